@@ -1,0 +1,264 @@
+-- What claim returns.
+create or replace view awa.claimed_job as
+select e.job_id, c.claim_id as receipt, q.name as queue, e.kind, e.args, e.priority::int as priority, e.attempt::int as attempt,
+       e.max_attempts::int as max_attempts, e.ready_at as created_at, e.ready_at, c.deadline_at, e.tags, e.metadata, e.progress
+  from awa.ready_entries e, awa.lease_claims c, awa.queues q
+ where false;
+comment on view awa.claimed_job is 'The row that claim returns, one per job. The view itself is always empty';
+
+-- Takes up to max_jobs jobs of a queue, lane by lane, in the order (xid, job_id) of each lane.
+-- Locks: the queue, until the caller's transaction ends. Raises 22023, JQ004, and 55P03 when another claim holds the queue for too long.
+--
+-- A window is what became visible between two snapshots, lo and hi. It is read in two kinds of parts: the entries of each transaction
+-- that was in progress at lo (late commits, one claim row for each), then everything that began after lo. Reading "up to a
+-- snapshot" is what PgQ does for batches; here the position within the window is kept too.
+create or replace function awa.claim(
+  queue     text,
+  max_jobs  int default 1,
+  worker_id bigint default null,
+  lease     interval default null
+) returns setof awa.claimed_job
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+#variable_conflict use_variable
+declare
+  v_queue_id bigint;
+  v_settings record;
+  v_room int := coalesce(max_jobs, 1);
+  v_bytes bigint;
+  v_segment smallint;
+  v_now pg_snapshot;
+  v_claimed_at timestamptz;
+  v_lane record;
+  v_lo pg_snapshot;
+  v_hi pg_snapshot;
+  v_at_xid xid8;
+  v_at_id bigint;
+  v_late xid8;
+  v_limit int;
+  v_batch record;
+  v_claim_id bigint;
+  v_window_ends boolean;
+  v_is_newest boolean;
+  v_lane_seq bigint;
+  v_lane_began timestamptz;
+begin
+  perform awa._check_name('queue', queue);
+  if v_room not between 1 and 10000 then
+    perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Ask for as many jobs as you can work on at once.');
+  end if;
+  if lease not between interval '1 millisecond' and interval '1 year' then
+    perform awa._refuse('lease must be between 1 millisecond and 1 year', lease::text, 'Leave it out for the queue''s default.');
+  end if;
+  if worker_id is not null and not exists (select from awa.workers w where w.worker_id = worker_id) then
+    perform awa._refuse('worker_id must be a registered worker', worker_id::text, 'Call register_worker first, or leave it out.');
+  end if;
+  perform awa._check_isolation();
+
+  v_queue_id := awa._queue_id(queue);
+  select s.paused_at, s.lease into v_settings from awa.queue_settings s where s.queue_id = v_queue_id;
+  if v_settings.paused_at is not null then
+    return;
+  end if;
+  perform awa._lock_queue(v_queue_id);
+  v_now := awa._snapshot();
+  v_claimed_at := clock_timestamp();
+  select s.claim_bytes, r.current_segment into v_bytes, v_segment from awa.settings s, awa.ring r;
+
+  <<lanes>>
+  for v_lane in
+    select l.lane, c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id
+      from generate_series(v_queue_id * 8, v_queue_id * 8 + 4) l(lane)
+      left join lateral (
+        select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
+      ) c on true
+     order by l.lane
+  loop
+    v_lane_began := clock_timestamp();
+    v_lane_seq := coalesce(v_lane.lane_seq, 0);
+    v_is_newest := v_lane.lo is null;
+    if v_is_newest then
+      -- The last window was read to its end. A lane without a cursor begins at the first transaction there can be.
+      v_lo := coalesce(v_lane.hi, '3:3:');
+      v_hi := v_now;
+      v_at_xid := '0';
+      v_at_id := 0;
+    else
+      v_lo := v_lane.lo;
+      v_hi := v_lane.hi;
+      v_at_xid := v_lane.pos_xid;
+      v_at_id := v_lane.pos_id;
+    end if;
+
+    loop
+      -- Late commits are probed one transaction at a time: as a list they would be a filter over the lane's whole history.
+      select x into v_late
+        from pg_snapshot_xip(v_lo) x
+       where x >= v_at_xid
+         and pg_visible_in_snapshot(x, v_hi)
+         and exists (
+           select from awa.ready_entries e
+            where e.lane = v_lane.lane and e.xid = x
+              and e.job_id > case when x = v_at_xid then v_at_id else 0 end)
+       order by x
+       limit 1;
+      v_limit := least(v_room, 960);
+      v_batch := awa._read_part(v_lane.lane, v_lo, v_hi, v_at_xid, v_at_id, v_late, v_limit, v_bytes);
+
+      v_window_ends := v_late is null and v_batch.entries < v_limit and v_batch.entries = cardinality(v_batch.job_ids);
+      if v_batch.entries > 0 then
+        v_at_xid := v_batch.pos_xid;
+        v_at_id := v_batch.job_ids[cardinality(v_batch.job_ids)];
+        v_lane_seq := v_lane_seq + 1;
+        v_claim_id := nextval('awa.claim_ids');
+        insert into awa.lease_claims
+          (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id,
+           claimed_at, lease_until, worker_id, job_ids)
+        values
+          (v_segment, v_claim_id, v_lane.lane, v_lane_seq, v_hi, case when not v_window_ends then v_lo end,
+           v_batch.first_xid, v_batch.job_ids[1], v_at_xid, v_at_id,
+           v_claimed_at, v_claimed_at + coalesce(lease, v_settings.lease, interval '1 minute'), worker_id, v_batch.job_ids);
+        return query
+          select e.job_id, v_claim_id << 12 | (row_number() over () - 1), queue, e.kind, e.args, e.priority::int, e.attempt::int,
+                 e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at, null::timestamptz, e.tags, e.metadata, e.progress
+            from awa.ready_entries e
+           where e.lane = v_lane.lane
+             and (e.xid, e.job_id) >= (v_batch.first_xid, v_batch.job_ids[1])
+             and (e.xid, e.job_id) <= (v_at_xid, v_at_id)
+             and pg_visible_in_snapshot(e.xid, v_hi)
+           order by e.xid, e.job_id;
+        v_room := v_room - cardinality(v_batch.job_ids);
+        v_bytes := v_bytes - v_batch.bytes;
+        exit lanes when v_room = 0 or v_bytes <= 0 or cardinality(v_batch.job_ids) < v_batch.entries;
+      end if;
+
+      if v_window_ends then
+        exit when v_is_newest;
+        v_lo := v_hi;
+        v_hi := v_now;
+        v_at_xid := '0';
+        v_at_id := 0;
+        v_is_newest := true;
+      end if;
+    end loop;
+
+    -- A long way for nothing (a large rolled-back enqueue): move the cursor, so that nobody walks it again.
+    if v_lane_seq = coalesce(v_lane.lane_seq, 0) and clock_timestamp() - v_lane_began > interval '10 milliseconds' then
+      insert into awa.lease_claims
+        (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, job_ids)
+      values
+        (v_segment, nextval('awa.claim_ids'), v_lane.lane, v_lane_seq + 1, v_now, '0', 0, '0', 0, v_claimed_at, v_claimed_at, '{}');
+    end if;
+  end loop;
+end
+$$;
+comment on function awa.claim is 'Takes up to max_jobs jobs of a queue, for a lease';
+
+-- Reads the next entries of a lane's window: those of one late transaction, or of the range. Stops at the byte budget, but not before the first.
+-- One lower bound for the index: with a second one beside it the scan would begin at the beginning of the lane.
+create or replace function awa._read_part(
+  lane       bigint,
+  lo         pg_snapshot,
+  hi         pg_snapshot,
+  at_xid     xid8,
+  at_id      bigint,
+  late       xid8,
+  max_jobs   int,
+  max_bytes  bigint,
+  out job_ids   bigint[],
+  out first_xid xid8,
+  out pos_xid   xid8,
+  out bytes     bigint,
+  out entries   bigint
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_from_xid xid8 := coalesce(late, greatest(at_xid, pg_snapshot_xmax(lo)));
+  v_from_id bigint := case when v_from_xid = at_xid then at_id else 0 end;
+  v_to_xid xid8 := coalesce(late, pg_snapshot_xmax(hi));
+  v_to_id bigint := case when late is null then 0 else 9223372036854775807 end;
+begin
+  select coalesce(array_agg(b.job_id) filter (where b.bytes_before < max_bytes), '{}'),
+         min(b.xid),
+         max(b.xid) filter (where b.bytes_before < max_bytes),
+         sum(b.body_bytes) filter (where b.bytes_before < max_bytes),
+         count(*)
+    into job_ids, first_xid, pos_xid, bytes, entries
+    from (
+      select e.*, sum(e.body_bytes) over (order by e.xid, e.job_id rows unbounded preceding) - e.body_bytes as bytes_before
+        from (
+          select e.xid, e.job_id, e.body_bytes
+            from awa.ready_entries e
+           where e.lane = lane
+             and (e.xid, e.job_id) > (v_from_xid, v_from_id)
+             and (e.xid, e.job_id) < (v_to_xid, v_to_id)
+             and pg_visible_in_snapshot(e.xid, hi)
+           order by e.xid, e.job_id
+           limit max_jobs
+        ) e
+    ) b;
+end
+$$;
+comment on function awa._read_part is 'Reads the next entries of a lane''s window';
+
+-- The current snapshot, as one that a cursor may keep. PostgreSQL leaves the caller's own transaction out of the list of those in progress:
+-- without it, what the caller enqueues after this claim would count as read, and be lost.
+create or replace function awa._snapshot() returns pg_snapshot
+language plpgsql
+as $$
+declare
+  v_snapshot pg_snapshot := pg_current_snapshot();
+  v_own xid8 := pg_current_xact_id_if_assigned();
+begin
+  if v_own < pg_snapshot_xmax(v_snapshot) then
+    return format('%s:%s:%s', least(v_own, pg_snapshot_xmin(v_snapshot)), pg_snapshot_xmax(v_snapshot),
+      (select string_agg(x::text, ',' order by x) from (select pg_snapshot_xip(v_snapshot) union select v_own) s(x)));
+  end if;
+  return v_snapshot;
+end
+$$;
+comment on function awa._snapshot is 'The current snapshot, with the caller''s own transaction in progress';
+
+-- Takes the lock of a queue until the transaction ends. Waits for as long as the settings say, then raises 55P03 and names the holder.
+-- Changes lock_timeout: the calling function has to have a SET clause for it.
+create or replace function awa._lock_queue(queue_id bigint) returns void
+language plpgsql
+as $$
+declare
+  v_key bigint := awa._queue_key(queue_id);
+  v_wait interval;
+  v_holder text;
+begin
+  if pg_try_advisory_xact_lock(v_key) then
+    return;
+  end if;
+  select s.claim_wait into v_wait from awa.settings s;
+  perform set_config('lock_timeout', ceil(extract(epoch from v_wait) * 1000)::bigint::text, true);
+  begin
+    perform pg_advisory_xact_lock(v_key);
+  exception when lock_not_available then
+    select string_agg(concat_ws(' ', 'backend', l.pid, nullif(format('(%s)', a.application_name), '()')), ', ') into v_holder
+      from pg_locks l
+      left join pg_stat_activity a on a.pid = l.pid
+     where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+       and l.database = (select d.oid from pg_database d where d.datname = current_database())
+       and l.classid::bigint << 32 | l.objid::bigint = v_key;
+    raise exception using errcode = '55P03', message = 'the queue is locked by another claim',
+      detail = format('Waited %s for %s.', v_wait, coalesce(v_holder, 'a backend that has just let go')),
+      hint = 'A claim keeps the queue until its transaction ends and its result is sent: claim in a transaction of its own, and read the answer.';
+  end;
+end
+$$;
+comment on function awa._lock_queue is 'Takes the lock of a queue until the transaction ends, or names the holder';

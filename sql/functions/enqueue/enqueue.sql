@@ -1,0 +1,103 @@
+-- Appends one job; it exists when the caller's transaction commits.
+-- Takes no lock that another producer or a claim waits for. Raises 22023.
+create or replace function awa.enqueue(
+  queue        text,
+  kind         text,
+  args         jsonb default '{}',
+  priority     int default null,
+  run_at       timestamptz default null,
+  max_attempts int default null,
+  tags         text[] default null,
+  metadata     jsonb default null
+) returns bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+  return (awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata))[1];
+end
+$$;
+comment on function awa.enqueue is 'Appends one job and returns its id; it exists when the caller''s transaction commits';
+
+-- Appends one job per element of args, and returns the ids in that order. What every form of enqueue ends in.
+create or replace function awa._append(
+  queue        text,
+  kind         text,
+  args         jsonb[],
+  priority     int,
+  run_at       timestamptz,
+  max_attempts int,
+  tags         text[],
+  metadata     jsonb
+) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_queue_id bigint;
+  v_priority int;
+  v_max_attempts int;
+  v_now timestamptz := clock_timestamp();
+  v_extra int := coalesce(pg_column_size(tags), 0) + coalesce(pg_column_size(metadata), 0);
+  v_job_ids bigint[];
+begin
+  perform awa._check_name('queue', queue);
+  perform awa._check_name('kind', kind);
+  if priority not between 1 and 4 then
+    perform awa._refuse('priority must be between 1 and 4', priority::text, 'Priority 1 is served first, 4 last; leave it out for the queue''s default.');
+  end if;
+  if max_attempts not between 1 and 1000 then
+    perform awa._refuse('max_attempts must be between 1 and 1000', max_attempts::text, 'Leave it out for the queue''s default.');
+  end if;
+  if cardinality(tags) > 20 or array_position(tags, null) is not null then
+    perform awa._refuse('tags must hold at most 20 values, none of them null', tags::text, 'Put what does not fit into metadata.');
+  end if;
+  if run_at = 'infinity' then
+    perform awa._refuse('run_at must not be infinity', run_at::text, 'Pass a time, or null for now.');
+  end if;
+  if cardinality(args) = 0 then
+    return '{}';
+  end if;
+
+  v_queue_id := awa._queue_id(queue);
+  select coalesce(priority, s.default_priority, 2), coalesce(max_attempts, s.default_max_attempts, 25)
+    into v_priority, v_max_attempts
+    from (select v_queue_id as queue_id) q
+    left join awa.queue_settings s on s.queue_id = q.queue_id;
+  if not exists (select from awa.queues q where q.queue_id = v_queue_id) then
+    insert into awa.queues (queue_id, name) values (v_queue_id, queue);
+  end if;
+
+  if run_at > v_now then
+    with appended as (
+      insert into awa.deferred_jobs
+        (job_id, lane, run_at, created_at, attempt, max_attempts, kind, args, tags, metadata)
+      select nextval('awa.job_ids'), v_queue_id * 8 + v_priority, run_at, v_now, 1, v_max_attempts, kind, a, tags, metadata
+        from unnest(args) a
+      returning job_id
+    )
+    select array_agg(n.job_id) into v_job_ids from appended n;
+  else
+    with appended as (
+      insert into awa.ready_entries
+        (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args, tags, metadata)
+      select r.current_segment, v_queue_id * 8 + v_priority, nextval('awa.job_ids'), v_now, v_priority, 1, v_max_attempts,
+             pg_column_size(a) + v_extra, kind, a, tags, metadata
+        from awa.ring r, unnest(args) a
+      returning job_id
+    )
+    select array_agg(n.job_id) into v_job_ids from appended n;
+    perform awa._wake(v_queue_id);
+  end if;
+  return v_job_ids;
+end
+$$;
+comment on function awa._append is 'Appends one job per element of args';

@@ -1,0 +1,31 @@
+-- Appends one job per element of args, all of one kind: the fast path. Raises 22023.
+create or replace function awa.enqueue_many(
+  queue        text,
+  kind         text,
+  args         jsonb[],
+  priority     int default null,
+  run_at       timestamptz default null,
+  max_attempts int default null,
+  tags         text[] default null,
+  metadata     jsonb default null
+) returns setof bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+  perform awa._check_count('args', cardinality(args));
+  if array_position(args, null) is not null then
+    perform awa._refuse('args must not hold null', null, 'Pass ''{}'' for a job without arguments.');
+  end if;
+  return query select unnest(awa._append(queue, kind, args, priority, run_at, max_attempts, tags, metadata));
+end
+$$;
+comment on function awa.enqueue_many is 'Appends one job per element of args, and returns the ids in that order';

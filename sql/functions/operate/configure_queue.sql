@@ -1,0 +1,89 @@
+-- Changes settings of a queue; those that are not named stay, null brings a default back. Raises 22023, JQ002.
+-- default_priority: 1 to 4. default_max_attempts: 1 to 1000. lease, backoff_base, backoff_max: an interval as text, or seconds.
+create or replace function awa.configure_queue(queue text, settings jsonb) returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+  v_queue_id bigint := awa._require_queue(queue);
+  v_key text;
+  v_value jsonb;
+  v_interval interval;
+  v_intervals jsonb := '{}';
+begin
+  if settings is null or jsonb_typeof(settings) <> 'object' then
+    perform awa._refuse('settings must be a JSON object', settings::text, 'Pass something like {"lease": "5 minutes"}.');
+  end if;
+  for v_key, v_value in select * from jsonb_each(settings) loop
+    if v_key not in ('default_priority', 'default_max_attempts', 'lease', 'backoff_base', 'backoff_max') then
+      perform awa._refuse('settings holds an unknown key', v_key,
+        'The keys are default_priority, default_max_attempts, lease, backoff_base and backoff_max.');
+    elsif v_value = 'null' then
+      null;
+    elsif v_key = 'default_priority' then
+      if v_value not in ('1', '2', '3', '4') then
+        perform awa._refuse('default_priority must be between 1 and 4', v_value::text, 'Priority 1 is served first.');
+      end if;
+    elsif v_key = 'default_max_attempts' then
+      if v_value::text !~ '^[0-9]{1,4}$' or v_value::int not between 1 and 1000 then
+        perform awa._refuse('default_max_attempts must be between 1 and 1000', v_value::text, 'Pass a whole number.');
+      end if;
+    else
+      v_interval := awa._interval(v_value);
+      if v_interval is null or v_interval not between interval '1 millisecond' and interval '1 year' then
+        perform awa._refuse(v_key || ' must be an interval between 1 millisecond and 1 year', v_value::text,
+          'Pass an interval such as "30 seconds", or a number of seconds.');
+      end if;
+      v_intervals := v_intervals || jsonb_build_object(v_key, v_interval::text);
+    end if;
+  end loop;
+
+  insert into awa.queue_settings (queue_id) values (v_queue_id) on conflict do nothing;
+  update awa.queue_settings s
+     set default_priority = case when settings ? 'default_priority' then (settings ->> 'default_priority')::smallint else s.default_priority end,
+         default_max_attempts = case when settings ? 'default_max_attempts' then (settings ->> 'default_max_attempts')::smallint else s.default_max_attempts end,
+         lease = case when settings ? 'lease' then (v_intervals ->> 'lease')::interval else s.lease end,
+         backoff_base = case when settings ? 'backoff_base' then (v_intervals ->> 'backoff_base')::interval else s.backoff_base end,
+         backoff_max = case when settings ? 'backoff_max' then (v_intervals ->> 'backoff_max')::interval else s.backoff_max end,
+         changed_at = clock_timestamp(),
+         changed_by = session_user
+   where s.queue_id = v_queue_id;
+end
+$$;
+comment on function awa.configure_queue is 'Changes settings of a queue';
+
+-- The id of a queue that exists. Raises 22023, JQ002.
+create or replace function awa._require_queue(queue text) returns bigint
+language plpgsql
+as $$
+declare
+  v_queue_id bigint;
+begin
+  perform awa._check_name('queue', queue);
+  v_queue_id := awa._queue_id(queue);
+  if not exists (select from awa.queues q where q.queue_id = v_queue_id) then
+    raise exception using errcode = 'JQ002', message = 'no such queue', detail = format('Got %s.', left(queue, 200)),
+      hint = 'A queue exists from its first enqueue.';
+  end if;
+  return v_queue_id;
+end
+$$;
+comment on function awa._require_queue is 'The id of a queue that exists, or JQ002';
+
+-- An interval from JSON: a text that PostgreSQL reads as one, or a number of seconds. Null when it is neither.
+create or replace function awa._interval(value jsonb) returns interval
+language plpgsql
+as $$
+begin
+  return case jsonb_typeof(value)
+    when 'string' then (value #>> '{}')::interval
+    when 'number' then make_interval(secs => (value #>> '{}')::float8)
+  end;
+exception when data_exception then
+  return null;
+end
+$$;
+comment on function awa._interval is 'An interval from JSON, or null';

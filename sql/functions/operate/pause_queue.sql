@@ -1,0 +1,17 @@
+-- Stops claims from a queue. What runs goes on, enqueue goes on. Raises 22023, JQ002.
+create or replace function awa.pause_queue(queue text) returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+  v_queue_id bigint := awa._require_queue(queue);
+begin
+  insert into awa.queue_settings as s (queue_id, paused_at) values (v_queue_id, clock_timestamp())
+  on conflict (queue_id) do update
+    set paused_at = coalesce(s.paused_at, excluded.paused_at), changed_at = clock_timestamp(), changed_by = session_user;
+end
+$$;
+comment on function awa.pause_queue is 'Stops claims from a queue';

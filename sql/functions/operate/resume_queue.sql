@@ -1,0 +1,18 @@
+-- Lets claims from a paused queue go on, and wakes its workers. Raises 22023, JQ002.
+create or replace function awa.resume_queue(queue text) returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+  v_queue_id bigint := awa._require_queue(queue);
+begin
+  update awa.queue_settings s
+     set paused_at = null, changed_at = clock_timestamp(), changed_by = session_user
+   where s.queue_id = v_queue_id and s.paused_at is not null;
+  perform awa._wake(v_queue_id);
+end
+$$;
+comment on function awa.resume_queue is 'Lets claims from a paused queue go on';

@@ -1,0 +1,64 @@
+-- Jobs in the descending order of their ids, filtered: a page. The next page is the one before the last id of this one. Raises 22023.
+-- Reads stretches of ids, each twice as long as the one before, until the page is full; scheduled, retryable and failed jobs have indexes of their own.
+create or replace function awa.list_jobs(
+  queue     text default null,
+  state     text default null,
+  kind      text default null,
+  before_id bigint default null,
+  max_jobs  int default 100
+) returns setof awa.jobs
+language plpgsql stable
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+  v_left int := coalesce(max_jobs, 100);
+  v_until bigint := least(before_id, (select s.last_value + 1 from awa.job_ids s));
+  v_from bigint;
+  v_length bigint := 4 * coalesce(max_jobs, 100);
+  v_found bigint;
+begin
+  if v_left not between 1 and 10000 then
+    perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 100.');
+  end if;
+  if state not in ('available', 'scheduled', 'retryable', 'running', 'waiting_external', 'completed', 'failed', 'cancelled', 'dead') then
+    perform awa._refuse('state must be a state of a job', state,
+      'The states are available, scheduled, retryable, running, waiting_external, completed, failed, cancelled and dead.');
+  end if;
+
+  if state in ('scheduled', 'retryable') then
+    return query
+      select * from awa._deferred j
+       where j.id < v_until and j.state = state and (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
+       order by j.id desc
+       limit v_left;
+  elsif state in ('failed', 'cancelled') then
+    return query
+      select * from awa._done j
+       where j.id < v_until and j.state = state and j.state <> 'completed' and (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
+       order by j.id desc
+       limit v_left;
+  else
+    while v_left > 0 and v_until > 1 loop
+      v_from := greatest(v_until - v_length, 1);
+      return query
+        select * from awa.jobs j
+         where j.id >= v_from and j.id < v_until
+           and (state is null or j.state = state) and (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
+         order by j.id desc
+         limit v_left;
+      get diagnostics v_found = row_count;
+      v_left := v_left - v_found;
+      v_until := v_from;
+      v_length := 2 * v_length;
+    end loop;
+  end if;
+end
+$$;
+comment on function awa.list_jobs is 'Jobs in the descending order of their ids, filtered: a page';

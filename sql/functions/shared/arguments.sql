@@ -1,0 +1,49 @@
+-- What every capability needs to check its arguments.
+
+-- Raises 22023 with a constant message, the value in DETAIL and what to do in HINT.
+create or replace function awa._refuse(message text, value text, hint text) returns void
+language plpgsql
+as $$
+begin
+  raise exception using errcode = '22023', message = message, detail = 'Got ' || coalesce(left(value, 200), 'null') || '.', hint = hint;
+end
+$$;
+comment on function awa._refuse is 'Raises 22023';
+
+-- Refuses a queue or a kind that is null, empty or too long.
+create or replace function awa._check_name(argument text, value text) returns void
+language plpgsql
+as $$
+begin
+  if value is null or char_length(value) not between 1 and 200 then
+    perform awa._refuse(argument || ' must be 1 to 200 characters long', value, 'Pass a short name, such as email.');
+  end if;
+end
+$$;
+comment on function awa._check_name is 'Refuses a queue or a kind that is null, empty or too long';
+
+-- Refuses an array that is null or too long for one call.
+create or replace function awa._check_count(argument text, value int) returns void
+language plpgsql
+as $$
+begin
+  if value is null or value > 10000 then
+    perform awa._refuse(argument || ' must be an array of at most 10000 elements', value || ' elements', 'Split it into several calls.');
+  end if;
+end
+$$;
+comment on function awa._check_count is 'Refuses an array that is null or too long for one call';
+
+-- Refuses an isolation level whose snapshot could be older than the locks. Raises JQ004.
+create or replace function awa._check_isolation() returns void
+language plpgsql
+as $$
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception using errcode = 'JQ004', message = 'this call needs isolation level READ COMMITTED',
+      detail = 'The transaction runs at ' || upper(current_setting('transaction_isolation')) || '.',
+      hint = 'It decides by what others have just committed; call it in a transaction of its own.';
+  end if;
+end
+$$;
+comment on function awa._check_isolation is 'Refuses an isolation level other than READ COMMITTED';

@@ -1,0 +1,30 @@
+-- Queue ids, queue locks, wake-ups.
+
+-- The id of a queue: the first 60 bits of the SHA-256 of its name. No producer has to wait for another one to agree on it.
+create or replace function awa._queue_id(queue text) returns bigint
+language sql stable strict parallel safe
+return ('x' || left(encode(sha256(convert_to(queue, 'UTF8')), 'hex'), 15))::bit(60)::bigint;
+comment on function awa._queue_id is 'The id of a queue';
+
+-- The key of the advisory lock on a queue; claim locks have keys below all of these.
+create or replace function awa._queue_key(queue_id bigint) returns bigint
+language sql immutable strict parallel safe
+return - queue_id;
+comment on function awa._queue_key is 'The key of the advisory lock on a queue';
+
+-- Notifies the workers of a queue when the caller commits, unless somebody did within the same 5 ms.
+-- The channel is awa_wake_ and the first hexadecimal digit of the SHA-256 of the queue's name: queues that share it wake together.
+create or replace function awa._wake(queue_id bigint) returns void
+language plpgsql
+as $$
+declare
+  v_digit text := to_hex(queue_id >> 56);
+  v_clock regclass := 'awa.wake_clock_' || v_digit;
+  v_tick bigint := extract(epoch from clock_timestamp()) * 200;
+begin
+  if coalesce(pg_sequence_last_value(v_clock), 0) < v_tick then
+    perform setval(v_clock, v_tick), pg_notify('awa_wake_' || v_digit, '');
+  end if;
+end
+$$;
+comment on function awa._wake is 'Notifies the workers of a queue when the caller commits, at most once per 5 ms';

@@ -1,0 +1,47 @@
+-- Ends a worker: its open attempts are released at once, without burning an attempt. Returns how many. Unknown workers have none.
+-- Locks: the worker, then its claims as complete_many does. Raises 22023, JQ004.
+create or replace function awa.deregister_worker(worker_id bigint) returns bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+  v_job_ids bigint[];
+  v_receipts bigint[];
+  v_released bigint[];
+begin
+  if worker_id is null then
+    perform awa._refuse('worker_id must not be null', null, 'Pass what register_worker returned.');
+  end if;
+  perform awa._check_isolation();
+  delete from awa.workers w where w.worker_id = worker_id;
+  select array_agg(o.job_id), array_agg(o.receipt) into v_job_ids, v_receipts
+    from (
+      select c.claim_id, c.job_ids,
+             array(select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = c.claim_id) as closed
+        from awa.lease_claims c
+       where c.worker_id = worker_id
+      offset 0
+    ) c
+   cross join lateral (
+      select j.job_id, c.claim_id << 12 | (j.n - 1) as receipt
+        from unnest(c.job_ids) with ordinality j(job_id, n)
+       where cardinality(c.closed) < cardinality(c.job_ids) and j.n - 1 <> all(c.closed)
+    ) o;
+  if v_receipts is null then
+    return 0;
+  end if;
+  v_released := awa._close_items(v_job_ids, v_receipts, 'released', awa._lock_claims(v_receipts));
+  perform awa._give_back(v_released);
+  return cardinality(v_released);
+end
+$$;
+comment on function awa.deregister_worker is 'Ends a worker and releases its open attempts; returns how many';

@@ -1,0 +1,2 @@
+-- name: PromoteDue :one
+select * from awa.promote_due(max_jobs => @max_jobs);

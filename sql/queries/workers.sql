@@ -1,0 +1,28 @@
+-- name: RegisterWorker :one
+select awa.register_worker(name => @name, queues => sqlc.narg(queues)::text[], info => sqlc.narg(info));
+
+-- name: Heartbeat :many
+select * from awa.heartbeat(worker_id => @worker_id);
+
+-- name: DeregisterWorker :one
+select awa.deregister_worker(worker_id => @worker_id);
+
+-- name: Claim :many
+select * from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease));
+
+-- name: Complete :exec
+select awa.complete(job_id => @job_id, receipt => @receipt, output => sqlc.narg(output));
+
+-- name: CompleteMany :many
+select awa.complete_many(job_ids => @job_ids::bigint[], receipts => @receipts::bigint[], outputs => sqlc.narg(outputs)::jsonb[]);
+
+-- name: Fail :one
+select awa.fail(
+  job_id => @job_id, receipt => @receipt, error => @error, retry_after => sqlc.narg(retry_after), details => sqlc.narg(details));
+
+-- name: FailMany :many
+select awa.fail_many(
+  job_ids => @job_ids::bigint[], receipts => @receipts::bigint[], errors => @errors::text[], retry_after => sqlc.narg(retry_after)::interval[]);
+
+-- name: Release :exec
+select awa.release(job_id => @job_id, receipt => @receipt);

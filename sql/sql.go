@@ -1,0 +1,14 @@
+// Package sql holds the tables and the functions of Awa, so that a program can install them.
+package sql
+
+import "embed"
+
+// Migrations are the numbered files that create and change tables, in the form that tern reads.
+//
+//go:embed migrations/*.sql
+var Migrations embed.FS
+
+// Functions are a tern code package: functions, views and grants, which can be installed again at any time.
+//
+//go:embed functions/*.sql functions/*/*.sql
+var Functions embed.FS
