@@ -101,11 +101,11 @@ declare
   v_now timestamptz := clock_timestamp();
   v_closed bigint[];
 begin
-  with asked as (
+  with asked as materialized (
     select a.receipt >> 12 as claim_id, array_agg(a.receipt & 4095) as items, array_agg(a.job_id) as jobs
       from unnest(job_ids, receipts) a(job_id, receipt)
      group by 1
-  ), claims as (
+  ), claims as materialized (
     select a.*, c.segment, c.job_ids,
            array(select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = a.claim_id) as closed
       from asked a
