@@ -1,0 +1,31 @@
+## make demo       run the demo on a throw-away PostgreSQL server
+## make test       check formatting, generated code and everything that has tests
+## make generate   generate the Go code of the SQL queries (sqlc)
+##
+## demo and test use the PostgreSQL server they find, 15 or newer; AWA_PG_BINDIR
+## names the directory of its programs when it should be another one.
+
+# Without cgo sqlc builds several times faster, and without a C compiler.
+SQLC := CGO_ENABLED=0 go tool -modfile=scripts/tools/go.mod sqlc
+
+.PHONY: help
+help:
+	@sed -n 's/^##[ ]*//p' Makefile
+
+.PHONY: demo
+demo:
+	@scripts/setup.sh demo
+	go run ./cmd/awa demo
+
+.PHONY: test
+test:
+	@scripts/setup.sh test
+	@files=$$(find . -name '*.go' -not -path './gen/*' -exec gofmt -l {} +) || exit 1; \
+		test -z "$$files" || { printf 'not formatted with gofmt:\n%s\n' "$$files"; exit 1; }
+	go vet ./...
+	$(SQLC) diff
+	go run ./internal/withpg -- scripts/test.sh
+
+.PHONY: generate
+generate:
+	$(SQLC) generate

@@ -1,0 +1,390 @@
+// Package pgserver starts private, throw-away PostgreSQL servers from the
+// PostgreSQL binaries that are installed on the machine.
+//
+// A server lives in one temporary directory that holds its data, its log and
+// its Unix socket. It listens on that socket only, and only the account that
+// started it (and root) can reach the socket, so there is no password.
+//
+//	srv, err := pgserver.Start(ctx, pgserver.Config{})
+//	if err != nil {
+//		return err
+//	}
+//	defer srv.Stop()
+//	conn, err := pgx.Connect(ctx, srv.URL())
+//
+// PostgreSQL refuses to run as root. When the program runs as root the server
+// runs as the system user "postgres" or, without one, as "nobody".
+//
+// On Linux the server shuts down when the program that started it is killed,
+// but then nobody removes its directory.
+package pgserver
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+)
+
+const (
+	// startTimeout bounds Start when its context has no deadline.
+	startTimeout = time.Minute
+	// stopTimeout is how long Stop waits after each signal before it sends
+	// the next, harsher one.
+	stopTimeout = 10 * time.Second
+	// pollInterval is the pause between two attempts to connect at start.
+	pollInterval = 20 * time.Millisecond
+
+	superuser = "postgres"
+	port      = "5432" // only part of the socket's file name
+
+	dirPrefix = "awa-pg"
+	// maxSocketPath is what fits in sockaddr_un everywhere: macOS has 104
+	// bytes and Linux 108, both with the final NUL.
+	maxSocketPath = 103
+)
+
+// Config says how to start a server. The zero value is ready to use.
+type Config struct {
+	// BinDir is the directory with initdb, pg_ctl and postgres. When it is
+	// empty, FindBinaries looks for one.
+	BinDir string
+
+	// Settings are appended to postgresql.conf, by name. The port and the
+	// socket directory cannot be changed.
+	Settings map[string]string
+
+	// Durable makes the server write safely to disk. The zero value turns
+	// fsync off, which is faster and fits tests: what was committed still
+	// survives a crash of the server, but not one of the machine.
+	Durable bool
+}
+
+// Server is a running PostgreSQL server.
+type Server struct {
+	dir      string
+	binaries Binaries
+	proc     *process
+
+	stopOnce sync.Once
+	stopErr  error
+}
+
+// Start creates a database cluster in a new temporary directory, starts a
+// server on it and waits until the server accepts connections. The context
+// bounds the start only; the server runs until Stop. When Start fails it leaves
+// neither a process nor a directory behind.
+//
+// The error is ErrNoBinaries when there is no suitable PostgreSQL.
+func Start(ctx context.Context, cfg Config) (*Server, error) {
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, startTimeout)
+		defer cancel()
+	}
+	bin, err := FindBinaries(ctx, cfg.BinDir)
+	if err != nil {
+		return nil, err
+	}
+	acct, err := serverAccount()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := makeDir(acct)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{dir: dir, binaries: bin}
+	if err := s.start(ctx, cfg, acct); err != nil {
+		if s.proc != nil {
+			s.proc.terminate()
+		}
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return s, nil
+}
+
+// URL returns the connection string of the superuser "postgres" for the
+// database "postgres".
+func (s *Server) URL() string {
+	return "postgres:///postgres?" + url.Values{
+		"host": {s.dir}, "port": {port}, "user": {superuser},
+	}.Encode()
+}
+
+// Dir returns the server's directory, which is also that of its socket.
+func (s *Server) Dir() string { return s.dir }
+
+// Port returns the server's port, which is only part of the socket's name.
+func (s *Server) Port() string { return port }
+
+// User returns the name of the superuser.
+func (s *Server) User() string { return superuser }
+
+// BinDir returns the directory of the binaries the server was started from.
+func (s *Server) BinDir() string { return s.binaries.Dir }
+
+// ServerVersion returns the server's version, for example "15.18".
+func (s *Server) ServerVersion() string { return s.binaries.Version }
+
+// Stop shuts the server down, which closes every connection, and removes its
+// directory. A server that does not shut down in time is killed. Stop may be
+// called more than once and from any goroutine: every call waits for the first
+// one and returns its result. It returns an error when the server had failed
+// before, or when the directory could not be removed.
+func (s *Server) Stop() error {
+	s.stopOnce.Do(func() {
+		select {
+		case <-s.proc.done:
+			if s.proc.err != nil {
+				s.stopErr = fmt.Errorf("postgres ended before Stop: %w%s", s.proc.err, s.logTail())
+			}
+		default:
+			s.proc.terminate()
+		}
+		s.stopErr = errors.Join(s.stopErr, os.RemoveAll(s.dir))
+	})
+	return s.stopErr
+}
+
+// start fills the directory and starts the server in it. It sets s.proc as
+// soon as there is a process to end.
+func (s *Server) start(ctx context.Context, cfg Config, acct *account) error {
+	if err := s.initdb(ctx, cfg, acct); err != nil {
+		return err
+	}
+	if err := s.configure(cfg); err != nil {
+		return err
+	}
+	log, err := os.Create(s.logFile())
+	if err != nil {
+		return err
+	}
+	defer log.Close() // the server has its own descriptor
+	cmd := s.command(acct, "postgres", "-D", s.dataDir(), "-k", s.dir, "-p", port)
+	cmd.Stdout, cmd.Stderr = log, log
+	if s.proc, err = startProcess(cmd); err != nil {
+		return err
+	}
+	return s.waitReady(ctx)
+}
+
+func (s *Server) initdb(ctx context.Context, cfg Config, acct *account) error {
+	args := []string{
+		"-D", s.dataDir(), "-U", superuser, "-A", "trust",
+		"--locale=C", "--encoding=UTF8", "--no-instructions",
+	}
+	if !cfg.Durable {
+		args = append(args, "--no-sync")
+	}
+	cmd := s.command(acct, "initdb", args...)
+	// Wait returns when the last writer has closed the output. The server
+	// processes that initdb starts inherit it, so they are gone by then too.
+	var output bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &output, &output
+	proc, err := startProcess(cmd)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-proc.done:
+	case <-ctx.Done():
+		proc.killGroup()
+		<-proc.done
+		return fmt.Errorf("initdb: %w", context.Cause(ctx))
+	}
+	if proc.err != nil {
+		return fmt.Errorf("initdb: %w%s", proc.err, indent(tail(output.Bytes())))
+	}
+	return nil
+}
+
+// configure appends the settings to postgresql.conf; of several lines for one
+// setting the last one counts.
+func (s *Server) configure(cfg Config) error {
+	var conf strings.Builder
+	set := func(name, value string) {
+		quoted := strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(value)
+		fmt.Fprintf(&conf, "%s = '%s'\n", name, quoted)
+	}
+	conf.WriteByte('\n')
+	set("listen_addresses", "")
+	if !cfg.Durable {
+		set("fsync", "off")
+		set("full_page_writes", "off")
+	}
+	for _, name := range slices.Sorted(maps.Keys(cfg.Settings)) {
+		set(name, cfg.Settings[name])
+	}
+	f, err := os.OpenFile(filepath.Join(s.dataDir(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(conf.String())
+	return errors.Join(err, f.Close())
+}
+
+func (s *Server) waitReady(ctx context.Context) error {
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		conn, err := pgx.Connect(ctx, s.URL())
+		if err == nil {
+			return conn.Close(ctx)
+		}
+		select {
+		case <-s.proc.done:
+			return fmt.Errorf("postgres ended at start (%v)%s", s.proc.state(), s.logTail())
+		case <-ctx.Done():
+			return fmt.Errorf("postgres does not accept connections: %w; last attempt: %w%s",
+				context.Cause(ctx), err, s.logTail())
+		case <-ticker.C:
+		}
+	}
+}
+
+// command prepares one of the PostgreSQL programs. It runs in the server's
+// directory because the unprivileged user may not be able to enter ours.
+func (s *Server) command(acct *account, name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(s.binaries.Dir, name), args...)
+	cmd.Dir = s.dir
+	cmd.Env = serverEnv(os.Environ())
+	cmd.SysProcAttr = sysProcAttr(acct)
+	return cmd
+}
+
+func (s *Server) dataDir() string { return filepath.Join(s.dir, "data") }
+func (s *Server) logFile() string { return filepath.Join(s.dir, "log") }
+
+// logTail returns the end of the server's log, indented to follow a message.
+func (s *Server) logTail() string {
+	f, err := os.Open(s.logFile())
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	const size = 16 << 10
+	if fi, err := f.Stat(); err == nil && fi.Size() > size {
+		f.Seek(-size, io.SeekEnd)
+	}
+	text, _ := io.ReadAll(f)
+	return indent(tail(text))
+}
+
+// tail returns the last lines of text.
+func tail(text []byte) []string {
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return lines[max(0, len(lines)-20):]
+}
+
+func indent(lines []string) string {
+	return ":\n\t" + strings.Join(lines, "\n\t")
+}
+
+// serverEnv removes the variables that libpq and the server itself read, and
+// asks for messages in English.
+func serverEnv(env []string) []string {
+	env = slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
+		return strings.HasPrefix(kv, "PG") || strings.HasPrefix(kv, "LC_ALL=")
+	})
+	return append(env, "LC_ALL=C")
+}
+
+// makeDir creates the server's directory and gives it to the account.
+func makeDir(acct *account) (string, error) {
+	parent, err := tempParent(acct)
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(parent, dirPrefix)
+	if err != nil {
+		return "", err
+	}
+	if acct != nil {
+		// The mode stays 0700: it keeps other users away from the socket,
+		// and root reaches it anyway.
+		if err := os.Chown(dir, acct.uid, acct.gid); err != nil {
+			return "", errors.Join(err, os.RemoveAll(dir))
+		}
+	}
+	return dir, nil
+}
+
+// tempParent returns the usual directory for temporary files or, when the
+// account cannot reach it or a socket's path in it would be too long, /tmp.
+func tempParent(acct *account) (string, error) {
+	// MkdirTemp appends at most ten digits.
+	inside := len("/" + dirPrefix + "0123456789" + "/.s.PGSQL." + port)
+	for _, dir := range []string{os.TempDir(), "/tmp"} {
+		dir, err := filepath.Abs(dir)
+		if err != nil {
+			return "", err
+		}
+		if len(dir)+inside <= maxSocketPath && acct.reaches(dir) {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("neither %s nor /tmp can hold the server's directory", os.TempDir())
+}
+
+// process is a child process and the goroutine that waits for it.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the process has ended
+	err  error         // of Wait; read it after done only
+}
+
+func startProcess(cmd *exec.Cmd) (*process, error) {
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		// The signal that the child gets when its parent dies is tied to the
+		// thread that started it. Keep that thread until the child has ended.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			p.err = cmd.Wait()
+			close(p.done)
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// state describes how the process ended.
+func (p *process) state() string { return p.cmd.ProcessState.String() }
+
+// terminate asks the server for a fast shutdown, then for an immediate one, and
+// kills it at last. It returns when the process has ended.
+func (p *process) terminate() {
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGQUIT} {
+		p.cmd.Process.Signal(sig)
+		timer := time.NewTimer(stopTimeout)
+		select {
+		case <-p.done:
+			timer.Stop()
+			return
+		case <-timer.C:
+		}
+	}
+	p.killGroup()
+	<-p.done
+}

@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# setup.sh demo|test: checks that the machine has what "make demo" or "make test"
+# needs. With apt-get, and as root or with a sudo that asks for no password, it
+# installs what is missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+mode=${1:-}
+if [[ $mode != demo && $mode != test ]]; then
+	echo "usage: $0 demo|test" >&2
+	exit 2
+fi
+if ! command -v go >/dev/null; then
+	echo "setup.sh: no Go: install one as new as go.mod says (https://go.dev/dl/)" >&2
+	exit 1
+fi
+
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+go build -buildvcs=false -o "$tmp/withpg" ./internal/withpg # knows where to look for a server
+
+give_up() {
+	printf 'setup.sh: %s\n' "${missing[@]}" >&2
+	exit 1
+}
+
+# Sets missing, the messages to the user, and packages, the Debian packages
+# that help.
+check() {
+	missing=() packages=() bindir=
+	if ! bindir=$("$tmp/withpg" -bindir 2>"$tmp/error"); then
+		missing+=("$(sed 's/^withpg: //' "$tmp/error")")
+		[[ -z ${AWA_PG_BINDIR:-} ]] || give_up # no package changes that directory
+		packages+=(postgresql)
+	fi
+	[[ $mode == test ]] || return 0
+	if ! command -v psql >/dev/null; then
+		missing+=("no psql: install postgresql-client")
+		packages+=(postgresql-client)
+	fi
+	# Another server's pgTAP will do, see pgtap.sh.
+	if ! compgen -G '/usr/share/postgresql/*/extension/pgtap--*.sql' >/dev/null &&
+		! [[ -e $("$bindir/pg_config" --sharedir 2>/dev/null)/extension/pgtap.control ]]; then
+		missing+=("no pgTAP: install postgresql-<version>-pgtap, or see https://pgtap.org")
+		packages+=(pgtap)
+	fi
+	if ! command -v pg_prove >/dev/null; then
+		missing+=("no pg_prove: install libtap-parser-sourcehandler-pgtap-perl, or \"cpan TAP::Parser::SourceHandler::pgTAP\"")
+		packages+=(libtap-parser-sourcehandler-pgtap-perl)
+	fi
+}
+
+# Installs the packages.
+install() {
+	local sudo='' major conf
+	command -v apt-get >/dev/null || give_up
+	if ((EUID != 0)); then
+		sudo='sudo -n'
+		$sudo true 2>/dev/null || give_up
+	fi
+	echo "setup.sh: installing what is missing with apt-get"
+	$sudo apt-get update -qq </dev/null
+
+	if [[ $bindir =~ ^/usr/lib/postgresql/([0-9]+)/bin$ ]]; then
+		major=${BASH_REMATCH[1]}
+	else
+		major=$(apt-cache show --no-all-versions postgresql | sed -nE 's/^Version: ([0-9]+).*/\1/p')
+	fi
+	if ((major < 15)); then
+		echo "setup.sh: this distribution has PostgreSQL $major; see https://apt.postgresql.org for a newer one" >&2
+		exit 1
+	fi
+
+	# Keep the packages from creating and starting a server of the system's own.
+	conf=/etc/postgresql-common/createcluster.d/awa-setup.conf
+	$sudo mkdir -p "${conf%/*}"
+	echo 'create_main_cluster = false' | $sudo tee "$conf" >/dev/null
+	$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
+		"${packages[@]/#pgtap/postgresql-$major-pgtap}" </dev/null || {
+		$sudo rm "$conf"
+		give_up
+	}
+	$sudo rm "$conf"
+}
+
+check
+if ((${#missing[@]})); then
+	install
+	check
+	((${#missing[@]} == 0)) || give_up
+fi

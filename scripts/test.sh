@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Runs the tests that need a server: the one that DATABASE_URL and the variables
+# of libpq name. "make test" starts a server and runs this.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+trap 'exit 130' INT # to bash, "go test" that was interrupted has merely failed
+status=0
+scripts/pgtap.sh || status=1
+go test -count=1 -timeout 20m ./... || status=1
+exit $status
