@@ -3,7 +3,9 @@
 -- An entry is claimed when its lane's cursor has passed it. Its claim is then the first one, in the order of last places, that spans it, saw its
 -- transaction and lists it. It shows as available, running or completed; an attempt that ended otherwise is shown from where the job went.
 create or replace view awa._ledger as
-select e.job_id as id,
+select e.lane,
+       e.xid,
+       e.job_id as id,
        e.kind,
        (select q.name from awa.queues q where q.queue_id = e.lane >> 3 limit 1) as queue,
        e.args,
@@ -56,7 +58,7 @@ select e.job_id as id,
     limit 1
   ) k on true
  where k.outcome is null or k.outcome = 'completed';
-comment on view awa._ledger is 'The jobs that the ledgers describe: available, running, completed';
+comment on view awa._ledger is 'The jobs that the ledgers describe: available, running, completed; with the places of their entries';
 
 create or replace view awa._deferred as
 select d.job_id as id,
@@ -111,12 +113,69 @@ select f.job_id as id,
 comment on view awa._done is 'The ended jobs that have a row of their own: failed, completed with an output';
 
 create or replace view awa.jobs as
-select * from awa._ledger
+select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at,
+       errors, metadata, tags, unique_key, receipt, progress, output, worker_id
+  from awa._ledger
 union all
 select * from awa._deferred
 union all
 select * from awa._done;
 comment on view awa.jobs is 'Every job that is still kept, one row each, in one state';
+
+-- The places of entries that no cursor has passed. Two stretches of a lane hold them: the transactions that were in progress at one of the
+-- window's ends, probed one by one, and what comes after the position.
+create or replace view awa._available as
+with lanes as (
+  select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id,
+         greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
+         case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as from_id
+    from (select distinct q.queue_id from awa.queues q) q
+   cross join generate_series(q.queue_id * 8, q.queue_id * 8 + 4) l(lane)
+    left join lateral (
+      select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
+    ) c on true
+)
+select l.lane, e.xid, e.job_id, e.kind, e.ready_at
+  from lanes l
+ cross join lateral (
+    select e.xid, e.job_id, e.kind, e.ready_at
+      from awa.ready_entries e
+     where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id)
+    union all
+    select e.xid, e.job_id, e.kind, e.ready_at
+      from (
+        select pg_snapshot_xip(coalesce(l.lo, l.hi)) as xid
+        union
+        select x from pg_snapshot_xip(l.hi) x where x <= l.from_xid
+      ) x
+      join awa.ready_entries e on e.lane = l.lane and e.xid = x.xid
+     where (e.xid, e.job_id) <= (l.from_xid, l.from_id)
+       and (not pg_visible_in_snapshot(e.xid, l.hi) or l.lo is null or (e.xid, e.job_id) > (l.pos_xid, l.pos_id))
+  ) e;
+comment on view awa._available is 'The places of entries that may be claimed';
+
+-- The places of entries whose attempts are open.
+create or replace view awa._running as
+select c.lane, e.xid, e.job_id, e.kind
+  from (
+    select c.*,
+           array(select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = c.claim_id) as closed
+      from awa.lease_claims c
+    offset 0
+  ) c
+ cross join unnest(c.job_ids) with ordinality j(job_id, place)
+ cross join lateral (
+    select e.xid, e.job_id, e.kind
+      from awa.ready_entries e
+     where e.lane = c.lane
+       and (e.xid, e.job_id) >= (c.first_xid, c.first_id)
+       and (e.xid, e.job_id) <= (c.pos_xid, c.pos_id)
+       and e.job_id = j.job_id
+       and pg_visible_in_snapshot(e.xid, c.hi)
+  ) e
+ where cardinality(c.closed) < cardinality(c.job_ids)
+   and j.place - 1 <> all(c.closed);
+comment on view awa._running is 'The places of entries whose attempts are open';
 
 -- The rows of awa.jobs.
 create or replace function awa.jobs_compat() returns setof awa.jobs

@@ -1,5 +1,6 @@
 -- Jobs in the descending order of their ids, filtered: a page. The next page is the one before the last id of this one. Raises 22023.
--- Reads stretches of ids, each twice as long as the one before, until the page is full; scheduled, retryable and failed jobs have indexes of their own.
+-- Completed jobs, and jobs in any state, are read in stretches of ids, each twice as long as the one before, until the page is full. The other states are read from where
+-- such jobs are, however long the history is.
 create or replace function awa.list_jobs(
   queue     text default null,
   state     text default null,
@@ -32,7 +33,23 @@ begin
       'The states are available, scheduled, retryable, running, waiting_external, completed, failed, cancelled and dead.');
   end if;
 
-  if state in ('scheduled', 'retryable') then
+  if state in ('available', 'running') then
+    return query
+      select j.id, j.kind, j.queue, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.run_at, j.heartbeat_at, j.deadline_at,
+             j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata, j.tags, j.unique_key, j.receipt, j.progress, j.output, j.worker_id
+        from (
+          select * from (
+            select a.lane, a.xid, a.job_id, a.kind from awa._available a where state = 'available'
+            union all
+            select r.lane, r.xid, r.job_id, r.kind from awa._running r where state = 'running'
+          ) p
+           where p.job_id < v_until and (queue is null or p.lane >> 3 = awa._queue_id(queue)) and (kind is null or p.kind = kind)
+           order by p.job_id desc
+           limit v_left
+        ) p
+        join awa._ledger j on j.lane = p.lane and j.xid = p.xid and j.id = p.job_id
+       order by j.id desc;
+  elsif state in ('scheduled', 'retryable') then
     return query
       select * from awa._deferred j
        where j.id < v_until and j.state = state and (queue is null or j.queue = queue) and (kind is null or j.kind = kind)

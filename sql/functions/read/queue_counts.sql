@@ -1,40 +1,9 @@
 -- Exact counts of jobs by queue and state.
---
--- Available are the entries that the cursor has not passed. Two stretches of a lane hold them: the transactions that were in progress at one of the
--- window's ends, probed one by one, and what comes after the position. All others are counted from the ledgers.
 create or replace view awa.queue_counts as
 with queues as (
   select distinct q.queue_id, q.name from awa.queues q
-), lanes as (
-  select q.queue_id, l.lane, c.lo, c.hi, c.pos_xid, c.pos_id,
-         coalesce(c.lo, c.hi, '3:3:') as floor,
-         greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
-         case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as from_id
-    from queues q
-   cross join generate_series(q.queue_id * 8, q.queue_id * 8 + 4) l(lane)
-    left join lateral (
-      select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
-    ) c on true
 ), available as (
-  select l.queue_id, sum(n.jobs) as jobs, min(n.oldest) as oldest
-    from lanes l
-   cross join lateral (
-      select count(*) as jobs, min(e.ready_at) as oldest
-        from awa.ready_entries e
-       where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id)
-      union all
-      select count(*), min(e.ready_at)
-        from (
-          select pg_snapshot_xip(l.floor) as xid
-          union
-          select x from pg_snapshot_xip(l.hi) x where x <= l.from_xid
-        ) x
-        join awa.ready_entries e on e.lane = l.lane and e.xid = x.xid
-       where (e.xid, e.job_id) <= (l.from_xid, l.from_id)
-         and (l.hi is null or not pg_visible_in_snapshot(e.xid, l.hi)
-           or l.lo is null or (e.xid, e.job_id) > (l.pos_xid, l.pos_id))
-    ) n
-   group by l.queue_id
+  select a.lane >> 3 as queue_id, count(*) as jobs, min(a.ready_at) as oldest from awa._available a group by 1
 ), claimed as (
   select c.lane >> 3 as queue_id, sum(cardinality(c.job_ids)) as jobs from awa.lease_claims c group by 1
 ), closed as (

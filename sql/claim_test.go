@@ -1,0 +1,224 @@
+package sql_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/stretchr/testify/require"
+)
+
+// Without the caller's own id in the cursor's snapshot, what it enqueues after its claim counts as read, and is lost.
+func TestClaimInsideATransactionThatEnqueues(t *testing.T) {
+	d := newDatabase(t)
+	s, other, worker := d.session(), d.session(), d.session()
+	old := other.enqueue("q")
+	s.exec("begin")
+	first := s.enqueue("q")
+	other.enqueue("other") // ends after s began: s lies below the next snapshot's xmax
+	require.Equal(t, []int64{old}, ids(s.claim("q", 10)), "its own jobs are not committed yet")
+	second := s.enqueue("q")
+	require.Empty(t, s.claim("q", 10))
+	third := s.enqueue("q")
+	s.exec("commit")
+	require.Equal(t, []int64{first, second, third}, ids(worker.claim("q", 10)))
+}
+
+// Claims of one queue go one by one: the second waits for the first, and goes on behind it.
+func TestTwoClaimers(t *testing.T) {
+	d := newDatabase(t)
+	a, b, watcher := d.session(), d.session(), d.session()
+	jobs := a.enqueueMany("q", 4)
+	a.exec("begin")
+	require.Equal(t, jobs[:2], ids(a.claim("q", 2)))
+	wait := b.background("create temp table got as select job_id from awa.claim('q', 2)")
+	watcher.waitUntilBlocked(b)
+	a.exec("commit")
+	require.NoError(t, wait())
+	require.Equal(t, jobs[2:], list[int64](b, "select job_id from got order by 1"))
+
+	// A claim that rolls back never was.
+	more := a.enqueueMany("q", 2)
+	a.exec("begin")
+	require.Equal(t, more, ids(a.claim("q", 2)))
+	wait = b.background("create temp table again as select job_id from awa.claim('q', 2)")
+	watcher.waitUntilBlocked(b)
+	a.exec("rollback")
+	require.NoError(t, wait())
+	require.Equal(t, more, list[int64](b, "select job_id from again order by 1"))
+}
+
+// Even without the lock, two claims cannot stand on one cursor: the number within the lane is unique.
+func TestTwoClaimersWithoutTheLock(t *testing.T) {
+	d := newDatabase(t)
+	a, b, watcher := d.session(), d.session(), d.session()
+	a.exec("create or replace function awa._lock_queue(queue_id bigint) returns void language sql as 'select'")
+	a.enqueueMany("q", 4)
+	a.exec("begin")
+	a.claim("q", 2)
+	wait := b.background("select awa.claim('q', 2)")
+	watcher.waitUntilBlocked(b)
+	a.exec("commit")
+	require.Equal(t, "23505", sqlState(wait()))
+}
+
+// A claim inside a long transaction holds the others up, for a bounded time, and they say who it is.
+func TestClaimWaitsForABoundedTime(t *testing.T) {
+	d := newDatabase(t)
+	a, b := d.session(), d.session()
+	a.exec("update awa.settings set claim_wait = '50 milliseconds'")
+	a.enqueueMany("q", 4)
+	a.exec("begin")
+	require.Len(t, a.claim("q", 2), 2)
+	b.exec("set lock_timeout = '7s'")
+	err := b.try("select awa.claim('q', 2)")
+	require.Equal(t, "55P03", sqlState(err))
+	require.Contains(t, err.(*pgconn.PgError).Detail, fmt.Sprint("backend ", a.pid))
+	require.Equal(t, "7s", one[string](b, "show lock_timeout"), "the caller's own setting is as before")
+	a.exec("commit")
+	require.Len(t, b.claim("q", 10), 2)
+}
+
+// A client that sends a claim and never reads the answer keeps the queue's lock until the server could send all of it. The byte
+// budget makes that so small that it always can; jobs of a megabyte stop the queue, and the others say so.
+func TestClientThatNeverReads(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		bytes int
+		jobs  int
+		stuck bool
+	}{
+		{"200 bytes", 200, 2000, false},
+		{"tiny", 2, 5000, false},
+		{"3 kB", 3000, 500, false},
+		{"a megabyte", 1 << 20, 3, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := newDatabase(t)
+			s, slow := d.session(), d.session()
+			s.exec("update awa.settings set claim_wait = '300 milliseconds'")
+			body, err := json.Marshal(map[string]string{"x": strings.Repeat("x", max(0, c.bytes-8))})
+			require.NoError(t, err)
+			s.exec("select awa.enqueue_many('q', 'k', array_fill($1::jsonb, array[$2::int]))", body, c.jobs)
+
+			front := slow.db.PgConn().Frontend()
+			front.Send(&pgproto3.Query{String: "select * from awa.claim('q', 10000)"})
+			require.NoError(t, front.Flush())
+			require.Eventually(t, func() bool {
+				return one[bool](s, `
+					select case when $2 then wait_event = 'ClientWrite' else state = 'idle' end
+					  from pg_stat_activity where pid = $1`, slow.pid, c.stuck)
+			}, 20*time.Second, time.Millisecond, "the claim was to end up %s", map[bool]string{true: "writing", false: "idle"}[c.stuck])
+
+			started := time.Now()
+			err = s.try("select awa.claim('q', 1)")
+			if !c.stuck {
+				require.NoError(t, err)
+				return
+			}
+			require.Equal(t, "55P03", sqlState(err))
+			require.Contains(t, err.(*pgconn.PgError).Detail, fmt.Sprint("backend ", slow.pid))
+			require.Less(t, time.Since(started), 5*time.Second)
+			s.exec("select pg_terminate_backend($1)", slow.pid)
+			require.Eventually(t, func() bool {
+				return s.try("select awa.claim('q', 1)") == nil
+			}, 20*time.Second, time.Millisecond)
+		})
+	}
+}
+
+// What a claim reads does not grow with what was claimed before it. A second lower bound beside the row comparison would make it begin at the beginning
+// of the lane; late commits as a list would make it a filter over all of the lane.
+func TestClaimReadsNoHistory(t *testing.T) {
+	d := newDatabase(t)
+	s, late, other := d.session(), d.session(), d.session()
+	round := func() (plain, lateCommit int64) {
+		s.enqueueMany("q", 10)
+		plain = s.blocksRead(func() { require.Len(t, s.claim("q", 100), 10) })
+		late.exec("begin")
+		late.enqueueMany("q", 10)
+		other.enqueueMany("q", 10)
+		require.Len(t, s.claim("q", 100), 10)
+		late.exec("commit")
+		lateCommit = s.blocksRead(func() { require.Len(t, s.claim("q", 100), 10) })
+		return plain, lateCommit
+	}
+	round() // plans
+	plain, lateCommit := round()
+	for range 10 {
+		s.exec("select awa.enqueue_many('q', 'k', array_fill('{}'::jsonb, array[10000]))")
+		for {
+			jobs := s.claim("q", 10000)
+			if len(jobs) == 0 {
+				break
+			}
+			require.Empty(t, s.completeMany(jobs))
+		}
+	}
+	plainAfter, lateCommitAfter := round()
+	// A deeper tree costs a block or two for each of the few dozen descents.
+	require.Less(t, plainAfter, plain+250, "%d blocks before", plain)
+	require.Less(t, lateCommitAfter, lateCommit+250, "%d blocks before", lateCommit)
+}
+
+// After a crash the sequence may hand out the number of a claim that was forgotten. A receipt that it gave out then is of another job.
+func TestReceiptOfAForgottenClaim(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.enqueueMany("q", 2)
+	forgotten := s.claim("q", 2)
+	claim := forgotten[0].Receipt >> 12
+
+	// What a crash does to a claim that did not wait for the disk.
+	s.exec("delete from awa.lease_claims where claim_id = $1", claim)
+	s.exec("select setval('awa.claim_ids', $1, false)", claim)
+
+	s.enqueueMany("other", 2)
+	others := s.claim("other", 2)
+	require.Equal(t, receipts(forgotten), receipts(others), "the number was given out again")
+	for _, call := range []string{
+		"select awa.complete($1, $2)", "select awa.complete($1, $2, '{}')", "select awa.fail($1, $2, 'error')", "select awa.release($1, $2)",
+	} {
+		require.Equal(t, "JQ001", sqlState(s.try(call, forgotten[0].JobID, forgotten[0].Receipt)), call)
+	}
+	require.Equal(t, ids(forgotten), s.completeMany(forgotten))
+	require.Equal(t, ids(forgotten), list[int64](s, "select awa.fail_many($1, $2, '{a,b}')", ids(forgotten), receipts(forgotten)))
+	require.Zero(t, one[int](s, "select count(*) from awa.lease_claim_closures"))
+
+	again := s.claim("q", 2)
+	require.Equal(t, ids(forgotten), ids(again), "the jobs themselves come again")
+	require.Empty(t, s.completeMany(again))
+	require.Empty(t, s.completeMany(others))
+}
+
+// What one window holds is fixed when it is opened: however it is cut, by limits, by the byte budget, by late commits, each job comes once and in order.
+func TestWindowsAreReadInOrder(t *testing.T) {
+	d := newDatabase(t)
+	s, late := d.session(), d.session()
+	s.exec("update awa.settings set claim_bytes = 100")
+	late.exec("begin")
+	var want []int64
+	lateJobs := late.enqueueMany("q", 5)
+	want = append(want, s.enqueueMany("q", 30)...)
+	var got []int64
+	for len(got) < 10 {
+		jobs := ids(s.claim("q", 3))
+		require.NotEmpty(t, jobs)
+		got = append(got, jobs...)
+	}
+	late.exec("commit")
+	want = append(want, lateJobs...)
+	want = append(want, s.enqueueMany("q", 30)...)
+	for {
+		jobs := ids(s.claim("q", 7))
+		if len(jobs) == 0 {
+			break
+		}
+		got = append(got, jobs...)
+	}
+	require.Equal(t, want, got, "the open window is read to its end, then late commits, then what is new")
+}

@@ -1,0 +1,185 @@
+package sql_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Effects happen once: a completion inside a business transaction that rolls back never was.
+func TestCompleteInsideATransactionThatRollsBack(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.enqueueMany("q", 2)
+	for _, j := range s.claim("q", 2) {
+		s.exec("begin")
+		s.exec("select awa.complete($1, $2, '1')", j.JobID, j.Receipt)
+		require.Equal(t, "completed", s.state(j.JobID))
+		s.exec("rollback")
+		require.Equal(t, "running", s.state(j.JobID))
+		s.exec("select awa.complete($1, $2)", j.JobID, j.Receipt)
+		require.Equal(t, "completed", s.state(j.JobID))
+		require.Equal(t, "JQ001", sqlState(s.try("select awa.complete($1, $2)", j.JobID, j.Receipt)))
+	}
+}
+
+// Of two answers for one attempt the first one counts; the second waits until it knows.
+func TestTwoAnswersForOneAttempt(t *testing.T) {
+	for _, size := range []int{1, 2} { // a claim of one job takes no lock
+		for _, commits := range []bool{true, false} {
+			for _, second := range []string{
+				"select awa.complete($1, $2)", "select awa.fail($1, $2, 'error')", "select awa.release($1, $2)",
+			} {
+				d := newDatabase(t)
+				a, b, watcher := d.session(), d.session(), d.session()
+				a.enqueueMany("q", size)
+				j := a.claim("q", size)[0]
+				a.exec("begin")
+				a.exec("select awa.complete($1, $2)", j.JobID, j.Receipt)
+				wait := b.background(second, j.JobID, j.Receipt)
+				watcher.waitUntilBlocked(b)
+				if commits {
+					a.exec("commit")
+					require.Equal(t, "JQ001", sqlState(wait()))
+					require.Equal(t, "completed", a.state(j.JobID))
+				} else {
+					a.exec("rollback")
+					require.NoError(t, wait())
+					require.NotEqual(t, "running", a.state(j.JobID))
+				}
+			}
+		}
+	}
+}
+
+// A single form in a long transaction holds its own item, and no other of the claim.
+func TestManyBesideAnOpenSingle(t *testing.T) {
+	for _, commits := range []bool{true, false} {
+		d := newDatabase(t)
+		single, many, watcher := d.session(), d.session(), d.session()
+		single.enqueueMany("q", 5)
+		jobs := single.claim("q", 5)
+		single.exec("begin")
+		single.exec("select awa.complete($1, $2)", jobs[0].JobID, jobs[0].Receipt)
+
+		require.Empty(t, many.completeMany(jobs[1:3]), "other items do not wait")
+		wait := many.background("create temp table stale as select awa.complete_many($1, $2) as job_id", ids(jobs), receipts(jobs))
+		watcher.waitUntilBlocked(many)
+		if commits {
+			single.exec("commit")
+			require.NoError(t, wait())
+			require.ElementsMatch(t, ids(jobs[:3]), list[int64](many, "select job_id from stale"))
+		} else {
+			single.exec("rollback")
+			require.NoError(t, wait())
+			require.ElementsMatch(t, ids(jobs[1:3]), list[int64](many, "select job_id from stale"))
+		}
+		require.Equal(t, int64(5), one[int64](many, "select completed from awa.queue_counts('q')"))
+		require.Zero(t, one[int64](many, "select running from awa.queue_counts('q')"))
+	}
+}
+
+// The other way round: a single form waits while a _many form of the same claim is not committed.
+func TestSingleBesideAnOpenMany(t *testing.T) {
+	d := newDatabase(t)
+	single, many, watcher := d.session(), d.session(), d.session()
+	single.enqueueMany("q", 4)
+	jobs := single.claim("q", 4)
+	many.exec("begin")
+	require.Empty(t, many.completeMany(jobs[:2]))
+	wait := single.background("select awa.complete($1, $2)", jobs[0].JobID, jobs[0].Receipt)
+	watcher.waitUntilBlocked(single)
+	many.exec("commit")
+	require.Equal(t, "JQ001", sqlState(wait()))
+	single.exec("select awa.complete($1, $2)", jobs[2].JobID, jobs[2].Receipt)
+	require.Equal(t, ids(jobs[:3]), many.completeMany(jobs))
+}
+
+// At the higher isolation levels the single forms must not trust their eyes: the snapshot may be older than the other close.
+func TestCompleteWithAnOldSnapshot(t *testing.T) {
+	for _, level := range []string{"repeatable read", "serializable"} {
+		for _, size := range []int{1, 3} {
+			for name, first := range map[string]string{
+				"single": "select awa.complete($1, $2)",
+				"batch":  "select awa.complete_many(array[$1::bigint], array[$2::bigint])",
+				"fails":  "select awa.fail_many(array[$1::bigint], array[$2::bigint], '{error}')",
+			} {
+				t.Run(level+" "+name, func(t *testing.T) {
+					d := newDatabase(t)
+					old, other := d.session(), d.session()
+					old.enqueueMany("q", size)
+					jobs := old.claim("q", size)
+					old.exec("begin isolation level " + level)
+					old.exec("select 1 from awa.ring") // takes the snapshot
+					other.exec(first, jobs[0].JobID, jobs[0].Receipt)
+					err := old.try("select awa.complete($1, $2)", jobs[0].JobID, jobs[0].Receipt)
+					require.Contains(t, []string{"40001", "JQ001"}, sqlState(err))
+					old.exec("rollback")
+
+					// A close that the snapshot can see, or of another item, is as ever.
+					for _, j := range jobs[1:] {
+						old.exec("begin isolation level " + level)
+						old.exec("select awa.complete($1, $2)", j.JobID, j.Receipt)
+						old.exec("commit")
+					}
+					old.exec("begin isolation level " + level)
+					require.Equal(t, "JQ001", sqlState(old.try("select awa.complete($1, $2)", jobs[0].JobID, jobs[0].Receipt)))
+					old.exec("rollback")
+					require.Zero(t, one[int64](other, "select running from awa.queue_counts('q')"))
+					require.Equal(t, jobs[0].JobID, other.completeMany(jobs)[0])
+				})
+			}
+		}
+	}
+}
+
+// What is given back runs next, even ahead of priority 1, and what was closed meanwhile does not come again.
+func TestDeregisterBesideAnOpenSingle(t *testing.T) {
+	d := newDatabase(t)
+	s, single, watcher := d.session(), d.session(), d.session()
+	worker := one[int64](s, "select awa.register_worker('w')")
+	jobs := s.enqueueMany("q", 3)
+	rows := list[int64](s, "select receipt from awa.claim('q', 3, $1)", worker)
+	backlog := one[int64](s, "select awa.enqueue('q', 'k', priority => 1)")
+
+	single.exec("begin")
+	single.exec("select awa.complete($1, $2)", jobs[1], rows[1])
+	wait := s.background("select awa.deregister_worker($1)", worker)
+	watcher.waitUntilBlocked(s)
+	single.exec("commit")
+	require.NoError(t, wait())
+	require.Equal(t, []int64{jobs[0], jobs[2], backlog}, ids(s.claim("q", 10)))
+	require.Equal(t, []int32{1, 1}, list[int32](s, "select attempt from awa.jobs where id = any($1) and state = 'running' order by id", []int64{jobs[0], jobs[2]}))
+	require.Equal(t, "JQ001", sqlState(s.try("select awa.complete($1, $2)", jobs[0], rows[0])), "the old receipt is stale")
+}
+
+// A job that is released into the lane that it came from has two entries there. The old claim's answer must not be taken for the new entry.
+func TestReleaseByATransactionOlderThanTheClaim(t *testing.T) {
+	d := newDatabase(t)
+	old, s := d.session(), d.session()
+	job := s.enqueue("q")
+	first := s.claim("q", 1)[0]
+	s.exec("select awa.release($1, $2)", first.JobID, first.Receipt) // now in the front lane
+	s.exec("begin")
+	s.exec("select pg_current_xact_id()")
+	old.exec("begin")
+	old.exec("select pg_current_xact_id()") // an id that lies before the next entries of the front lane
+	s.exec("rollback")
+	other := s.enqueue("q")
+	back := s.claim("q", 1)[0]
+	require.Equal(t, job, back.JobID)
+	s.exec("select awa.enqueue('q', 'k')")
+	second := s.claim("q", 1)[0]
+	require.Equal(t, other, second.JobID)
+	s.exec("select awa.release($1, $2)", second.JobID, second.Receipt)
+
+	old.exec("select awa.release($1, $2)", back.JobID, back.Receipt)
+	require.Equal(t, "running", s.state(job), "not committed yet")
+	old.exec("commit")
+	require.Equal(t, "available", s.state(job))
+	again := s.claim("q", 2)
+	require.Equal(t, []int64{job, other}, ids(again), "in the order of their transactions")
+	require.Equal(t, "running", s.state(job))
+	require.Empty(t, s.completeMany(again))
+	require.Equal(t, 1, one[int](s, "select count(*) from awa.jobs where id = $1", job))
+}

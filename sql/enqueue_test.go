@@ -1,0 +1,156 @@
+package sql_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// Without ids that nobody has to agree on, each second enqueue would wait for the other's commit, and the two would deadlock.
+func TestProducersOfNewQueuesInOppositeOrder(t *testing.T) {
+	d := newDatabase(t)
+	a, b, worker := d.session(), d.session(), d.session()
+	a.exec("begin")
+	b.exec("begin")
+	a.exec("set local lock_timeout = '2s'")
+	b.exec("set local lock_timeout = '2s'")
+	a.enqueue("one")
+	b.enqueue("two")
+	a.enqueue("two")
+	b.enqueue("one")
+	require.Empty(t, worker.claim("one", 10), "nothing is committed, and the claim does not wait")
+	a.exec("commit")
+	b.exec("commit")
+	require.Len(t, worker.claim("one", 10), 2)
+	require.Len(t, worker.claim("two", 10), 2)
+	require.Equal(t, []string{"one", "two"}, list[string](worker, "select queue from awa.queue_counts()"))
+}
+
+// A producer's open transaction holds up neither producers nor claims, and what it wrote comes when it commits, once.
+func TestLateCommit(t *testing.T) {
+	d := newDatabase(t)
+	late, producer, worker := d.session(), d.session(), d.session()
+	late.exec("begin")
+	lateJobs := late.enqueueMany("q", 3)
+	var seen []int64
+	for range 5 {
+		want := producer.enqueueMany("q", 10)
+		got := worker.claim("q", 7)
+		got = append(got, worker.claim("q", 7)...)
+		require.Equal(t, want, ids(got))
+		require.Empty(t, worker.completeMany(got))
+		seen = append(seen, ids(got)...)
+	}
+	moreLateJobs := late.enqueueMany("q", 3)
+	late.exec("commit")
+	next := producer.enqueue("q")
+	got := worker.claim("q", 4)
+	got = append(got, worker.claim("q", 10)...)
+	require.Equal(t, append(append(lateJobs, moreLateJobs...), next), ids(got), "the late transaction's jobs come first: it began before")
+	require.Empty(t, worker.claim("q", 10))
+	require.Empty(t, worker.completeMany(got))
+	require.Equal(t, int64(len(seen)+len(got)), one[int64](worker, "select completed from awa.queue_counts('q')"))
+}
+
+func TestRollbackAndSavepoints(t *testing.T) {
+	d := newDatabase(t)
+	producer, other, worker := d.session(), d.session(), d.session()
+
+	producer.exec("begin")
+	producer.enqueueMany("q", 5)
+	other.enqueue("other") // so that the transaction to be rolled back lies within the next snapshot
+	require.Empty(t, worker.claim("q", 10))
+	producer.exec("rollback")
+	require.Empty(t, worker.claim("q", 10))
+
+	producer.exec("begin")
+	first := producer.enqueue("q")
+	producer.exec("savepoint s")
+	producer.enqueueMany("q", 3)
+	producer.exec("rollback to s")
+	second := producer.enqueue("q")
+	producer.exec("savepoint s")
+	third := producer.enqueue("q")
+	producer.exec("release s")
+	producer.exec("commit")
+	require.Equal(t, []int64{first, second, third}, ids(worker.claim("q", 10)))
+
+	// A queue whose first row went with a savepoint still gets its name.
+	producer.exec("begin")
+	producer.exec("savepoint s")
+	producer.enqueue("new")
+	producer.exec("rollback to s")
+	producer.enqueue("new")
+	producer.exec("commit")
+	require.Equal(t, int64(1), one[int64](worker, "select available from awa.queue_counts('new')"))
+}
+
+// A large enqueue that was rolled back leaves entries in the index. The first claim walks over them, and moves the cursor, so that the next one does not.
+func TestRolledBackEnqueueIsWalkedOnce(t *testing.T) {
+	d := newDatabase(t)
+	producer, worker := d.session(), d.session()
+	producer.exec("begin")
+	for range 20 {
+		producer.exec("select awa.enqueue_many('q', 'k', array_fill('{}'::jsonb, array[10000]))")
+	}
+	producer.exec("rollback")
+	worker.claim("q", 1)
+	blocks := worker.blocksRead(func() { worker.claim("q", 1) })
+	require.Less(t, blocks, int64(200))
+}
+
+// blocksRead counts the blocks of the hot families and their indexes that a call touches.
+func (s *session) blocksRead(call func()) int64 {
+	s.Helper()
+	count := func() int64 {
+		s.exec("select pg_stat_force_next_flush()")
+		s.exec("select pg_stat_clear_snapshot()")
+		return one[int64](s, `
+			select coalesce(sum(heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit + idx_blks_read, 0)), 0)::bigint
+			  from pg_statio_user_tables
+			 where schemaname = 'awa' and relname ~ '^(ready_entries|lease_claims|lease_claim_closures)_'`)
+	}
+	before := count()
+	call()
+	return count() - before
+}
+
+// The clock of notifications is a sequence: a rollback does not turn it back, and a burst notifies once per tick.
+func TestNotifications(t *testing.T) {
+	d := newDatabase(t)
+	listener, producer := d.session(), d.session()
+	digit := one[string](listener, "select left(encode(sha256('q'), 'hex'), 1)")
+	listener.exec("listen awa_wake_" + digit)
+
+	producer.enqueue("q")
+	_, err := listener.db.WaitForNotification(listener.ctx)
+	require.NoError(t, err, "a commit notifies")
+
+	started := time.Now()
+	const jobs = 500
+	for range jobs {
+		producer.enqueue("q")
+	}
+	ticks := int(time.Since(started)/(5*time.Millisecond)) + 2
+	notifications := 0
+	for {
+		ctx, cancel := context.WithTimeout(listener.ctx, 200*time.Millisecond)
+		_, err := listener.db.WaitForNotification(ctx)
+		cancel()
+		if err != nil {
+			break
+		}
+		notifications++
+	}
+	require.LessOrEqual(t, notifications, ticks)
+	require.Positive(t, notifications)
+
+	tick := func() int64 { return one[int64](producer, "select last_value from awa.wake_clock_"+digit) }
+	before := tick()
+	producer.exec("begin")
+	producer.enqueue("q")
+	producer.exec("rollback")
+	require.Greater(t, tick(), before)
+}

@@ -1,0 +1,144 @@
+// Package sql_test does what needs more than one session: it forces each interleaving that the engine relies on, step by step,
+// and then many of them at random. What one session can show is in pgtap/.
+package sql_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/internal/testdb"
+)
+
+func TestMain(m *testing.M) { testdb.Main(m) }
+
+// A session is one connection to the test's database. Its calls fail the test on any error that they do not return.
+type session struct {
+	*testing.T
+	ctx context.Context
+	db  *pgx.Conn
+	pid uint32
+}
+
+// A database is a fresh installation.
+type database struct {
+	t   *testing.T
+	url string
+}
+
+func newDatabase(t *testing.T) database { return database{t, testdb.New(t)} }
+
+func (d database) session() *session {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	d.t.Cleanup(cancel)
+	db := testdb.Connect(d.t, d.url)
+	return &session{T: d.t, ctx: ctx, db: db, pid: db.PgConn().PID()}
+}
+
+func (s *session) exec(sql string, args ...any) {
+	s.Helper()
+	require.NoError(s, s.try(sql, args...))
+}
+
+func (s *session) try(sql string, args ...any) error {
+	_, err := s.db.Exec(s.ctx, sql, args...)
+	return err
+}
+
+// background runs a statement that is expected to wait, and returns a function that waits for its end.
+func (s *session) background(sql string, args ...any) func() error {
+	done := make(chan error, 1)
+	go func() { done <- s.try(sql, args...) }()
+	return func() error {
+		s.Helper()
+		select {
+		case err := <-done:
+			return err
+		case <-s.ctx.Done():
+			require.Fail(s, "the statement did not end")
+			return nil
+		}
+	}
+}
+
+// waitUntilBlocked returns when another session waits for a lock that is in this one's way.
+func (s *session) waitUntilBlocked(other *session) {
+	s.Helper()
+	require.Eventually(s, func() bool {
+		return one[bool](s, "select cardinality(pg_blocking_pids($1)) > 0", other.pid)
+	}, 20*time.Second, time.Millisecond, "session %d never waited for a lock", other.pid)
+}
+
+func one[T any](s *session, sql string, args ...any) (v T) {
+	s.Helper()
+	require.NoError(s, s.db.QueryRow(s.ctx, sql, args...).Scan(&v))
+	return v
+}
+
+func list[T any](s *session, sql string, args ...any) []T {
+	s.Helper()
+	rows, err := s.db.Query(s.ctx, sql, args...)
+	require.NoError(s, err)
+	values, err := pgx.CollectRows(rows, pgx.RowTo[T])
+	require.NoError(s, err)
+	return values
+}
+
+func (s *session) enqueue(queue string) int64 {
+	s.Helper()
+	return one[int64](s, "select awa.enqueue($1, 'k')", queue)
+}
+
+func (s *session) enqueueMany(queue string, jobs int) []int64 {
+	s.Helper()
+	return list[int64](s, "select awa.enqueue_many($1, 'k', array_fill('{}'::jsonb, array[$2::int]))", queue, jobs)
+}
+
+type claimed struct{ JobID, Receipt int64 }
+
+func (s *session) claim(queue string, max int) []claimed {
+	s.Helper()
+	rows, err := s.db.Query(s.ctx, "select job_id, receipt from awa.claim($1, $2)", queue, max)
+	require.NoError(s, err)
+	jobs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[claimed])
+	require.NoError(s, err)
+	return jobs
+}
+
+func (s *session) completeMany(jobs []claimed) []int64 {
+	s.Helper()
+	return list[int64](s, "select awa.complete_many($1, $2)", ids(jobs), receipts(jobs))
+}
+
+func (s *session) state(job int64) string {
+	s.Helper()
+	return one[string](s, "select state from awa.job($1)", job)
+}
+
+func ids(jobs []claimed) (ids []int64) {
+	for _, j := range jobs {
+		ids = append(ids, j.JobID)
+	}
+	return ids
+}
+
+func receipts(jobs []claimed) (receipts []int64) {
+	for _, j := range jobs {
+		receipts = append(receipts, j.Receipt)
+	}
+	return receipts
+}
+
+func sqlState(err error) string {
+	var e *pgconn.PgError
+	if errors.As(err, &e) {
+		return e.Code
+	}
+	return fmt.Sprint(err)
+}
