@@ -110,7 +110,7 @@ func TestClientThatNeverReads(t *testing.T) {
 			require.NoError(t, front.Flush())
 			require.Eventually(t, func() bool {
 				return one[bool](s, `
-					select case when $2 then wait_event = 'ClientWrite' else state = 'idle' end
+					select case when $2 then wait_event is not distinct from 'ClientWrite' else state = 'idle' end
 					  from pg_stat_activity where pid = $1`, slow.pid, c.stuck)
 			}, 20*time.Second, time.Millisecond, "the claim was to end up %s", map[bool]string{true: "writing", false: "idle"}[c.stuck])
 

@@ -32,7 +32,7 @@ type database struct {
 	url string
 }
 
-func newDatabase(t *testing.T) database { return database{t, testdb.New(t)} }
+func newDatabase(t *testing.T) database { return database{t, testdb.URL(t)} }
 
 func (d database) session() *session {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

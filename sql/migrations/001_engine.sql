@@ -67,12 +67,12 @@ comment on column awa.queue_settings.paused_at is 'Since when nothing is claimed
 create table awa.settings (
   only_row    boolean primary key default true check (only_row),
   claim_wait  interval not null default '5 seconds' check (claim_wait >= '1 millisecond'),
-  claim_bytes integer not null default 131072 check (claim_bytes > 0)
+  claim_bytes integer not null default 184320 check (claim_bytes > 0)
 );
 insert into awa.settings default values;
 comment on table awa.settings is 'Settings of the whole installation, in one row';
 comment on column awa.settings.claim_wait is 'How long a claim waits for another claim on the same queue before it gives up with 55P03';
-comment on column awa.settings.claim_bytes is 'Bytes of job bodies in one claim, at least one job: small enough for a result to fit the socket''s buffers when nobody reads it';
+comment on column awa.settings.claim_bytes is 'Bytes of a claim''s result, estimated, but at least one job: so small that it fits the buffers of a Unix socket (204 kB on Linux) when nobody reads it';
 
 create table awa.ring (
   only_row        boolean primary key default true check (only_row),
@@ -119,7 +119,7 @@ comment on column awa.ready_entries.xid is 'The transaction that appended it; (x
 comment on column awa.ready_entries.ready_at is 'Since when it may run';
 comment on column awa.ready_entries.priority is '1 (first) to 4 (last); the lane''s own, but on the front lane';
 comment on column awa.ready_entries.attempt is 'The number of this attempt, from 1';
-comment on column awa.ready_entries.body_bytes is 'Size of args, tags, metadata, progress, uncompressed: what a claim''s byte budget counts';
+comment on column awa.ready_entries.body_bytes is 'Size of kind, args, tags, metadata and progress in a claim''s result, estimated: for its byte budget';
 comment on column awa.ready_entries.created_at is 'When the job was enqueued; null when that is ready_at';
 comment on column awa.ready_entries.errors is 'How earlier attempts failed, oldest first';
 

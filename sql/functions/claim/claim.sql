@@ -36,6 +36,7 @@ declare
   v_settings record;
   v_room int := coalesce(max_jobs, 1);
   v_bytes bigint;
+  v_row_bytes int := 145 + octet_length(queue); -- of a row's fixed columns, in text format
   v_segment smallint;
   v_now pg_snapshot;
   v_claimed_at timestamptz;
@@ -101,19 +102,22 @@ begin
     end if;
 
     loop
-      -- Late commits are probed one transaction at a time: as a list they would be a filter over the lane's whole history.
+      -- Late commits are probed one transaction at a time: as a list they would be a filter over the lane's whole history. And by
+      -- a subquery with a limit, not by exists, which the planner may turn into a join that reads the whole lane.
       select x into v_late
         from pg_snapshot_xip(v_lo) x
        where x >= v_at_xid
          and pg_visible_in_snapshot(x, v_hi)
-         and exists (
-           select from awa.ready_entries e
+         and (
+           select true
+             from awa.ready_entries e
             where e.lane = v_lane.lane and e.xid = x
-              and e.job_id > case when x = v_at_xid then v_at_id else 0 end)
+              and e.job_id > case when x = v_at_xid then v_at_id else 0 end
+            limit 1)
        order by x
        limit 1;
       v_limit := least(v_room, 960);
-      v_batch := awa._read_part(v_lane.lane, v_lo, v_hi, v_at_xid, v_at_id, v_late, v_limit, v_bytes);
+      v_batch := awa._read_part(v_lane.lane, v_lo, v_hi, v_at_xid, v_at_id, v_late, v_limit, v_bytes, v_row_bytes);
 
       v_window_ends := v_late is null and v_batch.entries < v_limit and v_batch.entries = cardinality(v_batch.job_ids);
       if v_batch.entries > 0 then
@@ -175,6 +179,7 @@ create or replace function awa._read_part(
   late       xid8,
   max_jobs   int,
   max_bytes  bigint,
+  row_bytes  int,
   out job_ids   bigint[],
   out first_xid xid8,
   out pos_xid   xid8,
@@ -193,13 +198,13 @@ begin
   select coalesce(array_agg(b.job_id) filter (where b.bytes_before < max_bytes), '{}'),
          min(b.xid),
          max(b.xid) filter (where b.bytes_before < max_bytes),
-         sum(b.body_bytes) filter (where b.bytes_before < max_bytes),
+         sum(b.bytes) filter (where b.bytes_before < max_bytes),
          count(*)
     into job_ids, first_xid, pos_xid, bytes, entries
     from (
-      select e.*, sum(e.body_bytes) over (order by e.xid, e.job_id rows unbounded preceding) - e.body_bytes as bytes_before
+      select e.*, sum(e.bytes) over (order by e.xid, e.job_id rows unbounded preceding) - e.bytes as bytes_before
         from (
-          select e.xid, e.job_id, e.body_bytes
+          select e.xid, e.job_id, e.body_bytes + row_bytes as bytes
             from awa.ready_entries e
            where e.lane = lane
              and (e.xid, e.job_id) > (v_from_xid, v_from_id)

@@ -69,12 +69,12 @@ begin
      limit max_jobs
        for update skip locked
   ), taken as (
-    delete from awa.deferred_jobs d using due where d.job_id = due.job_id returning d.*
+    delete from awa.deferred_jobs d where d.job_id = any(array(select due.job_id from due)) returning d.*
   ), appended as (
     insert into awa.ready_entries
       (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args, tags, metadata, created_at, progress, errors)
     select r.current_segment, t.lane, t.job_id, t.run_at, t.lane & 7, t.attempt, t.max_attempts,
-           octet_length(t.args::text) + coalesce(octet_length(t.metadata::text), 0) + coalesce(octet_length(t.progress::text), 0)
+           octet_length(t.kind) + octet_length(t.args::text) + coalesce(octet_length(t.metadata::text), 0) + coalesce(octet_length(t.progress::text), 0)
              + coalesce(pg_column_size(t.tags), 0),
            t.kind, t.args, t.tags, t.metadata, t.created_at, t.progress, t.errors
       from awa.ring r, taken t

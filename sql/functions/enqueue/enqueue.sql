@@ -46,7 +46,7 @@ declare
   v_priority int;
   v_max_attempts int;
   v_now timestamptz := clock_timestamp();
-  v_extra int := coalesce(pg_column_size(tags), 0) + coalesce(pg_column_size(metadata), 0);
+  v_extra int := octet_length(kind) + coalesce(pg_column_size(tags), 0) + coalesce(pg_column_size(metadata), 0);
   v_job_ids bigint[];
 begin
   perform awa._check_name('queue', queue);

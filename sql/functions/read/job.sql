@@ -3,7 +3,7 @@ create or replace function awa.job(job_id bigint) returns setof awa.jobs
 language plpgsql stable
 security definer
 set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan
+set plan_cache_mode = force_custom_plan
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off

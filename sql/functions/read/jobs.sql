@@ -148,7 +148,9 @@ select l.lane, e.xid, e.job_id, e.kind, e.ready_at
         union
         select x from pg_snapshot_xip(l.hi) x where x <= l.from_xid
       ) x
-      join awa.ready_entries e on e.lane = l.lane and e.xid = x.xid
+     cross join lateral (
+        select * from awa.ready_entries e where e.lane = l.lane and e.xid = x.xid offset 0
+      ) e
      where (e.xid, e.job_id) <= (l.from_xid, l.from_id)
        and (not pg_visible_in_snapshot(e.xid, l.hi) or l.lo is null or (e.xid, e.job_id) > (l.pos_xid, l.pos_id))
   ) e;
@@ -172,6 +174,7 @@ select c.lane, e.xid, e.job_id, e.kind
        and (e.xid, e.job_id) <= (c.pos_xid, c.pos_id)
        and e.job_id = j.job_id
        and pg_visible_in_snapshot(e.xid, c.hi)
+    offset 0
   ) e
  where cardinality(c.closed) < cardinality(c.job_ids)
    and j.place - 1 <> all(c.closed);
