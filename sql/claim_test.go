@@ -200,10 +200,10 @@ func TestWindowsAreReadInOrder(t *testing.T) {
 	d := newDatabase(t)
 	s, late := d.session(), d.session()
 	s.exec("update awa.settings set claim_bytes = 100")
+	want := s.enqueueMany("q", 20)
 	late.exec("begin")
-	var want []int64
-	lateJobs := late.enqueueMany("q", 5)
-	want = append(want, s.enqueueMany("q", 30)...)
+	lateJobs := late.enqueueMany("q", 5) // between the two, but not in the window that is open when they commit
+	want = append(want, s.enqueueMany("q", 20)...)
 	var got []int64
 	for len(got) < 10 {
 		jobs := ids(s.claim("q", 3))

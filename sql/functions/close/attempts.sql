@@ -6,8 +6,8 @@ select c.claim_id as receipt, e.job_id, e.lane, e.priority, e.ready_at, e.ready_
  where false;
 comment on view awa._attempt is 'What an attempt was: its entry and its claim';
 
--- The entries behind some receipts. Reads the claims' own stretch of the lane, whatever the history: an entry of a claim
--- lies between the claim's first and last place, and was visible in its snapshot (a later attempt of the same job was not).
+-- The entries behind some receipts whose items the caller closes. Reads the claims' own stretch of the lane, whatever the history. A job has one entry there: an earlier
+-- one lies in an earlier window, and a later one exists only once this item is closed.
 -- The limit and the offset fence the subqueries off: the planner, who believes the tables to be empty, must not turn them round.
 -- Stable, so that it becomes a part of the query that calls it, and of that query's cached plan.
 create or replace function awa._attempts(receipts bigint[]) returns setof awa._attempt
@@ -32,7 +32,6 @@ as $$
          and (e.xid, e.job_id) >= (c.first_xid, c.first_id)
          and (e.xid, e.job_id) <= (c.pos_xid, c.pos_id)
          and e.job_id between j.first_id and j.last_id
-         and pg_visible_in_snapshot(e.xid, c.hi)
       offset 0
     ) e
    where c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1) = any(a.receipts)

@@ -1,7 +1,7 @@
 -- Every job that is still kept, one row each, in one state.
 --
--- An entry is claimed when its lane's cursor has passed it. Its claim is then the first one, in the order of last places, that spans it, saw its
--- transaction and lists it. It shows as available, running or completed; an attempt that ended otherwise is shown from where the job went.
+-- An entry is claimed when its lane's cursor has passed it. Its claim is then the first one, in the order of last places, that spans it
+-- and lists it. It shows as available, running or completed; an attempt that ended otherwise is shown from where the job went.
 create or replace view awa._ledger as
 select e.lane,
        e.xid,
@@ -42,7 +42,6 @@ select e.lane,
        and c.lane = e.lane
        and (c.pos_xid, c.pos_id) >= (e.xid, e.job_id)
        and (c.first_xid, c.first_id) <= (e.xid, e.job_id)
-       and pg_visible_in_snapshot(e.xid, c.hi)
        and e.job_id = any(c.job_ids)
      order by c.pos_xid, c.pos_id
      limit 1
@@ -173,7 +172,6 @@ select c.lane, e.xid, e.job_id, e.kind
        and (e.xid, e.job_id) >= (c.first_xid, c.first_id)
        and (e.xid, e.job_id) <= (c.pos_xid, c.pos_id)
        and e.job_id = j.job_id
-       and pg_visible_in_snapshot(e.xid, c.hi)
     offset 0
   ) e
  where cardinality(c.closed) < cardinality(c.job_ids)
