@@ -1,0 +1,185 @@
+-- Without this, a job could be lost, be claimed twice, overtake one that came before it, or never be served at all.
+\set name claim
+\ir ../prelude.psql
+
+-- Nine jobs of mixed priorities, each enqueued in a transaction of its own; n says in which order they are to be served.
+do $$
+declare
+  v_job record;
+begin
+  for v_job in
+    select * from (values (3, 6), (1, 1), (4, 8), (2, 3), (1, 2), (4, 9), (3, 7), (2, 4), (2, 5)) v(priority, n)
+  loop
+    perform awa.enqueue(pg_temp.q(), 'k', jsonb_build_object('n', v_job.n), v_job.priority);
+    commit;
+  end loop;
+end
+$$;
+
+-- What a claimed row shows
+select awa.enqueue(:'queue' || ' row', 'full', '{"a": 1}', 3, null, 7, '{x,y}', '{"m": 1}') as row_id \gset
+select awa.enqueue(:'queue' || ' plain', 'plain') as plain_id \gset
+
+-- A bulk that needs more than one ledger row
+select count(*) from awa.enqueue_many(:'queue' || ' bulk', 'k', array(select jsonb_build_object('n', n) from generate_series(1, 2500) n)) \g /dev/null
+
+-- A transaction that enqueues, claims, and enqueues again. What it rolls back in between is younger than itself: its own number lies below the claim's horizon.
+select awa.enqueue(:'queue' || ' own', 'k', '0') \g /dev/null
+begin;
+select awa.enqueue(:'queue' || ' own', 'k', '1') \g /dev/null
+savepoint s;
+select awa.enqueue(:'queue' || ' own', 'k', '"lost"') \g /dev/null
+rollback to s;
+create temp table own_claim as select c.args from awa.claim(:'queue' || ' own', 10) c;
+select awa.enqueue(:'queue' || ' own', 'k', '2') \g /dev/null
+commit;
+
+-- Rolled back as a whole, and in part
+begin;
+select awa.enqueue(:'queue' || ' rolled back', 'k', '"lost"') \g /dev/null
+rollback;
+begin;
+select awa.enqueue(:'queue' || ' rolled back', 'k', '1') \g /dev/null
+savepoint s;
+select awa.enqueue(:'queue' || ' rolled back', 'k', '"lost"') \g /dev/null
+rollback to s;
+select awa.enqueue(:'queue' || ' rolled back', 'k', '2') \g /dev/null
+commit;
+begin;
+create temp table undone as select c.job_id, c.receipt from awa.claim(:'queue' || ' rolled back', 1) c;
+select job_id as undone_id, receipt as undone_receipt from undone \gset
+rollback;
+
+-- Others
+select awa.enqueue(:'queue' || ' deferred', 'k', run_at => '2130-01-01') \g /dev/null
+select count(*) from awa.enqueue_many(:'queue' || ' leases', 'k', array_fill('{}'::jsonb, array[9])) \g /dev/null
+select count(*) from awa.enqueue_many(:'queue' || ' bytes', 'k', array_fill(jsonb_build_object('b', repeat('x', 3000)), array[9])) \g /dev/null
+select awa.enqueue(repeat('ü', 160) || right(:'queue', 36), 'k') as wide_id \gset
+select awa.register_worker(:'queue') as worker_id, awa.register_worker(:'queue') as left_id \gset
+select awa.deregister_worker(:left_id) \g /dev/null
+select count(*) from awa.enqueue_many(:'queue' || ' paused', 'k', array_fill('{}'::jsonb, array[2])) \g /dev/null
+select awa.pause_queue(:'queue' || ' paused') \g /dev/null
+create temp table one_by_one (place int generated always as identity, n int, receipt bigint);
+do $$
+begin
+  for n in 1..5 loop
+    perform awa.enqueue(pg_temp.q(' one by one'), 'k', to_jsonb(2 * n - 1));
+    commit;
+    insert into one_by_one (n, receipt) select (c.args #>> '{}')::int, c.receipt from awa.claim(pg_temp.q(' one by one')) c;
+    perform awa.enqueue(pg_temp.q(' one by one'), 'k', to_jsonb(2 * n));
+    commit;
+  end loop;
+end
+$$;
+
+begin;
+select plan(49);
+
+-- Order
+create temp table first as select c.*, row_number() over () as place from awa.claim(queue => pg_temp.q(), max_jobs => 4) c;
+select is((select array_agg((args ->> 'n')::int order by place) from first), '{1,2,3,4}', 'jobs come by priority, and within one in the order of their commits');
+select is((select array_agg((c.args ->> 'n')::int) from awa.claim(pg_temp.q(), 3) c), '{5,6,7}', 'the next claim goes on where the last one stopped');
+select is((select array_agg((c.args ->> 'n')::int) from awa.claim(pg_temp.q(), 100) c), '{8,9}', 'a claim returns what there is');
+select is((select count(*) from awa.claim(pg_temp.q(), 100)), 0::bigint, 'nothing is claimed twice');
+select is((select array_agg(n order by place) from one_by_one), '{1,2,3,4,5}', 'claims between enqueues keep the order');
+select is((select array_agg((c.args #>> '{}')::int) from awa.claim(pg_temp.q(' one by one'), 100) c), '{6,7,8,9,10}', 'and leave nothing behind');
+
+-- The row
+create temp table whole_row as select c.* from awa.claim(pg_temp.q(' row')) c;
+select is(
+  (select to_jsonb(c) - '{receipt,created_at,ready_at}'::text[] from whole_row c),
+  jsonb_build_object('job_id', :row_id, 'queue', pg_temp.q(' row'), 'kind', 'full', 'args', '{"a": 1}'::jsonb, 'priority', 3, 'attempt', 1,
+    'max_attempts', 7, 'deadline_at', null, 'tags', '["x", "y"]'::jsonb, 'metadata', '{"m": 1}'::jsonb, 'progress', null),
+  'a claimed row shows the job');
+select ok((select c.created_at = j.created_at and c.ready_at = j.run_at and c.ready_at < now() from whole_row c, awa.job(c.job_id) j), 'and since when it waits');
+select is(
+  (select to_jsonb(c) - '{receipt,created_at,ready_at}'::text[] from awa.claim(pg_temp.q(' plain')) c),
+  jsonb_build_object('job_id', :plain_id, 'queue', pg_temp.q(' plain'), 'kind', 'plain', 'args', '{}'::jsonb, 'priority', 2, 'attempt', 1,
+    'max_attempts', 25, 'deadline_at', null, 'tags', null, 'metadata', null, 'progress', null),
+  'a job that named nothing is claimed with the defaults');
+select is(
+  (select row(j.state, j.attempt, j.receipt, j.worker_id, j.attempted_at between now() and clock_timestamp(), j.finalized_at)::text from whole_row c, awa.job(c.job_id) j),
+  (select row('running'::text, 1, c.receipt, null::bigint, true, null::timestamptz)::text from whole_row c), 'and runs, its first attempt, from now on');
+select is((select count(*) from awa.claimed_job), 0::bigint, 'the view that names the columns is empty');
+
+-- A bulk
+update awa.settings set claim_bytes = 100000000;
+create temp table bulk as select c.*, row_number() over () as place from awa.claim(pg_temp.q(' bulk'), 2400) c;
+select is((select count(*) filter (where (args ->> 'n')::bigint = place) from bulk), 2400::bigint, 'a claim of 2,400 jobs is complete, and in order');
+select is((select count(distinct receipt) from bulk), 2400::bigint, 'every attempt has a receipt of its own');
+select is((select count(*) from bulk b, awa._attempts(array[b.receipt]) a where a.job_id = b.job_id and b.place in (1, 960, 961, 2400)), 4::bigint, 'which leads to its job');
+select is((select array_agg((c.args ->> 'n')::int) from awa.claim(pg_temp.q(' bulk'), 10000) c), array(select generate_series(2401, 2500)), '10,000 may be asked for');
+update awa.settings set claim_bytes = 131072;
+
+-- The caller's own transaction
+select is((select array_agg(args) from own_claim), '{0}', 'what a transaction enqueued is not there for its own claim');
+select is((select array_agg(c.args) from awa.claim(pg_temp.q(' own'), 10) c), '{1,2}', 'but is once it committed, also what it enqueued after the claim');
+select awa.enqueue(pg_temp.q(' in here'), 'k') \g /dev/null
+select is((select count(*) from awa.claim(pg_temp.q(' in here'), 10)), 0::bigint, 'nor is it when the claim comes first to the queue');
+
+-- Rolled back
+select is((select array_agg(c.args) from awa.claim(pg_temp.q(' rolled back'), 10) c), '{1,2}', 'what was rolled back is not claimed, whatever is around it; a claim that was is made again');
+select is(pg_temp.outcome($q$select awa.complete($q$ || :undone_id || ', ' || :undone_receipt || ')'), 'JQ001', 'the receipt of the first one is worth nothing');
+
+-- How many
+select is((select count(*) from awa.claim(pg_temp.q(' leases'))), 1::bigint, 'one job unless told otherwise');
+select is((select count(*) from awa.claim(pg_temp.q(' leases'), null, null, null)), 1::bigint, 'an explicit null means the default');
+select is((select count(*) from awa.claim(pg_temp.q(' deferred'), 10)), 0::bigint, 'a scheduled job is not claimed before its time');
+update awa.settings set claim_bytes = 10000;
+select is((select count(*) from awa.claim(pg_temp.q(' bytes'), 9)), 4::bigint, 'a claim stops when its bytes are used up');
+update awa.settings set claim_bytes = 1;
+select is((select count(*) from awa.claim(pg_temp.q(' bytes'), 9)), 1::bigint, 'but not before the first job');
+update awa.settings set claim_bytes = 131072;
+select is((select count(*) from awa.claim(pg_temp.q(' bytes'), 9)), 4::bigint, 'and the rest comes later');
+select is((select count(*) from awa.claim(repeat('ü', 160) || right(pg_temp.q(), 36))), 1::bigint, 'a name of more than 200 bytes will do');
+
+-- Nothing to claim
+create temp table before as select (regexp_match(pg_temp.writes(), '^\d+'))[1] as rows;
+select is((select count(*) from awa.claim(pg_temp.q(' unheard of'), 10)), 0::bigint, 'there is nothing to claim from a queue that nobody has enqueued to');
+select is((select count(*) from awa.claim(pg_temp.q(' paused'), 10)), 0::bigint, 'nor from one that is paused');
+select is((regexp_match(pg_temp.writes(), '^\d+'))[1], (select rows from before), 'and nothing is written for it');
+
+-- Lease and worker
+select is(
+  (select l.lease_until - l.claimed_at from awa.claim(pg_temp.q(' leases')) c, awa.lease_claims l where l.claim_id = c.receipt >> 12), null,
+  'a statement does not see what it claims itself');
+create temp table leased as
+select 'default' as which, c.* from awa.claim(pg_temp.q(' leases')) c
+ union all select 'named', c.* from awa.claim(pg_temp.q(' leases'), lease => '5 minutes') c;
+select awa.configure_queue(pg_temp.q(' leases'), '{"lease": "17 seconds"}') \g /dev/null
+insert into leased
+select 'queue', c.* from awa.claim(pg_temp.q(' leases')) c
+ union all select 'before the queue', c.* from awa.claim(pg_temp.q(' leases'), lease => '3 seconds') c;
+select results_eq(
+  'select d.which, l.lease_until - l.claimed_at from leased d join awa.lease_claims l on l.claim_id = d.receipt >> 12 order by d.which',
+  $q$values ('before the queue', interval '3 seconds'), ('default', '1 minute'), ('named', '5 minutes'), ('queue', '17 seconds')$q$,
+  'a lease is what the caller, or else the queue, or else the default says');
+create temp table with_worker as select c.* from awa.claim(pg_temp.q(' leases'), worker_id => :worker_id) c;
+select is(
+  (select row(j.worker_id, j.heartbeat_at)::text from with_worker c, awa.job(c.job_id) j),
+  (select row(w.worker_id, w.heartbeat_at)::text from awa.workers w where w.worker_id = :worker_id), 'an attempt shows its worker, and when that was last heard of');
+
+-- Refusals
+select pg_temp.refused(format('select * from awa.claim(%s)', c.args), '22023', c.names, c.description)
+  from (values
+    (1, 'null', 'queue', 'no queue'),
+    (2, $q$''$q$, 'queue', 'an empty queue'),
+    (3, $q$repeat('ü', 201)$q$, 'queue', 'a queue of 201 characters'),
+    (4, 'pg_temp.q(), 0', 'max_jobs', 'no jobs'),
+    (5, 'pg_temp.q(), -1', 'max_jobs', '-1 jobs'),
+    (6, 'pg_temp.q(), -2147483648', 'max_jobs', 'as few jobs as an integer can say'),
+    (7, 'pg_temp.q(), 10001', 'max_jobs', 'more jobs than a call may handle'),
+    (8, 'pg_temp.q(), 2147483647', 'max_jobs', 'as many jobs as an integer can say'),
+    (9, $q$pg_temp.q(), lease => '0'$q$, 'lease', 'no lease'),
+    (10, $q$pg_temp.q(), lease => '-1 second'$q$, 'lease', 'a lease that ended before it began'),
+    (11, $q$pg_temp.q(), lease => '100000 years'$q$, 'lease', 'a lease for ever'),
+    (12, 'pg_temp.q(), worker_id => 0', 'worker_id', 'worker 0'),
+    (13, 'pg_temp.q(), worker_id => -1', 'worker_id', 'worker -1'),
+    (14, 'pg_temp.q(), worker_id => 9223372036854775807', 'worker_id', 'a worker that nobody registered'),
+    (15, 'pg_temp.q(), worker_id => ' || :left_id, 'worker_id', 'a worker that has left')
+  ) c(n, args, names, description)
+ order by c.n;
+select is((select count(*) from awa.claim(pg_temp.q(' leases'), 10)), 1::bigint, 'no refused claim took a job');
+
+select * from finish();
+rollback;

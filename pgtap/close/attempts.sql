@@ -1,0 +1,57 @@
+-- Without this, what follows an attempt would be written from the body of another job, or of another attempt of the same job.
+\set name attempts
+\ir ../prelude.psql
+
+select count(*) from awa.enqueue_many(:'queue', 'k', array(select jsonb_build_object('n', n) from generate_series(1, 1000) n), 3, null, 5, '{t}', '{"m": 1}') \g /dev/null
+
+-- One job in three attempts: claimed, given back, claimed, failed, promoted, claimed
+select awa.enqueue(:'queue' || ' thrice', 'k', '"body"') as thrice_id \gset
+create temp table thrice (n int, receipt bigint);
+do $$
+declare
+  v_claim record;
+begin
+  select * into v_claim from awa.claim(pg_temp.q(' thrice'));
+  insert into thrice values (1, v_claim.receipt);
+  perform awa.release(v_claim.job_id, v_claim.receipt);
+  commit;
+  select * into v_claim from awa.claim(pg_temp.q(' thrice'));
+  insert into thrice values (2, v_claim.receipt);
+  perform awa.fail(v_claim.job_id, v_claim.receipt, 'e', '0');
+  commit;
+  perform awa.promote_due();
+  commit;
+  select * into v_claim from awa.claim(pg_temp.q(' thrice'));
+  insert into thrice values (3, v_claim.receipt);
+  commit;
+end
+$$;
+
+begin;
+select plan(14);
+
+update awa.settings set claim_bytes = 100000000; -- a claim's ledger row holds 960 jobs
+create temp table c as select * from pg_temp.take('', 998);
+create temp table s as select * from pg_temp.take('', 2, one_claim => false);
+
+select is((select count(*) from awa._attempt), 0::bigint, 'the view that names the columns is empty');
+select is(
+  (select to_jsonb(a) - '{lane,ready_at,created_at,claimed_at,body_bytes}'::text[] from c, awa._attempts(array[c.receipt]) a where c.n = 5),
+  (select jsonb_build_object('receipt', receipt, 'job_id', job_id, 'priority', 3, 'worker_id', null, 'attempt', 1, 'max_attempts', 5, 'kind', 'k', 'args', '{"n": 5}'::jsonb,
+    'tags', '["t"]'::jsonb, 'metadata', '{"m": 1}'::jsonb, 'progress', null, 'errors', null) from c where n = 5), 'an attempt is its entry and its claim');
+select ok((select a.created_at <= a.ready_at and a.ready_at < a.claimed_at from c, awa._attempts(array[c.receipt]) a where c.n = 5), 'with its times');
+select is((select array_agg(a.args ->> 'n' order by a.job_id) from awa._attempts(array(select receipt from c where n in (1, 500, 960))) a), '{1,500,960}', 'several of one claim, its first and last among them');
+select is((select array_agg(a.args ->> 'n' order by a.job_id) from awa._attempts(array(select receipt from c where n in (960, 961, 998) union select receipt from s)) a), '{960,961,998,999,1000}', 'and of several claims');
+select is((select count(*) from awa._attempts(array(select receipt from c)) a join c using (receipt, job_id) where a.args = jsonb_build_object('n', c.n)), 998::bigint, 'each receipt leads to its job');
+select is((select count(*) from awa._attempts(array[receipt, receipt])), 1::bigint, 'a receipt that is named twice is one attempt') from c where n = 7;
+select is((select count(*) from awa._attempts('{}')), 0::bigint, 'no receipts, no attempts');
+select is((select count(*) from awa._attempts(array[0, -1, 9223372036854775807, -9223372036854775808, 7654321987654321])), 0::bigint, 'nor for receipts that nobody gave out');
+select is((select count(*) from awa._attempts(array[receipt + 960, receipt | 4095])), 0::bigint, 'nor past the end of a claim') from c where n = 1;
+select is((select array_agg(row(a.attempt, a.receipt = t.receipt, jsonb_array_length(coalesce(a.errors, '[]')))::text order by t.n) from thrice t, awa._attempts(array[t.receipt]) a),
+  '{"(1,t,0)","(1,t,0)","(2,t,1)"}', 'of one job''s attempts each receipt finds its own');
+select is((select array_agg(a.lane & 7 order by t.n) from thrice t, awa._attempts(array[t.receipt]) a), '{2,0,2}', 'on its own lane');
+select is((select count(*) from awa._attempts((select array_agg(receipt) from thrice)) a where a.job_id = :thrice_id), 3::bigint, 'all of them, when asked together');
+select is((select count(distinct a.created_at) from thrice t, awa._attempts(array[t.receipt]) a), 1::bigint, 'and all say when the job was created');
+
+select * from finish();
+rollback;

@@ -1,0 +1,114 @@
+-- Without this, whoever may enqueue could also read, claim or end the jobs of others.
+\set name grants
+\ir ../prelude.psql
+
+select awa.enqueue(:'queue', 'k') as job_id \gset
+create temp table allowed (role text, function text);
+insert into allowed
+values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_producer', 'enqueue_batch'),
+  ('awa_worker', 'register_worker'), ('awa_worker', 'heartbeat'), ('awa_worker', 'deregister_worker'), ('awa_worker', 'claim'), ('awa_worker', 'complete'), ('awa_worker', 'complete_many'),
+  ('awa_worker', 'fail'), ('awa_worker', 'fail_many'), ('awa_worker', 'release'),
+  ('awa_maintainer', 'promote_due'),
+  ('awa_operator', 'configure_queue'), ('awa_operator', 'pause_queue'), ('awa_operator', 'resume_queue'),
+  ('awa_reader', 'jobs_compat'), ('awa_reader', 'job'), ('awa_reader', 'list_jobs'), ('awa_reader', 'queue_counts'),
+  ('awa_producer', 'version'), ('awa_worker', 'version'), ('awa_maintainer', 'version'), ('awa_operator', 'version'), ('awa_reader', 'version');
+
+-- What becomes of a statement when this role runs it: ok, or its SQLSTATE.
+create function pg_temp.outcome_as(role text, command text) returns text
+language plpgsql
+as $$
+declare
+  v_outcome text := 'ok';
+begin
+  begin
+    execute format('set local role %I', role);
+    execute command;
+  exception when others then
+    v_outcome := sqlstate;
+  end;
+  reset role;
+  return v_outcome;
+end
+$$;
+
+begin;
+select plan(40);
+
+-- The matrix: everything that is built, for each role
+select is(
+  (select array_agg(p.proname::text order by p.proname) from pg_proc p where p.pronamespace = 'awa'::regnamespace and has_function_privilege(r.role, p.oid, 'execute')),
+  (select array_agg(a.function order by a.function) from allowed a where a.role = r.role), format('%s may execute what it should, and nothing else', r.role))
+  from (select distinct role from allowed) r order by r.role;
+select is(
+  (select array_agg(c.relname || ' ' || p.privilege order by 1)
+     from pg_class c, unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger']) p(privilege)
+    where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'm') and has_table_privilege(r.role, c.oid, p.privilege)),
+  case r.role when 'awa_reader' then array['jobs select', 'queue_counts select'] end, format('%s has no right on a table%s', r.role, case r.role when 'awa_reader' then ', but reads two views' else '' end))
+  from (select distinct role from allowed) r order by r.role;
+select is(
+  (select array_agg(c.relname || ' ' || p.privilege order by 1)
+     from pg_class c, unnest(array['usage', 'select', 'update']) p(privilege)
+    where c.relnamespace = 'awa'::regnamespace and c.relkind = 'S' and has_sequence_privilege(r.role, c.oid, p.privilege)), null, format('%s has no right on a sequence', r.role))
+  from (select distinct role from allowed) r order by r.role;
+select is(has_schema_privilege(r.role, 'awa', 'usage') and not has_schema_privilege(r.role, 'awa', 'create'), true, format('%s may use the schema, and not add to it', r.role))
+  from (select distinct role from allowed) r order by r.role;
+
+-- A role that is a member of one of them: what works, and what does not
+create temp table attempts (n int, role text, command text);
+insert into attempts
+values
+  (1, 'awa_producer', format('select awa.enqueue(%L, %L)', pg_temp.q(), 'k')),
+  (2, 'awa_producer', format('select * from awa.enqueue_many(%L, %L, array[%L]::jsonb[], run_at => %L)', pg_temp.q(), 'k', '{}', '2130-01-01')),
+  (3, 'awa_producer', format('select * from awa.enqueue_batch(%L)', jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k')))),
+  (4, 'awa_worker', format('select awa.register_worker(%L)', pg_temp.q())),
+  (5, 'awa_worker', format('select awa.complete(c.job_id, c.receipt, %L) from awa.claim(%L) c', '1', pg_temp.q())),
+  (6, 'awa_worker', 'select * from awa.complete_many(array[1], array[1])'),
+  (7, 'awa_worker', 'select * from awa.fail_many(array[1], array[1], array[''e''])'),
+  (8, 'awa_worker', 'select awa.deregister_worker(0)'),
+  (9, 'awa_maintainer', 'select * from awa.promote_due()'),
+  (10, 'awa_operator', format('select awa.configure_queue(%L, %L)', pg_temp.q(), '{"lease": 60}')),
+  (11, 'awa_operator', format('select awa.pause_queue(%L)', pg_temp.q())),
+  (12, 'awa_operator', format('select awa.resume_queue(%L)', pg_temp.q())),
+  (13, 'awa_reader', 'select count(*) from awa.jobs'),
+  (14, 'awa_reader', 'select count(*) from awa.queue_counts'),
+  (15, 'awa_reader', 'select count(*) from awa.jobs_compat()'),
+  (16, 'awa_reader', format('select * from awa.job(%s)', :'job_id')),
+  (17, 'awa_reader', 'select * from awa.list_jobs()'),
+  (18, 'awa_reader', 'select * from awa.queue_counts()');
+create temp table forbidden (command text);
+insert into forbidden
+select format('select count(*) from %s', c.oid::regclass) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relname not in ('jobs', 'queue_counts')
+union all select 'insert into awa.ready_entries (lane, job_id) values (1, 1)'
+union all select 'delete from awa.deferred_jobs'
+union all select 'truncate awa.lease_claims'
+union all select 'update awa.settings set claim_bytes = 1'
+union all select 'select nextval(''awa.job_ids'')'
+union all select 'select awa._queue_id(''q'')'
+union all select 'select awa._give_back(array[1])'
+union all select 'create table awa.mine (n int)';
+create role pgtap_awa_producer in role awa_producer;
+create role pgtap_awa_worker in role awa_worker;
+create role pgtap_awa_maintainer in role awa_maintainer;
+create role pgtap_awa_operator in role awa_operator;
+create role pgtap_awa_reader in role awa_reader;
+create role pgtap_nobody;
+select is(
+  (select array_agg(a.n || ' ' || pg_temp.outcome_as('pgtap_' || r.role, a.command) order by a.n) from attempts a),
+  (select array_agg(a.n || ' ' || case when a.role = r.role then 'ok' else '42501' end order by a.n) from attempts a),
+  format('a member of %s does its own part, and no other', r.role))
+  from (select distinct role from allowed) r order by r.role;
+select is((select array_agg(f.command || ' ' || o.outcome) from forbidden f, pg_temp.outcome_as('pgtap_' || r.role, f.command) o(outcome) where o.outcome <> '42501'), null, format('a member of %s reads and writes no table', r.role))
+  from (select distinct role from allowed) r order by r.role;
+select is((select array_agg(distinct pg_temp.outcome_as('pgtap_nobody', a.command)) from attempts a), '{42501}', 'who is a member of none may do nothing');
+select is(pg_temp.outcome_as('pgtap_nobody', 'select awa.version()'), '42501', 'not even ask for the version');
+select is(pg_temp.outcome_as('pgtap_awa_' || m.name, 'select awa.version()'), 'ok', format('a member of awa_%s may', m.name)) from unnest(array['producer', 'worker', 'maintainer', 'operator', 'reader']) m(name);
+
+select is((select array_agg(r.role order by 1) from (select distinct role from allowed) r where pg_has_role('pgtap_' || r.role, 'awa_owner', 'member')), null, 'and none can become the owner');
+
+-- Who did it is who logged in, not who owns the function
+select pg_temp.outcome_as('pgtap_awa_worker', format('select awa.register_worker(%L)', pg_temp.q(' who'))) \g /dev/null
+select is((select w.registered_by from awa.workers w where w.name = pg_temp.q(' who')), session_user::text, 'a worker is registered by the session''s user');
+select is((select s.changed_by from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q())), session_user::text, 'a setting is changed by the session''s user');
+
+select * from finish();
+rollback;

@@ -1,0 +1,67 @@
+-- Without this, a function could be run with somebody else's search_path, be executable by everybody, or get a plan for the statistics of a moment.
+\set name lints
+\ir ../prelude.psql
+
+create temp view functions as
+select p.*, p.oid::regprocedure::text as signature, p.proname ~ '^_' as private from pg_proc p where p.pronamespace = 'awa'::regnamespace;
+-- Partitions are their parents, and sequences of identity columns their columns: neither is anybody's to look at.
+create temp view relations as
+select c.* from pg_class c
+ where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'S', 'f') and not c.relispartition
+   and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i' and c.relkind = 'S');
+
+begin;
+select plan(27);
+
+select cmp_ok((select count(*) from functions where not private), '>=', 21::bigint, 'there are functions to look at');
+select cmp_ok((select count(*) from relations), '>=', 30::bigint, 'and relations');
+
+-- Public functions
+select is((select array_agg(signature order by 1) from functions where not private and not prosecdef), null, 'every public function runs as its owner');
+select is((select array_agg(signature order by 1) from functions where not private and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)), null, 'with a search_path of its own');
+select is((select array_agg(signature order by 1) from functions where not private and prokind = 'p'), null, 'none is a procedure yet');
+
+-- Private ones
+select is((select array_agg(signature order by 1) from functions where private and prosecdef), null, 'private functions run as their caller');
+select is((select array_agg(f.signature order by 1) from functions f, aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a where f.private and a.grantee <> f.proowner), null, 'and are granted to nobody');
+
+-- All
+select is((select array_agg(signature order by 1) from functions where proowner <> 'awa_owner'::regrole), null, 'awa_owner owns every function');
+select is((select array_agg(relname::text order by 1) from pg_class where relnamespace = 'awa'::regnamespace and relkind in ('r', 'p', 'v', 'S') and relowner <> 'awa_owner'::regrole), null, 'every table, view and sequence');
+select is((select nspowner::regrole::text from pg_namespace where nspname = 'awa'), 'awa_owner', 'and the schema');
+select is((select row(rolcanlogin, rolsuper, rolcreaterole, rolcreatedb, rolbypassrls)::text from pg_roles where rolname = 'awa_owner'), '(f,f,f,f,f)', 'nobody can log in as awa_owner, and it may do nothing else');
+select is((select array_agg(rolname::text order by 1) from pg_roles where rolname in ('awa_producer', 'awa_worker', 'awa_maintainer', 'awa_operator', 'awa_reader') and (rolcanlogin or rolsuper or rolcreaterole or rolcreatedb)), null, 'nor as the other roles');
+select is((select array_agg(f.signature order by 1) from functions f, aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a where a.grantee = 0), null, 'nothing is executable by PUBLIC');
+select is((select array_agg(c.relname::text order by 1) from pg_class c, aclexplode(c.relacl) a where c.relnamespace = 'awa'::regnamespace and a.grantee = 0), null, 'PUBLIC has no right on any relation');
+select is((select count(*) from pg_namespace n, aclexplode(n.nspacl) a where n.nspname = 'awa' and a.grantee = 0), 0::bigint, 'nor on the schema');
+select is((select array_agg(f.signature order by 1) from functions f join pg_language l on l.oid = f.prolang where l.lanname not in ('plpgsql', 'sql')), null, 'functions are in SQL and PL/pgSQL');
+
+-- Comments
+select is((select array_agg(signature order by 1) from functions f where coalesce(obj_description(f.oid, 'pg_proc'), '') = ''), null, 'every function has a comment');
+select is((select array_agg(relname::text order by 1) from relations c where coalesce(obj_description(c.oid, 'pg_class'), '') = ''), null, 'every table, view and sequence has one');
+select isnt(obj_description('awa'::regnamespace, 'pg_namespace'), null, 'and the schema');
+
+-- Plans
+select is(
+  (select array_agg(f.proname || ' ' || s.setting order by 1)
+     from functions f
+    cross join unnest(array['plan_cache_mode=force_generic_plan', 'enable_seqscan=off', 'enable_bitmapscan=off', 'enable_hashjoin=off', 'enable_mergejoin=off', 'jit=off']) s(setting)
+    where f.proname in ('enqueue', 'enqueue_many', 'enqueue_batch', 'claim', 'complete', 'complete_many', 'fail', 'fail_many', 'release') and not coalesce(s.setting = any(f.proconfig), false)),
+  null, 'hot functions get generic plans by index, whatever the statistics say');
+select is((select array_agg(signature order by 1) from functions where private and proconfig is not null), null, 'private functions take the settings of those that call them');
+
+-- Tables
+select is(
+  (select array_agg(c.relname::text order by 1)
+     from pg_class c
+    where c.relnamespace = 'awa'::regnamespace and c.relispartition and c.relkind = 'r' and not coalesce('autovacuum_enabled=off' = any(c.reloptions), false)), null, 'autovacuum leaves the hot families alone');
+select is((select array_agg(distinct n.parts) from (select count(*) as parts from pg_inherits i join pg_class c on c.oid = i.inhparent where c.relnamespace = 'awa'::regnamespace and c.relkind = 'p' group by c.oid) n), array[4]::bigint[], 'which have four segments each');
+select is((select array_agg(c.relname::text order by 1) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relname ~ '^lease_claim.*_[0-3]$' and not coalesce('toast_tuple_target=8160' = any(c.reloptions), false)), null, 'arrays of ids stay in their rows');
+select is((select array_agg(d.classid::regclass || ' ' || d.objid order by 1)
+    from pg_depend d join functions f on f.oid = d.refobjid and d.refclassid = 'pg_proc'::regclass
+   where d.classid in ('pg_attrdef'::regclass, 'pg_constraint'::regclass)), null, 'no default and no check depends on a function, so that functions may be replaced');
+select is((select array_agg(signature order by 1) from functions where prosrc ~* '\mexecute\M\s+(format|\$|'')'), null, 'no function builds SQL');
+select is((select array_agg(f.proname::text order by 1) from functions f where f.prosrc ~ '\{\{'), null, 'no function holds template braces');
+
+select * from finish();
+rollback;

@@ -1,0 +1,72 @@
+-- Without this, a change of a name, a default or a column would break clients in other languages, which no compiler tells us.
+\set name signatures
+\ir ../prelude.psql
+
+create temp table contract (name text primary key, arguments text, result text);
+insert into contract values
+  ('enqueue', $$queue text, kind text, args jsonb DEFAULT '{}'::jsonb, priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT NULL::text[], metadata jsonb DEFAULT NULL::jsonb$$, 'bigint'),
+  ('enqueue_many', $$queue text, kind text, args jsonb[], priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT NULL::text[], metadata jsonb DEFAULT NULL::jsonb$$, 'SETOF bigint'),
+  ('enqueue_batch', 'jobs jsonb', 'SETOF bigint'),
+  ('register_worker', 'name text, queues text[] DEFAULT NULL::text[], info jsonb DEFAULT NULL::jsonb', 'bigint'),
+  ('heartbeat', 'worker_id bigint', 'SETOF awa.lost_attempt'),
+  ('deregister_worker', 'worker_id bigint', 'bigint'),
+  ('claim', 'queue text, max_jobs integer DEFAULT 1, worker_id bigint DEFAULT NULL::bigint, lease interval DEFAULT NULL::interval', 'SETOF awa.claimed_job'),
+  ('complete', 'job_id bigint, receipt bigint, output jsonb DEFAULT NULL::jsonb', 'void'),
+  ('complete_many', 'job_ids bigint[], receipts bigint[], outputs jsonb[] DEFAULT NULL::jsonb[]', 'SETOF bigint'),
+  ('fail', 'job_id bigint, receipt bigint, error text, retry_after interval DEFAULT NULL::interval, details jsonb DEFAULT NULL::jsonb', 'text'),
+  ('fail_many', 'job_ids bigint[], receipts bigint[], errors text[], retry_after interval[] DEFAULT NULL::interval[]', 'SETOF bigint'),
+  ('release', 'job_id bigint, receipt bigint', 'void'),
+  ('configure_queue', 'queue text, settings jsonb', 'void'),
+  ('pause_queue', 'queue text', 'void'),
+  ('resume_queue', 'queue text', 'void'),
+  ('promote_due', 'max_jobs integer DEFAULT 4096', 'SETOF awa.promote_due'),
+  ('jobs_compat', '', 'SETOF awa.jobs'),
+  ('job', 'job_id bigint', 'SETOF awa.jobs'),
+  ('list_jobs', 'queue text DEFAULT NULL::text, state text DEFAULT NULL::text, kind text DEFAULT NULL::text, before_id bigint DEFAULT NULL::bigint, max_jobs integer DEFAULT 100', 'SETOF awa.jobs'),
+  ('queue_counts', 'queue text DEFAULT NULL::text', 'SETOF awa.queue_counts'),
+  ('version', '', 'text');
+
+create function pg_temp.columns_of(relation regclass) returns text
+language sql
+return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' order by a.attnum)
+          from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
+
+begin;
+select plan(51);
+
+select is((select array_agg(format('(%s) returns %s', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid))) from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
+  array[format('(%s) returns %s', c.arguments, c.result)], c.name || ' is as the contract has it')
+  from contract c order by c.name;
+select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
+  case when c.name in ('jobs_compat', 'job', 'list_jobs', 'queue_counts', 'version') then 's' else 'v' end, c.name || ': does it write?')
+  from contract c order by c.name;
+
+select is(pg_temp.columns_of('awa.claimed_job'),
+  'job_id bigint, receipt bigint, queue text, kind text, args jsonb, priority integer, attempt integer, max_attempts integer, created_at timestamp with time zone, ready_at timestamp with time zone, '
+  'deadline_at timestamp with time zone, tags text[], metadata jsonb, progress jsonb', 'columns of claimed_job');
+select is(pg_temp.columns_of('awa.jobs'),
+  'id bigint, kind text, queue text, args jsonb, state text, priority integer, attempt integer, max_attempts integer, run_at timestamp with time zone, heartbeat_at timestamp with time zone, '
+  'deadline_at timestamp with time zone, attempted_at timestamp with time zone, finalized_at timestamp with time zone, created_at timestamp with time zone, errors jsonb, metadata jsonb, tags text[], '
+  'unique_key text, receipt bigint, progress jsonb, output jsonb, worker_id bigint', 'columns of jobs');
+select is(pg_temp.columns_of('awa.lost_attempt'), 'job_id bigint, receipt bigint, reason text', 'columns of lost_attempt');
+select is(pg_temp.columns_of('awa.queue_counts'),
+  'queue text, available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external bigint, completed bigint, failed bigint, cancelled bigint, dead bigint, '
+  'oldest_ready_at timestamp with time zone', 'columns of queue_counts');
+select is(pg_temp.columns_of('awa.promote_due'), 'promoted bigint', 'columns of promote_due');
+select is((select array_agg(p.proname::text order by 1) from (select proname from pg_proc where pronamespace = 'awa'::regnamespace group by proname having count(*) > 1) p), null, 'no overloads');
+select is(
+  (select array_agg(p.proname::text order by 1) from pg_proc p
+    where p.pronamespace = 'awa'::regnamespace and p.proname !~ '^_'
+      and p.proname <> all(array['enqueue', 'enqueue_many', 'enqueue_batch', 'enqueue_unique', 'cancel_by_unique_key', 'register_worker', 'heartbeat', 'deregister_worker', 'claim', 'complete',
+        'complete_many', 'fail', 'fail_many', 'discard', 'snooze', 'release', 'cancel_attempt', 'extend', 'set_progress', 'configure_queue', 'pause_queue', 'resume_queue', 'drop_queue', 'cancel',
+        'retry', 'set_priority', 'move', 'cancel_where', 'retry_where', 'purge_dlq', 'promote_due', 'rescue', 'materialize', 'rotate', 'prune_oldest', 'expire_history', 'run_maintenance',
+        'jobs_compat', 'job', 'list_jobs', 'queue_counts', 'explain_job', 'audit', 'health', 'version'])),
+  null, 'no public function beside the contract''s');
+select is((select array_agg(format('%s(%s)', p.proname, pg_get_function_identity_arguments(p.oid)) order by 1) from pg_proc p
+    where p.pronamespace = 'awa'::regnamespace and p.proname !~ '^_' and array_to_string(p.proargnames, ' ') ~ '(^| )[pv_]_'), null, 'arguments have no prefix');
+
+-- Named, and left out
+select is(pg_temp.outcome(format('select awa.enqueue(queue => %L, kind => %L, tags => %L)', pg_temp.q(), 'send', '{a}')), 'ok', 'arguments may be named, and left out from the middle');
+
+select * from finish();
+rollback;

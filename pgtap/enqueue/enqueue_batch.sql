@@ -1,0 +1,154 @@
+-- Without this, a client that sends jobs as JSON could have a misspelt field ignored, half a batch accepted, or ids of other jobs returned.
+\set name enqueue_batch
+\ir ../prelude.psql
+
+begin;
+select plan(62);
+
+-- Order, mixed queues, fields
+create temp table made as
+select e.id, e.n
+  from awa.enqueue_batch(jobs => jsonb_build_array(
+    jsonb_build_object('queue', pg_temp.q(' a'), 'kind', 'k1', 'args', 1),
+    jsonb_build_object('queue', pg_temp.q(' b'), 'kind', 'k2', 'args', 2),
+    jsonb_build_object('queue', pg_temp.q(' a'), 'kind', 'k1', 'args', 3),
+    jsonb_build_object('queue', pg_temp.q(' a'), 'kind', 'k1', 'args', 4),
+    jsonb_build_object('queue', pg_temp.q(' a'), 'kind', 'k1', 'args', 5, 'run_at', '2130-01-01T00:00:00Z'),
+    jsonb_build_object('queue', pg_temp.q(' b'), 'kind', 'k2', 'args', 6, 'priority', 1),
+    jsonb_build_object('queue', pg_temp.q(' a'), 'kind', 'k1', 'args', 7)
+  )) with ordinality e(id, n);
+select results_eq(
+  'select j.queue, j.kind, j.args, j.state, j.priority from made m, awa.job(m.id) j order by m.n',
+  $$values (pg_temp.q(' a'), 'k1', '1'::jsonb, 'available', 2), (pg_temp.q(' b'), 'k2', '2', 'available', 2), (pg_temp.q(' a'), 'k1', '3', 'available', 2),
+    (pg_temp.q(' a'), 'k1', '4', 'available', 2), (pg_temp.q(' a'), 'k1', '5', 'scheduled', 2), (pg_temp.q(' b'), 'k2', '6', 'available', 1),
+    (pg_temp.q(' a'), 'k1', '7', 'available', 2)$$,
+  'the ids come in the order of the array, over queues and kinds');
+select is((select array_agg(n order by id) from made), '{1,2,3,4,5,6,7}', 'and ascend, so that they are served in this order');
+select is((select array_agg(name order by name) from awa.queues where name like pg_temp.q('%')), array[pg_temp.q(' a'), pg_temp.q(' b')], 'each queue is made once');
+
+create temp table plain as select awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k'))) as id;
+select is(
+  (select to_jsonb(j) - '{id,run_at,created_at}'::text[] from plain m, awa.job(m.id) j),
+  jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'args', '{}'::jsonb, 'state', 'available', 'priority', 2, 'attempt', 0, 'max_attempts', 25,
+    'heartbeat_at', null, 'deadline_at', null, 'attempted_at', null, 'finalized_at', null, 'errors', '[]'::jsonb, 'metadata', null,
+    'tags', null, 'unique_key', null, 'receipt', null, 'progress', null, 'output', null, 'worker_id', null),
+  'a job that names nothing has the defaults');
+select is(
+  (select to_jsonb(j) - '{id,run_at,created_at}'::text[]
+     from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'args', null, 'priority', null, 'run_at', null,
+       'max_attempts', null, 'tags', null, 'metadata', null)))$$) j),
+  (select to_jsonb(j) - '{id,run_at,created_at}'::text[] from plain m, awa.job(m.id) j),
+  'an explicit null means the default, for every optional field');
+select is(
+  (select row(j.args, j.priority, j.run_at, j.max_attempts, j.tags, j.metadata)::text
+     from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'args', '{"a": 1}'::jsonb, 'priority', 3,
+       'run_at', '2130-05-01 09:00:00+02', 'max_attempts', 1000, 'tags', '["b", "a"]'::jsonb, 'metadata', '{"m": 1}'::jsonb)))$$) j),
+  row('{"a": 1}'::jsonb, 3, '2130-05-01 07:00:00+00'::timestamptz, 1000, '{b,a}'::text[], '{"m": 1}'::jsonb)::text,
+  'a job has what its fields say');
+select is(
+  (select array_agg(row(j.priority, j.max_attempts, j.tags, j.metadata)::text)
+     from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(
+       jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'priority', 1, 'max_attempts', 2, 'tags', '["t"]'::jsonb, 'metadata', 1),
+       jsonb_build_object('queue', pg_temp.q(), 'kind', 'k')))$$) j),
+  array['(1,2,{t},1)', '(2,25,,)'], 'a job takes nothing over from the one before it');
+select awa.configure_queue(pg_temp.q(), '{"default_priority": 4, "default_max_attempts": 9}') \g /dev/null
+select is(
+  (select row(j.priority, j.max_attempts)::text
+     from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k')))$$) j), '(4,9)',
+  'a job that names nothing has the defaults of its queue');
+select is(
+  (select j.state from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'run_at', '2001-01-01')))$$) j),
+  'available', 'a run_at in the past means now');
+select is(
+  (select j.tags from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'tags', '[]'::jsonb)))$$) j),
+  '{}', 'an empty list of tags is one');
+
+-- How many
+create temp table before as select pg_temp.writes() as writes;
+select is((select count(*) from awa.enqueue_batch('[]')), 0::bigint, 'no objects, no jobs');
+select is(pg_temp.writes(), (select writes from before), 'and nothing written');
+create temp table most as
+select e.id, e.n
+  from awa.enqueue_batch((select jsonb_agg(jsonb_build_object('queue', pg_temp.q(' most'), 'kind', 'k' || n / 100, 'args', n) order by n) from generate_series(1, 10000) n))
+       with ordinality e(id, n);
+select is(
+  (select count(*) from awa.ready_entries e join most m on m.id = e.job_id where e.args = to_jsonb(m.n) and e.kind = 'k' || m.n / 100), 10000::bigint,
+  '10,000 jobs in one call, each id that of its object');
+
+-- Limits that are allowed
+select is(pg_temp.outcome(format('select * from awa.enqueue_batch(jsonb_build_array(jsonb_build_object(%L, pg_temp.q(), %L, %L) || %L))', 'queue', 'kind', 'k', c.fields)),
+  'ok', c.description)
+  from (values
+    (1, jsonb_build_object('queue', repeat('😀', 200), 'kind', repeat('ü', 200)), 'a queue and a kind of 200 characters of more than a byte'),
+    (2, '{"max_attempts": 1}', '1 attempt'),
+    (3, jsonb_build_object('tags', array_fill('t'::text, array[20])), '20 tags'),
+    (4, '{"metadata": [1]}', 'metadata of any JSON')
+  ) c(n, fields, description)
+ order by c.n;
+
+-- Refusals of the whole
+select pg_temp.refused(format('select * from awa.enqueue_batch(%s)', c.args), '22023', 'jobs', c.description)
+  from (values
+    (1, 'null', 'no jobs'),
+    (2, $$'null'$$, 'a JSON null'),
+    (3, $$'{"queue": "q", "kind": "k"}'$$, 'an object in place of an array'),
+    (4, $$'"x"'$$, 'a string in place of an array'),
+    (5, $$'[1]'$$, 'an element that is a number'),
+    (6, $$'[null]'$$, 'an element that is null'),
+    (7, $$'[[{"queue": "q", "kind": "k"}]]'$$, 'an array within the array'),
+    (8, $$(select jsonb_agg(jsonb_build_object('queue', pg_temp.q(' refused'), 'kind', 'k')) from generate_series(1, 10001))$$, '10,001 jobs')
+  ) c(n, args, description)
+ order by c.n;
+
+-- Refusals of a field. The message names the field or what holds it; a good job before it must not get in.
+select pg_temp.refused(
+    format('select * from awa.enqueue_batch(jsonb_build_array(jsonb_build_object(%L, pg_temp.q(%L), %L, %L), jsonb_build_object(%L, pg_temp.q(%L), %L, %L) || %L))',
+      'queue', ' refused', 'kind', 'good', 'queue', ' refused', 'kind', 'bad', c.fields),
+    '22023', c.names, c.description)
+  from (values
+    (1, '{"prioritiy": 1}'::jsonb, 'jobs', 'a misspelt field'),
+    (2, '{"unique_key": "x"}', 'jobs', 'a field of enqueue_unique'),
+    (3, '{"Queue": "x"}', 'jobs', 'a field in capitals'),
+    (4, '{"queue": null}', 'jobs', 'a queue that is null'),
+    (5, '{"queue": 1}', 'jobs', 'a queue that is a number'),
+    (6, '{"kind": ["k"]}', 'jobs', 'a kind that is an array'),
+    (7, '{"priority": "1"}', 'jobs', 'a priority that is a string'),
+    (8, '{"priority": 0}', 'jobs', 'priority 0'),
+    (9, '{"priority": 5}', 'jobs', 'priority 5'),
+    (10, '{"priority": 1.5}', 'jobs', 'a priority that is no whole number'),
+    (11, '{"priority": true}', 'jobs', 'a priority that is a boolean'),
+    (12, '{"max_attempts": "5"}', 'jobs', 'attempts as a string'),
+    (13, '{"max_attempts": -1}', 'jobs', '-1 attempts'),
+    (14, '{"max_attempts": 99999999999999999999}', 'jobs', 'more attempts than an integer holds'),
+    (15, '{"tags": "t"}', 'jobs', 'tags that are a string'),
+    (16, '{"tags": ["t", 1]}', 'jobs', 'a tag that is a number'),
+    (17, '{"tags": ["t", null]}', 'jobs', 'a tag that is null'),
+    (18, '{"tags": [["t"]]}', 'jobs', 'tags in two dimensions'),
+    (19, '{"run_at": 1700000000}', 'jobs', 'a run_at that is a number'),
+    (20, '{"run_at": "soon"}', 'run_at', 'a run_at that is no timestamp'),
+    (21, '{"run_at": "2031-02-30"}', 'run_at', 'a run_at on a day that there is not'),
+    (22, '{"run_at": ""}', 'run_at', 'an empty run_at'),
+    (23, '{"run_at": "2031-01-01 00:00 Nowhere/City"}', 'run_at', 'a run_at in a time zone that there is not'),
+    (24, '{"run_at": "infinity"}', 'run_at', 'a run_at that never comes'),
+    (25, '{"queue": ""}', 'queue', 'an empty queue'),
+    (26, jsonb_build_object('queue', repeat('q', 201)), 'queue', 'a queue of 201 characters'),
+    (27, '{"kind": ""}', 'kind', 'an empty kind'),
+    (28, jsonb_build_object('kind', repeat('語', 201)), 'kind', 'a kind of 201 characters'),
+    (29, '{"max_attempts": 0}', 'max_attempts', 'no attempts'),
+    (30, '{"max_attempts": 1001}', 'max_attempts', '1001 attempts'),
+    (31, jsonb_build_object('tags', array_fill('t'::text, array[21])), 'tags', '21 tags')
+  ) c(n, fields, names, description)
+ order by c.n;
+select pg_temp.refused($$select * from awa.enqueue_batch('[{"kind": "k"}]')$$, '22023', 'queue', 'no queue');
+select pg_temp.refused($$select * from awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(' refused'))))$$, '22023', 'kind', 'no kind');
+select pg_temp.refused($$select * from awa.enqueue_batch('[{}]')$$, '22023', 'queue', 'an empty object');
+
+-- 2.0 is 2, and PostgreSQL's JSON says so too: accepted or refused, but not an error from the inside
+select ok(
+  pg_temp.outcome($$select * from awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k') || '{"priority": 2.0}'))$$)
+    in ('ok', '22023'), 'priority 2.0 is accepted, or refused properly');
+select is((select count(*) from awa.jobs_compat() j where j.queue = pg_temp.q(' refused')), 0::bigint, 'a refused batch leaves no job');
+select is((select count(*) from awa.queues where name = pg_temp.q(' refused')), 0::bigint, 'and no queue');
+
+select * from finish();
+rollback;

@@ -1,0 +1,80 @@
+-- Without this, a misspelt setting would be taken silently, or a bad one stop every claim or retry of its queue.
+\set name configure_queue
+\ir ../prelude.psql
+
+select count(*) from awa.enqueue_many(:'queue', 'k', array_fill('{}'::jsonb, array[10])) \g /dev/null
+
+-- The settings of this run's queue, as one text
+create function pg_temp.set_now() returns text
+language sql
+begin atomic
+  select concat_ws(' ', coalesce(s.default_priority::text, '-'), coalesce(s.default_max_attempts::text, '-'), coalesce(extract(epoch from s.lease)::float8::text, '-'),
+           coalesce(extract(epoch from s.backoff_base)::float8::text, '-'), coalesce(extract(epoch from s.backoff_max)::float8::text, '-'))
+    from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q());
+end;
+
+begin;
+select plan(67);
+
+-- What it sets
+create temp table told as select awa.configure_queue(queue => pg_temp.q(), settings => '{"default_priority": 3, "default_max_attempts": 7, "lease": "90 seconds", "backoff_base": 5, "backoff_max": "2 hours"}')::text as answer;
+select is((select answer from told), '', 'configure_queue returns nothing');
+select is(pg_temp.set_now(), '3 7 90 5 7200', 'every key is set');
+select awa.configure_queue(pg_temp.q(), '{"lease": 30}') \g /dev/null
+select is(pg_temp.set_now(), '3 7 30 5 7200', 'those that are not named stay');
+select awa.configure_queue(pg_temp.q(), '{}') \g /dev/null
+select is(pg_temp.set_now(), '3 7 30 5 7200', 'an empty object changes nothing');
+select awa.configure_queue(pg_temp.q(), '{"default_priority": null, "lease": null, "backoff_max": 0.5}') \g /dev/null
+select is(pg_temp.set_now(), '- 7 - 5 0.5', 'null brings a default back');
+select awa.configure_queue(pg_temp.q(), '{"default_max_attempts": null, "backoff_base": null, "backoff_max": null}') \g /dev/null
+select is(pg_temp.set_now(), '- - - - -', 'of every key');
+select is((select row(s.changed_by, s.changed_at between now() and clock_timestamp(), s.paused_at)::text from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q())),
+  format('(%s,t,)', session_user), 'it keeps who changed it and when');
+select is((select count(*) from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q())), 1::bigint, 'in one row');
+
+-- What is allowed
+select is(pg_temp.outcome(format('select awa.configure_queue(pg_temp.q(), %L)', c.settings)), 'ok', c.settings)
+  from (values (1, '{"default_priority": 1}'), (2, '{"default_priority": 4}'), (3, '{"default_max_attempts": 1}'), (4, '{"default_max_attempts": 1000}'), (5, '{"lease": "1 millisecond"}'),
+    (6, '{"lease": "PT5M"}'), (7, '{"backoff_base": 0.001}'), (8, '{"backoff_max": "1 year"}'), (9, '{"lease": 1e3}')) c(n, settings)
+ order by c.n;
+
+-- What it does
+select awa.configure_queue(pg_temp.q(), '{"default_priority": 4, "default_max_attempts": 2, "lease": "13 seconds", "backoff_base": 100, "backoff_max": 150}') \g /dev/null
+select is((select row(j.priority, j.max_attempts)::text from pg_temp.made($$awa.enqueue(pg_temp.q(), 'k')$$) j), '(4,2)', 'the next job has the defaults');
+create temp table c as select * from awa.claim(pg_temp.q());
+select is((select l.lease_until - l.claimed_at from c join awa.lease_claims l on l.claim_id = c.receipt >> 12), interval '13 seconds', 'the next claim has the lease');
+select is((select awa.fail(job_id, receipt, 'e') from c), 'retryable', 'the next failure');
+select is((select extract(epoch from j.run_at - (j.errors -> 0 ->> 'at')::timestamptz)::int from c, awa.job(c.job_id) j), 150, 'has the backoff, up to its ceiling');
+select is((select row(j.priority, j.max_attempts)::text from c, awa.job(c.job_id) j), '(2,25)', 'a job of before keeps what it had');
+create temp table before as select pg_temp.set_now() as settings;
+
+-- Refusals
+select pg_temp.refused(format('select awa.configure_queue(pg_temp.q(), %L)', c.settings), '22023', c.names, coalesce(c.settings, 'no settings'))
+  from (values
+    (1, null, 'settings'), (2, 'null', 'settings'), (3, '[]', 'settings'), (4, '"lease"', 'settings'), (5, '[{"lease": 1}]', 'settings'),
+    (6, '{"leese": 1}', 'settings'), (7, '{"lease": 1, "Lease": 1}', 'settings'), (8, '{"paused_at": null}', 'settings'), (9, '{"": 1}', 'settings'), (10, '{"queue_id": 1}', 'settings'),
+    (11, '{"default_priority": 0}', 'default_priority'), (12, '{"default_priority": 5}', 'default_priority'), (13, '{"default_priority": "2"}', 'default_priority'),
+    (14, '{"default_priority": 1.5}', 'default_priority'), (15, '{"default_priority": [1]}', 'default_priority'),
+    (16, '{"default_max_attempts": 0}', 'default_max_attempts'), (17, '{"default_max_attempts": 1001}', 'default_max_attempts'), (18, '{"default_max_attempts": -1}', 'default_max_attempts'),
+    (19, '{"default_max_attempts": "5"}', 'default_max_attempts'), (20, '{"default_max_attempts": 1.5}', 'default_max_attempts'), (21, '{"default_max_attempts": 99999999999999999999}', 'default_max_attempts'),
+    (22, '{"lease": 0}', 'lease'), (23, '{"lease": -1}', 'lease'), (24, '{"lease": "-1 minute"}', 'lease'), (25, '{"lease": "soon"}', 'lease'), (26, '{"lease": ""}', 'lease'), (27, '{"lease": true}', 'lease'),
+    (28, '{"lease": {"minutes": 1}}', 'lease'), (29, '{"lease": 1e300}', 'lease'), (30, '{"lease": "1000 years"}', 'lease'), (31, '{"lease": 1e999}', 'lease'),
+    (32, '{"backoff_base": 0}', 'backoff_base'), (33, '{"backoff_base": "x"}', 'backoff_base'), (34, '{"backoff_max": "0 seconds"}', 'backoff_max'), (35, '{"backoff_max": []}', 'backoff_max'),
+    (36, '{"lease": "5 minutes", "backoff_max": -1}', 'backoff_max')
+  ) c(n, settings, names)
+ order by c.n;
+select ok(pg_temp.outcome($$select awa.configure_queue(pg_temp.q(), '{"default_priority": 2.0}')$$) in ('ok', '22023'), 'default_priority 2.0 is accepted, or refused properly');
+select is(replace(pg_temp.set_now(), '2 2 ', '4 2 '), (select settings from before), 'a refused call changes nothing');
+
+-- Which queue
+select pg_temp.refused(format('select awa.configure_queue(%s, %L)', c.queue, '{"lease": 1}'), c.state, c.names, c.description)
+  from (values
+    (1, 'null', '22023', 'queue', 'no queue'), (2, $$''$$, '22023', 'queue', 'an empty queue'), (3, $$repeat('ü', 201)$$, '22023', 'queue', 'a queue of 201 characters'),
+    (4, $$pg_temp.q(' unknown')$$, 'JQ002', 'queue', 'a queue that nobody has enqueued to'), (5, $$upper(pg_temp.q())$$, 'JQ002', 'queue', 'a queue in other letters')
+  ) c(n, queue, state, names, description)
+ order by c.n;
+select is((select count(*) from awa.queues where name = pg_temp.q(' unknown')), 0::bigint, 'an unknown queue does not come into being');
+select is((select count(*) from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q(' unknown'))), 0::bigint, 'nor do its settings');
+
+select * from finish();
+rollback;

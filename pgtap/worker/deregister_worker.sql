@@ -1,0 +1,48 @@
+-- Without this, what a worker had open when it left would wait for its lease to end, and lose an attempt.
+\set name deregister_worker
+\ir ../prelude.psql
+
+select awa.register_worker(:'queue') as worker_id, awa.register_worker(:'queue') as other_id, awa.register_worker(:'queue') as idle_id \gset
+select count(*) from awa.enqueue_many(:'queue', 'k', array(select to_jsonb('w' || n) from generate_series(1, 10) n), 3) \g /dev/null
+-- Six in one claim, of which it answers three; one in a claim of its own; two of another worker; one of nobody.
+create temp table c as select row_number() over () as n, * from awa.claim(:'queue', 6, :worker_id);
+create temp table single as select * from awa.claim(:'queue', 1, :worker_id);
+create temp table other as select * from awa.claim(:'queue', 2, :other_id);
+create temp table nobody as select * from awa.claim(:'queue', 1);
+select awa.complete(job_id, receipt) from c where n = 2 \g /dev/null
+select awa.complete_many(array_agg(job_id), array_agg(receipt)) from c where n = 4 \g /dev/null
+select awa.fail(job_id, receipt, 'e') from c where n = 6 \g /dev/null
+create temp table told as select awa.deregister_worker(worker_id => :worker_id) as released;
+create temp table after as select * from awa.jobs where queue = :'queue';
+select awa.enqueue(:'queue', 'k', '"first"', 1) \g /dev/null
+
+begin;
+select plan(23);
+
+select is((select released from told), 4::bigint, 'the attempts that it had open are released, and counted');
+select is((select count(*) from awa.workers w where w.worker_id = :worker_id), 0::bigint, 'the worker is gone');
+select is((select string_agg(a.args #>> '{}', ' ' order by a.id) from after a where a.state = 'available'), 'w1 w3 w5 w7', 'they are available again');
+select is((select array_agg(distinct row(a.attempt, a.priority, a.receipt, a.worker_id, a.errors)::text) from after a where a.state = 'available'), '{"(0,3,,,[])"}', 'without an attempt burnt');
+select is((select string_agg(a.args #>> '{}', ' ' order by a.id) from after a where a.state = 'completed'), 'w2 w4', 'what it completed stays completed');
+select is((select string_agg(a.args #>> '{}', ' ' order by a.id) from after a where a.state = 'retryable'), 'w6', 'what it failed stays failed');
+select is((select string_agg(a.args #>> '{}', ' ' order by a.id) from after a where a.state = 'running'), 'w8 w9 w10', 'what others have open is theirs');
+select pg_temp.refused(format('select awa.complete(%s, %s)', job_id, receipt), 'JQ001', 'stale', 'a late answer is stale, item ' || n) from c where n in (1, 3, 5) order by n;
+select pg_temp.refused(format('select awa.fail(%s, %s, %L)', job_id, receipt, 'e'), 'JQ001', 'stale', 'also for a claim of one') from single;
+select is((select count(*) from awa.complete_many((select array_agg(job_id) from c), (select array_agg(receipt) from c))), 6::bigint, 'and in a batch');
+select is(pg_temp.outcome(format('select awa.complete(%s, %s)', job_id, receipt)), 'ok', 'the other worker answers as before') from other limit 1;
+select is(pg_temp.outcome(format('select awa.complete(%s, %s)', job_id, receipt)), 'ok', 'and so does a caller without a worker') from nobody;
+
+create temp table served as select row_number() over () as place, s.* from awa.claim(pg_temp.q(), 10, :other_id) s;
+select is((select array_agg(args #>> '{}' order by place) from served where args <> '"first"'), array(select args #>> '{}' from served where args <> '"first"' order by job_id), 'they come back in their order');
+select is((select array_agg(args #>> '{}' order by place) from served), '{w1,w3,w5,w7,first}', 'before priority 1');
+select is((select array_agg(distinct attempt) from served), '{1}', 'each as a first attempt');
+
+select is(awa.deregister_worker(:worker_id), 0::bigint, 'a worker that has left has nothing to release');
+select is(awa.deregister_worker(:idle_id), 0::bigint, 'nor has one that was idle');
+select is((select count(*) from awa.workers w where w.worker_id = :idle_id), 0::bigint, 'which is gone too');
+select is(awa.deregister_worker(9223372036854775807) + awa.deregister_worker(0) + awa.deregister_worker(-1), 0::bigint, 'nor one that nobody registered');
+select pg_temp.refused('select awa.deregister_worker(null)', '22023', 'worker_id', 'no worker');
+select pg_temp.refused(format('select * from awa.claim(pg_temp.q(), worker_id => %s)', :worker_id), '22023', 'worker_id', 'a worker that has left claims nothing');
+
+select * from finish();
+rollback;
