@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(20);
+select plan(22);
 
 select throws_ok($$select awa._refuse('it must be so', 'x', 'Do this.')$$, '22023', 'it must be so', '_refuse raises its constant message');
 select pg_temp.refused($$select awa._refuse('it must be so', 'x', 'Do this.')$$, '22023', 'it must be so', 'with a detail and a hint');
@@ -17,8 +17,13 @@ select pg_temp.refused(format('select awa._check_name(%L, %L)', 'kind', n), '220
   from unnest(array[null, '', repeat('x', 201), repeat('😀', 201)]) with ordinality u(n, place)
  order by place;
 
-select is(pg_temp.outcome(format('select awa._check_count(%L, %s)', 'args', n)), 'ok', format('%s elements', n)) from unnest(array[0, 1, 10000]) n order by n;
-select pg_temp.refused(format('select awa._check_count(%L, %L::int)', 'args', n), '22023', 'args', format('%s elements', coalesce(n::text, 'no'))) from unnest(array[10001, 2147483647, null]) n order by n;
+select is(pg_temp.outcome(format('select awa._check_array(%L, %s, 10000)', 'args', a)), 'ok', format('an array such as %s', a))
+  from unnest(array['null::int[]', 'array[]::int[]', 'array[1]', 'array_fill(1, array[10000])']) with ordinality u(a, place)
+ order by place;
+select pg_temp.refused(format('select awa._check_array(%L, %s, 10000)', 'args', a), '22023', 'args', format('an array such as %s', a))
+  from unnest(array['array_fill(1, array[10001])', 'array[array[1], array[2]]', 'array[1, null]']) with ordinality u(a, place)
+ order by place;
+select is(pg_temp.outcome('select awa._check_array(''outputs'', array[1, null], 10000, true)'), 'ok', 'nulls where they may be');
 
 select is(pg_temp.outcome('select awa._check_isolation()'), 'ok', 'READ COMMITTED is fine');
 select is((select p.provolatile from pg_proc p where p.oid = 'awa._refuse'::regproc), 'v', 'a refusal is not something that a planner may leave out');

@@ -16,7 +16,7 @@ as $$
 begin
   perform awa._close_item(job_id, receipt, case when output is null then 'completed' else 'recorded' end);
   if output is not null then
-    perform awa._record_outputs(array[receipt], array[receipt], array[output]);
+    perform awa._record_outputs(array[receipt], array[output]);
   end if;
 end
 $$;
@@ -82,8 +82,8 @@ end
 $$;
 comment on function awa._refuse_stale is 'Raises JQ001';
 
--- Writes the rows of jobs that completed with an output. outputs belong to receipts; only those in closed count.
-create or replace function awa._record_outputs(closed bigint[], receipts bigint[], outputs jsonb[]) returns void
+-- Writes the rows of jobs that completed with an output, one for each receipt.
+create or replace function awa._record_outputs(receipts bigint[], outputs jsonb[]) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -93,7 +93,7 @@ begin
      kind, args, tags, metadata, progress, errors, output)
   select a.job_id, a.lane, 'completed', a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at, clock_timestamp(), a.attempt, a.max_attempts,
          a.kind, a.args, a.tags, a.metadata, a.progress, a.errors, outputs[array_position(receipts, a.receipt)]
-    from awa._attempts(closed) a;
+    from awa._attempts(receipts) a;
 end
 $$;
 comment on function awa._record_outputs is 'Writes the rows of jobs that completed with an output';

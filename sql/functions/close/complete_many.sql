@@ -13,52 +13,69 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
+#variable_conflict use_variable
 declare
   v_by_item bigint[];
   v_closed bigint[];
-  v_split record;
+  v_bare record;
+  v_full record;
 begin
-  perform awa._check_answers(job_ids, receipts, 'outputs', cardinality(outputs));
+  perform awa._check_answers(job_ids, receipts);
+  perform awa._check_companion('outputs', outputs, job_ids, true);
   v_by_item := awa._lock_claims(receipts);
   if outputs is null then
     v_closed := awa._close_items(job_ids, receipts, 'completed', v_by_item);
-  else
-    select coalesce(array_agg(a.job_id) filter (where a.output is null), '{}') as bare_jobs,
-           coalesce(array_agg(a.receipt) filter (where a.output is null), '{}') as bare,
-           coalesce(array_agg(a.job_id) filter (where a.output is not null), '{}') as full_jobs,
-           coalesce(array_agg(a.receipt) filter (where a.output is not null), '{}') as full
-      into v_split
-      from unnest(job_ids, receipts, outputs) a(job_id, receipt, output);
-    v_closed := awa._close_items(v_split.full_jobs, v_split.full, 'recorded', v_by_item);
-    perform awa._record_outputs(v_closed, v_split.full, array_remove(outputs, null));
-    v_closed := v_closed || awa._close_items(v_split.bare_jobs, v_split.bare, 'completed', v_by_item);
+    return query select awa._stale(job_ids, receipts, v_closed);
+    return;
   end if;
+
+  select coalesce(array_agg(a.job_id), '{}') as job_ids, coalesce(array_agg(a.receipt), '{}') as receipts,
+         array_agg(a.place) as places, array_agg(a.output) as outputs
+    into v_full
+    from unnest(job_ids, receipts, outputs) with ordinality a(job_id, receipt, output, place)
+   where a.output is not null;
+  select coalesce(array_agg(a.job_id), '{}') as job_ids, coalesce(array_agg(a.receipt), '{}') as receipts, array_agg(a.place) as places
+    into v_bare
+    from unnest(job_ids, receipts, outputs) with ordinality a(job_id, receipt, output, place)
+   where a.output is null;
+  v_closed := awa._close_items(v_full.job_ids, v_full.receipts, 'recorded', v_by_item);
+  perform awa._record_outputs(
+    array(select v_full.receipts[p] from unnest(v_closed) p), array(select v_full.outputs[p] from unnest(v_closed) p));
+  v_closed := array(select v_full.places[p] from unnest(v_closed) p)
+    || array(select v_bare.places[p] from unnest(awa._close_items(v_bare.job_ids, v_bare.receipts, 'completed', v_by_item)) p);
   return query select awa._stale(job_ids, receipts, v_closed);
 end
 $$;
 comment on function awa.complete_many is 'Completes many attempts; returns the jobs whose attempts were stale';
 
 -- Refuses answers that do not fit together, and the wrong isolation level.
-create or replace function awa._check_answers(job_ids bigint[], receipts bigint[], argument text, size int) returns void
+create or replace function awa._check_answers(job_ids bigint[], receipts bigint[]) returns void
 language plpgsql
 as $$
 begin
-  perform awa._check_count('job_ids', cardinality(job_ids));
-  if cardinality(receipts) is distinct from cardinality(job_ids) then
-    perform awa._refuse('receipts must be as many as job_ids', cardinality(receipts) || ' beside ' || cardinality(job_ids),
-      'Pass both as claim returned them, in the same order.');
+  if job_ids is null or receipts is null then
+    perform awa._refuse('job_ids and receipts must not be null', null, 'Pass both as claim returned them.');
   end if;
-  if array_position(job_ids, null) is not null or array_position(receipts, null) is not null then
-    perform awa._refuse('job_ids and receipts must not hold null', null, 'Pass both as claim returned them.');
-  end if;
-  if size <> cardinality(job_ids) then
-    perform awa._refuse(argument || ' must be as many as job_ids', size || ' beside ' || cardinality(job_ids),
-      'Pass one per job, null where there is none.');
-  end if;
+  perform awa._check_array('job_ids', job_ids, 10000);
+  perform awa._check_companion('receipts', receipts, job_ids, false);
   perform awa._check_isolation();
 end
 $$;
 comment on function awa._check_answers is 'Refuses answers that do not fit together';
+
+-- Refuses an array beside job_ids that is not as long. A null array passes.
+create or replace function awa._check_companion(argument text, value anyarray, job_ids bigint[], may_hold_null boolean) returns void
+language plpgsql
+as $$
+begin
+  perform awa._check_array(argument, value, 10000, may_hold_null);
+  if cardinality(value) <> cardinality(job_ids) then
+    perform awa._refuse(argument || ' must be as many as job_ids', cardinality(value) || ' beside ' || cardinality(job_ids),
+      'Pass one for each job, in the same order.');
+  end if;
+end
+$$;
+comment on function awa._check_companion is 'Refuses an array beside job_ids that is not as long';
 
 -- Locks the claims of some receipts, in ascending order. Returns those whose items have to be closed by a row each: claims of one job, which
 -- need no lock, and claims that somebody is inside of.
@@ -94,7 +111,8 @@ language sql immutable strict parallel safe
 return claim_id - 4611686018427387904;
 comment on function awa._claim_key is 'The key of the advisory lock on a claim';
 
--- Closes items of claims that the caller has locked, and returns the receipts that it closed. A receipt that is named twice counts once.
+-- Closes items of claims that the caller has locked, and returns the places, in the two arrays, of those that it closed. An
+-- answer that is given twice counts once.
 create or replace function awa._close_items(job_ids bigint[], receipts bigint[], outcome text, by_item bigint[]) returns bigint[]
 language plpgsql
 as $$
@@ -104,8 +122,8 @@ declare
   v_closed bigint[];
 begin
   with asked as materialized (
-    select a.receipt >> 12 as claim_id, array_agg(a.receipt & 4095) as items, array_agg(a.job_id) as jobs
-      from unnest(job_ids, receipts) a(job_id, receipt)
+    select a.receipt >> 12 as claim_id, array_agg(a.receipt & 4095) as items, array_agg(a.job_id) as jobs, array_agg(a.place) as places
+      from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
      group by 1
   ), claims as materialized (
     select a.*, c.segment, c.job_ids,
@@ -115,11 +133,12 @@ begin
         select * from awa.lease_claims c where c.claim_id = a.claim_id limit 1 -- fenced off: a join might read all claims
       ) c
   ), open as materialized (
-    select distinct c.segment, c.claim_id, i.item
+    select c.segment, c.claim_id, i.item, min(i.place) as place
       from claims c
-     cross join unnest(c.items, c.jobs) i(item, job_id)
+     cross join unnest(c.items, c.jobs, c.places) i(item, job_id, place)
      where c.job_ids[i.item + 1] = i.job_id
        and i.item <> all(c.closed)
+     group by c.segment, c.claim_id, i.item
   ), batches as (
     insert into awa.lease_claim_closures (segment, claim_id, item, items, outcome, closed_at)
     select o.segment, o.claim_id,
@@ -137,26 +156,27 @@ begin
     on conflict do nothing
     returning claim_id << 12 | item as receipt
   )
-  select array_agg(r.receipt) into v_closed
-    from (
-      select o.claim_id << 12 | o.item as receipt from open o where o.claim_id <> all(by_item)
-      union all
-      select s.receipt from singles s
-    ) r;
+  select array_agg(o.place) into v_closed
+    from open o
+   where o.claim_id <> all(by_item)
+      or o.claim_id << 12 | o.item = any(array(select s.receipt from singles s));
   return coalesce(v_closed, '{}');
 end
 $$;
-comment on function awa._close_items is 'Closes items of claims that the caller has locked, and returns their receipts';
+comment on function awa._close_items is 'Closes items of claims that the caller has locked, and returns their places';
 
--- The jobs whose receipts were not closed.
+-- The jobs whose answers were not taken: closed are the places of those that were.
 create or replace function awa._stale(job_ids bigint[], receipts bigint[], closed bigint[]) returns setof bigint
 language plpgsql
 as $$
 begin
   if cardinality(closed) < cardinality(receipts) then
     return query
-      select a.job_id from unnest(job_ids, receipts) with ordinality a(job_id, receipt, n) where a.receipt <> all(closed) order by a.n;
+      select a.job_id
+        from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
+       where (a.job_id, a.receipt) not in (select job_ids[p], receipts[p] from unnest(closed) p)
+       order by a.place;
   end if;
 end
 $$;
-comment on function awa._stale is 'The jobs whose receipts were not closed';
+comment on function awa._stale is 'The jobs whose answers were not taken';

@@ -20,32 +20,31 @@ set enable_mergejoin = off
 set jit = off
 as $$
 begin
-  perform awa._check_failure(array[error], array[retry_after]);
+  if error is null then
+    perform awa._refuse('error must not be null', null, 'Say what went wrong, in a text that is read in awa.jobs.');
+  end if;
+  perform awa._check_delays(array[retry_after]);
   perform awa._close_item(job_id, receipt, 'failed');
-  return awa._record_failures(array[receipt], array[receipt], array[error], array[retry_after], details);
+  return awa._record_failures(array[receipt], array[error], array[retry_after], details);
 end
 $$;
 comment on function awa.fail is 'Fails one attempt; returns the state that followed: retryable or failed';
 
--- Refuses errors that are null and delays that are negative.
-create or replace function awa._check_failure(errors text[], retry_after interval[]) returns void
+-- Refuses delays that are negative or too long.
+create or replace function awa._check_delays(retry_after interval[]) returns void
 language plpgsql
 as $$
 begin
-  if array_position(errors, null) is not null then
-    perform awa._refuse('error must not be null', null, 'Say what went wrong, in a text that is read in awa.jobs.');
-  end if;
   if exists (select from unnest(retry_after) r where r not between interval '0' and interval '10 years') then
     perform awa._refuse('retry_after must be between 0 and 10 years', retry_after::text, 'Leave it out for the queue''s backoff.');
   end if;
 end
 $$;
-comment on function awa._check_failure is 'Refuses errors that are null and delays that are negative';
+comment on function awa._check_delays is 'Refuses delays that are negative or too long';
 
 -- Writes what follows failed attempts: the next attempt in deferred_jobs, or the end in done_entries. Returns the state of the last one.
--- errors and retry_after belong to receipts; only those in closed count.
+-- There is an error and a delay for each receipt.
 create or replace function awa._record_failures(
-  closed      bigint[],
   receipts    bigint[],
   errors      text[],
   retry_after interval[],
@@ -62,7 +61,7 @@ begin
            coalesce(a.errors, '[]') || jsonb_build_array(
              jsonb_build_object('attempt', a.attempt, 'at', clock_timestamp(), 'error', f.error)
              || case when details is null then '{}' else jsonb_build_object('details', details) end) as all_errors
-      from awa._attempts(closed) a
+      from awa._attempts(receipts) a
       join lateral (
         select errors[n.n] as error, retry_after[n.n] as delay from array_position(receipts, a.receipt) n(n)
       ) f on true

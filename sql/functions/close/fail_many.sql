@@ -18,15 +18,19 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-  v_by_item bigint[];
   v_closed bigint[];
 begin
-  perform awa._check_answers(job_ids, receipts, 'errors', coalesce(cardinality(errors), -1));
-  perform awa._check_answers(job_ids, receipts, 'retry_after', cardinality(retry_after));
-  perform awa._check_failure(errors, retry_after);
-  v_by_item := awa._lock_claims(receipts);
-  v_closed := awa._close_items(job_ids, receipts, 'failed', v_by_item);
-  perform awa._record_failures(v_closed, receipts, errors, retry_after, null);
+  perform awa._check_answers(job_ids, receipts);
+  if errors is null then
+    perform awa._refuse('errors must not be null', null, 'Pass one for each job.');
+  end if;
+  perform awa._check_companion('errors', errors, job_ids, false);
+  perform awa._check_companion('retry_after', retry_after, job_ids, true);
+  perform awa._check_delays(retry_after);
+  v_closed := awa._close_items(job_ids, receipts, 'failed', awa._lock_claims(receipts));
+  perform awa._record_failures(
+    array(select receipts[p] from unnest(v_closed) p), array(select errors[p] from unnest(v_closed) p),
+    array(select retry_after[p] from unnest(v_closed) p), null);
   return query select awa._stale(job_ids, receipts, v_closed);
 end
 $$;

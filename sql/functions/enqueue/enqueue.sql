@@ -49,20 +49,7 @@ declare
   v_extra int := octet_length(kind) + coalesce(pg_column_size(tags), 0) + coalesce(pg_column_size(metadata), 0);
   v_job_ids bigint[];
 begin
-  perform awa._check_name('queue', queue);
-  perform awa._check_name('kind', kind);
-  if priority not between 1 and 4 then
-    perform awa._refuse('priority must be between 1 and 4', priority::text, 'Priority 1 is served first, 4 last; leave it out for the queue''s default.');
-  end if;
-  if max_attempts not between 1 and 1000 then
-    perform awa._refuse('max_attempts must be between 1 and 1000', max_attempts::text, 'Leave it out for the queue''s default.');
-  end if;
-  if cardinality(tags) > 20 or array_position(tags, null) is not null then
-    perform awa._refuse('tags must hold at most 20 values, none of them null', tags::text, 'Put what does not fit into metadata.');
-  end if;
-  if run_at = 'infinity' then
-    perform awa._refuse('run_at must not be infinity', run_at::text, 'Pass a time, or null for now.');
-  end if;
+  perform awa._check_options(queue, kind, priority, run_at, max_attempts, tags);
   if cardinality(args) = 0 then
     return '{}';
   end if;
@@ -101,3 +88,24 @@ begin
 end
 $$;
 comment on function awa._append is 'Appends one job per element of args';
+
+-- Refuses what enqueue does not take.
+create or replace function awa._check_options(queue text, kind text, priority int, run_at timestamptz, max_attempts int, tags text[]) returns void
+language plpgsql
+as $$
+begin
+  perform awa._check_name('queue', queue);
+  perform awa._check_name('kind', kind);
+  if priority not between 1 and 4 then
+    perform awa._refuse('priority must be between 1 and 4', priority::text, 'Priority 1 is served first, 4 last; leave it out for the queue''s default.');
+  end if;
+  if max_attempts not between 1 and 1000 then
+    perform awa._refuse('max_attempts must be between 1 and 1000', max_attempts::text, 'Leave it out for the queue''s default.');
+  end if;
+  perform awa._check_array('tags', tags, 20);
+  if run_at = 'infinity' then
+    perform awa._refuse('run_at must not be infinity', run_at::text, 'Pass a time, or null for now.');
+  end if;
+end
+$$;
+comment on function awa._check_options is 'Refuses what enqueue does not take';

@@ -18,7 +18,9 @@ begin
   if jobs is null or jsonb_typeof(jobs) <> 'array' then
     perform awa._refuse('jobs must be a JSON array', jsonb_typeof(jobs), 'Pass an array of objects with the fields of enqueue.');
   end if;
-  perform awa._check_count('jobs', jsonb_array_length(jobs));
+  if jsonb_array_length(jobs) > 10000 then
+    perform awa._refuse('jobs must hold at most 10000 elements', jsonb_array_length(jobs)::text, 'Split it into several calls.');
+  end if;
   perform awa._check_job(j.job, j.place) from jsonb_array_elements(jobs) with ordinality j(job, place);
 
   for v_run in
@@ -33,57 +35,87 @@ begin
     )
     select n.rest, array_agg(n.args order by n.place) as args from numbered n group by n.run, n.rest order by n.run
   loop
-    return query select unnest(awa._append(
-      v_run.rest ->> 'queue', v_run.rest ->> 'kind', v_run.args, (v_run.rest ->> 'priority')::int,
-      (v_run.rest ->> 'run_at')::timestamptz, (v_run.rest ->> 'max_attempts')::int,
-      case when jsonb_typeof(v_run.rest -> 'tags') = 'array'
-        then array(select t.tag from jsonb_array_elements_text(v_run.rest -> 'tags') with ordinality t(tag, n) order by t.n) end,
-      nullif(v_run.rest -> 'metadata', 'null')));
+    return query
+      select unnest(awa._append(o.queue, o.kind, v_run.args, o.priority, o.run_at, o.max_attempts, o.tags, o.metadata))
+        from awa._job_options(v_run.rest) o;
   end loop;
 end
 $$;
 comment on function awa.enqueue_batch is 'Appends jobs of any queues and kinds, and returns the ids in the order of the array';
 
--- Refuses a job object whose fields are not of enqueue's names and types. Their ranges are checked by _append.
+-- The fields of a job object, but for args.
+create or replace function awa._job_options(
+  job              jsonb,
+  out queue        text,
+  out kind         text,
+  out priority     int,
+  out run_at       timestamptz,
+  out max_attempts int,
+  out tags         text[],
+  out metadata     jsonb
+)
+language plpgsql
+as $$
+begin
+  queue := job ->> 'queue';
+  kind := job ->> 'kind';
+  priority := (job ->> 'priority')::int;
+  run_at := (job ->> 'run_at')::timestamptz;
+  max_attempts := (job ->> 'max_attempts')::int;
+  if jsonb_typeof(job -> 'tags') = 'array' then
+    tags := array(select t.tag from jsonb_array_elements_text(job -> 'tags') with ordinality t(tag, n) order by t.n);
+  end if;
+  metadata := nullif(job -> 'metadata', 'null');
+end
+$$;
+comment on function awa._job_options is 'The fields of a job object, but for args';
+
+-- Refuses a job object whose fields are not of enqueue's names, types and ranges, and says which one it is.
 create or replace function awa._check_job(job jsonb, place bigint) returns void
 language plpgsql
 as $$
 declare
   v_field text;
   v_value jsonb;
-  v_run_at timestamptz;
+  v_options record;
+  v_message text;
+  v_detail text;
+  v_hint text;
 begin
   if jsonb_typeof(job) <> 'object' then
-    perform awa._refuse('jobs must hold objects only', format('element %s is of type %s', place, jsonb_typeof(job)),
+    perform awa._refuse('jobs must hold objects only', format('element %s of type %s', place, jsonb_typeof(job)),
       'Pass an array of objects with the fields of enqueue.');
   end if;
   for v_field, v_value in select * from jsonb_each(job) loop
     if (case v_field
-         when 'queue' then jsonb_typeof(v_value) <> 'string'
-         when 'kind' then jsonb_typeof(v_value) <> 'string'
-         when 'args' then false
-         when 'metadata' then false
-         when 'priority' then not (v_value = 'null' or v_value in ('1', '2', '3', '4'))
-         when 'max_attempts' then not (v_value = 'null' or v_value::text ~ '^[0-9]{1,4}$')
-         when 'run_at' then not (v_value = 'null' or jsonb_typeof(v_value) = 'string')
-         when 'tags' then not (v_value = 'null' or (jsonb_typeof(v_value) = 'array'
-           and not jsonb_path_exists(v_value, 'strict $[*] ? (@.type() <> "string")')))
-         else true
-       end)
+          when 'queue' then jsonb_typeof(v_value) <> 'string'
+          when 'kind' then jsonb_typeof(v_value) <> 'string'
+          when 'args' then false
+          when 'metadata' then false
+          when 'priority' then v_value::text !~ '^(null|-?[0-9]{1,9})$'
+          when 'max_attempts' then v_value::text !~ '^(null|-?[0-9]{1,9})$'
+          when 'run_at' then jsonb_typeof(v_value) not in ('null', 'string')
+          when 'tags' then v_value <> 'null' and (jsonb_typeof(v_value) <> 'array'
+            or jsonb_path_exists(v_value, 'strict $[*] ? (@.type() <> "string")'))
+          else true
+        end)
     then
-      perform awa._refuse('jobs holds an object with an unknown or unfit field',
-        format('element %s, field %s: %s', place, v_field, v_value),
-        'The fields are those of enqueue: queue, kind (strings), args, priority (1 to 4), run_at (a timestamp as a string), max_attempts (1 to 1000), tags (an array of strings), metadata.');
+      perform awa._refuse('jobs holds an object with an unknown or unfit field', format('element %s, %s: %s', place, v_field, v_value),
+        'The fields are those of enqueue: queue, kind (strings), args, priority, max_attempts (whole numbers), run_at (a timestamp as a string), tags (an array of strings), metadata.');
     end if;
   end loop;
-  if job ->> 'run_at' is not null then
-    begin
-      v_run_at := (job ->> 'run_at')::timestamptz;
-    exception when data_exception then
-      perform awa._refuse('jobs holds an object whose run_at is not a timestamp',
-        format('element %s: %s', place, job ->> 'run_at'), 'Pass something like "2031-05-01 09:00:00+02".');
-    end;
-  end if;
+  begin
+    v_options := awa._job_options(job);
+  exception when data_exception then
+    perform awa._refuse('jobs: run_at must be a timestamp', format('element %s: %s', place, job ->> 'run_at'),
+      'Pass something like "2031-05-01 09:00:00+02".');
+  end;
+  begin
+    perform awa._check_options(v_options.queue, v_options.kind, v_options.priority, v_options.run_at, v_options.max_attempts, v_options.tags);
+  exception when invalid_parameter_value then
+    get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+    raise exception using errcode = '22023', message = 'jobs: ' || v_message, detail = format('Element %s: %s', place, v_detail), hint = v_hint;
+  end;
 end
 $$;
-comment on function awa._check_job is 'Refuses a job object whose fields are not of enqueue''s names and types';
+comment on function awa._check_job is 'Refuses a job object whose fields are not of enqueue''s names, types and ranges';

@@ -21,10 +21,10 @@ set enable_mergejoin = off
 set jit = off
 as $$
 begin
-  perform awa._check_count('args', cardinality(args));
-  if array_position(args, null) is not null then
-    perform awa._refuse('args must not hold null', null, 'Pass ''{}'' for a job without arguments.');
+  if args is null then
+    perform awa._refuse('args must not be null', null, 'Pass an array with the arguments of each job.');
   end if;
+  perform awa._check_array('args', args, 10000);
   return query select unnest(awa._append(queue, kind, args, priority, run_at, max_attempts, tags, metadata));
 end
 $$;

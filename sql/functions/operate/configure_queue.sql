@@ -24,7 +24,7 @@ begin
     elsif v_value = 'null' then
       null;
     elsif v_key = 'default_priority' then
-      if v_value not in ('1', '2', '3', '4') then
+      if v_value::text !~ '^[1-4]$' then
         perform awa._refuse('default_priority must be between 1 and 4', v_value::text, 'Priority 1 is served first.');
       end if;
     elsif v_key = 'default_max_attempts' then

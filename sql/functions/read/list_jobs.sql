@@ -22,7 +22,7 @@ declare
   v_left int := coalesce(max_jobs, 100);
   v_until bigint := least(before_id, (select s.last_value + 1 from awa.job_ids s));
   v_from bigint;
-  v_length bigint := 4 * coalesce(max_jobs, 100);
+  v_length bigint := 4 * coalesce(max_jobs, 100)::bigint;
   v_found bigint;
 begin
   if v_left not between 1 and 10000 then

@@ -22,17 +22,21 @@ end
 $$;
 comment on function awa._check_name is 'Refuses a queue or a kind that is null, empty or too long';
 
--- Refuses an array that is null or too long for one call.
-create or replace function awa._check_count(argument text, value int) returns void
+-- Refuses an array that has several dimensions, is too long for one call, or holds nulls where it may not. A null array passes.
+create or replace function awa._check_array(argument text, value anyarray, max_length int, may_hold_null boolean default false) returns void
 language plpgsql
 as $$
 begin
-  if value is null or value > 10000 then
-    perform awa._refuse(argument || ' must be an array of at most 10000 elements', value || ' elements', 'Split it into several calls.');
+  if cardinality(value) > max_length or array_ndims(value) > 1 then
+    perform awa._refuse(format('%s must be an array of at most %s elements, of one dimension', argument, max_length),
+      format('%s elements in %s dimensions', cardinality(value), array_ndims(value)), 'Split a longer one into several calls.');
+  end if;
+  if not may_hold_null and array_position(value, null) is not null then
+    perform awa._refuse(argument || ' must not hold null', null, 'Leave the element out, or pass a value.');
   end if;
 end
 $$;
-comment on function awa._check_count is 'Refuses an array that is null or too long for one call';
+comment on function awa._check_array is 'Refuses an array that has several dimensions, is too long, or holds nulls where it may not';
 
 -- Refuses an isolation level whose snapshot could be older than the locks. Raises JQ004.
 create or replace function awa._check_isolation() returns void

@@ -40,7 +40,7 @@ begin
     return 0;
   end if;
   v_released := awa._close_items(v_job_ids, v_receipts, 'released', awa._lock_claims(v_receipts));
-  perform awa._give_back(v_released);
+  perform awa._give_back(array(select v_receipts[p] from unnest(v_released) p));
   return cardinality(v_released);
 end
 $$;

@@ -1,0 +1,106 @@
+// Awa installs the job queue Awa in a PostgreSQL database, and shows it at work.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+)
+
+const usage = `usage: awa COMMAND [ARGS]
+
+  awa migrate [--database-url URL]     install Awa in a database, or bring it up to date
+  awa demo [DIR] [--database-url URL]  hash the files in DIR (by default Go's source) as jobs,
+                                       on a throw-away PostgreSQL server unless there is a URL
+  awa version                          print the version of this program
+  awa help                             print this
+
+The environment variable DATABASE_URL stands in for --database-url.
+`
+
+// errUsage is an error in the command line that the user has been told of.
+var errUsage = errors.New("usage")
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal kills
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// run runs a command and returns its exit status: 1 for errors, 2 for a wrong command line.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	var command string
+	if len(args) > 0 {
+		command, args = args[0], args[1:]
+	}
+	var err error
+	switch command {
+	case "migrate":
+		err = runMigrate(ctx, args, stdout, stderr)
+	case "demo":
+		err = runDemo(ctx, args, stdout, stderr)
+	case "version":
+		fmt.Fprintf(stdout, "awa %s (%s)\n", version(), runtime.Version())
+	case "help", "-h", "-help", "--help":
+		fmt.Fprint(stdout, usage)
+	case "":
+		fmt.Fprint(stderr, usage)
+		return 2
+	default:
+		fmt.Fprintf(stderr, "awa: unknown command %q\n%s", command, usage)
+		return 2
+	}
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errUsage):
+		return 2
+	case ctx.Err() != nil:
+		fmt.Fprintln(stderr, "awa: interrupted")
+		return 1
+	default:
+		fmt.Fprintln(stderr, "awa:", err)
+		return 1
+	}
+}
+
+func version() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+// parse reads the flags of a command, which may stand before and after its operands. It returns the operands, at most
+// max of them, and the database's URL, if there is one.
+func parse(command string, args []string, max int, stdout, stderr io.Writer) (operands []string, databaseURL string, err error) {
+	flags := flag.NewFlagSet(command, flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.StringVar(&databaseURL, "database-url", os.Getenv("DATABASE_URL"), "")
+	fail := func(format string, v ...any) ([]string, string, error) {
+		fmt.Fprintf(stderr, "awa %s: %s\n%s", command, fmt.Sprintf(format, v...), usage)
+		return nil, "", errUsage
+	}
+	for {
+		if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
+			fmt.Fprint(stdout, usage)
+			return nil, "", err
+		} else if err != nil {
+			return fail("%v", err)
+		}
+		if flags.NArg() == 0 {
+			return operands, databaseURL, nil
+		}
+		if len(operands) == max {
+			return fail("unexpected argument %q", flags.Arg(0))
+		}
+		operands, args = append(operands, flags.Arg(0)), flags.Args()[1:]
+	}
+}

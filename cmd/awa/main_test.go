@@ -1,0 +1,237 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/internal/testdb"
+)
+
+func TestMain(m *testing.M) { testdb.Main(m) }
+
+// awa runs the command as the shell would.
+func awa(ctx context.Context, args ...string) (status int, stdout, stderr string) {
+	var out, err bytes.Buffer
+	status = run(ctx, args, &out, &err)
+	return status, out.String(), err.String()
+}
+
+// tree returns a directory with some files.
+func tree(t *testing.T) (dir string, files int) {
+	t.Helper()
+	dir = t.TempDir()
+	for path, content := range map[string]string{
+		"a": "hello", "b": "hello", "empty": "", "sub/deep/c": "there", "name with ' and \"": "x",
+	} {
+		path = filepath.Join(dir, path)
+		require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+		require.NoError(t, os.WriteFile(path, []byte(content), 0o644))
+		files++
+	}
+	require.NoError(t, os.Symlink("a", filepath.Join(dir, "link")))
+	return dir, files
+}
+
+func TestUsage(t *testing.T) {
+	t.Setenv("DATABASE_URL", "")
+	for _, test := range []struct {
+		args   []string
+		status int
+		stdout string
+		stderr string
+	}{
+		{nil, 2, "", "usage: awa COMMAND"},
+		{[]string{"nonsense"}, 2, "", `unknown command "nonsense"`},
+		{[]string{"help"}, 0, "usage: awa COMMAND", ""},
+		{[]string{"version"}, 0, "awa ", ""},
+		{[]string{"migrate", "-h"}, 0, "usage: awa COMMAND", ""},
+		{[]string{"migrate", "--nonsense"}, 2, "", "not defined: -nonsense"},
+		{[]string{"migrate", "operand"}, 2, "", `unexpected argument "operand"`},
+		{[]string{"demo", "a", "b"}, 2, "", `unexpected argument "b"`},
+		{[]string{"migrate"}, 1, "", "Pass --database-url, or set DATABASE_URL"},
+		{[]string{"migrate", "--database-url", "postgres://%"}, 1, "", "The URL should look like"},
+		{[]string{"migrate", "--database-url", "postgres:///db?host=/nowhere"}, 1, "", "Is the server running"},
+		{[]string{"demo", "/nowhere"}, 1, "", "no such file or directory"},
+	} {
+		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
+			status, stdout, stderr := awa(t.Context(), test.args...)
+			assert.Equal(t, test.status, status)
+			assert.Contains(t, stdout, test.stdout)
+			assert.Contains(t, stderr, test.stderr)
+		})
+	}
+}
+
+func TestMigrate(t *testing.T) {
+	databaseURL := testdb.EmptyURL(t)
+	status, stdout, stderr := awa(t.Context(), "migrate", "--database-url", databaseURL)
+	assert.Zero(t, status, stderr)
+	assert.Contains(t, stdout, "Awa is installed: schema version ")
+	assert.Contains(t, stdout, ", functions ")
+	assert.Contains(t, stdout, "It is there for ")
+
+	t.Setenv("DATABASE_URL", databaseURL)
+	status, stdout, stderr = awa(t.Context(), "migrate")
+	assert.Zero(t, status, stderr)
+	assert.Contains(t, stdout, "Awa is up to date: schema version ")
+}
+
+func TestMigrateWithoutPermission(t *testing.T) {
+	databaseURL := testdb.EmptyURL(t)
+	admin := testdb.Connect(t, databaseURL)
+	role := "awa_test_" + admin.Config().Database[len("awa_test_"):]
+	_, err := admin.Exec(t.Context(), "create role "+role)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		_, err := admin.Exec(context.Background(), "drop role "+role)
+		assert.NoError(t, err)
+	})
+	separator := "?"
+	if strings.Contains(databaseURL, "?") {
+		separator = "&"
+	}
+	status, _, stderr := awa(t.Context(), "migrate", "--database-url", databaseURL+separator+"options=-c%20role%3D"+role)
+	assert.Equal(t, 1, status)
+	assert.Contains(t, stderr, "permission denied")
+	assert.Contains(t, stderr, "grant create on database")
+}
+
+func TestMigrateUnknownDatabase(t *testing.T) {
+	databaseURL := strings.Replace(testdb.EmptyURL(t), "awa_test_", "awa_test_not_", 1)
+	status, _, stderr := awa(t.Context(), "migrate", "--database-url", databaseURL)
+	assert.Equal(t, 1, status)
+	assert.Contains(t, stderr, "Create the database first")
+}
+
+func TestDemoOnItsOwnServer(t *testing.T) {
+	t.Setenv("DATABASE_URL", "")
+	dir, _ := tree(t)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "not utf-8 \xff"), nil, 0o644))
+	status, stdout, stderr := awa(t.Context(), "demo", dir)
+	assert.Zero(t, status, stderr)
+	assert.Contains(t, stdout, "Found 5 files in "+dir+", and left out 1 that can't be read.")
+	assert.Contains(t, stdout, "Started PostgreSQL ")
+	assert.Contains(t, stdout, "failed once    1 of them")
+	assert.Contains(t, stdout, "205 completed, 0 failed")
+	assert.Contains(t, stdout, "check          ok")
+	assert.Empty(t, stderr)
+}
+
+func TestDemoOnAnExistingServer(t *testing.T) {
+	databaseURL := testdb.EmptyURL(t)
+	dir, _ := tree(t)
+	for range 2 {
+		status, stdout, stderr := awa(t.Context(), "demo", dir, "--database-url", databaseURL)
+		assert.Zero(t, status, stderr)
+		assert.NotContains(t, stdout, "Started PostgreSQL ")
+		assert.Contains(t, stdout, "check          ok")
+	}
+}
+
+func TestDemoWithoutBinaries(t *testing.T) {
+	t.Setenv("DATABASE_URL", "")
+	t.Setenv("AWA_PG_BINDIR", t.TempDir())
+	dir, _ := tree(t)
+	status, _, stderr := awa(t.Context(), "demo", dir)
+	assert.Equal(t, 1, status)
+	assert.Contains(t, stderr, "no PostgreSQL server binaries")
+	assert.Contains(t, stderr, "--database-url")
+}
+
+func TestDemoWithoutFiles(t *testing.T) {
+	status, _, stderr := awa(t.Context(), "demo", t.TempDir())
+	assert.Equal(t, 1, status)
+	assert.Contains(t, stderr, "name a directory with files")
+}
+
+// interrupter is an output that interrupts the command when it has written something.
+type interrupter struct {
+	bytes.Buffer
+	after     string
+	interrupt context.CancelFunc
+}
+
+func (w *interrupter) Write(b []byte) (int, error) {
+	if bytes.Contains(b, []byte(w.after)) {
+		w.interrupt()
+	}
+	return w.Buffer.Write(b)
+}
+
+func TestDemoIsInterrupted(t *testing.T) {
+	dir, _ := tree(t)
+	for _, after := range []string{"Found", "Awa is"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		var stderr bytes.Buffer
+		status := run(ctx, []string{"demo", dir, "--database-url", testdb.EmptyURL(t)},
+			&interrupter{after: after, interrupt: cancel}, &stderr)
+		assert.Equal(t, 1, status)
+		assert.Contains(t, stderr.String(), "interrupted")
+	}
+}
+
+// The demo's check finds what is wrong.
+func TestDemoCheck(t *testing.T) {
+	dir, files := tree(t)
+	pool, err := pgxpool.New(t.Context(), testdb.URL(t))
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	d := &demo{out: io.Discard, log: slog.New(slog.DiscardHandler), pool: pool, queue: "demo", pinged: make(chan struct{})}
+	require.NoError(t, d.findFiles(t.Context(), dir))
+	require.Len(t, d.files, files)
+	require.NoError(t, d.run(t.Context()))
+	require.NoError(t, d.check(t.Context()))
+
+	good := d.files[1]
+	for name, f := range map[string]file{
+		"another hash": {path: good.path, sha256: "0", tries: 1, hashed: 1},
+		"hashed twice": {path: good.path, sha256: good.sha256, tries: 2, hashed: 2},
+		"tried twice":  {path: good.path, sha256: good.sha256, tries: 2, hashed: 1},
+	} {
+		d.files[1] = f
+		assert.ErrorContains(t, d.check(t.Context()), "1 problems", name)
+	}
+	d.files[1] = good
+	d.files = append(d.files, file{path: "no job"})
+	assert.ErrorContains(t, d.check(t.Context()), "1 problems")
+	d.files = d.files[:files]
+	_, err = driver.NewClient(pool).Enqueue(t.Context(), hashFile{Number: 1, Path: good.path}, driver.EnqueueOptions{Queue: "demo"})
+	require.NoError(t, err)
+	assert.ErrorContains(t, d.check(t.Context()), "1 problems")
+}
+
+func TestProgress(t *testing.T) {
+	var out bytes.Buffer
+	bar := newProgress(&out, "things", 2000)
+	bar.terminal = true
+	bar.draw(1000)
+	bar.end(2000)
+	assert.Equal(t, "\r[####################....................] 1,000 of 2,000 things"+
+		"\r[########################################] 2,000 of 2,000 things\n", out.String())
+}
+
+func TestNumbers(t *testing.T) {
+	assert.Equal(t, "0", group(0))
+	assert.Equal(t, "999", group(999))
+	assert.Equal(t, "1,000", group(1000))
+	assert.Equal(t, "1,234,567", group(1234567))
+	var values []time.Duration
+	assert.Equal(t, "-", percentile(values, 50))
+	for i := range 200 {
+		values = append(values, time.Duration(200-i)*time.Millisecond)
+	}
+	assert.Equal(t, "100.0 ms", percentile(values, 50))
+	assert.Equal(t, "198.0 ms", percentile(values, 99))
+}

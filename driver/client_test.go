@@ -1,0 +1,186 @@
+package driver_test
+
+import (
+	"context"
+	"errors"
+	"math"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/gen"
+	"github.com/awa-pg/awa/internal/testdb"
+)
+
+func TestEnqueueDefaults(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	id, err := client.Enqueue(t.Context(), note{"hello"}, driver.EnqueueOptions{})
+	require.NoError(t, err)
+	job, err := client.Job(t.Context(), id)
+	require.NoError(t, err)
+	assert.Equal(t, id, job.ID)
+	assert.Equal(t, driver.DefaultQueue, job.Queue)
+	assert.Equal(t, "note", job.Kind)
+	assert.JSONEq(t, `{"text": "hello"}`, string(job.Args))
+	assert.Equal(t, "available", job.State)
+	assert.Equal(t, 2, job.Priority)
+	assert.Equal(t, 25, job.MaxAttempts)
+	assert.Nil(t, job.Tags)
+	assert.Nil(t, job.Metadata)
+	assert.Nil(t, job.Receipt)
+	assert.Nil(t, job.AttemptedAt)
+	assert.Nil(t, job.FinalizedAt)
+	assert.Empty(t, job.Errors)
+}
+
+func TestEnqueueOptions(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	runAt := time.Now().Add(time.Hour).Truncate(time.Microsecond)
+	id, err := client.Enqueue(t.Context(), note{}, driver.EnqueueOptions{
+		Queue: "other", Priority: 4, RunAt: runAt, MaxAttempts: 7, Tags: []string{"a", "b"}, Metadata: map[string]int{"n": 1},
+	})
+	require.NoError(t, err)
+	job, err := client.Job(t.Context(), id)
+	require.NoError(t, err)
+	assert.Equal(t, "other", job.Queue)
+	assert.Equal(t, "scheduled", job.State)
+	assert.Equal(t, 4, job.Priority)
+	assert.True(t, runAt.Equal(job.RunAt), job.RunAt)
+	assert.Equal(t, 7, job.MaxAttempts)
+	assert.Equal(t, []string{"a", "b"}, job.Tags)
+	assert.JSONEq(t, `{"n": 1}`, string(job.Metadata))
+}
+
+func TestEnqueueManyKeepsTheOrder(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	texts := []string{"a", "b", "c", "d"}
+	var args []driver.Args
+	for _, text := range texts {
+		args = append(args, note{text})
+	}
+	ids, err := client.EnqueueMany(t.Context(), args, driver.EnqueueOptions{})
+	require.NoError(t, err)
+	require.Len(t, ids, len(texts))
+	for i, id := range ids {
+		job, err := client.Job(t.Context(), id)
+		require.NoError(t, err)
+		assert.JSONEq(t, `{"text": "`+texts[i]+`"}`, string(job.Args))
+	}
+
+	ids, err = client.EnqueueMany(t.Context(), nil, driver.EnqueueOptions{})
+	require.NoError(t, err)
+	assert.Empty(t, ids)
+}
+
+type otherKind struct{}
+
+func (otherKind) Kind() string { return "other" }
+
+type badArgs struct{ F func() }
+
+func (badArgs) Kind() string { return "bad" }
+
+func TestEnqueueRefuses(t *testing.T) {
+	client := driver.NewClient(testdb.New(t))
+	for name, test := range map[string]struct {
+		args []driver.Args
+		opts driver.EnqueueOptions
+		code string
+	}{
+		"two kinds":       {args: []driver.Args{note{}, otherKind{}}},
+		"args":            {args: []driver.Args{badArgs{}}},
+		"metadata":        {args: []driver.Args{note{}}, opts: driver.EnqueueOptions{Metadata: func() {}}},
+		"priority":        {args: []driver.Args{note{}}, opts: driver.EnqueueOptions{Priority: 5}, code: "22023"},
+		"no int4":         {args: []driver.Args{note{}}, opts: driver.EnqueueOptions{MaxAttempts: math.MaxInt32 + 2}, code: "22023"},
+		"negative":        {args: []driver.Args{note{}}, opts: driver.EnqueueOptions{MaxAttempts: -1}, code: "22023"},
+		"NUL in the args": {args: []driver.Args{note{"\x00"}}, code: "22P05"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ids, err := client.EnqueueMany(t.Context(), test.args, test.opts)
+			require.Error(t, err)
+			assert.Empty(t, ids)
+			if test.code != "" {
+				var pg *pgconn.PgError
+				require.ErrorAs(t, err, &pg)
+				assert.Equal(t, test.code, pg.Code)
+				assert.ErrorContains(t, err, "detail: "+pg.Detail)
+			}
+		})
+	}
+}
+
+func TestErrors(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	_, err := client.Job(t.Context(), 1)
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+	_, err = client.QueueCounts(t.Context(), "nowhere")
+	assert.ErrorIs(t, err, driver.ErrNoSuchQueue)
+
+	err = client.CompleteTx(t.Context(), pool, 1, 4096, nil)
+	assert.ErrorIs(t, err, driver.ErrStaleReceipt)
+	assert.NotErrorIs(t, err, driver.ErrNoSuchJob)
+	var pg *pgconn.PgError
+	require.ErrorAs(t, err, &pg)
+	assert.Equal(t, "JQ001", pg.Code)
+	assert.ErrorContains(t, err, pg.Message)
+	assert.ErrorContains(t, err, pg.Detail)
+	assert.ErrorContains(t, err, pg.Hint)
+
+	err = client.CompleteTx(t.Context(), pool, 1, 4096, func() {})
+	assert.ErrorContains(t, err, "output")
+}
+
+func TestCompleteTxOutsideOfAWorker(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	claimed, err := gen.New().Claim(t.Context(), pool, gen.ClaimParams{Queue: driver.DefaultQueue, MaxJobs: 1})
+	require.NoError(t, err)
+	require.Len(t, claimed, 1)
+
+	rollback := errors.New("rollback")
+	err = pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		require.NoError(t, client.CompleteTx(t.Context(), tx, id, claimed[0].Receipt, "lost"))
+		return rollback
+	})
+	require.ErrorIs(t, err, rollback)
+	waitForState(t, pool, id, "running")
+
+	require.NoError(t, client.CompleteTx(t.Context(), pool, id, claimed[0].Receipt, "kept"))
+	assert.JSONEq(t, `"kept"`, string(waitForState(t, pool, id, "completed").Output))
+	assert.ErrorIs(t, client.CompleteTx(t.Context(), pool, id, claimed[0].Receipt, nil), driver.ErrStaleReceipt)
+}
+
+func TestRolledBackEnqueueIsNeverRun(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	ghost, err := client.EnqueueTx(t.Context(), tx, note{"ghost"}, driver.EnqueueOptions{})
+	require.NoError(t, err)
+	require.NoError(t, tx.Rollback(t.Context()))
+	enqueue(t, pool, note{"real"}, driver.EnqueueOptions{})
+
+	ran := make(chan string, 10)
+	stop := runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		ran <- job.Args.Text
+		return nil
+	}), driver.WorkerConfig{})
+	assert.Equal(t, "real", receive(t, ran))
+	require.NoError(t, stop())
+	assert.Empty(t, ran)
+	_, err = client.Job(t.Context(), ghost)
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+	counts, err := client.QueueCounts(t.Context(), driver.DefaultQueue)
+	require.NoError(t, err)
+	assert.Equal(t, driver.QueueCounts{Queue: driver.DefaultQueue, Completed: 1}, counts)
+}

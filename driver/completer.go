@@ -1,0 +1,263 @@
+package driver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/awa-pg/awa/gen"
+)
+
+const (
+	flushSize  = 500
+	flushDelay = 2 * time.Millisecond
+	// maxErrorText is what is kept of an error, in bytes. Stack traces can be long.
+	maxErrorText = 16 << 10
+)
+
+type outcome int
+
+const (
+	completed outcome = iota
+	failed
+	committed // completed by the handler, in its own transaction: sent as failed, to be refused as stale
+)
+
+// answer is how one attempt ended.
+type answer struct {
+	jobID, receipt int64
+	outcome        outcome
+	output         json.RawMessage
+	failure        string
+	registration   *registration
+}
+
+// completer sends answers to the server, many at a time.
+type completer struct {
+	pool *pgxpool.Pool
+	log  *slog.Logger
+
+	answers chan answer
+	last    chan struct{} // closed when no more answers are to come
+	done    chan struct{} // closed when all answers are sent
+	lost    int           // answers that could not be sent: read it after done
+}
+
+func newCompleter(pool *pgxpool.Pool, log *slog.Logger) *completer {
+	return &completer{
+		pool: pool, log: log,
+		answers: make(chan answer, 2*flushSize), last: make(chan struct{}), done: make(chan struct{}),
+	}
+}
+
+// send hands over an answer. It waits when the server is slower than the handlers.
+func (c *completer) send(a answer) {
+	select {
+	case c.answers <- a:
+	case <-c.done: // an abandoned handler
+	}
+}
+
+// finish says that no more answers are to come.
+func (c *completer) finish() { close(c.last) }
+
+// run sends answers until finish is called and all are sent, or the context ends.
+func (c *completer) run(ctx context.Context) {
+	defer close(c.done)
+	batch := make([]answer, 0, flushSize)
+	for {
+		batch = c.collect(batch[:0])
+		if len(batch) == 0 {
+			return
+		}
+		var completions, failures []answer
+		for _, a := range batch {
+			if a.outcome == completed {
+				completions = append(completions, a)
+			} else {
+				failures = append(failures, a)
+			}
+		}
+		c.flush(ctx, completions, completeMany)
+		c.flush(ctx, failures, failMany)
+	}
+}
+
+// collect waits for an answer, and a little for others. It returns none when there will be no more.
+func (c *completer) collect(batch []answer) []answer {
+	select {
+	case a := <-c.answers:
+		batch = append(batch, a)
+	case <-c.last:
+	}
+	delay := time.NewTimer(flushDelay)
+	defer delay.Stop()
+	for len(batch) < flushSize {
+		select {
+		case a := <-c.answers:
+			batch = append(batch, a)
+			continue
+		default:
+		}
+		select {
+		case a := <-c.answers:
+			batch = append(batch, a)
+		case <-delay.C:
+			return batch
+		case <-c.last:
+			select {
+			case a := <-c.answers:
+				batch = append(batch, a)
+			default:
+				return batch
+			}
+		}
+	}
+	return batch
+}
+
+type sendFunc func(context.Context, gen.DBTX, []answer) (stale []int64, err error)
+
+// flush sends answers, again and again until the server takes them. What it refuses is found by sending one at a time.
+func (c *completer) flush(ctx context.Context, answers []answer, send sendFunc) {
+	if len(answers) == 0 {
+		return
+	}
+	trouble := trouble{log: c.log, what: "answers can't be sent"}
+	var pause backoff
+	for {
+		stale, refused, err := c.try(ctx, answers, send)
+		if err == nil {
+			trouble.report(ctx, nil)
+			c.settle(ctx, answers, stale)
+			return
+		}
+		if refused {
+			if len(answers) == 1 {
+				c.refused(ctx, answers[0], err)
+				return
+			}
+			for i := range answers {
+				c.flush(ctx, answers[i:i+1], send)
+			}
+			return
+		}
+		if ctx.Err() == nil {
+			trouble.report(ctx, err)
+		}
+		if !sleep(ctx, pause.pause()) {
+			c.lost += len(answers)
+			return
+		}
+	}
+}
+
+// try sends answers once. Refused means that it would be the same the next time.
+func (c *completer) try(ctx context.Context, answers []answer, send sendFunc) (stale []int64, refused bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	conn, err := c.pool.Acquire(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	defer conn.Release()
+	stale, err = send(ctx, pipeline{conn: conn.Conn()}, answers)
+	if err == nil {
+		return stale, false, nil
+	}
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		return nil, !isTemporary(err), err
+	}
+	return nil, !conn.Conn().IsClosed(), err
+}
+
+func completeMany(ctx context.Context, db gen.DBTX, answers []answer) ([]int64, error) {
+	var params gen.CompleteManyParams
+	params.JobIds, params.Receipts = ids(answers)
+	for i, a := range answers {
+		if a.output != nil {
+			if params.Outputs == nil {
+				params.Outputs = make([]json.RawMessage, len(answers))
+			}
+			params.Outputs[i] = a.output
+		}
+	}
+	return queries.CompleteMany(ctx, db, params)
+}
+
+func failMany(ctx context.Context, db gen.DBTX, answers []answer) ([]int64, error) {
+	params := gen.FailManyParams{Errors: make([]string, len(answers))}
+	params.JobIds, params.Receipts = ids(answers)
+	for i, a := range answers {
+		params.Errors[i] = a.failure
+	}
+	return queries.FailMany(ctx, db, params)
+}
+
+func ids(answers []answer) (jobIDs, receipts []int64) {
+	jobIDs, receipts = make([]int64, len(answers)), make([]int64, len(answers))
+	for i, a := range answers {
+		jobIDs[i], receipts[i] = a.jobID, a.receipt
+	}
+	return jobIDs, receipts
+}
+
+// settle takes note of what the server has said. A stale answer is nothing that the handler's author could do anything
+// about: the attempt was given to somebody else meanwhile, or this is a repetition after a lost connection.
+func (c *completer) settle(ctx context.Context, answers []answer, stale []int64) {
+	isStale := make(map[int64]bool, len(stale))
+	for _, id := range stale {
+		isStale[id] = true
+	}
+	for _, a := range answers {
+		a.registration.open.Add(-1)
+		if a.outcome == committed {
+			if !isStale[a.jobID] {
+				c.log.WarnContext(ctx, a.failure, keyJobID, a.jobID)
+			}
+			delete(isStale, a.jobID)
+		}
+	}
+	if len(isStale) > 0 {
+		var jobIDs []int64
+		for id := range isStale {
+			jobIDs = append(jobIDs, id)
+		}
+		c.log.InfoContext(ctx, "answers were stale", keyJobs, len(jobIDs), keyJobIDs, jobIDs)
+	}
+}
+
+// refused deals with an answer that the server will never take: an output that is no jsonb, say. The attempt fails with
+// that.
+func (c *completer) refused(ctx context.Context, a answer, err error) {
+	err = mapError(err)
+	if a.outcome == completed {
+		c.log.WarnContext(ctx, "a completion was refused, so the attempt fails", keyJobID, a.jobID, keyError, err)
+		a.outcome, a.output, a.failure = failed, nil, cleanText("the completion was refused: "+err.Error())
+		c.flush(ctx, []answer{a}, failMany)
+		return
+	}
+	// Not counted as answered: it stays open until the worker ends.
+	c.log.ErrorContext(ctx, "a failure was refused", keyJobID, a.jobID, keyError, err)
+	c.lost++
+}
+
+// cleanText returns what PostgreSQL can store as text: valid UTF-8 without NUL, and not too long.
+func cleanText(s string) string {
+	if len(s) > maxErrorText {
+		cut := maxErrorText
+		for cut > 0 && !utf8.RuneStart(s[cut]) {
+			cut--
+		}
+		s = s[:cut]
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+}

@@ -1,0 +1,186 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/awa-pg/awa/gen"
+)
+
+// callTimeout bounds each call of the worker, so that a server that has gone silent is noticed. The longest regular one is
+// a claim that waits for another one.
+const callTimeout = 30 * time.Second
+
+// connect returns a connection that is not the pool's any more, but was made like the pool's.
+func connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return conn.Hijack(), nil
+}
+
+// pipeline runs a query in a transaction of its own, at READ COMMITTED whatever the connection's default is, and in one
+// round trip. It commits when the rows have been read to their end. After an error the transaction may still be open.
+type pipeline struct {
+	conn *pgx.Conn
+	// lazy makes the commit not wait for the disk.
+	lazy bool
+}
+
+var _ gen.DBTX = pipeline{}
+
+func (p pipeline) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	rows, err := p.Query(ctx, sql, args...)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	for rows.Next() {
+	}
+	return rows.CommandTag(), rows.Err()
+}
+
+func (p pipeline) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	var batch pgx.Batch
+	batch.Queue("begin isolation level read committed")
+	if p.lazy {
+		batch.Queue("set local synchronous_commit = off")
+	}
+	before := batch.Len()
+	batch.Queue(sql, args...)
+	batch.Queue("commit")
+
+	results := p.conn.SendBatch(ctx, &batch)
+	for range before {
+		if _, err := results.Exec(); err != nil {
+			results.Close()
+			return nil, err
+		}
+	}
+	rows, err := results.Query()
+	if err != nil {
+		results.Close()
+		return nil, err
+	}
+	return &pipelineRows{Rows: rows, results: results}, nil
+}
+
+func (p pipeline) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	rows, err := p.Query(ctx, sql, args...)
+	return pipelineRow{rows: rows, err: err}
+}
+
+// pipelineRows commits after the last row.
+type pipelineRows struct {
+	pgx.Rows
+	results pgx.BatchResults // nil when the transaction has ended
+	err     error            // of the commit
+}
+
+func (r *pipelineRows) Next() bool {
+	if r.Rows.Next() {
+		return true
+	}
+	r.Close()
+	return false
+}
+
+func (r *pipelineRows) Close() {
+	r.Rows.Close()
+	if r.results == nil {
+		return
+	}
+	if r.Rows.Err() == nil {
+		_, r.err = r.results.Exec()
+	}
+	if err := r.results.Close(); r.err == nil {
+		r.err = err
+	}
+	r.results = nil
+}
+
+func (r *pipelineRows) Err() error {
+	if err := r.Rows.Err(); err != nil {
+		return err
+	}
+	return r.err
+}
+
+type pipelineRow struct {
+	rows pgx.Rows
+	err  error
+}
+
+func (r pipelineRow) Scan(dest ...any) error {
+	if r.err != nil {
+		return r.err
+	}
+	defer r.rows.Close()
+	if !r.rows.Next() {
+		if err := r.rows.Err(); err != nil {
+			return err
+		}
+		return pgx.ErrNoRows
+	}
+	if err := r.rows.Scan(dest...); err != nil {
+		return err
+	}
+	r.rows.Close()
+	return r.rows.Err()
+}
+
+// isTemporary says whether it makes sense to repeat the same call: the server was not reached, or did not refuse what it
+// was asked but could not do it just now.
+func isTemporary(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return true
+	}
+	switch pg.Code[:2] {
+	case "08", // connection
+		"40", // serialization, deadlock
+		"53", // resources
+		"55", // lock not available, and the like
+		"57", // shutdown, cancelled
+		"58": // system
+		return true
+	}
+	return pg.Code == "25006" // read-only: a stand-by that will be promoted, or a server that was demoted
+}
+
+// backoff gives the pauses between attempts to reach the server: each about twice as long as the one before.
+type backoff struct {
+	next time.Duration
+}
+
+const (
+	firstPause = 50 * time.Millisecond
+	maxPause   = 5 * time.Second
+)
+
+func (b *backoff) reset() { b.next = 0 }
+
+func (b *backoff) pause() time.Duration {
+	b.next = min(max(2*b.next, firstPause), maxPause)
+	return b.next/2 + rand.N(b.next/2)
+}
+
+// sleep waits, unless the context ends before; then it returns false.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,76 @@
+package driver
+
+import (
+	"errors"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Errors that a caller may want to react to. Test for them with [errors.Is]; the server's own error, with its SQLSTATE,
+// DETAIL and HINT, is in the same chain as a [*pgconn.PgError].
+var (
+	// ErrStaleReceipt says that an attempt is no longer the caller's: it was answered before, or given to somebody
+	// else. Drop its result. SQLSTATE JQ001.
+	ErrStaleReceipt = errors.New("stale receipt")
+	// ErrNoSuchQueue says that nothing was ever enqueued to a queue of that name. SQLSTATE JQ002.
+	ErrNoSuchQueue = errors.New("no such queue")
+	// ErrNoSuchJob says that there is no job of that id, or no more. SQLSTATE JQ003.
+	ErrNoSuchJob = errors.New("no such job")
+	// ErrIsolation says that the call needs the isolation level READ COMMITTED. SQLSTATE JQ004.
+	ErrIsolation = errors.New("wrong isolation level")
+	// ErrWrongState says that the job's state does not allow the change. SQLSTATE JQ005.
+	ErrWrongState = errors.New("wrong state")
+)
+
+var sentinels = map[string]error{
+	"JQ001": ErrStaleReceipt,
+	"JQ002": ErrNoSuchQueue,
+	"JQ003": ErrNoSuchJob,
+	"JQ004": ErrIsolation,
+	"JQ005": ErrWrongState,
+}
+
+// invalidParameter is the SQLSTATE of everything that the functions refuse before they write anything.
+const invalidParameter = "22023"
+
+// serverError is an error of the server, with all that it has to say, and the sentinel for its SQLSTATE.
+type serverError struct {
+	err      error
+	pg       *pgconn.PgError
+	sentinel error // nil where there is none
+}
+
+func (e *serverError) Error() string {
+	var text strings.Builder
+	text.WriteString(e.pg.Message + " (SQLSTATE " + e.pg.Code + ")")
+	if e.pg.Detail != "" {
+		text.WriteString("; detail: " + e.pg.Detail)
+	}
+	if e.pg.Hint != "" {
+		text.WriteString("; hint: " + e.pg.Hint)
+	}
+	return text.String()
+}
+
+func (e *serverError) Unwrap() []error {
+	if e.sentinel == nil {
+		return []error{e.err}
+	}
+	return []error{e.sentinel, e.err}
+}
+
+// mapError adds the sentinel for its SQLSTATE, DETAIL and HINT to an error of the server. Other errors stay as they are.
+func mapError(err error) error {
+	var known *serverError
+	var pg *pgconn.PgError
+	if err == nil || errors.As(err, &known) || !errors.As(err, &pg) {
+		return err
+	}
+	return &serverError{err: err, pg: pg, sentinel: sentinels[pg.Code]}
+}
+
+func hasCode(err error, code string) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == code
+}

@@ -1,0 +1,109 @@
+package driver_test
+
+import (
+	"net/url"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/internal/pgserver"
+	"github.com/awa-pg/awa/internal/testdb"
+)
+
+func TestMigrateTwice(t *testing.T) {
+	databaseURL := testdb.EmptyURL(t)
+	first, err := driver.Migrate(t.Context(), databaseURL)
+	require.NoError(t, err)
+	assert.Zero(t, first.SchemaBefore)
+	assert.Positive(t, first.SchemaAfter)
+	assert.NotEmpty(t, first.Functions)
+	assert.NotEmpty(t, first.Role)
+
+	second, err := driver.Migrate(t.Context(), databaseURL)
+	require.NoError(t, err)
+	assert.Equal(t, first.SchemaAfter, second.SchemaBefore)
+	assert.Equal(t, first.SchemaAfter, second.SchemaAfter)
+	assert.Equal(t, first.Functions, second.Functions)
+}
+
+// Without the lock both would create the tables.
+func TestMigrateTwiceAtOnce(t *testing.T) {
+	databaseURL := testdb.EmptyURL(t)
+	var results [4]driver.MigrateResult
+	var group sync.WaitGroup
+	for i := range results {
+		group.Go(func() {
+			var err error
+			results[i], err = driver.Migrate(t.Context(), databaseURL)
+			assert.NoError(t, err)
+		})
+	}
+	group.Wait()
+	installed := 0
+	for _, r := range results {
+		if r.SchemaBefore == 0 {
+			installed++
+		}
+		assert.Positive(t, r.SchemaAfter)
+	}
+	assert.Equal(t, 1, installed)
+}
+
+// Roles belong to the whole server, so installations in different databases meet there.
+func TestMigrateTwoDatabasesAtOnce(t *testing.T) {
+	urls := [...]string{testdb.EmptyURL(t), testdb.EmptyURL(t)}
+	var group sync.WaitGroup
+	for _, databaseURL := range urls {
+		group.Go(func() {
+			_, err := driver.Migrate(t.Context(), databaseURL)
+			assert.NoError(t, err)
+		})
+	}
+	group.Wait()
+}
+
+func TestMigrateRefusesNewerSchema(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	_, err := testdb.Connect(t, databaseURL).Exec(t.Context(), "update public.awa_schema_version set version = 999")
+	require.NoError(t, err)
+	_, err = driver.Migrate(t.Context(), databaseURL)
+	assert.ErrorContains(t, err, "schema version 999")
+}
+
+func TestMigrateErrors(t *testing.T) {
+	_, err := driver.Migrate(t.Context(), "postgres://%")
+	assert.Error(t, err)
+	_, err = driver.Migrate(t.Context(), "postgres:///db?host=/nowhere")
+	assert.Error(t, err)
+}
+
+// A role that may not create roles installs for itself alone, and is told so.
+func TestMigrateAsPlainRole(t *testing.T) {
+	server, err := pgserver.Start(t.Context(), pgserver.Config{}) // one that nobody has created the roles in
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, server.Stop()) })
+	admin := testdb.Connect(t, server.URL())
+	for _, sql := range []string{"create role plain login", "create database plain owner plain"} {
+		_, err := admin.Exec(t.Context(), sql)
+		require.NoError(t, err)
+	}
+	u, err := url.Parse(server.URL())
+	require.NoError(t, err)
+	query := u.Query()
+	query.Set("user", "plain")
+	u.Path, u.RawQuery = "/plain", query.Encode()
+
+	for range 2 {
+		result, err := driver.Migrate(t.Context(), u.String())
+		require.NoError(t, err)
+		assert.Equal(t, "plain", result.Role)
+		require.Len(t, result.Warnings, 1)
+		assert.Contains(t, result.Warnings[0].Message, "installed for plain alone")
+		assert.NotEmpty(t, result.Warnings[0].Hint)
+	}
+	var id int64
+	require.NoError(t, testdb.Connect(t, u.String()).QueryRow(t.Context(), "select awa.enqueue('q', 'k')").Scan(&id))
+}

@@ -1,0 +1,560 @@
+package driver_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/internal/testdb"
+)
+
+func TestRoundTrip(t *testing.T) {
+	pool := testdb.New(t)
+	id := enqueue(t, pool, note{"hello"}, driver.EnqueueOptions{
+		Queue: "q", Priority: 1, MaxAttempts: 3, Tags: []string{"x"}, Metadata: map[string]int{"n": 1},
+	})
+	jobs := make(chan driver.Job[note], 1)
+	stop := runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		job.SetOutput(map[string]string{"answer": job.Args.Text})
+		jobs <- *job
+		return nil
+	}), driver.WorkerConfig{Queue: "q"})
+	job := receive(t, jobs)
+	assert.Equal(t, id, job.ID)
+	assert.Positive(t, job.Receipt)
+	assert.Equal(t, "q", job.Queue)
+	assert.Equal(t, "note", job.Kind)
+	assert.Equal(t, note{"hello"}, job.Args)
+	assert.Equal(t, 1, job.Attempt)
+	assert.Equal(t, 3, job.MaxAttempts)
+	assert.Equal(t, 1, job.Priority)
+	assert.WithinDuration(t, time.Now(), job.CreatedAt, time.Hour)
+	assert.WithinDuration(t, time.Now(), job.ReadyAt, time.Hour)
+	assert.Equal(t, []string{"x"}, job.Tags)
+	assert.JSONEq(t, `{"n": 1}`, string(job.Metadata))
+
+	require.NoError(t, stop())
+	info := waitForState(t, pool, id, "completed")
+	assert.JSONEq(t, `{"answer": "hello"}`, string(info.Output))
+	assert.NotNil(t, info.FinalizedAt)
+	assert.Zero(t, queryValue[int](t, pool, "select count(*) from awa.workers"), "the worker has not deregistered")
+}
+
+func TestFailuresAreRetriedUntilAttemptsAreUsedUp(t *testing.T) {
+	pool := testdb.New(t)
+	id := enqueueRetrying(t, pool, note{}, 3)
+	runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		return fmt.Errorf("boom %d\x00\xff", job.Attempt)
+	}), driver.WorkerConfig{})
+	job := waitForState(t, pool, id, "failed")
+	require.Len(t, job.Errors, 3)
+	for i, e := range job.Errors {
+		assert.Equal(t, i+1, e.Attempt)
+		assert.Equal(t, fmt.Sprintf("boom %d\uFFFD\uFFFD", i+1), e.Error)
+		assert.WithinDuration(t, time.Now(), e.At, time.Hour)
+	}
+}
+
+type wrongShape struct{ Text []int }
+
+func (wrongShape) Kind() string { return "note" }
+
+func TestHowAnAttemptFails(t *testing.T) {
+	for name, test := range map[string]struct {
+		args driver.Args
+		run  func(context.Context, *driver.Job[note]) error
+		want []string
+	}{
+		"panic":       {note{}, func(context.Context, *driver.Job[note]) error { panic("ouch") }, []string{"panic: ouch", "worker_test.go"}},
+		"nil panic":   {note{}, func(context.Context, *driver.Job[note]) error { panic(nil) }, []string{"panic: panic called with nil"}},
+		"goexit":      {note{}, func(context.Context, *driver.Job[note]) error { runtime.Goexit(); return nil }, []string{"runtime.Goexit"}},
+		"no handler":  {otherKind{}, nil, []string{`no handler for kind "other" in this worker`}},
+		"wrong shape": {wrongShape{[]int{1}}, nil, []string{`arguments of a job of kind "note"`, "cannot unmarshal array"}},
+		"output": {note{}, func(_ context.Context, job *driver.Job[note]) error { job.SetOutput(func() {}); return nil },
+			[]string{"output: json: unsupported type"}},
+		"long text": {note{}, func(context.Context, *driver.Job[note]) error { return errors.New(strings.Repeat("é", 1<<20)) }, []string{"éé"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := testdb.New(t)
+			id := enqueue(t, pool, test.args, driver.EnqueueOptions{MaxAttempts: 1})
+			runWorker(t, pool, handle(test.run), driver.WorkerConfig{})
+			job := waitForState(t, pool, id, "failed")
+			require.Len(t, job.Errors, 1)
+			for _, want := range test.want {
+				assert.Contains(t, job.Errors[0].Error, want)
+			}
+			assert.Less(t, len(job.Errors[0].Error), 20_000)
+		})
+	}
+}
+
+// One answer that the server refuses must not take the others of its batch with it.
+func TestOneBadAnswerOfABatch(t *testing.T) {
+	pool := testdb.New(t)
+	const n = 20
+	var good []int64
+	var bad int64
+	for i := range n {
+		if i == n/2 {
+			bad = enqueue(t, pool, note{"bad"}, driver.EnqueueOptions{MaxAttempts: 1})
+		} else {
+			good = append(good, enqueue(t, pool, note{"good"}, driver.EnqueueOptions{}))
+		}
+	}
+	var started atomic.Int32
+	all := make(chan struct{})
+	runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		if started.Add(1) == n {
+			close(all)
+		}
+		<-all // so that all answers come at once
+		job.SetOutput(job.Args.Text)
+		if job.Args.Text == "bad" {
+			job.SetOutput("\x00") // is JSON, but no jsonb
+		}
+		return nil
+	}), driver.WorkerConfig{})
+	for _, id := range good {
+		assert.JSONEq(t, `"good"`, string(waitForState(t, pool, id, "completed").Output))
+	}
+	job := waitForState(t, pool, bad, "failed")
+	require.Len(t, job.Errors, 1)
+	assert.Contains(t, job.Errors[0].Error, "the completion was refused")
+	assert.Contains(t, job.Errors[0].Error, "SQLSTATE 22P05")
+}
+
+func TestCompletionInTheHandlersTransaction(t *testing.T) {
+	pool := testdb.New(t)
+	_, err := pool.Exec(t.Context(), "create table effects (job_id bigint)")
+	require.NoError(t, err)
+	id := enqueueRetrying(t, pool, note{}, 5)
+	receipts := make(chan int64, 5)
+	stop := runWorker(t, pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
+		receipts <- job.Receipt
+		tx, err := pool.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback(context.WithoutCancel(ctx))
+		if _, err := tx.Exec(ctx, "insert into effects values ($1)", job.ID); err != nil {
+			return err
+		}
+		job.SetOutput(job.Attempt)
+		if err := job.CompleteTx(ctx, tx); err != nil {
+			return err
+		}
+		switch job.Attempt {
+		case 1:
+			return errors.New("changed my mind")
+		case 2:
+			return nil // forgot to commit
+		}
+		return tx.Commit(ctx)
+	}), driver.WorkerConfig{})
+	job := waitForState(t, pool, id, "completed")
+	require.NoError(t, stop())
+	assert.Equal(t, 3, job.Attempt)
+	assert.JSONEq(t, `3`, string(job.Output))
+	assert.Equal(t, 1, queryValue[int](t, pool, "select count(*) from effects"))
+	require.Len(t, job.Errors, 2)
+	assert.Equal(t, "changed my mind", job.Errors[0].Error)
+	assert.Contains(t, job.Errors[1].Error, "not committed")
+
+	for range 3 {
+		err := driver.NewClient(pool).CompleteTx(t.Context(), pool, id, receive(t, receipts), nil)
+		assert.ErrorIs(t, err, driver.ErrStaleReceipt)
+	}
+}
+
+func TestWakesByNotification(t *testing.T) {
+	pool := testdb.New(t)
+	ran := make(chan struct{}, 1)
+	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error {
+		ran <- struct{}{}
+		return nil
+	}), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, Queue: "some queue"})
+	waitFor(t, func() bool {
+		return queryValue[bool](t, pool, `
+			select exists (select from pg_stat_activity where datname = current_database() and query ilike 'listen "awa_wake%' and state = 'idle')
+			   and not exists (select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+			                    and backend_type = 'client backend' and (state <> 'idle' or state_change > clock_timestamp() - interval '200 milliseconds'))`)
+	}, "the worker does not fall asleep")
+	enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "some queue"})
+	receive(t, ran)
+}
+
+func TestWorksWithoutNotifications(t *testing.T) {
+	tap := &wiretap{onWrite: func(_ *tappedConn, sent []byte) (func() error, error) {
+		if bytes.Contains(sent, []byte("listen ")) {
+			return nil, errCut
+		}
+		return nil, nil
+	}}
+	pool := tap.pool(t, testdb.URL(t))
+	ran := make(chan struct{}, 1)
+	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error {
+		ran <- struct{}{}
+		return nil
+	}), driver.WorkerConfig{PollInterval: 10 * time.Millisecond})
+	for range 3 {
+		enqueue(t, pool, note{}, driver.EnqueueOptions{})
+		receive(t, ran)
+	}
+}
+
+// More jobs than fit into one claim, or into the slots, are all worked off without a poll or a notification in between.
+func TestBacklogIsWorkedOffAtOnce(t *testing.T) {
+	pool := testdb.New(t)
+	const n = 40
+	large := strings.Repeat("x", 20_000) // a claim takes 128 KiB
+	var args []driver.Args
+	for i := range n {
+		args = append(args, note{fmt.Sprint(i, large)})
+	}
+	_, err := driver.NewClient(pool).EnqueueMany(t.Context(), args, driver.EnqueueOptions{})
+	require.NoError(t, err)
+	ran := make(chan struct{}, n)
+	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error {
+		ran <- struct{}{}
+		return nil
+	}), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, Slots: 30})
+	for range n {
+		receive(t, ran)
+	}
+}
+
+func TestSlotsLimitHandlers(t *testing.T) {
+	pool := testdb.New(t)
+	const n, slots = 30, 3
+	for range n {
+		enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	}
+	var running, most atomic.Int32
+	ran := make(chan struct{}, n)
+	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error {
+		now := running.Add(1)
+		defer running.Add(-1)
+		for old := most.Load(); now > old && !most.CompareAndSwap(old, now); old = most.Load() {
+		}
+		runtime.Gosched()
+		ran <- struct{}{}
+		return nil
+	}), driver.WorkerConfig{Slots: slots})
+	for range n {
+		receive(t, ran)
+	}
+	assert.LessOrEqual(t, most.Load(), int32(slots))
+}
+
+func TestSoftStop(t *testing.T) {
+	pool := testdb.New(t)
+	first := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	second := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	started, finish := make(chan struct{}), make(chan struct{})
+	w, err := driver.NewWorker(pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
+		close(started)
+		<-finish
+		return ctx.Err() // must not have ended
+	}), driver.WorkerConfig{Slots: 1, Logger: logger(t)})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() { result <- w.Run(ctx) }()
+	receive(t, started)
+	cancel()
+	assert.Empty(t, result)
+	close(finish)
+	require.NoError(t, receive(t, result))
+	waitForState(t, pool, first, "completed")
+	waitForState(t, pool, second, "available")
+	assert.Zero(t, queryValue[int](t, pool, "select count(*) from awa.workers"))
+}
+
+func TestHardStopGivesJobsBack(t *testing.T) {
+	pool := testdb.New(t)
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	started := make(chan struct{})
+	stop := runWorker(t, pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
+		close(started)
+		<-ctx.Done()
+		return fmt.Errorf("stopped: %w", ctx.Err())
+	}), driver.WorkerConfig{StopTimeout: -1})
+	receive(t, started)
+	require.NoError(t, stop())
+	job := waitForState(t, pool, id, "available")
+	assert.Zero(t, job.Attempt)
+	assert.Empty(t, job.Errors)
+
+	attempts := make(chan int, 1)
+	runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		attempts <- job.Attempt
+		return nil
+	}), driver.WorkerConfig{})
+	assert.Equal(t, 1, receive(t, attempts))
+	waitForState(t, pool, id, "completed")
+}
+
+// A handler that does not care about its context is left behind, and its job goes to somebody else.
+func TestStopLeavesStubbornHandlersBehind(t *testing.T) {
+	driver.SetTimeouts(t, time.Millisecond, time.Minute)
+	pool := testdb.New(t)
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	started, finish, finished := make(chan struct{}), make(chan struct{}), make(chan struct{})
+	w, err := driver.NewWorker(pool, handle(func(context.Context, *driver.Job[note]) error {
+		defer close(finished)
+		close(started)
+		<-finish
+		return nil
+	}), driver.WorkerConfig{StopTimeout: -1, Logger: logger(t)})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() { result <- w.Run(ctx) }()
+	receive(t, started)
+	cancel()
+	assert.ErrorContains(t, receive(t, result), "1 handlers have not returned")
+	waitForState(t, pool, id, "available")
+	close(finish)
+	receive(t, finished)
+}
+
+// When the last answers can't be sent the worker stops all the same, says so, and gives the jobs back.
+func TestStopWithoutAnAnswer(t *testing.T) {
+	driver.SetTimeouts(t, time.Minute, time.Second)
+	tap := &wiretap{onWrite: func(_ *tappedConn, sent []byte) (func() error, error) {
+		if bytes.Contains(sent, []byte("awa.complete_many(")) {
+			return nil, errCut
+		}
+		return nil, nil
+	}}
+	pool := tap.pool(t, testdb.URL(t))
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	ran := make(chan struct{}, 1)
+	w, err := driver.NewWorker(pool, handle(func(context.Context, *driver.Job[note]) error {
+		ran <- struct{}{}
+		return nil
+	}), driver.WorkerConfig{Logger: logger(t)})
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() { result <- w.Run(ctx) }()
+	receive(t, ran)
+	cancel()
+	assert.ErrorContains(t, receive(t, result), "1 answers could not be sent")
+	waitForState(t, pool, id, "available")
+}
+
+// The server says that an attempt is no longer this worker's: its handler is told.
+func TestLostAttemptIsStopped(t *testing.T) {
+	pool := testdb.New(t)
+	_, err := pool.Exec(t.Context(), `
+		create or replace function awa.heartbeat(worker_id bigint) returns setof awa.lost_attempt language sql
+		as $$ select j.id, j.receipt, 'cancelled' from awa.jobs j where j.state = 'running' $$`)
+	require.NoError(t, err)
+	causes := make(chan error, 10)
+	runWorker(t, pool, handle(func(ctx context.Context, _ *driver.Job[note]) error {
+		<-ctx.Done()
+		causes <- context.Cause(ctx)
+		return ctx.Err()
+	}), driver.WorkerConfig{HeartbeatEvery: 20 * time.Millisecond})
+	enqueue(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1})
+	assert.ErrorIs(t, receive(t, causes), driver.ErrStaleReceipt)
+}
+
+// Every connection dies while there is work: the worker gets over it, and every job is completed.
+func TestServerCutsAllConnections(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	pool := (&wiretap{onWrite: func(*tappedConn, []byte) (func() error, error) { return nil, nil }}).pool(t, databaseURL)
+	admin := testdb.Connect(t, databaseURL)
+	client := driver.NewClient(pool)
+	var ran atomic.Int32
+	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error {
+		ran.Add(1)
+		return nil
+	}), driver.WorkerConfig{HeartbeatEvery: 20 * time.Millisecond, PollInterval: 20 * time.Millisecond})
+	const n, rounds = 200, 3
+	for round := range rounds {
+		args := make([]driver.Args, n)
+		for i := range args {
+			args[i] = note{}
+		}
+		waitFor(t, func() bool { // the pool may have dead connections
+			_, err := client.EnqueueMany(t.Context(), args, driver.EnqueueOptions{})
+			return err == nil
+		}, "nothing can be enqueued")
+		waitFor(t, func() bool { return ran.Load() > int32(round*n) }, "nothing is run")
+		_, err := admin.Exec(t.Context(), `
+			select pg_terminate_backend(pid) from pg_stat_activity
+			 where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'`)
+		require.NoError(t, err)
+	}
+	waitFor(t, func() bool {
+		counts, err := client.QueueCounts(t.Context(), driver.DefaultQueue)
+		return err == nil && counts.Completed >= n*rounds && counts.Available+counts.Running+counts.Retryable == 0
+	}, "not all jobs were completed")
+}
+
+// The connection is cut after the server has committed a claim, but before the worker has read it. Nobody knows of these
+// jobs, and the worker's heartbeats would keep them alive: it must give them back while it works on.
+func TestClaimWhoseAnswerIsLost(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	admin := testdb.Connect(t, databaseURL)
+	var armed atomic.Bool
+	tap := &wiretap{}
+	tap.onWrite = func(c *tappedConn, sent []byte) (func() error, error) {
+		if !c.claims {
+			return nil, nil
+		}
+		return func() error {
+			if !armed.Load() {
+				return nil
+			}
+			// Has the job been claimed?
+			var claimed bool
+			err := admin.QueryRow(context.Background(), "select exists (select from awa.lease_claims)").Scan(&claimed)
+			if err != nil || !claimed {
+				return err
+			}
+			armed.Store(false)
+			return errCut
+		}, nil
+	}
+	pool := tap.pool(t, databaseURL)
+	ran := make(chan int, 1)
+	armed.Store(true)
+	runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		ran <- job.Attempt
+		return nil
+	}), driver.WorkerConfig{HeartbeatEvery: 20 * time.Millisecond, PollInterval: 20 * time.Millisecond, Lease: time.Hour})
+	job := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	assert.Equal(t, 1, receive(t, ran))
+	waitForState(t, pool, job, "completed")
+	assert.False(t, armed.Load(), "no claim was lost")
+}
+
+func TestRegistersAgainWhenUnknown(t *testing.T) {
+	pool := testdb.New(t)
+	ran := make(chan struct{}, 1)
+	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error {
+		ran <- struct{}{}
+		return nil
+	}), driver.WorkerConfig{HeartbeatEvery: time.Hour, PollInterval: 20 * time.Millisecond})
+	enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	receive(t, ran)
+	worker := queryValue[int64](t, pool, "select worker_id from awa.workers")
+	_, err := pool.Exec(t.Context(), "select awa.deregister_worker($1)", worker)
+	require.NoError(t, err)
+	enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	receive(t, ran)
+	assert.NotEqual(t, worker, queryValue[int64](t, pool, "select worker_id from awa.workers"))
+}
+
+// An answer that comes too late is nobody's error.
+func TestStaleAnswer(t *testing.T) {
+	pool := testdb.New(t)
+	started, finish := make(chan struct{}), make(chan struct{})
+	var log bytes.Buffer
+	var runs atomic.Int32
+	stop := runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error {
+		if runs.Add(1) == 1 {
+			started <- struct{}{}
+			<-finish
+		}
+		return nil
+	}), driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	receive(t, started)
+	_, err := pool.Exec(t.Context(), "select awa.deregister_worker(worker_id) from awa.workers")
+	require.NoError(t, err)
+	waitForState(t, pool, id, "completed") // by the second run
+	close(finish)
+	require.NoError(t, stop())
+	assert.EqualValues(t, 2, runs.Load())
+	assert.Contains(t, log.String(), "answers were stale")
+	assert.NotContains(t, log.String(), "level=ERROR")
+}
+
+// A worker needs awa_worker, and nothing else, when it does no maintenance; a producer awa_producer.
+func TestRolesSuffice(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	as := func(role string) *pgxpool.Pool {
+		cfg, err := pgxpool.ParseConfig(databaseURL)
+		require.NoError(t, err)
+		cfg.ConnConfig.RuntimeParams["role"] = role
+		pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+		require.NoError(t, err)
+		t.Cleanup(pool.Close)
+		return pool
+	}
+	client := driver.NewClient(as("awa_producer"))
+	id, err := client.Enqueue(t.Context(), note{}, driver.EnqueueOptions{})
+	require.NoError(t, err)
+	_, err = client.Job(t.Context(), id)
+	assert.ErrorContains(t, err, "permission denied")
+	stop := runWorker(t, as("awa_worker"), handle(func(context.Context, *driver.Job[note]) error { return nil }),
+		driver.WorkerConfig{NoMaintenance: true})
+	waitForState(t, as("awa_reader"), id, "completed")
+	require.NoError(t, stop())
+}
+
+func TestNoMaintenance(t *testing.T) {
+	pool := testdb.New(t)
+	h := handle(func(context.Context, *driver.Job[note]) error { return nil })
+	late := enqueue(t, pool, note{}, driver.EnqueueOptions{RunAt: time.Now().Add(50 * time.Millisecond)})
+	stop := runWorker(t, pool, h, driver.WorkerConfig{NoMaintenance: true})
+	waitForState(t, pool, enqueue(t, pool, note{}, driver.EnqueueOptions{}), "completed")
+	waitForState(t, pool, late, "scheduled")
+	require.NoError(t, stop())
+	runWorker(t, pool, h, driver.WorkerConfig{})
+	waitForState(t, pool, late, "completed")
+}
+
+func TestRunFailsWithoutAwa(t *testing.T) {
+	pool := (&wiretap{onWrite: func(*tappedConn, []byte) (func() error, error) { return nil, nil }}).pool(t, testdb.EmptyURL(t))
+	w, err := driver.NewWorker(pool, driver.NewHandlers(), driver.WorkerConfig{Logger: logger(t)})
+	require.NoError(t, err)
+	assert.ErrorContains(t, w.Run(t.Context()), "does not exist")
+}
+
+func TestWorkerConfig(t *testing.T) {
+	cfg := driver.WorkerConfig{}.WithDefaults()
+	assert.Equal(t, "default", cfg.Queue)
+	assert.Equal(t, 100, cfg.Slots)
+	assert.Equal(t, time.Second, cfg.PollInterval)
+	assert.Equal(t, 10*time.Second, cfg.HeartbeatEvery)
+	assert.Equal(t, 30*time.Second, cfg.StopTimeout)
+	assert.NotEmpty(t, cfg.Name)
+	assert.NotNil(t, cfg.Logger)
+	assert.Equal(t, time.Second, driver.WorkerConfig{Lease: 3 * time.Second}.WithDefaults().HeartbeatEvery)
+
+	for name, cfg := range map[string]driver.WorkerConfig{
+		"queue":     {Queue: strings.Repeat("q", 201)},
+		"slots":     {Slots: 10_001},
+		"negative":  {Slots: -1},
+		"lease":     {Lease: time.Microsecond},
+		"poll":      {PollInterval: -1},
+		"name":      {Name: strings.Repeat("n", 201)},
+		"heartbeat": {HeartbeatEvery: -1},
+		"too slow":  {Lease: time.Second, HeartbeatEvery: time.Second},
+	} {
+		_, err := driver.NewWorker(nil, driver.NewHandlers(), cfg)
+		assert.Error(t, err, name)
+	}
+}
+
+func TestHandleTwicePanics(t *testing.T) {
+	h := handle(nil)
+	assert.Panics(t, func() { driver.Handle(h, func(context.Context, *driver.Job[note]) error { return nil }) })
+}
