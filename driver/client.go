@@ -188,13 +188,18 @@ type AttemptError struct {
 
 // Job returns what is known of one job. It fails with [ErrNoSuchJob] when there is none of that id, or no more.
 func (c *Client) Job(ctx context.Context, id int64) (JobInfo, error) {
-	rows, _ := c.pool.Query(ctx, `
-		select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, attempted_at, finalized_at, created_at,
-		       errors, metadata, tags, receipt, output, worker_id
-		  from awa.job(job_id => $1)`, id)
-	job, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[JobInfo])
+	row, err := queries.Job(ctx, c.pool, id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = ErrNoSuchJob
+	}
+	job := JobInfo{
+		ID: row.ID, Kind: row.Kind, Queue: row.Queue, Args: row.Args, State: row.State,
+		Priority: int(row.Priority), Attempt: int(row.Attempt), MaxAttempts: int(row.MaxAttempts),
+		RunAt: row.RunAt, AttemptedAt: row.AttemptedAt, FinalizedAt: row.FinalizedAt, CreatedAt: row.CreatedAt,
+		Metadata: row.Metadata, Tags: row.Tags, Receipt: row.Receipt, Output: row.Output, WorkerID: row.WorkerID,
+	}
+	if err == nil {
+		err = json.Unmarshal(row.Errors, &job.Errors)
 	}
 	if err != nil {
 		return JobInfo{}, fmt.Errorf("job %d: %w", id, mapError(err))
@@ -219,15 +224,12 @@ type QueueCounts struct {
 
 // QueueCounts counts the jobs of a queue by state. It fails with [ErrNoSuchQueue] when nothing was ever enqueued to it.
 func (c *Client) QueueCounts(ctx context.Context, queue string) (QueueCounts, error) {
-	rows, _ := c.pool.Query(ctx, `
-		select queue, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at
-		  from awa.queue_counts(queue => $1)`, queue)
-	counts, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[QueueCounts])
-	if errors.Is(err, pgx.ErrNoRows) {
+	counts, err := queries.QueueCounts(ctx, c.pool, &queue)
+	if err == nil && len(counts) == 0 {
 		err = ErrNoSuchQueue
 	}
 	if err != nil {
 		return QueueCounts{}, fmt.Errorf("counts of queue %q: %w", queue, mapError(err))
 	}
-	return counts, nil
+	return QueueCounts(counts[0]), nil
 }

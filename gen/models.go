@@ -35,19 +35,19 @@ type AwaJob struct {
 	Args        json.RawMessage
 	State       string
 	Priority    int32
-	Attempt     interface{}
+	Attempt     int32
 	MaxAttempts int32
 	RunAt       time.Time
-	HeartbeatAt interface{}
-	DeadlineAt  interface{}
-	AttemptedAt time.Time
-	FinalizedAt time.Time
+	HeartbeatAt *time.Time
+	DeadlineAt  *time.Time
+	AttemptedAt *time.Time
+	FinalizedAt *time.Time
 	CreatedAt   time.Time
 	Errors      json.RawMessage
 	Metadata    json.RawMessage
 	Tags        []string
 	UniqueKey   *string
-	Receipt     int32
+	Receipt     *int64
 	Progress    json.RawMessage
 	Output      json.RawMessage
 	WorkerID    *int64
@@ -72,5 +72,5 @@ type AwaQueueCount struct {
 	Failed          int64
 	Cancelled       int64
 	Dead            int64
-	OldestReadyAt   interface{}
+	OldestReadyAt   *time.Time
 }

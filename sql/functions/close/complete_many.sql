@@ -120,7 +120,17 @@ as $$
 declare
   v_now timestamptz := clock_timestamp();
   v_closed bigint[];
+  v_places bigint[];
 begin
+  if cardinality(receipts) > (select count(distinct r) from unnest(receipts) r) then
+    select array_agg(a.job_id), array_agg(a.receipt), array_agg(a.place) into job_ids, receipts, v_places
+      from (
+        select distinct on (a.receipt, a.job_id) a.*
+          from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
+         order by a.receipt, a.job_id, a.place
+      ) a;
+  end if;
+
   with asked as materialized (
     select a.receipt >> 12 as claim_id, array_agg(a.receipt & 4095) as items, array_agg(a.job_id) as jobs, array_agg(a.place) as places
       from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
@@ -133,12 +143,11 @@ begin
         select * from awa.lease_claims c where c.claim_id = a.claim_id limit 1 -- fenced off: a join might read all claims
       ) c
   ), open as materialized (
-    select c.segment, c.claim_id, i.item, min(i.place) as place
+    select c.segment, c.claim_id, i.item, i.place
       from claims c
      cross join unnest(c.items, c.jobs, c.places) i(item, job_id, place)
      where c.job_ids[i.item + 1] = i.job_id
        and i.item <> all(c.closed)
-     group by c.segment, c.claim_id, i.item
   ), batches as (
     insert into awa.lease_claim_closures (segment, claim_id, item, items, outcome, closed_at)
     select o.segment, o.claim_id,
@@ -160,6 +169,9 @@ begin
     from open o
    where o.claim_id <> all(by_item)
       or o.claim_id << 12 | o.item = any(array(select s.receipt from singles s));
+  if v_places is not null then
+    v_closed := array(select v_places[p] from unnest(v_closed) p);
+  end if;
   return coalesce(v_closed, '{}');
 end
 $$;
