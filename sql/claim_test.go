@@ -222,3 +222,50 @@ func TestWindowsAreReadInOrder(t *testing.T) {
 	}
 	require.Equal(t, want, got, "the open window is read to its end, then late commits, then what is new")
 }
+
+// Each transaction of a window that committed late is probed once: the work grows with their number, not with its square.
+func TestManyLateCommits(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	blocks := func(n int) int64 {
+		queue := fmt.Sprint("late-", n)
+		s.exec("create temp table late as select '0'::xid8 as x limit 0")
+		for range n {
+			s.exec("with e as (select awa.enqueue($1, 'k')) insert into late select pg_current_xact_id() from e", queue)
+		}
+		s.exec(`insert into awa.lease_claims (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, job_ids)
+			select 0, nextval('awa.claim_ids'), awa._queue_id($1) * 8 + 2, 1,
+			       format('%s:%s:%s', min(x), pg_snapshot_xmax(pg_current_snapshot()), string_agg(x::text, ',' order by x))::pg_snapshot,
+			       '0', 0, '0', 0, now(), now(), '{}' from late`, queue)
+		s.exec("drop table late")
+		return s.blocksRead(func() { require.Len(t, s.claim(queue, 1000), n) })
+	}
+	blocks(10) // plans
+	few, many := blocks(50), blocks(200)
+	require.Less(t, many, 6*few)
+}
+
+// A few bytes of jsonb can be megabytes of text. They count as what a client gets, and what no claim could return is refused.
+func TestNumbersThatAreLongAsText(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	err := s.try("select awa.enqueue('q', 'k', ('[' || repeat('1e131071,', 8999) || '1]')::jsonb)")
+	require.Equal(t, "22023", sqlState(err))
+	require.Contains(t, err.Error(), "args")
+	err = s.try("select awa.enqueue('q', 'k', metadata => ('[' || repeat('1e131071,', 8999) || '1]')::jsonb, run_at => now() + interval '1 hour')")
+	require.Equal(t, "22023", sqlState(err))
+	require.Contains(t, err.Error(), "metadata")
+	s.exec("select awa.enqueue_many('q', 'k', array_fill(('[' || repeat('1e100000,', 299) || '1]')::jsonb, array[3]))")
+	require.Len(t, s.claim("q", 3), 1, "each of these is 30 MB")
+}
+
+// In a database that was restored into another server the ledgers hold transaction ids of the future: new jobs would count as claimed.
+func TestClaimAfterARestore(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.enqueue("q")
+	s.claim("q", 1)
+	s.exec("update awa.lease_claims set hi = '9999999999:9999999999:'")
+	s.enqueue("q")
+	require.Equal(t, "55000", sqlState(s.try("select awa.claim('q')")))
+}

@@ -183,3 +183,16 @@ func TestReleaseByATransactionOlderThanTheClaim(t *testing.T) {
 	require.Empty(t, s.completeMany(again))
 	require.Equal(t, 1, one[int](s, "select count(*) from awa.jobs where id = $1", job))
 }
+
+// PostgreSQL arrays need not begin at 1.
+func TestArraysWithOtherLowerBounds(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.enqueueMany("q", 4)
+	jobs := s.claim("q", 4)
+	bounds := func(values any) string { return one[string](s, "select '[0:1]=' || $1::bigint[]::text", values) }
+	s.exec("select awa.fail_many($1::text::bigint[], $2::text::bigint[], '[0:1]={first,second}')", bounds(ids(jobs[:2])), bounds(receipts(jobs[:2])))
+	s.exec("select awa.complete_many($1::text::bigint[], $2::text::bigint[], '[0:1]={3,4}'::jsonb[])", bounds(ids(jobs[2:])), bounds(receipts(jobs[2:])))
+	require.Equal(t, []string{"first", "second", "3", "4"},
+		list[string](s, "select coalesce(errors -> 0 ->> 'error', output::text) from awa.jobs order by id"))
+}

@@ -30,11 +30,16 @@ begin
   if not exists (select from pg_roles where rolname = 'awa_owner') then
     return;
   end if;
-  if not pg_has_role('awa_owner', 'member') then
-    if not (select rolcreaterole from pg_roles where rolname = current_user) then
+  -- A role that has created awa_owner, or been there when it was created, may grant it to itself; before it does, it is at most its administrator.
+  if not pg_has_role('awa_owner', 'usage') then
+    begin
+      execute format('grant awa_owner to %I', current_user);
+    exception when insufficient_privilege then
+      raise warning 'the functions of awa run as %', current_user
+        using detail = format('%s is not a member of awa_owner, and may not become one.', current_user),
+              hint = format('To have them run as a role that nobody can log in as, let a superuser say: grant awa_owner to %I; and install once more.', current_user);
       return;
-    end if;
-    execute format('grant awa_owner to %I', current_user);
+    end;
   end if;
   alter schema awa owner to awa_owner;
   for v_object in

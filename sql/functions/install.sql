@@ -1,5 +1,7 @@
 -- The manifest: views that are row contracts come with their functions, public functions first, private ones after, grants last.
 -- Everything is "create or replace", so that it can be installed again at any time, and keeps what depends on it.
+-- Whoever may create objects in public must not be able to slip in a function.
+set local search_path = pg_catalog, pg_temp;
 set local check_function_bodies = off;
 set local client_min_messages = warning;
 

@@ -1,6 +1,9 @@
 -- The tables of the engine: two logs, two ledgers, and what is configured around them.
 -- Code (functions, views, grants) is installed separately, again at every migration: see sql/functions.
 
+-- Whoever may create objects in public must not be able to slip in a function or a type.
+set local search_path = pg_catalog, pg_temp;
+
 create schema awa;
 comment on schema awa is 'Awa: a log-structured job queue';
 
@@ -199,6 +202,7 @@ create table awa.deferred_jobs (
   attempted_at timestamptz,
   attempt      smallint not null,
   max_attempts smallint not null,
+  body_bytes   integer not null,
   kind         text not null,
   args         jsonb not null,
   tags         text[],

@@ -7,7 +7,8 @@ select e.job_id, c.claim_id as receipt, q.name as queue, e.kind, e.args, e.prior
 comment on view awa.claimed_job is 'The row that claim returns, one per job. The view itself is always empty';
 
 -- Takes up to max_jobs jobs of a queue, lane by lane, in the order (xid, job_id) of each lane.
--- Locks: the queue, until the caller's transaction ends. Raises 22023, JQ004, and 55P03 when another claim holds the queue for too long.
+-- Locks: the queue, until the caller's transaction ends. Raises 22023, JQ004, 55P03 when another claim holds the queue for too long,
+-- and 55000 in a database that was restored into another server.
 --
 -- A window is what became visible between two snapshots, lo and hi. It is read in two kinds of parts: the entries of each transaction
 -- that was in progress at lo (late commits, one claim row for each), then everything that began after lo. Reading "up to a
@@ -85,6 +86,11 @@ begin
       ) c on true
      order by l.lane
   loop
+    if pg_snapshot_xmax(v_lane.hi) > pg_snapshot_xmax(v_now) then
+      raise exception using errcode = '55000', message = 'the queue is ahead of this server''s transactions',
+        detail = format('It was last claimed from at transaction %s; the server is at %s.', pg_snapshot_xmax(v_lane.hi), pg_snapshot_xmax(v_now)),
+        hint = 'The database was restored from a dump of another server, whose transaction ids its ledgers hold. Enqueue its open jobs anew in a new database.';
+    end if;
     v_lane_began := clock_timestamp();
     v_lane_seq := coalesce(v_lane.lane_seq, 0);
     v_is_newest := v_lane.lo is null;
@@ -105,7 +111,7 @@ begin
       -- Late commits are probed one transaction at a time: as a list they would be a filter over the lane's whole history. And by
       -- a subquery with a limit, not by exists, which the planner may turn into a join that reads the whole lane.
       select x into v_late
-        from pg_snapshot_xip(v_lo) x
+        from (select x from pg_snapshot_xip(v_lo) x order by x offset 0) s
        where x >= v_at_xid
          and pg_visible_in_snapshot(x, v_hi)
          and (
@@ -114,7 +120,6 @@ begin
             where e.lane = v_lane.lane and e.xid = x
               and e.job_id > case when x = v_at_xid then v_at_id else 0 end
             limit 1)
-       order by x
        limit 1;
       v_limit := least(v_room, 960);
       v_batch := awa._read_part(v_lane.lane, v_lo, v_hi, v_at_xid, v_at_id, v_late, v_limit, v_bytes, v_row_bytes);
@@ -133,7 +138,7 @@ begin
            v_batch.first_xid, v_batch.job_ids[1], v_at_xid, v_at_id,
            v_claimed_at, v_claimed_at + coalesce(lease, v_settings.lease, interval '1 minute'), worker_id, v_batch.job_ids);
         return query
-          select e.job_id, v_claim_id << 12 | (row_number() over () - 1), queue, e.kind, e.args, e.priority::int, e.attempt::int,
+          select e.job_id, v_claim_id << 12 | (row_number() over (order by e.xid, e.job_id) - 1), queue, e.kind, e.args, e.priority::int, e.attempt::int,
                  e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at, null::timestamptz, e.tags, e.metadata, e.progress
             from awa.ready_entries e
            where e.lane = v_lane.lane
@@ -254,7 +259,7 @@ begin
   begin
     perform pg_advisory_xact_lock(v_key);
   exception when lock_not_available then
-    select string_agg(concat_ws(' ', 'backend', l.pid, nullif(format('(%s)', a.application_name), '()')), ', ') into v_holder
+    select string_agg(case when l.pid is null then 'a prepared transaction' else concat_ws(' ', 'backend', l.pid, nullif(format('(%s)', a.application_name), '()')) end, ', ') into v_holder
       from pg_locks l
       left join pg_stat_activity a on a.pid = l.pid
      where l.locktype = 'advisory' and l.granted and l.objsubid = 1

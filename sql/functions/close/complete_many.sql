@@ -22,6 +22,8 @@ declare
 begin
   perform awa._check_answers(job_ids, receipts);
   perform awa._check_companion('outputs', outputs, job_ids, true);
+  job_ids := job_ids[:]; -- whatever their lower bounds were
+  receipts := receipts[:];
   v_by_item := awa._lock_claims(receipts);
   if outputs is null then
     v_closed := awa._close_items(job_ids, receipts, 'completed', v_by_item);

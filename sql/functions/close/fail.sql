@@ -59,7 +59,7 @@ begin
   with failed as materialized (
     select a.*, f.delay, s.backoff_base, s.backoff_max, clock_timestamp() as failed_at,
            coalesce(a.errors, '[]') || jsonb_build_array(
-             jsonb_build_object('attempt', a.attempt, 'at', clock_timestamp(), 'error', f.error)
+             jsonb_build_object('attempt', a.attempt, 'at', clock_timestamp(), 'error', left(f.error, 20000))
              || case when details is null then '{}' else jsonb_build_object('details', details) end) as all_errors
       from awa._attempts(receipts) a
       join lateral (
@@ -68,12 +68,12 @@ begin
       left join awa.queue_settings s on s.queue_id = a.lane >> 3
   ), retried as (
     insert into awa.deferred_jobs
-      (job_id, lane, run_at, created_at, attempted_at, attempt, max_attempts, kind, args, tags, metadata, progress, errors)
+      (job_id, lane, run_at, created_at, attempted_at, attempt, max_attempts, body_bytes, kind, args, tags, metadata, progress, errors)
     select f.job_id, f.lane & ~7::bigint | f.priority,
            f.failed_at + coalesce(f.delay, make_interval(secs => least(
              extract(epoch from coalesce(f.backoff_base, '1 second')) * power(2::float8, least(f.attempt, 62)) * (1 + random() / 4),
              extract(epoch from coalesce(f.backoff_max, '24 hours'))))),
-           f.created_at, f.claimed_at, f.attempt + 1, f.max_attempts, f.kind, f.args, f.tags, f.metadata, f.progress, f.all_errors
+           f.created_at, f.claimed_at, f.attempt + 1, f.max_attempts, f.body_bytes, f.kind, f.args, f.tags, f.metadata, f.progress, f.all_errors
       from failed f
      where f.attempt < f.max_attempts
   ), ended as (

@@ -27,6 +27,10 @@ begin
   perform awa._check_companion('errors', errors, job_ids, false);
   perform awa._check_companion('retry_after', retry_after, job_ids, true);
   perform awa._check_delays(retry_after);
+  job_ids := job_ids[:]; -- whatever their lower bounds were
+  receipts := receipts[:];
+  errors := errors[:];
+  retry_after := retry_after[:];
   v_closed := awa._close_items(job_ids, receipts, 'failed', awa._lock_claims(receipts));
   perform awa._record_failures(
     array(select receipts[p] from unnest(v_closed) p), array(select errors[p] from unnest(v_closed) p),

@@ -37,7 +37,7 @@ begin
   v_promoted := awa._promote(v_horizon, v_now, v_max);
   if v_promoted < v_max then
     perform setval('awa.promoted_until', v_now_us);
-    if v_now_us >= (select s.last_value from awa.next_sweep_at s) then
+    if (select v_now_us not between s.last_value - 3600000000 and s.last_value from awa.next_sweep_at s) then -- due, or a clock that was ahead
       v_swept := awa._promote('-infinity', v_now, v_max - v_promoted::int);
       v_promoted := v_promoted + v_swept;
       if v_promoted < v_max then
@@ -73,9 +73,7 @@ begin
   ), appended as (
     insert into awa.ready_entries
       (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args, tags, metadata, created_at, progress, errors)
-    select r.current_segment, t.lane, t.job_id, t.run_at, t.lane & 7, t.attempt, t.max_attempts,
-           octet_length(t.kind) + octet_length(t.args::text) + coalesce(octet_length(t.metadata::text), 0) + coalesce(octet_length(t.progress::text), 0)
-             + coalesce(pg_column_size(t.tags), 0),
+    select r.current_segment, t.lane, t.job_id, t.run_at, t.lane & 7, t.attempt, t.max_attempts, t.body_bytes,
            t.kind, t.args, t.tags, t.metadata, t.created_at, t.progress, t.errors
       from awa.ring r, taken t
     returning lane >> 3 as queue_id

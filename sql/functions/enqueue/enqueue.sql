@@ -46,13 +46,14 @@ declare
   v_priority int;
   v_max_attempts int;
   v_now timestamptz := clock_timestamp();
-  v_extra int := octet_length(kind) + coalesce(pg_column_size(tags), 0) + coalesce(pg_column_size(metadata), 0);
+  v_bytes int;
   v_job_ids bigint[];
 begin
   perform awa._check_options(queue, kind, priority, run_at, max_attempts, tags);
   if cardinality(args) = 0 then
     return '{}';
   end if;
+  v_bytes := octet_length(kind) + coalesce(octet_length(tags::text), 0) + coalesce(awa._json_bytes('metadata', metadata), 0);
 
   v_queue_id := awa._queue_id(queue);
   select coalesce(priority, s.default_priority, 2), coalesce(max_attempts, s.default_max_attempts, 25)
@@ -66,8 +67,9 @@ begin
   if run_at > v_now then
     with appended as (
       insert into awa.deferred_jobs
-        (job_id, lane, run_at, created_at, attempt, max_attempts, kind, args, tags, metadata)
-      select nextval('awa.job_ids'), v_queue_id * 8 + v_priority, run_at, v_now, 1, v_max_attempts, kind, a, tags, metadata
+        (job_id, lane, run_at, created_at, attempt, max_attempts, body_bytes, kind, args, tags, metadata)
+      select nextval('awa.job_ids'), v_queue_id * 8 + v_priority, run_at, v_now, 1, v_max_attempts,
+             v_bytes + awa._json_bytes('args', a), kind, a, tags, metadata
         from unnest(args) a
       returning job_id
     )
@@ -77,7 +79,7 @@ begin
       insert into awa.ready_entries
         (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args, tags, metadata)
       select r.current_segment, v_queue_id * 8 + v_priority, nextval('awa.job_ids'), v_now, v_priority, 1, v_max_attempts,
-             pg_column_size(a) + v_extra, kind, a, tags, metadata
+             v_bytes + case when pg_column_size(a) > 2000 then awa._json_bytes('args', a) else pg_column_size(a) end, kind, a, tags, metadata
         from awa.ring r, unnest(args) a
       returning job_id
     )

@@ -13,6 +13,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set enable_seqscan = off
+set enable_bitmapscan = on
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
@@ -34,6 +35,7 @@ begin
   end if;
 
   if state in ('available', 'running') then
+    perform set_config('enable_bitmapscan', 'off', true); -- until the end of the function: it is for BRIN alone
     return query
       select j.id, j.kind, j.queue, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.run_at, j.heartbeat_at, j.deadline_at,
              j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata, j.tags, j.unique_key, j.receipt, j.progress, j.output, j.worker_id

@@ -51,3 +51,26 @@ begin
 end
 $$;
 comment on function awa._check_isolation is 'Refuses an isolation level other than READ COMMITTED';
+
+-- The bytes of a JSON value as clients get it. A small one is taken for as large as it is stored: only a large one is worth the look at its text, which may be
+-- much longer, since a number such as 1e100000 takes a few bytes. Refuses what no claim could return.
+create or replace function awa._json_bytes(argument text, value jsonb) returns int
+language plpgsql
+as $$
+declare
+  v_bytes int := pg_column_size(array[value]); -- in an array it is not compressed
+begin
+  if v_bytes > 2000 then
+    begin
+      v_bytes := octet_length(value::text);
+    exception when program_limit_exceeded then
+      v_bytes := 2147483647;
+    end;
+    if v_bytes > 134217728 then
+      perform awa._refuse(argument || ' must be at most 128 MiB of text', nullif(v_bytes, 2147483647) || ' bytes', 'Store it elsewhere, and pass where.');
+    end if;
+  end if;
+  return v_bytes;
+end
+$$;
+comment on function awa._json_bytes is 'The bytes of a JSON value as clients get it';

@@ -22,7 +22,7 @@ declare
   v_clock regclass := 'awa.wake_clock_' || v_digit;
   v_tick bigint := extract(epoch from clock_timestamp()) * 200;
 begin
-  if coalesce(pg_sequence_last_value(v_clock), 0) < v_tick then
+  if coalesce(pg_sequence_last_value(v_clock), 0) not between v_tick and v_tick + 1000 then -- before, or a clock that was ahead
     perform setval(v_clock, v_tick), pg_notify('awa_wake_' || v_digit, '');
   end if;
 end
