@@ -1,10 +1,11 @@
 // Command engine measures the SQL functions of Awa by themselves: milliseconds per call, WAL and dead rows per job, and whether
-// any of it grows with history or with somebody's open transaction. Give it a database of its own, freshly migrated.
+// any of it grows with history or with somebody's open transaction. Give it a database of its own, freshly migrated; it clones it for each length of history.
 package main
 
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -32,124 +33,168 @@ func main() {
 }
 
 type bench struct {
-	ctx    context.Context
-	db     *pgx.Conn
-	queue  string
-	rounds int
+	ctx context.Context
+	db  *pgx.Conn
+}
+
+const queue = "bench"
+
+func open(ctx context.Context, config *pgx.ConnConfig, database string) (*bench, error) {
+	config = config.Copy()
+	if database != "" {
+		config.Database = database
+	}
+	config.RuntimeParams["synchronous_commit"] = "off" // the functions are measured, not the disk
+	db, err := pgx.ConnectConfig(ctx, config)
+	return &bench{ctx, db}, err
 }
 
 func run(ctx context.Context, url, history string, rounds int) error {
-	db, err := pgx.Connect(ctx, url)
+	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		return err
 	}
-	defer db.Close(ctx)
-	b := &bench{ctx: ctx, db: db, queue: fmt.Sprintf("bench-%d", time.Now().UnixNano()), rounds: rounds}
-
+	admin, err := open(ctx, config, "postgres")
+	if err != nil {
+		return err
+	}
+	defer admin.db.Close(ctx)
 	var version string
-	if err := db.QueryRow(ctx, "select version()").Scan(&version); err != nil {
+	if err := admin.db.QueryRow(ctx, "select version()").Scan(&version); err != nil {
 		return err
 	}
 	fmt.Println(version)
-	fmt.Printf("payload %d bytes, medians of %d rounds\n\n", len(payload), rounds)
+	fmt.Printf("payload %d bytes, synchronous_commit = off; medians of %d rounds, each the median of its calls\n", len(payload), rounds)
 
+	// A database for each length of history, so that they can be measured in turn: machines change their speed from minute to minute.
+	var stages []*stage
 	done := 0
 	for _, step := range strings.Split(history, ",") {
 		var want int
 		if _, err := fmt.Sscan(step, &want); err != nil {
 			return fmt.Errorf("-history: %w", err)
 		}
-		if want > done {
-			if err := b.grow(want - done); err != nil {
-				return err
-			}
-			done = want
+		grown, err := open(ctx, config, "")
+		if err != nil {
+			return err
 		}
-		if err := b.report(fmt.Sprintf("%d jobs of history", done)); err != nil {
+		if err := grown.grow(want - done); err != nil {
+			return err
+		}
+		done = want
+		grown.db.Close(ctx)
+		name := fmt.Sprint(config.Database, "_", want)
+		if _, err := admin.db.Exec(ctx, fmt.Sprintf("create database %q template %q strategy file_copy", name, config.Database)); err != nil {
+			return err
+		}
+		defer admin.db.Exec(ctx, fmt.Sprintf("drop database %q with (force)", name))
+		b, err := open(ctx, config, name)
+		if err != nil {
+			return err
+		}
+		defer b.db.Close(ctx)
+		stages = append(stages, &stage{bench: b, title: fmt.Sprintf("%d jobs of history", want)})
+	}
+	last := stages[len(stages)-1].bench
+	pinner, err := open(ctx, last.db.Config(), "")
+	if err != nil {
+		return err
+	}
+	defer pinner.db.Close(ctx)
+	pinned := &stage{bench: last, title: "the same, pinned", pinner: pinner}
+
+	for range rounds {
+		for _, s := range append(stages, pinned) {
+			if err := s.measure(); err != nil {
+				return fmt.Errorf("%s: %w", s.title, err)
+			}
+		}
+	}
+	fmt.Printf("%-22s", "ms per call")
+	for _, call := range calls {
+		fmt.Printf("%21s", call)
+	}
+	fmt.Println()
+	for _, s := range append(stages, pinned) {
+		s.print()
+	}
+	return last.million()
+}
+
+var calls = []string{"enqueue_many(500)", "claim(500)", "complete_many(500)", "select 1", "enqueue", "claim(1)", "complete"}
+
+// A stage is one line of the report.
+type stage struct {
+	*bench
+	title  string
+	pinner *bench               // holds a transaction open meanwhile, which has an id and a snapshot
+	ms     map[string][]float64 // a median for each round
+}
+
+// measure measures every call once the way a worker would use it.
+func (s *stage) measure() error {
+	if s.pinner != nil {
+		if _, err := s.pinner.db.Exec(s.ctx, "begin isolation level repeatable read; select pg_current_xact_id()"); err != nil {
+			return err
+		}
+		defer s.pinner.db.Exec(s.ctx, "rollback")
+	}
+	ms := map[string][]float64{}
+	timed := func(call string, f func() error) error {
+		started := time.Now()
+		err := f()
+		ms[call] = append(ms[call], float64(time.Since(started).Nanoseconds())/1e6)
+		return err
+	}
+	var jobs, receipts []int64
+	for i := range 50 {
+		err := errors.Join(
+			timed("enqueue_many(500)", func() error { return s.enqueueMany(batch) }),
+			timed("claim(500)", func() (err error) { jobs, receipts, err = s.claim(batch); return err }),
+			timed("complete_many(500)", func() error { return s.completeMany(jobs, receipts) }),
+		)
+		if err == nil && len(jobs) != batch {
+			err = fmt.Errorf("claim returned %d jobs of %d", len(jobs), batch)
+		}
+		if err != nil {
+			return err
+		}
+		if i == 9 {
+			clear(ms) // the first ones warm up
+		}
+	}
+	for range 200 {
+		err := errors.Join(
+			timed("select 1", func() error { return s.exec("select 1") }),
+			timed("enqueue", func() error { return s.exec("select awa.enqueue($1, 'bench', $2)", queue, payload) }),
+			timed("claim(1)", func() (err error) { jobs, receipts, err = s.claim(1); return err }),
+			timed("complete", func() error { return s.exec("select awa.complete($1, $2)", jobs[0], receipts[0]) }),
+		)
+		if err != nil {
 			return err
 		}
 	}
-	release, err := b.pin(url)
-	if err != nil {
-		return err
+	if s.ms == nil {
+		s.ms = map[string][]float64{}
 	}
-	if err := b.report("the same, a transaction with an id held open"); err != nil {
-		return err
-	}
-	release()
-	return b.million()
-}
-
-// pin holds a transaction open that has an id and a snapshot, until the returned function is called.
-func (b *bench) pin(url string) (func(), error) {
-	db, err := pgx.Connect(b.ctx, url)
-	if err != nil {
-		return nil, err
-	}
-	_, err = db.Exec(b.ctx, "begin isolation level repeatable read; select pg_current_xact_id()")
-	return func() { db.Close(b.ctx) }, err
-}
-
-// report measures every call once the way a worker would use it, and prints one line per call.
-func (b *bench) report(title string) error {
-	fmt.Printf("%s:\n", title)
-	var many, claims, completes, ones, claim1s, complete1s, pings []float64
-	for range b.rounds {
-		var m, c, k, e1, c1, k1, p []float64
-		for range 40 {
-			var err error
-			var jobs, receipts []int64
-			if err = timed(&m, func() error { return b.enqueueMany(batch) }); err != nil {
-				return err
-			}
-			if err = timed(&c, func() error { jobs, receipts, err = b.claim(batch); return err }); err != nil {
-				return err
-			}
-			if len(jobs) != batch {
-				return fmt.Errorf("claim returned %d jobs of %d", len(jobs), batch)
-			}
-			if err = timed(&k, func() error { return b.completeMany(jobs, receipts) }); err != nil {
-				return err
-			}
-		}
-		for range 200 {
-			var err error
-			var jobs, receipts []int64
-			if err = timed(&p, func() error { _, err := b.db.Exec(b.ctx, "select 1"); return err }); err != nil {
-				return err
-			}
-			if err = timed(&e1, func() error {
-				_, err := b.db.Exec(b.ctx, "select awa.enqueue($1, 'bench', $2)", b.queue, payload)
-				return err
-			}); err != nil {
-				return err
-			}
-			if err = timed(&c1, func() error { jobs, receipts, err = b.claim(1); return err }); err != nil {
-				return err
-			}
-			if len(jobs) != 1 {
-				return fmt.Errorf("claim returned %d jobs of 1", len(jobs))
-			}
-			if err = timed(&k1, func() error {
-				_, err := b.db.Exec(b.ctx, "select awa.complete($1, $2)", jobs[0], receipts[0])
-				return err
-			}); err != nil {
-				return err
-			}
-		}
-		many, claims, completes = append(many, median(m)), append(claims, median(c)), append(completes, median(k))
-		ones, claim1s, complete1s, pings = append(ones, median(e1)), append(claim1s, median(c1)), append(complete1s, median(k1)), append(pings, median(p))
-	}
-	for _, line := range []struct {
-		name string
-		ms   []float64
-	}{
-		{"enqueue_many(500)", many}, {"claim(500)", claims}, {"complete_many(500)", completes},
-		{"select 1", pings}, {"enqueue", ones}, {"claim(1)", claim1s}, {"complete", complete1s},
-	} {
-		fmt.Printf("  %-20s %7.3f ms  (%.3f to %.3f)\n", line.name, median(line.ms), slices.Min(line.ms), slices.Max(line.ms))
+	for call, all := range ms {
+		s.ms[call] = append(s.ms[call], median(all))
 	}
 	return nil
+}
+
+func (s *stage) print() {
+	fmt.Printf("%-22s", s.title)
+	for _, call := range calls {
+		ms := s.ms[call]
+		fmt.Printf("%21s", fmt.Sprintf("%.3f (%.2f-%.2f)", median(ms), slices.Min(ms), slices.Max(ms)))
+	}
+	fmt.Println()
+}
+
+func (b *bench) exec(sql string, args ...any) error {
+	_, err := b.db.Exec(b.ctx, sql, args...)
+	return err
 }
 
 // grow enqueues, claims and completes n jobs.
@@ -209,7 +254,7 @@ func (b *bench) enqueueMany(n int) error {
 	for i := range args {
 		args[i] = payload
 	}
-	rows, err := b.db.Query(b.ctx, "select awa.enqueue_many($1, 'bench', $2::jsonb[])", b.queue, args)
+	rows, err := b.db.Query(b.ctx, "select awa.enqueue_many($1, 'bench', $2::jsonb[])", queue, args)
 	if err != nil {
 		return err
 	}
@@ -218,7 +263,7 @@ func (b *bench) enqueueMany(n int) error {
 }
 
 func (b *bench) claim(n int) (jobs, receipts []int64, err error) {
-	rows, err := b.db.Query(b.ctx, "select * from awa.claim($1, $2)", b.queue, n)
+	rows, err := b.db.Query(b.ctx, "select * from awa.claim($1, $2)", queue, n)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -243,13 +288,6 @@ func (b *bench) completeMany(jobs, receipts []int64) error {
 		return fmt.Errorf("complete_many refused jobs")
 	}
 	return rows.Err()
-}
-
-func timed(into *[]float64, call func() error) error {
-	started := time.Now()
-	err := call()
-	*into = append(*into, float64(time.Since(started).Microseconds())/1000)
-	return err
 }
 
 func median(values []float64) float64 {

@@ -4,6 +4,15 @@
 -- Whoever may create objects in public must not be able to slip in a function or a type.
 set local search_path = pg_catalog, pg_temp;
 
+do $$
+begin
+  if current_setting('server_version_num')::int < 150000 then
+    raise exception using errcode = '0A000', message = 'awa needs PostgreSQL 15 or newer',
+      detail = format('This is PostgreSQL %s.', current_setting('server_version'));
+  end if;
+end
+$$;
+
 create schema awa;
 comment on schema awa is 'Awa: a log-structured job queue';
 

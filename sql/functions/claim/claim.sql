@@ -121,7 +121,7 @@ begin
               and e.job_id > case when x = v_at_xid then v_at_id else 0 end
             limit 1)
        limit 1;
-      v_limit := least(v_room, 960);
+      v_limit := least(v_room, 960); -- a longer array would not stay in its row
       v_batch := awa._read_part(v_lane.lane, v_lo, v_hi, v_at_xid, v_at_id, v_late, v_limit, v_bytes, v_row_bytes);
 
       v_window_ends := v_late is null and v_batch.entries < v_limit and v_batch.entries = cardinality(v_batch.job_ids);

@@ -55,7 +55,7 @@ comment on function awa._check_isolation is 'Refuses an isolation level other th
 -- The bytes of a JSON value as clients get it. A small one is taken for as large as it is stored: only a large one is worth the look at its text, which may be
 -- much longer, since a number such as 1e100000 takes a few bytes. Refuses what no claim could return.
 create or replace function awa._json_bytes(argument text, value jsonb) returns int
-language plpgsql
+language plpgsql strict
 as $$
 declare
   v_bytes int := pg_column_size(array[value]); -- in an array it is not compressed
