@@ -23,6 +23,7 @@ test:
 	@files=$$(find . -name '*.go' -not -path './gen/*' -exec gofmt -l {} +) || exit 1; \
 		test -z "$$files" || { printf 'not formatted with gofmt:\n%s\n' "$$files"; exit 1; }
 	go vet ./...
+	cd bench && go vet ./...
 	$(SQLC) diff
 	go run ./internal/withpg -- scripts/test.sh
 
