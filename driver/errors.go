@@ -47,8 +47,13 @@ func (e *serverError) Error() string {
 	if e.pg.Detail != "" {
 		text.WriteString("; detail: " + e.pg.Detail)
 	}
-	if e.pg.Hint != "" {
+	switch {
+	case e.pg.Hint != "":
 		text.WriteString("; hint: " + e.pg.Hint)
+	case e.pg.Code == "3F000" || e.pg.Code == "42883": // no such schema, no such function
+		text.WriteString("; hint: Run awa migrate on this database.")
+	case e.pg.Code == "42501": // insufficient privilege
+		text.WriteString("; hint: Grant the role what it needs: awa_producer to enqueue, awa_worker to work, awa_maintainer to promote, awa_reader to read.")
 	}
 	return text.String()
 }

@@ -28,9 +28,10 @@ type MigrateResult struct {
 	SchemaAfter  int32  // number of the last migration now
 	Functions    string // version of the functions that are installed now
 	Role         string // the role that installed them
+	Shared       bool   // whether members of the roles of Awa (awa_producer and so on) may use them too
 
 	// Warnings are what the server said meanwhile. There is one when the role may not create the roles of Awa, so that
-	// Awa is installed for this role alone.
+	// Awa is installed for this role alone, and one when its functions can't be given to awa_owner.
 	Warnings []*pgconn.Notice
 }
 
@@ -109,7 +110,7 @@ func (r *MigrateResult) install(ctx context.Context, conn *pgx.Conn) error {
 	if r.Functions, err = gen.New().Version(ctx, conn); err != nil {
 		return err
 	}
-	return conn.QueryRow(ctx, "select current_user").Scan(&r.Role)
+	return conn.QueryRow(ctx, "select current_user, exists (select from pg_roles where rolname = 'awa_producer')").Scan(&r.Role, &r.Shared)
 }
 
 // closeConn closes a connection, politely if that is possible within a second, whatever became of the context.

@@ -17,7 +17,7 @@ fi
 
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
-go build -buildvcs=false -o "$tmp/withpg" ./internal/withpg # knows where to look for a server
+GOTMPDIR="$tmp" go build -buildvcs=false -o "$tmp/withpg" ./internal/withpg # knows where to look for a server
 
 give_up() {
 	printf 'setup.sh: %s\n' "${missing[@]}" >&2

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -37,7 +38,7 @@ func printMigration(w io.Writer, r driver.MigrateResult) {
 	default:
 		fmt.Fprintf(w, "Awa is up to date: schema version %d (as before), functions %s.\n", r.SchemaAfter, r.Functions)
 	}
-	if len(r.Warnings) == 0 {
+	if r.Shared {
 		fmt.Fprintf(w, "It is there for %s, and for members of awa_producer, awa_worker, awa_maintainer, awa_operator and awa_reader.\n", r.Role)
 	}
 	for _, n := range r.Warnings {
@@ -59,6 +60,8 @@ func explain(err error) error {
 	switch {
 	case errors.As(err, &config):
 		return fmt.Errorf("%w\nThe URL should look like postgres://user:password@localhost:5432/mydb", err)
+	case errors.As(err, &pg) && pg.Code == "42501" && strings.Contains(pg.Message, "schema_version"):
+		return fmt.Errorf("%w\nAwa was installed here by another role. Run this as that role, or as a superuser", err)
 	case errors.As(err, &pg) && pg.Code == "42501": // insufficient_privilege
 		return fmt.Errorf("%w\nThe role needs the right to create schemas in the database, and tables in its schema public. Let the database's\n"+
 			"owner run this, or grant them:\n\tgrant create on database MYDB to ROLE; grant create on schema public to ROLE", err)
@@ -67,7 +70,7 @@ func explain(err error) error {
 	case errors.As(err, &pg) && (pg.Code == "28P01" || pg.Code == "28000"): // invalid password, authorization
 		return fmt.Errorf("%w\nThe server does not accept the user or the password of the URL", err)
 	case errors.As(err, &connect):
-		return fmt.Errorf("%w\nIs the server running, and does it listen where the URL says?", err)
+		return fmt.Errorf("%w\nIs the server running, is its name spelled right, and does it listen where the URL says?", err)
 	}
 	return err
 }

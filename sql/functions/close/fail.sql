@@ -54,12 +54,13 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
+  v_now timestamptz := clock_timestamp();
   v_state text;
 begin
   with failed as materialized (
-    select a.*, f.delay, s.backoff_base, s.backoff_max, clock_timestamp() as failed_at,
+    select a.*, f.delay, s.backoff_base, s.backoff_max, v_now as failed_at,
            coalesce(a.errors, '[]') || jsonb_build_array(
-             jsonb_build_object('attempt', a.attempt, 'at', clock_timestamp(), 'error', left(f.error, 20000))
+             jsonb_build_object('attempt', a.attempt, 'at', v_now, 'error', left(f.error, 20000))
              || case when details is null then '{}' else jsonb_build_object('details', details) end) as all_errors
       from awa._attempts(receipts) a
       join lateral (

@@ -5,7 +5,7 @@ create or replace function awa._refuse(message text, value text, hint text) retu
 language plpgsql
 as $$
 begin
-  raise exception using errcode = '22023', message = message, detail = 'Got ' || coalesce(left(value, 200), 'null') || '.', hint = hint;
+  raise exception using errcode = '22023', message = message, detail = 'Got ' || coalesce(nullif(left(value, 200), ''), case value when '' then 'an empty text' else 'null' end) || '.', hint = hint;
 end
 $$;
 comment on function awa._refuse is 'Raises 22023';
@@ -16,7 +16,7 @@ language plpgsql
 as $$
 begin
   if value is null or char_length(value) not between 1 and 200 then
-    perform awa._refuse(argument || ' must be 1 to 200 characters long', value, 'Pass a short name, such as email.');
+    perform awa._refuse(argument || ' must be 1 to 200 characters long', value, 'Pass a short name, such as email or send_invoice.');
   end if;
 end
 $$;
@@ -29,7 +29,7 @@ as $$
 begin
   if cardinality(value) > max_length or array_ndims(value) > 1 then
     perform awa._refuse(format('%s must be an array of at most %s elements, of one dimension', argument, max_length),
-      format('%s elements in %s dimensions', cardinality(value), array_ndims(value)), 'Split a longer one into several calls.');
+      format('%s elements in %s dimensions', cardinality(value), array_ndims(value)), format('Pass at most %s in one call.', max_length));
   end if;
   if not may_hold_null and array_position(value, null) is not null then
     perform awa._refuse(argument || ' must not hold null', null, 'Leave the element out, or pass a value.');
