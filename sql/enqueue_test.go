@@ -92,7 +92,7 @@ func TestRolledBackEnqueueIsWalkedOnce(t *testing.T) {
 	d := newDatabase(t)
 	producer, worker := d.session(), d.session()
 	producer.exec("begin")
-	for range 20 {
+	for range 40 {
 		producer.exec("select awa.enqueue_many('q', 'k', array_fill('{}'::jsonb, array[10000]))")
 	}
 	producer.exec("rollback")
