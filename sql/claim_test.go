@@ -95,6 +95,7 @@ func TestClientThatNeverReads(t *testing.T) {
 		{"200 bytes", 200, 2000, false},
 		{"tiny", 2, 5000, false},
 		{"3 kB", 3000, 500, false},
+		{"150 kB", 150_000, 4, false},
 		{"a megabyte", 1 << 20, 3, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -196,3 +196,30 @@ func TestArraysWithOtherLowerBounds(t *testing.T) {
 	require.Equal(t, []string{"first", "second", "3", "4"},
 		list[string](s, "select coalesce(errors -> 0 ->> 'error', output::text) from awa.jobs order by id"))
 }
+
+// A worker's claim that is not committed yet when the worker is deregistered: its jobs must not be left with a worker that there is not.
+func TestDeregisterBesideAnOpenClaim(t *testing.T) {
+	d := newDatabase(t)
+	s, supervisor, watcher := d.session(), d.session(), d.session()
+	worker := one[int64](s, "select awa.register_worker('w')")
+	jobs := s.enqueueMany("q", 3)
+	s.exec("begin")
+	s.exec("select awa.claim('q', 2, $1)", worker)
+	wait := supervisor.background("select awa.deregister_worker($1)", worker)
+	watcher.waitUntilBlocked(supervisor)
+	s.exec("commit")
+	require.NoError(t, wait())
+	require.Equal(t, "22023", sqlState(s.try("select awa.claim('q', 1, $1)", worker)))
+	require.ElementsMatch(t, jobs, ids(s.claim("q", 10)))
+
+	// The other way round: the claim waits, and is refused.
+	worker = one[int64](s, "select awa.register_worker('w')")
+	s.enqueue("q")
+	supervisor.exec("begin")
+	supervisor.exec("select awa.deregister_worker($1)", worker)
+	wait = s.background("select awa.claim('q', 1, $1)", worker)
+	watcher.waitUntilBlocked(s)
+	supervisor.exec("commit")
+	require.Equal(t, "22023", sqlState(wait()))
+	require.Len(t, s.claim("q", 1), 1)
+}

@@ -7,7 +7,7 @@ select e.job_id, c.claim_id as receipt, q.name as queue, e.kind, e.args, e.prior
 comment on view awa.claimed_job is 'The row that claim returns, one per job. The view itself is always empty';
 
 -- Takes up to max_jobs jobs of a queue, lane by lane, in the order (xid, job_id) of each lane.
--- Locks: the queue, until the caller's transaction ends. Raises 22023, JQ004, 55P03 when another claim holds the queue for too long,
+-- Locks: the worker, shared, then the queue, until the caller's transaction ends. Raises 22023, JQ004, 55P03 when another claim holds the queue for too long,
 -- and 55000 in a database that was restored into another server.
 --
 -- A window is what became visible between two snapshots, lo and hi. It is read in two kinds of parts: the entries of each transaction
@@ -62,10 +62,13 @@ begin
   if lease not between interval '1 millisecond' and interval '1 year' then
     perform awa._refuse('lease must be between 1 millisecond and 1 year', lease::text, 'Leave it out for the queue''s default.');
   end if;
-  if worker_id is not null and not exists (select from awa.workers w where w.worker_id = worker_id) then
-    perform awa._refuse('worker_id must be a registered worker', worker_id::text, 'Call register_worker first, or leave it out.');
-  end if;
   perform awa._check_isolation();
+  if worker_id is not null then
+    perform pg_advisory_xact_lock_shared(awa._worker_key(worker_id)); -- until it commits, the worker cannot be deregistered
+    if not exists (select from awa.workers w where w.worker_id = worker_id) then
+      perform awa._refuse('worker_id must be a registered worker', worker_id::text, 'Call register_worker first, or leave it out.');
+    end if;
+  end if;
 
   v_queue_id := awa._queue_id(queue);
   select s.paused_at, s.lease into v_settings from awa.queue_settings s where s.queue_id = v_queue_id;
@@ -122,7 +125,9 @@ begin
             limit 1)
        limit 1;
       v_limit := least(v_room, 960); -- a longer array would not stay in its row
-      v_batch := awa._read_part(v_lane.lane, v_lo, v_hi, v_at_xid, v_at_id, v_late, v_limit, v_bytes, v_row_bytes);
+      v_batch := awa._read_part(v_lane.lane, v_lo, v_hi, v_at_xid, v_at_id, v_late, v_limit, v_bytes, v_row_bytes, v_room = coalesce(max_jobs, 1));
+
+      exit lanes when v_batch.entries > 0 and v_batch.job_ids = '{}'; -- the next one would not fit
 
       v_window_ends := v_late is null and v_batch.entries < v_limit and v_batch.entries = cardinality(v_batch.job_ids);
       if v_batch.entries > 0 then
@@ -173,7 +178,8 @@ end
 $$;
 comment on function awa.claim is 'Takes up to max_jobs jobs of a queue, for a lease';
 
--- Reads the next entries of a lane's window: those of one late transaction, or of the range. Stops at the byte budget, but not before the first.
+-- Reads the next entries of a lane's window: those of one late transaction, or of the range. Stops at the byte budget, but takes the first
+-- job of a claim whatever its size.
 -- One lower bound for the index: with a second one beside it the scan would begin at the beginning of the lane.
 create or replace function awa._read_part(
   lane       bigint,
@@ -185,6 +191,7 @@ create or replace function awa._read_part(
   max_jobs   int,
   max_bytes  bigint,
   row_bytes  int,
+  is_first   boolean,
   out job_ids   bigint[],
   out first_xid xid8,
   out pos_xid   xid8,
@@ -200,23 +207,26 @@ declare
   v_to_xid xid8 := coalesce(late, pg_snapshot_xmax(hi));
   v_to_id bigint := case when late is null then 0 else 9223372036854775807 end;
 begin
-  select coalesce(array_agg(b.job_id) filter (where b.bytes_before < max_bytes), '{}'),
+  select coalesce(array_agg(b.job_id) filter (where b.fits), '{}'),
          min(b.xid),
-         max(b.xid) filter (where b.bytes_before < max_bytes),
-         sum(b.bytes) filter (where b.bytes_before < max_bytes),
+         max(b.xid) filter (where b.fits),
+         sum(b.bytes) filter (where b.fits),
          count(*)
     into job_ids, first_xid, pos_xid, bytes, entries
     from (
-      select e.*, sum(e.bytes) over (order by e.xid, e.job_id rows unbounded preceding) - e.bytes as bytes_before
+      select e.*, e.bytes_through <= max_bytes or is_first and e.bytes_through = e.bytes as fits
         from (
-          select e.xid, e.job_id, e.body_bytes + row_bytes as bytes
-            from awa.ready_entries e
-           where e.lane = lane
-             and (e.xid, e.job_id) > (v_from_xid, v_from_id)
-             and (e.xid, e.job_id) < (v_to_xid, v_to_id)
-             and pg_visible_in_snapshot(e.xid, hi)
-           order by e.xid, e.job_id
-           limit max_jobs
+          select e.*, sum(e.bytes) over (order by e.xid, e.job_id rows unbounded preceding) as bytes_through
+            from (
+              select e.xid, e.job_id, e.body_bytes + row_bytes as bytes
+                from awa.ready_entries e
+               where e.lane = lane
+                 and (e.xid, e.job_id) > (v_from_xid, v_from_id)
+                 and (e.xid, e.job_id) < (v_to_xid, v_to_id)
+                 and pg_visible_in_snapshot(e.xid, hi)
+               order by e.xid, e.job_id
+               limit max_jobs
+            ) e
         ) e
     ) b;
 end

@@ -1,5 +1,5 @@
 -- Ends a worker: its open attempts are released at once, without burning an attempt. Returns how many. Unknown workers have none.
--- Locks: the worker, then its claims as complete_many does. Raises 22023, JQ004.
+-- Locks: the worker, for which it waits until the worker's open claims have committed, then its claims as complete_many does. Raises 22023, JQ004.
 create or replace function awa.deregister_worker(worker_id bigint) returns bigint
 language plpgsql
 volatile
@@ -22,6 +22,7 @@ begin
     perform awa._refuse('worker_id must not be null', null, 'Pass what register_worker returned.');
   end if;
   perform awa._check_isolation();
+  perform pg_advisory_xact_lock(awa._worker_key(worker_id)); -- after the claims that it is in the middle of
   delete from awa.workers w where w.worker_id = worker_id;
   select array_agg(o.job_id), array_agg(o.receipt) into v_job_ids, v_receipts
     from (
@@ -45,3 +46,9 @@ begin
 end
 $$;
 comment on function awa.deregister_worker is 'Ends a worker and releases its open attempts; returns how many';
+
+-- The key of the advisory lock on a worker: between those of claims and those of queues.
+create or replace function awa._worker_key(worker_id bigint) returns bigint
+language sql immutable strict parallel safe
+return worker_id # -2305843009213693952; -- not a difference, which could overflow
+comment on function awa._worker_key is 'The key of the advisory lock on a worker';
