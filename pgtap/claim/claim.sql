@@ -126,11 +126,11 @@ select is((select count(*) from awa.claim(pg_temp.q(' leases'))), 1::bigint, 'on
 select is((select count(*) from awa.claim(pg_temp.q(' leases'), null, null, null)), 1::bigint, 'an explicit null means the default');
 select is((select count(*) from awa.claim(pg_temp.q(' deferred'), 10)), 0::bigint, 'a scheduled job is not claimed before its time');
 update awa.settings set claim_bytes = 10000;
-select is((select count(*) from awa.claim(pg_temp.q(' bytes'), 9)), 4::bigint, 'a claim stops when its bytes are used up');
+select is((select count(*) from awa.claim(pg_temp.q(' bytes'), 9)), 3::bigint, 'a claim stops before the job that would exceed its bytes');
 update awa.settings set claim_bytes = 1;
 select is((select count(*) from awa.claim(pg_temp.q(' bytes'), 9)), 1::bigint, 'but not before the first job');
 update awa.settings set claim_bytes = 131072;
-select is((select count(*) from awa.claim(pg_temp.q(' bytes'), 9)), 4::bigint, 'and the rest comes later');
+select is((select count(*) from awa.claim(pg_temp.q(' bytes'), 9)), 5::bigint, 'and the rest comes later');
 select is((select count(*) from awa.claim(repeat('ü', 160) || right(pg_temp.q(), 36))), 1::bigint, 'a name of more than 200 bytes will do');
 
 -- Nothing to claim
