@@ -7,7 +7,36 @@ package gen
 
 import (
 	"context"
+
+	"time"
 )
+
+const expireHistory = `-- name: ExpireHistory :one
+select expired from awa.expire_history()
+`
+
+func (q *Queries) ExpireHistory(ctx context.Context, db DBTX) (int64, error) {
+	row := db.QueryRow(ctx, expireHistory)
+	var expired int64
+	err := row.Scan(&expired)
+	return expired, err
+}
+
+const materialize = `-- name: Materialize :one
+select materialized from awa.materialize(older_than => $1, max_jobs => $2)
+`
+
+type MaterializeParams struct {
+	OlderThan *time.Duration
+	MaxJobs   *int32
+}
+
+func (q *Queries) Materialize(ctx context.Context, db DBTX, arg MaterializeParams) (int64, error) {
+	row := db.QueryRow(ctx, materialize, arg.OlderThan, arg.MaxJobs)
+	var materialized int64
+	err := row.Scan(&materialized)
+	return materialized, err
+}
 
 const promoteDue = `-- name: PromoteDue :one
 select promoted from awa.promote_due(max_jobs => $1)
@@ -18,4 +47,15 @@ func (q *Queries) PromoteDue(ctx context.Context, db DBTX, maxJobs int32) (int64
 	var promoted int64
 	err := row.Scan(&promoted)
 	return promoted, err
+}
+
+const rescue = `-- name: Rescue :one
+select rescued from awa.rescue(max_jobs => $1)
+`
+
+func (q *Queries) Rescue(ctx context.Context, db DBTX, maxJobs *int32) (int64, error) {
+	row := db.QueryRow(ctx, rescue, maxJobs)
+	var rescued int64
+	err := row.Scan(&rescued)
+	return rescued, err
 }

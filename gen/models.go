@@ -27,6 +27,12 @@ type AwaClaimedJob struct {
 	Progress    json.RawMessage
 }
 
+// The row that enqueue_unique returns: the job that holds the key, and whether this call inserted it. The view itself is always empty
+type AwaEnqueueUnique struct {
+	JobID    int64
+	Inserted interface{}
+}
+
 // Every job that is still kept, one row each, in one state
 type AwaJob struct {
 	ID          int64

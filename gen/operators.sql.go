@@ -8,7 +8,50 @@ package gen
 import (
 	"context"
 	"encoding/json"
+	"time"
 )
+
+const cancel = `-- name: Cancel :one
+select awa.cancel(job_id => $1, reason => $2)
+`
+
+type CancelParams struct {
+	JobID  int64
+	Reason *string
+}
+
+func (q *Queries) Cancel(ctx context.Context, db DBTX, arg CancelParams) (string, error) {
+	row := db.QueryRow(ctx, cancel, arg.JobID, arg.Reason)
+	var cancel string
+	err := row.Scan(&cancel)
+	return cancel, err
+}
+
+const cancelWhere = `-- name: CancelWhere :one
+select awa.cancel_where(
+  queue => $1, kind => $2, state => $3, before => $4, max_jobs => $5)
+`
+
+type CancelWhereParams struct {
+	Queue   *string
+	Kind    *string
+	State   *string
+	Before  *time.Time
+	MaxJobs *int32
+}
+
+func (q *Queries) CancelWhere(ctx context.Context, db DBTX, arg CancelWhereParams) (int64, error) {
+	row := db.QueryRow(ctx, cancelWhere,
+		arg.Queue,
+		arg.Kind,
+		arg.State,
+		arg.Before,
+		arg.MaxJobs,
+	)
+	var cancel_where int64
+	err := row.Scan(&cancel_where)
+	return cancel_where, err
+}
 
 const configureQueue = `-- name: ConfigureQueue :exec
 select awa.configure_queue(queue => $1, settings => $2)
@@ -24,6 +67,36 @@ func (q *Queries) ConfigureQueue(ctx context.Context, db DBTX, arg ConfigureQueu
 	return err
 }
 
+const dropQueue = `-- name: DropQueue :exec
+select awa.drop_queue(queue => $1, force => $2)
+`
+
+type DropQueueParams struct {
+	Queue string
+	Force bool
+}
+
+func (q *Queries) DropQueue(ctx context.Context, db DBTX, arg DropQueueParams) error {
+	_, err := db.Exec(ctx, dropQueue, arg.Queue, arg.Force)
+	return err
+}
+
+const move = `-- name: Move :one
+select awa.move(job_id => $1, queue => $2)
+`
+
+type MoveParams struct {
+	JobID int64
+	Queue string
+}
+
+func (q *Queries) Move(ctx context.Context, db DBTX, arg MoveParams) (string, error) {
+	row := db.QueryRow(ctx, move, arg.JobID, arg.Queue)
+	var move string
+	err := row.Scan(&move)
+	return move, err
+}
+
 const pauseQueue = `-- name: PauseQueue :exec
 select awa.pause_queue(queue => $1)
 `
@@ -33,6 +106,32 @@ func (q *Queries) PauseQueue(ctx context.Context, db DBTX, queue string) error {
 	return err
 }
 
+const purgeDLQ = `-- name: PurgeDLQ :one
+select awa.purge_dlq(
+  queue => $1, kind => $2, state => $3, before => $4, max_jobs => $5)
+`
+
+type PurgeDLQParams struct {
+	Queue   *string
+	Kind    *string
+	State   *string
+	Before  *time.Time
+	MaxJobs *int32
+}
+
+func (q *Queries) PurgeDLQ(ctx context.Context, db DBTX, arg PurgeDLQParams) (int64, error) {
+	row := db.QueryRow(ctx, purgeDLQ,
+		arg.Queue,
+		arg.Kind,
+		arg.State,
+		arg.Before,
+		arg.MaxJobs,
+	)
+	var purge_dlq int64
+	err := row.Scan(&purge_dlq)
+	return purge_dlq, err
+}
+
 const resumeQueue = `-- name: ResumeQueue :exec
 select awa.resume_queue(queue => $1)
 `
@@ -40,4 +139,57 @@ select awa.resume_queue(queue => $1)
 func (q *Queries) ResumeQueue(ctx context.Context, db DBTX, queue string) error {
 	_, err := db.Exec(ctx, resumeQueue, queue)
 	return err
+}
+
+const retry = `-- name: Retry :one
+select awa.retry(job_id => $1)
+`
+
+func (q *Queries) Retry(ctx context.Context, db DBTX, jobID int64) (string, error) {
+	row := db.QueryRow(ctx, retry, jobID)
+	var retry string
+	err := row.Scan(&retry)
+	return retry, err
+}
+
+const retryWhere = `-- name: RetryWhere :one
+select awa.retry_where(
+  queue => $1, kind => $2, state => $3, before => $4, max_jobs => $5)
+`
+
+type RetryWhereParams struct {
+	Queue   *string
+	Kind    *string
+	State   *string
+	Before  *time.Time
+	MaxJobs *int32
+}
+
+func (q *Queries) RetryWhere(ctx context.Context, db DBTX, arg RetryWhereParams) (int64, error) {
+	row := db.QueryRow(ctx, retryWhere,
+		arg.Queue,
+		arg.Kind,
+		arg.State,
+		arg.Before,
+		arg.MaxJobs,
+	)
+	var retry_where int64
+	err := row.Scan(&retry_where)
+	return retry_where, err
+}
+
+const setPriority = `-- name: SetPriority :one
+select awa.set_priority(job_id => $1, priority => $2)
+`
+
+type SetPriorityParams struct {
+	JobID    int64
+	Priority int32
+}
+
+func (q *Queries) SetPriority(ctx context.Context, db DBTX, arg SetPriorityParams) (string, error) {
+	row := db.QueryRow(ctx, setPriority, arg.JobID, arg.Priority)
+	var set_priority string
+	err := row.Scan(&set_priority)
+	return set_priority, err
 }

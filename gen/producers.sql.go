@@ -11,6 +11,48 @@ import (
 	"time"
 )
 
+const cancelByUniqueKey = `-- name: CancelByUniqueKey :many
+select awa.cancel_by_unique_key(
+  queue => $1, kind => $2, args => $3, unique_key => $4, unique_by => $5::text[],
+  unique_period => $6)
+`
+
+type CancelByUniqueKeyParams struct {
+	Queue        *string
+	Kind         *string
+	Args         json.RawMessage
+	UniqueKey    *string
+	UniqueBy     []string
+	UniquePeriod *time.Duration
+}
+
+func (q *Queries) CancelByUniqueKey(ctx context.Context, db DBTX, arg CancelByUniqueKeyParams) ([]int64, error) {
+	rows, err := db.Query(ctx, cancelByUniqueKey,
+		arg.Queue,
+		arg.Kind,
+		arg.Args,
+		arg.UniqueKey,
+		arg.UniqueBy,
+		arg.UniquePeriod,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []int64
+	for rows.Next() {
+		var cancel_by_unique_key int64
+		if err := rows.Scan(&cancel_by_unique_key); err != nil {
+			return nil, err
+		}
+		items = append(items, cancel_by_unique_key)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const enqueue = `-- name: Enqueue :one
 select awa.enqueue(
   queue => $1, kind => $2, args => $3, priority => $4, run_at => $5,
@@ -112,4 +154,46 @@ func (q *Queries) EnqueueMany(ctx context.Context, db DBTX, arg EnqueueManyParam
 		return nil, err
 	}
 	return items, nil
+}
+
+const enqueueUnique = `-- name: EnqueueUnique :one
+select job_id, inserted from awa.enqueue_unique(
+  queue => $1, kind => $2, args => $3, unique_key => $4, unique_by => $5::text[],
+  unique_period => $6, unique_states => $7::text[], priority => $8,
+  run_at => $9, max_attempts => $10, tags => $11::text[], metadata => $12)
+`
+
+type EnqueueUniqueParams struct {
+	Queue        string
+	Kind         string
+	Args         json.RawMessage
+	UniqueKey    *string
+	UniqueBy     []string
+	UniquePeriod *time.Duration
+	UniqueStates []string
+	Priority     *int32
+	RunAt        *time.Time
+	MaxAttempts  *int32
+	Tags         []string
+	Metadata     json.RawMessage
+}
+
+func (q *Queries) EnqueueUnique(ctx context.Context, db DBTX, arg EnqueueUniqueParams) (AwaEnqueueUnique, error) {
+	row := db.QueryRow(ctx, enqueueUnique,
+		arg.Queue,
+		arg.Kind,
+		arg.Args,
+		arg.UniqueKey,
+		arg.UniqueBy,
+		arg.UniquePeriod,
+		arg.UniqueStates,
+		arg.Priority,
+		arg.RunAt,
+		arg.MaxAttempts,
+		arg.Tags,
+		arg.Metadata,
+	)
+	var i AwaEnqueueUnique
+	err := row.Scan(&i.JobID, &i.Inserted)
+	return i, err
 }

@@ -9,6 +9,17 @@ import (
 	"context"
 )
 
+const explainJob = `-- name: ExplainJob :one
+select awa.explain_job(job_id => $1)
+`
+
+func (q *Queries) ExplainJob(ctx context.Context, db DBTX, jobID int64) (string, error) {
+	row := db.QueryRow(ctx, explainJob, jobID)
+	var explain_job string
+	err := row.Scan(&explain_job)
+	return explain_job, err
+}
+
 const job = `-- name: Job :one
 select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id from awa.job(job_id => $1)
 `

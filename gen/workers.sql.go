@@ -8,9 +8,23 @@ package gen
 import (
 	"context"
 	"encoding/json"
-
 	"time"
 )
+
+const cancelAttempt = `-- name: CancelAttempt :exec
+select awa.cancel_attempt(job_id => $1, receipt => $2, reason => $3)
+`
+
+type CancelAttemptParams struct {
+	JobID   int64
+	Receipt int64
+	Reason  *string
+}
+
+func (q *Queries) CancelAttempt(ctx context.Context, db DBTX, arg CancelAttemptParams) error {
+	_, err := db.Exec(ctx, cancelAttempt, arg.JobID, arg.Receipt, arg.Reason)
+	return err
+}
 
 const claim = `-- name: Claim :many
 select job_id, receipt, queue, kind, args, priority, attempt, max_attempts, created_at, ready_at, deadline_at, tags, metadata, progress from awa.claim(queue => $1, max_jobs => $2, worker_id => $3, lease => $4)
@@ -117,6 +131,46 @@ func (q *Queries) DeregisterWorker(ctx context.Context, db DBTX, workerID int64)
 	var deregister_worker int64
 	err := row.Scan(&deregister_worker)
 	return deregister_worker, err
+}
+
+const discard = `-- name: Discard :one
+select awa.discard(job_id => $1, receipt => $2, error => $3, details => $4)
+`
+
+type DiscardParams struct {
+	JobID   int64
+	Receipt int64
+	Error   string
+	Details json.RawMessage
+}
+
+func (q *Queries) Discard(ctx context.Context, db DBTX, arg DiscardParams) (string, error) {
+	row := db.QueryRow(ctx, discard,
+		arg.JobID,
+		arg.Receipt,
+		arg.Error,
+		arg.Details,
+	)
+	var discard string
+	err := row.Scan(&discard)
+	return discard, err
+}
+
+const extend = `-- name: Extend :one
+select awa.extend(job_id => $1, receipt => $2, lease => $3)
+`
+
+type ExtendParams struct {
+	JobID   int64
+	Receipt int64
+	Lease   time.Duration
+}
+
+func (q *Queries) Extend(ctx context.Context, db DBTX, arg ExtendParams) (time.Time, error) {
+	row := db.QueryRow(ctx, extend, arg.JobID, arg.Receipt, arg.Lease)
+	var extend time.Time
+	err := row.Scan(&extend)
+	return extend, err
 }
 
 const fail = `-- name: Fail :one
@@ -234,5 +288,35 @@ type ReleaseParams struct {
 
 func (q *Queries) Release(ctx context.Context, db DBTX, arg ReleaseParams) error {
 	_, err := db.Exec(ctx, release, arg.JobID, arg.Receipt)
+	return err
+}
+
+const setProgress = `-- name: SetProgress :exec
+select awa.set_progress(job_id => $1, receipt => $2, progress => $3)
+`
+
+type SetProgressParams struct {
+	JobID    int64
+	Receipt  int64
+	Progress json.RawMessage
+}
+
+func (q *Queries) SetProgress(ctx context.Context, db DBTX, arg SetProgressParams) error {
+	_, err := db.Exec(ctx, setProgress, arg.JobID, arg.Receipt, arg.Progress)
+	return err
+}
+
+const snooze = `-- name: Snooze :exec
+select awa.snooze(job_id => $1, receipt => $2, delay => $3)
+`
+
+type SnoozeParams struct {
+	JobID   int64
+	Receipt int64
+	Delay   time.Duration
+}
+
+func (q *Queries) Snooze(ctx context.Context, db DBTX, arg SnoozeParams) error {
+	_, err := db.Exec(ctx, snooze, arg.JobID, arg.Receipt, arg.Delay)
 	return err
 }

@@ -62,6 +62,11 @@ create table awa.queue_settings (
   lease                interval,
   backoff_base         interval,
   backoff_max          interval,
+  deadline             interval,
+  dead_letter          boolean,
+  aging_interval       interval,
+  failed_retention     interval,
+  dlq_retention        interval,
   paused_at            timestamptz,
   changed_at           timestamptz not null default now(),
   changed_by           text not null default session_user
@@ -72,6 +77,11 @@ comment on column awa.queue_settings.default_max_attempts is 'Attempts of a job 
 comment on column awa.queue_settings.lease is 'How long a claim lasts for a caller that names no lease; a minute by default';
 comment on column awa.queue_settings.backoff_base is 'The n-th retry waits 2^n times this, and up to a quarter more; a second by default';
 comment on column awa.queue_settings.backoff_max is 'No retry waits longer than this; 24 hours by default';
+comment on column awa.queue_settings.deadline is 'How long an attempt may take, whatever its worker says; without end by default';
+comment on column awa.queue_settings.dead_letter is 'Whether a job that fails for good becomes a dead letter; by default it is kept as failed';
+comment on column awa.queue_settings.aging_interval is 'For each of these that the head of a lane has waited, its priority counts as one less; a minute by default';
+comment on column awa.queue_settings.failed_retention is 'How long failed and cancelled jobs are kept, at least; 72 hours by default';
+comment on column awa.queue_settings.dlq_retention is 'How long dead letters are kept, at least; 30 days by default';
 comment on column awa.queue_settings.paused_at is 'Since when nothing is claimed from the queue; null when it runs';
 
 -- Control ---------------------------------------------------------------------------------------
@@ -117,6 +127,7 @@ create table awa.ready_entries (
   attempt      smallint not null,
   max_attempts smallint not null,
   body_bytes   integer not null,
+  unique_key   bytea,
   kind         text not null,
   args         jsonb not null,
   tags         text[],
@@ -132,8 +143,21 @@ comment on column awa.ready_entries.ready_at is 'Since when it may run';
 comment on column awa.ready_entries.priority is '1 (first) to 4 (last); the lane''s own, but on the front lane';
 comment on column awa.ready_entries.attempt is 'The number of this attempt, from 1';
 comment on column awa.ready_entries.body_bytes is 'Size of kind, args, tags, metadata and progress in a claim''s result, estimated: for its byte budget';
+comment on column awa.ready_entries.unique_key is 'The SHA-256 of the job''s unique key, and two bytes that say in which states it holds it; null when it has none';
 comment on column awa.ready_entries.created_at is 'When the job was enqueued; null when that is ready_at';
 comment on column awa.ready_entries.errors is 'How earlier attempts failed, oldest first';
+
+create table awa.ready_tombstones (
+  lane    bigint not null,
+  xid     xid8 not null,
+  job_id  bigint not null,
+  by_xid  xid8 not null default pg_current_xact_id(),
+  segment smallint not null,
+  cancels boolean not null
+) partition by list (segment);
+comment on table awa.ready_tombstones is 'An entry that must not be claimed any more; in the segment of the entry';
+comment on column awa.ready_tombstones.by_xid is 'The transaction that buried it';
+comment on column awa.ready_tombstones.cancels is 'Whether the job was cancelled; otherwise it has another entry now';
 
 create table awa.lease_claims (
   claim_id    bigint not null,
@@ -148,6 +172,7 @@ create table awa.lease_claims (
   deadline_at timestamptz,
   worker_id   bigint,
   segment     smallint not null,
+  holds_keys  boolean not null,
   hi          pg_snapshot not null,
   lo          pg_snapshot,
   job_ids     bigint[] not null
@@ -158,6 +183,7 @@ comment on column awa.lease_claims.hi is 'Upper end of the window: what is visib
 comment on column awa.lease_claims.lo is 'Lower end of the window; null when the window was read to its end';
 comment on column awa.lease_claims.first_xid is 'With first_id, the first place taken';
 comment on column awa.lease_claims.pos_xid is 'With pos_id, the last place taken';
+comment on column awa.lease_claims.holds_keys is 'Whether any of the jobs has a unique key, so that closing the others costs nothing';
 comment on column awa.lease_claims.job_ids is 'The jobs taken, in order; item i (from 0) has the receipt claim_id << 12 | i';
 
 create table awa.lease_claim_closures (
@@ -165,14 +191,14 @@ create table awa.lease_claim_closures (
   closed_at timestamptz not null,
   segment   smallint not null,
   item      smallint not null,
-  outcome   text not null check (outcome in ('completed', 'recorded', 'failed', 'released')),
+  outcome   text not null check (outcome in ('completed', 'recorded', 'failed', 'released', 'snoozed', 'cancelled', 'materialized')),
   items     smallint[],
   check ((item < 0) = (items is not null))
 ) partition by list (segment);
 comment on table awa.lease_claim_closures is 'How one item, or a batch of items, of a claim ended; in the segment of its claim';
 comment on column awa.lease_claim_closures.item is 'The item that ended, from 0; in a batch row -1, -2, ... in the order in which they came';
 comment on column awa.lease_claim_closures.items is 'The items of a batch row; null in an item row';
-comment on column awa.lease_claim_closures.outcome is 'completed; recorded: completed, and done_entries has the row; failed: the next attempt, if any, is in deferred_jobs; released: back in ready_entries';
+comment on column awa.lease_claim_closures.outcome is 'completed; recorded: completed, and done_entries has the row; failed: deferred_jobs has the next attempt, or done_entries or dlq_entries the end; released: back in ready_entries; snoozed: in deferred_jobs; cancelled: in done_entries; materialized: the attempt goes on in leases';
 
 do $$
 declare
@@ -185,14 +211,17 @@ begin
     execute format('create index ready_entries_%1$s_job on awa.ready_entries_%1$s
       using brin (job_id int8_minmax_multi_ops)', v_segment);
 
+    execute format('create table awa.ready_tombstones_%1$s partition of awa.ready_tombstones for values in (%1$s)
+      with (autovacuum_enabled = off, toast.autovacuum_enabled = off)', v_segment);
+    execute format('create unique index ready_tombstones_%1$s_place on awa.ready_tombstones_%1$s (lane, xid, job_id)', v_segment);
+    execute format('create index ready_tombstones_%1$s_by on awa.ready_tombstones_%1$s (by_xid, lane)', v_segment);
+
     -- A claim's array must stay in its row: 960 ids of 8 bytes fit.
     execute format('create table awa.lease_claims_%1$s partition of awa.lease_claims for values in (%1$s)
       with (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160)', v_segment);
     execute format('create unique index lease_claims_%1$s_claim on awa.lease_claims_%1$s (claim_id)', v_segment);
     execute format('create unique index lease_claims_%1$s_cursor on awa.lease_claims_%1$s (lane, lane_seq)', v_segment);
     execute format('create index lease_claims_%1$s_place on awa.lease_claims_%1$s (lane, pos_xid, pos_id)', v_segment);
-    execute format('create index lease_claims_%1$s_worker on awa.lease_claims_%1$s (worker_id, claim_id)
-      where worker_id is not null', v_segment);
 
     execute format('create table awa.lease_claim_closures_%1$s partition of awa.lease_claim_closures for values in (%1$s)
       with (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160)', v_segment);
@@ -203,15 +232,59 @@ $$;
 
 -- Beside the hot path -----------------------------------------------------------------------------
 
+create table awa.leases (
+  receipt      bigint primary key,
+  job_id       bigint not null,
+  lane         bigint not null,
+  priority     smallint not null,
+  ready_at     timestamptz not null,
+  created_at   timestamptz not null,
+  claimed_at   timestamptz not null,
+  lease        interval not null,
+  lease_until  timestamptz not null,
+  deadline_at  timestamptz,
+  worker_id    bigint,
+  attempt      smallint not null,
+  max_attempts smallint not null,
+  body_bytes   integer not null,
+  unique_key   bytea,
+  kind         text not null,
+  args         jsonb not null,
+  tags         text[],
+  metadata     jsonb,
+  progress     jsonb,
+  errors       jsonb
+) with (fillfactor = 70);
+create index leases_job on awa.leases (job_id);
+create index leases_worker on awa.leases (worker_id) where worker_id is not null;
+comment on table awa.leases is 'One attempt that lasts, or that needed a row that can change; its item in the ledger is closed as materialized';
+comment on column awa.leases.lease is 'How long it stays its worker''s after a heartbeat';
+comment on column awa.leases.lease_until is 'Until when it stays its worker''s without one';
+comment on column awa.leases.deadline_at is 'When it ends whatever its worker says';
+comment on column awa.leases.progress is 'What the worker said last about how far it is';
+
+create table awa.heartbeat_replies (
+  worker_id bigint not null,
+  receipt   bigint not null,
+  job_id    bigint not null,
+  reason    text not null,
+  told_at   timestamptz,
+  primary key (worker_id, receipt)
+);
+comment on table awa.heartbeat_replies is 'An attempt that was taken from a registered worker, until the worker was told for a minute';
+comment on column awa.heartbeat_replies.told_at is 'When a heartbeat returned it first';
+
 create table awa.deferred_jobs (
   job_id       bigint primary key,
   lane         bigint not null,
+  state        text not null check (state in ('scheduled', 'retryable')),
   run_at       timestamptz not null,
   created_at   timestamptz not null,
   attempted_at timestamptz,
   attempt      smallint not null,
   max_attempts smallint not null,
   body_bytes   integer not null,
+  unique_key   bytea,
   kind         text not null,
   args         jsonb not null,
   tags         text[],
@@ -220,14 +293,17 @@ create table awa.deferred_jobs (
   errors       jsonb
 );
 create index deferred_jobs_run_at on awa.deferred_jobs (run_at, job_id);
+create index deferred_jobs_lane on awa.deferred_jobs (lane, state);
 comment on table awa.deferred_jobs is 'One job that may not run yet; deleted when it is promoted to ready_entries';
+comment on column awa.deferred_jobs.state is 'scheduled: for a time, by its producer or by a snooze; retryable: its last attempt failed';
 comment on column awa.deferred_jobs.attempt is 'The number of the attempt to come, from 1';
-comment on column awa.deferred_jobs.attempted_at is 'When the last attempt began; null for a job that never ran: scheduled, not retryable';
+comment on column awa.deferred_jobs.attempted_at is 'When the last attempt began; null for a job that never ran';
 
 create table awa.done_entries (
   job_id       bigint primary key,
   lane         bigint not null,
   state        text not null check (state in ('completed', 'failed', 'cancelled')),
+  recorded     boolean not null,
   receipt      bigint,
   worker_id    bigint,
   ready_at     timestamptz not null,
@@ -236,6 +312,8 @@ create table awa.done_entries (
   finalized_at timestamptz not null,
   attempt      smallint not null,
   max_attempts smallint not null,
+  body_bytes   integer not null,
+  unique_key   bytea,
   kind         text not null,
   args         jsonb not null,
   tags         text[],
@@ -245,4 +323,58 @@ create table awa.done_entries (
   output       jsonb
 );
 create index done_entries_state on awa.done_entries (state, job_id) where state <> 'completed';
-comment on table awa.done_entries is 'One ended job that the ledgers alone do not describe: it failed, or it left an output';
+create index done_entries_lane on awa.done_entries (lane, state, finalized_at) where not recorded;
+comment on table awa.done_entries is 'One ended job that the ledgers alone do not describe: it failed, was cancelled, left an output, or its attempt lasted';
+comment on column awa.done_entries.recorded is 'Whether a closure counts it as completed, too: the row only adds the output';
+comment on column awa.done_entries.attempt is 'The number of its last attempt; 0 when none began';
+
+create table awa.dlq_entries (
+  job_id       bigint primary key,
+  lane         bigint not null,
+  reason       text not null,
+  receipt      bigint,
+  worker_id    bigint,
+  ready_at     timestamptz not null,
+  created_at   timestamptz not null,
+  attempted_at timestamptz,
+  finalized_at timestamptz not null,
+  attempt      smallint not null,
+  max_attempts smallint not null,
+  body_bytes   integer not null,
+  unique_key   bytea,
+  kind         text not null,
+  args         jsonb not null,
+  tags         text[],
+  metadata     jsonb,
+  progress     jsonb,
+  errors       jsonb
+);
+create index dlq_entries_lane on awa.dlq_entries (lane, finalized_at);
+comment on table awa.dlq_entries is 'One dead letter: a job that failed for good, until an operator retries or purges it';
+comment on column awa.dlq_entries.reason is 'attempts used up, or discarded';
+
+create table awa.unique_claims (
+  key    bytea primary key,
+  job_id bigint not null
+);
+comment on table awa.unique_claims is 'One unique key that a job holds';
+comment on column awa.unique_claims.key is 'The SHA-256 of the key';
+
+create table awa.queue_rollups (
+  lane       bigint primary key,
+  counted    pg_snapshot not null default '3:3:',
+  appended   bigint not null default 0,
+  buried     bigint not null default 0,
+  closed_seq bigint not null default 0,
+  claimed    bigint not null default 0,
+  completed  bigint not null default 0,
+  failed     bigint not null default 0,
+  cancelled  bigint not null default 0,
+  dead       bigint not null default 0,
+  folded_at  timestamptz not null default clock_timestamp()
+) with (fillfactor = 50);
+comment on table awa.queue_rollups is 'Counts of the past of a lane, so that an exact count adds up only what came after';
+comment on column awa.queue_rollups.counted is 'Entries and tombstones of transactions that are visible in it are counted in appended and buried';
+comment on column awa.queue_rollups.buried is 'Entries with a tombstone';
+comment on column awa.queue_rollups.closed_seq is 'Claims up to this number are closed, each item of them, and counted in claimed and completed';
+comment on column awa.queue_rollups.failed is 'Failed jobs that are no longer kept; so with cancelled and dead';

@@ -1,2 +1,11 @@
 -- name: PromoteDue :one
 select * from awa.promote_due(max_jobs => @max_jobs);
+
+-- name: Materialize :one
+select * from awa.materialize(older_than => sqlc.narg(older_than), max_jobs => sqlc.narg(max_jobs));
+
+-- name: Rescue :one
+select * from awa.rescue(max_jobs => sqlc.narg(max_jobs));
+
+-- name: ExpireHistory :one
+select * from awa.expire_history();

@@ -6,3 +6,30 @@ select awa.pause_queue(queue => @queue);
 
 -- name: ResumeQueue :exec
 select awa.resume_queue(queue => @queue);
+
+-- name: DropQueue :exec
+select awa.drop_queue(queue => @queue, force => @force);
+
+-- name: Cancel :one
+select awa.cancel(job_id => @job_id, reason => sqlc.narg(reason));
+
+-- name: CancelWhere :one
+select awa.cancel_where(
+  queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before), max_jobs => sqlc.narg(max_jobs));
+
+-- name: Retry :one
+select awa.retry(job_id => @job_id);
+
+-- name: RetryWhere :one
+select awa.retry_where(
+  queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before), max_jobs => sqlc.narg(max_jobs));
+
+-- name: SetPriority :one
+select awa.set_priority(job_id => @job_id, priority => @priority);
+
+-- name: Move :one
+select awa.move(job_id => @job_id, queue => @queue);
+
+-- name: PurgeDLQ :one
+select awa.purge_dlq(
+  queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before), max_jobs => sqlc.narg(max_jobs));

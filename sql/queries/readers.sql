@@ -10,3 +10,6 @@ select * from awa.queue_counts(queue => sqlc.narg(queue));
 
 -- name: Version :one
 select awa.version();
+
+-- name: ExplainJob :one
+select awa.explain_job(job_id => @job_id);

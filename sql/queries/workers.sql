@@ -26,3 +26,18 @@ select awa.fail_many(
 
 -- name: Release :exec
 select awa.release(job_id => @job_id, receipt => @receipt);
+
+-- name: Discard :one
+select awa.discard(job_id => @job_id, receipt => @receipt, error => @error, details => sqlc.narg(details));
+
+-- name: Snooze :exec
+select awa.snooze(job_id => @job_id, receipt => @receipt, delay => @delay);
+
+-- name: CancelAttempt :exec
+select awa.cancel_attempt(job_id => @job_id, receipt => @receipt, reason => sqlc.narg(reason));
+
+-- name: Extend :one
+select awa.extend(job_id => @job_id, receipt => @receipt, lease => @lease);
+
+-- name: SetProgress :exec
+select awa.set_progress(job_id => @job_id, receipt => @receipt, progress => sqlc.narg(progress));

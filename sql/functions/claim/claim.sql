@@ -71,7 +71,7 @@ begin
   end if;
 
   v_queue_id := awa._queue_id(queue);
-  select s.paused_at, s.lease into v_settings from awa.queue_settings s where s.queue_id = v_queue_id;
+  select s.paused_at, s.lease, s.deadline, s.aging_interval into v_settings from awa.queue_settings s where s.queue_id = v_queue_id;
   if v_settings.paused_at is not null then
     return;
   end if;
@@ -80,21 +80,54 @@ begin
   v_claimed_at := clock_timestamp();
   select s.claim_bytes, r.current_segment into v_bytes, v_segment from awa.settings s, awa.ring r;
 
+  -- Each lane's cursor, its head (roughly: late commits aside), and how long that took to find. The front lane comes first, then the
+  -- lanes by their priority, less one for each aging interval that the head has waited.
   <<lanes>>
   for v_lane in
-    select l.lane, c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id
+    select l.lane, c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id, h.ready_at, h.buried, h.took,
+           h.ready_at is null and (
+             select true
+               from (select pg_snapshot_xip(c.lo) union all select pg_snapshot_xip(c.hi)) x(xid)
+              where pg_visible_in_snapshot(x.xid, v_now)
+              limit 1) is null as is_empty
       from generate_series(v_queue_id * 8, v_queue_id * 8 + 4) l(lane)
       left join lateral (
         select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
       ) c on true
-     order by l.lane
+     cross join lateral (
+        select b.began, b.xid, b.id,
+               (select e.ready_at
+                  from awa.ready_entries e
+                 where e.lane = l.lane and (e.xid, e.job_id) > (b.xid, b.id)
+                 order by e.xid, e.job_id
+                 limit 1) as ready_at,
+               (select true
+                  from awa.ready_tombstones t
+                 where t.lane = l.lane and t.xid >= coalesce(pg_snapshot_xmin(coalesce(c.lo, c.hi)), '0') -- what is not claimed is not older
+                 limit 1) as buried,
+               clock_timestamp() - b.began as took
+          from (
+            select clock_timestamp() as began,
+                   greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as xid,
+                   case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as id
+            offset 0
+          ) b
+        offset 0
+      ) h
+     order by (l.lane & 7) <> 0,
+              h.ready_at is not null and h.took > interval '10 milliseconds' desc, -- hard to find: taken at once, so that nobody has to look again
+              (l.lane & 7) - floor(greatest(extract(epoch from v_claimed_at - h.ready_at)::float8, 0)
+                / extract(epoch from coalesce(v_settings.aging_interval, interval '1 minute'))::float8) nulls last,
+              h.ready_at,
+              l.lane
   loop
     if pg_snapshot_xmax(v_lane.hi) > pg_snapshot_xmax(v_now) then
       raise exception using errcode = '55000', message = 'the queue is ahead of this server''s transactions',
         detail = format('It was last claimed from at transaction %s; the server is at %s.', pg_snapshot_xmax(v_lane.hi), pg_snapshot_xmax(v_now)),
         hint = 'The database was restored from a dump of another server, whose transaction ids its ledgers hold. Enqueue its open jobs anew in a new database.';
     end if;
-    v_lane_began := clock_timestamp();
+    continue when v_lane.is_empty and v_lane.took <= interval '10 milliseconds';
+    v_lane_began := clock_timestamp() - v_lane.took;
     v_lane_seq := coalesce(v_lane.lane_seq, 0);
     v_is_newest := v_lane.lo is null;
     if v_is_newest then
@@ -125,7 +158,8 @@ begin
             limit 1)
        limit 1;
       v_limit := least(v_room, 960); -- a longer array would not stay in its row
-      v_batch := awa._read_part(v_lane.lane, v_lo, v_hi, v_at_xid, v_at_id, v_late, v_limit, v_bytes, v_row_bytes, v_room = coalesce(max_jobs, 1));
+      v_batch := awa._read_part(v_lane.lane, v_lo, v_hi, v_at_xid, v_at_id, v_late, v_limit, v_bytes, v_row_bytes,
+        v_room = coalesce(max_jobs, 1), v_lane.buried);
 
       exit lanes when v_batch.entries > 0 and v_batch.job_ids = '{}'; -- the next one would not fit
 
@@ -137,19 +171,30 @@ begin
         v_claim_id := nextval('awa.claim_ids');
         insert into awa.lease_claims
           (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id,
-           claimed_at, lease_until, worker_id, job_ids)
+           claimed_at, lease_until, deadline_at, worker_id, holds_keys, job_ids)
         values
           (v_segment, v_claim_id, v_lane.lane, v_lane_seq, v_hi, case when not v_window_ends then v_lo end,
            v_batch.first_xid, v_batch.job_ids[1], v_at_xid, v_at_id,
-           v_claimed_at, v_claimed_at + coalesce(lease, v_settings.lease, interval '1 minute'), worker_id, v_batch.job_ids);
+           v_claimed_at, v_claimed_at + coalesce(lease, v_settings.lease, interval '1 minute'), v_claimed_at + v_settings.deadline, worker_id,
+           v_batch.holds_keys, v_batch.job_ids);
+        if v_batch.holds_keys then
+          perform awa._move_keys(array_agg(a.job_id), array_agg(a.unique_key), 'available', 'running')
+             from awa._attempts(array(select v_claim_id << 12 | i from generate_series(0, cardinality(v_batch.job_ids) - 1) i)) a
+            where a.unique_key is not null;
+        end if;
         return query
           select e.job_id, v_claim_id << 12 | (row_number() over (order by e.xid, e.job_id) - 1), queue, e.kind, e.args, e.priority::int, e.attempt::int,
-                 e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at, null::timestamptz, e.tags, e.metadata, e.progress
+                 e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at, v_claimed_at + v_settings.deadline, e.tags, e.metadata, e.progress
             from awa.ready_entries e
            where e.lane = v_lane.lane
              and (e.xid, e.job_id) >= (v_batch.first_xid, v_batch.job_ids[1])
              and (e.xid, e.job_id) <= (v_at_xid, v_at_id)
              and pg_visible_in_snapshot(e.xid, v_hi)
+             and case
+                   when v_lane.buried
+                   then (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+                   else true
+                 end
            order by e.xid, e.job_id;
         v_room := v_room - cardinality(v_batch.job_ids);
         v_bytes := v_bytes - v_batch.bytes;
@@ -169,16 +214,19 @@ begin
     -- A long way for nothing (a large rolled-back enqueue): move the cursor, so that nobody walks it again.
     if v_lane_seq = coalesce(v_lane.lane_seq, 0) and clock_timestamp() - v_lane_began > interval '10 milliseconds' then
       insert into awa.lease_claims
-        (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, job_ids)
+        (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
       values
-        (v_segment, nextval('awa.claim_ids'), v_lane.lane, v_lane_seq + 1, v_now, '0', 0, '0', 0, v_claimed_at, v_claimed_at, '{}');
+        (v_segment, nextval('awa.claim_ids'), v_lane.lane, v_lane_seq + 1, v_now, '0', 0, '0', 0, v_claimed_at, v_claimed_at, false, '{}');
     end if;
   end loop;
+  if v_room < coalesce(max_jobs, 1) and not exists (select from awa.queues q where q.queue_id = v_queue_id) then
+    insert into awa.queues (queue_id, name) values (v_queue_id, queue); -- it was dropped while a producer had not committed yet
+  end if;
 end
 $$;
 comment on function awa.claim is 'Takes up to max_jobs jobs of a queue, for a lease';
 
--- Reads the next entries of a lane's window: those of one late transaction, or of the range. Stops at the byte budget, but takes the first
+-- Reads the next entries of a lane's window that are not buried: those of one late transaction, or of the range. Stops at the byte budget, but takes the first
 -- job of a claim whatever its size.
 -- One lower bound for the index: with a second one beside it the scan would begin at the beginning of the lane.
 create or replace function awa._read_part(
@@ -192,11 +240,13 @@ create or replace function awa._read_part(
   max_bytes  bigint,
   row_bytes  int,
   is_first   boolean,
+  buried     boolean,
   out job_ids   bigint[],
   out first_xid xid8,
   out pos_xid   xid8,
   out bytes     bigint,
-  out entries   bigint
+  out entries   bigint,
+  out holds_keys boolean
 )
 language plpgsql
 as $$
@@ -211,19 +261,25 @@ begin
          min(b.xid),
          max(b.xid) filter (where b.fits),
          sum(b.bytes) filter (where b.fits),
-         count(*)
-    into job_ids, first_xid, pos_xid, bytes, entries
+         count(*),
+         coalesce(bool_or(b.unique_key is not null) filter (where b.fits), false)
+    into job_ids, first_xid, pos_xid, bytes, entries, holds_keys
     from (
       select e.*, e.bytes_through <= max_bytes or is_first and e.bytes_through = e.bytes as fits
         from (
           select e.*, sum(e.bytes) over (order by e.xid, e.job_id rows unbounded preceding) as bytes_through
             from (
-              select e.xid, e.job_id, e.body_bytes + row_bytes as bytes
+              select e.xid, e.job_id, e.body_bytes + row_bytes as bytes, e.unique_key
                 from awa.ready_entries e
                where e.lane = lane
                  and (e.xid, e.job_id) > (v_from_xid, v_from_id)
                  and (e.xid, e.job_id) < (v_to_xid, v_to_id)
                  and pg_visible_in_snapshot(e.xid, hi)
+                 and case -- a probe for each entry, only where there is anything to find
+                       when buried
+                       then (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+                       else true
+                     end
                order by e.xid, e.job_id
                limit max_jobs
             ) e

@@ -1,23 +1,20 @@
--- What an attempt was: its entry and its claim.
-create or replace view awa._attempt as
-select c.claim_id as receipt, e.job_id, e.lane, e.priority, e.ready_at, e.ready_at as created_at, c.claimed_at, c.worker_id,
-       e.attempt, e.max_attempts, e.kind, e.args, e.tags, e.metadata, e.progress, e.errors, e.body_bytes
-  from awa.ready_entries e, awa.lease_claims c
- where false;
-comment on view awa._attempt is 'What an attempt was: its entry and its claim';
-
--- The entries behind some receipts whose items the caller closes. Reads the claims' own stretch of the lane, whatever the history. A job has one entry there: an earlier
--- one lies in an earlier window, and a later one exists only once this item is closed.
--- The limit and the offset fence the subqueries off: the planner, who believes the tables to be empty, must not turn them round.
+-- The attempts behind some receipts that the caller has closed, or whose lease rows it has locked. Reads the claims' own stretch of the lane, whatever the history.
+-- A job has one entry there that is not buried: an earlier one lies in an earlier window, and a later one exists only once this item is closed.
+-- The limits and the offset fence the subqueries off: the planner, who believes the tables to be empty, must not turn them round.
 -- Stable, so that it becomes a part of the query that calls it, and of that query's cached plan.
-create or replace function awa._attempts(receipts bigint[]) returns setof awa._attempt
+create or replace function awa._attempts(receipts bigint[]) returns setof awa.leases
 language sql stable
 as $$
+  select l.* from awa.leases l where l.receipt = any(receipts)
+  union all
   select c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1), e.job_id, e.lane, e.priority, e.ready_at,
-         coalesce(e.created_at, e.ready_at), c.claimed_at, c.worker_id, e.attempt, e.max_attempts,
-         e.kind, e.args, e.tags, e.metadata, e.progress, e.errors, e.body_bytes
+         coalesce(e.created_at, e.ready_at), c.claimed_at, c.lease_until - c.claimed_at, c.lease_until, c.deadline_at, c.worker_id,
+         e.attempt, e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress, e.errors
     from (
-      select r >> 12 as claim_id, array_agg(r) as receipts from unnest(receipts) r group by 1
+      select r >> 12 as claim_id, array_agg(r) as receipts
+        from unnest(receipts) r
+       where (select true from awa.leases l where l.receipt = r limit 1) is null
+       group by 1
     ) a
    cross join lateral (
       select * from awa.lease_claims c where c.claim_id = a.claim_id limit 1
@@ -35,5 +32,41 @@ as $$
       offset 0
     ) e
    where c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1) = any(a.receipts)
+     and case
+           when (select true from awa.ready_tombstones limit 1)
+           then (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+           else true
+         end
 $$;
-comment on function awa._attempts is 'The entries behind some receipts';
+comment on function awa._attempts is 'The attempts behind some receipts';
+
+-- What follows when attempts have ended and the job's next row is written: their unique keys go with the state, their lease rows go.
+create or replace function awa._settle(receipts bigint[], state text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_job_ids bigint[];
+  v_keys bytea[];
+begin
+  if (select true from awa.leases l where l.receipt = any(receipts) limit 1) is null
+     and (select bool_or((select c.holds_keys from awa.lease_claims c where c.claim_id = r.claim_id limit 1))
+            from (select distinct u >> 12 as claim_id from unnest(receipts) u) r) is not true
+  then
+    return;
+  end if;
+  select array_agg(a.job_id), array_agg(a.unique_key) into v_job_ids, v_keys
+    from awa._attempts(receipts) a
+   where a.unique_key is not null;
+  perform awa._move_keys(v_job_ids, v_keys, 'running', state);
+  delete from awa.leases l where l.receipt = any(receipts);
+end
+$$;
+comment on function awa._settle is 'Unique keys and lease rows of attempts that have ended';
+
+-- One element of a job's errors.
+create or replace function awa._error(attempt int, error text, details jsonb default null, by text default null) returns jsonb
+language sql stable
+return jsonb_build_array(jsonb_strip_nulls(jsonb_build_object('attempt', attempt, 'at', clock_timestamp(), 'error', left(error, 20000), 'by', by))
+  || case when details is null then '{}' else jsonb_build_object('details', details) end);
+comment on function awa._error is 'One element of a job''s errors, in an array';

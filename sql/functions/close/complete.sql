@@ -13,20 +13,49 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
+declare
+  v_closed record;
 begin
-  perform awa._close_item(job_id, receipt, case when output is null then 'completed' else 'recorded' end);
-  if output is not null then
-    perform awa._record_outputs(array[receipt], array[output]);
+  v_closed := awa._close(job_id, receipt, case when output is null then 'completed' else 'recorded' end);
+  if v_closed.lasts or output is not null then
+    perform awa._record_completions(array[receipt], array[output]);
+  end if;
+  if v_closed.lasts or v_closed.holds_keys then
+    perform awa._settle(array[receipt], 'completed');
   end if;
 end
 $$;
 comment on function awa.complete is 'Completes one attempt, inside the caller''s transaction';
 
--- Closes one item of a claim, or raises JQ001.
+-- Closes one attempt: its item in the ledger, or else it locks its lease row, for the caller to delete. Raises JQ001.
+create or replace function awa._close(job_id bigint, receipt bigint, outcome text, out lasts boolean, out holds_keys boolean)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_item record;
+begin
+  if job_id is null or receipt is null then
+    perform awa._refuse('job_id and receipt must not be null', null, 'Pass both as claim returned them.');
+  end if;
+  v_item := awa._close_item(job_id, receipt, outcome);
+  lasts := not v_item.closed;
+  holds_keys := v_item.holds_keys;
+  if lasts then
+    perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for update;
+    if not found then
+      perform awa._refuse_stale(job_id, receipt);
+    end if;
+  end if;
+end
+$$;
+comment on function awa._close is 'Closes one attempt, in the ledger or in leases, or raises JQ001';
+
+-- Closes one item of a claim, where it is open.
 --
--- The claim is held shared, so that a long transaction keeps nobody off the claim's other items; no batch row can come meanwhile. Of two answers for one
--- item the unique index lets the first one pass: the second waits for it. A claim of one job is never closed by a batch row, so it needs no lock.
-create or replace function awa._close_item(job_id bigint, receipt bigint, outcome text) returns void
+-- The claim is held shared, so that a long transaction keeps nobody off the claim's other items; no batch row can come meanwhile, and who only tries the claim
+-- (rescue, materialize) leaves it alone. Of two answers for one item the unique index lets the first one pass: the second waits for it.
+create or replace function awa._close_item(job_id bigint, receipt bigint, outcome text, out closed boolean, out holds_keys boolean)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -36,22 +65,21 @@ declare
   v_claim record;
   v_batches record;
 begin
-  if job_id is null or receipt is null then
-    perform awa._refuse('job_id and receipt must not be null', null, 'Pass both as claim returned them.');
-  end if;
-  select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size into v_claim
+  closed := false;
+  select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim
     from awa.lease_claims c
    where c.claim_id = v_claim_id;
+  holds_keys := coalesce(v_claim.holds_keys, false);
   if v_claim.job_id is distinct from job_id then
-    perform awa._refuse_stale(job_id, receipt);
+    return;
   end if;
-  if v_claim.size > 1 then
-    perform pg_advisory_xact_lock_shared(awa._claim_key(v_claim_id));
+  perform pg_advisory_xact_lock_shared(awa._claim_key(v_claim_id));
+  if v_claim.size > 1 then -- one of a single job is never closed by a batch row
     select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches
       from awa.lease_claim_closures k
      where k.claim_id = v_claim_id and k.item < 0;
     if v_batches.has_item then
-      perform awa._refuse_stale(job_id, receipt);
+      return;
     end if;
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
       -- The snapshot may be older than a batch row. An empty batch row under the next number collides with it, which raises 40001.
@@ -63,12 +91,10 @@ begin
   insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at)
   values (v_claim.segment, v_claim_id, v_item, outcome, clock_timestamp())
   on conflict do nothing;
-  if not found then
-    perform awa._refuse_stale(job_id, receipt);
-  end if;
+  closed := found;
 end
 $$;
-comment on function awa._close_item is 'Closes one item of a claim, or raises JQ001';
+comment on function awa._close_item is 'Closes one item of a claim, where it is open';
 
 -- Raises JQ001.
 create or replace function awa._refuse_stale(job_id bigint, receipt bigint) returns void
@@ -82,18 +108,19 @@ end
 $$;
 comment on function awa._refuse_stale is 'Raises JQ001';
 
--- Writes the rows of jobs that completed with an output, one for each receipt.
-create or replace function awa._record_outputs(receipts bigint[], outputs jsonb[]) returns void
+-- Writes the rows of jobs that completed with an output, or whose attempts lasted: those are counted by this row alone.
+create or replace function awa._record_completions(receipts bigint[], outputs jsonb[]) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
 begin
   insert into awa.done_entries
-    (job_id, lane, state, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts,
-     kind, args, tags, metadata, progress, errors, output)
-  select a.job_id, a.lane, 'completed', a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at, clock_timestamp(), a.attempt, a.max_attempts,
-         a.kind, a.args, a.tags, a.metadata, a.progress, a.errors, outputs[array_position(receipts, a.receipt)]
+    (job_id, lane, state, recorded, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
+     kind, args, tags, metadata, errors, output)
+  select a.job_id, a.lane & ~7::bigint | a.priority, 'completed', (select true from awa.leases l where l.receipt = a.receipt limit 1) is null, a.receipt, a.worker_id,
+         a.ready_at, a.created_at, a.claimed_at, clock_timestamp(), a.attempt, a.max_attempts, a.body_bytes, a.unique_key,
+         a.kind, a.args, a.tags, a.metadata, a.errors, outputs[array_position(receipts, a.receipt)]
     from awa._attempts(receipts) a;
 end
 $$;
-comment on function awa._record_outputs is 'Writes the rows of jobs that completed with an output';
+comment on function awa._record_completions is 'Writes the rows of jobs that completed with an output, or whose attempts lasted';

@@ -16,36 +16,37 @@ as $$
 #variable_conflict use_variable
 declare
   v_by_item bigint[];
-  v_closed bigint[];
-  v_bare record;
+  v_closed record;
   v_full record;
+  v_places bigint[] := '{}';
 begin
   perform awa._check_answers(job_ids, receipts);
   perform awa._check_companion('outputs', outputs, job_ids, true);
   job_ids := job_ids[:]; -- whatever their lower bounds were
   receipts := receipts[:];
+  outputs := outputs[:];
   v_by_item := awa._lock_claims(receipts);
-  if outputs is null then
-    v_closed := awa._close_items(job_ids, receipts, 'completed', v_by_item);
-    return query select awa._stale(job_ids, receipts, v_closed);
-    return;
+  if outputs is not null then
+    select array_agg(a.job_id) as job_ids, array_agg(a.receipt) as receipts, array_agg(a.place) as places into v_full
+      from unnest(job_ids, receipts, outputs) with ordinality a(job_id, receipt, output, place)
+     where a.output is not null;
+    v_closed := awa._close_many(v_full.job_ids, v_full.receipts, 'recorded', v_by_item);
+    v_places := array(select v_full.places[p] from unnest(v_closed.places) p);
+    perform awa._record_completions(array(select receipts[p] from unnest(v_places) p), array(select outputs[p] from unnest(v_places) p));
+    perform awa._settle(v_closed.unsettled, 'completed');
+    if cardinality(v_full.places) = cardinality(receipts) then
+      return query select awa._stale(job_ids, receipts, v_places);
+      return;
+    end if;
   end if;
 
-  select coalesce(array_agg(a.job_id), '{}') as job_ids, coalesce(array_agg(a.receipt), '{}') as receipts,
-         array_agg(a.place) as places, array_agg(a.output) as outputs
-    into v_full
-    from unnest(job_ids, receipts, outputs) with ordinality a(job_id, receipt, output, place)
-   where a.output is not null;
-  select coalesce(array_agg(a.job_id), '{}') as job_ids, coalesce(array_agg(a.receipt), '{}') as receipts, array_agg(a.place) as places
-    into v_bare
-    from unnest(job_ids, receipts, outputs) with ordinality a(job_id, receipt, output, place)
-   where a.output is null;
-  v_closed := awa._close_items(v_full.job_ids, v_full.receipts, 'recorded', v_by_item);
-  perform awa._record_outputs(
-    array(select v_full.receipts[p] from unnest(v_closed) p), array(select v_full.outputs[p] from unnest(v_closed) p));
-  v_closed := array(select v_full.places[p] from unnest(v_closed) p)
-    || array(select v_bare.places[p] from unnest(awa._close_items(v_bare.job_ids, v_bare.receipts, 'completed', v_by_item)) p);
-  return query select awa._stale(job_ids, receipts, v_closed);
+  -- Those without an output; of those with one none is open any more.
+  v_closed := awa._close_many(job_ids, receipts, 'completed', v_by_item);
+  if cardinality(v_closed.unsettled) > 0 then
+    perform awa._record_completions(v_closed.lasting, null);
+    perform awa._settle(v_closed.unsettled, 'completed');
+  end if;
+  return query select awa._stale(job_ids, receipts, v_places || v_closed.places);
 end
 $$;
 comment on function awa.complete_many is 'Completes many attempts; returns the jobs whose attempts were stale';
@@ -113,16 +114,23 @@ language sql immutable strict parallel safe
 return claim_id - 4611686018427387904;
 comment on function awa._claim_key is 'The key of the advisory lock on a claim';
 
--- Closes items of claims that the caller has locked, and returns the places, in the two arrays, of those that it closed. An
--- answer that is given twice counts once.
-create or replace function awa._close_items(job_ids bigint[], receipts bigint[], outcome text, by_item bigint[]) returns bigint[]
+-- Closes attempts whose claims the caller has locked: in the ledger, or else it locks their lease rows, for the caller to delete. An answer that is given twice counts
+-- once. Returns the places, in the two arrays, of those that were open; the receipts of those that have a lease row; and of all that have to be settled.
+create or replace function awa._close_many(
+  job_ids   bigint[],
+  receipts  bigint[],
+  outcome   text,
+  by_item   bigint[],
+  out places    bigint[],
+  out lasting   bigint[],
+  out unsettled bigint[]
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_now timestamptz := clock_timestamp();
-  v_closed bigint[];
   v_places bigint[];
+  v_lasting bigint[];
 begin
   if cardinality(receipts) > (select count(distinct r) from unnest(receipts) r) then
     select array_agg(a.job_id), array_agg(a.receipt), array_agg(a.place) into job_ids, receipts, v_places
@@ -133,19 +141,48 @@ begin
       ) a;
   end if;
 
+  select c.places, c.unsettled into places, unsettled from awa._close_items(job_ids, receipts, outcome, by_item) c;
+  if cardinality(places) < cardinality(receipts) then
+    select array_agg(a.place), array_agg(a.receipt) into v_lasting, lasting
+      from (
+        select a.place, a.receipt
+          from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
+         cross join lateral (select * from awa.leases l where l.receipt = a.receipt limit 1) l
+         where l.job_id = a.job_id and a.place <> all(places)
+         order by a.receipt
+      ) a
+     where exists (select from awa.leases l where l.receipt = a.receipt for update);
+    places := places || v_lasting;
+    unsettled := unsettled || lasting;
+  end if;
+  if v_places is not null then
+    places := array(select v_places[p] from unnest(places) p);
+  end if;
+end
+$$;
+comment on function awa._close_many is 'Closes attempts whose claims the caller has locked, in the ledger or in leases';
+
+-- Closes items of claims that the caller has locked. Returns their places, and the receipts of those whose claims hold unique keys.
+create or replace function awa._close_items(job_ids bigint[], receipts bigint[], outcome text, by_item bigint[], out places bigint[], out unsettled bigint[])
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_now timestamptz := clock_timestamp();
+begin
   with asked as materialized (
     select a.receipt >> 12 as claim_id, array_agg(a.receipt & 4095) as items, array_agg(a.job_id) as jobs, array_agg(a.place) as places
       from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
      group by 1
   ), claims as materialized (
-    select a.*, c.segment, c.job_ids,
+    select a.*, c.segment, c.job_ids, c.holds_keys,
            array(select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = a.claim_id) as closed
       from asked a
      cross join lateral (
         select * from awa.lease_claims c where c.claim_id = a.claim_id limit 1 -- fenced off: a join might read all claims
       ) c
   ), open as materialized (
-    select c.segment, c.claim_id, i.item, i.place
+    select c.segment, c.claim_id, c.holds_keys, i.item, i.place
       from claims c
      cross join unnest(c.items, c.jobs, c.places) i(item, job_id, place)
      where c.job_ids[i.item + 1] = i.job_id
@@ -167,17 +204,13 @@ begin
     on conflict do nothing
     returning claim_id << 12 | item as receipt
   )
-  select array_agg(o.place) into v_closed
+  select coalesce(array_agg(o.place), '{}'), coalesce(array_agg(o.claim_id << 12 | o.item) filter (where o.holds_keys), '{}') into places, unsettled
     from open o
    where o.claim_id <> all(by_item)
       or o.claim_id << 12 | o.item = any(array(select s.receipt from singles s));
-  if v_places is not null then
-    v_closed := array(select v_places[p] from unnest(v_closed) p);
-  end if;
-  return coalesce(v_closed, '{}');
 end
 $$;
-comment on function awa._close_items is 'Closes items of claims that the caller has locked, and returns their places';
+comment on function awa._close_items is 'Closes items of claims that the caller has locked';
 
 -- The jobs whose answers were not taken: closed are the places of those that were.
 create or replace function awa._stale(job_ids bigint[], receipts bigint[], closed bigint[]) returns setof bigint

@@ -1,4 +1,4 @@
--- Fails one attempt: the job runs again after a delay, or, when its attempts are used up, ends as failed. Returns the state that followed.
+-- Fails one attempt: the job runs again after a delay, or, when its attempts are used up, ends: as failed, or dead where the queue keeps dead letters. Returns the state that followed.
 -- The delay is retry_after, or 2^attempt times the queue's backoff_base and up to a quarter more, at most its backoff_max.
 -- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 40001 as complete does.
 create or replace function awa.fail(
@@ -24,11 +24,11 @@ begin
     perform awa._refuse('error must not be null', null, 'Say what went wrong, in a text that is read in awa.jobs.');
   end if;
   perform awa._check_delays(array[retry_after]);
-  perform awa._close_item(job_id, receipt, 'failed');
+  perform awa._close(job_id, receipt, 'failed');
   return awa._record_failures(array[receipt], array[error], array[retry_after], details);
 end
 $$;
-comment on function awa.fail is 'Fails one attempt; returns the state that followed: retryable or failed';
+comment on function awa.fail is 'Fails one attempt; returns the state that followed: retryable, failed or dead';
 
 -- Refuses delays that are negative or too long.
 create or replace function awa._check_delays(retry_after interval[]) returns void
@@ -42,52 +42,69 @@ end
 $$;
 comment on function awa._check_delays is 'Refuses delays that are negative or too long';
 
--- Writes what follows failed attempts: the next attempt in deferred_jobs, or the end in done_entries. Returns the state of the last one.
--- There is an error and a delay for each receipt.
+-- Writes what follows failed attempts that were closed: the next attempt in deferred_jobs, or the end in done_entries or dlq_entries. Returns the state of one of them.
+-- There is an error and a delay for each receipt. Final means that no attempt follows, whatever are left.
 create or replace function awa._record_failures(
   receipts    bigint[],
   errors      text[],
   retry_after interval[],
-  details     jsonb
+  details     jsonb,
+  final       boolean default false
 ) returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_now timestamptz := clock_timestamp();
-  v_state text;
+  v_retryable bigint[];
+  v_failed bigint[];
+  v_dead bigint[];
 begin
-  with failed as materialized (
-    select a.*, f.delay, s.backoff_base, s.backoff_max, v_now as failed_at,
-           coalesce(a.errors, '[]') || jsonb_build_array(
-             jsonb_build_object('attempt', a.attempt, 'at', v_now, 'error', left(f.error, 20000))
-             || case when details is null then '{}' else jsonb_build_object('details', details) end) as all_errors
+  with attempts as materialized (
+    select a.*, f.delay, s.backoff_base, s.backoff_max,
+           case when a.attempt < a.max_attempts and not final then 'retryable' when s.dead_letter then 'dead' else 'failed' end as state,
+           coalesce(a.errors, '[]') || awa._error(a.attempt, f.error, details) as all_errors
       from awa._attempts(receipts) a
       join lateral (
         select errors[n.n] as error, retry_after[n.n] as delay from array_position(receipts, a.receipt) n(n)
       ) f on true
       left join awa.queue_settings s on s.queue_id = a.lane >> 3
-  ), retried as (
+  ), retryable as (
     insert into awa.deferred_jobs
-      (job_id, lane, run_at, created_at, attempted_at, attempt, max_attempts, body_bytes, kind, args, tags, metadata, progress, errors)
-    select f.job_id, f.lane & ~7::bigint | f.priority,
-           f.failed_at + coalesce(f.delay, make_interval(secs => least(
-             extract(epoch from coalesce(f.backoff_base, '1 second')) * power(2::float8, least(f.attempt, 62)) * (1 + random() / 4),
-             extract(epoch from coalesce(f.backoff_max, '24 hours'))))),
-           f.created_at, f.claimed_at, f.attempt + 1, f.max_attempts, f.body_bytes, f.kind, f.args, f.tags, f.metadata, f.progress, f.all_errors
-      from failed f
-     where f.attempt < f.max_attempts
-  ), ended as (
+      (job_id, lane, state, run_at, created_at, attempted_at, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, progress, errors)
+    select a.job_id, a.lane & ~7::bigint | a.priority, a.state,
+           v_now + coalesce(a.delay, make_interval(secs => least(
+             extract(epoch from coalesce(a.backoff_base, '1 second')) * power(2::float8, least(a.attempt, 62)) * (1 + random() / 4),
+             extract(epoch from coalesce(a.backoff_max, '24 hours'))))),
+           a.created_at, a.claimed_at, a.attempt + 1, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress, a.all_errors
+      from attempts a
+     where a.state = 'retryable'
+  ), failed as (
     insert into awa.done_entries
-      (job_id, lane, state, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts,
+      (job_id, lane, state, recorded, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
        kind, args, tags, metadata, progress, errors)
-    select f.job_id, f.lane & ~7::bigint | f.priority, 'failed', f.receipt, f.worker_id, f.ready_at, f.created_at, f.claimed_at, f.failed_at,
-           f.attempt, f.max_attempts, f.kind, f.args, f.tags, f.metadata, f.progress, f.all_errors
-      from failed f
-     where f.attempt >= f.max_attempts
+    select a.job_id, a.lane & ~7::bigint | a.priority, a.state, false, a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at, v_now,
+           a.attempt, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress, a.all_errors
+      from attempts a
+     where a.state = 'failed'
+  ), dead as (
+    insert into awa.dlq_entries
+      (job_id, lane, reason, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
+       kind, args, tags, metadata, progress, errors)
+    select a.job_id, a.lane & ~7::bigint | a.priority, case when final then 'discarded' else 'attempts used up' end, a.receipt, a.worker_id, a.ready_at, a.created_at,
+           a.claimed_at, v_now, a.attempt, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress, a.all_errors
+      from attempts a
+     where a.state = 'dead'
   )
-  select case when f.attempt < f.max_attempts then 'retryable' else 'failed' end into v_state from failed f limit 1;
-  return v_state;
+  select array_agg(a.receipt) filter (where a.state = 'retryable'),
+         array_agg(a.receipt) filter (where a.state = 'failed'),
+         array_agg(a.receipt) filter (where a.state = 'dead')
+    into v_retryable, v_failed, v_dead
+    from attempts a;
+  perform awa._settle(s.receipts, s.state)
+     from (values (v_retryable, 'retryable'), (v_failed, 'failed'), (v_dead, 'dead')) s(receipts, state)
+    where s.receipts is not null;
+  return case when v_retryable is not null then 'retryable' when v_failed is not null then 'failed' when v_dead is not null then 'dead' end;
 end
 $$;
 comment on function awa._record_failures is 'Writes what follows failed attempts';

@@ -18,7 +18,7 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-  v_closed bigint[];
+  v_places bigint[];
 begin
   perform awa._check_answers(job_ids, receipts);
   if errors is null then
@@ -31,11 +31,11 @@ begin
   receipts := receipts[:];
   errors := errors[:];
   retry_after := retry_after[:];
-  v_closed := awa._close_items(job_ids, receipts, 'failed', awa._lock_claims(receipts));
+  v_places := (awa._close_many(job_ids, receipts, 'failed', awa._lock_claims(receipts))).places;
   perform awa._record_failures(
-    array(select receipts[p] from unnest(v_closed) p), array(select errors[p] from unnest(v_closed) p),
-    array(select retry_after[p] from unnest(v_closed) p), null);
-  return query select awa._stale(job_ids, receipts, v_closed);
+    array(select receipts[p] from unnest(v_places) p), array(select errors[p] from unnest(v_places) p),
+    array(select retry_after[p] from unnest(v_places) p), null);
+  return query select awa._stale(job_ids, receipts, v_places);
 end
 $$;
 comment on function awa.fail_many is 'Fails many attempts; returns the jobs whose attempts were stale';

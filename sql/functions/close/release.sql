@@ -13,7 +13,7 @@ set enable_mergejoin = off
 set jit = off
 as $$
 begin
-  perform awa._close_item(job_id, receipt, 'released');
+  perform awa._close(job_id, receipt, 'released');
   perform awa._give_back(array[receipt]);
 end
 $$;
@@ -29,13 +29,14 @@ declare
 begin
   with appended as (
     insert into awa.ready_entries
-      (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args, tags, metadata, created_at, progress, errors)
+      (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
     select r.current_segment, a.lane & ~7::bigint, a.job_id, clock_timestamp(), a.priority, a.attempt, a.max_attempts, a.body_bytes,
-           a.kind, a.args, a.tags, a.metadata, a.created_at, a.progress, a.errors
+           a.unique_key, a.kind, a.args, a.tags, a.metadata, a.created_at, a.progress, a.errors
       from awa.ring r, awa._attempts(receipts) a
     returning lane >> 3 as queue_id
   )
   select array_agg(distinct a.queue_id) into v_queue_ids from appended a;
+  perform awa._settle(receipts, 'available');
   perform awa._wake(q) from unnest(v_queue_ids) q;
 end
 $$;

@@ -72,15 +72,17 @@ begin
     delete from awa.deferred_jobs d where d.job_id = any(array(select due.job_id from due)) returning d.*
   ), appended as (
     insert into awa.ready_entries
-      (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args, tags, metadata, created_at, progress, errors)
+      (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
     select r.current_segment, t.lane, t.job_id, t.run_at, t.lane & 7, t.attempt, t.max_attempts, t.body_bytes,
-           t.kind, t.args, t.tags, t.metadata, t.created_at, t.progress, t.errors
+           t.unique_key, t.kind, t.args, t.tags, t.metadata, t.created_at, t.progress, t.errors
       from awa.ring r, taken t
     returning lane >> 3 as queue_id
+  ), keys as (
+    select awa._move_keys(array_agg(t.job_id), array_agg(t.unique_key), t.state, 'available') from taken t where t.unique_key is not null group by t.state
   ), woken as (
     select count(*) as jobs, awa._wake(a.queue_id) from appended a group by a.queue_id
   )
-  select sum(w.jobs) into v_promoted from woken w;
+  select sum(w.jobs) into v_promoted from woken w where (select count(*) from keys) >= 0;
   return coalesce(v_promoted, 0);
 end
 $$;

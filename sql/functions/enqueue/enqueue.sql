@@ -28,6 +28,7 @@ $$;
 comment on function awa.enqueue is 'Appends one job and returns its id; it exists when the caller''s transaction commits';
 
 -- Appends one job per element of args, and returns the ids in that order. What every form of enqueue ends in.
+-- A unique key, and the id of the job that holds it, are for a single job.
 create or replace function awa._append(
   queue        text,
   kind         text,
@@ -36,7 +37,9 @@ create or replace function awa._append(
   run_at       timestamptz,
   max_attempts int,
   tags         text[],
-  metadata     jsonb
+  metadata     jsonb,
+  unique_key   bytea default null,
+  job_id       bigint default null
 ) returns bigint[]
 language plpgsql
 as $$
@@ -67,21 +70,21 @@ begin
   if run_at > v_now then
     with appended as (
       insert into awa.deferred_jobs
-        (job_id, lane, run_at, created_at, attempt, max_attempts, body_bytes, kind, args, tags, metadata)
-      select nextval('awa.job_ids'), v_queue_id * 8 + v_priority, run_at, v_now, 1, v_max_attempts,
-             v_bytes + awa._json_bytes('args', a), kind, a, tags, metadata
+        (job_id, lane, state, run_at, created_at, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata)
+      select coalesce(job_id, nextval('awa.job_ids')), v_queue_id * 8 + v_priority, 'scheduled', run_at, v_now, 1, v_max_attempts,
+             v_bytes + awa._json_bytes('args', a), unique_key, kind, a, tags, metadata
         from unnest(args) a
-      returning job_id
+      returning deferred_jobs.job_id
     )
     select array_agg(n.job_id) into v_job_ids from appended n;
   else
     with appended as (
       insert into awa.ready_entries
-        (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args, tags, metadata)
-      select r.current_segment, v_queue_id * 8 + v_priority, nextval('awa.job_ids'), v_now, v_priority, 1, v_max_attempts,
-             v_bytes + case when pg_column_size(a) > 2000 then awa._json_bytes('args', a) else pg_column_size(a) end, kind, a, tags, metadata
+        (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata)
+      select r.current_segment, v_queue_id * 8 + v_priority, coalesce(job_id, nextval('awa.job_ids')), v_now, v_priority, 1, v_max_attempts,
+             v_bytes + case when pg_column_size(a) > 2000 then awa._json_bytes('args', a) else pg_column_size(a) end, unique_key, kind, a, tags, metadata
         from awa.ring r, unnest(args) a
-      returning job_id
+      returning ready_entries.job_id
     )
     select array_agg(n.job_id) into v_job_ids from appended n;
     perform awa._wake(v_queue_id);

@@ -1,5 +1,6 @@
 -- Changes settings of a queue; those that are not named stay, null brings a default back. Raises 22023, JQ002.
--- default_priority: 1 to 4. default_max_attempts: 1 to 1000. lease, backoff_base, backoff_max: an interval as text, or seconds.
+-- default_priority: 1 to 4. default_max_attempts: 1 to 1000. dead_letter: true or false. The others (lease, deadline, backoff_base, backoff_max, aging_interval, failed_retention, dlq_retention): an
+-- interval as text, or seconds; 1 ms to a year, the retentions to 100 years.
 create or replace function awa.configure_queue(queue text, settings jsonb) returns void
 language plpgsql
 volatile
@@ -12,15 +13,16 @@ declare
   v_key text;
   v_value jsonb;
   v_interval interval;
+  v_most text;
   v_intervals jsonb := '{}';
 begin
   if settings is null or jsonb_typeof(settings) <> 'object' then
     perform awa._refuse('settings must be a JSON object', settings::text, 'Pass something like {"lease": "5 minutes"}.');
   end if;
   for v_key, v_value in select * from jsonb_each(settings) loop
-    if v_key not in ('default_priority', 'default_max_attempts', 'lease', 'backoff_base', 'backoff_max') then
+    if v_key not in ('default_priority', 'default_max_attempts', 'lease', 'deadline', 'backoff_base', 'backoff_max', 'dead_letter', 'aging_interval', 'failed_retention', 'dlq_retention') then
       perform awa._refuse('settings holds an unknown key', v_key,
-        'The keys are default_priority, default_max_attempts, lease, backoff_base and backoff_max.');
+        'The keys are default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval, failed_retention and dlq_retention.');
     elsif v_value = 'null' then
       null;
     elsif v_key = 'default_priority' then
@@ -31,10 +33,15 @@ begin
       if v_value::text !~ '^[0-9]{1,4}$' or v_value::int not between 1 and 1000 then
         perform awa._refuse('default_max_attempts must be between 1 and 1000', v_value::text, 'Pass a whole number.');
       end if;
+    elsif v_key = 'dead_letter' then
+      if jsonb_typeof(v_value) <> 'boolean' then
+        perform awa._refuse('dead_letter must be true or false', v_value::text, 'True keeps jobs that failed for good as dead letters.');
+      end if;
     else
       v_interval := awa._interval(v_value);
-      if v_interval is null or v_interval not between interval '1 millisecond' and interval '1 year' then
-        perform awa._refuse(v_key || ' must be an interval between 1 millisecond and 1 year', v_value::text,
+      v_most := case when v_key in ('failed_retention', 'dlq_retention') then '100 years' else '1 year' end;
+      if v_interval is null or v_interval not between interval '1 millisecond' and v_most::interval then
+        perform awa._refuse(format('%s must be an interval between 1 millisecond and %s', v_key, v_most), v_value::text,
           'Pass an interval such as "30 seconds", or a number of seconds.');
       end if;
       v_intervals := v_intervals || jsonb_build_object(v_key, v_interval::text);
@@ -48,6 +55,11 @@ begin
          lease = case when settings ? 'lease' then (v_intervals ->> 'lease')::interval else s.lease end,
          backoff_base = case when settings ? 'backoff_base' then (v_intervals ->> 'backoff_base')::interval else s.backoff_base end,
          backoff_max = case when settings ? 'backoff_max' then (v_intervals ->> 'backoff_max')::interval else s.backoff_max end,
+         deadline = case when settings ? 'deadline' then (v_intervals ->> 'deadline')::interval else s.deadline end,
+         dead_letter = case when settings ? 'dead_letter' then (settings ->> 'dead_letter')::boolean else s.dead_letter end,
+         aging_interval = case when settings ? 'aging_interval' then (v_intervals ->> 'aging_interval')::interval else s.aging_interval end,
+         failed_retention = case when settings ? 'failed_retention' then (v_intervals ->> 'failed_retention')::interval else s.failed_retention end,
+         dlq_retention = case when settings ? 'dlq_retention' then (v_intervals ->> 'dlq_retention')::interval else s.dlq_retention end,
          changed_at = clock_timestamp(),
          changed_by = session_user
    where s.queue_id = v_queue_id;

@@ -1,7 +1,8 @@
 -- Every job that is still kept, one row each, in one state.
 --
 -- An entry is claimed when its lane's cursor has passed it. Its claim is then the first one, in the order of last places, that spans it
--- and lists it. It shows as available, running or completed; an attempt that ended otherwise is shown from where the job went.
+-- and lists it. It shows as available, running or completed; an attempt that ended otherwise, or goes on in leases, is shown from where it went. An entry that is buried, or
+-- that a dropped queue's cursor has passed, shows nowhere.
 create or replace view awa._ledger as
 select e.lane,
        e.xid,
@@ -22,26 +23,31 @@ select e.lane,
        coalesce(e.errors, '[]') as errors,
        e.metadata,
        e.tags,
-       null::text as unique_key,
+       encode(substr(e.unique_key, 1, 32), 'hex') as unique_key,
        c.receipt,
        e.progress,
        null::jsonb as output,
-       c.worker_id
+       c.worker_id,
+       e.segment
   from awa.ready_entries e
   left join lateral (
     select c.lo, c.hi, c.pos_xid, c.pos_id from awa.lease_claims c where c.lane = e.lane order by c.lane_seq desc limit 1
   ) cursor on true
-  left join lateral (
-    select c.*, c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1) as receipt
-      from awa.lease_claims c
-     where case
+  cross join lateral (
+    select coalesce(case
              when cursor.lo is null then pg_visible_in_snapshot(e.xid, cursor.hi)
              else pg_visible_in_snapshot(e.xid, cursor.lo)
                or pg_visible_in_snapshot(e.xid, cursor.hi) and (e.xid, e.job_id) <= (cursor.pos_xid, cursor.pos_id)
-           end
+           end, false) as passed
+  ) p
+  left join lateral (
+    select c.*, c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1) as receipt
+      from awa.lease_claims c
+     where p.passed
        and c.lane = e.lane
        and (c.pos_xid, c.pos_id) >= (e.xid, e.job_id)
        and (c.first_xid, c.first_id) <= (e.xid, e.job_id)
+       and pg_visible_in_snapshot(e.xid, c.hi)
        and e.job_id = any(c.job_ids)
      order by c.pos_xid, c.pos_id
      limit 1
@@ -56,7 +62,12 @@ select e.lane,
      where k.claim_id = c.claim_id and k.item < 0 and (c.receipt & 4095) = any(k.items)
     limit 1
   ) k on true
- where k.outcome is null or k.outcome = 'completed';
+ where case
+         when (select true from awa.ready_tombstones limit 1)
+          and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) then false
+         when c.claim_id is null then not p.passed
+         else coalesce(k.outcome, 'completed') = 'completed'
+       end;
 comment on view awa._ledger is 'The jobs that the ledgers describe: available, running, completed; with the places of their entries';
 
 create or replace view awa._deferred as
@@ -64,7 +75,7 @@ select d.job_id as id,
        d.kind,
        (select q.name from awa.queues q where q.queue_id = d.lane >> 3 limit 1) as queue,
        d.args,
-       case when d.attempted_at is null then 'scheduled' else 'retryable' end as state,
+       d.state,
        (d.lane & 7)::int as priority,
        d.attempt - 1 as attempt,
        d.max_attempts::int as max_attempts,
@@ -77,7 +88,7 @@ select d.job_id as id,
        coalesce(d.errors, '[]') as errors,
        d.metadata,
        d.tags,
-       null::text as unique_key,
+       encode(substr(d.unique_key, 1, 32), 'hex') as unique_key,
        null::bigint as receipt,
        d.progress,
        null::jsonb as output,
@@ -103,13 +114,65 @@ select f.job_id as id,
        coalesce(f.errors, '[]') as errors,
        f.metadata,
        f.tags,
-       null::text as unique_key,
+       encode(substr(f.unique_key, 1, 32), 'hex') as unique_key,
        f.receipt,
        f.progress,
        f.output,
        f.worker_id
   from awa.done_entries f;
-comment on view awa._done is 'The ended jobs that have a row of their own: failed, completed with an output';
+comment on view awa._done is 'The ended jobs that have a row of their own: failed, cancelled, completed with an output or after a lease';
+
+create or replace view awa._dead as
+select f.job_id as id,
+       f.kind,
+       (select q.name from awa.queues q where q.queue_id = f.lane >> 3 limit 1) as queue,
+       f.args,
+       'dead'::text as state,
+       (f.lane & 7)::int as priority,
+       f.attempt::int as attempt,
+       f.max_attempts::int as max_attempts,
+       f.ready_at as run_at,
+       null::timestamptz as heartbeat_at,
+       null::timestamptz as deadline_at,
+       f.attempted_at,
+       f.finalized_at,
+       f.created_at,
+       coalesce(f.errors, '[]') as errors,
+       f.metadata,
+       f.tags,
+       encode(substr(f.unique_key, 1, 32), 'hex') as unique_key,
+       f.receipt,
+       f.progress,
+       null::jsonb as output,
+       f.worker_id
+  from awa.dlq_entries f;
+comment on view awa._dead is 'Dead letters';
+
+create or replace view awa._leased as
+select l.job_id as id,
+       l.kind,
+       (select q.name from awa.queues q where q.queue_id = l.lane >> 3 limit 1) as queue,
+       l.args,
+       'running'::text as state,
+       l.priority::int as priority,
+       l.attempt::int as attempt,
+       l.max_attempts::int as max_attempts,
+       l.ready_at as run_at,
+       (select w.heartbeat_at from awa.workers w where w.worker_id = l.worker_id) as heartbeat_at,
+       l.deadline_at,
+       l.claimed_at as attempted_at,
+       null::timestamptz as finalized_at,
+       l.created_at,
+       coalesce(l.errors, '[]') as errors,
+       l.metadata,
+       l.tags,
+       encode(substr(l.unique_key, 1, 32), 'hex') as unique_key,
+       l.receipt,
+       l.progress,
+       null::jsonb as output,
+       l.worker_id
+  from awa.leases l;
+comment on view awa._leased is 'The jobs whose attempts have a row of their own: running';
 
 create or replace view awa.jobs as
 select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at,
@@ -118,30 +181,54 @@ select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, he
 union all
 select * from awa._deferred
 union all
-select * from awa._done;
+select * from awa._leased
+union all
+select * from awa._done
+union all
+select * from awa._dead;
 comment on view awa.jobs is 'Every job that is still kept, one row each, in one state';
+
+-- Where each job is: its state, and its place there.
+create or replace view awa._place as
+select j.id, j.state, j.receipt, j.lane, j.priority, j.xid, j.segment, j.unique_key from awa._ledger j
+union all
+select d.job_id, d.state, null, d.lane, (d.lane & 7)::int, null, null, encode(substr(d.unique_key, 1, 32), 'hex') from awa.deferred_jobs d
+union all
+select l.job_id, 'running', l.receipt, l.lane, l.priority, null, null, encode(substr(l.unique_key, 1, 32), 'hex') from awa.leases l
+union all
+select f.job_id, f.state, f.receipt, f.lane, (f.lane & 7)::int, null, null, encode(substr(f.unique_key, 1, 32), 'hex') from awa.done_entries f
+union all
+select f.job_id, 'dead', f.receipt, f.lane, (f.lane & 7)::int, null, null, encode(substr(f.unique_key, 1, 32), 'hex') from awa.dlq_entries f;
+comment on view awa._place is 'Where each job is: its state, and its place there';
+
+-- Every lane: its cursor, from where entries are unclaimed in its range, and what is counted of its past.
+create or replace view awa._lanes as
+select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_seq,
+       greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
+       case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as from_id,
+       coalesce(r.counted, '3:3:') as counted, coalesce(r.appended, 0) as appended, coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq,
+       coalesce(r.claimed, 0) as claimed, coalesce(r.completed, 0) as completed, coalesce(r.failed, 0) as failed, coalesce(r.cancelled, 0) as cancelled, coalesce(r.dead, 0) as dead
+  from (select distinct q.queue_id from awa.queues q) q
+ cross join lateral (select q.queue_id * 8 + p as lane from unnest('{0,1,2,3,4}'::int[]) p) l
+  left join lateral (
+    select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
+  ) c on true
+  left join lateral (
+    select * from awa.queue_rollups r where r.lane = l.lane limit 1
+  ) r on true;
+comment on view awa._lanes is 'Every lane, its cursor, and what is counted of its past';
 
 -- The places of entries that no cursor has passed. Two stretches of a lane hold them: the transactions that were in progress at one of the
 -- window's ends, probed one by one, and what comes after the position.
 create or replace view awa._available as
-with lanes as (
-  select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id,
-         greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
-         case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as from_id
-    from (select distinct q.queue_id from awa.queues q) q
-   cross join generate_series(q.queue_id * 8, q.queue_id * 8 + 4) l(lane)
-    left join lateral (
-      select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
-    ) c on true
-)
-select l.lane, e.xid, e.job_id, e.kind, e.ready_at
-  from lanes l
+select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.unique_key
+  from awa._lanes l
  cross join lateral (
-    select e.xid, e.job_id, e.kind, e.ready_at
+    select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at) as created_at, e.unique_key
       from awa.ready_entries e
      where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id)
     union all
-    select e.xid, e.job_id, e.kind, e.ready_at
+    select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at), e.unique_key
       from (
         select pg_snapshot_xip(coalesce(l.lo, l.hi)) as xid
         union
@@ -152,31 +239,50 @@ select l.lane, e.xid, e.job_id, e.kind, e.ready_at
       ) e
      where (e.xid, e.job_id) <= (l.from_xid, l.from_id)
        and (not pg_visible_in_snapshot(e.xid, l.hi) or l.lo is null or (e.xid, e.job_id) > (l.pos_xid, l.pos_id))
-  ) e;
+  ) e
+ where case
+         when (select true from awa.ready_tombstones limit 1)
+         then (select true from awa.ready_tombstones t where t.lane = l.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+         else true
+       end;
 comment on view awa._available is 'The places of entries that may be claimed';
 
--- The places of entries whose attempts are open.
-create or replace view awa._running as
-select c.lane, e.xid, e.job_id, e.kind
-  from (
-    select c.*,
-           array(select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = c.claim_id) as closed
-      from awa.lease_claims c
-    offset 0
-  ) c
- cross join unnest(c.job_ids) with ordinality j(job_id, place)
+-- The items of claims that are open in the ledger: they are all in claims that are not counted yet.
+create or replace view awa._open_items as
+select c.lane, c.claim_id << 12 | (j.place - 1) as receipt, j.job_id, c.claimed_at, c.lease_until, c.deadline_at, c.worker_id,
+       c.first_xid, c.first_id, c.pos_xid, c.pos_id, c.hi
+  from awa._lanes l
  cross join lateral (
-    select e.xid, e.job_id, e.kind
+    select * from awa.lease_claims c where c.lane = l.lane and c.lane_seq > l.closed_seq offset 0
+  ) c
+ cross join lateral (
+    select array(select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = c.claim_id) as items offset 0
+  ) closed
+ cross join lateral (
+    select j.job_id, j.place from unnest(c.job_ids) with ordinality j(job_id, place) offset 0
+  ) j
+ where cardinality(closed.items) < cardinality(c.job_ids)
+   and j.place - 1 <> all(closed.items);
+comment on view awa._open_items is 'The items of claims that are open in the ledger';
+
+-- Open attempts: of the ledger, with the places of their entries, and those that have a row of their own.
+create or replace view awa._running as
+select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.ready_at) as created_at
+  from awa._open_items o
+ cross join lateral (
+    select *
       from awa.ready_entries e
-     where e.lane = c.lane
-       and (e.xid, e.job_id) >= (c.first_xid, c.first_id)
-       and (e.xid, e.job_id) <= (c.pos_xid, c.pos_id)
-       and e.job_id = j.job_id
+     where e.lane = o.lane
+       and (e.xid, e.job_id) >= (o.first_xid, o.first_id)
+       and (e.xid, e.job_id) <= (o.pos_xid, o.pos_id)
+       and e.job_id = o.job_id
+       and pg_visible_in_snapshot(e.xid, o.hi)
+       and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
     offset 0
   ) e
- where cardinality(c.closed) < cardinality(c.job_ids)
-   and j.place - 1 <> all(c.closed);
-comment on view awa._running is 'The places of entries whose attempts are open';
+union all
+select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at from awa.leases l;
+comment on view awa._running is 'Open attempts';
 
 -- The rows of awa.jobs.
 create or replace function awa.jobs_compat() returns setof awa.jobs

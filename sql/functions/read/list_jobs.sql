@@ -49,7 +49,13 @@ begin
            order by p.job_id desc
            limit v_left
         ) p
-        join awa._ledger j on j.lane = p.lane and j.xid = p.xid and j.id = p.job_id
+       cross join lateral (
+          select j.id, j.kind, j.queue, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.run_at, j.heartbeat_at, j.deadline_at,
+                 j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata, j.tags, j.unique_key, j.receipt, j.progress, j.output, j.worker_id
+            from awa._ledger j where p.xid is not null and j.lane = p.lane and j.xid = p.xid and j.id = p.job_id
+          union all
+          select * from awa._leased j where p.xid is null and j.id = p.job_id
+        ) j
        order by j.id desc;
   elsif state in ('scheduled', 'retryable') then
     return query
@@ -63,7 +69,13 @@ begin
        where j.id < v_until and j.state = state and j.state <> 'completed' and (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
        order by j.id desc
        limit v_left;
-  else
+  elsif state = 'dead' then
+    return query
+      select * from awa._dead j
+       where j.id < v_until and (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
+       order by j.id desc
+       limit v_left;
+  elsif state is distinct from 'waiting_external' then
     while v_left > 0 and v_until > 1 loop
       v_from := greatest(v_until - v_length, 1);
       return query

@@ -1,22 +1,69 @@
--- Exact counts of jobs by queue and state.
+-- What the ledgers say of each lane, exactly: what is counted of its past, and what came after. An entry that this very transaction has buried, and that somebody claimed meanwhile, is running for it no more.
+create or replace view awa._lane_counts as
+select l.lane,
+       (l.appended + n.entries - l.buried - n.tombstones - l.claimed - c.claimed)::bigint as available,
+       (c.claimed - c.closed)::bigint as running,
+       (l.completed + c.completed)::bigint as completed,
+       l.failed, l.cancelled, l.dead,
+       h.ready_at as oldest_ready_at
+  from awa._lanes l
+ cross join lateral (
+    select count(*) filter (where not a.is_tombstone) as entries, count(*) filter (where a.is_tombstone) as tombstones
+      from awa._appended_since(l.lane, l.counted) a
+     where not pg_visible_in_snapshot(a.xid, l.counted)
+    offset 0
+  ) n
+ cross join lateral (
+    select coalesce(sum(cardinality(c.job_ids)), 0) as claimed, coalesce(sum(k.closed), 0) as closed, coalesce(sum(k.completed), 0) as completed
+      from (
+        select * from awa.lease_claims c where c.lane = l.lane and c.lane_seq > l.closed_seq offset 0
+      ) c
+     cross join lateral (
+        select sum(coalesce(cardinality(k.items), 1)) as closed,
+               sum(coalesce(cardinality(k.items), 1)) filter (where k.outcome in ('completed', 'recorded')) as completed
+          from awa.lease_claim_closures k
+         where k.claim_id = c.claim_id
+        offset 0
+      ) k
+    offset 0
+  ) c
+  left join lateral (
+    select e.ready_at
+      from awa.ready_entries e
+     where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id)
+       and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+     order by e.xid, e.job_id
+     limit 1
+  ) h on true;
+comment on view awa._lane_counts is 'What the ledgers say of each lane';
+
+-- What queue_counts returns.
 create or replace view awa.queue_counts as
-with queues as (
+select q.name as queue, q.queue_id as available, q.queue_id as scheduled, q.queue_id as retryable, q.queue_id as running, q.queue_id as waiting_external,
+       q.queue_id as completed, q.queue_id as failed, q.queue_id as cancelled, q.queue_id as dead, q.created_at as oldest_ready_at
+  from awa.queues q
+ where false;
+
+-- Exact counts of jobs by queue and state, of all queues or of one; those included that are not kept any more.
+create or replace function awa.queue_counts(queue text default null) returns setof awa.queue_counts
+language sql stable
+security definer
+set search_path = pg_catalog, pg_temp
+set jit = off
+as $$
+with names as (
   select distinct q.queue_id, q.name from awa.queues q
-), available as (
-  select a.lane >> 3 as queue_id, count(*) as jobs, min(a.ready_at) as oldest from awa._available a group by 1
-), claimed as (
-  select c.lane >> 3 as queue_id, sum(cardinality(c.job_ids)) as jobs from awa.lease_claims c group by 1
-), closed as (
-  select c.lane >> 3 as queue_id,
-         sum(coalesce(cardinality(k.items), 1)) as jobs,
-         sum(coalesce(cardinality(k.items), 1)) filter (where k.outcome = 'completed') as completed
-    from awa.lease_claim_closures k
-    join awa.lease_claims c on c.claim_id = k.claim_id and c.segment = k.segment
+), ledger as (
+  select c.lane >> 3 as queue_id, sum(c.available) as available, sum(c.running) as running, sum(c.completed) as completed,
+         sum(c.failed) as failed, sum(c.cancelled) as cancelled, sum(c.dead) as dead, min(c.oldest_ready_at) as oldest
+    from awa._lane_counts c
    group by 1
+), leases as (
+  select l.lane >> 3 as queue_id, count(*) as jobs from awa.leases l group by 1
 ), deferred as (
   select d.lane >> 3 as queue_id,
-         count(*) filter (where d.attempted_at is null) as scheduled,
-         count(*) filter (where d.attempted_at is not null) as retryable
+         count(*) filter (where d.state = 'scheduled') as scheduled,
+         count(*) filter (where d.state = 'retryable') as retryable
     from awa.deferred_jobs d
    group by 1
 ), done as (
@@ -25,32 +72,35 @@ with queues as (
          count(*) filter (where f.state = 'failed') as failed,
          count(*) filter (where f.state = 'cancelled') as cancelled
     from awa.done_entries f
+   where not f.recorded
    group by 1
+), dead as (
+  select f.lane >> 3 as queue_id, count(*) as jobs from awa.dlq_entries f group by 1
 )
 select q.name as queue,
-       coalesce(a.jobs, 0)::bigint as available,
+       c.available::bigint as available,
        coalesce(d.scheduled, 0)::bigint as scheduled,
        coalesce(d.retryable, 0)::bigint as retryable,
-       (coalesce(c.jobs, 0) - coalesce(k.jobs, 0))::bigint as running,
+       (c.running + coalesce(l.jobs, 0))::bigint as running,
        0::bigint as waiting_external,
-       (coalesce(k.completed, 0) + coalesce(f.completed, 0))::bigint as completed,
-       coalesce(f.failed, 0)::bigint as failed,
-       coalesce(f.cancelled, 0)::bigint as cancelled,
-       0::bigint as dead,
-       a.oldest as oldest_ready_at
-  from queues q
-  left join available a on a.queue_id = q.queue_id
-  left join claimed c on c.queue_id = q.queue_id
-  left join closed k on k.queue_id = q.queue_id
+       (c.completed + coalesce(f.completed, 0))::bigint as completed,
+       (c.failed + coalesce(f.failed, 0))::bigint as failed,
+       (c.cancelled + coalesce(f.cancelled, 0))::bigint as cancelled,
+       (c.dead + coalesce(x.jobs, 0))::bigint as dead,
+       c.oldest as oldest_ready_at
+  from names q
+  join ledger c on c.queue_id = q.queue_id
+  left join leases l on l.queue_id = q.queue_id
   left join deferred d on d.queue_id = q.queue_id
-  left join done f on f.queue_id = q.queue_id;
-comment on view awa.queue_counts is 'Exact counts of jobs by queue and state';
-
--- The rows of awa.queue_counts, or the one of a queue.
-create or replace function awa.queue_counts(queue text default null) returns setof awa.queue_counts
-language sql stable
-security definer
-set search_path = pg_catalog, pg_temp
-set jit = off
-as $$ select * from awa.queue_counts c where queue_counts.queue is null or c.queue = queue_counts.queue order by c.queue $$;
+  left join done f on f.queue_id = q.queue_id
+  left join dead x on x.queue_id = q.queue_id
+ where queue_counts.queue is null or q.name = queue_counts.queue
+ order by q.name
+$$;
 comment on function awa.queue_counts is 'Exact counts of jobs by queue and state';
+
+-- By the function, which does without JIT: compiling would take seconds.
+create or replace view awa.queue_counts as
+select c.queue, c.available, c.scheduled, c.retryable, c.running, c.waiting_external, c.completed, c.failed, c.cancelled, c.dead, c.oldest_ready_at
+  from awa.queue_counts(null) c;
+comment on view awa.queue_counts is 'Exact counts of jobs by queue and state';

@@ -24,25 +24,20 @@ begin
   perform awa._check_isolation();
   perform pg_advisory_xact_lock(awa._worker_key(worker_id)); -- after the claims that it is in the middle of
   delete from awa.workers w where w.worker_id = worker_id;
-  select array_agg(o.job_id), array_agg(o.receipt) into v_job_ids, v_receipts
+  delete from awa.heartbeat_replies l where l.worker_id = worker_id;
+  perform awa._fold();
+  select array_agg(r.job_id), array_agg(r.receipt) into v_job_ids, v_receipts
     from (
-      select c.claim_id, c.job_ids,
-             array(select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = c.claim_id) as closed
-        from awa.lease_claims c
-       where c.worker_id = worker_id
-      offset 0
-    ) c
-   cross join lateral (
-      select j.job_id, c.claim_id << 12 | (j.n - 1) as receipt
-        from unnest(c.job_ids) with ordinality j(job_id, n)
-       where cardinality(c.closed) < cardinality(c.job_ids) and j.n - 1 <> all(c.closed)
-    ) o;
+      select o.job_id, o.receipt from awa._open_items o where o.worker_id = worker_id
+      union all
+      select l.job_id, l.receipt from awa.leases l where l.worker_id = worker_id
+    ) r;
   if v_receipts is null then
     return 0;
   end if;
-  v_released := awa._close_items(v_job_ids, v_receipts, 'released', awa._lock_claims(v_receipts));
-  perform awa._give_back(array(select v_receipts[p] from unnest(v_released) p));
-  return cardinality(v_released);
+  select array_agg(v_receipts[p]) into v_released from unnest((awa._close_many(v_job_ids, v_receipts, 'released', awa._lock_claims(v_receipts))).places) p;
+  perform awa._give_back(v_released);
+  return coalesce(cardinality(v_released), 0);
 end
 $$;
 comment on function awa.deregister_worker is 'Ends a worker and releases its open attempts; returns how many';

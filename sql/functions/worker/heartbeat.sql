@@ -3,8 +3,8 @@ create or replace view awa.lost_attempt as
 select e.job_id, c.claim_id as receipt, e.kind as reason from awa.ready_entries e, awa.lease_claims c where false;
 comment on view awa.lost_attempt is 'The row that heartbeat returns. The view itself is always empty';
 
--- Says that a worker is alive. Returns the attempts that are no longer its own and that it should stop: none yet, since nothing takes
--- an attempt from a worker that is registered. Raises 22023 when the worker is not registered (any more).
+-- Says that a worker is alive. Returns the attempts that are no longer its own, and that it should stop: each for a minute, by every heartbeat.
+-- Raises 22023 when the worker is not registered (any more).
 create or replace function awa.heartbeat(worker_id bigint) returns setof awa.lost_attempt
 language plpgsql
 volatile
@@ -12,11 +12,16 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
+declare
+  v_now timestamptz := clock_timestamp();
 begin
-  update awa.workers w set heartbeat_at = clock_timestamp() where w.worker_id = worker_id;
+  update awa.workers w set heartbeat_at = v_now where w.worker_id = worker_id;
   if not found then
     perform awa._refuse('worker_id must be a registered worker', worker_id::text, 'Call register_worker again.');
   end if;
+  delete from awa.heartbeat_replies l where l.worker_id = worker_id and l.told_at < v_now - interval '1 minute';
+  update awa.heartbeat_replies l set told_at = v_now where l.worker_id = worker_id and l.told_at is null;
+  return query select l.job_id, l.receipt, l.reason from awa.heartbeat_replies l where l.worker_id = worker_id order by l.receipt;
 end
 $$;
 comment on function awa.heartbeat is 'Says that a worker is alive; returns the attempts that it lost';

@@ -1,0 +1,23 @@
+-- Ends a job, whatever attempts are left: as failed, or dead where the queue keeps dead letters. Returns which.
+-- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 40001 as complete does.
+create or replace function awa.discard(job_id bigint, receipt bigint, error text, details jsonb default null) returns text
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+  if error is null then
+    perform awa._refuse('error must not be null', null, 'Say why nobody should try it again, in a text that is read in awa.jobs.');
+  end if;
+  perform awa._close(job_id, receipt, 'failed');
+  return awa._record_failures(array[receipt], array[error], null, details, final => true);
+end
+$$;
+comment on function awa.discard is 'Ends a job whatever attempts are left; returns the state that followed: failed or dead';

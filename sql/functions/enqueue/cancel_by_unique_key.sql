@@ -1,0 +1,43 @@
+-- Cancels the job that holds a unique key, which is given as for enqueue_unique. Returns its id; no row when no job holds the key that has not ended.
+-- A job that runs is taken from its worker, which learns of it by its next heartbeat. Locks as cancel. Raises 22023, JQ004; 40001, also at commit, when the job moved on meanwhile.
+create or replace function awa.cancel_by_unique_key(
+  queue         text default null,
+  kind          text default null,
+  args          jsonb default '{}',
+  unique_key    text default null,
+  unique_by     text[] default '{kind,args}',
+  unique_period interval default null
+) returns setof bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+#variable_conflict use_variable
+declare
+  v_key bytea;
+  v_job_id bigint;
+begin
+  if unique_key is null then
+    if 'queue' = any(unique_by) then
+      perform awa._check_name('queue', queue);
+    end if;
+    if 'kind' = any(coalesce(unique_by, '{kind}')) then
+      perform awa._check_name('kind', kind);
+    end if;
+  end if;
+  v_key := awa._unique_hash(queue, kind, args, unique_key, unique_by, unique_period);
+  perform awa._check_isolation();
+  select u.job_id into v_job_id from awa.unique_claims u where u.key = v_key;
+  if found and awa._cancel(v_job_id, null) in ('scheduled', 'retryable', 'available', 'running', 'waiting_external') then
+    return next v_job_id;
+  end if;
+end
+$$;
+comment on function awa.cancel_by_unique_key is 'Cancels the job that holds a unique key; returns its id';

@@ -1,0 +1,68 @@
+-- What enqueue_unique returns.
+create or replace view awa.enqueue_unique as select e.job_id, e.job_id is null as inserted from awa.ready_entries e where false;
+comment on view awa.enqueue_unique is 'The row that enqueue_unique returns: the job that holds the key, and whether this call inserted it. The view itself is always empty';
+
+-- Appends one job, unless another one holds its unique key: then that one's id is returned. The key is a text (unique_key), or made of any of queue, kind and args (unique_by),
+-- and of the number of the unique_period that it is now. A job holds it in the states of unique_states: by default all in which it has not ended.
+-- Waits for a transaction that is about to take, or to let go of, the same key. Raises 22023; and 40001 at REPEATABLE READ and above, when somebody took
+-- the key that the snapshot does not see.
+create or replace function awa.enqueue_unique(
+  queue         text,
+  kind          text,
+  args          jsonb default '{}',
+  unique_key    text default null,
+  unique_by     text[] default '{kind,args}',
+  unique_period interval default null,
+  unique_states text[] default null,
+  priority      int default null,
+  run_at        timestamptz default null,
+  max_attempts  int default null,
+  tags          text[] default null,
+  metadata      jsonb default null
+) returns setof awa.enqueue_unique
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+  v_states text[] := coalesce(unique_states, '{scheduled,available,running,retryable,waiting_external}');
+  v_bits int;
+  v_hash bytea;
+  v_holder bigint;
+  v_job_id bigint;
+  v_state text;
+begin
+  perform awa._check_options(queue, kind, priority, run_at, max_attempts, tags);
+  perform awa._check_array('unique_states', v_states, 9);
+  select bit_or(awa._state_bit(s)) into v_bits from unnest(v_states) s having bool_and(awa._state_bit(s) is not null);
+  if v_bits is null then
+    perform awa._refuse('unique_states must name states of a job', v_states::text,
+      'The states are scheduled, available, running, retryable, waiting_external, completed, failed, cancelled and dead.');
+  end if;
+  v_hash := awa._unique_hash(queue, kind, args, unique_key, unique_by, unique_period);
+  v_state := case when run_at > clock_timestamp() then 'scheduled' else 'available' end;
+  loop
+    select u.job_id into v_holder from awa.unique_claims u where u.key = v_hash;
+    if found then
+      return query select v_holder, false;
+      return;
+    end if;
+    v_job_id := coalesce(v_job_id, nextval('awa.job_ids'));
+    exit when v_bits & awa._state_bit(v_state) = 0; -- it will hold the key later
+    insert into awa.unique_claims (key, job_id) values (v_hash, v_job_id) on conflict do nothing;
+    exit when found;
+  end loop;
+  perform awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata,
+    v_hash || decode(lpad(to_hex(v_bits), 4, '0'), 'hex'), v_job_id);
+  return query select v_job_id, true;
+end
+$$;
+comment on function awa.enqueue_unique is 'Appends one job, unless another one holds its unique key; returns the one that holds it';

@@ -1,0 +1,42 @@
+-- Lets one attempt go on: its lease ends so long from now. Returns when that is. A hard deadline stays.
+-- The attempt gets a row of its own in leases, if it has none. Locks: that row, and before it has one the claim, shared, until the transaction ends.
+-- Raises JQ001, 22023; 40001 as complete does.
+create or replace function awa.extend(job_id bigint, receipt bigint, lease interval) returns timestamptz
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+  v_until timestamptz;
+begin
+  if lease is null or lease not between interval '1 millisecond' and interval '1 year' then
+    perform awa._refuse('lease must be between 1 millisecond and 1 year', lease::text, 'Say how long the attempt may go on from now.');
+  end if;
+  perform awa._lease_row(job_id, receipt);
+  update awa.leases l set lease = lease, lease_until = clock_timestamp() + lease where l.receipt = receipt returning l.lease_until into v_until;
+  return v_until;
+end
+$$;
+comment on function awa.extend is 'Lets one attempt go on; returns when its lease ends';
+
+-- Locks the lease row of an attempt, or makes one, or raises JQ001.
+create or replace function awa._lease_row(job_id bigint, receipt bigint) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for no key update;
+  if not found and not (awa._close(job_id, receipt, 'materialized')).lasts then
+    insert into awa.leases select * from awa._attempts(array[receipt]);
+  end if;
+end
+$$;
+comment on function awa._lease_row is 'Locks the lease row of an attempt, or makes one';

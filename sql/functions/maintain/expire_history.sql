@@ -1,0 +1,98 @@
+-- What expire_history returns.
+create or replace view awa.expire_history as select c.claim_id as expired from awa.lease_claims c where false;
+comment on view awa.expire_history is 'The row that expire_history returns: how many jobs it removed. The view itself is always empty';
+
+-- Removes jobs that ended longer ago than their queue keeps them, at most 10,000 of each kind: failed and cancelled ones after failed_retention, 72 hours by default; dead letters after dlq_retention, 30 days by default.
+-- They stay in the counts. Safe to call from anywhere, as often as one likes.
+-- Locks: their rows; skips those that somebody else is changing.
+create or replace function awa.expire_history() returns setof awa.expire_history
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_jobs record;
+  v_expired bigint := 0;
+begin
+  for v_jobs in
+    with due as (
+      select d.job_id
+        from (
+          select l.lane, coalesce(s.failed_retention, interval '72 hours') as keep
+            from (select distinct q.queue_id from awa.queues q) q
+            left join awa.queue_settings s on s.queue_id = q.queue_id
+           cross join lateral (select q.queue_id * 8 + p as lane from unnest('{0,1,2,3,4}'::int[]) p) l
+        ) l
+       cross join (values ('failed'), ('cancelled')) f(state)
+       cross join lateral (
+          select d.job_id from awa.done_entries d
+           where d.lane = l.lane and d.state = f.state and not d.recorded and d.finalized_at < v_now - l.keep
+           order by d.finalized_at limit 10000
+        ) d
+       limit 10000
+    ), gone as (
+      delete from awa.done_entries d
+       where d.job_id = any(array(select e.job_id from awa.done_entries e where e.job_id = any(array(select due.job_id from due)) for update skip locked))
+         and d.state in ('failed', 'cancelled')
+      returning d.job_id, d.lane, d.state, d.unique_key
+    )
+    select g.lane, g.state, count(*) as jobs,
+           array_agg(g.job_id) filter (where g.unique_key is not null) as keyed, array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
+      from gone g
+     group by g.lane, g.state
+     order by g.lane, g.state
+  loop
+    perform awa._move_keys(v_jobs.keyed, v_jobs.keys, v_jobs.state, null);
+    perform awa._count_gone(v_jobs.lane, v_jobs.state, v_jobs.jobs);
+    v_expired := v_expired + v_jobs.jobs;
+  end loop;
+
+  for v_jobs in
+    with due as (
+      select d.job_id
+        from (
+          select l.lane, coalesce(s.dlq_retention, interval '30 days') as keep
+            from (select distinct q.queue_id from awa.queues q) q
+            left join awa.queue_settings s on s.queue_id = q.queue_id
+           cross join lateral (select q.queue_id * 8 + p as lane from unnest('{0,1,2,3,4}'::int[]) p) l
+        ) l
+       cross join lateral (
+          select d.job_id from awa.dlq_entries d
+           where d.lane = l.lane and d.finalized_at < v_now - l.keep
+           order by d.finalized_at limit 10000
+        ) d
+       limit 10000
+    ), locked as (
+      select d.job_id, d.lane from awa.dlq_entries d where d.job_id = any(array(select due.job_id from due)) for update skip locked
+    )
+    select l.lane, array_agg(l.job_id) as job_ids from locked l group by l.lane order by l.lane
+  loop
+    perform awa._count_gone(v_jobs.lane, 'dead', awa._remove_dead(v_jobs.job_ids));
+    v_expired := v_expired + cardinality(v_jobs.job_ids);
+  end loop;
+  return query select v_expired;
+end
+$$;
+comment on function awa.expire_history is 'Removes failed jobs and dead letters that are past their retention; returns how many';
+
+-- Adds jobs that are no longer kept to the counts of their lane.
+create or replace function awa._count_gone(lane bigint, state text, jobs bigint) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  insert into awa.queue_rollups as r (lane, failed, cancelled, dead)
+  values (lane, case state when 'failed' then jobs else 0 end, case state when 'cancelled' then jobs else 0 end, case state when 'dead' then jobs else 0 end)
+  on conflict on constraint queue_rollups_pkey do update
+    set failed = r.failed + excluded.failed, cancelled = r.cancelled + excluded.cancelled, dead = r.dead + excluded.dead;
+end
+$$;
+comment on function awa._count_gone is 'Adds jobs that are no longer kept to the counts of their lane';

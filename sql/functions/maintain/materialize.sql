@@ -1,0 +1,120 @@
+-- What materialize returns.
+create or replace view awa.materialize as select c.claim_id as materialized from awa.lease_claims c where false;
+comment on view awa.materialize is 'The row that materialize returns: how many attempts got a row of their own. The view itself is always empty';
+
+-- Gives attempts that have been open for longer than older_than, 5 seconds by default, rows of their own in leases: at most max_jobs, the oldest claims first. The search for open attempts
+-- then no longer has to go back to them. Safe to call from anywhere, as often as one likes.
+-- Locks: their claims, where it can have them at once; skips those that somebody is answering for. Raises 22023, JQ004.
+create or replace function awa.materialize(older_than interval default null, max_jobs int default 1000) returns setof awa.materialize
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+#variable_conflict use_variable
+declare
+  v_receipts bigint[];
+begin
+  if older_than not between interval '0' and interval '1 year' then
+    perform awa._refuse('older_than must be between 0 and 1 year', older_than::text, 'Leave it out for 5 seconds.');
+  end if;
+  perform awa._check_pass(max_jobs);
+  perform awa._fold();
+  v_receipts := awa._take_open(array(
+    select o.receipt
+      from awa._open_items o
+     where o.claimed_at <= clock_timestamp() - coalesce(older_than, interval '5 seconds')
+     order by o.receipt
+     limit coalesce(max_jobs, 1000)), 'materialized');
+  insert into awa.leases select * from awa._attempts(v_receipts);
+  return query select cardinality(v_receipts)::bigint;
+end
+$$;
+comment on function awa.materialize is 'Gives attempts that last rows of their own; returns how many';
+
+-- Refuses what maintenance does not take.
+create or replace function awa._check_pass(max_jobs int) returns void
+language plpgsql
+as $$
+begin
+  if max_jobs not between 1 and 10000 then
+    perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 1000.');
+  end if;
+  perform awa._check_isolation();
+end
+$$;
+comment on function awa._check_pass is 'Refuses what maintenance does not take';
+
+-- Closes open items in the ledger for maintenance, and returns the receipts of those that it closed. It never waits for one that is being answered for: it only tries the claims, of at most 1,000;
+-- and for the answers to claims of a single job, which hold no lock that it could try, it waits for milliseconds, then leaves them alone.
+-- Changes lock_timeout: the calling function has to have a SET clause for it.
+create or replace function awa._take_open(receipts bigint[], outcome text) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_claim record;
+  v_mine bigint[] := '{}';
+  v_taken bigint[] := '{}';
+  v_receipt bigint;
+begin
+  for v_claim in
+    select r >> 12 as claim_id, array_agg(r order by r) as receipts from unnest(receipts) r group by 1 order by 1 limit 1000
+  loop
+    if pg_try_advisory_xact_lock(awa._claim_key(v_claim.claim_id)) then
+      v_mine := v_mine || v_claim.receipts;
+    end if;
+  end loop;
+  perform set_config('lock_timeout', '50', true);
+  begin
+    return awa._take_items(v_mine, outcome);
+  exception when lock_not_available then
+    null;
+  end;
+  perform set_config('lock_timeout', '1', true);
+  foreach v_receipt in array v_mine loop
+    begin
+      v_taken := v_taken || awa._take_items(array[v_receipt], outcome);
+    exception when lock_not_available then
+      null;
+    end;
+  end loop;
+  return v_taken;
+end
+$$;
+comment on function awa._take_open is 'Closes open items for maintenance, but for those that are being answered for';
+
+-- Closes items by a row each, and returns the receipts of those that were open.
+create or replace function awa._take_items(receipts bigint[], outcome text) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_taken bigint[];
+begin
+  with taken as (
+    insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at)
+    select c.segment, c.claim_id, r & 4095, outcome, clock_timestamp()
+      from unnest(receipts) r
+     cross join lateral (
+        select * from awa.lease_claims c where c.claim_id = r >> 12 limit 1
+      ) c
+     where (
+        select true from awa.lease_claim_closures k where k.claim_id = c.claim_id and k.item < 0 and (r & 4095) = any(k.items) limit 1
+      ) is null
+     order by r
+    on conflict do nothing
+    returning claim_id << 12 | item as receipt
+  )
+  select array_agg(t.receipt) into v_taken from taken t;
+  return coalesce(v_taken, '{}');
+end
+$$;
+comment on function awa._take_items is 'Closes items by a row each, and returns the receipts of those that were open';

@@ -1,0 +1,132 @@
+-- Cancels a job, in any state in which it has not ended. Returns that state. What runs is taken from its worker: it learns of it by its next heartbeat, and a notification on
+-- awa_lost; its answer will be stale.
+-- Locks: the job's row, or its claim, shared, until the transaction ends; for one that is available its queue, at commit. Raises 22023, JQ003, JQ004, JQ005 when it has
+-- ended; 55P03 when somebody is answering for it in a transaction that lasts; 40001, also at commit, when it moved on meanwhile.
+create or replace function awa.cancel(job_id bigint, reason text default null) returns text
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+#variable_conflict use_variable
+declare
+  v_state text;
+begin
+  perform awa._check_change(job_id);
+  v_state := awa._cancel(job_id, reason);
+  if v_state in ('completed', 'failed', 'cancelled', 'dead') then
+    perform awa._refuse_state(job_id, v_state, 'A job that has ended cannot be cancelled.');
+  end if;
+  return v_state;
+end
+$$;
+comment on function awa.cancel is 'Cancels a job that has not ended; returns the state that it was in';
+
+-- Cancels a job unless it has ended, and returns the state that it was in; or raises JQ003.
+-- It looks where the job is, then acts there. Where the job has left meanwhile, it looks again.
+create or replace function awa._cancel(job_id bigint, reason text) returns text
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_place awa._place;
+begin
+  perform awa._bound_waits();
+  for v_look in 1..10 loop
+    v_place := awa._locate(job_id);
+    if v_place.state not in ('available', 'scheduled', 'retryable', 'running') or (case
+      when v_place.state in ('scheduled', 'retryable') then cardinality(awa._cancel_deferred(array[job_id], reason)) > 0
+      when v_place.state = 'available' then cardinality(awa._cancel_ready(array[v_place], reason)) > 0
+      else awa._cancel_running(job_id, v_place.receipt, reason)
+    end)
+    then
+      return v_place.state;
+    end if;
+  end loop;
+  perform awa._moved_on(job_id);
+end
+$$;
+comment on function awa._cancel is 'Cancels a job unless it has ended; returns the state that it was in';
+
+-- Cancels deferred jobs, and returns their ids.
+create or replace function awa._cancel_deferred(job_ids bigint[], reason text) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_gone bigint[];
+begin
+  with gone as (
+    delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning *
+  ), keys as (
+    select awa._move_keys(array_agg(g.job_id), array_agg(g.unique_key), g.state, 'cancelled') from gone g where g.unique_key is not null group by g.state
+  ), done as (
+    insert into awa.done_entries
+      (job_id, lane, state, recorded, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
+       kind, args, tags, metadata, progress, errors)
+    select g.job_id, g.lane, 'cancelled', false, g.run_at, g.created_at, g.attempted_at, clock_timestamp(), g.attempt - 1, g.max_attempts, g.body_bytes, g.unique_key,
+           g.kind, g.args, g.tags, g.metadata, g.progress, coalesce(g.errors, '[]') || awa._error(g.attempt - 1, coalesce(reason, 'cancelled'), by => session_user)
+      from gone g
+    returning done_entries.job_id
+  )
+  select array_agg(d.job_id) into v_gone from done d where (select count(*) from keys) >= 0;
+  return coalesce(v_gone, '{}');
+end
+$$;
+comment on function awa._cancel_deferred is 'Cancels deferred jobs, and returns their ids';
+
+-- Cancels jobs that are available, and returns the ids of those that nobody else buried first. If one is claimed before the caller commits, its attempt is cancelled then.
+create or replace function awa._cancel_ready(places awa._place[], reason text) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_buried bigint[] := awa._bury(places, true);
+  v_job_ids bigint[];
+  v_keys bytea[];
+begin
+  with done as (
+    insert into awa.done_entries
+      (job_id, lane, state, recorded, ready_at, created_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
+       kind, args, tags, metadata, progress, errors)
+    select e.job_id, e.lane & ~7::bigint | e.priority, 'cancelled', false, e.ready_at, coalesce(e.created_at, e.ready_at), clock_timestamp(), e.attempt - 1, e.max_attempts,
+           e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress,
+           coalesce(e.errors, '[]') || awa._error(e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user)
+      from unnest(places) p
+     cross join lateral (
+        select * from awa.ready_entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
+      ) e
+     where p.id = any(v_buried)
+    returning done_entries.job_id, done_entries.unique_key
+  )
+  select array_agg(d.job_id), array_agg(d.unique_key) into v_job_ids, v_keys from done d where d.unique_key is not null;
+  perform awa._move_keys(v_job_ids, v_keys, 'available', 'cancelled');
+  return v_buried;
+end
+$$;
+comment on function awa._cancel_ready is 'Cancels jobs that are available, and returns their ids';
+
+-- Cancels the open attempt of a job, or returns false when it is not open any more.
+create or replace function awa._cancel_running(job_id bigint, receipt bigint, reason text) returns boolean
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  if not (awa._close_item(job_id, receipt, 'cancelled')).closed then
+    perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for update;
+    if not found then
+      return false;
+    end if;
+  end if;
+  perform awa._lose(array[receipt], coalesce(reason, 'cancelled'));
+  perform awa._record_cancels(array[receipt], reason);
+  return true;
+end
+$$;
+comment on function awa._cancel_running is 'Cancels the open attempt of a job';

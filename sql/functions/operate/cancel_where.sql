@@ -1,0 +1,83 @@
+-- Cancels jobs that have not ended, of a queue, a kind, a state, or enqueued before a time: at least one of these has to be said. At most max_jobs, 1 to 10,000. Returns how many.
+-- Skips deferred jobs that somebody else is changing. Otherwise locks and raises as cancel does for each, except that 22023 is all that the filter can be refused for.
+create or replace function awa.cancel_where(
+  queue    text default null,
+  kind     text default null,
+  state    text default null,
+  before   timestamptz default null,
+  max_jobs int default 1000
+) returns bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+#variable_conflict use_variable
+declare
+  v_max int := coalesce(max_jobs, 1000);
+  v_queue_id bigint := awa._queue_id(queue);
+  v_cancelled bigint := 0;
+  v_place awa._place;
+begin
+  perform awa._check_filter(queue, kind, state, before, max_jobs, '{scheduled,retryable,available,running,waiting_external}');
+  perform awa._check_isolation();
+  perform awa._bound_waits();
+  if state is null or state in ('scheduled', 'retryable') then
+    v_cancelled := cardinality(awa._cancel_deferred(array(
+      select d.job_id
+        from awa.deferred_jobs d
+       where (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7)
+         and (kind is null or d.kind = kind) and (state is null or d.state = state) and (before is null or d.created_at < before)
+       limit v_max
+         for update skip locked), 'cancelled with others'));
+  end if;
+  if state is null or state = 'available' then
+    v_cancelled := v_cancelled + cardinality(awa._cancel_ready(array(
+      select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
+        from awa._available a
+       where (queue is null or a.lane between v_queue_id * 8 and v_queue_id * 8 + 7)
+         and (kind is null or a.kind = kind) and (before is null or a.created_at < before)
+       limit v_max - v_cancelled), 'cancelled with others'));
+  end if;
+  if state is null or state = 'running' then
+    for v_place in
+      select r.job_id, 'running', r.receipt, r.lane, r.lane & 7, r.xid, null, null
+        from awa._running r
+       where (queue is null or r.lane between v_queue_id * 8 and v_queue_id * 8 + 7)
+         and (kind is null or r.kind = kind) and (before is null or r.created_at < before)
+       order by r.receipt
+       limit v_max - v_cancelled
+    loop
+      if awa._cancel_running(v_place.id, v_place.receipt, 'cancelled with others') then
+        v_cancelled := v_cancelled + 1;
+      end if;
+    end loop;
+  end if;
+  return v_cancelled;
+end
+$$;
+comment on function awa.cancel_where is 'Cancels jobs that have not ended, by a filter; returns how many';
+
+-- Refuses a filter that filters nothing, or by a state that there is not.
+create or replace function awa._check_filter(queue text, kind text, state text, before timestamptz, max_jobs int, states text[]) returns void
+language plpgsql
+as $$
+begin
+  if num_nonnulls(queue, kind, state, before) = 0 then
+    perform awa._refuse('a filter must name a queue, kind, state or before', null, 'Say which jobs: at least one of these.');
+  end if;
+  if state <> all(states) then
+    perform awa._refuse('state must be one that allows this change', state, 'It may be ' || array_to_string(states, ', ') || '.');
+  end if;
+  if max_jobs not between 1 and 10000 then
+    perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 1000.');
+  end if;
+end
+$$;
+comment on function awa._check_filter is 'Refuses a filter that filters nothing, or by a state that there is not';

@@ -1,0 +1,69 @@
+-- Removes a queue: its settings, its name, and its jobs that wait, failed, were cancelled or are dead. Refused (JQ005) while it has jobs that have not ended, unless forced: then these are gone, too,
+-- and the answers of those that run will be stale. What completed is no longer shown, and goes with its segment; it shows again if the queue is used again before.
+-- A job whose transaction has not committed yet stays, and brings the queue back.
+-- Locks: the queue, for which it waits as claim does, its claims, and its jobs' rows. Raises 22023, JQ002, JQ004, JQ005, 55P03.
+create or replace function awa.drop_queue(queue text, force boolean default false) returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+#variable_conflict use_variable
+declare
+  v_queue_id bigint := awa._require_queue(queue);
+  v_first bigint := v_queue_id * 8;
+  v_last bigint := v_queue_id * 8 + 4;
+  v_live bigint;
+  v_running record;
+begin
+  perform awa._check_isolation();
+  perform awa._lock_queue(v_queue_id);
+  select c.available + c.scheduled + c.retryable + c.running + c.waiting_external into v_live
+    from awa.queue_counts(queue) c;
+  if v_live > 0 and force is not true then
+    raise exception using errcode = 'JQ005', message = 'the queue has jobs that have not ended', detail = format('%s of them.', v_live),
+      hint = 'Let them end, cancel them, or pass force => true to drop them with it.';
+  end if;
+  perform awa._bound_waits();
+
+  for v_running in select r.job_id, r.receipt from awa._running r where r.lane between v_first and v_last order by r.receipt loop
+    perform awa._cancel_running(v_running.job_id, v_running.receipt, 'the queue was dropped');
+  end loop;
+
+  -- Every cursor goes past what is ready.
+  perform awa._fold();
+  delete from awa.unique_claims u
+   where (u.key, u.job_id) in (select substr(a.unique_key, 1, 32), a.job_id from awa._available a where a.lane between v_first and v_last and a.unique_key is not null);
+  insert into awa.queue_rollups as r (lane, appended, failed, cancelled, dead)
+  select c.lane, - c.available, 0, 0, 0 from awa._lane_counts c where c.lane between v_first and v_last
+  on conflict on constraint queue_rollups_pkey do update set appended = r.appended + excluded.appended, failed = 0, cancelled = 0, dead = 0;
+  insert into awa.lease_claims
+    (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
+  select g.current_segment, nextval('awa.claim_ids'), l.lane, coalesce(c.lane_seq, 0) + 1, awa._snapshot(), '0', 0, '0', 0, clock_timestamp(), clock_timestamp(), false, '{}'
+    from awa.ring g
+   cross join generate_series(v_first, v_last) l(lane)
+    left join lateral (
+      select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
+    ) c on true;
+
+  with deferred as (
+    delete from awa.deferred_jobs d where d.lane between v_first and v_last returning d.job_id, d.unique_key
+  ), done as (
+    delete from awa.done_entries d where d.lane between v_first and v_last and not d.recorded returning d.job_id, d.unique_key
+  ), dead as (
+    delete from awa.dlq_entries d where d.lane between v_first and v_last returning d.job_id, d.unique_key
+  ), gone as (
+    select * from deferred union all select * from done union all select * from dead
+  )
+  delete from awa.unique_claims u using gone g where u.key = substr(g.unique_key, 1, 32) and u.job_id = g.job_id;
+  delete from awa.queue_settings s where s.queue_id = v_queue_id;
+  delete from awa.queues q where q.queue_id = v_queue_id;
+end
+$$;
+comment on function awa.drop_queue is 'Removes a queue and its jobs; refused while it has jobs that have not ended, unless forced';

@@ -1,0 +1,30 @@
+-- Moves a job to another queue, in any state in which it waits to run. It goes to the end of its lane there. Returns the state that it was in.
+-- The queue exists from then on. Locks and raises as set_priority.
+create or replace function awa.move(job_id bigint, queue text) returns text
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+#variable_conflict use_variable
+declare
+  v_queue_id bigint;
+  v_state text;
+begin
+  perform awa._check_name('queue', queue);
+  perform awa._check_change(job_id);
+  v_queue_id := awa._queue_id(queue);
+  v_state := awa._relocate(job_id, v_queue_id, null);
+  if not exists (select from awa.queues q where q.queue_id = v_queue_id) then
+    insert into awa.queues (queue_id, name) values (v_queue_id, queue);
+  end if;
+  return v_state;
+end
+$$;
+comment on function awa.move is 'Moves a job that waits to another queue; returns the state that it was in';

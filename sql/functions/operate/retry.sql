@@ -1,0 +1,93 @@
+-- Lets a job run now: one that failed, is dead or was cancelled, with no attempts counted and its errors kept; one that is scheduled or retryable, ahead of its time.
+-- Returns the state that it was in.
+-- Locks: the job's row, until the transaction ends. Raises 22023, JQ003, JQ004, JQ005 when it is available, runs or completed; 23505 when another job holds its unique key by now;
+-- 55P03; 40001 when it moved on meanwhile.
+create or replace function awa.retry(job_id bigint) returns text
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+#variable_conflict use_variable
+declare
+  v_place awa._place;
+  v_outcome text;
+begin
+  perform awa._check_change(job_id);
+  perform awa._bound_waits();
+  for v_look in 1..10 loop
+    v_place := awa._locate(job_id);
+    v_outcome := awa._retry(job_id, v_place.state);
+    if v_outcome = 'retried' then
+      return v_place.state;
+    elsif v_outcome = 'taken' then
+      raise exception using errcode = '23505', message = 'another job holds the job''s unique key',
+        detail = (select format('Job %s holds the key of job %s.', u.job_id, job_id)
+                    from awa.unique_claims u where u.key = decode(v_place.unique_key, 'hex')),
+        hint = 'Wait until that one has ended, or cancel it.';
+    elsif v_outcome is null then
+      perform awa._refuse_state(job_id, v_place.state, 'A job that is available, runs or completed cannot be retried.');
+    end if;
+  end loop;
+  perform awa._moved_on(job_id);
+end
+$$;
+comment on function awa.retry is 'Lets a job run now that failed, is dead, was cancelled or waits; returns the state that it was in';
+
+-- Makes a job ready from one of the states that allow it. Returns retried; taken, when another job holds its unique key; gone, when it is in another state by now; null when the state does not allow it.
+create or replace function awa._retry(job_id bigint, state text) returns text
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_job awa.deferred_jobs;
+begin
+  -- As a deferred job that is due.
+  if state in ('scheduled', 'retryable') then
+    select d.* into v_job from awa.deferred_jobs d where d.job_id = job_id and d.state = state for update;
+  elsif state in ('failed', 'cancelled') then
+    select d.job_id, d.lane, d.state, null, d.created_at, null, 1, d.max_attempts, d.body_bytes, d.unique_key, d.kind, d.args, d.tags, d.metadata, d.progress, d.errors
+      into v_job from awa.done_entries d where d.job_id = job_id and d.state = state for update;
+  elsif state = 'dead' then
+    select d.job_id, d.lane, 'dead', null, d.created_at, null, 1, d.max_attempts, d.body_bytes, d.unique_key, d.kind, d.args, d.tags, d.metadata, d.progress, d.errors
+      into v_job from awa.dlq_entries d where d.job_id = job_id for update;
+  else
+    return null;
+  end if;
+  if v_job.job_id is null then
+    return 'gone';
+  end if;
+
+  perform awa._move_keys(array[job_id], array[v_job.unique_key], state, 'available');
+  if state in ('failed', 'cancelled', 'dead') and awa._holds(v_job.unique_key, 'available')
+     and not exists (select from awa.unique_claims u where u.key = substr(v_job.unique_key, 1, 32) and u.job_id = job_id)
+  then
+    return 'taken';
+  end if;
+  if state in ('scheduled', 'retryable') then
+    delete from awa.deferred_jobs d where d.job_id = job_id;
+  elsif state = 'dead' then
+    delete from awa.dlq_entries d where d.job_id = job_id;
+  else
+    delete from awa.done_entries d where d.job_id = job_id;
+  end if;
+  insert into awa.ready_entries
+    (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
+  select r.current_segment, v_job.lane, job_id, clock_timestamp(), v_job.lane & 7, v_job.attempt, v_job.max_attempts, v_job.body_bytes, v_job.unique_key,
+         v_job.kind, v_job.args, v_job.tags, v_job.metadata, v_job.created_at, v_job.progress, v_job.errors
+    from awa.ring r
+  on conflict do nothing;
+  if not found then
+    perform awa._refuse_place(job_id, state);
+  end if;
+  perform awa._wake(v_job.lane >> 3);
+  return 'retried';
+end
+$$;
+comment on function awa._retry is 'Makes a job ready from one of the states that allow it';

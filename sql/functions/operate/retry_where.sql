@@ -1,0 +1,84 @@
+-- Lets jobs run now, as retry does: of a queue, a kind, a state, or that ended before a time; at least one of these has to be said. At most max_jobs, 1 to 10,000, the oldest ids first. Without a
+-- state, those that failed, are dead or were cancelled. Jobs whose unique key another one holds, and those that somebody else is changing, stay as they are. Returns how many run.
+-- Locks: the jobs' rows, until the transaction ends. Raises 22023, JQ004.
+create or replace function awa.retry_where(
+  queue    text default null,
+  kind     text default null,
+  state    text default null,
+  before   timestamptz default null,
+  max_jobs int default 1000
+) returns bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+#variable_conflict use_variable
+declare
+  v_queue_id bigint := awa._queue_id(queue);
+  v_job record;
+  v_max int := coalesce(max_jobs, 1000);
+  v_retried bigint := 0;
+begin
+  perform awa._check_filter(queue, kind, state, before, max_jobs, '{failed,dead,cancelled,scheduled,retryable}');
+  perform awa._check_isolation();
+  perform awa._bound_waits();
+  for v_job in
+    select j.*
+      from (
+        select job_id, 'done' as home from unnest(array(
+          select d.job_id
+            from awa.done_entries d
+           where d.state <> 'completed' and (state is null or d.state = state) and not awa._is_taken(d.unique_key, d.job_id)
+             and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
+           order by d.job_id
+           limit v_max
+             for update skip locked)) job_id
+        union all
+        select job_id, 'dead' from unnest(array(
+          select d.job_id
+            from awa.dlq_entries d
+           where (state is null or state = 'dead') and not awa._is_taken(d.unique_key, d.job_id)
+             and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
+           order by d.job_id
+           limit v_max
+             for update skip locked)) job_id
+        union all
+        select job_id, 'deferred' from unnest(array(
+          select d.job_id
+            from awa.deferred_jobs d
+           where d.state = state
+             and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.created_at < before)
+           order by d.job_id
+           limit v_max
+             for update skip locked)) job_id
+      ) j
+     order by j.job_id
+  loop
+    exit when v_retried = v_max;
+    if awa._retry(v_job.job_id, case v_job.home
+         when 'done' then (select d.state from awa.done_entries d where d.job_id = v_job.job_id)
+         when 'dead' then 'dead'
+         else state
+       end) = 'retried'
+    then
+      v_retried := v_retried + 1;
+    end if;
+  end loop;
+  return v_retried;
+end
+$$;
+comment on function awa.retry_where is 'Lets jobs run now that failed, are dead, were cancelled or wait, by a filter; returns how many';
+
+-- Whether another job holds the unique key that a job would hold when it is available.
+create or replace function awa._is_taken(unique_key bytea, job_id bigint) returns boolean
+language sql stable
+return unique_key is not null and awa._holds(unique_key, 'available')
+   and (select u.job_id <> _is_taken.job_id from awa.unique_claims u where u.key = substr(unique_key, 1, 32)) is true;
+comment on function awa._is_taken is 'Whether another job holds a unique key';

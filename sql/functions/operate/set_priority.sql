@@ -1,0 +1,79 @@
+-- Gives a job another priority (1 to 4), in any state in which it waits to run. It goes to the end of its new lane. Returns the state that it was in.
+-- Locks: the job's row, until the transaction ends; for one that is available its queue, at commit. Raises 22023, JQ003, JQ004, JQ005 when it runs or has
+-- ended; 55P03; 40001, also at commit, when it moved on meanwhile.
+create or replace function awa.set_priority(job_id bigint, priority int) returns text
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+begin
+  if priority is null or priority not between 1 and 4 then
+    perform awa._refuse('priority must be between 1 and 4', priority::text, 'Priority 1 is served first, 4 last.');
+  end if;
+  perform awa._check_change(job_id);
+  return awa._relocate(job_id, null, priority);
+end
+$$;
+comment on function awa.set_priority is 'Gives a job that waits another priority; returns the state that it was in';
+
+-- Moves a job that waits to another queue or priority (null leaves it), and returns the state that it was in.
+create or replace function awa._relocate(job_id bigint, queue_id bigint, priority int) returns text
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_place awa._place;
+  v_lane bigint;
+begin
+  perform awa._bound_waits();
+  for v_look in 1..10 loop
+    v_place := awa._locate(job_id);
+    v_lane := coalesce(queue_id, v_place.lane >> 3) * 8 + case when v_place.lane & 7 = 0 and queue_id is null then 0 else coalesce(priority, v_place.priority) end;
+    if v_place.state in ('scheduled', 'retryable') then
+      update awa.deferred_jobs d set lane = v_lane where d.job_id = job_id;
+      if found then
+        return v_place.state;
+      end if;
+    elsif v_place.state = 'available' then
+      if v_lane = v_place.lane and coalesce(priority, v_place.priority) = v_place.priority then
+        return v_place.state;
+      end if;
+      if cardinality(awa._bury(array[v_place], false)) > 0 then
+        insert into awa.ready_entries
+          (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
+        select r.current_segment, v_lane, e.job_id, e.ready_at, coalesce(priority, e.priority), e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
+               e.kind, e.args, e.tags, e.metadata, e.created_at, e.progress, e.errors
+          from awa.ring r, awa.ready_entries e
+         where e.lane = v_place.lane and e.xid = v_place.xid and e.job_id = job_id
+        on conflict do nothing;
+        if not found then
+          perform awa._refuse_place(job_id, v_place.state);
+        end if;
+        perform awa._wake(v_lane >> 3);
+        return v_place.state;
+      end if;
+    else
+      perform awa._refuse_state(job_id, v_place.state, 'Only a job that waits to run can get another queue or priority.');
+    end if;
+  end loop;
+  perform awa._moved_on(job_id);
+end
+$$;
+comment on function awa._relocate is 'Moves a job that waits to another queue or priority';
+
+-- Raises JQ005 for a job that this transaction itself took away from the place where it should go.
+create or replace function awa._refuse_place(job_id bigint, state text) returns void
+language plpgsql
+as $$
+begin
+  perform awa._refuse_state(job_id, state || ', and this transaction has put it there before', 'A job cannot go to the same place twice in one transaction: commit first.');
+end
+$$;
+comment on function awa._refuse_place is 'Raises JQ005 for a job that cannot go back to its place in this transaction';

@@ -1,0 +1,80 @@
+-- Says in words why a job is not running now, or what became of it. Raises JQ003.
+create or replace function awa.explain_job(job_id bigint) returns text
+language plpgsql stable
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_place awa._place := awa._locate(job_id);
+  v_job awa.jobs;
+  v_now timestamptz := clock_timestamp();
+  v_paused_at timestamptz;
+  v_error text;
+  v_reason text;
+  v_lease record;
+  v_ahead bigint;
+  v_workers bigint;
+  v_says text;
+begin
+  select * into v_job from awa.jobs j where j.id = v_place.id;
+  select s.paused_at into v_paused_at from awa.queue_settings s where s.queue_id = v_place.lane >> 3;
+  v_error := v_job.errors -> -1 ->> 'error';
+  select count(*) into v_workers
+    from awa.workers w
+   where w.heartbeat_at > v_now - interval '1 minute' and (w.queues is null or v_job.queue = any(w.queues));
+  v_says := case
+    when v_job.state = 'scheduled' then format('It is scheduled: it may run in %s, at %s.', awa._span(v_job.run_at - v_now), v_job.run_at)
+    when v_job.state = 'retryable' then format('Attempt %s of %s failed (%s). It waits for its retry in %s, at %s.', v_job.attempt, v_job.max_attempts, v_error, awa._span(v_job.run_at - v_now), v_job.run_at)
+    when v_job.state = 'completed' then format('It completed at %s, in attempt %s.', v_job.finalized_at, v_job.attempt)
+    when v_job.state = 'failed' then format('It failed for good at %s, after attempt %s of %s: %s. retry lets it run again.', v_job.finalized_at, v_job.attempt, v_job.max_attempts, v_error)
+    when v_job.state = 'cancelled' then format('It was cancelled at %s by %s: %s.', v_job.finalized_at, v_job.errors -> -1 ->> 'by', v_error)
+  end;
+  if v_job.state in ('scheduled', 'retryable') and v_job.run_at <= v_now then
+    v_says := v_says || ' That is over: it becomes available when maintenance promotes it (promote_due), which is late if this lasts.';
+  elsif v_job.state = 'dead' then
+    select d.reason into v_reason from awa.dlq_entries d where d.job_id = v_place.id;
+    v_says := format('It is dead since %s, after attempt %s of %s (%s): %s. retry lets it run again, purge_dlq removes it.', v_job.finalized_at, v_job.attempt, v_job.max_attempts, v_reason, v_error);
+  elsif v_job.state = 'running' then
+    select * into v_lease from (
+      select l.lease_until, l.lease from awa.leases l where l.receipt = v_job.receipt
+      union all
+      select c.lease_until, c.lease_until - c.claimed_at from awa.lease_claims c where c.claim_id = v_job.receipt >> 12
+    ) l limit 1;
+    v_lease.lease_until := greatest(v_lease.lease_until, v_job.heartbeat_at + v_lease.lease);
+    v_says := format('It is running: attempt %s, since %s, on %s. ', v_job.attempt, v_job.attempted_at,
+        coalesce((select format('worker %s (%s)', w.worker_id, w.name) from awa.workers w where w.worker_id = v_job.worker_id),
+          'worker ' || v_job.worker_id || ', which is not registered any more', 'a caller that is not registered'))
+      || case when v_lease.lease_until > v_now then format('The attempt is its own until %s', v_lease.lease_until) else format('Its lease ended at %s, and the next rescue ends the attempt', v_lease.lease_until) end
+      || coalesce(format(', at most until %s', v_job.deadline_at), '')
+      || '.';
+  elsif v_job.state = 'available' then
+    select count(*) into v_ahead
+      from awa._available a
+     where a.lane = v_place.lane and (a.xid, a.job_id) < (v_place.xid, v_place.id);
+    v_says := format('It is available since %s, and waits in queue %s behind %s of priority %s', v_job.run_at, v_job.queue, case v_ahead when 1 then '1 job' else v_ahead || ' jobs' end, v_job.priority)
+      || case when v_place.lane & 7 = 0 then ' that were given back, too' else '' end
+      || '; jobs of other priorities may come before it.';
+  end if;
+  if v_job.state in ('available', 'scheduled', 'retryable') then
+    if v_paused_at is not null then
+      v_says := v_says || format(' The queue is paused since %s: nothing is claimed from it until resume_queue.', v_paused_at);
+    end if;
+    if v_workers = 0 then
+      v_says := v_says || ' No live worker has registered for the queue.';
+    end if;
+  end if;
+  return v_says;
+end
+$$;
+comment on function awa.explain_job is 'Says in words why a job is not running now';
+
+-- An interval in words, to the second.
+create or replace function awa._span(span interval) returns text
+language sql immutable
+return greatest(date_trunc('second', span), interval '0')::text;
+comment on function awa._span is 'An interval in words, to the second';

@@ -1,0 +1,181 @@
+-- Changes of jobs from outside: where a job is, and entries that must not be claimed any more.
+
+-- Refuses a change of no job, and the wrong isolation level.
+create or replace function awa._check_change(job_id bigint) returns void
+language plpgsql
+as $$
+begin
+  if job_id is null then
+    perform awa._refuse('job_id must not be null', null, 'Pass the id that enqueue returned.');
+  end if;
+  perform awa._check_isolation();
+end
+$$;
+comment on function awa._check_change is 'Refuses a change of no job, and the wrong isolation level';
+
+-- Where a job is: its state, and its place there. Raises JQ003.
+create or replace function awa._locate(job_id bigint) returns awa._place
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_place awa._place;
+begin
+  select * into v_place from awa._place p where p.id = job_id;
+  if not found then
+    raise exception using errcode = 'JQ003', message = 'no such job', detail = format('Got %s.', job_id),
+      hint = 'It was never enqueued, or it has ended and is not kept any more.';
+  end if;
+  return v_place;
+end
+$$;
+comment on function awa._locate is 'Where a job is, or JQ003';
+
+-- Raises JQ005.
+create or replace function awa._refuse_state(job_id bigint, state text, hint text) returns void
+language plpgsql
+as $$
+begin
+  raise exception using errcode = 'JQ005', message = 'the job''s state does not allow this change', detail = format('Job %s is %s.', job_id, state), hint = hint;
+end
+$$;
+comment on function awa._refuse_state is 'Raises JQ005';
+
+-- Raises 40001.
+create or replace function awa._moved_on(job_id bigint) returns void
+language plpgsql
+as $$
+begin
+  raise exception using errcode = '40001', message = 'the job moved on meanwhile', detail = format('Somebody else was changing job %s.', job_id),
+    hint = 'Try again: the next call sees the job''s new state.';
+end
+$$;
+comment on function awa._moved_on is 'Raises 40001';
+
+-- From here on no lock of this transaction is waited for longer than a claim would be. The calling function has to have a SET clause for lock_timeout.
+create or replace function awa._bound_waits() returns void
+language sql
+as $$ select set_config('lock_timeout', ceil(extract(epoch from s.claim_wait) * 1000)::bigint::text, true) from awa.settings s $$;
+comment on function awa._bound_waits is 'Bounds the waits for locks of the calling function';
+
+-- Buries entries: no claim takes them any more once the caller commits. Returns the ids of those that nobody else has buried, or claimed by now.
+create or replace function awa._bury(places awa._place[], cancels boolean) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_buried bigint[];
+begin
+  with buried as (
+    insert into awa.ready_tombstones (segment, lane, xid, job_id, cancels)
+    select p.segment, p.lane, p.xid, p.id, cancels from unnest(places) p order by p.lane, p.xid, p.id
+    on conflict do nothing
+    returning ready_tombstones.job_id
+  )
+  select array_agg(b.job_id) into v_buried from buried b;
+  perform set_config('awa.decided', '', true);
+  return coalesce(v_buried, '{}');
+end
+$$;
+comment on function awa._bury is 'Buries entries; returns the ids of those that were not buried before';
+
+-- Decides, at the end of a transaction that has buried entries, what becomes of those that were claimed meanwhile. One that nobody claimed stays buried. Where the job was to be
+-- cancelled, its open attempt is closed. Otherwise the transaction fails with 40001.
+-- Locks: the queues, in the order of their ids, and the claims of such entries, shared; until the commit, which follows at once. The first of a transaction's tombstones decides for all.
+create or replace function awa._decide() returns trigger
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+declare
+  v_taken record;
+  v_closed boolean;
+begin
+  if current_setting('awa.decided', true) = pg_current_xact_id()::text then
+    return null;
+  end if;
+  perform awa._lock_queue(q.queue_id)
+     from (select distinct t.lane >> 3 as queue_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() order by 1) q;
+  perform set_config('lock_timeout', '100', true); -- nobody waits for the queue longer than this
+  for v_taken in
+    select t.*, c.claim_id, c.receipt
+      from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() offset 0) t
+     cross join lateral (
+        select c.claim_id, c.claim_id << 12 | (array_position(c.job_ids, t.job_id) - 1) as receipt
+          from awa.lease_claims c
+         where c.lane = t.lane
+           and (c.pos_xid, c.pos_id) >= (t.xid, t.job_id)
+           and (c.first_xid, c.first_id) <= (t.xid, t.job_id)
+           and pg_visible_in_snapshot(t.xid, c.hi)
+           and t.job_id = any(c.job_ids)
+         order by c.pos_xid, c.pos_id
+         limit 1
+      ) c
+     order by c.claim_id
+  loop
+    if not v_taken.cancels or not pg_try_advisory_xact_lock_shared(awa._claim_key(v_taken.claim_id)) then
+      perform awa._moved_on(v_taken.job_id);
+    end if;
+    begin
+      v_closed := (awa._close_item(v_taken.job_id, v_taken.receipt, 'cancelled')).closed;
+      if not v_closed then
+        perform from awa.leases l where l.receipt = v_taken.receipt for update;
+        v_closed := found;
+      end if;
+    exception when lock_not_available then
+      v_closed := false;
+    end;
+    if not v_closed then
+      perform awa._moved_on(v_taken.job_id);
+    end if;
+    delete from awa.ready_tombstones t where t.lane = v_taken.lane and t.xid = v_taken.xid and t.job_id = v_taken.job_id;
+    update awa.done_entries d
+       set receipt = a.receipt, worker_id = a.worker_id, attempted_at = a.claimed_at, attempt = a.attempt
+      from awa._attempts(array[v_taken.receipt]) a
+     where d.job_id = v_taken.job_id;
+    perform awa._lose(array[v_taken.receipt], 'cancelled');
+    perform awa._settle(array[v_taken.receipt], 'cancelled');
+  end loop;
+  perform set_config('awa.decided', pg_current_xact_id()::text, true);
+  return null;
+end
+$$;
+comment on function awa._decide is 'Decides, at commit, what becomes of buried entries that were claimed meanwhile';
+
+do $$
+begin
+  if not exists (select from pg_trigger where tgrelid = 'awa.ready_tombstones'::regclass and tgname = 'decide') then
+    create constraint trigger decide after insert on awa.ready_tombstones deferrable initially deferred
+      for each row execute function awa._decide();
+  end if;
+end
+$$;
+
+-- Notes for the workers of some open attempts, if they are registered, that they have lost them.
+create or replace function awa._lose(receipts bigint[], reason text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_workers bigint[];
+begin
+  with lost as (
+    insert into awa.heartbeat_replies (worker_id, receipt, job_id, reason)
+    select a.worker_id, a.receipt, a.job_id, left(reason, 20000)
+      from awa._attempts(receipts) a
+     where exists (select from awa.workers w where w.worker_id = a.worker_id)
+    on conflict do nothing
+    returning heartbeat_replies.worker_id
+  )
+  select array_agg(distinct l.worker_id) into v_workers from lost l;
+  perform pg_notify('awa_lost', w::text) from unnest(v_workers) w;
+end
+$$;
+comment on function awa._lose is 'Notes for the workers of some attempts that they have lost them';
