@@ -270,3 +270,23 @@ func TestClaimAfterARestore(t *testing.T) {
 	s.enqueue("q")
 	require.Equal(t, "55000", sqlState(s.try("select awa.claim('q')")))
 }
+
+// Entries of a late transaction that are all buried: the claim passes over them, rather than look at them for ever.
+func TestBuriedLateCommit(t *testing.T) {
+	d := newDatabase(t)
+	late, s := d.session(), d.session()
+	late.exec("begin")
+	buried := late.enqueueMany("q", 2)
+	s.enqueueMany("q", 3)
+	require.Len(t, s.claim("q", 2), 2) // a window that goes on
+	late.exec("commit")
+	for _, job := range buried {
+		s.exec("select awa.cancel($1)", job)
+	}
+	next := s.enqueue("q")
+	s.exec("set statement_timeout = '10s'")
+	jobs := s.claim("q", 10)
+	require.Len(t, jobs, 2)
+	require.Equal(t, next, jobs[1].JobID)
+	require.Empty(t, s.claim("q", 10))
+}

@@ -2,6 +2,7 @@ package sql_test
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/awa-pg/awa/internal/testdb"
@@ -28,7 +30,11 @@ const (
 	completed ending = "completed"
 	failed    ending = "failed"
 	released  ending = "released"
+	snoozed   ending = "snoozed"
+	discarded ending = "discarded"
+	cancelled ending = "cancelled"
 	died      ending = "died"
+	taken     ending = "taken" // by an operator's cancel: the answer was refused
 )
 
 type attempt struct {
@@ -45,7 +51,8 @@ type book struct {
 	mu        sync.Mutex
 	committed map[int64]bool
 	attempts  []attempt
-	dead      []int64 // workers that died and that nobody deregistered yet
+	moved     map[int64]bool // jobs that an operator may have changed
+	dead      []int64        // workers that died, and that are to be deregistered; others are left to rescue
 }
 
 func (b *book) commit(jobs []int64, attempts []attempt) {
@@ -55,6 +62,13 @@ func (b *book) commit(jobs []int64, attempts []attempt) {
 		b.committed[id] = true
 	}
 	b.attempts = append(b.attempts, attempts...)
+}
+
+// move notes that an operator may change a job.
+func (b *book) move(job int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.moved[job] = true
 }
 
 func (b *book) known() []int64 {
@@ -77,7 +91,8 @@ type client struct {
 
 var stressQueues = []string{"a", "b", "c"}
 
-// Nothing is lost, nothing comes twice, nothing comes out of thin air: 24 producers and 6 claimers, with everything at random that a client may do.
+// Nothing is lost, nothing comes twice, nothing comes out of thin air, and the books balance: 24 producers, 6 workers, 4 operators and maintenance, with everything
+// at random that a client may do.
 func TestStress(t *testing.T) {
 	seed := *stressSeed
 	if seed == 0 {
@@ -86,7 +101,7 @@ func TestStress(t *testing.T) {
 	t.Logf("seed %d: repeat with -stress.seed=%[1]d", seed)
 
 	url := testdb.URL(t)
-	books := &book{committed: map[int64]bool{}}
+	books := &book{committed: map[int64]bool{}, moved: map[int64]bool{}}
 	newClient := func(id int) *client {
 		return &client{db: testdb.Connect(t, url), rand: rand.New(rand.NewPCG(seed, uint64(id))), book: books, id: id}
 	}
@@ -96,11 +111,23 @@ func TestStress(t *testing.T) {
 	defer stopProducing()
 	work, stopWorking := context.WithCancel(ctx)
 	defer stopWorking()
+	setUp := newClient(500)
+	for _, queue := range stressQueues {
+		var job int64
+		require.NoError(t, setUp.db.QueryRow(ctx, `select awa.enqueue($1, 'k', metadata => '{"producer": 0}')`, queue).Scan(&job))
+		books.committed[job] = true
+		_, err := setUp.db.Exec(ctx, "select awa.configure_queue($1, $2)", queue, map[string]any{"backoff_base": 0.01, "dead_letter": queue == "b"})
+		require.NoError(t, err)
+	}
 	errs := make(chan error, 64)
 	run := func(wg *sync.WaitGroup, until context.Context, step func(context.Context) error) {
 		wg.Go(func() {
 			for until.Err() == nil {
 				if err := step(ctx); err != nil {
+					var pg *pgconn.PgError
+					if errors.As(err, &pg) {
+						err = fmt.Errorf("%w: %s %s", err, pg.Detail, pg.Where)
+					}
 					errs <- err
 					cancel()
 					return
@@ -122,6 +149,9 @@ func TestStress(t *testing.T) {
 	reads := 0
 	run(&workers, work, func(ctx context.Context) error { reads++; return reader.checkStates(ctx) })
 	run(&workers, work, keeper.keep)
+	for i := range 4 {
+		run(&producers, produce, newClient(400+i).operate)
+	}
 
 	producers.Wait()
 	settled := newClient(300)
@@ -145,32 +175,54 @@ func TestStress(t *testing.T) {
 	}
 	require.NoError(t, ctx.Err(), "the jobs were not worked off in time")
 
-	// Every committed job: claimed once and once more for each attempt that did not complete it, completed once, and completed it stays.
-	completions, claims, again := map[int64]int{}, map[int64]int{}, map[int64]int{}
-	seen := map[int64]bool{}
+	// Every committed job has one end. It completed if, and as often as, somebody was told so: once at most. What did not complete was cancelled or failed.
+	completions, answered := map[int64]int{}, map[int64]int{}
+	seen, endings := map[int64]bool{}, map[ending]int{}
 	for _, a := range books.attempts {
 		require.True(t, books.committed[a.job], "job %d was claimed, and its enqueue never committed", a.job)
 		require.False(t, seen[a.receipt], "receipt %d was given out twice", a.receipt)
 		seen[a.receipt] = true
-		claims[a.job]++
+		endings[a.ending]++
 		if a.ending == completed {
 			completions[a.job]++
 		} else {
-			again[a.job]++
+			answered[a.job]++
 		}
 	}
+	rows, _ := settled.db.Query(ctx, "select id, state from awa.jobs_compat()")
+	states := map[int64]string{}
+	_, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (any, error) {
+		var id int64
+		var state string
+		err := row.Scan(&id, &state)
+		require.Empty(t, states[id], "job %d is %s, too", id, state)
+		states[id] = state
+		return nil, err
+	})
+	require.NoError(t, err)
+	require.Len(t, states, len(books.committed))
+	ends := map[string]int{}
 	for id := range books.committed {
-		if completions[id] != 1 || claims[id] != 1+again[id] {
+		ends[states[id]]++
+		fine := completions[id] == 0 && (states[id] == "failed" || states[id] == "dead" || states[id] == "cancelled")
+		if states[id] == "completed" {
+			fine = completions[id] == 1
+		}
+		if !fine {
 			var state string
 			_ = settled.db.QueryRow(ctx, "select to_jsonb(j)::text from awa.job($1) j", id).Scan(&state)
-			require.Fail(t, "a job was lost, or came twice", "job %d: %d completions, %d claims; now %s; attempts %v",
-				id, completions[id], claims[id], state, slices.DeleteFunc(books.attempts, func(a attempt) bool { return a.job != id }))
+			require.Fail(t, "a job was lost, or came twice", "job %d: %d completions; now %s; attempts %v",
+				id, completions[id], state, slices.DeleteFunc(books.attempts, func(a attempt) bool { return a.job != id }))
 		}
 	}
-	var inView, distinct, done int64
-	require.NoError(t, settled.db.QueryRow(ctx,
-		"select count(*), count(distinct id), count(*) filter (where state = 'completed') from awa.jobs_compat()").Scan(&inView, &distinct, &done))
-	require.Equal(t, []int64{int64(len(books.committed)), int64(len(books.committed)), int64(len(books.committed))}, []int64{inView, distinct, done})
+	require.Positive(t, endings[taken], "no attempt was cancelled under its worker: the test tests too little")
+	for _, state := range []string{"completed", "failed", "dead", "cancelled"} {
+		require.Positive(t, ends[state], "no job is %s: the test tests too little", state)
+	}
+	var keys, leases int64
+	require.NoError(t, settled.db.QueryRow(ctx, "select (select count(*) from awa.unique_claims), (select count(*) from awa.leases)").Scan(&keys, &leases))
+	require.Zero(t, keys, "unique keys of jobs that have ended")
+	require.Zero(t, leases, "leases of attempts that have ended")
 
 	// First in, first out: what one producer committed one after the other was claimed in that order, lane by lane.
 	type stream struct {
@@ -180,7 +232,7 @@ func TestStress(t *testing.T) {
 	last := map[stream]int64{}
 	slices.SortFunc(books.attempts, func(a, b attempt) int { return int(a.receipt - b.receipt) })
 	for _, a := range books.attempts {
-		if a.attempt > 1 || again[a.job] > 0 {
+		if a.attempt > 1 || answered[a.job] > 0 || books.moved[a.job] {
 			continue
 		}
 		s := stream{a.queue, int(a.priority), a.producer}
@@ -192,13 +244,17 @@ func TestStress(t *testing.T) {
 	require.NoError(t, settled.db.QueryRow(ctx, `
 		select sum(n_tup_upd + n_tup_del) from pg_stat_user_tables
 		 where schemaname = 'awa' and relname ~ '^(ready_entries|lease_claims|lease_claim_closures)_'`).Scan(&changed))
-	require.Zero(t, changed, "updates and deletes on the hot families")
-	t.Logf("%d jobs committed, %d attempts, %d reads of all states", len(books.committed), len(books.attempts), reads)
+	// Two answers for one item at the very same moment leave a dead row: the one that finds the index entry of the other takes its row back.
+	require.LessOrEqual(t, changed, int64(len(books.attempts)/1000), "updates and deletes on the hot families")
+	t.Logf("%d jobs committed, %d attempts, %d reads of all states, ends %v, of attempts %v", len(books.committed), len(books.attempts), reads, ends, endings)
 	require.Positive(t, reads)
 }
 
 // produce is one transaction of random length, with savepoints, that commits or rolls back.
 func (c *client) produce(ctx context.Context) error {
+	if c.rand.IntN(4) == 0 {
+		return c.produceUnique(ctx)
+	}
 	tx, err := c.db.Begin(ctx)
 	if err != nil {
 		return err
@@ -234,6 +290,29 @@ func (c *client) produce(ctx context.Context) error {
 		}
 	}
 	return c.end(ctx, tx, kept, nil)
+}
+
+// produceUnique is for one job of a few: two of them would have to be in the same order everywhere.
+func (c *client) produceUnique(ctx context.Context) error {
+	tx, err := c.db.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	var job int64
+	var inserted bool
+	delay := time.Duration(c.rand.IntN(2)*c.rand.IntN(200)) * time.Millisecond
+	err = tx.QueryRow(ctx, `
+		select * from awa.enqueue_unique($1, 'k', metadata => $2, unique_key => $3, run_at => now() + $4::interval)`,
+		stressQueues[c.rand.IntN(len(stressQueues))], fmt.Sprintf(`{"producer": %d}`, c.id), fmt.Sprint("key ", c.rand.IntN(20)), delay).Scan(&job, &inserted)
+	if err != nil {
+		return err
+	}
+	c.book.move(job) // it may start late
+	var jobs []int64
+	if inserted {
+		jobs = []int64{job}
+	}
+	return c.end(ctx, tx, jobs, nil)
 }
 
 func (c *client) enqueue(ctx context.Context, tx pgx.Tx) ([]int64, error) {
@@ -285,8 +364,18 @@ func (c *client) work(ctx context.Context, worker *int64, mayEnqueue bool) error
 		max = 1 + c.rand.IntN(200)
 	}
 	queue := stressQueues[c.rand.IntN(len(stressQueues))]
+	dies := c.rand.IntN(30) == 0
+	var lease *time.Duration
+	claimer := worker
+	if dies {
+		lease = new(time.Duration)
+		*lease = 50 * time.Millisecond
+		if c.rand.IntN(2) == 0 {
+			claimer = nil
+		}
+	}
 	rows, _ := tx.Query(ctx, `
-		select job_id, receipt, queue, (metadata ->> 'producer')::int, priority, attempt, '' from awa.claim($1, $2, $3)`, queue, max, *worker)
+		select job_id, receipt, queue, (metadata ->> 'producer')::int, priority, attempt, '' from awa.claim($1, $2, $3, $4)`, queue, max, claimer, lease)
 	attempts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (a attempt, err error) {
 		err = row.Scan(&a.job, &a.receipt, &a.queue, &a.producer, &a.priority, &a.attempt, &a.ending)
 		return a, err
@@ -315,14 +404,16 @@ func (c *client) work(ctx context.Context, worker *int64, mayEnqueue bool) error
 	if len(attempts) == 0 {
 		return nil
 	}
-	if c.rand.IntN(30) == 0 {
+	if dies {
 		for i := range attempts {
 			attempts[i].ending = died
 		}
 		c.book.commit(nil, attempts)
-		c.book.mu.Lock()
-		c.book.dead = append(c.book.dead, *worker)
-		c.book.mu.Unlock()
+		if c.rand.IntN(2) == 0 {
+			c.book.mu.Lock()
+			c.book.dead = append(c.book.dead, *worker)
+			c.book.mu.Unlock()
+		}
 		*worker = 0
 		return nil
 	}
@@ -333,6 +424,11 @@ func (c *client) work(ctx context.Context, worker *int64, mayEnqueue bool) error
 func (c *client) answer(ctx context.Context, attempts []attempt) error {
 	c.rand.Shuffle(len(attempts), func(i, j int) { attempts[i], attempts[j] = attempts[j], attempts[i] })
 	for len(attempts) > 0 {
+		if c.rand.IntN(10) == 0 { // long enough to get a lease row, or to be cancelled
+			if _, err := c.db.Exec(ctx, "select pg_sleep($1)", c.rand.Float64()/10); err != nil {
+				return err
+			}
+		}
 		part := attempts[:1+c.rand.IntN(len(attempts))]
 		attempts = attempts[len(part):]
 		var jobs, receipts []int64
@@ -342,56 +438,164 @@ func (c *client) answer(ctx context.Context, attempts []attempt) error {
 		var stale []int64
 		var err error
 		end := completed
-		switch form := c.rand.IntN(10); {
-		case form == 0:
+		single := func(e ending, sql string, args ...any) {
+			end = e
+			part, attempts = part[:1], append(attempts, part[1:]...)
+			_, err = c.db.Exec(ctx, sql, append([]any{jobs[0], receipts[0]}, args...)...)
+		}
+		switch form := c.rand.IntN(20); {
+		case form < 2:
 			end = failed
-			errors := make([]string, len(jobs))
+			texts := make([]string, len(jobs))
 			delays := make([]time.Duration, len(jobs))
-			stale, err = c.list(ctx, "select awa.fail_many($1, $2, $3, $4)", jobs, receipts, errors, delays)
-		case form == 1:
-			end = released
-			part, attempts = part[:1], append(attempts, part[1:]...)
-			_, err = c.db.Exec(ctx, "select awa.release($1, $2)", jobs[0], receipts[0])
+			stale, err = c.list(ctx, "select awa.fail_many($1, $2, $3, $4)", jobs, receipts, texts, delays)
 		case form == 2:
-			part, attempts = part[:1], append(attempts, part[1:]...)
-			_, err = c.db.Exec(ctx, "select awa.complete($1, $2, '{}')", jobs[0], receipts[0])
-		case form == 3: // a business transaction that completes its job, and rolls back half of the time
-			part, attempts = part[:1], append(attempts, part[1:]...)
+			single(released, "select awa.release($1, $2)")
+		case form == 3:
+			single(completed, "select awa.complete($1, $2, '{}')")
+		case form == 4:
+			single(snoozed, "select awa.snooze($1, $2, $3)", time.Duration(c.rand.IntN(50))*time.Millisecond)
+		case form == 5:
+			single(discarded, "select awa.discard($1, $2, 'no')")
+		case form == 6:
+			single(cancelled, "select awa.cancel_attempt($1, $2)")
+		case form == 7: // a lease row, and then something else
+			single(died, "select awa.set_progress($1, $2, '1'), awa.extend($1, $2, '1 minute')")
+			if err == nil {
+				attempts = append(attempts, part[0])
+				continue
+			}
+		case form == 8: // a business transaction that completes its job, and rolls back half of the time
 			level := []pgx.TxIsoLevel{pgx.ReadCommitted, pgx.RepeatableRead}[c.rand.IntN(2)]
 			var tx pgx.Tx
 			if tx, err = c.db.BeginTx(ctx, pgx.TxOptions{IsoLevel: level}); err != nil {
 				return err
 			}
-			if _, err = tx.Exec(ctx, "select awa.complete($1, $2)", jobs[0], receipts[0]); err != nil {
-				return err
-			}
-			if c.rand.IntN(2) == 0 {
-				attempts = append(attempts, part[0])
-				if err := tx.Rollback(ctx); err != nil {
-					return err
+			part, attempts = part[:1], append(attempts, part[1:]...)
+			_, err = tx.Exec(ctx, "select awa.complete($1, $2)", jobs[0], receipts[0])
+			if err != nil || c.rand.IntN(2) == 0 {
+				if err == nil || sqlState(err) == "40001" {
+					attempts = append(attempts, part[0])
+					err = nil
 				}
-				continue
+				if rollbackErr := tx.Rollback(ctx); rollbackErr != nil {
+					return rollbackErr
+				}
+				if err == nil {
+					continue
+				}
+			} else {
+				err = tx.Commit(ctx)
 			}
-			err = tx.Commit(ctx)
 		default:
 			stale, err = c.list(ctx, "select awa.complete_many($1, $2)", jobs, receipts)
+		}
+		if sqlState(err) == "40P01" { // with an operator who changes several jobs in one transaction
+			attempts = append(attempts, part...)
+			continue
+		}
+		if sqlState(err) == "JQ001" {
+			stale, err = []int64{part[0].job}, nil
 		}
 		if err != nil {
 			return err
 		}
-		if len(stale) > 0 {
-			return fmt.Errorf("refused as stale, though its worker lives: jobs %v", stale)
-		}
 		part = slices.Clone(part)
 		for i := range part {
 			part[i].ending = end
+			if slices.Contains(stale, part[i].job) {
+				part[i].ending = taken
+				if err := c.checkTaken(ctx, part[i]); err != nil {
+					return err
+				}
+			}
 		}
 		c.book.commit(nil, part)
 	}
 	return nil
 }
 
-// keep is what goes on beside: due retries are promoted, and the jobs of dead workers given back.
+// checkTaken makes sure that there was somebody who took an attempt from its worker: its job was cancelled.
+func (c *client) checkTaken(ctx context.Context, a attempt) error {
+	var outcome *string
+	err := c.db.QueryRow(ctx, `
+		select coalesce(nullif(min(k.outcome), 'materialized'), min(j.errors -> -1 ->> 'by'), min(e.error ->> 'by')) from awa.lease_claim_closures k, awa.job($1) j
+		  left join jsonb_array_elements(j.errors) e(error) on e.error ? 'by'
+		 where k.claim_id = $2::bigint >> 12 and (k.item = $2 & 4095 or ($2 & 4095)::smallint = any(k.items))`, a.job, a.receipt).Scan(&outcome)
+	if err != nil {
+		return err
+	}
+	if outcome == nil || *outcome == string(completed) {
+		return fmt.Errorf("refused as stale, though nobody cancelled it: %v", a)
+	}
+	return nil
+}
+
+// operate changes a random job, or several, as operators do; in a transaction that may be open for a while, and may roll back.
+func (c *client) operate(ctx context.Context) error {
+	known := c.book.known()
+	if len(known) == 0 {
+		return nil
+	}
+	tx, err := c.db.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback(ctx)
+	for range 1 + c.rand.IntN(3) {
+		job, form := known[c.rand.IntN(len(known))], c.rand.IntN(7)
+		state := []string{"available", "running", "running", "scheduled", "retryable"}[c.rand.IntN(5)]
+		var open []int64
+		if open, err = c.list(ctx, "select id from awa.list_jobs(state => $1, max_jobs => 100)", state); err != nil {
+			return err
+		}
+		if len(open) > 0 {
+			job = open[c.rand.IntN(len(open))]
+			if state == "running" {
+				form = 0
+			}
+		}
+		c.book.move(job)
+		queue := stressQueues[c.rand.IntN(len(stressQueues))]
+		switch form {
+		case 0, 1:
+			_, err = tx.Exec(ctx, "select awa.cancel($1)", job)
+		case 2:
+			_, err = tx.Exec(ctx, "select awa.retry($1)", job)
+		case 3:
+			_, err = tx.Exec(ctx, "select awa.set_priority($1, $2)", job, 1+c.rand.IntN(4))
+		case 4:
+			_, err = tx.Exec(ctx, "select awa.move($1, $2)", job, queue)
+		case 5:
+			var moved []int64 // notes them before anybody sees them run
+			if moved, err = c.list(ctx, "select id from awa.jobs where state in ('failed', 'cancelled', 'dead')"); err != nil {
+				return err
+			}
+			for _, job := range moved {
+				c.book.move(job)
+			}
+			_, err = tx.Exec(ctx, "select awa.retry_where(queue => $1, max_jobs => 2)", queue)
+		case 6:
+			_, err = tx.Exec(ctx, "select awa.cancel_where(queue => $1, max_jobs => 2)", queue)
+		}
+		if err != nil {
+			break
+		}
+		if c.rand.IntN(10) == 0 {
+			_, err = tx.Exec(ctx, "select pg_sleep($1)", c.rand.Float64()/3)
+		}
+	}
+	if err == nil {
+		err = c.end(ctx, tx, nil, nil)
+	}
+	switch sqlState(err) {
+	case "40001", "40P01", "JQ003", "JQ005", "23505", "55P03": // somebody else was there first
+		return nil
+	}
+	return err
+}
+
+// keep is what goes on beside: due retries are promoted, attempts that last get their rows, the jobs of dead workers are given back or rescued.
 func (c *client) keep(ctx context.Context) error {
 	c.book.mu.Lock()
 	dead := c.book.dead
@@ -402,16 +606,36 @@ func (c *client) keep(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err := c.db.Exec(ctx, "select awa.promote_due(), pg_sleep(0.01)")
+	_, err := c.db.Exec(ctx, "select awa.promote_due(), awa.materialize('20 milliseconds'), awa.rescue(), pg_sleep(0.01)")
 	return err
 }
 
-// checkStates reads all states in one statement: each job once, and none missing that was committed before.
+// checkStates reads all states in one statement: each job once, none missing that was committed before, the counts are right, and unique keys are held by the jobs that
+// should hold them.
 func (c *client) checkStates(ctx context.Context) error {
 	known := c.book.known()
-	ids, err := c.list(ctx, "select id from awa.jobs_compat()")
-	if err != nil {
+	var ids []int64
+	var jobs, counts, holders, keys string
+	err := c.db.QueryRow(ctx, `
+		with jobs as materialized (
+		  select id, queue, state, unique_key from awa.jobs_compat()
+		), counted as (
+		  select queue, state, count(*) as n from jobs group by queue, state
+		)
+		select (select array_agg(id) from jobs),
+		       coalesce((select string_agg(format('%s %s %s', queue, state, n), ', ' order by queue, state) from counted), ''),
+		       coalesce((select string_agg(format('%s %s %s', c.queue, s.key, s.value), ', ' order by c.queue, s.key)
+		                   from awa.queue_counts() c, jsonb_each_text(to_jsonb(c) - 'queue' - 'oldest_ready_at') s where s.value <> '0'), ''),
+		       coalesce((select string_agg(unique_key || ' ' || id, ', ' order by unique_key)
+		                   from jobs where unique_key is not null and state in ('available', 'scheduled', 'retryable', 'running')), ''),
+		       coalesce((select string_agg(encode(key, 'hex') || ' ' || job_id, ', ' order by key) from awa.unique_claims), '')`).Scan(&ids, &jobs, &counts, &holders, &keys)
+	switch {
+	case err != nil:
 		return err
+	case jobs != counts:
+		return fmt.Errorf("the books do not balance: the jobs are %s; the counts say %s", jobs, counts)
+	case holders != keys:
+		return fmt.Errorf("unique keys should be held by %s; they are held by %s", holders, keys)
 	}
 	times := make(map[int64]int, len(ids))
 	for _, id := range ids {

@@ -300,7 +300,7 @@ comment on column awa.deferred_jobs.attempt is 'The number of the attempt to com
 comment on column awa.deferred_jobs.attempted_at is 'When the last attempt began; null for a job that never ran';
 
 create table awa.done_entries (
-  job_id       bigint primary key,
+  job_id       bigint not null,
   lane         bigint not null,
   state        text not null check (state in ('completed', 'failed', 'cancelled')),
   recorded     boolean not null,
@@ -322,6 +322,8 @@ create table awa.done_entries (
   errors       jsonb,
   output       jsonb
 );
+-- Not unique: who cancels a job in an open transaction, and who answers for it meanwhile, would wait for each other; one of the two is refused anyway.
+create index done_entries_job on awa.done_entries (job_id);
 create index done_entries_state on awa.done_entries (state, job_id) where state <> 'completed';
 create index done_entries_lane on awa.done_entries (lane, state, finalized_at) where not recorded;
 comment on table awa.done_entries is 'One ended job that the ledgers alone do not describe: it failed, was cancelled, left an output, or its attempt lasted';

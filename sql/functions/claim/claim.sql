@@ -201,6 +201,10 @@ begin
         exit lanes when v_room = 0 or v_bytes <= 0 or cardinality(v_batch.job_ids) < v_batch.entries;
       end if;
 
+      if v_late is not null and v_batch.entries = 0 then
+        v_at_xid := v_late; -- all that is left of this transaction is buried
+        v_at_id := 9223372036854775807;
+      end if;
       if v_window_ends then
         exit when v_is_newest;
         v_lo := v_hi;

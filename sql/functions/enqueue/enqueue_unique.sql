@@ -52,6 +52,13 @@ begin
   loop
     select u.job_id into v_holder from awa.unique_claims u where u.key = v_hash;
     if found then
+      -- One that this transaction has cancelled lets go when it commits: the key passes on.
+      update awa.unique_claims u
+         set job_id = nextval('awa.job_ids')
+       where u.key = v_hash
+         and u.job_id = (select t.job_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned() and t.job_id = v_holder and t.cancels limit 1)
+      returning u.job_id into v_job_id;
+      exit when found;
       return query select v_holder, false;
       return;
     end if;

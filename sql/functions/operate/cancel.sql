@@ -82,31 +82,25 @@ $$;
 comment on function awa._cancel_deferred is 'Cancels deferred jobs, and returns their ids';
 
 -- Cancels jobs that are available, and returns the ids of those that nobody else buried first. If one is claimed before the caller commits, its attempt is cancelled then.
+-- Their unique keys are let go of then, too: who has claimed one meanwhile should not have to wait.
 create or replace function awa._cancel_ready(places awa._place[], reason text) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_buried bigint[] := awa._bury(places, true);
-  v_job_ids bigint[];
-  v_keys bytea[];
 begin
-  with done as (
-    insert into awa.done_entries
-      (job_id, lane, state, recorded, ready_at, created_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
-       kind, args, tags, metadata, progress, errors)
-    select e.job_id, e.lane & ~7::bigint | e.priority, 'cancelled', false, e.ready_at, coalesce(e.created_at, e.ready_at), clock_timestamp(), e.attempt - 1, e.max_attempts,
-           e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress,
-           coalesce(e.errors, '[]') || awa._error(e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user)
-      from unnest(places) p
-     cross join lateral (
-        select * from awa.ready_entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
-      ) e
-     where p.id = any(v_buried)
-    returning done_entries.job_id, done_entries.unique_key
-  )
-  select array_agg(d.job_id), array_agg(d.unique_key) into v_job_ids, v_keys from done d where d.unique_key is not null;
-  perform awa._move_keys(v_job_ids, v_keys, 'available', 'cancelled');
+  insert into awa.done_entries
+    (job_id, lane, state, recorded, ready_at, created_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
+     kind, args, tags, metadata, progress, errors)
+  select e.job_id, e.lane & ~7::bigint | e.priority, 'cancelled', false, e.ready_at, coalesce(e.created_at, e.ready_at), clock_timestamp(), e.attempt - 1, e.max_attempts,
+         e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress,
+         coalesce(e.errors, '[]') || awa._error(e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user)
+    from unnest(places) p
+   cross join lateral (
+      select * from awa.ready_entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
+    ) e
+   where p.id = any(v_buried);
   return v_buried;
 end
 $$;

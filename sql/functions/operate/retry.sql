@@ -40,13 +40,14 @@ end
 $$;
 comment on function awa.retry is 'Lets a job run now that failed, is dead, was cancelled or waits; returns the state that it was in';
 
--- Makes a job ready from one of the states that allow it. Returns retried; taken, when another job holds its unique key; gone, when it is in another state by now; null when the state does not allow it.
+-- Makes a job ready from one of the states that allow it. Returns retried; taken, when another job holds its unique key; gone, when it is in another state by now, or should be looked at again; null when the state does not allow it.
 create or replace function awa._retry(job_id bigint, state text) returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_job awa.deferred_jobs;
+  v_holder bigint;
 begin
   -- As a deferred job that is due.
   if state in ('scheduled', 'retryable') then
@@ -64,11 +65,16 @@ begin
     return 'gone';
   end if;
 
-  perform awa._move_keys(array[job_id], array[v_job.unique_key], state, 'available');
-  if state in ('failed', 'cancelled', 'dead') and awa._holds(v_job.unique_key, 'available')
-     and not exists (select from awa.unique_claims u where u.key = substr(v_job.unique_key, 1, 32) and u.job_id = job_id)
-  then
-    return 'taken';
+  if state in ('failed', 'cancelled', 'dead') and awa._holds(v_job.unique_key, 'available') then
+    insert into awa.unique_claims (key, job_id) values (substr(v_job.unique_key, 1, 32), job_id) on conflict do nothing;
+    if not found then
+      select u.job_id into v_holder from awa.unique_claims u where u.key = substr(v_job.unique_key, 1, 32);
+      if v_holder is distinct from job_id then
+        return case when v_holder is null then 'gone' else 'taken' end; -- it has just let go: look again
+      end if;
+    end if;
+  else
+    perform awa._move_keys(array[job_id], array[v_job.unique_key], state, 'available');
   end if;
   if state in ('scheduled', 'retryable') then
     delete from awa.deferred_jobs d where d.job_id = job_id;

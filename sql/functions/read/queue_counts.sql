@@ -1,8 +1,8 @@
 -- What the ledgers say of each lane, exactly: what is counted of its past, and what came after. An entry that this very transaction has buried, and that somebody claimed meanwhile, is running for it no more.
 create or replace view awa._lane_counts as
 select l.lane,
-       (l.appended + n.entries - l.buried - n.tombstones - l.claimed - c.claimed)::bigint as available,
-       (c.claimed - c.closed)::bigint as running,
+       (l.appended + n.entries - l.buried - n.tombstones - l.claimed - c.claimed + o.jobs)::bigint as available,
+       (c.claimed - c.closed - o.jobs)::bigint as running,
        (l.completed + c.completed)::bigint as completed,
        l.failed, l.cancelled, l.dead,
        h.ready_at as oldest_ready_at
@@ -27,6 +27,12 @@ select l.lane,
       ) k
     offset 0
   ) c
+  cross join lateral (
+    select count(*) as jobs
+      from (select * from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned() and t.lane = l.lane offset 0) t
+     where exists (select from awa._open_items i where i.lane = t.lane and i.job_id = t.job_id)
+    offset 0
+  ) o
   left join lateral (
     select e.ready_at
       from awa.ready_entries e

@@ -97,6 +97,8 @@ as $$
 declare
   v_taken record;
   v_closed boolean;
+  v_job_ids bigint[];
+  v_keys bytea[];
 begin
   if current_setting('awa.decided', true) = pg_current_xact_id()::text then
     return null;
@@ -139,10 +141,16 @@ begin
     update awa.done_entries d
        set receipt = a.receipt, worker_id = a.worker_id, attempted_at = a.claimed_at, attempt = a.attempt
       from awa._attempts(array[v_taken.receipt]) a
-     where d.job_id = v_taken.job_id;
+     where d.job_id = v_taken.job_id and d.state = 'cancelled';
     perform awa._lose(array[v_taken.receipt], 'cancelled');
     perform awa._settle(array[v_taken.receipt], 'cancelled');
   end loop;
+  select array_agg(d.job_id), array_agg(d.unique_key) into v_job_ids, v_keys
+    from (select * from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.cancels offset 0) t
+   cross join lateral (
+      select * from awa.done_entries d where d.job_id = t.job_id and d.state = 'cancelled' and d.unique_key is not null limit 1
+    ) d;
+  perform awa._move_keys(v_job_ids, v_keys, 'available', 'cancelled');
   perform set_config('awa.decided', pg_current_xact_id()::text, true);
   return null;
 end

@@ -23,12 +23,15 @@ language sql immutable parallel safe
 return coalesce((get_byte(unique_key, 32) << 8 | get_byte(unique_key, 33)) & awa._state_bit(state) <> 0, false);
 comment on function awa._holds is 'Whether a job with this key holds it in a state';
 
--- Lets go of the keys of jobs that go from one state to another in which they do not hold them; takes those that they begin to hold. One that another job has
--- meanwhile stays with that one. To no state (null) lets go of all. Keys may be null.
+-- Lets go of the keys of jobs that go from one state to another in which they do not hold them; takes those that they begin to hold. One that another job has, or is
+-- just about to have, stays with that one: nobody should wait here. To no state (null) lets go of all. Keys may be null.
 create or replace function awa._move_keys(job_ids bigint[], keys bytea[], from_state text, to_state text) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
+declare
+  v_wait text := current_setting('lock_timeout');
+  v_job record;
 begin
   if keys is null then
     return;
@@ -42,12 +45,20 @@ begin
       offset 0
    ) k
    where u.key = k.key and u.job_id = k.job_id;
-  insert into awa.unique_claims (key, job_id)
-  select substr(k.key, 1, 32), k.job_id
-    from unnest(job_ids, keys) k(job_id, key)
-   where awa._holds(k.key, to_state) and not awa._holds(k.key, from_state)
-   order by 1
-  on conflict do nothing;
+  for v_job in
+    select k.job_id, substr(k.key, 1, 32) as key
+      from unnest(job_ids, keys) k(job_id, key)
+     where awa._holds(k.key, to_state) and not awa._holds(k.key, from_state)
+     order by 2
+  loop
+    begin
+      perform set_config('lock_timeout', '10', true);
+      insert into awa.unique_claims (key, job_id) values (v_job.key, v_job.job_id) on conflict do nothing;
+    exception when lock_not_available then
+      null;
+    end;
+    perform set_config('lock_timeout', v_wait, true);
+  end loop;
 end
 $$;
 comment on function awa._move_keys is 'Lets go of the unique keys that jobs do not hold in their new state, and takes those that they do';
