@@ -80,44 +80,30 @@ begin
   v_claimed_at := clock_timestamp();
   select s.claim_bytes, r.current_segment into v_bytes, v_segment from awa.settings s, awa.ring r;
 
-  -- Each lane's cursor, its head (roughly: late commits aside), and how long that took to find. The front lane comes first, then the
-  -- lanes by their priority, less one for each aging interval that the head has waited.
+  -- Each lane's cursor and head. The front lane comes first, then the lanes by their priority, less one for each aging interval that the head has waited.
   <<lanes>>
   for v_lane in
-    select l.lane, c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id, h.ready_at, h.buried, h.took,
+    select l.lane, c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id, h.took,
            h.ready_at is null and (
              select true
                from (select pg_snapshot_xip(c.lo) union all select pg_snapshot_xip(c.hi)) x(xid)
               where pg_visible_in_snapshot(x.xid, v_now)
-              limit 1) is null as is_empty
+              limit 1) is null as is_empty,
+           (select true
+              from awa.ready_tombstones t
+             where t.lane = l.lane and t.xid >= coalesce(pg_snapshot_xmin(coalesce(c.lo, c.hi)), '0') -- what is not claimed is not older
+             limit 1) as buried
       from generate_series(v_queue_id * 8, v_queue_id * 8 + 4) l(lane)
       left join lateral (
         select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
       ) c on true
-     cross join lateral (
-        select b.began, b.xid, b.id,
-               (select e.ready_at
-                  from awa.ready_entries e
-                 where e.lane = l.lane and (e.xid, e.job_id) > (b.xid, b.id)
-                 order by e.xid, e.job_id
-                 limit 1) as ready_at,
-               (select true
-                  from awa.ready_tombstones t
-                 where t.lane = l.lane and t.xid >= coalesce(pg_snapshot_xmin(coalesce(c.lo, c.hi)), '0') -- what is not claimed is not older
-                 limit 1) as buried,
-               clock_timestamp() - b.began as took
-          from (
-            select clock_timestamp() as began,
-                   greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as xid,
-                   case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as id
-            offset 0
-          ) b
-        offset 0
-      ) h
+     cross join lateral awa._head(l.lane,
+        greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
+        case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end) h
      order by (l.lane & 7) <> 0,
-              h.ready_at is not null and h.took > interval '10 milliseconds' desc, -- hard to find: taken at once, so that nobody has to look again
+              h.ready_at is not null and h.is_far desc, -- taken at once, so that nobody has to go that way again
               (l.lane & 7) - floor(greatest(extract(epoch from v_claimed_at - h.ready_at)::float8, 0)
-                / extract(epoch from coalesce(v_settings.aging_interval, interval '1 minute'))::float8) nulls last,
+                / extract(epoch from coalesce(v_settings.aging_interval, interval '1 minute'))::float8),
               h.ready_at,
               l.lane
   loop
@@ -229,6 +215,27 @@ begin
 end
 $$;
 comment on function awa.claim is 'Takes up to max_jobs jobs of a queue, for a lease';
+
+-- The head of a lane: since when the first entry after a place is ready; late commits aside, and also if it is buried. Says how long it took to look; and that it is far when that took long
+-- twice, which tells a long way over what is not visible from a busy machine.
+create or replace function awa._head(lane bigint, after_xid xid8, after_id bigint, out ready_at timestamptz, out took interval, out is_far boolean)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_began timestamptz;
+begin
+  for v_look in 1..2 loop
+    v_began := clock_timestamp();
+    ready_at := (
+      select e.ready_at from awa.ready_entries e where e.lane = lane and (e.xid, e.job_id) > (after_xid, after_id) order by e.xid, e.job_id limit 1);
+    is_far := clock_timestamp() - v_began > interval '10 milliseconds';
+    took := coalesce(took, clock_timestamp() - v_began);
+    exit when not is_far;
+  end loop;
+end
+$$;
+comment on function awa._head is 'Since when the first entry of a lane is ready, and whether it was hard to find';
 
 -- Reads the next entries of a lane's window that are not buried: those of one late transaction, or of the range. Stops at the byte budget, but takes the first
 -- job of a claim whatever its size.
