@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 	"github.com/stretchr/testify/require"
@@ -289,4 +290,57 @@ func TestBuriedLateCommit(t *testing.T) {
 	require.Len(t, jobs, 2)
 	require.Equal(t, next, jobs[1].JobID)
 	require.Empty(t, s.claim("q", 10))
+}
+
+// The head of a lane behind a large enqueue that is not committed: it is taken at once, out of turn, and nobody goes that way again.
+func TestHeadBehindAnOpenEnqueue(t *testing.T) {
+	d := newDatabase(t)
+	open, s := d.session(), d.session()
+	open.exec("begin")
+	open.exec("select count(*) from generate_series(1, 40), lateral awa.enqueue_many('q', 'k', array_fill(to_jsonb(generate_series), array[10000]), priority => 4)")
+	far := one[int64](s, "select awa.enqueue('q', 'k', priority => 4)")
+	near := one[int64](s, "select awa.enqueue('q', 'k', priority => 1)")
+	s.enqueueMany("q", 10)
+	s.claim("plans", 1)
+	require.Equal(t, []int64{far, near}, ids(s.claim("q", 2)))
+	require.Less(t, s.blocksRead(func() { s.claim("q", 1) }), int64(200))
+}
+
+// At constant overload by jobs of priority 1, nine of ten, those of priority 4 finish within four aging intervals.
+func TestAgingUnderOverload(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.enqueue("q")
+	s.exec(`select awa.configure_queue('q', '{"aging_interval": "500 milliseconds"}')`)
+	enqueue := func(priority, jobs int) {
+		s.exec("select awa.enqueue_many('q', 'k', array_fill('{}'::jsonb, array[$1::int]), priority => $2)", jobs, priority)
+	}
+	enqueue(1, 45)
+	enqueue(4, 5)
+	served := map[int32]int{}
+	slowest := time.Duration(0)
+	for began := time.Now(); time.Since(began) < 4*time.Second; {
+		rows, err := s.db.Query(s.ctx, "select priority, clock_timestamp() - ready_at from awa.claim('q', 9)")
+		require.NoError(t, err)
+		var priority int32
+		var waited time.Duration
+		first := 0
+		_, err = pgx.ForEachRow(rows, []any{&priority, &waited}, func() error {
+			served[priority]++
+			if priority == 1 {
+				first++
+			} else if priority == 4 {
+				slowest = max(slowest, waited)
+			}
+			return nil
+		})
+		require.NoError(t, err)
+		if first > 0 { // as many as there were: the backlog never ends
+			enqueue(1, first)
+		}
+		enqueue(4, 1)
+	}
+	require.Positive(t, served[4])
+	require.Greater(t, served[1], served[4], "priority still counts")
+	require.Less(t, slowest, 2*time.Second)
 }

@@ -118,7 +118,73 @@ func run(ctx context.Context, url, history string, rounds int) error {
 	for _, s := range append(stages, pinned) {
 		s.print()
 	}
-	return last.million()
+	if err := last.million(); err != nil {
+		return err
+	}
+	return last.reads()
+}
+
+// reads measures what people look at, beside all that history and a million jobs that are ready.
+func (b *bench) reads() error {
+	const ready = 1_000_000
+	for range ready / batch {
+		if err := b.enqueueMany(batch); err != nil {
+			return err
+		}
+	}
+	started := time.Now()
+	for {
+		var rest int64 // maintenance counts what is closed; a worker has it done every few seconds
+		if err := b.exec("select awa.materialize()"); err != nil {
+			return err
+		}
+		err := b.db.QueryRow(b.ctx, `
+			select count(*) from awa.lease_claims c join awa.queue_rollups r on r.lane = c.lane where c.lane_seq > r.closed_seq`).Scan(&rest)
+		if err != nil {
+			return err
+		}
+		if rest == 0 {
+			break
+		}
+	}
+	if err := b.exec("select awa.promote_due()"); err != nil {
+		return err
+	}
+	fmt.Printf("%d jobs ready besides; counting the past took %.1f s once\n", ready, time.Since(started).Seconds())
+	var newest int64
+	if err := b.db.QueryRow(b.ctx, "select last_value from awa.job_ids").Scan(&newest); err != nil {
+		return err
+	}
+	for _, read := range []struct {
+		what, sql string
+		args      []any
+	}{
+		{"queue_counts()", "select * from awa.queue_counts()", nil},
+		{"job, the newest", "select * from awa.job($1)", []any{newest}},
+		{"job, in the middle", "select * from awa.job($1)", []any{newest / 2}},
+		{"list_jobs()", "select * from awa.list_jobs()", nil},
+		{"list_jobs(available)", "select * from awa.list_jobs(state => 'available')", nil},
+		{"list_jobs(running)", "select * from awa.list_jobs(state => 'running')", nil},
+		{"explain_job, the newest", "select awa.explain_job($1)", []any{newest}},
+		{"cancel, the newest", "select awa.cancel($1::bigint - $2)", nil},
+	} {
+		var ms []float64
+		for i := range 21 {
+			args := read.args
+			if args == nil && strings.Contains(read.sql, "$2") {
+				args = []any{newest, i}
+			}
+			started := time.Now()
+			if err := b.exec(read.sql, args...); err != nil {
+				return fmt.Errorf("%s: %w", read.what, err)
+			}
+			if i > 0 {
+				ms = append(ms, float64(time.Since(started).Microseconds())/1000)
+			}
+		}
+		fmt.Printf("%-26s%10.2f ms (%.2f-%.2f)\n", read.what, median(ms), slices.Min(ms), slices.Max(ms))
+	}
+	return nil
 }
 
 var calls = []string{"enqueue_many(500)", "claim(500)", "complete_many(500)", "select 1", "enqueue", "claim(1)", "complete"}
