@@ -43,7 +43,7 @@ begin
     if v_place.state not in ('available', 'scheduled', 'retryable', 'running') or (case
       when v_place.state in ('scheduled', 'retryable') then cardinality(awa._cancel_deferred(array[job_id], reason)) > 0
       when v_place.state = 'available' then cardinality(awa._cancel_ready(array[v_place], reason)) > 0
-      else awa._cancel_running(job_id, v_place.receipt, reason)
+      else cardinality(awa._cancel_running(array[job_id], array[v_place.receipt], reason)) > 0
     end)
     then
       return v_place.state;
@@ -106,21 +106,27 @@ end
 $$;
 comment on function awa._cancel_ready is 'Cancels jobs that are available, and returns their ids';
 
--- Cancels the open attempt of a job, or returns false when it is not open any more.
-create or replace function awa._cancel_running(job_id bigint, receipt bigint, reason text) returns boolean
+-- Cancels open attempts, and returns the ids of those jobs whose attempts were still open.
+create or replace function awa._cancel_running(job_ids bigint[], receipts bigint[], reason text) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
+declare
+  v_attempt record;
+  v_taken bigint[] := '{}';
+  v_job_ids bigint[] := '{}';
 begin
-  if not (awa._close_item(job_id, receipt, 'cancelled')).closed then
-    perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for update;
-    if not found then
-      return false;
+  for v_attempt in select a.job_id, a.receipt from unnest(job_ids, receipts) a(job_id, receipt) order by a.receipt loop
+    if not (awa._close_item(v_attempt.job_id, v_attempt.receipt, 'cancelled')).closed then
+      perform from awa.leases l where l.receipt = v_attempt.receipt and l.job_id = v_attempt.job_id for update;
+      continue when not found;
     end if;
-  end if;
-  perform awa._lose(array[receipt], coalesce(reason, 'cancelled'));
-  perform awa._record_cancels(array[receipt], reason);
-  return true;
+    v_taken := v_taken || v_attempt.receipt;
+    v_job_ids := v_job_ids || v_attempt.job_id;
+  end loop;
+  perform awa._lose(v_taken, coalesce(reason, 'cancelled'));
+  perform awa._record_cancels(v_taken, reason);
+  return v_job_ids;
 end
 $$;
-comment on function awa._cancel_running is 'Cancels the open attempt of a job';
+comment on function awa._cancel_running is 'Cancels open attempts, and returns the ids of their jobs';

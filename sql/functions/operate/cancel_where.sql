@@ -23,7 +23,8 @@ declare
   v_max int := coalesce(max_jobs, 1000);
   v_queue_id bigint := awa._queue_id(queue);
   v_cancelled bigint := 0;
-  v_place awa._place;
+  v_job_ids bigint[];
+  v_receipts bigint[];
 begin
   perform awa._check_filter(queue, kind, state, before, max_jobs, '{scheduled,retryable,available,running,waiting_external}');
   perform awa._check_isolation();
@@ -46,18 +47,17 @@ begin
        limit v_max - v_cancelled), 'cancelled with others'));
   end if;
   if state is null or state = 'running' then
-    for v_place in
-      select r.job_id, 'running', r.receipt, r.lane, r.lane & 7, r.xid, null, null
-        from awa._running r
-       where (queue is null or r.lane between v_queue_id * 8 and v_queue_id * 8 + 7)
-         and (kind is null or r.kind = kind) and (before is null or r.created_at < before)
-       order by r.receipt
-       limit v_max - v_cancelled
-    loop
-      if awa._cancel_running(v_place.id, v_place.receipt, 'cancelled with others') then
-        v_cancelled := v_cancelled + 1;
-      end if;
-    end loop;
+    select array_agg(r.job_id), array_agg(r.receipt) into v_job_ids, v_receipts
+      from (
+        select r.job_id, r.receipt
+          from awa._running r
+         where (queue is null or r.lane between v_queue_id * 8 and v_queue_id * 8 + 7)
+           and (kind is null or r.kind = kind) and (before is null or r.created_at < before)
+         order by r.receipt
+         limit v_max - v_cancelled
+      ) r;
+    perform set_config('plan_cache_mode', 'force_generic_plan', true); -- one plan for all of them
+    v_cancelled := v_cancelled + cardinality(awa._cancel_running(v_job_ids, v_receipts, 'cancelled with others'));
   end if;
   return v_cancelled;
 end

@@ -20,7 +20,6 @@ declare
   v_first bigint := v_queue_id * 8;
   v_last bigint := v_queue_id * 8 + 4;
   v_live bigint;
-  v_running record;
 begin
   perform awa._check_isolation();
   perform awa._lock_queue(v_queue_id);
@@ -32,9 +31,7 @@ begin
   end if;
   perform awa._bound_waits();
 
-  for v_running in select r.job_id, r.receipt from awa._running r where r.lane between v_first and v_last order by r.receipt loop
-    perform awa._cancel_running(v_running.job_id, v_running.receipt, 'the queue was dropped');
-  end loop;
+  perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped') from awa._running r where r.lane between v_first and v_last;
 
   -- Every cursor goes past what is ready.
   perform awa._fold();

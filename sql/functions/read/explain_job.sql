@@ -46,11 +46,11 @@ begin
       select c.lease_until, c.lease_until - c.claimed_at from awa.lease_claims c where c.claim_id = v_job.receipt >> 12
     ) l limit 1;
     v_lease.lease_until := greatest(v_lease.lease_until, v_job.heartbeat_at + v_lease.lease);
-    v_says := format('It is running: attempt %s, since %s, on %s. ', v_job.attempt, v_job.attempted_at,
+    v_says := format('It is running: attempt %s, since %s, with %s. ', v_job.attempt, v_job.attempted_at,
         coalesce((select format('worker %s (%s)', w.worker_id, w.name) from awa.workers w where w.worker_id = v_job.worker_id),
           'worker ' || v_job.worker_id || ', which is not registered any more', 'a caller that is not registered'))
       || case when v_lease.lease_until > v_now then format('The attempt is its own until %s', v_lease.lease_until) else format('Its lease ended at %s, and the next rescue ends the attempt', v_lease.lease_until) end
-      || coalesce(format(', at most until %s', v_job.deadline_at), '')
+      || coalesce(', at most until ' || v_job.deadline_at, '')
       || '.';
   elsif v_job.state = 'available' then
     select count(*) into v_ahead

@@ -97,6 +97,7 @@ as $$
 declare
   v_taken record;
   v_closed boolean;
+  v_state text;
   v_job_ids bigint[];
   v_keys bytea[];
 begin
@@ -142,8 +143,10 @@ begin
        set receipt = a.receipt, worker_id = a.worker_id, attempted_at = a.claimed_at, attempt = a.attempt
       from awa._attempts(array[v_taken.receipt]) a
      where d.job_id = v_taken.job_id and d.state = 'cancelled';
+    -- A job that this transaction cancelled and then retried goes on.
+    v_state := case when found then 'cancelled' else 'available' end;
     perform awa._lose(array[v_taken.receipt], 'cancelled');
-    perform awa._settle(array[v_taken.receipt], 'cancelled');
+    perform awa._settle(array[v_taken.receipt], v_state);
   end loop;
   select array_agg(d.job_id), array_agg(d.unique_key) into v_job_ids, v_keys
     from (select * from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.cancels offset 0) t
