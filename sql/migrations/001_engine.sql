@@ -48,11 +48,13 @@ $$;
 create table awa.queues (
   queue_id   bigint not null,
   name       text not null,
-  created_at timestamptz not null default now()
+  created_at timestamptz not null default now(),
+  dropped_at timestamptz
 );
 -- Not unique, on purpose: a unique index would make the second producer of a new queue wait for the first one's commit.
 create index queues_queue_id on awa.queues (queue_id);
 comment on table awa.queues is 'The name behind a queue id: one row from each producer that found none, so usually one. Read the distinct ones';
+comment on column awa.queues.dropped_at is 'When the queue was dropped; what was enqueued in a transaction that committed later still finds its name';
 comment on column awa.queues.queue_id is 'The first 60 bits of the SHA-256 of the name, so that nobody has to agree on a number';
 
 create table awa.queue_settings (
@@ -373,10 +375,12 @@ create table awa.queue_rollups (
   failed     bigint not null default 0,
   cancelled  bigint not null default 0,
   dead       bigint not null default 0,
+  dropped    pg_snapshot,
   folded_at  timestamptz not null default clock_timestamp()
 ) with (fillfactor = 50);
 comment on table awa.queue_rollups is 'Counts of the past of a lane, so that an exact count adds up only what came after';
 comment on column awa.queue_rollups.counted is 'Entries and tombstones of transactions that are visible in it are counted in appended and buried';
 comment on column awa.queue_rollups.buried is 'Entries with a tombstone';
 comment on column awa.queue_rollups.closed_seq is 'Claims up to this number are closed, each item of them, and counted in claimed and completed';
+comment on column awa.queue_rollups.dropped is 'When the queue was dropped last: entries that are visible in it are not shown any more';
 comment on column awa.queue_rollups.failed is 'Failed jobs that are no longer kept; so with cancelled and dead';

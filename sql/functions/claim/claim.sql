@@ -59,7 +59,7 @@ begin
   if v_room not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Ask for as many jobs as you can work on at once.');
   end if;
-  if lease not between interval '1 millisecond' and interval '1 year' then
+  if not awa._fits(lease, '1 millisecond', '1 year') then
     perform awa._refuse('lease must be between 1 millisecond and 1 year', lease::text, 'Leave it out for the queue''s default.');
   end if;
   perform awa._check_isolation();
@@ -209,7 +209,7 @@ begin
         (v_segment, nextval('awa.claim_ids'), v_lane.lane, v_lane_seq + 1, v_now, '0', 0, '0', 0, v_claimed_at, v_claimed_at, false, '{}');
     end if;
   end loop;
-  if v_room < coalesce(max_jobs, 1) and not exists (select from awa.queues q where q.queue_id = v_queue_id) then
+  if v_room < coalesce(max_jobs, 1) and not exists (select from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null) then
     insert into awa.queues (queue_id, name) values (v_queue_id, queue); -- it was dropped while a producer had not committed yet
   end if;
 end

@@ -64,9 +64,10 @@ end
 $$;
 comment on function awa._settle is 'Unique keys and lease rows of attempts that have ended';
 
--- One element of a job's errors.
-create or replace function awa._error(attempt int, error text, details jsonb default null, by text default null) returns jsonb
+-- The errors of a job with one more; the last 1,000 are kept. By says who cancelled it.
+create or replace function awa._add_error(errors jsonb, attempt int, error text, details jsonb default null, by text default null) returns jsonb
 language sql stable
-return jsonb_build_array(jsonb_strip_nulls(jsonb_build_object('attempt', attempt, 'at', clock_timestamp(), 'error', left(error, 20000), 'by', by))
-  || case when details is null then '{}' else jsonb_build_object('details', details) end);
-comment on function awa._error is 'One element of a job''s errors, in an array';
+return case when jsonb_array_length(errors) >= 1000 then errors - 0 else coalesce(errors, '[]') end
+  || jsonb_build_array(jsonb_strip_nulls(jsonb_build_object('attempt', attempt, 'at', clock_timestamp(), 'error', left(error, 20000), 'by', by))
+    || case when details is null then '{}' else jsonb_build_object('details', details) end);
+comment on function awa._add_error is 'The errors of a job with one more';

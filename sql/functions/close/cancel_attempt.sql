@@ -30,7 +30,7 @@ begin
      kind, args, tags, metadata, progress, errors)
   select a.job_id, a.lane & ~7::bigint | a.priority, 'cancelled', false, a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at, clock_timestamp(),
          a.attempt, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress,
-         coalesce(a.errors, '[]') || awa._error(a.attempt, coalesce(reason, 'cancelled'), by => session_user)
+         awa._add_error(a.errors, a.attempt, coalesce(reason, 'cancelled'), by => session_user)
     from awa._attempts(receipts) a;
   perform awa._settle(receipts, 'cancelled');
 end

@@ -16,8 +16,9 @@ as $$
 declare
   v_closed record;
 begin
+  perform awa._json_bytes('output', output);
   v_closed := awa._close(job_id, receipt, case when output is null then 'completed' else 'recorded' end);
-  if v_closed.lasts or output is not null then
+  if v_closed.lasts or v_closed.recorded then
     perform awa._record_completions(array[receipt], array[output]);
   end if;
   if v_closed.lasts or v_closed.holds_keys then
@@ -28,7 +29,7 @@ $$;
 comment on function awa.complete is 'Completes one attempt, inside the caller''s transaction';
 
 -- Closes one attempt: its item in the ledger, or else it locks its lease row, for the caller to delete. Raises JQ001.
-create or replace function awa._close(job_id bigint, receipt bigint, outcome text, out lasts boolean, out holds_keys boolean)
+create or replace function awa._close(job_id bigint, receipt bigint, outcome text, out lasts boolean, out holds_keys boolean, out recorded boolean)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -41,6 +42,7 @@ begin
   v_item := awa._close_item(job_id, receipt, outcome);
   lasts := not v_item.closed;
   holds_keys := v_item.holds_keys;
+  recorded := v_item.recorded;
   if lasts then
     perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for update;
     if not found then
@@ -51,11 +53,11 @@ end
 $$;
 comment on function awa._close is 'Closes one attempt, in the ledger or in leases, or raises JQ001';
 
--- Closes one item of a claim, where it is open.
+-- Closes one item of a claim, where it is open. Says whether the claim holds unique keys, and whether a row of done_entries has to follow: as recorded, for an output or a key that outlasts the job.
 --
 -- The claim is held shared, so that a long transaction keeps nobody off the claim's other items; no batch row can come meanwhile, and who only tries the claim
 -- (rescue, materialize) leaves it alone. Of two answers for one item the unique index lets the first one pass: the second waits for it.
-create or replace function awa._close_item(job_id bigint, receipt bigint, outcome text, out closed boolean, out holds_keys boolean)
+create or replace function awa._close_item(job_id bigint, receipt bigint, outcome text, out closed boolean, out holds_keys boolean, out recorded boolean)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -73,6 +75,10 @@ begin
   if v_claim.job_id is distinct from job_id then
     return;
   end if;
+  if outcome = 'completed' and holds_keys and (awa._keeping(array[receipt])) <> '{}' then
+    outcome := 'recorded';
+  end if;
+  recorded := outcome = 'recorded';
   perform pg_advisory_xact_lock_shared(awa._claim_key(v_claim_id));
   if v_claim.size > 1 then -- one of a single job is never closed by a batch row
     select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches
@@ -108,7 +114,13 @@ end
 $$;
 comment on function awa._refuse_stale is 'Raises JQ001';
 
--- Writes the rows of jobs that completed with an output, or whose attempts lasted: those are counted by this row alone.
+-- Those of some receipts whose jobs keep their unique keys when they have completed: the key goes with the row in done_entries.
+create or replace function awa._keeping(receipts bigint[]) returns bigint[]
+language sql stable
+as $$ select array(select a.receipt from awa._attempts(receipts) a where awa._holds(a.unique_key, 'completed')) $$;
+comment on function awa._keeping is 'Receipts whose jobs keep their unique keys when they have completed';
+
+-- Writes the rows of jobs that completed with an output, or keep their unique keys, or whose attempts lasted: the latter are counted by this row alone.
 create or replace function awa._record_completions(receipts bigint[], outputs jsonb[]) returns void
 language plpgsql
 as $$

@@ -15,7 +15,8 @@ set jit = off
 as $$
 #variable_conflict use_variable
 declare
-  v_by_item bigint[];
+  v_claims record;
+  v_keeping bigint[] := '{}';
   v_closed record;
   v_full record;
   v_places bigint[] := '{}';
@@ -25,12 +26,16 @@ begin
   job_ids := job_ids[:]; -- whatever their lower bounds were
   receipts := receipts[:];
   outputs := outputs[:];
-  v_by_item := awa._lock_claims(receipts);
-  if outputs is not null then
+  perform awa._json_bytes('outputs', o) from unnest(outputs) o;
+  v_claims := awa._lock_claims(receipts);
+  if v_claims.holds_keys then
+    v_keeping := awa._keeping(receipts);
+  end if;
+  if outputs is not null or v_keeping <> '{}' then
     select array_agg(a.job_id) as job_ids, array_agg(a.receipt) as receipts, array_agg(a.place) as places into v_full
       from unnest(job_ids, receipts, outputs) with ordinality a(job_id, receipt, output, place)
-     where a.output is not null;
-    v_closed := awa._close_many(v_full.job_ids, v_full.receipts, 'recorded', v_by_item);
+     where a.output is not null or a.receipt = any(v_keeping);
+    v_closed := awa._close_many(v_full.job_ids, v_full.receipts, 'recorded', v_claims.by_item);
     v_places := array(select v_full.places[p] from unnest(v_closed.places) p);
     perform awa._record_completions(array(select receipts[p] from unnest(v_places) p), array(select outputs[p] from unnest(v_places) p));
     perform awa._settle(v_closed.unsettled, 'completed');
@@ -40,8 +45,8 @@ begin
     end if;
   end if;
 
-  -- Those without an output; of those with one none is open any more.
-  v_closed := awa._close_many(job_ids, receipts, 'completed', v_by_item);
+  -- The others; of those none is open any more.
+  v_closed := awa._close_many(job_ids, receipts, 'completed', v_claims.by_item);
   if cardinality(v_closed.unsettled) > 0 then
     perform awa._record_completions(v_closed.lasting, null);
     perform awa._settle(v_closed.unsettled, 'completed');
@@ -81,29 +86,30 @@ $$;
 comment on function awa._check_companion is 'Refuses an array beside job_ids that is not as long';
 
 -- Locks the claims of some receipts, in ascending order. Returns those whose items have to be closed by a row each: claims of one job, which
--- need no lock, and claims that somebody is inside of.
-create or replace function awa._lock_claims(receipts bigint[]) returns bigint[]
+-- need no lock, and claims that somebody is inside of. And whether any holds a unique key.
+create or replace function awa._lock_claims(receipts bigint[], out by_item bigint[], out holds_keys boolean)
 language plpgsql
 as $$
 declare
   v_claim record;
-  v_by_item bigint[] := '{}';
 begin
+  by_item := '{}';
+  holds_keys := false;
   for v_claim in
-    select c.claim_id, c.size
+    select c.claim_id, c.size, c.holds_keys
       from (select distinct r >> 12 as claim_id from unnest(receipts) r order by 1) a
      cross join lateral (
-        select c.claim_id, cardinality(c.job_ids) as size from awa.lease_claims c where c.claim_id = a.claim_id limit 1
+        select c.claim_id, cardinality(c.job_ids) as size, c.holds_keys from awa.lease_claims c where c.claim_id = a.claim_id limit 1
       ) c
      order by a.claim_id
   loop
+    holds_keys := holds_keys or v_claim.holds_keys;
     if v_claim.size > 1 then
       continue when pg_try_advisory_xact_lock(awa._claim_key(v_claim.claim_id));
       perform pg_advisory_xact_lock_shared(awa._claim_key(v_claim.claim_id));
     end if;
-    v_by_item := v_by_item || v_claim.claim_id;
+    by_item := by_item || v_claim.claim_id;
   end loop;
-  return v_by_item;
 end
 $$;
 comment on function awa._lock_claims is 'Locks the claims of some receipts; returns those whose items need a row each';

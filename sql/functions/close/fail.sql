@@ -23,6 +23,7 @@ begin
   if error is null then
     perform awa._refuse('error must not be null', null, 'Say what went wrong, in a text that is read in awa.jobs.');
   end if;
+  perform awa._json_bytes('details', details, 65536);
   perform awa._check_delays(array[retry_after]);
   perform awa._close(job_id, receipt, 'failed');
   return awa._record_failures(array[receipt], array[error], array[retry_after], details);
@@ -35,7 +36,7 @@ create or replace function awa._check_delays(retry_after interval[]) returns voi
 language plpgsql
 as $$
 begin
-  if exists (select from unnest(retry_after) r where r not between interval '0' and interval '10 years') then
+  if exists (select from unnest(retry_after) r where not awa._fits(r, '0', '10 years')) then
     perform awa._refuse('retry_after must be between 0 and 10 years', retry_after::text, 'Leave it out for the queue''s backoff.');
   end if;
 end
@@ -63,7 +64,7 @@ begin
   with attempts as materialized (
     select a.*, f.delay, s.backoff_base, s.backoff_max,
            case when a.attempt < a.max_attempts and not final then 'retryable' when s.dead_letter then 'dead' else 'failed' end as state,
-           coalesce(a.errors, '[]') || awa._error(a.attempt, f.error, details) as all_errors
+           awa._add_error(a.errors, a.attempt, f.error, details) as all_errors
       from awa._attempts(receipts) a
       join lateral (
         select errors[n.n] as error, retry_after[n.n] as delay from array_position(receipts, a.receipt) n(n)

@@ -31,7 +31,7 @@ begin
   receipts := receipts[:];
   errors := errors[:];
   retry_after := retry_after[:];
-  v_places := (awa._close_many(job_ids, receipts, 'failed', awa._lock_claims(receipts))).places;
+  v_places := (awa._close_many(job_ids, receipts, 'failed', (awa._lock_claims(receipts)).by_item)).places;
   perform awa._record_failures(
     array(select receipts[p] from unnest(v_places) p), array(select errors[p] from unnest(v_places) p),
     array(select retry_after[p] from unnest(v_places) p), null);

@@ -13,7 +13,7 @@ set enable_mergejoin = off
 set jit = off
 as $$
 begin
-  if delay is null or delay not between interval '0' and interval '10 years' then
+  if delay is null or not awa._fits(delay, '0', '10 years') then
     perform awa._refuse('delay must be between 0 and 10 years', delay::text, 'Say how long the job should wait.');
   end if;
   perform awa._close(job_id, receipt, 'snoozed');

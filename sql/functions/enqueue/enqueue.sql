@@ -63,7 +63,7 @@ begin
     into v_priority, v_max_attempts
     from (select v_queue_id as queue_id) q
     left join awa.queue_settings s on s.queue_id = q.queue_id;
-  if not exists (select from awa.queues q where q.queue_id = v_queue_id) then
+  if not exists (select from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null) then
     insert into awa.queues (queue_id, name) values (v_queue_id, queue);
   end if;
 

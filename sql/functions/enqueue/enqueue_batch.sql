@@ -92,15 +92,15 @@ begin
           when 'kind' then jsonb_typeof(v_value) <> 'string'
           when 'args' then false
           when 'metadata' then false
-          when 'priority' then v_value::text !~ '^(null|-?[0-9]{1,9})$'
-          when 'max_attempts' then v_value::text !~ '^(null|-?[0-9]{1,9})$'
+          when 'priority' then jsonb_typeof(v_value) not in ('null', 'number') or awa._brief(v_value) !~ '^(null|-?[0-9]{1,9})$'
+          when 'max_attempts' then jsonb_typeof(v_value) not in ('null', 'number') or awa._brief(v_value) !~ '^(null|-?[0-9]{1,9})$'
           when 'run_at' then jsonb_typeof(v_value) not in ('null', 'string')
           when 'tags' then v_value <> 'null' and (jsonb_typeof(v_value) <> 'array'
             or jsonb_path_exists(v_value, 'strict $[*] ? (@.type() <> "string")'))
           else true
         end)
     then
-      perform awa._refuse('jobs holds an object with an unknown or unfit field', format('element %s, %s: %s', place, v_field, v_value),
+      perform awa._refuse('jobs holds an object with an unknown or unfit field', format('element %s, %s: %s', place, left(v_field, 100), awa._brief(v_value)),
         'The fields are those of enqueue: queue, kind (strings), args, priority, max_attempts (whole numbers), run_at (a timestamp as a string), tags (an array of strings), metadata.');
     end if;
   end loop;

@@ -17,7 +17,7 @@ as $$
 declare
   v_until timestamptz;
 begin
-  if lease is null or lease not between interval '1 millisecond' and interval '1 year' then
+  if lease is null or not awa._fits(lease, '1 millisecond', '1 year') then
     perform awa._refuse('lease must be between 1 millisecond and 1 year', lease::text, 'Say how long the attempt may go on from now.');
   end if;
   perform awa._lease_row(job_id, receipt);

@@ -34,7 +34,7 @@ begin
     continue when not found;
     v_now := awa._snapshot();
     select count(*) filter (where not n.is_tombstone) as entries, count(*) filter (where n.is_tombstone) as tombstones into v_new
-      from awa._appended_since(v_lane.lane, v_rollup.counted) n
+      from awa._appended_since(v_lane.lane, v_rollup.counted, v_rollup.dropped) n
      where pg_visible_in_snapshot(n.xid, v_now);
     v_rollup.appended := v_rollup.appended + v_new.entries;
     v_rollup.buried := v_rollup.buried + v_new.tombstones;
@@ -66,8 +66,9 @@ end
 $$;
 comment on function awa._fold is 'Counts what the ledgers have grown by into queue_rollups';
 
--- The entries and tombstones of a lane that are not visible in a snapshot, as claim reads them: of transactions that were in progress, one by one, then all that came after.
-create or replace function awa._appended_since(lane bigint, since pg_snapshot, out xid xid8, out is_tombstone boolean) returns setof record
+-- The entries and tombstones of a lane that are not visible in a snapshot, as claim reads them: of transactions that were in progress, one by one, then all that came after. Leaves out the tombstones
+-- of entries that were dropped with their queue.
+create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, out xid xid8, out is_tombstone boolean) returns setof record
 language sql stable
 as $$
   select e.xid, false
@@ -80,10 +81,11 @@ as $$
   union all
   select t.by_xid, true
     from awa.ready_tombstones t
-   where t.lane = _appended_since.lane and t.by_xid >= pg_snapshot_xmax(since)
+   where t.lane = _appended_since.lane and t.by_xid >= pg_snapshot_xmax(since) and pg_visible_in_snapshot(t.xid, dropped) is not true
   union all
   select t.by_xid, true
     from pg_snapshot_xip(since) x
    cross join lateral (select * from awa.ready_tombstones t where t.by_xid = x and t.lane = _appended_since.lane offset 0) t
+   where pg_visible_in_snapshot(t.xid, dropped) is not true
 $$;
 comment on function awa._appended_since is 'The entries and tombstones of a lane that are not visible in a snapshot';

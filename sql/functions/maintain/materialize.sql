@@ -22,7 +22,7 @@ as $$
 declare
   v_receipts bigint[];
 begin
-  if older_than not between interval '0' and interval '1 year' then
+  if not awa._fits(older_than, '0', '1 year') then
     perform awa._refuse('older_than must be between 0 and 1 year', older_than::text, 'Leave it out for 5 seconds.');
   end if;
   perform awa._check_pass(max_jobs);

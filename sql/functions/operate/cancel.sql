@@ -71,7 +71,7 @@ begin
       (job_id, lane, state, recorded, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
        kind, args, tags, metadata, progress, errors)
     select g.job_id, g.lane, 'cancelled', false, g.run_at, g.created_at, g.attempted_at, clock_timestamp(), g.attempt - 1, g.max_attempts, g.body_bytes, g.unique_key,
-           g.kind, g.args, g.tags, g.metadata, g.progress, coalesce(g.errors, '[]') || awa._error(g.attempt - 1, coalesce(reason, 'cancelled'), by => session_user)
+           g.kind, g.args, g.tags, g.metadata, g.progress, awa._add_error(g.errors, g.attempt - 1, coalesce(reason, 'cancelled'), by => session_user)
       from gone g
     returning done_entries.job_id
   )
@@ -95,7 +95,7 @@ begin
      kind, args, tags, metadata, progress, errors)
   select e.job_id, e.lane & ~7::bigint | e.priority, 'cancelled', false, e.ready_at, coalesce(e.created_at, e.ready_at), clock_timestamp(), e.attempt - 1, e.max_attempts,
          e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress,
-         coalesce(e.errors, '[]') || awa._error(e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user)
+         awa._add_error(e.errors, e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user)
     from unnest(places) p
    cross join lateral (
       select * from awa.ready_entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1

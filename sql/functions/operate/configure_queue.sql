@@ -17,7 +17,7 @@ declare
   v_intervals jsonb := '{}';
 begin
   if settings is null or jsonb_typeof(settings) <> 'object' then
-    perform awa._refuse('settings must be a JSON object', settings::text, 'Pass something like {"lease": "5 minutes"}.');
+    perform awa._refuse('settings must be a JSON object', awa._brief(settings), 'Pass something like {"lease": "5 minutes"}.');
   end if;
   for v_key, v_value in select * from jsonb_each(settings) loop
     if v_key not in ('default_priority', 'default_max_attempts', 'lease', 'deadline', 'backoff_base', 'backoff_max', 'dead_letter', 'aging_interval', 'failed_retention', 'dlq_retention') then
@@ -26,22 +26,22 @@ begin
     elsif v_value = 'null' then
       null;
     elsif v_key = 'default_priority' then
-      if v_value::text !~ '^[1-4]$' then
-        perform awa._refuse('default_priority must be between 1 and 4', v_value::text, 'Priority 1 is served first.');
+      if jsonb_typeof(v_value) <> 'number' or v_value::text !~ '^[1-4]$' then
+        perform awa._refuse('default_priority must be between 1 and 4', awa._brief(v_value), 'Priority 1 is served first.');
       end if;
     elsif v_key = 'default_max_attempts' then
-      if v_value::text !~ '^[0-9]{1,4}$' or v_value::int not between 1 and 1000 then
-        perform awa._refuse('default_max_attempts must be between 1 and 1000', v_value::text, 'Pass a whole number.');
+      if (case when jsonb_typeof(v_value) = 'number' and v_value::text ~ '^[0-9]{1,4}$' then v_value::int not between 1 and 1000 else true end) then
+        perform awa._refuse('default_max_attempts must be between 1 and 1000', awa._brief(v_value), 'Pass a whole number.');
       end if;
     elsif v_key = 'dead_letter' then
       if jsonb_typeof(v_value) <> 'boolean' then
-        perform awa._refuse('dead_letter must be true or false', v_value::text, 'True keeps jobs that failed for good as dead letters.');
+        perform awa._refuse('dead_letter must be true or false', awa._brief(v_value), 'True keeps jobs that failed for good as dead letters.');
       end if;
     else
       v_interval := awa._interval(v_value);
       v_most := case when v_key in ('failed_retention', 'dlq_retention') then '100 years' else '1 year' end;
-      if v_interval is null or v_interval not between interval '1 millisecond' and v_most::interval then
-        perform awa._refuse(format('%s must be an interval between 1 millisecond and %s', v_key, v_most), v_value::text,
+      if v_interval is null or not awa._fits(v_interval, '1 millisecond', v_most::interval) then
+        perform awa._refuse(format('%s must be an interval between 1 millisecond and %s', v_key, v_most), awa._brief(v_value),
           'Pass an interval such as "30 seconds", or a number of seconds.');
       end if;
       v_intervals := v_intervals || jsonb_build_object(v_key, v_interval::text);
@@ -76,7 +76,7 @@ declare
 begin
   perform awa._check_name('queue', queue);
   v_queue_id := awa._queue_id(queue);
-  if not exists (select from awa.queues q where q.queue_id = v_queue_id) then
+  if not exists (select from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null) then
     raise exception using errcode = 'JQ002', message = 'no such queue', detail = format('Got %s.', left(queue, 200)),
       hint = 'A queue exists from its first enqueue.';
   end if;

@@ -1,6 +1,5 @@
 -- Removes a queue: its settings, its name, and its jobs that wait, failed, were cancelled or are dead. Refused (JQ005) while it has jobs that have not ended, unless forced: then these are gone, too,
--- and the answers of those that run will be stale. What completed is no longer shown, and goes with its segment; it shows again if the queue is used again before.
--- A job whose transaction has not committed yet stays, and brings the queue back.
+-- and the answers of those that run will be stale. What completed is no longer shown or counted. A job whose transaction has not committed yet stays, and brings the queue back.
 -- Locks: the queue, for which it waits as claim does, its claims, and its jobs' rows. Raises 22023, JQ002, JQ004, JQ005, 55P03.
 create or replace function awa.drop_queue(queue text, force boolean default false) returns void
 language plpgsql
@@ -20,6 +19,7 @@ declare
   v_first bigint := v_queue_id * 8;
   v_last bigint := v_queue_id * 8 + 4;
   v_live bigint;
+  v_now pg_snapshot;
 begin
   perform awa._check_isolation();
   perform awa._lock_queue(v_queue_id);
@@ -33,26 +33,34 @@ begin
 
   perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped') from awa._running r where r.lane between v_first and v_last;
 
-  -- Every cursor goes past what is ready.
-  perform awa._fold();
+  -- Every cursor goes past what is ready, and the counts begin anew. What this transaction itself has enqueued is too young for that, and buried.
   delete from awa.unique_claims u
    where (u.key, u.job_id) in (select substr(a.unique_key, 1, 32), a.job_id from awa._available a where a.lane between v_first and v_last and a.unique_key is not null);
-  insert into awa.queue_rollups as r (lane, appended, failed, cancelled, dead)
-  select c.lane, - c.available, 0, 0, 0 from awa._lane_counts c where c.lane between v_first and v_last
-  on conflict on constraint queue_rollups_pkey do update set appended = r.appended + excluded.appended, failed = 0, cancelled = 0, dead = 0;
-  insert into awa.lease_claims
-    (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
-  select g.current_segment, nextval('awa.claim_ids'), l.lane, coalesce(c.lane_seq, 0) + 1, awa._snapshot(), '0', 0, '0', 0, clock_timestamp(), clock_timestamp(), false, '{}'
-    from awa.ring g
-   cross join generate_series(v_first, v_last) l(lane)
-    left join lateral (
-      select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
-    ) c on true;
+  perform awa._bury(array(
+    select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
+      from awa._available a where a.lane between v_first and v_last and a.xid = pg_current_xact_id_if_assigned()), false);
+  v_now := awa._snapshot();
+  with cursors as (
+    insert into awa.lease_claims
+      (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
+    select g.current_segment, nextval('awa.claim_ids'), l.lane, coalesce(c.lane_seq, 0) + 1, v_now, '0', 0, '0', 0, clock_timestamp(), clock_timestamp(), false, '{}'
+      from awa.ring g
+     cross join generate_series(v_first, v_last) l(lane)
+      left join lateral (
+        select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
+      ) c on true
+    returning lane, lane_seq
+  )
+  insert into awa.queue_rollups as r (lane, counted, closed_seq, dropped)
+  select c.lane, v_now, c.lane_seq, v_now from cursors c
+  on conflict on constraint queue_rollups_pkey do update
+    set counted = excluded.counted, closed_seq = excluded.closed_seq, dropped = excluded.dropped,
+        appended = 0, buried = 0, claimed = 0, completed = 0, failed = 0, cancelled = 0, dead = 0;
 
   with deferred as (
     delete from awa.deferred_jobs d where d.lane between v_first and v_last returning d.job_id, d.unique_key
   ), done as (
-    delete from awa.done_entries d where d.lane between v_first and v_last and not d.recorded returning d.job_id, d.unique_key
+    delete from awa.done_entries d where d.lane between v_first and v_last returning d.job_id, d.unique_key
   ), dead as (
     delete from awa.dlq_entries d where d.lane between v_first and v_last returning d.job_id, d.unique_key
   ), gone as (
@@ -60,7 +68,7 @@ begin
   )
   delete from awa.unique_claims u using gone g where u.key = substr(g.unique_key, 1, 32) and u.job_id = g.job_id;
   delete from awa.queue_settings s where s.queue_id = v_queue_id;
-  delete from awa.queues q where q.queue_id = v_queue_id;
+  update awa.queues q set dropped_at = clock_timestamp() where q.queue_id = v_queue_id and q.dropped_at is null;
 end
 $$;
 comment on function awa.drop_queue is 'Removes a queue and its jobs; refused while it has jobs that have not ended, unless forced';

@@ -21,7 +21,7 @@ begin
   perform awa._check_change(job_id);
   v_queue_id := awa._queue_id(queue);
   v_state := awa._relocate(job_id, v_queue_id, null);
-  if not exists (select from awa.queues q where q.queue_id = v_queue_id) then
+  if not exists (select from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null) then
     insert into awa.queues (queue_id, name) values (v_queue_id, queue);
   end if;
   return v_state;

@@ -63,6 +63,8 @@ select e.lane,
     limit 1
   ) k on true
  where case
+         when (select true from awa.queue_rollups where dropped is not null limit 1)
+          and (select pg_visible_in_snapshot(e.xid, r.dropped) from awa.queue_rollups r where r.lane = e.lane) then false
          when (select true from awa.ready_tombstones limit 1)
           and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) then false
          when c.claim_id is null then not p.passed
@@ -206,7 +208,7 @@ create or replace view awa._lanes as
 select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_seq,
        greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
        case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as from_id,
-       coalesce(r.counted, '3:3:') as counted, coalesce(r.appended, 0) as appended, coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq,
+       coalesce(r.counted, '3:3:') as counted, r.dropped, coalesce(r.appended, 0) as appended, coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq,
        coalesce(r.claimed, 0) as claimed, coalesce(r.completed, 0) as completed, coalesce(r.failed, 0) as failed, coalesce(r.cancelled, 0) as cancelled, coalesce(r.dead, 0) as dead
   from (select distinct q.queue_id from awa.queues q) q
  cross join lateral (select q.queue_id * 8 + p as lane from unnest('{0,1,2,3,4}'::int[]) p) l

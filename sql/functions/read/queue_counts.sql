@@ -9,7 +9,7 @@ select l.lane,
   from awa._lanes l
  cross join lateral (
     select count(*) filter (where not a.is_tombstone) as entries, count(*) filter (where a.is_tombstone) as tombstones
-      from awa._appended_since(l.lane, l.counted) a
+      from awa._appended_since(l.lane, l.counted, l.dropped) a
      where not pg_visible_in_snapshot(a.xid, l.counted)
     offset 0
   ) n
@@ -58,7 +58,7 @@ set search_path = pg_catalog, pg_temp
 set jit = off
 as $$
 with names as (
-  select distinct q.queue_id, q.name from awa.queues q
+  select q.queue_id, q.name, bool_or(q.dropped_at is null) as is_there from awa.queues q group by q.queue_id, q.name
 ), ledger as (
   select c.lane >> 3 as queue_id, sum(c.available) as available, sum(c.running) as running, sum(c.completed) as completed,
          sum(c.failed) as failed, sum(c.cancelled) as cancelled, sum(c.dead) as dead, min(c.oldest_ready_at) as oldest
@@ -100,7 +100,8 @@ select q.name as queue,
   left join deferred d on d.queue_id = q.queue_id
   left join done f on f.queue_id = q.queue_id
   left join dead x on x.queue_id = q.queue_id
- where queue_counts.queue is null or q.name = queue_counts.queue
+ where (queue_counts.queue is null or q.name = queue_counts.queue)
+   and (q.is_there or c.available + c.running + coalesce(l.jobs, 0) + coalesce(d.scheduled, 0) + coalesce(d.retryable, 0) > 0)
  order by q.name
 $$;
 comment on function awa.queue_counts is 'Exact counts of jobs by queue and state';

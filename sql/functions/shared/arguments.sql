@@ -10,6 +10,12 @@ end
 $$;
 comment on function awa._refuse is 'Raises 22023';
 
+-- A JSON value for a message: a large one is not written out, which might take more memory than there is.
+create or replace function awa._brief(value jsonb) returns text
+language sql immutable
+return case when pg_column_size(value) > 1000 then format('a JSON %s of more than 1000 bytes', jsonb_typeof(value)) else value::text end;
+comment on function awa._brief is 'A JSON value for a message';
+
 -- Refuses a queue or a kind that is null, empty or too long.
 create or replace function awa._check_name(argument text, value text) returns void
 language plpgsql
@@ -38,6 +44,13 @@ end
 $$;
 comment on function awa._check_array is 'Refuses an array that has several dimensions, is too long, or holds nulls where it may not';
 
+-- Whether an interval lies in a range. One whose parts have different signs does not: what it comes to depends on where it is added.
+create or replace function awa._fits(value interval, shortest interval, longest interval) returns boolean
+language sql immutable parallel safe
+return value between shortest and longest and least(extract(year from value), extract(month from value), extract(day from value),
+  extract(hour from value), extract(minute from value), extract(second from value)) >= 0;
+comment on function awa._fits is 'Whether an interval lies in a range, and has no parts of different signs';
+
 -- Refuses an isolation level whose snapshot could be older than the locks. Raises JQ004.
 create or replace function awa._check_isolation() returns void
 language plpgsql
@@ -54,20 +67,20 @@ comment on function awa._check_isolation is 'Refuses an isolation level other th
 
 -- The bytes of a JSON value as clients get it. A small one is taken for as large as it is stored: only a large one is worth the look at its text, which may be
 -- much longer, since a number such as 1e100000 takes a few bytes. Refuses what no claim could return.
-create or replace function awa._json_bytes(argument text, value jsonb) returns int
+create or replace function awa._json_bytes(argument text, value jsonb, most int default 134217728) returns int
 language plpgsql strict
 as $$
 declare
   v_bytes int := pg_column_size(array[value]); -- in an array it is not compressed
 begin
-  if v_bytes > 2000 then
+  if v_bytes > 2000 or most < 134217728 then
     begin
       v_bytes := octet_length(value::text);
     exception when program_limit_exceeded then
       v_bytes := 2147483647;
     end;
-    if v_bytes > 134217728 then
-      perform awa._refuse(argument || ' must be at most 128 MiB of text', nullif(v_bytes, 2147483647) || ' bytes', 'Store it elsewhere, and pass where.');
+    if v_bytes > most then
+      perform awa._refuse(format('%s must be at most %s of text', argument, replace(upper(pg_size_pretty(most::bigint)), 'B', 'iB')), coalesce(nullif(v_bytes, 2147483647) || ' bytes', 'more than 1 GiB'), 'Store it elsewhere, and pass where.');
     end if;
   end if;
   return v_bytes;

@@ -71,7 +71,7 @@ declare
   v_by text[] := coalesce(unique_by, '{kind,args}');
   v_parts jsonb;
 begin
-  if unique_period not between interval '1 millisecond' and interval '10 years' then
+  if not awa._fits(unique_period, '1 millisecond', '10 years') then
     perform awa._refuse('unique_period must be between 1 millisecond and 10 years', unique_period::text, 'Leave it out for a key that holds at any time.');
   end if;
   if unique_key is not null then

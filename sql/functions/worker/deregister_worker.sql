@@ -35,7 +35,7 @@ begin
   if v_receipts is null then
     return 0;
   end if;
-  select array_agg(v_receipts[p]) into v_released from unnest((awa._close_many(v_job_ids, v_receipts, 'released', awa._lock_claims(v_receipts))).places) p;
+  select array_agg(v_receipts[p]) into v_released from unnest((awa._close_many(v_job_ids, v_receipts, 'released', (awa._lock_claims(v_receipts)).by_item)).places) p;
   perform awa._give_back(v_released);
   return coalesce(cardinality(v_released), 0);
 end

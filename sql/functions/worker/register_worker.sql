@@ -10,6 +10,8 @@ declare
   v_worker_id bigint;
 begin
   perform awa._check_name('name', name);
+  perform awa._check_array('queues', queues, 10000);
+  perform awa._json_bytes('info', info);
   insert into awa.workers (name, queues, info) values (name, queues, info) returning workers.worker_id into v_worker_id;
   return v_worker_id;
 end
