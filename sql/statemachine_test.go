@@ -1,0 +1,391 @@
+package sql_test
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
+// An edge is one way from a state to another. The states start and gone are those of a job that there is not.
+type edge struct{ from, to, function string }
+
+// A rule is what the table of edges says beside the states.
+type rule struct{ attempt, key string }
+
+// A setting is a way to bring a job into a state. Each edge from the state is walked from each of its settings' homes.
+type setting struct {
+	state       string
+	home        string // where the job is then
+	maxAttempts int
+	deadLetter  bool
+	company     bool     // two other jobs of its queue went the same way, in the same claims
+	path        []string // what happened to it
+	stale       bool     // its attempt is answered with the receipt of an earlier one
+}
+
+// A subject is the job under test.
+type subject struct {
+	id      int64
+	args    pgx.NamedArgs
+	company []int64
+}
+
+// A step is a call that may change a job.
+type step struct{ function, prepare, call string }
+
+const (
+	enqueueLater = "run_at => now() + interval '1 hour'"
+	claimIt      = "select job_id, receipt from awa.claim(@queue, 10, @worker)"
+	failIt       = "select awa.fail(@job, @receipt, 'error')"
+	lasts        = "select awa.materialize('0')"
+	becomesDue   = "update awa.deferred_jobs set run_at = clock_timestamp() where job_id = @job"
+	becomesLate  = `with l as (update awa.leases set deadline_at = clock_timestamp() where job_id = @job)
+		update awa.lease_claims set deadline_at = clock_timestamp() where @job = any(job_ids)`
+	becomesOld = `with d as (update awa.dlq_entries set finalized_at = finalized_at - interval '10 years' where job_id = @job)
+		update awa.done_entries set finalized_at = finalized_at - interval '10 years' where job_id = @job`
+)
+
+// steps are all calls that may change a job, and those of which one would not expect it. Every function that is not declared to change nothing is here.
+var steps = []step{
+	{"enqueue", "", "select awa.enqueue(@queue, 'k')"},
+	{"enqueue", "", "select awa.enqueue(@queue, 'k', " + enqueueLater + ")"},
+	{"enqueue_many", "", "select awa.enqueue_many(@queue, 'k', '{\"1\"}')"},
+	{"enqueue_many", "", "select awa.enqueue_many(@queue, 'k', '{\"1\"}', " + enqueueLater + ")"},
+	{"enqueue_batch", "", "select awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', @queue::text, 'kind', 'k')))"},
+	{"enqueue_batch", "", "select awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', @queue::text, 'kind', 'k', 'run_at', now() + interval '1 hour')))"},
+	{"enqueue_unique", "", "select job_id from awa.enqueue_unique(@queue, 'k', unique_key => @queue)"},
+	{"enqueue_unique", "", "select job_id from awa.enqueue_unique(@queue, 'k', unique_key => @queue, " + enqueueLater + ")"},
+	{"cancel_by_unique_key", "", "select awa.cancel_by_unique_key(unique_key => @queue)"},
+	{"register_worker", "", "select awa.register_worker(@queue)"},
+	{"heartbeat", "", "select job_id from awa.heartbeat(@worker)"},
+	{"deregister_worker", "", "select awa.deregister_worker(@worker)"},
+	{"claim", "", claimIt},
+	{"complete", "", "select awa.complete(@job, @receipt)"},
+	{"complete", "", "select awa.complete(@job, @receipt, '{}')"},
+	{"complete_many", "", "select awa.complete_many(array[@job]::bigint[], array[@receipt]::bigint[])"},
+	{"complete_many", "", "select awa.complete_many(array[@job]::bigint[], array[@receipt]::bigint[], '{\"{}\"}')"},
+	{"fail", "", failIt},
+	{"fail", "", "select awa.fail(@job, @receipt, 'error', '0')"},
+	{"fail_many", "", "select awa.fail_many(array[@job]::bigint[], array[@receipt]::bigint[], '{error}')"},
+	{"discard", "", "select awa.discard(@job, @receipt, 'error')"},
+	{"snooze", "", "select awa.snooze(@job, @receipt, '1 hour')"},
+	{"snooze", "", "select awa.snooze(@job, @receipt, '0')"},
+	{"release", "", "select awa.release(@job, @receipt)"},
+	{"cancel_attempt", "", "select awa.cancel_attempt(@job, @receipt)"},
+	{"extend", "", "select awa.extend(@job, @receipt, '1 hour')"},
+	{"set_progress", "", "select awa.set_progress(@job, @receipt, '1')"},
+	{"promote_due", "", "select promoted from awa.promote_due()"},
+	{"promote_due", becomesDue, "select promoted from awa.promote_due()"},
+	{"materialize", "", "select materialized from awa.materialize()"},
+	{"materialize", "", "select materialized from awa.materialize('0', 10000)"},
+	{"rescue", "", "select rescued from awa.rescue()"},
+	{"rescue", becomesLate, "select rescued from awa.rescue()"},
+	{"expire_history", "", "select expired from awa.expire_history()"},
+	{"expire_history", becomesOld, "select expired from awa.expire_history()"},
+	{"configure_queue", "", `select awa.configure_queue(@queue, '{"default_priority": 4, "default_max_attempts": 1, "deadline": "1 second", "failed_retention": "1 hour"}')`},
+	{"pause_queue", "", "select awa.pause_queue(@queue)"},
+	{"resume_queue", "", "select awa.resume_queue(@queue)"},
+	{"drop_queue", "", "select awa.drop_queue(@queue)"},
+	{"drop_queue", "", "select awa.drop_queue(@queue, true)"},
+	{"cancel", "", "select awa.cancel(@job)"},
+	{"cancel_where", "", "select awa.cancel_where(queue => @queue)"},
+	{"cancel_where", "", "select awa.cancel_where(queue => @queue, kind => 'other')"},
+	{"retry", "", "select awa.retry(@job)"},
+	{"retry_where", "", "select awa.retry_where(queue => @queue)"},
+	{"retry_where", "", "select awa.retry_where(queue => @queue, state => 'scheduled')"},
+	{"retry_where", "", "select awa.retry_where(queue => @queue, state => 'retryable')"},
+	{"set_priority", "", "select awa.set_priority(@job, 1)"},
+	{"set_priority", "", "select awa.set_priority(@job, 4)"},
+	{"move", "", "select awa.move(@job, @queue || ' moved')"},
+	{"move", "", "select awa.move(@job, @queue)"},
+	{"purge_dlq", "", "select awa.purge_dlq(queue => @queue)"},
+}
+
+// settings are the ways into each state.
+func settings() (all []setting) {
+	add := func(state, home string, path ...string) {
+		all = append(all, setting{state: state, home: home, path: path, maxAttempts: 3})
+	}
+	add("available", "appended")
+	add("available", "given back", claimIt, "select awa.release(@job, @receipt)")
+	add("available", "promoted", claimIt, failIt, becomesDue, "select promoted from awa.promote_due()")
+	add("available", "moved", "select awa.set_priority(@job, 3)")
+	add("scheduled", "enqueued")
+	add("scheduled", "snoozed", claimIt, "select awa.snooze(@job, @receipt, '1 hour')")
+	add("scheduled", "snoozed after a while", claimIt, lasts, "select awa.snooze(@job, @receipt, '1 hour')")
+	add("retryable", "failed", claimIt, failIt)
+	add("retryable", "failed after a while", claimIt, lasts, failIt)
+	add("retryable", "rescued", claimIt, becomesLate, "select rescued from awa.rescue()")
+	add("completed", "ledger", claimIt, "select awa.complete(@job, @receipt)")
+	add("completed", "ledger, with others", claimIt, "select awa.complete_many(array[@job]::bigint[], array[@receipt]::bigint[])")
+	add("completed", "ledger, with an output", claimIt, "select awa.complete(@job, @receipt, '{}')")
+	add("completed", "leases", claimIt, lasts, "select awa.complete(@job, @receipt)")
+	add("failed", "ledger", claimIt, "select awa.discard(@job, @receipt, 'error')")
+	add("failed", "leases", claimIt, lasts, "select awa.discard(@job, @receipt, 'error')")
+	add("cancelled", "available", "select awa.cancel(@job)")
+	add("cancelled", "given back", claimIt, "select awa.release(@job, @receipt)", "select awa.cancel(@job)")
+	add("cancelled", "retryable", claimIt, failIt, "select awa.cancel(@job)")
+	add("cancelled", "ledger", claimIt, "select awa.cancel(@job)")
+	add("cancelled", "leases", claimIt, lasts, "select awa.cancel_attempt(@job, @receipt)")
+	add("dead", "ledger", claimIt, "select awa.discard(@job, @receipt, 'error')")
+	add("dead", "leases", claimIt, lasts, "select awa.discard(@job, @receipt, 'error')")
+	add("gone", "purged", claimIt, "select awa.discard(@job, @receipt, 'error')", "select awa.purge_dlq(queue => @queue)")
+	for i := range all {
+		all[i].deadLetter = all[i].state == "dead" || all[i].home == "purged"
+		all[i].company = strings.Contains(all[i].home, "with others")
+	}
+	for _, path := range [][]string{{claimIt}, {claimIt, lasts}} {
+		for _, company := range []bool{false, true} {
+			home := map[int]string{1: "ledger", 2: "leases"}[len(path)] + map[bool]string{false: ", alone", true: ", with others"}[company]
+			all = append(all,
+				setting{state: "running", home: home, path: path, company: company, maxAttempts: 2},
+				setting{state: "running", home: home, path: path, company: company, maxAttempts: 1},
+				setting{state: "running", home: home, path: path, company: company, maxAttempts: 1, deadLetter: true},
+				setting{state: "running", home: home, path: slices.Concat([]string{claimIt, "select awa.release(@job, @receipt)"}, path), company: company, maxAttempts: 2, stale: true})
+		}
+	}
+	return all
+}
+
+// docs/state-machine.md is what happens: each of its edges can be walked, from wherever a job in that state may be; no call leads elsewhere; and a call that is refused changes nothing.
+func TestStateMachine(t *testing.T) {
+	rules, states := readStateMachine(t)
+	walked := map[edge]map[string]bool{}
+	homes := map[string]map[string]bool{"start": {"": true}}
+	t.Run("start", func(t *testing.T) { walkStart(t, rules, walked) })
+	for _, way := range settings() {
+		if homes[way.state] == nil {
+			homes[way.state] = map[string]bool{}
+		}
+		homes[way.state][way.home] = true
+		t.Run(way.state+", "+way.home, func(t *testing.T) { walk(t, way, rules, walked) })
+	}
+	for _, state := range states {
+		require.Equal(t, state != "waiting_external", len(homes[state]) > 0, "ways to become %s", state)
+	}
+	for e := range rules {
+		for home := range homes[e.from] {
+			if !walked[e][home] {
+				t.Errorf("%s did not lead from %s (%s) to %s", e.function, e.from, home, e.to)
+			}
+		}
+	}
+}
+
+// readStateMachine reads the table of edges, and the states. The diagram says the same.
+func readStateMachine(t *testing.T) (rules map[edge]rule, states []string) {
+	text, err := os.ReadFile("../docs/state-machine.md")
+	require.NoError(t, err)
+	rules = map[edge]rule{}
+	ways := map[[2]string]bool{}
+	name := regexp.MustCompile("`([a-z_]+)`")
+	for line := range strings.Lines(string(text)) {
+		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
+		for i := range cells {
+			cells[i] = strings.TrimSpace(cells[i])
+		}
+		switch {
+		case len(cells) == 2 && strings.HasPrefix(cells[0], "`"):
+			states = append(states, strings.Trim(cells[0], "`"))
+		case len(cells) == 5 && cells[0] != "from" && cells[0] != "---":
+			way := [2]string{cells[0], cells[1]}
+			require.False(t, ways[way], "two rows for %v", way)
+			ways[way] = true
+			for _, function := range name.FindAllStringSubmatch(cells[2], -1) {
+				if function[1] != "run_at" {
+					rules[edge{cells[0], cells[1], function[1]}] = rule{cells[3], cells[4]}
+				}
+			}
+		}
+	}
+	drawn := map[[2]string]bool{}
+	for _, arrow := range regexp.MustCompile(`(?m)^ *(\S+) --> (\S+)$`).FindAllStringSubmatch(string(text), -1) {
+		drawn[[2]string{strings.Replace(arrow[1], "[*]", "start", 1), arrow[2]}] = true
+	}
+	require.NotEmpty(t, rules)
+	require.Equal(t, ways, drawn, "the table and the diagram")
+	for way := range ways {
+		require.Contains(t, append(states, "start"), way[0])
+		require.Contains(t, append(states, "gone"), way[1])
+	}
+	return rules, states
+}
+
+// walkStart takes the edges of jobs that there are not yet.
+func walkStart(t *testing.T, rules map[edge]rule, walked map[edge]map[string]bool) {
+	s := newDatabase(t).session()
+	functions := map[string]bool{}
+	for i, step := range steps {
+		functions[step.function] = true
+		if !strings.HasPrefix(step.function, "enqueue") {
+			continue
+		}
+		queue := fmt.Sprint("start ", i)
+		job := one[int64](s, step.call, pgx.NamedArgs{"queue": queue})
+		after := s.look(job)
+		e := edge{"start", after.state, step.function}
+		require.Contains(t, rules, e)
+		require.Equal(t, rule{"from 0", "held"}, rules[e])
+		require.Zero(t, after.attempt)
+		require.Equal(t, step.function == "enqueue_unique", after.holdsKey)
+		walked[e] = map[string]bool{"": true}
+	}
+	for _, function := range list[string](s, `
+		select p.proname::text from pg_proc p
+		 where p.pronamespace = 'awa'::regnamespace and p.proname !~ '^_' and p.prorettype <> 'trigger'::regtype and p.provolatile = 'v'`) {
+		require.True(t, functions[function], "%s may change a job: it is missing in steps", function)
+	}
+}
+
+// walk takes every step from one state.
+func walk(t *testing.T, way setting, rules map[edge]rule, walked map[edge]map[string]bool) {
+	s := newDatabase(t).session()
+	s.exec("set plan_cache_mode = force_generic_plan; set synchronous_commit = off") // looking at a job takes longer to plan, and to be on disk, than to do
+	foreign := s.enqueue("foreign")
+	foreignAttempt := s.claim("foreign", 1)[0].Receipt
+	for i, step := range steps {
+		job := s.bring(way, fmt.Sprint("queue ", i), foreignAttempt)
+		if step.prepare != "" {
+			s.exec(step.prepare, job.args)
+		}
+		before, others := s.look(job.id), s.rows(job.company)
+		what := fmt.Sprintf("%s on a job that is %s:\n%s", step.function, way.state, strings.Join(append(slices.Clone(way.path), step.prepare, step.call), "\n"))
+		require.Equal(t, way.state, before.state, what)
+
+		rows, err := s.db.Query(s.ctx, step.call, job.args)
+		require.NoError(t, err, what)
+		results, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (any, error) {
+			values, err := row.Values()
+			return values[0], err
+		})
+		after := s.look(job.id)
+
+		answers := strings.Contains(step.call, "@receipt")
+		refused := err != nil || strings.HasSuffix(step.function, "_many") && answers && len(results) > 0
+		if err != nil {
+			code := "JQ005"
+			switch {
+			case answers:
+				code = "JQ001"
+			case way.state == "gone":
+				code = "JQ003"
+			}
+			require.Equal(t, code, sqlState(err), what)
+		}
+		if answers {
+			require.Equal(t, way.state != "running" || way.stale, refused, what)
+		}
+		if refused {
+			require.Equal(t, before, after, what)
+		}
+		if refused || strings.Contains(step.call, "@job") {
+			require.Equal(t, others, s.rows(job.company), what)
+		}
+		if before.state == after.state {
+			switch step.function {
+			case "set_priority", "move", "extend", "set_progress", "heartbeat":
+			default:
+				require.Equal(t, before, after, what)
+			}
+			continue
+		}
+
+		e := edge{way.state, after.state, step.function}
+		require.Contains(t, rules, e, what)
+		attempt := after.attempt
+		switch rules[e].attempt {
+		case "begins":
+			attempt = before.attempt + 1
+		case "does not count":
+			attempt = before.attempt - 1
+		case "from 0":
+			attempt = 0
+		case "counts", "–":
+			if after.state != "gone" {
+				attempt = before.attempt
+			}
+		default:
+			require.Fail(t, "no such rule", "%v", rules[e])
+		}
+		require.Equal(t, attempt, after.attempt, what)
+		require.Contains(t, []string{"held", "not held"}, rules[e].key)
+		require.Equal(t, rules[e].key == "held", after.holdsKey, what)
+		if walked[e] == nil {
+			walked[e] = map[string]bool{}
+		}
+		walked[e][way.home] = true
+	}
+	require.Equal(t, "running", s.state(foreign), "its receipt was used for other jobs")
+}
+
+// bring makes a job of a queue of its own, and brings it into a state.
+func (s *session) bring(way setting, queue string, foreignAttempt int64) subject {
+	s.Helper()
+	options := ""
+	if way.state == "scheduled" && len(way.path) == 0 {
+		options = ", " + enqueueLater
+	}
+	job := subject{args: pgx.NamedArgs{
+		"queue": queue, "receipt": foreignAttempt, "worker": one[int64](s, "select awa.register_worker($1)", queue), "attempts": way.maxAttempts,
+	}}
+	if way.company {
+		job.company = append(job.company, s.enqueue(queue))
+	}
+	job.id = one[int64](s, "select job_id from awa.enqueue_unique(@queue, 'k', unique_key => @queue, max_attempts => @attempts"+options+")", job.args)
+	job.args["job"] = job.id
+	if way.company {
+		job.company = append(job.company, s.enqueue(queue))
+	}
+	if way.deadLetter {
+		s.exec(`select awa.configure_queue(@queue, '{"dead_letter": true}')`, job.args)
+	}
+	for _, step := range way.path {
+		if step != claimIt {
+			s.exec(step, job.args)
+			continue
+		}
+		rows, err := s.db.Query(s.ctx, step, job.args)
+		require.NoError(s, err)
+		jobs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[claimed])
+		require.NoError(s, err)
+		i := slices.Index(ids(jobs), job.id)
+		require.GreaterOrEqual(s, i, 0)
+		if !way.stale || job.args["receipt"] == foreignAttempt {
+			job.args["receipt"] = jobs[i].Receipt
+		}
+	}
+	return job
+}
+
+// A look is what can be seen of a job.
+type look struct {
+	state    string
+	attempt  int
+	holdsKey bool
+	row      string
+}
+
+func (s *session) look(job int64) (l look) {
+	s.Helper()
+	rows := s.rows([]int64{job})
+	l.holdsKey = one[bool](s, "select exists (select from awa.unique_claims where job_id = $1)", job)
+	require.LessOrEqual(s, len(rows), 1, "a job is shown more than once: %v", rows)
+	if len(rows) == 0 {
+		l.state = "gone"
+		return l
+	}
+	l.row = rows[0]
+	require.NoError(s, s.db.QueryRow(s.ctx, "select j ->> 'state', (j ->> 'attempt')::int from (select $1::jsonb) j(j)", l.row).Scan(&l.state, &l.attempt))
+	return l
+}
+
+func (s *session) rows(jobs []int64) []string {
+	s.Helper()
+	return list[string](s, "select to_jsonb(j)::text from awa.jobs j where id = any($1) order by id", jobs)
+}
