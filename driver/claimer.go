@@ -35,6 +35,11 @@ func (r *run) work(ctx context.Context) {
 	idle := time.NewTimer(0)
 	defer idle.Stop()
 	for ctx.Err() == nil {
+		select {
+		case <-r.lost: // also while there is always something to claim
+			r.nextHeartbeat = time.Now()
+		default:
+		}
 		if !time.Now().Before(r.nextHeartbeat) {
 			r.heartbeat(ctx)
 		}
@@ -47,11 +52,16 @@ func (r *run) work(ctx context.Context) {
 		}
 
 		free := r.slots.takeAll()
+		if ctx.Err() != nil {
+			return // a slot that was freed after the stop is not filled again
+		}
 		if free == 0 {
 			idle.Reset(time.Until(r.nextHeartbeat))
 			select {
 			case <-ctx.Done():
 			case <-r.slots.freed:
+			case <-r.lost:
+				r.nextHeartbeat = time.Now()
 			case <-idle.C:
 			}
 			continue
@@ -81,6 +91,8 @@ func (r *run) work(ctx context.Context) {
 		case <-ctx.Done():
 		case <-r.wake:
 			awakeUntil = time.Now().Add(awakeFor)
+		case <-r.lost:
+			r.nextHeartbeat = time.Now()
 		case <-idle.C:
 		}
 	}
@@ -121,6 +133,9 @@ func (r *run) register(ctx context.Context) error {
 		})
 		if err == nil {
 			r.registration = &registration{id: id}
+			r.mu.Lock()
+			r.ids[id] = true
+			r.mu.Unlock()
 			r.nextHeartbeat = time.Now().Add(r.cfg.HeartbeatEvery)
 		}
 		return err
@@ -129,6 +144,13 @@ func (r *run) register(ctx context.Context) error {
 		r.log.DebugContext(ctx, "registered", keyWorkerID, r.registration.id)
 	}
 	return err
+}
+
+// isMine says whether a worker's id is, or was, one of this run.
+func (r *run) isMine(id int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ids[id]
 }
 
 // heartbeat says that the worker is alive, and stops handlers whose attempts are no longer the worker's.
@@ -168,6 +190,9 @@ func (r *run) beat(ctx context.Context, reg *registration) bool {
 	for _, lost := range attempts {
 		r.mu.Lock()
 		cancel := r.running[lost.Receipt]
+		if cancel != nil {
+			r.running[lost.Receipt] = nil // the server says it for a minute
+		}
 		r.mu.Unlock()
 		if cancel != nil {
 			r.log.InfoContext(ctx, "attempt is no longer this worker's: "+lost.Reason, keyJobID, lost.JobID)

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -45,7 +46,7 @@ type EnqueueOptions struct {
 // DefaultQueue is the queue of jobs and workers that name none.
 const DefaultQueue = "default"
 
-// Client enqueues jobs and reads what became of them. It is safe for concurrent use.
+// Client enqueues jobs, changes them, and reads what became of them. It is safe for concurrent use.
 type Client struct {
 	pool *pgxpool.Pool
 }
@@ -68,6 +69,85 @@ func (c *Client) EnqueueTx(ctx context.Context, tx DBTX, args Args, opts Enqueue
 	return ids[0], nil
 }
 
+// UniqueOptions say what there may be only one job of at a time. In each field the zero value stands for the default.
+type UniqueOptions struct {
+	Key    string        // what there may be one of, in 1 to 10,000 characters; by default it is made of By
+	By     []string      // any of "queue", "kind" and "args"; kind and args by default; without meaning beside Key
+	Period time.Duration // one in each period of this length, 1 ms to 10 years; by default one at any time
+	// States are the states in which a job holds its key, as [JobInfo] names them; by default all in which it has not
+	// ended. Without meaning to [Client.CancelByUniqueKey].
+	States []string
+}
+
+// EnqueueUnique is [Client.Enqueue], unless another job holds the same unique key: then it returns that one's id, and
+// inserted is false. It waits for a transaction that is about to take the same key, or to let go of it.
+func (c *Client) EnqueueUnique(ctx context.Context, args Args, unique UniqueOptions, opts EnqueueOptions) (id int64, inserted bool, err error) {
+	return c.EnqueueUniqueTx(ctx, c.pool, args, unique, opts)
+}
+
+// EnqueueUniqueTx is [Client.EnqueueUnique] inside the caller's transaction: the job exists if and when that commits, and
+// until then others that want the key wait. At REPEATABLE READ and above it fails with [ErrMovedOn] when somebody has
+// taken the key since the transaction's snapshot.
+func (c *Client) EnqueueUniqueTx(ctx context.Context, tx DBTX, args Args, unique UniqueOptions, opts EnqueueOptions) (id int64, inserted bool, err error) {
+	encoded, err := encodeArgs(args)
+	if err != nil {
+		return 0, false, fmt.Errorf("enqueue: %w", err)
+	}
+	metadata, err := encode("metadata", opts.Metadata)
+	if err != nil {
+		return 0, false, fmt.Errorf("enqueue: %w", err)
+	}
+	row, err := queries.EnqueueUnique(ctx, tx, gen.EnqueueUniqueParams{
+		Queue:        cmp.Or(opts.Queue, DefaultQueue),
+		Kind:         args.Kind(),
+		Args:         encoded,
+		UniqueKey:    optional(unique.Key),
+		UniqueBy:     unique.By,
+		UniquePeriod: optional(unique.Period),
+		UniqueStates: unique.States,
+		Priority:     optionalInt(opts.Priority),
+		RunAt:        optionalTime(opts.RunAt),
+		MaxAttempts:  optionalInt(opts.MaxAttempts),
+		Tags:         opts.Tags,
+		Metadata:     metadata,
+	})
+	if err != nil {
+		return 0, false, fmt.Errorf("enqueue: %w", mapError(err))
+	}
+	return row.JobID, row.Inserted, nil
+}
+
+// CancelByUniqueKey cancels the job that holds a unique key, in a transaction of its own, and returns its id; cancelled
+// is false when no job holds the key that has not ended. The key is given as for [Client.EnqueueUnique]: args may be nil
+// beside a Key, and queue, "" for "default", counts where By names it. It fails as [Client.Cancel] does.
+func (c *Client) CancelByUniqueKey(ctx context.Context, args Args, unique UniqueOptions, queue string) (id int64, cancelled bool, err error) {
+	return c.CancelByUniqueKeyTx(ctx, c.pool, args, unique, queue)
+}
+
+// CancelByUniqueKeyTx is [Client.CancelByUniqueKey] inside the caller's transaction: see [Client.CancelTx].
+func (c *Client) CancelByUniqueKeyTx(ctx context.Context, tx DBTX, args Args, unique UniqueOptions, queue string) (id int64, cancelled bool, err error) {
+	params := gen.CancelByUniqueKeyParams{
+		Queue:        new(cmp.Or(queue, DefaultQueue)),
+		UniqueKey:    optional(unique.Key),
+		UniqueBy:     unique.By,
+		UniquePeriod: optional(unique.Period),
+	}
+	if args != nil {
+		params.Kind = new(args.Kind())
+		if params.Args, err = encodeArgs(args); err != nil {
+			return 0, false, fmt.Errorf("cancel by unique key: %w", err)
+		}
+	}
+	ids, err := queries.CancelByUniqueKey(ctx, tx, params)
+	if err != nil {
+		return 0, false, fmt.Errorf("cancel by unique key: %w", mapError(err))
+	}
+	if len(ids) == 0 {
+		return 0, false, nil
+	}
+	return ids[0], true, nil
+}
+
 // EnqueueMany appends jobs of one kind, at most 10,000, all of them or, on an error, none. It is the fast way. It returns
 // their ids in the order of args.
 func (c *Client) EnqueueMany(ctx context.Context, args []Args, opts EnqueueOptions) ([]int64, error) {
@@ -84,32 +164,25 @@ func (c *Client) EnqueueManyTx(ctx context.Context, tx DBTX, args []Args, opts E
 
 func enqueue(ctx context.Context, tx DBTX, args []Args, opts EnqueueOptions) ([]int64, error) {
 	params := gen.EnqueueManyParams{
-		Queue:       opts.Queue,
+		Queue:       cmp.Or(opts.Queue, DefaultQueue),
 		Kind:        args[0].Kind(),
 		Args:        make([]json.RawMessage, len(args)),
 		Priority:    optionalInt(opts.Priority),
+		RunAt:       optionalTime(opts.RunAt),
 		MaxAttempts: optionalInt(opts.MaxAttempts),
 		Tags:        opts.Tags,
-	}
-	if params.Queue == "" {
-		params.Queue = DefaultQueue
-	}
-	if !opts.RunAt.IsZero() {
-		params.RunAt = &opts.RunAt
 	}
 	var err error
 	for i, a := range args {
 		if kind := a.Kind(); kind != params.Kind {
 			return nil, fmt.Errorf("enqueue: jobs of two kinds, %q and %q, in one call", params.Kind, kind)
 		}
-		if params.Args[i], err = json.Marshal(a); err != nil {
-			return nil, fmt.Errorf("enqueue: arguments of a job of kind %q: %w", params.Kind, err)
+		if params.Args[i], err = encodeArgs(a); err != nil {
+			return nil, fmt.Errorf("enqueue: %w", err)
 		}
 	}
-	if opts.Metadata != nil {
-		if params.Metadata, err = json.Marshal(opts.Metadata); err != nil {
-			return nil, fmt.Errorf("enqueue: metadata: %w", err)
-		}
+	if params.Metadata, err = encode("metadata", opts.Metadata); err != nil {
+		return nil, fmt.Errorf("enqueue: %w", err)
 	}
 	ids, err := queries.EnqueueMany(ctx, tx, params)
 	if err != nil {
@@ -118,13 +191,51 @@ func enqueue(ctx context.Context, tx DBTX, args []Args, opts EnqueueOptions) ([]
 	return ids, nil
 }
 
+func encodeArgs(args Args) (json.RawMessage, error) {
+	encoded, err := json.Marshal(args)
+	if err != nil {
+		return nil, fmt.Errorf("arguments of a job of kind %q: %w", args.Kind(), err)
+	}
+	return encoded, nil
+}
+
+// encode returns JSON, or nil for nil, which is NULL to the server.
+func encode(what string, v any) (json.RawMessage, error) {
+	if v == nil {
+		return nil, nil
+	}
+	encoded, err := json.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", what, err)
+	}
+	return encoded, nil
+}
+
+// optional leaves out what is zero.
+func optional[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+func optionalTime(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
 // optionalInt leaves out what is zero. What does not fit is refused by the server, as anything out of range is.
 func optionalInt(v int) *int32 {
 	if v == 0 {
 		return nil
 	}
-	return new(int32(min(max(v, math.MinInt32), math.MaxInt32)))
+	return new(clampInt(v))
 }
+
+func clampInt(v int) int32 { return int32(min(max(v, math.MinInt32), math.MaxInt32)) }
 
 // CompleteTx completes an attempt inside the caller's transaction: the job is completed if and when that commits, so
 // that the job's effects in the same database happen once. The output is stored as JSON; nil for none. It fails with
@@ -136,7 +247,7 @@ func (c *Client) CompleteTx(ctx context.Context, tx DBTX, jobID, receipt int64, 
 }
 
 func completeTx(ctx context.Context, tx DBTX, jobID, receipt int64, output any) error {
-	encoded, err := encodeOutput(output)
+	encoded, err := encode("output", output)
 	if err != nil {
 		return fmt.Errorf("complete job %d: %w", jobID, err)
 	}
@@ -144,17 +255,6 @@ func completeTx(ctx context.Context, tx DBTX, jobID, receipt int64, output any) 
 		return fmt.Errorf("complete job %d: %w", jobID, mapError(err))
 	}
 	return nil
-}
-
-func encodeOutput(output any) (json.RawMessage, error) {
-	if output == nil {
-		return nil, nil
-	}
-	encoded, err := json.Marshal(output)
-	if err != nil {
-		return nil, fmt.Errorf("output: %w", err)
-	}
-	return encoded, nil
 }
 
 // JobInfo is what is known of a job.
@@ -168,22 +268,26 @@ type JobInfo struct {
 	Attempt     int    // attempts so far, the one that runs included
 	MaxAttempts int
 	RunAt       time.Time  // since when it may run, or from when on
+	DeadlineAt  *time.Time // when the attempt that runs has to end; nil for none
 	AttemptedAt *time.Time // when the last attempt began
 	FinalizedAt *time.Time // when the job ended
 	CreatedAt   time.Time
 	Errors      []AttemptError // oldest first
 	Metadata    json.RawMessage
 	Tags        []string
-	Receipt     *int64 // of the attempt that runs, or was the last
+	UniqueKey   *string         // as the server keeps it; nil for a job that is not unique
+	Receipt     *int64          // of the attempt that runs, or was the last
+	Progress    json.RawMessage // what [Job.SetProgress] said last; nil for none, and when the job has completed
 	Output      json.RawMessage
 	WorkerID    *int64
 }
 
-// AttemptError is how one attempt failed.
+// AttemptError is how one attempt failed, or why the job was cancelled.
 type AttemptError struct {
 	Attempt int       `json:"attempt"`
 	At      time.Time `json:"at"`
 	Error   string    `json:"error"`
+	By      string    `json:"by"` // the role that cancelled the job; "" for a failure
 }
 
 // Job returns what is known of one job. It fails with [ErrNoSuchJob] when there is none of that id, or no more.
@@ -195,8 +299,9 @@ func (c *Client) Job(ctx context.Context, id int64) (JobInfo, error) {
 	job := JobInfo{
 		ID: row.ID, Kind: row.Kind, Queue: row.Queue, Args: row.Args, State: row.State,
 		Priority: int(row.Priority), Attempt: int(row.Attempt), MaxAttempts: int(row.MaxAttempts),
-		RunAt: row.RunAt, AttemptedAt: row.AttemptedAt, FinalizedAt: row.FinalizedAt, CreatedAt: row.CreatedAt,
-		Metadata: row.Metadata, Tags: row.Tags, Receipt: row.Receipt, Output: row.Output, WorkerID: row.WorkerID,
+		RunAt: row.RunAt, DeadlineAt: row.DeadlineAt, AttemptedAt: row.AttemptedAt, FinalizedAt: row.FinalizedAt,
+		CreatedAt: row.CreatedAt, Metadata: row.Metadata, Tags: row.Tags, UniqueKey: row.UniqueKey, Receipt: row.Receipt,
+		Progress: row.Progress, Output: row.Output, WorkerID: row.WorkerID,
 	}
 	if err == nil {
 		err = json.Unmarshal(row.Errors, &job.Errors)
@@ -205,6 +310,16 @@ func (c *Client) Job(ctx context.Context, id int64) (JobInfo, error) {
 		return JobInfo{}, fmt.Errorf("job %d: %w", id, mapError(err))
 	}
 	return job, nil
+}
+
+// ExplainJob says in words why a job is not running now, or what became of it. It fails with [ErrNoSuchJob] when there is
+// none of that id, or no more.
+func (c *Client) ExplainJob(ctx context.Context, id int64) (string, error) {
+	says, err := queries.ExplainJob(ctx, c.pool, id)
+	if err != nil {
+		return "", fmt.Errorf("explain job %d: %w", id, mapError(err))
+	}
+	return says, nil
 }
 
 // QueueCounts are the numbers of a queue's jobs by state, exact at the moment of the call.

@@ -139,6 +139,153 @@ func TestErrors(t *testing.T) {
 	assert.ErrorContains(t, err, "output")
 }
 
+func TestEnqueueUnique(t *testing.T) {
+	day := driver.UniqueOptions{Period: 24 * 365 * time.Hour}
+	for name, test := range map[string]struct {
+		first, second     driver.Args
+		unique            driver.UniqueOptions
+		firstOf, secondOf string // queues
+		inserted          bool
+	}{
+		"same":              {first: note{"a"}, second: note{"a"}},
+		"other args":        {first: note{"a"}, second: note{"b"}, inserted: true},
+		"other kind":        {first: note{}, second: otherKind{}, inserted: true},
+		"other queue":       {first: note{}, second: note{}, secondOf: "other"},
+		"by kind":           {first: note{"a"}, second: note{"b"}, unique: driver.UniqueOptions{By: []string{"kind"}}},
+		"by queue and kind": {first: note{}, second: note{}, secondOf: "other", unique: driver.UniqueOptions{By: []string{"queue", "kind"}}, inserted: true},
+		"by queue":          {first: note{}, second: otherKind{}, secondOf: "default", unique: driver.UniqueOptions{By: []string{"queue"}}},
+		"key":               {first: note{"a"}, second: otherKind{}, secondOf: "other", unique: driver.UniqueOptions{Key: "k"}},
+		"period":            {first: note{}, second: note{}, unique: day},
+		"state not held":    {first: note{}, second: note{}, unique: driver.UniqueOptions{States: []string{"running"}}, inserted: true},
+		"state held":        {first: note{}, second: note{}, unique: driver.UniqueOptions{States: []string{"available", "completed"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := driver.NewClient(testdb.New(t))
+			first, inserted, err := client.EnqueueUnique(t.Context(), test.first, test.unique, driver.EnqueueOptions{Queue: test.firstOf})
+			require.NoError(t, err)
+			assert.True(t, inserted)
+			second, inserted, err := client.EnqueueUnique(t.Context(), test.second, test.unique, driver.EnqueueOptions{Queue: test.secondOf})
+			require.NoError(t, err)
+			assert.Equal(t, test.inserted, inserted)
+			assert.Equal(t, !test.inserted, first == second)
+		})
+	}
+}
+
+// A job holds its key until it has ended, or as long as its States say.
+func TestUniqueKeyIsLetGoOf(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	enqueueBoth := func(unique driver.UniqueOptions, insertedAgain bool) {
+		t.Helper()
+		id, inserted, err := client.EnqueueUnique(t.Context(), note{}, unique, driver.EnqueueOptions{})
+		require.NoError(t, err)
+		require.True(t, inserted)
+		job, err := client.Job(t.Context(), id)
+		require.NoError(t, err)
+		assert.NotEmpty(t, job.UniqueKey)
+		require.NoError(t, client.CompleteTx(t.Context(), pool, id, claim(t, pool, 1)[0].Receipt, nil))
+		_, inserted, err = client.EnqueueUnique(t.Context(), note{}, unique, driver.EnqueueOptions{})
+		require.NoError(t, err)
+		assert.Equal(t, insertedAgain, inserted)
+	}
+	enqueueBoth(driver.UniqueOptions{Key: "until it has ended"}, true)
+	claim(t, pool, 1)
+	enqueueBoth(driver.UniqueOptions{Key: "for ever", States: []string{"available", "running", "completed"}}, false)
+}
+
+func TestEnqueueUniqueOptions(t *testing.T) {
+	client := driver.NewClient(testdb.New(t))
+	runAt := time.Now().Add(time.Hour).Truncate(time.Microsecond)
+	id, _, err := client.EnqueueUnique(t.Context(), note{"x"}, driver.UniqueOptions{}, driver.EnqueueOptions{
+		Queue: "other", Priority: 4, RunAt: runAt, MaxAttempts: 7, Tags: []string{"a"}, Metadata: map[string]int{"n": 1},
+	})
+	require.NoError(t, err)
+	job, err := client.Job(t.Context(), id)
+	require.NoError(t, err)
+	assert.Equal(t, "other", job.Queue)
+	assert.JSONEq(t, `{"text": "x"}`, string(job.Args))
+	assert.Equal(t, "scheduled", job.State)
+	assert.Equal(t, 4, job.Priority)
+	assert.True(t, runAt.Equal(job.RunAt), job.RunAt)
+	assert.Equal(t, 7, job.MaxAttempts)
+	assert.Equal(t, []string{"a"}, job.Tags)
+	assert.JSONEq(t, `{"n": 1}`, string(job.Metadata))
+}
+
+func TestEnqueueUniqueRefuses(t *testing.T) {
+	client := driver.NewClient(testdb.New(t))
+	for name, test := range map[string]struct {
+		args   driver.Args
+		unique driver.UniqueOptions
+		opts   driver.EnqueueOptions
+		want   string
+	}{
+		"args":     {args: badArgs{}, want: "arguments"},
+		"metadata": {args: note{}, opts: driver.EnqueueOptions{Metadata: func() {}}, want: "metadata"},
+		"priority": {args: note{}, opts: driver.EnqueueOptions{Priority: 5}, want: "SQLSTATE 22023"},
+		"by":       {args: note{}, unique: driver.UniqueOptions{By: []string{"tags"}}, want: "unique_by must name"},
+		"period":   {args: note{}, unique: driver.UniqueOptions{Period: -time.Second}, want: "unique_period must be"},
+		"states":   {args: note{}, unique: driver.UniqueOptions{States: []string{"asleep"}}, want: "unique_states must name"},
+	} {
+		_, inserted, err := client.EnqueueUnique(t.Context(), test.args, test.unique, test.opts)
+		assert.ErrorContains(t, err, test.want, name)
+		assert.False(t, inserted)
+	}
+}
+
+func TestCancelByUniqueKey(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	for _, unique := range []driver.UniqueOptions{{}, {Key: "k"}, {By: []string{"queue", "args"}}, {Period: 24 * 365 * time.Hour}} {
+		id, inserted, err := client.EnqueueUnique(t.Context(), note{"a"}, unique, driver.EnqueueOptions{Queue: "q"})
+		require.NoError(t, err)
+		require.True(t, inserted)
+		other := unique
+		other.By = []string{"kind"}
+		other.Key += "x"
+		_, cancelled, err := client.CancelByUniqueKey(t.Context(), note{"a"}, other, "q")
+		require.NoError(t, err)
+		assert.False(t, cancelled)
+		got, cancelled, err := client.CancelByUniqueKey(t.Context(), note{"a"}, unique, "q")
+		require.NoError(t, err)
+		assert.True(t, cancelled)
+		assert.Equal(t, id, got)
+		waitForState(t, pool, id, "cancelled")
+		_, cancelled, err = client.CancelByUniqueKey(t.Context(), note{"a"}, unique, "q")
+		require.NoError(t, err)
+		assert.False(t, cancelled)
+	}
+	_, _, err := client.CancelByUniqueKey(t.Context(), nil, driver.UniqueOptions{}, "")
+	assert.ErrorContains(t, err, "kind must be")
+	_, _, err = client.CancelByUniqueKey(t.Context(), badArgs{}, driver.UniqueOptions{}, "")
+	assert.ErrorContains(t, err, "arguments")
+}
+
+func TestUniqueTx(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	rollback := errors.New("rollback")
+	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		_, inserted, err := client.EnqueueUniqueTx(t.Context(), tx, note{}, driver.UniqueOptions{}, driver.EnqueueOptions{})
+		require.NoError(t, err)
+		assert.True(t, inserted)
+		return rollback
+	})
+	require.ErrorIs(t, err, rollback)
+	id, inserted, err := client.EnqueueUnique(t.Context(), note{}, driver.UniqueOptions{}, driver.EnqueueOptions{})
+	require.NoError(t, err)
+	assert.True(t, inserted, "the key of a job that was rolled back is still held")
+	err = pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		_, cancelled, err := client.CancelByUniqueKeyTx(t.Context(), tx, note{}, driver.UniqueOptions{}, "")
+		require.NoError(t, err)
+		assert.True(t, cancelled)
+		return rollback
+	})
+	require.ErrorIs(t, err, rollback)
+	waitForState(t, pool, id, "available")
+}
+
 func TestCompleteTxOutsideOfAWorker(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)

@@ -1,10 +1,12 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -28,14 +30,23 @@ const (
 	completed outcome = iota
 	failed
 	committed // completed by the handler, in its own transaction: sent as failed, to be refused as stale
+	snoozed
+	discarded
+	cancelled
 )
+
+// refusable is what the server may refuse of an answer.
+var refusable = map[outcome]string{
+	completed: "completion", failed: "retry delay", snoozed: "snooze", discarded: "discard", cancelled: "cancellation",
+}
 
 // answer is how one attempt ended.
 type answer struct {
 	jobID, receipt int64
 	outcome        outcome
 	output         json.RawMessage
-	failure        string
+	failure        string         // also why it was discarded or cancelled
+	delay          *time.Duration // of a snooze or, unless it is the queue's backoff, before the next attempt
 	registration   *registration
 }
 
@@ -77,16 +88,23 @@ func (c *completer) run(ctx context.Context) {
 		if len(batch) == 0 {
 			return
 		}
-		var completions, failures []answer
+		var completions, failures, delayed, others []answer
 		for _, a := range batch {
-			if a.outcome == completed {
+			switch {
+			case a.outcome == completed:
 				completions = append(completions, a)
-			} else {
+			case a.outcome == failed && a.delay != nil:
+				delayed = append(delayed, a)
+			case a.outcome == failed || a.outcome == committed:
 				failures = append(failures, a)
+			default:
+				others = append(others, a)
 			}
 		}
 		c.flush(ctx, completions, completeMany)
 		c.flush(ctx, failures, failMany)
+		c.flush(ctx, delayed, failMany)
+		c.flush(ctx, others, sendSingly)
 	}
 }
 
@@ -123,7 +141,7 @@ func (c *completer) collect(batch []answer) []answer {
 	return batch
 }
 
-type sendFunc func(context.Context, gen.DBTX, []answer) (stale []int64, err error)
+type sendFunc func(context.Context, pipeline, []answer) (stale []int64, err error)
 
 // flush sends answers, again and again until the server takes them. What it refuses is found by sending one at a time.
 func (c *completer) flush(ctx context.Context, answers []answer, send sendFunc) {
@@ -179,7 +197,7 @@ func (c *completer) try(ctx context.Context, answers []answer, send sendFunc) (s
 	return nil, !conn.Conn().IsClosed(), err
 }
 
-func completeMany(ctx context.Context, db gen.DBTX, answers []answer) ([]int64, error) {
+func completeMany(ctx context.Context, db pipeline, answers []answer) ([]int64, error) {
 	var params gen.CompleteManyParams
 	params.JobIds, params.Receipts = ids(answers)
 	for i, a := range answers {
@@ -193,13 +211,40 @@ func completeMany(ctx context.Context, db gen.DBTX, answers []answer) ([]int64, 
 	return queries.CompleteMany(ctx, db, params)
 }
 
-func failMany(ctx context.Context, db gen.DBTX, answers []answer) ([]int64, error) {
+// failMany sends failures, either all with a delay or all without.
+func failMany(ctx context.Context, db pipeline, answers []answer) ([]int64, error) {
 	params := gen.FailManyParams{Errors: make([]string, len(answers))}
 	params.JobIds, params.Receipts = ids(answers)
 	for i, a := range answers {
 		params.Errors[i] = a.failure
+		if a.delay != nil {
+			params.RetryAfter = append(params.RetryAfter, *a.delay)
+		}
 	}
 	return queries.FailMany(ctx, db, params)
+}
+
+// sendSingly sends answers for which there is no function that takes many. One that is stale fails them all: then they
+// are sent one at a time.
+func sendSingly(ctx context.Context, db pipeline, answers []answer) (stale []int64, err error) {
+	// In the order in which all others lock claims.
+	answers = slices.SortedFunc(slices.Values(answers), func(a, b answer) int { return cmp.Compare(a.receipt, b.receipt) })
+	err = db.all(ctx, func(db gen.DBTX) {
+		for _, a := range answers {
+			switch a.outcome {
+			case snoozed:
+				queries.Snooze(ctx, db, gen.SnoozeParams{JobID: a.jobID, Receipt: a.receipt, Delay: *a.delay})
+			case discarded:
+				queries.Discard(ctx, db, gen.DiscardParams{JobID: a.jobID, Receipt: a.receipt, Error: a.failure})
+			case cancelled:
+				queries.CancelAttempt(ctx, db, gen.CancelAttemptParams{JobID: a.jobID, Receipt: a.receipt, Reason: &a.failure})
+			}
+		}
+	})
+	if len(answers) == 1 && errors.Is(mapError(err), ErrStaleReceipt) {
+		return []int64{answers[0].jobID}, nil
+	}
+	return nil, err
 }
 
 func ids(answers []answer) (jobIDs, receipts []int64) {
@@ -235,13 +280,18 @@ func (c *completer) settle(ctx context.Context, answers []answer, stale []int64)
 	}
 }
 
-// refused deals with an answer that the server will never take: an output that is no jsonb, say. The attempt fails with
-// that.
+// refused deals with an answer that the server will never take: an output that is no jsonb, say, or a delay that is
+// negative. The attempt fails with that.
 func (c *completer) refused(ctx context.Context, a answer, err error) {
 	err = mapError(err)
-	if a.outcome == completed {
-		c.log.WarnContext(ctx, "a completion was refused, so the attempt fails", keyJobID, a.jobID, keyError, err)
-		a.outcome, a.output, a.failure = failed, nil, cleanText("the completion was refused: "+err.Error())
+	if a.outcome != committed && (a.outcome != failed || a.delay != nil) {
+		what := "the " + refusable[a.outcome] + " was refused"
+		c.log.WarnContext(ctx, what+", so the attempt fails", keyJobID, a.jobID, keyError, err)
+		text := what + ": " + err.Error()
+		if a.failure != "" {
+			text += "; it was: " + a.failure
+		}
+		a.outcome, a.output, a.failure, a.delay = failed, nil, cleanText(text), nil
 		c.flush(ctx, []answer{a}, failMany)
 		return
 	}

@@ -78,6 +78,34 @@ func (p pipeline) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 	return pipelineRow{rows: rows, err: err}
 }
 
+// all runs what f asks for in one transaction, and in one round trip. It is for functions that have nothing to say: f sees
+// no results. After an error the transaction may still be open.
+func (p pipeline) all(ctx context.Context, f func(gen.DBTX)) error {
+	var batch pgx.Batch
+	batch.Queue("begin isolation level read committed")
+	f(recorder{&batch})
+	batch.Queue("commit")
+	return p.conn.SendBatch(ctx, &batch).Close()
+}
+
+// recorder collects statements.
+type recorder struct{ batch *pgx.Batch }
+
+func (r recorder) Exec(_ context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	r.batch.Queue(sql, args...)
+	return pgconn.CommandTag{}, nil
+}
+
+func (r recorder) Query(_ context.Context, sql string, args ...any) (pgx.Rows, error) {
+	r.batch.Queue(sql, args...)
+	return nil, errors.New("no rows are seen")
+}
+
+func (r recorder) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	_, err := r.Query(ctx, sql, args...)
+	return pipelineRow{err: err}
+}
+
 // pipelineRows commits after the last row.
 type pipelineRows struct {
 	pgx.Rows

@@ -19,8 +19,16 @@ var (
 	ErrNoSuchJob = errors.New("no such job")
 	// ErrIsolation says that the call needs the isolation level READ COMMITTED. SQLSTATE JQ004.
 	ErrIsolation = errors.New("wrong isolation level")
-	// ErrWrongState says that the job's state does not allow the change. SQLSTATE JQ005.
+	// ErrWrongState says that the job's state does not allow the change, or that a queue has jobs that have not ended.
+	// SQLSTATE JQ005.
 	ErrWrongState = errors.New("wrong state")
+	// ErrUniqueKeyHeld says that another job holds the unique key of a job that was to be retried. Wait until that one has
+	// ended, or cancel it. SQLSTATE 23505.
+	ErrUniqueKeyHeld = errors.New("another job holds the unique key")
+	// ErrMovedOn says that somebody else changed the job meanwhile, and that nothing was done. It may come as late as the
+	// commit of the caller's own transaction, and is not in the chain of what that returns. Try again: the next call sees
+	// the new state. SQLSTATE 40001.
+	ErrMovedOn = errors.New("the job moved on meanwhile")
 )
 
 var sentinels = map[string]error{
@@ -29,6 +37,8 @@ var sentinels = map[string]error{
 	"JQ003": ErrNoSuchJob,
 	"JQ004": ErrIsolation,
 	"JQ005": ErrWrongState,
+	"23505": ErrUniqueKeyHeld,
+	"40001": ErrMovedOn,
 }
 
 // invalidParameter is the SQLSTATE of everything that the functions refuse before they write anything.
@@ -53,7 +63,7 @@ func (e *serverError) Error() string {
 	case e.pg.Code == "3F000" || e.pg.Code == "42883": // no such schema, no such function
 		text.WriteString("; hint: Run awa migrate on this database.")
 	case e.pg.Code == "42501": // insufficient privilege
-		text.WriteString("; hint: Grant the role what it needs: awa_producer to enqueue, awa_worker to work, awa_maintainer to promote, awa_reader to read.")
+		text.WriteString("; hint: Grant the role what it needs: awa_producer to enqueue, awa_worker to work, awa_maintainer for maintenance, awa_operator to change jobs, awa_reader to read.")
 	}
 	return text.String()
 }

@@ -11,3 +11,10 @@ func SetTimeouts(t *testing.T, abandon, windUp time.Duration) {
 	abandonAfter, windUpTimeout = abandon, windUp
 	t.Cleanup(func() { abandonAfter, windUpTimeout = oldAbandon, oldWindUp })
 }
+
+// SetMaintenance has the workers of a test do all maintenance so often.
+func SetMaintenance(t *testing.T, every time.Duration) {
+	oldPromote, oldRescue, oldExpire := promoteEvery, rescueEvery, expireEvery
+	promoteEvery, rescueEvery, expireEvery = every, every, every
+	t.Cleanup(func() { promoteEvery, rescueEvery, expireEvery = oldPromote, oldRescue, oldExpire })
+}

@@ -8,6 +8,8 @@ import (
 	"runtime/debug"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/awa-pg/awa/gen"
 )
 
@@ -18,13 +20,15 @@ type Job[T Args] struct {
 	Queue       string
 	Kind        string
 	Args        T
-	Attempt     int       // from 1
-	MaxAttempts int       // when this one fails the job ends as failed
-	Priority    int       // 1 (first) to 4 (last)
-	CreatedAt   time.Time // when the job was enqueued
-	ReadyAt     time.Time // since when this attempt could run
+	Attempt     int        // from 1
+	MaxAttempts int        // when this one fails the job ends as failed
+	Priority    int        // 1 (first) to 4 (last)
+	CreatedAt   time.Time  // when the job was enqueued
+	ReadyAt     time.Time  // since when this attempt could run
+	DeadlineAt  *time.Time // when the attempt has to end, by the server's clock; nil for none
 	Tags        []string
 	Metadata    json.RawMessage // nil for none
+	Progress    json.RawMessage // what an earlier attempt said with SetProgress; nil for none
 
 	attempt *attempt
 }
@@ -47,6 +51,33 @@ func (j *Job[T]) CompleteTx(ctx context.Context, tx DBTX) error {
 	return nil
 }
 
+// SetProgress says how far the job is: at once, so that [Client.Job] shows it, and the next attempt gets it if this one
+// fails. It is stored as JSON; nil clears it. It fails with [ErrStaleReceipt] when the attempt is no longer this worker's:
+// return the error.
+//
+// The first call of an attempt is the dearest: it gives the attempt a row of its own.
+func (j *Job[T]) SetProgress(ctx context.Context, v any) error {
+	encoded, err := encode("progress", v)
+	if err == nil {
+		err = mapError(queries.SetProgress(ctx, j.attempt.pool, gen.SetProgressParams{JobID: j.ID, Receipt: j.Receipt, Progress: encoded}))
+	}
+	if err != nil {
+		return fmt.Errorf("set progress of job %d: %w", j.ID, err)
+	}
+	return nil
+}
+
+// Extend makes the lease of this attempt end so long from now, 1 ms to a year, and returns when that is. The worker's
+// heartbeats keep leases alive by themselves, so this is for an attempt that should outlast the lack of them. A deadline
+// stays. It fails with [ErrStaleReceipt] when the attempt is no longer this worker's: return the error.
+func (j *Job[T]) Extend(ctx context.Context, lease time.Duration) (time.Time, error) {
+	until, err := queries.Extend(ctx, j.attempt.pool, gen.ExtendParams{JobID: j.ID, Receipt: j.Receipt, Lease: lease})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("extend job %d: %w", j.ID, mapError(err))
+	}
+	return until, nil
+}
+
 // Handlers are the functions that run jobs, by kind. The zero value is not usable: call [NewHandlers].
 type Handlers struct {
 	byKind map[string]handlerFunc
@@ -56,11 +87,16 @@ type Handlers struct {
 func NewHandlers() *Handlers { return &Handlers{byKind: map[string]handlerFunc{}} }
 
 // Handle registers the function that runs the jobs of T's kind. When it returns nil the job is completed; when it returns
-// an error or panics, or the arguments can't be decoded into a T, the attempt fails with that text. It must be safe to
-// run many times at once, and, since a job can run more than once, to repeat.
+// an error or panics, or the arguments can't be decoded into a T, the attempt fails with that text. Errors made by
+// [Snooze], [Discard], [Cancel] and [RetryAfter], also when they are wrapped, say something else. It must be safe to run
+// many times at once, and, since a job can run more than once, to repeat.
 //
-// The context ends when the worker is stopped and the handler has not returned within the worker's StopTimeout, or when the
-// attempt is no longer the worker's ([context.Cause] is [ErrStaleReceipt] then).
+// The context ends
+//   - when the job was cancelled, or the attempt is no longer the worker's for another reason: [context.Cause] is
+//     [ErrStaleReceipt] then, and what the handler returns does not matter;
+//   - at the attempt's deadline, if it has one;
+//   - when the worker is stopped and the handler has not returned within the worker's StopTimeout: an attempt that then
+//     returns an error, whichever, is given back and does not count.
 //
 // Handle panics when the kind has a handler already. Register everything before [NewWorker].
 func Handle[T Args](h *Handlers, run func(ctx context.Context, job *Job[T]) error) {
@@ -80,8 +116,10 @@ func Handle[T Args](h *Handlers, run func(ctx context.Context, job *Job[T]) erro
 			Priority:    int(a.Priority),
 			CreatedAt:   a.CreatedAt,
 			ReadyAt:     a.ReadyAt,
+			DeadlineAt:  a.DeadlineAt,
 			Tags:        a.Tags,
 			Metadata:    a.Metadata,
+			Progress:    a.Progress,
 			attempt:     a,
 		}
 		if err := json.Unmarshal(a.Args, &job.Args); err != nil {
@@ -96,6 +134,7 @@ type handlerFunc func(context.Context, *attempt) error
 // attempt is a claimed job and what its handler said about it.
 type attempt struct {
 	gen.AwaClaimedJob
+	pool        *pgxpool.Pool
 	output      any
 	completedTx bool
 }

@@ -5,11 +5,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // silence is how long a connection may be without notifications before it is checked.
@@ -20,13 +20,16 @@ func wakeChannel(queue string) string {
 	return fmt.Sprintf("awa_wake_%x", sha256.Sum256([]byte(queue))[0]>>4)
 }
 
-// listen wakes the worker when something is enqueued, until the context ends. Where it can't, the worker finds jobs by
-// polling.
-func listen(ctx context.Context, pool *pgxpool.Pool, queue string, wake chan<- struct{}, log *slog.Logger) {
-	trouble := trouble{log: log, what: "no notifications: jobs are found by polling"}
+// lostChannel is the channel on which workers are notified, by their id, that an attempt was taken from them.
+const lostChannel = "awa_lost"
+
+// listen wakes the worker when something is enqueued, or an attempt was taken from it, until the context ends. Where it
+// can't, the worker finds jobs by polling, and what it lost by heartbeats.
+func (r *run) listen(ctx context.Context) {
+	trouble := trouble{log: r.log, what: "no notifications: jobs are found by polling"}
 	var pause backoff
 	for {
-		err := listenOnce(ctx, pool, queue, wake, func() {
+		err := r.listenOnce(ctx, func() {
 			pause.reset()
 			trouble.report(ctx, nil)
 		})
@@ -40,30 +43,33 @@ func listen(ctx context.Context, pool *pgxpool.Pool, queue string, wake chan<- s
 	}
 }
 
-func listenOnce(ctx context.Context, pool *pgxpool.Pool, queue string, wake chan<- struct{}, listening func()) error {
-	conn, err := connect(ctx, pool)
+func (r *run) listenOnce(ctx context.Context, listening func()) error {
+	conn, err := connect(ctx, r.pool)
 	if err != nil {
 		return err
 	}
 	defer closeConn(ctx, conn)
-	if _, err := conn.Exec(ctx, "listen "+pgx.Identifier{wakeChannel(queue)}.Sanitize()); err != nil {
-		return err
+	for _, channel := range []string{lostChannel, wakeChannel(r.cfg.Queue)} {
+		if _, err := conn.Exec(ctx, "listen "+pgx.Identifier{channel}.Sanitize()); err != nil {
+			return err
+		}
 	}
 	listening()
+	// Something may have happened before.
+	signal(r.wake)
+	signal(r.lost)
 	for {
-		// Also the first time: something may have been enqueued before.
-		select {
-		case wake <- struct{}{}:
+		notification, err := waitForNotification(ctx, conn)
+		switch {
+		case err == nil && notification.Channel != lostChannel:
+			signal(r.wake)
+		case err == nil:
+			if id, err := strconv.ParseInt(notification.Payload, 10, 64); err == nil && r.isMine(id) {
+				signal(r.lost)
+			}
+		case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
+			return err
 		default:
-		}
-		for {
-			err := waitForNotification(ctx, conn)
-			if err == nil {
-				break
-			}
-			if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
-				return err
-			}
 			if err := ping(ctx, conn); err != nil {
 				return err
 			}
@@ -71,11 +77,18 @@ func listenOnce(ctx context.Context, pool *pgxpool.Pool, queue string, wake chan
 	}
 }
 
-func waitForNotification(ctx context.Context, conn *pgx.Conn) error {
+// signal sends to a channel of one place: who receives looks at everything that there is.
+func signal(to chan<- struct{}) {
+	select {
+	case to <- struct{}{}:
+	default:
+	}
+}
+
+func waitForNotification(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
 	ctx, cancel := context.WithTimeout(ctx, silence)
 	defer cancel()
-	_, err := conn.WaitForNotification(ctx)
-	return err
+	return conn.WaitForNotification(ctx)
 }
 
 func ping(ctx context.Context, conn *pgx.Conn) error {

@@ -77,16 +77,40 @@ func enqueue(t *testing.T, pool *pgxpool.Pool, args driver.Args, opts driver.Enq
 // enqueueRetrying enqueues a job whose retries come quickly.
 func enqueueRetrying(t *testing.T, pool *pgxpool.Pool, args driver.Args, maxAttempts int) int64 {
 	t.Helper()
+	return enqueueConfigured(t, pool, args, driver.EnqueueOptions{MaxAttempts: maxAttempts}, `{"backoff_base": "10 milliseconds"}`)
+}
+
+// enqueueConfigured enqueues a job to the default queue, and gives that settings before anybody can claim.
+func enqueueConfigured(t *testing.T, pool *pgxpool.Pool, args driver.Args, opts driver.EnqueueOptions, settings string) int64 {
+	t.Helper()
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
 	defer tx.Rollback(context.Background())
-	id, err := driver.NewClient(pool).EnqueueTx(t.Context(), tx, args, driver.EnqueueOptions{MaxAttempts: maxAttempts})
+	id, err := driver.NewClient(pool).EnqueueTx(t.Context(), tx, args, opts)
 	require.NoError(t, err)
 	require.NoError(t, gen.New().ConfigureQueue(t.Context(), tx, gen.ConfigureQueueParams{
-		Queue: driver.DefaultQueue, Settings: json.RawMessage(`{"backoff_base": "10 milliseconds"}`),
+		Queue: driver.DefaultQueue, Settings: json.RawMessage(settings),
 	}))
 	require.NoError(t, tx.Commit(t.Context()))
 	return id
+}
+
+// claim takes jobs of the default queue for nobody.
+func claim(t *testing.T, pool *pgxpool.Pool, n int) []gen.AwaClaimedJob {
+	t.Helper()
+	jobs, err := gen.New().Claim(t.Context(), pool, gen.ClaimParams{Queue: driver.DefaultQueue, MaxJobs: int32(n)})
+	require.NoError(t, err)
+	require.Len(t, jobs, n)
+	return jobs
+}
+
+// fails claims the next job, fails it, and returns the state that follows.
+func fails(t *testing.T, pool *pgxpool.Pool) string {
+	t.Helper()
+	job := claim(t, pool, 1)[0]
+	state, err := gen.New().Fail(t.Context(), pool, gen.FailParams{JobID: job.JobID, Receipt: job.Receipt, Error: "boom"})
+	require.NoError(t, err)
+	return state
 }
 
 // waitForState waits until a job is in a state.
@@ -110,6 +134,17 @@ func waitFor(t *testing.T, condition func() bool, format string, args ...any) {
 			require.FailNowf(t, "waited in vain", format, args...)
 		}
 	}
+}
+
+// waitUntilAsleep waits until a worker that does no maintenance, or seldom, relies on notifications.
+func waitUntilAsleep(t *testing.T, pool *pgxpool.Pool) {
+	t.Helper()
+	waitFor(t, func() bool {
+		return queryValue[bool](t, pool, `
+			select exists (select from pg_stat_activity where datname = current_database() and query ilike 'listen "awa_wake%' and state = 'idle')
+			   and not exists (select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
+			                    and backend_type = 'client backend' and (state <> 'idle' or state_change > clock_timestamp() - interval '200 milliseconds'))`)
+	}, "the worker does not fall asleep")
 }
 
 // receive waits for a signal.

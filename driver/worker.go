@@ -27,11 +27,6 @@ var (
 	windUpTimeout = 10 * time.Second
 )
 
-const (
-	promoteEvery = time.Second
-	promoteMax   = 4096
-)
-
 // Keys of the log records.
 const (
 	keyQueue    = "queue"
@@ -64,8 +59,10 @@ type WorkerConfig struct {
 	// StopTimeout is how long running handlers may go on when the worker is stopped, before their contexts end; 30 s by
 	// default, negative for not at all.
 	StopTimeout time.Duration
-	// NoMaintenance keeps the worker from making deferred jobs ready when they are due. Set it where the worker's role
-	// may not (it needs awa_maintainer), or where something else does it every second. Some process has to.
+	// NoMaintenance keeps the worker from maintenance, which is for all queues: every second it makes deferred jobs ready
+	// that are due, every 5 s it ends attempts whose workers have died, every minute it removes old history. Set it where
+	// the worker's role may not (it needs awa_maintainer), or where something else does it. Some process has to; any
+	// number of them may.
 	NoMaintenance bool
 	// Logger gets what the worker has to say; [slog.Default] by default.
 	Logger *slog.Logger
@@ -158,7 +155,9 @@ func (w *Worker) Run(ctx context.Context) error {
 		control:      control{pool: w.pool},
 		slots:        newSlots(w.cfg.Slots),
 		wake:         make(chan struct{}, 1),
+		lost:         make(chan struct{}, 1),
 		running:      map[int64]context.CancelCauseFunc{},
+		ids:          map[int64]bool{},
 	}
 	r.completer = newCompleter(w.pool, r.log)
 	defer r.control.close(background)
@@ -168,11 +167,11 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	var helpers, completer sync.WaitGroup
 	completer.Go(func() { r.completer.run(answering) })
-	helping, stopHelping := context.WithCancel(background) // deferred jobs are promoted until the end
+	helping, stopHelping := context.WithCancel(background) // maintenance, and what was lost: until the end
 	defer stopHelping()
-	helpers.Go(func() { listen(ctx, w.pool, w.cfg.Queue, r.wake, r.log) })
+	helpers.Go(func() { r.listen(helping) })
 	if !w.cfg.NoMaintenance {
-		helpers.Go(func() { promote(helping, w.pool, r.log) })
+		helpers.Go(func() { maintain(helping, w.pool, r.log) })
 	}
 
 	r.work(ctx)
@@ -214,11 +213,13 @@ type run struct {
 
 	slots     *slots
 	wake      chan struct{} // somebody has enqueued something
+	lost      chan struct{} // an attempt was taken from this worker: a heartbeat will tell which
 	completer *completer
 	handlers  sync.WaitGroup
 
 	mu      sync.Mutex
-	running map[int64]context.CancelCauseFunc // by receipt
+	running map[int64]context.CancelCauseFunc // by receipt; nil when the attempt is lost
+	ids     map[int64]bool                    // of all registrations
 }
 
 // start runs the handlers of claimed jobs, each in a goroutine of its own.
@@ -231,13 +232,23 @@ func (r *run) start(jobs []gen.AwaClaimedJob) {
 		r.running[job.Receipt] = cancel
 		r.mu.Unlock()
 		r.handlers.Go(func() {
-			a := &attempt{AwaClaimedJob: job}
+			a := &attempt{AwaClaimedJob: job, pool: r.pool}
+			ctx, stopTimer := ctx, func() {}
+			if job.DeadlineAt != nil {
+				ctx, stopTimer = context.WithDeadline(ctx, *job.DeadlineAt)
+			}
 			r.Worker.handlers[job.Kind].call(ctx, a, func(err error) {
+				stopTimer()
 				cancel(nil)
 				r.mu.Lock()
+				lost := r.running[job.Receipt] == nil
 				delete(r.running, job.Receipt)
 				r.mu.Unlock()
-				r.answer(a, err, registration)
+				if lost {
+					registration.open.Add(-1)
+				} else {
+					r.answer(a, err, registration)
+				}
 				r.slots.put(1)
 			})
 		})
@@ -248,15 +259,24 @@ func (r *run) start(jobs []gen.AwaClaimedJob) {
 func (r *run) answer(a *attempt, err error, registration *registration) {
 	result := answer{jobID: a.JobID, receipt: a.Receipt, registration: registration}
 	if err == nil && !a.completedTx {
-		result.output, err = encodeOutput(a.output)
+		result.output, err = encode("output", a.output)
 	}
 	if err != nil && r.handling.Err() != nil {
 		return
 	}
 	switch {
 	case err != nil:
-		r.log.InfoContext(r.background, "attempt failed", keyJobID, a.JobID, keyKind, a.Kind, keyAttempt, a.Attempt, keyError, err)
-		result.outcome, result.failure = failed, cleanText(err.Error())
+		judge(&result, err)
+		level, text := slog.LevelInfo, "attempt failed"
+		switch result.outcome {
+		case snoozed:
+			level, text = slog.LevelDebug, "attempt snoozed"
+		case discarded:
+			text = "job discarded"
+		case cancelled:
+			text = "job cancelled by its handler"
+		}
+		r.log.Log(r.background, level, text, keyJobID, a.JobID, keyKind, a.Kind, keyAttempt, a.Attempt, keyError, err)
 	case a.completedTx:
 		// If the handler has kept its promise this is refused as stale. If not, the job would stay open for ever.
 		result.outcome, result.failure = committed, "the handler returned nil, but the transaction in which it completed the job was not committed"
@@ -283,6 +303,9 @@ func (r *run) waitForHandlers() (abandoned int) {
 		case <-heartbeat.C:
 			r.heartbeat(r.background)
 			heartbeat.Reset(time.Until(r.nextHeartbeat))
+		case <-r.lost:
+			r.heartbeat(r.background)
+			heartbeat.Reset(time.Until(r.nextHeartbeat))
 		case <-deadline.C:
 			if r.handling.Err() != nil {
 				r.mu.Lock()
@@ -300,36 +323,6 @@ func info() json.RawMessage {
 	host, _ := os.Hostname()
 	encoded, _ := json.Marshal(map[string]any{"host": host, "pid": os.Getpid(), "runtime": runtime.Version()})
 	return encoded
-}
-
-// promote makes deferred jobs ready when they are due.
-func promote(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
-	trouble := trouble{log: log, what: "deferred jobs are not promoted by this worker"}
-	for sleep(ctx, promoteEvery) {
-		for ctx.Err() == nil {
-			promoted, err := promoteOnce(ctx, pool)
-			if ctx.Err() == nil {
-				trouble.report(ctx, err)
-			}
-			if err != nil || promoted < promoteMax {
-				break
-			}
-		}
-	}
-}
-
-// promoteOnce is interrupted only while it waits for a connection.
-func promoteOnce(ctx context.Context, pool *pgxpool.Pool) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	conn, err := pool.Acquire(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Release()
-	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-	defer cancel()
-	return queries.PromoteDue(ctx, pipeline{conn: conn.Conn()}, promoteMax)
 }
 
 // trouble logs the first of several errors in a row, and when it is over.

@@ -185,12 +185,7 @@ func TestWakesByNotification(t *testing.T) {
 		ran <- struct{}{}
 		return nil
 	}), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, Queue: "some queue"})
-	waitFor(t, func() bool {
-		return queryValue[bool](t, pool, `
-			select exists (select from pg_stat_activity where datname = current_database() and query ilike 'listen "awa_wake%' and state = 'idle')
-			   and not exists (select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
-			                    and backend_type = 'client backend' and (state <> 'idle' or state_change > clock_timestamp() - interval '200 milliseconds'))`)
-	}, "the worker does not fall asleep")
+	waitUntilAsleep(t, pool)
 	enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "some queue"})
 	receive(t, ran)
 }
@@ -486,7 +481,8 @@ func TestStaleAnswer(t *testing.T) {
 	assert.NotContains(t, log.String(), "level=ERROR")
 }
 
-// A worker needs awa_worker, and nothing else, when it does no maintenance; a producer awa_producer.
+// A worker needs awa_worker, and nothing else, when it does no maintenance; a producer awa_producer; an operator
+// awa_operator.
 func TestRolesSuffice(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	as := func(role string) *pgxpool.Pool {
@@ -503,10 +499,43 @@ func TestRolesSuffice(t *testing.T) {
 	require.NoError(t, err)
 	_, err = client.Job(t.Context(), id)
 	assert.ErrorContains(t, err, "permission denied")
-	stop := runWorker(t, as("awa_worker"), handle(func(context.Context, *driver.Job[note]) error { return nil }),
-		driver.WorkerConfig{NoMaintenance: true})
-	waitForState(t, as("awa_reader"), id, "completed")
+	reader := as("awa_reader")
+	stop := runWorker(t, as("awa_worker"), handle(func(ctx context.Context, job *driver.Job[note]) error {
+		if err := job.SetProgress(ctx, 1); err != nil {
+			return err
+		}
+		if _, err := job.Extend(ctx, time.Minute); err != nil {
+			return err
+		}
+		switch job.Args.Text {
+		case "snooze":
+			return driver.Snooze(time.Hour)
+		case "discard":
+			return driver.Discard(errors.New("no"))
+		case "cancel":
+			return driver.Cancel("no")
+		}
+		return nil
+	}), driver.WorkerConfig{NoMaintenance: true})
+	waitForState(t, reader, id, "completed")
+	for text, state := range map[string]string{"snooze": "scheduled", "discard": "failed", "cancel": "cancelled"} {
+		id, inserted, err := client.EnqueueUnique(t.Context(), note{text}, driver.UniqueOptions{}, driver.EnqueueOptions{})
+		require.NoError(t, err)
+		assert.True(t, inserted)
+		waitForState(t, reader, id, state)
+	}
 	require.NoError(t, stop())
+	_, cancelled, err := client.CancelByUniqueKey(t.Context(), note{"snooze"}, driver.UniqueOptions{}, "")
+	require.NoError(t, err)
+	assert.True(t, cancelled)
+
+	operator := driver.NewClient(as("awa_operator"))
+	n, err := operator.RetryWhere(t.Context(), driver.JobFilter{Queue: driver.DefaultQueue})
+	require.NoError(t, err)
+	assert.EqualValues(t, 3, n)
+	require.NoError(t, operator.DropQueue(t.Context(), driver.DefaultQueue, true))
+	_, err = client.Cancel(t.Context(), id, "")
+	assert.ErrorContains(t, err, "awa_operator to change jobs")
 }
 
 func TestNoMaintenance(t *testing.T) {

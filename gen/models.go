@@ -30,7 +30,7 @@ type AwaClaimedJob struct {
 // The row that enqueue_unique returns: the job that holds the key, and whether this call inserted it. The view itself is always empty
 type AwaEnqueueUnique struct {
 	JobID    int64
-	Inserted interface{}
+	Inserted bool
 }
 
 // Every job that is still kept, one row each, in one state

@@ -344,3 +344,22 @@ func TestAgingUnderOverload(t *testing.T) {
 	require.Greater(t, served[1], served[4], "priority still counts")
 	require.Less(t, slowest, 2*time.Second)
 }
+
+// A claim that waited for the queue goes by the settings of the time when it takes jobs: what was enqueued after a pause is not claimed.
+func TestPauseWhileAClaimWaits(t *testing.T) {
+	d := newDatabase(t)
+	a, b, operator := d.session(), d.session(), d.session()
+	a.enqueue("q")
+	require.Len(t, a.claim("q", 1), 1)
+	a.exec("begin")
+	require.Empty(t, a.claim("q", 1))
+	wait := b.background("create temp table taken as select job_id from awa.claim('q', 10)")
+	operator.waitUntilBlocked(b)
+	operator.exec("select awa.pause_queue('q')")
+	operator.enqueue("q")
+	a.exec("commit")
+	require.NoError(t, wait())
+	require.Zero(t, one[int](b, "select count(*) from taken"))
+	operator.exec("select awa.resume_queue('q')")
+	require.Len(t, b.claim("q", 10), 1)
+}

@@ -71,13 +71,14 @@ begin
   end if;
 
   v_queue_id := awa._queue_id(queue);
+  perform awa._lock_queue(v_queue_id);
+  v_now := awa._snapshot();
+  v_claimed_at := clock_timestamp();
+  -- After the snapshot: who pauses the queue, and then enqueues, can rely on the pause.
   select s.paused_at, s.lease, s.deadline, s.aging_interval into v_settings from awa.queue_settings s where s.queue_id = v_queue_id;
   if v_settings.paused_at is not null then
     return;
   end if;
-  perform awa._lock_queue(v_queue_id);
-  v_now := awa._snapshot();
-  v_claimed_at := clock_timestamp();
   select s.claim_bytes, r.current_segment into v_bytes, v_segment from awa.settings s, awa.ring r;
 
   -- Each lane's cursor and head. The front lane comes first, then the lanes by their priority, less one for each aging interval that the head has waited.

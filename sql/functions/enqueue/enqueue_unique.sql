@@ -1,5 +1,5 @@
 -- What enqueue_unique returns.
-create or replace view awa.enqueue_unique as select e.job_id, e.job_id is null as inserted from awa.ready_entries e where false;
+create or replace view awa.enqueue_unique as select t.job_id, t.cancels as inserted from awa.ready_tombstones t where false;
 comment on view awa.enqueue_unique is 'The row that enqueue_unique returns: the job that holds the key, and whether this call inserted it. The view itself is always empty';
 
 -- Appends one job, unless another one holds its unique key: then that one's id is returned. The key is a text (unique_key), or made of any of queue, kind and args (unique_by),

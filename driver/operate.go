@@ -1,0 +1,158 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/awa-pg/awa/gen"
+)
+
+// JobFilter says which jobs a call is about: those to which all that is set applies. At least one of Queue, Kind, State and
+// Before has to be.
+type JobFilter struct {
+	Queue   string
+	Kind    string
+	State   string    // one that allows the change, as [JobInfo] names it
+	Before  time.Time // enqueued before this time or, for jobs that have ended, ended before it
+	MaxJobs int       // 1 to 10,000; 1,000 by default
+}
+
+// Cancel cancels a job that has not ended, in a transaction of its own, and returns the state that it was in. What runs is
+// taken from its worker: the handler's context ends at once, and its answer is stale. The reason is kept with the job; ""
+// for none.
+//
+// It fails with [ErrNoSuchJob]; with [ErrWrongState] when the job has ended; with [ErrMovedOn]; with [ErrIsolation] at any
+// isolation level but READ COMMITTED; and with SQLSTATE 55P03 when a transaction that lasts is answering for the job.
+func (c *Client) Cancel(ctx context.Context, id int64, reason string) (state string, err error) {
+	return c.CancelTx(ctx, c.pool, id, reason)
+}
+
+// CancelTx is [Client.Cancel] inside the caller's transaction: the job is cancelled if and when that commits. When a job
+// that waited was claimed meanwhile, that is decided at the commit, which then may fail with SQLSTATE 40001.
+func (c *Client) CancelTx(ctx context.Context, tx DBTX, id int64, reason string) (state string, err error) {
+	state, err = queries.Cancel(ctx, tx, gen.CancelParams{JobID: id, Reason: optional(reason)})
+	return state, changeError("cancel", id, err)
+}
+
+// Retry lets a job run now, in a transaction of its own, and returns the state that it was in: one that failed, is dead or
+// was cancelled, with its attempts counted anew; or one that is scheduled or retryable, ahead of its time.
+//
+// It fails as [Client.Cancel] does, with [ErrWrongState] when the job is available, runs or has completed; and with
+// [ErrUniqueKeyHeld].
+func (c *Client) Retry(ctx context.Context, id int64) (state string, err error) {
+	return c.RetryTx(ctx, c.pool, id)
+}
+
+// RetryTx is [Client.Retry] inside the caller's transaction: the job may run when that commits.
+func (c *Client) RetryTx(ctx context.Context, tx DBTX, id int64) (state string, err error) {
+	state, err = queries.Retry(ctx, tx, id)
+	return state, changeError("retry", id, err)
+}
+
+// SetPriority gives a job that waits another priority, 1 (first) to 4 (last), in a transaction of its own, and returns the
+// state that it was in. The job goes to the end of those that have that priority.
+//
+// It fails as [Client.Cancel] does, with [ErrWrongState] when the job runs or has ended.
+func (c *Client) SetPriority(ctx context.Context, id int64, priority int) (state string, err error) {
+	return c.SetPriorityTx(ctx, c.pool, id, priority)
+}
+
+// SetPriorityTx is [Client.SetPriority] inside the caller's transaction: see [Client.CancelTx].
+func (c *Client) SetPriorityTx(ctx context.Context, tx DBTX, id int64, priority int) (state string, err error) {
+	state, err = queries.SetPriority(ctx, tx, gen.SetPriorityParams{JobID: id, Priority: clampInt(priority)})
+	return state, changeError("set priority of", id, err)
+}
+
+// Move moves a job that waits to the end of another queue, in a transaction of its own, and returns the state that it was
+// in. The queue, 1 to 200 characters, exists from then on.
+//
+// It fails as [Client.SetPriority] does.
+func (c *Client) Move(ctx context.Context, id int64, queue string) (state string, err error) {
+	return c.MoveTx(ctx, c.pool, id, queue)
+}
+
+// MoveTx is [Client.Move] inside the caller's transaction: see [Client.CancelTx].
+func (c *Client) MoveTx(ctx context.Context, tx DBTX, id int64, queue string) (state string, err error) {
+	state, err = queries.Move(ctx, tx, gen.MoveParams{JobID: id, Queue: queue})
+	return state, changeError("move", id, err)
+}
+
+func changeError(what string, id int64, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s job %d: %w", what, id, mapError(err))
+	}
+	return nil
+}
+
+// CancelWhere cancels jobs that have not ended, in a transaction of its own, all of them or, on an error, none. It returns
+// how many. Deferred jobs that somebody else is changing are left alone. A filter that filters nothing is refused with
+// SQLSTATE 22023; otherwise it fails as [Client.Cancel] does.
+func (c *Client) CancelWhere(ctx context.Context, filter JobFilter) (int64, error) {
+	return c.CancelWhereTx(ctx, c.pool, filter)
+}
+
+// CancelWhereTx is [Client.CancelWhere] inside the caller's transaction: see [Client.CancelTx].
+func (c *Client) CancelWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (int64, error) {
+	n, err := queries.CancelWhere(ctx, tx, gen.CancelWhereParams(filter.params()))
+	if err != nil {
+		return 0, fmt.Errorf("cancel jobs: %w", mapError(err))
+	}
+	return n, nil
+}
+
+// RetryWhere lets jobs run now as [Client.Retry] does, those with the lowest ids first, in a transaction of its own. It
+// returns how many. Without a State they are those that failed, are dead or were cancelled. Jobs whose unique key another
+// one holds, and those that somebody else is changing, are left alone. A filter that filters nothing is refused with
+// SQLSTATE 22023.
+func (c *Client) RetryWhere(ctx context.Context, filter JobFilter) (int64, error) {
+	return c.RetryWhereTx(ctx, c.pool, filter)
+}
+
+// RetryWhereTx is [Client.RetryWhere] inside the caller's transaction: the jobs may run when that commits.
+func (c *Client) RetryWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (int64, error) {
+	n, err := queries.RetryWhere(ctx, tx, gen.RetryWhereParams(filter.params()))
+	if err != nil {
+		return 0, fmt.Errorf("retry jobs: %w", mapError(err))
+	}
+	return n, nil
+}
+
+// PurgeDLQ removes dead letters for good, in a transaction of its own, and returns how many. Those that somebody else is
+// changing are left alone. A filter that filters nothing is refused with SQLSTATE 22023: the State "dead" stands for all.
+func (c *Client) PurgeDLQ(ctx context.Context, filter JobFilter) (int64, error) {
+	return c.PurgeDLQTx(ctx, c.pool, filter)
+}
+
+// PurgeDLQTx is [Client.PurgeDLQ] inside the caller's transaction.
+func (c *Client) PurgeDLQTx(ctx context.Context, tx DBTX, filter JobFilter) (int64, error) {
+	n, err := queries.PurgeDLQ(ctx, tx, gen.PurgeDLQParams(filter.params()))
+	if err != nil {
+		return 0, fmt.Errorf("purge dead letters: %w", mapError(err))
+	}
+	return n, nil
+}
+
+// params leaves out what is not set.
+func (f JobFilter) params() gen.CancelWhereParams {
+	return gen.CancelWhereParams{
+		Queue: optional(f.Queue), Kind: optional(f.Kind), State: optional(f.State),
+		Before: optionalTime(f.Before), MaxJobs: optionalInt(f.MaxJobs),
+	}
+}
+
+// DropQueue removes a queue, its settings, and its jobs that wait, failed, were cancelled or are dead, in a transaction of
+// its own. It fails with [ErrNoSuchQueue]; with [ErrWrongState] while the queue has jobs that have not ended, unless it is
+// forced: then these go, too, and what runs is taken from its worker; and with [ErrIsolation] at any isolation level but
+// READ COMMITTED.
+func (c *Client) DropQueue(ctx context.Context, queue string, force bool) error {
+	return c.DropQueueTx(ctx, c.pool, queue, force)
+}
+
+// DropQueueTx is [Client.DropQueue] inside the caller's transaction. Commit soon: nobody can claim from the queue before.
+func (c *Client) DropQueueTx(ctx context.Context, tx DBTX, queue string, force bool) error {
+	if err := queries.DropQueue(ctx, tx, gen.DropQueueParams{Queue: queue, Force: force}); err != nil {
+		return fmt.Errorf("drop queue %q: %w", queue, mapError(err))
+	}
+	return nil
+}

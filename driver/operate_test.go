@@ -1,0 +1,292 @@
+package driver_test
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/gen"
+	"github.com/awa-pg/awa/internal/testdb"
+)
+
+func TestCancel(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	running := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	claim(t, pool, 1)
+	for state, id := range map[string]int64{
+		"running":   running,
+		"available": enqueue(t, pool, note{}, driver.EnqueueOptions{}),
+		"scheduled": enqueue(t, pool, note{}, driver.EnqueueOptions{RunAt: time.Now().Add(time.Hour)}),
+	} {
+		was, err := client.Cancel(t.Context(), id, "why not")
+		require.NoError(t, err)
+		assert.Equal(t, state, was)
+		job := waitForState(t, pool, id, "cancelled")
+		require.Len(t, job.Errors, 1)
+		assert.Equal(t, "why not", job.Errors[0].Error)
+		assert.Equal(t, "postgres", job.Errors[0].By)
+		_, err = client.Cancel(t.Context(), id, "")
+		assert.ErrorIs(t, err, driver.ErrWrongState)
+	}
+}
+
+func TestRetry(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1})
+	_, err := client.Retry(t.Context(), id)
+	assert.ErrorIs(t, err, driver.ErrWrongState)
+	assert.Equal(t, "failed", fails(t, pool))
+	was, err := client.Retry(t.Context(), id)
+	require.NoError(t, err)
+	assert.Equal(t, "failed", was)
+	job := waitForState(t, pool, id, "available")
+	assert.Zero(t, job.Attempt)
+	assert.Len(t, job.Errors, 1)
+
+	later := enqueue(t, pool, note{}, driver.EnqueueOptions{RunAt: time.Now().Add(time.Hour)})
+	was, err = client.Retry(t.Context(), later)
+	require.NoError(t, err)
+	assert.Equal(t, "scheduled", was)
+	waitForState(t, pool, later, "available")
+}
+
+func TestRetryOfAJobWhoseKeyIsHeld(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	first, _, err := client.EnqueueUnique(t.Context(), note{}, driver.UniqueOptions{}, driver.EnqueueOptions{})
+	require.NoError(t, err)
+	_, err = client.Cancel(t.Context(), first, "")
+	require.NoError(t, err)
+	second, inserted, err := client.EnqueueUnique(t.Context(), note{}, driver.UniqueOptions{}, driver.EnqueueOptions{})
+	require.NoError(t, err)
+	require.True(t, inserted)
+	_, err = client.Retry(t.Context(), first)
+	assert.ErrorIs(t, err, driver.ErrUniqueKeyHeld)
+	n, err := client.RetryWhere(t.Context(), driver.JobFilter{State: "cancelled"})
+	require.NoError(t, err)
+	assert.Zero(t, n)
+	_, err = client.Cancel(t.Context(), second, "")
+	require.NoError(t, err)
+	_, err = client.Retry(t.Context(), first)
+	require.NoError(t, err)
+}
+
+func TestSetPriorityAndMove(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	for state, runAt := range map[string]time.Time{"available": {}, "scheduled": time.Now().Add(time.Hour)} {
+		id := enqueue(t, pool, note{state}, driver.EnqueueOptions{RunAt: runAt})
+		was, err := client.SetPriority(t.Context(), id, 1)
+		require.NoError(t, err)
+		assert.Equal(t, state, was)
+		was, err = client.Move(t.Context(), id, "elsewhere")
+		require.NoError(t, err)
+		assert.Equal(t, state, was)
+		job := waitForState(t, pool, id, state)
+		assert.Equal(t, 1, job.Priority)
+		assert.Equal(t, "elsewhere", job.Queue)
+		for _, priority := range []int{0, 5, 1 << 40} {
+			_, err = client.SetPriority(t.Context(), id, priority)
+			assert.ErrorContains(t, err, "SQLSTATE 22023")
+		}
+		_, err = client.Move(t.Context(), id, "")
+		assert.ErrorContains(t, err, "SQLSTATE 22023")
+	}
+	running := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	claim(t, pool, 1)
+	_, err := client.SetPriority(t.Context(), running, 1)
+	assert.ErrorIs(t, err, driver.ErrWrongState)
+	_, err = client.Move(t.Context(), running, "elsewhere")
+	assert.ErrorIs(t, err, driver.ErrWrongState)
+}
+
+// The change is decided when it commits. Then a claim that had begun before has taken the job.
+func TestJobThatMovesOnMeanwhile(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(t.Context())
+	claimed, err := gen.New().Claim(t.Context(), tx, gen.ClaimParams{Queue: driver.DefaultQueue, MaxJobs: 1})
+	require.NoError(t, err)
+	require.Len(t, claimed, 1)
+
+	result := make(chan error, 1)
+	go func() {
+		_, err := client.SetPriority(t.Context(), id, 1)
+		result <- err
+	}()
+	waitFor(t, func() bool {
+		return queryValue[bool](t, pool, `
+			select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%awa.set_priority%')`)
+	}, "the change does not wait for the claim")
+	require.NoError(t, tx.Commit(t.Context()))
+	err = receive(t, result)
+	assert.ErrorIs(t, err, driver.ErrMovedOn)
+	assert.ErrorContains(t, err, "hint: Try again")
+	assert.Equal(t, 2, waitForState(t, pool, id, "running").Priority)
+}
+
+func TestChangesOfManyJobs(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	for range 3 {
+		enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "a"})
+		enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "b"})
+	}
+	scheduled := enqueue(t, pool, otherKind{}, driver.EnqueueOptions{Queue: "b", RunAt: time.Now().Add(time.Hour)})
+	for name, test := range map[string]driver.JobFilter{
+		"nothing":  {},
+		"state":    {State: "completed"},
+		"max jobs": {Queue: "a", MaxJobs: 10_001},
+		"negative": {Queue: "a", MaxJobs: -1},
+	} {
+		for _, call := range []func(driver.JobFilter) (int64, error){
+			func(f driver.JobFilter) (int64, error) { return client.CancelWhere(t.Context(), f) },
+			func(f driver.JobFilter) (int64, error) { return client.RetryWhere(t.Context(), f) },
+			func(f driver.JobFilter) (int64, error) { return client.PurgeDLQ(t.Context(), f) },
+		} {
+			_, err := call(test)
+			assert.ErrorContains(t, err, "SQLSTATE 22023", name)
+		}
+	}
+
+	cancel := func(want int64, filter driver.JobFilter) {
+		t.Helper()
+		n, err := client.CancelWhere(t.Context(), filter)
+		require.NoError(t, err)
+		assert.Equal(t, want, n)
+	}
+	cancel(0, driver.JobFilter{Before: time.Now().Add(-time.Hour)})
+	cancel(1, driver.JobFilter{Kind: "other", Before: time.Now().Add(time.Hour)})
+	waitForState(t, pool, scheduled, "cancelled")
+	cancel(2, driver.JobFilter{Queue: "a", MaxJobs: 2})
+	cancel(1, driver.JobFilter{Queue: "a"})
+	cancel(3, driver.JobFilter{State: "available"})
+
+	n, err := client.RetryWhere(t.Context(), driver.JobFilter{Queue: "b", Kind: "note"})
+	require.NoError(t, err)
+	assert.EqualValues(t, 3, n)
+	counts, err := client.QueueCounts(t.Context(), "b")
+	require.NoError(t, err)
+	assert.EqualValues(t, 3, counts.Available)
+	assert.EqualValues(t, 1, counts.Cancelled)
+}
+
+func TestPurgeDLQ(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	id := enqueueConfigured(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1}, `{"dead_letter": true}`)
+	assert.Equal(t, "dead", fails(t, pool))
+	n, err := client.PurgeDLQ(t.Context(), driver.JobFilter{Kind: "other"})
+	require.NoError(t, err)
+	assert.Zero(t, n)
+	n, err = client.PurgeDLQ(t.Context(), driver.JobFilter{State: "dead"})
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, n)
+	_, err = client.Job(t.Context(), id)
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+}
+
+func TestDropQueue(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "q"})
+	assert.ErrorIs(t, client.DropQueue(t.Context(), "q", false), driver.ErrWrongState)
+	require.NoError(t, client.DropQueue(t.Context(), "q", true))
+	_, err := client.Job(t.Context(), id)
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+	assert.ErrorIs(t, client.DropQueue(t.Context(), "q", false), driver.ErrNoSuchQueue)
+}
+
+func TestExplainJob(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{RunAt: time.Now().Add(time.Hour)})
+	says, err := client.ExplainJob(t.Context(), id)
+	require.NoError(t, err)
+	assert.Contains(t, says, "It is scheduled")
+}
+
+func TestChangesOfAJobThatIsNot(t *testing.T) {
+	client := driver.NewClient(testdb.New(t))
+	_, err := client.Cancel(t.Context(), 1, "")
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+	_, err = client.Retry(t.Context(), 1)
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+	_, err = client.SetPriority(t.Context(), 1, 1)
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+	_, err = client.Move(t.Context(), 1, "q")
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+	_, err = client.ExplainJob(t.Context(), 1)
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+}
+
+// In a transaction of the caller a change is a part of that, and needs READ COMMITTED.
+func TestChangesInTransactions(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	failed := enqueueConfigured(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1, Priority: 1}, `{"dead_letter": true}`)
+	require.Equal(t, "dead", fails(t, pool))
+	filter := driver.JobFilter{Queue: driver.DefaultQueue}
+	rollback := errors.New("rollback")
+	for name, change := range map[string]func(tx driver.DBTX) error{
+		"cancel":       func(tx driver.DBTX) error { _, err := client.CancelTx(t.Context(), tx, id, ""); return err },
+		"retry":        func(tx driver.DBTX) error { _, err := client.RetryTx(t.Context(), tx, failed); return err },
+		"set priority": func(tx driver.DBTX) error { _, err := client.SetPriorityTx(t.Context(), tx, id, 4); return err },
+		"move":         func(tx driver.DBTX) error { _, err := client.MoveTx(t.Context(), tx, id, "q"); return err },
+		"cancel where": func(tx driver.DBTX) error { _, err := client.CancelWhereTx(t.Context(), tx, filter); return err },
+		"retry where":  func(tx driver.DBTX) error { _, err := client.RetryWhereTx(t.Context(), tx, filter); return err },
+		"purge":        func(tx driver.DBTX) error { _, err := client.PurgeDLQTx(t.Context(), tx, filter); return err },
+		"drop queue":   func(tx driver.DBTX) error { return client.DropQueueTx(t.Context(), tx, driver.DefaultQueue, true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			before := jobsOf(t, pool)
+			err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+				require.NoError(t, change(tx))
+				return rollback
+			})
+			require.ErrorIs(t, err, rollback)
+			assert.Equal(t, before, jobsOf(t, pool))
+			if name == "purge" { // takes what it can see
+				return
+			}
+			err = pgx.BeginTxFunc(t.Context(), pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error { return change(tx) })
+			assert.ErrorIs(t, err, driver.ErrIsolation)
+		})
+	}
+}
+
+func jobsOf(t *testing.T, pool *pgxpool.Pool) string {
+	t.Helper()
+	return queryValue[string](t, pool, "select jsonb_agg(j order by id)::text from awa.jobs j")
+}
+
+// A transaction whose snapshot is older than the key is told to try again, as for a job that moved on.
+func TestKeyTakenSinceTheSnapshot(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	tx, err := pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	require.NoError(t, err)
+	defer tx.Rollback(t.Context())
+	_, err = tx.Exec(t.Context(), "select 1")
+	require.NoError(t, err)
+	_, _, err = client.EnqueueUnique(t.Context(), note{}, driver.UniqueOptions{}, driver.EnqueueOptions{})
+	require.NoError(t, err)
+	_, _, err = client.EnqueueUniqueTx(t.Context(), tx, note{}, driver.UniqueOptions{}, driver.EnqueueOptions{})
+	assert.ErrorIs(t, err, driver.ErrMovedOn)
+	var pg *pgconn.PgError
+	require.ErrorAs(t, err, &pg)
+	assert.Equal(t, "40001", pg.Code)
+}

@@ -1,0 +1,62 @@
+package driver
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Snooze returns an error for a handler to return: the job runs again after a delay of 0 to 10 years, and the attempt does
+// not count.
+func Snooze(delay time.Duration) error {
+	return &verdict{outcome: snoozed, delay: delay, text: fmt.Sprintf("snooze for %s", delay)}
+}
+
+// Discard returns an error for a handler to return: the job ends as failed, whatever attempts are left, or as dead where
+// its queue keeps dead letters.
+func Discard(err error) error {
+	return &verdict{outcome: discarded, err: err, text: "discarded"}
+}
+
+// Cancel returns an error for a handler to return: the job ends as cancelled. The reason is kept with it; "" for none.
+func Cancel(reason string) error {
+	v := &verdict{outcome: cancelled, text: "cancelled"}
+	if reason != "" {
+		v.text = reason
+	}
+	return v
+}
+
+// RetryAfter returns an error for a handler to return: the attempt fails, but the next one, if any is left, comes after a
+// delay of 0 to 10 years, whatever the queue's backoff is.
+func RetryAfter(delay time.Duration, err error) error {
+	return &verdict{outcome: failed, delay: delay, err: err, text: fmt.Sprintf("retry after %s", delay)}
+}
+
+// verdict is an error with which a handler says what is to become of its attempt.
+type verdict struct {
+	outcome outcome
+	delay   time.Duration
+	err     error  // nil where there is none
+	text    string // for when there is none
+}
+
+func (v *verdict) Error() string {
+	if v.err != nil {
+		return v.err.Error()
+	}
+	return v.text
+}
+
+func (v *verdict) Unwrap() error { return v.err }
+
+// judge turns a handler's error into an answer.
+func judge(a *answer, err error) {
+	a.outcome, a.failure = failed, cleanText(err.Error())
+	if v, ok := errors.AsType[*verdict](err); ok {
+		a.outcome = v.outcome
+		if v.outcome == failed || v.outcome == snoozed {
+			a.delay = &v.delay
+		}
+	}
+}
