@@ -72,8 +72,58 @@ begin
 end
 $$;
 
+-- Aging: a job on each lane, of which some have waited for longer. Which is served when; its priority, and how long it has waited, are its args.
+create function pg_temp.waited(suffix text, jobs text[]) returns void
+language sql
+as $$
+  select awa.enqueue(pg_temp.q(suffix), 'k', to_jsonb(j), split_part(j, ' ', 1)::int) from unnest(jobs) j;
+  update awa.ready_entries e
+     set ready_at = e.ready_at - split_part(e.args #>> '{}', ' ', 2)::interval where e.lane >> 3 = awa._queue_id(pg_temp.q(suffix));
+$$;
+create temp table ages as
+select * from (values
+  (1, '', '{1 0s,2 0s,3 0s,4 0s}'::text[], '{1 0s,2 0s,3 0s,4 0s}'::text[], 'who has not waited for long is served by priority'),
+  (2, '', '{1 20s,2 20s,3 20s,4 20s}', '{1 20s,2 20s,3 20s,4 20s}', 'also when all have waited for less than a minute'),
+  (3, '', '{1 0s,2 0s,3 80s,4 0s}', '{1 0s,3 80s,2 0s,4 0s}', 'each minute that a head has waited counts for a priority; the older one first'),
+  (4, '', '{1 0s,2 100s,3 130s,4 10m}', '{4 10m,3 130s,2 100s,1 0s}', 'the more the longer'),
+  (5, '', '{1 1h,2 0s,3 0s,4 1h}', '{1 1h,4 1h,2 0s,3 0s}', 'where all age, priorities stay'),
+  (6, '', '{1 0s,2 0s,3 0s,4 6000y}', '{4 6000y,1 0s,2 0s,3 0s}', 'a head may have waited for thousands of years'),
+  (7, '{"aging_interval": 0.001}', '{1 1s,2 2s,3 0s,4 6000y}', '{4 6000y,2 2s,1 1s,3 0s}', 'by milliseconds'),
+  (8, '{"aging_interval": "1 hour"}', '{1 0s,2 50m,3 70m,4 2h}', '{1 0s,4 2h,3 70m,2 50m}', 'or hours, as the queue says'),
+  (9, '{"aging_interval": "1 year"}', '{1 0s,2 11mons,3 400d,4 400d}', '{1 0s,3 400d,2 11mons,4 400d}', 'or years')
+) v(n, settings, jobs, expected, description);
+select count(pg_temp.waited(' age ' || n, jobs)) from ages \g /dev/null
+select count(awa.configure_queue(pg_temp.q(' age ' || n), settings::jsonb)) from ages where settings <> '' \g /dev/null
+-- The front lane, however young
+select pg_temp.waited(' front', '{4 0s}') \g /dev/null
+select awa.release(job_id, receipt) from pg_temp.take(' front', 1) \g /dev/null
+select pg_temp.waited(' front', '{1 1h}') \g /dev/null
+
+-- Buried entries: at the beginning, in between, at the end; a whole lane; and those of a transaction that committed late
+create temp table buried as select n, awa.enqueue(pg_temp.q(' buried'), 'k', to_jsonb(n)) as id from generate_series(1, 20) n;
+select awa.cancel(id) from buried where n in (1, 2, 3, 4, 7, 9, 10, 11, 18, 19, 20) \g /dev/null
+select count(*) from awa.enqueue_many(:'queue' || ' all buried', 'k', array_fill('{}'::jsonb, array[5]), 1) \g /dev/null
+select awa.cancel_where(:'queue' || ' all buried') \g /dev/null
+select awa.enqueue(:'queue' || ' all buried', 'k', '"left"', 3) \g /dev/null
 begin;
-select plan(49);
+create temp table late as select n, awa.enqueue(pg_temp.q(' late'), 'k', to_jsonb(n)) as id from generate_series(1, 4) n;
+savepoint s;
+select awa.enqueue(:'queue' || ' late', 'k', '"lost"') \g /dev/null
+rollback to s;
+select count(*) from awa.claim(:'queue' || ' late', 10) \g /dev/null
+commit;
+select awa.enqueue(:'queue' || ' late', 'k', '5') \g /dev/null
+select count(*) from awa.claim(:'queue' || ' late', 1) \g /dev/null
+select awa.cancel(id) from late where n in (2, 3, 4) \g /dev/null
+select pg_temp.step('buried') \g /dev/null
+
+-- Keys, and a deadline
+select count(*) from awa.enqueue_many(:'queue' || ' keys', 'plain', array_fill('{}'::jsonb, array[2])) \g /dev/null
+select u.job_id as keyed_id from awa.enqueue_unique(:'queue' || ' keys', 'unique', unique_key => :'queue', unique_states => '{running}') u \gset
+select count(*) from awa.enqueue_many(:'queue' || ' deadline', 'k', array_fill('{}'::jsonb, array[2])) \g /dev/null
+
+begin;
+select plan(73);
 
 -- Order
 create temp table first as select c.*, row_number() over () as place from awa.claim(queue => pg_temp.q(), max_jobs => 4) c;
@@ -158,6 +208,33 @@ create temp table with_worker as select c.* from awa.claim(pg_temp.q(' leases'),
 select is(
   (select row(j.worker_id, j.heartbeat_at)::text from with_worker c, awa.job(c.job_id) j),
   (select row(w.worker_id, w.heartbeat_at)::text from awa.workers w where w.worker_id = :worker_id), 'an attempt shows its worker, and when that was last heard of');
+
+-- Aging
+select is((select array_agg(c.args #>> '{}' order by c.n) from rows from (awa.claim(pg_temp.q(' age ' || a.n), 10)) with ordinality c(job_id, receipt, queue, kind, args, priority, attempt, max_attempts, created_at, ready_at, deadline_at, tags, metadata, progress, n)),
+  a.expected, a.description) from ages a order by a.n;
+select is((select array_agg(c.args #>> '{}') from awa.claim(pg_temp.q(' front'), 10) c), '{4 0s,1 1h}', 'what was given back comes first, however long others have waited');
+
+-- Buried
+select is((select array_agg(c.args order by c.receipt) from awa.claim(pg_temp.q(' buried'), 3) c), array['5', '6', '8']::jsonb[], 'entries that are buried are passed over, and do not count');
+create temp table past as select * from awa.claim(pg_temp.q(' buried'), 100);
+select is((select array_agg(p.args order by p.receipt) from past p), array['12', '13', '14', '15', '16', '17']::jsonb[], 'to the end');
+select is((select count(*) from past p, awa._attempts(array[p.receipt]) a where a.job_id = p.job_id and a.args = p.args), 6::bigint, 'and receipts lead to their jobs');
+select is((select count(*) from awa.complete_many((select array_agg(job_id) from past), (select array_agg(receipt) from past))), 0::bigint, 'which can be completed');
+select is((select array_agg(c.args) from awa.claim(pg_temp.q(' all buried'), 10) c), '{"\"left\""}', 'a lane that is all buried is in nobody''s way');
+select is((select array_agg(c.args) from awa.claim(pg_temp.q(' late'), 10) c), '{5}', 'nor are late commits');
+select is((select count(*) from awa.claim(pg_temp.q(' buried'), 100)) + (select count(*) from awa.claim(pg_temp.q(' all buried'), 100)) + (select count(*) from awa.claim(pg_temp.q(' late'), 100)), 0::bigint, 'nothing is left');
+select pg_temp.agrees('each job is in one state');
+select pg_temp.steps_agree();
+
+-- Keys, and a deadline
+create temp table keys as select c.kind, c.job_id, l.holds_keys, l.claim_id from (select * from awa.claim(pg_temp.q(' keys'), 2) union all select * from awa.claim(pg_temp.q(' keys'), 2)) c join awa.lease_claims l on l.claim_id = c.receipt >> 12;
+select is((select count(*) from keys), 0::bigint, 'claims of the same statement are not seen by it');
+select is((select array_agg(l.holds_keys order by l.claim_id) from awa.lease_claims l where l.lane = awa._queue_id(pg_temp.q(' keys')) * 8 + 2), '{f,t}', 'a claim says whether any of its jobs has a unique key');
+select is((select count(*) from awa.unique_claims u where u.job_id = :keyed_id), 1::bigint, 'one that is held while it runs is held then');
+select is((select c.deadline_at from awa.claim(pg_temp.q(' deadline')) c), null, 'there is no deadline unless the queue has one');
+select awa.configure_queue(pg_temp.q(' deadline'), '{"deadline": "90 seconds"}') \g /dev/null
+create temp table deadline as select * from awa.claim(pg_temp.q(' deadline'), 1, :worker_id, '1 hour');
+select is((select row(d.deadline_at - l.claimed_at, l.deadline_at = d.deadline_at, j.deadline_at = d.deadline_at, l.lease_until - l.claimed_at)::text from deadline d join awa.lease_claims l on l.claim_id = d.receipt >> 12 cross join awa.job(d.job_id) j), '(00:01:30,t,t,01:00:00)', 'a deadline is so long from the claim, whatever the lease');
 
 -- Refusals
 select pg_temp.refused(format('select * from awa.claim(%s)', c.args), '22023', c.names, c.description)

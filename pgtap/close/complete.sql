@@ -5,9 +5,12 @@
 select count(*) from awa.enqueue_many(:'queue', 'k', array(select jsonb_build_object('n', n) from generate_series(1, 12) n), tags => '{t}', metadata => '{"m": 1}') \g /dev/null
 create temp table c as select * from pg_temp.take('', 8);
 create temp table s as select * from pg_temp.take('', 3, one_claim => false);
+select count(*) from awa.enqueue_many(:'queue' || ' lasts', 'k', array_fill('{}'::jsonb, array[3])) \g /dev/null
+create temp table l as select * from pg_temp.take(' lasts', 3);
+select awa.extend(job_id, receipt, '1 hour') from l \g /dev/null
 
 begin;
-select plan(49);
+select plan(55);
 
 -- What it does
 create temp table told as select awa.complete(job_id => c.job_id, receipt => c.receipt)::text as answer from c where n = 1;
@@ -36,6 +39,15 @@ select awa.complete(job_id, receipt) from s where n = 2 \g /dev/null
 select is((select array_agg(row(j.state, j.output)::text order by n) from s, awa.job(s.job_id) j), '{"(completed,1)","(completed,)","(running,)"}', 'a claim of one job is no different');
 select is(pg_temp.states(), 'available 1, completed 6, running 5', 'every job is in one state');
 select is((select count(distinct j.id) from awa.jobs j where j.queue = pg_temp.q()), 12::bigint, 'and shows once');
+
+-- Attempts with rows of their own
+select awa.complete(job_id, receipt, case n when 2 then '"out"'::jsonb end) from l where n < 3 \g /dev/null
+select is((select array_agg(row(j.state, j.attempt, j.output, j.receipt = l.receipt, j.finalized_at is not null)::text order by n) from l, awa.job(l.job_id) j),
+  '{"(completed,1,,t,t)","(completed,1,\"\"\"out\"\"\",t,t)","(running,1,,t,f)"}', 'an attempt that lasted completes as any other');
+select is((select array_agg(l.n) from awa.leases r join l using (receipt)), '{3}', 'its row goes');
+select pg_temp.refused(format('select awa.complete(%s, %s)', job_id, receipt), 'JQ001', 'stale', 'it completed before, item ' || n) from l where n < 3 order by n;
+select pg_temp.refused(format('select awa.complete(%s, %s)', l.job_id, x.receipt), 'JQ001', 'stale', 'the row of another job') from l, c x where l.n = 3 and x.n = 8;
+select pg_temp.agrees('each is in one state');
 
 -- Inside a business transaction
 savepoint business;

@@ -5,6 +5,9 @@
 select count(*) from awa.enqueue_many(:'queue', 'k', array(select jsonb_build_object('n', n) from generate_series(1, 60) n)) \g /dev/null
 create temp table c as select * from pg_temp.take('', 40);
 create temp table s as select * from pg_temp.take('', 8, one_claim => false);
+select count(*) from awa.enqueue_many(:'queue' || ' lasts', 'k', array_fill('{}'::jsonb, array[8])) \g /dev/null
+create temp table l as select * from pg_temp.take(' lasts', 8);
+select awa.extend(job_id, receipt, '1 hour') from l where n % 2 = 0 \g /dev/null
 
 -- Job n, its state and its output, for a range of places
 create function pg_temp.seen(first int, last int) returns text
@@ -12,7 +15,7 @@ language sql
 return (select string_agg(concat_ws(' ', c.n, j.state, j.output), ', ' order by c.n) from c cross join lateral awa.job(c.job_id) j where c.n between first and last);
 
 begin;
-select plan(56);
+select plan(61);
 
 -- Without outputs
 select is((select count(*) from awa.complete_many('{}', '{}')), 0::bigint, 'nothing to complete, nothing refused');
@@ -79,6 +82,16 @@ select is((select count(*) from awa.complete_many(array[job_id, job_id], array[r
 select is((select array_agg(row(j.state, j.output)::text) from c cross join lateral awa.jobs_compat() j where c.n = 21 and j.id = c.job_id), array['(completed,"""x""")'], 'ends the job once');
 select is((select count(*) from awa.complete_many(array[job_id], array[receipt], array[null]::jsonb[])), 0::bigint, 'no outputs but nulls') from c where n = 22;
 select is(pg_temp.seen(22, 22), '22 completed', 'is as without');
+
+-- Attempts with rows of their own, beside others
+select is(
+  (select array_agg(r) from awa.complete_many(
+    (select array_agg(job_id order by n) || array[0] from l where n <= 6), (select array_agg(receipt order by n) || array[0] from l where n <= 6), array[null, null, '3', '4', null, '6', null]::jsonb[]) r), '{0}',
+  'attempts that lasted, and others, with outputs and without');
+select is((select string_agg(concat_ws(' ', j.state, j.output), ', ' order by n) from l, awa.job(l.job_id) j), 'completed, completed, completed 3, completed 4, completed, completed 6, running, running', 'all complete');
+select is((select array_agg(l.n) from awa.leases r join l using (receipt)), '{8}', 'rows of ended attempts go');
+select is((select array_agg(r) from awa.complete_many((select array_agg(job_id order by n) from l), (select array_agg(receipt order by n) from l)) r), (select array_agg(job_id order by n) from l where n <= 6), 'once');
+select pg_temp.agrees('each is in one state');
 
 -- Beside the single form
 select awa.complete(job_id, receipt) from c where n = 23 \g /dev/null

@@ -9,16 +9,23 @@ select count(*) from awa.enqueue_many(:'queue' || ' once', 'k', array_fill('{}':
 create temp table once as select * from pg_temp.take(' once', 3);
 select awa.configure_queue(:'queue' || ' once', '{"backoff_base": "1 hour"}') \g /dev/null
 
+select count(*) from awa.enqueue_many(:'queue' || ' lasts', 'k', array_fill('{}'::jsonb, array[4])) \g /dev/null
+create temp table l as select * from pg_temp.take(' lasts', 4);
+select awa.set_progress(job_id, receipt, to_jsonb(n)) from l where n % 2 = 0 \g /dev/null
+select count(*) from awa.enqueue_many(:'queue' || ' dead', 'k', array_fill('{}'::jsonb, array[2]), max_attempts => 1) \g /dev/null
+create temp table d as select * from pg_temp.take(' dead', 2);
+select awa.configure_queue(:'queue' || ' dead', '{"dead_letter": true}') \g /dev/null
+
 -- Job n, its state, its errors and its delay in whole seconds, for a range of places
 create function pg_temp.seen(first int, last int) returns text
 language sql
 return (
   select string_agg(concat_ws(' ', c.n, j.state, (select string_agg(e ->> 'error', '+') from jsonb_array_elements(j.errors) e),
-           floor(extract(epoch from j.run_at - (j.errors -> -1 ->> 'at')::timestamptz) + 0.001)), ', ' order by c.n)
+           floor(extract(epoch from j.run_at - (j.errors -> -1 ->> 'at')::timestamptz) + 0.1)), ', ' order by c.n)
     from c cross join lateral awa.job(c.job_id) j where c.n between first and last);
 
 begin;
-select plan(44);
+select plan(49);
 
 select is((select count(*) from awa.fail_many('{}', '{}', '{}')), 0::bigint, 'nothing to fail, nothing refused');
 select is(
@@ -42,6 +49,16 @@ select is(
     (select array_agg(receipt order by q, n) from (select 1 as q, * from once where n < 3 union all select 2, * from c where n = 9) x), array['o1', 'o2', 'c9'])), 0::bigint, 'last attempts beside others');
 select is((select string_agg(concat(j.state, j.errors -> 0 ->> 'error', j.finalized_at is not null), ' ' order by n) from once, awa.job(once.job_id) j), 'failedo1t failedo2t runningf', 'end their jobs as failed');
 select is(pg_temp.seen(9, 9), '9 retryable c9 2', 'and the others are retried, by their own queue''s backoff');
+
+-- Attempts with rows of their own, and dead letters
+select is(
+  (select count(*) from awa.fail_many(
+    (select array_agg(job_id order by q, n) from (select 1 as q, * from l where n < 4 union all select 2, * from d where n = 1) x), (select array_agg(receipt order by q, n) from (select 1 as q, * from l where n < 4 union all select 2, * from d where n = 1) x),
+    array['l1', 'l2', 'l3', 'd1'], array['1 hour', '2 hours', null, '1 hour']::interval[])), 0::bigint, 'attempts that lasted, and a last one');
+select is((select string_agg(concat_ws(' ', j.state, j.errors -> 0 ->> 'error', j.progress, round(extract(epoch from j.run_at - now()) / 3600)), ', ' order by n) from l, awa.job(l.job_id) j where n < 4), 'retryable l1 1, retryable l2 2 2, retryable l3 0', 'are retried, each with its delay and its progress');
+select is((select string_agg(concat_ws(' ', j.state, j.errors -> 0 ->> 'error'), ', ' order by n) from d, awa.job(d.job_id) j), 'dead d1, running', 'or dead, where the queue keeps dead letters');
+select is((select array_agg(l.n) from awa.leases r join l using (receipt)), '{4}', 'rows of ended attempts go');
+select pg_temp.agrees('each is in one state');
 
 -- Stale
 select is(

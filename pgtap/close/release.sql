@@ -33,8 +33,13 @@ begin
 end
 $$;
 
+-- With a row of its own, and a key
+select u.job_id as lasts_id from awa.enqueue_unique(:'queue' || ' lasts', 'k', unique_key => :'queue') u \gset
+create temp table lasts as select * from pg_temp.take(' lasts', 1);
+select awa.set_progress(job_id, receipt, '0.5') from lasts \g /dev/null
+
 begin;
-select plan(32);
+select plan(36);
 
 create temp table told as select awa.release(job_id => c.job_id, receipt => c.receipt)::text as answer from c where n = 1;
 select is((select answer from told), '', 'release returns nothing');
@@ -67,6 +72,13 @@ select is((select attempt from again), 2, 'three releases later it is still the 
 select is((select array_agg(e ->> 'error') from awa.job(:history_id) j, jsonb_array_elements(j.errors) e), '{first}', 'with the error of the first');
 select is((select awa.fail(job_id, receipt, 'second') from again), 'failed', 'which is the last one');
 select is((select array_agg(e ->> 'error') from awa.job(:history_id) j, jsonb_array_elements(j.errors) e), '{first,second}', 'and the history is whole');
+
+-- An attempt with a row of its own
+select awa.release(job_id, receipt) from lasts \g /dev/null
+select is((select row(j.state, j.attempt, j.progress, j.receipt, j.unique_key is not null)::text from awa.job(:lasts_id) j), '(available,0,0.5,,t)', 'an attempt that lasted is no different; its progress goes with it');
+select is((select count(*) from awa.leases l join lasts using (receipt)), 0::bigint, 'its row goes');
+select is(pg_temp.outcome(format('select awa.release(%s, %s)', job_id, receipt)), 'JQ001', 'once') from lasts;
+select pg_temp.agrees('each is in one state');
 
 -- Refusals
 savepoint business;

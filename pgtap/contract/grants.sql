@@ -3,14 +3,19 @@
 \ir ../prelude.psql
 
 select awa.enqueue(:'queue', 'k') as job_id \gset
+select awa.enqueue(:'queue' || ' change', 'k') as cancelled_id, awa.enqueue(:'queue' || ' change', 'k') as moved_id, awa.enqueue(:'queue' || ' change', 'k') as retried_id, awa.enqueue(:'queue' || ' drop', 'k') \gset
+select awa.cancel(:retried_id) \g /dev/null
+select job_id as unique_id from awa.enqueue_unique(:'queue' || ' change', 'k', unique_key => :'queue') \gset
+select count(*) from awa.enqueue_many(:'queue' || ' work', 'k', array_fill('{}'::jsonb, array[5])) \g /dev/null
 create temp table allowed (role text, function text);
 insert into allowed
-values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_producer', 'enqueue_batch'),
+values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_producer', 'enqueue_batch'), ('awa_producer', 'enqueue_unique'), ('awa_producer', 'cancel_by_unique_key'),
   ('awa_worker', 'register_worker'), ('awa_worker', 'heartbeat'), ('awa_worker', 'deregister_worker'), ('awa_worker', 'claim'), ('awa_worker', 'complete'), ('awa_worker', 'complete_many'),
-  ('awa_worker', 'fail'), ('awa_worker', 'fail_many'), ('awa_worker', 'release'),
-  ('awa_maintainer', 'promote_due'),
-  ('awa_operator', 'configure_queue'), ('awa_operator', 'pause_queue'), ('awa_operator', 'resume_queue'),
-  ('awa_reader', 'jobs_compat'), ('awa_reader', 'job'), ('awa_reader', 'list_jobs'), ('awa_reader', 'queue_counts'),
+  ('awa_worker', 'fail'), ('awa_worker', 'fail_many'), ('awa_worker', 'release'), ('awa_worker', 'discard'), ('awa_worker', 'snooze'), ('awa_worker', 'cancel_attempt'), ('awa_worker', 'extend'), ('awa_worker', 'set_progress'),
+  ('awa_maintainer', 'promote_due'), ('awa_maintainer', 'materialize'), ('awa_maintainer', 'rescue'), ('awa_maintainer', 'expire_history'),
+  ('awa_operator', 'configure_queue'), ('awa_operator', 'pause_queue'), ('awa_operator', 'resume_queue'), ('awa_operator', 'drop_queue'),
+  ('awa_operator', 'cancel'), ('awa_operator', 'cancel_where'), ('awa_operator', 'retry'), ('awa_operator', 'retry_where'), ('awa_operator', 'set_priority'), ('awa_operator', 'move'), ('awa_operator', 'purge_dlq'),
+  ('awa_reader', 'jobs_compat'), ('awa_reader', 'job'), ('awa_reader', 'list_jobs'), ('awa_reader', 'queue_counts'), ('awa_reader', 'explain_job'),
   ('awa_producer', 'version'), ('awa_worker', 'version'), ('awa_maintainer', 'version'), ('awa_operator', 'version'), ('awa_reader', 'version');
 
 -- What becomes of a statement when this role runs it: ok, or its SQLSTATE.
@@ -32,7 +37,7 @@ end
 $$;
 
 begin;
-select plan(40);
+select plan(42);
 
 -- The matrix: everything that is built, for each role
 select is(
@@ -74,7 +79,26 @@ values
   (15, 'awa_reader', 'select count(*) from awa.jobs_compat()'),
   (16, 'awa_reader', format('select * from awa.job(%s)', :'job_id')),
   (17, 'awa_reader', 'select * from awa.list_jobs()'),
-  (18, 'awa_reader', 'select * from awa.queue_counts()');
+  (18, 'awa_reader', 'select * from awa.queue_counts()'),
+  (19, 'awa_reader', format('select awa.explain_job(%s)', :'job_id')),
+  (20, 'awa_producer', format('select * from awa.enqueue_unique(%L, %L, unique_key => %L)', pg_temp.q(), 'k', pg_temp.q(' own'))),
+  (21, 'awa_producer', format('select awa.cancel_by_unique_key(unique_key => %L)', pg_temp.q())),
+  (22, 'awa_worker', format('select awa.discard(c.job_id, c.receipt, %L) from awa.claim(%L) c', 'e', pg_temp.q(' work'))),
+  (23, 'awa_worker', format('select awa.snooze(c.job_id, c.receipt, %L) from awa.claim(%L) c', '1 hour', pg_temp.q(' work'))),
+  (24, 'awa_worker', format('select awa.cancel_attempt(c.job_id, c.receipt) from awa.claim(%L) c', pg_temp.q(' work'))),
+  (25, 'awa_worker', format('select awa.extend(c.job_id, c.receipt, %L) from awa.claim(%L) c', '1 hour', pg_temp.q(' work'))),
+  (26, 'awa_worker', format('select awa.set_progress(c.job_id, c.receipt, %L) from awa.claim(%L) c', '1', pg_temp.q(' work'))),
+  (27, 'awa_maintainer', 'select * from awa.materialize()'),
+  (28, 'awa_maintainer', 'select * from awa.rescue()'),
+  (29, 'awa_maintainer', 'select * from awa.expire_history()'),
+  (30, 'awa_operator', format('select awa.cancel(%s)', :'cancelled_id')),
+  (31, 'awa_operator', format('select awa.retry(%s)', :'retried_id')),
+  (32, 'awa_operator', format('select awa.set_priority(%s, 2)', :'moved_id')),
+  (33, 'awa_operator', format('select awa.move(%s, %L)', :'moved_id', pg_temp.q(' new'))),
+  (34, 'awa_operator', format('select awa.cancel_where(queue => %L)', pg_temp.q(' none'))),
+  (35, 'awa_operator', format('select awa.retry_where(queue => %L)', pg_temp.q(' none'))),
+  (36, 'awa_operator', format('select awa.purge_dlq(queue => %L)', pg_temp.q(' none'))),
+  (37, 'awa_operator', format('select awa.drop_queue(%L, true)', pg_temp.q(' drop')));
 create temp table forbidden (command text);
 insert into forbidden
 select format('select count(*) from %s', c.oid::regclass) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relname not in ('jobs', 'queue_counts')
@@ -85,6 +109,8 @@ union all select 'update awa.settings set claim_bytes = 1'
 union all select 'select nextval(''awa.job_ids'')'
 union all select 'select awa._queue_id(''q'')'
 union all select 'select awa._give_back(array[1])'
+union all select 'delete from awa.unique_claims'
+union all select 'insert into awa.ready_tombstones (lane, xid, job_id, segment, batch, cancels) values (1, ''3'', 1, 0, 1, true)'
 union all select 'create table awa.mine (n int)';
 create role pgtap_awa_producer in role awa_producer;
 create role pgtap_awa_worker in role awa_worker;
@@ -105,10 +131,15 @@ select is(pg_temp.outcome_as('pgtap_awa_' || m.name, 'select awa.version()'), 'o
 
 select is((select array_agg(r.role order by 1) from (select distinct role from allowed) r where pg_has_role('pgtap_' || r.role, 'awa_owner', 'member')), null, 'and none can become the owner');
 
+-- What is decided at commit runs as whoever the session is by then
+select is(pg_temp.outcome_as('pgtap_nobody', 'set constraints all immediate'), 'ok', 'the decision about buried entries needs no rights of the one who commits');
+set constraints all deferred;
+
 -- Who did it is who logged in, not who owns the function
 select pg_temp.outcome_as('pgtap_awa_worker', format('select awa.register_worker(%L)', pg_temp.q(' who'))) \g /dev/null
 select is((select w.registered_by from awa.workers w where w.name = pg_temp.q(' who')), session_user::text, 'a worker is registered by the session''s user');
 select is((select s.changed_by from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q())), session_user::text, 'a setting is changed by the session''s user');
+select is((select j.errors -> 0 ->> 'by' from awa.job(:cancelled_id) j), session_user::text, 'a job is cancelled by the session''s user');
 
 select * from finish();
 rollback;

@@ -11,9 +11,9 @@ select c.* from pg_class c
    and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i' and c.relkind = 'S');
 
 begin;
-select plan(27);
+select plan(31);
 
-select cmp_ok((select count(*) from functions where not private), '>=', 21::bigint, 'there are functions to look at');
+select cmp_ok((select count(*) from functions where not private), '>=', 40::bigint, 'there are functions to look at');
 select cmp_ok((select count(*) from relations), '>=', 30::bigint, 'and relations');
 
 -- Public functions
@@ -22,7 +22,12 @@ select is((select array_agg(signature order by 1) from functions where not priva
 select is((select array_agg(signature order by 1) from functions where not private and prokind = 'p'), null, 'none is a procedure yet');
 
 -- Private ones
-select is((select array_agg(signature order by 1) from functions where private and prosecdef), null, 'private functions run as their caller');
+-- The one exception is run by a trigger at commit, when the role is whoever the session is by then.
+select is((select array_agg(signature order by 1) from functions where private and prosecdef), '{awa._decide()}', 'private functions run as their caller, but for what decides at commit');
+select is((select array_agg(signature order by 1) from functions where private and prosecdef and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)), null, 'which has a search_path of its own');
+select is((select array_agg(format('%s %s %s', t.tgrelid::regclass, t.tgdeferrable, t.tginitdeferred) order by 1) from pg_trigger t join functions f on f.oid = t.tgfoid where t.tgparentid = 0),
+  '{"awa.ready_tombstones t t"}', 'and is the only trigger, deferred to the end of the transaction');
+select is((select count(*) from pg_trigger t join functions f on f.oid = t.tgfoid where t.tgparentid <> 0 and t.tgenabled = 'O'), 4::bigint, 'on every segment');
 select is((select array_agg(f.signature order by 1) from functions f, aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a where f.private and a.grantee <> f.proowner), null, 'and are granted to nobody');
 
 -- All
@@ -46,9 +51,15 @@ select is(
   (select array_agg(f.proname || ' ' || s.setting order by 1)
      from functions f
     cross join unnest(array['plan_cache_mode=force_generic_plan', 'enable_seqscan=off', 'enable_bitmapscan=off', 'enable_hashjoin=off', 'enable_mergejoin=off', 'jit=off']) s(setting)
-    where f.proname in ('enqueue', 'enqueue_many', 'enqueue_batch', 'claim', 'complete', 'complete_many', 'fail', 'fail_many', 'release') and not coalesce(s.setting = any(f.proconfig), false)),
+    where f.proname in ('enqueue', 'enqueue_many', 'enqueue_batch', 'claim', 'complete', 'complete_many', 'fail', 'fail_many', 'release',
+      'enqueue_unique', 'discard', 'snooze', 'cancel_attempt', 'extend', 'set_progress') and not coalesce(s.setting = any(f.proconfig), false)),
   null, 'hot functions get generic plans by index, whatever the statistics say');
-select is((select array_agg(signature order by 1) from functions where private and proconfig is not null), null, 'private functions take the settings of those that call them');
+select is((select array_agg(signature order by 1) from functions where private and not prosecdef and proconfig is not null), null, 'private functions take the settings of those that call them');
+select is(
+  (select array_agg(f.signature order by 1)
+     from functions f
+    where (f.prosrc ~ '_(lock_queue|bound_waits|cancel|relocate|take_open)\(' or f.prosrc ~ $$set_config\('lock_timeout'$$) and (not f.private or f.prosecdef)
+      and not coalesce('lock_timeout=0' = any(f.proconfig), false)), null, 'who bounds the waits for locks leaves the caller''s lock_timeout as it was');
 
 -- Tables
 select is(

@@ -7,6 +7,8 @@ insert into contract values
   ('enqueue', $$queue text, kind text, args jsonb DEFAULT '{}'::jsonb, priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT NULL::text[], metadata jsonb DEFAULT NULL::jsonb$$, 'bigint'),
   ('enqueue_many', $$queue text, kind text, args jsonb[], priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT NULL::text[], metadata jsonb DEFAULT NULL::jsonb$$, 'SETOF bigint'),
   ('enqueue_batch', 'jobs jsonb', 'SETOF bigint'),
+  ('enqueue_unique', $$queue text, kind text, args jsonb DEFAULT '{}'::jsonb, unique_key text DEFAULT NULL::text, unique_by text[] DEFAULT '{kind,args}'::text[], unique_period interval DEFAULT NULL::interval, unique_states text[] DEFAULT NULL::text[], priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT NULL::text[], metadata jsonb DEFAULT NULL::jsonb$$, 'SETOF awa.enqueue_unique'),
+  ('cancel_by_unique_key', $$queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, args jsonb DEFAULT '{}'::jsonb, unique_key text DEFAULT NULL::text, unique_by text[] DEFAULT '{kind,args}'::text[], unique_period interval DEFAULT NULL::interval$$, 'SETOF bigint'),
   ('register_worker', 'name text, queues text[] DEFAULT NULL::text[], info jsonb DEFAULT NULL::jsonb', 'bigint'),
   ('heartbeat', 'worker_id bigint', 'SETOF awa.lost_attempt'),
   ('deregister_worker', 'worker_id bigint', 'bigint'),
@@ -16,9 +18,26 @@ insert into contract values
   ('fail', 'job_id bigint, receipt bigint, error text, retry_after interval DEFAULT NULL::interval, details jsonb DEFAULT NULL::jsonb', 'text'),
   ('fail_many', 'job_ids bigint[], receipts bigint[], errors text[], retry_after interval[] DEFAULT NULL::interval[]', 'SETOF bigint'),
   ('release', 'job_id bigint, receipt bigint', 'void'),
+  ('discard', 'job_id bigint, receipt bigint, error text, details jsonb DEFAULT NULL::jsonb', 'text'),
+  ('snooze', 'job_id bigint, receipt bigint, delay interval', 'void'),
+  ('cancel_attempt', 'job_id bigint, receipt bigint, reason text DEFAULT NULL::text', 'void'),
+  ('extend', 'job_id bigint, receipt bigint, lease interval', 'timestamp with time zone'),
+  ('set_progress', 'job_id bigint, receipt bigint, progress jsonb', 'void'),
   ('configure_queue', 'queue text, settings jsonb', 'void'),
   ('pause_queue', 'queue text', 'void'),
   ('resume_queue', 'queue text', 'void'),
+  ('drop_queue', 'queue text, force boolean DEFAULT false', 'void'),
+  ('cancel', 'job_id bigint, reason text DEFAULT NULL::text', 'text'),
+  ('retry', 'job_id bigint', 'text'),
+  ('set_priority', 'job_id bigint, priority integer', 'text'),
+  ('move', 'job_id bigint, queue text', 'text'),
+  ('cancel_where', 'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000', 'bigint'),
+  ('retry_where', 'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000', 'bigint'),
+  ('purge_dlq', 'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000', 'bigint'),
+  ('rescue', 'max_jobs integer DEFAULT 1000', 'SETOF awa.rescue'),
+  ('materialize', 'older_than interval DEFAULT NULL::interval, max_jobs integer DEFAULT 1000', 'SETOF awa.materialize'),
+  ('expire_history', '', 'SETOF awa.expire_history'),
+  ('explain_job', 'job_id bigint', 'text'),
   ('promote_due', 'max_jobs integer DEFAULT 4096', 'SETOF awa.promote_due'),
   ('jobs_compat', '', 'SETOF awa.jobs'),
   ('job', 'job_id bigint', 'SETOF awa.jobs'),
@@ -32,13 +51,13 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(51);
+select plan(93);
 
 select is((select array_agg(format('(%s) returns %s', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid))) from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
   array[format('(%s) returns %s', c.arguments, c.result)], c.name || ' is as the contract has it')
   from contract c order by c.name;
 select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
-  case when c.name in ('jobs_compat', 'job', 'list_jobs', 'queue_counts', 'version') then 's' else 'v' end, c.name || ': does it write?')
+  case when c.name in ('jobs_compat', 'job', 'list_jobs', 'queue_counts', 'explain_job', 'version') then 's' else 'v' end, c.name || ': does it write?')
   from contract c order by c.name;
 
 select is(pg_temp.columns_of('awa.claimed_job'),
@@ -52,7 +71,11 @@ select is(pg_temp.columns_of('awa.lost_attempt'), 'job_id bigint, receipt bigint
 select is(pg_temp.columns_of('awa.queue_counts'),
   'queue text, available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external bigint, completed bigint, failed bigint, cancelled bigint, dead bigint, '
   'oldest_ready_at timestamp with time zone', 'columns of queue_counts');
+select is(pg_temp.columns_of('awa.enqueue_unique'), 'job_id bigint, inserted boolean', 'columns of enqueue_unique');
 select is(pg_temp.columns_of('awa.promote_due'), 'promoted bigint', 'columns of promote_due');
+select is(pg_temp.columns_of('awa.rescue'), 'rescued bigint', 'columns of rescue');
+select is(pg_temp.columns_of('awa.materialize'), 'materialized bigint', 'columns of materialize');
+select is(pg_temp.columns_of('awa.expire_history'), 'expired bigint', 'columns of expire_history');
 select is((select array_agg(p.proname::text order by 1) from (select proname from pg_proc where pronamespace = 'awa'::regnamespace group by proname having count(*) > 1) p), null, 'no overloads');
 select is(
   (select array_agg(p.proname::text order by 1) from pg_proc p

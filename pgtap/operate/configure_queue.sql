@@ -14,7 +14,15 @@ begin atomic
 end;
 
 begin;
-select plan(67);
+select plan(92);
+
+-- The others
+create function pg_temp.others_now() returns text
+language sql
+begin atomic
+  select concat_ws(' ', coalesce(s.deadline::text, '-'), coalesce(s.dead_letter::text, '-'), coalesce(s.aging_interval::text, '-'), coalesce(s.failed_retention::text, '-'), coalesce(s.dlq_retention::text, '-'))
+    from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q());
+end;
 
 -- What it sets
 create temp table told as select awa.configure_queue(queue => pg_temp.q(), settings => '{"default_priority": 3, "default_max_attempts": 7, "lease": "90 seconds", "backoff_base": 5, "backoff_max": "2 hours"}')::text as answer;
@@ -32,10 +40,18 @@ select is((select row(s.changed_by, s.changed_at between now() and clock_timesta
   format('(%s,t,)', session_user), 'it keeps who changed it and when');
 select is((select count(*) from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q())), 1::bigint, 'in one row');
 
+select awa.configure_queue(pg_temp.q(), '{"deadline": "5 minutes", "dead_letter": true, "aging_interval": 30, "failed_retention": "90 days", "dlq_retention": "100 years"}') \g /dev/null
+select is(pg_temp.others_now(), '00:05:00 true 00:00:30 90 days 100 years', 'deadline, dead_letter, aging_interval and the retentions');
+select awa.configure_queue(pg_temp.q(), '{"dead_letter": false, "lease": 30}') \g /dev/null
+select is(pg_temp.others_now(), '00:05:00 false 00:00:30 90 days 100 years', 'those that are not named stay, here too');
+select awa.configure_queue(pg_temp.q(), '{"deadline": null, "dead_letter": null, "aging_interval": null, "failed_retention": null, "dlq_retention": null, "lease": null}') \g /dev/null
+select is(pg_temp.others_now(), '- - - - -', 'null brings their defaults back');
+
 -- What is allowed
 select is(pg_temp.outcome(format('select awa.configure_queue(pg_temp.q(), %L)', c.settings)), 'ok', c.settings)
   from (values (1, '{"default_priority": 1}'), (2, '{"default_priority": 4}'), (3, '{"default_max_attempts": 1}'), (4, '{"default_max_attempts": 1000}'), (5, '{"lease": "1 millisecond"}'),
-    (6, '{"lease": "PT5M"}'), (7, '{"backoff_base": 0.001}'), (8, '{"backoff_max": "1 year"}'), (9, '{"lease": 1e3}')) c(n, settings)
+    (6, '{"lease": "PT5M"}'), (7, '{"backoff_base": 0.001}'), (8, '{"backoff_max": "1 year"}'), (9, '{"lease": 1e3}'), (10, '{"deadline": 0.001}'), (11, '{"deadline": "1 year"}'), (12, '{"aging_interval": "1 millisecond"}'),
+    (13, '{"failed_retention": 0.001}'), (14, '{"dlq_retention": "100 years"}'), (15, '{"deadline": null, "dead_letter": null, "aging_interval": null, "failed_retention": null, "dlq_retention": null}')) c(n, settings)
  order by c.n;
 
 -- What it does
@@ -46,6 +62,16 @@ select is((select l.lease_until - l.claimed_at from c join awa.lease_claims l on
 select is((select awa.fail(job_id, receipt, 'e') from c), 'retryable', 'the next failure');
 select is((select extract(epoch from j.run_at - (j.errors -> 0 ->> 'at')::timestamptz)::int from c, awa.job(c.job_id) j), 150, 'has the backoff, up to its ceiling');
 select is((select row(j.priority, j.max_attempts)::text from c, awa.job(c.job_id) j), '(2,25)', 'a job of before keeps what it had');
+savepoint others;
+select awa.configure_queue(pg_temp.q(), '{"deadline": "2 hours", "dead_letter": true}') \g /dev/null
+create temp table d as select * from awa.claim(pg_temp.q());
+select is((select row(d.deadline_at - l.claimed_at, l.deadline_at = d.deadline_at, j.deadline_at = d.deadline_at)::text from d join awa.lease_claims l on l.claim_id = d.receipt >> 12 cross join awa.job(d.job_id) j), '(02:00:00,t,t)', 'the next claim has the deadline');
+select is((select awa.discard(job_id, receipt, 'e') from d), 'dead', 'and what fails for good is dead');
+select awa.configure_queue(pg_temp.q(), '{"deadline": null, "dead_letter": false}') \g /dev/null
+create temp table e as select * from awa.claim(pg_temp.q());
+select is((select deadline_at from e), null, 'or has none');
+select is((select awa.discard(job_id, receipt, 'e') from e), 'failed', 'or is failed');
+rollback to others;
 create temp table before as select pg_temp.set_now() as settings;
 
 -- Refusals
@@ -60,7 +86,10 @@ select pg_temp.refused(format('select awa.configure_queue(pg_temp.q(), %L)', c.s
     (22, '{"lease": 0}', 'lease'), (23, '{"lease": -1}', 'lease'), (24, '{"lease": "-1 minute"}', 'lease'), (25, '{"lease": "soon"}', 'lease'), (26, '{"lease": ""}', 'lease'), (27, '{"lease": true}', 'lease'),
     (28, '{"lease": {"minutes": 1}}', 'lease'), (29, '{"lease": 1e300}', 'lease'), (30, '{"lease": "1000 years"}', 'lease'), (31, '{"lease": 1e999}', 'lease'),
     (32, '{"backoff_base": 0}', 'backoff_base'), (33, '{"backoff_base": "x"}', 'backoff_base'), (34, '{"backoff_max": "0 seconds"}', 'backoff_max'), (35, '{"backoff_max": []}', 'backoff_max'),
-    (36, '{"lease": "5 minutes", "backoff_max": -1}', 'backoff_max')
+    (36, '{"lease": "5 minutes", "backoff_max": -1}', 'backoff_max'),
+    (37, '{"deadline": 0}', 'deadline'), (38, '{"deadline": "1 year 1 day"}', 'deadline'), (39, '{"deadline": "soon"}', 'deadline'), (40, '{"dead_letter": "true"}', 'dead_letter'), (41, '{"dead_letter": 1}', 'dead_letter'),
+    (42, '{"aging_interval": 0}', 'aging_interval'), (43, '{"aging_interval": "2 years"}', 'aging_interval'), (44, '{"failed_retention": -1}', 'failed_retention'), (45, '{"failed_retention": "101 years"}', 'failed_retention'),
+    (46, '{"dlq_retention": {}}', 'dlq_retention'), (47, '{"dlq_retention": "0"}', 'dlq_retention'), (48, '{"dead_letters": true}', 'settings')
   ) c(n, settings, names)
  order by c.n;
 select ok(pg_temp.outcome($$select awa.configure_queue(pg_temp.q(), '{"default_priority": 2.0}')$$) in ('ok', '22023'), 'default_priority 2.0 is accepted, or refused properly');

@@ -4,7 +4,7 @@
 \ir states.psql
 
 begin;
-select plan(20);
+select plan(27);
 
 select is(
   (select row(j.state, j.attempt, j.receipt is not null, j.worker_id is not null, j.attempted_at is not null, j.heartbeat_at is not null, j.finalized_at is not null, jsonb_array_length(j.errors), j.output)::text
@@ -20,12 +20,19 @@ select is(
     (7, 'retryable', '(retryable,1,f,f,t,f,f,1,)'),
     (8, 'failed', '(failed,1,t,t,t,f,t,1,)'),
     (9, 'released', '(available,0,f,f,f,f,f,0,)'),
-    (10, 'promoted', '(available,1,f,f,f,f,f,1,)')
+    (10, 'promoted', '(available,1,f,f,f,f,f,1,)'),
+    (11, 'leased', '(running,1,t,t,t,t,f,0,)'),
+    (12, 'leased completed', '(completed,1,t,t,t,f,t,0,)'),
+    (13, 'cancelled', '(cancelled,1,t,t,t,f,t,1,)'),
+    (14, 'called off', '(cancelled,0,f,f,f,f,t,1,)'),
+    (15, 'snoozed', '(scheduled,0,f,f,t,f,f,0,)'),
+    (16, 'dead', '(dead,1,t,t,t,f,t,1,)'),
+    (17, 'retried', '(available,0,f,f,f,f,f,1,)')
   ) c(n, name, wanted)
  order by c.n;
-select is((select count(*) from kinds k cross join lateral awa.job(k.id)), 10::bigint, 'one row each');
+select is((select count(*) from kinds k cross join lateral awa.job(k.id)), 17::bigint, 'one row each');
 select is((select array_agg(to_jsonb(j) order by j.id) from kinds k, awa.job(k.id) j), (select array_agg(to_jsonb(j) order by j.id) from awa.jobs_compat() j join kinds k using (id)), 'which is the one of awa.jobs');
-select is((select count(*) from kinds k, awa.job(k.id) j where j.queue = pg_temp.q() and j.kind = k.name and j.args = to_jsonb(k.name)), 8::bigint, 'with the job''s queue, kind and args');
+select is((select count(*) from kinds k, awa.job(k.id) j where j.queue = pg_temp.q() and j.kind = k.name and j.args = to_jsonb(k.name)), 15::bigint, 'with the job''s queue, kind and args');
 select is((select count(*) from awa.job(n)), 0::bigint, format('no row for job %s', coalesce(n::text, 'null')))
   from unnest(array[null, 0, -1, 9223372036854775807]::bigint[]) with ordinality u(n, place)
  order by place;

@@ -38,9 +38,10 @@ create temp table seen as select * from awa.jobs;
 
 select results_eq(
   $$select k.name, j.state from kinds k join seen j using (id) order by k.name$$,
-  $$values ('available', 'available'), ('batch', 'completed'), ('completed', 'completed'), ('failed', 'failed'), ('output', 'completed'), ('promoted', 'available'),
-    ('released', 'available'), ('retryable', 'retryable'), ('running', 'running'), ('scheduled', 'scheduled')$$, 'every job is in its state');
-select is((select count(*) from seen j where j.queue = pg_temp.q()), 10::bigint, 'once');
+  $$values ('available', 'available'), ('batch', 'completed'), ('called off', 'cancelled'), ('cancelled', 'cancelled'), ('completed', 'completed'), ('dead', 'dead'), ('failed', 'failed'), ('leased', 'running'),
+    ('leased completed', 'completed'), ('output', 'completed'), ('promoted', 'available'), ('released', 'available'), ('retried', 'available'), ('retryable', 'retryable'), ('running', 'running'),
+    ('scheduled', 'scheduled'), ('snoozed', 'scheduled')$$, 'every job is in its state');
+select is((select count(*) from seen j where j.queue = pg_temp.q()), 17::bigint, 'once');
 select is((select count(*) from (select to_jsonb(j) from seen j except all select to_jsonb(j) from awa.jobs_compat() j) d), 0::bigint, 'awa.jobs has no row that jobs_compat has not');
 select is((select count(*) from (select to_jsonb(j) from awa.jobs_compat() j except all select to_jsonb(j) from seen j) d), 0::bigint, 'nor the other way round');
 select is((select count(*) from (select j.id from seen j group by j.id having count(*) > 1) d), 0::bigint, 'no job of this database shows twice');
@@ -51,7 +52,7 @@ select is((select count(*) from seen j where j.queue = pg_temp.q(' busy') and js
 select is((select count(*) from seen j where j.queue = pg_temp.q(' busy') and j.attempt > j.max_attempts), 0::bigint, 'no job had more attempts than it may');
 select is((select count(*) from seen j where j.queue = pg_temp.q(' busy') and (j.state in ('completed', 'failed')) <> (j.finalized_at is not null)), 0::bigint, 'ended is what has an end');
 select is((select count(*) from seen j where j.queue = pg_temp.q(' busy') and (j.state in ('running', 'completed', 'failed')) <> (j.receipt is not null)), 0::bigint, 'a receipt is that of an attempt that runs or was the last');
-select is((select count(*) from seen j where j.queue = pg_temp.q() and j.worker_id = :worker_id), 5::bigint, 'a worker is that of an attempt that runs or was the last');
+select is((select count(*) from seen j where j.queue = pg_temp.q() and j.worker_id = :worker_id), 9::bigint, 'a worker is that of an attempt that runs or was the last');
 select awa.enqueue(:'queue' || ' own', 'k') \g /dev/null
 select is(pg_temp.states(' own'), 'available 1', 'a transaction sees what it enqueued');
 

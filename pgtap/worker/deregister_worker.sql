@@ -4,6 +4,13 @@
 
 select awa.register_worker(:'queue') as worker_id, awa.register_worker(:'queue') as other_id, awa.register_worker(:'queue') as idle_id \gset
 select count(*) from awa.enqueue_many(:'queue', 'k', array(select to_jsonb('w' || n) from generate_series(1, 10) n), 3) \g /dev/null
+-- One of another queue with a row of its own, a key and some progress; and one that was taken from it.
+select u.job_id as keyed_id from awa.enqueue_unique(:'queue' || ' lasts', 'k', unique_key => :'queue') u \gset
+create temp table lasts as select * from awa.claim(:'queue' || ' lasts', 1, :worker_id);
+select awa.set_progress(job_id, receipt, '0.5') from lasts \g /dev/null
+select awa.enqueue(:'queue' || ' lost', 'k') as lost_id \gset
+select count(*) from awa.claim(:'queue' || ' lost', 1, :worker_id) \g /dev/null
+select awa.cancel(:lost_id) \g /dev/null
 -- Six in one claim, of which it answers three; one in a claim of its own; two of another worker; one of nobody.
 create temp table c as select row_number() over () as n, * from awa.claim(:'queue', 6, :worker_id);
 create temp table single as select * from awa.claim(:'queue', 1, :worker_id);
@@ -17,9 +24,9 @@ create temp table after as select * from awa.jobs where queue = :'queue';
 select awa.enqueue(:'queue', 'k', '"first"', 1) \g /dev/null
 
 begin;
-select plan(23);
+select plan(29);
 
-select is((select released from told), 4::bigint, 'the attempts that it had open are released, and counted');
+select is((select released from told), 5::bigint, 'the attempts that it had open are released, and counted');
 select is((select count(*) from awa.workers w where w.worker_id = :worker_id), 0::bigint, 'the worker is gone');
 select is((select string_agg(a.args #>> '{}', ' ' order by a.id) from after a where a.state = 'available'), 'w1 w3 w5 w7', 'they are available again');
 select is((select array_agg(distinct row(a.attempt, a.priority, a.receipt, a.worker_id, a.errors)::text) from after a where a.state = 'available'), '{"(0,3,,,[])"}', 'without an attempt burnt');
@@ -43,6 +50,14 @@ select is((select count(*) from awa.workers w where w.worker_id = :idle_id), 0::
 select is(awa.deregister_worker(9223372036854775807) + awa.deregister_worker(0) + awa.deregister_worker(-1), 0::bigint, 'nor one that nobody registered');
 select pg_temp.refused('select awa.deregister_worker(null)', '22023', 'worker_id', 'no worker');
 select pg_temp.refused(format('select * from awa.claim(pg_temp.q(), worker_id => %s)', :worker_id), '22023', 'worker_id', 'a worker that has left claims nothing');
+
+-- Attempts with rows of their own
+select is((select row(j.state, j.attempt, j.progress, j.receipt, j.worker_id)::text from awa.job(:keyed_id) j), '(available,0,0.5,,)', 'an attempt with a row of its own is given back, too, with its progress');
+select is((select count(*) from awa.leases l join lasts using (receipt)), 0::bigint, 'its row goes');
+select pg_temp.refused(format('select awa.complete(%s, %s)', job_id, receipt), 'JQ001', 'stale', 'a late answer is stale') from lasts;
+select is((select j.state from awa.job(:lost_id) j), 'cancelled', 'what was taken from it stays what it is');
+select is((select count(*) from awa.heartbeat_replies r where r.worker_id = :worker_id), 0::bigint, 'and nobody is left to be told');
+select pg_temp.agrees('the books balance');
 
 select * from finish();
 rollback;

@@ -7,6 +7,7 @@ set local client_min_messages = warning;
 
 {{ template "shared/unique_keys.sql" . }}
 {{ template "close/attempts.sql" . }}
+{{ template "maintain/fold.sql" . }}
 {{ template "read/jobs.sql" . }}
 {{ template "enqueue/enqueue.sql" . }}
 {{ template "enqueue/enqueue_many.sql" . }}
@@ -25,7 +26,6 @@ set local client_min_messages = warning;
 {{ template "lease/extend.sql" . }}
 {{ template "lease/set_progress.sql" . }}
 {{ template "defer/promote_due.sql" . }}
-{{ template "maintain/fold.sql" . }}
 {{ template "maintain/materialize.sql" . }}
 {{ template "maintain/rescue.sql" . }}
 {{ template "maintain/expire_history.sql" . }}

@@ -154,11 +154,14 @@ create table awa.ready_tombstones (
   xid     xid8 not null,
   job_id  bigint not null,
   by_xid  xid8 not null default pg_current_xact_id(),
+  batch   bigint not null,
   segment smallint not null,
   cancels boolean not null
 ) partition by list (segment);
 comment on table awa.ready_tombstones is 'An entry that must not be claimed any more; in the segment of the entry';
 comment on column awa.ready_tombstones.by_xid is 'The transaction that buried it';
+comment on column awa.ready_tombstones.lane is 'The lane of the entry; negative in a row that only has a transaction decide at its end: -1 for a batch (job_id is its number), -2 for the heir (batch) of the unique key of a job';
+comment on column awa.ready_tombstones.batch is 'The call that buried it';
 comment on column awa.ready_tombstones.cancels is 'Whether the job was cancelled; otherwise it has another entry now';
 
 create table awa.lease_claims (
@@ -216,7 +219,7 @@ begin
     execute format('create table awa.ready_tombstones_%1$s partition of awa.ready_tombstones for values in (%1$s)
       with (autovacuum_enabled = off, toast.autovacuum_enabled = off)', v_segment);
     execute format('create unique index ready_tombstones_%1$s_place on awa.ready_tombstones_%1$s (lane, xid, job_id)', v_segment);
-    execute format('create index ready_tombstones_%1$s_by on awa.ready_tombstones_%1$s (by_xid, lane)', v_segment);
+    execute format('create index ready_tombstones_%1$s_by on awa.ready_tombstones_%1$s (by_xid, batch)', v_segment);
 
     -- A claim's array must stay in its row: 960 ids of 8 bytes fit.
     execute format('create table awa.lease_claims_%1$s partition of awa.lease_claims for values in (%1$s)
@@ -370,6 +373,7 @@ create table awa.queue_rollups (
   appended   bigint not null default 0,
   buried     bigint not null default 0,
   closed_seq bigint not null default 0,
+  open_seqs  bigint[] not null default '{}',
   claimed    bigint not null default 0,
   completed  bigint not null default 0,
   failed     bigint not null default 0,
@@ -378,9 +382,11 @@ create table awa.queue_rollups (
   dropped    pg_snapshot,
   folded_at  timestamptz not null default clock_timestamp()
 ) with (fillfactor = 50);
+create index queue_rollups_dropped on awa.queue_rollups (lane) where dropped is not null;
 comment on table awa.queue_rollups is 'Counts of the past of a lane, so that an exact count adds up only what came after';
 comment on column awa.queue_rollups.counted is 'Entries and tombstones of transactions that are visible in it are counted in appended and buried';
 comment on column awa.queue_rollups.buried is 'Entries with a tombstone';
-comment on column awa.queue_rollups.closed_seq is 'Claims up to this number are closed, each item of them, and counted in claimed and completed';
+comment on column awa.queue_rollups.closed_seq is 'Claims up to this number are closed, each item of them, and counted in claimed and completed; but for those in open_seqs';
+comment on column awa.queue_rollups.open_seqs is 'Older claims that are still open';
 comment on column awa.queue_rollups.dropped is 'When the queue was dropped last: entries that are visible in it are not shown any more';
 comment on column awa.queue_rollups.failed is 'Failed jobs that are no longer kept; so with cancelled and dead';

@@ -72,6 +72,13 @@ begin
     from awa.lease_claims c
    where c.claim_id = v_claim_id;
   holds_keys := coalesce(v_claim.holds_keys, false);
+  if v_claim.size is null and current_setting('transaction_isolation') in ('repeatable read', 'serializable')
+     and v_claim_id > coalesce((select c.claim_id from awa.lease_claims c order by c.claim_id desc limit 1), 0)
+     and v_claim_id <= (select s.last_value from awa.claim_ids s)
+  then
+    raise exception using errcode = '40001', message = 'the claim is younger than the snapshot', detail = format('Receipt %s of job %s.', receipt, job_id),
+      hint = 'Begin a new transaction.';
+  end if;
   if v_claim.job_id is distinct from job_id then
     return;
   end if;

@@ -37,6 +37,7 @@ declare
   v_bits int;
   v_hash bytea;
   v_holder bigint;
+  v_heir bigint;
   v_job_id bigint;
   v_state text;
 begin
@@ -52,15 +53,21 @@ begin
   loop
     select u.job_id into v_holder from awa.unique_claims u where u.key = v_hash;
     if found then
-      -- One that this transaction has cancelled lets go when it commits: the key passes on.
-      update awa.unique_claims u
-         set job_id = nextval('awa.job_ids')
-       where u.key = v_hash
-         and u.job_id = (select t.job_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned() and t.job_id = v_holder and t.cancels limit 1)
-      returning u.job_id into v_job_id;
-      exit when found;
-      return query select v_holder, false;
-      return;
+      -- One that this transaction itself has cancelled lets go when that commits. The key passes on then, so that nobody has to wait before.
+      if not awa._is_leaving(v_holder) then
+        return query select v_holder, false;
+        return;
+      end if;
+      select t.batch into v_heir from awa.ready_tombstones t where t.lane = -2 and t.xid = pg_current_xact_id_if_assigned() and t.job_id = v_holder;
+      if found then
+        return query select v_heir, false;
+        return;
+      end if;
+      v_job_id := coalesce(v_job_id, nextval('awa.job_ids'));
+      if v_bits & awa._state_bit(v_state) <> 0 then
+        perform awa._decide_later(-2, v_holder, v_job_id);
+      end if;
+      exit;
     end if;
     v_job_id := coalesce(v_job_id, nextval('awa.job_ids'));
     exit when v_bits & awa._state_bit(v_state) = 0; -- it will hold the key later
@@ -73,3 +80,10 @@ begin
 end
 $$;
 comment on function awa.enqueue_unique is 'Appends one job, unless another one holds its unique key; returns the one that holds it';
+
+-- Whether a job that holds a key was cancelled by this very transaction, and lets go of the key when it commits.
+create or replace function awa._is_leaving(job_id bigint) returns boolean
+language sql stable
+return exists (
+  select from awa.done_entries d where d.job_id = _is_leaving.job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled'));
+comment on function awa._is_leaving is 'Whether a job that holds a key was cancelled by this very transaction';

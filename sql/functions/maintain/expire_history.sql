@@ -22,6 +22,10 @@ declare
   v_jobs record;
   v_expired bigint := 0;
 begin
+  if not pg_try_advisory_xact_lock(awa._fold_key()) then
+    return query select 0::bigint; -- somebody else is counting
+    return;
+  end if;
   for v_jobs in
     with due as (
       select d.job_id

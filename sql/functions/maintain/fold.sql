@@ -1,5 +1,5 @@
--- Counts what ledgers have grown by into queue_rollups, lane by lane: entries that have become visible, and claims, from the oldest on, that are closed. What comes after is all that counts and searches
--- for open attempts have to read. Seldom where little has happened, so that the rows are not rewritten all the time. Skips lanes that somebody else is counting.
+-- Counts what ledgers have grown by into queue_rollups, lane by lane: entries that have become visible, and claims that are closed. One that stays open for more than 10 seconds is noted, and passed over. What is not counted
+-- yet is all that counts and searches for open attempts have to read. Seldom where little has happened, so that the rows are not rewritten all the time. One at a time: does nothing while somebody else is at it.
 create or replace function awa._fold(max_claims int default 20000) returns void
 language plpgsql
 as $$
@@ -11,6 +11,9 @@ declare
   v_new record;
   v_claim record;
 begin
+  if not pg_try_advisory_xact_lock(awa._fold_key()) then
+    return;
+  end if;
   for v_lane in
     select l.lane, r.lane is not null as exists
       from (select distinct q.queue_id from awa.queues q) q
@@ -21,17 +24,17 @@ begin
       ) c on true
      where c.lane_seq > coalesce(r.closed_seq, 0) + case when r.folded_at > clock_timestamp() - interval '5 seconds' then 50 else 0 end
         or (r.folded_at is null or r.folded_at < clock_timestamp() - interval '5 seconds')
-           and (select true
-                  from awa.ready_entries e
-                 where e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(coalesce(r.counted, '3:3:')), 0)
-                 limit 1)
+           and (r.open_seqs <> '{}' or (
+             select true
+               from awa.ready_entries e
+              where e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(coalesce(r.counted, '3:3:')), 0)
+              limit 1))
      order by l.lane
   loop
     if not v_lane.exists then
-      insert into awa.queue_rollups (lane) values (v_lane.lane) on conflict do nothing;
+      insert into awa.queue_rollups (lane) values (v_lane.lane);
     end if;
-    select * into v_rollup from awa.queue_rollups r where r.lane = v_lane.lane for no key update skip locked;
-    continue when not found;
+    select * into v_rollup from awa.queue_rollups r where r.lane = v_lane.lane;
     v_now := awa._snapshot();
     select count(*) filter (where not n.is_tombstone) as entries, count(*) filter (where n.is_tombstone) as tombstones into v_new
       from awa._appended_since(v_lane.lane, v_rollup.counted, v_rollup.dropped) n
@@ -39,10 +42,8 @@ begin
     v_rollup.appended := v_rollup.appended + v_new.entries;
     v_rollup.buried := v_rollup.buried + v_new.tombstones;
     for v_claim in
-      select c.lane_seq, cardinality(c.job_ids) as size, k.closed, k.completed
-        from (
-          select * from awa.lease_claims c where c.lane = v_lane.lane and c.lane_seq > v_rollup.closed_seq order by c.lane_seq limit max_claims
-        ) c
+      select c.lane_seq, cardinality(c.job_ids) as size, c.claimed_at, k.closed, k.completed
+        from awa._uncounted(v_lane.lane, v_rollup.closed_seq, v_rollup.open_seqs, max_claims) c
        cross join lateral (
           select coalesce(sum(coalesce(cardinality(k.items), 1)), 0) as closed,
                  coalesce(sum(coalesce(cardinality(k.items), 1)) filter (where k.outcome in ('completed', 'recorded')), 0) as completed
@@ -52,19 +53,42 @@ begin
         ) k
        order by c.lane_seq
     loop
-      exit when v_claim.closed < v_claim.size;
-      v_rollup.closed_seq := v_claim.lane_seq;
-      v_rollup.claimed := v_rollup.claimed + v_claim.size;
-      v_rollup.completed := v_rollup.completed + v_claim.completed;
+      if v_claim.closed = v_claim.size then
+        v_rollup.claimed := v_rollup.claimed + v_claim.size;
+        v_rollup.completed := v_rollup.completed + v_claim.completed;
+        v_rollup.open_seqs := array_remove(v_rollup.open_seqs, v_claim.lane_seq);
+      elsif v_claim.lane_seq > v_rollup.closed_seq then
+        exit when v_claim.claimed_at > clock_timestamp() - interval '10 seconds' or cardinality(v_rollup.open_seqs) >= 1000;
+        v_rollup.open_seqs := v_rollup.open_seqs || v_claim.lane_seq;
+      end if;
+      v_rollup.closed_seq := greatest(v_rollup.closed_seq, v_claim.lane_seq);
     end loop;
     update awa.queue_rollups r
-       set counted = v_now, appended = v_rollup.appended, buried = v_rollup.buried, closed_seq = v_rollup.closed_seq, claimed = v_rollup.claimed,
-           completed = v_rollup.completed, folded_at = clock_timestamp()
+       set counted = v_now, appended = v_rollup.appended, buried = v_rollup.buried, closed_seq = v_rollup.closed_seq, open_seqs = v_rollup.open_seqs,
+           claimed = v_rollup.claimed, completed = v_rollup.completed, folded_at = clock_timestamp()
      where r.lane = v_lane.lane;
   end loop;
 end
 $$;
 comment on function awa._fold is 'Counts what the ledgers have grown by into queue_rollups';
+
+-- The key of the advisory lock on queue_rollups: below those of claims.
+create or replace function awa._fold_key() returns bigint
+language sql immutable parallel safe
+as $$ select awa._claim_key(-1) $$;
+comment on function awa._fold_key is 'The key of the advisory lock on queue_rollups';
+
+-- The claims of a lane that are not counted yet: those that were open when they were passed over, and what came after.
+create or replace function awa._uncounted(lane bigint, closed_seq bigint, open_seqs bigint[], max_claims int) returns setof awa.lease_claims
+language sql stable
+as $$
+  select c.*
+    from unnest(open_seqs) s
+   cross join lateral (select * from awa.lease_claims c where c.lane = _uncounted.lane and c.lane_seq = s limit 1) c
+  union all
+  (select c.* from awa.lease_claims c where c.lane = _uncounted.lane and c.lane_seq > _uncounted.closed_seq order by c.lane_seq limit max_claims)
+$$;
+comment on function awa._uncounted is 'The claims of a lane that are not counted yet';
 
 -- The entries and tombstones of a lane that are not visible in a snapshot, as claim reads them: of transactions that were in progress, one by one, then all that came after. Leaves out the tombstones
 -- of entries that were dropped with their queue.

@@ -28,11 +28,8 @@ begin
   perform awa._check_pass(max_jobs);
   perform awa._fold();
   v_receipts := awa._take_open(array(
-    select o.receipt
-      from awa._open_items o
-     where o.claimed_at <= clock_timestamp() - coalesce(older_than, interval '5 seconds')
-     order by o.receipt
-     limit coalesce(max_jobs, 1000)), 'materialized');
+    select o.receipt from awa._open_items o where o.claimed_at <= clock_timestamp() - coalesce(older_than, interval '5 seconds')),
+    coalesce(max_jobs, 1000), 'materialized');
   insert into awa.leases select * from awa._attempts(v_receipts);
   return query select cardinality(v_receipts)::bigint;
 end
@@ -52,40 +49,43 @@ end
 $$;
 comment on function awa._check_pass is 'Refuses what maintenance does not take';
 
--- Closes open items in the ledger for maintenance, and returns the receipts of those that it closed. It never waits for one that is being answered for: it only tries the claims, of at most 1,000;
+-- Closes at most max_jobs of some open items for maintenance, the oldest claims first, and returns the receipts of those that it closed. It never waits for one that is being answered for: it only tries the claims, and goes on where it can't have one;
 -- and for the answers to claims of a single job, which hold no lock that it could try, it waits for milliseconds, then leaves them alone.
 -- Changes lock_timeout: the calling function has to have a SET clause for it.
-create or replace function awa._take_open(receipts bigint[], outcome text) returns bigint[]
+create or replace function awa._take_open(receipts bigint[], max_jobs int, outcome text) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_claim record;
+  v_claims int := 0;
   v_mine bigint[] := '{}';
   v_taken bigint[] := '{}';
   v_receipt bigint;
 begin
   for v_claim in
-    select r >> 12 as claim_id, array_agg(r order by r) as receipts from unnest(receipts) r group by 1 order by 1 limit 1000
+    select r >> 12 as claim_id, array_agg(r order by r) as receipts from unnest(receipts) r group by 1 order by 1
   loop
+    exit when cardinality(v_mine) >= max_jobs or v_claims = 1000; -- the server's lock table is small
     if pg_try_advisory_xact_lock(awa._claim_key(v_claim.claim_id)) then
-      v_mine := v_mine || v_claim.receipts;
+      v_claims := v_claims + 1;
+      v_mine := v_mine || v_claim.receipts[1:max_jobs - cardinality(v_mine)];
     end if;
   end loop;
   perform set_config('lock_timeout', '50', true);
   begin
-    return awa._take_items(v_mine, outcome);
+    v_taken := awa._take_items(v_mine, outcome);
   exception when lock_not_available then
-    null;
+    perform set_config('lock_timeout', '1', true);
+    foreach v_receipt in array v_mine loop
+      begin
+        v_taken := v_taken || awa._take_items(array[v_receipt], outcome);
+      exception when lock_not_available then
+        null;
+      end;
+    end loop;
   end;
-  perform set_config('lock_timeout', '1', true);
-  foreach v_receipt in array v_mine loop
-    begin
-      v_taken := v_taken || awa._take_items(array[v_receipt], outcome);
-    exception when lock_not_available then
-      null;
-    end;
-  end loop;
+  perform set_config('lock_timeout', '0', true);
   return v_taken;
 end
 $$;

@@ -37,11 +37,8 @@ begin
        for update skip locked);
   if cardinality(v_receipts) < v_max then
     v_receipts := v_receipts || awa._take_open(array(
-      select o.receipt
-        from awa._open_items o
-       where awa._is_overdue(o.lease_until, o.deadline_at, o.lease_until - o.claimed_at, o.worker_id, v_now)
-       order by o.receipt
-       limit v_max - cardinality(v_receipts)), 'failed');
+      select o.receipt from awa._open_items o where awa._is_overdue(o.lease_until, o.deadline_at, o.lease_until - o.claimed_at, o.worker_id, v_now)),
+      v_max - cardinality(v_receipts), 'failed');
   end if;
 
   select array_agg(a.receipt) into v_late from awa._attempts(v_receipts) a where a.deadline_at <= v_now;
@@ -51,9 +48,15 @@ begin
   perform awa._record_failures(v_receipts,
     array(select case when r = any(v_late) then 'deadline exceeded' else 'lease expired' end from unnest(v_receipts) with ordinality u(r, n) order by n), null, null);
 
+  -- One that has attempts left may have a lease that is longer than its silence.
   delete from awa.workers w
    where w.worker_id = any(array(
-     select w.worker_id from awa.workers w where w.heartbeat_at < v_now - interval '1 hour' for update skip locked));
+     select w.worker_id from awa.workers w
+      where w.heartbeat_at < v_now - interval '1 hour'
+        and not exists (select from awa.leases l where l.worker_id = w.worker_id)
+        and not exists (select from awa._open_items o where o.worker_id = w.worker_id)
+        for update skip locked));
+  delete from awa.heartbeat_replies h where not exists (select from awa.workers w where w.worker_id = h.worker_id);
   return query select cardinality(v_receipts)::bigint;
 end
 $$;

@@ -88,7 +88,8 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_buried bigint[] := awa._bury(places, true);
+  v_batch bigint := nextval('awa.claim_ids'); -- any number that nobody else has
+  v_buried bigint[] := awa._bury(places, v_batch, true);
 begin
   insert into awa.done_entries
     (job_id, lane, state, recorded, ready_at, created_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
@@ -101,6 +102,9 @@ begin
       select * from awa.ready_entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
     ) e
    where p.id = any(v_buried);
+  if v_buried <> '{}' then
+    perform awa._decide_later(-1, v_batch, v_batch);
+  end if;
   return v_buried;
 end
 $$;

@@ -1,6 +1,6 @@
 -- Removes a queue: its settings, its name, and its jobs that wait, failed, were cancelled or are dead. Refused (JQ005) while it has jobs that have not ended, unless forced: then these are gone, too,
 -- and the answers of those that run will be stale. What completed is no longer shown or counted. A job whose transaction has not committed yet stays, and brings the queue back.
--- Locks: the queue, for which it waits as claim does, its claims, and its jobs' rows. Raises 22023, JQ002, JQ004, JQ005, 55P03.
+-- Locks: the queue, the counts, for which it waits as claim does, its claims, and its jobs' rows. Raises 22023, JQ002, JQ004, JQ005, 55P03.
 create or replace function awa.drop_queue(queue text, force boolean default false) returns void
 language plpgsql
 volatile
@@ -20,26 +20,31 @@ declare
   v_last bigint := v_queue_id * 8 + 4;
   v_live bigint;
   v_now pg_snapshot;
+  v_batch bigint;
 begin
   perform awa._check_isolation();
   perform awa._lock_queue(v_queue_id);
+  perform awa._bound_waits();
+  perform pg_advisory_xact_lock(awa._fold_key());
+  v_now := awa._snapshot(); -- what commits from here on stays
   select c.available + c.scheduled + c.retryable + c.running + c.waiting_external into v_live
     from awa.queue_counts(queue) c;
   if v_live > 0 and force is not true then
     raise exception using errcode = 'JQ005', message = 'the queue has jobs that have not ended', detail = format('%s of them.', v_live),
       hint = 'Let them end, cancel them, or pass force => true to drop them with it.';
   end if;
-  perform awa._bound_waits();
 
   perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped') from awa._running r where r.lane between v_first and v_last;
 
   -- Every cursor goes past what is ready, and the counts begin anew. What this transaction itself has enqueued is too young for that, and buried.
   delete from awa.unique_claims u
-   where (u.key, u.job_id) in (select substr(a.unique_key, 1, 32), a.job_id from awa._available a where a.lane between v_first and v_last and a.unique_key is not null);
+   where (u.key, u.job_id) in (select substr(a.unique_key, 1, 32), a.job_id from awa._available a
+    where a.lane between v_first and v_last and a.unique_key is not null and (pg_visible_in_snapshot(a.xid, v_now) or a.xid = pg_current_xact_id_if_assigned()));
+  v_batch := nextval('awa.claim_ids'); -- any number that nobody else has
   perform awa._bury(array(
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
-      from awa._available a where a.lane between v_first and v_last and a.xid = pg_current_xact_id_if_assigned()), false);
-  v_now := awa._snapshot();
+      from awa._available a where a.lane between v_first and v_last and a.xid = pg_current_xact_id_if_assigned()), v_batch, false);
+  perform awa._decide_later(-1, v_batch, v_batch);
   with cursors as (
     insert into awa.lease_claims
       (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
@@ -54,11 +59,11 @@ begin
   insert into awa.queue_rollups as r (lane, counted, closed_seq, dropped)
   select c.lane, v_now, c.lane_seq, v_now from cursors c
   on conflict on constraint queue_rollups_pkey do update
-    set counted = excluded.counted, closed_seq = excluded.closed_seq, dropped = excluded.dropped,
+    set counted = excluded.counted, closed_seq = excluded.closed_seq, open_seqs = '{}', dropped = excluded.dropped,
         appended = 0, buried = 0, claimed = 0, completed = 0, failed = 0, cancelled = 0, dead = 0;
 
   with deferred as (
-    delete from awa.deferred_jobs d where d.lane between v_first and v_last returning d.job_id, d.unique_key
+    delete from awa.deferred_jobs d where d.lane between v_first and v_last and force returning d.job_id, d.unique_key
   ), done as (
     delete from awa.done_entries d where d.lane between v_first and v_last returning d.job_id, d.unique_key
   ), dead as (

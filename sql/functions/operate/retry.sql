@@ -1,6 +1,6 @@
 -- Lets a job run now: one that failed, is dead or was cancelled, with no attempts counted and its errors kept; one that is scheduled or retryable, ahead of its time.
 -- Returns the state that it was in.
--- Locks: the job's row, until the transaction ends. Raises 22023, JQ003, JQ004, JQ005 when it is available, runs or completed; 23505 when another job holds its unique key by now;
+-- Locks: the job's row, until the transaction ends. Raises 22023, JQ003, JQ004, JQ005 when it is available, runs or completed, or when this transaction has put it into the same place before; 23505 when another job holds its unique key by now;
 -- 55P03; 40001 when it moved on meanwhile.
 create or replace function awa.retry(job_id bigint) returns text
 language plpgsql
@@ -69,7 +69,11 @@ begin
     insert into awa.unique_claims (key, job_id) values (substr(v_job.unique_key, 1, 32), job_id) on conflict do nothing;
     if not found then
       select u.job_id into v_holder from awa.unique_claims u where u.key = substr(v_job.unique_key, 1, 32);
-      if v_holder is distinct from job_id then
+      if v_holder = job_id and exists (
+        select from awa.ready_tombstones t where t.lane = -2 and t.xid = pg_current_xact_id_if_assigned() and t.job_id = job_id)
+      then
+        return 'taken'; -- this transaction has enqueued its heir
+      elsif v_holder is distinct from job_id then
         return case when v_holder is null then 'gone' else 'taken' end; -- it has just let go: look again
       end if;
     end if;

@@ -1,6 +1,6 @@
 -- Gives a job another priority (1 to 4), in any state in which it waits to run. It goes to the end of its new lane. Returns the state that it was in.
 -- Locks: the job's row, until the transaction ends; for one that is available its queue, at commit. Raises 22023, JQ003, JQ004, JQ005 when it runs or has
--- ended; 55P03; 40001, also at commit, when it moved on meanwhile.
+-- ended, or when this transaction has put it into the same place before; 55P03; 40001, also at commit, when it moved on meanwhile.
 create or replace function awa.set_priority(job_id bigint, priority int) returns text
 language plpgsql
 volatile
@@ -31,6 +31,7 @@ as $$
 declare
   v_place awa._place;
   v_lane bigint;
+  v_batch bigint;
 begin
   perform awa._bound_waits();
   for v_look in 1..10 loop
@@ -45,7 +46,8 @@ begin
       if v_lane = v_place.lane and coalesce(priority, v_place.priority) = v_place.priority then
         return v_place.state;
       end if;
-      if cardinality(awa._bury(array[v_place], false)) > 0 then
+      v_batch := nextval('awa.claim_ids'); -- any number that nobody else has
+      if cardinality(awa._bury(array[v_place], v_batch, false)) > 0 then
         insert into awa.ready_entries
           (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
         select r.current_segment, v_lane, e.job_id, e.ready_at, coalesce(priority, e.priority), e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
@@ -56,6 +58,7 @@ begin
         if not found then
           perform awa._refuse_place(job_id, v_place.state);
         end if;
+        perform awa._decide_later(-1, v_batch, v_batch);
         perform awa._wake(v_lane >> 3);
         return v_place.state;
       end if;

@@ -25,7 +25,7 @@ select e.lane,
        e.tags,
        encode(substr(e.unique_key, 1, 32), 'hex') as unique_key,
        c.receipt,
-       e.progress,
+       case when k.outcome is null then e.progress end as progress,
        null::jsonb as output,
        c.worker_id,
        e.segment
@@ -208,7 +208,7 @@ create or replace view awa._lanes as
 select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_seq,
        greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
        case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as from_id,
-       coalesce(r.counted, '3:3:') as counted, r.dropped, coalesce(r.appended, 0) as appended, coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq,
+       coalesce(r.counted, '3:3:') as counted, r.dropped, coalesce(r.appended, 0) as appended, coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq, coalesce(r.open_seqs, '{}') as open_seqs,
        coalesce(r.claimed, 0) as claimed, coalesce(r.completed, 0) as completed, coalesce(r.failed, 0) as failed, coalesce(r.cancelled, 0) as cancelled, coalesce(r.dead, 0) as dead
   from (select distinct q.queue_id from awa.queues q) q
  cross join lateral (select q.queue_id * 8 + p as lane from unnest('{0,1,2,3,4}'::int[]) p) l
@@ -219,6 +219,24 @@ select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_
     select * from awa.queue_rollups r where r.lane = l.lane limit 1
   ) r on true;
 comment on view awa._lanes is 'Every lane, its cursor, and what is counted of its past';
+
+-- Entries of a lane that no cursor has passed, though they lie before the place from which the range goes on: of the transactions that were in progress at one of the window's ends.
+create or replace function awa._late_entries(lane bigint, lo pg_snapshot, hi pg_snapshot, pos_xid xid8, pos_id bigint, from_xid xid8, from_id bigint) returns setof awa.ready_entries
+language sql stable
+as $$
+  select e.*
+    from (
+      select pg_snapshot_xip(coalesce(lo, hi)) as xid
+      union
+      select x from pg_snapshot_xip(hi) x where x <= from_xid
+    ) x
+   cross join lateral (
+      select * from awa.ready_entries e where e.lane = _late_entries.lane and e.xid = x.xid offset 0
+    ) e
+   where (e.xid, e.job_id) <= (from_xid, from_id)
+     and (not pg_visible_in_snapshot(e.xid, hi) or lo is null or (e.xid, e.job_id) > (pos_xid, pos_id))
+$$;
+comment on function awa._late_entries is 'Entries of a lane that were committed late, and that no cursor has passed';
 
 -- The places of entries that no cursor has passed. Two stretches of a lane hold them: the transactions that were in progress at one of the
 -- window's ends, probed one by one, and what comes after the position.
@@ -231,16 +249,7 @@ select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.u
      where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id)
     union all
     select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at), e.unique_key
-      from (
-        select pg_snapshot_xip(coalesce(l.lo, l.hi)) as xid
-        union
-        select x from pg_snapshot_xip(l.hi) x where x <= l.from_xid
-      ) x
-     cross join lateral (
-        select * from awa.ready_entries e where e.lane = l.lane and e.xid = x.xid offset 0
-      ) e
-     where (e.xid, e.job_id) <= (l.from_xid, l.from_id)
-       and (not pg_visible_in_snapshot(e.xid, l.hi) or l.lo is null or (e.xid, e.job_id) > (l.pos_xid, l.pos_id))
+      from awa._late_entries(l.lane, l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) e
   ) e
  where case
          when (select true from awa.ready_tombstones limit 1)
@@ -255,7 +264,7 @@ select c.lane, c.claim_id << 12 | (j.place - 1) as receipt, j.job_id, c.claimed_
        c.first_xid, c.first_id, c.pos_xid, c.pos_id, c.hi
   from awa._lanes l
  cross join lateral (
-    select * from awa.lease_claims c where c.lane = l.lane and c.lane_seq > l.closed_seq offset 0
+    select * from awa._uncounted(l.lane, l.closed_seq, l.open_seqs, null) offset 0
   ) c
  cross join lateral (
     select array(select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = c.claim_id) as items offset 0

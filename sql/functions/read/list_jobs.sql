@@ -1,5 +1,5 @@
 -- Jobs in the descending order of their ids, filtered: a page. The next page is the one before the last id of this one. Raises 22023.
--- Completed jobs, and jobs in any state, are read in stretches of ids, each twice as long as the one before, until the page is full. The other states are read from where
+-- Completed jobs, jobs in any state, and those available where they are many, are read in stretches of ids, each twice as long as the one before, until the page is full. The other states are read from where
 -- such jobs are, however long the history is.
 create or replace function awa.list_jobs(
   queue     text default null,
@@ -25,6 +25,7 @@ declare
   v_from bigint;
   v_length bigint := 4 * coalesce(max_jobs, 100)::bigint;
   v_found bigint;
+  v_is_short boolean := false; -- few are available
 begin
   if v_left not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 100.');
@@ -34,7 +35,10 @@ begin
       'The states are available, scheduled, retryable, running, waiting_external, completed, failed, cancelled and dead.');
   end if;
 
-  if state in ('available', 'running') then
+  if state = 'available' then
+    select coalesce(sum(c.available), 0) <= 10000 into v_is_short from awa._lane_counts c where queue is null or c.lane >> 3 = awa._queue_id(queue);
+  end if;
+  if state = 'running' or v_is_short then
     perform set_config('enable_bitmapscan', 'off', true); -- until the end of the function: it is for BRIN alone
     return query
       select j.id, j.kind, j.queue, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.run_at, j.heartbeat_at, j.deadline_at,

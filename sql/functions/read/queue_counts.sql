@@ -5,7 +5,7 @@ select l.lane,
        (c.claimed - c.closed - o.jobs)::bigint as running,
        (l.completed + c.completed)::bigint as completed,
        l.failed, l.cancelled, l.dead,
-       h.ready_at as oldest_ready_at
+       least(h.ready_at, a.ready_at) as oldest_ready_at
   from awa._lanes l
  cross join lateral (
     select count(*) filter (where not a.is_tombstone) as entries, count(*) filter (where a.is_tombstone) as tombstones
@@ -16,7 +16,7 @@ select l.lane,
  cross join lateral (
     select coalesce(sum(cardinality(c.job_ids)), 0) as claimed, coalesce(sum(k.closed), 0) as closed, coalesce(sum(k.completed), 0) as completed
       from (
-        select * from awa.lease_claims c where c.lane = l.lane and c.lane_seq > l.closed_seq offset 0
+        select * from awa._uncounted(l.lane, l.closed_seq, l.open_seqs, null) offset 0
       ) c
      cross join lateral (
         select sum(coalesce(cardinality(k.items), 1)) as closed,
@@ -40,7 +40,13 @@ select l.lane,
        and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
      order by e.xid, e.job_id
      limit 1
-  ) h on true;
+  ) h on true
+ cross join lateral (
+    select min(e.ready_at) as ready_at
+      from awa._late_entries(l.lane, l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) e
+     where (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+    offset 0
+  ) a;
 comment on view awa._lane_counts is 'What the ledgers say of each lane';
 
 -- What queue_counts returns.

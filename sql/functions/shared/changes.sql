@@ -58,8 +58,9 @@ language sql
 as $$ select set_config('lock_timeout', ceil(extract(epoch from s.claim_wait) * 1000)::bigint::text, true) from awa.settings s $$;
 comment on function awa._bound_waits is 'Bounds the waits for locks of the calling function';
 
--- Buries entries: no claim takes them any more once the caller commits. Returns the ids of those that nobody else has buried, or claimed by now.
-create or replace function awa._bury(places awa._place[], cancels boolean) returns bigint[]
+-- Buries entries: no claim takes them any more once the caller commits. Returns the ids of those that nobody else has buried. The caller has to call _decide_later when it has
+-- written all that belongs to it.
+create or replace function awa._bury(places awa._place[], batch bigint, cancels boolean) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -67,21 +68,29 @@ declare
   v_buried bigint[];
 begin
   with buried as (
-    insert into awa.ready_tombstones (segment, lane, xid, job_id, cancels)
-    select p.segment, p.lane, p.xid, p.id, cancels from unnest(places) p order by p.lane, p.xid, p.id
+    insert into awa.ready_tombstones (segment, lane, xid, job_id, batch, cancels)
+    select p.segment, p.lane, p.xid, p.id, batch, cancels from unnest(places) p order by p.lane, p.xid, p.id
     on conflict do nothing
     returning ready_tombstones.job_id
   )
   select array_agg(b.job_id) into v_buried from buried b;
-  perform set_config('awa.decided', '', true);
   return coalesce(v_buried, '{}');
 end
 $$;
 comment on function awa._bury is 'Buries entries; returns the ids of those that were not buried before';
 
+-- Has the transaction decide at its end about a batch (lane -1), or about the key that a job inherits (lane -2): a row that no entry answers to fires the trigger.
+create or replace function awa._decide_later(lane bigint, job_id bigint, batch bigint) returns void
+language sql
+as $$
+  insert into awa.ready_tombstones (segment, lane, xid, job_id, batch, cancels)
+  select r.current_segment, lane, pg_current_xact_id(), job_id, batch, false from awa.ring r
+$$;
+comment on function awa._decide_later is 'Has the transaction decide at its end';
+
 -- Decides, at the end of a transaction that has buried entries, what becomes of those that were claimed meanwhile. One that nobody claimed stays buried. Where the job was to be
 -- cancelled, its open attempt is closed. Otherwise the transaction fails with 40001.
--- Locks: the queues, in the order of their ids, and the claims of such entries, shared; until the commit, which follows at once. The first of a transaction's tombstones decides for all.
+-- Locks: all queues in which the transaction has buried anything, in the order of their ids, and the claims of such entries, shared; until the commit, which follows at once.
 create or replace function awa._decide() returns trigger
 language plpgsql
 security definer
@@ -101,19 +110,30 @@ declare
   v_job_ids bigint[];
   v_keys bytea[];
 begin
-  if current_setting('awa.decided', true) = pg_current_xact_id()::text then
+  if new.lane = -2 then
+    insert into awa.unique_claims (key, job_id)
+    select substr(d.unique_key, 1, 32), new.batch from awa.done_entries d where d.job_id = new.job_id and d.state = 'cancelled' and d.unique_key is not null
+    on conflict do nothing;
     return null;
   end if;
   perform awa._lock_queue(q.queue_id)
-     from (select distinct t.lane >> 3 as queue_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() order by 1) q;
+     from (select distinct t.lane >> 3 as queue_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.lane > 0 order by 1) q;
   perform set_config('lock_timeout', '100', true); -- nobody waits for the queue longer than this
   for v_taken in
     select t.*, c.claim_id, c.receipt
-      from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() offset 0) t
+      from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.job_id and t.lane > 0 offset 0) t
+     cross join lateral (
+        select c.lo, c.hi, c.pos_xid, c.pos_id from awa.lease_claims c where c.lane = t.lane order by c.lane_seq desc limit 1
+      ) cursor
      cross join lateral (
         select c.claim_id, c.claim_id << 12 | (array_position(c.job_ids, t.job_id) - 1) as receipt
           from awa.lease_claims c
-         where c.lane = t.lane
+         where case
+                 when cursor.lo is null then pg_visible_in_snapshot(t.xid, cursor.hi)
+                 else pg_visible_in_snapshot(t.xid, cursor.lo)
+                   or pg_visible_in_snapshot(t.xid, cursor.hi) and (t.xid, t.job_id) <= (cursor.pos_xid, cursor.pos_id)
+               end
+           and c.lane = t.lane
            and (c.pos_xid, c.pos_id) >= (t.xid, t.job_id)
            and (c.first_xid, c.first_id) <= (t.xid, t.job_id)
            and pg_visible_in_snapshot(t.xid, c.hi)
@@ -148,13 +168,13 @@ begin
     perform awa._lose(array[v_taken.receipt], 'cancelled');
     perform awa._settle(array[v_taken.receipt], v_state);
   end loop;
+
   select array_agg(d.job_id), array_agg(d.unique_key) into v_job_ids, v_keys
-    from (select * from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.cancels offset 0) t
+    from (select * from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.job_id and t.cancels offset 0) t
    cross join lateral (
       select * from awa.done_entries d where d.job_id = t.job_id and d.state = 'cancelled' and d.unique_key is not null limit 1
     ) d;
   perform awa._move_keys(v_job_ids, v_keys, 'available', 'cancelled');
-  perform set_config('awa.decided', pg_current_xact_id()::text, true);
   return null;
 end
 $$;
@@ -164,7 +184,7 @@ do $$
 begin
   if not exists (select from pg_trigger where tgrelid = 'awa.ready_tombstones'::regclass and tgname = 'decide') then
     create constraint trigger decide after insert on awa.ready_tombstones deferrable initially deferred
-      for each row execute function awa._decide();
+      for each row when (new.lane < 0) execute function awa._decide();
   end if;
 end
 $$;

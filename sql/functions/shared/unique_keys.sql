@@ -45,20 +45,26 @@ begin
       offset 0
    ) k
    where u.key = k.key and u.job_id = k.job_id;
-  for v_job in
-    select k.job_id, substr(k.key, 1, 32) as key
-      from unnest(job_ids, keys) k(job_id, key)
-     where awa._holds(k.key, to_state) and not awa._holds(k.key, from_state)
-     order by 2
-  loop
-    begin
-      perform set_config('lock_timeout', '10', true);
-      insert into awa.unique_claims (key, job_id) values (v_job.key, v_job.job_id) on conflict do nothing;
-    exception when lock_not_available then
-      null;
-    end;
-    perform set_config('lock_timeout', v_wait, true);
-  end loop;
+  select array_agg(k.job_id order by k.key), array_agg(substr(k.key, 1, 32) order by k.key) into job_ids, keys
+    from unnest(job_ids, keys) k(job_id, key)
+   where awa._holds(k.key, to_state) and not awa._holds(k.key, from_state);
+  if keys is null then
+    return;
+  end if;
+  perform set_config('lock_timeout', '10', true);
+  begin
+    insert into awa.unique_claims (key, job_id) select k.key, k.job_id from unnest(job_ids, keys) k(job_id, key) order by 1 on conflict do nothing;
+  exception when lock_not_available then
+    perform set_config('lock_timeout', '1', true);
+    for v_job in select k.key, k.job_id from unnest(job_ids, keys) k(job_id, key) loop
+      begin
+        insert into awa.unique_claims (key, job_id) values (v_job.key, v_job.job_id) on conflict do nothing;
+      exception when lock_not_available then
+        null;
+      end;
+    end loop;
+  end;
+  perform set_config('lock_timeout', v_wait, true);
 end
 $$;
 comment on function awa._move_keys is 'Lets go of the unique keys that jobs do not hold in their new state, and takes those that they do';

@@ -1,0 +1,77 @@
+-- Without this, failed jobs and dead letters would be kept for ever; or go before anybody looked at them, or out of the counts.
+\set name expire_history
+\ir ../prelude.psql
+
+select count(*) from (values ('', 2), (' set', 1)) v(q, p) cross join lateral awa.enqueue_many(pg_temp.q(q), 'k', array(select to_jsonb(n) from generate_series(1, 12) n), priority => p) \g /dev/null
+create temp table c as
+select q.suffix, t.n, t.job_id, t.receipt from (values (''), (' set')) q(suffix) cross join lateral pg_temp.take(q.suffix, 10) t;
+select awa.discard(job_id, receipt, 'e') from c where n in (1, 2) \g /dev/null
+select awa.cancel(job_id) from c where n in (3, 4) \g /dev/null
+select awa.complete(job_id, receipt, '1') from c where n = 5 \g /dev/null
+select awa.extend(job_id, receipt, '1 hour') from c where n = 6 \g /dev/null
+select awa.complete(job_id, receipt) from c where n = 6 \g /dev/null
+select awa.fail(job_id, receipt, 'e', '1 day') from c where n = 7 \g /dev/null
+select awa.configure_queue(:'queue' || q, '{"dead_letter": true}') from unnest(array['', ' set']) q \g /dev/null
+select awa.discard(job_id, receipt, 'e') from c where n in (8, 9) \g /dev/null
+select awa.configure_queue(:'queue' || ' set', '{"failed_retention": "1 hour", "dlq_retention": "2 hours"}') \g /dev/null
+-- Keys that are held when the job has ended
+select u.job_id as failed_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue' || ' failed', unique_states => '{failed}') u \gset
+select awa.discard(job_id, receipt, 'e') from pg_temp.take(' keyed', 1) \g /dev/null
+select awa.configure_queue(:'queue' || ' keyed', '{"dead_letter": true}') \g /dev/null
+select u.job_id as dead_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue' || ' dead', unique_states => '{dead}') u \gset
+select awa.discard(job_id, receipt, 'e') from pg_temp.take(' keyed', 1) \g /dev/null
+select pg_temp.step('setup') \g /dev/null
+
+begin;
+select plan(24);
+
+-- What others have left in this database
+select expired from awa.expire_history() \g /dev/null
+create temp table before as select * from awa.queue_counts() c where starts_with(c.queue, pg_temp.q());
+select is(pg_temp.states(), 'available 2, cancelled 2, completed 2, dead 2, failed 2, retryable 1, running 1', 'before');
+select is((select count(*) from awa.unique_claims u where u.job_id in (:failed_id, :dead_id)), 2::bigint, 'with two keys');
+
+create function pg_temp.age(span interval) returns void
+language plpgsql
+as $$
+begin
+  update awa.done_entries d set finalized_at = d.finalized_at - span from awa.queues q where q.queue_id = d.lane >> 3 and starts_with(q.name, pg_temp.q());
+  update awa.dlq_entries d set finalized_at = d.finalized_at - span from awa.queues q where q.queue_id = d.lane >> 3 and starts_with(q.name, pg_temp.q());
+end
+$$;
+select pg_temp.age('59 minutes') \g /dev/null
+select is((select expired from awa.expire_history()), 0::bigint, 'nothing is past its retention');
+select pg_temp.age('2 minutes') \g /dev/null
+select is((select expired from awa.expire_history()), 4::bigint, 'failed and cancelled jobs go after their queue''s failed_retention');
+select is(pg_temp.states(' set'), 'available 2, completed 2, dead 2, retryable 1, running 1', 'dead letters and others stay');
+select pg_temp.age('1 hour') \g /dev/null
+select is((select expired from awa.expire_history()), 2::bigint, 'dead letters after its dlq_retention');
+select is(pg_temp.states(' set'), 'available 2, completed 2, retryable 1, running 1', 'the others stay');
+select is(pg_temp.states(), 'available 2, cancelled 2, completed 2, dead 2, failed 2, retryable 1, running 1', 'another queue keeps its own for longer');
+select pg_temp.age('69 hours 50 minutes') \g /dev/null
+select is((select expired from awa.expire_history()), 0::bigint, 'for 72 hours, failed ones');
+select pg_temp.age('10 minutes') \g /dev/null
+select is((select expired from awa.expire_history()), 5::bigint, 'by default');
+select is(pg_temp.states(), 'available 2, completed 2, dead 2, retryable 1, running 1', 'dead letters');
+select pg_temp.age('26 days') \g /dev/null
+select is((select expired from awa.expire_history()), 0::bigint, 'for 30 days');
+select pg_temp.age('1 day') \g /dev/null
+select is((select expired from awa.expire_history()), 3::bigint, 'by default');
+select is(pg_temp.states(), 'available 2, completed 2, retryable 1, running 1', 'what completed, waits or runs stays');
+select is((select expired from awa.expire_history()), 0::bigint, 'once');
+
+-- They stay in the counts, and nowhere else
+select is((select count(*) from (select b.queue, b.available, b.completed, b.failed, b.cancelled, b.dead, b.running, b.retryable from before b
+    except select c.queue, c.available, c.completed, c.failed, c.cancelled, c.dead, c.running, c.retryable from awa.queue_counts() c) d), 0::bigint, 'all counts are as before');
+select is((select count(*) from before), 3::bigint, 'of three queues');
+select pg_temp.fold() \g /dev/null
+select is((select row(c.failed, c.cancelled, c.dead)::text from awa.queue_counts(pg_temp.q()) c), '(2,2,2)', 'also when the past is counted');
+select is((select count(*) from awa.unique_claims u where u.job_id in (:failed_id, :dead_id)), 0::bigint, 'their keys are free');
+select is((select count(*) from c, awa.job(c.job_id) j where c.n in (1, 2, 3, 4, 8, 9)), 0::bigint, 'they are not shown');
+select pg_temp.refused(format('select awa.retry(%s)', job_id), 'JQ003', 'no such job', 'nor retried') from c where n = 1 and suffix = '';
+select is((select count(*) from awa.claim(pg_temp.q(), 10)), 2::bigint, 'the queue goes on');
+select is((select count(*) from awa.expire_history), 0::bigint, 'the view that names the column is empty');
+select pg_temp.steps_agree();
+
+select * from finish();
+rollback;
