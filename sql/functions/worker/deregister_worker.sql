@@ -24,7 +24,6 @@ begin
   perform awa._check_isolation();
   perform pg_advisory_xact_lock(awa._worker_key(worker_id)); -- after the claims that it is in the middle of
   delete from awa.workers w where w.worker_id = worker_id;
-  delete from awa.heartbeat_replies l where l.worker_id = worker_id;
   perform awa._fold();
   select array_agg(r.job_id), array_agg(r.receipt) into v_job_ids, v_receipts
     from (
@@ -32,11 +31,12 @@ begin
       union all
       select l.job_id, l.receipt from awa.leases l where l.worker_id = worker_id
     ) r;
-  if v_receipts is null then
-    return 0;
+  if v_receipts is not null then
+    select array_agg(v_receipts[p]) into v_released
+      from unnest((awa._close_many(v_job_ids, v_receipts, 'released', (awa._lock_claims(v_receipts)).by_item)).places) p;
+    perform awa._give_back(v_released);
   end if;
-  select array_agg(v_receipts[p]) into v_released from unnest((awa._close_many(v_job_ids, v_receipts, 'released', (awa._lock_claims(v_receipts)).by_item)).places) p;
-  perform awa._give_back(v_released);
+  delete from awa.heartbeat_replies h where h.worker_id = worker_id; -- last: it may have waited for a cancel
   return coalesce(cardinality(v_released), 0);
 end
 $$;

@@ -1,0 +1,511 @@
+package sql_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// due makes every deferred job due, and promotes it.
+func (s *session) due() {
+	s.Helper()
+	s.exec("update awa.deferred_jobs set run_at = now()")
+	s.exec("select awa.promote_due()")
+}
+
+// A job that kills its worker every time ends: each of its attempts counts.
+func TestJobThatKillsItsWorkers(t *testing.T) {
+	for _, state := range []string{"failed", "dead"} {
+		for _, materialized := range []bool{false, true} {
+			d := newDatabase(t)
+			s := d.session()
+			s.exec("select awa.enqueue_unique('q', 'k', unique_key => 'key', max_attempts => 3)")
+			s.exec("select awa.configure_queue('q', jsonb_build_object('dead_letter', $1::boolean))", state == "dead")
+			for attempt := 1; attempt <= 3; attempt++ {
+				worker := s.registerWorker()
+				jobs := s.claimAs(worker, "q", 1)
+				require.Len(t, jobs, 1)
+				j := claimed{1, jobs[0]}
+				require.Equal(t, attempt, one[int](s, "select attempt from awa.job(1)"))
+				if materialized {
+					require.Equal(t, int64(1), s.materialize())
+				}
+				require.Zero(t, s.rescue())
+				s.halfAnHourLater()
+				require.Equal(t, int64(1), s.rescue())
+				require.Zero(t, s.rescue())
+				s.refuses(j)
+				require.Equal(t, attempt, one[int](s, "select jsonb_array_length(errors) from awa.job(1)"))
+				s.balanced()
+				if attempt < 3 {
+					require.Equal(t, "retryable", s.state(1))
+					s.due()
+				}
+			}
+			require.Equal(t, state, s.state(1))
+			require.Equal(t, 3, one[int](s, "select attempt from awa.job(1)"))
+			require.Empty(t, s.claim("q", 9))
+			require.Zero(t, one[int](s, "select count(*) from awa.unique_claims"))
+		}
+	}
+}
+
+// A worker that lives keeps its attempts beyond their leases, but not beyond a deadline.
+func TestHeartbeatKeepsAttempts(t *testing.T) {
+	for _, materialized := range []bool{false, true} {
+		d := newDatabase(t)
+		s, beat := d.session(), d.session()
+		worker := s.registerWorker()
+		job, limited, nobodys := s.enqueue("q"), s.enqueue("limited"), s.enqueue("nobodys")
+		s.exec("select awa.configure_queue('limited', '{\"deadline\": \"20 minutes\"}')")
+		kept := claimed{job, s.claimAs(worker, "q", 1)[0]}
+		late := claimed{limited, s.claimAs(worker, "limited", 1)[0]}
+		s.claim("nobodys", 1)
+		if materialized {
+			require.Equal(t, int64(3), s.materialize())
+			s.exec("select awa.extend($1, $2, '5 hours')", late.JobID, late.Receipt)
+		}
+		s.halfAnHourLater()
+		require.Empty(t, s.lost(worker))
+		require.Equal(t, int64(2), s.rescue())
+		require.Equal(t, []string{"running", "retryable", "retryable"}, []string{s.state(job), s.state(limited), s.state(nobodys)})
+		require.Equal(t, "deadline exceeded", one[string](s, "select errors -> -1 ->> 'error' from awa.job($1)", limited))
+		require.Equal(t, "lease expired", one[string](s, "select errors -> -1 ->> 'error' from awa.job($1)", nobodys))
+		require.Equal(t, []string{fmt.Sprint(limited, " deadline exceeded")}, s.lost(worker))
+		s.refuses(late)
+
+		// A heartbeat counts when it is committed.
+		s.halfAnHourLater()
+		beat.exec("begin")
+		beat.lost(worker)
+		require.Equal(t, int64(1), s.rescue())
+		beat.exec("commit")
+		require.Equal(t, []string{fmt.Sprint(job, " lease expired"), fmt.Sprint(limited, " deadline exceeded")}, s.lost(worker))
+		s.refuses(kept)
+		s.balanced()
+	}
+}
+
+// A pass ends so many attempts, those in the ledger and those with rows of their own together.
+func TestRescueIsBounded(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	for range 3 {
+		s.open("q", shapes[5])
+	}
+	for range 2 {
+		s.open("q", shapes[2])
+		s.open("q", shapes[0])
+	}
+	s.halfAnHourLater()
+	for left := int64(17); left > 0; left -= 4 {
+		require.Equal(t, min(left, 4), one[int64](s, "select rescued from awa.rescue(4)"))
+		require.Equal(t, max(left-4, 0), one[int64](s, "select running from awa.queue_counts('q')"))
+		s.balanced()
+	}
+	require.Zero(t, s.rescue())
+}
+
+// Two passes at once end different attempts, and do not wait for each other.
+func TestTwoRescuesAtOnce(t *testing.T) {
+	for _, end := range []string{"commit", "rollback"} {
+		d := newDatabase(t)
+		a, b := d.session(), d.session().neverWaits()
+		a.open("q", shapes[5])
+		a.open("q", shapes[3])
+		a.open("r", shapes[1])
+		a.halfAnHourLater()
+		a.balanced()
+		a.exec("update awa.queue_rollups set folded_at = '-infinity'") // both passes count
+		a.exec("begin")
+		require.Equal(t, int64(7), a.rescue())
+		require.Zero(t, b.rescue())
+		b.open("s", shapes[2])
+		b.exec("update awa.lease_claims set lease_until = now()")
+		require.Equal(t, int64(3), b.rescue())
+		a.exec(end)
+		require.Equal(t, map[string]int64{"commit": 0, "rollback": 7}[end], b.rescue())
+		b.balanced()
+		require.Equal(t, 10, one[int](b, "select count(*) from awa.jobs where state = 'retryable' and attempt = 1"))
+	}
+}
+
+// A worker is told of what it lost by every heartbeat of a minute.
+func TestWorkerIsTold(t *testing.T) {
+	for _, materialized := range []bool{false, true} {
+		d := newDatabase(t)
+		s, other := d.session(), d.session()
+		worker, bystander := s.registerWorker(), s.registerWorker()
+		other.exec("listen awa_lost")
+		jobs := s.enqueueMany("q", 4)
+		receipts := s.claimAs(worker, "q", 4)
+		if materialized {
+			s.materialize()
+		}
+		cancels := func(job int64, end string) {
+			s.exec("begin")
+			s.exec("select awa.cancel($1, 'reason')", job)
+			s.exec(end)
+		}
+		cancels(jobs[3], "rollback")
+		require.Empty(t, s.lost(worker))
+		cancels(jobs[0], "commit")
+		cancels(jobs[1], "commit")
+		for range 2 {
+			require.Equal(t, worker, other.notified(), "none from what rolled back")
+		}
+		want := []string{fmt.Sprint(jobs[0], " reason"), fmt.Sprint(jobs[1], " reason")}
+		for range 3 {
+			require.Equal(t, want, s.lost(worker))
+		}
+		require.Equal(t, receipts[:2], list[int64](s, "select receipt from awa.heartbeat($1)", worker))
+		require.Empty(t, s.lost(bystander))
+		s.exec("update awa.heartbeat_replies set told_at = told_at - interval '61 seconds' where job_id = $1", jobs[0])
+		require.Equal(t, want[1:], s.lost(worker))
+
+		// Cancelled before it was claimed, decided when it had been.
+		job := s.enqueue("q")
+		s.exec("begin")
+		s.exec("select awa.cancel($1)", job)
+		other.claimAs(worker, "q", 1)
+		s.exec("commit")
+		require.Equal(t, worker, other.notified())
+		s.halfAnHourLater()
+		require.Equal(t, int64(2), s.rescue())
+		require.Equal(t, worker, other.notified())
+		require.Len(t, s.lost(worker), 4)
+		s.balanced()
+	}
+}
+
+// notified waits for a notification on awa_lost and returns the worker that it is for.
+func (s *session) notified() (worker int64) {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.ctx, 20*time.Second)
+	defer cancel()
+	n, err := s.db.WaitForNotification(ctx)
+	require.NoError(s, err)
+	require.Equal(s, "awa_lost", n.Channel)
+	_, err = fmt.Sscan(n.Payload, &worker)
+	require.NoError(s, err)
+	return worker
+}
+
+// A heartbeat and the end of its worker: one waits for the other.
+func TestHeartbeatBesideDeregister(t *testing.T) {
+	for _, end := range []string{"commit", "rollback"} {
+		d := newDatabase(t)
+		a, b, watcher := d.session(), d.session(), d.session()
+		worker := a.registerWorker()
+		job := a.enqueueUnique("q", "key")
+		a.claimAs(worker, "q", 1)
+		a.exec("begin")
+		a.exec("select awa.heartbeat($1)", worker)
+		wait := b.background("select awa.deregister_worker($1)", worker)
+		watcher.waitUntilBlocked(b)
+		a.exec(end)
+		require.NoError(t, wait())
+		require.Equal(t, "available", a.state(job))
+		require.Equal(t, "22023", sqlState(a.try("select awa.heartbeat($1)", worker)))
+
+		worker = a.registerWorker()
+		require.Len(t, a.claimAs(worker, "q", 1), 1)
+		a.exec("begin")
+		require.Equal(t, int64(1), one[int64](a, "select awa.deregister_worker($1)", worker))
+		wait = b.background("select awa.heartbeat($1)", worker)
+		watcher.waitUntilBlocked(b)
+		a.exec(end)
+		if err := wait(); end == "commit" {
+			require.Equal(t, "22023", sqlState(err))
+			require.Equal(t, "available", a.state(job))
+		} else {
+			require.NoError(t, err)
+			require.Equal(t, "running", a.state(job))
+		}
+		a.balanced()
+	}
+}
+
+// A worker that is deregistered gives back what it has, in the ledger and in rows of its own, and nothing that it lost meanwhile.
+func TestDeregisterBesideOpenChanges(t *testing.T) {
+	for _, materialized := range []bool{false, true} {
+		for name, change := range map[string]string{
+			"cancel":   "select awa.cancel($1) where $2::bigint > 0",
+			"complete": "select awa.complete($1, $2)",
+			"progress": "select awa.set_progress($1, $2, '{}')",
+			"rescue":   "select awa.rescue() where $1::bigint > 0 and $2::bigint > 0",
+		} {
+			for _, end := range []string{"commit", "rollback"} {
+				t.Log(materialized, name, end)
+				d := newDatabase(t)
+				a, b, watcher := d.session(), d.session(), d.session()
+				worker := a.registerWorker()
+				jobs := []int64{a.enqueueUnique("q", "a"), a.enqueueUnique("q", "b")}
+				receipts := append(a.claimAs(worker, "q", 1), a.claimAs(worker, "q", 1)...)
+				if materialized {
+					a.materialize()
+				}
+				a.balanced() // its counts are there: deregister does not wait for those
+				if name == "rescue" {
+					a.halfAnHourLater()
+					a.lost(worker)
+					a.exec("select awa.extend($1, $2, '2 hours')", jobs[1], receipts[1])
+					a.exec("update awa.workers set heartbeat_at = heartbeat_at - interval '10 minutes'")
+				}
+				a.exec("begin")
+				a.exec(change, jobs[0], receipts[0])
+				wait := b.background("select awa.deregister_worker($1)", worker)
+				watcher.waitUntilBlocked(b)
+				a.exec(end)
+				require.NoError(t, wait())
+				want := map[string]string{"cancel": "cancelled", "complete": "completed", "progress": "available", "rescue": "retryable"}[name]
+				if end == "rollback" {
+					want = "available"
+				}
+				require.Equal(t, want, a.state(jobs[0]))
+				require.Equal(t, "available", a.state(jobs[1]))
+				for i, job := range jobs {
+					a.refuses(claimed{job, receipts[i]})
+				}
+				a.balanced()
+				require.Zero(t, one[int](a, "select count(*) from awa.leases"))
+				if want == "available" {
+					require.Equal(t, jobs, ids(a.claim("q", 9)))
+				} else {
+					require.Equal(t, jobs[1:], ids(a.claim("q", 9)))
+				}
+			}
+		}
+	}
+}
+
+// What a silent worker was to be told goes with it.
+func TestSilentWorkerIsForgotten(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	worker := s.registerWorker()
+	s.enqueueMany("q", 2)
+	s.claimAs(worker, "q", 1)
+	s.exec("select awa.cancel(1)")
+	for range 3 {
+		s.halfAnHourLater()
+	}
+	s.exec("select awa.rescue()")
+	require.Zero(t, one[int](s, "select count(*) from awa.workers"))
+	require.Zero(t, one[int](s, "select count(*) from awa.heartbeat_replies"))
+}
+
+// Neither is what it lost while it was being deregistered.
+func TestDeregisteredWorkerIsForgotten(t *testing.T) {
+	d := newDatabase(t)
+	a, b, watcher := d.session(), d.session(), d.session()
+	worker := a.registerWorker()
+	job := a.enqueue("q")
+	a.claimAs(worker, "q", 1)
+	a.balanced()
+	a.exec("begin")
+	a.exec("select awa.cancel($1)", job)
+	wait := b.background("select awa.deregister_worker($1)", worker)
+	watcher.waitUntilBlocked(b)
+	a.exec("commit")
+	require.NoError(t, wait())
+	a.exec("select awa.rescue()")
+	require.Zero(t, one[int](a, "select count(*) from awa.heartbeat_replies"))
+}
+
+// A dead letter that is retried and purged, or retried twice, at once: whoever commits first has it.
+func TestRetryBesidePurge(t *testing.T) {
+	for _, shape := range []shape{shapes[0], shapes[3]} {
+		for _, end := range []string{"commit", "rollback"} {
+			d := newDatabase(t)
+			a, b, watcher := d.session(), d.session(), d.session()
+			a.enqueue("q")
+			a.completes(a.claim("q", 1))
+			a.exec("select awa.configure_queue('q', '{\"dead_letter\": true}')")
+			for _, j := range a.open("q", shape) {
+				a.exec("select awa.discard($1, $2, 'error')", j.JobID, j.Receipt)
+			}
+			dead := list[int64](a, "select id from awa.jobs where state = 'dead' order by id")
+			job := dead[0]
+			n := int64(len(dead))
+
+			// The purge skips the one that is being retried; another retry waits, that of a filter does not.
+			a.exec("begin")
+			require.Equal(t, "dead", one[string](a, "select awa.retry($1)", job))
+			b.neverWaits()
+			require.Equal(t, n-1, one[int64](b, "select awa.retry_where('q')"))
+			require.Zero(t, one[int64](b, "select awa.purge_dlq('q')"))
+			wait := b.background("select awa.retry($1)", job)
+			watcher.waitUntilBlocked(b)
+			a.exec(end)
+			if end == "commit" {
+				require.Equal(t, "JQ005", sqlState(wait()))
+			} else {
+				require.NoError(t, wait())
+			}
+			a.balanced()
+			jobs := a.claim("q", 9)
+			require.ElementsMatch(t, dead, ids(jobs))
+			require.Equal(t, 1, one[int](a, "select attempt from awa.job($1)", job))
+
+			// A retry waits for the purge.
+			for _, j := range jobs {
+				a.exec("select awa.discard($1, $2, 'error')", j.JobID, j.Receipt)
+			}
+			a.exec("begin")
+			require.Equal(t, n, one[int64](a, "select awa.purge_dlq('q')"))
+			require.Zero(t, one[int64](b, "select awa.retry_where('q')"))
+			require.Zero(t, one[int64](b, "select awa.purge_dlq('q')"))
+			wait = b.background("select awa.retry($1)", job)
+			watcher.waitUntilBlocked(b)
+			a.exec(end)
+			if end == "commit" {
+				require.Equal(t, "JQ003", sqlState(wait()))
+				require.Empty(t, a.claim("q", 9))
+			} else {
+				require.NoError(t, wait())
+				require.Equal(t, []int64{job}, ids(a.claim("q", 9)))
+			}
+			a.balanced()
+		}
+	}
+}
+
+// A job that is due, retried and promoted at once: it becomes ready once.
+func TestRetryBesideThePromoter(t *testing.T) {
+	for _, end := range []string{"commit", "rollback"} {
+		d := newDatabase(t)
+		a, b, watcher := d.session(), d.session(), d.session()
+		promote := func(s *session) int64 { return one[int64](s, "select promoted from awa.promote_due()") }
+		deferred := func() int64 {
+			job := one[int64](a, "select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')")
+			a.exec("update awa.deferred_jobs set run_at = now()")
+			return job
+		}
+		job := deferred()
+		a.exec("begin")
+		a.exec("select awa.retry($1)", job)
+		require.Zero(t, promote(b))
+		a.exec(end)
+		require.Equal(t, map[string]int64{"commit": 0, "rollback": 1}[end], promote(b))
+		require.Equal(t, []int64{job}, ids(b.claim("q", 9)))
+
+		job = deferred()
+		a.exec("begin")
+		require.Equal(t, int64(1), promote(a))
+		wait := b.background("select awa.retry($1)", job)
+		watcher.waitUntilBlocked(b)
+		a.exec(end)
+		if end == "commit" {
+			require.Equal(t, "JQ005", sqlState(wait()))
+		} else {
+			require.NoError(t, wait())
+		}
+		require.Zero(t, promote(b))
+		require.Equal(t, []int64{job}, ids(b.claim("q", 9)))
+		b.balanced()
+	}
+}
+
+// A queue that is dropped while a producer has not committed yet: it does not wait, its job comes, and the queue is back.
+func TestDropQueueBesideAnOpenEnqueue(t *testing.T) {
+	for _, end := range []string{"commit", "rollback"} {
+		for _, deferred := range []bool{false, true} {
+			d := newDatabase(t)
+			producer, s := d.session(), d.session().neverWaits()
+			s.enqueueMany("q", 3)
+			s.enqueueUnique("q", "key")
+			s.claim("q", 1)
+			one[int64](s, "select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')")
+			producer.exec("begin")
+			late := one[int64](producer, "select awa.enqueue('q', 'k', run_at => case when $1 then now() + interval '1 hour' end)", deferred)
+			require.Equal(t, "JQ005", sqlState(s.try("select awa.drop_queue('q')")))
+			s.exec("select awa.drop_queue('q', true)")
+			require.Zero(t, one[int](s, "select count(*) from awa.jobs"))
+			require.Zero(t, one[int](s, "select count(*) from awa.unique_claims"))
+			require.Empty(t, s.claim("q", 9))
+			require.Zero(t, one[int](s, "select count(*) from awa.queue_counts"))
+			producer.exec(end)
+			s.due()
+			jobs := s.claim("q", 9)
+			if end == "rollback" {
+				require.Empty(t, jobs)
+				require.Zero(t, one[int](s, "select count(*) from awa.queue_counts"))
+				continue
+			}
+			require.Equal(t, []int64{late}, ids(jobs))
+			s.balanced()
+			require.Equal(t, []int64{1, 0}, list[int64](s, "select unnest(array[running, available]) from awa.queue_counts('q')"))
+			next := s.enqueueUnique("q", "key")
+			require.Equal(t, []int64{next}, ids(s.claim("q", 9)))
+			s.balanced()
+		}
+	}
+}
+
+// A queue that is dropped while its jobs run: the answers are stale, and the workers told.
+func TestDropQueueThatRuns(t *testing.T) {
+	for _, materialized := range []bool{false, true} {
+		for _, end := range []string{"commit", "rollback"} {
+			d := newDatabase(t)
+			a, b, watcher := d.session(), d.session(), d.session()
+			worker := a.registerWorker()
+			jobs := a.enqueueMany("q", 3)
+			keyed := a.enqueueUnique("q", "key")
+			receipts := a.claimAs(worker, "q", 3)
+			if materialized {
+				a.materialize()
+			}
+			a.exec("begin")
+			a.exec("select awa.drop_queue('q', true)")
+			require.Equal(t, "running", b.state(jobs[0]))
+			taken := b.answers(answers[0].call, claimed{jobs[0], receipts[0]})
+			watcher.waitUntilBlocked(b)
+			a.exec(end)
+			require.Equal(t, end == "rollback", taken())
+			if end == "rollback" {
+				a.completes([]claimed{{jobs[1], receipts[1]}, {jobs[2], receipts[2]}})
+				require.Equal(t, []int64{keyed}, ids(a.claim("q", 9)))
+				a.balanced()
+				continue
+			}
+			for i, job := range jobs {
+				a.refuses(claimed{job, receipts[i]})
+			}
+			require.Len(t, a.lost(worker), 3)
+			require.Zero(t, one[int](a, "select count(*) from awa.leases"))
+			require.Empty(t, a.claim("q", 9))
+			a.enqueueUnique("q", "key")
+			require.Len(t, a.claim("q", 9), 1)
+			a.balanced()
+		}
+	}
+}
+
+// A business transaction that completes a job of the queue: the drop waits for a bounded time.
+func TestDropQueueBesideAnOpenComplete(t *testing.T) {
+	for _, shape := range shapes {
+		d := newDatabase(t)
+		a, b, watcher := d.session(), d.session(), d.session()
+		jobs := a.open("q", shape)
+		a.setClaimWait("20 milliseconds")
+		a.exec("begin")
+		a.exec("select awa.complete($1, $2)", jobs[0].JobID, jobs[0].Receipt)
+		require.Equal(t, "55P03", sqlState(b.try("select awa.drop_queue('q', true)")))
+		b.setClaimWait("9 seconds")
+		wait := b.background("select awa.drop_queue('q', true)")
+		watcher.waitUntilBlocked(b)
+		a.exec("commit")
+		require.NoError(t, wait())
+		for _, j := range jobs {
+			a.refuses(j)
+		}
+		require.Zero(t, one[int](a, "select count(*) from awa.unique_claims"))
+		a.enqueue("q")
+		require.Len(t, a.claim("q", 9), 1)
+		a.balanced()
+	}
+}

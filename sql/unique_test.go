@@ -1,0 +1,344 @@
+package sql_test
+
+import (
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
+type unique struct {
+	JobID    int64
+	Inserted bool
+}
+
+// enqueuesUnique enqueues a job that may have to wait for another transaction.
+func (s *session) enqueuesUnique(options string) func() unique {
+	type result struct {
+		row unique
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		rows, _ := s.db.Query(s.ctx, "select job_id, inserted from awa.enqueue_unique('q', 'k', unique_key => 'key'"+options+")")
+		row, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[unique])
+		done <- result{row, err}
+	}()
+	return func() unique {
+		s.Helper()
+		r := <-done
+		require.NoError(s, r.err)
+		return r.row
+	}
+}
+
+const (
+	later    = ", run_at => now() + interval '1 hour'"
+	oneTry   = ", max_attempts => 1"
+	tillRuns = ", unique_states => '{scheduled,available,retryable}'"
+)
+
+// Two producers of one key: the second waits until it knows whether the first one's job is there.
+func TestTwoUniqueProducers(t *testing.T) {
+	for _, first := range []string{"", later} {
+		for _, second := range []string{"", later} {
+			for _, end := range []string{"commit", "rollback"} {
+				t.Log(first, second, end)
+				d := newDatabase(t)
+				a, b, watcher := d.session(), d.session(), d.session()
+				a.exec("begin")
+				job := a.enqueuesUnique(first)()
+				require.True(t, job.Inserted)
+				require.Equal(t, unique{job.JobID, false}, a.enqueuesUnique(first)(), "in the same transaction")
+				other := watcher.neverWaits().enqueueUnique("q", "another key")
+				got := b.enqueuesUnique(second)
+				watcher.waitUntilBlocked(b)
+				a.exec(end)
+				if end == "commit" {
+					require.Equal(t, unique{job.JobID, false}, got())
+				} else {
+					row := got()
+					require.True(t, row.Inserted)
+					require.NotEqual(t, job.JobID, row.JobID)
+				}
+				b.balanced()
+				require.Contains(t, ids(b.claim("q", 9)), other)
+				require.Equal(t, 2, one[int](b, "select count(*) from awa.jobs"))
+				require.False(t, b.enqueuesUnique("")().Inserted)
+				b.balanced()
+			}
+		}
+	}
+}
+
+// Many producers of one key: one job, whoever wins.
+func TestManyUniqueProducers(t *testing.T) {
+	d := newDatabase(t)
+	s, watcher := d.session(), d.session()
+	s.exec("begin")
+	s.enqueuesUnique("")()
+	var rows []func() unique
+	for range 6 {
+		p := d.session()
+		rows = append(rows, p.enqueuesUnique(""))
+		watcher.waitUntilBlocked(p)
+	}
+	s.exec("rollback")
+	inserted, jobs := 0, map[int64]bool{}
+	for _, row := range rows {
+		r := row()
+		jobs[r.JobID] = true
+		if r.Inserted {
+			inserted++
+		}
+	}
+	require.Equal(t, 1, inserted)
+	require.Len(t, jobs, 1)
+	s.balanced()
+}
+
+// A producer beside the transaction that ends the job that holds the key waits until it knows.
+func TestUniqueProducerBesideAnOpenEnding(t *testing.T) {
+	d := newDatabase(t)
+	a, b, watcher := d.session(), d.session(), d.session()
+	for _, ending := range []string{
+		"select awa.complete($1, $2)",
+		"select awa.complete($1, $2, '{}')",
+		"select awa.complete_many(array[$1::bigint], array[$2::bigint])",
+		"select awa.fail($1, $2, 'error')",
+		"select awa.discard($1, $2, 'error')",
+		"select awa.cancel_attempt($1, $2)",
+		"select awa.cancel($1) where $2::bigint > 0",
+	} {
+		for _, materialized := range []bool{false, true} {
+			for _, end := range []string{"commit", "rollback"} {
+				t.Log(ending, materialized, end)
+				job := a.enqueuesUnique(oneTry)()
+				require.True(t, job.Inserted)
+				j := a.claim("q", 1)[0]
+				if materialized {
+					a.materialize()
+				}
+				a.exec("begin")
+				a.exec(ending, j.JobID, j.Receipt)
+				got := b.enqueuesUnique("")
+				watcher.waitUntilBlocked(b)
+				a.exec(end)
+				if row := got(); end == "commit" {
+					require.True(t, row.Inserted)
+					require.Equal(t, []int64{row.JobID}, ids(b.claim("q", 9)))
+				} else {
+					require.Equal(t, unique{job.JobID, false}, row)
+				}
+				b.balanced()
+				b.exec("select awa.cancel_where('q')")
+			}
+		}
+	}
+}
+
+// A transaction that cancels a job and enqueues another one under its key replaces it, whether the job is claimed meanwhile or not.
+func TestReplaceAUniqueJob(t *testing.T) {
+	for _, meanwhile := range []string{"", "claimed", "materialized", "completed"} {
+		for _, states := range []string{"", tillRuns} {
+			for _, end := range []string{"commit", "rollback"} {
+				t.Log(meanwhile, states, end)
+				d := newDatabase(t)
+				a, b := d.session(), d.session().neverWaits()
+				old := a.enqueuesUnique(states)().JobID
+				a.exec("begin")
+				a.exec("select awa.cancel($1)", old)
+				row := a.enqueuesUnique(states)()
+				require.True(t, row.Inserted)
+				var jobs []claimed
+				if meanwhile != "" {
+					jobs = b.claim("q", 1)
+					require.Equal(t, []int64{old}, ids(jobs))
+				}
+				switch meanwhile {
+				case "materialized":
+					require.Equal(t, int64(1), b.materialize())
+				case "completed":
+					b.completes(jobs)
+				}
+				err := a.try(end)
+				if end == "commit" && meanwhile == "completed" {
+					require.Equal(t, "40001", sqlState(err))
+					require.Equal(t, "completed", b.state(old))
+					require.Zero(t, one[int](b, "select count(*) from awa.unique_claims"))
+					continue
+				}
+				require.NoError(t, err)
+				if end == "commit" {
+					require.Equal(t, "cancelled", b.state(old))
+					require.Equal(t, row.JobID, one[int64](b, "select job_id from awa.unique_claims"))
+					require.Equal(t, []int64{row.JobID}, ids(b.claim("q", 9)))
+				} else if meanwhile == "" {
+					require.Equal(t, []int64{old}, ids(b.claim("q", 9)))
+				} else {
+					require.Empty(t, b.claim("q", 9))
+				}
+				for _, j := range jobs {
+					require.Equal(t, end == "rollback" && meanwhile != "completed", b.answers("select awa.complete($1, $2)", j)())
+				}
+				if states == "" {
+					b.balanced()
+				}
+			}
+		}
+	}
+}
+
+// The key stays with the job from when it is scheduled until it ends, through promotion and retries.
+func TestUniqueKeyOfADeferredJob(t *testing.T) {
+	d := newDatabase(t)
+	a, b := d.session(), d.session().neverWaits()
+	job := a.enqueuesUnique(later)().JobID
+	duplicate := func() {
+		t.Helper()
+		require.Equal(t, unique{job, false}, b.enqueuesUnique("")())
+		require.Equal(t, unique{job, false}, b.enqueuesUnique(later)())
+		b.balanced()
+	}
+	duplicate()
+	a.exec("update awa.deferred_jobs set run_at = now()")
+	a.exec("begin")
+	require.Equal(t, int64(1), one[int64](a, "select promoted from awa.promote_due()"))
+	duplicate()
+	a.exec("rollback")
+	duplicate()
+	require.Equal(t, int64(1), one[int64](a, "select promoted from awa.promote_due()"))
+	duplicate()
+	j := a.claim("q", 1)[0]
+	duplicate()
+	a.exec("select awa.snooze($1, $2, '0')", j.JobID, j.Receipt)
+	duplicate()
+	a.exec("select awa.retry($1)", job)
+	duplicate()
+	j = a.claim("q", 1)[0]
+	a.exec("begin")
+	a.exec("select awa.fail($1, $2, 'error', '0')", j.JobID, j.Receipt)
+	duplicate()
+	a.exec("commit")
+	duplicate()
+	require.Equal(t, int64(1), one[int64](a, "select promoted from awa.promote_due()"))
+	j = a.claim("q", 1)[0]
+	a.materialize()
+	duplicate()
+	a.exec("select awa.discard($1, $2, 'error')", j.JobID, j.Receipt)
+	b.balanced()
+	require.True(t, b.enqueuesUnique("")().Inserted)
+	b.balanced()
+}
+
+// A job that ended can't come back while a newer one has its key: it stays where it is. Where the newer one's transaction rolls back, it can.
+func TestRetryOfAJobWhoseKeyIsTaken(t *testing.T) {
+	for _, state := range []string{"failed", "dead", "cancelled"} {
+		for _, end := range []string{"commit", "rollback"} {
+			t.Log(state, end)
+			d := newDatabase(t)
+			a, b, watcher := d.session(), d.session(), d.session()
+			job := a.enqueuesUnique(oneTry)().JobID
+			if state == "cancelled" {
+				a.exec("select awa.cancel($1)", job)
+			} else {
+				if state == "dead" {
+					a.exec("select awa.configure_queue('q', '{\"dead_letter\": true}')")
+				}
+				j := a.claim("q", 1)[0]
+				a.exec("select awa.fail($1, $2, 'error')", j.JobID, j.Receipt)
+			}
+			a.exec("begin")
+			newer := a.enqueuesUnique("")().JobID
+			wait := b.background("select awa.retry($1)", job)
+			watcher.waitUntilBlocked(b)
+			a.exec(end)
+			if end == "rollback" {
+				require.NoError(t, wait())
+				require.Equal(t, []int64{job}, ids(b.claim("q", 9)))
+				b.balanced()
+				continue
+			}
+			require.Equal(t, "23505", sqlState(wait()))
+			require.Equal(t, state, b.state(job))
+			require.Zero(t, one[int64](b, "select awa.retry_where('q', state => $1)", state))
+			b.balanced()
+			require.Equal(t, []int64{newer}, ids(b.claim("q", 9)))
+
+			// The newer one is about to end.
+			j := claimed{newer, one[int64](a, "select receipt from awa.job($1)", newer)}
+			a.exec("begin")
+			a.exec("select awa.complete($1, $2)", j.JobID, j.Receipt)
+			wait = b.background("select awa.retry($1)", job)
+			watcher.waitUntilBlocked(b)
+			a.exec("commit")
+			require.NoError(t, wait())
+			require.Equal(t, []int64{job}, ids(b.claim("q", 9)))
+			b.balanced()
+		}
+	}
+}
+
+// A producer beside a retry that takes the key.
+func TestUniqueProducerBesideAnOpenRetry(t *testing.T) {
+	for _, end := range []string{"commit", "rollback"} {
+		d := newDatabase(t)
+		a, b, watcher := d.session(), d.session(), d.session()
+		job := a.enqueuesUnique("")().JobID
+		a.exec("select awa.cancel($1)", job)
+		a.exec("begin")
+		a.exec("select awa.retry($1)", job)
+		got := b.enqueuesUnique("")
+		watcher.waitUntilBlocked(b)
+		a.exec(end)
+		if row := got(); end == "commit" {
+			require.Equal(t, unique{job, false}, row)
+		} else {
+			require.True(t, row.Inserted)
+		}
+		b.balanced()
+	}
+}
+
+// A job that let go of its key when it began to run takes it again when it has to wait. A producer that is about to take it, in a transaction that stays open, keeps it, and
+// holds up nobody: neither the worker's answer, nor rescue, nor the promoter, nor a claim.
+func TestKeysAreTakenAgainWithoutWaiting(t *testing.T) {
+	for name, back := range map[string]func(s *session, j claimed){
+		"fail":    func(s *session, j claimed) { s.exec("select awa.fail($1, $2, 'error', '0')", j.JobID, j.Receipt) },
+		"snooze":  func(s *session, j claimed) { s.exec("select awa.snooze($1, $2, '0')", j.JobID, j.Receipt) },
+		"release": func(s *session, j claimed) { s.exec("select awa.release($1, $2)", j.JobID, j.Receipt) },
+		"rescue":  func(s *session, j claimed) { s.halfAnHourLater(); require.Equal(s, int64(1), s.rescue()) },
+		"rescue of a lease row": func(s *session, j claimed) {
+			s.materialize()
+			s.halfAnHourLater()
+			require.Equal(s, int64(1), s.rescue())
+		},
+	} {
+		for _, end := range []string{"commit", "rollback"} {
+			t.Run(name+" "+end, func(t *testing.T) {
+				d := newDatabase(t)
+				a, b := d.session(), d.session().neverWaits()
+				job := a.enqueuesUnique(tillRuns)().JobID
+				j := b.claim("q", 1)[0]
+				require.Zero(t, one[int](b, "select count(*) from awa.unique_claims"))
+				a.exec("begin")
+				newer := a.enqueuesUnique(tillRuns)()
+				require.True(t, newer.Inserted)
+				back(b, j)
+				if name != "release" {
+					if name == "rescue" || name == "rescue of a lease row" {
+						b.exec("update awa.deferred_jobs set run_at = now()")
+					}
+					require.Equal(t, int64(1), one[int64](b, "select promoted from awa.promote_due()"))
+				}
+				require.Equal(t, []int64{job}, ids(b.claim("q", 9)))
+				a.exec(end)
+				if end == "commit" {
+					require.Equal(t, newer.JobID, one[int64](b, "select job_id from awa.unique_claims"))
+				} else {
+					require.Zero(t, one[int](b, "select count(*) from awa.unique_claims"))
+				}
+			})
+		}
+	}
+}
