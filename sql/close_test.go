@@ -223,3 +223,19 @@ func TestDeregisterBesideAnOpenClaim(t *testing.T) {
 	require.Equal(t, "22023", sqlState(wait()))
 	require.Len(t, s.claim("q", 1), 1)
 }
+
+// A snapshot that is older than the claim itself does not make its receipt stale: the caller has to begin anew.
+func TestCompleteWithASnapshotOlderThanTheClaim(t *testing.T) {
+	d := newDatabase(t)
+	old, other := d.session(), d.session()
+	old.enqueue("q")
+	old.exec("begin isolation level repeatable read")
+	old.exec("select 1 from awa.ring")
+	j := other.claim("q", 1)[0]
+	require.Equal(t, "40001", sqlState(old.try("select awa.complete($1, $2)", j.JobID, j.Receipt)))
+	old.exec("rollback")
+	old.exec("begin isolation level repeatable read")
+	require.Equal(t, "JQ001", sqlState(old.try("select awa.complete($1, $2)", j.JobID, j.Receipt+1<<40)))
+	old.exec("rollback")
+	old.exec("select awa.complete($1, $2)", j.JobID, j.Receipt)
+}

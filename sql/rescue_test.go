@@ -410,102 +410,73 @@ func TestRetryBesideThePromoter(t *testing.T) {
 	}
 }
 
-// A queue that is dropped while a producer has not committed yet: it does not wait, its job comes, and the queue is back.
-func TestDropQueueBesideAnOpenEnqueue(t *testing.T) {
-	for _, end := range []string{"commit", "rollback"} {
-		for _, deferred := range []bool{false, true} {
-			d := newDatabase(t)
-			producer, s := d.session(), d.session().neverWaits()
-			s.enqueueMany("q", 3)
-			s.enqueueUnique("q", "key")
-			s.claim("q", 1)
-			one[int64](s, "select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')")
-			producer.exec("begin")
-			late := one[int64](producer, "select awa.enqueue('q', 'k', run_at => case when $1 then now() + interval '1 hour' end)", deferred)
-			require.Equal(t, "JQ005", sqlState(s.try("select awa.drop_queue('q')")))
-			s.exec("select awa.drop_queue('q', true)")
-			require.Zero(t, one[int](s, "select count(*) from awa.jobs"))
-			require.Zero(t, one[int](s, "select count(*) from awa.unique_claims"))
-			require.Empty(t, s.claim("q", 9))
-			require.Zero(t, one[int](s, "select count(*) from awa.queue_counts"))
-			producer.exec(end)
-			s.due()
-			jobs := s.claim("q", 9)
-			if end == "rollback" {
-				require.Empty(t, jobs)
-				require.Zero(t, one[int](s, "select count(*) from awa.queue_counts"))
-				continue
-			}
-			require.Equal(t, []int64{late}, ids(jobs))
-			s.balanced()
-			require.Equal(t, []int64{1, 0}, list[int64](s, "select unnest(array[running, available]) from awa.queue_counts('q')"))
-			next := s.enqueueUnique("q", "key")
-			require.Equal(t, []int64{next}, ids(s.claim("q", 9)))
-			s.balanced()
-		}
-	}
-}
-
-// A queue that is dropped while its jobs run: the answers are stale, and the workers told.
-func TestDropQueueThatRuns(t *testing.T) {
+// A worker that is silent for an hour, but has a lease that is longer, keeps its attempt.
+func TestSilentWorkerWithALongLease(t *testing.T) {
 	for _, materialized := range []bool{false, true} {
-		for _, end := range []string{"commit", "rollback"} {
-			d := newDatabase(t)
-			a, b, watcher := d.session(), d.session(), d.session()
-			worker := a.registerWorker()
-			jobs := a.enqueueMany("q", 3)
-			keyed := a.enqueueUnique("q", "key")
-			receipts := a.claimAs(worker, "q", 3)
-			if materialized {
-				a.materialize()
-			}
-			a.exec("begin")
-			a.exec("select awa.drop_queue('q', true)")
-			require.Equal(t, "running", b.state(jobs[0]))
-			taken := b.answers(answers[0].call, claimed{jobs[0], receipts[0]})
-			watcher.waitUntilBlocked(b)
-			a.exec(end)
-			require.Equal(t, end == "rollback", taken())
-			if end == "rollback" {
-				a.completes([]claimed{{jobs[1], receipts[1]}, {jobs[2], receipts[2]}})
-				require.Equal(t, []int64{keyed}, ids(a.claim("q", 9)))
-				a.balanced()
-				continue
-			}
-			for i, job := range jobs {
-				a.refuses(claimed{job, receipts[i]})
-			}
-			require.Len(t, a.lost(worker), 3)
-			require.Zero(t, one[int](a, "select count(*) from awa.leases"))
-			require.Empty(t, a.claim("q", 9))
-			a.enqueueUnique("q", "key")
-			require.Len(t, a.claim("q", 9), 1)
-			a.balanced()
+		d := newDatabase(t)
+		s := d.session()
+		worker := s.registerWorker()
+		job := s.enqueue("q")
+		s.exec("select awa.claim('q', 1, $1, '3 hours')", worker)
+		if materialized {
+			s.materialize()
 		}
+		for range 7 { // the plain lease is over, the last heartbeat three hours and less ago
+			s.halfAnHourLater()
+		}
+		s.exec("update awa.workers set heartbeat_at = now() - interval '2 hours'")
+		require.Zero(t, s.rescue())
+		require.Zero(t, s.rescue())
+		require.Equal(t, "running", s.state(job))
+		s.exec("update awa.workers set heartbeat_at = now() - interval '4 hours'")
+		require.Equal(t, int64(1), s.rescue())
+		require.Equal(t, "retryable", s.state(job))
+		s.rescue()
+		require.Zero(t, one[int](s, "select count(*) from awa.workers"))
 	}
 }
 
-// A business transaction that completes a job of the queue: the drop waits for a bounded time.
-func TestDropQueueBesideAnOpenComplete(t *testing.T) {
-	for _, shape := range shapes {
-		d := newDatabase(t)
-		a, b, watcher := d.session(), d.session(), d.session()
-		jobs := a.open("q", shape)
-		a.setClaimWait("20 milliseconds")
-		a.exec("begin")
-		a.exec("select awa.complete($1, $2)", jobs[0].JobID, jobs[0].Receipt)
-		require.Equal(t, "55P03", sqlState(b.try("select awa.drop_queue('q', true)")))
-		b.setClaimWait("9 seconds")
-		wait := b.background("select awa.drop_queue('q', true)")
-		watcher.waitUntilBlocked(b)
-		a.exec("commit")
-		require.NoError(t, wait())
-		for _, j := range jobs {
-			a.refuses(j)
-		}
-		require.Zero(t, one[int](a, "select count(*) from awa.unique_claims"))
-		a.enqueue("q")
-		require.Len(t, a.claim("q", 9), 1)
-		a.balanced()
+// Large claims that somebody is answering for, in a transaction that lasts, do not keep rescue and materialize from the others.
+func TestMaintenanceGoesOnPastWhatIsAnswered(t *testing.T) {
+	d := newDatabase(t)
+	a, s := d.session(), d.session().neverWaits()
+	s.enqueueMany("big", 6)
+	big := append(s.claim("big", 3), s.claim("big", 3)...)
+	other := s.open("other", shapes[0])[0]
+	third := s.open("third", shapes[0])[0]
+	a.exec("begin")
+	a.exec("select awa.complete($1, $2)", big[0].JobID, big[0].Receipt)
+	a.exec("select awa.complete($1, $2)", big[3].JobID, big[3].Receipt)
+	require.Equal(t, int64(1), one[int64](s, "select materialized from awa.materialize('0', 1)"))
+	require.Equal(t, other.JobID, one[int64](s, "select job_id from awa.leases"))
+	s.halfAnHourLater()
+	require.Equal(t, int64(2), one[int64](s, "select rescued from awa.rescue(3)"))
+	require.Equal(t, "retryable", s.state(other.JobID))
+	require.Equal(t, "retryable", s.state(third.JobID))
+	a.exec("commit")
+	require.Equal(t, int64(4), s.rescue())
+	s.balanced()
+}
+
+// An answer in a transaction that lasts does not stop the counting of what comes after it.
+func TestCountingGoesOnPastAnOpenAnswer(t *testing.T) {
+	d := newDatabase(t)
+	a, s := d.session(), d.session()
+	first := s.open("q", shapes[0])[0]
+	a.exec("begin")
+	a.exec("select awa.complete($1, $2)", first.JobID, first.Receipt)
+	for range 5 {
+		s.completes(s.open("q", shapes[2]))
 	}
+	s.halfAnHourLater()
+	s.balanced()
+	rest := func() []int64 {
+		return list[int64](s, "select unnest(open_seqs) from awa.queue_rollups where closed_seq = 6")
+	}
+	require.Equal(t, []int64{1}, rest())
+	require.Equal(t, int64(1), one[int64](s, "select running from awa.queue_counts('q')"))
+	a.exec("commit")
+	s.balanced()
+	require.Empty(t, rest())
+	require.Equal(t, int64(16), one[int64](s, "select completed from awa.queue_counts('q')"))
 }

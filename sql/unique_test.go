@@ -342,3 +342,48 @@ func TestKeysAreTakenAgainWithoutWaiting(t *testing.T) {
 		}
 	}
 }
+
+// The key of a job that this transaction has cancelled passes on, but not from one that goes on, or that keeps it, nor to one that does not hold it.
+func TestKeyPassesOnOnlyFromWhoLetsGo(t *testing.T) {
+	const again = "select job_id, inserted from awa.enqueue_unique('q', 'k', unique_key => 'x')"
+	enqueue := func(s *session, sql string) (job int64, inserted bool) {
+		s.Helper()
+		require.NoError(s, s.db.QueryRow(s.ctx, sql).Scan(&job, &inserted))
+		return job, inserted
+	}
+	d := newDatabase(t)
+	s := d.session()
+	first, _ := enqueue(s, again)
+	s.exec("begin")
+	s.exec("select awa.cancel($1)", first)
+	s.exec("select awa.retry($1)", first)
+	job, inserted := enqueue(s, again)
+	s.exec("commit")
+	require.Equal(t, first, job)
+	require.False(t, inserted)
+	s.balanced()
+
+	s.exec("begin")
+	s.exec("select awa.cancel($1)", first)
+	heir, inserted := enqueue(s, again)
+	require.True(t, inserted)
+	require.Equal(t, "23505", sqlState(s.try("select awa.retry($1)", first)), "the heir has it now")
+	s.exec("rollback")
+	s.balanced()
+	require.NotEqual(t, first, heir)
+
+	s.exec("begin")
+	s.exec("select awa.cancel($1)", first)
+	_, inserted = enqueue(s, "select job_id, inserted from awa.enqueue_unique('q', 'k', unique_key => 'x', unique_states => '{available}', run_at => now() + interval '1 hour')")
+	s.exec("commit")
+	require.True(t, inserted)
+	require.Zero(t, one[int](s, "select count(*) from awa.unique_claims"), "it does not hold it while it is scheduled")
+
+	keeps, _ := enqueue(s, "select job_id, inserted from awa.enqueue_unique('q', 'k', unique_key => 'y', unique_states => '{available,cancelled}')")
+	s.exec("begin")
+	s.exec("select awa.cancel($1)", keeps)
+	job, inserted = enqueue(s, "select job_id, inserted from awa.enqueue_unique('q', 'k', unique_key => 'y')")
+	s.exec("commit")
+	require.Equal(t, keeps, job)
+	require.False(t, inserted)
+}

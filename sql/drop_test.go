@@ -1,0 +1,145 @@
+package sql_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A queue that is dropped while a producer has not committed yet: it does not wait, its job comes, and the queue is back.
+func TestDropQueueBesideAnOpenEnqueue(t *testing.T) {
+	for _, end := range []string{"commit", "rollback"} {
+		for _, deferred := range []bool{false, true} {
+			d := newDatabase(t)
+			producer, s := d.session(), d.session().neverWaits()
+			s.enqueueMany("q", 3)
+			s.enqueueUnique("q", "key")
+			s.claim("q", 1)
+			one[int64](s, "select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')")
+			producer.exec("begin")
+			late := one[int64](producer, "select awa.enqueue('q', 'k', run_at => case when $1 then now() + interval '1 hour' end)", deferred)
+			require.Equal(t, "JQ005", sqlState(s.try("select awa.drop_queue('q')")))
+			s.exec("select awa.drop_queue('q', true)")
+			require.Zero(t, one[int](s, "select count(*) from awa.jobs"))
+			require.Zero(t, one[int](s, "select count(*) from awa.unique_claims"))
+			require.Empty(t, s.claim("q", 9))
+			require.Zero(t, one[int](s, "select count(*) from awa.queue_counts"))
+			producer.exec(end)
+			s.due()
+			jobs := s.claim("q", 9)
+			if end == "rollback" {
+				require.Empty(t, jobs)
+				require.Zero(t, one[int](s, "select count(*) from awa.queue_counts"))
+				continue
+			}
+			require.Equal(t, []int64{late}, ids(jobs))
+			s.balanced()
+			require.Equal(t, []int64{1, 0}, list[int64](s, "select unnest(array[running, available]) from awa.queue_counts('q')"))
+			next := s.enqueueUnique("q", "key")
+			require.Equal(t, []int64{next}, ids(s.claim("q", 9)))
+			s.balanced()
+		}
+	}
+}
+
+// A queue that is dropped while its jobs run: the answers are stale, and the workers told.
+func TestDropQueueThatRuns(t *testing.T) {
+	for _, materialized := range []bool{false, true} {
+		for _, end := range []string{"commit", "rollback"} {
+			d := newDatabase(t)
+			a, b, watcher := d.session(), d.session(), d.session()
+			worker := a.registerWorker()
+			jobs := a.enqueueMany("q", 3)
+			keyed := a.enqueueUnique("q", "key")
+			receipts := a.claimAs(worker, "q", 3)
+			if materialized {
+				a.materialize()
+			}
+			a.exec("begin")
+			a.exec("select awa.drop_queue('q', true)")
+			require.Equal(t, "running", b.state(jobs[0]))
+			taken := b.answers(answers[0].call, claimed{jobs[0], receipts[0]})
+			watcher.waitUntilBlocked(b)
+			a.exec(end)
+			require.Equal(t, end == "rollback", taken())
+			if end == "rollback" {
+				a.completes([]claimed{{jobs[1], receipts[1]}, {jobs[2], receipts[2]}})
+				require.Equal(t, []int64{keyed}, ids(a.claim("q", 9)))
+				a.balanced()
+				continue
+			}
+			for i, job := range jobs {
+				a.refuses(claimed{job, receipts[i]})
+			}
+			require.Len(t, a.lost(worker), 3)
+			require.Zero(t, one[int](a, "select count(*) from awa.leases"))
+			require.Empty(t, a.claim("q", 9))
+			a.enqueueUnique("q", "key")
+			require.Len(t, a.claim("q", 9), 1)
+			a.balanced()
+		}
+	}
+}
+
+// A business transaction that completes a job of the queue: the drop waits for a bounded time.
+func TestDropQueueBesideAnOpenComplete(t *testing.T) {
+	for _, shape := range shapes {
+		d := newDatabase(t)
+		a, b, watcher := d.session(), d.session(), d.session()
+		jobs := a.open("q", shape)
+		a.setClaimWait("20 milliseconds")
+		a.exec("begin")
+		a.exec("select awa.complete($1, $2)", jobs[0].JobID, jobs[0].Receipt)
+		require.Equal(t, "55P03", sqlState(b.try("select awa.drop_queue('q', true)")))
+		b.setClaimWait("9 seconds")
+		wait := b.background("select awa.drop_queue('q', true)")
+		watcher.waitUntilBlocked(b)
+		a.exec("commit")
+		require.NoError(t, wait())
+		for _, j := range jobs {
+			a.refuses(j)
+		}
+		require.Zero(t, one[int](a, "select count(*) from awa.unique_claims"))
+		a.enqueue("q")
+		require.Len(t, a.claim("q", 9), 1)
+		a.balanced()
+	}
+}
+
+// What is committed while the drop waits for its locks is not lost: the queue is no longer empty.
+func TestDropQueueKeepsWhatCommitsBesideIt(t *testing.T) {
+	d := newDatabase(t)
+	a, b, producer, watcher := d.session(), d.session(), d.session(), d.session()
+	a.completes(a.open("q", shapes[0]))
+	a.exec("begin")
+	a.exec("select awa._fold()")
+	wait := b.background("select awa.drop_queue('q')")
+	watcher.waitUntilBlocked(b)
+	late := producer.enqueue("q")
+	keyed := producer.enqueueUnique("q", "key")
+	one[int64](producer, "select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')")
+	a.exec("commit")
+	require.Equal(t, "JQ005", sqlState(wait()))
+	producer.balanced()
+	require.Equal(t, []int64{late, keyed}, ids(b.claim("q", 9)))
+}
+
+// A job of the queue is being cancelled, or moved, in an open transaction, and the queue is dropped: the counts stay right.
+func TestDropQueueBesideAnOpenChange(t *testing.T) {
+	for _, change := range []string{"select awa.cancel($1)", "select awa.set_priority($1, 4)", "select awa.move($1, 'other')"} {
+		d := newDatabase(t)
+		a, b := d.session(), d.session()
+		job := a.enqueue("q")
+		a.exec("begin")
+		a.exec(change, job)
+		b.exec("select awa.drop_queue('q', true)")
+		b.balanced()
+		a.exec("commit")
+		a.enqueue("q")
+		a.balanced()
+		for _, queue := range []string{"q", "other"} {
+			a.completes(a.claim(queue, 9))
+		}
+		a.balanced()
+	}
+}
