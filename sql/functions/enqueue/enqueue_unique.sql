@@ -51,18 +51,15 @@ begin
   end if;
   v_hash := awa._unique_hash(queue, kind, args, unique_key, unique_by, unique_period);
   v_state := case when run_at > clock_timestamp() then 'scheduled' else 'available' end;
-  v_job_id := nextval('awa.job_ids');
   v_holds := v_bits & awa._state_bit(v_state) <> 0;
   loop
-    if v_holds then
-      insert into awa.unique_claims (key, job_id) values (v_hash, v_job_id) on conflict do nothing;
-      exit when found;
-    end if;
     select u.job_id into v_holder from awa.unique_claims u where u.key = v_hash;
-    if found and not awa._is_leaving(v_holder) then
-      return query select v_holder, false;
-      return;
-    elsif found then
+    if not found then
+      exit when not v_holds; -- it will hold the key later
+      v_job_id := coalesce(v_job_id, nextval('awa.job_ids'));
+      insert into awa.unique_claims (key, job_id) values (v_hash, v_job_id) on conflict do nothing; -- waits for who is about to take it
+      exit when found;
+    elsif awa._is_leaving(v_holder) then
       -- This transaction itself has cancelled the holder, which lets go when that commits. The key passes on then, so that nobody has to wait before.
       select t.batch into v_heir from awa.ready_tombstones t where t.lane = -2 and t.xid = pg_current_xact_id_if_assigned() and t.job_id = v_holder;
       if found then
@@ -70,13 +67,21 @@ begin
         return;
       end if;
       if v_holds then
+        v_job_id := nextval('awa.job_ids');
         perform awa._decide_later(-2, v_holder, v_job_id);
       end if;
       exit;
+    else
+      insert into awa.unique_claims (key, job_id) values (v_hash, v_holder) on conflict do nothing; -- waits for who is about to let go of it
+      if found then
+        delete from awa.unique_claims u where u.key = v_hash; -- it did: once more
+      elsif (select u.job_id = v_holder from awa.unique_claims u where u.key = v_hash) then
+        return query select v_holder, false;
+        return;
+      end if;
     end if;
-    exit when not v_holds; -- it will hold the key later
-    -- The holder has just let go: once more.
   end loop;
+  v_job_id := coalesce(v_job_id, nextval('awa.job_ids'));
   perform awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata,
     v_hash || decode(lpad(to_hex(v_bits), 4, '0'), 'hex'), v_job_id);
   return query select v_job_id, true;
