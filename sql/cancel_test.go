@@ -783,3 +783,16 @@ func TestCountsInsideATransactionThatChanges(t *testing.T) {
 	a.exec("rollback")
 	b.balanced()
 }
+
+// Decided at once, a cancel lets go of the key at once: all that belongs to it is there by then.
+func TestKeyOfAJobThatIsCancelledEarly(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	first := s.enqueueUnique("q", "key")
+	s.exec("begin")
+	s.exec("set constraints all immediate")
+	s.exec("select awa.cancel($1)", first)
+	s.exec("commit")
+	s.balanced()
+	require.NotEqual(t, first, s.enqueueUnique("q", "key"))
+}

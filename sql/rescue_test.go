@@ -480,3 +480,15 @@ func TestCountingGoesOnPastAnOpenAnswer(t *testing.T) {
 	require.Empty(t, rest())
 	require.Equal(t, int64(16), one[int64](s, "select completed from awa.queue_counts('q')"))
 }
+
+// Two passes that sweep away what nobody will ask for any more: the second one does not wait for the first.
+func TestTwoSweepsAtOnce(t *testing.T) {
+	d := newDatabase(t)
+	a, b := d.session(), d.session().neverWaits()
+	a.exec("insert into awa.heartbeat_replies (worker_id, receipt, job_id, reason) values (-1, 1, 1, 'gone')")
+	a.exec("begin")
+	a.exec("select awa.rescue()")
+	b.exec("select awa.rescue()")
+	a.exec("commit")
+	require.Zero(t, one[int](b, "select count(*) from awa.heartbeat_replies"))
+}

@@ -50,7 +50,7 @@ $$;
 comment on function awa._check_pass is 'Refuses what maintenance does not take';
 
 -- Closes at most max_jobs of some open items for maintenance, the oldest claims first, and returns the receipts of those that it closed. It never waits for one that is being answered for: it only tries the claims, and goes on where it can't have one;
--- and for the answers to claims of a single job, which hold no lock that it could try, it waits for milliseconds, then leaves them alone.
+-- and for the answers that a _many form gives to claims of a single job, where it holds no lock to try, it waits for milliseconds, then leaves them alone.
 -- Changes lock_timeout: the calling function has to have a SET clause for it.
 create or replace function awa._take_open(receipts bigint[], max_jobs int, outcome text) returns bigint[]
 language plpgsql

@@ -56,7 +56,11 @@ begin
         and not exists (select from awa.leases l where l.worker_id = w.worker_id)
         and not exists (select from awa._open_items o where o.worker_id = w.worker_id)
         for update skip locked));
-  delete from awa.heartbeat_replies h where not exists (select from awa.workers w where w.worker_id = h.worker_id);
+  delete from awa.heartbeat_replies h
+   where (h.worker_id, h.receipt) in (
+     select r.worker_id, r.receipt from awa.heartbeat_replies r
+      where not exists (select from awa.workers w where w.worker_id = r.worker_id)
+        for update skip locked);
   return query select cardinality(v_receipts)::bigint;
 end
 $$;
