@@ -48,7 +48,7 @@ begin
      where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner <> 'awa_owner'::regrole
        and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype in ('a', 'i') and c.relkind = 'S')
     union all
-    select format('alter function %s owner to awa_owner', p.oid::regprocedure)
+    select format('alter routine %s owner to awa_owner', p.oid::regprocedure)
       from pg_proc p
      where p.pronamespace = 'awa'::regnamespace and p.proowner <> 'awa_owner'::regrole
   loop
@@ -57,7 +57,19 @@ begin
 end
 $$;
 
-revoke all on all functions in schema awa from public;
+-- To truncate a segment, the owner has to know how old the snapshots of others are.
+do $$
+begin
+  if exists (select from pg_roles where rolname = 'awa_owner') and not pg_has_role('awa_owner', 'pg_read_all_stats', 'usage') then
+    grant pg_read_all_stats to awa_owner;
+  end if;
+exception when insufficient_privilege then
+  raise warning 'awa_owner may not see the snapshots of other roles'
+    using hint = 'prune_oldest waits for their sessions to end. Let a superuser say: grant pg_read_all_stats to awa_owner.';
+end
+$$;
+
+revoke all on all routines in schema awa from public;
 
 -- Grants, to those of the roles that exist.
 do $$
@@ -90,6 +102,9 @@ begin
         ('awa_maintainer', 'function awa.materialize'),
         ('awa_maintainer', 'function awa.rescue'),
         ('awa_maintainer', 'function awa.expire_history'),
+        ('awa_maintainer', 'function awa.rotate'),
+        ('awa_maintainer', 'function awa.prune_oldest'),
+        ('awa_maintainer', 'procedure awa.run_maintenance'),
         ('awa_operator', 'function awa.configure_queue'),
         ('awa_operator', 'function awa.pause_queue'),
         ('awa_operator', 'function awa.resume_queue'),

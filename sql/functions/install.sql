@@ -5,6 +5,7 @@ set local search_path = pg_catalog, pg_temp;
 set local check_function_bodies = off;
 set local client_min_messages = warning;
 
+{{ template "maintain/segments.sql" . }}
 {{ template "shared/unique_keys.sql" . }}
 {{ template "close/attempts.sql" . }}
 {{ template "maintain/fold.sql" . }}
@@ -29,6 +30,9 @@ set local client_min_messages = warning;
 {{ template "maintain/materialize.sql" . }}
 {{ template "maintain/rescue.sql" . }}
 {{ template "maintain/expire_history.sql" . }}
+{{ template "maintain/rotate.sql" . }}
+{{ template "maintain/prune_oldest.sql" . }}
+{{ template "maintain/run_maintenance.sql" . }}
 {{ template "worker/register_worker.sql" . }}
 {{ template "worker/heartbeat.sql" . }}
 {{ template "worker/deregister_worker.sql" . }}

@@ -91,19 +91,45 @@ comment on column awa.queue_settings.paused_at is 'Since when nothing is claimed
 create table awa.settings (
   only_row    boolean primary key default true check (only_row),
   claim_wait  interval not null default '5 seconds' check (claim_wait >= '1 millisecond'),
-  claim_bytes integer not null default 184320 check (claim_bytes > 0)
+  claim_bytes integer not null default 184320 check (claim_bytes > 0),
+  segment_bytes bigint not null default 1073741824 check (segment_bytes > 0),
+  segment_age interval not null default '8 hours' check (segment_age > '0'),
+  completed_retention interval not null default '24 hours' check (completed_retention >= '0'),
+  carry_max   integer not null default 100000 check (carry_max >= 0),
+  prune_wait  interval not null default '20 milliseconds' check (prune_wait between '1 millisecond' and '500 milliseconds') -- shorter than deadlock_timeout
 );
 insert into awa.settings default values;
 comment on table awa.settings is 'Settings of the whole installation, in one row';
 comment on column awa.settings.claim_wait is 'How long a claim waits for another claim on the same queue before it gives up with 55P03';
+comment on column awa.settings.segment_bytes is 'Bytes of entries at which the current segment is left for the next one';
+comment on column awa.settings.segment_age is 'Age at which the current segment is left for the next one';
+comment on column awa.settings.completed_retention is 'How long completed jobs are kept, at least';
+comment on column awa.settings.carry_max is 'How many entries that nobody has claimed, or open attempts, are carried out of a segment; where there are more it stays';
+comment on column awa.settings.prune_wait is 'How long the truncation of a segment may wait for its locks, and others behind it';
 comment on column awa.settings.claim_bytes is 'Bytes of a claim''s result, estimated, but at least one job: so small that it fits the buffers of a Unix socket (204 kB on Linux) when nobody reads it';
 
 create table awa.ring (
   only_row        boolean primary key default true check (only_row),
-  current_segment smallint not null default 0 check (current_segment between 0 and 3)
+  current_segment smallint not null default 0 check (current_segment between 0 and 3),
+  left_at         timestamptz[] not null default array_fill(now(), array[4]),
+  cleaned_segment smallint,
+  cleaned_until   pg_snapshot,
+  cleaned_by      xid8,
+  carried         boolean not null default false,
+  tries           int not null default 0,
+  retry_at        timestamptz,
+  blocked_since   timestamptz
 );
 insert into awa.ring default values;
-comment on table awa.ring is 'Which of the four segments new rows go to, in one row';
+comment on table awa.ring is 'Which of the four segments new rows go to, and how far the oldest one is on its way out; in one row';
+comment on column awa.ring.left_at is 'When each segment (1 for segment 0, ...) was left for the next one; the current one''s is when it was begun';
+comment on column awa.ring.cleaned_segment is 'The segment from which all that lives was carried to the current one; null when there is none';
+comment on column awa.ring.cleaned_until is 'Entries of the cleaned segment that are visible in it count no more';
+comment on column awa.ring.cleaned_by is 'The transaction that cleaned it';
+comment on column awa.ring.carried is 'Whether anything was carried: then an older snapshot must not find the segment empty';
+comment on column awa.ring.tries is 'How often it could not be truncated';
+comment on column awa.ring.retry_at is 'When that is tried again';
+comment on column awa.ring.blocked_since is 'Since when somebody is in the way';
 
 create table awa.workers (
   worker_id     bigint generated always as identity primary key,
@@ -330,6 +356,7 @@ create table awa.done_entries (
 -- Not unique: who cancels a job in an open transaction, and who answers for it meanwhile, would wait for each other; one of the two is refused anyway.
 create index done_entries_job on awa.done_entries (job_id);
 create index done_entries_state on awa.done_entries (state, job_id) where state <> 'completed';
+create index done_entries_completed on awa.done_entries (finalized_at) where state = 'completed';
 create index done_entries_lane on awa.done_entries (lane, state, finalized_at) where not recorded;
 comment on table awa.done_entries is 'One ended job that the ledgers alone do not describe: it failed, was cancelled, left an output, or its attempt lasted';
 comment on column awa.done_entries.recorded is 'Whether a closure counts it as completed, too: the row only adds the output';

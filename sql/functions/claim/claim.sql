@@ -139,7 +139,7 @@ begin
          and pg_visible_in_snapshot(x, v_hi)
          and (
            select true
-             from awa.ready_entries e
+             from awa._entries e
             where e.lane = v_lane.lane and e.xid = x
               and e.job_id > case when x = v_at_xid then v_at_id else 0 end
             limit 1)
@@ -172,7 +172,7 @@ begin
         return query
           select e.job_id, v_claim_id << 12 | (row_number() over (order by e.xid, e.job_id) - 1), queue, e.kind, e.args, e.priority::int, e.attempt::int,
                  e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at, v_claimed_at + v_settings.deadline, e.tags, e.metadata, e.progress
-            from awa.ready_entries e
+            from awa._entries e
            where e.lane = v_lane.lane
              and (e.xid, e.job_id) >= (v_batch.first_xid, v_batch.job_ids[1])
              and (e.xid, e.job_id) <= (v_at_xid, v_at_id)
@@ -229,7 +229,7 @@ begin
   for v_look in 1..2 loop
     v_began := clock_timestamp();
     ready_at := (
-      select e.ready_at from awa.ready_entries e where e.lane = lane and (e.xid, e.job_id) > (after_xid, after_id) order by e.xid, e.job_id limit 1);
+      select e.ready_at from awa._entries e where e.lane = lane and (e.xid, e.job_id) > (after_xid, after_id) order by e.xid, e.job_id limit 1);
     is_far := clock_timestamp() - v_began > interval '10 milliseconds';
     took := coalesce(took, clock_timestamp() - v_began);
     exit when not is_far;
@@ -282,7 +282,7 @@ begin
           select e.*, sum(e.bytes) over (order by e.xid, e.job_id rows unbounded preceding) as bytes_through
             from (
               select e.xid, e.job_id, e.body_bytes + row_bytes as bytes, e.unique_key
-                from awa.ready_entries e
+                from awa._entries e
                where e.lane = lane
                  and (e.xid, e.job_id) > (v_from_xid, v_from_id)
                  and (e.xid, e.job_id) < (v_to_xid, v_to_id)

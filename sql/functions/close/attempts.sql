@@ -24,7 +24,7 @@ as $$
     ) j
    cross join lateral (
       select *
-        from awa.ready_entries e
+        from awa._entries e
        where e.lane = c.lane
          and (e.xid, e.job_id) >= (c.first_xid, c.first_id)
          and (e.xid, e.job_id) <= (c.pos_xid, c.pos_id)

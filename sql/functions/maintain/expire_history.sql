@@ -82,6 +82,29 @@ begin
     perform awa._count_gone(v_jobs.lane, 'dead', awa._remove_dead(v_jobs.job_ids));
     v_expired := v_expired + cardinality(v_jobs.job_ids);
   end loop;
+  -- Completed jobs that have a row of their own; the others go with their segment.
+  for v_jobs in
+    with gone as (
+      delete from awa.done_entries d
+       where d.state = 'completed'
+         and d.job_id = any(array(
+           select e.job_id from awa.done_entries e
+            where e.state = 'completed' and e.finalized_at < v_now - (select s.completed_retention from awa.settings s)
+            order by e.finalized_at limit 10000 for update skip locked))
+      returning d.job_id, d.lane, d.recorded, d.unique_key
+    )
+    select g.lane, g.recorded, count(*) as jobs,
+           array_agg(g.job_id) filter (where g.unique_key is not null) as keyed, array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
+      from gone g
+     group by g.lane, g.recorded
+     order by g.lane, g.recorded
+  loop
+    perform awa._move_keys(v_jobs.keyed, v_jobs.keys, 'completed', null);
+    if not v_jobs.recorded then
+      perform awa._count_gone(v_jobs.lane, 'completed', v_jobs.jobs);
+    end if;
+    v_expired := v_expired + v_jobs.jobs;
+  end loop;
   return query select v_expired;
 end
 $$;
@@ -93,10 +116,10 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 begin
-  insert into awa.queue_rollups as r (lane, failed, cancelled, dead)
-  values (lane, case state when 'failed' then jobs else 0 end, case state when 'cancelled' then jobs else 0 end, case state when 'dead' then jobs else 0 end)
+  insert into awa.queue_rollups as r (lane, completed, failed, cancelled, dead)
+  values (lane, case state when 'completed' then jobs else 0 end, case state when 'failed' then jobs else 0 end, case state when 'cancelled' then jobs else 0 end, case state when 'dead' then jobs else 0 end)
   on conflict on constraint queue_rollups_pkey do update
-    set failed = r.failed + excluded.failed, cancelled = r.cancelled + excluded.cancelled, dead = r.dead + excluded.dead;
+    set completed = r.completed + excluded.completed, failed = r.failed + excluded.failed, cancelled = r.cancelled + excluded.cancelled, dead = r.dead + excluded.dead;
 end
 $$;
 comment on function awa._count_gone is 'Adds jobs that are no longer kept to the counts of their lane';

@@ -1,6 +1,6 @@
 -- Counts what ledgers have grown by into queue_rollups, lane by lane: entries that have become visible, and claims that are closed. One that stays open for more than 10 seconds is noted, and passed over. What is not counted
 -- yet is all that counts and searches for open attempts have to read. Seldom where little has happened, so that the rows are not rewritten all the time. One at a time: does nothing while somebody else is at it.
-create or replace function awa._fold(max_claims int default 20000) returns void
+create or replace function awa._fold(max_claims int default 20000, everything boolean default false) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -22,11 +22,12 @@ begin
       left join lateral (
         select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
       ) c on true
-     where c.lane_seq > coalesce(r.closed_seq, 0) + case when r.folded_at > clock_timestamp() - interval '5 seconds' then 50 else 0 end
+     where everything
+        or c.lane_seq > coalesce(r.closed_seq, 0) + case when r.folded_at > clock_timestamp() - interval '5 seconds' then 50 else 0 end
         or (r.folded_at is null or r.folded_at < clock_timestamp() - interval '5 seconds')
            and (r.open_seqs <> '{}' or (
              select true
-               from awa.ready_entries e
+               from awa._entries e
               where e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(coalesce(r.counted, '3:3:')), 0)
               limit 1))
      order by l.lane
@@ -96,12 +97,12 @@ create or replace function awa._appended_since(lane bigint, since pg_snapshot, d
 language sql stable
 as $$
   select e.xid, false
-    from awa.ready_entries e
+    from awa._entries e
    where e.lane = _appended_since.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(since), 0)
   union all
   select e.xid, false
     from pg_snapshot_xip(since) x
-   cross join lateral (select * from awa.ready_entries e where e.lane = _appended_since.lane and e.xid = x offset 0) e
+   cross join lateral (select * from awa._entries e where e.lane = _appended_since.lane and e.xid = x offset 0) e
   union all
   select t.by_xid, true
     from awa.ready_tombstones t

@@ -99,7 +99,7 @@ begin
          awa._add_error(e.errors, e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user)
     from unnest(places) p
    cross join lateral (
-      select * from awa.ready_entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
+      select * from awa._entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
     ) e
    where p.id = any(v_buried);
   if v_buried <> '{}' then

@@ -52,7 +52,7 @@ begin
           (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
         select r.current_segment, v_lane, e.job_id, e.ready_at, coalesce(priority, e.priority), e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
                e.kind, e.args, e.tags, e.metadata, e.created_at, e.progress, e.errors
-          from awa.ring r, awa.ready_entries e
+          from awa.ring r, awa._entries e
          where e.lane = v_place.lane and e.xid = v_place.xid and e.job_id = job_id
         on conflict do nothing;
         if not found then

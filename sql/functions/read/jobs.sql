@@ -29,7 +29,7 @@ select e.lane,
        null::jsonb as output,
        c.worker_id,
        e.segment
-  from awa.ready_entries e
+  from awa._entries e
   left join lateral (
     select c.lo, c.hi, c.pos_xid, c.pos_id from awa.lease_claims c where c.lane = e.lane order by c.lane_seq desc limit 1
   ) cursor on true
@@ -205,7 +205,7 @@ comment on view awa._place is 'Where each job is: its state, and its place there
 
 -- Every lane: its cursor, from where entries are unclaimed in its range, and what is counted of its past.
 create or replace view awa._lanes as
-select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_seq,
+select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_seq, c.segment as cursor_segment,
        greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
        case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as from_id,
        coalesce(r.counted, '3:3:') as counted, r.dropped, coalesce(r.appended, 0) as appended, coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq, coalesce(r.open_seqs, '{}') as open_seqs,
@@ -231,7 +231,7 @@ as $$
       select x from pg_snapshot_xip(hi) x where x <= from_xid
     ) x
    cross join lateral (
-      select * from awa.ready_entries e where e.lane = _late_entries.lane and e.xid = x.xid offset 0
+      select * from awa._entries e where e.lane = _late_entries.lane and e.xid = x.xid offset 0
     ) e
    where (e.xid, e.job_id) <= (from_xid, from_id)
      and (not pg_visible_in_snapshot(e.xid, hi) or lo is null or (e.xid, e.job_id) > (pos_xid, pos_id))
@@ -245,7 +245,7 @@ select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.u
   from awa._lanes l
  cross join lateral (
     select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at) as created_at, e.unique_key
-      from awa.ready_entries e
+      from awa._entries e
      where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id)
     union all
     select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at), e.unique_key
@@ -261,7 +261,7 @@ comment on view awa._available is 'The places of entries that may be claimed';
 -- The items of claims that are open in the ledger: they are all in claims that are not counted yet.
 create or replace view awa._open_items as
 select c.lane, c.claim_id << 12 | (j.place - 1) as receipt, j.job_id, c.claimed_at, c.lease_until, c.deadline_at, c.worker_id,
-       c.first_xid, c.first_id, c.pos_xid, c.pos_id, c.hi
+       c.first_xid, c.first_id, c.pos_xid, c.pos_id, c.hi, c.segment
   from awa._lanes l
  cross join lateral (
     select * from awa._uncounted(l.lane, l.closed_seq, l.open_seqs, null) offset 0
@@ -278,11 +278,11 @@ comment on view awa._open_items is 'The items of claims that are open in the led
 
 -- Open attempts: of the ledger, with the places of their entries, and those that have a row of their own.
 create or replace view awa._running as
-select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.ready_at) as created_at
+select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.ready_at) as created_at, e.segment
   from awa._open_items o
  cross join lateral (
     select *
-      from awa.ready_entries e
+      from awa._entries e
      where e.lane = o.lane
        and (e.xid, e.job_id) >= (o.first_xid, o.first_id)
        and (e.xid, e.job_id) <= (o.pos_xid, o.pos_id)
@@ -292,7 +292,7 @@ select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.read
     offset 0
   ) e
 union all
-select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at from awa.leases l;
+select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null from awa.leases l;
 comment on view awa._running is 'Open attempts';
 
 -- The rows of awa.jobs.

@@ -35,7 +35,7 @@ select l.lane,
   ) o
   left join lateral (
     select e.ready_at
-      from awa.ready_entries e
+      from awa._entries e
      where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id)
        and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
      order by e.xid, e.job_id

@@ -1,0 +1,60 @@
+-- What rotate returns.
+create or replace view awa.rotate as select r.only_row as rotated, r.current_segment from awa.ring r where false;
+comment on view awa.rotate is 'The row that rotate returns: whether it moved on, and the segment that is current now. The view itself is always empty';
+
+-- Lets new rows go to the next segment, when the current one is old or large enough, or forced, and the next one is empty. Otherwise the current one just grows.
+-- Locks: the row of ring, if it can have it at once. Raises JQ004.
+create or replace function awa.rotate(force boolean default false) returns setof awa.rotate
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+declare
+  v_ring awa.ring;
+  v_next smallint;
+  v_due boolean;
+begin
+  perform awa._check_isolation();
+  select * into v_ring from awa.ring r for no key update skip locked;
+  if not found then
+    return query select false, r.current_segment from awa.ring r;
+    return;
+  end if;
+  v_next := (v_ring.current_segment + 1) % 4;
+  select force is true
+         or v_ring.left_at[v_ring.current_segment + 1] <= clock_timestamp() - s.segment_age
+         or pg_relation_size(format('awa.ready_entries_%s', v_ring.current_segment)::regclass) >= s.segment_bytes
+    into v_due
+    from awa.settings s;
+  if v_due and awa._is_empty(v_next) then
+    perform awa._summarize();
+    update awa.ring r
+       set current_segment = v_next,
+           left_at[v_ring.current_segment + 1] = clock_timestamp(),
+           left_at[v_next + 1] = clock_timestamp();
+    return query select true, v_next;
+  else
+    return query select false, v_ring.current_segment;
+  end if;
+end
+$$;
+comment on function awa.rotate is 'Lets new rows go to the next segment, when it is time';
+
+-- Whether a segment holds no row of any family.
+create or replace function awa._is_empty(segment int) returns boolean
+language sql stable
+as $$
+  select not exists (select from awa.ready_entries e where e.segment = _is_empty.segment)
+     and not exists (select from awa.ready_tombstones t where t.segment = _is_empty.segment)
+     and not exists (select from awa.lease_claims c where c.segment = _is_empty.segment)
+     and not exists (select from awa.lease_claim_closures k where k.segment = _is_empty.segment)
+$$;
+comment on function awa._is_empty is 'Whether a segment holds no row of any family';
