@@ -178,5 +178,5 @@ func TestPruneBesideLocks(t *testing.T) {
 	require.Len(t, s.claim("q", 9), 1)
 	a.exec("commit")
 	s.prunes()
-	require.True(t, one[bool](s, "select blocked_since is null and tries = 0 from awa.ring"))
+	require.True(t, one[bool](s, "select stuck_since is null and tries = 0 and outcome is null from awa.ring"))
 }

@@ -165,6 +165,9 @@ func TestStress(t *testing.T) {
 		outcomes[outcome]++
 		return err
 	})
+	auditor := newClient(203)
+	audits := 0
+	run(&workers, work, func(ctx context.Context) error { audits++; return auditor.audit(ctx) })
 	for i := range 4 {
 		run(&producers, produce, newClient(400+i).operate)
 	}
@@ -220,6 +223,7 @@ func TestStress(t *testing.T) {
 	for _, id := range reader.missing {
 		require.Equal(t, 1, completions[id], "job %d had no state, and has not completed", id)
 	}
+	require.NoError(t, settled.audit(ctx))
 	var counted int64
 	require.NoError(t, settled.db.QueryRow(ctx, "select sum(completed) from awa.queue_counts()").Scan(&counted))
 	total := 0
@@ -276,7 +280,7 @@ func TestStress(t *testing.T) {
 		 where schemaname = 'awa' and relname ~ '^(ready_entries|lease_claims|lease_claim_closures)_'`).Scan(&changed))
 	// Two answers for one item at the very same moment leave a dead row: the one that finds the index entry of the other takes its row back.
 	require.LessOrEqual(t, changed, int64(len(books.attempts)/1000), "updates and deletes on the hot families")
-	t.Logf("%d jobs committed, %d attempts, %d reads of all states, ends %v, of attempts %v, prunes %v", len(books.committed), len(books.attempts), reads, ends, endings, outcomes)
+	t.Logf("%d jobs committed, %d attempts, %d reads of all states, %d audits, ends %v, of attempts %v, prunes %v", len(books.committed), len(books.attempts), reads, audits, ends, endings, outcomes)
 	require.Positive(t, outcomes["truncated"])
 	require.Positive(t, reads)
 }
@@ -638,6 +642,16 @@ func (c *client) keep(ctx context.Context) error {
 		}
 	}
 	_, err := c.db.Exec(ctx, "select awa.promote_due(), awa.materialize('20 milliseconds'), awa.rescue(), pg_sleep(0.01)")
+	return err
+}
+
+// audit checks that the books balance.
+func (c *client) audit(ctx context.Context) error {
+	var problems *string
+	err := c.db.QueryRow(ctx, "select string_agg(format('%s: %s', queue, problem), e'\n') from awa.audit() where not balanced").Scan(&problems)
+	if err == nil && problems != nil {
+		err = errors.New(*problems)
+	}
 	return err
 }
 

@@ -116,11 +116,14 @@ begin
         ('awa_operator', 'function awa.set_priority'),
         ('awa_operator', 'function awa.move'),
         ('awa_operator', 'function awa.purge_dlq'),
+        ('awa_operator', 'function awa.rebase_after_restore'),
         ('awa_reader', 'function awa.jobs_compat'),
         ('awa_reader', 'function awa.job'),
         ('awa_reader', 'function awa.list_jobs'),
         ('awa_reader', 'function awa.queue_counts'),
-        ('awa_reader', 'function awa.explain_job')
+        ('awa_reader', 'function awa.explain_job'),
+        ('awa_reader', 'function awa.audit'),
+        ('awa_reader', 'function awa.health')
       ) g(role, what)
     union all
     select r.role, 'function awa.version'

@@ -47,10 +47,13 @@ set local client_min_messages = warning;
 {{ template "operate/set_priority.sql" . }}
 {{ template "operate/move.sql" . }}
 {{ template "operate/purge_dlq.sql" . }}
+{{ template "operate/rebase_after_restore.sql" . }}
 {{ template "read/job.sql" . }}
 {{ template "read/list_jobs.sql" . }}
 {{ template "read/queue_counts.sql" . }}
 {{ template "read/explain_job.sql" . }}
+{{ template "read/audit.sql" . }}
+{{ template "read/health.sql" . }}
 {{ template "read/version.sql" . }}
 
 {{ template "shared/arguments.sql" . }}

@@ -115,21 +115,24 @@ create table awa.ring (
   cleaned_segment smallint,
   cleaned_until   pg_snapshot,
   cleaned_by      xid8,
-  carried         boolean not null default false,
+  old_snapshots   text[],
+  outcome         text,
   tries           int not null default 0,
   retry_at        timestamptz,
-  blocked_since   timestamptz
-);
-insert into awa.ring default values;
+  stuck_since     timestamptz,
+  tables          oid[] not null
+) with (fillfactor = 50);
 comment on table awa.ring is 'Which of the four segments new rows go to, and how far the oldest one is on its way out; in one row';
 comment on column awa.ring.left_at is 'When each segment (1 for segment 0, ...) was left for the next one; the current one''s is when it was begun';
 comment on column awa.ring.cleaned_segment is 'The segment from which all that lives was carried to the current one; null when there is none';
 comment on column awa.ring.cleaned_until is 'Entries of the cleaned segment that are visible in it count no more';
 comment on column awa.ring.cleaned_by is 'The transaction that cleaned it';
-comment on column awa.ring.carried is 'Whether anything was carried: then an older snapshot must not find the segment empty';
-comment on column awa.ring.tries is 'How often it could not be truncated';
+comment on column awa.ring.old_snapshots is 'Whose snapshots may be older than the cleaning, as far as they still are; null until somebody has looked';
+comment on column awa.ring.outcome is 'What is in the way of emptying the oldest segment, as prune_oldest says it; null when nothing is';
+comment on column awa.ring.tries is 'How often in a row it was in the way';
 comment on column awa.ring.retry_at is 'When that is tried again';
-comment on column awa.ring.blocked_since is 'Since when somebody is in the way';
+comment on column awa.ring.stuck_since is 'Since when something is in the way';
+comment on column awa.ring.tables is 'The OIDs of ring and ready_entries: a logical restore gives them others, and transaction ids a new meaning';
 
 create table awa.workers (
   worker_id     bigint generated always as identity primary key,
@@ -184,9 +187,9 @@ create table awa.ready_tombstones (
   segment smallint not null,
   cancels boolean not null
 ) partition by list (segment);
-comment on table awa.ready_tombstones is 'An entry that must not be claimed any more; in the segment of the entry';
+comment on table awa.ready_tombstones is 'An entry that must not be claimed any more; in the segment of the entry. Also, with a negative lane, what else a transaction has to note';
 comment on column awa.ready_tombstones.by_xid is 'The transaction that buried it';
-comment on column awa.ready_tombstones.lane is 'The lane of the entry; negative in a row that only has a transaction decide at its end: -1 for a batch (job_id is its number), -2 for the heir (batch) of the unique key of a job';
+comment on column awa.ready_tombstones.lane is 'The lane of the entry; -1 in a row that only has a transaction decide at its end about a batch (job_id is its number), -2 about the heir (batch) of the unique key of a job; the lane''s negative in a row that says how many jobs (batch) came to it, or went, without an entry';
 comment on column awa.ready_tombstones.batch is 'The call that buried it';
 comment on column awa.ready_tombstones.cancels is 'Whether the job was cancelled; otherwise it has another entry now';
 
@@ -397,7 +400,9 @@ comment on column awa.unique_claims.key is 'The SHA-256 of the key';
 create table awa.queue_rollups (
   lane       bigint primary key,
   counted    pg_snapshot not null default '3:3:',
+  enqueued   bigint not null default 0,
   appended   bigint not null default 0,
+  kept       bigint[] not null default '{0,0,0,0}',
   buried     bigint not null default 0,
   closed_seq bigint not null default 0,
   open_seqs  bigint[] not null default '{}',
@@ -412,8 +417,12 @@ create table awa.queue_rollups (
 create index queue_rollups_dropped on awa.queue_rollups (lane) where dropped is not null;
 comment on table awa.queue_rollups is 'Counts of the past of a lane, so that an exact count adds up only what came after';
 comment on column awa.queue_rollups.counted is 'Entries and tombstones of transactions that are visible in it are counted in appended and buried';
+comment on column awa.queue_rollups.enqueued is 'Jobs that were enqueued, or moved here; less those that were moved away or purged';
+comment on column awa.queue_rollups.kept is 'How many of the entries that are counted each segment (1 for segment 0, ...) still has to hold';
 comment on column awa.queue_rollups.buried is 'Entries with a tombstone';
 comment on column awa.queue_rollups.closed_seq is 'Claims up to this number are closed, each item of them, and counted in claimed and completed; but for those in open_seqs';
 comment on column awa.queue_rollups.open_seqs is 'Older claims that are still open';
 comment on column awa.queue_rollups.dropped is 'When the queue was dropped last: entries that are visible in it are not shown any more';
 comment on column awa.queue_rollups.failed is 'Failed jobs that are no longer kept; so with cancelled and dead';
+
+insert into awa.ring (tables) values (array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]);

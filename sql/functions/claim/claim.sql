@@ -8,7 +8,7 @@ comment on view awa.claimed_job is 'The row that claim returns, one per job. The
 
 -- Takes up to max_jobs jobs of a queue, lane by lane, in the order (xid, job_id) of each lane.
 -- Locks: the worker, shared, then the queue, until the caller's transaction ends. Raises 22023, JQ004, 55P03 when another claim holds the queue for too long,
--- and 55000 in a database that was restored into another server.
+-- and 55000 in a database that was restored from a dump.
 --
 -- A window is what became visible between two snapshots, lo and hi. It is read in two kinds of parts: the entries of each transaction
 -- that was in progress at lo (late commits, one claim row for each), then everything that began after lo. Reading "up to a
@@ -39,6 +39,8 @@ declare
   v_bytes bigint;
   v_row_bytes int := 145 + octet_length(queue); -- of a row's fixed columns, in text format
   v_segment smallint;
+  v_cleaned smallint; -- the segment whose entries count no more, and up to where
+  v_cleaned_until pg_snapshot;
   v_now pg_snapshot;
   v_claimed_at timestamptz;
   v_lane record;
@@ -79,7 +81,8 @@ begin
   if v_settings.paused_at is not null then
     return;
   end if;
-  select s.claim_bytes, r.current_segment into v_bytes, v_segment from awa.settings s, awa.ring r;
+  v_segment := awa._current_segment();
+  select s.claim_bytes, coalesce(r.cleaned_segment, -1), r.cleaned_until into v_bytes, v_cleaned, v_cleaned_until from awa.settings s, awa.ring r;
 
   -- Each lane's cursor and head. The front lane comes first, then the lanes by their priority, less one for each aging interval that the head has waited.
   <<lanes>>
@@ -100,7 +103,7 @@ begin
       ) c on true
      cross join lateral awa._head(l.lane,
         greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
-        case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end) h
+        case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end, v_cleaned, v_cleaned_until) h
      order by (l.lane & 7) <> 0,
               h.ready_at is not null and h.is_far desc, -- taken at once, so that nobody has to go that way again
               (l.lane & 7) - floor(greatest(extract(epoch from v_claimed_at - h.ready_at)::float8, 0)
@@ -108,11 +111,6 @@ begin
               h.ready_at,
               l.lane
   loop
-    if pg_snapshot_xmax(v_lane.hi) > pg_snapshot_xmax(v_now) then
-      raise exception using errcode = '55000', message = 'the queue is ahead of this server''s transactions',
-        detail = format('It was last claimed from at transaction %s; the server is at %s.', pg_snapshot_xmax(v_lane.hi), pg_snapshot_xmax(v_now)),
-        hint = 'The database was restored from a dump of another server, whose transaction ids its ledgers hold. Enqueue its open jobs anew in a new database.';
-    end if;
     continue when v_lane.is_empty and v_lane.took <= interval '10 milliseconds';
     v_lane_began := clock_timestamp() - v_lane.took;
     v_lane_seq := coalesce(v_lane.lane_seq, 0);
@@ -139,14 +137,14 @@ begin
          and pg_visible_in_snapshot(x, v_hi)
          and (
            select true
-             from awa._entries e
-            where e.lane = v_lane.lane and e.xid = x
+             from awa.ready_entries e
+            where e.lane = v_lane.lane and e.xid = x and (e.segment <> v_cleaned or not pg_visible_in_snapshot(e.xid, v_cleaned_until))
               and e.job_id > case when x = v_at_xid then v_at_id else 0 end
             limit 1)
        limit 1;
       v_limit := least(v_room, 960); -- a longer array would not stay in its row
       v_batch := awa._read_part(v_lane.lane, v_lo, v_hi, v_at_xid, v_at_id, v_late, v_limit, v_bytes, v_row_bytes,
-        v_room = coalesce(max_jobs, 1), v_lane.buried);
+        v_room = coalesce(max_jobs, 1), v_lane.buried, v_cleaned, v_cleaned_until);
 
       exit lanes when v_batch.entries > 0 and v_batch.job_ids = '{}'; -- the next one would not fit
 
@@ -172,8 +170,9 @@ begin
         return query
           select e.job_id, v_claim_id << 12 | (row_number() over (order by e.xid, e.job_id) - 1), queue, e.kind, e.args, e.priority::int, e.attempt::int,
                  e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at, v_claimed_at + v_settings.deadline, e.tags, e.metadata, e.progress
-            from awa._entries e
+            from awa.ready_entries e
            where e.lane = v_lane.lane
+             and (e.segment <> v_cleaned or not pg_visible_in_snapshot(e.xid, v_cleaned_until))
              and (e.xid, e.job_id) >= (v_batch.first_xid, v_batch.job_ids[1])
              and (e.xid, e.job_id) <= (v_at_xid, v_at_id)
              and pg_visible_in_snapshot(e.xid, v_hi)
@@ -219,7 +218,7 @@ comment on function awa.claim is 'Takes up to max_jobs jobs of a queue, for a le
 
 -- The head of a lane: since when the first entry after a place is ready; late commits aside, and also if it is buried. Says how long it took to look; and that it is far when that took long
 -- twice, which tells a long way over what is not visible from a busy machine.
-create or replace function awa._head(lane bigint, after_xid xid8, after_id bigint, out ready_at timestamptz, out took interval, out is_far boolean)
+create or replace function awa._head(lane bigint, after_xid xid8, after_id bigint, cleaned smallint, cleaned_until pg_snapshot, out ready_at timestamptz, out took interval, out is_far boolean)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -229,7 +228,11 @@ begin
   for v_look in 1..2 loop
     v_began := clock_timestamp();
     ready_at := (
-      select e.ready_at from awa._entries e where e.lane = lane and (e.xid, e.job_id) > (after_xid, after_id) order by e.xid, e.job_id limit 1);
+      select e.ready_at
+        from awa.ready_entries e
+       where e.lane = lane and (e.xid, e.job_id) > (after_xid, after_id) and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
+       order by e.xid, e.job_id
+       limit 1);
     is_far := clock_timestamp() - v_began > interval '10 milliseconds';
     took := coalesce(took, clock_timestamp() - v_began);
     exit when not is_far;
@@ -253,6 +256,8 @@ create or replace function awa._read_part(
   row_bytes  int,
   is_first   boolean,
   buried     boolean,
+  cleaned    smallint,
+  cleaned_until pg_snapshot,
   out job_ids   bigint[],
   out first_xid xid8,
   out pos_xid   xid8,
@@ -282,8 +287,9 @@ begin
           select e.*, sum(e.bytes) over (order by e.xid, e.job_id rows unbounded preceding) as bytes_through
             from (
               select e.xid, e.job_id, e.body_bytes + row_bytes as bytes, e.unique_key
-                from awa._entries e
+                from awa.ready_entries e
                where e.lane = lane
+                 and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
                  and (e.xid, e.job_id) > (v_from_xid, v_from_id)
                  and (e.xid, e.job_id) < (v_to_xid, v_to_id)
                  and pg_visible_in_snapshot(e.xid, hi)
@@ -337,9 +343,8 @@ begin
   begin
     perform pg_advisory_xact_lock(v_key);
   exception when lock_not_available then
-    select string_agg(case when l.pid is null then 'a prepared transaction' else concat_ws(' ', 'backend', l.pid, nullif(format('(%s)', a.application_name), '()')) end, ', ') into v_holder
+    select string_agg(coalesce(awa._backend(l.pid), 'a prepared transaction'), ', ') into v_holder
       from pg_locks l
-      left join pg_stat_activity a on a.pid = l.pid
      where l.locktype = 'advisory' and l.granted and l.objsubid = 1
        and l.database = (select d.oid from pg_database d where d.datname = current_database())
        and l.classid::bigint << 32 | l.objid::bigint = v_key;

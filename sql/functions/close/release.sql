@@ -32,7 +32,7 @@ begin
       (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
     select r.current_segment, a.lane & ~7::bigint, a.job_id, clock_timestamp(), a.priority, a.attempt, a.max_attempts, a.body_bytes,
            a.unique_key, a.kind, a.args, a.tags, a.metadata, a.created_at, a.progress, a.errors
-      from awa.ring r, awa._attempts(receipts) a
+      from awa._current_segment() r(current_segment), awa._attempts(receipts) a
     returning lane >> 3 as queue_id
   )
   select array_agg(distinct a.queue_id) into v_queue_ids from appended a;

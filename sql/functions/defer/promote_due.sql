@@ -75,7 +75,7 @@ begin
       (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
     select r.current_segment, t.lane, t.job_id, t.run_at, t.lane & 7, t.attempt, t.max_attempts, t.body_bytes,
            t.unique_key, t.kind, t.args, t.tags, t.metadata, t.created_at, t.progress, t.errors
-      from awa.ring r, taken t
+      from awa._current_segment() r(current_segment), taken t
     returning lane >> 3 as queue_id
   ), keys as (
     select awa._move_keys(array_agg(t.job_id), array_agg(t.unique_key), t.state, 'available') from taken t where t.unique_key is not null group by t.state

@@ -77,13 +77,14 @@ begin
       returning deferred_jobs.job_id
     )
     select array_agg(n.job_id) into v_job_ids from appended n;
+    perform awa._note_enqueued(v_queue_id * 8 + v_priority, cardinality(v_job_ids));
   else
     with appended as (
       insert into awa.ready_entries
         (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata)
       select r.current_segment, v_queue_id * 8 + v_priority, coalesce(job_id, nextval('awa.job_ids')), v_now, v_priority, 1, v_max_attempts,
              v_bytes + case when pg_column_size(a) > 2000 then awa._json_bytes('args', a) else pg_column_size(a) end, unique_key, kind, a, tags, metadata
-        from awa.ring r, unnest(args) a
+        from awa._current_segment() r(current_segment), unnest(args) a
       returning ready_entries.job_id
     )
     select array_agg(n.job_id) into v_job_ids from appended n;

@@ -37,11 +37,17 @@ begin
     end if;
     select * into v_rollup from awa.queue_rollups r where r.lane = v_lane.lane;
     v_now := awa._snapshot();
-    select count(*) filter (where not n.is_tombstone) as entries, count(*) filter (where n.is_tombstone) as tombstones into v_new
-      from awa._appended_since(v_lane.lane, v_rollup.counted, v_rollup.dropped) n
-     where pg_visible_in_snapshot(n.xid, v_now);
-    v_rollup.appended := v_rollup.appended + v_new.entries;
-    v_rollup.buried := v_rollup.buried + v_new.tombstones;
+    for v_new in
+      select n.segment, sum(n.entries) as entries, sum(n.tombstones) as tombstones, sum(n.enqueued) as enqueued
+        from awa._appended_since(v_lane.lane, v_rollup.counted, v_rollup.dropped) n
+       where pg_visible_in_snapshot(n.xid, v_now)
+       group by n.segment
+    loop
+      v_rollup.appended := v_rollup.appended + v_new.entries;
+      v_rollup.kept[v_new.segment + 1] := v_rollup.kept[v_new.segment + 1] + v_new.entries;
+      v_rollup.buried := v_rollup.buried + v_new.tombstones;
+      v_rollup.enqueued := v_rollup.enqueued + v_new.enqueued;
+    end loop;
     for v_claim in
       select c.lane_seq, cardinality(c.job_ids) as size, c.claimed_at, k.closed, k.completed
         from awa._uncounted(v_lane.lane, v_rollup.closed_seq, v_rollup.open_seqs, max_claims) c
@@ -65,7 +71,7 @@ begin
       v_rollup.closed_seq := greatest(v_rollup.closed_seq, v_claim.lane_seq);
     end loop;
     update awa.queue_rollups r
-       set counted = v_now, appended = v_rollup.appended, buried = v_rollup.buried, closed_seq = v_rollup.closed_seq, open_seqs = v_rollup.open_seqs,
+       set counted = v_now, enqueued = v_rollup.enqueued, appended = v_rollup.appended, kept = v_rollup.kept, buried = v_rollup.buried, closed_seq = v_rollup.closed_seq, open_seqs = v_rollup.open_seqs,
            claimed = v_rollup.claimed, completed = v_rollup.completed, folded_at = clock_timestamp()
      where r.lane = v_lane.lane;
   end loop;
@@ -91,26 +97,34 @@ as $$
 $$;
 comment on function awa._uncounted is 'The claims of a lane that are not counted yet';
 
--- The entries and tombstones of a lane that are not visible in a snapshot, as claim reads them: of transactions that were in progress, one by one, then all that came after. Leaves out the tombstones
--- of entries that were dropped with their queue.
-create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, out xid xid8, out is_tombstone boolean) returns setof record
+-- What a lane has got that is not visible in a snapshot, as claim reads it: of transactions that were in progress, one by one, then all that came after. An entry whose created_at is its ready_at is that of a new job; other
+-- jobs come with a note. Leaves out the tombstones of entries that were dropped with their queue.
+create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, out xid xid8, out segment smallint, out entries int, out tombstones int, out enqueued bigint) returns setof record
 language sql stable
 as $$
-  select e.xid, false
+  select e.xid, e.segment, 1, 0, (e.created_at is null)::int
     from awa._entries e
    where e.lane = _appended_since.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(since), 0)
   union all
-  select e.xid, false
+  select e.xid, e.segment, 1, 0, (e.created_at is null)::int
     from pg_snapshot_xip(since) x
    cross join lateral (select * from awa._entries e where e.lane = _appended_since.lane and e.xid = x offset 0) e
   union all
-  select t.by_xid, true
+  select t.by_xid, t.segment, 0, 1, 0
     from awa.ready_tombstones t
    where t.lane = _appended_since.lane and t.by_xid >= pg_snapshot_xmax(since) and pg_visible_in_snapshot(t.xid, dropped) is not true
   union all
-  select t.by_xid, true
+  select t.by_xid, t.segment, 0, 1, 0
     from pg_snapshot_xip(since) x
    cross join lateral (select * from awa.ready_tombstones t where t.by_xid = x and t.lane = _appended_since.lane offset 0) t
    where pg_visible_in_snapshot(t.xid, dropped) is not true
+  union all
+  select t.by_xid, t.segment, 0, 0, t.batch
+    from awa.ready_tombstones t
+   where t.lane = - _appended_since.lane and (t.xid, t.job_id) > (pg_snapshot_xmax(since), 0)
+  union all
+  select t.by_xid, t.segment, 0, 0, t.batch
+    from pg_snapshot_xip(since) x
+   cross join lateral (select * from awa.ready_tombstones t where t.lane = - _appended_since.lane and t.xid = x offset 0) t
 $$;
-comment on function awa._appended_since is 'The entries and tombstones of a lane that are not visible in a snapshot';
+comment on function awa._appended_since is 'What a lane has got that is not visible in a snapshot';

@@ -3,8 +3,9 @@ create or replace view awa.prune_oldest as select r.current_segment as segment, 
 comment on view awa.prune_oldest is 'The row that prune_oldest returns: the oldest segment, and what became of it. The view itself is always empty';
 
 -- Empties the oldest segment, when its completed jobs are past their retention, or forced: in several calls. The first one cleans it, as a log-structured file system does: carries what is alive to the current segment.
--- Later ones truncate its tables, one by one. The outcome is: empty (there is none), kept (its jobs are not past their retention), busy (somebody is at work on what is alive in it: try again), full (more is alive than carry_max),
--- cleaned, waiting (for snapshots that are older than the cleaning), blocked (somebody holds a lock on it; tried again later and later), truncating (there is more), truncated.
+-- Later ones truncate its tables, one by one. The outcome is empty (there is none), kept (its jobs are not past their retention), cleaned, truncating (there is more to truncate), truncated;
+-- or what is in the way: unbalanced (rows are missing: see audit), full (more is alive than carry_max), busy (somebody is at work on what is alive in it), waiting (for snapshots that are older than the cleaning), blocked (somebody
+-- holds a lock on it). Then it is tried again after a second, then two, four, up to five minutes; forced, at once. Forced it also goes on where rows are missing.
 -- Locks: ring; to clean, the queues of what it carries, in the order of their ids, then claims, tried; to truncate, one of the segment's tables, for which it waits for prune_wait at most. Raises JQ004.
 create or replace function awa.prune_oldest(force boolean default false) returns setof awa.prune_oldest
 language plpgsql
@@ -19,10 +20,11 @@ set enable_mergejoin = off
 set jit = off
 set lock_timeout = 0
 as $$
-#variable_conflict use_variable
 declare
+  v_force boolean := force is true;
   v_ring awa.ring;
   v_segment smallint;
+  v_outcome text;
 begin
   perform awa._check_isolation();
   select * into v_ring from awa.ring r for no key update skip locked;
@@ -36,23 +38,32 @@ begin
    order by n
    limit 1;
   if v_segment is null then
-    return query select null::smallint, 'empty';
-  elsif force is not true and v_ring.left_at[v_segment + 1] > clock_timestamp() - (select s.completed_retention from awa.settings s) then
-    return query select v_segment, 'kept';
+    v_outcome := 'empty';
+  elsif not v_force and v_ring.left_at[v_segment + 1] > clock_timestamp() - (select s.completed_retention from awa.settings s) then
+    v_outcome := 'kept';
+  elsif not v_force and v_ring.retry_at > clock_timestamp() then
+    return query select v_segment, v_ring.outcome;
+    return;
   elsif v_ring.cleaned_segment is distinct from v_segment or v_ring.cleaned_by is null then
-    return query select v_segment, awa._clean(v_segment);
-  elsif force is not true and v_ring.retry_at > clock_timestamp() then
-    return query select v_segment, 'blocked';
+    v_outcome := awa._clean(v_segment, v_force);
   else
-    return query select v_segment, awa._truncate(v_segment);
+    v_outcome := awa._truncate(v_segment);
   end if;
+  if v_outcome in ('unbalanced', 'full', 'busy', 'waiting', 'blocked') then
+    update awa.ring r
+       set outcome = v_outcome, tries = r.tries + 1, stuck_since = coalesce(r.stuck_since, clock_timestamp()),
+           retry_at = clock_timestamp() + least(interval '1 second' * power(2, least(r.tries, 20)), interval '5 minutes');
+  elsif v_ring.outcome is not null then
+    update awa.ring r set outcome = null, tries = 0, stuck_since = null, retry_at = null;
+  end if;
+  return query select v_segment, v_outcome;
 end
 $$;
 comment on function awa.prune_oldest is 'Empties the oldest segment, in several calls: cleans it, then truncates its tables';
 
 -- Carries what is alive in a segment to the current one: entries that nobody has claimed, under the same place; cursors; and, to leases, attempts that are open. Then ring says that the segment counts no more, up to a
 -- snapshot. May have to be called again, for what a transaction that was older has put there since.
-create or replace function awa._clean(segment smallint) returns text
+create or replace function awa._clean(segment smallint, force boolean) returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -60,14 +71,16 @@ declare
   v_ring awa.ring;
   v_most int;
   v_queue_id bigint;
+  v_queue_ids bigint[] := '{}';
   v_until pg_snapshot;
   v_open bigint[];
   v_taken bigint[];
-  v_entries bigint;
-  v_cursors bigint;
 begin
   select * into v_ring from awa.ring r;
   select s.carry_max into v_most from awa.settings s;
+  if not force and exists (select from awa._imbalances i where i.segment = segment) then
+    return 'unbalanced';
+  end if;
   if (select count(*) from (select from awa._available a where a.segment = segment limit v_most + 1) a) > v_most then
     return 'full';
   end if;
@@ -80,12 +93,19 @@ begin
       order by 1
     loop
       perform pg_advisory_xact_lock(awa._queue_key(v_queue_id));
+      v_queue_ids := v_queue_ids || v_queue_id;
     end loop;
     perform pg_advisory_xact_lock(awa._fold_key());
   exception when lock_not_available then
     return 'busy';
   end;
   v_until := awa._snapshot();
+  -- An entry that was committed only after the queues were listed: a claim may be taking it, and would not find it where it was.
+  if exists (
+    select from awa._available a where a.segment = segment and pg_visible_in_snapshot(a.xid, v_until) and a.lane >> 3 <> all(v_queue_ids))
+  then
+    return 'busy';
+  end if;
 
   -- Open attempts: those claimed in the segment, and those whose entries are in it.
   v_open := array(
@@ -133,23 +153,31 @@ begin
         select * from awa.ready_entries e where e.segment = segment and e.lane = a.lane and e.xid = a.xid and e.job_id = a.job_id limit 1
       ) e
      where a.segment = segment and pg_visible_in_snapshot(a.xid, v_until)
-    returning 1
+    returning lane
+  ), carried_to as (
+    select c.lane, count(*) as entries from carried c group by c.lane
   )
-  select count(*) into v_entries from carried;
-  with carried as (
-    insert into awa.lease_claims
-      (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
-    select v_ring.current_segment, nextval('awa.claim_ids'), l.lane, l.lane_seq + 1, l.hi, l.lo, l.pos_xid, l.pos_id, l.pos_xid, l.pos_id,
-           clock_timestamp(), clock_timestamp(), false, '{}'
-      from awa._lanes l
-     where l.cursor_segment = segment
-    returning 1
-  )
-  select count(*) into v_cursors from carried;
+  update awa.queue_rollups r
+     set kept[segment + 1] = n.late, kept[v_ring.current_segment + 1] = r.kept[v_ring.current_segment + 1] + n.carried
+    from (
+      select r.lane, coalesce(c.entries, 0) as carried, (
+               select coalesce(sum(a.entries), 0)
+                 from awa._appended_since(r.lane, v_until, r.dropped) a
+                where a.segment = segment and pg_visible_in_snapshot(a.xid, r.counted)) as late
+        from awa.queue_rollups r
+        left join carried_to c on c.lane = r.lane
+       where r.kept[segment + 1] > 0
+    ) n
+   where r.lane = n.lane;
+  insert into awa.lease_claims
+    (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
+  select v_ring.current_segment, nextval('awa.claim_ids'), l.lane, l.lane_seq + 1, l.hi, l.lo, l.pos_xid, l.pos_id, l.pos_xid, l.pos_id,
+         clock_timestamp(), clock_timestamp(), false, '{}'
+    from awa._lanes l
+   where l.cursor_segment = segment;
 
   update awa.ring r
-     set cleaned_segment = segment, cleaned_until = v_until, cleaned_by = pg_current_xact_id(),
-         carried = v_entries + v_cursors + cardinality(v_taken) > 0 or (r.carried and r.cleaned_segment = segment);
+     set cleaned_segment = segment, cleaned_until = v_until, cleaned_by = pg_current_xact_id(), old_snapshots = null;
   return 'cleaned';
 end
 $$;
@@ -172,18 +200,23 @@ declare
   end;
 begin
   select * into v_ring from awa.ring r;
-  if v_ring.carried and awa._has_snapshot_before(v_ring.cleaned_by) then
-    return 'waiting';
+  if v_ring.cleaned_by = pg_current_xact_id_if_assigned() then
+    return 'waiting'; -- it is to be committed first
+  end if;
+  if v_ring.old_snapshots is distinct from '{}' then
+    update awa.ring r
+       set old_snapshots = array(
+         select o.holder from awa._old_snapshots(v_ring.cleaned_by) o where v_ring.old_snapshots is null or o.holder = any(v_ring.old_snapshots))
+    returning r.old_snapshots into v_ring.old_snapshots;
+    if v_ring.old_snapshots <> '{}' then
+      return 'waiting';
+    end if;
   end if;
   select s.prune_wait into v_wait from awa.settings s;
   perform set_config('lock_timeout', ceil(extract(epoch from v_wait) * 1000)::bigint::text, true);
   begin
     execute format('lock table awa.%s_%s in access exclusive mode', v_family, segment);
   exception when lock_not_available then
-    update awa.ring r
-       set tries = r.tries + 1,
-           retry_at = clock_timestamp() + least(interval '1 second' * power(2, least(r.tries, 20)), interval '5 minutes'),
-           blocked_since = coalesce(r.blocked_since, clock_timestamp());
     return 'blocked';
   end;
 
@@ -206,7 +239,7 @@ begin
               ) e)
         when 'ready_tombstones' then
           exists (
-            select from awa.ready_tombstones t where t.segment = segment and t.lane > 0 and not pg_visible_in_snapshot(t.by_xid, v_ring.cleaned_until))
+            select from awa.ready_tombstones t where t.segment = segment and t.lane not in (-1, -2) and not pg_visible_in_snapshot(t.by_xid, v_ring.cleaned_until))
         when 'lease_claims' then
           exists (
             select from awa._lanes l
@@ -225,24 +258,25 @@ begin
     return 'truncating';
   end if;
   update awa.ring r
-     set cleaned_segment = null, cleaned_until = null, cleaned_by = null, carried = false, tries = 0, retry_at = null, blocked_since = null;
+     set cleaned_segment = null, cleaned_until = null, cleaned_by = null, old_snapshots = null;
   return 'truncated';
 end
 $$;
 comment on function awa._truncate is 'Truncates one table of a segment that was cleaned, unless somebody may still need it';
 
--- Whether anybody who could read this database has a snapshot that does not see a transaction. Where this role may not see the snapshots of others, it takes every session of theirs for one.
-create or replace function awa._has_snapshot_before(xid xid8) returns boolean
+-- Who could read this database with a snapshot that does not see a transaction. A snapshot that was taken later may look like that, too, while an older transaction is still open: so only the first list after the transaction's
+-- commit counts, and of that list those who are still on it. Where this role may not see the snapshots of others, it takes every session of theirs for one.
+create or replace function awa._old_snapshots(xid xid8) returns table (holder text)
 language sql stable
 as $$
-  select exists (
-      select from pg_stat_activity a
-       where a.pid <> pg_backend_pid()
-         and (a.datid is null or a.datid = (select d.oid from pg_database d where d.datname = current_database()))
-         and a.backend_type is distinct from 'autovacuum worker'
-         and (age(a.backend_xmin) >= age(_has_snapshot_before.xid::xid)
-           or a.backend_type is null and a.usesysid is not null and not pg_has_role(a.usesysid, 'usage') and not pg_has_role('pg_read_all_stats', 'usage')))
-    or exists (select from pg_prepared_xacts p where p.database = current_database() and age(p.transaction) >= age(_has_snapshot_before.xid::xid))
-    or exists (select from pg_replication_slots s where age(s.xmin) >= age(_has_snapshot_before.xid::xid))
+  select format('backend %s, %s', a.pid, coalesce(a.xact_start::text, 'since it began'))
+    from pg_stat_activity a
+   where a.pid <> pg_backend_pid()
+     and (a.datid is null or a.datid = (select d.oid from pg_database d where d.datname = current_database()))
+     and a.backend_type is distinct from 'autovacuum worker'
+     and (age(a.backend_xmin) >= age(_old_snapshots.xid::xid)
+       or a.backend_type is null and a.usesysid is not null and not pg_has_role(a.usesysid, 'usage') and not pg_has_role('pg_read_all_stats', 'usage'))
+  union all
+  select 'replication slot ' || s.slot_name from pg_replication_slots s where age(s.xmin) >= age(_old_snapshots.xid::xid)
 $$;
-comment on function awa._has_snapshot_before is 'Whether anybody has a snapshot that does not see a transaction';
+comment on function awa._old_snapshots is 'Who has a snapshot that does not see a transaction';

@@ -3,7 +3,8 @@ create or replace view awa.rescue as select c.claim_id as rescued from awa.lease
 comment on view awa.rescue is 'The row that rescue returns: how many attempts it ended. The view itself is always empty';
 
 -- Ends attempts that are overdue, at most max_jobs, as failed: the attempt counts, and the job runs again after its backoff, or ends. An attempt is overdue when its deadline is over; or its lease, unless its worker
--- sent a heartbeat that is younger than the lease is long. Also forgets workers that have been silent for an hour.
+-- sent a heartbeat that is younger than the lease is long. Also forgets workers that have been silent for an hour, and, where the owner of this function may (pg_signal_backend), ends sessions that hold a
+-- queue because their clients have not read what they claimed for ten seconds.
 -- Safe to call from anywhere, as often as one likes.
 -- Locks: their claims, where it can have them at once, or their lease rows; skips those that somebody is answering for. Raises 22023, JQ004.
 create or replace function awa.rescue(max_jobs int default 1000) returns setof awa.rescue
@@ -27,6 +28,11 @@ declare
   v_late bigint[];
 begin
   perform awa._check_pass(max_jobs);
+  perform pg_terminate_backend(c.pid)
+     from awa._stuck_claimers c
+     join pg_roles u on u.oid = c.usesysid
+     join pg_roles me on me.rolname = current_user
+    where (me.rolsuper or not u.rolsuper) and (pg_has_role(u.oid, 'usage') or pg_has_role('pg_signal_backend', 'usage'));
   perform awa._fold();
   v_receipts := array(
     select l.receipt

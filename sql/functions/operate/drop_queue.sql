@@ -45,11 +45,12 @@ begin
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
       from awa._available a where a.lane between v_first and v_last and a.xid = pg_current_xact_id_if_assigned()), v_batch, false);
   perform awa._decide_later(-1, v_batch, v_batch);
+  delete from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned() and t.lane between v_first and v_last and pg_visible_in_snapshot(t.xid, v_now); -- nothing is left to decide about
   with cursors as (
     insert into awa.lease_claims
       (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
     select g.current_segment, nextval('awa.claim_ids'), l.lane, coalesce(c.lane_seq, 0) + 1, v_now, '0', 0, '0', 0, clock_timestamp(), clock_timestamp(), false, '{}'
-      from awa.ring g
+      from awa._current_segment() g(current_segment)
      cross join generate_series(v_first, v_last) l(lane)
       left join lateral (
         select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
@@ -60,7 +61,7 @@ begin
   select c.lane, v_now, c.lane_seq, v_now from cursors c
   on conflict on constraint queue_rollups_pkey do update
     set counted = excluded.counted, closed_seq = excluded.closed_seq, open_seqs = '{}', dropped = excluded.dropped,
-        appended = 0, buried = 0, claimed = 0, completed = 0, failed = 0, cancelled = 0, dead = 0;
+        enqueued = 0, appended = 0, kept = '{0,0,0,0}', buried = 0, claimed = 0, completed = 0, failed = 0, cancelled = 0, dead = 0;
 
   with deferred as (
     delete from awa.deferred_jobs d where d.lane between v_first and v_last and force returning d.job_id, d.unique_key
@@ -72,6 +73,11 @@ begin
     select * from deferred union all select * from done union all select * from dead
   )
   delete from awa.unique_claims u using gone g where u.key = substr(g.unique_key, 1, 32) and u.job_id = g.job_id;
+  -- For the books: what others did before their rows could be locked.
+  update awa.queue_rollups r
+     set enqueued = b.jobs - b.enqueued
+    from awa._books b
+   where r.lane = v_first + 2 and b.queue_id = v_queue_id and b.jobs <> b.enqueued;
   delete from awa.queue_settings s where s.queue_id = v_queue_id;
   update awa.queues q set dropped_at = clock_timestamp() where q.queue_id = v_queue_id and q.dropped_at is null;
 end

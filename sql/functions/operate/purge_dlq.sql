@@ -21,14 +21,24 @@ as $$
 #variable_conflict use_variable
 declare
   v_queue_id bigint := awa._queue_id(queue);
+  v_letters record;
+  v_purged bigint := 0;
 begin
   perform awa._check_filter(queue, kind, state, before, max_jobs, '{dead}');
-  return awa._remove_dead(array(
-    select d.job_id
-      from awa.dlq_entries d
-     where (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
-     limit coalesce(max_jobs, 1000)
-       for update skip locked));
+  for v_letters in
+    with locked as (
+      select d.job_id, d.lane
+        from awa.dlq_entries d
+       where (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
+       limit coalesce(max_jobs, 1000)
+         for update skip locked
+    )
+    select l.lane, array_agg(l.job_id) as job_ids from locked l group by l.lane order by l.lane
+  loop
+    perform awa._note_enqueued(v_letters.lane, - awa._remove_dead(v_letters.job_ids));
+    v_purged := v_purged + cardinality(v_letters.job_ids);
+  end loop;
+  return v_purged;
 end
 $$;
 comment on function awa.purge_dlq is 'Removes dead letters for good, by a filter; returns how many';

@@ -38,8 +38,9 @@ begin
     v_place := awa._locate(job_id);
     v_lane := coalesce(queue_id, v_place.lane >> 3) * 8 + case when v_place.lane & 7 = 0 and queue_id is null then 0 else coalesce(priority, v_place.priority) end;
     if v_place.state in ('scheduled', 'retryable') then
-      update awa.deferred_jobs d set lane = v_lane where d.job_id = job_id;
+      update awa.deferred_jobs d set lane = v_lane where d.job_id = job_id and d.lane = v_place.lane;
       if found then
+        perform awa._note_moved(v_place.lane, v_lane);
         return v_place.state;
       end if;
     elsif v_place.state = 'available' then
@@ -51,13 +52,14 @@ begin
         insert into awa.ready_entries
           (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
         select r.current_segment, v_lane, e.job_id, e.ready_at, coalesce(priority, e.priority), e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
-               e.kind, e.args, e.tags, e.metadata, e.created_at, e.progress, e.errors
-          from awa.ring r, awa._entries e
+               e.kind, e.args, e.tags, e.metadata, coalesce(e.created_at, e.ready_at), e.progress, e.errors
+          from awa._current_segment() r(current_segment), awa._entries e
          where e.lane = v_place.lane and e.xid = v_place.xid and e.job_id = job_id
         on conflict do nothing;
         if not found then
           perform awa._refuse_place(job_id, v_place.state);
         end if;
+        perform awa._note_moved(v_place.lane, v_lane);
         perform awa._decide_later(-1, v_batch, v_batch);
         perform awa._wake(v_lane >> 3);
         return v_place.state;
@@ -70,6 +72,14 @@ begin
 end
 $$;
 comment on function awa._relocate is 'Moves a job that waits to another queue or priority';
+
+-- Notes that a job has gone to another queue.
+create or replace function awa._note_moved(from_lane bigint, to_lane bigint) returns void
+language sql
+as $$
+  select awa._note_enqueued(from_lane, -1), awa._note_enqueued(to_lane, 1) where from_lane >> 3 <> to_lane >> 3
+$$;
+comment on function awa._note_moved is 'Notes that a job has gone to another queue';
 
 -- Raises JQ005 for a job that this transaction itself took away from the place where it should go.
 create or replace function awa._refuse_place(job_id bigint, state text) returns void

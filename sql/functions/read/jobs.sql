@@ -65,7 +65,7 @@ select e.lane,
  where case
          when (select true from awa.queue_rollups where dropped is not null limit 1)
           and (select pg_visible_in_snapshot(e.xid, r.dropped) from awa.queue_rollups r where r.lane = e.lane) then false
-         when (select true from awa.ready_tombstones limit 1)
+         when (select true from awa.ready_tombstones where lane > 0 limit 1)
           and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) then false
          when c.claim_id is null then not p.passed
          else coalesce(k.outcome, 'completed') = 'completed'
@@ -208,7 +208,7 @@ create or replace view awa._lanes as
 select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_seq, c.segment as cursor_segment,
        greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
        case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as from_id,
-       coalesce(r.counted, '3:3:') as counted, r.dropped, coalesce(r.appended, 0) as appended, coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq, coalesce(r.open_seqs, '{}') as open_seqs,
+       coalesce(r.counted, '3:3:') as counted, r.dropped, coalesce(r.enqueued, 0) as enqueued, coalesce(r.appended, 0) as appended, coalesce(r.kept, '{0,0,0,0}') as kept, coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq, coalesce(r.open_seqs, '{}') as open_seqs,
        coalesce(r.claimed, 0) as claimed, coalesce(r.completed, 0) as completed, coalesce(r.failed, 0) as failed, coalesce(r.cancelled, 0) as cancelled, coalesce(r.dead, 0) as dead
   from (select distinct q.queue_id from awa.queues q) q
  cross join lateral (select q.queue_id * 8 + p as lane from unnest('{0,1,2,3,4}'::int[]) p) l
@@ -252,7 +252,7 @@ select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.u
       from awa._late_entries(l.lane, l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) e
   ) e
  where case
-         when (select true from awa.ready_tombstones limit 1)
+         when (select true from awa.ready_tombstones where lane > 0 limit 1)
          then (select true from awa.ready_tombstones t where t.lane = l.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
          else true
        end;

@@ -1,6 +1,7 @@
 -- What the ledgers say of each lane, exactly: what is counted of its past, and what came after. An entry that this very transaction has buried, and that somebody claimed meanwhile, is running for it no more.
 create or replace view awa._lane_counts as
 select l.lane,
+       (l.enqueued + n.enqueued)::bigint as enqueued,
        (l.appended + n.entries - l.buried - n.tombstones - l.claimed - c.claimed + o.jobs)::bigint as available,
        (c.claimed - c.closed - o.jobs)::bigint as running,
        (l.completed + c.completed)::bigint as completed,
@@ -8,7 +9,7 @@ select l.lane,
        least(h.ready_at, a.ready_at) as oldest_ready_at
   from awa._lanes l
  cross join lateral (
-    select count(*) filter (where not a.is_tombstone) as entries, count(*) filter (where a.is_tombstone) as tombstones
+    select coalesce(sum(a.entries), 0) as entries, coalesce(sum(a.tombstones), 0) as tombstones, coalesce(sum(a.enqueued), 0) as enqueued
       from awa._appended_since(l.lane, l.counted, l.dropped) a
      where not pg_visible_in_snapshot(a.xid, l.counted)
     offset 0

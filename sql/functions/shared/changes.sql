@@ -84,7 +84,7 @@ create or replace function awa._decide_later(lane bigint, job_id bigint, batch b
 language sql
 as $$
   insert into awa.ready_tombstones (segment, lane, xid, job_id, batch, cancels)
-  select r.current_segment, lane, pg_current_xact_id(), job_id, batch, false from awa.ring r
+  select awa._current_segment(), lane, pg_current_xact_id(), job_id, batch, false
 $$;
 comment on function awa._decide_later is 'Has the transaction decide at its end';
 
@@ -118,6 +118,10 @@ begin
   end if;
   perform awa._lock_queue(q.queue_id)
      from (select distinct t.lane >> 3 as queue_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.lane > 0 order by 1) q;
+  perform awa._moved_on(t.job_id)
+     from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.job_id and t.lane > 0 offset 0) t
+     join awa.queue_rollups r on r.lane = t.lane
+    where pg_visible_in_snapshot(t.xid, r.dropped); -- its queue was dropped with it
   perform set_config('lock_timeout', '100', true); -- nobody waits for the queue longer than this
   for v_taken in
     select t.*, c.claim_id, c.receipt
@@ -184,7 +188,7 @@ do $$
 begin
   if not exists (select from pg_trigger where tgrelid = 'awa.ready_tombstones'::regclass and tgname = 'decide') then
     create constraint trigger decide after insert on awa.ready_tombstones deferrable initially deferred
-      for each row when (new.lane < 0) execute function awa._decide();
+      for each row when (new.lane in (-1, -2)) execute function awa._decide();
   end if;
 end
 $$;

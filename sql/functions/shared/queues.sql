@@ -1,4 +1,4 @@
--- Queue ids, queue locks, wake-ups.
+-- Queue ids, queue locks, wake-ups, and where rows go.
 
 -- The id of a queue: the first 60 bits of the SHA-256 of its name. No producer has to wait for another one to agree on it.
 create or replace function awa._queue_id(queue text) returns bigint
@@ -28,3 +28,31 @@ begin
 end
 $$;
 comment on function awa._wake is 'Notifies the workers of a queue when the caller commits, at most once per 5 ms';
+
+-- The segment that new entries and claims go to. Raises 55000 in a database that was restored from a dump: the transaction ids in it are another server's.
+create or replace function awa._current_segment() returns smallint
+language plpgsql stable
+as $$
+declare
+  v_ring record;
+begin
+  select r.current_segment, r.tables into v_ring from awa.ring r;
+  if v_ring.tables <> array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[] then
+    raise exception using errcode = '55000', message = 'the database was restored from a dump',
+      detail = 'The order of its jobs is in the transaction ids of the server that the dump came from.',
+      hint = 'Call awa.rebase_after_restore() once.';
+  end if;
+  return v_ring.current_segment;
+end
+$$;
+comment on function awa._current_segment is 'The segment that new entries and claims go to';
+
+-- Notes that jobs have come to a lane, or, negative, have gone from it, without an entry of their own: for the books.
+create or replace function awa._note_enqueued(lane bigint, jobs bigint) returns void
+language sql
+as $$
+  insert into awa.ready_tombstones (segment, lane, xid, job_id, batch, cancels)
+  select awa._current_segment(), - lane, pg_current_xact_id(), nextval('awa.claim_ids'), jobs, false -- any number that nobody else has
+   where jobs <> 0
+$$;
+comment on function awa._note_enqueued is 'Notes that jobs have come to a lane, or gone from it, without an entry';

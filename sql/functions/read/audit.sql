@@ -1,0 +1,90 @@
+-- What each queue has got, and where it is now.
+create or replace view awa._books as
+select n.queue_id, q.*,
+       (select sum(c.enqueued) from awa._lane_counts c where c.lane >> 3 = n.queue_id)::bigint as enqueued,
+       q.available + q.scheduled + q.retryable + q.running + q.waiting_external + q.completed + q.failed + q.cancelled + q.dead as jobs
+  from awa.queue_counts(null) q
+  join (select distinct n.queue_id, n.name from awa.queues n) n on n.name = q.queue;
+comment on view awa._books is 'What each queue has got, and where it is now';
+
+-- What is missing from the ledgers, by lane and segment, as far as these are known.
+create or replace view awa._imbalances as
+select l.lane, s.segment::smallint as segment, format('segment %s: %s entries counted, %s there', s.segment, l.kept[s.segment + 1], coalesce(e.entries, 0)) as problem
+  from awa._lanes l
+ cross join generate_series(0, 3) s(segment)
+  left join (
+    select e.lane, e.segment, count(*) as entries
+      from awa._entries e
+      join awa.queue_rollups r on r.lane = e.lane
+     where pg_visible_in_snapshot(e.xid, r.counted) and pg_visible_in_snapshot(e.xid, r.dropped) is not true
+     group by e.lane, e.segment
+  ) e on e.lane = l.lane and e.segment = s.segment
+ where l.kept[s.segment + 1] <> coalesce(e.entries, 0)
+union all
+select c.lane, c.segment, format('segment %s: of claim %s, which is counted as closed, %s of %s items are', c.segment, c.claim_id, coalesce(k.items, 0), cardinality(c.job_ids))
+  from awa.lease_claims c
+  join awa.queue_rollups r on r.lane = c.lane
+  left join (
+    select k.segment, k.claim_id, sum(coalesce(cardinality(k.items), 1)) as items from awa.lease_claim_closures k group by k.segment, k.claim_id
+  ) k on k.segment = c.segment and k.claim_id = c.claim_id
+ where c.lane_seq <= r.closed_seq and c.lane_seq <> all(r.open_seqs) and cardinality(c.job_ids) <> coalesce(k.items, 0)
+union all
+select null, k.segment, format('segment %s: claim %s is missing, but was answered', k.segment, k.claim_id)
+  from awa.lease_claim_closures k
+ where not exists (select from awa.lease_claims c where c.segment = k.segment and c.claim_id = k.claim_id)
+   and k.segment is distinct from (select r.cleaned_segment from awa.ring r)
+union all
+select r.lane, null, format('claims %s to %s: %s are missing', c.first, greatest(c.last, r.closed_seq), greatest(c.last, r.closed_seq) - c.first + 1 - c.claims)
+  from awa.queue_rollups r
+ cross join lateral (
+    select count(*) as claims, coalesce(min(c.lane_seq), r.closed_seq) as first, max(c.lane_seq) as last from awa.lease_claims c where c.lane = r.lane
+  ) c
+ where greatest(c.last, r.closed_seq) - c.first + 1 <> c.claims and (r.closed_seq > 0 or c.claims > 0);
+comment on view awa._imbalances is 'What is missing from the ledgers, by lane and segment';
+
+-- What audit returns.
+create or replace view awa.audit as
+select b.queue, b.enqueued, b.available, b.scheduled, b.retryable, b.running, b.waiting_external, b.completed, b.failed, b.cancelled, b.dead,
+       true as balanced, b.queue as problem
+  from awa._books b
+ where false;
+comment on view awa.audit is 'The row that audit returns, one per queue. The view itself is always empty';
+
+-- Whether the books balance: what was enqueued to each queue is available, scheduled, retryable, running, completed, failed, cancelled or dead; what the counts say is there when one looks; and no row is missing in the ledgers.
+-- Jobs that are not kept any more are counted, purged ones are not. One row per queue, with what is wrong in words; and one without a queue for what belongs to none.
+-- Reads all that is kept, so it takes seconds for millions of jobs; nobody waits for it but prune_oldest. A row that was removed before it was counted (by materialize, rescue, or the last audit) leaves no trace.
+create or replace function awa.audit() returns setof awa.audit
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set jit = off
+as $$
+begin
+  if current_setting('transaction_isolation') = 'read committed' and current_setting('transaction_read_only') = 'off' then
+    perform awa._fold(null, true);
+  end if;
+  return query
+    with books as (
+      select b.*, concat_ws('; ',
+               case when b.jobs <> b.enqueued then format('%s jobs were enqueued, %s are there', b.enqueued, b.jobs) end,
+               case when a.jobs <> b.available then format('%s jobs are counted as available, %s are', b.available, a.jobs) end,
+               case when r.jobs <> b.running then format('%s jobs are counted as running, %s are', b.running, r.jobs) end,
+               i.problems) as problem
+        from awa._books b
+       cross join lateral (select count(*) as jobs from awa._available a where a.lane >> 3 = b.queue_id) a
+       cross join lateral (select count(*) as jobs from awa._running r where r.lane >> 3 = b.queue_id) r
+       cross join lateral (select string_agg(i.problem, '; ') as problems from (select * from awa._imbalances i where i.lane >> 3 = b.queue_id limit 20) i) i
+    )
+    select b.queue, b.enqueued, b.available, b.scheduled, b.retryable, b.running, b.waiting_external, b.completed, b.failed, b.cancelled, b.dead,
+           b.problem = '', nullif(b.problem, '')
+      from books b
+    union all
+    select null, null, null, null, null, null, null, null, null, null, null, false, i.problem
+      from awa._imbalances i
+     where i.lane is null
+     order by 1;
+end
+$$;
+comment on function awa.audit is 'Whether the books balance: one row per queue, and what is wrong, in words';
