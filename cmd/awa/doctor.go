@@ -95,7 +95,7 @@ func printFindings(w io.Writer, findings []finding, verbose bool) {
 			switch {
 			case len(wrong) > 0:
 				list = wrong
-			case len(list) > 1:
+			case len(list) > 2:
 				list = []finding{{Level: levelOK, Topic: topic, Message: fmt.Sprintf("%d looked at, all well (--verbose shows them)", len(list))}}
 			}
 		}
@@ -160,17 +160,21 @@ func (d *doctor) examine(ctx context.Context, databaseURL string) {
 		d.fail("server", err)
 		return
 	}
-	if !d.run(ctx, serverCheck) || !d.run(ctx, installedCheck) {
+	if !d.run(ctx, serverCheck) {
+		return
+	}
+	d.run(ctx, readOnlyCheck)
+	if !d.run(ctx, installedCheck) {
 		return
 	}
 	if _, err := d.conn.Exec(ctx, "set default_transaction_read_only = on"); err != nil {
 		d.fail("server", err)
 		return
 	}
-	// Another version is another set of functions and tables: one finding says so, not one for each of them.
-	same := d.run(ctx, schemaCheck)
-	same = d.run(ctx, versionCheck) && same
-	if same {
+	d.run(ctx, schemaCheck)
+	d.run(ctx, versionCheck)
+	// Another version has other functions and tables: that is said once, not of each of them.
+	if !slices.ContainsFunc(d.findings, func(f finding) bool { return f.Topic == "version" && f.Level == levelWarning }) {
 		d.run(ctx, functionCheck)
 		d.compareViews(ctx)
 		d.run(ctx, tableCheck)
@@ -187,7 +191,7 @@ type check struct {
 	query string
 }
 
-// run runs a check, and returns whether nothing is wrong, for all that this role may know.
+// run runs a check, and returns whether nothing is wrong.
 func (d *doctor) run(ctx context.Context, c check) bool {
 	if d.conn.IsClosed() {
 		return false // a finding says so
@@ -199,7 +203,8 @@ func (d *doctor) run(ctx context.Context, c check) bool {
 	rows, _ := d.conn.Query(ctx, c.query, args...) // CollectRows returns the error
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByNameLax[finding])
 	if err != nil {
-		return d.fail(c.topic, err)
+		d.fail(c.topic, err)
+		return false
 	}
 	if len(found) == 0 && c.ok != "" {
 		d.add(levelOK, c.topic, "", c.ok, "")
@@ -213,16 +218,15 @@ func (d *doctor) run(ctx context.Context, c check) bool {
 	return well
 }
 
-// fail says that a check has failed, and returns whether that may be for want of a privilege alone.
-func (d *doctor) fail(topic string, err error) bool {
+// fail says that a check has failed.
+func (d *doctor) fail(topic string, err error) {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "42501" { // insufficient_privilege
 		d.add(levelWarning, "access", topic, fmt.Sprintf("not checked, since %s may not look there", d.conn.Config().User),
 			"Run this as a superuser or as a member of awa_owner. To monitor, a member of awa_reader may call awa.health().")
-		return true
+		return
 	}
 	d.add(levelCritical, topic, "", "can't be checked: "+err.Error(), "")
-	return false
 }
 
 // compareViews compares the views by their plans, since the server keeps no text of them. Plans depend on the sizes of tables,
@@ -246,7 +250,8 @@ func (d *doctor) compareViews(ctx context.Context) {
 		}
 		var pg *pgconn.PgError
 		switch {
-		case errors.As(err, &pg) && pg.Code == "42P01": // undefined_table: the tables' check tells which
+		case errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "42883"): // no such table, or function: other checks tell which
+			wrong = true
 		case err != nil:
 			d.fail("views", err)
 			return
@@ -256,7 +261,7 @@ func (d *doctor) compareViews(ctx context.Context) {
 		}
 	}
 	if !wrong {
-		d.add(levelOK, "views", "", fmt.Sprintf("%d, as in this program", len(d.src.views)), "")
+		d.add(levelOK, "views", "", "they are this program's", "")
 	}
 }
 
@@ -269,11 +274,12 @@ var serverCheck = check{"server", "", `
 select 'critical' as level, '' as subject, format('PostgreSQL %s is too old', current_setting('server_version')) as message, 'Awa needs PostgreSQL 15 or newer.' as hint
  where current_setting('server_version_num')::int < 150000
 union all
-select 'critical', '', case when pg_is_in_recovery() then 'this server is a standby' else 'transactions are read-only here' end,
-       'Jobs are enqueued and claimed on the primary, in transactions that write: check the URL, and default_transaction_read_only.'
- where current_setting('transaction_read_only')::boolean
-union all
 select 'ok', '', format('PostgreSQL %s, database %s, as %s', current_setting('server_version'), current_database(), current_user), ''`}
+
+var readOnlyCheck = check{"server", "", `
+select 'critical' as level, '' as subject, case when pg_is_in_recovery() then 'this is a standby' else 'transactions are read-only here' end as message,
+       'Nothing is enqueued or claimed here: check the URL, and default_transaction_read_only.' as hint
+ where current_setting('transaction_read_only')::boolean`}
 
 var installedCheck = check{"installed", "", `
 select 'critical' as level, '' as subject, format('Awa is not installed in database %s', current_database()) as message, 'Run awa migrate there, or check the URL.' as hint
@@ -283,21 +289,21 @@ var schemaCheck = check{"version", "", `
 select case v.version when e.schema then 'ok' else 'warning' end as level, 'schema' as subject,
        case v.version when e.schema then format('version %s', v.version) else format('version %s, this program brings %s', v.version, e.schema) end as message,
        case when v.version < e.schema then 'Run awa migrate.' when v.version > e.schema then 'Use a newer awa.' else '' end as hint
-  from public.awa_schema_version v, jsonb_to_record($1) e(schema int)`}
+  from public.awa_schema_version v, jsonb_to_record($1::jsonb) e(schema int)`}
 
 var versionCheck = check{"version", "", `
 select case v.version when e.version then 'ok' else 'warning' end as level, 'functions' as subject,
        case v.version when e.version then format('version %s', v.version) else format('version %s, this program brings %s', v.version, e.version) end as message,
        case v.version when e.version then '' else 'Run awa migrate, or use a newer awa, whichever is older.' end as hint
-  from awa.version() v(version), jsonb_to_record($1) e(version text)`}
+  from awa.version() v(version), jsonb_to_record($1::jsonb) e(version text)`}
 
 // A function whose body is in standard SQL (return ...) is kept as a parse tree, without its text: of these, all but the body is
 // compared. Of defaults, only how many there are.
-var functionCheck = check{"functions", "as in this program", `
+var functionCheck = check{"functions", "they are this program's", `
 with expected as (
   select e.*, format('awa.%s(%s)', e.name, array_to_string(e.types, ', ')) as signature,
          array(select to_regtype(t.name)::oid from unnest(e.types) with ordinality t(name, n) order by t.n) as oids
-    from jsonb_to_recordset($1 -> 'functions') e(name text, names text[], types text[], defaults int, result text, attributes text[], settings text[], body text)
+    from jsonb_to_recordset($1::jsonb -> 'functions') e(name text, names text[], types text[], defaults int, result text, attributes text[], settings text[], body text)
 ), installed as (
   select p.*, p.oid::regprocedure::text as signature, coalesce(p.proallargtypes, array(select unnest(p.proargtypes))) as oids,
          (select array_agg(a order by a)
@@ -326,9 +332,9 @@ union all
 select 'warning', c.signature, 'is none of Awa''s', 'Left by another version, or put there: drop it, or move it to another schema.' from compared c where c.name is null
  order by level, subject`}
 
-var tableCheck = check{"tables", "with indexes, sequences and triggers, as in this program", `
+var tableCheck = check{"tables", "they are this program's, with indexes, sequences and triggers", `
 with expected as (
-  select e.* from jsonb_to_recordset($1 -> 'relations') e(name text, options text[], "isPartition" boolean)
+  select e.* from jsonb_to_recordset($1::jsonb -> 'relations') e(name text, options text[], "isPartition" boolean)
 ), relations as (
   select c.*, format('awa.%I', c.relname) as name from pg_class c where c.relnamespace = (select n.oid from pg_namespace n where n.nspname = 'awa')
 )
@@ -362,15 +368,15 @@ select 'warning', c.name, 'is not vacuumed', format('It has rows that change: al
 union all
 select 'critical', format('trigger %s on %s', e.name, c.name), case when t.oid is null then 'is missing' else 'is disabled' end,
        case when t.oid is null then 'Run awa migrate.' else format('alter table %s enable trigger %s;', c.name, e.name) end
-  from jsonb_to_recordset($1 -> 'triggers') e(name text, "table" text)
+  from jsonb_to_recordset($1::jsonb -> 'triggers') e(name text, "table" text)
   join relations c on c.relname = e.table or c.oid in (select i.inhrelid from pg_inherits i join relations p on p.oid = i.inhparent where p.relname = e.table)
   left join pg_trigger t on t.tgrelid = c.oid and t.tgname = e.name
  where t.oid is null or t.tgenabled not in ('O', 'A')
  order by level, subject`}
 
-var roleCheck = check{"roles", "with owners and grants, as in this program", `
+var roleCheck = check{"roles", "they, owners and grants are this program's", `
 with roles as (
-  select e.role, r.oid from jsonb_array_elements_text($1 -> 'roles') e(role) left join pg_roles r on r.rolname = e.role
+  select e.role, r.oid from jsonb_array_elements_text($1::jsonb -> 'roles') e(role) left join pg_roles r on r.rolname = e.role
 ), functions as (
   select p.*, p.oid::regprocedure::text as name from pg_proc p where p.pronamespace = (select n.oid from pg_namespace n where n.nspname = 'awa')
 ), relations as (
@@ -417,19 +423,19 @@ select 'warning', 'schema awa', format('can''t be used by %s', r.role), 'Run awa
  where r.role <> 'awa_owner' and r.oid is not null and not has_schema_privilege(r.oid, 'awa', 'usage')
 union all
 select 'warning', f.name, format('can''t be called by %s', r.role), 'Run awa migrate.'
-  from jsonb_to_recordset($1 -> 'grants') g(role text, kind text, name text)
+  from jsonb_to_recordset($1::jsonb -> 'grants') g(role text, kind text, name text)
   join roles r on r.role = g.role and r.oid is not null
   join functions f on f.proname = g.name and g.kind = 'function'
  where not has_function_privilege(r.oid, f.oid, 'execute')
 union all
 select 'warning', c.name, format('can''t be read by %s', r.role), 'Run awa migrate.'
-  from jsonb_to_recordset($1 -> 'grants') g(role text, kind text, name text)
+  from jsonb_to_recordset($1::jsonb -> 'grants') g(role text, kind text, name text)
   join roles r on r.role = g.role and r.oid is not null
   join relations c on c.relname = g.name and g.kind = 'relation'
  where not has_table_privilege(r.oid, c.oid, 'select')
  order by level, subject, message`}
 
-var serverSettingCheck = check{"settings", "the server's fit", `
+var serverSettingCheck = check{"settings", "they fit", `
 select s.level, format('%s = %s', s.name, current_setting(s.name)) as subject, s.message, s.hint
   from (values
     ('critical', 'fsync', 'off', 'a crash of the machine may destroy the database', 'Set it to on.'),
@@ -445,7 +451,7 @@ union all
 select 'warning', format('max_locks_per_transaction = %s', current_setting('max_locks_per_transaction')), 'many sessions at once may find the lock table full: each locks segments and indexes by the dozen', 'Set it to 64 or more.'
  where current_setting('max_locks_per_transaction')::int < 64`}
 
-var settingCheck = check{"settings", "Awa's fit", `
+var settingCheck = check{"settings", "", `
 select 'warning' as level, format('prune_wait = %s', s.prune_wait) as subject, format('not shorter than deadlock_timeout (%s): a prune may end the transaction of somebody who waits behind it', current_setting('deadlock_timeout')) as message,
        'Raise deadlock_timeout, or lower prune_wait in awa.settings.' as hint
   from awa.settings s
@@ -454,13 +460,13 @@ union all
 select 'warning', format('lease = %s of queue %s', s.lease, q.name), format('not longer than %s, the time between heartbeats of a Go worker: what takes longer runs twice', h.every),
        'Set a longer one with awa.configure_queue, or see to shorter ones: Lease and HeartbeatEvery in WorkerConfig.'
   from awa.queue_settings s
- cross join (select make_interval(secs => ($1 ->> 'heartbeat')::float8) as every) h
+ cross join (select make_interval(secs => ($1::jsonb ->> 'heartbeat')::float8) as every) h
  cross join lateral (select q.name from awa.queues q where q.queue_id = s.queue_id and q.dropped_at is null limit 1) q
  where s.lease <= h.every`}
 
 // How much history takes: from what was written since the segment before the last was begun (the begin of the oldest of four is not known).
 // Three segments that are left have to span the retention, for the fourth to stay as large as they are.
-var diskCheck = check{"disk", "next to no history yet", `
+var diskCheck = check{"disk", "no history yet to judge by", `
 with segments as (
   select n as back, r.left_at[r.current_segment + 1] as begun,
          r.left_at[(r.current_segment + 4 - n) % 4 + 1] as left_at,
@@ -549,26 +555,179 @@ type grant struct {
 
 type view struct{ name, query string }
 
+// readSources takes apart the SQL that this program installs. It knows no more of SQL than the files need; tests compare what it
+// finds with what a server makes of them.
+func readSources() (sources, error) {
+	s := sources{
+		Functions: []function{}, Relations: []relation{}, Triggers: []trigger{}, Grants: []grant{},
+		Heartbeat: driver.WorkerConfig{}.WithDefaults().HeartbeatEvery.Seconds(),
+	}
+	functions, err := fs.Sub(sql.Functions, "functions")
+	if err != nil {
+		return s, err
+	}
+	code, err := migrate.LoadCodePackage(functions)
+	if err != nil {
+		return s, err
+	}
+	text, err := code.Eval(nil)
+	if err != nil {
+		return s, err
+	}
+	s.readCode(text)
+
+	migrations, err := fs.Glob(sql.Migrations, "migrations/*.sql")
+	if err != nil {
+		return s, err
+	}
+	s.Schema = len(migrations)
+	for _, name := range migrations {
+		text, err := fs.ReadFile(sql.Migrations, name)
+		if err != nil {
+			return s, err
+		}
+		s.readTables(string(text))
+	}
+	return s, nil
+}
+
 var (
-	functionPattern  = regexp.MustCompile(`(?ms)^create or replace (?:function|procedure) awa\.(\w+)(\(.*?)\n(?:as \$\$(.*?)\$\$;|return .*?;)$`)
-	resultPattern    = regexp.MustCompile(`(?m)^ *returns (.+)$`)
+	functionPattern  = regexp.MustCompile(`(?ms)^create or replace (?:function|procedure) awa\.(\w+)\((.*?)\n(?:as \$\$(.*?)\$\$;|return .*?;)$`)
 	attributePattern = regexp.MustCompile(`\b(?:immutable|stable|strict|parallel safe|parallel restricted|security definer)\b`)
 	settingPattern   = regexp.MustCompile(`(?m)^set (\w+) = (.+)$`)
+	resultPattern    = regexp.MustCompile(`^ returns (.+)`)
 	versionPattern   = regexp.MustCompile(`'(.*)'`)
 	viewPattern      = regexp.MustCompile(`(?ms)^create or replace view awa\.(\w+) as\s+(.*?);$`)
 	triggerPattern   = regexp.MustCompile(`create constraint trigger (\w+) .* on awa\.(\w+)`)
-
-	rolesPattern      = regexp.MustCompile(`in array array\[(.*?)\]`)
-	grantPattern      = regexp.MustCompile(`\('(awa_\w+)', '(?:function|procedure) awa\.(\w+)'\)`)
-	grantAllPattern   = regexp.MustCompile(`'function awa\.(\w+)'\s+from unnest\(array\[(.*?)\]`)
-	grantReadPattern  = regexp.MustCompile(`grant select on (.*) to (awa_\w+)`)
-	quotedPattern     = regexp.MustCompile(`'(\w+)'`)
-	qualifiedPattern  = regexp.MustCompile(`awa\.(\w+)`)
-	tablePattern      = regexp.MustCompile(`(?s)create (table|sequence) awa\.([\w%$]+)(.*?);`)
-	indexPattern      = regexp.MustCompile(`create (?:unique )?index ([\w%$]+) on awa\.`)
-	optionsPattern    = regexp.MustCompile(`with \((.*?)\)`)
-	defaultPattern    = regexp.MustCompile(`(?s) default .*`)
-	dropOutPattern    = regexp.MustCompile(`^out `)
-	segmentDigits     = []string{"0", "1", "2", "3"}
-	wakeDigits        = strings.Split("0123456789abcdef", "")
+	rolesPattern     = regexp.MustCompile(`in array array\[(.*?)\]`)
+	callPattern      = regexp.MustCompile(`\('(awa_\w+)', '(?:function|procedure) awa\.(\w+)'\)`)
+	callAllPattern   = regexp.MustCompile(`'function awa\.(\w+)'\s+from unnest\(array\[(.*?)\]`)
+	readPattern      = regexp.MustCompile(`grant select on (.*) to (awa_\w+)`)
+	quotedPattern    = regexp.MustCompile(`'(\w+)'`)
+	qualifiedPattern = regexp.MustCompile(`awa\.(\w+)`)
+	relationPattern  = regexp.MustCompile(`(?s)create (?:table|sequence|(?:unique )?index) (?:awa\.)?([\w%$]+)(.*?);`)
+	optionsPattern   = regexp.MustCompile(`partition of .* with \(([^)]*)\)`)
 )
+
+// readCode finds functions, views, triggers and grants in the code package.
+func (s *sources) readCode(text string) {
+	for _, m := range functionPattern.FindAllStringSubmatch(text, -1) {
+		f := function{Name: m[1], Names: []string{}, Types: []string{}, Attributes: []string{}, Settings: []string{}}
+		arguments, rest := splitArguments(m[2])
+		if _, columns, ok := strings.Cut(rest, " returns table ("); ok { // they are out arguments
+			var more []string
+			more, rest = splitArguments(columns)
+			arguments = append(arguments, more...)
+		}
+		for _, a := range arguments {
+			a, _, hasDefault := strings.Cut(a, " default ")
+			if hasDefault {
+				f.Defaults++
+			}
+			name, kind, _ := strings.Cut(strings.TrimPrefix(a, "out "), " ")
+			f.Names, f.Types = append(f.Names, name), append(f.Types, kind)
+		}
+		if m := resultPattern.FindStringSubmatch(rest); m != nil {
+			f.Result = m[1]
+		}
+		f.Attributes = append(f.Attributes, attributePattern.FindAllString(rest, -1)...)
+		slices.Sort(f.Attributes)
+		for _, m := range settingPattern.FindAllStringSubmatch(rest, -1) {
+			f.Settings = append(f.Settings, m[1]+"="+m[2])
+		}
+		slices.Sort(f.Settings)
+		if strings.HasSuffix(m[0], "$$;") {
+			f.Body = &m[3]
+		}
+		if f.Name == "version" {
+			s.Version = versionPattern.FindStringSubmatch(m[3])[1]
+		}
+		s.Functions = append(s.Functions, f)
+	}
+	for _, m := range viewPattern.FindAllStringSubmatch(text, -1) {
+		// Where one needs the other, a view is created twice: the last time counts.
+		s.views = slices.DeleteFunc(s.views, func(v view) bool { return v.name == m[1] })
+		s.views = append(s.views, view{m[1], m[2]})
+	}
+	for _, v := range s.views {
+		s.Relations = append(s.Relations, relation{Name: v.name, Options: []string{}})
+	}
+	for _, m := range triggerPattern.FindAllStringSubmatch(text, -1) {
+		s.Triggers = append(s.Triggers, trigger{m[1], m[2]})
+	}
+	s.Roles = quoted(rolesPattern.FindStringSubmatch(text)[1])
+	for _, m := range callPattern.FindAllStringSubmatch(text, -1) {
+		s.Grants = append(s.Grants, grant{m[1], "function", m[2]})
+	}
+	for _, m := range callAllPattern.FindAllStringSubmatch(text, -1) {
+		for _, role := range quoted(m[2]) {
+			s.Grants = append(s.Grants, grant{role, "function", m[1]})
+		}
+	}
+	for _, m := range readPattern.FindAllStringSubmatch(text, -1) {
+		for _, name := range qualifiedPattern.FindAllStringSubmatch(m[1], -1) {
+			s.Grants = append(s.Grants, grant{m[2], "relation", name[1]})
+		}
+	}
+}
+
+// readTables finds tables, sequences and indexes in a migration. Loops create them by format: %1$s is a segment, %s a digit of the wake clocks.
+func (s *sources) readTables(text string) {
+	for _, m := range relationPattern.FindAllStringSubmatch(text, -1) {
+		r := relation{Name: m[1], Options: []string{}}
+		if options := optionsPattern.FindStringSubmatch(strings.Join(strings.Fields(m[2]), " ")); options != nil {
+			r.IsPartition = true
+			r.Options = strings.Split(strings.ReplaceAll(options[1], " ", ""), ",")
+		}
+		names := []string{r.Name}
+		if strings.Contains(m[2], "primary key") {
+			names = append(names, r.Name+"_pkey")
+		}
+		if name, ok := strings.CutSuffix(r.Name, "%s"); ok {
+			names = nil
+			for _, digit := range "0123456789abcdef" {
+				names = append(names, name+string(digit))
+			}
+		} else if strings.Contains(r.Name, "%1$s") {
+			names = nil
+			for _, segment := range "0123" {
+				names = append(names, strings.ReplaceAll(r.Name, "%1$s", string(segment)))
+			}
+		}
+		for _, r.Name = range names {
+			s.Relations = append(s.Relations, r)
+		}
+	}
+}
+
+// splitArguments splits what follows the opening parenthesis of a list of arguments, up to the closing one.
+func splitArguments(text string) (arguments []string, rest string) {
+	depth, quoted, from := 0, false, 0
+	for i, c := range text {
+		switch {
+		case c == '\'':
+			quoted = !quoted
+		case quoted:
+		case c == '(':
+			depth++
+		case c == ')' && depth > 0:
+			depth--
+		case (c == ',' || c == ')') && depth == 0:
+			if a := oneLine(text[from:i]); a != "" {
+				arguments = append(arguments, a)
+			}
+			if c == ')' {
+				return arguments, text[i+1:]
+			}
+			from = i + 1
+		}
+	}
+	return arguments, ""
+}
+
+func quoted(text string) (names []string) {
+	for _, m := range quotedPattern.FindAllStringSubmatch(text, -1) {
+		names = append(names, m[1])
+	}
+	return names
+}

@@ -20,6 +20,10 @@ const usage = `usage: awa COMMAND [ARGS]
   awa migrate [--database-url URL]     install Awa in a database, or bring it up to date
   awa demo [DIR] [--database-url URL]  hash the files in DIR (by default Go's source) as jobs,
                                        on a throw-away PostgreSQL server unless there is a URL
+  awa doctor [--database-url URL] [--json] [--verbose]
+                                       say what is wrong with an installation, and what to do; exit
+                                       status 0: all is well, 1: there are warnings, 2: something is
+                                       critical, there is no connection, or the command line is wrong
   awa version                          print the version of this program
   awa help                             print this
 
@@ -45,12 +49,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) > 0 {
 		command, args = args[0], args[1:]
 	}
+	var status int // of a command without an error
 	var err error
 	switch command {
 	case "migrate":
 		err = runMigrate(ctx, args, stdout, stderr)
 	case "demo":
 		err = runDemo(ctx, args, stdout, stderr)
+	case "doctor":
+		status, err = runDoctor(ctx, args, stdout, stderr)
 	case "version":
 		fmt.Fprintf(stdout, "awa %s (%s)\n", version(), runtime.Version())
 	case "help", "-h", "-help", "--help":
@@ -64,7 +71,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	switch {
 	case err == nil, errors.Is(err, flag.ErrHelp):
-		return 0
+		return status
 	case errors.Is(err, errUsage):
 		return 2
 	case ctx.Err() != nil:
@@ -84,11 +91,14 @@ func version() string {
 }
 
 // parse reads the flags of a command, which may stand before and after its operands. It returns the operands, at most
-// max of them, and the database's URL, if there is one.
-func parse(command string, args []string, max int, stdout, stderr io.Writer) (operands []string, databaseURL string, err error) {
+// max of them, and the database's URL, if there is one. Flags of its own are defined by more.
+func parse(command string, args []string, max int, stdout, stderr io.Writer, more ...func(*flag.FlagSet)) (operands []string, databaseURL string, err error) {
 	flags := flag.NewFlagSet(command, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&databaseURL, "database-url", os.Getenv("DATABASE_URL"), "")
+	for _, define := range more {
+		define(flags)
+	}
 	fail := func(format string, v ...any) ([]string, string, error) {
 		fmt.Fprintf(stderr, "awa %s: %s\n%s", command, fmt.Sprintf(format, v...), usage)
 		return nil, "", errUsage
