@@ -339,7 +339,7 @@ begin
     return;
   end if;
   select s.claim_wait into v_wait from awa.settings s;
-  perform set_config('lock_timeout', ceil(extract(epoch from v_wait) * 1000)::bigint::text, true);
+  perform set_config('lock_timeout', awa._milliseconds(v_wait), true);
   begin
     perform pg_advisory_xact_lock(v_key);
   exception when lock_not_available then

@@ -63,125 +63,176 @@ comment on function awa.prune_oldest is 'Empties the oldest segment, in several 
 
 -- Carries what is alive in a segment to the current one: entries that nobody has claimed, under the same place; cursors; and, to leases, attempts that are open. Then ring says that the segment counts no more, up to a
 -- snapshot. May have to be called again, for what a transaction that was older has put there since.
+-- Copies first, and locks the queues only then, for what has changed meanwhile: so that their claims wait for milliseconds, however much is copied. What was claimed meanwhile is there twice until the commit, and only once after it.
 create or replace function awa._clean(segment smallint, force boolean) returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_ring awa.ring;
-  v_most int;
-  v_queue_id bigint;
-  v_queue_ids bigint[] := '{}';
+  v_settings awa.settings;
+  v_before pg_snapshot;
   v_until pg_snapshot;
+  v_queue_id bigint;
+  v_queue_ids bigint[];
   v_open bigint[];
   v_taken bigint[];
+  v_lanes bigint[];
+  v_late_lanes bigint[];
 begin
   select * into v_ring from awa.ring r;
-  select s.carry_max into v_most from awa.settings s;
-  if not force and exists (select from awa._imbalances i where i.segment = segment) then
-    return 'unbalanced';
-  end if;
-  if (select count(*) from (select from awa._available a where a.segment = segment limit v_most + 1) a) > v_most then
+  select * into v_settings from awa.settings s;
+  if (select count(*) from (select from awa._available a where a.segment = segment limit v_settings.carry_max + 1) a) > v_settings.carry_max then
     return 'full';
   end if;
-  perform set_config('lock_timeout', '100', true);
+  if not force and awa._is_unbalanced(segment) then
+    return 'unbalanced';
+  end if;
+  perform set_config('lock_timeout', awa._milliseconds(v_settings.prune_wait), true);
   begin
-    for v_queue_id in
-      select a.lane >> 3 from awa._available a where a.segment = segment
+    v_before := awa._snapshot();
+    perform pg_advisory_xact_lock(awa._fold_key());
+    perform awa._fold(null, true); -- what is copied now must not be counted again
+    with carried as (
+      insert into awa.ready_entries
+        (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
+      select v_ring.current_segment, e.lane, e.xid, e.job_id, e.ready_at, e.priority, e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
+             e.kind, e.args, e.tags, e.metadata, e.created_at, e.progress, e.errors
+        from awa._available a
+       cross join lateral (
+          select * from awa.ready_entries e where e.segment = segment and e.lane = a.lane and e.xid = a.xid and e.job_id = a.job_id limit 1
+        ) e
+       where a.segment = segment and pg_visible_in_snapshot(a.xid, v_before)
+      returning lane
+    )
+    select coalesce(array_agg(c.lane), '{}') into v_lanes from carried c;
+
+    v_queue_ids := array(
+      select l >> 3 from unnest(v_lanes) l
       union
       select l.lane >> 3 from awa._lanes l where l.cursor_segment = segment
-      order by 1
-    loop
+      order by 1);
+    foreach v_queue_id in array v_queue_ids loop
       perform pg_advisory_xact_lock(awa._queue_key(v_queue_id));
-      v_queue_ids := v_queue_ids || v_queue_id;
     end loop;
-    perform pg_advisory_xact_lock(awa._fold_key());
+    v_until := awa._snapshot();
+    -- An entry of another queue that was committed only now: a claim may be taking it, and would not find it where it was.
+    if exists (
+      select from awa._lanes l
+       cross join lateral awa._appended_since(l.lane, v_before, l.dropped) a
+       where l.lane >> 3 <> all(v_queue_ids) and a.segment = segment and a.entries > 0 and pg_visible_in_snapshot(a.xid, v_until))
+    then
+      raise lock_not_available;
+    end if;
+
+    -- Open attempts: those claimed in the segment, and those whose entries are in it.
+    v_open := array(
+      select o.receipt from awa._open_items o where o.segment = segment
+      union
+      select r.receipt from awa._running r where r.segment = segment);
+    if cardinality(v_open) > 1000 then
+      raise lock_not_available; -- materialize has them in a moment
+    end if;
+    v_taken := awa._take_open(v_open, 1000, 'materialized');
+    insert into awa.leases select distinct on (a.receipt) a.* from awa._attempts(v_taken) a;
+    if cardinality(v_taken) < cardinality(v_open) then
+      raise lock_not_available;
+    end if;
+    perform awa._fold(null, true);
+    if awa._has_uncounted(segment) then
+      raise lock_not_available;
+    end if;
+
+    -- What was committed meanwhile; claimed or not, it makes no difference.
+    with carried as (
+      insert into awa.ready_entries
+        (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
+      select v_ring.current_segment, e.lane, e.xid, e.job_id, e.ready_at, e.priority, e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
+             e.kind, e.args, e.tags, e.metadata, e.created_at, e.progress, e.errors
+        from unnest(v_queue_ids) q
+       cross join generate_series(q * 8, q * 8 + 4) l
+       cross join lateral (
+          select distinct a.xid from awa._appended_since(l, v_before, null) a where a.segment = segment and a.entries > 0 and pg_visible_in_snapshot(a.xid, v_until)
+        ) a
+       cross join lateral (
+          select * from awa._entries e where e.segment = segment and e.lane = l and e.xid = a.xid offset 0
+        ) e
+      returning lane
+    )
+    select coalesce(array_agg(c.lane), '{}') into v_late_lanes from carried c;
+    update awa.queue_rollups r
+       set kept[segment + 1] = n.late, kept[v_ring.current_segment + 1] = r.kept[v_ring.current_segment + 1] + n.carried
+      from (
+        select r.lane, coalesce(c.carried, 0) as carried, (
+                 select coalesce(sum(a.entries), 0)
+                   from awa._appended_since(r.lane, v_until, r.dropped) a
+                  where a.segment = segment and pg_visible_in_snapshot(a.xid, r.counted)) as late
+          from awa.queue_rollups r
+          left join (select l as lane, count(*) as carried from unnest(v_lanes || v_late_lanes) l group by l) c on c.lane = r.lane
+         where r.kept[segment + 1] > 0
+      ) n
+     where r.lane = n.lane;
+    -- Burials of entries that were carried before.
+    insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels)
+    select e.segment, t.lane, t.xid, t.job_id, t.by_xid, t.batch, t.cancels
+      from awa._buried_since(segment, case when v_ring.cleaned_segment = segment then v_ring.cleaned_until else v_before end) t
+     cross join lateral (
+        select e.segment from awa.ready_entries e where e.lane = t.lane and e.xid = t.xid and e.job_id = t.job_id and e.segment <> segment limit 1
+      ) e
+     where t.lane > 0
+    on conflict do nothing;
+    insert into awa.lease_claims
+      (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
+    select v_ring.current_segment, nextval('awa.claim_ids'), l.lane, l.lane_seq + 1, l.hi, l.lo, l.pos_xid, l.pos_id, l.pos_xid, l.pos_id,
+           clock_timestamp(), clock_timestamp(), false, '{}'
+      from awa._lanes l
+     where l.cursor_segment = segment;
   exception when lock_not_available then
     return 'busy';
   end;
-  v_until := awa._snapshot();
-  -- An entry that was committed only after the queues were listed: a claim may be taking it, and would not find it where it was.
-  if exists (
-    select from awa._available a where a.segment = segment and pg_visible_in_snapshot(a.xid, v_until) and a.lane >> 3 <> all(v_queue_ids))
-  then
-    return 'busy';
-  end if;
-
-  -- Open attempts: those claimed in the segment, and those whose entries are in it.
-  v_open := array(
-    select o.receipt from awa._open_items o where o.segment = segment
-    union
-    select r.receipt from awa._running r where r.segment = segment);
-  if cardinality(v_open) > v_most then
-    return 'full';
-  end if;
-  v_taken := awa._take_open(v_open, greatest(v_most, 1), 'materialized');
-  insert into awa.leases select * from awa._attempts(v_taken);
-  if cardinality(v_taken) < cardinality(v_open) then
-    return 'busy';
-  end if;
-
-  perform awa._fold(null, true);
-  if exists (
-    select from awa._lanes l
-     cross join lateral (
-        select true from awa.lease_claims c
-         where c.segment = segment and c.lane = l.lane and (c.lane_seq > l.closed_seq or c.lane_seq = any(l.open_seqs))
-         limit 1
-      ) c)
-  then
-    return 'busy';
-  end if;
-
-  -- Burials of entries that were carried before.
-  insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels)
-  select e.segment, t.lane, t.xid, t.job_id, t.by_xid, t.batch, t.cancels
-    from awa.ready_tombstones t
-   cross join lateral (
-      select e.segment from awa.ready_entries e where e.lane = t.lane and e.xid = t.xid and e.job_id = t.job_id and e.segment <> segment limit 1
-    ) e
-   where v_ring.cleaned_segment = segment and t.segment = segment and t.lane > 0 and not pg_visible_in_snapshot(t.by_xid, v_ring.cleaned_until)
-  on conflict do nothing;
-
-  with carried as (
-    insert into awa.ready_entries
-      (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
-    select v_ring.current_segment, e.lane, e.xid, e.job_id, e.ready_at, e.priority, e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
-           e.kind, e.args, e.tags, e.metadata, e.created_at, e.progress, e.errors
-      from awa._available a
-     cross join lateral (
-        select * from awa.ready_entries e where e.segment = segment and e.lane = a.lane and e.xid = a.xid and e.job_id = a.job_id limit 1
-      ) e
-     where a.segment = segment and pg_visible_in_snapshot(a.xid, v_until)
-    returning lane
-  ), carried_to as (
-    select c.lane, count(*) as entries from carried c group by c.lane
-  )
-  update awa.queue_rollups r
-     set kept[segment + 1] = n.late, kept[v_ring.current_segment + 1] = r.kept[v_ring.current_segment + 1] + n.carried
-    from (
-      select r.lane, coalesce(c.entries, 0) as carried, (
-               select coalesce(sum(a.entries), 0)
-                 from awa._appended_since(r.lane, v_until, r.dropped) a
-                where a.segment = segment and pg_visible_in_snapshot(a.xid, r.counted)) as late
-        from awa.queue_rollups r
-        left join carried_to c on c.lane = r.lane
-       where r.kept[segment + 1] > 0
-    ) n
-   where r.lane = n.lane;
-  insert into awa.lease_claims
-    (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
-  select v_ring.current_segment, nextval('awa.claim_ids'), l.lane, l.lane_seq + 1, l.hi, l.lo, l.pos_xid, l.pos_id, l.pos_xid, l.pos_id,
-         clock_timestamp(), clock_timestamp(), false, '{}'
-    from awa._lanes l
-   where l.cursor_segment = segment;
-
   update awa.ring r
      set cleaned_segment = segment, cleaned_until = v_until, cleaned_by = pg_current_xact_id(), old_snapshots = null;
   return 'cleaned';
 end
 $$;
 comment on function awa._clean is 'Carries what is alive in a segment to the current one';
+
+-- What was buried in a segment by transactions that are not visible in a snapshot.
+create or replace function awa._buried_since(segment smallint, since pg_snapshot) returns setof awa.ready_tombstones
+language sql stable
+as $$
+  select * from awa.ready_tombstones t where t.segment = _buried_since.segment and t.by_xid >= pg_snapshot_xmax(since)
+  union all
+  select t.* from pg_snapshot_xip(since) x cross join lateral (select * from awa.ready_tombstones t where t.segment = _buried_since.segment and t.by_xid = x offset 0) t
+$$;
+comment on function awa._buried_since is 'What was buried in a segment by transactions that are not visible in a snapshot';
+
+-- Whether a segment holds claims that are not counted yet: those that are open, for one.
+create or replace function awa._has_uncounted(segment smallint) returns boolean
+language sql stable
+as $$
+  select exists (
+      select from awa._lanes l
+       cross join lateral (select true from awa.lease_claims c where c.segment = _has_uncounted.segment and c.lane = l.lane and c.lane_seq > l.closed_seq limit 1) c)
+    or exists (
+      select from awa._lanes l
+       cross join lateral unnest(l.open_seqs) s
+       cross join lateral (select true from awa.lease_claims c where c.segment = _has_uncounted.segment and c.lane = l.lane and c.lane_seq = s limit 1) c)
+$$;
+comment on function awa._has_uncounted is 'Whether a segment holds claims that are not counted yet';
+
+-- Whether rows are missing in a segment. Counts all of them, so it needs other plans than the rest.
+create or replace function awa._is_unbalanced(segment smallint) returns boolean
+language plpgsql stable
+set enable_seqscan = on
+set enable_bitmapscan = on
+set enable_hashjoin = on
+as $$
+begin
+  return exists (select from awa._imbalances i where i.segment = _is_unbalanced.segment);
+end
+$$;
+comment on function awa._is_unbalanced is 'Whether rows are missing in a segment';
 
 -- Truncates one table of a segment that was cleaned, unless somebody may still need it: the entries, then the tombstones, the claims, the closures. One at a time, in transactions of their own: who holds one of them may be about to
 -- lock another.
@@ -213,7 +264,7 @@ begin
     end if;
   end if;
   select s.prune_wait into v_wait from awa.settings s;
-  perform set_config('lock_timeout', ceil(extract(epoch from v_wait) * 1000)::bigint::text, true);
+  perform set_config('lock_timeout', awa._milliseconds(v_wait), true);
   begin
     execute format('lock table awa.%s_%s in access exclusive mode', v_family, segment);
   exception when lock_not_available then
@@ -238,15 +289,9 @@ begin
                 select true from awa.ready_entries e where e.segment = segment and e.lane = l.lane and e.xid = x limit 1
               ) e)
         when 'ready_tombstones' then
-          exists (
-            select from awa.ready_tombstones t where t.segment = segment and t.lane not in (-1, -2) and not pg_visible_in_snapshot(t.by_xid, v_ring.cleaned_until))
+          exists (select from awa._buried_since(segment, v_ring.cleaned_until) t where t.lane not in (-1, -2))
         when 'lease_claims' then
-          exists (
-            select from awa._lanes l
-             where l.cursor_segment = segment
-                or exists (
-                  select from awa.lease_claims c
-                   where c.segment = segment and c.lane = l.lane and (c.lane_seq > l.closed_seq or c.lane_seq = any(l.open_seqs))))
+          awa._has_uncounted(segment) or exists (select from awa._lanes l where l.cursor_segment = segment)
         else false
       end)
   then

@@ -55,7 +55,7 @@ comment on function awa._moved_on is 'Raises 40001';
 -- From here on no lock of this transaction is waited for longer than a claim would be. The calling function has to have a SET clause for lock_timeout.
 create or replace function awa._bound_waits() returns void
 language sql
-as $$ select set_config('lock_timeout', ceil(extract(epoch from s.claim_wait) * 1000)::bigint::text, true) from awa.settings s $$;
+as $$ select set_config('lock_timeout', awa._milliseconds(s.claim_wait), true) from awa.settings s $$;
 comment on function awa._bound_waits is 'Bounds the waits for locks of the calling function';
 
 -- Buries entries: no claim takes them any more once the caller commits. Returns the ids of those that nobody else has buried. The caller has to call _decide_later when it has

@@ -56,3 +56,9 @@ as $$
    where jobs <> 0
 $$;
 comment on function awa._note_enqueued is 'Notes that jobs have come to a lane, or gone from it, without an entry';
+
+-- A length of time for lock_timeout.
+create or replace function awa._milliseconds(length interval) returns text
+language sql immutable
+return ceil(extract(epoch from length) * 1000)::bigint::text;
+comment on function awa._milliseconds is 'A length of time for lock_timeout';
