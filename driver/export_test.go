@@ -14,7 +14,7 @@ func SetTimeouts(t *testing.T, abandon, windUp time.Duration) {
 
 // SetMaintenance has the workers of a test do all maintenance so often.
 func SetMaintenance(t *testing.T, every time.Duration) {
-	oldPromote, oldRescue, oldExpire := promoteEvery, rescueEvery, expireEvery
-	promoteEvery, rescueEvery, expireEvery = every, every, every
-	t.Cleanup(func() { promoteEvery, rescueEvery, expireEvery = oldPromote, oldRescue, oldExpire })
+	oldPromote, oldMaintain := promoteEvery, maintainEvery
+	promoteEvery, maintainEvery = every, every
+	t.Cleanup(func() { promoteEvery, maintainEvery = oldPromote, oldMaintain })
 }

@@ -6,47 +6,33 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/awa-pg/awa/gen"
 )
 
 // How often a worker does what. Variables for the sake of tests.
 var (
-	promoteEvery = time.Second
-	rescueEvery  = 5 * time.Second
-	expireEvery  = time.Minute
+	promoteEvery  = time.Second
+	maintainEvery = 5 * time.Second
 )
 
-// At most so many jobs at a time, as the functions have it by default.
-const (
-	promoteMax = 4096
-	rescueMax  = 1000
-	expireMax  = 10_000
-)
+// maintainTimeout bounds a whole run of maintenance, in which a large segment may be counted and emptied.
+const maintainTimeout = 10 * time.Minute
 
-// pass is a function of the server that has to be called now and then. Any number of workers may do so at once.
+// promoteMax is how many jobs are promoted at a time, as the function has it by default.
+const promoteMax = 4096
+
+// pass is something that has to be done now and then. Any number of workers may do so at once.
 type pass struct {
 	trouble trouble
 	every   time.Duration
 	next    time.Time
-	full    int64 // when it did so much there may be more to do
-	call    func(context.Context, gen.DBTX) (int64, error)
+	call    func(context.Context, *pgxpool.Conn) error
 }
 
 // maintain does what is due, until the context ends.
 func maintain(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
-	maxJobs := int32(rescueMax)
 	passes := []*pass{
-		{trouble: trouble{what: "deferred jobs are not promoted by this worker"}, every: promoteEvery, full: promoteMax,
-			call: func(ctx context.Context, db gen.DBTX) (int64, error) { return queries.PromoteDue(ctx, db, promoteMax) }},
-		{trouble: trouble{what: "overdue attempts are not ended by this worker"}, every: rescueEvery, full: rescueMax,
-			call: func(ctx context.Context, db gen.DBTX) (int64, error) { return queries.Rescue(ctx, db, &maxJobs) }},
-		{trouble: trouble{what: "attempts that last get no rows of their own by this worker"}, every: rescueEvery, full: rescueMax,
-			call: func(ctx context.Context, db gen.DBTX) (int64, error) {
-				return queries.Materialize(ctx, db, gen.MaterializeParams{MaxJobs: &maxJobs})
-			}},
-		{trouble: trouble{what: "history is not removed by this worker"}, every: expireEvery, full: expireMax,
-			call: queries.ExpireHistory},
+		{trouble: trouble{what: "deferred jobs are not promoted by this worker"}, every: promoteEvery, call: promote},
+		{trouble: trouble{what: "maintenance is not done by this worker"}, every: maintainEvery, call: runMaintenance},
 	}
 	for _, p := range passes {
 		p.trouble.log = log
@@ -56,35 +42,42 @@ func maintain(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
 		for _, p := range passes {
 			if !time.Now().Before(p.next) {
 				p.next = time.Now().Add(p.every)
-				p.run(ctx, pool)
+				err := p.run(ctx, pool)
+				if ctx.Err() == nil {
+					p.trouble.report(ctx, err)
+				}
 			}
 		}
 	}
 }
 
-// run calls the function until nothing is left to do.
-func (p *pass) run(ctx context.Context, pool *pgxpool.Pool) {
-	for ctx.Err() == nil {
-		done, err := p.once(ctx, pool)
-		if ctx.Err() == nil {
-			p.trouble.report(ctx, err)
-		}
-		if err != nil || done < p.full {
-			return
+// run calls a pass on a connection of the pool.
+func (p *pass) run(ctx context.Context, pool *pgxpool.Pool) error {
+	acquiring, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	conn, err := pool.Acquire(acquiring)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return p.call(ctx, conn)
+}
+
+// promote makes ready what is due, until nothing is left. A call that is under way is finished.
+func promote(ctx context.Context, conn *pgxpool.Conn) error {
+	for {
+		calling, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+		promoted, err := queries.PromoteDue(calling, pipeline{conn: conn.Conn()}, promoteMax)
+		cancel()
+		if err != nil || promoted < promoteMax || ctx.Err() != nil {
+			return err
 		}
 	}
 }
 
-// once is interrupted only while it waits for a connection.
-func (p *pass) once(ctx context.Context, pool *pgxpool.Pool) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+// runMaintenance is interrupted at the worker's end, for it may take a while. It commits by itself, so it is in no transaction.
+func runMaintenance(ctx context.Context, conn *pgxpool.Conn) error {
+	ctx, cancel := context.WithTimeout(ctx, maintainTimeout)
 	defer cancel()
-	conn, err := pool.Acquire(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Release()
-	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-	defer cancel()
-	return p.call(ctx, pipeline{conn: conn.Conn()})
+	return queries.RunMaintenance(ctx, conn)
 }

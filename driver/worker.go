@@ -60,9 +60,9 @@ type WorkerConfig struct {
 	// default, negative for not at all.
 	StopTimeout time.Duration
 	// NoMaintenance keeps the worker from maintenance, which is for all queues: every second it makes deferred jobs ready
-	// that are due, every 5 s it ends attempts whose workers have died, every minute it removes old history. Set it where
-	// the worker's role may not (it needs awa_maintainer), or where something else does it. Some process has to; any
-	// number of them may.
+	// that are due, every 5 s it calls run_maintenance, which also ends attempts whose workers have died, and empties old
+	// history. Set it where the worker's role may not (it needs awa_maintainer), or where something else does it. Some
+	// process has to; any number of them may.
 	NoMaintenance bool
 	// Logger gets what the worker has to say; [slog.Default] by default.
 	Logger *slog.Logger

@@ -12,6 +12,8 @@ declare
 begin
   for v_step in 1..6 loop
     loop
+      commit;
+      set transaction isolation level read committed;
       begin
         v_more := case v_step
           when 1 then (select p.promoted >= 4096 from awa.promote_due() p)
@@ -27,10 +29,10 @@ begin
         end if;
         v_more := false;
       end;
-      commit;
       exit when not v_more;
     end loop;
   end loop;
+  commit;
   if v_state is not null then
     raise exception using errcode = v_state, message = v_message, detail = v_detail, hint = v_hint;
   end if;
