@@ -77,52 +77,78 @@ func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) (st
 	return status, encoder.Encode(d.findings)
 }
 
-// printFindings prints what is wrong, each thing in a line, and for a topic where all is well one line; all lines when verbose.
-// What is said of several subjects alike is said once.
+// printFindings prints what is wrong, a line for each thing, and one line for a topic where nothing is: all that was found when verbose.
+// What is wrong with several subjects alike is said once.
 func printFindings(w io.Writer, findings []finding, verbose bool) {
-	var topics []string
-	byTopic := map[string][]finding{}
-	for _, f := range findings {
-		if byTopic[f.Topic] == nil {
-			topics = append(topics, f.Topic)
-		}
-		byTopic[f.Topic] = append(byTopic[f.Topic], f)
-	}
-	for _, topic := range topics {
-		list := byTopic[topic]
-		if !verbose {
-			wrong := slices.DeleteFunc(slices.Clone(list), func(f finding) bool { return f.Level == levelOK })
+	for len(findings) > 0 {
+		topic := findings[0].Topic
+		var wrong, fine []finding
+		findings = slices.DeleteFunc(slices.Clone(findings), func(f finding) bool {
 			switch {
-			case len(wrong) > 0:
-				list = wrong
-			case len(list) > 2:
-				list = []finding{{Level: levelOK, Topic: topic, Message: fmt.Sprintf("%d looked at, all well (--verbose shows them)", len(list))}}
+			case f.Topic != topic:
+				return false
+			case f.Level == levelOK:
+				fine = append(fine, f)
+			default:
+				wrong = append(wrong, f)
 			}
-		}
-		for len(list) > 0 {
-			first := list[0]
-			var subjects []string
-			list = slices.DeleteFunc(slices.Clone(list), func(f finding) bool {
-				same := f.Level == first.Level && f.Message == first.Message && f.Hint == first.Hint
-				if same && f.Subject != "" {
-					subjects = append(subjects, f.Subject)
-				}
-				return same
-			})
-			const most = 5
-			if n := len(subjects) - most; n > 0 && !verbose {
-				subjects = append(subjects[:most], fmt.Sprintf("%d more", n))
+			return true
+		})
+		switch {
+		case verbose:
+			for _, f := range append(wrong, fine...) {
+				printFinding(w, f)
 			}
-			line := first.Message
-			if len(subjects) > 0 {
-				line = strings.Join(subjects, ", ") + ": " + line
+		case len(wrong) > 0:
+			for _, f := range merge(wrong) {
+				printFinding(w, f)
 			}
-			if first.Hint != "" && first.Level != levelOK {
-				line = strings.TrimSuffix(line, ".") + ". " + first.Hint
+		case len(fine) > 2:
+			printFinding(w, finding{Level: levelOK, Topic: topic, Message: fmt.Sprintf("%d looked at, all well; --verbose shows them", len(fine))})
+		default:
+			var texts []string
+			for _, f := range fine {
+				texts = append(texts, f.text())
 			}
-			fmt.Fprintf(w, "%-8s  %-11s  %s\n", first.Level, topic, oneLine(line))
+			printFinding(w, finding{Level: levelOK, Topic: topic, Message: strings.Join(texts, "; ")})
 		}
 	}
+}
+
+func printFinding(w io.Writer, f finding) {
+	text := f.text()
+	if f.Hint != "" && f.Level != levelOK {
+		text = strings.TrimSuffix(text, ".") + ". " + f.Hint
+	}
+	fmt.Fprintf(w, "%-8s  %-11s  %s\n", f.Level, f.Topic, oneLine(text))
+}
+
+func (f finding) text() string {
+	if f.Subject == "" {
+		return f.Message
+	}
+	return f.Subject + ": " + f.Message
+}
+
+// merge makes one finding of those that differ in the subject alone, and names some of the subjects.
+func merge(findings []finding) (merged []finding) {
+	for len(findings) > 0 {
+		first := findings[0]
+		var subjects []string
+		findings = slices.DeleteFunc(slices.Clone(findings), func(f finding) bool {
+			same := f.Level == first.Level && f.Message == first.Message && f.Hint == first.Hint
+			if same {
+				subjects = append(subjects, f.Subject)
+			}
+			return same
+		})
+		if n := len(subjects) - 5; n > 0 {
+			subjects = append(subjects[:5], fmt.Sprintf("%d more", n))
+		}
+		first.Subject = strings.Join(subjects, ", ")
+		merged = append(merged, first)
+	}
+	return merged
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
@@ -150,7 +176,8 @@ func (d *doctor) examine(ctx context.Context, databaseURL string) {
 	}
 	defer d.conn.Close(context.WithoutCancel(ctx))
 
-	// Not the caller's own, where anybody may have put a function, and nothing that somebody has to wait for.
+	// With public in the search_path, a function that anybody put there could be run as this role. The waits are bounded for a
+	// monitor's sake: when the tables are locked, that is a finding too.
 	const session = `
 		set search_path = pg_catalog, pg_temp;
 		set application_name = 'awa doctor';
@@ -164,11 +191,11 @@ func (d *doctor) examine(ctx context.Context, databaseURL string) {
 		return
 	}
 	d.run(ctx, readOnlyCheck)
-	if !d.run(ctx, installedCheck) {
-		return
-	}
 	if _, err := d.conn.Exec(ctx, "set default_transaction_read_only = on"); err != nil {
 		d.fail("server", err)
+		return
+	}
+	if !d.run(ctx, installedCheck) {
 		return
 	}
 	d.run(ctx, schemaCheck)
@@ -221,8 +248,9 @@ func (d *doctor) run(ctx context.Context, c check) bool {
 // fail says that a check has failed.
 func (d *doctor) fail(topic string, err error) {
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == "42501" { // insufficient_privilege
-		d.add(levelWarning, "access", topic, fmt.Sprintf("not checked, since %s may not look there", d.conn.Config().User),
+	// To a superuser this is denied only where the owner of a view, or of a function, has lost a right that it needs.
+	if errors.As(err, &pg) && pg.Code == "42501" && d.conn.PgConn().ParameterStatus("is_superuser") != "on" { // insufficient_privilege
+		d.add(levelWarning, "access", topic, "not checked: this role may not look there",
 			"Run this as a superuser or as a member of awa_owner. To monitor, a member of awa_reader may call awa.health().")
 		return
 	}
@@ -325,26 +353,33 @@ with expected as (
     from expected e
     full join installed p on p.proname = e.name and p.oids = e.oids
 )
-select 'critical' as level, c.signature as subject, 'is missing' as message, 'Run awa migrate.' as hint from compared c where c.proname is null
+select 'critical' as level, c.signature as subject, 'is missing' as message, 'Run awa migrate.' as hint 
+  from compared c
+ where c.proname is null
 union all
-select 'warning', c.signature, format('is not this program''s: %s', c.differences), 'Run awa migrate; put changes of your own in functions of your own.' from compared c where c.differences <> '' and c.proname is not null and c.name is not null
+select 'warning', c.signature, format('is not this program''s: %s', c.differences),
+       case when c.differences ~ 'names|defaults|result' then 'Drop it, and run awa migrate.' else 'Run awa migrate; put changes of your own in functions of your own.' end
+  from compared c
+ where c.differences <> '' and c.proname is not null and c.name is not null
 union all
-select 'warning', c.signature, 'is none of Awa''s', 'Left by another version, or put there: drop it, or move it to another schema.' from compared c where c.name is null
+select 'warning', c.signature, 'is none of Awa''s', 'Left by another version, or put there: drop it, or move it to another schema.'
+  from compared c
+ where c.name is null
  order by level, subject`}
 
 var tableCheck = check{"tables", "they are this program's, with indexes, sequences and triggers", `
 with expected as (
-  select e.* from jsonb_to_recordset($1::jsonb -> 'relations') e(name text, options text[], "isPartition" boolean)
+  select e.* from jsonb_to_recordset($1::jsonb -> 'relations') e(name text, kind text, options text[])
 ), relations as (
   select c.*, format('awa.%I', c.relname) as name from pg_class c where c.relnamespace = (select n.oid from pg_namespace n where n.nspname = 'awa')
 )
-select 'critical' as level, format('awa.%I', e.name) as subject, 'is missing' as message, 'A view comes back with awa migrate; create anything else again as in sql/migrations, or restore a backup.' as hint
+select 'critical' as level, format('awa.%I', e.name) as subject, 'is missing' as message, case e.kind when 'view' then 'Run awa migrate.' else 'Create it again as in sql/migrations, or restore a backup.' end as hint
   from expected e
  where not exists (select from relations c where c.relname = e.name)
 union all
 select 'critical', c.name, 'is detached from its table', 'Rows for it are refused: attach it again (alter table ... attach partition).'
   from expected e join relations c on c.relname = e.name
- where e."isPartition" and not c.relispartition
+ where e.kind = 'partition' and not c.relispartition
 union all
 select 'critical', c.name, 'is unlogged: a crash empties it', format('alter table %s set logged;', c.name)
   from relations c
@@ -364,7 +399,7 @@ select 'warning', c.name, format('is without %s', string_agg(o.option, ', ')), f
 union all
 select 'warning', c.name, 'is not vacuumed', format('It has rows that change: alter table %s reset (autovacuum_enabled);', c.name)
   from expected e join relations c on c.relname = e.name
- where c.relkind = 'r' and not e."isPartition" and c.reloptions && array['autovacuum_enabled=off', 'autovacuum_enabled=false']
+ where c.relkind = 'r' and e.kind <> 'partition' and c.reloptions && array['autovacuum_enabled=off', 'autovacuum_enabled=false']
 union all
 select 'critical', format('trigger %s on %s', e.name, c.name), case when t.oid is null then 'is missing' else 'is disabled' end,
        case when t.oid is null then 'Run awa migrate.' else format('alter table %s enable trigger %s;', c.name, e.name) end
@@ -385,9 +420,9 @@ with roles as (
 ), owner as (
   select mode() within group (order by f.proowner) as oid from functions f
 ), objects as (
-  select 'schema awa' as name, n.nspowner as owner, n.nspacl as acl from pg_namespace n where n.nspname = 'awa'
-  union all select f.name, f.proowner, coalesce(f.proacl, acldefault('f', f.proowner)) from functions f
-  union all select c.name, c.relowner, c.relacl from relations c
+  select 'schema' as kind, 'awa' as name, n.nspowner as owner, n.nspacl as acl from pg_namespace n where n.nspname = 'awa'
+  union all select 'routine', f.name, f.proowner, coalesce(f.proacl, acldefault('f', f.proowner)) from functions f
+  union all select case c.relkind when 'S' then 'sequence' else 'table' end, c.name, c.relowner, c.relacl from relations c
 )
 select 'warning' as level, r.role as subject, 'does not exist' as message, 'Run awa migrate as a role that may create roles.' as hint
   from roles r
@@ -413,12 +448,13 @@ select 'warning', o.oid::regrole::text, 'may not see the snapshots of others: a 
   from owner o
  where not pg_has_role(o.oid, 'pg_read_all_stats', 'usage')
 union all
-select 'critical', b.name, format('is open to everybody (%s for PUBLIC)', a.privilege_type), format('Run awa migrate for functions, or: revoke all on %s from public;', b.name)
+select case when b.kind = 'schema' and a.privilege_type = 'USAGE' then 'warning' else 'critical' end, b.name, format('is open to everybody (%s for PUBLIC)', a.privilege_type),
+       format('revoke all on %s %s from public;', b.kind, b.name)
   from objects b
  cross join aclexplode(b.acl) a
  where a.grantee = 0
 union all
-select 'warning', 'schema awa', format('can''t be used by %s', r.role), 'Run awa migrate.'
+select 'warning', 'awa', format('can''t be used by %s', r.role), 'Run awa migrate.'
   from roles r
  where r.role <> 'awa_owner' and r.oid is not null and not has_schema_privilege(r.oid, 'awa', 'usage')
 union all
@@ -494,7 +530,7 @@ with segments as (
     from awa.settings s, rate r
 )
 select 'ok' as level, '' as subject,
-       format('%s of history, %s an hour; completed_retention = %s will take about %s', pg_size_pretty((select sum(g.bytes) from segments g)), pg_size_pretty(n.bytes::bigint), n.completed_retention,
+       format('%s in segments, %s an hour; completed_retention = %s will take about %s', pg_size_pretty((select sum(g.bytes) from segments g)), pg_size_pretty(n.bytes::bigint), n.completed_retention,
          pg_size_pretty((n.bytes * (n.hours + n.segment_hours))::bigint)) as message, '' as hint
   from needs n
 union all
@@ -537,9 +573,9 @@ type function struct {
 }
 
 type relation struct {
-	Name        string   `json:"name"`
-	Options     []string `json:"options"`
-	IsPartition bool     `json:"isPartition"`
+	Name    string   `json:"name"`
+	Kind    string   `json:"kind"` // table, partition, sequence, index or view
+	Options []string `json:"options"`
 }
 
 type trigger struct {
@@ -605,7 +641,7 @@ var (
 	readPattern      = regexp.MustCompile(`grant select on (.*) to (awa_\w+)`)
 	quotedPattern    = regexp.MustCompile(`'(\w+)'`)
 	qualifiedPattern = regexp.MustCompile(`awa\.(\w+)`)
-	relationPattern  = regexp.MustCompile(`(?s)create (?:table|sequence|(?:unique )?index) (?:awa\.)?([\w%$]+)(.*?);`)
+	relationPattern  = regexp.MustCompile(`(?s)create (table|sequence|unique index|index) (?:awa\.)?([\w%$]+)(.*?);`)
 	optionsPattern   = regexp.MustCompile(`partition of .* with \(([^)]*)\)`)
 )
 
@@ -650,7 +686,7 @@ func (s *sources) readCode(text string) {
 		s.views = append(s.views, view{m[1], m[2]})
 	}
 	for _, v := range s.views {
-		s.Relations = append(s.Relations, relation{Name: v.name, Options: []string{}})
+		s.Relations = append(s.Relations, relation{Name: v.name, Kind: "view", Options: []string{}})
 	}
 	for _, m := range triggerPattern.FindAllStringSubmatch(text, -1) {
 		s.Triggers = append(s.Triggers, trigger{m[1], m[2]})
@@ -674,28 +710,23 @@ func (s *sources) readCode(text string) {
 // readTables finds tables, sequences and indexes in a migration. Loops create them by format: %1$s is a segment, %s a digit of the wake clocks.
 func (s *sources) readTables(text string) {
 	for _, m := range relationPattern.FindAllStringSubmatch(text, -1) {
-		r := relation{Name: m[1], Options: []string{}}
-		if options := optionsPattern.FindStringSubmatch(strings.Join(strings.Fields(m[2]), " ")); options != nil {
-			r.IsPartition = true
-			r.Options = strings.Split(strings.ReplaceAll(options[1], " ", ""), ",")
+		r := relation{Kind: strings.TrimPrefix(m[1], "unique "), Options: []string{}}
+		definition := oneLine(m[3])
+		if options := optionsPattern.FindStringSubmatch(definition); options != nil {
+			r.Kind, r.Options = "partition", strings.Split(strings.ReplaceAll(options[1], " ", ""), ",")
 		}
-		names := []string{r.Name}
-		if strings.Contains(m[2], "primary key") {
-			names = append(names, r.Name+"_pkey")
-		}
-		if name, ok := strings.CutSuffix(r.Name, "%s"); ok {
-			names = nil
-			for _, digit := range "0123456789abcdef" {
-				names = append(names, name+string(digit))
+		for _, digit := range "0123456789abcdef" {
+			r.Name = strings.NewReplacer("%1$s", string(digit), "%s", string(digit)).Replace(m[2])
+			if strings.Contains(m[2], "%1$s") && digit > '3' {
+				break
 			}
-		} else if strings.Contains(r.Name, "%1$s") {
-			names = nil
-			for _, segment := range "0123" {
-				names = append(names, strings.ReplaceAll(r.Name, "%1$s", string(segment)))
-			}
-		}
-		for _, r.Name = range names {
 			s.Relations = append(s.Relations, r)
+			if r.Name == m[2] {
+				break
+			}
+		}
+		if strings.Contains(definition, "primary key") {
+			s.Relations = append(s.Relations, relation{Name: r.Name + "_pkey", Kind: "index", Options: []string{}})
 		}
 	}
 }

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -46,20 +48,18 @@ func find(findings []finding, level, topic, subject, message string) *finding {
 	return &findings[i]
 }
 
-// withParameters adds parameters to the URL of a database.
-func withParameters(t *testing.T, databaseURL string, parameters ...string) string {
+// with adds a parameter to the URL of a database.
+func with(t *testing.T, databaseURL, name, value string) string {
 	t.Helper()
 	u, err := url.Parse(databaseURL)
 	require.NoError(t, err)
 	query := u.Query()
-	for i := 0; i < len(parameters); i += 2 {
-		query.Set(parameters[i], parameters[i+1])
-	}
-	u.RawQuery = query.Encode()
+	query.Set(name, value)
+	u.RawQuery = strings.ReplaceAll(query.Encode(), "+", "%20") // as libpq has it
 	return u.String()
 }
 
-func exec(t *testing.T, conn *pgx.Conn, statements ...string) {
+func execute(t *testing.T, conn *pgx.Conn, statements ...string) {
 	t.Helper()
 	for _, sql := range statements {
 		_, err := conn.Exec(t.Context(), sql)
@@ -67,40 +67,56 @@ func exec(t *testing.T, conn *pgx.Conn, statements ...string) {
 	}
 }
 
-// durableServer starts a server whose settings are fit for production, and whose roles are nobody else's.
-func durableServer(t *testing.T, settings map[string]string) string {
+// startServer starts a server of the test's own: roles and some settings belong to all databases.
+func startServer(t *testing.T, cfg pgserver.Config) string {
 	t.Helper()
-	server, err := pgserver.Start(t.Context(), pgserver.Config{Durable: true, Settings: settings})
+	server, err := pgserver.Start(t.Context(), cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, server.Stop()) })
-	status, _, stderr := awa(t.Context(), "migrate", "--database-url", server.URL())
-	require.Zero(t, status, stderr)
 	return server.URL()
 }
 
-// sqlHint finds the statement that a hint says to run.
-var sqlHint = regexp.MustCompile(`(?:alter|grant|revoke|reindex) .*;$`)
+// wrong is a statement, and what awa doctor has to say of it.
+type wrong struct{ statement, level, topic, subject, message string }
 
-// provoke makes something wrong, sees that it is found, does what the hint says, and sees it no more.
-func provoke(t *testing.T, databaseURL, statement, level, topic, subject, message string) {
+// sqlHint finds the statement that a hint says to run.
+var sqlHint = regexp.MustCompile(`\b(?:alter|grant|revoke|reindex) .*;$`)
+
+// provoke makes things wrong, sees that each is found, does what the hints say as far as they are commands, and sees that these things are gone.
+func provoke(t *testing.T, databaseURL string, things ...wrong) {
 	t.Helper()
-	require.Nil(t, find(examined(t, databaseURL), level, topic, subject, message), "before it is provoked")
+	fresh := examined(t, databaseURL)
 	conn := testdb.Connect(t, databaseURL)
-	exec(t, conn, statement)
+	for _, w := range things {
+		require.Nil(t, find(fresh, w.level, w.topic, w.subject, w.message), "before %s", w.statement)
+		execute(t, conn, w.statement)
+	}
 	findings := examined(t, databaseURL)
-	f := find(findings, level, topic, subject, message)
-	require.NotNil(t, f, "%+v", findings)
-	switch cure := sqlHint.FindString(f.Hint); {
-	case cure != "":
-		exec(t, conn, cure)
-	case strings.HasPrefix(f.Hint, "Run awa migrate"):
+	migrate := false
+	var cured []wrong
+	for _, w := range things {
+		f := find(findings, w.level, w.topic, w.subject, w.message)
+		if !assert.NotNil(t, f, "%s: %+v", w.statement, findings) {
+			continue
+		}
+		if cure := sqlHint.FindString(f.Hint); cure != "" {
+			execute(t, conn, cure)
+			cured = append(cured, w)
+		} else if strings.HasPrefix(f.Hint, "Run awa migrate") {
+			migrate = true
+			cured = append(cured, w)
+		} else {
+			assert.NotContains(t, f.Hint, "awa.health()") // which is nothing to do about it
+		}
+	}
+	if migrate {
 		status, _, stderr := awa(t.Context(), "migrate", "--database-url", databaseURL)
 		require.Zero(t, status, stderr)
-	default:
-		require.NotEmpty(t, f.Hint)
-		return
 	}
-	require.Nil(t, find(examined(t, databaseURL), level, topic, subject, message), "after what the hint says")
+	findings = examined(t, databaseURL)
+	for _, w := range cured {
+		assert.Nil(t, find(findings, w.level, w.topic, w.subject, w.message), "after what is to be done about %s", w.statement)
+	}
 }
 
 func TestDoctorUsage(t *testing.T) {
@@ -118,9 +134,9 @@ func TestDoctorUsage(t *testing.T) {
 
 func TestDoctorWithoutADatabase(t *testing.T) {
 	for databaseURL, hint := range map[string]string{
-		"postgres://%":                  "The URL should look like",
-		"postgres:///db?host=/nowhere":  "Is the server running",
-		withNoDatabase(t, "awa_test_no"): "Create the database first",
+		"postgres://%":                 "The URL should look like",
+		"postgres:///db?host=/nowhere": "Is the server running",
+		strings.Replace(testdb.EmptyURL(t), "awa_test_", "awa_test_not_", 1): "Create the database first",
 	} {
 		findings := examined(t, databaseURL)
 		require.Len(t, findings, 1)
@@ -128,4 +144,285 @@ func TestDoctorWithoutADatabase(t *testing.T) {
 		assert.Equal(t, "server", findings[0].Topic)
 		assert.Contains(t, findings[0].Hint, hint)
 	}
+}
+
+func TestDoctorWithoutAwa(t *testing.T) {
+	findings := examined(t, testdb.EmptyURL(t))
+	f := find(findings, levelCritical, "installed", "", "Awa is not installed in database awa_test_")
+	require.NotNil(t, f)
+	assert.Contains(t, f.Hint, "Run awa migrate")
+	assert.NotNil(t, find(findings, levelOK, "server", "", "PostgreSQL "))
+	assert.Len(t, findings, 2)
+}
+
+func TestDoctorIsInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	status, stdout, stderr := awa(ctx, "doctor", "--database-url", testdb.URL(t))
+	assert.NotZero(t, status)
+	assert.Empty(t, stdout)
+	assert.Contains(t, stderr, "interrupted")
+}
+
+// What was just installed is well; and what belongs to the whole server is missed.
+func TestDoctorOnAServerOfItsOwn(t *testing.T) {
+	databaseURL := startServer(t, pgserver.Config{Durable: true})
+	status, _, stderr := awa(t.Context(), "migrate", "--database-url", databaseURL)
+	require.Zero(t, status, stderr)
+
+	status, stdout, stderr := awa(t.Context(), "doctor", "--database-url", databaseURL)
+	assert.Zero(t, status)
+	assert.Empty(t, stderr)
+	var topics []string
+	for line := range strings.Lines(stdout) {
+		assert.Regexp(t, `^ok        \w+ +\S`, line)
+		topics = append(topics, strings.Fields(line)[1])
+	}
+	assert.Subset(t, topics, []string{"server", "version", "functions", "views", "tables", "roles", "settings", "disk", "segment"})
+	assert.Len(t, topics, len(slices.Compact(slices.Clone(topics))), "a line for each topic")
+	status, verbose, _ := awa(t.Context(), "doctor", "--verbose", "--database-url", databaseURL)
+	assert.Zero(t, status)
+	assert.Equal(t, len(examined(t, databaseURL)), strings.Count(verbose, "\n"), "a line for each finding")
+
+	provoke(t, databaseURL, []wrong{
+		{"revoke pg_read_all_stats from awa_owner", levelWarning, "roles", "awa_owner", "may not see the snapshots of others"},
+		{"drop owned by awa_reader; drop role awa_reader", levelWarning, "roles", "awa_reader", "does not exist"},
+	}...)
+	provoke(t, databaseURL, wrong{"alter role awa_owner superuser", levelWarning, "roles", "awa_owner", "is a superuser"})
+}
+
+func TestDoctorOnAServerThatDoesNotFit(t *testing.T) {
+	databaseURL := startServer(t, pgserver.Config{Settings: map[string]string{ // fsync and full_page_writes are off, too
+		"synchronous_commit": "off", "autovacuum": "off", "track_counts": "off", "default_transaction_isolation": "repeatable read",
+		"max_locks_per_transaction": "32", "deadlock_timeout": "20ms",
+	}})
+	execute(t, testdb.Connect(t, databaseURL), "create role plain login", "create database plain owner plain")
+	databaseURL = strings.Replace(with(t, databaseURL, "user", "plain"), "/postgres?", "/plain?", 1)
+	status, _, stderr := awa(t.Context(), "migrate", "--database-url", databaseURL)
+	require.Zero(t, status, stderr)
+
+	findings := examined(t, databaseURL)
+	assert.NotNil(t, find(findings, levelOK, "roles", "", "Awa is installed for plain alone"))
+	for _, c := range []wrong{
+		{"", levelCritical, "settings", "fsync = off", ""},
+		{"", levelCritical, "settings", "full_page_writes = off", ""},
+		{"", levelCritical, "settings", "autovacuum = off", ""},
+		{"", levelCritical, "settings", "track_counts = off", ""},
+		{"", levelWarning, "settings", "synchronous_commit = off", "a crash may lose jobs"},
+		{"", levelWarning, "settings", "default_transaction_isolation = repeatable read", "JQ004"},
+		{"", levelWarning, "settings", "max_locks_per_transaction = 32", "lock table"},
+		{"", levelWarning, "settings", "prune_wait = 00:00:00.02", "deadlock_timeout (20ms)"},
+	} {
+		assert.NotNil(t, find(findings, c.level, c.topic, c.subject, c.message), c.subject)
+	}
+	findings = examined(t, with(t, databaseURL, "options", "-c default_transaction_isolation=serializable"))
+	assert.NotNil(t, find(findings, levelWarning, "settings", "default_transaction_isolation = serializable", "JQ004"))
+}
+
+func TestDoctorFinds(t *testing.T) {
+	t.Run("what is cured by a command", func(t *testing.T) {
+		provoke(t, testdb.URL(t), []wrong{
+			{"drop function awa.pause_queue(text)", levelCritical, "functions", "awa.pause_queue(text)", "is missing"},
+			{"create or replace function awa._fold_key() returns bigint language sql immutable parallel safe as $$ select 1::bigint $$",
+				levelWarning, "functions", "awa._fold_key()", "is not this program's: body"},
+			{"create or replace function awa._queue_key(queue_id bigint) returns bigint language sql immutable strict parallel safe as $$ select 1::bigint $$",
+				levelWarning, "functions", "awa._queue_key(bigint)", "is not this program's: body"},
+			{"alter function awa.version() volatile security invoker strict parallel safe", levelWarning, "functions", "awa.version()", "is not this program's: attributes"},
+			{"alter function awa.claim(text, int, bigint, interval) reset all", levelWarning, "functions", "awa.claim(text,integer,bigint,interval)", "is not this program's: settings"},
+			{"do $$ begin execute format('create or replace view awa._done as select * from (%s) d where state <> %L', rtrim(pg_get_viewdef('awa._done'::regclass), ';'), ''); end $$",
+				levelWarning, "views", "awa._done", "is not this program's"},
+			{"drop view awa.promote_due cascade", levelCritical, "tables", "awa.promote_due", "is missing"},
+			{"alter table awa.leases set unlogged", levelCritical, "tables", "awa.leases", "is unlogged"},
+			{"update pg_index set indisvalid = false where indexrelid = 'awa.leases_job'::regclass", levelCritical, "tables", "awa.leases_job", "is invalid"},
+			{"alter table awa.lease_claims_1 reset (toast_tuple_target)", levelWarning, "tables", "awa.lease_claims_1", "is without toast_tuple_target=8160"},
+			{"alter table awa.ready_entries_1 reset (autovacuum_enabled, toast.autovacuum_enabled)", levelWarning, "tables", "awa.ready_entries_1", "is without autovacuum_enabled=off, toast.autovacuum_enabled=off"},
+			{"alter table awa.leases set (autovacuum_enabled = off)", levelWarning, "tables", "awa.leases", "is not vacuumed"},
+			{"drop trigger decide on awa.ready_tombstones", levelCritical, "tables", "trigger decide on awa.ready_tombstones", "is missing"},
+			{"grant execute on function awa.claim to public", levelCritical, "roles", "awa.claim(text,integer,bigint,interval)", "is open to everybody (EXECUTE"},
+			{"grant select on awa.jobs to public", levelCritical, "roles", "awa.jobs", "is open to everybody (SELECT"},
+			{"grant usage on sequence awa.job_ids to public", levelCritical, "roles", "awa.job_ids", "is open to everybody (USAGE"},
+			{"grant create on schema awa to public", levelCritical, "roles", "awa", "is open to everybody (CREATE"},
+			{"revoke usage on schema awa from awa_worker", levelWarning, "roles", "awa", "can't be used by awa_worker"},
+			{"revoke execute on procedure awa.run_maintenance from awa_maintainer", levelWarning, "roles", "awa.run_maintenance()", "can't be called by awa_maintainer"},
+			{"revoke execute on function awa.version from awa_producer", levelWarning, "roles", "awa.version()", "can't be called by awa_producer"},
+			{"revoke select on awa.queue_counts from awa_reader", levelWarning, "roles", "awa.queue_counts", "can't be read by awa_reader"},
+		}...)
+	})
+	t.Run("what is not", func(t *testing.T) {
+		provoke(t, testdb.URL(t), []wrong{
+			{"create or replace function awa._queue_key(queue_id bigint default 1) returns bigint language sql immutable strict parallel safe return - queue_id",
+				levelWarning, "functions", "awa._queue_key(bigint)", "is not this program's: defaults"},
+			{"drop function awa._fold_key(); create function awa._fold_key() returns int language sql immutable parallel safe as $$ select awa._claim_key(-1) $$",
+				levelWarning, "functions", "awa._fold_key()", "is not this program's: result"},
+			{"drop function awa._check_pass(int); create function awa._check_pass(jobs int) returns void language sql as ''", levelWarning, "functions", "awa._check_pass(integer)", "is not this program's: body, names of arguments"},
+			{"create function awa.enqueue(queue text) returns bigint language sql as $$ select 1::bigint $$", levelWarning, "functions", "awa.enqueue(text)", "is none of Awa's"},
+			{"drop table awa.heartbeat_replies", levelCritical, "tables", "awa.heartbeat_replies", "is missing"},
+			{"drop index awa.lease_claims_2_cursor", levelCritical, "tables", "awa.lease_claims_2_cursor", "is missing"},
+			{"alter table awa.unique_claims drop constraint unique_claims_pkey", levelCritical, "tables", "awa.unique_claims_pkey", "is missing"},
+			{"drop sequence awa.wake_clock_f", levelCritical, "tables", "awa.wake_clock_f", "is missing"},
+			{"alter table awa.ready_entries detach partition awa.ready_entries_3", levelCritical, "tables", "awa.ready_entries_3", "is detached"},
+			{`select awa.enqueue('q', 'k'); select awa.configure_queue('q', '{"lease": "10 seconds"}')`, levelWarning, "settings", "lease = 00:00:10 of queue q", "not longer than 00:00:10"},
+			{"insert into awa.workers (name, heartbeat_at) values ('w', now() - interval '2 hours')", levelWarning, "worker", "w (1)", "no heartbeat"}, // from awa.health()
+		}...)
+	})
+	t.Run("another version", func(t *testing.T) {
+		provoke(t, testdb.URL(t), []wrong{
+			{"create or replace function awa.version() returns text language sql stable security definer set search_path = pg_catalog, pg_temp as $$ select '0.0.1' $$",
+				levelWarning, "version", "functions", "version 0.0.1, this program brings "},
+		}...)
+	})
+	t.Run("another owner, and a trigger that is disabled", func(t *testing.T) {
+		provoke(t, testdb.URL(t), []wrong{
+			{"alter table awa.ready_tombstones_2 disable trigger decide", levelCritical, "tables", "trigger decide on awa.ready_tombstones_2", "is disabled"},
+			{"do $$ declare f regprocedure; begin for f in select oid from pg_proc where pronamespace = 'awa'::regnamespace loop execute format('alter routine %s owner to current_user', f); end loop; end $$",
+				levelWarning, "roles", "", "not as awa_owner"},
+		}...)
+	})
+	t.Run("an open schema", func(t *testing.T) {
+		provoke(t, testdb.URL(t), []wrong{
+			{"alter table awa.queues owner to current_user", levelCritical, "roles", "awa.queues", "functions to awa_owner"},
+			{"", levelCritical, "health", "", "can't be checked: ERROR: permission denied for table queues"}, // as a consequence
+			{"grant usage on schema awa to public", levelWarning, "roles", "awa", "is open to everybody (USAGE"},
+		}...)
+	})
+}
+
+// When the database and the program are of different versions, that is said once, and not of each function.
+func TestDoctorOfAnotherVersion(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	conn := testdb.Connect(t, databaseURL)
+	for version, hint := range map[int]string{0: "Run awa migrate", 999: "Use a newer awa"} {
+		execute(t, conn, fmt.Sprintf("update public.awa_schema_version set version = %d", version), "drop function if exists awa.pause_queue")
+		findings := examined(t, databaseURL)
+		f := find(findings, levelWarning, "version", "schema", fmt.Sprintf("version %d, this program brings ", version))
+		require.NotNil(t, f)
+		assert.Contains(t, f.Hint, hint)
+		for _, f := range findings {
+			assert.NotContains(t, []string{"functions", "views", "tables"}, f.Topic)
+		}
+	}
+	execute(t, conn, "drop table public.awa_schema_version")
+	findings := examined(t, databaseURL)
+	assert.NotNil(t, find(findings, levelCritical, "version", "", "can't be checked"))
+	assert.NotNil(t, find(findings, levelCritical, "functions", "awa.pause_queue(text)", "is missing"), "it goes on")
+}
+
+func TestDoctorWhereNothingCanBeWritten(t *testing.T) {
+	findings := examined(t, with(t, testdb.URL(t), "options", "-c default_transaction_read_only=on"))
+	assert.NotNil(t, find(findings, levelCritical, "server", "", "transactions are read-only here"))
+}
+
+// A role that may not look somewhere is told so, and gets what it may see.
+func TestDoctorAsAPlainRole(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	admin := testdb.Connect(t, databaseURL)
+	for _, group := range []string{"awa_reader", ""} {
+		role := "doctor_" + admin.Config().Database + group
+		execute(t, admin, "create role "+role)
+		t.Cleanup(func() {
+			_, err := admin.Exec(context.Background(), "drop role "+role)
+			assert.NoError(t, err)
+		})
+		if group != "" {
+			execute(t, admin, fmt.Sprintf("grant %s to %s", group, role))
+		}
+		findings := examined(t, with(t, databaseURL, "options", "-c role="+role))
+		for _, topic := range []string{"version", "views", "settings", "disk"} {
+			assert.NotNil(t, find(findings, levelWarning, "access", topic, "not checked"), topic)
+		}
+		health := find(findings, levelOK, "segment", "segment 0", "current")
+		if group == "" {
+			assert.NotNil(t, find(findings, levelWarning, "access", "health", "not checked"))
+			assert.Nil(t, health)
+			assert.NotNil(t, find(findings, levelWarning, "access", "functions", "not checked"))
+		} else {
+			assert.NotNil(t, find(findings, levelOK, "functions", "", "this program's"))
+			assert.NotNil(t, find(findings, levelOK, "roles", "", "this program's"))
+			assert.NotNil(t, health)
+		}
+		for _, f := range findings {
+			assert.NotContains(t, f.Message, "can't be checked")
+		}
+	}
+}
+
+func TestDoctorOnHistory(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	conn := testdb.Connect(t, databaseURL)
+	assert.NotNil(t, find(examined(t, databaseURL), levelOK, "disk", "", "no history yet"))
+	execute(t, conn, "select awa.enqueue('q', 'k')", "update awa.ring set left_at = array_fill(now() - interval '2 hours', array[4])")
+	f := find(examined(t, databaseURL), levelOK, "disk", "", " an hour; completed_retention = 24:00:00 will take about ")
+	require.NotNil(t, f)
+
+	// The ring is full: three segments are left, all of them within the retention.
+	execute(t, conn, "select awa.rotate(true)", "select awa.enqueue('q', 'k')", "select awa.rotate(true)", "select awa.enqueue('q', 'k')", "select awa.rotate(true)", "select awa.enqueue('q', 'k')")
+	assert.Nil(t, find(examined(t, databaseURL), levelWarning, "disk", "ring", ""), "the current one is young and small")
+	execute(t, conn, "update awa.settings set segment_bytes = 100")
+	f = find(examined(t, databaseURL), levelWarning, "disk", "ring", "full: three segments are within completed_retention (24:00:00), and the current one has grown to 8192 bytes")
+	require.NotNil(t, f)
+	assert.Contains(t, f.Hint, "segment_age to 08:00:00 or more")
+	execute(t, conn, "update awa.settings set segment_bytes = 100000000, segment_age = '1 minute'", "update awa.ring set left_at[current_segment + 1] = now() - interval '2 minutes'")
+	assert.NotNil(t, find(examined(t, databaseURL), levelWarning, "disk", "ring", "full"))
+	execute(t, conn, "update awa.settings set completed_retention = '0'")
+	assert.Nil(t, find(examined(t, databaseURL), levelWarning, "disk", "ring", ""), "now it can be pruned")
+}
+
+// In what the program knows of its own SQL nothing is missing, and nothing is invented.
+func TestDoctorReadsTheSources(t *testing.T) {
+	src, err := readSources()
+	require.NoError(t, err)
+	conn := testdb.Connect(t, testdb.URL(t))
+	list := func(sql string) []string {
+		rows, _ := conn.Query(t.Context(), sql)
+		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		require.NoError(t, err)
+		return names
+	}
+	var relations, functions, grants, triggers []string
+	for _, r := range src.Relations {
+		relations = append(relations, r.Kind+" "+r.Name)
+	}
+	assert.ElementsMatch(t, list(`
+		select concat(case when c.relispartition then 'partition' when c.relkind in ('r', 'p') then 'table' when c.relkind = 'S' then 'sequence' when c.relkind = 'v' then 'view' else 'index' end, ' ', c.relname)
+		  from pg_class c
+		 where c.relnamespace = 'awa'::regnamespace and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype = 'i' and c.relkind = 'S')`), relations)
+	for _, f := range src.Functions {
+		functions = append(functions, f.Name)
+	}
+	assert.ElementsMatch(t, list("select proname from pg_proc where pronamespace = 'awa'::regnamespace"), functions)
+	for _, g := range src.Grants {
+		grants = append(grants, g.Role+" "+g.Name)
+	}
+	assert.ElementsMatch(t, list(`
+		select concat(a.grantee::regrole, ' ', p.proname) from pg_proc p, aclexplode(p.proacl) a where p.pronamespace = 'awa'::regnamespace and a.grantee <> p.proowner
+		union all
+		select concat(a.grantee::regrole, ' ', c.relname) from pg_class c, aclexplode(c.relacl) a where c.relnamespace = 'awa'::regnamespace and a.grantee <> c.relowner`), grants)
+	for _, tr := range src.Triggers {
+		triggers = append(triggers, tr.Name+" "+tr.Table)
+	}
+	assert.ElementsMatch(t, list("select concat(t.tgname, ' ', c.relname) from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace = 'awa'::regnamespace and t.tgparentid = 0"), triggers)
+	assert.Subset(t, src.Roles, []string{"awa_owner", "awa_reader"})
+	assert.Equal(t, list("select awa.version()"), []string{src.Version})
+}
+
+func TestDoctorPrints(t *testing.T) {
+	var findings []finding
+	for i := range 7 {
+		findings = append(findings, finding{Level: levelWarning, Topic: "a", Subject: fmt.Sprint(i), Message: "is bad", Hint: "Do this."})
+	}
+	findings = append(findings,
+		finding{Level: levelOK, Topic: "a", Message: "fine"}, finding{Level: levelCritical, Topic: "a", Message: "two\nlines"},
+		finding{Level: levelOK, Topic: "b", Subject: "x", Message: "fine", Hint: "Nothing to do."})
+	var short, verbose bytes.Buffer
+	printFindings(&short, findings, false)
+	assert.Equal(t, ""+
+		"warning   a            0, 1, 2, 3, 4, 2 more: is bad. Do this.\n"+
+		"critical  a            two lines\n"+
+		"ok        b            x: fine\n", short.String())
+	printFindings(&verbose, findings, true)
+	assert.Contains(t, verbose.String(), ""+
+		"warning   a            6: is bad. Do this.\n"+
+		"critical  a            two lines\n"+
+		"ok        a            fine\n"+
+		"ok        b            x: fine\n")
 }

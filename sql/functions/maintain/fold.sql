@@ -2,6 +2,7 @@
 -- yet is all that counts and searches for open attempts have to read. Seldom where little has happened, so that the rows are not rewritten all the time. One at a time: does nothing while somebody else is at it.
 create or replace function awa._fold(max_claims int default 20000, everything boolean default false) returns void
 language plpgsql
+set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_variable
 declare
@@ -18,13 +19,15 @@ begin
     select l.lane, r.lane is not null as exists
       from (select distinct q.queue_id from awa.queues q) q
      cross join lateral (select q.queue_id * 8 + p as lane from unnest('{0,1,2,3,4}'::int[]) p) l
-      left join awa.queue_rollups r on r.lane = l.lane
+      left join lateral (
+        select * from awa.queue_rollups r where r.lane = l.lane limit 1
+      ) r on true
       left join lateral (
         select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
       ) c on true
-     where everything
-        or c.lane_seq > coalesce(r.closed_seq, 0) + case when r.folded_at > clock_timestamp() - interval '5 seconds' then 50 else 0 end
-        or (r.folded_at is null or r.folded_at < clock_timestamp() - interval '5 seconds')
+     where c.lane_seq > coalesce(r.closed_seq, 0) + case when r.folded_at > clock_timestamp() - interval '5 seconds' and not everything then 50 else 0 end
+        or everything and (select true from awa._appended_since(l.lane, coalesce(r.counted, '3:3:'), r.dropped) limit 1)
+        or (r.folded_at is null or r.folded_at < clock_timestamp() - interval '5 seconds' or everything)
            and (r.open_seqs <> '{}' or (
              select true
                from awa._entries e
@@ -98,7 +101,7 @@ $$;
 comment on function awa._uncounted is 'The claims of a lane that are not counted yet';
 
 -- What a lane has got that is not visible in a snapshot, as claim reads it: of transactions that were in progress, one by one, then all that came after. An entry whose created_at is its ready_at is that of a new job; other
--- jobs come with a note. Leaves out the tombstones of entries that were dropped with their queue.
+-- jobs come with a note. Tombstones are found by who buried them (+ 0 keeps the planner from the lane's index, and so from all that was ever buried there). Leaves out the tombstones of entries that were dropped with their queue.
 create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, out xid xid8, out segment smallint, out entries int, out tombstones int, out enqueued bigint) returns setof record
 language sql stable
 as $$
@@ -112,7 +115,7 @@ as $$
   union all
   select t.by_xid, t.segment, 0, 1, 0
     from awa.ready_tombstones t
-   where t.lane = _appended_since.lane and t.by_xid >= pg_snapshot_xmax(since) and pg_visible_in_snapshot(t.xid, dropped) is not true
+   where t.by_xid >= pg_snapshot_xmax(since) and t.lane + 0 = _appended_since.lane and pg_visible_in_snapshot(t.xid, dropped) is not true
   union all
   select t.by_xid, t.segment, 0, 1, 0
     from pg_snapshot_xip(since) x

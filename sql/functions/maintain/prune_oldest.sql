@@ -3,7 +3,7 @@ create or replace view awa.prune_oldest as select r.current_segment as segment, 
 comment on view awa.prune_oldest is 'The row that prune_oldest returns: the oldest segment, and what became of it. The view itself is always empty';
 
 -- Empties the oldest segment, when its completed jobs are past their retention, or forced: in several calls. The first one cleans it, as a log-structured file system does: carries what is alive to the current segment.
--- Later ones truncate its tables, one by one. The outcome is empty (there is none), kept (its jobs are not past their retention), cleaned, truncating (there is more to truncate), truncated;
+-- Later ones truncate its tables, one by one. The outcome is empty (there is none), kept (its jobs are not past their retention), cleaning (there is more to carry), cleaned, truncating (there is more to truncate), truncated;
 -- or what is in the way: unbalanced (rows are missing: see audit), full (more is alive than carry_max), busy (somebody is at work on what is alive in it), waiting (for snapshots that are older than the cleaning), blocked (somebody
 -- holds a lock on it). Then it is tried again after a second, then two, four, up to five minutes; forced, at once. Forced it also goes on where rows are missing.
 -- Locks: ring; to clean, the queues of what it carries, in the order of their ids, then claims, tried; to truncate, one of the segment's tables, for which it waits for prune_wait at most. Raises JQ004.
@@ -32,10 +32,11 @@ begin
     return query select null::smallint, 'busy';
     return;
   end if;
+  -- What was cleaned is finished first: what it holds would count again.
   select s into v_segment
     from generate_series(1, 3) n, lateral (select ((v_ring.current_segment + n) % 4)::smallint) o(s)
    where not awa._is_empty(s)
-   order by n
+   order by s = v_ring.cleaned_segment desc nulls last, n
    limit 1;
   if v_segment is null then
     v_outcome := 'empty';
@@ -73,7 +74,6 @@ declare
   v_settings awa.settings;
   v_before pg_snapshot;
   v_until pg_snapshot;
-  v_queue_id bigint;
   v_queue_ids bigint[];
   v_open bigint[];
   v_taken bigint[];
@@ -90,6 +90,13 @@ begin
   end if;
   perform set_config('lock_timeout', awa._milliseconds(v_settings.prune_wait), true);
   begin
+    -- The cursors of very many quiet queues come first, some at a time: the server's lock table is small.
+    v_queue_ids := array(select distinct l.lane >> 3 from awa._lanes l where l.cursor_segment = segment order by 1 limit 501);
+    if cardinality(v_queue_ids) > 500 then
+      perform awa._carry_cursors(segment, v_queue_ids);
+      return 'cleaning';
+    end if;
+
     v_before := awa._snapshot();
     perform pg_advisory_xact_lock(awa._fold_key());
     perform awa._fold(null, true); -- what is copied now must not be counted again
@@ -112,9 +119,7 @@ begin
       union
       select l.lane >> 3 from awa._lanes l where l.cursor_segment = segment
       order by 1);
-    foreach v_queue_id in array v_queue_ids loop
-      perform pg_advisory_xact_lock(awa._queue_key(v_queue_id));
-    end loop;
+    perform pg_advisory_xact_lock(awa._queue_key(q)) from unnest(v_queue_ids) q;
     v_until := awa._snapshot();
     -- An entry of another queue that was committed only now: a claim may be taking it, and would not find it where it was.
     if exists (
@@ -181,12 +186,7 @@ begin
       ) e
      where t.lane > 0
     on conflict do nothing;
-    insert into awa.lease_claims
-      (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
-    select v_ring.current_segment, nextval('awa.claim_ids'), l.lane, l.lane_seq + 1, l.hi, l.lo, l.pos_xid, l.pos_id, l.pos_xid, l.pos_id,
-           clock_timestamp(), clock_timestamp(), false, '{}'
-      from awa._lanes l
-     where l.cursor_segment = segment;
+    perform awa._carry_cursors(segment, v_queue_ids);
   exception when lock_not_available then
     return 'busy';
   end;
@@ -196,6 +196,23 @@ begin
 end
 $$;
 comment on function awa._clean is 'Carries what is alive in a segment to the current one';
+
+-- Locks queues, and copies the cursors of theirs that are in a segment to the current one.
+create or replace function awa._carry_cursors(segment smallint, queue_ids bigint[]) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  perform pg_advisory_xact_lock(awa._queue_key(q)) from unnest(queue_ids) q;
+  insert into awa.lease_claims
+    (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
+  select awa._current_segment(), nextval('awa.claim_ids'), l.lane, l.lane_seq + 1, l.hi, l.lo, l.pos_xid, l.pos_id, l.pos_xid, l.pos_id,
+         clock_timestamp(), clock_timestamp(), false, '{}'
+    from awa._lanes l
+   where l.cursor_segment = segment and l.lane >> 3 = any(queue_ids);
+end
+$$;
+comment on function awa._carry_cursors is 'Copies the cursors of queues that are in a segment to the current one';
 
 -- What was buried in a segment by transactions that are not visible in a snapshot.
 create or replace function awa._buried_since(segment smallint, since pg_snapshot) returns setof awa.ready_tombstones
@@ -266,39 +283,38 @@ begin
   select s.prune_wait into v_wait from awa.settings s;
   perform set_config('lock_timeout', awa._milliseconds(v_wait), true);
   begin
-    execute format('lock table awa.%s_%s in access exclusive mode', v_family, segment);
+    -- Nobody writes there any more, but readers go on while this one looks. What transactions that were older have put there since the cleaning calls for another one.
+    execute format('lock table awa.%s_%s in share mode', v_family, segment);
+    if (case v_family
+          when 'ready_entries' then
+            exists (
+              select from awa._lanes l
+               cross join lateral (
+                  select true
+                    from awa.ready_entries e
+                   where e.segment = segment and e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(v_ring.cleaned_until), 0)
+                   limit 1
+                ) e)
+            or exists (
+              select from awa._lanes l
+               cross join pg_snapshot_xip(v_ring.cleaned_until) x
+               cross join lateral (
+                  select true from awa.ready_entries e where e.segment = segment and e.lane = l.lane and e.xid = x limit 1
+                ) e)
+          when 'ready_tombstones' then
+            exists (select from awa._buried_since(segment, v_ring.cleaned_until) t where t.lane not in (-1, -2))
+          when 'lease_claims' then
+            awa._has_uncounted(segment) or exists (select from awa._lanes l where l.cursor_segment = segment)
+          else false
+        end)
+    then
+      update awa.ring r set cleaned_by = null;
+      return 'busy';
+    end if;
+    execute format('truncate awa.%s_%s', v_family, segment);
   exception when lock_not_available then
     return 'blocked';
   end;
-
-  -- Nobody is in it any more. What transactions that were older have put there since the cleaning calls for another one.
-  if (case v_family
-        when 'ready_entries' then
-          exists (
-            select from awa._lanes l
-             cross join lateral (
-                select true
-                  from awa.ready_entries e
-                 where e.segment = segment and e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(v_ring.cleaned_until), 0)
-                 limit 1
-              ) e)
-          or exists (
-            select from awa._lanes l
-             cross join pg_snapshot_xip(v_ring.cleaned_until) x
-             cross join lateral (
-                select true from awa.ready_entries e where e.segment = segment and e.lane = l.lane and e.xid = x limit 1
-              ) e)
-        when 'ready_tombstones' then
-          exists (select from awa._buried_since(segment, v_ring.cleaned_until) t where t.lane not in (-1, -2))
-        when 'lease_claims' then
-          awa._has_uncounted(segment) or exists (select from awa._lanes l where l.cursor_segment = segment)
-        else false
-      end)
-  then
-    update awa.ring r set cleaned_by = null;
-    return 'busy';
-  end if;
-  execute format('truncate awa.%s_%s', v_family, segment);
   if not awa._is_empty(segment) then
     return 'truncating';
   end if;

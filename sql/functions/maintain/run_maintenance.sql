@@ -21,7 +21,7 @@ begin
           when 3 then (select m.materialized >= 1000 from awa.materialize() m)
           when 4 then (select e.expired >= 10000 from awa.expire_history() e)
           when 5 then (select false from awa.rotate() r)
-          when 6 then (select p.outcome in ('cleaned', 'truncating') from awa.prune_oldest() p)
+          when 6 then (select p.outcome in ('cleaning', 'cleaned', 'truncating') from awa.prune_oldest() p)
         end;
       exception when others then
         if v_state is null then

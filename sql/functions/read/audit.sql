@@ -1,10 +1,10 @@
 -- What each queue has got, and where it is now.
 create or replace view awa._books as
-select n.queue_id, q.*,
-       (select sum(c.enqueued) from awa._lane_counts c where c.lane >> 3 = n.queue_id)::bigint as enqueued,
+select n.queue_id, q.*, e.enqueued::bigint as enqueued,
        q.available + q.scheduled + q.retryable + q.running + q.waiting_external + q.completed + q.failed + q.cancelled + q.dead as jobs
   from awa.queue_counts(null) q
-  join (select distinct n.queue_id, n.name from awa.queues n) n on n.name = q.queue;
+  join (select distinct n.queue_id, n.name from awa.queues n) n on n.name = q.queue
+  join (select c.lane >> 3 as queue_id, sum(c.enqueued) as enqueued from awa._lane_counts c group by 1) e on e.queue_id = n.queue_id;
 comment on view awa._books is 'What each queue has got, and where it is now';
 
 -- What is missing from the ledgers, by lane and segment, as far as these are known.
@@ -69,13 +69,18 @@ begin
     with books as (
       select b.*, concat_ws('; ',
                case when b.jobs <> b.enqueued then format('%s jobs were enqueued, %s are there', b.enqueued, b.jobs) end,
-               case when a.jobs <> b.available then format('%s jobs are counted as available, %s are', b.available, a.jobs) end,
-               case when r.jobs <> b.running then format('%s jobs are counted as running, %s are', b.running, r.jobs) end,
+               case when coalesce(a.jobs, 0) <> b.available then format('%s jobs are counted as available, %s are', b.available, coalesce(a.jobs, 0)) end,
+               case when coalesce(r.jobs, 0) <> b.running then format('%s jobs are counted as running, %s are', b.running, coalesce(r.jobs, 0)) end,
                i.problems) as problem
         from awa._books b
-       cross join lateral (select count(*) as jobs from awa._available a where a.lane >> 3 = b.queue_id) a
-       cross join lateral (select count(*) as jobs from awa._running r where r.lane >> 3 = b.queue_id) r
-       cross join lateral (select string_agg(i.problem, '; ') as problems from (select * from awa._imbalances i where i.lane >> 3 = b.queue_id limit 20) i) i
+        left join (select a.lane >> 3 as queue_id, count(*) as jobs from awa._available a group by 1) a on a.queue_id = b.queue_id
+        left join (select r.lane >> 3 as queue_id, count(*) as jobs from awa._running r group by 1) r on r.queue_id = b.queue_id
+        left join (
+          select i.queue_id, string_agg(i.problem, '; ') as problems
+            from (select i.lane >> 3 as queue_id, i.problem, row_number() over (partition by i.lane >> 3) as n from awa._imbalances i where i.lane is not null) i
+           where i.n <= 20
+           group by i.queue_id
+        ) i on i.queue_id = b.queue_id
     )
     select b.queue, b.enqueued, b.available, b.scheduled, b.retryable, b.running, b.waiting_external, b.completed, b.failed, b.cancelled, b.dead,
            b.problem = '', nullif(b.problem, '')

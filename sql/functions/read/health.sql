@@ -41,9 +41,10 @@ with now as (
          case when m.late_since is not null then jsonb_build_object('late_seconds', floor(extract(epoch from n.at - m.late_since))) end
     from now n
    cross join lateral (
-      select 'promote_due' as pass, 'nobody has looked for jobs that are due' as problem,
-             (select to_timestamp(s.last_value / 1000000.0) from awa.promoted_until s
-               where s.is_called and to_timestamp(s.last_value / 1000000.0) < n.at - interval '1 minute' and exists (select from awa.deferred_jobs)) as late_since
+      select 'run_maintenance' as pass, 'nobody has called it' as problem, (
+        select case when s.is_called then to_timestamp(s.last_value / 1000000.0) else (select min(q.created_at) from awa.queues q) end
+          from awa.promoted_until s
+         where case when s.is_called then to_timestamp(s.last_value / 1000000.0) else (select min(q.created_at) from awa.queues q) end < n.at - interval '1 minute') as late_since
       union all
       select 'promote_due', 'jobs that are due wait', (select min(d.run_at) from awa.deferred_jobs d where d.run_at < n.at - interval '30 seconds')
       union all
