@@ -69,7 +69,7 @@ func explain(err error) error {
 		return fmt.Errorf("%w\nCreate the database first:\n\tcreate database MYDB", err)
 	case errors.As(err, &pg) && (pg.Code == "28P01" || pg.Code == "28000"): // invalid password, authorization
 		return fmt.Errorf("%w\nThe server does not accept the user or the password of the URL", err)
-	case errors.As(err, &connect):
+	case pg == nil && errors.As(err, &connect):
 		return fmt.Errorf("%w\nIs the server running, is its name spelled right, and does it listen where the URL says?", err)
 	}
 	return err

@@ -1,6 +1,7 @@
 -- Counts what ledgers have grown by into queue_rollups, lane by lane: entries that have become visible, and claims that are closed. One that stays open for more than 10 seconds is noted, and passed over. What is not counted
 -- yet is all that counts and searches for open attempts have to read. Seldom where little has happened, so that the rows are not rewritten all the time. One at a time: does nothing while somebody else is at it.
-create or replace function awa._fold(max_claims int default 20000, everything boolean default false) returns void
+-- Everything says to count the rest, too; of some queues, if they are named.
+create or replace function awa._fold(max_claims int default 20000, everything boolean default false, queue_ids bigint[] default null) returns void
 language plpgsql
 set plan_cache_mode = force_generic_plan
 as $$
@@ -17,7 +18,7 @@ begin
   end if;
   for v_lane in
     select l.lane, r.lane is not null as exists
-      from (select distinct q.queue_id from awa.queues q) q
+      from (select distinct q.queue_id from awa.queues q where queue_ids is null or q.queue_id = any(queue_ids)) q
      cross join lateral (select q.queue_id * 8 + p as lane from unnest('{0,1,2,3,4}'::int[]) p) l
       left join lateral (
         select * from awa.queue_rollups r where r.lane = l.lane limit 1

@@ -121,11 +121,11 @@ begin
       order by 1);
     perform pg_advisory_xact_lock(awa._queue_key(q)) from unnest(v_queue_ids) q;
     v_until := awa._snapshot();
-    -- An entry of another queue that was committed only now: a claim may be taking it, and would not find it where it was.
+    -- Something of another queue that was committed only now: a claim may be taking it, and would not find it where it was; and it is not counted.
     if exists (
       select from awa._lanes l
        cross join lateral awa._appended_since(l.lane, v_before, l.dropped) a
-       where l.lane >> 3 <> all(v_queue_ids) and a.segment = segment and a.entries > 0 and pg_visible_in_snapshot(a.xid, v_until))
+       where l.lane >> 3 <> all(v_queue_ids) and a.segment = segment and pg_visible_in_snapshot(a.xid, v_until))
     then
       raise lock_not_available;
     end if;
@@ -143,7 +143,7 @@ begin
     if cardinality(v_taken) < cardinality(v_open) then
       raise lock_not_available;
     end if;
-    perform awa._fold(null, true);
+    perform awa._fold(null, true, v_queue_ids);
     if awa._has_uncounted(segment) then
       raise lock_not_available;
     end if;
