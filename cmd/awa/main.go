@@ -24,6 +24,10 @@ const usage = `usage: awa COMMAND [ARGS]
                                        say what is wrong with an installation, and what to do; exit
                                        status 0: all is well, 1: there are warnings, 2: something is
                                        critical, there is no connection, or the command line is wrong
+  awa selftest [--database-url URL] [--phase DURATION] [--saturated]
+                                       show that what others do in the database does not slow the
+                                       queue: about a minute, at a third of the queue's full speed,
+                                       or saturated, at full speed and without a verdict
   awa version                          print the version of this program
   awa help                             print this
 
@@ -58,6 +62,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = runDemo(ctx, args, stdout, stderr)
 	case "doctor":
 		status, err = runDoctor(ctx, args, stdout, stderr)
+	case "selftest":
+		err = runSelftest(ctx, args, stdout, stderr)
 	case "version":
 		fmt.Fprintf(stdout, "awa %s (%s)\n", version(), runtime.Version())
 	case "help", "-h", "-help", "--help":

@@ -88,17 +88,29 @@ begin
   if not force and awa._is_unbalanced(segment) then
     return 'unbalanced';
   end if;
-  perform set_config('lock_timeout', awa._milliseconds(v_settings.prune_wait), true);
+  -- Before anything is copied: is somebody answering for an open attempt?
+  if exists (
+    select from (
+      select distinct awa._claim_key(o.receipt >> 12) as key
+        from (select o.receipt from awa._open_items o where o.segment = segment union select r.receipt from awa._running r where r.segment = segment) o
+       limit 1000
+    ) c where not case when pg_try_advisory_lock(c.key) then pg_advisory_unlock(c.key) else false end)
+  then
+    return 'busy';
+  end if;
   begin
     -- The cursors of very many quiet queues come first, some at a time: the server's lock table is small.
     v_queue_ids := array(select distinct l.lane >> 3 from awa._lanes l where l.cursor_segment = segment order by 1 limit 501);
     if cardinality(v_queue_ids) > 500 then
+      perform awa._lock_queues(v_queue_ids, v_settings.prune_wait);
       perform awa._carry_cursors(segment, v_queue_ids);
       return 'cleaning';
     end if;
 
     v_before := awa._snapshot();
-    perform pg_advisory_xact_lock(awa._fold_key());
+    if not pg_try_advisory_xact_lock(awa._fold_key()) then
+      raise lock_not_available;
+    end if;
     perform awa._fold(null, true); -- what is copied now must not be counted again
     with carried as (
       insert into awa.ready_entries
@@ -119,7 +131,7 @@ begin
       union
       select l.lane >> 3 from awa._lanes l where l.cursor_segment = segment
       order by 1);
-    perform pg_advisory_xact_lock(awa._queue_key(q)) from unnest(v_queue_ids) q;
+    perform awa._lock_queues(v_queue_ids, v_settings.prune_wait);
     v_until := awa._snapshot();
     -- Something of another queue that was committed only now: a claim may be taking it, and would not find it where it was; and it is not counted.
     if exists (
@@ -197,20 +209,28 @@ end
 $$;
 comment on function awa._clean is 'Carries what is alive in a segment to the current one';
 
--- Locks queues, and copies the cursors of theirs that are in a segment to the current one.
-create or replace function awa._carry_cursors(segment smallint, queue_ids bigint[]) returns void
+-- Locks queues, in the order of their ids, and waits for each of them so long at most.
+create or replace function awa._lock_queues(queue_ids bigint[], wait interval) returns void
 language plpgsql
 as $$
-#variable_conflict use_variable
 begin
-  perform pg_advisory_xact_lock(awa._queue_key(q)) from unnest(queue_ids) q;
+  perform set_config('lock_timeout', awa._milliseconds(wait), true);
+  perform pg_advisory_xact_lock(awa._queue_key(q)) from unnest(queue_ids) q order by q;
+  perform set_config('lock_timeout', '0', true); -- what is written next may have to wait for a page
+end
+$$;
+comment on function awa._lock_queues is 'Locks queues, and waits for each of them so long at most';
+
+-- Copies the cursors of queues that are in a segment to the current one.
+create or replace function awa._carry_cursors(segment smallint, queue_ids bigint[]) returns void
+language sql
+as $$
   insert into awa.lease_claims
     (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
   select awa._current_segment(), nextval('awa.claim_ids'), l.lane, l.lane_seq + 1, l.hi, l.lo, l.pos_xid, l.pos_id, l.pos_xid, l.pos_id,
          clock_timestamp(), clock_timestamp(), false, '{}'
     from awa._lanes l
-   where l.cursor_segment = segment and l.lane >> 3 = any(queue_ids);
-end
+   where l.cursor_segment = _carry_cursors.segment and l.lane >> 3 = any(queue_ids)
 $$;
 comment on function awa._carry_cursors is 'Copies the cursors of queues that are in a segment to the current one';
 

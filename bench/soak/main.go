@@ -1,0 +1,551 @@
+// Command soak runs Awa for a long time with small segments, and shows minute by minute whether anything grows or stalls. Give it a database of its own, freshly migrated.
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"maps"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/awa-pg/awa/internal/load"
+)
+
+const (
+	queue       = "soak"
+	pausedQueue = "soak_paused"
+	stallAfter  = 100 * time.Millisecond
+	lookEvery   = 50 * time.Millisecond // at what all sessions wait for
+	lookBack    = time.Minute           // longer than any call
+)
+
+type options struct {
+	url                             string
+	length, retention               time.Duration
+	dump, dumpAfter                 time.Duration
+	most, depth, paused, segmentMiB int
+	producers, consumers            int
+	pin, longJob                    bool
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.url, "database-url", os.Getenv("DATABASE_URL"), "a migrated database for this alone")
+	flag.DurationVar(&o.length, "for", time.Hour, "ends after this long")
+	flag.IntVar(&o.most, "jobs", 20_000_000, "or after so many jobs")
+	flag.IntVar(&o.depth, "depth", 4000, "jobs on their way")
+	flag.IntVar(&o.producers, "producers", 2, "connections")
+	flag.IntVar(&o.consumers, "consumers", 2, "connections")
+	flag.IntVar(&o.segmentMiB, "segment-mib", 128, "entries in a segment, about 3,000 jobs per MiB")
+	flag.DurationVar(&o.retention, "retention", 10*time.Second, "how long a segment is kept after it was left")
+	flag.BoolVar(&o.pin, "pin", false, "another session holds an idle transaction with an id all the time")
+	flag.DurationVar(&o.dump, "dump", 0, "another session holds ACCESS SHARE on all tables, and a snapshot, for this long, as pg_dump does")
+	flag.DurationVar(&o.dumpAfter, "dump-after", time.Minute, "when that begins")
+	flag.IntVar(&o.paused, "paused", 0, "so many jobs wait in another queue, which is paused")
+	flag.BoolVar(&o.longJob, "longjob", false, "one job is claimed at the start and completed at the end")
+	flag.Parse()
+	log.SetFlags(0)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		log.Fatal(err)
+	}
+}
+
+type soak struct {
+	options
+	config *pgx.ConnConfig
+	load   *load.Load
+	began  time.Time
+	rowed  time.Time // when the last row was printed
+	jobs   int       // completed
+
+	mu          sync.Mutex
+	who         map[uint32]string // the sessions, by pid
+	looks       []look            // of the last minutes
+	passes      []pass            // of the last minutes
+	slow        []load.Call       // that took too long, and are not explained yet
+	stalls      []stall
+	rotations   int
+	truncations int
+	outcome     string // what is in the way of emptying the oldest segment
+	notes       []string
+}
+
+// look is what the sessions were waiting for at a time, and what disturbed all of them.
+type look struct {
+	at    time.Time
+	waits map[uint32]string
+	all   []string
+}
+
+// pass is one of maintenance.
+type pass struct {
+	began, ended time.Time
+	did          string
+}
+
+type stall struct {
+	load.Call
+	cause string
+}
+
+func run(ctx context.Context, o options) error {
+	s := &soak{options: o, who: map[uint32]string{}}
+	var err error
+	if s.config, err = pgx.ParseConfig(o.url); err != nil {
+		return err
+	}
+	db, err := s.connect(ctx, "statistics")
+	if err != nil {
+		return err
+	}
+	defer db.Close(context.WithoutCancel(ctx))
+	if err := s.prepare(ctx, db); err != nil {
+		return err
+	}
+	var longJob, longReceipt int64
+	if o.longJob {
+		if _, err := db.Exec(ctx, "select awa.enqueue($1, 'long')", queue); err != nil {
+			return err
+		}
+		if err := db.QueryRow(ctx, "select job_id, receipt from awa.claim($1, 1, lease => '1 day')", queue).Scan(&longJob, &longReceipt); err != nil {
+			return err
+		}
+	}
+	s.load, err = load.Open(ctx, load.Config{Conn: s.config, Queue: queue, Producers: o.producers, Consumers: o.consumers, OnCall: s.onCall})
+	if err != nil {
+		return err
+	}
+	defer s.load.Close()
+
+	var others sync.WaitGroup
+	beside, stop := context.WithCancelCause(ctx)
+	defer others.Wait()
+	defer stop(nil)
+	start := func(what string, f func(context.Context, *pgx.Conn) error) error {
+		conn, err := s.connect(ctx, what)
+		if err != nil {
+			return err
+		}
+		others.Go(func() {
+			defer conn.Close(context.WithoutCancel(ctx))
+			if err := f(beside, conn); err != nil {
+				stop(fmt.Errorf("%s: %w", what, err))
+			}
+		})
+		return nil
+	}
+	fmt.Println("| until | jobs/s | MiB in schema awa | dead tuples | rotations | truncations | in the way of pruning | stalls over 100 ms | the longest, ms |")
+	fmt.Println("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+	s.began = time.Now()
+	s.rowed = s.began
+	err = errors.Join(start("maintenance", s.maintain), start("looks", s.lookAround), start("minutes", s.minutes))
+	if o.pin {
+		err = errors.Join(err, start("the pinning session", pin))
+	}
+	if o.dump > 0 {
+		err = errors.Join(err, start("the dump", s.dumpAll))
+	}
+	if err != nil {
+		return err
+	}
+	rest, err := s.load.Run(beside, load.Offer{For: o.length, Jobs: o.most, Depth: o.depth})
+	took := time.Since(s.began)
+	stop(nil)
+	others.Wait()
+	if err == nil {
+		err = s.row(context.WithoutCancel(ctx), db, rest)
+	}
+	s.summary(took)
+	if err != nil {
+		return err
+	}
+	var dead string
+	err = db.QueryRow(ctx, `
+		select coalesce(string_agg(format('%s %s', relname, n_dead_tup), ', ' order by n_dead_tup desc), 'none')
+		  from pg_stat_user_tables where schemaname = 'awa' and n_dead_tup > 0`).Scan(&dead)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("Dead tuples: %s.\n", dead)
+	if o.longJob {
+		if _, err := db.Exec(ctx, "select awa.complete($1, $2)", longJob, longReceipt); err != nil {
+			return fmt.Errorf("the long job: %w", err)
+		}
+		s.jobs++
+	}
+	return s.check(ctx, db)
+}
+
+// connect opens a session beside the load.
+func (s *soak) connect(ctx context.Context, what string) (*pgx.Conn, error) {
+	conn, err := pgx.ConnectConfig(ctx, s.config)
+	if err == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.who[conn.PgConn().PID()] = what
+	}
+	return conn, err
+}
+
+func (s *soak) prepare(ctx context.Context, db *pgx.Conn) error {
+	var jobs int64
+	var version string
+	if err := db.QueryRow(ctx, "select (select last_value from awa.job_ids), version()").Scan(&jobs, &version); err != nil {
+		return err
+	}
+	if jobs > 1 {
+		return errors.New("this database has been used: give it a fresh one")
+	}
+	_, err := db.Exec(ctx, "update awa.settings set segment_bytes = $1, completed_retention = $2", s.segmentMiB<<20, s.retention)
+	if err != nil {
+		return err
+	}
+	for n := s.paused; n > 0; n -= load.Batch {
+		_, err := db.Exec(ctx, "select count(*) from awa.enqueue_many($1, 'paused', array_fill($2::jsonb, array[$3::int]))", pausedQueue, load.Payload, min(n, load.Batch))
+		if err != nil {
+			return err
+		}
+	}
+	if s.paused > 0 {
+		if _, err := db.Exec(ctx, "select awa.pause_queue($1)", pausedQueue); err != nil {
+			return err
+		}
+	}
+	fmt.Println(version)
+	flag.VisitAll(func(f *flag.Flag) {
+		if f.Name != "database-url" { // which may hold a password
+			fmt.Printf("-%s %s ", f.Name, f.Value)
+		}
+	})
+	fmt.Print("\n\n")
+	return nil
+}
+
+func (s *soak) onCall(c load.Call) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.who[c.PID] = "the load"
+	if c.Took > stallAfter {
+		s.slow = append(s.slow, c)
+	}
+}
+
+// maintain calls maintenance each second, and notes what it did to the ring.
+func (s *soak) maintain(ctx context.Context, conn *pgx.Conn) error {
+	type ring struct {
+		Current   int
+		Outcome   string
+		Filenodes []uint32 // a truncation gives a table a new one
+	}
+	look := func() (r ring, err error) {
+		err = conn.QueryRow(context.WithoutCancel(ctx), `
+			select current_segment, coalesce(outcome, ''), array(select pg_relation_filenode(format('awa.ready_entries_%s', s)) from generate_series(0, 3) s)
+			  from awa.ring`).Scan(&r.Current, &r.Outcome, &r.Filenodes)
+		return r, err
+	}
+	before, err := look()
+	if err != nil {
+		return err
+	}
+	return every(ctx, time.Second, func() error {
+		p := pass{began: time.Now()}
+		if _, err := conn.Exec(context.WithoutCancel(ctx), "call awa.run_maintenance()"); err != nil {
+			return err
+		}
+		p.ended = time.Now()
+		after, err := look()
+		if err != nil {
+			return err
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		var did []string
+		if after.Current != before.Current {
+			s.rotations++
+			did = append(did, fmt.Sprintf("rotated to %d", after.Current))
+		}
+		for i := range after.Filenodes {
+			if after.Filenodes[i] != before.Filenodes[i] {
+				s.truncations++
+				did = append(did, fmt.Sprintf("truncated %d", i))
+			}
+		}
+		if after.Outcome != "" {
+			did = append(did, after.Outcome)
+		}
+		s.outcome = after.Outcome
+		p.did = strings.Join(did, ", ")
+		s.passes = append(s.passes, p)
+		before = after
+		return nil
+	})
+}
+
+// lookAround notes again and again what the sessions wait for.
+func (s *soak) lookAround(ctx context.Context, conn *pgx.Conn) error {
+	return every(ctx, lookEvery, func() error {
+		l := look{at: time.Now(), waits: map[uint32]string{}}
+		rows, _ := conn.Query(context.WithoutCancel(ctx), `
+			select pid, backend_type, coalesce(wait_event_type || '/' || wait_event, 'CPU'), case wait_event_type when 'Lock' then pg_blocking_pids(pid) end
+			  from pg_stat_activity
+			 where pid <> pg_backend_pid()
+			   and (datname = current_database() or backend_type = 'checkpointer')`)
+		var pid uint32
+		var backend, wait string
+		var blockers []uint32
+		_, err := pgx.ForEachRow(rows, []any{&pid, &backend, &wait, &blockers}, func() error {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			var holders []string
+			for _, b := range blockers {
+				holders = append(holders, cmp.Or(s.who[b], "others"))
+			}
+			slices.Sort(holders)
+			for _, holder := range slices.Compact(holders) {
+				wait += ", held by " + holder
+			}
+			switch {
+			case backend == "client backend":
+				l.waits[pid] = wait
+			case !strings.HasPrefix(wait, "Activity/"): // at work
+				l.all = append(l.all, backend)
+			}
+			return nil
+		})
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.looks = append(s.looks, l)
+		return err
+	})
+}
+
+// cause is what is known about a call that took long.
+func (s *soak) cause(c load.Call) string {
+	ended := c.Began.Add(c.Took)
+	counts := map[string]int{}
+	all := map[string]int{}
+	last := c.Began
+	var gap time.Duration
+	for _, l := range s.looks {
+		if l.at.Before(c.Began) || l.at.After(ended) {
+			continue
+		}
+		gap = max(gap, l.at.Sub(last))
+		last = l.at
+		counts[l.waits[c.PID]]++
+		for _, what := range l.all {
+			all[what]++
+		}
+	}
+	gap = max(gap, ended.Sub(last))
+	var known []string
+	for _, m := range []map[string]int{counts, all} {
+		for _, what := range slices.Sorted(maps.Keys(m)) {
+			known = append(known, fmt.Sprintf("%s %d times", what, m[what]))
+		}
+	}
+	for _, p := range s.passes {
+		if p.did != "" && p.began.Before(ended) && p.ended.After(c.Began) {
+			known = append(known, fmt.Sprintf("maintenance of %d ms: %s", p.ended.Sub(p.began).Milliseconds(), p.did))
+		}
+	}
+	if gap > 2*lookEvery {
+		known = append(known, fmt.Sprintf("no look for %d ms", gap.Milliseconds()))
+	}
+	return strings.Join(known, "; ")
+}
+
+func (s *soak) minutes(ctx context.Context, conn *pgx.Conn) error {
+	return every(ctx, time.Minute, func() error { return s.row(context.WithoutCancel(ctx), conn, s.load.Take()) })
+}
+
+// row prints what happened since the last one.
+func (s *soak) row(ctx context.Context, conn *pgx.Conn, done load.Figures) error {
+	var bytes, dead int64
+	err := conn.QueryRow(ctx, `
+		select (select sum(pg_total_relation_size(oid)) from pg_class where relnamespace = 'awa'::regnamespace and relkind = 'r')::bigint,
+		       (select sum(n_dead_tup) from pg_stat_user_tables where schemaname = 'awa')::bigint`).Scan(&bytes, &dead)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var longest time.Duration
+	for _, c := range s.slow {
+		longest = max(longest, c.Took)
+		s.stalls = append(s.stalls, stall{c, s.cause(c)})
+	}
+	now := time.Now()
+	fmt.Printf("| %s | %.0f | %d | %d | %d | %d | %s | %d | %d |\n", s.at(now), float64(done.Jobs)/now.Sub(s.rowed).Seconds(), bytes>>20, dead,
+		s.rotations, s.truncations, s.outcome, len(s.slow), longest.Milliseconds())
+	s.rowed = now
+	s.jobs += done.Jobs
+	s.slow = nil
+	// A call that is explained with the next row may have begun before this one.
+	old := now.Add(-lookBack)
+	s.looks = slices.DeleteFunc(s.looks, func(l look) bool { return l.at.Before(old) })
+	s.passes = slices.DeleteFunc(s.passes, func(p pass) bool { return p.ended.Before(old) })
+	return nil
+}
+
+func (s *soak) summary(took time.Duration) {
+	fmt.Printf("\n%d jobs in %s, %.0f jobs/s; %d rotations, %d truncations, %d stalls.\n",
+		s.jobs, took.Round(time.Second), float64(s.jobs)/took.Seconds(), s.rotations, s.truncations, len(s.stalls))
+	for _, note := range s.notes {
+		fmt.Println(note)
+	}
+	slices.SortFunc(s.stalls, func(a, b stall) int { return cmp.Compare(b.Took, a.Took) })
+	for _, t := range s.stalls[:min(len(s.stalls), 30)] {
+		fmt.Printf("- %s %s, %d ms: %s\n", s.at(t.Began), t.Name, t.Took.Milliseconds(), t.cause)
+	}
+}
+
+// at is a time as minutes and seconds of the run.
+func (s *soak) at(t time.Time) string {
+	since := t.Sub(s.began)
+	return fmt.Sprintf("%d:%04.1f", int(since.Minutes()), (since % time.Minute).Seconds())
+}
+
+// check compares what Awa says with what was done: every job was completed, once.
+func (s *soak) check(ctx context.Context, db *pgx.Conn) error {
+	if s.paused > 0 {
+		if err := s.workPaused(ctx, db); err != nil {
+			return err
+		}
+	}
+	rows, _ := db.Query(ctx, "select queue, completed, available + scheduled + retryable + running + waiting_external + failed + cancelled + dead from awa.queue_counts()")
+	want := map[string]int{queue: s.jobs, pausedQueue: s.paused}
+	var name string
+	var completed, other int
+	_, err := pgx.ForEachRow(rows, []any{&name, &completed, &other}, func() error {
+		if completed != want[name] || other > 0 {
+			return fmt.Errorf("queue_counts says that %d jobs of %s are completed, and %d are not; it should be %d", completed, name, other, want[name])
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	fmt.Println("Every job was completed once: the load and queue_counts agree.")
+
+	rows, _ = db.Query(ctx, "select coalesce(queue, ''), problem from awa.audit() where not balanced")
+	var problem string
+	if _, err := pgx.ForEachRow(rows, []any{&name, &problem}, func() error { return fmt.Errorf("audit, %s: %s", name, problem) }); err != nil {
+		return err
+	}
+	fmt.Println("The books balance: audit has nothing to say.")
+	return nil
+}
+
+// workPaused resumes the paused queue, and completes its jobs: those that it had, all of them, in their order.
+func (s *soak) workPaused(ctx context.Context, db *pgx.Conn) error {
+	if _, err := db.Exec(ctx, "select awa.resume_queue($1)", pausedQueue); err != nil {
+		return err
+	}
+	var last int64
+	for done := 0; done < s.paused; {
+		var jobs, receipts []int64
+		rows, _ := db.Query(ctx, "select job_id, receipt from awa.claim($1, $2)", pausedQueue, load.Batch)
+		var job, receipt int64
+		_, err := pgx.ForEachRow(rows, []any{&job, &receipt}, func() error {
+			if job <= last {
+				return fmt.Errorf("job %d of the paused queue came after job %d", job, last)
+			}
+			last = job
+			jobs, receipts = append(jobs, job), append(receipts, receipt)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if len(jobs) == 0 {
+			return fmt.Errorf("the paused queue had %d jobs, and %d came out of it", s.paused, done)
+		}
+		done += len(jobs)
+		if _, err := db.Exec(ctx, "select awa.complete_many($1, $2)", jobs, receipts); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// pin holds an idle transaction that has an id.
+func pin(ctx context.Context, conn *pgx.Conn) error {
+	ctx, background := context.WithoutCancel(ctx), ctx
+	tx, err := conn.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, "select pg_current_xact_id()"); err != nil {
+		return err
+	}
+	<-background.Done()
+	return tx.Rollback(ctx)
+}
+
+// dumpAll holds a snapshot, and a lock on each table, for a while.
+func (s *soak) dumpAll(ctx context.Context, conn *pgx.Conn) error {
+	if !sleep(ctx, s.dumpAfter) {
+		return nil
+	}
+	always := context.WithoutCancel(ctx)
+	tx, err := conn.BeginTx(always, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback(always)
+	var lock string
+	err = tx.QueryRow(always, `
+		select 'lock table ' || string_agg(oid::regclass::text, ', ') || ' in access share mode'
+		  from pg_class where relnamespace = 'awa'::regnamespace and relkind in ('r', 'p')`).Scan(&lock)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.Exec(always, lock); err != nil {
+		return err
+	}
+	from := time.Now()
+	sleep(ctx, s.dump)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notes = append(s.notes, fmt.Sprintf("The dump held its locks from %s to %s.", s.at(from), s.at(time.Now())))
+	return nil
+}
+
+// every calls f again and again until the context ends.
+func every(ctx context.Context, d time.Duration, f func() error) error {
+	tick := time.NewTicker(d)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := f(); err != nil {
+			return err
+		}
+	}
+}
+
+// sleep waits, unless the context ends before; then it returns false.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
