@@ -102,15 +102,13 @@ begin
     -- The cursors of very many quiet queues come first, some at a time: the server's lock table is small.
     v_queue_ids := array(select distinct l.lane >> 3 from awa._lanes l where l.cursor_segment = segment order by 1 limit 501);
     if cardinality(v_queue_ids) > 500 then
-      perform awa._lock_queues(v_queue_ids, v_settings.prune_wait);
+      perform awa._lock_for(array(select awa._queue_key(q) from unnest(v_queue_ids) q), v_settings.prune_wait);
       perform awa._carry_cursors(segment, v_queue_ids);
       return 'cleaning';
     end if;
 
     v_before := awa._snapshot();
-    if not pg_try_advisory_xact_lock(awa._fold_key()) then
-      raise lock_not_available;
-    end if;
+    perform awa._lock_for(array[awa._fold_key()], v_settings.prune_wait);
     perform awa._fold(null, true); -- what is copied now must not be counted again
     with carried as (
       insert into awa.ready_entries
@@ -131,7 +129,7 @@ begin
       union
       select l.lane >> 3 from awa._lanes l where l.cursor_segment = segment
       order by 1);
-    perform awa._lock_queues(v_queue_ids, v_settings.prune_wait);
+    perform awa._lock_for(array(select awa._queue_key(q) from unnest(v_queue_ids) q), v_settings.prune_wait);
     v_until := awa._snapshot();
     -- Something of another queue that was committed only now: a claim may be taking it, and would not find it where it was; and it is not counted.
     if exists (
@@ -209,17 +207,17 @@ end
 $$;
 comment on function awa._clean is 'Carries what is alive in a segment to the current one';
 
--- Locks queues, in the order of their ids, and waits for each of them so long at most.
-create or replace function awa._lock_queues(queue_ids bigint[], wait interval) returns void
+-- Takes advisory locks in their order, and waits for each of them so long at most.
+create or replace function awa._lock_for(keys bigint[], wait interval) returns void
 language plpgsql
 as $$
 begin
   perform set_config('lock_timeout', awa._milliseconds(wait), true);
-  perform pg_advisory_xact_lock(awa._queue_key(q)) from unnest(queue_ids) q order by q;
+  perform pg_advisory_xact_lock(k) from unnest(keys) k;
   perform set_config('lock_timeout', '0', true); -- what is written next may have to wait for a page
 end
 $$;
-comment on function awa._lock_queues is 'Locks queues, and waits for each of them so long at most';
+comment on function awa._lock_for is 'Takes advisory locks, and waits for each of them so long at most';
 
 -- Copies the cursors of queues that are in a segment to the current one.
 create or replace function awa._carry_cursors(segment smallint, queue_ids bigint[]) returns void
