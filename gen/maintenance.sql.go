@@ -49,6 +49,17 @@ func (q *Queries) PromoteDue(ctx context.Context, db DBTX, maxJobs int32) (int64
 	return promoted, err
 }
 
+const pruneOldest = `-- name: PruneOldest :one
+select segment, outcome from awa.prune_oldest(force => $1)
+`
+
+func (q *Queries) PruneOldest(ctx context.Context, db DBTX, force bool) (AwaPruneOldest, error) {
+	row := db.QueryRow(ctx, pruneOldest, force)
+	var i AwaPruneOldest
+	err := row.Scan(&i.Segment, &i.Outcome)
+	return i, err
+}
+
 const rescue = `-- name: Rescue :one
 select rescued from awa.rescue(max_jobs => $1)
 `
@@ -58,4 +69,24 @@ func (q *Queries) Rescue(ctx context.Context, db DBTX, maxJobs *int32) (int64, e
 	var rescued int64
 	err := row.Scan(&rescued)
 	return rescued, err
+}
+
+const rotate = `-- name: Rotate :one
+select rotated, current_segment from awa.rotate(force => $1)
+`
+
+func (q *Queries) Rotate(ctx context.Context, db DBTX, force bool) (AwaRotate, error) {
+	row := db.QueryRow(ctx, rotate, force)
+	var i AwaRotate
+	err := row.Scan(&i.Rotated, &i.CurrentSegment)
+	return i, err
+}
+
+const runMaintenance = `-- name: RunMaintenance :exec
+call awa.run_maintenance()
+`
+
+func (q *Queries) RunMaintenance(ctx context.Context, db DBTX) error {
+	_, err := db.Exec(ctx, runMaintenance)
+	return err
 }

@@ -9,6 +9,23 @@ import (
 	"time"
 )
 
+// The row that audit returns, one per queue. The view itself is always empty
+type AwaAudit struct {
+	Queue           *string
+	Enqueued        *int64
+	Available       *int64
+	Scheduled       *int64
+	Retryable       *int64
+	Running         *int64
+	WaitingExternal *int64
+	Completed       *int64
+	Failed          *int64
+	Cancelled       *int64
+	Dead            *int64
+	Balanced        bool
+	Problem         *string
+}
+
 // The row that claim returns, one per job. The view itself is always empty
 type AwaClaimedJob struct {
 	JobID       int64
@@ -31,6 +48,16 @@ type AwaClaimedJob struct {
 type AwaEnqueueUnique struct {
 	JobID    int64
 	Inserted bool
+}
+
+// The row that health returns, one per thing that is looked at. The view itself is always empty
+type AwaHealth struct {
+	Level   string
+	Topic   string
+	Subject string
+	Message string
+	Hint    *string
+	Details json.RawMessage
 }
 
 // Every job that is still kept, one row each, in one state
@@ -66,6 +93,12 @@ type AwaLostAttempt struct {
 	Reason  string
 }
 
+// The row that prune_oldest returns: the oldest segment, and what became of it. The view itself is always empty
+type AwaPruneOldest struct {
+	Segment *int16
+	Outcome string
+}
+
 // Exact counts of jobs by queue and state
 type AwaQueueCount struct {
 	Queue           string
@@ -79,4 +112,17 @@ type AwaQueueCount struct {
 	Cancelled       int64
 	Dead            int64
 	OldestReadyAt   *time.Time
+}
+
+// The row that rebase_after_restore returns: how many jobs of each state it has moved. The view itself is always empty
+type AwaRebaseAfterRestore struct {
+	Available int64
+	Running   int64
+	Completed int64
+}
+
+// The row that rotate returns: whether it moved on, and the segment that is current now. The view itself is always empty
+type AwaRotate struct {
+	Rotated        bool
+	CurrentSegment int16
 }

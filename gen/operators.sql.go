@@ -132,6 +132,17 @@ func (q *Queries) PurgeDLQ(ctx context.Context, db DBTX, arg PurgeDLQParams) (in
 	return purge_dlq, err
 }
 
+const rebaseAfterRestore = `-- name: RebaseAfterRestore :one
+select available, running, completed from awa.rebase_after_restore()
+`
+
+func (q *Queries) RebaseAfterRestore(ctx context.Context, db DBTX) (AwaRebaseAfterRestore, error) {
+	row := db.QueryRow(ctx, rebaseAfterRestore)
+	var i AwaRebaseAfterRestore
+	err := row.Scan(&i.Available, &i.Running, &i.Completed)
+	return i, err
+}
+
 const resumeQueue = `-- name: ResumeQueue :exec
 select awa.resume_queue(queue => $1)
 `

@@ -9,6 +9,44 @@ import (
 	"context"
 )
 
+const audit = `-- name: Audit :many
+select queue, enqueued, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, balanced, problem from awa.audit()
+`
+
+func (q *Queries) Audit(ctx context.Context, db DBTX) ([]AwaAudit, error) {
+	rows, err := db.Query(ctx, audit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AwaAudit
+	for rows.Next() {
+		var i AwaAudit
+		if err := rows.Scan(
+			&i.Queue,
+			&i.Enqueued,
+			&i.Available,
+			&i.Scheduled,
+			&i.Retryable,
+			&i.Running,
+			&i.WaitingExternal,
+			&i.Completed,
+			&i.Failed,
+			&i.Cancelled,
+			&i.Dead,
+			&i.Balanced,
+			&i.Problem,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const explainJob = `-- name: ExplainJob :one
 select awa.explain_job(job_id => $1)
 `
@@ -18,6 +56,37 @@ func (q *Queries) ExplainJob(ctx context.Context, db DBTX, jobID int64) (string,
 	var explain_job string
 	err := row.Scan(&explain_job)
 	return explain_job, err
+}
+
+const health = `-- name: Health :many
+select level, topic, subject, message, hint, details from awa.health()
+`
+
+func (q *Queries) Health(ctx context.Context, db DBTX) ([]AwaHealth, error) {
+	rows, err := db.Query(ctx, health)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AwaHealth
+	for rows.Next() {
+		var i AwaHealth
+		if err := rows.Scan(
+			&i.Level,
+			&i.Topic,
+			&i.Subject,
+			&i.Message,
+			&i.Hint,
+			&i.Details,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const job = `-- name: Job :one

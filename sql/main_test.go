@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"testing"
 	"time"
 
@@ -13,6 +14,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
+	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/internal/pgserver"
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
@@ -73,6 +76,35 @@ func (s *session) waitUntilBlocked(other *session) {
 	require.Eventually(s, func() bool {
 		return one[bool](s, "select cardinality(pg_blocking_pids($1)) > 0", other.pid)
 	}, 20*time.Second, time.Millisecond, "session %d never waited for a lock", other.pid)
+}
+
+// A server is one of the test's own: with roles, transaction ids and crashes of its own.
+type server struct {
+	*pgserver.Server
+	t *testing.T
+}
+
+func newServer(t *testing.T) server {
+	t.Helper()
+	s, err := pgserver.Start(t.Context(), pgserver.Config{})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Stop()) })
+	return server{s, t}
+}
+
+// database creates a database; an empty one, or one with an installation.
+func (s server) database(name string, installed bool) database {
+	s.t.Helper()
+	admin := database{s.t, s.URL()}.session()
+	admin.exec("create database " + name)
+	u, err := url.Parse(s.URL())
+	require.NoError(s.t, err)
+	u.Path = "/" + name
+	if installed {
+		_, err = driver.Migrate(s.t.Context(), u.String())
+		require.NoError(s.t, err)
+	}
+	return database{s.t, u.String()}
 }
 
 func one[T any](s *session, sql string, args ...any) (v T) {

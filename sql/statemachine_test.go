@@ -44,11 +44,16 @@ const (
 	claimIt      = "select job_id, receipt from awa.claim(@queue, 10, @worker)"
 	failIt       = "select awa.fail(@job, @receipt, 'error')"
 	lasts        = "select awa.materialize('0')"
-	becomesDue   = "update awa.deferred_jobs set run_at = clock_timestamp() where job_id = @job"
-	becomesLate  = `with l as (update awa.leases set deadline_at = clock_timestamp() where job_id = @job)
-		update awa.lease_claims set deadline_at = clock_timestamp() where @job = any(job_ids)`
-	becomesOld = `with d as (update awa.dlq_entries set finalized_at = finalized_at - interval '10 years' where job_id = @job)
-		update awa.done_entries set finalized_at = finalized_at - interval '10 years' where job_id = @job`
+	isDue        = "due as (update awa.deferred_jobs set run_at = clock_timestamp() where job_id = @job)"
+	isLate       = `late as (update awa.leases set deadline_at = clock_timestamp() where job_id = @job),
+		late_claim as (update awa.lease_claims set deadline_at = clock_timestamp() where @job = any(job_ids))`
+	isOld = `dead as (update awa.dlq_entries set finalized_at = finalized_at - interval '10 years' where job_id = @job),
+		done as (update awa.done_entries set finalized_at = finalized_at - interval '10 years' where job_id = @job)`
+	becomesDue  = "with " + isDue + " select"
+	becomesLate = "with " + isLate + " select"
+	becomesOld  = "with " + isOld + " select"
+	allIsDue    = "with " + isDue + ", " + isLate + ", " + isOld + ` update awa.settings set segment_age = '1 microsecond', completed_retention = '0'` // last, because it stays so
+	isLeft      = "select awa.rotate(true)"
 )
 
 // steps are all calls that may change a job, and those of which one would not expect it. Every function that is not declared to change nothing is here.
@@ -88,6 +93,13 @@ var steps = []step{
 	{"rescue", becomesLate, "select rescued from awa.rescue()"},
 	{"expire_history", "", "select expired from awa.expire_history()"},
 	{"expire_history", becomesOld, "select expired from awa.expire_history()"},
+	{"rotate", "", "select rotated from awa.rotate()"},
+	{"rotate", "", "select rotated from awa.rotate(true)"},
+	{"prune_oldest", "", "select outcome from awa.prune_oldest()"},
+	{"prune_oldest", isLeft, "select outcome from awa.prune_oldest(true)"},
+	{"rebase_after_restore", "", "select available from awa.rebase_after_restore()"},
+	{"audit", "", "select balanced from awa.audit()"},
+	{"health", "", "select level from awa.health()"},
 	{"configure_queue", "", `select awa.configure_queue(@queue, '{"default_priority": 4, "default_max_attempts": 1, "deadline": "1 second", "failed_retention": "1 hour"}')`},
 	{"pause_queue", "", "select awa.pause_queue(@queue)"},
 	{"resume_queue", "", "select awa.resume_queue(@queue)"},
@@ -105,7 +117,12 @@ var steps = []step{
 	{"move", "", "select awa.move(@job, @queue || ' moved')"},
 	{"move", "", "select awa.move(@job, @queue)"},
 	{"purge_dlq", "", "select awa.purge_dlq(queue => @queue)"},
+	{"run_maintenance", "", "call awa.run_maintenance()"},
+	{"run_maintenance", allIsDue, "call awa.run_maintenance()"},
 }
+
+// maintenance is what run_maintenance calls.
+var maintenance = []string{"promote_due", "rescue", "materialize", "expire_history", "rotate", "prune_oldest"}
 
 // settings are the ways into each state.
 func settings() (all []setting) {
@@ -168,6 +185,11 @@ func TestStateMachine(t *testing.T) {
 	}
 	for _, state := range states {
 		require.Equal(t, state != "waiting_external", len(homes[state]) > 0, "ways to become %s", state)
+	}
+	pruned, expired := edge{"completed", "gone", "prune_oldest"}, edge{"completed", "gone", "expire_history"}
+	for home := range homes["completed"] {
+		require.NotEqual(t, walked[pruned][home], walked[expired][home], "%s: it goes with its segment, or expires", home)
+		walked[pruned][home], walked[expired][home] = true, true
 	}
 	for e := range rules {
 		for home := range homes[e.from] {
@@ -250,6 +272,9 @@ func walk(t *testing.T, way setting, rules map[edge]rule, walked map[edge]map[st
 	foreign := s.enqueue("foreign")
 	foreignAttempt := s.claim("foreign", 1)[0].Receipt
 	for i, step := range steps {
+		turns := slices.Contains([]string{"rotate", "prune_oldest", "run_maintenance"}, step.function)
+		for turns && s.prune() != "empty" { // so that the next job will be in the oldest segment that is not
+		}
 		job := s.bring(way, fmt.Sprint("queue ", i), foreignAttempt)
 		if step.prepare != "" {
 			s.exec(step.prepare, job.args)
@@ -284,6 +309,9 @@ func walk(t *testing.T, way setting, rules map[edge]rule, walked map[edge]map[st
 		if refused {
 			require.Equal(t, before, after, what)
 		}
+		if before != after || turns || i == len(steps)-1 { // an audit takes longer than all the rest
+			require.Empty(t, list[string](s, "select concat_ws(': ', queue, problem) from awa.audit() where not balanced"), what)
+		}
 		if refused || strings.Contains(step.call, "@job") {
 			require.Equal(t, others, s.rows(job.company), what)
 		}
@@ -297,6 +325,11 @@ func walk(t *testing.T, way setting, rules map[edge]rule, walked map[edge]map[st
 		}
 
 		e := edge{way.state, after.state, step.function}
+		for _, part := range maintenance {
+			if _, ok := rules[edge{way.state, after.state, part}]; ok && step.function == "run_maintenance" {
+				e.function = part
+			}
+		}
 		require.Contains(t, rules, e, what)
 		attempt := after.attempt
 		switch rules[e].attempt {
@@ -316,6 +349,9 @@ func walk(t *testing.T, way setting, rules map[edge]rule, walked map[edge]map[st
 		require.Equal(t, attempt, after.attempt, what)
 		require.Contains(t, []string{"held", "not held"}, rules[e].key)
 		require.Equal(t, rules[e].key == "held", after.holdsKey, what)
+		if step.function == "run_maintenance" {
+			continue // it may have been another part
+		}
 		if walked[e] == nil {
 			walked[e] = map[string]bool{}
 		}

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,6 +54,9 @@ type book struct {
 	attempts  []attempt
 	moved     map[int64]bool // jobs that an operator may have changed
 	dead      []int64        // workers that died, and that are to be deregistered; others are left to rescue
+
+	appended atomic.Int64 // jobs committed since the last rotation
+	quiet    sync.RWMutex // held by the pruner when it wants to be alone
 }
 
 func (b *book) commit(jobs []int64, attempts []attempt) {
@@ -61,6 +65,7 @@ func (b *book) commit(jobs []int64, attempts []attempt) {
 	for _, id := range jobs {
 		b.committed[id] = true
 	}
+	b.appended.Add(int64(len(jobs)))
 	b.attempts = append(b.attempts, attempts...)
 }
 
@@ -91,10 +96,11 @@ type client struct {
 	missing []int64 // known jobs that it did not find
 }
 
-var stressQueues = []string{"a", "b", "c"}
+// The last one is paused half of the time, so that its jobs and its cursors are carried from segment to segment.
+var stressQueues = []string{"a", "b", "c", "often paused"}
 
 // Nothing is lost, nothing comes twice, nothing comes out of thin air, and the books balance: 24 producers, 6 workers, 4 operators and maintenance, with everything
-// at random that a client may do.
+// at random that a client may do, while the segments turn every few hundred jobs.
 func TestStress(t *testing.T) {
 	seed := *stressSeed
 	if seed == 0 {
@@ -149,31 +155,26 @@ func TestStress(t *testing.T) {
 	}
 	reader, keeper := newClient(200), newClient(201)
 	reads := 0
-	run(&workers, work, func(ctx context.Context) error { reads++; return reader.checkStates(ctx) })
+	run(&workers, work, books.beside(3, func(ctx context.Context) error { reads++; return reader.checkStates(ctx) }))
 	run(&workers, work, keeper.keep)
-	_, err := setUp.db.Exec(ctx, "update awa.settings set prune_wait = '300 milliseconds'") // operators keep transactions open here
+	_, err := setUp.db.Exec(ctx, "update awa.settings set completed_retention = '0', prune_wait = '100 milliseconds'")
 	require.NoError(t, err)
 	pruner := newClient(202)
-	outcomes := map[string]int{}
-	run(&workers, work, func(ctx context.Context) error {
-		var rotated bool
-		var outcome string
-		err := pruner.db.QueryRow(ctx, "select (awa.rotate(true)).rotated").Scan(&rotated)
-		if err == nil {
-			err = pruner.db.QueryRow(ctx, "select (awa.prune_oldest(true)).outcome from pg_sleep(0.005)").Scan(&outcome)
-		}
-		outcomes[outcome]++
-		return err
-	})
-	auditor := newClient(203)
-	audits := 0
-	run(&workers, work, func(ctx context.Context) error { audits++; return auditor.audit(ctx) })
+	turns := map[string]int{}
+	run(&workers, work, func(ctx context.Context) error { return pruner.prune(ctx, turns) })
+	auditor, oldAuditor := newClient(203), newClient(204)
+	audits, oldAudits := 0, 0
+	run(&workers, work, books.beside(3, func(ctx context.Context) error { audits++; return auditor.audit(ctx) }))
+	run(&workers, work, func(ctx context.Context) error { oldAudits++; return oldAuditor.auditThePast(ctx) })
 	for i := range 4 {
-		run(&producers, produce, newClient(400+i).operate)
+		run(&producers, produce, books.beside(1, newClient(400+i).operate))
 	}
 
 	producers.Wait()
 	settled := newClient(300)
+	if _, err := settled.db.Exec(ctx, "select awa.resume_queue($1)", stressQueues[3]); err != nil {
+		errs <- err
+	}
 	open := func() bool {
 		var open int64
 		err := settled.db.QueryRow(ctx, "select coalesce(sum(available + retryable + scheduled + running), 0) from awa.queue_counts()").Scan(&open)
@@ -280,13 +281,20 @@ func TestStress(t *testing.T) {
 		 where schemaname = 'awa' and relname ~ '^(ready_entries|lease_claims|lease_claim_closures)_'`).Scan(&changed))
 	// Two answers for one item at the very same moment leave a dead row: the one that finds the index entry of the other takes its row back.
 	require.LessOrEqual(t, changed, int64(len(books.attempts)/1000), "updates and deletes on the hot families")
-	t.Logf("%d jobs committed, %d attempts, %d reads of all states, %d audits, ends %v, of attempts %v, prunes %v", len(books.committed), len(books.attempts), reads, audits, ends, endings, outcomes)
-	require.Positive(t, outcomes["truncated"])
+	t.Logf("%d jobs committed, %d attempts, %d reads of all states, %d audits and %d of the past, ends %v, of attempts %v, turns %v",
+		len(books.committed), len(books.attempts), reads, audits, oldAudits, ends, endings, turns)
+	require.Greater(t, turns["truncated"], int(stressTime.Seconds()/4), "segments do not turn: the test tests too little")
 	require.Positive(t, reads)
+	require.Positive(t, audits)
+	require.Positive(t, oldAudits)
 }
 
 // produce is one transaction of random length, with savepoints, that commits or rolls back.
 func (c *client) produce(ctx context.Context) error {
+	if c.book.appended.Load() > 400 { // let the segments turn
+		time.Sleep(5 * time.Millisecond)
+		return nil
+	}
 	if c.rand.IntN(4) == 0 {
 		return c.produceUnique(ctx)
 	}
@@ -319,7 +327,7 @@ func (c *client) produce(ctx context.Context) error {
 			return err
 		}
 		if c.rand.IntN(40) == 0 { // now and then a long one
-			if _, err := tx.Exec(ctx, "select pg_sleep($1)", c.rand.Float64()); err != nil {
+			if err := c.rest(ctx, tx, time.Second); err != nil {
 				return err
 			}
 		}
@@ -460,9 +468,7 @@ func (c *client) answer(ctx context.Context, attempts []attempt) error {
 	c.rand.Shuffle(len(attempts), func(i, j int) { attempts[i], attempts[j] = attempts[j], attempts[i] })
 	for len(attempts) > 0 {
 		if c.rand.IntN(10) == 0 { // long enough to get a lease row, or to be cancelled
-			if _, err := c.db.Exec(ctx, "select pg_sleep($1)", c.rand.Float64()/10); err != nil {
-				return err
-			}
+			time.Sleep(time.Duration(c.rand.IntN(100)) * time.Millisecond)
 		}
 		part := attempts[:1+c.rand.IntN(len(attempts))]
 		attempts = attempts[len(part):]
@@ -578,7 +584,7 @@ func (c *client) operate(ctx context.Context) error {
 	}
 	defer tx.Rollback(ctx)
 	for range 1 + c.rand.IntN(3) {
-		job, form := known[c.rand.IntN(len(known))], c.rand.IntN(7)
+		job, form := known[c.rand.IntN(len(known))], c.rand.IntN(9)
 		state := []string{"available", "running", "running", "scheduled", "retryable"}[c.rand.IntN(5)]
 		var open []int64
 		if open, err = c.list(ctx, "select id from awa.list_jobs(state => $1, max_jobs => 100)", state); err != nil {
@@ -603,7 +609,8 @@ func (c *client) operate(ctx context.Context) error {
 			_, err = tx.Exec(ctx, "select awa.move($1, $2)", job, queue)
 		case 5:
 			var moved []int64 // notes them before anybody sees them run
-			if moved, err = c.list(ctx, "select id from awa.jobs where state in ('failed', 'cancelled', 'dead')"); err != nil {
+			moved, err = c.list(ctx, "select j.id from unnest('{failed,cancelled,dead}'::text[]) s, awa.list_jobs(queue => $1, state => s, max_jobs => 10000) j", queue)
+			if err != nil {
 				return err
 			}
 			for _, job := range moved {
@@ -612,12 +619,16 @@ func (c *client) operate(ctx context.Context) error {
 			_, err = tx.Exec(ctx, "select awa.retry_where(queue => $1, max_jobs => 2)", queue)
 		case 6:
 			_, err = tx.Exec(ctx, "select awa.cancel_where(queue => $1, max_jobs => 2)", queue)
+		case 7:
+			_, err = tx.Exec(ctx, "select awa.pause_queue($1)", stressQueues[3])
+		case 8:
+			_, err = tx.Exec(ctx, "select awa.resume_queue($1)", stressQueues[3])
 		}
 		if err != nil {
 			break
 		}
 		if c.rand.IntN(10) == 0 {
-			_, err = tx.Exec(ctx, "select pg_sleep($1)", c.rand.Float64()/3)
+			err = c.rest(ctx, tx, time.Second/3)
 		}
 	}
 	if err == nil {
@@ -630,6 +641,18 @@ func (c *client) operate(ctx context.Context) error {
 	return err
 }
 
+// rest keeps a transaction open; some clients with a snapshot, for which the pruner has to wait.
+func (c *client) rest(ctx context.Context, tx pgx.Tx, longest time.Duration) error {
+	rest := time.Duration(c.rand.Float64() * float64(longest))
+	if c.id%8 == 0 {
+		_, err := tx.Exec(ctx, "select pg_sleep($1)", rest.Seconds())
+		return err
+	}
+	_, err := tx.Exec(ctx, "select") // until another one comes, a statement with arguments keeps its portal, and so its snapshot
+	time.Sleep(rest)
+	return err
+}
+
 // keep is what goes on beside: due retries are promoted, attempts that last get their rows, the jobs of dead workers are given back or rescued.
 func (c *client) keep(ctx context.Context) error {
 	c.book.mu.Lock()
@@ -637,12 +660,68 @@ func (c *client) keep(ctx context.Context) error {
 	c.book.dead = nil
 	c.book.mu.Unlock()
 	for _, worker := range dead {
-		if _, err := c.db.Exec(ctx, "select awa.deregister_worker($1)", worker); err != nil {
+		_, err := c.db.Exec(ctx, "select awa.deregister_worker($1)", worker)
+		if sqlState(err) == "40P01" { // with an operator, as in answer: then rescue has to do it
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}
-	_, err := c.db.Exec(ctx, "select awa.promote_due(), awa.materialize('20 milliseconds'), awa.rescue(), pg_sleep(0.01)")
+	_, err := c.db.Exec(ctx, "select awa.promote_due(), awa.materialize('20 milliseconds'), awa.rescue()")
+	time.Sleep(20 * time.Millisecond)
 	return err
+}
+
+// beside does what has tables locked for long: never while the pruner wants to be alone, and with breaks that are some times as long.
+func (b *book) beside(breaks time.Duration, step func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		b.quiet.RLock()
+		began := time.Now()
+		err := step(ctx)
+		b.quiet.RUnlock()
+		time.Sleep(breaks * time.Since(began))
+		return err
+	}
+}
+
+// prune turns the ring as far as it gets. For some turns it cleans a segment that was left just now, where much is alive; for others, the one before. Beside all others at first. When somebody is in its way, operators and readers let it pass for a while: one of them has the tables locked at nearly every moment.
+func (c *client) prune(ctx context.Context, turns map[string]int) error {
+	defer time.Sleep(5 * time.Millisecond)
+	for alone := false; ; {
+		if c.book.appended.Load() > 100 && turns["rotated"] < turns["truncated"]+1+turns["truncated"]/6%2 {
+			var rotated bool
+			if err := c.db.QueryRow(ctx, "select rotated from awa.rotate(true)").Scan(&rotated); err != nil {
+				return err
+			}
+			if rotated {
+				turns["rotated"]++
+				c.book.appended.Store(0)
+			}
+		}
+		var outcome string
+		if err := c.db.QueryRow(ctx, "select outcome from awa.prune_oldest($1)", alone || c.rand.IntN(4) > 0).Scan(&outcome); err != nil {
+			return err
+		}
+		turns[outcome]++
+		switch outcome {
+		case "unbalanced":
+			return errors.New("the pruner misses rows")
+		case "cleaned", "truncating", "truncated":
+			if c.rand.IntN(16) == 0 {
+				return nil
+			}
+		case "blocked":
+			if alone {
+				return nil
+			}
+			c.book.quiet.Lock()
+			defer c.book.quiet.Unlock()
+			alone = true
+		default:
+			return nil
+		}
+	}
 }
 
 // audit checks that the books balance.
@@ -653,6 +732,24 @@ func (c *client) audit(ctx context.Context) error {
 		err = errors.New(*problems)
 	}
 	return err
+}
+
+// auditThePast checks that the books of a moment ago balance, whatever has been pruned since.
+func (c *client) auditThePast(ctx context.Context) error {
+	tx, err := c.db.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback(ctx)
+	if _, err := tx.Exec(ctx, "select pg_sleep($1)", c.rand.Float64()/20); err != nil {
+		return err
+	}
+	return c.book.beside(3, func(ctx context.Context) error {
+		if err := c.audit(ctx); err != nil {
+			return err
+		}
+		return tx.Commit(ctx)
+	})(ctx)
 }
 
 // checkStates reads all states in one statement: each job once, none missing that was committed before, unless it completed and was pruned, the counts are right, and unique keys are held by the jobs that

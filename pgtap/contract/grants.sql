@@ -13,9 +13,11 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_worker', 'register_worker'), ('awa_worker', 'heartbeat'), ('awa_worker', 'deregister_worker'), ('awa_worker', 'claim'), ('awa_worker', 'complete'), ('awa_worker', 'complete_many'),
   ('awa_worker', 'fail'), ('awa_worker', 'fail_many'), ('awa_worker', 'release'), ('awa_worker', 'discard'), ('awa_worker', 'snooze'), ('awa_worker', 'cancel_attempt'), ('awa_worker', 'extend'), ('awa_worker', 'set_progress'),
   ('awa_maintainer', 'promote_due'), ('awa_maintainer', 'materialize'), ('awa_maintainer', 'rescue'), ('awa_maintainer', 'expire_history'),
+  ('awa_maintainer', 'rotate'), ('awa_maintainer', 'prune_oldest'), ('awa_maintainer', 'run_maintenance'),
   ('awa_operator', 'configure_queue'), ('awa_operator', 'pause_queue'), ('awa_operator', 'resume_queue'), ('awa_operator', 'drop_queue'),
   ('awa_operator', 'cancel'), ('awa_operator', 'cancel_where'), ('awa_operator', 'retry'), ('awa_operator', 'retry_where'), ('awa_operator', 'set_priority'), ('awa_operator', 'move'), ('awa_operator', 'purge_dlq'),
-  ('awa_reader', 'jobs_compat'), ('awa_reader', 'job'), ('awa_reader', 'list_jobs'), ('awa_reader', 'queue_counts'), ('awa_reader', 'explain_job'),
+  ('awa_operator', 'rebase_after_restore'),
+  ('awa_reader', 'jobs_compat'), ('awa_reader', 'job'), ('awa_reader', 'list_jobs'), ('awa_reader', 'queue_counts'), ('awa_reader', 'explain_job'), ('awa_reader', 'audit'), ('awa_reader', 'health'),
   ('awa_producer', 'version'), ('awa_worker', 'version'), ('awa_maintainer', 'version'), ('awa_operator', 'version'), ('awa_reader', 'version');
 
 -- What becomes of a statement when this role runs it: ok, or its SQLSTATE.
@@ -98,7 +100,12 @@ values
   (34, 'awa_operator', format('select awa.cancel_where(queue => %L)', pg_temp.q(' none'))),
   (35, 'awa_operator', format('select awa.retry_where(queue => %L)', pg_temp.q(' none'))),
   (36, 'awa_operator', format('select awa.purge_dlq(queue => %L)', pg_temp.q(' none'))),
-  (37, 'awa_operator', format('select awa.drop_queue(%L, true)', pg_temp.q(' drop')));
+  (37, 'awa_operator', format('select awa.drop_queue(%L, true)', pg_temp.q(' drop'))),
+  (38, 'awa_maintainer', 'select * from awa.rotate()'),
+  (39, 'awa_maintainer', 'select * from awa.prune_oldest()'),
+  (40, 'awa_operator', 'select * from awa.rebase_after_restore()'),
+  (41, 'awa_reader', 'select * from awa.audit()'),
+  (42, 'awa_reader', 'select * from awa.health()');
 create temp table forbidden (command text);
 insert into forbidden
 select format('select count(*) from %s', c.oid::regclass) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relname not in ('jobs', 'queue_counts')

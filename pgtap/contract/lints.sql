@@ -17,9 +17,9 @@ select cmp_ok((select count(*) from functions where not private), '>=', 40::bigi
 select cmp_ok((select count(*) from relations), '>=', 30::bigint, 'and relations');
 
 -- Public functions
-select is((select array_agg(signature order by 1) from functions where not private and not prosecdef), null, 'every public function runs as its owner');
-select is((select array_agg(signature order by 1) from functions where not private and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)), null, 'with a search_path of its own');
-select is((select array_agg(signature order by 1) from functions where not private and prokind = 'p'), null, 'none is a procedure yet');
+select is((select array_agg(signature order by 1) from functions where not private and not prosecdef), '{awa.run_maintenance()}', 'every public function runs as its owner, but for the procedure: it commits, which none may that does');
+select is((select array_agg(signature order by 1) from functions where not private and prokind = 'f' and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)), null, 'with a search_path of its own');
+select is((select array_agg(signature order by 1) from functions where not private and prokind <> 'f'), '{awa.run_maintenance()}', 'there is one procedure');
 
 -- Private ones
 -- The one exception is run by a trigger at commit, when the role is whoever the session is by then.
@@ -54,11 +54,11 @@ select is(
     where f.proname in ('enqueue', 'enqueue_many', 'enqueue_batch', 'claim', 'complete', 'complete_many', 'fail', 'fail_many', 'release',
       'enqueue_unique', 'discard', 'snooze', 'cancel_attempt', 'extend', 'set_progress') and not coalesce(s.setting = any(f.proconfig), false)),
   null, 'hot functions get generic plans by index, whatever the statistics say');
-select is((select array_agg(signature order by 1) from functions where private and not prosecdef and proconfig is not null), null, 'private functions take the settings of those that call them');
+select is((select array_agg(proname::text order by proname) from functions where private and not prosecdef and proconfig is not null), '{_fold,_is_unbalanced}', 'private functions take the settings of those that call them, but for those that count');
 select is(
   (select array_agg(f.signature order by 1)
      from functions f
-    where (f.prosrc ~ '_(lock_queue|bound_waits|cancel|relocate|take_open)\(' or f.prosrc ~ $$set_config\('lock_timeout'$$) and (not f.private or f.prosecdef)
+    where (f.prosrc ~ '_(lock_queue|bound_waits|cancel|relocate|take_open|clean|truncate)\(' or f.prosrc ~ $$set_config\('lock_timeout'$$) and (not f.private or f.prosecdef)
       and not coalesce('lock_timeout=0' = any(f.proconfig), false)), null, 'who bounds the waits for locks leaves the caller''s lock_timeout as it was');
 
 -- Tables
@@ -71,7 +71,7 @@ select is((select array_agg(c.relname::text order by 1) from pg_class c where c.
 select is((select array_agg(d.classid::regclass || ' ' || d.objid order by 1)
     from pg_depend d join functions f on f.oid = d.refobjid and d.refclassid = 'pg_proc'::regclass
    where d.classid in ('pg_attrdef'::regclass, 'pg_constraint'::regclass)), null, 'no default and no check depends on a function, so that functions may be replaced');
-select is((select array_agg(signature order by 1) from functions where prosrc ~* '\mexecute\M\s+(format|\$|'')'), null, 'no function builds SQL');
+select is((select array_agg(signature order by 1) from functions where prosrc ~* '\mexecute\M\s+(format|\$|'')'), '{awa._truncate(smallint)}', 'only what truncates a table builds SQL, for its name');
 select is((select array_agg(f.proname::text order by 1) from functions f where f.prosrc ~ '\{\{'), null, 'no function holds template braces');
 
 select * from finish();

@@ -1,4 +1,4 @@
--- Without this, failed jobs and dead letters would be kept for ever; or go before anybody looked at them, or out of the counts.
+-- Without this, failed jobs, dead letters, and completed jobs with rows of their own would be kept for ever; or go before anybody looked at them, or out of the counts.
 \set name expire_history
 \ir ../prelude.psql
 
@@ -20,16 +20,21 @@ select awa.discard(job_id, receipt, 'e') from pg_temp.take(' keyed', 1) \g /dev/
 select awa.configure_queue(:'queue' || ' keyed', '{"dead_letter": true}') \g /dev/null
 select u.job_id as dead_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue' || ' dead', unique_states => '{dead}') u \gset
 select awa.discard(job_id, receipt, 'e') from pg_temp.take(' keyed', 1) \g /dev/null
+select u.job_id as completed_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue' || ' completed', unique_states => '{completed}') u \gset
+select awa.complete(job_id, receipt, '1') from pg_temp.take(' keyed', 1) \g /dev/null
+select awa.enqueue(:'queue' || ' keyed', 'plain') \g /dev/null
+select awa.complete(job_id, receipt) from pg_temp.take(' keyed', 1) \g /dev/null
 select pg_temp.step('setup') \g /dev/null
 
 begin;
-select plan(24);
+select plan(33);
 
 -- What others have left in this database
 select expired from awa.expire_history() \g /dev/null
+update awa.settings set completed_retention = '1000 days';
 create temp table before as select * from awa.queue_counts() c where starts_with(c.queue, pg_temp.q());
 select is(pg_temp.states(), 'available 2, cancelled 2, completed 2, dead 2, failed 2, retryable 1, running 1', 'before');
-select is((select count(*) from awa.unique_claims u where u.job_id in (:failed_id, :dead_id)), 2::bigint, 'with two keys');
+select is((select count(*) from awa.unique_claims u where u.job_id in (:failed_id, :dead_id, :completed_id)), 3::bigint, 'with three keys');
 
 create function pg_temp.age(span interval) returns void
 language plpgsql
@@ -60,12 +65,28 @@ select is((select expired from awa.expire_history()), 3::bigint, 'by default');
 select is(pg_temp.states(), 'available 2, completed 2, retryable 1, running 1', 'what completed, waits or runs stays');
 select is((select expired from awa.expire_history()), 0::bigint, 'once');
 
+-- Completed ones: those with rows of their own; the others go with their segment
+select is((select row(count(*), count(*) filter (where d.recorded))::text from awa.done_entries d join awa.queues q on q.queue_id = d.lane >> 3 where starts_with(q.name, pg_temp.q()) and d.state = 'completed'), '(5,3)', 'three left an output, two ran long');
+update awa.settings set completed_retention = default;
+update awa.done_entries d set finalized_at = clock_timestamp() - interval '23 hours 59 minutes' from awa.queues q where q.queue_id = d.lane >> 3 and starts_with(q.name, pg_temp.q()) and d.state = 'completed';
+select is((select expired from awa.expire_history()), 0::bigint, 'completed jobs stay for 24 hours');
+select pg_temp.age('2 minutes') \g /dev/null
+update awa.settings set completed_retention = '25 hours';
+select is((select expired from awa.expire_history()), 0::bigint, 'or as long as the settings say');
+update awa.settings set completed_retention = default;
+select is((select expired from awa.expire_history()), 5::bigint, 'then they go');
+select is(pg_temp.states(), 'available 2, retryable 1, running 1', 'and are not shown');
+select is(pg_temp.states(' keyed'), 'completed 1', 'one without a row of its own is');
+select is((select count(*) from awa.unique_claims u where u.job_id = :completed_id), 0::bigint, 'a key goes with its job');
+select is((select expired from awa.expire_history()), 0::bigint, 'they go once');
+
 -- They stay in the counts, and nowhere else
 select is((select count(*) from (select b.queue, b.available, b.completed, b.failed, b.cancelled, b.dead, b.running, b.retryable from before b
     except select c.queue, c.available, c.completed, c.failed, c.cancelled, c.dead, c.running, c.retryable from awa.queue_counts() c) d), 0::bigint, 'all counts are as before');
 select is((select count(*) from before), 3::bigint, 'of three queues');
 select pg_temp.fold() \g /dev/null
-select is((select row(c.failed, c.cancelled, c.dead)::text from awa.queue_counts(pg_temp.q()) c), '(2,2,2)', 'also when the past is counted');
+select is((select row(c.completed, c.failed, c.cancelled, c.dead)::text from awa.queue_counts(pg_temp.q()) c), '(2,2,2,2)', 'also when the past is counted');
+select is(pg_temp.unbalanced(), null, 'the books balance');
 select is((select count(*) from awa.unique_claims u where u.job_id in (:failed_id, :dead_id)), 0::bigint, 'their keys are free');
 select is((select count(*) from c, awa.job(c.job_id) j where c.n in (1, 2, 3, 4, 8, 9)), 0::bigint, 'they are not shown');
 select pg_temp.refused(format('select awa.retry(%s)', job_id), 'JQ003', 'no such job', 'nor retried') from c where n = 1 and suffix = '';

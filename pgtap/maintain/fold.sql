@@ -5,7 +5,7 @@
 create function pg_temp.rollup(suffix text, priority int default 2) returns text
 language sql
 begin atomic
-  select format('%s appended, %s buried, %s claimed, %s completed, to claim %s', r.appended, r.buried, r.claimed, r.completed, r.closed_seq)
+  select format('%s enqueued, %s appended, %s kept, %s buried, %s claimed, %s completed, to claim %s', r.enqueued, r.appended, (select sum(k) from unnest(r.kept) k), r.buried, r.claimed, r.completed, r.closed_seq)
     from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(suffix)) * 8 + priority;
 end;
 
@@ -80,21 +80,47 @@ select awa.enqueue(:'queue' || ' own', 'k', '3') \g /dev/null
 select pg_temp.fold() \g /dev/null
 insert into said select 6, pg_temp.rollup(' own');
 select pg_temp.step('rolled back') \g /dev/null
+
+-- Jobs that come and go without an entry
+select awa.enqueue(:'queue' || ' later', 'k', run_at => '2130-01-01') as later_id, awa.enqueue(:'queue' || ' later', 'k', run_at => clock_timestamp() + interval '1 hour') as due_id \gset
+select count(*) from awa.enqueue_many(:'queue' || ' later', 'k', array_fill('{}'::jsonb, array[2]), run_at => '2130-01-01') \g /dev/null
+select awa._fold(everything => true) \g /dev/null
+insert into said select 7, pg_temp.rollup(' later');
+select awa.retry(:due_id) \g /dev/null
+select awa._fold(everything => true) \g /dev/null
+insert into said select 8, pg_temp.rollup(' later');
+select awa.move(:later_id, :'queue' || ' moved') \g /dev/null
+select awa._fold(everything => true) \g /dev/null
+insert into said select 9, pg_temp.rollup(' later');
+insert into said select 10, pg_temp.rollup(' moved');
+select pg_temp.step('later') \g /dev/null
+select awa.enqueue(:'queue' || ' around', 'k') as around_id, awa.enqueue(:'queue' || ' around', 'k') \gset
+select awa.cancel(:around_id) \g /dev/null
+select awa.retry(:around_id) \g /dev/null
+select awa.fail(job_id, receipt, 'e', '1 day') from pg_temp.take(' around', 1) \g /dev/null
+select pg_temp.fold() \g /dev/null
+insert into said select 11, pg_temp.rollup(' around');
+select pg_temp.step('around') \g /dev/null
 select awa.enqueue(:'queue' || ' seldom', 'k') \g /dev/null
 select awa._fold() \g /dev/null
 
 begin;
-select plan(16);
+select plan(32);
 
 select is(says, expected, description)
   from said
   join (values
-    (1, '12 appended, 1 buried, 0 claimed, 0 completed, to claim 0', 'what was appended and buried is counted'),
-    (2, '12 appended, 1 buried, 4 claimed, 4 completed, to claim 1', 'and claims whose items are closed, from the oldest on'),
-    (3, '12 appended, 1 buried, 4 claimed, 4 completed, to claim 1', 'but not one with an item that is open'),
-    (4, '12 appended, 1 buried, 7 claimed, 5 completed, to claim 2', 'until that has moved to a row of its own'),
-    (5, '0 appended, 0 buried, 0 claimed, 0 completed, to claim 0', 'what this very transaction appended is counted later'),
-    (6, '3 appended, 0 buried, 0 claimed, 0 completed, to claim 0', 'once; and nothing that was rolled back')
+    (1, '12 enqueued, 12 appended, 12 kept, 1 buried, 0 claimed, 0 completed, to claim 0', 'what was appended and buried is counted'),
+    (2, '12 enqueued, 12 appended, 12 kept, 1 buried, 4 claimed, 4 completed, to claim 1', 'and claims whose items are closed, from the oldest on'),
+    (3, '12 enqueued, 12 appended, 12 kept, 1 buried, 4 claimed, 4 completed, to claim 1', 'but not one with an item that is open'),
+    (4, '12 enqueued, 12 appended, 12 kept, 1 buried, 7 claimed, 5 completed, to claim 2', 'until that has moved to a row of its own'),
+    (5, '0 enqueued, 0 appended, 0 kept, 0 buried, 0 claimed, 0 completed, to claim 0', 'what this very transaction appended is counted later'),
+    (6, '3 enqueued, 3 appended, 3 kept, 0 buried, 0 claimed, 0 completed, to claim 0', 'once; and nothing that was rolled back'),
+    (7, '4 enqueued, 0 appended, 0 kept, 0 buried, 0 claimed, 0 completed, to claim 0', 'jobs that are scheduled are enqueued, without an entry'),
+    (8, '4 enqueued, 1 appended, 1 kept, 0 buried, 0 claimed, 0 completed, to claim 0', 'one that is promoted is not enqueued again'),
+    (9, '3 enqueued, 1 appended, 1 kept, 0 buried, 0 claimed, 0 completed, to claim 0', 'one that is moved away is one less'),
+    (10, '1 enqueued, 0 appended, 0 kept, 0 buried, 0 claimed, 0 completed, to claim 0', 'and one more there'),
+    (11, '2 enqueued, 3 appended, 3 kept, 1 buried, 1 claimed, 0 completed, to claim 1', 'no job is enqueued by a cancel, a retry, a failure, or a release')
   ) e(n, expected, description) using (n)
  order by n;
 select pg_temp.steps_agree();
@@ -122,6 +148,46 @@ select is((select c.available from awa.queue_counts(pg_temp.q(' seldom')) c), 2:
 update awa.queue_rollups r set folded_at = clock_timestamp() - interval '6 seconds' where r.lane = awa._queue_id(pg_temp.q(' seldom')) * 8 + 2;
 select awa._fold() \g /dev/null
 select ok((select r.folded_at > b.folded_at from before b, awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' seldom')) * 8 + 2), 'after a few seconds it is');
+
+-- Claims that stay open are passed over, and counted when they are closed
+select pg_temp.fill(pg_temp.q(' open'), 5) \g /dev/null
+create temp table open as select * from pg_temp.take(' open', 5, one_claim => false);
+select awa.complete(job_id, receipt) from open where n in (1, 3, 5) \g /dev/null
+create function pg_temp.open_seqs() returns text
+language sql
+return (select format('%s claimed, to claim %s, open %s', r.claimed, r.closed_seq, r.open_seqs) from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' open')) * 8 + 2);
+select pg_temp.fold() \g /dev/null
+select is(pg_temp.open_seqs(), '1 claimed, to claim 1, open {}', 'an open claim is waited for');
+update awa.lease_claims c set claimed_at = c.claimed_at - interval '11 seconds' where c.lane_seq = 2 and c.lane = awa._queue_id(pg_temp.q(' open')) * 8 + 2;
+select pg_temp.fold() \g /dev/null
+select is(pg_temp.open_seqs(), '2 claimed, to claim 3, open {2}', 'for ten seconds, then passed over');
+select pg_temp.agrees('it is open all the same');
+select is((select count(*) from awa._open_items o join open using (receipt)), 2::bigint, 'and found');
+update awa.lease_claims c set claimed_at = c.claimed_at - interval '11 seconds' where c.lane_seq = 4 and c.lane = awa._queue_id(pg_temp.q(' open')) * 8 + 2;
+update awa.queue_rollups r set open_seqs = r.open_seqs || array(select -n::bigint from generate_series(1, 999) n) where r.lane = awa._queue_id(pg_temp.q(' open')) * 8 + 2;
+select pg_temp.fold() \g /dev/null
+select is((select r.closed_seq from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' open')) * 8 + 2), 3::bigint, 'a thousand at most');
+update awa.queue_rollups r set open_seqs = '{2}' where r.lane = awa._queue_id(pg_temp.q(' open')) * 8 + 2;
+select awa.complete(job_id, receipt) from open where n = 2 \g /dev/null
+select pg_temp.fold() \g /dev/null
+select is(pg_temp.open_seqs(), '4 claimed, to claim 5, open {4}', 'one that is closed by now is counted');
+select pg_temp.agrees('the books balance with those that were passed over');
+
+-- By segment
+select awa.enqueue(pg_temp.q(' segments'), 'k') \g /dev/null
+select pg_temp.fill(pg_temp.q(' segments'), 3) \g /dev/null
+update awa.ring set current_segment = (current_segment + 1) % 4;
+select pg_temp.fill(pg_temp.q(' segments'), 2) \g /dev/null
+select pg_temp.fold() \g /dev/null
+select is((select format('%s enqueued, %s %s kept', k.enqueued, k.kept[(r.current_segment + 3) % 4 + 1], k.kept[r.current_segment + 1]) from awa.queue_rollups k, awa.ring r where k.lane = awa._queue_id(pg_temp.q(' segments')) * 8 + 2),
+  '5 enqueued, 3 2 kept', 'entries are counted by segment');
+select results_eq(format('select a.xid = pg_current_xact_id(), a.entries, a.tombstones, a.enqueued from awa._appended_since(%s, (select r.counted from awa.queue_rollups r where r.lane = %1$s), null) a', awa._queue_id(pg_temp.q(' segments')) * 8 + 2),
+  'values (true, 1, 0, 1::bigint)', 'the transaction''s own entry is still to be counted');
+select is((select string_agg(format('%s %s', a.segment = r.current_segment, a.entries), ', ' order by a.segment = r.current_segment) from awa.ring r, awa._appended_since(awa._queue_id(pg_temp.q(' segments')) * 8 + 2, '3:3:', null) a where a.xid <> pg_current_xact_id()), 'f 1, f 1, f 1, t 1, t 1', 'before that, all were');
+
+-- Everything, but where nothing has happened
+select awa._fold(everything => true) \g /dev/null
+select is((select count(*) from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' segments')) * 8 + 3), 0::bigint, 'a lane on which nothing has happened has no counts');
 
 select * from finish();
 rollback;

@@ -49,7 +49,7 @@ $$;
 select pg_temp.later('^(nobody|alive|silent|single|last|dead$|keyed)', '50 seconds') \g /dev/null
 select is((select rescued from awa.rescue()), 0::bigint, 'a lease of a minute is not over after 50 seconds');
 select pg_temp.later('^(nobody|alive|silent|single|last|dead$|keyed)', '11 seconds') \g /dev/null
-update awa.workers set heartbeat_at = clock_timestamp() - interval '59 seconds' where worker_id = :alive_id;
+update awa.workers set heartbeat_at = clock_timestamp() - interval '50 seconds' where worker_id = :alive_id;
 update awa.workers set heartbeat_at = clock_timestamp() - interval '61 seconds' where worker_id = :silent_id;
 select is((select rescued from awa.rescue(max_jobs => 2)), 2::bigint, 'at most max_jobs');
 select is((select rescued from awa.rescue()), 8::bigint, 'then all whose lease is over, but those of a worker that has sent a heartbeat since');

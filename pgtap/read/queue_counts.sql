@@ -18,7 +18,7 @@ rollback to s;
 select count(*) from awa.claim(:'queue' || ' late', 10) \g /dev/null
 commit;
 
--- What awa.jobs says, against what the counts say: the rows that differ
+-- What awa.jobs says, against what the counts say: the rows that differ. Of this run's queues: others may have jobs that are counted, and not kept any more.
 create function pg_temp.differences() returns bigint
 language sql
 begin atomic
@@ -30,11 +30,11 @@ begin atomic
              count(j.id) filter (where j.state = 'waiting_external') as waiting_external, count(j.id) filter (where j.state = 'completed') as completed,
              count(j.id) filter (where j.state = 'failed') as failed, count(j.id) filter (where j.state = 'cancelled') as cancelled,
              count(j.id) filter (where j.state = 'dead') as dead
-        from (select distinct name from awa.queues) q
+        from (select distinct name from awa.queues where starts_with(name, pg_temp.q())) q
         left join awa.jobs j on j.queue = q.name
        group by q.name
     ) counted
-    full join awa.queue_counts() c using (queue)
+    full join (select * from awa.queue_counts() c where starts_with(c.queue, pg_temp.q())) c using (queue)
    where row(counted.available, counted.scheduled, counted.retryable, counted.running, counted.waiting_external, counted.completed, counted.failed, counted.cancelled, counted.dead)
          is distinct from row(c.available, c.scheduled, c.retryable, c.running, c.waiting_external, c.completed, c.failed, c.cancelled, c.dead);
 end;
@@ -51,10 +51,10 @@ select is((select string_agg(format('%s: %s available, the oldest since %s', c.q
 select is((select row(c.available, c.oldest_ready_at)::text from awa.queue_counts(pg_temp.q(' late')) c), (select row(1, j.run_at)::text from awa.jobs j where j.queue = pg_temp.q(' late') and j.state = 'available'), 'also when it committed late');
 select is((select row(c.scheduled, c.available, c.oldest_ready_at)::text from awa.queue_counts(pg_temp.q(' scheduled')) c), '(1,0,)', 'where none is ready there is no oldest');
 select is((select count(*) from awa.queue_counts(pg_temp.q(' unknown'))), 0::bigint, 'no row for a queue that nobody has enqueued to');
-select is((select count(*) from awa.queue_counts(null)), (select count(distinct q.name) from awa.queues q), 'an explicit null means every queue');
+select is((select count(*) from awa.queue_counts(null)), (select count(distinct q.name) from awa.queues q where q.dropped_at is null), 'an explicit null means every queue');
 select is((select count(*) from (select to_jsonb(c) from awa.queue_counts() c except all select to_jsonb(c) from awa.queue_counts c) d), 0::bigint, 'the function has the rows of the view');
 select is((select count(*) from awa.queue_counts()), (select count(*) from awa.queue_counts), 'as many');
-select is(pg_temp.differences(), 0::bigint, 'every count of this database is what awa.jobs shows');
+select is(pg_temp.differences(), 0::bigint, 'every count is what awa.jobs shows');
 select is((select row(c.available, c.running)::text from awa.queue_counts(pg_temp.q(' lanes')) c), '(91,29)', 'all lanes count, the front lane too');
 
 -- At every step of a transaction

@@ -47,6 +47,8 @@ select is((select count(*) from awa.ready_tombstones t join jobs j on j.id = t.j
 select is((select count(*) from pg_locks l where l.pid = pg_backend_pid() and l.locktype = 'advisory' and l.mode = 'ExclusiveLock' and l.objsubid = 1), 1::bigint, 'under the lock of their queue');
 select is((select array_agg(t.args #>> '{}') from awa.claim(pg_temp.q(), 1) t), '{released}', 'nobody claims them: first comes what was given back');
 select is((select array_agg(t.args #>> '{}' order by t.job_id) from awa.claim(pg_temp.q(), 2) t), '{undone,mixed}', 'then what comes after them');
+-- For the books: these two are buried, and nowhere else.
+select awa._note_enqueued((place).lane, -1) from places where n in ('plain', 'plain too') \g /dev/null
 set constraints all deferred;
 
 -- Cancelled, and claimed meanwhile

@@ -1,9 +1,9 @@
--- Without this, two queues could share a lane or a lock, or a producer's id of a queue differ from a worker's.
+-- Without this, two queues could share a lane or a lock, a producer's id of a queue differ from a worker's, or rows go to a segment that is about to be emptied.
 \set name queues
 \ir ../prelude.psql
 
 begin;
-select plan(14);
+select plan(23);
 
 select is(awa._queue_id('email'), ('x' || left(encode(sha256('email'), 'hex'), 15))::bit(60)::bigint, 'the id of a queue is the first 60 bits of the SHA-256 of its name');
 select is(awa._queue_id('größe'), ('x' || left(encode(sha256('\x6772c3b6c39f65'), 'hex'), 15))::bit(60)::bigint, 'in UTF-8');
@@ -26,6 +26,29 @@ select ok(
   'a wake-up sets the clock of its channel');
 select is((select count(*) from generate_series(0, 15) d where to_regclass('awa.wake_clock_' || to_hex(d)) is null), 0::bigint, 'there is a clock for each of the 16 channels');
 select is((select digit from ticks), left(encode(sha256(convert_to(pg_temp.q(), 'UTF8')), 'hex'), 1), 'whose name ends with the first digit of the hash of the queue''s name');
+
+-- Where rows go
+update awa.ring set current_segment = 2;
+select is(awa._current_segment(), 2::smallint, 'rows go to the segment that ring names');
+select awa.enqueue(pg_temp.q(), 'k') \g /dev/null
+select is((select array_agg(distinct e.tableoid::regclass::text) from awa.ready_entries e where e.xid = pg_current_xact_id()), '{awa.ready_entries_2}', 'new entries do');
+update awa.ring set tables = array['awa.ring'::regclass, 'awa.ready_tombstones'::regclass]::oid[];
+select pg_temp.refused('select awa._current_segment()', '55000', 'restored', 'a database that was restored, where ready_entries has another OID');
+update awa.ring set tables = array['awa.queues'::regclass, 'awa.ready_entries'::regclass]::oid[];
+select pg_temp.refused('select awa._current_segment()', '55000', 'restored', 'or ring has');
+
+-- For the books
+update awa.ring set tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[];
+truncate awa.ready_tombstones;
+select awa._note_enqueued(20, 3), awa._note_enqueued(20, 0), awa._note_enqueued(21, -1) \g /dev/null
+select results_eq('select t.lane, t.batch, t.cancels, t.segment, t.xid = pg_current_xact_id(), t.by_xid = t.xid from awa.ready_tombstones t order by t.lane desc',
+  $$values (-20::bigint, 3::bigint, false, 2::smallint, true, true), (-21, -1, false, 2::smallint, true, true)$$, 'jobs that come or go without an entry leave a note under the negative of their lane; none when there are none');
+select awa._note_enqueued(20, 3) \g /dev/null
+select is((select sum(a.enqueued) from awa._appended_since(20, '3:3:', null) a), 6::numeric, 'several in one transaction add up');
+select is((select sum(a.entries + a.tombstones) from awa._appended_since(20, '3:3:', null) a), 0::bigint, 'they are no entries, and no burials');
+select is(pg_temp.outcome('truncate awa.ready_tombstones'), 'ok', 'and nothing is to be decided about them at the end of the transaction');
+select awa._decide_later(-1, 1, 1) \g /dev/null
+select is(pg_temp.outcome('truncate awa.ready_tombstones'), '55006', 'as there is about others');
 
 select * from finish();
 rollback;

@@ -9,3 +9,12 @@ select * from awa.rescue(max_jobs => sqlc.narg(max_jobs));
 
 -- name: ExpireHistory :one
 select * from awa.expire_history();
+
+-- name: Rotate :one
+select * from awa.rotate(force => @force);
+
+-- name: PruneOldest :one
+select * from awa.prune_oldest(force => @force);
+
+-- name: RunMaintenance :exec
+call awa.run_maintenance();

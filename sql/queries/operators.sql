@@ -33,3 +33,6 @@ select awa.move(job_id => @job_id, queue => @queue);
 -- name: PurgeDLQ :one
 select awa.purge_dlq(
   queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before), max_jobs => sqlc.narg(max_jobs));
+
+-- name: RebaseAfterRestore :one
+select * from awa.rebase_after_restore();

@@ -13,3 +13,9 @@ select awa.version();
 
 -- name: ExplainJob :one
 select awa.explain_job(job_id => @job_id);
+
+-- name: Audit :many
+select * from awa.audit();
+
+-- name: Health :many
+select * from awa.health();

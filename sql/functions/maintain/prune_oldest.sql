@@ -256,12 +256,13 @@ as $$
 $$;
 comment on function awa._has_uncounted is 'Whether a segment holds claims that are not counted yet';
 
--- Whether rows are missing in a segment. Counts all of them, so it needs other plans than the rest.
+-- Whether rows are missing in a segment. Counts all of them, so it needs other plans than the rest; on one processor, for the others have work to do.
 create or replace function awa._is_unbalanced(segment smallint) returns boolean
 language plpgsql stable
 set enable_seqscan = on
 set enable_bitmapscan = on
 set enable_hashjoin = on
+set max_parallel_workers_per_gather = 0
 as $$
 begin
   return exists (select from awa._imbalances i where i.segment = _is_unbalanced.segment);
