@@ -134,6 +134,12 @@ comment on column awa.ring.retry_at is 'When that is tried again';
 comment on column awa.ring.stuck_since is 'Since when something is in the way';
 comment on column awa.ring.tables is 'The OIDs of ring and ready_entries: a logical restore gives them others, and transaction ids a new meaning';
 
+create table awa.origin (
+  xid xid not null
+);
+comment on table awa.origin is 'One row that is never updated';
+comment on column awa.origin.xid is 'The transaction that wrote this row: its xmin, unless a restore has written it again';
+
 create table awa.workers (
   worker_id     bigint generated always as identity primary key,
   name          text not null,
@@ -249,6 +255,7 @@ begin
       with (autovacuum_enabled = off, toast.autovacuum_enabled = off)', v_segment);
     execute format('create unique index ready_tombstones_%1$s_place on awa.ready_tombstones_%1$s (lane, xid, job_id)', v_segment);
     execute format('create index ready_tombstones_%1$s_by on awa.ready_tombstones_%1$s (by_xid, batch)', v_segment);
+    execute format('create index ready_tombstones_%1$s_since on awa.ready_tombstones_%1$s (lane, by_xid)', v_segment);
 
     -- A claim's array must stay in its row: 960 ids of 8 bytes fit.
     execute format('create table awa.lease_claims_%1$s partition of awa.lease_claims for values in (%1$s)
@@ -425,4 +432,5 @@ comment on column awa.queue_rollups.open_seqs is 'Older claims that are still op
 comment on column awa.queue_rollups.dropped is 'When the queue was dropped last: entries that are visible in it are not shown any more';
 comment on column awa.queue_rollups.failed is 'Failed jobs that are no longer kept; so with cancelled and dead';
 
+insert into awa.origin values (pg_current_xact_id()::xid);
 insert into awa.ring (tables) values (array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]);

@@ -13,6 +13,7 @@ declare
   v_new record;
   v_claim record;
 begin
+  perform awa._current_segment(); -- in a restored database, what is visible means nothing
   if not pg_try_advisory_xact_lock(awa._fold_key()) then
     return;
   end if;
@@ -102,7 +103,7 @@ $$;
 comment on function awa._uncounted is 'The claims of a lane that are not counted yet';
 
 -- What a lane has got that is not visible in a snapshot, as claim reads it: of transactions that were in progress, one by one, then all that came after. An entry whose created_at is its ready_at is that of a new job; other
--- jobs come with a note. Tombstones are found by who buried them (+ 0 keeps the planner from the lane's index, and so from all that was ever buried there). Leaves out the tombstones of entries that were dropped with their queue.
+-- jobs come with a note. Leaves out the tombstones of entries that were dropped with their queue.
 create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, out xid xid8, out segment smallint, out entries int, out tombstones int, out enqueued bigint) returns setof record
 language sql stable
 as $$
@@ -116,7 +117,7 @@ as $$
   union all
   select t.by_xid, t.segment, 0, 1, 0
     from awa.ready_tombstones t
-   where t.by_xid >= pg_snapshot_xmax(since) and t.lane + 0 = _appended_since.lane and pg_visible_in_snapshot(t.xid, dropped) is not true
+   where t.lane = _appended_since.lane and t.by_xid >= pg_snapshot_xmax(since) and pg_visible_in_snapshot(t.xid, dropped) is not true
   union all
   select t.by_xid, t.segment, 0, 1, 0
     from pg_snapshot_xip(since) x

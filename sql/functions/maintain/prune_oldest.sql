@@ -26,7 +26,7 @@ declare
   v_segment smallint;
   v_outcome text;
 begin
-  perform awa._check_isolation();
+  perform awa._check_isolation(), awa._current_segment();
   select * into v_ring from awa.ring r for no key update skip locked;
   if not found then
     return query select null::smallint, 'busy';
@@ -85,8 +85,19 @@ begin
   if (select count(*) from (select from awa._available a where a.segment = segment limit v_settings.carry_max + 1) a) > v_settings.carry_max then
     return 'full';
   end if;
-  if not force and awa._is_unbalanced(segment) then
-    return 'unbalanced';
+  -- The lock of each queue takes room in the server's lock table.
+  if (select count(*) from (select distinct a.lane >> 3 from awa._available a where a.segment = segment limit 1001) a) > 1000 then
+    return 'full';
+  end if;
+  -- While somebody reads for long it could not be truncated, and claims would have to pass over what was carried, again and again.
+  if not force then
+    if exists (select from awa._long_readers(segment) r where r.locks) then
+      return 'blocked';
+    elsif exists (select from awa._long_readers(segment)) then
+      return 'waiting';
+    elsif awa._is_unbalanced(segment) then
+      return 'unbalanced';
+    end if;
   end if;
   -- Before anything is copied: is somebody answering for an open attempt?
   if exists (
@@ -194,7 +205,7 @@ begin
      cross join lateral (
         select e.segment from awa.ready_entries e where e.lane = t.lane and e.xid = t.xid and e.job_id = t.job_id and e.segment <> segment limit 1
       ) e
-     where t.lane > 0
+     where t.lane > 0 and pg_visible_in_snapshot(t.by_xid, v_until) -- the others call for another cleaning
     on conflict do nothing;
     perform awa._carry_cursors(segment, v_queue_ids);
   exception when lock_not_available then
@@ -207,17 +218,24 @@ end
 $$;
 comment on function awa._clean is 'Carries what is alive in a segment to the current one';
 
--- Takes advisory locks in their order, and waits for each of them so long at most.
+-- Takes advisory locks in their order, and waits so long at most, for all of them together.
 create or replace function awa._lock_for(keys bigint[], wait interval) returns void
 language plpgsql
 as $$
+declare
+  v_end timestamptz := clock_timestamp() + wait;
+  v_key bigint;
 begin
-  perform set_config('lock_timeout', awa._milliseconds(wait), true);
-  perform pg_advisory_xact_lock(k) from unnest(keys) k;
+  foreach v_key in array keys loop
+    if not pg_try_advisory_xact_lock(v_key) then
+      perform set_config('lock_timeout', awa._milliseconds(greatest(v_end - clock_timestamp(), '1 millisecond')), true);
+      perform pg_advisory_xact_lock(v_key);
+    end if;
+  end loop;
   perform set_config('lock_timeout', '0', true); -- what is written next may have to wait for a page
 end
 $$;
-comment on function awa._lock_for is 'Takes advisory locks, and waits for each of them so long at most';
+comment on function awa._lock_for is 'Takes advisory locks, and waits so long at most';
 
 -- Copies the cursors of queues that are in a segment to the current one.
 create or replace function awa._carry_cursors(segment smallint, queue_ids bigint[]) returns void
@@ -291,6 +309,7 @@ begin
     return 'waiting'; -- it is to be committed first
   end if;
   if v_ring.old_snapshots is distinct from '{}' then
+    perform pg_stat_clear_snapshot(); -- this transaction may have looked before
     update awa.ring r
        set old_snapshots = array(
          select o.holder from awa._old_snapshots(v_ring.cleaned_by) o where v_ring.old_snapshots is null or o.holder = any(v_ring.old_snapshots))
@@ -344,12 +363,30 @@ end
 $$;
 comment on function awa._truncate is 'Truncates one table of a segment that was cleaned, unless somebody may still need it';
 
+-- Who has held a snapshot, or a lock on a segment, for more than a second.
+create or replace function awa._long_readers(segment smallint) returns table (pid int, locks boolean)
+language sql stable
+as $$
+  select a.pid, l.locks
+    from pg_stat_activity a
+   cross join lateral (
+      select exists (
+        select from pg_locks l
+         where l.pid = a.pid and l.locktype = 'relation' and l.granted
+           and l.relation in (select format('awa.%s_%s', f, _long_readers.segment)::regclass from unnest('{ready_entries,ready_tombstones,lease_claims,lease_claim_closures}'::text[]) f)) as locks
+    ) l
+   where a.pid <> pg_backend_pid() and a.datid = (select d.oid from pg_database d where d.datname = current_database()) and a.backend_type is distinct from 'autovacuum worker'
+     and a.xact_start < clock_timestamp() - interval '1 second' 
+     and (a.backend_xmin is not null and (a.state <> 'active' or a.query_start < clock_timestamp() - interval '1 second') or l.locks)
+$$;
+comment on function awa._long_readers is 'Who has held a snapshot, or a lock on a segment, for more than a second';
+
 -- Who could read this database with a snapshot that does not see a transaction. A snapshot that was taken later may look like that, too, while an older transaction is still open: so only the first list after the transaction's
 -- commit counts, and of that list those who are still on it. Where this role may not see the snapshots of others, it takes every session of theirs for one.
 create or replace function awa._old_snapshots(xid xid8) returns table (holder text)
 language sql stable
 as $$
-  select format('backend %s, %s', a.pid, coalesce(a.xact_start::text, 'since it began'))
+  select format('backend %s, %s', a.pid, coalesce(extract(epoch from a.xact_start)::text, 'since it began')) -- the same in every time zone
     from pg_stat_activity a
    where a.pid <> pg_backend_pid()
      and (a.datid is null or a.datid = (select d.oid from pg_database d where d.datname = current_database()))

@@ -5,7 +5,7 @@ comment on view awa.rebase_after_restore is 'The row that rebase_after_restore r
 -- Makes a database work again that was restored from a dump (pg_dump): the order of its jobs is in transaction ids, which have another meaning on this server, or will be used again. Live jobs get places from which they can be
 -- claimed, in their order as far as this server has had enough transactions to tell so many places apart; open attempts go on, and keep their receipts; what completed gets rows of its own, until its retention is over. Does nothing in a
 -- database that was not restored. Until it has run, what appends a job, and claim, raise 55000.
--- Locks: all hot families, exclusively. Raises JQ004.
+-- Locks: all hot families, exclusively, for which it waits as a claim does. Raises JQ004, 55P03.
 create or replace function awa.rebase_after_restore() returns setof awa.rebase_after_restore
 language plpgsql
 volatile
@@ -13,22 +13,31 @@ security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set jit = off
+set lock_timeout = 0
 as $$
 declare
   v_room numeric;
+  v_xid xid;
   v_available bigint;
   v_running bigint;
   v_completed bigint;
 begin
   perform awa._check_isolation();
-  lock table awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures in access exclusive mode;
-  update awa.ring r
-     set tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]
-   where r.tables <> array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[];
-  if not found then
-    return query select 0::bigint, 0::bigint, 0::bigint;
-    return;
-  end if;
+  for v_look in 1..2 loop
+    if not (select awa._is_restored(r.tables, o.xid, o.xmin) from awa.ring r, awa.origin o) then
+      return query select 0::bigint, 0::bigint, 0::bigint;
+      return;
+    end if;
+    perform awa._bound_waits();
+    lock table awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures in access exclusive mode;
+  end loop;
+  perform set_config('lock_timeout', '0', true);
+  update awa.ring r set tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[];
+  -- Its own xmin: that of a subtransaction, if this is one.
+  delete from awa.origin;
+  insert into awa.origin values ('0') returning xmin into v_xid;
+  delete from awa.origin;
+  insert into awa.origin values (v_xid);
 
   -- What is alive, by the old ids: only compared with each other.
   create table awa.rebasing as

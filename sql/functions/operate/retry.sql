@@ -92,7 +92,7 @@ begin
   select r.current_segment, v_job.lane, job_id, clock_timestamp(), v_job.lane & 7, v_job.attempt, v_job.max_attempts, v_job.body_bytes, v_job.unique_key,
          v_job.kind, v_job.args, v_job.tags, v_job.metadata, v_job.created_at, v_job.progress, v_job.errors
     from awa._current_segment() r(current_segment)
-  on conflict do nothing;
+   where not awa._has_place(v_job.lane, job_id);
   if not found then
     perform awa._refuse_place(job_id, state);
   end if;

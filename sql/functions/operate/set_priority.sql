@@ -55,7 +55,7 @@ begin
                e.kind, e.args, e.tags, e.metadata, coalesce(e.created_at, e.ready_at), e.progress, e.errors
           from awa._current_segment() r(current_segment), awa._entries e
          where e.lane = v_place.lane and e.xid = v_place.xid and e.job_id = job_id
-        on conflict do nothing;
+           and not awa._has_place(v_lane, job_id);
         if not found then
           perform awa._refuse_place(job_id, v_place.state);
         end if;
@@ -80,6 +80,14 @@ as $$
   select awa._note_enqueued(from_lane, -1), awa._note_enqueued(to_lane, 1) where from_lane >> 3 <> to_lane >> 3
 $$;
 comment on function awa._note_moved is 'Notes that a job has gone to another queue';
+
+-- Whether this transaction has put a job into a lane before: in any segment.
+create or replace function awa._has_place(lane bigint, job_id bigint) returns boolean
+language sql stable
+as $$
+  select exists (select from awa.ready_entries e where e.lane = _has_place.lane and e.xid = pg_current_xact_id() and e.job_id = _has_place.job_id)
+$$;
+comment on function awa._has_place is 'Whether this transaction has put a job into a lane before';
 
 -- Raises JQ005 for a job that this transaction itself took away from the place where it should go.
 create or replace function awa._refuse_place(job_id bigint, state text) returns void

@@ -32,7 +32,8 @@ with now as (
   select 1 as place, 'critical' as level, 'restore' as topic, 'database' as subject, 'it was restored from a dump: nothing is enqueued or claimed' as message,
          'Call awa.rebase_after_restore() once.' as hint, null::jsonb as details
     from ring r
-   where r.tables <> array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]
+   cross join awa.origin o
+   where awa._is_restored(r.tables, o.xid, o.xmin)
   union all
   -- Work that maintenance should have done by now.
   select 2, case when m.late_since is null then 'ok' else 'warning' end, 'maintenance', m.pass,
@@ -77,7 +78,7 @@ with now as (
              when 'busy' then 'not emptied for %s: somebody is at work on what is alive in it'
              when 'waiting' then 'not emptied for %s: there are snapshots that are older than its cleaning: %s'
              else 'not emptied for %s: others hold locks on it: %s'
-           end, awa._in_words(n.at - r.stuck_since), case when r.outcome = 'waiting' then array_to_string(r.old_snapshots, '; ') else coalesce(b.holders, 'nobody by now') end),
+           end, awa._in_words(n.at - r.stuck_since), case when r.outcome = 'waiting' and r.old_snapshots is not null then array_to_string(r.old_snapshots, '; ') else coalesce(b.holders, 'nobody by now') end),
          case r.outcome
            when 'unbalanced' then 'See awa.audit(). To empty it all the same: awa.prune_oldest(true).'
            when 'full' then 'Have the jobs worked on, or raise carry_max. Meanwhile the current segment grows.'
@@ -93,7 +94,7 @@ with now as (
        where l.locktype = 'relation' and l.granted and l.database = (select d.oid from pg_database d where d.datname = current_database())
          and r.outcome = 'blocked'
          and l.relation in (
-           select format('awa.%s_%s', f, r.cleaned_segment)::regclass from unnest('{ready_entries,ready_tombstones,lease_claims,lease_claim_closures}'::text[]) f)
+           select format('awa.%s_%s', f, coalesce(r.cleaned_segment, (select s.segment from segments s where not s.is_current and not s.is_empty order by (s.segment - r.current_segment + 4) % 4 limit 1)))::regclass from unnest('{ready_entries,ready_tombstones,lease_claims,lease_claim_closures}'::text[]) f)
     ) b
    where r.outcome is not null
   union all

@@ -122,6 +122,10 @@ begin
      from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.job_id and t.lane > 0 offset 0) t
      join awa.queue_rollups r on r.lane = t.lane
     where pg_visible_in_snapshot(t.xid, r.dropped); -- its queue was dropped with it
+  -- Somebody else has buried it, and cleaning has put its entry, or a tombstone, into another segment: no unique index spans these.
+  perform awa._moved_on(t.job_id)
+     from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.job_id and t.lane > 0 offset 0) t
+    where (select true from awa.ready_tombstones o where o.lane = t.lane and o.xid = t.xid and o.job_id = t.job_id and o.by_xid <> t.by_xid limit 1);
   perform set_config('lock_timeout', '100', true); -- nobody waits for the queue longer than this
   for v_taken in
     select t.*, c.claim_id, c.receipt

@@ -36,8 +36,8 @@ as $$
 declare
   v_ring record;
 begin
-  select r.current_segment, r.tables into v_ring from awa.ring r;
-  if v_ring.tables <> array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[] then
+  select r.current_segment, awa._is_restored(r.tables, o.xid, o.xmin) as is_restored into v_ring from awa.ring r, awa.origin o;
+  if v_ring.is_restored then
     raise exception using errcode = '55000', message = 'the database was restored from a dump',
       detail = 'The order of its jobs is in the transaction ids of the server that the dump came from.',
       hint = 'Call awa.rebase_after_restore() once.';
@@ -62,3 +62,9 @@ create or replace function awa._milliseconds(length interval) returns text
 language sql immutable
 return ceil(extract(epoch from length) * 1000)::bigint::text;
 comment on function awa._milliseconds is 'A length of time for lock_timeout';
+
+-- Whether a database was restored from a dump. The OIDs of tables may be the same on two fresh servers, and so may transaction ids, but hardly both.
+create or replace function awa._is_restored(tables oid[], xid xid, xmin xid) returns boolean
+language sql stable
+return tables <> array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[] or xid <> xmin;
+comment on function awa._is_restored is 'Whether a database was restored from a dump';
