@@ -135,7 +135,8 @@ comment on column awa.ring.stuck_since is 'Since when something is in the way';
 comment on column awa.ring.tables is 'The OIDs of ring and ready_entries: a logical restore gives them others, and transaction ids a new meaning';
 
 create table awa.origin (
-  xid xid not null
+  only_row boolean primary key default true check (only_row),
+  xid      xid not null
 );
 comment on table awa.origin is 'One row that is never updated';
 comment on column awa.origin.xid is 'The transaction that wrote this row: its xmin, unless a restore has written it again';
@@ -432,5 +433,5 @@ comment on column awa.queue_rollups.open_seqs is 'Older claims that are still op
 comment on column awa.queue_rollups.dropped is 'When the queue was dropped last: entries that are visible in it are not shown any more';
 comment on column awa.queue_rollups.failed is 'Failed jobs that are no longer kept; so with cancelled and dead';
 
-insert into awa.origin values (pg_current_xact_id()::xid);
+insert into awa.origin (xid) values (pg_current_xact_id()::xid);
 insert into awa.ring (tables) values (array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]);

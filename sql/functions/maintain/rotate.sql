@@ -22,7 +22,7 @@ declare
   v_next smallint;
   v_due boolean;
 begin
-  perform awa._check_isolation();
+  perform awa._check_isolation(), awa._current_segment();
   select * into v_ring from awa.ring r for no key update skip locked;
   if not found then
     return query select false, r.current_segment from awa.ring r;

@@ -35,9 +35,9 @@ begin
   update awa.ring r set tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[];
   -- Its own xmin: that of a subtransaction, if this is one.
   delete from awa.origin;
-  insert into awa.origin values ('0') returning xmin into v_xid;
+  insert into awa.origin (xid) values ('0') returning xmin into v_xid;
   delete from awa.origin;
-  insert into awa.origin values (v_xid);
+  insert into awa.origin (xid) values (v_xid);
 
   -- What is alive, by the old ids: only compared with each other.
   create table awa.rebasing as

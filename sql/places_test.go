@@ -1,0 +1,146 @@
+package sql_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// What the unique indexes of one segment can't refuse, because the other row lies in another one.
+
+// Two operators change one job, and between them the segment is cleaned: the entry's copy, and the second tombstone, lie in another segment than the first tombstone.
+func TestTwoBurialsAcrossACleaning(t *testing.T) {
+	for _, first := range []string{"select awa.cancel($1)", "select awa.set_priority($1, 1)"} {
+		for _, second := range []string{"select awa.cancel($1)", "select awa.set_priority($1, 3)", "select awa.move($1, 'other')"} {
+			d := newDatabase(t)
+			a, b, s := d.session(), d.session(), d.session()
+			job := s.enqueue("q")
+			a.exec("begin")
+			a.exec(first, job)
+			s.rotate()
+			require.Equal(t, "cleaned", s.prune())
+			b.exec(second, job)
+			require.Equal(t, "40001", sqlState(a.try("commit")), "%s, %s", first, second)
+			require.LessOrEqual(t, len(s.claim("q", 9))+len(s.claim("other", 9)), 1)
+			s.balanced()
+		}
+	}
+}
+
+// A job comes back to the place that this transaction has taken it from, and a rotation lies between.
+func TestSamePlaceTwiceAcrossARotation(t *testing.T) {
+	d := newDatabase(t)
+	a, s := d.session(), d.session()
+	a.exec("begin")
+	job := a.enqueue("q")
+	a.exec("select awa.cancel($1)", job)
+	s.rotate()
+	require.Equal(t, "JQ005", sqlState(a.try("select awa.retry($1)", job)))
+	a.exec("rollback")
+
+	job = s.enqueue("q")
+	a.exec("begin")
+	a.exec("select awa.set_priority($1, 3)", job)
+	a.exec("select awa.set_priority($1, 2)", job)
+	s.rotate()
+	require.Equal(t, "JQ005", sqlState(a.try("select awa.set_priority($1, 3)", job)))
+	a.exec("rollback")
+	s.balanced()
+	require.Equal(t, []int64{job}, ids(s.claim("q", 9)))
+}
+
+// Who has an old snapshot is the same one for pruners in other time zones, and for one that has looked before.
+func TestOldSnapshotIsKnownAgain(t *testing.T) {
+	d := newDatabase(t)
+	reader, looked, s := d.session(), d.session(), d.session()
+	s.enqueue("q")
+	s.rotate()
+	looked.exec("begin")
+	looked.exec("select count(*) from pg_stat_activity")
+	reader.exec("begin isolation level repeatable read")
+	reader.exec("select 1 from awa.settings")
+	require.Equal(t, "cleaned", s.prune())
+	require.Equal(t, "waiting", looked.prune())
+	looked.exec("commit")
+	require.Equal(t, "waiting", s.prune())
+	s.exec("set timezone = 'Asia/Tokyo'")
+	require.Equal(t, "waiting", s.prune())
+	require.Equal(t, int64(1), one[int64](reader, "select count(*) from awa.jobs"))
+}
+
+// Somebody who was stopped for a whole turn of the ring writes into a segment that comes before the one that was cleaned: that one is finished first, or what it holds would count again.
+func TestWhatWasCleanedIsFinishedFirst(t *testing.T) {
+	d := newDatabase(t)
+	reader, s := d.session(), d.session()
+	jobs := s.enqueueMany("q", 3)
+	s.rotate()
+	s.rotate()
+	reader.exec("begin isolation level repeatable read")
+	reader.exec("select 1 from awa.settings")
+	require.Equal(t, "cleaned", s.prune())
+	s.exec(`insert into awa.ready_entries (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args)
+		select 3, e.lane, nextval('awa.job_ids'), now(), 2, 1, 25, 60, 'k', '{}' from awa.ready_entries e limit 1`)
+	require.Equal(t, "waiting", s.prune())
+	require.Len(t, s.claim("q", 9), len(jobs)+1)
+	s.balanced()
+	reader.exec("commit")
+	s.prunes()
+	s.prunes()
+	s.balanced()
+}
+
+// While somebody reads for long, nothing is carried: claims would have to pass over it all the time.
+func TestNothingIsCarriedBesideALongReader(t *testing.T) {
+	d := newDatabase(t)
+	reader, s := d.session(), d.session()
+	s.exec("update awa.settings set completed_retention = '0'")
+	s.enqueue("q")
+	s.rotate()
+	reader.exec("begin isolation level repeatable read")
+	reader.exec("select 1 from awa.settings")
+	s.exec("select pg_sleep(1.1)")
+	require.Equal(t, "waiting", one[string](s, "select outcome from awa.prune_oldest()"))
+	reader.exec("commit")
+	reader.exec("begin")
+	reader.exec("lock table awa.ready_entries_0 in access share mode")
+	s.exec("select pg_sleep(1.1)")
+	s.exec("update awa.ring set retry_at = null")
+	require.Equal(t, "blocked", one[string](s, "select outcome from awa.prune_oldest()"))
+	require.Equal(t, int64(1), one[int64](s, "select count(*) from awa.health() where topic = 'prune' and message like '%backend%' and details->'pids' @> to_jsonb($1::int)",
+		one[int64](reader, "select pg_backend_pid()::bigint")))
+	reader.exec("commit")
+	s.prunes()
+	require.Len(t, s.claim("q", 9), 1)
+}
+
+// Two fresh servers give the same OIDs: then it is the row of origin that a restore has written again.
+func TestRestoreOntoATwin(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	job := s.enqueue("q")
+	s.exec("create table saved as select * from awa.origin")
+	s.exec("delete from awa.origin")
+	s.exec("insert into awa.origin select * from saved") // as a restore does
+	require.Equal(t, "55000", sqlState(s.try("select awa.enqueue('q', 'k')")))
+	require.Equal(t, "55000", sqlState(s.try("call awa.run_maintenance()")))
+	s.exec("begin")
+	s.exec("savepoint a")
+	s.exec("select awa.rebase_after_restore()")
+	s.exec("commit")
+	s.balanced()
+	require.Equal(t, []int64{job}, ids(s.claim("q", 9)))
+}
+
+// Very many queues are quiet: their cursors are carried some at a time.
+func TestManyQuietQueues(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.exec("select awa.enqueue('q' || n, 'k') from generate_series(1, 600) n")
+	s.exec("select awa.complete(c.job_id, c.receipt) from generate_series(1, 600) n, awa.claim('q' || n) c")
+	s.rotate()
+	require.Equal(t, "cleaning", s.prune())
+	require.Equal(t, "cleaned", s.prune())
+	s.prunes()
+	s.balanced()
+	require.Empty(t, s.claim("q7", 9))
+}
