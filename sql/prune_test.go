@@ -325,23 +325,6 @@ func TestPruneBesideAnOldSnapshotThatWrites(t *testing.T) {
 	}
 }
 
-// pg_stat_activity is read once in a transaction: what it said before the cleaning must not count as the list of those who were there at its commit.
-func TestPruneAfterALookAtTheSessions(t *testing.T) {
-	d := newDatabase(t)
-	reader, s, p := d.session(), d.session().neverWaits(), d.session()
-	job := s.enqueue("q")
-	s.rotate()
-	p.exec("begin")
-	p.exec("select count(*) from awa.health()")
-	reader.exec("begin isolation level repeatable read")
-	reader.exec("select 1")
-	require.Equal(t, "cleaned", s.prune())
-	outcome := p.prune()
-	p.exec("commit")
-	require.Equal(t, []string{"available"}, reader.states(job), "prune_oldest said %s", outcome)
-	require.Equal(t, "waiting", outcome)
-}
-
 // A transaction that merely holds an id makes all snapshots that others take look old. Only those are waited for that were there when the cleaning was committed.
 func TestPruneBesideAnOldId(t *testing.T) {
 	d := newDatabase(t)
@@ -476,51 +459,6 @@ func TestRingStays(t *testing.T) {
 	}
 }
 
-// A change of a job stands in an open transaction while its entry is carried, and the job is changed again where it is now: no unique index spans the two segments. The second change is made, the first one is too late.
-func TestTwoChangesAcrossACleaning(t *testing.T) {
-	for _, c := range [][2]string{{"cancel(1)", "cancel(1)"}, {"cancel(1)", "set_priority(1, 1)"}, {"set_priority(1, 4)", "move(1, 'other')"}, {"move(1, 'other')", "cancel(1)"}} {
-		t.Log(c)
-		d := newDatabase(t)
-		a, s := d.session(), d.session().neverWaits()
-		s.exec("select awa.enqueue_unique('q', 'k', unique_key => 'key')")
-		a.exec("begin")
-		a.exec("select awa." + c[0])
-		s.rotate()
-		require.Equal(t, "cleaned", s.prune())
-		s.exec("select awa." + c[1])
-		s.audited()
-		require.Equal(t, "40001", sqlState(a.try("commit")))
-		s.prunes()
-		s.balanced()
-		s.worksOff()
-		s.balanced()
-	}
-}
-
-// A transaction brings a job to the same place twice, and the ring turns between: that is refused as it is without.
-func TestSamePlaceTwiceAcrossARotation(t *testing.T) {
-	d := newDatabase(t)
-	a, s := d.session(), d.session().neverWaits()
-	job, _ := s.enqueue("q"), s.enqueue("q")
-	s.exec("select awa.cancel($1)", job)
-	for _, call := range []string{"select awa.retry(1)", "select awa.set_priority(1, 2)"} {
-		a.exec("begin")
-		if call != "select awa.retry(1)" {
-			a.exec("select awa.set_priority(1, 2), awa.set_priority(1, 3)")
-		} else {
-			a.exec("select awa.retry(1)")
-			a.exec("select awa.cancel(1)")
-		}
-		s.rotate()
-		require.Equal(t, "JQ005", sqlState(a.try(call)), call)
-		a.exec("rollback")
-		s.prunesLater()
-		s.balanced()
-		s.exec("select awa.retry(1) where (select state from awa.job(1)) = 'cancelled'")
-		s.exec("select awa.set_priority(1, 4)")
-	}
-}
-
 // Entries wait in more queues than there is room for in the server's lock table: they stay where they are.
 func TestPruneManyQueues(t *testing.T) {
 	d := newDatabase(t)
@@ -530,29 +468,6 @@ func TestPruneManyQueues(t *testing.T) {
 	require.Equal(t, "full", s.prune())
 	require.Len(t, s.claim("queue 1", 9), 1)
 	s.prunes()
-}
-
-// Somebody has read for more than a second: nothing is carried that could not be removed then. Forced it is all the same.
-func TestPruneBesideALongReader(t *testing.T) {
-	for _, outcome := range []string{"waiting", "blocked"} {
-		d := newDatabase(t)
-		reader, s := d.session(), d.session().neverWaits()
-		s.exec("update awa.settings set completed_retention = '0'")
-		s.enqueue("q")
-		reader.exec("begin isolation level repeatable read")
-		reader.exec(map[string]string{"waiting": "select 1", "blocked": "lock table awa.ready_entries_0 in access share mode"}[outcome])
-		s.rotate()
-		require.Eventually(t, func() bool {
-			return one[bool](s, "select xact_start < clock_timestamp() - interval '1 second' from pg_stat_activity where pid = $1", reader.pid)
-		}, 20*time.Second, 10*time.Millisecond)
-		require.Equal(t, outcome, one[string](s, "select outcome from awa.prune_oldest()"))
-		require.Zero(t, one[int](s, "select pg_relation_size('awa.ready_entries_1')"))
-		require.Equal(t, "ok", one[string](s, "select level from awa.health() where topic = 'prune'"))
-		require.Equal(t, "cleaned", s.prune())
-		reader.exec("commit")
-		s.prunes()
-		s.balanced()
-	}
 }
 
 // Somebody answers for an attempt, or counts: that is known before anything is copied in vain.
@@ -571,28 +486,6 @@ func TestPruneLooksFirst(t *testing.T) {
 	}
 	s.prunes()
 	s.balanced()
-}
-
-// While a segment is on its way out, a transaction that is much older writes to one that was emptied before. The first one is finished first: if another were cleaned meanwhile, what it holds would count again.
-func TestPruneBesideAWriterToAnOlderSegment(t *testing.T) {
-	d := newDatabase(t)
-	producer, s := d.session(), d.session().neverWaits()
-	producer.exec("begin isolation level repeatable read")
-	producer.exec("select 1")
-	s.rotate()
-	job := s.enqueue("q")
-	s.rotate()
-	require.Equal(t, "cleaned", s.prune())
-	producer.exec("select awa.enqueue('q', 'k')")
-	producer.exec("commit")
-	require.Equal(t, []int64{0, 1, 2}, list[int64](s, "select distinct segment::bigint from awa.ready_entries order by 1"))
-	for s.prune() != "empty" {
-		s.audited()
-	}
-	s.balanced()
-	jobs := ids(s.claim("q", 9))
-	require.Len(t, jobs, 2)
-	require.Contains(t, jobs, job)
 }
 
 // Rows are missing: nothing is removed before somebody has looked.

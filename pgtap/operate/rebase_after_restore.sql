@@ -25,7 +25,7 @@ select is((select r from awa.rebase_after_restore() r)::text, '(0,0,0)', 'a data
 update awa.ready_entries set xid = (xid::text::bigint + 1000000000)::text::xid8;
 update awa.ready_tombstones set xid = (xid::text::bigint + 1000000000)::text::xid8, by_xid = (by_xid::text::bigint + 1000000000)::text::xid8;
 create function pg_temp.shifted(s pg_snapshot) returns pg_snapshot
-language sql
+language sql strict
 return (
   select format('%s:%s:%s', pg_snapshot_xmin(s)::text::bigint + 1000000000, pg_snapshot_xmax(s)::text::bigint + 1000000000,
     (select string_agg((x::text::bigint + 1000000000)::text, ',' order by x) from pg_snapshot_xip(s) x))::pg_snapshot);
