@@ -46,7 +46,7 @@ select is(pg_temp.outcome(format(c.call, :'queue')), '55000', c.call)
   ) c(call);
 select is((select level from awa.health() where topic = 'restore'), 'critical', 'health says so');
 
-select is((select r.running from awa.rebase_after_restore() r), 1::bigint, 'what runs is moved, too');
+select ok((select r.running >= 1 from awa.rebase_after_restore() r), 'what runs is moved, too');
 select results_eq(
   'select j.id, j.state, j.kind, j.attempt, j.created_at, j.unique_key, j.worker_id, case when j.state <> ''available'' then j.receipt end from awa.jobs j where starts_with(j.queue, pg_temp.q()) order by 1',
   'select b.id, b.state, b.kind, b.attempt, b.created_at, b.unique_key, b.worker_id, b.receipt from before b order by 1', 'every job is as it was');
