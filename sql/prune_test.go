@@ -238,6 +238,7 @@ func TestTwoPrunersAtOnce(t *testing.T) {
 			s.audited()
 		}
 	}
+	require.True(t, one[bool](s, "select cleaned_segment is null and cleaned_until is null and cleaned_by is null and old_snapshots is null from awa.ring"))
 	require.Equal(t, []int64{job}, ids(s.claim("q", 9)))
 	s.balanced()
 }
@@ -323,6 +324,28 @@ func TestPruneBesideAnOldSnapshotThatWrites(t *testing.T) {
 		s.completes(running)
 		s.balanced()
 	}
+}
+
+// A second cleaning carries what a snapshot from between the two saw where it was: it is waited for, too.
+func TestSecondCleaningBesideAnOldSnapshot(t *testing.T) {
+	d := newDatabase(t)
+	producer, reader, s := d.session(), d.session(), d.session().neverWaits()
+	s.enqueue("q")
+	producer.exec("begin")
+	producer.exec("select awa.enqueue('q', 'late')")
+	s.rotate()
+	require.Equal(t, "cleaned", s.prune())
+	require.Equal(t, "blocked", s.prune(), "there is no snapshot to wait for")
+	producer.exec("commit")
+	reader.exec("begin isolation level repeatable read")
+	reader.exec("select 1")
+	require.Equal(t, "busy", s.prune())
+	require.Equal(t, "cleaned", s.prune())
+	require.Equal(t, "waiting", s.prune())
+	require.Equal(t, int64(2), one[int64](reader, "select count(*) from awa.jobs where state = 'available'"))
+	reader.exec("commit")
+	s.prunes()
+	s.balanced()
 }
 
 // A transaction that merely holds an id makes all snapshots that others take look old. Only those are waited for that were there when the cleaning was committed.
@@ -468,6 +491,25 @@ func TestPruneManyQueues(t *testing.T) {
 	require.Equal(t, "full", s.prune())
 	require.Len(t, s.claim("queue 1", 9), 1)
 	s.prunes()
+}
+
+// Even without the lock of the queue, a claim that is committed after the cleaning is not truncated.
+func TestPruneBesideAClaimWithoutTheLock(t *testing.T) {
+	d := newDatabase(t)
+	a, s := d.session(), d.session().neverWaits()
+	s.exec("create or replace function awa._lock_queue(queue_id bigint) returns void language sql as 'select'")
+	jobs := s.enqueueMany("q", 2)
+	a.exec("begin")
+	claimed := a.claim("q", 1)
+	s.rotate()
+	require.Equal(t, "cleaned", s.prune())
+	a.exec("commit")
+	require.Equal(t, "busy", s.pruneOn())
+	require.Equal(t, []string{"running", "available"}, s.states(jobs...))
+	s.prunes()
+	s.balanced()
+	s.completes(claimed)
+	require.Equal(t, jobs[1:], ids(s.claim("q", 9)))
 }
 
 // Somebody answers for an attempt, or counts: that is known before anything is copied in vain.

@@ -36,7 +36,7 @@ select count(*) from awa.enqueue_many(:'queue' || ' dropped', 'again', array_fil
 select pg_temp.step('setup') \g /dev/null
 
 begin;
-select plan(112);
+select plan(118);
 
 create function pg_temp.prune(force boolean default false) returns text
 language sql
@@ -197,6 +197,14 @@ begin
   return v_outcomes;
 end
 $$;
+-- Queues with a job each that waits
+create function pg_temp.queues(n int) returns void
+language sql
+as $$
+  insert into awa.queues (queue_id, name) select awa._queue_id(pg_temp.q(' ' || i)), pg_temp.q(' ' || i) from generate_series(1, n) i;
+  insert into awa.ready_entries (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args)
+  select 3, awa._queue_id(pg_temp.q(' ' || i)) * 8 + 2, (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1)::text::xid8, nextval('awa.job_ids'), now(), 2, 1, 25, 60, 'k', '{}' from generate_series(1, n) i;
+$$;
 savepoint known;
 select is(pg_temp.prune(), 'cleaned', 'from the last segment to the first');
 select is(pg_temp.states(), 'available 3, cancelled 1, running 4', 'what is buried stays so');
@@ -229,6 +237,23 @@ select count(*) from d cross join lateral awa.complete(d.job_id, d.receipt) wher
 update awa.settings set carry_max = 0;
 select is(pg_temp.prune(), 'cleaned', 'where nothing is alive nothing is carried');
 select is((select row(c.available, c.running, c.completed, c.cancelled)::text from awa.queue_counts(pg_temp.q()) c), '(0,0,9,1)', 'all are counted');
+rollback to known;
+
+-- Very many queues: their locks take room in the server's lock table
+select pg_temp.queues(1000) \g /dev/null
+select is(pg_temp.prune(), 'full', 'jobs of more than 1,000 queues wait');
+rollback to known;
+select pg_temp.queues(999) \g /dev/null
+select is(pg_temp.prune(), 'cleaned', 'or fewer');
+rollback to known;
+select pg_temp.queues(501) \g /dev/null
+update awa.ring set current_segment = 3;
+select count(awa.complete(t.job_id, t.receipt)) from generate_series(1, 501) i cross join lateral awa.claim(pg_temp.q(' ' || i)) t \g /dev/null
+update awa.ring set current_segment = 0;
+select is(pg_temp.prune(), 'cleaning', 'the cursors of more than 500 queues are carried some at a time');
+select is(pg_temp.prune(), 'cleaned', 'then the rest is');
+select is((select count(*) from awa._lanes l where l.cursor_segment = 3), 0::bigint, 'to the last one');
+select is(pg_temp.unbalanced(), null, 'the books balance with them, too');
 rollback to known;
 
 -- Rows are missing

@@ -10,7 +10,7 @@ select j.id as ready_id from awa.jobs j where j.queue = :'queue' and j.args = '1
 select pg_sleep(0.03) \g /dev/null
 
 begin;
-select plan(42);
+select plan(45);
 
 create function pg_temp.rotated(force boolean default false) returns text
 language sql
@@ -67,6 +67,13 @@ select is(pg_temp.rotated(true), 't 1', 'forced at any time');
 select ok((select r.left_at[1] between b.at and clock_timestamp() and r.left_at[2] between b.at and clock_timestamp() and r.left_at[3:4] = b.left_at[3:4] from awa.ring r, before b), 'ring says when');
 select is((select to_jsonb(r) - '{current_segment,left_at}'::text[] from awa.ring r), (select to_jsonb(b) - '{current_segment,left_at,at}'::text[] from before b), 'and nothing else');
 select is(pg_temp.unbalanced(), null, 'the books balance');
+rollback to old;
+select awa.set_priority(:ready_id, 4) \g /dev/null
+select is(pg_temp.rotated(true), 't 1', 'forced, in a transaction that has put a job somewhere');
+select is(awa.set_priority(:ready_id, 1), 'available', 'it may go on');
+select is(pg_temp.outcome(format('select awa.set_priority(%s, 4)', :ready_id)), 'JQ005', 'but not to a place where it was, in whichever segment');
+rollback to old;
+select rotated from awa.rotate(true) \g /dev/null
 
 -- Where rows go from then on
 select is(pg_temp.states(), 'available 4, running 8', 'jobs are where they were');

@@ -24,7 +24,7 @@ create temp table keyed_place as select (p)::awa._place as place from awa._place
 create temp table keyed as select * from awa.claim(:'queue' || ' keyed', 1, :worker_id);
 
 begin;
-select plan(52);
+select plan(53);
 
 -- Where a job is
 select is((select array_agg(format('%s %s', c.n, (awa._locate(c.job_id)).state) order by c.n) from c),
@@ -112,6 +112,11 @@ exception when sqlstate '40001' then
 end
 $$;
 select is(pg_temp.moved_late(n), '40001', 'moved late, but it was ' || n || ' meanwhile') from unnest(array['moved', 'leased', 'completed', 'released']) n;
+savepoint elsewhere;
+insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels) select ((place).segment + 1) % 4, (place).lane, (place).xid, (place).id, '3', 1, false from places where n = 'keyed';
+select is(pg_temp.moved_late('keyed'), '40001', 'moved late, but somebody else has moved it, and cleaning has carried the tombstone to another segment');
+rollback to elsewhere;
+set constraints all deferred;
 select is(pg_temp.moved_late('keyed'), 'moved', 'one that nobody claimed is moved');
 rollback to one;
 set constraints all deferred;

@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(23);
+select plan(24);
 
 select is(awa._queue_id('email'), ('x' || left(encode(sha256('email'), 'hex'), 15))::bit(60)::bigint, 'the id of a queue is the first 60 bits of the SHA-256 of its name');
 select is(awa._queue_id('größe'), ('x' || left(encode(sha256('\x6772c3b6c39f65'), 'hex'), 15))::bit(60)::bigint, 'in UTF-8');
@@ -32,13 +32,17 @@ update awa.ring set current_segment = 2;
 select is(awa._current_segment(), 2::smallint, 'rows go to the segment that ring names');
 select awa.enqueue(pg_temp.q(), 'k') \g /dev/null
 select is((select array_agg(distinct e.tableoid::regclass::text) from awa.ready_entries e where e.xid = pg_current_xact_id()), '{awa.ready_entries_2}', 'new entries do');
+savepoint here;
 update awa.ring set tables = array['awa.ring'::regclass, 'awa.ready_tombstones'::regclass]::oid[];
 select pg_temp.refused('select awa._current_segment()', '55000', 'restored', 'a database that was restored, where ready_entries has another OID');
 update awa.ring set tables = array['awa.queues'::regclass, 'awa.ready_entries'::regclass]::oid[];
 select pg_temp.refused('select awa._current_segment()', '55000', 'restored', 'or ring has');
+rollback to here;
+update awa.origin set xid = '3';
+select pg_temp.refused('select awa._current_segment()', '55000', 'restored', 'or, where these are the same, a row was written by another transaction than it says');
 
 -- For the books
-update awa.ring set tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[];
+rollback to here;
 truncate awa.ready_tombstones;
 select awa._note_enqueued(20, 3), awa._note_enqueued(20, 0), awa._note_enqueued(21, -1) \g /dev/null
 select results_eq('select t.lane, t.batch, t.cancels, t.segment, t.xid = pg_current_xact_id(), t.by_xid = t.xid from awa.ready_tombstones t order by t.lane desc',
