@@ -11,6 +11,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -33,11 +34,15 @@ const (
 	snoozed
 	discarded
 	cancelled
+	unknownKind // sent as a snooze
+	released
+	outcomes = iota
 )
 
 // refusable is what the server may refuse of an answer.
 var refusable = map[outcome]string{
 	completed: "completion", failed: "retry delay", snoozed: "snooze", discarded: "discard", cancelled: "cancellation",
+	unknownKind: "snooze", released: "release",
 }
 
 // answer is how one attempt ended.
@@ -48,22 +53,24 @@ type answer struct {
 	failure        string         // also why it was discarded or cancelled
 	delay          *time.Duration // of a snooze or, unless it is the queue's backoff, before the next attempt
 	registration   *registration
+	stats          *queueStats
 }
 
-// completer sends answers to the server, many at a time.
+// completer sends answers to the server, many at a time, on a connection of its own.
 type completer struct {
-	pool *pgxpool.Pool
-	log  *slog.Logger
+	db  dedicated
+	log *slog.Logger
 
 	answers chan answer
 	last    chan struct{} // closed when no more answers are to come
 	done    chan struct{} // closed when all answers are sent
 	lost    int           // answers that could not be sent: read it after done
+	stale   int           // answers that were refused: the same
 }
 
 func newCompleter(pool *pgxpool.Pool, log *slog.Logger) *completer {
 	return &completer{
-		pool: pool, log: log,
+		db: dedicated{pool: pool}, log: log,
 		answers: make(chan answer, 2*flushSize), last: make(chan struct{}), done: make(chan struct{}),
 	}
 }
@@ -82,30 +89,36 @@ func (c *completer) finish() { close(c.last) }
 // run sends answers until finish is called and all are sent, or the context ends.
 func (c *completer) run(ctx context.Context) {
 	defer close(c.done)
+	defer c.db.close(ctx)
 	batch := make([]answer, 0, flushSize)
 	for {
 		batch = c.collect(batch[:0])
 		if len(batch) == 0 {
 			return
 		}
-		var completions, failures, delayed, others []answer
-		for _, a := range batch {
-			switch {
-			case a.outcome == completed:
-				completions = append(completions, a)
-			case a.outcome == failed && a.delay != nil:
-				delayed = append(delayed, a)
-			case a.outcome == failed || a.outcome == committed:
-				failures = append(failures, a)
-			default:
-				others = append(others, a)
-			}
-		}
-		c.flush(ctx, completions, completeMany)
-		c.flush(ctx, failures, failMany)
-		c.flush(ctx, delayed, failMany)
-		c.flush(ctx, others, sendSingly)
+		c.sendAll(ctx, batch)
 	}
+}
+
+// sendAll sends answers, and returns when the server has taken them, or the context has ended.
+func (c *completer) sendAll(ctx context.Context, batch []answer) {
+	var completions, failures, delayed, others []answer
+	for _, a := range batch {
+		switch {
+		case a.outcome == completed:
+			completions = append(completions, a)
+		case a.outcome == failed && a.delay != nil:
+			delayed = append(delayed, a)
+		case a.outcome == failed || a.outcome == committed:
+			failures = append(failures, a)
+		default:
+			others = append(others, a)
+		}
+	}
+	c.flush(ctx, completions, completeMany)
+	c.flush(ctx, failures, failMany)
+	c.flush(ctx, delayed, failMany)
+	c.flush(ctx, others, sendSingly)
 }
 
 // collect waits for an answer, and a little for others. It returns none when there will be no more.
@@ -179,14 +192,10 @@ func (c *completer) flush(ctx context.Context, answers []answer, send sendFunc) 
 
 // try sends answers once. Refused means that it would be the same the next time.
 func (c *completer) try(ctx context.Context, answers []answer, send sendFunc) (stale []int64, refused bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	conn, err := c.pool.Acquire(ctx)
-	if err != nil {
-		return nil, false, err
-	}
-	defer conn.Release()
-	stale, err = send(ctx, pipeline{conn: conn.Conn()}, answers)
+	_, err = c.db.callUntil(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+		stale, err = send(ctx, pipeline{conn: conn}, answers)
+		return err
+	})
 	if err == nil {
 		return stale, false, nil
 	}
@@ -194,7 +203,7 @@ func (c *completer) try(ctx context.Context, answers []answer, send sendFunc) (s
 	if errors.As(err, &pg) {
 		return nil, !isTemporary(err), err
 	}
-	return nil, !conn.Conn().IsClosed(), err
+	return nil, c.db.isOpen(), err
 }
 
 func completeMany(ctx context.Context, db pipeline, answers []answer) ([]int64, error) {
@@ -232,7 +241,9 @@ func sendSingly(ctx context.Context, db pipeline, answers []answer) (stale []int
 	err = db.all(ctx, func(db gen.DBTX) {
 		for _, a := range answers {
 			switch a.outcome {
-			case snoozed:
+			case released:
+				queries.Release(ctx, db, gen.ReleaseParams{JobID: a.jobID, Receipt: a.receipt})
+			case snoozed, unknownKind:
 				queries.Snooze(ctx, db, gen.SnoozeParams{JobID: a.jobID, Receipt: a.receipt, Delay: *a.delay})
 			case discarded:
 				queries.Discard(ctx, db, gen.DiscardParams{JobID: a.jobID, Receipt: a.receipt, Error: a.failure})
@@ -263,12 +274,19 @@ func (c *completer) settle(ctx context.Context, answers []answer, stale []int64)
 		isStale[id] = true
 	}
 	for _, a := range answers {
-		a.registration.open.Add(-1)
-		if a.outcome == committed {
-			if !isStale[a.jobID] {
-				c.log.WarnContext(ctx, a.failure, keyJobID, a.jobID)
-			}
+		a.registration.closed()
+		switch stale := isStale[a.jobID]; {
+		case a.outcome == committed && stale: // as it should be
 			delete(isStale, a.jobID)
+			a.stats.ended[completed].Add(1)
+		case a.outcome == committed:
+			c.log.WarnContext(ctx, a.failure, keyJobID, a.jobID)
+			a.stats.ended[failed].Add(1)
+		case stale:
+			c.stale++
+			a.stats.stale.Add(1)
+		default:
+			a.stats.ended[a.outcome].Add(1)
 		}
 	}
 	if len(isStale) > 0 {

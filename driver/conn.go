@@ -13,19 +13,136 @@ import (
 	"github.com/awa-pg/awa/gen"
 )
 
-// callTimeout bounds each call of the worker, so that a server that has gone silent is noticed. The longest regular one is
-// a claim that waits for another one.
-const callTimeout = 30 * time.Second
+const (
+	// callTimeout bounds each call of the worker, so that a server that has gone silent is noticed. The longest regular one
+	// is a claim that waits for another one.
+	callTimeout = 20 * time.Second
+	// connectTimeout bounds what one of the addresses in the URL may take, so that another one is tried in time.
+	connectTimeout = 5 * time.Second
+)
 
-// connect returns a connection that is not the pool's any more, but was made like the pool's.
+// connect returns a connection of the worker's own. It is made as the pool makes its connections, but is none of them: the
+// pool may be exhausted.
 func connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
 	defer cancel()
-	conn, err := pool.Acquire(ctx)
+	cfg := pool.Config()
+	if timeout := cfg.ConnConfig.ConnectTimeout; timeout == 0 || timeout > connectTimeout {
+		cfg.ConnConfig.ConnectTimeout = connectTimeout
+	}
+	if cfg.BeforeConnect != nil {
+		if err := cfg.BeforeConnect(ctx, cfg.ConnConfig); err != nil {
+			return nil, err
+		}
+	}
+	cfg.ConnConfig.DefaultQueryExecMode = unprepared(cfg.ConnConfig.DefaultQueryExecMode)
+	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
 	if err != nil {
 		return nil, err
 	}
-	return conn.Hijack(), nil
+	if cfg.AfterConnect != nil {
+		if err := cfg.AfterConnect(ctx, conn); err != nil {
+			closeConn(ctx, conn)
+			return nil, err
+		}
+	}
+	return conn, nil
+}
+
+// unprepared returns the mode to use in place of the pool's: one without prepared statements, and without a second round
+// trip that belongs to the first, since a proxy that pools transactions may send them to different servers.
+func unprepared(mode pgx.QueryExecMode) pgx.QueryExecMode {
+	switch mode {
+	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol:
+		return mode
+	}
+	return pgx.QueryExecModeCacheDescribe
+}
+
+// unpreparedDB is a pool, or one of its connections, on which queries are run without prepared statements.
+type unpreparedDB struct {
+	DBTX
+	mode pgx.QueryExecMode
+}
+
+func newUnpreparedDB(pool *pgxpool.Pool, db DBTX) unpreparedDB {
+	return unpreparedDB{db, unprepared(pool.Config().ConnConfig.DefaultQueryExecMode)}
+}
+
+func (u unpreparedDB) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	return u.DBTX.Exec(ctx, sql, u.with(args)...)
+}
+
+func (u unpreparedDB) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	return u.DBTX.Query(ctx, sql, u.with(args)...)
+}
+
+func (u unpreparedDB) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	return u.DBTX.QueryRow(ctx, sql, u.with(args)...)
+}
+
+func (u unpreparedDB) with(args []any) []any { return append([]any{u.mode}, args...) }
+
+// errSilent is the cause of contexts that end when the server takes too long.
+var errSilent = errors.New("the server does not answer")
+
+// dedicated is a connection of the worker's own. It is made when it is needed, and again when it was lost.
+type dedicated struct {
+	pool *pgxpool.Pool
+	conn *pgx.Conn
+}
+
+func (d *dedicated) isOpen() bool { return d.conn != nil && !d.conn.IsClosed() }
+
+// open makes the connection, if there is none.
+func (d *dedicated) open(ctx context.Context) error {
+	if d.isOpen() {
+		return nil
+	}
+	conn, err := connect(ctx, d.pool)
+	if err == nil {
+		d.conn = conn
+	}
+	return err
+}
+
+// call runs f on the connection, to its end, whatever becomes of the context. When it returns an error it also says whether
+// it is unknown if f has had an effect.
+func (d *dedicated) call(ctx context.Context, f func(context.Context, *pgx.Conn) error) (unknown bool, err error) {
+	if err := d.open(ctx); err != nil {
+		return false, err
+	}
+	return d.callUntil(context.WithoutCancel(ctx), f)
+}
+
+// callUntil is call, but for the end of the context, which closes the connection.
+func (d *dedicated) callUntil(ctx context.Context, f func(context.Context, *pgx.Conn) error) (unknown bool, err error) {
+	if err := d.open(ctx); err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
+	defer cancel()
+	err = f(ctx, d.conn)
+	switch {
+	case d.conn.IsClosed():
+		return !pgconn.SafeToRetry(err), err
+	case hasCode(err, readOnly):
+		d.close(ctx) // another address may be the primary by now
+		return false, err
+	case d.conn.PgConn().TxStatus() != 'I': // nothing was committed, whatever f made of that
+		if _, rollbackErr := d.conn.Exec(ctx, "rollback"); rollbackErr != nil {
+			d.close(ctx)
+		}
+		return false, err
+	}
+	var pg *pgconn.PgError
+	return err != nil && !errors.As(err, &pg), err
+}
+
+func (d *dedicated) close(ctx context.Context) {
+	if d.conn != nil {
+		closeConn(ctx, d.conn)
+	}
 }
 
 // pipeline runs a query in a transaction of its own, at READ COMMITTED whatever the connection's default is, and in one
@@ -165,6 +282,9 @@ func (r pipelineRow) Scan(dest ...any) error {
 	return r.rows.Err()
 }
 
+// readOnly is the SQLSTATE of a stand-by that will be promoted, or of a server that was demoted.
+const readOnly = "25006"
+
 // isTemporary says whether it makes sense to repeat the same call: the server was not reached, or did not refuse what it
 // was asked but could not do it just now.
 func isTemporary(err error) bool {
@@ -181,7 +301,7 @@ func isTemporary(err error) bool {
 		"58": // system
 		return true
 	}
-	return pg.Code == "25006" // read-only: a stand-by that will be promoted, or a server that was demoted
+	return pg.Code == readOnly
 }
 
 // backoff gives the pauses between attempts to reach the server: each about twice as long as the one before.

@@ -31,6 +31,12 @@ var (
 	ErrMovedOn = errors.New("the job moved on meanwhile")
 )
 
+// ErrUnknownKind says that a worker has no handler for a job. The job was put off.
+var ErrUnknownKind = errors.New("no handler for jobs of this kind")
+
+// ErrTimeout says that a handler took longer than its [Timeout].
+var ErrTimeout = errors.New("timeout")
+
 var sentinels = map[string]error{
 	"JQ001": ErrStaleReceipt,
 	"JQ002": ErrNoSuchQueue,

@@ -6,90 +6,31 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/awa-pg/awa/gen"
 )
-
-// Job is one attempt of a job, as a handler gets it. It belongs to the handler until that returns.
-type Job[T Args] struct {
-	ID          int64
-	Receipt     int64 // proves that the attempt is this worker's
-	Queue       string
-	Kind        string
-	Args        T
-	Attempt     int        // from 1
-	MaxAttempts int        // when this one fails the job ends as failed
-	Priority    int        // 1 (first) to 4 (last)
-	CreatedAt   time.Time  // when the job was enqueued
-	ReadyAt     time.Time  // since when this attempt could run
-	DeadlineAt  *time.Time // when the attempt has to end, by the server's clock; nil for none
-	Tags        []string
-	Metadata    json.RawMessage // nil for none
-	Progress    json.RawMessage // what an earlier attempt said with SetProgress; nil for none
-
-	attempt *attempt
-}
-
-// SetOutput sets what the job leaves behind, to be stored as JSON when the handler returns nil; nil for none. If it
-// can't be encoded the attempt fails. [Job.CompleteTx] stores it too.
-func (j *Job[T]) SetOutput(v any) { j.attempt.output = v }
-
-// CompleteTx completes the job inside the handler's own transaction: the job is completed if and when that commits, so
-// that its effects in the same database happen once. It fails with [ErrStaleReceipt] when the attempt is no longer this
-// worker's: roll back, and return the error.
-//
-// Return nil only after the commit has succeeded. Otherwise return an error, and the attempt fails, unless the commit
-// had succeeded after all. If the handler returns nil without having committed, the attempt fails too.
-func (j *Job[T]) CompleteTx(ctx context.Context, tx DBTX) error {
-	if err := completeTx(ctx, tx, j.ID, j.Receipt, j.attempt.output); err != nil {
-		return err
-	}
-	j.attempt.completedTx = true
-	return nil
-}
-
-// SetProgress says how far the job is: at once, so that [Client.Job] shows it, and the next attempt gets it if this one
-// fails. It is stored as JSON; nil clears it. It fails with [ErrStaleReceipt] when the attempt is no longer this worker's:
-// return the error.
-//
-// The first call of an attempt is the dearest: it gives the attempt a row of its own.
-func (j *Job[T]) SetProgress(ctx context.Context, v any) error {
-	encoded, err := encode("progress", v)
-	if err == nil {
-		err = mapError(queries.SetProgress(ctx, j.attempt.pool, gen.SetProgressParams{JobID: j.ID, Receipt: j.Receipt, Progress: encoded}))
-	}
-	if err != nil {
-		return fmt.Errorf("set progress of job %d: %w", j.ID, err)
-	}
-	return nil
-}
-
-// Extend makes the lease of this attempt end so long from now, 1 ms to a year, and returns when that is. The worker's
-// heartbeats keep leases alive by themselves, so this is for an attempt that should outlast the lack of them. A deadline
-// stays. It fails with [ErrStaleReceipt] when the attempt is no longer this worker's: return the error.
-func (j *Job[T]) Extend(ctx context.Context, lease time.Duration) (time.Time, error) {
-	until, err := queries.Extend(ctx, j.attempt.pool, gen.ExtendParams{JobID: j.ID, Receipt: j.Receipt, Lease: lease})
-	if err != nil {
-		return time.Time{}, fmt.Errorf("extend job %d: %w", j.ID, mapError(err))
-	}
-	return until, nil
-}
 
 // Handlers are the functions that run jobs, by kind. The zero value is not usable: call [NewHandlers].
 type Handlers struct {
 	byKind map[string]handlerFunc
+	others handlerFunc // nil for none
 }
+
+type handlerFunc func(ctx context.Context, job *RawJob) error
 
 // NewHandlers returns an empty set of handlers.
 func NewHandlers() *Handlers { return &Handlers{byKind: map[string]handlerFunc{}} }
 
-// Handle registers the function that runs the jobs of T's kind. When it returns nil the job is completed; when it returns
-// an error or panics, or the arguments can't be decoded into a T, the attempt fails with that text. Errors made by
-// [Snooze], [Discard], [Cancel] and [RetryAfter], also when they are wrapped, say something else. It must be safe to run
-// many times at once, and, since a job can run more than once, to repeat.
+// Middleware is called in place of a handler, and calls the handler by next, once, or not at all. It may pass on another
+// context, look at what the handler has returned (a [*PanicError] if it panicked), and return something else, which then
+// decides what becomes of the job. It must be safe to run many times at once.
+type Middleware func(ctx context.Context, job *RawJob, next func(context.Context) error) error
+
+// Handle registers the function that runs the jobs of T's kind, with middleware around it, the first one outermost; that
+// of the [WorkerConfig] is around these. When it returns nil the job is completed; when it returns an error or panics, or
+// the arguments can't be decoded into a T, the attempt fails with that text. Errors made by [Snooze], [Discard], [Cancel]
+// and [RetryAfter], also when they are wrapped, say something else. It must be safe to run many times at once, and, since
+// a job can run more than once, to repeat.
 //
 // The context ends
 //   - when the job was cancelled, or the attempt is no longer the worker's for another reason: [context.Cause] is
@@ -99,69 +40,114 @@ func NewHandlers() *Handlers { return &Handlers{byKind: map[string]handlerFunc{}
 //     returns an error, whichever, is given back and does not count.
 //
 // Handle panics when the kind has a handler already. Register everything before [NewWorker].
-func Handle[T Args](h *Handlers, run func(ctx context.Context, job *Job[T]) error) {
+func Handle[T Args](h *Handlers, run func(ctx context.Context, job *Job[T]) error, middleware ...Middleware) {
 	var zero T
 	kind := zero.Kind()
 	if _, ok := h.byKind[kind]; ok {
 		panic(fmt.Sprintf("driver: kind %q has two handlers", kind))
 	}
-	h.byKind[kind] = func(ctx context.Context, a *attempt) error {
-		job := &Job[T]{
-			ID:          a.JobID,
-			Receipt:     a.Receipt,
-			Queue:       a.Queue,
-			Kind:        a.Kind,
-			Attempt:     int(a.Attempt),
-			MaxAttempts: int(a.MaxAttempts),
-			Priority:    int(a.Priority),
-			CreatedAt:   a.CreatedAt,
-			ReadyAt:     a.ReadyAt,
-			DeadlineAt:  a.DeadlineAt,
-			Tags:        a.Tags,
-			Metadata:    a.Metadata,
-			Progress:    a.Progress,
-			attempt:     a,
-		}
-		if err := json.Unmarshal(a.Args, &job.Args); err != nil {
-			return fmt.Errorf("arguments of a job of kind %q: %w", a.Kind, err)
+	h.byKind[kind] = wrap(func(ctx context.Context, raw *RawJob) error {
+		job := &Job[T]{RawJob: raw}
+		if err := json.Unmarshal(raw.Args, &job.Args); err != nil {
+			return fmt.Errorf("arguments of a job of kind %q: %w", raw.Kind, err)
 		}
 		return run(ctx, job)
+	}, middleware)
+}
+
+// HandleOthers registers the function that runs the jobs of all kinds that have no handler of their own, as [Handle] does.
+// Without one, a worker puts such jobs off, uncounted, for a second at first and up to a minute, until another worker takes
+// them, and says so in its log.
+//
+// HandleOthers panics when it is called twice.
+func HandleOthers(h *Handlers, run func(ctx context.Context, job *RawJob) error, middleware ...Middleware) {
+	if h.others != nil {
+		panic("driver: other kinds have two handlers")
+	}
+	h.others = wrap(run, middleware)
+}
+
+// wrap puts middleware around a handler whose panics become errors.
+func wrap(run handlerFunc, middleware []Middleware) handlerFunc {
+	handler := func(ctx context.Context, job *RawJob) (err error) {
+		defer recoverAsError(&err)
+		return run(ctx, job)
+	}
+	return around(handler, middleware)
+}
+
+func around(handler handlerFunc, middleware []Middleware) handlerFunc {
+	for _, m := range slices.Backward(middleware) {
+		next := handler
+		handler = func(ctx context.Context, job *RawJob) error {
+			return m(ctx, job, func(ctx context.Context) error { return next(ctx, job) })
+		}
+	}
+	return handler
+}
+
+// within returns a copy of the handlers with middleware around each.
+func (h *Handlers) within(middleware []Middleware) *Handlers {
+	copied := NewHandlers()
+	for kind, handler := range h.byKind {
+		copied.byKind[kind] = around(handler, middleware)
+	}
+	if h.others != nil {
+		copied.others = around(h.others, middleware)
+	}
+	return copied
+}
+
+// of returns the handler of a kind, nil when there is none.
+func (h *Handlers) of(kind string) handlerFunc {
+	if handler, ok := h.byKind[kind]; ok {
+		return handler
+	}
+	return h.others
+}
+
+// Timeout returns a middleware that ends the handler's context when it has taken longer than d, which has to be positive:
+// [context.Cause] is [ErrTimeout] then. A handler that returns its context's error because of that fails its attempt with
+// [ErrTimeout]. One that does not look at its context goes on, and so does its job: give its queue a deadline, too.
+func Timeout(d time.Duration) Middleware {
+	if d <= 0 {
+		panic("driver: Timeout must be positive")
+	}
+	return func(ctx context.Context, _ *RawJob, next func(context.Context) error) error {
+		timedOut := fmt.Errorf("%w of %s", ErrTimeout, d)
+		ctx, cancel := context.WithTimeoutCause(ctx, d, timedOut)
+		defer cancel()
+		err := next(ctx)
+		if err != nil && context.Cause(ctx) == timedOut && errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("%w: %w", timedOut, err)
+		}
+		return err
 	}
 }
 
-type handlerFunc func(context.Context, *attempt) error
+// PanicError is the error of an attempt whose handler panicked.
+type PanicError struct {
+	Value any    // what it panicked with
+	Stack []byte // as [debug.Stack] has it
+}
 
-// attempt is a claimed job and what its handler said about it.
-type attempt struct {
-	gen.AwaClaimedJob
-	pool        *pgxpool.Pool
-	output      any
-	completedTx bool
+// Error returns the value and the stack.
+func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v\n\n%s", e.Value, e.Stack) }
+
+// recoverAsError is to be deferred.
+func recoverAsError(err *error) {
+	if v := recover(); v != nil {
+		*err = &PanicError{Value: v, Stack: debug.Stack()}
+	}
 }
 
 // errExited is the failure of a handler that ended its goroutine.
 var errExited = errors.New("the handler called runtime.Goexit")
 
-// panicError is the failure of a handler that panicked.
-type panicError struct {
-	value any
-	stack []byte
-}
-
-func (e *panicError) Error() string { return fmt.Sprintf("panic: %v\n\n%s", e.value, e.stack) }
-
-// call runs the handler of an attempt, and then done, also when the handler panics or ends its goroutine.
-func (h handlerFunc) call(ctx context.Context, a *attempt, done func(error)) {
+// call runs the handler of an attempt, and then done, also when middleware panics, or somebody ends the goroutine.
+func (h handlerFunc) call(ctx context.Context, job *RawJob, done func(error)) {
 	err := errExited
-	defer func() {
-		if v := recover(); v != nil {
-			err = &panicError{value: v, stack: debug.Stack()}
-		}
-		done(err)
-	}()
-	if h == nil {
-		err = fmt.Errorf("no handler for kind %q in this worker", a.Kind)
-		return
-	}
-	err = h(ctx, a)
+	defer func() { done(err) }()
+	defer recoverAsError(&err)
+	err = h(ctx, job)
 }

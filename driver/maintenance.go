@@ -25,7 +25,7 @@ type pass struct {
 	trouble trouble
 	every   time.Duration
 	next    time.Time
-	call    func(context.Context, *pgxpool.Conn) error
+	call    func(context.Context, DBTX) error
 }
 
 // maintain does what is due, until the context ends.
@@ -60,14 +60,14 @@ func (p *pass) run(ctx context.Context, pool *pgxpool.Pool) error {
 		return err
 	}
 	defer conn.Release()
-	return p.call(ctx, conn)
+	return p.call(ctx, newUnpreparedDB(pool, conn))
 }
 
 // promote makes ready what is due, until nothing is left. A call that is under way is finished.
-func promote(ctx context.Context, conn *pgxpool.Conn) error {
+func promote(ctx context.Context, db DBTX) error {
 	for {
 		calling, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-		promoted, err := queries.PromoteDue(calling, pipeline{conn: conn.Conn()}, promoteMax)
+		promoted, err := queries.PromoteDue(calling, db, promoteMax)
 		cancel()
 		if err != nil || promoted < promoteMax || ctx.Err() != nil {
 			return err
@@ -76,8 +76,8 @@ func promote(ctx context.Context, conn *pgxpool.Conn) error {
 }
 
 // runMaintenance is interrupted at the worker's end, for it may take a while. It commits by itself, so it is in no transaction.
-func runMaintenance(ctx context.Context, conn *pgxpool.Conn) error {
+func runMaintenance(ctx context.Context, db DBTX) error {
 	ctx, cancel := context.WithTimeout(ctx, maintainTimeout)
 	defer cancel()
-	return queries.RunMaintenance(ctx, conn)
+	return queries.RunMaintenance(ctx, db)
 }

@@ -1,8 +1,10 @@
 package driver
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 )
 
@@ -50,8 +52,18 @@ func (v *verdict) Error() string {
 
 func (v *verdict) Unwrap() error { return v.err }
 
-// judge turns a handler's error into an answer.
-func judge(a *answer, err error) {
+// judge turns what the handler of a job has returned into an answer.
+func judge(ctx context.Context, log *slog.Logger, a *answer, job *RawJob, err error) {
+	if err == nil && !job.completedTx {
+		a.output, err = encode("output", job.output)
+	}
+	if err == nil {
+		if job.completedTx {
+			// If the handler has kept its promise this is refused as stale. If not, the job would stay open for ever.
+			a.outcome, a.failure = committed, "the handler returned nil, but the transaction in which it completed the job was not committed"
+		}
+		return
+	}
 	a.outcome, a.failure = failed, cleanText(err.Error())
 	if v, ok := errors.AsType[*verdict](err); ok {
 		a.outcome = v.outcome
@@ -59,4 +71,14 @@ func judge(a *answer, err error) {
 			a.delay = &v.delay
 		}
 	}
+	level, text := slog.LevelInfo, "attempt failed"
+	switch a.outcome {
+	case snoozed:
+		level, text = slog.LevelDebug, "attempt snoozed"
+	case discarded:
+		text = "job discarded"
+	case cancelled:
+		text = "job cancelled by its handler"
+	}
+	log.Log(ctx, level, text, keyQueue, job.Queue, keyJobID, job.ID, keyKind, job.Kind, keyAttempt, job.Attempt, keyError, err)
 }

@@ -3,14 +3,14 @@ package driver
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
-	"runtime"
+	"os/signal"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -38,13 +38,16 @@ const (
 	keyKind     = "kind"
 	keyAttempt  = "attempt"
 	keyError    = "error"
+	keyDelay    = "delay"
+	keySignal   = "signal"
 )
 
 // WorkerConfig says how a worker works. The zero value is ready to use.
 type WorkerConfig struct {
-	// Queue is the queue to work on, 1 to 200 characters; "default" by default.
-	Queue string
-	// Slots is how many handlers run at once, 1 to 10,000; 100 by default.
+	// Queues are the queues to work on; by default the one that is called "default".
+	Queues []QueueConfig
+	// Slots is how many handlers run at once, of all queues together, 1 to 10,000; 100 by default. The worker claims jobs
+	// for free slots only.
 	Slots int
 	// Lease is how long a claimed job stays this worker's after its last heartbeat, 1 ms to a year; by default the
 	// queue's, which is a minute unless configured.
@@ -59,6 +62,8 @@ type WorkerConfig struct {
 	// StopTimeout is how long running handlers may go on when the worker is stopped, before their contexts end; 30 s by
 	// default, negative for not at all.
 	StopTimeout time.Duration
+	// Middleware is around all handlers, the first one outermost.
+	Middleware []Middleware
 	// NoMaintenance keeps the worker from maintenance, which is for all queues: every second it makes deferred jobs ready
 	// that are due, every 5 s it calls run_maintenance, which also ends attempts whose workers have died, and empties old
 	// history. Set it where the worker's role may not (it needs awa_maintainer), or where something else does it. Some
@@ -68,10 +73,30 @@ type WorkerConfig struct {
 	Logger *slog.Logger
 }
 
+// QueueConfig says how a worker works on one queue.
+type QueueConfig struct {
+	// Name is the name of the queue, 1 to 200 characters.
+	Name string
+	// Slots is how many handlers of this queue's jobs run at once, 1 to 10,000; by default, and at most, as many as the
+	// worker has.
+	Slots int
+	// Weight is the queue's share of the worker's slots when there are more jobs than slots, beside those of the other queues
+	// that have jobs, 1 to 1,000; 1 by default. What one queue does not need the others use, so that a slot may be taken by
+	// another queue's job, until that ends.
+	Weight int
+}
+
 // WithDefaults returns the configuration with its zero values replaced by the defaults. [NewWorker] does so itself.
 func (c WorkerConfig) WithDefaults() WorkerConfig {
-	c.Queue = cmp.Or(c.Queue, DefaultQueue)
 	c.Slots = cmp.Or(c.Slots, 100)
+	c.Queues = slices.Clone(c.Queues)
+	if len(c.Queues) == 0 {
+		c.Queues = []QueueConfig{{Name: DefaultQueue}}
+	}
+	for i := range c.Queues {
+		c.Queues[i].Slots = min(cmp.Or(c.Queues[i].Slots, c.Slots), c.Slots)
+		c.Queues[i].Weight = cmp.Or(c.Queues[i].Weight, 1)
+	}
 	c.PollInterval = cmp.Or(c.PollInterval, time.Second)
 	if c.HeartbeatEvery == 0 {
 		c.HeartbeatEvery = 10 * time.Second
@@ -95,9 +120,21 @@ func (c WorkerConfig) WithDefaults() WorkerConfig {
 
 func (c WorkerConfig) validate() error {
 	const year = 365 * 24 * time.Hour
+	names := map[string]bool{}
+	for _, q := range c.Queues {
+		switch length := utf8.RuneCountInString(q.Name); {
+		case length < 1 || length > 200:
+			return errors.New("Queues: Name must be 1 to 200 characters long")
+		case names[q.Name]:
+			return fmt.Errorf("Queues: %q is there twice", q.Name)
+		case q.Slots < 1:
+			return fmt.Errorf("Queues: Slots of %q must be between 1 and 10,000", q.Name)
+		case q.Weight < 1 || q.Weight > 1000:
+			return fmt.Errorf("Queues: Weight of %q must be between 1 and 1,000", q.Name)
+		}
+		names[q.Name] = true
+	}
 	switch {
-	case utf8.RuneCountInString(c.Queue) > 200:
-		return errors.New("Queue must be 1 to 200 characters long")
 	case c.Slots < 1 || c.Slots > 10_000:
 		return errors.New("Slots must be between 1 and 10,000")
 	case c.Lease != 0 && (c.Lease < time.Millisecond || c.Lease > year):
@@ -114,32 +151,58 @@ func (c WorkerConfig) validate() error {
 	return nil
 }
 
-// Worker runs the jobs of one queue.
+// Worker runs the jobs of some queues.
 type Worker struct {
 	pool     *pgxpool.Pool
-	handlers map[string]handlerFunc
+	handlers *Handlers
 	cfg      WorkerConfig
+	log      *slog.Logger
+	stats    map[string]*queueStats // by queue
+
+	mu   sync.Mutex
+	runs map[*run]bool // that go on
 }
 
-// NewWorker returns a worker, or an error when the configuration is not possible. A job whose kind has no handler fails.
+// NewWorker returns a worker, or an error when the configuration is not possible.
 //
-// The worker takes two connections of its own, beyond the pool's maximum: one to claim, one to listen. Answers go through
-// the pool, one connection at a time: handlers should leave one free.
+// The worker takes three connections of its own, beyond the pool's maximum, made as the pool makes its own: to claim, to
+// answer, and to listen. So it works on when its handlers, or others, have exhausted the pool; maintenance,
+// [RawJob.SetProgress] and [RawJob.Extend] wait for the pool. Behind a proxy (pgbouncer, say) it does not listen, but
+// polls, and none of its connections prepares statements or relies on a session.
 func NewWorker(pool *pgxpool.Pool, handlers *Handlers, cfg WorkerConfig) (*Worker, error) {
 	cfg = cfg.WithDefaults()
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
 	}
-	return &Worker{pool: pool, handlers: maps.Clone(handlers.byKind), cfg: cfg}, nil
+	w := &Worker{
+		pool: pool, handlers: handlers.within(cfg.Middleware), cfg: cfg, log: cfg.Logger.With(keyWorker, cfg.Name),
+		stats: map[string]*queueStats{}, runs: map[*run]bool{},
+	}
+	for _, q := range cfg.Queues {
+		w.stats[q.Name] = new(queueStats)
+	}
+	return w, nil
+}
+
+// Stats returns what the worker has done, for each of its queues, in the order of its configuration.
+func (w *Worker) Stats() []QueueStats {
+	var stats []QueueStats
+	for _, q := range w.cfg.Queues {
+		stats = append(stats, w.stats[q.Name].read(q.Name))
+	}
+	return stats
 }
 
 // Run works until the context is cancelled and everything is wound up. Then it claims nothing more, lets the running
-// handlers finish, ends their contexts when StopTimeout is over, sends the last answers, and gives back what is still
-// open: those attempts do not count. It returns nil, or an error when it could not start, or not wind up as it should:
-// what it could not give back runs again when its lease is over.
+// handlers finish (a soft stop), ends their contexts when StopTimeout is over (a hard stop), sends the last answers, and
+// gives back what is still open: those attempts do not count. It returns nil, or an error when it could not start, because
+// the server has refused it, or not wind up as it should: what it could not give back runs again when its lease is over.
 //
-// While it works it gets over a server that goes away and comes back. A worker may be run again, also while it runs.
+// While it works it gets over a server that goes away and comes back, also if it is not there at first. A worker may be run
+// again, also while it runs.
 func (w *Worker) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
 	background := context.WithoutCancel(ctx)
 	handling, stopHandling := context.WithCancelCause(background)
 	defer stopHandling(nil)
@@ -148,21 +211,32 @@ func (w *Worker) Run(ctx context.Context) error {
 
 	r := &run{
 		Worker:       w,
-		log:          w.cfg.Logger.With(keyQueue, w.cfg.Queue, keyWorker, w.cfg.Name),
 		background:   background,
+		stop:         stop,
 		handling:     handling,
 		stopHandling: stopHandling,
-		control:      control{pool: w.pool},
+		control:      dedicated{pool: w.pool},
+		trouble:      trouble{log: w.log, what: "jobs can't be claimed"},
 		slots:        newSlots(w.cfg.Slots),
 		wake:         make(chan struct{}, 1),
 		lost:         make(chan struct{}, 1),
 		running:      map[int64]context.CancelCauseFunc{},
 		ids:          map[int64]bool{},
+		unknownKinds: map[string]time.Time{},
 	}
-	r.completer = newCompleter(w.pool, r.log)
+	for _, cfg := range w.cfg.Queues {
+		log := w.log.With(keyQueue, cfg.Name)
+		r.queues = append(r.queues, &queue{QueueConfig: cfg, stats: w.stats[cfg.Name], trouble: trouble{log: log, what: "jobs of this queue can't be claimed"}})
+	}
+	r.completer = newCompleter(w.pool, w.log)
+	w.add(r)
+	defer w.remove(r)
 	defer r.control.close(background)
 	if err := r.register(ctx); err != nil {
-		return fmt.Errorf("worker: %w", mapError(err))
+		if !isTemporary(err) {
+			return fmt.Errorf("worker: %w", mapError(err))
+		}
+		r.trouble.report(ctx, err)
 	}
 
 	var helpers, completer sync.WaitGroup
@@ -171,7 +245,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer stopHelping()
 	helpers.Go(func() { r.listen(helping) })
 	if !w.cfg.NoMaintenance {
-		helpers.Go(func() { maintain(helping, w.pool, r.log) })
+		helpers.Go(func() { maintain(helping, w.pool, w.log) })
 	}
 
 	r.work(ctx)
@@ -198,24 +272,90 @@ func (w *Worker) Run(ctx context.Context) error {
 	return nil
 }
 
+// RunUntilSignal is [Worker.Run] until a signal comes, too: by default [os.Interrupt] or SIGTERM. The first one is a soft
+// stop, a second one a hard stop, and from the third on signals do what they do without it.
+func (w *Worker) RunUntilSignal(ctx context.Context, signals ...os.Signal) error {
+	if len(signals) == 0 {
+		signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	received := make(chan os.Signal, len(signals))
+	signal.Notify(received, signals...)
+	defer signal.Stop(received)
+	ended := make(chan struct{})
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		for _, react := range []func(os.Signal){
+			func(s os.Signal) {
+				w.log.InfoContext(ctx, "stopping: handlers may finish; another signal stops them", keySignal, s)
+				stop()
+			},
+			func(s os.Signal) {
+				w.log.WarnContext(ctx, "stopping: the contexts of handlers end", keySignal, s)
+				w.StopNow()
+				signal.Stop(received)
+			},
+		} {
+			select {
+			case s := <-received:
+				react(s)
+			case <-ended:
+				return
+			}
+		}
+	})
+	err := w.Run(ctx)
+	close(ended)
+	waiting.Wait()
+	return err
+}
+
+// StopNow is a hard stop of whatever runs the worker: it claims nothing more, and the contexts of its handlers end. It
+// returns at once; Run returns when everything is wound up.
+func (w *Worker) StopNow() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for r := range w.runs {
+		r.stop()
+		r.stopHandling(errStopped)
+	}
+}
+
+func (w *Worker) add(r *run) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.runs[r] = true
+}
+
+func (w *Worker) remove(r *run) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.runs, r)
+}
+
 // run is one run of a worker. Its fields belong to the goroutine of Run, unless they are safe for all.
 type run struct {
 	*Worker
-	log          *slog.Logger
 	background   context.Context // never ends
+	stop         func()          // claim nothing more
 	handling     context.Context // of the handlers
 	stopHandling context.CancelCauseFunc
 
-	control       control
+	control       dedicated
+	trouble       trouble
 	registration  *registration   // nil when the worker is not registered
 	retired       []*registration // with open attempts
 	nextHeartbeat time.Time
 
+	queues    []*queue
 	slots     *slots
-	wake      chan struct{} // somebody has enqueued something
+	wake      chan struct{} // a queue was woken
 	lost      chan struct{} // an attempt was taken from this worker: a heartbeat will tell which
 	completer *completer
 	handlers  sync.WaitGroup
+
+	unknownKinds map[string]time.Time // when they were logged
 
 	mu      sync.Mutex
 	running map[int64]context.CancelCauseFunc // by receipt; nil when the attempt is lost
@@ -223,65 +363,74 @@ type run struct {
 }
 
 // start runs the handlers of claimed jobs, each in a goroutine of its own.
-func (r *run) start(jobs []gen.AwaClaimedJob) {
+func (r *run) start(q *queue, jobs []gen.AwaClaimedJob) {
 	registration := r.registration
 	registration.open.Add(int64(len(jobs)))
-	for _, job := range jobs {
+	q.stats.claimed.Add(int64(len(jobs)))
+	db := newUnpreparedDB(r.pool, r.pool)
+	for _, claimed := range jobs {
+		job := newRawJob(claimed, db)
+		a := answer{jobID: job.ID, receipt: job.Receipt, registration: registration, stats: q.stats}
+		handler := r.Worker.handlers.of(job.Kind)
+		if handler == nil {
+			r.putOff(q, job, a)
+			continue
+		}
 		ctx, cancel := context.WithCancelCause(r.handling)
 		r.mu.Lock()
 		r.running[job.Receipt] = cancel
 		r.mu.Unlock()
+		q.stats.running.Add(1)
 		r.handlers.Go(func() {
-			a := &attempt{AwaClaimedJob: job, pool: r.pool}
-			ctx, stopTimer := ctx, func() {}
-			if job.DeadlineAt != nil {
-				ctx, stopTimer = context.WithDeadline(ctx, *job.DeadlineAt)
-			}
-			r.Worker.handlers[job.Kind].call(ctx, a, func(err error) {
+			ctx, stopTimer := untilDeadline(ctx, job)
+			handler.call(ctx, job, func(err error) {
 				stopTimer()
 				cancel(nil)
 				r.mu.Lock()
 				lost := r.running[job.Receipt] == nil
 				delete(r.running, job.Receipt)
 				r.mu.Unlock()
-				if lost {
-					registration.open.Add(-1)
-				} else {
-					r.answer(a, err, registration)
+				q.stats.running.Add(-1)
+				switch {
+				case lost:
+					registration.closed()
+				case err != nil && r.handling.Err() != nil: // stopped: given back at the end
+				default:
+					judge(r.background, r.log, &a, job, err)
+					r.completer.send(a)
 				}
-				r.slots.put(1)
+				r.slots.put(q, 1)
 			})
 		})
 	}
 }
 
-// answer says how an attempt ended, unless it was stopped: then it is given back at the end.
-func (r *run) answer(a *attempt, err error, registration *registration) {
-	result := answer{jobID: a.JobID, receipt: a.Receipt, registration: registration}
-	if err == nil && !a.completedTx {
-		result.output, err = encode("output", a.output)
+// untilDeadline returns a context that ends at the attempt's deadline.
+func untilDeadline(ctx context.Context, job *RawJob) (context.Context, context.CancelFunc) {
+	if job.DeadlineAt == nil {
+		return ctx, func() {}
 	}
-	if err != nil && r.handling.Err() != nil {
-		return
+	return context.WithDeadline(ctx, *job.DeadlineAt)
+}
+
+const (
+	shortestPutOff = time.Second
+	longestPutOff  = time.Minute
+)
+
+// putOff puts off a job for which there is no handler.
+func (r *run) putOff(q *queue, job *RawJob, a answer) {
+	delay := putOffDelay(job)
+	a.outcome, a.delay = unknownKind, &delay
+	if now := time.Now(); now.Sub(r.unknownKinds[job.Kind]) >= longestPutOff {
+		r.unknownKinds[job.Kind] = now
+		r.log.WarnContext(r.background, "no handler for jobs of this kind in this worker: they are put off, uncounted, until a worker that has one takes them",
+			keyKind, job.Kind, keyQueue, job.Queue, keyJobID, job.ID, keyDelay, delay)
 	}
-	switch {
-	case err != nil:
-		judge(&result, err)
-		level, text := slog.LevelInfo, "attempt failed"
-		switch result.outcome {
-		case snoozed:
-			level, text = slog.LevelDebug, "attempt snoozed"
-		case discarded:
-			text = "job discarded"
-		case cancelled:
-			text = "job cancelled by its handler"
-		}
-		r.log.Log(r.background, level, text, keyJobID, a.JobID, keyKind, a.Kind, keyAttempt, a.Attempt, keyError, err)
-	case a.completedTx:
-		// If the handler has kept its promise this is refused as stale. If not, the job would stay open for ever.
-		result.outcome, result.failure = committed, "the handler returned nil, but the transaction in which it completed the job was not committed"
-	}
-	r.completer.send(result)
+	r.handlers.Go(func() {
+		r.completer.send(a)
+		r.slots.put(q, 1)
+	})
 }
 
 // waitForHandlers returns when all handlers have returned, or when they had all the time that they may have. Meanwhile
@@ -292,10 +441,12 @@ func (r *run) waitForHandlers() (abandoned int) {
 		r.handlers.Wait()
 		close(done)
 	}()
-	deadline := time.NewTimer(max(r.cfg.StopTimeout, 0))
-	defer deadline.Stop()
+	grace := time.NewTimer(max(r.cfg.StopTimeout, 0))
+	defer grace.Stop()
 	heartbeat := time.NewTimer(time.Until(r.nextHeartbeat))
 	defer heartbeat.Stop()
+	stopped := r.handling.Done()
+	var abandon <-chan time.Time
 	for {
 		select {
 		case <-done:
@@ -306,38 +457,37 @@ func (r *run) waitForHandlers() (abandoned int) {
 		case <-r.lost:
 			r.heartbeat(r.background)
 			heartbeat.Reset(time.Until(r.nextHeartbeat))
-		case <-deadline.C:
-			if r.handling.Err() != nil {
-				r.mu.Lock()
-				defer r.mu.Unlock()
-				return len(r.running)
-			}
-			r.stopHandling(errors.New("the worker was stopped"))
-			deadline.Reset(abandonAfter)
+		case <-grace.C:
+			r.stopHandling(errStopped)
+		case <-stopped:
+			stopped = nil
+			abandon = time.After(abandonAfter)
+		case <-abandon:
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return len(r.running)
 		}
 	}
 }
 
-// info is what register_worker gets to know about the process.
-func info() json.RawMessage {
-	host, _ := os.Hostname()
-	encoded, _ := json.Marshal(map[string]any{"host": host, "pid": os.Getpid(), "runtime": runtime.Version()})
-	return encoded
-}
+// errStopped is the cause of the end of handlers' contexts at a hard stop.
+var errStopped = errors.New("the worker was stopped")
 
-// trouble logs the first of several errors in a row, and when it is over.
+// trouble logs the first of several errors in a row, one a minute after that, and when it is over.
 type trouble struct {
-	log  *slog.Logger
-	what string
-	on   bool
+	log    *slog.Logger
+	what   string
+	logged time.Time // zero when there is none
 }
 
 func (t *trouble) report(ctx context.Context, err error) {
 	switch {
-	case err != nil && !t.on:
-		t.log.WarnContext(ctx, t.what, keyError, mapError(err))
-	case err == nil && t.on:
+	case err == nil && t.logged.IsZero():
+	case err == nil:
 		t.log.InfoContext(ctx, "no longer: "+t.what)
+		t.logged = time.Time{}
+	case time.Since(t.logged) >= time.Minute:
+		t.log.WarnContext(ctx, t.what, keyError, mapError(err))
+		t.logged = time.Now()
 	}
-	t.on = err != nil
 }

@@ -25,12 +25,12 @@ func TestRoundTrip(t *testing.T) {
 	id := enqueue(t, pool, note{"hello"}, driver.EnqueueOptions{
 		Queue: "q", Priority: 1, MaxAttempts: 3, Tags: []string{"x"}, Metadata: map[string]int{"n": 1},
 	})
-	jobs := make(chan driver.Job[note], 1)
+	jobs := make(chan *driver.Job[note], 1)
 	stop := runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
 		job.SetOutput(map[string]string{"answer": job.Args.Text})
-		jobs <- *job
+		jobs <- job
 		return nil
-	}), driver.WorkerConfig{Queue: "q"})
+	}), driver.WorkerConfig{Queues: []driver.QueueConfig{{Name: "q"}}})
 	job := receive(t, jobs)
 	assert.Equal(t, id, job.ID)
 	assert.Positive(t, job.Receipt)
@@ -80,7 +80,6 @@ func TestHowAnAttemptFails(t *testing.T) {
 		"panic":       {note{}, func(context.Context, *driver.Job[note]) error { panic("ouch") }, []string{"panic: ouch", "worker_test.go"}},
 		"nil panic":   {note{}, func(context.Context, *driver.Job[note]) error { panic(nil) }, []string{"panic: panic called with nil"}},
 		"goexit":      {note{}, func(context.Context, *driver.Job[note]) error { runtime.Goexit(); return nil }, []string{"runtime.Goexit"}},
-		"no handler":  {otherKind{}, nil, []string{`no handler for kind "other" in this worker`}},
 		"wrong shape": {wrongShape{[]int{1}}, nil, []string{`arguments of a job of kind "note"`, "cannot unmarshal array"}},
 		"output": {note{}, func(_ context.Context, job *driver.Job[note]) error { job.SetOutput(func() {}); return nil },
 			[]string{"output: json: unsupported type"}},
@@ -184,7 +183,7 @@ func TestWakesByNotification(t *testing.T) {
 	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error {
 		ran <- struct{}{}
 		return nil
-	}), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, Queue: "some queue"})
+	}), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, Queues: []driver.QueueConfig{{Name: "some queue"}}})
 	waitUntilAsleep(t, pool)
 	enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "some queue"})
 	receive(t, ran)
@@ -559,8 +558,10 @@ func TestRunFailsWithoutAwa(t *testing.T) {
 
 func TestWorkerConfig(t *testing.T) {
 	cfg := driver.WorkerConfig{}.WithDefaults()
-	assert.Equal(t, "default", cfg.Queue)
+	assert.Equal(t, []driver.QueueConfig{{Name: "default", Slots: 100, Weight: 1}}, cfg.Queues)
 	assert.Equal(t, 100, cfg.Slots)
+	cfg = driver.WorkerConfig{Slots: 10, Queues: []driver.QueueConfig{{Name: "a", Slots: 3, Weight: 2}, {Name: "b", Slots: 30}}}.WithDefaults()
+	assert.Equal(t, []driver.QueueConfig{{Name: "a", Slots: 3, Weight: 2}, {Name: "b", Slots: 10, Weight: 1}}, cfg.Queues)
 	assert.Equal(t, time.Second, cfg.PollInterval)
 	assert.Equal(t, 10*time.Second, cfg.HeartbeatEvery)
 	assert.Equal(t, 30*time.Second, cfg.StopTimeout)
@@ -569,7 +570,12 @@ func TestWorkerConfig(t *testing.T) {
 	assert.Equal(t, time.Second, driver.WorkerConfig{Lease: 3 * time.Second}.WithDefaults().HeartbeatEvery)
 
 	for name, cfg := range map[string]driver.WorkerConfig{
-		"queue":     {Queue: strings.Repeat("q", 201)},
+		"queue":     {Queues: []driver.QueueConfig{{Name: strings.Repeat("q", 201)}}},
+		"no name":   {Queues: []driver.QueueConfig{{}}},
+		"twice":     {Queues: []driver.QueueConfig{{Name: "a"}, {Name: "b"}, {Name: "a"}}},
+		"its slots": {Queues: []driver.QueueConfig{{Name: "a", Slots: -1}}},
+		"weight":    {Queues: []driver.QueueConfig{{Name: "a", Weight: -1}}},
+		"heavy":     {Queues: []driver.QueueConfig{{Name: "a", Weight: 1001}}},
 		"slots":     {Slots: 10_001},
 		"negative":  {Slots: -1},
 		"lease":     {Lease: time.Microsecond},

@@ -198,7 +198,7 @@ func (d *demo) run(ctx context.Context) error {
 	handlers := driver.NewHandlers()
 	driver.Handle(handlers, d.hashFile)
 	driver.Handle(handlers, d.ping)
-	worker, err := driver.NewWorker(d.pool, handlers, driver.WorkerConfig{Queue: d.queue, Logger: d.log})
+	worker, err := driver.NewWorker(d.pool, handlers, driver.WorkerConfig{Queues: []driver.QueueConfig{{Name: d.queue}}, Logger: d.log})
 	if err != nil {
 		return err
 	}

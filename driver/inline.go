@@ -1,0 +1,89 @@
+package driver
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/awa-pg/awa/gen"
+)
+
+// Ran says what became of an attempt that [Worker.RunOne] has run.
+type Ran struct {
+	JobID int64
+	Err   error // what the handler, or the middleware around it, has returned
+	Stale bool  // the answer was refused: the attempt was no longer the caller's
+}
+
+// RunOne claims one job of the worker's queues, of the first that has any, runs it in the calling goroutine, and answers
+// for it, on a connection that it makes for this alone. It returns nil when no job is ready. It is for tests, and for
+// programs that are started when there is something to do; it does no maintenance, and sends no heartbeats: the attempt is
+// the caller's for the lease, or for as long as the handler says by [RawJob.Extend].
+//
+// When the context ends, so does the handler's; an attempt that then returns an error is given back, and does not count.
+// It returns an error when it could not claim, or not answer: then the job runs again when its lease is over.
+func (w *Worker) RunOne(ctx context.Context) (*Ran, error) {
+	c := newCompleter(w.pool, w.log)
+	defer c.db.close(ctx)
+	for _, q := range w.cfg.Queues {
+		jobs, err := w.claimOne(ctx, &c.db, q.Name)
+		if err != nil {
+			return nil, fmt.Errorf("run one job: %w", mapError(err))
+		}
+		if len(jobs) > 0 {
+			return w.runInline(ctx, c, jobs[0])
+		}
+	}
+	return nil, nil
+}
+
+func (w *Worker) claimOne(ctx context.Context, db *dedicated, queue string) (jobs []gen.AwaClaimedJob, err error) {
+	params := gen.ClaimParams{Queue: queue, MaxJobs: 1}
+	if w.cfg.Lease != 0 {
+		params.Lease = &w.cfg.Lease
+	}
+	_, err = db.call(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+		jobs, err = queries.Claim(ctx, pipeline{conn: conn, lazy: true}, params)
+		return err
+	})
+	return jobs, err
+}
+
+func (w *Worker) runInline(ctx context.Context, c *completer, claimed gen.AwaClaimedJob) (*Ran, error) {
+	job := newRawJob(claimed, newUnpreparedDB(w.pool, w.pool))
+	a := answer{jobID: job.ID, receipt: job.Receipt, stats: w.stats[job.Queue]}
+	a.stats.claimed.Add(1)
+	ran := &Ran{JobID: job.ID}
+	if handler := w.handlers.of(job.Kind); handler != nil {
+		handling, stopTimer := untilDeadline(ctx, job)
+		defer stopTimer()
+		a.stats.running.Add(1)
+		handler.call(handling, job, func(err error) { ran.Err = err })
+		a.stats.running.Add(-1)
+		if ran.Err != nil && ctx.Err() != nil {
+			a.outcome = released
+		} else {
+			judge(ctx, w.log, &a, job, ran.Err)
+		}
+	} else {
+		ran.Err = fmt.Errorf("%w: %q", ErrUnknownKind, job.Kind)
+		a.outcome, a.delay = unknownKind, new(putOffDelay(job))
+	}
+
+	answering, cancel := context.WithTimeout(context.WithoutCancel(ctx), windUpTimeout)
+	defer cancel()
+	c.sendAll(answering, []answer{a})
+	ran.Stale = c.stale > 0
+	if c.lost > 0 {
+		return ran, fmt.Errorf("job %d was run, but its answer could not be sent", job.ID)
+	}
+	return ran, nil
+}
+
+// putOffDelay is for how long to put off a job for which there is no handler: as long as it is old, so that a worker that
+// has one may take it.
+func putOffDelay(job *RawJob) time.Duration {
+	return min(max(time.Since(job.CreatedAt), shortestPutOff), longestPutOff)
+}

@@ -1,0 +1,92 @@
+package driver
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// queue is one of the queues of a run.
+type queue struct {
+	QueueConfig
+	stats *queueStats
+
+	woken   atomic.Bool // something was enqueued
+	running int         // slots that are taken; guarded by slots
+
+	// Of the goroutine that claims.
+	nextLook   time.Time // when to look for jobs again
+	lastLook   time.Time
+	awakeUntil time.Time
+	pause      backoff // after an error that concerns this queue alone
+	trouble    trouble
+}
+
+// slots counts the handlers that may be started. Only the goroutine that claims takes.
+type slots struct {
+	freed chan struct{} // some were put back
+
+	mu    sync.Mutex
+	total int
+	free  int
+}
+
+func newSlots(n int) *slots { return &slots{freed: make(chan struct{}, 1), total: n, free: n} }
+
+func (s *slots) take(q *queue, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free -= n
+	q.running += n
+}
+
+func (s *slots) put(q *queue, n int) {
+	s.mu.Lock()
+	s.free += n
+	q.running -= n
+	s.mu.Unlock()
+	signalTo(s.freed)
+}
+
+// choose returns the queue to claim from, and for how many slots; or nil, and when to look again if no slot is freed
+// before.
+//
+// Of the queues that may have jobs, and may run more of them, it is the one that has taken the least of the slots for its
+// weight, and it may take what it lacks to its share: weighted max-min fairness. A queue without jobs has no share, so the
+// others may take all slots; it gets them back as those jobs end.
+func (s *slots) choose(queues []*queue, now time.Time) (chosen *queue, n int, next time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next = now.Add(time.Hour)
+	if s.free == 0 {
+		return nil, 0, next
+	}
+	weights := 0
+	for _, q := range queues {
+		switch {
+		case q.running >= q.Slots:
+		case now.Before(q.nextLook):
+			if q.nextLook.Before(next) {
+				next = q.nextLook
+			}
+		default:
+			weights += q.Weight
+			if chosen == nil || q.before(chosen) {
+				chosen = q
+			}
+		}
+	}
+	if chosen == nil {
+		return nil, 0, next
+	}
+	share := (s.total*chosen.Weight + weights - 1) / weights
+	return chosen, min(s.free, chosen.Slots-chosen.running, share-chosen.running), now
+}
+
+// before says whether a queue has taken less of the slots than another one, for their weights, or waited longer.
+func (q *queue) before(other *queue) bool {
+	if mine, others := q.running*other.Weight, other.running*q.Weight; mine != others {
+		return mine < others
+	}
+	return q.lastLook.Before(other.lastLook)
+}
