@@ -13,7 +13,8 @@ import (
 	"github.com/awa-pg/awa/gen"
 )
 
-const (
+// Variables for the sake of tests.
+var (
 	// callTimeout bounds each call of the worker, so that a server that has gone silent is noticed. The longest regular one
 	// is a claim that waits for another one.
 	callTimeout = 20 * time.Second

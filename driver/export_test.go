@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// AnswersOnTheirWay is how many answers a worker holds that can't be sent: a batch, and what waits behind it.
+const AnswersOnTheirWay = 3 * flushSize
+
 // SetTimeouts changes the timeouts of a worker's end until the test ends.
 func SetTimeouts(t *testing.T, abandon, windUp time.Duration) {
 	oldAbandon, oldWindUp := abandonAfter, windUpTimeout
@@ -17,4 +20,11 @@ func SetMaintenance(t *testing.T, every time.Duration) {
 	oldPromote, oldMaintain := promoteEvery, maintainEvery
 	promoteEvery, maintainEvery = every, every
 	t.Cleanup(func() { promoteEvery, maintainEvery = oldPromote, oldMaintain })
+}
+
+// SetCallTimeouts changes how long the worker waits for a server until the test ends.
+func SetCallTimeouts(t *testing.T, call, connect time.Duration) {
+	oldCall, oldConnect := callTimeout, connectTimeout
+	callTimeout, connectTimeout = call, connect
+	t.Cleanup(func() { callTimeout, connectTimeout = oldCall, oldConnect })
 }

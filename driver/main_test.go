@@ -14,13 +14,14 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/awa-pg/awa/driver"
 	"github.com/awa-pg/awa/gen"
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-func TestMain(m *testing.M) { testdb.Main(m) }
+func TestMain(m *testing.M) { testdb.Main(m, func() error { return goleak.Find() }) }
 
 const (
 	// patience is how long a test waits for what should happen at once.

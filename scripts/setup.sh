@@ -44,6 +44,10 @@ check() {
 		missing+=("no pgTAP: install postgresql-<version>-pgtap, or see https://pgtap.org")
 		packages+=(pgtap)
 	fi
+	if ! command -v pgbouncer >/dev/null && ! [[ -x /usr/sbin/pgbouncer ]]; then
+		missing+=("no pgbouncer: install pgbouncer")
+		packages+=(pgbouncer)
+	fi
 	if ! command -v pg_prove >/dev/null; then
 		missing+=("no pg_prove: install libtap-parser-sourcehandler-pgtap-perl, or \"cpan TAP::Parser::SourceHandler::pgTAP\"")
 		packages+=(libtap-parser-sourcehandler-pgtap-perl)

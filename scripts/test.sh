@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests that need a server: the one that DATABASE_URL and the variables
-# of libpq name. "make test" starts a server and runs this.
+# Runs the tests that need a server: the one that AWA_TEST_DATABASE_URL and the
+# variables of libpq name. "make test" starts a server and runs this.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -13,13 +13,14 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/awa-pg/awa/driver"
 	"github.com/awa-pg/awa/internal/pgserver"
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-func TestMain(m *testing.M) { testdb.Main(m) }
+func TestMain(m *testing.M) { testdb.Main(m, func() error { return goleak.Find() }) }
 
 // A session is one connection to the test's database. Its calls fail the test on any error that they do not return.
 type session struct {

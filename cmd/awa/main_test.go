@@ -14,12 +14,13 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/awa-pg/awa/driver"
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-func TestMain(m *testing.M) { testdb.Main(m) }
+func TestMain(m *testing.M) { testdb.Main(m, func() error { return goleak.Find() }) }
 
 // awa runs the command as the shell would.
 func awa(ctx context.Context, args ...string) (status int, stdout, stderr string) {
@@ -64,6 +65,19 @@ func TestUsage(t *testing.T) {
 		{[]string{"migrate", "--database-url", "postgres://%"}, 1, "", "The URL should look like"},
 		{[]string{"migrate", "--database-url", "postgres:///db?host=/nowhere"}, 1, "", "Is the server running"},
 		{[]string{"demo", "/nowhere"}, 1, "", "no such file or directory"},
+		{[]string{"work"}, 2, "", "Pass --exec, as in"},
+		{[]string{"work", "--exec", " "}, 2, "", "Pass --exec, as in"},
+		{[]string{"work", "--exec", "true"}, 1, "", "Pass --database-url, or set DATABASE_URL"},
+		{[]string{"work", "--exec", "true", "operand"}, 2, "", `unexpected argument "operand"`},
+		{[]string{"work", "--exec", "true", "--exec", "false"}, 2, "", `"false" for flag -exec: there is one already`},
+		{[]string{"work", "--exec", "true", "--queue", "a", "--queue", "a=2"}, 2, "", `"a=2" for flag -queue: this queue is there already`},
+		{[]string{"work", "--exec", "true", "--queue", ""}, 2, "", `"" for flag -queue: the name should be`},
+		{[]string{"work", "--exec", "true", "--queue", "a=0"}, 2, "", `"a=0" for flag -queue: the weight should be`},
+		{[]string{"work", "--exec", "true", "--slots", "0"}, 2, "", `"0" for flag -slots: should be a number from 1 to 10,000`},
+		{[]string{"work", "--exec", "true", "--slots", "many"}, 2, "", `"many" for flag -slots: should be`},
+		{[]string{"work", "--exec", "true", "--timeout", "0"}, 2, "", `"0" for flag -timeout: should be a duration`},
+		{[]string{"work", "--exec", "true", "--timeout", "10"}, 2, "", `"10" for flag -timeout: should be a duration`},
+		{[]string{"work", "--exec", "true", "--database-url", "postgres://%"}, 1, "", "The URL should look like"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
 			status, stdout, stderr := awa(t.Context(), test.args...)

@@ -8,11 +8,12 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-func TestMain(m *testing.M) { testdb.Main(m) }
+func TestMain(m *testing.M) { testdb.Main(m, func() error { return goleak.Find() }) }
 
 // open returns a load on a new database, and another connection to it.
 func open(t *testing.T, cfg Config) (*Load, *pgx.Conn) {

@@ -78,6 +78,7 @@ type Config struct {
 type Server struct {
 	dir      string
 	binaries Binaries
+	acct     *account
 	proc     *process
 
 	stopOnce sync.Once
@@ -108,8 +109,8 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: dir, binaries: bin}
-	if err := s.start(ctx, cfg, acct); err != nil {
+	s := &Server{dir: dir, binaries: bin, acct: acct}
+	if err := s.start(ctx, cfg); err != nil {
 		if s.proc != nil {
 			s.proc.terminate()
 		}
@@ -161,21 +162,91 @@ func (s *Server) Stop() error {
 	return s.stopErr
 }
 
+// Halt ends the server, as a crash does: without a checkpoint, and without a word to anybody. Its directory stays, for
+// Resume. The server must not be used by others at the same time.
+func (s *Server) Halt() error {
+	s.proc.cmd.Process.Signal(syscall.SIGQUIT)
+	timer := time.NewTimer(stopTimeout)
+	defer timer.Stop()
+	select {
+	case <-s.proc.done:
+		return nil
+	case <-timer.C:
+		return errors.New("postgres does not end")
+	}
+}
+
+// Resume starts a server again that was halted, and waits until it accepts connections.
+func (s *Server) Resume(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return s.run(ctx)
+}
+
+// Standby starts a second server, which follows this one and can be read, until it is promoted (select pg_promote()). It
+// halts this one for a moment, to copy its data.
+func (s *Server) Standby(ctx context.Context) (*Server, error) {
+	dir, err := makeDir(s.acct)
+	if err != nil {
+		return nil, err
+	}
+	standby := &Server{dir: dir, binaries: s.binaries, acct: s.acct}
+	if err := s.follow(ctx, standby); err != nil {
+		if standby.proc != nil {
+			standby.proc.terminate()
+		}
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return standby, nil
+}
+
+func (s *Server) follow(ctx context.Context, standby *Server) error {
+	if err := s.Halt(); err != nil {
+		return err
+	}
+	if out, err := standby.command("cp", "-R", s.dataDir(), standby.dataDir()).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy: %w: %s", err, out)
+	}
+	if err := s.Resume(ctx); err != nil {
+		return err
+	}
+	if err := standby.configure(map[string]string{"primary_conninfo": fmt.Sprintf("host=%s port=%s user=%s", s.dir, port, superuser)}); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(standby.dataDir(), "postmaster.pid")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(standby.dataDir(), "standby.signal"), nil, 0o644); err != nil {
+		return err
+	}
+	return standby.Resume(ctx)
+}
+
 // start fills the directory and starts the server in it. It sets s.proc as
 // soon as there is a process to end.
-func (s *Server) start(ctx context.Context, cfg Config, acct *account) error {
-	if err := s.initdb(ctx, cfg, acct); err != nil {
+func (s *Server) start(ctx context.Context, cfg Config) error {
+	if err := s.initdb(ctx, cfg); err != nil {
 		return err
 	}
-	if err := s.configure(cfg); err != nil {
+	settings := map[string]string{"listen_addresses": ""}
+	if !cfg.Durable {
+		settings["fsync"] = "off"
+		settings["full_page_writes"] = "off"
+	}
+	maps.Copy(settings, cfg.Settings)
+	if err := s.configure(settings); err != nil {
 		return err
 	}
-	log, err := os.Create(s.logFile())
+	return s.run(ctx)
+}
+
+func (s *Server) run(ctx context.Context) error {
+	log, err := os.OpenFile(s.logFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
 	}
 	defer log.Close() // the server has its own descriptor
-	cmd := s.command(acct, "postgres", "-D", s.dataDir(), "-k", s.dir, "-p", port)
+	cmd := s.command(filepath.Join(s.binaries.Dir, "postgres"), "-D", s.dataDir(), "-k", s.dir, "-p", port)
 	cmd.Stdout, cmd.Stderr = log, log
 	if s.proc, err = startProcess(cmd); err != nil {
 		return err
@@ -183,7 +254,7 @@ func (s *Server) start(ctx context.Context, cfg Config, acct *account) error {
 	return s.waitReady(ctx)
 }
 
-func (s *Server) initdb(ctx context.Context, cfg Config, acct *account) error {
+func (s *Server) initdb(ctx context.Context, cfg Config) error {
 	args := []string{
 		"-D", s.dataDir(), "-U", superuser, "-A", "trust",
 		"--locale=C", "--encoding=UTF8", "--no-instructions",
@@ -191,7 +262,7 @@ func (s *Server) initdb(ctx context.Context, cfg Config, acct *account) error {
 	if !cfg.Durable {
 		args = append(args, "--no-sync")
 	}
-	cmd := s.command(acct, "initdb", args...)
+	cmd := s.command(filepath.Join(s.binaries.Dir, "initdb"), args...)
 	// Wait returns when the last writer has closed the output. The server
 	// processes that initdb starts inherit it, so they are gone by then too.
 	var output bytes.Buffer
@@ -213,22 +284,14 @@ func (s *Server) initdb(ctx context.Context, cfg Config, acct *account) error {
 	return nil
 }
 
-// configure appends the settings to postgresql.conf; of several lines for one
+// configure appends settings to postgresql.conf; of several lines for one
 // setting the last one counts.
-func (s *Server) configure(cfg Config) error {
+func (s *Server) configure(settings map[string]string) error {
 	var conf strings.Builder
-	set := func(name, value string) {
-		quoted := strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(value)
-		fmt.Fprintf(&conf, "%s = '%s'\n", name, quoted)
-	}
 	conf.WriteByte('\n')
-	set("listen_addresses", "")
-	if !cfg.Durable {
-		set("fsync", "off")
-		set("full_page_writes", "off")
-	}
-	for _, name := range slices.Sorted(maps.Keys(cfg.Settings)) {
-		set(name, cfg.Settings[name])
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		quoted := strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(settings[name])
+		fmt.Fprintf(&conf, "%s = '%s'\n", name, quoted)
 	}
 	f, err := os.OpenFile(filepath.Join(s.dataDir(), "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
@@ -257,13 +320,13 @@ func (s *Server) waitReady(ctx context.Context) error {
 	}
 }
 
-// command prepares one of the PostgreSQL programs. It runs in the server's
-// directory because the unprivileged user may not be able to enter ours.
-func (s *Server) command(acct *account, name string, args ...string) *exec.Cmd {
-	cmd := exec.Command(filepath.Join(s.binaries.Dir, name), args...)
+// command prepares a program that runs as the server's account. It runs in the
+// server's directory because the unprivileged user may not be able to enter ours.
+func (s *Server) command(program string, args ...string) *exec.Cmd {
+	cmd := exec.Command(program, args...)
 	cmd.Dir = s.dir
 	cmd.Env = serverEnv(os.Environ())
-	cmd.SysProcAttr = sysProcAttr(acct)
+	cmd.SysProcAttr = sysProcAttr(s.acct)
 	return cmd
 }
 

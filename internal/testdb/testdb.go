@@ -1,6 +1,6 @@
 // Package testdb gives each test a database of its own, with Awa installed.
 //
-// The databases are in the server that DATABASE_URL names or, when that is not set, in a private one that the test
+// The databases are in the server that AWA_TEST_DATABASE_URL names or, when that is not set, in a private one that the test
 // binary starts when a test first needs it. Each database is a clone of a template, which the first test that finds none
 // for this version of the SQL creates. On a server that stays, the templates (awa_template_...) stay too.
 package testdb
@@ -21,7 +21,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"go.uber.org/goleak"
 
 	"github.com/awa-pg/awa/driver"
 	"github.com/awa-pg/awa/internal/pgserver"
@@ -35,9 +34,9 @@ const (
 	templateLock = int64(0x61776174656d706c) // "awatempl"
 )
 
-// Main runs the tests of a package: call it from TestMain. Afterwards it stops the private server, if there is one, and
-// checks that no goroutine is left. It does not return.
-func Main(m *testing.M) {
+// Main runs the tests of a package: call it from TestMain. Afterwards it stops the private server, if there is one, and,
+// when all is well, runs the checks. It does not return.
+func Main(m *testing.M, checks ...func() error) {
 	status := m.Run()
 	if private.server != nil {
 		if err := private.server.Stop(); err != nil {
@@ -45,9 +44,12 @@ func Main(m *testing.M) {
 			status = max(status, 1)
 		}
 	}
-	if status == 0 {
-		if err := goleak.Find(); err != nil {
-			fmt.Fprintln(os.Stderr, "testdb: goroutines are left:", err)
+	for _, check := range checks {
+		if status != 0 {
+			break
+		}
+		if err := check(); err != nil {
+			fmt.Fprintln(os.Stderr, "testdb:", err)
 			status = 1
 		}
 	}
@@ -144,7 +146,7 @@ var private struct {
 
 // serverURL returns the URL of the server that the tests use.
 func serverURL() (string, error) {
-	if databaseURL := os.Getenv("DATABASE_URL"); databaseURL != "" {
+	if databaseURL := os.Getenv("AWA_TEST_DATABASE_URL"); databaseURL != "" {
 		return databaseURL, nil
 	}
 	private.once.Do(func() {

@@ -7,9 +7,10 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { Main(m) }
+func TestMain(m *testing.M) { Main(m, func() error { return goleak.Find() }) }
 
 func TestEachTestHasItsOwnDatabase(t *testing.T) {
 	names := make(chan string, 2)

@@ -5,8 +5,9 @@
 //	go run ./internal/withpg [-set name=value ...] -- COMMAND ARGS...
 //	go run ./internal/withpg -bindir
 //
-// The command finds the server in DATABASE_URL and in the variables of libpq
-// (PGHOST, PGPORT, PGUSER, PGDATABASE). Withpg exits with the command's status.
+// The command finds the server in DATABASE_URL, in AWA_TEST_DATABASE_URL (which
+// the tests use) and in the variables of libpq (PGHOST, PGPORT, PGUSER,
+// PGDATABASE). Withpg exits with the command's status.
 // It passes SIGINT and SIGTERM on to the command and then stops the server.
 //
 // With -bindir it prints where the server's programs are, and runs nothing.
@@ -137,11 +138,12 @@ func exitStatus(state *os.ProcessState, err error) (int, error) {
 // commandEnv replaces all variables of libpq by those for the server.
 func commandEnv(env []string, srv *pgserver.Server) []string {
 	vars := map[string]string{
-		"DATABASE_URL": srv.URL(),
-		"PGHOST":       srv.Dir(),
-		"PGPORT":       srv.Port(),
-		"PGUSER":       srv.User(),
-		"PGDATABASE":   "postgres",
+		"AWA_TEST_DATABASE_URL": srv.URL(),
+		"DATABASE_URL":          srv.URL(),
+		"PGHOST":                srv.Dir(),
+		"PGPORT":                srv.Port(),
+		"PGUSER":                srv.User(),
+		"PGDATABASE":            "postgres",
 	}
 	env = slices.DeleteFunc(slices.Clone(env), func(kv string) bool {
 		name, _, _ := strings.Cut(kv, "=")
