@@ -1,0 +1,142 @@
+package driver
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func testQueues(slots, weights []int) (queues []*queue) {
+	for i, n := range slots {
+		queues = append(queues, &queue{QueueConfig: QueueConfig{Slots: n, Weight: weights[i]}})
+	}
+	return queues
+}
+
+// fill claims, as long as there are free slots, from queues that all have jobs without end.
+func fill(s *slots, queues []*queue, now time.Time) {
+	for {
+		q, n, _ := s.choose(queues, now)
+		if q == nil {
+			return
+		}
+		s.take(q, n)
+		q.lastLook = now
+	}
+}
+
+func runningOf(queues []*queue) (running []int) {
+	for _, q := range queues {
+		running = append(running, q.running)
+	}
+	return running
+}
+
+func TestShares(t *testing.T) {
+	now := time.Now()
+	for name, c := range map[string]struct {
+		total          int
+		slots, weights []int
+		taken          []int // before
+		want           []int
+	}{
+		"one queue":              {10, []int{10}, []int{1}, []int{0}, []int{10}},
+		"alike":                  {10, []int{10, 10}, []int{1, 1}, []int{0, 0}, []int{5, 5}},
+		"by weight":              {12, []int{12, 12, 12}, []int{3, 2, 1}, []int{0, 0, 0}, []int{6, 4, 2}},
+		"no more than its slots": {12, []int{2, 12}, []int{5, 1}, []int{0, 0}, []int{2, 10}},
+		"who has more waits":     {10, []int{10, 10}, []int{1, 1}, []int{7, 0}, []int{7, 3}},
+		"who has none is first":  {2, []int{2, 2}, []int{1000, 1}, []int{1, 0}, []int{1, 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, queues := newSlots(c.total), testQueues(c.slots, c.weights)
+			for i, n := range c.taken {
+				s.take(queues[i], n)
+			}
+			fill(s, queues, now)
+			assert.Equal(t, c.want, runningOf(queues))
+		})
+	}
+}
+
+// What one queue has taken beyond its share while others had no jobs goes to them as it becomes free.
+func TestSharesAreMadeGood(t *testing.T) {
+	now := time.Now()
+	s, queues := newSlots(10), testQueues([]int{10, 10}, []int{1, 1})
+	queues[1].nextLook = now.Add(time.Second)
+	fill(s, queues, now)
+	require.Equal(t, []int{10, 0}, runningOf(queues))
+	now = queues[1].nextLook
+	for range 5 {
+		s.put(queues[0], 1)
+		fill(s, queues, now)
+	}
+	assert.Equal(t, []int{5, 5}, runningOf(queues))
+	s.put(queues[0], 1)
+	fill(s, queues, now)
+	assert.Equal(t, []int{5, 5}, runningOf(queues))
+}
+
+// Jobs that end at once leave all slots free again: then the queues take turns, however light they are.
+func TestQueuesTakeTurns(t *testing.T) {
+	now := time.Now()
+	s, queues := newSlots(1), testQueues([]int{1, 1, 1}, []int{1000, 1, 1})
+	looks := map[*queue]int{}
+	for range 30 {
+		q, n, _ := s.choose(queues, now)
+		s.take(q, n)
+		looks[q]++
+		now = now.Add(time.Millisecond)
+		q.lastLook = now
+		s.put(q, n)
+	}
+	for _, q := range queues {
+		assert.Equal(t, 10, looks[q])
+	}
+}
+
+// Whatever has happened before: who is chosen may take at least one, no queue gets more than its slots, and none that lacks
+// most is passed over; when nobody is chosen there is nothing to do before next.
+func TestChoose(t *testing.T) {
+	seed := rand.Uint64()
+	t.Log("seed", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	now := time.Now()
+	for range 100_000 {
+		total := 1 + random.IntN(20)
+		s := newSlots(total)
+		var queues []*queue
+		for range 1 + random.IntN(5) {
+			q := &queue{QueueConfig: QueueConfig{Slots: 1 + random.IntN(total), Weight: 1 + random.IntN(10)}}
+			if random.IntN(3) == 0 {
+				q.nextLook = now.Add(time.Duration(1 + random.IntN(100)))
+			}
+			s.take(q, min(random.IntN(q.Slots+1), s.free))
+			queues = append(queues, q)
+		}
+		chosen, n, next := s.choose(queues, now)
+		var able []*queue
+		for _, q := range queues {
+			if s.free > 0 && q.running < q.Slots {
+				if now.Before(q.nextLook) {
+					require.True(t, chosen != nil || !next.After(q.nextLook))
+					continue
+				}
+				able = append(able, q)
+			}
+		}
+		if len(able) == 0 {
+			require.Nil(t, chosen)
+			continue
+		}
+		require.Contains(t, able, chosen)
+		require.Positive(t, n)
+		require.LessOrEqual(t, n, s.free)
+		require.LessOrEqual(t, chosen.running+n, chosen.Slots)
+		for _, q := range able {
+			require.LessOrEqual(t, chosen.running*q.Weight, q.running*chosen.Weight)
+		}
+	}
+}
