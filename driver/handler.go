@@ -36,8 +36,8 @@ type Middleware func(ctx context.Context, job *RawJob, next func(context.Context
 //   - when the job was cancelled, or the attempt is no longer the worker's for another reason: [context.Cause] is
 //     [ErrStaleReceipt] then, and what the handler returns does not matter;
 //   - at the attempt's deadline, if it has one;
-//   - when the worker is stopped and the handler has not returned within the worker's StopTimeout: an attempt that then
-//     returns an error, whichever, is given back and does not count.
+//   - when the worker is stopped and the handler has not returned within the worker's StopTimeout: [context.Cause] is
+//     [ErrStopped] then, and an attempt that returns an error, whichever, is given back and does not count.
 //
 // Handle panics when the kind has a handler already. Register everything before [NewWorker].
 func Handle[T Args](h *Handlers, run func(ctx context.Context, job *Job[T]) error, middleware ...Middleware) {

@@ -1,6 +1,7 @@
 package driver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,6 +52,27 @@ func (v *verdict) Error() string {
 }
 
 func (v *verdict) Unwrap() error { return v.err }
+
+// Outcome says what becomes of an attempt whose handler returns err, in the words of [QueueStats]: "completed", "failed",
+// "snoozed", "discarded" or "cancelled"; and what went wrong: err itself, or what [Discard] or [RetryAfter] was given, nil
+// when nothing did. It is for [Middleware].
+func Outcome(err error) (outcome string, cause error) {
+	v, ok := errors.AsType[*verdict](err)
+	switch {
+	case err == nil:
+		return "completed", nil
+	case !ok:
+		return "failed", err
+	case v.outcome == snoozed:
+		return "snoozed", nil
+	case v.outcome == cancelled:
+		return "cancelled", nil
+	case v.outcome == discarded:
+		return "discarded", cmp.Or(v.err, err)
+	default:
+		return "failed", cmp.Or(v.err, err)
+	}
+}
 
 // judge turns what the handler of a job has returned into an answer.
 func judge(ctx context.Context, log *slog.Logger, a *answer, job *RawJob, err error) {

@@ -66,6 +66,30 @@ func TestVerdicts(t *testing.T) {
 	assert.ErrorIs(t, driver.RetryAfter(time.Second, boom), boom)
 }
 
+func TestOutcome(t *testing.T) {
+	boom := errors.New("boom")
+	for _, test := range []struct {
+		err     error
+		outcome string
+		cause   error
+	}{
+		{nil, "completed", nil},
+		{boom, "failed", boom},
+		{driver.RetryAfter(time.Hour, boom), "failed", boom},
+		{fmt.Errorf("wrapped: %w", driver.Discard(boom)), "discarded", boom},
+		{driver.Snooze(time.Hour), "snoozed", nil},
+		{driver.Cancel("sold out"), "cancelled", nil},
+	} {
+		outcome, cause := driver.Outcome(test.err)
+		assert.Equal(t, test.outcome, outcome)
+		assert.Equal(t, test.cause, cause)
+	}
+	nothing := driver.Discard(nil)
+	outcome, cause := driver.Outcome(nothing)
+	assert.Equal(t, "discarded", outcome)
+	assert.Equal(t, nothing, cause)
+}
+
 // One stale verdict must not take the others of its batch with it.
 func TestVerdictsOfABatch(t *testing.T) {
 	pool := testdb.New(t)

@@ -318,7 +318,7 @@ func (w *Worker) StopNow() {
 	defer w.mu.Unlock()
 	for r := range w.runs {
 		r.stop()
-		r.stopHandling(errStopped)
+		r.stopHandling(ErrStopped)
 	}
 }
 
@@ -458,7 +458,7 @@ func (r *run) waitForHandlers() (abandoned int) {
 			r.heartbeat(r.background)
 			heartbeat.Reset(time.Until(r.nextHeartbeat))
 		case <-grace.C:
-			r.stopHandling(errStopped)
+			r.stopHandling(ErrStopped)
 		case <-stopped:
 			stopped = nil
 			abandon = time.After(abandonAfter)
@@ -469,9 +469,6 @@ func (r *run) waitForHandlers() (abandoned int) {
 		}
 	}
 }
-
-// errStopped is the cause of the end of handlers' contexts at a hard stop.
-var errStopped = errors.New("the worker was stopped")
 
 // trouble logs the first of several errors in a row, one a minute after that, and when it is over.
 type trouble struct {

@@ -8,4 +8,5 @@ trap 'exit 130' INT # to bash, "go test" that was interrupted has merely failed
 status=0
 scripts/pgtap.sh || status=1
 go test -count=1 -timeout 20m ./... || status=1
+(cd otelawa && go test -count=1 ./...) || status=1
 exit $status
