@@ -28,6 +28,12 @@ const usage = `usage: awa COMMAND [ARGS]
                                        show that what others do in the database does not slow the
                                        queue: about a minute, at a third of the queue's full speed,
                                        or saturated, at full speed and without a verdict
+  awa work --exec CMD [--queue NAME[=WEIGHT]]... [--slots N] [--timeout DURATION]
+           [--database-url URL]        run CMD by the shell for each job of the queues (by default the
+                                       one called default), N at once (by default as many as there are
+                                       CPUs). CMD reads the job as JSON; what it prints is kept; exit
+                                       status 0: completed, 75: once more in a minute, 65: failed for
+                                       good, any other: failed, to be tried again
   awa version                          print the version of this program
   awa help                             print this
 
@@ -38,6 +44,9 @@ The environment variable DATABASE_URL stands in for --database-url.
 var errUsage = errors.New("usage")
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "work" { // a signal stops it in its own way
+		os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr))
+	}
 	// SIGPIPE comes when the reader of the output has gone. Each of them leaves time to clean up.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	context.AfterFunc(ctx, func() {
@@ -64,6 +73,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		status, err = runDoctor(ctx, args, stdout, stderr)
 	case "selftest":
 		err = runSelftest(ctx, args, stdout, stderr)
+	case "work":
+		err = runWork(ctx, args, stdout, stderr)
 	case "version":
 		fmt.Fprintf(stdout, "awa %s (%s)\n", version(), runtime.Version())
 	case "help", "-h", "-help", "--help":
