@@ -144,12 +144,13 @@ func TestTerminatedConnections(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	pool, admin := untapped(t, databaseURL), testdb.New(t)
 	ran := newTally()
-	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour})
+	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, NoMaintenance: true})
 	requireResumed(t, pool, ran) // so that there are all
 	database := queryValue[string](t, pool, "select current_database()")
 	pids := queryValue[[]int32](t, admin, "select array_agg(pid order by pid) from pg_stat_activity where datname = $1 and backend_type = 'client backend'", database)
 	require.GreaterOrEqual(t, len(pids), 4, "claims, answers, notifications, and the pool's")
 	for _, pid := range pids {
+		waitUntilAsleep(t, pool)
 		assert.True(t, queryValue[bool](t, admin, "select pg_terminate_backend($1, 5000)", pid))
 		requireResumed(t, pool, ran)
 	}
