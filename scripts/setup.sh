@@ -56,7 +56,7 @@ check() {
 
 # Installs the packages.
 install() {
-	local sudo='' major conf
+	local sudo='' major conf policy status=0
 	command -v apt-get >/dev/null || give_up
 	if ((EUID != 0)); then
 		sudo='sudo -n'
@@ -75,16 +75,24 @@ install() {
 		exit 1
 	fi
 
-	# Keep the packages from creating and starting a server of the system's own.
+	# Keep the packages from creating a database cluster, and from starting services: the tests start their own.
 	conf=/etc/postgresql-common/createcluster.d/awa-setup.conf
+	policy=/usr/sbin/policy-rc.d
 	$sudo mkdir -p "${conf%/*}"
 	echo 'create_main_cluster = false' | $sudo tee "$conf" >/dev/null
+	if [[ -e $policy ]]; then
+		policy=
+	else
+		printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
+		$sudo chmod +x "$policy"
+	fi
 	$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-		"${packages[@]/#pgtap/postgresql-$major-pgtap}" </dev/null || {
-		$sudo rm "$conf"
-		give_up
-	}
-	$sudo rm "$conf"
+		"${packages[@]/#pgtap/postgresql-$major-pgtap}" </dev/null || status=1
+	$sudo rm "$conf" ${policy:+"$policy"}
+	if [[ " ${packages[*]} " == *' pgbouncer '* ]] && command -v systemctl >/dev/null; then
+		$sudo systemctl --quiet disable pgbouncer 2>/dev/null || true # or it would start with the machine
+	fi
+	((status == 0)) || give_up
 }
 
 check
