@@ -16,6 +16,10 @@ const (
 	// another one, so a queue that was woken is looked at again for a while.
 	awakeFor  = 50 * time.Millisecond
 	awakePoll = 5 * time.Millisecond
+
+	// longestRetry bounds a claim from a queue that could not be claimed from the last time, because somebody has locked it,
+	// say: the other queues have to wait meanwhile.
+	longestRetry = time.Second
 )
 
 // work claims jobs and starts their handlers until the context ends.
@@ -24,20 +28,13 @@ func (r *run) work(ctx context.Context) {
 	idle := time.NewTimer(0)
 	defer idle.Stop()
 	for ctx.Err() == nil {
-		select {
-		case <-r.lost: // also while there is always something to claim
-			r.nextHeartbeat = time.Now()
-		default:
-		}
-		if !time.Now().Before(r.nextHeartbeat) {
-			r.heartbeat(ctx)
-		}
-		if r.registration == nil {
+		registration := r.registrations.get()
+		if registration == nil {
 			if err := r.register(ctx); err != nil {
 				r.trouble.report(ctx, err)
 				sleep(ctx, pause.pause())
-				continue
 			}
+			continue
 		}
 
 		q, n, next := r.slots.choose(r.queues, r.wakeUp())
@@ -45,22 +42,17 @@ func (r *run) work(ctx context.Context) {
 			return // a slot that was freed after the stop is not filled again
 		}
 		if q == nil {
-			if r.nextHeartbeat.Before(next) {
-				next = r.nextHeartbeat
-			}
 			idle.Reset(time.Until(next))
 			select {
 			case <-ctx.Done():
 			case <-r.slots.freed:
 			case <-r.wake:
-			case <-r.lost:
-				r.nextHeartbeat = time.Now()
 			case <-idle.C:
 			}
 			continue
 		}
 		r.slots.take(q, n)
-		jobs, err := r.claim(ctx, q, n)
+		jobs, err := r.claim(ctx, registration, q, n)
 		r.slots.put(q, n-len(jobs))
 		q.lastLook = time.Now()
 		var pg *pgconn.PgError
@@ -79,8 +71,14 @@ func (r *run) work(ctx context.Context) {
 				}
 				q.nextLook = q.lastLook.Add(wait)
 			}
-			r.start(q, jobs)
+			r.start(registration, q, jobs)
 		case ctx.Err() != nil:
+		case hasCode(err, invalidParameter):
+			// The server does not know the worker any more, most likely. Then there will be another registration.
+			if r.beatOne(ctx, &r.control, registration) != nil || r.registrations.get() != nil {
+				r.trouble.report(ctx, err)
+			}
+			sleep(ctx, pause.pause())
 		case errors.As(err, &pg) && r.control.isOpen():
 			// The server has refused this claim, because somebody has locked the queue, say. It may grant others.
 			q.trouble.report(ctx, err)
@@ -107,27 +105,27 @@ func (r *run) wakeUp() time.Time {
 }
 
 // claim takes up to n jobs of a queue. It is never interrupted, so that what it takes is known.
-func (r *run) claim(ctx context.Context, q *queue, n int) (jobs []gen.AwaClaimedJob, err error) {
-	params := gen.ClaimParams{Queue: q.Name, MaxJobs: int32(n), WorkerID: &r.registration.id}
+func (r *run) claim(ctx context.Context, registration *registration, q *queue, n int) (jobs []gen.AwaClaimedJob, err error) {
+	params := gen.ClaimParams{Queue: q.Name, MaxJobs: int32(n), WorkerID: &registration.id}
 	if r.cfg.Lease != 0 {
 		params.Lease = &r.cfg.Lease
 	}
 	unknown, err := r.control.call(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-		jobs, err = queries.Claim(ctx, pipeline{conn: conn, lazy: true}, params)
+		db := pipeline{conn: conn, lazy: true}
+		if q.pause.next > 0 {
+			db.timeout = longestRetry
+		}
+		jobs, err = queries.Claim(ctx, db, params)
 		return err
 	})
 	if err == nil {
 		return jobs, nil
 	}
 	if unknown {
-		// The claim may have been committed, and nobody knows what it took. Heartbeats for this registration keep those
-		// jobs from everybody, so it gets none of the coming claims, and ends, which gives them back, when the attempts
-		// that are known have ended.
-		r.retired = append(r.retired, r.registration)
-		r.registration = nil
-	}
-	if hasCode(err, invalidParameter) {
-		r.nextHeartbeat = time.Now() // it will tell whether the registration is gone
+		// The claim may have been committed, or hang and be committed later, and nobody knows what it takes. Heartbeats for
+		// this registration keep those jobs from everybody, so it gets none of the coming claims, and is wound down.
+		r.registrations.retire(registration)
+		signalTo(r.retired)
 	}
 	return nil, err
 }

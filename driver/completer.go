@@ -35,6 +35,7 @@ const (
 	discarded
 	cancelled
 	unknownKind // sent as a snooze
+	postponed   // the same, because a failure was refused
 	released
 	outcomes = iota
 )
@@ -42,18 +43,15 @@ const (
 // refusable is what the server may refuse of an answer.
 var refusable = map[outcome]string{
 	completed: "completion", failed: "retry delay", snoozed: "snooze", discarded: "discard", cancelled: "cancellation",
-	unknownKind: "snooze", released: "release",
 }
 
 // answer is how one attempt ended.
 type answer struct {
-	jobID, receipt int64
-	outcome        outcome
-	output         json.RawMessage
-	failure        string         // also why it was discarded or cancelled
-	delay          *time.Duration // of a snooze or, unless it is the queue's backoff, before the next attempt
-	registration   *registration
-	stats          *queueStats
+	*attempt
+	outcome outcome
+	output  json.RawMessage
+	failure string         // also why it was discarded or cancelled
+	delay   *time.Duration // of a snooze or, unless it is the queue's backoff, before the next attempt
 }
 
 // completer sends answers to the server, many at a time, on a connection of its own.
@@ -201,9 +199,19 @@ func (c *completer) try(ctx context.Context, answers []answer, send sendFunc) (s
 	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
-		return nil, !isTemporary(err), err
+		return nil, isAboutTheAnswer(pg.Code), err
 	}
-	return nil, c.db.isOpen(), err
+	return nil, c.db.isOpen() && ctx.Err() == nil, err // it could not be encoded
+}
+
+// isAboutTheAnswer says whether the server has refused what an answer says. Anything else may be over the next time: a
+// privilege that was revoked, functions that are just being replaced.
+func isAboutTheAnswer(code string) bool {
+	return slices.ContainsFunc([]string{
+		"22", // data: an argument that is out of range, an output that is no jsonb
+		"54", // limits of the server
+		"JQ",
+	}, func(class string) bool { return strings.HasPrefix(code, class) })
 }
 
 func completeMany(ctx context.Context, db pipeline, answers []answer) ([]int64, error) {
@@ -243,7 +251,7 @@ func sendSingly(ctx context.Context, db pipeline, answers []answer) (stale []int
 			switch a.outcome {
 			case released:
 				queries.Release(ctx, db, gen.ReleaseParams{JobID: a.jobID, Receipt: a.receipt})
-			case snoozed, unknownKind:
+			case snoozed, unknownKind, postponed:
 				queries.Snooze(ctx, db, gen.SnoozeParams{JobID: a.jobID, Receipt: a.receipt, Delay: *a.delay})
 			case discarded:
 				queries.Discard(ctx, db, gen.DiscardParams{JobID: a.jobID, Receipt: a.receipt, Error: a.failure})
@@ -274,7 +282,7 @@ func (c *completer) settle(ctx context.Context, answers []answer, stale []int64)
 		isStale[id] = true
 	}
 	for _, a := range answers {
-		a.registration.closed()
+		a.answered()
 		switch stale := isStale[a.jobID]; {
 		case a.outcome == committed && stale: // as it should be
 			delete(isStale, a.jobID)
@@ -302,8 +310,9 @@ func (c *completer) settle(ctx context.Context, answers []answer, stale []int64)
 // negative. The attempt fails with that.
 func (c *completer) refused(ctx context.Context, a answer, err error) {
 	err = mapError(err)
-	if a.outcome != committed && (a.outcome != failed || a.delay != nil) {
-		what := "the " + refusable[a.outcome] + " was refused"
+	switch what, ok := refusable[a.outcome]; {
+	case ok && (a.outcome != failed || a.delay != nil):
+		what := "the " + what + " was refused"
 		c.log.WarnContext(ctx, what+", so the attempt fails", keyJobID, a.jobID, keyError, err)
 		text := what + ": " + err.Error()
 		if a.failure != "" {
@@ -311,11 +320,15 @@ func (c *completer) refused(ctx context.Context, a answer, err error) {
 		}
 		a.outcome, a.output, a.failure, a.delay = failed, nil, cleanText(text), nil
 		c.flush(ctx, []answer{a}, failMany)
-		return
+	case a.outcome == failed || a.outcome == committed:
+		// So that the job is not held for as long as the worker lives.
+		c.log.ErrorContext(ctx, "a failure was refused, so the job is put off, uncounted", keyJobID, a.jobID, keyError, err)
+		a.outcome, a.delay = postponed, new(longestPutOff)
+		c.flush(ctx, []answer{a}, sendSingly)
+	default: // it stays open until the worker ends
+		c.log.ErrorContext(ctx, "no answer is taken", keyJobID, a.jobID, keyError, err)
+		c.lost++
 	}
-	// Not counted as answered: it stays open until the worker ends.
-	c.log.ErrorContext(ctx, "a failure was refused", keyJobID, a.jobID, keyError, err)
-	c.lost++
 }
 
 // cleanText returns what PostgreSQL can store as text: valid UTF-8 without NUL, and not too long.

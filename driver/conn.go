@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -28,15 +29,17 @@ func connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
 	defer cancel()
 	cfg := pool.Config()
-	if timeout := cfg.ConnConfig.ConnectTimeout; timeout == 0 || timeout > connectTimeout {
-		cfg.ConnConfig.ConnectTimeout = connectTimeout
+	each := min(connectTimeout, callTimeout/time.Duration(1+len(cfg.ConnConfig.Fallbacks)))
+	if timeout := cfg.ConnConfig.ConnectTimeout; timeout == 0 || timeout > each {
+		cfg.ConnConfig.ConnectTimeout = each
 	}
 	if cfg.BeforeConnect != nil {
 		if err := cfg.BeforeConnect(ctx, cfg.ConnConfig); err != nil {
 			return nil, err
 		}
 	}
-	cfg.ConnConfig.DefaultQueryExecMode = unprepared(cfg.ConnConfig.DefaultQueryExecMode)
+	cfg.ConnConfig.DefaultQueryExecMode = unprepared(cfg.ConnConfig)
+	cfg.ConnConfig.OnNotification = nil // so that the worker gets its notifications
 	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
 	if err != nil {
 		return nil, err
@@ -52,10 +55,12 @@ func connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
 
 // unprepared returns the mode to use in place of the pool's: one without prepared statements, and without a second round
 // trip that belongs to the first, since a proxy that pools transactions may send them to different servers.
-func unprepared(mode pgx.QueryExecMode) pgx.QueryExecMode {
-	switch mode {
-	case pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol:
-		return mode
+func unprepared(cfg *pgx.ConnConfig) pgx.QueryExecMode {
+	switch {
+	case cfg.DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol:
+		return pgx.QueryExecModeSimpleProtocol
+	case cfg.DefaultQueryExecMode == pgx.QueryExecModeExec || cfg.DescriptionCacheCapacity == 0:
+		return pgx.QueryExecModeExec
 	}
 	return pgx.QueryExecModeCacheDescribe
 }
@@ -67,7 +72,7 @@ type unpreparedDB struct {
 }
 
 func newUnpreparedDB(pool *pgxpool.Pool, db DBTX) unpreparedDB {
-	return unpreparedDB{db, unprepared(pool.Config().ConnConfig.DefaultQueryExecMode)}
+	return unpreparedDB{db, unprepared(pool.Config().ConnConfig)}
 }
 
 func (u unpreparedDB) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
@@ -152,6 +157,8 @@ type pipeline struct {
 	conn *pgx.Conn
 	// lazy makes the commit not wait for the disk.
 	lazy bool
+	// timeout bounds the query, if it is not zero.
+	timeout time.Duration
 }
 
 var _ gen.DBTX = pipeline{}
@@ -171,6 +178,9 @@ func (p pipeline) Query(ctx context.Context, sql string, args ...any) (pgx.Rows,
 	batch.Queue("begin isolation level read committed")
 	if p.lazy {
 		batch.Queue("set local synchronous_commit = off")
+	}
+	if p.timeout > 0 {
+		batch.Queue(fmt.Sprintf("set local statement_timeout = %d", p.timeout.Milliseconds()))
 	}
 	before := batch.Len()
 	batch.Queue(sql, args...)
@@ -293,7 +303,7 @@ func isTemporary(err error) bool {
 	if !errors.As(err, &pg) {
 		return true
 	}
-	switch pg.Code[:2] {
+	switch pg.Code[:min(2, len(pg.Code))] {
 	case "08", // connection
 		"40", // serialization, deadlock
 		"53", // resources

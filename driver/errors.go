@@ -53,6 +53,9 @@ var sentinels = map[string]error{
 // invalidParameter is the SQLSTATE of everything that the functions refuse before they write anything.
 const invalidParameter = "22023"
 
+// queryCanceled is the SQLSTATE of what a timeout has ended.
+const queryCanceled = "57014"
+
 // serverError is an error of the server, with all that it has to say, and the sentinel for its SQLSTATE.
 type serverError struct {
 	err      error

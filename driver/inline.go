@@ -23,7 +23,8 @@ type Ran struct {
 // the caller's for the lease, or for as long as the handler says by [RawJob.Extend].
 //
 // When the context ends, so does the handler's; an attempt that then returns an error is given back, and does not count.
-// It returns an error when it could not claim, or not answer: then the job runs again when its lease is over.
+// It returns an error when it could not claim, or not answer: then the job runs again when its lease is over, as it does
+// when the handler ends the goroutine, by [testing.T.FailNow] say.
 func (w *Worker) RunOne(ctx context.Context) (*Ran, error) {
 	c := newCompleter(w.pool, w.log)
 	defer c.db.close(ctx)
@@ -53,8 +54,9 @@ func (w *Worker) claimOne(ctx context.Context, db *dedicated, queue string) (job
 
 func (w *Worker) runInline(ctx context.Context, c *completer, claimed gen.AwaClaimedJob) (*Ran, error) {
 	job := newRawJob(claimed, newUnpreparedDB(w.pool, w.pool))
-	a := answer{jobID: job.ID, receipt: job.Receipt, stats: w.stats[job.Queue]}
+	a := &attempt{jobID: job.ID, receipt: job.Receipt, stats: w.stats[job.Queue]}
 	a.stats.claimed.Add(1)
+	result := answer{attempt: a}
 	ran := &Ran{JobID: job.ID}
 	if handler := w.handlers.of(job.Kind); handler != nil {
 		handling, stopTimer := untilDeadline(ctx, job)
@@ -63,18 +65,18 @@ func (w *Worker) runInline(ctx context.Context, c *completer, claimed gen.AwaCla
 		handler.call(handling, job, func(err error) { ran.Err = err })
 		a.stats.running.Add(-1)
 		if ran.Err != nil && ctx.Err() != nil {
-			a.outcome = released
+			result.outcome = released
 		} else {
-			judge(ctx, w.log, &a, job, ran.Err)
+			result = judge(ctx, w.log, a, job, ran.Err)
 		}
 	} else {
 		ran.Err = fmt.Errorf("%w: %q", ErrUnknownKind, job.Kind)
-		a.outcome, a.delay = unknownKind, new(putOffDelay(job))
+		result.outcome, result.delay = unknownKind, new(putOffDelay(job))
 	}
 
 	answering, cancel := context.WithTimeout(context.WithoutCancel(ctx), windUpTimeout)
 	defer cancel()
-	c.sendAll(answering, []answer{a})
+	c.sendAll(answering, []answer{result})
 	ran.Stale = c.stale > 0
 	if c.lost > 0 {
 		return ran, fmt.Errorf("job %d was run, but its answer could not be sent", job.ID)

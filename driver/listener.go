@@ -3,19 +3,15 @@ package driver
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
-
-// silence is how long a connection may be without notifications before it is checked.
-const silence = 30 * time.Second
 
 // wakeChannel is the channel on which the enqueuers of a queue notify its workers. Queues share sixteen channels.
 func wakeChannel(queue string) string {
@@ -25,89 +21,63 @@ func wakeChannel(queue string) string {
 // lostChannel is the channel on which workers are notified, by their id, that an attempt was taken from them.
 const lostChannel = "awa_lost"
 
-// errProxied says that notifications do not come through.
-var errProxied = errors.New("there is a proxy between this connection and the server")
-
-// listen wakes the worker when something is enqueued, or an attempt was taken from it, until the context ends. Where it
-// can't, the worker finds jobs by polling, and what it lost by heartbeats.
-func (r *run) listen(ctx context.Context) {
-	trouble := trouble{log: r.log, what: "no notifications: jobs are found by polling"}
-	var pause backoff
-	for {
-		err := r.listenOnce(ctx, func() {
-			pause.reset()
-			trouble.report(ctx, nil)
-		})
-		switch {
-		case ctx.Err() != nil:
-			return
-		case errors.Is(err, errProxied):
-			r.log.InfoContext(ctx, trouble.what, keyError, err)
-			return
-		}
-		trouble.report(ctx, err)
-		if !sleep(ctx, pause.pause()) {
-			return
-		}
-	}
+// isDirect says whether nobody else has opened the connection to the server: if so, the process that the greeting named is
+// not the server's. A proxy that pools transactions would let "listen" pass, but no notification; those would go to whoever
+// gets that connection next.
+func isDirect(ctx context.Context, conn *pgx.Conn) (bool, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
+	defer cancel()
+	var pid int64
+	err := conn.QueryRow(ctx, "select pg_backend_pid()").Scan(&pid)
+	return pid == int64(conn.PgConn().PID()), err
 }
 
-func (r *run) listenOnce(ctx context.Context, listening func()) error {
-	conn, err := connect(ctx, r.pool)
-	if err != nil {
-		return err
-	}
-	defer closeConn(ctx, conn)
-	if err := checkDirect(ctx, conn); err != nil {
-		return err
-	}
-	woken := map[string][]*queue{}
-	for _, q := range r.queues {
-		channel := wakeChannel(q.Name)
-		woken[channel] = append(woken[channel], q)
-	}
-	for _, channel := range append([]string{lostChannel}, slices.Sorted(maps.Keys(woken))...) {
+// listen asks for the notifications that wake this worker's queues, and those about attempts that were taken from it.
+func (r *run) listen(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
+	defer cancel()
+	for _, channel := range append([]string{lostChannel}, slices.Sorted(maps.Keys(r.channels))...) {
 		if _, err := conn.Exec(ctx, "listen "+pgx.Identifier{channel}.Sanitize()); err != nil {
 			return err
 		}
 	}
-	listening()
-	// Something may have happened before.
-	r.wakeQueues(r.queues)
-	signalTo(r.lost)
+	r.wakeQueues(r.queues) // something may have happened before
+	return nil
+}
+
+// hear wakes queues when something was enqueued to them, until it is time for the next heartbeat, or an attempt was taken
+// from this worker: the heartbeat will tell which. A registration that was retired does not wait for that time either.
+func (r *run) hear(ctx context.Context, conn *pgx.Conn, direct bool, until time.Time) error {
+	hearing, cancel := context.WithDeadline(ctx, until)
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		select {
+		case <-r.retired:
+			cancel()
+		case <-hearing.Done():
+		}
+	})
+	defer waiting.Wait()
+	defer cancel()
+	if !direct {
+		<-hearing.Done()
+		return ctx.Err()
+	}
 	for {
-		notification, err := waitForNotification(ctx, conn)
+		notification, err := conn.WaitForNotification(hearing)
 		switch {
-		case err == nil && notification.Channel != lostChannel:
-			r.wakeQueues(woken[notification.Channel])
-		case err == nil:
-			if id, err := strconv.ParseInt(notification.Payload, 10, 64); err == nil && r.isMine(id) {
-				signalTo(r.lost)
-			}
-		case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
+		case err != nil && ctx.Err() == nil && hearing.Err() != nil && !conn.IsClosed():
+			return nil
+		case err != nil:
 			return err
+		case notification.Channel != lostChannel:
+			r.wakeQueues(r.channels[notification.Channel])
 		default:
-			if err := ping(ctx, conn); err != nil {
-				return err
+			if id, err := strconv.ParseInt(notification.Payload, 10, 64); err == nil && r.registrations.isMine(id) {
+				return nil
 			}
 		}
 	}
-}
-
-// checkDirect fails with errProxied when somebody else has opened the connection to the server: the process that the
-// greeting named is not the server's then. A proxy that pools transactions would let "listen" pass, but no notification;
-// those would go to whoever gets that connection next.
-func checkDirect(ctx context.Context, conn *pgx.Conn) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
-	defer cancel()
-	var pid int64
-	if err := conn.QueryRow(ctx, "select pg_backend_pid()").Scan(&pid); err != nil {
-		return err
-	}
-	if pid != int64(conn.PgConn().PID()) {
-		return errProxied
-	}
-	return nil
 }
 
 func (r *run) wakeQueues(queues []*queue) {
@@ -123,16 +93,4 @@ func signalTo(to chan<- struct{}) {
 	case to <- struct{}{}:
 	default:
 	}
-}
-
-func waitForNotification(ctx context.Context, conn *pgx.Conn) (*pgconn.Notification, error) {
-	ctx, cancel := context.WithTimeout(ctx, silence)
-	defer cancel()
-	return conn.WaitForNotification(ctx)
-}
-
-func ping(ctx context.Context, conn *pgx.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	return conn.Ping(ctx)
 }

@@ -137,14 +137,15 @@ func waitFor(t *testing.T, condition func() bool, format string, args ...any) {
 	}
 }
 
-// waitUntilAsleep waits until a worker that does no maintenance, or seldom, relies on notifications.
+// waitUntilAsleep waits until a worker that does no maintenance, or seldom, relies on notifications: its connections, the one
+// on which it listens and sends heartbeats among them, have done what they had to.
 func waitUntilAsleep(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
 	waitFor(t, func() bool {
 		return queryValue[bool](t, pool, `
-			select exists (select from pg_stat_activity where datname = current_database() and query ilike 'listen "awa_wake%' and state = 'idle')
-			   and not exists (select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
-			                    and backend_type = 'client backend' and (state <> 'idle' or state_change > clock_timestamp() - interval '200 milliseconds'))`)
+			select count(*) filter (where query = 'commit') >= 2 and bool_and(state = 'idle' and state_change < clock_timestamp() - interval '200 milliseconds')
+			  from pg_stat_activity
+			 where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'`)
 	}, "the worker does not fall asleep")
 }
 

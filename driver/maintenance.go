@@ -24,29 +24,23 @@ const promoteMax = 4096
 type pass struct {
 	trouble trouble
 	every   time.Duration
-	next    time.Time
 	call    func(context.Context, DBTX) error
 }
 
-// maintain does what is due, until the context ends.
-func maintain(ctx context.Context, pool *pgxpool.Pool, log *slog.Logger) {
-	passes := []*pass{
-		{trouble: trouble{what: "deferred jobs are not promoted by this worker"}, every: promoteEvery, call: promote},
-		{trouble: trouble{what: "maintenance is not done by this worker"}, every: maintainEvery, call: runMaintenance},
+// passes returns what there is to do.
+func passes(log *slog.Logger) []*pass {
+	return []*pass{
+		{trouble: trouble{log: log, what: "deferred jobs are not promoted by this worker"}, every: promoteEvery, call: promote},
+		{trouble: trouble{log: log, what: "maintenance is not done by this worker"}, every: maintainEvery, call: runMaintenance},
 	}
-	for _, p := range passes {
-		p.trouble.log = log
-		p.next = time.Now().Add(p.every)
-	}
-	for sleep(ctx, promoteEvery) {
-		for _, p := range passes {
-			if !time.Now().Before(p.next) {
-				p.next = time.Now().Add(p.every)
-				err := p.run(ctx, pool)
-				if ctx.Err() == nil {
-					p.trouble.report(ctx, err)
-				}
-			}
+}
+
+// repeat runs a pass again and again, until the context ends.
+func (p *pass) repeat(ctx context.Context, pool *pgxpool.Pool) {
+	for sleep(ctx, p.every) {
+		err := p.run(ctx, pool)
+		if ctx.Err() == nil {
+			p.trouble.report(ctx, err)
 		}
 	}
 }

@@ -26,9 +26,10 @@ type queue struct {
 type slots struct {
 	freed chan struct{} // some were put back
 
-	mu    sync.Mutex
-	total int
-	free  int
+	mu       sync.Mutex
+	total    int
+	free     int
+	troubled bool // the last choice was of a queue in trouble
 }
 
 func newSlots(n int) *slots { return &slots{freed: make(chan struct{}, 1), total: n, free: n} }
@@ -53,7 +54,8 @@ func (s *slots) put(q *queue, n int) {
 //
 // Of the queues that may have jobs, and may run more of them, it is the one that has taken the least of the slots for its
 // weight, and it may take what it lacks to its share: weighted max-min fairness. A queue without jobs has no share, so the
-// others may take all slots; it gets them back as those jobs end.
+// others may take all slots; it gets them back as those jobs end. After a queue that is in trouble, which may have taken a
+// while, one that is not comes first.
 func (s *slots) choose(queues []*queue, now time.Time) (chosen *queue, n int, next time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -61,7 +63,7 @@ func (s *slots) choose(queues []*queue, now time.Time) (chosen *queue, n int, ne
 	if s.free == 0 {
 		return nil, 0, next
 	}
-	weights := 0
+	var well, troubled []*queue
 	for _, q := range queues {
 		switch {
 		case q.running >= q.Slots:
@@ -69,15 +71,27 @@ func (s *slots) choose(queues []*queue, now time.Time) (chosen *queue, n int, ne
 			if q.nextLook.Before(next) {
 				next = q.nextLook
 			}
+		case q.pause.next > 0:
+			troubled = append(troubled, q)
 		default:
-			weights += q.Weight
-			if chosen == nil || q.before(chosen) {
-				chosen = q
-			}
+			well = append(well, q)
 		}
 	}
-	if chosen == nil {
+	candidates := well
+	if len(well) == 0 || len(troubled) > 0 && !s.troubled {
+		candidates = troubled
+	}
+	if len(candidates) == 0 {
 		return nil, 0, next
+	}
+	s.troubled = len(troubled) > 0 && candidates[0] == troubled[0]
+	chosen = candidates[0]
+	weights := 0
+	for _, q := range candidates {
+		weights += q.Weight
+		if q.before(chosen) {
+			chosen = q
+		}
 	}
 	share := (s.total*chosen.Weight + weights - 1) / weights
 	return chosen, min(s.free, chosen.Slots-chosen.running, share-chosen.running), now

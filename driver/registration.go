@@ -5,7 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"runtime"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,15 +15,135 @@ import (
 
 // registration is a worker as the server knows it.
 type registration struct {
-	id   int64
-	open atomic.Int64 // attempts that are not answered yet
+	id int64
+
+	mu   sync.Mutex
+	open map[*attempt]bool // attempts that are not answered yet: whether the handler runs
 }
 
-// closed says that an attempt was answered. A nil registration is that of a caller without one.
-func (r *registration) closed() {
-	if r != nil {
-		r.open.Add(-1)
+// attempt is what a worker knows of an attempt until that is answered. Two of them may have the same job and receipt, when a
+// crash has forgotten the claim of the first.
+type attempt struct {
+	jobID, receipt int64
+	registration   *registration // nil for a caller without one
+	stats          *queueStats
+	cancel         context.CancelCauseFunc // ends the handler's context
+	lost           bool                    // it is no longer the worker's; guarded by registration
+}
+
+// opened takes note of attempts that were claimed.
+func (r *registration) opened(a *attempt) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.open[a] = true
+}
+
+// returned takes note that a handler has returned, and says whether the attempt was lost before.
+func (a *attempt) returned() (lost bool) {
+	a.registration.mu.Lock()
+	defer a.registration.mu.Unlock()
+	if a.lost {
+		delete(a.registration.open, a)
+	} else {
+		a.registration.open[a] = false
 	}
+	return a.lost
+}
+
+// answered takes note that the server has taken an answer, or refused it for good.
+func (a *attempt) answered() {
+	if a.registration != nil {
+		a.registration.mu.Lock()
+		defer a.registration.mu.Unlock()
+		delete(a.registration.open, a)
+	}
+}
+
+// lose ends the contexts of handlers whose attempts are lost, and returns whether there was any: the server says it for a
+// minute.
+func (r *registration) lose(jobID, receipt int64) (found bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for a, runs := range r.open {
+		if runs && !a.lost && a.jobID == jobID && a.receipt == receipt {
+			a.lost, found = true, true
+			a.cancel(ErrStaleReceipt)
+		}
+	}
+	return found
+}
+
+// known returns the attempts that are not answered yet.
+func (r *registration) known() (jobIDs, receipts []int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	jobIDs, receipts = []int64{}, []int64{}
+	for a := range r.open {
+		jobIDs, receipts = append(jobIDs, a.jobID), append(receipts, a.receipt)
+	}
+	return jobIDs, receipts
+}
+
+// registrations are those of a run. They are safe for concurrent use.
+type registrations struct {
+	mu      sync.Mutex
+	current *registration // that of the coming claims; nil when there is none
+	// retired are others with attempts that are not answered: those that had a claim whose answer was lost.
+	retired []*registration
+	ids     map[int64]bool // of all there were
+}
+
+func (r *registrations) get() *registration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.current
+}
+
+func (r *registrations) add(id int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.current = &registration{id: id, open: map[*attempt]bool{}}
+	r.ids[id] = true
+}
+
+// retire has the coming claims made under another registration.
+func (r *registrations) retire(reg *registration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.current == reg {
+		r.current = nil
+		r.retired = append(r.retired, reg)
+	}
+}
+
+// forget drops a registration that the server no longer knows.
+func (r *registrations) forget(reg *registration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.current == reg {
+		r.current = nil
+	}
+	var retired []*registration
+	for _, other := range r.retired {
+		if other != reg {
+			retired = append(retired, other)
+		}
+	}
+	r.retired = retired
+}
+
+// all returns the current registration, nil when there is none, and the retired ones.
+func (r *registrations) all() (current *registration, retired []*registration) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.current, append([]*registration{}, r.retired...)
+}
+
+// isMine says whether an id is, or was, one of these.
+func (r *registrations) isMine(id int64) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.ids[id]
 }
 
 // register makes the worker known to the server.
@@ -35,17 +155,11 @@ func (r *run) register(ctx context.Context) error {
 	_, err := r.control.call(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		id, err := queries.RegisterWorker(ctx, pipeline{conn: conn}, params)
 		if err == nil {
-			r.registration = &registration{id: id}
-			r.mu.Lock()
-			r.ids[id] = true
-			r.mu.Unlock()
-			r.nextHeartbeat = time.Now().Add(r.cfg.HeartbeatEvery)
+			r.registrations.add(id)
+			r.log.DebugContext(ctx, "registered", keyWorkerID, id)
 		}
 		return err
 	})
-	if err == nil {
-		r.log.DebugContext(ctx, "registered", keyWorkerID, r.registration.id)
-	}
 	return err
 }
 
@@ -56,92 +170,150 @@ func info() json.RawMessage {
 	return encoded
 }
 
-// isMine says whether a worker's id is, or was, one of this run.
-func (r *run) isMine(id int64) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.ids[id]
-}
-
-// heartbeat says that the worker is alive, and stops handlers whose attempts are no longer the worker's.
-func (r *run) heartbeat(ctx context.Context) {
-	r.nextHeartbeat = time.Now().Add(r.cfg.HeartbeatEvery)
-	if r.registration != nil && !r.beat(ctx, r.registration) {
-		r.registration = nil // unknown to the server
-	}
-	var retired []*registration
-	for _, reg := range r.retired {
-		if reg.open.Load() == 0 {
-			if _, err := r.deregisterOne(ctx, reg); err == nil {
-				continue
-			}
-		} else if !r.beat(ctx, reg) {
-			continue
+// beat says to the server that the worker is alive, stops handlers whose attempts are no longer the worker's, and gives back
+// what claims have taken whose answers were lost.
+func (r *run) beat(ctx context.Context, db *dedicated) error {
+	current, retired := r.registrations.all()
+	if current != nil {
+		if err := r.beatOne(ctx, db, current); err != nil {
+			return err
 		}
-		retired = append(retired, reg)
 	}
-	r.retired = retired
+	for _, reg := range retired {
+		if err := r.windDown(ctx, db, reg); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// beat returns false when the server does not know the registration.
-func (r *run) beat(ctx context.Context, reg *registration) bool {
+func (r *run) beatOne(ctx context.Context, db *dedicated, reg *registration) error {
 	var attempts []gen.AwaLostAttempt
-	_, err := r.control.call(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+	_, err := db.callUntil(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
 		attempts, err = queries.Heartbeat(ctx, pipeline{conn: conn}, reg.id)
 		return err
 	})
-	switch {
-	case hasCode(err, invalidParameter):
+	if hasCode(err, invalidParameter) {
 		r.log.WarnContext(ctx, "the server no longer knows this worker", keyWorkerID, reg.id)
-		return false
-	case err != nil && ctx.Err() == nil:
-		r.log.WarnContext(ctx, "no heartbeat", keyWorkerID, reg.id, keyError, mapError(err))
+		r.registrations.forget(reg)
+		signalTo(r.wake)
+		return nil
 	}
 	for _, lost := range attempts {
-		r.mu.Lock()
-		cancel := r.running[lost.Receipt]
-		if cancel != nil {
-			r.running[lost.Receipt] = nil // the server says it for a minute
-		}
-		r.mu.Unlock()
-		if cancel != nil {
+		if reg.lose(lost.JobID, lost.Receipt) {
 			r.log.InfoContext(ctx, "attempt is no longer this worker's: "+lost.Reason, keyJobID, lost.JobID)
-			cancel(ErrStaleReceipt)
 		}
 	}
-	return true
+	return err
+}
+
+// windDown keeps the attempts of a retired registration that are known alive, and gives back all others, also what a claim
+// takes that was on its way for so long. When none is left it ends the registration. It leaves for the next time what would
+// keep it waiting.
+func (r *run) windDown(ctx context.Context, db *dedicated, reg *registration) error {
+	jobIDs, receipts := reg.known()
+	var released int64
+	var err error
+	if len(jobIDs) == 0 {
+		released, err = r.deregisterOne(ctx, db, reg, longestRetry)
+	} else if err = r.beatOne(ctx, db, reg); err == nil {
+		_, err = db.callUntil(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+			released, err = queries.ReleaseUnknown(ctx, pipeline{conn: conn, timeout: longestRetry}, gen.ReleaseUnknownParams{WorkerID: reg.id, JobIds: jobIDs, Receipts: receipts})
+			return err
+		})
+	}
+	if released > 0 {
+		r.log.InfoContext(ctx, "attempts were given back whose claim was lost", keyJobs, released)
+	}
+	if hasCode(err, queryCanceled) && db.isOpen() {
+		return nil
+	}
+	return err
 }
 
 // deregister ends the worker, and gives back what is still open.
 func (r *run) deregister() error {
 	ctx, cancel := context.WithTimeout(r.background, windUpTimeout)
 	defer cancel()
-	registrations := r.retired
-	if r.registration != nil {
-		registrations = append(registrations, r.registration)
+	current, all := r.registrations.all()
+	if current != nil {
+		all = append(all, current)
 	}
-	for _, reg := range registrations {
-		var pause backoff
-		for {
-			released, err := r.deregisterOne(ctx, reg)
-			if err == nil {
-				if released > 0 {
-					r.log.InfoContext(ctx, "attempts were given back", keyJobs, released)
-				}
-				break
+	var pause backoff
+	for len(all) > 0 {
+		released, err := r.deregisterOne(ctx, &r.control, all[0], 0)
+		switch {
+		case err == nil:
+			if released > 0 {
+				r.log.InfoContext(ctx, "attempts were given back", keyJobs, released)
 			}
-			if !isTemporary(err) || !sleep(ctx, pause.pause()) {
-				return mapError(err)
-			}
+			all = all[1:]
+		case !isTemporary(err) || !sleep(ctx, pause.pause()):
+			return mapError(err)
 		}
 	}
 	return nil
 }
 
-func (r *run) deregisterOne(ctx context.Context, reg *registration) (released int64, err error) {
-	_, err = r.control.call(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-		released, err = queries.DeregisterWorker(ctx, pipeline{conn: conn}, reg.id)
+func (r *run) deregisterOne(ctx context.Context, db *dedicated, reg *registration, timeout time.Duration) (released int64, err error) {
+	_, err = db.callUntil(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+		released, err = queries.DeregisterWorker(ctx, pipeline{conn: conn, timeout: timeout}, reg.id)
 		return err
 	})
+	if err == nil {
+		r.registrations.forget(reg)
+	}
 	return released, err
+}
+
+// pulse is the worker's sign of life: it sends heartbeats, and hears what is new, until the context ends. Nothing else waits
+// on its connection.
+func (r *run) pulse(ctx context.Context) {
+	trouble := trouble{log: r.log, what: "no heartbeats and no notifications: jobs are found by polling"}
+	var pause backoff
+	db := dedicated{pool: r.pool}
+	defer func() { db.close(ctx) }()
+	for {
+		err := r.pulseOnce(ctx, &db, func() {
+			pause.reset()
+			trouble.report(ctx, nil)
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		trouble.report(ctx, err)
+		if !sleep(ctx, pause.pause()) {
+			return
+		}
+	}
+}
+
+// pulseOnce returns when its connection is lost.
+func (r *run) pulseOnce(ctx context.Context, db *dedicated, well func()) error {
+	if err := db.open(ctx); err != nil {
+		return err
+	}
+	direct, err := isDirect(ctx, db.conn)
+	if err != nil {
+		db.close(ctx)
+		return err
+	}
+	if direct {
+		if err := r.listen(ctx, db.conn); err != nil {
+			db.close(ctx)
+			return err
+		}
+	} else if !r.saidProxied {
+		r.saidProxied = true
+		r.log.InfoContext(ctx, "there is a proxy between this worker and the server: jobs are found by polling")
+	}
+	for {
+		if err := r.beat(ctx, db); err != nil {
+			return err
+		}
+		well()
+		if err := r.hear(ctx, db.conn, direct, time.Now().Add(r.cfg.HeartbeatEvery)); err != nil {
+			return err
+		}
+	}
 }

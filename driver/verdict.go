@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"time"
 )
 
@@ -74,27 +75,38 @@ func Outcome(err error) (outcome string, cause error) {
 	}
 }
 
-// judge turns what the handler of a job has returned into an answer.
-func judge(ctx context.Context, log *slog.Logger, a *answer, job *RawJob, err error) {
+// judge turns what the handler of a job has returned into an answer. Errors and outputs are the handler's own types, whose
+// methods may panic: then the attempt has failed.
+func judge(ctx context.Context, log *slog.Logger, a *attempt, job *RawJob, err error) (result answer) {
+	decided := false
+	defer func() {
+		if v := recover(); v != nil && !decided {
+			panicked := &PanicError{Value: v, Stack: debug.Stack()}
+			result = answer{attempt: a, outcome: failed, failure: cleanText(panicked.Error())}
+			log.InfoContext(ctx, "attempt failed", keyQueue, job.Queue, keyJobID, job.ID, keyKind, job.Kind, keyAttempt, job.Attempt, keyError, panicked)
+		}
+	}()
+	result.attempt = a
 	if err == nil && !job.completedTx {
-		a.output, err = encode("output", job.output)
+		result.output, err = encode("output", job.output)
 	}
 	if err == nil {
 		if job.completedTx {
 			// If the handler has kept its promise this is refused as stale. If not, the job would stay open for ever.
-			a.outcome, a.failure = committed, "the handler returned nil, but the transaction in which it completed the job was not committed"
+			result.outcome, result.failure = committed, "the handler returned nil, but the transaction in which it completed the job was not committed"
 		}
-		return
+		return result
 	}
-	a.outcome, a.failure = failed, cleanText(err.Error())
+	result.outcome, result.failure = failed, cleanText(fmt.Sprint(err)) // of a nil pointer, too
 	if v, ok := errors.AsType[*verdict](err); ok {
-		a.outcome = v.outcome
+		result.outcome = v.outcome
 		if v.outcome == failed || v.outcome == snoozed {
-			a.delay = &v.delay
+			result.delay = &v.delay
 		}
 	}
+	decided = true
 	level, text := slog.LevelInfo, "attempt failed"
-	switch a.outcome {
+	switch result.outcome {
 	case snoozed:
 		level, text = slog.LevelDebug, "attempt snoozed"
 	case discarded:
@@ -103,4 +115,5 @@ func judge(ctx context.Context, log *slog.Logger, a *answer, job *RawJob, err er
 		text = "job cancelled by its handler"
 	}
 	log.Log(ctx, level, text, keyQueue, job.Queue, keyJobID, job.ID, keyKind, job.Kind, keyAttempt, job.Attempt, keyError, err)
+	return result
 }

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 	"unicode/utf8"
@@ -210,23 +211,25 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer stopAnswering()
 
 	r := &run{
-		Worker:       w,
-		background:   background,
-		stop:         stop,
-		handling:     handling,
-		stopHandling: stopHandling,
-		control:      dedicated{pool: w.pool},
-		trouble:      trouble{log: w.log, what: "jobs can't be claimed"},
-		slots:        newSlots(w.cfg.Slots),
-		wake:         make(chan struct{}, 1),
-		lost:         make(chan struct{}, 1),
-		running:      map[int64]context.CancelCauseFunc{},
-		ids:          map[int64]bool{},
-		unknownKinds: map[string]time.Time{},
+		Worker:        w,
+		background:    background,
+		stop:          stop,
+		handling:      handling,
+		stopHandling:  stopHandling,
+		control:       dedicated{pool: w.pool},
+		trouble:       trouble{log: w.log, what: "jobs can't be claimed"},
+		registrations: registrations{ids: map[int64]bool{}},
+		retired:       make(chan struct{}, 1),
+		channels:      map[string][]*queue{},
+		slots:         newSlots(w.cfg.Slots),
+		wake:          make(chan struct{}, 1),
+		unknownKinds:  map[string]time.Time{},
 	}
 	for _, cfg := range w.cfg.Queues {
 		log := w.log.With(keyQueue, cfg.Name)
-		r.queues = append(r.queues, &queue{QueueConfig: cfg, stats: w.stats[cfg.Name], trouble: trouble{log: log, what: "jobs of this queue can't be claimed"}})
+		q := &queue{QueueConfig: cfg, stats: w.stats[cfg.Name], trouble: trouble{log: log, what: "jobs of this queue can't be claimed"}}
+		r.queues = append(r.queues, q)
+		r.channels[wakeChannel(q.Name)] = append(r.channels[wakeChannel(q.Name)], q)
 	}
 	r.completer = newCompleter(w.pool, w.log)
 	w.add(r)
@@ -239,13 +242,27 @@ func (w *Worker) Run(ctx context.Context) error {
 		r.trouble.report(ctx, err)
 	}
 
+	// The grace period begins with the stop, whatever the worker is waiting for then.
+	endsGrace := context.AfterFunc(ctx, func() {
+		grace := time.NewTimer(max(w.cfg.StopTimeout, 0))
+		defer grace.Stop()
+		select {
+		case <-grace.C:
+			stopHandling(ErrStopped)
+		case <-handling.Done():
+		}
+	})
+	defer endsGrace()
+
 	var helpers, completer sync.WaitGroup
 	completer.Go(func() { r.completer.run(answering) })
-	helping, stopHelping := context.WithCancel(background) // maintenance, and what was lost: until the end
+	helping, stopHelping := context.WithCancel(background) // heartbeats and maintenance: until the end
 	defer stopHelping()
-	helpers.Go(func() { r.listen(helping) })
+	helpers.Go(func() { r.pulse(helping) })
 	if !w.cfg.NoMaintenance {
-		helpers.Go(func() { maintain(helping, w.pool, w.log) })
+		for _, p := range passes(w.log) {
+			helpers.Go(func() { p.repeat(helping, w.pool) })
+		}
 	}
 
 	r.work(ctx)
@@ -344,60 +361,47 @@ type run struct {
 
 	control       dedicated
 	trouble       trouble
-	registration  *registration   // nil when the worker is not registered
-	retired       []*registration // with open attempts
-	nextHeartbeat time.Time
+	registrations registrations
+	retired       chan struct{} // there is one more
+	saidProxied   bool          // of the goroutine of pulse
 
 	queues    []*queue
+	channels  map[string][]*queue // on which notifications for them come
 	slots     *slots
-	wake      chan struct{} // a queue was woken
-	lost      chan struct{} // an attempt was taken from this worker: a heartbeat will tell which
+	wake      chan struct{} // a queue was woken, or there is no registration any more
 	completer *completer
 	handlers  sync.WaitGroup
+	active    atomic.Int64 // handlers that run
 
 	unknownKinds map[string]time.Time // when they were logged
-
-	mu      sync.Mutex
-	running map[int64]context.CancelCauseFunc // by receipt; nil when the attempt is lost
-	ids     map[int64]bool                    // of all registrations
 }
 
 // start runs the handlers of claimed jobs, each in a goroutine of its own.
-func (r *run) start(q *queue, jobs []gen.AwaClaimedJob) {
-	registration := r.registration
-	registration.open.Add(int64(len(jobs)))
+func (r *run) start(registration *registration, q *queue, jobs []gen.AwaClaimedJob) {
 	q.stats.claimed.Add(int64(len(jobs)))
 	db := newUnpreparedDB(r.pool, r.pool)
 	for _, claimed := range jobs {
 		job := newRawJob(claimed, db)
-		a := answer{jobID: job.ID, receipt: job.Receipt, registration: registration, stats: q.stats}
+		ctx, cancel := context.WithCancelCause(r.handling)
+		a := &attempt{jobID: job.ID, receipt: job.Receipt, registration: registration, stats: q.stats, cancel: cancel}
+		registration.opened(a)
 		handler := r.Worker.handlers.of(job.Kind)
 		if handler == nil {
 			r.putOff(q, job, a)
 			continue
 		}
-		ctx, cancel := context.WithCancelCause(r.handling)
-		r.mu.Lock()
-		r.running[job.Receipt] = cancel
-		r.mu.Unlock()
 		q.stats.running.Add(1)
+		r.active.Add(1)
 		r.handlers.Go(func() {
 			ctx, stopTimer := untilDeadline(ctx, job)
 			handler.call(ctx, job, func(err error) {
 				stopTimer()
 				cancel(nil)
-				r.mu.Lock()
-				lost := r.running[job.Receipt] == nil
-				delete(r.running, job.Receipt)
-				r.mu.Unlock()
+				lost := a.returned()
 				q.stats.running.Add(-1)
-				switch {
-				case lost:
-					registration.closed()
-				case err != nil && r.handling.Err() != nil: // stopped: given back at the end
-				default:
-					judge(r.background, r.log, &a, job, err)
-					r.completer.send(a)
+				r.active.Add(-1)
+				if !lost && (err == nil || r.handling.Err() == nil) { // otherwise it is somebody else's, or given back at the end
+					r.completer.send(judge(r.background, r.log, a, job, err))
 				}
 				r.slots.put(q, 1)
 			})
@@ -419,54 +423,40 @@ const (
 )
 
 // putOff puts off a job for which there is no handler.
-func (r *run) putOff(q *queue, job *RawJob, a answer) {
+func (r *run) putOff(q *queue, job *RawJob, a *attempt) {
+	a.cancel(nil)
 	delay := putOffDelay(job)
-	a.outcome, a.delay = unknownKind, &delay
 	if now := time.Now(); now.Sub(r.unknownKinds[job.Kind]) >= longestPutOff {
 		r.unknownKinds[job.Kind] = now
 		r.log.WarnContext(r.background, "no handler for jobs of this kind in this worker: they are put off, uncounted, until a worker that has one takes them",
 			keyKind, job.Kind, keyQueue, job.Queue, keyJobID, job.ID, keyDelay, delay)
 	}
 	r.handlers.Go(func() {
-		r.completer.send(a)
+		r.completer.send(answer{attempt: a, outcome: unknownKind, delay: &delay})
 		r.slots.put(q, 1)
 	})
 }
 
-// waitForHandlers returns when all handlers have returned, or when they had all the time that they may have. Meanwhile
-// the heart beats on. It returns how many are still running.
-func (r *run) waitForHandlers() (abandoned int) {
+// waitForHandlers returns when all handlers have returned, or when they had all the time that they may have. It returns how
+// many are still running.
+func (r *run) waitForHandlers() (abandoned int64) {
 	done := make(chan struct{})
 	go func() {
 		r.handlers.Wait()
 		close(done)
 	}()
-	grace := time.NewTimer(max(r.cfg.StopTimeout, 0))
-	defer grace.Stop()
-	heartbeat := time.NewTimer(time.Until(r.nextHeartbeat))
-	defer heartbeat.Stop()
-	stopped := r.handling.Done()
-	var abandon <-chan time.Time
-	for {
-		select {
-		case <-done:
-			return 0
-		case <-heartbeat.C:
-			r.heartbeat(r.background)
-			heartbeat.Reset(time.Until(r.nextHeartbeat))
-		case <-r.lost:
-			r.heartbeat(r.background)
-			heartbeat.Reset(time.Until(r.nextHeartbeat))
-		case <-grace.C:
-			r.stopHandling(ErrStopped)
-		case <-stopped:
-			stopped = nil
-			abandon = time.After(abandonAfter)
-		case <-abandon:
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			return len(r.running)
-		}
+	select {
+	case <-done:
+		return 0
+	case <-r.handling.Done():
+	}
+	abandon := time.NewTimer(abandonAfter)
+	defer abandon.Stop()
+	select {
+	case <-done:
+		return 0
+	case <-abandon.C:
+		return r.active.Load()
 	}
 }
 

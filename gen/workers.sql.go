@@ -291,6 +291,23 @@ func (q *Queries) Release(ctx context.Context, db DBTX, arg ReleaseParams) error
 	return err
 }
 
+const releaseUnknown = `-- name: ReleaseUnknown :one
+select awa.release_unknown(worker_id => $1, job_ids => $2::bigint[], receipts => $3::bigint[])
+`
+
+type ReleaseUnknownParams struct {
+	WorkerID int64
+	JobIds   []int64
+	Receipts []int64
+}
+
+func (q *Queries) ReleaseUnknown(ctx context.Context, db DBTX, arg ReleaseUnknownParams) (int64, error) {
+	row := db.QueryRow(ctx, releaseUnknown, arg.WorkerID, arg.JobIds, arg.Receipts)
+	var release_unknown int64
+	err := row.Scan(&release_unknown)
+	return release_unknown, err
+}
+
 const setProgress = `-- name: SetProgress :exec
 select awa.set_progress(job_id => $1, receipt => $2, progress => $3)
 `

@@ -3,6 +3,7 @@ package sql_test
 import (
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 )
 
@@ -222,6 +223,33 @@ func TestDeregisterBesideAnOpenClaim(t *testing.T) {
 	supervisor.exec("commit")
 	require.Equal(t, "22023", sqlState(wait()))
 	require.Len(t, s.claim("q", 1), 1)
+}
+
+// A worker's claim whose answer is lost, and that is not committed yet when the worker gives back what it does not know: what it does know stays its own.
+func TestReleaseUnknownBesideAnOpenClaim(t *testing.T) {
+	d := newDatabase(t)
+	s, again, watcher := d.session(), d.session(), d.session()
+	worker := one[int64](s, "select awa.register_worker('w')")
+	jobs := s.enqueueMany("q", 5)
+	known := claimedBy(s, worker, 2)
+	s.exec("begin")
+	s.exec("select awa.claim('q', 2, $1)", worker)
+	wait := again.background("select awa.release_unknown($1, $2, $3)", worker, ids(known), receipts(known))
+	watcher.waitUntilBlocked(again)
+	s.exec("commit")
+	require.NoError(t, wait())
+	require.Empty(t, s.completeMany(known))
+	require.Equal(t, jobs[2:], ids(s.claim("q", 10)))
+}
+
+// claimedBy returns jobs that a worker has claimed.
+func claimedBy(s *session, worker int64, n int) []claimed {
+	s.Helper()
+	rows, err := s.db.Query(s.ctx, "select job_id, receipt from awa.claim('q', $1, $2)", n, worker)
+	require.NoError(s, err)
+	jobs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[claimed])
+	require.NoError(s, err)
+	return jobs
 }
 
 // A snapshot that is older than the claim itself does not make its receipt stale: the caller has to begin anew.

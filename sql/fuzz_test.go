@@ -147,7 +147,7 @@ func (f *fuzzer) choose() routine {
 			return 40
 		case "prune_oldest": // once for each table of a segment
 			return 20
-		case "drop_queue", "pause_queue", "jobs_compat", "queue_counts", "deregister_worker", "expire_history", "audit", "health", "run_maintenance", "rebase_after_restore":
+		case "drop_queue", "pause_queue", "jobs_compat", "queue_counts", "deregister_worker", "release_unknown", "expire_history", "audit", "health", "run_maintenance", "rebase_after_restore":
 			return 3
 		default:
 			return 10

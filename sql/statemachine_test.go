@@ -70,6 +70,7 @@ var steps = []step{
 	{"register_worker", "", "select awa.register_worker(@queue)"},
 	{"heartbeat", "", "select job_id from awa.heartbeat(@worker)"},
 	{"deregister_worker", "", "select awa.deregister_worker(@worker)"},
+	{"release_unknown", "", "select awa.release_unknown(@worker, '{}', '{}')"},
 	{"claim", "", claimIt},
 	{"complete", "", "select awa.complete(@job, @receipt)"},
 	{"complete", "", "select awa.complete(@job, @receipt, '{}')"},

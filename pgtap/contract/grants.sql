@@ -10,7 +10,7 @@ select count(*) from awa.enqueue_many(:'queue' || ' work', 'k', array_fill('{}':
 create temp table allowed (role text, function text);
 insert into allowed
 values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_producer', 'enqueue_batch'), ('awa_producer', 'enqueue_unique'), ('awa_producer', 'cancel_by_unique_key'),
-  ('awa_worker', 'register_worker'), ('awa_worker', 'heartbeat'), ('awa_worker', 'deregister_worker'), ('awa_worker', 'claim'), ('awa_worker', 'complete'), ('awa_worker', 'complete_many'),
+  ('awa_worker', 'register_worker'), ('awa_worker', 'heartbeat'), ('awa_worker', 'deregister_worker'), ('awa_worker', 'release_unknown'), ('awa_worker', 'claim'), ('awa_worker', 'complete'), ('awa_worker', 'complete_many'),
   ('awa_worker', 'fail'), ('awa_worker', 'fail_many'), ('awa_worker', 'release'), ('awa_worker', 'discard'), ('awa_worker', 'snooze'), ('awa_worker', 'cancel_attempt'), ('awa_worker', 'extend'), ('awa_worker', 'set_progress'),
   ('awa_maintainer', 'promote_due'), ('awa_maintainer', 'materialize'), ('awa_maintainer', 'rescue'), ('awa_maintainer', 'expire_history'),
   ('awa_maintainer', 'rotate'), ('awa_maintainer', 'prune_oldest'), ('awa_maintainer', 'run_maintenance'),
@@ -71,7 +71,7 @@ values
   (5, 'awa_worker', format('select awa.complete(c.job_id, c.receipt, %L) from awa.claim(%L) c', '1', pg_temp.q())),
   (6, 'awa_worker', 'select * from awa.complete_many(array[1], array[1])'),
   (7, 'awa_worker', 'select * from awa.fail_many(array[1], array[1], array[''e''])'),
-  (8, 'awa_worker', 'select awa.deregister_worker(0)'),
+  (8, 'awa_worker', 'select awa.deregister_worker(0), awa.release_unknown(0, ''{}'', ''{}'')'),
   (9, 'awa_maintainer', 'select * from awa.promote_due()'),
   (10, 'awa_operator', format('select awa.configure_queue(%L, %L)', pg_temp.q(), '{"lease": 60}')),
   (11, 'awa_operator', format('select awa.pause_queue(%L)', pg_temp.q())),

@@ -12,6 +12,7 @@ insert into contract values
   ('register_worker', 'name text, queues text[] DEFAULT NULL::text[], info jsonb DEFAULT NULL::jsonb', 'bigint'),
   ('heartbeat', 'worker_id bigint', 'SETOF awa.lost_attempt'),
   ('deregister_worker', 'worker_id bigint', 'bigint'),
+  ('release_unknown', 'worker_id bigint, job_ids bigint[], receipts bigint[]', 'bigint'),
   ('claim', 'queue text, max_jobs integer DEFAULT 1, worker_id bigint DEFAULT NULL::bigint, lease interval DEFAULT NULL::interval', 'SETOF awa.claimed_job'),
   ('complete', 'job_id bigint, receipt bigint, output jsonb DEFAULT NULL::jsonb', 'void'),
   ('complete_many', 'job_ids bigint[], receipts bigint[], outputs jsonb[] DEFAULT NULL::jsonb[]', 'SETOF bigint'),
@@ -57,7 +58,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(110);
+select plan(112);
 
 select is((select array_agg(format('(%s) returns %s', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid))) from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
   array[format('(%s) returns %s', c.arguments, c.result)], c.name || ' is as the contract has it')

@@ -87,6 +87,7 @@ begin
         ('awa_worker', 'function awa.register_worker'),
         ('awa_worker', 'function awa.heartbeat'),
         ('awa_worker', 'function awa.deregister_worker'),
+        ('awa_worker', 'function awa.release_unknown'),
         ('awa_worker', 'function awa.claim'),
         ('awa_worker', 'function awa.complete'),
         ('awa_worker', 'function awa.complete_many'),

@@ -35,6 +35,7 @@ set local client_min_messages = warning;
 {{ template "maintain/run_maintenance.sql" . }}
 {{ template "worker/register_worker.sql" . }}
 {{ template "worker/heartbeat.sql" . }}
+{{ template "worker/release_unknown.sql" . }}
 {{ template "worker/deregister_worker.sql" . }}
 {{ template "operate/configure_queue.sql" . }}
 {{ template "operate/pause_queue.sql" . }}

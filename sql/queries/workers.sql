@@ -7,6 +7,9 @@ select * from awa.heartbeat(worker_id => @worker_id);
 -- name: DeregisterWorker :one
 select awa.deregister_worker(worker_id => @worker_id);
 
+-- name: ReleaseUnknown :one
+select awa.release_unknown(worker_id => @worker_id, job_ids => @job_ids::bigint[], receipts => @receipts::bigint[]);
+
 -- name: Claim :many
 select * from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease));
 

@@ -14,9 +14,7 @@ set jit = off
 as $$
 #variable_conflict use_variable
 declare
-  v_job_ids bigint[];
-  v_receipts bigint[];
-  v_released bigint[];
+  v_released bigint;
 begin
   if worker_id is null then
     perform awa._refuse('worker_id must not be null', null, 'Pass what register_worker returned.');
@@ -24,23 +22,41 @@ begin
   perform awa._check_isolation();
   perform pg_advisory_xact_lock(awa._worker_key(worker_id)); -- after the claims that it is in the middle of
   delete from awa.workers w where w.worker_id = worker_id;
+  v_released := awa._release_open(worker_id, '{}', '{}');
+  delete from awa.heartbeat_replies h where h.worker_id = worker_id; -- last: it may have waited for a cancel
+  return v_released;
+end
+$$;
+comment on function awa.deregister_worker is 'Ends a worker and releases its open attempts; returns how many';
+
+-- Releases the open attempts of a worker, whose lock the caller has, but for some. Returns how many.
+create or replace function awa._release_open(worker_id bigint, but_job_ids bigint[], but_receipts bigint[]) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_job_ids bigint[];
+  v_receipts bigint[];
+  v_released bigint[];
+begin
   perform awa._fold();
   select array_agg(r.job_id), array_agg(r.receipt) into v_job_ids, v_receipts
     from (
       select o.job_id, o.receipt from awa._open_items o where o.worker_id = worker_id
       union all
       select l.job_id, l.receipt from awa.leases l where l.worker_id = worker_id
+      except
+      select b.job_id, b.receipt from unnest(but_job_ids, but_receipts) b(job_id, receipt)
     ) r;
   if v_receipts is not null then
     select array_agg(v_receipts[p]) into v_released
       from unnest((awa._close_many(v_job_ids, v_receipts, 'released', (awa._lock_claims(v_receipts)).by_item)).places) p;
     perform awa._give_back(v_released);
   end if;
-  delete from awa.heartbeat_replies h where h.worker_id = worker_id; -- last: it may have waited for a cancel
   return coalesce(cardinality(v_released), 0);
 end
 $$;
-comment on function awa.deregister_worker is 'Ends a worker and releases its open attempts; returns how many';
+comment on function awa._release_open is 'Releases the open attempts of a worker, but for some; returns how many';
 
 -- The key of the advisory lock on a worker: between those of claims and those of queues.
 create or replace function awa._worker_key(worker_id bigint) returns bigint

@@ -1,0 +1,25 @@
+-- Releases, without burning an attempt, those open attempts of a worker that it does not know: the others are named by job_ids and receipts. For a worker that did
+-- not get the answer of a claim, and whose heartbeats would keep from everybody what that has taken. Returns how many.
+-- Locks: the worker, for which it waits until the worker's open claims have committed, then the claims as complete_many does. Raises 22023, JQ004.
+create or replace function awa.release_unknown(worker_id bigint, job_ids bigint[], receipts bigint[]) returns bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+  if worker_id is null then
+    perform awa._refuse('worker_id must not be null', null, 'Pass what register_worker returned.');
+  end if;
+  perform awa._check_answers(job_ids, receipts);
+  perform pg_advisory_xact_lock(awa._worker_key(worker_id)); -- after the claims that it is in the middle of
+  return awa._release_open(worker_id, job_ids, receipts);
+end
+$$;
+comment on function awa.release_unknown is 'Releases the open attempts of a worker that it does not know; returns how many';
