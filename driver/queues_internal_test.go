@@ -1,10 +1,12 @@
 package driver
 
 import (
+	"io"
 	"math/rand/v2"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -95,6 +97,38 @@ func TestQueuesTakeTurns(t *testing.T) {
 	for _, q := range queues {
 		assert.Equal(t, 10, looks[q])
 	}
+}
+
+// A claim from a queue in trouble may take a while: whoever is well is served between two of them, and neither kind is
+// forgotten.
+func TestTroubledQueuesBesideOthers(t *testing.T) {
+	now := time.Now()
+	s, queues := newSlots(10), testQueues([]int{10, 10, 10, 10}, []int{1, 1, 1, 1})
+	for _, q := range queues[:3] {
+		q.pause.next = time.Second
+	}
+	looks := map[*queue]int{}
+	wellBefore := true
+	for range 60 {
+		q, n, _ := s.choose(queues, now)
+		require.Positive(t, n)
+		looks[q]++
+		well := q == queues[3]
+		require.True(t, well || wellBefore, "two in trouble, one after the other")
+		wellBefore = well
+		now = now.Add(time.Millisecond)
+		q.lastLook = now
+	}
+	assert.Equal(t, map[*queue]int{queues[0]: 10, queues[1]: 10, queues[2]: 10, queues[3]: 30}, looks)
+}
+
+func TestIsTemporary(t *testing.T) {
+	for code, want := range map[string]bool{
+		"": false, "08006": true, "40001": true, "53300": true, "55P03": true, "57P01": true, "25006": true, "25001": false, "28P01": false, "3D000": false, "42501": false,
+	} {
+		assert.Equal(t, want, isTemporary(&pgconn.PgError{Code: code}), code)
+	}
+	assert.True(t, isTemporary(io.ErrUnexpectedEOF))
 }
 
 // Whatever has happened before: who is chosen may take at least one, no queue gets more than its slots, and none that lacks

@@ -2,6 +2,8 @@ package driver_test
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"net"
 	"net/url"
 	"path/filepath"
@@ -12,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -336,4 +340,248 @@ func waitUntilQuiet(t *testing.T, pool *pgxpool.Pool) {
 			select not exists (select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
 			                    and backend_type = 'client backend' and (state <> 'idle' or state_change > clock_timestamp() - interval '200 milliseconds'))`)
 	}, "the connections do not rest")
+}
+
+// Whatever the pool's configuration is made for, the worker's own connections work: with handlers of notifications, which keep
+// them from who waits for them; without a cache of descriptions; and with what is done before and after a connect.
+func TestPoolWithHooks(t *testing.T) {
+	cfg, err := pgxpool.ParseConfig(testdb.URL(t))
+	require.NoError(t, err)
+	var before, after atomic.Int32
+	cfg.ConnConfig.OnNotification = func(*pgconn.PgConn, *pgconn.Notification) {}
+	cfg.ConnConfig.DescriptionCacheCapacity = 0
+	cfg.BeforeConnect = func(_ context.Context, c *pgx.ConnConfig) error {
+		before.Add(1)
+		c.RuntimeParams["application_name"] = "hooked"
+		return nil
+	}
+	cfg.AfterConnect = func(context.Context, *pgx.Conn) error {
+		after.Add(1)
+		return nil
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	ran := newTally()
+	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, NoMaintenance: true})
+	for range 2 {
+		waitUntilAsleep(t, pool)
+		requireResumed(t, pool, ran)
+	}
+	assert.GreaterOrEqual(t, before.Load(), int32(4))
+	assert.Equal(t, before.Load(), after.Load())
+	assert.Zero(t, queryValue[int](t, pool, "select count(*) from pg_stat_activity where datname = current_database() and application_name <> 'hooked'"))
+}
+
+// However many addresses are silent, the one that answers is reached in time.
+func TestManySilentAddresses(t *testing.T) {
+	driver.SetCallTimeouts(t, 3*time.Second, time.Second)
+	server := ownServer(t, nil)
+	var hosts []string
+	for range 5 {
+		dir := t.TempDir()
+		silent, err := net.Listen("unix", filepath.Join(dir, ".s.PGSQL.5432"))
+		require.NoError(t, err)
+		t.Cleanup(func() { silent.Close() })
+		hosts = append(hosts, dir)
+	}
+	hosts = append(hosts, server.Dir())
+	pool := untapped(t, "postgres:///postgres?"+url.Values{"host": {strings.Join(hosts, ",")}, "user": {server.User()}}.Encode())
+	ran := newTally()
+	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{NoMaintenance: true})
+	requireResumed(t, untapped(t, server.URL()), ran)
+}
+
+// A crash may forget a claim, and hand out its number again, while the handler of the first attempt still runs: the two don't
+// get into each other's way.
+func TestReceiptGivenTwice(t *testing.T) {
+	pool := testdb.New(t)
+	started := make(chan int64, 2)
+	finish := map[string]chan struct{}{"a": make(chan struct{}), "b": make(chan struct{})}
+	var log syncBuffer
+	w, err := driver.NewWorker(pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		started <- job.Receipt
+		<-finish[job.Args.Text]
+		return nil
+	}), driver.WorkerConfig{NoMaintenance: true, Queues: []driver.QueueConfig{{Name: "q1", Slots: 1}, {Name: "q2"}}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() { result <- w.Run(ctx) }()
+	enqueue(t, pool, note{"a"}, driver.EnqueueOptions{Queue: "q1"})
+	receipt := receive(t, started)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(context.Background())
+	for _, sql := range []string{"delete from awa.lease_claims where claim_id = $1::bigint >> 12", "select setval('awa.claim_ids', $1::bigint >> 12, false)"} {
+		_, err := tx.Exec(t.Context(), sql, receipt)
+		require.NoError(t, err)
+	}
+	id, err := driver.NewClient(pool).EnqueueTx(t.Context(), tx, note{"b"}, driver.EnqueueOptions{Queue: "q2"})
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(t.Context()))
+	require.Equal(t, receipt, receive(t, started))
+	close(finish["a"])
+	waitFor(t, func() bool { return w.Stats()[0].Stale == 1 }, "the answer of the forgotten attempt is not stale")
+	close(finish["b"])
+	waitForState(t, pool, id, "completed")
+	stop()
+	require.NoError(t, receive(t, result))
+}
+
+// What the server refuses for another reason than what the answer says is sent again.
+func TestAnswersThatAreRefusedForAWhile(t *testing.T) {
+	pool := testdb.New(t)
+	rename := func(from, to string) {
+		_, err := pool.Exec(t.Context(), "alter function awa.complete_many"+from+" rename to complete_many"+to)
+		require.NoError(t, err)
+	}
+	rename("", "_away")
+	var log syncBuffer
+	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error { return nil }), driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	waitFor(t, func() bool { return strings.Contains(log.String(), "answers can't be sent") }, "nothing is refused")
+	rename("_away", "")
+	job := waitForState(t, pool, id, "completed")
+	assert.Empty(t, job.Errors)
+	assert.Equal(t, 1, job.Attempt)
+}
+
+// A job whose failure the server does not take is not held for as long as the worker lives.
+func TestFailureThatIsRefused(t *testing.T) {
+	pool := testdb.New(t)
+	_, err := pool.Exec(t.Context(), `
+		create or replace function awa.fail_many(job_ids bigint[], receipts bigint[], errors text[], retry_after interval[] default null) returns setof bigint
+		language plpgsql as $$ begin raise exception using errcode = '22023', message = 'not today'; end $$`)
+	require.NoError(t, err)
+	var log syncBuffer
+	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error { return errors.New("boom") }), driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	job := waitForState(t, pool, id, "scheduled")
+	assert.Zero(t, job.Attempt)
+	assert.Contains(t, log.String(), "a failure was refused")
+}
+
+// The answer of a claim is lost beside a handler that runs for long: what the claim has taken is given back at once, and the
+// long attempt goes on.
+func TestLostClaimBesideALongHandler(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	admin := testdb.Connect(t, databaseURL)
+	var armed atomic.Bool
+	tap := &wiretap{onWrite: func(c *tappedConn, sent []byte) (func() error, error) {
+		if !c.claims {
+			return nil, nil
+		}
+		return func() error {
+			if !armed.Load() {
+				return nil
+			}
+			var claimed bool
+			if err := admin.QueryRow(context.Background(), "select count(*) > 1 from awa.lease_claims").Scan(&claimed); err != nil || !claimed {
+				return err
+			}
+			armed.Store(false)
+			return errCut
+		}, nil
+	}}
+	pool, direct := tap.pool(t, databaseURL), untapped(t, databaseURL)
+	started, finish := make(chan struct{}, 1), make(chan struct{})
+	ran := newTally()
+	runWorker(t, pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
+		if job.Args.Text == "long" {
+			started <- struct{}{}
+			<-finish
+		}
+		return ran.handle(ctx, job)
+	}), driver.WorkerConfig{PollInterval: 20 * time.Millisecond, Lease: time.Hour})
+	long := enqueue(t, direct, note{"long"}, driver.EnqueueOptions{})
+	receive(t, started)
+	armed.Store(true)
+	requireResumed(t, direct, ran)
+	assert.False(t, armed.Load(), "no claim was lost")
+	close(finish)
+	job := waitForState(t, direct, long, "completed")
+	assert.Equal(t, 1, job.Attempt)
+	assert.Equal(t, 1, ran.of(long))
+	waitFor(t, func() bool { return queryValue[int](t, direct, "select count(*) from awa.workers") == 1 }, "the old registration does not end")
+}
+
+// blockClaims locks a queue, until the function that it returns is called, and waits until the worker waits for it.
+func blockClaims(t *testing.T, pool *pgxpool.Pool, queue string) (locked func(), unlock func()) {
+	t.Helper()
+	_, err := pool.Exec(t.Context(), "update awa.settings set claim_wait = '1 hour'")
+	require.NoError(t, err)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { tx.Rollback(context.Background()) })
+	_, err = tx.Exec(t.Context(), "select awa.claim($1)", queue)
+	require.NoError(t, err)
+	locked = func() {
+		t.Helper()
+		waitFor(t, func() bool {
+			return queryValue[bool](t, pool, "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%claim%')")
+		}, "the worker does not wait for the queue")
+	}
+	return locked, func() { require.NoError(t, tx.Rollback(context.Background())) }
+}
+
+// A claim that waits for a queue does not keep the worker from saying that it is alive.
+func TestHeartbeatsBesideALockedQueue(t *testing.T) {
+	pool := testdb.New(t)
+	locked, unlock := blockClaims(t, pool, driver.DefaultQueue)
+	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error { return nil }), driver.WorkerConfig{HeartbeatEvery: 20 * time.Millisecond})
+	locked()
+	heartbeat := func() time.Time { return queryValue[time.Time](t, pool, "select heartbeat_at from awa.workers") }
+	for range 3 {
+		before := heartbeat()
+		waitFor(t, func() bool { return heartbeat().After(before) }, "no heartbeat")
+	}
+	locked()
+	unlock()
+}
+
+// Nor does it put off the end of the grace period.
+func TestGracePeriodBesideALockedQueue(t *testing.T) {
+	pool := testdb.New(t)
+	started, ended := make(chan struct{}), make(chan error)
+	w, err := driver.NewWorker(pool, handle(func(ctx context.Context, _ *driver.Job[note]) error {
+		close(started)
+		<-ctx.Done()
+		ended <- context.Cause(ctx)
+		return ctx.Err()
+	}), driver.WorkerConfig{StopTimeout: 50 * time.Millisecond, Slots: 2, Logger: logger(t)})
+	require.NoError(t, err)
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	ctx, stop := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() { result <- w.Run(ctx) }()
+	receive(t, started)
+	locked, unlock := blockClaims(t, pool, driver.DefaultQueue)
+	locked()
+	stop()
+	assert.ErrorIs(t, receive(t, ended), driver.ErrStopped)
+	locked()
+	unlock()
+	require.NoError(t, receive(t, result))
+	assert.Zero(t, waitForState(t, pool, id, "available").Attempt)
+}
+
+// Jobs become ready in time while the rest of maintenance takes long.
+func TestPromotionBesideMaintenance(t *testing.T) {
+	driver.SetMaintenance(t, 10*time.Millisecond)
+	pool := testdb.New(t)
+	_, err := pool.Exec(t.Context(), "create or replace procedure awa.run_maintenance() language plpgsql as $$ begin perform pg_advisory_xact_lock(7); end $$")
+	require.NoError(t, err)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(context.Background())
+	_, err = tx.Exec(t.Context(), "select pg_advisory_xact_lock(7)")
+	require.NoError(t, err)
+	ran := newTally()
+	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{})
+	waiting := "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%run_maintenance%')"
+	waitFor(t, func() bool { return queryValue[bool](t, pool, waiting) }, "maintenance does not wait")
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{RunAt: time.Now().Add(20 * time.Millisecond)})
+	waitForState(t, pool, id, "completed")
+	assert.True(t, queryValue[bool](t, pool, waiting))
 }

@@ -66,6 +66,39 @@ func TestVerdicts(t *testing.T) {
 	assert.ErrorIs(t, driver.RetryAfter(time.Second, boom), boom)
 }
 
+type pointerError struct{ text string }
+
+func (e *pointerError) Error() string { return e.text }
+
+type panickingOutput struct{}
+
+func (panickingOutput) MarshalJSON() ([]byte, error) { panic("ouch") }
+
+type panickingChain struct{ error }
+
+func (panickingChain) Unwrap() error { panic("ouch") }
+
+// What a handler returns, or leaves as its output, is of its own types, whose methods may panic: that fails the attempt, and
+// not the process.
+func TestWhatAHandlerReturnsPanics(t *testing.T) {
+	pool := testdb.New(t)
+	runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		switch job.Args.Text {
+		case "nil pointer":
+			var none *pointerError
+			return none
+		case "output":
+			job.SetOutput(panickingOutput{})
+			return nil
+		}
+		return panickingChain{errors.New("chain")}
+	}), driver.WorkerConfig{})
+	for text, want := range map[string]string{"nil pointer": "<nil>", "output": "panic: ouch", "chain": "panic: ouch"} {
+		job := waitForState(t, pool, enqueue(t, pool, note{text}, driver.EnqueueOptions{MaxAttempts: 1}), "failed")
+		assert.Contains(t, job.Errors[0].Error, want)
+	}
+}
+
 func TestOutcome(t *testing.T) {
 	boom := errors.New("boom")
 	for _, test := range []struct {
