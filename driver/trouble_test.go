@@ -487,13 +487,13 @@ func TestLostClaimBesideALongHandler(t *testing.T) {
 	pool, direct := tap.pool(t, databaseURL), untapped(t, databaseURL)
 	started, finish := make(chan struct{}, 1), make(chan struct{})
 	ran := newTally()
-	runWorker(t, pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
+	stop := runWorker(t, pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
 		if job.Args.Text == "long" {
 			started <- struct{}{}
 			<-finish
 		}
 		return ran.handle(ctx, job)
-	}), driver.WorkerConfig{PollInterval: 20 * time.Millisecond, Lease: time.Hour})
+	}), driver.WorkerConfig{PollInterval: 20 * time.Millisecond, Lease: time.Hour, HeartbeatEvery: time.Minute})
 	long := enqueue(t, direct, note{"long"}, driver.EnqueueOptions{})
 	receive(t, started)
 	armed.Store(true)
@@ -503,7 +503,8 @@ func TestLostClaimBesideALongHandler(t *testing.T) {
 	job := waitForState(t, direct, long, "completed")
 	assert.Equal(t, 1, job.Attempt)
 	assert.Equal(t, 1, ran.of(long))
-	waitFor(t, func() bool { return queryValue[int](t, direct, "select count(*) from awa.workers") == 1 }, "the old registration does not end")
+	require.NoError(t, stop())
+	assert.Zero(t, queryValue[int](t, direct, "select count(*) from awa.workers"))
 }
 
 // blockClaims locks a queue, until the function that it returns is called, and waits until the worker waits for it.

@@ -58,7 +58,7 @@ type WorkerConfig struct {
 	// Name is what operators see in awa.workers, 1 to 200 characters; host name and process id by default.
 	Name string
 	// HeartbeatEvery is how often the worker says that it is alive; 10 s by default, or a third of Lease where that is
-	// less. It must be shorter than the lease.
+	// less. It must be shorter than the lease, that of each queue where Lease is not given.
 	HeartbeatEvery time.Duration
 	// StopTimeout is how long running handlers may go on when the worker is stopped, before their contexts end; 30 s by
 	// default, negative for not at all.
@@ -167,7 +167,7 @@ type Worker struct {
 // NewWorker returns a worker, or an error when the configuration is not possible.
 //
 // The worker takes three connections of its own, beyond the pool's maximum, made as the pool makes its own: to claim, to
-// answer, and to listen. So it works on when its handlers, or others, have exhausted the pool; maintenance,
+// answer, and to send heartbeats and listen. So it works on when its handlers, or others, have exhausted the pool; maintenance,
 // [RawJob.SetProgress] and [RawJob.Extend] wait for the pool. Behind a proxy (pgbouncer, say) it does not listen, but
 // polls, and none of its connections prepares statements or relies on a session.
 func NewWorker(pool *pgxpool.Pool, handlers *Handlers, cfg WorkerConfig) (*Worker, error) {
