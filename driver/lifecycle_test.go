@@ -82,6 +82,7 @@ func TestBusyQueueDoesNotStarveAnother(t *testing.T) {
 
 // A queue that somebody has locked does not keep the worker from another one.
 func TestLockedQueueBesideAnother(t *testing.T) {
+	driver.SetCallTimeouts(t, 5*time.Minute, 5*time.Second) // so that it is not this that ends a claim
 	pool := testdb.New(t)
 	_, err := pool.Exec(t.Context(), "update awa.settings set claim_wait = '10 milliseconds'")
 	require.NoError(t, err)
@@ -96,6 +97,8 @@ func TestLockedQueueBesideAnother(t *testing.T) {
 		Queues: []driver.QueueConfig{{Name: "locked"}, {Name: "free"}}, Logger: slog.New(slog.NewTextHandler(&log, nil)),
 	})
 	waitFor(t, func() bool { return strings.Contains(log.String(), "jobs of this queue can't be claimed") }, "nothing is logged")
+	_, err = pool.Exec(t.Context(), "update awa.settings set claim_wait = '1 hour'") // for the next tries
+	require.NoError(t, err)
 	for range 3 {
 		waitForState(t, pool, enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "free"}), "completed")
 	}
