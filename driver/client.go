@@ -278,8 +278,8 @@ type JobInfo struct {
 	UniqueKey   *string         // as the server keeps it; nil for a job that is not unique
 	Receipt     *int64          // of the attempt that runs, or was the last
 	Progress    json.RawMessage // what [Job.SetProgress] said last; nil for none, and when the job has completed
-	Output      json.RawMessage
-	WorkerID    *int64
+	Output      json.RawMessage // what [RawJob.SetOutput] was given; nil for none
+	WorkerID    *int64          // of the attempt that runs, or was the last; nil for none
 }
 
 // AttemptError is how one attempt failed, or why the job was cancelled.

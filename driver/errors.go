@@ -7,8 +7,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Errors that a caller may want to react to. Test for them with [errors.Is]; the server's own error, with its SQLSTATE,
-// DETAIL and HINT, is in the same chain as a [*pgconn.PgError].
+// Errors that a caller may want to react to. Test for them with [errors.Is]. Where the server has raised an error, it is in
+// the same chain as a [*pgconn.PgError], with its SQLSTATE, DETAIL and HINT.
 var (
 	// ErrStaleReceipt says that an attempt is no longer the caller's: it was answered before, or given to somebody
 	// else. Drop its result. SQLSTATE JQ001.

@@ -8,9 +8,10 @@ import (
 	"runtime/debug"
 	"slices"
 	"time"
+	"unicode/utf8"
 )
 
-// Handlers are the functions that run jobs, by kind. The zero value is not usable: call [NewHandlers].
+// Handlers are the functions that run jobs, by kind. The zero value is empty, and ready to use.
 type Handlers struct {
 	byKind map[string]handlerFunc
 	others handlerFunc // nil for none
@@ -39,12 +40,20 @@ type Middleware func(ctx context.Context, job *RawJob, next func(context.Context
 //   - when the worker is stopped and the handler has not returned within the worker's StopTimeout: [context.Cause] is
 //     [ErrStopped] then, and an attempt that returns an error, whichever, is given back and does not count.
 //
-// Handle panics when the kind has a handler already. Register everything before [NewWorker].
+// Handle panics when the kind has a handler already, or is not 1 to 200 characters long, or a function is nil. Register
+// everything before [NewWorker].
 func Handle[T Args](h *Handlers, run func(ctx context.Context, job *Job[T]) error, middleware ...Middleware) {
 	var zero T
 	kind := zero.Kind()
-	if _, ok := h.byKind[kind]; ok {
+	switch length := utf8.RuneCountInString(kind); {
+	case length < 1 || length > 200:
+		panic(fmt.Sprintf("driver: Kind of %T must be 1 to 200 characters long", zero))
+	case h.byKind[kind] != nil:
 		panic(fmt.Sprintf("driver: kind %q has two handlers", kind))
+	case run == nil:
+		panic(fmt.Sprintf("driver: the handler of kind %q is nil", kind))
+	case h.byKind == nil:
+		h.byKind = map[string]handlerFunc{}
 	}
 	h.byKind[kind] = wrap(func(ctx context.Context, raw *RawJob) error {
 		job := &Job[T]{RawJob: raw}
@@ -59,16 +68,22 @@ func Handle[T Args](h *Handlers, run func(ctx context.Context, job *Job[T]) erro
 // Without one, a worker puts such jobs off, uncounted, for a second at first and up to a minute, until another worker takes
 // them, and says so in its log.
 //
-// HandleOthers panics when it is called twice.
+// HandleOthers panics when it is called twice, or a function is nil.
 func HandleOthers(h *Handlers, run func(ctx context.Context, job *RawJob) error, middleware ...Middleware) {
-	if h.others != nil {
+	switch {
+	case h.others != nil:
 		panic("driver: other kinds have two handlers")
+	case run == nil:
+		panic("driver: the handler of other kinds is nil")
 	}
 	h.others = wrap(run, middleware)
 }
 
 // wrap puts middleware around a handler whose panics become errors.
 func wrap(run handlerFunc, middleware []Middleware) handlerFunc {
+	if slices.ContainsFunc(middleware, func(m Middleware) bool { return m == nil }) {
+		panic("driver: middleware is nil")
+	}
 	handler := func(ctx context.Context, job *RawJob) (err error) {
 		defer recoverAsError(&err)
 		return run(ctx, job)

@@ -170,6 +170,9 @@ func info() json.RawMessage {
 	return encoded
 }
 
+// leaseExpired is the reason that heartbeat gives for an attempt whose lease was over.
+const leaseExpired = "lease expired"
+
 // beat says to the server that the worker is alive, stops handlers whose attempts are no longer the worker's, and gives back
 // what claims have taken whose answers were lost.
 func (r *run) beat(ctx context.Context, db *dedicated) error {
@@ -200,8 +203,11 @@ func (r *run) beatOne(ctx context.Context, db *dedicated, reg *registration) err
 		return nil
 	}
 	for _, lost := range attempts {
-		if reg.lose(lost.JobID, lost.Receipt) {
-			r.log.InfoContext(ctx, "attempt is no longer this worker's: "+lost.Reason, keyJobID, lost.JobID)
+		switch found := reg.lose(lost.JobID, lost.Receipt); {
+		case found && lost.Reason == leaseExpired:
+			r.log.WarnContext(ctx, "attempt is no longer this worker's: its lease ended before a heartbeat came. HeartbeatEvery has to be shorter than the lease, also than that of the queue", keyJobID, lost.JobID)
+		case found:
+			r.log.InfoContext(ctx, "attempt is no longer this worker's", keyJobID, lost.JobID, keyReason, lost.Reason)
 		}
 	}
 	return err
@@ -269,7 +275,7 @@ func (r *run) deregisterOne(ctx context.Context, db *dedicated, reg *registratio
 // pulse is the worker's sign of life: it sends heartbeats, and hears what is new, until the context ends. Nothing else waits
 // on its connection.
 func (r *run) pulse(ctx context.Context) {
-	trouble := trouble{log: r.log, what: "no heartbeats and no notifications: jobs are found by polling"}
+	trouble := trouble{log: r.log, what: "no heartbeats and no notifications"}
 	var pause backoff
 	db := dedicated{pool: r.pool}
 	defer func() { db.close(ctx) }()

@@ -40,6 +40,7 @@ const (
 	keyAttempt  = "attempt"
 	keyError    = "error"
 	keyDelay    = "delay"
+	keyReason   = "reason"
 	keySignal   = "signal"
 )
 
@@ -53,11 +54,11 @@ type WorkerConfig struct {
 	// Lease is how long a claimed job stays this worker's after its last heartbeat, 1 ms to a year; by default the
 	// queue's, which is a minute unless configured.
 	Lease time.Duration
-	// PollInterval is how often an idle worker looks for jobs that no notification told it about; 1 s by default.
+	// PollInterval is how often an idle worker looks for jobs that no notification told it about, more than 0; 1 s by default.
 	PollInterval time.Duration
 	// Name is what operators see in awa.workers, 1 to 200 characters; host name and process id by default.
 	Name string
-	// HeartbeatEvery is how often the worker says that it is alive; 10 s by default, or a third of Lease where that is
+	// HeartbeatEvery is how often the worker says that it is alive, more than 0; 10 s by default, or a third of Lease where that is
 	// less. It must be shorter than the lease, that of each queue where Lease is not given.
 	HeartbeatEvery time.Duration
 	// StopTimeout is how long running handlers may go on when the worker is stopped, before their contexts end; 30 s by
@@ -78,8 +79,8 @@ type WorkerConfig struct {
 type QueueConfig struct {
 	// Name is the name of the queue, 1 to 200 characters.
 	Name string
-	// Slots is how many handlers of this queue's jobs run at once, 1 to 10,000; by default, and at most, as many as the
-	// worker has.
+	// Slots is how many handlers of this queue's jobs run at once, 1 to 10,000; by default, and never more than, as many as
+	// the worker has.
 	Slots int
 	// Weight is the queue's share of the worker's slots when there are more jobs than slots, beside those of the other queues
 	// that have jobs, 1 to 1,000; 1 by default. What one queue does not need the others use, so that a slot may be taken by
@@ -121,6 +122,9 @@ func (c WorkerConfig) WithDefaults() WorkerConfig {
 
 func (c WorkerConfig) validate() error {
 	const year = 365 * 24 * time.Hour
+	if c.Slots < 1 || c.Slots > 10_000 {
+		return errors.New("Slots must be between 1 and 10,000")
+	}
 	names := map[string]bool{}
 	for _, q := range c.Queues {
 		switch length := utf8.RuneCountInString(q.Name); {
@@ -136,8 +140,6 @@ func (c WorkerConfig) validate() error {
 		names[q.Name] = true
 	}
 	switch {
-	case c.Slots < 1 || c.Slots > 10_000:
-		return errors.New("Slots must be between 1 and 10,000")
 	case c.Lease != 0 && (c.Lease < time.Millisecond || c.Lease > year):
 		return errors.New("Lease must be between a millisecond and a year")
 	case c.PollInterval < 0:
@@ -146,6 +148,8 @@ func (c WorkerConfig) validate() error {
 		return errors.New("Name must be 1 to 200 characters long")
 	case c.HeartbeatEvery < 0:
 		return errors.New("HeartbeatEvery must not be negative")
+	case slices.ContainsFunc(c.Middleware, func(m Middleware) bool { return m == nil }):
+		return errors.New("Middleware must not hold nil")
 	case c.Lease != 0 && c.HeartbeatEvery >= c.Lease:
 		return errors.New("HeartbeatEvery must be shorter than Lease")
 	}
@@ -174,6 +178,12 @@ func NewWorker(pool *pgxpool.Pool, handlers *Handlers, cfg WorkerConfig) (*Worke
 	cfg = cfg.WithDefaults()
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("worker: %w", err)
+	}
+	switch {
+	case pool == nil:
+		return nil, errors.New("worker: the pool is nil")
+	case handlers == nil:
+		return nil, errors.New("worker: handlers is nil: call NewHandlers, and Handle for each kind")
 	}
 	w := &Worker{
 		pool: pool, handlers: handlers.within(cfg.Middleware), cfg: cfg, log: cfg.Logger.With(keyWorker, cfg.Name),

@@ -583,13 +583,40 @@ func TestWorkerConfig(t *testing.T) {
 		"name":      {Name: strings.Repeat("n", 201)},
 		"heartbeat": {HeartbeatEvery: -1},
 		"too slow":  {Lease: time.Second, HeartbeatEvery: time.Second},
+		"nothing":   {Middleware: []driver.Middleware{nil}},
 	} {
 		_, err := driver.NewWorker(nil, driver.NewHandlers(), cfg)
 		assert.Error(t, err, name)
+		assert.NotContains(t, err.Error(), "pool", name)
 	}
 }
 
-func TestHandleTwicePanics(t *testing.T) {
-	h := handle(nil)
-	assert.Panics(t, func() { driver.Handle(h, func(context.Context, *driver.Job[note]) error { return nil }) })
+func TestWrongHandlersPanic(t *testing.T) {
+	var h driver.Handlers
+	run := func(context.Context, *driver.Job[note]) error { return nil }
+	others := func(context.Context, *driver.RawJob) error { return nil }
+	driver.Handle(&h, run)
+	driver.HandleOthers(&h, others)
+	for name, wrong := range map[string]func(){
+		"twice":          func() { driver.Handle(&h, run) },
+		"others twice":   func() { driver.HandleOthers(&h, others) },
+		"nil":            func() { driver.Handle[note](driver.NewHandlers(), nil) },
+		"others nil":     func() { driver.HandleOthers(driver.NewHandlers(), nil) },
+		"nil middleware": func() { driver.Handle(driver.NewHandlers(), run, nil) },
+		"no kind":        func() { driver.Handle(&h, func(context.Context, *driver.Job[noKind]) error { return nil }) },
+	} {
+		assert.Panics(t, wrong, name)
+	}
+}
+
+type noKind struct{}
+
+func (noKind) Kind() string { return "" }
+
+func TestNewWorkerOfNothing(t *testing.T) {
+	pool := testdb.New(t)
+	_, err := driver.NewWorker(nil, driver.NewHandlers(), driver.WorkerConfig{})
+	assert.ErrorContains(t, err, "the pool is nil")
+	_, err = driver.NewWorker(pool, nil, driver.WorkerConfig{})
+	assert.ErrorContains(t, err, "call NewHandlers")
 }

@@ -75,8 +75,8 @@ func TestUsage(t *testing.T) {
 		{[]string{"work", "--exec", "true", "--queue", "a=0"}, 2, "", `"a=0" for flag -queue: the weight should be`},
 		{[]string{"work", "--exec", "true", "--slots", "0"}, 2, "", `"0" for flag -slots: should be a number from 1 to 10,000`},
 		{[]string{"work", "--exec", "true", "--slots", "many"}, 2, "", `"many" for flag -slots: should be`},
-		{[]string{"work", "--exec", "true", "--timeout", "0"}, 2, "", `"0" for flag -timeout: should be a duration`},
-		{[]string{"work", "--exec", "true", "--timeout", "10"}, 2, "", `"10" for flag -timeout: should be a duration`},
+		{[]string{"work", "--exec", "true", "--timeout", "0"}, 2, "", `"0" for flag -timeout: should be a positive duration`},
+		{[]string{"work", "--exec", "true", "--timeout", "10"}, 2, "", `"10" for flag -timeout: should be a positive duration`},
 		{[]string{"work", "--exec", "true", "--database-url", "postgres://%"}, 1, "", "The URL should look like"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {

@@ -75,7 +75,7 @@ func runWork(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		flags.Func("timeout", "", func(value string) error {
 			timeout, err := time.ParseDuration(value)
 			if err != nil || timeout <= 0 {
-				return errors.New("should be a duration, as in 90s, 10m or 1h30m")
+				return errors.New("should be a positive duration, as in 90s, 10m or 1h30m")
 			}
 			middleware = []driver.Middleware{driver.Timeout(timeout)}
 			return nil
@@ -125,7 +125,7 @@ func runWork(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	for _, q := range cfg.Queues {
 		names = append(names, q.Name)
 	}
-	cfg.Logger.InfoContext(ctx, "working", "queues", names, "slots", cfg.Slots)
+	cfg.Logger.InfoContext(ctx, "starting", "queues", names, "slots", cfg.Slots)
 	err = worker.RunUntilSignal(ctx, stops...)
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "42501" { // insufficient_privilege: the driver's hint is for workers, ours for migrate
@@ -194,7 +194,7 @@ func (p *program) run(ctx context.Context, job *driver.RawJob) error {
 	switch status := cmd.ProcessState; {
 	case stopped:
 		// Whatever the status: many a program that is told to end does so with 0, although its work is not done.
-		return failure(fmt.Errorf("%w: %v", ctx.Err(), status))
+		return failure(fmt.Errorf("%w (%v)", context.Cause(ctx), status))
 	case stdout.full:
 		return failure(fmt.Errorf("standard output is more than %d bytes (%v)", maxOutput, status))
 	case status.Success():

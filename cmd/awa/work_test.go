@@ -380,7 +380,7 @@ func TestWorkQueues(t *testing.T) {
 	assert.JSONEq(t, `"a"`, string(waitForJob(t, pool, a, "completed").Output))
 	assert.JSONEq(t, `"b=c"`, string(waitForJob(t, pool, b, "completed").Output))
 	assert.Zero(t, stop())
-	assert.Contains(t, stderr.String(), `msg=working queues="[a b=c]" slots=1`)
+	assert.Contains(t, stderr.String(), `msg=starting queues="[a b=c]" slots=1`)
 	assert.Zero(t, waitForJob(t, pool, other, "available").Attempt)
 }
 
@@ -418,7 +418,7 @@ func TestWorkTimeout(t *testing.T) {
 			receive(t, line.opened, "CMD does not run")
 			receive(t, line.closed, "something is left behind")
 			job := waitForJob(t, pool, id, "failed")
-			assert.Equal(t, "timeout of 1s: context deadline exceeded: "+test.status+"\nmessage", job.Errors[0].Error)
+			assert.Equal(t, "timeout of 1s ("+test.status+")\nmessage", job.Errors[0].Error)
 		})
 	}
 }
@@ -518,7 +518,7 @@ func TestWorkUnderNohup(t *testing.T) {
 	process.Stderr = stderr
 	require.NoError(t, process.Start())
 	t.Cleanup(func() { process.Process.Kill() })
-	stderr.waitForText(t, "msg=working")
+	stderr.waitForText(t, "msg=starting")
 	require.NoError(t, process.Process.Signal(syscall.SIGHUP))
 	require.NoError(t, process.Process.Signal(syscall.SIGTERM))
 	assert.NoError(t, process.Wait())

@@ -3,8 +3,9 @@
 //
 // The databases are in the server that the environment variable AWA_TEST_DATABASE_URL names, whose role must be allowed to
 // create databases. When it is not set they are in a private server, which the test binary starts when a test first needs
-// it: for that PostgreSQL 15 or newer has to be installed, and [Main] to be called. Databases are clones of a template
-// (awa_template_...), which stays on a server that stays.
+// it: for that PostgreSQL 15 or newer has to be installed (AWA_PG_BINDIR names the directory of its programs, if they are in
+// none of the usual ones), and [Main] to be called. Databases are clones of a template (awa_template_...), which stays on a
+// server that stays.
 package awatest
 
 import (
@@ -159,7 +160,7 @@ func Work(t testing.TB, pool *pgxpool.Pool, handlers *driver.Handlers, cfg drive
 		t.Fatal("awatest: ", err)
 	}
 	if ran == nil {
-		t.Fatal("awatest: no job is ready in ", queueNames(cfg), "; Travel lets time pass for those that are scheduled")
+		t.Fatalf("awatest: no job is ready in %q; Travel lets time pass for those that are scheduled", queueNames(cfg))
 	}
 	job, err := driver.NewClient(pool).Job(t.Context(), ran.JobID)
 	if err != nil {

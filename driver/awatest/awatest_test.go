@@ -147,7 +147,7 @@ func TestWork(t *testing.T) {
 		job.SetOutput(job.Args.Text)
 		return nil
 	})
-	assert.Contains(t, failureOf(t, func(t testing.TB) { awatest.Work(t, pool, handlers, driver.WorkerConfig{}) }), "no job is ready in [default]")
+	assert.Contains(t, failureOf(t, func(t testing.TB) { awatest.Work(t, pool, handlers, driver.WorkerConfig{}) }), `no job is ready in ["default"]; Travel`)
 
 	for _, c := range []struct{ text, state, output string }{
 		{"fine", "completed", `"fine"`}, {"fail", "retryable", ""}, {"snooze", "scheduled", ""}, {"panic", "retryable", ""},

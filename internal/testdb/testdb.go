@@ -28,6 +28,8 @@ import (
 )
 
 const (
+	// urlEnv names the environment variable that says which server to use.
+	urlEnv = "AWA_TEST_DATABASE_URL"
 	// timeout bounds each step that has to do with a server or a database as a whole.
 	timeout = time.Minute
 	// templateLock is the key of the advisory lock under which a template is created.
@@ -113,9 +115,17 @@ func Create(ctx context.Context) (databaseURL string, drop func() error, err err
 	}
 	template, err := ensureTemplate(ctx, server)
 	if err != nil {
-		return "", nil, fmt.Errorf("template: %w", err)
+		return "", nil, fmt.Errorf("create a template on %s: %w", whichServer(), err)
 	}
 	return createFrom(ctx, server, template)
+}
+
+// whichServer says where the server's URL is from.
+func whichServer() string {
+	if os.Getenv(urlEnv) != "" {
+		return "the server of " + urlEnv
+	}
+	return "the private server"
 }
 
 func createEmpty(ctx context.Context) (databaseURL string, drop func() error, err error) {
@@ -129,7 +139,7 @@ func createEmpty(ctx context.Context) (databaseURL string, drop func() error, er
 func createFrom(ctx context.Context, server, template string) (databaseURL string, drop func() error, err error) {
 	name := "awa_test_" + strings.ToLower(rand.Text()[:12])
 	if err := execute(ctx, server, fmt.Sprintf("create database %s template %s", name, template)); err != nil {
-		return "", nil, err
+		return "", nil, fmt.Errorf("create a database on %s: %w", whichServer(), err)
 	}
 	drop = func() error {
 		return execute(context.Background(), server, fmt.Sprintf("drop database if exists %s with (force)", name))
@@ -146,7 +156,7 @@ var private struct {
 
 // serverURL returns the URL of the server that the tests use.
 func serverURL() (string, error) {
-	if databaseURL := os.Getenv("AWA_TEST_DATABASE_URL"); databaseURL != "" {
+	if databaseURL := os.Getenv(urlEnv); databaseURL != "" {
 		return databaseURL, nil
 	}
 	private.once.Do(func() {
