@@ -85,6 +85,9 @@ func (r *run) work(ctx context.Context) {
 			q.nextLook = q.lastLook.Add(q.pause.pause())
 		default:
 			r.trouble.report(ctx, err)
+			if errors.Is(err, context.DeadlineExceeded) {
+				q.nextLook = q.lastLook.Add(q.pause.pause()) // it may have been because of this queue
+			}
 			sleep(ctx, pause.pause())
 		}
 	}

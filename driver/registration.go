@@ -237,28 +237,37 @@ func (r *run) windDown(ctx context.Context, db *dedicated, reg *registration) er
 	return err
 }
 
-// deregister ends the worker, and gives back what is still open.
+// deregister ends the worker, and gives back what is still open. One registration that can't be ended, because a claim of it
+// hangs, does not keep the others from it.
 func (r *run) deregister() error {
 	ctx, cancel := context.WithTimeout(r.background, windUpTimeout)
 	defer cancel()
-	current, all := r.registrations.all()
+	current, retired := r.registrations.all()
+	all := retired
 	if current != nil {
-		all = append(all, current)
+		all = append([]*registration{current}, retired...)
 	}
 	var pause backoff
-	for len(all) > 0 {
-		released, err := r.deregisterOne(ctx, &r.control, all[0], 0)
-		switch {
-		case err == nil:
+	for {
+		var left []*registration
+		var failure error
+		for _, reg := range all {
+			released, err := r.deregisterOne(ctx, &r.control, reg, windUpTimeout/4)
 			if released > 0 {
 				r.log.InfoContext(ctx, "attempts were given back", keyJobs, released)
 			}
-			all = all[1:]
-		case !isTemporary(err) || !sleep(ctx, pause.pause()):
-			return mapError(err)
+			if err != nil {
+				left, failure = append(left, reg), err
+			}
 		}
+		switch {
+		case failure == nil:
+			return nil
+		case !isTemporary(failure) || !sleep(ctx, pause.pause()):
+			return mapError(failure)
+		}
+		all = left
 	}
-	return nil
 }
 
 func (r *run) deregisterOne(ctx context.Context, db *dedicated, reg *registration, timeout time.Duration) (released int64, err error) {

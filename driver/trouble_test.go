@@ -586,3 +586,55 @@ func TestPromotionBesideMaintenance(t *testing.T) {
 	waitForState(t, pool, id, "completed")
 	assert.True(t, queryValue[bool](t, pool, waiting))
 }
+
+// A claim hangs with its backend, and holds the registration under which it was made: others are claimed under another one,
+// and at the end of the worker all but that is given back.
+func TestStopBesideAHangingClaim(t *testing.T) {
+	driver.SetCallTimeouts(t, 2*time.Second, time.Second)
+	driver.SetTimeouts(t, time.Minute, 2*time.Second)
+	pool := testdb.New(t)
+	started := make(chan struct{})
+	w, err := driver.NewWorker(pool, handle(func(ctx context.Context, _ *driver.Job[note]) error {
+		close(started)
+		<-ctx.Done()
+		return ctx.Err()
+	}), driver.WorkerConfig{NoMaintenance: true, StopTimeout: -1, Queues: []driver.QueueConfig{{Name: "locked"}, {Name: "free"}}, Logger: logger(t)})
+	require.NoError(t, err)
+	locked, unlock := blockClaims(t, pool, "locked")
+	ctx, stop := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() { result <- w.Run(ctx) }()
+	locked()
+	pid := queryValue[int](t, pool, "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")
+	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+	t.Cleanup(func() { syscall.Kill(pid, syscall.SIGCONT) })
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "free"})
+	receive(t, started)
+	assert.Equal(t, 2, queryValue[int](t, pool, "select count(*) from awa.workers"))
+	stop()
+	assert.ErrorContains(t, receive(t, result), "worker: stop: ")
+	assert.Zero(t, waitForState(t, pool, id, "available").Attempt)
+	assert.Equal(t, 1, queryValue[int](t, pool, "select count(*) from awa.workers"), "the hanging claim holds its own")
+	unlock()
+}
+
+// Where claims may wait for longer than the worker waits for an answer, a locked queue does not hold up the others for long.
+func TestLockedQueueWithALongWait(t *testing.T) {
+	driver.SetCallTimeouts(t, 2*time.Second, time.Second)
+	pool := testdb.New(t)
+	locked, unlock := blockClaims(t, pool, "locked")
+	ran := newTally()
+	w, err := driver.NewWorker(pool, handle(ran.handle), driver.WorkerConfig{NoMaintenance: true, Queues: []driver.QueueConfig{{Name: "locked"}, {Name: "free"}}, Logger: logger(t)})
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() { result <- w.Run(ctx) }()
+	locked()
+	for range 3 {
+		waitForState(t, pool, enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "free"}), "completed")
+	}
+	assert.LessOrEqual(t, queryValue[int64](t, pool, "select last_value from awa.workers_worker_id_seq"), int64(2), "one claim is lost, the others are refused")
+	unlock()
+	stop()
+	require.NoError(t, receive(t, result))
+}
