@@ -277,15 +277,19 @@ func ids(answers []answer) (jobIDs, receipts []int64) {
 // settle takes note of what the server has said. A stale answer is nothing that the handler's author could do anything
 // about: the attempt was given to somebody else meanwhile, or this is a repetition after a lost connection.
 func (c *completer) settle(ctx context.Context, answers []answer, stale []int64) {
-	isStale := make(map[int64]bool, len(stale))
+	isStale := make(map[int64]int, len(stale))
 	for _, id := range stale {
-		isStale[id] = true
+		isStale[id]++
 	}
+	var unexpected []int64
 	for _, a := range answers {
 		a.answered()
-		switch stale := isStale[a.jobID]; {
+		stale := isStale[a.jobID] > 0
+		if stale {
+			isStale[a.jobID]-- // of several answers for one job, the first are the older attempts'
+		}
+		switch {
 		case a.outcome == committed && stale: // as it should be
-			delete(isStale, a.jobID)
 			a.stats.ended[completed].Add(1)
 		case a.outcome == committed:
 			c.log.WarnContext(ctx, a.failure, keyJobID, a.jobID)
@@ -293,16 +297,13 @@ func (c *completer) settle(ctx context.Context, answers []answer, stale []int64)
 		case stale:
 			c.stale++
 			a.stats.stale.Add(1)
+			unexpected = append(unexpected, a.jobID)
 		default:
 			a.stats.ended[a.outcome].Add(1)
 		}
 	}
-	if len(isStale) > 0 {
-		var jobIDs []int64
-		for id := range isStale {
-			jobIDs = append(jobIDs, id)
-		}
-		c.log.InfoContext(ctx, "answers were stale", keyJobs, len(jobIDs), keyJobIDs, jobIDs)
+	if len(unexpected) > 0 {
+		c.log.InfoContext(ctx, "answers were stale", keyJobs, len(unexpected), keyJobIDs, unexpected)
 	}
 }
 

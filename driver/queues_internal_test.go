@@ -2,6 +2,7 @@ package driver
 
 import (
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -120,6 +121,16 @@ func TestTroubledQueuesBesideOthers(t *testing.T) {
 		q.lastLook = now
 	}
 	assert.Equal(t, map[*queue]int{queues[0]: 10, queues[1]: 10, queues[2]: 10, queues[3]: 30}, looks)
+}
+
+// Of two answers for one job in one batch one may be stale: that of the older attempt, and the other counts.
+func TestTwoAnswersForOneJob(t *testing.T) {
+	c := newCompleter(nil, slog.New(slog.DiscardHandler))
+	stats := new(queueStats)
+	older, newer := &attempt{jobID: 1, receipt: 1, stats: stats}, &attempt{jobID: 1, receipt: 2, stats: stats}
+	c.settle(t.Context(), []answer{{attempt: older}, {attempt: newer}}, []int64{1})
+	assert.Equal(t, QueueStats{Completed: 1, Stale: 1}, stats.read(""))
+	assert.Equal(t, 1, c.stale)
 }
 
 func TestIsTemporary(t *testing.T) {

@@ -80,7 +80,7 @@ func TestHowAnAttemptFails(t *testing.T) {
 		"panic":       {note{}, func(context.Context, *driver.Job[note]) error { panic("ouch") }, []string{"panic: ouch", "worker_test.go"}},
 		"nil panic":   {note{}, func(context.Context, *driver.Job[note]) error { panic(nil) }, []string{"panic: panic called with nil"}},
 		"goexit":      {note{}, func(context.Context, *driver.Job[note]) error { runtime.Goexit(); return nil }, []string{"runtime.Goexit"}},
-		"wrong shape": {wrongShape{[]int{1}}, nil, []string{`arguments of a job of kind "note"`, "cannot unmarshal array"}},
+		"wrong shape": {wrongShape{[]int{1}}, func(context.Context, *driver.Job[note]) error { return nil }, []string{`arguments of a job of kind "note"`, "cannot unmarshal array"}},
 		"output": {note{}, func(_ context.Context, job *driver.Job[note]) error { job.SetOutput(func() {}); return nil },
 			[]string{"output: json: unsupported type"}},
 		"long text": {note{}, func(context.Context, *driver.Job[note]) error { return errors.New(strings.Repeat("é", 1<<20)) }, []string{"éé"}},
