@@ -53,7 +53,7 @@ func (w *Worker) claimOne(ctx context.Context, db *dedicated, queue string) (job
 }
 
 func (w *Worker) runInline(ctx context.Context, c *completer, claimed gen.AwaClaimedJob) (*Ran, error) {
-	job := newRawJob(claimed, newUnpreparedDB(w.pool, w.pool))
+	job := newRawJob(claimed, w.db)
 	a := &attempt{jobID: job.ID, receipt: job.Receipt, stats: w.stats[job.Queue]}
 	a.stats.claimed.Add(1)
 	result := answer{attempt: a}

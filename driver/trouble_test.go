@@ -1,6 +1,7 @@
 package driver_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"log/slog"
@@ -637,4 +638,59 @@ func TestLockedQueueWithALongWait(t *testing.T) {
 	unlock()
 	stop()
 	require.NoError(t, receive(t, result))
+}
+
+// A claim hangs with its backend, nobody can cancel it, and it is committed long after the worker has given it up: what it
+// takes is given back all the same, beside a handler of the same registration that goes on.
+func TestClaimThatIsCommittedLate(t *testing.T) {
+	driver.SetCallTimeouts(t, 2*time.Second, time.Second)
+	databaseURL := testdb.URL(t)
+	tap := &wiretap{onWrite: func(_ *tappedConn, sent []byte) (func() error, error) {
+		if len(sent) >= 8 && bytes.Equal(sent[4:8], []byte{4, 210, 22, 46}) { // a request to cancel
+			return nil, errCut
+		}
+		return nil, nil
+	}}
+	pool, direct := tap.pool(t, databaseURL), testdb.Connect(t, databaseURL)
+	others := untapped(t, databaseURL)
+	started, finish := make(chan struct{}, 1), make(chan struct{})
+	ran := newTally()
+	var log syncBuffer
+	stop := runWorker(t, pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
+		if job.Args.Text == "long" {
+			started <- struct{}{}
+			<-finish
+		}
+		return ran.handle(ctx, job)
+	}), driver.WorkerConfig{
+		NoMaintenance: true, Lease: time.Hour, HeartbeatEvery: 50 * time.Millisecond, PollInterval: 50 * time.Millisecond,
+		Queues: []driver.QueueConfig{{Name: "locked"}, {Name: "free"}}, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	long := enqueue(t, others, note{"long"}, driver.EnqueueOptions{Queue: "free"})
+	receive(t, started)
+	locked, unlock := blockClaims(t, others, "locked")
+	locked()
+	var pid int
+	require.NoError(t, direct.QueryRow(t.Context(), "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%claim%'").Scan(&pid))
+	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
+	t.Cleanup(func() { syscall.Kill(pid, syscall.SIGCONT) })
+	id := enqueue(t, others, note{}, driver.EnqueueOptions{Queue: "locked"})
+	waitFor(t, func() bool { return queryValue[int](t, others, "select count(*) from awa.workers") == 2 }, "the worker does not give up")
+	// The first time that it gives back what it does not know, it waits for the claim in vain: then the heart beats on.
+	waitFor(t, func() bool {
+		return queryValue[bool](t, others, "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%release_unknown%')")
+	}, "nothing is given back")
+	heartbeat := func() time.Time { return queryValue[time.Time](t, others, "select max(heartbeat_at) from awa.workers") }
+	before := heartbeat()
+	waitFor(t, func() bool { return heartbeat().After(before) }, "no heartbeat")
+	unlock() // the backend that does not run has the queue now
+	require.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
+	waitFor(t, func() bool { return ran.of(id) > 0 }, "what the late claim took is held")
+	waitForState(t, others, id, "completed")
+	assert.Contains(t, log.String(), "attempts were given back whose claim was lost")
+	close(finish)
+	assert.Equal(t, 1, waitForState(t, others, long, "completed").Attempt)
+	assert.Equal(t, 1, ran.of(long))
+	require.NoError(t, stop())
+	assert.Zero(t, queryValue[int](t, others, "select count(*) from awa.workers"))
 }

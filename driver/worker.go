@@ -159,6 +159,7 @@ func (c WorkerConfig) validate() error {
 // Worker runs the jobs of some queues.
 type Worker struct {
 	pool     *pgxpool.Pool
+	db       DBTX // the pool, for handlers
 	handlers *Handlers
 	cfg      WorkerConfig
 	log      *slog.Logger
@@ -186,7 +187,7 @@ func NewWorker(pool *pgxpool.Pool, handlers *Handlers, cfg WorkerConfig) (*Worke
 		return nil, errors.New("worker: handlers is nil: call NewHandlers, and Handle for each kind")
 	}
 	w := &Worker{
-		pool: pool, handlers: handlers.within(cfg.Middleware), cfg: cfg, log: cfg.Logger.With(keyWorker, cfg.Name),
+		pool: pool, db: newUnpreparedDB(pool, pool), handlers: handlers.within(cfg.Middleware), cfg: cfg, log: cfg.Logger.With(keyWorker, cfg.Name),
 		stats: map[string]*queueStats{}, runs: map[*run]bool{},
 	}
 	for _, q := range cfg.Queues {
@@ -389,9 +390,8 @@ type run struct {
 // start runs the handlers of claimed jobs, each in a goroutine of its own.
 func (r *run) start(registration *registration, q *queue, jobs []gen.AwaClaimedJob) {
 	q.stats.claimed.Add(int64(len(jobs)))
-	db := newUnpreparedDB(r.pool, r.pool)
 	for _, claimed := range jobs {
-		job := newRawJob(claimed, db)
+		job := newRawJob(claimed, r.db)
 		ctx, cancel := context.WithCancelCause(r.handling)
 		a := &attempt{jobID: job.ID, receipt: job.Receipt, registration: registration, stats: q.stats, cancel: cancel}
 		registration.opened(a)
