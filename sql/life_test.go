@@ -159,6 +159,7 @@ func (s *session) balanced() {
 		if s.db.PgConn().TxStatus() != 'I' {
 			return
 		}
+		s.exec("select awa._fold(null, true)")
 		require.Empty(s, list[string](s, "select concat_ws(': ', queue, problem) from awa.audit() where not balanced"), "audit")
 	}
 }

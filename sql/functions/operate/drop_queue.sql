@@ -21,6 +21,7 @@ declare
   v_live bigint;
   v_now pg_snapshot;
   v_batch bigint;
+  v_segment smallint;
 begin
   perform awa._check_isolation();
   perform awa._lock_queue(v_queue_id);
@@ -45,7 +46,11 @@ begin
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
       from awa._available a where a.lane between v_first and v_last and a.xid = pg_current_xact_id_if_assigned()), v_batch, false);
   perform awa._decide_later(-1, v_batch, v_batch);
-  delete from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned() and t.lane between v_first and v_last and pg_visible_in_snapshot(t.xid, v_now); -- nothing is left to decide about
+  -- Nothing is left to decide about. Each delete names its segment, so that the other segments' tables are not locked.
+  for v_segment in select distinct t.segment from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned() and t.lane between v_first and v_last loop
+    delete from awa.ready_tombstones t
+     where t.segment = v_segment and t.by_xid = pg_current_xact_id_if_assigned() and t.lane between v_first and v_last and pg_visible_in_snapshot(t.xid, v_now);
+  end loop;
   with cursors as (
     insert into awa.lease_claims
       (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)

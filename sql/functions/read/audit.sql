@@ -52,19 +52,17 @@ comment on view awa.audit is 'The row that audit returns, one per queue. The vie
 
 -- Whether the books balance: what was enqueued to each queue is available, scheduled, retryable, running, completed, failed, cancelled or dead; what the counts say is there when one looks; and no row is missing in the ledgers.
 -- Jobs that are not kept any more are counted, purged ones are not. One row per queue, with what is wrong in words; and one without a queue for what belongs to none.
--- Reads all that is kept, so it takes seconds for millions of jobs; nobody waits for it but prune_oldest. A row that was removed before it was counted (by materialize, rescue, or the last audit) leaves no trace.
+-- Reads all that is kept, so it takes seconds for millions of jobs. Writes nothing, and takes no lock but those of any reader: only the truncation of a segment waits for it. A row that was removed before maintenance has counted it
+-- (within seconds) leaves no trace.
 create or replace function awa.audit() returns setof awa.audit
-language plpgsql
-volatile
+language plpgsql stable
 security definer
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan
 set jit = off
 as $$
 begin
-  if current_setting('transaction_isolation') = 'read committed' and current_setting('transaction_read_only') = 'off' then
-    perform awa._fold(null, true);
-  end if;
+  perform awa._current_segment(); -- in a restored database, what is visible means nothing
   return query
     with books as (
       select b.*, concat_ws('; ',

@@ -166,7 +166,7 @@ begin
     if not v_closed then
       perform awa._moved_on(v_taken.job_id);
     end if;
-    delete from awa.ready_tombstones t where t.lane = v_taken.lane and t.xid = v_taken.xid and t.job_id = v_taken.job_id;
+    delete from awa.ready_tombstones t where t.segment = v_taken.segment and t.lane = v_taken.lane and t.xid = v_taken.xid and t.job_id = v_taken.job_id; -- the other segments' tables are not locked
     update awa.done_entries d
        set receipt = a.receipt, worker_id = a.worker_id, attempted_at = a.claimed_at, attempt = a.attempt
       from awa._attempts(array[v_taken.receipt]) a
