@@ -19,6 +19,7 @@ type registration struct {
 
 	mu   sync.Mutex
 	open map[*attempt]bool // attempts that are not answered yet: whether the handler runs
+	gone bool              // the server no longer knows it, and nothing is this worker's that was claimed under it
 }
 
 // attempt is what a worker knows of an attempt until that is answered. Two of them may have the same job and receipt, when a
@@ -31,11 +32,15 @@ type attempt struct {
 	lost           bool                    // it is no longer the worker's; guarded by registration
 }
 
-// opened takes note of attempts that were claimed.
-func (r *registration) opened(a *attempt) {
+// opened takes note of an attempt that was claimed, and says whether it is still this worker's.
+func (r *registration) opened(a *attempt) (mine bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.gone {
+		return false
+	}
 	r.open[a] = true
+	return true
 }
 
 // returned takes note that a handler has returned, and says whether the attempt was lost before.
@@ -71,6 +76,21 @@ func (r *registration) lose(jobID, receipt int64) (found bool) {
 		}
 	}
 	return found
+}
+
+// loseAll ends the contexts of all handlers, and returns how many: somebody else has ended the worker, and so all its attempts.
+func (r *registration) loseAll() (running int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.gone = true
+	for a, runs := range r.open {
+		if runs && !a.lost {
+			a.lost = true
+			a.cancel(ErrStaleReceipt)
+			running++
+		}
+	}
+	return running
 }
 
 // known returns the attempts that are not answered yet.
@@ -197,7 +217,8 @@ func (r *run) beatOne(ctx context.Context, db *dedicated, reg *registration) err
 		return err
 	})
 	if hasCode(err, invalidParameter) {
-		r.log.WarnContext(ctx, "the server no longer knows this worker", keyWorkerID, reg.id)
+		running := reg.loseAll()
+		r.log.WarnContext(ctx, "the server no longer knows this worker: its attempts are nobody's or somebody else's, and it begins anew", keyWorkerID, reg.id, keyJobs, running)
 		r.registrations.forget(reg)
 		signalTo(r.wake)
 		return nil

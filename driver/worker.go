@@ -394,7 +394,11 @@ func (r *run) start(registration *registration, q *queue, jobs []gen.AwaClaimedJ
 		job := newRawJob(claimed, r.db)
 		ctx, cancel := context.WithCancelCause(r.handling)
 		a := &attempt{jobID: job.ID, receipt: job.Receipt, registration: registration, stats: q.stats, cancel: cancel}
-		registration.opened(a)
+		if !registration.opened(a) { // somebody has ended the worker since the claim, and given the job to another one
+			cancel(nil)
+			r.slots.put(q, 1)
+			continue
+		}
 		handler := r.Worker.handlers.of(job.Kind)
 		if handler == nil {
 			r.putOff(q, job, a)

@@ -1,0 +1,99 @@
+package driver_test
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/gen"
+	"github.com/awa-pg/awa/internal/testdb"
+)
+
+// A worker that somebody else has ended stops its handlers: their jobs run again. Only the end of its context ends the handler.
+func TestHandlersOfAWorkerThatSomebodyElseHasEnded(t *testing.T) {
+	for name, end := range map[string]func(t *testing.T, pool *pgxpool.Pool, workerID int64){
+		"deregistered": func(t *testing.T, pool *pgxpool.Pool, workerID int64) {
+			released, err := gen.New().DeregisterWorker(t.Context(), pool, workerID)
+			require.NoError(t, err)
+			assert.Equal(t, int64(1), released)
+		},
+		"an hour of silence": func(t *testing.T, pool *pgxpool.Pool, workerID int64) {
+			// In one transaction, so that no heartbeat comes between.
+			_, err := pool.Exec(t.Context(), `
+				do $$ begin
+				  update awa.lease_claims set claimed_at = claimed_at - interval '2 hours', lease_until = lease_until - interval '2 hours';
+				  update awa.workers set heartbeat_at = heartbeat_at - interval '2 hours';
+				  perform awa.rescue();
+				end $$`)
+			require.NoError(t, err)
+			assert.Zero(t, queryValue[int](t, pool, "select count(*) from awa.workers"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := testdb.New(t)
+			id := enqueueRetrying(t, pool, note{}, 5)
+			started, causes := make(chan int64), make(chan error, 1)
+			var attempts atomic.Int64
+			runWorker(t, pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
+				if attempts.Add(1) > 1 {
+					return nil
+				}
+				started <- queryValue[int64](t, pool, "select worker_id from awa.workers")
+				<-ctx.Done()
+				causes <- context.Cause(ctx)
+				return ctx.Err()
+			}), driver.WorkerConfig{HeartbeatEvery: 20 * time.Millisecond, StopTimeout: -1})
+			end(t, pool, receive(t, started))
+			assert.ErrorIs(t, receive(t, causes), driver.ErrStaleReceipt)
+			waitForState(t, pool, id, "completed")
+			assert.Equal(t, int64(2), attempts.Load())
+			assert.Equal(t, 1, queryValue[int](t, pool, "select count(*) from awa.workers"), "the worker has begun anew")
+		})
+	}
+}
+
+// Somebody else ends the worker between the commit of a claim and its answer: no handler is started for what is not the
+// worker's any more.
+func TestClaimOfAWorkerThatSomebodyElseHasEnded(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	admin, others := testdb.Connect(t, databaseURL), untapped(t, databaseURL)
+	var log syncBuffer
+	var ended atomic.Bool
+	tap := &wiretap{onWrite: func(c *tappedConn, _ []byte) (func() error, error) {
+		if !c.claims || ended.Load() {
+			return nil, nil
+		}
+		return func() error {
+			var workerID int64
+			err := admin.QueryRow(context.Background(), "select coalesce((select worker_id from awa.lease_claims), 0)").Scan(&workerID)
+			if err != nil || workerID == 0 {
+				return err
+			}
+			ended.Store(true)
+			_, err = admin.Exec(context.Background(), "select awa.deregister_worker($1)", workerID)
+			for deadline := time.Now().Add(patience); err == nil && !strings.Contains(log.String(), "no longer knows this worker") && time.Now().Before(deadline); {
+				time.Sleep(look)
+			}
+			return err
+		}, nil
+	}}
+	ran := make(chan int64, 2)
+	runWorker(t, tap.pool(t, databaseURL), handle(func(_ context.Context, job *driver.Job[note]) error {
+		ran <- job.Receipt
+		return nil
+	}), driver.WorkerConfig{HeartbeatEvery: 20 * time.Millisecond, NoMaintenance: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	id := enqueue(t, others, note{}, driver.EnqueueOptions{})
+	receipt := receive(t, ran)
+	job := waitForState(t, others, id, "completed")
+	assert.True(t, ended.Load())
+	assert.Equal(t, *job.Receipt, receipt, "the first run was that of the attempt that counts")
+	assert.Empty(t, ran)
+}
