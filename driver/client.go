@@ -46,7 +46,8 @@ type EnqueueOptions struct {
 // DefaultQueue is the queue of jobs and workers that name none.
 const DefaultQueue = "default"
 
-// Client enqueues jobs, changes them, and reads what became of them. It is safe for concurrent use.
+// Client enqueues jobs, changes them, and reads what became of them. It is safe for concurrent use. What it does in a
+// transaction of its own it does at READ COMMITTED, whatever the database's default isolation level is.
 type Client struct {
 	pool *pgxpool.Pool
 }
@@ -57,7 +58,11 @@ func NewClient(pool *pgxpool.Pool) *Client { return &Client{pool: pool} }
 // Enqueue appends one job, in a transaction of its own, and returns the job's id. Bad options are refused by the server
 // with SQLSTATE 22023 and a hint.
 func (c *Client) Enqueue(ctx context.Context, args Args, opts EnqueueOptions) (int64, error) {
-	return c.EnqueueTx(ctx, c.pool, args, opts)
+	id, err := c.EnqueueTx(ctx, c.pool, args, opts)
+	if errors.Is(err, ErrMovedOn) { // the database's default is SERIALIZABLE
+		return c.EnqueueTx(ctx, ownTx{c.pool}, args, opts)
+	}
+	return id, err
 }
 
 // EnqueueTx is [Client.Enqueue] inside the caller's transaction: the job exists if and when that commits.
@@ -82,7 +87,7 @@ type UniqueOptions struct {
 // EnqueueUnique is [Client.Enqueue], unless another job holds the same unique key: then it returns that one's id, and
 // inserted is false. It waits for a transaction that is about to take the same key, or to let go of it.
 func (c *Client) EnqueueUnique(ctx context.Context, args Args, unique UniqueOptions, opts EnqueueOptions) (id int64, inserted bool, err error) {
-	return c.EnqueueUniqueTx(ctx, c.pool, args, unique, opts)
+	return c.EnqueueUniqueTx(ctx, ownTx{c.pool}, args, unique, opts)
 }
 
 // EnqueueUniqueTx is [Client.EnqueueUnique] inside the caller's transaction: the job exists if and when that commits, and
@@ -121,7 +126,7 @@ func (c *Client) EnqueueUniqueTx(ctx context.Context, tx DBTX, args Args, unique
 // is false when no job holds the key that has not ended. The key is given as for [Client.EnqueueUnique]: args may be nil
 // beside a Key, and queue, "" for "default", counts where By names it. It fails as [Client.Cancel] does.
 func (c *Client) CancelByUniqueKey(ctx context.Context, args Args, unique UniqueOptions, queue string) (id int64, cancelled bool, err error) {
-	return c.CancelByUniqueKeyTx(ctx, c.pool, args, unique, queue)
+	return c.CancelByUniqueKeyTx(ctx, ownTx{c.pool}, args, unique, queue)
 }
 
 // CancelByUniqueKeyTx is [Client.CancelByUniqueKey] inside the caller's transaction: see [Client.CancelTx].
@@ -151,7 +156,11 @@ func (c *Client) CancelByUniqueKeyTx(ctx context.Context, tx DBTX, args Args, un
 // EnqueueMany appends jobs of one kind, at most 10,000, all of them or, on an error, none. It is the fast way. It returns
 // their ids in the order of args.
 func (c *Client) EnqueueMany(ctx context.Context, args []Args, opts EnqueueOptions) ([]int64, error) {
-	return c.EnqueueManyTx(ctx, c.pool, args, opts)
+	ids, err := c.EnqueueManyTx(ctx, c.pool, args, opts)
+	if errors.Is(err, ErrMovedOn) { // the database's default is SERIALIZABLE
+		return c.EnqueueManyTx(ctx, ownTx{c.pool}, args, opts)
+	}
+	return ids, err
 }
 
 // EnqueueManyTx is [Client.EnqueueMany] inside the caller's transaction: the jobs exist if and when that commits.
@@ -292,7 +301,7 @@ type AttemptError struct {
 
 // Job returns what is known of one job. It fails with [ErrNoSuchJob] when there is none of that id, or no more.
 func (c *Client) Job(ctx context.Context, id int64) (JobInfo, error) {
-	row, err := queries.Job(ctx, c.pool, id)
+	row, err := queries.Job(ctx, ownTx{c.pool}, id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = ErrNoSuchJob
 	}
@@ -315,7 +324,7 @@ func (c *Client) Job(ctx context.Context, id int64) (JobInfo, error) {
 // ExplainJob says in words why a job is not running now, or what became of it. It fails with [ErrNoSuchJob] when there is
 // none of that id, or no more.
 func (c *Client) ExplainJob(ctx context.Context, id int64) (string, error) {
-	says, err := queries.ExplainJob(ctx, c.pool, id)
+	says, err := queries.ExplainJob(ctx, ownTx{c.pool}, id)
 	if err != nil {
 		return "", fmt.Errorf("explain job %d: %w", id, mapError(err))
 	}
@@ -339,7 +348,7 @@ type QueueCounts struct {
 
 // QueueCounts counts the jobs of a queue by state. It fails with [ErrNoSuchQueue] when nothing was ever enqueued to it.
 func (c *Client) QueueCounts(ctx context.Context, queue string) (QueueCounts, error) {
-	counts, err := queries.QueueCounts(ctx, c.pool, &queue)
+	counts, err := queries.QueueCounts(ctx, ownTx{c.pool}, &queue)
 	if err == nil && len(counts) == 0 {
 		err = ErrNoSuchQueue
 	}

@@ -71,8 +71,20 @@ type unpreparedDB struct {
 	mode pgx.QueryExecMode
 }
 
-func newUnpreparedDB(pool *pgxpool.Pool, db DBTX) unpreparedDB {
-	return unpreparedDB{db, unprepared(pool.Config().ConnConfig)}
+// handlersDB is the pool, as handlers use it.
+type handlersDB struct {
+	pool *pgxpool.Pool
+	mode pgx.QueryExecMode
+}
+
+// call calls a function of the server, as a statement alone, or, where the database's default isolation level makes that fail
+// because of what others do, once more in a transaction at READ COMMITTED.
+func (h handlersDB) call(ctx context.Context, f func(DBTX) error) error {
+	err := f(unpreparedDB{h.pool, h.mode})
+	if hasCode(err, serializationFailure) {
+		err = pgx.BeginTxFunc(ctx, h.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error { return f(unpreparedDB{tx, h.mode}) })
+	}
+	return mapError(err)
 }
 
 func (u unpreparedDB) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
@@ -291,6 +303,72 @@ func (r pipelineRow) Scan(dest ...any) error {
 	}
 	r.rows.Close()
 	return r.rows.Err()
+}
+
+// ownTx is a pool on which each query is a transaction of its own, at READ COMMITTED whatever the database's default is, and in
+// one round trip.
+type ownTx struct{ pool *pgxpool.Pool }
+
+var _ DBTX = ownTx{}
+
+func (o ownTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	rows, err := o.Query(ctx, sql, args...)
+	if err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+	}
+	return rows.CommandTag(), rows.Err()
+}
+
+func (o ownTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	conn, err := o.pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := pipeline{conn: conn.Conn()}.Query(ctx, sql, args...)
+	if err != nil {
+		giveBack(ctx, conn)
+		return nil, err
+	}
+	return &ownTxRows{Rows: rows, ctx: ctx, conn: conn}, nil
+}
+
+func (o ownTx) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	rows, err := o.Query(ctx, sql, args...)
+	return pipelineRow{rows: rows, err: err}
+}
+
+// giveBack ends what is left of a transaction that has failed, and gives the connection back.
+func giveBack(ctx context.Context, conn *pgxpool.Conn) {
+	if !conn.Conn().IsClosed() && conn.Conn().PgConn().TxStatus() != 'I' {
+		conn.Exec(ctx, "rollback") // the pool closes a connection on which that has failed, too
+	}
+	conn.Release()
+}
+
+// ownTxRows gives the connection back after the last row.
+type ownTxRows struct {
+	pgx.Rows
+	ctx  context.Context
+	conn *pgxpool.Conn // nil when it was given back
+}
+
+func (r *ownTxRows) Next() bool {
+	if r.Rows.Next() {
+		return true
+	}
+	r.Close()
+	return false
+}
+
+func (r *ownTxRows) Close() {
+	r.Rows.Close()
+	if r.conn != nil {
+		giveBack(r.ctx, r.conn)
+		r.conn = nil
+	}
 }
 
 // readOnly is the SQLSTATE of a stand-by that will be promoted, or of a server that was demoted.

@@ -53,6 +53,9 @@ var sentinels = map[string]error{
 // invalidParameter is the SQLSTATE of everything that the functions refuse before they write anything.
 const invalidParameter = "22023"
 
+// serializationFailure is the SQLSTATE of what might succeed the next time.
+const serializationFailure = "40001"
+
 // queryCanceled is the SQLSTATE of what a timeout has ended.
 const queryCanceled = "57014"
 

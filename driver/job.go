@@ -26,7 +26,7 @@ type RawJob struct {
 	Metadata    json.RawMessage // nil for none
 	Progress    json.RawMessage // what an earlier attempt said with SetProgress; nil for none
 
-	db          DBTX
+	db          handlersDB
 	output      any
 	completedTx bool
 }
@@ -37,7 +37,7 @@ type Job[T Args] struct {
 	Args T
 }
 
-func newRawJob(j gen.AwaClaimedJob, db DBTX) *RawJob {
+func newRawJob(j gen.AwaClaimedJob, db handlersDB) *RawJob {
 	return &RawJob{
 		ID: j.JobID, Receipt: j.Receipt, Queue: j.Queue, Kind: j.Kind, Args: j.Args, Attempt: int(j.Attempt),
 		MaxAttempts: int(j.MaxAttempts), Priority: int(j.Priority), CreatedAt: j.CreatedAt, ReadyAt: j.ReadyAt,
@@ -71,7 +71,9 @@ func (j *RawJob) CompleteTx(ctx context.Context, tx DBTX) error {
 func (j *RawJob) SetProgress(ctx context.Context, v any) error {
 	encoded, err := encode("progress", v)
 	if err == nil {
-		err = mapError(queries.SetProgress(ctx, j.db, gen.SetProgressParams{JobID: j.ID, Receipt: j.Receipt, Progress: encoded}))
+		err = j.db.call(ctx, func(db DBTX) error {
+			return queries.SetProgress(ctx, db, gen.SetProgressParams{JobID: j.ID, Receipt: j.Receipt, Progress: encoded})
+		})
 	}
 	if err != nil {
 		return fmt.Errorf("set progress of job %d: %w", j.ID, err)
@@ -83,9 +85,13 @@ func (j *RawJob) SetProgress(ctx context.Context, v any) error {
 // heartbeats keep leases alive by themselves, so this is for an attempt that should outlast the lack of them. A deadline
 // stays. It fails with [ErrStaleReceipt] when the attempt is no longer this worker's: return the error.
 func (j *RawJob) Extend(ctx context.Context, lease time.Duration) (time.Time, error) {
-	until, err := queries.Extend(ctx, j.db, gen.ExtendParams{JobID: j.ID, Receipt: j.Receipt, Lease: lease})
+	var until time.Time
+	err := j.db.call(ctx, func(db DBTX) (err error) {
+		until, err = queries.Extend(ctx, db, gen.ExtendParams{JobID: j.ID, Receipt: j.Receipt, Lease: lease})
+		return err
+	})
 	if err != nil {
-		return time.Time{}, fmt.Errorf("extend job %d: %w", j.ID, mapError(err))
+		return time.Time{}, fmt.Errorf("extend job %d: %w", j.ID, err)
 	}
 	return until, nil
 }

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -24,7 +25,7 @@ const promoteMax = 4096
 type pass struct {
 	trouble trouble
 	every   time.Duration
-	call    func(context.Context, DBTX) error
+	call    func(context.Context, *pgxpool.Conn, pgx.QueryExecMode) error
 }
 
 // passes returns what there is to do.
@@ -54,14 +55,18 @@ func (p *pass) run(ctx context.Context, pool *pgxpool.Pool) error {
 		return err
 	}
 	defer conn.Release()
-	return p.call(ctx, newUnpreparedDB(pool, conn))
+	return p.call(ctx, conn, unprepared(conn.Conn().Config()))
 }
 
 // promote makes ready what is due, until nothing is left. A call that is under way is finished.
-func promote(ctx context.Context, db DBTX) error {
+func promote(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode) error {
 	for {
+		var promoted int64
 		calling, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-		promoted, err := queries.PromoteDue(calling, db, promoteMax)
+		err := pgx.BeginTxFunc(calling, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
+			promoted, err = queries.PromoteDue(calling, unpreparedDB{tx, mode}, promoteMax)
+			return err
+		})
 		cancel()
 		if err != nil || promoted < promoteMax || ctx.Err() != nil {
 			return err
@@ -69,9 +74,10 @@ func promote(ctx context.Context, db DBTX) error {
 	}
 }
 
-// runMaintenance is interrupted at the worker's end, for it may take a while. It commits by itself, so it is in no transaction.
-func runMaintenance(ctx context.Context, db DBTX) error {
+// runMaintenance is interrupted at the worker's end, for it may take a while. It commits by itself, so it is in no transaction;
+// it chooses its isolation level itself, too.
+func runMaintenance(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode) error {
 	ctx, cancel := context.WithTimeout(ctx, maintainTimeout)
 	defer cancel()
-	return queries.RunMaintenance(ctx, db)
+	return queries.RunMaintenance(ctx, unpreparedDB{conn, mode})
 }

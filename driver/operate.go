@@ -22,14 +22,15 @@ type JobFilter struct {
 // taken from its worker: the handler's context ends at once, and its answer is stale. The reason is kept with the job; ""
 // for none.
 //
-// It fails with [ErrNoSuchJob]; with [ErrWrongState] when the job has ended; with [ErrMovedOn]; with [ErrIsolation] at any
-// isolation level but READ COMMITTED; and with SQLSTATE 55P03 when a transaction that lasts is answering for the job.
+// It fails with [ErrNoSuchJob]; with [ErrWrongState] when the job has ended; with [ErrMovedOn]; and with SQLSTATE 55P03 when
+// a transaction that lasts is answering for the job.
 func (c *Client) Cancel(ctx context.Context, id int64, reason string) (state string, err error) {
-	return c.CancelTx(ctx, c.pool, id, reason)
+	return c.CancelTx(ctx, ownTx{c.pool}, id, reason)
 }
 
 // CancelTx is [Client.Cancel] inside the caller's transaction: the job is cancelled if and when that commits. When a job
-// that waited was claimed meanwhile, that is decided at the commit, which then may fail with SQLSTATE 40001.
+// that waited was claimed meanwhile, that is decided at the commit, which then may fail with SQLSTATE 40001. It fails with
+// [ErrIsolation] at any isolation level but READ COMMITTED.
 func (c *Client) CancelTx(ctx context.Context, tx DBTX, id int64, reason string) (state string, err error) {
 	state, err = queries.Cancel(ctx, tx, gen.CancelParams{JobID: id, Reason: optional(reason)})
 	return state, changeError("cancel", id, err)
@@ -41,7 +42,7 @@ func (c *Client) CancelTx(ctx context.Context, tx DBTX, id int64, reason string)
 // It fails as [Client.Cancel] does, with [ErrWrongState] when the job is available, runs or has completed; and with
 // [ErrUniqueKeyHeld].
 func (c *Client) Retry(ctx context.Context, id int64) (state string, err error) {
-	return c.RetryTx(ctx, c.pool, id)
+	return c.RetryTx(ctx, ownTx{c.pool}, id)
 }
 
 // RetryTx is [Client.Retry] inside the caller's transaction: the job may run when that commits.
@@ -55,7 +56,7 @@ func (c *Client) RetryTx(ctx context.Context, tx DBTX, id int64) (state string, 
 //
 // It fails as [Client.Cancel] does, with [ErrWrongState] when the job runs or has ended.
 func (c *Client) SetPriority(ctx context.Context, id int64, priority int) (state string, err error) {
-	return c.SetPriorityTx(ctx, c.pool, id, priority)
+	return c.SetPriorityTx(ctx, ownTx{c.pool}, id, priority)
 }
 
 // SetPriorityTx is [Client.SetPriority] inside the caller's transaction: see [Client.CancelTx].
@@ -69,7 +70,7 @@ func (c *Client) SetPriorityTx(ctx context.Context, tx DBTX, id int64, priority 
 //
 // It fails as [Client.SetPriority] does.
 func (c *Client) Move(ctx context.Context, id int64, queue string) (state string, err error) {
-	return c.MoveTx(ctx, c.pool, id, queue)
+	return c.MoveTx(ctx, ownTx{c.pool}, id, queue)
 }
 
 // MoveTx is [Client.Move] inside the caller's transaction: see [Client.CancelTx].
@@ -89,7 +90,7 @@ func changeError(what string, id int64, err error) error {
 // how many. Deferred jobs that somebody else is changing are left alone. A filter that filters nothing is refused with
 // SQLSTATE 22023; otherwise it fails as [Client.Cancel] does.
 func (c *Client) CancelWhere(ctx context.Context, filter JobFilter) (int64, error) {
-	return c.CancelWhereTx(ctx, c.pool, filter)
+	return c.CancelWhereTx(ctx, ownTx{c.pool}, filter)
 }
 
 // CancelWhereTx is [Client.CancelWhere] inside the caller's transaction: see [Client.CancelTx].
@@ -106,7 +107,7 @@ func (c *Client) CancelWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (
 // one holds, and those that somebody else is changing, are left alone. A filter that filters nothing is refused with
 // SQLSTATE 22023.
 func (c *Client) RetryWhere(ctx context.Context, filter JobFilter) (int64, error) {
-	return c.RetryWhereTx(ctx, c.pool, filter)
+	return c.RetryWhereTx(ctx, ownTx{c.pool}, filter)
 }
 
 // RetryWhereTx is [Client.RetryWhere] inside the caller's transaction: the jobs may run when that commits.
@@ -121,7 +122,7 @@ func (c *Client) RetryWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (i
 // PurgeDLQ removes dead letters for good, in a transaction of its own, and returns how many. Those that somebody else is
 // changing are left alone. A filter that filters nothing is refused with SQLSTATE 22023: the State "dead" stands for all.
 func (c *Client) PurgeDLQ(ctx context.Context, filter JobFilter) (int64, error) {
-	return c.PurgeDLQTx(ctx, c.pool, filter)
+	return c.PurgeDLQTx(ctx, ownTx{c.pool}, filter)
 }
 
 // PurgeDLQTx is [Client.PurgeDLQ] inside the caller's transaction.
@@ -143,13 +144,13 @@ func (f JobFilter) params() gen.CancelWhereParams {
 
 // DropQueue removes a queue, its settings, and its jobs that wait, failed, were cancelled or are dead, in a transaction of
 // its own. It fails with [ErrNoSuchQueue]; with [ErrWrongState] while the queue has jobs that have not ended, unless it is
-// forced: then these go, too, and what runs is taken from its worker; and with [ErrIsolation] at any isolation level but
-// READ COMMITTED.
+// forced: then these go, too, and what runs is taken from its worker.
 func (c *Client) DropQueue(ctx context.Context, queue string, force bool) error {
-	return c.DropQueueTx(ctx, c.pool, queue, force)
+	return c.DropQueueTx(ctx, ownTx{c.pool}, queue, force)
 }
 
-// DropQueueTx is [Client.DropQueue] inside the caller's transaction. Commit soon: nobody can claim from the queue before.
+// DropQueueTx is [Client.DropQueue] inside the caller's transaction. Commit soon: nobody can claim from the queue before. It
+// fails with [ErrIsolation] at any isolation level but READ COMMITTED.
 func (c *Client) DropQueueTx(ctx context.Context, tx DBTX, queue string, force bool) error {
 	if err := queries.DropQueue(ctx, tx, gen.DropQueueParams{Queue: queue, Force: force}); err != nil {
 		return fmt.Errorf("drop queue %q: %w", queue, mapError(err))

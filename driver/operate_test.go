@@ -128,7 +128,7 @@ func TestJobThatMovesOnMeanwhile(t *testing.T) {
 	}()
 	waitFor(t, func() bool {
 		return queryValue[bool](t, pool, `
-			select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%awa.set_priority%')`)
+			select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query = 'commit')`)
 	}, "the change does not wait for the claim")
 	require.NoError(t, tx.Commit(t.Context()))
 	err = receive(t, result)

@@ -159,7 +159,7 @@ func (c WorkerConfig) validate() error {
 // Worker runs the jobs of some queues.
 type Worker struct {
 	pool     *pgxpool.Pool
-	db       DBTX // the pool, for handlers
+	db       handlersDB
 	handlers *Handlers
 	cfg      WorkerConfig
 	log      *slog.Logger
@@ -187,7 +187,7 @@ func NewWorker(pool *pgxpool.Pool, handlers *Handlers, cfg WorkerConfig) (*Worke
 		return nil, errors.New("worker: handlers is nil: call NewHandlers, and Handle for each kind")
 	}
 	w := &Worker{
-		pool: pool, db: newUnpreparedDB(pool, pool), handlers: handlers.within(cfg.Middleware), cfg: cfg, log: cfg.Logger.With(keyWorker, cfg.Name),
+		pool: pool, db: handlersDB{pool, unprepared(pool.Config().ConnConfig)}, handlers: handlers.within(cfg.Middleware), cfg: cfg, log: cfg.Logger.With(keyWorker, cfg.Name),
 		stats: map[string]*queueStats{}, runs: map[*run]bool{},
 	}
 	for _, q := range cfg.Queues {
