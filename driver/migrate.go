@@ -16,11 +16,40 @@ import (
 )
 
 const (
-	// versionTable holds the number of the last migration. It is not in schema awa, which the first migration creates.
-	versionTable = "public.awa_schema_version"
+	// versionTable holds the number of the last migration: in the schema, so that a dump of the schema has it.
+	versionTable = "awa.schema_version"
 	// migrateLock is the key of the advisory lock under which Awa is installed. The keys that the engine uses are negative.
 	migrateLock = int64(0x6177616d696772) // "awamigr"
 )
+
+// makeSchema creates the schema, where it is missing, and the table of the version in it, which tern would create without a key. A
+// version that was in the schema public, where earlier programs kept it, moves.
+const makeSchema = `
+do $$
+begin
+  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+  if to_regclass('awa.schema_version') is not null then
+    return;
+  elsif to_regnamespace('awa') is null then
+    create schema awa;
+  elsif to_regclass('public.awa_schema_version') is null and exists (select from pg_class c where c.relnamespace = 'awa'::regnamespace) then
+    raise exception using errcode = '55000', message = 'schema awa holds tables, but not the version of Awa',
+      detail = 'It is not Awa''s, or it was restored from a dump that does not hold the version.',
+      hint = 'Empty or rename the schema; or restore public.awa_schema_version, too.';
+  end if;
+  create table awa.schema_version (
+    version  int not null,
+    only_row boolean primary key default true check (only_row)
+  );
+  comment on table awa.schema_version is 'The number of the last migration, in one row';
+  if to_regclass('public.awa_schema_version') is null then
+    insert into awa.schema_version (version) values (0);
+  else
+    insert into awa.schema_version (version) select v.version from public.awa_schema_version v;
+    drop table public.awa_schema_version;
+  end if;
+end
+$$`
 
 // MigrateResult says what [Migrate] did.
 type MigrateResult struct {
@@ -36,7 +65,7 @@ type MigrateResult struct {
 }
 
 // Migrate installs Awa in a database, or brings an older installation up to date: the tables by numbered migrations
-// (the number is kept in public.awa_schema_version), then all functions, views and grants. It is safe to repeat, and
+// (the number is kept in awa.schema_version), then all functions, views and grants. It is safe to repeat, and
 // safe to run from many processes at once: one after the other they hold a session's advisory lock, so connect to the
 // server itself, not to a proxy that pools transactions.
 //
@@ -83,6 +112,9 @@ func (r *MigrateResult) install(ctx context.Context, conn *pgx.Conn) error {
 	}
 
 	if _, err := conn.Exec(ctx, "select pg_advisory_lock($1)", migrateLock); err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, makeSchema); err != nil {
 		return err
 	}
 	migrator, err := migrate.NewMigrator(ctx, conn, versionTable)

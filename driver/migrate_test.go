@@ -67,7 +67,7 @@ func TestMigrateTwoDatabasesAtOnce(t *testing.T) {
 
 func TestMigrateRefusesNewerSchema(t *testing.T) {
 	databaseURL := testdb.URL(t)
-	_, err := testdb.Connect(t, databaseURL).Exec(t.Context(), "update public.awa_schema_version set version = 999")
+	_, err := testdb.Connect(t, databaseURL).Exec(t.Context(), "update awa.schema_version set version = 999")
 	require.NoError(t, err)
 	_, err = driver.Migrate(t.Context(), databaseURL)
 	assert.ErrorContains(t, err, "schema version 999")

@@ -267,6 +267,7 @@ func TestClaimAfterARestore(t *testing.T) {
 	s := d.session()
 	job := s.enqueue("q")
 	s.exec("update awa.ring set tables = '{1,2}'")
+	s.exec("update awa.origin set xid = '5'")
 	require.Equal(t, "55000", sqlState(s.try("select awa.enqueue('q', 'k')")))
 	require.Equal(t, "55000", sqlState(s.try("select awa.claim('q')")))
 	s.exec("select awa.rebase_after_restore()")

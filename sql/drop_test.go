@@ -143,3 +143,44 @@ func TestDropQueueBesideAnOpenChange(t *testing.T) {
 		a.balanced()
 	}
 }
+
+// A job is given back, or promoted, or retried, while a forced drop waits for that: it goes with the queue.
+func TestForcedDropQueueWaitsBeforeItDecides(t *testing.T) {
+	for name, change := range map[string]func(*session, []claimed){
+		"release": func(s *session, j []claimed) { s.exec("select awa.release($1, $2)", j[0].JobID, j[0].Receipt) },
+		"fail": func(s *session, j []claimed) {
+			s.exec("select awa.fail($1, $2, 'error', '0')", j[0].JobID, j[0].Receipt)
+		},
+		"snooze":       func(s *session, j []claimed) { s.exec("select awa.snooze($1, $2, '1 hour')", j[0].JobID, j[0].Receipt) },
+		"promote":      func(s *session, j []claimed) { s.exec("select awa.promote_due()") },
+		"retry":        func(s *session, j []claimed) { s.exec("select awa.retry(id) from awa.jobs where state = 'failed'") },
+		"retry a dead": func(s *session, j []claimed) { s.exec("select awa.retry(id) from awa.jobs where state = 'dead'") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDatabase(t)
+			d.t = t
+			a, b, watcher := d.session(), d.session(), d.session()
+			for _, deadLetter := range []bool{false, true} {
+				j := a.openAlone("q", shapes[0])
+				a.exec("select awa.configure_queue('q', jsonb_build_object('dead_letter', $1::boolean))", deadLetter)
+				a.exec("select awa.discard($1, $2, 'error')", j[0].JobID, j[0].Receipt)
+			}
+			open := a.openAlone("q", shapes[2])
+			a.exec("select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')")
+			a.exec("update awa.deferred_jobs set run_at = now() - interval '1 second'")
+			a.exec("begin")
+			change(a, open)
+			require.Equal(t, 6, one[int](a, "select count(*) from awa.jobs where state <> 'completed'"))
+			wait := b.background("select awa.drop_queue('q', true)")
+			watcher.waitUntilBlocked(b)
+			a.exec("commit")
+			require.NoError(t, wait())
+			require.Zero(t, one[int](a, "select count(*) from awa.jobs"))
+			require.Zero(t, one[int](a, "select count(*) from awa.queue_counts"))
+			require.Empty(t, a.claim("q", 9))
+			a.enqueue("q")
+			require.Len(t, a.claim("q", 9), 1)
+			a.balanced()
+		})
+	}
+}

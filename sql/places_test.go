@@ -113,12 +113,12 @@ func TestNothingIsCarriedBesideALongReader(t *testing.T) {
 	require.Len(t, s.claim("q", 9), 1)
 }
 
-// Two fresh servers give the same OIDs: then it is the row of origin that a restore has written again.
+// Two fresh servers give the same OIDs, or the same transaction ids, but hardly both: then it is the other one that tells, and that the server is another one.
 func TestRestoreOntoATwin(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
 	job := s.enqueue("q")
-	s.exec("create table saved as select * from awa.origin")
+	s.exec("create table saved as select xid, server + 1 as server from awa.origin")
 	s.exec("delete from awa.origin")
 	s.exec("insert into awa.origin select * from saved") // as a restore does
 	require.Equal(t, "55000", sqlState(s.try("select awa.enqueue('q', 'k')")))

@@ -317,7 +317,7 @@ var schemaCheck = check{"version", "", `
 select case v.version when e.schema then 'ok' else 'warning' end as level, 'schema' as subject,
        case v.version when e.schema then format('version %s', v.version) else format('version %s, this program brings %s', v.version, e.schema) end as message,
        case when v.version < e.schema then 'Run awa migrate.' when v.version > e.schema then 'Use a newer awa.' else '' end as hint
-  from public.awa_schema_version v, jsonb_to_record($1::jsonb) e(schema int)`}
+  from awa.schema_version v, jsonb_to_record($1::jsonb) e(schema int)`}
 
 var versionCheck = check{"version", "", `
 select case v.version when e.version then 'ok' else 'warning' end as level, 'functions' as subject,

@@ -292,7 +292,7 @@ func TestDoctorOfAnotherVersion(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	conn := testdb.Connect(t, databaseURL)
 	for version, hint := range map[int]string{0: "Run awa migrate", 999: "Use a newer awa"} {
-		execute(t, conn, fmt.Sprintf("update public.awa_schema_version set version = %d", version), "drop function if exists awa.pause_queue")
+		execute(t, conn, fmt.Sprintf("update awa.schema_version set version = %d", version), "drop function if exists awa.pause_queue")
 		findings := examined(t, databaseURL)
 		f := find(findings, levelWarning, "version", "schema", fmt.Sprintf("version %d, this program brings ", version))
 		require.NotNil(t, f)
@@ -301,7 +301,7 @@ func TestDoctorOfAnotherVersion(t *testing.T) {
 			assert.NotContains(t, []string{"functions", "views", "tables"}, f.Topic)
 		}
 	}
-	execute(t, conn, "drop table public.awa_schema_version")
+	execute(t, conn, "drop table awa.schema_version")
 	findings := examined(t, databaseURL)
 	assert.NotNil(t, find(findings, levelCritical, "version", "", "can't be checked"))
 	assert.NotNil(t, find(findings, levelCritical, "functions", "awa.pause_queue(text)", "is missing"), "it goes on")

@@ -60,11 +60,11 @@ func explain(err error) error {
 	switch {
 	case errors.As(err, &config):
 		return fmt.Errorf("%w\nThe URL should look like postgres://user:password@localhost:5432/mydb", err)
-	case errors.As(err, &pg) && pg.Code == "42501" && strings.Contains(pg.Message, "schema_version"):
+	case errors.As(err, &pg) && pg.Code == "42501" && (strings.Contains(pg.Message, "schema_version") || strings.Contains(pg.Message, "schema awa")):
 		return fmt.Errorf("%w\nAwa was installed here by another role. Run this as that role, or as a superuser", err)
 	case errors.As(err, &pg) && pg.Code == "42501": // insufficient_privilege
-		return fmt.Errorf("%w\nThe role needs the right to create schemas in the database, and tables in its schema public. Let the database's\n"+
-			"owner run this, or grant them:\n\tgrant create on database MYDB to ROLE; grant create on schema public to ROLE", err)
+		return fmt.Errorf("%w\nThe role needs the right to create a schema in the database. Let the database's owner run this, or grant it:\n"+
+			"\tgrant create on database MYDB to ROLE\nor create an empty one for it:\n\tcreate schema awa authorization ROLE", err)
 	case errors.As(err, &pg) && pg.Code == "3D000": // invalid_catalog_name
 		return fmt.Errorf("%w\nCreate the database first:\n\tcreate database MYDB", err)
 	case errors.As(err, &pg) && (pg.Code == "28P01" || pg.Code == "28000"): // invalid password, authorization

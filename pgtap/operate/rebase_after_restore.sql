@@ -95,7 +95,7 @@ exception when others then
 end
 $$;
 select pg_temp.restored(1000000000) \g /dev/null
-update awa.origin set xid = '5';
+update awa.origin set xid = '5', server = server + 1;
 select is(pg_temp.raised(call), '55000 the database was restored from a dump: Call awa.rebase_after_restore() once.', call)
   from (values
     (1, $$select awa.enqueue(pg_temp.q(), 'k')$$),
@@ -136,11 +136,12 @@ end
 $$;
 savepoint refused;
 select pg_temp.restored(1000000000) \g /dev/null
-update awa.origin set xid = '5';
+update awa.origin set xid = '5', server = server + 1;
 select pg_temp.rebased('a server ahead');
 rollback to refused;
 select pg_temp.restored(3 - pg_temp.least_id()) \g /dev/null
 update awa.ring set tables = '{1,2}';
+update awa.origin set xid = '5';
 select pg_temp.rebased('a server behind');
 rollback to refused;
 
@@ -151,13 +152,13 @@ select is((select p.outcome from awa.prune_oldest(true) p), 'cleaned', 'cleaned'
 delete from before b using past p where p.id = b.id;
 update promised set running = 0, completed = 0;
 select pg_temp.restored(1000000000) \g /dev/null
-update awa.origin set xid = '5';
+update awa.origin set xid = '5', server = server + 1;
 select pg_temp.rebased('after a cleaning');
 rollback to refused;
 
 -- Work goes on
 select pg_temp.restored(1000000000) \g /dev/null
-update awa.origin set xid = '5';
+update awa.origin set xid = '5', server = server + 1;
 select running from awa.rebase_after_restore() \g /dev/null
 savepoint again;
 select pg_temp.fill(pg_temp.q(' order'), 1) \g /dev/null

@@ -37,6 +37,7 @@ savepoint well;
 
 -- Restored
 update awa.ring set tables = '{1,2}';
+update awa.origin set xid = '5';
 select is(pg_temp.says('restore'), 'critical: database: it was restored from a dump: nothing is enqueued or claimed -> Call awa.rebase_after_restore() once.', 'a database that was restored');
 rollback to well;
 
@@ -178,6 +179,7 @@ update awa.ring set cleaned_segment = 0, cleaned_until = awa._snapshot();
 select matches(pg_temp.says('segment', '0'), '^ok: segment 0: left 01:00 ago, \d+ kB, cleaned$', 'and cleaned');
 
 -- What needs somebody first comes first
+update awa.origin set xid = '5';
 update awa.ring set tables = '{1,2}', outcome = 'unbalanced', stuck_since = clock_timestamp();
 insert into awa.workers (name, heartbeat_at) values ('quick', clock_timestamp()), ('silent', pg_temp.ago('2 minutes'));
 select is((select array_agg(h.level || ' ' || h.topic order by h.n) from (select *, row_number() over () as n from awa.health()) h where h.level <> 'ok' and h.topic <> 'horizon'), '{"critical restore","critical prune","warning worker"}', 'what is critical comes first, then what is to be warned of');

@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(24);
+select plan(29);
 
 select is(awa._queue_id('email'), ('x' || left(encode(sha256('email'), 'hex'), 15))::bit(60)::bigint, 'the id of a queue is the first 60 bits of the SHA-256 of its name');
 select is(awa._queue_id('größe'), ('x' || left(encode(sha256('\x6772c3b6c39f65'), 'hex'), 15))::bit(60)::bigint, 'in UTF-8');
@@ -34,12 +34,29 @@ select awa.enqueue(pg_temp.q(), 'k') \g /dev/null
 select is((select array_agg(distinct e.tableoid::regclass::text) from awa.ready_entries e where e.xid = pg_current_xact_id()), '{awa.ready_entries_2}', 'new entries do');
 savepoint here;
 update awa.ring set tables = array['awa.ring'::regclass, 'awa.ready_tombstones'::regclass]::oid[];
-select pg_temp.refused('select awa._current_segment()', '55000', 'restored', 'a database that was restored, where ready_entries has another OID');
+select is(awa._current_segment(), 2::smallint, 'a table that was copied and swapped is no restore');
+update awa.origin set xid = '3';
+select pg_temp.refused('select awa._current_segment()', '55000', 'restored', 'one where ready_entries has another OID, and a row was written by another transaction than it says, is');
+rollback to here;
 update awa.ring set tables = array['awa.queues'::regclass, 'awa.ready_entries'::regclass]::oid[];
-select pg_temp.refused('select awa._current_segment()', '55000', 'restored', 'or ring has');
+update awa.origin set server = server + 1;
+update awa.origin set xid = xmin;
+select pg_temp.refused('select awa._current_segment()', '55000', 'restored', 'so is one where ring has another OID, on another server');
 rollback to here;
 update awa.origin set xid = '3';
-select pg_temp.refused('select awa._current_segment()', '55000', 'restored', 'or, where these are the same, a row was written by another transaction than it says');
+select is(awa._current_segment(), 2::smallint, 'a row that was rewritten is no restore');
+update awa.origin set server = server + 1;
+select pg_temp.refused('select awa._current_segment()', '55000', 'restored', 'but on another server');
+rollback to here;
+update awa.origin set server = server + 1;
+update awa.origin set xid = xmin;
+select is(awa._current_segment(), 2::smallint, 'an upgrade gives the server another identifier, and is no restore');
+rollback to here;
+insert into awa.origin table awa.origin;
+select pg_temp.refused('select awa._current_segment()', '55000', 'restored', 'data that was restored alone has added a row');
+rollback to here;
+delete from awa.origin;
+select pg_temp.refused('select awa._current_segment()', '55000', 'restored', 'without a row nobody knows');
 
 -- For the books
 rollback to here;

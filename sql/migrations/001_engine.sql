@@ -1,5 +1,6 @@
 -- The tables of the engine: two logs, two ledgers, and what is configured around them.
--- Code (functions, views, grants) is installed separately, again at every migration: see sql/functions.
+-- Code (functions, views, grants) is installed separately, again at every migration: see sql/functions. The installer has made schema awa.
+-- Every table has a replica identity (a primary key, a unique index, or the whole row), so that a publication of all tables refuses nothing.
 
 -- Whoever may create objects in public must not be able to slip in a function or a type.
 set local search_path = pg_catalog, pg_temp;
@@ -13,7 +14,6 @@ begin
 end
 $$;
 
-create schema awa;
 comment on schema awa is 'Awa: a log-structured job queue';
 
 -- Sequences -------------------------------------------------------------------------------------
@@ -53,6 +53,7 @@ create table awa.queues (
 );
 -- Not unique, on purpose: a unique index would make the second producer of a new queue wait for the first one's commit.
 create index queues_queue_id on awa.queues (queue_id);
+alter table awa.queues replica identity full;
 comment on table awa.queues is 'The name behind a queue id: one row from each producer that found none, so usually one. Read the distinct ones';
 comment on column awa.queues.dropped_at is 'When the queue was dropped; what was enqueued in a transaction that committed later still finds its name';
 comment on column awa.queues.queue_id is 'The first 60 bits of the SHA-256 of the name, so that nobody has to agree on a number';
@@ -135,11 +136,14 @@ comment on column awa.ring.stuck_since is 'Since when something is in the way';
 comment on column awa.ring.tables is 'The OIDs of ring and ready_entries: a logical restore gives them others, and transaction ids a new meaning';
 
 create table awa.origin (
-  only_row boolean primary key default true check (only_row),
-  xid      xid not null
+  xid    xid not null,
+  server bigint not null
 );
-comment on table awa.origin is 'One row that is never updated';
-comment on column awa.origin.xid is 'The transaction that wrote this row: its xmin, unless a restore has written it again';
+-- No key: a restore of data alone has to be able to add its row, and is known by that.
+alter table awa.origin replica identity full;
+comment on table awa.origin is 'One row that says where it was written';
+comment on column awa.origin.xid is 'The transaction that wrote this row: its xmin, unless somebody has written it again';
+comment on column awa.origin.server is 'The identifier of the server on which it was written';
 
 create table awa.workers (
   worker_id     bigint generated always as identity primary key,
@@ -184,6 +188,14 @@ comment on column awa.ready_entries.body_bytes is 'Size of kind, args, tags, met
 comment on column awa.ready_entries.unique_key is 'The SHA-256 of the job''s unique key, and two bytes that say in which states it holds it; null when it has none';
 comment on column awa.ready_entries.created_at is 'When the job was enqueued; null when that is ready_at';
 comment on column awa.ready_entries.errors is 'How earlier attempts failed, oldest first';
+
+create table awa.rebasing (
+  like awa.ready_entries,
+  step bigint not null
+);
+alter table awa.rebasing replica identity full;
+comment on table awa.rebasing is 'What rebase_after_restore gives new places to, while it does; otherwise empty. Not made by it: creating a table may fire an event trigger';
+comment on column awa.rebasing.step is 'The place in the lane, as far as it has to be kept';
 
 create table awa.ready_tombstones (
   lane    bigint not null,
@@ -249,12 +261,14 @@ begin
     execute format('create table awa.ready_entries_%1$s partition of awa.ready_entries for values in (%1$s)
       with (autovacuum_enabled = off, toast.autovacuum_enabled = off)', v_segment);
     execute format('create unique index ready_entries_%1$s_place on awa.ready_entries_%1$s (lane, xid, job_id)', v_segment);
+    execute format('alter table awa.ready_entries_%1$s replica identity using index ready_entries_%1$s_place', v_segment);
     execute format('create index ready_entries_%1$s_job on awa.ready_entries_%1$s
       using brin (job_id int8_minmax_multi_ops)', v_segment);
 
     execute format('create table awa.ready_tombstones_%1$s partition of awa.ready_tombstones for values in (%1$s)
       with (autovacuum_enabled = off, toast.autovacuum_enabled = off)', v_segment);
     execute format('create unique index ready_tombstones_%1$s_place on awa.ready_tombstones_%1$s (lane, xid, job_id)', v_segment);
+    execute format('alter table awa.ready_tombstones_%1$s replica identity using index ready_tombstones_%1$s_place', v_segment);
     execute format('create index ready_tombstones_%1$s_by on awa.ready_tombstones_%1$s (by_xid, batch)', v_segment);
     execute format('create index ready_tombstones_%1$s_since on awa.ready_tombstones_%1$s (lane, by_xid)', v_segment);
 
@@ -262,12 +276,14 @@ begin
     execute format('create table awa.lease_claims_%1$s partition of awa.lease_claims for values in (%1$s)
       with (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160)', v_segment);
     execute format('create unique index lease_claims_%1$s_claim on awa.lease_claims_%1$s (claim_id)', v_segment);
+    execute format('alter table awa.lease_claims_%1$s replica identity using index lease_claims_%1$s_claim', v_segment);
     execute format('create unique index lease_claims_%1$s_cursor on awa.lease_claims_%1$s (lane, lane_seq)', v_segment);
     execute format('create index lease_claims_%1$s_place on awa.lease_claims_%1$s (lane, pos_xid, pos_id)', v_segment);
 
     execute format('create table awa.lease_claim_closures_%1$s partition of awa.lease_claim_closures for values in (%1$s)
       with (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160)', v_segment);
     execute format('create unique index lease_claim_closures_%1$s_item on awa.lease_claim_closures_%1$s (claim_id, item)', v_segment);
+    execute format('alter table awa.lease_claim_closures_%1$s replica identity using index lease_claim_closures_%1$s_item', v_segment);
   end loop;
 end
 $$;
@@ -365,6 +381,7 @@ create table awa.done_entries (
   output       jsonb
 );
 -- Not unique: who cancels a job in an open transaction, and who answers for it meanwhile, would wait for each other; one of the two is refused anyway.
+alter table awa.done_entries replica identity full;
 create index done_entries_job on awa.done_entries (job_id);
 create index done_entries_state on awa.done_entries (state, job_id) where state <> 'completed';
 create index done_entries_completed on awa.done_entries (finalized_at) where state = 'completed';
@@ -433,5 +450,5 @@ comment on column awa.queue_rollups.open_seqs is 'Older claims that are still op
 comment on column awa.queue_rollups.dropped is 'When the queue was dropped last: entries that are visible in it are not shown any more';
 comment on column awa.queue_rollups.failed is 'Failed jobs that are no longer kept; so with cancelled and dead';
 
-insert into awa.origin (xid) values (pg_current_xact_id()::xid);
+insert into awa.origin (xid, server) select pg_current_xact_id()::xid, c.system_identifier from pg_control_system() c;
 insert into awa.ring (tables) values (array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]);

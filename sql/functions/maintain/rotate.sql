@@ -28,6 +28,7 @@ begin
     return query select false, r.current_segment from awa.ring r;
     return;
   end if;
+  perform awa._keep_origin();
   v_next := (v_ring.current_segment + 1) % 4;
   select force is true
          or v_ring.left_at[v_ring.current_segment + 1] <= clock_timestamp() - s.segment_age

@@ -17,45 +17,50 @@ set lock_timeout = 0
 as $$
 declare
   v_room numeric;
-  v_xid xid;
+  v_lanes bigint[];
+  v_enqueued bigint[];
+  v_counted bigint[];
   v_available bigint;
   v_running bigint;
   v_completed bigint;
 begin
   perform awa._check_isolation();
   for v_look in 1..2 loop
-    if not (select awa._is_restored(r.tables, o.xid, o.xmin) from awa.ring r, awa.origin o) then
+    if not awa._is_restored() then
       return query select 0::bigint, 0::bigint, 0::bigint;
       return;
+    end if;
+    if exists (select from pg_subscription_rel s join pg_class c on c.oid = s.srrelid where c.relnamespace = 'awa'::regnamespace) then
+      raise exception using errcode = '55000', message = 'a subscription still fills the tables',
+        detail = 'What comes from the other server has that server''s transaction ids.',
+        hint = 'Stop what works there, wait until all has come, and drop the subscription; then call this again.';
     end if;
     perform awa._bound_waits();
     lock table awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures in access exclusive mode;
   end loop;
   perform set_config('lock_timeout', '0', true);
-  update awa.ring r set tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[];
-  -- Its own xmin: that of a subtransaction, if this is one.
-  delete from awa.origin;
-  insert into awa.origin (xid) values ('0') returning xmin into v_xid;
-  delete from awa.origin;
-  insert into awa.origin (xid) values (v_xid);
+  perform awa._set_origin();
+  perform awa._advance_sequences();
 
-  -- What is alive, by the old ids: only compared with each other.
-  create table awa.rebasing as
-  select e.*, sum((e.job_id < e.before)::int) over (partition by e.lane order by e.xid, e.job_id) as step
+  -- What is alive, by the old ids: only compared with each other. After a restore of data alone, ring does not tell which segment was cleaned: what was carried from it is there twice.
+  truncate awa.rebasing;
+  insert into awa.rebasing
+  select e.*, sum((e.job_id < l.before)::int) over (partition by e.lane order by e.xid, e.job_id)
     from (
-      select e.*, lag(e.job_id, 1, e.job_id) over (partition by e.lane order by e.xid, e.job_id) as before
-        from awa._available a
-        join awa.ready_entries e on e.segment = a.segment and e.lane = a.lane and e.xid = a.xid and e.job_id = a.job_id
-    ) e;
+      select a.segment, a.lane, a.xid, a.job_id, lag(a.job_id, 1, a.job_id) over (partition by a.lane order by a.xid, a.job_id) as before
+        from (select distinct on (a.lane, a.xid, a.job_id) a.segment, a.lane, a.xid, a.job_id from awa._available a order by a.lane, a.xid, a.job_id, a.segment) a
+    ) l
+    join awa.ready_entries e on e.segment = l.segment and e.lane = l.lane and e.xid = l.xid and e.job_id = l.job_id;
   get diagnostics v_available = row_count;
   insert into awa.leases select a.* from awa._attempts(array(select o.receipt from awa._open_items o)) a on conflict do nothing;
   get diagnostics v_running = row_count;
-  create table awa.rebasing_counts as select c.lane, c.enqueued, c.completed from awa._lane_counts c;
+  select coalesce(array_agg(c.lane), '{}'), array_agg(c.enqueued), array_agg(c.completed) into v_lanes, v_enqueued, v_counted from awa._lane_counts c;
   with completed as (
     insert into awa.done_entries
       (job_id, lane, state, recorded, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
        kind, args, tags, metadata, errors)
-    select e.job_id, e.lane & ~7::bigint | e.priority, 'completed', false, j.receipt, j.worker_id, e.ready_at, j.created_at, j.attempted_at, j.finalized_at, e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
+    select distinct on (e.job_id, j.receipt)
+           e.job_id, e.lane & ~7::bigint | e.priority, 'completed', false, j.receipt, j.worker_id, e.ready_at, j.created_at, j.attempted_at, j.finalized_at, e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
            e.kind, e.args, e.tags, e.metadata, e.errors
       from awa._ledger j
       join awa.ready_entries e on e.segment = j.segment and e.lane = j.lane and e.xid = j.xid and e.job_id = j.id
@@ -63,10 +68,10 @@ begin
     returning lane
   ), by_lane as (
     select c.lane, count(*) as jobs from completed c group by c.lane
-  ), counted as (
-    update awa.rebasing_counts c set completed = c.completed - b.jobs from by_lane b where b.lane = c.lane
   )
-  select coalesce(sum(b.jobs), 0) into v_completed from by_lane b;
+  select coalesce(sum(b.jobs), 0), coalesce((select array_agg(l.completed - coalesce(b.jobs, 0) order by l.n) from unnest(v_lanes, v_counted) with ordinality l(lane, completed, n) left join by_lane b on b.lane = l.lane), '{}')
+    into v_completed, v_counted
+    from by_lane b;
 
   truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures;
   v_room := pg_snapshot_xmin(pg_current_snapshot())::text::numeric - 3;
@@ -76,9 +81,9 @@ begin
          e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.created_at, e.progress, e.errors
     from awa.rebasing e;
 
-  delete from awa.queue_rollups r where r.lane not in (select c.lane from awa.rebasing_counts c);
+  delete from awa.queue_rollups r where r.lane <> all(v_lanes);
   insert into awa.queue_rollups as r (lane, counted, enqueued, completed)
-  select c.lane, awa._snapshot(), c.enqueued, c.completed from awa.rebasing_counts c
+  select c.lane, awa._snapshot(), c.enqueued, c.completed from unnest(v_lanes, v_enqueued, v_counted) c(lane, enqueued, completed)
   on conflict on constraint queue_rollups_pkey do update
     set counted = excluded.counted, enqueued = excluded.enqueued, completed = excluded.completed,
         appended = 0, kept = '{0,0,0,0}', buried = 0, closed_seq = 0, open_seqs = '{}', claimed = 0, dropped = null;
@@ -88,8 +93,45 @@ begin
    where r.lane = n.lane;
   update awa.ring r
      set cleaned_segment = null, cleaned_until = null, cleaned_by = null, old_snapshots = null, outcome = null, tries = 0, retry_at = null, stuck_since = null;
-  drop table awa.rebasing, awa.rebasing_counts;
+  truncate awa.rebasing;
   return query select v_available, v_running, v_completed;
 end
 $$;
 comment on function awa.rebase_after_restore is 'Makes the jobs of a database that was restored from a dump claimable again';
+
+-- Lets sequences go on after the highest id in any table: logical replication copies rows, and not sequences.
+create or replace function awa._advance_sequences() returns void
+language sql
+as $$
+  select setval(s.sequence, s.highest)
+    from (
+      select 'awa.job_ids'::regclass as sequence, (
+               select max(i.id)
+                 from (select max(e.job_id) as id from awa.ready_entries e
+                       union all select max(j) from awa.lease_claims c, unnest(c.job_ids) j
+                       union all select max(l.job_id) from awa.leases l
+                       union all select max(d.job_id) from awa.deferred_jobs d
+                       union all select max(d.job_id) from awa.done_entries d
+                       union all select max(d.job_id) from awa.dlq_entries d
+                       union all select max(u.job_id) from awa.unique_claims u) i) as highest
+      union all
+      select 'awa.claim_ids', (
+               select max(i.id)
+                 from (select max(c.claim_id) as id from awa.lease_claims c
+                       union all select max(l.receipt >> 12) from awa.leases l
+                       union all select max(d.receipt >> 12) from awa.done_entries d
+                       union all select max(d.receipt >> 12) from awa.dlq_entries d
+                       union all select max(h.receipt >> 12) from awa.heartbeat_replies h) i)
+      union all
+      select pg_get_serial_sequence('awa.workers', 'worker_id')::regclass, (
+               select max(i.id)
+                 from (select max(w.worker_id) as id from awa.workers w
+                       union all select max(c.worker_id) from awa.lease_claims c
+                       union all select max(l.worker_id) from awa.leases l
+                       union all select max(d.worker_id) from awa.done_entries d
+                       union all select max(d.worker_id) from awa.dlq_entries d
+                       union all select max(h.worker_id) from awa.heartbeat_replies h) i)
+    ) s
+   where s.highest > coalesce(pg_sequence_last_value(s.sequence), 0)
+$$;
+comment on function awa._advance_sequences is 'Lets sequences go on after the highest id in any table';

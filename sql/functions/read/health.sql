@@ -31,9 +31,7 @@ with now as (
 ), rows as (
   select 1 as place, 'critical' as level, 'restore' as topic, 'database' as subject, 'it was restored from a dump: nothing is enqueued or claimed' as message,
          'Call awa.rebase_after_restore() once.' as hint, null::jsonb as details
-    from ring r
-   cross join awa.origin o
-   where awa._is_restored(r.tables, o.xid, o.xmin)
+   where awa._is_restored()
   union all
   -- Work that maintenance should have done by now.
   select 2, case when m.late_since is null then 'ok' else 'warning' end, 'maintenance', m.pass,

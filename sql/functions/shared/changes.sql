@@ -110,6 +110,9 @@ declare
   v_job_ids bigint[];
   v_keys bytea[];
 begin
+  if new.by_xid <> pg_current_xact_id() then
+    return null; -- restored from a dump, or copied from another server, where it was decided
+  end if;
   if new.lane = -2 then
     insert into awa.unique_claims (key, job_id)
     select substr(d.unique_key, 1, 32), new.batch from awa.done_entries d where d.job_id = new.job_id and d.state = 'cancelled' and d.unique_key is not null

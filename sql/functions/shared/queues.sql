@@ -36,8 +36,10 @@ as $$
 declare
   v_ring record;
 begin
-  select r.current_segment, awa._is_restored(r.tables, o.xid, o.xmin) as is_restored into v_ring from awa.ring r, awa.origin o;
-  if v_ring.is_restored then
+  select min(r.current_segment) as current_segment, count(*) = 1 and bool_and(r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[] and o.xid = o.xmin) as is_at_home
+    into v_ring
+    from awa.ring r, awa.origin o;
+  if v_ring.is_at_home is not true and awa._is_restored() then -- which takes longer
     raise exception using errcode = '55000', message = 'the database was restored from a dump',
       detail = 'The order of its jobs is in the transaction ids of the server that the dump came from.',
       hint = 'Call awa.rebase_after_restore() once.';
@@ -63,8 +65,43 @@ language sql immutable
 return ceil(extract(epoch from length) * 1000)::bigint::text;
 comment on function awa._milliseconds is 'A length of time for lock_timeout';
 
--- Whether a database was restored from a dump. The OIDs of tables may be the same on two fresh servers, and so may transaction ids, but hardly both.
-create or replace function awa._is_restored(tables oid[], xid xid, xmin xid) returns boolean
+-- Whether a database was restored from a dump, or filled by logical replication. ring holds the OIDs of tables, and origin the transaction and the server that wrote its row. A restore gives both other values; but two fresh servers
+-- may give tables the same OIDs, or transactions the same ids. Where one of the two is as it was, it is the server that decides: on the same one, a table or the row was only rewritten (pg_repack, say). A restore of data alone adds a row.
+create or replace function awa._is_restored() returns boolean
 language sql stable
-return tables <> array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[] or xid <> xmin;
-comment on function awa._is_restored is 'Whether a database was restored from a dump';
+as $$
+  select coalesce(bool_or(case (r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[])::int + (o.xid = o.xmin)::int
+             when 2 then false
+             when 0 then true
+             else o.server <> (select c.system_identifier from pg_control_system() c)
+           end), true) or count(*) > 1
+    from awa.ring r, awa.origin o
+$$;
+comment on function awa._is_restored is 'Whether a database was restored from a dump, or filled by logical replication';
+
+-- Notes that the database is at home on this server. In a subtransaction, the xmin of a row is that of the subtransaction.
+create or replace function awa._set_origin() returns void
+language plpgsql
+as $$
+declare
+  v_xid xid;
+begin
+  update awa.ring r set tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]; -- one at a time
+  delete from awa.origin;
+  insert into awa.origin (xid, server) values ('0', 0) returning xmin into v_xid;
+  delete from awa.origin;
+  insert into awa.origin (xid, server) select v_xid, c.system_identifier from pg_control_system() c;
+end
+$$;
+comment on function awa._set_origin is 'Notes that the database is at home on this server';
+
+-- Writes origin again, and the OIDs in ring, where a table was rewritten, or the server has another identifier since pg_upgrade: so that the next of these, together with the last one, is not taken for a restore. The caller has locked ring,
+-- and seen that it was none.
+create or replace function awa._keep_origin() returns void
+language sql
+as $$
+  select awa._set_origin()
+   where (select r.tables from awa.ring r) <> array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]
+      or exists (select from awa.origin o, pg_control_system() c where o.xid <> o.xmin or o.server <> c.system_identifier)
+$$;
+comment on function awa._keep_origin is 'Writes origin again where a table was rewritten, or the server has another identifier';
