@@ -34,7 +34,8 @@ func ExampleClient_Cancel() {
 	handlers := driver.NewHandlers()
 	driver.Handle(handlers, func(ctx context.Context, job *driver.Job[Greet]) error {
 		defer stop()
-		state, err := client.Cancel(ctx, job.ID, "changed our minds") // somebody else would
+		// Somebody else would do this. The handler's own context may end before the call returns.
+		state, err := client.Cancel(context.WithoutCancel(ctx), job.ID, "changed our minds")
 		if err != nil {
 			return err
 		}

@@ -68,7 +68,7 @@ func ExampleWorker_RunUntilSignal() {
 		}
 		fmt.Println(job.State, "after", job.Attempt, "attempts")
 	}
-	// Output:
+	// Unordered output:
 	// finishes
 	// is stopped
 	// completed after 1 attempts

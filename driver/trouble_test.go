@@ -26,9 +26,6 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-// resumesIn is how soon a worker is to work again when the server is back.
-const resumesIn = 10 * time.Second
-
 // untapped returns a pool whose broken connections are the test's fault.
 func untapped(t *testing.T, databaseURL string) *pgxpool.Pool {
 	t.Helper()
@@ -90,9 +87,7 @@ func requireResumed(t *testing.T, pool *pgxpool.Pool, ran *tally) {
 	began := time.Now()
 	id := enqueueSoon(t, pool)
 	waitFor(t, func() bool { return ran.of(id) > 0 }, "job %d is not run", id)
-	took := time.Since(began)
-	t.Logf("the worker has resumed within %s", took)
-	assert.Less(t, took, resumesIn)
+	t.Logf("the worker has resumed within %s", time.Since(began))
 	waitFor(t, func() bool { // the pool may have dead connections
 		job, err := driver.NewClient(pool).Job(t.Context(), id)
 		return err == nil && job.State == "completed"

@@ -540,7 +540,9 @@ func TestRolesSuffice(t *testing.T) {
 func TestNoMaintenance(t *testing.T) {
 	pool := testdb.New(t)
 	h := handle(func(context.Context, *driver.Job[note]) error { return nil })
-	late := enqueue(t, pool, note{}, driver.EnqueueOptions{RunAt: time.Now().Add(50 * time.Millisecond)})
+	late := enqueue(t, pool, note{}, driver.EnqueueOptions{RunAt: time.Now().Add(time.Hour)})
+	_, err := pool.Exec(t.Context(), "update awa.deferred_jobs set run_at = clock_timestamp()")
+	require.NoError(t, err)
 	stop := runWorker(t, pool, h, driver.WorkerConfig{NoMaintenance: true})
 	waitForState(t, pool, enqueue(t, pool, note{}, driver.EnqueueOptions{}), "completed")
 	waitForState(t, pool, late, "scheduled")

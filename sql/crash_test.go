@@ -25,13 +25,13 @@ func TestCrash(t *testing.T) {
 	require.NoError(t, err)
 
 	connect := func() *session {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		t.Cleanup(cancel)
 		var db *pgx.Conn
 		require.Eventually(t, func() (ok bool) {
 			db, err = pgx.Connect(ctx, server.URL())
 			return err == nil
-		}, time.Minute, 10*time.Millisecond)
+		}, patience, 10*time.Millisecond)
 		t.Cleanup(func() { db.Close(ctx) })
 		return &session{T: t, ctx: ctx, db: db, pid: db.PgConn().PID()}
 	}

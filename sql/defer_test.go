@@ -36,5 +36,5 @@ func TestDeferredJobThatCommitsLate(t *testing.T) {
 	late.exec("update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 minute'") // as if it had been open for an hour and a minute
 	require.Zero(t, promote())
 	late.exec("commit")
-	require.Eventually(t, func() bool { return promote() == 1 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return promote() == 1 }, patience, time.Millisecond)
 }

@@ -22,6 +22,9 @@ import (
 
 func TestMain(m *testing.M) { testdb.Main(m, func() error { return goleak.Find() }) }
 
+// patience is how long a test waits for what should happen soon, on a machine that may be very busy.
+const patience = 5 * time.Minute
+
 // A session is one connection to the test's database. Its calls fail the test on any error that they do not return.
 type session struct {
 	*testing.T
@@ -39,7 +42,7 @@ type database struct {
 func newDatabase(t *testing.T) database { return database{t, testdb.URL(t)} }
 
 func (d database) session() *session {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	d.t.Cleanup(cancel)
 	db := testdb.Connect(d.t, d.url)
 	return &session{T: d.t, ctx: ctx, db: db, pid: db.PgConn().PID()}
@@ -76,7 +79,7 @@ func (s *session) waitUntilBlocked(other *session) {
 	s.Helper()
 	require.Eventually(s, func() bool {
 		return one[bool](s, "select cardinality(pg_blocking_pids($1)) > 0", other.pid)
-	}, 20*time.Second, time.Millisecond, "session %d never waited for a lock", other.pid)
+	}, patience, time.Millisecond, "session %d never waited for a lock", other.pid)
 }
 
 // A server is one of the test's own: with roles, transaction ids and crashes of its own.

@@ -402,10 +402,9 @@ func TestPruneBesideALock(t *testing.T) {
 	s.waitUntilBlocked(p)
 	s.enqueue("q")
 	claims := worker.background("select awa.claim('q', 1)") // it reads the entries of all segments
-	s.exec("set statement_timeout = '30s'")
 	require.Eventually(t, func() bool {
 		return one[bool](s, "select $1::int = any(pg_blocking_pids($2))", p.pid, worker.pid)
-	}, 20*time.Second, time.Millisecond, "the claim never waited for prune_oldest")
+	}, patience, time.Millisecond, "the claim never waited for prune_oldest")
 	require.NoError(t, claims(), "it goes on while the reader is still there")
 	require.Equal(t, "blocked", pruned())
 
@@ -572,7 +571,7 @@ func TestPruneBesideACrash(t *testing.T) {
 				db.Close(t.Context())
 			}
 			return err == nil
-		}, time.Minute, time.Millisecond)
+		}, patience, time.Millisecond)
 		s = d.session()
 		s.audited()
 		require.Equal(t, []string{"running", "running", "running", "cancelled", "available"}, s.states(jobs...))
@@ -603,13 +602,13 @@ func TestPruneBesideAStandby(t *testing.T) {
 	require.NoError(t, standby.Frontend().Flush())
 	require.Eventually(t, func() bool {
 		return one[bool](s, "select xmin is not null from pg_replication_slots")
-	}, 20*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	s.rotate()
 	require.Equal(t, "cleaned", s.prune())
 	require.Equal(t, "waiting", s.prune())
 	require.Equal(t, []string{"replication slot standby"}, list[string](s, "select unnest(old_snapshots) from awa.ring"))
 	require.NoError(t, standby.Close(t.Context()))
-	require.Eventually(t, func() bool { return s.try("select pg_drop_replication_slot('standby')") == nil }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return s.try("select pg_drop_replication_slot('standby')") == nil }, patience, time.Millisecond)
 	s.prunes()
 	require.Len(t, s.claim("q", 9), 1)
 }
@@ -635,14 +634,14 @@ func TestStuckClaimer(t *testing.T) {
 	named := func() []int32 {
 		return list[int32](s, "select (details ->> 'pid')::int from awa.health() where topic = 'claimer' and level = 'warning' order by details ->> 'queue'")
 	}
-	require.Eventually(t, func() bool { return len(named()) == 2 }, 30*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return len(named()) == 2 }, patience, 50*time.Millisecond)
 	require.Equal(t, []int32{int32(worker.pid), int32(super.pid)}, named())
 
 	require.Zero(t, s.rescue())
 	require.Len(t, named(), 2, "awa_owner may not end them")
 	s.exec("grant pg_signal_backend to awa_owner")
 	require.Zero(t, s.rescue())
-	require.Eventually(t, func() bool { return len(named()) == 1 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return len(named()) == 1 }, patience, time.Millisecond)
 	require.Equal(t, []int32{int32(super.pid)}, named(), "a superuser's session is ended by superusers alone")
 	require.Len(t, s.claim("q", 3), 1, "nothing was claimed")
 	s.balanced()

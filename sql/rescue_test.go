@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -184,7 +183,7 @@ func TestWorkerIsTold(t *testing.T) {
 // notified waits for a notification on awa_lost and returns the worker that it is for.
 func (s *session) notified() (worker int64) {
 	s.Helper()
-	ctx, cancel := context.WithTimeout(s.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
 	n, err := s.db.WaitForNotification(ctx)
 	require.NoError(s, err)

@@ -236,7 +236,7 @@ func TestDumpBesideAPrune(t *testing.T) {
 		if !exported {
 			require.Eventually(t, func() bool {
 				return one[bool](s, "select exists (select from pg_stat_activity where datname = current_database() and application_name = 'pg_dump' and wait_event_type = 'Lock')")
-			}, 20*time.Second, time.Millisecond, "pg_dump never waited for the lock")
+			}, patience, time.Millisecond, "pg_dump never waited for the lock")
 		}
 		s.rotate()
 		require.Equal(t, "cleaned", s.prune())

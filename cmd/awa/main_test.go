@@ -22,6 +22,19 @@ import (
 
 func TestMain(m *testing.M) { testdb.Main(m, func() error { return goleak.Find() }) }
 
+// patience is how long a test waits for what should happen soon, on a machine that may be very busy.
+const patience = 2 * time.Minute
+
+// eventually waits for what gives no signal.
+func eventually(t *testing.T, condition func() bool, format string, args ...any) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			require.FailNowf(t, "waited in vain", format, args...)
+		}
+	}
+}
+
 // awa runs the command as the shell would.
 func awa(ctx context.Context, args ...string) (status int, stdout, stderr string) {
 	var out, err bytes.Buffer

@@ -37,7 +37,7 @@ func TestFullSpeed(t *testing.T) {
 	calls := make(chan Call, 10_000)
 	l, db := open(t, Config{OnCall: func(c Call) { calls <- c }})
 	for run := range 2 {
-		figures, err := l.Run(t.Context(), Offer{For: time.Minute, Jobs: 1234, Depth: 1000})
+		figures, err := l.Run(t.Context(), Offer{For: time.Hour, Jobs: 1234, Depth: 1000})
 		require.NoError(t, err)
 		assert.Equal(t, 1234, figures.Jobs)
 		assert.Len(t, figures.Latencies, 1234)
@@ -75,13 +75,13 @@ func TestRateWaitsForNobody(t *testing.T) {
 	}
 	results := make(chan result)
 	go func() {
-		figures, err := l.Run(t.Context(), Offer{For: time.Minute, Jobs: 1000, Rate: 5000, Depth: 1})
+		figures, err := l.Run(t.Context(), Offer{For: time.Hour, Jobs: 1000, Rate: 5000, Depth: 1})
 		results <- result{figures, err}
 	}()
 	require.Eventually(t, func() bool {
 		available, _ := counts(t, db)
 		return available == 1000
-	}, time.Minute, time.Millisecond)
+	}, 5*time.Minute, time.Millisecond)
 	release()
 	r := <-results
 	require.NoError(t, r.err)
@@ -93,13 +93,13 @@ func TestDepth(t *testing.T) {
 	release := hold(t, testdb.Connect(t, db.Config().ConnString()))
 	done := make(chan error)
 	go func() {
-		_, err := l.Run(t.Context(), Offer{For: time.Minute, Jobs: 5000, Depth: 1000})
+		_, err := l.Run(t.Context(), Offer{For: time.Hour, Jobs: 5000, Depth: 1000})
 		done <- err
 	}()
 	require.Eventually(t, func() bool {
 		available, _ := counts(t, db)
 		return available == 1000
-	}, time.Minute, time.Millisecond)
+	}, 5*time.Minute, time.Millisecond)
 	l.mu.Lock()
 	assert.Equal(t, 1000, l.offered)
 	l.mu.Unlock()
@@ -112,7 +112,7 @@ func TestForeignJob(t *testing.T) {
 	l, db := open(t, Config{})
 	_, err := db.Exec(t.Context(), "select awa.enqueue('load', 'foreign')")
 	require.NoError(t, err)
-	_, err = l.Run(t.Context(), Offer{For: time.Minute, Jobs: 1000, Depth: 1000})
+	_, err = l.Run(t.Context(), Offer{For: time.Hour, Jobs: 1000, Depth: 1000})
 	assert.ErrorContains(t, err, "not the same")
 }
 
@@ -122,13 +122,13 @@ func TestErrorsAndInterruption(t *testing.T) {
 	release := hold(t, testdb.Connect(t, db.Config().ConnString()))
 	done := make(chan error)
 	go func() {
-		_, err := l.Run(ctx, Offer{For: time.Minute, Depth: 1000})
+		_, err := l.Run(ctx, Offer{For: time.Hour, Depth: 1000})
 		done <- err
 	}()
 	require.Eventually(t, func() bool {
 		available, _ := counts(t, db)
 		return available == 1000
-	}, time.Minute, time.Millisecond)
+	}, 5*time.Minute, time.Millisecond)
 	cancel()
 	release() // the claims that were under way end
 	require.ErrorIs(t, <-done, context.Canceled)
@@ -138,6 +138,6 @@ func TestErrorsAndInterruption(t *testing.T) {
 
 	_, err := db.Exec(t.Context(), "drop function awa.claim")
 	require.NoError(t, err)
-	_, err = l.Run(t.Context(), Offer{For: time.Minute, Jobs: 1000, Depth: 1000})
+	_, err = l.Run(t.Context(), Offer{For: time.Hour, Jobs: 1000, Depth: 1000})
 	assert.ErrorContains(t, err, "claim: ")
 }

@@ -37,7 +37,8 @@ const (
 )
 
 // Main runs the tests of a package: call it from TestMain. Afterwards it stops the private server, if there is one, and,
-// when all is well, runs the checks. It does not return.
+// when all is well, runs the checks, each until it passes, or for a minute: what a test has closed may still be at its end,
+// a connection whose server is silent for 15 s. It does not return.
 func Main(m *testing.M, checks ...func() error) {
 	status := m.Run()
 	if private.server != nil {
@@ -50,7 +51,11 @@ func Main(m *testing.M, checks ...func() error) {
 		if status != 0 {
 			break
 		}
-		if err := check(); err != nil {
+		err := check()
+		for deadline := time.Now().Add(timeout); err != nil && time.Now().Before(deadline); err = check() {
+			time.Sleep(100 * time.Millisecond)
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "testdb:", err)
 			status = 1
 		}
