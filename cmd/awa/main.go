@@ -58,6 +58,7 @@ func main() {
 
 // run runs a command and returns its exit status: 1 for errors, 2 for a wrong command line.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	stdout, stderr = printable{stdout}, printable{stderr}
 	var command string
 	if len(args) > 0 {
 		command, args = args[0], args[1:]

@@ -26,6 +26,9 @@ type progress struct {
 }
 
 func newProgress(w io.Writer, what string, total int) *progress {
+	if p, ok := w.(printable); ok {
+		w = p.w // it prints numbers, and moves the cursor
+	}
 	p := &progress{w: w, what: what, total: total, began: time.Now()}
 	if f, ok := w.(*os.File); ok {
 		fi, err := f.Stat()

@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -26,9 +27,6 @@ import (
 	"github.com/awa-pg/awa/driver"
 	"github.com/awa-pg/awa/internal/testdb"
 )
-
-// patience is how long a test waits for what should happen soon.
-const patience = 30 * time.Second
 
 // asCommand is set for a process that is this test's binary, and should be the command.
 const asCommand = "AWA_TEST_AS_COMMAND"
@@ -67,6 +65,11 @@ func startProcess(t *testing.T, databaseURL string, args ...string) (stderr *saf
 	stderr = new(safeBuffer)
 	process = awaProcess(t, databaseURL, args...)
 	process.Stderr = stderr
+	// A child inherits ignored signals, as nohup and a shell's background leave them. It gets back the default of those
+	// that its parent handles.
+	handled := make(chan os.Signal, 1)
+	signal.Notify(handled, os.Interrupt, syscall.SIGHUP)
+	defer signal.Stop(handled)
 	require.NoError(t, process.Start())
 	t.Cleanup(func() { process.Process.Kill() })
 	return stderr, process
@@ -104,16 +107,6 @@ func (b *safeBuffer) String() string {
 func (b *safeBuffer) waitForText(t *testing.T, text string) {
 	t.Helper()
 	eventually(t, func() bool { return strings.Contains(b.String(), text) }, "no %q in %s", text, b)
-}
-
-// eventually waits for what gives no signal.
-func eventually(t *testing.T, condition func() bool, format string, args ...any) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			require.FailNowf(t, "waited in vain", format, args...)
-		}
-	}
 }
 
 func receive[T any](t *testing.T, from <-chan T, what string) (v T) {
@@ -260,7 +253,7 @@ func TestWorkVerdicts(t *testing.T) {
 
 	log := stderr.String()
 	assert.Contains(t, log, fmt.Sprintf("\njob %d: message\n", ids["bad data"]))
-	assert.Contains(t, log, fmt.Sprintf("\njob %d: a\x00\xffb\njob %[1]d: c\n", ids["failure"]), "also without a newline at the end")
+	assert.Contains(t, log, fmt.Sprintf("\njob %d: a\\u0000\\xffb\njob %[1]d: c\n", ids["failure"]), "also without a newline at the end")
 	assert.Contains(t, log, fmt.Sprintf(` job_id=%d kind="%s" attempt=1 error="exit status 3"`+"\n", ids["failure"], `echo output; printf 'a\\000\\377b\\nc' >&2; exit 3`),
 		"without what is there already")
 }
@@ -399,26 +392,39 @@ func TestParseQueue(t *testing.T) {
 	}
 }
 
-// A timeout ends all that CMD has started: by SIGTERM, or, who does not heed it, by SIGKILL.
 func TestWorkTimeout(t *testing.T) {
-	for name, test := range map[string]struct{ script, status string }{
-		"SIGTERM":             {`sleep 1000 & sleep 1000`, "signal: terminated"},
-		"SIGKILL":             {`trap "" TERM; sleep 1000 & sleep 1000`, "signal: killed"},
-		"SIGKILL for a child": {`(trap "" TERM; sleep 1000) & sleep 1000`, "signal: terminated"},
-		"0 after all":         {`trap "exit 0" TERM; sleep 1000 & wait`, "exit status 0"},
-		"75 after all":        {`trap "exit 75" TERM; sleep 1000 & wait`, "exit status 75"},
+	databaseURL := testdb.URL(t)
+	pool := connect(t, databaseURL)
+	startWork(t, databaseURL, "--timeout", "1s", "--exec", "sleep 1000")
+	id := enqueueKind(t, pool, "default", "k", "max_attempts => 1")
+	job := waitForJob(t, pool, id, "failed")
+	assert.Equal(t, "timeout of 1s (signal: terminated)", job.Errors[0].Error)
+}
+
+// The end of its context ends all that CMD has started: by SIGTERM, or, who does not heed it, by SIGKILL.
+func TestProgramIsEnded(t *testing.T) {
+	const patient = time.Second // the time in which who heeds SIGTERM has to end
+	for name, test := range map[string]struct {
+		script, status string
+		killDelay      time.Duration
+	}{
+		"SIGTERM":             {`exec 9>"$FIFO"; sleep 1000 & sleep 1000`, "signal: terminated", patience},
+		"SIGKILL":             {`trap "" TERM; exec 9>"$FIFO"; sleep 1000 & sleep 1000`, "signal: killed", patient},
+		"SIGKILL for a child": {`(trap "" TERM; exec 9>"$FIFO"; sleep 1000) & sleep 1000`, "signal: terminated", patient},
+		"0 after all":         {`trap "exit 0" TERM; (exec 9>"$FIFO"; exec sleep 1000) & wait`, "exit status 0", patience},
+		"75 after all":        {`trap "exit 75" TERM; (exec 9>"$FIFO"; exec sleep 1000) & wait`, "exit status 75", patience},
 	} {
 		t.Run(name, func(t *testing.T) {
-			setKillDelay(t, 200*time.Millisecond)
-			databaseURL := testdb.URL(t)
-			pool := connect(t, databaseURL)
+			setKillDelay(t, test.killDelay)
 			line := newLifeline(t)
-			startWork(t, databaseURL, "--timeout", "1s", "--exec", `exec 9>"$FIFO"; echo message >&2; `+test.script)
-			id := enqueueKind(t, pool, "default", "k", "max_attempts => 1")
+			ctx, end := context.WithCancelCause(t.Context())
+			result := make(chan error, 1)
+			p := program{command: "echo message >&2; " + test.script, stderr: io.Discard}
+			go func() { result <- p.run(ctx, &driver.RawJob{}) }()
 			receive(t, line.opened, "CMD does not run")
+			end(errors.New("enough"))
+			assert.EqualError(t, receive(t, result, "CMD does not end"), "enough ("+test.status+")\nmessage")
 			receive(t, line.closed, "something is left behind")
-			job := waitForJob(t, pool, id, "failed")
-			assert.Equal(t, "timeout of 1s ("+test.status+")\nmessage", job.Errors[0].Error)
 		})
 	}
 }
@@ -509,8 +515,10 @@ func TestWorkHardStop(t *testing.T) {
 }
 
 func TestWorkUnderNohup(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	pool := connect(t, databaseURL)
 	stderr := new(safeBuffer)
-	process := awaProcess(t, testdb.URL(t), "--exec", "true")
+	process := awaProcess(t, databaseURL, "--exec", "true")
 	process.Args = append([]string{"sh", "-c", `trap "" HUP; exec "$0" "$@"`, process.Path}, process.Args[1:]...)
 	var err error
 	process.Path, err = exec.LookPath("sh")
@@ -518,7 +526,7 @@ func TestWorkUnderNohup(t *testing.T) {
 	process.Stderr = stderr
 	require.NoError(t, process.Start())
 	t.Cleanup(func() { process.Process.Kill() })
-	stderr.waitForText(t, "msg=starting")
+	waitForJob(t, pool, enqueueKind(t, pool, "default", "k"), "completed") // by now it handles signals
 	require.NoError(t, process.Process.Signal(syscall.SIGHUP))
 	require.NoError(t, process.Process.Signal(syscall.SIGTERM))
 	assert.NoError(t, process.Wait())
@@ -595,4 +603,16 @@ func TestLineWriter(t *testing.T) {
 	long := strings.Repeat("x", maxStderrLine)
 	fmt.Fprint(&w, long)
 	assert.Equal(t, "> "+long+"\n", out.String(), "what is no line is not waited for")
+}
+
+// A job's queue and kind, the errors of an attempt, and what CMD prints, are escaped in the log.
+func TestWorkLogMovesNoCursor(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	pool := connect(t, databaseURL)
+	stderr, stop := startWork(t, databaseURL, "--exec", `printf '%s\n' "$AWA_KIND" >&2; exit 1`, "--queue", hostile)
+	waitForJob(t, pool, enqueueKind(t, pool, hostile, hostile), "retryable")
+	assert.Zero(t, stop())
+	assertPrintable(t, stderr.String())
+	assert.Contains(t, stderr.String(), `job 1: q\u001b[2J`)
+	assert.Contains(t, stderr.String(), `kind="q\x1b[2J`)
 }

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"unicode"
+	"unicode/utf8"
+)
+
+// printable passes text on with everything escaped that a terminal may take for a command, or that reorders a line: names,
+// errors and arguments are whatever a producer has made them. The escapes are those of JSON, and \xff for what is no UTF-8.
+type printable struct{ w io.Writer }
+
+func (p printable) Write(b []byte) (int, error) {
+	if _, err := p.w.Write(escaped(b)); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+func escaped(text []byte) []byte {
+	var out []byte // nil when there is nothing to escape so far
+	from := 0
+	for at := 0; at < len(text); {
+		r, size := utf8.DecodeRune(text[at:])
+		at += size
+		isInvalid := r == utf8.RuneError && size == 1
+		if !isInvalid && isPrintable(r) {
+			continue
+		}
+		out = append(out, text[from:at-size]...)
+		from = at
+		if isInvalid {
+			out = fmt.Appendf(out, `\x%02x`, text[at-1])
+		} else {
+			out = fmt.Appendf(out, `\u%04x`, r)
+		}
+	}
+	if out == nil {
+		return text
+	}
+	return append(out, text[from:]...)
+}
+
+func isPrintable(r rune) bool {
+	switch {
+	case r == '\n' || r == '\t':
+		return true
+	case unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r):
+		return false
+	}
+	return r != '\u2028' && r != '\u2029' // separators of lines and paragraphs
+}
