@@ -56,8 +56,10 @@ type answer struct {
 
 // completer sends answers to the server, many at a time, on a connection of its own.
 type completer struct {
-	db  dedicated
-	log *slog.Logger
+	db       dedicated
+	log      *slog.Logger
+	trouble  trouble
+	warnings *warnings
 
 	answers chan answer
 	last    chan struct{} // closed when no more answers are to come
@@ -68,7 +70,7 @@ type completer struct {
 
 func newCompleter(pool *pgxpool.Pool, log *slog.Logger) *completer {
 	return &completer{
-		db: dedicated{pool: pool}, log: log,
+		db: dedicated{pool: pool}, log: log, trouble: trouble{log: log, what: "answers can't be sent"}, warnings: new(warnings),
 		answers: make(chan answer, 2*flushSize), last: make(chan struct{}), done: make(chan struct{}),
 	}
 }
@@ -159,12 +161,11 @@ func (c *completer) flush(ctx context.Context, answers []answer, send sendFunc) 
 	if len(answers) == 0 {
 		return
 	}
-	trouble := trouble{log: c.log, what: "answers can't be sent"}
 	var pause backoff
 	for {
 		stale, refused, err := c.try(ctx, answers, send)
 		if err == nil {
-			trouble.report(ctx, nil)
+			c.trouble.report(ctx, nil)
 			c.settle(ctx, answers, stale)
 			return
 		}
@@ -179,7 +180,7 @@ func (c *completer) flush(ctx context.Context, answers []answer, send sendFunc) 
 			return
 		}
 		if ctx.Err() == nil {
-			trouble.report(ctx, err)
+			c.trouble.report(ctx, err)
 		}
 		if !sleep(ctx, pause.pause()) {
 			c.lost += len(answers)
@@ -292,7 +293,7 @@ func (c *completer) settle(ctx context.Context, answers []answer, stale []int64)
 		case a.outcome == committed && stale: // as it should be
 			a.stats.ended[completed].Add(1)
 		case a.outcome == committed:
-			c.log.WarnContext(ctx, a.failure, keyJobID, a.jobID)
+			c.warnings.warn(ctx, c.log, slog.LevelWarn, "not committed", a.failure, keyJobID, a.jobID)
 			a.stats.ended[failed].Add(1)
 		case stale:
 			c.stale++
@@ -314,7 +315,7 @@ func (c *completer) refused(ctx context.Context, a answer, err error) {
 	switch what, ok := refusable[a.outcome]; {
 	case ok && (a.outcome != failed || a.delay != nil):
 		what := "the " + what + " was refused"
-		c.log.WarnContext(ctx, what+", so the attempt fails", keyJobID, a.jobID, keyError, err)
+		c.warnings.warn(ctx, c.log, slog.LevelWarn, what, what+", so the attempt fails", keyJobID, a.jobID, keyError, err)
 		text := what + ": " + err.Error()
 		if a.failure != "" {
 			text += "; it was: " + a.failure
@@ -323,11 +324,13 @@ func (c *completer) refused(ctx context.Context, a answer, err error) {
 		c.flush(ctx, []answer{a}, failMany)
 	case a.outcome == failed || a.outcome == committed:
 		// So that the job is not held for as long as the worker lives.
-		c.log.ErrorContext(ctx, "a failure was refused, so the job is put off, uncounted", keyJobID, a.jobID, keyError, err)
+		const what = "a failure was refused, so the job is put off, uncounted"
+		c.warnings.warn(ctx, c.log, slog.LevelError, what, what, keyJobID, a.jobID, keyError, err)
 		a.outcome, a.delay = postponed, new(longestPutOff)
 		c.flush(ctx, []answer{a}, sendSingly)
 	default: // it stays open until the worker ends
-		c.log.ErrorContext(ctx, "no answer is taken", keyJobID, a.jobID, keyError, err)
+		const what = "no answer is taken"
+		c.warnings.warn(ctx, c.log, slog.LevelError, what, what, keyJobID, a.jobID, keyError, err)
 		c.lost++
 	}
 }

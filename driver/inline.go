@@ -27,6 +27,7 @@ type Ran struct {
 // when the handler ends the goroutine, by [testing.T.FailNow] say.
 func (w *Worker) RunOne(ctx context.Context) (*Ran, error) {
 	c := newCompleter(w.pool, w.log)
+	c.warnings = &w.warnings
 	defer c.db.close(ctx)
 	for _, q := range w.cfg.Queues {
 		jobs, err := w.claimOne(ctx, &c.db, q.Name)

@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"encoding/json"
+	"log/slog"
 	"os"
 	"runtime"
 	"sync"
@@ -218,18 +219,25 @@ func (r *run) beatOne(ctx context.Context, db *dedicated, reg *registration) err
 	})
 	if hasCode(err, invalidParameter) {
 		running := reg.loseAll()
-		r.log.WarnContext(ctx, "the server no longer knows this worker: its attempts are nobody's or somebody else's, and it begins anew", keyWorkerID, reg.id, keyJobs, running)
+		const what = "the server no longer knows this worker: its attempts are nobody's or somebody else's, and it begins anew"
+		r.warnings.warn(ctx, r.log, slog.LevelWarn, what, what, keyWorkerID, reg.id, keyJobs, running)
 		r.registrations.forget(reg)
 		signalTo(r.wake)
 		return nil
 	}
+	var expired []int64
 	for _, lost := range attempts {
 		switch found := reg.lose(lost.JobID, lost.Receipt); {
 		case found && lost.Reason == leaseExpired:
-			r.log.WarnContext(ctx, "attempt is no longer this worker's: its lease ended before a heartbeat came. HeartbeatEvery has to be shorter than the lease, also than that of the queue", keyJobID, lost.JobID)
+			expired = append(expired, lost.JobID)
 		case found:
 			r.log.InfoContext(ctx, "attempt is no longer this worker's", keyJobID, lost.JobID, keyReason, lost.Reason)
 		}
+	}
+	if n := len(expired); n > 0 {
+		r.warnings.warn(ctx, r.log, slog.LevelWarn, leaseExpired,
+			"attempts are no longer this worker's: their lease ended before a heartbeat came. HeartbeatEvery has to be shorter than the lease, also than that of the queue",
+			keyJobs, n, keyJobIDs, expired[:min(n, 10)])
 	}
 	return err
 }

@@ -42,6 +42,7 @@ const (
 	keyDelay    = "delay"
 	keyReason   = "reason"
 	keySignal   = "signal"
+	keyLeftOut  = "left_out" // records like this one that were not logged since the last one
 )
 
 // WorkerConfig says how a worker works. The zero value is ready to use.
@@ -71,7 +72,8 @@ type WorkerConfig struct {
 	// history. Set it where the worker's role may not (it needs awa_maintainer), or where something else does it. Some
 	// process has to; any number of them may.
 	NoMaintenance bool
-	// Logger gets what the worker has to say; [slog.Default] by default.
+	// Logger gets what the worker has to say; [slog.Default] by default. A warning is repeated once a minute at most, with
+	// the number of those that were left out as left_out.
 	Logger *slog.Logger
 }
 
@@ -165,6 +167,9 @@ type Worker struct {
 	log      *slog.Logger
 	stats    map[string]*queueStats // by queue
 
+	warnings warnings
+	unknown  warnings // of kinds without a handler
+
 	mu   sync.Mutex
 	runs map[*run]bool // that go on
 }
@@ -234,7 +239,6 @@ func (w *Worker) Run(ctx context.Context) error {
 		channels:      map[string][]*queue{},
 		slots:         newSlots(w.cfg.Slots),
 		wake:          make(chan struct{}, 1),
-		unknownKinds:  map[string]time.Time{},
 	}
 	for _, cfg := range w.cfg.Queues {
 		log := w.log.With(keyQueue, cfg.Name)
@@ -243,6 +247,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		r.channels[wakeChannel(q.Name)] = append(r.channels[wakeChannel(q.Name)], q)
 	}
 	r.completer = newCompleter(w.pool, w.log)
+	r.completer.warnings = &w.warnings
 	w.add(r)
 	defer w.remove(r)
 	defer r.control.close(background)
@@ -383,8 +388,6 @@ type run struct {
 	completer *completer
 	handlers  sync.WaitGroup
 	active    atomic.Int64 // handlers that run
-
-	unknownKinds map[string]time.Time // when they were logged
 }
 
 // start runs the handlers of claimed jobs, each in a goroutine of its own.
@@ -440,11 +443,9 @@ const (
 func (r *run) putOff(q *queue, job *RawJob, a *attempt) {
 	a.cancel(nil)
 	delay := putOffDelay(job)
-	if now := time.Now(); now.Sub(r.unknownKinds[job.Kind]) >= longestPutOff {
-		r.unknownKinds[job.Kind] = now
-		r.log.WarnContext(r.background, "no handler for jobs of this kind in this worker: they are put off, uncounted, until a worker that has one takes them",
-			keyKind, job.Kind, keyQueue, job.Queue, keyJobID, job.ID, keyDelay, delay)
-	}
+	r.unknown.warn(r.background, r.log, slog.LevelWarn, job.Kind,
+		"no handler for jobs of this kind in this worker: they are put off, uncounted, until a worker that has one takes them",
+		keyKind, job.Kind, keyQueue, job.Queue, keyJobID, job.ID, keyDelay, delay)
 	r.handlers.Go(func() {
 		r.completer.send(answer{attempt: a, outcome: unknownKind, delay: &delay})
 		r.slots.put(q, 1)
@@ -471,24 +472,5 @@ func (r *run) waitForHandlers() (abandoned int64) {
 		return 0
 	case <-abandon.C:
 		return r.active.Load()
-	}
-}
-
-// trouble logs the first of several errors in a row, one a minute after that, and when it is over.
-type trouble struct {
-	log    *slog.Logger
-	what   string
-	logged time.Time // zero when there is none
-}
-
-func (t *trouble) report(ctx context.Context, err error) {
-	switch {
-	case err == nil && t.logged.IsZero():
-	case err == nil:
-		t.log.InfoContext(ctx, "no longer: "+t.what)
-		t.logged = time.Time{}
-	case time.Since(t.logged) >= time.Minute:
-		t.log.WarnContext(ctx, t.what, keyError, mapError(err))
-		t.logged = time.Now()
 	}
 }
