@@ -796,3 +796,31 @@ func TestKeyOfAJobThatIsCancelledEarly(t *testing.T) {
 	s.balanced()
 	require.NotEqual(t, first, s.enqueueUnique("q", "key"))
 }
+
+// A session that takes itself for a replica (session_replication_role) decides at its end as any other does.
+func TestCancelInAReplicaSession(t *testing.T) {
+	for _, claimedMeanwhile := range []bool{false, true} {
+		d := newDatabase(t)
+		s, other := d.session(), d.session()
+		s.exec("set session_replication_role = replica")
+		job := s.enqueueUnique("q", "key")
+		s.exec("begin")
+		s.exec("select awa.cancel($1)", job)
+		var taken []claimed
+		if claimedMeanwhile {
+			taken = other.claim("q", 1)
+		}
+		s.exec("commit")
+		require.Equal(t, "cancelled", s.state(job))
+		require.Empty(t, other.claim("q", 1))
+		for _, j := range taken {
+			other.refuses(j)
+		}
+		require.Zero(t, one[int](s, "select count(*) from awa.unique_claims"))
+		s.balanced()
+		require.Empty(t, list[string](s, `
+			select format('%s on %s', t.tgname, t.tgrelid::regclass)
+			  from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
+			 where n.nspname = 'awa' and t.tgenabled <> 'A'`), "no trigger is off in such a session")
+	}
+}

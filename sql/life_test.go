@@ -60,6 +60,13 @@ func (s *session) halfAnHourLater() {
 	s.exec("update awa.lease_claims set claimed_at = claimed_at - interval '30 minutes', lease_until = lease_until - interval '30 minutes', deadline_at = deadline_at - interval '30 minutes'")
 	s.exec("update awa.leases set claimed_at = claimed_at - interval '30 minutes', lease_until = lease_until - interval '30 minutes', deadline_at = deadline_at - interval '30 minutes'")
 	s.exec("update awa.workers set heartbeat_at = heartbeat_at - interval '30 minutes'")
+	s.noGap()
+}
+
+// noGap is as if rescue was called just now: a slow machine may let more than ten seconds go by.
+func (s *session) noGap() {
+	s.Helper()
+	s.exec("select setval('awa.rescued_at', (extract(epoch from clock_timestamp()) * 1000000)::bigint)")
 }
 
 // neverWaits fails a statement of this session that waits for as long as another session's transaction is open.

@@ -124,6 +124,7 @@ func TestTwoRescuesAtOnce(t *testing.T) {
 		require.Zero(t, b.rescue())
 		b.open("s", shapes[2])
 		b.exec("update awa.lease_claims set lease_until = now()")
+		b.noGap()
 		require.Equal(t, int64(3), b.rescue())
 		a.exec(end)
 		require.Equal(t, map[string]int64{"commit": 0, "rollback": 7}[end], b.rescue())

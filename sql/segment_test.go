@@ -238,6 +238,7 @@ func (b *beside) prepares(s *session, c call, queue string) {
 	case "overdue jobs":
 		b.job = s.open(queue, shapes[2])[0]
 		s.exec("update awa.lease_claims set lease_until = now() where claim_id = $1", b.job.Receipt>>12)
+		s.noGap()
 	default:
 		b.job = s.openAlone(queue, shapes[slices.IndexFunc(shapes, func(s shape) bool { return s.name == c.about })])[0]
 	}

@@ -44,6 +44,7 @@ begin
   update awa.leases l set claimed_at = l.claimed_at - span, lease_until = l.lease_until - span, deadline_at = l.deadline_at - span from c where l.receipt = c.receipt and c.n ~ names;
   update awa.lease_claims k set claimed_at = k.claimed_at - span, lease_until = k.lease_until - span, deadline_at = k.deadline_at - span
    where k.claim_id in (select c.receipt >> 12 from c where c.n ~ names);
+  perform pg_temp.no_gap();
 end
 $$;
 select pg_temp.later('^(nobody|alive|silent|single|last|dead$|keyed)', '50 seconds') \g /dev/null
@@ -51,6 +52,7 @@ select is((select rescued from awa.rescue()), 0::bigint, 'a lease of a minute is
 select pg_temp.later('^(nobody|alive|silent|single|last|dead$|keyed)', '11 seconds') \g /dev/null
 update awa.workers set heartbeat_at = clock_timestamp() - interval '50 seconds' where worker_id = :alive_id;
 update awa.workers set heartbeat_at = clock_timestamp() - interval '61 seconds' where worker_id = :silent_id;
+select pg_temp.no_gap() \g /dev/null
 select is((select rescued from awa.rescue(max_jobs => 2)), 2::bigint, 'at most max_jobs');
 select is((select rescued from awa.rescue()), 8::bigint, 'then all whose lease is over, but those of a worker that has sent a heartbeat since');
 select is((select string_agg(c.n, ', ' order by c.n) from c, awa.job(c.job_id) j where j.state = 'retryable'), 'keyed, nobody 1, nobody 2, nobody 3, silent 1, silent 2, silent 3, single', 'are to be tried again');
@@ -81,16 +83,19 @@ select pg_temp.agrees('the books balance after that');
 -- A lease that was extended is as long as it says
 select awa.extend(job_id, receipt, '10 minutes') from c where n = 'alive 1' \g /dev/null
 update awa.workers set heartbeat_at = clock_timestamp() - interval '2 minutes' where worker_id = :alive_id;
+select pg_temp.no_gap() \g /dev/null
 select is((select rescued from awa.rescue()), 2::bigint, 'when the worker falls silent, so are its others');
 select is((select j.state from c, awa.job(c.job_id) j where n = 'alive 1'), 'running', 'but one with a longer lease');
 select pg_temp.later('alive 1$', '11 minutes') \g /dev/null
 select is((select rescued from awa.rescue()), 0::bigint, 'for which its heartbeat counts for longer');
 update awa.workers set heartbeat_at = clock_timestamp() - interval '11 minutes' where worker_id = :alive_id;
+select pg_temp.no_gap() \g /dev/null
 select is((select rescued from awa.rescue()), 1::bigint, 'but not for ever');
 
 -- Workers
 update awa.workers set heartbeat_at = clock_timestamp() - interval '59 minutes' where worker_id = :silent_id;
 update awa.workers set heartbeat_at = clock_timestamp() - interval '61 minutes' where worker_id = :dead_id;
+select pg_temp.no_gap() \g /dev/null
 select is((select rescued from awa.rescue(null)), 0::bigint, 'an explicit null means the default');
 select is((select array_agg(w.worker_id) from awa.workers w where w.worker_id in (:silent_id, :dead_id)), array[:silent_id]::bigint[], 'a worker that was silent for an hour is forgotten');
 select is((select count(*) from awa.rescue), 0::bigint, 'the view that names the column is empty');

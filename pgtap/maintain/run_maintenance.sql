@@ -20,6 +20,7 @@ create temp table before as select current_segment as segment from awa.ring;
 update awa.ring r set left_at[(segment + 3) % 4 + 1] = clock_timestamp() - interval '25 hours', left_at[segment + 1] = clock_timestamp() - interval '9 hours' from before;
 select pg_temp.step('setup') \g /dev/null
 
+select pg_temp.no_gap() \g /dev/null
 set role awa_maintainer;
 call awa.run_maintenance();
 reset role;
@@ -40,6 +41,7 @@ select awa.enqueue(:'queue' || ' late', 'k', run_at => clock_timestamp() + inter
 update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 second' where lane >> 3 = awa._queue_id(:'queue' || ' late');
 update awa.lease_claims set lease_until = clock_timestamp() - interval '1 second' where claim_id = (select receipt >> 12 from c where n = 4);
 update awa.ring r set left_at[current_segment + 1] = clock_timestamp() - interval '9 hours';
+select pg_temp.no_gap() \g /dev/null
 create trigger fails before delete on awa.deferred_jobs for each row execute function pg_temp.fails('UN001');
 create trigger fails before update on awa.ring for each row execute function pg_temp.fails('UN002');
 \set ON_ERROR_STOP off

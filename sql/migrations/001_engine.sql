@@ -27,6 +27,9 @@ comment on sequence awa.claim_ids is 'The id of a claim; a crash may hand a numb
 create sequence awa.promoted_until;
 comment on sequence awa.promoted_until is 'Microseconds since 1970: promote_due has promoted what was due before, late commits aside. A sequence, so that moving it leaves no dead row';
 
+create sequence awa.rescued_at;
+comment on sequence awa.rescued_at is 'Microseconds since 1970: when rescue was called last, to the second';
+
 create sequence awa.next_sweep_at;
 comment on sequence awa.next_sweep_at is 'Microseconds since 1970: when promote_due next looks for late commits everywhere';
 
@@ -156,6 +159,15 @@ create table awa.workers (
 ) with (fillfactor = 50);
 comment on table awa.workers is 'Worker processes that are registered now';
 comment on column awa.workers.queues is 'The queues that it said it works on; null when it did not say';
+
+create table awa.rescue_gaps (
+  began_at timestamptz not null,
+  ended_at timestamptz not null,
+  primary key (began_at, ended_at)
+);
+comment on table awa.rescue_gaps is 'One time of more than 10 seconds in which rescue was not called, because the server was down, say: workers could send no heartbeats';
+comment on column awa.rescue_gaps.began_at is 'When rescue had been called last';
+comment on column awa.rescue_gaps.ended_at is 'When it was called again. Attempts that were alive when the gap began get one more lease from then on';
 
 -- The hot families: append only, never updated, emptied by TRUNCATE --------------------------------
 

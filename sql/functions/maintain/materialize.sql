@@ -20,6 +20,7 @@ set lock_timeout = 0
 as $$
 #variable_conflict use_variable
 declare
+  v_now timestamptz := clock_timestamp();
   v_receipts bigint[];
 begin
   if not awa._fits(older_than, '0', '1 year') then
@@ -28,7 +29,10 @@ begin
   perform awa._check_pass(max_jobs);
   perform awa._fold();
   v_receipts := awa._take_open(array(
-    select o.receipt from awa._open_items o where o.claimed_at <= clock_timestamp() - coalesce(older_than, interval '5 seconds')),
+    select o.receipt
+      from awa._open_items o
+     where o.claimed_at <= v_now - coalesce(older_than, interval '5 seconds')
+        or o.claimed_at > v_now + interval '1 second'), -- by a clock that was ahead: rescue corrects the rows
     coalesce(max_jobs, 1000), 'materialized');
   insert into awa.leases select * from awa._attempts(v_receipts);
   return query select cardinality(v_receipts)::bigint;

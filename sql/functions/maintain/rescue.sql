@@ -3,7 +3,8 @@ create or replace view awa.rescue as select c.claim_id as rescued from awa.lease
 comment on view awa.rescue is 'The row that rescue returns: how many attempts it ended. The view itself is always empty';
 
 -- Ends attempts that are overdue, at most max_jobs, as failed: the attempt counts, and the job runs again after its backoff, or ends. An attempt is overdue when its deadline is over; or its lease, unless its worker
--- sent a heartbeat that is younger than the lease is long. Also forgets workers that have been silent for an hour, and, where the owner of this function may (pg_signal_backend), ends sessions that hold a
+-- sent a heartbeat that is younger than the lease is long. After a time of more than 10 seconds in which nobody called this (the server was down), attempts that were alive before get one more lease. Also forgets workers that have been
+-- silent for an hour, has the server let go of notifications that all listeners have read, and, where the owner of this function may (pg_signal_backend), ends sessions that hold a
 -- queue because their clients have not read what they claimed for ten seconds.
 -- Safe to call from anywhere, as often as one likes.
 -- Locks: their claims, where it can have them at once, or their lease rows; skips those that somebody is answering for. Raises 22023, JQ004.
@@ -33,6 +34,8 @@ begin
      join pg_roles u on u.oid = c.usesysid
      join pg_roles me on me.rolname = current_user
     where (me.rolsuper or not u.rolsuper) and (pg_has_role(u.oid, 'usage') or pg_has_role('pg_signal_backend', 'usage'));
+  perform pg_notification_queue_usage(); -- moves its tail, which only a listener does otherwise
+  perform awa._note_pass(v_now);
   perform awa._fold();
   v_receipts := array(
     select l.receipt
@@ -58,7 +61,7 @@ begin
   delete from awa.workers w
    where w.worker_id = any(array(
      select w.worker_id from awa.workers w
-      where w.heartbeat_at < v_now - interval '1 hour'
+      where awa._is_overdue(w.heartbeat_at + interval '1 hour', null, interval '1 hour', w.worker_id, v_now)
         and not exists (select from awa.leases l where l.worker_id = w.worker_id)
         and not exists (select from awa._open_items o where o.worker_id = w.worker_id)
         for update skip locked));
@@ -72,10 +75,67 @@ end
 $$;
 comment on function awa.rescue is 'Ends attempts that are overdue, as failed; returns how many';
 
+-- Notes that rescue is called, and the gap since the last call, if that was more than 10 seconds ago. Brings back what a clock that was ahead has written.
+-- Why: everybody sees at once when rescued_at moves, but the row of a gap only when it commits; and it may roll back. So rescued_at moves only past a gap that is older than this transaction: otherwise others would end attempts that the gap spares.
+create or replace function awa._note_pass(now timestamptz) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_called_at timestamptz;
+  v_gap_ended_at timestamptz;
+  v_last timestamptz;
+  v_longest interval;
+begin
+  select case when s.is_called then to_timestamp(s.last_value / 1000000.0) end into v_called_at from awa.rescued_at s;
+  select g.ended_at into v_gap_ended_at from awa.rescue_gaps g order by g.began_at desc, g.ended_at desc limit 1;
+  v_last := greatest(v_called_at, v_gap_ended_at);
+  if v_last > now + interval '1 second' then -- the clock was set back
+    with gone as (
+      delete from awa.rescue_gaps g
+       where (g.began_at, g.ended_at) in (select h.began_at, h.ended_at from awa.rescue_gaps h where h.ended_at > now for update skip locked)
+      returning g.began_at
+    )
+    insert into awa.rescue_gaps (began_at, ended_at) select least(min(g.began_at), now), now from gone g having count(*) > 0 on conflict do nothing;
+    perform setval('awa.rescued_at', (extract(epoch from now) * 1000000)::bigint);
+  elsif v_last < now - interval '10 seconds' then
+    insert into awa.rescue_gaps (began_at, ended_at) values (v_last, now) on conflict do nothing;
+  elsif (v_called_at is null or v_called_at < now - interval '1 second') and (v_gap_ended_at is null or v_gap_ended_at < transaction_timestamp()) then
+    perform setval('awa.rescued_at', (extract(epoch from now) * 1000000)::bigint);
+  end if;
+
+  update awa.workers w set heartbeat_at = now
+   where w.worker_id = any(array(select w.worker_id from awa.workers w where w.heartbeat_at > now + interval '1 second' for update skip locked));
+  update awa.leases l
+     set claimed_at = least(l.claimed_at, now), lease_until = least(l.lease_until, now + l.lease), deadline_at = l.deadline_at - greatest(l.claimed_at - now, '0')
+   where l.receipt = any(array(
+     select l.receipt from awa.leases l where l.claimed_at > now + interval '1 second' or l.lease_until > now + l.lease + interval '1 second' for update skip locked));
+
+  -- A gap is of no use to attempts that began after it, nor to workers.
+  if exists (select from awa.rescue_gaps) then
+    v_longest := greatest(interval '1 hour', (select max(l.lease) from awa.leases l), (select max(o.lease_until - o.claimed_at) from awa._open_items o));
+    delete from awa.rescue_gaps g
+     where (g.began_at, g.ended_at) in (
+       select h.began_at, h.ended_at from awa.rescue_gaps h where h.ended_at < least(v_last, now - v_longest) for update skip locked);
+  end if;
+end
+$$;
+comment on function awa._note_pass is 'Notes that rescue is called, and the gap since the last call';
+
+-- Until when an attempt stays its worker's: for its lease, or for as long after the worker's last heartbeat; but for one more lease after the last of the gaps that began before that. Gaps that came later do not count: so the attempts of a
+-- worker that never comes back end, also where rescue is seldom called, and every time is in a gap.
+create or replace function awa._lease_ends_at(lease_until timestamptz, lease interval, worker_id bigint) returns timestamptz
+language sql stable
+return (
+  select greatest(e.at, (select g.ended_at + lease from awa.rescue_gaps g where g.began_at < e.at order by g.began_at desc, g.ended_at desc limit 1))
+    from (
+      select greatest(lease_until, (select w.heartbeat_at + lease from awa.workers w where w.worker_id = _lease_ends_at.worker_id)) as at
+    ) e
+);
+comment on function awa._lease_ends_at is 'Until when an attempt stays its worker''s';
+
 -- Whether an attempt's time is over.
 create or replace function awa._is_overdue(lease_until timestamptz, deadline_at timestamptz, lease interval, worker_id bigint, now timestamptz) returns boolean
 language sql stable
-return deadline_at <= now
-    or lease_until <= now
-       and (select w.heartbeat_at + lease > now from awa.workers w where w.worker_id = _is_overdue.worker_id) is not true;
+return deadline_at <= now or lease_until <= now and awa._lease_ends_at(lease_until, lease, worker_id) <= now;
 comment on function awa._is_overdue is 'Whether an attempt''s time is over';

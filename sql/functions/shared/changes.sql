@@ -197,6 +197,10 @@ begin
     create constraint trigger decide after insert on awa.ready_tombstones deferrable initially deferred
       for each row when (new.lane in (-1, -2)) execute function awa._decide();
   end if;
+  -- Also in a session that takes itself for a replica: otherwise a job that it cancels is claimed, and runs.
+  if exists (select from pg_trigger where tgrelid in (select 'awa.ready_tombstones'::regclass union all select i.inhrelid from pg_inherits i where i.inhparent = 'awa.ready_tombstones'::regclass) and tgname = 'decide' and tgenabled <> 'A') then
+    alter table awa.ready_tombstones enable always trigger decide;
+  end if;
 end
 $$;
 

@@ -19,7 +19,7 @@ begin
   if not found then
     perform awa._refuse('worker_id must be a registered worker', worker_id::text, 'Call register_worker again.');
   end if;
-  delete from awa.heartbeat_replies l where l.worker_id = worker_id and l.told_at < v_now - interval '1 minute';
+  delete from awa.heartbeat_replies l where l.worker_id = worker_id and l.told_at not between v_now - interval '1 minute' and v_now + interval '1 minute';
   update awa.heartbeat_replies l set told_at = v_now where l.worker_id = worker_id and l.told_at is null;
   return query select l.job_id, l.receipt, l.reason from awa.heartbeat_replies l where l.worker_id = worker_id order by l.receipt;
 end
