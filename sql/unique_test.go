@@ -387,3 +387,177 @@ func TestKeyPassesOnOnlyFromWhoLetsGo(t *testing.T) {
 	require.Equal(t, keeps, job)
 	require.False(t, inserted)
 }
+
+// A cancel of the holder that somebody else commits is no cancel of the producer's own: the producer takes the key, and who comes next finds it taken. The producer is held up between
+// its looks at the key and at the jobs that have ended, if there are two.
+func TestCancelThatCommitsBesideAUniqueProducer(t *testing.T) {
+	d := newDatabase(t)
+	a, b, canceller, locker, watcher := d.session(), d.session(), d.session(), d.session(), d.session()
+	old := a.enqueuesUnique("")().JobID
+	b.enqueuesUnique("")() // so that what it calls is planned already
+	canceller.exec("begin")
+	canceller.exec("select awa.cancel($1)", old)
+	locker.exec("begin")
+	locked := locker.background("lock table awa.done_entries in access exclusive mode")
+	watcher.waitUntilBlocked(locker)
+	b.exec("begin")
+	got := b.enqueuesUnique("")
+	watcher.waitUntilBlocked(b)
+	canceller.exec("commit")
+	require.NoError(t, locked())
+	locker.exec("rollback")
+	row := got()
+	require.True(t, row.Inserted)
+	next := a.enqueuesUnique("")
+	watcher.waitUntilBlocked(a)
+	b.exec("commit")
+	require.Equal(t, unique{row.JobID, false}, next())
+	b.balanced()
+}
+
+// A transaction may replace a job as often as it likes: the last one lives, alone, and holds the key.
+func TestReplaceAUniqueJobAgain(t *testing.T) {
+	byKey := func(s *session, job int64) {
+		require.Equal(s, job, one[int64](s, "select awa.cancel_by_unique_key(unique_key => 'key')"))
+	}
+	for name, cancel := range map[string]func(s *session, job int64){
+		"cancel_by_unique_key": byKey,
+		"cancel":               func(s *session, job int64) { s.exec("select awa.cancel($1)", job) },
+		"cancel in a savepoint": func(s *session, job int64) {
+			s.exec("savepoint s")
+			s.exec("select awa.cancel($1)", job)
+			require.True(s, s.enqueuesUnique("")().Inserted)
+			s.exec("rollback to s")
+			s.exec("savepoint s")
+			s.exec("select awa.cancel($1)", job)
+			s.exec("release s")
+		},
+	} {
+		for _, options := range []string{"", later, tillRuns} {
+			t.Run(name+options, func(t *testing.T) {
+				d := newDatabase(t)
+				a, b := d.session(), d.session().neverWaits()
+				job := a.enqueuesUnique("")().JobID
+				a.exec("begin")
+				for range 4 {
+					cancel(a, job)
+					row := a.enqueuesUnique(options)()
+					require.True(t, row.Inserted)
+					require.NotEqual(t, job, row.JobID)
+					job = row.JobID
+					require.Equal(t, unique{job, false}, a.enqueuesUnique(options)())
+				}
+				a.exec("commit")
+				require.Equal(t, []int64{job}, list[int64](b, "select id from awa.jobs where state in ('available', 'scheduled')"))
+				require.Equal(t, job, one[int64](b, "select job_id from awa.unique_claims"))
+				require.Equal(t, unique{job, false}, b.enqueuesUnique("")())
+
+				// And for nobody, in the end.
+				a.exec("begin")
+				for range 2 {
+					cancel(a, job)
+					job = a.enqueuesUnique(options)().JobID
+				}
+				byKey(a, job)
+				require.Empty(t, list[int64](a, "select awa.cancel_by_unique_key(unique_key => 'key')"))
+				a.exec("commit")
+				require.Zero(t, one[int](b, "select count(*) from awa.unique_claims"))
+				require.Zero(t, one[int](b, "select count(*) from awa.jobs where state in ('available', 'scheduled')"))
+			})
+		}
+	}
+}
+
+// Jobs of one key in one transaction, that come and go: the first comes back where its heir has gone, and not while that one is there.
+func TestHeirThatLeaves(t *testing.T) {
+	for name, leave := range map[string]string{
+		"cancelled":          "select awa.cancel($1)",
+		"dropped":            "select awa.drop_queue((select queue from awa.job($1)), true)",
+		"scheduled, dropped": "select awa.drop_queue((select queue from awa.job($1)), true)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDatabase(t)
+			s := d.session()
+			first := s.enqueuesUnique("")().JobID
+			s.exec("begin")
+			s.exec("select awa.cancel($1)", first)
+			var heir int64
+			s.exec("savepoint s")
+			require.NoError(t, s.db.QueryRow(s.ctx, "select job_id from awa.enqueue_unique('heirs', 'k', unique_key => 'key', run_at => case when $1 then now() + interval '1 hour' end)",
+				name == "scheduled, dropped").Scan(&heir))
+			s.exec("savepoint taken")
+			require.Equal(t, "23505", sqlState(s.try("select awa.retry($1)", first)))
+			s.exec("rollback to taken")
+			s.exec(leave, heir)
+			s.exec("savepoint again")
+			s.exec("select awa.retry($1)", first)
+			require.Equal(t, unique{first, false}, s.enqueuesUnique("")())
+			s.exec("rollback to again")
+			last := s.enqueuesUnique("")()
+			require.True(t, last.Inserted)
+			s.exec("commit")
+			require.Equal(t, last.JobID, one[int64](s, "select job_id from awa.unique_claims"))
+			s.balanced()
+
+			// The first one goes on, and goes again.
+			s.exec("begin")
+			s.exec("select awa.cancel($1)", last.JobID)
+			require.NoError(t, s.db.QueryRow(s.ctx, "select job_id from awa.enqueue_unique('heirs', 'k', unique_key => 'key', run_at => case when $1 then now() + interval '1 hour' end)",
+				name == "scheduled, dropped").Scan(&heir))
+			s.exec(leave, heir)
+			s.exec("select awa.retry($1)", last.JobID)
+			s.exec("select awa.cancel($1)", last.JobID)
+			end := s.enqueuesUnique("")()
+			require.True(t, end.Inserted)
+			s.exec("commit")
+			require.Equal(t, end.JobID, one[int64](s, "select job_id from awa.unique_claims"))
+			require.Equal(t, []int64{end.JobID}, list[int64](s, "select id from awa.jobs where state in ('available', 'scheduled')"))
+		})
+	}
+}
+
+// The job before the heir was claimed meanwhile, which freed its key, and somebody else has taken that: two jobs with one key would be there.
+func TestKeyThatIsTakenBeforeItPassesOn(t *testing.T) {
+	for _, end := range []string{"commit", "rollback", ""} {
+		t.Run(end, func(t *testing.T) {
+			d := newDatabase(t)
+			a, b, c := d.session(), d.session().neverWaits(), d.session()
+			old := a.enqueuesUnique(tillRuns)().JobID
+			a.exec("begin")
+			a.exec("select awa.cancel($1)", old)
+			require.True(t, a.enqueuesUnique(tillRuns)().Inserted)
+			require.Equal(t, []int64{old}, ids(b.claim("q", 1)))
+			c.exec("begin")
+			other := c.enqueuesUnique(tillRuns)()
+			require.True(t, other.Inserted)
+			if end != "" {
+				c.exec(end)
+			}
+			err := a.try("commit")
+			if end == "" {
+				c.exec("commit")
+			}
+			if end == "rollback" {
+				require.NoError(t, err)
+				require.Equal(t, "cancelled", b.state(old))
+				return
+			}
+			require.Equal(t, "40001", sqlState(err))
+			require.Equal(t, "running", b.state(old))
+			require.Equal(t, other.JobID, one[int64](b, "select job_id from awa.unique_claims"))
+			require.Equal(t, []int64{other.JobID}, list[int64](b, "select id from awa.jobs where state = 'available'"))
+		})
+	}
+}
+
+// A job whose time comes while it is being enqueued is either scheduled or available, and holds its key accordingly.
+func TestRunAtThatPassesMeanwhile(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.exec(`select awa.enqueue_unique('q', 'k', unique_key => n::text, unique_states => '{available,running}', run_at => clock_timestamp() + n % 40 * interval '10 microseconds')
+	          from generate_series(1, 3000) n`)
+	require.Zero(t, one[int](s, "select count(*) from awa.jobs j where state = 'available' and not exists (select from awa.unique_claims u where u.job_id = j.id)"))
+	require.Zero(t, one[int](s, "select count(*) from awa.jobs j join awa.unique_claims u on u.job_id = j.id where state = 'scheduled'"))
+	require.NotZero(t, one[int](s, "select count(*) from awa.jobs where state = 'available'"))
+	require.NotZero(t, one[int](s, "select count(*) from awa.jobs where state = 'scheduled'"))
+}

@@ -22,7 +22,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_key bytea;
-  v_job_id bigint;
+  v_holder record;
 begin
   if unique_key is null then
     if 'queue' = any(unique_by) then
@@ -34,9 +34,12 @@ begin
   end if;
   v_key := awa._unique_hash(queue, kind, args, unique_key, unique_by, unique_period);
   perform awa._check_isolation();
-  select u.job_id into v_job_id from awa.unique_claims u where u.key = v_key;
-  if found and awa._cancel(v_job_id, null) in ('scheduled', 'retryable', 'available', 'running', 'waiting_external') then
-    return next v_job_id;
+  v_holder := awa._holder(v_key);
+  if v_holder.job_id is null or v_holder.leaves then
+    return;
+  end if;
+  if awa._cancel(v_holder.job_id, null) in ('scheduled', 'retryable', 'available', 'running', 'waiting_external') then
+    return next v_holder.job_id;
   end if;
 end
 $$;

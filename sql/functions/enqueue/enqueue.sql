@@ -28,7 +28,7 @@ $$;
 comment on function awa.enqueue is 'Appends one job and returns its id; it exists when the caller''s transaction commits';
 
 -- Appends one job per element of args, and returns the ids in that order. What every form of enqueue ends in.
--- A unique key, and the id of the job that holds it, are for a single job.
+-- A unique key, and the id of the job that holds it, are for a single job. Now is the time by which it is decided whether run_at has passed: read once, since the keys that a job holds depend on that.
 create or replace function awa._append(
   queue        text,
   kind         text,
@@ -39,7 +39,8 @@ create or replace function awa._append(
   tags         text[],
   metadata     jsonb,
   unique_key   bytea default null,
-  job_id       bigint default null
+  job_id       bigint default null,
+  now          timestamptz default clock_timestamp()
 ) returns bigint[]
 language plpgsql
 as $$
@@ -48,7 +49,6 @@ declare
   v_queue_id bigint;
   v_priority int;
   v_max_attempts int;
-  v_now timestamptz := clock_timestamp();
   v_bytes int;
   v_job_ids bigint[];
 begin
@@ -67,11 +67,11 @@ begin
     insert into awa.queues (queue_id, name) values (v_queue_id, queue);
   end if;
 
-  if run_at > v_now then
+  if run_at > now then
     with appended as (
       insert into awa.deferred_jobs
         (job_id, lane, state, run_at, created_at, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata)
-      select coalesce(job_id, nextval('awa.job_ids')), v_queue_id * 8 + v_priority, 'scheduled', run_at, v_now, 1, v_max_attempts,
+      select coalesce(job_id, nextval('awa.job_ids')), v_queue_id * 8 + v_priority, 'scheduled', run_at, now, 1, v_max_attempts,
              v_bytes + awa._json_bytes('args', a), unique_key, kind, a, tags, metadata
         from unnest(args) a
       returning deferred_jobs.job_id
@@ -82,7 +82,7 @@ begin
     with appended as (
       insert into awa.ready_entries
         (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata)
-      select r.current_segment, v_queue_id * 8 + v_priority, coalesce(job_id, nextval('awa.job_ids')), v_now, v_priority, 1, v_max_attempts,
+      select r.current_segment, v_queue_id * 8 + v_priority, coalesce(job_id, nextval('awa.job_ids')), now, v_priority, 1, v_max_attempts,
              v_bytes + case when pg_column_size(a) > 2000 then awa._json_bytes('args', a) else pg_column_size(a) end, unique_key, kind, a, tags, metadata
         from awa._current_segment() r(current_segment), unnest(args) a
       returning ready_entries.job_id

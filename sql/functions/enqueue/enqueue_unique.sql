@@ -36,11 +36,8 @@ declare
   v_states text[] := coalesce(unique_states, '{scheduled,available,running,retryable,waiting_external}');
   v_bits int;
   v_hash bytea;
-  v_holder bigint;
-  v_heir bigint;
-  v_job_id bigint;
-  v_state text;
-  v_holds boolean;
+  v_now timestamptz := clock_timestamp();
+  v_job record;
 begin
   perform awa._check_options(queue, kind, priority, run_at, max_attempts, tags);
   perform awa._check_array('unique_states', v_states, 9);
@@ -50,48 +47,12 @@ begin
       'The states are scheduled, available, running, retryable, waiting_external, completed, failed, cancelled and dead.');
   end if;
   v_hash := awa._unique_hash(queue, kind, args, unique_key, unique_by, unique_period);
-  v_state := case when run_at > clock_timestamp() then 'scheduled' else 'available' end;
-  v_holds := v_bits & awa._state_bit(v_state) <> 0;
-  loop
-    select u.job_id into v_holder from awa.unique_claims u where u.key = v_hash;
-    if not found then
-      exit when not v_holds; -- it will hold the key later
-      v_job_id := coalesce(v_job_id, nextval('awa.job_ids'));
-      insert into awa.unique_claims (key, job_id) values (v_hash, v_job_id) on conflict do nothing; -- waits for who is about to take it
-      exit when found;
-    elsif awa._is_leaving(v_holder) then
-      -- This transaction itself has cancelled the holder, which lets go when that commits. The key passes on then, so that nobody has to wait before.
-      select t.batch into v_heir from awa.ready_tombstones t where t.lane = -2 and t.xid = pg_current_xact_id_if_assigned() and t.job_id = v_holder;
-      if found then
-        return query select v_heir, false;
-        return;
-      end if;
-      if v_holds then
-        v_job_id := nextval('awa.job_ids');
-        perform awa._decide_later(-2, v_holder, v_job_id);
-      end if;
-      exit;
-    else
-      insert into awa.unique_claims (key, job_id) values (v_hash, v_holder) on conflict do nothing; -- waits for who is about to let go of it
-      if found then
-        delete from awa.unique_claims u where u.key = v_hash; -- it did: once more
-      elsif (select u.job_id = v_holder from awa.unique_claims u where u.key = v_hash) then
-        return query select v_holder, false;
-        return;
-      end if;
-    end if;
-  end loop;
-  v_job_id := coalesce(v_job_id, nextval('awa.job_ids'));
-  perform awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata,
-    v_hash || decode(lpad(to_hex(v_bits), 4, '0'), 'hex'), v_job_id);
-  return query select v_job_id, true;
+  v_job := awa._take_key(v_hash, v_bits & awa._state_bit(case when run_at > v_now then 'scheduled' else 'available' end) <> 0, null);
+  if v_job.taken then
+    perform awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata,
+      v_hash || decode(lpad(to_hex(v_bits), 4, '0'), 'hex'), v_job.job_id, v_now);
+  end if;
+  return query select v_job.job_id, v_job.taken;
 end
 $$;
 comment on function awa.enqueue_unique is 'Appends one job, unless another one holds its unique key; returns the one that holds it';
-
--- Whether a job that holds a key was cancelled by this very transaction, and lets go of the key when it commits.
-create or replace function awa._is_leaving(job_id bigint) returns boolean
-language sql stable
-return exists (
-  select from awa.done_entries d where d.job_id = _is_leaving.job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled'));
-comment on function awa._is_leaving is 'Whether a job that holds a key was cancelled by this very transaction';

@@ -29,7 +29,7 @@ begin
     elsif v_outcome = 'taken' then
       raise exception using errcode = '23505', message = 'another job holds the job''s unique key',
         detail = (select format('Job %s holds the key of job %s.', u.job_id, job_id)
-                    from awa.unique_claims u where u.key = decode(v_place.unique_key, 'hex')),
+                    from awa._holder(substr(v_place.unique_key, 1, 32)) u),
         hint = 'Wait until that one has ended, or cancel it.';
     elsif v_outcome is null then
       perform awa._refuse_state(job_id, v_place.state, 'A job that is available, runs or completed cannot be retried.');
@@ -47,7 +47,6 @@ as $$
 #variable_conflict use_variable
 declare
   v_job awa.deferred_jobs;
-  v_holder bigint;
 begin
   -- As a deferred job that is due.
   if state in ('scheduled', 'retryable') then
@@ -66,16 +65,8 @@ begin
   end if;
 
   if state in ('failed', 'cancelled', 'dead') and awa._holds(v_job.unique_key, 'available') then
-    insert into awa.unique_claims (key, job_id) values (substr(v_job.unique_key, 1, 32), job_id) on conflict do nothing;
-    if not found then
-      select u.job_id into v_holder from awa.unique_claims u where u.key = substr(v_job.unique_key, 1, 32);
-      if v_holder = job_id and exists (
-        select from awa.ready_tombstones t where t.lane = -2 and t.xid = pg_current_xact_id_if_assigned() and t.job_id = job_id)
-      then
-        return 'taken'; -- this transaction has enqueued its heir
-      elsif v_holder is distinct from job_id then
-        return case when v_holder is null then 'gone' else 'taken' end; -- it has just let go: look again
-      end if;
+    if not (awa._take_key(substr(v_job.unique_key, 1, 32), true, job_id)).taken then
+      return 'taken';
     end if;
   else
     perform awa._move_keys(array[job_id], array[v_job.unique_key], state, 'available');

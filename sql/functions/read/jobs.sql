@@ -28,7 +28,8 @@ select e.lane,
        case when k.outcome is null then e.progress end as progress,
        null::jsonb as output,
        c.worker_id,
-       e.segment
+       e.segment,
+       e.unique_key as full_key
   from awa._entries e
   left join lateral (
     select c.lo, c.hi, c.pos_xid, c.pos_id from awa.lease_claims c where c.lane = e.lane order by c.lane_seq desc limit 1
@@ -192,15 +193,15 @@ comment on view awa.jobs is 'Every job that is still kept, one row each, in one 
 
 -- Where each job is: its state, and its place there.
 create or replace view awa._place as
-select j.id, j.state, j.receipt, j.lane, j.priority, j.xid, j.segment, j.unique_key from awa._ledger j
+select j.id, j.state, j.receipt, j.lane, j.priority, j.xid, j.segment, j.full_key as unique_key from awa._ledger j
 union all
-select d.job_id, d.state, null, d.lane, (d.lane & 7)::int, null, null, encode(substr(d.unique_key, 1, 32), 'hex') from awa.deferred_jobs d
+select d.job_id, d.state, null, d.lane, (d.lane & 7)::int, null, null, d.unique_key from awa.deferred_jobs d
 union all
-select l.job_id, 'running', l.receipt, l.lane, l.priority, null, null, encode(substr(l.unique_key, 1, 32), 'hex') from awa.leases l
+select l.job_id, 'running', l.receipt, l.lane, l.priority, null, null, l.unique_key from awa.leases l
 union all
-select f.job_id, f.state, f.receipt, f.lane, (f.lane & 7)::int, null, null, encode(substr(f.unique_key, 1, 32), 'hex') from awa.done_entries f
+select f.job_id, f.state, f.receipt, f.lane, (f.lane & 7)::int, null, null, f.unique_key from awa.done_entries f
 union all
-select f.job_id, 'dead', f.receipt, f.lane, (f.lane & 7)::int, null, null, encode(substr(f.unique_key, 1, 32), 'hex') from awa.dlq_entries f;
+select f.job_id, 'dead', f.receipt, f.lane, (f.lane & 7)::int, null, null, f.unique_key from awa.dlq_entries f;
 comment on view awa._place is 'Where each job is: its state, and its place there';
 
 -- Every lane: its cursor, from where entries are unclaimed in its range, and what is counted of its past.

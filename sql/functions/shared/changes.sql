@@ -88,6 +88,31 @@ as $$
 $$;
 comment on function awa._decide_later is 'Has the transaction decide at its end';
 
+-- Gives an heir, at the end of its transaction, the unique key that the job before it has let go of; unless the heir has left by then, too. Fails with 40001 where another job has taken the key: the one before it
+-- was claimed meanwhile, and did not hold it while it ran.
+create or replace function awa._inherit(job_id bigint) returns void
+language plpgsql
+set enable_bitmapscan = on
+as $$
+#variable_conflict use_variable
+declare
+  v_key bytea;
+begin
+  select substr(p.unique_key, 1, 32) into v_key from awa._place p where p.id = job_id and awa._holds(p.unique_key, p.state);
+  if found then
+    begin
+      insert into awa.unique_claims (key, job_id) values (v_key, job_id) on conflict do nothing;
+    exception when lock_not_available then
+      perform awa._moved_on(job_id);
+    end;
+    if not exists (select from awa.unique_claims u where u.key = v_key and u.job_id = job_id) then
+      perform awa._moved_on(job_id);
+    end if;
+  end if;
+end
+$$;
+comment on function awa._inherit is 'Gives an heir, at the end of its transaction, its unique key';
+
 -- Decides, at the end of a transaction that has buried entries, what becomes of those that were claimed meanwhile. One that nobody claimed stays buried. Where the job was to be
 -- cancelled, its open attempt is closed. Otherwise the transaction fails with 40001.
 -- Locks: all queues in which the transaction has buried anything, in the order of their ids, and the claims of such entries, shared; until the commit, which follows at once.
@@ -114,9 +139,8 @@ begin
     return null; -- restored from a dump, or copied from another server, where it was decided
   end if;
   if new.lane = -2 then
-    insert into awa.unique_claims (key, job_id)
-    select substr(d.unique_key, 1, 32), new.batch from awa.done_entries d where d.job_id = new.job_id and d.state = 'cancelled' and d.unique_key is not null
-    on conflict do nothing;
+    perform set_config('lock_timeout', '100', true);
+    perform awa._inherit(new.batch);
     return null;
   end if;
   perform awa._lock_queue(q.queue_id)

@@ -69,6 +69,86 @@ end
 $$;
 comment on function awa._move_keys is 'Lets go of the unique keys that jobs do not hold in their new state, and takes those that they do';
 
+-- The job that holds a unique key once this transaction commits; null when there is none. A job that this transaction itself has cancelled, or moved away, while it was available
+-- keeps its key until then; the key passes on to its heir, the job that this transaction has enqueued in its place. So there is a line of jobs, each the heir of the one before it. The last
+-- one leaves when this transaction has taken the key from it, too.
+-- Why: the key and the cancel of the first job are read by one statement. With two of them, a cancel that somebody else commits in between would pass for one of this transaction.
+create or replace function awa._holder(key bytea, out job_id bigint, out leaves boolean, out line bigint[])
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_heir bigint;
+begin
+  select u.job_id, exists (select from awa.done_entries d where d.job_id = u.job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled'))
+    into job_id, leaves
+    from awa.unique_claims u where u.key = key;
+  line := array[job_id];
+  while leaves loop
+    select t.batch into v_heir from awa.ready_tombstones t where t.lane = -2 and t.xid = pg_current_xact_id_if_assigned() and t.job_id = job_id;
+    exit when not found;
+    job_id := v_heir;
+    line := line || v_heir;
+    leaves := not awa._is_holder(v_heir, key);
+  end loop;
+end
+$$;
+comment on function awa._holder is 'The job that holds a unique key once this transaction commits';
+
+-- Whether a job is in a state in which it holds a unique key.
+create or replace function awa._is_holder(job_id bigint, key bytea) returns boolean
+language sql stable
+set enable_bitmapscan = on
+as $$
+  select exists (select from awa._place p where p.id = job_id and substr(p.unique_key, 1, 32) = key and awa._holds(p.unique_key, p.state))
+$$;
+comment on function awa._is_holder is 'Whether a job is in a state in which it holds a unique key';
+
+-- Takes a unique key for a job, or, for one that does not hold it yet, only looks who has it. Draws the job's id where it has none, and it is needed. Says whether the job may be there;
+-- otherwise the id is that of the job that holds the key.
+-- Locks: the key, until the transaction ends. Waits for a transaction that is about to take it, or to let go of it.
+create or replace function awa._take_key(key bytea, holds boolean, inout job_id bigint, out taken boolean)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_holder record;
+begin
+  taken := true;
+  loop
+    v_holder := awa._holder(key);
+    if v_holder.job_id is null or v_holder.leaves then
+      job_id := coalesce(job_id, nextval('awa.job_ids'));
+      exit when not holds;
+      if v_holder.leaves then
+        if job_id <> all(v_holder.line) then
+          perform awa._decide_later(-2, v_holder.job_id, job_id);
+        end if;
+        exit;
+      end if;
+      insert into awa.unique_claims (key, job_id) values (key, job_id) on conflict do nothing; -- waits for who is about to take it
+      exit when found;
+    elsif v_holder.job_id = job_id then
+      exit;
+    elsif cardinality(v_holder.line) > 1 then
+      taken := false; -- an heir of this transaction
+    else
+      insert into awa.unique_claims (key, job_id) values (key, v_holder.job_id) on conflict do nothing; -- waits for who is about to let go of it
+      if found then
+        delete from awa.unique_claims u where u.key = key; -- it did: once more
+      else
+        taken := (select u.job_id = v_holder.job_id from awa.unique_claims u where u.key = key) is not true;
+      end if;
+    end if;
+    if not taken then
+      job_id := v_holder.job_id;
+      exit;
+    end if;
+  end loop;
+end
+$$;
+comment on function awa._take_key is 'Takes a unique key for a job, or says which job holds it';
+
 -- The hash of a unique key. Raises 22023.
 create or replace function awa._unique_hash(queue text, kind text, args jsonb, unique_key text, unique_by text[], unique_period interval) returns bytea
 language plpgsql
