@@ -3,12 +3,15 @@ package driver
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/awa-pg/awa/gen"
+	"github.com/awa-pg/awa/internal/rawjson"
 )
 
 const (
@@ -51,6 +54,9 @@ func (r *run) work(ctx context.Context) {
 			}
 			continue
 		}
+		if q.most > 0 {
+			n = min(n, q.most)
+		}
 		r.slots.take(q, n)
 		jobs, err := r.claim(ctx, registration, q, n)
 		r.slots.put(q, n-len(jobs))
@@ -62,6 +68,9 @@ func (r *run) work(ctx context.Context) {
 			q.trouble.report(ctx, nil)
 			pause.reset()
 			q.pause.reset()
+			if q.most *= 2; q.most > r.cfg.Slots {
+				q.most = 0
+			}
 			// There may be more, also when there were fewer than slots: a claim has a byte budget too.
 			q.nextLook = q.lastLook
 			if len(jobs) == 0 {
@@ -81,6 +90,10 @@ func (r *run) work(ctx context.Context) {
 			sleep(ctx, pause.pause())
 		case errors.As(err, &pg) && r.control.isOpen():
 			// The server has refused this claim, because somebody has locked the queue, say. It may grant others.
+			if n > 1 && !isAboutOthers(pg.Code) && pg.Code != queryCanceled {
+				q.most = n / 2 // there may be a job that it can't read: those before it go on
+				continue
+			}
 			q.trouble.report(ctx, err)
 			q.nextLook = q.lastLook.Add(q.pause.pause())
 		default:
@@ -108,7 +121,7 @@ func (r *run) wakeUp() time.Time {
 }
 
 // claim takes up to n jobs of a queue. It is never interrupted, so that what it takes is known.
-func (r *run) claim(ctx context.Context, registration *registration, q *queue, n int) (jobs []gen.AwaClaimedJob, err error) {
+func (r *run) claim(ctx context.Context, registration *registration, q *queue, n int) (jobs []claimedJob, err error) {
 	params := gen.ClaimParams{Queue: q.Name, MaxJobs: int32(n), WorkerID: &registration.id}
 	if r.cfg.Lease != 0 {
 		params.Lease = &r.cfg.Lease
@@ -118,7 +131,7 @@ func (r *run) claim(ctx context.Context, registration *registration, q *queue, n
 		if q.pause.next > 0 {
 			db.timeout = longestRetry
 		}
-		jobs, err = queries.Claim(ctx, db, params)
+		jobs, err = claimJobs(ctx, db, params)
 		return err
 	})
 	if err == nil {
@@ -131,4 +144,66 @@ func (r *run) claim(ctx context.Context, registration *registration, q *queue, n
 		signalTo(r.retired)
 	}
 	return nil, err
+}
+
+// claimedJob is a job that was claimed and, where a part of it can't be decoded, why: then that part is missing.
+type claimedJob struct {
+	gen.AwaClaimedJob
+	err error
+}
+
+// claimJobs takes jobs. One that can't be decoded does not keep the others from being known.
+func claimJobs(ctx context.Context, db pipeline, params gen.ClaimParams) ([]claimedJob, error) {
+	var errs []error
+	claimed, err := queries.Claim(ctx, claimDB{db, &errs}, params)
+	if err != nil {
+		return nil, err
+	}
+	jobs := make([]claimedJob, len(claimed))
+	for i, job := range claimed {
+		jobs[i] = claimedJob{job, errs[i]}
+	}
+	return jobs, nil
+}
+
+// claimDB notes, for each row of a claim, what can't be decoded.
+type claimDB struct {
+	pipeline
+	errs *[]error
+}
+
+func (c claimDB) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	rows, err := c.pipeline.Query(ctx, sql, args...)
+	if err != nil {
+		return nil, err
+	}
+	return &claimRows{Rows: rows, types: c.conn.TypeMap(), errs: c.errs}, nil
+}
+
+type claimRows struct {
+	pgx.Rows
+	types *pgtype.Map
+	errs  *[]error
+}
+
+// Scan fails only when it is not known which attempt the row is of.
+func (r *claimRows) Scan(dest ...any) error {
+	fields, values := r.FieldDescriptions(), r.RawValues()
+	if len(fields) != len(dest) {
+		return r.Rows.Scan(dest...)
+	}
+	var undecoded error
+	for i, d := range rawjson.Dest(dest) {
+		err := r.types.Scan(fields[i].DataTypeOID, fields[i].Format, values[i], d)
+		switch name := fields[i].Name; {
+		case err == nil:
+		case name == "job_id" || name == "receipt":
+			r.Close()
+			return err
+		default:
+			undecoded = errors.Join(undecoded, fmt.Errorf("%s: %w", name, err))
+		}
+	}
+	*r.errs = append(*r.errs, undecoded)
+	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/awa-pg/awa/gen"
+	"github.com/awa-pg/awa/internal/rawjson"
 )
 
 // DBTX is what can run a statement: a [pgx.Tx], a [*pgx.Conn], a [*pgxpool.Pool]. With a transaction the call is a part
@@ -301,7 +302,7 @@ type AttemptError struct {
 
 // Job returns what is known of one job. It fails with [ErrNoSuchJob] when there is none of that id, or no more.
 func (c *Client) Job(ctx context.Context, id int64) (JobInfo, error) {
-	row, err := queries.Job(ctx, ownTx{c.pool}, id)
+	row, err := queries.Job(ctx, rawjson.DB(ownTx{c.pool}), id)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = ErrNoSuchJob
 	}
@@ -313,7 +314,9 @@ func (c *Client) Job(ctx context.Context, id int64) (JobInfo, error) {
 		Progress: row.Progress, Output: row.Output, WorkerID: row.WorkerID,
 	}
 	if err == nil {
-		err = json.Unmarshal(row.Errors, &job.Errors)
+		if undecoded := json.Unmarshal(row.Errors, &job.Errors); undecoded != nil { // what a client put into their details may be nested too deep
+			job.Errors = []AttemptError{{Attempt: job.Attempt, Error: "the errors can't be decoded: " + undecoded.Error()}}
+		}
 	}
 	if err != nil {
 		return JobInfo{}, fmt.Errorf("job %d: %w", id, mapError(err))

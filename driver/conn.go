@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -391,6 +392,11 @@ func isTemporary(err error) bool {
 		return true
 	}
 	return pg.Code == readOnly
+}
+
+// isAboutOthers says whether the server has refused something because of what others do at the same time.
+func isAboutOthers(code string) bool {
+	return strings.HasPrefix(code, "40") || strings.HasPrefix(code, "55") // serialization, deadlock; lock not available
 }
 
 // backoff gives the pauses between attempts to reach the server: each about twice as long as the one before.

@@ -73,7 +73,7 @@ func TestClaimOfAWorkerThatSomebodyElseHasEnded(t *testing.T) {
 		}
 		return func() error {
 			var workerID int64
-			err := admin.QueryRow(context.Background(), "select coalesce((select worker_id from awa.lease_claims), 0)").Scan(&workerID)
+			err := admin.QueryRow(context.Background(), "select coalesce(max(worker_id), 0) from awa.lease_claims").Scan(&workerID)
 			if err != nil || workerID == 0 {
 				return err
 			}

@@ -34,6 +34,9 @@ var (
 // ErrUnknownKind says that a worker has no handler for a job. The job was put off.
 var ErrUnknownKind = errors.New("no handler for jobs of this kind")
 
+// ErrUndecodable says that a part of a job can't be decoded by this program. Its attempt failed.
+var ErrUndecodable = errors.New("the job can't be decoded")
+
 // ErrStopped is the cause of a handler's context's end when its worker is stopped, and no longer waits for it.
 var ErrStopped = errors.New("the worker was stopped")
 

@@ -13,7 +13,7 @@ import (
 // Ran says what became of an attempt that [Worker.RunOne] has run.
 type Ran struct {
 	JobID int64
-	Err   error // what the handler, or the middleware around it, has returned
+	Err   error // what the handler, or the middleware around it, has returned, or why it was not called
 	Stale bool  // the answer was refused: the attempt was no longer the caller's
 }
 
@@ -35,31 +35,34 @@ func (w *Worker) RunOne(ctx context.Context) (*Ran, error) {
 			return nil, fmt.Errorf("run one job: %w", mapError(err))
 		}
 		if len(jobs) > 0 {
-			return w.runInline(ctx, c, jobs[0])
+			return w.runInline(ctx, c, jobs[0], w.stats[q.Name])
 		}
 	}
 	return nil, nil
 }
 
-func (w *Worker) claimOne(ctx context.Context, db *dedicated, queue string) (jobs []gen.AwaClaimedJob, err error) {
+func (w *Worker) claimOne(ctx context.Context, db *dedicated, queue string) (jobs []claimedJob, err error) {
 	params := gen.ClaimParams{Queue: queue, MaxJobs: 1}
 	if w.cfg.Lease != 0 {
 		params.Lease = &w.cfg.Lease
 	}
 	_, err = db.call(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-		jobs, err = queries.Claim(ctx, pipeline{conn: conn, lazy: true}, params)
+		jobs, err = claimJobs(ctx, pipeline{conn: conn, lazy: true}, params)
 		return err
 	})
 	return jobs, err
 }
 
-func (w *Worker) runInline(ctx context.Context, c *completer, claimed gen.AwaClaimedJob) (*Ran, error) {
-	job := newRawJob(claimed, w.db)
-	a := &attempt{jobID: job.ID, receipt: job.Receipt, stats: w.stats[job.Queue]}
+func (w *Worker) runInline(ctx context.Context, c *completer, claimed claimedJob, stats *queueStats) (*Ran, error) {
+	job := newRawJob(claimed.AwaClaimedJob, w.db)
+	a := &attempt{jobID: job.ID, receipt: job.Receipt, stats: stats}
 	a.stats.claimed.Add(1)
 	result := answer{attempt: a}
 	ran := &Ran{JobID: job.ID}
-	if handler := w.handlers.of(job.Kind); handler != nil {
+	if claimed.err != nil {
+		result = undecodable(ctx, w.log, a, job, claimed.err)
+		ran.Err = fmt.Errorf("%w: %w", ErrUndecodable, claimed.err)
+	} else if handler := w.handlers.of(job.Kind); handler != nil {
 		handling, stopTimer := untilDeadline(ctx, job)
 		defer stopTimer()
 		a.stats.running.Add(1)

@@ -19,6 +19,7 @@ type queue struct {
 	lastLook   time.Time
 	awakeUntil time.Time
 	pause      backoff // after an error that concerns this queue alone
+	most       int     // how many jobs to ask for at most, while there is one that the server can't read; 0 for no limit
 	trouble    trouble
 }
 

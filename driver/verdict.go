@@ -117,3 +117,8 @@ func judge(ctx context.Context, log *slog.Logger, a *attempt, job *RawJob, err e
 	log.Log(ctx, level, text, keyQueue, job.Queue, keyJobID, job.ID, keyKind, job.Kind, keyAttempt, job.Attempt, keyError, err)
 	return result
 }
+
+// undecodable returns the answer for a job that can't be decoded.
+func undecodable(ctx context.Context, log *slog.Logger, a *attempt, job *RawJob, err error) answer {
+	return judge(ctx, log, a, job, fmt.Errorf("%w: %w", ErrUndecodable, err))
+}

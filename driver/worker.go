@@ -16,8 +16,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/awa-pg/awa/gen"
 )
 
 // Variables for the sake of tests.
@@ -391,15 +389,20 @@ type run struct {
 }
 
 // start runs the handlers of claimed jobs, each in a goroutine of its own.
-func (r *run) start(registration *registration, q *queue, jobs []gen.AwaClaimedJob) {
+func (r *run) start(registration *registration, q *queue, jobs []claimedJob) {
 	q.stats.claimed.Add(int64(len(jobs)))
 	for _, claimed := range jobs {
-		job := newRawJob(claimed, r.db)
+		job := newRawJob(claimed.AwaClaimedJob, r.db)
 		ctx, cancel := context.WithCancelCause(r.handling)
 		a := &attempt{jobID: job.ID, receipt: job.Receipt, registration: registration, stats: q.stats, cancel: cancel}
 		if !registration.opened(a) { // somebody has ended the worker since the claim, and given the job to another one
 			cancel(nil)
 			r.slots.put(q, 1)
+			continue
+		}
+		if claimed.err != nil {
+			cancel(nil)
+			r.answerAtOnce(q, undecodable(r.background, r.log, a, job, claimed.err))
 			continue
 		}
 		handler := r.Worker.handlers.of(job.Kind)
@@ -446,8 +449,13 @@ func (r *run) putOff(q *queue, job *RawJob, a *attempt) {
 	r.unknown.warn(r.background, r.log, slog.LevelWarn, job.Kind,
 		"no handler for jobs of this kind in this worker: they are put off, uncounted, until a worker that has one takes them",
 		keyKind, job.Kind, keyQueue, job.Queue, keyJobID, job.ID, keyDelay, delay)
+	r.answerAtOnce(q, answer{attempt: a, outcome: unknownKind, delay: &delay})
+}
+
+// answerAtOnce answers for an attempt whose handler is not run.
+func (r *run) answerAtOnce(q *queue, result answer) {
 	r.handlers.Go(func() {
-		r.completer.send(answer{attempt: a, outcome: unknownKind, delay: &delay})
+		r.completer.send(result)
 		r.slots.put(q, 1)
 	})
 }

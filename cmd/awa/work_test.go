@@ -271,6 +271,21 @@ func TestWorkKeepsTheEndOfStderr(t *testing.T) {
 }
 
 // What is no jsonb would fail the attempt, although CMD has succeeded.
+// Arguments that can't be passed on fail their attempt, and no other one's.
+func TestWorkDeepArguments(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	pool := connect(t, databaseURL)
+	deep := enqueueKind(t, pool, "default", "job", "max_attempts => 1")
+	_, err := pool.Exec(t.Context(), "update awa.ready_entries set args = (repeat('[', 10001) || repeat(']', 10001))::jsonb")
+	require.NoError(t, err)
+	other := enqueueKind(t, pool, "default", "job")
+	startWork(t, databaseURL, "--exec", "cat >&2")
+	job := waitForJob(t, pool, deep, "failed")
+	require.Len(t, job.Errors, 1)
+	assert.Contains(t, job.Errors[0].Error, "max depth")
+	assert.Equal(t, 1, waitForJob(t, pool, other, "completed").Attempt)
+}
+
 func TestIsJSONB(t *testing.T) {
 	pool := testdb.New(t)
 	for text, want := range map[string]bool{

@@ -20,6 +20,7 @@ import (
 
 	"github.com/awa-pg/awa/driver"
 	"github.com/awa-pg/awa/gen"
+	"github.com/awa-pg/awa/internal/rawjson"
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
@@ -89,7 +90,7 @@ func enqueued[T driver.Args](t testing.TB, db driver.DBTX, where []func(Enqueued
 	t.Helper()
 	var before *int64
 	for {
-		rows, err := gen.New().ListJobs(t.Context(), db, gen.ListJobsParams{Kind: new(kind[T]()), BeforeID: before, MaxJobs: page})
+		rows, err := gen.New().ListJobs(t.Context(), rawjson.DB(db), gen.ListJobsParams{Kind: new(kind[T]()), BeforeID: before, MaxJobs: page})
 		if err != nil {
 			t.Fatal("awatest: ", err)
 		}
