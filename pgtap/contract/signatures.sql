@@ -64,7 +64,7 @@ select is((select array_agg(format('(%s) returns %s', pg_get_function_arguments(
   array[format('(%s) returns %s', c.arguments, c.result)], c.name || ' is as the contract has it')
   from contract c order by c.name;
 select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
-  case when c.name in ('jobs_compat', 'job', 'list_jobs', 'queue_counts', 'explain_job', 'health', 'version') then 's' else 'v' end, c.name || ': does it write?')
+  case when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'queue_counts', 'explain_job', 'health', 'version') then 's' else 'v' end, c.name || ': does it write?')
   from contract c order by c.name;
 
 select is(pg_temp.columns_of('awa.claimed_job'),
