@@ -298,6 +298,10 @@ type AttemptError struct {
 	At      time.Time `json:"at"`
 	Error   string    `json:"error"`
 	By      string    `json:"by"` // the role that cancelled the job; "" for a failure
+
+	// Of more than 40 errors the first and the last 20 are kept. An AttemptError between them stands for the others: it
+	// has nothing but their number.
+	Omitted int `json:"omitted"`
 }
 
 // Job returns what is known of one job. It fails with [ErrNoSuchJob] when there is none of that id, or no more.

@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -257,6 +258,80 @@ func TestNumbersThatAreLongAsText(t *testing.T) {
 	require.Contains(t, err.Error(), "metadata")
 	s.exec("select awa.enqueue_many('q', 'k', array_fill(('[' || repeat('1e100000,', 299) || '1]')::jsonb, array[3]))")
 	require.Len(t, s.claim("q", 3), 1, "each of these is 30 MB")
+
+	const number = `{"n": 1e50000}` // 50 kB of text; three of them fit the budget
+	s.exec("select awa.enqueue('one', 'k', $1) from generate_series(1, 10)", number)
+	s.exec("select awa.enqueue_many('many', 'k', array_fill($1::jsonb, array[10]))", number)
+	s.exec(`select awa.enqueue_batch(array_to_json(array_fill('{"queue": "batch", "kind": "k", "args": {"n": 1e50000}}'::json, array[10]))::jsonb)`)
+	s.exec("select awa.enqueue_many('metadata', 'k', array_fill('1'::jsonb, array[10]), metadata => $1)", number)
+	s.exec("select awa.enqueue_many('later', 'k', array_fill($1::jsonb, array[10]), run_at => clock_timestamp() + interval '1 millisecond')", number)
+	s.exec("select awa.enqueue('progress', 'k') from generate_series(1, 10)")
+	for _, c := range s.claim("progress", 10) {
+		s.exec("select awa.set_progress($1, $2, $3)", c.JobID, c.Receipt, number)
+		s.exec("select awa.release($1, $2)", c.JobID, c.Receipt)
+	}
+	require.Eventually(t, func() bool { // due a millisecond after it was enqueued
+		s.exec("select awa.promote_due()")
+		return one[int](s, "select available::int from awa.queue_counts('later')") == 10
+	}, 10*time.Second, time.Millisecond)
+	for _, queue := range []string{"one", "many", "batch", "metadata", "later", "progress"} {
+		require.Len(t, s.claim(queue, 10), 3, queue)
+	}
+}
+
+// What a job may carry when it is enqueued leaves room for all that it gathers: it can be claimed, answered, retried and listed, in one message of the protocol each.
+func TestLargestJob(t *testing.T) {
+	if testing.Short() {
+		t.Skip("moves gigabytes")
+	}
+	d := newDatabase(t)
+	s := d.session()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	s.ctx = ctx
+	const half, most = 1<<26 - 2, 1<<27 - 2 // of text, but for the quotes around it
+	enqueue := "select awa.enqueue('q', 'k', to_jsonb(repeat('x', $1)), tags => array[repeat('t', 18)], metadata => to_jsonb(repeat('x', $2)))"
+	err := s.try(enqueue, half, half) // 20 bytes of tags are too many
+	require.Equal(t, "22023", sqlState(err))
+	require.ErrorContains(t, err, "args and what goes along with it must be at most 128 MiB")
+	s.exec(enqueue, half-10, half-10)
+
+	read := func(sql string) (bytes int) {
+		rows, err := s.db.Query(s.ctx, sql, pgx.QueryExecModeSimpleProtocol)
+		require.NoError(t, err)
+		for rows.Next() {
+			for _, v := range rows.RawValues() {
+				bytes += len(v)
+			}
+		}
+		require.NoError(t, rows.Err())
+		return bytes
+	}
+	attempt := func() (job claimed) {
+		s.exec("create temp table c as select job_id, receipt from awa.claim('q')")
+		require.NoError(t, s.db.QueryRow(s.ctx, "select job_id, receipt from c").Scan(&job.JobID, &job.Receipt))
+		s.exec("drop table c")
+		return job
+	}
+	fail := func(job claimed) {
+		s.exec("select awa.fail($1, $2, repeat(U&'\\0001', 20000), '0', to_jsonb(repeat('x', 65000)))", job.JobID, job.Receipt)
+		s.exec("select awa.promote_due()")
+	}
+	job := attempt()
+	s.exec("select awa.set_progress($1, $2, to_jsonb(repeat('x', $3)))", job.JobID, job.Receipt, most)
+	fail(job)
+	s.exec("update awa.ready_entries set attempt = 500, errors = (select jsonb_agg(e.errors -> 0) from awa.ready_entries e, generate_series(1, 40) where e.errors is not null) where errors is not null") // as if it had failed forty times
+	fail(attempt())
+	require.Equal(t, 41, one[int](s, "select jsonb_array_length(errors) from awa.job($1)", job.JobID))
+	require.Greater(t, read("begin; select * from awa.claim('q')"), 1<<28)
+	require.Greater(t, read("select * from awa.list_jobs('q')"), 1<<28)
+	s.exec("rollback")
+	job = attempt()
+	s.exec("select awa.cancel($1)", job.JobID)
+	s.exec("select awa.retry($1)", job.JobID)
+	job = attempt()
+	s.exec("select awa.complete($1, $2, to_jsonb(repeat('x', $3)))", job.JobID, job.Receipt, most)
+	require.Greater(t, read("select * from awa.list_jobs('q')"), 1<<28)
 }
 
 // In a database that was restored from a dump the ledgers hold transaction ids of another server: new jobs might count as claimed. It is known by the OIDs of its tables.

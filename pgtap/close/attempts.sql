@@ -28,7 +28,7 @@ end
 $$;
 
 begin;
-select plan(13);
+select plan(19);
 
 update awa.settings set claim_bytes = 100000000; -- a claim's ledger row holds 960 jobs
 create temp table c as select * from pg_temp.take('', 998);
@@ -51,6 +51,29 @@ select is((select array_agg(row(a.attempt, a.receipt = t.receipt, jsonb_array_le
 select is((select array_agg(a.lane & 7 order by t.n) from thrice t, awa._attempts(array[t.receipt]) a), '{2,0,2}', 'on its own lane');
 select is((select count(*) from awa._attempts((select array_agg(receipt) from thrice)) a where a.job_id = :thrice_id), 3::bigint, 'all of them, when asked together');
 select is((select count(distinct a.created_at) from thrice t, awa._attempts(array[t.receipt]) a), 1::bigint, 'and all say when the job was created');
+
+-- What a job carries of its failures is bounded
+create temp table history (n int, errors jsonb);
+do $$
+declare
+  v_errors jsonb;
+begin
+  for n in 1..250 loop
+    v_errors := awa._add_error(v_errors, n, 'error ' || n, case when n % 2 = 0 then to_jsonb(n) end);
+    insert into history values (n, v_errors);
+  end loop;
+end
+$$;
+create function pg_temp.told(n int) returns text
+language sql
+return (select string_agg(coalesce(e ->> 'attempt', 'omitted ' || (e ->> 'omitted')), ' ' order by o)
+          from history h, jsonb_array_elements(h.errors) with ordinality x(e, o) where h.n = told.n);
+select is(pg_temp.told(40), (select string_agg(n::text, ' ') from generate_series(1, 40) n), 'forty errors are all kept');
+select is(pg_temp.told(41), (select string_agg(case n when 21 then 'omitted 1' else n::text end, ' ') from generate_series(1, 41) n), 'of 41 the first and the last 20, and that there was one more');
+select is(pg_temp.told(250), (select string_agg(n::text, ' ') from generate_series(1, 20) n) || ' omitted 210 ' || (select string_agg(n::text, ' ') from generate_series(231, 250) n), 'of 250, too');
+select is((select h.errors -> 20 from history h where h.n = 250), '{"omitted": 210}'::jsonb, 'which an object without an error says');
+select is((select h.errors -> 40 ->> 'error' || (h.errors -> 40 ->> 'details') from history h where h.n = 250), 'error 250250', 'the last one is whole');
+select is((select max(jsonb_array_length(h.errors)) from history h), 41, 'there are never more');
 
 select * from finish();
 rollback;

@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(58);
+select plan(71);
 
 -- Defaults
 create temp table made as select awa.enqueue(queue => pg_temp.q(), kind => 'plain') as id;
@@ -87,7 +87,12 @@ select is(pg_temp.outcome(format('select awa.enqueue(%s)', c.args)), 'ok', c.des
     (9, $$pg_temp.q(), 'k', max_attempts => 1000$$, '1000 attempts'),
     (10, $$pg_temp.q(), 'k', tags => array(select 't' || n from generate_series(1, 20) n)$$, '20 tags'),
     (11, $$pg_temp.q(), 'k', tags => '{}'$$, 'no tags'),
-    (12, $$pg_temp.q(), 'k', tags => '[5:6]={a,b}'$$, 'tags that are numbered from 5')
+    (12, $$pg_temp.q(), 'k', tags => '[5:6]={a,b}'$$, 'tags that are numbered from 5'),
+    (13, $$pg_temp.q(), 'k', tags => array['t', repeat('語', 200)]$$, 'tags of 1 and of 200 characters'),
+    (14, $$pg_temp.q(), 'k', pg_temp.nested(500), metadata => pg_temp.nested(500)$$, 'arrays nested 500 deep'),
+    (15, $$pg_temp.q(), 'k', pg_temp.nested(500, '{"some key": ', '}')$$, 'objects nested 500 deep'),
+    (16, $$pg_temp.q(), 'k', run_at => '9999-12-31 23:59:59.999999+00'$$, 'a run_at at the end of the year 9999'),
+    (17, $$pg_temp.q(), 'k', run_at => '4713-01-01 00:00:00+00 BC'$$, 'one before Christ, which is past')
   ) c(n, args, description)
  order by c.n;
 
@@ -116,7 +121,15 @@ select pg_temp.refused(format('select awa.enqueue(%s)', c.args), '22023', c.name
     (20, $$pg_temp.q(' refused'), 'k', tags => '{{a,b},{c,d}}'$$, 'tags', 'tags in two dimensions'),
     (21, $$pg_temp.q(' refused'), 'k', run_at => 'infinity'$$, 'run_at', 'a run_at that never comes'),
     (22, $$pg_temp.q(' refused'), 'k', priority => 0, run_at => '2130-01-01'$$, 'priority', 'priority 0 for a scheduled job'),
-    (23, $$pg_temp.q(' refused'), 'k', max_attempts => 0, run_at => '2130-01-01'$$, 'max_attempts', 'no attempts for a scheduled job')
+    (23, $$pg_temp.q(' refused'), 'k', max_attempts => 0, run_at => '2130-01-01'$$, 'max_attempts', 'no attempts for a scheduled job'),
+    (25, $$pg_temp.q(' refused'), 'k', run_at => '10000-01-01 00:00:00+00'$$, 'run_at', 'a run_at that many clients cannot read'),
+    (26, $$pg_temp.q(' refused'), 'k', tags => array['a', '']$$, 'tags', 'an empty tag'),
+    (27, $$pg_temp.q(' refused'), 'k', tags => array[repeat('語', 201)]$$, 'tags', 'a tag of 201 characters'),
+    (28, $$pg_temp.q(' refused'), 'k', pg_temp.nested(501)$$, 'args', 'arrays nested 501 deep'),
+    (29, $$pg_temp.q(' refused'), 'k', pg_temp.nested(501, '{"some key": ', '}')$$, 'args', 'objects nested 501 deep'),
+    (30, $$pg_temp.q(' refused'), 'k', jsonb_build_object('a', 1, 'b', jsonb_build_array(1, pg_temp.nested(499), 2))$$, 'args', 'deep in the middle'),
+    (31, $$pg_temp.q(' refused'), 'k', pg_temp.nested(1500), run_at => '2130-01-01'$$, 'args', 'args of a scheduled job nested 1500 deep'),
+    (32, $$pg_temp.q(' refused'), 'k', metadata => pg_temp.nested(501)$$, 'metadata', 'metadata nested 501 deep')
   ) c(n, args, names, description)
  order by c.n;
 select is((select count(*) from awa.queues where name = pg_temp.q(' refused')), 0::bigint, 'a refused enqueue makes no queue');

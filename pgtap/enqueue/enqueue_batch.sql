@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(62);
+select plan(103);
 
 -- Order, mixed queues, fields
 create temp table made as
@@ -57,7 +57,7 @@ select is(
      from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k')))$$) j), '(4,9)',
   'a job that names nothing has the defaults of its queue');
 select is(
-  (select j.state from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'run_at', '2001-01-01')))$$) j),
+  (select j.state from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'run_at', '2001-01-01T00:00:00Z')))$$) j),
   'available', 'a run_at in the past means now');
 select is(
   (select j.tags from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'tags', '[]'::jsonb)))$$) j),
@@ -136,12 +136,40 @@ select pg_temp.refused(
     (28, jsonb_build_object('kind', repeat('語', 201)), 'kind', 'a kind of 201 characters'),
     (29, '{"max_attempts": 0}', 'max_attempts', 'no attempts'),
     (30, '{"max_attempts": 1001}', 'max_attempts', '1001 attempts'),
-    (31, jsonb_build_object('tags', array_fill('t'::text, array[21])), 'tags', '21 tags')
+    (31, jsonb_build_object('tags', array_fill('t'::text, array[21])), 'tags', '21 tags'),
+    (32, jsonb_build_object('tags', array[repeat('t', 201)]), 'tags', 'a tag of 201 characters'),
+    (33, jsonb_build_object('args', pg_temp.nested(501)), 'args', 'args nested 501 deep'),
+    (34, jsonb_build_object('metadata', pg_temp.nested(501)), 'metadata', 'metadata nested 501 deep')
   ) c(n, fields, names, description)
  order by c.n;
 select pg_temp.refused($$select * from awa.enqueue_batch('[{"kind": "k"}]')$$, '22023', 'queue', 'no queue');
 select pg_temp.refused($$select * from awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(' refused'))))$$, '22023', 'kind', 'no kind');
 select pg_temp.refused($$select * from awa.enqueue_batch('[{}]')$$, '22023', 'queue', 'an empty object');
+
+-- A run_at says when, whoever calls. What depends on the session's DateStyle or TimeZone, or on the day, is refused.
+set local datestyle = 'SQL, DMY';
+set local timezone = 'Asia/Kathmandu';
+select is(
+    (select j.run_at from pg_temp.made(format('awa.enqueue_batch(%L)', jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'run_at', c.run_at)))) j),
+    to_timestamp(1935482645 + c.fraction), 'run_at ' || c.run_at)
+  from (values
+    (1, '2031-05-02T10:04:05Z', 0), (2, '2031-05-02t10:04:05z', 0), (3, '2031-05-02 10:04:05Z', 0), (4, '2031-05-02 10:04:05 Z', 0),
+    (5, '2031-05-02T12:04:05+02', 0), (6, '2031-05-02T12:04:05+02:00', 0), (7, '2031-05-02 12:04:05 +0200', 0), (8, '2031-05-02T04:34:05-05:30', 0),
+    (9, '2031-05-02T10:57:33+00:53:28', 0), (10, '2031-05-02T10:04:05.5Z', 0.5), (11, '2031-05-02T10:04:05.123456789+00:00', 0.123457),
+    (12, '2031-05-02T10:04Z', -5), (13, to_jsonb('2031-05-02 10:04:05.000001+00'::timestamptz) #>> '{}', 0.000001),
+    (14, '2031-05-01T24:00:00-10:04', -5), (15, '2031-05-02T09:59:60+00', -245)
+  ) c(n, run_at, fraction)
+ order by c.n;
+select pg_temp.refused(format('select * from awa.enqueue_batch(%L)', jsonb_build_array(jsonb_build_object('queue', pg_temp.q(' refused'), 'kind', 'k', 'run_at', c.run_at))), '22023', 'run_at', 'run_at ' || c.run_at)
+  from (values
+    (1, '2031-05-02T10:04:05'), (2, '2031-05-02'), (3, '2031-05-02 10:04:05 Europe/Berlin'), (4, '2031-05-02 10:04:05 CEST'), (5, '02/05/2031 10:04:05Z'),
+    (6, '02.05.2031 10:04:05Z'), (7, '31-05-02 10:04:05Z'), (8, 'Fri May 2 10:04:05 2031 UTC'), (9, 'tomorrow'), (10, 'now'), (11, 'epoch'), (12, '-infinity'),
+    (13, '2031-13-02T10:04:05Z'), (14, '2031-05-02T25:04:05Z'), (15, '2031-05-02T10:04:05+99:00'), (16, '2031-05-02T10:04:05Z BC'), (17, '12031-05-02T10:04:05Z'),
+    (18, '+2031-05-02T10:04:05Z'), (19, '2031-05-02T10:04:05,5Z'), (20, E'2031-05-02T10:04:05Z\n'), (21, ' 2031-05-02T10:04:05Z'), (22, '0000-05-02T10:04:05Z'), (23, '1935558245')
+  ) c(n, run_at)
+ order by c.n;
+reset datestyle;
+reset timezone;
 
 -- 2.0 is 2, and PostgreSQL's JSON says so too: accepted or refused, but not an error from the inside
 select ok(

@@ -14,7 +14,7 @@ begin atomic
 end;
 
 begin;
-select plan(92);
+select plan(100);
 
 -- The others
 create function pg_temp.others_now() returns text
@@ -89,7 +89,9 @@ select pg_temp.refused(format('select awa.configure_queue(pg_temp.q(), %L)', c.s
     (36, '{"lease": "5 minutes", "backoff_max": -1}', 'backoff_max'),
     (37, '{"deadline": 0}', 'deadline'), (38, '{"deadline": "1 year 1 day"}', 'deadline'), (39, '{"deadline": "soon"}', 'deadline'), (40, '{"dead_letter": "true"}', 'dead_letter'), (41, '{"dead_letter": 1}', 'dead_letter'),
     (42, '{"aging_interval": 0}', 'aging_interval'), (43, '{"aging_interval": "2 years"}', 'aging_interval'), (44, '{"failed_retention": -1}', 'failed_retention'), (45, '{"failed_retention": "101 years"}', 'failed_retention'),
-    (46, '{"dlq_retention": {}}', 'dlq_retention'), (47, '{"dlq_retention": "0"}', 'dlq_retention'), (48, '{"dead_letters": true}', 'settings')
+    (46, '{"dlq_retention": {}}', 'dlq_retention'), (47, '{"dlq_retention": "0"}', 'dlq_retention'), (48, '{"dead_letters": true}', 'settings'),
+    (49, '{"lease": "infinity"}', 'lease'), (50, '{"deadline": "-infinity"}', 'deadline'), (51, '{"failed_retention": "infinity"}', 'failed_retention'), (52, '{"backoff_base": "NaN"}', 'backoff_base'),
+    (53, '{"aging_interval": "100 years"}', 'aging_interval'), (54, '{"backoff_max": "1 year -364 days"}', 'backoff_max'), (55, '{"lease": 1e131071}', 'lease'), (56, '{"default_max_attempts": 1e131071}', 'default_max_attempts')
   ) c(n, settings, names)
  order by c.n;
 select ok(pg_temp.outcome($$select awa.configure_queue(pg_temp.q(), '{"default_priority": 2.0}')$$) in ('ok', '22023'), 'default_priority 2.0 is accepted, or refused properly');

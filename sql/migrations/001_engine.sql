@@ -92,15 +92,16 @@ comment on column awa.queue_settings.paused_at is 'Since when nothing is claimed
 
 -- Control ---------------------------------------------------------------------------------------
 
+-- Intervals are checked by their seconds: as intervals, '1 year -360 days' is nothing, but it is five days long, and infinity is a length.
 create table awa.settings (
   only_row    boolean primary key default true check (only_row),
-  claim_wait  interval not null default '5 seconds' check (claim_wait >= '1 millisecond'),
-  claim_bytes integer not null default 184320 check (claim_bytes > 0),
+  claim_wait  interval not null default '5 seconds' check (extract(epoch from claim_wait) between 0.001 and 3600),
+  claim_bytes integer not null default 184320 check (claim_bytes between 1 and 1000000000),
   segment_bytes bigint not null default 1073741824 check (segment_bytes > 0),
-  segment_age interval not null default '8 hours' check (segment_age > '0'),
-  completed_retention interval not null default '24 hours' check (completed_retention >= '0'),
-  carry_max   integer not null default 100000 check (carry_max >= 0),
-  prune_wait  interval not null default '20 milliseconds' check (prune_wait between '1 millisecond' and '500 milliseconds') -- shorter than deadlock_timeout
+  segment_age interval not null default '8 hours' check (extract(epoch from segment_age) between 0.000001 and 3155760000), -- 100 years
+  completed_retention interval not null default '24 hours' check (extract(epoch from completed_retention) between 0 and 3155760000),
+  carry_max   integer not null default 100000 check (carry_max between 0 and 10000000),
+  prune_wait  interval not null default '20 milliseconds' check (extract(epoch from prune_wait) between 0.001 and 0.5) -- shorter than deadlock_timeout
 );
 insert into awa.settings default values;
 comment on table awa.settings is 'Settings of the whole installation, in one row';

@@ -64,10 +64,14 @@ end
 $$;
 comment on function awa._settle is 'Unique keys and lease rows of attempts that have ended';
 
--- The errors of a job with one more; the last 1,000 are kept. By says who cancelled it.
+-- The errors of a job with one more. The first 20 and the last 20 are kept, and between them an object that says how many were left out. By says who cancelled it.
 create or replace function awa._add_error(errors jsonb, attempt int, error text, details jsonb default null, by text default null) returns jsonb
 language sql stable
-return case when jsonb_array_length(errors) >= 1000 then errors - 0 else coalesce(errors, '[]') end
+return case jsonb_array_length(errors)
+    when 40 then jsonb_set(errors, '{20}', '{"omitted": 1}')
+    when 41 then jsonb_set(errors - 21, '{20,omitted}', to_jsonb((errors -> 20 ->> 'omitted')::int + 1))
+    else coalesce(errors, '[]')
+  end
   || jsonb_build_array(jsonb_strip_nulls(jsonb_build_object('attempt', attempt, 'at', clock_timestamp(), 'error', left(error, 20000), 'by', by))
     || case when details is null then '{}' else jsonb_build_object('details', details) end);
 comment on function awa._add_error is 'The errors of a job with one more';

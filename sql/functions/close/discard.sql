@@ -16,7 +16,7 @@ begin
   if error is null then
     perform awa._refuse('error must not be null', null, 'Say why nobody should try it again, in a text that is read in awa.jobs.');
   end if;
-  perform awa._json_bytes('details', details, 65536);
+  perform awa._json_bytes('details', details, most => 65536);
   perform awa._close(job_id, receipt, 'failed');
   return awa._record_failures(array[receipt], array[error], null, details, final => true);
 end

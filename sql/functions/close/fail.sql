@@ -23,7 +23,7 @@ begin
   if error is null then
     perform awa._refuse('error must not be null', null, 'Say what went wrong, in a text that is read in awa.jobs.');
   end if;
-  perform awa._json_bytes('details', details, 65536);
+  perform awa._json_bytes('details', details, most => 65536);
   perform awa._check_delays(array[retry_after]);
   perform awa._close(job_id, receipt, 'failed');
   return awa._record_failures(array[receipt], array[error], array[retry_after], details);

@@ -49,14 +49,14 @@ declare
   v_queue_id bigint;
   v_priority int;
   v_max_attempts int;
-  v_bytes int;
+  v_bytes int[];
   v_job_ids bigint[];
 begin
   perform awa._check_options(queue, kind, priority, run_at, max_attempts, tags);
   if cardinality(args) = 0 then
     return '{}';
   end if;
-  v_bytes := octet_length(kind) + coalesce(octet_length(tags::text), 0) + coalesce(awa._json_bytes('metadata', metadata), 0);
+  v_bytes := awa._body_bytes(args, tags, metadata);
 
   v_queue_id := awa._queue_id(queue);
   select coalesce(priority, s.default_priority, 2), coalesce(max_attempts, s.default_max_attempts, 25)
@@ -72,8 +72,8 @@ begin
       insert into awa.deferred_jobs
         (job_id, lane, state, run_at, created_at, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata)
       select coalesce(job_id, nextval('awa.job_ids')), v_queue_id * 8 + v_priority, 'scheduled', run_at, now, 1, v_max_attempts,
-             v_bytes + awa._json_bytes('args', a), unique_key, kind, a, tags, metadata
-        from unnest(args) a
+             octet_length(kind) + a.bytes, unique_key, kind, a.args, tags, metadata
+        from (select unnest(args) as args, unnest(v_bytes) as bytes) a
       returning deferred_jobs.job_id
     )
     select array_agg(n.job_id) into v_job_ids from appended n;
@@ -83,8 +83,8 @@ begin
       insert into awa.ready_entries
         (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata)
       select r.current_segment, v_queue_id * 8 + v_priority, coalesce(job_id, nextval('awa.job_ids')), now, v_priority, 1, v_max_attempts,
-             v_bytes + case when pg_column_size(a) > 2000 then awa._json_bytes('args', a) else pg_column_size(a) end, unique_key, kind, a, tags, metadata
-        from awa._current_segment() r(current_segment), unnest(args) a
+             octet_length(kind) + a.bytes, unique_key, kind, a.args, tags, metadata
+        from awa._current_segment() r(current_segment), (select unnest(args) as args, unnest(v_bytes) as bytes) a
       returning ready_entries.job_id
     )
     select array_agg(n.job_id) into v_job_ids from appended n;
@@ -94,6 +94,22 @@ begin
 end
 $$;
 comment on function awa._append is 'Appends one job per element of args';
+
+-- The bytes of text of each of args, with tags and metadata, which go along with it. Refuses what is too long or nested too deep.
+create or replace function awa._body_bytes(args jsonb[], tags text[], metadata jsonb) returns int[]
+language plpgsql
+as $$
+declare
+  v_beside int := coalesce(octet_length(tags::text), 0);
+  v_small int; -- bytes stored, up to which args pass: they come to 27 MB of text at most
+begin
+  v_beside := v_beside + coalesce(awa._json_bytes('metadata', metadata, v_beside), 0);
+  v_small := case when v_beside < 100000000 then 2000 else 0 end;
+  return array(
+    select v_beside + case when pg_column_size(a) > v_small then awa._json_bytes('args', a, v_beside) else octet_length(a::text) end from unnest(args) a);
+end
+$$;
+comment on function awa._body_bytes is 'The bytes of text of each of args, with tags and metadata';
 
 -- Refuses what enqueue does not take.
 create or replace function awa._check_options(queue text, kind text, priority int, run_at timestamptz, max_attempts int, tags text[]) returns void
@@ -109,8 +125,9 @@ begin
     perform awa._refuse('max_attempts must be between 1 and 1000', max_attempts::text, 'Leave it out for the queue''s default.');
   end if;
   perform awa._check_array('tags', tags, 20);
-  if run_at = 'infinity' then
-    perform awa._refuse('run_at must not be infinity', run_at::text, 'Pass a time, or null for now.');
+  perform awa._refuse('tags must be 1 to 200 characters long each', t, 'Pass short words; what is longer goes into metadata.') from unnest(tags) t where char_length(t) not between 1 and 200;
+  if run_at >= '10000-01-01 00:00:00+00' then
+    perform awa._refuse('run_at must be a time before the year 10000', run_at::text, 'Pass a time, or null for now.');
   end if;
 end
 $$;

@@ -60,7 +60,7 @@ begin
   queue := job ->> 'queue';
   kind := job ->> 'kind';
   priority := (job ->> 'priority')::int;
-  run_at := (job ->> 'run_at')::timestamptz;
+  run_at := awa._timestamp(job ->> 'run_at');
   max_attempts := (job ->> 'max_attempts')::int;
   if jsonb_typeof(job -> 'tags') = 'array' then
     tags := array(select t.tag from jsonb_array_elements_text(job -> 'tags') with ordinality t(tag, n) order by t.n);
@@ -69,6 +69,21 @@ begin
 end
 $$;
 comment on function awa._job_options is 'The fields of a job object, but for args';
+
+-- A timestamp from a text in ISO 8601 with a zone, whatever DateStyle and TimeZone are. Raises 22023.
+create or replace function awa._timestamp(value text) returns timestamptz
+language plpgsql strict
+as $$
+begin
+  if value !~* '^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)? ?(Z|[-+]\d\d(:?\d\d|:\d\d:\d\d)?)$' then
+    raise exception using errcode = '22007';
+  end if;
+  return regexp_replace(value, ' ?z$', '+00', 'i')::timestamptz;
+exception when data_exception then
+  perform awa._refuse('run_at must be a timestamp in ISO 8601 with a zone', value, 'Pass something like "2031-05-01T09:00:00+02:00" or "2031-05-01T07:00:00Z".');
+end
+$$;
+comment on function awa._timestamp is 'A timestamp from a text in ISO 8601 with a zone';
 
 -- Refuses a job object whose fields are not of enqueue's names, types and ranges, and says which one it is.
 create or replace function awa._check_job(job jsonb, place bigint) returns void
@@ -101,17 +116,15 @@ begin
         end)
     then
       perform awa._refuse('jobs holds an object with an unknown or unfit field', format('element %s, %s: %s', place, left(v_field, 100), awa._brief(v_value)),
-        'The fields are those of enqueue: queue, kind (strings), args, priority, max_attempts (whole numbers), run_at (a timestamp as a string), tags (an array of strings), metadata.');
+        'The fields are those of enqueue: queue, kind (strings), args, priority, max_attempts (whole numbers), run_at (a string such as "2031-05-01T09:00:00+02:00"), tags (an array of strings), metadata.');
     end if;
   end loop;
   begin
     v_options := awa._job_options(job);
-  exception when data_exception then
-    perform awa._refuse('jobs: run_at must be a timestamp', format('element %s: %s', place, job ->> 'run_at'),
-      'Pass something like "2031-05-01 09:00:00+02".');
-  end;
-  begin
     perform awa._check_options(v_options.queue, v_options.kind, v_options.priority, v_options.run_at, v_options.max_attempts, v_options.tags);
+    if pg_column_size(job) > 2000 then
+      perform awa._body_bytes(array[job -> 'args'], v_options.tags, v_options.metadata);
+    end if;
   exception when invalid_parameter_value then
     get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
     raise exception using errcode = '22023', message = 'jobs: ' || v_message, detail = format('Element %s: %s', place, v_detail), hint = v_hint;

@@ -65,25 +65,34 @@ end
 $$;
 comment on function awa._check_isolation is 'Refuses an isolation level other than READ COMMITTED';
 
--- The bytes of a JSON value as clients get it. A small one is taken for as large as it is stored: only a large one is worth the look at its text, which may be
--- much longer, since a number such as 1e100000 takes a few bytes. Refuses what no claim could return.
-create or replace function awa._json_bytes(argument text, value jsonb, most int default 134217728) returns int
+-- The bytes of a JSON value as text, which clients get. Beside are those of what goes along with it. Refuses what is too long, or nested too deep for clients to read.
+-- Why: what is stored says little of the text, since a number such as 1e100000 takes a few bytes. But 2,000 bytes are never nested more than 500 deep, nor have a text
+-- that is too long for the server itself.
+create or replace function awa._json_bytes(argument text, value jsonb, beside int default 0, most int default 134217728) returns int
 language plpgsql strict
 as $$
 declare
-  v_bytes int := pg_column_size(array[value]); -- in an array it is not compressed
+  v_bytes int;
 begin
-  if v_bytes > 2000 or most < 134217728 then
+  if pg_column_size(array[value]) <= 2000 then -- in an array it is not compressed
+    v_bytes := octet_length(value::text);
+  else
     begin
       v_bytes := octet_length(value::text);
     exception when program_limit_exceeded then
       v_bytes := 2147483647;
     end;
-    if v_bytes > most then
-      perform awa._refuse(format('%s must be at most %s of text', argument, replace(upper(pg_size_pretty(most::bigint)), 'B', 'iB')), coalesce(nullif(v_bytes, 2147483647) || ' bytes', 'more than 1 GiB'), 'Store it elsewhere, and pass where.');
-    end if;
+  end if;
+  if v_bytes > most - beside then
+    perform awa._refuse(
+      format('%s must be at most %s of text', argument || case when beside > 0 then ' and what goes along with it' else '' end, replace(upper(pg_size_pretty(most::bigint)), 'B', 'iB')),
+      coalesce(nullif(v_bytes, 2147483647) || ' bytes', 'more than 1 GiB') || case when beside > 0 then format(' beside %s', beside) else '' end,
+      'Store it elsewhere, and pass where.');
+  end if;
+  if v_bytes > 1000 and jsonb_path_exists(value, 'strict $.**{500} ? (@.type() == "array" || @.type() == "object")') then
+    perform awa._refuse(argument || ' must not be nested more than 500 deep', format('%s bytes', v_bytes), 'Many clients read no deeper: pass a flatter value, or the deep one as a string.');
   end if;
   return v_bytes;
 end
 $$;
-comment on function awa._json_bytes is 'The bytes of a JSON value as clients get it';
+comment on function awa._json_bytes is 'The bytes of a JSON value as text, which clients get';

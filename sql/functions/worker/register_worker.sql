@@ -11,7 +11,8 @@ declare
 begin
   perform awa._check_name('name', name);
   perform awa._check_array('queues', queues, 10000);
-  perform awa._json_bytes('info', info);
+  perform awa._check_name('each element of queues', q) from unnest(queues) q;
+  perform awa._json_bytes('info', info, most => 65536);
   insert into awa.workers (name, queues, info) values (name, queues, info) returning workers.worker_id into v_worker_id;
   return v_worker_id;
 end
