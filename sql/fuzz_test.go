@@ -551,7 +551,7 @@ func (f *fuzzer) batch() string {
 				"args":         `{"n": 1}`,
 				"priority":     fmt.Sprint(1 + f.rand.IntN(4)),
 				"max_attempts": fmt.Sprint(1 + f.rand.IntN(3)),
-				"run_at":       jsonString(pick(f, "now", "tomorrow", "2031-05-01 09:00:00+02", "1970-01-01")),
+				"run_at":       jsonString(pick(f, "now", "2031-05-01 09:00:00+02", "2031-05-01T09:00:00.5Z", "1970-01-01T00:00Z")),
 				"tags":         `["a", "b"]`,
 				"metadata":     `{"m": null}`,
 			}[field]

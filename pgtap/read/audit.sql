@@ -36,7 +36,7 @@ insert into operations (command, description) values
   ($$insert into jobs select 'many', e from awa.enqueue_many(pg_temp.q(), 'k', array_fill('{}'::jsonb, array[5]), 3) e$$, 'enqueue_many'),
   ($$insert into jobs select 'many later', e from awa.enqueue_many(pg_temp.q(), 'k', array_fill('{}'::jsonb, array[5]), 3, '2130-01-01') e$$, 'enqueue_many, for later'),
   ($$select awa.enqueue_many(pg_temp.q(), 'k', '{}')$$, 'enqueue_many of nothing'),
-  ($$select awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k'), jsonb_build_object('queue', pg_temp.q(' batch'), 'kind', 'k'), jsonb_build_object('queue', pg_temp.q(' batch'), 'kind', 'k', 'run_at', '2130-01-01'), jsonb_build_object('queue', pg_temp.q(' batch'), 'kind', 'k', 'priority', 1)))$$, 'enqueue_batch'),
+  ($$select awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k'), jsonb_build_object('queue', pg_temp.q(' batch'), 'kind', 'k'), jsonb_build_object('queue', pg_temp.q(' batch'), 'kind', 'k', 'run_at', '2130-01-01T00:00Z'), jsonb_build_object('queue', pg_temp.q(' batch'), 'kind', 'k', 'priority', 1)))$$, 'enqueue_batch'),
   ($$insert into jobs select 'unique', u.job_id from awa.enqueue_unique(pg_temp.q(), 'k', unique_key => 'a') u$$, 'enqueue_unique'),
   ($$select awa.enqueue_unique(pg_temp.q(), 'k', unique_key => 'a')$$, 'a duplicate'),
   ($$insert into jobs select 'unique later', u.job_id from awa.enqueue_unique(pg_temp.q(), 'k', unique_key => 'b', run_at => '2130-01-01') u$$, 'enqueue_unique, for later'),
