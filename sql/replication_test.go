@@ -122,11 +122,11 @@ func TestLogicalCutOver(t *testing.T) {
 		t.Helper()
 		require.Eventually(t, func() bool {
 			return one[bool](r, "select bool_and(srsubstate = 'r') from pg_subscription_rel")
-		}, time.Minute, 10*time.Millisecond, "the tables were not copied")
+		}, patience, 10*time.Millisecond, "the tables were not copied")
 		lsn := one[string](s, "select pg_current_wal_lsn()::text")
 		require.Eventually(t, func() bool {
 			return one[bool](s, "select coalesce(bool_or(r.replay_lsn >= $1::text::pg_lsn), false) from pg_stat_replication r where r.application_name = 'everything'", lsn)
-		}, time.Minute, 10*time.Millisecond, "the changes did not come")
+		}, patience, 10*time.Millisecond, "the changes did not come")
 		sameJobs(t, list[string](s, everything), list[string](r, everything))
 	}
 	synced()
