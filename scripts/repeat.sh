@@ -41,7 +41,6 @@ for dir in "${dirs[@]}"; do
 	binaries+=("$binary")
 done
 
-running=
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 trap 'exit 130' INT TERM
 for ((i = 0; i < hogs; i++)); do
