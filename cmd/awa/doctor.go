@@ -624,6 +624,8 @@ func readSources() (sources, error) {
 		}
 		s.readTables(string(text))
 	}
+	// The installer makes it, before the first migration.
+	s.Relations = append(s.Relations, relation{Name: "schema_version", Kind: "table", Options: []string{}}, relation{Name: "schema_version_pkey", Kind: "index", Options: []string{}})
 	return s, nil
 }
 
@@ -660,7 +662,7 @@ func (s *sources) readCode(text string) {
 			if hasDefault {
 				f.Defaults++
 			}
-			name, kind, _ := strings.Cut(strings.TrimPrefix(a, "out "), " ")
+			name, kind, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(a, "out "), "inout "), " ")
 			f.Names, f.Types = append(f.Names, name), append(f.Types, kind)
 		}
 		if m := resultPattern.FindStringSubmatch(rest); m != nil {

@@ -54,7 +54,7 @@ select is(
     where f.proname in ('enqueue', 'enqueue_many', 'enqueue_batch', 'claim', 'complete', 'complete_many', 'fail', 'fail_many', 'release',
       'enqueue_unique', 'discard', 'snooze', 'cancel_attempt', 'extend', 'set_progress') and not coalesce(s.setting = any(f.proconfig), false)),
   null, 'hot functions get generic plans by index, whatever the statistics say');
-select is((select array_agg(proname::text order by proname) from functions where private and not prosecdef and proconfig is not null), '{_fold,_inherit,_is_holder,_is_unbalanced}', 'private functions take the settings of those that call them, but for those that count, or look for a job by its id');
+select is((select array_agg(proname::text order by proname) from functions where private and not prosecdef and proconfig is not null), '{_fold,_inherit,_is_holder,_is_unbalanced,_results}', 'private functions take the settings of those that call them, but for those that count, or look for a job by its id');
 select is(
   (select array_agg(f.signature order by 1)
      from functions f

@@ -19,7 +19,7 @@ insert into kinds select 'second', awa.enqueue(:'queue', 'second', priority => 2
 insert into kinds select 'third', awa.enqueue(:'queue', 'third', priority => 2);
 
 begin;
-select plan(33);
+select plan(38);
 
 create function pg_temp.says(name text, pattern text) returns text
 language plpgsql
@@ -70,6 +70,19 @@ select unalike(awa.explain_job(id), '%paused%', 'what runs, runs') from kinds wh
 update awa.leases l set lease_until = clock_timestamp() - interval '1 second', lease = '1 second', deadline_at = '2130-01-01' from more where more.receipt = l.receipt;
 update awa.workers set heartbeat_at = clock_timestamp() - interval '2 minutes';
 select pg_temp.says('lasting', '\. Its lease ended at .+, and the next rescue ends the attempt, at most until 2130-01-01.*\.$');
+
+-- Maintenance that nobody calls
+select setval('awa.rescued_at', (extract(epoch from clock_timestamp() - interval '2 minutes') * 1000000)::bigint) \g /dev/null
+delete from awa.rescue_gaps;
+select pg_temp.says(n, ' Maintenance has not been called since .+\.$') from unnest(array['scheduled', 'retryable', 'lasting']) n;
+select pg_temp.no_gap() \g /dev/null
+select unalike(awa.explain_job(id), '%Maintenance%', 'nothing to wait for') from kinds where name = 'scheduled';
+
+-- A restored database
+savepoint here;
+update awa.origin set xid = '5', server = server + 1;
+select pg_temp.says('second', ' The database was restored from a dump: nothing is claimed until rebase_after_restore was called\.$');
+rollback to here;
 
 select pg_temp.refused(format('select awa.explain_job(%s)', id), 'JQ003', 'no such job', 'job ' || id) from unnest(array['null', '0', '-1', '9223372036854775807']) with ordinality u(id, n) order by n;
 

@@ -6,9 +6,9 @@
 begin;
 truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.dlq_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.queue_settings, awa.workers;
 update awa.ring set current_segment = 0, cleaned_segment = null, outcome = null, stuck_since = null, left_at = array_fill(clock_timestamp() - interval '1 hour 20 seconds', array[4]);
-select last_value as promoted_until, is_called as was_called from awa.promoted_until \gset
-select setval('awa.promoted_until', (extract(epoch from clock_timestamp()) * 1000000)::bigint) \g /dev/null
-select plan(65);
+select last_value as rescued_at, is_called as was_called from awa.rescued_at \gset
+select pg_temp.no_gap() \g /dev/null
+select plan(90);
 
 -- Times to the minute
 create function pg_temp.says(topics text, subjects text default '') returns text
@@ -26,6 +26,14 @@ return (select string_agg(h.message || coalesce(' -> ' || h.hint, ''), ' | ') fr
 create function pg_temp.ago(span interval) returns timestamptz
 language sql
 return clock_timestamp() - span;
+
+create function pg_temp.end_all(what text, max_jobs int) returns void
+language plpgsql
+as $$
+begin
+  execute format('select count(%s) from (select c.* from awa.claim(pg_temp.q(), %s) c) c', what, max_jobs);
+end
+$$;
 
 -- Nothing wrong
 select is((select string_agg(h.topic || ' ' || h.n, ', ' order by h.topic) from (select topic, count(*) as n from awa.health() group by topic) h where h.topic <> 'horizon'), 'maintenance 7, segment 4', 'in an installation without queues there are maintenance and segments to look at');
@@ -52,16 +60,56 @@ select is((pg_temp.details('queue') ->> 'oldest_ready_seconds')::int / 60, 5, 'a
 insert into awa.workers (name, queues, heartbeat_at) values ('other', array[pg_temp.q(' other')], clock_timestamp()), ('late', array[pg_temp.q()], pg_temp.ago('2 minutes'));
 select is(pg_temp.says('queue'), format('warning: %s: 5 ready, the oldest for 00:05, 0 running -> No registered worker is alive that works on it.', pg_temp.q()), 'a worker of another queue, or one that is silent, does not');
 update awa.workers set heartbeat_at = clock_timestamp() where name = 'late';
-select is(pg_temp.says('queue'), format('warning: %s: 5 ready, the oldest for 00:05, 0 running -> Its workers do not keep up: run more of them.', pg_temp.q()), 'one whose workers do not keep up');
+select is(pg_temp.says('queue'), format('warning: %s: 5 ready, the oldest for 00:05, 0 running -> Its workers are alive, and claim nothing: see what they log.', pg_temp.q()), 'one whose workers live, and claim nothing');
 update awa.workers set queues = null where name = 'other';
 delete from awa.workers where name = 'late';
-select is(pg_temp.says('queue'), format('warning: %s: 5 ready, the oldest for 00:05, 0 running -> Its workers do not keep up: run more of them.', pg_temp.q()), 'who did not say on what it works may work on this');
+select is(pg_temp.says('queue'), format('warning: %s: 5 ready, the oldest for 00:05, 0 running -> Its workers are alive, and claim nothing: see what they log.', pg_temp.q()), 'who did not say on what it works may work on this');
 select awa.pause_queue(pg_temp.q()) \g /dev/null
 update awa.queue_settings set paused_at = pg_temp.ago('3 minutes 20 seconds');
 select is(pg_temp.says('queue'), format('ok: %s: 5 ready, the oldest for 00:05, 0 running; paused for 00:03', pg_temp.q()), 'one that is paused is nobody''s fault');
 select awa.resume_queue(pg_temp.q()) \g /dev/null
+update awa.settings set warn_ready_age = '10 minutes';
+select is(pg_temp.says('queue'), format('ok: %s: 5 ready, the oldest for 00:05, 0 running', pg_temp.q()), 'how long is too long is a setting');
+update awa.settings set warn_ready_age = '5 minutes';
+select count(*) from awa.claim(pg_temp.q(), 1) \g /dev/null
+select is(pg_temp.says('queue'), format('warning: %s: 4 ready, the oldest for 00:05, 1 running -> Its workers do not keep up: run more of them.', pg_temp.q()), 'one whose workers do not keep up');
+update awa.lease_claims set claimed_at = pg_temp.ago('3 minutes');
+select is(pg_temp.says('queue'), format('warning: %s: 4 ready, the oldest for 00:05, 1 running -> Its workers are busy with what runs: run more of them, or look at what takes so long.', pg_temp.q()), 'one whose workers are busy');
+delete from awa.workers;
+select is(pg_temp.says('queue'), format('warning: %s: 4 ready, the oldest for 00:05, 1 running -> No registered worker is alive that works on it.', pg_temp.q()), 'one whose workers are gone');
+select count(*) from awa.claim(pg_temp.q(), 1) \g /dev/null
+select is(pg_temp.says('queue'), format('warning: %s: 3 ready, the oldest for 00:05, 2 running -> Those who claim from it, unregistered, do not keep up: run more of them.', pg_temp.q()), 'and one from which others claim');
 select count(*) from awa.claim(pg_temp.q(), 5) \g /dev/null
 select is(pg_temp.says('queue'), format('ok: %s: 0 ready, 5 running', pg_temp.q()), 'one that is worked on');
+rollback to well;
+
+-- Failures
+select is(pg_temp.says('failures'), null, 'where nothing failed nothing is said');
+select pg_temp.fill(pg_temp.q(), 500) \g /dev/null
+select pg_temp.end_all('awa.discard(c.job_id, c.receipt, ''error'')', 500) \g /dev/null
+select is(pg_temp.says('failures'), format('warning: %s: of 500 jobs that ended in the last 1 day, 500 failed in their last attempt -> See why: the errors of its jobs that are failed, dead or retryable, in awa.jobs.', pg_temp.q()), '500 of 500 jobs failed');
+select is(pg_temp.details('failures'), '{"failed": 500, "completed": 0, "seconds": 86400}', 'in numbers');
+update awa.settings set warn_failed_share = 1;
+select is((select h.level from awa.health() h where h.topic = 'failures'), 'ok', 'how many are too many is a setting');
+rollback to well;
+select pg_temp.fill(pg_temp.q(), 15) \g /dev/null
+select awa.configure_queue(pg_temp.q(), '{"dead_letter": true}') \g /dev/null
+select pg_temp.end_all('awa.discard(c.job_id, c.receipt, ''error'')', 2) \g /dev/null
+select is((select h.level from awa.health() h where h.topic = 'failures'), 'ok', 'two are not enough to tell');
+select pg_temp.end_all('awa.discard(c.job_id, c.receipt, ''error'')', 1) \g /dev/null
+select matches(pg_temp.says('failures'), '^warning: .*: of 3 jobs that ended in the last 1 day, 3 failed', 'dead letters have failed');
+update awa.dlq_entries set finalized_at = pg_temp.ago('25 hours');
+select is(pg_temp.says('failures'), null, 'of a day ago nothing is said');
+select pg_temp.end_all('awa.fail(c.job_id, c.receipt, ''error'')', 3) \g /dev/null
+select matches(pg_temp.says('failures'), '^warning: .*: of 3 jobs that ended in the last 1 day, 3 failed', 'so have those that wait for a retry');
+select count(awa.complete(c.job_id, c.receipt)) from awa.claim(pg_temp.q(), 3) c \g /dev/null
+select count(awa.complete(c.job_id, c.receipt, '1')) from awa.claim(pg_temp.q(), 3) c \g /dev/null
+create temp table lasting as select * from awa.claim(pg_temp.q(), 2);
+select materialized from awa.materialize('0') \g /dev/null
+select matches(pg_temp.says('failures'), '^warning: .*: of 9 jobs that ended in the last 1 day, 3 failed', 'one third is too much');
+select count(awa.complete(l.job_id, l.receipt)) from lasting l \g /dev/null
+select count(m) from awa.claim(pg_temp.q(), 1) c left join lateral awa.complete_many(array[c.job_id], array[c.receipt]) m on true \g /dev/null
+select matches(pg_temp.says('failures'), '^ok: .*: of 12 jobs that ended in the last 1 day, 3 failed', 'a quarter is not');
 rollback to well;
 
 -- Workers
@@ -73,14 +121,22 @@ rollback to well;
 -- Maintenance
 create function pg_temp.looked(span interval) returns void
 language sql
-as $$ select setval('awa.promoted_until', (extract(epoch from clock_timestamp() - span) * 1000000)::bigint) $$;
+as $$ select setval('awa.rescued_at', (extract(epoch from clock_timestamp() - span) * 1000000)::bigint) $$;
 select pg_temp.looked('50 seconds') \g /dev/null
 select is(pg_temp.late('run_maintenance'), null, 'maintenance is called once a minute, at least');
 select pg_temp.looked('2 minutes 20 seconds') \g /dev/null
 select is(pg_temp.late('run_maintenance'), 'nobody has called it, for 00:02', 'or is late');
+select promoted from awa.promote_due() \g /dev/null
+select is(pg_temp.late('run_maintenance'), 'nobody has called it, for 00:02', 'also when jobs are promoted');
+update awa.settings set warn_silence = '5 minutes';
+select is(pg_temp.late('run_maintenance'), null, 'how late is a setting');
+update awa.settings set warn_silence = '1 minute';
+insert into awa.rescue_gaps (began_at, ended_at) values (pg_temp.ago('3 minutes'), pg_temp.ago('50 seconds'));
+select is(pg_temp.late('run_maintenance'), null, 'and once a minute is no gap');
+delete from awa.rescue_gaps;
 select is((pg_temp.details('maintenance') ->> 'late_seconds')::int / 60, 2, 'by so many seconds');
 select is((select h.hint from awa.health() h where h.topic = 'maintenance' and h.level = 'warning'), 'Run workers, or call awa.run_maintenance() every few seconds.', 'what to do');
-select setval('awa.promoted_until', 1, false) \g /dev/null
+select setval('awa.rescued_at', 1, false) \g /dev/null
 select is(pg_temp.late('run_maintenance'), null, 'where there was never a queue it need not be called');
 insert into awa.queues (queue_id, name, created_at) values (1, 'q', pg_temp.ago('3 minutes 20 seconds'));
 select is(pg_temp.late('run_maintenance'), 'nobody has called it, for 00:03', 'where there is one it must');
@@ -122,6 +178,15 @@ update awa.done_entries set finalized_at = pg_temp.ago('24 hours 50 minutes');
 select is(pg_temp.late('expire_history'), null, 'jobs go within an hour after their retention');
 update awa.done_entries set finalized_at = pg_temp.ago('25 hours 2 minutes 20 seconds');
 select is(pg_temp.late('expire_history'), 'jobs are past their retention, for 01:02', 'or expire_history is late');
+update awa.done_entries set state = 'failed', finalized_at = pg_temp.ago('72 hours 50 minutes');
+select is(pg_temp.late('expire_history'), null, 'failed jobs are kept longer');
+update awa.done_entries set finalized_at = pg_temp.ago('73 hours 2 minutes 20 seconds');
+select is(pg_temp.late('expire_history'), 'jobs are past their retention, for 01:02', 'and not for ever');
+select awa.configure_queue(pg_temp.q(), '{"failed_retention": "73 hours"}') \g /dev/null
+select is(pg_temp.late('expire_history'), null, 'as long as their queue says');
+insert into awa.dlq_entries (job_id, lane, reason, ready_at, created_at, finalized_at, attempt, max_attempts, body_bytes, kind, args)
+select d.job_id, d.lane, 'discarded', d.ready_at, d.created_at, pg_temp.ago('30 days 1 hour 2 minutes 20 seconds'), 1, 1, 1, 'k', '{}' from awa.done_entries d;
+select is(pg_temp.late('expire_history'), 'jobs are past their retention, for 01:02', 'so with dead letters');
 rollback to well;
 update awa.ring set left_at[1] = pg_temp.ago('9 hours 20 seconds');
 select is(pg_temp.late('rotate'), null, 'an empty segment may be current for ever');
@@ -171,6 +236,10 @@ select pg_temp.fill(pg_temp.q(), 100) \g /dev/null
 update awa.settings set segment_bytes = pg_relation_size('awa.ready_entries_0') / 4;
 select is((select h.level from awa.health() h where h.subject = 'segment 0'), 'ok', 'may be four times as large as it should be');
 update awa.settings set segment_bytes = pg_relation_size('awa.ready_entries_0') / 4 - 1;
+select matches(pg_temp.says('segment', '0'), '^warning: segment 0: current for 01:00, \d+ kB -> Nobody has left it for the next one, which is empty: see maintenance\.$', 'not when nobody rotates');
+select is(pg_temp.late('rotate'), 'the current segment should have been left, for 01:00', 'which is late');
+insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at) values (1, 1, 0, 'completed', now());
+select is(pg_temp.late('rotate'), null, 'or can''t');
 select matches(pg_temp.says('segment', '0'), '^warning: segment 0: current for 01:00, \d+ kB -> The next one is not empty yet: see prune, or keep completed jobs for a shorter time \(completed_retention\)\.$', 'not more');
 select is((select row(h.details ->> 'is_current', h.details ->> 'is_empty', (h.details ->> 'seconds')::int / 60, (h.details ->> 'bytes')::bigint > pg_relation_size('awa.ready_entries_0'))::text from awa.health() h where h.subject = 'segment 0'), '(true,false,60,t)', 'in numbers');
 update awa.ring set current_segment = 1;
@@ -193,7 +262,7 @@ set local role awa_reader;
 select count(*) as read_by_reader from awa.health() \gset
 reset role;
 select is(:read_by_reader::bigint, n, 'readers see all of it') from all_rows;
-select setval('awa.promoted_until', :promoted_until, :'was_called') \g /dev/null
+select setval('awa.rescued_at', :rescued_at, :'was_called') \g /dev/null
 
 select * from finish();
 rollback;

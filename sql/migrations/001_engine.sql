@@ -101,7 +101,11 @@ create table awa.settings (
   segment_age interval not null default '8 hours' check (extract(epoch from segment_age) between 0.000001 and 3155760000), -- 100 years
   completed_retention interval not null default '24 hours' check (extract(epoch from completed_retention) between 0 and 3155760000),
   carry_max   integer not null default 100000 check (carry_max between 0 and 10000000),
-  prune_wait  interval not null default '20 milliseconds' check (extract(epoch from prune_wait) between 0.001 and 0.5) -- shorter than deadlock_timeout
+  prune_wait  interval not null default '20 milliseconds' check (extract(epoch from prune_wait) between 0.001 and 0.5), -- shorter than deadlock_timeout
+  warn_ready_age       interval not null default '5 minutes' check (extract(epoch from warn_ready_age) between 0.001 and 3155760000),
+  warn_failed_share    numeric not null default 0.25 check (warn_failed_share between 0 and 1),
+  warn_silence         interval not null default '1 minute' check (extract(epoch from warn_silence) between 0.001 and 3155760000),
+  warn_transaction_age interval not null default '1 hour' check (extract(epoch from warn_transaction_age) between 0.001 and 3155760000)
 );
 insert into awa.settings default values;
 comment on table awa.settings is 'Settings of the whole installation, in one row';
@@ -111,6 +115,10 @@ comment on column awa.settings.segment_age is 'Age at which the current segment 
 comment on column awa.settings.completed_retention is 'How long completed jobs are kept, at least';
 comment on column awa.settings.carry_max is 'How many entries that nobody has claimed, or open attempts, are carried out of a segment; where there are more it stays';
 comment on column awa.settings.prune_wait is 'How long the truncation of a segment may wait for its locks, and others behind it';
+comment on column awa.settings.warn_ready_age is 'How long the first job in line of a queue may be ready before health warns';
+comment on column awa.settings.warn_failed_share is 'Which share of the jobs of a queue that ended of late may have failed in their last attempt before health warns';
+comment on column awa.settings.warn_silence is 'How long maintenance may not be called, or a worker send no heartbeat, before health warns';
+comment on column awa.settings.warn_transaction_age is 'How long a transaction may keep old rows from being removed before health warns';
 comment on column awa.settings.claim_bytes is 'Bytes of a claim''s result, estimated, but at least one job: so small that it fits the buffers of a Unix socket (204 kB on Linux) when nobody reads it';
 
 create table awa.ring (

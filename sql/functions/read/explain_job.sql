@@ -17,8 +17,10 @@ declare
   v_error text;
   v_reason text;
   v_lease record;
+  v_waits boolean := false; -- for maintenance
   v_ahead bigint;
   v_workers bigint;
+  v_holder text;
   v_says text;
 begin
   select * into v_job from awa.jobs j where j.id = v_place.id;
@@ -26,7 +28,7 @@ begin
   v_error := v_job.errors -> -1 ->> 'error';
   select count(*) into v_workers
     from awa.workers w
-   where w.heartbeat_at > v_now - interval '1 minute' and (w.queues is null or v_job.queue = any(w.queues));
+   where w.heartbeat_at > v_now - (select s.warn_silence from awa.settings s) and (w.queues is null or v_job.queue = any(w.queues));
   v_says := case
     when v_job.state = 'scheduled' then format('It is scheduled: it may run in %s, at %s.', awa._span(v_job.run_at - v_now), v_job.run_at)
     when v_job.state = 'retryable' then format('Attempt %s of %s failed (%s). It waits for its retry in %s, at %s.', v_job.attempt, v_job.max_attempts, v_error, awa._span(v_job.run_at - v_now), v_job.run_at)
@@ -52,6 +54,7 @@ begin
       || case when v_lease.lease_until > v_now then format('The attempt is its own until %s', v_lease.lease_until) else format('Its lease ended at %s, and the next rescue ends the attempt', v_lease.lease_until) end
       || coalesce(', at most until ' || v_job.deadline_at, '')
       || '.';
+    v_waits := v_lease.lease_until <= v_now;
   elsif v_job.state = 'available' then
     select count(*) into v_ahead
       from (select from awa._available a where a.lane = v_place.lane and (a.xid, a.job_id) < (v_place.xid, v_place.id) limit 10001) a;
@@ -66,6 +69,13 @@ begin
     if v_workers = 0 then
       v_says := v_says || ' No live worker has registered for the queue.';
     end if;
+    v_holder := (select format('%s has held the lock of the queue since %s: nothing is claimed from it.', l.holder, l.since)
+                   from awa._queue_locks l, awa.settings s where l.queue = v_job.queue and l.since < v_now - greatest(s.claim_wait, interval '1 second') limit 1);
+    v_says := concat_ws(' ', v_says, v_holder,
+      case when awa._is_restored() then 'The database was restored from a dump: nothing is claimed until rebase_after_restore was called.' end);
+  end if;
+  if (v_waits or v_job.state in ('scheduled', 'retryable')) and awa._maintained_at() < v_now - (select s.warn_silence from awa.settings s) then
+    v_says := v_says || format(' Maintenance has not been called since %s.', awa._maintained_at());
   end if;
   return v_says;
 end

@@ -3,12 +3,13 @@ create or replace view awa.health as
 select q.name as level, q.name as topic, q.name as subject, q.name as message, q.name as hint, w.info as details from awa.queues q, awa.workers w where false;
 comment on view awa.health is 'The row that health returns, one per thing that is looked at. The view itself is always empty';
 
--- How the installation is: one row per thing that is looked at, those that need somebody first. level is ok, warning or critical; topic is restore, maintenance, prune, claimer, queue, worker, horizon or segment; message says it in words, hint what
+-- How the installation is: one row per thing that is looked at, those that need somebody first. level is ok, warning or critical; topic is restore, maintenance, prune, claimer, queue, failures, worker, horizon or segment; message says it in words, hint what
 -- to do, details the same as numbers (seconds, bytes, process ids). Takes about a tenth of a second.
 create or replace function awa.health() returns setof awa.health
 language sql stable
 security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 set jit = off
 as $$
 with now as (
@@ -24,6 +25,10 @@ with now as (
          pg_relation_size(format('awa.ready_entries_%s', s.segment)::regclass) as entry_bytes
     from ring r
    cross join generate_series(0, 3) s(segment)
+), counts as materialized (
+  select * from awa.queue_counts(null)
+), locks as materialized (
+  select l.* from awa._queue_locks l, settings s, now n where l.since < n.at - greatest(s.claim_wait, interval '1 second')
 ), open as (
   select o.claimed_at, awa._is_overdue(o.lease_until + interval '30 seconds', o.deadline_at + interval '30 seconds', o.lease_until - o.claimed_at + interval '30 seconds', o.worker_id, n.at) as is_overdue
     from awa._open_items o
@@ -41,9 +46,7 @@ with now as (
     from now n
    cross join lateral (
       select 'run_maintenance' as pass, 'nobody has called it' as problem, (
-        select case when s.is_called then to_timestamp(s.last_value / 1000000.0) else (select min(q.created_at) from awa.queues q) end
-          from awa.promoted_until s
-         where case when s.is_called then to_timestamp(s.last_value / 1000000.0) else (select min(q.created_at) from awa.queues q) end < n.at - interval '1 minute') as late_since
+        select m.at from (select coalesce(awa._maintained_at(), (select min(q.created_at) from awa.queues q)) as at) m, settings s where m.at < n.at - s.warn_silence) as late_since
       union all
       select 'promote_due', 'jobs that are due wait', (select min(d.run_at) from awa.deferred_jobs d where d.run_at < n.at - interval '30 seconds')
       union all
@@ -54,13 +57,32 @@ with now as (
       select 'materialize', 'attempts that last have no rows of their own', (select min(o.claimed_at) from open o where o.claimed_at < n.at - interval '1 minute')
       union all
       select 'expire_history', 'jobs are past their retention', (
-        select min(d.finalized_at) + s.completed_retention from awa.done_entries d, settings s where d.state = 'completed' group by s.completed_retention having min(d.finalized_at) < n.at - s.completed_retention - interval '1 hour')
+        select min(e.until)
+          from (
+            select min(d.finalized_at) + s.completed_retention as until from awa.done_entries d, settings s where d.state = 'completed' group by s.completed_retention
+            union all
+            -- Of those that are kept longer, the first hundred of each state will do.
+            select min(d.finalized_at + coalesce(q.failed_retention, '72 hours'))
+              from unnest('{failed,cancelled}'::text[]) f(state)
+             cross join lateral (select d.lane, d.finalized_at from awa.done_entries d where d.state = f.state and d.state <> 'completed' order by d.job_id limit 100) d
+              left join awa.queue_settings q on q.queue_id = d.lane >> 3
+            union all
+            select min(d.finalized_at + coalesce(q.dlq_retention, '30 days'))
+              from (select d.lane, d.finalized_at from awa.dlq_entries d order by d.job_id limit 100) d
+              left join awa.queue_settings q on q.queue_id = d.lane >> 3
+          ) e
+         where e.until < n.at - interval '1 hour')
       union all
       select 'rotate', 'the current segment should have been left', (
         select c.left_at + s.segment_age
           from segments c, settings s
          where c.is_current and not c.is_empty and (select x.is_empty from segments x where x.segment = (c.segment + 1) % 4)
-           and c.left_at < n.at - s.segment_age - interval '1 hour')
+           and c.left_at < n.at - s.segment_age - interval '1 hour'
+        union all
+        select c.left_at
+          from segments c, settings s
+         where c.is_current and c.entry_bytes > 4 * s.segment_bytes and (select x.is_empty from segments x where x.segment = (c.segment + 1) % 4)
+         limit 1)
       union all
       select 'prune_oldest', 'the oldest segment is past its retention', (
         select min(c.left_at) + s.completed_retention from segments c, settings s, ring r
@@ -101,43 +123,81 @@ with now as (
     from awa._stuck_claimers c
    cross join now n
   union all
-  select 5, case when q.oldest_ready_at < n.at - interval '5 minutes' and s.paused_at is null then 'warning' else 'ok' end, 'queue', q.queue,
+  select 4, 'warning', 'claimer', l.holder, format('has held the lock of queue %s for %s: nothing is claimed from it', l.queue, awa._in_words(n.at - l.since)),
+         case when l.pid is null then 'Commit it, or roll it back.' else format('Let it end its transaction, or end it: select pg_terminate_backend(%s). A transaction that claims, or cancels, should commit at once.', l.pid) end,
+         jsonb_build_object('pid', l.pid, 'queue', l.queue, 'seconds', floor(extract(epoch from n.at - l.since)))
+    from locks l
+   cross join now n
+   where not exists (select from awa._stuck_claimers c where c.pid = l.pid)
+  union all
+  select 5, case when w.waits and s.paused_at is null then 'warning' else 'ok' end, 'queue', q.queue,
          format('%s ready', q.available)
            || case when q.oldest_ready_at is not null then format(', the oldest for %s', awa._in_words(n.at - q.oldest_ready_at)) else '' end
            || format(', %s running', q.running)
            || case when s.paused_at is not null then format('; paused for %s', awa._in_words(n.at - s.paused_at)) else '' end,
-         case when q.oldest_ready_at < n.at - interval '5 minutes' and s.paused_at is null then
-           case when exists (select from awa.workers w where coalesce(q.queue = any(w.queues), true) and w.heartbeat_at > n.at - interval '1 minute')
-             then 'Its workers do not keep up: run more of them.' else 'No registered worker is alive that works on it.' end
+         case
+           when not w.waits or s.paused_at is not null then null
+           when l.holder is not null then format('Nothing is claimed from it while %s holds its lock: see claimer.', l.holder)
+           when c.claimed_at > n.at - t.warn_silence and w.is_worked_on then 'Its workers do not keep up: run more of them.'
+           when c.claimed_at > n.at - t.warn_silence then 'Those who claim from it, unregistered, do not keep up: run more of them.'
+           when w.is_worked_on and q.running > 0 then 'Its workers are busy with what runs: run more of them, or look at what takes so long.'
+           when w.is_worked_on then 'Its workers are alive, and claim nothing: see what they log.'
+           else 'No registered worker is alive that works on it.'
          end,
          jsonb_build_object('available', q.available, 'running', q.running, 'oldest_ready_seconds', floor(extract(epoch from n.at - q.oldest_ready_at)), 'paused_at', s.paused_at)
-    from awa.queue_counts(null) q
+    from counts q
    cross join now n
-    left join (select distinct x.queue_id, x.name from awa.queues x) x on x.name = q.queue
+   cross join settings t
+    left join lateral (select x.queue_id from awa.queues x where x.name = q.queue limit 1) x on true
     left join awa.queue_settings s on s.queue_id = x.queue_id
+   cross join lateral (
+      select coalesce(q.oldest_ready_at < n.at - t.warn_ready_age, false) as waits,
+             exists (select from awa.workers w where coalesce(q.queue = any(w.queues), true) and w.heartbeat_at > n.at - t.warn_silence) as is_worked_on
+   ) w
+    left join lateral (select string_agg(l.holder, ', ') as holder from locks l where l.queue = q.queue) l on true
+    left join lateral (
+      select max(c.claimed_at) as claimed_at
+        from generate_series(x.queue_id * 8, x.queue_id * 8 + 4) l
+       cross join lateral (select c.claimed_at from awa.lease_claims c where c.lane = l and c.job_ids <> '{}' order by c.lane_seq desc limit 1) c
+       where w.waits
+   ) c on true
   union all
-  select 6, case when w.heartbeat_at < n.at - interval '1 minute' then 'warning' else 'ok' end, 'worker', format('%s (%s)', w.name, w.worker_id),
-         format(case when w.heartbeat_at < n.at - interval '1 minute' then 'no heartbeat for %s' else 'alive, %s after its last heartbeat' end, awa._in_words(n.at - w.heartbeat_at)),
-         case when w.heartbeat_at < n.at - interval '1 minute' then 'Its jobs run again when their leases are over; after an hour it is forgotten.' end,
+  -- Of the jobs that ended of late, how many failed. Of the hundred queues with most of these: others have few.
+  select 5, case when f.failed >= 3 and f.failed > t.warn_failed_share * (f.failed + f.completed) then 'warning' else 'ok' end, 'failures', q.queue,
+         format('of %s jobs that ended in the last %s, %s failed in their last attempt', f.failed + f.completed, awa._in_words(n.at - f.counted_since), f.failed),
+         case when f.failed >= 3 and f.failed > t.warn_failed_share * (f.failed + f.completed) then 'See why: the errors of its jobs that are failed, dead or retryable, in awa.jobs.' end,
+         jsonb_build_object('failed', f.failed, 'completed', f.completed, 'seconds', floor(extract(epoch from n.at - f.counted_since)))
+    from (select c.queue from counts c where c.failed + c.dead + c.retryable > 0 order by c.failed + c.dead + c.retryable desc limit 100) q
+   cross join now n
+   cross join settings t
+   cross join lateral (select x.queue_id from awa.queues x where x.name = q.queue limit 1) x
+   cross join lateral awa._results(x.queue_id, n.at - interval '1 day') f
+   where f.failed > 0
+  union all
+  select 6, case when w.heartbeat_at < n.at - t.warn_silence then 'warning' else 'ok' end, 'worker', format('%s (%s)', w.name, w.worker_id),
+         format(case when w.heartbeat_at < n.at - t.warn_silence then 'no heartbeat for %s' else 'alive, %s after its last heartbeat' end, awa._in_words(n.at - w.heartbeat_at)),
+         case when w.heartbeat_at < n.at - t.warn_silence then 'Its jobs run again when their leases are over; after an hour it is forgotten.' end,
          jsonb_build_object('worker_id', w.worker_id, 'silent_seconds', floor(extract(epoch from n.at - w.heartbeat_at)))
     from awa.workers w
    cross join now n
+   cross join settings t
   union all
   -- Who keeps old rows from being removed, here and everywhere else in the database.
-  select 7, case when h.since < n.at - interval '1 hour' then 'warning' else 'ok' end, 'horizon', h.holder,
+  select 7, case when (h.since < n.at - t.warn_transaction_age or h.is_abandoned) then 'warning' else 'ok' end, 'horizon', h.holder,
          format('%s for %s: no row that was deleted since can be removed', h.what, awa._in_words(n.at - h.since)),
-         case when h.since < n.at - interval '1 hour' then 'Claims are as fast as ever. End it for the sake of other tables, and for segments to be emptied.' end,
+         case when (h.since < n.at - t.warn_transaction_age or h.is_abandoned) then 'Claims are as fast as ever. End it (a replication slot: drop it) for the sake of other tables, and for segments to be emptied.' end,
          jsonb_build_object('pid', h.pid, 'seconds', floor(extract(epoch from n.at - h.since)), 'transactions', h.transactions)
     from now n
+   cross join settings t
    cross join lateral (
-      select awa._backend(a.pid) as holder, 'a transaction has been open' as what, coalesce(a.xact_start, a.backend_start) as since, a.pid, greatest(age(a.backend_xmin), age(a.backend_xid)) as transactions
+      select awa._backend(a.pid) as holder, 'a transaction has been open' as what, coalesce(a.xact_start, a.backend_start) as since, a.pid, greatest(age(a.backend_xmin), age(a.backend_xid)) as transactions, false as is_abandoned
         from pg_stat_activity a
        where (a.backend_xmin is not null or a.backend_xid is not null) and a.pid <> pg_backend_pid() and a.backend_type is distinct from 'autovacuum worker'
          and (a.datid is null or a.datid = (select d.oid from pg_database d where d.datname = current_database()))
       union all
-      select 'prepared transaction ' || p.gid, 'it has been prepared', p.prepared, null, age(p.transaction) from pg_prepared_xacts p where p.database = current_database()
+      select 'prepared transaction ' || p.gid, 'it has been prepared', p.prepared, null, age(p.transaction), false from pg_prepared_xacts p where p.database = current_database()
       union all
-      select 'replication slot ' || s.slot_name, 'it has kept rows, at least', n.at, null, age(s.xmin) from pg_replication_slots s where s.xmin is not null
+      select 'replication slot ' || s.slot_name, case when s.active then 'it has kept rows, at least' else 'nobody uses it, and it has kept rows, at least' end, n.at, null, age(s.xmin), not s.active from pg_replication_slots s where s.xmin is not null
     ) h
    where h.since < n.at - interval '1 minute' or h.pid is null
   union all
@@ -145,7 +205,9 @@ with now as (
          case when c.is_current then format('current for %s, %s', awa._in_words(n.at - c.left_at), pg_size_pretty(c.bytes))
               when c.is_empty then 'empty'
               else format('left %s ago, %s%s', awa._in_words(n.at - c.left_at), pg_size_pretty(c.bytes), case when c.segment = r.cleaned_segment then ', cleaned' else '' end) end,
-         case when c.is_current and c.entry_bytes > 4 * s.segment_bytes then 'The next one is not empty yet: see prune, or keep completed jobs for a shorter time (completed_retention).' end,
+         case when not c.is_current or c.entry_bytes <= 4 * s.segment_bytes then null
+              when (select x.is_empty from segments x where x.segment = (c.segment + 1) % 4) then 'Nobody has left it for the next one, which is empty: see maintenance.'
+              else 'The next one is not empty yet: see prune, or keep completed jobs for a shorter time (completed_retention).' end,
          jsonb_build_object('bytes', c.bytes, 'is_current', c.is_current, 'is_empty', c.is_empty, 'seconds', floor(extract(epoch from n.at - c.left_at)))
     from segments c
    cross join settings s
@@ -180,3 +242,74 @@ select a.pid, a.usesysid, q.name as queue, a.query_start as since
   join (select distinct q.queue_id, q.name from awa.queues q) q on - q.queue_id = l.classid::bigint << 32 | l.objid::bigint
  where a.wait_event = 'ClientWrite' and a.query_start < clock_timestamp() - interval '10 seconds';
 comment on view awa._stuck_claimers is 'Claimers whose clients have not read what they claimed';
+
+-- Who else holds the lock of a queue, and at least since when: since the end of the last statement, the beginning of this one, or since others wait.
+create or replace view awa._queue_locks as
+select l.pid, q.name as queue, case when l.pid is null then coalesce('prepared transaction ' || p.gid, 'a prepared transaction') else awa._backend(l.pid) end as holder,
+       coalesce(p.prepared, case when a.state = 'active' then a.query_start else a.state_change end, (
+         select min(w.waitstart) from pg_locks w where w.locktype = 'advisory' and not w.granted and w.objsubid = 1 and w.classid = l.classid and w.objid = l.objid and w.database = l.database)) as since
+  from pg_locks l
+ cross join lateral (select q.name from awa.queues q where q.queue_id = - (l.classid::bigint << 32 | l.objid::bigint) limit 1) q
+  left join pg_stat_activity a on a.pid = l.pid
+  left join pg_locks x on l.pid is null and x.pid is null and x.locktype = 'transactionid' and x.granted and x.virtualtransaction = l.virtualtransaction
+  left join pg_prepared_xacts p on p.transaction = x.transactionid
+ where l.locktype = 'advisory' and l.granted and l.mode = 'ExclusiveLock' and l.objsubid = 1 and l.pid is distinct from pg_backend_pid()
+   and l.database = (select d.oid from pg_database d where d.datname = current_database());
+comment on view awa._queue_locks is 'Who else holds the lock of a queue, and at least since when';
+
+-- How many jobs of a queue failed in their last attempt since a time, those included that wait for a retry, and how many completed. Looks at the last 200 claims of each lane, and counts from where that begins; counts no more than 10,001
+-- of each kind that have rows of their own.
+create or replace function awa._results(queue_id bigint, since timestamptz, out counted_since timestamptz, out failed bigint, out completed bigint) returns record
+language plpgsql stable
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_variable
+declare
+  v_first bigint := queue_id * 8;
+  v_last bigint := queue_id * 8 + 4;
+  v_claims bigint[];
+begin
+  select coalesce(array_agg(c.claim_id), '{}'), greatest(since, max(l.since)) into v_claims, counted_since
+    from (
+      select array_agg(c.claim_id) as claims, case when count(*) = 200 then min(c.claimed_at) end as since
+        from generate_series(v_first, v_last) l(lane)
+       cross join lateral (select c.claim_id, c.claimed_at from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 200) c
+       group by l.lane
+    ) l
+   cross join unnest(l.claims) c(claim_id);
+  select coalesce(sum(k.completed), 0) into completed
+    from unnest(v_claims) c
+   cross join lateral (
+      select coalesce(cardinality(k.items), 1) as completed
+        from awa.lease_claim_closures k
+       where k.claim_id = c and k.outcome in ('completed', 'recorded') and k.closed_at >= counted_since
+      offset 0
+    ) k;
+  completed := completed + (
+    select count(*)
+      from (select from generate_series(v_first, v_last) l(lane)
+             cross join lateral (select from awa.done_entries d where d.lane = l.lane and d.state = 'completed' and not d.recorded and d.finalized_at >= counted_since limit 10001) d
+             limit 10001) d);
+  failed := (
+    select count(*)
+      from generate_series(v_first, v_last) l(lane)
+     cross join lateral (
+        (select from awa.done_entries d where d.lane = l.lane and d.state = 'failed' and not d.recorded and d.finalized_at >= counted_since limit 10001)
+        union all
+        (select from awa.dlq_entries d where d.lane = l.lane and d.finalized_at >= counted_since limit 10001)
+        union all
+        (select from (select d.attempted_at from awa.deferred_jobs d where d.lane = l.lane and d.state = 'retryable' limit 10001) d where d.attempted_at >= counted_since)
+      ) d);
+end
+$$;
+comment on function awa._results is 'How many jobs of a queue failed in their last attempt since a time, and how many completed';
+
+-- When maintenance was called last; null when it never was. promote_due alone is none: workers call it more often.
+create or replace function awa._maintained_at() returns timestamptz
+language sql stable
+return (
+  select greatest((select to_timestamp(s.last_value / 1000000.0) from awa.rescued_at s where s.is_called), (select g.ended_at from awa.rescue_gaps g order by g.began_at desc, g.ended_at desc limit 1)));
+comment on function awa._maintained_at is 'When maintenance was called last';

@@ -1,0 +1,67 @@
+package sql_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/internal/pgserver"
+)
+
+// says waits until health says something of a topic, and returns it: level, subject, message and hint.
+func (s *session) says(topic, message string) (row string) {
+	s.Helper()
+	require.Eventually(s, func() bool {
+		rows := list[string](s, "select concat_ws(': ', h.level, h.subject, h.message, h.hint) from awa.health() h where h.topic = $1 and h.message ~ $2", topic, message)
+		if len(rows) > 0 {
+			row = rows[0]
+		}
+		return len(rows) > 0
+	}, 20*time.Second, 20*time.Millisecond, "health never said %q", message)
+	return row
+}
+
+// A session that holds a queue's lock is named, whatever it does meanwhile; and nobody is told to run more workers.
+func TestHealthNamesWhoHoldsAQueue(t *testing.T) {
+	for _, state := range []string{"idle", "active", "prepared"} {
+		own, err := pgserver.Start(t.Context(), pgserver.Config{Settings: map[string]string{"max_prepared_transactions": "1"}})
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, own.Stop()) })
+		d := server{own, t}.database("held", true)
+		holder, s := d.session(), d.session()
+		s.setClaimWait("1 millisecond")
+		ids := s.enqueueMany("q", 3)
+		w := s.registerWorker()
+		s.exec("update awa.workers set queues = null where worker_id = $1", w)
+		s.exec("update awa.settings set warn_ready_age = '1 millisecond'")
+		who := fmt.Sprintf("backend %d ", holder.pid)
+		holder.exec("begin")
+		switch state {
+		case "idle":
+			require.Len(t, holder.claim("q", 1), 1)
+		case "active":
+			require.Len(t, holder.claim("q", 1), 1)
+			cancelled := holder.background("select pg_sleep(60)")
+			t.Cleanup(func() { s.exec("select pg_terminate_backend($1)", holder.pid); _ = cancelled() })
+		case "prepared":
+			holder.exec("select awa.cancel($1)", ids[2])
+			holder.exec("prepare transaction 'held'")
+			who = "prepared transaction held"
+		}
+		require.Contains(t, s.says("claimer", "has held the lock of queue q for"), "warning: "+who)
+		require.Contains(t, s.says("queue", "ready"), "Nothing is claimed from it while "+who)
+		require.Contains(t, one[string](s, "select awa.explain_job($1)", ids[1]), who)
+		require.Contains(t, one[string](s, "select awa.explain_job($1)", ids[1]), "has held the lock of the queue since")
+		switch state {
+		case "idle":
+			holder.exec("commit")
+		case "prepared":
+			s.exec("commit prepared 'held'")
+		default:
+			continue
+		}
+		require.Zero(t, one[int](s, "select count(*) from awa.health() h where h.topic = 'claimer'"))
+	}
+}
