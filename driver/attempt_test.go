@@ -75,6 +75,43 @@ func TestCancelStopsTheHandlerOfAStoppingWorker(t *testing.T) {
 	waitForState(t, pool, id, "cancelled")
 }
 
+// However many attempts are taken from a worker, it sends at most ten heartbeats a second; the first one at once.
+func TestLostInAFlood(t *testing.T) {
+	var beats atomic.Int32
+	tap := &wiretap{onWrite: func(_ *tappedConn, sent []byte) (func() error, error) {
+		if bytes.Contains(sent, []byte("awa.heartbeat(")) {
+			beats.Add(1)
+		}
+		return nil, nil
+	}}
+	pool := tap.pool(t, testdb.URL(t))
+	const jobs = 200
+	started, causes := make(chan struct{}, jobs), make(chan error, jobs)
+	runWorker(t, pool, handle(func(ctx context.Context, _ *driver.Job[note]) error {
+		started <- struct{}{}
+		<-ctx.Done()
+		causes <- context.Cause(ctx)
+		return nil
+	}), driver.WorkerConfig{Slots: jobs, HeartbeatEvery: time.Hour, NoMaintenance: true})
+	var ids []int64
+	for range jobs {
+		ids = append(ids, enqueue(t, pool, note{}, driver.EnqueueOptions{}))
+	}
+	for range jobs {
+		receive(t, started)
+	}
+	before, began := beats.Load(), time.Now()
+	require.Positive(t, before, "heartbeats are seen")
+	for _, id := range ids {
+		_, err := driver.NewClient(pool).Cancel(t.Context(), id, "")
+		require.NoError(t, err)
+	}
+	for range jobs {
+		assert.ErrorIs(t, receive(t, causes), driver.ErrStaleReceipt)
+	}
+	assert.LessOrEqual(t, beats.Load()-before, int32(time.Since(began)/(100*time.Millisecond))+2)
+}
+
 // What was lost before the worker could listen, or while it could not, is found as soon as it can.
 func TestCancelBeforeTheWorkerListens(t *testing.T) {
 	var deaf atomic.Bool

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -15,15 +16,18 @@ import (
 )
 
 const (
-	// The server sends at most one notification per 5 ms. One that it suppressed is for what is enqueued just after
-	// another one, so a queue that was woken is looked at again for a while.
-	awakeFor  = 50 * time.Millisecond
-	awakePoll = 5 * time.Millisecond
+	// firstDistance is how soon a queue is looked at again that was woken, or had jobs; after that, at distances that
+	// double, up to the poll interval. The server sends at most one notification per 5 ms, and none for what is enqueued
+	// within 5 ms of an enqueue that is committed later, or rolled back.
+	firstDistance = 5 * time.Millisecond
 
 	// longestRetry bounds a claim from a queue that could not be claimed from the last time, because somebody has locked it,
 	// say: the other queues have to wait meanwhile.
 	longestRetry = time.Second
 )
+
+// longestDistance is where the distances end, beside the poll interval. A variable for the sake of tests.
+var longestDistance = time.Duration(math.MaxInt64)
 
 // work claims jobs and starts their handlers until the context ends.
 func (r *run) work(ctx context.Context) {
@@ -74,11 +78,13 @@ func (r *run) work(ctx context.Context) {
 			// There may be more, also when there were fewer than slots: a claim has a byte budget too.
 			q.nextLook = q.lastLook
 			if len(jobs) == 0 {
-				wait := r.cfg.PollInterval
-				if q.lastLook.Before(q.awakeUntil) {
-					wait = min(wait, awakePoll)
+				if q.distance = min(q.distance, r.cfg.PollInterval); q.distance > longestDistance {
+					q.distance = r.cfg.PollInterval
 				}
-				q.nextLook = q.lastLook.Add(wait)
+				q.nextLook = q.lastLook.Add(q.distance)
+				q.distance *= 2
+			} else {
+				q.distance = firstDistance
 			}
 			r.start(registration, q, jobs)
 		case ctx.Err() != nil:
@@ -111,7 +117,7 @@ func (r *run) wakeUp() time.Time {
 	now := time.Now()
 	for _, q := range r.queues {
 		if q.woken.Swap(false) {
-			q.awakeUntil = now.Add(awakeFor)
+			q.distance = firstDistance
 			if q.pause.next == 0 {
 				q.nextLook = now
 			}

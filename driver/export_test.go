@@ -28,3 +28,11 @@ func SetCallTimeouts(t *testing.T, call, connect time.Duration) {
 	callTimeout, connectTimeout = call, connect
 	t.Cleanup(func() { callTimeout, connectTimeout = oldCall, oldConnect })
 }
+
+// SleepUntilNotified has the workers of a test look again for a moment only, not at growing distances, before they rely on
+// notifications.
+func SleepUntilNotified(t *testing.T) {
+	old := longestDistance
+	longestDistance = 40 * time.Millisecond
+	t.Cleanup(func() { longestDistance = old })
+}

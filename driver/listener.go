@@ -45,10 +45,16 @@ func (r *run) listen(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
+// beatsApart is the least time between two heartbeats of which the second one is for attempts that were taken from this
+// worker: there may be thousands of them.
+const beatsApart = 100 * time.Millisecond
+
 // hear wakes queues when something was enqueued to them, until it is time for the next heartbeat, or an attempt was taken
 // from this worker: the heartbeat will tell which. A registration that was retired does not wait for that time either.
-func (r *run) hear(ctx context.Context, conn *pgx.Conn, direct bool, until time.Time) error {
-	hearing, cancel := context.WithDeadline(ctx, until)
+func (r *run) hear(ctx context.Context, conn *pgx.Conn, direct bool, beat, until time.Time) error {
+	hearing, cancel := context.WithCancel(ctx)
+	timer := time.AfterFunc(time.Until(until), cancel)
+	defer timer.Stop()
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
 		select {
@@ -74,7 +80,10 @@ func (r *run) hear(ctx context.Context, conn *pgx.Conn, direct bool, until time.
 			r.wakeQueues(r.channels[notification.Channel])
 		default:
 			if id, err := strconv.ParseInt(notification.Payload, 10, 64); err == nil && r.registrations.isMine(id) {
-				return nil
+				if soon := beat.Add(beatsApart); soon.Before(until) {
+					until = soon
+					timer.Reset(time.Until(until))
+				}
 			}
 		}
 	}

@@ -15,12 +15,12 @@ type queue struct {
 	running int         // slots that are taken; guarded by slots
 
 	// Of the goroutine that claims.
-	nextLook   time.Time // when to look for jobs again
-	lastLook   time.Time
-	awakeUntil time.Time
-	pause      backoff // after an error that concerns this queue alone
-	most       int     // how many jobs to ask for at most, while there is one that the server can't read; 0 for no limit
-	trouble    trouble
+	nextLook time.Time // when to look for jobs again
+	lastLook time.Time
+	distance time.Duration // from an empty look to the next one
+	pause    backoff       // after an error that concerns this queue alone
+	most     int           // how many jobs to ask for at most, while there is one that the server can't read; 0 for no limit
+	trouble  trouble
 }
 
 // slots counts the handlers that may be started. Only the goroutine that claims takes.

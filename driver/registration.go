@@ -356,7 +356,8 @@ func (r *run) pulseOnce(ctx context.Context, db *dedicated, well func()) error {
 			return err
 		}
 		well()
-		if err := r.hear(ctx, db.conn, direct, time.Now().Add(r.cfg.HeartbeatEvery)); err != nil {
+		beat := time.Now()
+		if err := r.hear(ctx, db.conn, direct, beat, beat.Add(r.cfg.HeartbeatEvery)); err != nil {
 			return err
 		}
 	}

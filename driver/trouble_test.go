@@ -141,6 +141,7 @@ func TestStartBeforeTheServer(t *testing.T) {
 // Each connection of the worker dies in turn, whatever it is for. With an hour between polls a job is found in time only when
 // the worker listens again.
 func TestTerminatedConnections(t *testing.T) {
+	driver.SleepUntilNotified(t)
 	databaseURL := testdb.URL(t)
 	pool, admin := untapped(t, databaseURL), testdb.New(t)
 	ran := newTally()
@@ -341,6 +342,7 @@ func waitUntilQuiet(t *testing.T, pool *pgxpool.Pool) {
 // Whatever the pool's configuration is made for, the worker's own connections work: with handlers of notifications, which keep
 // them from who waits for them; without a cache of descriptions; and with what is done before and after a connect.
 func TestPoolWithHooks(t *testing.T) {
+	driver.SleepUntilNotified(t)
 	cfg, err := pgxpool.ParseConfig(testdb.URL(t))
 	require.NoError(t, err)
 	var before, after atomic.Int32

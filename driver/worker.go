@@ -240,7 +240,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	for _, cfg := range w.cfg.Queues {
 		log := w.log.With(keyQueue, cfg.Name)
-		q := &queue{QueueConfig: cfg, stats: w.stats[cfg.Name], trouble: trouble{log: log, what: "jobs of this queue can't be claimed"}}
+		q := &queue{QueueConfig: cfg, stats: w.stats[cfg.Name], distance: firstDistance, trouble: trouble{log: log, what: "jobs of this queue can't be claimed"}}
 		r.queues = append(r.queues, q)
 		r.channels[wakeChannel(q.Name)] = append(r.channels[wakeChannel(q.Name)], q)
 	}

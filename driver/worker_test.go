@@ -178,6 +178,7 @@ func TestCompletionInTheHandlersTransaction(t *testing.T) {
 }
 
 func TestWakesByNotification(t *testing.T) {
+	driver.SleepUntilNotified(t)
 	pool := testdb.New(t)
 	ran := make(chan struct{}, 1)
 	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error {
@@ -208,8 +209,22 @@ func TestWorksWithoutNotifications(t *testing.T) {
 	}
 }
 
+// What is enqueued just after a notification, and not announced, is found soon, however long the worker waits between polls.
+func TestLooksAgainAtGrowingDistances(t *testing.T) {
+	pool := testdb.New(t)
+	ran := newTally()
+	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, NoMaintenance: true})
+	requireResumed(t, pool, ran)
+	waitUntilAsleep(t, pool)
+	_, err := pool.Exec(t.Context(), "update awa.settings set notifications = false")
+	require.NoError(t, err)
+	requireResumed(t, pool, ran)
+	requireResumed(t, pool, ran)
+}
+
 // More jobs than fit into one claim, or into the slots, are all worked off without a poll or a notification in between.
 func TestBacklogIsWorkedOffAtOnce(t *testing.T) {
+	driver.SleepUntilNotified(t)
 	pool := testdb.New(t)
 	const n = 40
 	large := strings.Repeat("x", 20_000) // a claim takes 128 KiB

@@ -2,10 +2,14 @@ package sql_test
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/internal/pgserver"
 )
 
 // Without ids that nobody has to agree on, each second enqueue would wait for the other's commit, and the two would deadlock.
@@ -153,4 +157,79 @@ func TestNotifications(t *testing.T) {
 	producer.enqueue("q")
 	producer.exec("rollback")
 	require.Greater(t, tick(), before)
+}
+
+// A clock that is set back, by however much, keeps no notification from being sent; and the settings may say to send none.
+func TestNotificationsByTheClockAndTheSettings(t *testing.T) {
+	d := newDatabase(t)
+	listener, producer := d.session(), d.session()
+	digit := one[string](listener, "select left(encode(sha256('q'), 'hex'), 1)")
+	listener.exec("listen awa_wake_" + digit)
+	listener.exec("listen awa_lost")
+	before := func(mark string) string { // the channels of what was notified before
+		producer.exec("select pg_notify('awa_lost', $1)", mark)
+		var channels []string
+		for {
+			n, err := listener.db.WaitForNotification(listener.ctx)
+			require.NoError(t, err)
+			if n.Payload == mark {
+				return strings.Join(channels, " ")
+			}
+			channels = append(channels, n.Channel)
+		}
+	}
+	for _, ahead := range []string{"1 second", "40 minutes", "10 years"} {
+		producer.exec("select setval('awa.wake_clock_"+digit+"', (extract(epoch from clock_timestamp() + $1::interval) * 200)::bigint)", ahead)
+		producer.exec("select awa._wake(awa._queue_id('q'))")
+		require.Equal(t, "awa_wake_"+digit, before(ahead))
+	}
+
+	worker := producer.registerWorker()
+	jobs := producer.enqueueMany("q", 2)
+	require.Len(t, producer.claimAs(worker, "q", 2), 2)
+	before("claimed")
+	for i, want := range []string{"", "awa_wake_" + digit + " awa_lost"} {
+		producer.exec("update awa.settings set notifications = $1", i == 1)
+		producer.exec("select setval('awa.wake_clock_" + digit + "', 1)")
+		producer.enqueue("q")
+		producer.exec("select awa.cancel($1)", jobs[i])
+		require.Equal(t, want, before(fmt.Sprint("set ", i)))
+	}
+}
+
+// A listener that stays in a transaction fills the server's queue of notifications. That keeps nobody from enqueuing, and is named; when the
+// listener has gone, maintenance empties the queue. That of older servers takes 4 GB to fill.
+func TestFullNotificationQueue(t *testing.T) {
+	binaries, err := pgserver.FindBinaries(t.Context(), "")
+	require.NoError(t, err)
+	if major, _, _ := strings.Cut(binaries.Version, "."); major < "17" {
+		t.Skip("the size of the queue is fixed before PostgreSQL 17")
+	}
+	started, err := pgserver.Start(t.Context(), pgserver.Config{Settings: map[string]string{"max_notify_queue_pages": "64"}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, started.Stop()) })
+	d := server{started, t}.database("small_queue", true)
+	listener, filler, producer := d.session(), d.session(), d.session()
+	health := func() string {
+		return one[string](producer, "select format('%s %s %s', level, details -> 'pid', message) from awa.health() where topic = 'notifications'")
+	}
+	require.Equal(t, "ok null 0 % full", health())
+	listener.exec("listen x")
+	listener.exec("begin")
+	listener.exec("select 1")
+	worker := producer.registerWorker()
+	for n, full := 0, false; !full; n++ {
+		err := filler.try("select pg_notify('x', repeat('x', 7000) || $1::text)", fmt.Sprint(n))
+		full = sqlState(err) == "54000"
+		require.True(t, full || err == nil, "%v", err)
+		producer.exec("select setval('awa.wake_clock_' || d, 1) from unnest(string_to_array('0,1,2,3,4,5,6,7,8,9,a,b,c,d,e,f', ',')) d")
+		job := producer.enqueue("q")
+		require.Len(t, producer.claimAs(worker, "q", 1), 1)
+		producer.exec("select awa.cancel($1)", job)
+	}
+	require.Regexp(t, fmt.Sprintf(`^warning %d \d+ %% full; workers are not notified, and poll; held by a listener, most likely backend %[1]d \(.*idle in transaction\), in a transaction for`, listener.pid), health())
+	require.NoError(t, listener.db.Close(listener.ctx))
+	producer.exec("select awa.rescue()")
+	filler.exec("select pg_notify('x', repeat('x', 7000))")
+	require.Regexp(t, "^ok null ", health())
 }

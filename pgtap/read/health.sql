@@ -36,7 +36,7 @@ end
 $$;
 
 -- Nothing wrong
-select is((select string_agg(h.topic || ' ' || h.n, ', ' order by h.topic) from (select topic, count(*) as n from awa.health() group by topic) h where h.topic <> 'horizon'), 'maintenance 7, segment 4', 'in an installation without queues there are maintenance and segments to look at');
+select is((select string_agg(h.topic || ' ' || h.n, ', ' order by h.topic) from (select topic, count(*) as n from awa.health() group by topic) h where h.topic <> 'horizon'), 'maintenance 7, notifications 1, segment 4', 'in an installation without queues there are maintenance and segments to look at');
 select is((select array_agg(distinct h.level) from awa.health() h where h.topic <> 'horizon'), '{ok}', 'and all is well');
 select is((select array_agg(distinct h.hint) from awa.health() h where h.topic <> 'horizon'), array[null], 'so nothing is to be done');
 select is(pg_temp.says('maintenance'), 'ok: expire_history: it keeps up | ok: materialize: it keeps up | ok: promote_due: it keeps up | ok: prune_oldest: it keeps up | ok: rescue: it keeps up | ok: rotate: it keeps up | ok: run_maintenance: it keeps up', 'maintenance keeps up');

@@ -102,6 +102,7 @@ create table awa.settings (
   completed_retention interval not null default '24 hours' check (extract(epoch from completed_retention) between 0 and 3155760000),
   carry_max   integer not null default 100000 check (carry_max between 0 and 10000000),
   prune_wait  interval not null default '20 milliseconds' check (extract(epoch from prune_wait) between 0.001 and 0.5), -- shorter than deadlock_timeout
+  notifications boolean not null default true,
   warn_ready_age       interval not null default '5 minutes' check (extract(epoch from warn_ready_age) between 0.001 and 3155760000),
   warn_failed_share    numeric not null default 0.25 check (warn_failed_share between 0 and 1),
   warn_silence         interval not null default '1 minute' check (extract(epoch from warn_silence) between 0.001 and 3155760000),
@@ -115,6 +116,7 @@ comment on column awa.settings.segment_age is 'Age at which the current segment 
 comment on column awa.settings.completed_retention is 'How long completed jobs are kept, at least';
 comment on column awa.settings.carry_max is 'How many entries that nobody has claimed, or open attempts, are carried out of a segment; where there are more it stays';
 comment on column awa.settings.prune_wait is 'How long the truncation of a segment may wait for its locks, and others behind it';
+comment on column awa.settings.notifications is 'Whether workers are notified; without, they poll';
 comment on column awa.settings.warn_ready_age is 'How long the first job in line of a queue may be ready before health warns';
 comment on column awa.settings.warn_failed_share is 'Which share of the jobs of a queue that ended of late may have failed in their last attempt before health warns';
 comment on column awa.settings.warn_silence is 'How long maintenance may not be called, or a worker send no heartbeat, before health warns';

@@ -3,7 +3,7 @@ create or replace view awa.health as
 select q.name as level, q.name as topic, q.name as subject, q.name as message, q.name as hint, w.info as details from awa.queues q, awa.workers w where false;
 comment on view awa.health is 'The row that health returns, one per thing that is looked at. The view itself is always empty';
 
--- How the installation is: one row per thing that is looked at, those that need somebody first. level is ok, warning or critical; topic is restore, maintenance, prune, claimer, queue, failures, worker, horizon or segment; message says it in words, hint what
+-- How the installation is: one row per thing that is looked at, those that need somebody first. level is ok, warning or critical; topic is restore, maintenance, prune, claimer, queue, failures, worker, horizon, segment or notifications; message says it in words, hint what
 -- to do, details the same as numbers (seconds, bytes, process ids). Takes about a tenth of a second.
 create or replace function awa.health() returns setof awa.health
 language sql stable
@@ -213,6 +213,24 @@ with now as (
    cross join settings s
    cross join ring r
    cross join now n
+  union all
+  -- A listener holds the server's queue of notifications while it is in a transaction. The server does not say who listens: the oldest transaction, of one whose last statement was a listen if there is any.
+  select 9, case when u.usage >= 0.5 then 'warning' else 'ok' end, 'notifications', 'notification queue',
+         format('%s %% full', round(u.usage::numeric * 100))
+           || case when not s.notifications then '; workers are not notified (setting notifications), and poll'
+                   when u.usage >= 0.5 then '; workers are not notified, and poll' else '' end
+           || case when u.usage >= 0.5 then format('; held by a listener, most likely %s', coalesce(format('%s, in a transaction for %s', awa._backend(l.pid), awa._in_words(n.at - l.xact_start)), 'one that has just gone')) else '' end,
+         case when u.usage >= 0.5 then 'End that transaction, or the session (pg_terminate_backend). When the queue is full, transactions that notify fail; those of awa do not notify.' end,
+         jsonb_build_object('usage', u.usage, 'pid', l.pid)
+    from now n
+   cross join settings s
+   cross join (select pg_notification_queue_usage() as usage) u
+    left join lateral (
+      select a.pid, a.xact_start from pg_stat_activity a
+       where u.usage >= 0.5 and a.xact_start is not null and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
+       order by a.query ~* '^\s*listen\M' desc, a.xact_start
+       limit 1
+    ) l on true
 )
 select r.level, r.topic, r.subject, r.message, r.hint, r.details
   from rows r

@@ -245,7 +245,7 @@ begin
     returning heartbeat_replies.worker_id
   )
   select array_agg(distinct l.worker_id) into v_workers from lost l;
-  perform pg_notify('awa_lost', w::text) from unnest(v_workers) w;
+  perform awa._notify('awa_lost', w::text) from unnest(v_workers) w;
 end
 $$;
 comment on function awa._lose is 'Notes for the workers of some attempts that they have lost them';
