@@ -9,10 +9,10 @@ import (
 const AnswersOnTheirWay = 3 * flushSize
 
 // SetTimeouts changes the timeouts of a worker's end until the test ends.
-func SetTimeouts(t *testing.T, abandon, windUp time.Duration) {
-	oldAbandon, oldWindUp := abandonAfter, windUpTimeout
-	abandonAfter, windUpTimeout = abandon, windUp
-	t.Cleanup(func() { abandonAfter, windUpTimeout = oldAbandon, oldWindUp })
+func SetTimeouts(t *testing.T, abandon, windUp, deregister time.Duration) {
+	oldAbandon, oldWindUp, oldDeregister := abandonAfter, windUpTimeout, deregisterTimeout
+	abandonAfter, windUpTimeout, deregisterTimeout = abandon, windUp, deregister
+	t.Cleanup(func() { abandonAfter, windUpTimeout, deregisterTimeout = oldAbandon, oldWindUp, oldDeregister })
 }
 
 // SetMaintenance has the workers of a test do all maintenance so often.

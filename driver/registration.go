@@ -269,7 +269,7 @@ func (r *run) windDown(ctx context.Context, db *dedicated, reg *registration) er
 // deregister ends the worker, and gives back what is still open. One registration that can't be ended, because a claim of it
 // hangs, does not keep the others from it.
 func (r *run) deregister() error {
-	ctx, cancel := context.WithTimeout(r.background, windUpTimeout)
+	ctx, cancel := context.WithTimeout(r.background, deregisterTimeout)
 	defer cancel()
 	current, retired := r.registrations.all()
 	all := retired
@@ -281,7 +281,7 @@ func (r *run) deregister() error {
 		var left []*registration
 		var failure error
 		for _, reg := range all {
-			released, err := r.deregisterOne(ctx, &r.control, reg, windUpTimeout/4)
+			released, err := r.deregisterOne(ctx, &r.control, reg, deregisterTimeout/4)
 			if released > 0 {
 				r.log.InfoContext(ctx, "attempts were given back", keyJobs, released)
 			}

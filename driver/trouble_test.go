@@ -589,7 +589,7 @@ func TestPromotionBesideMaintenance(t *testing.T) {
 // and at the end of the worker all but that is given back.
 func TestStopBesideAHangingClaim(t *testing.T) {
 	driver.SetCallTimeouts(t, 2*time.Second, time.Second)
-	driver.SetTimeouts(t, time.Minute, 2*time.Second)
+	driver.SetTimeouts(t, time.Minute, time.Minute, 8*time.Second)
 	pool := testdb.New(t)
 	started := make(chan struct{})
 	w, err := driver.NewWorker(pool, handle(func(ctx context.Context, _ *driver.Job[note]) error {

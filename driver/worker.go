@@ -22,8 +22,10 @@ import (
 var (
 	// abandonAfter is how long handlers may take to return when their contexts have ended.
 	abandonAfter = 5 * time.Second
-	// windUpTimeout bounds the last answers, and then the end of the registration.
+	// windUpTimeout bounds the last answers.
 	windUpTimeout = 10 * time.Second
+	// deregisterTimeout bounds the end of the registration, which comes after them.
+	deregisterTimeout = 10 * time.Second
 )
 
 // Keys of the log records.

@@ -317,7 +317,7 @@ func TestHardStopGivesJobsBack(t *testing.T) {
 
 // A handler that does not care about its context is left behind, and its job goes to somebody else.
 func TestStopLeavesStubbornHandlersBehind(t *testing.T) {
-	driver.SetTimeouts(t, time.Millisecond, time.Minute)
+	driver.SetTimeouts(t, time.Millisecond, time.Minute, time.Minute)
 	pool := testdb.New(t)
 	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
 	started, finish, finished := make(chan struct{}), make(chan struct{}), make(chan struct{})
@@ -341,7 +341,7 @@ func TestStopLeavesStubbornHandlersBehind(t *testing.T) {
 
 // When the last answers can't be sent the worker stops all the same, says so, and gives the jobs back.
 func TestStopWithoutAnAnswer(t *testing.T) {
-	driver.SetTimeouts(t, time.Minute, time.Second)
+	driver.SetTimeouts(t, time.Minute, time.Second, time.Minute)
 	tap := &wiretap{onWrite: func(_ *tappedConn, sent []byte) (func() error, error) {
 		if bytes.Contains(sent, []byte("awa.complete_many(")) {
 			return nil, errCut
