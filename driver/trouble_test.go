@@ -232,7 +232,7 @@ func TestServerBecomesReadOnly(t *testing.T) {
 
 // A backend that hangs is left alone after a while.
 func TestSilentConnection(t *testing.T) {
-	driver.SetCallTimeouts(t, 500*time.Millisecond, time.Second)
+	driver.SetCallTimeouts(t, 3*time.Second, 5*time.Second)
 	server := ownServer(t, nil)
 	pool := untapped(t, server.URL())
 	ran := newTally()
@@ -247,7 +247,7 @@ func TestSilentConnection(t *testing.T) {
 
 // The first address of the URL accepts connections, and says nothing: the worker goes on to the second.
 func TestSilentAddress(t *testing.T) {
-	driver.SetCallTimeouts(t, 10*time.Second, 100*time.Millisecond)
+	driver.SetCallTimeouts(t, 20*time.Second, time.Second)
 	server := ownServer(t, nil)
 	dir := t.TempDir()
 	silent, err := net.Listen("unix", filepath.Join(dir, ".s.PGSQL.5432"))
@@ -373,7 +373,7 @@ func TestPoolWithHooks(t *testing.T) {
 
 // However many addresses are silent, the one that answers is reached in time.
 func TestManySilentAddresses(t *testing.T) {
-	driver.SetCallTimeouts(t, 3*time.Second, time.Second)
+	driver.SetCallTimeouts(t, 6*time.Second, 5*time.Second)
 	server := ownServer(t, nil)
 	var hosts []string
 	for range 5 {
@@ -588,7 +588,7 @@ func TestPromotionBesideMaintenance(t *testing.T) {
 // A claim hangs with its backend, and holds the registration under which it was made: others are claimed under another one,
 // and at the end of the worker all but that is given back.
 func TestStopBesideAHangingClaim(t *testing.T) {
-	driver.SetCallTimeouts(t, 2*time.Second, time.Second)
+	driver.SetCallTimeouts(t, 5*time.Second, 5*time.Second)
 	driver.SetTimeouts(t, time.Minute, time.Minute, 8*time.Second)
 	pool := testdb.New(t)
 	started := make(chan struct{})
@@ -618,7 +618,7 @@ func TestStopBesideAHangingClaim(t *testing.T) {
 
 // Where claims may wait for longer than the worker waits for an answer, a locked queue does not hold up the others for long.
 func TestLockedQueueWithALongWait(t *testing.T) {
-	driver.SetCallTimeouts(t, 2*time.Second, time.Second)
+	driver.SetCallTimeouts(t, 5*time.Second, 5*time.Second)
 	pool := testdb.New(t)
 	locked, unlock := blockClaims(t, pool, "locked")
 	ran := newTally()
@@ -640,7 +640,7 @@ func TestLockedQueueWithALongWait(t *testing.T) {
 // A claim hangs with its backend, nobody can cancel it, and it is committed long after the worker has given it up: what it
 // takes is given back all the same, beside a handler of the same registration that goes on.
 func TestClaimThatIsCommittedLate(t *testing.T) {
-	driver.SetCallTimeouts(t, 2*time.Second, time.Second)
+	driver.SetCallTimeouts(t, 5*time.Second, 5*time.Second)
 	databaseURL := testdb.URL(t)
 	tap := &wiretap{onWrite: func(_ *tappedConn, sent []byte) (func() error, error) {
 		if len(sent) >= 8 && bytes.Equal(sent[4:8], []byte{4, 210, 22, 46}) { // a request to cancel
