@@ -65,3 +65,38 @@ func TestHealthNamesWhoHoldsAQueue(t *testing.T) {
 		require.Zero(t, one[int](s, "select count(*) from awa.health() h where h.topic = 'claimer'"))
 	}
 }
+
+// Who is in the way of emptying the oldest segment is named: who answers for an attempt in it, who holds a queue, who reads.
+func TestHealthNamesWhoIsInTheWayOfPruning(t *testing.T) {
+	for _, way := range []struct{ name, begin, outcome string }{
+		{"an open answer", "select awa.complete($1, $2)", "busy"},
+		{"a queue's lock", "select count(*) from awa.claim('other') where $1::bigint is not null and $2::bigint is not null", "busy"},
+		{"a reader", "select count(*) from awa.jobs where id not in ($1, $2)", "waiting"},
+	} {
+		t.Run(way.name, func(t *testing.T) {
+			d := newDatabase(t)
+			d.t = t
+			holder, s := d.session(), d.session()
+			j := s.open("q", shapes[2])
+			s.enqueueMany("other", 2000)
+			s.rotate()
+			begin := "begin"
+			if way.outcome == "waiting" {
+				begin = "begin isolation level repeatable read"
+			}
+			holder.exec(begin)
+			holder.exec(way.begin, j[0].JobID, j[0].Receipt)
+			who := fmt.Sprintf("backend %d ", holder.pid)
+			if way.outcome == "waiting" {
+				who = fmt.Sprintf("backend %d", holder.pid)
+			}
+			require.Eventually(t, func() bool {
+				s.exec("update awa.ring set retry_at = null, left_at[1] = '2000-01-01'")
+				s.exec("select awa.prune_oldest()")
+				return one[bool](s, "select coalesce(r.outcome, '') = $1 from awa.ring r", way.outcome)
+			}, 20*time.Second, 20*time.Millisecond)
+			require.Contains(t, s.says("prune", who), who)
+			holder.exec("rollback")
+		})
+	}
+}

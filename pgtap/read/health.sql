@@ -212,9 +212,9 @@ update awa.ring set stuck_since = pg_temp.ago('2 minutes 20 seconds');
 select is(pg_temp.says('prune'), 'warning: oldest segment: not emptied for 00:02: more is alive in it than carry_max -> Have the jobs worked on, or raise carry_max. Meanwhile the current segment grows.', 'full');
 select is(pg_temp.details('prune'), jsonb_build_object('outcome', 'full', 'tries', 7, 'retry_at', timestamptz '2130-01-01', 'pids', null), 'in numbers');
 update awa.ring set outcome = 'busy', cleaned_segment = 3;
-select is(pg_temp.says('prune'), 'warning: segment 3: not emptied for 00:02: somebody is at work on what is alive in it -> It is tried again.', 'busy');
+select is(pg_temp.says('prune'), 'warning: segment 3: not emptied for 00:02: somebody is at work on what is alive in it: nobody by now, and it is tried again -> It is tried again. Who is named for long should end the transaction.', 'busy');
 update awa.ring set outcome = 'waiting', old_snapshots = '{"backend 1, since then","replication slot s"}';
-select is(pg_temp.says('prune'), 'warning: segment 3: not emptied for 00:02: there are snapshots that are older than its cleaning: backend 1, since then; replication slot s -> '
+select is(pg_temp.says('prune'), 'warning: segment 3: not emptied for 00:02: there are older snapshots: backend 1, since then; replication slot s -> '
   'End these transactions when they need not go on. Meanwhile the current segment grows; claims are as fast as ever.', 'waiting');
 update awa.ring set outcome = 'blocked';
 select matches(pg_temp.says('prune'), format('^warning: segment 3: not emptied for 00:02: others hold locks on it: backend %s \(.*\) -> End these transactions', pg_backend_pid()), 'blocked');

@@ -95,26 +95,40 @@ with now as (
          format(case r.outcome
              when 'unbalanced' then 'not emptied for %s: rows are missing in it'
              when 'full' then 'not emptied for %s: more is alive in it than carry_max'
-             when 'busy' then 'not emptied for %s: somebody is at work on what is alive in it'
-             when 'waiting' then 'not emptied for %s: there are snapshots that are older than its cleaning: %s'
+             when 'busy' then 'not emptied for %s: somebody is at work on what is alive in it: %s'
+             when 'waiting' then 'not emptied for %s: there are older snapshots: %s'
              else 'not emptied for %s: others hold locks on it: %s'
-           end, awa._in_words(n.at - r.stuck_since), case when r.outcome = 'waiting' and r.old_snapshots is not null then array_to_string(r.old_snapshots, '; ') else coalesce(b.holders, 'nobody by now') end),
+           end, awa._in_words(n.at - r.stuck_since), case when r.outcome = 'waiting' and r.old_snapshots is not null then array_to_string(r.old_snapshots, '; ') else coalesce(b.holders, 'nobody by now, and it is tried again') end),
          case r.outcome
            when 'unbalanced' then 'See awa.audit(). To empty it all the same: awa.prune_oldest(true).'
            when 'full' then 'Have the jobs worked on, or raise carry_max. Meanwhile the current segment grows.'
-           when 'busy' then 'It is tried again.'
+           when 'busy' then 'It is tried again. Who is named for long should end the transaction.'
            else 'End these transactions when they need not go on. Meanwhile the current segment grows; claims are as fast as ever.'
          end,
          jsonb_build_object('outcome', r.outcome, 'tries', r.tries, 'retry_at', r.retry_at, 'pids', b.pids)
     from ring r
    cross join now n
    cross join lateral (
-      select string_agg(distinct coalesce(awa._backend(l.pid), 'a prepared transaction'), ', ') as holders, to_jsonb(array_agg(distinct l.pid)) as pids
-        from pg_locks l
-       where l.locktype = 'relation' and l.granted and l.database = (select d.oid from pg_database d where d.datname = current_database())
-         and r.outcome = 'blocked'
-         and l.relation in (
-           select format('awa.%s_%s', f, coalesce(r.cleaned_segment, (select s.segment from segments s where not s.is_current and not s.is_empty order by (s.segment - r.current_segment + 4) % 4 limit 1)))::regclass from unnest('{ready_entries,ready_tombstones,lease_claims,lease_claim_closures}'::text[]) f)
+      select string_agg(distinct l.holder, ', ') as holders, to_jsonb(array_agg(distinct l.pid)) as pids
+        from (
+          select l.pid, l.holder
+            from awa._locks l
+           where r.outcome = 'blocked'
+             and l.relation in (
+               select format('awa.%s_%s', f, coalesce(r.cleaned_segment, (select s.segment from segments s where not s.is_current and not s.is_empty order by (s.segment - r.current_segment + 4) % 4 limit 1)))::regclass
+                 from unnest('{ready_entries,ready_tombstones,lease_claims,lease_claim_closures}'::text[]) f)
+          union all
+          -- Locks of queues, of claims and of the counts, and of the ring, but for those of a moment.
+          select l.pid, l.holder
+            from awa._locks l
+           where r.outcome = 'busy' and l.pid is distinct from pg_backend_pid() and l.since < n.at - interval '1 second'
+             and (l.key < 0 or l.relation = 'awa.ring'::regclass and l.mode = 'RowShareLock')
+          union all
+          select a.pid, awa._backend(a.pid)
+            from pg_stat_activity a
+           where r.outcome = 'waiting' and a.pid <> pg_backend_pid() and a.datid = (select d.oid from pg_database d where d.datname = current_database()) and a.backend_xmin is not null
+             and a.xact_start < n.at - interval '1 second'
+        ) l
     ) b
    where r.outcome is not null
   union all
@@ -261,24 +275,33 @@ select a.pid, a.usesysid, q.name as queue, a.query_start as since
  where a.wait_event = 'ClientWrite' and a.query_start < clock_timestamp() - interval '10 seconds';
 comment on view awa._stuck_claimers is 'Claimers whose clients have not read what they claimed';
 
--- Who else holds the lock of a queue, and at least since when: since the end of the last statement, the beginning of this one, or since others wait.
-create or replace view awa._queue_locks as
-select l.pid, q.name as queue, case when l.pid is null then coalesce('prepared transaction ' || p.gid, 'a prepared transaction') else awa._backend(l.pid) end as holder,
+-- Who holds a lock in this database, and at least since when: since the end of the last statement, the beginning of this one, or since others wait. key is that of an advisory lock.
+create or replace view awa._locks as
+select l.pid, case when l.pid is null then coalesce('prepared transaction ' || p.gid, 'a prepared transaction') else awa._backend(l.pid) end as holder, l.relation, l.mode,
+       case when l.locktype = 'advisory' and l.objsubid = 1 then l.classid::bigint << 32 | l.objid::bigint end as key,
        coalesce(p.prepared, case when a.state = 'active' then a.query_start else a.state_change end, (
-         select min(w.waitstart) from pg_locks w where w.locktype = 'advisory' and not w.granted and w.objsubid = 1 and w.classid = l.classid and w.objid = l.objid and w.database = l.database)) as since
+         select min(w.waitstart) from pg_locks w where w.locktype = l.locktype and not w.granted and w.database = l.database
+            and (w.relation, w.classid, w.objid, w.objsubid) is not distinct from (l.relation, l.classid, l.objid, l.objsubid))) as since
   from pg_locks l
- cross join lateral (select q.name from awa.queues q where q.queue_id = - (l.classid::bigint << 32 | l.objid::bigint) limit 1) q
   left join pg_stat_activity a on a.pid = l.pid
   left join pg_locks x on l.pid is null and x.pid is null and x.locktype = 'transactionid' and x.granted and x.virtualtransaction = l.virtualtransaction
   left join pg_prepared_xacts p on p.transaction = x.transactionid
- where l.locktype = 'advisory' and l.granted and l.mode = 'ExclusiveLock' and l.objsubid = 1 and l.pid is distinct from pg_backend_pid()
-   and l.database = (select d.oid from pg_database d where d.datname = current_database());
-comment on view awa._queue_locks is 'Who else holds the lock of a queue, and at least since when';
+ where l.granted and l.locktype in ('relation', 'advisory') and l.database = (select d.oid from pg_database d where d.datname = current_database());
+comment on view awa._locks is 'Who holds a lock in this database, and at least since when';
+
+-- Who else holds the lock of a queue.
+create or replace view awa._queue_locks as
+select l.pid, q.name as queue, l.holder, l.since
+  from awa._locks l
+ cross join lateral (select q.name from awa.queues q where q.queue_id = - l.key limit 1) q
+ where l.mode = 'ExclusiveLock' and l.pid is distinct from pg_backend_pid();
+comment on view awa._queue_locks is 'Who else holds the lock of a queue';
 
 -- How many jobs of a queue failed in their last attempt since a time, those included that wait for a retry, and how many completed. Looks at the last 200 claims of each lane, and counts from where that begins; counts no more than 10,001
 -- of each kind that have rows of their own.
 create or replace function awa._results(queue_id bigint, since timestamptz, out counted_since timestamptz, out failed bigint, out completed bigint) returns record
 language plpgsql stable
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_hashjoin = off
