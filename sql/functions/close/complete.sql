@@ -53,11 +53,11 @@ end
 $$;
 comment on function awa._close is 'Closes one attempt, in the ledger or in leases, or raises JQ001';
 
--- Closes one item of a claim, where it is open. Says whether the claim holds unique keys, and whether a row of done_entries has to follow: as recorded, for an output or a key that outlasts the job.
+-- Closes one item of a claim, where it is open; of one that the caller has joined, or not yet. Says whether the claim holds unique keys, and whether a row of done_entries has to follow: as recorded, for an output or a key that outlasts the job.
 --
 -- The claim is held shared, so that a long transaction keeps nobody off the claim's other items; no batch row can come meanwhile, and who only tries the claim
 -- (rescue, materialize) leaves it alone. Of two answers for one item the unique index lets the first one pass: the second waits for it.
-create or replace function awa._close_item(job_id bigint, receipt bigint, outcome text, out closed boolean, out holds_keys boolean, out recorded boolean)
+create or replace function awa._close_item(job_id bigint, receipt bigint, outcome text, joined boolean default false, out closed boolean, out holds_keys boolean, out recorded boolean)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -86,7 +86,9 @@ begin
     outcome := 'recorded';
   end if;
   recorded := outcome = 'recorded';
-  perform pg_advisory_xact_lock_shared(awa._claim_key(v_claim_id));
+  if not joined then
+    perform awa._join_claim(v_claim_id);
+  end if;
   if v_claim.size > 1 then -- one of a single job is never closed by a batch row
     select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches
       from awa.lease_claim_closures k

@@ -1,5 +1,5 @@
 -- Completes attempts of any claims and queues, each on its own. Returns the jobs whose attempts were stale: drop their results.
--- Locks: each claim, exclusive where it can have it at once, else shared; in ascending order, until the transaction ends.
+-- Locks: each claim, exclusive where it can have it at once, else shared; in ascending order, until the transaction ends. At most 64 claims: from the 65th on, one lock for all, shared.
 -- Raises 22023, JQ004.
 create or replace function awa.complete_many(job_ids bigint[], receipts bigint[], outputs jsonb[] default null) returns setof bigint
 language plpgsql
@@ -86,12 +86,15 @@ $$;
 comment on function awa._check_companion is 'Refuses an array beside job_ids that is not as long';
 
 -- Locks the claims of some receipts, in ascending order. Returns those whose items have to be closed by a row each: claims of one job, which
--- need no lock, and claims that somebody is inside of. And whether any holds a unique key.
+-- need no lock, claims that somebody is inside of, and those that are too many for a lock each. And whether any holds a unique key.
+-- Where anybody has answered for too many, all items get a row each.
 create or replace function awa._lock_claims(receipts bigint[], out by_item bigint[], out holds_keys boolean)
 language plpgsql
 as $$
 declare
   v_claim record;
+  v_locks int := 0;
+  v_batched bigint[] := '{}';
 begin
   by_item := '{}';
   holds_keys := false;
@@ -105,20 +108,82 @@ begin
   loop
     holds_keys := holds_keys or v_claim.holds_keys;
     if v_claim.size > 1 then
-      continue when pg_try_advisory_xact_lock(awa._claim_key(v_claim.claim_id));
-      perform pg_advisory_xact_lock_shared(awa._claim_key(v_claim.claim_id));
+      v_locks := v_locks + 1;
+      if v_locks <= awa._max_locks() and pg_try_advisory_xact_lock(awa._claim_key(v_claim.claim_id)) then
+        v_batched := v_batched || v_claim.claim_id;
+        continue;
+      end if;
+      perform awa._join_claim(v_claim.claim_id, v_locks);
     end if;
     by_item := by_item || v_claim.claim_id;
   end loop;
+  if v_batched <> '{}' and awa._is_crowded() then
+    by_item := by_item || v_batched;
+  end if;
 end
 $$;
 comment on function awa._lock_claims is 'Locks the claims of some receipts; returns those whose items need a row each';
+
+-- Keeps batch rows off a claim until the transaction ends, so that its items can be closed by rows of their own: waits for a batch row that is not committed, and lets none come. Other items stay free for others.
+create or replace function awa._join_claim(claim_id bigint, nth int default 1) returns void
+language plpgsql
+as $$
+begin
+  if not awa._try_join_claim(claim_id, nth) then
+    perform pg_advisory_xact_lock_shared(awa._claim_key(claim_id));
+  end if;
+end
+$$;
+comment on function awa._join_claim is 'Keeps batch rows off a claim until the transaction ends';
+
+-- As _join_claim, but says no where it would have to wait. By a shared lock on the claim; for the nth claim of a call, when that is too many for the server's lock table, by one lock for all of them:
+-- whoever writes batch rows looks for it once he holds his claims. Then the claim's own lock only has to be free for a moment, once the other one is held.
+create or replace function awa._try_join_claim(claim_id bigint, nth int) returns boolean
+language plpgsql
+as $$
+begin
+  if nth <= awa._max_locks() then
+    return pg_try_advisory_xact_lock_shared(awa._claim_key(claim_id));
+  end if;
+  perform pg_advisory_xact_lock_shared(awa._crowd_key());
+  -- Nothing can interrupt a single expression: a lock of the session would outlast an error.
+  return case when pg_try_advisory_lock_shared(awa._claim_key(claim_id)) then pg_advisory_unlock_shared(awa._claim_key(claim_id)) else false end;
+end
+$$;
+comment on function awa._try_join_claim is 'Keeps batch rows off a claim, or says that it would have to wait';
+
+-- Whether another transaction answers for more claims than it has locks for. The lock is taken and given back in one expression; that another one is just looking does not count, so it looks more than once.
+create or replace function awa._is_crowded() returns boolean
+language plpgsql
+as $$
+begin
+  for v_look in 1..5 loop
+    if (case when pg_try_advisory_lock(awa._crowd_key()) then pg_advisory_unlock(awa._crowd_key()) else false end) then
+      return false;
+    end if;
+  end loop;
+  return true;
+end
+$$;
+comment on function awa._is_crowded is 'Whether another transaction answers for more claims than it has locks for';
+
+-- How many claims, or queues, one call locks: what PostgreSQL's lock table has room for, by default, for each connection.
+create or replace function awa._max_locks() returns int
+language sql immutable parallel safe
+return 64;
+comment on function awa._max_locks is 'How many claims, or queues, one call locks';
 
 -- The key of the advisory lock on a claim: below all keys of queues.
 create or replace function awa._claim_key(claim_id bigint) returns bigint
 language sql immutable strict parallel safe
 return claim_id - 4611686018427387904;
 comment on function awa._claim_key is 'The key of the advisory lock on a claim';
+
+-- The key of the advisory lock of those that answer for more claims than they have locks for: below those of claims.
+create or replace function awa._crowd_key() returns bigint
+language sql immutable parallel safe
+return awa._claim_key(-2);
+comment on function awa._crowd_key is 'The key of the advisory lock of those that answer for very many claims';
 
 -- Closes attempts whose claims the caller has locked: in the ledger, or else it locks their lease rows, for the caller to delete. An answer that is given twice counts
 -- once. Returns the places, in the two arrays, of those that were open; the receipts of those that have a lease row; and of all that have to be settled.
@@ -181,14 +246,14 @@ begin
       from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
      group by 1
   ), claims as materialized (
-    select a.*, c.segment, c.job_ids, c.holds_keys,
+    select a.*, c.segment, c.job_ids, c.holds_keys, (a.claim_id in (select unnest(by_item))) is true as is_by_item, -- hashed, for there may be thousands
            array(select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = a.claim_id) as closed
       from asked a
      cross join lateral (
         select * from awa.lease_claims c where c.claim_id = a.claim_id limit 1 -- fenced off: a join might read all claims
       ) c
   ), open as materialized (
-    select c.segment, c.claim_id, c.holds_keys, i.item, i.place
+    select c.segment, c.claim_id, c.holds_keys, c.is_by_item, i.item, i.place
       from claims c
      cross join unnest(c.items, c.jobs, c.places) i(item, job_id, place)
      where c.job_ids[i.item + 1] = i.job_id
@@ -199,21 +264,21 @@ begin
            least((select min(k.item) from awa.lease_claim_closures k where k.claim_id = o.claim_id), 0) - 1,
            array_agg(o.item::smallint), outcome, v_now
       from open o
-     where o.claim_id <> all(by_item)
+     where not o.is_by_item
      group by o.segment, o.claim_id
   ), singles as (
     insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at)
     select o.segment, o.claim_id, o.item, outcome, v_now
       from open o
-     where o.claim_id = any(by_item)
+     where o.is_by_item
      order by o.claim_id, o.item
     on conflict do nothing
     returning claim_id << 12 | item as receipt
   )
   select coalesce(array_agg(o.place), '{}'), coalesce(array_agg(o.claim_id << 12 | o.item) filter (where o.holds_keys), '{}') into places, unsettled
     from open o
-   where o.claim_id <> all(by_item)
-      or o.claim_id << 12 | o.item = any(array(select s.receipt from singles s));
+   where not o.is_by_item
+      or (o.claim_id << 12 | o.item in (select s.receipt from singles s)) is true;
 end
 $$;
 comment on function awa._close_items is 'Closes items of claims that the caller has locked';

@@ -70,9 +70,9 @@ begin
   for v_claim in
     select r >> 12 as claim_id, array_agg(r order by r) as receipts from unnest(receipts) r group by 1 order by 1
   loop
-    exit when cardinality(v_mine) >= max_jobs or v_claims = 1000; -- the server's lock table is small
-    if pg_try_advisory_xact_lock(awa._claim_key(v_claim.claim_id)) then
-      v_claims := v_claims + 1;
+    exit when cardinality(v_mine) >= max_jobs;
+    v_claims := v_claims + 1;
+    if awa._try_take_claim(v_claim.claim_id, v_claims) then
       v_mine := v_mine || v_claim.receipts[1:max_jobs - cardinality(v_mine)];
     end if;
   end loop;
@@ -94,6 +94,21 @@ begin
 end
 $$;
 comment on function awa._take_open is 'Closes open items for maintenance, but for those that are being answered for';
+
+-- Keeps everybody off a claim until the transaction ends, as far as they hold its lock; for the nth claim of a call, when that is too many for the server's lock table, only batch rows (see _try_join_claim).
+-- Says no where somebody is answering for it.
+create or replace function awa._try_take_claim(claim_id bigint, nth int) returns boolean
+language plpgsql
+as $$
+begin
+  if nth <= awa._max_locks() then
+    return pg_try_advisory_xact_lock(awa._claim_key(claim_id));
+  end if;
+  perform pg_advisory_xact_lock_shared(awa._crowd_key());
+  return case when pg_try_advisory_lock(awa._claim_key(claim_id)) then pg_advisory_unlock(awa._claim_key(claim_id)) else false end;
+end
+$$;
+comment on function awa._try_take_claim is 'Keeps others off a claim, or says that somebody is answering for it';
 
 -- Closes items by a row each, and returns the receipts of those that were open.
 create or replace function awa._take_items(receipts bigint[], outcome text) returns bigint[]

@@ -110,23 +110,35 @@ end
 $$;
 comment on function awa._cancel_ready is 'Cancels jobs that are available, and returns their ids';
 
--- Cancels open attempts, and returns the ids of those jobs whose attempts were still open.
+-- Cancels open attempts, and returns the ids of those jobs whose attempts were still open. Locks in the order of the _many forms: the claims, then items of the ledger, then rows of leases.
 create or replace function awa._cancel_running(job_ids bigint[], receipts bigint[], reason text) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_attempt record;
-  v_taken bigint[] := '{}';
   v_job_ids bigint[] := '{}';
+  v_taken bigint[] := '{}';
+  v_other_jobs bigint[] := '{}';
+  v_others bigint[] := '{}';
 begin
+  perform awa._join_claim(c.claim_id, c.nth::int)
+     from (select c.claim_id, row_number() over (order by c.claim_id) as nth from (select distinct r >> 12 as claim_id from unnest(receipts) r) c order by 1) c;
   for v_attempt in select a.job_id, a.receipt from unnest(job_ids, receipts) a(job_id, receipt) order by a.receipt loop
-    if not (awa._close_item(v_attempt.job_id, v_attempt.receipt, 'cancelled')).closed then
-      perform from awa.leases l where l.receipt = v_attempt.receipt and l.job_id = v_attempt.job_id for update;
-      continue when not found;
+    if (awa._close_item(v_attempt.job_id, v_attempt.receipt, 'cancelled', joined => true)).closed then
+      v_job_ids := v_job_ids || v_attempt.job_id;
+      v_taken := v_taken || v_attempt.receipt;
+    else
+      v_other_jobs := v_other_jobs || v_attempt.job_id;
+      v_others := v_others || v_attempt.receipt;
     end if;
-    v_taken := v_taken || v_attempt.receipt;
-    v_job_ids := v_job_ids || v_attempt.job_id;
+  end loop;
+  for v_attempt in select a.job_id, a.receipt from unnest(v_other_jobs, v_others) a(job_id, receipt) loop
+    perform from awa.leases l where l.receipt = v_attempt.receipt and l.job_id = v_attempt.job_id for update;
+    if found then
+      v_job_ids := v_job_ids || v_attempt.job_id;
+      v_taken := v_taken || v_attempt.receipt;
+    end if;
   end loop;
   perform awa._lose(v_taken, coalesce(reason, 'cancelled'));
   perform awa._record_cancels(v_taken, reason);

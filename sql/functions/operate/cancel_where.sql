@@ -1,4 +1,5 @@
--- Cancels jobs that have not ended, of a queue, a kind, a state, or enqueued before a time: at least one of these has to be said. At most max_jobs, 1 to 10,000. Returns how many.
+-- Cancels jobs that have not ended, of a queue, a kind, a state, or enqueued before a time: at least one of these has to be said. At most max_jobs, 1 to 10,000; of those that are available, jobs of at most 500 queues:
+-- call it again until it returns 0. Returns how many.
 -- Skips deferred jobs that somebody else is changing. Otherwise locks and raises as cancel does for each, except that 22023 is all that the filter can be refused for.
 create or replace function awa.cancel_where(
   queue    text default null,
@@ -41,10 +42,17 @@ begin
   if state is null or state = 'available' then
     v_cancelled := v_cancelled + cardinality(awa._cancel_ready(array(
       select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
-        from awa._available a
-       where (queue is null or a.lane between v_queue_id * 8 and v_queue_id * 8 + 7)
-         and (kind is null or a.kind = kind) and (before is null or a.created_at < before)
-       limit v_max - v_cancelled), 'cancelled with others'));
+        from (
+          select a.*, dense_rank() over (order by a.lane >> 3) as queues -- each is locked at commit
+            from (
+              select a.*
+                from awa._available a
+               where (queue is null or a.lane between v_queue_id * 8 and v_queue_id * 8 + 7)
+                 and (kind is null or a.kind = kind) and (before is null or a.created_at < before)
+               limit v_max - v_cancelled
+            ) a
+        ) a
+       where a.queues <= 500), 'cancelled with others'));
   end if;
   if state is null or state = 'running' then
     select array_agg(r.job_id), array_agg(r.receipt) into v_job_ids, v_receipts

@@ -130,6 +130,8 @@ set lock_timeout = 0
 as $$
 declare
   v_taken record;
+  v_claims int := 0;
+  v_last bigint;
   v_closed boolean;
   v_state text;
   v_job_ids bigint[];
@@ -178,11 +180,13 @@ begin
       ) c
      order by c.claim_id
   loop
-    if not v_taken.cancels or not pg_try_advisory_xact_lock_shared(awa._claim_key(v_taken.claim_id)) then
+    v_claims := v_claims + (v_taken.claim_id is distinct from v_last)::int;
+    v_last := v_taken.claim_id;
+    if not v_taken.cancels or not awa._try_join_claim(v_taken.claim_id, v_claims) then
       perform awa._moved_on(v_taken.job_id);
     end if;
     begin
-      v_closed := (awa._close_item(v_taken.job_id, v_taken.receipt, 'cancelled')).closed;
+      v_closed := (awa._close_item(v_taken.job_id, v_taken.receipt, 'cancelled', joined => true)).closed;
       if not v_closed then
         perform from awa.leases l where l.receipt = v_taken.receipt for update;
         v_closed := found;
