@@ -1,6 +1,11 @@
 package sql_test
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -79,6 +84,59 @@ func TestInstallWithoutASuperuser(t *testing.T) {
 					require.NotEmpty(t, result.Warnings)
 				}
 			}
+		})
+	}
+}
+
+// A database need not be in UTF-8: the installer warns, and all works with the characters that there are. What the encoding lacks is refused before it reaches any
+// function, and an attempt that cannot be answered so is rescued, counted.
+func TestDatabaseInAnotherEncoding(t *testing.T) {
+	server := newServer(t)
+	admin := database{t, server.URL()}.session()
+	for _, encoding := range []string{"LATIN1", "SQL_ASCII", "UTF8"} {
+		t.Run(encoding, func(t *testing.T) {
+			name := strings.ToLower(encoding)
+			admin.exec(fmt.Sprintf("create database %s encoding '%s' locale 'C' template template0", name, encoding))
+			u, err := url.Parse(server.URL())
+			require.NoError(t, err)
+			u.Path = "/" + name
+			query := u.Query()
+			query.Set("client_encoding", "UTF8") // by default it is the server's, whatever a Go program writes
+			u.RawQuery = query.Encode()
+			for range 2 { // each time
+				result, err := driver.Migrate(t.Context(), u.String())
+				require.NoError(t, err)
+				if encoding == "UTF8" {
+					require.Empty(t, result.Warnings)
+					return
+				}
+				require.Len(t, result.Warnings, 1)
+				require.Equal(t, "the database is encoded in "+encoding, result.Warnings[0].Message)
+				require.NotEmpty(t, result.Warnings[0].Hint)
+			}
+
+			s := database{t, u.String()}.session()
+			require.Equal(t, encoding, one[string](s, "show server_encoding"))
+			id := one[int64](s, `select awa.enqueue('café', 'brûlée', '{"for": "Zoë"}', max_attempts => 2, tags => '{é}', metadata => '"ü"')`)
+			sum := sha256.Sum256([]byte("café"))
+			require.Equal(t, hex.EncodeToString(sum[:])[:15], one[string](s, "select to_hex(awa._queue_id('café'))"), "as every client computes it")
+			require.Equal(t, int64(1), one[int64](s, "select job_id from awa.enqueue_unique('café', 'k', unique_key => 'é')")-id)
+			require.Equal(t, "Zoë", one[string](s, "select args ->> 'for' from awa.job($1)", id))
+			job := s.claim("café", 1)[0]
+			require.Equal(t, id, job.JobID)
+			fail := "select awa.fail($1, $2, $3, '0')"
+			if encoding == "LATIN1" {
+				require.Equal(t, "22P05", sqlState(s.try(fail, job.JobID, job.Receipt, "über → all")))
+			}
+			s.exec(fail, job.JobID, job.Receipt, "über all")
+			require.Equal(t, "über all", one[string](s, "select errors -> 0 ->> 'error' from awa.job($1)", id))
+			s.exec("select awa.promote_due()")
+			s.exec("select awa.claim('café', 2)")
+			s.exec("update awa.lease_claims set lease_until = now() - interval '1 second'")
+			s.exec("select awa.rescue()")
+			require.Equal(t, "failed 2 lease expired", one[string](s, "select concat_ws(' ', state, attempt, errors -> -1 ->> 'error') from awa.job($1)", id))
+			require.NotEmpty(t, one[string](s, "select awa.explain_job($1)", id))
+			require.True(t, one[bool](s, "select bool_and(balanced) from awa.audit()"))
 		})
 	}
 }

@@ -5,6 +5,16 @@ set local search_path = pg_catalog, pg_temp;
 set local check_function_bodies = off;
 set local client_min_messages = warning;
 
+do $$
+begin
+  if getdatabaseencoding() <> 'UTF8' then
+    raise warning 'the database is encoded in %', getdatabaseencoding()
+      using detail = 'Jobs, outputs and errors with characters that this encoding lacks are refused (22P05), and so are JSON escapes for them.',
+            hint = 'A database in UTF-8 takes all of them: create database mydb encoding ''UTF8'' template template0. In this one, let Go programs set client_encoding=UTF8.';
+  end if;
+end
+$$;
+
 {{ template "maintain/segments.sql" . }}
 {{ template "shared/unique_keys.sql" . }}
 {{ template "close/attempts.sql" . }}
