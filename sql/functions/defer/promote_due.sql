@@ -53,23 +53,63 @@ end
 $$;
 comment on function awa.promote_due is 'Makes deferred jobs ready whose time has come; returns how many';
 
--- Moves due jobs from deferred_jobs to ready_entries, and wakes their queues.
+-- Promotes due jobs. One that the server can't read, because a page is damaged, is put off for a minute, with a warning: the others must not wait for it.
 create or replace function awa._promote(due_from timestamptz, due_until timestamptz, max_jobs int) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_due bigint[] := array(
+    select d.job_id
+      from awa.deferred_jobs d
+     where d.run_at >= due_from and d.run_at <= due_until
+     order by d.run_at, d.job_id
+     limit max_jobs
+       for update skip locked);
+  v_job_id bigint;
+  v_promoted bigint := 0;
+begin
+  if v_due = '{}' then
+    return 0;
+  end if;
+  begin
+    return awa._make_ready(v_due);
+  exception when data_corrupted then
+    null; -- one by one
+  end;
+  foreach v_job_id in array v_due loop
+    begin
+      v_promoted := v_promoted + awa._make_ready(array[v_job_id]);
+    exception when data_corrupted then
+      perform awa._warn_unreadable(v_job_id, sqlerrm);
+      update awa.deferred_jobs d set run_at = clock_timestamp() + interval '1 minute' where d.job_id = v_job_id;
+    end;
+  end loop;
+  return v_promoted;
+end
+$$;
+comment on function awa._promote is 'Promotes due jobs';
+
+-- Says, in the log of the server, which job it can't read.
+create or replace function awa._warn_unreadable(job_id bigint, error text) returns void
+language plpgsql
+as $$
+begin
+  raise warning 'job % can''t be read', job_id using errcode = 'XX001', detail = error, hint = 'A page is damaged: see "Jobs that can''t be read" in the reference of Awa.';
+end
+$$;
+comment on function awa._warn_unreadable is 'Says which job the server can''t read';
+
+-- Moves deferred jobs to ready_entries, and wakes their queues.
+create or replace function awa._make_ready(job_ids bigint[]) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_promoted bigint;
 begin
-  with due as (
-    select d.job_id
-      from awa.deferred_jobs d
-     where d.run_at >= due_from and d.run_at <= due_until
-     order by d.run_at, d.job_id
-     limit max_jobs
-       for update skip locked
-  ), taken as (
-    delete from awa.deferred_jobs d where d.job_id = any(array(select due.job_id from due)) returning d.*
+  with taken as (
+    delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d.*
   ), appended as (
     insert into awa.ready_entries
       (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
@@ -86,7 +126,7 @@ begin
   return coalesce(v_promoted, 0);
 end
 $$;
-comment on function awa._promote is 'Moves due jobs from deferred_jobs to ready_entries';
+comment on function awa._make_ready is 'Moves deferred jobs to ready_entries';
 
 -- Brings the BRIN indexes on ready_entries up to date, by which a job is found from its id: no autovacuum does it here.
 create or replace function awa._summarize() returns void

@@ -21,24 +21,50 @@ as $$
 #variable_conflict use_variable
 declare
   v_now timestamptz := clock_timestamp();
-  v_receipts bigint[];
+  v_max int := coalesce(max_jobs, 1000);
+  v_open bigint[];
+  v_receipt bigint;
+  v_materialized bigint := 0;
 begin
   if not awa._fits(older_than, '0', '1 year') then
     perform awa._refuse('older_than must be between 0 and 1 year', older_than::text, 'Leave it out for 5 seconds.');
   end if;
   perform awa._check_pass(max_jobs);
   perform awa._fold();
-  v_receipts := awa._take_open(array(
+  v_open := array(
     select o.receipt
       from awa._open_items o
      where o.claimed_at <= v_now - coalesce(older_than, interval '5 seconds')
-        or o.claimed_at > v_now + interval '1 second'), -- by a clock that was ahead: rescue corrects the rows
-    coalesce(max_jobs, 1000), 'materialized');
-  insert into awa.leases select * from awa._attempts(v_receipts);
-  return query select cardinality(v_receipts)::bigint;
+        or o.claimed_at > v_now + interval '1 second'); -- by a clock that was ahead: rescue corrects the rows
+  begin
+    v_materialized := awa._materialize(v_open, v_max);
+  exception when data_corrupted then
+    -- One by one: the rest must not wait for a job that the server can't read.
+    foreach v_receipt in array v_open[:v_max] loop
+      begin
+        v_materialized := v_materialized + awa._materialize(array[v_receipt], 1);
+      exception when data_corrupted then
+        perform awa._warn_unreadable(a.job_id, sqlerrm) from awa._attempts(array[v_receipt]) a;
+      end;
+    end loop;
+  end;
+  return query select v_materialized;
 end
 $$;
 comment on function awa.materialize is 'Gives attempts that last rows of their own; returns how many';
+
+-- Gives at most max_jobs of some attempts rows of their own, but for those that somebody is answering for. Returns how many.
+create or replace function awa._materialize(receipts bigint[], max_jobs int) returns bigint
+language plpgsql
+as $$
+declare
+  v_receipts bigint[] := awa._take_open(receipts, max_jobs, 'materialized');
+begin
+  insert into awa.leases select * from awa._attempts(v_receipts);
+  return cardinality(v_receipts);
+end
+$$;
+comment on function awa._materialize is 'Gives some attempts rows of their own';
 
 -- Refuses what maintenance does not take.
 create or replace function awa._check_pass(max_jobs int) returns void

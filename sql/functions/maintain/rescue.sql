@@ -25,8 +25,10 @@ as $$
 declare
   v_max int := coalesce(max_jobs, 1000);
   v_now timestamptz := clock_timestamp();
-  v_receipts bigint[];
-  v_late bigint[];
+  v_lasting bigint[];
+  v_others bigint[] := '{}';
+  v_one record;
+  v_rescued bigint := 0;
 begin
   perform awa._check_pass(max_jobs);
   perform pg_terminate_backend(c.pid)
@@ -37,25 +39,29 @@ begin
   perform pg_notification_queue_usage(); -- moves its tail, which only a listener does otherwise
   perform awa._note_pass(v_now);
   perform awa._fold();
-  v_receipts := array(
+  v_lasting := array(
     select l.receipt
       from awa.leases l
      where awa._is_overdue(l.lease_until, l.deadline_at, l.lease, l.worker_id, v_now)
      order by l.receipt
      limit v_max
        for update skip locked);
-  if cardinality(v_receipts) < v_max then
-    v_receipts := v_receipts || awa._take_open(array(
-      select o.receipt from awa._open_items o where awa._is_overdue(o.lease_until, o.deadline_at, o.lease_until - o.claimed_at, o.worker_id, v_now)),
-      v_max - cardinality(v_receipts), 'failed');
+  if cardinality(v_lasting) < v_max then
+    v_others := array(
+      select o.receipt from awa._open_items o where awa._is_overdue(o.lease_until, o.deadline_at, o.lease_until - o.claimed_at, o.worker_id, v_now));
   end if;
-
-  select array_agg(a.receipt) into v_late from awa._attempts(v_receipts) a where a.deadline_at <= v_now;
-  v_late := coalesce(v_late, '{}');
-  perform awa._lose(v_late, 'deadline exceeded');
-  perform awa._lose(array(select r from unnest(v_receipts) r where r <> all(v_late)), 'lease expired');
-  perform awa._record_failures(v_receipts,
-    array(select case when r = any(v_late) then 'deadline exceeded' else 'lease expired' end from unnest(v_receipts) with ordinality u(r, n) order by n), null, null);
+  begin
+    v_rescued := awa._rescue(v_lasting, v_others, v_max - cardinality(v_lasting), v_now);
+  exception when data_corrupted then
+    -- One by one: the rest must not wait for a job that the server can't read.
+    for v_one in select array[r] as lasting, '{}'::bigint[] as others, r as receipt from unnest(v_lasting) r union all select '{}', array[r], r from unnest(v_others[:v_max]) r loop
+      begin
+        v_rescued := v_rescued + awa._rescue(v_one.lasting, v_one.others, 1, v_now);
+      exception when data_corrupted then
+        perform awa._warn_unreadable(a.job_id, sqlerrm) from awa._attempts(array[v_one.receipt]) a;
+      end;
+    end loop;
+  end;
 
   -- One that has attempts left may have a lease that is longer than its silence.
   delete from awa.workers w
@@ -70,10 +76,29 @@ begin
      select r.worker_id, r.receipt from awa.heartbeat_replies r
       where not exists (select from awa.workers w where w.worker_id = r.worker_id)
         for update skip locked);
-  return query select cardinality(v_receipts)::bigint;
+  return query select v_rescued;
 end
 $$;
 comment on function awa.rescue is 'Ends attempts that are overdue, as failed; returns how many';
+
+-- Ends overdue attempts: those that last, whose rows the caller has locked, and of the others at most max_others that nobody is answering for. Returns how many.
+create or replace function awa._rescue(lasting bigint[], others bigint[], max_others int, now timestamptz) returns bigint
+language plpgsql
+as $$
+declare
+  v_receipts bigint[] := lasting || awa._take_open(others, max_others, 'failed');
+  v_late bigint[];
+begin
+  select array_agg(a.receipt) into v_late from awa._attempts(v_receipts) a where a.deadline_at <= now;
+  v_late := coalesce(v_late, '{}');
+  perform awa._lose(v_late, 'deadline exceeded');
+  perform awa._lose(array(select r from unnest(v_receipts) r where r <> all(v_late)), 'lease expired');
+  perform awa._record_failures(v_receipts,
+    array(select case when r = any(v_late) then 'deadline exceeded' else 'lease expired' end from unnest(v_receipts) with ordinality u(r, n) order by n), null, null);
+  return cardinality(v_receipts);
+end
+$$;
+comment on function awa._rescue is 'Ends overdue attempts';
 
 -- Notes that rescue is called, and the gap since the last call, if that was more than 10 seconds ago. Brings back what a clock that was ahead has written.
 -- Why: everybody sees at once when rescued_at moves, but the row of a gap only when it commits; and it may roll back. So rescued_at moves only past a gap that is older than this transaction: otherwise others would end attempts that the gap spares.

@@ -1,0 +1,103 @@
+package sql_test
+
+import (
+	"bytes"
+	"os"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
+// A job whose body the server can't read, because a page is damaged, holds up no other: maintenance goes on past it. When its body was replaced, as the reference says, it goes on, too.
+// (What holds up its queue until then, a claim, is in the driver's tests.)
+func TestMaintenanceGoesOnPastDamage(t *testing.T) {
+	server := newServer(t)
+	d := server.database("damaged", true)
+	s := d.session()
+	const large = `jsonb_build_object('body', (select string_agg(md5(random()::text), '') from generate_series(1, 200)))` // stored apart
+	var due, open []int64
+	for _, args := range []string{"'1'", large, "'3'"} {
+		due = append(due, one[int64](s, "select awa.enqueue('due', 'k', "+args+", run_at => now() + interval '1 hour')"))
+		open = append(open, one[int64](s, "select awa.enqueue('open', 'k', "+args+")"))
+		s.exec("select awa.enqueue('older', 'k', " + args + ")")
+	}
+	for range 3 {
+		s.exec("select job_id from awa.claim('open', 1, lease => '1 millisecond')")
+	}
+	s.exec("select job_id from awa.claim('older', 3, lease => '1 hour')")
+	s.exec("update awa.deferred_jobs set run_at = now()")
+	paths := list[string](s, `select current_setting('data_directory') || '/' || pg_relation_filepath(c.reltoastrelid)
+		from pg_class c where c.oid in ('awa.deferred_jobs'::regclass, 'awa.ready_entries_0'::regclass)`)
+	s.exec("checkpoint") // what is replayed after a crash does not write the pages again
+	require.NoError(t, server.Halt())
+	for _, path := range paths {
+		require.NoError(t, overwrite(path))
+	}
+	require.NoError(t, server.Resume(t.Context()))
+
+	s = d.session()
+	state := func(id int64) string { return one[string](s, "select p.state from awa._place p where p.id = $1", id) }
+	states := func(ids []int64) (all []string) {
+		for _, id := range ids {
+			all = append(all, state(id))
+		}
+		return all
+	}
+	require.Equal(t, "XX001", sqlState(s.try("select args::text from awa.job($1)", due[1])), "it is damaged")
+	require.Equal(t, 2, one[int](s, "select promoted::int from awa.promote_due()"))
+	require.Equal(t, []string{"available", "scheduled", "available"}, states(due))
+	require.Equal(t, 0, one[int](s, "select promoted::int from awa.promote_due()"), "it is put off")
+	require.Equal(t, 2, one[int](s, "select rescued::int from awa.rescue()"))
+	require.Equal(t, []string{"retryable", "running", "retryable"}, states(open))
+	require.Equal(t, 3, one[int](s, "select 1 + materialized::int from awa.materialize('0')"))
+	require.Equal(t, 2, one[int](s, "select count(*)::int from awa.leases"))
+
+	// The ways past it
+	require.Equal(t, []int64{due[1]}, s.unreadable("awa.deferred_jobs"))
+	require.Len(t, s.unreadable("awa.ready_entries"), 2)
+	s.exec("set zero_damaged_pages = on")
+	s.exec(`update awa.deferred_jobs set args = '{"damaged": true}', metadata = null, tags = null, progress = null, errors = null, run_at = now() where job_id = $1`, due[1])
+	s.exec(`update awa.ready_entries set args = '{"damaged": true}', metadata = null, tags = null, progress = null, errors = null where job_id = $1`, open[1])
+	s.exec("reset zero_damaged_pages")
+	require.Equal(t, 1, one[int](s, "select promoted::int from awa.promote_due()"))
+	require.Equal(t, 1, one[int](s, "select rescued::int from awa.rescue()"))
+	require.Equal(t, []string{"available", "available", "available"}, states(due))
+	require.Equal(t, []string{"retryable", "retryable", "retryable"}, states(open))
+	require.Equal(t, "true", one[string](s, "select args ->> 'damaged' from awa.job($1)", open[1]))
+	require.Len(t, s.unreadable("awa.ready_entries"), 1, "the one that runs")
+}
+
+// unreadable returns the jobs of a table whose bodies can't be read, as the reference says how to find them.
+func (s *session) unreadable(table string) []int64 {
+	s.Helper()
+	s.exec("create temp table unreadable (job_id bigint)")
+	s.exec(`do $$
+		declare
+		  v_row record;
+		begin
+		  for v_row in select ctid, tableoid, job_id from ` + table + ` loop
+		    begin
+		      perform length(t::text) from ` + table + ` t where t.tableoid = v_row.tableoid and t.ctid = v_row.ctid;
+		    exception when data_corrupted then
+		      insert into unreadable values (v_row.job_id);
+		    end;
+		  end loop;
+		end
+		$$`)
+	defer s.exec("drop table unreadable")
+	rows, err := s.db.Query(s.ctx, "select job_id from unreadable order by 1")
+	require.NoError(s, err)
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[int64])
+	require.NoError(s, err)
+	return ids
+}
+
+// overwrite damages all of a file.
+func overwrite(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(path, bytes.Repeat([]byte{0xde, 0xad}, int(info.Size())/2), 0o600)
+}
