@@ -52,7 +52,10 @@ type answer struct {
 	output  json.RawMessage
 	failure string         // also why it was discarded or cancelled
 	delay   *time.Duration // of a snooze or, unless it is the queue's backoff, before the next attempt
+	refusal *refusal       // nil for one that was not refused when it was sent alone
 }
+
+func (a *answer) size() int { return len(a.output) + len(a.failure) }
 
 // completer sends answers to the server, many at a time, on a connection of its own.
 type completer struct {
@@ -66,13 +69,49 @@ type completer struct {
 	done    chan struct{} // closed when all answers are sent
 	lost    int           // answers that could not be sent: read it after done
 	stale   int           // answers that were refused: the same
+
+	outboxes [outcomes]*outbox // by outcome; several may share one
+	retries  *outbox           // failures with a delay
+	all      []*outbox         // each once
+	ending   bool              // no more answers are to come
+	due      time.Time         // when to look for the server again
+	pause    backoff
 }
 
 func newCompleter(pool *pgxpool.Pool, log *slog.Logger) *completer {
-	return &completer{
+	c := &completer{
 		db: dedicated{pool: pool}, log: log, trouble: trouble{log: log, what: "answers can't be sent"}, warnings: new(warnings),
-		answers: make(chan answer, 2*flushSize), last: make(chan struct{}), done: make(chan struct{}),
+		answers: make(chan answer, flushSize), last: make(chan struct{}), done: make(chan struct{}),
 	}
+	add := func(send sendFunc) *outbox {
+		o := &outbox{send: send}
+		c.all = append(c.all, o)
+		return o
+	}
+	c.retries = add(failMany)
+	c.outboxes = [outcomes]*outbox{
+		completed: add(completeMany), failed: add(failMany), snoozed: add(sendSingly), discarded: add(sendSingly),
+		cancelled: add(sendSingly), released: add(sendSingly),
+	}
+	c.outboxes[committed] = c.outboxes[failed]
+	c.outboxes[unknownKind], c.outboxes[postponed] = c.outboxes[snoozed], c.outboxes[snoozed]
+	return c
+}
+
+// of returns the outbox for an answer.
+func (c *completer) of(a answer) *outbox {
+	if a.outcome == failed && a.delay != nil {
+		return c.retries
+	}
+	return c.outboxes[a.outcome]
+}
+
+// held is how many answers are not sent yet, and no longer in the channel.
+func (c *completer) held() (n int) {
+	for _, o := range c.all {
+		n += o.len()
+	}
+	return n
 }
 
 // send hands over an answer. It waits when the server is slower than the handlers.
@@ -90,129 +129,133 @@ func (c *completer) finish() { close(c.last) }
 func (c *completer) run(ctx context.Context) {
 	defer close(c.done)
 	defer c.db.close(ctx)
-	batch := make([]answer, 0, flushSize)
-	for {
-		batch = c.collect(batch[:0])
-		if len(batch) == 0 {
-			return
-		}
-		c.sendAll(ctx, batch)
+	for c.collect(ctx) {
+		c.flush(ctx)
 	}
 }
 
-// sendAll sends answers, and returns when the server has taken them, or the context has ended.
-func (c *completer) sendAll(ctx context.Context, batch []answer) {
-	var completions, failures, delayed, others []answer
-	for _, a := range batch {
-		switch {
-		case a.outcome == completed:
-			completions = append(completions, a)
-		case a.outcome == failed && a.delay != nil:
-			delayed = append(delayed, a)
-		case a.outcome == failed || a.outcome == committed:
-			failures = append(failures, a)
-		default:
-			others = append(others, a)
-		}
+// sendAll sends answers, and returns when the server has taken them, or the context has ended. No others are to come.
+func (c *completer) sendAll(ctx context.Context, answers []answer) {
+	c.finish()
+	for _, a := range answers {
+		c.of(a).put(a)
 	}
-	c.flush(ctx, completions, completeMany)
-	c.flush(ctx, failures, failMany)
-	c.flush(ctx, delayed, failMany)
-	c.flush(ctx, others, sendSingly)
+	c.flush(ctx)
+	for c.collect(ctx) {
+		c.flush(ctx)
+	}
 }
 
-// collect waits for an answer, and a little for others. It returns none when there will be no more.
-func (c *completer) collect(batch []answer) []answer {
+// collect waits for an answer, and a little for others, or until it is time to send one again that was refused. It returns false
+// when there is nothing left to be sent, or no time.
+func (c *completer) collect(ctx context.Context) bool {
+	answers, last := c.answers, c.last
+	if c.held() >= maxHeld {
+		answers = nil
+	}
+	if c.ending {
+		last = nil
+		for len(c.answers) > 0 {
+			a := <-c.answers
+			c.of(a).put(a)
+		}
+		if c.held() == 0 {
+			return false
+		}
+	}
+	wait := time.NewTimer(c.untilDue(time.Now()))
+	defer wait.Stop()
 	select {
-	case a := <-c.answers:
-		batch = append(batch, a)
-	case <-c.last:
+	case <-ctx.Done():
+		c.lost += c.held() + len(c.answers)
+		return false
+	case a := <-answers:
+		c.of(a).put(a)
+	case <-last:
+		c.ending = true
+		return true
+	case <-wait.C:
+		return true
 	}
-	delay := time.NewTimer(flushDelay)
-	defer delay.Stop()
-	for len(batch) < flushSize {
-		select {
-		case a := <-c.answers:
-			batch = append(batch, a)
+	wait.Reset(flushDelay)
+	for range min(flushSize, maxHeld-c.held()) - 1 {
+		select { // rather than to flush, when both are possible
+		case a := <-answers:
+			c.of(a).put(a)
 			continue
 		default:
 		}
 		select {
-		case a := <-c.answers:
-			batch = append(batch, a)
-		case <-delay.C:
-			return batch
-		case <-c.last:
-			select {
-			case a := <-c.answers:
-				batch = append(batch, a)
-			default:
-				return batch
-			}
+		case a := <-answers:
+			c.of(a).put(a)
+		case <-wait.C:
+			return true
+		case <-last:
+			c.ending = true
+			return true
 		}
 	}
-	return batch
+	return true
+}
+
+// untilDue is in how long something has to be sent again.
+func (c *completer) untilDue(now time.Time) time.Duration {
+	next := now.Add(time.Hour)
+	for _, o := range c.all {
+		if due, ok := o.next(); ok && due.Before(next) {
+			next = due
+		}
+	}
+	if next.Before(c.due) {
+		next = c.due
+	}
+	return next.Sub(now)
+}
+
+// flush sends what is to be sent now.
+func (c *completer) flush(ctx context.Context) {
+	for _, o := range c.all {
+		if now := time.Now(); !now.Before(c.due) && o.len() > 0 {
+			c.sendFresh(ctx, o, now)
+			c.sendSuspects(ctx, o)
+		}
+	}
 }
 
 type sendFunc func(context.Context, pipeline, []answer) (stale []int64, err error)
 
-// flush sends answers, again and again until the server takes them. What it refuses is found by sending one at a time.
-func (c *completer) flush(ctx context.Context, answers []answer, send sendFunc) {
-	if len(answers) == 0 {
-		return
-	}
-	var pause backoff
-	for {
-		stale, refused, err := c.try(ctx, answers, send)
-		if err == nil {
-			c.trouble.report(ctx, nil)
-			c.settle(ctx, answers, stale)
-			return
-		}
-		if refused {
-			if len(answers) == 1 {
-				c.refused(ctx, answers[0], err)
-				return
-			}
-			for i := range answers {
-				c.flush(ctx, answers[i:i+1], send)
-			}
-			return
-		}
-		if ctx.Err() == nil {
-			c.trouble.report(ctx, err)
-		}
-		if !sleep(ctx, pause.pause()) {
-			c.lost += len(answers)
-			return
-		}
-	}
-}
+// errUnreached is around errors of a server that was not reached, or does not want to be written to.
+type errUnreached struct{ error }
 
-// try sends answers once. Refused means that it would be the same the next time.
-func (c *completer) try(ctx context.Context, answers []answer, send sendFunc) (stale []int64, refused bool, err error) {
+func (e errUnreached) Unwrap() error { return e.error }
+
+// try sends answers once. Nobody who holds a lock keeps the others waiting for long.
+func (c *completer) try(ctx context.Context, answers []answer, send sendFunc, wait time.Duration) (stale []int64, err error) {
+	if err := c.db.open(ctx); err != nil {
+		return nil, errUnreached{err}
+	}
 	_, err = c.db.callUntil(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-		stale, err = send(ctx, pipeline{conn: conn}, answers)
+		stale, err = send(ctx, pipeline{conn: conn, lockTimeout: wait}, answers)
 		return err
 	})
-	if err == nil {
-		return stale, false, nil
+	if hasCode(err, readOnly) {
+		err = errUnreached{err}
 	}
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		return nil, isAboutTheAnswer(pg.Code), err
-	}
-	return nil, c.db.isOpen() && ctx.Err() == nil, err // it could not be encoded
+	return stale, err
 }
 
-// isAboutTheAnswer says whether the server has refused what an answer says. Anything else may be over the next time: a
-// privilege that was revoked, functions that are just being replaced.
-func isAboutTheAnswer(code string) bool {
+// isAboutTheAnswer says whether an error is about what an answer says, and will be the same the next time. Anything else may be
+// over by then: a privilege that was revoked, functions that are just being replaced.
+func (c *completer) isAboutTheAnswer(err error) bool {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return c.db.isOpen() // it could not be encoded
+	}
 	return slices.ContainsFunc([]string{
 		"22", // data: an argument that is out of range, an output that is no jsonb
 		"54", // limits of the server
 		"JQ",
-	}, func(class string) bool { return strings.HasPrefix(code, class) })
+	}, func(class string) bool { return strings.HasPrefix(pg.Code, class) })
 }
 
 func completeMany(ctx context.Context, db pipeline, answers []answer) ([]int64, error) {
@@ -242,8 +285,7 @@ func failMany(ctx context.Context, db pipeline, answers []answer) ([]int64, erro
 	return queries.FailMany(ctx, db, params)
 }
 
-// sendSingly sends answers for which there is no function that takes many. One that is stale fails them all: then they
-// are sent one at a time.
+// sendSingly sends answers for which there is no function that takes many. One that is stale fails them all.
 func sendSingly(ctx context.Context, db pipeline, answers []answer) (stale []int64, err error) {
 	// In the order in which all others lock claims.
 	answers = slices.SortedFunc(slices.Values(answers), func(a, b answer) int { return cmp.Compare(a.receipt, b.receipt) })
@@ -283,6 +325,9 @@ func (c *completer) settle(ctx context.Context, answers []answer, stale []int64)
 		isStale[id]++
 	}
 	var unexpected []int64
+	if len(stale) > 0 {
+		answers = slices.SortedStableFunc(slices.Values(answers), func(a, b answer) int { return cmp.Compare(a.receipt, b.receipt) })
+	}
 	for _, a := range answers {
 		a.answered()
 		stale := isStale[a.jobID] > 0
@@ -305,33 +350,6 @@ func (c *completer) settle(ctx context.Context, answers []answer, stale []int64)
 	}
 	if len(unexpected) > 0 {
 		c.log.InfoContext(ctx, "answers were stale", keyJobs, len(unexpected), keyJobIDs, unexpected)
-	}
-}
-
-// refused deals with an answer that the server will never take: an output that is no jsonb, say, or a delay that is
-// negative. The attempt fails with that.
-func (c *completer) refused(ctx context.Context, a answer, err error) {
-	err = mapError(err)
-	switch what, ok := refusable[a.outcome]; {
-	case ok && (a.outcome != failed || a.delay != nil):
-		what := "the " + what + " was refused"
-		c.warnings.warn(ctx, c.log, slog.LevelWarn, what, what+", so the attempt fails", keyJobID, a.jobID, keyError, err)
-		text := what + ": " + err.Error()
-		if a.failure != "" {
-			text += "; it was: " + a.failure
-		}
-		a.outcome, a.output, a.failure, a.delay = failed, nil, cleanText(text), nil
-		c.flush(ctx, []answer{a}, failMany)
-	case a.outcome == failed || a.outcome == committed:
-		// So that the job is not held for as long as the worker lives.
-		const what = "a failure was refused, so the job is put off, uncounted"
-		c.warnings.warn(ctx, c.log, slog.LevelError, what, what, keyJobID, a.jobID, keyError, err)
-		a.outcome, a.delay = postponed, new(longestPutOff)
-		c.flush(ctx, []answer{a}, sendSingly)
-	default: // it stays open until the worker ends
-		const what = "no answer is taken"
-		c.warnings.warn(ctx, c.log, slog.LevelError, what, what, keyJobID, a.jobID, keyError, err)
-		c.lost++
 	}
 }
 

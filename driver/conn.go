@@ -172,6 +172,8 @@ type pipeline struct {
 	lazy bool
 	// timeout bounds the query, if it is not zero.
 	timeout time.Duration
+	// lockTimeout bounds the wait for each lock, if it is not zero.
+	lockTimeout time.Duration
 }
 
 var _ gen.DBTX = pipeline{}
@@ -194,6 +196,9 @@ func (p pipeline) Query(ctx context.Context, sql string, args ...any) (pgx.Rows,
 	}
 	if p.timeout > 0 {
 		batch.Queue(fmt.Sprintf("set local statement_timeout = %d", p.timeout.Milliseconds()))
+	}
+	if p.lockTimeout > 0 {
+		batch.Queue(fmt.Sprintf("set local lock_timeout = %d", p.lockTimeout.Milliseconds()))
 	}
 	before := batch.Len()
 	batch.Queue(sql, args...)
@@ -224,6 +229,9 @@ func (p pipeline) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 func (p pipeline) all(ctx context.Context, f func(gen.DBTX)) error {
 	var batch pgx.Batch
 	batch.Queue("begin isolation level read committed")
+	if p.lockTimeout > 0 {
+		batch.Queue(fmt.Sprintf("set local lock_timeout = %d", p.lockTimeout.Milliseconds()))
+	}
 	f(recorder{&batch})
 	batch.Queue("commit")
 	return p.conn.SendBatch(ctx, &batch).Close()

@@ -36,3 +36,10 @@ func SleepUntilNotified(t *testing.T) {
 	longestDistance = 40 * time.Millisecond
 	t.Cleanup(func() { longestDistance = old })
 }
+
+// SetRefusalPatience changes for how long answers that are all refused are sent again until the test ends.
+func SetRefusalPatience(t *testing.T, patience time.Duration) {
+	old := refusalPatience
+	refusalPatience = patience
+	t.Cleanup(func() { refusalPatience = old })
+}

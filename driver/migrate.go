@@ -51,6 +51,18 @@ begin
 end
 $$`
 
+// warnOfEncoding says what an encoding means that does not have all characters.
+const warnOfEncoding = `
+do $$
+begin
+  if current_setting('server_encoding') <> 'UTF8' then
+    raise warning using message = 'the encoding of this database is ' || current_setting('server_encoding') || ', not UTF8',
+      detail = 'Jobs can hold only the characters that it has: an enqueue, or an output, with another one is refused, and errors are stored with escapes.',
+      hint = 'Install Awa in a database with encoding UTF8.';
+  end if;
+end
+$$`
+
 // MigrateResult says what [Migrate] did.
 type MigrateResult struct {
 	SchemaBefore int32  // number of the last migration before, 0 for a new installation
@@ -60,7 +72,8 @@ type MigrateResult struct {
 	Shared       bool   // whether members of the roles of Awa (awa_producer and so on) may use them too
 
 	// Warnings are what the server said meanwhile. There is one when the role may not create the roles of Awa, so that
-	// Awa is installed for this role alone, and one when its functions can't be given to awa_owner.
+	// Awa is installed for this role alone, one when its functions can't be given to awa_owner, and one when the database's
+	// encoding is not UTF8.
 	Warnings []*pgconn.Notice
 }
 
@@ -140,6 +153,9 @@ func (r *MigrateResult) install(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	if r.Functions, err = gen.New().Version(ctx, conn); err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, warnOfEncoding); err != nil {
 		return err
 	}
 	return conn.QueryRow(ctx, "select current_user, exists (select from pg_roles where rolname = 'awa_producer')").Scan(&r.Role, &r.Shared)

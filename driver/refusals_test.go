@@ -1,0 +1,302 @@
+package driver_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/internal/testdb"
+)
+
+func execute(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) {
+	t.Helper()
+	_, err := pool.Exec(t.Context(), sql, args...)
+	require.NoError(t, err)
+}
+
+// refuse has the server refuse rows of a table, for as long as the trigger that it makes is there.
+func refuse(t *testing.T, pool *pgxpool.Pool, table, when, code string) {
+	t.Helper()
+	execute(t, pool, fmt.Sprintf(`
+		create or replace function public.refuse() returns trigger language plpgsql as $$ begin
+		  if %s then raise exception using errcode = '%s', message = 'not this one'; end if;
+		  return new;
+		end $$;
+		create trigger refuse before insert on %s for each row execute function public.refuse()`, when, code, table))
+}
+
+// together runs a worker on jobs whose handlers return at the same time, all but those that come when the others have.
+func together(t *testing.T, pool *pgxpool.Pool, texts []string, maxAttempts int, cfg driver.WorkerConfig, verdict func(*driver.Job[note]) error) (ids []int64) {
+	t.Helper()
+	for _, text := range texts {
+		ids = append(ids, enqueue(t, pool, note{text}, driver.EnqueueOptions{MaxAttempts: maxAttempts}))
+	}
+	var all sync.WaitGroup
+	all.Add(len(texts))
+	var first sync.Map
+	cfg.NoMaintenance = true
+	runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		if _, again := first.LoadOrStore(job.ID, true); !again {
+			all.Done()
+			all.Wait()
+		}
+		return verdict(job)
+	}), cfg)
+	return ids
+}
+
+func withOutput(job *driver.Job[note]) error {
+	job.SetOutput(job.Args.Text)
+	return nil
+}
+
+// texts returns so many texts, with a few others among them.
+func texts(n int, others ...string) (all []string) {
+	for i := range n {
+		all = append(all, fmt.Sprint("text ", i))
+		if i < len(others) {
+			all = append(all, others[i])
+		}
+	}
+	return all
+}
+
+// Whatever the server refuses one answer with, the others of its batch are taken, and that one fails its attempt, counted.
+func TestAnswerThatIsRefusedThoughOthersPass(t *testing.T) {
+	for _, code := range []string{"P0001", "23514", "42501", "XX001", "53100", "57014"} {
+		t.Run(code, func(t *testing.T) {
+			driver.SetRefusalPatience(t, time.Hour)
+			pool := testdb.New(t)
+			refuse(t, pool, "awa.done_entries", "new.state = 'completed' and new.args->>'text' like 'bad%'", code)
+			all := texts(60, "bad 1", "bad 2")
+			for i, id := range together(t, pool, all, 1, driver.WorkerConfig{}, withOutput) {
+				if !strings.HasPrefix(all[i], "bad") {
+					assert.Empty(t, waitForState(t, pool, id, "completed").Errors)
+					continue
+				}
+				job := waitForState(t, pool, id, "failed")
+				require.Len(t, job.Errors, 1)
+				assert.Contains(t, job.Errors[0].Error, "the completion was refused: not this one (SQLSTATE "+code+")")
+			}
+		})
+	}
+}
+
+// When all answers are refused the trouble is the server's: they are kept, and none fails.
+func TestAnswersThatAreAllRefusedForAWhile(t *testing.T) {
+	for _, code := range []string{"P0001", "42501", "53100"} {
+		t.Run(code, func(t *testing.T) {
+			driver.SetRefusalPatience(t, time.Hour)
+			pool := testdb.New(t)
+			refuse(t, pool, "awa.lease_claim_closures", "true", code)
+			var log syncBuffer
+			ids := together(t, pool, texts(60), 1, driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))}, withOutput)
+			waitFor(t, func() bool { return strings.Contains(log.String(), "answers can't be sent") }, "nothing is refused")
+			execute(t, pool, "drop trigger refuse on awa.lease_claim_closures")
+			for _, id := range ids {
+				job := waitForState(t, pool, id, "completed")
+				assert.Empty(t, job.Errors)
+				assert.Equal(t, 1, job.Attempt)
+			}
+			assert.Contains(t, log.String(), "no longer: answers can't be sent")
+		})
+	}
+}
+
+// When all answers of one kind are refused for long, for a reason that does not pass by itself, the attempts fail, as far as the
+// server takes that.
+func TestAnswersOfOneKindThatAreRefused(t *testing.T) {
+	driver.SetRefusalPatience(t, 10*time.Millisecond)
+	for name, c := range map[string]struct {
+		function string
+		verdict  func(*driver.Job[note]) error
+		text     string
+	}{
+		"completions": {"complete_many(job_ids bigint[], receipts bigint[], outputs jsonb[] default null) returns setof bigint", withOutput, "the completion was refused: not today"},
+		"discards":    {"discard(job_id bigint, receipt bigint, error text, details jsonb default null) returns text", func(*driver.Job[note]) error { return driver.Discard(errors.New("no")) }, "the discard was refused: not today"},
+		"snoozes":     {"snooze(job_id bigint, receipt bigint, delay interval) returns void", func(*driver.Job[note]) error { return driver.Snooze(time.Hour) }, "the snooze was refused: not today"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := testdb.New(t)
+			execute(t, pool, "create or replace function awa."+c.function+" language plpgsql as $$ begin raise exception using errcode = '42501', message = 'not today'; end $$")
+			for _, id := range together(t, pool, texts(30), 1, driver.WorkerConfig{}, c.verdict) {
+				job := waitForState(t, pool, id, "failed")
+				require.Len(t, job.Errors, 1)
+				assert.Contains(t, job.Errors[0].Error, c.text)
+			}
+		})
+	}
+}
+
+// A failure whose text is refused is stored without it.
+func TestTextOfAFailureThatIsRefused(t *testing.T) {
+	pool := testdb.New(t)
+	refuse(t, pool, "awa.done_entries", "new.errors::text like '%boom%'", "P0001")
+	all := texts(30, "bad")
+	for i, id := range together(t, pool, all, 1, driver.WorkerConfig{}, func(job *driver.Job[note]) error {
+		if job.Args.Text == "bad" {
+			return errors.New("boom")
+		}
+		return errors.New("no")
+	}) {
+		job := waitForState(t, pool, id, "failed")
+		require.Len(t, job.Errors, 1)
+		assert.Equal(t, map[bool]string{false: "no", true: "the attempt failed, but the server refused to store why (SQLSTATE P0001)"}[all[i] == "bad"], job.Errors[0].Error)
+	}
+}
+
+// Answers that can't pass together, because that takes too long or too much memory, pass in smaller parcels.
+func TestAnswersThatAreTooMuchTogether(t *testing.T) {
+	for name, tooMuch := range map[string]string{
+		"statement_timeout": "raise exception using errcode = '57014', message = 'canceling statement due to statement timeout'",
+		"memory":            "raise exception using errcode = '53200', message = 'out of memory'",
+		"silence":           "perform pg_sleep(3600)",
+	} {
+		t.Run(name, func(t *testing.T) {
+			driver.SetCallTimeouts(t, time.Second, time.Second)
+			driver.SetRefusalPatience(t, time.Hour)
+			pool := testdb.New(t)
+			execute(t, pool, `
+				create function public.measure() returns trigger language plpgsql as $$ begin
+				  if (select sum(length(n.output::text)) from new_rows n) > 50000 then `+tooMuch+`; end if;
+				  return null;
+				end $$;
+				create trigger measure after insert on awa.done_entries referencing new table as new_rows for each statement execute function public.measure()`)
+			for _, id := range together(t, pool, texts(60), 1, driver.WorkerConfig{}, func(job *driver.Job[note]) error {
+				job.SetOutput(strings.Repeat("x", 20_000))
+				return nil
+			}) {
+				job := waitForState(t, pool, id, "completed")
+				assert.Empty(t, job.Errors)
+				assert.Equal(t, 1, job.Attempt)
+			}
+		})
+	}
+}
+
+// An answer that waits for somebody who holds its attempt keeps no other one waiting, however long that is.
+func TestAnswerBesideAnOpenTransaction(t *testing.T) {
+	driver.SetRefusalPatience(t, 0)
+	pool := testdb.New(t)
+	held, goOn := make(chan int64), make(chan struct{})
+	var log syncBuffer
+	ids := together(t, pool, texts(30, "held"), 1, driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(job *driver.Job[note]) error {
+		if job.Args.Text == "held" {
+			held <- job.ID
+		}
+		<-goOn
+		return nil
+	})
+	id := receive(t, held)
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(context.Background())
+	_, err = driver.NewClient(pool).CancelTx(t.Context(), tx, id, "")
+	require.NoError(t, err)
+	close(goOn)
+	for _, other := range ids {
+		if other != id {
+			waitForState(t, pool, other, "completed")
+		}
+	}
+	// Also those that come later, while it is sent again and again.
+	waitFor(t, func() bool { return strings.Contains(log.String(), "an answer is refused, though others are taken") }, "it is not refused")
+	require.NoError(t, tx.Rollback(t.Context()))
+	job := waitForState(t, pool, id, "completed")
+	assert.Empty(t, job.Errors)
+	assert.Equal(t, 1, job.Attempt)
+}
+
+// RunOne has nothing to compare its answer with.
+func TestRunOneWhoseAnswerIsRefused(t *testing.T) {
+	pool := testdb.New(t)
+	refuse(t, pool, "awa.done_entries", "new.state = 'completed'", "P0001")
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1})
+	w, err := driver.NewWorker(pool, handle(func(_ context.Context, job *driver.Job[note]) error { return withOutput(job) }), driver.WorkerConfig{Logger: logger(t)})
+	require.NoError(t, err)
+	ran, err := w.RunOne(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, ran.Err)
+	assert.Contains(t, waitForState(t, pool, id, "failed").Errors[0].Error, "the completion was refused")
+}
+
+// A worker that is stopped does not leave open what is refused.
+func TestStopBesideARefusedAnswer(t *testing.T) {
+	driver.SetRefusalPatience(t, time.Hour)
+	pool := testdb.New(t)
+	refuse(t, pool, "awa.done_entries", "new.state = 'completed'", "P0001")
+	var log syncBuffer
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1})
+	stop := runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error { return withOutput(job) }),
+		driver.WorkerConfig{NoMaintenance: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	waitFor(t, func() bool { return strings.Contains(log.String(), "answers can't be sent") }, "nothing is refused")
+	require.NoError(t, stop())
+	assert.Contains(t, waitForState(t, pool, id, "failed").Errors[0].Error, "the completion was refused")
+}
+
+// latin1URL returns the URL of a new database whose encoding does not have most characters.
+func latin1URL(t *testing.T) string {
+	t.Helper()
+	server := ownServer(t, nil)
+	execute(t, untapped(t, server.URL()), "create database latin1 encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0")
+	u, err := url.Parse(server.URL())
+	require.NoError(t, err)
+	u.Path = "/latin1"
+	query := u.Query()
+	query.Set("client_encoding", "UTF8") // without that, what Go writes is taken for LATIN1, byte by byte
+	u.RawQuery = query.Encode()
+	result, err := driver.Migrate(t.Context(), u.String())
+	require.NoError(t, err)
+	require.Len(t, result.Warnings, 1)
+	assert.Equal(t, "the encoding of this database is LATIN1, not UTF8", result.Warnings[0].Message)
+	return u.String()
+}
+
+// In a database whose encoding does not have a character, each attempt ends all the same, counted, with a text that can be read.
+func TestTextsThatTheEncodingDoesNotHave(t *testing.T) {
+	pool := untapped(t, latin1URL(t))
+	const text = "→ \xff 𝄞 ü"
+	const stored = `\u2192 \ufffd \U0001d11e \u00fc`
+	for verdict, want := range map[string]struct {
+		err         error
+		state, text string
+	}{
+		"fail":    {errors.New(text), "failed", stored},
+		"retry":   {driver.RetryAfter(time.Hour, errors.New(text)), "failed", stored},
+		"discard": {driver.Discard(errors.New(text)), "failed", stored},
+		"cancel":  {driver.Cancel(text), "cancelled", stored},
+		"latin1":  {errors.New("ü"), "failed", "ü"},
+		"output":  {nil, "failed", "the completion was refused: "},
+	} {
+		t.Run(verdict, func(t *testing.T) {
+			all := texts(5, "bad")
+			for i, id := range together(t, pool, all, 1, driver.WorkerConfig{}, func(job *driver.Job[note]) error {
+				if job.Args.Text != "bad" {
+					return nil
+				}
+				job.SetOutput(text)
+				return want.err
+			}) {
+				if all[i] != "bad" {
+					waitForState(t, pool, id, "completed")
+					continue
+				}
+				job := waitForState(t, pool, id, want.state)
+				require.Len(t, job.Errors, 1)
+				assert.Contains(t, job.Errors[0].Error, want.text)
+				assert.Equal(t, 1, job.Attempt)
+			}
+		})
+	}
+}
