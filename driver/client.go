@@ -38,7 +38,7 @@ type Args interface {
 type EnqueueOptions struct {
 	Queue       string    // 1 to 200 characters, "default" by default; a queue exists from its first job
 	Priority    int       // 1 (first) to 4 (last); by default the queue's, which is 2 unless configured
-	RunAt       time.Time // not before this time; a time in the past means now, as the zero value does
+	RunAt       time.Time // not before this time, which is before the year 10000; a time in the past means now, as the zero value does
 	MaxAttempts int       // 1 to 1000; by default the queue's, which is 25 unless configured
 	Tags        []string  // at most 20
 	Metadata    any       // stored as JSON beside the arguments; nil for none
@@ -103,6 +103,10 @@ func (c *Client) EnqueueUniqueTx(ctx context.Context, tx DBTX, args Args, unique
 	if err != nil {
 		return 0, false, fmt.Errorf("enqueue: %w", err)
 	}
+	runAt, err := optionalTime("RunAt", opts.RunAt)
+	if err != nil {
+		return 0, false, fmt.Errorf("enqueue: %w", err)
+	}
 	row, err := queries.EnqueueUnique(ctx, tx, gen.EnqueueUniqueParams{
 		Queue:        cmp.Or(opts.Queue, DefaultQueue),
 		Kind:         args.Kind(),
@@ -112,7 +116,7 @@ func (c *Client) EnqueueUniqueTx(ctx context.Context, tx DBTX, args Args, unique
 		UniquePeriod: optional(unique.Period),
 		UniqueStates: unique.States,
 		Priority:     optionalInt(opts.Priority),
-		RunAt:        optionalTime(opts.RunAt),
+		RunAt:        runAt,
 		MaxAttempts:  optionalInt(opts.MaxAttempts),
 		Tags:         opts.Tags,
 		Metadata:     metadata,
@@ -178,7 +182,6 @@ func enqueue(ctx context.Context, tx DBTX, args []Args, opts EnqueueOptions) ([]
 		Kind:        args[0].Kind(),
 		Args:        make([]json.RawMessage, len(args)),
 		Priority:    optionalInt(opts.Priority),
-		RunAt:       optionalTime(opts.RunAt),
 		MaxAttempts: optionalInt(opts.MaxAttempts),
 		Tags:        opts.Tags,
 	}
@@ -192,6 +195,9 @@ func enqueue(ctx context.Context, tx DBTX, args []Args, opts EnqueueOptions) ([]
 		}
 	}
 	if params.Metadata, err = encode("metadata", opts.Metadata); err != nil {
+		return nil, fmt.Errorf("enqueue: %w", err)
+	}
+	if params.RunAt, err = optionalTime("RunAt", opts.RunAt); err != nil {
 		return nil, fmt.Errorf("enqueue: %w", err)
 	}
 	ids, err := queries.EnqueueMany(ctx, tx, params)
@@ -230,11 +236,18 @@ func optional[T comparable](v T) *T {
 	return &v
 }
 
-func optionalTime(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
+// What a timestamptz holds, in seconds since 1970: from 4713 BC to the year 294276.
+const minTime, maxTime = -210_866_803_200, 9_224_318_015_999
+
+// optionalTime leaves out what is zero, and refuses what the server does not have: it would become another time on the way.
+func optionalTime(name string, t time.Time) (*time.Time, error) {
+	switch s := t.Unix(); { // times that are further away don't compare
+	case t.IsZero():
+		return nil, nil
+	case s < minTime || s > maxTime:
+		return nil, fmt.Errorf("%s must be between 4713 BC and the year 294276, and not %d s from 1970", name, s)
 	}
-	return &t
+	return &t, nil
 }
 
 // optionalInt leaves out what is zero. What does not fit is refused by the server, as anything out of range is.

@@ -331,3 +331,80 @@ func TestRolledBackEnqueueIsNeverRun(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, driver.QueueCounts{Queue: driver.DefaultQueue, Completed: 1}, counts)
 }
+
+// Times that the server does not have are refused, and not taken for others.
+func TestExtremeTimes(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	call := map[string]func(time.Time) error{
+		"enqueue": func(at time.Time) error {
+			_, err := client.Enqueue(t.Context(), note{}, driver.EnqueueOptions{RunAt: at})
+			return err
+		},
+		"enqueue many": func(at time.Time) error {
+			_, err := client.EnqueueMany(t.Context(), []driver.Args{note{}}, driver.EnqueueOptions{RunAt: at})
+			return err
+		},
+		"enqueue unique": func(at time.Time) error {
+			_, _, err := client.EnqueueUnique(t.Context(), note{at.String()}, driver.UniqueOptions{}, driver.EnqueueOptions{RunAt: at})
+			return err
+		},
+	}
+	filters := map[string]func(driver.JobFilter) (int64, error){
+		"cancel where": func(f driver.JobFilter) (int64, error) { return client.CancelWhere(t.Context(), f) },
+		"retry where":  func(f driver.JobFilter) (int64, error) { return client.RetryWhere(t.Context(), f) },
+		"purge":        func(f driver.JobFilter) (int64, error) { return client.PurgeDLQ(t.Context(), f) },
+	}
+	const firstSecond, lastSecond = -210_866_803_200, 9_224_318_015_999 // 4713-11-24 BC, 294276-12-31 23:59:59
+	for _, seconds := range []int64{math.MinInt64, firstSecond - 1, lastSecond + 1, math.MaxInt64} {
+		for name, call := range call {
+			assert.ErrorContains(t, call(time.Unix(seconds, 0)), "RunAt must be between", name)
+		}
+		for name, call := range filters {
+			_, err := call(driver.JobFilter{Queue: "default", Before: time.Unix(seconds, 0)})
+			assert.ErrorContains(t, err, "Before must be between", name)
+		}
+	}
+	assert.Zero(t, queryValue[int](t, pool, "select count(*) from awa.jobs"))
+	for _, seconds := range []int64{firstSecond, math.MaxInt64 / 1_000_000, lastSecond} {
+		for name, call := range filters {
+			_, err := call(driver.JobFilter{Queue: "default", Before: time.Unix(seconds, 0)})
+			assert.NoError(t, err, name)
+		}
+	}
+	const lastRun = 253_402_300_799 // 9999-12-31 23:59:59
+	for name, call := range call {
+		assert.NoError(t, call(time.Unix(firstSecond, 0)), name)
+		assert.NoError(t, call(time.Unix(lastRun, 0)), name)
+		assert.ErrorContains(t, call(time.Unix(lastRun+1, 0)), "run_at must be a time before the year 10000", name)
+	}
+	assert.Equal(t, "available, scheduled", queryValue[string](t, pool, "select string_agg(distinct state, ', ' order by state) from awa.jobs"))
+}
+
+// Durations that the server does not take are refused with the argument's name, whatever they are.
+func TestExtremeDurations(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	for _, d := range []time.Duration{math.MinInt64, -1_000_000, math.MaxInt64} {
+		_, _, err := client.EnqueueUnique(t.Context(), note{}, driver.UniqueOptions{Period: d}, driver.EnqueueOptions{})
+		assert.ErrorContains(t, err, "unique_period must", d)
+		for verdict, text := range map[error]string{
+			driver.Snooze(d): "delay must be between 0 and 10 years",
+			driver.RetryAfter(d, errors.New("a boom")): "retry_after must be between 0 and 10 years",
+		} {
+			id := enqueue(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1})
+			var extended error
+			w, err := driver.NewWorker(pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
+				_, extended = job.Extend(ctx, d)
+				return verdict
+			}), driver.WorkerConfig{Logger: logger(t)})
+			require.NoError(t, err)
+			_, err = w.RunOne(t.Context())
+			require.NoError(t, err)
+			assert.ErrorContains(t, extended, "lease must be between 1 millisecond and 1 year")
+			assert.Contains(t, waitForState(t, pool, id, "failed").Errors[0].Error, text)
+		}
+		_, err = driver.NewWorker(pool, driver.NewHandlers(), driver.WorkerConfig{Lease: d})
+		assert.ErrorContains(t, err, "Lease must be between")
+	}
+}

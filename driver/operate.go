@@ -95,7 +95,11 @@ func (c *Client) CancelWhere(ctx context.Context, filter JobFilter) (int64, erro
 
 // CancelWhereTx is [Client.CancelWhere] inside the caller's transaction: see [Client.CancelTx].
 func (c *Client) CancelWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (int64, error) {
-	n, err := queries.CancelWhere(ctx, tx, gen.CancelWhereParams(filter.params()))
+	params, err := filter.params()
+	if err != nil {
+		return 0, fmt.Errorf("cancel jobs: %w", err)
+	}
+	n, err := queries.CancelWhere(ctx, tx, gen.CancelWhereParams(params))
 	if err != nil {
 		return 0, fmt.Errorf("cancel jobs: %w", mapError(err))
 	}
@@ -112,7 +116,11 @@ func (c *Client) RetryWhere(ctx context.Context, filter JobFilter) (int64, error
 
 // RetryWhereTx is [Client.RetryWhere] inside the caller's transaction: the jobs may run when that commits.
 func (c *Client) RetryWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (int64, error) {
-	n, err := queries.RetryWhere(ctx, tx, gen.RetryWhereParams(filter.params()))
+	params, err := filter.params()
+	if err != nil {
+		return 0, fmt.Errorf("retry jobs: %w", err)
+	}
+	n, err := queries.RetryWhere(ctx, tx, gen.RetryWhereParams(params))
 	if err != nil {
 		return 0, fmt.Errorf("retry jobs: %w", mapError(err))
 	}
@@ -127,7 +135,11 @@ func (c *Client) PurgeDLQ(ctx context.Context, filter JobFilter) (int64, error) 
 
 // PurgeDLQTx is [Client.PurgeDLQ] inside the caller's transaction.
 func (c *Client) PurgeDLQTx(ctx context.Context, tx DBTX, filter JobFilter) (int64, error) {
-	n, err := queries.PurgeDLQ(ctx, tx, gen.PurgeDLQParams(filter.params()))
+	params, err := filter.params()
+	if err != nil {
+		return 0, fmt.Errorf("purge dead letters: %w", err)
+	}
+	n, err := queries.PurgeDLQ(ctx, tx, gen.PurgeDLQParams(params))
 	if err != nil {
 		return 0, fmt.Errorf("purge dead letters: %w", mapError(err))
 	}
@@ -135,11 +147,11 @@ func (c *Client) PurgeDLQTx(ctx context.Context, tx DBTX, filter JobFilter) (int
 }
 
 // params leaves out what is not set.
-func (f JobFilter) params() gen.CancelWhereParams {
+func (f JobFilter) params() (gen.CancelWhereParams, error) {
+	before, err := optionalTime("Before", f.Before)
 	return gen.CancelWhereParams{
-		Queue: optional(f.Queue), Kind: optional(f.Kind), State: optional(f.State),
-		Before: optionalTime(f.Before), MaxJobs: optionalInt(f.MaxJobs),
-	}
+		Queue: optional(f.Queue), Kind: optional(f.Kind), State: optional(f.State), Before: before, MaxJobs: optionalInt(f.MaxJobs),
+	}, err
 }
 
 // DropQueue removes a queue, its settings, and its jobs that wait, failed, were cancelled or are dead, in a transaction of

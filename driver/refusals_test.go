@@ -164,7 +164,7 @@ func TestAnswersThatAreTooMuchTogether(t *testing.T) {
 		"silence":           "perform pg_sleep(3600)",
 	} {
 		t.Run(name, func(t *testing.T) {
-			driver.SetCallTimeouts(t, time.Second, time.Second)
+			driver.SetCallTimeouts(t, 4*time.Second, 4*time.Second)
 			driver.SetRefusalPatience(t, time.Hour)
 			pool := testdb.New(t)
 			execute(t, pool, `
