@@ -19,7 +19,7 @@ func (s *session) says(topic, message string) (row string) {
 			row = rows[0]
 		}
 		return len(rows) > 0
-	}, 20*time.Second, 20*time.Millisecond, "health never said %q", message)
+	}, patience, 20*time.Millisecond, "health never said %q", message)
 	return row
 }
 
@@ -43,7 +43,7 @@ func TestHealthNamesWhoHoldsAQueue(t *testing.T) {
 			require.Len(t, holder.claim("q", 1), 1)
 		case "active":
 			require.Len(t, holder.claim("q", 1), 1)
-			cancelled := holder.background("select pg_sleep(60)")
+			cancelled := holder.background("select pg_sleep(600)")
 			t.Cleanup(func() { s.exec("select pg_terminate_backend($1)", holder.pid); _ = cancelled() })
 		case "prepared":
 			holder.exec("select awa.cancel($1)", ids[2])
