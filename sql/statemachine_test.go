@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -174,31 +175,51 @@ func settings() (all []setting) {
 // docs/state-machine.md is what happens: each of its edges can be walked, from wherever a job in that state may be; no call leads elsewhere; and a call that is refused changes nothing.
 func TestStateMachine(t *testing.T) {
 	rules, states := readStateMachine(t)
-	walked := map[edge]map[string]bool{}
+	walked := &walks{homes: map[edge]map[string]bool{}}
 	homes := map[string]map[string]bool{"start": {"": true}}
 	t.Run("start", func(t *testing.T) { walkStart(t, rules, walked) })
-	for _, way := range settings() {
-		if homes[way.state] == nil {
-			homes[way.state] = map[string]bool{}
+	t.Run("ways", func(t *testing.T) {
+		for _, way := range settings() {
+			if homes[way.state] == nil {
+				homes[way.state] = map[string]bool{}
+			}
+			homes[way.state][way.home] = true
+			t.Run(way.state+", "+way.home, func(t *testing.T) {
+				t.Parallel() // with each other: this is the longest of all tests
+				walk(t, way, rules, walked)
+			})
 		}
-		homes[way.state][way.home] = true
-		t.Run(way.state+", "+way.home, func(t *testing.T) { walk(t, way, rules, walked) })
-	}
+	})
 	for _, state := range states {
 		require.Equal(t, state != "waiting_external", len(homes[state]) > 0, "ways to become %s", state)
 	}
 	pruned, expired := edge{"completed", "gone", "prune_oldest"}, edge{"completed", "gone", "expire_history"}
 	for home := range homes["completed"] {
-		require.NotEqual(t, walked[pruned][home], walked[expired][home], "%s: it goes with its segment, or expires", home)
-		walked[pruned][home], walked[expired][home] = true, true
+		require.NotEqual(t, walked.homes[pruned][home], walked.homes[expired][home], "%s: it goes with its segment, or expires", home)
+		walked.homes[pruned][home], walked.homes[expired][home] = true, true
 	}
 	for e := range rules {
 		for home := range homes[e.from] {
-			if !walked[e][home] {
+			if !walked.homes[e][home] {
 				t.Errorf("%s did not lead from %s (%s) to %s", e.function, e.from, home, e.to)
 			}
 		}
 	}
+}
+
+// walks are the edges that were walked, and from where. They are safe for concurrent use while they are added to.
+type walks struct {
+	mu    sync.Mutex
+	homes map[edge]map[string]bool
+}
+
+func (w *walks) add(e edge, home string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.homes[e] == nil {
+		w.homes[e] = map[string]bool{}
+	}
+	w.homes[e][home] = true
 }
 
 // readStateMachine reads the table of edges, and the states. The diagram says the same.
@@ -241,7 +262,7 @@ func readStateMachine(t *testing.T) (rules map[edge]rule, states []string) {
 }
 
 // walkStart takes the edges of jobs that there are not yet.
-func walkStart(t *testing.T, rules map[edge]rule, walked map[edge]map[string]bool) {
+func walkStart(t *testing.T, rules map[edge]rule, walked *walks) {
 	s := newDatabase(t).session()
 	functions := map[string]bool{}
 	for i, step := range steps {
@@ -257,7 +278,7 @@ func walkStart(t *testing.T, rules map[edge]rule, walked map[edge]map[string]boo
 		require.Equal(t, rule{"from 0", "held"}, rules[e])
 		require.Zero(t, after.attempt)
 		require.Equal(t, step.function == "enqueue_unique", after.holdsKey)
-		walked[e] = map[string]bool{"": true}
+		walked.add(e, "")
 	}
 	for _, function := range list[string](s, `
 		select p.proname::text from pg_proc p
@@ -267,7 +288,7 @@ func walkStart(t *testing.T, rules map[edge]rule, walked map[edge]map[string]boo
 }
 
 // walk takes every step from one state.
-func walk(t *testing.T, way setting, rules map[edge]rule, walked map[edge]map[string]bool) {
+func walk(t *testing.T, way setting, rules map[edge]rule, walked *walks) {
 	s := newDatabase(t).session()
 	s.exec("set plan_cache_mode = force_generic_plan; set synchronous_commit = off") // looking at a job takes longer to plan, and to be on disk, than to do
 	foreign := s.enqueue("foreign")
@@ -353,10 +374,7 @@ func walk(t *testing.T, way setting, rules map[edge]rule, walked map[edge]map[st
 		if step.function == "run_maintenance" {
 			continue // it may have been another part
 		}
-		if walked[e] == nil {
-			walked[e] = map[string]bool{}
-		}
-		walked[e][way.home] = true
+		walked.add(e, way.home)
 	}
 	require.Equal(t, "running", s.state(foreign), "its receipt was used for other jobs")
 }
