@@ -473,24 +473,18 @@ func TestRegistersAgainWhenUnknown(t *testing.T) {
 // An answer that comes too late is nobody's error.
 func TestStaleAnswer(t *testing.T) {
 	pool := testdb.New(t)
-	started, finish := make(chan struct{}), make(chan struct{})
+	started, finish := make(chan int64, 1), make(chan struct{})
 	var log bytes.Buffer
-	var runs atomic.Int32
-	stop := runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error {
-		if runs.Add(1) == 1 {
-			started <- struct{}{}
-			<-finish
-		}
+	stop := runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		started <- job.Receipt
+		<-finish
 		return nil
 	}), driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
-	receive(t, started)
-	_, err := pool.Exec(t.Context(), "select awa.deregister_worker(worker_id) from awa.workers")
-	require.NoError(t, err)
-	waitForState(t, pool, id, "completed") // by the second run
+	require.NoError(t, driver.NewClient(pool).CompleteTx(t.Context(), pool, id, receive(t, started), "first"))
 	close(finish)
 	require.NoError(t, stop())
-	assert.EqualValues(t, 2, runs.Load())
+	assert.JSONEq(t, `"first"`, string(waitForState(t, pool, id, "completed").Output))
 	assert.Contains(t, log.String(), "answers were stale")
 	assert.NotContains(t, log.String(), "level=ERROR")
 }
