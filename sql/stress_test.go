@@ -76,6 +76,13 @@ func (b *book) move(job int64) {
 	b.moved[job] = true
 }
 
+// has says whether an attempt has ended so.
+func (b *book) has(e ending) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.ContainsFunc(b.attempts, func(a attempt) bool { return a.ending == e })
+}
+
 func (b *book) known() []int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -113,9 +120,9 @@ func TestStress(t *testing.T) {
 	newClient := func(id int) *client {
 		return &client{db: testdb.Connect(t, url), rand: rand.New(rand.NewPCG(seed, uint64(id))), book: books, id: id}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), *stressTime+90*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), *stressTime+2*patience)
 	defer cancel()
-	produce, stopProducing := context.WithTimeout(ctx, *stressTime)
+	produce, stopProducing := context.WithCancel(ctx)
 	defer stopProducing()
 	work, stopWorking := context.WithCancel(ctx)
 	defer stopWorking()
@@ -161,7 +168,12 @@ func TestStress(t *testing.T) {
 	require.NoError(t, err)
 	pruner := newClient(202)
 	turns := map[string]int{}
-	run(&workers, work, func(ctx context.Context) error { return pruner.prune(ctx, turns) })
+	var truncated atomic.Int64
+	run(&workers, work, func(ctx context.Context) error {
+		err := pruner.prune(ctx, turns)
+		truncated.Store(int64(turns["truncated"]))
+		return err
+	})
 	auditor, oldAuditor := newClient(203), newClient(204)
 	audits, oldAudits := 0, 0
 	run(&workers, work, books.beside(3, func(ctx context.Context) error { audits++; return auditor.audit(ctx) }))
@@ -170,6 +182,15 @@ func TestStress(t *testing.T) {
 		run(&producers, produce, books.beside(1, newClient(400+i).operate))
 	}
 
+	// On a busy machine the segments turn slowly, and less happens.
+	select {
+	case <-time.After(*stressTime):
+	case <-ctx.Done():
+	}
+	for ctx.Err() == nil && (truncated.Load() <= int64(stressTime.Seconds()/4) || !books.has(taken)) {
+		time.Sleep(20 * time.Millisecond)
+	}
+	stopProducing()
 	producers.Wait()
 	settled := newClient(300)
 	if _, err := settled.db.Exec(ctx, "select awa.resume_queue($1)", stressQueues[3]); err != nil {
@@ -283,7 +304,6 @@ func TestStress(t *testing.T) {
 	require.LessOrEqual(t, changed, int64(len(books.attempts)/1000), "updates and deletes on the hot families")
 	t.Logf("%d jobs committed, %d attempts, %d reads of all states, %d audits and %d of the past, ends %v, of attempts %v, turns %v",
 		len(books.committed), len(books.attempts), reads, audits, oldAudits, ends, endings, turns)
-	require.Greater(t, turns["truncated"], int(stressTime.Seconds()/4), "segments do not turn: the test tests too little")
 	require.Positive(t, reads)
 	require.Positive(t, audits)
 	require.Positive(t, oldAudits)
