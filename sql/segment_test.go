@@ -25,7 +25,7 @@ func (s *session) prune() string {
 func (s *session) pruneOn() string {
 	s.Helper()
 	for {
-		if outcome := s.prune(); outcome != "cleaned" && outcome != "truncating" {
+		if outcome := s.prune(); outcome != "cleaning" && outcome != "cleaned" && outcome != "truncating" {
 			return outcome
 		}
 	}

@@ -166,6 +166,9 @@ func TestStress(t *testing.T) {
 	run(&workers, work, keeper.keep)
 	_, err := setUp.db.Exec(ctx, "update awa.settings set completed_retention = '0', prune_wait = '100 milliseconds'")
 	require.NoError(t, err)
+	// Half of the cleanings move what is alive some at a time, as they do where it is much.
+	_, err = setUp.db.Exec(ctx, "do $$ begin execute replace(pg_get_functiondef('awa._clean'::regproc), 'v_alive > 1000 or', 'random() < 0.5 or'); end $$")
+	require.NoError(t, err)
 	pruner := newClient(202)
 	turns := map[string]int{}
 	var truncated atomic.Int64
@@ -298,7 +301,7 @@ func TestStress(t *testing.T) {
 
 	var changed int64
 	require.NoError(t, settled.db.QueryRow(ctx, `
-		select sum(n_tup_upd + n_tup_del) from pg_stat_user_tables
+		select sum(n_tup_upd + case when starts_with(relname, 'ready') then 0 else n_tup_del end) from pg_stat_user_tables -- cleaning moves entries
 		 where schemaname = 'awa' and relname ~ '^(ready_entries|lease_claims|lease_claim_closures)_'`).Scan(&changed))
 	// Two answers for one item at the very same moment leave a dead row: the one that finds the index entry of the other takes its row back.
 	require.LessOrEqual(t, changed, int64(len(books.attempts)/1000), "updates and deletes on the hot families")
@@ -727,7 +730,7 @@ func (c *client) prune(ctx context.Context, turns map[string]int) error {
 		switch outcome {
 		case "unbalanced":
 			return errors.New("the pruner misses rows")
-		case "cleaned", "truncating", "truncated":
+		case "cleaning", "cleaned", "truncating", "truncated":
 			if c.rand.IntN(16) == 0 {
 				return nil
 			}

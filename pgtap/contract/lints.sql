@@ -71,7 +71,7 @@ select is((select array_agg(c.relname::text order by 1) from pg_class c where c.
 select is((select array_agg(d.classid::regclass || ' ' || d.objid order by 1)
     from pg_depend d join functions f on f.oid = d.refobjid and d.refclassid = 'pg_proc'::regclass
    where d.classid in ('pg_attrdef'::regclass, 'pg_constraint'::regclass)), null, 'no default and no check depends on a function, so that functions may be replaced');
-select is((select array_agg(signature order by 1) from functions where prosrc ~* '\mexecute\M\s+(format|\$|'')'), '{awa._truncate(smallint)}', 'only what truncates a table builds SQL, for its name');
+select is((select array_agg(signature order by 1) from functions where prosrc ~* '\mexecute\M\s+(format|\$|'')'), '{"awa._truncate(smallint,interval)"}', 'only what truncates a table builds SQL, for its name');
 select is((select array_agg(f.proname::text order by 1) from functions f where f.prosrc ~ '\{\{'), null, 'no function holds template braces');
 
 select is((select array_agg(c.relname::text order by 1)

@@ -33,6 +33,12 @@ comment on sequence awa.rescued_at is 'Microseconds since 1970: when rescue was 
 create sequence awa.next_sweep_at;
 comment on sequence awa.next_sweep_at is 'Microseconds since 1970: when promote_due next looks for late commits everywhere';
 
+create sequence awa.prune_tries minvalue 0;
+comment on sequence awa.prune_tries is 'How many tries in a row to empty the oldest segment were begun, and not ended. A sequence, so that a try that is cut off leaves its mark';
+
+create sequence awa.prune_tried_at;
+comment on sequence awa.prune_tried_at is 'Microseconds since 1970: when the last of these tries began';
+
 do $$
 declare
   v_digit text;
@@ -115,7 +121,7 @@ comment on column awa.settings.segment_bytes is 'Bytes of entries at which the c
 comment on column awa.settings.segment_age is 'Age at which the current segment is left for the next one';
 comment on column awa.settings.completed_retention is 'How long completed jobs are kept, at least';
 comment on column awa.settings.carry_max is 'How many entries that nobody has claimed, or open attempts, are carried out of a segment; where there are more it stays';
-comment on column awa.settings.prune_wait is 'How long the truncation of a segment may wait for its locks, and others behind it';
+comment on column awa.settings.prune_wait is 'How long the truncation of a segment waits for its locks, and others behind it, at the first try; twice as long at the next, up to half a second';
 comment on column awa.settings.notifications is 'Whether workers are notified; without, they poll';
 comment on column awa.settings.warn_ready_age is 'How long the first job in line of a queue may be ready before health warns';
 comment on column awa.settings.warn_failed_share is 'Which share of the jobs of a queue that ended of late may have failed in their last attempt before health warns';
@@ -127,6 +133,8 @@ create table awa.ring (
   only_row        boolean primary key default true check (only_row),
   current_segment smallint not null default 0 check (current_segment between 0 and 3),
   left_at         timestamptz[] not null default array_fill(now(), array[4]),
+  carried_segment smallint,
+  carried_since   pg_snapshot,
   cleaned_segment smallint,
   cleaned_until   pg_snapshot,
   cleaned_by      xid8,
@@ -139,12 +147,14 @@ create table awa.ring (
 ) with (fillfactor = 50);
 comment on table awa.ring is 'Which of the four segments new rows go to, and how far the oldest one is on its way out; in one row';
 comment on column awa.ring.left_at is 'When each segment (1 for segment 0, ...) was left for the next one; the current one''s is when it was begun';
+comment on column awa.ring.carried_segment is 'The segment that entries are carried out of, before it is cleaned; null when there is none';
+comment on column awa.ring.carried_since is 'A snapshot from before the first of them was';
 comment on column awa.ring.cleaned_segment is 'The segment from which all that lives was carried to the current one; null when there is none';
 comment on column awa.ring.cleaned_until is 'Entries of the cleaned segment that are visible in it count no more';
 comment on column awa.ring.cleaned_by is 'The transaction that cleaned it';
-comment on column awa.ring.old_snapshots is 'Whose snapshots may be older than the cleaning, as far as they still are; null until somebody has looked';
+comment on column awa.ring.old_snapshots is 'Whose snapshots are waited for: those that were there when somebody looked first, and still are; null until then';
 comment on column awa.ring.outcome is 'What is in the way of emptying the oldest segment, as prune_oldest says it; null when nothing is';
-comment on column awa.ring.tries is 'How often in a row it was in the way';
+comment on column awa.ring.tries is 'How often it was in the way, since the oldest segment was last cleaned or emptied';
 comment on column awa.ring.retry_at is 'When that is tried again';
 comment on column awa.ring.stuck_since is 'Since when something is in the way';
 comment on column awa.ring.tables is 'The OIDs of ring and ready_entries: a logical restore gives them others, and transaction ids a new meaning';

@@ -2,7 +2,7 @@
 create or replace view awa.expire_history as select c.claim_id as expired from awa.lease_claims c where false;
 comment on view awa.expire_history is 'The row that expire_history returns: how many jobs it removed. The view itself is always empty';
 
--- Removes jobs that ended longer ago than their queue keeps them, at most 10,000 of each kind: failed and cancelled ones after failed_retention, 72 hours by default; dead letters after dlq_retention, 30 days by default.
+-- Removes jobs that ended longer ago than their queue keeps them, at most 2,000 of each kind: failed and cancelled ones after failed_retention, 72 hours by default; dead letters after dlq_retention, 30 days by default.
 -- They stay in the counts. Safe to call from anywhere, as often as one likes.
 -- Locks: their rows; skips those that somebody else is changing.
 create or replace function awa.expire_history() returns setof awa.expire_history
@@ -39,9 +39,9 @@ begin
        cross join lateral (
           select d.job_id from awa.done_entries d
            where d.lane = l.lane and d.state = f.state and not d.recorded and d.finalized_at < v_now - l.keep
-           order by d.finalized_at limit 10000
+           order by d.finalized_at limit 2000
         ) d
-       limit 10000
+       limit 2000
     ), gone as (
       delete from awa.done_entries d
        where d.job_id = any(array(select e.job_id from awa.done_entries e where e.job_id = any(array(select due.job_id from due)) for update skip locked))
@@ -71,9 +71,9 @@ begin
        cross join lateral (
           select d.job_id from awa.dlq_entries d
            where d.lane = l.lane and d.finalized_at < v_now - l.keep
-           order by d.finalized_at limit 10000
+           order by d.finalized_at limit 2000
         ) d
-       limit 10000
+       limit 2000
     ), locked as (
       select d.job_id, d.lane from awa.dlq_entries d where d.job_id = any(array(select due.job_id from due)) for update skip locked
     )
@@ -90,7 +90,7 @@ begin
          and d.job_id = any(array(
            select e.job_id from awa.done_entries e
             where e.state = 'completed' and e.finalized_at < v_now - (select s.completed_retention from awa.settings s)
-            order by e.finalized_at limit 10000 for update skip locked))
+            order by e.finalized_at limit 2000 for update skip locked))
       returning d.job_id, d.lane, d.recorded, d.unique_key
     )
     select g.lane, g.recorded, count(*) as jobs,

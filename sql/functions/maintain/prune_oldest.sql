@@ -2,11 +2,12 @@
 create or replace view awa.prune_oldest as select r.current_segment as segment, q.name as outcome from awa.ring r, awa.queues q where false;
 comment on view awa.prune_oldest is 'The row that prune_oldest returns: the oldest segment, and what became of it. The view itself is always empty';
 
--- Empties the oldest segment, when its completed jobs are past their retention, or forced: in several calls. The first one cleans it, as a log-structured file system does: carries what is alive to the current segment.
+-- Empties the oldest segment, when its completed jobs are past their retention, or forced: in several calls. The first ones clean it, as a log-structured file system does: carry what is alive to the current segment, some at a time.
 -- Later ones truncate its tables, one by one. The outcome is empty (there is none), kept (its jobs are not past their retention), cleaning (there is more to carry), cleaned, truncating (there is more to truncate), truncated;
--- or what is in the way: unbalanced (rows are missing: see audit), full (more is alive than carry_max), busy (somebody is at work on what is alive in it), waiting (for snapshots that are older than the cleaning), blocked (somebody
--- holds a lock on it). Then it is tried again after a second, then two, four, up to five minutes; forced, at once. Forced it also goes on where rows are missing.
--- Locks: ring; to clean, the queues of what it carries, in the order of their ids, then claims, tried; to truncate, one of the segment's tables, for which it waits for prune_wait at most. Raises JQ004.
+-- or what is in the way: unbalanced (rows are missing: see audit), full (more is alive than carry_max), busy (somebody is at work on what is alive in it), waiting (for older snapshots), blocked (somebody
+-- holds a lock on it). Then it is tried again after a second, then two, four, up to five minutes; forced, at once. Or cut off: calls did not come to their end; then 16 seconds after the last one began, 32, up to five minutes, and with less at a time. Forced it also goes on where rows are missing.
+-- Locks: ring; to clean, the counts, then the queues of what it carries, in the order of their ids, then claims, tried; to truncate, one of the segment's tables. How long it waits for them grows with the tries, up to half a second, which
+-- is less than deadlock_timeout. Raises JQ004.
 create or replace function awa.prune_oldest(force boolean default false) returns setof awa.prune_oldest
 language plpgsql
 volatile
@@ -23,6 +24,8 @@ as $$
 declare
   v_force boolean := force is true;
   v_ring awa.ring;
+  v_cut_off int; -- tries in a row that did not come to their end
+  v_wait interval;
   v_segment smallint;
   v_outcome text;
 begin
@@ -38,6 +41,7 @@ begin
    where not awa._is_empty(s)
    order by s = v_ring.cleaned_segment desc nulls last, n
    limit 1;
+  select s.last_value into v_cut_off from awa.prune_tries s;
   if v_segment is null then
     v_outcome := 'empty';
   elsif not v_force and v_ring.left_at[v_segment + 1] > clock_timestamp() - (select s.completed_retention from awa.settings s) then
@@ -45,33 +49,65 @@ begin
   elsif not v_force and v_ring.retry_at > clock_timestamp() then
     return query select v_segment, v_ring.outcome;
     return;
-  elsif v_ring.cleaned_segment is distinct from v_segment or v_ring.cleaned_by is null then
-    v_outcome := awa._clean(v_segment, v_force);
+  elsif not v_force and v_cut_off > 0 and awa._last_prune_at() + awa._backoff(v_cut_off + 3) > clock_timestamp() then
+    return query select v_segment, 'cut off';
+    return;
   else
-    v_outcome := awa._truncate(v_segment);
+    -- Known before it begins, and not rolled back: that it was tried.
+    perform setval('awa.prune_tries', v_cut_off + 1), setval('awa.prune_tried_at', (extract(epoch from clock_timestamp()) * 1000000)::bigint);
+    v_wait := awa._prune_wait(v_ring.tries);
+    if v_ring.cleaned_segment is distinct from v_segment or v_ring.cleaned_by is null then
+      v_outcome := awa._clean(v_segment, v_force, v_cut_off, v_wait);
+    else
+      v_outcome := awa._truncate(v_segment, v_wait);
+    end if;
+    perform setval('awa.prune_tries', 0);
   end if;
   if v_outcome in ('unbalanced', 'full', 'busy', 'waiting', 'blocked') then
     update awa.ring r
-       set outcome = v_outcome, tries = r.tries + 1, stuck_since = coalesce(r.stuck_since, clock_timestamp()),
-           retry_at = clock_timestamp() + least(interval '1 second' * power(2, least(r.tries, 20)), interval '5 minutes');
-  elsif v_ring.outcome is not null then
-    update awa.ring r set outcome = null, tries = 0, stuck_since = null, retry_at = null;
+       set outcome = v_outcome, tries = r.tries + 1, stuck_since = coalesce(r.stuck_since, clock_timestamp()), retry_at = clock_timestamp() + awa._backoff(r.tries);
+  elsif v_outcome in ('cleaning', 'truncating') then
+    update awa.ring r set outcome = null, tries = least(r.tries, 4), stuck_since = null, retry_at = null where r.outcome is not null; -- for the rest it waits about as long
+  else
+    update awa.ring r set outcome = null, tries = 0, stuck_since = null, retry_at = null where r.outcome is not null or r.tries > 0;
   end if;
   return query select v_segment, v_outcome;
 end
 $$;
 comment on function awa.prune_oldest is 'Empties the oldest segment, in several calls: cleans it, then truncates its tables';
 
+-- How long to wait after so many tries: a second, two, four, up to five minutes.
+create or replace function awa._backoff(tries int) returns interval
+language sql immutable
+return least(interval '1 second' * power(2, least(tries, 20)), interval '5 minutes');
+comment on function awa._backoff is 'How long to wait after so many tries';
+
+-- How long a try waits for its locks after so many: prune_wait, twice that, four times, up to half a second.
+create or replace function awa._prune_wait(tries int) returns interval
+language sql stable
+as $$ select greatest(s.prune_wait, least(s.prune_wait * power(2, least(tries, 9)), interval '500 milliseconds')) from awa.settings s $$;
+comment on function awa._prune_wait is 'How long a try waits for its locks after so many';
+
+-- When a try to empty the oldest segment began last.
+create or replace function awa._last_prune_at() returns timestamptz
+language sql stable
+as $$ select to_timestamp(s.last_value / 1000000.0) from awa.prune_tried_at s $$;
+comment on function awa._last_prune_at is 'When a try to empty the oldest segment began last';
+
 -- Carries what is alive in a segment to the current one: entries that nobody has claimed, under the same place; cursors; and, to leases, attempts that are open. Then ring says that the segment counts no more, up to a
 -- snapshot. May have to be called again, for what a transaction that was older has put there since.
--- Copies first, and locks the queues only then, for what has changed meanwhile: so that their claims wait for milliseconds, however much is copied. What was claimed meanwhile is there twice until the commit, and only once after it.
-create or replace function awa._clean(segment smallint, force boolean) returns text
+-- Where much is alive, or somebody was in the way before, it moves entries and cursors queue by queue first, some in each call: so a call that is cut off has done little in vain.
+-- Copies the rest first, and locks its queues only then, for what has changed meanwhile: so that their claims wait for milliseconds. What was claimed meanwhile is there twice until the commit, and only once after it.
+create or replace function awa._clean(segment smallint, force boolean, cut_off int, wait interval) returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_ring awa.ring;
   v_settings awa.settings;
+  v_alive bigint;
+  v_readers text[];
+  v_outcome text;
   v_before pg_snapshot;
   v_until pg_snapshot;
   v_queue_ids bigint[];
@@ -82,21 +118,30 @@ declare
 begin
   select * into v_ring from awa.ring r;
   select * into v_settings from awa.settings s;
-  if (select count(*) from (select from awa._available a where a.segment = segment limit v_settings.carry_max + 1) a) > v_settings.carry_max then
-    return 'full';
-  end if;
-  -- The lock of each queue takes room in the server's lock table.
-  if (select count(*) from (select distinct a.lane >> 3 from awa._available a where a.segment = segment limit 1001) a) > 1000 then
-    return 'full';
-  end if;
-  -- While somebody reads for long it could not be truncated, and claims would have to pass over what was carried, again and again.
-  if not force then
-    if exists (select from awa._long_readers(segment) r where r.locks) then
-      return 'blocked';
-    elsif exists (select from awa._long_readers(segment)) then
-      return 'waiting';
-    elsif awa._is_unbalanced(segment) then
-      return 'unbalanced';
+  if v_ring.carried_segment is distinct from segment then
+    select count(*) into v_alive from (select from awa._available a where a.segment = segment limit v_settings.carry_max + 1) a;
+    if v_alive > v_settings.carry_max then
+      return 'full';
+    end if;
+    if not force then
+      -- While somebody keeps an old snapshot it can't be truncated, and claims would have to pass over what was carried. Where others come and go it is cleaned all the same.
+      if v_alive > 1000 then
+        v_readers := array(select r.holder from awa._long_readers() r where v_ring.old_snapshots is null or r.holder = any(v_ring.old_snapshots));
+        if v_readers <> '{}' then
+          update awa.ring r set old_snapshots = v_readers;
+          return 'waiting';
+        end if;
+      end if;
+      -- It reads the whole segment. Where there was never time for that, it is left to audit.
+      if cut_off < 3 and awa._is_unbalanced(segment) then
+        return 'unbalanced';
+      end if;
+    end if;
+    if v_alive > 1000 or cut_off > 0 or v_ring.outcome = 'busy' and v_ring.cleaned_segment is distinct from segment or pg_relation_size(format('awa.ready_entries_%s', segment)::regclass) > 67108864
+       or (select count(*) from (select distinct l.lane >> 3 from awa._lanes l where l.cursor_segment = segment limit 501) l) > 500
+    then
+      update awa.ring r set carried_segment = segment, carried_since = awa._snapshot(), old_snapshots = null; -- from here on it does not look again
+      return 'cleaning';
     end if;
   end if;
   -- Before anything is copied: is somebody answering for an open attempt?
@@ -110,16 +155,15 @@ begin
     return 'busy';
   end if;
   begin
-    -- The cursors of very many quiet queues come first, some at a time: the server's lock table is small.
-    v_queue_ids := array(select distinct l.lane >> 3 from awa._lanes l where l.cursor_segment = segment order by 1 limit 501);
-    if cardinality(v_queue_ids) > 500 then
-      perform awa._lock_for(array(select awa._queue_key(q) from unnest(v_queue_ids) q), v_settings.prune_wait);
-      perform awa._carry_cursors(segment, v_queue_ids);
-      return 'cleaning';
+    perform awa._lock_for(array[awa._fold_key()], wait);
+    if v_ring.carried_segment = segment then
+      v_outcome := awa._carry(segment, greatest(1000 >> least(cut_off, 5), 1));
+      if v_outcome is not null then
+        return v_outcome;
+      end if;
     end if;
 
     v_before := awa._snapshot();
-    perform awa._lock_for(array[awa._fold_key()], v_settings.prune_wait);
     perform awa._fold(null, true); -- what is copied now must not be counted again
     with carried as (
       insert into awa.ready_entries
@@ -140,7 +184,7 @@ begin
       union
       select l.lane >> 3 from awa._lanes l where l.cursor_segment = segment
       order by 1);
-    perform awa._lock_for(array(select awa._queue_key(q) from unnest(v_queue_ids) q), v_settings.prune_wait);
+    perform awa._lock_for(array(select awa._queue_key(q) from unnest(v_queue_ids) q), wait);
     v_until := awa._snapshot();
     -- Something of another queue that was committed only now: a claim may be taking it, and would not find it where it was; and it is not counted.
     if exists (
@@ -164,8 +208,8 @@ begin
     if cardinality(v_taken) < cardinality(v_open) then
       raise lock_not_available;
     end if;
-    perform awa._fold(null, true, v_queue_ids);
-    if awa._has_uncounted(segment) then
+    perform awa._fold(null, true, v_queue_ids || array(select distinct u >> 3 from awa._uncounted_lanes(segment) u));
+    if exists (select from awa._uncounted_lanes(segment)) then
       raise lock_not_available;
     end if;
 
@@ -201,7 +245,7 @@ begin
     -- Burials of entries that were carried before.
     insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels)
     select e.segment, t.lane, t.xid, t.job_id, t.by_xid, t.batch, t.cancels
-      from awa._buried_since(segment, case when v_ring.cleaned_segment = segment then v_ring.cleaned_until else v_before end) t
+      from awa._buried_since(segment, case when v_ring.cleaned_segment = segment then v_ring.cleaned_until else case when v_ring.carried_segment = segment then v_ring.carried_since else v_before end end) t
      cross join lateral (
         select e.segment from awa.ready_entries e where e.lane = t.lane and e.xid = t.xid and e.job_id = t.job_id and e.segment <> segment limit 1
       ) e
@@ -212,11 +256,79 @@ begin
     return 'busy';
   end;
   update awa.ring r
-     set cleaned_segment = segment, cleaned_until = v_until, cleaned_by = pg_current_xact_id(), old_snapshots = null;
+     set cleaned_segment = segment, cleaned_until = v_until, cleaned_by = pg_current_xact_id(), carried_segment = null, carried_since = null, old_snapshots = null;
   return 'cleaned';
 end
 $$;
 comment on function awa._clean is 'Carries what is alive in a segment to the current one';
+
+-- Moves entries that nobody has claimed to the current segment, at most so many, under the same place, and cursors: of at most 500 queues, since the server's lock table is small. The caller has locked the counts.
+-- Under the lock of a queue nobody claims from it: a claim before finds its entries where they were, one after where they are now. Who has an older snapshot goes on to see the old rows, for which the truncation waits.
+-- Returns cleaning; or null when nothing is left to carry. Locks the queues, in the order of their ids: those that it can have at once, or, where these are none, the first, for which it waits. Raises 55P03.
+create or replace function awa._carry(segment smallint, max_entries int) returns text
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_current smallint := awa._current_segment();
+  v_queue_id bigint;
+  v_queue_ids bigint[];
+  v_locked bigint[] := '{}';
+  v_carried bigint;
+begin
+  v_queue_ids := array(
+    select q from (
+      (select a.lane >> 3 as q from awa._available a where a.segment = segment limit max_entries)
+      union
+      (select l.lane >> 3 from awa._lanes l where l.cursor_segment = segment limit 500)
+    ) q order by q limit 500);
+  if v_queue_ids = '{}' then
+    return null;
+  end if;
+  foreach v_queue_id in array v_queue_ids loop
+    if pg_try_advisory_xact_lock(awa._queue_key(v_queue_id)) then
+      v_locked := v_locked || v_queue_id;
+    end if;
+  end loop;
+  if v_locked = '{}' then
+    perform awa._lock_for(array[awa._queue_key(v_queue_ids[1])], '500 milliseconds'); -- nobody waits for this one meanwhile, but for the counts, without which they go on
+    v_locked := v_queue_ids[1:1];
+  end if;
+  with due as materialized (
+    select a.lane, a.xid, a.job_id from awa._available a where a.segment = segment and a.lane >> 3 = any(v_locked) limit max_entries
+  ), moved as (
+    delete from awa.ready_entries e
+     where e.segment = segment
+       and e.ctid = any(array( -- found place by place: a join might read the whole segment
+         select p.ctid
+           from due d
+          cross join lateral (select e.ctid from awa.ready_entries e where e.segment = segment and e.lane = d.lane and e.xid = d.xid and e.job_id = d.job_id limit 1) p))
+    returning e.*
+  ), carried as (
+    insert into awa.ready_entries
+      (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
+    select v_current, m.lane, m.xid, m.job_id, m.ready_at, m.priority, m.attempt, m.max_attempts, m.body_bytes, m.unique_key,
+           m.kind, m.args, m.tags, m.metadata, m.created_at, m.progress, m.errors
+      from moved m
+    returning lane, xid
+  ), counted as (
+    update awa.queue_rollups r
+       set kept[segment + 1] = r.kept[segment + 1] - n.entries, kept[v_current + 1] = r.kept[v_current + 1] + n.entries
+      from (
+        select c.lane, count(*) as entries
+          from carried c
+         cross join lateral (select * from awa.queue_rollups r where r.lane = c.lane limit 1) r
+         where pg_visible_in_snapshot(c.xid, r.counted) -- the others are counted where they are then
+         group by c.lane
+      ) n
+     where r.lane = n.lane
+  )
+  select count(*) into v_carried from carried c;
+  v_carried := v_carried + awa._carry_cursors(segment, v_locked);
+  return case when v_carried > 0 then 'cleaning' end;
+end
+$$;
+comment on function awa._carry is 'Moves entries that nobody has claimed to the current segment, and cursors';
 
 -- Takes advisory locks in their order, and waits so long at most, for all of them together.
 create or replace function awa._lock_for(keys bigint[], wait interval) returns void
@@ -237,18 +349,22 @@ end
 $$;
 comment on function awa._lock_for is 'Takes advisory locks, and waits so long at most';
 
--- Copies the cursors of queues that are in a segment to the current one.
-create or replace function awa._carry_cursors(segment smallint, queue_ids bigint[]) returns void
+-- Copies the cursors of queues that are in a segment to the current one; returns how many.
+create or replace function awa._carry_cursors(segment smallint, queue_ids bigint[]) returns bigint
 language sql
 as $$
-  insert into awa.lease_claims
-    (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
-  select awa._current_segment(), nextval('awa.claim_ids'), l.lane, l.lane_seq + 1, l.hi, l.lo, l.pos_xid, l.pos_id, l.pos_xid, l.pos_id,
-         clock_timestamp(), clock_timestamp(), false, '{}'
-    from awa._lanes l
-   where l.cursor_segment = _carry_cursors.segment and l.lane >> 3 = any(queue_ids)
+  with carried as (
+    insert into awa.lease_claims
+      (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
+    select awa._current_segment(), nextval('awa.claim_ids'), l.lane, l.lane_seq + 1, l.hi, l.lo, l.pos_xid, l.pos_id, l.pos_xid, l.pos_id,
+           clock_timestamp(), clock_timestamp(), false, '{}'
+      from awa._lanes l
+     where l.cursor_segment = _carry_cursors.segment and l.lane >> 3 = any(queue_ids)
+    returning lane
+  )
+  select count(*) from carried
 $$;
-comment on function awa._carry_cursors is 'Copies the cursors of queues that are in a segment to the current one';
+comment on function awa._carry_cursors is 'Copies the cursors of queues that are in a segment to the current one; returns how many';
 
 -- What was buried in a segment by transactions that are not visible in a snapshot.
 create or replace function awa._buried_since(segment smallint, since pg_snapshot) returns setof awa.ready_tombstones
@@ -260,19 +376,20 @@ as $$
 $$;
 comment on function awa._buried_since is 'What was buried in a segment by transactions that are not visible in a snapshot';
 
--- Whether a segment holds claims that are not counted yet: those that are open, for one.
-create or replace function awa._has_uncounted(segment smallint) returns boolean
+-- The lanes that have claims in a segment that are not counted yet: those that are open, for one.
+create or replace function awa._uncounted_lanes(segment smallint) returns setof bigint
 language sql stable
 as $$
-  select exists (
-      select from awa._lanes l
-       cross join lateral (select true from awa.lease_claims c where c.segment = _has_uncounted.segment and c.lane = l.lane and c.lane_seq > l.closed_seq limit 1) c)
-    or exists (
-      select from awa._lanes l
-       cross join lateral unnest(l.open_seqs) s
-       cross join lateral (select true from awa.lease_claims c where c.segment = _has_uncounted.segment and c.lane = l.lane and c.lane_seq = s limit 1) c)
+  select l.lane
+    from awa._lanes l
+   cross join lateral (select true from awa.lease_claims c where c.segment = _uncounted_lanes.segment and c.lane = l.lane and c.lane_seq > l.closed_seq limit 1) c
+  union
+  select l.lane
+    from awa._lanes l
+   cross join lateral unnest(l.open_seqs) s
+   cross join lateral (select true from awa.lease_claims c where c.segment = _uncounted_lanes.segment and c.lane = l.lane and c.lane_seq = s limit 1) c
 $$;
-comment on function awa._has_uncounted is 'Whether a segment holds claims that are not counted yet';
+comment on function awa._uncounted_lanes is 'The lanes that have claims in a segment that are not counted yet';
 
 -- Whether rows are missing in a segment. Counts all of them, so it needs other plans than the rest; on one processor, for the others have work to do.
 create or replace function awa._is_unbalanced(segment smallint) returns boolean
@@ -290,15 +407,14 @@ comment on function awa._is_unbalanced is 'Whether rows are missing in a segment
 
 -- Truncates one table of a segment that was cleaned, unless somebody may still need it: the entries, then the tombstones, the claims, the closures. One at a time, in transactions of their own: who holds one of them may be about to
 -- lock another.
-create or replace function awa._truncate(segment smallint) returns text
+create or replace function awa._truncate(segment smallint, wait interval) returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_ring awa.ring;
-  v_wait interval;
   v_family text := case
-    when exists (select from awa.ready_entries e where e.segment = segment) then 'ready_entries'
+    when pg_relation_size(format('awa.ready_entries_%s', segment)::regclass) > 0 then 'ready_entries' -- also when all that was in it was moved
     when exists (select from awa.ready_tombstones t where t.segment = segment) then 'ready_tombstones'
     when exists (select from awa.lease_claims c where c.segment = segment) then 'lease_claims'
     else 'lease_claim_closures'
@@ -318,8 +434,7 @@ begin
       return 'waiting';
     end if;
   end if;
-  select s.prune_wait into v_wait from awa.settings s;
-  perform set_config('lock_timeout', awa._milliseconds(v_wait), true);
+  perform set_config('lock_timeout', awa._milliseconds(wait), true);
   begin
     -- Nobody writes there any more, but readers go on while this one looks. What transactions that were older have put there since the cleaning calls for another one.
     execute format('lock table awa.%s_%s in share mode', v_family, segment);
@@ -342,7 +457,7 @@ begin
           when 'ready_tombstones' then
             exists (select from awa._buried_since(segment, v_ring.cleaned_until) t where t.lane not in (-1, -2))
           when 'lease_claims' then
-            awa._has_uncounted(segment) or exists (select from awa._lanes l where l.cursor_segment = segment)
+            exists (select from awa._uncounted_lanes(segment)) or exists (select from awa._lanes l where l.cursor_segment = segment)
           else false
         end)
     then
@@ -353,7 +468,9 @@ begin
   exception when lock_not_available then
     return 'blocked';
   end;
-  if not awa._is_empty(segment) then
+  if exists (select from awa.ready_tombstones t where t.segment = segment) or exists (select from awa.lease_claims c where c.segment = segment)
+     or exists (select from awa.lease_claim_closures k where k.segment = segment)
+  then
     return 'truncating';
   end if;
   update awa.ring r
@@ -363,30 +480,31 @@ end
 $$;
 comment on function awa._truncate is 'Truncates one table of a segment that was cleaned, unless somebody may still need it';
 
--- Who has held a snapshot, or a lock on a segment, for more than a second.
-create or replace function awa._long_readers(segment smallint) returns table (pid int, locks boolean)
+-- Who has held a snapshot for more than a second, by the same names as _old_snapshots.
+create or replace function awa._long_readers() returns table (holder text)
 language sql stable
 as $$
-  select a.pid, l.locks
+  select awa._reader_name(a.pid, a.xact_start)
     from pg_stat_activity a
-   cross join lateral (
-      select exists (
-        select from pg_locks l
-         where l.pid = a.pid and l.locktype = 'relation' and l.granted
-           and l.relation in (select format('awa.%s_%s', f, _long_readers.segment)::regclass from unnest('{ready_entries,ready_tombstones,lease_claims,lease_claim_closures}'::text[]) f)) as locks
-    ) l
    where a.pid <> pg_backend_pid() and a.datid = (select d.oid from pg_database d where d.datname = current_database()) and a.backend_type is distinct from 'autovacuum worker'
-     and a.xact_start < clock_timestamp() - interval '1 second' 
-     and (a.backend_xmin is not null and (a.state <> 'active' or a.query_start < clock_timestamp() - interval '1 second') or l.locks)
+     and a.backend_xmin is not null
+     and a.xact_start < clock_timestamp() - interval '1 second'
+     and (a.state <> 'active' or a.query_start < clock_timestamp() - interval '1 second')
 $$;
-comment on function awa._long_readers is 'Who has held a snapshot, or a lock on a segment, for more than a second';
+comment on function awa._long_readers is 'Who has held a snapshot for more than a second';
+
+-- The name of a transaction: its process, and when it began; the same in every time zone.
+create or replace function awa._reader_name(pid int, xact_start timestamptz) returns text
+language sql stable
+return format('backend %s, %s', pid, coalesce(extract(epoch from xact_start)::text, 'since it began'));
+comment on function awa._reader_name is 'The name of a transaction that reads';
 
 -- Who could read this database with a snapshot that does not see a transaction. A snapshot that was taken later may look like that, too, while an older transaction is still open: so only the first list after the transaction's
 -- commit counts, and of that list those who are still on it. Where this role may not see the snapshots of others, it takes every session of theirs for one.
 create or replace function awa._old_snapshots(xid xid8) returns table (holder text)
 language sql stable
 as $$
-  select format('backend %s, %s', a.pid, coalesce(extract(epoch from a.xact_start)::text, 'since it began')) -- the same in every time zone
+  select awa._reader_name(a.pid, a.xact_start)
     from pg_stat_activity a
    where a.pid <> pg_backend_pid()
      and (a.datid is null or a.datid = (select d.oid from pg_database d where d.datname = current_database()))

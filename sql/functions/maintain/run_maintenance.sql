@@ -1,25 +1,40 @@
 -- Does what is due, in short transactions: promotes, rescues, materializes, expires, rotates, prunes. A step that fails does not keep the others from being done; the first error is raised at the end.
+-- Each step is done in batches, for ten seconds at most; the next call goes on. A statement_timeout of the caller counts from the beginning of the CALL, and can't be changed inside. So the steps share that time, begin where chance says, take
+-- smaller batches, and no batch begins when less time is left than the longest one so far has taken.
 -- Safe to call from anywhere, as often as one likes, every few seconds say; not inside a transaction. Runs as its caller, who needs awa_maintainer: a procedure that commits can't run as its owner.
 create or replace procedure awa.run_maintenance()
 language plpgsql
 as $$
 declare
+  v_timeout interval := nullif(current_setting('statement_timeout')::interval, '0');
+  v_end timestamptz := statement_timestamp() + v_timeout; -- null where there is none
+  v_is_short boolean := coalesce(v_timeout < '10 seconds', false);
+  v_max int := case when v_is_short then 500 else 4096 end;
+  v_first int := case when v_is_short then floor(random() * 6)::int else 0 end;
+  v_step int;
+  v_until timestamptz;
+  v_began timestamptz;
+  v_longest interval := coalesce(v_timeout / 20, '0');
   v_more boolean;
   v_state text;
   v_message text;
   v_detail text;
   v_hint text;
 begin
-  for v_step in 1..6 loop
+  for v_nth in 0..5 loop
+    v_step := 1 + (v_first + v_nth) % 6;
+    v_until := least(clock_timestamp() + interval '10 seconds', clock_timestamp() + (v_end - clock_timestamp()) / (6 - v_nth));
     loop
       commit;
       set transaction isolation level read committed;
+      v_began := clock_timestamp();
+      exit when v_began + v_longest > v_end;
       begin
         v_more := case v_step
-          when 1 then (select p.promoted >= 4096 from awa.promote_due() p)
-          when 2 then (select r.rescued >= 1000 from awa.rescue() r)
-          when 3 then (select m.materialized >= 1000 from awa.materialize() m)
-          when 4 then (select e.expired >= 10000 from awa.expire_history() e)
+          when 1 then (select p.promoted >= v_max from awa.promote_due(v_max) p)
+          when 2 then (select r.rescued >= least(v_max, 1000) from awa.rescue(least(v_max, 1000)) r)
+          when 3 then (select m.materialized >= least(v_max, 1000) from awa.materialize(null, least(v_max, 1000)) m)
+          when 4 then (select e.expired >= 2000 from awa.expire_history() e)
           when 5 then (select false from awa.rotate() r)
           when 6 then (select p.outcome in ('cleaning', 'cleaned', 'truncating') from awa.prune_oldest() p)
         end;
@@ -29,7 +44,8 @@ begin
         end if;
         v_more := false;
       end;
-      exit when not v_more;
+      v_longest := greatest(v_longest, clock_timestamp() - v_began);
+      exit when not v_more or clock_timestamp() > v_until;
     end loop;
   end loop;
   commit;

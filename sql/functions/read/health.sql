@@ -90,24 +90,37 @@ with now as (
          group by s.completed_retention having min(c.left_at) < n.at - s.completed_retention - interval '1 hour')
     ) m
   union all
+  -- Transactions that were left open after a call of maintenance, or hang in one.
+  select 2, 'warning', 'maintenance', awa._backend(h.pid), format('its transaction has held up %s for %s', h.what, awa._in_words(n.at - h.since)),
+         'Let it end, or end it with pg_terminate_backend. Call maintenance in transactions of its own.', jsonb_build_object('pid', h.pid, 'seconds', floor(extract(epoch from n.at - h.since)))
+    from awa._maintenance_holders h
+   cross join now n
+   where h.since < n.at - interval '1 minute'
+  union all
   -- What is in the way of emptying the oldest segment.
-  select 3, case when r.outcome = 'unbalanced' then 'critical' when r.stuck_since < n.at - interval '1 minute' then 'warning' else 'ok' end, 'prune', coalesce('segment ' || r.cleaned_segment, 'oldest segment'),
-         format(case r.outcome
+  select 3, case when r.outcome = 'unbalanced' then 'critical' when r.stuck_since < n.at - interval '1 minute' or c.tries > 2 then 'warning' else 'ok' end, 'prune', coalesce('segment ' || r.cleaned_segment, 'oldest segment'),
+         case when c.tries > 0 then format('not emptied: the last %s calls did not come to their end', c.tries)
+         else format(case r.outcome
              when 'unbalanced' then 'not emptied for %s: rows are missing in it'
              when 'full' then 'not emptied for %s: more is alive in it than carry_max'
              when 'busy' then 'not emptied for %s: somebody is at work on what is alive in it: %s'
              when 'waiting' then 'not emptied for %s: there are older snapshots: %s'
              else 'not emptied for %s: others hold locks on it: %s'
            end, awa._in_words(n.at - r.stuck_since), case when r.outcome = 'waiting' and r.old_snapshots is not null then array_to_string(r.old_snapshots, '; ') else coalesce(b.holders, 'nobody by now, and it is tried again') end),
-         case r.outcome
+         end,
+         case when c.tries > 0 then 'Look into the server''s log, and at statement_timeout and transaction_timeout of whoever calls awa.run_maintenance(). It is tried again later, in smaller parts.'
+         else case r.outcome
            when 'unbalanced' then 'See awa.audit(). To empty it all the same: awa.prune_oldest(true).'
            when 'full' then 'Have the jobs worked on, or raise carry_max. Meanwhile the current segment grows.'
            when 'busy' then 'It is tried again. Who is named for long should end the transaction.'
            else 'End these transactions when they need not go on. Meanwhile the current segment grows; claims are as fast as ever.'
-         end,
-         jsonb_build_object('outcome', r.outcome, 'tries', r.tries, 'retry_at', r.retry_at, 'pids', b.pids)
+         end end,
+         jsonb_build_object('outcome', case when c.tries > 0 then 'cut off' else r.outcome end, 'tries', greatest(c.tries, r.tries), 'retry_at', r.retry_at, 'pids', b.pids)
     from ring r
    cross join now n
+   cross join lateral (
+      select case when s.last_value > 1 or awa._last_prune_at() < n.at - interval '1 minute' then s.last_value else 0 end as tries from awa.prune_tries s -- one may be under way
+    ) c
    cross join lateral (
       select string_agg(distinct l.holder, ', ') as holders, to_jsonb(array_agg(distinct l.pid)) as pids
         from (
@@ -130,7 +143,7 @@ with now as (
              and a.xact_start < n.at - interval '1 second'
         ) l
     ) b
-   where r.outcome is not null
+   where r.outcome is not null or c.tries > 0
   union all
   select 4, 'warning', 'claimer', awa._backend(c.pid), format('holds up the claims of queue %s: its client has not read its jobs for %s', c.queue, awa._in_words(n.at - c.since)),
          'End it with pg_terminate_backend. For maintenance to do so, let a superuser say: grant pg_signal_backend to awa_owner.', jsonb_build_object('pid', c.pid, 'queue', c.queue)
@@ -354,3 +367,14 @@ language sql stable
 return (
   select greatest((select to_timestamp(s.last_value / 1000000.0) from awa.rescued_at s where s.is_called), (select g.ended_at from awa.rescue_gaps g order by g.began_at desc, g.ended_at desc limit 1)));
 comment on function awa._maintained_at is 'When maintenance was called last';
+
+-- Transactions that hold what maintenance needs: the lock of the counts, or the row of ring.
+create or replace view awa._maintenance_holders as
+select a.pid, a.xact_start as since, case when bool_or(l.locktype = 'advisory') then 'counting, expiry, and the emptying of segments' else 'the turning of segments' end as what
+  from pg_locks l
+  join pg_stat_activity a on a.pid = l.pid
+ where l.database = (select d.oid from pg_database d where d.datname = current_database()) and l.granted and l.pid <> pg_backend_pid()
+   and (l.locktype = 'advisory' and l.objsubid = 1 and l.classid::bigint << 32 | l.objid::bigint = awa._fold_key()
+     or l.locktype = 'relation' and l.relation = 'awa.ring'::regclass and l.mode <> 'AccessShareLock')
+ group by a.pid, a.xact_start;
+comment on view awa._maintenance_holders is 'Transactions that hold what maintenance needs';
