@@ -237,3 +237,24 @@ func TestIdleMaintenanceIsNamed(t *testing.T) {
 		require.Empty(t, list[int32](s, "select pid from awa._maintenance_holders"), "who reads, or enqueues, is in nobody's way")
 	}
 }
+
+// Nothing is moved from a queue, and no cursor, while a claim has it: the claim would go on from a cursor that is not the newest.
+func TestNothingIsMovedBesideAnOpenClaim(t *testing.T) {
+	d := newDatabase(t)
+	claimer, s := d.session(), d.session().neverWaits()
+	s.movesAll()
+	s.setPruneWait("1 millisecond")
+	s.completes(s.open("q", shapes[0]))
+	jobs := s.enqueueMany("q", 3)
+	s.rotate()
+	require.Equal(t, "cleaning", s.prune(), "it has looked")
+	claimer.exec("begin")
+	require.Equal(t, jobs[:1], ids(claimer.claim("q", 1)))
+	require.Equal(t, "busy", s.prune())
+	require.Equal(t, int64(0), one[int64](s, "select count(*) from awa.ready_entries where segment = 1"))
+	claimer.exec("commit")
+	require.Equal(t, jobs[1:2], ids(s.claim("q", 1)))
+	s.prunesLater()
+	require.Equal(t, jobs[2:], ids(s.claim("q", 9)))
+	s.audited()
+}
