@@ -106,7 +106,7 @@ with now as (
              when 'busy' then 'not emptied for %s: somebody is at work on what is alive in it: %s'
              when 'waiting' then 'not emptied for %s: there are older snapshots: %s'
              else 'not emptied for %s: others hold locks on it: %s'
-           end, awa._in_words(n.at - r.stuck_since), case when r.outcome = 'waiting' and r.old_snapshots is not null then array_to_string(r.old_snapshots, '; ') else coalesce(b.holders, 'nobody by now, and it is tried again') end),
+           end, awa._in_words(n.at - r.stuck_since), case when r.outcome = 'waiting' and r.old_snapshots is not null then array_to_string(r.old_snapshots, '; ') else coalesce(b.holders, 'nobody by now, and it is tried again') end)
          end,
          case when c.tries > 0 then 'Look into the server''s log, and at statement_timeout and transaction_timeout of whoever calls awa.run_maintenance(). It is tried again later, in smaller parts.'
          else case r.outcome
