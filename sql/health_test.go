@@ -90,6 +90,9 @@ func TestHealthNamesWhoIsInTheWayOfPruning(t *testing.T) {
 			if way.outcome == "waiting" {
 				who = fmt.Sprintf("backend %d", holder.pid)
 			}
+			require.Eventually(t, func() bool { // a reader of a moment is waited for only after the cleaning
+				return one[bool](s, "select a.xact_start < clock_timestamp() - interval '1.1 seconds' from pg_stat_activity a where a.pid = $1", holder.pid)
+			}, 20*time.Second, 20*time.Millisecond)
 			require.Eventually(t, func() bool {
 				s.exec("update awa.ring set retry_at = null, left_at[1] = '2000-01-01'")
 				s.exec("select awa.prune_oldest()")
