@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -37,4 +38,110 @@ func TestDeferredJobThatCommitsLate(t *testing.T) {
 	require.Zero(t, promote())
 	late.exec("commit")
 	require.Eventually(t, func() bool { return promote() == 1 }, patience, time.Millisecond)
+}
+
+// lateCommit is a job that was due so long ago, and committed just now.
+func (s *session) lateCommit(ago string) int64 {
+	s.Helper()
+	job := one[int64](s, "select awa.enqueue('q', 'k', run_at => clock_timestamp() + interval '1 hour')")
+	s.exec("update awa.deferred_jobs set run_at = clock_timestamp() - $1::interval where job_id = $2", ago, job)
+	return job
+}
+
+func (s *session) promote() int64 {
+	s.Helper()
+	return one[int64](s, "select promoted from awa.promote_due()")
+}
+
+// A sweep that is cut off, by a statement_timeout say, is not begun again at once: the pause doubles, and what is due is promoted meanwhile. It
+// goes on in smaller pieces, which find late commits of any age.
+func TestSweepThatIsCutOff(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	require.Zero(t, s.promote())
+	s.exec("create function cut_off() returns trigger language plpgsql as $$ begin if old.run_at < now() - interval '5 seconds' then raise query_canceled; end if; return old; end $$")
+	s.exec("create trigger cut_off before delete on awa.deferred_jobs for each row execute function cut_off()")
+	late := s.lateCommit("1 minute")
+	pause := func() time.Duration {
+		return one[time.Duration](s, "select to_timestamp(last_value / 1000000.0) - clock_timestamp() from awa.next_sweep_at")
+	}
+	swept := func() error {
+		s.exec("select setval('awa.next_sweep_at', 1)")
+		return s.try("select awa.promote_due()")
+	}
+	level := func() int { return one[int](s, "select last_value from awa.sweep_level") }
+	for level() < 8 {
+		before := level()
+		if err := swept(); err == nil {
+			continue // it is on its way there
+		} else {
+			require.Equal(t, "57014", sqlState(err))
+		}
+		require.Equal(t, before+1, level())
+		most := time.Second << level()
+		require.LessOrEqual(t, pause(), most)
+		if level() >= 6 { // otherwise a slow machine might let it go by
+			require.Greater(t, pause(), most/2)
+			due := s.lateCommit("0 seconds")
+			require.Equal(t, int64(1), s.promote())
+			require.Equal(t, "available", s.state(due))
+		}
+	}
+	s.exec("drop trigger cut_off on awa.deferred_jobs")
+	jobs := []int64{late}
+	for _, ago := range []string{"11 seconds", "12 seconds", "1 minute", "3 days", "200 days", "2 years", "60 years"} {
+		jobs = append(jobs, s.lateCommit(ago))
+	}
+	for n := 0; one[int](s, "select count(*) from awa.deferred_jobs") > 0; n++ {
+		require.Less(t, n, 10_000)
+		require.NoError(t, swept())
+	}
+	for _, job := range jobs {
+		require.Equal(t, "available", s.state(job))
+	}
+}
+
+// When it passes again, the pieces become larger again, up to the whole.
+func TestSweepRecovers(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.exec("select setval('awa.sweep_level', 3)")
+	for n := 0; one[int](s, "select last_value from awa.sweep_level") > 0; n++ {
+		require.Less(t, n, 500)
+		s.exec("select setval('awa.next_sweep_at', 1)")
+		require.Zero(t, s.promote())
+	}
+}
+
+// What a clock that was ahead has written delays no due job, however far ahead it was.
+func TestPromotionAfterTheClockWasSetBack(t *testing.T) {
+	for _, ahead := range []string{"11 seconds", "40 minutes", "59 minutes", "10 years"} {
+		for _, sequences := range [][]string{{"promoted_until"}, {"next_sweep_at"}, {"promoted_until", "next_sweep_at"}} {
+			for _, ago := range []string{"0 seconds", "1 minute"} {
+				d := newDatabase(t)
+				s := d.session()
+				require.Zero(t, s.promote())
+				for _, sequence := range sequences {
+					s.exec("select setval('awa."+sequence+"', (extract(epoch from clock_timestamp() + $1::interval) * 1000000)::bigint)", ahead)
+				}
+				job := s.lateCommit(ago)
+				require.Equal(t, int64(1), s.promote(), "%s ahead, %v, due %s ago", ahead, sequences, ago)
+				require.Equal(t, "available", s.state(job))
+			}
+		}
+	}
+}
+
+// A pass that has promoted as many jobs as it may leaves its horizon where they end, so that the next one does not walk over them.
+func TestPromotionOfABacklogGoesForward(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	for n := range 5 {
+		s.lateCommit(fmt.Sprint(5-n, " hours"))
+	}
+	for left := 4; left >= 2; left-- {
+		require.Equal(t, int64(1), one[int64](s, "select promoted from awa.promote_due(1)"))
+		require.Equal(t, left+1, int(one[time.Duration](s, "select clock_timestamp() - to_timestamp(last_value / 1000000.0) from awa.promoted_until")/time.Hour))
+	}
+	require.Equal(t, int64(2), s.promote())
 }

@@ -33,6 +33,12 @@ comment on sequence awa.rescued_at is 'Microseconds since 1970: when rescue was 
 create sequence awa.next_sweep_at;
 comment on sequence awa.next_sweep_at is 'Microseconds since 1970: when promote_due next looks for late commits everywhere';
 
+create sequence awa.sweep_level minvalue 0;
+comment on sequence awa.sweep_level is 'How small the pieces are in which promote_due looks for late commits: 0 for the whole, then 1 to 12. One more while it looks, in case that is cut off';
+
+create sequence awa.swept_from;
+comment on sequence awa.swept_from is 'Microseconds since 1970: how far back promote_due has looked for late commits, where it looks in pieces';
+
 create sequence awa.prune_tries minvalue 0;
 comment on sequence awa.prune_tries is 'How many tries in a row to empty the oldest segment were begun, and not ended. A sequence, so that a try that is cut off leaves its mark';
 

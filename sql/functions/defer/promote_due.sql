@@ -7,7 +7,7 @@ comment on view awa.promote_due is 'The row that promote_due returns: how many j
 --
 -- A fast pass reads from a little before the last pass's horizon, so that it never walks over what was deleted. What committed later than that is
 -- found by a sweep over everything, which may take one fiftieth of the time: on every call when the table is small, seldom when a
--- transaction elsewhere keeps millions of deleted rows in it.
+-- transaction elsewhere keeps millions of deleted rows in it. A horizon ahead of now was written by a clock that was set back: then the sweep is due.
 create or replace function awa.promote_due(max_jobs int default 4096) returns setof awa.promote_due
 language plpgsql
 volatile
@@ -23,69 +23,123 @@ as $$
 declare
   v_max int := coalesce(max_jobs, 4096);
   v_now timestamptz := clock_timestamp();
-  v_now_us bigint := extract(epoch from v_now) * 1000000;
-  v_horizon timestamptz;
-  v_promoted bigint;
-  v_swept bigint;
+  v_until timestamptz;
+  v_pass record;
+  v_swept bigint := 0;
 begin
   if v_max not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 4096.');
   end if;
-  select case when s.is_called then to_timestamp(s.last_value / 1000000.0) - interval '10 seconds' else '-infinity' end
-    into v_horizon
-    from awa.promoted_until s;
-  v_promoted := awa._promote(v_horizon, v_now, v_max);
-  if v_promoted < v_max then
-    perform setval('awa.promoted_until', v_now_us);
-    if (select v_now_us not between s.last_value - 3600000000 and s.last_value from awa.next_sweep_at s) then -- due, or a clock that was ahead
-      v_swept := awa._promote('-infinity', v_now, v_max - v_promoted::int);
-      v_promoted := v_promoted + v_swept;
-      if v_promoted < v_max then
-        if pg_try_advisory_xact_lock(awa._claim_key(0)) then
-          perform awa._summarize();
-        end if;
-        perform setval('awa.next_sweep_at', v_now_us + 50 * (extract(epoch from clock_timestamp() - v_now) * 1000000)::bigint);
-      end if;
+  select case when s.is_called then to_timestamp(s.last_value / 1000000.0) else '-infinity' end into v_until from awa.promoted_until s;
+  select * into v_pass from awa._promote(least(v_until, v_now) - interval '10 seconds', v_now, v_max);
+  if not v_pass.is_full then
+    perform setval('awa.promoted_until', awa._microseconds(v_now));
+    if v_until > v_now + interval '1 second'
+       or (select not to_timestamp(s.last_value / 1000000.0) between v_now and v_now + awa._sweep_pause(l.last_value) from awa.next_sweep_at s, awa.sweep_level l)
+    then
+      v_swept := awa._sweep(v_now, v_max - v_pass.promoted::int);
     end if;
+  elsif v_pass.run_at > v_until or v_until > v_now then
+    perform setval('awa.promoted_until', awa._microseconds(v_pass.run_at)); -- the next pass need not walk over these
   end if;
-  return query select v_promoted;
+  return query select v_pass.promoted + v_swept;
 end
 $$;
 comment on function awa.promote_due is 'Makes deferred jobs ready whose time has come; returns how many';
 
--- Promotes due jobs. One that the server can't read, because a page is damaged, is put off for a minute, with a warning: the others must not wait for it.
-create or replace function awa._promote(due_from timestamptz, due_until timestamptz, max_jobs int) returns bigint
+-- Looks for due jobs that committed late, everywhere; or, where that was cut off (by statement_timeout, say) or took long, piece by piece, from now back into the past, for a tenth of a second at a time. Each time it is cut off the pieces become
+-- smaller, and the pause doubles. Its next time is set before it begins, and sequences keep what is set in them.
+create or replace function awa._sweep(now timestamptz, max_jobs int) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_due bigint[] := array(
-    select d.job_id
-      from awa.deferred_jobs d
-     where d.run_at >= due_from and d.run_at <= due_until
-     order by d.run_at, d.job_id
-     limit max_jobs
-       for update skip locked);
-  v_job_id bigint;
-  v_promoted bigint := 0;
+  v_level int := (select s.last_value from awa.sweep_level s where s.is_called);
+  v_began timestamptz := clock_timestamp();
+  v_budget interval := least(interval '100 milliseconds', nullif(current_setting('statement_timeout')::interval, '0') / 4);
+  v_piece_began timestamptz;
+  v_slowest interval := '0';
+  v_from timestamptz;
+  v_to timestamptz;
+  v_pass record;
+  v_is_done boolean;
 begin
-  if v_due = '{}' then
-    return 0;
+  v_level := coalesce(v_level, 0);
+  perform setval('awa.sweep_level', least(v_level + 1, 12)), setval('awa.next_sweep_at', awa._microseconds(now + awa._sweep_pause(v_level + 1)));
+  select case when v_level > 0 and s.last_value > 1 and s.last_value < awa._microseconds(now) then to_timestamp(s.last_value / 1000000.0) else now end into v_to from awa.swept_from s;
+  loop
+    v_from := case when v_level = 0 or now - v_to > interval '1 year' then '-infinity' else v_to - greatest(now - v_to, '10 seconds') / 2 ^ (v_level - 1) end;
+    v_piece_began := clock_timestamp();
+    v_pass := awa._promote(v_from, v_to, max_jobs);
+    v_slowest := greatest(v_slowest, clock_timestamp() - v_piece_began);
+    v_is_done := v_from = '-infinity' and not v_pass.is_full;
+    exit when v_pass.promoted > 0; -- so that it is committed before anything can be cut off
+    v_to := v_from;
+    exit when v_is_done or clock_timestamp() - v_began > v_budget;
+  end loop;
+  if v_is_done and pg_try_advisory_xact_lock(awa._claim_key(0)) then
+    perform awa._summarize();
+  end if;
+
+  if v_level > 0 then
+    perform setval('awa.swept_from', case when v_is_done then 1 else awa._microseconds(v_to) end);
+  end if;
+  v_level := case when v_slowest > interval '100 milliseconds' then least(v_level + 1, 12) when v_is_done and v_slowest < interval '25 milliseconds' then greatest(v_level - 1, 0) else v_level end;
+  perform setval('awa.sweep_level', v_level),
+          setval('awa.next_sweep_at', awa._microseconds(clock_timestamp() + case when v_pass.promoted > 0 and not v_is_done then '0' else least(50 * (clock_timestamp() - v_began), awa._sweep_pause(v_level)) end));
+  return v_pass.promoted;
+end
+$$;
+comment on function awa._sweep is 'Looks for due jobs that committed late';
+
+-- The longest pause before the next sweep, by the level of the last one. A next time that is further away was set by a clock that was ahead.
+create or replace function awa._sweep_pause(level bigint) returns interval
+language sql immutable
+return least(interval '1 second' * 2 ^ level, '10 minutes');
+comment on function awa._sweep_pause is 'The longest pause before the next sweep';
+
+-- A time for a sequence.
+create or replace function awa._microseconds(at timestamptz) returns bigint
+language sql immutable
+return greatest(extract(epoch from at) * 1000000, 1)::bigint;
+comment on function awa._microseconds is 'A time for a sequence, in microseconds since 1970';
+
+-- Promotes due jobs, and says how many, whether it met as many as it may, and when the last of them was due. One that the server can't read, because a page is damaged, is put off for a minute, with a warning: the others must not wait for it.
+create or replace function awa._promote(due_from timestamptz, due_until timestamptz, max_jobs int, out promoted bigint, out is_full boolean, out run_at timestamptz)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_due bigint[];
+  v_job_id bigint;
+begin
+  select array_agg(d.job_id), coalesce(count(*) = max_jobs, false), max(d.run_at) into v_due, is_full, run_at
+    from (
+      select d.job_id, d.run_at
+        from awa.deferred_jobs d
+       where d.run_at >= due_from and d.run_at <= due_until
+       order by d.run_at, d.job_id
+       limit max_jobs
+         for update skip locked
+    ) d;
+  promoted := 0;
+  if v_due is null then
+    return;
   end if;
   begin
-    return awa._make_ready(v_due);
+    promoted := awa._make_ready(v_due);
+    return;
   exception when data_corrupted then
     null; -- one by one
   end;
   foreach v_job_id in array v_due loop
     begin
-      v_promoted := v_promoted + awa._make_ready(array[v_job_id]);
+      promoted := promoted + awa._make_ready(array[v_job_id]);
     exception when data_corrupted then
       perform awa._warn_unreadable(v_job_id, sqlerrm);
       update awa.deferred_jobs d set run_at = clock_timestamp() + interval '1 minute' where d.job_id = v_job_id;
     end;
   end loop;
-  return v_promoted;
 end
 $$;
 comment on function awa._promote is 'Promotes due jobs';
