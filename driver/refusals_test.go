@@ -109,7 +109,7 @@ func TestAnswersThatAreAllRefusedForAWhile(t *testing.T) {
 				assert.Empty(t, job.Errors)
 				assert.Equal(t, 1, job.Attempt)
 			}
-			assert.Contains(t, log.String(), "no longer: answers can't be sent")
+			waitFor(t, func() bool { return strings.Contains(log.String(), "no longer: answers can't be sent") }, "the end of it is not logged")
 		})
 	}
 }

@@ -92,12 +92,12 @@ func TestHealthNamesWhoIsInTheWayOfPruning(t *testing.T) {
 			}
 			require.Eventually(t, func() bool { // a reader of a moment is waited for only after the cleaning
 				return one[bool](s, "select a.xact_start < clock_timestamp() - interval '1.1 seconds' from pg_stat_activity a where a.pid = $1", holder.pid)
-			}, 20*time.Second, 20*time.Millisecond)
+			}, patience, 20*time.Millisecond)
 			require.Eventually(t, func() bool {
 				s.exec("update awa.ring set retry_at = null, left_at[1] = '2000-01-01'")
 				s.exec("select awa.prune_oldest()")
 				return one[bool](s, "select coalesce(r.outcome, '') = $1 from awa.ring r", way.outcome)
-			}, 20*time.Second, 20*time.Millisecond)
+			}, patience, 20*time.Millisecond)
 			require.Contains(t, s.says("prune", who), who)
 			holder.exec("rollback")
 		})
