@@ -25,8 +25,8 @@ select is((select array_agg(signature order by 1) from functions where not priva
 -- The one exception is run by a trigger at commit, when the role is whoever the session is by then.
 select is((select array_agg(signature order by 1) from functions where private and prosecdef), '{awa._decide()}', 'private functions run as their caller, but for what decides at commit');
 select is((select array_agg(signature order by 1) from functions where private and prosecdef and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)), null, 'which has a search_path of its own');
-select is((select array_agg(format('%s %s %s', t.tgrelid::regclass, t.tgdeferrable, t.tginitdeferred) order by 1) from pg_trigger t join functions f on f.oid = t.tgfoid where t.tgparentid = 0),
-  '{"awa.ready_tombstones t t"}', 'and is the only trigger, deferred to the end of the transaction');
+select is((select array_agg(format('%s %s %s', t.tgrelid::regclass, t.tgdeferrable, t.tginitdeferred) order by t.tgrelid::regclass::text) from pg_trigger t join functions f on f.oid = t.tgfoid where t.tgparentid = 0),
+  '{"awa.ready_tombstones t t","awa.ring f f","awa.settings f f"}', 'and is the only trigger that is deferred to the end of the transaction; two others keep rows');
 select is((select count(*) from pg_trigger t join functions f on f.oid = t.tgfoid where t.tgparentid <> 0 and t.tgenabled = 'A'), 4::bigint, 'on every segment, also in a session that takes itself for a replica');
 select is((select array_agg(f.signature order by 1) from functions f, aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a where f.private and a.grantee <> f.proowner), null, 'and are granted to nobody');
 

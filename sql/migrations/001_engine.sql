@@ -27,6 +27,12 @@ comment on sequence awa.claim_ids is 'The id of a claim; a crash may hand a numb
 create sequence awa.promoted_until;
 comment on sequence awa.promoted_until is 'Microseconds since 1970: promote_due has promoted what was due before, late commits aside. A sequence, so that moving it leaves no dead row';
 
+create sequence awa.folded_until minvalue 0;
+comment on sequence awa.folded_until is 'The last claim before those that maintenance looks at again: older ones are counted, or noted as open. A sequence, so that moving it leaves no dead row';
+
+create sequence awa.next_fold_at;
+comment on sequence awa.next_fold_at is 'Microseconds since 1970: when maintenance next looks at all queues, not only at those that have been claimed from';
+
 create sequence awa.rescued_at;
 comment on sequence awa.rescued_at is 'Microseconds since 1970: when rescue was called last, to the second';
 
@@ -64,13 +70,15 @@ create table awa.queues (
   queue_id   bigint not null,
   name       text not null,
   created_at timestamptz not null default now(),
-  dropped_at timestamptz
+  dropped_at timestamptz,
+  forget_after xid8
 );
 -- Not unique, on purpose: a unique index would make the second producer of a new queue wait for the first one's commit.
 create index queues_queue_id on awa.queues (queue_id);
 alter table awa.queues replica identity full;
 comment on table awa.queues is 'The name behind a queue id: one row from each producer that found none, so usually one. Read the distinct ones';
 comment on column awa.queues.dropped_at is 'When the queue was dropped; what was enqueued in a transaction that committed later still finds its name';
+comment on column awa.queues.forget_after is 'Once all transactions before this one have ended, maintenance may remove the name: nothing else is left of the dropped queue';
 comment on column awa.queues.queue_id is 'The first 60 bits of the SHA-256 of the name, so that nobody has to agree on a number';
 
 create table awa.queue_settings (
@@ -353,6 +361,7 @@ create table awa.leases (
   errors       jsonb
 ) with (fillfactor = 70);
 create index leases_job on awa.leases (job_id);
+create index leases_lane on awa.leases (lane);
 create index leases_worker on awa.leases (worker_id) where worker_id is not null;
 comment on table awa.leases is 'One attempt that lasts, or that needed a row that can change; its item in the ledger is closed as materialized';
 comment on column awa.leases.lease is 'How long it stays its worker''s after a heartbeat';
@@ -478,6 +487,7 @@ create table awa.queue_rollups (
   dropped    pg_snapshot,
   folded_at  timestamptz not null default clock_timestamp()
 ) with (fillfactor = 50);
+create index queue_rollups_open on awa.queue_rollups (lane) where open_seqs <> '{}';
 create index queue_rollups_dropped on awa.queue_rollups (lane) where dropped is not null;
 comment on table awa.queue_rollups is 'Counts of the past of a lane, so that an exact count adds up only what came after';
 comment on column awa.queue_rollups.counted is 'Entries and tombstones of transactions that are visible in it are counted in appended and buried';

@@ -83,6 +83,9 @@ begin
   end if;
   v_segment := awa._current_segment();
   select s.claim_bytes, coalesce(r.cleaned_segment, -1), r.cleaned_until into v_bytes, v_cleaned, v_cleaned_until from awa.settings s, awa.ring r;
+  if v_bytes is null then
+    perform awa._refuse_missing('settings', 'insert into awa.settings default values');
+  end if;
 
   -- Each lane's cursor and head. The front lane comes first, then the lanes by their priority, less one for each aging interval that the head has waited.
   <<lanes>>

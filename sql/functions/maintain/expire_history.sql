@@ -31,9 +31,8 @@ begin
       select d.job_id
         from (
           select l.lane, coalesce(s.failed_retention, interval '72 hours') as keep
-            from (select distinct q.queue_id from awa.queues q) q
-            left join awa.queue_settings s on s.queue_id = q.queue_id
-           cross join lateral (select q.queue_id * 8 + p as lane from unnest('{0,1,2,3,4}'::int[]) p) l
+            from awa._done_lanes() l(lane)
+            left join lateral (select * from awa.queue_settings s where s.queue_id = l.lane >> 3 limit 1) s on true
         ) l
        cross join (values ('failed'), ('cancelled')) f(state)
        cross join lateral (
@@ -64,9 +63,8 @@ begin
       select d.job_id
         from (
           select l.lane, coalesce(s.dlq_retention, interval '30 days') as keep
-            from (select distinct q.queue_id from awa.queues q) q
-            left join awa.queue_settings s on s.queue_id = q.queue_id
-           cross join lateral (select q.queue_id * 8 + p as lane from unnest('{0,1,2,3,4}'::int[]) p) l
+            from awa._dead_lanes() l(lane)
+            left join lateral (select * from awa.queue_settings s where s.queue_id = l.lane >> 3 limit 1) s on true
         ) l
        cross join lateral (
           select d.job_id from awa.dlq_entries d
@@ -123,3 +121,29 @@ begin
 end
 $$;
 comment on function awa._count_gone is 'Adds jobs that are no longer kept to the counts of their lane';
+
+-- The lanes that have jobs in done_entries, from one to the next by the index: however many queues there are.
+create or replace function awa._done_lanes() returns setof bigint
+language sql stable
+as $$
+  with recursive lanes(lane) as (
+    (select d.lane from awa.done_entries d where not d.recorded order by d.lane limit 1)
+    union all
+    select (select d.lane from awa.done_entries d where not d.recorded and d.lane > l.lane order by d.lane limit 1) from lanes l where l.lane is not null
+  )
+  select l.lane from lanes l where l.lane is not null
+$$;
+comment on function awa._done_lanes is 'The lanes that have jobs in done_entries';
+
+-- The lanes that have dead letters, likewise.
+create or replace function awa._dead_lanes() returns setof bigint
+language sql stable
+as $$
+  with recursive lanes(lane) as (
+    (select d.lane from awa.dlq_entries d order by d.lane limit 1)
+    union all
+    select (select d.lane from awa.dlq_entries d where d.lane > l.lane order by d.lane limit 1) from lanes l where l.lane is not null
+  )
+  select l.lane from lanes l where l.lane is not null
+$$;
+comment on function awa._dead_lanes is 'The lanes that have dead letters';

@@ -12,10 +12,22 @@ declare
   v_now pg_snapshot;
   v_new record;
   v_claim record;
+  v_began timestamptz := clock_timestamp();
+  v_is_sweep boolean := false;
+  v_counted int;
+  v_until bigint; -- the next pass begins after this claim
 begin
   perform awa._current_segment(); -- in a restored database, what is visible means nothing
   if not pg_try_advisory_xact_lock(awa._fold_key()) then
     return;
+  end if;
+  if queue_ids is null and not everything then
+    -- Those that have been claimed from, and all of them as often as that takes a fiftieth of the time: for claims that were committed late, and entries that nobody claims.
+    v_is_sweep := (select (extract(epoch from v_began) * 1000000)::bigint not between s.last_value - 3600000000 and s.last_value from awa.next_fold_at s); -- due, or a clock that was ahead
+    v_until := awa._claimed_until(v_began - interval '30 seconds'); -- by then each was looked at, and counted, or noted as open
+    if not v_is_sweep then
+      queue_ids := awa._busy_queues();
+    end if;
   end if;
   for v_lane in
     select l.lane, r.lane is not null as exists
@@ -53,8 +65,9 @@ begin
       v_rollup.buried := v_rollup.buried + v_new.tombstones;
       v_rollup.enqueued := v_rollup.enqueued + v_new.enqueued;
     end loop;
+    v_counted := 0;
     for v_claim in
-      select c.lane_seq, cardinality(c.job_ids) as size, c.claimed_at, k.closed, k.completed
+      select c.claim_id, c.lane_seq, cardinality(c.job_ids) as size, c.claimed_at, k.closed, k.completed
         from awa._uncounted(v_lane.lane, v_rollup.closed_seq, v_rollup.open_seqs, max_claims) c
        cross join lateral (
           select coalesce(sum(coalesce(cardinality(k.items), 1)), 0) as closed,
@@ -70,16 +83,28 @@ begin
         v_rollup.completed := v_rollup.completed + v_claim.completed;
         v_rollup.open_seqs := array_remove(v_rollup.open_seqs, v_claim.lane_seq);
       elsif v_claim.lane_seq > v_rollup.closed_seq then
+        v_until := least(v_until, v_claim.claim_id - 1);
         exit when v_claim.claimed_at > clock_timestamp() - interval '10 seconds' or cardinality(v_rollup.open_seqs) >= 1000;
         v_rollup.open_seqs := v_rollup.open_seqs || v_claim.lane_seq;
       end if;
       v_rollup.closed_seq := greatest(v_rollup.closed_seq, v_claim.lane_seq);
+      v_counted := v_counted + 1;
+      if v_counted = max_claims then
+        v_until := least(v_until, v_claim.claim_id); -- there may be more
+      end if;
     end loop;
     update awa.queue_rollups r
        set counted = v_now, enqueued = v_rollup.enqueued, appended = v_rollup.appended, kept = v_rollup.kept, buried = v_rollup.buried, closed_seq = v_rollup.closed_seq, open_seqs = v_rollup.open_seqs,
            claimed = v_rollup.claimed, completed = v_rollup.completed, folded_at = clock_timestamp()
      where r.lane = v_lane.lane;
   end loop;
+  if v_until is not null then
+    perform setval('awa.folded_until', greatest(v_until, 0));
+    if v_is_sweep then
+      perform awa._forget_queues();
+      perform setval('awa.next_fold_at', ((extract(epoch from v_began) + 50 * extract(epoch from clock_timestamp() - v_began)) * 1000000)::bigint);
+    end if;
+  end if;
 end
 $$;
 comment on function awa._fold is 'Counts what the ledgers have grown by into queue_rollups';
@@ -133,3 +158,63 @@ as $$
    cross join lateral (select * from awa.ready_tombstones t where t.lane = - _appended_since.lane and t.xid = x offset 0) t
 $$;
 comment on function awa._appended_since is 'What a lane has got that is not visible in a snapshot';
+
+-- The queues in which claims may be open, or not counted: those with claims that maintenance has not looked at, and those of which it knows that some are open. A claim whose transaction took more than 30 seconds may be missing until
+-- all queues are looked at.
+create or replace function awa._busy_queues() returns bigint[]
+language sql stable
+as $$
+  select array(
+    select c.lane >> 3 from awa.lease_claims c where c.claim_id > (select s.last_value from awa.folded_until s)
+    union
+    select r.lane >> 3 from awa.queue_rollups r where r.open_seqs <> '{}')
+$$;
+comment on function awa._busy_queues is 'The queues in which claims may be open, or not counted';
+
+-- The last claim before those that are younger than a time, among those that maintenance has not looked at. Claims that are being committed are younger.
+create or replace function awa._claimed_until(claimed_before timestamptz) returns bigint
+language sql stable
+as $$
+  select coalesce(min(c.claim_id) filter (where c.claimed_at > claimed_before) - 1, max(c.claim_id), (select s.last_value from awa.folded_until s))
+    from awa.lease_claims c
+   where c.claim_id > (select s.last_value from awa.folded_until s)
+$$;
+comment on function awa._claimed_until is 'The last claim before those that are younger than a time';
+
+-- Removes the names of dropped queues of which nothing is left: no entry, note or job. Their counts go, too. At most 1,000.
+-- In two steps, for a transaction that has seen the name before the drop may still enqueue without looking for it again: it has an older snapshot when the name is marked, or an id, and has ended when the name is removed.
+create or replace function awa._forget_queues() returns void
+language plpgsql
+as $$
+declare
+  v_gone bigint[];
+  v_now pg_snapshot := awa._snapshot();
+begin
+  if (select true from awa.queues q where q.dropped_at is not null limit 1) is null then
+    return;
+  end if;
+  v_gone := array(
+    select q.queue_id
+      from (select q.queue_id from awa.queues q group by q.queue_id having bool_and(q.dropped_at is not null)) q
+     where not exists (
+         select from generate_series(q.queue_id * 8, q.queue_id * 8 + 7) l(lane)
+          where (select true from awa.ready_entries e where e.lane = l.lane limit 1)
+             or (select true from awa.ready_tombstones t where t.lane = l.lane limit 1)
+             or (select true from awa.ready_tombstones t where t.lane = - l.lane limit 1)
+             or (select true from awa.lease_claims c where c.lane = l.lane and c.job_ids <> '{}' limit 1)
+             or (select true from awa.leases s where s.lane = l.lane limit 1)
+             or (select true from awa.deferred_jobs d where d.lane = l.lane limit 1)
+             or (select true from awa.done_entries d where d.lane = l.lane and not d.recorded limit 1)
+             or (select true from awa.dlq_entries d where d.lane = l.lane limit 1))
+     limit 1000);
+  with names as (
+    delete from awa.queues q where q.queue_id = any(v_gone) and q.forget_after <= pg_snapshot_xmin(v_now) returning q.queue_id
+  )
+  delete from awa.queue_rollups r using names n where r.lane >= n.queue_id * 8 and r.lane <= n.queue_id * 8 + 7;
+  update awa.queues q
+     set forget_after = pg_snapshot_xmax(v_now)
+   where q.queue_id = any(v_gone) and q.forget_after is null
+     and not exists (select from awa._old_snapshots(q.xmin::text::xid8));
+end
+$$;
+comment on function awa._forget_queues is 'Removes the names of dropped queues of which nothing is left';

@@ -34,8 +34,9 @@ begin
   v_open := array(
     select o.receipt
       from awa._open_items o
-     where o.claimed_at <= v_now - coalesce(older_than, interval '5 seconds')
-        or o.claimed_at > v_now + interval '1 second'); -- by a clock that was ahead: rescue corrects the rows
+     where o.queue_id = any(awa._busy_queues())
+       and (o.claimed_at <= v_now - coalesce(older_than, interval '5 seconds')
+         or o.claimed_at > v_now + interval '1 second')); -- by a clock that was ahead: rescue corrects the rows
   begin
     v_materialized := awa._materialize(v_open, v_max);
   exception when data_corrupted then

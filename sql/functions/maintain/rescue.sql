@@ -48,7 +48,7 @@ begin
        for update skip locked);
   if cardinality(v_lasting) < v_max then
     v_others := array(
-      select o.receipt from awa._open_items o where awa._is_overdue(o.lease_until, o.deadline_at, o.lease_until - o.claimed_at, o.worker_id, v_now));
+      select o.receipt from awa._open_items o where o.queue_id = any(awa._busy_queues()) and awa._is_overdue(o.lease_until, o.deadline_at, o.lease_until - o.claimed_at, o.worker_id, v_now));
   end if;
   begin
     v_rescued := awa._rescue(v_lasting, v_others, v_max - cardinality(v_lasting), v_now);
@@ -69,7 +69,7 @@ begin
      select w.worker_id from awa.workers w
       where awa._is_overdue(w.heartbeat_at + interval '1 hour', null, interval '1 hour', w.worker_id, v_now)
         and not exists (select from awa.leases l where l.worker_id = w.worker_id)
-        and not exists (select from awa._open_items o where o.worker_id = w.worker_id)
+        and not exists (select from awa._open_items o where o.queue_id = any(awa._busy_queues()) and o.worker_id = w.worker_id)
         for update skip locked));
   delete from awa.heartbeat_replies h
    where (h.worker_id, h.receipt) in (
@@ -138,7 +138,7 @@ begin
 
   -- A gap is of no use to attempts that began after it, nor to workers.
   if exists (select from awa.rescue_gaps) then
-    v_longest := greatest(interval '1 hour', (select max(l.lease) from awa.leases l), (select max(o.lease_until - o.claimed_at) from awa._open_items o));
+    v_longest := greatest(interval '1 hour', (select max(l.lease) from awa.leases l), (select max(o.lease_until - o.claimed_at) from awa._open_items o where o.queue_id = any(awa._busy_queues())));
     delete from awa.rescue_gaps g
      where (g.began_at, g.ended_at) in (
        select h.began_at, h.ended_at from awa.rescue_gaps h where h.ended_at < least(v_last, now - v_longest) for update skip locked);

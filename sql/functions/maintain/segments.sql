@@ -1,3 +1,26 @@
+-- Refuses to remove the one row of a table that has to have it: without settings nothing would be claimed, and without ring nothing enqueued.
+create or replace function awa._keep_row() returns trigger
+language plpgsql
+as $$
+begin
+  raise exception using errcode = '55000', message = format('awa.%s must keep its row', tg_table_name), detail = format('Tried to %s it.', lower(tg_op)),
+    hint = 'Update the row instead. Where it is missing, see the reference: "Rows that must be there".';
+end
+$$;
+comment on function awa._keep_row is 'Refuses to remove the one row of a table that has to have it';
+
+do $$
+declare
+  v_table text;
+begin
+  foreach v_table in array array['settings', 'ring'] loop
+    if not exists (select from pg_trigger where tgrelid = format('awa.%s', v_table)::regclass and tgname = 'keep_row') then
+      execute format('create trigger keep_row before delete or truncate on awa.%s execute function awa._keep_row()', v_table);
+    end if;
+  end loop;
+end
+$$;
+
 -- The entries that count: all, but for those of the segment that was cleaned, which are claimed, buried, or carried to the current segment under the same place.
 create or replace view awa._entries as
 select e.*

@@ -47,7 +47,7 @@ begin
             from (
               select a.*
                 from awa._available a
-               where (queue is null or a.lane between v_queue_id * 8 and v_queue_id * 8 + 7)
+               where (queue is null or a.queue_id = v_queue_id)
                  and (kind is null or a.kind = kind) and (before is null or a.created_at < before)
                limit v_max - v_cancelled
             ) a
@@ -59,7 +59,7 @@ begin
       from (
         select r.job_id, r.receipt
           from awa._running r
-         where (queue is null or r.lane between v_queue_id * 8 and v_queue_id * 8 + 7)
+         where (queue is null or r.queue_id = v_queue_id)
            and (kind is null or r.kind = kind) and (before is null or r.created_at < before)
          order by r.receipt
          limit v_max - v_cancelled

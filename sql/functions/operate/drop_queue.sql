@@ -38,17 +38,17 @@ begin
   perform from awa.deferred_jobs d where d.lane between v_first and v_last for update;
   perform from awa.done_entries d where d.lane between v_first and v_last for update;
   perform from awa.dlq_entries d where d.lane between v_first and v_last for update;
-  perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped') from awa._running r where r.lane between v_first and v_last;
+  perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped') from awa._running r where r.queue_id = v_queue_id;
   v_now := awa._snapshot(); -- what commits from here on stays
 
   -- Every cursor goes past what is ready, and the counts begin anew. What this transaction itself has enqueued is too young for that, and buried.
   delete from awa.unique_claims u
    where (u.key, u.job_id) in (select substr(a.unique_key, 1, 32), a.job_id from awa._available a
-    where a.lane between v_first and v_last and a.unique_key is not null and (pg_visible_in_snapshot(a.xid, v_now) or a.xid = pg_current_xact_id_if_assigned()));
+    where a.queue_id = v_queue_id and a.unique_key is not null and (pg_visible_in_snapshot(a.xid, v_now) or a.xid = pg_current_xact_id_if_assigned()));
   v_batch := nextval('awa.claim_ids'); -- any number that nobody else has
   perform awa._bury(array(
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
-      from awa._available a where a.lane between v_first and v_last and a.xid = pg_current_xact_id_if_assigned()), v_batch, false);
+      from awa._available a where a.queue_id = v_queue_id and a.xid = pg_current_xact_id_if_assigned()), v_batch, false);
   perform awa._decide_later(-1, v_batch, v_batch);
   -- Nothing is left to decide about. Each delete names its segment, so that the other segments' tables are not locked.
   for v_segment in select distinct t.segment from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned() and t.lane between v_first and v_last loop
@@ -85,8 +85,12 @@ begin
   -- For the books: what others did before their rows could be locked.
   update awa.queue_rollups r
      set enqueued = b.jobs - b.enqueued
-    from awa._books b
-   where r.lane = v_first + 2 and b.queue_id = v_queue_id and b.jobs <> b.enqueued;
+    from (
+      select q.available + q.scheduled + q.retryable + q.running + q.waiting_external + q.completed + q.failed + q.cancelled + q.dead as jobs,
+             (select sum(c.enqueued) from awa._lane_counts c where c.queue_id = v_queue_id)::bigint as enqueued
+        from awa.queue_counts(queue) q
+    ) b
+   where r.lane = v_first + 2 and b.jobs <> b.enqueued;
   delete from awa.queue_settings s where s.queue_id = v_queue_id;
   update awa.queues q set dropped_at = clock_timestamp() where q.queue_id = v_queue_id and q.dropped_at is null;
 end

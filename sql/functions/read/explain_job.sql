@@ -57,7 +57,7 @@ begin
     v_waits := v_lease.lease_until <= v_now;
   elsif v_job.state = 'available' then
     select count(*) into v_ahead
-      from (select from awa._available a where a.lane = v_place.lane and (a.xid, a.job_id) < (v_place.xid, v_place.id) limit 10001) a;
+      from (select from awa._available a where a.queue_id = v_place.lane >> 3 and a.lane = v_place.lane and (a.xid, a.job_id) < (v_place.xid, v_place.id) limit 10001) a;
     v_says := format('It is available since %s, and waits in queue %s behind %s of priority %s', v_job.run_at, v_job.queue, case v_ahead when 1 then '1 job' when 10001 then 'more than 10000 jobs' else v_ahead || ' jobs' end, v_job.priority)
       || case when v_place.lane & 7 = 0 then ' that were given back, too' else '' end
       || '; jobs of other priorities may come before it.';

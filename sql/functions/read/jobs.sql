@@ -204,13 +204,14 @@ union all
 select f.job_id, 'dead', f.receipt, f.lane, (f.lane & 7)::int, null, null, f.unique_key from awa.dlq_entries f;
 comment on view awa._place is 'Where each job is: its state, and its place there';
 
--- Every lane: its cursor, from where entries are unclaimed in its range, and what is counted of its past.
+-- Every lane, to be filtered by its queue_id: its cursor, from where entries are unclaimed in its range, and what is counted of its past.
 create or replace view awa._lanes as
 select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_seq, c.segment as cursor_segment,
        greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
        case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as from_id,
        coalesce(r.counted, '3:3:') as counted, r.dropped, coalesce(r.enqueued, 0) as enqueued, coalesce(r.appended, 0) as appended, coalesce(r.kept, '{0,0,0,0}') as kept, coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq, coalesce(r.open_seqs, '{}') as open_seqs,
-       coalesce(r.claimed, 0) as claimed, coalesce(r.completed, 0) as completed, coalesce(r.failed, 0) as failed, coalesce(r.cancelled, 0) as cancelled, coalesce(r.dead, 0) as dead
+       coalesce(r.claimed, 0) as claimed, coalesce(r.completed, 0) as completed, coalesce(r.failed, 0) as failed, coalesce(r.cancelled, 0) as cancelled, coalesce(r.dead, 0) as dead,
+       q.queue_id
   from (select distinct q.queue_id from awa.queues q) q
  cross join lateral (select q.queue_id * 8 + p as lane from unnest('{0,1,2,3,4}'::int[]) p) l
   left join lateral (
@@ -242,7 +243,7 @@ comment on function awa._late_entries is 'Entries of a lane that were committed 
 -- The places of entries that no cursor has passed. Two stretches of a lane hold them: the transactions that were in progress at one of the
 -- window's ends, probed one by one, and what comes after the position.
 create or replace view awa._available as
-select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.unique_key
+select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.unique_key, l.queue_id
   from awa._lanes l
  cross join lateral (
     select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at) as created_at, e.unique_key
@@ -262,7 +263,7 @@ comment on view awa._available is 'The places of entries that may be claimed';
 -- The items of claims that are open in the ledger: they are all in claims that are not counted yet.
 create or replace view awa._open_items as
 select c.lane, c.claim_id << 12 | (j.place - 1) as receipt, j.job_id, c.claimed_at, c.lease_until, c.deadline_at, c.worker_id,
-       c.first_xid, c.first_id, c.pos_xid, c.pos_id, c.hi, c.segment
+       c.first_xid, c.first_id, c.pos_xid, c.pos_id, c.hi, c.segment, l.queue_id
   from awa._lanes l
  cross join lateral (
     select * from awa._uncounted(l.lane, l.closed_seq, l.open_seqs, null) offset 0
@@ -279,7 +280,7 @@ comment on view awa._open_items is 'The items of claims that are open in the led
 
 -- Open attempts: of the ledger, with the places of their entries, and those that have a row of their own.
 create or replace view awa._running as
-select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.ready_at) as created_at, e.segment
+select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.ready_at) as created_at, e.segment, o.queue_id
   from awa._open_items o
  cross join lateral (
     select *
@@ -293,7 +294,7 @@ select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.read
     offset 0
   ) e
 union all
-select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null from awa.leases l;
+select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, l.lane >> 3 from awa.leases l;
 comment on view awa._running is 'Open attempts';
 
 -- The rows of awa.jobs.

@@ -36,7 +36,7 @@ begin
   end if;
 
   if state = 'available' then
-    select coalesce(sum(c.available), 0) <= 10000 into v_is_short from awa._lane_counts c where queue is null or c.lane >> 3 = awa._queue_id(queue);
+    select coalesce(sum(c.available), 0) <= 10000 into v_is_short from awa._lane_counts c where queue is null or c.queue_id = awa._queue_id(queue);
   end if;
   if state = 'running' or v_is_short then
     perform set_config('enable_bitmapscan', 'off', true); -- until the end of the function: it is for BRIN alone
@@ -45,11 +45,11 @@ begin
              j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata, j.tags, j.unique_key, j.receipt, j.progress, j.output, j.worker_id
         from (
           select * from (
-            select a.lane, a.xid, a.job_id, a.kind from awa._available a where state = 'available'
+            select a.lane, a.xid, a.job_id, a.kind, a.queue_id from awa._available a where state = 'available'
             union all
-            select r.lane, r.xid, r.job_id, r.kind from awa._running r where state = 'running'
+            select r.lane, r.xid, r.job_id, r.kind, r.queue_id from awa._running r where state = 'running'
           ) p
-           where p.job_id < v_until and (queue is null or p.lane >> 3 = awa._queue_id(queue)) and (kind is null or p.kind = kind)
+           where p.job_id < v_until and (queue is null or p.queue_id = awa._queue_id(queue)) and (kind is null or p.kind = kind)
            order by p.job_id desc
            limit v_left
         ) p

@@ -6,7 +6,8 @@ select l.lane,
        (c.claimed - c.closed - o.jobs)::bigint as running,
        (l.completed + c.completed)::bigint as completed,
        l.failed, l.cancelled, l.dead,
-       least(h.ready_at, a.ready_at) as oldest_ready_at
+       least(h.ready_at, a.ready_at) as oldest_ready_at,
+       l.queue_id
   from awa._lanes l
  cross join lateral (
     select coalesce(sum(a.entries), 0) as entries, coalesce(sum(a.tombstones), 0) as tombstones, coalesce(sum(a.enqueued), 0) as enqueued
@@ -62,22 +63,34 @@ create or replace function awa.queue_counts(queue text default null) returns set
 language sql stable
 security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_mergejoin = off
 set jit = off
 as $$
-with names as (
-  select q.queue_id, q.name, bool_or(q.dropped_at is null) as is_there from awa.queues q group by q.queue_id, q.name
+with wanted as materialized ( -- a range, so that one queue costs the same whatever others there are
+  select coalesce(awa._queue_id(queue_counts.queue), 0) as first, coalesce(awa._queue_id(queue_counts.queue), (1::bigint << 60) - 1) as last
+), names as (
+  select q.queue_id, q.name, bool_or(q.dropped_at is null) as is_there
+    from awa.queues q
+   where q.queue_id >= (select w.first from wanted w) and q.queue_id <= (select w.last from wanted w)
+   group by q.queue_id, q.name
 ), ledger as (
-  select c.lane >> 3 as queue_id, sum(c.available) as available, sum(c.running) as running, sum(c.completed) as completed,
+  select c.queue_id, sum(c.available) as available, sum(c.running) as running, sum(c.completed) as completed,
          sum(c.failed) as failed, sum(c.cancelled) as cancelled, sum(c.dead) as dead, min(c.oldest_ready_at) as oldest
     from awa._lane_counts c
+   where c.queue_id >= (select w.first from wanted w) and c.queue_id <= (select w.last from wanted w)
    group by 1
 ), leases as (
-  select l.lane >> 3 as queue_id, count(*) as jobs from awa.leases l group by 1
+  select l.lane >> 3 as queue_id, count(*) as jobs
+    from awa.leases l
+   where l.lane >= (select w.first * 8 from wanted w) and l.lane <= (select w.last * 8 + 7 from wanted w)
+   group by 1
 ), deferred as (
   select d.lane >> 3 as queue_id,
          count(*) filter (where d.state = 'scheduled') as scheduled,
          count(*) filter (where d.state = 'retryable') as retryable
     from awa.deferred_jobs d
+   where d.lane >= (select w.first * 8 from wanted w) and d.lane <= (select w.last * 8 + 7 from wanted w)
    group by 1
 ), done as (
   select f.lane >> 3 as queue_id,
@@ -85,10 +98,13 @@ with names as (
          count(*) filter (where f.state = 'failed') as failed,
          count(*) filter (where f.state = 'cancelled') as cancelled
     from awa.done_entries f
-   where not f.recorded
+   where not f.recorded and f.lane >= (select w.first * 8 from wanted w) and f.lane <= (select w.last * 8 + 7 from wanted w)
    group by 1
 ), dead as (
-  select f.lane >> 3 as queue_id, count(*) as jobs from awa.dlq_entries f group by 1
+  select f.lane >> 3 as queue_id, count(*) as jobs
+    from awa.dlq_entries f
+   where f.lane >= (select w.first * 8 from wanted w) and f.lane <= (select w.last * 8 + 7 from wanted w)
+   group by 1
 )
 select q.name as queue,
        c.available::bigint as available,

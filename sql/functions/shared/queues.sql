@@ -51,7 +51,9 @@ begin
   select min(r.current_segment) as current_segment, count(*) = 1 and bool_and(r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[] and o.xid = o.xmin) as is_at_home
     into v_ring
     from awa.ring r, awa.origin o;
-  if v_ring.is_at_home is not true and awa._is_restored() then -- which takes longer
+  if v_ring.current_segment is null and not exists (select from awa.ring) then
+    perform awa._refuse_missing('ring', $q$insert into awa.ring (tables) values (array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[])$q$);
+  elsif v_ring.is_at_home is not true and awa._is_restored() then -- which takes longer
     raise exception using errcode = '55000', message = 'the database was restored from a dump',
       detail = 'The order of its jobs is in the transaction ids of the server that the dump came from.',
       hint = 'Call awa.rebase_after_restore() once.';
@@ -60,6 +62,17 @@ begin
 end
 $$;
 comment on function awa._current_segment is 'The segment that new entries and claims go to';
+
+-- Raises 55000 for a table whose row is missing.
+create or replace function awa._refuse_missing(name text, cure text) returns void
+language plpgsql
+as $$
+begin
+  raise exception using errcode = '55000', message = format('awa.%s has lost its row', name), detail = 'Somebody has removed it, or a restore has not brought it back.',
+    hint = format('Run: %s.', cure);
+end
+$$;
+comment on function awa._refuse_missing is 'Raises 55000 for a table whose row is missing';
 
 -- Notes that jobs have come to a lane, or, negative, have gone from it, without an entry of their own: for the books.
 create or replace function awa._note_enqueued(lane bigint, jobs bigint) returns void
