@@ -191,3 +191,13 @@ func TestClockThatIsSetBack(t *testing.T) {
 		}
 	}
 }
+
+// Nor does it keep segments: their ages count from when it was set back.
+func TestSegmentsAfterTheClockWasSetBack(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.exec("update awa.ring set left_at = array[now() - interval '1 day', now() + interval '10 years', now() - interval '2 days', now() + interval '40 minutes']")
+	require.Equal(t, int16(1), one[int16](s, "select current_segment from awa.rotate(true)"))
+	require.Equal(t, []bool{true, true, true, true}, list[bool](s, "select at <= clock_timestamp() from awa.ring, unnest(left_at) at"))
+	require.Equal(t, int64(2), one[int64](s, "select round(extract(epoch from clock_timestamp() - left_at[3]) / 86400)::bigint from awa.ring"))
+}

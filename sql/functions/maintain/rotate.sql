@@ -29,6 +29,9 @@ begin
     return;
   end if;
   perform awa._keep_origin();
+  if clock_timestamp() + interval '1 second' < any(v_ring.left_at) then -- by a clock that was ahead: segments would stay for as long
+    update awa.ring r set left_at = array(select least(u.at, clock_timestamp()) from unnest(r.left_at) with ordinality u(at, n) order by u.n) returning r.* into v_ring;
+  end if;
   v_next := (v_ring.current_segment + 1) % 4;
   select force is true
          or v_ring.left_at[v_ring.current_segment + 1] <= clock_timestamp() - s.segment_age
