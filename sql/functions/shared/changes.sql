@@ -137,9 +137,6 @@ declare
   v_job_ids bigint[];
   v_keys bytea[];
 begin
-  if new.by_xid <> pg_current_xact_id() then
-    return null; -- restored from a dump, or copied from another server, where it was decided
-  end if;
   if new.lane = -2 then
     perform set_config('lock_timeout', '100', true);
     perform awa._inherit(new.batch);
@@ -222,8 +219,9 @@ comment on function awa._decide is 'Decides, at commit, what becomes of buried e
 do $$
 begin
   if not exists (select from pg_trigger where tgrelid = 'awa.ready_tombstones'::regclass and tgname = 'decide') then
+    -- Not of rows that a restore or a subscription brings: these were decided elsewhere, and who applies a subscription may not run deferred triggers.
     create constraint trigger decide after insert on awa.ready_tombstones deferrable initially deferred
-      for each row when (new.lane in (-1, -2)) execute function awa._decide();
+      for each row when (new.lane in (-1, -2) and new.by_xid = pg_current_xact_id()) execute function awa._decide();
   end if;
   -- Also in a session that takes itself for a replica: otherwise a job that it cancels is claimed, and runs.
   if exists (select from pg_trigger where tgrelid in (select 'awa.ready_tombstones'::regclass union all select i.inhrelid from pg_inherits i where i.inhparent = 'awa.ready_tombstones'::regclass) and tgname = 'decide' and tgenabled <> 'A') then
