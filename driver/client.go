@@ -77,12 +77,41 @@ func (c *Client) EnqueueTx(ctx context.Context, tx DBTX, args Args, opts Enqueue
 
 // UniqueOptions say what there may be only one job of at a time. In each field the zero value stands for the default.
 type UniqueOptions struct {
-	Key    string        // what there may be one of, in 1 to 10,000 characters; by default it is made of By
-	By     []string      // any of "queue", "kind" and "args"; kind and args by default; without meaning beside Key
-	Period time.Duration // one in each period of this length, 1 ms to 10 years; by default one at any time
+	Key string   // what there may be one of, in 1 to 10,000 characters; by default it is made of By
+	By  []string // any of "queue", "kind" and "args"; kind and args by default; without meaning beside Key
+	// Period makes the key one of a period, that of RunAt or of now: one job for each day, say. Its length is 1 ms to 10
+	// years; by default there are no periods. A job that has completed keeps its key to the end of the period; one that
+	// ended otherwise does not. [Day], [Week], and whole numbers of [Month] and [Year] are those of the calendar, others
+	// count from 1970.
+	Period time.Duration
+	Zone   string    // the time zone of the calendar, such as "Europe/Berlin"; UTC by default
+	RunAt  time.Time // only for [Client.CancelByUniqueKey]: the RunAt of the job, where its period is that
 	// States are the states in which a job holds its key, as [JobInfo] names them; by default all in which it has not
-	// ended. Without meaning to [Client.CancelByUniqueKey].
+	// ended, and with a Period when it has completed. Without meaning to [Client.CancelByUniqueKey].
 	States []string
+}
+
+// Lengths of a [UniqueOptions] period that are those of the calendar. A month and a year are written as their average
+// lengths, and stand for whatever the calendar says.
+const (
+	Day   = 24 * time.Hour
+	Week  = 7 * Day // from Monday
+	Month = Year / 12
+	Year  = 31556952 * time.Second
+)
+
+// interval is a period as the server reads it.
+func interval(period time.Duration) *string {
+	switch {
+	case period == 0:
+		return nil
+	case period%Month == 0:
+		return new(fmt.Sprintf("%d months", period/Month))
+	case period%Day == 0:
+		return new(fmt.Sprintf("%d days", period/Day))
+	default:
+		return new(fmt.Sprintf("%d microseconds", period.Microseconds()))
+	}
 }
 
 // EnqueueUnique is [Client.Enqueue], unless another job holds the same unique key: then it returns that one's id, and
@@ -113,7 +142,8 @@ func (c *Client) EnqueueUniqueTx(ctx context.Context, tx DBTX, args Args, unique
 		Args:         encoded,
 		UniqueKey:    optional(unique.Key),
 		UniqueBy:     unique.By,
-		UniquePeriod: optional(unique.Period),
+		UniquePeriod: interval(unique.Period),
+		UniqueZone:   optional(unique.Zone),
 		UniqueStates: unique.States,
 		Priority:     optionalInt(opts.Priority),
 		RunAt:        runAt,
@@ -140,7 +170,9 @@ func (c *Client) CancelByUniqueKeyTx(ctx context.Context, tx DBTX, args Args, un
 		Queue:        new(cmp.Or(queue, DefaultQueue)),
 		UniqueKey:    optional(unique.Key),
 		UniqueBy:     unique.By,
-		UniquePeriod: optional(unique.Period),
+		UniquePeriod: interval(unique.Period),
+		UniqueZone:   optional(unique.Zone),
+		RunAt:        optionalTime(unique.RunAt),
 	}
 	if args != nil {
 		params.Kind = new(args.Kind())
@@ -156,6 +188,85 @@ func (c *Client) CancelByUniqueKeyTx(ctx context.Context, tx DBTX, args Args, un
 		return 0, false, nil
 	}
 	return ids[0], true, nil
+}
+
+// BatchJob is a job of a batch: see [Client.EnqueueBatch].
+type BatchJob struct {
+	Args    Args
+	Options EnqueueOptions
+	Unique  *UniqueOptions // nil for a job that is not unique
+}
+
+// BatchResult says what became of a job of a batch.
+type BatchResult struct {
+	ID       int64 // of the job, or of the one that holds its unique key
+	Inserted bool  // false when another job holds the key
+}
+
+// EnqueueBatch appends jobs of any kinds and queues, at most 10,000, some of them unique, all of them or, on an error, none.
+// It returns what became of each, in their order. It waits as [Client.EnqueueUnique] does, and two batches that name the
+// same keys never wait for each other.
+func (c *Client) EnqueueBatch(ctx context.Context, jobs []BatchJob) ([]BatchResult, error) {
+	return c.EnqueueBatchTx(ctx, c.pool, jobs)
+}
+
+// EnqueueBatchTx is [Client.EnqueueBatch] inside the caller's transaction: see [Client.EnqueueUniqueTx].
+func (c *Client) EnqueueBatchTx(ctx context.Context, tx DBTX, jobs []BatchJob) ([]BatchResult, error) {
+	if len(jobs) == 0 {
+		return nil, nil
+	}
+	type uniqueJSON struct {
+		Key    *string  `json:"key,omitempty"`
+		By     []string `json:"by,omitempty"`
+		Period *string  `json:"period,omitempty"`
+		Zone   *string  `json:"zone,omitempty"`
+		States []string `json:"states,omitempty"`
+	}
+	type jobJSON struct {
+		Queue       string          `json:"queue"`
+		Kind        string          `json:"kind"`
+		Args        json.RawMessage `json:"args"`
+		Priority    *int32          `json:"priority,omitempty"`
+		RunAt       *string         `json:"run_at,omitempty"`
+		MaxAttempts *int32          `json:"max_attempts,omitempty"`
+		Tags        []string        `json:"tags,omitempty"`
+		Metadata    json.RawMessage `json:"metadata,omitempty"`
+		Unique      *uniqueJSON     `json:"unique,omitempty"`
+	}
+	batch := make([]jobJSON, len(jobs))
+	for i, job := range jobs {
+		args, err := encodeArgs(job.Args)
+		if err != nil {
+			return nil, fmt.Errorf("enqueue: %w", err)
+		}
+		metadata, err := encode("metadata", job.Options.Metadata)
+		if err != nil {
+			return nil, fmt.Errorf("enqueue: %w", err)
+		}
+		batch[i] = jobJSON{
+			Queue: cmp.Or(job.Options.Queue, DefaultQueue), Kind: job.Args.Kind(), Args: args, Priority: optionalInt(job.Options.Priority),
+			MaxAttempts: optionalInt(job.Options.MaxAttempts), Tags: job.Options.Tags, Metadata: metadata,
+		}
+		if at := job.Options.RunAt; !at.IsZero() {
+			batch[i].RunAt = new(at.UTC().Format("2006-01-02T15:04:05.999999Z"))
+		}
+		if u := job.Unique; u != nil {
+			batch[i].Unique = &uniqueJSON{Key: optional(u.Key), By: u.By, Period: interval(u.Period), Zone: optional(u.Zone), States: u.States}
+		}
+	}
+	encoded, err := json.Marshal(batch)
+	if err != nil {
+		return nil, fmt.Errorf("enqueue: %w", err)
+	}
+	rows, err := queries.EnqueueBatch(ctx, tx, encoded)
+	if err != nil {
+		return nil, fmt.Errorf("enqueue: %w", mapError(err))
+	}
+	results := make([]BatchResult, len(rows))
+	for i, row := range rows {
+		results[i] = BatchResult{row.JobID, row.Inserted}
+	}
+	return results, nil
 }
 
 // EnqueueMany appends jobs of one kind, at most 10,000, all of them or, on an error, none. It is the fast way. It returns

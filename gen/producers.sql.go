@@ -14,7 +14,7 @@ import (
 const cancelByUniqueKey = `-- name: CancelByUniqueKey :many
 select awa.cancel_by_unique_key(
   queue => $1, kind => $2, args => $3, unique_key => $4, unique_by => $5::text[],
-  unique_period => $6)
+  unique_period => $6::text::interval, unique_zone => $7, run_at => $8)
 `
 
 type CancelByUniqueKeyParams struct {
@@ -23,7 +23,9 @@ type CancelByUniqueKeyParams struct {
 	Args         json.RawMessage
 	UniqueKey    *string
 	UniqueBy     []string
-	UniquePeriod *time.Duration
+	UniquePeriod *string
+	UniqueZone   *string
+	RunAt        *time.Time
 }
 
 func (q *Queries) CancelByUniqueKey(ctx context.Context, db DBTX, arg CancelByUniqueKeyParams) ([]int64, error) {
@@ -34,6 +36,8 @@ func (q *Queries) CancelByUniqueKey(ctx context.Context, db DBTX, arg CancelByUn
 		arg.UniqueKey,
 		arg.UniqueBy,
 		arg.UniquePeriod,
+		arg.UniqueZone,
+		arg.RunAt,
 	)
 	if err != nil {
 		return nil, err
@@ -87,22 +91,22 @@ func (q *Queries) Enqueue(ctx context.Context, db DBTX, arg EnqueueParams) (int6
 }
 
 const enqueueBatch = `-- name: EnqueueBatch :many
-select awa.enqueue_batch(jobs => $1)
+select job_id, inserted from awa.enqueue_batch(jobs => $1)
 `
 
-func (q *Queries) EnqueueBatch(ctx context.Context, db DBTX, jobs json.RawMessage) ([]int64, error) {
+func (q *Queries) EnqueueBatch(ctx context.Context, db DBTX, jobs json.RawMessage) ([]AwaEnqueueUnique, error) {
 	rows, err := db.Query(ctx, enqueueBatch, jobs)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []int64
+	var items []AwaEnqueueUnique
 	for rows.Next() {
-		var enqueue_batch int64
-		if err := rows.Scan(&enqueue_batch); err != nil {
+		var i AwaEnqueueUnique
+		if err := rows.Scan(&i.JobID, &i.Inserted); err != nil {
 			return nil, err
 		}
-		items = append(items, enqueue_batch)
+		items = append(items, i)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err
@@ -159,8 +163,8 @@ func (q *Queries) EnqueueMany(ctx context.Context, db DBTX, arg EnqueueManyParam
 const enqueueUnique = `-- name: EnqueueUnique :one
 select job_id, inserted from awa.enqueue_unique(
   queue => $1, kind => $2, args => $3, unique_key => $4, unique_by => $5::text[],
-  unique_period => $6, unique_states => $7::text[], priority => $8,
-  run_at => $9, max_attempts => $10, tags => $11::text[], metadata => $12)
+  unique_period => $6::text::interval, unique_zone => $7, unique_states => $8::text[], priority => $9,
+  run_at => $10, max_attempts => $11, tags => $12::text[], metadata => $13)
 `
 
 type EnqueueUniqueParams struct {
@@ -169,7 +173,8 @@ type EnqueueUniqueParams struct {
 	Args         json.RawMessage
 	UniqueKey    *string
 	UniqueBy     []string
-	UniquePeriod *time.Duration
+	UniquePeriod *string
+	UniqueZone   *string
 	UniqueStates []string
 	Priority     *int32
 	RunAt        *time.Time
@@ -186,6 +191,7 @@ func (q *Queries) EnqueueUnique(ctx context.Context, db DBTX, arg EnqueueUniqueP
 		arg.UniqueKey,
 		arg.UniqueBy,
 		arg.UniquePeriod,
+		arg.UniqueZone,
 		arg.UniqueStates,
 		arg.Priority,
 		arg.RunAt,

@@ -385,13 +385,12 @@ func (f *fuzzer) booksBalance() bool {
 			      union select job_id, unique_key from awa.done_entries
 			      union select job_id, unique_key from awa.dlq_entries
 			    ) k
-			    join awa.jobs j on j.id = k.job_id
-			   where k.unique_key is not null
+			    join awa.jobs j on j.id = k.job_id and j.unique_key = encode(substr(k.unique_key, 1, 32), 'hex')
 			)
 			select 'held' as key, u.job_id, k.state
 			  from awa.unique_claims u
 			  left join keyed k on k.job_id = u.job_id and substr(k.unique_key, 1, 32) = u.key
-			 where awa._holds(k.unique_key, k.state) is not true
+			 where awa._holds(k.unique_key, k.state) is not true and u.job_id is not null and u.held_until is null
 			union all
 			select 'not held', k.job_id, k.state
 			  from keyed k

@@ -16,7 +16,7 @@ select e.id, e.n
     jsonb_build_object('queue', pg_temp.q(' a'), 'kind', 'k1', 'args', 5, 'run_at', '2130-01-01T00:00:00Z'),
     jsonb_build_object('queue', pg_temp.q(' b'), 'kind', 'k2', 'args', 6, 'priority', 1),
     jsonb_build_object('queue', pg_temp.q(' a'), 'kind', 'k1', 'args', 7)
-  )) with ordinality e(id, n);
+  )) with ordinality e(id, inserted, n);
 select results_eq(
   'select j.queue, j.kind, j.args, j.state, j.priority from made m, awa.job(m.id) j order by m.n',
   $$values (pg_temp.q(' a'), 'k1', '1'::jsonb, 'available', 2), (pg_temp.q(' b'), 'k2', '2', 'available', 2), (pg_temp.q(' a'), 'k1', '3', 'available', 2),
@@ -26,7 +26,7 @@ select results_eq(
 select is((select array_agg(n order by id) from made), '{1,2,3,4,5,6,7}', 'and ascend, so that they are served in this order');
 select is((select array_agg(name order by name) from awa.queues where name like pg_temp.q('%')), array[pg_temp.q(' a'), pg_temp.q(' b')], 'each queue is made once');
 
-create temp table plain as select awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k'))) as id;
+create temp table plain as select job_id as id from awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k')));
 select is(
   (select to_jsonb(j) - '{id,run_at,created_at}'::text[] from plain m, awa.job(m.id) j),
   jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'args', '{}'::jsonb, 'state', 'available', 'priority', 2, 'attempt', 0, 'max_attempts', 25,
@@ -70,7 +70,7 @@ select is(pg_temp.writes(), (select writes from before), 'and nothing written');
 create temp table most as
 select e.id, e.n
   from awa.enqueue_batch((select jsonb_agg(jsonb_build_object('queue', pg_temp.q(' most'), 'kind', 'k' || n / 100, 'args', n) order by n) from generate_series(1, 10000) n))
-       with ordinality e(id, n);
+       with ordinality e(id, inserted, n);
 select is(
   (select count(*) from awa.ready_entries e join most m on m.id = e.job_id where e.args = to_jsonb(m.n) and e.kind = 'k' || m.n / 100), 10000::bigint,
   '10,000 jobs in one call, each id that of its object');

@@ -91,7 +91,7 @@ select is(awa.retry_where(pg_temp.q(' keyed')), 5::bigint, 'jobs whose key anoth
 select is(pg_temp.states(' keyed'), 'available 6, failed 1', 'and stay as they are');
 select pg_temp.agrees('the others hold theirs again');
 select is(awa.retry_where(pg_temp.q(' keyed')), 0::bigint, 'a second call finds nothing');
-update awa.done_entries d set unique_key = awa._unique_hash('q', 'k', '{}', pg_temp.q(' twins'), null, null) || '\x0002' from twins where d.job_id = twins.id;
+update awa.done_entries d set unique_key = awa._unique_key('q', 'k', '{}', pg_temp.q(' twins'), null, null, null, '{available}', now()) from twins where d.job_id = twins.id;
 select is(awa.retry_where(pg_temp.q(' twins')), 1::bigint, 'of two with one key');
 select is((select array_agg(j.state order by n) from twins, awa.job(twins.id) j), '{available,cancelled}', 'the older one runs');
 select pg_temp.agrees('and holds it');

@@ -34,7 +34,7 @@ as $$
   with filled as (
     insert into awa.ready_entries (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args, unique_key)
     select r.current_segment, awa._queue_id(queue) * 8 + 2, (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 300 + n / 500)::text::xid8, nextval('awa.job_ids'),
-           now(), 2, 1, 25, 60, 'k', to_jsonb(n), awa._unique_hash(queue, 'k', '{}', queue || ' ' || n, null, null) || '\x001f'
+           now(), 2, 1, 25, 60, 'k', to_jsonb(n), awa._unique_key(queue, 'k', '{}', queue || ' ' || n, null, null, null, null, now())
       from awa.ring r, generate_series(1, jobs) n
     returning job_id, unique_key
   )

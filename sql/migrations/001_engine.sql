@@ -232,7 +232,7 @@ comment on column awa.ready_entries.ready_at is 'Since when it may run';
 comment on column awa.ready_entries.priority is '1 (first) to 4 (last); the lane''s own, but on the front lane';
 comment on column awa.ready_entries.attempt is 'The number of this attempt, from 1';
 comment on column awa.ready_entries.body_bytes is 'Size of kind, args, tags, metadata and progress in a claim''s result, estimated: for its byte budget';
-comment on column awa.ready_entries.unique_key is 'The SHA-256 of the job''s unique key, and two bytes that say in which states it holds it; null when it has none';
+comment on column awa.ready_entries.unique_key is '32 bytes from the SHA-256 of the job''s unique key, two that say in which states it holds it and whether its queue is a part of it, and, where it outlives the completed job, eight for the end of the period; null when it has none';
 comment on column awa.ready_entries.created_at is 'When the job was enqueued; null when that is ready_at';
 comment on column awa.ready_entries.errors is 'How earlier attempts failed, oldest first';
 
@@ -464,11 +464,20 @@ comment on table awa.dlq_entries is 'One dead letter: a job that failed for good
 comment on column awa.dlq_entries.reason is 'attempts used up, or discarded';
 
 create table awa.unique_claims (
-  key    bytea primary key,
-  job_id bigint not null
+  key        bytea not null,
+  round      bigint not null default 0,
+  job_id     bigint,
+  queue_id   bigint,
+  held_until timestamptz,
+  primary key (key, round)
 );
-comment on table awa.unique_claims is 'One unique key that a job holds';
-comment on column awa.unique_claims.key is 'The SHA-256 of the key';
+create index unique_claims_held_until on awa.unique_claims (held_until) where held_until is not null;
+comment on table awa.unique_claims is 'One unique key that a job holds. Of the rows of a key the one of the highest round counts';
+comment on column awa.unique_claims.key is 'What the job carries as its key, without the states and the end of the period';
+comment on column awa.unique_claims.round is '0 in the first row of a key, which keeps others out. Some keys that were let go of have a second row, whose round grows each time that it changes: it is found without a look at what it replaced, which an old snapshot may keep';
+comment on column awa.unique_claims.job_id is 'The job that holds the key; null in a row that counts when nobody does, and in the first row of a key that has two';
+comment on column awa.unique_claims.held_until is 'The end of the period, once the job has completed; or until when a row is kept whose key nobody holds';
+comment on column awa.unique_claims.queue_id is 'The queue in which the job completed';
 
 create table awa.queue_rollups (
   lane       bigint primary key,

@@ -48,6 +48,8 @@ as $$
 declare
   v_job_ids bigint[];
   v_keys bytea[];
+  v_queue_ids bigint[];
+  v_kept bigint[];
 begin
   if (select true from awa.leases l where l.receipt = any(receipts) limit 1) is null
      and (select bool_or((select c.holds_keys from awa.lease_claims c where c.claim_id = r.claim_id limit 1))
@@ -55,9 +57,17 @@ begin
   then
     return;
   end if;
-  select array_agg(a.job_id), array_agg(a.unique_key) into v_job_ids, v_keys
+  select array_agg(a.job_id), array_agg(a.unique_key), array_agg(a.lane >> 3) into v_job_ids, v_keys, v_queue_ids
     from awa._attempts(receipts) a
    where a.unique_key is not null;
+  if state = 'completed' and v_keys is not null then
+    v_kept := awa._keep_keys(v_job_ids, v_keys, v_queue_ids);
+    if v_kept <> '{}' then
+      select array_agg(k.job_id), array_agg(k.key) into v_job_ids, v_keys
+        from unnest(v_job_ids, v_keys) with ordinality k(job_id, key, place)
+       where k.place <> all(v_kept);
+    end if;
+  end if;
   perform awa._move_keys(v_job_ids, v_keys, 'running', state);
   delete from awa.leases l where l.receipt = any(receipts);
 end

@@ -6,7 +6,9 @@ create or replace function awa.cancel_by_unique_key(
   args          jsonb default '{}',
   unique_key    text default null,
   unique_by     text[] default '{kind,args}',
-  unique_period interval default null
+  unique_period interval default null,
+  unique_zone   text default 'UTC',
+  run_at        timestamptz default null
 ) returns setof bigint
 language plpgsql
 volatile
@@ -32,10 +34,10 @@ begin
       perform awa._check_name('kind', kind);
     end if;
   end if;
-  v_key := awa._unique_hash(queue, kind, args, unique_key, unique_by, unique_period);
+  v_key := awa._unique_key(queue, kind, args, unique_key, unique_by, unique_period, unique_zone, null, coalesce(run_at, clock_timestamp()));
   perform awa._check_isolation();
-  v_holder := awa._holder(v_key);
-  if v_holder.job_id is null or v_holder.leaves then
+  v_holder := awa._holder(substr(v_key, 1, 32));
+  if v_holder.job_id is null or v_holder.leaves or v_holder.ended then
     return;
   end if;
   if awa._cancel(v_holder.job_id, null) in ('scheduled', 'retryable', 'available', 'running', 'waiting_external') then

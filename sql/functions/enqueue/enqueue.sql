@@ -28,7 +28,7 @@ $$;
 comment on function awa.enqueue is 'Appends one job and returns its id; it exists when the caller''s transaction commits';
 
 -- Appends one job per element of args, and returns the ids in that order. What every form of enqueue ends in.
--- A unique key, and the id of the job that holds it, are for a single job. Now is the time by which it is decided whether run_at has passed: read once, since the keys that a job holds depend on that.
+-- Ids are drawn, and there are no unique keys, unless there is one for each. Now is the time by which it is decided whether run_at has passed: read once, since the keys that a job holds depend on that.
 create or replace function awa._append(
   queue        text,
   kind         text,
@@ -38,8 +38,8 @@ create or replace function awa._append(
   max_attempts int,
   tags         text[],
   metadata     jsonb,
-  unique_key   bytea default null,
-  job_id       bigint default null,
+  job_ids      bigint[] default null,
+  unique_keys  bytea[] default null,
   now          timestamptz default clock_timestamp()
 ) returns bigint[]
 language plpgsql
@@ -71,9 +71,9 @@ begin
     with appended as (
       insert into awa.deferred_jobs
         (job_id, lane, state, run_at, created_at, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata)
-      select coalesce(job_id, nextval('awa.job_ids')), v_queue_id * 8 + v_priority, 'scheduled', run_at, now, 1, v_max_attempts,
-             octet_length(kind) + a.bytes, unique_key, kind, a.args, tags, metadata
-        from (select unnest(args) as args, unnest(v_bytes) as bytes) a
+      select coalesce(a.job_id, nextval('awa.job_ids')), v_queue_id * 8 + v_priority, 'scheduled', run_at, now, 1, v_max_attempts,
+             octet_length(kind) + a.bytes, a.unique_key, kind, a.args, tags, metadata
+        from (select unnest(args) as args, unnest(v_bytes) as bytes, unnest(job_ids) as job_id, unnest(unique_keys) as unique_key) a
       returning deferred_jobs.job_id
     )
     select array_agg(n.job_id) into v_job_ids from appended n;
@@ -82,9 +82,9 @@ begin
     with appended as (
       insert into awa.ready_entries
         (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata)
-      select r.current_segment, v_queue_id * 8 + v_priority, coalesce(job_id, nextval('awa.job_ids')), now, v_priority, 1, v_max_attempts,
-             octet_length(kind) + a.bytes, unique_key, kind, a.args, tags, metadata
-        from awa._current_segment() r(current_segment), (select unnest(args) as args, unnest(v_bytes) as bytes) a
+      select r.current_segment, v_queue_id * 8 + v_priority, coalesce(a.job_id, nextval('awa.job_ids')), now, v_priority, 1, v_max_attempts,
+             octet_length(kind) + a.bytes, a.unique_key, kind, a.args, tags, metadata
+        from awa._current_segment() r(current_segment), (select unnest(args) as args, unnest(v_bytes) as bytes, unnest(job_ids) as job_id, unnest(unique_keys) as unique_key) a
       returning ready_entries.job_id
     )
     select array_agg(n.job_id) into v_job_ids from appended n;

@@ -1,6 +1,7 @@
--- Appends jobs of any queues and kinds, from an array of objects with the fields of enqueue.
--- Neighbours that differ in args alone are appended together, so sort them when there are thousands. Raises 22023.
-create or replace function awa.enqueue_batch(jobs jsonb) returns setof bigint
+-- Appends jobs of any queues and kinds, from an array of objects with the fields of enqueue, and unique: an object with the fields key, by, period, zone and states, as the arguments of enqueue_unique. Says for each
+-- whether it was inserted; otherwise the id is that of the job that holds the key. Neighbours that differ in args and unique alone are appended together, so sort them when there are thousands.
+-- Locks: the unique keys, in their order; waits as enqueue_unique. Raises as that does.
+create or replace function awa.enqueue_batch(jobs jsonb) returns setof awa.enqueue_unique
 language plpgsql
 volatile
 security definer
@@ -13,6 +14,12 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
+  v_now timestamptz := clock_timestamp();
+  v_job_ids bigint[];
+  v_keys bytea[];
+  v_inserted boolean[];
+  v_key record;
+  v_taken record;
   v_run record;
 begin
   if jobs is null or jsonb_typeof(jobs) <> 'array' then
@@ -23,25 +30,63 @@ begin
   end if;
   perform awa._check_job(j.job, j.place) from jsonb_array_elements(jobs) with ordinality j(job, place);
 
+  -- Ids in the order of the array: in this order they are served.
+  v_job_ids := array(select nextval('awa.job_ids') from generate_series(1, jsonb_array_length(jobs)));
+  v_inserted := array_fill(true, array[jsonb_array_length(jobs)]);
+  v_keys := array_fill(null::bytea, array[jsonb_array_length(jobs)]);
+  -- Keys in one order, whatever that of the jobs: two batches never wait for each other.
+  for v_key in
+    select j.place, k.key, awa._holds(k.key, case when k.run_at > v_now then 'scheduled' else 'available' end) as holds
+      from jsonb_array_elements(jobs) with ordinality j(job, place)
+     cross join lateral awa._job_key(j.job, v_now) k
+     where jsonb_typeof(j.job -> 'unique') = 'object'
+     order by k.key, j.place
+  loop
+    v_taken := awa._take_key(substr(v_key.key, 1, 32), v_key.holds, v_job_ids[v_key.place]);
+    v_job_ids[v_key.place] := v_taken.job_id;
+    v_inserted[v_key.place] := v_taken.taken;
+    v_keys[v_key.place] := v_key.key;
+  end loop;
+
   for v_run in
     with fields as (
-      select j.place,
-             coalesce(nullif(j.job -> 'args', 'null'), '{}') as args,
-             j.job - 'args' as rest,
-             (j.job - 'args') is distinct from lag(j.job - 'args') over (order by j.place) as starts
-        from jsonb_array_elements(jobs) with ordinality j(job, place)
+      select j.place, coalesce(nullif(j.job -> 'args', 'null'), '{}') as args, j.job - '{args,unique}'::text[] as rest, j.job_id, j.key
+        from (select * from rows from (jsonb_array_elements(jobs), unnest(v_job_ids), unnest(v_inserted), unnest(v_keys)) with ordinality j(job, job_id, inserted, key, place)) j
+       where j.inserted
+    ), starts as (
+      select f.*, f.rest is distinct from lag(f.rest) over (order by f.place) as starts from fields f
     ), numbered as (
-      select f.*, count(*) filter (where f.starts) over (order by f.place) as run from fields f
+      select s.*, count(*) filter (where s.starts) over (order by s.place) as run from starts s
     )
-    select n.rest, array_agg(n.args order by n.place) as args from numbered n group by n.run, n.rest order by n.run
+    select n.rest, array_agg(n.args order by n.place) as args, array_agg(n.job_id order by n.place) as job_ids, array_agg(n.key order by n.place) as keys from numbered n group by n.run, n.rest order by n.run
   loop
-    return query
-      select unnest(awa._append(o.queue, o.kind, v_run.args, o.priority, o.run_at, o.max_attempts, o.tags, o.metadata))
-        from awa._job_options(v_run.rest) o;
+    perform awa._append(o.queue, o.kind, v_run.args, o.priority, o.run_at, o.max_attempts, o.tags, o.metadata, v_run.job_ids, v_run.keys, v_now) from awa._job_options(v_run.rest) o;
   end loop;
+  return query select unnest(v_job_ids), unnest(v_inserted);
 end
 $$;
-comment on function awa.enqueue_batch is 'Appends jobs of any queues and kinds, and returns the ids in the order of the array';
+comment on function awa.enqueue_batch is 'Appends jobs of any queues and kinds, unless others hold their unique keys, and says for each whether it was inserted';
+
+-- The unique key of a job object that has one, and its run_at.
+create or replace function awa._job_key(job jsonb, now timestamptz, out key bytea, out run_at timestamptz)
+language plpgsql
+as $$
+declare
+  v_unique jsonb := job -> 'unique';
+  v_options record := awa._job_options(job);
+begin
+  run_at := v_options.run_at;
+  key := awa._unique_key(v_options.queue, v_options.kind, nullif(job -> 'args', 'null'), v_unique ->> 'key', awa._texts(v_unique -> 'by'), (v_unique ->> 'period')::interval, v_unique ->> 'zone',
+    awa._texts(v_unique -> 'states'), coalesce(run_at, now));
+end
+$$;
+comment on function awa._job_key is 'The unique key of a job object';
+
+-- The strings of a JSON array; null for anything else.
+create or replace function awa._texts(value jsonb) returns text[]
+language sql immutable
+return case when jsonb_typeof(value) = 'array' then array(select t.text from jsonb_array_elements_text(value) with ordinality t(text, n) order by t.n) end;
+comment on function awa._texts is 'The strings of a JSON array';
 
 -- The fields of a job object, but for args.
 create or replace function awa._job_options(
@@ -62,9 +107,7 @@ begin
   priority := (job ->> 'priority')::int;
   run_at := awa._timestamp(job ->> 'run_at');
   max_attempts := (job ->> 'max_attempts')::int;
-  if jsonb_typeof(job -> 'tags') = 'array' then
-    tags := array(select t.tag from jsonb_array_elements_text(job -> 'tags') with ordinality t(tag, n) order by t.n);
-  end if;
+  tags := awa._texts(job -> 'tags');
   metadata := nullif(job -> 'metadata', 'null');
 end
 $$;
@@ -110,13 +153,13 @@ begin
           when 'priority' then jsonb_typeof(v_value) not in ('null', 'number') or awa._brief(v_value) !~ '^(null|-?[0-9]{1,9})$'
           when 'max_attempts' then jsonb_typeof(v_value) not in ('null', 'number') or awa._brief(v_value) !~ '^(null|-?[0-9]{1,9})$'
           when 'run_at' then jsonb_typeof(v_value) not in ('null', 'string')
-          when 'tags' then v_value <> 'null' and (jsonb_typeof(v_value) <> 'array'
-            or jsonb_path_exists(v_value, 'strict $[*] ? (@.type() <> "string")'))
+          when 'tags' then not awa._is_list(v_value)
+          when 'unique' then jsonb_typeof(v_value) not in ('null', 'object')
           else true
         end)
     then
       perform awa._refuse('jobs holds an object with an unknown or unfit field', format('element %s, %s: %s', place, left(v_field, 100), awa._brief(v_value)),
-        'The fields are those of enqueue: queue, kind (strings), args, priority, max_attempts (whole numbers), run_at (a string such as "2031-05-01T09:00:00+02:00"), tags (an array of strings), metadata.');
+        'The fields are those of enqueue: queue, kind (strings), args, priority, max_attempts (whole numbers), run_at (a string such as "2031-05-01T09:00:00+02:00"), tags (an array of strings), metadata; and unique, an object.');
     end if;
   end loop;
   begin
@@ -125,6 +168,9 @@ begin
     if pg_column_size(job) > 2000 then
       perform awa._body_bytes(array[job -> 'args'], v_options.tags, v_options.metadata);
     end if;
+    if jsonb_typeof(job -> 'unique') = 'object' then
+      perform awa._check_unique(job);
+    end if;
   exception when invalid_parameter_value then
     get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
     raise exception using errcode = '22023', message = 'jobs: ' || v_message, detail = format('Element %s: %s', place, v_detail), hint = v_hint;
@@ -132,3 +178,38 @@ begin
 end
 $$;
 comment on function awa._check_job is 'Refuses a job object whose fields are not of enqueue''s names, types and ranges';
+
+-- Whether a JSON value is null or an array of strings.
+create or replace function awa._is_list(value jsonb) returns boolean
+language sql immutable
+return value = 'null' or jsonb_typeof(value) = 'array' and not jsonb_path_exists(value, 'strict $[*] ? (@.type() <> "string")');
+comment on function awa._is_list is 'Whether a JSON value is null or an array of strings';
+
+-- Refuses a job object whose unique is none. Raises 22023.
+create or replace function awa._check_unique(job jsonb) returns void
+language plpgsql
+as $$
+declare
+  v_field text;
+  v_value jsonb;
+begin
+  for v_field, v_value in select * from jsonb_each(job -> 'unique') loop
+    if (case
+          when v_field in ('key', 'period', 'zone') then jsonb_typeof(v_value) not in ('null', 'string')
+          when v_field in ('by', 'states') then not awa._is_list(v_value)
+          else true
+        end)
+    then
+      perform awa._refuse('unique has an unknown or unfit field', format('%s: %s', left(v_field, 100), awa._brief(v_value)),
+        'The fields are key (a string), by (an array of strings), period (a string such as "1 day"), zone (a string), states (an array of strings).');
+    end if;
+  end loop;
+  begin
+    perform (job -> 'unique' ->> 'period')::interval;
+  exception when invalid_datetime_format or datetime_field_overflow or interval_field_overflow then
+    perform awa._refuse('unique.period must be an interval', job -> 'unique' ->> 'period', 'Pass something like "1 day" or "90 minutes".');
+  end;
+  perform awa._job_key(job, clock_timestamp());
+end
+$$;
+comment on function awa._check_unique is 'Refuses a job object whose unique is none';

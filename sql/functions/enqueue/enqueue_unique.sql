@@ -2,8 +2,9 @@
 create or replace view awa.enqueue_unique as select t.job_id, t.cancels as inserted from awa.ready_tombstones t where false;
 comment on view awa.enqueue_unique is 'The row that enqueue_unique returns: the job that holds the key, and whether this call inserted it. The view itself is always empty';
 
--- Appends one job, unless another one holds its unique key: then that one's id is returned. The key is a text (unique_key), or made of any of queue, kind and args (unique_by),
--- and of the number of the unique_period that it is now. A job holds it in the states of unique_states: by default all in which it has not ended.
+-- Appends one job, unless another one holds its unique key: then that one's id is returned. The key is a text (unique_key), or made of any of queue, kind and args (unique_by). A job holds it in the states
+-- of unique_states: by default all in which it has not ended. With a unique_period there is a key for each period: that of run_at, or of now. Then a job that has completed holds it, too, to the end of the
+-- period, unless unique_states says otherwise; and it may not be kept any more.
 -- Waits for a transaction that is about to take, or to let go of, the same key. Raises 22023; and 40001 at REPEATABLE READ and above, when somebody took
 -- the key that the snapshot does not see.
 create or replace function awa.enqueue_unique(
@@ -18,7 +19,8 @@ create or replace function awa.enqueue_unique(
   run_at        timestamptz default null,
   max_attempts  int default null,
   tags          text[] default null,
-  metadata      jsonb default null
+  metadata      jsonb default null,
+  unique_zone   text default 'UTC'
 ) returns setof awa.enqueue_unique
 language plpgsql
 volatile
@@ -33,24 +35,15 @@ set jit = off
 as $$
 #variable_conflict use_variable
 declare
-  v_states text[] := coalesce(unique_states, '{scheduled,available,running,retryable,waiting_external}');
-  v_bits int;
-  v_hash bytea;
   v_now timestamptz := clock_timestamp();
+  v_key bytea;
   v_job record;
 begin
   perform awa._check_options(queue, kind, priority, run_at, max_attempts, tags);
-  perform awa._check_array('unique_states', v_states, 9);
-  select bit_or(awa._state_bit(s)) into v_bits from unnest(v_states) s having bool_and(awa._state_bit(s) is not null);
-  if v_bits is null then
-    perform awa._refuse('unique_states must name states of a job', v_states::text,
-      'The states are scheduled, available, running, retryable, waiting_external, completed, failed, cancelled and dead.');
-  end if;
-  v_hash := awa._unique_hash(queue, kind, args, unique_key, unique_by, unique_period);
-  v_job := awa._take_key(v_hash, v_bits & awa._state_bit(case when run_at > v_now then 'scheduled' else 'available' end) <> 0, null);
+  v_key := awa._unique_key(queue, kind, args, unique_key, unique_by, unique_period, unique_zone, unique_states, coalesce(run_at, v_now));
+  v_job := awa._take_key(substr(v_key, 1, 32), awa._holds(v_key, case when run_at > v_now then 'scheduled' else 'available' end), null);
   if v_job.taken then
-    perform awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata,
-      v_hash || decode(lpad(to_hex(v_bits), 4, '0'), 'hex'), v_job.job_id, v_now);
+    perform awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata, array[v_job.job_id], array[v_key], v_now);
   end if;
   return query select v_job.job_id, v_job.taken;
 end

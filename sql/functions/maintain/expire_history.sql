@@ -3,7 +3,7 @@ create or replace view awa.expire_history as select c.claim_id as expired from a
 comment on view awa.expire_history is 'The row that expire_history returns: how many jobs it removed. The view itself is always empty';
 
 -- Removes jobs that ended longer ago than their queue keeps them, at most 2,000 of each kind: failed and cancelled ones after failed_retention, 72 hours by default; dead letters after dlq_retention, 30 days by default.
--- They stay in the counts. Safe to call from anywhere, as often as one likes.
+-- They stay in the counts. Also removes unique keys of completed jobs whose period is over. Safe to call from anywhere, as often as one likes.
 -- Locks: their rows; skips those that somebody else is changing.
 create or replace function awa.expire_history() returns setof awa.expire_history
 language plpgsql
@@ -26,6 +26,7 @@ begin
     return query select 0::bigint; -- somebody else is counting
     return;
   end if;
+  perform awa._expire_keys();
   for v_jobs in
     with due as (
       select d.job_id

@@ -21,6 +21,8 @@ declare
   v_live bigint;
   v_now pg_snapshot;
   v_batch bigint;
+  v_job_ids bigint[];
+  v_keys bytea[];
   v_segment smallint;
 begin
   perform awa._check_isolation();
@@ -42,9 +44,9 @@ begin
   v_now := awa._snapshot(); -- what commits from here on stays
 
   -- Every cursor goes past what is ready, and the counts begin anew. What this transaction itself has enqueued is too young for that, and buried.
-  delete from awa.unique_claims u
-   where (u.key, u.job_id) in (select substr(a.unique_key, 1, 32), a.job_id from awa._available a
-    where a.queue_id = v_queue_id and a.unique_key is not null and (pg_visible_in_snapshot(a.xid, v_now) or a.xid = pg_current_xact_id_if_assigned()));
+  perform awa._let_go(array_agg(a.job_id), array_agg(substr(a.unique_key, 1, 32)))
+     from awa._available a
+    where a.queue_id = v_queue_id and a.unique_key is not null and (pg_visible_in_snapshot(a.xid, v_now) or a.xid = pg_current_xact_id_if_assigned());
   v_batch := nextval('awa.claim_ids'); -- any number that nobody else has
   perform awa._bury(array(
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
@@ -81,7 +83,11 @@ begin
   ), gone as (
     select * from deferred union all select * from done union all select * from dead
   )
-  delete from awa.unique_claims u using gone g where u.key = substr(g.unique_key, 1, 32) and u.job_id = g.job_id;
+  select array_agg(g.job_id), array_agg(substr(g.unique_key, 1, 32)) into v_job_ids, v_keys from gone g where g.unique_key is not null;
+  perform awa._let_go(v_job_ids, v_keys);
+  delete from awa.unique_claims u
+   where u.key = any(array(select k.key from awa.unique_claims k where k.held_until is not null and k.queue_id = v_queue_id and k.job_id is not null))
+     and (u.job_id is null or u.queue_id = v_queue_id);
   -- For the books: what others did before their rows could be locked.
   update awa.queue_rollups r
      set enqueued = b.jobs - b.enqueued

@@ -27,10 +27,7 @@ begin
     if v_outcome = 'retried' then
       return v_place.state;
     elsif v_outcome = 'taken' then
-      raise exception using errcode = '23505', message = 'another job holds the job''s unique key',
-        detail = (select format('Job %s holds the key of job %s.', u.job_id, job_id)
-                    from awa._holder(substr(v_place.unique_key, 1, 32)) u),
-        hint = 'Wait until that one has ended, or cancel it.';
+      perform awa._refuse_key(job_id, substr(v_place.unique_key, 1, 32));
     elsif v_outcome is null then
       perform awa._refuse_state(job_id, v_place.state, 'A job that is available, runs or completed cannot be retried.');
     end if;

@@ -80,5 +80,5 @@ comment on function awa.retry_where is 'Lets jobs run now that failed, are dead,
 create or replace function awa._is_taken(unique_key bytea, job_id bigint) returns boolean
 language sql stable
 return unique_key is not null and awa._holds(unique_key, 'available')
-   and (select u.job_id <> _is_taken.job_id from awa.unique_claims u where u.key = substr(unique_key, 1, 32)) is true;
+   and (select h.job_id <> _is_taken.job_id and not h.leaves from awa._holder(substr(unique_key, 1, 32)) h) is true;
 comment on function awa._is_taken is 'Whether another job holds a unique key';

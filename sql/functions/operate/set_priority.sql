@@ -23,7 +23,8 @@ end
 $$;
 comment on function awa.set_priority is 'Gives a job that waits another priority; returns the state that it was in';
 
--- Moves a job that waits to another queue or priority (null leaves it), and returns the state that it was in.
+-- Moves a job that waits to another queue or priority (null leaves it), and returns the state that it was in. Where the queue is a part of its unique key, it takes that of the new queue; it lets go of that
+-- of the old one, when it was available at commit: see _decide.
 create or replace function awa._relocate(job_id bigint, queue_id bigint, priority int) returns text
 language plpgsql
 as $$
@@ -32,14 +33,22 @@ declare
   v_place awa._place;
   v_lane bigint;
   v_batch bigint;
+  v_key bytea;
 begin
   perform awa._bound_waits();
   for v_look in 1..10 loop
     v_place := awa._locate(job_id);
     v_lane := coalesce(queue_id, v_place.lane >> 3) * 8 + case when v_place.lane & 7 = 0 and queue_id is null then 0 else coalesce(priority, v_place.priority) end;
+    v_key := awa._moved_key(v_place.unique_key, v_place.lane >> 3, v_lane >> 3);
+    if v_key <> v_place.unique_key and awa._holds(v_key, v_place.state) and not (awa._take_key(substr(v_key, 1, 32), true, job_id)).taken then
+      perform awa._refuse_key(job_id, substr(v_key, 1, 32));
+    end if;
     if v_place.state in ('scheduled', 'retryable') then
-      update awa.deferred_jobs d set lane = v_lane where d.job_id = job_id and d.lane = v_place.lane;
+      update awa.deferred_jobs d set lane = v_lane, unique_key = v_key where d.job_id = job_id and d.lane = v_place.lane;
       if found then
+        if v_key <> v_place.unique_key then
+          perform awa._let_go(array[job_id], array[substr(v_place.unique_key, 1, 32)]);
+        end if;
         perform awa._note_moved(v_place.lane, v_lane);
         return v_place.state;
       end if;
@@ -51,7 +60,7 @@ begin
       if cardinality(awa._bury(array[v_place], v_batch, false)) > 0 then
         insert into awa.ready_entries
           (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
-        select r.current_segment, v_lane, e.job_id, e.ready_at, coalesce(priority, e.priority), e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
+        select r.current_segment, v_lane, e.job_id, e.ready_at, coalesce(priority, e.priority), e.attempt, e.max_attempts, e.body_bytes, v_key,
                e.kind, e.args, e.tags, e.metadata, coalesce(e.created_at, e.ready_at), e.progress, e.errors
           from awa._current_segment() r(current_segment), awa._entries e
          where e.lane = v_place.lane and e.xid = v_place.xid and e.job_id = job_id

@@ -41,6 +41,18 @@ end
 $$;
 comment on function awa._refuse_state is 'Raises JQ005';
 
+-- Raises 23505.
+create or replace function awa._refuse_key(job_id bigint, key bytea) returns void
+language plpgsql
+as $$
+begin
+  raise exception using errcode = '23505', message = 'another job holds the job''s unique key',
+    detail = (select format('Job %s holds the key of job %s.', h.job_id, _refuse_key.job_id) from awa._holder(key) h),
+    hint = 'Wait until that one has ended, or cancel it.';
+end
+$$;
+comment on function awa._refuse_key is 'Raises 23505';
+
 -- Raises 40001.
 create or replace function awa._moved_on(job_id bigint) returns void
 language plpgsql
@@ -97,15 +109,16 @@ as $$
 #variable_conflict use_variable
 declare
   v_key bytea;
+  v_taken boolean;
 begin
   select substr(p.unique_key, 1, 32) into v_key from awa._place p where p.id = job_id and awa._holds(p.unique_key, p.state);
   if found then
     begin
-      insert into awa.unique_claims (key, job_id) values (v_key, job_id) on conflict do nothing;
+      v_taken := (awa._take_key(v_key, true, job_id)).taken;
     exception when lock_not_available then
-      perform awa._moved_on(job_id);
+      null;
     end;
-    if not exists (select from awa.unique_claims u where u.key = v_key and u.job_id = job_id) then
+    if v_taken is not true then
       perform awa._moved_on(job_id);
     end if;
   end if;
@@ -211,6 +224,13 @@ begin
       select * from awa.done_entries d where d.job_id = t.job_id and d.state = 'cancelled' and d.unique_key is not null limit 1
     ) d;
   perform awa._move_keys(v_job_ids, v_keys, 'available', 'cancelled');
+  -- Keys of the queues that jobs have left.
+  perform awa._let_go(array_agg(t.job_id), array_agg(substr(e.unique_key, 1, 32)))
+     from (select * from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.job_id and not t.cancels and t.lane > 0 offset 0) t
+    cross join lateral (
+       select e.unique_key from awa._entries e where e.lane = t.lane and e.xid = t.xid and e.job_id = t.job_id limit 1
+     ) e
+    where case when awa._names_queue(e.unique_key) then not awa._is_holder(t.job_id, substr(e.unique_key, 1, 32)) else false end;
   return null;
 end
 $$;

@@ -23,6 +23,12 @@ language sql immutable parallel safe
 return coalesce((get_byte(unique_key, 32) << 8 | get_byte(unique_key, 33)) & awa._state_bit(state) <> 0, false);
 comment on function awa._holds is 'Whether a job with this key holds it in a state';
 
+-- Until when a job with this key holds it after it has completed; null when its key has no such end.
+create or replace function awa._held_until(unique_key bytea) returns timestamptz
+language sql immutable parallel safe
+return case when octet_length(unique_key) > 34 then to_timestamp(('x' || encode(substr(unique_key, 35, 8), 'hex'))::bit(64)::bigint) end;
+comment on function awa._held_until is 'Until when a job with this key holds it after it has completed';
+
 -- Lets go of the keys of jobs that go from one state to another in which they do not hold them; takes those that they begin to hold. One that another job has, or is
 -- just about to have, stays with that one: nobody should wait here. To no state (null) lets go of all. Keys may be null.
 create or replace function awa._move_keys(job_ids bigint[], keys bytea[], from_state text, to_state text) returns void
@@ -36,15 +42,9 @@ begin
   if keys is null then
     return;
   end if;
-  delete from awa.unique_claims u
-   using (
-      select k.job_id, substr(k.key, 1, 32) as key
-        from unnest(job_ids, keys) k(job_id, key)
-       where not awa._holds(k.key, to_state)
-       order by 2
-      offset 0
-   ) k
-   where u.key = k.key and u.job_id = k.job_id;
+  perform awa._let_go(array_agg(k.job_id), array_agg(substr(k.key, 1, 32)))
+     from unnest(job_ids, keys) k(job_id, key)
+    where not awa._holds(k.key, to_state);
   select array_agg(k.job_id order by k.key), array_agg(substr(k.key, 1, 32) order by k.key) into job_ids, keys
     from unnest(job_ids, keys) k(job_id, key)
    where awa._holds(k.key, to_state) and not awa._holds(k.key, from_state);
@@ -53,12 +53,12 @@ begin
   end if;
   perform set_config('lock_timeout', '10', true);
   begin
-    insert into awa.unique_claims (key, job_id) select k.key, k.job_id from unnest(job_ids, keys) k(job_id, key) order by 1 on conflict do nothing;
+    perform awa._take_key(k.key, true, k.job_id) from unnest(job_ids, keys) k(job_id, key);
   exception when lock_not_available then
     perform set_config('lock_timeout', '1', true);
     for v_job in select k.key, k.job_id from unnest(job_ids, keys) k(job_id, key) loop
       begin
-        insert into awa.unique_claims (key, job_id) values (v_job.key, v_job.job_id) on conflict do nothing;
+        perform awa._take_key(v_job.key, true, v_job.job_id);
       exception when lock_not_available then
         null;
       end;
@@ -69,23 +69,110 @@ end
 $$;
 comment on function awa._move_keys is 'Lets go of the unique keys that jobs do not hold in their new state, and takes those that they do';
 
--- The job that holds a unique key once this transaction commits; null when there is none. A job that this transaction itself has cancelled, or moved away, while it was available
--- keeps its key until then; the key passes on to its heir, the job that this transaction has enqueued in its place. So there is a line of jobs, each the heir of the one before it. The last
--- one leaves when this transaction has taken the key from it, too.
--- Why: the key and the cancel of the first job are read by one statement. With two of them, a cancel that somebody else commits in between would pass for one of this transaction.
-create or replace function awa._holder(key bytea, out job_id bigint, out leaves boolean, out line bigint[])
+-- Lets go of unique keys, where these jobs hold them, and have not completed.
+-- Why: a deleted row stays in the way of each look for its key, for as long as some snapshot is older. So a key that is let go of gets a second row, one time in sixteen, which then stays for as
+-- long as the key is used at least once a minute, and changes its place each time. Always, it would cost the many keys that are used once.
+create or replace function awa._let_go(job_ids bigint[], keys bytea[]) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
+  v_gone bigint;
+  v_until timestamptz := clock_timestamp() + interval '1 minute';
+begin
+  if keys is null then
+    return;
+  end if;
+  -- Each row is looked for by itself: a join might read all keys.
+  with once as materialized (
+    select u.key, u.round
+      from unnest(keys, job_ids) k(key, job_id)
+     cross join lateral (
+        select * from awa.unique_claims u where u.key = k.key and u.round = 0 offset 0
+      ) u
+     where u.job_id = k.job_id and u.held_until is null and random() * 16 >= 1
+     order by u.key
+  ), gone as (
+    delete from awa.unique_claims u using once o where u.key = o.key and u.round = o.round returning 1
+  )
+  select count(*) into v_gone from gone;
+  if v_gone = cardinality(keys) then
+    return;
+  end if;
+  with held as materialized (
+    select u.key, u.round
+      from unnest(keys, job_ids) k(key, job_id)
+     cross join lateral (
+        select * from awa.unique_claims u where u.key = k.key order by u.round desc limit 1
+      ) u
+     where u.job_id = k.job_id and u.held_until is null
+     order by u.key
+  ), second as (
+    insert into awa.unique_claims (key, round, held_until) select h.key, nextval('awa.claim_ids'), v_until from held h where h.round = 0
+  )
+  update awa.unique_claims u
+     set job_id = null,
+         round = case when u.round > 0 then nextval('awa.claim_ids') else 0 end,
+         held_until = case when u.round > 0 then v_until end
+    from held h
+   where u.key = h.key and u.round = h.round;
+end
+$$;
+comment on function awa._let_go is 'Lets go of unique keys';
+
+-- Notes for the keys of jobs that have completed until when they are held; returns the places of those that are.
+create or replace function awa._keep_keys(job_ids bigint[], keys bytea[], queue_ids bigint[]) returns bigint[]
+language sql
+as $$
+  with kept as (
+    select k.*, awa._held_until(k.key) as until from unnest(job_ids, keys, queue_ids) with ordinality k(job_id, key, queue_id, place) where awa._held_until(k.key) > clock_timestamp() order by k.key
+  ), noted as (
+    update awa.unique_claims u
+       set held_until = k.until, queue_id = k.queue_id
+      from kept k
+     where u.key = substr(k.key, 1, 32)
+       and u.round = (select n.round from awa.unique_claims n where n.key = substr(k.key, 1, 32) order by n.round desc limit 1)
+       and u.job_id = k.job_id
+  )
+  select array(select k.place from kept k)
+$$;
+comment on function awa._keep_keys is 'Notes for the keys of jobs that have completed until when they are held';
+
+-- Removes rows of keys whose time is over; at most 2,000 keys.
+create or replace function awa._expire_keys() returns void
+language sql
+as $$
+  delete from awa.unique_claims u
+   where u.key = any(array(select e.key from awa.unique_claims e where e.held_until <= clock_timestamp() order by e.held_until limit 2000 for update skip locked))
+     and (u.held_until <= clock_timestamp() or u.job_id is null)
+$$;
+comment on function awa._expire_keys is 'Removes rows of keys whose time is over';
+
+-- The job that holds a unique key once this transaction commits; null when there is none. A job that this transaction itself has cancelled, or moved away, while it was available
+-- keeps its key until then; the key passes on to its heir, the job that this transaction has enqueued in its place. So there is a line of jobs, each the heir of the one before it. The last
+-- one leaves when this transaction has taken the key from it, too. Ended: the job has completed, and the key is held to the end of its period. Round: of the row that counts.
+-- Why: the key and the cancel of the first job are read by one statement. With two of them, a cancel that somebody else commits in between would pass for one of this transaction.
+create or replace function awa._holder(key bytea, out job_id bigint, out leaves boolean, out ended boolean, out round bigint, out line bigint[])
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_own xid8 := pg_current_xact_id_if_assigned();
   v_heir bigint;
 begin
-  select u.job_id, exists (select from awa.done_entries d where d.job_id = u.job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled'))
-    into job_id, leaves
-    from awa.unique_claims u where u.key = key;
+  select u.round, case when u.held_until <= clock_timestamp() then null else u.job_id end, u.held_until is not null,
+         exists (select from awa.done_entries d where d.job_id = u.job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled'))
+         or v_own is not null
+            and exists (select from (select * from awa.ready_tombstones t where t.by_xid = v_own offset 0) t where t.job_id = u.job_id and not t.cancels and t.lane > 0)
+            and not awa._is_holder(u.job_id, key)
+    into round, job_id, ended, leaves
+    from (select * from awa.unique_claims u where u.key = key order by u.round desc limit 1) u;
+  if job_id is null or ended then
+    leaves := false;
+  end if;
   line := array[job_id];
   while leaves loop
-    select t.batch into v_heir from awa.ready_tombstones t where t.lane = -2 and t.xid = pg_current_xact_id_if_assigned() and t.job_id = job_id;
+    select t.batch into v_heir from awa.ready_tombstones t where t.lane = -2 and t.xid = v_own and t.job_id = job_id;
     exit when not found;
     job_id := v_heir;
     line := line || v_heir;
@@ -126,18 +213,25 @@ begin
         end if;
         exit;
       end if;
-      insert into awa.unique_claims (key, job_id) values (key, job_id) on conflict do nothing; -- waits for who is about to take it
+      -- Waits for who is about to take it.
+      if v_holder.round is null then
+        insert into awa.unique_claims (key, job_id) values (key, job_id) on conflict do nothing;
+      else
+        update awa.unique_claims u
+           set job_id = job_id, held_until = null, queue_id = null, round = case when u.round > 0 then nextval('awa.claim_ids') else 0 end
+         where u.key = key and u.round = v_holder.round and u.held_until is not null;
+      end if;
       exit when found;
     elsif v_holder.job_id = job_id then
       exit;
     elsif cardinality(v_holder.line) > 1 then
       taken := false; -- an heir of this transaction
     else
-      insert into awa.unique_claims (key, job_id) values (key, v_holder.job_id) on conflict do nothing; -- waits for who is about to let go of it
+      insert into awa.unique_claims (key, round, job_id) values (key, v_holder.round, v_holder.job_id) on conflict do nothing; -- waits for who is about to let go of it
       if found then
-        delete from awa.unique_claims u where u.key = key; -- it did: once more
+        delete from awa.unique_claims u where u.key = key and u.round = v_holder.round; -- it did: once more
       else
-        taken := (select u.job_id = v_holder.job_id from awa.unique_claims u where u.key = key) is not true;
+        taken := (awa._holder(key)).job_id is distinct from v_holder.job_id;
       end if;
     end if;
     if not taken then
@@ -149,16 +243,35 @@ end
 $$;
 comment on function awa._take_key is 'Takes a unique key for a job, or says which job holds it';
 
--- The hash of a unique key. Raises 22023.
-create or replace function awa._unique_hash(queue text, kind text, args jsonb, unique_key text, unique_by text[], unique_period interval) returns bytea
+-- What a job carries as its unique key: see ready_entries. At is the time whose period counts. Raises 22023.
+create or replace function awa._unique_key(
+  queue         text,
+  kind          text,
+  args          jsonb,
+  unique_key    text,
+  unique_by     text[],
+  unique_period interval,
+  unique_zone   text,
+  unique_states text[],
+  at            timestamptz
+) returns bytea
 language plpgsql
 as $$
+#variable_conflict use_variable
 declare
   v_by text[] := coalesce(unique_by, '{kind,args}');
+  v_bits int;
   v_parts jsonb;
+  v_period record;
+  v_key bytea;
 begin
-  if not awa._fits(unique_period, '1 millisecond', '10 years') then
-    perform awa._refuse('unique_period must be between 1 millisecond and 10 years', unique_period::text, 'Leave it out for a key that holds at any time.');
+  perform awa._check_array('unique_states', unique_states, 9);
+  select bit_or(awa._state_bit(s)) into v_bits
+    from unnest(coalesce(unique_states, '{scheduled,available,running,retryable,waiting_external}')) s
+  having bool_and(awa._state_bit(s) is not null);
+  if v_bits is null then
+    perform awa._refuse('unique_states must name states of a job', unique_states::text,
+      'The states are scheduled, available, running, retryable, waiting_external, completed, failed, cancelled and dead.');
   end if;
   if unique_key is not null then
     if char_length(unique_key) not between 1 and 10000 then
@@ -170,15 +283,112 @@ begin
     if cardinality(v_by) = 0 or not v_by <@ '{queue,kind,args}' then
       perform awa._refuse('unique_by must name queue, kind or args', v_by::text, 'Pass any of the three, such as {kind,args}.');
     end if;
-    v_parts := case when 'queue' = any(v_by) then jsonb_build_object('queue', queue) else '{}' end
-      || case when 'kind' = any(v_by) then jsonb_build_object('kind', kind) else '{}' end
+    v_parts := case when 'kind' = any(v_by) then jsonb_build_object('kind', kind) else '{}' end
       || case when 'args' = any(v_by) then jsonb_build_object('args', coalesce(args, '{}')) else '{}' end;
   end if;
-  if unique_period is not null then
-    v_parts := v_parts || jsonb_build_object('period', extract(epoch from unique_period),
-      'number', floor(extract(epoch from clock_timestamp()) / extract(epoch from unique_period)));
+  v_period := awa._unique_period(unique_period, unique_zone, at);
+  if v_period.name is not null then
+    v_parts := v_parts || jsonb_build_object('period', v_period.name);
   end if;
-  return sha256(convert_to(v_parts::text, 'UTF8'));
+  v_key := sha256(convert_to(awa._canonical(v_parts::text), 'UTF8'));
+  if unique_key is null and 'queue' = any(v_by) then
+    v_key := awa._for_queue(v_key, awa._queue_id(queue));
+    v_bits := v_bits | 512;
+  end if;
+  return v_key || substr(int4send(v_bits), 3)
+    || case when v_period.ends is not null and unique_states is null then int8send(ceil(extract(epoch from v_period.ends))::bigint) else '' end;
 end
 $$;
-comment on function awa._unique_hash is 'The hash of a unique key';
+comment on function awa._unique_key is 'What a job carries as its unique key';
+
+-- A key of a queue's own: made of one that is made of the rest, and the other way round. A job that is moved has to get the key of its new queue, and does not know what its key is made of.
+create or replace function awa._for_queue(key bytea, queue_id bigint) returns bytea
+language sql immutable strict parallel safe
+return (
+  select string_agg(int8send(('x' || encode(substr(key, i, 8), 'hex'))::bit(64)::bigint # ('x' || encode(substr(sha256(int8send(queue_id)), i, 8), 'hex'))::bit(64)::bigint), '' order by i)
+    from unnest('{1,9,17,25}'::int[]) i);
+comment on function awa._for_queue is 'A key of a queue''s own';
+
+-- Whether the queue is a part of a job's key.
+create or replace function awa._names_queue(unique_key bytea) returns boolean
+language sql immutable parallel safe
+return coalesce(get_byte(unique_key, 32) & 2 <> 0, false);
+comment on function awa._names_queue is 'Whether the queue is a part of a job''s key';
+
+-- The key of a job that goes from one queue to another; the same, unless the queue is a part of it.
+create or replace function awa._moved_key(unique_key bytea, from_queue_id bigint, to_queue_id bigint) returns bytea
+language sql immutable parallel safe
+return case when awa._names_queue(unique_key) then awa._for_queue(awa._for_queue(substr(unique_key, 1, 32), from_queue_id), to_queue_id) || substr(unique_key, 33) else unique_key end;
+comment on function awa._moved_key is 'The key of a job that goes from one queue to another';
+
+-- The period in which a time lies: its name, and its end; null without a period. A day (or 24 hours), a week (from Monday), and whole months and years are those of the calendar in a zone; others count from 1970. Raises 22023.
+create or replace function awa._unique_period(length interval, zone text, at timestamptz, out name jsonb, out ends timestamptz)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_zone text := coalesce(zone, 'UTC');
+  v_months int := extract(year from length) * 12 + extract(month from length);
+  v_days int := extract(day from length);
+  v_seconds numeric := extract(hour from length) * 3600 + extract(minute from length) * 60 + extract(second from length);
+  v_local timestamp;
+  v_starts timestamptz;
+begin
+  if not awa._fits(length, '1 millisecond', '10 years') then
+    perform awa._refuse('unique_period must be between 1 millisecond and 10 years', length::text, 'Leave it out for a key that holds at any time.');
+  end if;
+  if v_zone <> 'UTC' then
+    begin
+      v_local := at at time zone v_zone;
+    exception when data_exception then
+      v_zone := '';
+    end;
+    if v_zone = '' then
+      perform awa._refuse('unique_zone must be a time zone', zone, 'Pass a name such as Europe/Berlin, or leave it out for UTC.');
+    end if;
+  end if;
+  if length is null then
+    return;
+  end if;
+  if (v_months, v_days, v_seconds) = (0, 0, 86400) then
+    v_days := 1;
+    v_seconds := 0;
+  end if;
+  if not isfinite(at) then
+    at := '1970-01-01 00:00:00+00'; -- a run_at that was always there
+  end if;
+  v_local := at at time zone v_zone;
+  if v_months > 0 and v_days = 0 and v_seconds = 0 then
+    v_local := timestamp '1970-01-01' + make_interval(months => floor(((extract(year from v_local) - 1970) * 12 + extract(month from v_local) - 1) / v_months)::int * v_months);
+    ends := (v_local + length) at time zone v_zone;
+    v_starts := v_local at time zone v_zone;
+  elsif v_months = 0 and v_days in (1, 7) and v_seconds = 0 then
+    v_local := date '1970-01-05' + floor((v_local::date - date '1970-01-05') / v_days::numeric)::int * v_days; -- a Monday
+    ends := (v_local + make_interval(days => v_days)) at time zone v_zone;
+    v_starts := v_local at time zone v_zone;
+  else
+    v_starts := to_timestamp(floor(extract(epoch from at) / extract(epoch from length)) * extract(epoch from length));
+    ends := to_timestamp((floor(extract(epoch from at) / extract(epoch from length)) + 1) * extract(epoch from length));
+  end if;
+  name := jsonb_build_array(v_months, v_days, trim_scale(v_seconds), trim_scale(extract(epoch from v_starts)));
+end
+$$;
+comment on function awa._unique_period is 'The period in which a time lies: its name, and its end';
+
+-- The text of a jsonb value, the same for values that are equal: without zeros at the ends of fractions. In strings they stay.
+-- Why: 1 and 1.0 are equal, and have two texts. Only texts that may have such zeros are taken apart.
+create or replace function awa._canonical(value text) returns text
+language plpgsql immutable
+as $$
+begin
+  if value !~ '\.[0-9]*0([^0-9]|$)' then
+    return value;
+  end if;
+  -- A quotation mark or backslash within a string is put aside: as a control character, of which a JSON text has none. Then each second part lies within a string.
+  return (
+    select replace(replace(string_agg(
+             case when p.n % 2 = 0 then p.part else regexp_replace(p.part, '(\.[0-9]*[1-9])0+(?![0-9])|\.0+(?![0-9])', '\1', 'g') end, '"' order by p.n), chr(2), '\"'), chr(1), '\\')
+      from string_to_table(replace(replace(value, '\\', chr(1)), '\"', chr(2)), '"') with ordinality p(part, n));
+end
+$$;
+comment on function awa._canonical is 'The text of a jsonb value, the same for values that are equal';

@@ -1,0 +1,429 @@
+package sql_test
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+)
+
+var (
+	uniqueSeed  = flag.Uint64("unique.seed", uint64(time.Now().UnixNano()), "seed of TestUniqueKeysAtRandom")
+	uniqueSteps = flag.Int("unique.steps", 600, "steps of TestUniqueKeysAtRandom")
+)
+
+// What must hold of committed jobs and their keys, whatever happened: a key is held by at most one job; who holds it is in a state in which it does, or completed in a period that goes on;
+// and of jobs that hold their keys in all states before the end, each one holds it.
+const keysThatAreWrong = `
+	with jobs as (
+	  select j.id, j.state, j.unique_key as key, k.unique_key as full_key
+	    from awa.jobs j
+	    join (
+	      select job_id, unique_key from awa.ready_entries union select job_id, unique_key from awa.deferred_jobs union select job_id, unique_key from awa.leases
+	      union select job_id, unique_key from awa.done_entries union select job_id, unique_key from awa.dlq_entries
+	    ) k on k.job_id = j.id and encode(substr(k.unique_key, 1, 32), 'hex') = j.unique_key
+	), claims as (
+	  select encode(c.key, 'hex') as key, c.job_id, c.held_until from awa.unique_claims c where c.job_id is not null
+	)
+	select format('key %s is held twice', key) from claims group by key having count(*) > 1
+	union all
+	select format('key %s is held by job %s, which is %s', c.key, c.job_id, coalesce(j.state, 'not there'))
+	  from claims c left join jobs j on j.id = c.job_id and j.key = c.key
+	 where case when c.held_until is null then not coalesce(awa._holds(j.full_key, j.state), false) else coalesce(j.state, 'completed') <> 'completed' end
+	union all
+	select format('job %s is %s, and does not hold key %s', j.id, j.state, j.key)
+	  from jobs j
+	 where get_byte(j.full_key, 33) & 31 = 31
+	   and (j.state in ('scheduled', 'available', 'running', 'retryable') or j.state = 'completed' and awa._held_until(j.full_key) > now())
+	   and not exists (select from claims c where c.key = j.key and c.job_id = j.id)
+	union all
+	select format('key %s has %s rows, %s of them first', encode(c.key, 'hex'), count(*), count(*) filter (where c.round = 0))
+	  from awa.unique_claims c group by c.key having count(*) > 2 or count(*) filter (where c.round = 0) <> 1`
+
+// Everything that touches a key, at random, in three sessions that take turns: savepoints, rollbacks, early decisions, states, periods, moves. A session that would have to wait rolls back.
+func TestUniqueKeysAtRandom(t *testing.T) {
+	t.Logf("-unique.seed=%d", *uniqueSeed)
+	random := rand.New(rand.NewPCG(*uniqueSeed, 0))
+	d := newDatabase(t)
+	watcher := d.session()
+	watcher.exec("select awa.configure_queue('dead', '{\"dead_letter\": true}') from awa.enqueue('dead', 'k')")
+	var sessions []*session
+	for range 3 {
+		s := d.session()
+		s.exec("set lock_timeout = '20ms'") // of whatever has no bound of its own
+		sessions = append(sessions, s)
+	}
+	watcher.exec("update awa.settings set claim_wait = '20 milliseconds'")
+	pick := func(from ...string) string { return from[random.IntN(len(from))] }
+	job := func(state string) string {
+		return fmt.Sprintf("(select id from awa.jobs where state in (%s) order by random() limit 1)", state)
+	}
+	unique := func() (sql, object string) {
+		key := pick("a", "b", "c")
+		states := pick("", "", "", "", "scheduled,available", "running", "retryable,failed", "completed", "available,cancelled", "scheduled,available,running,retryable,waiting_external,completed,failed,cancelled,dead", "dead")
+		period := pick("", "", "1 day", "1 year")
+		sql, object = fmt.Sprintf("unique_key => '%s'", key), fmt.Sprintf(`"key": "%s"`, key)
+		if random.IntN(3) == 0 {
+			sql, object = "unique_by => '{queue,kind}'", `"by": ["queue", "kind"]`
+		}
+		if states != "" {
+			sql += fmt.Sprintf(", unique_states => '{%s}'", states)
+			object += fmt.Sprintf(`, "states": ["%s"]`, strings.ReplaceAll(states, ",", `", "`))
+		}
+		if period != "" {
+			sql += fmt.Sprintf(", unique_period => '%s'", period)
+			object += fmt.Sprintf(`, "period": "%s"`, period)
+		}
+		return sql, object
+	}
+	var log []string
+	for step := range *uniqueSteps {
+		n := random.IntN(len(sessions))
+		s := sessions[n]
+		inTransaction := s.db.PgConn().TxStatus() == 'T'
+		var sql string
+		switch random.IntN(24) {
+		case 0, 1, 2, 3, 4:
+			key, _ := unique()
+			sql = fmt.Sprintf("select job_id, inserted from awa.enqueue_unique('%s', 'k', '1', %s, run_at => now() + interval '%s', max_attempts => %s)",
+				pick("q", "r", "dead"), key, pick("0", "0", "1 minute"), pick("1", "2"))
+		case 5, 6:
+			var jobs []string
+			for range 1 + random.IntN(4) {
+				_, object := unique()
+				jobs = append(jobs, fmt.Sprintf(`{"queue": "%s", "kind": "k", "args": 1, "max_attempts": 1, "unique": {%s}}`, pick("q", "r"), object))
+			}
+			sql = fmt.Sprintf("select job_id, inserted from awa.enqueue_batch('[%s]')", strings.Join(jobs, ", "))
+		case 7, 8:
+			sql = fmt.Sprintf("select awa.cancel_by_unique_key(unique_key => '%s', unique_period => %s)", pick("a", "b", "c"), pick("null", "'1 day'", "'1 year'"))
+		case 9, 10:
+			sql = "select awa.cancel(" + job("'available', 'scheduled', 'retryable', 'running'") + ")"
+		case 11:
+			sql = fmt.Sprintf("select awa.move(%s, '%s')", job("'available', 'scheduled', 'retryable'"), pick("q", "r", "dead"))
+		case 12:
+			sql = "select awa.retry(" + job("'failed', 'cancelled', 'dead', 'scheduled', 'retryable'") + ")"
+		case 13:
+			sql = "update awa.deferred_jobs set run_at = now() where job_id in (select job_id from awa.deferred_jobs for update skip locked); select awa.promote_due()"
+		case 14:
+			sql = fmt.Sprintf("select awa.claim('%s')", pick("q", "r", "dead"))
+		case 15, 16:
+			answer := pick("awa.complete(id, receipt)", "awa.complete(id, receipt)", "awa.fail(id, receipt, 'e', '0')", "awa.discard(id, receipt, 'e')", "awa.snooze(id, receipt, '0')", "awa.release(id, receipt)",
+				"awa.cancel_attempt(id, receipt)", "awa.extend(id, receipt, '1 hour')", "awa.complete(id, receipt, '1')")
+			sql = fmt.Sprintf("select %s from (select id, receipt from awa.jobs where state = 'running' order by random() limit 1) j", answer)
+		case 17:
+			sql = pick("select awa.retry_where('q')", "select awa.cancel_where('r')", "select awa.expire_history()", "select awa.set_priority("+job("'available'")+", 3)", "select awa.purge_dlq('dead')", "select awa.drop_queue('r', true)")
+		case 18:
+			if inTransaction {
+				sql = pick("savepoint s", "savepoint s", "set constraints all immediate", "set constraints all deferred")
+			} else {
+				sql = "begin"
+			}
+		case 19:
+			if inTransaction {
+				sql = "rollback to s"
+			} else {
+				sql = "begin"
+			}
+		default:
+			if inTransaction {
+				sql = pick("commit", "commit", "rollback", "")
+			} else {
+				sql = pick("begin", "")
+			}
+		}
+		if sql == "" {
+			continue
+		}
+		log = append(log, fmt.Sprintf("%d: %s", n, sql))
+		fail := func(why any) {
+			t.Helper()
+			t.Fatalf("step %d: %v\n%s", step, why, strings.Join(log, "\n"))
+		}
+		if strings.Contains(sql, "inserted") {
+			rows, _ := s.db.Query(s.ctx, sql)
+			found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
+				JobID    int64
+				Inserted bool
+			}])
+			if err == nil {
+				for _, f := range found {
+					log = append(log, fmt.Sprintf("   %+v", f))
+					// The job is there; and a duplicate's holds its key, or completed in its period, and may not be kept any more.
+					state := one[*string](s, "select (select state from awa.job($1))", f.JobID)
+					kept := one[bool](s, "select exists (select from awa.unique_claims where job_id = $1 and held_until > now())", f.JobID)
+					if state == nil && !kept || f.Inserted && *state != "available" && *state != "scheduled" {
+						fail(fmt.Sprintf("job %d is %v", f.JobID, state))
+					}
+				}
+			} else {
+				log = append(log, "   "+sqlState(err))
+				requireExpected(t, err, fail)
+			}
+		} else if err := s.try(sql); err != nil {
+			log = append(log, "   "+sqlState(err))
+			requireExpected(t, err, fail)
+		}
+		if s.db.PgConn().TxStatus() == 'E' {
+			s.exec("rollback")
+		}
+		if s.db.PgConn().TxStatus() == 'I' {
+			if wrong := list[string](watcher, keysThatAreWrong); len(wrong) > 0 {
+				fail(wrong)
+			}
+		}
+	}
+	for _, s := range sessions {
+		if s.db.PgConn().TxStatus() != 'I' {
+			s.exec("rollback")
+		}
+	}
+	require.Empty(t, list[string](watcher, keysThatAreWrong))
+}
+
+// requireExpected fails on an error that none of these calls is documented to raise.
+func requireExpected(t *testing.T, err error, fail func(any)) {
+	t.Helper()
+	switch sqlState(err) {
+	case "55P03", "40001", "40P01", "23505", "JQ001", "JQ002", "JQ003", "JQ005", "3B001":
+	case "22023": // no job to pick
+		if !strings.Contains(err.Error(), "job_id must not be null") {
+			fail(err)
+		}
+	default:
+		fail(err)
+	}
+}
+
+// Six producers and three callers of cancel_by_unique_key on two keys, all at once: never two jobs that live with one key.
+func TestUniqueProducersBesideCancels(t *testing.T) {
+	d := newDatabase(t)
+	var group sync.WaitGroup
+	for n := range 9 {
+		s := d.session()
+		group.Go(func() {
+			for i := range 150 {
+				sql := fmt.Sprintf("select awa.enqueue_unique('q', 'k', unique_key => '%d')", i%2)
+				if n >= 6 {
+					sql = fmt.Sprintf("select awa.cancel_by_unique_key(unique_key => '%d')", i%2)
+				}
+				if err := s.try(sql); err != nil && sqlState(err) != "40001" && sqlState(err) != "55P03" {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	s := d.session()
+	require.LessOrEqual(t, one[int](s, "select count(*) from awa.jobs where state = 'available'"), 2)
+	require.Empty(t, list[string](s, keysThatAreWrong))
+	s.balanced()
+}
+
+// Two batches that name the same keys in opposite orders: the second waits for the first, at the first of its keys, and then has nothing to insert but what the first left out.
+func TestBatchesInOppositeOrder(t *testing.T) {
+	for _, end := range []string{"commit", "rollback"} {
+		d := newDatabase(t)
+		a, b, watcher := d.session(), d.session(), d.session()
+		batch := func(s *session, keys ...string) func() []unique {
+			var jobs []string
+			for _, k := range keys {
+				jobs = append(jobs, fmt.Sprintf(`{"queue": "q", "kind": "k", "unique": {"key": "%s"}}`, k))
+			}
+			done := make(chan []unique, 1)
+			go func() {
+				rows, _ := s.db.Query(s.ctx, "select job_id, inserted from awa.enqueue_batch($1)", "["+strings.Join(jobs, ",")+"]")
+				found, _ := pgx.CollectRows(rows, pgx.RowToStructByPos[unique])
+				done <- found
+			}()
+			return func() []unique { return <-done }
+		}
+		keys := strings.Split("abcdefghij", "")
+		var back []string
+		for i := range keys {
+			back = append(back, keys[len(keys)-1-i])
+		}
+		// Each of them alone, while the other one holds the first, in the order of the batches, and the last.
+		a.exec("begin")
+		b.exec("begin")
+		first := batch(a, keys...)()
+		require.Len(t, first, len(keys))
+		second := batch(b, back...)
+		watcher.waitUntilBlocked(b)
+		require.Equal(t, unique{first[0].JobID, false}, batch(a, "a")()[0])
+		a.exec(end)
+		got := second()
+		b.exec("commit")
+		require.Len(t, got, len(keys))
+		for i := range got {
+			require.Equal(t, end == "rollback", got[i].Inserted)
+			if end == "commit" {
+				require.Equal(t, first[len(keys)-1-i].JobID, got[i].JobID)
+			}
+		}
+		b.balanced()
+	}
+
+	// Both half-way: each has one of two keys, in whatever order a batch names the two, only if it comes first in that of the keys.
+	d := newDatabase(t)
+	holder, a, b, watcher := d.session(), d.session(), d.session(), d.session()
+	low := one[string](a, "select k from unnest('{x,y}'::text[]) k order by awa._unique_key('q', 'k', '{}', k, null, null, null, null, now()) limit 1")
+	holder.exec("begin")
+	holder.exec("select awa.enqueue_unique('q', 'k', unique_key => $1)", low)
+	const both = `select awa.enqueue_batch('[{"queue": "q", "kind": "k", "unique": {"key": "%s"}}, {"queue": "q", "kind": "k", "unique": {"key": "%s"}}]')`
+	one := a.background(fmt.Sprintf(both, "x", "y"))
+	other := b.background(fmt.Sprintf(both, "y", "x"))
+	watcher.waitUntilBlocked(a)
+	watcher.waitUntilBlocked(b)
+	watcher.neverWaits().enqueuesUnique("")() // nobody holds another key meanwhile
+	require.Equal(t, 1, len(list[int](watcher, "select 1 from awa.enqueue_unique('q', 'k', unique_key => case $1 when 'x' then 'y' else 'x' end) where inserted", low)), "neither has the other key while it waits")
+	holder.exec("rollback")
+	require.NoError(t, one())
+	require.NoError(t, other())
+	watcher.balanced()
+}
+
+// A key of a queue goes with a job that is moved, at the commit; and nobody waits for it before.
+func TestKeyOfAJobThatIsMoved(t *testing.T) {
+	for _, state := range []string{"available", "scheduled", "running"} { // running: claimed meanwhile
+		for _, end := range []string{"commit", "rollback"} {
+			t.Run(state+" "+end, func(t *testing.T) {
+				d := newDatabase(t)
+				a, b, watcher := d.session(), d.session(), d.session()
+				enqueue := func(s *session, queue string) unique {
+					s.Helper()
+					rows, _ := s.db.Query(s.ctx, "select job_id, inserted from awa.enqueue_unique($1, 'k', unique_by => '{queue,kind}', run_at => case when $2 then now() + interval '1 hour' end)", queue, state == "scheduled")
+					row, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[unique])
+					require.NoError(s, err)
+					return row
+				}
+				job := enqueue(a, "from").JobID
+				a.exec("begin")
+				a.exec("select awa.move($1, 'to')", job)
+				require.Equal(t, unique{job, false}, enqueue(a, "to"))
+				if state == "running" {
+					b.neverWaits()
+					j := b.claim("from", 1)
+					require.Equal(t, []int64{job}, ids(j))
+					require.True(t, b.answers("select awa.complete($1, $2)", j[0])())
+					require.True(t, enqueue(b, "from").Inserted)
+					require.Equal(t, end == "commit", sqlState(a.try(end)) == "40001")
+					b.balanced()
+					return
+				}
+				wait := b.background("select awa.enqueue_unique('to', 'k', unique_by => '{queue,kind}')")
+				watcher.waitUntilBlocked(b)
+				a.exec(end)
+				require.NoError(t, wait())
+				moved := end == "commit"
+				require.Equal(t, moved, enqueue(a, "from").Inserted)
+				require.Equal(t, moved, one[int](a, "select count(*) from awa.jobs where queue = 'to' and id = $1", job) == 1)
+				require.Equal(t, 1, one[int](a, "select count(*) from awa.jobs where queue = 'to'"))
+				b.balanced()
+
+				// There and back again; and replaced where it was, in one transaction.
+				a.exec("begin")
+				last := one[int64](a, "select id from awa.jobs where queue = 'from'")
+				a.exec("select awa.move($1, 'third')", last)
+				a.exec("select awa.move($1, 'from')", last)
+				require.Equal(t, unique{last, false}, enqueue(a, "from"))
+				a.exec("select awa.move($1, 'fourth')", last)
+				next := enqueue(a, "from")
+				require.True(t, next.Inserted)
+				a.exec("commit")
+				require.Equal(t, unique{next.JobID, false}, enqueue(b, "from"))
+				require.Equal(t, unique{last, false}, enqueue(b, "fourth"))
+				require.True(t, enqueue(b, "third").Inserted)
+				require.Equal(t, "23505", sqlState(b.try("select awa.move($1, 'from')", last)))
+				b.balanced()
+			})
+		}
+	}
+}
+
+// A job that completed keeps the key of its period, whatever becomes of its history; one that ended otherwise, or whose queue was dropped, does not.
+func TestKeyOfAPeriod(t *testing.T) {
+	const year = "select inserted from awa.enqueue_unique('q', 'k', unique_period => '1 year', max_attempts => 1)"
+	for name, test := range map[string]struct {
+		end  string
+		held bool
+	}{
+		"completed":             {"select awa.complete($1, $2)", true},
+		"completed with output": {"select awa.complete($1, $2, '1')", true},
+		"completed_many":        {"select awa.complete_many(array[$1::bigint], array[$2::bigint])", true},
+		"failed":                {"select awa.fail($1, $2, 'e')", false},
+		"discarded":             {"select awa.discard($1, $2, 'e')", false},
+		"cancelled":             {"select awa.cancel($1) where $2::bigint > 0", false},
+	} {
+		for _, materialized := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, " ", materialized), func(t *testing.T) {
+				d := newDatabase(t)
+				s := d.session()
+				require.True(t, one[bool](s, year))
+				require.False(t, one[bool](s, year))
+				j := s.claim("q", 1)[0]
+				require.False(t, one[bool](s, year))
+				if materialized {
+					s.materialize()
+				}
+				s.exec(test.end, j.JobID, j.Receipt)
+				require.Equal(t, !test.held, one[bool](s, year))
+				require.Equal(t, name == "completed with output" || materialized || !test.held, one[bool](s, "select exists (select from awa.done_entries)"), "a copy of the job")
+				require.Empty(t, list[string](s, keysThatAreWrong))
+				require.Empty(t, list[int64](s, "select awa.cancel_by_unique_key('q', 'k', unique_period => '1 year') where $1", test.held))
+				if !test.held {
+					return
+				}
+				s.exec("update awa.settings set completed_retention = '0'")
+				s.exec("select awa.expire_history()")
+				s.exec("select awa.rotate(true)")
+				for range 10 {
+					s.exec("select awa.prune_oldest(true)")
+				}
+				require.Zero(t, one[int](s, "select count(*) from awa.jobs"))
+				require.False(t, one[bool](s, year), "its job is not kept any more")
+				s.exec("update awa.unique_claims set held_until = now() where held_until is not null")
+				s.exec("begin")
+				require.True(t, one[bool](s, year), "the period is over")
+				s.exec("rollback")
+				s.exec("select awa.expire_history()")
+				require.Zero(t, one[int](s, "select count(*) from awa.unique_claims"))
+				require.True(t, one[bool](s, year))
+				s.completeMany(s.claim("q", 1))
+				require.False(t, one[bool](s, year))
+				s.exec("select awa.drop_queue('q')")
+				require.True(t, one[bool](s, year), "its queue was dropped")
+			})
+		}
+	}
+}
+
+// A key that is used again and again while a snapshot is held costs a bounded number of looks at rows that are gone.
+func TestKeyThatIsUsedAgainAndAgain(t *testing.T) {
+	d := newDatabase(t)
+	old, s := d.session(), d.session()
+	old.exec("begin isolation level repeatable read")
+	old.exec("select 1")
+	s.exec("set synchronous_commit = off")
+	s.exec(`do $$
+		begin
+		  for round in 1..1500 loop
+		    perform awa.enqueue_unique('q', 'k', unique_key => 'key');
+		    commit;
+		    perform awa.complete(c.job_id, c.receipt) from awa.claim('q') c;
+		    commit;
+		  end loop;
+		end
+		$$`)
+	require.True(t, s.enqueuesUnique("")().Inserted)
+	s.exec("begin")
+	require.False(t, s.enqueuesUnique("")().Inserted)
+	require.Less(t, one[int](s, "select pg_stat_get_xact_tuples_returned('awa.unique_claims_pkey'::regclass)"), 200, "rows of the index that are looked at")
+	s.exec("commit")
+}
