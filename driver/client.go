@@ -172,7 +172,9 @@ func (c *Client) CancelByUniqueKeyTx(ctx context.Context, tx DBTX, args Args, un
 		UniqueBy:     unique.By,
 		UniquePeriod: interval(unique.Period),
 		UniqueZone:   optional(unique.Zone),
-		RunAt:        optionalTime(unique.RunAt),
+	}
+	if params.RunAt, err = optionalTime("RunAt", unique.RunAt); err != nil {
+		return 0, false, fmt.Errorf("cancel by unique key: %w", err)
 	}
 	if args != nil {
 		params.Kind = new(args.Kind())
@@ -247,7 +249,9 @@ func (c *Client) EnqueueBatchTx(ctx context.Context, tx DBTX, jobs []BatchJob) (
 			Queue: cmp.Or(job.Options.Queue, DefaultQueue), Kind: job.Args.Kind(), Args: args, Priority: optionalInt(job.Options.Priority),
 			MaxAttempts: optionalInt(job.Options.MaxAttempts), Tags: job.Options.Tags, Metadata: metadata,
 		}
-		if at := job.Options.RunAt; !at.IsZero() {
+		if at, err := optionalTime("RunAt", job.Options.RunAt); err != nil {
+			return nil, fmt.Errorf("enqueue: %w", err)
+		} else if at != nil {
 			batch[i].RunAt = new(at.UTC().Format("2006-01-02T15:04:05.999999Z"))
 		}
 		if u := job.Unique; u != nil {

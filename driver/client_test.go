@@ -3,6 +3,7 @@ package driver_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"testing"
 	"time"
@@ -407,4 +408,79 @@ func TestExtremeDurations(t *testing.T) {
 		_, err = driver.NewWorker(pool, driver.NewHandlers(), driver.WorkerConfig{Lease: d})
 		assert.ErrorContains(t, err, "Lease must be between")
 	}
+
+func TestPeriodsOfTheCalendar(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	for _, test := range []struct {
+		period      time.Duration
+		zone        string
+		from, until string // the period's first and last second
+	}{
+		{driver.Day, "", "2126-11-28T00:00:00Z", "2126-11-28T23:59:59Z"},
+		{driver.Day, "Europe/Berlin", "2026-10-24T22:00:00Z", "2026-10-25T22:59:59Z"},
+		{driver.Week, "", "2026-11-23T00:00:00Z", "2026-11-29T23:59:59Z"},
+		{driver.Month, "", "2128-02-01T00:00:00Z", "2128-02-29T23:59:59Z"},
+		{3 * driver.Month, "", "2126-10-01T00:00:00Z", "2126-12-31T23:59:59Z"},
+		{driver.Year, "America/New_York", "2126-01-01T05:00:00Z", "2127-01-01T04:59:59Z"},
+		{time.Hour, "", "2126-11-28T10:00:00Z", "2126-11-28T10:59:59Z"},
+	} {
+		t.Run(fmt.Sprint(test.period, test.zone), func(t *testing.T) {
+			from, err := time.Parse(time.RFC3339, test.from)
+			require.NoError(t, err)
+			until, err := time.Parse(time.RFC3339, test.until)
+			require.NoError(t, err)
+			unique := driver.UniqueOptions{Key: t.Name(), Period: test.period, Zone: test.zone}
+			var ids []int64
+			for _, at := range []time.Time{from.Add(-time.Second), from, until, until.Add(time.Second)} {
+				id, _, err := client.EnqueueUnique(t.Context(), note{}, unique, driver.EnqueueOptions{RunAt: at})
+				require.NoError(t, err)
+				ids = append(ids, id)
+			}
+			assert.Equal(t, ids[1], ids[2])
+			assert.NotEqual(t, ids[0], ids[1])
+			assert.NotEqual(t, ids[2], ids[3])
+			unique.RunAt = until
+			id, cancelled, err := client.CancelByUniqueKey(t.Context(), nil, unique, "")
+			require.NoError(t, err)
+			assert.True(t, cancelled)
+			assert.Equal(t, ids[1], id)
+		})
+	}
+}
+
+func TestEnqueueBatch(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	at := time.Date(2126, 1, 2, 3, 4, 5, 678000, time.FixedZone("", 3600))
+	jobs := []driver.BatchJob{
+		{Args: note{"a"}, Options: driver.EnqueueOptions{Queue: "q", Priority: 3, RunAt: at, MaxAttempts: 4, Tags: []string{"t"}, Metadata: map[string]int{"m": 1}}},
+		{Args: note{"b"}, Unique: &driver.UniqueOptions{}},
+		{Args: otherKind{}, Unique: &driver.UniqueOptions{Key: "k", Period: driver.Month, Zone: "Europe/Berlin", States: []string{"available", "completed"}}},
+		{Args: note{"b"}, Unique: &driver.UniqueOptions{By: []string{"kind", "args"}}},
+		{Args: note{"b"}},
+	}
+	first, err := client.EnqueueBatch(t.Context(), jobs)
+	require.NoError(t, err)
+	require.Len(t, first, len(jobs))
+	for i, result := range first {
+		assert.Equal(t, i != 3, result.Inserted, i)
+	}
+	assert.Equal(t, first[1].ID, first[3].ID)
+	job, err := client.Job(t.Context(), first[0].ID)
+	require.NoError(t, err)
+	assert.Equal(t, []any{"q", 3, true, 4, []string{"t"}}, []any{job.Queue, job.Priority, job.RunAt.Equal(at), job.MaxAttempts, job.Tags})
+	assert.JSONEq(t, `{"m": 1}`, string(job.Metadata))
+
+	second, err := client.EnqueueBatch(t.Context(), jobs[1:3])
+	require.NoError(t, err)
+	assert.Equal(t, []driver.BatchResult{{ID: first[1].ID}, {ID: first[2].ID}}, second)
+
+	none, err := client.EnqueueBatch(t.Context(), nil)
+	require.NoError(t, err)
+	assert.Empty(t, none)
+	_, err = client.EnqueueBatch(t.Context(), []driver.BatchJob{{Args: note{}, Unique: &driver.UniqueOptions{Zone: "Mars"}}})
+	assert.ErrorContains(t, err, "unique_zone must be a time zone")
+	_, err = client.EnqueueBatch(t.Context(), []driver.BatchJob{{Args: badArgs{}}})
+	assert.Error(t, err)
 }

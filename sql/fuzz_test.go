@@ -262,7 +262,7 @@ func (f *fuzzer) call(r routine) bool {
 		}
 	case "JQ001", "JQ002", "JQ003", "JQ004", "JQ005", "40001", "55P03":
 	case "23505":
-		if r.Name != "retry" {
+		if r.Name != "retry" && r.Name != "move" {
 			f.complain(r.Name+err.Code, "not an error of %s", err, r.Name)
 		}
 	default:
@@ -496,6 +496,8 @@ func (f *fuzzer) fit(r routine, name, kind string, attempts []claimed) string {
 		return quote(fmt.Sprint("key ", f.rand.IntN(5)))
 	case "unique_by":
 		return "'{" + strings.Join(f.some("queue", "kind", "args"), ",") + "}'::text[]"
+	case "unique_zone":
+		return pick(f, "'UTC'", "'Europe/Berlin'", "'+02'")
 	case "unique_states":
 		return "'{" + strings.Join(f.some(fuzzStates...), ",") + "}'::text[]"
 	case "tags", "queues":
