@@ -409,6 +409,8 @@ func TestExtremeDurations(t *testing.T) {
 		assert.ErrorContains(t, err, "Lease must be between")
 	}
 
+}
+
 func TestPeriodsOfTheCalendar(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)
