@@ -121,8 +121,10 @@ func TestLogicalCutOver(t *testing.T) {
 	s.exec("select awa.cancel(j.id) from awa.jobs j where j.state = 'available' order by j.id limit 1")
 	s.exec("create publication everything for all tables")
 	subscribed := to.database("subscribed", true)
-	r := subscribed.session() // as after pg_dump --schema-only, which needs a client of the server's version
+	r := subscribed.session()                        // as after pg_dump --schema-only, which needs a client of the server's version
+	r.exec("set session_replication_role = replica") // settings and ring keep their rows otherwise
 	r.exec("do $$ begin execute (select 'truncate ' || string_agg(c.oid::regclass::text, ', ') from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p')); end $$")
+	r.exec("reset session_replication_role")
 	r.exec(fmt.Sprintf("create subscription everything connection 'host=%s port=%s user=%s dbname=published' publication everything", from.Dir(), from.Port(), from.User()))
 	synced := func() {
 		t.Helper()
