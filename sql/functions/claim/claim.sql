@@ -177,14 +177,14 @@ begin
            where e.lane = v_lane.lane
              and (e.segment <> v_cleaned or not pg_visible_in_snapshot(e.xid, v_cleaned_until))
              and (e.xid, e.job_id) >= (v_batch.first_xid, v_batch.job_ids[1])
-             and (e.xid, e.job_id) <= (v_at_xid, v_at_id)
              and pg_visible_in_snapshot(e.xid, v_hi)
              and case
                    when v_lane.buried
                    then (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
                    else true
                  end
-           order by e.xid, e.job_id;
+           order by e.xid, e.job_id
+           limit cardinality(v_batch.job_ids); -- not up to the last place: within one transaction, that would not end the scan
         v_room := v_room - cardinality(v_batch.job_ids);
         v_bytes := v_bytes - v_batch.bytes;
         exit lanes when v_room = 0 or v_bytes <= 0 or cardinality(v_batch.job_ids) < v_batch.entries;
@@ -246,7 +246,8 @@ comment on function awa._head is 'Since when the first entry of a lane is ready,
 
 -- Reads the next entries of a lane's window that are not buried: those of one late transaction, or of the range. Stops at the byte budget, but takes the first
 -- job of a claim whatever its size.
--- One lower bound for the index: with a second one beside it the scan would begin at the beginning of the lane.
+-- One lower bound for the index: with a second one beside it the scan would begin at the beginning of the lane. The upper bound is of the transaction alone: a row
+-- comparison does not end the scan where the second column decides.
 create or replace function awa._read_part(
   lane       bigint,
   lo         pg_snapshot,
@@ -274,8 +275,7 @@ as $$
 declare
   v_from_xid xid8 := coalesce(late, greatest(at_xid, pg_snapshot_xmax(lo)));
   v_from_id bigint := case when v_from_xid = at_xid then at_id else 0 end;
-  v_to_xid xid8 := coalesce(late, pg_snapshot_xmax(hi));
-  v_to_id bigint := case when late is null then 0 else 9223372036854775807 end;
+  v_to_xid xid8 := coalesce(late, (pg_snapshot_xmax(hi)::text::bigint - 1)::text::xid8);
 begin
   select coalesce(array_agg(b.job_id) filter (where b.fits), '{}'),
          min(b.xid),
@@ -294,7 +294,7 @@ begin
                where e.lane = lane
                  and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
                  and (e.xid, e.job_id) > (v_from_xid, v_from_id)
-                 and (e.xid, e.job_id) < (v_to_xid, v_to_id)
+                 and e.xid <= v_to_xid
                  and pg_visible_in_snapshot(e.xid, hi)
                  and case -- a probe for each entry, only where there is anything to find
                        when buried

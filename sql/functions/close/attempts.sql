@@ -23,13 +23,7 @@ as $$
       select min(c.job_ids[(r & 4095) + 1]) as first_id, max(c.job_ids[(r & 4095) + 1]) as last_id from unnest(a.receipts) r
     ) j
    cross join lateral (
-      select *
-        from awa._entries e
-       where e.lane = c.lane
-         and (e.xid, e.job_id) >= (c.first_xid, c.first_id)
-         and (e.xid, e.job_id) <= (c.pos_xid, c.pos_id)
-         and e.job_id between j.first_id and j.last_id
-      offset 0
+      select * from awa._claimed_entries(c.lane, c.first_xid, c.first_id, c.pos_xid, c.pos_id, j.first_id, j.last_id) offset 0
     ) e
    where c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1) = any(a.receipts)
      and case
@@ -39,6 +33,29 @@ as $$
          end
 $$;
 comment on function awa._attempts is 'The attempts behind some receipts';
+
+-- The entries of a claim's stretch of its lane, with ids from and to. Others may lie between them: not visible to the claim, or buried.
+-- In two parts, each with both its ends in the index: a row comparison ends a scan only where its first column decides, so one for the last place would read the transaction that it lies in to its end.
+-- The limits and the offset of the caller fence it off.
+create or replace function awa._claimed_entries(lane bigint, first_xid xid8, first_id bigint, pos_xid xid8, pos_id bigint, from_id bigint, to_id bigint) returns setof awa.ready_entries
+language sql stable
+as $$
+  select e.*
+    from awa._entries e
+   where e.lane = _claimed_entries.lane
+     and e.xid = pos_xid
+     and e.job_id >= case when first_xid = pos_xid then greatest(first_id, from_id) else from_id end
+     and e.job_id <= least(pos_id, to_id)
+  union all
+  select e.*
+    from awa._entries e
+   where first_xid < pos_xid
+     and e.lane = _claimed_entries.lane
+     and (e.xid, e.job_id) >= (first_xid, first_id)
+     and e.xid < pos_xid
+     and e.job_id between from_id and to_id
+$$;
+comment on function awa._claimed_entries is 'The entries of a claim''s stretch of its lane';
 
 -- What follows when attempts have ended and the job's next row is written: their unique keys go with the state, their lease rows go.
 create or replace function awa._settle(receipts bigint[], state text) returns void

@@ -57,7 +57,30 @@ begin
     v_waits := v_lease.lease_until <= v_now;
   elsif v_job.state = 'available' then
     select count(*) into v_ahead
-      from (select from awa._available a where a.queue_id = v_place.lane >> 3 and a.lane = v_place.lane and (a.xid, a.job_id) < (v_place.xid, v_place.id) limit 10001) a;
+      from (
+        select -- in three parts, each with both its ends in the index: a row comparison as the upper end would read the job's transaction to its end
+          from awa._lanes l
+         cross join lateral (
+            select e.xid, e.job_id from awa._entries e
+             where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id) and e.xid < v_place.xid
+            union all
+            select e.xid, e.job_id from awa._entries e
+             where v_place.xid >= l.from_xid and e.lane = l.lane and e.xid = v_place.xid
+               and e.job_id > case when l.from_xid = v_place.xid then l.from_id else 0 end and e.job_id < v_place.id
+            union all
+            select e.xid, e.job_id
+              from awa._late(l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) x
+             cross join lateral (
+                select * from awa._entries e
+                 where e.lane = l.lane and e.xid = x.xid and e.job_id > x.after_id and e.job_id <= case when x.xid = v_place.xid then least(x.until_id, v_place.id - 1) else x.until_id end
+                offset 0
+              ) e
+             where x.xid <= v_place.xid
+          ) e
+         where l.queue_id = v_place.lane >> 3 and l.lane = v_place.lane
+           and (select true from awa.ready_tombstones t where t.lane = l.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+         limit 10001
+      ) a;
     v_says := format('It is available since %s, and waits in queue %s behind %s of priority %s', v_job.run_at, v_job.queue, case v_ahead when 1 then '1 job' when 10001 then 'more than 10000 jobs' else v_ahead || ' jobs' end, v_job.priority)
       || case when v_place.lane & 7 = 0 then ' that were given back, too' else '' end
       || '; jobs of other priorities may come before it.';

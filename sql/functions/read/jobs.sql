@@ -222,21 +222,33 @@ select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_
   ) r on true;
 comment on view awa._lanes is 'Every lane, its cursor, and what is counted of its past';
 
--- Entries of a lane that no cursor has passed, though they lie before the place from which the range goes on: of the transactions that were in progress at one of the window's ends.
+-- The transactions that were in progress at one of the ends of a lane's window, and whose entries no cursor has passed though they lie before the place from which the range goes on: with the ids
+-- after which, and up to which, these entries lie. Two scalars, so that the scan of an index begins and ends there.
+create or replace function awa._late(lo pg_snapshot, hi pg_snapshot, pos_xid xid8, pos_id bigint, from_xid xid8, from_id bigint, out xid xid8, out after_id bigint, out until_id bigint) returns setof record
+language sql stable
+as $$
+  select x.xid,
+         case when x.xid = pos_xid and lo is not null and pg_visible_in_snapshot(x.xid, hi) then pos_id else 0 end,
+         case when x.xid = from_xid then from_id else 9223372036854775807 end
+    from (
+      select pg_snapshot_xip(coalesce(lo, hi)) as xid
+      union
+      select pg_snapshot_xip(hi)
+    ) x
+   where x.xid <= from_xid
+     and (x.xid >= pos_xid or lo is null or not pg_visible_in_snapshot(x.xid, hi))
+$$;
+comment on function awa._late is 'Transactions that were committed late, and which of their entries no cursor has passed';
+
+-- Entries of a lane that were committed late, and that no cursor has passed.
 create or replace function awa._late_entries(lane bigint, lo pg_snapshot, hi pg_snapshot, pos_xid xid8, pos_id bigint, from_xid xid8, from_id bigint) returns setof awa.ready_entries
 language sql stable
 as $$
   select e.*
-    from (
-      select pg_snapshot_xip(coalesce(lo, hi)) as xid
-      union
-      select x from pg_snapshot_xip(hi) x where x <= from_xid
-    ) x
+    from awa._late(lo, hi, pos_xid, pos_id, from_xid, from_id) x
    cross join lateral (
-      select * from awa._entries e where e.lane = _late_entries.lane and e.xid = x.xid offset 0
+      select * from awa._entries e where e.lane = _late_entries.lane and e.xid = x.xid and e.job_id > x.after_id and e.job_id <= x.until_id offset 0
     ) e
-   where (e.xid, e.job_id) <= (from_xid, from_id)
-     and (not pg_visible_in_snapshot(e.xid, hi) or lo is null or (e.xid, e.job_id) > (pos_xid, pos_id))
 $$;
 comment on function awa._late_entries is 'Entries of a lane that were committed late, and that no cursor has passed';
 
@@ -284,12 +296,8 @@ select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.read
   from awa._open_items o
  cross join lateral (
     select *
-      from awa._entries e
-     where e.lane = o.lane
-       and (e.xid, e.job_id) >= (o.first_xid, o.first_id)
-       and (e.xid, e.job_id) <= (o.pos_xid, o.pos_id)
-       and e.job_id = o.job_id
-       and pg_visible_in_snapshot(e.xid, o.hi)
+      from awa._claimed_entries(o.lane, o.first_xid, o.first_id, o.pos_xid, o.pos_id, o.job_id, o.job_id) e
+     where pg_visible_in_snapshot(e.xid, o.hi)
        and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
     offset 0
   ) e

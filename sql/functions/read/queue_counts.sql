@@ -45,8 +45,15 @@ select l.lane,
   ) h on true
  cross join lateral (
     select min(e.ready_at) as ready_at
-      from awa._late_entries(l.lane, l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) e
-     where (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+      from awa._late(l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) x
+     cross join lateral (
+        select e.ready_at
+          from awa._entries e
+         where e.lane = l.lane and e.xid = x.xid and e.job_id > x.after_id and e.job_id <= x.until_id
+           and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+         order by e.job_id
+         limit 1
+      ) e
     offset 0
   ) a;
 comment on view awa._lane_counts is 'What the ledgers say of each lane';
