@@ -15,6 +15,7 @@ begin
 end
 $$;
 
+{{ template "shared/queues.sql" . }}
 {{ template "maintain/segments.sql" . }}
 {{ template "shared/unique_keys.sql" . }}
 {{ template "close/attempts.sql" . }}
@@ -68,7 +69,6 @@ $$;
 {{ template "read/version.sql" . }}
 
 {{ template "shared/arguments.sql" . }}
-{{ template "shared/queues.sql" . }}
 {{ template "shared/changes.sql" . }}
 
 {{ template "grants.sql" . }}

@@ -3,8 +3,11 @@ create or replace view awa._books as
 select n.queue_id, q.*, e.enqueued::bigint as enqueued,
        q.available + q.scheduled + q.retryable + q.running + q.waiting_external + q.completed + q.failed + q.cancelled + q.dead as jobs
   from awa.queue_counts(null) q
-  join (select distinct n.queue_id, n.name from awa.queues n) n on n.name = q.queue
-  join (select c.lane >> 3 as queue_id, sum(c.enqueued) as enqueued from awa._lane_counts c group by 1) e on e.queue_id = n.queue_id;
+ cross join lateral (select awa._queue_id(q.queue) as queue_id) n
+ cross join lateral (
+    select sum(c.enqueued) as enqueued from awa._lane_counts c where c.queue_id = n.queue_id
+    offset 0
+  ) e;
 comment on view awa._books is 'What each queue has got, and where it is now';
 
 -- What is missing from the ledgers, by lane and segment, as far as these are known.

@@ -175,7 +175,7 @@ with now as (
     from counts q
    cross join now n
    cross join settings t
-    left join lateral (select x.queue_id from awa.queues x where x.name = q.queue limit 1) x on true
+    cross join lateral (select awa._queue_id(q.queue) as queue_id) x
     left join awa.queue_settings s on s.queue_id = x.queue_id
    cross join lateral (
       select coalesce(q.oldest_ready_at < n.at - t.warn_ready_age, false) as waits,
@@ -197,7 +197,7 @@ with now as (
     from (select c.queue from counts c where c.failed + c.dead + c.retryable > 0 order by c.failed + c.dead + c.retryable desc limit 100) q
    cross join now n
    cross join settings t
-   cross join lateral (select x.queue_id from awa.queues x where x.name = q.queue limit 1) x
+   cross join lateral (select awa._queue_id(q.queue) as queue_id) x
    cross join lateral awa._results(x.queue_id, n.at - interval '1 day') f
    where f.failed > 0
   union all

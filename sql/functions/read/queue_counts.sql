@@ -66,6 +66,7 @@ select q.name as queue, q.queue_id as available, q.queue_id as scheduled, q.queu
  where false;
 
 -- Exact counts of jobs by queue and state, of all queues or of one; those included that are not kept any more.
+-- Queue by queue: where the planner takes the tables for empty, a join would add all of them up again for each one.
 create or replace function awa.queue_counts(queue text default null) returns setof awa.queue_counts
 language sql stable
 security definer
@@ -74,64 +75,56 @@ set enable_seqscan = off
 set enable_mergejoin = off
 set jit = off
 as $$
-with wanted as materialized ( -- a range, so that one queue costs the same whatever others there are
-  select coalesce(awa._queue_id(queue_counts.queue), 0) as first, coalesce(awa._queue_id(queue_counts.queue), (1::bigint << 60) - 1) as last
-), names as (
+with names as (
   select q.queue_id, q.name, bool_or(q.dropped_at is null) as is_there
     from awa.queues q
-   where q.queue_id >= (select w.first from wanted w) and q.queue_id <= (select w.last from wanted w)
+   where q.queue_id >= coalesce(awa._queue_id(queue_counts.queue), 0) and q.queue_id <= coalesce(awa._queue_id(queue_counts.queue), (1::bigint << 60) - 1)
    group by q.queue_id, q.name
-), ledger as (
-  select c.queue_id, sum(c.available) as available, sum(c.running) as running, sum(c.completed) as completed,
-         sum(c.failed) as failed, sum(c.cancelled) as cancelled, sum(c.dead) as dead, min(c.oldest_ready_at) as oldest
-    from awa._lane_counts c
-   where c.queue_id >= (select w.first from wanted w) and c.queue_id <= (select w.last from wanted w)
-   group by 1
-), leases as (
-  select l.lane >> 3 as queue_id, count(*) as jobs
-    from awa.leases l
-   where l.lane >= (select w.first * 8 from wanted w) and l.lane <= (select w.last * 8 + 7 from wanted w)
-   group by 1
-), deferred as (
-  select d.lane >> 3 as queue_id,
-         count(*) filter (where d.state = 'scheduled') as scheduled,
-         count(*) filter (where d.state = 'retryable') as retryable
-    from awa.deferred_jobs d
-   where d.lane >= (select w.first * 8 from wanted w) and d.lane <= (select w.last * 8 + 7 from wanted w)
-   group by 1
-), done as (
-  select f.lane >> 3 as queue_id,
-         count(*) filter (where f.state = 'completed') as completed,
-         count(*) filter (where f.state = 'failed') as failed,
-         count(*) filter (where f.state = 'cancelled') as cancelled
-    from awa.done_entries f
-   where not f.recorded and f.lane >= (select w.first * 8 from wanted w) and f.lane <= (select w.last * 8 + 7 from wanted w)
-   group by 1
-), dead as (
-  select f.lane >> 3 as queue_id, count(*) as jobs
-    from awa.dlq_entries f
-   where f.lane >= (select w.first * 8 from wanted w) and f.lane <= (select w.last * 8 + 7 from wanted w)
-   group by 1
 )
 select q.name as queue,
        c.available::bigint as available,
-       coalesce(d.scheduled, 0)::bigint as scheduled,
-       coalesce(d.retryable, 0)::bigint as retryable,
-       (c.running + coalesce(l.jobs, 0))::bigint as running,
+       d.scheduled::bigint as scheduled,
+       d.retryable::bigint as retryable,
+       (c.running + l.jobs)::bigint as running,
        0::bigint as waiting_external,
-       (c.completed + coalesce(f.completed, 0))::bigint as completed,
-       (c.failed + coalesce(f.failed, 0))::bigint as failed,
-       (c.cancelled + coalesce(f.cancelled, 0))::bigint as cancelled,
-       (c.dead + coalesce(x.jobs, 0))::bigint as dead,
+       (c.completed + f.completed)::bigint as completed,
+       (c.failed + f.failed)::bigint as failed,
+       (c.cancelled + f.cancelled)::bigint as cancelled,
+       (c.dead + x.jobs)::bigint as dead,
        c.oldest as oldest_ready_at
   from names q
-  join ledger c on c.queue_id = q.queue_id
-  left join leases l on l.queue_id = q.queue_id
-  left join deferred d on d.queue_id = q.queue_id
-  left join done f on f.queue_id = q.queue_id
-  left join dead x on x.queue_id = q.queue_id
+ cross join lateral (
+    select sum(c.available) as available, sum(c.running) as running, sum(c.completed) as completed,
+           sum(c.failed) as failed, sum(c.cancelled) as cancelled, sum(c.dead) as dead, min(c.oldest_ready_at) as oldest
+      from awa._lane_counts c
+     where c.queue_id = q.queue_id
+    offset 0
+  ) c
+ cross join lateral (
+    select count(*) as jobs from awa.leases l where l.lane >= q.queue_id * 8 and l.lane <= q.queue_id * 8 + 7
+    offset 0
+  ) l
+ cross join lateral (
+    select count(*) filter (where d.state = 'scheduled') as scheduled,
+           count(*) filter (where d.state = 'retryable') as retryable
+      from awa.deferred_jobs d
+     where d.lane >= q.queue_id * 8 and d.lane <= q.queue_id * 8 + 7
+    offset 0
+  ) d
+ cross join lateral (
+    select count(*) filter (where f.state = 'completed') as completed,
+           count(*) filter (where f.state = 'failed') as failed,
+           count(*) filter (where f.state = 'cancelled') as cancelled
+      from awa.done_entries f
+     where not f.recorded and f.lane >= q.queue_id * 8 and f.lane <= q.queue_id * 8 + 7
+    offset 0
+  ) f
+ cross join lateral (
+    select count(*) as jobs from awa.dlq_entries f where f.lane >= q.queue_id * 8 and f.lane <= q.queue_id * 8 + 7
+    offset 0
+  ) x
  where (queue_counts.queue is null or q.name = queue_counts.queue)
-   and (q.is_there or c.available + c.running + coalesce(l.jobs, 0) + coalesce(d.scheduled, 0) + coalesce(d.retryable, 0) > 0)
+   and (q.is_there or c.available + c.running + l.jobs + d.scheduled + d.retryable > 0)
  order by q.name
 $$;
 comment on function awa.queue_counts is 'Exact counts of jobs by queue and state';
