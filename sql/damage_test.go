@@ -2,6 +2,7 @@ package sql_test
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"testing"
 
@@ -100,4 +101,54 @@ func overwrite(path string) error {
 		return err
 	}
 	return os.WriteFile(path, bytes.Repeat([]byte{0xde, 0xad}, int(info.Size())/2), 0o600)
+}
+
+// A damaged job that waits, or runs, stops neither what is emptied beside it, nor the end of its worker: the others are moved, or given back; health names the job; and when its body was replaced, it goes on.
+func TestCleaningGoesOnPastDamage(t *testing.T) {
+	for _, runs := range []bool{false, true} {
+		server := newServer(t)
+		d := server.database("damaged", true)
+		s := d.session()
+		const large = `jsonb_build_object('body', (select string_agg(md5(random()::text), '') from generate_series(1, 200)))` // stored apart
+		worker := s.registerWorker()
+		var jobs []int64
+		for n, args := range []string{"'1'", large, "'3'"} {
+			jobs = append(jobs, one[int64](s, fmt.Sprintf("select awa.enqueue('queue %d', 'k', %s)", n, args)))
+			if runs {
+				s.claimAs(worker, fmt.Sprintf("queue %d", n), 1)
+			}
+		}
+		s.exec("update awa.settings set completed_retention = '0'")
+		s.rotate()
+		toast := one[string](s, "select current_setting('data_directory') || '/' || pg_relation_filepath(c.reltoastrelid) from pg_class c where c.oid = 'awa.ready_entries_0'::regclass")
+		s.exec("checkpoint") // what is replayed after a crash does not write the pages again
+		require.NoError(t, server.Halt())
+		require.NoError(t, overwrite(toast))
+		require.NoError(t, server.Resume(t.Context()))
+
+		s = d.session()
+		for range 2 {
+			require.Equal(t, "damaged", s.pruneOn())
+			require.Equal(t, "damaged", one[string](s, "select outcome from awa.prune_oldest()"), "it waits")
+			require.Contains(t, one[string](s, "select level || ': ' || message from awa.health() where topic = 'prune'"), fmt.Sprintf("the server can't read jobs that are alive in it: %d", jobs[1]))
+			require.Equal(t, "critical", one[string](s, "select level from awa.health() where topic = 'prune'"))
+		}
+		s.exec("call awa.run_maintenance()")
+		if runs {
+			require.Equal(t, int64(2), one[int64](s, "select awa.deregister_worker($1)", worker))
+			require.Equal(t, "damaged", s.pruneOn())
+		} else {
+			require.Equal(t, []int64{jobs[1]}, list[int64](s, "select job_id from awa.ready_entries where segment = 0"), "the others were moved")
+		}
+		for _, n := range []int{0, 2} {
+			require.Len(t, s.claim(fmt.Sprintf("queue %d", n), 9), 1)
+		}
+		s.exec("set zero_damaged_pages = on")
+		s.exec(`update awa.ready_entries set args = '{"damaged": true}', metadata = null, tags = null, progress = null, errors = null where job_id = $1`, jobs[1])
+		s.exec("reset zero_damaged_pages")
+		s.prunes()
+		require.Empty(t, list[string](s, "select message from awa.health() where topic = 'prune'"))
+		s.audited()
+		require.Equal(t, map[bool]string{false: "available", true: "running"}[runs], s.state(jobs[1]))
+	}
 }

@@ -258,3 +258,346 @@ func TestNothingIsMovedBesideAnOpenClaim(t *testing.T) {
 	require.Equal(t, jobs[2:], ids(s.claim("q", 9)))
 	s.audited()
 }
+
+// cleans lets a cleaning that has begun come to its end.
+func (s *session) cleans() {
+	s.Helper()
+	for outcome := ""; outcome != "cleaned"; outcome = s.prune() {
+		require.Contains(s, []string{"", "cleaning", "busy"}, outcome)
+	}
+}
+
+// Between the moves of a cleaning anything may happen: each job is there once, in its place, and is claimed once.
+func TestBetweenTheMoves(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		// does it, and returns what ends it, and the jobs that are to be claimed then
+		does func(d database, s *session, jobs []int64) (ends func(), want []int64)
+	}{
+		{"another rotation", func(d database, s *session, jobs []int64) (func(), []int64) {
+			s.rotate()
+			return func() {}, append(jobs, s.enqueue("q"))
+		}},
+		{"it is counted", func(d database, s *session, jobs []int64) (func(), []int64) {
+			s.exec("select awa._fold(null, true)")
+			return func() {}, jobs
+		}},
+		{"the queue is dropped", func(d database, s *session, jobs []int64) (func(), []int64) {
+			s.exec("select awa.drop_queue('q', true)")
+			return func() {}, []int64{s.enqueue("q")}
+		}},
+		{"the drop of the queue is open", func(d database, s *session, jobs []int64) (func(), []int64) {
+			a := d.session()
+			a.exec("begin")
+			a.exec("select awa.drop_queue('q', true)")
+			require.Equal(s, "busy", s.prune())
+			a.exec("rollback")
+			return func() {}, jobs
+		}},
+		{"a reader comes", func(d database, s *session, jobs []int64) (func(), []int64) {
+			reader := d.session()
+			reader.exec("begin isolation level repeatable read")
+			require.Equal(s, jobs, list[int64](reader, "select id from awa.jobs where state = 'available' order by id"))
+			return func() {
+				require.Equal(s, "waiting", s.prune())
+				require.Equal(s, jobs, list[int64](reader, "select id from awa.jobs where state = 'available' order by id"))
+				require.Equal(s, jobs, list[int64](reader, "select job_id from awa.ready_entries order by 1"), "as a dump would")
+				reader.exec("commit")
+			}, jobs
+		}},
+		{"an old snapshot enqueues", func(d database, s *session, jobs []int64) (func(), []int64) {
+			producer := d.session()
+			producer.exec("begin isolation level repeatable read")
+			producer.exec("select 1")
+			s.rotate()
+			late := producer.enqueue("q")
+			return func() { producer.exec("commit") }, append(jobs, late)
+		}},
+		{"some are changed", func(d database, s *session, jobs []int64) (func(), []int64) {
+			for _, job := range []int64{jobs[0], jobs[5]} {
+				s.exec("select awa.set_priority($1, 3)", job)
+			}
+			return func() {}, append(jobs[1:5:5], jobs[0], jobs[5])
+		}},
+		{"the mover has cancelled some", func(d database, s *session, jobs []int64) (func(), []int64) {
+			s.exec("begin")
+			for _, job := range []int64{jobs[0], jobs[5]} {
+				s.exec("select awa.cancel($1)", job)
+			}
+			require.Equal(s, "cleaning", s.prune())
+			s.exec("commit")
+			return func() {}, jobs[1:5]
+		}},
+		{"a cancel is open when the job is claimed", func(d database, s *session, jobs []int64) (func(), []int64) {
+			a := d.session()
+			a.exec("begin")
+			a.exec("select awa.cancel($1)", jobs[5])
+			return func() {
+				taken := s.claim("q", 6)
+				require.Equal(s, jobs, ids(taken))
+				a.exec("commit")
+				require.Equal(s, "cancelled", s.state(jobs[5]))
+				require.Equal(s, []int64{jobs[5]}, s.completeMany(taken), "stale")
+			}, nil
+		}},
+		{"a move is open when the job is claimed", func(d database, s *session, jobs []int64) (func(), []int64) {
+			a := d.session()
+			a.exec("begin")
+			a.exec("select awa.move($1, 'other')", jobs[5])
+			return func() {
+				taken := s.claim("q", 6)
+				require.Equal(s, jobs, ids(taken))
+				require.Equal(s, "40001", sqlState(a.try("commit")))
+				require.Empty(s, s.completeMany(taken))
+				require.Empty(s, s.claim("other", 9))
+			}, nil
+		}},
+		{"two are at it, in both segments", func(d database, s *session, jobs []int64) (func(), []int64) {
+			a := d.session()
+			a.exec("begin")
+			a.exec("select awa.cancel($1)", jobs[5])
+			s.moves(0)
+			s.exec("select awa.set_priority($1, 4)", jobs[5])
+			return func() { require.Equal(s, "40001", sqlState(a.try("commit"))) }, jobs
+		}},
+	} {
+		t.Log(c.name)
+		d := newDatabase(t)
+		s := d.session()
+		s.movesAll()
+		s.setPruneWait("1 millisecond")
+		jobs := s.enqueueMany("q", 6)
+		s.exec("select awa._fold(null, true)")
+		s.rotate()
+		require.Equal(t, "cleaning", s.prune(), "it has looked")
+		require.Equal(t, "cleaning", s.prune(), "two jobs are moved")
+		require.Equal(t, int64(4), one[int64](s, "select count(*) from awa.ready_entries where segment = 0"))
+		ends, want := c.does(d, s, slices.Clone(jobs))
+		s.audited()
+		s.cleans()
+		s.audited()
+		ends()
+		s.audited()
+		s.prunesLater()
+		s.audited()
+		taken := s.claim("q", 9)
+		require.Equal(t, want, ids(taken), c.name)
+		s.completes(taken)
+		s.audited()
+	}
+}
+
+// A lane whose window is open, with commits that came late: moved, they are claimed once each, the late ones first.
+func TestMovesInAnOpenWindow(t *testing.T) {
+	d := newDatabase(t)
+	producers := []*session{d.session(), d.session()}
+	s := d.session()
+	s.movesAll()
+	s.enqueue("q")
+	var late [][]int64
+	for _, p := range producers {
+		p.exec("begin")
+		late = append(late, p.enqueueMany("q", 3))
+	}
+	s.completes(s.claim("q", 1))
+	after := s.enqueueMany("q", 3)
+	producers[0].exec("commit")
+	first := s.claim("q", 1)
+	require.Equal(t, late[0][:1], ids(first), "the window is open, in the middle of the late ones")
+	s.rotate()
+	require.Equal(t, "cleaning", s.prune(), "it has looked")
+	require.Equal(t, "cleaning", s.prune())
+	producers[1].exec("commit")
+	s.audited()
+	second := s.claim("q", 1)
+	require.Equal(t, late[0][1:2], ids(second))
+	s.cleans()
+	s.audited()
+	s.prunesLater()
+	third := s.claim("q", 9)
+	require.ElementsMatch(t, slices.Concat(late[0][2:], after, late[1]), ids(third))
+	require.Equal(t, late[0][2:], ids(third)[:1])
+	s.completes(slices.Concat(first, second, third))
+	s.audited()
+}
+
+// One queue is held by somebody: what was claimed meanwhile in the others does not let all of it be copied at once.
+func TestMovesBesideAQueueThatIsHeld(t *testing.T) {
+	d := newDatabase(t)
+	holder, blocker, s, p := d.session(), d.session(), d.session(), d.session()
+	s.movesAll()
+	queues := s.queuesInOrder(2)
+	first := s.enqueue(queues[0])
+	s.enqueueMany(queues[1], 9)
+	s.rotate()
+	require.Equal(t, "cleaning", s.prune(), "it has looked")
+	holder.exec("begin")
+	holder.lockQueue(queues[0])
+	blocker.exec("begin")
+	blocker.lockQueue(queues[1])
+	pruned := p.prunesInTheBackground()
+	holder.waitUntilBlocked(p)
+	require.Equal(t, []int64{first}, ids(holder.claim(queues[0], 1)))
+	holder.exec("commit")
+	require.Equal(t, "cleaning", pruned())
+	require.Zero(t, one[int64](s, "select count(*) from awa.ready_entries where segment = 1"))
+	blocker.exec("commit")
+	s.cleans()
+	s.prunesLater()
+	require.Len(t, s.claim(queues[1], 99), 9)
+	s.audited()
+}
+
+// Somebody answers for an attempt: what waits is moved all the same.
+func TestMovesBesideAnAnswer(t *testing.T) {
+	d := newDatabase(t)
+	worker, s := d.session(), d.session()
+	s.movesAll()
+	s.setPruneWait("1 millisecond")
+	s.enqueueMany("q", 9)
+	running := s.claim("q", 1)
+	s.rotate()
+	require.Equal(t, "cleaning", s.prune(), "it has looked")
+	worker.exec("begin")
+	worker.exec("select awa.complete($1, $2)", running[0].JobID, running[0].Receipt)
+	s.moves(0)
+	require.Equal(t, "busy", s.pruneOn())
+	worker.exec("commit")
+	s.prunesLater()
+	require.Len(t, s.claim("q", 99), 8)
+	s.audited()
+}
+
+// What a clock that was ahead has written delays neither the emptying of a segment, nor the counting.
+func TestRingAfterAClockThatWasAhead(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.exec("update awa.settings set completed_retention = '0'")
+	s.enqueue("q")
+	s.rotate()
+	s.exec("update awa.ring set outcome = 'blocked', tries = 3, retry_at = now() + interval '1 hour'")
+	require.Equal(t, "cleaned", one[string](s, "select outcome from awa.prune_oldest()"))
+	s.exec("select setval('awa.prune_tries', 3), setval('awa.prune_tried_at', (extract(epoch from now() + interval '1 hour') * 1000000)::bigint)")
+	require.NotEqual(t, "cut off", one[string](s, "select outcome from awa.prune_oldest()"))
+
+	s.completes(s.open("q", shapes[0]))
+	s.exec("select awa._fold(null, true)")
+	counted := one[int64](s, "select sum(completed)::bigint from awa.queue_rollups")
+	s.exec("update awa.queue_rollups set folded_at = now() + interval '1 hour'")
+	s.completes(s.open("q", shapes[0]))
+	s.exec("select awa._fold()")
+	require.Greater(t, one[int64](s, "select sum(completed)::bigint from awa.queue_rollups"), counted)
+
+	// A claim that is open is passed over, and maintenance need not begin with it each time.
+	s.open("ahead", shapes[3])
+	s.exec("update awa.lease_claims set claimed_at = now() + interval '1 hour' where lane >> 3 = awa._queue_id('ahead')")
+	s.exec("select awa._fold(null, true)")
+	require.NotEmpty(t, list[int64](s, "select unnest(open_seqs) from awa.queue_rollups where lane >> 3 = awa._queue_id('ahead')"))
+	last := one[int64](s, "select max(claim_id) from awa.lease_claims")
+	require.Equal(t, last, one[int64](s, "select awa._claimed_until(now() + interval '1 second' - interval '0 seconds')"))
+}
+
+// A worker is told what it lost for a minute, whatever the clock that wrote when it was told first.
+func TestToldByAClockThatWasAhead(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	worker := s.registerWorker()
+	s.exec("insert into awa.heartbeat_replies (worker_id, receipt, job_id, reason, told_at) values ($1, 1, 1, 'r', now() + interval '1 hour')", worker)
+	require.Empty(t, s.lost(worker))
+	require.Zero(t, one[int64](s, "select count(*) from awa.heartbeat_replies"))
+}
+
+// maintains calls maintenance under a timeout, and says how that ended.
+func (s *session) maintains(setting, timeout string) string {
+	s.Helper()
+	s.exec("set " + setting + " = '" + timeout + "'")
+	err := s.try("call awa.run_maintenance()")
+	if s.db.IsClosed() {
+		return "closed"
+	}
+	s.exec("set " + setting + " = 0")
+	return sqlState(err)
+}
+
+// Under a timeout of whoever calls it maintenance does as much as there is time for, and the ring turns: in one call, or in several, none of which is cut off.
+func TestMaintenanceUnderATimeout(t *testing.T) {
+	for _, timeout := range []string{"300ms", "2s"} {
+		d := newDatabase(t)
+		s := d.session()
+		s.exec("update awa.settings set completed_retention = '0'")
+		s.exec("select awa.enqueue_many('q', 'k', array_fill('{}'::jsonb, array[10000])) from generate_series(1, 2)")
+		s.exec("select awa.enqueue_many('q', 'k', array_fill('{}'::jsonb, array[10000]), run_at => now() + interval '1 second')")
+		s.rotate()
+		cut := 0
+		for !one[bool](s, "select awa._is_empty(0)") {
+			if s.maintains("statement_timeout", timeout) == "57014" {
+				cut++
+				s.exec("select setval('awa.prune_tried_at', (extract(epoch from now() - interval '5 minutes') * 1000000)::bigint)")
+			}
+		}
+		t.Log(timeout, cut, "calls were cut off")
+		require.LessOrEqual(t, one[int64](s, "select pg_relation_size('awa.ready_entries_1') / (select count(*) from awa.ready_entries)"), int64(400), "without dead copies")
+		s.audited()
+	}
+}
+
+// Maintenance whose caller has a timeout ends before that, however much there is to do.
+func TestMaintenanceEndsInTime(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.exec("create or replace function awa.prune_oldest(force boolean default false) returns setof awa.prune_oldest language sql as $$ select 0::smallint, 'cleaning' $$")
+	var ends []string
+	for range 5 { // a machine that stops for longer than a batch takes may be late
+		ends = append(ends, s.maintains("statement_timeout", "3s"))
+		if ends[len(ends)-1] == "<nil>" {
+			return
+		}
+	}
+	require.Fail(t, "it never ends in time", "%v", ends)
+}
+
+// Maintenance that is cancelled, killed, or ended by a timeout in the middle of a cleaning: that it tried is known, little is left behind, it waits, health says so, and later it goes on.
+func TestMaintenanceThatIsEnded(t *testing.T) {
+	d := newDatabase(t)
+	blocker, s := d.session(), d.session()
+	s.exec("update awa.settings set completed_retention = '0'")
+	jobs := s.enqueueMany("q", 3000)
+	s.rotate()
+	require.Equal(t, "cleaning", one[string](s, "select outcome from awa.prune_oldest()"), "it has looked")
+	blocker.exec("begin")
+	blocker.exec("select pg_advisory_xact_lock(42)")
+	s.exec("create function stops() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(42); return new; end $$")
+	s.exec("create trigger stops before insert on awa.ready_entries_1 for each row execute function stops()") // the cleaning stops there, when it has deleted some
+	ways := []string{"cancel", "terminate", "statement_timeout", "transaction_timeout"}
+	if one[bool](s, "select current_setting('server_version_num')::int < 170000") {
+		ways = ways[:3]
+	}
+	for n, way := range ways {
+		t.Log(way)
+		a := d.session()
+		if strings.HasSuffix(way, "timeout") {
+			a.exec("set " + way + " = '5s'")
+		}
+		ended := a.background("call awa.run_maintenance()")
+		if !strings.HasSuffix(way, "timeout") {
+			s.waitUntilBlocked(a)
+			s.exec("select pg_"+way+"_backend($1)", a.pid)
+		}
+		require.Error(t, ended())
+		for way != "cancel" && one[bool](s, "select exists (select from pg_stat_activity where pid = $1 and state <> 'idle')", a.pid) { // its locks go with it
+		}
+		require.Equal(t, int64(n+1), one[int64](s, "select last_value from awa.prune_tries"), way)
+		require.Equal(t, "cut off", one[string](s, "select outcome from awa.prune_oldest()"), "it waits")
+		if n > 0 {
+			require.Contains(t, one[string](s, "select message from awa.health() where topic = 'prune'"), fmt.Sprintf("the last %d calls did not come to their end", n+1))
+		}
+		s.exec("select setval('awa.prune_tried_at', (extract(epoch from now() - interval '5 minutes') * 1000000)::bigint)")
+	}
+	require.Less(t, one[int64](s, "select pg_relation_size('awa.ready_entries_1')"), one[int64](s, "select pg_relation_size('awa.ready_entries_0')"))
+	blocker.exec("commit")
+	s.exec("call awa.run_maintenance()")
+	require.True(t, one[bool](s, "select awa._is_empty(0)"))
+	require.Empty(t, list[string](s, "select message from awa.health() where topic = 'prune'"))
+	s.audited()
+	require.Equal(t, jobs[:9], ids(s.claim("q", 9)))
+}

@@ -153,6 +153,7 @@ create table awa.ring (
   cleaned_until   pg_snapshot,
   cleaned_by      xid8,
   old_snapshots   text[],
+  unreadable      bigint[],
   outcome         text,
   tries           int not null default 0,
   retry_at        timestamptz,
@@ -167,6 +168,7 @@ comment on column awa.ring.cleaned_segment is 'The segment from which all that l
 comment on column awa.ring.cleaned_until is 'Entries of the cleaned segment that are visible in it count no more';
 comment on column awa.ring.cleaned_by is 'The transaction that cleaned it';
 comment on column awa.ring.old_snapshots is 'Whose snapshots are waited for: those that were there when somebody looked first, and still are; null until then';
+comment on column awa.ring.unreadable is 'Jobs that were not carried because the server can''t read them';
 comment on column awa.ring.outcome is 'What is in the way of emptying the oldest segment, as prune_oldest says it; null when nothing is';
 comment on column awa.ring.tries is 'How often it was in the way, since the oldest segment was last cleaned or emptied';
 comment on column awa.ring.retry_at is 'When that is tried again';

@@ -39,9 +39,9 @@ begin
       left join lateral (
         select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
       ) c on true
-     where c.lane_seq > coalesce(r.closed_seq, 0) + case when r.folded_at > clock_timestamp() - interval '5 seconds' and not everything then 50 else 0 end
+     where c.lane_seq > coalesce(r.closed_seq, 0) + case when r.folded_at between clock_timestamp() - interval '5 seconds' and clock_timestamp() and not everything then 50 else 0 end
         or everything and (select true from awa._appended_since(l.lane, coalesce(r.counted, '3:3:'), r.dropped) limit 1)
-        or (r.folded_at is null or r.folded_at < clock_timestamp() - interval '5 seconds' or everything)
+        or (r.folded_at is null or r.folded_at not between clock_timestamp() - interval '5 seconds' and clock_timestamp() or everything) -- or a clock that was ahead
            and (r.open_seqs <> '{}' or (
              select true
                from awa._entries e
@@ -84,7 +84,7 @@ begin
         v_rollup.open_seqs := array_remove(v_rollup.open_seqs, v_claim.lane_seq);
       elsif v_claim.lane_seq > v_rollup.closed_seq then
         v_until := least(v_until, v_claim.claim_id - 1);
-        exit when v_claim.claimed_at > clock_timestamp() - interval '10 seconds' or cardinality(v_rollup.open_seqs) >= 1000;
+        exit when v_claim.claimed_at between clock_timestamp() - interval '10 seconds' and clock_timestamp() + interval '1 second' or cardinality(v_rollup.open_seqs) >= 1000;
         v_rollup.open_seqs := v_rollup.open_seqs || v_claim.lane_seq;
       end if;
       v_rollup.closed_seq := greatest(v_rollup.closed_seq, v_claim.lane_seq);
@@ -171,11 +171,11 @@ as $$
 $$;
 comment on function awa._busy_queues is 'The queues in which claims may be open, or not counted';
 
--- The last claim before those that are younger than a time, among those that maintenance has not looked at. Claims that are being committed are younger.
+-- The last claim before those that are younger than a time, among those that maintenance has not looked at. Claims that are being committed are younger, and were not made by a clock that was ahead.
 create or replace function awa._claimed_until(claimed_before timestamptz) returns bigint
 language sql stable
 as $$
-  select coalesce(min(c.claim_id) filter (where c.claimed_at > claimed_before) - 1, max(c.claim_id), (select s.last_value from awa.folded_until s))
+  select coalesce(min(c.claim_id) filter (where c.claimed_at between claimed_before and clock_timestamp() + interval '1 second') - 1, max(c.claim_id), (select s.last_value from awa.folded_until s))
     from awa.lease_claims c
    where c.claim_id > (select s.last_value from awa.folded_until s)
 $$;

@@ -4,7 +4,7 @@ comment on view awa.prune_oldest is 'The row that prune_oldest returns: the olde
 
 -- Empties the oldest segment, when its completed jobs are past their retention, or forced: in several calls. The first ones clean it, as a log-structured file system does: carry what is alive to the current segment, some at a time.
 -- Later ones truncate its tables, one by one. The outcome is empty (there is none), kept (its jobs are not past their retention), cleaning (there is more to carry), cleaned, truncating (there is more to truncate), truncated;
--- or what is in the way: unbalanced (rows are missing: see audit), full (more is alive than carry_max), busy (somebody is at work on what is alive in it), waiting (for older snapshots), blocked (somebody
+-- or what is in the way: unbalanced (rows are missing: see audit), damaged (the server can't read a job that is alive in it: see health), full (more is alive than carry_max), busy (somebody is at work on what is alive in it), waiting (for older snapshots), blocked (somebody
 -- holds a lock on it). Then it is tried again after a second, then two, four, up to five minutes; forced, at once. Or cut off: calls did not come to their end; then 16 seconds after the last one began, 32, up to five minutes, and with less at a time. Forced it also goes on where rows are missing.
 -- Locks: ring; to clean, the counts, then the queues of what it carries, in the order of their ids, then claims, tried; to truncate, one of the segment's tables. How long it waits for them grows with the tries, up to half a second, which
 -- is less than deadlock_timeout. Raises JQ004.
@@ -46,10 +46,10 @@ begin
     v_outcome := 'empty';
   elsif not v_force and v_ring.left_at[v_segment + 1] > clock_timestamp() - (select s.completed_retention from awa.settings s) then
     v_outcome := 'kept';
-  elsif not v_force and v_ring.retry_at > clock_timestamp() then
+  elsif not v_force and v_ring.retry_at - clock_timestamp() between interval '0' and awa._backoff(v_ring.tries) then -- not by a clock that was ahead
     return query select v_segment, v_ring.outcome;
     return;
-  elsif not v_force and v_cut_off > 0 and awa._last_prune_at() + awa._backoff(v_cut_off + 3) > clock_timestamp() then
+  elsif not v_force and v_cut_off > 0 and awa._last_prune_at() between clock_timestamp() - awa._backoff(v_cut_off + 3) and clock_timestamp() then
     return query select v_segment, 'cut off';
     return;
   else
@@ -63,7 +63,7 @@ begin
     end if;
     perform setval('awa.prune_tries', 0);
   end if;
-  if v_outcome in ('unbalanced', 'full', 'busy', 'waiting', 'blocked') then
+  if v_outcome in ('unbalanced', 'damaged', 'full', 'busy', 'waiting', 'blocked') then
     update awa.ring r
        set outcome = v_outcome, tries = r.tries + 1, stuck_since = coalesce(r.stuck_since, clock_timestamp()), retry_at = clock_timestamp() + awa._backoff(r.tries);
   elsif v_outcome in ('cleaning', 'truncating') then
@@ -119,7 +119,7 @@ begin
   select * into v_ring from awa.ring r;
   select * into v_settings from awa.settings s;
   if v_ring.carried_segment is distinct from segment then
-    select count(*) into v_alive from (select from awa._available a where a.segment = segment limit v_settings.carry_max + 1) a;
+    select count(*) into v_alive from (select from awa._available a where a.segment = segment limit case when cut_off < 3 then v_settings.carry_max + 1 else least(v_settings.carry_max, 1000) + 1 end) a;
     if v_alive > v_settings.carry_max then
       return 'full';
     end if;
@@ -144,16 +144,6 @@ begin
       return 'cleaning';
     end if;
   end if;
-  -- Before anything is copied: is somebody answering for an open attempt?
-  if exists (
-    select from (
-      select distinct awa._claim_key(o.receipt >> 12) as key
-        from (select o.receipt from awa._open_items o where o.segment = segment union select r.receipt from awa._running r where r.segment = segment) o
-       limit 1000
-    ) c where not case when pg_try_advisory_lock(c.key) then pg_advisory_unlock(c.key) else false end)
-  then
-    return 'busy';
-  end if;
   begin
     perform awa._lock_for(array[awa._fold_key()], wait);
     if v_ring.carried_segment = segment then
@@ -161,6 +151,16 @@ begin
       if v_outcome is not null then
         return v_outcome;
       end if;
+    end if;
+    -- Before anything is copied: is somebody answering for an open attempt?
+    if exists (
+      select from (
+        select distinct awa._claim_key(o.receipt >> 12) as key
+          from (select o.receipt from awa._open_items o where o.segment = segment union select r.receipt from awa._running r where r.segment = segment) o
+         limit 1000
+      ) c where not case when pg_try_advisory_lock(c.key) then pg_advisory_unlock(c.key) else false end)
+    then
+      raise lock_not_available;
     end if;
 
     v_before := awa._snapshot();
@@ -252,11 +252,22 @@ begin
      where t.lane > 0 and pg_visible_in_snapshot(t.by_xid, v_until) -- the others call for another cleaning
     on conflict do nothing;
     perform awa._carry_cursors(segment, v_queue_ids);
-  exception when lock_not_available then
-    return 'busy';
+  exception
+    when lock_not_available then
+      return 'busy';
+    when data_corrupted then
+      if v_ring.carried_segment is distinct from segment then -- the others are moved
+        update awa.ring r set carried_segment = segment, carried_since = awa._snapshot(), old_snapshots = null;
+        return 'cleaning';
+      end if;
+      update awa.ring r set unreadable = awa._unreadable(array(
+        select o.receipt from awa._open_items o where o.segment = segment
+        union
+        select r.receipt from awa._running r where r.segment = segment limit 1000));
+      return 'damaged';
   end;
   update awa.ring r
-     set cleaned_segment = segment, cleaned_until = v_until, cleaned_by = pg_current_xact_id(), carried_segment = null, carried_since = null, old_snapshots = null;
+     set cleaned_segment = segment, cleaned_until = v_until, cleaned_by = pg_current_xact_id(), carried_segment = null, carried_since = null, old_snapshots = null, unreadable = null;
   return 'cleaned';
 end
 $$;
@@ -264,26 +275,31 @@ comment on function awa._clean is 'Carries what is alive in a segment to the cur
 
 -- Moves entries that nobody has claimed to the current segment, at most so many, under the same place, and cursors: of at most 500 queues, since the server's lock table is small. The caller has locked the counts.
 -- Under the lock of a queue nobody claims from it: a claim before finds its entries where they were, one after where they are now. Who has an older snapshot goes on to see the old rows, for which the truncation waits.
--- Returns cleaning; or null when nothing is left to carry. Locks the queues, in the order of their ids: those that it can have at once, or, where these are none, the first, for which it waits. Raises 55P03.
+-- Returns cleaning; damaged when only jobs are left that the server can't read, which ring then names; or null when nothing is left to carry. Locks the queues, in the order of their ids: those that it can have at once, or, where these are none, the first, for which it waits. Raises 55P03.
 create or replace function awa._carry(segment smallint, max_entries int) returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_current smallint := awa._current_segment();
+  v_unreadable bigint[];
   v_queue_id bigint;
   v_queue_ids bigint[];
   v_locked bigint[] := '{}';
-  v_carried bigint;
+  v_places awa._place[];
+  v_place awa._place;
+  v_moved bigint := 0;
+  v_damaged boolean := false;
 begin
+  update awa.ring r set unreadable = null where r.outcome = 'damaged'; -- somebody may have mended them since
+  v_unreadable := coalesce((select r.unreadable from awa.ring r), '{}');
   v_queue_ids := array(
     select q from (
-      (select a.lane >> 3 as q from awa._available a where a.segment = segment limit max_entries)
+      (select a.lane >> 3 as q from awa._available a where a.segment = segment and a.job_id <> all(v_unreadable) limit max_entries)
       union
       (select l.lane >> 3 from awa._lanes l where l.cursor_segment = segment limit 500)
     ) q order by q limit 500);
   if v_queue_ids = '{}' then
-    return null;
+    return case when v_unreadable <> '{}' then 'damaged' end;
   end if;
   foreach v_queue_id in array v_queue_ids loop
     if pg_try_advisory_xact_lock(awa._queue_key(v_queue_id)) then
@@ -294,15 +310,45 @@ begin
     perform awa._lock_for(array[awa._queue_key(v_queue_ids[1])], '500 milliseconds'); -- nobody waits for this one meanwhile, but for the counts, without which they go on
     v_locked := v_queue_ids[1:1];
   end if;
-  with due as materialized (
-    select a.lane, a.xid, a.job_id from awa._available a where a.segment = segment and a.lane >> 3 = any(v_locked) limit max_entries
-  ), moved as (
+  v_places := array(
+    select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
+      from awa._available a where a.segment = segment and a.lane >> 3 = any(v_locked) and a.job_id <> all(v_unreadable) limit max_entries);
+  begin
+    perform awa._move_entries(segment, v_places);
+  exception when data_corrupted then
+    -- One by one: the rest must not wait for a job that the server can't read.
+    foreach v_place in array v_places loop
+      begin
+        v_moved := v_moved + awa._move_entries(segment, array[v_place]);
+      exception when data_corrupted then
+        v_unreadable := v_unreadable || v_place.id;
+      end;
+    end loop;
+    update awa.ring r set unreadable = v_unreadable;
+    v_damaged := v_moved = 0 and cardinality(v_places) < max_entries;
+  end;
+  perform awa._carry_cursors(segment, v_locked);
+  return case when v_damaged then 'damaged' else 'cleaning' end;
+end
+$$;
+comment on function awa._carry is 'Moves entries that nobody has claimed to the current segment, and cursors';
+
+-- Moves entries to the current segment, under the same places. The caller has locked their queues, and the counts. Returns how many.
+create or replace function awa._move_entries(segment smallint, places awa._place[]) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_current smallint := awa._current_segment();
+  v_moved bigint;
+begin
+  with moved as (
     delete from awa.ready_entries e
      where e.segment = segment
        and e.ctid = any(array( -- found place by place: a join might read the whole segment
          select p.ctid
-           from due d
-          cross join lateral (select e.ctid from awa.ready_entries e where e.segment = segment and e.lane = d.lane and e.xid = d.xid and e.job_id = d.job_id limit 1) p))
+           from unnest(places) d
+          cross join lateral (select e.ctid from awa.ready_entries e where e.segment = segment and e.lane = d.lane and e.xid = d.xid and e.job_id = d.id limit 1) p))
     returning e.*
   ), carried as (
     insert into awa.ready_entries
@@ -323,12 +369,31 @@ begin
       ) n
      where r.lane = n.lane
   )
-  select count(*) into v_carried from carried c;
-  v_carried := v_carried + awa._carry_cursors(segment, v_locked);
-  return case when v_carried > 0 then 'cleaning' end;
+  select count(*) into v_moved from carried c;
+  return v_moved;
 end
 $$;
-comment on function awa._carry is 'Moves entries that nobody has claimed to the current segment, and cursors';
+comment on function awa._move_entries is 'Moves entries to the current segment, under the same places';
+
+-- The jobs of those open attempts whose bodies the server can't read.
+create or replace function awa._unreadable(receipts bigint[]) returns bigint[]
+language plpgsql
+as $$
+declare
+  v_receipt bigint;
+  v_job_ids bigint[] := '{}';
+begin
+  foreach v_receipt in array receipts loop
+    begin
+      perform length(a::text) from awa._attempts(array[v_receipt]) a;
+    exception when data_corrupted then
+      v_job_ids := v_job_ids || array(select a.job_id from awa._attempts(array[v_receipt]) a);
+    end;
+  end loop;
+  return v_job_ids;
+end
+$$;
+comment on function awa._unreadable is 'The jobs of those open attempts whose bodies the server can''t read';
 
 -- Takes advisory locks in their order, and waits so long at most, for all of them together.
 create or replace function awa._lock_for(keys bigint[], wait interval) returns void

@@ -98,19 +98,21 @@ with now as (
    where h.since < n.at - interval '1 minute'
   union all
   -- What is in the way of emptying the oldest segment.
-  select 3, case when r.outcome = 'unbalanced' then 'critical' when r.stuck_since < n.at - interval '1 minute' or c.tries > 2 then 'warning' else 'ok' end, 'prune', coalesce('segment ' || r.cleaned_segment, 'oldest segment'),
+  select 3, case when r.outcome in ('unbalanced', 'damaged') then 'critical' when r.stuck_since < n.at - interval '1 minute' or c.tries > 2 then 'warning' else 'ok' end, 'prune', coalesce('segment ' || r.cleaned_segment, 'oldest segment'),
          case when c.tries > 0 then format('not emptied: the last %s calls did not come to their end', c.tries)
          else format(case r.outcome
              when 'unbalanced' then 'not emptied for %s: rows are missing in it'
+             when 'damaged' then 'not emptied for %s: the server can''t read jobs that are alive in it: %s'
              when 'full' then 'not emptied for %s: more is alive in it than carry_max'
              when 'busy' then 'not emptied for %s: somebody is at work on what is alive in it: %s'
              when 'waiting' then 'not emptied for %s: there are older snapshots: %s'
              else 'not emptied for %s: others hold locks on it: %s'
-           end, awa._in_words(n.at - r.stuck_since), case when r.outcome = 'waiting' and r.old_snapshots is not null then array_to_string(r.old_snapshots, '; ') else coalesce(b.holders, 'nobody by now, and it is tried again') end)
+           end, awa._in_words(n.at - r.stuck_since), case when r.outcome = 'waiting' and r.old_snapshots is not null then array_to_string(r.old_snapshots, '; ') when r.outcome = 'damaged' then array_to_string(r.unreadable[:20], ', ') else coalesce(b.holders, 'nobody by now, and it is tried again') end)
          end,
          case when c.tries > 0 then 'Look into the server''s log, and at statement_timeout and transaction_timeout of whoever calls awa.run_maintenance(). It is tried again later, in smaller parts.'
          else case r.outcome
            when 'unbalanced' then 'See awa.audit(). To empty it all the same: awa.prune_oldest(true).'
+           when 'damaged' then 'A page is damaged: see "Jobs that can''t be read" in the reference of Awa. The others were moved.'
            when 'full' then 'Have the jobs worked on, or raise carry_max. Meanwhile the current segment grows.'
            when 'busy' then 'It is tried again. Who is named for long should end the transaction.'
            else 'End these transactions when they need not go on. Meanwhile the current segment grows; claims are as fast as ever.'

@@ -37,7 +37,8 @@ as $$
 declare
   v_job_ids bigint[];
   v_receipts bigint[];
-  v_released bigint[];
+  v_one record;
+  v_released bigint;
 begin
   perform awa._fold();
   select array_agg(r.job_id), array_agg(r.receipt) into v_job_ids, v_receipts
@@ -48,15 +49,42 @@ begin
       except
       select b.job_id, b.receipt from unnest(but_job_ids, but_receipts) b(job_id, receipt)
     ) r;
-  if v_receipts is not null then
-    select array_agg(v_receipts[p]) into v_released
-      from unnest((awa._close_many(v_job_ids, v_receipts, 'released', (awa._lock_claims(v_receipts)).by_item)).places) p;
-    perform awa._give_back(v_released);
+  if v_receipts is null then
+    return 0;
   end if;
-  return coalesce(cardinality(v_released), 0);
+  begin
+    v_released := awa._release_all(v_job_ids, v_receipts);
+  exception when data_corrupted then
+    -- One by one: the rest must not wait for a job that the server can't read.
+    v_released := 0;
+    for v_one in select a.job_id, a.receipt from unnest(v_job_ids, v_receipts) a(job_id, receipt) order by a.receipt loop
+      begin
+        v_released := v_released + awa._release_all(array[v_one.job_id], array[v_one.receipt]);
+      exception when data_corrupted then
+        perform awa._warn_unreadable(v_one.job_id, sqlerrm);
+      end;
+    end loop;
+  end;
+  return v_released;
 end
 $$;
 comment on function awa._release_open is 'Releases the open attempts of a worker, but for some; returns how many';
+
+-- Releases attempts, and returns how many of them were open.
+create or replace function awa._release_all(job_ids bigint[], receipts bigint[]) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_released bigint[];
+begin
+  select array_agg(receipts[p]) into v_released
+    from unnest((awa._close_many(job_ids, receipts, 'released', (awa._lock_claims(receipts)).by_item)).places) p;
+  perform awa._give_back(v_released);
+  return coalesce(cardinality(v_released), 0);
+end
+$$;
+comment on function awa._release_all is 'Releases attempts, and returns how many of them were open';
 
 -- The key of the advisory lock on a worker: between those of claims and those of queues.
 create or replace function awa._worker_key(worker_id bigint) returns bigint
