@@ -11,7 +11,7 @@ select c.* from pg_class c
    and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i' and c.relkind = 'S');
 
 begin;
-select plan(32);
+select plan(33);
 
 select cmp_ok((select count(*) from functions where not private), '>=', 40::bigint, 'there are functions to look at');
 select cmp_ok((select count(*) from relations), '>=', 30::bigint, 'and relations');
@@ -54,6 +54,14 @@ select is(
     where f.proname in ('enqueue', 'enqueue_many', 'enqueue_batch', 'claim', 'complete', 'complete_many', 'fail', 'fail_many', 'release',
       'enqueue_unique', 'discard', 'snooze', 'cancel_attempt', 'extend', 'set_progress') and not coalesce(s.setting = any(f.proconfig), false)),
   null, 'hot functions get generic plans by index, whatever the statistics say');
+select is(
+  (select array_agg(f.proname || ' ' || s.setting order by 1)
+     from functions f
+    cross join unnest('{plan_cache_mode,enable_seqscan,enable_bitmapscan,enable_hashjoin,enable_mergejoin,jit}'::text[]) s(setting)
+    where not f.private and f.proname not in ('configure_queue', 'pause_queue', 'resume_queue', 'register_worker', 'run_maintenance', 'version', 'audit', 'rebase_after_restore', 'jobs_compat')
+      and not exists (select from unnest(f.proconfig) c where starts_with(c, s.setting || '='))
+      and (f.proname, s.setting) <> ('health', 'enable_hashjoin')),
+  null, 'all others say which plans they need, but for those that read all there is, or touch one row; and health, which joins sessions and locks');
 select is((select array_agg(proname::text order by proname) from functions where private and not prosecdef and proconfig is not null), '{_fold,_inherit,_is_holder,_is_unbalanced,_results}', 'private functions take the settings of those that call them, but for those that count, or look for a job by its id');
 select is(
   (select array_agg(f.signature order by 1)

@@ -97,9 +97,9 @@ select pg_temp.fold() \g /dev/null
 insert into costs
 select s.size, s.what, c.* from (values ('few', 'queue_counts beside a late one', ' few late'), ('huge', 'queue_counts beside a late one', ' huge late')) s(size, what, q), pg_temp.cost(format('select * from awa.queue_counts(%L)', pg_temp.q(s.q))) c;
 insert into costs
-select s.size, s.what, c.* from (values ('few', 'claim at the end of a window', ' few next'), ('huge', 'claim at the end of a window', ' huge next')) s(size, what, q), pg_temp.cost(format('select * from awa.claim(%L)', pg_temp.q(s.q))) c;
+select s.size, s.what, c.* from (values ('few', 'claim at the end of a window', ' few next'), ('huge', 'claim at the end of a window', ' huge next')) s(size, what, q), pg_temp.steady_cost(format('select * from awa.claim(%L)', pg_temp.q(s.q))) c;
 insert into costs
-select s.size, s.what, c.* from (values ('few', 'claim of a late one', ' few late'), ('huge', 'claim of a late one', ' huge late')) s(size, what, q), pg_temp.cost(format('select * from awa.claim(%L, 2)', pg_temp.q(s.q))) c;
+select s.size, s.what, c.* from (values ('few', 'claim of a late one', ' few late'), ('huge', 'claim of a late one', ' huge late')) s(size, what, q), pg_temp.steady_cost(format('select * from awa.claim(%L, 2)', pg_temp.q(s.q))) c;
 
 select cmp_ok(h.blocks, '<=', f.blocks + f.blocks / 10 + 24, format('%s reads no more of a transaction of 40,000 jobs than of one of 1,000', h.what)) from costs h join costs f using (what) where h.at = 'huge' and f.at = 'few' order by h.what;
 

@@ -9,7 +9,10 @@ create or replace function awa.health() returns setof awa.health
 language sql stable
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_mergejoin = off
 set jit = off
 as $$
 with now as (

@@ -32,7 +32,7 @@ select l.lane,
   cross join lateral (
     select count(*) as jobs
       from (select * from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned() and t.lane = l.lane offset 0) t
-     where exists (select from awa._open_items i where i.lane = t.lane and i.job_id = t.job_id)
+     where (select true from awa._open_items i where i.lane = t.lane and i.job_id = t.job_id limit 1)
     offset 0
   ) o
   left join lateral (
@@ -71,7 +71,10 @@ create or replace function awa.queue_counts(queue text default null) returns set
 language sql stable
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$

@@ -1,0 +1,159 @@
+-- Without this, a read or a pass of maintenance would get another plan when somebody has called ANALYZE, on empty tables or on full ones, and read the whole history.
+\set name statistics
+\ir ../prelude.psql
+\ir cost.psql
+
+begin;
+truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.dlq_entries, awa.unique_claims, awa.queue_rollups, awa.workers, awa.heartbeat_replies;
+delete from awa.queues;
+
+create function pg_temp.analyze() returns void
+language plpgsql
+as $$
+begin
+  perform set_config('client_min_messages', 'error', true);
+  analyze awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.dlq_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.workers, awa.settings, awa.ring;
+end
+$$;
+
+create temp table ids (what text, job_id bigint, receipt bigint);
+create function pg_temp.id(what text) returns bigint
+language sql stable
+as $$ select coalesce((select i.job_id from ids i where i.what = id.what limit 1), 1) $$;
+create function pg_temp.receipt(what text) returns bigint
+language sql stable
+as $$ select coalesce((select i.receipt from ids i where i.what = receipt.what limit 1), 1) $$;
+
+create function pg_temp.calls() returns text[]
+language sql
+return array[
+  'queue_counts', 'select * from awa.queue_counts()',
+  'queue_counts of one', format('select * from awa.queue_counts(%L)', pg_temp.q(' 1')),
+  'job, old', format('select * from awa.job(%s)', pg_temp.id('old')),
+  'job, running', format('select * from awa.job(%s)', pg_temp.id('running')),
+  'job, failed', format('select * from awa.job(%s)', pg_temp.id('failed')),
+  'explain_job', format('select awa.explain_job(%s)', pg_temp.id('available')),
+  'list_jobs', 'select * from awa.list_jobs()',
+  'list_jobs available', $$select * from awa.list_jobs(state => 'available')$$,
+  'list_jobs running', $$select * from awa.list_jobs(state => 'running')$$,
+  'list_jobs retryable', $$select * from awa.list_jobs(state => 'retryable')$$,
+  'list_jobs failed', $$select * from awa.list_jobs(state => 'failed')$$,
+  'list_jobs completed', $$select * from awa.list_jobs(state => 'completed')$$,
+  'list_jobs dead', $$select * from awa.list_jobs(state => 'dead')$$,
+  'health', 'select * from awa.health()',
+  'promote_due', 'select * from awa.promote_due()',
+  'rescue', 'select * from awa.rescue()',
+  'materialize', 'select * from awa.materialize()',
+  'expire_history', 'select * from awa.expire_history()',
+  'rotate', 'select * from awa.rotate(true)',
+  'rotate and prune', 'select * from awa.rotate(true), awa.prune_oldest(true)',
+  'claim', format('select * from awa.claim(%L, 10)', pg_temp.q(' 1')),
+  'complete with output', format($$select awa.complete(%s, %s, '1')$$, pg_temp.id('running'), pg_temp.receipt('running')),
+  'fail', format($$select awa.fail(%s, %s, 'e')$$, pg_temp.id('running'), pg_temp.receipt('running')),
+  'extend', format($$select awa.extend(%s, %s, '1 hour')$$, pg_temp.id('running'), pg_temp.receipt('running')),
+  'cancel, available', format('select awa.cancel(%s)', pg_temp.id('available')),
+  'cancel, running', format('select awa.cancel(%s)', pg_temp.id('running')),
+  'cancel, retryable', format('select awa.cancel(%s)', pg_temp.id('retryable')),
+  'cancel_where', format('select awa.cancel_where(%L, max_jobs => 20)', pg_temp.q(' 1')),
+  'set_priority', format('select awa.set_priority(%s, 1)', pg_temp.id('available')),
+  'move', format('select awa.move(%s, %L)', pg_temp.id('available'), pg_temp.q(' 2')),
+  'retry', format('select awa.retry(%s)', pg_temp.id('failed')),
+  'retry_where', format('select awa.retry_where(%L, max_jobs => 20)', pg_temp.q(' 1')),
+  'purge_dlq', format('select awa.purge_dlq(%L)', pg_temp.q(' 1')),
+  'drop_queue', format('select awa.drop_queue(%L, true)', pg_temp.q(' 2')),
+  'heartbeat', format('select awa.heartbeat(%s)', pg_temp.id('worker')),
+  'release_unknown', format($$select awa.release_unknown(%s, '{}', '{}')$$, pg_temp.id('worker')),
+  'deregister_worker', format('select awa.deregister_worker(%s)', pg_temp.id('worker'))
+];
+-- Each is undone, so that the next one finds what this one found; the second of two times counts.
+create procedure pg_temp.try(at text)
+language plpgsql
+as $$
+declare
+  v_calls text[] := pg_temp.calls();
+  v_cost record;
+  v_error text;
+  v_scans bigint;
+begin
+  for n in 1 .. cardinality(v_calls) by 2 loop
+    for v_time in 1..2 loop
+      v_cost := null;
+      begin
+        perform pg_temp.fold_later();
+        v_scans := pg_temp.history_scans();
+        select * into v_cost from pg_temp.cost(v_calls[n + 1]) c;
+        v_scans := pg_temp.history_scans() - v_scans;
+        raise exception using errcode = 'TAP02';
+      exception
+        when sqlstate 'TAP02' then v_error := null;
+        when others then v_error := sqlerrm;
+      end;
+    end loop;
+    insert into costs select at, v_calls[n], v_cost.blocks, v_scans, v_cost.tuples, v_cost.changed where v_error is null;
+    insert into broken select at, v_calls[n], v_error where v_error is not null;
+  end loop;
+end
+$$;
+create function pg_temp.history_scans() returns bigint
+language sql
+as $$ select sum(t.seq_scan) from pg_stat_xact_user_tables t where t.schemaname = 'awa' and t.relname ~ '^(ready|lease_claim|deferred|done|dlq|unique)' $$;
+create temp table broken (at text, what text, error text);
+create function pg_temp.fold_later() returns void
+language sql
+as $$ update awa.queue_rollups set folded_at = '-infinity'; select setval('awa.next_fold_at', 1) $$;
+
+select plan(39);
+
+-- Plans that were made when there was nothing
+select pg_temp.analyze() \g /dev/null
+insert into ids select 'worker', awa.register_worker('w');
+call pg_temp.try('nothing');
+delete from costs; delete from broken;
+
+-- 100,000 completed jobs, 2,000 that failed, 1,000 that wait for a retry, 1,000 that are dead, 1,000 available, 60 that run
+select pg_temp.fill(pg_temp.q(' 1'), 103000) \g /dev/null
+select pg_temp.fill(pg_temp.q(' 2'), 500) \g /dev/null
+do $$
+declare
+  v_claim record;
+begin
+  loop
+    select array_agg(c.job_id) as jobs, array_agg(c.receipt) as receipts into v_claim from awa.claim(pg_temp.q(' 1'), 930) c;
+    perform awa.complete_many(v_claim.jobs, v_claim.receipts);
+    exit when v_claim.jobs[1] > (select max(e.job_id) - 4500 from awa.ready_entries e);
+  end loop;
+end
+$$;
+insert into ids select 'failed', c.job_id, c.receipt from awa.claim(pg_temp.q(' 1'), 500) c;
+select awa.discard(i.job_id, i.receipt, 'e') from ids i where i.what = 'failed' \g /dev/null
+insert into awa.queue_settings (queue_id, dead_letter) values (awa._queue_id(pg_temp.q(' 1')), true);
+insert into ids select 'dead', c.job_id, c.receipt from awa.claim(pg_temp.q(' 1'), 500) c;
+select awa.discard(i.job_id, i.receipt, 'e') from ids i where i.what = 'dead' \g /dev/null
+insert into ids select 'retryable', c.job_id, c.receipt from awa.claim(pg_temp.q(' 1'), 500) c;
+select awa.fail(i.job_id, i.receipt, 'e', '1 hour') from ids i where i.what = 'retryable' \g /dev/null
+select pg_temp.fold(), awa._summarize() \g /dev/null
+insert into ids select 'running', c.job_id, c.receipt from awa.claim(pg_temp.q(' 1'), 40, (select i.job_id from ids i where i.what = 'worker')) c;
+update awa.lease_claims set claimed_at = claimed_at - interval '20 seconds'; -- however long this takes, they have been open for longer than what maintenance waits for
+insert into ids select 'available', max(e.job_id) - 100 from awa.ready_entries e where e.lane = awa._queue_id(pg_temp.q(' 1')) * 8 + 2;
+insert into ids select 'old', min(e.job_id) + 50000 from awa.ready_entries e;
+
+call pg_temp.try('analyzed when empty');
+select pg_temp.analyze() \g /dev/null
+call pg_temp.try('analyzed');
+-- As if there were a hundred times as many
+update pg_class c set reltuples = greatest(c.reltuples, 1000) * 100 where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'i');
+call pg_temp.try('analyzed, as if of millions');
+-- As if there were nothing
+delete from pg_statistic where starelid in (select c.oid from pg_class c where c.relnamespace = 'awa'::regnamespace);
+update pg_class c set reltuples = 0, relpages = 0 where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'i');
+call pg_temp.try('as if empty');
+
+select is((select array_agg(format('%s, %s: %s', b.what, b.at, b.error) order by 1) from broken b), null, 'all calls do what they should');
+with best as (select c.what, min(c.blocks) as blocks from costs c group by c.what)
+select is((select array_agg(format('%s: %s blocks, not %s', c.at, c.blocks, b.blocks) order by c.blocks) from costs c where c.what = b.what and c.blocks > b.blocks * 2 + 100), null,
+  format('%s reads the same whatever the statistics say', b.what)) from best b order by b.what;
+-- But for drop_queue, which is for once, and those that look whether a segment is empty, which the first row says.
+select is((select array_agg(format('%s, %s', c.what, c.at)) from costs c where c.seq_scans > 0 and c.what !~ '^(drop_queue|health|rotate)'), null, 'nothing is read from one end to the other');
+
+select * from finish();
+rollback;
