@@ -38,7 +38,7 @@ type Args interface {
 type EnqueueOptions struct {
 	Queue       string    // 1 to 200 characters, "default" by default; a queue exists from its first job
 	Priority    int       // 1 (first) to 4 (last); by default the queue's, which is 2 unless configured
-	RunAt       time.Time // not before this time, which is before the year 10000; a time in the past means now, as the zero value does
+	RunAt       time.Time // not before this time, which is before 9999-12-31 10:00 UTC; a time in the past means now, as the zero value does
 	MaxAttempts int       // 1 to 1000; by default the queue's, which is 25 unless configured
 	Tags        []string  // at most 20
 	Metadata    any       // stored as JSON beside the arguments; nil for none
@@ -207,7 +207,7 @@ type BatchResult struct {
 
 // EnqueueBatch appends jobs of any kinds and queues, at most 10,000, some of them unique, all of them or, on an error, none.
 // It returns what became of each, in their order. It waits as [Client.EnqueueUnique] does, and two batches that name the
-// same keys never wait for each other.
+// same keys never wait for each other in a circle.
 func (c *Client) EnqueueBatch(ctx context.Context, jobs []BatchJob) ([]BatchResult, error) {
 	return c.EnqueueBatchTx(ctx, c.pool, jobs)
 }

@@ -561,3 +561,51 @@ func TestRunAtThatPassesMeanwhile(t *testing.T) {
 	require.NotZero(t, one[int](s, "select count(*) from awa.jobs where state = 'available'"))
 	require.NotZero(t, one[int](s, "select count(*) from awa.jobs where state = 'scheduled'"))
 }
+
+// Whoever takes many keys takes them in their order, whatever that of the jobs is: otherwise a retry of many, and a producer of the same keys, would wait for each other.
+func TestRetryOfManyBesideAProducerOfTheirKeys(t *testing.T) {
+	d := newDatabase(t)
+	s, producer, watcher := d.session(), d.session(), d.session()
+	jobs := map[string]int64{"a": s.enqueueUnique("q", "a"), "b": s.enqueueUnique("q", "b")}
+	keys := list[string](s, "select case id when $1 then 'a' else 'b' end from awa.jobs order by unique_key desc", jobs["a"]) // the last one first
+	s.exec("select awa.cancel_where('q')")
+	// Jobs in the opposite order of their keys.
+	require.Len(t, keys, 2)
+	for _, key := range keys {
+		s.exec("select awa.cancel(awa.enqueue('q', 'k'))")
+		s.exec("select awa.cancel(job_id) from awa.enqueue_unique('many', 'k', unique_key => $1)", key)
+	}
+	first, last := keys[1], keys[0]
+	producer.exec("begin")
+	producer.enqueueUnique("other", first)
+	retries := s.background("select awa.retry_where('many')")
+	watcher.waitUntilBlocked(s)
+	producer.neverWaits().enqueueUnique("other", last)
+	producer.exec("commit")
+	require.NoError(t, retries())
+	require.Zero(t, one[int](watcher, "select count(*) from awa.jobs where queue = 'many' and state = 'available'"))
+	watcher.balanced()
+}
+
+// A key of a period that a producer is just taking is not its old queue's any more, when that is dropped: its first row keeps others out.
+func TestDropQueueBesideAProducerOfItsKey(t *testing.T) {
+	d := newDatabase(t)
+	s, old, producer := d.session(), d.session(), d.session()
+	const key = ", 'k', unique_key => 'key', unique_period => '1 day')"
+	old.exec("begin isolation level repeatable read")
+	one[int](old, "select count(*) from awa.jobs")
+	for one[int](s, "select count(*) from awa.unique_claims") < 2 { // one time in sixteen
+		s.exec("select * from awa.enqueue_unique('q'" + key)
+		s.exec("select awa.cancel_by_unique_key(unique_key => 'key', unique_period => '1 day')")
+	}
+	s.exec("select * from awa.enqueue_unique('q'" + key)
+	s.completes(s.claim("q", 1))
+	s.exec("update awa.unique_claims set held_until = now() - interval '1 second' where held_until is not null") // the period is over
+	producer.exec("begin")
+	job := one[int64](producer, "select job_id from awa.enqueue_unique('taker'"+key)
+	s.neverWaits().exec("select awa.drop_queue('q', true)")
+	producer.exec("commit")
+	require.Equal(t, job, one[int64](s, "select job_id from awa.enqueue_unique('taker'"+key))
+	require.Equal(t, "40001", sqlState(old.try("select * from awa.enqueue_unique('taker'"+key)))
+	require.Equal(t, []int64{job}, list[int64](s, "select id from awa.jobs where queue = 'taker'"))
+}

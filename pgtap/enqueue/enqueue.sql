@@ -91,7 +91,7 @@ select is(pg_temp.outcome(format('select awa.enqueue(%s)', c.args)), 'ok', c.des
     (13, $$pg_temp.q(), 'k', tags => array['t', repeat('語', 200)]$$, 'tags of 1 and of 200 characters'),
     (14, $$pg_temp.q(), 'k', pg_temp.nested(500), metadata => pg_temp.nested(500)$$, 'arrays nested 500 deep'),
     (15, $$pg_temp.q(), 'k', pg_temp.nested(500, '{"some key": ', '}')$$, 'objects nested 500 deep'),
-    (16, $$pg_temp.q(), 'k', run_at => '9999-12-31 23:59:59.999999+00'$$, 'a run_at at the end of the year 9999'),
+    (16, $$pg_temp.q(), 'k', run_at => '9999-12-31 09:59:59.999999+00'$$, 'a run_at that is before the year 10000 in every zone'),
     (17, $$pg_temp.q(), 'k', run_at => '4713-01-01 00:00:00+00 BC'$$, 'one before Christ, which is past')
   ) c(n, args, description)
  order by c.n;
@@ -122,7 +122,7 @@ select pg_temp.refused(format('select awa.enqueue(%s)', c.args), '22023', c.name
     (21, $$pg_temp.q(' refused'), 'k', run_at => 'infinity'$$, 'run_at', 'a run_at that never comes'),
     (22, $$pg_temp.q(' refused'), 'k', priority => 0, run_at => '2130-01-01'$$, 'priority', 'priority 0 for a scheduled job'),
     (23, $$pg_temp.q(' refused'), 'k', max_attempts => 0, run_at => '2130-01-01'$$, 'max_attempts', 'no attempts for a scheduled job'),
-    (25, $$pg_temp.q(' refused'), 'k', run_at => '10000-01-01 00:00:00+00'$$, 'run_at', 'a run_at that many clients cannot read'),
+    (25, $$pg_temp.q(' refused'), 'k', run_at => '9999-12-31 10:00:00+00'$$, 'run_at', 'a run_at that many clients cannot read'),
     (26, $$pg_temp.q(' refused'), 'k', tags => array['a', '']$$, 'tags', 'an empty tag'),
     (27, $$pg_temp.q(' refused'), 'k', tags => array[repeat('語', 201)]$$, 'tags', 'a tag of 201 characters'),
     (28, $$pg_temp.q(' refused'), 'k', pg_temp.nested(501)$$, 'args', 'arrays nested 501 deep'),

@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(103);
+select plan(104);
 
 -- Order, mixed queues, fields
 create temp table made as
@@ -177,6 +177,12 @@ select ok(
     in ('ok', '22023'), 'priority 2.0 is accepted, or refused properly');
 select is((select count(*) from awa.jobs_compat() j where j.queue = pg_temp.q(' refused')), 0::bigint, 'a refused batch leaves no job');
 select is((select count(*) from awa.queues where name = pg_temp.q(' refused')), 0::bigint, 'and no queue');
+
+-- Of two jobs with one key the first one gets it, whatever else their keys say
+select is((select array_agg(b.inserted) from awa.enqueue_batch(jsonb_build_array(
+    jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'unique', '{"key": "twice", "states": ["available", "running"]}'::jsonb),
+    jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'unique', '{"key": "twice", "states": ["available"]}'::jsonb))) b),
+  '{t,f}', 'the first of two jobs with one key is inserted');
 
 select * from finish();
 rollback;

@@ -126,8 +126,8 @@ begin
   end if;
   perform awa._check_array('tags', tags, 20);
   perform awa._refuse('tags must be 1 to 200 characters long each', t, 'Pass short words; what is longer goes into metadata.') from unnest(tags) t where char_length(t) not between 1 and 200;
-  if run_at >= '10000-01-01 00:00:00+00' then
-    perform awa._refuse('run_at must be a time before the year 10000', run_at::text, 'Pass a time, or null for now.');
+  if run_at >= '9999-12-31 10:00:00+00' then -- so that it is before the year 10000 in every zone
+    perform awa._refuse('run_at must be a time before 9999-12-31 10:00 UTC', run_at::text, 'Pass a time, or null for now.');
   end if;
 end
 $$;

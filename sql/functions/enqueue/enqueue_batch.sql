@@ -34,13 +34,13 @@ begin
   v_job_ids := array(select nextval('awa.job_ids') from generate_series(1, jsonb_array_length(jobs)));
   v_inserted := array_fill(true, array[jsonb_array_length(jobs)]);
   v_keys := array_fill(null::bytea, array[jsonb_array_length(jobs)]);
-  -- Keys in one order, whatever that of the jobs: two batches never wait for each other.
+  -- Keys in one order, whatever that of the jobs: two batches never wait for each other in a circle.
   for v_key in
     select j.place, k.key, awa._holds(k.key, case when k.run_at > v_now then 'scheduled' else 'available' end) as holds
       from jsonb_array_elements(jobs) with ordinality j(job, place)
      cross join lateral awa._job_key(j.job, v_now) k
      where jsonb_typeof(j.job -> 'unique') = 'object'
-     order by k.key, j.place
+     order by substr(k.key, 1, 32), j.place
   loop
     v_taken := awa._take_key(substr(v_key.key, 1, 32), v_key.holds, v_job_ids[v_key.place]);
     v_job_ids[v_key.place] := v_taken.job_id;

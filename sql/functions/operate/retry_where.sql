@@ -31,38 +31,47 @@ begin
   perform awa._check_isolation();
   perform awa._bound_waits();
   for v_job in
-    select j.*
+    select j.job_id, j.home
       from (
-        select job_id, 'done' as home from unnest(array(
-          select d.job_id
-            from awa.done_entries d
-           where d.state <> 'completed' and (state is null or d.state = state) and not awa._is_taken(d.unique_key, d.job_id)
-             and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
-           order by d.job_id
-           limit v_max
-             for update skip locked)) job_id
-        union all
-        select job_id, 'dead' from unnest(array(
-          select d.job_id
-            from awa.dlq_entries d
-           where (state is null or state = 'dead') and not awa._is_taken(d.unique_key, d.job_id)
-             and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
-           order by d.job_id
-           limit v_max
-             for update skip locked)) job_id
-        union all
-        select job_id, 'deferred' from unnest(array(
-          select d.job_id
-            from awa.deferred_jobs d
-           where d.state = state
-             and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.created_at < before)
-           order by d.job_id
-           limit v_max
-             for update skip locked)) job_id
+        select j.*
+          from (
+            select job_id, 'done' as home from unnest(array(
+              select d.job_id
+                from awa.done_entries d
+               where d.state <> 'completed' and (state is null or d.state = state) and not awa._is_taken(d.unique_key, d.job_id)
+                 and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
+               order by d.job_id
+               limit v_max
+                 for update skip locked)) job_id
+            union all
+            select job_id, 'dead' from unnest(array(
+              select d.job_id
+                from awa.dlq_entries d
+               where (state is null or state = 'dead') and not awa._is_taken(d.unique_key, d.job_id)
+                 and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
+               order by d.job_id
+               limit v_max
+                 for update skip locked)) job_id
+            union all
+            select job_id, 'deferred' from unnest(array(
+              select d.job_id
+                from awa.deferred_jobs d
+               where d.state = state
+                 and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.created_at < before)
+               order by d.job_id
+               limit v_max
+                 for update skip locked)) job_id
+          ) j
+         order by j.job_id
+         limit v_max
       ) j
-     order by j.job_id
+     -- Keys are taken in their order, as everywhere.
+     order by case j.home
+                when 'done' then (select substr(d.unique_key, 1, 32) from awa.done_entries d where d.job_id = j.job_id limit 1)
+                when 'dead' then (select substr(d.unique_key, 1, 32) from awa.dlq_entries d where d.job_id = j.job_id)
+                else (select substr(d.unique_key, 1, 32) from awa.deferred_jobs d where d.job_id = j.job_id)
+              end, j.job_id
   loop
-    exit when v_retried = v_max;
     if awa._retry(v_job.job_id, case v_job.home
          when 'done' then (select d.state from awa.done_entries d where d.job_id = v_job.job_id)
          when 'dead' then 'dead'

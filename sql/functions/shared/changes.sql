@@ -48,7 +48,7 @@ as $$
 begin
   raise exception using errcode = '23505', message = 'another job holds the job''s unique key',
     detail = (select format('Job %s holds the key of job %s.', h.job_id, _refuse_key.job_id) from awa._holder(key) h),
-    hint = 'Wait until that one has ended, or cancel it.';
+    hint = 'Wait until that one has ended, and its period is over where the key has one; or cancel it.';
 end
 $$;
 comment on function awa._refuse_key is 'Raises 23505';

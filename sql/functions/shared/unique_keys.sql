@@ -354,8 +354,8 @@ begin
     v_days := 1;
     v_seconds := 0;
   end if;
-  if not isfinite(at) then
-    at := '1970-01-01 00:00:00+00'; -- a run_at that was always there
+  if at < '0001-01-02 00:00:00+00' then
+    at := clock_timestamp(); -- -infinity, say, which means now
   end if;
   v_local := at at time zone v_zone;
   if v_months > 0 and v_days = 0 and v_seconds = 0 then
