@@ -52,6 +52,7 @@ type answer struct {
 	output  json.RawMessage
 	failure string         // also why it was discarded or cancelled
 	delay   *time.Duration // of a snooze or, unless it is the queue's backoff, before the next attempt
+	since   time.Time      // when it was put into its outbox
 	refusal *refusal       // nil for one that was not refused when it was sent alone
 }
 

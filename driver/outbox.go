@@ -35,6 +35,10 @@ const (
 // itself. A variable for the sake of tests.
 var refusalPatience = time.Minute
 
+// refusalDelay is in how long an attempt is followed by the next one when it fails because all answers are refused: the queue's
+// backoff, often of seconds, would use up all attempts in one such trouble.
+const refusalDelay = time.Minute
+
 // refusal is what is known of an answer that was refused when it was sent alone.
 type refusal struct {
 	times  int
@@ -69,8 +73,9 @@ func (o *outbox) len() int { return len(o.fresh) + len(o.tried) + len(o.suspects
 
 // put adds an answer. If the trouble is one of all, the new one is tried soon.
 func (o *outbox) put(a answer) {
+	a.since = time.Now()
 	o.fresh = append(o.fresh, a)
-	if soon := time.Now().Add(firstPause); soon.Before(o.due) {
+	if soon := a.since.Add(firstPause); soon.Before(o.due) {
 		o.due = soon
 	}
 }
@@ -250,7 +255,11 @@ func (c *completer) refused(ctx context.Context, o *outbox, a answer, err error)
 		o.ill = now
 	}
 	othersPass := o.passed > a.refusal.passed
-	if c.mayGiveUp(o, a, othersPass, err) && c.sendOtherwise(ctx, a, err) {
+	var delay *time.Duration // the queue's backoff, if it is this answer's own fault
+	if !othersPass && !c.isAboutTheAnswer(err) {
+		delay = new(refusalDelay)
+	}
+	if c.mayGiveUp(o, a, othersPass, err) && c.sendOtherwise(ctx, a, err, delay) {
 		return
 	}
 	if othersPass {
@@ -276,13 +285,16 @@ func (c *completer) mayGiveUp(o *outbox, a answer, othersPass bool, err error) b
 	case othersPass:
 		return a.refusal.times >= maxRefusals
 	}
-	// None passes. What is given up first shows whether the server takes anything else.
-	return !isTemporary(err) && o.refused >= maxRefusals && (c.ending || time.Since(o.ill) >= refusalPatience)
+	// None passes. What is given up first shows whether the server takes anything else. Each answer has the same patience: those
+	// that come late, too.
+	long := time.Since(o.ill) >= refusalPatience && time.Since(a.since) >= refusalPatience
+	return !isTemporary(err) && o.refused >= maxRefusals && (c.ending || long)
 }
 
 // sendOtherwise sends something in place of an answer that the server refuses: an output that is no jsonb, say, a delay that is
-// negative, or a text that its encoding does not have. Says whether it has taken that.
-func (c *completer) sendOtherwise(ctx context.Context, a answer, err error) bool {
+// negative, or a text that its encoding does not have. An attempt that fails although its handler did not say so is followed by
+// the next one after the delay; nil for the queue's backoff. Says whether the server has taken anything.
+func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, delay *time.Duration) bool {
 	err = mapError(err)
 	warn := func(level slog.Level, text string) {
 		c.warnings.warn(ctx, c.log, level, text, text, keyJobID, a.jobID, keyError, err)
@@ -311,13 +323,14 @@ func (c *completer) sendOtherwise(ctx context.Context, a answer, err error) bool
 		if a.failure != "" {
 			text += "; it was: " + a.failure
 		}
-		a.outcome, a.output, a.delay, a.failure = failed, nil, nil, cleanText(text)
+		a.outcome, a.output, a.delay, a.failure = failed, nil, delay, cleanText(text)
 		other := a
 		other.failure = asciiText(a.failure)
 		if try(a) || other.failure != a.failure && try(other) {
 			warn(slog.LevelWarn, what+", so the attempt fails")
 			return true
 		}
+		a.delay = nil // perhaps it is that which is refused
 	}
 	if a.outcome != failed && a.outcome != committed { // nothing else can be said of an attempt that is given back, or put off
 		return false

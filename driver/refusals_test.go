@@ -139,6 +139,30 @@ func TestAnswersOfOneKindThatAreRefused(t *testing.T) {
 	}
 }
 
+// In a trouble of all answers each has the same patience, however long that has lasted; and the next attempt comes late enough not to
+// meet the same trouble.
+func TestAnswersThatComeLateInATrouble(t *testing.T) {
+	const patience = time.Second
+	driver.SetRefusalPatience(t, patience)
+	pool := testdb.New(t)
+	execute(t, pool, "create or replace function awa.complete_many(job_ids bigint[], receipts bigint[], outputs jsonb[] default null) returns setof bigint language plpgsql as $$ begin raise exception using errcode = '42501', message = 'not today'; end $$")
+	ended := make(chan time.Time, 1)
+	runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		job.SetOutput("done")
+		ended <- time.Now()
+		return nil
+	}), driver.WorkerConfig{NoMaintenance: true})
+	for range 3 { // all but the first come when others were given up
+		id := enqueue(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 4})
+		before := receive(t, ended)
+		job := waitForState(t, pool, id, "retryable")
+		require.Len(t, job.Errors, 1)
+		assert.Contains(t, job.Errors[0].Error, "the completion was refused: not today")
+		assert.GreaterOrEqual(t, job.Errors[0].At.Sub(before), patience)
+		assert.GreaterOrEqual(t, job.RunAt.Sub(before), time.Minute)
+	}
+}
+
 // A failure whose text is refused is stored without it.
 func TestTextOfAFailureThatIsRefused(t *testing.T) {
 	pool := testdb.New(t)
