@@ -83,7 +83,7 @@ func judge(ctx context.Context, log *slog.Logger, a *attempt, job *RawJob, err e
 		if v := recover(); v != nil && !decided {
 			panicked := &PanicError{Value: v, Stack: debug.Stack()}
 			result = answer{attempt: a, outcome: failed, failure: cleanText(panicked.Error())}
-			log.InfoContext(ctx, "attempt failed", keyQueue, job.Queue, keyJobID, job.ID, keyKind, job.Kind, keyAttempt, job.Attempt, keyError, panicked)
+			log.InfoContext(ctx, "attempt failed", keyQueue, job.Queue, keyJobID, job.ID, keyKind, job.Kind, keyAttempt, job.Attempt, keyError, loggable(panicked))
 		}
 	}()
 	result.attempt = a
@@ -114,9 +114,27 @@ func judge(ctx context.Context, log *slog.Logger, a *attempt, job *RawJob, err e
 	case cancelled:
 		text = "job cancelled by its handler"
 	}
-	log.Log(ctx, level, text, keyQueue, job.Queue, keyJobID, job.ID, keyKind, job.Kind, keyAttempt, job.Attempt, keyError, err)
+	log.Log(ctx, level, text, keyQueue, job.Queue, keyJobID, job.ID, keyKind, job.Kind, keyAttempt, job.Attempt, keyError, loggable(err))
 	return result
 }
+
+// loggable returns an error for the log: a text that is too long is cut as that for the server is.
+func loggable(err error) error {
+	if text := fmt.Sprint(err); len(text) > maxErrorText {
+		return &cutError{err: err, text: cleanText(text)}
+	}
+	return err
+}
+
+// cutError is an error of which only the begin is shown.
+type cutError struct {
+	err  error
+	text string
+}
+
+func (e *cutError) Error() string { return e.text }
+
+func (e *cutError) Unwrap() error { return e.err }
 
 // undecodable returns the answer for a job that can't be decoded.
 func undecodable(ctx context.Context, log *slog.Logger, a *attempt, job *RawJob, err error) answer {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -96,6 +97,33 @@ func TestWhatAHandlerReturnsPanics(t *testing.T) {
 	for text, want := range map[string]string{"nil pointer": "<nil>", "output": "panic: ouch", "chain": "panic: ouch"} {
 		job := waitForState(t, pool, enqueue(t, pool, note{text}, driver.EnqueueOptions{MaxAttempts: 1}), "failed")
 		assert.Contains(t, job.Errors[0].Error, want)
+	}
+}
+
+type panickingLongChain struct{ panickingChain }
+
+func (panickingLongChain) Unwrap() error { panic(strings.Repeat("x", 1<<20)) }
+
+// An error of any length is a log record of some kilobytes, whatever the handler's verdict is, and also for a panic.
+func TestLongErrorsInTheLog(t *testing.T) {
+	pool := testdb.New(t)
+	long := errors.New(strings.Repeat("x", 1<<20))
+	for text, verdict := range map[string]error{
+		"attempt failed":                long,
+		"job discarded":                 driver.Discard(fmt.Errorf("wrapped: %w", long)),
+		"job cancelled by its handler":  driver.Cancel(long.Error()),
+		"attempt failed, while it ends": panickingLongChain{panickingChain{errors.New("chain")}},
+	} {
+		var log bytes.Buffer
+		w, err := driver.NewWorker(pool, handle(func(context.Context, *driver.Job[note]) error { return verdict }),
+			driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		require.NoError(t, err)
+		enqueue(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1})
+		_, err = w.RunOne(t.Context())
+		require.NoError(t, err)
+		text, _, _ = strings.Cut(text, ",")
+		assert.True(t, strings.Contains(log.String(), text) && strings.Contains(log.String(), "xxx"), text)
+		assert.Less(t, log.Len(), 20<<10, text)
 	}
 }
 
