@@ -132,7 +132,7 @@ func (c *Client) EnqueueUniqueTx(ctx context.Context, tx DBTX, args Args, unique
 	if err != nil {
 		return 0, false, fmt.Errorf("enqueue: %w", err)
 	}
-	runAt, err := optionalTime("RunAt", opts.RunAt)
+	runAt, err := optionalTime("RunAt", 9999, opts.RunAt)
 	if err != nil {
 		return 0, false, fmt.Errorf("enqueue: %w", err)
 	}
@@ -173,7 +173,7 @@ func (c *Client) CancelByUniqueKeyTx(ctx context.Context, tx DBTX, args Args, un
 		UniquePeriod: interval(unique.Period),
 		UniqueZone:   optional(unique.Zone),
 	}
-	if params.RunAt, err = optionalTime("RunAt", unique.RunAt); err != nil {
+	if params.RunAt, err = optionalTime("RunAt", 9999, unique.RunAt); err != nil {
 		return 0, false, fmt.Errorf("cancel by unique key: %w", err)
 	}
 	if args != nil {
@@ -249,7 +249,7 @@ func (c *Client) EnqueueBatchTx(ctx context.Context, tx DBTX, jobs []BatchJob) (
 			Queue: cmp.Or(job.Options.Queue, DefaultQueue), Kind: job.Args.Kind(), Args: args, Priority: optionalInt(job.Options.Priority),
 			MaxAttempts: optionalInt(job.Options.MaxAttempts), Tags: job.Options.Tags, Metadata: metadata,
 		}
-		if at, err := optionalTime("RunAt", job.Options.RunAt); err != nil {
+		if at, err := optionalTime("RunAt", 9999, job.Options.RunAt); err != nil {
 			return nil, fmt.Errorf("enqueue: %w", err)
 		} else if at != nil {
 			batch[i].RunAt = new(at.UTC().Format("2006-01-02T15:04:05.999999Z"))
@@ -312,7 +312,7 @@ func enqueue(ctx context.Context, tx DBTX, args []Args, opts EnqueueOptions) ([]
 	if params.Metadata, err = encode("metadata", opts.Metadata); err != nil {
 		return nil, fmt.Errorf("enqueue: %w", err)
 	}
-	if params.RunAt, err = optionalTime("RunAt", opts.RunAt); err != nil {
+	if params.RunAt, err = optionalTime("RunAt", 9999, opts.RunAt); err != nil {
 		return nil, fmt.Errorf("enqueue: %w", err)
 	}
 	ids, err := queries.EnqueueMany(ctx, tx, params)
@@ -355,12 +355,13 @@ func optional[T comparable](v T) *T {
 const minTime, maxTime = -210_866_803_200, 9_224_318_015_999
 
 // optionalTime leaves out what is zero, and refuses what the server does not have: it would become another time on the way.
-func optionalTime(name string, t time.Time) (*time.Time, error) {
+// The last year is what the refusal says: of what a timestamptz holds, the server may refuse more.
+func optionalTime(name string, lastYear int, t time.Time) (*time.Time, error) {
 	switch s := t.Unix(); { // times that are further away don't compare
 	case t.IsZero():
 		return nil, nil
 	case s < minTime || s > maxTime:
-		return nil, fmt.Errorf("%s must be between 4713 BC and the year 294276, and not %d s from 1970", name, s)
+		return nil, fmt.Errorf("%s must be between 4713 BC and the year %d, and not %d s from 1970", name, lastYear, s)
 	}
 	return &t, nil
 }

@@ -148,7 +148,7 @@ func (c *Client) PurgeDLQTx(ctx context.Context, tx DBTX, filter JobFilter) (int
 
 // params leaves out what is not set.
 func (f JobFilter) params() (gen.CancelWhereParams, error) {
-	before, err := optionalTime("Before", f.Before)
+	before, err := optionalTime("Before", 294276, f.Before)
 	return gen.CancelWhereParams{
 		Queue: optional(f.Queue), Kind: optional(f.Kind), State: optional(f.State), Before: before, MaxJobs: optionalInt(f.MaxJobs),
 	}, err
