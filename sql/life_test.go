@@ -60,6 +60,7 @@ func (s *session) halfAnHourLater() {
 	s.exec("update awa.lease_claims set claimed_at = claimed_at - interval '30 minutes', lease_until = lease_until - interval '30 minutes', deadline_at = deadline_at - interval '30 minutes'")
 	s.exec("update awa.leases set claimed_at = claimed_at - interval '30 minutes', lease_until = lease_until - interval '30 minutes', deadline_at = deadline_at - interval '30 minutes'")
 	s.exec("update awa.workers set heartbeat_at = heartbeat_at - interval '30 minutes'")
+	s.exec("update awa.queue_rollups set folded_at = folded_at - interval '30 minutes'")
 	s.noGap()
 }
 

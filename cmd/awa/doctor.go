@@ -636,7 +636,7 @@ var (
 	resultPattern    = regexp.MustCompile(`^ returns (.+)`)
 	versionPattern   = regexp.MustCompile(`'(.*)'`)
 	viewPattern      = regexp.MustCompile(`(?ms)^create or replace view awa\.(\w+) as\s+(.*?);$`)
-	triggerPattern   = regexp.MustCompile(`create constraint trigger (\w+) .* on awa\.(\w+)`)
+	triggerPattern   = regexp.MustCompile(`create (?:constraint|or replace) trigger (\w+) .* on awa\.(\w+)`)
 	rolesPattern     = regexp.MustCompile(`in array array\[(.*?)\]`)
 	callPattern      = regexp.MustCompile(`\('(awa_\w+)', '(?:function|procedure) awa\.(\w+)'\)`)
 	callAllPattern   = regexp.MustCompile(`'function awa\.(\w+)'\s+from unnest\(array\[(.*?)\]`)

@@ -252,8 +252,8 @@ func TestDoctorFinds(t *testing.T) {
 		provoke(t, testdb.URL(t), []wrong{
 			{"create or replace function awa._queue_key(queue_id bigint default 1) returns bigint language sql immutable strict parallel safe return - queue_id",
 				levelWarning, "functions", "awa._queue_key(bigint)", "is not this program's: defaults"},
-			{"drop function awa._fold_key(); create function awa._fold_key() returns int language sql immutable parallel safe as $$ select awa._claim_key(-1) $$",
-				levelWarning, "functions", "awa._fold_key()", "is not this program's: result"},
+			{"drop function awa._last_prune_at(); create function awa._last_prune_at() returns timestamp language sql stable as $$ select to_timestamp(s.last_value / 1000000.0) from awa.prune_tried_at s $$",
+				levelWarning, "functions", "awa._last_prune_at()", "is not this program's: result"},
 			{"drop function awa._check_pass(int); create function awa._check_pass(jobs int) returns void language sql as ''", levelWarning, "functions", "awa._check_pass(integer)", "is not this program's: body, names of arguments"},
 			{"create function awa.enqueue(queue text) returns bigint language sql as $$ select 1::bigint $$", levelWarning, "functions", "awa.enqueue(text)", "is none of Awa's"},
 			{"drop table awa.heartbeat_replies", levelCritical, "tables", "awa.heartbeat_replies", "is missing"},

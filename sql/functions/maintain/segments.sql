@@ -9,17 +9,8 @@ end
 $$;
 comment on function awa._keep_row is 'Refuses to remove the one row of a table that has to have it';
 
-do $$
-declare
-  v_table text;
-begin
-  foreach v_table in array array['settings', 'ring'] loop
-    if not exists (select from pg_trigger where tgrelid = format('awa.%s', v_table)::regclass and tgname = 'keep_row') then
-      execute format('create trigger keep_row before delete or truncate on awa.%s execute function awa._keep_row()', v_table);
-    end if;
-  end loop;
-end
-$$;
+create or replace trigger keep_row before delete or truncate on awa.settings execute function awa._keep_row();
+create or replace trigger keep_row before delete or truncate on awa.ring execute function awa._keep_row();
 
 -- The entries that count: all, but for those of the segment that was cleaned, which are claimed, buried, or carried to the current segment under the same place.
 create or replace view awa._entries as
