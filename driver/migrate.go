@@ -51,18 +51,6 @@ begin
 end
 $$`
 
-// warnOfEncoding says what an encoding means that does not have all characters.
-const warnOfEncoding = `
-do $$
-begin
-  if current_setting('server_encoding') <> 'UTF8' then
-    raise warning using message = 'the encoding of this database is ' || current_setting('server_encoding') || ', not UTF8',
-      detail = 'Jobs can hold only the characters that it has: an enqueue, or an output, with another one is refused, and errors are stored with escapes.',
-      hint = 'Install Awa in a database with encoding UTF8.';
-  end if;
-end
-$$`
-
 // MigrateResult says what [Migrate] did.
 type MigrateResult struct {
 	SchemaBefore int32  // number of the last migration before, 0 for a new installation
@@ -153,9 +141,6 @@ func (r *MigrateResult) install(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	if r.Functions, err = gen.New().Version(ctx, conn); err != nil {
-		return err
-	}
-	if _, err := conn.Exec(ctx, warnOfEncoding); err != nil {
 		return err
 	}
 	return conn.QueryRow(ctx, "select current_user, exists (select from pg_roles where rolname = 'awa_producer')").Scan(&r.Role, &r.Shared)

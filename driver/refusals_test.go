@@ -283,7 +283,7 @@ func latin1URL(t *testing.T) string {
 	result, err := driver.Migrate(t.Context(), u.String())
 	require.NoError(t, err)
 	require.Len(t, result.Warnings, 1)
-	assert.Equal(t, "the encoding of this database is LATIN1, not UTF8", result.Warnings[0].Message)
+	assert.Equal(t, "the database is encoded in LATIN1", result.Warnings[0].Message)
 	return u.String()
 }
 

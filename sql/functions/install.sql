@@ -9,7 +9,7 @@ do $$
 begin
   if getdatabaseencoding() <> 'UTF8' then
     raise warning 'the database is encoded in %', getdatabaseencoding()
-      using detail = 'Jobs, outputs and errors with characters that this encoding lacks are refused (22P05), and so are JSON escapes for them.',
+      using detail = 'Jobs and outputs with characters that this encoding lacks are refused (22P05), and so are JSON escapes for them; Go workers store errors with escapes. SQL_ASCII takes any bytes, and says nothing of what they mean.',
             hint = 'A database in UTF-8 takes all of them: create database mydb encoding ''UTF8'' template template0. In this one, let Go programs set client_encoding=UTF8.';
   end if;
 end
