@@ -134,6 +134,20 @@ begin
   return next is((select count(*) from awa.health() h where h.topic = 'restore'), 0::bigint, description || ': health does not complain any more');
 end
 $$;
+-- Cleans the oldest segment, in as many calls as that takes
+create function pg_temp.cleaned() returns text
+language plpgsql
+as $$
+declare
+  v_outcome text;
+begin
+  for v_call in 1..100 loop
+    select p.outcome into v_outcome from awa.prune_oldest(true) p;
+    exit when v_outcome <> 'cleaning';
+  end loop;
+  return v_outcome;
+end
+$$;
 savepoint refused;
 select pg_temp.restored(1000000000) \g /dev/null
 update awa.origin set xid = '5', server = server + 1;
@@ -148,7 +162,7 @@ rollback to refused;
 -- With a segment that was cleaned, and is not truncated
 select rotated from awa.rotate(true) \g /dev/null
 create temp table past as select l.id from awa._ledger l where l.state = 'completed';
-select is((select p.outcome from awa.prune_oldest(true) p), 'cleaned', 'cleaned');
+select is(pg_temp.cleaned(), 'cleaned', 'cleaned');
 delete from before b using past p where p.id = b.id;
 update promised set running = 0, completed = 0;
 select pg_temp.restored(1000000000) \g /dev/null
@@ -188,7 +202,7 @@ select promoted from awa.promote_due() \g /dev/null
 select is((select j.state from awa.job(:due_id) j), 'available', 'what is scheduled comes in its time');
 select is((select p.outcome from awa.prune_oldest(true) p), 'empty', 'all is in the current segment');
 select rotated from awa.rotate(true) \g /dev/null
-select is((select p.outcome from awa.prune_oldest(true) p), 'cleaned', 'which can be emptied in its turn');
+select is(pg_temp.cleaned(), 'cleaned', 'which can be emptied in its turn');
 select is(pg_temp.unbalanced(), null, 'the books balance in the end');
 select is((select count(*) from awa.rebase_after_restore), 0::bigint, 'the view that names the columns is empty');
 select pg_temp.steps_agree();

@@ -65,18 +65,22 @@ return array[
   'release_unknown', format($$select awa.release_unknown(%s, '{}', '{}')$$, pg_temp.id('worker')),
   'deregister_worker', format('select awa.deregister_worker(%s)', pg_temp.id('worker'))
 ];
--- Each is undone, so that the next one finds what this one found; the second of two times counts.
+-- Each is undone, so that the next one finds what this one found. The cheapest of three times counts, after one to warm up: now and then a session has to read the catalog again.
 create procedure pg_temp.try(at text)
 language plpgsql
 as $$
 declare
   v_calls text[] := pg_temp.calls();
   v_cost record;
+  v_least bigint; -- blocks
+  v_tuples bigint;
+  v_changed bigint;
   v_error text;
   v_scans bigint;
 begin
   for n in 1 .. cardinality(v_calls) by 2 loop
-    for v_time in 1..2 loop
+    v_least := null;
+    for v_time in 1..4 loop
       v_cost := null;
       begin
         perform pg_temp.fold_later();
@@ -88,8 +92,13 @@ begin
         when sqlstate 'TAP02' then v_error := null;
         when others then v_error := sqlerrm;
       end;
+      if v_error is null and (v_time = 2 or v_time > 2 and v_cost.blocks < v_least) then
+        v_least := v_cost.blocks;
+        v_tuples := v_cost.tuples;
+        v_changed := v_cost.changed;
+      end if;
     end loop;
-    insert into costs select at, v_calls[n], v_cost.blocks, v_scans, v_cost.tuples, v_cost.changed where v_error is null;
+    insert into costs select at, v_calls[n], v_least, v_scans, v_tuples, v_changed where v_error is null;
     insert into broken select at, v_calls[n], v_error where v_error is not null;
   end loop;
 end
@@ -132,8 +141,8 @@ select awa.discard(i.job_id, i.receipt, 'e') from ids i where i.what = 'dead' \g
 insert into ids select 'retryable', c.job_id, c.receipt from awa.claim(pg_temp.q(' 1'), 500) c;
 select awa.fail(i.job_id, i.receipt, 'e', '1 hour') from ids i where i.what = 'retryable' \g /dev/null
 select pg_temp.fold(), awa._summarize() \g /dev/null
-insert into ids select 'running', c.job_id, c.receipt from awa.claim(pg_temp.q(' 1'), 40, (select i.job_id from ids i where i.what = 'worker')) c;
-update awa.lease_claims set claimed_at = claimed_at - interval '20 seconds'; -- however long this takes, they have been open for longer than what maintenance waits for
+insert into ids select 'running', c.job_id, c.receipt from awa.claim(pg_temp.q(' 1'), 40, (select i.job_id from ids i where i.what = 'worker'), '1 hour') c;
+update awa.lease_claims set claimed_at = claimed_at - interval '50 seconds'; -- however long this takes, they are older than what maintenance looks at again and again
 insert into ids select 'available', max(e.job_id) - 100 from awa.ready_entries e where e.lane = awa._queue_id(pg_temp.q(' 1')) * 8 + 2;
 insert into ids select 'old', min(e.job_id) + 50000 from awa.ready_entries e;
 
