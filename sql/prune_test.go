@@ -643,7 +643,7 @@ func TestStuckClaimer(t *testing.T) {
 	}
 	worker, super := claims(d.url+"&user=worker", "q"), claims(d.url, "super")
 	named := func() []int32 {
-		return list[int32](s, "select (details ->> 'pid')::int from awa.health() where topic = 'claimer' and level = 'warning' order by details ->> 'queue'")
+		return list[int32](s, "select (details ->> 'pid')::int from awa.health() where topic = 'claimer' and level = 'warning' and message like '%has not read%' order by details ->> 'queue'")
 	}
 	require.Eventually(t, func() bool { return len(named()) == 2 }, patience, 50*time.Millisecond)
 	require.Equal(t, []int32{int32(worker.pid), int32(super.pid)}, named())
