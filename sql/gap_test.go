@@ -19,6 +19,7 @@ func (s *session) later(span time.Duration) {
 		"update awa.rescue_gaps set began_at = began_at - $1::interval, ended_at = ended_at - $1::interval",
 		"update awa.queue_rollups set folded_at = folded_at - $1::interval",
 		"update awa.heartbeat_replies set told_at = told_at - $1::interval",
+		"select setval('awa.next_fold_at', greatest(last_value - (extract(epoch from $1::interval) * 1000000)::bigint, 1)) from awa.next_fold_at where is_called",
 		"select setval('awa.rescued_at', last_value - (extract(epoch from $1::interval) * 1000000)::bigint) from awa.rescued_at where is_called",
 	} {
 		s.exec(sql, span)

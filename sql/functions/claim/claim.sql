@@ -28,6 +28,7 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set enable_sort = off
 set jit = off
 set lock_timeout = 0
 as $$
@@ -173,18 +174,22 @@ begin
         return query
           select e.job_id, v_claim_id << 12 | (row_number() over (order by e.xid, e.job_id) - 1), queue, e.kind, e.args, e.priority::int, e.attempt::int,
                  e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at, v_claimed_at + v_settings.deadline, e.tags, e.metadata, e.progress
-            from awa.ready_entries e
-           where e.lane = v_lane.lane
-             and (e.segment <> v_cleaned or not pg_visible_in_snapshot(e.xid, v_cleaned_until))
-             and (e.xid, e.job_id) >= (v_batch.first_xid, v_batch.job_ids[1])
-             and pg_visible_in_snapshot(e.xid, v_hi)
-             and case
-                   when v_lane.buried
-                   then (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
-                   else true
-                 end
-           order by e.xid, e.job_id
-           limit cardinality(v_batch.job_ids); -- not up to the last place: within one transaction, that would not end the scan
+            from (
+              select e.*
+                from awa.ready_entries e
+               where e.lane = v_lane.lane
+                 and (e.segment <> v_cleaned or not pg_visible_in_snapshot(e.xid, v_cleaned_until))
+                 and (e.xid, e.job_id) >= (v_batch.first_xid, v_batch.job_ids[1])
+                 and pg_visible_in_snapshot(e.xid, v_hi)
+                 and case
+                       when v_lane.buried
+                       then (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+                       else true
+                     end
+               order by e.xid, e.job_id
+               limit cardinality(v_batch.job_ids) -- within one transaction the last place would not end the scan; below the numbers, which look one row ahead
+            ) e
+           order by e.xid, e.job_id;
         v_room := v_room - cardinality(v_batch.job_ids);
         v_bytes := v_bytes - v_batch.bytes;
         exit lanes when v_room = 0 or v_bytes <= 0 or cardinality(v_batch.job_ids) < v_batch.entries;
