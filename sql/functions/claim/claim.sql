@@ -180,6 +180,7 @@ begin
                where e.lane = v_lane.lane
                  and (e.segment <> v_cleaned or not pg_visible_in_snapshot(e.xid, v_cleaned_until))
                  and (e.xid, e.job_id) >= (v_batch.first_xid, v_batch.job_ids[1])
+                 and (e.xid, e.job_id) <= (v_at_xid, v_at_id)
                  and pg_visible_in_snapshot(e.xid, v_hi)
                  and case
                        when v_lane.buried
@@ -187,7 +188,7 @@ begin
                        else true
                      end
                order by e.xid, e.job_id
-               limit cardinality(v_batch.job_ids) -- within one transaction the last place would not end the scan; below the numbers, which look one row ahead
+               limit cardinality(v_batch.job_ids) -- within one transaction the last place does not end the scan; and the numbers look one row ahead
             ) e
            order by e.xid, e.job_id;
         v_room := v_room - cardinality(v_batch.job_ids);
