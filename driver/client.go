@@ -482,7 +482,7 @@ type QueueCounts struct {
 	OldestReadyAt   *time.Time // since when the oldest available job may run; nil when none is available
 }
 
-// QueueCounts counts the jobs of a queue by state. It fails with [ErrNoSuchQueue] when nothing was ever enqueued to it.
+// QueueCounts counts the jobs of a queue by state. It fails with [ErrNoSuchQueue] when there is none.
 func (c *Client) QueueCounts(ctx context.Context, queue string) (QueueCounts, error) {
 	counts, err := queries.QueueCounts(ctx, ownTx{c.pool}, &queue)
 	if err == nil && len(counts) == 0 {

@@ -13,7 +13,8 @@ var (
 	// ErrStaleReceipt says that an attempt is no longer the caller's: it was answered before, or given to somebody
 	// else. Drop its result. SQLSTATE JQ001.
 	ErrStaleReceipt = errors.New("stale receipt")
-	// ErrNoSuchQueue says that nothing was ever enqueued to a queue of that name. SQLSTATE JQ002.
+	// ErrNoSuchQueue says that there is no queue of that name: nothing was ever enqueued to it, nor was it configured or
+	// paused. SQLSTATE JQ002.
 	ErrNoSuchQueue = errors.New("no such queue")
 	// ErrNoSuchJob says that there is no job of that id, or no more. SQLSTATE JQ003.
 	ErrNoSuchJob = errors.New("no such job")

@@ -184,3 +184,61 @@ func TestForcedDropQueueWaitsBeforeItDecides(t *testing.T) {
 		})
 	}
 }
+
+// A queue that is configured, or paused, in an open transaction can't be dropped meanwhile; nor is one configured that is being dropped: its settings
+// would be those of the next queue of that name.
+func TestDropQueueBesideOpenSettings(t *testing.T) {
+	for _, call := range []string{`select awa.configure_queue('q', '{"lease": "13 seconds"}')`, "select awa.pause_queue('q')"} {
+		for _, configured := range []bool{false, true} {
+			for _, dropFirst := range []bool{false, true} {
+				d := newDatabase(t)
+				a, b, watcher := d.session(), d.session(), d.session()
+				a.exec("update awa.settings set claim_wait = '5 minutes'")
+				a.enqueue("q")
+				if configured {
+					a.exec(`select awa.configure_queue('q', '{"deadline": "1 hour"}')`)
+				}
+				first, second := call, "select awa.drop_queue('q', true)"
+				if dropFirst {
+					first, second = second, first
+				}
+				a.exec("begin")
+				a.exec(first)
+				ended := b.background(second)
+				watcher.waitUntilBlocked(b)
+				a.exec("commit")
+				require.NoError(t, ended())
+				settings := list[string](a, "select concat_ws(' ', extract(epoch from lease)::int, extract(epoch from deadline)::int, paused_at is not null) from awa.queue_settings")
+				queues := one[int](a, "select count(*) from awa.queue_counts")
+				if dropFirst {
+					require.Len(t, settings, 1)
+					require.NotContains(t, settings[0], "3600")
+					require.Equal(t, 1, queues)
+				} else {
+					require.Empty(t, settings)
+					require.Zero(t, queues)
+				}
+				a.balanced()
+			}
+		}
+	}
+}
+
+// Two transactions make the same queue: whichever commits, it is there, with the settings of both.
+func TestQueueMadeTwiceAtOnce(t *testing.T) {
+	d := newDatabase(t)
+	a, b, producer, watcher := d.session(), d.session(), d.session().neverWaits(), d.session()
+	a.exec("begin")
+	a.exec(`select awa.configure_queue('q', '{"lease": "13 seconds"}')`)
+	producer.enqueue("q")
+	paused := b.background("select awa.pause_queue('q')")
+	watcher.waitUntilBlocked(b)
+	a.exec("commit")
+	require.NoError(t, paused())
+	require.Equal(t, []string{"q"}, list[string](a, "select queue from awa.queue_counts"))
+	require.Equal(t, []string{"00:00:13 t"}, list[string](a, "select concat_ws(' ', lease, paused_at is not null) from awa.queue_settings"))
+	require.Empty(t, a.claim("q", 1))
+	a.exec("select awa.resume_queue('q')")
+	require.Len(t, a.claim("q", 1), 1)
+	a.balanced()
+}

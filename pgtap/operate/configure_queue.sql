@@ -14,7 +14,7 @@ begin atomic
 end;
 
 begin;
-select plan(100);
+select plan(106);
 
 -- The others
 create function pg_temp.others_now() returns text
@@ -100,12 +100,22 @@ select is(replace(pg_temp.set_now(), '2 2 ', '4 2 '), (select settings from befo
 -- Which queue
 select pg_temp.refused(format('select awa.configure_queue(%s, %L)', c.queue, '{"lease": 1}'), c.state, c.names, c.description)
   from (values
-    (1, 'null', '22023', 'queue', 'no queue'), (2, $$''$$, '22023', 'queue', 'an empty queue'), (3, $$repeat('ü', 201)$$, '22023', 'queue', 'a queue of 201 characters'),
-    (4, $$pg_temp.q(' unknown')$$, 'JQ002', 'queue', 'a queue that nobody has enqueued to'), (5, $$upper(pg_temp.q())$$, 'JQ002', 'queue', 'a queue in other letters')
+    (1, 'null', '22023', 'queue', 'no queue'), (2, $$''$$, '22023', 'queue', 'an empty queue'), (3, $$repeat('ü', 201)$$, '22023', 'queue', 'a queue of 201 characters')
   ) c(n, queue, state, names, description)
  order by c.n;
-select is((select count(*) from awa.queues where name = pg_temp.q(' unknown')), 0::bigint, 'an unknown queue does not come into being');
-select is((select count(*) from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q(' unknown'))), 0::bigint, 'nor do its settings');
+select pg_temp.refused(format('select awa.configure_queue(pg_temp.q(%L), %L)', ' new', c.settings), '22023', c.names, 'a queue that is not there, with ' || c.settings)
+  from (values ('{"leese": 1}', 'settings'), ('{"lease": -1}', 'lease')) c(settings, names);
+select is((select count(*) from awa.queues where name = pg_temp.q(' new')), 0::bigint, 'and then it does not come into being');
+select is(pg_temp.outcome($$select awa.configure_queue(pg_temp.q(' new'), '{"lease": "13 seconds", "default_priority": 3}')$$), 'ok', 'a queue that nobody has enqueued to is made');
+select is((select row(q.queue, q.available, q.running, q.completed, q.oldest_ready_at)::text from awa.queue_counts(pg_temp.q(' new')) q), format('("%s",0,0,0,)', pg_temp.q(' new')), 'it is there, and empty');
+select is((select count(*) from awa.claim(pg_temp.q(' new'))), 0::bigint, 'nothing is claimed from it');
+select awa.configure_queue(pg_temp.q(' new'), '{"deadline": "1 hour"}') \g /dev/null
+select is((select count(*) from awa.queues where name = pg_temp.q(' new')), 1::bigint, 'once, however often it is configured');
+select is((select j.priority from pg_temp.made($$awa.enqueue(pg_temp.q(' new'), 'k')$$) j), 3, 'its first job has its defaults');
+select awa.drop_queue(pg_temp.q(' new'), true) \g /dev/null
+select awa.configure_queue(pg_temp.q(' new'), '{}') \g /dev/null
+select is((select row(s.lease, s.deadline, s.default_priority)::text from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q(' new'))), '(,,)', 'a queue that was dropped is made anew');
+select is((select count(*) from awa.queue_counts(pg_temp.q(' new'))), 1::bigint, 'and is there');
 
 select * from finish();
 rollback;

@@ -7,7 +7,7 @@ select awa.enqueue(:'queue' || ' other', 'k') \g /dev/null
 create temp table c as select * from pg_temp.take('', 3);
 
 begin;
-select plan(18);
+select plan(20);
 
 create temp table told as select awa.pause_queue(queue => pg_temp.q())::text as answer;
 select is((select answer from told), '', 'pause_queue returns nothing');
@@ -29,12 +29,16 @@ select is((select s.lease from awa.queue_settings s where s.queue_id = awa._queu
 
 select pg_temp.refused(format('select awa.pause_queue(%s)', c.queue), c.state, c.names, c.description)
   from (values
-    (1, 'null', '22023', 'queue', 'no queue'), (2, $$''$$, '22023', 'queue', 'an empty queue'), (3, $$repeat('q', 201)$$, '22023', 'queue', 'a queue of 201 characters'),
-    (4, $$pg_temp.q(' unknown')$$, 'JQ002', 'queue', 'a queue that nobody has enqueued to')
+    (1, 'null', '22023', 'queue', 'no queue'), (2, $$''$$, '22023', 'queue', 'an empty queue'), (3, $$repeat('q', 201)$$, '22023', 'queue', 'a queue of 201 characters')
   ) c(n, queue, state, names, description)
  order by c.n;
-select is((select count(*) from awa.queues where name = pg_temp.q(' unknown')), 0::bigint, 'an unknown queue does not come into being');
-select is((select count(*) from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q(' unknown'))), 0::bigint, 'nor do its settings');
+select is(pg_temp.outcome($$select awa.pause_queue(pg_temp.q(' new'))$$), 'ok', 'a queue that nobody has enqueued to is made');
+select is((select count(*) from awa.queue_counts(pg_temp.q(' new'))), 1::bigint, 'it is there');
+select pg_temp.fill(pg_temp.q(' new'), 1) \g /dev/null
+select is((select count(*) from awa.claim(pg_temp.q(' new'))), 0::bigint, 'and paused: its first job is not claimed');
+select awa.resume_queue(pg_temp.q(' new')) \g /dev/null
+select is((select count(*) from awa.claim(pg_temp.q(' new'))), 1::bigint, 'until it is resumed');
+select is((select count(*) from awa.queues where name = pg_temp.q(' new')), 1::bigint, 'once');
 
 select * from finish();
 rollback;

@@ -1,4 +1,5 @@
--- Changes settings of a queue; those that are not named stay, null brings a default back. Raises 22023, JQ002.
+-- Changes settings of a queue; those that are not named stay, null brings a default back. Makes the queue if it is not there. Raises 22023.
+-- Locks: the queue's name, shared, and its settings, until the transaction ends; only drop_queue and other changes of its settings wait.
 -- default_priority: 1 to 4. default_max_attempts: 1 to 1000. dead_letter: true or false. The others (lease, deadline, backoff_base, backoff_max, aging_interval, failed_retention, dlq_retention): an
 -- interval as text, or seconds; 1 ms to a year, the retentions to 100 years.
 create or replace function awa.configure_queue(queue text, settings jsonb) returns void
@@ -9,13 +10,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-  v_queue_id bigint := awa._require_queue(queue);
+  v_queue_id bigint;
   v_key text;
   v_value jsonb;
   v_interval interval;
   v_most text;
   v_intervals jsonb := '{}';
 begin
+  perform awa._check_name('queue', queue);
   if settings is null or jsonb_typeof(settings) <> 'object' then
     perform awa._refuse('settings must be a JSON object', awa._brief(settings), 'Pass something like {"lease": "5 minutes"}.');
   end if;
@@ -48,6 +50,7 @@ begin
     end if;
   end loop;
 
+  v_queue_id := awa._make_queue(queue);
   insert into awa.queue_settings (queue_id) values (v_queue_id) on conflict do nothing;
   update awa.queue_settings s
      set default_priority = case when settings ? 'default_priority' then (settings ->> 'default_priority')::smallint else s.default_priority end,
@@ -67,6 +70,24 @@ end
 $$;
 comment on function awa.configure_queue is 'Changes settings of a queue';
 
+-- The id of a queue, which is made if it is not there. Keeps drop_queue out until the transaction ends: it would leave behind the settings that the caller is about to write, for the next queue of that name.
+-- Locks: the queue's name, shared. Raises 22023.
+create or replace function awa._make_queue(queue text) returns bigint
+language plpgsql
+as $$
+declare
+  v_queue_id bigint := awa._queue_id(queue);
+begin
+  perform awa._check_name('queue', queue);
+  perform from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null for share;
+  if not found then
+    insert into awa.queues (queue_id, name) values (v_queue_id, queue);
+  end if;
+  return v_queue_id;
+end
+$$;
+comment on function awa._make_queue is 'The id of a queue, which is made if it is not there';
+
 -- The id of a queue that exists. Raises 22023, JQ002.
 create or replace function awa._require_queue(queue text) returns bigint
 language plpgsql
@@ -78,7 +99,7 @@ begin
   v_queue_id := awa._queue_id(queue);
   if not exists (select from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null) then
     raise exception using errcode = 'JQ002', message = 'no such queue', detail = format('Got %s.', left(queue, 200)),
-      hint = 'A queue exists from its first enqueue.';
+      hint = 'A queue exists from its first enqueue, configure_queue or pause_queue.';
   end if;
   return v_queue_id;
 end

@@ -98,8 +98,8 @@ begin
         from awa.queue_counts(queue) q
     ) b
    where r.lane = v_first + 2 and b.jobs <> b.enqueued;
+  update awa.queues q set dropped_at = clock_timestamp() where q.queue_id = v_queue_id and q.dropped_at is null; -- waits for who writes its settings
   delete from awa.queue_settings s where s.queue_id = v_queue_id;
-  update awa.queues q set dropped_at = clock_timestamp() where q.queue_id = v_queue_id and q.dropped_at is null;
 end
 $$;
 comment on function awa.drop_queue is 'Removes a queue and its jobs; refused while it has jobs that have not ended, unless forced';

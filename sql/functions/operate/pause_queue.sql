@@ -1,4 +1,4 @@
--- Stops claims from a queue. What runs goes on, enqueue goes on. Raises 22023, JQ002.
+-- Stops claims from a queue. What runs goes on, enqueue goes on. Makes the queue if it is not there. Locks as configure_queue. Raises 22023.
 create or replace function awa.pause_queue(queue text) returns void
 language plpgsql
 volatile
@@ -7,7 +7,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_variable
 declare
-  v_queue_id bigint := awa._require_queue(queue);
+  v_queue_id bigint := awa._make_queue(queue);
 begin
   insert into awa.queue_settings as s (queue_id, paused_at) values (v_queue_id, clock_timestamp())
   on conflict (queue_id) do update
