@@ -103,6 +103,31 @@ func overwrite(path string) error {
 	return os.WriteFile(path, bytes.Repeat([]byte{0xde, 0xad}, int(info.Size())/2), 0o600)
 }
 
+// Damaged jobs, more than are moved in one call, do not keep those after them from being moved.
+func TestCleaningGoesOnPastMuchDamage(t *testing.T) {
+	server := newServer(t)
+	d := server.database("damaged", true)
+	s := d.session()
+	damaged := list[int64](s, `select awa.enqueue_many('q', 'k', array_fill(jsonb_build_object('body', (select string_agg(md5(random()::text), '') from generate_series(1, 200))), array[40]))`)
+	job := s.enqueue("q")
+	s.exec("update awa.settings set completed_retention = '0'")
+	s.rotate()
+	toast := one[string](s, "select current_setting('data_directory') || '/' || pg_relation_filepath(c.reltoastrelid) from pg_class c where c.oid = 'awa.ready_entries_0'::regclass")
+	s.exec("checkpoint")
+	require.NoError(t, server.Halt())
+	require.NoError(t, overwrite(toast))
+	require.NoError(t, server.Resume(t.Context()))
+
+	s = d.session()
+	for n, outcome := 0, ""; outcome != "damaged"; n++ {
+		require.Less(t, n, 10)
+		s.exec("select setval('awa.prune_tries', 5), setval('awa.prune_tried_at', 1)") // so that it takes 31 at a time
+		outcome = one[string](s, "select outcome from awa.prune_oldest()")
+	}
+	require.Equal(t, []int64{job}, list[int64](s, "select job_id from awa.ready_entries where segment <> 0"))
+	require.Equal(t, damaged, list[int64](s, "select unnest(unreadable) as job_id from awa.ring order by 1"))
+}
+
 // A damaged job that waits, or runs, stops neither what is emptied beside it, nor the end of its worker: the others are moved, or given back; health names the job; and when its body was replaced, it goes on.
 func TestCleaningGoesOnPastDamage(t *testing.T) {
 	for _, runs := range []bool{false, true} {

@@ -49,11 +49,12 @@ func TestMaintenanceLooksAtBusyQueues(t *testing.T) {
 func TestDroppedQueuesAreForgotten(t *testing.T) {
 	d := newDatabase(t)
 	producer, s := d.session(), d.session()
-	names := func() int { return one[int](s, "select count(*) from awa.queues") }
-	forget := func() { s.exec("select awa._forget_queues()"); s.exec("select awa._forget_queues()") }
+	names := func() int { return one[int](s, "select count(distinct queue_id) from awa.queues") }
+	look := func() { s.exec("select setval('awa.next_fold_at', 1)"); s.exec("select awa._fold()") } // as maintenance does
+	forget := func() { look(); look() }
 	s.enqueue("q")
 	producer.exec("begin isolation level repeatable read")
-	require.Equal(t, 1, one[int](producer, "select count(*) from awa.queues"))
+	require.Equal(t, 1, one[int](producer, "select count(distinct queue_id) from awa.queues"))
 	s.exec("select awa.drop_queue('q', true)")
 	forget()
 	require.Equal(t, 1, names(), "its entry is still there")
@@ -70,6 +71,22 @@ func TestDroppedQueuesAreForgotten(t *testing.T) {
 	forget()
 	require.Equal(t, 1, names(), "there is a job again")
 	require.Equal(t, []int64{job}, ids(s.claim("q", 9)))
+
+	// A transaction without a snapshot, that has found the name before the queue was dropped, and is not committed yet
+	producer.exec("begin")
+	job = producer.enqueue("q")
+	producer.exec("savepoint s") // which lets go of the snapshot of the statement before it
+	s.exec("select awa.drop_queue('q', true)")
+	s.exec("truncate awa.lease_claims, awa.lease_claim_closures")
+	s.exec("delete from awa.ready_tombstones")
+	s.exec("delete from awa.ready_entries")
+	forget()
+	require.Equal(t, 1, names(), "its transaction is older than the mark")
+	producer.exec("commit")
+	forget()
+	require.Equal(t, 1, names(), "there is a job again")
+	require.Equal(t, []int64{job}, ids(s.claim("q", 9)))
+
 	s.exec("select awa.drop_queue('q', true)")
 	s.exec("truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures")
 	forget()
