@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/awa-pg/awa/gen"
-	"github.com/awa-pg/awa/internal/rawjson"
 )
 
 // DBTX is what can run a statement: a [pgx.Tx], a [*pgx.Conn], a [*pgxpool.Pool]. With a transaction the call is a part
@@ -56,11 +55,11 @@ type Client struct {
 // NewClient returns a client that uses the pool, which stays the caller's to close.
 func NewClient(pool *pgxpool.Pool) *Client { return &Client{pool: pool} }
 
-// Enqueue appends one job, in a transaction of its own, and returns the job's id. Bad options are refused by the server
-// with SQLSTATE 22023 and a hint.
+// Enqueue appends one job, in a transaction of its own, and returns the job's id. Bad options fail with
+// [ErrInvalidArgument], whose text says what to pass.
 func (c *Client) Enqueue(ctx context.Context, args Args, opts EnqueueOptions) (int64, error) {
 	id, err := c.EnqueueTx(ctx, c.pool, args, opts)
-	if errors.Is(err, ErrMovedOn) { // the database's default is SERIALIZABLE
+	if errors.Is(err, ErrSerialization) { // the database's default is SERIALIZABLE
 		return c.EnqueueTx(ctx, ownTx{c.pool}, args, opts)
 	}
 	return id, err
@@ -121,7 +120,7 @@ func (c *Client) EnqueueUnique(ctx context.Context, args Args, unique UniqueOpti
 }
 
 // EnqueueUniqueTx is [Client.EnqueueUnique] inside the caller's transaction: the job exists if and when that commits, and
-// until then others that want the key wait. At REPEATABLE READ and above it fails with [ErrMovedOn] when somebody has
+// until then others that want the key wait. At REPEATABLE READ and above it fails with [ErrSerialization] when somebody has
 // taken the key since the transaction's snapshot.
 func (c *Client) EnqueueUniqueTx(ctx context.Context, tx DBTX, args Args, unique UniqueOptions, opts EnqueueOptions) (id int64, inserted bool, err error) {
 	encoded, err := encodeArgs(args)
@@ -277,7 +276,7 @@ func (c *Client) EnqueueBatchTx(ctx context.Context, tx DBTX, jobs []BatchJob) (
 // their ids in the order of args.
 func (c *Client) EnqueueMany(ctx context.Context, args []Args, opts EnqueueOptions) ([]int64, error) {
 	ids, err := c.EnqueueManyTx(ctx, c.pool, args, opts)
-	if errors.Is(err, ErrMovedOn) { // the database's default is SERIALIZABLE
+	if errors.Is(err, ErrSerialization) { // the database's default is SERIALIZABLE
 		return c.EnqueueManyTx(ctx, ownTx{c.pool}, args, opts)
 	}
 	return ids, err
@@ -394,102 +393,4 @@ func completeTx(ctx context.Context, tx DBTX, jobID, receipt int64, output any) 
 		return fmt.Errorf("complete job %d: %w", jobID, mapError(err))
 	}
 	return nil
-}
-
-// JobInfo is what is known of a job.
-type JobInfo struct {
-	ID          int64
-	Kind        string
-	Queue       string
-	Args        json.RawMessage
-	State       string // available, scheduled, retryable, running, waiting_external, completed, failed, cancelled or dead
-	Priority    int    // 1 (first) to 4 (last)
-	Attempt     int    // attempts so far, the one that runs included
-	MaxAttempts int
-	RunAt       time.Time  // since when it may run, or from when on
-	DeadlineAt  *time.Time // when the attempt that runs has to end; nil for none
-	AttemptedAt *time.Time // when the last attempt began
-	FinalizedAt *time.Time // when the job ended
-	CreatedAt   time.Time
-	Errors      []AttemptError // oldest first
-	Metadata    json.RawMessage
-	Tags        []string
-	UniqueKey   *string         // as the server keeps it; nil for a job that is not unique
-	Receipt     *int64          // of the attempt that runs, or was the last
-	Progress    json.RawMessage // what [Job.SetProgress] said last; nil for none, and when the job has completed
-	Output      json.RawMessage // what [RawJob.SetOutput] was given; nil for none
-	WorkerID    *int64          // of the attempt that runs, or was the last; nil for none
-}
-
-// AttemptError is how one attempt failed, or why the job was cancelled.
-type AttemptError struct {
-	Attempt int       `json:"attempt"`
-	At      time.Time `json:"at"`
-	Error   string    `json:"error"`
-	By      string    `json:"by"` // the role that cancelled the job; "" for a failure
-
-	// Of more than 40 errors the first and the last 20 are kept. An AttemptError between them stands for the others: it
-	// has nothing but their number.
-	Omitted int `json:"omitted"`
-}
-
-// Job returns what is known of one job. It fails with [ErrNoSuchJob] when there is none of that id, or no more.
-func (c *Client) Job(ctx context.Context, id int64) (JobInfo, error) {
-	row, err := queries.Job(ctx, rawjson.DB(ownTx{c.pool}), id)
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = ErrNoSuchJob
-	}
-	job := JobInfo{
-		ID: row.ID, Kind: row.Kind, Queue: row.Queue, Args: row.Args, State: row.State,
-		Priority: int(row.Priority), Attempt: int(row.Attempt), MaxAttempts: int(row.MaxAttempts),
-		RunAt: row.RunAt, DeadlineAt: row.DeadlineAt, AttemptedAt: row.AttemptedAt, FinalizedAt: row.FinalizedAt,
-		CreatedAt: row.CreatedAt, Metadata: row.Metadata, Tags: row.Tags, UniqueKey: row.UniqueKey, Receipt: row.Receipt,
-		Progress: row.Progress, Output: row.Output, WorkerID: row.WorkerID,
-	}
-	if err == nil {
-		if undecoded := json.Unmarshal(row.Errors, &job.Errors); undecoded != nil { // what a client put into their details may be nested too deep
-			job.Errors = []AttemptError{{Attempt: job.Attempt, Error: "the errors can't be decoded: " + undecoded.Error()}}
-		}
-	}
-	if err != nil {
-		return JobInfo{}, fmt.Errorf("job %d: %w", id, mapError(err))
-	}
-	return job, nil
-}
-
-// ExplainJob says in words why a job is not running now, or what became of it. It fails with [ErrNoSuchJob] when there is
-// none of that id, or no more.
-func (c *Client) ExplainJob(ctx context.Context, id int64) (string, error) {
-	says, err := queries.ExplainJob(ctx, ownTx{c.pool}, id)
-	if err != nil {
-		return "", fmt.Errorf("explain job %d: %w", id, mapError(err))
-	}
-	return says, nil
-}
-
-// QueueCounts are the numbers of a queue's jobs by state, exact at the moment of the call.
-type QueueCounts struct {
-	Queue           string
-	Available       int64
-	Scheduled       int64
-	Retryable       int64
-	Running         int64
-	WaitingExternal int64
-	Completed       int64
-	Failed          int64
-	Cancelled       int64
-	Dead            int64
-	OldestReadyAt   *time.Time // since when the oldest available job may run; nil when none is available
-}
-
-// QueueCounts counts the jobs of a queue by state. It fails with [ErrNoSuchQueue] when there is none.
-func (c *Client) QueueCounts(ctx context.Context, queue string) (QueueCounts, error) {
-	counts, err := queries.QueueCounts(ctx, ownTx{c.pool}, &queue)
-	if err == nil && len(counts) == 0 {
-		err = ErrNoSuchQueue
-	}
-	if err != nil {
-		return QueueCounts{}, fmt.Errorf("counts of queue %q: %w", queue, mapError(err))
-	}
-	return QueueCounts(counts[0]), nil
 }

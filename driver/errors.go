@@ -8,7 +8,8 @@ import (
 )
 
 // Errors that a caller may want to react to. Test for them with [errors.Is]. Where the server has raised an error, it is in
-// the same chain as a [*pgconn.PgError], with its SQLSTATE, DETAIL and HINT.
+// the same chain as a [*pgconn.PgError], with its SQLSTATE, DETAIL and HINT; the text of the error has all three. What a
+// caller's own transaction returns, its commit say, has them after [MapError].
 var (
 	// ErrStaleReceipt says that an attempt is no longer the caller's: it was answered before, or given to somebody
 	// else. Drop its result. SQLSTATE JQ001.
@@ -23,13 +24,31 @@ var (
 	// ErrWrongState says that the job's state does not allow the change, or that a queue has jobs that have not ended.
 	// SQLSTATE JQ005.
 	ErrWrongState = errors.New("wrong state")
+	// ErrInvalidArgument says that an argument was refused, before anything was written: the text names it, and says what to
+	// pass. SQLSTATE 22023.
+	ErrInvalidArgument = errors.New("invalid argument")
 	// ErrUniqueKeyHeld says that another job holds the unique key of a job that was to be retried. Wait until that one has
 	// ended, or cancel it. SQLSTATE 23505.
 	ErrUniqueKeyHeld = errors.New("another job holds the unique key")
 	// ErrMovedOn says that somebody else changed the job meanwhile, and that nothing was done. It may come as late as the
-	// commit of the caller's own transaction, and is not in the chain of what that returns. Try again: the next call sees
-	// the new state. SQLSTATE 40001.
+	// commit of the caller's own transaction. Try again: the next call sees the new state. SQLSTATE 40001.
 	ErrMovedOn = errors.New("the job moved on meanwhile")
+	// ErrSerialization says that the transaction, at REPEATABLE READ or above, can't be reconciled with what others did
+	// meanwhile. Begin it again. SQLSTATE 40001, when PostgreSQL itself raises it.
+	ErrSerialization = errors.New("the transaction has to begin again")
+	// ErrDeadlock says that the transaction waited for another one that waited for it. Begin it again. SQLSTATE 40P01.
+	ErrDeadlock = errors.New("deadlock")
+	// ErrLocked says that somebody else holds what the call needs, for longer than the call waits: the queue, in a claim that
+	// lasts, or the job, in a transaction that changes it or answers for it. Try again. SQLSTATE 55P03.
+	ErrLocked = errors.New("locked by somebody else")
+	// ErrRestored says that the database was restored from a dump: nothing is enqueued or claimed until an operator has
+	// called awa.rebase_after_restore. SQLSTATE 55000.
+	ErrRestored = errors.New("the database was restored from a dump")
+	// ErrRowMissing says that a table of the installation has lost a row that must be there: the text says how to bring it
+	// back. SQLSTATE 55000.
+	ErrRowMissing = errors.New("a row of the installation is missing")
+	// ErrUntranslatable says that a text has a character that the database's encoding lacks. SQLSTATE 22P05.
+	ErrUntranslatable = errors.New("a character that the database can't store")
 )
 
 // ErrUnknownKind says that a worker has no handler for a job. The job was put off.
@@ -45,13 +64,31 @@ var ErrStopped = errors.New("the worker was stopped")
 var ErrTimeout = errors.New("timeout")
 
 var sentinels = map[string]error{
-	"JQ001": ErrStaleReceipt,
-	"JQ002": ErrNoSuchQueue,
-	"JQ003": ErrNoSuchJob,
-	"JQ004": ErrIsolation,
-	"JQ005": ErrWrongState,
-	"23505": ErrUniqueKeyHeld,
-	"40001": ErrMovedOn,
+	"JQ001":              ErrStaleReceipt,
+	"JQ002":              ErrNoSuchQueue,
+	"JQ003":              ErrNoSuchJob,
+	"JQ004":              ErrIsolation,
+	"JQ005":              ErrWrongState,
+	invalidParameter:     ErrInvalidArgument,
+	"22P05":              ErrUntranslatable,
+	"23505":              ErrUniqueKeyHeld,
+	serializationFailure: ErrSerialization,
+	"40P01":              ErrDeadlock,
+	"55P03":              ErrLocked,
+}
+
+// sentinelFor tells apart the causes that share a SQLSTATE, by what Awa's own messages begin or end with: they are constant,
+// in every language of the server.
+func sentinelFor(pg *pgconn.PgError) error {
+	switch {
+	case pg.Code == serializationFailure && pg.Message == "the job moved on meanwhile":
+		return ErrMovedOn
+	case pg.Code == "55000" && pg.Message == "the database was restored from a dump":
+		return ErrRestored
+	case pg.Code == "55000" && strings.HasPrefix(pg.Message, "awa.") && strings.HasSuffix(pg.Message, " has lost its row"):
+		return ErrRowMissing
+	}
+	return sentinels[pg.Code]
 }
 
 // invalidParameter is the SQLSTATE of everything that the functions refuse before they write anything.
@@ -81,6 +118,8 @@ func (e *serverError) Error() string {
 		text.WriteString("; hint: " + e.pg.Hint)
 	case e.pg.Code == "3F000" || e.pg.Code == "42883": // no such schema, no such function
 		text.WriteString("; hint: Run awa migrate on this database.")
+	case e.pg.Code == "55P03":
+		text.WriteString("; hint: Somebody else changes it, or answers for it, in a transaction that lasts. Try again.")
 	case e.pg.Code == "42501": // insufficient privilege
 		text.WriteString("; hint: Grant the role what it needs: awa_producer to enqueue, awa_worker to work, awa_maintainer for maintenance, awa_operator to change jobs, awa_reader to read.")
 	}
@@ -94,14 +133,20 @@ func (e *serverError) Unwrap() []error {
 	return []error{e.sentinel, e.err}
 }
 
-// mapError adds the sentinel for its SQLSTATE, DETAIL and HINT to an error of the server. Other errors stay as they are.
+// MapError adds to an error of the server one of the errors of this package that it is, for [errors.Is], and DETAIL and HINT
+// to its text. Other errors stay as they are, nil included. All that this package returns is like that already: it is for
+// what a transaction of the caller's own returns.
+//
+//	if err := driver.MapError(tx.Commit(ctx)); errors.Is(err, driver.ErrMovedOn) { // once more
+func MapError(err error) error { return mapError(err) }
+
 func mapError(err error) error {
 	var known *serverError
 	var pg *pgconn.PgError
 	if err == nil || errors.As(err, &known) || !errors.As(err, &pg) {
 		return err
 	}
-	return &serverError{err: err, pg: pg, sentinel: sentinels[pg.Code]}
+	return &serverError{err: err, pg: pg, sentinel: sentinelFor(pg)}
 }
 
 func hasCode(err error, code string) bool {

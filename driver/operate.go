@@ -22,14 +22,14 @@ type JobFilter struct {
 // taken from its worker: the handler's context ends at once, and its answer is stale. The reason is kept with the job; ""
 // for none.
 //
-// It fails with [ErrNoSuchJob]; with [ErrWrongState] when the job has ended; with [ErrMovedOn]; and with SQLSTATE 55P03 when
-// a transaction that lasts is answering for the job.
+// It fails with [ErrNoSuchJob]; with [ErrWrongState] when the job has ended; with [ErrMovedOn]; and with [ErrLocked] when a
+// transaction that lasts is answering for the job.
 func (c *Client) Cancel(ctx context.Context, id int64, reason string) (state string, err error) {
 	return c.CancelTx(ctx, ownTx{c.pool}, id, reason)
 }
 
 // CancelTx is [Client.Cancel] inside the caller's transaction: the job is cancelled if and when that commits. When a job
-// that waited was claimed meanwhile, that is decided at the commit, which then may fail with SQLSTATE 40001. It fails with
+// that waited was claimed meanwhile, that is decided at the commit, which then may fail with what [MapError] tells is [ErrMovedOn]. It fails with
 // [ErrIsolation] at any isolation level but READ COMMITTED.
 func (c *Client) CancelTx(ctx context.Context, tx DBTX, id int64, reason string) (state string, err error) {
 	state, err = queries.Cancel(ctx, tx, gen.CancelParams{JobID: id, Reason: optional(reason)})
@@ -87,8 +87,8 @@ func changeError(what string, id int64, err error) error {
 }
 
 // CancelWhere cancels jobs that have not ended, in a transaction of its own, all of them or, on an error, none. It returns
-// how many. Deferred jobs that somebody else is changing are left alone. A filter that filters nothing is refused with
-// SQLSTATE 22023; otherwise it fails as [Client.Cancel] does.
+// how many. Deferred jobs that somebody else is changing are left alone. A filter that filters nothing fails with
+// [ErrInvalidArgument]; otherwise it fails as [Client.Cancel] does.
 func (c *Client) CancelWhere(ctx context.Context, filter JobFilter) (int64, error) {
 	return c.CancelWhereTx(ctx, ownTx{c.pool}, filter)
 }
@@ -108,8 +108,8 @@ func (c *Client) CancelWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (
 
 // RetryWhere lets jobs run now as [Client.Retry] does, those with the lowest ids first, in a transaction of its own. It
 // returns how many. Without a State they are those that failed, are dead or were cancelled. Jobs whose unique key another
-// one holds, and those that somebody else is changing, are left alone. A filter that filters nothing is refused with
-// SQLSTATE 22023.
+// one holds, and those that somebody else is changing, are left alone. A filter that filters nothing fails with
+// [ErrInvalidArgument].
 func (c *Client) RetryWhere(ctx context.Context, filter JobFilter) (int64, error) {
 	return c.RetryWhereTx(ctx, ownTx{c.pool}, filter)
 }
@@ -128,7 +128,7 @@ func (c *Client) RetryWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (i
 }
 
 // PurgeDLQ removes dead letters for good, in a transaction of its own, and returns how many. Those that somebody else is
-// changing are left alone. A filter that filters nothing is refused with SQLSTATE 22023: the State "dead" stands for all.
+// changing are left alone. A filter that filters nothing fails with [ErrInvalidArgument]: the State "dead" stands for all.
 func (c *Client) PurgeDLQ(ctx context.Context, filter JobFilter) (int64, error) {
 	return c.PurgeDLQTx(ctx, ownTx{c.pool}, filter)
 }
@@ -152,6 +152,64 @@ func (f JobFilter) params() (gen.CancelWhereParams, error) {
 	return gen.CancelWhereParams{
 		Queue: optional(f.Queue), Kind: optional(f.Kind), State: optional(f.State), Before: before, MaxJobs: optionalInt(f.MaxJobs),
 	}, err
+}
+
+// QueueSettings are settings of a queue, by their keys: default_priority, default_max_attempts, lease, deadline, backoff_base,
+// backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention. Times are a [time.Duration], or a text such as
+// "30 days". Nil brings the default back. See the reference of configure_queue.
+type QueueSettings map[string]any
+
+// ConfigureQueue changes settings of a queue, in a transaction of its own; those that are not named stay. It makes the queue
+// if there is none, so that a deploy can configure it before the first job. It fails with [ErrInvalidArgument] for a key that
+// there is not, or a value out of range, and changes nothing then.
+func (c *Client) ConfigureQueue(ctx context.Context, queue string, settings QueueSettings) error {
+	return c.ConfigureQueueTx(ctx, ownTx{c.pool}, queue, settings)
+}
+
+// ConfigureQueueTx is [Client.ConfigureQueue] inside the caller's transaction.
+func (c *Client) ConfigureQueueTx(ctx context.Context, tx DBTX, queue string, settings QueueSettings) error {
+	values := make(map[string]any, len(settings))
+	for key, v := range settings {
+		if d, ok := v.(time.Duration); ok {
+			v = d.Seconds()
+		}
+		values[key] = v
+	}
+	encoded, err := encode("settings", values)
+	if err == nil {
+		err = mapError(queries.ConfigureQueue(ctx, tx, gen.ConfigureQueueParams{Queue: queue, Settings: encoded}))
+	}
+	if err != nil {
+		return fmt.Errorf("configure queue %q: %w", queue, err)
+	}
+	return nil
+}
+
+// PauseQueue stops claims from a queue, in a transaction of its own. What runs goes on, and so does enqueue. It makes the
+// queue if there is none.
+func (c *Client) PauseQueue(ctx context.Context, queue string) error {
+	return c.PauseQueueTx(ctx, ownTx{c.pool}, queue)
+}
+
+// PauseQueueTx is [Client.PauseQueue] inside the caller's transaction.
+func (c *Client) PauseQueueTx(ctx context.Context, tx DBTX, queue string) error {
+	if err := queries.PauseQueue(ctx, tx, queue); err != nil {
+		return fmt.Errorf("pause queue %q: %w", queue, mapError(err))
+	}
+	return nil
+}
+
+// ResumeQueue lets claims from a paused queue go on, in a transaction of its own. It fails with [ErrNoSuchQueue].
+func (c *Client) ResumeQueue(ctx context.Context, queue string) error {
+	return c.ResumeQueueTx(ctx, ownTx{c.pool}, queue)
+}
+
+// ResumeQueueTx is [Client.ResumeQueue] inside the caller's transaction.
+func (c *Client) ResumeQueueTx(ctx context.Context, tx DBTX, queue string) error {
+	if err := queries.ResumeQueue(ctx, tx, queue); err != nil {
+		return fmt.Errorf("resume queue %q: %w", queue, mapError(err))
+	}
+	return nil
 }
 
 // DropQueue removes a queue, its settings, and its jobs that wait, failed, were cancelled or are dead, in a transaction of

@@ -198,6 +198,50 @@ func TestPurgeDLQ(t *testing.T) {
 	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
 }
 
+// A deploy configures its queues before anything is enqueued to them.
+func TestConfigureQueue(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	require.NoError(t, client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{"lease": 13 * time.Second, "default_max_attempts": 7, "failed_retention": "90 days"}))
+	require.NoError(t, client.PauseQueue(t.Context(), "q"))
+	require.NoError(t, client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{"default_max_attempts": nil, "deadline": 1500 * time.Millisecond}))
+	require.NoError(t, client.ConfigureQueue(t.Context(), "q", nil))
+	assert.Equal(t, "00:00:13 00:00:01.5 - 90 days t", queryValue[string](t, pool,
+		"select concat_ws(' ', lease, deadline, coalesce(default_max_attempts::text, '-'), failed_retention, paused_at is not null) from awa.queue_settings"))
+	counts, err := client.AllQueueCounts(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []driver.QueueCounts{{Queue: "q"}}, counts)
+
+	enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "q"})
+	claims := func() int {
+		jobs, err := gen.New().Claim(t.Context(), pool, gen.ClaimParams{Queue: "q", MaxJobs: 1})
+		require.NoError(t, err)
+		return len(jobs)
+	}
+	assert.Zero(t, claims())
+	require.NoError(t, client.ResumeQueue(t.Context(), "q"))
+	assert.Equal(t, 1, claims())
+
+	assert.ErrorIs(t, client.ResumeQueue(t.Context(), "unknown"), driver.ErrNoSuchQueue)
+	assert.ErrorIs(t, client.PauseQueue(t.Context(), ""), driver.ErrInvalidArgument)
+	for name, settings := range map[string]driver.QueueSettings{"unknown key": {"leese": 1}, "out of range": {"lease": -time.Second}, "bad type": {"dead_letter": "yes"}} {
+		assert.ErrorIs(t, client.ConfigureQueue(t.Context(), "new", settings), driver.ErrInvalidArgument, name)
+	}
+	assert.ErrorContains(t, client.ConfigureQueue(t.Context(), "new", driver.QueueSettings{"lease": func() {}}), "settings")
+	_, err = client.QueueCounts(t.Context(), "new")
+	assert.ErrorIs(t, err, driver.ErrNoSuchQueue)
+
+	err = pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		require.NoError(t, client.ConfigureQueueTx(t.Context(), tx, "other", driver.QueueSettings{"lease": 1}))
+		require.NoError(t, client.PauseQueueTx(t.Context(), tx, "other"))
+		require.NoError(t, client.ResumeQueueTx(t.Context(), tx, "other"))
+		return errors.New("rollback")
+	})
+	require.ErrorContains(t, err, "rollback")
+	_, err = client.QueueCounts(t.Context(), "other")
+	assert.ErrorIs(t, err, driver.ErrNoSuchQueue)
+}
+
 func TestDropQueue(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)
@@ -273,7 +317,7 @@ func jobsOf(t *testing.T, pool *pgxpool.Pool) string {
 	return queryValue[string](t, pool, "select jsonb_agg(j order by id)::text from awa.jobs j")
 }
 
-// A transaction whose snapshot is older than the key is told to try again, as for a job that moved on.
+// A transaction whose snapshot is older than the key is told to begin again.
 func TestKeyTakenSinceTheSnapshot(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)
@@ -285,7 +329,8 @@ func TestKeyTakenSinceTheSnapshot(t *testing.T) {
 	_, _, err = client.EnqueueUnique(t.Context(), note{}, driver.UniqueOptions{}, driver.EnqueueOptions{})
 	require.NoError(t, err)
 	_, _, err = client.EnqueueUniqueTx(t.Context(), tx, note{}, driver.UniqueOptions{}, driver.EnqueueOptions{})
-	assert.ErrorIs(t, err, driver.ErrMovedOn)
+	assert.ErrorIs(t, err, driver.ErrSerialization)
+	assert.NotErrorIs(t, err, driver.ErrMovedOn)
 	var pg *pgconn.PgError
 	require.ErrorAs(t, err, &pg)
 	assert.Equal(t, "40001", pg.Code)

@@ -133,7 +133,7 @@ type ListJobsParams struct {
 	State    *string
 	Kind     *string
 	BeforeID *int64
-	MaxJobs  int32
+	MaxJobs  *int32
 }
 
 func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]AwaJob, error) {

@@ -90,7 +90,7 @@ func enqueued[T driver.Args](t testing.TB, db driver.DBTX, where []func(Enqueued
 	t.Helper()
 	var before *int64
 	for {
-		rows, err := gen.New().ListJobs(t.Context(), rawjson.DB(db), gen.ListJobsParams{Kind: new(kind[T]()), BeforeID: before, MaxJobs: page})
+		rows, err := gen.New().ListJobs(t.Context(), rawjson.DB(db), gen.ListJobsParams{Kind: new(kind[T]()), BeforeID: before, MaxJobs: new(int32(page))})
 		if err != nil {
 			t.Fatal("awatest: ", err)
 		}

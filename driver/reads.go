@@ -1,0 +1,220 @@
+package driver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/awa-pg/awa/gen"
+	"github.com/awa-pg/awa/internal/rawjson"
+)
+
+// JobInfo is what is known of a job.
+type JobInfo struct {
+	ID          int64
+	Kind        string
+	Queue       string
+	Args        json.RawMessage
+	State       string // available, scheduled, retryable, running, waiting_external, completed, failed, cancelled or dead
+	Priority    int    // 1 (first) to 4 (last)
+	Attempt     int    // attempts so far, the one that runs included
+	MaxAttempts int
+	RunAt       time.Time  // since when it may run, or from when on
+	DeadlineAt  *time.Time // when the attempt that runs has to end; nil for none
+	AttemptedAt *time.Time // when the last attempt began
+	FinalizedAt *time.Time // when the job ended
+	CreatedAt   time.Time
+	Errors      []AttemptError // oldest first
+	Metadata    json.RawMessage
+	Tags        []string
+	UniqueKey   *string         // as the server keeps it; nil for a job that is not unique
+	Receipt     *int64          // of the attempt that runs, or was the last
+	Progress    json.RawMessage // what [Job.SetProgress] said last; nil for none, and when the job has completed
+	Output      json.RawMessage // what [RawJob.SetOutput] was given; nil for none
+	WorkerID    *int64          // of the attempt that runs, or was the last; nil for none
+}
+
+// AttemptError is how one attempt failed, or why the job was cancelled.
+type AttemptError struct {
+	Attempt int       `json:"attempt"`
+	At      time.Time `json:"at"`
+	Error   string    `json:"error"`
+	By      string    `json:"by"` // the role that cancelled the job; "" for a failure
+
+	// Of more than 40 errors the first and the last 20 are kept. An AttemptError between them stands for the others: it
+	// has nothing but their number.
+	Omitted int `json:"omitted"`
+}
+
+// Job returns what is known of one job. It fails with [ErrNoSuchJob] when there is none of that id, or no more.
+func (c *Client) Job(ctx context.Context, id int64) (JobInfo, error) {
+	row, err := queries.Job(ctx, rawjson.DB(ownTx{c.pool}), id)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = ErrNoSuchJob
+	}
+	if err != nil {
+		return JobInfo{}, fmt.Errorf("job %d: %w", id, mapError(err))
+	}
+	return newJobInfo(row), nil
+}
+
+func newJobInfo(row gen.AwaJob) JobInfo {
+	job := JobInfo{
+		ID: row.ID, Kind: row.Kind, Queue: row.Queue, Args: row.Args, State: row.State,
+		Priority: int(row.Priority), Attempt: int(row.Attempt), MaxAttempts: int(row.MaxAttempts),
+		RunAt: row.RunAt, DeadlineAt: row.DeadlineAt, AttemptedAt: row.AttemptedAt, FinalizedAt: row.FinalizedAt,
+		CreatedAt: row.CreatedAt, Metadata: row.Metadata, Tags: row.Tags, UniqueKey: row.UniqueKey, Receipt: row.Receipt,
+		Progress: row.Progress, Output: row.Output, WorkerID: row.WorkerID,
+	}
+	if err := json.Unmarshal(row.Errors, &job.Errors); err != nil { // what a client put into their details may be nested too deep
+		job.Errors = []AttemptError{{Attempt: job.Attempt, Error: "the errors can't be decoded: " + err.Error()}}
+	}
+	return job
+}
+
+// ListFilter says which jobs [Client.ListJobs] lists: those to which all that is set applies.
+type ListFilter struct {
+	Queue    string
+	Kind     string
+	State    string // as [JobInfo] names it
+	BeforeID int64  // jobs with lower ids: for the next page, the id of the last job of the page before
+	MaxJobs  int    // 1 to 10,000; 100 by default
+}
+
+// ListJobs lists jobs in the descending order of their ids: a page.
+func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, error) {
+	rows, err := queries.ListJobs(ctx, rawjson.DB(ownTx{c.pool}), gen.ListJobsParams{
+		Queue: optional(filter.Queue), Kind: optional(filter.Kind), State: optional(filter.State), BeforeID: optional(filter.BeforeID),
+		MaxJobs: optionalInt(filter.MaxJobs),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list jobs: %w", mapError(err))
+	}
+	jobs := make([]JobInfo, len(rows))
+	for i, row := range rows {
+		jobs[i] = newJobInfo(row)
+	}
+	return jobs, nil
+}
+
+// ExplainJob says in words why a job is not running now, or what became of it. It fails with [ErrNoSuchJob] when there is
+// none of that id, or no more.
+func (c *Client) ExplainJob(ctx context.Context, id int64) (string, error) {
+	says, err := queries.ExplainJob(ctx, ownTx{c.pool}, id)
+	if err != nil {
+		return "", fmt.Errorf("explain job %d: %w", id, mapError(err))
+	}
+	return says, nil
+}
+
+// QueueCounts are the numbers of a queue's jobs by state, exact at the moment of the call.
+type QueueCounts struct {
+	Queue           string
+	Available       int64
+	Scheduled       int64
+	Retryable       int64
+	Running         int64
+	WaitingExternal int64
+	Completed       int64
+	Failed          int64
+	Cancelled       int64
+	Dead            int64
+	OldestReadyAt   *time.Time // since when the oldest available job may run; nil when none is available
+}
+
+// QueueCounts counts the jobs of a queue by state. It fails with [ErrNoSuchQueue] when there is none.
+func (c *Client) QueueCounts(ctx context.Context, queue string) (QueueCounts, error) {
+	counts, err := queries.QueueCounts(ctx, ownTx{c.pool}, &queue)
+	if err == nil && len(counts) == 0 {
+		err = ErrNoSuchQueue
+	}
+	if err != nil {
+		return QueueCounts{}, fmt.Errorf("counts of queue %q: %w", queue, mapError(err))
+	}
+	return QueueCounts(counts[0]), nil
+}
+
+// AllQueueCounts counts the jobs of all queues by state, in the order of their names.
+func (c *Client) AllQueueCounts(ctx context.Context) ([]QueueCounts, error) {
+	rows, err := queries.QueueCounts(ctx, ownTx{c.pool}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("counts of all queues: %w", mapError(err))
+	}
+	counts := make([]QueueCounts, len(rows))
+	for i, row := range rows {
+		counts[i] = QueueCounts(row)
+	}
+	return counts, nil
+}
+
+// HealthFinding is one thing that [Client.Health] has looked at.
+type HealthFinding struct {
+	Level   string          // ok, warning or critical
+	Topic   string          // such as maintenance, queue or worker: see the reference
+	Subject string          // which of them
+	Message string          // what was found, in words
+	Hint    string          // what to do; "" when there is nothing to do
+	Details json.RawMessage // the same as numbers: seconds, bytes, process ids
+}
+
+// Health says how the installation is, beginning with what needs somebody.
+func (c *Client) Health(ctx context.Context) ([]HealthFinding, error) {
+	rows, err := queries.Health(ctx, ownTx{c.pool})
+	if err != nil {
+		return nil, fmt.Errorf("health: %w", mapError(err))
+	}
+	findings := make([]HealthFinding, len(rows))
+	for i, row := range rows {
+		findings[i] = HealthFinding{Level: row.Level, Topic: row.Topic, Subject: row.Subject, Message: row.Message, Hint: value(row.Hint), Details: row.Details}
+	}
+	return findings, nil
+}
+
+// AuditFinding says whether the books of a queue balance, and what they say. What belongs to no queue is in one without a
+// Queue, which has a Problem and no numbers.
+type AuditFinding struct {
+	Queue           string
+	Enqueued        int64
+	Available       int64
+	Scheduled       int64
+	Retryable       int64
+	Running         int64
+	WaitingExternal int64
+	Completed       int64
+	Failed          int64
+	Cancelled       int64
+	Dead            int64
+	Balanced        bool
+	Problem         string // what is wrong, in words; "" when the books balance
+}
+
+// Audit checks that no job is missing: one finding for each queue. It reads all that is kept, so it takes seconds for
+// millions of jobs.
+func (c *Client) Audit(ctx context.Context) ([]AuditFinding, error) {
+	rows, err := queries.Audit(ctx, ownTx{c.pool})
+	if err != nil {
+		return nil, fmt.Errorf("audit: %w", mapError(err))
+	}
+	findings := make([]AuditFinding, len(rows))
+	for i, row := range rows {
+		findings[i] = AuditFinding{
+			Queue: value(row.Queue), Enqueued: value(row.Enqueued), Available: value(row.Available), Scheduled: value(row.Scheduled),
+			Retryable: value(row.Retryable), Running: value(row.Running), WaitingExternal: value(row.WaitingExternal),
+			Completed: value(row.Completed), Failed: value(row.Failed), Cancelled: value(row.Cancelled), Dead: value(row.Dead),
+			Balanced: row.Balanced, Problem: value(row.Problem),
+		}
+	}
+	return findings, nil
+}
+
+// value is what is pointed to, or zero.
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}

@@ -1,0 +1,101 @@
+package driver_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/internal/testdb"
+)
+
+func TestListJobs(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	var ids []int64
+	for range 5 {
+		ids = append(ids, enqueue(t, pool, note{"text"}, driver.EnqueueOptions{Queue: "q", MaxAttempts: 3, Tags: []string{"a"}}))
+	}
+	later := enqueue(t, pool, otherKind{}, driver.EnqueueOptions{RunAt: time.Now().Add(time.Hour)})
+	list := func(filter driver.ListFilter) (ids []int64) {
+		jobs, err := client.ListJobs(t.Context(), filter)
+		require.NoError(t, err)
+		for _, job := range jobs {
+			ids = append(ids, job.ID)
+		}
+		return ids
+	}
+	assert.Equal(t, []int64{later, ids[4], ids[3], ids[2], ids[1], ids[0]}, list(driver.ListFilter{}))
+	assert.Equal(t, []int64{ids[4], ids[3]}, list(driver.ListFilter{Queue: "q", MaxJobs: 2}))
+	assert.Equal(t, []int64{ids[2], ids[1]}, list(driver.ListFilter{Queue: "q", MaxJobs: 2, BeforeID: ids[3]}))
+	assert.Equal(t, []int64{later}, list(driver.ListFilter{State: "scheduled"}))
+	assert.Equal(t, []int64{later}, list(driver.ListFilter{Kind: "other"}))
+	assert.Empty(t, list(driver.ListFilter{Queue: "unknown"}))
+
+	jobs, err := client.ListJobs(t.Context(), driver.ListFilter{Queue: "q", MaxJobs: 1})
+	require.NoError(t, err)
+	one, err := client.Job(t.Context(), ids[4])
+	require.NoError(t, err)
+	assert.Equal(t, []driver.JobInfo{one}, jobs)
+	assert.Equal(t, []any{"q", "note", 3, []string{"a"}}, []any{one.Queue, one.Kind, one.MaxAttempts, one.Tags})
+
+	_, err = client.ListJobs(t.Context(), driver.ListFilter{State: "lost"})
+	assert.ErrorIs(t, err, driver.ErrInvalidArgument)
+	_, err = client.ListJobs(t.Context(), driver.ListFilter{MaxJobs: -1})
+	assert.ErrorIs(t, err, driver.ErrInvalidArgument)
+}
+
+func TestHealthAndAudit(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "q"})
+	enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "r", RunAt: time.Now().Add(time.Hour)})
+	findings, err := client.Audit(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []driver.AuditFinding{
+		{Queue: "q", Enqueued: 1, Available: 1, Balanced: true},
+		{Queue: "r", Enqueued: 1, Scheduled: 1, Balanced: true},
+	}, findings)
+
+	execute(t, pool, "update awa.ready_entries set ready_at = ready_at - interval '1 hour'")
+	health, err := client.Health(t.Context())
+	require.NoError(t, err)
+	topics := map[string]driver.HealthFinding{}
+	for _, f := range health {
+		topics[f.Topic+" "+f.Subject] = f
+	}
+	require.Contains(t, topics, "queue q")
+	assert.Equal(t, "warning", topics["queue q"].Level)
+	assert.NotEmpty(t, topics["queue q"].Message)
+	assert.NotEmpty(t, topics["queue q"].Hint)
+	assert.Contains(t, string(topics["queue q"].Details), "3600")
+
+	counts, err := client.AllQueueCounts(t.Context())
+	require.NoError(t, err)
+	require.Len(t, counts, 2)
+	assert.Equal(t, []any{"q", int64(1), "r", int64(1)}, []any{counts[0].Queue, counts[0].Available, counts[1].Queue, counts[1].Scheduled})
+
+	execute(t, pool, "select awa._fold(null, true); delete from awa.ready_entries")
+	findings, err = client.Audit(t.Context())
+	require.NoError(t, err)
+	assert.False(t, findings[0].Balanced)
+	assert.NotEmpty(t, findings[0].Problem)
+}
+
+// Reads do not need a transaction of the caller's, and end with the caller's context.
+func TestReadsWhoseContextHasEnded(t *testing.T) {
+	client := driver.NewClient(testdb.New(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := client.ListJobs(ctx, driver.ListFilter{})
+	assert.ErrorIs(t, err, context.Canceled)
+	_, err = client.AllQueueCounts(ctx)
+	assert.ErrorIs(t, err, context.Canceled)
+	_, err = client.Health(ctx)
+	assert.ErrorIs(t, err, context.Canceled)
+	_, err = client.Audit(ctx)
+	assert.ErrorIs(t, err, context.Canceled)
+}
