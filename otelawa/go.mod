@@ -3,7 +3,7 @@ module github.com/awa-pg/awa/otelawa
 go 1.26.0
 
 require (
-	github.com/awa-pg/awa v0.0.0
+	github.com/awa-pg/awa v0.1.0
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/stretchr/testify v1.12.1
 	go.opentelemetry.io/otel v1.47.0
@@ -40,5 +40,3 @@ require (
 	golang.org/x/sys v0.48.0 // indirect
 	golang.org/x/text v0.41.0 // indirect
 )
-
-replace github.com/awa-pg/awa => ../

@@ -1,0 +1,109 @@
+package docs_test
+
+import (
+	"archive/zip"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// version is the version that the checkout is published as: the one that the modules of this project require of each other.
+const version = "v0.1.0"
+
+// published returns the environment in which the go command finds the modules of this project as they are in this checkout,
+// and all others where it did before. It has a module cache of its own, so that none of these stays.
+func published(t *testing.T) []string {
+	t.Helper()
+	proxy := t.TempDir()
+	for _, dir := range []string{".", "otelawa"} {
+		root := filepath.Join("..", dir)
+		module := path.Join("github.com/awa-pg/awa", dir)
+		files := filepath.Join(proxy, module, "@v")
+		require.NoError(t, os.MkdirAll(files, 0o755))
+		mod, err := os.ReadFile(filepath.Join(root, "go.mod"))
+		require.NoError(t, err)
+		for name, content := range map[string]string{
+			"list":            version + "\n",
+			version + ".info": `{"Version": "` + version + `", "Time": "2026-01-01T00:00:00Z"}`,
+			version + ".mod":  string(mod),
+		} {
+			require.NoError(t, os.WriteFile(filepath.Join(files, name), []byte(content), 0o644))
+		}
+		zipModule(t, root, module+"@"+version, filepath.Join(files, version+".zip"))
+	}
+	goEnv := strings.Fields(run(t, "..", nil, "go", "env", "GOMODCACHE", "GOPROXY"))
+	require.Len(t, goEnv, 2)
+	return []string{
+		"GOPROXY=file://" + proxy + ",file://" + filepath.Join(goEnv[0], "cache", "download") + "," + goEnv[1],
+		"GOMODCACHE=" + t.TempDir(),
+		"GOFLAGS=-modcacherw -trimpath", // the build cache can be used again, though the module cache is another one
+		"GOSUMDB=off",
+		"GOWORK=off",
+	}
+}
+
+// zipModule writes the archive of the module whose files are below root: without what has a go.mod of its own.
+func zipModule(t *testing.T, root, prefix, zipPath string) {
+	t.Helper()
+	file, err := os.Create(zipPath)
+	require.NoError(t, err)
+	defer file.Close()
+	archive := zip.NewWriter(file)
+	require.NoError(t, filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() {
+			if _, err := os.Stat(filepath.Join(path, "go.mod")); name != "." && (err == nil || strings.HasPrefix(name, ".")) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !entry.Type().IsRegular() {
+			return nil
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		w, err := archive.Create(prefix + "/" + filepath.ToSlash(name))
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(content)
+		return err
+	}))
+	require.NoError(t, archive.Close())
+	require.NoError(t, file.Close())
+}
+
+// A program of somebody else's can require the module of OpenTelemetry, which requires the driver.
+func TestOtelawaIsUsable(t *testing.T) {
+	dir, env := t.TempDir(), published(t)
+	write(t, dir, "main.go", `package main
+
+import (
+	"fmt"
+
+	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/otelawa"
+)
+
+func main() {
+	client := otelawa.NewClient(driver.NewClient(nil), otelawa.Config{})
+	fmt.Println(client != nil, otelawa.Middleware(otelawa.Config{}) != nil)
+}
+`)
+	run(t, dir, env, "go", "mod", "init", "example.org/traced")
+	run(t, dir, env, "go", "get", "github.com/awa-pg/awa/otelawa@"+version)
+	require.Equal(t, "true true\n", run(t, dir, env, "go", "run", "."))
+}
