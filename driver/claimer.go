@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -72,6 +73,7 @@ func (r *run) work(ctx context.Context) {
 			q.trouble.report(ctx, nil)
 			pause.reset()
 			q.pause.reset()
+			q.patient = false
 			if q.most *= 2; q.most > r.cfg.Slots {
 				q.most = 0
 			}
@@ -96,14 +98,19 @@ func (r *run) work(ctx context.Context) {
 			sleep(ctx, pause.pause())
 		case errors.As(err, &pg) && r.control.isOpen():
 			// The server has refused this claim, because somebody has locked the queue, say. It may grant others.
-			if n > 1 && !isAboutOthers(pg.Code) && pg.Code != queryCanceled {
-				q.most = n / 2 // there may be a job that it can't read: those before it go on
+			q.patient = pg.Code == queryCanceled && !strings.Contains(pg.Where, "awa._lock_queue")
+			if n > 1 && !isAboutOthers(pg.Code) && (pg.Code != queryCanceled || q.patient) {
+				q.most = n / 2 // there may be a job that it can't read, or not in time: those before it go on
 				continue
 			}
 			q.trouble.report(ctx, err)
 			q.nextLook = q.lastLook.Add(q.pause.pause())
 		default:
 			r.trouble.report(ctx, err)
+			if received := r.control.cutOff(); received > 0 {
+				q.most = 1
+				q.link.cutOff(received, time.Now())
+			}
 			if errors.Is(err, context.DeadlineExceeded) {
 				q.nextLook = q.lastLook.Add(q.pause.pause()) // it may have been because of this queue
 			}
@@ -128,13 +135,16 @@ func (r *run) wakeUp() time.Time {
 
 // claim takes up to n jobs of a queue. It is never interrupted, so that what it takes is known.
 func (r *run) claim(ctx context.Context, registration *registration, q *queue, n int) (jobs []claimedJob, err error) {
-	params := gen.ClaimParams{Queue: q.Name, MaxJobs: int32(n), WorkerID: &registration.id}
+	params := gen.ClaimWithinParams{Queue: q.Name, MaxJobs: int32(n), WorkerID: &registration.id, MaxBytes: q.link.limit(time.Now())}
 	if r.cfg.Lease != 0 {
 		params.Lease = &r.cfg.Lease
 	}
 	unknown, err := r.control.call(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
 		db := pipeline{conn: conn, lazy: true}
-		if q.pause.next > 0 {
+		switch {
+		case q.patient:
+			db.timeout = callTimeout // whatever the role's own is
+		case q.pause.next > 0:
 			db.timeout = longestRetry
 		}
 		jobs, err = claimJobs(ctx, db, params)
@@ -158,19 +168,78 @@ type claimedJob struct {
 	err error
 }
 
-// claimJobs takes jobs. One that can't be decoded does not keep the others from being known.
-func claimJobs(ctx context.Context, db pipeline, params gen.ClaimParams) ([]claimedJob, error) {
+// claimJobs takes jobs. One that can't be decoded does not keep the others from being known. Where there is a limit, one that has more
+// bytes comes without its body.
+func claimJobs(ctx context.Context, db pipeline, params gen.ClaimWithinParams) ([]claimedJob, error) {
 	var errs []error
-	claimed, err := queries.Claim(ctx, claimDB{db, &errs}, params)
+	if params.MaxBytes == 0 {
+		claimed, err := queries.Claim(ctx, claimDB{db, &errs}, gen.ClaimParams{Queue: params.Queue, MaxJobs: params.MaxJobs, WorkerID: params.WorkerID, Lease: params.Lease})
+		if err != nil {
+			return nil, err
+		}
+		jobs := make([]claimedJob, len(claimed))
+		for i, job := range claimed {
+			jobs[i] = claimedJob{job, undecodable(errs[i])}
+		}
+		return jobs, nil
+	}
+	claimed, err := queries.ClaimWithin(ctx, claimDB{db, &errs}, params)
 	if err != nil {
 		return nil, err
 	}
 	jobs := make([]claimedJob, len(claimed))
 	for i, job := range claimed {
-		jobs[i] = claimedJob{job, errs[i]}
+		jobs[i] = claimedJob{gen.AwaClaimedJob{
+			JobID: job.JobID, Receipt: job.Receipt, Queue: job.Queue, Kind: job.Kind, Args: job.Args, Priority: job.Priority, Attempt: job.Attempt, MaxAttempts: job.MaxAttempts,
+			CreatedAt: job.CreatedAt, ReadyAt: job.ReadyAt, DeadlineAt: job.DeadlineAt, Tags: job.Tags, Metadata: job.Metadata, Progress: job.Progress,
+		}, undecodable(errs[i])}
+		if job.Bytes > params.MaxBytes {
+			jobs[i].err = fmt.Errorf("%w: it has %d bytes, and only %d came in time when it, or another one, was claimed before", ErrTooLarge, job.Bytes, receivedFor(params.MaxBytes))
+		}
 	}
 	return jobs, nil
 }
+
+func undecodable(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrUndecodable, err)
+}
+
+// link is what is known of how much the connection to the server carries in the time of a claim.
+type link struct {
+	cutOffAt time.Time // when a claim was cut off last in the middle of its answer
+	most     int64     // bytes of a job; 0 for no limit
+	until    time.Time // when the limit ends, so that a job that has more is tried again
+}
+
+// For how long a limit holds, and for how long a claim that was cut off makes the next one count.
+const (
+	linkLimit  = 10 * time.Minute
+	linkMemory = time.Hour
+)
+
+// cutOff takes note of a claim that was cut off when so many bytes had come. The first time it may have been chance.
+func (l *link) cutOff(received int64, now time.Time) {
+	if !l.cutOffAt.IsZero() && now.Sub(l.cutOffAt) < linkMemory {
+		l.most, l.until = limitFor(received), now.Add(linkLimit)
+	}
+	l.cutOffAt = now
+}
+
+// limit returns how many bytes a job may have to come with its body; 0 for any number.
+func (l *link) limit(now time.Time) int64 {
+	if !now.Before(l.until) {
+		l.most = 0
+	}
+	return l.most
+}
+
+// limitFor returns the limit after so many bytes have come. Those are measured on the wire, so some of them are no job's.
+func limitFor(received int64) int64 { return received / 4 * 3 }
+
+func receivedFor(limit int64) int64 { return limit / 3 * 4 }
 
 // claimDB notes, for each row of a claim, what can't be decoded.
 type claimDB struct {

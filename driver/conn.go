@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,9 +27,9 @@ var (
 	connectTimeout = 5 * time.Second
 )
 
-// connect returns a connection of the worker's own. It is made as the pool makes its connections, but is none of them: the
-// pool may be exhausted.
-func connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
+// connect returns a connection of the worker's own, whose traffic is metered. It is made as the pool makes its connections, but is
+// none of them: the pool may be exhausted.
+func connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, *meter, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
 	defer cancel()
 	cfg := pool.Config()
@@ -36,22 +39,25 @@ func connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, error) {
 	}
 	if cfg.BeforeConnect != nil {
 		if err := cfg.BeforeConnect(ctx, cfg.ConnConfig); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	cfg.ConnConfig.DefaultQueryExecMode = unprepared(cfg.ConnConfig)
+	received := new(meter)
+	cfg.ConnConfig.DialFunc = received.dialer(cfg.ConnConfig.DialFunc)
 	cfg.ConnConfig.OnNotification = nil // so that the worker gets its notifications
 	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	received.connected.Store(true)
 	if cfg.AfterConnect != nil {
 		if err := cfg.AfterConnect(ctx, conn); err != nil {
 			closeConn(ctx, conn)
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	return conn, nil
+	return conn, received, nil
 }
 
 // unprepared returns the mode to use in place of the pool's: one without prepared statements, and without a second round
@@ -107,8 +113,9 @@ var errSilent = errors.New("the server does not answer")
 
 // dedicated is a connection of the worker's own. It is made when it is needed, and again when it was lost.
 type dedicated struct {
-	pool *pgxpool.Pool
-	conn *pgx.Conn
+	pool     *pgxpool.Pool
+	conn     *pgx.Conn
+	received *meter
 }
 
 func (d *dedicated) isOpen() bool { return d.conn != nil && !d.conn.IsClosed() }
@@ -118,9 +125,9 @@ func (d *dedicated) open(ctx context.Context) error {
 	if d.isOpen() {
 		return nil
 	}
-	conn, err := connect(ctx, d.pool)
+	conn, received, err := connect(ctx, d.pool)
 	if err == nil {
-		d.conn = conn
+		d.conn, d.received = conn, received
 	}
 	return err
 }
@@ -141,9 +148,11 @@ func (d *dedicated) callUntil(ctx context.Context, f func(context.Context, *pgx.
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
 	defer cancel()
+	d.received.reset()
 	err = f(ctx, d.conn)
 	switch {
 	case d.conn.IsClosed():
+		d.received.hangUp()
 		return !pgconn.SafeToRetry(err), err
 	case hasCode(err, readOnly):
 		d.close(ctx) // another address may be the primary by now
@@ -158,10 +167,103 @@ func (d *dedicated) callUntil(ctx context.Context, f func(context.Context, *pgx.
 	return err != nil && !errors.As(err, &pg), err
 }
 
+// cutOff returns how many bytes of an answer had come when the connection was lost in the middle of it, although they had come for
+// long: a quarter of the time that the whole call may take, at least. 0 when that is not what has happened.
+func (d *dedicated) cutOff() int64 {
+	if d.conn == nil || d.isOpen() {
+		return 0
+	}
+	bytes, rowsFor := d.received.read()
+	if bytes < smallAnswer || rowsFor < callTimeout/4 {
+		return 0
+	}
+	return bytes
+}
+
 func (d *dedicated) close(ctx context.Context) {
 	if d.conn != nil {
 		closeConn(ctx, d.conn)
 	}
+}
+
+const (
+	// headOfAnswer is more than the server says before it sends rows.
+	headOfAnswer = 8 << 10
+	// smallAnswer is so little that it tells nothing about the connection.
+	smallAnswer = 4 * headOfAnswer
+)
+
+// meter measures what comes from the server on one connection, since the last call began. It is safe for concurrent use.
+type meter struct {
+	connected atomic.Bool // what is dialed from then on is another connection, for a request to cancel
+
+	mu    sync.Mutex
+	conn  net.Conn
+	bytes int64
+	since time.Time // when there were more than headOfAnswer
+	ended time.Time // when the connection was lost
+}
+
+func (m *meter) dialer(dial pgconn.DialFunc) pgconn.DialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if err != nil || m.connected.Load() {
+			return conn, err
+		}
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.conn = conn
+		return meteredConn{conn, m}, nil
+	}
+}
+
+// hangUp ends a connection that was lost in the middle of an answer. pgx goes on to read it for a while, and until then the server,
+// which can't be interrupted while it writes, keeps its locks.
+func (m *meter) hangUp() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ended = time.Now(); !m.since.IsZero() {
+		m.conn.Close()
+	}
+}
+
+func (m *meter) reset() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.bytes, m.since = 0, time.Time{}
+}
+
+func (m *meter) add(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ended.IsZero() {
+		m.bytes += int64(n)
+	}
+	if m.bytes > headOfAnswer && m.since.IsZero() {
+		m.since = time.Now()
+	}
+}
+
+// read returns how much had come when the connection was lost, and for how long there had been rows.
+func (m *meter) read() (bytes int64, rowsFor time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.since.IsZero() {
+		return m.bytes, 0
+	}
+	return m.bytes, m.ended.Sub(m.since)
+}
+
+// meteredConn is a connection whose meter runs.
+type meteredConn struct {
+	net.Conn
+	received *meter
+}
+
+func (c meteredConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.received.add(n)
+	return n, err
 }
 
 // pipeline runs a query in a transaction of its own, at READ COMMITTED whatever the connection's default is, and in one

@@ -57,6 +57,10 @@ var ErrUnknownKind = errors.New("no handler for jobs of this kind")
 // ErrUndecodable says that a part of a job can't be decoded by this program. Its attempt failed.
 var ErrUndecodable = errors.New("the job can't be decoded")
 
+// ErrTooLarge says that a job is too large for the connection to the server: claims of it, or of smaller jobs, were cut off before
+// they had come to their end. Its attempt failed.
+var ErrTooLarge = errors.New("the job is too large for the connection to the server")
+
 // ErrStopped is the cause of a handler's context's end when its worker is stopped, and no longer waits for it.
 var ErrStopped = errors.New("the worker was stopped")
 

@@ -42,15 +42,23 @@ func (w *Worker) RunOne(ctx context.Context) (*Ran, error) {
 }
 
 func (w *Worker) claimOne(ctx context.Context, db *dedicated, queue string) (jobs []claimedJob, err error) {
-	params := gen.ClaimParams{Queue: queue, MaxJobs: 1}
+	params := gen.ClaimWithinParams{Queue: queue, MaxJobs: 1}
 	if w.cfg.Lease != 0 {
 		params.Lease = &w.cfg.Lease
 	}
-	_, err = db.call(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-		jobs, err = claimJobs(ctx, pipeline{conn: conn, lazy: true}, params)
-		return err
-	})
-	return jobs, err
+	var l link
+	for {
+		_, err = db.call(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+			jobs, err = claimJobs(ctx, pipeline{conn: conn, lazy: true}, params)
+			return err
+		})
+		received := db.cutOff()
+		if err == nil || received == 0 || params.MaxBytes > 0 || ctx.Err() != nil {
+			return jobs, err
+		}
+		l.cutOff(received, time.Now())
+		params.MaxBytes = l.limit(time.Now())
+	}
 }
 
 func (w *Worker) runInline(ctx context.Context, c *completer, claimed claimedJob, stats *queueStats) (*Ran, error) {
@@ -60,8 +68,8 @@ func (w *Worker) runInline(ctx context.Context, c *completer, claimed claimedJob
 	result := answer{attempt: a}
 	ran := &Ran{JobID: job.ID}
 	if claimed.err != nil {
-		result = undecodable(ctx, w.log, a, job, claimed.err)
-		ran.Err = fmt.Errorf("%w: %w", ErrUndecodable, claimed.err)
+		result = judge(ctx, w.log, a, job, claimed.err)
+		ran.Err = claimed.err
 	} else if handler := w.handlers.of(job.Kind); handler != nil {
 		handling, stopTimer := untilDeadline(ctx, job)
 		defer stopTimer()

@@ -135,8 +135,3 @@ type cutError struct {
 func (e *cutError) Error() string { return e.text }
 
 func (e *cutError) Unwrap() error { return e.err }
-
-// undecodable returns the answer for a job that can't be decoded.
-func undecodable(ctx context.Context, log *slog.Logger, a *attempt, job *RawJob, err error) answer {
-	return judge(ctx, log, a, job, fmt.Errorf("%w: %w", ErrUndecodable, err))
-}

@@ -404,7 +404,10 @@ func (r *run) start(registration *registration, q *queue, jobs []claimedJob) {
 		}
 		if claimed.err != nil {
 			cancel(nil)
-			r.answerAtOnce(q, undecodable(r.background, r.log, a, job, claimed.err))
+			if errors.Is(claimed.err, ErrTooLarge) {
+				r.warnings.warn(r.background, r.log, slog.LevelWarn, ErrTooLarge.Error(), "a job can't be sent to this worker in time, so its attempt fails", keyQueue, job.Queue, keyJobID, job.ID, keyError, claimed.err)
+			}
+			r.answerAtOnce(q, judge(r.background, r.log, a, job, claimed.err))
 			continue
 		}
 		handler := r.Worker.handlers.of(job.Kind)

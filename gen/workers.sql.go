@@ -77,6 +77,85 @@ func (q *Queries) Claim(ctx context.Context, db DBTX, arg ClaimParams) ([]AwaCla
 	return items, nil
 }
 
+const claimWithin = `-- name: ClaimWithin :many
+select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= $1::bigint then c.args end)::jsonb as args, c.priority, c.attempt, c.max_attempts, c.created_at, c.ready_at, c.deadline_at,
+       (case when s.bytes <= $1 then c.tags end)::text[] as tags, (case when s.bytes <= $1 then c.metadata end)::jsonb as metadata,
+       (case when s.bytes <= $1 then c.progress end)::jsonb as progress, s.bytes::bigint as bytes
+  from awa.claim(queue => $2, max_jobs => $3, worker_id => $4, lease => $5) c
+ cross join lateral (
+    select octet_length(c.args::text)::bigint + coalesce(octet_length(c.tags::text), 0) + coalesce(octet_length(c.metadata::text), 0) + coalesce(octet_length(c.progress::text), 0) as bytes
+    offset 0
+ ) s
+`
+
+type ClaimWithinParams struct {
+	MaxBytes int64
+	Queue    string
+	MaxJobs  int32
+	WorkerID *int64
+	Lease    *time.Duration
+}
+
+type ClaimWithinRow struct {
+	JobID       int64
+	Receipt     int64
+	Queue       string
+	Kind        string
+	Args        json.RawMessage
+	Priority    int32
+	Attempt     int32
+	MaxAttempts int32
+	CreatedAt   time.Time
+	ReadyAt     time.Time
+	DeadlineAt  *time.Time
+	Tags        []string
+	Metadata    json.RawMessage
+	Progress    json.RawMessage
+	Bytes       int64
+}
+
+func (q *Queries) ClaimWithin(ctx context.Context, db DBTX, arg ClaimWithinParams) ([]ClaimWithinRow, error) {
+	rows, err := db.Query(ctx, claimWithin,
+		arg.MaxBytes,
+		arg.Queue,
+		arg.MaxJobs,
+		arg.WorkerID,
+		arg.Lease,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []ClaimWithinRow
+	for rows.Next() {
+		var i ClaimWithinRow
+		if err := rows.Scan(
+			&i.JobID,
+			&i.Receipt,
+			&i.Queue,
+			&i.Kind,
+			&i.Args,
+			&i.Priority,
+			&i.Attempt,
+			&i.MaxAttempts,
+			&i.CreatedAt,
+			&i.ReadyAt,
+			&i.DeadlineAt,
+			&i.Tags,
+			&i.Metadata,
+			&i.Progress,
+			&i.Bytes,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const complete = `-- name: Complete :exec
 select awa.complete(job_id => $1, receipt => $2, output => $3)
 `

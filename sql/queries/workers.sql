@@ -13,6 +13,16 @@ select awa.release_unknown(worker_id => @worker_id, job_ids => @job_ids::bigint[
 -- name: Claim :many
 select * from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease));
 
+-- name: ClaimWithin :many
+select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= @max_bytes::bigint then c.args end)::jsonb as args, c.priority, c.attempt, c.max_attempts, c.created_at, c.ready_at, c.deadline_at,
+       (case when s.bytes <= @max_bytes then c.tags end)::text[] as tags, (case when s.bytes <= @max_bytes then c.metadata end)::jsonb as metadata,
+       (case when s.bytes <= @max_bytes then c.progress end)::jsonb as progress, s.bytes::bigint as bytes
+  from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease)) c
+ cross join lateral (
+    select octet_length(c.args::text)::bigint + coalesce(octet_length(c.tags::text), 0) + coalesce(octet_length(c.metadata::text), 0) + coalesce(octet_length(c.progress::text), 0) as bytes
+    offset 0
+ ) s;
+
 -- name: Complete :exec
 select awa.complete(job_id => @job_id, receipt => @receipt, output => sqlc.narg(output));
 

@@ -1,0 +1,145 @@
+package driver_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/internal/testdb"
+)
+
+// slowPool returns a pool whose connections carry at most 400 kB a second.
+func slowPool(t *testing.T, databaseURL string) *pgxpool.Pool {
+	t.Helper()
+	cfg, err := pgxpool.ParseConfig(databaseURL)
+	require.NoError(t, err)
+	dial := cfg.ConnConfig.DialFunc
+	cfg.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		return slowConn{conn}, err
+	}
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+type slowConn struct{ net.Conn }
+
+func (c slowConn) Read(b []byte) (int, error) {
+	if len(b) > 4096 {
+		b = b[:4096]
+	}
+	n, err := c.Conn.Read(b)
+	if n > 2048 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	return n, err
+}
+
+// huge has the next job be one that takes a few kilobytes in the server, and 8 MB on its way.
+const huge = `select awa.enqueue('default', 'note', jsonb_build_object('text', repeat('x', 8000000)), max_attempts => 1)`
+
+// A job that the connection to the server does not carry within the time of a claim fails, counted, and named; the rest of its queue
+// goes on. It makes no difference whether it is the worker that gives up, or the server that ends the session because it holds up
+// the queue.
+func TestJobThatIsTooLargeForItsLink(t *testing.T) {
+	for name, endedByServer := range map[string]bool{"given up": false, "ended by the server": true} {
+		t.Run(name, func(t *testing.T) {
+			driver.SetCallTimeouts(t, map[bool]time.Duration{false: 8 * time.Second, true: 16 * time.Second}[endedByServer], 5*time.Second)
+			databaseURL := testdb.URL(t)
+			direct := untapped(t, databaseURL)
+			var ids []int64
+			for range 3 {
+				ids = append(ids, enqueue(t, direct, note{}, driver.EnqueueOptions{MaxAttempts: 1}))
+			}
+			bad := queryValue[int64](t, direct, huge)
+			for range 3 {
+				ids = append(ids, enqueue(t, direct, note{strings.Repeat("y", 50_000)}, driver.EnqueueOptions{MaxAttempts: 1}))
+			}
+			if endedByServer { // as rescue does, but sooner
+				ctx, stop := context.WithCancel(context.Background())
+				ended := make(chan struct{})
+				go func() {
+					defer close(ended)
+					for ctx.Err() == nil {
+						direct.Exec(ctx, "select pg_terminate_backend(c.pid) from pg_stat_activity c where c.datname = current_database() and c.wait_event = 'ClientWrite' and c.query_start < clock_timestamp() - interval '6 seconds'")
+						time.Sleep(look)
+					}
+				}()
+				defer func() { stop(); <-ended }()
+			}
+			ran := newTally()
+			var log syncBuffer
+			runWorker(t, slowPool(t, databaseURL), handle(ran.handle), driver.WorkerConfig{NoMaintenance: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			for _, id := range ids {
+				waitForState(t, direct, id, "completed")
+				assert.Equal(t, 1, ran.of(id))
+			}
+			waitFor(t, func() bool { return queryValue[string](t, direct, "select state from awa.job($1)", bad) == "failed" }, "job %d has not failed: %s", bad, &log)
+			assert.Contains(t, queryValue[string](t, direct, "select errors -> 0 ->> 'error' from awa.job($1)", bad), "the job is too large for the connection to the server: it has 8000012 bytes")
+			assert.Zero(t, ran.of(bad))
+			assert.Regexp(t, fmt.Sprintf("level=WARN msg=\"a job can't be sent to this worker in time, so its attempt fails\".* queue=default job_id=%d error=", bad), log.String())
+		})
+	}
+}
+
+// RunOne remembers nothing from one call to the next.
+func TestRunOneOfAJobThatIsTooLargeForItsLink(t *testing.T) {
+	driver.SetCallTimeouts(t, 8*time.Second, 5*time.Second)
+	databaseURL := testdb.URL(t)
+	direct := untapped(t, databaseURL)
+	bad := queryValue[int64](t, direct, huge)
+	w, err := driver.NewWorker(slowPool(t, databaseURL), handle(newTally().handle), driver.WorkerConfig{Logger: logger(t)})
+	require.NoError(t, err)
+	var ran *driver.Ran
+	waitFor(t, func() bool {
+		ran, err = w.RunOne(t.Context())
+		return err == nil // on a busy machine, it may be over before much has come
+	}, "RunOne does not end: %v", err)
+	assert.Equal(t, bad, ran.JobID)
+	assert.True(t, errors.Is(ran.Err, driver.ErrTooLarge), ran.Err)
+	assert.Equal(t, "failed", queryValue[string](t, direct, "select state from awa.job($1)", bad))
+}
+
+// A claim that takes long by itself, because its job is large, say, comes to its end all the same: also when the last one failed because
+// somebody had locked the queue, after which the worker waits for a second only, and where the database ends statements early.
+func TestClaimThatTakesLong(t *testing.T) {
+	for name, prepare := range map[string]func(t *testing.T, pool *pgxpool.Pool){
+		"after a lock": func(t *testing.T, pool *pgxpool.Pool) {
+			execute(t, pool, "update awa.settings set claim_wait = '50 milliseconds'")
+			tx, err := pool.Begin(t.Context())
+			require.NoError(t, err)
+			defer tx.Rollback(context.Background())
+			_, err = tx.Exec(t.Context(), "select awa.claim('default')")
+			require.NoError(t, err)
+			var log syncBuffer
+			runWorker(t, pool, handle(newTally().handle), driver.WorkerConfig{NoMaintenance: true, Slots: 1, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			waitFor(t, func() bool { return strings.Contains(log.String(), "the queue is locked by another claim") }, "no claim fails")
+		},
+		"statement_timeout": func(t *testing.T, pool *pgxpool.Pool) {
+			execute(t, pool, "do $$ begin execute format('alter database %I set statement_timeout = 1000', current_database()); end $$")
+			runWorker(t, pool, handle(newTally().handle), driver.WorkerConfig{NoMaintenance: true, Slots: 1, Logger: logger(t)})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := testdb.New(t)
+			execute(t, pool, `
+				create function public.tarry() returns trigger language plpgsql as $$ begin perform pg_sleep(1.5); return new; end $$;
+				create trigger tarry before insert on awa.lease_claims for each row execute function public.tarry()`)
+			id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+			prepare(t, pool)
+			waitForState(t, pool, id, "completed")
+		})
+	}
+}
