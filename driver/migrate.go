@@ -4,146 +4,91 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/tern/v2/migrate"
 
-	"github.com/awa-pg/awa/gen"
-	"github.com/awa-pg/awa/sql"
+	"github.com/awa-pg/awa/internal/dburl"
+	"github.com/awa-pg/awa/internal/install"
 )
 
-const (
-	// versionTable holds the number of the last migration: in the schema, so that a dump of the schema has it.
-	versionTable = "awa.schema_version"
-	// migrateLock is the key of the advisory lock under which Awa is installed. The keys that the engine uses are negative.
-	migrateLock = int64(0x6177616d696772) // "awamigr"
-)
-
-// makeSchema creates the schema, where it is missing, and the table of the version in it, which tern would create without a key. A
-// version that was in the schema public, where earlier programs kept it, moves.
-const makeSchema = `
-do $$
-begin
-  perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-  if to_regclass('awa.schema_version') is not null then
-    return;
-  elsif to_regnamespace('awa') is null then
-    create schema awa;
-  elsif to_regclass('public.awa_schema_version') is null and exists (select from pg_class c where c.relnamespace = 'awa'::regnamespace) then
-    raise exception using errcode = '55000', message = 'schema awa holds tables, but not the version of Awa',
-      detail = 'It is not Awa''s, or it was restored from a dump that does not hold the version.',
-      hint = 'Empty or rename the schema; or restore public.awa_schema_version, too.';
-  end if;
-  create table awa.schema_version (
-    version  int not null,
-    only_row boolean primary key default true check (only_row)
-  );
-  comment on table awa.schema_version is 'The number of the last migration, in one row';
-  if to_regclass('public.awa_schema_version') is null then
-    insert into awa.schema_version (version) values (0);
-  else
-    insert into awa.schema_version (version) select v.version from public.awa_schema_version v;
-    drop table public.awa_schema_version;
-  end if;
-end
-$$`
+// MigrateConfig says how to install. Its zero value is what [Migrate] uses.
+type MigrateConfig struct {
+	// RolePrefix is what the names of Awa's roles begin with, in a new installation: "awa_" unless set. An installation knows
+	// its own, and another one is refused. Roles belong to the server, not to a database: installations that are not to see
+	// each other's jobs need roles of their own.
+	RolePrefix string
+	// Wait is how long to try for the locks that an upgrade needs, and to wait for another installation, before it gives up
+	// with SQLSTATE 55P03. A minute unless set.
+	Wait time.Duration
+}
 
 // MigrateResult says what [Migrate] did.
 type MigrateResult struct {
 	SchemaBefore int32  // number of the last migration before, 0 for a new installation
 	SchemaAfter  int32  // number of the last migration now
 	Functions    string // version of the functions that are installed now
-	Role         string // the role that installed them
+	Newer        bool   // whether these are newer than this program's: then nothing was done
+	Changed      bool   // whether anything was done
+	Role         string // the role that did it
+	RolePrefix   string // what the names of Awa's roles begin with
 	Shared       bool   // whether members of the roles of Awa (awa_producer and so on) may use them too
 
 	// Warnings are what the server said meanwhile. There is one when the role may not create the roles of Awa, so that
-	// Awa is installed for this role alone, one when its functions can't be given to awa_owner, and one when the database's
-	// encoding is not UTF8.
+	// Awa is installed for this role alone, one when its functions can't be given to awa_owner, one when the roles serve other
+	// databases, too, one when the database's encoding is not UTF8, and one when the functions are newer than this program's.
 	Warnings []*pgconn.Notice
 }
 
-// Migrate installs Awa in a database, or brings an older installation up to date: the tables by numbered migrations
-// (the number is kept in awa.schema_version), then all functions, views and grants. It is safe to repeat, and
-// safe to run from many processes at once: one after the other they hold a session's advisory lock, so connect to the
-// server itself, not to a proxy that pools transactions.
+// Migrate installs Awa in a database, or brings an older installation up to date: tables by numbered migrations, functions, views,
+// owners and grants, in one transaction. It is safe to repeat, from many processes at once, and while workers work: where there
+// is nothing to do, nothing is locked. Otherwise it locks what it changes for a moment, and tries again where others are in
+// the way. Connect to the server itself, not to a proxy that pools transactions.
 //
 // The databaseURL is in any form that [pgx.ParseConfig] takes; what it leaves out comes from the variables of libpq
 // (PGHOST and so on). Migrate uses one connection and closes it.
 //
-// The schema is never taken back: it is an error when the database is newer than this program.
+// Newer functions and tables are never replaced. Where they are of the next version, Migrate says so by a warning, since
+// programs of this version work with them; it is an error when the database is newer than that.
 func Migrate(ctx context.Context, databaseURL string) (MigrateResult, error) {
-	cfg, err := pgx.ParseConfig(databaseURL)
+	return MigrateWithConfig(ctx, databaseURL, MigrateConfig{})
+}
+
+// MigrateWithConfig is [Migrate] with a configuration.
+func MigrateWithConfig(ctx context.Context, databaseURL string, cfg MigrateConfig) (MigrateResult, error) {
+	sources, err := install.Embedded()
+	if err != nil {
+		return MigrateResult{}, fmt.Errorf("migrate: %w", err)
+	}
+	return migrate(ctx, databaseURL, cfg, sources)
+}
+
+func migrate(ctx context.Context, databaseURL string, cfg MigrateConfig, sources *install.Sources) (MigrateResult, error) {
+	config, err := dburl.Parse(databaseURL)
 	if err != nil {
 		return MigrateResult{}, fmt.Errorf("migrate: %w", err)
 	}
 	var result MigrateResult
-	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+	config.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
 		switch n.SeverityUnlocalized {
 		case "DEBUG", "LOG", "INFO", "NOTICE":
 		default:
 			result.Warnings = append(result.Warnings, n)
 		}
 	}
-	conn, err := pgx.ConnectConfig(ctx, cfg)
+	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
 		return MigrateResult{}, fmt.Errorf("migrate: %w", err)
 	}
-	defer closeConn(ctx, conn) // releases the lock too
-	if err := result.install(ctx, conn); err != nil {
+	defer closeConn(ctx, conn)
+	r, err := sources.Install(ctx, conn, install.Options{RolePrefix: cfg.RolePrefix, Wait: cfg.Wait})
+	if err != nil {
 		return MigrateResult{}, fmt.Errorf("migrate: %w", mapError(err))
 	}
+	result.SchemaBefore, result.SchemaAfter, result.Functions, result.Newer, result.Changed = r.Before, r.After, r.Functions, r.Newer, r.Changed
+	result.Role, result.RolePrefix, result.Shared = r.Role, r.RolePrefix, r.Shared
 	return result, nil
-}
-
-func (r *MigrateResult) install(ctx context.Context, conn *pgx.Conn) error {
-	migrations, err := fs.Sub(sql.Migrations, "migrations")
-	if err != nil {
-		return err
-	}
-	functions, err := fs.Sub(sql.Functions, "functions")
-	if err != nil {
-		return err
-	}
-	code, err := migrate.LoadCodePackage(functions)
-	if err != nil {
-		return err
-	}
-
-	if _, err := conn.Exec(ctx, "select pg_advisory_lock($1)", migrateLock); err != nil {
-		return err
-	}
-	if _, err := conn.Exec(ctx, makeSchema); err != nil {
-		return err
-	}
-	migrator, err := migrate.NewMigrator(ctx, conn, versionTable)
-	if err != nil {
-		return err
-	}
-	if err := migrator.LoadMigrations(migrations); err != nil {
-		return err
-	}
-	if r.SchemaBefore, err = migrator.GetCurrentVersion(ctx); err != nil {
-		return err
-	}
-	if newest := int32(len(migrator.Migrations)); r.SchemaBefore > newest {
-		return fmt.Errorf("the database has schema version %d, this program knows %d: use a newer program", r.SchemaBefore, newest)
-	}
-	if err := migrator.Migrate(ctx); err != nil {
-		return err
-	}
-	if r.SchemaAfter, err = migrator.GetCurrentVersion(ctx); err != nil {
-		return err
-	}
-	if err := migrate.InstallCodePackage(ctx, conn, nil, code); err != nil {
-		return err
-	}
-	if r.Functions, err = gen.New().Version(ctx, conn); err != nil {
-		return err
-	}
-	return conn.QueryRow(ctx, "select current_user, exists (select from pg_roles where rolname = 'awa_producer')").Scan(&r.Role, &r.Shared)
 }
 
 // closeConn closes a connection, politely if that is possible within a second, whatever became of the context.

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -15,33 +16,164 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-// Whoever may create objects in public must not get the installer to run them, nor the functions.
-func TestInstallIgnoresThePublicSchema(t *testing.T) {
-	url := testdb.EmptyURL(t)
-	s := database{t, url}.session()
-	s.exec(`
-		create function public.format(text, text) returns text language plpgsql as $$ begin raise exception 'hijacked'; end $$;
-		create function public.format(text, int) returns text language plpgsql as $$ begin raise exception 'hijacked'; end $$;
-		create function public.array_position(bigint[], bigint) returns int language plpgsql as $$ begin raise exception 'hijacked'; end $$;`)
-	_, err := driver.Migrate(s.ctx, url)
-	require.NoError(t, err)
+// Whoever may create objects in public, or in a schema called like the role that installs, must not get the installer to run them, nor the functions.
+func TestInstallCallsNothingOfOthers(t *testing.T) {
+	own := newServer(t)
+	admin := database{t, own.URL()}.session()
+	admin.exec("create role installer login superuser")
+	admin.exec("create database app")
+	u := withUser(t, own.URL(), "installer", "app")
+	s := database{t, u}.session()
+	s.exec("create schema installer; create table public.hits (by text); grant insert on public.hits to public; alter database app set search_path = installer, public, pg_catalog")
+	for _, schema := range []string{"installer", "public"} {
+		for _, function := range []string{
+			"pg_advisory_lock(double precision) returns void", "pg_advisory_lock(int) returns void", "pg_try_advisory_xact_lock(int) returns boolean", "pg_try_advisory_xact_lock(bigint) returns boolean",
+			"set_config(text, text, boolean) returns text", "current_setting(text, boolean) returns text", "current_setting(text) returns text", "pg_has_role(oid, text) returns boolean", "getdatabaseencoding() returns text",
+			"format(text, text) returns text", "format(text, int) returns text", "format(text, regrole) returns text", "md5(text) returns text", "array_position(bigint[], bigint) returns int", "clock_timestamp() returns timestamptz",
+			"differ(oid, regrole) returns boolean",
+		} {
+			s.exec("create function " + schema + "." + function + ` language plpgsql as $$ begin insert into public.hits values (current_user); raise exception 'hijacked'; end $$`)
+		}
+		s.exec("create operator " + schema + ".<> (leftarg = oid, rightarg = regrole, function = " + schema + ".differ)")
+		s.exec("create view " + schema + ".pg_roles as select pg_catalog.count(*) from public.hits")
+	}
+	for range 2 {
+		_, err := driver.Migrate(s.ctx, u)
+		require.NoError(t, err)
+		s.exec("update awa.schema_version set sources = ''") // the next time all is installed again
+	}
+	require.Zero(t, one[int64](s, "select pg_catalog.count(*) from public.hits"))
+	s.exec("set search_path = pg_catalog")
 	s.enqueue("q")
 	s.claim("q", 1)
 	require.Equal(t, []string{"running"}, list[string](s, "select state from awa.jobs_compat()"))
 }
 
-// What users granted, and what depends on Awa's views, survives the next installation.
-func TestInstallAgain(t *testing.T) {
-	d := newDatabase(t)
-	s := d.session()
-	job := s.enqueue("q")
-	s.exec("create view mine as select id, state from awa.jobs")
-	s.exec("grant execute on function awa.enqueue to pg_monitor")
-	for range 2 {
-		_, err := driver.Migrate(s.ctx, d.url)
-		require.NoError(t, err)
+// withUser returns the URL of a database of a server, for a role.
+func withUser(t *testing.T, serverURL, user, database string) string {
+	t.Helper()
+	u, err := url.Parse(serverURL)
+	require.NoError(t, err)
+	query := u.Query()
+	query.Set("user", user)
+	u.Path, u.RawQuery = "/"+database, query.Encode()
+	return u.String()
+}
+
+// A member of the role that owns Awa, or whoever makes the schema beforehand, puts code where the installer will look. It is not run, and the installer says what it found.
+func TestInstallLooksBeforeItReads(t *testing.T) {
+	const hit = "create table public.hits (n int); grant insert on public.hits to public; create function public.hit() returns int language plpgsql as $$ begin insert into public.hits values (1); return 1; end $$;"
+	for problem, tamper := range map[string]string{
+		"has a trigger": `create function public.fire() returns trigger language plpgsql as $$ begin insert into public.hits values (1); return new; end $$;
+			create trigger t before update on awa.schema_version for each row execute function public.fire()`,
+		"has a rule":           "create rule r as on update to awa.schema_version do also insert into public.hits values (1)",
+		"is not a plain table": "alter table awa.schema_version rename to v; create view awa.schema_version as select v.*, public.hit() from awa.v",
+		"has policies":         "alter table awa.schema_version enable row level security; create policy p on awa.schema_version using (public.hit() = 1)",
+		"calls a function":     "alter table awa.schema_version add column n int default public.hit()",
+		"has a column of a":    "create domain public.d as text check (public.hit() = 1); alter table awa.schema_version add column d public.d",
+		"belongs to":           "create role somebody_%[1]s; alter table awa.schema_version owner to somebody_%[1]s; drop owned by nobody_%[1]s",
+		"lacks columns":        "alter table awa.schema_version drop column role_prefix",
+	} {
+		t.Run(problem, func(t *testing.T) {
+			d := newDatabase(t)
+			s := d.session()
+			name := s.db.Config().Database
+			if strings.Contains(tamper, "%[1]s") {
+				tamper = fmt.Sprintf(tamper, name)
+				s.exec("create role nobody_" + name)
+				t.Cleanup(func() {
+					_, _ = s.db.Exec(t.Context(), "select 1")
+				})
+			}
+			s.exec(hit + "update awa.schema_version set sources = '';" + tamper)
+			s.exec("truncate public.hits")
+			_, err := driver.Migrate(s.ctx, d.url)
+			require.Equal(t, "55000", sqlState(err))
+			require.ErrorContains(t, err, "awa.schema_version "+problem)
+			require.Zero(t, one[int64](s, "select count(*) from public.hits"))
+			if strings.Contains(tamper, "somebody") {
+				s.exec("reassign owned by somebody_" + name + " to current_user; drop role somebody_" + name + "; drop role nobody_" + name)
+			}
+		})
 	}
-	require.True(t, one[bool](s, "select has_function_privilege('pg_monitor', oid, 'execute') from pg_proc where oid = 'awa.enqueue'::regproc"))
+	t.Run("functions", func(t *testing.T) {
+		d := newDatabase(t)
+		s := d.session()
+		s.exec(hit)
+		for _, f := range list[string](s, "select oid::regprocedure::text from pg_proc where pronamespace = 'awa'::regnamespace and prorettype in ('text'::regtype, 'bigint'::regtype, 'boolean'::regtype) and not proretset") {
+			s.exec(strings.NewReplacer("%f", f).Replace(`do $do$ begin execute (select format('create or replace function %s(%s) returns %s language plpgsql as $$ begin perform public.hit(); return null; end $$',
+				p.oid::regproc, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid)) from pg_proc p where p.oid = '%f'::regprocedure); end $do$`))
+		}
+		for range 2 {
+			_, err := driver.Migrate(s.ctx, d.url)
+			require.NoError(t, err)
+		}
+		require.Zero(t, one[int64](s, "select count(*) from public.hits"))
+		s.enqueue("q")
+		require.Zero(t, one[int64](s, "select count(*) from public.hits"), "and they are Awa's again")
+	})
+	t.Run("a version elsewhere", func(t *testing.T) {
+		url := testdb.EmptyURL(t)
+		s := database{t, url}.session()
+		s.exec(hit + "create view public.awa_schema_version as select public.hit() as version; create view public.schema_version as select public.hit() as version")
+		_, err := driver.Migrate(s.ctx, url)
+		require.NoError(t, err)
+		require.Zero(t, one[int64](s, "select count(*) from public.hits"))
+	})
+	t.Run("a schema of somebody's own", func(t *testing.T) {
+		own := newServer(t)
+		admin := database{t, own.URL()}.session()
+		admin.exec("create database app")
+		admin.exec("create role neighbour login; create role installer login; grant create on database app to neighbour, installer")
+		neighbour := database{t, withUser(t, own.URL(), "neighbour", "app")}.session()
+		neighbour.exec("create schema awa; grant all on schema awa to public")
+		_, err := driver.Migrate(t.Context(), withUser(t, own.URL(), "installer", "app"))
+		require.Equal(t, "42501", sqlState(err))
+		require.ErrorContains(t, err, "schema awa belongs to neighbour")
+		neighbour.exec("create function awa.enqueue(text) returns int language sql as 'select 1'")
+		_, err = driver.Migrate(t.Context(), withUser(t, own.URL(), "postgres", "app"))
+		require.Equal(t, "55000", sqlState(err))
+		require.ErrorContains(t, err, "but not the version of Awa")
+	})
+}
+
+// Whatever the default privileges of the role that installs say, and whatever was granted meanwhile: after an installation everybody may do what the list of grants says, and what depends on Awa's views is there.
+func TestInstallSetsWhoMayDoWhat(t *testing.T) {
+	own := newServer(t)
+	admin := database{t, own.URL()}.session()
+	admin.exec("create role web; create role mobile")
+	admin.exec("create database app")
+	s := database{t, withUser(t, own.URL(), "postgres", "app")}.session()
+	s.exec(`alter default privileges grant execute on functions to web; alter default privileges grant all on tables to web; alter default privileges grant all on sequences to web;
+		alter default privileges grant all on schemas to web; alter default privileges grant execute on functions to public`)
+	const open = `
+		select concat_ws(' ', o.name, a.grantee::regrole, a.privilege_type) from (
+		  select p.proname, coalesce(p.proacl, acldefault('f', p.proowner)), p.proowner from pg_proc p where p.pronamespace = 'awa'::regnamespace
+		  union all select c.relname, c.relacl, c.relowner from pg_class c where c.relnamespace = 'awa'::regnamespace
+		  union all select a.attname, a.attacl, 0 from pg_attribute a join pg_class c on c.oid = a.attrelid where c.relnamespace = 'awa'::regnamespace
+		  union all select n.nspname, n.nspacl, n.nspowner from pg_namespace n where n.nspname = 'awa') o(name, acl, owner), aclexplode(o.acl) a
+		where a.grantee <> o.owner order by 1`
+	migrate := func() []string {
+		_, err := driver.Migrate(s.ctx, withUser(t, own.URL(), "postgres", "app"))
+		require.NoError(t, err)
+		return list[string](s, open)
+	}
+	known := migrate()
+	require.Greater(t, len(known), 50)
+	for _, g := range known {
+		require.NotContains(t, g, " web ")
+		require.NotContains(t, g, " - ", "to everybody")
+	}
+
+	job := s.enqueue("q")
+	s.exec(`create view mine as select id, state from awa.jobs;
+		grant usage on schema awa to mobile; grant execute on function awa.enqueue to mobile with grant option; set role mobile; grant execute on function awa.enqueue to web; reset role;
+		grant select (args) on awa.jobs to web; grant update (args) on awa.deferred_jobs to web; grant usage on sequence awa.job_ids to public; grant select on awa.leases to awa_reader; grant create on schema awa to mobile;
+		grant execute on function awa.claim to awa_producer; grant execute on function awa.complete to awa_worker with grant option;
+		revoke execute on function awa.fail from awa_worker; revoke usage on schema awa from awa_reader; revoke select on awa.jobs from awa_reader; revoke execute on function awa._snapshot from awa_owner`)
+	require.NotEqual(t, known, list[string](s, open))
+	require.Equal(t, known, migrate())
+	require.True(t, one[bool](s, "select has_function_privilege('awa_owner', 'awa._snapshot()', 'execute') and not has_function_privilege('mobile', 'awa.enqueue'::regproc, 'execute')"))
 	require.Equal(t, "available", one[string](s, "select state from mine where id = $1", job))
 }
 
@@ -75,16 +207,71 @@ func TestInstallWithoutASuperuser(t *testing.T) {
 			require.Equal(t, []int64{job}, ids(s.claim("q", 1)))
 			require.Equal(t, "running", s.state(job))
 
-			if !c.warns { // the second database of the server, by a role that did not make the roles
-				admin.exec("create role other login createrole")
-				admin.exec("create database second owner other")
-				result, err := driver.Migrate(s.ctx, "user=other dbname=second host="+server.Dir()+" port="+one[string](admin, "show port"))
-				require.NoError(t, err)
-				if one[int](admin, "select current_setting('server_version_num')::int") >= 160000 {
-					require.NotEmpty(t, result.Warnings)
-				}
-			}
 		})
+	}
+}
+
+// Roles belong to the server. Whoever installs in a second database does not become a member of the role that owns the first one's jobs.
+func TestInstallInASecondDatabase(t *testing.T) {
+	own := newServer(t)
+	admin := database{t, own.URL()}.session()
+	url := func(user, name string) string { return withUser(t, own.URL(), user, name) }
+	for _, user := range []string{"anna", "bob", "plain"} {
+		admin.exec("create role " + user + " login createrole")
+		admin.exec("create database of_" + user + " owner " + user)
+	}
+	admin.exec("alter role plain nocreaterole")
+	first, err := driver.Migrate(t.Context(), url("anna", "of_anna"))
+	require.NoError(t, err)
+	require.Empty(t, first.Warnings)
+	require.Equal(t, "awa_", first.RolePrefix)
+	database{t, url("anna", "of_anna")}.session().enqueue("q")
+
+	for _, user := range []string{"bob", "plain"} {
+		_, err = driver.Migrate(t.Context(), url(user, "of_"+user))
+		require.Equal(t, "55000", sqlState(err))
+		require.ErrorContains(t, err, "the role awa_owner owns things in other databases")
+		require.ErrorContains(t, err, "of_anna")
+		require.ErrorContains(t, err, "--role-prefix")
+		require.Zero(t, one[int](admin, "select count(*)::int from pg_auth_members where roleid = 'awa_owner'::regrole and member = $1::regrole and not admin_option", user))
+		require.True(t, one[bool](database{t, url(user, "of_"+user)}.session(), "select to_regnamespace('awa') is null"))
+
+		for range 2 {
+			result, err := driver.MigrateWithConfig(t.Context(), url(user, "of_"+user), driver.MigrateConfig{RolePrefix: user + "s_"})
+			require.NoError(t, err)
+			require.Equal(t, user+"s_", result.RolePrefix)
+			require.Equal(t, user != "plain", result.Shared)
+		}
+		result, err := driver.Migrate(t.Context(), url(user, "of_"+user))
+		require.NoError(t, err, "the database knows its prefix")
+		require.Equal(t, user+"s_", result.RolePrefix)
+		require.False(t, result.Changed)
+		_, err = driver.MigrateWithConfig(t.Context(), url(user, "of_"+user), driver.MigrateConfig{RolePrefix: "awa_"})
+		require.ErrorContains(t, err, "Awa is installed here with the role prefix "+user+"s_, not awa_")
+		database{t, url(user, "of_"+user)}.session().enqueue("q")
+	}
+	require.True(t, one[bool](database{t, url("bob", "of_bob")}.session(), `
+		select has_function_privilege('bobs_producer', 'awa.enqueue'::regproc, 'execute') and has_function_privilege('bobs_worker', 'awa.claim'::regproc, 'execute') and has_table_privilege('bobs_reader', 'awa.jobs', 'select')
+			and not has_schema_privilege('awa_producer', 'awa', 'usage')
+			and (select bool_and(proowner = 'bobs_owner'::regrole) from pg_proc where pronamespace = 'awa'::regnamespace)`))
+
+	// A superuser, and a clone, go on, and are told.
+	admin.exec("create database super")
+	require.Eventually(t, func() bool {
+		admin.exec("select pg_terminate_backend(pid) from pg_stat_activity where datname = 'of_anna'")
+		return admin.try("create database clone template of_anna owner anna") == nil
+	}, patience, 10*time.Millisecond)
+	for _, u := range []string{url("postgres", "super"), url("anna", "clone")} {
+		result, err := driver.Migrate(t.Context(), u)
+		require.NoError(t, err)
+		require.Len(t, result.Warnings, 1)
+		require.Equal(t, "the roles of Awa (awa_...) serve other databases, too", result.Warnings[0].Message)
+		require.Contains(t, result.Warnings[0].Detail, "of_anna")
+		require.Contains(t, result.Warnings[0].Hint, "revoke connect")
+	}
+	for _, prefix := range []string{"Awa_", "1_", "a b", "x'; drop schema awa; --", "pg_x_", strings.Repeat("a", 51), `a\'`} {
+		_, err := driver.MigrateWithConfig(t.Context(), url("postgres", "postgres"), driver.MigrateConfig{RolePrefix: prefix})
+		require.ErrorContains(t, err, "is not the beginning of a role's name")
 	}
 }
 
@@ -104,7 +291,7 @@ func TestDatabaseInAnotherEncoding(t *testing.T) {
 			query.Set("client_encoding", "UTF8") // by default it is the server's, whatever a Go program writes
 			u.RawQuery = query.Encode()
 			for range 2 { // each time
-				result, err := driver.Migrate(t.Context(), u.String())
+				result, err := driver.MigrateWithConfig(t.Context(), u.String(), driver.MigrateConfig{RolePrefix: name + "_"})
 				require.NoError(t, err)
 				if encoding == "UTF8" {
 					require.Empty(t, result.Warnings)
@@ -139,4 +326,29 @@ func TestDatabaseInAnotherEncoding(t *testing.T) {
 			require.True(t, one[bool](s, "select bool_and(balanced) from awa.audit()"))
 		})
 	}
+}
+
+// Whoever can connect may take the lock of the installation. Then it ends, and says who has it; where nothing is to be done, nobody needs the lock.
+func TestInstallWaitsForAnother(t *testing.T) {
+	d := newDatabase(t)
+	s, holder := d.session(), d.session()
+	lock := fmt.Sprintf("select pg_advisory_lock(%d)", 0x6177616d696772)
+	holder.exec(lock)
+	result, err := driver.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.False(t, result.Changed)
+
+	s.exec("update awa.schema_version set sources = ''")
+	_, err = driver.MigrateWithConfig(t.Context(), d.url, driver.MigrateConfig{Wait: time.Millisecond})
+	require.Equal(t, "55P03", sqlState(err))
+	require.ErrorContains(t, err, "another installation is under way")
+	require.ErrorContains(t, err, fmt.Sprintf("process %d of role %s", holder.pid, one[string](s, "select current_user")))
+
+	done := make(chan error, 1)
+	go func() {
+		_, err := driver.Migrate(t.Context(), d.url)
+		done <- err
+	}()
+	holder.exec("select pg_advisory_unlock_all()")
+	require.NoError(t, <-done)
 }

@@ -12,3 +12,8 @@ var Migrations embed.FS
 //
 //go:embed functions/*.sql functions/*/*.sql
 var Functions embed.FS
+
+// Install are the templates of what installs these, and of what removes them.
+//
+//go:embed install/*.sql
+var Install embed.FS

@@ -24,6 +24,7 @@ import (
 
 	"github.com/awa-pg/awa/driver"
 	"github.com/awa-pg/awa/gen"
+	"github.com/awa-pg/awa/internal/dburl"
 	"github.com/awa-pg/awa/internal/pgserver"
 )
 
@@ -118,7 +119,11 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) (err 
 		return explain(err)
 	}
 	printMigration(d.out, migration)
-	if d.pool, err = pgxpool.New(ctx, databaseURL); err != nil {
+	poolConfig, err := dburl.ParsePool(databaseURL)
+	if err != nil {
+		return explain(err)
+	}
+	if d.pool, err = pgxpool.NewWithConfig(ctx, poolConfig); err != nil {
 		return err
 	}
 	defer d.pool.Close()

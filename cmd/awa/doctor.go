@@ -8,18 +8,16 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/tern/v2/migrate"
 
 	"github.com/awa-pg/awa/driver"
-	"github.com/awa-pg/awa/sql"
+	"github.com/awa-pg/awa/internal/dburl"
+	"github.com/awa-pg/awa/internal/install"
 )
 
 // The levels of awa.health(). Critical is what loses, stops or exposes jobs, or soon may.
@@ -55,11 +53,11 @@ func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) (st
 		fmt.Fprintln(stderr, "awa doctor: which database? Pass --database-url, or set DATABASE_URL")
 		return 0, errUsage // not 1, which is a warning
 	}
-	src, err := readSources()
+	src, err := install.Embedded()
 	if err != nil {
 		return 0, err
 	}
-	d := doctor{src: src}
+	d := doctor{src: sources{Sources: src, Heartbeat: driver.WorkerConfig{}.WithDefaults().HeartbeatEvery.Seconds()}}
 	d.examine(ctx, databaseURL)
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
@@ -153,7 +151,14 @@ func merge(findings []finding) (merged []finding) {
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// doctor examines an installation. It changes nothing.
+// sources is what this program installs, and what else the checks need to know.
+type sources struct {
+	*install.Sources
+	Heartbeat float64 `json:"heartbeat"` // seconds between heartbeats of a worker of the driver's
+}
+
+// doctor examines an installation. It changes nothing, and calls nothing of the schema, and reads nothing in it, before the catalog
+// has said that it is what this program installs: whoever may change the schema must not have his code run by whoever looks.
 type doctor struct {
 	src      sources
 	conn     *pgx.Conn
@@ -165,7 +170,7 @@ func (d *doctor) add(level, topic, subject, message, hint string) {
 }
 
 func (d *doctor) examine(ctx context.Context, databaseURL string) {
-	cfg, err := pgx.ParseConfig(databaseURL)
+	cfg, err := dburl.Parse(databaseURL)
 	if err == nil {
 		cfg.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, 10*time.Second) // a monitor must not hang
 		d.conn, err = pgx.ConnectConfig(ctx, cfg)
@@ -182,6 +187,7 @@ func (d *doctor) examine(ctx context.Context, databaseURL string) {
 		set search_path = pg_catalog, pg_temp;
 		set application_name = 'awa doctor';
 		set statement_timeout = '30s';
+		set check_function_bodies = off;
 		set lock_timeout = '2s'`
 	if _, err := d.conn.Exec(ctx, session); err != nil {
 		d.fail("server", err)
@@ -198,16 +204,38 @@ func (d *doctor) examine(ctx context.Context, databaseURL string) {
 	if !d.run(ctx, installedCheck) {
 		return
 	}
-	d.run(ctx, schemaCheck)
+	tables := d.run(ctx, kindCheck)
+	if tables {
+		d.run(ctx, schemaCheck)
+	}
 	d.run(ctx, versionCheck)
+	same := !slices.ContainsFunc(d.findings, func(f finding) bool { return f.Topic == "version" && f.Level == levelWarning })
+	functions := false
 	// Another version has other functions and tables: that is said once, not of each of them.
-	if !slices.ContainsFunc(d.findings, func(f finding) bool { return f.Topic == "version" && f.Level == levelWarning }) {
-		d.run(ctx, functionCheck)
-		d.compareViews(ctx)
+	if same {
+		functions = d.run(ctx, functionCheck)
+		functions = d.compareDefinitions(ctx) && functions
 		d.run(ctx, tableCheck)
 	}
-	for _, c := range []check{roleCheck, serverSettingCheck, settingCheck, diskCheck, healthCheck} {
-		d.run(ctx, c)
+	d.run(ctx, roleCheck)
+	d.run(ctx, serverSettingCheck)
+	if tables {
+		d.run(ctx, settingCheck)
+		d.run(ctx, diskCheck)
+	} else {
+		d.notCalled("settings", "disk")
+	}
+	if tables && functions {
+		d.run(ctx, healthCheck)
+	} else {
+		d.notCalled("health")
+	}
+}
+
+// notCalled says what was not looked at.
+func (d *doctor) notCalled(topics ...string) {
+	for _, topic := range topics {
+		d.add(levelWarning, topic, "", "not looked at: what is installed is not this program's, and is not called", "See to what is found above first.")
 	}
 }
 
@@ -251,51 +279,62 @@ func (d *doctor) fail(topic string, err error) {
 	// To a superuser this is denied only where the owner of a view, or of a function, has lost a right that it needs.
 	if errors.As(err, &pg) && pg.Code == "42501" && d.conn.PgConn().ParameterStatus("is_superuser") != "on" { // insufficient_privilege
 		d.add(levelWarning, "access", topic, "not checked: this role may not look there",
-			"Run this as a superuser or as a member of awa_owner. To monitor, a member of awa_reader may call awa.health().")
+			"Run this as a member of awa_owner. To monitor, a member of awa_reader may call awa.health().")
 		return
 	}
 	d.add(levelCritical, topic, "", "can't be checked: "+err.Error(), "")
 }
 
-// compareViews compares the views by their plans, since the server keeps no text of them. Plans depend on the sizes of tables,
-// which others change meanwhile: so a view has to differ time and again.
-func (d *doctor) compareViews(ctx context.Context) {
-	wrong := false
-	for _, v := range d.src.views {
-		differs := true
-		var err error
-		for range 3 {
-			var installed, source []string
-			if installed, err = d.plan(ctx, "select * from awa."+v.name); err != nil {
-				break
+// compareDefinitions compares what the server keeps no text of, but only parsed: views, and functions in standard SQL. What it makes of this program's text
+// it shows in a transaction that is rolled back. Nothing is planned or run: that might call what it looks at.
+func (d *doctor) compareDefinitions(ctx context.Context) (same bool) {
+	same = true
+	compare := func(topic, subject, create, installed, temporary, definition string) bool {
+		var a, b *string
+		var temp bool
+		err := pgx.BeginTxFunc(ctx, d.conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
+			defer tx.Rollback(ctx)
+			if _, err := tx.Exec(ctx, create); err != nil {
+				return err
 			}
-			if source, err = d.plan(ctx, "select * from ("+v.query+") "+v.name); err != nil {
-				break
-			}
-			if differs = !slices.Equal(installed, source); !differs {
-				break
-			}
-		}
+			return tx.QueryRow(ctx, fmt.Sprintf("select %s, %s, true", fmt.Sprintf(definition, installed), fmt.Sprintf(definition, temporary))).Scan(&a, &b, &temp)
+		})
 		var pg *pgconn.PgError
 		switch {
-		case errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "42883"): // no such table, or function: other checks tell which
-			wrong = true
-		case err != nil:
-			d.fail("views", err)
-			return
-		case differs:
-			wrong = true
-			d.add(levelWarning, "views", "awa."+v.name, "is not this program's", "Run awa migrate; put changes of your own in views of your own.")
+		case temp && a != nil && *a == *b:
+			return true
+		case temp:
+			d.add(levelWarning, topic, subject, "is not this program's", "Run awa migrate; put changes of your own in views and functions of your own.")
+			same = false
+			return true
+		case errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "42883" || pg.Code == "42703" || pg.Code == "42704"): // no such table, function, column, type: other checks tell which
+			same = false
+			return true
+		default:
+			d.fail(topic, err)
+			same = false
+			return false
 		}
 	}
-	if !wrong {
+	for _, v := range d.src.Views {
+		if !compare("views", "awa."+v.Name, "create temp view awa_doctor as "+v.Query, "'awa."+v.Name+"'::regclass", "'pg_temp.awa_doctor'::regclass", "pg_get_viewdef(%s)") {
+			return false
+		}
+	}
+	if same {
 		d.add(levelOK, "views", "", "they are this program's", "")
 	}
-}
-
-func (d *doctor) plan(ctx context.Context, query string) ([]string, error) {
-	rows, _ := d.conn.Query(ctx, "explain (verbose, costs off) "+query)
-	return pgx.CollectRows(rows, pgx.RowTo[string])
+	for _, f := range d.src.Functions {
+		if f.Body != nil {
+			continue
+		}
+		signature := f.Name + "(" + strings.Join(f.Types, ", ") + ")"
+		create := strings.Replace(f.SQL, "create or replace function awa.", "create function pg_temp.", 1)
+		if !compare("functions", "awa."+signature, create, "'awa."+signature+"'::regprocedure", "'pg_temp."+signature+"'::regprocedure", "pg_get_function_sqlbody(%s)") {
+			return false
+		}
+	}
+	return same
 }
 
 var serverCheck = check{"server", "", `
@@ -313,17 +352,34 @@ var installedCheck = check{"installed", "", `
 select 'critical' as level, '' as subject, format('Awa is not installed in database %s', current_database()) as message, 'Run awa migrate there, or check the URL.' as hint
  where not exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = 'awa' and c.relname = 'ready_entries')`}
 
+// What is in awa.schema_version, once it is sure that it is a table, and that reading it calls nothing.
 var schemaCheck = check{"version", "", `
 select case v.version when e.schema then 'ok' else 'warning' end as level, 'schema' as subject,
        case v.version when e.schema then format('version %s', v.version) else format('version %s, this program brings %s', v.version, e.schema) end as message,
        case when v.version < e.schema then 'Run awa migrate.' when v.version > e.schema then 'Use a newer awa.' else '' end as hint
   from awa.schema_version v, jsonb_to_record($1::jsonb) e(schema int)`}
 
+// The function that returns the version is looked at, and not called.
 var versionCheck = check{"version", "", `
 select case v.version when e.version then 'ok' else 'warning' end as level, 'functions' as subject,
        case v.version when e.version then format('version %s', v.version) else format('version %s, this program brings %s', v.version, e.version) end as message,
        case v.version when e.version then '' else 'Run awa migrate, or use a newer awa, whichever is older.' end as hint
-  from awa.version() v(version), jsonb_to_record($1::jsonb) e(version text)`}
+  from jsonb_to_record($1::jsonb) e(version text)
+  join lateral (
+    select substring(p.prosrc from '^ *select ''([0-9.]+)'' *$') as version from pg_proc p join pg_namespace n on n.oid = p.pronamespace where n.nspname = 'awa' and p.proname = 'version' and p.pronargs = 0
+  ) v on v.version <> ''`} // of another text the check of functions tells
+
+// What has the name of a table may be something else, which runs somebody's code when it is read.
+var kindCheck = check{"tables", "", `
+select 'critical' as level, format('awa.%I', c.relname) as subject,
+       case when k.kinds is null then 'is neither a table, a view, a sequence nor an index' when c.relkind::text <> all (k.kinds) then format('is not a %s', e.kind) when c.relrowsecurity then 'has policies' else 'has a rule' end as message,
+       'Reading it may run code of whoever made it. Find out who did, and put back what was there.' as hint
+  from pg_class c
+  join pg_namespace n on n.oid = c.relnamespace and n.nspname = 'awa'
+  join jsonb_to_recordset($1::jsonb -> 'relations') e(name text, kind text) on e.name = c.relname
+  left join lateral (select case e.kind when 'table' then '{r,p}' when 'partition' then '{r}' when 'sequence' then '{S}' when 'index' then '{i,I}' when 'view' then '{v}' end::text[]) k(kinds) on true
+ where c.relkind::text <> all (k.kinds) or c.relrowsecurity or c.relkind <> 'v' and exists (select from pg_rewrite r where r.ev_class = c.oid)
+ order by subject`}
 
 // A function whose body is in standard SQL (return ...) is kept as a parse tree, without its text: of these, all but the body is
 // compared. Of defaults, only how many there are.
@@ -358,11 +414,11 @@ select 'critical' as level, c.signature as subject, 'is missing' as message, 'Ru
  where c.proname is null
 union all
 select 'warning', c.signature, format('is not this program''s: %s', c.differences),
-       case when c.differences ~ 'names|defaults|result' then 'Drop it, and run awa migrate.' else 'Run awa migrate; put changes of your own in functions of your own.' end
+       'Run awa migrate; put changes of your own in functions of your own.'
   from compared c
  where c.differences <> '' and c.proname is not null and c.name is not null
 union all
-select 'warning', c.signature, 'is none of Awa''s', 'Left by another version, or put there: drop it, or move it to another schema.'
+select 'warning', c.signature, 'is none of Awa''s', 'Left by another version, or put there: move it to another schema. awa migrate drops what is there when it changes anything.'
   from compared c
  where c.name is null
  order by level, subject`}
@@ -410,8 +466,12 @@ select 'critical', format('trigger %s on %s', e.name, c.name), case when t.oid i
  order by level, subject`}
 
 var roleCheck = check{"roles", "they, owners and grants are this program's", `
-with roles as (
-  select e.role, r.oid from jsonb_array_elements_text($1::jsonb -> 'roles') e(role) left join pg_roles r on r.rolname = e.role
+with schema as (
+  select n.* from pg_namespace n where n.nspname = 'awa'
+), prefix as (
+  select coalesce((select substring(r.rolname from '^(.*)owner$') from schema s join pg_roles r on r.oid = s.nspowner), 'awa_') as prefix
+), roles as (
+  select e.role as name, p.prefix || e.role as role, r.oid from prefix p cross join jsonb_array_elements_text($1::jsonb -> 'roles') e(role) left join pg_roles r on r.rolname = p.prefix || e.role
 ), functions as (
   select p.*, p.oid::regprocedure::text as name from pg_proc p where p.pronamespace = (select n.oid from pg_namespace n where n.nspname = 'awa')
 ), relations as (
@@ -420,9 +480,12 @@ with roles as (
 ), owner as (
   select mode() within group (order by f.proowner) as oid from functions f
 ), objects as (
-  select 'schema' as kind, 'awa' as name, n.nspowner as owner, n.nspacl as acl from pg_namespace n where n.nspname = 'awa'
-  union all select 'routine', f.name, f.proowner, coalesce(f.proacl, acldefault('f', f.proowner)) from functions f
-  union all select case c.relkind when 'S' then 'sequence' else 'table' end, c.name, c.relowner, c.relacl from relations c
+  select 'schema' as kind, 'awa' as name, 'awa' as relation, n.nspowner as owner, n.nspacl as acl from schema n
+  union all select 'routine', f.name, f.proname, f.proowner, coalesce(f.proacl, acldefault('f', f.proowner)) from functions f
+  union all select case c.relkind when 'S' then 'sequence' else 'table' end, c.name, c.relname, c.relowner, c.relacl from relations c
+  union all select 'table', format('%s.%I', c.name, a.attname), '', c.relowner, a.attacl from relations c join pg_attribute a on a.attrelid = c.oid and a.attacl is not null
+), granted as (
+  select r.oid, g.kind, g.name from jsonb_to_recordset($1::jsonb -> 'grants') g(role text, kind text, name text) join roles r on r.name = g.role
 )
 select 'warning' as level, r.role as subject, 'does not exist' as message, 'Run awa migrate as a role that may create roles.' as hint
   from roles r
@@ -432,41 +495,55 @@ select 'ok', '', format('Awa is installed for %s alone', o.oid::regrole), ''
   from owner o
  where not exists (select from roles r where r.oid is not null)
 union all
-select 'warning', '', format('the functions run as %s, not as awa_owner', o.oid::regrole), 'Run awa migrate as a superuser, or as a member of awa_owner.'
+select 'warning', '', format('the functions run as %s, not as %s', o.oid::regrole, r.role), format('Run awa migrate as a member of %s.', r.role)
   from owner o
-  join roles r on r.role = 'awa_owner' and r.oid <> o.oid
+  join roles r on r.name = 'owner' and r.oid <> o.oid
 union all
-select 'critical', b.name, format('belongs to %s, functions to %s', b.owner::regrole, o.oid::regrole), 'Run awa migrate as a superuser, or as a member of awa_owner.'
+select 'critical', b.name, format('belongs to %s, functions to %s', b.owner::regrole, o.oid::regrole), format('Run awa migrate as a member of both.')
   from owner o
   join objects b on b.owner <> o.oid
 union all
-select 'warning', r.rolname, 'is a superuser, as which everybody''s calls run', 'alter role awa_owner nosuperuser;'
-  from pg_roles r
- where r.rolname = 'awa_owner' and r.rolsuper
+select 'warning', o.role, 'is a superuser, as which everybody''s calls run', format('alter role %I nosuperuser;', o.role)
+  from roles o join pg_roles r on r.oid = o.oid
+ where o.name = 'owner' and r.rolsuper
+union all
+select 'warning', o.role, 'can log in, and then read and change everything', format('alter role %I nologin;', o.role)
+  from roles o join pg_roles r on r.oid = o.oid
+ where o.name = 'owner' and r.rolcanlogin
+union all
+select 'warning', o.role, format('has the member %s, who can read and change everything', m.member::regrole), format('When nothing is to be installed: revoke %I from %s;', o.role, m.member::regrole)
+  from roles o
+  join pg_auth_members m on m.roleid = o.oid
+ where o.name = 'owner' and (coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true) or coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)) -- from PostgreSQL 16 on, its creator is a member that is neither
 union all
 select 'warning', o.oid::regrole::text, 'may not see the snapshots of others: a segment is kept until their sessions end', format('As a superuser: grant pg_read_all_stats to %s;', o.oid::regrole)
   from owner o
  where not pg_has_role(o.oid, 'pg_read_all_stats', 'usage')
 union all
-select case when b.kind = 'schema' and a.privilege_type = 'USAGE' then 'warning' else 'critical' end, b.name, format('is open to everybody (%s for PUBLIC)', a.privilege_type),
-       format('revoke all on %s %s from public;', b.kind, b.name)
+select case when b.kind = 'schema' and a.privilege_type = 'USAGE' then 'warning' else 'critical' end, b.name,
+       format('is open to %s (%s)', case a.grantee when 0 then 'everybody' else a.grantee::regrole::text end, string_agg(a.privilege_type || case when a.is_grantable then ', to be passed on' else '' end, ', ' order by a.privilege_type)), 'Run awa migrate.'
   from objects b
  cross join aclexplode(b.acl) a
- where a.grantee = 0
+ where a.grantee <> b.owner
+   and (a.is_grantable
+        or not exists (select from granted g
+                        where g.oid = a.grantee
+                          and case b.kind when 'schema' then a.privilege_type = 'USAGE' when 'routine' then g.kind = 'function' and g.name = b.relation else g.kind = 'relation' and g.name = b.relation and a.privilege_type = 'SELECT' end))
+ group by b.kind, b.name, a.grantee, case when b.kind = 'schema' and a.privilege_type = 'USAGE' then 'warning' else 'critical' end
 union all
 select 'warning', 'awa', format('can''t be used by %s', r.role), 'Run awa migrate.'
   from roles r
- where r.role <> 'awa_owner' and r.oid is not null and not has_schema_privilege(r.oid, 'awa', 'usage')
+ where r.name <> 'owner' and r.oid is not null and not has_schema_privilege(r.oid, 'awa', 'usage')
 union all
 select 'warning', f.name, format('can''t be called by %s', r.role), 'Run awa migrate.'
   from jsonb_to_recordset($1::jsonb -> 'grants') g(role text, kind text, name text)
-  join roles r on r.role = g.role and r.oid is not null
+  join roles r on r.name = g.role and r.oid is not null
   join functions f on f.proname = g.name and g.kind = 'function'
  where not has_function_privilege(r.oid, f.oid, 'execute')
 union all
 select 'warning', c.name, format('can''t be read by %s', r.role), 'Run awa migrate.'
   from jsonb_to_recordset($1::jsonb -> 'grants') g(role text, kind text, name text)
-  join roles r on r.role = g.role and r.oid is not null
+  join roles r on r.name = g.role and r.oid is not null
   join relations c on c.relname = g.name and g.kind = 'relation'
  where not has_table_privilege(r.oid, c.oid, 'select')
  order by level, subject, message`}
@@ -546,221 +623,3 @@ select 'warning', 'ring',
 
 var healthCheck = check{"health", "", `
 select h.level, h.topic, coalesce(h.subject, '') as subject, h.message, coalesce(h.hint, '') as hint, h.details from awa.health() h`}
-
-// sources is what this program installs, in the words of pg_catalog where that is easy.
-type sources struct {
-	Schema    int        `json:"schema"`    // the number of migrations
-	Version   string     `json:"version"`   // what awa.version() returns
-	Heartbeat float64    `json:"heartbeat"` // seconds between heartbeats of a worker of the driver's
-	Functions []function `json:"functions"`
-	Relations []relation `json:"relations"`
-	Triggers  []trigger  `json:"triggers"`
-	Roles     []string   `json:"roles"`
-	Grants    []grant    `json:"grants"`
-
-	views []view
-}
-
-type function struct {
-	Name       string   `json:"name"`
-	Names      []string `json:"names"` // of arguments, the out ones included
-	Types      []string `json:"types"`
-	Defaults   int      `json:"defaults"`
-	Result     string   `json:"result"`     // empty when the out arguments are it
-	Attributes []string `json:"attributes"` // sorted
-	Settings   []string `json:"settings"`   // sorted
-	Body       *string  `json:"body"`       // nil when it is in standard SQL
-}
-
-type relation struct {
-	Name    string   `json:"name"`
-	Kind    string   `json:"kind"` // table, partition, sequence, index or view
-	Options []string `json:"options"`
-}
-
-type trigger struct {
-	Name  string `json:"name"`
-	Table string `json:"table"`
-}
-
-type grant struct {
-	Role string `json:"role"`
-	Kind string `json:"kind"` // function or relation
-	Name string `json:"name"`
-}
-
-type view struct{ name, query string }
-
-// readSources takes apart the SQL that this program installs. It knows no more of SQL than the files need; tests compare what it
-// finds with what a server makes of them.
-func readSources() (sources, error) {
-	s := sources{
-		Functions: []function{}, Relations: []relation{}, Triggers: []trigger{}, Grants: []grant{},
-		Heartbeat: driver.WorkerConfig{}.WithDefaults().HeartbeatEvery.Seconds(),
-	}
-	functions, err := fs.Sub(sql.Functions, "functions")
-	if err != nil {
-		return s, err
-	}
-	code, err := migrate.LoadCodePackage(functions)
-	if err != nil {
-		return s, err
-	}
-	text, err := code.Eval(nil)
-	if err != nil {
-		return s, err
-	}
-	s.readCode(text)
-
-	migrations, err := fs.Glob(sql.Migrations, "migrations/*.sql")
-	if err != nil {
-		return s, err
-	}
-	s.Schema = len(migrations)
-	for _, name := range migrations {
-		text, err := fs.ReadFile(sql.Migrations, name)
-		if err != nil {
-			return s, err
-		}
-		s.readTables(string(text))
-	}
-	// The installer makes it, before the first migration.
-	s.Relations = append(s.Relations, relation{Name: "schema_version", Kind: "table", Options: []string{}}, relation{Name: "schema_version_pkey", Kind: "index", Options: []string{}})
-	return s, nil
-}
-
-var (
-	functionPattern  = regexp.MustCompile(`(?ms)^create or replace (?:function|procedure) awa\.(\w+)\((.*?)\n(?:as \$\$(.*?)\$\$;|return .*?;)$`)
-	attributePattern = regexp.MustCompile(`\b(?:immutable|stable|strict|parallel safe|parallel restricted|security definer)\b`)
-	settingPattern   = regexp.MustCompile(`(?m)^set (\w+) = (.+)$`)
-	resultPattern    = regexp.MustCompile(`^ returns (.+)`)
-	versionPattern   = regexp.MustCompile(`'(.*)'`)
-	viewPattern      = regexp.MustCompile(`(?ms)^create or replace view awa\.(\w+) as\s+(.*?);$`)
-	triggerPattern   = regexp.MustCompile(`create (?:constraint|or replace) trigger (\w+) .* on awa\.(\w+)`)
-	rolesPattern     = regexp.MustCompile(`in array array\[(.*?)\]`)
-	callPattern      = regexp.MustCompile(`\('(awa_\w+)', '(?:function|procedure) awa\.(\w+)'\)`)
-	callAllPattern   = regexp.MustCompile(`'function awa\.(\w+)'\s+from unnest\(array\[(.*?)\]`)
-	readPattern      = regexp.MustCompile(`grant select on (.*) to (awa_\w+)`)
-	quotedPattern    = regexp.MustCompile(`'(\w+)'`)
-	qualifiedPattern = regexp.MustCompile(`awa\.(\w+)`)
-	relationPattern  = regexp.MustCompile(`(?s)create (table|sequence|unique index|index) (?:awa\.)?([\w%$]+)(.*?);`)
-	optionsPattern   = regexp.MustCompile(`partition of .* with \(([^)]*)\)`)
-)
-
-// readCode finds functions, views, triggers and grants in the code package.
-func (s *sources) readCode(text string) {
-	for _, m := range functionPattern.FindAllStringSubmatch(text, -1) {
-		f := function{Name: m[1], Names: []string{}, Types: []string{}, Attributes: []string{}, Settings: []string{}}
-		arguments, rest := splitArguments(m[2])
-		if _, columns, ok := strings.Cut(rest, " returns table ("); ok { // they are out arguments
-			var more []string
-			more, rest = splitArguments(columns)
-			arguments = append(arguments, more...)
-		}
-		for _, a := range arguments {
-			a, _, hasDefault := strings.Cut(a, " default ")
-			if hasDefault {
-				f.Defaults++
-			}
-			name, kind, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(a, "out "), "inout "), " ")
-			f.Names, f.Types = append(f.Names, name), append(f.Types, kind)
-		}
-		if m := resultPattern.FindStringSubmatch(rest); m != nil {
-			f.Result = m[1]
-		}
-		f.Attributes = append(f.Attributes, attributePattern.FindAllString(rest, -1)...)
-		slices.Sort(f.Attributes)
-		for _, m := range settingPattern.FindAllStringSubmatch(rest, -1) {
-			f.Settings = append(f.Settings, m[1]+"="+m[2])
-		}
-		slices.Sort(f.Settings)
-		if strings.HasSuffix(m[0], "$$;") {
-			f.Body = &m[3]
-		}
-		if f.Name == "version" {
-			s.Version = versionPattern.FindStringSubmatch(m[3])[1]
-		}
-		s.Functions = append(s.Functions, f)
-	}
-	for _, m := range viewPattern.FindAllStringSubmatch(text, -1) {
-		// Where one needs the other, a view is created twice: the last time counts.
-		s.views = slices.DeleteFunc(s.views, func(v view) bool { return v.name == m[1] })
-		s.views = append(s.views, view{m[1], m[2]})
-	}
-	for _, v := range s.views {
-		s.Relations = append(s.Relations, relation{Name: v.name, Kind: "view", Options: []string{}})
-	}
-	for _, m := range triggerPattern.FindAllStringSubmatch(text, -1) {
-		s.Triggers = append(s.Triggers, trigger{m[1], m[2]})
-	}
-	s.Roles = quoted(rolesPattern.FindStringSubmatch(text)[1])
-	for _, m := range callPattern.FindAllStringSubmatch(text, -1) {
-		s.Grants = append(s.Grants, grant{m[1], "function", m[2]})
-	}
-	for _, m := range callAllPattern.FindAllStringSubmatch(text, -1) {
-		for _, role := range quoted(m[2]) {
-			s.Grants = append(s.Grants, grant{role, "function", m[1]})
-		}
-	}
-	for _, m := range readPattern.FindAllStringSubmatch(text, -1) {
-		for _, name := range qualifiedPattern.FindAllStringSubmatch(m[1], -1) {
-			s.Grants = append(s.Grants, grant{m[2], "relation", name[1]})
-		}
-	}
-}
-
-// readTables finds tables, sequences and indexes in a migration. Loops create them by format: %1$s is a segment, %s a digit of the wake clocks.
-func (s *sources) readTables(text string) {
-	for _, m := range relationPattern.FindAllStringSubmatch(text, -1) {
-		r := relation{Kind: strings.TrimPrefix(m[1], "unique "), Options: []string{}}
-		definition := oneLine(m[3])
-		if options := optionsPattern.FindStringSubmatch(definition); options != nil {
-			r.Kind, r.Options = "partition", strings.Split(strings.ReplaceAll(options[1], " ", ""), ",")
-		}
-		for _, digit := range "0123456789abcdef" {
-			r.Name = strings.NewReplacer("%1$s", string(digit), "%s", string(digit)).Replace(m[2])
-			if strings.Contains(m[2], "%1$s") && digit > '3' {
-				break
-			}
-			s.Relations = append(s.Relations, r)
-			if r.Name == m[2] {
-				break
-			}
-		}
-		if strings.Contains(definition, "primary key") {
-			s.Relations = append(s.Relations, relation{Name: r.Name + "_pkey", Kind: "index", Options: []string{}})
-		}
-	}
-}
-
-// splitArguments splits what follows the opening parenthesis of a list of arguments, up to the closing one.
-func splitArguments(text string) (arguments []string, rest string) {
-	depth, quoted, from := 0, false, 0
-	for i, c := range text {
-		switch {
-		case c == '\'':
-			quoted = !quoted
-		case quoted:
-		case c == '(':
-			depth++
-		case c == ')' && depth > 0:
-			depth--
-		case (c == ',' || c == ')') && depth == 0:
-			if a := oneLine(text[from:i]); a != "" {
-				arguments = append(arguments, a)
-			}
-			if c == ')' {
-				return arguments, text[i+1:]
-			}
-			from = i + 1
-		}
-	}
-	return arguments, ""
-}
-
-func quoted(text string) (names []string) {
-	for _, m := range quotedPattern.FindAllStringSubmatch(text, -1) {
-		names = append(names, m[1])
-	}
-	return names
-}

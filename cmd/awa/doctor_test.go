@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/awa-pg/awa/internal/install"
 	"github.com/awa-pg/awa/internal/pgserver"
 	"github.com/awa-pg/awa/internal/testdb"
 )
@@ -188,7 +189,11 @@ func TestDoctorOnAServerOfItsOwn(t *testing.T) {
 		{"revoke pg_read_all_stats from awa_owner", levelWarning, "roles", "awa_owner", "may not see the snapshots of others"},
 		{"drop owned by awa_reader; drop role awa_reader", levelWarning, "roles", "awa_reader", "does not exist"},
 	}...)
-	provoke(t, databaseURL, wrong{"alter role awa_owner superuser", levelWarning, "roles", "awa_owner", "is a superuser"})
+	provoke(t, databaseURL, []wrong{
+		{"alter role awa_owner superuser", levelWarning, "roles", "awa_owner", "is a superuser"},
+		{"alter role awa_owner login", levelWarning, "roles", "awa_owner", "can log in"},
+		{"create role anna login; grant awa_owner to anna", levelWarning, "roles", "awa_owner", "has the member anna"},
+	}...)
 }
 
 func TestDoctorOnAServerThatDoesNotFit(t *testing.T) {
@@ -219,6 +224,39 @@ func TestDoctorOnAServerThatDoesNotFit(t *testing.T) {
 	assert.NotNil(t, find(findings, levelWarning, "settings", "default_transaction_isolation = serializable", "JQ004"))
 }
 
+// Who may change the schema puts code where the doctor will look: in functions that it calls, in functions that run while a query is planned, in views, in what has the name of a table.
+// It is named, and not run: here by a role that may do everything.
+func TestDoctorCallsNothingThatDiffers(t *testing.T) {
+	const trap = "raise exception 'hijacked'"
+	for name, c := range map[string]struct{ tamper, topic, subject string }{
+		"version":  {"create or replace function awa.version() returns text language plpgsql stable as $$ begin " + trap + "; end $$", "functions", "awa.version()"},
+		"health":   {"create or replace function awa.health() returns setof awa.health language plpgsql stable as $$ begin " + trap + "; end $$", "functions", "awa.health()"},
+		"planning": {"create or replace function awa._current_segment() returns smallint language plpgsql immutable as $$ begin " + trap + "; end $$", "functions", "awa._current_segment()"},
+		"standard": {"create function public.trap() returns bigint language plpgsql immutable as $$ begin " + trap + "; end $$; create or replace function awa._queue_key(queue_id bigint) returns bigint language sql immutable strict parallel safe return public.trap()",
+			"functions", "awa._queue_key(bigint)"},
+		"a view": {"create function public.trap() returns boolean language plpgsql immutable as $$ begin " + trap + "; end $$; create or replace view awa._queue_locks as select * from (select l.* from awa._queue_locks l where false) q",
+			"views", "awa._queue_locks"},
+		"a view that is planned": {"create function public.trap() returns boolean language plpgsql immutable as $$ begin " + trap + "; end $$; do $$ begin execute format('create or replace view awa._done as select * from (%s) d where public.trap()', rtrim(pg_get_viewdef('awa._done'::regclass), ';')); end $$",
+			"views", "awa._done"},
+		"settings": {"create function public.trap() returns boolean language plpgsql as $$ begin " + trap + "; end $$; alter table awa.settings rename to kept; create view awa.settings as select * from awa.kept where public.trap()", "tables", "awa.settings"},
+		"the version's table": {"create function public.trap() returns boolean language plpgsql as $$ begin " + trap + "; end $$; alter table awa.schema_version rename to kept; create view awa.schema_version as select * from awa.kept where public.trap()",
+			"tables", "awa.schema_version"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			databaseURL := testdb.URL(t)
+			execute(t, testdb.Connect(t, databaseURL), c.tamper)
+			findings := examined(t, databaseURL)
+			named := false
+			for _, f := range findings {
+				assert.NotContains(t, f.Message, "hijacked")
+				named = named || f.Level != levelOK && f.Topic == c.topic && f.Subject == c.subject
+			}
+			assert.True(t, named, "%+v", findings)
+			assert.NotNil(t, find(findings, levelWarning, "health", "", "not looked at"))
+		})
+	}
+}
+
 func TestDoctorFinds(t *testing.T) {
 	t.Run("what is cured by a command", func(t *testing.T) {
 		provoke(t, testdb.URL(t), []wrong{
@@ -238,10 +276,15 @@ func TestDoctorFinds(t *testing.T) {
 			{"alter table awa.ready_entries_1 reset (autovacuum_enabled, toast.autovacuum_enabled)", levelWarning, "tables", "awa.ready_entries_1", "is without autovacuum_enabled=off, toast.autovacuum_enabled=off"},
 			{"alter table awa.leases set (autovacuum_enabled = off)", levelWarning, "tables", "awa.leases", "is not vacuumed"},
 			{"drop trigger decide on awa.ready_tombstones", levelCritical, "tables", "trigger decide on awa.ready_tombstones", "is missing"},
-			{"grant execute on function awa.claim to public", levelCritical, "roles", "awa.claim(text,integer,bigint,interval)", "is open to everybody (EXECUTE"},
-			{"grant select on awa.jobs to public", levelCritical, "roles", "awa.jobs", "is open to everybody (SELECT"},
-			{"grant usage on sequence awa.job_ids to public", levelCritical, "roles", "awa.job_ids", "is open to everybody (USAGE"},
-			{"grant create on schema awa to public", levelCritical, "roles", "awa", "is open to everybody (CREATE"},
+			{"grant execute on function awa.claim to public", levelCritical, "roles", "awa.claim(text,integer,bigint,interval)", "is open to everybody (EXECUTE)"},
+			{"grant select on awa.jobs to public", levelCritical, "roles", "awa.jobs", "is open to everybody (SELECT)"},
+			{"grant usage on sequence awa.job_ids to public", levelCritical, "roles", "awa.job_ids", "is open to everybody (USAGE)"},
+			{"grant create on schema awa to public", levelCritical, "roles", "awa", "is open to everybody (CREATE)"},
+			{"do $$ begin if to_regrole('awa_test_web') is null then create role awa_test_web; end if; end $$; grant execute on function awa.claim to awa_test_web", levelCritical, "roles", "awa.claim(text,integer,bigint,interval)", "is open to awa_test_web (EXECUTE)"},
+			{"grant select (args) on awa.jobs to awa_test_web", levelCritical, "roles", "awa.jobs.args", "is open to awa_test_web (SELECT)"},
+			{"grant usage on schema awa to awa_test_web", levelWarning, "roles", "awa", "is open to awa_test_web (USAGE)"},
+			{"grant execute on function awa.fail to awa_reader", levelCritical, "roles", "awa.fail(bigint,bigint,text,interval,jsonb)", "is open to awa_reader (EXECUTE)"},
+			{"grant execute on function awa.complete to awa_worker with grant option", levelCritical, "roles", "awa.complete(bigint,bigint,jsonb)", "is open to awa_worker (EXECUTE, to be passed on)"},
 			{"revoke usage on schema awa from awa_worker", levelWarning, "roles", "awa", "can't be used by awa_worker"},
 			{"revoke execute on procedure awa.run_maintenance from awa_maintainer", levelWarning, "roles", "awa.run_maintenance()", "can't be called by awa_maintainer"},
 			{"revoke execute on function awa.version from awa_producer", levelWarning, "roles", "awa.version()", "can't be called by awa_producer"},
@@ -262,7 +305,12 @@ func TestDoctorFinds(t *testing.T) {
 			{"drop sequence awa.wake_clock_f", levelCritical, "tables", "awa.wake_clock_f", "is missing"},
 			{"alter table awa.ready_entries detach partition awa.ready_entries_3", levelCritical, "tables", "awa.ready_entries_3", "is detached"},
 			{`select awa.enqueue('q', 'k'); select awa.configure_queue('q', '{"lease": "10 seconds"}')`, levelWarning, "settings", "lease = 00:00:10 of queue q", "not longer than 00:00:10"},
-			{"insert into awa.workers (name, heartbeat_at) values ('w', now() - interval '2 hours')", levelWarning, "worker", "w (1)", "no heartbeat"}, // from awa.health()
+			{"", levelWarning, "health", "", "not looked at"}, // as a consequence
+		}...)
+	})
+	t.Run("what health says", func(t *testing.T) {
+		provoke(t, testdb.URL(t), []wrong{
+			{"insert into awa.workers (name, heartbeat_at) values ('w', now() - interval '2 hours')", levelWarning, "worker", "w (1)", "no heartbeat"},
 		}...)
 	})
 	t.Run("another version", func(t *testing.T) {
@@ -282,7 +330,7 @@ func TestDoctorFinds(t *testing.T) {
 		provoke(t, testdb.URL(t), []wrong{
 			{"alter table awa.queues owner to current_user", levelCritical, "roles", "awa.queues", "functions to awa_owner"},
 			{"", levelCritical, "health", "", "can't be checked: ERROR: permission denied for table queues"}, // as a consequence
-			{"grant usage on schema awa to public", levelWarning, "roles", "awa", "is open to everybody (USAGE"},
+			{"grant usage on schema awa to public", levelWarning, "roles", "awa", "is open to everybody (USAGE)"},
 		}...)
 	})
 }
@@ -327,16 +375,18 @@ func TestDoctorAsAPlainRole(t *testing.T) {
 			execute(t, admin, fmt.Sprintf("grant %s to %s", group, role))
 		}
 		findings := examined(t, with(t, databaseURL, "options", "-c role="+role))
-		for _, topic := range []string{"version", "views", "settings", "disk"} {
+		for _, topic := range []string{"version", "settings", "disk"} {
 			assert.NotNil(t, find(findings, levelWarning, "access", topic, "not checked"), topic)
 		}
 		health := find(findings, levelOK, "segment", "segment 0", "current")
 		if group == "" {
-			assert.NotNil(t, find(findings, levelWarning, "access", "health", "not checked"))
+			assert.NotNil(t, find(findings, levelWarning, "access", "views", "not checked"))
+			assert.NotNil(t, find(findings, levelWarning, "health", "", "not looked at"))
 			assert.Nil(t, health)
 			assert.NotNil(t, find(findings, levelWarning, "access", "functions", "not checked"))
 		} else {
 			assert.NotNil(t, find(findings, levelOK, "functions", "", "this program's"))
+			assert.NotNil(t, find(findings, levelOK, "views", "", "this program's"))
 			assert.NotNil(t, find(findings, levelOK, "roles", "", "this program's"))
 			assert.NotNil(t, health)
 		}
@@ -369,7 +419,7 @@ func TestDoctorOnHistory(t *testing.T) {
 
 // In what the program knows of its own SQL nothing is missing, and nothing is invented.
 func TestDoctorReadsTheSources(t *testing.T) {
-	src, err := readSources()
+	src, err := install.Embedded()
 	require.NoError(t, err)
 	conn := testdb.Connect(t, testdb.URL(t))
 	list := func(sql string) []string {
@@ -391,7 +441,7 @@ func TestDoctorReadsTheSources(t *testing.T) {
 	}
 	assert.ElementsMatch(t, list("select proname from pg_proc where pronamespace = 'awa'::regnamespace"), functions)
 	for _, g := range src.Grants {
-		grants = append(grants, g.Role+" "+g.Name)
+		grants = append(grants, "awa_"+g.Role+" "+g.Name)
 	}
 	assert.ElementsMatch(t, list(`
 		select concat(a.grantee::regrole, ' ', p.proname) from pg_proc p, aclexplode(p.proacl) a where p.pronamespace = 'awa'::regnamespace and a.grantee <> p.proowner
@@ -401,7 +451,7 @@ func TestDoctorReadsTheSources(t *testing.T) {
 		triggers = append(triggers, tr.Name+" "+tr.Table)
 	}
 	assert.ElementsMatch(t, list("select concat(t.tgname, ' ', c.relname) from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace = 'awa'::regnamespace and t.tgparentid = 0"), triggers)
-	assert.Subset(t, src.Roles, []string{"awa_owner", "awa_reader"})
+	assert.Subset(t, src.Roles, []string{"owner", "reader"})
 	assert.Equal(t, list("select awa.version()"), []string{src.Version})
 }
 

@@ -262,3 +262,20 @@ func TestNumbers(t *testing.T) {
 	assert.Equal(t, "100.0 ms", percentile(values, 50))
 	assert.Equal(t, "198.0 ms", percentile(values, 99))
 }
+
+// No command prints a password, however odd the URL, whether it can be read or nobody answers there.
+func TestNoPasswordIsPrinted(t *testing.T) {
+	const secret = "s3cr3t"
+	for _, u := range []string{
+		"postgres://u:" + secret + "@127.0.0.1:1/db", "postgres://u:" + secret + "@h:port/db", "postgres://u:%zz" + secret + "@h/db", "postgres://u:a@" + secret + "@127.0.0.1:1/db", "postgres://u:1#" + secret + "@127.0.0.1/db",
+		"postgres://u:1/" + secret + "@127.0.0.1:1/db", "postgres:/u:" + secret + "@h/db", "mysql://u:" + secret + "=x@h/db", "u:" + secret + "@h/db", "host=127.0.0.1 port=1 password = '" + secret + "' x",
+		"host=127.0.0.1 port=1 password='" + secret, "postgres://127.0.0.1:1/db?password=" + secret, "host=127.0.0.1 port=1 password=" + secret,
+	} {
+		for _, args := range [][]string{{"migrate"}, {"doctor"}, {"doctor", "--json"}, {"work", "--exec", "true"}, {"selftest"}, {"demo", "testdata"}} {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // a worker goes on trying
+			_, stdout, stderr := awa(ctx, append(args, "--database-url", u)...)
+			cancel()
+			assert.NotContains(t, stdout+stderr, secret, "%v %s", args, u)
+		}
+	}
+}

@@ -3,17 +3,23 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
-	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/internal/dburl"
 )
 
 func runMigrate(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	_, databaseURL, err := parse("migrate", args, 0, stdout, stderr)
+	var cfg driver.MigrateConfig
+	_, databaseURL, err := parse("migrate", args, 0, stdout, stderr, func(flags *flag.FlagSet) {
+		flags.StringVar(&cfg.RolePrefix, "role-prefix", "", "")
+		flags.DurationVar(&cfg.Wait, "wait", time.Minute, "")
+	})
 	if err != nil {
 		return err
 	}
@@ -21,7 +27,7 @@ func runMigrate(ctx context.Context, args []string, stdout, stderr io.Writer) er
 		return errors.New("which database? Pass --database-url, or set DATABASE_URL, as in\n" +
 			"\tawa migrate --database-url postgres://user:password@localhost:5432/mydb")
 	}
-	result, err := driver.Migrate(ctx, databaseURL)
+	result, err := driver.MigrateWithConfig(ctx, databaseURL, cfg)
 	if err != nil {
 		return explain(err)
 	}
@@ -31,15 +37,19 @@ func runMigrate(ctx context.Context, args []string, stdout, stderr io.Writer) er
 
 func printMigration(w io.Writer, r driver.MigrateResult) {
 	switch {
+	case r.Newer:
+		fmt.Fprintf(w, "Awa stays as it is: schema version %d, functions %s.\n", r.SchemaAfter, r.Functions)
 	case r.SchemaBefore == 0:
 		fmt.Fprintf(w, "Awa is installed: schema version %d, functions %s.\n", r.SchemaAfter, r.Functions)
 	case r.SchemaBefore < r.SchemaAfter:
 		fmt.Fprintf(w, "Awa is up to date: schema version %d (was %d), functions %s.\n", r.SchemaAfter, r.SchemaBefore, r.Functions)
-	default:
+	case r.Changed:
 		fmt.Fprintf(w, "Awa is up to date: schema version %d (as before), functions %s.\n", r.SchemaAfter, r.Functions)
+	default:
+		fmt.Fprintf(w, "Awa is up to date: schema version %d, functions %s. Nothing was to be done.\n", r.SchemaAfter, r.Functions)
 	}
 	if r.Shared {
-		fmt.Fprintf(w, "It is there for %s, and for members of awa_producer, awa_worker, awa_maintainer, awa_operator and awa_reader.\n", r.Role)
+		fmt.Fprintf(w, "It is there for %[1]s, and for members of %[2]sproducer, %[2]sworker, %[2]smaintainer, %[2]soperator and %[2]sreader.\n", r.Role, r.RolePrefix)
 	}
 	for _, n := range r.Warnings {
 		fmt.Fprintln(w, "warning:", n.Message)
@@ -59,12 +69,10 @@ func explain(err error) error {
 	var config *pgconn.ParseConfigError
 	switch {
 	case errors.As(err, &config):
-		return fmt.Errorf("%w\nThe URL should look like postgres://user:password@localhost:5432/mydb", err)
-	case errors.As(err, &pg) && pg.Code == "42501" && (strings.Contains(pg.Message, "schema_version") || strings.Contains(pg.Message, "schema awa")):
-		return fmt.Errorf("%w\nAwa was installed here by another role. Run this as that role, or as a superuser", err)
-	case errors.As(err, &pg) && pg.Code == "42501": // insufficient_privilege
-		return fmt.Errorf("%w\nThe role needs the right to create a schema in the database. Let the database's owner run this, or grant it:\n"+
-			"\tgrant create on database MYDB to ROLE\nor create an empty one for it:\n\tcreate schema awa authorization ROLE", err)
+		return explain(dburl.ErrUnreadable) // it may hold the password
+	case errors.Is(err, dburl.ErrUnreadable):
+		return fmt.Errorf("%w\nThe URL should look like postgres://user:password@localhost:5432/mydb\n"+
+			"In user and password, write @ as %%40, / as %%2F, : as %%3A, ? as %%3F, # as %%23, %% as %%25; elsewhere, too, @ as %%40", err)
 	case errors.As(err, &pg) && pg.Code == "3D000": // invalid_catalog_name
 		return fmt.Errorf("%w\nCreate the database first:\n\tcreate database MYDB", err)
 	case errors.As(err, &pg) && (pg.Code == "28P01" || pg.Code == "28000"): // invalid password, authorization

@@ -16,8 +16,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
-	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/awa-pg/awa/internal/dburl"
 	"github.com/awa-pg/awa/internal/load"
 )
 
@@ -120,7 +120,7 @@ func (t *selftest) inDatabase(ctx context.Context, length time.Duration, saturat
 }
 
 func (t *selftest) connect(ctx context.Context, databaseURL string) error {
-	pool, err := pgxpool.ParseConfig(databaseURL) // which knows the pool's parameters, too
+	pool, err := dburl.ParsePool(databaseURL) // which knows the pool's parameters, too
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/internal/dburl"
 )
 
 // Exit statuses of CMD that say more than that it failed, as sysexits.h has them.
@@ -94,7 +95,11 @@ func runWork(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if _, err := exec.LookPath("sh"); err != nil { // better than to find out for each job
 		return fmt.Errorf("CMD is run by a shell: %w", err)
 	}
-	pool, err := pgxpool.New(ctx, databaseURL)
+	poolConfig, err := dburl.ParsePool(databaseURL)
+	if err != nil {
+		return explain(err)
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, poolConfig)
 	if err != nil {
 		return explain(err)
 	}

@@ -241,7 +241,7 @@ func createTemplate(ctx context.Context, server, template string) error {
 // sqlHash identifies the SQL that Migrate installs.
 func sqlHash() (string, error) {
 	hash := sha256.New()
-	for _, tree := range []fs.FS{sql.Migrations, sql.Functions} {
+	for _, tree := range []fs.FS{sql.Migrations, sql.Functions, sql.Install} {
 		err := fs.WalkDir(tree, ".", func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
 				return err

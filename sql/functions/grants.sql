@@ -1,142 +1,115 @@
--- Owners, revokes, grants: all in one place, and last, so that a function that was dropped and created again has them too.
-
--- Roles. They belong to the cluster, so another database may have made them; a role that may not make them installs for itself alone.
+-- Owners and grants: all in one place, and last. Each object gets exactly the rights that stand here: what anybody else was granted, or got by the default privileges of
+-- the role that installs, is revoked. The roles are made before, and have the prefix of the installation where it says awa_ here.
 do $$
 declare
-  v_role text;
-begin
-  foreach v_role in array array['awa_owner', 'awa_producer', 'awa_worker', 'awa_maintainer', 'awa_operator', 'awa_reader'] loop
-    continue when exists (select from pg_roles where rolname = v_role);
-    if not (select rolsuper or rolcreaterole from pg_roles where rolname = current_user) then
-      raise warning 'awa is installed for % alone', current_user
-        using detail = format('Role %s does not exist, and %s may not create it.', v_role, current_user),
-              hint = 'To share it between roles, install once more as a role with CREATEROLE.';
-      exit;
-    end if;
-    begin
-      execute format('create role %I nologin', v_role);
-    exception when duplicate_object or unique_violation then
-      null; -- created by an installation in another database, just now
-    end;
-  end loop;
-end
-$$;
-
--- Owners. Functions run as their owner, so that is a role that nobody can log in as.
-do $$
-declare
+  v_prefix constant text := (select s.role_prefix from awa.schema_version s);
+  v_owner constant regrole := current_setting('awa.install_owner')::regrole;
   v_object record;
+  v_command text;
 begin
-  if not exists (select from pg_roles where rolname = 'awa_owner') then
-    return;
-  end if;
-  -- A role that has created awa_owner, or been there when it was created, may grant it to itself; before it does, it is at most its administrator.
-  if not pg_has_role('awa_owner', 'usage') then
-    begin
-      execute format('grant awa_owner to %I', current_user);
-    exception when insufficient_privilege then
-      raise warning 'the functions of awa run as %', current_user
-        using detail = format('%s is not a member of awa_owner, and may not become one.', current_user),
-              hint = format('To have them run as a role that nobody can log in as, let a superuser say: grant awa_owner to %I; and install once more.', current_user);
-      return;
-    end;
-  end if;
-  alter schema awa owner to awa_owner;
-  for v_object in
-    select format('alter %s %s owner to awa_owner', case c.relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end, c.oid::regclass) as command
+  for v_command in
+    select format('alter schema awa owner to %s', v_owner) from pg_namespace n where n.nspname = 'awa' and n.nspowner <> v_owner
+    union all
+    select format('alter %s %s owner to %s', case c.relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end, c.oid::regclass, v_owner)
       from pg_class c
-     where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner <> 'awa_owner'::regrole
+     where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner <> v_owner
        and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype in ('a', 'i') and c.relkind = 'S')
     union all
-    select format('alter routine %s owner to awa_owner', p.oid::regprocedure)
+    select format('alter routine %s owner to %s', p.oid::regprocedure, v_owner)
       from pg_proc p
-     where p.pronamespace = 'awa'::regnamespace and p.proowner <> 'awa_owner'::regrole
+     where p.pronamespace = 'awa'::regnamespace and p.proowner <> v_owner
   loop
-    execute v_object.command;
+    execute v_command;
   end loop;
-end
-$$;
 
--- To truncate a segment, the owner has to know how old the snapshots of others are.
-do $$
-begin
-  if exists (select from pg_roles where rolname = 'awa_owner') and not pg_has_role('awa_owner', 'pg_read_all_stats', 'usage') then
-    grant pg_read_all_stats to awa_owner;
-  end if;
-exception when insufficient_privilege then
-  raise warning 'awa_owner may not see the snapshots of other roles'
-    using hint = 'prune_oldest waits for their sessions to end. Let a superuser say: grant pg_read_all_stats to awa_owner.';
-end
-$$;
-
-revoke all on all routines in schema awa from public;
-
--- Grants, to those of the roles that exist.
-do $$
-declare
-  v_grant record;
-begin
-  for v_grant in
-    select g.role, g.what
-      from (values
-        ('awa_producer', 'function awa.enqueue'),
-        ('awa_producer', 'function awa.enqueue_many'),
-        ('awa_producer', 'function awa.enqueue_batch'),
-        ('awa_producer', 'function awa.enqueue_unique'),
-        ('awa_producer', 'function awa.cancel_by_unique_key'),
-        ('awa_worker', 'function awa.register_worker'),
-        ('awa_worker', 'function awa.heartbeat'),
-        ('awa_worker', 'function awa.deregister_worker'),
-        ('awa_worker', 'function awa.release_unknown'),
-        ('awa_worker', 'function awa.claim'),
-        ('awa_worker', 'function awa.complete'),
-        ('awa_worker', 'function awa.complete_many'),
-        ('awa_worker', 'function awa.fail'),
-        ('awa_worker', 'function awa.fail_many'),
-        ('awa_worker', 'function awa.release'),
-        ('awa_worker', 'function awa.discard'),
-        ('awa_worker', 'function awa.snooze'),
-        ('awa_worker', 'function awa.cancel_attempt'),
-        ('awa_worker', 'function awa.extend'),
-        ('awa_worker', 'function awa.set_progress'),
-        ('awa_maintainer', 'function awa.promote_due'),
-        ('awa_maintainer', 'function awa.materialize'),
-        ('awa_maintainer', 'function awa.rescue'),
-        ('awa_maintainer', 'function awa.expire_history'),
-        ('awa_maintainer', 'function awa.rotate'),
-        ('awa_maintainer', 'function awa.prune_oldest'),
-        ('awa_maintainer', 'procedure awa.run_maintenance'),
-        ('awa_operator', 'function awa.configure_queue'),
-        ('awa_operator', 'function awa.pause_queue'),
-        ('awa_operator', 'function awa.resume_queue'),
-        ('awa_operator', 'function awa.drop_queue'),
-        ('awa_operator', 'function awa.cancel'),
-        ('awa_operator', 'function awa.cancel_where'),
-        ('awa_operator', 'function awa.retry'),
-        ('awa_operator', 'function awa.retry_where'),
-        ('awa_operator', 'function awa.set_priority'),
-        ('awa_operator', 'function awa.move'),
-        ('awa_operator', 'function awa.purge_dlq'),
-        ('awa_operator', 'function awa.rebase_after_restore'),
-        ('awa_reader', 'function awa.jobs_compat'),
-        ('awa_reader', 'function awa.job'),
-        ('awa_reader', 'function awa.list_jobs'),
-        ('awa_reader', 'function awa.queue_counts'),
-        ('awa_reader', 'function awa.explain_job'),
-        ('awa_reader', 'function awa.audit'),
-        ('awa_reader', 'function awa.health')
-      ) g(role, what)
-    union all
-    select r.role, 'function awa.version'
-      from unnest(array['awa_producer', 'awa_worker', 'awa_maintainer', 'awa_operator', 'awa_reader']) r(role)
-    order by 1, 2
+  for v_object in
+    with allowed(role, what) as (
+      values
+          ('awa_producer', 'function awa.enqueue'),
+          ('awa_producer', 'function awa.enqueue_many'),
+          ('awa_producer', 'function awa.enqueue_batch'),
+          ('awa_producer', 'function awa.enqueue_unique'),
+          ('awa_producer', 'function awa.cancel_by_unique_key'),
+          ('awa_worker', 'function awa.register_worker'),
+          ('awa_worker', 'function awa.heartbeat'),
+          ('awa_worker', 'function awa.deregister_worker'),
+          ('awa_worker', 'function awa.release_unknown'),
+          ('awa_worker', 'function awa.claim'),
+          ('awa_worker', 'function awa.complete'),
+          ('awa_worker', 'function awa.complete_many'),
+          ('awa_worker', 'function awa.fail'),
+          ('awa_worker', 'function awa.fail_many'),
+          ('awa_worker', 'function awa.release'),
+          ('awa_worker', 'function awa.discard'),
+          ('awa_worker', 'function awa.snooze'),
+          ('awa_worker', 'function awa.cancel_attempt'),
+          ('awa_worker', 'function awa.extend'),
+          ('awa_worker', 'function awa.set_progress'),
+          ('awa_maintainer', 'function awa.promote_due'),
+          ('awa_maintainer', 'function awa.materialize'),
+          ('awa_maintainer', 'function awa.rescue'),
+          ('awa_maintainer', 'function awa.expire_history'),
+          ('awa_maintainer', 'function awa.rotate'),
+          ('awa_maintainer', 'function awa.prune_oldest'),
+          ('awa_maintainer', 'procedure awa.run_maintenance'),
+          ('awa_operator', 'function awa.configure_queue'),
+          ('awa_operator', 'function awa.pause_queue'),
+          ('awa_operator', 'function awa.resume_queue'),
+          ('awa_operator', 'function awa.drop_queue'),
+          ('awa_operator', 'function awa.cancel'),
+          ('awa_operator', 'function awa.cancel_where'),
+          ('awa_operator', 'function awa.retry'),
+          ('awa_operator', 'function awa.retry_where'),
+          ('awa_operator', 'function awa.set_priority'),
+          ('awa_operator', 'function awa.move'),
+          ('awa_operator', 'function awa.purge_dlq'),
+          ('awa_operator', 'function awa.rebase_after_restore'),
+          ('awa_reader', 'function awa.jobs_compat'),
+          ('awa_reader', 'function awa.job'),
+          ('awa_reader', 'function awa.list_jobs'),
+          ('awa_reader', 'function awa.queue_counts'),
+          ('awa_reader', 'function awa.explain_job'),
+          ('awa_reader', 'function awa.audit'),
+          ('awa_reader', 'function awa.health'),
+          ('awa_reader', 'view awa.jobs'),
+          ('awa_reader', 'view awa.queue_counts')
+      union all
+      select r.role, 'function awa.version'
+        from unnest(array['awa_producer', 'awa_worker', 'awa_maintainer', 'awa_operator', 'awa_reader']) r(role)
+    ), granted as (
+      select r.oid, case when a.what like 'view %' then 'relation' else 'routine' end as kind, split_part(a.what, '.', 2) as name
+        from allowed a join pg_roles r on r.rolname = v_prefix || substr(a.role, 5)
+    ), objects as (
+      select 'schema awa' as object, n.nspowner as owner, coalesce(n.nspacl, acldefault('n', n.nspowner)) as acl, acldefault('n', n.nspowner) as default_acl,
+             array(select distinct g.oid from granted g) as grantees, 'USAGE' as privilege, '{}'::oid[] as by_column
+        from pg_namespace n where n.nspname = 'awa'
+      union all
+      select format('routine %s', p.oid::regprocedure), p.proowner, coalesce(p.proacl, acldefault('f', p.proowner)), acldefault('f', p.proowner),
+             array(select g.oid from granted g where g.kind = 'routine' and g.name = p.proname), 'EXECUTE', '{}'
+        from pg_proc p where p.pronamespace = 'awa'::regnamespace
+      union all
+      select format('%s %s', case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass), c.relowner,
+             coalesce(c.relacl, acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner)), acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner),
+             array(select g.oid from granted g where g.kind = 'relation' and g.name = c.relname), 'SELECT', array(select distinct x.grantee from pg_attribute a, aclexplode(a.attacl) x where a.attrelid = c.oid)
+        from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
+    )
+    select o.object, o.grantees, o.privilege, array(select distinct a.grantee from aclexplode(o.acl) a where a.grantee <> o.owner) || o.by_column as others
+      from objects o
+     where o.by_column <> '{}'
+        or array(select format('%s %s %s', a.grantee, a.privilege_type, a.is_grantable) from aclexplode(o.acl) a order by 1)
+           <> array(select format('%s %s false', o.owner, a.privilege_type) from aclexplode(o.default_acl) a where a.grantee = o.owner
+                    union all select format('%s %s false', g, o.privilege) from unnest(o.grantees) g
+                    order by 1)
   loop
-    continue when not exists (select from pg_roles where rolname = v_grant.role);
-    execute format('grant usage on schema awa to %I', v_grant.role);
-    execute format('grant execute on %s to %I', v_grant.what, v_grant.role);
+    for v_command in
+      select format('revoke all on %s from %s cascade', v_object.object, case g when 0 then 'public' else g::regrole::text end) from unnest(v_object.others) g
+      union all
+      select format('grant all on %s to %s', v_object.object, v_owner)
+      union all
+      select format('grant %s on %s to %s', v_object.privilege, v_object.object, g::regrole) from unnest(v_object.grantees) g
+    loop
+      execute v_command;
+    end loop;
   end loop;
-  if exists (select from pg_roles where rolname = 'awa_reader') then
-    grant select on awa.jobs, awa.queue_counts to awa_reader;
-  end if;
 end
 $$;

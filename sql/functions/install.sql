@@ -1,20 +1,5 @@
 -- The manifest: views that are row contracts come with their functions, public functions first, private ones after, grants last.
--- Everything is "create or replace", so that it can be installed again at any time, and keeps what depends on it.
--- Whoever may create objects in public must not be able to slip in a function.
-set local search_path = pg_catalog, pg_temp;
-set local check_function_bodies = off;
-set local client_min_messages = warning;
-
-do $$
-begin
-  if getdatabaseencoding() <> 'UTF8' then
-    raise warning 'the database is encoded in %', getdatabaseencoding()
-      using detail = 'Jobs and outputs with characters that this encoding lacks are refused (22P05), and so are JSON escapes for them; Go workers store errors with escapes. SQL_ASCII takes any bytes, and says nothing of what they mean.',
-            hint = 'A database in UTF-8 takes all of them: create database mydb encoding ''UTF8'' template template0. In this one, let Go programs set client_encoding=UTF8.';
-  end if;
-end
-$$;
-
+-- What sql/install does with it has search_path, the roles and the locks ready. Everything is "create or replace", so that it can be installed again at any time, and keeps what depends on it.
 {{ template "shared/queues.sql" . }}
 {{ template "maintain/segments.sql" . }}
 {{ template "shared/unique_keys.sql" . }}

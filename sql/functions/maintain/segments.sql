@@ -9,8 +9,14 @@ end
 $$;
 comment on function awa._keep_row is 'Refuses to remove the one row of a table that has to have it';
 
-create or replace trigger keep_row before delete or truncate on awa.settings execute function awa._keep_row();
-create or replace trigger keep_row before delete or truncate on awa.ring execute function awa._keep_row();
+do $$
+begin
+  if (select count(*) from pg_trigger t where t.tgrelid in ('awa.settings'::regclass, 'awa.ring'::regclass) and t.tgname = 'keep_row' and t.tgenabled in ('O', 'A')) < 2 then
+    create or replace trigger keep_row before delete or truncate on awa.settings execute function awa._keep_row();
+    create or replace trigger keep_row before delete or truncate on awa.ring execute function awa._keep_row();
+  end if;
+end
+$$;
 
 -- The entries that count: all, but for those of the segment that was cleaned, which are claimed, buried, or carried to the current segment under the same place.
 create or replace view awa._entries as

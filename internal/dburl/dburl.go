@@ -1,0 +1,58 @@
+// Package dburl reads the URL of a database so that no error tells its password.
+package dburl
+
+import (
+	"errors"
+	"regexp"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// ErrUnreadable says that a URL is not one, or that it can be read in more than one way. It says nothing of the URL: any part of
+// it may be the password, or a piece of that.
+var ErrUnreadable = errors.New("the database URL can't be read")
+
+var parameterPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
+
+// Parse is [pgx.ParseConfig], with errors that hold nothing of the URL. It refuses what pgx takes, but not as it was meant: a
+// password with a @ or / that is not encoded, say, would become the host's name, which errors tell.
+func Parse(databaseURL string) (*pgx.ConnConfig, error) {
+	for _, scheme := range []string{"postgres://", "postgresql://"} {
+		rest, ok := strings.CutPrefix(databaseURL, scheme)
+		if !ok {
+			continue
+		}
+		// One @ ends user and password. None may come later, where it would tell that these hold a delimiter.
+		userinfo, rest, found := strings.Cut(rest, "@")
+		if !found {
+			rest = userinfo
+		}
+		if strings.ContainsAny(rest, "@#") || found && strings.ContainsAny(userinfo, "/?#") {
+			return nil, ErrUnreadable
+		}
+	}
+	cfg, err := pgx.ParseConfig(databaseURL)
+	if err != nil {
+		return nil, ErrUnreadable
+	}
+	for name := range cfg.RuntimeParams {
+		if !parameterPattern.MatchString(name) {
+			return nil, ErrUnreadable
+		}
+	}
+	return cfg, nil
+}
+
+// ParsePool is the same for a pool, which knows parameters of its own.
+func ParsePool(databaseURL string) (*pgxpool.Config, error) {
+	if _, err := Parse(databaseURL); err != nil {
+		return nil, err
+	}
+	cfg, err := pgxpool.ParseConfig(databaseURL)
+	if err != nil {
+		return nil, ErrUnreadable
+	}
+	return cfg, nil
+}

@@ -1,0 +1,162 @@
+// Package install installs Awa in a database, and removes it: by SQL that a program and psql run alike.
+package install
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/awa-pg/awa/sql"
+)
+
+// lockKey is the key of the advisory lock under which Awa is installed. The keys that the engine uses are negative.
+const lockKey = int64(0x6177616d696772) // "awamigr"
+
+// Options say how to install or remove.
+type Options struct {
+	RolePrefix string        // what the names of roles begin with; empty for what the database knows, and in a new one awa_
+	Wait       time.Duration // how long others may be in the way before it gives up; 0 for a minute
+	Force      bool          // to remove it though there are jobs, or though others' objects depend on it
+}
+
+// Result says what was done.
+type Result struct {
+	Before     int32  `json:"before"`    // number of the last migration before, 0 for a new installation
+	After      int32  `json:"after"`     // and now
+	Functions  string `json:"functions"` // version of the functions that are installed now
+	Newer      bool   `json:"newer"`     // whether they are newer than these sources, and were left alone
+	Changed    bool   `json:"changed"`   // whether anything was done
+	Role       string `json:"role"`      // the role that did it
+	RolePrefix string `json:"role_prefix"`
+	Shared     bool   `json:"shared"` // whether members of the roles of Awa may use it too
+}
+
+// Install installs the sources on a connection of its own, which has to be fresh: nothing was looked up on it in the search_path of its role.
+func (s *Sources) Install(ctx context.Context, conn *pgx.Conn, o Options) (r Result, err error) {
+	text, err := s.render("install.sql")
+	if err != nil {
+		return r, err
+	}
+	return r, run(ctx, conn, o, text, "awa.installed", &r)
+}
+
+// run runs a block in a transaction of its own, and reads what it left in a setting. All of it goes by the simple protocol: nothing is prepared, and no
+// parameter's type is guessed.
+func run(ctx context.Context, conn *pgx.Conn, o Options, text, setting string, result any) error {
+	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+	var settings strings.Builder
+	set := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(&settings, "set local %s = %s;\n", name, quote(value))
+		}
+	}
+	if strings.Contains(o.RolePrefix, "\\") {
+		return fmt.Errorf("the role prefix %q is not the beginning of a role's name", o.RolePrefix)
+	}
+	set("awa.role_prefix", o.RolePrefix)
+	if o.Wait > 0 {
+		set("awa.install_wait", fmt.Sprintf("%d milliseconds", max(1, o.Wait.Milliseconds())))
+	}
+	if o.Force {
+		set("awa.force", "on")
+	}
+	if _, err := conn.PgConn().Exec(ctx, "set search_path = pg_catalog, pg_temp;\n"+begin+settings.String()+text+"commit;").ReadAll(); err != nil {
+		return err
+	}
+	results, err := conn.PgConn().Exec(ctx, fmt.Sprintf("select pg_catalog.current_setting(%s)", quote(setting))).ReadAll()
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(results[0].Rows[0][0], result)
+}
+
+// begin begins the transaction, whatever the defaults of the role and the database are.
+const begin = `begin isolation level read committed read write;
+set local search_path = pg_catalog, pg_temp;
+set local standard_conforming_strings = on;
+set local statement_timeout = 0;
+set local lock_timeout = '5s';
+`
+
+// File returns the installation as a file for psql.
+func (s *Sources) File() (string, error) {
+	text, err := s.render("install.sql")
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf(`-- Awa %s for psql: installs it, or brings an older installation to this version. Safe to repeat.
+--   psql -f awa.sql DATABASE
+--   psql -v role_prefix=app_ -f awa.sql DATABASE     with roles of another name than awa_producer and so on, in a new installation
+`, s.Version) + file("awa.role_prefix", text, `select case when (r ->> 'newer')::boolean then 'Awa stays as it is' when (r ->> 'before')::int = 0 then 'Awa is installed' else 'Awa is up to date' end
+       || pg_catalog.format(': schema version %s, functions %s.', r ->> 'after', r ->> 'functions') as awa_said
+  from (select pg_catalog.current_setting('awa.installed')::pg_catalog.json) i(r) \gset
+\echo :awa_said
+`), nil
+}
+
+// file makes a file for psql of a block, with the setting that the variable role_prefix sets.
+func file(setting, text, end string) string {
+	return `\set ON_ERROR_STOP on
+\set SHOW_CONTEXT never
+set search_path = pg_catalog, pg_temp;
+` + begin + `\if :{?role_prefix}
+select set_config('awa.role_prefix', :'role_prefix', true) as awa_said \gset
+\endif
+\if :{?force}
+select set_config('awa.force', :'force', true) as awa_said \gset
+\endif
+` + text + "commit;\n" + end
+}
+
+// render fills in a template of sql/install.
+func (s *Sources) render(name string) (string, error) {
+	dir, err := fs.Sub(sql.Install, "install")
+	if err != nil {
+		return "", err
+	}
+	t, err := template.ParseFS(dir, "*.sql")
+	if err != nil {
+		return "", err
+	}
+	catalog, err := fs.ReadFile(dir, "catalog.sql")
+	if err != nil {
+		return "", err
+	}
+	data := struct {
+		*Sources
+		LockKey                                    int64
+		CatalogQuery                               string
+		FunctionsJSON, RelationsJSON, TriggersJSON string
+	}{Sources: s, LockKey: lockKey, CatalogQuery: string(catalog)}
+	type signature struct { // without the body
+		Name     string   `json:"name"`
+		Names    []string `json:"names"`
+		Types    []string `json:"types"`
+		Defaults int      `json:"defaults"`
+		Result   string   `json:"result"`
+	}
+	signatures := make([]signature, len(s.Functions))
+	for i, f := range s.Functions {
+		signatures[i] = signature{f.Name, f.Names, f.Types, f.Defaults, f.Result}
+	}
+	for _, list := range []struct {
+		text *string
+		of   any
+	}{{&data.FunctionsJSON, signatures}, {&data.RelationsJSON, s.Relations}, {&data.TriggersJSON, s.Triggers}} {
+		text, err := json.Marshal(list.of)
+		if err != nil {
+			return "", err
+		}
+		*list.text = string(text)
+	}
+	var out bytes.Buffer
+	err = t.ExecuteTemplate(&out, name, data)
+	return out.String(), err
+}
