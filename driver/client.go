@@ -83,7 +83,7 @@ type UniqueOptions struct {
 	// ended otherwise does not. [Day], [Week], and whole numbers of [Month] and [Year] are those of the calendar, others
 	// count from 1970.
 	Period time.Duration
-	Zone   string    // the time zone of the calendar, such as "Europe/Berlin"; UTC by default
+	Zone   string    // the time zone of the calendar by its IANA name, such as "Europe/Berlin"; UTC by default
 	RunAt  time.Time // only for [Client.CancelByUniqueKey]: the RunAt of the job, where its period is that
 	// States are the states in which a job holds its key, as [JobInfo] names them; by default all in which it has not
 	// ended, and with a Period when it has completed. Without meaning to [Client.CancelByUniqueKey].

@@ -404,26 +404,57 @@ func TestKeyOfAPeriod(t *testing.T) {
 	}
 }
 
-// A key that is used again and again while a snapshot is held costs a bounded number of looks at rows that are gone.
+// A key that is used again and again while a snapshot is held costs a bounded number of looks at rows that are gone, with pauses in between, too. When the snapshot is gone, so are the rows.
 func TestKeyThatIsUsedAgainAndAgain(t *testing.T) {
-	d := newDatabase(t)
-	old, s := d.session(), d.session()
-	old.exec("begin isolation level repeatable read")
-	old.exec("select 1")
-	s.exec("set synchronous_commit = off")
-	s.exec(`do $$
-		begin
-		  for round in 1..1500 loop
-		    perform awa.enqueue_unique('q', 'k', unique_key => 'key');
-		    commit;
-		    perform awa.complete(c.job_id, c.receipt) from awa.claim('q') c;
-		    commit;
-		  end loop;
-		end
-		$$`)
-	require.True(t, s.enqueuesUnique("")().Inserted)
-	s.exec("begin")
-	require.False(t, s.enqueuesUnique("")().Inserted)
-	require.Less(t, one[int](s, "select pg_stat_get_xact_tuples_returned('awa.unique_claims_pkey'::regclass)"), 200, "rows of the index that are looked at")
-	s.exec("commit")
+	for name, test := range map[string]struct{ options, end string }{
+		"completed":     {"", "awa.complete(c.job_id, c.receipt) from awa.claim('q') c"},
+		"cancelled":     {"", "awa.cancel_by_unique_key(unique_key => 'key')"},
+		"with a period": {", unique_period => '1 year'", "awa.cancel_by_unique_key(unique_key => 'key', unique_period => '1 year')"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDatabase(t)
+			old, s := d.session(), d.session()
+			old.exec("begin isolation level repeatable read")
+			old.exec("select pg_current_xact_id()")
+			s.exec("set synchronous_commit = off")
+			s.exec(fmt.Sprintf(`do $$
+				begin
+				  for round in 1..1000 loop
+				    perform awa.enqueue_unique('q', 'k', unique_key => 'key'%s);
+				    commit;
+				    perform %s;
+				    commit;
+				    if round %% 20 = 0 then -- a pause: nobody holds the key when maintenance looks
+				      perform awa.expire_history();
+				      commit;
+				    end if;
+				  end loop;
+				end
+				$$`, test.options, test.end))
+			looks := func(index string) int {
+				return one[int](s, "select pg_stat_get_xact_tuples_returned($1::text::regclass)", "awa."+index)
+			}
+			s.exec("begin")
+			require.True(t, s.enqueuesUnique(test.options)().Inserted)
+			require.False(t, s.enqueuesUnique(test.options)().Inserted)
+			require.Less(t, looks("unique_claims_pkey"), 300, "entries that two calls look at")
+			s.exec("rollback")
+			s.exec("begin")
+			s.exec("select awa.expire_history()")
+			require.Zero(t, looks("unique_claims_free_since"), "entries that maintenance looks at")
+			s.exec("commit")
+
+			old.exec("rollback")
+			s.expiresKeys()
+		})
+	}
+}
+
+// expiresKeys waits until maintenance has removed the rows of all keys that nobody holds: as soon as no snapshot is older, of whoever uses the server beside this test.
+func (s *session) expiresKeys() {
+	s.Helper()
+	require.Eventually(s, func() bool {
+		s.exec("select awa.expire_history()")
+		return one[int](s, "select count(*) from awa.unique_claims") == 0
+	}, patience, 10*time.Millisecond)
 }

@@ -3,7 +3,8 @@
 \ir ../prelude.psql
 
 begin;
-select plan(104);
+set local track_functions = 'pl';
+select plan(117);
 
 -- Order, mixed queues, fields
 create temp table made as
@@ -184,5 +185,19 @@ select is((select array_agg(b.inserted) from awa.enqueue_batch(jsonb_build_array
     jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'unique', '{"key": "twice", "states": ["available"]}'::jsonb))) b),
   '{t,f}', 'the first of two jobs with one key is inserted');
 
+-- Unique jobs: what is refused, in which of them
+select pg_temp.refused(format($$select * from awa.enqueue_batch('[{"queue": "q", "kind": "k"}, {"queue": "q", "kind": "k", "unique": %s}]')$$, c.uniq), '22023', c.names, c.uniq)
+  from (values
+    (1, '{"period": "soon"}', 'unique.period'), (2, '{"period": "0"}', 'jobs: unique_period'), (3, '{"zone": "UTC+5"}', 'jobs: unique_zone'), (4, '{"by": []}', 'jobs: unique_by'),
+    (5, '{"states": ["ready"]}', 'jobs: unique_states'), (6, '{"key": ""}', 'jobs: unique_key'), (7, '{"name": "x"}', 'jobs: unique'), (8, '{"key": 1}', 'jobs: unique'), (9, '{"by": ["kind", 1]}', 'jobs: unique'),
+    (10, '"x"', 'jobs holds'), (11, '{"period": "1 day", "key": "x", "zone": "Mars"}', 'jobs: unique_zone')
+  ) c(n, uniq, names)
+ order by c.n;
+
+-- Each key is made once, and one that nobody has is taken without more ado
+create temp table calls as select p.proname, pg_stat_get_xact_function_calls(p.oid) as before from pg_proc p where p.oid in ('awa._unique_key'::regproc, 'awa._take_key'::regproc);
+select is((select count(*) filter (where b.inserted) from awa.enqueue_batch((select jsonb_agg(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'unique', jsonb_build_object('key', 'of ' || n % 9))) from generate_series(1, 10) n)) b),
+  9::bigint, 'of ten jobs with nine keys nine are inserted');
+select is((select string_agg(c.proname || ' ' || pg_stat_get_xact_function_calls(('awa.' || c.proname)::regproc) - coalesce(c.before, 0), ', ' order by c.proname) from calls c), '_take_key 1, _unique_key 10', 'each key is made once, and looked at only where it is taken');
 select * from finish();
 rollback;

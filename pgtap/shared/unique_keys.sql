@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(356);
+select plan(377);
 
 -- States
 select is((select array_agg(awa._state_bit(s) order by n) from unnest(array['scheduled', 'available', 'running', 'retryable', 'waiting_external', 'completed', 'failed', 'cancelled', 'dead']) with ordinality u(s, n)),
@@ -106,8 +106,21 @@ select is(pg_temp.holders(), 'kept -1, new -1, other''s -2', 'what was lost whil
 select awa._move_keys('{-1,-1,-1}', array[pg_temp.key('new', '{failed}'), null, pg_temp.key('kept', '{running,failed}')], 'failed', null) \g /dev/null
 select is(pg_temp.holders(), 'other''s -2', 'who goes for good lets go of all');
 
+-- Rows of keys that nobody holds
+select ok(awa._horizon() <= pg_snapshot_xmin(pg_current_snapshot()), 'no snapshot looks further than the present one');
+insert into awa.unique_claims (key, round, job_id, free_since) values (sha256('idle'), 0, null, null), (sha256('idle'), 1000000000, null, '3'), (sha256('busy'), 0, null, null), (sha256('busy'), 1000000000, -3, null), (sha256('young'), 0, null, null), (sha256('young'), 1000000000, null, pg_current_xact_id());
+insert into awa.unique_claims (key, round, job_id, held_until) values (sha256('over'), 0, -4, now()), (sha256('over again'), 0, null, null), (sha256('over again'), 1000000000, -5, now()), (sha256('goes on'), 0, -6, now() + interval '1 hour');
+select awa._expire_keys() \g /dev/null
+select is((select string_agg(concat_ws(' ', n.name, case when u.round > 0 then case when u.round = 1000000000 then 'second' else 'second, changed' end end, u.job_id, case when u.free_since is not null then 'free' end), ', ' order by n.n, u.round)
+             from awa.unique_claims u join unnest(array['idle', 'busy', 'young', 'over', 'over again', 'goes on']) with ordinality n(name, n) on u.key = sha256(convert_to(n.name, 'UTF8'))),
+  'busy, busy second -3, young, young second free, over again, over again second, changed free, goes on -6', 'go when no snapshot is older; a key whose period is over is let go of');
+
 -- Refusals
-select pg_temp.refused($$select awa._unique_key('q', 'k', '{}', null, null, '1 day', 'Europe/Berln', null, now())$$, '22023', 'unique_zone', 'a zone that there is not');
+select pg_temp.refused(format($$select awa._unique_key('q', 'k', '{}', null, null, '1 day', %L, null, now())$$, z), '22023', 'unique_zone', 'no zone, or one of POSIX: ' || z)
+  from unnest('{Europe/Berln,UTC+5,UTC-5,+02,-05:30,GMT+2,<+05>-5,Europe/Berlin2,EST5,"CET-1CEST,M3.5.0,M10.5.0/3",""}'::text[]) z;
+select isnt((select p.name from awa._unique_period('1 day', z, now()) p), null, 'a zone of the database of time zones: ' || z)
+  from unnest('{Europe/Berlin,america/new_york,Etc/GMT+5,Etc/GMT-14,GMT0,EST5EDT,UTC,CET}'::text[]) z;
+select is((select p.ends from awa._unique_period('1 day', 'Etc/GMT-5', '2026-11-28 20:00+00') p), '2026-11-29 19:00+00'::timestamptz, 'Etc/GMT-5 is east');
 select pg_temp.refused(format('select awa._unique_key(%s, null, null, now())', c.args), '22023', c.names, c.description)
   from (values
     (1, $$'q', 'k', '{}', '', null, null$$, 'unique_key', 'an empty key'),

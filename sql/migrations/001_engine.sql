@@ -471,14 +471,17 @@ create table awa.unique_claims (
   job_id     bigint,
   queue_id   bigint,
   held_until timestamptz,
+  free_since xid8,
   primary key (key, round)
 );
 create index unique_claims_held_until on awa.unique_claims (held_until) where held_until is not null;
+create index unique_claims_free_since on awa.unique_claims (free_since) where free_since is not null;
 comment on table awa.unique_claims is 'One unique key that a job holds. Of the rows of a key the one of the highest round counts';
 comment on column awa.unique_claims.key is 'What the job carries as its key, without the states and the end of the period';
 comment on column awa.unique_claims.round is '0 in the first row of a key, which keeps others out. Some keys that were let go of have a second row, whose round grows each time that it changes: it is found without a look at what it replaced, which an old snapshot may keep';
 comment on column awa.unique_claims.job_id is 'The job that holds the key; null in a row that counts when nobody does, and in the first row of a key that has two';
-comment on column awa.unique_claims.held_until is 'The end of the period, once the job has completed; or until when a row is kept whose key nobody holds';
+comment on column awa.unique_claims.held_until is 'The end of the period, once the job has completed';
+comment on column awa.unique_claims.free_since is 'In a second row: the transaction that let go of the key; null while a job holds it';
 comment on column awa.unique_claims.queue_id is 'The queue in which the job completed';
 
 create table awa.queue_rollups (

@@ -15,6 +15,7 @@ set jit = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
+  v_jobs int := jsonb_array_length(case when jsonb_typeof(jobs) = 'array' then jobs else '[]' end);
   v_job_ids bigint[];
   v_keys bytea[];
   v_inserted boolean[];
@@ -25,27 +26,29 @@ begin
   if jobs is null or jsonb_typeof(jobs) <> 'array' then
     perform awa._refuse('jobs must be a JSON array', jsonb_typeof(jobs), 'Pass an array of objects with the fields of enqueue.');
   end if;
-  if jsonb_array_length(jobs) > 10000 then
-    perform awa._refuse('jobs must hold at most 10000 elements', jsonb_array_length(jobs)::text, 'Split it into several calls.');
+  if v_jobs > 10000 then
+    perform awa._refuse('jobs must hold at most 10000 elements', v_jobs::text, 'Split it into several calls.');
   end if;
-  perform awa._check_job(j.job, j.place) from jsonb_array_elements(jobs) with ordinality j(job, place);
+  perform awa._check_fields(j.job, j.place) from jsonb_array_elements(jobs) with ordinality j(job, place);
+  v_keys := awa._checked_keys(jobs, v_now);
 
   -- Ids in the order of the array: in this order they are served.
-  v_job_ids := array(select nextval('awa.job_ids') from generate_series(1, jsonb_array_length(jobs)));
-  v_inserted := array_fill(true, array[jsonb_array_length(jobs)]);
-  v_keys := array_fill(null::bytea, array[jsonb_array_length(jobs)]);
+  v_job_ids := array(select nextval('awa.job_ids') from generate_series(1, v_jobs));
+  v_inserted := array_fill(true, array[v_jobs]);
   -- Keys in one order, whatever that of the jobs: two batches never wait for each other in a circle.
   for v_key in
-    select j.place, k.key, awa._holds(k.key, case when k.run_at > v_now then 'scheduled' else 'available' end) as holds
-      from jsonb_array_elements(jobs) with ordinality j(job, place)
-     cross join lateral awa._job_key(j.job, v_now) k
-     where jsonb_typeof(j.job -> 'unique') = 'object'
-     order by substr(k.key, 1, 32), j.place
+    select k.place, substr(k.key, 1, 32) as key, awa._holds(k.key, case when awa._timestamp(jobs -> (k.place::int - 1) ->> 'run_at') > v_now then 'scheduled' else 'available' end) as holds
+      from unnest(v_keys) with ordinality k(key, place)
+     where k.key is not null
+     order by 2, 1
   loop
-    v_taken := awa._take_key(substr(v_key.key, 1, 32), v_key.holds, v_job_ids[v_key.place]);
+    if v_key.holds then
+      insert into awa.unique_claims (key, job_id) values (v_key.key, v_job_ids[v_key.place]) on conflict do nothing; -- most often nobody has it
+      continue when found;
+    end if;
+    v_taken := awa._take_key(v_key.key, v_key.holds, v_job_ids[v_key.place]);
     v_job_ids[v_key.place] := v_taken.job_id;
     v_inserted[v_key.place] := v_taken.taken;
-    v_keys[v_key.place] := v_key.key;
   end loop;
 
   for v_run in
@@ -67,20 +70,50 @@ end
 $$;
 comment on function awa.enqueue_batch is 'Appends jobs of any queues and kinds, unless others hold their unique keys, and says for each whether it was inserted';
 
--- The unique key of a job object that has one, and its run_at.
-create or replace function awa._job_key(job jsonb, now timestamptz, out key bytea, out run_at timestamptz)
+-- The unique keys of job objects; null for those that have none. Refuses the first object whose values enqueue would refuse, and says which one it is.
+create or replace function awa._checked_keys(jobs jsonb, now timestamptz) returns bytea[]
 language plpgsql
 as $$
+#variable_conflict use_variable
 declare
-  v_unique jsonb := job -> 'unique';
-  v_options record := awa._job_options(job);
+  v_keys bytea[] := '{}';
+  v_job record;
+  v_options record;
+  v_unique jsonb;
+  v_message text;
+  v_detail text;
+  v_hint text;
 begin
-  run_at := v_options.run_at;
-  key := awa._unique_key(v_options.queue, v_options.kind, nullif(job -> 'args', 'null'), v_unique ->> 'key', awa._texts(v_unique -> 'by'), (v_unique ->> 'period')::interval, v_unique ->> 'zone',
-    awa._texts(v_unique -> 'states'), coalesce(run_at, now));
+  for v_job in select j.job, j.place from jsonb_array_elements(jobs) with ordinality j(job, place) loop
+    v_options := awa._job_options(v_job.job);
+    perform awa._check_options(v_options.queue, v_options.kind, v_options.priority, v_options.run_at, v_options.max_attempts, v_options.tags);
+    if pg_column_size(v_job.job) > 2000 then
+      perform awa._body_bytes(array[v_job.job -> 'args'], v_options.tags, v_options.metadata);
+    end if;
+    v_unique := v_job.job -> 'unique';
+    v_keys[v_job.place] := case when jsonb_typeof(v_unique) = 'object' then
+      awa._unique_key(v_options.queue, v_options.kind, nullif(v_job.job -> 'args', 'null'), v_unique ->> 'key', awa._texts(v_unique -> 'by'), awa._key_period(v_unique ->> 'period'), coalesce(v_unique ->> 'zone', 'UTC'),
+        awa._texts(v_unique -> 'states'), coalesce(v_options.run_at, now)) end;
+  end loop;
+  return v_keys;
+exception when invalid_parameter_value then
+  get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+  raise exception using errcode = '22023', message = 'jobs: ' || v_message, detail = format('Element %s: %s', v_job.place, v_detail), hint = v_hint;
 end
 $$;
-comment on function awa._job_key is 'The unique key of a job object';
+comment on function awa._checked_keys is 'The unique keys of job objects, once their values have been checked';
+
+-- The period of a unique key, from a text. Raises 22023.
+create or replace function awa._key_period(value text) returns interval
+language plpgsql strict
+as $$
+begin
+  return value::interval;
+exception when invalid_datetime_format or datetime_field_overflow or interval_field_overflow then
+  perform awa._refuse('unique.period must be an interval', value, 'Pass something like "1 day" or "90 minutes".');
+end
+$$;
+comment on function awa._key_period is 'The period of a unique key, from a text';
 
 -- The strings of a JSON array; null for anything else.
 create or replace function awa._texts(value jsonb) returns text[]
@@ -128,17 +161,13 @@ end
 $$;
 comment on function awa._timestamp is 'A timestamp from a text in ISO 8601 with a zone';
 
--- Refuses a job object whose fields are not of enqueue's names, types and ranges, and says which one it is.
-create or replace function awa._check_job(job jsonb, place bigint) returns void
+-- Refuses a job object whose fields are not of enqueue's names and types, and says which one it is. Raises 22023.
+create or replace function awa._check_fields(job jsonb, place bigint) returns void
 language plpgsql
 as $$
 declare
   v_field text;
   v_value jsonb;
-  v_options record;
-  v_message text;
-  v_detail text;
-  v_hint text;
 begin
   if jsonb_typeof(job) <> 'object' then
     perform awa._refuse('jobs must hold objects only', format('element %s of type %s', place, jsonb_typeof(job)),
@@ -161,55 +190,26 @@ begin
       perform awa._refuse('jobs holds an object with an unknown or unfit field', format('element %s, %s: %s', place, left(v_field, 100), awa._brief(v_value)),
         'The fields are those of enqueue: queue, kind (strings), args, priority, max_attempts (whole numbers), run_at (a string such as "2031-05-01T09:00:00+02:00"), tags (an array of strings), metadata; and unique, an object.');
     end if;
+    if v_field = 'unique' then
+      for v_field, v_value in select * from jsonb_each(case when jsonb_typeof(v_value) = 'object' then v_value else '{}' end) loop
+        if (case
+              when v_field in ('key', 'period', 'zone') then jsonb_typeof(v_value) not in ('null', 'string')
+              when v_field in ('by', 'states') then not awa._is_list(v_value)
+              else true
+            end)
+        then
+          perform awa._refuse('jobs: unique has an unknown or unfit field', format('element %s, %s: %s', place, left(v_field, 100), awa._brief(v_value)),
+            'The fields are key (a string), by (an array of strings), period (a string such as "1 day"), zone (a string), states (an array of strings).');
+        end if;
+      end loop;
+    end if;
   end loop;
-  begin
-    v_options := awa._job_options(job);
-    perform awa._check_options(v_options.queue, v_options.kind, v_options.priority, v_options.run_at, v_options.max_attempts, v_options.tags);
-    if pg_column_size(job) > 2000 then
-      perform awa._body_bytes(array[job -> 'args'], v_options.tags, v_options.metadata);
-    end if;
-    if jsonb_typeof(job -> 'unique') = 'object' then
-      perform awa._check_unique(job);
-    end if;
-  exception when invalid_parameter_value then
-    get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
-    raise exception using errcode = '22023', message = 'jobs: ' || v_message, detail = format('Element %s: %s', place, v_detail), hint = v_hint;
-  end;
 end
 $$;
-comment on function awa._check_job is 'Refuses a job object whose fields are not of enqueue''s names, types and ranges';
+comment on function awa._check_fields is 'Refuses a job object whose fields are not of enqueue''s names and types';
 
 -- Whether a JSON value is null or an array of strings.
 create or replace function awa._is_list(value jsonb) returns boolean
 language sql immutable
 return value = 'null' or jsonb_typeof(value) = 'array' and not jsonb_path_exists(value, 'strict $[*] ? (@.type() <> "string")');
 comment on function awa._is_list is 'Whether a JSON value is null or an array of strings';
-
--- Refuses a job object whose unique is none. Raises 22023.
-create or replace function awa._check_unique(job jsonb) returns void
-language plpgsql
-as $$
-declare
-  v_field text;
-  v_value jsonb;
-begin
-  for v_field, v_value in select * from jsonb_each(job -> 'unique') loop
-    if (case
-          when v_field in ('key', 'period', 'zone') then jsonb_typeof(v_value) not in ('null', 'string')
-          when v_field in ('by', 'states') then not awa._is_list(v_value)
-          else true
-        end)
-    then
-      perform awa._refuse('unique has an unknown or unfit field', format('%s: %s', left(v_field, 100), awa._brief(v_value)),
-        'The fields are key (a string), by (an array of strings), period (a string such as "1 day"), zone (a string), states (an array of strings).');
-    end if;
-  end loop;
-  begin
-    perform (job -> 'unique' ->> 'period')::interval;
-  exception when invalid_datetime_format or datetime_field_overflow or interval_field_overflow then
-    perform awa._refuse('unique.period must be an interval', job -> 'unique' ->> 'period', 'Pass something like "1 day" or "90 minutes".');
-  end;
-  perform awa._job_key(job, clock_timestamp());
-end
-$$;
-comment on function awa._check_unique is 'Refuses a job object whose unique is none';

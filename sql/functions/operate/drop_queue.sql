@@ -86,9 +86,7 @@ begin
   )
   select array_agg(g.job_id), array_agg(substr(g.unique_key, 1, 32)) into v_job_ids, v_keys from gone g where g.unique_key is not null;
   perform awa._let_go(v_job_ids, v_keys);
-  delete from awa.unique_claims u
-   where u.key = any(array(select k.key from awa.unique_claims k where k.held_until is not null and k.queue_id = v_queue_id and k.job_id is not null for update skip locked)) -- not those that a producer is taking
-     and (u.job_id is null or u.queue_id = v_queue_id);
+  perform awa._free_keys(array(select u.key from awa.unique_claims u where u.held_until is not null and u.queue_id = v_queue_id for update skip locked)); -- not those that a producer is taking
   -- For the books: what others did before their rows could be locked.
   update awa.queue_rollups r
      set enqueued = b.jobs - b.enqueued

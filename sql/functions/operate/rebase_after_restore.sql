@@ -93,6 +93,7 @@ begin
    where r.lane = n.lane;
   update awa.ring r
      set carried_segment = null, carried_since = null, cleaned_segment = null, cleaned_until = null, cleaned_by = null, old_snapshots = null, unreadable = null, outcome = null, tries = 0, retry_at = null, stuck_since = null;
+  update awa.unique_claims u set free_since = pg_current_xact_id() where u.free_since is not null;
   truncate awa.rebasing;
   return query select v_available, v_running, v_completed;
 end
@@ -121,7 +122,8 @@ as $$
                        union all select max(l.receipt >> 12) from awa.leases l
                        union all select max(d.receipt >> 12) from awa.done_entries d
                        union all select max(d.receipt >> 12) from awa.dlq_entries d
-                       union all select max(h.receipt >> 12) from awa.heartbeat_replies h) i)
+                       union all select max(h.receipt >> 12) from awa.heartbeat_replies h
+                       union all select max(u.round) from awa.unique_claims u) i)
       union all
       select pg_get_serial_sequence('awa.workers', 'worker_id')::regclass, (
                select max(i.id)

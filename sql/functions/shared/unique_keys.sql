@@ -70,15 +70,13 @@ $$;
 comment on function awa._move_keys is 'Lets go of the unique keys that jobs do not hold in their new state, and takes those that they do';
 
 -- Lets go of unique keys, where these jobs hold them, and have not completed.
--- Why: a deleted row stays in the way of each look for its key, for as long as some snapshot is older. So a key that is let go of gets a second row, one time in sixteen, which then stays for as
--- long as the key is used at least once a minute, and changes its place each time. Always, it would cost the many keys that are used once.
+-- Why: a deleted row stays in the way of each look for its key, for as long as some snapshot is older. So a key that is let go of gets a second row, one time in sixteen, which then stays until no snapshot is older than
+-- its last use, and changes its place each time. Always, it would cost the many keys that are used once.
 create or replace function awa._let_go(job_ids bigint[], keys bytea[]) returns void
 language plpgsql
 as $$
-#variable_conflict use_variable
 declare
   v_gone bigint;
-  v_until timestamptz := clock_timestamp() + interval '1 minute';
 begin
   if keys is null then
     return;
@@ -108,12 +106,12 @@ begin
      where u.job_id = k.job_id and u.held_until is null
      order by u.key
   ), second as (
-    insert into awa.unique_claims (key, round, held_until) select h.key, nextval('awa.claim_ids'), v_until from held h where h.round = 0
+    insert into awa.unique_claims (key, round, free_since) select h.key, nextval('awa.claim_ids'), pg_current_xact_id() from held h where h.round = 0
   )
   update awa.unique_claims u
      set job_id = null,
          round = case when u.round > 0 then nextval('awa.claim_ids') else 0 end,
-         held_until = case when u.round > 0 then v_until end
+         free_since = case when u.round > 0 then pg_current_xact_id() end
     from held h
    where u.key = h.key and u.round = h.round;
 end
@@ -138,15 +136,51 @@ as $$
 $$;
 comment on function awa._keep_keys is 'Notes for the keys of jobs that have completed until when they are held';
 
--- Removes rows of keys whose time is over; at most 2,000 keys.
+-- Lets go of keys of completed jobs whose period is over, and removes the rows of keys that nobody holds, both of them; at most 2,000 of each kind.
+-- Why: a key that is in use under an old snapshot keeps its second row. Without it, each look would go over all that this row ever was.
 create or replace function awa._expire_keys() returns void
+language plpgsql
+as $$
+declare
+  v_horizon xid8 := awa._horizon();
+begin
+  perform awa._free_keys(array(select u.key from awa.unique_claims u where u.held_until <= clock_timestamp() order by u.held_until limit 2000 for update skip locked));
+  delete from awa.unique_claims u
+   where u.key = any(array(select f.key from awa.unique_claims f where f.free_since < v_horizon order by f.free_since limit 2000 for update skip locked));
+end
+$$;
+comment on function awa._expire_keys is 'Lets go of keys whose period is over, and removes the rows of keys that nobody holds';
+
+-- Lets go of the keys of completed jobs, whose rows the caller has locked.
+create or replace function awa._free_keys(keys bytea[]) returns void
 language sql
 as $$
-  delete from awa.unique_claims u
-   where u.key = any(array(select e.key from awa.unique_claims e where e.held_until <= clock_timestamp() order by e.held_until limit 2000 for update skip locked))
-     and (u.held_until <= clock_timestamp() or u.job_id is null)
+  with once as (
+    delete from awa.unique_claims u where u.key = any(keys) and u.round = 0 and u.job_id is not null
+  )
+  update awa.unique_claims u
+     set job_id = null, queue_id = null, held_until = null, round = nextval('awa.claim_ids'), free_since = pg_current_xact_id()
+   where u.key = any(keys) and u.round > 0
 $$;
-comment on function awa._expire_keys is 'Removes rows of keys whose time is over';
+comment on function awa._free_keys is 'Lets go of the keys of completed jobs';
+
+-- The transaction up to which no snapshot looks back: what was deleted by older ones stays in nobody's way. Where this role may not see the snapshots of others, they do not count.
+create or replace function awa._horizon() returns xid8
+language sql stable
+as $$
+  select (o.xid::text::bigint - greatest(0, (
+           select max(age(s.xmin))
+             from (
+               select a.backend_xmin as xmin
+                 from pg_stat_activity a
+                where (a.datid is null or a.datid = (select d.oid from pg_database d where d.datname = current_database())) and a.backend_type is distinct from 'autovacuum worker'
+               union all
+               select s.xmin from pg_replication_slots s
+             ) s
+         ) - age(o.xid::xid)))::text::xid8
+    from (select pg_snapshot_xmin(pg_current_snapshot()) as xid) o
+$$;
+comment on function awa._horizon is 'The transaction up to which no snapshot looks back';
 
 -- The job that holds a unique key once this transaction commits; null when there is none. A job that this transaction itself has cancelled, or moved away, while it was available
 -- keeps its key until then; the key passes on to its heir, the job that this transaction has enqueued in its place. So there is a line of jobs, each the heir of the one before it. The last
@@ -218,8 +252,8 @@ begin
         insert into awa.unique_claims (key, job_id) values (key, job_id) on conflict do nothing;
       else
         update awa.unique_claims u
-           set job_id = job_id, held_until = null, queue_id = null, round = case when u.round > 0 then nextval('awa.claim_ids') else 0 end
-         where u.key = key and u.round = v_holder.round and u.held_until is not null;
+           set job_id = job_id, held_until = null, free_since = null, queue_id = null, round = case when u.round > 0 then nextval('awa.claim_ids') else 0 end
+         where u.key = key and u.round = v_holder.round and (u.free_since is not null or u.held_until <= clock_timestamp());
       end if;
       exit when found;
     elsif v_holder.job_id = job_id then
@@ -263,12 +297,15 @@ declare
   v_bits int;
   v_parts jsonb;
   v_period record;
+  v_ends timestamptz;
   v_key bytea;
 begin
-  perform awa._check_array('unique_states', unique_states, 9);
-  select bit_or(awa._state_bit(s)) into v_bits
-    from unnest(coalesce(unique_states, '{scheduled,available,running,retryable,waiting_external}')) s
-  having bool_and(awa._state_bit(s) is not null);
+  if unique_states is null then
+    v_bits := 31; -- until it has ended
+  else
+    perform awa._check_array('unique_states', unique_states, 9);
+    select bit_or(awa._state_bit(s)) into v_bits from unnest(unique_states) s having bool_and(awa._state_bit(s) is not null);
+  end if;
   if v_bits is null then
     perform awa._refuse('unique_states must name states of a job', unique_states::text,
       'The states are scheduled, available, running, retryable, waiting_external, completed, failed, cancelled and dead.');
@@ -278,6 +315,8 @@ begin
       perform awa._refuse('unique_key must be 1 to 10000 characters long', unique_key, 'Pass a text that says what there may be one of, or leave it out.');
     end if;
     v_parts := jsonb_build_object('key', unique_key);
+  elsif unique_by is null or unique_by = '{kind,args}' then
+    v_parts := jsonb_build_object('kind', kind, 'args', coalesce(args, '{}'));
   else
     perform awa._check_array('unique_by', v_by, 3);
     if cardinality(v_by) = 0 or not v_by <@ '{queue,kind,args}' then
@@ -286,9 +325,10 @@ begin
     v_parts := case when 'kind' = any(v_by) then jsonb_build_object('kind', kind) else '{}' end
       || case when 'args' = any(v_by) then jsonb_build_object('args', coalesce(args, '{}')) else '{}' end;
   end if;
-  v_period := awa._unique_period(unique_period, unique_zone, at);
-  if v_period.name is not null then
-    v_parts := v_parts || jsonb_build_object('period', v_period.name);
+  if unique_period is not null or unique_zone <> 'UTC' then
+    v_period := awa._unique_period(unique_period, unique_zone, at);
+    v_parts := v_parts || case when unique_period is not null then jsonb_build_object('period', v_period.name) else '{}' end;
+    v_ends := v_period.ends;
   end if;
   v_key := sha256(convert_to(awa._canonical(v_parts::text), 'UTF8'));
   if unique_key is null and 'queue' = any(v_by) then
@@ -296,7 +336,7 @@ begin
     v_bits := v_bits | 512;
   end if;
   return v_key || substr(int4send(v_bits), 3)
-    || case when v_period.ends is not null and unique_states is null then int8send(ceil(extract(epoch from v_period.ends))::bigint) else '' end;
+    || case when v_ends is not null and unique_states is null then int8send(ceil(extract(epoch from v_ends))::bigint) else '' end;
 end
 $$;
 comment on function awa._unique_key is 'What a job carries as its unique key';
@@ -343,8 +383,9 @@ begin
     exception when data_exception then
       v_zone := '';
     end;
-    if v_zone = '' then
-      perform awa._refuse('unique_zone must be a time zone', zone, 'Pass a name such as Europe/Berlin, or leave it out for UTC.');
+    -- Not what PostgreSQL takes for a zone of POSIX: UTC+5 is five hours west of UTC there, and so is Europe/Berlin5. The names of the time zone database with numbers are these.
+    if v_zone = '' or v_zone ~ '[0-9]' and v_zone !~* '^(etc/gmt[-+]?[0-9]{1,2}|gmt[-+]?0|(est5e|cst6c|mst7m|pst8p)dt)$' then
+      perform awa._refuse('unique_zone must be a time zone by its name', zone, 'Pass a name such as Europe/Berlin, or leave it out for UTC. Zones of a fixed offset are Etc/GMT-5, which is five hours east, and its like.');
     end if;
   end if;
   if length is null then
