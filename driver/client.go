@@ -135,7 +135,7 @@ func (c *Client) EnqueueUniqueTx(ctx context.Context, tx DBTX, args Args, unique
 	if err != nil {
 		return 0, false, fmt.Errorf("enqueue: %w", err)
 	}
-	row, err := queries.EnqueueUnique(ctx, tx, gen.EnqueueUniqueParams{
+	row, err := queries.EnqueueUnique(ctx, utf8DB{tx}, gen.EnqueueUniqueParams{
 		Queue:        cmp.Or(opts.Queue, DefaultQueue),
 		Kind:         args.Kind(),
 		Args:         encoded,
@@ -181,7 +181,7 @@ func (c *Client) CancelByUniqueKeyTx(ctx context.Context, tx DBTX, args Args, un
 			return 0, false, fmt.Errorf("cancel by unique key: %w", err)
 		}
 	}
-	ids, err := queries.CancelByUniqueKey(ctx, tx, params)
+	ids, err := queries.CancelByUniqueKey(ctx, utf8DB{tx}, params)
 	if err != nil {
 		return 0, false, fmt.Errorf("cancel by unique key: %w", mapError(err))
 	}
@@ -261,7 +261,7 @@ func (c *Client) EnqueueBatchTx(ctx context.Context, tx DBTX, jobs []BatchJob) (
 	if err != nil {
 		return nil, fmt.Errorf("enqueue: %w", err)
 	}
-	rows, err := queries.EnqueueBatch(ctx, tx, encoded)
+	rows, err := queries.EnqueueBatch(ctx, utf8DB{tx}, encoded)
 	if err != nil {
 		return nil, fmt.Errorf("enqueue: %w", mapError(err))
 	}
@@ -314,7 +314,7 @@ func enqueue(ctx context.Context, tx DBTX, args []Args, opts EnqueueOptions) ([]
 	if params.RunAt, err = optionalTime("RunAt", 9999, opts.RunAt); err != nil {
 		return nil, fmt.Errorf("enqueue: %w", err)
 	}
-	ids, err := queries.EnqueueMany(ctx, tx, params)
+	ids, err := queries.EnqueueMany(ctx, utf8DB{tx}, params)
 	if err != nil {
 		return nil, fmt.Errorf("enqueue: %w", mapError(err))
 	}
@@ -389,7 +389,7 @@ func completeTx(ctx context.Context, tx DBTX, jobID, receipt int64, output any) 
 	if err != nil {
 		return fmt.Errorf("complete job %d: %w", jobID, err)
 	}
-	if err := queries.Complete(ctx, tx, gen.CompleteParams{JobID: jobID, Receipt: receipt, Output: encoded}); err != nil {
+	if err := queries.Complete(ctx, utf8DB{tx}, gen.CompleteParams{JobID: jobID, Receipt: receipt, Output: encoded}); err != nil {
 		return fmt.Errorf("complete job %d: %w", jobID, mapError(err))
 	}
 	return nil

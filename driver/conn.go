@@ -46,6 +46,7 @@ func connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, *meter, error)
 	received := new(meter)
 	cfg.ConnConfig.DialFunc = received.dialer(cfg.ConnConfig.DialFunc)
 	cfg.ConnConfig.OnNotification = nil // so that the worker gets its notifications
+	cfg.ConnConfig.RuntimeParams["client_encoding"] = "UTF8"
 	conn, err := pgx.ConnectConfig(ctx, cfg.ConnConfig)
 	if err != nil {
 		return nil, nil, err
@@ -87,9 +88,9 @@ type handlersDB struct {
 // call calls a function of the server, as a statement alone, or, where the database's default isolation level makes that fail
 // because of what others do, once more in a transaction at READ COMMITTED.
 func (h handlersDB) call(ctx context.Context, f func(DBTX) error) error {
-	err := f(unpreparedDB{h.pool, h.mode})
+	err := f(unpreparedDB{utf8DB{h.pool}, h.mode})
 	if hasCode(err, serializationFailure) {
-		err = pgx.BeginTxFunc(ctx, h.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error { return f(unpreparedDB{tx, h.mode}) })
+		err = pgx.BeginTxFunc(ctx, h.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error { return f(unpreparedDB{utf8DB{tx}, h.mode}) })
 	}
 	return mapError(err)
 }
@@ -107,6 +108,73 @@ func (u unpreparedDB) QueryRow(ctx context.Context, sql string, args ...any) pgx
 }
 
 func (u unpreparedDB) with(args []any) []any { return append([]any{u.mode}, args...) }
+
+// utf8DB is what the caller runs statements on, unless the server takes what Go writes there for something else than UTF-8.
+type utf8DB struct{ DBTX }
+
+func (u utf8DB) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	if pool, ok := u.DBTX.(*pgxpool.Pool); ok {
+		conn, err := pool.Acquire(ctx)
+		if err != nil {
+			return pgconn.CommandTag{}, err
+		}
+		defer conn.Release()
+		return utf8DB{conn}.Exec(ctx, sql, args...)
+	}
+	if err := u.check(); err != nil {
+		return pgconn.CommandTag{}, err
+	}
+	return u.DBTX.Exec(ctx, sql, args...)
+}
+
+func (u utf8DB) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
+	if pool, ok := u.DBTX.(*pgxpool.Pool); ok {
+		conn, err := pool.Acquire(ctx)
+		if err != nil {
+			return nil, err
+		}
+		rows, err := utf8DB{conn}.Query(ctx, sql, args...)
+		if err != nil {
+			conn.Release()
+			return nil, err
+		}
+		return &ownTxRows{Rows: rows, ctx: ctx, conn: conn}, nil
+	}
+	if err := u.check(); err != nil {
+		return nil, err
+	}
+	return u.DBTX.Query(ctx, sql, args...)
+}
+
+func (u utf8DB) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
+	rows, err := u.Query(ctx, sql, args...)
+	return pipelineRow{rows: rows, err: err}
+}
+
+func (u utf8DB) check() error {
+	switch db := u.DBTX.(type) {
+	case *pgx.Conn:
+		return checkEncoding(db)
+	case interface{ Conn() *pgx.Conn }: // a transaction, or a connection of a pool
+		return checkEncoding(db.Conn())
+	}
+	return nil
+}
+
+// checkEncoding refuses a connection whose texts are not UTF-8. It takes no round trip, since the server says so by itself.
+func checkEncoding(conn *pgx.Conn) error {
+	if conn == nil {
+		return nil
+	}
+	client, server := conn.PgConn().ParameterStatus("client_encoding"), conn.PgConn().ParameterStatus("server_encoding")
+	switch {
+	case client == "UTF8" || client == "": // a proxy may not say
+		return nil
+	case client == "SQL_ASCII" && (server == "UTF8" || server == "SQL_ASCII"): // bytes pass as they are
+		return nil
+	}
+	return fmt.Errorf("client_encoding is %s, and Go writes UTF-8: connect with client_encoding=UTF8", client)
+}
 
 // errSilent is the cause of contexts that end when the server takes too long.
 var errSilent = errors.New("the server does not answer")
@@ -436,6 +504,11 @@ func (o ownTx) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 func (o ownTx) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	conn, err := o.pool.Acquire(ctx)
 	if err != nil {
+		return nil, err
+	}
+	err = checkEncoding(conn.Conn())
+	if err != nil {
+		conn.Release()
 		return nil, err
 	}
 	rows, err := pipeline{conn: conn.Conn()}.Query(ctx, sql, args...)

@@ -32,7 +32,7 @@ func (c *Client) Cancel(ctx context.Context, id int64, reason string) (state str
 // that waited was claimed meanwhile, that is decided at the commit, which then may fail with what [MapError] tells is [ErrMovedOn]. It fails with
 // [ErrIsolation] at any isolation level but READ COMMITTED.
 func (c *Client) CancelTx(ctx context.Context, tx DBTX, id int64, reason string) (state string, err error) {
-	state, err = queries.Cancel(ctx, tx, gen.CancelParams{JobID: id, Reason: optional(reason)})
+	state, err = queries.Cancel(ctx, utf8DB{tx}, gen.CancelParams{JobID: id, Reason: optional(reason)})
 	return state, changeError("cancel", id, err)
 }
 
@@ -47,7 +47,7 @@ func (c *Client) Retry(ctx context.Context, id int64) (state string, err error) 
 
 // RetryTx is [Client.Retry] inside the caller's transaction: the job may run when that commits.
 func (c *Client) RetryTx(ctx context.Context, tx DBTX, id int64) (state string, err error) {
-	state, err = queries.Retry(ctx, tx, id)
+	state, err = queries.Retry(ctx, utf8DB{tx}, id)
 	return state, changeError("retry", id, err)
 }
 
@@ -61,7 +61,7 @@ func (c *Client) SetPriority(ctx context.Context, id int64, priority int) (state
 
 // SetPriorityTx is [Client.SetPriority] inside the caller's transaction: see [Client.CancelTx].
 func (c *Client) SetPriorityTx(ctx context.Context, tx DBTX, id int64, priority int) (state string, err error) {
-	state, err = queries.SetPriority(ctx, tx, gen.SetPriorityParams{JobID: id, Priority: clampInt(priority)})
+	state, err = queries.SetPriority(ctx, utf8DB{tx}, gen.SetPriorityParams{JobID: id, Priority: clampInt(priority)})
 	return state, changeError("set priority of", id, err)
 }
 
@@ -75,7 +75,7 @@ func (c *Client) Move(ctx context.Context, id int64, queue string) (state string
 
 // MoveTx is [Client.Move] inside the caller's transaction: see [Client.CancelTx].
 func (c *Client) MoveTx(ctx context.Context, tx DBTX, id int64, queue string) (state string, err error) {
-	state, err = queries.Move(ctx, tx, gen.MoveParams{JobID: id, Queue: queue})
+	state, err = queries.Move(ctx, utf8DB{tx}, gen.MoveParams{JobID: id, Queue: queue})
 	return state, changeError("move", id, err)
 }
 
@@ -99,7 +99,7 @@ func (c *Client) CancelWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (
 	if err != nil {
 		return 0, fmt.Errorf("cancel jobs: %w", err)
 	}
-	n, err := queries.CancelWhere(ctx, tx, gen.CancelWhereParams(params))
+	n, err := queries.CancelWhere(ctx, utf8DB{tx}, gen.CancelWhereParams(params))
 	if err != nil {
 		return 0, fmt.Errorf("cancel jobs: %w", mapError(err))
 	}
@@ -120,7 +120,7 @@ func (c *Client) RetryWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (i
 	if err != nil {
 		return 0, fmt.Errorf("retry jobs: %w", err)
 	}
-	n, err := queries.RetryWhere(ctx, tx, gen.RetryWhereParams(params))
+	n, err := queries.RetryWhere(ctx, utf8DB{tx}, gen.RetryWhereParams(params))
 	if err != nil {
 		return 0, fmt.Errorf("retry jobs: %w", mapError(err))
 	}
@@ -139,7 +139,7 @@ func (c *Client) PurgeDLQTx(ctx context.Context, tx DBTX, filter JobFilter) (int
 	if err != nil {
 		return 0, fmt.Errorf("purge dead letters: %w", err)
 	}
-	n, err := queries.PurgeDLQ(ctx, tx, gen.PurgeDLQParams(params))
+	n, err := queries.PurgeDLQ(ctx, utf8DB{tx}, gen.PurgeDLQParams(params))
 	if err != nil {
 		return 0, fmt.Errorf("purge dead letters: %w", mapError(err))
 	}
@@ -177,7 +177,7 @@ func (c *Client) ConfigureQueueTx(ctx context.Context, tx DBTX, queue string, se
 	}
 	encoded, err := encode("settings", values)
 	if err == nil {
-		err = mapError(queries.ConfigureQueue(ctx, tx, gen.ConfigureQueueParams{Queue: queue, Settings: encoded}))
+		err = mapError(queries.ConfigureQueue(ctx, utf8DB{tx}, gen.ConfigureQueueParams{Queue: queue, Settings: encoded}))
 	}
 	if err != nil {
 		return fmt.Errorf("configure queue %q: %w", queue, err)
@@ -193,7 +193,7 @@ func (c *Client) PauseQueue(ctx context.Context, queue string) error {
 
 // PauseQueueTx is [Client.PauseQueue] inside the caller's transaction.
 func (c *Client) PauseQueueTx(ctx context.Context, tx DBTX, queue string) error {
-	if err := queries.PauseQueue(ctx, tx, queue); err != nil {
+	if err := queries.PauseQueue(ctx, utf8DB{tx}, queue); err != nil {
 		return fmt.Errorf("pause queue %q: %w", queue, mapError(err))
 	}
 	return nil
@@ -206,7 +206,7 @@ func (c *Client) ResumeQueue(ctx context.Context, queue string) error {
 
 // ResumeQueueTx is [Client.ResumeQueue] inside the caller's transaction.
 func (c *Client) ResumeQueueTx(ctx context.Context, tx DBTX, queue string) error {
-	if err := queries.ResumeQueue(ctx, tx, queue); err != nil {
+	if err := queries.ResumeQueue(ctx, utf8DB{tx}, queue); err != nil {
 		return fmt.Errorf("resume queue %q: %w", queue, mapError(err))
 	}
 	return nil
@@ -222,7 +222,7 @@ func (c *Client) DropQueue(ctx context.Context, queue string, force bool) error 
 // DropQueueTx is [Client.DropQueue] inside the caller's transaction. Commit soon: nobody can claim from the queue before. It
 // fails with [ErrIsolation] at any isolation level but READ COMMITTED.
 func (c *Client) DropQueueTx(ctx context.Context, tx DBTX, queue string, force bool) error {
-	if err := queries.DropQueue(ctx, tx, gen.DropQueueParams{Queue: queue, Force: force}); err != nil {
+	if err := queries.DropQueue(ctx, utf8DB{tx}, gen.DropQueueParams{Queue: queue, Force: force}); err != nil {
 		return fmt.Errorf("drop queue %q: %w", queue, mapError(err))
 	}
 	return nil

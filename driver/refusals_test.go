@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -282,9 +283,73 @@ func latin1URL(t *testing.T) string {
 	u.RawQuery = query.Encode()
 	result, err := driver.Migrate(t.Context(), u.String())
 	require.NoError(t, err)
-	require.Len(t, result.Warnings, 1)
-	assert.Equal(t, "the database is encoded in LATIN1", result.Warnings[0].Message)
+	var warnings []string // and one of the roles, which another database of the server has, too
+	for _, w := range result.Warnings {
+		warnings = append(warnings, w.Message)
+	}
+	assert.Contains(t, warnings, "the database is encoded in LATIN1")
 	return u.String()
+}
+
+// Texts do not become others on the way, whatever encoding the pool's connections have: the worker's own connections are in UTF-8,
+// and what uses the pool, or a transaction of the caller's, is refused.
+func TestConnectionsInAnotherEncoding(t *testing.T) {
+	good := latin1URL(t)
+	bad := untapped(t, strings.Replace(good, "client_encoding=UTF8", "client_encoding=LATIN1", 1))
+	const want = "connect with client_encoding=UTF8"
+	client := driver.NewClient(bad)
+	args, ctx := note{Text: "é"}, t.Context()
+	for name, call := range map[string]func(db driver.DBTX) error{
+		"enqueue": func(db driver.DBTX) error {
+			_, err := client.EnqueueTx(ctx, db, args, driver.EnqueueOptions{})
+			return err
+		},
+		"many": func(db driver.DBTX) error {
+			_, err := client.EnqueueManyTx(ctx, db, []driver.Args{args}, driver.EnqueueOptions{})
+			return err
+		},
+		"unique": func(db driver.DBTX) error {
+			_, _, err := client.EnqueueUniqueTx(ctx, db, args, driver.UniqueOptions{}, driver.EnqueueOptions{})
+			return err
+		},
+		"batch": func(db driver.DBTX) error {
+			_, err := client.EnqueueBatchTx(ctx, db, []driver.BatchJob{{Args: args}})
+			return err
+		},
+		"by key": func(db driver.DBTX) error {
+			_, _, err := client.CancelByUniqueKeyTx(ctx, db, args, driver.UniqueOptions{}, "")
+			return err
+		},
+		"complete": func(db driver.DBTX) error { return client.CompleteTx(ctx, db, 1, 1, "é") },
+		"cancel":   func(db driver.DBTX) error { _, err := client.CancelTx(ctx, db, 1, "é"); return err },
+	} {
+		require.ErrorContains(t, call(bad), want, name)
+		require.ErrorContains(t, bad.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
+			assert.ErrorContains(t, call(conn.Conn()), want, name)
+			return call(conn)
+		}), want, name)
+		require.ErrorContains(t, pgx.BeginFunc(ctx, bad, func(tx pgx.Tx) error { return call(tx) }), want, name)
+	}
+	_, err := client.Enqueue(ctx, args, driver.EnqueueOptions{})
+	require.ErrorContains(t, err, want)
+	_, err = client.Job(ctx, 1)
+	require.ErrorContains(t, err, want)
+	_, err = client.Cancel(ctx, 1, "é")
+	require.ErrorContains(t, err, want)
+
+	pool := untapped(t, good)
+	id, err := driver.NewClient(pool).Enqueue(ctx, args, driver.EnqueueOptions{})
+	require.NoError(t, err)
+	got, progress := make(chan string, 1), make(chan error, 1)
+	runWorker(t, bad, handle(func(ctx context.Context, job *driver.Job[note]) error {
+		got <- job.Args.Text
+		progress <- job.SetProgress(ctx, "é")
+		return driver.Discard(errors.New("ü"))
+	}), driver.WorkerConfig{NoMaintenance: true})
+	assert.Equal(t, "é", <-got)
+	assert.ErrorContains(t, <-progress, want)
+	assert.Equal(t, "ü", waitForState(t, pool, id, "failed").Errors[0].Error)
+	assert.Zero(t, bad.Stat().AcquiredConns())
 }
 
 // In a database whose encoding does not have a character, each attempt ends all the same, counted, with a text that can be read.

@@ -17,7 +17,7 @@ var ErrUnreadable = errors.New("the database URL can't be read")
 var parameterPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
 
 // Parse is [pgx.ParseConfig], with errors that hold nothing of the URL. It refuses what pgx takes, but not as it was meant: a
-// password with a @ or / that is not encoded, say, would become the host's name, which errors tell.
+// password with a @ or / that is not encoded, say, would become the host's name, which errors tell. The connection is in UTF-8, as all that Go writes, whatever the URL says.
 func Parse(databaseURL string) (*pgx.ConnConfig, error) {
 	for _, scheme := range []string{"postgres://", "postgresql://"} {
 		rest, ok := strings.CutPrefix(databaseURL, scheme)
@@ -42,6 +42,7 @@ func Parse(databaseURL string) (*pgx.ConnConfig, error) {
 			return nil, ErrUnreadable
 		}
 	}
+	cfg.RuntimeParams["client_encoding"] = "UTF8"
 	return cfg, nil
 }
 
@@ -54,5 +55,6 @@ func ParsePool(databaseURL string) (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, ErrUnreadable
 	}
+	cfg.ConnConfig.RuntimeParams["client_encoding"] = "UTF8"
 	return cfg, nil
 }
