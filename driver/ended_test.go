@@ -57,6 +57,27 @@ func TestHandlersOfAWorkerThatSomebodyElseHasEnded(t *testing.T) {
 	}
 }
 
+// A worker that somebody else ends does not wait for its next heartbeat to learn that its attempts are gone.
+func TestEndedWorkerStopsAtOnce(t *testing.T) {
+	pool := testdb.New(t)
+	id := enqueueRetrying(t, pool, note{}, 5)
+	started, causes := make(chan int64), make(chan error, 1)
+	var attempts atomic.Int64
+	runWorker(t, pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
+		if attempts.Add(1) > 1 {
+			return nil
+		}
+		started <- queryValue[int64](t, pool, "select worker_id from awa.workers")
+		<-ctx.Done()
+		causes <- context.Cause(ctx)
+		return ctx.Err()
+	}), driver.WorkerConfig{HeartbeatEvery: time.Hour, StopTimeout: -1})
+	_, err := gen.New().DeregisterWorker(t.Context(), pool, receive(t, started))
+	require.NoError(t, err)
+	assert.ErrorIs(t, receive(t, causes), driver.ErrStaleReceipt)
+	waitForState(t, pool, id, "completed")
+}
+
 // Somebody else ends the worker between the commit of a claim and its answer: no handler is started for what is not the
 // worker's any more.
 func TestClaimOfAWorkerThatSomebodyElseHasEnded(t *testing.T) {

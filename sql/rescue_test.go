@@ -181,6 +181,26 @@ func TestWorkerIsTold(t *testing.T) {
 	}
 }
 
+// A worker that somebody else ends hears of it, so that it stops what runs.
+func TestEndedWorkerIsNotified(t *testing.T) {
+	d := newDatabase(t)
+	s, other := d.session(), d.session()
+	other.exec("listen awa_lost")
+	idle, worker, last := s.registerWorker(), s.registerWorker(), s.registerWorker()
+	s.enqueueMany("q", 3)
+	s.claimAs(worker, "q", 1)
+	s.materialize()
+	s.claimAs(worker, "q", 1)
+	s.claimAs(last, "q", 1)
+	s.exec("begin")
+	s.exec("select awa.deregister_worker($1)", last)
+	s.exec("rollback")
+	for _, w := range []int64{idle, worker, last} {
+		s.exec("select awa.deregister_worker($1)", w)
+	}
+	require.Equal(t, []int64{worker, last}, []int64{other.notified(), other.notified()}, "none for a worker without attempts, nor for what rolled back")
+}
+
 // notified waits for a notification on awa_lost and returns the worker that it is for.
 func (s *session) notified() (worker int64) {
 	s.Helper()

@@ -1,4 +1,4 @@
--- Ends a worker: its open attempts are released at once, without burning an attempt. Returns how many. Unknown workers have none.
+-- Ends a worker: its open attempts are released at once, without burning an attempt. Returns how many. Unknown workers have none. Where there were some, the worker is notified on the channel awa_lost, for somebody else may have ended it.
 -- Locks: the worker, for which it waits until the worker's open claims have committed, then its claims as complete_many does. Raises 22023, JQ004.
 create or replace function awa.deregister_worker(worker_id bigint) returns bigint
 language plpgsql
@@ -24,6 +24,9 @@ begin
   delete from awa.workers w where w.worker_id = worker_id;
   v_released := awa._release_open(worker_id, '{}', '{}');
   delete from awa.heartbeat_replies h where h.worker_id = worker_id; -- last: it may have waited for a cancel
+  if v_released > 0 then
+    perform awa._notify('awa_lost', worker_id::text);
+  end if;
   return v_released;
 end
 $$;
