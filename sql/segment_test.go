@@ -63,8 +63,8 @@ func (s *session) audited() {
 // setPruneWait bounds how long prune_oldest waits for its locks. Longer than an installation allows, for a test that has to do something meanwhile.
 func (s *session) setPruneWait(wait string) {
 	s.Helper()
-	if one[bool](s, "select exists (select from pg_constraint where conname = 'settings_prune_wait_check')") {
-		s.exec("alter table awa.settings drop constraint settings_prune_wait_check")
+	if one[bool](s, "select exists (select from pg_constraint where conname = 'prune_wait must be 1 to 500 milliseconds')") {
+		s.exec(`alter table awa.settings drop constraint "prune_wait must be 1 to 500 milliseconds"`)
 	}
 	s.exec("update awa.settings set prune_wait = $1::text::interval", wait)
 }

@@ -20,10 +20,22 @@ insert into bad (setting, n)
 select format('%s = %L', s, v), 100
   from unnest('{claim_wait,segment_age,completed_retention,prune_wait,warn_ready_age,warn_silence,warn_transaction_age}'::text[]) s, unnest('{infinity,-infinity}'::text[]) v
  where current_setting('server_version_num')::int >= 170000;
-select plan((select count(*)::int from good) + (select count(*)::int from bad));
+select plan((select count(*)::int from good) + 2 * (select count(*)::int from bad));
+create function pg_temp.message(statement text) returns text
+language plpgsql
+as $$
+begin
+  execute statement;
+  return null;
+exception when check_violation then
+  return sqlerrm;
+end
+$$;
 
 select is(pg_temp.outcome('update awa.settings set ' || setting), 'ok', setting) from good order by n, setting;
 select is(pg_temp.outcome('update awa.settings set ' || setting), '23514', setting) from bad order by n, setting;
+
+select matches(pg_temp.message('update awa.settings set ' || setting), '"' || split_part(setting, ' ', 1) || ' must be (.* to .*|1 or more)"$', 'the error says what may be set: ' || setting) from bad order by n, setting;
 
 select * from finish();
 rollback;

@@ -4,7 +4,7 @@
 
 begin;
 set local track_functions = 'pl';
-select plan(117);
+select plan(133);
 
 -- Order, mixed queues, fields
 create temp table made as
@@ -58,8 +58,12 @@ select is(
      from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k')))$$) j), '(4,9)',
   'a job that names nothing has the defaults of its queue');
 select is(
-  (select j.state from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'run_at', '2001-01-01T00:00:00Z')))$$) j),
-  'available', 'a run_at in the past means now');
+  (select j.state from pg_temp.made(format('awa.enqueue_batch(%L)', jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'run_at', c.run_at)))) j),
+  'available', 'a run_at in the past means now: ' || c.run_at)
+  from unnest('{2001-01-01T00:00:00Z,0001-01-01T00:00:00Z,0000-01-01T00:00:00+23:59}'::text[]) c(run_at);
+select is(
+  (select j.run_at from pg_temp.made(format('awa.enqueue_batch(%L)', jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'run_at', '9999-12-31T09:59:59.999999Z')))) j),
+  '9999-12-31 09:59:59.999999Z'::timestamptz, 'the last run_at that there may be');
 select is(
   (select j.tags from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'tags', '[]'::jsonb)))$$) j),
   '{}', 'an empty list of tags is one');
@@ -152,13 +156,15 @@ set local datestyle = 'SQL, DMY';
 set local timezone = 'Asia/Kathmandu';
 select is(
     (select j.run_at from pg_temp.made(format('awa.enqueue_batch(%L)', jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'run_at', c.run_at)))) j),
-    to_timestamp(1935482645 + c.fraction), 'run_at ' || c.run_at)
+    to_timestamp(1935482645 + c.fraction), 'run_at ' || left(c.run_at, 50))
   from (values
     (1, '2031-05-02T10:04:05Z', 0), (2, '2031-05-02t10:04:05z', 0), (3, '2031-05-02 10:04:05Z', 0), (4, '2031-05-02 10:04:05 Z', 0),
     (5, '2031-05-02T12:04:05+02', 0), (6, '2031-05-02T12:04:05+02:00', 0), (7, '2031-05-02 12:04:05 +0200', 0), (8, '2031-05-02T04:34:05-05:30', 0),
     (9, '2031-05-02T10:57:33+00:53:28', 0), (10, '2031-05-02T10:04:05.5Z', 0.5), (11, '2031-05-02T10:04:05.123456789+00:00', 0.123457),
     (12, '2031-05-02T10:04Z', -5), (13, to_jsonb('2031-05-02 10:04:05.000001+00'::timestamptz) #>> '{}', 0.000001),
-    (14, '2031-05-01T24:00:00-10:04', -5), (15, '2031-05-02T09:59:60+00', -245)
+    (14, '2031-05-01T24:00:00-10:04', -5), (15, '2031-05-02T09:59:60+00', -245),
+    (16, '2031-05-02T10:04:05.1234567890123456789Z', 0.123457), (17, '2031-05-02T10:04:05.' || repeat('9', 10000) || 'Z', 1), (18, '2031-05-02T10:04:05-00:00', 0), (19, '2031-05-03T10:03:05+23:59', 0),
+    (20, '2031-05-01T10:05:05-23:59', 0), (21, '2031-05-02t09:59:60.5z', -244.5)
   ) c(n, run_at, fraction)
  order by c.n;
 select pg_temp.refused(format('select * from awa.enqueue_batch(%L)', jsonb_build_array(jsonb_build_object('queue', pg_temp.q(' refused'), 'kind', 'k', 'run_at', c.run_at))), '22023', 'run_at', 'run_at ' || c.run_at)
@@ -166,7 +172,8 @@ select pg_temp.refused(format('select * from awa.enqueue_batch(%L)', jsonb_build
     (1, '2031-05-02T10:04:05'), (2, '2031-05-02'), (3, '2031-05-02 10:04:05 Europe/Berlin'), (4, '2031-05-02 10:04:05 CEST'), (5, '02/05/2031 10:04:05Z'),
     (6, '02.05.2031 10:04:05Z'), (7, '31-05-02 10:04:05Z'), (8, 'Fri May 2 10:04:05 2031 UTC'), (9, 'tomorrow'), (10, 'now'), (11, 'epoch'), (12, '-infinity'),
     (13, '2031-13-02T10:04:05Z'), (14, '2031-05-02T25:04:05Z'), (15, '2031-05-02T10:04:05+99:00'), (16, '2031-05-02T10:04:05Z BC'), (17, '12031-05-02T10:04:05Z'),
-    (18, '+2031-05-02T10:04:05Z'), (19, '2031-05-02T10:04:05,5Z'), (20, E'2031-05-02T10:04:05Z\n'), (21, ' 2031-05-02T10:04:05Z'), (22, '0000-05-02T10:04:05Z'), (23, '1935558245')
+    (18, '+2031-05-02T10:04:05Z'), (19, '2031-05-02T10:04:05,5Z'), (20, E'2031-05-02T10:04:05Z\n'), (21, ' 2031-05-02T10:04:05Z'), (22, '2031-05-02T10:04:05+24:00'), (23, '1935558245'),
+    (24, '2031-05-02T10:04:05+02:60'), (25, '2031-05-02T10Z'), (26, '20310502T100405Z'), (27, '2031-W18-5T10:04:05Z'), (28, '2031-05-02T10:04.5Z'), (29, '9999-12-31T10:00:00Z'), (30, '2031-05-02T10:04:60.0000001Z5')
   ) c(n, run_at)
  order by c.n;
 reset datestyle;

@@ -8,7 +8,7 @@ truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_cl
 update awa.ring set current_segment = 0, cleaned_segment = null, outcome = null, stuck_since = null, left_at = array_fill(clock_timestamp() - interval '1 hour 20 seconds', array[4]);
 select last_value as rescued_at, is_called as was_called from awa.rescued_at \gset
 select pg_temp.no_gap() \g /dev/null
-select plan(90);
+select plan(92);
 
 -- Times to the minute
 create function pg_temp.says(topics text, subjects text default '') returns text
@@ -263,6 +263,11 @@ select count(*) as read_by_reader from awa.health() \gset
 reset role;
 select is(:read_by_reader::bigint, n, 'readers see all of it') from all_rows;
 select setval('awa.rescued_at', :rescued_at, :'was_called') \g /dev/null
+
+-- Without notifications jobs wait until their workers look.
+select is((select h.hint from awa.health() h where h.topic = 'notifications'), null, 'where workers are notified there is nothing to say');
+update awa.settings set notifications = false;
+select matches((select h.level || ': ' || h.message || ': ' || h.hint from awa.health() h where h.topic = 'notifications'), '^ok: .* workers are not notified .*: Jobs wait for the poll interval of their workers', 'without notifications jobs wait for the poll interval');
 
 select * from finish();
 rollback;

@@ -112,21 +112,21 @@ comment on column awa.queue_settings.paused_at is 'Since when nothing is claimed
 
 -- Control ---------------------------------------------------------------------------------------
 
--- Intervals are checked by their seconds: as intervals, '1 year -360 days' is nothing, but it is five days long, and infinity is a length.
+-- Intervals are checked by their seconds: as intervals, '1 year -360 days' is nothing, but it is five days long, and infinity is a length. A check's name is what its error says.
 create table awa.settings (
   only_row    boolean primary key default true check (only_row),
-  claim_wait  interval not null default '5 seconds' check (extract(epoch from claim_wait) between 0.001 and 3600),
-  claim_bytes integer not null default 184320 check (claim_bytes between 1 and 1000000000),
-  segment_bytes bigint not null default 1073741824 check (segment_bytes > 0),
-  segment_age interval not null default '8 hours' check (extract(epoch from segment_age) between 0.000001 and 3155760000), -- 100 years
-  completed_retention interval not null default '24 hours' check (extract(epoch from completed_retention) between 0 and 3155760000),
-  carry_max   integer not null default 100000 check (carry_max between 0 and 10000000),
-  prune_wait  interval not null default '20 milliseconds' check (extract(epoch from prune_wait) between 0.001 and 0.5), -- shorter than deadlock_timeout
+  claim_wait  interval not null default '5 seconds' constraint "claim_wait must be 1 millisecond to 1 hour" check (extract(epoch from claim_wait) between 0.001 and 3600),
+  claim_bytes integer not null default 184320 constraint "claim_bytes must be 1 to 1000000000" check (claim_bytes between 1 and 1000000000),
+  segment_bytes bigint not null default 1073741824 constraint "segment_bytes must be 1 or more" check (segment_bytes > 0),
+  segment_age interval not null default '8 hours' constraint "segment_age must be 1 microsecond to 100 years" check (extract(epoch from segment_age) between 0.000001 and 3155760000), -- 100 years
+  completed_retention interval not null default '24 hours' constraint "completed_retention must be 0 to 100 years" check (extract(epoch from completed_retention) between 0 and 3155760000),
+  carry_max   integer not null default 100000 constraint "carry_max must be 0 to 10000000" check (carry_max between 0 and 10000000),
+  prune_wait  interval not null default '20 milliseconds' constraint "prune_wait must be 1 to 500 milliseconds" check (extract(epoch from prune_wait) between 0.001 and 0.5), -- shorter than deadlock_timeout
   notifications boolean not null default true,
-  warn_ready_age       interval not null default '5 minutes' check (extract(epoch from warn_ready_age) between 0.001 and 3155760000),
-  warn_failed_share    numeric not null default 0.25 check (warn_failed_share between 0 and 1),
-  warn_silence         interval not null default '1 minute' check (extract(epoch from warn_silence) between 0.001 and 3155760000),
-  warn_transaction_age interval not null default '1 hour' check (extract(epoch from warn_transaction_age) between 0.001 and 3155760000)
+  warn_ready_age       interval not null default '5 minutes' constraint "warn_ready_age must be 1 millisecond to 100 years" check (extract(epoch from warn_ready_age) between 0.001 and 3155760000),
+  warn_failed_share    numeric not null default 0.25 constraint "warn_failed_share must be 0 to 1" check (warn_failed_share between 0 and 1),
+  warn_silence         interval not null default '1 minute' constraint "warn_silence must be 1 millisecond to 100 years" check (extract(epoch from warn_silence) between 0.001 and 3155760000),
+  warn_transaction_age interval not null default '1 hour' constraint "warn_transaction_age must be 1 millisecond to 100 years" check (extract(epoch from warn_transaction_age) between 0.001 and 3155760000)
 );
 insert into awa.settings default values;
 comment on table awa.settings is 'Settings of the whole installation, in one row';

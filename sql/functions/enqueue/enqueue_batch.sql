@@ -146,20 +146,26 @@ end
 $$;
 comment on function awa._job_options is 'The fields of a job object, but for args';
 
--- A timestamp from a text in ISO 8601 with a zone, whatever DateStyle and TimeZone are. Raises 22023.
+-- A timestamp from a text as in RFC 3339, whatever DateStyle and TimeZone are; the seconds may be missing, and the zone may be shorter. The server itself takes neither the year 0000, nor offsets of 16 hours and more, nor very long
+-- fractions. Raises 22023.
 create or replace function awa._timestamp(value text) returns timestamptz
 language plpgsql strict
 as $$
+declare
+  v_parts text[] := regexp_match(regexp_replace(value, '(\.\d{9})\d+', '\1'),
+    '^(\d{4})(-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?) ?(?:Z|([-+])([01]\d|2[0-3])(?::?([0-5]\d)|:([0-5]\d):([0-5]\d))?)$', 'i');
 begin
-  if value !~* '^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)? ?(Z|[-+]\d\d(:?\d\d|:\d\d:\d\d)?)$' then
+  if v_parts is null then
     raise exception using errcode = '22007';
   end if;
-  return regexp_replace(value, ' ?z$', '+00', 'i')::timestamptz;
+  return (case v_parts[1] when '0000' then '0001' else v_parts[1] end || v_parts[2] || ' ' || v_parts[3] || '+00' || case v_parts[1] when '0000' then ' BC' else '' end)::timestamptz
+    - case v_parts[4] when '-' then -1 else 1 end
+      * make_interval(hours => coalesce(v_parts[5], '0')::int, mins => coalesce(v_parts[6], v_parts[7], '0')::int, secs => coalesce(v_parts[8], '0')::int);
 exception when data_exception then
-  perform awa._refuse('run_at must be a timestamp in ISO 8601 with a zone', value, 'Pass something like "2031-05-01T09:00:00+02:00" or "2031-05-01T07:00:00Z".');
+  perform awa._refuse('run_at must be a timestamp as in RFC 3339, with a zone', value, 'Pass something like "2031-05-01T09:00:00+02:00" or "2031-05-01T07:00:00Z".');
 end
 $$;
-comment on function awa._timestamp is 'A timestamp from a text in ISO 8601 with a zone';
+comment on function awa._timestamp is 'A timestamp from a text as in RFC 3339';
 
 -- Refuses a job object whose fields are not of enqueue's names and types, and says which one it is. Raises 22023.
 create or replace function awa._check_fields(job jsonb, place bigint) returns void
