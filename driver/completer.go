@@ -35,7 +35,7 @@ const (
 	discarded
 	cancelled
 	unknownKind // sent as a snooze
-	postponed   // the same, because a failure was refused
+	postponed   // put off, because a failure was refused; with a delay, sent as a snooze
 	released
 	outcomes = iota
 )
@@ -295,7 +295,13 @@ func sendSingly(ctx context.Context, db pipeline, answers []answer) (stale []int
 			switch a.outcome {
 			case released:
 				queries.Release(ctx, db, gen.ReleaseParams{JobID: a.jobID, Receipt: a.receipt})
-			case snoozed, unknownKind, postponed:
+			case postponed:
+				if a.delay == nil {
+					queries.PutOff(ctx, db, gen.PutOffParams{JobID: a.jobID, Receipt: a.receipt, Error: a.failure})
+					continue
+				}
+				queries.Snooze(ctx, db, gen.SnoozeParams{JobID: a.jobID, Receipt: a.receipt, Delay: *a.delay})
+			case snoozed, unknownKind:
 				queries.Snooze(ctx, db, gen.SnoozeParams{JobID: a.jobID, Receipt: a.receipt, Delay: *a.delay})
 			case discarded:
 				queries.Discard(ctx, db, gen.DiscardParams{JobID: a.jobID, Receipt: a.receipt, Error: a.failure})

@@ -39,12 +39,22 @@ var refusalPatience = time.Minute
 // backoff, often of seconds, would use up all attempts in one such trouble.
 const refusalDelay = time.Minute
 
+// blindPutOff is for how long a job is put off whose failure is refused, and of which the server does not even store that.
+const blindPutOff = time.Hour
+
 // refusal is what is known of an answer that was refused when it was sent alone.
 type refusal struct {
 	times  int
 	passed int // how many parcels of its outbox had passed then
 	due    time.Time
 	pause  backoff
+	long   time.Duration // the last pause after nothing at all was taken for its attempt
+}
+
+// longer returns the pause after nothing at all was taken for an attempt: 5 s, then twice as long each time, up to an hour.
+func (r *refusal) longer() time.Duration {
+	r.long = min(max(2*r.long, maxPause), time.Hour)
+	return r.long
 }
 
 // outbox holds the answers of one kind that the server has not taken yet.
@@ -259,13 +269,16 @@ func (c *completer) refused(ctx context.Context, o *outbox, a answer, err error)
 	if !othersPass && !c.isAboutTheAnswer(err) {
 		delay = new(refusalDelay)
 	}
-	if c.mayGiveUp(o, a, othersPass, err) && c.sendOtherwise(ctx, a, err, delay) {
+	mayGiveUp := c.mayGiveUp(o, a, othersPass, err)
+	if mayGiveUp && c.sendOtherwise(ctx, a, err, delay) {
 		return
 	}
 	if othersPass {
 		const what = "an answer is refused, though others are taken: it is sent again"
 		c.warnings.warn(ctx, c.log, slog.LevelWarn, what, what, keyJobID, a.jobID, keyError, mapError(err))
-		a.refusal.due = now.Add(a.refusal.pause.pause())
+		if a.refusal.due = now.Add(a.refusal.pause.pause()); mayGiveUp {
+			a.refusal.due = now.Add(a.refusal.longer())
+		}
 		o.suspects = append(o.suspects, a)
 		return
 	}
@@ -288,7 +301,17 @@ func (c *completer) mayGiveUp(o *outbox, a answer, othersPass bool, err error) b
 	// None passes. What is given up first shows whether the server takes anything else. Each answer has the same patience: those
 	// that come late, too.
 	long := time.Since(o.ill) >= refusalPatience && time.Since(a.since) >= refusalPatience
-	return !isTemporary(err) && o.refused >= maxRefusals && (c.ending || long)
+	if isTemporary(err) {
+		return mayBeTheAnswer(err) && o.refused >= maxRefusals && long
+	}
+	return o.refused >= maxRefusals && (c.ending || long)
+}
+
+// mayBeTheAnswer says whether an error that is most often over the next time may also be about a single answer: it takes too long, or
+// too much of the server, or the connection does not carry it.
+func mayBeTheAnswer(err error) bool {
+	var pg *pgconn.PgError
+	return !errors.As(err, &pg) || pg.Code == queryCanceled || strings.HasPrefix(pg.Code, "53")
 }
 
 // sendOtherwise sends something in place of an answer that the server refuses: an output that is no jsonb, say, a delay that is
@@ -300,6 +323,7 @@ func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, dela
 		c.warnings.warn(ctx, c.log, level, text, text, keyJobID, a.jobID, keyError, err)
 	}
 	gone := false // the connection
+	var refusal error
 	try := func(a answer) bool {
 		if gone {
 			return false
@@ -309,6 +333,7 @@ func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, dela
 			c.settle(ctx, []answer{a}, stale)
 		}
 		gone = !c.db.isOpen()
+		refusal = mapError(err)
 		return err == nil
 	}
 	if other := a; asciiText(a.failure) != a.failure {
@@ -335,15 +360,27 @@ func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, dela
 	if a.outcome != failed && a.outcome != committed { // nothing else can be said of an attempt that is given back, or put off
 		return false
 	}
+	failure := a.failure
 	a.failure = fmt.Sprintf("the attempt failed, but the server refused to store why (SQLSTATE %s)", sqlState(err))
 	if try(a) {
 		warn(slog.LevelWarn, "the text of a failure was refused, so the attempt fails without it")
 		return true
 	}
-	// So that the job is not held for as long as the worker lives.
-	a.outcome, a.delay = postponed, new(longestPutOff)
+	if refusal != nil {
+		err = refusal
+	}
+	// So that the job is not held for as long as the worker lives: put off, with the reason if that is taken, or at least snoozed.
+	a.outcome, a.delay = postponed, nil
+	failure = cleanText(fmt.Sprintf("the failure was refused: %s; it was: %s", err, failure))
+	for _, text := range []string{failure, asciiText(failure), "the server refuses to store how the attempt failed"} {
+		if a.failure = text; try(a) {
+			warn(slog.LevelError, "a failure was refused, so the job is put off")
+			return true
+		}
+	}
+	a.delay = new(blindPutOff)
 	if try(a) {
-		warn(slog.LevelError, "a failure was refused, so the job is put off, uncounted")
+		warn(slog.LevelError, "a failure was refused, so the job is put off, uncounted, without a word of that")
 		return true
 	}
 	if !gone {

@@ -181,6 +181,79 @@ func TestTextOfAFailureThatIsRefused(t *testing.T) {
 	}
 }
 
+// A job whose last failure is refused is put off for longer and longer, and health names it with what the server says; others end.
+func TestLastFailureThatIsRefused(t *testing.T) {
+	driver.SetRefusalPatience(t, 10*time.Millisecond)
+	for _, code := range []string{"P0001", "23514"} {
+		t.Run(code, func(t *testing.T) {
+			pool := testdb.New(t)
+			refuse(t, pool, "awa.done_entries", "new.args->>'text' = 'bad'", code)
+			var log syncBuffer
+			all := texts(5, "bad")
+			var bad int64
+			for i, id := range together(t, pool, all, 2, driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(job *driver.Job[note]) error {
+				return driver.RetryAfter(0, errors.New("boom"))
+			}) {
+				if all[i] == "bad" {
+					bad = id
+				}
+			}
+			run := func(delay time.Duration, errors int) {
+				t.Helper()
+				waitFor(t, func() bool { // the server reads the clock more than once
+					return queryValue[bool](t, pool, "select coalesce((select state = 'scheduled' and jsonb_array_length(errors) = $2 from awa.deferred_jobs where job_id = $1), false)", bad, errors)
+				}, "job %d is not put off: %s", bad, &log)
+				assert.InDelta(t, delay.Seconds(), queryValue[float64](t, pool, `
+					select extract(epoch from run_at - (errors -> -1 ->> 'at')::timestamptz)::float8 from awa.deferred_jobs where job_id = $1`, bad), 5)
+				execute(t, pool, "select awa.retry($1)", bad)
+			}
+			waitFor(t, func() bool {
+				execute(t, pool, "select awa.promote_due()")
+				return queryValue[int64](t, pool, "select failed from awa.queue_counts('default')") == 5
+			}, "the others have not failed")
+			waitFor(t, func() bool {
+				return queryValue[bool](t, pool, "select exists (select from awa.health() where topic = 'refusals')")
+			}, "health does not say it")
+			assert.Equal(t, "default", queryValue[string](t, pool, "select subject from awa.health() where topic = 'refusals' and level = 'warning'"))
+			assert.Contains(t, queryValue[string](t, pool, "select message from awa.health() where topic = 'refusals'"),
+				fmt.Sprintf("put off, because the server refuses to store how they failed: 1; the last one is job %d, in attempt 2 of 2: the failure was refused: not this one (SQLSTATE %s); it was: ", bad, code))
+			run(time.Minute, 2)
+			run(2*time.Minute, 3)
+			run(4*time.Minute, 4)
+			assert.Contains(t, log.String(), "a failure was refused, so the job is put off")
+			execute(t, pool, "drop trigger refuse on awa.done_entries")
+			waitFor(t, func() bool {
+				execute(t, pool, "select awa.retry(job_id) from awa.deferred_jobs")
+				return queryValue[string](t, pool, "select state from awa.job($1)", bad) == "failed"
+			}, "it has not failed")
+			assert.Zero(t, queryValue[int](t, pool, "select count(*) from awa.health() where topic = 'refusals'"))
+		})
+	}
+}
+
+// A single answer that the server can't take, for a reason that is most often over soon, is given up when there is no other one to
+// compare it with, too.
+func TestSingleAnswerThatTakesTooMuch(t *testing.T) {
+	driver.SetRefusalPatience(t, 10*time.Millisecond)
+	for name, c := range map[string]struct{ body, text string }{
+		"statement_timeout": {"raise exception using errcode = '57014', message = 'canceling statement due to statement timeout'", "canceling statement due to statement timeout"},
+		"memory":            {"raise exception using errcode = '53200', message = 'out of memory'", "out of memory"},
+		"silence":           {"perform pg_sleep(3600)", "timeout"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			driver.SetCallTimeouts(t, 4*time.Second, 4*time.Second)
+			pool := testdb.New(t)
+			execute(t, pool, `
+				create function public.tarry() returns trigger language plpgsql as $$ begin `+c.body+`; return new; end $$;
+				create trigger tarry before insert on awa.done_entries for each row when (new.state = 'completed') execute function public.tarry()`)
+			id := together(t, pool, []string{"bad"}, 1, driver.WorkerConfig{}, withOutput)[0]
+			job := waitForState(t, pool, id, "failed")
+			require.Len(t, job.Errors, 1)
+			assert.Contains(t, job.Errors[0].Error, "the completion was refused: "+c.text)
+		})
+	}
+}
+
 // Answers that can't pass together, because that takes too long or too much memory, pass in smaller parcels.
 func TestAnswersThatAreTooMuchTogether(t *testing.T) {
 	for name, tooMuch := range map[string]string{

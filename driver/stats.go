@@ -4,13 +4,13 @@ import "sync/atomic"
 
 // QueueStats counts what a worker has done with the jobs of one queue since it was made, over all its runs. Each attempt
 // that it claimed ends in one of Completed to Stale, when the server has taken the answer; those that the worker gave back
-// when it was stopped, that were taken from it before its handler had returned, or whose failure was refused, end in none.
+// when it was stopped, or that were taken from it before its handler had returned, end in none.
 type QueueStats struct {
 	Queue       string
 	Running     int64 // attempts whose handlers run now
 	Claimed     int64 // attempts
 	Completed   int64
-	Failed      int64 // attempts that failed, whatever follows
+	Failed      int64 // attempts that failed, whatever follows, also where the server refused to store that
 	Snoozed     int64
 	Discarded   int64
 	Cancelled   int64 // by their handlers
@@ -30,7 +30,7 @@ func (s *queueStats) read(queue string) QueueStats {
 		Running:     s.running.Load(),
 		Claimed:     s.claimed.Load(),
 		Completed:   s.ended[completed].Load(),
-		Failed:      s.ended[failed].Load(),
+		Failed:      s.ended[failed].Load() + s.ended[postponed].Load(),
 		Snoozed:     s.ended[snoozed].Load(),
 		Discarded:   s.ended[discarded].Load(),
 		Cancelled:   s.ended[cancelled].Load(),

@@ -456,8 +456,9 @@ func TestFailureThatIsRefused(t *testing.T) {
 	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error { return errors.New("boom") }), driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
 	job := waitForState(t, pool, id, "scheduled")
-	assert.Zero(t, job.Attempt)
-	assert.Contains(t, log.String(), "a failure was refused")
+	assert.Equal(t, 1, job.Attempt)
+	assert.Contains(t, job.Errors[0].Error, "the failure was refused: not today (SQLSTATE 22023); it was: boom")
+	assert.Contains(t, log.String(), "a failure was refused, so the job is put off")
 }
 
 // The answer of a claim is lost beside a handler that runs for long: what the claim has taken is given back at once, and the

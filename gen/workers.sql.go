@@ -339,6 +339,23 @@ func (q *Queries) Heartbeat(ctx context.Context, db DBTX, workerID int64) ([]Awa
 	return items, nil
 }
 
+const putOff = `-- name: PutOff :one
+select awa.put_off(job_id => $1, receipt => $2, error => $3)
+`
+
+type PutOffParams struct {
+	JobID   int64
+	Receipt int64
+	Error   string
+}
+
+func (q *Queries) PutOff(ctx context.Context, db DBTX, arg PutOffParams) (time.Time, error) {
+	row := db.QueryRow(ctx, putOff, arg.JobID, arg.Receipt, arg.Error)
+	var put_off time.Time
+	err := row.Scan(&put_off)
+	return put_off, err
+}
+
 const registerWorker = `-- name: RegisterWorker :one
 select awa.register_worker(name => $1, queues => $2::text[], info => $3)
 `

@@ -11,7 +11,7 @@ create temp table allowed (role text, function text);
 insert into allowed
 values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_producer', 'enqueue_batch'), ('awa_producer', 'enqueue_unique'), ('awa_producer', 'cancel_by_unique_key'),
   ('awa_worker', 'register_worker'), ('awa_worker', 'heartbeat'), ('awa_worker', 'deregister_worker'), ('awa_worker', 'release_unknown'), ('awa_worker', 'claim'), ('awa_worker', 'complete'), ('awa_worker', 'complete_many'),
-  ('awa_worker', 'fail'), ('awa_worker', 'fail_many'), ('awa_worker', 'release'), ('awa_worker', 'discard'), ('awa_worker', 'snooze'), ('awa_worker', 'cancel_attempt'), ('awa_worker', 'extend'), ('awa_worker', 'set_progress'),
+  ('awa_worker', 'fail'), ('awa_worker', 'fail_many'), ('awa_worker', 'release'), ('awa_worker', 'discard'), ('awa_worker', 'snooze'), ('awa_worker', 'put_off'), ('awa_worker', 'cancel_attempt'), ('awa_worker', 'extend'), ('awa_worker', 'set_progress'),
   ('awa_maintainer', 'promote_due'), ('awa_maintainer', 'materialize'), ('awa_maintainer', 'rescue'), ('awa_maintainer', 'expire_history'),
   ('awa_maintainer', 'rotate'), ('awa_maintainer', 'prune_oldest'), ('awa_maintainer', 'run_maintenance'),
   ('awa_operator', 'configure_queue'), ('awa_operator', 'pause_queue'), ('awa_operator', 'resume_queue'), ('awa_operator', 'drop_queue'),

@@ -52,7 +52,7 @@ select is(
      from functions f
     cross join unnest(array['plan_cache_mode=force_generic_plan', 'enable_seqscan=off', 'enable_bitmapscan=off', 'enable_hashjoin=off', 'enable_mergejoin=off', 'jit=off']) s(setting)
     where f.proname in ('enqueue', 'enqueue_many', 'enqueue_batch', 'claim', 'complete', 'complete_many', 'fail', 'fail_many', 'release',
-      'enqueue_unique', 'discard', 'snooze', 'cancel_attempt', 'extend', 'set_progress') and not coalesce(s.setting = any(f.proconfig), false)),
+      'enqueue_unique', 'discard', 'snooze', 'put_off', 'cancel_attempt', 'extend', 'set_progress') and not coalesce(s.setting = any(f.proconfig), false)),
   null, 'hot functions get generic plans by index, whatever the statistics say');
 select is(
   (select array_agg(f.proname || ' ' || s.setting order by 1)

@@ -21,6 +21,7 @@ insert into contract values
   ('release', 'job_id bigint, receipt bigint', 'void'),
   ('discard', 'job_id bigint, receipt bigint, error text, details jsonb DEFAULT NULL::jsonb', 'text'),
   ('snooze', 'job_id bigint, receipt bigint, delay interval', 'void'),
+  ('put_off', 'job_id bigint, receipt bigint, error text', 'timestamp with time zone'),
   ('cancel_attempt', 'job_id bigint, receipt bigint, reason text DEFAULT NULL::text', 'void'),
   ('extend', 'job_id bigint, receipt bigint, lease interval', 'timestamp with time zone'),
   ('set_progress', 'job_id bigint, receipt bigint, progress jsonb', 'void'),
@@ -58,7 +59,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(112);
+select plan(114);
 
 select is((select array_agg(format('(%s) returns %s', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid))) from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
   array[format('(%s) returns %s', c.arguments, c.result)], c.name || ' is as the contract has it')

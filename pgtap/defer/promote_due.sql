@@ -14,7 +14,7 @@ create temp table promoted as select p.promoted from awa.promote_due() p;
 begin;
 -- Whatever else is deferred in this database stays out of the counts below.
 delete from awa.deferred_jobs;
-select plan(33);
+select plan(35);
 
 select is((select count(*) from awa.promote_due), 0::bigint, 'the view that names the column is empty');
 select cmp_ok((select promoted from promoted), '>=', 2::bigint, 'promote_due returns how many jobs it made ready');
@@ -75,6 +75,19 @@ select is((select j.state from awa.job(:paused_id) j), 'available', 'a paused qu
 select pg_temp.refused(format('select * from awa.promote_due(%s)', n), '22023', 'max_jobs', n || ' jobs')
   from unnest(array[0, -1, 10001, 2147483647, -2147483648]) with ordinality u(n, place)
  order by place;
+
+-- A job that somebody's trigger keeps from being made ready: the others are all the same
+create temp table due_again as select j as job_id from awa.enqueue_many(:'queue' || ' refused', 'k', array_fill('{}'::jsonb, array[3]), run_at => '2130-01-01') j;
+update awa.deferred_jobs d set run_at = clock_timestamp() where d.job_id in (select job_id from due_again);
+select set_config('test.refused', (select (array_agg(job_id order by job_id))[2]::text from due_again), true) as refused_id \gset
+create function public.refuse() returns trigger language plpgsql as $$ begin if new.job_id = current_setting('test.refused')::bigint then raise exception 'not this one'; end if; return new; end $$;
+create trigger refuse before insert on awa.ready_entries for each row execute function public.refuse();
+set local client_min_messages = error;
+select is((select promoted from awa.promote_due()), 2::bigint, 'one that is refused keeps no other one');
+set local client_min_messages = warning;
+select ok((select d.run_at between now() + interval '1 minute' and clock_timestamp() + interval '1 minute' from awa.deferred_jobs d where d.job_id = :refused_id), 'and is tried again in a minute');
+drop trigger refuse on awa.ready_entries;
+delete from awa.deferred_jobs;
 
 -- Nothing else
 create temp table before as select relname, n_tup_upd, n_tup_del from pg_stat_xact_user_tables where schemaname = 'awa' and relname ~ '^(ready|lease)';

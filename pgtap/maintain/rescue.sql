@@ -29,7 +29,7 @@ select awa.extend(job_id, receipt, '2 hours') from c where n = 'deadline 3' \g /
 select pg_temp.step('setup') \g /dev/null
 
 begin;
-select plan(42);
+select plan(47);
 
 -- Whatever else is open in this database is not overdue for the time of this transaction.
 update awa.lease_claims k set lease_until = clock_timestamp() + interval '1 day', deadline_at = null where k.claim_id not in (select receipt >> 12 from c);
@@ -91,6 +91,29 @@ select is((select rescued from awa.rescue()), 0::bigint, 'for which its heartbea
 update awa.workers set heartbeat_at = clock_timestamp() - interval '11 minutes' where worker_id = :alive_id;
 select pg_temp.no_gap() \g /dev/null
 select is((select rescued from awa.rescue()), 1::bigint, 'but not for ever');
+
+-- A failure that somebody's trigger refuses: the others are ended all the same
+insert into c select 'more ' || row_number() over (order by t.receipt), t.job_id, t.receipt from awa.claim(pg_temp.q(), 3) t;
+select set_config('test.refused', (select array_agg(job_id)::text from c where n in ('fresh 1', 'fresh 2', 'more 2')), true), set_config('test.stuck', (select job_id::text from c where n = 'more 2'), true) \g /dev/null
+create function public.refuse() returns trigger language plpgsql as $$
+begin
+  if new.job_id = any(current_setting('test.refused')::bigint[]) and new.state = 'retryable' or new.job_id = current_setting('test.stuck')::bigint then
+    raise exception 'not this one';
+  end if;
+  return new;
+end
+$$;
+create trigger refuse before insert on awa.deferred_jobs for each row execute function public.refuse();
+select pg_temp.later('^(fresh|more)', '2 minutes') \g /dev/null
+set local client_min_messages = error;
+select is((select rescued from awa.rescue()), 4::bigint, 'an attempt that can''t be ended does not keep the others from it');
+set local client_min_messages = warning;
+select is((select string_agg(c.n || ' ' || j.state || ' ' || j.attempt, ', ' order by c.n) from c, awa.job(c.job_id) j where c.n ~ '^(fresh|more)'),
+  'fresh 1 scheduled 1, fresh 2 scheduled 1, more 1 retryable 1, more 2 running 1, more 3 retryable 1', 'one whose failure is refused is put off');
+select is((select distinct j.errors -> -1 ->> 'error' from c, awa.job(c.job_id) j where c.n ~ '^fresh'), 'the failure was refused: not this one (SQLSTATE P0001); it was: lease expired', 'and says so');
+select is((select count(*) from awa.leases l join c using (receipt) where c.n = 'fresh 2'), 0::bigint, 'its lease row goes');
+drop trigger refuse on awa.deferred_jobs;
+select is((select rescued from awa.rescue()), 1::bigint, 'one for which nothing is taken is ended when that is over');
 
 -- Workers
 update awa.workers set heartbeat_at = clock_timestamp() - interval '59 minutes' where worker_id = :silent_id;

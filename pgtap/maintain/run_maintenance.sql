@@ -42,7 +42,7 @@ update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 second' wh
 update awa.lease_claims set lease_until = clock_timestamp() - interval '1 second' where claim_id = (select receipt >> 12 from c where n = 4);
 update awa.ring r set left_at[current_segment + 1] = clock_timestamp() - interval '9 hours';
 select pg_temp.no_gap() \g /dev/null
-create trigger fails before delete on awa.deferred_jobs for each row execute function pg_temp.fails('UN001');
+create trigger fails before delete on awa.deferred_jobs for each row execute function pg_temp.fails('53UN1');
 create trigger fails before update on awa.ring for each row execute function pg_temp.fails('UN002');
 \set ON_ERROR_STOP off
 \set VERBOSITY sqlstate
@@ -68,7 +68,7 @@ select ok(pruned, 'and one that is past its retention is emptied, to the last ta
 select is(states, 'retryable 1, running 2', 'the rest is as it was') from after;
 select is(unbalanced, null, 'the books balance') from after;
 
-select is(:'error'::text, 'UN001 UN001 on purpose', 'the first error is raised in the end');
+select is(:'error'::text, '53UN1 53UN1 on purpose', 'the first error is raised in the end');
 select is(overdue, 'retryable', 'a step that fails does not keep the next ones from being done') from failed;
 select is(late, 'scheduled 1', 'what it should have done waits') from failed;
 select is(late, 'available 1', 'for the next call') from again;

@@ -42,6 +42,7 @@ begin
           ('awa_worker', 'function awa.release'),
           ('awa_worker', 'function awa.discard'),
           ('awa_worker', 'function awa.snooze'),
+          ('awa_worker', 'function awa.put_off'),
           ('awa_worker', 'function awa.cancel_attempt'),
           ('awa_worker', 'function awa.extend'),
           ('awa_worker', 'function awa.set_progress'),

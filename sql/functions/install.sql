@@ -18,6 +18,7 @@
 {{ template "close/fail_many.sql" . }}
 {{ template "close/discard.sql" . }}
 {{ template "close/snooze.sql" . }}
+{{ template "close/put_off.sql" . }}
 {{ template "close/release.sql" . }}
 {{ template "close/cancel_attempt.sql" . }}
 {{ template "lease/extend.sql" . }}

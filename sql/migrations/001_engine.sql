@@ -402,6 +402,7 @@ create table awa.deferred_jobs (
 );
 create index deferred_jobs_run_at on awa.deferred_jobs (run_at, job_id);
 create index deferred_jobs_lane on awa.deferred_jobs (lane, state);
+create index deferred_jobs_put_off on awa.deferred_jobs (lane) where (errors -> -1) ? 'put_off';
 comment on table awa.deferred_jobs is 'One job that may not run yet; deleted when it is promoted to ready_entries';
 comment on column awa.deferred_jobs.state is 'scheduled: for a time, by its producer or by a snooze; retryable: its last attempt failed';
 comment on column awa.deferred_jobs.attempt is 'The number of the attempt to come, from 1';

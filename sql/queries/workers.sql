@@ -46,6 +46,9 @@ select awa.discard(job_id => @job_id, receipt => @receipt, error => @error, deta
 -- name: Snooze :exec
 select awa.snooze(job_id => @job_id, receipt => @receipt, delay => @delay);
 
+-- name: PutOff :one
+select awa.put_off(job_id => @job_id, receipt => @receipt, error => @error);
+
 -- name: CancelAttempt :exec
 select awa.cancel_attempt(job_id => @job_id, receipt => @receipt, reason => sqlc.narg(reason));
 

@@ -104,7 +104,7 @@ language sql immutable
 return greatest(extract(epoch from at) * 1000000, 1)::bigint;
 comment on function awa._microseconds is 'A time for a sequence, in microseconds since 1970';
 
--- Promotes due jobs, and says how many, whether it met as many as it may, and when the last of them was due. One that the server can't read, because a page is damaged, is put off for a minute, with a warning: the others must not wait for it.
+-- Promotes due jobs, and says how many, whether it met as many as it may, and when the last of them was due. One that the server can't read, because a page is damaged, or that it refuses to make ready, because of a trigger of somebody else's, is tried again in a minute, with a warning: the others must not wait for it.
 create or replace function awa._promote(due_from timestamptz, due_until timestamptz, max_jobs int, out promoted bigint, out is_full boolean, out run_at timestamptz)
 language plpgsql
 as $$
@@ -129,14 +129,22 @@ begin
   begin
     promoted := awa._make_ready(v_due);
     return;
-  exception when data_corrupted then
-    null; -- one by one
+  exception when others then
+    if not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if; -- one by one
   end;
   foreach v_job_id in array v_due loop
     begin
       promoted := promoted + awa._make_ready(array[v_job_id]);
-    exception when data_corrupted then
-      perform awa._warn_unreadable(v_job_id, sqlerrm);
+    exception when others then
+      if sqlstate = 'XX001' then
+        perform awa._warn_unreadable(v_job_id, sqlerrm);
+      elsif awa._is_about_a_row(sqlstate) then
+        raise warning 'job % can''t be made ready', v_job_id using errcode = sqlstate, detail = sqlerrm;
+      else
+        raise;
+      end if;
       update awa.deferred_jobs d set run_at = clock_timestamp() + interval '1 minute' where d.job_id = v_job_id;
     end;
   end loop;

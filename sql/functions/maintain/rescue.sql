@@ -52,13 +52,22 @@ begin
   end if;
   begin
     v_rescued := awa._rescue(v_lasting, v_others, v_max - cardinality(v_lasting), v_now);
-  exception when data_corrupted then
-    -- One by one: the rest must not wait for a job that the server can't read.
+  exception when others then
+    if not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if;
+    -- One by one: the rest must not wait for a job that the server can't read, or whose failure it refuses to store.
     for v_one in select array[r] as lasting, '{}'::bigint[] as others, r as receipt from unnest(v_lasting) r union all select '{}', array[r], r from unnest(v_others[:v_max]) r loop
       begin
         v_rescued := v_rescued + awa._rescue(v_one.lasting, v_one.others, 1, v_now);
-      exception when data_corrupted then
-        perform awa._warn_unreadable(a.job_id, sqlerrm) from awa._attempts(array[v_one.receipt]) a;
+      exception when others then
+        if sqlstate = 'XX001' then
+          perform awa._warn_unreadable(a.job_id, sqlerrm) from awa._attempts(array[v_one.receipt]) a;
+        elsif awa._is_about_a_row(sqlstate) then
+          v_rescued := v_rescued + awa._rescue_otherwise(v_one.lasting, v_one.others, v_now, sqlerrm, sqlstate);
+        else
+          raise;
+        end if;
       end;
     end loop;
   end;
@@ -87,18 +96,53 @@ language plpgsql
 as $$
 declare
   v_receipts bigint[] := lasting || awa._take_open(others, max_others, 'failed');
-  v_late bigint[];
+  v_late bigint[] := awa._lose_overdue(v_receipts, now);
 begin
-  select array_agg(a.receipt) into v_late from awa._attempts(v_receipts) a where a.deadline_at <= now;
-  v_late := coalesce(v_late, '{}');
-  perform awa._lose(v_late, 'deadline exceeded');
-  perform awa._lose(array(select r from unnest(v_receipts) r where r <> all(v_late)), 'lease expired');
   perform awa._record_failures(v_receipts,
     array(select case when r = any(v_late) then 'deadline exceeded' else 'lease expired' end from unnest(v_receipts) with ordinality u(r, n) order by n), null, null);
   return cardinality(v_receipts);
 end
 $$;
 comment on function awa._rescue is 'Ends overdue attempts';
+
+-- Ends one overdue attempt whose failure the server refuses to store: puts it off. Where that is refused as well the attempt stays, for the next pass, with a warning in the server's log. Returns how many it ended.
+create or replace function awa._rescue_otherwise(lasting bigint[], others bigint[], now timestamptz, error text, state text) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_receipts bigint[];
+  v_late bigint[];
+begin
+  v_receipts := lasting || awa._take_open(others, 1, 'snoozed');
+  v_late := awa._lose_overdue(v_receipts, now);
+  perform awa._put_off(v_receipts, format('the failure was refused: %s (SQLSTATE %s); it was: %s', error, state, case when v_late <> '{}' then 'deadline exceeded' else 'lease expired' end));
+  return cardinality(v_receipts);
+exception when others then
+  if not awa._is_about_a_row(sqlstate) then
+    raise;
+  end if;
+  raise warning 'an attempt of job % is overdue, and can''t be ended', (select a.job_id from awa._attempts(lasting || others) a) using errcode = sqlstate, detail = sqlerrm;
+  return 0;
+end
+$$;
+comment on function awa._rescue_otherwise is 'Ends one overdue attempt whose failure the server refuses to store';
+
+-- Tells the workers of overdue attempts that they have lost them. Returns those whose deadline is over.
+create or replace function awa._lose_overdue(receipts bigint[], now timestamptz) returns bigint[]
+language plpgsql
+as $$
+declare
+  v_late bigint[];
+begin
+  select array_agg(a.receipt) into v_late from awa._attempts(receipts) a where a.deadline_at <= now;
+  v_late := coalesce(v_late, '{}');
+  perform awa._lose(v_late, 'deadline exceeded');
+  perform awa._lose(array(select r from unnest(receipts) r where r <> all(v_late)), 'lease expired');
+  return v_late;
+end
+$$;
+comment on function awa._lose_overdue is 'Tells the workers of overdue attempts that they have lost them';
 
 -- Notes that rescue is called, and the gap since the last call, if that was more than 10 seconds ago. Brings back what a clock that was ahead has written.
 -- Why: everybody sees at once when rescued_at moves, but the row of a gap only when it commits; and it may roll back. So rescued_at moves only past a gap that is older than this transaction: otherwise others would end attempts that the gap spares.

@@ -3,7 +3,7 @@ create or replace view awa.health as
 select q.name as level, q.name as topic, q.name as subject, q.name as message, q.name as hint, w.info as details from awa.queues q, awa.workers w where false;
 comment on view awa.health is 'The row that health returns, one per thing that is looked at. The view itself is always empty';
 
--- How the installation is: one row per thing that is looked at, those that need somebody first. level is ok, warning or critical; topic is restore, maintenance, prune, claimer, queue, failures, worker, horizon, segment or notifications; message says it in words, hint what
+-- How the installation is: one row per thing that is looked at, those that need somebody first. level is ok, warning or critical; topic is restore, maintenance, prune, claimer, queue, failures, refusals, worker, horizon, segment or notifications; message says it in words, hint what
 -- to do, details the same as numbers (seconds, bytes, process ids). Takes about a tenth of a second.
 create or replace function awa.health() returns setof awa.health
 language sql stable
@@ -205,6 +205,18 @@ with now as (
    cross join lateral (select awa._queue_id(q.queue) as queue_id) x
    cross join lateral awa._results(x.queue_id, n.at - interval '1 day') f
    where f.failed > 0
+  union all
+  -- Jobs that were put off, because the server refuses to store how they failed; of the first 10,000 of these.
+  select 5, 'warning', 'refusals', coalesce((select x.name from awa.queues x where x.queue_id = q.queue_id limit 1), '?'),
+         format('jobs that are put off, because the server refuses to store how they failed: %s; the last one is job %s, in attempt %s of %s: %s', q.jobs, d.job_id, d.errors -> -1 ->> 'attempt', d.max_attempts, left(d.errors -> -1 ->> 'error', 300)),
+         'Mend the trigger or the constraint that refuses it. They run again within an hour; at once after awa.retry.',
+         jsonb_build_object('jobs', q.jobs, 'job_id', d.job_id, 'run_at', d.run_at)
+    from (
+      select p.lane >> 3 as queue_id, count(*) as jobs, (array_agg(p.job_id order by p.attempted_at desc, p.job_id desc))[1] as job_id
+        from (select d.lane, d.job_id, d.attempted_at from awa.deferred_jobs d where (d.errors -> -1) ? 'put_off' limit 10000) p
+       group by 1
+    ) q
+    join awa.deferred_jobs d on d.job_id = q.job_id
   union all
   select 6, case when w.heartbeat_at < n.at - t.warn_silence then 'warning' else 'ok' end, 'worker', format('%s (%s)', w.name, w.worker_id),
          format(case when w.heartbeat_at < n.at - t.warn_silence then 'no heartbeat for %s' else 'alive, %s after its last heartbeat' end, awa._in_words(n.at - w.heartbeat_at)),

@@ -1,0 +1,63 @@
+-- Puts one attempt off that has failed, but whose failure the server refuses to store: a trigger or a constraint of somebody else's does not take the row. The job is scheduled anew; the attempt counts while others are left, and
+-- error is kept in the job's errors, in an element that has put_off. The first time in a row it waits for a minute, then twice as long each time, up to an hour. Returns when it runs again.
+-- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 40001 as complete does.
+create or replace function awa.put_off(job_id bigint, receipt bigint, error text) returns timestamptz
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+  if error is null then
+    perform awa._refuse('error must not be null', null, 'Say what was refused, and why, in a text that is read in awa.jobs.');
+  end if;
+  perform awa._close(job_id, receipt, 'snoozed');
+  return awa._put_off(array[receipt], error);
+end
+$$;
+comment on function awa.put_off is 'Puts one attempt off whose failure the server refuses to store; returns when the job runs again';
+
+-- Writes what follows attempts that were closed, and whose failure the server refuses to store. Returns when the last of the jobs runs again.
+create or replace function awa._put_off(receipts bigint[], error text) returns timestamptz
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_run_at timestamptz;
+begin
+  with put_off as (
+    insert into awa.deferred_jobs
+      (job_id, lane, state, run_at, created_at, attempted_at, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, progress, errors)
+    select a.job_id, a.lane & ~7::bigint | a.priority, 'scheduled', clock_timestamp() + awa._put_off_delay(a.errors), a.created_at, a.claimed_at,
+           least(a.attempt + 1, a.max_attempts), a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress,
+           jsonb_set(awa._add_error(a.errors, a.attempt, error), '{-1,put_off}', 'true')
+      from awa._attempts(receipts) a
+    returning run_at
+  )
+  select max(p.run_at) into v_run_at from put_off p;
+  perform awa._settle(receipts, 'scheduled');
+  return v_run_at;
+end
+$$;
+comment on function awa._put_off is 'Writes what follows attempts whose failure the server refuses to store';
+
+-- How long to put a job off that was put off after each of its last attempts.
+create or replace function awa._put_off_delay(errors jsonb) returns interval
+language sql stable
+return (
+  select least(interval '1 minute' * 2 ^ least(count(*), 10), '1 hour')
+    from jsonb_array_elements(errors) with ordinality e(error, place)
+   where e.place > coalesce((select max(o.place) from jsonb_array_elements(errors) with ordinality o(error, place) where not o.error ? 'put_off'), 0));
+comment on function awa._put_off_delay is 'How long to put a job off that was put off after each of its last attempts';
+
+-- Whether an error may be about one row alone: what a trigger raises, a constraint that it violates, a page that is damaged. Others are about what the server lacks, or about somebody else.
+create or replace function awa._is_about_a_row(sqlstate text) returns boolean
+language sql immutable
+return left(sqlstate, 2) <> all('{25,40,53,55,57,58}');
+comment on function awa._is_about_a_row is 'Whether an error may be about one row alone';
