@@ -3,7 +3,9 @@ package sql_test
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -186,17 +188,300 @@ func TestUniqueKeysAtRandom(t *testing.T) {
 	require.Empty(t, list[string](watcher, keysThatAreWrong))
 }
 
-// requireExpected fails on an error that none of these calls is documented to raise.
+// requireExpected fails on an error that none of these calls is documented to raise. A deadlock is not among them: of these sessions at most one waits.
 func requireExpected(t *testing.T, err error, fail func(any)) {
 	t.Helper()
 	switch sqlState(err) {
-	case "55P03", "40001", "40P01", "23505", "JQ001", "JQ002", "JQ003", "JQ005", "3B001":
+	case "55P03", "40001", "23505", "JQ001", "JQ002", "JQ003", "JQ005", "3B001":
 	case "22023": // no job to pick
 		if !strings.Contains(err.Error(), "job_id must not be null") {
 			fail(err)
 		}
 	default:
 		fail(err)
+	}
+}
+
+// A keyed job, as the model of TestUniqueKeysAsPredicted knows it.
+type keyedJob struct {
+	queue, state string
+	byQueue      bool   // its key is that of its queue
+	key          string // what it is unique by, but for the queue
+	states       string // in which it holds its key
+	period       bool   // it keeps its key when it has completed
+}
+
+func (j keyedJob) keyIn(queue string) string {
+	if j.byQueue {
+		return j.key + " in " + queue
+	}
+	return j.key
+}
+
+func (j keyedJob) holdsIn(state string) bool {
+	return state != "" && slices.Contains(strings.Split(j.states, ","), state)
+}
+
+// A keyModel says which job holds which key.
+type keyModel struct {
+	jobs    map[int64]keyedJob
+	holders map[string]int64
+	kept    map[string]bool // by a job that has completed, to the end of the period
+}
+
+func (m keyModel) clone() keyModel {
+	return keyModel{maps.Clone(m.jobs), maps.Clone(m.holders), maps.Clone(m.kept)}
+}
+
+func (m keyModel) letGo(job int64, key string) {
+	if m.holders[key] == job {
+		delete(m.holders, key)
+		delete(m.kept, key)
+	}
+}
+
+// changes notes that a job went to another state or queue.
+func (m keyModel) changes(job int64, state, queue string) {
+	j := m.jobs[job]
+	before, after := j.keyIn(j.queue), j.keyIn(queue)
+	began := j.holdsIn(state) && !j.holdsIn(j.state) || j.holdsIn(state) && before != after
+	if before != after {
+		m.letGo(job, before)
+	}
+	switch {
+	case began && m.holders[after] == 0:
+		m.holders[after] = job
+	case !j.holdsIn(state) && state == "completed" && j.period:
+		if m.holders[after] == job {
+			m.kept[after] = true
+		}
+	case !j.holdsIn(state):
+		m.letGo(job, after)
+	}
+	j.state, j.queue = state, queue
+	m.jobs[job] = j
+}
+
+// held is what unique_claims has to say.
+func (m keyModel) held() (held []string) {
+	for key, job := range m.holders {
+		held = append(held, fmt.Sprintf("%d %t", job, m.kept[key]))
+	}
+	slices.Sort(held)
+	return held
+}
+
+// All that touches a key in one session, at random, with transactions and savepoints: a model predicts what enqueue_unique, enqueue_batch, cancel_by_unique_key, retry and move return, and after each commit who
+// holds which key.
+func TestUniqueKeysAsPredicted(t *testing.T) {
+	t.Logf("-unique.seed=%d", *uniqueSeed)
+	random := rand.New(rand.NewPCG(*uniqueSeed, 1))
+	d := newDatabase(t)
+	s := d.session()
+	s.exec("select awa.configure_queue('dead', '{\"dead_letter\": true}') from awa.enqueue('dead', 'other')")
+	pick := func(from ...string) string { return from[random.IntN(len(from))] }
+	now := keyModel{map[int64]keyedJob{}, map[string]int64{}, map[string]bool{}}
+	var begun, saved keyModel
+	var isSaved bool
+	var log []string
+	fail := func(format string, args ...any) {
+		t.Helper()
+		t.Fatalf("%s\n%s", fmt.Sprintf(format, args...), strings.Join(log, "\n"))
+	}
+	newJob := func() (j keyedJob, arguments, object string) {
+		j = keyedJob{queue: pick("q", "r", "dead"), byQueue: random.IntN(3) == 0, states: pick("", "", "", "scheduled,available", "running", "retryable,failed", "completed", "available,cancelled", "dead")}
+		period := pick("", "", "", "1 year")
+		arguments, object = "unique_by => '{queue,kind}'", `"by": ["queue", "kind"]`
+		if !j.byQueue {
+			j.key = pick("a", "b")
+			arguments, object = fmt.Sprintf("unique_key => '%s'", j.key), fmt.Sprintf(`"key": "%s"`, j.key)
+		}
+		if period != "" {
+			j.key += " " + period
+			arguments += fmt.Sprintf(", unique_period => '%s'", period)
+			object += fmt.Sprintf(`, "period": "%s"`, period)
+		}
+		if j.states != "" {
+			arguments += fmt.Sprintf(", unique_states => '{%s}'", j.states)
+			object += fmt.Sprintf(`, "states": ["%s"]`, strings.ReplaceAll(j.states, ",", `", "`))
+		} else {
+			j.states, j.period = "scheduled,available,running,retryable,waiting_external", period != ""
+		}
+		return j, arguments, object
+	}
+	// A call that inserts jobs, and which of them it says are there.
+	insert := func(sql string, jobs []keyedJob) error {
+		rows, _ := s.db.Query(s.ctx, sql)
+		found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[unique])
+		if err != nil {
+			return err
+		}
+		for i, j := range jobs {
+			key := j.keyIn(j.queue)
+			holder := now.holders[key]
+			if found[i].Inserted != (holder == 0) || holder != 0 && found[i].JobID != holder {
+				fail("got %+v where job %d holds key %s", found, holder, key)
+			}
+			if found[i].Inserted {
+				state := j.state
+				j.state = ""
+				now.jobs[found[i].JobID] = j
+				now.changes(found[i].JobID, state, j.queue)
+			}
+		}
+		return nil
+	}
+	jobIn := func(states ...string) int64 {
+		var jobs []int64
+		for id, j := range now.jobs {
+			if slices.Contains(states, j.state) {
+				jobs = append(jobs, id)
+			}
+		}
+		if len(jobs) == 0 {
+			return 0
+		}
+		slices.Sort(jobs)
+		return jobs[random.IntN(len(jobs))]
+	}
+	// Another job holds the key that this one would need there.
+	taken := func(job int64, state, queue string) bool {
+		j := now.jobs[job]
+		holder := now.holders[j.keyIn(queue)]
+		return j.holdsIn(state) && holder != 0 && holder != job
+	}
+	for range *uniqueSteps {
+		inTransaction := s.db.PgConn().TxStatus() == 'T'
+		var sql, want string
+		var err error
+		try := func(format string, args ...any) {
+			sql = fmt.Sprintf(format, args...)
+			log = append(log, sql)
+			err = s.try(sql)
+		}
+		step := random.IntN(20)
+		if !inTransaction && random.IntN(4) == 0 {
+			step = 17
+		}
+		switch step {
+		case 0, 1, 2, 3, 4:
+			j, arguments, _ := newJob()
+			j.state = pick("available", "available", "scheduled")
+			sql = fmt.Sprintf("select job_id, inserted from awa.enqueue_unique('%s', 'k', '1', %s, run_at => %s, max_attempts => %s)", j.queue, arguments,
+				map[string]string{"available": "null", "scheduled": "now() + interval '1 hour'"}[j.state], pick("1", "2"))
+			log = append(log, sql)
+			err = insert(sql, []keyedJob{j})
+		case 5, 6:
+			var jobs []keyedJob
+			var objects []string
+			for range 1 + random.IntN(4) {
+				j, _, object := newJob()
+				j.state = "available"
+				jobs = append(jobs, j)
+				objects = append(objects, fmt.Sprintf(`{"queue": "%s", "kind": "k", "args": 1, "max_attempts": 1, "unique": {%s}}`, j.queue, object))
+			}
+			sql = fmt.Sprintf("select job_id, inserted from awa.enqueue_batch('[%s]')", strings.Join(objects, ", "))
+			log = append(log, sql)
+			err = insert(sql, jobs)
+		case 7, 8:
+			key := pick("a", "b")
+			period := pick("", "", "1 year")
+			name := strings.TrimSpace(key + " " + period)
+			holder := now.holders[name]
+			if !slices.Contains([]string{"scheduled", "available", "running", "retryable"}, now.jobs[holder].state) {
+				continue
+			}
+			sql = fmt.Sprintf("select awa.cancel_by_unique_key(unique_key => '%s', unique_period => nullif('%s', '')::interval)", key, period)
+			log = append(log, sql)
+			rows, _ := s.db.Query(s.ctx, sql)
+			var cancelled []int64
+			if cancelled, err = pgx.CollectRows(rows, pgx.RowTo[int64]); err == nil && !slices.Equal(cancelled, []int64{holder}) {
+				fail("cancelled %v where job %d holds key %s", cancelled, holder, name)
+			}
+		case 9:
+			if job := jobIn("available", "scheduled", "retryable", "running"); job != 0 {
+				try("select awa.cancel(%d)", job)
+			}
+		case 10:
+			if job := jobIn("available", "scheduled", "retryable"); job != 0 {
+				queue := pick("q", "r", "dead")
+				if now.jobs[job].queue != queue && now.jobs[job].byQueue && taken(job, now.jobs[job].state, queue) {
+					want = "23505"
+				}
+				try("select awa.move(%d, '%s')", job, queue)
+			}
+		case 11:
+			if job := jobIn("failed", "cancelled", "dead"); job != 0 {
+				if taken(job, "available", now.jobs[job].queue) {
+					want = "23505"
+				}
+				try("select awa.retry(%d)", job)
+			}
+		case 12:
+			if job := jobIn("scheduled", "retryable"); job != 0 {
+				try("update awa.deferred_jobs set run_at = now() where job_id = %d; select awa.promote_due()", job)
+			}
+		case 13:
+			try("select awa.claim('%s')", pick("q", "r", "dead"))
+		case 14, 15, 16:
+			if job := jobIn("running"); job != 0 {
+				answer := pick("awa.complete(id, receipt)", "awa.complete(id, receipt)", "awa.complete(id, receipt, '1')", "awa.fail(id, receipt, 'e', '1 hour')", "awa.discard(id, receipt, 'e')",
+					"awa.snooze(id, receipt, '1 hour')", "awa.release(id, receipt)", "awa.cancel_attempt(id, receipt)", "awa.extend(id, receipt, '1 hour')")
+				try("select %s from awa.job(%d)", answer, job)
+			}
+		case 17:
+			switch {
+			case !inTransaction:
+				try("begin")
+				begun, isSaved = now.clone(), false
+			case isSaved && random.IntN(2) == 0:
+				try("rollback to s")
+				now = saved.clone()
+			default:
+				try("savepoint s")
+				saved, isSaved = now.clone(), true
+			}
+		default:
+			if inTransaction {
+				if random.IntN(4) == 0 {
+					try("rollback")
+					now = begun
+				} else if try("commit"); err != nil {
+					fail("%v", err)
+				}
+			}
+		}
+		if got := sqlState(err); want != "" && got != want || want == "" && err != nil && !slices.Contains([]string{"JQ001", "JQ003", "JQ005", "40001"}, got) {
+			fail("got %v, want %q", err, want)
+		}
+		if err != nil {
+			log = append(log, "   "+sqlState(err))
+			if inTransaction {
+				s.exec("rollback")
+				now = begun
+			}
+			continue
+		}
+		// One job at most has changed, but for those that were inserted.
+		rows, _ := s.db.Query(s.ctx, "select id, state, queue from awa.jobs where kind = 'k'")
+		jobs, err := pgx.CollectRows(rows, pgx.RowToStructByPos[struct {
+			ID           int64
+			State, Queue string
+		}])
+		require.NoError(t, err)
+		require.Len(t, jobs, len(now.jobs), strings.Join(log, "\n"))
+		for _, j := range jobs {
+			if known := now.jobs[j.ID]; known.state != j.State || known.queue != j.Queue {
+				now.changes(j.ID, j.State, j.Queue)
+			}
+		}
+		if s.db.PgConn().TxStatus() == 'I' {
+			held := list[string](s, "select job_id || ' ' || (held_until is not null) from awa.unique_claims where job_id is not null")
+			slices.Sort(held)
+			if !slices.Equal(held, now.held()) {
+				fail("held: %v, want %v", held, now.holders)
+			}
+		}
 	}
 }
 

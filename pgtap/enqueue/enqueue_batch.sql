@@ -4,7 +4,7 @@
 
 begin;
 set local track_functions = 'pl';
-select plan(133);
+select plan(134);
 
 -- Order, mixed queues, fields
 create temp table made as
@@ -201,10 +201,17 @@ select pg_temp.refused(format($$select * from awa.enqueue_batch('[{"queue": "q",
   ) c(n, uniq, names)
  order by c.n;
 
+-- Two jobs that would both replace one that this transaction has cancelled
+select awa.cancel(job_id) from awa.enqueue_unique(pg_temp.q(), 'k', unique_key => 'replaced') \g /dev/null
+select is((select array_agg(b.inserted) from awa.enqueue_batch(jsonb_build_array(
+    jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'unique', '{"key": "replaced"}'::jsonb),
+    jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'unique', '{"key": "replaced"}'::jsonb))) b),
+  '{t,f}', 'the first of two heirs is inserted');
+
 -- Each key is made once, and one that nobody has is taken without more ado
 create temp table calls as select p.proname, pg_stat_get_xact_function_calls(p.oid) as before from pg_proc p where p.oid in ('awa._unique_key'::regproc, 'awa._take_key'::regproc);
 select is((select count(*) filter (where b.inserted) from awa.enqueue_batch((select jsonb_agg(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'unique', jsonb_build_object('key', 'of ' || n % 9))) from generate_series(1, 10) n)) b),
   9::bigint, 'of ten jobs with nine keys nine are inserted');
-select is((select string_agg(c.proname || ' ' || pg_stat_get_xact_function_calls(('awa.' || c.proname)::regproc) - coalesce(c.before, 0), ', ' order by c.proname) from calls c), '_take_key 1, _unique_key 10', 'each key is made once, and looked at only where it is taken');
+select is((select string_agg(c.proname || ' ' || coalesce(pg_stat_get_xact_function_calls(('awa.' || c.proname)::regproc), 0) - coalesce(c.before, 0), ', ' order by c.proname) from calls c), '_take_key 0, _unique_key 10', 'each key is made once, and looked at only where it is taken');
 select * from finish();
 rollback;

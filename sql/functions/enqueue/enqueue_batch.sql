@@ -20,6 +20,8 @@ declare
   v_keys bytea[];
   v_inserted boolean[];
   v_key record;
+  v_last_key bytea;
+  v_last_id bigint;
   v_taken record;
   v_run record;
 begin
@@ -42,13 +44,22 @@ begin
      where k.key is not null
      order by 2, 1
   loop
+    -- A job of this batch has it by now; it is not there yet, so _take_key would take an heir for one that has left.
+    if v_key.key = v_last_key then
+      v_job_ids[v_key.place] := v_last_id;
+      v_inserted[v_key.place] := false;
+      continue;
+    end if;
     if v_key.holds then
-      insert into awa.unique_claims (key, job_id) values (v_key.key, v_job_ids[v_key.place]) on conflict do nothing; -- most often nobody has it
+      v_last_key := v_key.key;
+      v_last_id := v_job_ids[v_key.place];
+      insert into awa.unique_claims (key, job_id) values (v_key.key, v_last_id) on conflict do nothing; -- most often nobody has it
       continue when found;
     end if;
     v_taken := awa._take_key(v_key.key, v_key.holds, v_job_ids[v_key.place]);
     v_job_ids[v_key.place] := v_taken.job_id;
     v_inserted[v_key.place] := v_taken.taken;
+    v_last_id := v_taken.job_id;
   end loop;
 
   for v_run in
