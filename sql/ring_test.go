@@ -259,6 +259,28 @@ func TestNothingIsMovedBesideAnOpenClaim(t *testing.T) {
 	s.audited()
 }
 
+// What is moved before it was counted is counted where it is then, once.
+func TestMovesWhatIsNotCounted(t *testing.T) {
+	d := newDatabase(t)
+	producer, s := d.session(), d.session()
+	s.movesAll()
+	producer.exec("begin")
+	late := producer.enqueue("q")
+	job := s.enqueue("q")
+	s.exec("select awa._fold(null, true)")
+	s.rotate()
+	require.Equal(t, "cleaning", s.prune(), "it has looked")
+	producer.exec("commit") // nobody counts from here on
+	require.Equal(t, "cleaning", s.prune())
+	require.Equal(t, []int64{2, 0}, list[int64](s, "select (select count(*) from awa.ready_entries where segment = n) from generate_series(1, 0, -1) n"), "both are moved")
+	require.False(t, one[bool](s, "select pg_visible_in_snapshot(e.xid, r.counted) from awa.ready_entries e join awa.queue_rollups r using (lane) where job_id = $1", late))
+	require.Equal(t, "1 0", one[string](s, "select format('%s %s', kept[2], kept[1]) from awa.queue_rollups"))
+	s.audited()
+	s.cleans()
+	s.audited()
+	require.Equal(t, []int64{late, job}, ids(s.claim("q", 9)))
+}
+
 // cleans lets a cleaning that has begun come to its end.
 func (s *session) cleans() {
 	s.Helper()

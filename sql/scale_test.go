@@ -45,6 +45,101 @@ func TestMaintenanceLooksAtBusyQueues(t *testing.T) {
 	s.balanced()
 }
 
+// Counts of all queues leave out the lanes in which nothing has happened since they were counted. A transaction that was open then, and commits afterwards, is not left out.
+func TestCountsOfWhatCommitsLate(t *testing.T) {
+	d := newDatabase(t)
+	open, s := d.session(), d.session()
+	count := func() string {
+		return one[string](s, "select format('%s available, %s completed', available, completed) from awa.queue_counts() where queue = 'q'")
+	}
+	open.exec("begin")
+	job := open.enqueue("q")
+	s.enqueue("q") // later, and committed before
+	require.Empty(t, s.completeMany(s.claim("q", 9)))
+	s.exec("select awa._fold(null, true)")
+	require.Equal(t, "0 available, 1 completed", count())
+	open.exec("commit")
+	require.Equal(t, "1 available, 1 completed", count())
+	s.exec("select awa._fold(null, true)")
+	require.Equal(t, "1 available, 1 completed", count())
+	jobs := s.claim("q", 9)
+	require.Equal(t, []int64{job}, ids(jobs))
+	require.Equal(t, int64(1), one[int64](s, "select running from awa.queue_counts()"))
+	require.Empty(t, s.completeMany(jobs))
+	require.Equal(t, "0 available, 2 completed", count())
+	s.balanced()
+}
+
+// Counting is done in parts, where there is much of it: maintenance that may take only so long would never come to its end.
+func TestCountingInParts(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	const queues = 20
+	s.exec("set jit = off") // to compile the views takes seconds on a busy machine
+	s.exec("select awa.enqueue('queue ' || n, 'k') from generate_series(1, $1) n", queues)
+	counted := func() int { return one[int](s, "select count(*) from awa.queue_rollups where enqueued = 1") }
+	short := func(call string) string { // as with a statement_timeout, which does not end this statement
+		return one[string](s, "select f::text from set_config('statement_timeout', '1ms', true), "+call+" f")
+	}
+	for calls := 1; ; calls++ {
+		s.exec("select setval('awa.next_fold_at', 1)")
+		if short("awa._fold()") == "false" {
+			require.Equal(t, queues, calls)
+			break
+		}
+		require.Equal(t, calls, counted(), "one lane in each call, another one each time")
+		require.Equal(t, int64(1), one[int64](s, "select last_value from awa.next_fold_at"), "and the next pass goes on")
+		require.Less(t, calls, queues)
+	}
+	require.Equal(t, queues, counted())
+
+	// Where jobs come all the time, the lane that was counted longest ago comes first.
+	s.exec("select awa.enqueue('queue ' || n, 'k') from generate_series(1, $1) n", queues)
+	s.exec("update awa.queue_rollups set folded_at = now() - interval '1 minute' * (2 + n) from (select lane as l, row_number() over (order by lane) as n from awa.queue_rollups) r where lane = l")
+	s.exec("select setval('awa.next_fold_at', 1)")
+	require.Equal(t, "true", short("awa._fold()"))
+	require.True(t, one[bool](s, "select enqueued = 2 from awa.queue_rollups order by lane desc limit 1"))
+
+	// So does cleaning, which counts first.
+	s.rotate()
+	for calls := 2; ; calls++ {
+		outcome := short("awa.prune_oldest(true)")
+		require.Equal(t, calls, one[int](s, "select count(*) from awa.queue_rollups where enqueued = 2"))
+		if outcome == "(0,cleaned)" {
+			require.Equal(t, queues, calls)
+			break
+		}
+		require.Equal(t, "(0,cleaning)", outcome)
+		require.Less(t, calls, queues)
+	}
+	s.balanced()
+}
+
+// A pass goes past an open claim only when the one before has noted it. Where both are rolled back, in one transaction, the claim is found when all queues are looked at.
+func TestPassThatIsRolledBack(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.enqueueMany("q", 1)
+	s.exec("select setval('awa.next_fold_at', 1), awa._fold()")
+	s.claim("q", 1)
+	s.exec("update awa.lease_claims set claimed_at = claimed_at - interval '1 minute'")
+	s.exec("update awa.queue_rollups set folded_at = folded_at - interval '1 minute'")
+	began := one[float64](s, "select extract(epoch from clock_timestamp())")
+	s.exec("begin")
+	s.exec("select awa._fold()")
+	s.exec("rollback")
+	require.NotEqual(t, "{}", one[string](s, "select awa._busy_queues()::text"))
+	s.exec("begin")
+	s.exec("select setval('awa.next_fold_at', 1), awa._fold(), awa._fold()") // at worst it has looked at all queues, too
+	s.exec("rollback")
+	took := one[float64](s, "select extract(epoch from clock_timestamp())") - began
+	require.Equal(t, "{}", one[string](s, "select awa._busy_queues()::text"), "it is not known")
+	require.Less(t, one[float64](s, "select last_value / 1000000.0 from awa.next_fold_at"), began+51*took, "until fifty times as long has passed as the look took")
+	s.exec("select setval('awa.next_fold_at', 1)")
+	require.Equal(t, int64(1), one[int64](s, "select materialized from awa.materialize('0')"))
+	s.balanced()
+}
+
 // The name of a dropped queue goes away with its last row; not while somebody who has seen it may still enqueue without looking again.
 func TestDroppedQueuesAreForgotten(t *testing.T) {
 	d := newDatabase(t)

@@ -105,7 +105,7 @@ select awa.enqueue(:'queue' || ' seldom', 'k') \g /dev/null
 select setval('awa.next_fold_at', 1), awa._fold() \g /dev/null
 
 begin;
-select plan(32);
+select plan(34);
 
 select is(says, expected, description)
   from said
@@ -131,10 +131,10 @@ select pg_temp.fill(pg_temp.q(' many'), 10) \g /dev/null
 create temp table many as select * from pg_temp.take(' many', 10, one_claim => false);
 select awa.complete(job_id, receipt) from many \g /dev/null
 select is((select completed from awa.queue_counts(pg_temp.q(' many'))), 10::bigint, 'ten claims');
-select setval('awa.next_fold_at', 1), awa._fold(max_claims => 3) \g /dev/null
+select ok((select f from setval('awa.next_fold_at', 1), awa._fold(max_claims => 3) f), 'there is more to count than a pass counts');
 select is((select r.closed_seq from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' many')) * 8 + 2), 3::bigint, 'at most so many in one pass');
 select is((select completed from awa.queue_counts(pg_temp.q(' many'))), 10::bigint, 'the counts stay');
-select pg_temp.fold() \g /dev/null
+select ok((select not f from setval('awa.next_fold_at', 1), awa._fold(everything => true) f), 'not in the next one');
 select is((select r.closed_seq from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' many')) * 8 + 2), 10::bigint, 'the next pass goes on from there');
 select is((select completed from awa.queue_counts(pg_temp.q(' many'))), 10::bigint, 'and the counts stay');
 

@@ -1,7 +1,8 @@
 -- Counts what ledgers have grown by into queue_rollups, lane by lane: entries that have become visible, and claims that are closed. One that stays open for more than 10 seconds is noted, and passed over. What is not counted
 -- yet is all that counts and searches for open attempts have to read. Seldom where little has happened, so that the rows are not rewritten all the time. One at a time: does nothing while somebody else is at it.
--- Everything says to count the rest, too; of some queues, if they are named.
-create or replace function awa._fold(max_claims int default 20000, everything boolean default false, queue_ids bigint[] default null) returns void
+-- Everything says to count the rest, too; of some queues, if they are named: then in one go.
+-- Otherwise it ends after 10 seconds, or a tenth of the statement_timeout; and with each lane after max_claims claims. The next call goes on, with the lanes first that were counted longest ago. Returns whether there is more to count.
+create or replace function awa._fold(max_claims int default 20000, everything boolean default false, queue_ids bigint[] default null) returns boolean
 language plpgsql
 set plan_cache_mode = force_generic_plan
 as $$
@@ -13,16 +14,19 @@ declare
   v_new record;
   v_claim record;
   v_began timestamptz := clock_timestamp();
+  v_end timestamptz := case when queue_ids is null then v_began + least(interval '10 seconds', nullif(current_setting('statement_timeout')::interval, '0') / 10) end;
+  v_lanes int := 0;
+  v_more boolean := false;
   v_is_sweep boolean := false;
   v_counted int;
   v_until bigint; -- the next pass begins after this claim
 begin
   perform awa._current_segment(); -- in a restored database, what is visible means nothing
   if not pg_try_advisory_xact_lock(awa._fold_key()) then
-    return;
+    return false;
   end if;
   if queue_ids is null and not everything then
-    -- Those that have been claimed from, and all of them as often as that takes a fiftieth of the time: for claims that were committed late, and entries that nobody claims.
+    -- Those that have been claimed from, and all that have changed as often as that takes a fiftieth of the time: for claims that were committed late, and entries that nobody claims.
     v_is_sweep := (select (extract(epoch from v_began) * 1000000)::bigint not between s.last_value - 3600000000 and s.last_value from awa.next_fold_at s); -- due, or a clock that was ahead
     v_until := awa._claimed_until(v_began - interval '30 seconds'); -- by then each was looked at, and counted, or noted as open
     if not v_is_sweep then
@@ -31,24 +35,36 @@ begin
   end if;
   for v_lane in
     select l.lane, r.lane is not null as exists
-      from (select distinct q.queue_id from awa.queues q where queue_ids is null or q.queue_id = any(queue_ids)) q
-     cross join lateral (select q.queue_id * 8 + p as lane from unnest('{0,1,2,3,4}'::int[]) p) l
+      from (
+        select u.lane, u.last_xid from awa._lanes_in_use u where queue_ids is null and not u.is_counted
+        union all
+        select q * 8 + p, null from (select distinct q from unnest(queue_ids) q) q cross join generate_series(0, 4) p
+      ) l
       left join lateral (
         select * from awa.queue_rollups r where r.lane = l.lane limit 1
       ) r on true
       left join lateral (
         select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
       ) c on true
-     where c.lane_seq > coalesce(r.closed_seq, 0) + case when r.folded_at between clock_timestamp() - interval '5 seconds' and clock_timestamp() and not everything then 50 else 0 end
+     where (c.lane_seq > coalesce(r.closed_seq, 0) + case when r.folded_at between clock_timestamp() - interval '5 seconds' and clock_timestamp() and not everything then 50 else 0 end
         or everything and (select true from awa._appended_since(l.lane, coalesce(r.counted, '3:3:'), r.dropped) limit 1)
         or (r.folded_at is null or r.folded_at not between clock_timestamp() - interval '5 seconds' and clock_timestamp() or everything) -- or a clock that was ahead
-           and (r.open_seqs <> '{}' or (
-             select true
-               from awa._entries e
-              where e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(coalesce(r.counted, '3:3:')), 0)
-              limit 1))
-     order by l.lane
+           and (r.open_seqs <> '{}'
+             or l.last_xid >= coalesce(pg_snapshot_xmin(r.counted), '3') and l.last_xid < pg_snapshot_xmin(pg_current_snapshot()) -- so that the next look finds nothing
+             or (
+               select true
+                 from awa._entries e
+                where e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(coalesce(r.counted, '3:3:')), 0)
+                limit 1)))
+       and (select true from awa.queues q where q.queue_id = l.lane >> 3 limit 1) -- not what is left of one that was forgotten
+     order by r.folded_at nulls first, l.lane
   loop
+    if v_lanes > 0 and clock_timestamp() > v_end then
+      v_more := true;
+      v_until := null;
+      exit;
+    end if;
+    v_lanes := v_lanes + 1;
     if not v_lane.exists then
       insert into awa.queue_rollups (lane) values (v_lane.lane);
     end if;
@@ -91,6 +107,7 @@ begin
       v_counted := v_counted + 1;
       if v_counted = max_claims then
         v_until := least(v_until, v_claim.claim_id); -- there may be more
+        v_more := true;
       end if;
     end loop;
     update awa.queue_rollups r
@@ -105,6 +122,7 @@ begin
       perform setval('awa.next_fold_at', ((extract(epoch from v_began) + 50 * extract(epoch from clock_timestamp() - v_began)) * 1000000)::bigint);
     end if;
   end if;
+  return v_more;
 end
 $$;
 comment on function awa._fold is 'Counts what the ledgers have grown by into queue_rollups';

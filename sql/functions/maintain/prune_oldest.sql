@@ -164,7 +164,9 @@ begin
     end if;
 
     v_before := awa._snapshot();
-    perform awa._fold(null, true); -- what is copied now must not be counted again
+    if awa._fold(everything => true) then -- what is copied now must not be counted again
+      return 'cleaning';
+    end if;
     with carried as (
       insert into awa.ready_entries
         (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)

@@ -222,6 +222,62 @@ select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_
   ) r on true;
 comment on view awa._lanes is 'Every lane, its cursor, and what is counted of its past';
 
+-- Every lane that has rows, and what is counted of its past. is_counted says that this is all: neither an entry, a burial or a note, nor a claim has come since, and none that was passed over is open. last_xid is the youngest transaction that put an
+-- entry, a burial or a note there. Walks through the indexes from one lane to the next, so the cost follows the lanes that were used, not the queues that there are, and is a few index entries for each.
+create or replace view awa._lanes_in_use as
+select u.lane,
+       coalesce(max(u.xid) < coalesce(max(u.counted_until), '3'), true) and coalesce(max(u.lane_seq), 0) <= coalesce(max(u.closed_seq), 0) and coalesce(bool_and(u.none_open), true) as is_counted,
+       max(u.xid) as last_xid,
+       coalesce(sum(u.available), 0)::bigint as available, coalesce(sum(u.completed), 0)::bigint as completed, coalesce(sum(u.failed), 0)::bigint as failed, coalesce(sum(u.cancelled), 0)::bigint as cancelled,
+       coalesce(sum(u.dead), 0)::bigint as dead
+  from (
+    select l.lane, l.xid, null::bigint as lane_seq, null::xid8 as counted_until, null::bigint as closed_seq, null::boolean as none_open,
+           null::bigint as available, null::bigint as completed, null::bigint as failed, null::bigint as cancelled, null::bigint as dead
+      from generate_series(0, 3) s(segment)
+     cross join lateral (
+        with recursive lanes(lane, xid) as (
+          (select e.lane, e.xid from awa.ready_entries e where e.segment = s.segment order by e.lane desc, e.xid desc limit 1)
+          union all
+          select n.lane, n.xid
+            from lanes l
+           cross join lateral (select e.lane, e.xid from awa.ready_entries e where e.segment = s.segment and e.lane < l.lane order by e.lane desc, e.xid desc limit 1) n
+        )
+        select * from lanes
+      ) l
+    union all
+    select abs(l.lane), l.by_xid, null, null, null, null, null, null, null, null, null
+      from generate_series(0, 3) s(segment)
+     cross join lateral (
+        with recursive lanes(lane, by_xid) as (
+          (select t.lane, t.by_xid from awa.ready_tombstones t where t.segment = s.segment order by t.lane desc, t.by_xid desc limit 1)
+          union all
+          select n.lane, n.by_xid
+            from lanes l
+           cross join lateral (select t.lane, t.by_xid from awa.ready_tombstones t where t.segment = s.segment and t.lane < l.lane order by t.lane desc, t.by_xid desc limit 1) n
+        )
+        select * from lanes
+      ) l
+     where l.lane not in (-1, -2)
+    union all
+    select l.lane, null, l.lane_seq, null, null, null, null, null, null, null, null
+      from generate_series(0, 3) s(segment)
+     cross join lateral (
+        with recursive lanes(lane, lane_seq) as (
+          (select c.lane, c.lane_seq from awa.lease_claims c where c.segment = s.segment order by c.lane desc, c.lane_seq desc limit 1)
+          union all
+          select n.lane, n.lane_seq
+            from lanes l
+           cross join lateral (select c.lane, c.lane_seq from awa.lease_claims c where c.segment = s.segment and c.lane < l.lane order by c.lane desc, c.lane_seq desc limit 1) n
+        )
+        select * from lanes
+      ) l
+    union all
+    select r.lane, null, null, pg_snapshot_xmin(r.counted), r.closed_seq, r.open_seqs = '{}', r.appended - r.buried - r.claimed, r.completed, r.failed, r.cancelled, r.dead
+      from awa.queue_rollups r
+  ) u
+ group by u.lane;
+comment on view awa._lanes_in_use is 'Every lane that has rows, what is counted of its past, and whether that is all';
+
 -- The transactions that were in progress at one of the ends of a lane's window, and whose entries no cursor has passed though they lie before the place from which the range goes on: with the ids
 -- after which, and up to which, these entries lie. Two scalars, so that the scan of an index begins and ends there.
 create or replace function awa._late(lo pg_snapshot, hi pg_snapshot, pos_xid xid8, pos_id bigint, from_xid xid8, from_id bigint, out xid xid8, out after_id bigint, out until_id bigint) returns setof record

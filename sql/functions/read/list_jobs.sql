@@ -26,6 +26,7 @@ declare
   v_length bigint := 4 * coalesce(max_jobs, 100)::bigint;
   v_found bigint;
   v_is_short boolean := false; -- few are available
+  v_queue_ids bigint[]; -- that have jobs in this state
 begin
   if v_left not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 100.');
@@ -35,8 +36,10 @@ begin
       'The states are available, scheduled, retryable, running, waiting_external, completed, failed, cancelled and dead.');
   end if;
 
-  if state = 'available' then
-    select coalesce(sum(c.available), 0) <= 10000 into v_is_short from awa._lane_counts c where queue is null or c.queue_id = awa._queue_id(queue);
+  if state in ('available', 'running') then
+    select coalesce(sum(c.available), 0) <= 10000, coalesce(array_agg(awa._queue_id(c.queue)) filter (where case state when 'available' then c.available else c.running end > 0), '{}')
+      into v_is_short, v_queue_ids
+      from awa.queue_counts(queue) c;
   end if;
   if state = 'running' or v_is_short then
     perform set_config('enable_bitmapscan', 'off', true); -- until the end of the function: it is for BRIN alone
@@ -49,7 +52,7 @@ begin
             union all
             select r.lane, r.xid, r.job_id, r.kind, r.queue_id from awa._running r where state = 'running'
           ) p
-           where p.job_id < v_until and (queue is null or p.queue_id = awa._queue_id(queue)) and (kind is null or p.kind = kind)
+           where p.job_id < v_until and p.queue_id = any(v_queue_ids) and (kind is null or p.kind = kind)
            order by p.job_id desc
            limit v_left
         ) p

@@ -66,7 +66,7 @@ select q.name as queue, q.queue_id as available, q.queue_id as scheduled, q.queu
  where false;
 
 -- Exact counts of jobs by queue and state, of all queues or of one; those included that are not kept any more.
--- Queue by queue: where the planner takes the tables for empty, a join would add all of them up again for each one.
+-- Of all queues it looks only at the lanes that have changed since they were counted, or that have jobs that are available.
 create or replace function awa.queue_counts(queue text default null) returns setof awa.queue_counts
 language sql stable
 security definer
@@ -78,57 +78,58 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
-with names as (
-  select q.queue_id, q.name, bool_or(q.dropped_at is null) as is_there
-    from awa.queues q
-   where q.queue_id >= coalesce(awa._queue_id(queue_counts.queue), 0) and q.queue_id <= coalesce(awa._queue_id(queue_counts.queue), (1::bigint << 60) - 1)
-   group by q.queue_id, q.name
+with span as (
+  select i.queue_id, coalesce(i.queue_id, 0) as first_id, coalesce(i.queue_id, (1::bigint << 60) - 1) as last_id from (select awa._queue_id(queue_counts.queue) as queue_id) i
+), lanes as (
+  select l.lane, l.is_counted and l.available = 0 as is_known, l.completed, l.failed, l.cancelled, l.dead from awa._lanes_in_use l where queue_counts.queue is null
+  union all
+  select s.queue_id * 8 + p, false, 0, 0, 0, 0 from span s cross join generate_series(0, 4) p where queue_counts.queue is not null
+), parts as (
+  select l.lane >> 3 as queue_id, null::text as name, false as is_there, c.available, 0::bigint as scheduled, 0::bigint as retryable, c.running, c.completed, c.failed, c.cancelled, c.dead, c.oldest_ready_at
+    from lanes l
+   cross join lateral (
+      select 0::bigint as available, 0::bigint as running, l.completed, l.failed, l.cancelled, l.dead, null::timestamptz as oldest_ready_at where l.is_known
+      union all
+      select c.available, c.running, c.completed, c.failed, c.cancelled, c.dead, c.oldest_ready_at
+        from awa._lane_counts c
+       where not l.is_known and c.queue_id = l.lane >> 3 and c.lane = l.lane
+      offset 0
+    ) c
+  union all
+  select l.lane >> 3, null, false, 0, 0, 0, count(*), 0, 0, 0, 0, null
+    from span s cross join lateral (select l.lane from awa.leases l where l.lane >= s.first_id * 8 and l.lane <= s.last_id * 8 + 7 offset 0) l
+   group by 1
+  union all
+  select d.lane >> 3, null, false, 0, count(*) filter (where d.state = 'scheduled'), count(*) filter (where d.state = 'retryable'), 0, 0, 0, 0, 0, null
+    from span s cross join lateral (select d.lane, d.state from awa.deferred_jobs d where d.lane >= s.first_id * 8 and d.lane <= s.last_id * 8 + 7 offset 0) d
+   group by 1
+  union all
+  select f.lane >> 3, null, false, 0, 0, 0, 0, count(*) filter (where f.state = 'completed'), count(*) filter (where f.state = 'failed'), count(*) filter (where f.state = 'cancelled'), 0, null
+    from span s cross join lateral (select f.lane, f.state from awa.done_entries f where not f.recorded and f.lane >= s.first_id * 8 and f.lane <= s.last_id * 8 + 7 offset 0) f
+   group by 1
+  union all
+  select f.lane >> 3, null, false, 0, 0, 0, 0, 0, 0, 0, count(*), null
+    from span s cross join lateral (select f.lane from awa.dlq_entries f where f.lane >= s.first_id * 8 and f.lane <= s.last_id * 8 + 7 offset 0) f
+   group by 1
+  union all
+  select q.queue_id, q.name, q.dropped_at is null, 0, 0, 0, 0, 0, 0, 0, 0, null
+    from span s cross join lateral (select * from awa.queues q where q.queue_id >= s.first_id and q.queue_id <= s.last_id offset 0) q
 )
-select q.name as queue,
-       c.available::bigint as available,
-       d.scheduled::bigint as scheduled,
-       d.retryable::bigint as retryable,
-       (c.running + l.jobs)::bigint as running,
+select max(p.name) as queue,
+       sum(p.available)::bigint as available,
+       sum(p.scheduled)::bigint as scheduled,
+       sum(p.retryable)::bigint as retryable,
+       sum(p.running)::bigint as running,
        0::bigint as waiting_external,
-       (c.completed + f.completed)::bigint as completed,
-       (c.failed + f.failed)::bigint as failed,
-       (c.cancelled + f.cancelled)::bigint as cancelled,
-       (c.dead + x.jobs)::bigint as dead,
-       c.oldest as oldest_ready_at
-  from names q
- cross join lateral (
-    select sum(c.available) as available, sum(c.running) as running, sum(c.completed) as completed,
-           sum(c.failed) as failed, sum(c.cancelled) as cancelled, sum(c.dead) as dead, min(c.oldest_ready_at) as oldest
-      from awa._lane_counts c
-     where c.queue_id = q.queue_id
-    offset 0
-  ) c
- cross join lateral (
-    select count(*) as jobs from awa.leases l where l.lane >= q.queue_id * 8 and l.lane <= q.queue_id * 8 + 7
-    offset 0
-  ) l
- cross join lateral (
-    select count(*) filter (where d.state = 'scheduled') as scheduled,
-           count(*) filter (where d.state = 'retryable') as retryable
-      from awa.deferred_jobs d
-     where d.lane >= q.queue_id * 8 and d.lane <= q.queue_id * 8 + 7
-    offset 0
-  ) d
- cross join lateral (
-    select count(*) filter (where f.state = 'completed') as completed,
-           count(*) filter (where f.state = 'failed') as failed,
-           count(*) filter (where f.state = 'cancelled') as cancelled
-      from awa.done_entries f
-     where not f.recorded and f.lane >= q.queue_id * 8 and f.lane <= q.queue_id * 8 + 7
-    offset 0
-  ) f
- cross join lateral (
-    select count(*) as jobs from awa.dlq_entries f where f.lane >= q.queue_id * 8 and f.lane <= q.queue_id * 8 + 7
-    offset 0
-  ) x
- where (queue_counts.queue is null or q.name = queue_counts.queue)
-   and (q.is_there or c.available + c.running + l.jobs + d.scheduled + d.retryable > 0)
- order by q.name
+       sum(p.completed)::bigint as completed,
+       sum(p.failed)::bigint as failed,
+       sum(p.cancelled)::bigint as cancelled,
+       sum(p.dead)::bigint as dead,
+       min(p.oldest_ready_at) as oldest_ready_at
+  from parts p
+ group by p.queue_id
+having max(p.name) is not null and (bool_or(p.is_there) or sum(p.available + p.running + p.scheduled + p.retryable) > 0)
+ order by 1
 $$;
 comment on function awa.queue_counts is 'Exact counts of jobs by queue and state';
 
