@@ -281,6 +281,30 @@ func TestMovesWhatIsNotCounted(t *testing.T) {
 	require.Equal(t, []int64{late, job}, ids(s.claim("q", 9)))
 }
 
+// Who completes jobs in long transactions keeps no segment but that of the claim from being emptied.
+func TestPruneBesideCompletions(t *testing.T) {
+	d := newDatabase(t)
+	worker, s := d.session(), d.session()
+	s.enqueueMany("q", 2)
+	s.completeMany(s.claim("q", 9))
+	s.rotate()
+	s.enqueueMany("q", 4)
+	jobs := append(s.claim("q", 1), s.claim("q", 3)...)
+	s.rotate() // the claims are not in the current segment
+	s.exec("select awa._fold(null, true)")
+	worker.exec("begin")
+	for _, j := range jobs[:2] { // of a claim of one job, and of several
+		worker.exec("select awa.complete($1, $2)", j.JobID, j.Receipt)
+	}
+	require.Equal(t, []string{"awa.lease_claim_closures_1", "awa.lease_claims_1", "awa.lease_claims_2"},
+		list[string](s, "select distinct relation::regclass::text from pg_locks where pid = $1 and locktype = 'relation' and relation::regclass::text ~ '_[0-3]$' order by 1", worker.pid))
+	worker.exec("savepoint s") // the portal of the call before goes, and its snapshot: one that is there when the segment is cleaned is waited for
+	require.Equal(t, []string{"cleaned", "truncating", "truncating", "truncated"}, []string{s.prune(), s.prune(), s.prune(), s.prune()})
+	worker.exec("commit")
+	require.Equal(t, []int64{jobs[0].JobID, jobs[1].JobID}, s.completeMany(jobs), "they are completed, once")
+	s.audited()
+}
+
 // cleans lets a cleaning that has begun come to its end.
 func (s *session) cleans() {
 	s.Helper()

@@ -57,6 +57,8 @@ comment on function awa._close is 'Closes one attempt, in the ledger or in lease
 --
 -- The claim is held shared, so that a long transaction keeps nobody off the claim's other items; no batch row can come meanwhile, and who only tries the claim
 -- (rescue, materialize) leaves it alone. Of two answers for one item the unique index lets the first one pass: the second waits for it.
+--
+-- Each statement names its segment, and no plan holds another one: a transaction keeps the locks of all tables that it has read to its end, and would keep the oldest segment from being truncated. The claim is looked for from the current segment back.
 create or replace function awa._close_item(job_id bigint, receipt bigint, outcome text, joined boolean default false, out closed boolean, out holds_keys boolean, out recorded boolean)
 language plpgsql
 as $$
@@ -64,20 +66,28 @@ as $$
 declare
   v_claim_id bigint := receipt >> 12;
   v_item int := receipt & 4095;
+  v_segment smallint;
   v_claim record;
   v_batches record;
 begin
   closed := false;
-  select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim
-    from awa.lease_claims c
-   where c.claim_id = v_claim_id;
+  v_segment := (select r.current_segment from awa.ring r);
+  for v_try in 1..4 loop
+    case v_segment
+      when 0 then select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim from awa.lease_claims c where c.segment = 0 and c.claim_id = v_claim_id;
+      when 1 then select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim from awa.lease_claims c where c.segment = 1 and c.claim_id = v_claim_id;
+      when 2 then select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim from awa.lease_claims c where c.segment = 2 and c.claim_id = v_claim_id;
+      when 3 then select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim from awa.lease_claims c where c.segment = 3 and c.claim_id = v_claim_id;
+    end case;
+    exit when v_claim.size is not null;
+    v_segment := (v_segment + 3) % 4;
+  end loop;
   holds_keys := coalesce(v_claim.holds_keys, false);
-  if v_claim.size is null and current_setting('transaction_isolation') in ('repeatable read', 'serializable')
-     and v_claim_id > coalesce((select c.claim_id from awa.lease_claims c order by c.claim_id desc limit 1), 0)
-     and v_claim_id <= (select s.last_value from awa.claim_ids s)
-  then
-    raise exception using errcode = '40001', message = 'the claim is younger than the snapshot', detail = format('Receipt %s of job %s.', receipt, job_id),
-      hint = 'Begin a new transaction.';
+  if v_claim.size is null and current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+    if v_claim_id > coalesce((select c.claim_id from awa.lease_claims c order by c.claim_id desc limit 1), 0) and v_claim_id <= (select s.last_value from awa.claim_ids s) then
+      raise exception using errcode = '40001', message = 'the claim is younger than the snapshot', detail = format('Receipt %s of job %s.', receipt, job_id),
+        hint = 'Begin a new transaction.';
+    end if;
   end if;
   if v_claim.job_id is distinct from job_id then
     return;
@@ -90,9 +100,12 @@ begin
     perform awa._join_claim(v_claim_id);
   end if;
   if v_claim.size > 1 then -- one of a single job is never closed by a batch row
-    select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches
-      from awa.lease_claim_closures k
-     where k.claim_id = v_claim_id and k.item < 0;
+    case v_claim.segment
+      when 0 then select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches from awa.lease_claim_closures k where k.segment = 0 and k.claim_id = v_claim_id and k.item < 0;
+      when 1 then select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches from awa.lease_claim_closures k where k.segment = 1 and k.claim_id = v_claim_id and k.item < 0;
+      when 2 then select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches from awa.lease_claim_closures k where k.segment = 2 and k.claim_id = v_claim_id and k.item < 0;
+      when 3 then select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches from awa.lease_claim_closures k where k.segment = 3 and k.claim_id = v_claim_id and k.item < 0;
+    end case;
     if v_batches.has_item then
       return;
     end if;
