@@ -36,7 +36,7 @@ begin
   for v_lane in
     select l.lane, r.lane is not null as exists
       from (
-        select u.lane, u.last_xid from awa._lanes_in_use u where queue_ids is null and not u.is_counted
+        select u.lane, u.last_xid from awa._lanes_in_use() u where queue_ids is null and not u.is_counted
         union all
         select q * 8 + p, null from (select distinct q from unnest(queue_ids) q) q cross join generate_series(0, 4) p
       ) l

@@ -36,7 +36,7 @@ with now as (
   select o.claimed_at, awa._is_overdue(o.lease_until + interval '30 seconds', o.deadline_at + interval '30 seconds', o.lease_until - o.claimed_at + interval '30 seconds', o.worker_id, n.at) as is_overdue
     from awa._open_items o
    cross join now n
-   where o.queue_id = any(array(select l.lane >> 3 from awa._lanes_in_use l where not l.is_counted))
+   where o.queue_id = any(array(select l.lane >> 3 from awa._lanes_in_use() l where not l.is_counted))
 ), rows as (
   select 1 as place, 'critical' as level, 'restore' as topic, 'database' as subject, 'it was restored from a dump: nothing is enqueued or claimed' as message,
          'Call awa.rebase_after_restore() once.' as hint, null::jsonb as details

@@ -224,7 +224,9 @@ comment on view awa._lanes is 'Every lane, its cursor, and what is counted of it
 
 -- Every lane that has rows, and what is counted of its past. is_counted says that this is all: neither an entry, a burial or a note, nor a claim has come since, and none that was passed over is open. last_xid is the youngest transaction that put an
 -- entry, a burial or a note there. Walks through the indexes from one lane to the next, so the cost follows the lanes that were used, not the queues that there are, and is a few index entries for each.
-create or replace view awa._lanes_in_use as
+create or replace function awa._lanes_in_use(out lane bigint, out is_counted boolean, out last_xid xid8, out available bigint, out completed bigint, out failed bigint, out cancelled bigint, out dead bigint) returns setof record
+language sql stable
+as $$
 select u.lane,
        coalesce(max(u.xid) < coalesce(max(u.counted_until), '3'), true) and coalesce(max(u.lane_seq), 0) <= coalesce(max(u.closed_seq), 0) and coalesce(bool_and(u.none_open), true) as is_counted,
        max(u.xid) as last_xid,
@@ -275,8 +277,9 @@ select u.lane,
     select r.lane, null, null, pg_snapshot_xmin(r.counted), r.closed_seq, r.open_seqs = '{}', r.appended - r.buried - r.claimed, r.completed, r.failed, r.cancelled, r.dead
       from awa.queue_rollups r
   ) u
- group by u.lane;
-comment on view awa._lanes_in_use is 'Every lane that has rows, what is counted of its past, and whether that is all';
+ group by u.lane
+$$;
+comment on function awa._lanes_in_use is 'Every lane that has rows, what is counted of its past, and whether that is all';
 
 -- The transactions that were in progress at one of the ends of a lane's window, and whose entries no cursor has passed though they lie before the place from which the range goes on: with the ids
 -- after which, and up to which, these entries lie. Two scalars, so that the scan of an index begins and ends there.

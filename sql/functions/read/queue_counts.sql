@@ -81,7 +81,7 @@ as $$
 with span as (
   select i.queue_id, coalesce(i.queue_id, 0) as first_id, coalesce(i.queue_id, (1::bigint << 60) - 1) as last_id from (select awa._queue_id(queue_counts.queue) as queue_id) i
 ), lanes as (
-  select l.lane, l.is_counted and l.available = 0 as is_known, l.completed, l.failed, l.cancelled, l.dead from awa._lanes_in_use l where queue_counts.queue is null
+  select l.lane, l.is_counted and l.available = 0 as is_known, l.completed, l.failed, l.cancelled, l.dead from awa._lanes_in_use() l where queue_counts.queue is null
   union all
   select s.queue_id * 8 + p, false, 0, 0, 0, 0 from span s cross join generate_series(0, 4) p where queue_counts.queue is not null
 ), parts as (
