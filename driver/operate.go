@@ -8,14 +8,21 @@ import (
 	"github.com/awa-pg/awa/gen"
 )
 
-// JobFilter says which jobs a call is about: those to which all that is set applies. At least one of Queue, Kind, State and
-// Before has to be.
+// JobFilter says which jobs a call is about: those to which all that is set applies. At least one of Queue, Kind, State,
+// Before, Tag and Contains has to be.
+//
+// Nothing indexes tags and arguments. With a filter by these, one call looks at 100,000 jobs of a state at most: use
+// [Client.ScanJobs] to find the rest.
 type JobFilter struct {
 	Queue   string
 	Kind    string
 	State   string    // one that allows the change, as [JobInfo] names it
 	Before  time.Time // enqueued before this time or, for jobs that have ended, ended before it
 	MaxJobs int       // 1 to 10,000; 1,000 by default
+	Tag     string    // one of the job's tags
+
+	// Contains is what the arguments contain, as JSON: of an object, a part of its fields. Nil for any.
+	Contains any
 }
 
 // Cancel cancels a job that has not ended, in a transaction of its own, and returns the state that it was in. What runs is
@@ -146,16 +153,55 @@ func (c *Client) PurgeDLQTx(ctx context.Context, tx DBTX, filter JobFilter) (int
 	return n, nil
 }
 
+// DeleteJob deletes a job that has ended, in a transaction of its own, and returns the state that it was in. From then on it
+// is neither shown nor counted. What it has left in the log leaves the disk later: see the reference of delete_job.
+//
+// It fails as [Client.Cancel] does, with [ErrWrongState] when the job has not ended.
+func (c *Client) DeleteJob(ctx context.Context, id int64) (state string, err error) {
+	return c.DeleteJobTx(ctx, ownTx{c.pool}, id)
+}
+
+// DeleteJobTx is [Client.DeleteJob] inside the caller's transaction.
+func (c *Client) DeleteJobTx(ctx context.Context, tx DBTX, id int64) (state string, err error) {
+	state, err = queries.DeleteJob(ctx, tx, id)
+	return state, changeError("delete", id, err)
+}
+
+// DeleteWhere deletes jobs that have ended as [Client.DeleteJob] does, in a transaction of its own, and returns how many. A
+// filter that filters nothing fails with [ErrInvalidArgument]. Of completed jobs it looks at the newest 100,000 that are not
+// deleted, whatever the filter is.
+func (c *Client) DeleteWhere(ctx context.Context, filter JobFilter) (int64, error) {
+	return c.DeleteWhereTx(ctx, ownTx{c.pool}, filter)
+}
+
+// DeleteWhereTx is [Client.DeleteWhere] inside the caller's transaction.
+func (c *Client) DeleteWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (int64, error) {
+	params, err := filter.params()
+	if err != nil {
+		return 0, fmt.Errorf("delete jobs: %w", err)
+	}
+	n, err := queries.DeleteWhere(ctx, tx, gen.DeleteWhereParams(params))
+	if err != nil {
+		return 0, fmt.Errorf("delete jobs: %w", mapError(err))
+	}
+	return n, nil
+}
+
 // params leaves out what is not set.
 func (f JobFilter) params() (gen.CancelWhereParams, error) {
 	before, err := optionalTime("Before", 294276, f.Before)
+	if err != nil {
+		return gen.CancelWhereParams{}, err
+	}
+	args, err := encode("Contains", f.Contains)
 	return gen.CancelWhereParams{
 		Queue: optional(f.Queue), Kind: optional(f.Kind), State: optional(f.State), Before: before, MaxJobs: optionalInt(f.MaxJobs),
+		Tag: optional(f.Tag), Args: args,
 	}, err
 }
 
 // QueueSettings are settings of a queue, by their keys: default_priority, default_max_attempts, lease, deadline, backoff_base,
-// backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention. Times are a [time.Duration], or a text such as
+// backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention. Times are a [time.Duration], or a text such as
 // "30 days". Nil brings the default back. See the reference of configure_queue.
 type QueueSettings map[string]any
 

@@ -253,6 +253,80 @@ func TestDropQueue(t *testing.T) {
 	assert.ErrorIs(t, client.DropQueue(t.Context(), "q", false), driver.ErrNoSuchQueue)
 }
 
+func TestDeleteJob(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1})
+	_, err := client.DeleteJob(t.Context(), id)
+	assert.ErrorIs(t, err, driver.ErrWrongState)
+	assert.Equal(t, "failed", fails(t, pool))
+	was, err := client.DeleteJob(t.Context(), id)
+	require.NoError(t, err)
+	assert.Equal(t, "failed", was)
+	_, err = client.Job(t.Context(), id)
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+	_, err = client.DeleteJob(t.Context(), id)
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+	counts, err := client.QueueCounts(t.Context(), driver.DefaultQueue)
+	require.NoError(t, err)
+	assert.Zero(t, counts.Failed)
+}
+
+// Jobs of a customer are found, cancelled and deleted by a tag, or by what their arguments contain.
+func TestJobsByTagAndArguments(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	completed := enqueue(t, pool, note{"a"}, driver.EnqueueOptions{Tags: []string{"eu", "one"}})
+	job := claim(t, pool, 1)[0]
+	require.NoError(t, client.CompleteTx(t.Context(), pool, job.JobID, job.Receipt, nil))
+	waits := enqueue(t, pool, note{"a"}, driver.EnqueueOptions{Tags: []string{"eu"}})
+	other := enqueue(t, pool, note{"b"}, driver.EnqueueOptions{Tags: []string{"us"}})
+
+	text := map[string]string{"text": "a"}
+	for _, filter := range []driver.JobFilter{{Tag: "eu"}, {Contains: text}, {Tag: "eu", Contains: text, Kind: "note", Queue: driver.DefaultQueue, Before: time.Now().Add(time.Hour)}} {
+		ids, next, err := client.ScanJobs(t.Context(), filter, 0)
+		require.NoError(t, err)
+		assert.Zero(t, next)
+		assert.Equal(t, []int64{waits, completed}, ids)
+		jobs, err := client.ListJobs(t.Context(), driver.ListFilter{Tag: filter.Tag, Contains: filter.Contains})
+		require.NoError(t, err)
+		require.Len(t, jobs, 2)
+		assert.Equal(t, []int64{waits, completed}, []int64{jobs[0].ID, jobs[1].ID})
+	}
+	ids, _, err := client.ScanJobs(t.Context(), driver.JobFilter{}, other)
+	require.NoError(t, err)
+	assert.Equal(t, []int64{waits, completed}, ids)
+	ids, _, err = client.ScanJobs(t.Context(), driver.JobFilter{State: "completed", Tag: "us"}, 0)
+	require.NoError(t, err)
+	assert.Empty(t, ids)
+
+	n, err := client.DeleteWhere(t.Context(), driver.JobFilter{Tag: "eu"})
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, n)
+	_, err = client.Job(t.Context(), completed)
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+	n, err = client.CancelWhere(t.Context(), driver.JobFilter{Contains: text})
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, n)
+	waitForState(t, pool, waits, "cancelled")
+	waitForState(t, pool, other, "available")
+	n, err = client.RetryWhere(t.Context(), driver.JobFilter{Contains: map[string]string{"text": "b"}})
+	require.NoError(t, err)
+	assert.Zero(t, n)
+	n, err = client.RetryWhere(t.Context(), driver.JobFilter{Tag: "eu"})
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, n)
+
+	_, err = client.DeleteWhere(t.Context(), driver.JobFilter{})
+	assert.ErrorIs(t, err, driver.ErrInvalidArgument)
+	_, _, err = client.ScanJobs(t.Context(), driver.JobFilter{State: "lost"}, 0)
+	assert.ErrorIs(t, err, driver.ErrInvalidArgument)
+	_, _, err = client.ScanJobs(t.Context(), driver.JobFilter{Contains: func() {}}, 0)
+	assert.ErrorContains(t, err, "Contains")
+	_, err = client.ListJobs(t.Context(), driver.ListFilter{Contains: func() {}})
+	assert.ErrorContains(t, err, "Contains")
+}
+
 func TestExplainJob(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)
@@ -271,6 +345,8 @@ func TestChangesOfAJobThatIsNot(t *testing.T) {
 	_, err = client.SetPriority(t.Context(), 1, 1)
 	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
 	_, err = client.Move(t.Context(), 1, "q")
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+	_, err = client.DeleteJob(t.Context(), 1)
 	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
 	_, err = client.ExplainJob(t.Context(), 1)
 	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
@@ -293,6 +369,8 @@ func TestChangesInTransactions(t *testing.T) {
 		"cancel where": func(tx driver.DBTX) error { _, err := client.CancelWhereTx(t.Context(), tx, filter); return err },
 		"retry where":  func(tx driver.DBTX) error { _, err := client.RetryWhereTx(t.Context(), tx, filter); return err },
 		"purge":        func(tx driver.DBTX) error { _, err := client.PurgeDLQTx(t.Context(), tx, filter); return err },
+		"delete":       func(tx driver.DBTX) error { _, err := client.DeleteJobTx(t.Context(), tx, failed); return err },
+		"delete where": func(tx driver.DBTX) error { _, err := client.DeleteWhereTx(t.Context(), tx, filter); return err },
 		"drop queue":   func(tx driver.DBTX) error { return client.DropQueueTx(t.Context(), tx, driver.DefaultQueue, true) },
 	} {
 		t.Run(name, func(t *testing.T) {

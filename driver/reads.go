@@ -83,13 +83,20 @@ type ListFilter struct {
 	State    string // as [JobInfo] names it
 	BeforeID int64  // jobs with lower ids: for the next page, the id of the last job of the page before
 	MaxJobs  int    // 1 to 10,000; 100 by default
+	Tag      string // one of the job's tags
+	Contains any    // what the arguments contain, as JSON; nil for any
 }
 
-// ListJobs lists jobs in the descending order of their ids: a page.
+// ListJobs lists jobs in the descending order of their ids: a page. With a Tag, or with Contains, it reads 100,000 jobs at
+// most, so that a page may be short though there are more: [Client.ScanJobs] goes through all of them.
 func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, error) {
+	args, err := encode("Contains", filter.Contains)
+	if err != nil {
+		return nil, fmt.Errorf("list jobs: %w", err)
+	}
 	rows, err := queries.ListJobs(ctx, rawjson.DB(ownTx{c.pool}), gen.ListJobsParams{
 		Queue: optional(filter.Queue), Kind: optional(filter.Kind), State: optional(filter.State), BeforeID: optional(filter.BeforeID),
-		MaxJobs: optionalInt(filter.MaxJobs),
+		MaxJobs: optionalInt(filter.MaxJobs), Tag: optional(filter.Tag), Args: args,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", mapError(err))
@@ -99,6 +106,31 @@ func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, er
 		jobs[i] = newJobInfo(row)
 	}
 	return jobs, nil
+}
+
+// ScanJobs returns the ids of the jobs that a filter matches, the newest first, from 100,000 jobs at most; and where to go on:
+// the beforeID of the next call, 0 at the end. The first call's is 0, too. The filter may be empty, and MaxJobs has no meaning.
+func (c *Client) ScanJobs(ctx context.Context, filter JobFilter, beforeID int64) (ids []int64, nextBeforeID int64, err error) {
+	params, err := filter.params()
+	if err != nil {
+		return nil, 0, fmt.Errorf("scan jobs: %w", err)
+	}
+	encoded, err := encode("filter", struct {
+		Queue  *string         `json:"queue,omitempty"`
+		Kind   *string         `json:"kind,omitempty"`
+		State  *string         `json:"state,omitempty"`
+		Before *time.Time      `json:"before,omitempty"`
+		Tag    *string         `json:"tag,omitempty"`
+		Args   json.RawMessage `json:"args,omitempty"`
+	}{params.Queue, params.Kind, params.State, params.Before, params.Tag, params.Args})
+	if err != nil {
+		return nil, 0, fmt.Errorf("scan jobs: %w", err)
+	}
+	page, err := queries.ScanJobs(ctx, ownTx{c.pool}, gen.ScanJobsParams{Filter: encoded, BeforeID: optional(beforeID)})
+	if err != nil {
+		return nil, 0, fmt.Errorf("scan jobs: %w", mapError(err))
+	}
+	return page.JobIds, value(page.NextBeforeID), nil
 }
 
 // ExplainJob says in words why a job is not running now, or what became of it. It fails with [ErrNoSuchJob] when there is

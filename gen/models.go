@@ -126,3 +126,9 @@ type AwaRotate struct {
 	Rotated        bool
 	CurrentSegment int16
 }
+
+// The row that scan_jobs returns: where to go on, and the jobs found. The view itself is always empty
+type AwaScanJobsRow struct {
+	NextBeforeID *int64
+	JobIds       []int64
+}

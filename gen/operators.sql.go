@@ -29,7 +29,8 @@ func (q *Queries) Cancel(ctx context.Context, db DBTX, arg CancelParams) (string
 
 const cancelWhere = `-- name: CancelWhere :one
 select awa.cancel_where(
-  queue => $1, kind => $2, state => $3, before => $4, max_jobs => $5)
+  queue => $1, kind => $2, state => $3, before => $4, max_jobs => $5,
+  tag => $6, args => $7)
 `
 
 type CancelWhereParams struct {
@@ -38,6 +39,8 @@ type CancelWhereParams struct {
 	State   *string
 	Before  *time.Time
 	MaxJobs *int32
+	Tag     *string
+	Args    json.RawMessage
 }
 
 func (q *Queries) CancelWhere(ctx context.Context, db DBTX, arg CancelWhereParams) (int64, error) {
@@ -47,6 +50,8 @@ func (q *Queries) CancelWhere(ctx context.Context, db DBTX, arg CancelWhereParam
 		arg.State,
 		arg.Before,
 		arg.MaxJobs,
+		arg.Tag,
+		arg.Args,
 	)
 	var cancel_where int64
 	err := row.Scan(&cancel_where)
@@ -65,6 +70,48 @@ type ConfigureQueueParams struct {
 func (q *Queries) ConfigureQueue(ctx context.Context, db DBTX, arg ConfigureQueueParams) error {
 	_, err := db.Exec(ctx, configureQueue, arg.Queue, arg.Settings)
 	return err
+}
+
+const deleteJob = `-- name: DeleteJob :one
+select awa.delete_job(job_id => $1)
+`
+
+func (q *Queries) DeleteJob(ctx context.Context, db DBTX, jobID int64) (string, error) {
+	row := db.QueryRow(ctx, deleteJob, jobID)
+	var delete_job string
+	err := row.Scan(&delete_job)
+	return delete_job, err
+}
+
+const deleteWhere = `-- name: DeleteWhere :one
+select awa.delete_where(
+  queue => $1, kind => $2, state => $3, before => $4, max_jobs => $5,
+  tag => $6, args => $7)
+`
+
+type DeleteWhereParams struct {
+	Queue   *string
+	Kind    *string
+	State   *string
+	Before  *time.Time
+	MaxJobs *int32
+	Tag     *string
+	Args    json.RawMessage
+}
+
+func (q *Queries) DeleteWhere(ctx context.Context, db DBTX, arg DeleteWhereParams) (int64, error) {
+	row := db.QueryRow(ctx, deleteWhere,
+		arg.Queue,
+		arg.Kind,
+		arg.State,
+		arg.Before,
+		arg.MaxJobs,
+		arg.Tag,
+		arg.Args,
+	)
+	var delete_where int64
+	err := row.Scan(&delete_where)
+	return delete_where, err
 }
 
 const dropQueue = `-- name: DropQueue :exec
@@ -108,7 +155,8 @@ func (q *Queries) PauseQueue(ctx context.Context, db DBTX, queue string) error {
 
 const purgeDLQ = `-- name: PurgeDLQ :one
 select awa.purge_dlq(
-  queue => $1, kind => $2, state => $3, before => $4, max_jobs => $5)
+  queue => $1, kind => $2, state => $3, before => $4, max_jobs => $5,
+  tag => $6, args => $7)
 `
 
 type PurgeDLQParams struct {
@@ -117,6 +165,8 @@ type PurgeDLQParams struct {
 	State   *string
 	Before  *time.Time
 	MaxJobs *int32
+	Tag     *string
+	Args    json.RawMessage
 }
 
 func (q *Queries) PurgeDLQ(ctx context.Context, db DBTX, arg PurgeDLQParams) (int64, error) {
@@ -126,6 +176,8 @@ func (q *Queries) PurgeDLQ(ctx context.Context, db DBTX, arg PurgeDLQParams) (in
 		arg.State,
 		arg.Before,
 		arg.MaxJobs,
+		arg.Tag,
+		arg.Args,
 	)
 	var purge_dlq int64
 	err := row.Scan(&purge_dlq)
@@ -165,7 +217,8 @@ func (q *Queries) Retry(ctx context.Context, db DBTX, jobID int64) (string, erro
 
 const retryWhere = `-- name: RetryWhere :one
 select awa.retry_where(
-  queue => $1, kind => $2, state => $3, before => $4, max_jobs => $5)
+  queue => $1, kind => $2, state => $3, before => $4, max_jobs => $5,
+  tag => $6, args => $7)
 `
 
 type RetryWhereParams struct {
@@ -174,6 +227,8 @@ type RetryWhereParams struct {
 	State   *string
 	Before  *time.Time
 	MaxJobs *int32
+	Tag     *string
+	Args    json.RawMessage
 }
 
 func (q *Queries) RetryWhere(ctx context.Context, db DBTX, arg RetryWhereParams) (int64, error) {
@@ -183,6 +238,8 @@ func (q *Queries) RetryWhere(ctx context.Context, db DBTX, arg RetryWhereParams)
 		arg.State,
 		arg.Before,
 		arg.MaxJobs,
+		arg.Tag,
+		arg.Args,
 	)
 	var retry_where int64
 	err := row.Scan(&retry_where)

@@ -7,6 +7,7 @@ package gen
 
 import (
 	"context"
+	"encoding/json"
 )
 
 const audit = `-- name: Audit :many
@@ -125,7 +126,8 @@ func (q *Queries) Job(ctx context.Context, db DBTX, jobID int64) (AwaJob, error)
 
 const listJobs = `-- name: ListJobs :many
 select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id from awa.list_jobs(
-  queue => $1, state => $2, kind => $3, before_id => $4, max_jobs => $5)
+  queue => $1, state => $2, kind => $3, before_id => $4, max_jobs => $5,
+  tag => $6, args => $7)
 `
 
 type ListJobsParams struct {
@@ -134,6 +136,8 @@ type ListJobsParams struct {
 	Kind     *string
 	BeforeID *int64
 	MaxJobs  *int32
+	Tag      *string
+	Args     json.RawMessage
 }
 
 func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]AwaJob, error) {
@@ -143,6 +147,8 @@ func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]
 		arg.Kind,
 		arg.BeforeID,
 		arg.MaxJobs,
+		arg.Tag,
+		arg.Args,
 	)
 	if err != nil {
 		return nil, err
@@ -219,6 +225,22 @@ func (q *Queries) QueueCounts(ctx context.Context, db DBTX, queue *string) ([]Aw
 		return nil, err
 	}
 	return items, nil
+}
+
+const scanJobs = `-- name: ScanJobs :one
+select next_before_id, job_ids from awa.scan_jobs(filter => $1, before_id => $2)
+`
+
+type ScanJobsParams struct {
+	Filter   json.RawMessage
+	BeforeID *int64
+}
+
+func (q *Queries) ScanJobs(ctx context.Context, db DBTX, arg ScanJobsParams) (AwaScanJobsRow, error) {
+	row := db.QueryRow(ctx, scanJobs, arg.Filter, arg.BeforeID)
+	var i AwaScanJobsRow
+	err := row.Scan(&i.NextBeforeID, &i.JobIds)
+	return i, err
 }
 
 const version = `-- name: Version :one

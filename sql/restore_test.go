@@ -111,6 +111,10 @@ func (s *session) live(late *session) {
 		}
 	}
 	s.completes(s.open("recent", shapes[2])[:1])
+	for _, how := range ends {
+		s.exec("select awa.delete_job($1)", s.ended("deleted", how))
+	}
+	s.ended("deleted", ends[0])
 }
 
 // claimsAll returns what each queue gives, in its order.

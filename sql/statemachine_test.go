@@ -119,6 +119,9 @@ var steps = []step{
 	{"move", "", "select awa.move(@job, @queue || ' moved')"},
 	{"move", "", "select awa.move(@job, @queue)"},
 	{"purge_dlq", "", "select awa.purge_dlq(queue => @queue)"},
+	{"delete_job", "", "select awa.delete_job(@job)"},
+	{"delete_where", "", "select awa.delete_where(queue => @queue)"},
+	{"delete_where", "", "select awa.delete_where(queue => @queue, kind => 'other')"},
 	{"run_maintenance", "", "call awa.run_maintenance()"},
 	{"run_maintenance", allIsDue, "call awa.run_maintenance()"},
 }
@@ -154,6 +157,7 @@ func settings() (all []setting) {
 	add("cancelled", "leases", claimIt, lasts, "select awa.cancel_attempt(@job, @receipt)")
 	add("dead", "ledger", claimIt, "select awa.discard(@job, @receipt, 'error')")
 	add("dead", "leases", claimIt, lasts, "select awa.discard(@job, @receipt, 'error')")
+	add("gone", "deleted", claimIt, "select awa.complete(@job, @receipt)", "select awa.delete_job(@job)")
 	add("gone", "purged", claimIt, "select awa.discard(@job, @receipt, 'error')", "select awa.purge_dlq(queue => @queue)")
 	for i := range all {
 		all[i].deadLetter = all[i].state == "dead" || all[i].home == "purged"

@@ -119,7 +119,8 @@ func TestUniqueKeysAtRandom(t *testing.T) {
 				"awa.cancel_attempt(id, receipt)", "awa.extend(id, receipt, '1 hour')", "awa.complete(id, receipt, '1')")
 			sql = fmt.Sprintf("select %s from (select id, receipt from awa.jobs where state = 'running' order by random() limit 1) j", answer)
 		case 17:
-			sql = pick("select awa.retry_where('q')", "select awa.cancel_where('r')", "select awa.expire_history()", "select awa.set_priority("+job("'available'")+", 3)", "select awa.purge_dlq('dead')", "select awa.drop_queue('r', true)")
+			sql = pick("select awa.retry_where('q')", "select awa.cancel_where('r')", "select awa.expire_history()", "select awa.set_priority("+job("'available'")+", 3)", "select awa.purge_dlq('dead')", "select awa.drop_queue('r', true)",
+				"select awa.delete_job("+job("'completed', 'failed', 'cancelled', 'dead'")+")", "select awa.delete_job("+job("'completed'")+")", "select awa.delete_where('q', max_jobs => 2)")
 		case 18:
 			if inTransaction {
 				sql = pick("savepoint s", "savepoint s", "set constraints all immediate", "set constraints all deferred")

@@ -15,9 +15,9 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_maintainer', 'promote_due'), ('awa_maintainer', 'materialize'), ('awa_maintainer', 'rescue'), ('awa_maintainer', 'expire_history'),
   ('awa_maintainer', 'rotate'), ('awa_maintainer', 'prune_oldest'), ('awa_maintainer', 'run_maintenance'),
   ('awa_operator', 'configure_queue'), ('awa_operator', 'pause_queue'), ('awa_operator', 'resume_queue'), ('awa_operator', 'drop_queue'),
-  ('awa_operator', 'cancel'), ('awa_operator', 'cancel_where'), ('awa_operator', 'retry'), ('awa_operator', 'retry_where'), ('awa_operator', 'set_priority'), ('awa_operator', 'move'), ('awa_operator', 'purge_dlq'),
+  ('awa_operator', 'cancel'), ('awa_operator', 'cancel_where'), ('awa_operator', 'retry'), ('awa_operator', 'retry_where'), ('awa_operator', 'set_priority'), ('awa_operator', 'move'), ('awa_operator', 'purge_dlq'), ('awa_operator', 'delete_job'), ('awa_operator', 'delete_where'),
   ('awa_operator', 'rebase_after_restore'),
-  ('awa_reader', 'jobs_compat'), ('awa_reader', 'job'), ('awa_reader', 'list_jobs'), ('awa_reader', 'queue_counts'), ('awa_reader', 'explain_job'), ('awa_reader', 'audit'), ('awa_reader', 'health'),
+  ('awa_reader', 'jobs_compat'), ('awa_reader', 'job'), ('awa_reader', 'list_jobs'), ('awa_reader', 'scan_jobs'), ('awa_reader', 'queue_counts'), ('awa_reader', 'explain_job'), ('awa_reader', 'audit'), ('awa_reader', 'health'),
   ('awa_producer', 'version'), ('awa_worker', 'version'), ('awa_maintainer', 'version'), ('awa_operator', 'version'), ('awa_reader', 'version');
 
 -- What becomes of a statement when this role runs it: ok, or its SQLSTATE.
@@ -105,7 +105,9 @@ values
   (39, 'awa_maintainer', 'select * from awa.prune_oldest()'),
   (40, 'awa_operator', 'select * from awa.rebase_after_restore()'),
   (41, 'awa_reader', 'select * from awa.audit()'),
-  (42, 'awa_reader', 'select * from awa.health()');
+  (42, 'awa_reader', 'select * from awa.health()'),
+  (43, 'awa_reader', 'select * from awa.scan_jobs(''{}'')'),
+  (44, 'awa_operator', format('select awa.delete_where(queue => %L)', pg_temp.q(' none')));
 create temp table forbidden (command text);
 insert into forbidden
 select format('select count(*) from %s', c.oid::regclass) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relname not in ('jobs', 'queue_counts')

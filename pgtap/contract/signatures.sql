@@ -33,9 +33,11 @@ insert into contract values
   ('retry', 'job_id bigint', 'text'),
   ('set_priority', 'job_id bigint, priority integer', 'text'),
   ('move', 'job_id bigint, queue text', 'text'),
-  ('cancel_where', 'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000', 'bigint'),
-  ('retry_where', 'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000', 'bigint'),
-  ('purge_dlq', 'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000', 'bigint'),
+  ('cancel_where', 'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, args jsonb DEFAULT NULL::jsonb', 'bigint'),
+  ('retry_where', 'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, args jsonb DEFAULT NULL::jsonb', 'bigint'),
+  ('purge_dlq', 'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, args jsonb DEFAULT NULL::jsonb', 'bigint'),
+  ('delete_job', 'job_id bigint', 'text'),
+  ('delete_where', 'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, args jsonb DEFAULT NULL::jsonb', 'bigint'),
   ('rescue', 'max_jobs integer DEFAULT 1000', 'SETOF awa.rescue'),
   ('materialize', 'older_than interval DEFAULT NULL::interval, max_jobs integer DEFAULT 1000', 'SETOF awa.materialize'),
   ('expire_history', '', 'SETOF awa.expire_history'),
@@ -47,7 +49,8 @@ insert into contract values
   ('promote_due', 'max_jobs integer DEFAULT 4096', 'SETOF awa.promote_due'),
   ('jobs_compat', '', 'SETOF awa.jobs'),
   ('job', 'job_id bigint', 'SETOF awa.jobs'),
-  ('list_jobs', 'queue text DEFAULT NULL::text, state text DEFAULT NULL::text, kind text DEFAULT NULL::text, before_id bigint DEFAULT NULL::bigint, max_jobs integer DEFAULT 100', 'SETOF awa.jobs'),
+  ('list_jobs', 'queue text DEFAULT NULL::text, state text DEFAULT NULL::text, kind text DEFAULT NULL::text, before_id bigint DEFAULT NULL::bigint, max_jobs integer DEFAULT 100, tag text DEFAULT NULL::text, args jsonb DEFAULT NULL::jsonb', 'SETOF awa.jobs'),
+  ('scan_jobs', 'filter jsonb, before_id bigint DEFAULT NULL::bigint', 'SETOF awa.scan_jobs_row'),
   ('queue_counts', 'queue text DEFAULT NULL::text', 'SETOF awa.queue_counts'),
   ('audit', '', 'SETOF awa.audit'),
   ('health', '', 'SETOF awa.health'),
@@ -59,13 +62,13 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(114);
+select plan(121);
 
 select is((select array_agg(format('(%s) returns %s', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid))) from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
   array[format('(%s) returns %s', c.arguments, c.result)], c.name || ' is as the contract has it')
   from contract c order by c.name;
 select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
-  case when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'queue_counts', 'explain_job', 'health', 'version') then 's' else 'v' end, c.name || ': does it write?')
+  case when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'explain_job', 'health', 'version') then 's' else 'v' end, c.name || ': does it write?')
   from contract c order by c.name;
 
 select is(pg_temp.columns_of('awa.claimed_job'),
@@ -75,6 +78,7 @@ select is(pg_temp.columns_of('awa.jobs'),
   'id bigint, kind text, queue text, args jsonb, state text, priority integer, attempt integer, max_attempts integer, run_at timestamp with time zone, heartbeat_at timestamp with time zone, '
   'deadline_at timestamp with time zone, attempted_at timestamp with time zone, finalized_at timestamp with time zone, created_at timestamp with time zone, errors jsonb, metadata jsonb, tags text[], '
   'unique_key text, receipt bigint, progress jsonb, output jsonb, worker_id bigint', 'columns of jobs');
+select is(pg_temp.columns_of('awa.scan_jobs_row'), 'next_before_id bigint, job_ids bigint[]', 'columns of scan_jobs_row');
 select is(pg_temp.columns_of('awa.lost_attempt'), 'job_id bigint, receipt bigint, reason text', 'columns of lost_attempt');
 select is(pg_temp.columns_of('awa.queue_counts'),
   'queue text, available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external bigint, completed bigint, failed bigint, cancelled bigint, dead bigint, '

@@ -27,7 +27,7 @@ select awa.complete(job_id, receipt) from pg_temp.take(' keyed', 1) \g /dev/null
 select pg_temp.step('setup') \g /dev/null
 
 begin;
-select plan(33);
+select plan(45);
 
 -- What others have left in this database
 select expired from awa.expire_history() \g /dev/null
@@ -73,8 +73,26 @@ select is((select expired from awa.expire_history()), 0::bigint, 'completed jobs
 select pg_temp.age('2 minutes') \g /dev/null
 update awa.settings set completed_retention = '25 hours';
 select is((select expired from awa.expire_history()), 0::bigint, 'or as long as the settings say');
+-- A queue may keep them for less time: at once they are not shown any more
+select awa.configure_queue(pg_temp.q(' set'), '{"completed_retention": "24 hours"}') \g /dev/null
+select is(pg_temp.states(' set'), 'available 2, retryable 1, running 1', 'a queue that keeps them for less time shows them no more');
+select is((select count(*) from c, awa.job(c.job_id) j where c.suffix = ' set' and c.n in (5, 6)), 0::bigint, 'nor does job');
+select pg_temp.refused(format('select awa.delete_job(%s)', c.job_id), 'JQ003', 'no such job', 'nor are they there to be changed') from c where c.suffix = ' set' and c.n = 5;
+select is((select count(*) from awa.list_jobs(pg_temp.q(' set'), 'completed')), 0::bigint, 'or listed');
+select is(pg_temp.states(), 'available 2, completed 2, retryable 1, running 1', 'others do');
+select is((select c.completed from awa.queue_counts(pg_temp.q(' set')) c), 2::bigint, 'they stay in the counts');
+select is((select expired from awa.expire_history()), 2::bigint, 'those with rows of their own go');
+select is((select c.completed from awa.queue_counts(pg_temp.q(' set')) c), 2::bigint, 'and stay in the counts');
+update awa.lease_claim_closures set closed_at = closed_at - interval '61 minutes';
+select awa.configure_queue(pg_temp.q(' keyed'), '{"completed_retention": "1 hour"}') \g /dev/null
+select is(pg_temp.states(' keyed'), null, 'one without a row of its own is not shown either');
+select is((select c.completed from awa.queue_counts(pg_temp.q(' keyed')) c), 2::bigint, 'but counted');
+select awa.configure_queue(pg_temp.q(' keyed'), '{"completed_retention": "62 minutes"}') \g /dev/null
+select is(pg_temp.states(' keyed'), 'completed 1', 'until it is that old');
+select awa.configure_queue(pg_temp.q(' keyed'), '{"completed_retention": null}') \g /dev/null
+select is(pg_temp.states(' keyed'), 'completed 2', 'or where the installation''s retention holds again');
 update awa.settings set completed_retention = default;
-select is((select expired from awa.expire_history()), 5::bigint, 'then they go');
+select is((select expired from awa.expire_history()), 3::bigint, 'then they go');
 select is(pg_temp.states(), 'available 2, retryable 1, running 1', 'and are not shown');
 select is(pg_temp.states(' keyed'), 'completed 1', 'one without a row of its own is');
 select is((select count(*) from awa.unique_claims u where u.job_id = :completed_id), 0::bigint, 'a key goes with its job');

@@ -10,8 +10,8 @@ select awa.fail(job_id, receipt, 'first', '1 hour') from c where n in (1, 2) \g 
 select awa.complete(job_id, receipt) from c where n in (3, 4) \g /dev/null
 select awa.discard(job_id, receipt, 'e') from c where n = 5 \g /dev/null
 select awa.extend(job_id, receipt, '1 hour') from c where n = 6 \g /dev/null
-select count(*) from awa.enqueue_many(:'queue' || ' a', 'y', array_fill('{}'::jsonb, array[3]), 4) \g /dev/null
-select count(*) from awa.enqueue_many(:'queue' || ' a', 'y', array_fill('{}'::jsonb, array[2]), run_at => '2130-01-01') \g /dev/null
+select count(*) from awa.enqueue_many(:'queue' || ' a', 'y', array_fill('{"y": {"a": 1, "b": 2}}'::jsonb, array[3]), 4, tags => '{eu,fast}') \g /dev/null
+select count(*) from awa.enqueue_many(:'queue' || ' a', 'y', array_fill('{"y": {"a": 1}}'::jsonb, array[2]), run_at => '2130-01-01', tags => '{eu}') \g /dev/null
 select count(*) from awa.enqueue_many(:'queue' || ' b', 'x', array_fill('{}'::jsonb, array[2])) \g /dev/null
 select job_id as keyed_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue') \gset
 select job_id as keyed_later_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue' || ' later', run_at => '2130-01-01') \gset
@@ -23,7 +23,7 @@ select awa.cancel_where(queue => :'queue' || ' served', kind => 'x', max_jobs =>
 create temp table served as select row_number() over () as place, t.* from awa.claim(:'queue' || ' served', 10) t;
 
 begin;
-select plan(47);
+select plan(57);
 
 select is(pg_temp.states(' a'), 'available 7, completed 2, failed 1, retryable 2, running 3, scheduled 2', 'before');
 
@@ -66,7 +66,16 @@ select is(pg_temp.cancelled(format(c.args, pg_temp.q(' a'), pg_temp.q())), c.exp
     (15, 'queue => %L, max_jobs => 14', '14: cancelled 14, completed 2, failed 1 | available 2'),
     (16, 'queue => %L, max_jobs => 10000', '14: cancelled 14, completed 2, failed 1 | available 2'),
     (17, 'queue => %L, max_jobs => null, kind => null', '14: cancelled 14, completed 2, failed 1 | available 2'),
-    (18, 'queue => %2$L || '' no such''', '0: available 7, completed 2, failed 1, retryable 2, running 3, scheduled 2 | available 2')
+    (18, 'queue => %2$L || '' no such''', '0: available 7, completed 2, failed 1, retryable 2, running 3, scheduled 2 | available 2'),
+    (19, 'queue => %L, tag => ''eu''', '5: available 4, cancelled 5, completed 2, failed 1, retryable 2, running 3 | available 2'),
+    (20, 'queue => %L, tag => ''fast''', '3: available 4, cancelled 3, completed 2, failed 1, retryable 2, running 3, scheduled 2 | available 2'),
+    (21, 'queue => %L, tag => ''eu'', state => ''scheduled''', '2: available 7, cancelled 2, completed 2, failed 1, retryable 2, running 3 | available 2'),
+    (22, 'queue => %L, tag => ''none''', '0: available 7, completed 2, failed 1, retryable 2, running 3, scheduled 2 | available 2'),
+    (23, 'queue => %L, args => ''{"y": {"a": 1}}''', '5: available 4, cancelled 5, completed 2, failed 1, retryable 2, running 3 | available 2'),
+    (24, 'queue => %L, args => ''{"y": {"b": 2}}''', '3: available 4, cancelled 3, completed 2, failed 1, retryable 2, running 3, scheduled 2 | available 2'),
+    (25, 'queue => %L, args => ''6''', '1: available 7, cancelled 1, completed 2, failed 1, retryable 2, running 2, scheduled 2 | available 2'),
+    (26, 'queue => %L, args => ''7'', state => ''running''', '1: available 7, cancelled 1, completed 2, failed 1, retryable 2, running 2, scheduled 2 | available 2'),
+    (27, 'queue => %L, args => ''1''', '1: available 7, cancelled 1, completed 2, failed 1, retryable 1, running 3, scheduled 2 | available 2')
   ) c(n, args, expected)
  order by c.n;
 select matches(pg_temp.cancelled(format('%L, max_jobs => %s', pg_temp.q(' a'), n)), '^' || n || ': .*cancelled ' || n || ',', format('at most %s', n)) from unnest(array[1, 3, 5, 11, 13]) n;
@@ -102,7 +111,8 @@ select pg_temp.refused(format('select awa.cancel_where(%s)', c.args), '22023', c
     (7, $$pg_temp.q(), state => 'Running'$$, 'state', 'a state in capitals'),
     (8, 'pg_temp.q(), max_jobs => 0', 'max_jobs', 'no jobs'),
     (9, 'pg_temp.q(), max_jobs => -1', 'max_jobs', '-1 jobs'),
-    (10, 'pg_temp.q(), max_jobs => 10001', 'max_jobs', '10,001 jobs')
+    (10, 'pg_temp.q(), max_jobs => 10001', 'max_jobs', '10,001 jobs'),
+    (11, $$tag => ''$$, 'tag', 'an empty tag')
   ) c(n, args, names, description)
  order by c.n;
 select is(current_setting('lock_timeout'), '0', 'the caller''s lock_timeout is as it was');

@@ -14,13 +14,13 @@ begin atomic
 end;
 
 begin;
-select plan(106);
+select plan(114);
 
 -- The others
 create function pg_temp.others_now() returns text
 language sql
 begin atomic
-  select concat_ws(' ', coalesce(s.deadline::text, '-'), coalesce(s.dead_letter::text, '-'), coalesce(s.aging_interval::text, '-'), coalesce(s.failed_retention::text, '-'), coalesce(s.dlq_retention::text, '-'))
+  select concat_ws(' ', coalesce(s.deadline::text, '-'), coalesce(s.dead_letter::text, '-'), coalesce(s.aging_interval::text, '-'), coalesce(s.failed_retention::text, '-'), coalesce(s.dlq_retention::text, '-'), coalesce(s.completed_retention::text, '-'))
     from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q());
 end;
 
@@ -40,18 +40,18 @@ select is((select row(s.changed_by, s.changed_at between now() and clock_timesta
   format('(%s,t,)', session_user), 'it keeps who changed it and when');
 select is((select count(*) from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q())), 1::bigint, 'in one row');
 
-select awa.configure_queue(pg_temp.q(), '{"deadline": "5 minutes", "dead_letter": true, "aging_interval": 30, "failed_retention": "90 days", "dlq_retention": "100 years"}') \g /dev/null
-select is(pg_temp.others_now(), '00:05:00 true 00:00:30 90 days 100 years', 'deadline, dead_letter, aging_interval and the retentions');
+select awa.configure_queue(pg_temp.q(), '{"deadline": "5 minutes", "dead_letter": true, "aging_interval": 30, "failed_retention": "90 days", "dlq_retention": "100 years", "completed_retention": "23 hours"}') \g /dev/null
+select is(pg_temp.others_now(), '00:05:00 true 00:00:30 90 days 100 years 23:00:00', 'deadline, dead_letter, aging_interval and the retentions');
 select awa.configure_queue(pg_temp.q(), '{"dead_letter": false, "lease": 30}') \g /dev/null
-select is(pg_temp.others_now(), '00:05:00 false 00:00:30 90 days 100 years', 'those that are not named stay, here too');
-select awa.configure_queue(pg_temp.q(), '{"deadline": null, "dead_letter": null, "aging_interval": null, "failed_retention": null, "dlq_retention": null, "lease": null}') \g /dev/null
-select is(pg_temp.others_now(), '- - - - -', 'null brings their defaults back');
+select is(pg_temp.others_now(), '00:05:00 false 00:00:30 90 days 100 years 23:00:00', 'those that are not named stay, here too');
+select awa.configure_queue(pg_temp.q(), '{"deadline": null, "dead_letter": null, "aging_interval": null, "failed_retention": null, "dlq_retention": null, "completed_retention": null, "lease": null}') \g /dev/null
+select is(pg_temp.others_now(), '- - - - - -', 'null brings their defaults back');
 
 -- What is allowed
 select is(pg_temp.outcome(format('select awa.configure_queue(pg_temp.q(), %L)', c.settings)), 'ok', c.settings)
   from (values (1, '{"default_priority": 1}'), (2, '{"default_priority": 4}'), (3, '{"default_max_attempts": 1}'), (4, '{"default_max_attempts": 1000}'), (5, '{"lease": "1 millisecond"}'),
     (6, '{"lease": "PT5M"}'), (7, '{"backoff_base": 0.001}'), (8, '{"backoff_max": "1 year"}'), (9, '{"lease": 1e3}'), (10, '{"deadline": 0.001}'), (11, '{"deadline": "1 year"}'), (12, '{"aging_interval": "1 millisecond"}'),
-    (13, '{"failed_retention": 0.001}'), (14, '{"dlq_retention": "100 years"}'), (15, '{"deadline": null, "dead_letter": null, "aging_interval": null, "failed_retention": null, "dlq_retention": null}')) c(n, settings)
+    (13, '{"failed_retention": 0.001}'), (14, '{"dlq_retention": "100 years"}'), (16, '{"completed_retention": "24 hours"}'), (17, '{"completed_retention": 0.001}'), (15, '{"deadline": null, "dead_letter": null, "aging_interval": null, "failed_retention": null, "dlq_retention": null}')) c(n, settings)
  order by c.n;
 
 -- What it does
@@ -91,7 +91,9 @@ select pg_temp.refused(format('select awa.configure_queue(pg_temp.q(), %L)', c.s
     (42, '{"aging_interval": 0}', 'aging_interval'), (43, '{"aging_interval": "2 years"}', 'aging_interval'), (44, '{"failed_retention": -1}', 'failed_retention'), (45, '{"failed_retention": "101 years"}', 'failed_retention'),
     (46, '{"dlq_retention": {}}', 'dlq_retention'), (47, '{"dlq_retention": "0"}', 'dlq_retention'), (48, '{"dead_letters": true}', 'settings'),
     (49, '{"lease": "infinity"}', 'lease'), (50, '{"deadline": "-infinity"}', 'deadline'), (51, '{"failed_retention": "infinity"}', 'failed_retention'), (52, '{"backoff_base": "NaN"}', 'backoff_base'),
-    (53, '{"aging_interval": "100 years"}', 'aging_interval'), (54, '{"backoff_max": "1 year -364 days"}', 'backoff_max'), (55, '{"lease": 1e131071}', 'lease'), (56, '{"default_max_attempts": 1e131071}', 'default_max_attempts')
+    (53, '{"aging_interval": "100 years"}', 'aging_interval'), (54, '{"backoff_max": "1 year -364 days"}', 'backoff_max'), (55, '{"lease": 1e131071}', 'lease'), (56, '{"default_max_attempts": 1e131071}', 'default_max_attempts'),
+    (57, '{"completed_retention": "25 hours"}', 'completed_retention'), (58, '{"completed_retention": 86401}', 'completed_retention'), (59, '{"completed_retention": 0}', 'completed_retention'), (60, '{"completed_retention": "-1 hour"}', 'completed_retention'),
+    (61, '{"completed_retention": "soon"}', 'completed_retention'), (62, '{"completed_retention": true}', 'completed_retention')
   ) c(n, settings, names)
  order by c.n;
 select ok(pg_temp.outcome($$select awa.configure_queue(pg_temp.q(), '{"default_priority": 2.0}')$$) in ('ok', '22023'), 'default_priority 2.0 is accepted, or refused properly');

@@ -4,7 +4,7 @@
 
 -- In queue a: 4 dead of kind x and 1 of kind y, 1 failed, 1 available. In queue b: 1 dead, with a key that it holds while it is dead.
 select count(*) from awa.enqueue_many(:'queue' || ' a', 'x', array_fill('{}'::jsonb, array[6])) \g /dev/null
-select awa.enqueue(:'queue' || ' a', 'y', priority => 3) \g /dev/null
+select awa.enqueue(:'queue' || ' a', 'y', '{"y": [1, 2]}', priority => 3, tags => '{eu}') \g /dev/null
 select job_id as keyed_id from awa.enqueue_unique(:'queue' || ' b', 'x', unique_key => :'queue', unique_states => '{available,running,dead}') \gset
 create temp table c as select * from pg_temp.take(' a', 5);
 select awa.discard(job_id, receipt, 'e') from c where n = 1 \g /dev/null
@@ -15,7 +15,7 @@ select awa.discard(t.job_id, t.receipt, 'e') from awa.claim(:'queue' || ' b') t 
 select pg_temp.step('setup') \g /dev/null
 
 begin;
-select plan(28);
+select plan(32);
 
 select is(pg_temp.states(' a'), 'dead 5, failed 1, running 1', 'before');
 create function pg_temp.purged(args text) returns text
@@ -46,7 +46,11 @@ select is(pg_temp.purged(format(c.args, pg_temp.q(' a'), pg_temp.q())), c.expect
     (7, 'queue => %L, max_jobs => 2', '2: dead 3, failed 1, running 1 | dead 1'),
     (8, 'queue => %L, max_jobs => 10000', '5: failed 1, running 1 | dead 1'),
     (9, 'queue => %2$L || '' b''', '1: dead 5, failed 1, running 1 | -'),
-    (10, 'queue => %2$L || '' no such''', '0: dead 5, failed 1, running 1 | dead 1')
+    (10, 'queue => %2$L || '' no such''', '0: dead 5, failed 1, running 1 | dead 1'),
+    (11, 'queue => %L, tag => ''eu''', '1: dead 4, failed 1, running 1 | dead 1'),
+    (12, 'queue => %L, tag => ''us''', '0: dead 5, failed 1, running 1 | dead 1'),
+    (13, 'queue => %L, args => ''{"y": [2]}''', '1: dead 4, failed 1, running 1 | dead 1'),
+    (14, 'queue => %L, args => ''{"y": [3]}''', '0: dead 5, failed 1, running 1 | dead 1')
   ) c(n, args, expected)
  order by c.n;
 

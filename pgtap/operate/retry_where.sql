@@ -12,9 +12,9 @@ select awa.complete(job_id, receipt, '1') from c where n = 8 \g /dev/null
 select awa.configure_queue(:'queue' || ' a', '{"dead_letter": true}') \g /dev/null
 select awa.discard(job_id, receipt, 'e') from c where n in (9, 10) \g /dev/null
 select awa.configure_queue(:'queue' || ' a', '{"dead_letter": null}') \g /dev/null
-select awa.enqueue(:'queue' || ' a', 'y', priority => 1) \g /dev/null
+select awa.enqueue(:'queue' || ' a', 'y', priority => 1, tags => '{y,z}') \g /dev/null
 select awa.discard(job_id, receipt, 'e') from pg_temp.take(' a', 1) \g /dev/null
-select awa.enqueue(:'queue' || ' a', 'y', run_at => '2130-01-01') \g /dev/null
+select awa.enqueue(:'queue' || ' a', 'y', run_at => '2130-01-01', tags => '{y}') \g /dev/null
 select awa.enqueue(:'queue' || ' b', 'x') \g /dev/null
 select awa.discard(job_id, receipt, 'e') from pg_temp.take(' b', 1) \g /dev/null
 select pg_temp.step('setup') \g /dev/null
@@ -35,7 +35,7 @@ select pg_temp.step('retried') \g /dev/null
 create temp table served as select row_number() over () as place, t.* from awa.claim(:'queue' || ' served', 10) t;
 
 begin;
-select plan(43);
+select plan(51);
 
 select is(pg_temp.states(' a'), 'available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1', 'before');
 create function pg_temp.retried(args text) returns text
@@ -67,6 +67,14 @@ select is(pg_temp.retried(format(c.args, pg_temp.q(' a'), pg_temp.q())), c.expec
     (8, 'queue => %L, state => ''scheduled''', '1: available 2, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1 | failed 1'),
     (9, 'queue => %L, state => ''failed'', kind => ''x''', '3: available 4, cancelled 2, completed 1, dead 2, failed 1, retryable 2, running 1, scheduled 1 | failed 1'),
     (10, 'queue => %L, before => now()', '8: available 9, completed 1, retryable 2, running 1, scheduled 1 | failed 1'),
+    (21, 'queue => %L, args => ''1''', '1: available 2, cancelled 2, completed 1, dead 2, failed 3, retryable 2, running 1, scheduled 1 | failed 1'),
+    (22, 'queue => %L, args => ''4''', '1: available 2, cancelled 1, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
+    (23, 'queue => %L, args => ''9''', '1: available 2, cancelled 2, completed 1, dead 1, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
+    (24, 'queue => %L, args => ''6'', state => ''retryable''', '1: available 2, cancelled 2, completed 1, dead 2, failed 4, retryable 1, running 1, scheduled 1 | failed 1'),
+    (25, 'queue => %L, args => ''6''', '0: available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
+    (26, 'queue => %L, tag => ''y''', '1: available 2, cancelled 2, completed 1, dead 2, failed 3, retryable 2, running 1, scheduled 1 | failed 1'),
+    (27, 'queue => %L, tag => ''y'', state => ''scheduled''', '1: available 2, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1 | failed 1'),
+    (28, 'queue => %L, tag => ''y'', args => ''1''', '0: available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
     (11, 'queue => %L, before => ''2000-01-01''', '0: available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
     (12, 'queue => %L, state => ''scheduled'', before => now()', '1: available 2, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1 | failed 1'),
     (14, 'queue => %L, max_jobs => 10000', '8: available 9, completed 1, retryable 2, running 1, scheduled 1 | failed 1'),

@@ -5,9 +5,14 @@
 
 select count(*) from awa.enqueue_many(:'queue' || ' many', 'k', array(select to_jsonb(n) from generate_series(1, 250) n)) \g /dev/null
 select awa.enqueue(:'queue', 'other') as other_id \gset
+update awa.ready_entries set tags = '{eu}' where job_id in (select id from kinds where name in ('available', 'running', 'completed', 'released'));
+update awa.deferred_jobs set tags = '{eu}' where job_id in (select id from kinds where name in ('scheduled', 'retryable'));
+update awa.done_entries set tags = '{eu}' where job_id in (select id from kinds where name in ('failed', 'cancelled', 'output'));
+update awa.dlq_entries set tags = '{eu}' where job_id in (select id from kinds where name = 'dead');
+update awa.leases set tags = '{eu}' where job_id in (select id from kinds where name = 'leased');
 
 begin;
-select plan(41);
+select plan(61);
 
 -- Order and pages
 select is((select count(*) from awa.list_jobs(queue => pg_temp.q(' many'))), 100::bigint, 'a page is 100 jobs unless told otherwise');
@@ -49,12 +54,22 @@ select is((select count(*) from awa.list_jobs(pg_temp.q(' unknown'))), 0::bigint
 select is((select count(*) from awa.list_jobs(pg_temp.q(), 'failed', before_id => k.id)), 0::bigint, 'a filter and a page') from kinds k where k.name = 'failed';
 select is((select array_agg(to_jsonb(l) order by l.id) from awa.list_jobs(pg_temp.q()) l), (select array_agg(to_jsonb(j) order by j.id) from awa.jobs j where j.queue = pg_temp.q()), 'rows are those of awa.jobs');
 
+-- By tag, and by what the arguments contain
+select is((select array_agg(l.id order by l.id) from awa.list_jobs(pg_temp.q(), s, tag => 'eu') l), (select array_agg(j.id order by j.id) from awa.jobs j where j.queue = pg_temp.q() and j.state = s and j.tags @> '{eu}'), 'a tag, state ' || s)
+  from unnest(array['available', 'scheduled', 'retryable', 'running', 'completed', 'failed', 'cancelled', 'dead']) with ordinality u(s, n) order by n;
+select is((select count(*) from awa.list_jobs(pg_temp.q(), tag => 'eu')), 11::bigint, 'a tag, any state');
+select is((select array_agg(l.args) from awa.list_jobs(pg_temp.q(), s, args => to_jsonb(s)) l), array[to_jsonb(s)], 'arguments, state ' || s) from unnest(array['retryable', 'running', 'completed', 'failed', 'cancelled', 'dead']) with ordinality u(s, n) order by n;
+select is((select array_agg(l.args order by l.id) from awa.list_jobs(pg_temp.q(' many'), args => '17') l), '{17}', 'arguments, any state');
+select is((select array_agg(l.id) from awa.list_jobs(pg_temp.q(' many'), args => '17', tag => 'eu') l), null, 'both have to match');
+select is((select count(*) from awa.list_jobs(pg_temp.q(), tag => 'eu', max_jobs => 3)), 3::bigint, 'a page of them');
+select is((select count(*) from awa.list_jobs(pg_temp.q(), tag => 'eu', before_id => (select min(l.id) from awa.list_jobs(pg_temp.q(), tag => 'eu', max_jobs => 3) l))), 8::bigint, 'and the next one');
+
 -- Refusals
 select pg_temp.refused(format('select * from awa.list_jobs(%s)', c.args), '22023', c.names, c.description)
   from (values
     (1, 'max_jobs => 0', 'max_jobs', 'no jobs'), (2, 'max_jobs => -1', 'max_jobs', '-1 jobs'), (3, 'max_jobs => 10001', 'max_jobs', '10,001 jobs'),
     (4, 'max_jobs => 2147483647', 'max_jobs', 'as many jobs as an integer can say'), (5, $$state => 'done'$$, 'state', 'a state that there is not'), (6, $$state => ''$$, 'state', 'an empty state'),
-    (7, $$state => 'Running'$$, 'state', 'a state in capitals')
+    (7, $$state => 'Running'$$, 'state', 'a state in capitals'), (8, $$tag => ''$$, 'tag', 'an empty tag')
   ) c(n, args, names, description)
  order by c.n;
 

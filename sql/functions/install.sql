@@ -45,9 +45,12 @@
 {{ template "operate/set_priority.sql" . }}
 {{ template "operate/move.sql" . }}
 {{ template "operate/purge_dlq.sql" . }}
+{{ template "operate/delete_job.sql" . }}
+{{ template "operate/delete_where.sql" . }}
 {{ template "operate/rebase_after_restore.sql" . }}
 {{ template "read/job.sql" . }}
 {{ template "read/list_jobs.sql" . }}
+{{ template "read/scan_jobs.sql" . }}
 {{ template "read/queue_counts.sql" . }}
 {{ template "read/explain_job.sql" . }}
 {{ template "read/audit.sql" . }}

@@ -93,6 +93,7 @@ create table awa.queue_settings (
   aging_interval       interval,
   failed_retention     interval,
   dlq_retention        interval,
+  completed_retention  interval,
   paused_at            timestamptz,
   changed_at           timestamptz not null default now(),
   changed_by           text not null default session_user
@@ -108,6 +109,7 @@ comment on column awa.queue_settings.dead_letter is 'Whether a job that fails fo
 comment on column awa.queue_settings.aging_interval is 'For each of these that the head of a lane has waited, its priority counts as one less; a minute by default';
 comment on column awa.queue_settings.failed_retention is 'How long failed and cancelled jobs are kept, at least; 72 hours by default';
 comment on column awa.queue_settings.dlq_retention is 'How long dead letters are kept, at least; 30 days by default';
+comment on column awa.queue_settings.completed_retention is 'How long completed jobs are shown, where that is shorter than settings.completed_retention';
 comment on column awa.queue_settings.paused_at is 'Since when nothing is claimed from the queue; null when it runs';
 
 -- Control ---------------------------------------------------------------------------------------
@@ -435,7 +437,7 @@ create table awa.done_entries (
 alter table awa.done_entries replica identity full;
 create index done_entries_job on awa.done_entries (job_id);
 create index done_entries_state on awa.done_entries (state, job_id) where state <> 'completed';
-create index done_entries_completed on awa.done_entries (finalized_at) where state = 'completed';
+create index done_entries_completed on awa.done_entries (lane, finalized_at) where state = 'completed';
 create index done_entries_lane on awa.done_entries (lane, state, finalized_at) where not recorded;
 comment on table awa.done_entries is 'One ended job that the ledgers alone do not describe: it failed, was cancelled, left an output, or its attempt lasted';
 comment on column awa.done_entries.recorded is 'Whether a closure counts it as completed, too: the row only adds the output';
@@ -465,6 +467,20 @@ create table awa.dlq_entries (
 create index dlq_entries_lane on awa.dlq_entries (lane, finalized_at);
 comment on table awa.dlq_entries is 'One dead letter: a job that failed for good, until an operator retries or purges it';
 comment on column awa.dlq_entries.reason is 'attempts used up, or discarded';
+
+create table awa.deleted_jobs (
+  job_id  bigint primary key,
+  lane    bigint not null,
+  xid     xid8,
+  by_xid  xid8 not null default pg_current_xact_id(),
+  segment smallint not null
+);
+create index deleted_jobs_lane on awa.deleted_jobs (lane, by_xid);
+create index deleted_jobs_segment on awa.deleted_jobs (segment);
+comment on table awa.deleted_jobs is 'One job that was deleted after it had completed, and that the ledgers still hold: it is not shown, and not counted. Until its entry has gone with its segment';
+comment on column awa.deleted_jobs.xid is 'The transaction of its entry; null when done_entries described it';
+comment on column awa.deleted_jobs.by_xid is 'The transaction that deleted it';
+comment on column awa.deleted_jobs.segment is 'The current segment by then: when that one has been emptied, so has the one with the entry';
 
 create table awa.unique_claims (
   key        bytea not null,

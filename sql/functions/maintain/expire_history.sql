@@ -2,7 +2,8 @@
 create or replace view awa.expire_history as select c.claim_id as expired from awa.lease_claims c where false;
 comment on view awa.expire_history is 'The row that expire_history returns: how many jobs it removed. The view itself is always empty';
 
--- Removes jobs that ended longer ago than their queue keeps them, at most 2,000 of each kind: failed and cancelled ones after failed_retention, 72 hours by default; dead letters after dlq_retention, 30 days by default.
+-- Removes jobs that ended longer ago than their queue keeps them, at most 2,000 of each kind: failed and cancelled ones after failed_retention, 72 hours by default; dead letters after dlq_retention, 30 days by default;
+-- completed ones with rows of their own after completed_retention, that of the queue where it is shorter.
 -- They stay in the counts. Also removes unique keys of completed jobs whose period is over. Safe to call from anywhere, as often as one likes.
 -- Locks: their rows; skips those that somebody else is changing.
 create or replace function awa.expire_history() returns setof awa.expire_history
@@ -89,8 +90,20 @@ begin
        where d.state = 'completed'
          and d.job_id = any(array(
            select e.job_id from awa.done_entries e
-            where e.state = 'completed' and e.finalized_at < v_now - (select s.completed_retention from awa.settings s)
-            order by e.finalized_at limit 2000 for update skip locked))
+            where e.state = 'completed'
+              and e.job_id = any(array(
+                select d.job_id
+                  from (
+                    select l.lane, least((select s.completed_retention from awa.settings s), (select s.completed_retention from awa.queue_settings s where s.queue_id = l.lane >> 3)) as keep
+                      from awa._completed_lanes() l(lane)
+                  ) l
+                 cross join lateral (
+                    select d.job_id from awa.done_entries d
+                     where d.lane = l.lane and d.state = 'completed' and d.finalized_at < v_now - l.keep
+                     order by d.finalized_at limit 2000
+                  ) d
+                 limit 2000))
+              for update skip locked))
       returning d.job_id, d.lane, d.recorded, d.unique_key
     )
     select g.lane, g.recorded, count(*) as jobs,
@@ -136,6 +149,19 @@ as $$
   select l.lane from lanes l where l.lane is not null
 $$;
 comment on function awa._done_lanes is 'The lanes that have jobs in done_entries';
+
+-- The lanes that have completed jobs with rows of their own, likewise.
+create or replace function awa._completed_lanes() returns setof bigint
+language sql stable
+as $$
+  with recursive lanes(lane) as (
+    (select d.lane from awa.done_entries d where d.state = 'completed' order by d.lane limit 1)
+    union all
+    select (select d.lane from awa.done_entries d where d.state = 'completed' and d.lane > l.lane order by d.lane limit 1) from lanes l where l.lane is not null
+  )
+  select l.lane from lanes l where l.lane is not null
+$$;
+comment on function awa._completed_lanes is 'The lanes that have completed jobs with rows of their own';
 
 -- The lanes that have dead letters, likewise.
 create or replace function awa._dead_lanes() returns setof bigint

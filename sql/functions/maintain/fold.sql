@@ -71,7 +71,7 @@ begin
     select * into v_rollup from awa.queue_rollups r where r.lane = v_lane.lane;
     v_now := awa._snapshot();
     for v_new in
-      select n.segment, sum(n.entries) as entries, sum(n.tombstones) as tombstones, sum(n.enqueued) as enqueued
+      select n.segment, sum(n.entries) as entries, sum(n.tombstones) as tombstones, sum(n.enqueued) as enqueued, sum(n.deleted) as deleted
         from awa._appended_since(v_lane.lane, v_rollup.counted, v_rollup.dropped) n
        where pg_visible_in_snapshot(n.xid, v_now)
        group by n.segment
@@ -80,6 +80,7 @@ begin
       v_rollup.kept[v_new.segment + 1] := v_rollup.kept[v_new.segment + 1] + v_new.entries;
       v_rollup.buried := v_rollup.buried + v_new.tombstones;
       v_rollup.enqueued := v_rollup.enqueued + v_new.enqueued;
+      v_rollup.completed := v_rollup.completed - v_new.deleted;
     end loop;
     v_counted := 0;
     for v_claim in
@@ -146,34 +147,43 @@ $$;
 comment on function awa._uncounted is 'The claims of a lane that are not counted yet';
 
 -- What a lane has got that is not visible in a snapshot, as claim reads it: of transactions that were in progress, one by one, then all that came after. An entry whose created_at is its ready_at is that of a new job; other
--- jobs come with a note. Leaves out the tombstones of entries that were dropped with their queue.
-create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, out xid xid8, out segment smallint, out entries int, out tombstones int, out enqueued bigint) returns setof record
+-- jobs come with a note. A deleted job is none that was enqueued, nor one that completed. Leaves out the tombstones of entries, and the deleted jobs, that were dropped with their queue.
+create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, out xid xid8, out segment smallint, out entries int, out tombstones int, out enqueued bigint, out deleted int) returns setof record
 language sql stable
 as $$
-  select e.xid, e.segment, 1, 0, (e.created_at is null)::int
+  select e.xid, e.segment, 1, 0, (e.created_at is null)::int, 0
     from awa._entries e
    where e.lane = _appended_since.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(since), 0)
   union all
-  select e.xid, e.segment, 1, 0, (e.created_at is null)::int
+  select e.xid, e.segment, 1, 0, (e.created_at is null)::int, 0
     from pg_snapshot_xip(since) x
    cross join lateral (select * from awa._entries e where e.lane = _appended_since.lane and e.xid = x offset 0) e
   union all
-  select t.by_xid, t.segment, 0, 1, 0
+  select t.by_xid, t.segment, 0, 1, 0, 0
     from awa.ready_tombstones t
    where t.lane = _appended_since.lane and t.by_xid >= pg_snapshot_xmax(since) and pg_visible_in_snapshot(t.xid, dropped) is not true
   union all
-  select t.by_xid, t.segment, 0, 1, 0
+  select t.by_xid, t.segment, 0, 1, 0, 0
     from pg_snapshot_xip(since) x
    cross join lateral (select * from awa.ready_tombstones t where t.by_xid = x and t.lane = _appended_since.lane offset 0) t
    where pg_visible_in_snapshot(t.xid, dropped) is not true
   union all
-  select t.by_xid, t.segment, 0, 0, t.batch
+  select t.by_xid, t.segment, 0, 0, t.batch, 0
     from awa.ready_tombstones t
    where t.lane = - _appended_since.lane and (t.xid, t.job_id) > (pg_snapshot_xmax(since), 0)
   union all
-  select t.by_xid, t.segment, 0, 0, t.batch
+  select t.by_xid, t.segment, 0, 0, t.batch, 0
     from pg_snapshot_xip(since) x
    cross join lateral (select * from awa.ready_tombstones t where t.lane = - _appended_since.lane and t.xid = x offset 0) t
+  union all
+  select d.by_xid, d.segment, 0, 0, -1, 1
+    from awa.deleted_jobs d
+   where d.lane = _appended_since.lane and d.by_xid >= pg_snapshot_xmax(since) and pg_visible_in_snapshot(d.xid, dropped) is not true
+  union all
+  select d.by_xid, d.segment, 0, 0, -1, 1
+    from pg_snapshot_xip(since) x
+   cross join lateral (select * from awa.deleted_jobs d where d.lane = _appended_since.lane and d.by_xid = x offset 0) d
+   where pg_visible_in_snapshot(d.xid, dropped) is not true
 $$;
 comment on function awa._appended_since is 'What a lane has got that is not visible in a snapshot';
 
@@ -223,7 +233,8 @@ begin
              or (select true from awa.leases s where s.lane = l.lane limit 1)
              or (select true from awa.deferred_jobs d where d.lane = l.lane limit 1)
              or (select true from awa.done_entries d where d.lane = l.lane and not d.recorded limit 1)
-             or (select true from awa.dlq_entries d where d.lane = l.lane limit 1))
+             or (select true from awa.dlq_entries d where d.lane = l.lane limit 1)
+             or (select true from awa.deleted_jobs d where d.lane = l.lane limit 1))
      limit 1000);
   with names as (
     delete from awa.queues q where q.queue_id = any(v_gone) and q.forget_after <= pg_snapshot_xmin(v_now) returning q.queue_id

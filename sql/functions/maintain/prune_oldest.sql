@@ -473,7 +473,7 @@ $$;
 comment on function awa._is_unbalanced is 'Whether rows are missing in a segment';
 
 -- Truncates one table of a segment that was cleaned, unless somebody may still need it: the entries, then the tombstones, the claims, the closures. One at a time, in transactions of their own: who holds one of them may be about to
--- lock another.
+-- lock another. When the entries are gone, it removes what is noted of deleted jobs, some in each call.
 create or replace function awa._truncate(segment smallint, wait interval) returns text
 language plpgsql
 as $$
@@ -500,6 +500,9 @@ begin
     if v_ring.old_snapshots <> '{}' then
       return 'waiting';
     end if;
+  end if;
+  if v_family <> 'ready_entries' and awa._forget_deleted(segment, 10000) = 10000 then
+    return 'truncating';
   end if;
   perform set_config('lock_timeout', awa._milliseconds(wait), true);
   begin
@@ -546,6 +549,24 @@ begin
 end
 $$;
 comment on function awa._truncate is 'Truncates one table of a segment that was cleaned, unless somebody may still need it';
+
+-- Removes what is noted of jobs that were deleted while a segment was the current one, at most so many, once they are counted: their entries, in that segment or an older one, are gone. Returns how many.
+create or replace function awa._forget_deleted(segment smallint, max_jobs int) returns bigint
+language sql
+as $$
+  with gone as (
+    delete from awa.deleted_jobs d
+     where d.job_id = any(array(
+       select d.job_id
+         from awa.deleted_jobs d
+        cross join lateral (select * from awa.queue_rollups r where r.lane = d.lane limit 1) r
+        where d.segment = _forget_deleted.segment and (pg_visible_in_snapshot(d.by_xid, r.counted) or pg_visible_in_snapshot(d.xid, r.dropped))
+        limit max_jobs))
+    returning 1
+  )
+  select count(*) from gone
+$$;
+comment on function awa._forget_deleted is 'Removes what is noted of deleted jobs whose entries are gone';
 
 -- Who has held a snapshot for more than a second, by the same names as _old_snapshots.
 create or replace function awa._long_readers() returns table (holder text)

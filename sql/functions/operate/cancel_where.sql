@@ -1,12 +1,14 @@
--- Cancels jobs that have not ended, of a queue, a kind, a state, or enqueued before a time: at least one of these has to be said. At most max_jobs, 1 to 10,000; of those that are available, jobs of at most 500 queues:
--- call it again until it returns 0. Returns how many.
+-- Cancels jobs that have not ended, of a queue, a kind, a state, enqueued before a time, with a tag, or whose arguments contain an object: at least one of these has to be said. At most max_jobs, 1 to 10,000; of those that are available,
+-- jobs of at most 500 queues: call it again until it returns 0. Returns how many. A filter by tag or arguments looks at 100,000 jobs of each state at most, the first in line; scan_jobs finds the rest.
 -- Skips deferred jobs that somebody else is changing. Otherwise locks and raises as cancel does for each, except that 22023 is all that the filter can be refused for.
 create or replace function awa.cancel_where(
   queue    text default null,
   kind     text default null,
   state    text default null,
   before   timestamptz default null,
-  max_jobs int default 1000
+  max_jobs int default 1000,
+  tag      text default null,
+  args     jsonb default null
 ) returns bigint
 language plpgsql
 volatile
@@ -23,20 +25,26 @@ as $$
 #variable_conflict use_variable
 declare
   v_max int := coalesce(max_jobs, 1000);
+  v_most int := case when tag is not null or args is not null then 100000 end; -- null: all
   v_queue_id bigint := awa._queue_id(queue);
+  v_last bigint; -- of the deferred jobs that it looks at; null: of all
   v_cancelled bigint := 0;
   v_job_ids bigint[];
   v_receipts bigint[];
 begin
-  perform awa._check_filter(queue, kind, state, before, max_jobs, '{scheduled,retryable,available,running,waiting_external}');
+  perform awa._check_filter(queue, kind, state, before, max_jobs, '{scheduled,retryable,available,running,waiting_external}', tag, args);
   perform awa._check_isolation();
   perform awa._bound_waits();
   if state is null or state in ('scheduled', 'retryable') then
+    if v_most is not null then
+      select d.job_id into v_last from awa.deferred_jobs d where (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (state is null or d.state = state) order by d.job_id offset v_most - 1 limit 1;
+    end if;
     v_cancelled := cardinality(awa._cancel_deferred(array(
       select d.job_id
         from awa.deferred_jobs d
        where (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7)
          and (kind is null or d.kind = kind) and (state is null or d.state = state) and (before is null or d.created_at < before)
+         and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last is null or d.job_id <= v_last)
        limit v_max
          for update skip locked), 'cancelled with others'));
   end if;
@@ -44,12 +52,17 @@ begin
     v_cancelled := v_cancelled + cardinality(awa._cancel_ready(array(
       select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
         from (
-          select a.*, dense_rank() over (order by a.lane >> 3) as queues -- each is locked at commit
+          select a.lane, a.xid, a.job_id, a.segment, dense_rank() over (order by a.lane >> 3) as queues -- each is locked at commit
             from (
-              select a.*
-                from awa._available a
-               where (queue is null or a.queue_id = v_queue_id)
-                 and (kind is null or a.kind = kind) and (before is null or a.created_at < before)
+              select a.lane, a.xid, a.job_id, a.segment
+                from (
+                  select a.lane, a.xid, a.job_id, a.segment, a.kind, a.created_at, a.tags, a.args
+                    from awa._available a
+                   where queue is null or a.queue_id = v_queue_id
+                   limit v_most
+                ) a
+               where (kind is null or a.kind = kind) and (before is null or a.created_at < before)
+                 and (tag is null or a.tags @> array[tag]) and (args is null or a.args @> args)
                limit v_max - v_cancelled
             ) a
         ) a
@@ -59,9 +72,14 @@ begin
     select array_agg(r.job_id), array_agg(r.receipt) into v_job_ids, v_receipts
       from (
         select r.job_id, r.receipt
-          from awa._running r
-         where (queue is null or r.queue_id = v_queue_id)
-           and (kind is null or r.kind = kind) and (before is null or r.created_at < before)
+          from (
+            select r.job_id, r.receipt, r.kind, r.created_at, r.tags, r.args
+              from awa._running r
+             where queue is null or r.queue_id = v_queue_id
+             limit v_most
+          ) r
+         where (kind is null or r.kind = kind) and (before is null or r.created_at < before)
+           and (tag is null or r.tags @> array[tag]) and (args is null or r.args @> args)
          order by r.receipt
          limit v_max - v_cancelled
       ) r;
@@ -74,12 +92,12 @@ $$;
 comment on function awa.cancel_where is 'Cancels jobs that have not ended, by a filter; returns how many';
 
 -- Refuses a filter that filters nothing, or by a state that there is not.
-create or replace function awa._check_filter(queue text, kind text, state text, before timestamptz, max_jobs int, states text[]) returns void
+create or replace function awa._check_filter(queue text, kind text, state text, before timestamptz, max_jobs int, states text[], tag text, args jsonb) returns void
 language plpgsql
 as $$
 begin
-  if num_nonnulls(queue, kind, state, before) = 0 then
-    perform awa._refuse('a filter must name a queue, kind, state or before', null, 'Say which jobs: at least one of these.');
+  if num_nonnulls(queue, kind, state, before, tag, args) = 0 then
+    perform awa._refuse('a filter must name a queue, kind, state, before, tag or args', null, 'Say which jobs: at least one of these.');
   end if;
   if state <> all(states) then
     perform awa._refuse('state must be one that allows this change', state, 'It may be ' || array_to_string(states, ', ') || '.');
@@ -87,6 +105,7 @@ begin
   if max_jobs not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 1000.');
   end if;
+  perform awa._check_tag(tag);
 end
 $$;
 comment on function awa._check_filter is 'Refuses a filter that filters nothing, or by a state that there is not';

@@ -1,7 +1,7 @@
 -- Changes settings of a queue; those that are not named stay, null brings a default back. Makes the queue if it is not there. Raises 22023.
 -- Locks: the queue's name, shared, and its settings, until the transaction ends; only drop_queue and other changes of its settings wait.
--- default_priority: 1 to 4. default_max_attempts: 1 to 1000. dead_letter: true or false. The others (lease, deadline, backoff_base, backoff_max, aging_interval, failed_retention, dlq_retention): an
--- interval as text, or seconds; 1 ms to a year, the retentions to 100 years.
+-- default_priority: 1 to 4. default_max_attempts: 1 to 1000. dead_letter: true or false. The others (lease, deadline, backoff_base, backoff_max, aging_interval, failed_retention, dlq_retention, completed_retention): an
+-- interval as text, or seconds; 1 ms to a year, the retentions to 100 years, completed_retention to that of the installation.
 create or replace function awa.configure_queue(queue text, settings jsonb) returns void
 language plpgsql
 volatile
@@ -22,9 +22,9 @@ begin
     perform awa._refuse('settings must be a JSON object', awa._brief(settings), 'Pass something like {"lease": "5 minutes"}.');
   end if;
   for v_key, v_value in select * from jsonb_each(settings) loop
-    if v_key not in ('default_priority', 'default_max_attempts', 'lease', 'deadline', 'backoff_base', 'backoff_max', 'dead_letter', 'aging_interval', 'failed_retention', 'dlq_retention') then
+    if v_key not in ('default_priority', 'default_max_attempts', 'lease', 'deadline', 'backoff_base', 'backoff_max', 'dead_letter', 'aging_interval', 'failed_retention', 'dlq_retention', 'completed_retention') then
       perform awa._refuse('settings holds an unknown key', v_key,
-        'The keys are default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval, failed_retention and dlq_retention.');
+        'The keys are default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention and completed_retention.');
     elsif v_value = 'null' then
       null;
     elsif v_key = 'default_priority' then
@@ -41,10 +41,17 @@ begin
       end if;
     else
       v_interval := awa._interval(v_value);
-      v_most := case when v_key in ('failed_retention', 'dlq_retention') then '100 years' else '1 year' end;
+      v_most := case
+        when v_key in ('failed_retention', 'dlq_retention') then '100 years'
+        when v_key = 'completed_retention' then (select s.completed_retention::text from awa.settings s)
+        else '1 year'
+      end;
       if v_interval is null or not awa._fits(v_interval, '1 millisecond', v_most::interval) then
         perform awa._refuse(format('%s must be an interval between 1 millisecond and %s', v_key, v_most), awa._brief(v_value),
-          'Pass an interval such as "30 seconds", or a number of seconds.');
+          case v_key
+            when 'completed_retention' then 'Pass an interval such as "6 hours", or a number of seconds: no more than completed_retention in awa.settings.'
+            else 'Pass an interval such as "30 seconds", or a number of seconds.'
+          end);
       end if;
       v_intervals := v_intervals || jsonb_build_object(v_key, v_interval::text);
     end if;
@@ -63,6 +70,7 @@ begin
          aging_interval = case when settings ? 'aging_interval' then (v_intervals ->> 'aging_interval')::interval else s.aging_interval end,
          failed_retention = case when settings ? 'failed_retention' then (v_intervals ->> 'failed_retention')::interval else s.failed_retention end,
          dlq_retention = case when settings ? 'dlq_retention' then (v_intervals ->> 'dlq_retention')::interval else s.dlq_retention end,
+         completed_retention = case when settings ? 'completed_retention' then (v_intervals ->> 'completed_retention')::interval else s.completed_retention end,
          changed_at = clock_timestamp(),
          changed_by = session_user
    where s.queue_id = v_queue_id;

@@ -95,6 +95,7 @@ begin
      set carried_segment = null, carried_since = null, cleaned_segment = null, cleaned_until = null, cleaned_by = null, old_snapshots = null, unreadable = null, outcome = null, tries = 0, retry_at = null, stuck_since = null;
   update awa.unique_claims u set free_since = pg_current_xact_id() where u.free_since is not null;
   truncate awa.rebasing;
+  delete from awa.deleted_jobs; -- their entries are gone
   return query select v_available, v_running, v_completed;
 end
 $$;
@@ -114,6 +115,7 @@ as $$
                        union all select max(d.job_id) from awa.deferred_jobs d
                        union all select max(d.job_id) from awa.done_entries d
                        union all select max(d.job_id) from awa.dlq_entries d
+                       union all select max(d.job_id) from awa.deleted_jobs d
                        union all select max(u.job_id) from awa.unique_claims u) i) as highest
       union all
       select 'awa.claim_ids', (

@@ -1,12 +1,14 @@
--- Lets jobs run now, as retry does: of a queue, a kind, a state, or that ended before a time; at least one of these has to be said. At most max_jobs, 1 to 10,000, the oldest ids first. Without a
--- state, those that failed, are dead or were cancelled. Jobs whose unique key another one holds, and those that somebody else is changing, stay as they are. Returns how many run.
+-- Lets jobs run now, as retry does: of a queue, a kind, a state, that ended before a time, with a tag, or whose arguments contain an object; at least one of these has to be said. At most max_jobs, 1 to 10,000, the oldest ids first. A filter
+-- by tag or arguments looks at 100,000 jobs of each home at most; scan_jobs finds the rest. Without a state, those that failed, are dead or were cancelled. Jobs whose unique key another one holds, and those that somebody else is changing, stay as they are. Returns how many run.
 -- Locks: the jobs' rows, until the transaction ends. Raises 22023, JQ004.
 create or replace function awa.retry_where(
   queue    text default null,
   kind     text default null,
   state    text default null,
   before   timestamptz default null,
-  max_jobs int default 1000
+  max_jobs int default 1000,
+  tag      text default null,
+  args     jsonb default null
 ) returns bigint
 language plpgsql
 volatile
@@ -26,10 +28,19 @@ declare
   v_job record;
   v_max int := coalesce(max_jobs, 1000);
   v_retried bigint := 0;
+  v_most int := case when tag is not null or args is not null then 100000 end; -- null: all
+  v_last_done bigint; -- of the jobs that it looks at; null: of all
+  v_last_dead bigint;
+  v_last_deferred bigint;
 begin
-  perform awa._check_filter(queue, kind, state, before, max_jobs, '{failed,dead,cancelled,scheduled,retryable}');
+  perform awa._check_filter(queue, kind, state, before, max_jobs, '{failed,dead,cancelled,scheduled,retryable}', tag, args);
   perform awa._check_isolation();
   perform awa._bound_waits();
+  if v_most is not null then
+    select d.job_id into v_last_done from awa.done_entries d where d.state <> 'completed' and (state is null or d.state = state) and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) order by d.job_id offset v_most - 1 limit 1;
+    select d.job_id into v_last_dead from awa.dlq_entries d where (state is null or state = 'dead') and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) order by d.job_id offset v_most - 1 limit 1;
+    select d.job_id into v_last_deferred from awa.deferred_jobs d where d.state = state and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) order by d.job_id offset v_most - 1 limit 1;
+  end if;
   for v_job in
     select j.job_id, j.home
       from (
@@ -40,6 +51,7 @@ begin
                 from awa.done_entries d
                where d.state <> 'completed' and (state is null or d.state = state) and not awa._is_taken(d.unique_key, d.job_id)
                  and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
+                 and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last_done is null or d.job_id <= v_last_done)
                order by d.job_id
                limit v_max
                  for update skip locked)) job_id
@@ -49,6 +61,7 @@ begin
                 from awa.dlq_entries d
                where (state is null or state = 'dead') and not awa._is_taken(d.unique_key, d.job_id)
                  and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
+                 and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last_dead is null or d.job_id <= v_last_dead)
                order by d.job_id
                limit v_max
                  for update skip locked)) job_id
@@ -58,6 +71,7 @@ begin
                 from awa.deferred_jobs d
                where d.state = state
                  and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.created_at < before)
+                 and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last_deferred is null or d.job_id <= v_last_deferred)
                order by d.job_id
                limit v_max
                  for update skip locked)) job_id

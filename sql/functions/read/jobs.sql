@@ -2,7 +2,7 @@
 --
 -- An entry is claimed when its lane's cursor has passed it. Its claim is then the first one, in the order of last places, that spans it
 -- and lists it. It shows as available, running or completed; an attempt that ended otherwise, or goes on in leases, is shown from where it went. An entry that is buried, or
--- that a dropped queue's cursor has passed, shows nowhere.
+-- that a dropped queue's cursor has passed, shows nowhere; nor does a completed job that was deleted, or that its queue keeps no longer.
 create or replace view awa._ledger as
 select e.lane,
        e.xid,
@@ -69,7 +69,10 @@ select e.lane,
          when (select true from awa.ready_tombstones where lane > 0 limit 1)
           and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) then false
          when c.claim_id is null then not p.passed
-         else coalesce(k.outcome, 'completed') = 'completed'
+         when k.outcome is null then true
+         when k.outcome <> 'completed' then false
+         when (select true from awa.deleted_jobs d where d.job_id = e.job_id) then false
+         else (select k.closed_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = e.lane >> 3) is not true
        end;
 comment on view awa._ledger is 'The jobs that the ledgers describe: available, running, completed; with the places of their entries';
 
@@ -122,7 +125,11 @@ select f.job_id as id,
        f.progress,
        f.output,
        f.worker_id
-  from awa.done_entries f;
+  from awa.done_entries f
+ where case
+         when f.state <> 'completed' then true
+         else (select f.finalized_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = f.lane >> 3) is not true
+       end;
 comment on view awa._done is 'The ended jobs that have a row of their own: failed, cancelled, completed with an output or after a lease';
 
 create or replace view awa._dead as
@@ -199,7 +206,12 @@ select d.job_id, d.state, null, d.lane, (d.lane & 7)::int, null, null, d.unique_
 union all
 select l.job_id, 'running', l.receipt, l.lane, l.priority, null, null, l.unique_key from awa.leases l
 union all
-select f.job_id, f.state, f.receipt, f.lane, (f.lane & 7)::int, null, null, f.unique_key from awa.done_entries f
+select f.job_id, f.state, f.receipt, f.lane, (f.lane & 7)::int, null, null, f.unique_key
+  from awa.done_entries f
+ where case
+         when f.state <> 'completed' then true
+         else (select f.finalized_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = f.lane >> 3) is not true
+       end
 union all
 select f.job_id, 'dead', f.receipt, f.lane, (f.lane & 7)::int, null, null, f.unique_key from awa.dlq_entries f;
 comment on view awa._place is 'Where each job is: its state, and its place there';
@@ -222,8 +234,8 @@ select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_
   ) r on true;
 comment on view awa._lanes is 'Every lane, its cursor, and what is counted of its past';
 
--- Every lane that has rows, and what is counted of its past. is_counted says that this is all: neither an entry, a burial or a note, nor a claim has come since, and none that was passed over is open. last_xid is the youngest transaction that put an
--- entry, a burial or a note there. Walks through the indexes from one lane to the next, so the cost follows the lanes that were used, not the queues that there are, and is a few index entries for each.
+-- Every lane that has rows, and what is counted of its past. is_counted says that this is all: neither an entry, a burial or a note, nor a claim has come since, nor was a job deleted, and none that was passed over is open. last_xid is the youngest transaction that put an
+-- entry, a burial or a note there, or deleted a job. Walks through the indexes from one lane to the next, so the cost follows the lanes that were used, not the queues that there are, and is a few index entries for each.
 create or replace function awa._lanes_in_use(out lane bigint, out is_counted boolean, out last_xid xid8, out available bigint, out completed bigint, out failed bigint, out cancelled bigint, out dead bigint) returns setof record
 language sql stable
 as $$
@@ -274,6 +286,18 @@ select u.lane,
         select * from lanes
       ) l
     union all
+    select l.lane, l.by_xid, null, null, null, null, null, null, null, null, null
+      from (
+        with recursive lanes(lane, by_xid) as (
+          (select d.lane, d.by_xid from awa.deleted_jobs d order by d.lane desc, d.by_xid desc limit 1)
+          union all
+          select n.lane, n.by_xid
+            from lanes l
+           cross join lateral (select d.lane, d.by_xid from awa.deleted_jobs d where d.lane < l.lane order by d.lane desc, d.by_xid desc limit 1) n
+        )
+        select * from lanes
+      ) l
+    union all
     select r.lane, null, null, pg_snapshot_xmin(r.counted), r.closed_seq, r.open_seqs = '{}', r.appended - r.buried - r.claimed, r.completed, r.failed, r.cancelled, r.dead
       from awa.queue_rollups r
   ) u
@@ -314,14 +338,14 @@ comment on function awa._late_entries is 'Entries of a lane that were committed 
 -- The places of entries that no cursor has passed. Two stretches of a lane hold them: the transactions that were in progress at one of the
 -- window's ends, probed one by one, and what comes after the position.
 create or replace view awa._available as
-select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.unique_key, l.queue_id
+select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.unique_key, l.queue_id, e.tags, e.args
   from awa._lanes l
  cross join lateral (
-    select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at) as created_at, e.unique_key
+    select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at) as created_at, e.unique_key, e.tags, e.args
       from awa._entries e
      where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id)
     union all
-    select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at), e.unique_key
+    select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at), e.unique_key, e.tags, e.args
       from awa._late_entries(l.lane, l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) e
   ) e
  where case
@@ -351,7 +375,7 @@ comment on view awa._open_items is 'The items of claims that are open in the led
 
 -- Open attempts: of the ledger, with the places of their entries, and those that have a row of their own.
 create or replace view awa._running as
-select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.ready_at) as created_at, e.segment, o.queue_id
+select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.ready_at) as created_at, e.segment, o.queue_id, e.tags, e.args
   from awa._open_items o
  cross join lateral (
     select *
@@ -361,7 +385,7 @@ select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.read
     offset 0
   ) e
 union all
-select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, l.lane >> 3 from awa.leases l;
+select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, l.lane >> 3, l.tags, l.args from awa.leases l;
 comment on view awa._running is 'Open attempts';
 
 -- The rows of awa.jobs.

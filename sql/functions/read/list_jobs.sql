@@ -1,12 +1,14 @@
 -- Jobs in the descending order of their ids, filtered: a page. The next page is the one before the last id of this one. Raises 22023.
 -- Completed jobs, jobs in any state, and those available where they are many, are read in stretches of ids, each twice as long as the one before, until the page is full. The other states are read from where
--- such jobs are, however long the history is.
+-- such jobs are, however long the history is. Nothing indexes tags and arguments: with a filter by these, one call reads at most 100,000 entries, so that a page may be short, or empty, before the last one; scan_jobs says where to go on.
 create or replace function awa.list_jobs(
   queue     text default null,
   state     text default null,
   kind      text default null,
   before_id bigint default null,
-  max_jobs  int default 100
+  max_jobs  int default 100,
+  tag       text default null,
+  args      jsonb default null
 ) returns setof awa.jobs
 language plpgsql stable
 security definer
@@ -27,14 +29,14 @@ declare
   v_found bigint;
   v_is_short boolean := false; -- few are available
   v_queue_ids bigint[]; -- that have jobs in this state
+  v_most bigint := case when tag is not null or args is not null then 100000 end; -- entries to be read; null: as many as it takes
+  v_stretch record;
 begin
   if v_left not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 100.');
   end if;
-  if state not in ('available', 'scheduled', 'retryable', 'running', 'waiting_external', 'completed', 'failed', 'cancelled', 'dead') then
-    perform awa._refuse('state must be a state of a job', state,
-      'The states are available, scheduled, retryable, running, waiting_external, completed, failed, cancelled and dead.');
-  end if;
+  perform awa._check_state(state);
+  perform awa._check_tag(tag);
 
   if state in ('available', 'running') then
     select coalesce(sum(c.available), 0) <= 10000, coalesce(array_agg(awa._queue_id(c.queue)) filter (where case state when 'available' then c.available else c.running end > 0), '{}')
@@ -48,11 +50,12 @@ begin
              j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata, j.tags, j.unique_key, j.receipt, j.progress, j.output, j.worker_id
         from (
           select * from (
-            select a.lane, a.xid, a.job_id, a.kind, a.queue_id from awa._available a where state = 'available'
+            select a.lane, a.xid, a.job_id, a.kind, a.queue_id, a.tags, a.args from awa._available a where state = 'available'
             union all
-            select r.lane, r.xid, r.job_id, r.kind, r.queue_id from awa._running r where state = 'running'
+            (select r.lane, r.xid, r.job_id, r.kind, r.queue_id, r.tags, r.args from awa._running r where state = 'running' and r.queue_id = any(v_queue_ids) limit v_most)
           ) p
            where p.job_id < v_until and p.queue_id = any(v_queue_ids) and (kind is null or p.kind = kind)
+             and (tag is null or p.tags @> array[tag]) and (args is null or p.args @> args)
            order by p.job_id desc
            limit v_left
         ) p
@@ -66,29 +69,39 @@ begin
        order by j.id desc;
   elsif state in ('scheduled', 'retryable') then
     return query
-      select * from awa._deferred j
-       where j.id < v_until and j.state = state and (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
+      select *
+        from (select * from awa._deferred j where j.id < v_until and j.state = state order by j.id desc limit v_most) j
+       where (queue is null or j.queue = queue) and (kind is null or j.kind = kind) and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
        order by j.id desc
        limit v_left;
   elsif state in ('failed', 'cancelled') then
     return query
-      select * from awa._done j
-       where j.id < v_until and j.state = state and j.state <> 'completed' and (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
+      select *
+        from (select * from awa._done j where j.id < v_until and j.state = state and j.state <> 'completed' order by j.id desc limit v_most) j
+       where (queue is null or j.queue = queue) and (kind is null or j.kind = kind) and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
        order by j.id desc
        limit v_left;
   elsif state = 'dead' then
     return query
-      select * from awa._dead j
-       where j.id < v_until and (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
+      select *
+        from (select * from awa._dead j where j.id < v_until order by j.id desc limit v_most) j
+       where (queue is null or j.queue = queue) and (kind is null or j.kind = kind) and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
        order by j.id desc
        limit v_left;
   elsif state is distinct from 'waiting_external' then
     while v_left > 0 and v_until > 1 loop
       v_from := greatest(v_until - v_length, 1);
+      if v_most is not null then
+        v_stretch := awa._stretch(v_until, v_length, v_most);
+        exit when v_stretch.from_id is null;
+        v_from := v_stretch.from_id;
+        v_most := v_most - v_stretch.entries;
+      end if;
       return query
         select * from awa.jobs j
          where j.id >= v_from and j.id < v_until
            and (state is null or j.state = state) and (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
+           and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
          order by j.id desc
          limit v_left;
       get diagnostics v_found = row_count;

@@ -4,13 +4,13 @@ select l.lane,
        (l.enqueued + n.enqueued)::bigint as enqueued,
        (l.appended + n.entries - l.buried - n.tombstones - l.claimed - c.claimed + o.jobs)::bigint as available,
        (c.claimed - c.closed - o.jobs)::bigint as running,
-       (l.completed + c.completed)::bigint as completed,
+       (l.completed + c.completed - n.deleted)::bigint as completed,
        l.failed, l.cancelled, l.dead,
        least(h.ready_at, a.ready_at) as oldest_ready_at,
        l.queue_id
   from awa._lanes l
  cross join lateral (
-    select coalesce(sum(a.entries), 0) as entries, coalesce(sum(a.tombstones), 0) as tombstones, coalesce(sum(a.enqueued), 0) as enqueued
+    select coalesce(sum(a.entries), 0) as entries, coalesce(sum(a.tombstones), 0) as tombstones, coalesce(sum(a.enqueued), 0) as enqueued, coalesce(sum(a.deleted), 0) as deleted
       from awa._appended_since(l.lane, l.counted, l.dropped) a
      where not pg_visible_in_snapshot(a.xid, l.counted)
     offset 0

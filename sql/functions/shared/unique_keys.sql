@@ -118,6 +118,29 @@ end
 $$;
 comment on function awa._let_go is 'Lets go of unique keys';
 
+-- Lets go of all unique keys of jobs, also of those that they hold to the end of a period. Keys may be null.
+create or replace function awa._let_go_of_all(job_ids bigint[], keys bytea[]) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_job record;
+  v_held bytea[] := '{}';
+begin
+  perform awa._let_go(array_agg(k.job_id), array_agg(substr(k.key, 1, 32))) from unnest(job_ids, keys) k(job_id, key);
+  for v_job in
+    select k.job_id, substr(k.key, 1, 32) as key from unnest(job_ids, keys) k(job_id, key) where awa._held_until(k.key) is not null order by 2
+  loop
+    perform from awa.unique_claims u where u.key = v_job.key and u.job_id = v_job.job_id and u.held_until is not null for update;
+    if found then
+      v_held := v_held || v_job.key;
+    end if;
+  end loop;
+  perform awa._free_keys(v_held);
+end
+$$;
+comment on function awa._let_go_of_all is 'Lets go of all unique keys of jobs, also of those that they hold to the end of a period';
+
 -- Notes for the keys of jobs that have completed until when they are held; returns the places of those that are.
 create or replace function awa._keep_keys(job_ids bigint[], keys bytea[], queue_ids bigint[]) returns bigint[]
 language sql

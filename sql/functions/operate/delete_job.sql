@@ -1,0 +1,111 @@
+-- Deletes a job that has ended. From then on it is neither shown nor counted, and holds no unique key. Returns the state that it was in.
+-- What the ledgers hold of a job that completed in them, its arguments say, leaves the disk with its segment.
+-- Locks: the job's row, or what is noted of it, until the transaction ends. Raises 22023, JQ003, JQ004, JQ005 when it has not ended, or when this transaction has cancelled it while it was available; 55P03 when somebody else is
+-- changing it in a transaction that lasts; 40001 when it moved on meanwhile.
+create or replace function awa.delete_job(job_id bigint) returns text
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = on
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+#variable_conflict use_variable
+declare
+  v_place awa._place;
+begin
+  perform awa._check_change(job_id);
+  perform awa._bound_waits();
+  for v_look in 1..10 loop
+    v_place := awa._locate(job_id);
+    if v_place.state not in ('completed', 'failed', 'cancelled', 'dead') then
+      perform awa._refuse_state(job_id, v_place.state, 'Only a job that has ended can be deleted: cancel it, or let it end.');
+    elsif job_id = any(awa._undecided()) then
+      perform awa._refuse_state(job_id, 'cancelled by this transaction', 'Whether it was claimed meanwhile is decided at the commit: delete it afterwards.');
+    elsif awa._delete_rows(array[job_id]) + awa._delete_completed(array[job_id]) > 0 then
+      return v_place.state;
+    end if;
+  end loop;
+  perform awa._moved_on(job_id);
+end
+$$;
+comment on function awa.delete_job is 'Deletes a job that has ended; returns the state that it was in';
+
+-- The jobs that were available when this transaction cancelled them: at its end it decides about those that were claimed meanwhile.
+create or replace function awa._undecided() returns bigint[]
+language sql stable
+as $$ select array(select t.job_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned() and t.lane > 0) $$;
+comment on function awa._undecided is 'The jobs that were available when this transaction cancelled them';
+
+-- Deletes jobs that have ended and have rows of their own; returns how many. Notes that they are gone; of those that a closure counts as completed, in the way of _delete_completed.
+create or replace function awa._delete_rows(job_ids bigint[]) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_jobs record;
+  v_deleted bigint := 0;
+  v_keyed bigint[] := '{}';
+  v_keys bytea[] := '{}';
+begin
+  for v_jobs in
+    with done as (
+      delete from awa.done_entries d where d.job_id = any(job_ids) returning d.job_id, d.lane, d.recorded, d.unique_key
+    ), dead as (
+      delete from awa.dlq_entries d where d.job_id = any(job_ids) returning d.job_id, d.lane, d.unique_key
+    ), recorded as (
+      insert into awa.deleted_jobs (job_id, lane, segment) select d.job_id, d.lane, awa._current_segment() from done d where d.recorded
+    )
+    select g.lane, count(*) as jobs, count(*) filter (where not g.recorded) as noted,
+           array_agg(g.job_id) filter (where g.unique_key is not null) as keyed, array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
+      from (select * from done union all select d.job_id, d.lane, false, d.unique_key from dead d) g
+     group by g.lane
+     order by g.lane
+  loop
+    perform awa._note_enqueued(v_jobs.lane, - v_jobs.noted);
+    v_deleted := v_deleted + v_jobs.jobs;
+    v_keyed := v_keyed || v_jobs.keyed;
+    v_keys := v_keys || v_jobs.keys;
+  end loop;
+  perform awa._let_go_of_all(v_keyed, v_keys);
+  return v_deleted;
+end
+$$;
+comment on function awa._delete_rows is 'Deletes jobs that have ended and have rows of their own; returns how many';
+
+-- Deletes jobs that completed in the ledgers, unless somebody else was quicker; returns how many. Reads the entries between the lowest id and the highest.
+create or replace function awa._delete_completed(job_ids bigint[]) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_first bigint;
+  v_last bigint;
+  v_jobs record;
+begin
+  select min(j), max(j) into v_first, v_last from unnest(job_ids) j;
+  with found as materialized (
+    select j.id, j.lane, j.xid, j.full_key
+      from awa._ledger j
+     where j.id >= v_first and j.id <= v_last and j.id + 0 = any(job_ids) -- by the range: each id by itself would read the whole BRIN index
+       and j.state = 'completed'
+  ), deleted as (
+    insert into awa.deleted_jobs (job_id, lane, xid, segment)
+    select f.id, f.lane, f.xid, awa._current_segment() from found f order by f.id
+    on conflict do nothing
+    returning job_id
+  )
+  select count(*) as jobs, array_agg(f.id) filter (where f.full_key is not null) as keyed, array_agg(f.full_key) filter (where f.full_key is not null) as keys
+    into v_jobs
+    from found f
+   where f.id = any(array(select d.job_id from deleted d)); -- not a join, which would have to be a nested loop
+  perform awa._let_go_of_all(v_jobs.keyed, v_jobs.keys);
+  return v_jobs.jobs;
+end
+$$;
+comment on function awa._delete_completed is 'Deletes jobs that completed in the ledgers; returns how many';

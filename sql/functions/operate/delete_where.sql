@@ -1,0 +1,78 @@
+-- Deletes jobs that have ended, as delete_job does: of a queue, a kind, a state, that ended before a time, with a tag, or whose arguments contain an object; at least one of these has to be said. At most max_jobs, 1 to 10,000. Returns how
+-- many. Where it has to look into the ledgers, for completed jobs, it reads at most 100,000 entries that are not deleted, the newest first; so does a filter by tag or arguments among the others. A notice says so when there are more: scan_jobs
+-- finds the rest. Skips failed, cancelled and dead jobs that somebody else is changing, and those that this transaction has cancelled while they were available.
+-- Locks: as delete_job. Raises 22023, JQ004, 55P03.
+create or replace function awa.delete_where(
+  queue    text default null,
+  kind     text default null,
+  state    text default null,
+  before   timestamptz default null,
+  max_jobs int default 1000,
+  tag      text default null,
+  args     jsonb default null
+) returns bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = on
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+#variable_conflict use_variable
+declare
+  v_queue_id bigint := awa._queue_id(queue);
+  v_max int := coalesce(max_jobs, 1000);
+  v_most int := case when tag is not null or args is not null then 100000 end; -- null: all
+  v_last bigint; -- of the jobs that it looks at; null: of all
+  v_undecided bigint[];
+  v_completed record;
+  v_deleted bigint := 0;
+begin
+  perform awa._check_filter(queue, kind, state, before, max_jobs, '{completed,failed,cancelled,dead}', tag, args);
+  perform awa._check_isolation();
+  perform awa._bound_waits();
+  if state is null or state in ('failed', 'cancelled') then
+    if v_most is not null then
+      select d.job_id into v_last from awa.done_entries d where d.state <> 'completed' and (state is null or d.state = state) and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) order by d.job_id offset v_most - 1 limit 1;
+    end if;
+    v_undecided := awa._undecided();
+    v_deleted := awa._delete_rows(array(
+      select d.job_id
+        from awa.done_entries d
+       where d.state <> 'completed' and (state is null or d.state = state) and d.job_id <> all(v_undecided)
+         and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
+         and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last is null or d.job_id <= v_last)
+       order by d.job_id
+       limit v_max
+         for update skip locked));
+  end if;
+  if v_deleted < v_max and (state is null or state = 'dead') then
+    v_last := null;
+    if v_most is not null then
+      select d.job_id into v_last from awa.dlq_entries d where queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7 order by d.job_id offset v_most - 1 limit 1;
+    end if;
+    v_deleted := v_deleted + awa._delete_rows(array(
+      select d.job_id
+        from awa.dlq_entries d
+       where (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
+         and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last is null or d.job_id <= v_last)
+       order by d.job_id
+       limit v_max - v_deleted
+         for update skip locked));
+  end if;
+  if v_deleted < v_max and (state is null or state = 'completed') then
+    v_completed := awa._scan(queue, kind, 'completed', before, tag, args, null, (v_max - v_deleted)::int);
+    v_deleted := v_deleted + awa._delete_rows(v_completed.job_ids) + awa._delete_completed(v_completed.job_ids);
+    if v_completed.next_before_id is not null and v_deleted < v_max then
+      raise notice 'more jobs may match: 100000 entries were read' using hint = format('Go on with scan_jobs from id %s.', v_completed.next_before_id);
+    end if;
+  end if;
+  return v_deleted;
+end
+$$;
+comment on function awa.delete_where is 'Deletes jobs that have ended, by a filter; returns how many';
