@@ -5,11 +5,12 @@
 select pg_temp.step('setup') \g /dev/null
 
 begin;
-select plan(44);
+select plan(45);
 
 create temp table ended as select k.name, k.id, j.state from kinds k join awa.jobs j using (id) where j.state in ('completed', 'failed', 'cancelled', 'dead');
 select is((select string_agg(e.name, ', ' order by e.id) from ended e), 'completed, output, batch, failed, leased completed, cancelled, called off, dead', 'jobs that have ended, in every home');
 create temp table before as select * from awa.queue_counts(pg_temp.q());
+select awa._fold(null, true) \g /dev/null
 
 -- Those that have not
 select pg_temp.refused(format('select awa.delete_job(%s)', k.id), 'JQ005', 'state', k.name || ' is refused')
@@ -24,6 +25,7 @@ select is((select count(*) from awa.list_jobs(pg_temp.q(), e.state) j join ended
 select is((select count(*) from awa.scan_jobs(jsonb_build_object('queue', pg_temp.q())) s, unnest(s.job_ids) j(id) join ended e using (id)), 0::bigint, 'nor scan_jobs');
 select pg_temp.refused(format('select awa.explain_job(%s)', e.id), 'JQ003', 'no such job', 'explain_job finds no job: ' || e.name) from ended e where e.name in ('completed', 'failed') order by e.id;
 select is((select row(q.completed, q.failed, q.cancelled, q.dead)::text from awa.queue_counts(pg_temp.q()) q), '(0,0,0,0)', 'they are not counted');
+select is((select row(q.completed, q.failed, q.cancelled, q.dead)::text from awa.queue_counts() q where q.queue = pg_temp.q()), '(0,0,0,0)', 'nor in the counts of all queues, which know what is counted');
 select is((select row(q.available, q.scheduled, q.retryable, q.running)::text from awa.queue_counts(pg_temp.q()) q), (select row(b.available, b.scheduled, b.retryable, b.running)::text from before b), 'the others are');
 select is((select a.enqueued from awa.audit() a where a.queue = pg_temp.q()), (select b.available + b.scheduled + b.retryable + b.running from before b), 'the books take them for never enqueued');
 select pg_temp.agrees('and balance, counted or not');

@@ -4,7 +4,7 @@
 \ir cost.psql
 
 begin;
-truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.dlq_entries, awa.unique_claims, awa.queue_rollups, awa.workers, awa.heartbeat_replies;
+truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.dlq_entries, awa.unique_claims, awa.queue_rollups, awa.deleted_jobs, awa.workers, awa.heartbeat_replies;
 delete from awa.queues;
 
 create function pg_temp.analyze() returns void
@@ -12,7 +12,7 @@ language plpgsql
 as $$
 begin
   perform set_config('client_min_messages', 'error', true);
-  analyze awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.dlq_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.workers, awa.settings, awa.ring;
+  analyze awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.dlq_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.queue_settings, awa.deleted_jobs, awa.workers, awa.settings, awa.ring;
 end
 $$;
 
@@ -40,6 +40,14 @@ return array[
   'list_jobs failed', $$select * from awa.list_jobs(state => 'failed')$$,
   'list_jobs completed', $$select * from awa.list_jobs(state => 'completed')$$,
   'list_jobs dead', $$select * from awa.list_jobs(state => 'dead')$$,
+  'list_jobs by tag', $$select * from awa.list_jobs(tag => 'none', before_id => 5000)$$,
+  'scan_jobs', format('select * from awa.scan_jobs(%L, 5000)', '{"tag": "none"}'),
+  'delete_job, completed', format('select awa.delete_job(%s)', pg_temp.id('old')),
+  'delete_job, failed', format('select awa.delete_job(%s)', pg_temp.id('failed')),
+  'delete_where, completed', format('select awa.delete_where(%L, state => %L, max_jobs => 20)', pg_temp.q(' 1'), 'completed'),
+  'delete_where, failed', format('select awa.delete_where(%L, state => %L, max_jobs => 20)', pg_temp.q(' 1'), 'failed'),
+  'cancel_where by tag', format('select awa.cancel_where(%L, tag => %L)', pg_temp.q(' 1'), 'none'),
+  'retry_where by tag', format('select awa.retry_where(%L, tag => %L)', pg_temp.q(' 1'), 'none'),
   'health', 'select * from awa.health()',
   'promote_due', 'select * from awa.promote_due()',
   'rescue', 'select * from awa.rescue()',
@@ -105,13 +113,13 @@ end
 $$;
 create function pg_temp.history_scans() returns bigint
 language sql
-as $$ select sum(t.seq_scan) from pg_stat_xact_user_tables t where t.schemaname = 'awa' and t.relname ~ '^(ready|lease_claim|deferred|done|dlq|unique)' $$;
+as $$ select sum(t.seq_scan) from pg_stat_xact_user_tables t where t.schemaname = 'awa' and t.relname ~ '^(ready|lease_claim|deferred|done|dlq|unique|deleted)' $$;
 create temp table broken (at text, what text, error text);
 create function pg_temp.fold_later() returns void
 language sql
 as $$ update awa.queue_rollups set folded_at = '-infinity'; select setval('awa.next_fold_at', 1) $$;
 
-select plan(39);
+select plan(47);
 
 -- Plans that were made when there was nothing
 select pg_temp.analyze() \g /dev/null
