@@ -1,5 +1,6 @@
 ## make demo       run the demo on a throw-away PostgreSQL server
 ## make test       check formatting, generated code and everything that has tests
+## make sql        write the installation, and its end, as files for psql: dist/
 ## make generate   generate the Go code of the SQL queries (sqlc)
 ##
 ## demo and test use the PostgreSQL server they find, 15 or newer; AWA_PG_BINDIR
@@ -27,6 +28,12 @@ test:
 	cd otelawa && go vet ./...
 	$(SQLC) diff
 	go run ./internal/withpg -- scripts/test.sh
+
+.PHONY: sql
+sql:
+	@mkdir -p dist
+	go run ./cmd/awa sql > dist/awa.sql
+	go run ./cmd/awa sql --uninstall > dist/awa_uninstall.sql
 
 .PHONY: generate
 generate:

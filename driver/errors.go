@@ -47,6 +47,9 @@ var (
 	// ErrRowMissing says that a table of the installation has lost a row that must be there: the text says how to bring it
 	// back. SQLSTATE 55000.
 	ErrRowMissing = errors.New("a row of the installation is missing")
+	// ErrDatabaseTooOld says that the functions in the database are older than those that this program was made for. Run awa
+	// migrate on it first: a program works with the functions of its own version, and of the next one.
+	ErrDatabaseTooOld = errors.New("the database is too old for this program")
 	// ErrUntranslatable says that a text has a character that the database's encoding lacks. SQLSTATE 22P05.
 	ErrUntranslatable = errors.New("a character that the database can't store")
 )

@@ -1,9 +1,11 @@
 package driver_test
 
 import (
+	"context"
 	"net/url"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -98,4 +100,33 @@ func TestMigrateAsPlainRole(t *testing.T) {
 	}
 	var id int64
 	require.NoError(t, testdb.Connect(t, u.String()).QueryRow(t.Context(), "select awa.enqueue('q', 'k')").Scan(&id))
+}
+
+// A worker on a database that is older than it says so, and how to go on; one that is newer suits it.
+func TestWorkerRefusesADatabaseThatIsTooOld(t *testing.T) {
+	pool := testdb.New(t)
+	worker, err := driver.NewWorker(pool, driver.NewHandlers(), driver.WorkerConfig{Queues: []driver.QueueConfig{{Name: "q"}}})
+	require.NoError(t, err)
+	replace := func(version string) {
+		_, err := pool.Exec(t.Context(), "create or replace function awa.version() returns text language sql stable security definer set search_path = pg_catalog, pg_temp as $$ select '"+version+"' $$")
+		require.NoError(t, err)
+	}
+	for _, version := range []string{"0.0.9", "0.0.10", "0.1"} {
+		replace(version)
+		err = worker.Run(t.Context())
+		require.ErrorIs(t, err, driver.ErrDatabaseTooOld)
+		assert.ErrorContains(t, err, "it has Awa "+version)
+		assert.ErrorContains(t, err, "awa migrate")
+	}
+	replace("0.10.0")
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- worker.Run(ctx) }()
+	require.Eventually(t, func() bool {
+		var registered bool
+		require.NoError(t, pool.QueryRow(t.Context(), "select exists (select from awa.workers)").Scan(&registered))
+		return registered
+	}, time.Minute, time.Millisecond)
+	cancel()
+	require.NoError(t, <-done)
 }

@@ -3,15 +3,19 @@ package driver
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/awa-pg/awa/gen"
+	"github.com/awa-pg/awa/sql"
 )
 
 // registration is a worker as the server knows it.
@@ -174,6 +178,9 @@ func (r *run) register(ctx context.Context) error {
 		params.Queues = append(params.Queues, q.Name)
 	}
 	_, err := r.control.call(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		if err := checkVersion(ctx, pipeline{conn: conn}); err != nil {
+			return err
+		}
 		id, err := queries.RegisterWorker(ctx, pipeline{conn: conn}, params)
 		if err == nil {
 			r.registrations.add(id)
@@ -182,6 +189,31 @@ func (r *run) register(ctx context.Context) error {
 		return err
 	})
 	return err
+}
+
+// checkVersion refuses a database that is too old.
+func checkVersion(ctx context.Context, db gen.DBTX) error {
+	installed, err := queries.Version(ctx, db)
+	if err == nil && olderVersion(installed, sql.Version) {
+		return fmt.Errorf("%w: it has Awa %s, and this is %s; run awa migrate of this version on it", ErrDatabaseTooOld, installed, sql.Version)
+	}
+	return err
+}
+
+// olderVersion says whether version a, as in 0.10.2, comes before version b. What is no version is not older.
+func olderVersion(a, b string) bool {
+	as, bs := strings.Split(a, "."), strings.Split(b, ".")
+	for i := range min(len(as), len(bs)) {
+		x, errA := strconv.Atoi(as[i])
+		y, errB := strconv.Atoi(bs[i])
+		if errA != nil || errB != nil {
+			return false
+		}
+		if x != y {
+			return x < y
+		}
+	}
+	return len(as) < len(bs)
 }
 
 // info is what register_worker gets to know about the process.

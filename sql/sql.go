@@ -1,7 +1,10 @@
 // Package sql holds the tables and the functions of Awa, so that a program can install them.
 package sql
 
-import "embed"
+import (
+	"embed"
+	"regexp"
+)
 
 // Migrations are the numbered files that create and change tables, in the form that tern reads.
 //
@@ -12,6 +15,15 @@ var Migrations embed.FS
 //
 //go:embed functions/*.sql functions/*/*.sql
 var Functions embed.FS
+
+// Version is what awa.version() returns.
+var Version = func() string {
+	text, err := Functions.ReadFile("functions/read/version.sql")
+	if err != nil {
+		panic(err)
+	}
+	return string(regexp.MustCompile(`select '([0-9.]+)'`).FindSubmatch(text)[1])
+}()
 
 // Install are the templates of what installs these, and of what removes them.
 //

@@ -17,28 +17,87 @@ import (
 
 const usage = `usage: awa COMMAND [ARGS]
 
-  awa migrate [--database-url URL]     install Awa in a database, or bring it up to date
-  awa demo [DIR] [--database-url URL]  hash the files in DIR (by default Go's source) as jobs,
-                                       on a throw-away PostgreSQL server unless there is a URL
-  awa doctor [--database-url URL] [--json] [--verbose]
-                                       say what is wrong with an installation, and what to do; exit
-                                       status 0: all is well, 1: there are warnings, 2: something is
-                                       critical, there is no connection, or the command line is wrong
-  awa selftest [--database-url URL] [--phase DURATION] [--saturated]
-                                       show that what others do in the database does not slow the
-                                       queue: about a minute, at a third of the queue's full speed,
-                                       or saturated, at full speed and without a verdict
-  awa work --exec CMD [--queue NAME[=WEIGHT]]... [--slots N] [--timeout DURATION]
-           [--database-url URL]        run CMD by the shell for each job of the queues (by default the
-                                       one called default), N at once (by default as many as there are
-                                       CPUs). CMD reads the job as JSON; what it prints is kept; exit
-                                       status 0: completed, 75: once more in a minute, 65: failed for
-                                       good, any other: failed, to be tried again
-  awa version                          print the version of this program
-  awa help                             print this
+  awa migrate     install Awa in a database, or bring it up to date
+  awa doctor      say what is wrong with an installation, and what to do
+  awa work        run a program for each job
+  awa demo        hash files as jobs, on a throw-away PostgreSQL server
+  awa selftest    show that what others do in the database does not slow the queue
+  awa sql         print the installation as one SQL file, for psql
+  awa uninstall   remove Awa from a database
+  awa version     print the version of this program (also --version)
+  awa help        print this, or how to use a command: awa help COMMAND
 
 The environment variable DATABASE_URL stands in for --database-url.
+
+Exit status: 0 done; 1 it failed; 2 the command line is wrong. awa doctor: 0 all is well, 1 there are
+warnings, 2 something is critical, or it could not look.
 `
+
+// usages are how to use each command.
+var usages = map[string]string{
+	"migrate": `usage: awa migrate [--database-url URL] [--role-prefix PREFIX] [--wait DURATION]
+
+Installs Awa in a database, or brings it up to date, in one transaction. Safe to repeat, and while
+everything runs: where nothing is to be done, nothing is locked.
+
+  --role-prefix PREFIX  what the names of the roles begin with, in a new installation (awa_)
+  --wait DURATION       how long others may be in the way before it gives up (1m)
+
+Exit status: 0 all is as this program has it, or newer; 1 it failed, and nothing was changed; 2 the command line is wrong.
+`,
+	"demo": `usage: awa demo [DIR] [--database-url URL]
+
+Hashes the files in DIR (by default Go's source) as jobs, on a throw-away PostgreSQL server unless
+there is a URL.
+
+Exit status: 0 each job was done; 1 it failed; 2 the command line is wrong.
+`,
+	"doctor": `usage: awa doctor [--database-url URL] [--json] [--verbose]
+
+Says what is wrong with an installation, and what to do. It changes nothing, and calls nothing of the
+schema before it has compared it with what this program installs. A member of awa_owner sees all, a
+member of awa_reader most; it need not be a superuser.
+
+Exit status: 0 all is well; 1 there are warnings; 2 something is critical, there is no connection, or
+the command line is wrong.
+`,
+	"selftest": `usage: awa selftest [--database-url URL] [--phase DURATION] [--saturated]
+
+Shows that what others do in the database does not slow the queue: about a minute, at a third of the
+queue's full speed; or saturated, at full speed and without a verdict.
+
+Exit status: 0 it was not slower; 1 it was, or the test failed; 2 the command line is wrong.
+`,
+	"work": `usage: awa work --exec CMD [--queue NAME[=WEIGHT]]... [--slots N] [--timeout DURATION]
+                [--database-url URL]
+
+Runs CMD by the shell for each job of the queues (by default the one called default), N at once (by
+default as many as there are CPUs). CMD reads the job as JSON; what it prints is kept.
+
+Exit status of CMD: 0 completed; 75 once more in a minute; 65 failed for good; any other: failed, to be
+tried again.
+
+Exit status: 0 it was stopped by a signal, and all was answered; 1 it failed; 2 the command line is wrong.
+`,
+	"sql": `usage: awa sql [--uninstall]
+
+Prints what awa migrate does, or with --uninstall what awa uninstall does, as one file for psql:
+  awa sql > awa.sql; psql -f awa.sql DATABASE; psql -v role_prefix=app_ -f awa.sql DATABASE
+
+Exit status: 0 printed; 2 the command line is wrong.
+`,
+	"uninstall": `usage: awa uninstall [--database-url URL] [--role-prefix PREFIX] [--wait DURATION] [--force]
+
+Removes Awa from a database: the schema awa, and its roles where nothing else on the server needs them.
+Refuses while there are jobs, ended ones too, and while objects of others depend on it.
+
+  --force               remove jobs and dependent objects, too
+  --role-prefix PREFIX  of the roles, where the schema is gone already (awa_)
+  --wait DURATION       how long others may be in the way before it gives up (1m)
+
+Exit status: 0 it is gone; 1 it was refused or failed, and nothing was changed; 2 the command line is wrong.
+`,
+}
 
 // errUsage is an error in the command line that the user has been told of.
 var errUsage = errors.New("usage")
@@ -76,10 +135,21 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = runSelftest(ctx, args, stdout, stderr)
 	case "work":
 		err = runWork(ctx, args, stdout, stderr)
-	case "version":
+	case "sql":
+		err = runSQL(args, stdout, stderr)
+	case "uninstall":
+		err = runUninstall(ctx, args, stdout, stderr)
+	case "version", "-version", "--version":
 		fmt.Fprintf(stdout, "awa %s (%s)\n", version(), runtime.Version())
 	case "help", "-h", "-help", "--help":
-		fmt.Fprint(stdout, usage)
+		text := usage
+		if len(args) > 0 {
+			if text = usages[args[0]]; text == "" {
+				fmt.Fprintf(stderr, "awa: unknown command %q\n%s", args[0], usage)
+				return 2
+			}
+		}
+		fmt.Fprint(stdout, text)
 	case "":
 		fmt.Fprint(stderr, usage)
 		return 2
@@ -118,12 +188,12 @@ func parse(command string, args []string, max int, stdout, stderr io.Writer, mor
 		define(flags)
 	}
 	fail := func(format string, v ...any) ([]string, string, error) {
-		fmt.Fprintf(stderr, "awa %s: %s\n%s", command, fmt.Sprintf(format, v...), usage)
+		fmt.Fprintf(stderr, "awa %s: %s\n%s", command, fmt.Sprintf(format, v...), usages[command])
 		return nil, "", errUsage
 	}
 	for {
 		if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
-			fmt.Fprint(stdout, usage)
+			fmt.Fprint(stdout, usages[command])
 			return nil, "", err
 		} else if err != nil {
 			return fail("%v", err)

@@ -17,6 +17,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/internal/install"
+	"github.com/awa-pg/awa/internal/pgserver"
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
@@ -70,7 +72,11 @@ func TestUsage(t *testing.T) {
 		{[]string{"nonsense"}, 2, "", `unknown command "nonsense"`},
 		{[]string{"help"}, 0, "usage: awa COMMAND", ""},
 		{[]string{"version"}, 0, "awa ", ""},
-		{[]string{"migrate", "-h"}, 0, "usage: awa COMMAND", ""},
+		{[]string{"--version"}, 0, "awa ", ""},
+		{[]string{"help", "nonsense"}, 2, "", `unknown command "nonsense"`},
+		{[]string{"uninstall"}, 1, "", "Pass --database-url, or set DATABASE_URL"},
+		{[]string{"uninstall", "--force", "--database-url", "postgres://%"}, 1, "", "The URL should look like"},
+		{[]string{"sql", "operand"}, 2, "", `unexpected argument "operand"`},
 		{[]string{"migrate", "--nonsense"}, 2, "", "not defined: -nonsense"},
 		{[]string{"migrate", "operand"}, 2, "", `unexpected argument "operand"`},
 		{[]string{"demo", "a", "b"}, 2, "", `unexpected argument "b"`},
@@ -99,6 +105,57 @@ func TestUsage(t *testing.T) {
 			assert.Contains(t, stderr, test.stderr)
 		})
 	}
+}
+
+// Each command says how to use it, and what its exit statuses mean.
+func TestHelp(t *testing.T) {
+	_, overview, _ := awa(t.Context(), "help")
+	assert.Contains(t, overview, "Exit status: 0 done; 1 it failed; 2 the command line is wrong.")
+	for command, text := range usages {
+		assert.Contains(t, overview, "\n  awa "+command+" ")
+		assert.True(t, strings.HasPrefix(text, "usage: awa "+command), text)
+		assert.Contains(t, text, "Exit status: ")
+		for _, args := range [][]string{{command, "-h"}, {command, "--help"}, {"help", command}} {
+			status, stdout, stderr := awa(t.Context(), args...)
+			assert.Zero(t, status)
+			assert.Equal(t, text, stdout)
+			assert.Empty(t, stderr)
+		}
+		status, stdout, stderr := awa(t.Context(), command, "--nonsense")
+		assert.Equal(t, 2, status)
+		assert.Empty(t, stdout)
+		assert.Contains(t, stderr, text)
+	}
+}
+
+func TestSQLAndUninstall(t *testing.T) {
+	sources, err := install.Embedded()
+	require.NoError(t, err)
+	for flag, file := range map[string]func() (string, error){"": sources.File, "--uninstall": sources.UninstallFile} {
+		text, err := file()
+		require.NoError(t, err)
+		status, stdout, stderr := awa(t.Context(), strings.Fields("sql "+flag)...)
+		assert.Zero(t, status, stderr)
+		assert.True(t, text == stdout, "as it is, nothing escaped")
+		assert.Contains(t, text, "\n\\set ON_ERROR_STOP on\n")
+	}
+
+	databaseURL := startServer(t, pgserver.Config{}) // whose roles are nobody else's
+	t.Setenv("DATABASE_URL", databaseURL)
+	status, _, stderr := awa(t.Context(), "migrate", "--role-prefix", "app_")
+	require.Zero(t, status, stderr)
+	execute(t, testdb.Connect(t, databaseURL), "select awa.enqueue('q', 'k')")
+	status, stdout, stderr := awa(t.Context(), "uninstall")
+	assert.Equal(t, 1, status)
+	assert.Empty(t, stdout)
+	assert.Contains(t, stderr, "there are jobs")
+	assert.Contains(t, stderr, "--force")
+	status, stdout, stderr = awa(t.Context(), "uninstall", "--force")
+	assert.Zero(t, status, stderr)
+	assert.Equal(t, "Awa is removed.\nNone of its roles is left.\n", stdout)
+	status, stdout, stderr = awa(t.Context(), "uninstall")
+	assert.Zero(t, status, stderr)
+	assert.Equal(t, "There was no schema awa.\nNone of its roles is left.\n", stdout)
 }
 
 func TestMigrate(t *testing.T) {

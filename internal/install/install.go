@@ -94,15 +94,49 @@ func (s *Sources) File() (string, error) {
 	return fmt.Sprintf(`-- Awa %s for psql: installs it, or brings an older installation to this version. Safe to repeat.
 --   psql -f awa.sql DATABASE
 --   psql -v role_prefix=app_ -f awa.sql DATABASE     with roles of another name than awa_producer and so on, in a new installation
-`, s.Version) + file("awa.role_prefix", text, `select case when (r ->> 'newer')::boolean then 'Awa stays as it is' when (r ->> 'before')::int = 0 then 'Awa is installed' else 'Awa is up to date' end
+`, s.Version) + file(text, `select case when (r ->> 'newer')::pg_catalog.bool then 'Awa stays as it is' when (r ->> 'before')::pg_catalog.int4 = 0 then 'Awa is installed' else 'Awa is up to date' end
        || pg_catalog.format(': schema version %s, functions %s.', r ->> 'after', r ->> 'functions') as awa_said
   from (select pg_catalog.current_setting('awa.installed')::pg_catalog.json) i(r) \gset
 \echo :awa_said
 `), nil
 }
 
-// file makes a file for psql of a block, with the setting that the variable role_prefix sets.
-func file(setting, text, end string) string {
+// Removal says what [Sources.Uninstall] did.
+type Removal struct {
+	Found   bool              `json:"found"`   // whether the schema was there
+	Dropped []string          `json:"dropped"` // roles
+	Kept    map[string]string `json:"kept"`    // roles, with the reason
+}
+
+// Uninstall removes Awa, on a connection of its own as for [Sources.Install].
+func (s *Sources) Uninstall(ctx context.Context, conn *pgx.Conn, o Options) (r Removal, err error) {
+	text, err := s.render("uninstall.sql")
+	if err != nil {
+		return r, err
+	}
+	return r, run(ctx, conn, o, text, "awa.uninstalled", &r)
+}
+
+// UninstallFile returns the removal as a file for psql.
+func (s *Sources) UninstallFile() (string, error) {
+	text, err := s.render("uninstall.sql")
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf(`-- Removes Awa %s, for psql. Refuses while there are jobs, or objects of others that depend on it.
+--   psql -f awa_uninstall.sql DATABASE
+--   psql -v force=on -f awa_uninstall.sql DATABASE             with jobs, and with what others have on top of it
+--   psql -v role_prefix=app_ -f awa_uninstall.sql DATABASE     the roles alone, where the schema is gone already
+`, s.Version) + file(text, `select case when (r ->> 'found')::pg_catalog.bool then 'Awa is removed.' else 'There was no schema awa.' end as awa_said,
+       (select coalesce(pg_catalog.string_agg(pg_catalog.format('Role %s stays: %s.', k.key, k.value), E'\n'), 'None of its roles is left.') from pg_catalog.json_each_text(r -> 'kept') k) as awa_roles
+  from (select pg_catalog.current_setting('awa.uninstalled')::pg_catalog.json) i(r) \gset
+\echo :awa_said
+\echo :awa_roles
+`), nil
+}
+
+// file makes a file for psql of a block, with the settings that its variables set, since psql fills none into the block.
+func file(text, end string) string {
 	return `\set ON_ERROR_STOP on
 \set SHOW_CONTEXT never
 set search_path = pg_catalog, pg_temp;

@@ -19,12 +19,12 @@
     end loop;
 {{end}}
 {{define "lock"}}
-  -- Others wait behind each lock that is waited for, and behind those that are held: so all of them come within a fifth of a second, or none is kept. A
-  -- pause, in which others get on, is twice as long as the one before.
+  -- Others wait behind each lock that is waited for, and behind those that are held: so all of them come within a tenth of a second, or none is kept. The
+  -- next try takes twice as long, up to half a second; and so does the pause before it, in which others get on.
   v_try := 0;
   loop
     begin
-      v_until := clock_timestamp() + least('200 milliseconds', current_setting('deadlock_timeout')::interval / 2);
+      v_until := clock_timestamp() + least('100 milliseconds'::interval * 2 ^ least(v_try, 3), '500 milliseconds', current_setting('deadlock_timeout')::interval / 2);
       foreach v_command in array v_locks loop
         perform set_config('lock_timeout', greatest(1, ceil(extract(epoch from v_until - clock_timestamp()) * 1000))::text, true);
         execute v_command;
@@ -46,7 +46,7 @@
       raise exception using errcode = '55P03', message = format('others are in the way: %s has not become free within %s', v_command, v_wait), detail = format('%s.', coalesce(v_holders, 'Nobody holds anything now')),
         hint = 'Nothing was changed. Try again when these have ended, or end them with pg_terminate_backend.';
     end if;
-    perform pg_sleep(least(0.1 * 2 ^ v_try, 5, extract(epoch from v_began + v_wait - clock_timestamp()) + 0.001));
+    perform pg_sleep(least(0.1 * 2 ^ v_try, 2, extract(epoch from v_began + v_wait - clock_timestamp()) + 0.001));
     v_try := v_try + 1;
   end loop;
   perform set_config('lock_timeout', '200', true);

@@ -1,0 +1,228 @@
+package sql_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/internal/install"
+)
+
+// dumpKey is what newer versions of pg_dump put around a dump, different each time.
+var dumpKey = regexp.MustCompile(`(?m)^\\(un)?restrict .*$`)
+
+func (d database) uninstalls(sources *install.Sources, o install.Options) (install.Removal, error) {
+	d.t.Helper()
+	conn, err := pgx.Connect(context.Background(), d.url)
+	require.NoError(d.t, err)
+	defer conn.Close(context.Background())
+	return sources.Uninstall(context.Background(), conn, o)
+}
+
+// psql runs a file, with variables, and returns what it printed and whether it went well.
+func (d database) psql(text string, variables ...string) (output string, well bool) {
+	d.t.Helper()
+	file := filepath.Join(d.t.TempDir(), "file.sql")
+	require.NoError(d.t, os.WriteFile(file, []byte(text), 0o600))
+	args := []string{"-X", "-q", "-d", d.url, "-f", file}
+	for _, v := range variables {
+		args = append(args, "-v", v)
+	}
+	out, err := exec.CommandContext(d.t.Context(), "psql", args...).CombinedOutput()
+	return string(out), err == nil
+}
+
+func file(t *testing.T, sources *install.Sources) string {
+	t.Helper()
+	text, err := sources.File()
+	require.NoError(t, err)
+	return text
+}
+
+func uninstallFile(t *testing.T) string {
+	t.Helper()
+	sources, err := install.Embedded()
+	require.NoError(t, err)
+	text, err := sources.UninstallFile()
+	require.NoError(t, err)
+	return text
+}
+
+// The file for psql and the program make the same of an empty database, know each other's work, and upgrade it.
+func TestFileAndProgramAreOne(t *testing.T) {
+	own := newServer(t)
+	byProgram, byFile := own.database("program", true), own.database("file", false)
+	this, err := install.Embedded()
+	require.NoError(t, err)
+	contents := func(d database) string {
+		out, err := own.program("pg_dump", "--schema-only", "--schema=awa", d.url).Output()
+		require.NoError(t, err)
+		return string(dumpKey.ReplaceAll(out, nil)) + one[string](d.session(), "select concat_ws(' ', version, functions, role_prefix, sources) from awa.schema_version")
+	}
+	output, well := byFile.psql(file(t, this))
+	require.True(t, well, output)
+	require.Contains(t, output, "Awa is installed: schema version 1, functions 0.1.0.")
+	require.NotContains(t, output, "ERROR")
+	require.Equal(t, contents(byProgram), contents(byFile))
+	byFile.session().enqueue("q")
+
+	written := "select concat_ws(' ', xmin, ctid) from awa.schema_version"
+	before := []string{one[string](byProgram.session(), written), one[string](byFile.session(), written)}
+	for _, d := range []database{byProgram, byFile} {
+		output, well = d.psql(file(t, this))
+		require.True(t, well, output)
+		require.Contains(t, output, "Awa is up to date: schema version 1, functions 0.1.0.")
+		result, err := driver.Migrate(t.Context(), d.url)
+		require.NoError(t, err)
+		require.False(t, result.Changed)
+	}
+	require.Equal(t, before, []string{one[string](byProgram.session(), written), one[string](byFile.session(), written)}, "there was nothing to do")
+
+	next := version(t, "0.2.0", migration2, newBody)
+	output, well = byProgram.psql(file(t, next))
+	require.True(t, well, output)
+	require.Contains(t, output, "Awa is up to date: schema version 2, functions 0.2.0.")
+	result, err := byFile.installs(next, install.Options{})
+	require.NoError(t, err)
+	require.True(t, result.Changed)
+	require.Equal(t, contents(byProgram), contents(byFile))
+
+	output, well = byProgram.psql(file(t, this)) // the older one
+	require.True(t, well, output)
+	require.Contains(t, output, "WARNING:  the database has Awa 0.2.0")
+	require.Contains(t, output, "Awa stays as it is: schema version 2, functions 0.2.0.")
+	require.Equal(t, contents(byProgram), contents(byFile))
+
+	// A prefix is known afterwards. What is refused ends psql, and leaves nothing.
+	prefixed, other := own.database("prefixed", false), own.database("other", false)
+	output, well = prefixed.psql(file(t, this), "role_prefix=app_")
+	require.True(t, well, output)
+	for range 2 {
+		output, well = prefixed.psql(file(t, this))
+		require.True(t, well, output)
+	}
+	s := prefixed.session()
+	require.Equal(t, []string{"app_maintainer", "app_operator", "app_owner", "app_producer", "app_reader", "app_worker"}, list[string](s, "select rolname from pg_roles where rolname like 'app\\_%' order by 1"))
+	require.Equal(t, "app_", one[string](s, "select role_prefix from awa.schema_version"))
+	output, well = prefixed.psql(file(t, this), "role_prefix=awa_")
+	require.False(t, well)
+	require.Contains(t, output, "Awa is installed here with the role prefix app_, not awa_")
+	output, well = other.psql(file(t, this), "role_prefix=x'; drop table y; --")
+	require.False(t, well)
+	require.Contains(t, output, "role_prefix is not the beginning of a role's name")
+	require.True(t, one[bool](other.session(), "select to_regnamespace('awa') is null"))
+	require.Less(t, len(output), 1000, "not the whole file as the context of the error")
+}
+
+// Nothing is left of an installation. It refuses while there is anything to lose, and says which roles stay and why.
+func TestUninstall(t *testing.T) {
+	sources, err := install.Embedded()
+	require.NoError(t, err)
+	own := newServer(t)
+	s := database{t, own.URL()}.session()
+	catalog := func(s *session) []string {
+		return list[string](s, "select nspname from pg_namespace where nspname !~ '^pg_(toast_)?temp_' union all select rolname from pg_roles union all select relname from pg_class where relnamespace > 16000 order by 1")
+	}
+	roles := func() []string {
+		return list[string](s, "select rolname from pg_roles where rolname like 'awa\\_%' order by 1")
+	}
+	byProgram := func(d database, o install.Options) (install.Removal, error) {
+		return d.uninstalls(sources, o)
+	}
+
+	d := own.database("app", false)
+	a := d.session()
+	empty := catalog(a)
+	migrate := func(d database) {
+		_, err := driver.Migrate(t.Context(), d.url)
+		require.NoError(t, err)
+	}
+	migrate(d)
+	a.exec("create role web login; grant awa_producer, awa_worker to web")
+	for i, enqueue := range []string{"select awa.enqueue('q', 'k')", "select awa.enqueue('q', 'k', run_at => '2100-01-01')", "select awa.complete(c.job_id, c.receipt, '1') from awa.claim('q') c"} {
+		if i > 0 {
+			migrate(d)
+		}
+		a.exec("select awa.enqueue('q', 'k')")
+		a.exec(enqueue)
+		_, err = byProgram(d, install.Options{})
+		require.Equal(t, "55000", sqlState(err))
+		require.ErrorContains(t, err, "there are jobs")
+		output, well := d.psql(uninstallFile(t))
+		require.False(t, well)
+		require.Contains(t, output, "there are jobs")
+		require.NotZero(t, one[int](a, "select count(*)::int from awa.jobs"), "nothing was changed")
+		if i == 1 {
+			output, well = d.psql(uninstallFile(t), "force=on")
+			require.True(t, well, output)
+			require.Contains(t, output, "Awa is removed.\nNone of its roles is left.")
+		} else {
+			removal, err := byProgram(d, install.Options{Force: true})
+			require.NoError(t, err)
+			require.Equal(t, []any{true, 0, 6}, []any{removal.Found, len(removal.Kept), len(removal.Dropped)})
+		}
+		a.exec("drop role if exists web")
+		require.Equal(t, empty, catalog(a))
+	}
+
+	// Without jobs it goes by itself, but not with what others made of it.
+	migrate(d)
+	a.exec("create view public.mine as select id from awa.jobs; create table public.ids (id bigint default nextval('awa.job_ids'))")
+	_, err = byProgram(d, install.Options{})
+	require.Equal(t, "2BP01", sqlState(err))
+	require.Contains(t, detail(err), "view public.mine")
+	require.Contains(t, detail(err), "default value for column id of table public.ids")
+	a.exec("drop view public.mine; drop table public.ids")
+
+	// A reader is in the way, and is named; meanwhile all goes on.
+	reader := d.session()
+	reader.exec("begin; select count(*) from awa.jobs")
+	_, err = byProgram(d, install.Options{Wait: 1})
+	require.Equal(t, "55P03", sqlState(err))
+	require.Contains(t, detail(err), "process "+one[string](reader, "select pg_backend_pid()::text"))
+	reader.exec("commit")
+	_, err = byProgram(d, install.Options{})
+	require.NoError(t, err)
+	require.Equal(t, empty, catalog(a))
+
+	// The schema is gone already
+	migrate(d)
+	a.exec("drop schema awa cascade")
+	require.Len(t, roles(), 6)
+	output, well := d.psql(uninstallFile(t))
+	require.True(t, well, output)
+	require.Contains(t, output, "There was no schema awa.\nNone of its roles is left.")
+	require.Equal(t, empty, catalog(a))
+
+	// Roles that another database shares, or that have rights on other things, stay, and it says why.
+	second := own.database("second", true)
+	migrate(d)
+	a.exec("create table public.theirs (n int); grant select on public.theirs to awa_reader")
+	removal, err := byProgram(d, install.Options{})
+	require.NoError(t, err)
+	require.Empty(t, removal.Dropped)
+	require.Len(t, removal.Kept, 6)
+	require.Equal(t, "it owns, or has rights on: database second", removal.Kept["awa_owner"])
+	require.Equal(t, "it owns, or has rights on: database app, database second", removal.Kept["awa_reader"])
+	second.session().enqueue("q")
+	removal, err = byProgram(second, install.Options{Force: true})
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"awa_reader": "it owns, or has rights on: database app"}, removal.Kept)
+	a.exec("drop table public.theirs")
+	_, err = byProgram(d, install.Options{})
+	require.NoError(t, err)
+	require.Empty(t, roles())
+
+	// A schema that is not Awa's
+	a.exec("create schema awa; create table awa.theirs (n int)")
+	_, err = byProgram(d, install.Options{})
+	require.Equal(t, "55000", sqlState(err))
+	require.ErrorContains(t, err, "schema awa does not hold the version of Awa")
+}

@@ -1,0 +1,116 @@
+{{- /* Removes an installation. See internal/install. */ -}}
+-- Removes Awa: the schema, and those of its roles that nothing else needs. Refuses while there are jobs, or objects of others that depend on it, unless it is told to (awa.force). Calls nothing of the schema.
+do $awa$
+declare
+  c_roles constant text[] := '{ {{- range $i, $r := .Roles}}{{if $i}},{{end}}{{$r}}{{end -}} }';
+  v_wait constant interval := coalesce(nullif(current_setting('awa.install_wait', true), ''), '1 minute')::interval;
+  v_began constant timestamptz := clock_timestamp();
+  v_asked constant text := nullif(current_setting('awa.role_prefix', true), '');
+  v_force constant boolean := coalesce(nullif(current_setting('awa.force', true), ''), 'off')::boolean;
+  v_prefix text;
+  v_namespace oid;
+  v_schema_owner oid;
+  v_relation text;
+  v_rows boolean;
+  v_jobs text[] := '{}';
+  v_dependent text;
+  v_role record;
+  v_reason text;
+  v_gone text[] := '{}';
+  v_kept jsonb := '{}';
+  v_locks text[];
+  v_tables oid[];
+{{template "declare" .}}
+begin
+  if v_asked is not null and (v_asked !~ '^[a-z_][a-z0-9_]*$' or v_asked ~ '^pg_' or length(v_asked) > 50) then
+    raise exception using errcode = '22023', message = 'role_prefix is not the beginning of a role''s name', detail = format('It is %L.', v_asked), hint = 'Use the one that was installed with.';
+  end if;
+  for v_look in 1..2 loop
+    v_namespace := null;
+    select n.oid, n.nspowner into v_namespace, v_schema_owner from pg_namespace n where n.nspname = 'awa';
+    exit when v_look = 2;
+{{template "alone" .}}
+  end loop;
+  -- The name of the schema's owner has the prefix; where the schema is gone, it has to be said.
+  v_prefix := coalesce(substring(v_schema_owner::regrole::text from '^"?(.*)owner"?$'), v_asked, 'awa_');
+  if v_asked <> v_prefix then
+    raise exception using errcode = '55000', message = format('Awa is installed here with the role prefix %s, not %s', v_prefix, v_asked), hint = 'Leave the prefix out: the database knows it.';
+  end if;
+  if v_namespace is not null then
+    if not pg_has_role(v_schema_owner, 'usage') then
+      raise exception using errcode = '42501', message = format('schema awa belongs to %s', v_schema_owner::regrole), detail = format('%s is not a member of that role.', current_user),
+        hint = format('Run this as %s or as a member of it.', v_schema_owner::regrole);
+    end if;
+    if not exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = 'schema_version' and c.relkind = 'r') and exists (select from pg_class c where c.relnamespace = v_namespace) and not v_force then
+      raise exception using errcode = '55000', message = 'schema awa does not hold the version of Awa', detail = 'It may be somebody else''s.', hint = 'Drop it yourself: drop schema awa cascade. Or insist: --force, for psql -v force=on.';
+    end if;
+    v_locks := array(select format('lock table %s in access exclusive mode', c.oid::regclass) from pg_class c where c.relnamespace = v_namespace and c.relkind in ('r', 'p') and not c.relispartition order by 1)
+      || array(select format('alter view %s owner to %s', c.oid::regclass, c.relowner::regrole) from pg_class c where c.relnamespace = v_namespace and c.relkind = 'v' order by 1);
+    v_tables := array(select c.oid from pg_class c where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v'));
+{{template "lock" .}}
+    -- Nobody can add one now.
+    for v_relation in
+      select c.oid::regclass from pg_class c
+       where c.relnamespace = v_namespace and c.relkind in ('r', 'p') and not c.relrowsecurity and c.relname in ('ready_entries', 'deferred_jobs', 'leases', 'done_entries', 'dlq_entries')
+    loop
+      execute format('select exists (select from %s)', v_relation) into v_rows;
+      if v_rows then
+        v_jobs := v_jobs || v_relation;
+      end if;
+    end loop;
+    if v_jobs <> '{}' and not v_force then
+      raise exception using errcode = '55000', message = 'there are jobs', detail = format('They are in %s: jobs that wait, or run, and those that have ended and are kept.', array_to_string(v_jobs, ', ')),
+        hint = 'Nothing was changed. To remove them, too: --force, for psql -v force=on.';
+    end if;
+    with recursive gone(classid, objid) as (
+      select 'pg_namespace'::regclass::oid, v_namespace
+      union
+      select case when r.oid is null then d.classid else 'pg_class'::regclass end, coalesce(r.ev_class, d.objid)
+        from gone g
+        join pg_depend d on d.refclassid = g.classid and d.refobjid = g.objid
+        left join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
+    )
+    select string_agg(d.object, ', ' order by d.object) into v_dependent
+      from (
+        select distinct pg_describe_object(g.classid, g.objid, 0) as object
+          from gone g
+         where case g.classid
+                 when 'pg_class'::regclass then (select c.relnamespace not in (v_namespace, 'pg_toast'::regnamespace) from pg_class c where c.oid = g.objid)
+                 when 'pg_proc'::regclass then (select p.pronamespace <> v_namespace from pg_proc p where p.oid = g.objid)
+                 when 'pg_attrdef'::regclass then (select c.relnamespace <> v_namespace from pg_attrdef a join pg_class c on c.oid = a.adrelid where a.oid = g.objid)
+                 when 'pg_constraint'::regclass then (select c.connamespace <> v_namespace from pg_constraint c where c.oid = g.objid)
+                 when 'pg_trigger'::regclass then (select c.relnamespace <> v_namespace from pg_trigger t join pg_class c on c.oid = t.tgrelid where t.oid = g.objid)
+               end
+      ) d;
+    if v_dependent is not null and not v_force then
+      raise exception using errcode = '2BP01', message = 'objects of others depend on Awa', detail = format('They are: %s.', v_dependent), hint = 'Nothing was changed. Drop them first. To drop them, too: --force, for psql -v force=on.';
+    end if;
+    set local client_min_messages = warning;
+    drop schema awa cascade;
+  end if;
+
+  -- Roles belong to the server: one stays where anything else needs it.
+  for v_role in
+    select a.oid, a.rolname, a.rolcanlogin or a.rolsuper as used from pg_roles a join unnest(c_roles) r(name) on a.rolname = v_prefix || r.name order by a.rolname
+  loop
+    select string_agg(distinct case s.dbid when 0 then 'things of the whole server' else format('database %s', coalesce((select d.datname from pg_database d where d.oid = s.dbid), s.dbid::text)) end, ', ') into v_reason
+      from pg_shdepend s where s.refclassid = 'pg_authid'::regclass and s.refobjid = v_role.oid;
+    v_reason := case when v_role.used then 'it can log in, or is a superuser, so it is not as Awa made it' else 'it owns, or has rights on: ' || v_reason end;
+    if v_reason is null then
+      begin
+        execute format('drop role %I', v_role.rolname);
+        v_gone := v_gone || v_role.rolname::text;
+      exception
+        when insufficient_privilege then
+          v_reason := format('%s may not drop it', current_user);
+        when dependent_objects_still_exist then
+          v_reason := 'it is needed elsewhere';
+      end;
+    end if;
+    if v_reason is not null then
+      v_kept := v_kept || jsonb_build_object(v_role.rolname, v_reason);
+    end if;
+  end loop;
+  perform set_config('awa.uninstalled', json_build_object('found', v_namespace is not null, 'dropped', v_gone, 'kept', v_kept)::text, false);
+end
+$awa$;
