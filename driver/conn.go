@@ -563,7 +563,7 @@ const readOnly = "25006"
 func isTemporary(err error) bool {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
-		return true
+		return !errors.Is(err, ErrDatabaseTooOld)
 	}
 	switch pg.Code[:min(2, len(pg.Code))] {
 	case "08", // connection

@@ -113,7 +113,9 @@ func TestWorkerRefusesADatabaseThatIsTooOld(t *testing.T) {
 	}
 	for _, version := range []string{"0.0.9", "0.0.10", "0.1"} {
 		replace(version)
-		err = worker.Run(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		err = worker.Run(ctx)
+		cancel()
 		require.ErrorIs(t, err, driver.ErrDatabaseTooOld)
 		assert.ErrorContains(t, err, "it has Awa "+version)
 		assert.ErrorContains(t, err, "awa migrate")
