@@ -60,6 +60,12 @@ func TestEachWayToEnqueueGivesItsContextToTheJob(t *testing.T) {
 		}
 		return ids[0], nil
 	}
+	last := func(results []driver.BatchResult, err error) (int64, error) {
+		if err != nil {
+			return 0, err
+		}
+		return results[len(results)-1].ID, nil
+	}
 	unique := func(id int64, inserted bool, err error) (int64, error) {
 		assert.True(t, inserted)
 		return id, err
@@ -81,6 +87,12 @@ func TestEachWayToEnqueueGivesItsContextToTheJob(t *testing.T) {
 		},
 		"EnqueueUniqueTx": func(ctx context.Context, tx pgx.Tx) (int64, error) {
 			return unique(f.client.EnqueueUniqueTx(ctx, tx, note{}, driver.UniqueOptions{Key: "two"}, inQueue))
+		},
+		"EnqueueBatch": func(ctx context.Context, _ pgx.Tx) (int64, error) {
+			return last(f.client.EnqueueBatch(ctx, []driver.BatchJob{{Args: note{}, Options: inQueue}, {Args: note{}, Options: inQueue}}))
+		},
+		"EnqueueBatchTx": func(ctx context.Context, tx pgx.Tx) (int64, error) {
+			return last(f.client.EnqueueBatchTx(ctx, tx, []driver.BatchJob{{Args: note{}, Options: inQueue, Unique: &driver.UniqueOptions{Key: "three"}}}))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -149,6 +161,83 @@ func TestEnqueueManyOfOneOrNone(t *testing.T) {
 	attributes := attributesOf(f.last("send email").Attributes())
 	assert.Equal(t, strconv.FormatInt(ids[0], 10), attributes["messaging.message.id"])
 	assert.NotContains(t, attributes, attribute.Key("messaging.batch.message_count"))
+}
+
+func TestABatchIsOneSpan(t *testing.T) {
+	f := newFixture(t)
+	first, earlier := f.enqueue(driver.EnqueueOptions{Queue: queue, Metadata: map[string]string{"tenant": "acme"}})
+	handedOn, err := f.client.Job(t.Context(), first)
+	require.NoError(t, err)
+	inAnother := driver.EnqueueOptions{Queue: "another"}
+	results, err := f.client.EnqueueBatch(t.Context(), []driver.BatchJob{
+		{Args: note{}, Options: driver.EnqueueOptions{Queue: queue, Metadata: map[string]string{"tenant": "globex"}}},
+		{Args: note{}, Options: inAnother, Unique: &driver.UniqueOptions{Key: "k"}},
+		{Args: note{}, Options: inAnother, Unique: &driver.UniqueOptions{Key: "k"}},
+		{Args: note{}, Options: driver.EnqueueOptions{Queue: queue, Metadata: handedOn.Metadata}},
+		{Args: note{}, Options: driver.EnqueueOptions{Queue: queue, Metadata: handedOn.Metadata}},
+	})
+	require.NoError(t, err)
+	require.Len(t, f.ended("send"), 1)
+	span := f.last("send")
+	assert.Equal(t, trace.SpanKindProducer, span.SpanKind())
+	assert.Equal(t, map[attribute.Key]any{
+		"messaging.system":              "awa",
+		"messaging.operation.name":      "send",
+		"messaging.operation.type":      "send",
+		"messaging.batch.message_count": int64(5),
+		"awa.job.kind":                  "note",
+	}, attributesOf(span.Attributes()), "no destination, for there are two")
+	require.Len(t, span.Links(), 1)
+	assert.Equal(t, earlier.SpanContext().SpanID(), span.Links()[0].SpanContext.SpanID())
+
+	own := fmt.Sprintf("00-%s-%s-01", span.SpanContext().TraceID(), span.SpanContext().SpanID())
+	for i, want := range []string{
+		fmt.Sprintf(`{"tenant": "globex", "traceparent": %q}`, own),
+		fmt.Sprintf(`{"traceparent": %q}`, own),
+		fmt.Sprintf(`{"traceparent": %q}`, own),
+		string(handedOn.Metadata),
+		string(handedOn.Metadata),
+	} {
+		job, err := f.client.Job(t.Context(), results[i].ID)
+		require.NoError(t, err)
+		assert.JSONEq(t, want, string(job.Metadata), i)
+	}
+	sent := map[any]int64{}
+	for _, point := range f.metric("messaging.client.sent.messages") {
+		sent[point.attributes["messaging.destination.name"]] += point.value
+	}
+	assert.Equal(t, map[any]int64{queue: 4, "another": 1}, sent, "one is a duplicate, and one was sent before")
+}
+
+func TestABatchOfOneQueueHasADestination(t *testing.T) {
+	f := newFixture(t)
+	results, err := f.client.EnqueueBatch(t.Context(), nil)
+	require.NoError(t, err)
+	require.Empty(t, results)
+	require.Empty(t, f.spans.Ended())
+
+	id, _ := f.enqueue(inQueue)
+	handedOn, err := f.client.Job(t.Context(), id)
+	require.NoError(t, err)
+	again := driver.EnqueueOptions{Queue: queue, Metadata: handedOn.Metadata}
+	results, err = f.client.EnqueueBatch(t.Context(), []driver.BatchJob{{Args: note{}, Options: again, Unique: &driver.UniqueOptions{Key: "k"}}})
+	require.NoError(t, err)
+	span := f.last("send email")
+	assert.Equal(t, trace.SpanKindClient, span.SpanKind(), "all are handed on")
+	attributes := attributesOf(span.Attributes())
+	assert.Equal(t, queue, attributes["messaging.destination.name"])
+	assert.Equal(t, strconv.FormatInt(results[0].ID, 10), attributes["messaging.message.id"])
+	assert.NotContains(t, attributes, attribute.Key("messaging.batch.message_count"))
+
+	_, err = f.client.EnqueueBatch(t.Context(), []driver.BatchJob{{Args: note{}, Options: again, Unique: &driver.UniqueOptions{Key: "k"}}})
+	require.NoError(t, err)
+	assert.Equal(t, true, attributesOf(f.last("send email").Attributes())["awa.job.duplicate"])
+
+	_, err = f.client.EnqueueBatch(t.Context(), []driver.BatchJob{{Args: note{}, Options: inQueue}, {Args: note{}, Options: driver.EnqueueOptions{Queue: queue, Metadata: 7}}})
+	require.ErrorContains(t, err, "metadata must be a JSON object")
+	span = f.last("send email")
+	assert.Equal(t, codes.Error, span.Status().Code)
+	assert.EqualValues(t, 2, attributesOf(span.Attributes())["messaging.batch.message_count"])
 }
 
 func TestADuplicateIsNotSent(t *testing.T) {

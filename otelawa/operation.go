@@ -29,22 +29,34 @@ var system = semconv.MessagingSystemKey.String("awa")
 // durationBuckets are the boundaries, in seconds, that the conventions have for both durations.
 var durationBuckets = metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
 
-// operation is something that is done with jobs of one queue and kind: its span, and what its metrics have in common.
+// operation is something that is done with jobs: its span, and what its metrics have in common.
 type operation struct {
 	span       trace.Span
 	begun      time.Time
 	attributes []attribute.KeyValue
 }
 
-// begin begins an operation, and returns the context of its span.
+// begin begins an operation, and returns the context of its span. The queue and the kind are empty where the jobs have none
+// in common.
 func begin(ctx context.Context, tracer trace.Tracer, operationType attribute.KeyValue, queue, kind string, opts ...trace.SpanStartOption) (context.Context, *operation) {
 	name := operationType.Value.AsString()
-	op := &operation{begun: time.Now(), attributes: []attribute.KeyValue{
-		system, semconv.MessagingDestinationName(queue), semconv.MessagingOperationName(name), operationType, keyKind.String(kind),
-	}}
+	op := &operation{begun: time.Now(), attributes: append([]attribute.KeyValue{system, semconv.MessagingOperationName(name), operationType}, jobAttributes(queue, kind)...)}
+	if queue != "" {
+		name += " " + queue
+	}
 	opts = append(opts, trace.WithTimestamp(op.begun), trace.WithAttributes(op.attributes...))
-	ctx, op.span = tracer.Start(ctx, name+" "+queue, opts...)
+	ctx, op.span = tracer.Start(ctx, name, opts...)
 	return ctx, op
+}
+
+func jobAttributes(queue, kind string) (attributes []attribute.KeyValue) {
+	if queue != "" {
+		attributes = append(attributes, semconv.MessagingDestinationName(queue))
+	}
+	if kind != "" {
+		attributes = append(attributes, keyKind.String(kind))
+	}
+	return attributes
 }
 
 // end ends an operation, and returns how long it took, in seconds, and the attributes of its metrics.
