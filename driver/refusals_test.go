@@ -216,7 +216,7 @@ func TestLastFailureThatIsRefused(t *testing.T) {
 			}, "health does not say it")
 			assert.Equal(t, "default", queryValue[string](t, pool, "select subject from awa.health() where topic = 'refusals' and level = 'warning'"))
 			assert.Contains(t, queryValue[string](t, pool, "select message from awa.health() where topic = 'refusals'"),
-				fmt.Sprintf("put off, because the server refuses to store how they failed: 1; the last one is job %d, in attempt 2 of 2: the failure was refused: not this one (SQLSTATE %s); it was: ", bad, code))
+				fmt.Sprintf("put off, because the server refuses to store how they failed, or to make them ready: 1; the last one is job %d, in attempt 2 of 2: the failure was refused: not this one (SQLSTATE %s); it was: ", bad, code))
 			run(time.Minute, 2)
 			run(2*time.Minute, 3)
 			run(4*time.Minute, 4)

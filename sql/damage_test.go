@@ -177,3 +177,56 @@ func TestCleaningGoesOnPastDamage(t *testing.T) {
 		require.Equal(t, map[bool]string{false: "available", true: "running"}[runs], s.state(jobs[1]))
 	}
 }
+
+// A job that a trigger of somebody else's keeps from being carried, where it waits or runs, does not stop what is emptied beside it: the others are moved; health names the job; and when the trigger is gone, it goes on. So with the cursor of a queue.
+func TestCleaningGoesOnPastRefusals(t *testing.T) {
+	for _, runs := range []bool{false, true} {
+		s := newDatabase(t).session()
+		worker := s.registerWorker()
+		var jobs []int64
+		for n := range 3 {
+			jobs = append(jobs, s.enqueue(fmt.Sprintf("queue %d", n)))
+			if runs {
+				s.claimAs(worker, fmt.Sprintf("queue %d", n), 1)
+			}
+		}
+		s.exec("update awa.settings set completed_retention = '0'")
+		s.rotate()
+		s.exec(fmt.Sprintf("create function public.refuse() returns trigger language plpgsql as $$ begin if new.job_id = %d then raise exception 'not this one'; end if; return new; end $$", jobs[1]))
+		table := map[bool]string{false: "awa.ready_entries", true: "awa.leases"}[runs]
+		s.exec("create trigger refuse before insert on " + table + " for each row execute function public.refuse()")
+		for range 2 {
+			require.Equal(t, "refused", s.pruneOn())
+			require.Equal(t, "refused", one[string](s, "select outcome from awa.prune_oldest()"), "it waits")
+			require.Contains(t, one[string](s, "select level || ': ' || message from awa.health() where topic = 'prune'"), fmt.Sprintf("the server refuses to carry what is alive in it: job %d, not this one (SQLSTATE P0001)", jobs[1]))
+		}
+		if runs {
+			require.Equal(t, []int64{jobs[0], jobs[2]}, list[int64](s, "select job_id from awa.leases order by 1"), "the others have rows of their own")
+		} else {
+			require.Equal(t, []int64{jobs[1]}, list[int64](s, "select job_id from awa.ready_entries where segment = 0"), "the others were moved")
+		}
+		s.audited()
+		s.exec("drop trigger refuse on " + table)
+		s.prunes()
+		require.Empty(t, list[string](s, "select message from awa.health() where topic = 'prune'"))
+		s.audited()
+		for n, job := range jobs {
+			require.Equal(t, map[bool]string{false: "available", true: "running"}[runs], s.state(job), n)
+		}
+	}
+
+	s := newDatabase(t).session()
+	s.enqueue("q")
+	s.claim("q", 1)
+	waits := s.enqueue("other")
+	s.exec("update awa.settings set completed_retention = '0'")
+	s.rotate()
+	s.exec("create function public.refuse() returns trigger language plpgsql as $$ begin if new.job_ids = '{}' then raise exception 'no cursors'; end if; return new; end $$")
+	s.exec("create trigger refuse before insert on awa.lease_claims for each row execute function public.refuse()")
+	require.Equal(t, "refused", s.pruneOn())
+	require.Contains(t, one[string](s, "select message from awa.health() where topic = 'prune'"), "no cursors (SQLSTATE P0001)")
+	require.Equal(t, []int64{waits}, list[int64](s, "select job_id from awa.ready_entries where segment <> 0"), "jobs are moved")
+	s.exec("drop trigger refuse on awa.lease_claims")
+	s.prunes()
+	s.audited()
+}

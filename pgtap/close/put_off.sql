@@ -77,8 +77,8 @@ select is((select j.state from c, awa.job(c.job_id) j where n = 5), 'running', '
 
 -- Health
 create function pg_temp.says() returns text language sql as $$ select string_agg(format('%s: %s: %s', h.level, h.subject, h.message), ' | ' order by h.subject) from awa.health() h where h.topic = 'refusals' and h.subject like pg_temp.q('%') $$;
-select is(pg_temp.says(), format('warning: %s: jobs that are put off, because the server refuses to store how they failed: 2; the last one is job %s, in attempt 1 of 3: refused', pg_temp.q(), (select job_id from c where n = 4))
-  || format(' | warning: %s: jobs that are put off, because the server refuses to store how they failed: 1; the last one is job %s, in attempt 3 of 3: refused 9', pg_temp.q(' again'), :again_id), 'health says how many of each queue, and why the last one');
+select is(pg_temp.says(), format('warning: %s: jobs that are put off, because the server refuses to store how they failed, or to make them ready: 2; the last one is job %s, in attempt 1 of 3: refused', pg_temp.q(), (select job_id from c where n = 4))
+  || format(' | warning: %s: jobs that are put off, because the server refuses to store how they failed, or to make them ready: 1; the last one is job %s, in attempt 3 of 3: refused 9', pg_temp.q(' again'), :again_id), 'health says how many of each queue, and why the last one');
 select awa.retry(:again_id) \g /dev/null
 select is((select count(*) from awa.health() h where h.topic = 'refusals' and h.subject = pg_temp.q(' again')), 0::bigint, 'until they run');
 select is((select h.details - 'run_at' from awa.health() h where h.topic = 'refusals' and h.subject = pg_temp.q()), jsonb_build_object('jobs', 2, 'job_id', (select job_id from c where n = 4)), 'in numbers');

@@ -14,7 +14,7 @@ create temp table promoted as select p.promoted from awa.promote_due() p;
 begin;
 -- Whatever else is deferred in this database stays out of the counts below.
 delete from awa.deferred_jobs;
-select plan(35);
+select plan(40);
 
 select is((select count(*) from awa.promote_due), 0::bigint, 'the view that names the column is empty');
 select cmp_ok((select promoted from promoted), '>=', 2::bigint, 'promote_due returns how many jobs it made ready');
@@ -85,7 +85,21 @@ create trigger refuse before insert on awa.ready_entries for each row execute fu
 set local client_min_messages = error;
 select is((select promoted from awa.promote_due()), 2::bigint, 'one that is refused keeps no other one');
 set local client_min_messages = warning;
-select ok((select d.run_at between now() + interval '1 minute' and clock_timestamp() + interval '1 minute' from awa.deferred_jobs d where d.job_id = :refused_id), 'and is tried again in a minute');
+select ok((select d.run_at between now() + interval '1 minute' and clock_timestamp() + interval '1 minute' from awa.deferred_jobs d where d.job_id = :refused_id), 'and is put off for a minute');
+select is((select h.message from awa.health() h where h.topic = 'refusals'),
+  format('jobs that are put off, because the server refuses to store how they failed, or to make them ready: 1; the last one is job %s, in attempt 1 of 25: to make it ready was refused: not this one (SQLSTATE P0001)', :'refused_id'), 'health names it');
+update awa.deferred_jobs d set run_at = clock_timestamp() where d.job_id = :refused_id;
+set local client_min_messages = error;
+select is((select promoted from awa.promote_due()), 0::bigint, 'as long as it is refused');
+select ok((select d.run_at > now() + interval '2 minutes' from awa.deferred_jobs d where d.job_id = :refused_id), 'it is put off for longer each time');
+update awa.deferred_jobs d set run_at = clock_timestamp() where d.job_id = :refused_id;
+create trigger refuse before update on awa.deferred_jobs for each row execute function public.refuse();
+select is((select promoted from awa.promote_due()), 0::bigint, 'one that can''t be put off');
+select awa.enqueue(:'queue' || ' refused', 'k', run_at => '2130-01-01') as other_id \gset
+update awa.deferred_jobs d set run_at = clock_timestamp() where d.job_id = :other_id;
+select is((select promoted from awa.promote_due()), 1::bigint, 'keeps no other one either');
+set local client_min_messages = warning;
+drop trigger refuse on awa.deferred_jobs;
 drop trigger refuse on awa.ready_entries;
 delete from awa.deferred_jobs;
 

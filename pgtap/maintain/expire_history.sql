@@ -24,10 +24,17 @@ select u.job_id as completed_id from awa.enqueue_unique(:'queue' || ' keyed', 'k
 select awa.complete(job_id, receipt, '1') from pg_temp.take(' keyed', 1) \g /dev/null
 select awa.enqueue(:'queue' || ' keyed', 'plain') \g /dev/null
 select awa.complete(job_id, receipt) from pg_temp.take(' keyed', 1) \g /dev/null
+-- For a trigger that refuses some
+select count(*) from awa.enqueue_many('refused ' || :'queue', 'k', array_fill('{}'::jsonb, array[9])) \g /dev/null
+create temp table r as select row_number() over (order by t.receipt) as n, t.* from awa.claim('refused ' || :'queue', 9) t;
+select awa.cancel(job_id) from r where n <= 3 \g /dev/null
+select awa.complete(job_id, receipt, '1') from r where n between 4 and 6 \g /dev/null
+select awa.configure_queue('refused ' || :'queue', '{"dead_letter": true}') \g /dev/null
+select awa.discard(job_id, receipt, 'e') from r where n > 6 \g /dev/null
 select pg_temp.step('setup') \g /dev/null
 
 begin;
-select plan(45);
+select plan(50);
 
 -- What others have left in this database
 select expired from awa.expire_history() \g /dev/null
@@ -111,6 +118,23 @@ select pg_temp.refused(format('select awa.retry(%s)', job_id), 'JQ003', 'no such
 select is((select count(*) from awa.claim(pg_temp.q(), 10)), 2::bigint, 'the queue goes on');
 select is((select count(*) from awa.expire_history), 0::bigint, 'the view that names the column is empty');
 select pg_temp.steps_agree();
+
+-- Rows that somebody's trigger keeps: the others go
+update awa.done_entries d set finalized_at = d.finalized_at - interval '31 days' from r where d.job_id = r.job_id;
+update awa.dlq_entries d set finalized_at = d.finalized_at - interval '31 days' from r where d.job_id = r.job_id;
+select set_config('test.refused', (select array_agg(job_id)::text from r where n % 3 = 2), true), job_id as refused_id from r where n = 5 \gset
+create function public.refuse() returns trigger language plpgsql as $$ begin if old.job_id = any(current_setting('test.refused')::bigint[]) then raise exception 'not this one'; end if; return old; end $$;
+create trigger refuse before delete on awa.done_entries for each row execute function public.refuse();
+create trigger refuse before delete on awa.dlq_entries for each row execute function public.refuse();
+set local client_min_messages = error;
+select is((select expired from awa.expire_history()), 6::bigint, 'of each kind, one that can''t be removed keeps no other one');
+set local client_min_messages = warning;
+select is((select string_agg(r.n::text, ' ' order by r.n) from r, awa.job(r.job_id)), '2 5 8', 'it stays');
+select is((select h.details ->> 'job_id' from awa.health() h where h.topic = 'maintenance' and h.subject = 'expire_history'), :'refused_id', 'health names the first');
+select is((select row(c.completed, c.cancelled, c.dead)::text from awa.queue_counts('refused ' || pg_temp.q()) c), '(3,3,3)', 'the counts are as before');
+drop trigger refuse on awa.done_entries;
+drop trigger refuse on awa.dlq_entries;
+select is((select expired from awa.expire_history()), 3::bigint, 'when that is over they go');
 
 select * from finish();
 rollback;

@@ -14,7 +14,7 @@ create temp table keyed as select * from pg_temp.take(' keyed', 1);
 select pg_temp.step('setup') \g /dev/null
 
 begin;
-select plan(39);
+select plan(42);
 
 -- Whatever else is open in this database is out of the way first.
 create temp table mine as select receipt from c union all select receipt from s union all select receipt from keyed;
@@ -68,6 +68,21 @@ create temp table new as select * from pg_temp.take(' new', 3);
 select is((select materialized from awa.materialize()), 0::bigint, 'what was claimed a moment ago is left alone');
 update awa.lease_claims k set claimed_at = k.claimed_at - interval '6 seconds' from new where k.claim_id = new.receipt >> 12;
 select is((select materialized from awa.materialize(null, null)), 3::bigint, 'for five seconds, by default; explicit nulls mean the same');
+
+-- A row that somebody's trigger refuses: the others get theirs
+select pg_temp.fill(pg_temp.q(' refused'), 3) \g /dev/null
+create temp table refused as select * from pg_temp.take(' refused', 3);
+update awa.lease_claims k set claimed_at = k.claimed_at - interval '6 seconds' from refused r where k.claim_id = r.receipt >> 12;
+select set_config('test.refused', (select job_id::text from refused where n = 2), true) as refused_id \gset
+create function public.refuse() returns trigger language plpgsql as $$ begin if new.job_id = current_setting('test.refused')::bigint then raise exception 'not this one'; end if; return new; end $$;
+create trigger refuse before insert on awa.leases for each row execute function public.refuse();
+set local client_min_messages = error;
+select is((select materialized from awa.materialize()), 2::bigint, 'a row that is refused keeps no other one');
+set local client_min_messages = warning;
+update awa.lease_claims k set claimed_at = k.claimed_at - interval '1 minute' from refused r where k.claim_id = r.receipt >> 12;
+select is((select h.details ->> 'job_id' from awa.health() h where h.topic = 'maintenance' and h.subject = 'materialize'), :'refused_id', 'after a minute health names the job');
+drop trigger refuse on awa.leases;
+select is((select materialized from awa.materialize()), 1::bigint, 'and it gets its own when that is over');
 select is((select count(*) from awa.materialize), 0::bigint, 'the view that names the column is empty');
 
 select pg_temp.refused(format('select * from awa.materialize(%s)', c.args), '22023', c.names, c.description)

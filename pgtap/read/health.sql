@@ -21,7 +21,7 @@ return (select h.details from awa.health() h where h.topic = topics and h.subjec
 create function pg_temp.late(step text) returns text
 language sql
 return (select string_agg(h.message || coalesce(' -> ' || h.hint, ''), ' | ') from (
-  select regexp_replace(h.message, '(\d\d:\d\d):\d\d', '\1', 'g') as message, nullif(h.hint, 'Run workers, or call awa.run_maintenance() every few seconds.') as hint
+  select regexp_replace(h.message, '(\d\d:\d\d):\d\d', '\1', 'g') as message, nullif(regexp_replace(h.hint, ' Where somebody does, something is in the way of job \d+: see the server''s log\.$', ''), 'Run workers, or call awa.run_maintenance() every few seconds.') as hint
     from awa.health() h where h.topic = 'maintenance' and h.subject = step and h.level = 'warning') h);
 create function pg_temp.ago(span interval) returns timestamptz
 language sql

@@ -22,9 +22,13 @@ select awa.fail(job_id, receipt, 'e') from c where n = 6 \g /dev/null
 create temp table told as select awa.deregister_worker(worker_id => :worker_id) as released;
 create temp table after as select * from awa.jobs where queue = :'queue';
 select awa.enqueue(:'queue', 'k', '"first"', 1) \g /dev/null
+-- One for a trigger that refuses some
+select awa.register_worker('refused') as refused_worker_id \gset
+select count(*) from awa.enqueue_many(:'queue' || ' refused', 'k', array_fill('{}'::jsonb, array[3])) \g /dev/null
+create temp table refused as select row_number() over (order by t.receipt) as n, t.job_id from awa.claim(pg_temp.q(' refused'), 3, :refused_worker_id) t;
 
 begin;
-select plan(29);
+select plan(32);
 
 select is((select released from told), 5::bigint, 'the attempts that it had open are released, and counted');
 select is((select count(*) from awa.workers w where w.worker_id = :worker_id), 0::bigint, 'the worker is gone');
@@ -58,6 +62,16 @@ select pg_temp.refused(format('select awa.complete(%s, %s)', job_id, receipt), '
 select is((select j.state from awa.job(:lost_id) j), 'cancelled', 'what was taken from it stays what it is');
 select is((select count(*) from awa.heartbeat_replies r where r.worker_id = :worker_id), 0::bigint, 'and nobody is left to be told');
 select pg_temp.agrees('the books balance');
+
+-- One that somebody's trigger keeps from being given back: the others are all the same
+select set_config('test.refused', (select job_id::text from refused where n = 2), true) \g /dev/null
+create function public.refuse() returns trigger language plpgsql as $$ begin if new.job_id = current_setting('test.refused')::bigint then raise exception 'not this one'; end if; return new; end $$;
+create trigger refuse before insert on awa.ready_entries for each row execute function public.refuse();
+set local client_min_messages = error;
+select is(awa.deregister_worker(:refused_worker_id), 2::bigint, 'one that is refused keeps no other one');
+set local client_min_messages = warning;
+select is((select string_agg(j.state, ' ' order by r.n) from refused r, awa.job(r.job_id) j), 'available running available', 'and stays open, until its lease ends');
+select is((select count(*) from awa.workers w where w.worker_id = :refused_worker_id), 0::bigint, 'the worker is gone');
 
 select * from finish();
 rollback;

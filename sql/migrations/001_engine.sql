@@ -156,6 +156,8 @@ create table awa.ring (
   cleaned_by      xid8,
   old_snapshots   text[],
   unreadable      bigint[],
+  refused         bigint[],
+  refusal         text,
   outcome         text,
   tries           int not null default 0,
   retry_at        timestamptz,
@@ -171,6 +173,8 @@ comment on column awa.ring.cleaned_until is 'Entries of the cleaned segment that
 comment on column awa.ring.cleaned_by is 'The transaction that cleaned it';
 comment on column awa.ring.old_snapshots is 'Whose snapshots are waited for: those that were there when somebody looked first, and still are; null until then';
 comment on column awa.ring.unreadable is 'Jobs that were not carried because the server can''t read them';
+comment on column awa.ring.refused is 'Jobs that were not carried because a trigger or a constraint of somebody else''s refuses their rows';
+comment on column awa.ring.refusal is 'With which error the last one was refused';
 comment on column awa.ring.outcome is 'What is in the way of emptying the oldest segment, as prune_oldest says it; null when nothing is';
 comment on column awa.ring.tries is 'How often it was in the way, since the oldest segment was last cleaned or emptied';
 comment on column awa.ring.retry_at is 'When that is tried again';

@@ -61,3 +61,9 @@ create or replace function awa._is_about_a_row(sqlstate text) returns boolean
 language sql immutable
 return left(sqlstate, 2) <> all('{25,40,53,55,57,58}');
 comment on function awa._is_about_a_row is 'Whether an error may be about one row alone';
+
+-- An error in words, as errors of jobs and health have it.
+create or replace function awa._refusal(message text, sqlstate text) returns text
+language sql immutable
+return format('%s (SQLSTATE %s)', left(message, 1000), sqlstate);
+comment on function awa._refusal is 'An error in words';

@@ -104,7 +104,7 @@ language sql immutable
 return greatest(extract(epoch from at) * 1000000, 1)::bigint;
 comment on function awa._microseconds is 'A time for a sequence, in microseconds since 1970';
 
--- Promotes due jobs, and says how many, whether it met as many as it may, and when the last of them was due. One that the server can't read, because a page is damaged, or that it refuses to make ready, because of a trigger of somebody else's, is tried again in a minute, with a warning: the others must not wait for it.
+-- Promotes due jobs, and says how many, whether it met as many as it may, and when the last of them was due. One that the server can't read, because a page is damaged, or that it refuses to make ready, because of a trigger of somebody else's, is put off, with a warning: the others must not wait for it. For a minute; a refused one for twice as long each time, up to an hour, and its errors say so, where health finds it.
 create or replace function awa._promote(due_from timestamptz, due_until timestamptz, max_jobs int, out promoted bigint, out is_full boolean, out run_at timestamptz)
 language plpgsql
 as $$
@@ -112,6 +112,7 @@ as $$
 declare
   v_due bigint[];
   v_job_id bigint;
+  v_refusal text;
 begin
   select array_agg(d.job_id), coalesce(count(*) = max_jobs, false), max(d.run_at) into v_due, is_full, run_at
     from (
@@ -140,12 +141,23 @@ begin
     exception when others then
       if sqlstate = 'XX001' then
         perform awa._warn_unreadable(v_job_id, sqlerrm);
+        v_refusal := null;
       elsif awa._is_about_a_row(sqlstate) then
         raise warning 'job % can''t be made ready', v_job_id using errcode = sqlstate, detail = sqlerrm;
+        v_refusal := awa._refusal(sqlerrm, sqlstate);
       else
         raise;
       end if;
-      update awa.deferred_jobs d set run_at = clock_timestamp() + interval '1 minute' where d.job_id = v_job_id;
+      begin
+        update awa.deferred_jobs d
+           set run_at = clock_timestamp() + case when v_refusal is null then interval '1 minute' else awa._put_off_delay(d.errors) end,
+               errors = case when v_refusal is null then d.errors else jsonb_set(awa._add_error(d.errors, d.attempt, 'to make it ready was refused: ' || v_refusal), '{-1,put_off}', 'true') end
+         where d.job_id = v_job_id;
+      exception when others then
+        if not awa._is_about_a_row(sqlstate) then
+          raise;
+        end if; -- it stays due, for the next sweep
+      end;
     end;
   end loop;
 end

@@ -21,107 +21,155 @@ set lock_timeout = 0
 as $$
 declare
   v_now timestamptz := clock_timestamp();
-  v_jobs record;
-  v_expired bigint := 0;
+  v_expired bigint;
 begin
   if not pg_try_advisory_xact_lock(awa._fold_key()) then
     return query select 0::bigint; -- somebody else is counting
     return;
   end if;
-  perform awa._expire_keys();
-  for v_jobs in
-    with due as (
-      select d.job_id
-        from (
-          select l.lane, coalesce(s.failed_retention, interval '72 hours') as keep
-            from awa._done_lanes() l(lane)
-            left join lateral (select * from awa.queue_settings s where s.queue_id = l.lane >> 3 limit 1) s on true
-        ) l
-       cross join (values ('failed'), ('cancelled')) f(state)
-       cross join lateral (
-          select d.job_id from awa.done_entries d
-           where d.lane = l.lane and d.state = f.state and not d.recorded and d.finalized_at < v_now - l.keep
-           order by d.finalized_at limit 2000
-        ) d
-       limit 2000
-    ), gone as (
-      delete from awa.done_entries d
-       where d.job_id = any(array(select e.job_id from awa.done_entries e where e.job_id = any(array(select due.job_id from due)) for update skip locked))
-         and d.state in ('failed', 'cancelled')
-      returning d.job_id, d.lane, d.state, d.unique_key
-    )
-    select g.lane, g.state, count(*) as jobs,
-           array_agg(g.job_id) filter (where g.unique_key is not null) as keyed, array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
-      from gone g
-     group by g.lane, g.state
-     order by g.lane, g.state
-  loop
-    perform awa._move_keys(v_jobs.keyed, v_jobs.keys, v_jobs.state, null);
-    perform awa._count_gone(v_jobs.lane, v_jobs.state, v_jobs.jobs);
-    v_expired := v_expired + v_jobs.jobs;
-  end loop;
-
-  for v_jobs in
-    with due as (
-      select d.job_id
-        from (
-          select l.lane, coalesce(s.dlq_retention, interval '30 days') as keep
-            from awa._dead_lanes() l(lane)
-            left join lateral (select * from awa.queue_settings s where s.queue_id = l.lane >> 3 limit 1) s on true
-        ) l
-       cross join lateral (
-          select d.job_id from awa.dlq_entries d
-           where d.lane = l.lane and d.finalized_at < v_now - l.keep
-           order by d.finalized_at limit 2000
-        ) d
-       limit 2000
-    ), locked as (
-      select d.job_id, d.lane from awa.dlq_entries d where d.job_id = any(array(select due.job_id from due)) for update skip locked
-    )
-    select l.lane, array_agg(l.job_id) as job_ids from locked l group by l.lane order by l.lane
-  loop
-    perform awa._count_gone(v_jobs.lane, 'dead', awa._remove_dead(v_jobs.job_ids));
-    v_expired := v_expired + cardinality(v_jobs.job_ids);
-  end loop;
-  -- Completed jobs that have a row of their own; the others go with their segment.
-  for v_jobs in
-    with gone as (
-      delete from awa.done_entries d
-       where d.state = 'completed'
-         and d.job_id = any(array(
-           select e.job_id from awa.done_entries e
-            where e.state = 'completed'
-              and e.job_id = any(array(
-                select d.job_id
-                  from (
-                    select l.lane, least((select s.completed_retention from awa.settings s), (select s.completed_retention from awa.queue_settings s where s.queue_id = l.lane >> 3)) as keep
-                      from awa._completed_lanes() l(lane)
-                  ) l
-                 cross join lateral (
-                    select d.job_id from awa.done_entries d
-                     where d.lane = l.lane and d.state = 'completed' and d.finalized_at < v_now - l.keep
-                     order by d.finalized_at limit 2000
-                  ) d
-                 limit 2000))
-              for update skip locked))
-      returning d.job_id, d.lane, d.recorded, d.unique_key
-    )
-    select g.lane, g.recorded, count(*) as jobs,
-           array_agg(g.job_id) filter (where g.unique_key is not null) as keyed, array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
-      from gone g
-     group by g.lane, g.recorded
-     order by g.lane, g.recorded
-  loop
-    perform awa._move_keys(v_jobs.keyed, v_jobs.keys, 'completed', null);
-    if not v_jobs.recorded then
-      perform awa._count_gone(v_jobs.lane, 'completed', v_jobs.jobs);
+  begin
+    perform awa._expire_keys();
+  exception when others then
+    if not awa._is_about_a_row(sqlstate) then
+      raise;
     end if;
-    v_expired := v_expired + v_jobs.jobs;
-  end loop;
+    raise warning 'unique keys can''t be removed' using errcode = sqlstate, detail = sqlerrm;
+  end;
+  v_expired := awa._expire('failed', array(
+    select d.job_id
+      from (
+        select l.lane, coalesce(s.failed_retention, interval '72 hours') as keep
+          from awa._done_lanes() l(lane)
+          left join lateral (select * from awa.queue_settings s where s.queue_id = l.lane >> 3 limit 1) s on true
+      ) l
+     cross join (values ('failed'), ('cancelled')) f(state)
+     cross join lateral (
+        select d.job_id from awa.done_entries d
+         where d.lane = l.lane and d.state = f.state and not d.recorded and d.finalized_at < v_now - l.keep
+         order by d.finalized_at limit 2000
+      ) d
+     limit 2000));
+  v_expired := v_expired + awa._expire('dead', array(
+    select d.job_id
+      from (
+        select l.lane, coalesce(s.dlq_retention, interval '30 days') as keep
+          from awa._dead_lanes() l(lane)
+          left join lateral (select * from awa.queue_settings s where s.queue_id = l.lane >> 3 limit 1) s on true
+      ) l
+     cross join lateral (
+        select d.job_id from awa.dlq_entries d
+         where d.lane = l.lane and d.finalized_at < v_now - l.keep
+         order by d.finalized_at limit 2000
+      ) d
+     limit 2000));
+  -- Completed jobs that have a row of their own; the others go with their segment.
+  v_expired := v_expired + awa._expire('completed', array(
+    select d.job_id
+      from (
+        select l.lane, least((select s.completed_retention from awa.settings s), (select s.completed_retention from awa.queue_settings s where s.queue_id = l.lane >> 3)) as keep
+          from awa._completed_lanes() l(lane)
+      ) l
+     cross join lateral (
+        select d.job_id from awa.done_entries d
+         where d.lane = l.lane and d.state = 'completed' and d.finalized_at < v_now - l.keep
+         order by d.finalized_at limit 2000
+      ) d
+     limit 2000));
   return query select v_expired;
 end
 $$;
 comment on function awa.expire_history is 'Removes failed jobs and dead letters that are past their retention; returns how many';
+
+-- Removes jobs of a kind (failed, which are cancelled ones, too; dead; completed), but for those that somebody else is changing. Returns how many. One by one where that fails: the rest must not wait for a row that a trigger of somebody else's keeps.
+create or replace function awa._expire(kind text, job_ids bigint[]) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_job_id bigint;
+  v_expired bigint := 0;
+begin
+  if job_ids = '{}' then
+    return 0;
+  end if;
+  begin
+    return case kind when 'dead' then awa._remove_letters(job_ids) else awa._remove_done(kind, job_ids) end;
+  exception when others then
+    if not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if;
+  end;
+  foreach v_job_id in array job_ids loop
+    begin
+      v_expired := v_expired + case kind when 'dead' then awa._remove_letters(array[v_job_id]) else awa._remove_done(kind, array[v_job_id]) end;
+    exception when others then
+      if not awa._is_about_a_row(sqlstate) then
+        raise;
+      end if;
+      raise warning 'job % is past its retention, and can''t be removed', v_job_id using errcode = sqlstate, detail = sqlerrm;
+    end;
+  end loop;
+  return v_expired;
+end
+$$;
+comment on function awa._expire is 'Removes jobs of a kind that are past their retention; returns how many';
+
+-- Removes rows of completed jobs, or of failed and cancelled ones, that nobody else has locked, and counts them. Returns how many.
+create or replace function awa._remove_done(kind text, job_ids bigint[]) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_states text[] := case kind when 'completed' then '{completed}' else '{failed,cancelled}' end;
+  v_jobs record;
+  v_removed bigint := 0;
+begin
+  for v_jobs in
+    with gone as (
+      delete from awa.done_entries d
+       where d.job_id = any(array(select e.job_id from awa.done_entries e where e.job_id = any(job_ids) and e.state = any(v_states) for update skip locked))
+         and d.state = any(v_states)
+      returning d.job_id, d.lane, d.state, d.recorded, d.unique_key
+    )
+    select g.lane, g.state, g.recorded, count(*) as jobs,
+           array_agg(g.job_id) filter (where g.unique_key is not null) as keyed, array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
+      from gone g
+     group by g.lane, g.state, g.recorded
+     order by g.lane, g.state, g.recorded
+  loop
+    perform awa._move_keys(v_jobs.keyed, v_jobs.keys, v_jobs.state, null);
+    if not v_jobs.recorded then -- its claim counts it otherwise
+      perform awa._count_gone(v_jobs.lane, v_jobs.state, v_jobs.jobs);
+    end if;
+    v_removed := v_removed + v_jobs.jobs;
+  end loop;
+  return v_removed;
+end
+$$;
+comment on function awa._remove_done is 'Removes rows of ended jobs, and counts them; returns how many';
+
+-- Removes dead letters that nobody else has locked, and counts them. Returns how many.
+create or replace function awa._remove_letters(job_ids bigint[]) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_jobs record;
+  v_removed bigint := 0;
+begin
+  for v_jobs in
+    with locked as (
+      select d.job_id, d.lane from awa.dlq_entries d where d.job_id = any(job_ids) for update skip locked
+    )
+    select l.lane, array_agg(l.job_id) as job_ids from locked l group by l.lane order by l.lane
+  loop
+    perform awa._count_gone(v_jobs.lane, 'dead', awa._remove_dead(v_jobs.job_ids));
+    v_removed := v_removed + cardinality(v_jobs.job_ids);
+  end loop;
+  return v_removed;
+end
+$$;
+comment on function awa._remove_letters is 'Removes dead letters, and counts them; returns how many';
 
 -- Adds jobs that are no longer kept to the counts of their lane.
 create or replace function awa._count_gone(lane bigint, state text, jobs bigint) returns void

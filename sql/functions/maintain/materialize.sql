@@ -23,7 +23,6 @@ declare
   v_now timestamptz := clock_timestamp();
   v_max int := coalesce(max_jobs, 1000);
   v_open bigint[];
-  v_receipt bigint;
   v_materialized bigint := 0;
 begin
   if not awa._fits(older_than, '0', '1 year') then
@@ -39,15 +38,12 @@ begin
          or o.claimed_at > v_now + interval '1 second')); -- by a clock that was ahead: rescue corrects the rows
   begin
     v_materialized := awa._materialize(v_open, v_max);
-  exception when data_corrupted then
-    -- One by one: the rest must not wait for a job that the server can't read.
-    foreach v_receipt in array v_open[:v_max] loop
-      begin
-        v_materialized := v_materialized + awa._materialize(array[v_receipt], 1);
-      exception when data_corrupted then
-        perform awa._warn_unreadable(a.job_id, sqlerrm) from awa._attempts(array[v_receipt]) a;
-      end;
-    end loop;
+  exception when others then
+    if not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if;
+    -- At random, so that those of another call are reached where more are refused than one call takes.
+    select e.materialized into v_materialized from awa._materialize_each(array(select r from unnest(v_open) r order by random() limit v_max)) e;
   end;
   return query select v_materialized;
 end
@@ -66,6 +62,40 @@ begin
 end
 $$;
 comment on function awa._materialize is 'Gives some attempts rows of their own';
+
+-- Gives some attempts rows of their own, one by one, but for those that somebody is answering for: the rest must not wait for a job that the server can't read, or whose row it refuses because of a trigger of somebody else's.
+create or replace function awa._materialize_each(receipts bigint[], out materialized bigint, out unreadable bigint[], out refused bigint[], out refusal text)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_receipt bigint;
+  v_job_id bigint;
+begin
+  materialized := 0;
+  unreadable := '{}';
+  refused := '{}';
+  foreach v_receipt in array receipts loop
+    begin
+      materialized := materialized + awa._materialize(array[v_receipt], 1);
+    exception when others then
+      if not awa._is_about_a_row(sqlstate) then
+        raise;
+      end if;
+      v_job_id := (select a.job_id from awa._attempts(array[v_receipt]) a);
+      if sqlstate = 'XX001' then
+        unreadable := unreadable || v_job_id;
+        perform awa._warn_unreadable(v_job_id, sqlerrm);
+      else
+        refused := refused || v_job_id;
+        refusal := awa._refusal(sqlerrm, sqlstate);
+        raise warning 'an attempt of job % can''t get a row of its own', v_job_id using errcode = sqlstate, detail = sqlerrm;
+      end if;
+    end;
+  end loop;
+end
+$$;
+comment on function awa._materialize_each is 'Gives some attempts rows of their own, one by one';
 
 -- Refuses what maintenance does not take.
 create or replace function awa._check_pass(max_jobs int) returns void

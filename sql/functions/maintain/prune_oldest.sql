@@ -4,7 +4,7 @@ comment on view awa.prune_oldest is 'The row that prune_oldest returns: the olde
 
 -- Empties the oldest segment, when its completed jobs are past their retention, or forced: in several calls. The first ones clean it, as a log-structured file system does: carry what is alive to the current segment, some at a time.
 -- Later ones truncate its tables, one by one. The outcome is empty (there is none), kept (its jobs are not past their retention), cleaning (there is more to carry), cleaned, truncating (there is more to truncate), truncated;
--- or what is in the way: unbalanced (rows are missing: see audit), damaged (the server can't read a job that is alive in it: see health), full (more is alive than carry_max), busy (somebody is at work on what is alive in it), waiting (for older snapshots), blocked (somebody
+-- or what is in the way: unbalanced (rows are missing: see audit), damaged (the server can't read a job that is alive in it: see health), refused (it does not take the row of one where that is carried to, because of a trigger of somebody else's: see health), full (more is alive than carry_max), busy (somebody is at work on what is alive in it), waiting (for older snapshots), blocked (somebody
 -- holds a lock on it). Then it is tried again after a second, then two, four, up to five minutes; forced, at once. Or cut off: calls did not come to their end; then 16 seconds after the last one began, 32, up to five minutes, and with less at a time. Forced it also goes on where rows are missing.
 -- Locks: ring; to clean, the counts, then the queues of what it carries, in the order of their ids, then claims, tried; to truncate, one of the segment's tables. How long it waits for them grows with the tries, up to half a second, which
 -- is less than deadlock_timeout. Raises JQ004.
@@ -63,7 +63,7 @@ begin
     end if;
     perform setval('awa.prune_tries', 0);
   end if;
-  if v_outcome in ('unbalanced', 'damaged', 'full', 'busy', 'waiting', 'blocked') then
+  if v_outcome in ('unbalanced', 'damaged', 'refused', 'full', 'busy', 'waiting', 'blocked') then
     update awa.ring r
        set outcome = v_outcome, tries = r.tries + 1, stuck_since = coalesce(r.stuck_since, clock_timestamp()), retry_at = clock_timestamp() + awa._backoff(r.tries);
   elsif v_outcome in ('cleaning', 'truncating') then
@@ -113,6 +113,7 @@ declare
   v_queue_ids bigint[];
   v_open bigint[];
   v_taken bigint[];
+  v_each record;
   v_lanes bigint[];
   v_late_lanes bigint[];
 begin
@@ -257,19 +258,23 @@ begin
   exception
     when lock_not_available then
       return 'busy';
-    when data_corrupted then
+    when others then
+      if not awa._is_about_a_row(sqlstate) then
+        raise;
+      end if;
       if v_ring.carried_segment is distinct from segment then -- the others are moved
         update awa.ring r set carried_segment = segment, carried_since = awa._snapshot(), old_snapshots = null;
         return 'cleaning';
       end if;
-      update awa.ring r set unreadable = awa._unreadable(array(
+      v_each := awa._materialize_each(array(
         select o.receipt from awa._open_items o where o.segment = segment
         union
         select r.receipt from awa._running r where r.segment = segment limit 1000));
-      return 'damaged';
+      update awa.ring r set unreadable = v_each.unreadable, refused = v_each.refused, refusal = coalesce(v_each.refusal, awa._refusal(sqlerrm, sqlstate));
+      return case when v_each.unreadable <> '{}' or sqlstate = 'XX001' then 'damaged' else 'refused' end;
   end;
   update awa.ring r
-     set cleaned_segment = segment, cleaned_until = v_until, cleaned_by = pg_current_xact_id(), carried_segment = null, carried_since = null, old_snapshots = null, unreadable = null;
+     set cleaned_segment = segment, cleaned_until = v_until, cleaned_by = pg_current_xact_id(), carried_segment = null, carried_since = null, old_snapshots = null, unreadable = null, refused = null, refusal = null;
   return 'cleaned';
 end
 $$;
@@ -277,31 +282,33 @@ comment on function awa._clean is 'Carries what is alive in a segment to the cur
 
 -- Moves entries that nobody has claimed to the current segment, at most so many, under the same place, and cursors: of at most 500 queues, since the server's lock table is small. The caller has locked the counts.
 -- Under the lock of a queue nobody claims from it: a claim before finds its entries where they were, one after where they are now. Who has an older snapshot goes on to see the old rows, for which the truncation waits.
--- Returns cleaning; damaged when only jobs are left that the server can't read, which ring then names; or null when nothing is left to carry. Locks the queues, in the order of their ids: those that it can have at once, or, where these are none, the first, for which it waits. Raises 55P03.
+-- Returns cleaning; damaged or refused when only jobs are left that the server can't read, or whose rows it refuses, which ring then names; or null when nothing is left to carry. Locks the queues, in the order of their ids: those that it can have at once, or, where these are none, the first, for which it waits. Raises 55P03.
 create or replace function awa._carry(segment smallint, max_entries int) returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_unreadable bigint[];
+  v_refused bigint[];
+  v_refusal text;
   v_queue_id bigint;
   v_queue_ids bigint[];
   v_locked bigint[] := '{}';
+  v_is_stuck boolean := false;
   v_places awa._place[];
   v_place awa._place;
   v_moved bigint := 0;
-  v_damaged boolean := false;
 begin
-  update awa.ring r set unreadable = null where r.outcome = 'damaged'; -- somebody may have mended them since
-  v_unreadable := coalesce((select r.unreadable from awa.ring r), '{}');
+  update awa.ring r set unreadable = null, refused = null, refusal = null where r.outcome in ('damaged', 'refused'); -- somebody may have mended them since
+  select coalesce(r.unreadable, '{}'), coalesce(r.refused, '{}'), r.refusal into v_unreadable, v_refused, v_refusal from awa.ring r;
   v_queue_ids := array(
     select q from (
-      (select a.lane >> 3 as q from awa._available a where a.segment = segment and a.job_id <> all(v_unreadable) limit max_entries)
+      (select a.lane >> 3 as q from awa._available a where a.segment = segment and a.job_id <> all(v_unreadable || v_refused) limit max_entries)
       union
       (select l.lane >> 3 from awa._lanes l where l.cursor_segment = segment limit 500)
     ) q order by q limit 500);
   if v_queue_ids = '{}' then
-    return case when v_unreadable <> '{}' then 'damaged' end;
+    return case when v_unreadable <> '{}' then 'damaged' when v_refused <> '{}' then 'refused' end;
   end if;
   foreach v_queue_id in array v_queue_ids loop
     if pg_try_advisory_xact_lock(awa._queue_key(v_queue_id)) then
@@ -314,23 +321,41 @@ begin
   end if;
   v_places := array(
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
-      from awa._available a where a.segment = segment and a.lane >> 3 = any(v_locked) and a.job_id <> all(v_unreadable) limit max_entries);
+      from awa._available a where a.segment = segment and a.lane >> 3 = any(v_locked) and a.job_id <> all(v_unreadable || v_refused) limit max_entries);
   begin
-    perform awa._move_entries(segment, v_places);
-  exception when data_corrupted then
-    -- One by one: the rest must not wait for a job that the server can't read.
+    v_moved := awa._move_entries(segment, v_places);
+  exception when others then
+    if not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if;
+    -- One by one: the rest must not wait for a job that the server can't read, or whose row it refuses.
     foreach v_place in array v_places loop
       begin
         v_moved := v_moved + awa._move_entries(segment, array[v_place]);
-      exception when data_corrupted then
-        v_unreadable := v_unreadable || v_place.id;
+      exception when others then
+        if sqlstate = 'XX001' then
+          v_unreadable := v_unreadable || v_place.id;
+        elsif awa._is_about_a_row(sqlstate) then
+          v_refused := v_refused || v_place.id;
+          v_refusal := awa._refusal(sqlerrm, sqlstate);
+        else
+          raise;
+        end if;
       end;
     end loop;
-    update awa.ring r set unreadable = v_unreadable;
-    v_damaged := v_moved = 0 and cardinality(v_places) < max_entries;
   end;
-  perform awa._carry_cursors(segment, v_locked);
-  return case when v_damaged then 'damaged' else 'cleaning' end;
+  begin
+    perform awa._carry_cursors(segment, v_locked);
+  exception when others then
+    if not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if;
+    v_refusal := awa._refusal(sqlerrm, sqlstate); -- cursors of queues; they stay, and so does the segment
+    v_is_stuck := v_moved = 0;
+  end;
+  update awa.ring r set unreadable = v_unreadable, refused = v_refused, refusal = v_refusal where (v_unreadable, v_refused, v_refusal) is distinct from (coalesce(r.unreadable, '{}'), coalesce(r.refused, '{}'), r.refusal);
+  v_is_stuck := v_is_stuck or v_moved = 0 and v_places <> '{}' and cardinality(v_places) < max_entries;
+  return case when not v_is_stuck then 'cleaning' when v_unreadable <> '{}' then 'damaged' else 'refused' end;
 end
 $$;
 comment on function awa._carry is 'Moves entries that nobody has claimed to the current segment, and cursors';
@@ -376,26 +401,6 @@ begin
 end
 $$;
 comment on function awa._move_entries is 'Moves entries to the current segment, under the same places';
-
--- The jobs of those open attempts whose bodies the server can't read.
-create or replace function awa._unreadable(receipts bigint[]) returns bigint[]
-language plpgsql
-as $$
-declare
-  v_receipt bigint;
-  v_job_ids bigint[] := '{}';
-begin
-  foreach v_receipt in array receipts loop
-    begin
-      perform length(a::text) from awa._attempts(array[v_receipt]) a;
-    exception when data_corrupted then
-      v_job_ids := v_job_ids || array(select a.job_id from awa._attempts(array[v_receipt]) a);
-    end;
-  end loop;
-  return v_job_ids;
-end
-$$;
-comment on function awa._unreadable is 'The jobs of those open attempts whose bodies the server can''t read';
 
 -- Takes advisory locks in their order, and waits so long at most, for all of them together.
 create or replace function awa._lock_for(keys bigint[], wait interval) returns void

@@ -33,7 +33,7 @@ with now as (
 ), locks as materialized (
   select l.* from awa._queue_locks l, settings s, now n where l.since < n.at - greatest(s.claim_wait, interval '1 second')
 ), open as (
-  select o.claimed_at, awa._is_overdue(o.lease_until + interval '30 seconds', o.deadline_at + interval '30 seconds', o.lease_until - o.claimed_at + interval '30 seconds', o.worker_id, n.at) as is_overdue
+  select o.job_id, o.claimed_at, awa._is_overdue(o.lease_until + interval '30 seconds', o.deadline_at + interval '30 seconds', o.lease_until - o.claimed_at + interval '30 seconds', o.worker_id, n.at) as is_overdue
     from awa._open_items o
    cross join now n
    where o.queue_id = any(array(select l.lane >> 3 from awa._lanes_in_use() l where not l.is_counted))
@@ -45,37 +45,41 @@ with now as (
   -- Work that maintenance should have done by now.
   select 2, case when m.late_since is null then 'ok' else 'warning' end, 'maintenance', m.pass,
          case when m.late_since is null then 'it keeps up' else format('%s, for %s', m.problem, awa._in_words(n.at - m.late_since)) end,
-         case when m.late_since is not null then 'Run workers, or call awa.run_maintenance() every few seconds.' end,
-         case when m.late_since is not null then jsonb_build_object('late_seconds', floor(extract(epoch from n.at - m.late_since))) end
+         case when m.late_since is not null then 'Run workers, or call awa.run_maintenance() every few seconds.' || case when m.job_id is null then '' else format(' Where somebody does, something is in the way of job %s: see the server''s log.', m.job_id) end end,
+         case when m.late_since is not null then jsonb_strip_nulls(jsonb_build_object('late_seconds', floor(extract(epoch from n.at - m.late_since)), 'job_id', m.job_id)) end
     from now n
    cross join lateral (
       select 'run_maintenance' as pass, 'nobody has called it' as problem, (
-        select m.at from (select coalesce(awa._maintained_at(), (select min(q.created_at) from awa.queues q)) as at) m, settings s where m.at < n.at - s.warn_silence) as late_since
+        select m.at from (select coalesce(awa._maintained_at(), (select min(q.created_at) from awa.queues q)) as at) m, settings s where m.at < n.at - s.warn_silence) as late_since, null::bigint as job_id
       union all
-      select 'promote_due', 'jobs that are due wait', (select min(d.run_at) from awa.deferred_jobs d where d.run_at < n.at - interval '30 seconds')
+      (select 'promote_due', 'jobs that are due wait', d.run_at, d.job_id
+         from (select) x left join lateral (select d.run_at, d.job_id from awa.deferred_jobs d where d.run_at < n.at - interval '30 seconds' order by d.run_at, d.job_id limit 1) d on true)
       union all
       select 'rescue', 'attempts that are overdue run on', least(
         (select min(l.claimed_at) from awa.leases l where awa._is_overdue(l.lease_until + interval '30 seconds', l.deadline_at + interval '30 seconds', l.lease + interval '30 seconds', l.worker_id, n.at)),
-        (select min(o.claimed_at) from open o where o.is_overdue))
+        (select min(o.claimed_at) from open o where o.is_overdue)), null
       union all
-      select 'materialize', 'attempts that last have no rows of their own', (select min(o.claimed_at) from open o where o.claimed_at < n.at - interval '1 minute')
+      select 'materialize', 'attempts that last have no rows of their own', o.claimed_at, o.job_id
+        from (select) x left join lateral (select * from open o where o.claimed_at < n.at - interval '1 minute' order by o.claimed_at limit 1) o on true
       union all
-      select 'expire_history', 'jobs are past their retention', (
-        select min(e.until)
+      select 'expire_history', 'jobs are past their retention', e.until, e.job_id from (select) x left join lateral (
+        select e.until, e.job_id
           from (
-            select min(d.finalized_at) + s.completed_retention as until from awa.done_entries d, settings s where d.state = 'completed' group by s.completed_retention
+            (select d.finalized_at + s.completed_retention as until, d.job_id from awa.done_entries d, settings s where d.state = 'completed' order by d.finalized_at limit 1)
             union all
             -- Of those that are kept longer, the first hundred of each state will do.
-            select min(d.finalized_at + coalesce(q.failed_retention, '72 hours'))
+            select d.finalized_at + coalesce(q.failed_retention, '72 hours'), d.job_id
               from unnest('{failed,cancelled}'::text[]) f(state)
-             cross join lateral (select d.lane, d.finalized_at from awa.done_entries d where d.state = f.state and d.state <> 'completed' order by d.job_id limit 100) d
+             cross join lateral (select d.lane, d.job_id, d.finalized_at from awa.done_entries d where d.state = f.state and d.state <> 'completed' order by d.job_id limit 100) d
               left join awa.queue_settings q on q.queue_id = d.lane >> 3
             union all
-            select min(d.finalized_at + coalesce(q.dlq_retention, '30 days'))
-              from (select d.lane, d.finalized_at from awa.dlq_entries d order by d.job_id limit 100) d
+            select d.finalized_at + coalesce(q.dlq_retention, '30 days'), d.job_id
+              from (select d.lane, d.job_id, d.finalized_at from awa.dlq_entries d order by d.job_id limit 100) d
               left join awa.queue_settings q on q.queue_id = d.lane >> 3
           ) e
-         where e.until < n.at - interval '1 hour')
+         where e.until < n.at - interval '1 hour'
+         order by e.until
+         limit 1) e on true
       union all
       select 'rotate', 'the current segment should have been left', (
         select c.left_at + s.segment_age
@@ -86,12 +90,12 @@ with now as (
         select c.left_at
           from segments c, settings s
          where c.is_current and c.entry_bytes > 4 * s.segment_bytes and (select x.is_empty from segments x where x.segment = (c.segment + 1) % 4)
-         limit 1)
+         limit 1), null
       union all
       select 'prune_oldest', 'the oldest segment is past its retention', (
         select min(c.left_at) + s.completed_retention from segments c, settings s, ring r
          where not c.is_current and not c.is_empty and r.outcome is null
-         group by s.completed_retention having min(c.left_at) < n.at - s.completed_retention - interval '1 hour')
+         group by s.completed_retention having min(c.left_at) < n.at - s.completed_retention - interval '1 hour'), null
     ) m
   union all
   -- Transactions that were left open after a call of maintenance, or hang in one.
@@ -102,21 +106,23 @@ with now as (
    where h.since < n.at - interval '1 minute'
   union all
   -- What is in the way of emptying the oldest segment.
-  select 3, case when r.outcome in ('unbalanced', 'damaged') then 'critical' when r.stuck_since < n.at - interval '1 minute' or c.tries > 2 then 'warning' else 'ok' end, 'prune', coalesce('segment ' || r.cleaned_segment, 'oldest segment'),
+  select 3, case when r.outcome in ('unbalanced', 'damaged') then 'critical' when r.outcome = 'refused' or r.stuck_since < n.at - interval '1 minute' or c.tries > 2 then 'warning' else 'ok' end, 'prune', coalesce('segment ' || r.cleaned_segment, 'oldest segment'),
          case when c.tries > 0 then format('not emptied: the last %s calls did not come to their end', c.tries)
          else format(case r.outcome
              when 'unbalanced' then 'not emptied for %s: rows are missing in it'
              when 'damaged' then 'not emptied for %s: the server can''t read jobs that are alive in it: %s'
+             when 'refused' then 'not emptied for %s: the server refuses to carry what is alive in it: %s'
              when 'full' then 'not emptied for %s: more is alive in it than carry_max'
              when 'busy' then 'not emptied for %s: somebody is at work on what is alive in it: %s'
              when 'waiting' then 'not emptied for %s: there are older snapshots: %s'
              else 'not emptied for %s: others hold locks on it: %s'
-           end, awa._in_words(n.at - r.stuck_since), case when r.outcome = 'waiting' and r.old_snapshots is not null then array_to_string(r.old_snapshots, '; ') when r.outcome = 'damaged' then array_to_string(r.unreadable[:20], ', ') else coalesce(b.holders, 'nobody by now, and it is tried again') end)
+           end, awa._in_words(n.at - r.stuck_since), case when r.outcome = 'waiting' and r.old_snapshots is not null then array_to_string(r.old_snapshots, '; ') when r.outcome = 'damaged' then array_to_string(r.unreadable[:20], ', ') when r.outcome = 'refused' then concat_ws(', ', 'job ' || nullif(array_to_string(r.refused[:20], ', job '), ''), r.refusal) else coalesce(b.holders, 'nobody by now, and it is tried again') end)
          end,
          case when c.tries > 0 then 'Look into the server''s log, and at statement_timeout and transaction_timeout of whoever calls awa.run_maintenance(). It is tried again later, in smaller parts.'
          else case r.outcome
            when 'unbalanced' then 'See awa.audit(). To empty it all the same: awa.prune_oldest(true).'
            when 'damaged' then 'A page is damaged: see "Jobs that can''t be read" in the reference of Awa. The others were moved.'
+           when 'refused' then 'Mend the trigger or the constraint that refuses it. The others were moved.'
            when 'full' then 'Have the jobs worked on, or raise carry_max. Meanwhile the current segment grows.'
            when 'busy' then 'It is tried again. Who is named for long should end the transaction.'
            else 'End these transactions when they need not go on. Meanwhile the current segment grows; claims are as fast as ever.'
@@ -207,9 +213,9 @@ with now as (
    cross join lateral awa._results(x.queue_id, n.at - interval '1 day') f
    where f.failed > 0
   union all
-  -- Jobs that were put off, because the server refuses to store how they failed; of the first 10,000 of these.
+  -- Jobs that were put off, because the server refuses to store how they failed, or to make them ready; of the first 10,000 of these.
   select 5, 'warning', 'refusals', coalesce((select x.name from awa.queues x where x.queue_id = q.queue_id limit 1), '?'),
-         format('jobs that are put off, because the server refuses to store how they failed: %s; the last one is job %s, in attempt %s of %s: %s', q.jobs, d.job_id, d.errors -> -1 ->> 'attempt', d.max_attempts, left(d.errors -> -1 ->> 'error', 300)),
+         format('jobs that are put off, because the server refuses to store how they failed, or to make them ready: %s; the last one is job %s, in attempt %s of %s: %s', q.jobs, d.job_id, d.errors -> -1 ->> 'attempt', d.max_attempts, left(d.errors -> -1 ->> 'error', 300)),
          'Mend the trigger or the constraint that refuses it. They run again within an hour; at once after awa.retry.',
          jsonb_build_object('jobs', q.jobs, 'job_id', d.job_id, 'run_at', d.run_at)
     from (

@@ -57,14 +57,23 @@ begin
   end if;
   begin
     v_released := awa._release_all(v_job_ids, v_receipts);
-  exception when data_corrupted then
-    -- One by one: the rest must not wait for a job that the server can't read.
+  exception when others then
+    if not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if;
+    -- One by one: the rest must not wait for a job that the server can't read, or refuses to give back because of a trigger of somebody else's. Its attempt ends with its lease.
     v_released := 0;
     for v_one in select a.job_id, a.receipt from unnest(v_job_ids, v_receipts) a(job_id, receipt) order by a.receipt loop
       begin
         v_released := v_released + awa._release_all(array[v_one.job_id], array[v_one.receipt]);
-      exception when data_corrupted then
-        perform awa._warn_unreadable(v_one.job_id, sqlerrm);
+      exception when others then
+        if sqlstate = 'XX001' then
+          perform awa._warn_unreadable(v_one.job_id, sqlerrm);
+        elsif awa._is_about_a_row(sqlstate) then
+          raise warning 'an attempt of job % can''t be released', v_one.job_id using errcode = sqlstate, detail = sqlerrm;
+        else
+          raise;
+        end if;
       end;
     end loop;
   end;
