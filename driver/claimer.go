@@ -106,13 +106,13 @@ func (r *run) work(ctx context.Context) {
 			q.trouble.report(ctx, err)
 			q.nextLook = q.lastLook.Add(q.pause.pause())
 		default:
-			r.trouble.report(ctx, err)
+			r.trouble.report(ctx, err, keyQueue, q.Name) // it may have been because of this queue
 			if received := r.control.cutOff(); received > 0 {
 				q.most = 1
 				q.link.cutOff(received, time.Now())
 			}
 			if errors.Is(err, context.DeadlineExceeded) {
-				q.nextLook = q.lastLook.Add(q.pause.pause()) // it may have been because of this queue
+				q.nextLook = q.lastLook.Add(q.pause.pause())
 			}
 			sleep(ctx, pause.pause())
 		}

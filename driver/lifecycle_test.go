@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -120,6 +121,32 @@ func TestLockedQueueBesideAnother(t *testing.T) {
 	waitForState(t, pool, locked, "completed")
 	assert.Contains(t, log.String(), "the queue is locked by another claim")
 	assert.Contains(t, log.String(), "queue=locked")
+}
+
+// A claim that the server refuses although it is of one job, or in which the session ends, is logged with its queue.
+func TestRefusedClaimNamesItsQueue(t *testing.T) {
+	for name, refusal := range map[string]string{
+		"refused": "raise exception 'no memory' using errcode = '53200'",
+		"ended":   "perform pg_terminate_backend(pg_backend_pid())",
+	} {
+		t.Run(name, func(t *testing.T) {
+			pool := untapped(t, testdb.URL(t))
+			enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "bad"})
+			for _, sql := range []string{
+				"create function public.refuse() returns trigger security definer language plpgsql as $$ begin if new.job_ids <> '{}' then " + refusal + "; end if; return new; end $$",
+				"create trigger refuse before insert on awa.lease_claims for each row execute function public.refuse()",
+			} {
+				_, err := pool.Exec(t.Context(), sql)
+				require.NoError(t, err)
+			}
+			var log syncBuffer
+			runWorker(t, pool, handle(newTally().handle), driver.WorkerConfig{
+				Queues: []driver.QueueConfig{{Name: "bad"}}, NoMaintenance: true, Logger: slog.New(slog.NewTextHandler(&log, nil)),
+			})
+			said := regexp.MustCompile(`can't be claimed".* queue=bad .*SQLSTATE (53200|57P01)`)
+			waitFor(t, func() bool { return said.MatchString(log.String()) }, "the queue is not named: %s", &log)
+		})
+	}
 }
 
 func TestMiddleware(t *testing.T) {

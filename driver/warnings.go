@@ -24,7 +24,7 @@ type trouble struct {
 	leftOut int       // errors that were not logged since
 }
 
-func (t *trouble) report(ctx context.Context, err error) {
+func (t *trouble) report(ctx context.Context, err error, args ...any) {
 	switch {
 	case err == nil && !t.open:
 	case err == nil:
@@ -33,7 +33,7 @@ func (t *trouble) report(ctx context.Context, err error) {
 	case !t.warned.IsZero() && time.Since(t.warned) < warnEvery:
 		t.leftOut++
 	default:
-		warn(ctx, t.log, slog.LevelWarn, t.leftOut, t.what, keyError, mapError(err))
+		warn(ctx, t.log, slog.LevelWarn, t.leftOut, t.what, append(args, keyError, mapError(err))...)
 		t.open, t.warned, t.leftOut = true, time.Now(), 0
 	}
 }

@@ -19,7 +19,7 @@ insert into kinds select 'second', awa.enqueue(:'queue', 'second', priority => 2
 insert into kinds select 'third', awa.enqueue(:'queue', 'third', priority => 2);
 
 begin;
-select plan(38);
+select plan(40);
 
 create function pg_temp.says(name text, pattern text) returns text
 language plpgsql
@@ -50,6 +50,12 @@ select awa.cancel(id) from kinds where name = 'available' \g /dev/null
 select pg_temp.says('third', 'behind 1 job of priority 2;');
 select awa.set_priority(id, 4) from kinds where name = 'third' \g /dev/null
 select pg_temp.says('third', 'behind 0 jobs of priority 4;');
+
+-- Put off
+savepoint here;
+update awa.deferred_jobs d set errors = '[{"attempt": 1, "error": "boom"}, {"attempt": 2, "error": "the failure was refused", "put_off": true}]' from kinds k where k.id = d.job_id;
+select pg_temp.says(n, '^It was put off in attempt 2 of \d+, because the server refuses a row of it \(the failure was refused\)\. It is tried again in .+, at .+\.') from unnest(array['scheduled', 'retryable']) n;
+rollback to here;
 
 -- Late, paused, nobody there
 update awa.deferred_jobs d set run_at = clock_timestamp() - interval '1 minute' from kinds k where k.id = d.job_id;

@@ -31,6 +31,8 @@ begin
     from awa.workers w
    where w.heartbeat_at > v_now - (select s.warn_silence from awa.settings s) and (w.queues is null or v_job.queue = any(w.queues));
   v_says := case
+    when v_job.state in ('scheduled', 'retryable') and v_job.errors -> -1 ? 'put_off' then
+      format('It was put off in attempt %s of %s, because the server refuses a row of it (%s). It is tried again in %s, at %s.', v_job.errors -> -1 ->> 'attempt', v_job.max_attempts, v_error, awa._span(v_job.run_at - v_now), v_job.run_at)
     when v_job.state = 'scheduled' then format('It is scheduled: it may run in %s, at %s.', awa._span(v_job.run_at - v_now), v_job.run_at)
     when v_job.state = 'retryable' then format('Attempt %s of %s failed (%s). It waits for its retry in %s, at %s.', v_job.attempt, v_job.max_attempts, v_error, awa._span(v_job.run_at - v_now), v_job.run_at)
     when v_job.state = 'completed' then format('It completed at %s, in attempt %s.', v_job.finalized_at, v_job.attempt)
