@@ -174,6 +174,9 @@ func (r *registrations) isMine(id int64) bool {
 // register makes the worker known to the server.
 func (r *run) register(ctx context.Context) error {
 	params := gen.RegisterWorkerParams{Name: r.cfg.Name, Info: info()}
+	if r.cfg.MemberOf != "" {
+		params.MemberOf = &r.cfg.MemberOf
+	}
 	for _, q := range r.queues {
 		params.Queues = append(params.Queues, q.Name)
 	}

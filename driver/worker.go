@@ -59,6 +59,9 @@ type WorkerConfig struct {
 	PollInterval time.Duration
 	// Name is what operators see in awa.workers, 1 to 200 characters; host name and process id by default.
 	Name string
+	// MemberOf is a role of which every login of this worker is a member. Set it where logins change while the worker runs
+	// (BeforeConnect of the pool, say): otherwise only the login that registered the worker may claim and send heartbeats as it.
+	MemberOf string
 	// HeartbeatEvery is how often the worker says that it is alive, more than 0; 10 s by default, or a third of Lease where that is
 	// less. It must be shorter than the lease, that of each queue where Lease is not given.
 	HeartbeatEvery time.Duration

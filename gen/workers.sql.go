@@ -357,17 +357,23 @@ func (q *Queries) PutOff(ctx context.Context, db DBTX, arg PutOffParams) (time.T
 }
 
 const registerWorker = `-- name: RegisterWorker :one
-select awa.register_worker(name => $1, queues => $2::text[], info => $3)
+select awa.register_worker(name => $1, queues => $2::text[], info => $3, member_of => $4)
 `
 
 type RegisterWorkerParams struct {
-	Name   string
-	Queues []string
-	Info   json.RawMessage
+	Name     string
+	Queues   []string
+	Info     json.RawMessage
+	MemberOf *string
 }
 
 func (q *Queries) RegisterWorker(ctx context.Context, db DBTX, arg RegisterWorkerParams) (int64, error) {
-	row := db.QueryRow(ctx, registerWorker, arg.Name, arg.Queues, arg.Info)
+	row := db.QueryRow(ctx, registerWorker,
+		arg.Name,
+		arg.Queues,
+		arg.Info,
+		arg.MemberOf,
+	)
 	var register_worker int64
 	err := row.Scan(&register_worker)
 	return register_worker, err

@@ -60,9 +60,10 @@ type Grant struct {
 }
 
 type View struct {
-	Name  string
-	Query string
-	Hash  string // of all statements that create it
+	Name    string
+	Options []string
+	Query   string
+	Hash    string // of all statements that create it
 }
 
 type Migration struct {
@@ -140,7 +141,7 @@ var (
 	settingPattern   = regexp.MustCompile(`(?m)^set (\w+) = (.+)$`)
 	resultPattern    = regexp.MustCompile(`^ returns (.+)`)
 	versionPattern   = regexp.MustCompile(`'(.*)'`)
-	viewPattern      = regexp.MustCompile(`(?ms)^create or replace view awa\.(\w+) as\s+(.*?);$`)
+	viewPattern      = regexp.MustCompile(`(?ms)^create or replace view awa\.(\w+)(?: with \(([^)]*)\))? as\s+(.*?);$`)
 	triggerPattern   = regexp.MustCompile(`create (?:constraint|or replace) trigger (\w+) .* on awa\.(\w+)`)
 	grantPattern     = regexp.MustCompile(`\('awa_(\w+)', '(function|procedure|view) awa\.(\w+)'\)`)
 	callAllPattern   = regexp.MustCompile(`'function awa\.(\w+)'\s+from unnest\(array\[(.*?)\]`)
@@ -190,7 +191,10 @@ func (s *Sources) readCode(text string) {
 		s.Pieces = append(s.Pieces, Piece{"", text[at:m[0]]}, Piece{name, statement})
 		at = m[1]
 		// Where one needs the other, a view is created twice: the last time counts.
-		view := View{Name: name, Query: text[m[4]:m[5]]}
+		view := View{Name: name, Options: []string{}, Query: text[m[6]:m[7]]}
+		if m[4] >= 0 {
+			view.Options = strings.Split(strings.ReplaceAll(text[m[4]:m[5]], " ", ""), ",")
+		}
 		s.Views = slices.DeleteFunc(s.Views, func(v View) bool {
 			if v.Name == name {
 				view.Hash = v.Hash
@@ -202,7 +206,7 @@ func (s *Sources) readCode(text string) {
 	}
 	s.Pieces = append(s.Pieces, Piece{"", text[at:]})
 	for _, v := range s.Views {
-		s.Relations = append(s.Relations, Relation{Name: v.Name, Kind: "view", Options: []string{}})
+		s.Relations = append(s.Relations, Relation{Name: v.Name, Kind: "view", Options: v.Options})
 	}
 	for _, m := range triggerPattern.FindAllStringSubmatch(text, -1) {
 		s.Triggers = append(s.Triggers, Trigger{m[1], m[2]})

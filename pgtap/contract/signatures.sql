@@ -9,7 +9,7 @@ insert into contract values
   ('enqueue_batch', 'jobs jsonb', 'SETOF awa.enqueue_unique'),
   ('enqueue_unique', $$queue text, kind text, args jsonb DEFAULT '{}'::jsonb, unique_key text DEFAULT NULL::text, unique_by text[] DEFAULT '{kind,args}'::text[], unique_period interval DEFAULT NULL::interval, unique_states text[] DEFAULT NULL::text[], priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT NULL::text[], metadata jsonb DEFAULT NULL::jsonb, unique_zone text DEFAULT 'UTC'::text$$, 'SETOF awa.enqueue_unique'),
   ('cancel_by_unique_key', $$queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, args jsonb DEFAULT '{}'::jsonb, unique_key text DEFAULT NULL::text, unique_by text[] DEFAULT '{kind,args}'::text[], unique_period interval DEFAULT NULL::interval, unique_zone text DEFAULT 'UTC'::text, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone$$, 'SETOF bigint'),
-  ('register_worker', 'name text, queues text[] DEFAULT NULL::text[], info jsonb DEFAULT NULL::jsonb', 'bigint'),
+  ('register_worker', 'name text, queues text[] DEFAULT NULL::text[], info jsonb DEFAULT NULL::jsonb, member_of text DEFAULT NULL::text', 'bigint'),
   ('heartbeat', 'worker_id bigint', 'SETOF awa.lost_attempt'),
   ('deregister_worker', 'worker_id bigint', 'bigint'),
   ('release_unknown', 'worker_id bigint, job_ids bigint[], receipts bigint[]', 'bigint'),

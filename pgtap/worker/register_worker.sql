@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(13);
+select plan(18);
 
 create temp table w as select awa.register_worker(name => pg_temp.q(), queues => '{a,b}', info => '{"pid": 1}') as worker_id;
 select isnt((select worker_id from w), null, 'register_worker returns the worker''s id');
@@ -20,6 +20,12 @@ select is((select t.name from awa.register_worker(repeat('ü', 200)) r(id) left 
 select is((select count(*) from awa.workers t where t.name = repeat('ü', 200) and t.worker_id > (select worker_id from explicit)), 1::bigint, 'and kept');
 select pg_temp.refused(format('select awa.register_worker(%s)', c.args), '22023', 'name', c.description)
   from (values (1, 'null', 'no name'), (2, $$''$$, 'an empty name'), (3, $$repeat('n', 201)$$, 'a name of 201 characters'), (4, $$repeat('ü', 201)$$, 'a name of 201 characters of more than a byte')) c(n, args, description)
+ order by c.n;
+select is((select t.member_of from explicit join awa.workers t using (worker_id)), null, 'it is the login''s alone unless it says otherwise');
+select is((select t.member_of from awa.register_worker(pg_temp.q(' member'), member_of => 'awa_worker') r(id) left join awa.workers t on t.worker_id = r.id), null, 'it may be for members of a role');
+select is((select t.member_of from awa.workers t where t.name = pg_temp.q(' member')), 'awa_worker', 'which it keeps');
+select pg_temp.refused(format('select awa.register_worker(pg_temp.q(), member_of => %L)', c.role), '22023', 'member_of', c.description)
+  from (values (1, 'pgtap_nobody_is_called_so', 'a role that is not there'), (2, '', 'an empty role')) c(n, role, description)
  order by c.n;
 select is((select count(*) from awa.workers t where t.name = pg_temp.q()), 3::bigint, 'a refused call registers nobody');
 

@@ -59,5 +59,7 @@
 
 {{ template "shared/arguments.sql" . }}
 {{ template "shared/changes.sql" . }}
+{{ template "shared/locks.sql" . }}
+{{ template "shared/callers.sql" . }}
 
 {{ template "grants.sql" . }}

@@ -230,7 +230,7 @@ begin
     from (values {{range $i, $p := .Views}}{{if $i}}, {{end}}('{{$p.Name}}', '{{$p.Hash}}'){{end}}) p(view, hash)
     left join pg_class c on c.relnamespace = v_namespace and c.relname = p.view and c.relkind = 'v'
     left join pg_rewrite r on r.ev_class = c.oid
-   where (v_record.views -> p.view ->> 0 = p.hash and v_record.views -> p.view ->> 1 = md5(r.ev_action::text)) is not true;
+   where (v_record.views -> p.view ->> 0 = p.hash and v_record.views -> p.view ->> 1 = md5(concat(r.ev_action, c.reloptions))) is not true;
   select coalesce(array_agg(c.oid), '{}') into v_tables
     from pg_class c
    where c.relnamespace = v_namespace and v_before > 0 and c.relkind in ('r', 'p') and not c.relispartition
@@ -310,7 +310,7 @@ begin
   execute c_catalog into v_catalog;
   update awa.schema_version
      set version = c_schema, functions = c_version, sources = c_sources, catalog = v_catalog,
-         views = (select jsonb_object_agg(p.view, jsonb_build_array(p.hash, md5(r.ev_action::text)))
+         views = (select jsonb_object_agg(p.view, jsonb_build_array(p.hash, md5(concat(r.ev_action, c.reloptions))))
                     from (values {{range $i, $p := .Views}}{{if $i}}, {{end}}('{{$p.Name}}', '{{$p.Hash}}'){{end}}) p(view, hash)
                     join pg_class c on c.relnamespace = v_namespace and c.relname = p.view
                     join pg_rewrite r on r.ev_class = c.oid);

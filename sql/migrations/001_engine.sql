@@ -132,7 +132,7 @@ create table awa.settings (
 );
 insert into awa.settings default values;
 comment on table awa.settings is 'Settings of the whole installation, in one row';
-comment on column awa.settings.claim_wait is 'How long a claim waits for another claim on the same queue before it gives up with 55P03';
+comment on column awa.settings.claim_wait is 'How long a call waits for a lock that somebody else holds, a claim for another claim on the same queue, say, before it gives up with 55P03';
 comment on column awa.settings.segment_bytes is 'Bytes of entries at which the current segment is left for the next one';
 comment on column awa.settings.segment_age is 'Age at which the current segment is left for the next one';
 comment on column awa.settings.completed_retention is 'How long completed jobs are kept, at least';
@@ -198,10 +198,13 @@ create table awa.workers (
   info          jsonb,
   started_at    timestamptz not null default now(),
   heartbeat_at  timestamptz not null default now(),
-  registered_by text not null default session_user
+  registered_by text not null default session_user,
+  member_of     text
 ) with (fillfactor = 50);
 comment on table awa.workers is 'Worker processes that are registered now';
 comment on column awa.workers.queues is 'The queues that it said it works on; null when it did not say';
+comment on column awa.workers.registered_by is 'The login that registered it, and may use its id';
+comment on column awa.workers.member_of is 'The role whose members may use its id, too; null when there is none';
 
 create table awa.rescue_gaps (
   began_at timestamptz not null,

@@ -1,5 +1,5 @@
 -- name: RegisterWorker :one
-select awa.register_worker(name => @name, queues => sqlc.narg(queues)::text[], info => sqlc.narg(info));
+select awa.register_worker(name => @name, queues => sqlc.narg(queues)::text[], info => sqlc.narg(info), member_of => sqlc.narg(member_of));
 
 -- name: Heartbeat :many
 select * from awa.heartbeat(worker_id => @worker_id);

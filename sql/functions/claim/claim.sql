@@ -7,8 +7,8 @@ select e.job_id, c.claim_id as receipt, q.name as queue, e.kind, e.args, e.prior
 comment on view awa.claimed_job is 'The row that claim returns, one per job. The view itself is always empty';
 
 -- Takes up to max_jobs jobs of a queue, lane by lane, in the order (xid, job_id) of each lane.
--- Locks: the worker, shared, then the queue, until the caller's transaction ends. Raises 22023, JQ004, 55P03 when another claim holds the queue for too long,
--- and 55000 in a database that was restored from a dump.
+-- Locks: the worker, shared, then the queue, until the caller's transaction ends. Raises 22023, JQ004, 55P03 when somebody else holds one of them for too long,
+-- 42501 when the worker was registered by another login, and 55000 in a database that was restored from a dump.
 --
 -- A window is what became visible between two snapshots, lo and hi. It is read in two kinds of parts: the entries of each transaction
 -- that was in progress at lo (late commits, one claim row for each), then everything that began after lo. Reading "up to a
@@ -35,6 +35,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_queue_id bigint;
+  v_worker record;
   v_settings record;
   v_room int := coalesce(max_jobs, 1);
   v_bytes bigint;
@@ -67,9 +68,14 @@ begin
   end if;
   perform awa._check_isolation();
   if worker_id is not null then
-    perform pg_advisory_xact_lock_shared(awa._worker_key(worker_id)); -- until it commits, the worker cannot be deregistered
-    if not exists (select from awa.workers w where w.worker_id = worker_id) then
+    if not pg_try_advisory_xact_lock_shared(awa._worker_key(worker_id)) then -- until it commits, the worker cannot be deregistered
+      perform awa._lock_worker(worker_id, true);
+    end if;
+    select w.registered_by, w.member_of into v_worker from awa.workers w where w.worker_id = worker_id;
+    if not found then
       perform awa._refuse('worker_id must be a registered worker', worker_id::text, 'Call register_worker first, or leave it out.');
+    elsif v_worker.registered_by <> session_user then
+      perform awa._check_login(worker_id, v_worker.registered_by, v_worker.member_of);
     end if;
   end if;
 
@@ -333,34 +339,3 @@ begin
 end
 $$;
 comment on function awa._snapshot is 'The current snapshot, with the caller''s own transaction in progress';
-
--- Takes the lock of a queue until the transaction ends. Waits for as long as the settings say, then raises 55P03 and names the holder.
--- Changes lock_timeout: the calling function has to have a SET clause for it.
-create or replace function awa._lock_queue(queue_id bigint) returns void
-language plpgsql
-as $$
-declare
-  v_key bigint := awa._queue_key(queue_id);
-  v_wait interval;
-  v_holder text;
-begin
-  if pg_try_advisory_xact_lock(v_key) then
-    return;
-  end if;
-  select s.claim_wait into v_wait from awa.settings s;
-  perform set_config('lock_timeout', awa._milliseconds(v_wait), true);
-  begin
-    perform pg_advisory_xact_lock(v_key);
-  exception when lock_not_available then
-    select string_agg(coalesce(awa._backend(l.pid), 'a prepared transaction'), ', ') into v_holder
-      from pg_locks l
-     where l.locktype = 'advisory' and l.granted and l.objsubid = 1
-       and l.database = (select d.oid from pg_database d where d.datname = current_database())
-       and l.classid::bigint << 32 | l.objid::bigint = v_key;
-    raise exception using errcode = '55P03', message = 'the queue is locked by another claim',
-      detail = format('Waited %s for %s.', v_wait, coalesce(v_holder, 'a backend that has just let go')),
-      hint = 'A claim keeps the queue until its transaction ends and its result is sent: claim in a transaction of its own, and read the answer.';
-  end;
-end
-$$;
-comment on function awa._lock_queue is 'Takes the lock of a queue until the transaction ends, or names the holder';

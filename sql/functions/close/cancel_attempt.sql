@@ -1,5 +1,5 @@
 -- Cancels the job of one attempt: its worker decides that it is off.
--- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 40001 as complete does.
+-- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 55P03, 40001 as complete does.
 create or replace function awa.cancel_attempt(job_id bigint, receipt bigint, reason text default null) returns void
 language plpgsql
 volatile

@@ -1,6 +1,6 @@
 -- Completes attempts of any claims and queues, each on its own. Returns the jobs whose attempts were stale: drop their results.
 -- Locks: each claim, exclusive where it can have it at once, else shared; in ascending order, until the transaction ends. At most 64 claims: from the 65th on, one lock for all, shared.
--- Raises 22023, JQ004.
+-- Raises 22023, JQ004; 55P03 when one of these is held for longer than claim_wait.
 create or replace function awa.complete_many(job_ids bigint[], receipts bigint[], outputs jsonb[] default null) returns setof bigint
 language plpgsql
 volatile
@@ -124,13 +124,14 @@ end
 $$;
 comment on function awa._lock_claims is 'Locks the claims of some receipts; returns those whose items need a row each';
 
--- Keeps batch rows off a claim until the transaction ends, so that its items can be closed by rows of their own: waits for a batch row that is not committed, and lets none come. Other items stay free for others.
+-- Keeps batch rows off a claim until the transaction ends, so that its items can be closed by rows of their own: waits for a batch row that is not committed, and lets none come. Other items stay free for others. Raises 55P03.
 create or replace function awa._join_claim(claim_id bigint, nth int default 1) returns void
 language plpgsql
 as $$
 begin
   if not awa._try_join_claim(claim_id, nth) then
-    perform pg_advisory_xact_lock_shared(awa._claim_key(claim_id));
+    perform awa._wait_for_lock(awa._claim_key(claim_id), true, 'the claim is locked by somebody else',
+      'Somebody is answering for its jobs, or cancelling one of them, in a transaction that lasts: let that end, and try again.');
   end if;
 end
 $$;
@@ -145,7 +146,7 @@ begin
   if nth <= awa._max_locks() then
     return pg_try_advisory_xact_lock_shared(awa._claim_key(claim_id));
   end if;
-  perform pg_advisory_xact_lock_shared(awa._crowd_key());
+  perform awa._lock_crowd();
   -- Nothing can interrupt a single expression: a lock of the session would outlast an error.
   return case when pg_try_advisory_lock_shared(awa._claim_key(claim_id)) then pg_advisory_unlock_shared(awa._claim_key(claim_id)) else false end;
 end

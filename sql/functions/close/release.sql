@@ -1,5 +1,5 @@
 -- Gives one attempt back, without counting it: the job is ready at once, ahead of the queue's other jobs.
--- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 40001 as complete does.
+-- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 55P03, 40001 as complete does.
 create or replace function awa.release(job_id bigint, receipt bigint) returns void
 language plpgsql
 volatile

@@ -1,5 +1,5 @@
 -- Puts one attempt off, without counting it: the job is scheduled anew, and runs after a delay.
--- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 40001 as complete does.
+-- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 55P03, 40001 as complete does.
 create or replace function awa.snooze(job_id bigint, receipt bigint, delay interval) returns void
 language plpgsql
 volatile

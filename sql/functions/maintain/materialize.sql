@@ -153,7 +153,7 @@ $$;
 comment on function awa._take_open is 'Closes open items for maintenance, but for those that are being answered for';
 
 -- Keeps everybody off a claim until the transaction ends, as far as they hold its lock; for the nth claim of a call, when that is too many for the server's lock table, only batch rows (see _try_join_claim).
--- Says no where somebody is answering for it.
+-- Says no where somebody is answering for it, or holds the lock of all.
 create or replace function awa._try_take_claim(claim_id bigint, nth int) returns boolean
 language plpgsql
 as $$
@@ -161,8 +161,7 @@ begin
   if nth <= awa._max_locks() then
     return pg_try_advisory_xact_lock(awa._claim_key(claim_id));
   end if;
-  perform pg_advisory_xact_lock_shared(awa._crowd_key());
-  return case when pg_try_advisory_lock(awa._claim_key(claim_id)) then pg_advisory_unlock(awa._claim_key(claim_id)) else false end;
+  return case when not pg_try_advisory_xact_lock_shared(awa._crowd_key()) then false when pg_try_advisory_lock(awa._claim_key(claim_id)) then pg_advisory_unlock(awa._claim_key(claim_id)) else false end;
 end
 $$;
 comment on function awa._try_take_claim is 'Keeps others off a claim, or says that somebody is answering for it';

@@ -5,9 +5,9 @@ comment on view awa.prune_oldest is 'The row that prune_oldest returns: the olde
 -- Empties the oldest segment, when its completed jobs are past their retention, or forced: in several calls. The first ones clean it, as a log-structured file system does: carry what is alive to the current segment, some at a time.
 -- Later ones truncate its tables, one by one. The outcome is empty (there is none), kept (its jobs are not past their retention), cleaning (there is more to carry), cleaned, truncating (there is more to truncate), truncated;
 -- or what is in the way: unbalanced (rows are missing: see audit), damaged (the server can't read a job that is alive in it: see health), refused (it does not take the row of one where that is carried to, because of a trigger of somebody else's: see health), full (more is alive than carry_max), busy (somebody is at work on what is alive in it), waiting (for older snapshots), blocked (somebody
--- holds a lock on it). Then it is tried again after a second, then two, four, up to five minutes; forced, at once. Or cut off: calls did not come to their end; then 16 seconds after the last one began, 32, up to five minutes, and with less at a time. Forced it also goes on where rows are missing.
+-- holds a lock on it). Then it is tried again after a second, then two, four, up to five minutes; forced, at once. Or cut off: calls did not come to their end; then 16 seconds after the last one began, 32, up to five minutes, and with less at a time. Forced it also goes on where rows are missing; only operators may force it.
 -- Locks: ring; to clean, the counts, then the queues of what it carries, in the order of their ids, then claims, tried; to truncate, one of the segment's tables. How long it waits for them grows with the tries, up to half a second, which
--- is less than deadlock_timeout. Raises JQ004.
+-- is less than deadlock_timeout. Raises JQ004, 42501.
 create or replace function awa.prune_oldest(force boolean default false) returns setof awa.prune_oldest
 language plpgsql
 volatile
@@ -29,7 +29,7 @@ declare
   v_segment smallint;
   v_outcome text;
 begin
-  perform awa._check_isolation(), awa._current_segment();
+  perform awa._check_force(force), awa._check_isolation(), awa._current_segment();
   select * into v_ring from awa.ring r for no key update skip locked;
   if not found then
     return query select null::smallint, 'busy';

@@ -2,8 +2,8 @@
 create or replace view awa.rotate as select r.only_row as rotated, r.current_segment from awa.ring r where false;
 comment on view awa.rotate is 'The row that rotate returns: whether it moved on, and the segment that is current now. The view itself is always empty';
 
--- Lets new rows go to the next segment, when the current one is old or large enough, or forced, and the next one is empty. Otherwise the current one just grows.
--- Locks: the row of ring, if it can have it at once. Raises JQ004.
+-- Lets new rows go to the next segment, when the current one is old or large enough, or forced, and the next one is empty. Otherwise the current one just grows. Only operators may force it.
+-- Locks: the row of ring, if it can have it at once. Raises JQ004, 42501.
 create or replace function awa.rotate(force boolean default false) returns setof awa.rotate
 language plpgsql
 volatile
@@ -22,7 +22,7 @@ declare
   v_next smallint;
   v_due boolean;
 begin
-  perform awa._check_isolation(), awa._current_segment();
+  perform awa._check_force(force), awa._check_isolation(), awa._current_segment();
   select * into v_ring from awa.ring r for no key update skip locked;
   if not found then
     return query select false, r.current_segment from awa.ring r;

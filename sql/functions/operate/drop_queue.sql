@@ -29,7 +29,9 @@ begin
   perform awa._check_isolation();
   perform awa._lock_queue(v_queue_id);
   perform awa._bound_waits();
-  perform pg_advisory_xact_lock(awa._fold_key());
+  if not pg_try_advisory_xact_lock(awa._fold_key()) then
+    perform awa._wait_for_lock(awa._fold_key(), false, 'the counts are locked by somebody else', 'Maintenance holds them for a moment. Where somebody has called it in a transaction that was left open: let that end, and try again.');
+  end if;
   select c.available + c.scheduled + c.retryable + c.running + c.waiting_external into v_live
     from awa.queue_counts(queue) c;
   if v_live > 0 and force is not true then

@@ -96,7 +96,7 @@ begin
       v_says := v_says || ' No live worker has registered for the queue.';
     end if;
     v_holder := (select format('%s has held the lock of the queue since %s: nothing is claimed from it.', l.holder, l.since)
-                   from awa._queue_locks l, awa.settings s where l.queue = v_job.queue and l.since < v_now - greatest(s.claim_wait, interval '1 second') limit 1);
+                   from awa._held_locks l, awa.settings s where l.queue = v_job.queue and l.since < v_now - greatest(s.claim_wait, interval '1 second') limit 1);
     v_says := concat_ws(' ', v_says, v_holder,
       case when awa._is_restored() then 'The database was restored from a dump: nothing is claimed until rebase_after_restore was called.' end);
   end if;

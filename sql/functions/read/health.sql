@@ -31,7 +31,7 @@ with now as (
 ), counts as materialized (
   select * from awa.queue_counts(null)
 ), locks as materialized (
-  select l.* from awa._queue_locks l, settings s, now n where l.since < n.at - greatest(s.claim_wait, interval '1 second')
+  select l.* from awa._held_locks l, settings s, now n where l.since < n.at - greatest(s.claim_wait, interval '1 second')
 ), open as (
   select o.job_id, o.claimed_at, awa._is_overdue(o.lease_until + interval '30 seconds', o.deadline_at + interval '30 seconds', o.lease_until - o.claimed_at + interval '30 seconds', o.worker_id, n.at) as is_overdue
     from awa._open_items o
@@ -162,12 +162,14 @@ with now as (
     from awa._stuck_claimers c
    cross join now n
   union all
-  select 4, 'warning', 'claimer', l.holder, format('has held the lock of queue %s for %s: nothing is claimed from it', l.queue, awa._in_words(n.at - l.since)),
+  -- Anybody who can connect can take these locks, also by mistake.
+  select 4, 'warning', 'claimer', l.holder, format('has held the lock of %s for %s: %s', l.what, awa._in_words(n.at - l.since), l.so),
          case when l.pid is null then 'Commit it, or roll it back.' else format('Let it end its transaction, or end it: select pg_terminate_backend(%s). A transaction that claims, or cancels, should commit at once.', l.pid) end,
-         jsonb_build_object('pid', l.pid, 'queue', l.queue, 'seconds', floor(extract(epoch from n.at - l.since)))
+         jsonb_strip_nulls(jsonb_build_object('queue', l.queue, 'worker_id', l.worker_id, 'claim_id', l.claim_id)) || jsonb_build_object('pid', l.pid, 'seconds', floor(extract(epoch from n.at - l.since)))
     from locks l
    cross join now n
    where not exists (select from awa._stuck_claimers c where c.pid = l.pid)
+     and (l.queue is not null or not exists (select from locks q where q.queue is not null and q.pid is not distinct from l.pid and q.holder = l.holder)) -- a claim keeps its worker, too
   union all
   select 5, case when w.waits and s.paused_at is null then 'warning' else 'ok' end, 'queue', q.queue,
          format('%s ready', q.available)
@@ -327,13 +329,21 @@ select l.pid, case when l.pid is null then coalesce('prepared transaction ' || p
  where l.granted and l.locktype in ('relation', 'advisory') and l.database = (select d.oid from pg_database d where d.datname = current_database());
 comment on view awa._locks is 'Who holds a lock in this database, and at least since when';
 
--- Who else holds the lock of a queue.
-create or replace view awa._queue_locks as
-select l.pid, q.name as queue, l.holder, l.since
+-- Who else holds a lock that others wait for: of a queue, of a worker, of a claim, or of those that answer for very many claims. Not the shared lock of a claim, which an answer may keep in a long transaction; for that of the counts see _maintenance_holders.
+create or replace view awa._held_locks as
+select l.pid, l.holder, l.since, q.name as queue, w.worker_id, c.claim_id,
+       case when q.name is not null then 'queue ' || q.name when w.worker_id is not null then 'worker ' || w.worker_id when c.claim_id is not null then 'claim ' || c.claim_id else 'answers for many claims' end as what,
+       case when q.name is not null then 'nothing is claimed from it'
+            when w.worker_id is null then 'answers wait'
+            when l.mode = 'ShareLock' then 'it can''t be ended'
+            else 'it claims nothing' end as so
   from awa._locks l
- cross join lateral (select q.name from awa.queues q where q.queue_id = - l.key limit 1) q
- where l.mode = 'ExclusiveLock' and l.pid is distinct from pg_backend_pid();
-comment on view awa._queue_locks is 'Who else holds the lock of a queue';
+  left join lateral (select q.name from awa.queues q where l.mode = 'ExclusiveLock' and q.queue_id = case when l.key between -1152921504606846976 and 0 then - l.key end limit 1) q on true
+  left join lateral (select w.worker_id from awa.workers w where awa._worker_key(w.worker_id) = l.key limit 1) w on true
+  left join lateral (select c.claim_id from awa.lease_claims c where l.mode = 'ExclusiveLock' and c.claim_id = case when l.key < 0 then l.key + 4611686018427387904 end limit 1) c on true
+ where l.pid is distinct from pg_backend_pid()
+   and (q.name is not null or w.worker_id is not null or c.claim_id is not null or l.mode = 'ExclusiveLock' and l.key = awa._crowd_key());
+comment on view awa._held_locks is 'Who else holds a lock that others wait for';
 
 -- How many jobs of a queue failed in their last attempt since a time, those included that wait for a retry, and how many completed. Looks at the last 200 claims of each lane, and counts from where that begins; counts no more than 10,001
 -- of each kind that have rows of their own.

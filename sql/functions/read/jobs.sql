@@ -184,16 +184,25 @@ select l.job_id as id,
   from awa.leases l;
 comment on view awa._leased is 'The jobs whose attempts have a row of their own: running';
 
-create or replace view awa.jobs as
+-- Barriers: what readers put into where comes after the filters of _ledger and _done, but for leakproof operators. Otherwise a cheap function of theirs would be given the jobs that were dropped, deleted, moved or answered, too. Here and not at jobs: the planner takes a union apart.
+create or replace view awa._shown with (security_barrier = true) as
 select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at,
        errors, metadata, tags, unique_key, receipt, progress, output, worker_id
-  from awa._ledger
+  from awa._ledger;
+comment on view awa._shown is 'The jobs that the ledgers describe, for readers: their conditions see no others';
+
+create or replace view awa._shown_done with (security_barrier = true) as
+select * from awa._done;
+comment on view awa._shown_done is 'The ended jobs that have a row of their own, for readers: their conditions see no others';
+
+create or replace view awa.jobs as
+select * from awa._shown
 union all
 select * from awa._deferred
 union all
 select * from awa._leased
 union all
-select * from awa._done
+select * from awa._shown_done
 union all
 select * from awa._dead;
 comment on view awa.jobs is 'Every job that is still kept, one row each, in one state';

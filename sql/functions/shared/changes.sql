@@ -127,7 +127,7 @@ $$;
 comment on function awa._inherit is 'Gives an heir, at the end of its transaction, its unique key';
 
 -- Decides, at the end of a transaction that has buried entries, what becomes of those that were claimed meanwhile. One that nobody claimed stays buried. Where the job was to be
--- cancelled, its open attempt is closed. Otherwise the transaction fails with 40001.
+-- cancelled, its open attempt is closed. Otherwise the transaction fails with 40001. A session that decides before the end of its transaction may not stay idle in it for more than a second.
 -- Locks: all queues in which the transaction has buried anything, in the order of their ids, and the claims of such entries, shared; until the commit, which follows at once.
 create or replace function awa._decide() returns trigger
 language plpgsql
@@ -155,6 +155,7 @@ begin
     perform awa._inherit(new.batch);
     return null;
   end if;
+  perform awa._end_when_idle();
   perform awa._lock_queue(q.queue_id)
      from (select distinct t.lane >> 3 as queue_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.lane > 0 order by 1) q;
   perform awa._moved_on(t.job_id)
@@ -235,6 +236,18 @@ begin
 end
 $$;
 comment on function awa._decide is 'Decides, at commit, what becomes of buried entries that were claimed meanwhile';
+
+-- Has the server end this session when it stays idle in this transaction for a second. Where a transaction decides before its end (set constraints all immediate), it holds the queues from then on, and must not be left open.
+create or replace function awa._end_when_idle() returns void
+language plpgsql
+as $$
+begin
+  if current_setting('idle_in_transaction_session_timeout')::interval not between '1 millisecond' and '1 second' then
+    perform set_config('idle_in_transaction_session_timeout', '1s', true);
+  end if;
+end
+$$;
+comment on function awa._end_when_idle is 'Has the server end this session when it stays idle in this transaction for a second';
 
 do $$
 begin

@@ -1,5 +1,6 @@
--- Ends a worker: its open attempts are released at once, without burning an attempt. Returns how many. Unknown workers have none. Where there were some, the worker is notified on the channel awa_lost, for somebody else may have ended it.
--- Locks: the worker, for which it waits until the worker's open claims have committed, then its claims as complete_many does. Raises 22023, JQ004.
+-- Ends a worker: its open attempts are released at once, without burning an attempt. Returns how many. Unknown workers have none, and are not locked. Where there were some, the worker is notified on the channel awa_lost, for somebody else may have ended it.
+-- For the login that registered it, members of the role that was named then, and operators.
+-- Locks: the worker, for which it waits until the worker's open claims have committed, then its claims as complete_many does. Raises 22023, JQ004, 42501; 55P03 when one of these is held for longer than claim_wait.
 create or replace function awa.deregister_worker(worker_id bigint) returns bigint
 language plpgsql
 volatile
@@ -14,13 +15,20 @@ set jit = off
 as $$
 #variable_conflict use_variable
 declare
+  v_worker record;
   v_released bigint;
 begin
   if worker_id is null then
     perform awa._refuse('worker_id must not be null', null, 'Pass what register_worker returned.');
   end if;
   perform awa._check_isolation();
-  perform pg_advisory_xact_lock(awa._worker_key(worker_id)); -- after the claims that it is in the middle of
+  select w.registered_by, w.member_of into v_worker from awa.workers w where w.worker_id = worker_id;
+  if not found then
+    return 0;
+  elsif v_worker.registered_by <> session_user and not awa._is_operator() then
+    perform awa._check_login(worker_id, v_worker.registered_by, v_worker.member_of);
+  end if;
+  perform awa._lock_worker(worker_id, false); -- after the claims that it is in the middle of
   delete from awa.workers w where w.worker_id = worker_id;
   v_released := awa._release_open(worker_id, '{}', '{}');
   delete from awa.heartbeat_replies h where h.worker_id = worker_id; -- last: it may have waited for a cancel

@@ -4,7 +4,7 @@ select e.job_id, c.claim_id as receipt, e.kind as reason from awa.ready_entries 
 comment on view awa.lost_attempt is 'The row that heartbeat returns. The view itself is always empty';
 
 -- Says that a worker is alive. Returns the attempts that are no longer its own, and that it should stop: each for a minute, by every heartbeat.
--- Raises 22023 when the worker is not registered (any more).
+-- Raises 22023 when the worker is not registered (any more), 42501 when it was registered by another login.
 create or replace function awa.heartbeat(worker_id bigint) returns setof awa.lost_attempt
 language plpgsql
 volatile
@@ -20,10 +20,13 @@ as $$
 #variable_conflict use_variable
 declare
   v_now timestamptz := clock_timestamp();
+  v_worker record;
 begin
-  update awa.workers w set heartbeat_at = v_now where w.worker_id = worker_id;
+  update awa.workers w set heartbeat_at = v_now where w.worker_id = worker_id returning w.registered_by, w.member_of into v_worker;
   if not found then
     perform awa._refuse('worker_id must be a registered worker', worker_id::text, 'Call register_worker again.');
+  elsif v_worker.registered_by <> session_user then
+    perform awa._check_login(worker_id, v_worker.registered_by, v_worker.member_of);
   end if;
   delete from awa.heartbeat_replies l where l.worker_id = worker_id and l.told_at not between v_now - interval '1 minute' and v_now + interval '1 minute';
   update awa.heartbeat_replies l set told_at = v_now where l.worker_id = worker_id and l.told_at is null;

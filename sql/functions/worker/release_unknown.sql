@@ -1,6 +1,6 @@
 -- Releases, without burning an attempt, those open attempts of a worker that it does not know: the others are named by job_ids and receipts. For a worker that did
 -- not get the answer of a claim, and whose heartbeats would keep from everybody what that has taken. Returns how many.
--- Locks: the worker, for which it waits until the worker's open claims have committed, then the claims as complete_many does. Raises 22023, JQ004.
+-- Locks: the worker, for which it waits until the worker's open claims have committed, then the claims as complete_many does. Raises 22023, JQ004; 42501 when it was registered by another login; 55P03 when one of these is held for longer than claim_wait.
 create or replace function awa.release_unknown(worker_id bigint, job_ids bigint[], receipts bigint[]) returns bigint
 language plpgsql
 volatile
@@ -13,12 +13,19 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
+#variable_conflict use_variable
+declare
+  v_worker record;
 begin
   if worker_id is null then
     perform awa._refuse('worker_id must not be null', null, 'Pass what register_worker returned.');
   end if;
   perform awa._check_answers(job_ids, receipts);
-  perform pg_advisory_xact_lock(awa._worker_key(worker_id)); -- after the claims that it is in the middle of
+  select w.registered_by, w.member_of into v_worker from awa.workers w where w.worker_id = worker_id;
+  if v_worker.registered_by <> session_user then
+    perform awa._check_login(worker_id, v_worker.registered_by, v_worker.member_of);
+  end if;
+  perform awa._lock_worker(worker_id, false); -- after the claims that it is in the middle of
   return awa._release_open(worker_id, job_ids, receipts);
 end
 $$;

@@ -1,0 +1,39 @@
+-- Who is calling: by the login of the session, since the functions run as their owner.
+
+-- Whether the session's login may do what operators may, by itself or after set role. Operators are those who may call drop_queue: so it does not matter what the roles of the installation are called, or whether there are any.
+create or replace function awa._is_operator() returns boolean
+language sql stable
+as $$
+  select coalesce(bool_or(pg_has_role(session_user, a.grantee, 'member')), false)
+    from pg_proc p
+   cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+   where p.oid = 'awa.drop_queue'::regproc and a.grantee <> 0
+$$;
+comment on function awa._is_operator is 'Whether the session''s login may do what operators may';
+
+-- Refuses to maintain by force to whoever is no operator. Raises 42501.
+create or replace function awa._check_force(force boolean) returns void
+language plpgsql
+as $$
+begin
+  if force and not awa._is_operator() then
+    raise exception using errcode = '42501', message = 'force is for operators', detail = format('This session is of %s.', session_user),
+      hint = 'Leave force out, or call this as a member of the role of operators, awa_operator by default.';
+  end if;
+end
+$$;
+comment on function awa._check_force is 'Refuses to maintain by force to whoever is no operator';
+
+-- Refuses the use of a worker to a login that neither registered it, nor is a member of the role that was named then. The caller has seen that it is another login. Raises 42501.
+create or replace function awa._check_login(worker_id bigint, registered_by text, member_of text) returns void
+language plpgsql
+as $$
+begin
+  if pg_has_role(session_user, to_regrole(quote_ident(member_of)), 'member') is not true then
+    raise exception using errcode = '42501', message = 'the worker was registered by another login',
+      detail = format('Worker %s was registered by %s%s; this session is of %s.', worker_id, registered_by, ' for members of ' || member_of, session_user),
+      hint = 'Register a worker of your own. For logins that change, name a role at register_worker (member_of) of which all of them are members.';
+  end if;
+end
+$$;
+comment on function awa._check_login is 'Refuses the use of a worker to another login';
