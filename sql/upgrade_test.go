@@ -84,6 +84,7 @@ func TestUpgrade(t *testing.T) {
 		edit{"functions/worker/heartbeat.sql", "awa.heartbeat(worker_id bigint)", "awa.heartbeat(worker_id bigint, made_up int default null)"},
 		edit{"functions/close/release.sql", "create or replace function awa.release(job_id bigint, receipt bigint) returns void", "create or replace function awa.release(job_id bigint, claim_receipt bigint) returns void"},
 		edit{"functions/close/release.sql", "begin\n", "declare\n  receipt alias for claim_receipt;\nbegin\n"},
+		edit{"functions/read/explain_job.sql", "function awa._span(span interval) returns text", "function awa._span(span interval) returns varchar"},
 		edit{"functions/shared/queues.sql", "awa._queue_id(queue text)", "awa._queue_id(queue text, made_up int default 0)"}, // on which views and others depend
 	)
 	jobs := s.enqueueMany("q", 20)
@@ -117,6 +118,7 @@ func TestUpgrade(t *testing.T) {
 	require.Equal(t, "0.2.0", one[string](s, "select awa.version()"))
 	require.Equal(t, 7, one[int](s, "select made_up from awa.settings"))
 	require.Empty(t, list[string](s, "select oid::regprocedure::text from pg_proc where pronamespace = 'awa'::regnamespace and (proname = 'pause_queue' or proname = 'heartbeat' and pronargs = 1)"))
+	require.Equal(t, "character varying", one[string](s, "select prorettype::regtype::text from pg_proc where oid = 'awa._span'::regproc"))
 	require.Equal(t, []string{"job_id claim_receipt"}, list[string](s, "select array_to_string(proargnames, ' ') from pg_proc where oid = 'awa.release'::regproc"))
 	require.True(t, one[bool](s, "select has_function_privilege('awa_operator', 'awa.made_up()', 'execute') and not has_function_privilege('public', 'awa.made_up()', 'execute') and (select count(*) from public.mine) = $1", len(jobs)+14))
 	require.Empty(t, list[string](s, `select relname from pg_class where relnamespace = 'awa'::regnamespace and relkind <> 'i' and relkind <> 'I' and relowner <> 'awa_owner'::regrole
