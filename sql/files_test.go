@@ -181,6 +181,12 @@ func TestUninstall(t *testing.T) {
 	require.Contains(t, detail(err), "default value for column id of table public.ids")
 	a.exec("drop view public.mine; drop table public.ids")
 
+	// Somebody put policies where it would look for jobs: they are not run.
+	a.exec("create function public.trap() returns boolean language plpgsql as $$ begin raise exception 'hijacked'; end $$; create policy p on awa.leases using (public.trap()); alter table awa.leases enable row level security, force row level security")
+	_, err = byProgram(d, install.Options{})
+	require.ErrorContains(t, err, "there are jobs")
+	a.exec("drop policy p on awa.leases; alter table awa.leases disable row level security; drop function public.trap()")
+
 	// A reader is in the way, and is named; meanwhile all goes on.
 	reader := d.session()
 	reader.exec("begin; select count(*) from awa.jobs")

@@ -5,13 +5,16 @@ import (
 	"encoding/hex"
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
 	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/internal/install"
 	"github.com/awa-pg/awa/internal/pgserver"
 	"github.com/awa-pg/awa/internal/testdb"
 )
@@ -37,9 +40,20 @@ func TestInstallCallsNothingOfOthers(t *testing.T) {
 		s.exec("create operator " + schema + ".<> (leftarg = oid, rightarg = regrole, function = " + schema + ".differ)")
 		s.exec("create view " + schema + ".pg_roles as select pg_catalog.count(*) from public.hits")
 	}
-	for range 2 {
-		_, err := driver.Migrate(s.ctx, u)
-		require.NoError(t, err)
+	// Nor do settings of the database choose roles, or insist on anything.
+	s.exec("alter database app set awa.role_prefix = 'evil_'; alter database app set awa.force = 'on'; alter database app set quote_all_identifiers = on; alter database app set client_min_messages = error")
+	this, err := install.Embedded()
+	require.NoError(t, err)
+	for round := range 3 {
+		if round == 2 {
+			output, well := database{t, u}.psql(file(t, this))
+			require.True(t, well, output)
+		} else {
+			result, err := driver.Migrate(s.ctx, u)
+			require.NoError(t, err)
+			require.Equal(t, "awa_", result.RolePrefix)
+			require.True(t, result.Changed)
+		}
 		s.exec("update awa.schema_version set sources = ''") // the next time all is installed again
 	}
 	require.Zero(t, one[int64](s, "select pg_catalog.count(*) from public.hits"))
@@ -47,6 +61,16 @@ func TestInstallCallsNothingOfOthers(t *testing.T) {
 	s.enqueue("q")
 	s.claim("q", 1)
 	require.Equal(t, []string{"running"}, list[string](s, "select state from awa.jobs_compat()"))
+	_, err = database{t, u}.uninstalls(this, install.Options{})
+	require.ErrorContains(t, err, "there are jobs")
+	_, err = database{t, u}.uninstalls(this, install.Options{Force: true})
+	require.NoError(t, err)
+	require.Zero(t, one[int64](s, "select pg_catalog.count(*) from public.hits"))
+}
+
+// aboutSnapshots says whether a warning is that the owner may not see the snapshots of others: from PostgreSQL 16 on, only a superuser may let it.
+func aboutSnapshots(n *pgconn.Notice) bool {
+	return strings.HasSuffix(n.Message, "may not see the snapshots of other roles")
 }
 
 // withUser returns the URL of a database of a server, for a role.
@@ -199,7 +223,8 @@ func TestInstallWithoutASuperuser(t *testing.T) {
 			for range 2 {
 				result, err := driver.Migrate(s.ctx, url)
 				require.NoError(t, err)
-				require.Equal(t, c.warns, len(result.Warnings) > 0, "%v", result.Warnings)
+				warnings := slices.DeleteFunc(result.Warnings, aboutSnapshots)
+				require.Equal(t, c.warns, len(warnings) > 0, "%v", warnings)
 			}
 			require.Equal(t, []string{c.owner}, list[string](s, "select distinct proowner::regrole::text from pg_proc where pronamespace = 'awa'::regnamespace"))
 			require.Equal(t, []string{c.owner}, list[string](s, "select distinct relowner::regrole::text from pg_class where relnamespace = 'awa'::regnamespace and relkind in ('r', 'p', 'v', 'S')"))
@@ -223,7 +248,7 @@ func TestInstallInASecondDatabase(t *testing.T) {
 	admin.exec("alter role plain nocreaterole")
 	first, err := driver.Migrate(t.Context(), url("anna", "of_anna"))
 	require.NoError(t, err)
-	require.Empty(t, first.Warnings)
+	require.Empty(t, slices.DeleteFunc(first.Warnings, aboutSnapshots))
 	require.Equal(t, "awa_", first.RolePrefix)
 	database{t, url("anna", "of_anna")}.session().enqueue("q")
 
@@ -264,6 +289,7 @@ func TestInstallInASecondDatabase(t *testing.T) {
 	for _, u := range []string{url("postgres", "super"), url("anna", "clone")} {
 		result, err := driver.Migrate(t.Context(), u)
 		require.NoError(t, err)
+		result.Warnings = slices.DeleteFunc(result.Warnings, aboutSnapshots)
 		require.Len(t, result.Warnings, 1)
 		require.Equal(t, "the roles of Awa (awa_...) serve other databases, too", result.Warnings[0].Message)
 		require.Contains(t, result.Warnings[0].Detail, "of_anna")

@@ -52,11 +52,7 @@ func (s *Sources) Install(ctx context.Context, conn *pgx.Conn, o Options) (r Res
 func run(ctx context.Context, conn *pgx.Conn, o Options, text, setting string, result any) error {
 	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 	var settings strings.Builder
-	set := func(name, value string) {
-		if value != "" {
-			fmt.Fprintf(&settings, "set local %s = %s;\n", name, quote(value))
-		}
-	}
+	set := func(name, value string) { fmt.Fprintf(&settings, "set local %s = %s;\n", name, quote(value)) }
 	if strings.Contains(o.RolePrefix, "\\") {
 		return fmt.Errorf("the role prefix %q is not the beginning of a role's name", o.RolePrefix)
 	}
@@ -77,12 +73,17 @@ func run(ctx context.Context, conn *pgx.Conn, o Options, text, setting string, r
 	return json.Unmarshal(results[0].Rows[0][0], result)
 }
 
-// begin begins the transaction, whatever the defaults of the role and the database are.
+// begin begins the transaction, whatever the defaults of the role and the database are: these may be somebody else's.
 const begin = `begin isolation level read committed read write;
 set local search_path = pg_catalog, pg_temp;
 set local standard_conforming_strings = on;
 set local statement_timeout = 0;
 set local lock_timeout = '5s';
+set local client_min_messages = notice;
+set local quote_all_identifiers = off;
+set local awa.role_prefix = '';
+set local awa.install_wait = '';
+set local awa.force = '';
 `
 
 // File returns the installation as a file for psql.
@@ -91,7 +92,7 @@ func (s *Sources) File() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf(`-- Awa %s for psql: installs it, or brings an older installation to this version. Safe to repeat.
+	return fmt.Sprintf(first+`-- Awa %s for psql: installs it, or brings an older installation to this version. Safe to repeat.
 --   psql -f awa.sql DATABASE
 --   psql -v role_prefix=app_ -f awa.sql DATABASE     with roles of another name than awa_producer and so on, in a new installation
 `, s.Version) + file(text, `select case when (r ->> 'newer')::pg_catalog.bool then 'Awa stays as it is' when (r ->> 'before')::pg_catalog.int4 = 0 then 'Awa is installed' else 'Awa is up to date' end
@@ -123,7 +124,7 @@ func (s *Sources) UninstallFile() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf(`-- Removes Awa %s, for psql. Refuses while there are jobs, or objects of others that depend on it.
+	return fmt.Sprintf(first+`-- Removes Awa %s, for psql. Refuses while there are jobs, or objects of others that depend on it.
 --   psql -f awa_uninstall.sql DATABASE
 --   psql -v force=on -f awa_uninstall.sql DATABASE             with jobs, and with what others have on top of it
 --   psql -v role_prefix=app_ -f awa_uninstall.sql DATABASE     the roles alone, where the schema is gone already
@@ -135,10 +136,12 @@ func (s *Sources) UninstallFile() (string, error) {
 `), nil
 }
 
+// first is the first line of a file for psql.
+const first = "\\set ON_ERROR_STOP on\n"
+
 // file makes a file for psql of a block, with the settings that its variables set, since psql fills none into the block.
 func file(text, end string) string {
-	return `\set ON_ERROR_STOP on
-\set SHOW_CONTEXT never
+	return `\set SHOW_CONTEXT never
 set search_path = pg_catalog, pg_temp;
 ` + begin + `\if :{?role_prefix}
 select set_config('awa.role_prefix', :'role_prefix', true) as awa_said \gset
@@ -146,7 +149,7 @@ select set_config('awa.role_prefix', :'role_prefix', true) as awa_said \gset
 \if :{?force}
 select set_config('awa.force', :'force', true) as awa_said \gset
 \endif
-` + text + "commit;\n" + end
+` + text + "commit;\n" + end + "reset search_path;\n"
 }
 
 // render fills in a template of sql/install.

@@ -55,7 +55,7 @@ begin
     else
       if not pg_has_role(v_schema_owner, 'usage') then
         begin
-          if v_schema_owner::regrole::text !~ 'owner$' then
+          if not exists (select from pg_roles r where r.oid = v_schema_owner and r.rolname ~ 'owner$' and not r.rolcanlogin) then
             raise insufficient_privilege;
           end if;
           execute format('grant %s to current_user', v_schema_owner::regrole);
@@ -135,7 +135,7 @@ begin
         elsif v_elsewhere is not null then
           raise exception using errcode = '55000', message = format('the role %s owns things in other databases', v_owner_role::regrole),
             detail = format('They are in: %s. To install here, %s would have to become a member of it, and so could read and change all there.', v_elsewhere, current_user),
-            hint = format('Choose roles of this database''s own: --role-prefix %s_, for psql -v role_prefix=%s_. Or let a superuser install.', 'app', 'app');
+            hint = 'Choose roles of this database''s own: --role-prefix app_, for psql -v role_prefix=app_.';
         end if;
       end if;
       foreach v_role in array c_roles loop

@@ -31,11 +31,7 @@ begin
     exit when v_look = 2;
 {{template "alone" .}}
   end loop;
-  -- The name of the schema's owner has the prefix; where the schema is gone, it has to be said.
-  v_prefix := coalesce(substring(v_schema_owner::regrole::text from '^"?(.*)owner"?$'), v_asked, 'awa_');
-  if v_asked <> v_prefix then
-    raise exception using errcode = '55000', message = format('Awa is installed here with the role prefix %s, not %s', v_prefix, v_asked), hint = 'Leave the prefix out: the database knows it.';
-  end if;
+  v_prefix := coalesce(v_asked, 'awa_');
   if v_namespace is not null then
     if not pg_has_role(v_schema_owner, 'usage') then
       raise exception using errcode = '42501', message = format('schema awa belongs to %s', v_schema_owner::regrole), detail = format('%s is not a member of that role.', current_user),
@@ -48,12 +44,21 @@ begin
       || array(select format('alter view %s owner to %s', c.oid::regclass, c.relowner::regrole) from pg_class c where c.relnamespace = v_namespace and c.relkind = 'v' order by 1);
     v_tables := array(select c.oid from pg_class c where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v'));
 {{template "lock" .}}
+    -- The schema knows the prefix; where it is gone, it has to be said.
+    if exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = 'schema_version' and c.relkind = 'r' and not c.relrowsecurity) then
+      select s.role_prefix into v_prefix from awa.schema_version s;
+      if v_asked <> v_prefix then
+        raise exception using errcode = '55000', message = format('Awa is installed here with the role prefix %s, not %s', v_prefix, v_asked), hint = 'Leave the prefix out: the database knows it.';
+      end if;
+    end if;
     -- Nobody can add one now.
-    for v_relation in
-      select c.oid::regclass from pg_class c
-       where c.relnamespace = v_namespace and c.relkind in ('r', 'p') and not c.relrowsecurity and c.relname in ('ready_entries', 'deferred_jobs', 'leases', 'done_entries', 'dlq_entries')
+    for v_relation, v_rows in
+      select c.oid::regclass, c.relrowsecurity from pg_class c -- with policies, reading it would run them: then it counts as full
+       where c.relnamespace = v_namespace and c.relkind in ('r', 'p') and c.relname in ('ready_entries', 'deferred_jobs', 'leases', 'done_entries', 'dlq_entries')
     loop
-      execute format('select exists (select from %s)', v_relation) into v_rows;
+      if not v_rows then
+        execute format('select exists (select from %s)', v_relation) into v_rows;
+      end if;
       if v_rows then
         v_jobs := v_jobs || v_relation;
       end if;
