@@ -88,6 +88,10 @@ begin
             detail = format('It is not as Awa makes it. What was put there would run as %s.', current_user), hint = 'Find out who did it. Remove what was added; or drop the schema, if it is not Awa''s.';
         end if;
         select s.version, s.functions, s.role_prefix, s.sources, s.catalog, s.views into v_record from awa.schema_version s;
+        if v_record.version is null and exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = 'ready_entries') then
+          raise exception using errcode = '55000', message = 'awa.schema_version has lost its row', detail = 'Its data were left out of a dump, say.',
+            hint = 'Where there are no jobs, drop the schema, and install anew: awa uninstall, awa migrate. Otherwise restore the row.';
+        end if;
         v_before := coalesce(v_record.version, 0);
       elsif exists (select from pg_class c where c.relnamespace = v_namespace) or exists (select from pg_proc p where p.pronamespace = v_namespace) then
         raise exception using errcode = '55000', message = 'schema awa holds tables or functions, but not the version of Awa',
