@@ -40,7 +40,7 @@ select is(pg_temp.found('{}', n), '{}', format('there is nothing before %s', n))
 create temp table stretches as select * from awa._stretch(:other_id + 1, 2, 1);
 select is((select row(s.from_id, s.entries)::text from awa._stretch(:other_id + 1, 2, 100000) s), format('(%s,2)', :tagged_id), 'a stretch of two jobs');
 select is((select s.from_id from stretches s), null, 'where there is room for one entry, none');
-select is((select row(s.from_id, s.entries, s.is_empty)::text from awa._stretch(2, 1000, 100000) s), (select format('(1,%s,%s)', count(*), case when count(*) = 0 then 't' else 'f' end) from awa.ready_entries e where e.job_id = 1), 'there are no ids below 1');
+select is((select s.from_id from awa._stretch(2, 1000, 100000) s), 1::bigint, 'there are no ids below 1');
 
 -- Refusals
 select pg_temp.refused(format('select * from awa.scan_jobs(%L)', c.filter), '22023', c.names, c.filter)
