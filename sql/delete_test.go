@@ -369,3 +369,19 @@ func TestScansOfManyJobs(t *testing.T) {
 	require.Equal(t, []string{"cancelled", "available"}, s.states(first, last))
 
 }
+
+// Counts of all queues look at lanes that have changed since they were counted: one in which a job was deleted is one of them.
+func TestCountsOfAllQueuesAfterADelete(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	for _, how := range ends[:2] {
+		job := s.ended("q", how)
+		s.ended("q", how)
+		s.exec("select awa._fold(null, true)")
+		completed := func() int64 { return one[int64](s, "select completed from awa.queue_counts where queue = 'q'") }
+		before := completed()
+		s.exec(deleteJob, job)
+		require.Equal(t, before-1, completed(), how.name)
+		s.balanced()
+	}
+}
