@@ -157,7 +157,7 @@ func (s *session) balanced() {
 			   and not (state = 'completed' and n.jobs > coalesce(j.jobs, 0) and (select count(distinct l) > 1 from awa.ring, unnest(left_at) l))`), "counts; what was pruned is only counted")
 		require.Empty(s, list[string](s, `
 			select format('%s: held by %s, job %s is %s', key, u.job_id, j.id, j.state)
-			  from (select encode(key, 'hex') as key, job_id from awa.unique_claims where job_id is not null) u
+			  from (select encode(key, 'hex') as key, job_id from awa.unique_claims where job_id is not null and held_until is null) u
 			  full join (
 			    select unique_key as key, id, state
 			      from awa.jobs

@@ -2,6 +2,7 @@ package sql_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -608,4 +609,38 @@ func TestDropQueueBesideAProducerOfItsKey(t *testing.T) {
 	require.Equal(t, job, one[int64](s, "select job_id from awa.enqueue_unique('taker'"+key))
 	require.Equal(t, "40001", sqlState(old.try("select * from awa.enqueue_unique('taker'"+key)))
 	require.Equal(t, []int64{job}, list[int64](s, "select id from awa.jobs where queue = 'taker'"))
+}
+
+// A call that asks within a period is a duplicate of the job of that period, also where it had to wait for a transaction that completes the job, and commits in the next one.
+func TestPeriodThatEndsDuringAWait(t *testing.T) {
+	for name, enqueue := range map[string]string{
+		"enqueue_unique": "awa.enqueue_unique('q', 'k', unique_key => 'key', unique_period => '4 seconds')",
+		"enqueue_batch":  `awa.enqueue_batch('[{"queue": "q", "kind": "k", "unique": {"key": "key", "period": "4 seconds"}}]')`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newDatabase(t)
+			s, worker, producer := d.session(), d.session(), d.session()
+			for {
+				first := one[int64](s, "select job_id from "+enqueue)
+				worker.exec("begin")
+				worker.completes(worker.claim("q", 1))
+				producer.exec("create temp table got as select * from " + enqueue + " with no data")
+				got := producer.background("insert into got select * from " + enqueue)
+				s.waitUntilBlocked(producer)
+				ends := one[time.Time](s, "select awa._held_until(unique_key) from awa.ready_entries where job_id = $1", first)
+				asked := one[bool](s, "select clock_timestamp() < $1", ends) // a busy machine may have been too slow: then once more
+				s.exec("select pg_sleep_until($1)", ends)
+				worker.exec("commit")
+				require.NoError(t, got())
+				if asked {
+					require.Equal(t, []int64{first}, list[int64](producer, "select job_id from got where not inserted"))
+					require.NotEqual(t, first, one[int64](s, "select job_id from "+enqueue+" where inserted"), "the next period has a job of its own")
+					s.balanced()
+					return
+				}
+				producer.exec("drop table got")
+				s.exec("select awa.cancel_where('q')")
+			}
+		})
+	}
 }

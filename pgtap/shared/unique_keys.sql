@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(377);
+select plan(382);
 
 -- States
 select is((select array_agg(awa._state_bit(s) order by n) from unnest(array['scheduled', 'available', 'running', 'retryable', 'waiting_external', 'completed', 'failed', 'cancelled', 'dead']) with ordinality u(s, n)),
@@ -109,11 +109,21 @@ select is(pg_temp.holders(), 'other''s -2', 'who goes for good lets go of all');
 -- Rows of keys that nobody holds
 select ok(awa._horizon() <= pg_snapshot_xmin(pg_current_snapshot()), 'no snapshot looks further than the present one');
 insert into awa.unique_claims (key, round, job_id, free_since) values (sha256('idle'), 0, null, null), (sha256('idle'), 1000000000, null, '3'), (sha256('busy'), 0, null, null), (sha256('busy'), 1000000000, -3, null), (sha256('young'), 0, null, null), (sha256('young'), 1000000000, null, pg_current_xact_id());
-insert into awa.unique_claims (key, round, job_id, held_until) values (sha256('over'), 0, -4, now()), (sha256('over again'), 0, null, null), (sha256('over again'), 1000000000, -5, now()), (sha256('goes on'), 0, -6, now() + interval '1 hour');
+insert into awa.unique_claims (key, round, job_id, held_until) values (sha256('over'), 0, -4, now() - interval '1 minute'), (sha256('over again'), 0, null, null), (sha256('over again'), 1000000000, -5, now() - interval '1 minute'), (sha256('goes on'), 0, -6, now() + interval '1 hour'), (sha256('just over'), 0, -7, now());
 select awa._expire_keys() \g /dev/null
 select is((select string_agg(concat_ws(' ', n.name, case when u.round > 0 then case when u.round = 1000000000 then 'second' else 'second, changed' end end, u.job_id, case when u.free_since is not null then 'free' end), ', ' order by n.n, u.round)
-             from awa.unique_claims u join unnest(array['idle', 'busy', 'young', 'over', 'over again', 'goes on']) with ordinality n(name, n) on u.key = sha256(convert_to(n.name, 'UTF8'))),
-  'busy, busy second -3, young, young second free, over again, over again second, changed free, goes on -6', 'go when no snapshot is older; a key whose period is over is let go of');
+             from awa.unique_claims u join unnest(array['idle', 'busy', 'young', 'over', 'over again', 'goes on', 'just over']) with ordinality n(name, n) on u.key = sha256(convert_to(n.name, 'UTF8'))),
+  'busy, busy second -3, young, young second free, over again, over again second, changed free, goes on -6, just over -7', 'go when no snapshot is older; a key whose period is over is let go of, a minute later');
+
+-- Who has asked within a period, and looks after its end, finds the job of that period
+insert into awa.unique_claims (key, job_id, held_until) values (sha256('asked'), -8, now());
+select is((select row(h.job_id, h.ended)::text from awa._holder(sha256('asked'), now() - interval '1 microsecond') h), '(-8,t)', 'a key is held for who asked before the end');
+select is((select row(k.job_id, k.taken)::text from awa._take_key(sha256('asked'), true, -9, now() - interval '1 microsecond') k), '(-8,f)', 'who is a duplicate');
+select is((select h.job_id from awa._holder(sha256('asked'), now()) h), null, 'not for who asks at the end');
+select is((select row(k.job_id, k.taken)::text from awa._take_key(sha256('asked'), true, -9, now()) k), '(-9,t)', 'who takes it');
+insert into awa.unique_claims (key, job_id) values (sha256('late'), -10), (sha256('later'), -11);
+select is(awa._keep_keys('{-10,-11}', array[sha256('late') || '\x001f'::bytea || int8send(extract(epoch from now() - interval '50 seconds')::bigint), sha256('later') || '\x001f'::bytea || int8send(extract(epoch from now() - interval '70 seconds')::bigint)], '{1,1}'),
+  '{1}', 'a job that completes just after the end keeps its key, too, for such a call');
 
 -- Refusals
 select pg_temp.refused(format($$select awa._unique_key('q', 'k', '{}', null, null, '1 day', %L, null, now())$$, z), '22023', 'unique_zone', 'no zone, or one of POSIX: ' || z)

@@ -56,7 +56,7 @@ begin
       insert into awa.unique_claims (key, job_id) values (v_key.key, v_last_id) on conflict do nothing; -- most often nobody has it
       continue when found;
     end if;
-    v_taken := awa._take_key(v_key.key, v_key.holds, v_job_ids[v_key.place]);
+    v_taken := awa._take_key(v_key.key, v_key.holds, v_job_ids[v_key.place], v_now);
     v_job_ids[v_key.place] := v_taken.job_id;
     v_inserted[v_key.place] := v_taken.taken;
     v_last_id := v_taken.job_id;

@@ -41,7 +41,7 @@ declare
 begin
   perform awa._check_options(queue, kind, priority, run_at, max_attempts, tags);
   v_key := awa._unique_key(queue, kind, args, unique_key, unique_by, unique_period, unique_zone, unique_states, coalesce(run_at, v_now));
-  v_job := awa._take_key(substr(v_key, 1, 32), awa._holds(v_key, case when run_at > v_now then 'scheduled' else 'available' end), null);
+  v_job := awa._take_key(substr(v_key, 1, 32), awa._holds(v_key, case when run_at > v_now then 'scheduled' else 'available' end), null, v_now);
   if v_job.taken then
     perform awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata, array[v_job.job_id], array[v_key], v_now);
   end if;

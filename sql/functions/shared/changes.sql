@@ -100,7 +100,7 @@ as $$
 $$;
 comment on function awa._decide_later is 'Has the transaction decide at its end';
 
--- Gives an heir, at the end of its transaction, the unique key that the job before it has let go of; unless the heir has left by then, too. Fails with 40001 where another job has taken the key: the one before it
+-- Gives an heir, at the end of its transaction, the unique key that the job before it has let go of; unless the heir has left by then, too. It has asked after the transaction began. Fails with 40001 where another job has taken the key: the one before it
 -- was claimed meanwhile, and did not hold it while it ran.
 create or replace function awa._inherit(job_id bigint) returns void
 language plpgsql
@@ -114,7 +114,7 @@ begin
   select substr(p.unique_key, 1, 32) into v_key from awa._place p where p.id = job_id and awa._holds(p.unique_key, p.state);
   if found then
     begin
-      v_taken := (awa._take_key(v_key, true, job_id)).taken;
+      v_taken := (awa._take_key(v_key, true, job_id, transaction_timestamp())).taken;
     exception when lock_not_available then
       null;
     end;

@@ -141,12 +141,18 @@ end
 $$;
 comment on function awa._let_go_of_all is 'Lets go of all unique keys of jobs, also of those that they hold to the end of a period';
 
+-- How long a completed job has its key past the end of its period: who has asked before the end may still be on its way, or wait, and has to find the job of that period.
+create or replace function awa._key_grace() returns interval
+language sql immutable
+return interval '1 minute';
+comment on function awa._key_grace is 'How long a completed job has its key past the end of its period';
+
 -- Notes for the keys of jobs that have completed until when they are held; returns the places of those that are.
 create or replace function awa._keep_keys(job_ids bigint[], keys bytea[], queue_ids bigint[]) returns bigint[]
 language sql
 as $$
   with kept as (
-    select k.*, awa._held_until(k.key) as until from unnest(job_ids, keys, queue_ids) with ordinality k(job_id, key, queue_id, place) where awa._held_until(k.key) > clock_timestamp() order by k.key
+    select k.*, awa._held_until(k.key) as until from unnest(job_ids, keys, queue_ids) with ordinality k(job_id, key, queue_id, place) where awa._held_until(k.key) > clock_timestamp() - awa._key_grace() order by k.key
   ), noted as (
     update awa.unique_claims u
        set held_until = k.until, queue_id = k.queue_id
@@ -167,7 +173,7 @@ as $$
 declare
   v_horizon xid8 := awa._horizon();
 begin
-  perform awa._free_keys(array(select u.key from awa.unique_claims u where u.held_until <= clock_timestamp() order by u.held_until limit 2000 for update skip locked));
+  perform awa._free_keys(array(select u.key from awa.unique_claims u where u.held_until <= clock_timestamp() - awa._key_grace() order by u.held_until limit 2000 for update skip locked));
   delete from awa.unique_claims u
    where u.key = any(array(select f.key from awa.unique_claims f where f.free_since < v_horizon order by f.free_since limit 2000 for update skip locked));
 end
@@ -205,11 +211,11 @@ as $$
 $$;
 comment on function awa._horizon is 'The transaction up to which no snapshot looks back';
 
--- The job that holds a unique key once this transaction commits; null when there is none. A job that this transaction itself has cancelled, or moved away, while it was available
+-- The job that holds a unique key once this transaction commits; null when there is none. Now: when the caller asked, by which it has chosen the period, so that the period ends for both at once. A job that this transaction itself has cancelled, or moved away, while it was available
 -- keeps its key until then; the key passes on to its heir, the job that this transaction has enqueued in its place. So there is a line of jobs, each the heir of the one before it. The last
 -- one leaves when this transaction has taken the key from it, too. Ended: the job has completed, and the key is held to the end of its period. Round: of the row that counts.
 -- Why: the key and the cancel of the first job are read by one statement. With two of them, a cancel that somebody else commits in between would pass for one of this transaction.
-create or replace function awa._holder(key bytea, out job_id bigint, out leaves boolean, out ended boolean, out round bigint, out line bigint[])
+create or replace function awa._holder(key bytea, now timestamptz default clock_timestamp(), out job_id bigint, out leaves boolean, out ended boolean, out round bigint, out line bigint[])
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -217,7 +223,7 @@ declare
   v_own xid8 := pg_current_xact_id_if_assigned();
   v_heir bigint;
 begin
-  select u.round, case when u.held_until <= clock_timestamp() then null else u.job_id end, u.held_until is not null,
+  select u.round, case when u.held_until <= now then null else u.job_id end, u.held_until is not null,
          exists (select from awa.done_entries d where d.job_id = u.job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled'))
          or v_own is not null
             and exists (select from (select * from awa.ready_tombstones t where t.by_xid = v_own offset 0) t where t.job_id = u.job_id and not t.cancels and t.lane > 0)
@@ -249,9 +255,9 @@ $$;
 comment on function awa._is_holder is 'Whether a job is in a state in which it holds a unique key';
 
 -- Takes a unique key for a job, or, for one that does not hold it yet, only looks who has it. Draws the job's id where it has none, and it is needed. Says whether the job may be there;
--- otherwise the id is that of the job that holds the key.
+-- otherwise the id is that of the job that holds the key. Now: as for _holder, also after a wait.
 -- Locks: the key, until the transaction ends. Waits for a transaction that is about to take it, or to let go of it.
-create or replace function awa._take_key(key bytea, holds boolean, inout job_id bigint, out taken boolean)
+create or replace function awa._take_key(key bytea, holds boolean, inout job_id bigint, now timestamptz default clock_timestamp(), out taken boolean)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -260,7 +266,7 @@ declare
 begin
   taken := true;
   loop
-    v_holder := awa._holder(key);
+    v_holder := awa._holder(key, now);
     if v_holder.job_id is null or v_holder.leaves then
       job_id := coalesce(job_id, nextval('awa.job_ids'));
       exit when not holds;
@@ -276,7 +282,7 @@ begin
       else
         update awa.unique_claims u
            set job_id = job_id, held_until = null, free_since = null, queue_id = null, round = case when u.round > 0 then nextval('awa.claim_ids') else 0 end
-         where u.key = key and u.round = v_holder.round and (u.free_since is not null or u.held_until <= clock_timestamp());
+         where u.key = key and u.round = v_holder.round and (u.free_since is not null or u.held_until <= now);
       end if;
       exit when found;
     elsif v_holder.job_id = job_id then
@@ -288,7 +294,7 @@ begin
       if found then
         delete from awa.unique_claims u where u.key = key and u.round = v_holder.round; -- it did: once more
       else
-        taken := (awa._holder(key)).job_id is distinct from v_holder.job_id;
+        taken := (awa._holder(key, now)).job_id is distinct from v_holder.job_id;
       end if;
     end if;
     if not taken then
