@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -93,12 +94,12 @@ func TestCountingInParts(t *testing.T) {
 	}
 	require.Equal(t, queues, counted())
 
-	// Where jobs come all the time, the lane that was counted longest ago comes first.
+	// Where jobs come all the time, the next call goes on where the last one was cut off.
 	s.exec("select awa.enqueue('queue ' || n, 'k') from generate_series(1, $1) n", queues)
-	s.exec("update awa.queue_rollups set folded_at = now() - interval '1 minute' * (2 + n) from (select lane as l, row_number() over (order by lane) as n from awa.queue_rollups) r where lane = l")
-	s.exec("select setval('awa.next_fold_at', 1)")
-	require.Equal(t, "true", short("awa._fold()"))
-	require.True(t, one[bool](s, "select enqueued = 2 from awa.queue_rollups order by lane desc limit 1"))
+	s.exec("update awa.queue_rollups set folded_at = now() - interval '1 minute'")
+	s.exec("select setval('awa.next_fold_at', 1), setval('awa.fold_from', (select lane from awa.queue_rollups order by lane limit 1) + 1)")
+	require.Equal(t, "false", short("awa._fold()"), "this pass ends here")
+	require.True(t, one[bool](s, "select enqueued = 2 from awa.queue_rollups order by lane limit 1"))
 
 	// So does cleaning, which counts first.
 	s.rotate()
@@ -113,6 +114,100 @@ func TestCountingInParts(t *testing.T) {
 		require.Less(t, calls, queues)
 	}
 	s.balanced()
+}
+
+// However much has come to one lane, a call counts only a part of it, and the next one goes on. Counts are exact all the time.
+func TestCountingOneLaneInParts(t *testing.T) {
+	d := newDatabase(t)
+	open, s := d.session(), d.session()
+	s.exec("set jit = off")
+	const jobs = 2000
+	open.exec("begin")
+	open.enqueue("q") // in progress while the others are counted
+	s.exec("do $$ begin for n in 1..1000 loop perform awa.enqueue('q', 'k'), awa.enqueue('q', 'k', run_at => now() + interval '1 hour'); commit; end loop; end $$")
+	s.exec("do $$ begin for n in 1..1000 loop perform awa.enqueue('q', 'k'); commit; end loop; end $$")
+	counted := func() int { return one[int](s, "select coalesce(sum(appended), 0) from awa.queue_rollups") }
+	exact := func(more int) {
+		require.Equal(t, fmt.Sprintf("%d available, 1000 scheduled", jobs+more), one[string](s, "select format('%s available, %s scheduled', available, scheduled) from awa.queue_counts()"))
+		require.Empty(t, list[string](s, "select problem from awa.audit() where not balanced"))
+	}
+	calls, before := 0, 0
+	for more := true; more; calls++ {
+		s.exec("select setval('awa.next_fold_at', 1)")
+		more = one[bool](s, "select f from set_config('statement_timeout', '1ms', true), awa._fold() f")
+		require.Less(t, calls, 50)
+		require.Less(t, counted()-before, jobs/2)
+		before = counted()
+		if calls%5 == 0 {
+			exact(0)
+		}
+	}
+	require.Equal(t, jobs, before)
+	require.Greater(t, calls, 3)
+	open.exec("commit")
+	exact(1)
+	s.exec("select awa._fold(null, true)")
+	require.Equal(t, jobs+1, counted())
+	exact(1)
+
+	// So are claims, and what was cancelled.
+	taken := s.claim("q", 500)
+	require.Empty(t, s.completeMany(taken))
+	s.exec("select awa.cancel(id) from awa.list_jobs(state => 'available', max_jobs => 300)")
+	for one[bool](s, "select f from setval('awa.next_fold_at', 1), set_config('statement_timeout', '1ms', true), awa._fold() f") {
+		require.Less(t, calls, 1000)
+		calls++
+	}
+	s.balanced()
+}
+
+// Lanes that are read some at a time are the same as those that are read at once.
+func TestLanesInPieces(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	for n := range 20 {
+		q := fmt.Sprintf("queue %d", n)
+		s.exec("select awa.enqueue($1, 'k', priority => 1), awa.enqueue($1, 'k', priority => 4)", q)
+		s.exec("select awa.enqueue($1 || 'later', 'k', run_at => now() + interval '1 hour')", q) // a note
+		if n%3 == 0 {
+			require.Empty(t, s.completeMany(s.claim(q, 1)))
+		}
+		if n == 7 {
+			s.exec("select awa._fold(null, true)")
+			s.rotate()
+		}
+	}
+	s.exec("select awa.cancel(id) from awa.list_jobs(state => 'available', max_jobs => 5)")
+	s.exec(`create function pieces() returns setof text language plpgsql as $$
+		declare v_before bigint; v_lane record; v_found bool;
+		begin
+		  loop
+		    v_found := false;
+		    for v_lane in select * from awa._lanes_in_use(v_before, 7) loop
+		      v_before := v_lane.lane; v_found := true; return next v_lane::text;
+		    end loop;
+		    exit when not v_found;
+		  end loop;
+		end $$`)
+	require.Greater(t, one[int](s, "select count(*) from pieces()"), 50)
+	require.Equal(t, list[string](s, "select l::text from awa._lanes_in_use() l order by l.lane desc"), list[string](s, "select * from pieces()"))
+}
+
+// A step of maintenance takes only its share of the caller's timeouts, of both of them: a transaction_timeout ends the session, and what was done is undone.
+func TestShareOfTimeouts(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	share := func() string { return one[string](s, "select awa._budget('10 seconds', 10)::text") }
+	require.Equal(t, "00:00:10", share())
+	s.exec("set statement_timeout = '30s'")
+	require.Equal(t, "00:00:03", share())
+	if one[bool](s, "select current_setting('server_version_num')::int < 170000") {
+		t.Skip("transaction_timeout came with PostgreSQL 17")
+	}
+	s.exec("set transaction_timeout = '20s'")
+	require.Equal(t, "00:00:02", share())
+	s.exec("set statement_timeout = 0")
+	require.Equal(t, "00:00:02", share())
 }
 
 // A pass goes past an open claim only when the one before has noted it. Where both are rolled back, in one transaction, the claim is found when all queues are looked at.

@@ -33,6 +33,10 @@ comment on sequence awa.folded_until is 'The last claim before those that mainte
 create sequence awa.next_fold_at;
 comment on sequence awa.next_fold_at is 'Microseconds since 1970: when maintenance next looks at all queues, not only at those that have been claimed from';
 
+create sequence awa.fold_from minvalue 0;
+comment on sequence awa.fold_from is 'The lane before which a look at all queues goes on, where the last one was cut off; 0 when it begins anew';
+select setval('awa.fold_from', 0);
+
 create sequence awa.rescued_at;
 comment on sequence awa.rescued_at is 'Microseconds since 1970: when rescue was called last, to the second';
 

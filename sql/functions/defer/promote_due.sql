@@ -56,7 +56,7 @@ as $$
 declare
   v_level int := (select s.last_value from awa.sweep_level s where s.is_called);
   v_began timestamptz := clock_timestamp();
-  v_budget interval := least(interval '100 milliseconds', nullif(current_setting('statement_timeout')::interval, '0') / 4);
+  v_budget interval := awa._budget('100 milliseconds', 4);
   v_piece_began timestamptz;
   v_slowest interval := '0';
   v_from timestamptz;

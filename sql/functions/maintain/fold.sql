@@ -1,7 +1,8 @@
 -- Counts what ledgers have grown by into queue_rollups, lane by lane: entries that have become visible, and claims that are closed. One that stays open for more than 10 seconds is noted, and passed over. What is not counted
 -- yet is all that counts and searches for open attempts have to read. Seldom where little has happened, so that the rows are not rewritten all the time. One at a time: does nothing while somebody else is at it.
 -- Everything says to count the rest, too; of some queues, if they are named: then in one go.
--- Otherwise it ends after 10 seconds, or a tenth of the statement_timeout; and with each lane after max_claims claims. The next call goes on, with the lanes first that were counted longest ago. Returns whether there is more to count.
+-- Otherwise it ends after 10 seconds, or a tenth of what the caller's timeouts leave; and with each lane after max_claims claims. Lanes are read some at a time. A look at all queues that is cut off is gone on with by the next call; one at the busy
+-- ones begins anywhere. Returns whether there is more to count.
 create or replace function awa._fold(max_claims int default 20000, everything boolean default false, queue_ids bigint[] default null) returns boolean
 language plpgsql
 set plan_cache_mode = force_generic_plan
@@ -9,17 +10,23 @@ as $$
 #variable_conflict use_variable
 declare
   v_lane record;
-  v_rollup awa.queue_rollups;
-  v_now pg_snapshot;
-  v_new record;
-  v_claim record;
+  v_fold record;
   v_began timestamptz := clock_timestamp();
-  v_end timestamptz := case when queue_ids is null then v_began + least(interval '10 seconds', nullif(current_setting('statement_timeout')::interval, '0') / 10) end;
-  v_lanes int := 0;
+  v_budget interval := case when queue_ids is null then awa._budget('10 seconds', 10) end; -- null: in one go
+  v_max int := awa._fold_max(max_claims, v_budget);
+  v_counted int := 0;
   v_more boolean := false;
+  v_is_cut boolean := false;
   v_is_sweep boolean := false;
-  v_counted int;
+  v_is_whole boolean := queue_ids is null and not everything; -- otherwise claims have come where an earlier call has looked, or are not looked at
   v_until bigint; -- the next pass begins after this claim
+  v_lanes bigint[];
+  v_at int := 0;
+  v_before bigint; -- lanes are read from the last one back
+  v_last bigint;
+  v_size int;
+  v_piece bigint[];
+  v_xids xid8[];
 begin
   perform awa._current_segment(); -- in a restored database, what is visible means nothing
   if not pg_try_advisory_xact_lock(awa._fold_key()) then
@@ -31,48 +38,103 @@ begin
     v_until := awa._claimed_until(v_began - interval '30 seconds'); -- by then each was looked at, and counted, or noted as open
     if not v_is_sweep then
       queue_ids := awa._busy_queues();
+    else
+      v_before := (select nullif(s.last_value, 0) from awa.fold_from s);
+      v_is_whole := v_before is null;
     end if;
   end if;
-  for v_lane in
-    select l.lane, r.lane is not null as exists
-      from (
-        select u.lane, u.last_xid from awa._lanes_in_use() u where queue_ids is null and not u.is_counted
-        union all
-        select q * 8 + p, null from (select distinct q from unnest(queue_ids) q) q cross join generate_series(0, 4) p
-      ) l
-      left join lateral (
-        select * from awa.queue_rollups r where r.lane = l.lane limit 1
-      ) r on true
-      left join lateral (
-        select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
-      ) c on true
-     where (c.lane_seq > coalesce(r.closed_seq, 0) + case when r.folded_at between clock_timestamp() - interval '5 seconds' and clock_timestamp() and not everything then 50 else 0 end
-        or everything and (select true from awa._appended_since(l.lane, coalesce(r.counted, '3:3:'), r.dropped) limit 1)
-        or (r.folded_at is null or r.folded_at not between clock_timestamp() - interval '5 seconds' and clock_timestamp() or everything) -- or a clock that was ahead
-           and (r.open_seqs <> '{}'
-             or l.last_xid >= coalesce(pg_snapshot_xmin(r.counted), '3') and l.last_xid < pg_snapshot_xmin(pg_current_snapshot()) -- so that the next look finds nothing
-             or (
-               select true
-                 from awa._entries e
-                where e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(coalesce(r.counted, '3:3:')), 0)
-                limit 1)))
-       and (select true from awa.queues q where q.queue_id = l.lane >> 3 limit 1) -- not what is left of one that was forgotten
-     order by r.folded_at nulls first, l.lane
+  if queue_ids is not null then
+    v_last := queue_ids[1 + floor(random() * cardinality(queue_ids))::int];
+    v_lanes := array(select q * 8 + p from (select distinct q from unnest(queue_ids) q) q cross join generate_series(0, 4) p order by q <= v_last desc, 1 desc);
+  end if;
   loop
-    if v_lanes > 0 and clock_timestamp() > v_end then
-      v_more := true;
-      v_until := null;
-      exit;
+    if v_lanes is null then
+      select count(*), min(u.lane), coalesce(array_agg(u.lane order by u.lane desc) filter (where not u.is_counted), '{}'), coalesce(array_agg(u.last_xid order by u.lane desc) filter (where not u.is_counted), '{}')
+        into v_size, v_last, v_piece, v_xids
+        from awa._lanes_in_use(v_before, 200) u;
+    else
+      v_piece := v_lanes[v_at + 1 : v_at + 200];
+      v_size := cardinality(v_piece);
+      v_at := v_at + v_size;
     end if;
-    v_lanes := v_lanes + 1;
-    if not v_lane.exists then
-      insert into awa.queue_rollups (lane) values (v_lane.lane);
-    end if;
-    select * into v_rollup from awa.queue_rollups r where r.lane = v_lane.lane;
-    v_now := awa._snapshot();
+    for v_lane in
+      select l.lane
+        from unnest(v_piece, v_xids) with ordinality l(lane, last_xid, nth)
+        left join lateral (
+          select * from awa.queue_rollups r where r.lane = l.lane limit 1
+        ) r on true
+        left join lateral (
+          select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
+        ) c on true
+       where (c.lane_seq > coalesce(r.closed_seq, 0) + case when r.folded_at between clock_timestamp() - interval '5 seconds' and clock_timestamp() and not everything then 50 else 0 end
+          or everything and (select true from awa._appended_since(l.lane, coalesce(r.counted, '3:3:'), r.dropped) limit 1)
+          or (r.folded_at is null or r.folded_at not between clock_timestamp() - interval '5 seconds' and clock_timestamp() or everything) -- or a clock that was ahead
+             and (r.open_seqs <> '{}'
+               or l.last_xid >= coalesce(pg_snapshot_xmin(r.counted), '3') and l.last_xid < pg_snapshot_xmin(pg_current_snapshot()) -- so that the next look finds nothing
+               or (
+                 select true
+                   from awa._entries e
+                  where e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(coalesce(r.counted, '3:3:')), 0)
+                  limit 1)))
+         and (select true from awa.queues q where q.queue_id = l.lane >> 3 limit 1) -- not what is left of one that was forgotten
+       order by l.nth
+    loop
+      if v_counted > 0 and clock_timestamp() > v_began + v_budget then
+        v_is_cut := true;
+        v_before := v_lane.lane + 1;
+        exit;
+      end if;
+      v_counted := v_counted + 1;
+      v_fold := awa._fold_lane(v_lane.lane, v_max, v_began + v_budget);
+      v_more := v_more or v_fold.is_more;
+      v_until := least(v_until, v_fold.looked_until); -- null where that holds nothing back
+    end loop;
+    exit when v_is_cut or v_size < 200;
+    v_before := v_last;
+    v_is_cut := clock_timestamp() > v_began + v_budget;
+    exit when v_is_cut;
+  end loop;
+  if v_is_sweep then
+    perform setval('awa.fold_from', case when v_is_cut then v_before else 0 end);
+  end if;
+  if v_is_cut then
+    return true;
+  end if;
+  if v_until is not null and v_is_whole then
+    perform setval('awa.folded_until', greatest(v_until, 0));
+  end if;
+  if v_is_sweep and not v_more then
+    perform awa._forget_queues();
+    perform setval('awa.next_fold_at', ((extract(epoch from v_began) + 50 * extract(epoch from clock_timestamp() - v_began)) * 1000000)::bigint);
+  end if;
+  return v_more;
+end
+$$;
+comment on function awa._fold is 'Counts what the ledgers have grown by into queue_rollups';
+
+-- Counts what one lane has grown by, at most about max_rows entries, and so many claims, at a time; goes on with the entries until the time that is named. The entries, burials and notes of one transaction are counted together. The caller has locked the counts.
+-- Returns whether there is more, and the last claim up to which it has looked where there are open ones, or more.
+create or replace function awa._fold_lane(lane bigint, max_rows int, until timestamptz, out is_more boolean, out looked_until bigint)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_rollup awa.queue_rollups;
+  v_end xid8; -- what this transaction and later ones have put there is counted later
+  v_now pg_snapshot;
+  v_new record;
+  v_claim record;
+  v_counted int := 0;
+begin
+  is_more := false;
+  insert into awa.queue_rollups (lane) select lane where (select true from awa.queue_rollups r where r.lane = lane limit 1) is null;
+  select * into v_rollup from awa.queue_rollups r where r.lane = lane;
+  loop
+    v_end := awa._nth_after(lane, pg_snapshot_xmax(v_rollup.counted), max_rows);
+    v_now := awa._cut_snapshot(awa._snapshot(), v_end);
     for v_new in
       select n.segment, sum(n.entries) as entries, sum(n.tombstones) as tombstones, sum(n.enqueued) as enqueued, sum(n.deleted) as deleted
-        from awa._appended_since(v_lane.lane, v_rollup.counted, v_rollup.dropped) n
+        from awa._appended_since(lane, v_rollup.counted, v_rollup.dropped, pg_snapshot_xmax(v_now)) n
        where pg_visible_in_snapshot(n.xid, v_now)
        group by n.segment
     loop
@@ -82,51 +144,84 @@ begin
       v_rollup.enqueued := v_rollup.enqueued + v_new.enqueued;
       v_rollup.completed := v_rollup.completed - v_new.deleted;
     end loop;
-    v_counted := 0;
-    for v_claim in
-      select c.claim_id, c.lane_seq, cardinality(c.job_ids) as size, c.claimed_at, k.closed, k.completed
-        from awa._uncounted(v_lane.lane, v_rollup.closed_seq, v_rollup.open_seqs, max_claims) c
-       cross join lateral (
-          select coalesce(sum(coalesce(cardinality(k.items), 1)), 0) as closed,
-                 coalesce(sum(coalesce(cardinality(k.items), 1)) filter (where k.outcome in ('completed', 'recorded')), 0) as completed
-            from awa.lease_claim_closures k
-           where k.claim_id = c.claim_id
-          offset 0
-        ) k
-       order by c.lane_seq
-    loop
-      if v_claim.closed = v_claim.size then
-        v_rollup.claimed := v_rollup.claimed + v_claim.size;
-        v_rollup.completed := v_rollup.completed + v_claim.completed;
-        v_rollup.open_seqs := array_remove(v_rollup.open_seqs, v_claim.lane_seq);
-      elsif v_claim.lane_seq > v_rollup.closed_seq then
-        v_until := least(v_until, v_claim.claim_id - 1);
-        exit when v_claim.claimed_at between clock_timestamp() - interval '10 seconds' and clock_timestamp() + interval '1 second' or cardinality(v_rollup.open_seqs) >= 1000;
-        v_rollup.open_seqs := v_rollup.open_seqs || v_claim.lane_seq;
-      end if;
-      v_rollup.closed_seq := greatest(v_rollup.closed_seq, v_claim.lane_seq);
-      v_counted := v_counted + 1;
-      if v_counted = max_claims then
-        v_until := least(v_until, v_claim.claim_id); -- there may be more
-        v_more := true;
-      end if;
-    end loop;
-    update awa.queue_rollups r
-       set counted = v_now, enqueued = v_rollup.enqueued, appended = v_rollup.appended, kept = v_rollup.kept, buried = v_rollup.buried, closed_seq = v_rollup.closed_seq, open_seqs = v_rollup.open_seqs,
-           claimed = v_rollup.claimed, completed = v_rollup.completed, folded_at = clock_timestamp()
-     where r.lane = v_lane.lane;
+    v_rollup.counted := v_now;
+    exit when v_end is distinct from pg_snapshot_xmax(v_now);
+    is_more := clock_timestamp() > until;
+    exit when is_more;
   end loop;
-  if v_until is not null then
-    perform setval('awa.folded_until', greatest(v_until, 0));
-    if v_is_sweep then
-      perform awa._forget_queues();
-      perform setval('awa.next_fold_at', ((extract(epoch from v_began) + 50 * extract(epoch from clock_timestamp() - v_began)) * 1000000)::bigint);
+  for v_claim in
+    select c.claim_id, c.lane_seq, cardinality(c.job_ids) as size, c.claimed_at, k.closed, k.completed
+      from awa._uncounted(lane, v_rollup.closed_seq, v_rollup.open_seqs, max_rows) c
+     cross join lateral (
+        select coalesce(sum(coalesce(cardinality(k.items), 1)), 0) as closed,
+               coalesce(sum(coalesce(cardinality(k.items), 1)) filter (where k.outcome in ('completed', 'recorded')), 0) as completed
+          from awa.lease_claim_closures k
+         where k.claim_id = c.claim_id
+        offset 0
+      ) k
+     order by c.lane_seq
+  loop
+    if v_claim.closed = v_claim.size then
+      v_rollup.claimed := v_rollup.claimed + v_claim.size;
+      v_rollup.completed := v_rollup.completed + v_claim.completed;
+      v_rollup.open_seqs := array_remove(v_rollup.open_seqs, v_claim.lane_seq);
+    elsif v_claim.lane_seq > v_rollup.closed_seq then
+      looked_until := least(looked_until, v_claim.claim_id - 1);
+      exit when v_claim.claimed_at between clock_timestamp() - interval '10 seconds' and clock_timestamp() + interval '1 second' or cardinality(v_rollup.open_seqs) >= 1000;
+      v_rollup.open_seqs := v_rollup.open_seqs || v_claim.lane_seq;
     end if;
-  end if;
-  return v_more;
+    v_rollup.closed_seq := greatest(v_rollup.closed_seq, v_claim.lane_seq);
+    v_counted := v_counted + 1;
+    if v_counted = max_rows then
+      looked_until := least(looked_until, v_claim.claim_id); -- there may be more
+      is_more := true;
+    end if;
+  end loop;
+  update awa.queue_rollups r
+     set counted = v_rollup.counted, enqueued = v_rollup.enqueued, appended = v_rollup.appended, kept = v_rollup.kept, buried = v_rollup.buried, closed_seq = v_rollup.closed_seq, open_seqs = v_rollup.open_seqs,
+         claimed = v_rollup.claimed, completed = v_rollup.completed, folded_at = case when is_more then '-infinity' else clock_timestamp() end -- so that the next pass goes on
+   where r.lane = lane;
 end
 $$;
-comment on function awa._fold is 'Counts what the ledgers have grown by into queue_rollups';
+comment on function awa._fold_lane is 'Counts what one lane has grown by';
+
+-- How long a step of maintenance may take: no longer than most, nor than its share of what the caller's timeouts allow. Of a transaction_timeout, too, which ends the session.
+create or replace function awa._budget(most interval, share int) returns interval
+language sql stable
+return least(most, nullif(current_setting('statement_timeout')::interval, '0') / share, nullif(current_setting('transaction_timeout', true)::interval, '0') / share);
+comment on function awa._budget is 'How long a step of maintenance may take';
+
+-- How many rows of a lane are counted at a time: where there is little time, as many as a busy machine manages.
+create or replace function awa._fold_max(max_rows int, budget interval) returns int
+language sql immutable
+return case when max_rows is null or budget is null then max_rows else least(max_rows, greatest(20000 * extract(epoch from budget), 100)::int) end;
+comment on function awa._fold_max is 'How many rows of a lane are counted at a time';
+
+-- The transaction after the one of the nth row of a lane that is not older than a transaction: of its entries, its burials, its notes or its deleted jobs, whichever comes first. Null where there are fewer, or nth is.
+create or replace function awa._nth_after(lane bigint, since xid8, nth int) returns xid8
+language sql stable
+as $$
+  select (min(x.xid)::text::bigint + 1)::text::xid8
+    from (
+      (select e.xid from awa._entries e where e.lane = _nth_after.lane and (e.xid, e.job_id) > (since, 0) order by e.xid, e.job_id offset nth - 1 limit 1)
+      union all
+      (select t.by_xid from awa.ready_tombstones t where t.lane = _nth_after.lane and t.by_xid >= since order by t.by_xid offset nth - 1 limit 1)
+      union all
+      (select t.by_xid from awa.ready_tombstones t where t.lane = - _nth_after.lane and t.by_xid >= since order by t.by_xid offset nth - 1 limit 1)
+      union all
+      (select d.by_xid from awa.deleted_jobs d where d.lane = _nth_after.lane and d.by_xid >= since order by d.by_xid offset nth - 1 limit 1)
+    ) x
+   where nth is not null
+$$;
+comment on function awa._nth_after is 'The transaction after the one of the nth row of a lane';
+
+-- A snapshot without the transactions from one on; those that were in progress before are in progress in it, too. Null cuts nothing.
+create or replace function awa._cut_snapshot(snapshot pg_snapshot, until xid8) returns pg_snapshot
+language sql immutable
+return case when until < pg_snapshot_xmax(snapshot) then
+    format('%s:%s:%s', least(pg_snapshot_xmin(snapshot), until), until, (select string_agg(x::text, ',' order by x) from pg_snapshot_xip(snapshot) x where x < until))::pg_snapshot
+  else snapshot end;
+comment on function awa._cut_snapshot is 'A snapshot without the transactions from one on';
 
 -- The key of the advisory lock on queue_rollups: below those of claims.
 create or replace function awa._fold_key() returns bigint
@@ -147,13 +242,13 @@ $$;
 comment on function awa._uncounted is 'The claims of a lane that are not counted yet';
 
 -- What a lane has got that is not visible in a snapshot, as claim reads it: of transactions that were in progress, one by one, then all that came after. An entry whose created_at is its ready_at is that of a new job; other
--- jobs come with a note. A deleted job is none that was enqueued, nor one that completed. Leaves out the tombstones of entries, and the deleted jobs, that were dropped with their queue.
-create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, out xid xid8, out segment smallint, out entries int, out tombstones int, out enqueued bigint, out deleted int) returns setof record
+-- jobs come with a note. A deleted job is none that was enqueued, nor one that completed. Leaves out the tombstones of entries, and the deleted jobs, that were dropped with their queue; and what transactions from one on have put there, which is not read.
+create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, until xid8 default '18446744073709551615', out xid xid8, out segment smallint, out entries int, out tombstones int, out enqueued bigint, out deleted int) returns setof record
 language sql stable
 as $$
   select e.xid, e.segment, 1, 0, (e.created_at is null)::int, 0
     from awa._entries e
-   where e.lane = _appended_since.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(since), 0)
+   where e.lane = _appended_since.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(since), 0) and e.xid < until
   union all
   select e.xid, e.segment, 1, 0, (e.created_at is null)::int, 0
     from pg_snapshot_xip(since) x
@@ -161,7 +256,7 @@ as $$
   union all
   select t.by_xid, t.segment, 0, 1, 0, 0
     from awa.ready_tombstones t
-   where t.lane = _appended_since.lane and t.by_xid >= pg_snapshot_xmax(since) and pg_visible_in_snapshot(t.xid, dropped) is not true
+   where t.lane = _appended_since.lane and t.by_xid >= pg_snapshot_xmax(since) and t.by_xid < until and pg_visible_in_snapshot(t.xid, dropped) is not true
   union all
   select t.by_xid, t.segment, 0, 1, 0, 0
     from pg_snapshot_xip(since) x
@@ -170,7 +265,7 @@ as $$
   union all
   select t.by_xid, t.segment, 0, 0, t.batch, 0
     from awa.ready_tombstones t
-   where t.lane = - _appended_since.lane and (t.xid, t.job_id) > (pg_snapshot_xmax(since), 0)
+   where t.lane = - _appended_since.lane and (t.xid, t.job_id) > (pg_snapshot_xmax(since), 0) and t.xid < until
   union all
   select t.by_xid, t.segment, 0, 0, t.batch, 0
     from pg_snapshot_xip(since) x
@@ -178,7 +273,7 @@ as $$
   union all
   select d.by_xid, d.segment, 0, 0, -1, 1
     from awa.deleted_jobs d
-   where d.lane = _appended_since.lane and d.by_xid >= pg_snapshot_xmax(since) and pg_visible_in_snapshot(d.xid, dropped) is not true
+   where d.lane = _appended_since.lane and d.by_xid >= pg_snapshot_xmax(since) and d.by_xid < until and pg_visible_in_snapshot(d.xid, dropped) is not true
   union all
   select d.by_xid, d.segment, 0, 0, -1, 1
     from pg_snapshot_xip(since) x

@@ -8,7 +8,7 @@ as $$
 declare
   v_timeout interval := nullif(current_setting('statement_timeout')::interval, '0');
   v_end timestamptz := statement_timestamp() + v_timeout; -- null where there is none
-  v_is_short boolean := coalesce(v_timeout < '10 seconds', false);
+  v_is_short boolean := coalesce(least(v_timeout, nullif(current_setting('transaction_timeout', true)::interval, '0')) < '10 seconds', false); -- that one holds for each batch
   v_max int := case when v_is_short then 500 else 4096 end;
   v_first int := case when v_is_short then floor(random() * 6)::int else 0 end;
   v_step int;

@@ -244,8 +244,8 @@ select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_
 comment on view awa._lanes is 'Every lane, its cursor, and what is counted of its past';
 
 -- Every lane that has rows, and what is counted of its past. is_counted says that this is all: neither an entry, a burial or a note, nor a claim has come since, nor was a job deleted, and none that was passed over is open. last_xid is the youngest transaction that put an
--- entry, a burial or a note there, or deleted a job. Walks through the indexes from one lane to the next, so the cost follows the lanes that were used, not the queues that there are, and is a few index entries for each.
-create or replace function awa._lanes_in_use(out lane bigint, out is_counted boolean, out last_xid xid8, out available bigint, out completed bigint, out failed bigint, out cancelled bigint, out dead bigint) returns setof record
+-- entry, a burial or a note there, or deleted a job. Walks through the indexes from one lane to the next, so the cost follows the lanes that were used, not the queues that there are, and is a few index entries for each. Reads the lanes from the last one back; before a lane, or only so many, where that is said.
+create or replace function awa._lanes_in_use(before bigint default null, max_lanes int default null, out lane bigint, out is_counted boolean, out last_xid xid8, out available bigint, out completed bigint, out failed bigint, out cancelled bigint, out dead bigint) returns setof record
 language sql stable
 as $$
 select u.lane,
@@ -259,58 +259,73 @@ select u.lane,
       from generate_series(0, 3) s(segment)
      cross join lateral (
         with recursive lanes(lane, xid) as (
-          (select e.lane, e.xid from awa.ready_entries e where e.segment = s.segment order by e.lane desc, e.xid desc limit 1)
+          (select e.lane, e.xid from awa.ready_entries e where e.segment = s.segment and e.lane < coalesce(before, 9223372036854775807) order by e.lane desc, e.xid desc limit 1)
           union all
           select n.lane, n.xid
             from lanes l
            cross join lateral (select e.lane, e.xid from awa.ready_entries e where e.segment = s.segment and e.lane < l.lane order by e.lane desc, e.xid desc limit 1) n
         )
-        select * from lanes
+        select * from lanes limit max_lanes
       ) l
     union all
-    select abs(l.lane), l.by_xid, null, null, null, null, null, null, null, null, null
+    select l.lane, l.by_xid, null, null, null, null, null, null, null, null, null
       from generate_series(0, 3) s(segment)
      cross join lateral (
         with recursive lanes(lane, by_xid) as (
-          (select t.lane, t.by_xid from awa.ready_tombstones t where t.segment = s.segment order by t.lane desc, t.by_xid desc limit 1)
+          (select t.lane, t.by_xid from awa.ready_tombstones t where t.segment = s.segment and t.lane > 0 and t.lane < coalesce(before, 9223372036854775807) order by t.lane desc, t.by_xid desc limit 1)
           union all
           select n.lane, n.by_xid
             from lanes l
-           cross join lateral (select t.lane, t.by_xid from awa.ready_tombstones t where t.segment = s.segment and t.lane < l.lane order by t.lane desc, t.by_xid desc limit 1) n
+           cross join lateral (select t.lane, t.by_xid from awa.ready_tombstones t where t.segment = s.segment and t.lane > 0 and t.lane < l.lane order by t.lane desc, t.by_xid desc limit 1) n
         )
-        select * from lanes
+        select * from lanes limit max_lanes
       ) l
-     where l.lane not in (-1, -2)
+    union all
+    select - l.lane, y.by_xid, null, null, null, null, null, null, null, null, null
+      from generate_series(0, 3) s(segment)
+     cross join lateral (
+        with recursive lanes(lane) as (
+          (select t.lane from awa.ready_tombstones t where t.segment = s.segment and t.lane < -2 and t.lane > - coalesce(before, 9223372036854775807) order by t.lane limit 1)
+          union all
+          select n.lane
+            from lanes l
+           cross join lateral (select t.lane from awa.ready_tombstones t where t.segment = s.segment and t.lane < -2 and t.lane > l.lane order by t.lane limit 1) n
+        )
+        select * from lanes limit max_lanes
+      ) l
+     cross join lateral (select t.by_xid from awa.ready_tombstones t where t.segment = s.segment and t.lane = l.lane order by t.by_xid desc limit 1) y
     union all
     select l.lane, null, l.lane_seq, null, null, null, null, null, null, null, null
       from generate_series(0, 3) s(segment)
      cross join lateral (
         with recursive lanes(lane, lane_seq) as (
-          (select c.lane, c.lane_seq from awa.lease_claims c where c.segment = s.segment order by c.lane desc, c.lane_seq desc limit 1)
+          (select c.lane, c.lane_seq from awa.lease_claims c where c.segment = s.segment and c.lane < coalesce(before, 9223372036854775807) order by c.lane desc, c.lane_seq desc limit 1)
           union all
           select n.lane, n.lane_seq
             from lanes l
            cross join lateral (select c.lane, c.lane_seq from awa.lease_claims c where c.segment = s.segment and c.lane < l.lane order by c.lane desc, c.lane_seq desc limit 1) n
         )
-        select * from lanes
+        select * from lanes limit max_lanes
       ) l
     union all
     select l.lane, l.by_xid, null, null, null, null, null, null, null, null, null
       from (
         with recursive lanes(lane, by_xid) as (
-          (select d.lane, d.by_xid from awa.deleted_jobs d order by d.lane desc, d.by_xid desc limit 1)
+          (select d.lane, d.by_xid from awa.deleted_jobs d where d.lane < coalesce(before, 9223372036854775807) order by d.lane desc, d.by_xid desc limit 1)
           union all
           select n.lane, n.by_xid
             from lanes l
            cross join lateral (select d.lane, d.by_xid from awa.deleted_jobs d where d.lane < l.lane order by d.lane desc, d.by_xid desc limit 1) n
         )
-        select * from lanes
+        select * from lanes limit max_lanes
       ) l
     union all
     select r.lane, null, null, pg_snapshot_xmin(r.counted), r.closed_seq, r.open_seqs = '{}', r.appended - r.buried - r.claimed, r.completed, r.failed, r.cancelled, r.dead
-      from awa.queue_rollups r
+      from (select * from awa.queue_rollups r where r.lane < coalesce(before, 9223372036854775807) order by r.lane desc limit max_lanes) r
   ) u
  group by u.lane
+ order by u.lane desc
+ limit max_lanes
 $$;
 comment on function awa._lanes_in_use is 'Every lane that has rows, what is counted of its past, and whether that is all';
 
