@@ -239,7 +239,7 @@ func (c *completer) try(ctx context.Context, answers []answer, send sendFunc, wa
 		stale, err = send(ctx, pipeline{conn: conn, lockTimeout: wait}, answers)
 		return err
 	})
-	if hasCode(err, readOnly) {
+	if hasCode(err, readOnly) && !c.db.isOpen() {
 		err = errUnreached{err}
 	}
 	return stale, err

@@ -222,17 +222,24 @@ func (d *dedicated) callUntil(ctx context.Context, f func(context.Context, *pgx.
 	case d.conn.IsClosed():
 		d.received.hangUp()
 		return !pgconn.SafeToRetry(err), err
-	case hasCode(err, readOnly):
-		d.close(ctx) // another address may be the primary by now
-		return false, err
 	case d.conn.PgConn().TxStatus() != 'I': // nothing was committed, whatever f made of that
-		if _, rollbackErr := d.conn.Exec(ctx, "rollback"); rollbackErr != nil {
+		if _, rollbackErr := d.conn.Exec(ctx, "rollback"); rollbackErr != nil || hasCode(err, readOnly) && d.isReadOnly(ctx) {
 			d.close(ctx)
 		}
+		return false, err
+	case hasCode(err, readOnly) && d.isReadOnly(ctx):
+		d.close(ctx)
 		return false, err
 	}
 	var pg *pgconn.PgError
 	return err != nil && !errors.As(err, &pg), err
+}
+
+// isReadOnly asks whether it is the server that does not want to be written to, so that another address may be the primary by now. A
+// trigger may raise the same code for a single row.
+func (d *dedicated) isReadOnly(ctx context.Context) (readOnly bool) {
+	err := d.conn.QueryRow(ctx, "select pg_is_in_recovery() or current_setting('transaction_read_only')::bool").Scan(&readOnly)
+	return readOnly || err != nil
 }
 
 // cutOff returns how many bytes of an answer had come when the connection was lost in the middle of it, although they had come for
@@ -581,6 +588,10 @@ func isTemporary(err error) bool {
 func isAboutOthers(code string) bool {
 	return strings.HasPrefix(code, "40") || strings.HasPrefix(code, "55") // serialization, deadlock; lock not available
 }
+
+// isWait says whether the server itself has ended the wait for a lock, so that somebody holds it. A trigger that raises the same code
+// does so in another of the server's routines, whose names are the same in each language.
+func isWait(pg *pgconn.PgError) bool { return pg.Code == "55P03" && pg.Routine == "ProcessInterrupts" }
 
 // backoff gives the pauses between attempts to reach the server: each about twice as long as the one before.
 type backoff struct {

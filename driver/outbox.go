@@ -45,10 +45,12 @@ const blindPutOff = time.Hour
 // refusal is what is known of an answer that was refused when it was sent alone.
 type refusal struct {
 	times  int
-	passed int // how many parcels of its outbox had passed then
+	first  time.Time // when it was refused alone first
+	passed int       // how many parcels of its outbox had passed then
 	due    time.Time
 	pause  backoff
 	long   time.Duration // the last pause after nothing at all was taken for its attempt
+	mute   time.Time     // when that was first
 }
 
 // longer returns the pause after nothing at all was taken for an attempt: 5 s, then twice as long each time, up to an hour.
@@ -258,7 +260,7 @@ func (c *completer) isUnreached(ctx context.Context, err error) bool {
 func (c *completer) refused(ctx context.Context, o *outbox, a answer, err error) {
 	now := time.Now()
 	if a.refusal == nil {
-		a.refusal = &refusal{passed: o.passed}
+		a.refusal = &refusal{passed: o.passed, first: now}
 	}
 	a.refusal.times++
 	if o.refused++; o.refused == 1 {
@@ -270,7 +272,7 @@ func (c *completer) refused(ctx context.Context, o *outbox, a answer, err error)
 		delay = new(refusalDelay)
 	}
 	mayGiveUp := c.mayGiveUp(o, a, othersPass, err)
-	if mayGiveUp && c.sendOtherwise(ctx, a, err, delay) {
+	if mayGiveUp && c.sendOtherwise(ctx, a, err, delay, othersPass) {
 		return
 	}
 	if othersPass {
@@ -293,31 +295,34 @@ func (c *completer) mayGiveUp(o *outbox, a answer, othersPass bool, err error) b
 	switch {
 	case c.isAboutTheAnswer(err):
 		return true
-	case errors.As(err, &pg) && isAboutOthers(pg.Code): // somebody holds the attempt: that ends some time
+	case errors.As(err, &pg) && isWait(pg): // somebody holds the attempt: that ends some time
 		return false
+	case pg != nil && isAboutOthers(pg.Code): // when others pass for long, it is the answer, whatever the code says
+		return othersPass && a.refusal.times >= maxRefusals && time.Since(a.refusal.first) >= refusalPatience
 	case othersPass:
 		return a.refusal.times >= maxRefusals
 	}
 	// None passes. What is given up first shows whether the server takes anything else. Each answer has the same patience: those
 	// that come late, too.
 	long := time.Since(o.ill) >= refusalPatience && time.Since(a.since) >= refusalPatience
-	if isTemporary(err) {
-		return mayBeTheAnswer(err) && o.refused >= maxRefusals && long
+	if isTemporary(err) && !hasCode(err, readOnly) {
+		return c.mayBeTheAnswer(err) && o.refused >= maxRefusals && long
 	}
 	return o.refused >= maxRefusals && (c.ending || long)
 }
 
 // mayBeTheAnswer says whether an error that is most often over the next time may also be about a single answer: it takes too long, or
-// too much of the server, or the connection does not carry it.
-func mayBeTheAnswer(err error) bool {
+// too much of the server, or the connection does not carry it, or a trigger raises it, so that the connection goes on.
+func (c *completer) mayBeTheAnswer(err error) bool {
 	var pg *pgconn.PgError
-	return !errors.As(err, &pg) || pg.Code == queryCanceled || strings.HasPrefix(pg.Code, "53")
+	return !errors.As(err, &pg) || pg.Code == queryCanceled || strings.HasPrefix(pg.Code, "53") || c.db.isOpen()
 }
 
 // sendOtherwise sends something in place of an answer that the server refuses: an output that is no jsonb, say, a delay that is
 // negative, or a text that its encoding does not have. An attempt that fails although its handler did not say so is followed by
-// the next one after the delay; nil for the queue's backoff. Says whether the server has taken anything.
-func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, delay *time.Duration) bool {
+// the next one after the delay; nil for the queue's backoff. othersPass says whether others of its kind are taken. Says whether the
+// server has taken anything.
+func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, delay *time.Duration, othersPass bool) bool {
 	err = mapError(err)
 	warn := func(level slog.Level, text string) {
 		c.warnings.warn(ctx, c.log, level, text, text, keyJobID, a.jobID, keyError, err)
@@ -371,8 +376,8 @@ func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, dela
 	}
 	// So that the job is not held for as long as the worker lives: put off, with the reason if that is taken, or at least snoozed.
 	a.outcome, a.delay = postponed, nil
-	failure = cleanText(fmt.Sprintf("the failure was refused: %s; it was: %s", err, failure))
-	for _, text := range []string{failure, asciiText(failure), "the server refuses to store how the attempt failed"} {
+	putOff := cleanText(fmt.Sprintf("the failure was refused: %s; it was: %s", err, failure))
+	for _, text := range []string{putOff, asciiText(putOff), "the server refuses to store how the attempt failed"} {
 		if a.failure = text; try(a) {
 			warn(slog.LevelError, "a failure was refused, so the job is put off")
 			return true
@@ -383,9 +388,27 @@ func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, dela
 		warn(slog.LevelError, "a failure was refused, so the job is put off, uncounted, without a word of that")
 		return true
 	}
-	if !gone {
-		warn(slog.LevelError, "no answer is taken")
+	if gone {
+		return false
 	}
+	// Nothing goes where jobs wait. When that lasts the job ends where history is, so that the attempt counts, and an operator may retry it.
+	err = refusal
+	if a.refusal.mute.IsZero() {
+		a.refusal.mute = time.Now()
+	}
+	var pg *pgconn.PgError
+	isHeld := errors.As(err, &pg) && isWait(pg)
+	if time.Since(a.refusal.mute) >= refusalPatience && !isHeld && (othersPass || !isTemporary(err) || hasCode(err, readOnly)) {
+		a.outcome, a.delay = discarded, nil
+		discard := cleanText(fmt.Sprintf("the job was discarded, since the server refuses all that would have it run again: %s; the failure was: %s", err, failure))
+		for _, text := range []string{discard, asciiText(discard), "the job was discarded, since the server refuses all that would have it run again"} {
+			if a.failure = text; try(a) {
+				warn(slog.LevelError, "all that would have a job run again was refused, so it is discarded")
+				return true
+			}
+		}
+	}
+	warn(slog.LevelError, "no answer is taken")
 	return false
 }
 

@@ -75,9 +75,12 @@ func texts(n int, others ...string) (all []string) {
 
 // Whatever the server refuses one answer with, the others of its batch are taken, and that one fails its attempt, counted.
 func TestAnswerThatIsRefusedThoughOthersPass(t *testing.T) {
-	for _, code := range []string{"P0001", "23514", "42501", "XX001", "53100", "57014"} {
+	for _, code := range []string{"P0001", "23514", "42501", "XX001", "53100", "57014", "25006", "08001", "57P01", "58030", "40001", "40P01", "55000", "55P03"} {
 		t.Run(code, func(t *testing.T) {
 			driver.SetRefusalPatience(t, time.Hour)
+			if strings.HasPrefix(code, "40") || strings.HasPrefix(code, "55") { // others may be in the way, for a while
+				driver.SetRefusalPatience(t, 0)
+			}
 			pool := testdb.New(t)
 			refuse(t, pool, "awa.done_entries", "new.state = 'completed' and new.args->>'text' like 'bad%'", code)
 			all := texts(60, "bad 1", "bad 2")
@@ -96,7 +99,7 @@ func TestAnswerThatIsRefusedThoughOthersPass(t *testing.T) {
 
 // When all answers are refused the trouble is the server's: they are kept, and none fails.
 func TestAnswersThatAreAllRefusedForAWhile(t *testing.T) {
-	for _, code := range []string{"P0001", "42501", "53100"} {
+	for _, code := range []string{"P0001", "42501", "53100", "25006", "08001", "40001"} {
 		t.Run(code, func(t *testing.T) {
 			driver.SetRefusalPatience(t, time.Hour)
 			pool := testdb.New(t)
@@ -227,6 +230,48 @@ func TestLastFailureThatIsRefused(t *testing.T) {
 				return queryValue[string](t, pool, "select state from awa.job($1)", bad) == "failed"
 			}, "it has not failed")
 			assert.Zero(t, queryValue[int](t, pool, "select count(*) from awa.health() where topic = 'refusals'"))
+		})
+	}
+}
+
+// When nothing is taken that would have a job run again, it ends all the same, counted, with an error that says why; others run again,
+// and it may be retried.
+func TestNothingIsTakenButADiscard(t *testing.T) {
+	driver.SetRefusalPatience(t, 10*time.Millisecond)
+	for _, code := range []string{"P0001", "25006", "53100"} {
+		t.Run(code, func(t *testing.T) {
+			pool := testdb.New(t)
+			refuse(t, pool, "awa.deferred_jobs", "new.args->>'text' = 'bad'", code)
+			all := texts(5, "bad")
+			var bad int64
+			for i, id := range together(t, pool, all, 5, driver.WorkerConfig{}, func(*driver.Job[note]) error { return errors.New("boom") }) {
+				if all[i] == "bad" {
+					bad = id
+					continue
+				}
+				waitForState(t, pool, id, "retryable")
+			}
+			job := waitForState(t, pool, bad, "failed")
+			require.Len(t, job.Errors, 1)
+			assert.Regexp(t, `^the job was discarded, since the server refuses all that would have it run again: not this one \(SQLSTATE `+code+`\); the failure was: boom$`, job.Errors[0].Error)
+			assert.Equal(t, 1, job.Attempt)
+			execute(t, pool, "drop trigger refuse on awa.deferred_jobs")
+			execute(t, pool, "select awa.retry($1)", bad)
+			assert.Len(t, waitForState(t, pool, bad, "retryable").Errors, 2)
+		})
+	}
+}
+
+// A single answer that is refused with a code that is most often over soon, though the connection goes on, is given up when there is no
+// other one to compare it with, too.
+func TestSingleAnswerThatIsRefusedForAWhile(t *testing.T) {
+	driver.SetRefusalPatience(t, 10*time.Millisecond)
+	for _, code := range []string{"25006", "08001", "58030"} {
+		t.Run(code, func(t *testing.T) {
+			pool := testdb.New(t)
+			refuse(t, pool, "awa.done_entries", "new.state = 'completed'", code)
+			id := together(t, pool, []string{"bad"}, 1, driver.WorkerConfig{}, withOutput)[0]
+			assert.Contains(t, waitForState(t, pool, id, "failed").Errors[0].Error, "the completion was refused: not this one (SQLSTATE "+code+")")
 		})
 	}
 }
