@@ -62,8 +62,10 @@ func (r *run) work(ctx context.Context) {
 		if q.most > 0 {
 			n = min(n, q.most)
 		}
+		maxBytes, n := q.link.limit(n, time.Now())
 		r.slots.take(q, n)
-		jobs, err := r.claim(ctx, registration, q, n)
+		began := time.Now()
+		jobs, err := r.claim(ctx, registration, q, n, maxBytes)
 		r.slots.put(q, n-len(jobs))
 		q.lastLook = time.Now()
 		var pg *pgconn.PgError
@@ -74,6 +76,7 @@ func (r *run) work(ctx context.Context) {
 			pause.reset()
 			q.pause.reset()
 			q.patient = false
+			q.link.carried(r.control.carried(), time.Since(began), tooLarge(jobs))
 			if q.most *= 2; q.most > r.cfg.Slots {
 				q.most = 0
 			}
@@ -109,7 +112,7 @@ func (r *run) work(ctx context.Context) {
 			r.trouble.report(ctx, err, keyQueue, q.Name) // it may have been because of this queue
 			if received := r.control.cutOff(); received > 0 {
 				q.most = 1
-				q.link.cutOff(received, time.Now())
+				q.link.cutOff(received, time.Since(began), time.Now())
 			}
 			if errors.Is(err, context.DeadlineExceeded) {
 				q.nextLook = q.lastLook.Add(q.pause.pause())
@@ -134,8 +137,8 @@ func (r *run) wakeUp() time.Time {
 }
 
 // claim takes up to n jobs of a queue. It is never interrupted, so that what it takes is known.
-func (r *run) claim(ctx context.Context, registration *registration, q *queue, n int) (jobs []claimedJob, err error) {
-	params := gen.ClaimWithinParams{Queue: q.Name, MaxJobs: int32(n), WorkerID: &registration.id, MaxBytes: q.link.limit(time.Now())}
+func (r *run) claim(ctx context.Context, registration *registration, q *queue, n int, maxBytes int64) (jobs []claimedJob, err error) {
+	params := gen.ClaimWithinParams{Queue: q.Name, MaxJobs: int32(n), WorkerID: &registration.id, MaxBytes: maxBytes}
 	if r.cfg.Lease != 0 {
 		params.Lease = &r.cfg.Lease
 	}
@@ -200,6 +203,16 @@ func claimJobs(ctx context.Context, db pipeline, params gen.ClaimWithinParams) (
 	return jobs, nil
 }
 
+// tooLarge returns how many of some jobs came without their bodies.
+func tooLarge(jobs []claimedJob) (n int) {
+	for _, job := range jobs {
+		if errors.Is(job.err, ErrTooLarge) {
+			n++
+		}
+	}
+	return n
+}
+
 func undecodable(err error) error {
 	if err == nil {
 		return nil
@@ -209,31 +222,54 @@ func undecodable(err error) error {
 
 // link is what is known of how much the connection to the server carries in the time of a claim.
 type link struct {
-	cutOffAt time.Time // when a claim was cut off last in the middle of its answer
+	cutOffs  int       // how many claims were cut off in the middle of their answers, and none has shown since that more is carried
+	cutOffAt time.Time // when the last of them was
+	rate     float64   // what had come of it, in bytes a second
 	most     int64     // bytes of a job; 0 for no limit
 	until    time.Time // when the limit ends, so that a job that has more is tried again
+	spare    int       // how many jobs may fail before it is found out anew whether there has to be a limit
 }
 
-// For how long a limit holds, and for how long a claim that was cut off makes the next one count.
 const (
-	linkLimit  = 10 * time.Minute
+	// linkChances is how many claims in a row are cut off until there is a limit: it may be chance.
+	linkChances = 3
+	// For how long a limit holds, and for how long a claim that was cut off counts.
+	linkLimit  = time.Minute
 	linkMemory = time.Hour
 )
 
-// cutOff takes note of a claim that was cut off when so many bytes had come. The first time it may have been chance.
-func (l *link) cutOff(received int64, now time.Time) {
-	if !l.cutOffAt.IsZero() && now.Sub(l.cutOffAt) < linkMemory {
-		l.most, l.until = limitFor(received), now.Add(linkLimit)
+// cutOff takes note of a claim that was cut off after a while, when so many bytes had come.
+func (l *link) cutOff(received int64, took time.Duration, now time.Time) {
+	if now.Sub(l.cutOffAt) >= linkMemory {
+		l.cutOffs = 0
 	}
-	l.cutOffAt = now
+	l.cutOffs++
+	l.cutOffAt, l.rate = now, float64(received)/took.Seconds()
+	if l.cutOffs >= linkChances {
+		l.most, l.until = limitFor(received), now.Add(linkLimit)
+		l.spare = 1 << min(l.cutOffs-linkChances, 9) // each claim that is cut off in vain makes it more certain
+	}
 }
 
-// limit returns how many bytes a job may have to come with its body; 0 for any number.
-func (l *link) limit(now time.Time) int64 {
+// carried takes note of a claim that has come to its end, with so many jobs that were too large for the limit.
+func (l *link) carried(received int64, took time.Duration, tooLarge int) {
+	if received >= headOfAnswer && float64(received)/took.Seconds() >= 4*l.rate {
+		*l = link{} // what has cut off the others is over
+	}
+	if l.spare -= tooLarge; l.spare <= 0 {
+		l.most = 0
+	}
+}
+
+// limit returns how many bytes a job may have to come with its body, 0 for any number, and how many jobs may be claimed.
+func (l *link) limit(jobs int, now time.Time) (most int64, n int) {
 	if !now.Before(l.until) {
 		l.most = 0
 	}
-	return l.most
+	if l.most > 0 {
+		jobs = min(jobs, l.spare)
+	}
+	return l.most, jobs
 }
 
 // limitFor returns the limit after so many bytes have come. Those are measured on the wire, so some of them are no job's.

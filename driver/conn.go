@@ -255,6 +255,12 @@ func (d *dedicated) cutOff() int64 {
 	return bytes
 }
 
+// carried returns how many bytes have come in the last call.
+func (d *dedicated) carried() int64 {
+	bytes, _ := d.received.read()
+	return bytes
+}
+
 func (d *dedicated) close(ctx context.Context) {
 	if d.conn != nil {
 		closeConn(ctx, d.conn)

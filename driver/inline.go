@@ -48,6 +48,7 @@ func (w *Worker) claimOne(ctx context.Context, db *dedicated, queue string) (job
 	}
 	var l link
 	for {
+		began := time.Now()
 		_, err = db.call(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
 			jobs, err = claimJobs(ctx, pipeline{conn: conn, lazy: true}, params)
 			return err
@@ -56,8 +57,8 @@ func (w *Worker) claimOne(ctx context.Context, db *dedicated, queue string) (job
 		if err == nil || received == 0 || params.MaxBytes > 0 || ctx.Err() != nil {
 			return jobs, err
 		}
-		l.cutOff(received, time.Now())
-		params.MaxBytes = l.limit(time.Now())
+		l.cutOff(received, time.Since(began), time.Now())
+		params.MaxBytes, _ = l.limit(1, time.Now())
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -140,6 +142,88 @@ func TestClaimThatTakesLong(t *testing.T) {
 			id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
 			prepare(t, pool)
 			waitForState(t, pool, id, "completed")
+		})
+	}
+}
+
+// stallingConn stands still in the middle of an answer, after 40,000 bytes, as often as stalls says, until the worker gives it up.
+type stallingConn struct {
+	net.Conn
+	stalls  *atomic.Int32
+	read    atomic.Int64 // since the last request
+	stalled atomic.Bool
+	givenUp chan struct{}
+	once    sync.Once
+}
+
+func (c *stallingConn) Write(b []byte) (int, error) {
+	c.read.Store(0)
+	return c.Conn.Write(b)
+}
+
+func (c *stallingConn) Read(b []byte) (int, error) {
+	if c.read.Load() > 40_000 && !c.stalled.Load() && c.stalls.Add(-1) >= 0 {
+		c.stalled.Store(true)
+		<-c.givenUp
+	}
+	n, err := c.Conn.Read(b[:min(len(b), 4096)])
+	c.read.Add(int64(n))
+	return n, err
+}
+
+func (c *stallingConn) SetDeadline(t time.Time) error {
+	if !t.IsZero() && t.Before(time.Now()) {
+		c.once.Do(func() { close(c.givenUp) })
+	}
+	return c.Conn.SetDeadline(t)
+}
+
+func (c *stallingConn) Close() error {
+	c.once.Do(func() { close(c.givenUp) })
+	return c.Conn.Close()
+}
+
+// Claims that are cut off by chance cost no attempt: neither two in a row, nor any number of them while others show that the connection
+// carries more. When there are more in a row, so that a job has to end, it is one, and the others run.
+func TestConnectionThatStandsStillNowAndThen(t *testing.T) {
+	for name, c := range map[string]struct {
+		stalls []int32
+		fail   int
+	}{"two in a row": {[]int32{2}, 0}, "with good ones in between": {[]int32{1, 1, 1, 1}, 0}, "three in a row": {[]int32{3}, 1}} {
+		t.Run(name, func(t *testing.T) {
+			driver.SetCallTimeouts(t, 4*time.Second, 4*time.Second)
+			databaseURL := testdb.URL(t)
+			direct := untapped(t, databaseURL)
+			var stalls atomic.Int32
+			stalls.Store(-1 << 20)
+			cfg, err := pgxpool.ParseConfig(databaseURL)
+			require.NoError(t, err)
+			dial := cfg.ConnConfig.DialFunc
+			cfg.ConnConfig.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				conn, err := dial(ctx, network, addr)
+				return &stallingConn{Conn: conn, stalls: &stalls, givenUp: make(chan struct{})}, err
+			}
+			pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+			require.NoError(t, err)
+			t.Cleanup(pool.Close)
+			runWorker(t, pool, handle(newTally().handle), driver.WorkerConfig{NoMaintenance: true, Logger: logger(t)})
+			failed := 0
+			for _, n := range c.stalls {
+				stalls.Store(n)
+				var ids []int64
+				for range 8 {
+					ids = append(ids, enqueue(t, direct, note{strings.Repeat("x", 60_000)}, driver.EnqueueOptions{MaxAttempts: 1}))
+				}
+				for _, id := range ids {
+					waitFor(t, func() bool {
+						state := queryValue[string](t, direct, "select state from awa.job($1)", id)
+						failed += map[bool]int{true: 1}[state == "failed"]
+						return state == "completed" || state == "failed"
+					}, "job %d has not ended", id)
+				}
+				assert.Negative(t, stalls.Load(), "it did not stand still")
+			}
+			assert.Equal(t, c.fail, failed)
 		})
 	}
 }
