@@ -14,7 +14,7 @@ create temp table promoted as select p.promoted from awa.promote_due() p;
 begin;
 -- Whatever else is deferred in this database stays out of the counts below.
 delete from awa.deferred_jobs;
-select plan(40);
+select plan(48);
 
 select is((select count(*) from awa.promote_due), 0::bigint, 'the view that names the column is empty');
 select cmp_ok((select promoted from promoted), '>=', 2::bigint, 'promote_due returns how many jobs it made ready');
@@ -100,6 +100,37 @@ update awa.deferred_jobs d set run_at = clock_timestamp() where d.job_id = :othe
 select is((select promoted from awa.promote_due()), 1::bigint, 'keeps no other one either');
 set local client_min_messages = warning;
 drop trigger refuse on awa.deferred_jobs;
+drop trigger refuse on awa.ready_entries;
+delete from awa.deferred_jobs;
+
+-- Whatever the trigger raises; but what the server lacks for all of them is an error
+create or replace function public.refuse() returns trigger language plpgsql as $$ begin if new.kind = 'bad' then raise exception using errcode = current_setting('test.code'), message = 'no'; end if; return new; end $$;
+create trigger refuse before insert on awa.ready_entries for each row execute function public.refuse();
+create function pg_temp.promotes(code text) returns text language plpgsql as $$
+declare
+  v_bad bigint := awa.enqueue(pg_temp.q(' codes'), 'bad', run_at => '2130-01-01');
+  v_promoted text;
+begin
+  perform set_config('test.code', code, true);
+  perform awa.enqueue(pg_temp.q(' codes'), 'good', run_at => '2130-01-01');
+  update awa.deferred_jobs d set run_at = clock_timestamp();
+  select p.promoted into v_promoted from awa.promote_due() p;
+  v_promoted := v_promoted || (select case when d.run_at > clock_timestamp() then ' put off' else ' left' end from awa.deferred_jobs d where d.job_id = v_bad);
+  delete from awa.deferred_jobs;
+  return v_promoted;
+end
+$$;
+set local client_min_messages = error;
+select is(pg_temp.promotes(c), '1 put off', 'one that is refused with ' || c) from unnest('{55000,53100,58P01,25006}'::text[]) c;
+select is(pg_temp.promotes(c), '1 left', 'one in whose way somebody else was: ' || c) from unnest('{40P01}'::text[]) c;
+select throws_ok($$select pg_temp.promotes('57P01')$$, '57P01', 'no', 'the end of the server ends the pass');
+select awa.enqueue(:'queue' || ' codes', 'bad', run_at => '2130-01-01') \g /dev/null
+update awa.deferred_jobs d set run_at = clock_timestamp();
+select set_config('test.code', '53100', true) \g /dev/null
+select throws_ok('select * from awa.promote_due()', '53100', 'no', 'a full disk');
+select set_config('test.code', '55000', true) \g /dev/null
+select is((select promoted from awa.promote_due()), 0::bigint, 'one that is refused alone is no error');
+set local client_min_messages = warning;
 drop trigger refuse on awa.ready_entries;
 delete from awa.deferred_jobs;
 

@@ -98,7 +98,7 @@ select set_config('test.refused', (select array_agg(job_id)::text from c where n
 create function public.refuse() returns trigger language plpgsql as $$
 begin
   if new.job_id = any(current_setting('test.refused')::bigint[]) and new.state = 'retryable' or new.job_id = current_setting('test.stuck')::bigint then
-    raise exception 'not this one';
+    raise exception using errcode = '55000', message = 'not this one';
   end if;
   return new;
 end
@@ -110,7 +110,7 @@ select is((select rescued from awa.rescue()), 4::bigint, 'an attempt that can''t
 set local client_min_messages = warning;
 select is((select string_agg(c.n || ' ' || j.state || ' ' || j.attempt, ', ' order by c.n) from c, awa.job(c.job_id) j where c.n ~ '^(fresh|more)'),
   'fresh 1 scheduled 1, fresh 2 scheduled 1, more 1 retryable 1, more 2 running 1, more 3 retryable 1', 'one whose failure is refused is put off');
-select is((select distinct j.errors -> -1 ->> 'error' from c, awa.job(c.job_id) j where c.n ~ '^fresh'), 'the failure was refused: not this one (SQLSTATE P0001); it was: lease expired', 'and says so');
+select is((select distinct j.errors -> -1 ->> 'error' from c, awa.job(c.job_id) j where c.n ~ '^fresh'), 'the failure was refused: not this one (SQLSTATE 55000); it was: lease expired', 'and says so');
 select is((select count(*) from awa.leases l join c using (receipt) where c.n = 'fresh 2'), 0::bigint, 'its lease row goes');
 drop trigger refuse on awa.deferred_jobs;
 select is((select rescued from awa.rescue()), 1::bigint, 'one for which nothing is taken is ended when that is over');

@@ -65,7 +65,7 @@ select pg_temp.agrees('the books balance');
 
 -- One that somebody's trigger keeps from being given back: the others are all the same
 select set_config('test.refused', (select job_id::text from refused where n = 2), true) \g /dev/null
-create function public.refuse() returns trigger language plpgsql as $$ begin if new.job_id = current_setting('test.refused')::bigint then raise exception 'not this one'; end if; return new; end $$;
+create function public.refuse() returns trigger language plpgsql as $$ begin if new.job_id = current_setting('test.refused')::bigint then raise exception using errcode = '55000', message = 'not this one'; end if; return new; end $$;
 create trigger refuse before insert on awa.ready_entries for each row execute function public.refuse();
 set local client_min_messages = error;
 select is(awa.deregister_worker(:refused_worker_id), 2::bigint, 'one that is refused keeps no other one');

@@ -21,7 +21,7 @@ create temp table told as
 create temp table after as select * from awa.jobs where queue like :'queue' || '%';
 
 begin;
-select plan(24);
+select plan(26);
 
 select is((select released from told), 5::bigint, 'what it does not know is released, and counted');
 select is((select string_agg(a.args #>> '{}', ' ' order by a.id) from after a where a.state = 'available' and a.queue = pg_temp.q() and a.attempt = 0 and a.receipt is null), 'w3 w4 w6 w7 w10 w11 w12',
@@ -45,6 +45,16 @@ select pg_temp.refused('select awa.release_unknown(1, null, ''{}'')', '22023', '
 select pg_temp.refused('select awa.release_unknown(1, ''{}'', null)', '22023', 'receipts', 'no receipts');
 select pg_temp.refused('select awa.release_unknown(1, ''{1}'', ''{}'')', '22023', 'receipts', 'arrays that do not fit together');
 select pg_temp.agrees('the books balance');
+
+-- One that somebody's trigger keeps from being given back, whatever it raises: the others are all the same
+create temp table more as select job_id from awa.claim(pg_temp.q(), 3, :worker_id);
+select set_config('test.refused', (select min(job_id)::text from more), true) \g /dev/null
+create function public.refuse() returns trigger language plpgsql as $$ begin if new.job_id = current_setting('test.refused')::bigint then raise exception using errcode = '55000', message = 'not this one'; end if; return new; end $$;
+create trigger refuse before insert on awa.ready_entries for each row execute function public.refuse();
+set local client_min_messages = error;
+select is(awa.release_unknown(:worker_id, '{}', '{}'), 2::bigint, 'one that is refused keeps no other one');
+set local client_min_messages = warning;
+select is((select j.state from awa.job(current_setting('test.refused')::bigint) j), 'running', 'and stays open');
 
 select * from finish();
 rollback;

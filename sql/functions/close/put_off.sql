@@ -56,11 +56,35 @@ return (
    where e.place > coalesce((select max(o.place) from jsonb_array_elements(errors) with ordinality o(error, place) where not o.error ? 'put_off'), 0));
 comment on function awa._put_off_delay is 'How long to put a job off that was put off after each of its last attempts';
 
--- Whether an error may be about one row alone: what a trigger raises, a constraint that it violates, a page that is damaged. Others are about what the server lacks, or about somebody else.
+-- Whether an error may be about one row alone: whatever a trigger may raise, but a cancel, a timeout, or the end of the server. Raises 55000 where Awa itself has lost a row, or was restored from a dump.
 create or replace function awa._is_about_a_row(sqlstate text) returns boolean
-language sql immutable
-return left(sqlstate, 2) <> all('{25,40,53,55,57,58}');
+language sql stable
+return left(sqlstate, 2) <> '57' and awa._current_segment() >= 0;
 comment on function awa._is_about_a_row is 'Whether an error may be about one row alone';
+
+-- Whether an error says that somebody else was in the way: the row is left for the next pass.
+create or replace function awa._is_passing(sqlstate text) returns boolean
+language sql immutable
+return sqlstate = any('{40001,40P01,55P03}');
+comment on function awa._is_passing is 'Whether an error says that somebody else was in the way';
+
+-- An error that is, most likely, about something that the server lacks (disk, memory, leave to write), for _fail_for; null for another one.
+create or replace function awa._lack(message text, sqlstate text) returns text[]
+language sql immutable
+return case when left(sqlstate, 2) = any('{25,53,58}') then array[sqlstate, message] end;
+comment on function awa._lack is 'An error about something that the server lacks';
+
+-- Raises what the server lacks, where a pass could do nothing at all for it.
+create or replace function awa._fail_for(lack text[]) returns void
+language plpgsql
+as $$
+begin
+  if lack is not null then
+    raise exception using errcode = lack[1], message = lack[2], detail = 'It kept maintenance from every single row of this pass.';
+  end if;
+end
+$$;
+comment on function awa._fail_for is 'Raises what the server lacks';
 
 -- An error in words, as errors of jobs and health have it.
 create or replace function awa._refusal(message text, sqlstate text) returns text

@@ -3,7 +3,7 @@ create or replace view awa.promote_due as select c.claim_id as promoted from awa
 comment on view awa.promote_due is 'The row that promote_due returns: how many jobs it made ready. The view itself is always empty';
 
 -- Makes at most max_jobs deferred jobs ready whose time has come, the longest due first. Safe to call from anywhere, as often as one likes.
--- Locks: the rows that it promotes; skips those that others hold. Raises 22023.
+-- Locks: the rows that it promotes; skips those that others hold. Raises 22023; what the server lacks (disk, say), where it could promote none for that.
 --
 -- A fast pass reads from a little before the last pass's horizon, so that it never walks over what was deleted. What committed later than that is
 -- found by a sweep over everything, which may take one fiftieth of the time: on every call when the table is small, seldom when a
@@ -26,21 +26,27 @@ declare
   v_until timestamptz;
   v_pass record;
   v_swept bigint := 0;
+  v_is_lacking boolean;
+  v_lack text[];
 begin
   if v_max not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 4096.');
   end if;
   select case when s.is_called then to_timestamp(s.last_value / 1000000.0) else '-infinity' end into v_until from awa.promoted_until s;
   select * into v_pass from awa._promote(least(v_until, v_now) - interval '10 seconds', v_now, v_max);
+  v_is_lacking := v_pass.promoted = 0 and v_pass.lack is not null;
   if not v_pass.is_full then
-    perform setval('awa.promoted_until', awa._microseconds(v_now));
+    perform setval('awa.promoted_until', awa._microseconds(v_now)) where not v_is_lacking;
     if v_until > v_now + interval '1 second'
        or (select not to_timestamp(s.last_value / 1000000.0) between v_now and v_now + awa._sweep_pause(l.last_value) from awa.next_sweep_at s, awa.sweep_level l)
     then
-      v_swept := awa._sweep(v_now, v_max - v_pass.promoted::int);
+      select s.swept, s.lack into v_swept, v_lack from awa._sweep(v_now, v_max - v_pass.promoted::int) s;
     end if;
   elsif v_pass.run_at > v_until or v_until > v_now then
     perform setval('awa.promoted_until', awa._microseconds(v_pass.run_at)); -- the next pass need not walk over these
+  end if;
+  if v_pass.promoted + v_swept = 0 then
+    perform awa._fail_for(coalesce(v_pass.lack, v_lack));
   end if;
   return query select v_pass.promoted + v_swept;
 end
@@ -49,7 +55,7 @@ comment on function awa.promote_due is 'Makes deferred jobs ready whose time has
 
 -- Looks for due jobs that committed late, everywhere; or, where that was cut off (by statement_timeout, say) or took long, piece by piece, from now back into the past, for a tenth of a second at a time. Each time it is cut off the pieces become
 -- smaller, and the pause doubles. Its next time is set before it begins, and sequences keep what is set in them.
-create or replace function awa._sweep(now timestamptz, max_jobs int) returns bigint
+create or replace function awa._sweep(now timestamptz, max_jobs int, out swept bigint, out lack text[])
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -87,7 +93,8 @@ begin
   v_level := case when v_slowest > interval '100 milliseconds' then least(v_level + 1, 12) when v_is_done and v_slowest < interval '25 milliseconds' then greatest(v_level - 1, 0) else v_level end;
   perform setval('awa.sweep_level', v_level),
           setval('awa.next_sweep_at', awa._microseconds(clock_timestamp() + case when v_pass.promoted > 0 and not v_is_done then '0' else least(50 * (clock_timestamp() - v_began), awa._sweep_pause(v_level)) end));
-  return v_pass.promoted;
+  swept := v_pass.promoted;
+  lack := v_pass.lack;
 end
 $$;
 comment on function awa._sweep is 'Looks for due jobs that committed late';
@@ -104,8 +111,8 @@ language sql immutable
 return greatest(extract(epoch from at) * 1000000, 1)::bigint;
 comment on function awa._microseconds is 'A time for a sequence, in microseconds since 1970';
 
--- Promotes due jobs, and says how many, whether it met as many as it may, and when the last of them was due. One that the server can't read, because a page is damaged, or that it refuses to make ready, because of a trigger of somebody else's, is put off, with a warning: the others must not wait for it. For a minute; a refused one for twice as long each time, up to an hour, and its errors say so, where health finds it.
-create or replace function awa._promote(due_from timestamptz, due_until timestamptz, max_jobs int, out promoted bigint, out is_full boolean, out run_at timestamptz)
+-- Promotes due jobs, and says how many, whether it met as many as it may, and when the last of them was due. One that the server can't read, because a page is damaged, or that it refuses to make ready, because of a trigger of somebody else's, is put off, with a warning: the others must not wait for it. For a minute; a refused one for twice as long each time, up to an hour, and its errors say so, where health finds it. Says what the server lacks, where it met that.
+create or replace function awa._promote(due_from timestamptz, due_until timestamptz, max_jobs int, out promoted bigint, out is_full boolean, out run_at timestamptz, out lack text[])
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -142,9 +149,12 @@ begin
       if sqlstate = 'XX001' then
         perform awa._warn_unreadable(v_job_id, sqlerrm);
         v_refusal := null;
+      elsif awa._is_passing(sqlstate) then
+        continue;
       elsif awa._is_about_a_row(sqlstate) then
         raise warning 'job % can''t be made ready', v_job_id using errcode = sqlstate, detail = sqlerrm;
         v_refusal := awa._refusal(sqlerrm, sqlstate);
+        lack := coalesce(lack, awa._lack(sqlerrm, sqlstate));
       else
         raise;
       end if;

@@ -88,6 +88,7 @@ as $$
 declare
   v_job_id bigint;
   v_expired bigint := 0;
+  v_lack text[];
 begin
   if job_ids = '{}' then
     return 0;
@@ -106,9 +107,14 @@ begin
       if not awa._is_about_a_row(sqlstate) then
         raise;
       end if;
+      continue when awa._is_passing(sqlstate);
+      v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
       raise warning 'job % is past its retention, and can''t be removed', v_job_id using errcode = sqlstate, detail = sqlerrm;
     end;
   end loop;
+  if v_expired = 0 then
+    perform awa._fail_for(v_lack);
+  end if;
   return v_expired;
 end
 $$;

@@ -71,6 +71,7 @@ as $$
 declare
   v_receipt bigint;
   v_job_id bigint;
+  v_lack text[];
 begin
   materialized := 0;
   unreadable := '{}';
@@ -82,6 +83,8 @@ begin
       if not awa._is_about_a_row(sqlstate) then
         raise;
       end if;
+      continue when awa._is_passing(sqlstate);
+      v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
       v_job_id := (select a.job_id from awa._attempts(array[v_receipt]) a);
       if sqlstate = 'XX001' then
         unreadable := unreadable || v_job_id;
@@ -93,6 +96,9 @@ begin
       end if;
     end;
   end loop;
+  if materialized = 0 then
+    perform awa._fail_for(v_lack);
+  end if;
 end
 $$;
 comment on function awa._materialize_each is 'Gives some attempts rows of their own, one by one';

@@ -259,7 +259,7 @@ begin
     when lock_not_available then
       return 'busy';
     when others then
-      if not awa._is_about_a_row(sqlstate) then
+      if awa._is_passing(sqlstate) or not awa._is_about_a_row(sqlstate) then
         raise;
       end if;
       if v_ring.carried_segment is distinct from segment then -- the others are moved
@@ -291,6 +291,7 @@ declare
   v_unreadable bigint[];
   v_refused bigint[];
   v_refusal text;
+  v_lack text[];
   v_queue_id bigint;
   v_queue_ids bigint[];
   v_locked bigint[] := '{}';
@@ -325,7 +326,7 @@ begin
   begin
     v_moved := awa._move_entries(segment, v_places);
   exception when others then
-    if not awa._is_about_a_row(sqlstate) then
+    if sqlstate = '55P03' or not awa._is_about_a_row(sqlstate) then
       raise;
     end if;
     -- One by one: the rest must not wait for a job that the server can't read, or whose row it refuses.
@@ -335,19 +336,25 @@ begin
       exception when others then
         if sqlstate = 'XX001' then
           v_unreadable := v_unreadable || v_place.id;
+        elsif awa._is_passing(sqlstate) then
+          null;
         elsif awa._is_about_a_row(sqlstate) then
           v_refused := v_refused || v_place.id;
           v_refusal := awa._refusal(sqlerrm, sqlstate);
+          v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
         else
           raise;
         end if;
       end;
     end loop;
+    if v_moved = 0 then
+      perform awa._fail_for(v_lack);
+    end if;
   end;
   begin
     perform awa._carry_cursors(segment, v_locked);
   exception when others then
-    if not awa._is_about_a_row(sqlstate) then
+    if awa._is_passing(sqlstate) or not awa._is_about_a_row(sqlstate) then
       raise;
     end if;
     v_refusal := awa._refusal(sqlerrm, sqlstate); -- cursors of queues; they stay, and so does the segment
@@ -355,7 +362,7 @@ begin
   end;
   update awa.ring r set unreadable = v_unreadable, refused = v_refused, refusal = v_refusal where (v_unreadable, v_refused, v_refusal) is distinct from (coalesce(r.unreadable, '{}'), coalesce(r.refused, '{}'), r.refusal);
   v_is_stuck := v_is_stuck or v_moved = 0 and v_places <> '{}' and cardinality(v_places) < max_entries;
-  return case when not v_is_stuck then 'cleaning' when v_unreadable <> '{}' then 'damaged' else 'refused' end;
+  return case when not v_is_stuck then 'cleaning' when v_unreadable <> '{}' then 'damaged' when v_refused = '{}' and v_refusal is null then 'busy' else 'refused' end;
 end
 $$;
 comment on function awa._carry is 'Moves entries that nobody has claimed to the current segment, and cursors';

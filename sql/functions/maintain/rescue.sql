@@ -29,6 +29,7 @@ declare
   v_others bigint[] := '{}';
   v_one record;
   v_rescued bigint := 0;
+  v_lack text[];
 begin
   perform awa._check_pass(max_jobs);
   perform pg_terminate_backend(c.pid)
@@ -56,20 +57,34 @@ begin
     if not awa._is_about_a_row(sqlstate) then
       raise;
     end if;
-    -- One by one: the rest must not wait for a job that the server can't read, or whose failure it refuses to store.
-    for v_one in select array[r] as lasting, '{}'::bigint[] as others, r as receipt from unnest(v_lasting) r union all select '{}', array[r], r from unnest(v_others[:v_max]) r loop
+    -- One by one: the rest must not wait for a job that the server can't read, or whose failure it refuses to store. At random, so that all are reached where more are refused than one call takes.
+    v_lasting := array(
+      select l.receipt
+        from awa.leases l
+       where awa._is_overdue(l.lease_until, l.deadline_at, l.lease, l.worker_id, v_now)
+       order by random()
+       limit v_max
+         for update skip locked);
+    v_others := array(select r from unnest(v_others) r order by random() limit v_max);
+    for v_one in select array[r] as lasting, '{}'::bigint[] as others, r as receipt from unnest(v_lasting) r union all select '{}', array[r], r from unnest(v_others) r loop
       begin
         v_rescued := v_rescued + awa._rescue(v_one.lasting, v_one.others, 1, v_now);
       exception when others then
         if sqlstate = 'XX001' then
           perform awa._warn_unreadable(a.job_id, sqlerrm) from awa._attempts(array[v_one.receipt]) a;
+        elsif awa._is_passing(sqlstate) then
+          null;
         elsif awa._is_about_a_row(sqlstate) then
+          v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
           v_rescued := v_rescued + awa._rescue_otherwise(v_one.lasting, v_one.others, v_now, sqlerrm, sqlstate);
         else
           raise;
         end if;
       end;
     end loop;
+    if v_rescued = 0 then
+      perform awa._fail_for(v_lack);
+    end if;
   end;
 
   -- One that has attempts left may have a lease that is longer than its silence.
@@ -121,6 +136,9 @@ begin
 exception when others then
   if not awa._is_about_a_row(sqlstate) then
     raise;
+  end if;
+  if awa._is_passing(sqlstate) then
+    return 0;
   end if;
   raise warning 'an attempt of job % is overdue, and can''t be ended', (select a.job_id from awa._attempts(lasting || others) a) using errcode = sqlstate, detail = sqlerrm;
   return 0;

@@ -50,6 +50,7 @@ declare
   v_receipts bigint[];
   v_one record;
   v_released bigint;
+  v_lack text[];
 begin
   perform awa._fold();
   select array_agg(r.job_id), array_agg(r.receipt) into v_job_ids, v_receipts
@@ -78,12 +79,16 @@ begin
         if sqlstate = 'XX001' then
           perform awa._warn_unreadable(v_one.job_id, sqlerrm);
         elsif awa._is_about_a_row(sqlstate) then
+          v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
           raise warning 'an attempt of job % can''t be released', v_one.job_id using errcode = sqlstate, detail = sqlerrm;
         else
           raise;
         end if;
       end;
     end loop;
+    if v_released = 0 then
+      perform awa._fail_for(v_lack);
+    end if;
   end;
   return v_released;
 end
