@@ -143,7 +143,7 @@ select is((select array_agg(r.role order by 1) from (select distinct role from a
 
 -- What is decided at commit runs as whoever the session is by then
 select is(pg_temp.outcome_as('pgtap_nobody', 'set constraints all immediate'), 'ok', 'the decision about buried entries needs no rights of the one who commits');
-set constraints all deferred;
+set constraints all deferred\; set local idle_in_transaction_session_timeout = 0;
 
 -- Who did it is who logged in, not who owns the function
 select pg_temp.outcome_as('pgtap_awa_worker', format('select awa.register_worker(%L)', pg_temp.q(' who'))) \g /dev/null

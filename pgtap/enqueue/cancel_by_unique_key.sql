@@ -63,7 +63,7 @@ select is(pg_temp.cancelled(format('queue => %L, unique_by => %L', pg_temp.q(' b
 select is(pg_temp.cancelled(format('%L, %L, %L, null, null, %L', pg_temp.q(' by'), pg_temp.q(), '{"a": 1}', '10 years')), (select id from jobs where n = 'by period'), 'by its period; explicit nulls mean the defaults');
 
 -- It decides at commit
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select pg_temp.agrees('the books balance once it is decided');
 select pg_temp.steps_agree();
 set constraints all deferred;

@@ -192,7 +192,7 @@ select awa.cancel(job_id) from first \g /dev/null
 create temp table second as select * from awa.enqueue_unique(pg_temp.q(' anew'), 'k', unique_key => pg_temp.q(' anew'));
 select is((select row(s.inserted, s.job_id <> f.job_id)::text from first f, second s), '(t,t)', 'who has cancelled the job that holds a key can enqueue the next one at once');
 select is(pg_temp.tried(pg_temp.q(' anew'), (select job_id from second)), 'held', 'which holds it');
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is(pg_temp.tried(pg_temp.q(' anew'), (select job_id from second)), 'held', 'and keeps it');
 select pg_temp.agrees('when it is decided');
 set constraints all deferred;
@@ -208,7 +208,7 @@ create temp table two as select 1 as n, u.job_id from awa.enqueue_unique(pg_temp
 insert into two select 2, u.job_id from awa.enqueue_unique(pg_temp.q(' two'), 'k', unique_key => pg_temp.q(' two')) u;
 select isnt((select job_id from two where n = 1), (select job_id from two where n = 2), 'a key that nobody holds yet can be taken');
 select awa.cancel(job_id) from two where n = 1 \g /dev/null
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is(pg_temp.tried(pg_temp.q(' two'), (select job_id from two where n = 2)), 'held', 'who would begin to hold it leaves it with who has it');
 select awa.cancel(job_id) from two where n = 2 \g /dev/null
 select is(pg_temp.tried(pg_temp.q(' two'), 0), 'free', 'who let go of it has');

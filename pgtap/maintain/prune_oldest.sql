@@ -119,7 +119,7 @@ select is(pg_temp.outcome(format('select awa.complete(%s, %s)', job_id, receipt)
 select is((select count(*) from awa.unique_claims u join keyed using (job_id)), 0::bigint, 'lets go of it');
 select is(awa.cancel(:keyed_id), 'available', 'what was copied can be cancelled');
 select is((select t.segment from awa.ready_tombstones t where t.job_id = :keyed_id), :new::smallint, 'where it is now');
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is((select count(*) from awa.claim(pg_temp.q(' keyed'), 10)), 0::bigint, 'and is not claimed');
 select is(pg_temp.unbalanced(), null, 'the books balance');
 set constraints all deferred;
@@ -179,7 +179,7 @@ create temp table d as select * from pg_temp.take('', 6);
 select awa.complete(job_id, receipt) from d where n <= 2 \g /dev/null
 select j.id as buried_id from awa.jobs j where j.queue = pg_temp.q() and j.args ->> 'n' = '8' \gset
 select awa.cancel(:buried_id) \g /dev/null
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 set constraints all deferred;
 update awa.ready_tombstones set by_xid = (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1)::text::xid8;
 select rotated from awa.rotate(true) \g /dev/null

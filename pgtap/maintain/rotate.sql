@@ -102,7 +102,7 @@ select is((select string_agg(e.segment::text, ' ') from awa.ready_entries e wher
 select awa.move(:later_id, pg_temp.q(' moved')) \g /dev/null
 select is((select string_agg(distinct t.segment::text, ' ') from awa.ready_tombstones t where t.lane < 0 and t.by_xid = pg_current_xact_id()), '1', 'notes, too');
 select pg_temp.agrees('each job is in one state, and the books balance');
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select pg_temp.agrees('also when it is decided');
 set constraints all deferred;
 

@@ -40,7 +40,7 @@ select results_eq('select n, state from told order by n',
   $$values ('available', 'available'), ('leased', 'running'), ('released', 'available'), ('retryable', 'retryable'), ('running', 'running'), ('scheduled', 'scheduled'), ('snoozed', 'scheduled')$$,
   'cancel returns the state that the job was in');
 select is((select string_agg(distinct j.state, ' ') from told t join jobs using (n), awa.job(jobs.id) j), 'cancelled', 'each is cancelled at once, for the caller');
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is((select string_agg(distinct j.state, ' ') from told t join jobs using (n), awa.job(jobs.id) j), 'cancelled', 'and once it is decided');
 select pg_temp.agrees('the books balance');
 select is(
@@ -97,7 +97,7 @@ select is((select string_agg(j.state, ' ' order by n) from jobs, awa.job(jobs.id
 create temp table own as select awa.enqueue(pg_temp.q(' own'), 'k') as id, awa.enqueue(pg_temp.q(' own'), 'k', run_at => '2130-01-01') as later_id;
 select is((select awa.cancel(id) || ' ' || awa.cancel(later_id) from own), 'available scheduled', 'what the transaction itself enqueued can be cancelled');
 select is(pg_temp.states(' own'), 'cancelled 2', 'and is');
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select pg_temp.agrees('when it is decided, the books balance');
 set constraints all deferred;
 

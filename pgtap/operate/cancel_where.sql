@@ -40,6 +40,7 @@ begin
   begin
     execute 'select awa.cancel_where(' || args || ')' into v_count;
     set constraints all immediate;
+    set local idle_in_transaction_session_timeout = 0;
     v_states := pg_temp.states(' a') || ' | ' || pg_temp.states(' b') || coalesce(' | ' || pg_temp.wrong(), '');
     raise exception using errcode = 'TAP00';
   exception when sqlstate 'TAP00' then
@@ -82,7 +83,7 @@ select matches(pg_temp.cancelled(format('%L, max_jobs => %s', pg_temp.q(' a'), n
 
 -- What becomes of them
 select awa.cancel_where(queue => :'queue' || ' a', before => clock_timestamp()) \g /dev/null
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is(pg_temp.states(' a'), 'cancelled 14, completed 2, failed 1', 'all that had not ended');
 select is((select string_agg(distinct format('%s %s', j.errors -> -1 ->> 'error', j.errors -> -1 ->> 'by'), ', ') from awa.jobs j where j.queue = pg_temp.q(' a') and j.state = 'cancelled'), 'cancelled with others ' || session_user, 'each says so, and who did it');
 select is((select array_agg(c.n || ' ' || l.reason order by c.n) from awa.heartbeat(:worker_id) l join c using (job_id, receipt)), '{"6 cancelled with others","7 cancelled with others","8 cancelled with others"}', 'the worker is told');
@@ -90,7 +91,7 @@ select pg_temp.refused(format('select awa.complete(%s, %s)', job_id, receipt), '
 select is((select string_agg(e ->> 'error', ', ' order by c.n, e ->> 'attempt') from c, awa.job(c.job_id) j, jsonb_array_elements(j.errors) with ordinality x(e, place) where c.n in (1, 2)), 'first, cancelled with others, first, cancelled with others', 'errors of before are kept');
 set constraints all deferred;
 select is(awa.cancel_where(pg_temp.q(' keyed')), 2::bigint, 'with unique keys');
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is((select count(*) from awa.unique_claims u where u.job_id in (:keyed_id, :keyed_later_id)), 0::bigint, 'which are free then');
 select pg_temp.agrees('the books balance');
 select is(awa.cancel_where(pg_temp.q(' a')), 0::bigint, 'a second call finds nothing');

@@ -41,7 +41,7 @@ select is((select count(*) from told t join jobs using (n) join before b using (
 select is((select count(*) from awa.queues q where q.name = pg_temp.q(' new')), 1::bigint, 'which exists from then on');
 select is((select count(*) from before b join jobs using (id), awa.job(b.id) j where n not in (select n from told) and to_jsonb(j) = b.job), 7::bigint, 'other jobs stay as they are');
 select pg_temp.agrees('the books of both balance');
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select pg_temp.agrees('also when it is decided');
 set constraints all deferred;
 select is(awa.move(id, pg_temp.q()), 'available', 'the queue that it is in is no change') from jobs where n = 'same';
@@ -49,7 +49,7 @@ select is((select to_jsonb(j) from jobs, awa.job(jobs.id) j where n = 'same'), (
 select is(pg_temp.outcome(format('select awa.move(%s, %L)', id, pg_temp.q())), 'ok', 'back in the same transaction') from jobs where n = 'available';
 select is((select j.queue from jobs, awa.job(jobs.id) j where n = 'available'), pg_temp.q(), 'is where it was');
 select is(pg_temp.outcome(format('select awa.move(%s, %L)', id, pg_temp.q(' new'))), 'JQ005', 'to a place where this transaction had it before is refused') from jobs where n = 'available';
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select pg_temp.agrees('the books balance after two');
 set constraints all deferred;
 

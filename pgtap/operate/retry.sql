@@ -72,14 +72,14 @@ select pg_temp.refused(format('select awa.retry(%s)', id), 'JQ005', 'state', 'no
 select pg_temp.refused(format('select awa.retry(%s)', job_id), '23505', 'unique key', 'a job whose key another one holds by now') from keyed where n = 1;
 select is((select j.state from keyed, awa.job(keyed.job_id) j where n = 1), 'failed', 'it stays as it is');
 select awa.cancel(job_id) from keyed where n = 2 \g /dev/null
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is(awa.retry(job_id), 'failed', 'when that one has ended, it runs') from keyed where n = 1;
 select is((select u.job_id from keyed k join awa.unique_claims u using (job_id) where k.n = 1), (select job_id from keyed where n = 1), 'and holds its key again');
 select pg_temp.refused(format('select awa.retry(%s)', job_id), '23505', 'unique key', 'so that the other one cannot') from keyed where n = 2;
 select is(awa.retry(job_id), 'cancelled', 'a job that would not hold it while it waits runs all the same') from keyed where n = 3;
 select is(awa.retry(job_id), 'scheduled', 'one ahead of its time') from keyed where n = 4;
 select is((select count(*) from awa.unique_claims u join keyed k using (job_id) where k.n = 4), 1::bigint, 'keeps its key');
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select pg_temp.agrees('keys and all');
 set constraints all deferred;
 
@@ -96,7 +96,7 @@ select is(pg_temp.states(' own'), 'cancelled 2', 'until then it is cancelled');
 select awa.cancel(id) from jobs where n = 'available' \g /dev/null
 select is(awa.retry(id), 'cancelled', 'what was there before can be cancelled and retried at once') from jobs where n = 'available';
 select is((select j.state from jobs, awa.job(jobs.id) j where n = 'available'), 'available', 'and is available');
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select pg_temp.agrees('the books balance after that');
 set constraints all deferred;
 

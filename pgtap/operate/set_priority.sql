@@ -47,7 +47,7 @@ select results_eq('select n, state from told order by n',
 select is((select count(*) from told t join jobs using (n) join before b using (id), awa.job(jobs.id) j where to_jsonb(j) = b.job || '{"priority": 1}'), 7::bigint, 'nothing but the priority changes');
 select is((select count(*) from before b join jobs using (id), awa.job(b.id) j where n not in (select n from told) and to_jsonb(j) = b.job), 6::bigint, 'and nothing of other jobs');
 select pg_temp.agrees('the books balance');
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select pg_temp.agrees('also when it is decided');
 set constraints all deferred;
 create temp table twice as select n, awa.set_priority(id, 1) as state from jobs where n = 'same';
@@ -56,7 +56,7 @@ select is(pg_temp.outcome(format('select awa.set_priority(%s, 2)', id)), 'ok', '
 select is((select j.priority from jobs, awa.job(jobs.id) j where n = 'same'), 2, 'the last one counts');
 select is((select string_agg(j.state, ' ') from jobs, awa.jobs j where n = 'same' and j.id = jobs.id), 'available', 'and the job shows once');
 select is(pg_temp.outcome(format('select awa.set_priority(%s, 1)', id)), 'JQ005', 'back to a place where this transaction had it is refused') from jobs where n = 'same';
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select pg_temp.agrees('the books balance after two');
 set constraints all deferred;
 

@@ -67,7 +67,7 @@ insert into operations (command, description) values
   ($$select awa.release(job_id, receipt) from c where n = 30$$, 'release, after a lease'),
   ($$select awa.cancel(pg_temp.id('now'))$$, 'cancel of what this transaction enqueued'),
   ($$select awa.cancel(j.id) from awa.jobs j where j.queue = pg_temp.q() and j.args = '{"n": 60}'$$, 'cancel of what is available'),
-  ($$set constraints all immediate; set constraints all deferred$$, 'its decision'),
+  ($$set constraints all immediate; set local idle_in_transaction_session_timeout = 0; set constraints all deferred$$, 'its decision'),
   ($$select awa.cancel(pg_temp.id('later'))$$, 'cancel of what is scheduled'),
   ($$select awa.cancel(job_id) from c where n = 8$$, 'cancel of what is to be retried'),
   ($$select awa.cancel(job_id) from c where n = 32$$, 'cancel of what runs'),
@@ -118,7 +118,7 @@ select is(pg_temp.after(command), null, description)
     (3, $$select awa.drop_queue(pg_temp.q(' moved'), true)$$, 'drop_queue, with what this transaction enqueued'),
     (4, $$select awa.enqueue(pg_temp.q(' own'), 'k'), awa.enqueue(pg_temp.q(' own'), 'k', run_at => '2130-01-01')$$, 'a new queue'),
     (5, $$select awa.drop_queue(pg_temp.q(' own'), true), awa.enqueue(pg_temp.q(' own'), 'k')$$, 'dropped, and used again'),
-    (6, $$set constraints all immediate; set constraints all deferred$$, 'all that is to be decided'),
+    (6, $$set constraints all immediate; set local idle_in_transaction_session_timeout = 0; set constraints all deferred$$, 'all that is to be decided'),
     (7, $$select awa.prune_oldest(true)$$, 'prune_oldest'),
     (8, $$select awa.claim(pg_temp.q(), 100)$$, 'claim of what was carried'),
     (9, $$select awa.enqueue(pg_temp.q(), 'k')$$, 'enqueue after that'),
@@ -144,7 +144,7 @@ select awa.discard(job_id, receipt, 'e') from j where n = 12 \g /dev/null
 select awa.configure_queue(pg_temp.q(), '{"dead_letter": true}') \g /dev/null
 select awa.discard(job_id, receipt, 'e') from j where n = 8 \g /dev/null
 select awa.cancel(t.id), awa.enqueue(pg_temp.q(), 'k', run_at => '2130-01-01') from awa.jobs t where t.args = '{"n": 20}' \g /dev/null
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 set constraints all deferred;
 -- As if it had been a while ago, so that it is counted
 update awa.lease_claims set claimed_at = claimed_at - interval '11 seconds';

@@ -42,7 +42,7 @@ select is(awa._bury('{}', 1, true), '{}', 'nothing, nothing');
 select is((select count(*) from awa.ready_tombstones t join jobs j on j.id = t.job_id where t.by_xid = pg_current_xact_id() and t.cancels), 2::bigint, 'a tombstone each');
 select is((select count(*) from pg_locks l where l.pid = pg_backend_pid() and l.locktype = 'advisory' and l.mode = 'ExclusiveLock'), 0::bigint, 'no queue is locked for it');
 select awa._decide_later(-1, 1, 1) \g /dev/null
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is((select count(*) from awa.ready_tombstones t join jobs j on j.id = t.job_id where t.by_xid = pg_current_xact_id()), 2::bigint, 'they stand when it is decided');
 select is((select count(*) from pg_locks l where l.pid = pg_backend_pid() and l.locktype = 'advisory' and l.mode = 'ExclusiveLock' and l.objsubid = 1), 1::bigint, 'under the lock of their queue');
 select is((select array_agg(t.args #>> '{}') from awa.claim(pg_temp.q(), 1) t), '{released}', 'nobody claims them: first comes what was given back');
@@ -61,6 +61,7 @@ begin
   set constraints all deferred;
   perform awa._cancel_ready(array[(select p.place from places p where p.n = name)], 'late');
   set constraints all immediate;
+  set local idle_in_transaction_session_timeout = 0;
   select string_agg(concat_ws(' ', j.state, j.attempt, j.receipt is not null, j.errors -> -1 ->> 'error'), ', ') into v_state from awa.jobs j where j.id = (select id from jobs where n = name);
   return v_state;
 exception when sqlstate '40001' then
@@ -85,7 +86,7 @@ set constraints all deferred;
 
 -- A claim of one, with a key
 select is(awa._cancel_ready(array[place], 'late'), array[:keyed_id]::bigint[], 'a claim of one job, with a key') from keyed_place;
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is((select row(j.state, j.attempt, j.receipt = k.receipt)::text from keyed k, awa.job(k.job_id) j), '(cancelled,1,t)', 'is no different');
 select is((select count(*) from awa.unique_claims u where u.job_id = :keyed_id), 0::bigint, 'the key is free');
 select pg_temp.agrees('the books balance with it');
@@ -106,6 +107,7 @@ begin
   perform awa._bury(array[(select p.place from places p where p.n = name)], 2, false);
   perform awa._decide_later(-1, 2, 2);
   set constraints all immediate;
+  set local idle_in_transaction_session_timeout = 0;
   return 'moved';
 exception when sqlstate '40001' then
   return '40001';
@@ -124,7 +126,7 @@ set constraints all deferred;
 -- Several in one transaction, and one decision after another
 select awa._cancel_ready(array[(select place from places where n = 'alone'), (select place from places where n = 'mixed')], 'many') \g /dev/null
 select awa.cancel(id) from jobs where n = 'keyed' \g /dev/null
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is((select string_agg(n || ' ' || j.state || j.attempt, ', ' order by n) from jobs, awa.job(jobs.id) j where n in ('alone', 'mixed', 'keyed')), 'alone cancelled1, keyed cancelled0, mixed cancelled1', 'one decision for all of a transaction');
 select pg_temp.agrees('after which the books balance');
 -- Constraints are immediate now, as in a transaction that has said so.
@@ -139,7 +141,7 @@ select awa._cancel_ready(array[(select place from places where n = 'undone')], '
 rollback to undone;
 select is((select j.state from jobs, awa.job(jobs.id) j where n = 'undone'), 'running', 'what is rolled back never was');
 select awa._cancel_ready(array[(select place from places where n = 'open')], 'after') \g /dev/null
-set constraints all immediate;
+set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is((select row(j.state, j.attempt)::text from jobs, awa.job(jobs.id) j where n = 'open'), '(cancelled,1)', 'and does not keep the next one from being decided');
 select pg_temp.agrees('the books balance in the end');
 select pg_temp.steps_agree();
