@@ -161,6 +161,50 @@ func TestCountingOneLaneInParts(t *testing.T) {
 	s.balanced()
 }
 
+// Cleaning counts what is in its segment, lane by lane, and comes to its end though all lanes change faster than it counts them.
+func TestCleaningBesideManyChanges(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.exec("set jit = off")
+	const queues = 10
+	put := func() { s.exec("select awa.enqueue('queue ' || n, 'k') from generate_series(1, $1) n", queues) }
+	put()
+	require.Empty(t, s.completeMany(s.claim("queue 1", 1)))
+	s.rotate()
+	for calls := 1; ; calls++ {
+		put()
+		outcome := one[string](s, "select outcome from set_config('statement_timeout', '1ms', true), awa.prune_oldest(true)")
+		if outcome == "cleaned" {
+			break
+		}
+		require.Equal(t, "cleaning", outcome)
+		require.LessOrEqual(t, calls, queues)
+	}
+	require.Empty(t, list[string](s, "select problem from awa.audit() where not balanced"))
+	require.Equal(t, "truncated", s.pruneOn())
+	s.balanced()
+	s.audited()
+}
+
+// A cursor that is carried is counted where all before it was: otherwise maintenance would look at each lane once more.
+func TestCarriedCursorsAreCounted(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	for n := range 10 {
+		q := fmt.Sprintf("queue %d", n)
+		s.enqueue(q)
+		require.Empty(t, s.completeMany(s.claim(q, 1)))
+	}
+	s.exec("select awa._fold(null, true)")
+	s.rotate()
+	require.Equal(t, "cleaned", one[string](s, "select outcome from awa.prune_oldest(true)"))
+	require.Equal(t, 10, one[int](s, "select count(*) from awa._cursors_in(1::smallint)"))
+	require.Zero(t, one[int](s, "select count(*) from awa._lanes_in_use() l where not l.is_counted"))
+	require.Equal(t, "truncated", s.pruneOn())
+	s.audited()
+	require.Empty(t, s.claim("queue 3", 1))
+}
+
 // Lanes that are read some at a time are the same as those that are read at once.
 func TestLanesInPieces(t *testing.T) {
 	d := newDatabase(t)

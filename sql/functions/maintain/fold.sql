@@ -170,7 +170,8 @@ begin
       exit when v_claim.claimed_at between clock_timestamp() - interval '10 seconds' and clock_timestamp() + interval '1 second' or cardinality(v_rollup.open_seqs) >= 1000;
       v_rollup.open_seqs := v_rollup.open_seqs || v_claim.lane_seq;
     end if;
-    v_rollup.closed_seq := greatest(v_rollup.closed_seq, v_claim.lane_seq);
+    continue when v_claim.lane_seq <= v_rollup.closed_seq;
+    v_rollup.closed_seq := v_claim.lane_seq;
     v_counted := v_counted + 1;
     if v_counted = max_rows then
       looked_until := least(looked_until, v_claim.claim_id); -- there may be more
@@ -184,6 +185,43 @@ begin
 end
 $$;
 comment on function awa._fold_lane is 'Counts what one lane has grown by';
+
+-- Counts what a segment that is not the current one holds: its lanes, one by one, until all of that is counted which is visible now, but for claims that are open. What comes to these lanes elsewhere meanwhile does not keep it from its end. The caller has
+-- locked the counts. Ends as _fold does, and returns whether there is more.
+create or replace function awa._fold_segment(segment smallint) returns boolean
+language plpgsql
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_variable
+declare
+  v_budget interval := awa._budget('10 seconds', 10);
+  v_end timestamptz := clock_timestamp() + v_budget;
+  v_lane record;
+  v_counted int := 0;
+  v_more boolean := false;
+begin
+  for v_lane in
+    select l.lane, l.last_seq
+      from awa._lanes_in_segment(segment) l
+      left join lateral (
+        select * from awa.queue_rollups r where r.lane = l.lane limit 1
+      ) r on true
+     where l.last_seq > coalesce(r.closed_seq, 0) or (select true from awa._put_since(segment, l.lane, coalesce(r.counted, '3:3:')) limit 1)
+  loop
+    if v_counted > 0 and clock_timestamp() > v_end then
+      return true;
+    end if;
+    v_counted := v_counted + 1;
+    if (awa._fold_lane(v_lane.lane, awa._fold_max(20000, v_budget), v_end)).is_more then
+      v_more := v_more or exists (
+        select from awa.queue_rollups r
+         where r.lane = v_lane.lane and (r.closed_seq < v_lane.last_seq or (select true from awa._put_since(segment, v_lane.lane, r.counted) limit 1)));
+    end if;
+  end loop;
+  return v_more;
+end
+$$;
+comment on function awa._fold_segment is 'Counts what a segment holds';
 
 -- How long a step of maintenance may take: no longer than most, nor than its share of what the caller's timeouts allow. Of a transaction_timeout, too, which ends the session.
 create or replace function awa._budget(most interval, share int) returns interval

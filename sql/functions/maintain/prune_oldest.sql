@@ -120,7 +120,7 @@ begin
   select * into v_ring from awa.ring r;
   select * into v_settings from awa.settings s;
   if v_ring.carried_segment is distinct from segment then
-    select count(*) into v_alive from (select from awa._available a where a.segment = segment limit case when cut_off < 3 then v_settings.carry_max + 1 else least(v_settings.carry_max, 1000) + 1 end) a;
+    select count(*) into v_alive from (select from awa._available_in(segment) a limit case when cut_off < 3 then v_settings.carry_max + 1 else least(v_settings.carry_max, 1000) + 1 end) a;
     if v_alive > v_settings.carry_max then
       return 'full';
     end if;
@@ -139,7 +139,7 @@ begin
       end if;
     end if;
     if v_alive > 1000 or cut_off > 0 or v_ring.outcome = 'busy' and v_ring.cleaned_segment is distinct from segment or pg_relation_size(format('awa.ready_entries_%s', segment)::regclass) > 67108864
-       or (select count(*) from (select distinct l.lane >> 3 from awa._lanes l where l.cursor_segment = segment limit 501) l) > 500
+       or (select count(*) from (select distinct c >> 3 from awa._cursors_in(segment) c limit 501) c) > 500
     then
       update awa.ring r set carried_segment = segment, carried_since = awa._snapshot(), old_snapshots = null; -- from here on it does not look again
       return 'cleaning';
@@ -157,7 +157,7 @@ begin
     if exists (
       select from (
         select distinct awa._claim_key(o.receipt >> 12) as key
-          from (select o.receipt from awa._open_items o where o.segment = segment union select r.receipt from awa._running r where r.segment = segment) o
+          from (select o as receipt from awa._open_in(segment) o) o
          limit 1000
       ) c where not case when pg_try_advisory_lock(c.key) then pg_advisory_unlock(c.key) else false end)
     then
@@ -165,7 +165,7 @@ begin
     end if;
 
     v_before := awa._snapshot();
-    if awa._fold(everything => true) then -- what is copied now must not be counted again
+    if awa._fold_segment(segment) then -- what is copied now must not be counted again
       return 'cleaning';
     end if;
     with carried as (
@@ -173,11 +173,11 @@ begin
         (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
       select v_ring.current_segment, e.lane, e.xid, e.job_id, e.ready_at, e.priority, e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
              e.kind, e.args, e.tags, e.metadata, e.created_at, e.progress, e.errors
-        from awa._available a
+        from awa._available_in(segment) a
        cross join lateral (
           select * from awa.ready_entries e where e.segment = segment and e.lane = a.lane and e.xid = a.xid and e.job_id = a.job_id limit 1
         ) e
-       where a.segment = segment and pg_visible_in_snapshot(a.xid, v_before)
+       where pg_visible_in_snapshot(a.xid, v_before)
       returning lane
     )
     select coalesce(array_agg(c.lane), '{}') into v_lanes from carried c;
@@ -185,24 +185,21 @@ begin
     v_queue_ids := array(
       select l >> 3 from unnest(v_lanes) l
       union
-      select l.lane >> 3 from awa._lanes l where l.cursor_segment = segment
+      select c >> 3 from awa._cursors_in(segment) c
       order by 1);
     perform awa._lock_for(array(select awa._queue_key(q) from unnest(v_queue_ids) q), wait);
     v_until := awa._snapshot();
     -- Something of another queue that was committed only now: a claim may be taking it, and would not find it where it was; and it is not counted.
     if exists (
-      select from awa._lanes l
-       cross join lateral awa._appended_since(l.lane, v_before, l.dropped) a
-       where l.lane >> 3 <> all(v_queue_ids) and a.segment = segment and pg_visible_in_snapshot(a.xid, v_until))
+      select from awa._lanes_in_segment(segment) l
+       cross join lateral awa._put_since(segment, l.lane, v_before) x
+       where l.lane >> 3 <> all(v_queue_ids) and not pg_visible_in_snapshot(x, v_before) and pg_visible_in_snapshot(x, v_until))
     then
       raise lock_not_available;
     end if;
 
     -- Open attempts: those claimed in the segment, and those whose entries are in it.
-    v_open := array(
-      select o.receipt from awa._open_items o where o.segment = segment
-      union
-      select r.receipt from awa._running r where r.segment = segment);
+    v_open := array(select awa._open_in(segment));
     if cardinality(v_open) > 1000 then
       raise lock_not_available; -- materialize has them in a moment
     end if;
@@ -266,10 +263,7 @@ begin
         update awa.ring r set carried_segment = segment, carried_since = awa._snapshot(), old_snapshots = null;
         return 'cleaning';
       end if;
-      v_each := awa._materialize_each(array(
-        select o.receipt from awa._open_items o where o.segment = segment
-        union
-        select r.receipt from awa._running r where r.segment = segment limit 1000));
+      v_each := awa._materialize_each(array(select o from awa._open_in(segment) o limit 1000));
       update awa.ring r set unreadable = v_each.unreadable, refused = v_each.refused, refusal = coalesce(v_each.refusal, awa._refusal(sqlerrm, sqlstate));
       return case when v_each.unreadable <> '{}' or sqlstate = 'XX001' then 'damaged' else 'refused' end;
   end;
@@ -304,9 +298,9 @@ begin
   select coalesce(r.unreadable, '{}'), coalesce(r.refused, '{}'), r.refusal into v_unreadable, v_refused, v_refusal from awa.ring r;
   v_queue_ids := array(
     select q from (
-      (select a.lane >> 3 as q from awa._available a where a.segment = segment and a.job_id <> all(v_unreadable || v_refused) limit max_entries)
+      (select a.lane >> 3 as q from awa._available_in(segment) a where a.job_id <> all(v_unreadable || v_refused) limit max_entries)
       union
-      (select l.lane >> 3 from awa._lanes l where l.cursor_segment = segment limit 500)
+      (select c >> 3 from awa._cursors_in(segment) c limit 500)
     ) q order by q limit 500);
   if v_queue_ids = '{}' then
     return case when v_unreadable <> '{}' then 'damaged' when v_refused <> '{}' then 'refused' end;
@@ -322,7 +316,10 @@ begin
   end if;
   v_places := array(
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
-      from awa._available a where a.segment = segment and a.lane >> 3 = any(v_locked) and a.job_id <> all(v_unreadable || v_refused) limit max_entries);
+      from unnest(v_locked) q
+     cross join lateral (select * from awa._available a where a.queue_id = q and a.segment = segment offset 0) a
+     where a.job_id <> all(v_unreadable || v_refused)
+     limit max_entries);
   begin
     v_moved := awa._move_entries(segment, v_places);
   exception when others then
@@ -428,7 +425,7 @@ end
 $$;
 comment on function awa._lock_for is 'Takes advisory locks, and waits so long at most';
 
--- Copies the cursors of queues that are in a segment to the current one; returns how many.
+-- Copies the cursors of queues that are in a segment to the current one; returns how many. Where all claims of a lane are counted, so is this one, which took nothing. The caller has locked the counts, and the queues.
 create or replace function awa._carry_cursors(segment smallint, queue_ids bigint[]) returns bigint
 language sql
 as $$
@@ -437,13 +434,125 @@ as $$
       (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
     select awa._current_segment(), nextval('awa.claim_ids'), l.lane, l.lane_seq + 1, l.hi, l.lo, l.pos_xid, l.pos_id, l.pos_xid, l.pos_id,
            clock_timestamp(), clock_timestamp(), false, '{}'
-      from awa._lanes l
-     where l.cursor_segment = _carry_cursors.segment and l.lane >> 3 = any(queue_ids)
-    returning lane
+      from (select distinct q from unnest(queue_ids) q) q
+     cross join lateral (select * from awa._lanes l where l.queue_id = q.q and l.cursor_segment = _carry_cursors.segment offset 0) l
+    returning lane, lane_seq
+  ), counted as (
+    update awa.queue_rollups r set closed_seq = c.lane_seq from carried c where r.lane = c.lane and r.closed_seq = c.lane_seq - 1
   )
   select count(*) from carried
 $$;
 comment on function awa._carry_cursors is 'Copies the cursors of queues that are in a segment to the current one; returns how many';
+
+-- The lanes that have rows in a segment: entries, burials and notes, or claims, and the number of the last of these there. Walks through the indexes of that segment from one lane to the next, as _lanes_in_use does, so what other queues there are costs nothing.
+create or replace function awa._lanes_in_segment(segment smallint, out lane bigint, out last_seq bigint) returns setof record
+language sql stable
+as $$
+  select u.lane, max(u.lane_seq)
+    from (
+      select l.lane, null::bigint as lane_seq
+        from (
+          with recursive lanes(lane) as (
+            (select e.lane from awa.ready_entries e where e.segment = _lanes_in_segment.segment order by e.lane desc limit 1)
+            union all
+            select n.lane
+              from lanes l
+             cross join lateral (select e.lane from awa.ready_entries e where e.segment = _lanes_in_segment.segment and e.lane < l.lane order by e.lane desc limit 1) n
+          )
+          select * from lanes
+        ) l
+      union all
+      select abs(l.lane), null
+        from (
+          with recursive lanes(lane) as (
+            (select t.lane from awa.ready_tombstones t where t.segment = _lanes_in_segment.segment order by t.lane desc limit 1)
+            union all
+            select n.lane
+              from lanes l
+             cross join lateral (select t.lane from awa.ready_tombstones t where t.segment = _lanes_in_segment.segment and t.lane < l.lane order by t.lane desc limit 1) n
+          )
+          select * from lanes
+        ) l
+       where l.lane not in (-1, -2)
+      union all
+      select l.lane, l.lane_seq
+        from (
+          with recursive lanes(lane, lane_seq) as (
+            (select c.lane, c.lane_seq from awa.lease_claims c where c.segment = _lanes_in_segment.segment order by c.lane desc, c.lane_seq desc limit 1)
+            union all
+            select n.lane, n.lane_seq
+              from lanes l
+             cross join lateral (
+                select c.lane, c.lane_seq from awa.lease_claims c where c.segment = _lanes_in_segment.segment and c.lane < l.lane order by c.lane desc, c.lane_seq desc limit 1
+              ) n
+          )
+          select * from lanes
+        ) l
+    ) u
+   where (select true from awa.queues q where q.queue_id = u.lane >> 3 limit 1)
+   group by u.lane
+$$;
+comment on function awa._lanes_in_segment is 'The lanes that have rows in a segment, and the number of their last claim there';
+
+-- What a lane has got in a segment that is not visible in a snapshot, by the transactions: entries, burials and notes.
+create or replace function awa._put_since(segment smallint, lane bigint, since pg_snapshot) returns setof xid8
+language sql stable
+as $$
+  select e.xid from awa.ready_entries e where e.segment = _put_since.segment and e.lane = _put_since.lane and e.xid >= pg_snapshot_xmax(since)
+  union all
+  select t.by_xid from awa.ready_tombstones t where t.segment = _put_since.segment and t.lane = _put_since.lane and t.by_xid >= pg_snapshot_xmax(since)
+  union all
+  select t.by_xid from awa.ready_tombstones t where t.segment = _put_since.segment and t.lane = - _put_since.lane and t.by_xid >= pg_snapshot_xmax(since)
+  union all
+  select e.xid
+    from pg_snapshot_xip(since) x
+   cross join lateral (select * from awa.ready_entries e where e.segment = _put_since.segment and e.lane = _put_since.lane and e.xid = x offset 0) e
+  union all
+  select t.by_xid
+    from pg_snapshot_xip(since) x
+   cross join lateral (select * from awa.ready_tombstones t where t.segment = _put_since.segment and t.by_xid = x and t.lane in (_put_since.lane, - _put_since.lane) offset 0) t
+$$;
+comment on function awa._put_since is 'What a lane has got in a segment that is not visible in a snapshot';
+
+-- The lanes whose cursors are in a segment.
+create or replace function awa._cursors_in(segment smallint) returns setof bigint
+language sql stable
+as $$
+  select l.lane
+    from awa._lanes_in_segment(_cursors_in.segment) l
+   where l.last_seq = (select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1)
+$$;
+comment on function awa._cursors_in is 'The lanes whose cursors are in a segment';
+
+-- The places of entries in a segment that no cursor has passed.
+create or replace function awa._available_in(segment smallint) returns setof awa._available
+language sql stable
+as $$
+  select a.*
+    from awa._lanes_in_segment(_available_in.segment) l
+   cross join lateral (
+      select * from awa._available a where a.queue_id = l.lane >> 3 and a.lane = l.lane and a.segment = _available_in.segment offset 0
+    ) a
+$$;
+comment on function awa._available_in is 'The places of entries in a segment that no cursor has passed';
+
+-- The receipts of open attempts that a segment holds: those claimed there, and those whose entries are there.
+create or replace function awa._open_in(segment smallint) returns setof bigint
+language sql stable
+as $$
+  select o.receipt
+    from awa._lanes_in_segment(_open_in.segment) l
+   cross join lateral (
+      select o.receipt from awa._open_items o where o.queue_id = l.lane >> 3 and o.lane = l.lane and o.segment = _open_in.segment offset 0
+    ) o
+  union
+  select r.receipt
+    from awa._lanes_in_segment(_open_in.segment) l
+   cross join lateral (
+      select r.receipt from awa._running r where r.queue_id = l.lane >> 3 and r.lane = l.lane and r.segment = _open_in.segment offset 0
+    ) r
+$$;
+comment on function awa._open_in is 'The receipts of open attempts that a segment holds';
 
 -- What was buried in a segment by transactions that are not visible in a snapshot.
 create or replace function awa._buried_since(segment smallint, since pg_snapshot) returns setof awa.ready_tombstones
@@ -460,13 +569,14 @@ create or replace function awa._uncounted_lanes(segment smallint) returns setof 
 language sql stable
 as $$
   select l.lane
-    from awa._lanes l
-   cross join lateral (select true from awa.lease_claims c where c.segment = _uncounted_lanes.segment and c.lane = l.lane and c.lane_seq > l.closed_seq limit 1) c
-  union
-  select l.lane
-    from awa._lanes l
-   cross join lateral unnest(l.open_seqs) s
-   cross join lateral (select true from awa.lease_claims c where c.segment = _uncounted_lanes.segment and c.lane = l.lane and c.lane_seq = s limit 1) c
+    from awa._lanes_in_segment(_uncounted_lanes.segment) l
+    left join lateral (
+      select * from awa.queue_rollups r where r.lane = l.lane limit 1
+    ) r on true
+   where l.last_seq > coalesce(r.closed_seq, 0)
+      or l.last_seq is not null and exists (
+        select from unnest(r.open_seqs) s
+         cross join lateral (select true from awa.lease_claims c where c.segment = _uncounted_lanes.segment and c.lane = l.lane and c.lane_seq = s limit 1) c)
 $$;
 comment on function awa._uncounted_lanes is 'The lanes that have claims in a segment that are not counted yet';
 
@@ -523,7 +633,7 @@ begin
     if (case v_family
           when 'ready_entries' then
             exists (
-              select from awa._lanes l
+              select from awa._lanes_in_segment(segment) l
                cross join lateral (
                   select true
                     from awa.ready_entries e
@@ -531,7 +641,7 @@ begin
                    limit 1
                 ) e)
             or exists (
-              select from awa._lanes l
+              select from awa._lanes_in_segment(segment) l
                cross join pg_snapshot_xip(v_ring.cleaned_until) x
                cross join lateral (
                   select true from awa.ready_entries e where e.segment = segment and e.lane = l.lane and e.xid = x limit 1
@@ -539,7 +649,7 @@ begin
           when 'ready_tombstones' then
             exists (select from awa._buried_since(segment, v_ring.cleaned_until) t where t.lane not in (-1, -2))
           when 'lease_claims' then
-            exists (select from awa._uncounted_lanes(segment)) or exists (select from awa._lanes l where l.cursor_segment = segment)
+            exists (select from awa._uncounted_lanes(segment)) or exists (select from awa._cursors_in(segment))
           else false
         end)
     then
