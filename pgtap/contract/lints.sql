@@ -62,7 +62,7 @@ select is(
       and not exists (select from unnest(f.proconfig) c where starts_with(c, s.setting || '='))
       and (f.proname, s.setting) <> ('health', 'enable_hashjoin')),
   null, 'all others say which plans they need, but for those that read all there is, or touch one row; and health, which joins sessions and locks');
-select is((select array_agg(proname::text order by proname) from functions where private and not prosecdef and proconfig is not null), '{_fold,_inherit,_is_holder,_is_unbalanced,_results}', 'private functions take the settings of those that call them, but for those that count, or look for a job by its id');
+select is((select array_agg(proname::text order by proname) from functions where private and not prosecdef and proconfig is not null), '{_fold,_fold_segment,_inherit,_is_holder,_is_unbalanced,_results}', 'private functions take the settings of those that call them, but for those that count, or look for a job by its id');
 select is(
   (select array_agg(f.signature order by 1)
      from functions f
