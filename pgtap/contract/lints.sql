@@ -11,7 +11,7 @@ select c.* from pg_class c
    and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i' and c.relkind = 'S');
 
 begin;
-select plan(33);
+select plan(34);
 
 select cmp_ok((select count(*) from functions where not private), '>=', 40::bigint, 'there are functions to look at');
 select cmp_ok((select count(*) from relations), '>=', 30::bigint, 'and relations');
@@ -81,6 +81,7 @@ select is((select array_agg(d.classid::regclass || ' ' || d.objid order by 1)
    where d.classid in ('pg_attrdef'::regclass, 'pg_constraint'::regclass)), null, 'no default and no check depends on a function, so that functions may be replaced');
 select is((select array_agg(signature order by 1) from functions where prosrc ~* '\mexecute\M\s+(format|\$|'')'), '{"awa._truncate(smallint,interval)"}', 'only what truncates a table builds SQL, for its name');
 select is((select array_agg(f.proname::text order by 1) from functions f where f.prosrc ~ '\{\{'), null, 'no function holds template braces');
+select is((select array_agg(f.proname::text order by 1) from functions f where regexp_replace(regexp_replace(f.prosrc, '--[^\n]*', '', 'g'), 'E''([^'']|'''')*''', '', 'g') ~ '\\'), null, 'what a literal means does not depend on the caller''s standard_conforming_strings');
 
 select is((select array_agg(c.relname::text order by 1)
     from pg_class c

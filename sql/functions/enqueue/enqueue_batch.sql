@@ -163,8 +163,8 @@ create or replace function awa._timestamp(value text) returns timestamptz
 language plpgsql strict
 as $$
 declare
-  v_parts text[] := regexp_match(regexp_replace(value, '(\.\d{9})\d+', '\1'),
-    '^(\d{4})(-\d\d-\d\d)[T ](\d\d:\d\d(?::\d\d(?:\.\d+)?)?) ?(?:Z|([-+])([01]\d|2[0-3])(?::?([0-5]\d)|:([0-5]\d):([0-5]\d))?)$', 'i');
+  v_parts text[] := regexp_match(regexp_replace(value, '([.][0-9]{9})[0-9]+', E'\\1'),
+    '^([0-9]{4})(-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.][0-9]+)?)?) ?(?:Z|([-+])([01][0-9]|2[0-3])(?::?([0-5][0-9])|:([0-5][0-9]):([0-5][0-9]))?)$', 'i');
 begin
   if v_parts is null then
     raise exception using errcode = '22007';

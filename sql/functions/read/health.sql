@@ -282,7 +282,7 @@ with now as (
     left join lateral (
       select a.pid, a.xact_start from pg_stat_activity a
        where u.usage >= 0.5 and a.xact_start is not null and a.pid <> pg_backend_pid() and a.backend_type = 'client backend'
-       order by a.query ~* '^\s*listen\M' desc, a.xact_start
+       order by a.query ~* '^[[:space:]]*listen[[:>:]]' desc, a.xact_start
        limit 1
     ) l on true
 )

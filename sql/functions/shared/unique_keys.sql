@@ -451,14 +451,14 @@ create or replace function awa._canonical(value text) returns text
 language plpgsql immutable
 as $$
 begin
-  if value !~ '\.[0-9]*0([^0-9]|$)' then
+  if value !~ E'\\.[0-9]*0([^0-9]|$)' then
     return value;
   end if;
   -- A quotation mark or backslash within a string is put aside: as a control character, of which a JSON text has none. Then each second part lies within a string.
   return (
     select replace(replace(string_agg(
-             case when p.n % 2 = 0 then p.part else regexp_replace(p.part, '(\.[0-9]*[1-9])0+(?![0-9])|\.0+(?![0-9])', '\1', 'g') end, '"' order by p.n), chr(2), '\"'), chr(1), '\\')
-      from string_to_table(replace(replace(value, '\\', chr(1)), '\"', chr(2)), '"') with ordinality p(part, n));
+             case when p.n % 2 = 0 then p.part else regexp_replace(p.part, E'(\\.[0-9]*[1-9])0+(?![0-9])|\\.0+(?![0-9])', E'\\1', 'g') end, '"' order by p.n), chr(2), E'\\"'), chr(1), E'\\\\')
+      from string_to_table(replace(replace(value, E'\\\\', chr(1)), E'\\"', chr(2)), '"') with ordinality p(part, n));
 end
 $$;
 comment on function awa._canonical is 'The text of a jsonb value, the same for values that are equal';
