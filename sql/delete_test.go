@@ -61,6 +61,26 @@ func TestTwoDeletesAtOnce(t *testing.T) {
 	}
 }
 
+// A delete_where that waits for another one goes on with what that has left.
+func TestTwoDeletesWhereAtOnce(t *testing.T) {
+	d := newDatabase(t)
+	a, b, watcher := d.session(), d.session(), d.session()
+	a.setClaimWait("5 minutes")
+	for range 5 {
+		a.ended("q", ends[0])
+	}
+	require.Equal(t, "completed", ends[0].state)
+	const deleteWhere = "select awa.delete_where('q', max_jobs => 3)"
+	a.exec("begin")
+	require.Equal(t, 3, one[int](a, deleteWhere))
+	second := b.background("do $$ begin if awa.delete_where('q', max_jobs => 3) <> 2 then raise 'not the other two'; end if; end $$")
+	watcher.waitUntilBlocked(b)
+	a.exec("commit")
+	require.NoError(t, second())
+	require.Zero(t, one[int](a, deleteWhere))
+	a.balanced()
+}
+
 // Who waits for somebody that deletes, or keeps a job from being deleted, waits as long as claim_wait says.
 func TestDeleteBesideAnOpenOne(t *testing.T) {
 	d := newDatabase(t)

@@ -31,6 +31,8 @@ declare
   v_last bigint; -- of the jobs that it looks at; null: of all
   v_undecided bigint[];
   v_completed record;
+  v_before_id bigint;
+  v_asked int;
   v_deleted bigint := 0;
 begin
   perform awa._check_filter(queue, kind, state, before, max_jobs, '{completed,failed,cancelled,dead}', tag, args);
@@ -66,10 +68,15 @@ begin
          for update skip locked));
   end if;
   if v_deleted < v_max and (state is null or state = 'completed') then
-    v_completed := awa._scan(queue, kind, 'completed', before, tag, args, null, (v_max - v_deleted)::int);
-    v_deleted := v_deleted + awa._delete_rows(v_completed.job_ids) + awa._delete_completed(v_completed.job_ids);
-    if v_completed.next_before_id is not null and v_deleted < v_max then
-      raise notice 'more jobs may match: 100000 entries were read' using hint = format('Go on with scan_jobs from id %s.', v_completed.next_before_id);
+    loop -- what somebody else has deleted meanwhile makes room for more
+      v_asked := v_max - v_deleted;
+      v_completed := awa._scan(queue, kind, 'completed', before, tag, args, v_before_id, v_asked);
+      v_before_id := v_completed.next_before_id;
+      v_deleted := v_deleted + awa._delete_rows(v_completed.job_ids) + awa._delete_completed(v_completed.job_ids);
+      exit when v_deleted >= v_max or v_before_id is null or cardinality(v_completed.job_ids) < v_asked;
+    end loop;
+    if v_before_id is not null and v_deleted < v_max then
+      raise notice 'more jobs may match: 100000 entries were read' using hint = format('Go on with scan_jobs from id %s.', v_before_id);
     end if;
   end if;
   return v_deleted;
