@@ -301,6 +301,27 @@ func TestInstallInASecondDatabase(t *testing.T) {
 	}
 }
 
+// A role that has the name of the owner, but was made for something else, does not become the owner of functions that everybody calls.
+func TestInstallBesideAnotherOwner(t *testing.T) {
+	own := newServer(t)
+	admin := database{t, own.URL()}.session()
+	for _, attribute := range []string{"superuser", "login"} {
+		admin.exec("create role app_owner " + attribute)
+		_, err := driver.MigrateWithConfig(t.Context(), own.URL(), driver.MigrateConfig{RolePrefix: "app_"})
+		require.Equal(t, "55000", sqlState(err))
+		require.ErrorContains(t, err, "the role app_owner is there, and is none of Awa's")
+		require.True(t, one[bool](admin, "select to_regnamespace('awa') is null"))
+		admin.exec("drop role app_owner")
+	}
+	admin.exec("create role app_owner")
+	_, err := driver.MigrateWithConfig(t.Context(), own.URL(), driver.MigrateConfig{RolePrefix: "app_"})
+	require.NoError(t, err)
+	admin.exec("alter role app_owner login")
+	result, err := driver.Migrate(t.Context(), own.URL())
+	require.NoError(t, err, "what is there can be upgraded: doctor warns of it")
+	require.False(t, result.Changed)
+}
+
 // A database need not be in UTF-8: the installer warns, and all works with the characters that there are. What the encoding lacks is refused before it reaches any
 // function, and an attempt that cannot be answered so is rescued, counted.
 func TestDatabaseInAnotherEncoding(t *testing.T) {

@@ -469,7 +469,7 @@ var roleCheck = check{"roles", "they, owners and grants are this program's", `
 with schema as (
   select n.* from pg_namespace n where n.nspname = 'awa'
 ), prefix as (
-  select coalesce((select substring(r.rolname from '^(.*)owner$') from schema s join pg_roles r on r.oid = s.nspowner and not r.rolcanlogin), 'awa_') as prefix
+  select coalesce((select substring(r.rolname from '^(.*)owner$') from schema s join pg_roles r on r.oid = s.nspowner and (not r.rolcanlogin or exists (select from pg_roles p where p.rolname = substring(r.rolname from '^(.*)owner$') || 'producer'))), 'awa_') as prefix
 ), roles as (
   select e.role as name, p.prefix || e.role as role, r.oid from prefix p cross join jsonb_array_elements_text($1::jsonb -> 'roles') e(role) left join pg_roles r on r.rolname = p.prefix || e.role
 ), functions as (

@@ -196,6 +196,17 @@ func TestDoctorOnAServerOfItsOwn(t *testing.T) {
 	}...)
 }
 
+// An owner of another prefix is known as the owner when it can log in, too.
+func TestDoctorKnowsTheOwnerByItsPrefix(t *testing.T) {
+	databaseURL := startServer(t, pgserver.Config{Durable: true})
+	status, _, stderr := awa(t.Context(), "migrate", "--role-prefix", "app_", "--database-url", databaseURL)
+	require.Zero(t, status, stderr)
+	provoke(t, databaseURL, []wrong{
+		{"alter role app_owner superuser", levelWarning, "roles", "app_owner", "is a superuser"},
+		{"alter role app_owner login", levelWarning, "roles", "app_owner", "can log in"},
+	}...)
+}
+
 func TestDoctorOnAServerThatDoesNotFit(t *testing.T) {
 	databaseURL := startServer(t, pgserver.Config{Settings: map[string]string{ // fsync and full_page_writes are off, too
 		"synchronous_commit": "off", "autovacuum": "off", "track_counts": "off", "default_transaction_isolation": "repeatable read",

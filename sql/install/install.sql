@@ -129,6 +129,11 @@ begin
       end if;
       select r.oid into v_owner_role from pg_roles r where r.rolname = v_prefix || 'owner';
       if v_owner_role is not null then
+        if (select r.rolsuper or r.rolcanlogin and v_schema_owner is distinct from r.oid from pg_roles r where r.oid = v_owner_role) then
+          raise exception using errcode = '55000', message = format('the role %s is there, and is none of Awa''s', v_owner_role::regrole),
+            detail = 'It is a superuser, or can log in. Everybody''s calls would run with its rights.',
+            hint = 'Choose roles of Awa''s own: --role-prefix app_awa_, for psql -v role_prefix=app_awa_. Or alter that role: nosuperuser, nologin.';
+        end if;
         select string_agg(d.datname, ', ' order by d.datname) into v_elsewhere
           from pg_database d
          where d.datname <> current_database() and exists (select from pg_shdepend s where s.dbid = d.oid and s.refclassid = 'pg_authid'::regclass and s.refobjid = v_owner_role and s.deptype = 'o');
