@@ -291,7 +291,10 @@ func upgradeUnderLoad(t *testing.T) (during, before time.Duration) {
 		loop(answers)
 	}
 	// As many jobs each time: readers of all would take longer and longer, until there is no gap between them.
-	loop(func(s *session) { s.exec("select count(*) from awa.jobs where id < 200"); time.Sleep(300 * time.Millisecond) })
+	loop(func(s *session) {
+		s.exec("select count(*) from awa.jobs where id < 200")
+		time.Sleep(300 * time.Millisecond)
+	})
 	loop(func(s *session) {
 		s.exec("begin; select count(*) from awa.jobs where id < 1000; select pg_sleep(1); commit")
 		time.Sleep(500 * time.Millisecond)

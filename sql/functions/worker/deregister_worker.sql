@@ -67,7 +67,7 @@ begin
   begin
     v_released := awa._release_all(v_job_ids, v_receipts);
   exception when others then
-    if not awa._is_about_a_row(sqlstate) then
+    if not awa._is_about_a_row(sqlstate) or sqlstate = '55P03' then -- to wait for each attempt that somebody holds would take too long
       raise;
     end if;
     -- One by one: the rest must not wait for a job that the server can't read, or refuses to give back because of a trigger of somebody else's. Its attempt ends with its lease.
@@ -78,7 +78,7 @@ begin
       exception when others then
         if sqlstate = 'XX001' then
           perform awa._warn_unreadable(v_one.job_id, sqlerrm);
-        elsif awa._is_about_a_row(sqlstate) then
+        elsif awa._is_about_a_row(sqlstate) and sqlstate <> '55P03' then
           v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
           raise warning 'an attempt of job % can''t be released', v_one.job_id using errcode = sqlstate, detail = sqlerrm;
         else
