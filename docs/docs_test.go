@@ -53,7 +53,8 @@ type program struct {
 	err    error         // set before done is closed
 }
 
-// start starts a command. When the test ends it is killed, if it still runs, and its output is logged if the test failed.
+// start starts a command. When the test ends it is killed, if it still runs, and what it printed is logged if the test
+// failed.
 func start(t *testing.T, dir string, env []string, name string, args ...string) *program {
 	t.Helper()
 	p := &program{cmd: exec.Command(name, args...), done: make(chan struct{})}

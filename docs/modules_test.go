@@ -12,11 +12,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// version is the version that the checkout is published as: the one that the modules of this project require of each other.
+// version is the version that the checkout is published as: the one that the modules of this project require of each
+// other.
 const version = "v0.1.0"
 
-// published returns the environment in which the go command finds the modules of this project as they are in this checkout,
-// and all others where it did before. It has a module cache of its own, so that none of these stays.
+// published returns the environment in which the go command finds the modules of this project as they are in this
+// checkout, and all others where it did before. It has a module cache of its own, so that none of these stays.
 func published(t *testing.T) []string {
 	t.Helper()
 	proxy := t.TempDir()

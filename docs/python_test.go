@@ -26,11 +26,14 @@ func TestPython(t *testing.T) {
 		}
 	}
 	state := func(ctx context.Context, jobID int64) (state, errors string) {
-		require.NoError(t, pool.QueryRow(ctx, "select state, coalesce(errors::text, '') from awa.job($1)", jobID).Scan(&state, &errors))
+		row := pool.QueryRow(ctx, "select state, coalesce(errors::text, '') from awa.job($1)", jobID)
+		require.NoError(t, row.Scan(&state, &errors))
 		return state, errors
 	}
 	enqueue := func(args string, jobs int) (lastID int64) {
-		require.NoError(t, pool.QueryRow(t.Context(), "select max(awa.enqueue('email', 'confirm_order', $1)) from generate_series(1, $2)", args, jobs).Scan(&lastID))
+		row := pool.QueryRow(t.Context(), `
+			select max(awa.enqueue('email', 'confirm_order', $1)) from generate_series(1, $2)`, args, jobs)
+		require.NoError(t, row.Scan(&lastID))
 		return lastID
 	}
 	completed := func(jobs int64) func(context.Context) bool {
@@ -62,7 +65,8 @@ func TestPython(t *testing.T) {
 
 	_, err = pool.Exec(t.Context(), `
 		create function refuse() returns trigger language plpgsql as $$ begin raise 'not here'; end $$;
-		create trigger refuse before insert on awa.deferred_jobs for each row when (new.errors::text like '%no order%') execute function refuse()`)
+		create trigger refuse before insert on awa.deferred_jobs for each row
+			when (new.errors::text like '%no order%') execute function refuse()`)
 	require.NoError(t, err)
 	enqueue("{}", 1)
 	enqueue(`{"order": 2}`, 100)
@@ -71,7 +75,9 @@ func TestPython(t *testing.T) {
 		return strings.Contains(worker.output.String(), "its answer was refused: not here")
 	})
 
-	_, err = pool.Exec(t.Context(), "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()")
+	_, err = pool.Exec(t.Context(), `
+		select pg_terminate_backend(pid) from pg_stat_activity
+		 where datname = current_database() and pid <> pg_backend_pid()`)
 	if err != nil { // a connection of this pool was among them
 		require.NoError(t, pool.Ping(t.Context()))
 	}

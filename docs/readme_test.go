@@ -33,7 +33,9 @@ func TestREADME(t *testing.T) {
 	completed := func(kind string, args string) func(context.Context) bool {
 		return func(ctx context.Context) bool {
 			var n int
-			require.NoError(t, pool.QueryRow(ctx, "select count(*) from awa.jobs where kind = $1 and args = $2 and state = 'completed'", kind, args).Scan(&n))
+			row := pool.QueryRow(ctx, `
+				select count(*) from awa.jobs where kind = $1 and args = $2 and state = 'completed'`, kind, args)
+			require.NoError(t, row.Scan(&n))
 			return n == 1
 		}
 	}
@@ -44,8 +46,8 @@ func TestREADME(t *testing.T) {
 		case strings.HasPrefix(b.text, "make demo "):
 			run(t, "..", nil, "make", "demo") // "make test" is what runs this test
 		case strings.HasPrefix(b.text, "awa work "):
-			var id int64
-			require.NoError(t, pool.QueryRow(t.Context(), `select awa.enqueue('email', 'send_mail', '{"order": 4713}')`).Scan(&id))
+			_, err := pool.Exec(t.Context(), `select awa.enqueue('email', 'send_mail', '{"order": 4713}')`)
+			require.NoError(t, err)
 			worker := start(t, home, env, "sh", "-c", "exec "+b.text)
 			eventually(t, "awa work completes a job", completed("send_mail", `{"order": 4713}`))
 			require.NoError(t, worker.cmd.Process.Signal(syscall.SIGTERM))
@@ -55,7 +57,8 @@ func TestREADME(t *testing.T) {
 		case b.language == "sql":
 			b.text = strings.ReplaceAll(b.text, "4096", receipt)
 			write(t, home, "block.sql", b.text)
-			printed := run(t, home, env, "psql", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--file", "block.sql", "postgres://localhost/"+database)
+			printed := run(t, home, env, "psql", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--file", "block.sql",
+				"postgres://localhost/"+database)
 			if strings.Contains(b.text, "awa.claim(") {
 				// Usually the receipt of the first job is 4096; not always, beside transactions in other databases.
 				require.NoError(t, pool.QueryRow(t.Context(), "select receipt::text from awa.job(1)").Scan(&receipt))
@@ -88,8 +91,8 @@ func trimmed(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-// localhost creates the database of the README, and returns a pool on it, and the environment in which the server listens
-// at localhost.
+// localhost creates the database of the README, and returns a pool on it, and the environment in which the server
+// listens at localhost.
 func localhost(t *testing.T) (*pgxpool.Pool, []string) {
 	t.Helper()
 	empty, err := url.Parse(testdb.EmptyURL(t))
@@ -138,7 +141,10 @@ func localhost(t *testing.T) (*pgxpool.Pool, []string) {
 	}()
 	_, port, err := net.SplitHostPort(listener.Addr().String())
 	require.NoError(t, err)
-	return pool, []string{"PGHOST=localhost", "PGPORT=" + port, "PGUSER=" + config.ConnConfig.User, "PGPASSWORD=" + config.ConnConfig.Password}
+	return pool, []string{
+		"PGHOST=localhost", "PGPORT=" + port,
+		"PGUSER=" + config.ConnConfig.User, "PGPASSWORD=" + config.ConnConfig.Password,
+	}
 }
 
 // pgconnAddress returns where a pool's server is.
