@@ -71,7 +71,7 @@ func TestEndedWorkerStopsAtOnce(t *testing.T) {
 		<-ctx.Done()
 		causes <- context.Cause(ctx)
 		return ctx.Err()
-	}), driver.WorkerConfig{HeartbeatEvery: time.Hour, StopTimeout: -1})
+	}), driver.WorkerConfig{Slots: 1, HeartbeatEvery: time.Hour, StopTimeout: -1})
 	_, err := gen.New().DeregisterWorker(t.Context(), pool, receive(t, started))
 	require.NoError(t, err)
 	assert.ErrorIs(t, receive(t, causes), driver.ErrStaleReceipt)

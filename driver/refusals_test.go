@@ -357,6 +357,19 @@ func TestAnswerBesideAnOpenTransaction(t *testing.T) {
 	waitFor(t, func() bool {
 		return strings.Contains(log.String(), "an answer is refused, though others are taken") || strings.Contains(log.String(), "answers can't be sent")
 	}, "it is not refused")
+	sent := map[time.Time]string{}
+	waitFor(t, func() bool { // more often than an answer that others pass is refused until it is given up
+		rows, err := pool.Query(t.Context(), "select query_start, query from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")
+		require.NoError(t, err)
+		var at time.Time
+		var query string
+		_, err = pgx.ForEachRow(rows, []any{&at, &query}, func() error { sent[at] = query; return nil })
+		require.NoError(t, err)
+		return len(sent) > 5
+	}, "it is not sent again")
+	for _, query := range sent {
+		assert.Contains(t, query, "awa.complete", "it is never given up")
+	}
 	require.NoError(t, tx.Rollback(t.Context()))
 	job := waitForState(t, pool, id, "completed")
 	assert.Empty(t, job.Errors)

@@ -105,7 +105,7 @@ select awa.enqueue(:'queue' || ' seldom', 'k') \g /dev/null
 select setval('awa.next_fold_at', 1), awa._fold() \g /dev/null
 
 begin;
-select plan(34);
+select plan(35);
 
 select is(says, expected, description)
   from said
@@ -148,6 +148,10 @@ select is((select c.available from awa.queue_counts(pg_temp.q(' seldom')) c), 2:
 update awa.queue_rollups r set folded_at = clock_timestamp() - interval '6 seconds' where r.lane = awa._queue_id(pg_temp.q(' seldom')) * 8 + 2;
 select setval('awa.next_fold_at', 1), awa._fold() \g /dev/null
 select ok((select r.folded_at > b.folded_at from before b, awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' seldom')) * 8 + 2), 'after a few seconds it is');
+
+-- A time for the next look at all queues that is more than an hour away was set by a clock that was ahead
+select setval('awa.next_fold_at', awa._microseconds(clock_timestamp() + interval '2 hours')), awa._fold(), awa._fold() \g /dev/null
+select ok((select s.last_value < awa._microseconds(clock_timestamp() + interval '1 hour') from awa.next_fold_at s), 'a clock that was ahead does not keep maintenance from looking at all queues');
 
 -- Claims that stay open are passed over, and counted when they are closed
 select pg_temp.fill(pg_temp.q(' open'), 5) \g /dev/null

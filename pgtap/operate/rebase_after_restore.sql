@@ -29,7 +29,7 @@ select awa.enqueue(:'queue' || ' due', 'k', run_at => clock_timestamp() + interv
 select pg_temp.step('setup') \g /dev/null
 
 begin;
-select plan(59);
+select plan(60);
 
 create function pg_temp.shifted(x xid8, n bigint) returns xid8
 language sql
@@ -172,6 +172,7 @@ rollback to refused;
 
 -- Work goes on
 select pg_temp.restored(1000000000) \g /dev/null
+insert into awa.unique_claims (key, round, free_since) values (sha256('free'), 1000000000, pg_temp.shifted(pg_current_xact_id(), 1000000000));
 update awa.origin set xid = '5', server = server + 1;
 select running from awa.rebase_after_restore() \g /dev/null
 savepoint again;
@@ -197,6 +198,7 @@ select is(pg_temp.kept(), 2::bigint, 'what completed is kept');
 update awa.done_entries set finalized_at = finalized_at - interval '25 hours' where state = 'completed' and job_id in (select job_id from c);
 select expired from awa.expire_history() \g /dev/null
 select is(pg_temp.kept(), 0::bigint, 'until its retention is over');
+select is((select count(*) from awa.unique_claims u where u.free_since > pg_current_xact_id()), 0::bigint, 'what is kept of a key that nobody holds can be removed in its time');
 update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 second' where job_id = :due_id;
 select promoted from awa.promote_due() \g /dev/null
 select is((select j.state from awa.job(:due_id) j), 'available', 'what is scheduled comes in its time');
