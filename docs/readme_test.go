@@ -2,7 +2,6 @@ package docs_test
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/url"
@@ -40,7 +39,7 @@ func TestREADME(t *testing.T) {
 		}
 	}
 
-	receipt := "4096" // of the first job
+	user := reader{pool: pool, url: "postgres://localhost/" + database, home: home, env: env, receipts: map[string]string{}}
 	for _, b := range blocks(t, "README.md") {
 		switch {
 		case strings.HasPrefix(b.text, "make demo "):
@@ -55,20 +54,7 @@ func TestREADME(t *testing.T) {
 		case b.language == "sh":
 			run(t, home, env, "sh", "-ec", b.text)
 		case b.language == "sql":
-			b.text = strings.ReplaceAll(b.text, "4096", receipt)
-			write(t, home, "block.sql", b.text)
-			printed := run(t, home, env, "psql", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--file", "block.sql",
-				"postgres://localhost/"+database)
-			if strings.Contains(b.text, "awa.claim(") {
-				// Usually the receipt of the first job is 4096; not always, beside transactions in other databases.
-				require.NoError(t, pool.QueryRow(t.Context(), "select receipt::text from awa.job(1)").Scan(&receipt))
-				b.text = strings.ReplaceAll(b.text, "   4096", fmt.Sprintf("%7s", receipt))
-			}
-			for line := range strings.Lines(b.text) {
-				if result, found := strings.CutPrefix(line, "-- "); found {
-					assert.Containsf(t, trimmed(printed), trimmed(result), "what the README shows of\n%s", b.text)
-				}
-			}
+			user.psql(t, b.text)
 		case b.language == "go":
 			write(t, home, "main.go", b.text)
 			run(t, home, env, "go", "build", "-o", "shop", ".")
@@ -80,15 +66,6 @@ func TestREADME(t *testing.T) {
 			assert.Failf(t, "a block that nothing runs", "%s\n%s", b.language, b.text)
 		}
 	}
-}
-
-// trimmed returns the text without blanks at the ends of its lines.
-func trimmed(text string) string {
-	var lines []string
-	for line := range strings.Lines(text) {
-		lines = append(lines, strings.TrimRight(line, " \n"))
-	}
-	return strings.Join(lines, "\n")
 }
 
 // localhost creates the database of the README, and returns a pool on it, and the environment in which the server
