@@ -221,7 +221,9 @@ func (d *dedicated) callUntil(ctx context.Context, f func(context.Context, *pgx.
 	switch {
 	case d.conn.IsClosed():
 		d.received.hangUp()
-		return !pgconn.SafeToRetry(err), err
+		// The connection was open before. When it is lost while a batch waits for its answer, pgx says that it is
+		// closed, and so that nothing was sent.
+		return !pgconn.SafeToRetry(err) || errors.Is(err, pgconn.ErrConnClosed), err
 	case d.conn.PgConn().TxStatus() != 'I': // nothing was committed, whatever f made of that
 		if _, rollbackErr := d.conn.Exec(ctx, "rollback"); rollbackErr != nil || hasCode(err, readOnly) && d.isReadOnly(ctx) {
 			d.close(ctx)

@@ -418,6 +418,13 @@ func TestServerCutsAllConnections(t *testing.T) {
 // The connection is cut after the server has committed a claim, but before the worker has read it. Nobody knows of these
 // jobs, and the worker's heartbeats would keep them alive: it must give them back while it works on.
 func TestClaimWhoseAnswerIsLost(t *testing.T) {
+	// The ways in which a worker's connections run queries.
+	for _, mode := range []string{"cache_describe", "exec", "simple_protocol"} {
+		t.Run(mode, func(t *testing.T) { testClaimWhoseAnswerIsLost(t, mode) })
+	}
+}
+
+func testClaimWhoseAnswerIsLost(t *testing.T, mode string) {
 	databaseURL := testdb.URL(t)
 	admin := testdb.Connect(t, databaseURL)
 	var armed atomic.Bool
@@ -440,7 +447,7 @@ func TestClaimWhoseAnswerIsLost(t *testing.T) {
 			return errCut
 		}, nil
 	}
-	pool := tap.pool(t, databaseURL)
+	pool := tap.pool(t, databaseURL+"&default_query_exec_mode="+mode)
 	ran := make(chan int, 1)
 	armed.Store(true)
 	runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
