@@ -324,8 +324,8 @@ func (w *Worker) RunUntilSignal(ctx context.Context, signals ...os.Signal) error
 	waiting.Go(func() {
 		for _, react := range []func(os.Signal){
 			func(s os.Signal) {
-				w.log.InfoContext(ctx, "stopping: handlers may finish; another signal stops them", keySignal, s)
 				stop()
+				w.log.InfoContext(ctx, "stopping: handlers may finish; another signal stops them", keySignal, s)
 			},
 			func(s os.Signal) {
 				w.log.WarnContext(ctx, "stopping: the contexts of handlers end", keySignal, s)

@@ -449,7 +449,7 @@ func TestProgramIsEnded(t *testing.T) {
 func TestWorkBackground(t *testing.T) {
 	for name, redirect := range map[string]string{"with the pipes": "", "without them": ">/dev/null 2>&1"} {
 		t.Run(name, func(t *testing.T) {
-			setKillDelay(t, 200*time.Millisecond)
+			setKillDelay(t, time.Second)
 			databaseURL := testdb.URL(t)
 			pool := connect(t, databaseURL)
 			line := newLifeline(t)
@@ -497,7 +497,9 @@ func TestWorkSoftStop(t *testing.T) {
 			pool := connect(t, databaseURL)
 			line := newLifeline(t)
 			goOn := newFIFO(t, "GO_ON")
-			stderr, process := startProcess(t, databaseURL, "--exec", `exec 9>"$FIFO"; read word <"$GO_ON"; echo "$word"`)
+			// With one slot: a claim that is under way at the stop is not interrupted.
+			stderr, process := startProcess(t, databaseURL, "--slots", "1",
+				"--exec", `exec 9>"$FIFO"; read word <"$GO_ON"; echo "$word"`)
 			id := enqueueKind(t, pool, "default", "k")
 			receive(t, line.opened, "CMD does not run")
 			require.NoError(t, syscall.Kill(-process.Process.Pid, sig)) // all of the group, as a terminal does
