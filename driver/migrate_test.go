@@ -124,11 +124,7 @@ func TestWorkerRefusesADatabaseThatIsTooOld(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- worker.Run(ctx) }()
-	require.Eventually(t, func() bool {
-		var registered bool
-		require.NoError(t, pool.QueryRow(t.Context(), "select exists (select from awa.workers)").Scan(&registered))
-		return registered
-	}, time.Minute, time.Millisecond)
+	waitFor(t, func() bool { return queryValue[bool](t, pool, "select exists (select from awa.workers)") }, "it does not register")
 	cancel()
-	require.NoError(t, <-done)
+	require.NoError(t, receive(t, done))
 }

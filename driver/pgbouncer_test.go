@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -80,8 +81,11 @@ func (b *bouncer) start() {
 		b.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 	}
 	require.NoError(b.t, b.cmd.Start(), "install pgbouncer")
-	waitFor(b.t, func() bool {
-		_, err := os.Stat(filepath.Join(b.dir, ".s.PGSQL."+b.port))
+	waitFor(b.t, func() bool { // the socket is there before anybody listens
+		conn, err := net.Dial("unix", filepath.Join(b.dir, ".s.PGSQL."+b.port))
+		if err == nil {
+			conn.Close()
+		}
 		return err == nil
 	}, "pgbouncer does not start")
 }

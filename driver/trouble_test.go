@@ -122,7 +122,7 @@ func TestServerRestart(t *testing.T) {
 	waitFor(t, func() bool { return ran.of(during) == 1 }, "the handler does not end")
 	require.NoError(t, server.Resume(t.Context()))
 	requireResumed(t, pool, ran)
-	waitForState(t, pool, during, "completed")
+	waitForState(t, untapped(t, server.URL()), during, "completed")
 	require.NoError(t, stop())
 	assert.Equal(t, 1, ran.of(during))
 }
@@ -146,13 +146,18 @@ func TestTerminatedConnections(t *testing.T) {
 	pool, admin := untapped(t, databaseURL), testdb.New(t)
 	ran := newTally()
 	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, NoMaintenance: true})
-	requireResumed(t, pool, ran) // so that there are all
+	requireResumed(t, pool, ran)
 	database := queryValue[string](t, pool, "select current_database()")
-	pids := queryValue[[]int32](t, admin, "select array_agg(pid order by pid) from pg_stat_activity where datname = $1 and backend_type = 'client backend'", database)
-	require.GreaterOrEqual(t, len(pids), 4, "claims, answers, notifications, and the pool's")
+	var pids []int32
+	waitFor(t, func() bool {
+		pids = queryValue[[]int32](t, admin, `
+			select array_agg(pid order by pid) from pg_stat_activity
+			 where datname = $1 and backend_type = 'client backend'`, database)
+		return len(pids) >= 4
+	}, "not all are there: for claims, answers, notifications, and the pool's")
 	for _, pid := range pids {
 		waitUntilAsleep(t, pool)
-		assert.True(t, queryValue[bool](t, admin, "select pg_terminate_backend($1, 5000)", pid))
+		assert.True(t, queryValue[bool](t, admin, "select pg_terminate_backend($1, $2)", pid, patience.Milliseconds()))
 		requireResumed(t, pool, ran)
 	}
 }
@@ -196,9 +201,10 @@ func TestFailOver(t *testing.T) {
 	_, err = testdb.Connect(t, standby.URL()).Exec(t.Context(), "select pg_promote()")
 	require.NoError(t, err)
 	requireResumed(t, pool, ran)
-	waitForState(t, pool, waiting, "completed")
+	alive := untapped(t, both) // the other pool may have more dead connections
+	waitForState(t, alive, waiting, "completed")
 	close(finish)
-	waitForState(t, pool, during, "completed")
+	waitForState(t, alive, during, "completed")
 	require.NoError(t, stop())
 }
 
@@ -230,6 +236,20 @@ func TestServerBecomesReadOnly(t *testing.T) {
 	requireResumed(t, pool, ran)
 }
 
+// stopBackend stops a backend that is in no transaction: one that is would keep its locks.
+func stopBackend(t *testing.T, admin *pgxpool.Pool, pid int32) {
+	t.Helper()
+	t.Cleanup(func() { syscall.Kill(int(pid), syscall.SIGCONT) })
+	waitFor(t, func() bool {
+		require.NoError(t, syscall.Kill(int(pid), syscall.SIGSTOP))
+		if queryValue[bool](t, admin, "select state = 'idle' from pg_stat_activity where pid = $1", pid) {
+			return true
+		}
+		require.NoError(t, syscall.Kill(int(pid), syscall.SIGCONT))
+		return false
+	}, "backend %d is always in a transaction", pid)
+}
+
 // A backend that hangs is left alone after a while.
 func TestSilentConnection(t *testing.T) {
 	driver.SetCallTimeouts(t, 3*time.Second, 5*time.Second)
@@ -238,9 +258,10 @@ func TestSilentConnection(t *testing.T) {
 	ran := newTally()
 	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{NoMaintenance: true, PollInterval: 20 * time.Millisecond, HeartbeatEvery: time.Hour})
 	requireResumed(t, pool, ran)
-	for _, pid := range queryValue[[]int32](t, pool, "select array_agg(pid) from pg_stat_activity where query = 'commit'") {
-		require.NoError(t, syscall.Kill(int(pid), syscall.SIGSTOP))
-		t.Cleanup(func() { syscall.Kill(int(pid), syscall.SIGCONT) })
+	admin := untapped(t, server.URL())
+	pids := queryValue[[]int32](t, admin, "select array_agg(pid) from pg_stat_activity where query = 'commit'")
+	for _, pid := range pids {
+		stopBackend(t, admin, pid)
 	}
 	requireResumed(t, pool, ran)
 }
@@ -453,9 +474,10 @@ func TestFailureThatIsRefused(t *testing.T) {
 		language plpgsql as $$ begin raise exception using errcode = '22023', message = 'not today'; end $$`)
 	require.NoError(t, err)
 	var log syncBuffer
-	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error { return errors.New("boom") }), driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	stop := runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error { return errors.New("boom") }), driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
 	job := waitForState(t, pool, id, "scheduled")
+	require.NoError(t, stop()) // the log says it after the server has taken it
 	assert.Equal(t, 1, job.Attempt)
 	assert.Contains(t, job.Errors[0].Error, "the failure was refused: not today (SQLSTATE 22023); it was: boom")
 	assert.Contains(t, log.String(), "a failure was refused, so the job is put off")
@@ -685,10 +707,10 @@ func TestClaimThatIsCommittedLate(t *testing.T) {
 	require.NoError(t, syscall.Kill(pid, syscall.SIGCONT))
 	waitFor(t, func() bool { return ran.of(id) > 0 }, "what the late claim took is held")
 	waitForState(t, others, id, "completed")
-	assert.Contains(t, log.String(), "attempts were given back whose claim was lost")
 	close(finish)
 	assert.Equal(t, 1, waitForState(t, others, long, "completed").Attempt)
 	assert.Equal(t, 1, ran.of(long))
 	require.NoError(t, stop())
+	assert.Contains(t, log.String(), "attempts were given back whose claim was lost")
 	assert.Zero(t, queryValue[int](t, others, "select count(*) from awa.workers"))
 }

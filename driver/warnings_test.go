@@ -82,7 +82,7 @@ func TestManyLostLeases(t *testing.T) {
 	require.NoError(t, err)
 	var log syncBuffer
 	var started, ended atomic.Int32
-	runWorker(t, pool, handle(func(ctx context.Context, _ *driver.Job[note]) error {
+	stop := runWorker(t, pool, handle(func(ctx context.Context, _ *driver.Job[note]) error {
 		started.Add(1)
 		<-ctx.Done()
 		ended.Add(1)
@@ -94,6 +94,7 @@ func TestManyLostLeases(t *testing.T) {
 		as $$ select j.id, j.receipt, 'lease expired' from awa.jobs j where j.state = 'running' $$`)
 	require.NoError(t, err)
 	waitFor(t, func() bool { return ended.Load() >= n }, "the handlers go on")
+	require.NoError(t, stop()) // it warns when it has told the last handler, which may have ended by then
 	assertRare(t, log.String(), "their lease ended before a heartbeat came", began)
 	assert.Contains(t, log.String(), "jobs=100")
 }

@@ -56,6 +56,8 @@ func TestFullSpeed(t *testing.T) {
 // hold keeps everybody from claiming until release is called.
 func hold(t *testing.T, db *pgx.Conn) (release func()) {
 	t.Helper()
+	_, err := db.Exec(t.Context(), "update awa.settings set claim_wait = '1 hour'")
+	require.NoError(t, err)
 	tx, err := db.Begin(t.Context())
 	require.NoError(t, err)
 	_, err = tx.Exec(t.Context(), "select awa.claim('load')")
@@ -66,8 +68,6 @@ func hold(t *testing.T, db *pgx.Conn) (release func()) {
 // Otherwise the producers of a slow queue would slow down with it, and hide it.
 func TestRateWaitsForNobody(t *testing.T) {
 	l, db := open(t, Config{})
-	_, err := db.Exec(t.Context(), "update awa.settings set claim_wait = '1 hour'")
-	require.NoError(t, err)
 	release := hold(t, testdb.Connect(t, db.Config().ConnString()))
 	type result struct {
 		Figures
