@@ -181,11 +181,11 @@ func TestUninstall(t *testing.T) {
 	require.Contains(t, detail(err), "default value for column id of table public.ids")
 	a.exec("drop view public.mine; drop table public.ids")
 
-	// Somebody put policies where it would look for jobs: they are not run.
-	a.exec("create function public.trap() returns boolean language plpgsql as $$ begin raise exception 'hijacked'; end $$; create policy p on awa.leases using (public.trap()); alter table awa.leases enable row level security, force row level security")
+	// Somebody put policies where it would look for jobs: they don't hide any.
+	a.exec("create policy p on awa.leases using (false); alter table awa.leases enable row level security, force row level security")
 	_, err = byProgram(d, install.Options{})
-	require.ErrorContains(t, err, "there are jobs")
-	a.exec("drop policy p on awa.leases; alter table awa.leases disable row level security; drop function public.trap()")
+	require.Equal(t, "42501", sqlState(err))
+	a.exec("drop policy p on awa.leases; alter table awa.leases disable row level security")
 
 	// A reader is in the way, and is named; meanwhile all goes on.
 	reader := d.session()
@@ -225,6 +225,44 @@ func TestUninstall(t *testing.T) {
 	_, err = byProgram(d, install.Options{})
 	require.NoError(t, err)
 	require.Empty(t, roles())
+
+	// Roles that Awa did not make are used, which it says once, and they stay.
+	a.exec("create role awa_reader; create role awa_worker")
+	for round := range 2 {
+		if round > 0 {
+			a.exec("update awa.schema_version set sources = ''")
+		}
+		result, err := driver.Migrate(t.Context(), d.url)
+		require.NoError(t, err)
+		require.Len(t, result.Warnings, 1-round)
+		if round == 0 {
+			require.Equal(t, "roles that Awa did not make are used: awa_reader, awa_worker", result.Warnings[0].Message)
+		}
+	}
+	removal, err = byProgram(d, install.Options{})
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"awa_reader": "Awa did not make it", "awa_worker": "Awa did not make it"}, removal.Kept)
+	a.exec("drop role awa_reader; drop role awa_worker")
+
+	// Nor does the table of the version, which its owner may change, say which roles go, or whose all becomes.
+	migrate(d)
+	a.exec("create role app_owner; create role app_reader; update awa.schema_version set role_prefix = 'app_'")
+	_, err = driver.Migrate(t.Context(), d.url)
+	require.Equal(t, "55000", sqlState(err))
+	require.ErrorContains(t, err, "the role app_owner is there, and was not made by Awa")
+	removal, err = byProgram(d, install.Options{})
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"app_owner": "Awa did not make it", "app_reader": "Awa did not make it"}, removal.Kept)
+	require.Len(t, roles(), 6)
+	_, err = byProgram(d, install.Options{})
+	require.NoError(t, err)
+	require.Empty(t, roles())
+	migrate(d)
+	a.exec("update awa.schema_version set role_prefix = 'pg_read_all_'")
+	_, err = byProgram(d, install.Options{})
+	require.Equal(t, "55000", sqlState(err))
+	require.ErrorContains(t, err, "awa.schema_version does not hold the beginning of a role's name")
+	a.exec("drop schema awa cascade")
 
 	// A schema that is not Awa's
 	a.exec("create schema awa; create table awa.theirs (n int)")

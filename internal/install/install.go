@@ -81,6 +81,7 @@ set local statement_timeout = 0;
 set local lock_timeout = '5s';
 set local client_min_messages = notice;
 set local quote_all_identifiers = off;
+set local row_security = off;
 set local awa.role_prefix = '';
 set local awa.install_wait = '';
 set local awa.force = '';
@@ -149,7 +150,7 @@ select set_config('awa.role_prefix', :'role_prefix', true) as awa_said \gset
 \if :{?force}
 select set_config('awa.force', :'force', true) as awa_said \gset
 \endif
-` + text + "commit;\n" + end + "reset search_path;\n"
+` + text + "commit;\nset search_path = pg_catalog, pg_temp;\n" + end + "reset search_path;\n"
 }
 
 // render fills in a template of sql/install.

@@ -1,27 +1,12 @@
--- Owners and grants: all in one place, and last. Each object gets exactly the rights that stand here: what anybody else was granted, or got by the default privileges of
+-- Grants: all in one place, and last. Each object gets exactly the rights that stand here: what anybody else was granted, or got by the default privileges of
 -- the role that installs, is revoked. The roles are made before, and have the prefix of the installation where it says awa_ here.
 do $$
 declare
   v_prefix constant text := (select s.role_prefix from awa.schema_version s);
-  v_owner constant regrole := current_setting('awa.install_owner')::regrole;
+  v_owner constant regrole := (select n.nspowner from pg_namespace n where n.nspname = 'awa');
   v_object record;
   v_command text;
 begin
-  for v_command in
-    select format('alter schema awa owner to %s', v_owner) from pg_namespace n where n.nspname = 'awa' and n.nspowner <> v_owner
-    union all
-    select format('alter %s %s owner to %s', case c.relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end, c.oid::regclass, v_owner)
-      from pg_class c
-     where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner <> v_owner
-       and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype in ('a', 'i') and c.relkind = 'S')
-    union all
-    select format('alter routine %s owner to %s', p.oid::regprocedure, v_owner)
-      from pg_proc p
-     where p.pronamespace = 'awa'::regnamespace and p.proowner <> v_owner
-  loop
-    execute v_command;
-  end loop;
-
   for v_object in
     with allowed(role, what) as (
       values

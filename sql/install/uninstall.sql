@@ -1,5 +1,5 @@
 {{- /* Removes an installation. See internal/install. */ -}}
--- Removes Awa: the schema, and those of its roles that nothing else needs. Refuses while there are jobs, or objects of others that depend on it, unless it is told to (awa.force). Calls nothing of the schema.
+-- Removes Awa: the schema, and those of its roles that nothing else needs. Refuses while there are jobs, or objects of others that depend on it, unless it is told to (awa.force). What is read in the schema is read by its owner: see as_owner.sql.
 do $awa$
 declare
   c_roles constant text[] := '{ {{- range $i, $r := .Roles}}{{if $i}},{{end}}{{$r}}{{end -}} }';
@@ -10,9 +10,8 @@ declare
   v_prefix text;
   v_namespace oid;
   v_schema_owner oid;
-  v_relation text;
-  v_rows boolean;
-  v_jobs text[] := '{}';
+  v_me constant oid := (select r.oid from pg_roles r where r.rolname = current_user);
+  v_jobs text[];
   v_dependent text;
   v_role record;
   v_reason text;
@@ -21,8 +20,9 @@ declare
   v_locks text[];
   v_tables oid[];
 {{template "declare" .}}
+{{- template "declare_as_owner" .}}
 begin
-  if v_asked is not null and (v_asked !~ '^[a-z_][a-z0-9_]*$' or v_asked ~ '^pg_' or length(v_asked) > 50) then
+  if {{template "bad_prefix" "v_asked"}} then
     raise exception using errcode = '22023', message = 'role_prefix is not the beginning of a role''s name', detail = format('It is %L.', v_asked), hint = 'Use the one that was installed with.';
   end if;
   for v_look in 1..2 loop
@@ -44,25 +44,22 @@ begin
       || array(select format('alter view %s owner to %s', c.oid::regclass, c.relowner::regrole) from pg_class c where c.relnamespace = v_namespace and c.relkind = 'v' order by 1);
     v_tables := array(select c.oid from pg_class c where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v'));
 {{template "lock" .}}
-    -- The schema knows the prefix; where it is gone, it has to be said.
-    if exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = 'schema_version' and c.relkind = 'r' and not c.relrowsecurity) then
-      select s.role_prefix into v_prefix from awa.schema_version s;
-      if v_asked <> v_prefix then
-        raise exception using errcode = '55000', message = format('Awa is installed here with the role prefix %s, not %s', v_prefix, v_asked), hint = 'Leave the prefix out: the database knows it.';
-      end if;
+    -- The schema knows the prefix; where it is gone, it has to be said. Whether there are jobs is looked at under the locks: nobody can add one now.
+    v_as := v_schema_owner;
+    v_arguments := jsonb_build_object(
+      'version', exists (select from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'role_prefix' and not a.attisdropped where c.relnamespace = v_namespace and c.relname = 'schema_version'),
+      'tables', array(select c.relname from pg_class c
+                       where not v_force and c.relnamespace = v_namespace and c.relname in ('ready_entries', 'deferred_jobs', 'leases', 'done_entries', 'dlq_entries')));
+    v_body := $awa_inside${{template "look" .}}$awa_inside$;
+{{template "as_owner" .}}
+    v_prefix := coalesce(v_said ->> 'role_prefix', v_prefix);
+    if {{template "bad_prefix" "v_prefix"}} then
+      raise exception using errcode = '55000', message = 'awa.schema_version does not hold the beginning of a role''s name', detail = format('role_prefix is %L.', v_prefix), hint = 'Put back what it was: awa_, unless another one was chosen.';
     end if;
-    -- Nobody can add one now.
-    for v_relation, v_rows in
-      select c.oid::regclass, c.relrowsecurity from pg_class c -- with policies, reading it would run them: then it counts as full
-       where c.relnamespace = v_namespace and c.relkind in ('r', 'p') and c.relname in ('ready_entries', 'deferred_jobs', 'leases', 'done_entries', 'dlq_entries')
-    loop
-      if not v_rows then
-        execute format('select exists (select from %s)', v_relation) into v_rows;
-      end if;
-      if v_rows then
-        v_jobs := v_jobs || v_relation;
-      end if;
-    end loop;
+    if v_asked <> v_prefix then
+      raise exception using errcode = '55000', message = format('Awa is installed here with the role prefix %s, not %s', v_prefix, v_asked), hint = 'Leave the prefix out: the database knows it.';
+    end if;
+    v_jobs := array(select jsonb_array_elements_text(v_said -> 'jobs'));
     if v_jobs <> '{}' and not v_force then
       raise exception using errcode = '55000', message = 'there are jobs', detail = format('They are in %s: jobs that wait, or run, and those that have ended and are kept.', array_to_string(v_jobs, ', ')),
         hint = 'Nothing was changed. To remove them, too: --force, for psql -v force=on.';
@@ -96,11 +93,12 @@ begin
 
   -- Roles belong to the server: one stays where anything else needs it.
   for v_role in
-    select a.oid, a.rolname, a.rolcanlogin or a.rolsuper as used from pg_roles a join unnest(c_roles) r(name) on a.rolname = v_prefix || r.name order by a.rolname
+    select a.oid, a.rolname, a.rolcanlogin or a.rolsuper as used, shobj_description(a.oid, 'pg_authid') is not distinct from {{template "mark"}} as marked
+      from pg_roles a join unnest(c_roles) r(name) on a.rolname = v_prefix || r.name order by a.rolname
   loop
     select string_agg(distinct case s.dbid when 0 then 'things of the whole server' else format('database %s', coalesce((select d.datname from pg_database d where d.oid = s.dbid), s.dbid::text)) end, ', ') into v_reason
       from pg_shdepend s where s.refclassid = 'pg_authid'::regclass and s.refobjid = v_role.oid;
-    v_reason := case when v_role.used then 'it can log in, or is a superuser, so it is not as Awa made it' else 'it owns, or has rights on: ' || v_reason end;
+    v_reason := case when not v_role.marked then 'Awa did not make it' when v_role.used then 'it can log in, or is a superuser, so it is not as Awa made it' else 'it owns, or has rights on: ' || v_reason end;
     if v_reason is null then
       begin
         execute format('drop role %I', v_role.rolname);
