@@ -1,6 +1,7 @@
 package docs_test
 
 import (
+	"cmp"
 	"fmt"
 	"regexp"
 	"strings"
@@ -22,16 +23,15 @@ type reader struct {
 
 var (
 	shownReceipt = regexp.MustCompile(`(?m)^-- +(\d+) \| +(\d{4,})(?: \||$)`)
+	number       = regexp.MustCompile(`\b\d+\b`)
 	shownResult  = regexp.MustCompile(`(?m)(?:^-- .*\n)+`)
 )
 
 // psql runs a block, and checks that it prints the lines of the block that begin with "-- ", where "..." stands for any
-// text. Usually the receipts are those of the page; not always, beside transactions in other databases.
+// text. On a busy machine the receipts are not those of the page: a claim that searched for long leaves an empty claim.
 func (r *reader) psql(t *testing.T, text string) {
 	t.Helper()
-	for shown, receipt := range r.receipts {
-		text = strings.ReplaceAll(text, shown, receipt)
-	}
+	text = number.ReplaceAllStringFunc(text, func(shown string) string { return cmp.Or(r.receipts[shown], shown) })
 	statements := shownResult.ReplaceAllString(text, "")
 	printed, wrote := r.run(t, statements, true)
 	if wrote {

@@ -19,8 +19,11 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-// database is the database that the README's examples name, on localhost.
-const database = "app"
+// database is the database that the examples of the README and the tutorial name, on localhost.
+const (
+	database    = "app"
+	databaseURL = "postgres://localhost/" + database
+)
 
 // A new user runs the blocks of the README one after the other, as they stand: with the version of this checkout as the
 // latest one that was published, and with a server at localhost.
@@ -39,7 +42,7 @@ func TestREADME(t *testing.T) {
 		}
 	}
 
-	user := reader{pool: pool, url: "postgres://localhost/" + database, home: home, env: env, receipts: map[string]string{}}
+	user := reader{pool: pool, url: databaseURL, home: home, env: env, receipts: map[string]string{}}
 	for _, b := range blocks(t, "README.md") {
 		switch {
 		case strings.HasPrefix(b.text, "make demo "):

@@ -15,7 +15,8 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-// A new user follows docs/tutorial.md: runs each block as it stands, on a fresh database, and sees the output that the page shows.
+// A new user follows docs/tutorial.md: runs each block as it stands, on a fresh database, and sees the output that the
+// page shows.
 func TestTutorial(t *testing.T) {
 	admin := testdb.Connect(t, testdb.EmptyURL(t))
 	dropRoles := func() {
@@ -27,9 +28,9 @@ func TestTutorial(t *testing.T) {
 	pool, env := localhost(t)
 	home := t.TempDir()
 	env = append(append(published(t), env...), "GOBIN="+home, "PATH="+home+string(os.PathListSeparator)+os.Getenv("PATH"),
-		"DATABASE_URL=postgres://localhost/"+database)
+		"DATABASE_URL="+databaseURL)
 
-	user := reader{pool: pool, url: "postgres://localhost/" + database, home: home, env: env, receipts: map[string]string{}}
+	user := reader{pool: pool, url: databaseURL, home: home, env: env, receipts: map[string]string{}}
 	var worker *program
 	for _, b := range blocks(t, "docs/tutorial.md") {
 		switch {
