@@ -14,7 +14,7 @@ create temp table promoted as select p.promoted from awa.promote_due() p;
 begin;
 -- Whatever else is deferred in this database stays out of the counts below.
 delete from awa.deferred_jobs;
-select plan(48);
+select plan(50);
 
 select is((select count(*) from awa.promote_due), 0::bigint, 'the view that names the column is empty');
 select cmp_ok((select promoted from promoted), '>=', 2::bigint, 'promote_due returns how many jobs it made ready');
@@ -130,6 +130,12 @@ select set_config('test.code', '53100', true) \g /dev/null
 select throws_ok('select * from awa.promote_due()', '53100', 'no', 'a full disk');
 select set_config('test.code', '55000', true) \g /dev/null
 select is((select promoted from awa.promote_due()), 0::bigint, 'one that is refused alone is no error');
+select set_config('test.code', '53100', true) \g /dev/null
+select awa.enqueue(:'queue' || ' codes', 'bad', run_at => '2130-01-01') from generate_series(1, 4) \g /dev/null
+select awa.enqueue(:'queue' || ' codes', 'good', run_at => '2130-01-01') \g /dev/null
+update awa.deferred_jobs d set run_at = clock_timestamp() - case d.kind when 'bad' then interval '1 second' else '0' end;
+select is((select promoted from awa.promote_due(2)), 1::bigint, 'all of a pass are refused as if it were: the ones behind them are promoted');
+select is((select count(*) from awa.deferred_jobs d where d.run_at > clock_timestamp()), 5::bigint, 'and they are put off, so that the next pass goes on');
 set local client_min_messages = warning;
 drop trigger refuse on awa.ready_entries;
 delete from awa.deferred_jobs;
