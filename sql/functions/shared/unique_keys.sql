@@ -239,7 +239,10 @@ begin
     exit when not found;
     job_id := v_heir;
     line := line || v_heir;
-    leaves := not awa._is_holder(v_heir, key);
+    leaves := exists (select from awa.done_entries d where d.job_id = v_heir and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled'));
+    if not leaves then -- looks for it everywhere, so each time that the key was used would cost milliseconds
+      leaves := not awa._is_holder(v_heir, key);
+    end if;
   end loop;
 end
 $$;
