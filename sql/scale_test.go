@@ -222,12 +222,14 @@ func TestLanesInPieces(t *testing.T) {
 		}
 	}
 	s.exec("select awa.cancel(id) from awa.list_jobs(state => 'available', max_jobs => 5)")
+	s.exec("select awa.delete_job(id) from awa.list_jobs(state => 'completed', max_jobs => 5)")
 	s.exec(`create function pieces() returns setof text language plpgsql as $$
 		declare v_before bigint; v_lane record; v_found bool;
 		begin
 		  loop
 		    v_found := false;
 		    for v_lane in select * from awa._lanes_in_use(v_before, 7) loop
+		      if v_lane.lane >= v_before then raise exception 'lane % comes after %', v_lane.lane, v_before; end if;
 		      v_before := v_lane.lane; v_found := true; return next v_lane::text;
 		    end loop;
 		    exit when not v_found;
