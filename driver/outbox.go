@@ -311,11 +311,11 @@ func (c *completer) mayGiveUp(o *outbox, a answer, othersPass bool, err error) b
 	return o.refused >= maxRefusals && (c.ending || long)
 }
 
-// mayBeTheAnswer says whether an error that is most often over the next time may also be about a single answer: it takes too long, or
-// too much of the server, or the connection does not carry it, or a trigger raises it, so that the connection goes on.
+// mayBeTheAnswer says whether an error that is most often over the next time may also be about a single answer: the connection does not
+// carry it, or goes on, since it takes too long, or too much of the server, or a trigger raises it.
 func (c *completer) mayBeTheAnswer(err error) bool {
 	var pg *pgconn.PgError
-	return !errors.As(err, &pg) || pg.Code == queryCanceled || strings.HasPrefix(pg.Code, "53") || c.db.isOpen()
+	return !errors.As(err, &pg) || c.db.isOpen()
 }
 
 // sendOtherwise sends something in place of an answer that the server refuses: an output that is no jsonb, say, a delay that is
