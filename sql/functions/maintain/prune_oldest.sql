@@ -536,18 +536,26 @@ as $$
 $$;
 comment on function awa._available_in is 'The places of entries in a segment that no cursor has passed';
 
--- The receipts of open attempts that a segment holds: those claimed there, and those whose entries are there.
+-- The receipts of open attempts that a segment holds: those claimed there, and those whose entries are there. Lanes whose claims are all counted have none.
 create or replace function awa._open_in(segment smallint) returns setof bigint
 language sql stable
 as $$
+  with lanes as materialized (
+    select l.lane
+      from awa._lanes_in_segment(_open_in.segment) l
+      left join lateral (
+        select * from awa.queue_rollups r where r.lane = l.lane limit 1
+      ) r on true
+     where r.open_seqs is distinct from '{}' or (select true from awa.lease_claims c where c.lane = l.lane and c.lane_seq > r.closed_seq limit 1)
+  )
   select o.receipt
-    from awa._lanes_in_segment(_open_in.segment) l
+    from lanes l
    cross join lateral (
       select o.receipt from awa._open_items o where o.queue_id = l.lane >> 3 and o.lane = l.lane and o.segment = _open_in.segment offset 0
     ) o
   union
   select r.receipt
-    from awa._lanes_in_segment(_open_in.segment) l
+    from lanes l
    cross join lateral (
       select r.receipt from awa._running r where r.queue_id = l.lane >> 3 and r.lane = l.lane and r.segment = _open_in.segment offset 0
     ) r
