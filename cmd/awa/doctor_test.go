@@ -377,7 +377,7 @@ func TestDoctorAsAPlainRole(t *testing.T) {
 	admin := testdb.Connect(t, databaseURL)
 	for _, group := range []string{"awa_reader", ""} {
 		role := "doctor_" + admin.Config().Database + group
-		execute(t, admin, "create role "+role)
+		execute(t, admin, "create role "+role+" login")
 		t.Cleanup(func() {
 			_, err := admin.Exec(context.Background(), "drop role "+role)
 			assert.NoError(t, err)
@@ -385,7 +385,7 @@ func TestDoctorAsAPlainRole(t *testing.T) {
 		if group != "" {
 			execute(t, admin, fmt.Sprintf("grant %s to %s", group, role))
 		}
-		findings := examined(t, with(t, databaseURL, "options", "-c role="+role))
+		findings := examined(t, with(t, databaseURL, "user", role))
 		for _, topic := range []string{"version", "settings", "disk"} {
 			assert.NotNil(t, find(findings, levelWarning, "access", topic, "not checked"), topic)
 		}

@@ -1,0 +1,104 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/internal/install"
+	"github.com/awa-pg/awa/internal/pgserver"
+	"github.com/awa-pg/awa/internal/testdb"
+)
+
+// evilHealth is what a member of the owner puts in place of awa.health(): it makes her a superuser, if its caller may do that. A program does it, too, since a transaction may be read-only.
+func evilHealth(databaseURL string) string {
+	return strings.ReplaceAll(`create or replace function awa.health() returns setof awa.health language plpgsql volatile security invoker as $$
+	begin
+	  begin execute 'reset role'; exception when others then null; end;
+	  begin copy (select 1) to program 'psql -X -c "alter role mallory superuser" "URL"'; exception when insufficient_privilege then null; end;
+	  begin alter role mallory superuser; exception when insufficient_privilege or read_only_sql_transaction then null; end;
+	  perform set_config('search_path', 'public, pg_catalog', false);
+	  return;
+	end $$`, "URL", databaseURL)
+}
+
+// prepare starts a server with Awa, and with mallory, a member of the owner.
+func prepare(t *testing.T) (databaseURL string, admin *pgx.Conn) {
+	t.Helper()
+	databaseURL = startServer(t, pgserver.Config{})
+	status, _, stderr := awa(t.Context(), "migrate", "--database-url", databaseURL)
+	require.Zero(t, status, stderr)
+	admin = testdb.Connect(t, databaseURL)
+	execute(t, admin, "create role mallory login", "grant awa_owner to mallory")
+	return databaseURL, admin
+}
+
+func isSuperuser(t *testing.T, admin *pgx.Conn) (is bool) {
+	t.Helper()
+	require.NoError(t, admin.QueryRow(t.Context(), "select rolsuper from pg_roles where rolname = 'mallory'").Scan(&is))
+	return is
+}
+
+// Whatever has happened since the catalog was compared: what is called and read then runs as its owner, and changes nothing.
+func TestDoctorLooksAsTheOwner(t *testing.T) {
+	databaseURL, admin := prepare(t)
+	mallory := testdb.Connect(t, with(t, databaseURL, "user", "mallory"))
+	execute(t, mallory, "set role awa_owner", evilHealth(databaseURL),
+		`create function awa.hers() returns boolean language plpgsql immutable as $$ begin perform * from awa.health(); return true; end $$`,
+		`create index on awa.settings (prune_wait) where awa.hers()`,
+		`create type awa.wait as (w interval)`,
+		`create function awa.unwrap(awa.wait) returns interval language plpgsql as $$ begin perform * from awa.health(); return ($1).w; end $$`,
+		`create cast (awa.wait as interval) with function awa.unwrap as implicit`,
+		`alter table awa.settings alter column completed_retention drop default`,
+		`alter table awa.settings alter column completed_retention type awa.wait using row(completed_retention)::awa.wait`)
+	src, err := install.Embedded()
+	require.NoError(t, err)
+	parameter, err := json.Marshal(sources{Sources: src, Heartbeat: 10})
+	require.NoError(t, err)
+	d := doctor{src: src, parameter: string(parameter), conn: testdb.Connect(t, with(t, databaseURL, "default_query_exec_mode", "exec"))}
+	execute(t, d.conn, "set search_path = pg_catalog, pg_temp", "set default_transaction_read_only = on")
+	require.NoError(t, d.lookUpRoles(t.Context()))
+	require.Equal(t, []any{"awa_owner", "awa_reader", true}, []any{d.owner, d.reader, d.superuser})
+	d.runInside(t.Context(), healthCheck, d.owner, d.reader)
+	d.runInside(t.Context(), settingCheck, d.owner)
+	d.runInside(t.Context(), diskCheck, d.owner)
+	d.runInside(t.Context(), schemaCheck, d.owner)
+	assert.False(t, isSuperuser(t, admin), "%+v", d.findings)
+	var path string
+	require.NoError(t, d.conn.QueryRow(t.Context(), "show search_path").Scan(&path))
+	assert.Equal(t, "pg_catalog, pg_temp", path)
+
+	// Where no function can be made, as on a standby, a superuser does not look.
+	d.findings = nil
+	d.runInside(t.Context(), healthCheck, "nobody_of_that_name")
+	require.Len(t, d.findings, 1)
+	assert.Contains(t, d.findings[0].Message, "not looked at: it would run with all rights of a superuser")
+	assert.False(t, isSuperuser(t, admin))
+}
+
+// A function that is replaced between the comparison and the call: awa.settings is read in between, and by no view, so a lock on it stops the doctor there.
+func TestDoctorBesideAFunctionThatChanges(t *testing.T) {
+	databaseURL, admin := prepare(t)
+	mallory, holder := testdb.Connect(t, with(t, databaseURL, "user", "mallory")), testdb.Connect(t, with(t, databaseURL, "user", "mallory"))
+	execute(t, holder, "set role awa_owner", "begin", "lock table awa.settings in access exclusive mode")
+	output := make(chan string, 1)
+	go func() {
+		_, stdout, _ := awa(context.WithoutCancel(t.Context()), "doctor", "--verbose", "--database-url", databaseURL)
+		output <- stdout
+	}()
+	require.Eventually(t, func() (waits bool) {
+		require.NoError(t, admin.QueryRow(t.Context(), "select exists (select from pg_stat_activity where application_name = 'awa doctor' and wait_event_type = 'Lock')").Scan(&waits))
+		return waits
+	}, time.Minute, time.Millisecond)
+	execute(t, mallory, "set role awa_owner", evilHealth(databaseURL))
+	execute(t, holder, "rollback")
+	stdout := <-output
+	assert.Contains(t, stdout, "functions    they are this program's")
+	assert.False(t, isSuperuser(t, admin), stdout)
+}
