@@ -2,6 +2,7 @@ package driver
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -214,14 +215,7 @@ func (c *Client) ConfigureQueue(ctx context.Context, queue string, settings Queu
 
 // ConfigureQueueTx is [Client.ConfigureQueue] inside the caller's transaction.
 func (c *Client) ConfigureQueueTx(ctx context.Context, tx DBTX, queue string, settings QueueSettings) error {
-	values := make(map[string]any, len(settings))
-	for key, v := range settings {
-		if d, ok := v.(time.Duration); ok {
-			v = d.Seconds()
-		}
-		values[key] = v
-	}
-	encoded, err := encode("settings", values)
+	encoded, err := encodeSettings(settings)
 	if err == nil {
 		err = mapError(queries.ConfigureQueue(ctx, utf8DB{tx}, gen.ConfigureQueueParams{Queue: queue, Settings: encoded}))
 	}
@@ -229,6 +223,42 @@ func (c *Client) ConfigureQueueTx(ctx context.Context, tx DBTX, queue string, se
 		return fmt.Errorf("configure queue %q: %w", queue, err)
 	}
 	return nil
+}
+
+// Settings are settings of the installation, by their keys: claim_wait, claim_bytes, segment_bytes, segment_age,
+// completed_retention, carry_max, prune_wait, notifications, warn_ready_age, warn_failed_share, warn_silence,
+// warn_transaction_age. Times are a [time.Duration], or a text such as "30 days". Nil brings the default back. [Configuration]
+// says what they mean, with their ranges.
+type Settings map[string]any
+
+// Configure changes settings of the installation, in a transaction of its own; those that are not named stay. It fails with
+// [ErrInvalidArgument] for a key that there is not, or a value out of range, and changes nothing then.
+func (c *Client) Configure(ctx context.Context, settings Settings) error {
+	return c.ConfigureTx(ctx, ownTx{c.pool}, settings)
+}
+
+// ConfigureTx is [Client.Configure] inside the caller's transaction. Other changes of the settings wait until that ends.
+func (c *Client) ConfigureTx(ctx context.Context, tx DBTX, settings Settings) error {
+	encoded, err := encodeSettings(settings)
+	if err == nil {
+		err = mapError(queries.Configure(ctx, utf8DB{tx}, encoded))
+	}
+	if err != nil {
+		return fmt.Errorf("configure the installation: %w", err)
+	}
+	return nil
+}
+
+// encodeSettings returns settings as the server takes them: times as seconds.
+func encodeSettings[S ~map[string]any](settings S) (json.RawMessage, error) {
+	values := make(map[string]any, len(settings))
+	for key, v := range settings {
+		if d, ok := v.(time.Duration); ok {
+			v = d.Seconds()
+		}
+		values[key] = v
+	}
+	return encode("settings", values)
 }
 
 // PauseQueue stops claims from a queue, in a transaction of its own. What runs goes on, and so does enqueue. It makes the

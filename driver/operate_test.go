@@ -242,6 +242,54 @@ func TestConfigureQueue(t *testing.T) {
 	assert.ErrorIs(t, err, driver.ErrNoSuchQueue)
 }
 
+// Settings of the installation are changed by a call, and those that are not named stay.
+func TestConfigure(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	defaults := driver.Configuration{
+		ClaimWait: 5 * time.Second, ClaimBytes: 184_320, SegmentBytes: 1 << 30, SegmentAge: 8 * time.Hour, CompletedRetention: 24 * time.Hour,
+		CarryMax: 100_000, PruneWait: 20 * time.Millisecond, Notifications: true,
+		WarnReadyAge: 5 * time.Minute, WarnFailedShare: 0.25, WarnSilence: time.Minute, WarnTransactionAge: time.Hour,
+	}
+	configuration := func() driver.Configuration {
+		c, err := client.Configuration(t.Context())
+		require.NoError(t, err)
+		return c
+	}
+	assert.Equal(t, defaults, configuration())
+	require.NoError(t, client.Configure(t.Context(), driver.Settings{
+		"claim_wait": 1500 * time.Millisecond, "claim_bytes": 1000, "segment_bytes": 1 << 40, "segment_age": "1 day 02:00:00.5",
+		"completed_retention": "1 month", "carry_max": 7, "prune_wait": time.Millisecond, "notifications": false,
+		"warn_ready_age": 90, "warn_failed_share": 0.5, "warn_silence": "2 minutes", "warn_transaction_age": 48 * time.Hour,
+	}))
+	changed := driver.Configuration{
+		ClaimWait: 1500 * time.Millisecond, ClaimBytes: 1000, SegmentBytes: 1 << 40, SegmentAge: 26*time.Hour + 500*time.Millisecond,
+		CompletedRetention: 30 * 24 * time.Hour, CarryMax: 7, PruneWait: time.Millisecond,
+		WarnReadyAge: 90 * time.Second, WarnFailedShare: 0.5, WarnSilence: 2 * time.Minute, WarnTransactionAge: 48 * time.Hour,
+	}
+	assert.Equal(t, changed, configuration())
+	require.NoError(t, client.Configure(t.Context(), nil))
+	require.NoError(t, client.Configure(t.Context(), driver.Settings{"carry_max": nil}))
+	changed.CarryMax = defaults.CarryMax
+	assert.Equal(t, changed, configuration())
+
+	for name, settings := range map[string]driver.Settings{"unknown key": {"claim_wat": 1}, "out of range": {"claim_wait": -time.Second}, "bad type": {"notifications": "yes"}} {
+		assert.ErrorIs(t, client.Configure(t.Context(), settings), driver.ErrInvalidArgument, name)
+	}
+	assert.ErrorContains(t, client.Configure(t.Context(), driver.Settings{"claim_wait": func() {}}), "settings")
+	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		require.NoError(t, client.ConfigureTx(t.Context(), tx, driver.Settings{"carry_max": 1}))
+		return errors.New("rollback")
+	})
+	require.ErrorContains(t, err, "rollback")
+	assert.Equal(t, changed, configuration())
+
+	_, err = pool.Exec(t.Context(), "begin; set local session_replication_role = replica; delete from awa.settings; commit")
+	require.NoError(t, err)
+	_, err = client.Configuration(t.Context())
+	assert.ErrorContains(t, err, "configuration: carry_max", "a missing row is no configuration of zeros")
+}
+
 func TestDropQueue(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)

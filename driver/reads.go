@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/awa-pg/awa/gen"
 	"github.com/awa-pg/awa/internal/rawjson"
@@ -181,6 +182,143 @@ func (c *Client) AllQueueCounts(ctx context.Context) ([]QueueCounts, error) {
 		counts[i] = QueueCounts(row)
 	}
 	return counts, nil
+}
+
+// QueueInfo is what is known of a queue: the settings that hold, its own or the defaults, who works on it, and its counts. A
+// month of a setting counts as 30 days here.
+type QueueInfo struct {
+	Queue              string
+	DefaultPriority    int            // of a job that names none: 1 (first) to 4 (last)
+	DefaultMaxAttempts int            // of a job that names none: 1 to 1,000
+	Lease              time.Duration  // of a claim that names none: 1 ms to a year
+	Deadline           *time.Duration // how long an attempt may take: 1 ms to a year; nil for no end
+	BackoffBase        time.Duration  // the n-th retry waits 2^n times this: 1 ms to a year
+	BackoffMax         time.Duration  // no retry waits longer: 1 ms to a year
+	DeadLetter         bool           // whether jobs that fail for good become dead letters
+	AgingInterval      time.Duration  // for each that its first job has waited, a priority counts as one higher: 1 ms to a year
+	FailedRetention    time.Duration  // how long failed and cancelled jobs are kept, at least: 1 ms to 100 years
+	DLQRetention       time.Duration  // how long dead letters are kept, at least: 1 ms to 100 years
+	CompletedRetention time.Duration  // how long completed jobs are shown: up to that of the installation
+	PausedAt           *time.Time     // since when nothing is claimed from it; nil when it is not paused
+	ChangedAt          *time.Time     // when its settings were changed last, or it was paused or resumed; nil for never
+	ChangedBy          string         // the login that did; "" for nobody
+	Workers            int            // those that work on it, and sent a heartbeat within [Configuration.WarnSilence]
+	Counts             QueueCounts
+}
+
+// ListQueues lists all queues in the order of their names. It costs little more than [Client.AllQueueCounts].
+func (c *Client) ListQueues(ctx context.Context) ([]QueueInfo, error) {
+	rows, err := queries.ListQueues(ctx, ownTx{c.pool})
+	if err != nil {
+		return nil, fmt.Errorf("list queues: %w", mapError(err))
+	}
+	queues := make([]QueueInfo, len(rows))
+	for i, row := range rows {
+		queues[i] = QueueInfo{
+			Queue: row.Queue, DefaultPriority: int(row.DefaultPriority), DefaultMaxAttempts: int(row.DefaultMaxAttempts),
+			Lease: row.Lease, Deadline: row.Deadline, BackoffBase: row.BackoffBase, BackoffMax: row.BackoffMax,
+			DeadLetter: row.DeadLetter, AgingInterval: row.AgingInterval, FailedRetention: row.FailedRetention,
+			DLQRetention: row.DlqRetention, CompletedRetention: row.CompletedRetention,
+			PausedAt: row.PausedAt, ChangedAt: row.ChangedAt, ChangedBy: value(row.ChangedBy), Workers: int(row.Workers),
+			Counts: QueueCounts{
+				Queue: row.Queue, Available: row.Available, Scheduled: row.Scheduled, Retryable: row.Retryable, Running: row.Running,
+				WaitingExternal: row.WaitingExternal, Completed: row.Completed, Failed: row.Failed, Cancelled: row.Cancelled,
+				Dead: row.Dead, OldestReadyAt: row.OldestReadyAt,
+			},
+		}
+	}
+	return queues, nil
+}
+
+// WorkerInfo is what is known of a worker process that is registered.
+type WorkerInfo struct {
+	ID           int64
+	Name         string
+	Queues       []string        // those that it works on; nil for all
+	Info         json.RawMessage // what it said of itself; nil for nothing
+	StartedAt    time.Time
+	HeartbeatAt  time.Time // its last heartbeat
+	Overdue      bool      // whether that is longer ago than [Configuration.WarnSilence]
+	OpenAttempts int       // attempts that it has claimed and not answered
+	RegisteredBy string    // the login that registered it
+}
+
+// ListWorkers lists the registered workers in the order of their ids.
+func (c *Client) ListWorkers(ctx context.Context) ([]WorkerInfo, error) {
+	rows, err := queries.ListWorkers(ctx, ownTx{c.pool})
+	if err != nil {
+		return nil, fmt.Errorf("list workers: %w", mapError(err))
+	}
+	workers := make([]WorkerInfo, len(rows))
+	for i, row := range rows {
+		workers[i] = WorkerInfo{
+			ID: row.WorkerID, Name: row.Name, Queues: row.Queues, Info: row.Info, StartedAt: row.StartedAt, HeartbeatAt: row.HeartbeatAt,
+			Overdue: row.Overdue, OpenAttempts: int(row.OpenAttempts), RegisteredBy: row.RegisteredBy,
+		}
+	}
+	return workers, nil
+}
+
+// Configuration is what the settings of the installation are: [Client.Configure] changes them. A month of a setting counts as
+// 30 days here. The function awa.configuration returns the defaults and the ranges, too.
+type Configuration struct {
+	ClaimWait          time.Duration // how long a call waits for a lock of somebody else's: 1 ms to an hour; 5 s by default
+	ClaimBytes         int           // bytes of a claim's result, estimated: 1 to 1,000,000,000; 184,320 by default
+	SegmentBytes       int64         // bytes of entries at which the current segment is left: 1 or more; 1 GiB by default
+	SegmentAge         time.Duration // age at which the current segment is left: 1 µs to 100 years; 8 hours by default
+	CompletedRetention time.Duration // how long completed jobs are kept, at least: 0 to 100 years; 24 hours by default
+	CarryMax           int           // jobs that are carried out of a segment, at most: 0 to 10,000,000; 100,000 by default
+	PruneWait          time.Duration // how long a truncation waits at the first try: 1 to 500 ms; 20 ms by default
+	Notifications      bool          // whether workers are notified; true by default
+
+	// When [Client.Health] warns.
+	WarnReadyAge       time.Duration // the first job of a queue is ready for so long: 1 ms to 100 years; 5 minutes by default
+	WarnFailedShare    float64       // more than this share of a queue's jobs failed of late: 0 to 1; 0.25 by default
+	WarnSilence        time.Duration // no maintenance, or no heartbeat, for so long: 1 ms to 100 years; 1 minute by default
+	WarnTransactionAge time.Duration // a transaction keeps old rows for so long: 1 ms to 100 years; 1 hour by default
+}
+
+// Configuration returns the settings of the installation.
+func (c *Client) Configuration(ctx context.Context) (Configuration, error) {
+	rows, err := queries.Configuration(ctx, ownTx{c.pool})
+	if err != nil {
+		return Configuration{}, fmt.Errorf("configuration: %w", mapError(err))
+	}
+	var configuration Configuration
+	fields := map[string]any{
+		"claim_wait": &configuration.ClaimWait, "claim_bytes": &configuration.ClaimBytes, "segment_bytes": &configuration.SegmentBytes,
+		"segment_age": &configuration.SegmentAge, "completed_retention": &configuration.CompletedRetention, "carry_max": &configuration.CarryMax,
+		"prune_wait": &configuration.PruneWait, "notifications": &configuration.Notifications, "warn_ready_age": &configuration.WarnReadyAge,
+		"warn_failed_share": &configuration.WarnFailedShare, "warn_silence": &configuration.WarnSilence,
+		"warn_transaction_age": &configuration.WarnTransactionAge,
+	}
+	for _, row := range rows {
+		if field, ok := fields[row.Name]; ok { // a newer version may have others
+			if err := decodeSetting(row.Value, field); err != nil {
+				return Configuration{}, fmt.Errorf("configuration: %s: %w", row.Name, err)
+			}
+		}
+	}
+	return configuration, nil
+}
+
+// decodeSetting reads the value of a setting. The server writes intervals as texts.
+func decodeSetting(encoded json.RawMessage, field any) error {
+	duration, ok := field.(*time.Duration)
+	if !ok {
+		return json.Unmarshal(encoded, field)
+	}
+	var text string
+	if err := json.Unmarshal(encoded, &text); err != nil {
+		return err
+	}
+	var interval pgtype.Interval
+	if err := interval.Scan(text); err != nil {
+		return err
+	}
+	days := time.Duration(interval.Months)*30 + time.Duration(interval.Days)
+	*duration = days*24*time.Hour + time.Duration(interval.Microseconds)*time.Microsecond
+	return nil
 }
 
 // HealthFinding is one thing that [Client.Health] has looked at.

@@ -85,6 +85,62 @@ func TestHealthAndAudit(t *testing.T) {
 	assert.NotEmpty(t, findings[0].Problem)
 }
 
+func TestListQueues(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "a"})
+	hour := time.Hour
+	require.NoError(t, client.ConfigureQueue(t.Context(), "b", driver.QueueSettings{
+		"default_priority": 3, "default_max_attempts": 7, "lease": 90 * time.Second, "deadline": hour, "backoff_base": 5 * time.Second,
+		"backoff_max": 2 * hour, "dead_letter": true, "aging_interval": 30 * time.Second, "failed_retention": 90 * 24 * hour,
+		"dlq_retention": "1 year", "completed_retention": 23 * hour,
+	}))
+	require.NoError(t, client.PauseQueue(t.Context(), "b"))
+	execute(t, pool, "select awa.register_worker('w', '{a}'), awa.register_worker('x')")
+	queues, err := client.ListQueues(t.Context())
+	require.NoError(t, err)
+	require.Len(t, queues, 2)
+
+	counts, err := client.QueueCounts(t.Context(), "a")
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, counts.Available)
+	assert.Equal(t, driver.QueueInfo{
+		Queue: "a", DefaultPriority: 2, DefaultMaxAttempts: 25, Lease: time.Minute, BackoffBase: time.Second, BackoffMax: 24 * hour,
+		AgingInterval: time.Minute, FailedRetention: 72 * hour, DLQRetention: 30 * 24 * hour, CompletedRetention: 24 * hour, Workers: 2, Counts: counts,
+	}, queues[0])
+	assert.WithinDuration(t, queryValue[time.Time](t, pool, "select now()"), *queues[1].PausedAt, time.Hour)
+	assert.NotNil(t, queues[1].ChangedAt)
+	assert.Equal(t, queryValue[string](t, pool, "select session_user::text"), queues[1].ChangedBy)
+	queues[1].PausedAt, queues[1].ChangedAt, queues[1].ChangedBy = nil, nil, ""
+	assert.Equal(t, driver.QueueInfo{
+		Queue: "b", DefaultPriority: 3, DefaultMaxAttempts: 7, Lease: 90 * time.Second, Deadline: &hour, BackoffBase: 5 * time.Second,
+		BackoffMax: 2 * hour, DeadLetter: true, AgingInterval: 30 * time.Second, FailedRetention: 90 * 24 * hour, DLQRetention: 360 * 24 * hour,
+		CompletedRetention: 23 * hour, Workers: 1, Counts: driver.QueueCounts{Queue: "b"},
+	}, queues[1])
+}
+
+func TestListWorkers(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	workers, err := client.ListWorkers(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, workers)
+	enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "q"})
+	execute(t, pool, `select awa.register_worker('w', '{q,r}', '{"version": 1}'), awa.register_worker('x')`)
+	execute(t, pool, "select awa.claim('q', worker_id => 1)")
+	execute(t, pool, "update awa.workers set heartbeat_at = heartbeat_at - interval '2 minutes' where worker_id = 2")
+	workers, err = client.ListWorkers(t.Context())
+	require.NoError(t, err)
+	require.Len(t, workers, 2)
+	assert.Equal(t, 2*time.Minute, workers[1].StartedAt.Sub(workers[1].HeartbeatAt))
+	login := queryValue[string](t, pool, "select session_user::text")
+	at := workers[0].StartedAt
+	assert.Equal(t, driver.WorkerInfo{
+		ID: 1, Name: "w", Queues: []string{"q", "r"}, Info: []byte(`{"version": 1}`), StartedAt: at, HeartbeatAt: at, OpenAttempts: 1, RegisteredBy: login,
+	}, workers[0])
+	assert.Equal(t, driver.WorkerInfo{ID: 2, Name: "x", StartedAt: at, HeartbeatAt: workers[1].HeartbeatAt, Overdue: true, RegisteredBy: login}, workers[1])
+}
+
 // Reads do not need a transaction of the caller's, and end with the caller's context.
 func TestReadsWhoseContextHasEnded(t *testing.T) {
 	client := driver.NewClient(testdb.New(t))
@@ -97,5 +153,11 @@ func TestReadsWhoseContextHasEnded(t *testing.T) {
 	_, err = client.Health(ctx)
 	assert.ErrorIs(t, err, context.Canceled)
 	_, err = client.Audit(ctx)
+	assert.ErrorIs(t, err, context.Canceled)
+	_, err = client.Configuration(ctx)
+	assert.ErrorIs(t, err, context.Canceled)
+	_, err = client.ListQueues(ctx)
+	assert.ErrorIs(t, err, context.Canceled)
+	_, err = client.ListWorkers(ctx)
 	assert.ErrorIs(t, err, context.Canceled)
 }

@@ -44,6 +44,17 @@ type AwaClaimedJob struct {
 	Progress    json.RawMessage
 }
 
+// The row that configuration returns, one per setting. The view itself is always empty
+type AwaConfigurationRow struct {
+	Name         string
+	Type         string
+	Value        json.RawMessage
+	DefaultValue json.RawMessage
+	MinValue     json.RawMessage
+	MaxValue     json.RawMessage
+	Description  string
+}
+
 // The row that enqueue_unique returns: the job that holds the key, and whether this call inserted it. The view itself is always empty
 type AwaEnqueueUnique struct {
 	JobID    int64
@@ -84,6 +95,49 @@ type AwaJob struct {
 	Progress    json.RawMessage
 	Output      json.RawMessage
 	WorkerID    *int64
+}
+
+// The row that list_queues returns, one per queue. The view itself is always empty
+type AwaListQueuesRow struct {
+	Queue              string
+	DefaultPriority    int32
+	DefaultMaxAttempts int32
+	Lease              time.Duration
+	Deadline           *time.Duration
+	BackoffBase        time.Duration
+	BackoffMax         time.Duration
+	DeadLetter         bool
+	AgingInterval      time.Duration
+	FailedRetention    time.Duration
+	DlqRetention       time.Duration
+	CompletedRetention time.Duration
+	PausedAt           *time.Time
+	ChangedAt          *time.Time
+	ChangedBy          *string
+	Workers            int64
+	Available          int64
+	Scheduled          int64
+	Retryable          int64
+	Running            int64
+	WaitingExternal    int64
+	Completed          int64
+	Failed             int64
+	Cancelled          int64
+	Dead               int64
+	OldestReadyAt      *time.Time
+}
+
+// The row that list_workers returns, one per worker. The view itself is always empty
+type AwaListWorkersRow struct {
+	WorkerID     int64
+	Name         string
+	Queues       []string
+	Info         json.RawMessage
+	StartedAt    time.Time
+	HeartbeatAt  time.Time
+	Overdue      bool
+	OpenAttempts int64
+	RegisteredBy string
 }
 
 // The row that heartbeat returns. The view itself is always empty

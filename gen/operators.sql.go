@@ -58,6 +58,15 @@ func (q *Queries) CancelWhere(ctx context.Context, db DBTX, arg CancelWhereParam
 	return cancel_where, err
 }
 
+const configure = `-- name: Configure :exec
+select awa.configure(settings => $1)
+`
+
+func (q *Queries) Configure(ctx context.Context, db DBTX, settings json.RawMessage) error {
+	_, err := db.Exec(ctx, configure, settings)
+	return err
+}
+
 const configureQueue = `-- name: ConfigureQueue :exec
 select awa.configure_queue(queue => $1, settings => $2)
 `

@@ -48,6 +48,38 @@ func (q *Queries) Audit(ctx context.Context, db DBTX) ([]AwaAudit, error) {
 	return items, nil
 }
 
+const configuration = `-- name: Configuration :many
+select name, type, value, default_value, min_value, max_value, description from awa.configuration()
+`
+
+func (q *Queries) Configuration(ctx context.Context, db DBTX) ([]AwaConfigurationRow, error) {
+	rows, err := db.Query(ctx, configuration)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AwaConfigurationRow
+	for rows.Next() {
+		var i AwaConfigurationRow
+		if err := rows.Scan(
+			&i.Name,
+			&i.Type,
+			&i.Value,
+			&i.DefaultValue,
+			&i.MinValue,
+			&i.MaxValue,
+			&i.Description,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const explainJob = `-- name: ExplainJob :one
 select awa.explain_job(job_id => $1)
 `
@@ -180,6 +212,91 @@ func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]
 			&i.Progress,
 			&i.Output,
 			&i.WorkerID,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listQueues = `-- name: ListQueues :many
+select queue, default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention, paused_at, changed_at, changed_by, workers, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at from awa.list_queues()
+`
+
+func (q *Queries) ListQueues(ctx context.Context, db DBTX) ([]AwaListQueuesRow, error) {
+	rows, err := db.Query(ctx, listQueues)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AwaListQueuesRow
+	for rows.Next() {
+		var i AwaListQueuesRow
+		if err := rows.Scan(
+			&i.Queue,
+			&i.DefaultPriority,
+			&i.DefaultMaxAttempts,
+			&i.Lease,
+			&i.Deadline,
+			&i.BackoffBase,
+			&i.BackoffMax,
+			&i.DeadLetter,
+			&i.AgingInterval,
+			&i.FailedRetention,
+			&i.DlqRetention,
+			&i.CompletedRetention,
+			&i.PausedAt,
+			&i.ChangedAt,
+			&i.ChangedBy,
+			&i.Workers,
+			&i.Available,
+			&i.Scheduled,
+			&i.Retryable,
+			&i.Running,
+			&i.WaitingExternal,
+			&i.Completed,
+			&i.Failed,
+			&i.Cancelled,
+			&i.Dead,
+			&i.OldestReadyAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const listWorkers = `-- name: ListWorkers :many
+select worker_id, name, queues, info, started_at, heartbeat_at, overdue, open_attempts, registered_by from awa.list_workers()
+`
+
+func (q *Queries) ListWorkers(ctx context.Context, db DBTX) ([]AwaListWorkersRow, error) {
+	rows, err := db.Query(ctx, listWorkers)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AwaListWorkersRow
+	for rows.Next() {
+		var i AwaListWorkersRow
+		if err := rows.Scan(
+			&i.WorkerID,
+			&i.Name,
+			&i.Queues,
+			&i.Info,
+			&i.StartedAt,
+			&i.HeartbeatAt,
+			&i.Overdue,
+			&i.OpenAttempts,
+			&i.RegisteredBy,
 		); err != nil {
 			return nil, err
 		}

@@ -43,7 +43,7 @@ type fuzzer struct {
 	literals *pgx.Conn // evaluates arguments on their own
 	version  int
 	routines []routine
-	settings []string // the keys of configure_queue
+	settings map[string][]string // keys of configure and configure_queue
 
 	jobs     []int64
 	attempts []claimed
@@ -126,12 +126,17 @@ func (f *fuzzer) prepare() {
 	f.routines, err = pgx.CollectRows(rows, pgx.RowToStructByPos[routine])
 	require.NoError(f, err)
 	require.NotEmpty(f, f.routines)
-	rows, err = f.db.Query(f.ctx, `
-		select attname::text from pg_attribute
-		 where attrelid = 'awa.queue_settings'::regclass and attnum > 0 and attname !~ '^(queue_id|paused_at|changed_.*)$'`)
-	require.NoError(f, err)
-	f.settings, err = pgx.CollectRows(rows, pgx.RowTo[string])
-	require.NoError(f, err)
+	f.settings = map[string][]string{}
+	for name, keys := range map[string]string{ // not those by which segments are emptied, which must go on
+		"configure":       "not of_queue and name !~ '^(segment_.*|completed_retention|carry_max|prune_wait)$'",
+		"configure_queue": "of_queue",
+	} {
+		rows, err = f.db.Query(f.ctx, "select name from awa._known_settings where "+keys)
+		require.NoError(f, err)
+		f.settings[name], err = pgx.CollectRows(rows, pgx.RowTo[string])
+		require.NoError(f, err)
+		require.NotEmpty(f, f.settings[name])
+	}
 	_, err = f.db.Exec(f.ctx, "update awa.settings set segment_age = '1 second', completed_retention = '0'")
 	require.NoError(f, err)
 	for _, queue := range fuzzQueues {
@@ -147,7 +152,7 @@ func (f *fuzzer) choose() routine {
 			return 40
 		case "prune_oldest": // once for each table of a segment
 			return 20
-		case "drop_queue", "pause_queue", "jobs_compat", "queue_counts", "deregister_worker", "release_unknown", "expire_history", "audit", "health", "run_maintenance", "rebase_after_restore":
+		case "drop_queue", "pause_queue", "jobs_compat", "queue_counts", "list_queues", "list_workers", "configure", "deregister_worker", "release_unknown", "expire_history", "audit", "health", "run_maintenance", "rebase_after_restore":
 			return 3
 		default:
 			return 10
@@ -249,10 +254,7 @@ func (f *fuzzer) call(r routine) bool {
 	switch err.Code {
 	case "22023":
 		words := regexp.MustCompile(`\w+`).FindAllString(err.Message+" "+err.Hint, -1)
-		names := slices.Clone(r.Args)
-		if r.Name == "configure_queue" {
-			names = append(names, f.settings...)
-		}
+		names := append(slices.Clone(r.Args), f.settings[r.Name]...)
 		if !slices.ContainsFunc(names, func(name string) bool { return slices.Contains(words, name) }) || err.Detail == "" || err.Hint == "" {
 			f.complain(r.Name+err.Message, "it does not say which argument of %s it refuses, what came, or what to pass", err, r.Name)
 		}
@@ -517,7 +519,7 @@ func (f *fuzzer) fit(r routine, name, kind string, attempts []claimed) string {
 	case "jobs":
 		return f.batch()
 	case "settings":
-		return f.someSettings()
+		return f.someSettings(r.Name)
 	case "args":
 		if kind == "jsonb[]" {
 			return fmt.Sprintf("array_fill('{}'::jsonb, array[%d])", f.rand.IntN(8))
@@ -572,10 +574,10 @@ func (f *fuzzer) batch() string {
 	return quote("["+strings.Join(jobs, ", ")+"]") + "::jsonb"
 }
 
-// someSettings is an object for configure_queue, with a value now and then that does not fit.
-func (f *fuzzer) someSettings() string {
+// someSettings is an object for configure or configure_queue, with a value now and then that does not fit.
+func (f *fuzzer) someSettings(routine string) string {
 	var pairs []string
-	for _, key := range f.settings {
+	for _, key := range f.settings[routine] {
 		if f.rand.IntN(4) > 0 {
 			continue
 		}
@@ -585,7 +587,11 @@ func (f *fuzzer) someSettings() string {
 			value = fmt.Sprint(1 + f.rand.IntN(4))
 		case "default_max_attempts":
 			value = fmt.Sprint(1 + f.rand.IntN(4))
-		case "dead_letter":
+		case "claim_bytes":
+			value = pick(f, "1", "1000", "184320")
+		case "warn_failed_share":
+			value = pick(f, "0", "0.5", "1")
+		case "dead_letter", "notifications":
 			value = pick(f, "true", "false")
 		}
 		if f.rand.IntN(6) == 0 {

@@ -14,10 +14,10 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_worker', 'fail'), ('awa_worker', 'fail_many'), ('awa_worker', 'release'), ('awa_worker', 'discard'), ('awa_worker', 'snooze'), ('awa_worker', 'put_off'), ('awa_worker', 'cancel_attempt'), ('awa_worker', 'extend'), ('awa_worker', 'set_progress'),
   ('awa_maintainer', 'promote_due'), ('awa_maintainer', 'materialize'), ('awa_maintainer', 'rescue'), ('awa_maintainer', 'expire_history'),
   ('awa_maintainer', 'rotate'), ('awa_maintainer', 'prune_oldest'), ('awa_maintainer', 'run_maintenance'),
-  ('awa_operator', 'configure_queue'), ('awa_operator', 'pause_queue'), ('awa_operator', 'resume_queue'), ('awa_operator', 'drop_queue'),
+  ('awa_operator', 'configure'), ('awa_operator', 'configuration'), ('awa_operator', 'configure_queue'), ('awa_operator', 'pause_queue'), ('awa_operator', 'resume_queue'), ('awa_operator', 'drop_queue'),
   ('awa_operator', 'cancel'), ('awa_operator', 'cancel_where'), ('awa_operator', 'retry'), ('awa_operator', 'retry_where'), ('awa_operator', 'set_priority'), ('awa_operator', 'move'), ('awa_operator', 'purge_dlq'), ('awa_operator', 'delete_job'), ('awa_operator', 'delete_where'),
   ('awa_operator', 'rebase_after_restore'), ('awa_operator', 'deregister_worker'), ('awa_operator', 'rotate'), ('awa_operator', 'prune_oldest'),
-  ('awa_reader', 'jobs_compat'), ('awa_reader', 'job'), ('awa_reader', 'list_jobs'), ('awa_reader', 'scan_jobs'), ('awa_reader', 'queue_counts'), ('awa_reader', 'explain_job'), ('awa_reader', 'audit'), ('awa_reader', 'health'),
+  ('awa_reader', 'jobs_compat'), ('awa_reader', 'job'), ('awa_reader', 'list_jobs'), ('awa_reader', 'scan_jobs'), ('awa_reader', 'queue_counts'), ('awa_reader', 'configuration'), ('awa_reader', 'list_queues'), ('awa_reader', 'list_workers'), ('awa_reader', 'explain_job'), ('awa_reader', 'audit'), ('awa_reader', 'health'),
   ('awa_producer', 'version'), ('awa_worker', 'version'), ('awa_maintainer', 'version'), ('awa_operator', 'version'), ('awa_reader', 'version');
 
 -- What becomes of a statement when this role runs it: ok, or its SQLSTATE.
@@ -108,7 +108,11 @@ values
   (42, 'awa_reader', 'select * from awa.health()'),
   (43, 'awa_reader', 'select * from awa.scan_jobs(''{}'')'),
   (44, 'awa_operator', format('select awa.delete_where(queue => %L)', pg_temp.q(' none'))),
-  (45, 'awa_operator', 'select awa.deregister_worker(0)');
+  (45, 'awa_operator', 'select awa.deregister_worker(0)'),
+  (46, 'awa_operator', 'select awa.configure(''{}'')'),
+  (47, 'awa_reader', 'select * from awa.configuration()'),
+  (48, 'awa_reader', 'select * from awa.list_queues()'),
+  (49, 'awa_reader', 'select * from awa.list_workers()');
 create temp table forbidden (command text);
 insert into forbidden
 select format('select count(*) from %s', c.oid::regclass) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relname not in ('jobs', 'queue_counts')
@@ -130,7 +134,7 @@ create role pgtap_awa_reader in role awa_reader;
 create role pgtap_nobody;
 select is(
   (select array_agg(a.n || ' ' || pg_temp.outcome_as('pgtap_' || r.role, a.command) order by a.n) from attempts a),
-  (select array_agg(a.n || ' ' || case when a.role = r.role or a.n in (38, 39) and r.role = 'awa_operator' or a.n = 45 and r.role = 'awa_worker' then 'ok' else '42501' end order by a.n) from attempts a),
+  (select array_agg(a.n || ' ' || case when a.role = r.role or a.n in (38, 39, 47) and r.role = 'awa_operator' or a.n = 45 and r.role = 'awa_worker' then 'ok' else '42501' end order by a.n) from attempts a),
   format('a member of %s does its own part, and no other', r.role))
   from (select distinct role from allowed) r order by r.role;
 select is((select array_agg(f.command || ' ' || o.outcome) from forbidden f, pg_temp.outcome_as('pgtap_' || r.role, f.command) o(outcome) where o.outcome <> '42501'), null, format('a member of %s reads and writes no table', r.role))

@@ -25,6 +25,7 @@ insert into contract values
   ('cancel_attempt', 'job_id bigint, receipt bigint, reason text DEFAULT NULL::text', 'void'),
   ('extend', 'job_id bigint, receipt bigint, lease interval', 'timestamp with time zone'),
   ('set_progress', 'job_id bigint, receipt bigint, progress jsonb', 'void'),
+  ('configure', 'settings jsonb', 'void'),
   ('configure_queue', 'queue text, settings jsonb', 'void'),
   ('pause_queue', 'queue text', 'void'),
   ('resume_queue', 'queue text', 'void'),
@@ -52,6 +53,9 @@ insert into contract values
   ('list_jobs', 'queue text DEFAULT NULL::text, state text DEFAULT NULL::text, kind text DEFAULT NULL::text, before_id bigint DEFAULT NULL::bigint, max_jobs integer DEFAULT 100, tag text DEFAULT NULL::text, args jsonb DEFAULT NULL::jsonb', 'SETOF awa.jobs'),
   ('scan_jobs', 'filter jsonb, before_id bigint DEFAULT NULL::bigint', 'SETOF awa.scan_jobs_row'),
   ('queue_counts', 'queue text DEFAULT NULL::text', 'SETOF awa.queue_counts'),
+  ('configuration', '', 'SETOF awa.configuration_row'),
+  ('list_queues', '', 'SETOF awa.list_queues_row'),
+  ('list_workers', '', 'SETOF awa.list_workers_row'),
   ('audit', '', 'SETOF awa.audit'),
   ('health', '', 'SETOF awa.health'),
   ('version', '', 'text');
@@ -62,13 +66,13 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(121);
+select plan(132);
 
 select is((select array_agg(format('(%s) returns %s', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid))) from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
   array[format('(%s) returns %s', c.arguments, c.result)], c.name || ' is as the contract has it')
   from contract c order by c.name;
 select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
-  case when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'explain_job', 'health', 'version') then 's' else 'v' end, c.name || ': does it write?')
+  case when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'configuration', 'list_queues', 'list_workers', 'explain_job', 'health', 'version') then 's' else 'v' end, c.name || ': does it write?')
   from contract c order by c.name;
 
 select is(pg_temp.columns_of('awa.claimed_job'),
@@ -83,6 +87,15 @@ select is(pg_temp.columns_of('awa.lost_attempt'), 'job_id bigint, receipt bigint
 select is(pg_temp.columns_of('awa.queue_counts'),
   'queue text, available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external bigint, completed bigint, failed bigint, cancelled bigint, dead bigint, '
   'oldest_ready_at timestamp with time zone', 'columns of queue_counts');
+select is(pg_temp.columns_of('awa.configuration_row'), 'name text, type text, value jsonb, default_value jsonb, min_value jsonb, max_value jsonb, description text', 'columns of configuration_row');
+select is(pg_temp.columns_of('awa.list_queues_row'),
+  'queue text, default_priority integer, default_max_attempts integer, lease interval, deadline interval, backoff_base interval, backoff_max interval, dead_letter boolean, aging_interval interval, '
+  'failed_retention interval, dlq_retention interval, completed_retention interval, paused_at timestamp with time zone, changed_at timestamp with time zone, changed_by text, workers bigint, '
+  'available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external bigint, completed bigint, failed bigint, cancelled bigint, dead bigint, '
+  'oldest_ready_at timestamp with time zone', 'columns of list_queues_row');
+select is(pg_temp.columns_of('awa.list_workers_row'),
+  'worker_id bigint, name text, queues text[], info jsonb, started_at timestamp with time zone, heartbeat_at timestamp with time zone, overdue boolean, open_attempts bigint, registered_by text',
+  'columns of list_workers_row');
 select is(pg_temp.columns_of('awa.enqueue_unique'), 'job_id bigint, inserted boolean', 'columns of enqueue_unique');
 select is(pg_temp.columns_of('awa.promote_due'), 'promoted bigint', 'columns of promote_due');
 select is(pg_temp.columns_of('awa.rescue'), 'rescued bigint', 'columns of rescue');

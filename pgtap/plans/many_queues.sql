@@ -23,6 +23,8 @@ create function pg_temp.calls() returns text[]
 language sql
 return array[
   'queue_counts', 'select * from awa.queue_counts()',
+  'list_queues', 'select * from awa.list_queues()',
+  'list_workers', 'select * from awa.list_workers()',
   'health', 'select * from awa.health()',
   'list_jobs running', $$select * from awa.list_jobs(state => 'running')$$,
   'list_jobs available', $$select * from awa.list_jobs(state => 'available')$$,
@@ -32,7 +34,7 @@ return array[
 begin;
 truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.dlq_entries, awa.unique_claims, awa.queue_rollups, awa.workers, awa.heartbeat_replies;
 delete from awa.queues;
-select plan(8);
+select plan(10);
 
 select pg_temp.queues(1, 100) \g /dev/null
 select pg_temp.measure('100', pg_temp.calls()) \g /dev/null
@@ -40,7 +42,7 @@ select pg_temp.queues(101, 400) \g /dev/null
 select pg_temp.measure('400', pg_temp.calls()) \g /dev/null
 -- From one lane to the next in two indexes, the queue's counts, and its name; health looks at its settings and claims, too
 select cmp_ok((select (b.blocks - a.blocks) / 300 from costs a join costs b using (what) where a.at = '100' and b.at = '400' and what = w.what), '<', w.blocks::bigint, format('%s: few blocks for each queue in which nothing has happened', w.what))
-  from (values ('queue_counts', 20), ('health', 30), ('list_jobs running', 20), ('list_jobs available', 20), ('a look at all queues', 20)) w(what, blocks);
+  from (values ('queue_counts', 20), ('list_queues', 25), ('list_workers', 20), ('health', 30), ('list_jobs running', 20), ('list_jobs available', 20), ('a look at all queues', 20)) w(what, blocks);
 
 -- What has changed in a few of them is there
 select awa.enqueue(pg_temp.q(' 7'), 'k'), awa.enqueue(pg_temp.q(' 8'), 'k', run_at => '2130-01-01') \g /dev/null

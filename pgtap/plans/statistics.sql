@@ -29,6 +29,8 @@ language sql
 return array[
   'queue_counts', 'select * from awa.queue_counts()',
   'queue_counts of one', format('select * from awa.queue_counts(%L)', pg_temp.q(' 1')),
+  'list_queues', 'select * from awa.list_queues()',
+  'list_workers', 'select * from awa.list_workers()',
   'job, old', format('select * from awa.job(%s)', pg_temp.id('old')),
   'job, running', format('select * from awa.job(%s)', pg_temp.id('running')),
   'job, failed', format('select * from awa.job(%s)', pg_temp.id('failed')),
@@ -119,7 +121,7 @@ create function pg_temp.fold_later() returns void
 language sql
 as $$ update awa.queue_rollups set folded_at = '-infinity'; select setval('awa.next_fold_at', 1) $$;
 
-select plan(47);
+select plan(49);
 
 -- Plans that were made when there was nothing
 select pg_temp.analyze() \g /dev/null

@@ -1,5 +1,6 @@
 -- The manifest: views that are row contracts come with their functions, public functions first, private ones after, grants last.
 -- What sql/install does with it has search_path, the roles and the locks ready. Everything is "create or replace", so that it can be installed again at any time, and keeps what depends on it.
+{{ template "shared/settings.sql" . }}
 {{ template "shared/queues.sql" . }}
 {{ template "maintain/segments.sql" . }}
 {{ template "shared/unique_keys.sql" . }}
@@ -34,6 +35,7 @@
 {{ template "worker/heartbeat.sql" . }}
 {{ template "worker/release_unknown.sql" . }}
 {{ template "worker/deregister_worker.sql" . }}
+{{ template "operate/configure.sql" . }}
 {{ template "operate/configure_queue.sql" . }}
 {{ template "operate/pause_queue.sql" . }}
 {{ template "operate/resume_queue.sql" . }}
@@ -52,6 +54,9 @@
 {{ template "read/list_jobs.sql" . }}
 {{ template "read/scan_jobs.sql" . }}
 {{ template "read/queue_counts.sql" . }}
+{{ template "read/configuration.sql" . }}
+{{ template "read/list_queues.sql" . }}
+{{ template "read/list_workers.sql" . }}
 {{ template "read/explain_job.sql" . }}
 {{ template "read/audit.sql" . }}
 {{ template "read/health.sql" . }}

@@ -1,3 +1,6 @@
+-- name: Configure :exec
+select awa.configure(settings => @settings);
+
 -- name: ConfigureQueue :exec
 select awa.configure_queue(queue => @queue, settings => @settings);
 

@@ -12,6 +12,15 @@ select * from awa.scan_jobs(filter => @filter, before_id => sqlc.narg(before_id)
 -- name: QueueCounts :many
 select * from awa.queue_counts(queue => sqlc.narg(queue));
 
+-- name: Configuration :many
+select * from awa.configuration();
+
+-- name: ListQueues :many
+select * from awa.list_queues();
+
+-- name: ListWorkers :many
+select * from awa.list_workers();
+
 -- name: Version :one
 select awa.version();
 

@@ -33,8 +33,8 @@ select 'ok' as level, '' as subject,
 union all
 select 'warning', 'ring',
        format('full: three segments are within completed_retention (%s), and the current one has grown to %s in %s', s.completed_retention, pg_size_pretty(g.entry_bytes), date_trunc('second', clock_timestamp() - g.begun)),
-       concat('It costs disk: history is removed a segment at a time. ', coalesce(format('For the load of late, set segment_bytes to %s and segment_age to %s or more in awa.settings, or ',
-         (select (ceil(n.entry_bytes * n.hours / 3 / 1048576) * 1048576)::bigint from needs n), s.completed_retention / 3), 'Raise segment_bytes or segment_age in awa.settings, or '), 'lower completed_retention.')
+       concat('It costs disk: history is removed a segment at a time. ', coalesce(format('For the load of late, set segment_bytes to %s and segment_age to %s or more with awa.configure, or ',
+         (select (ceil(n.entry_bytes * n.hours / 3 / 1048576) * 1048576)::bigint from needs n), s.completed_retention / 3), 'Raise segment_bytes or segment_age with awa.configure, or '), 'lower completed_retention.')
   from awa.settings s
   join segments g on g.back = 0
   join segments o on o.back = 3

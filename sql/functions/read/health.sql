@@ -274,7 +274,7 @@ with now as (
                    when u.usage >= 0.5 then '; workers are not notified, and poll' else '' end
            || case when u.usage >= 0.5 then format('; held by a listener, most likely %s', coalesce(format('%s, in a transaction for %s', awa._backend(l.pid), awa._in_words(n.at - l.xact_start)), 'one that has just gone')) else '' end,
          case when u.usage >= 0.5 then 'End that transaction, or the session (pg_terminate_backend). Until then jobs wait for the poll interval of their workers. When the queue is full, transactions that notify fail; those of awa do not notify.'
-              when not s.notifications then 'Jobs wait for the poll interval of their workers, usually a second. Where that is not meant: update awa.settings set notifications = true.' end,
+              when not s.notifications then 'Jobs wait for the poll interval of their workers, usually a second. Where that is not meant: select awa.configure(''{"notifications": true}'').' end,
          jsonb_build_object('usage', u.usage, 'pid', l.pid)
     from now n
    cross join settings s

@@ -1,0 +1,29 @@
+-- Changes settings of the installation; those that are not named stay, null brings a default back.
+-- configuration() lists them, with their ranges. A queue's own completed_retention may be longer afterwards: then the
+-- shorter one holds.
+-- Locks: the settings, until the transaction ends; only other changes of them wait.
+-- Raises 22023; 55000 when the row of awa.settings is missing.
+create or replace function awa.configure(settings jsonb) returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+  v_checked jsonb := awa._checked_settings(false, settings);
+begin
+  v_checked := v_checked || coalesce((
+    select jsonb_object_agg(k.name, k.default_value) from awa._known_settings k where not k.of_queue and v_checked -> k.name = 'null'), '{}');
+  update awa.settings s
+     set (claim_wait, claim_bytes, segment_bytes, segment_age, completed_retention, carry_max, prune_wait, notifications,
+          warn_ready_age, warn_failed_share, warn_silence, warn_transaction_age)
+       = (select r.claim_wait, r.claim_bytes, r.segment_bytes, r.segment_age, r.completed_retention, r.carry_max, r.prune_wait,
+                 r.notifications, r.warn_ready_age, r.warn_failed_share, r.warn_silence, r.warn_transaction_age
+            from jsonb_populate_record(s, v_checked) r);
+  if not found then
+    perform awa._refuse_missing('settings', 'insert into awa.settings default values');
+  end if;
+end
+$$;
+comment on function awa.configure is 'Changes settings of the installation';

@@ -1,0 +1,120 @@
+-- The settings that there are, of the installation and of a queue, with their ranges and defaults.
+
+-- type is interval, integer, number or boolean. A queue's completed_retention is at most, and by default, that of the
+-- installation, which _checked_settings and list_queues look up. The defaults of the installation's settings are those of
+-- the columns of awa.settings, too; a queue's are those with which claim, fail, enqueue and expire_history go on where the
+-- queue has none of its own.
+create or replace view awa._known_settings as
+select k.of_queue, k.name, k.type, k.min_value, k.max_value, k.default_value
+  from (values
+    (false, 'claim_wait', 'interval', '1 millisecond', '1 hour', '5 seconds'),
+    (false, 'claim_bytes', 'integer', '1', '1000000000', '184320'),
+    (false, 'segment_bytes', 'integer', '1', '9223372036854775807', '1073741824'),
+    (false, 'segment_age', 'interval', '1 microsecond', '100 years', '8 hours'),
+    (false, 'completed_retention', 'interval', '0 seconds', '100 years', '24 hours'),
+    (false, 'carry_max', 'integer', '0', '10000000', '100000'),
+    (false, 'prune_wait', 'interval', '1 millisecond', '500 milliseconds', '20 milliseconds'),
+    (false, 'notifications', 'boolean', null, null, 'true'),
+    (false, 'warn_ready_age', 'interval', '1 millisecond', '100 years', '5 minutes'),
+    (false, 'warn_failed_share', 'number', '0', '1', '0.25'),
+    (false, 'warn_silence', 'interval', '1 millisecond', '100 years', '1 minute'),
+    (false, 'warn_transaction_age', 'interval', '1 millisecond', '100 years', '1 hour'),
+    (true, 'default_priority', 'integer', '1', '4', '2'),
+    (true, 'default_max_attempts', 'integer', '1', '1000', '25'),
+    (true, 'lease', 'interval', '1 millisecond', '1 year', '1 minute'),
+    (true, 'deadline', 'interval', '1 millisecond', '1 year', null),
+    (true, 'backoff_base', 'interval', '1 millisecond', '1 year', '1 second'),
+    (true, 'backoff_max', 'interval', '1 millisecond', '1 year', '24 hours'),
+    (true, 'dead_letter', 'boolean', null, null, 'false'),
+    (true, 'aging_interval', 'interval', '1 millisecond', '1 year', '1 minute'),
+    (true, 'failed_retention', 'interval', '1 millisecond', '100 years', '72 hours'),
+    (true, 'dlq_retention', 'interval', '1 millisecond', '100 years', '30 days'),
+    (true, 'completed_retention', 'interval', '1 millisecond', null, null)
+  ) k(of_queue, name, type, min_value, max_value, default_value);
+comment on view awa._known_settings is 'The settings that there are, with their ranges and defaults';
+
+-- Settings as configure and configure_queue get them, once they are checked: as the columns of their tables take them.
+-- Raises 22023 for an unknown key, or a value out of range.
+create or replace function awa._checked_settings(of_queue boolean, settings jsonb) returns jsonb
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_checked jsonb := '{}';
+  v_key text;
+  v_value jsonb;
+  v_known awa._known_settings;
+begin
+  if settings is null or jsonb_typeof(settings) <> 'object' then
+    perform awa._refuse('settings must be a JSON object', awa._brief(settings),
+      format('Pass something like {"%s": "5 minutes"}.', case when of_queue then 'lease' else 'segment_age' end));
+  end if;
+  for v_key, v_value in select * from jsonb_each(settings) loop
+    select k.* into v_known from awa._known_settings k where k.of_queue = of_queue and k.name = v_key;
+    if not found then
+      perform awa._refuse('settings holds an unknown key', v_key,
+        (select format('The keys are %s.', string_agg(k.name, ', ' order by k.name)) from awa._known_settings k where k.of_queue = of_queue));
+    elsif v_value <> 'null' then
+      if of_queue and v_key = 'completed_retention' then
+        v_known.max_value := (select s.completed_retention from awa.settings s);
+      end if;
+      v_value := awa._checked_setting(v_known, v_value);
+    end if;
+    v_checked := v_checked || jsonb_build_object(v_key, v_value);
+  end loop;
+  return v_checked;
+end
+$$;
+comment on function awa._checked_settings is 'Settings once they are checked';
+
+-- The value of one setting once it is checked. Raises 22023.
+create or replace function awa._checked_setting(known awa._known_settings, value jsonb) returns jsonb
+language plpgsql stable
+as $$
+declare
+  v_interval interval;
+  v_number numeric;
+begin
+  if known.type = 'boolean' then
+    if jsonb_typeof(value) <> 'boolean' then
+      perform awa._refuse(known.name || ' must be true or false', awa._brief(value), 'Pass true or false, without quotation marks.');
+    end if;
+    return value;
+  elsif known.type = 'interval' then
+    v_interval := awa._interval(value);
+    if awa._fits(v_interval, known.min_value::interval, known.max_value::interval) is not true then
+      perform awa._refuse(format('%s must be an interval between %s and %s', known.name, known.min_value, known.max_value), awa._brief(value),
+        'Pass an interval such as "30 seconds", or a number of seconds.'
+          || case when known.of_queue and known.name = 'completed_retention'
+                  then ' The most is that of the installation, which awa.configure sets.' else '' end);
+    end if;
+    return to_jsonb(v_interval::text);
+  end if;
+  if jsonb_typeof(value) = 'number' then
+    v_number := value #>> '{}';
+  end if;
+  if (v_number between known.min_value::numeric and known.max_value::numeric
+      and (known.type = 'number' or v_number = trunc(v_number))) is not true then
+    perform awa._refuse(format('%s must be a %s between %s and %s', known.name,
+      case known.type when 'integer' then 'whole number' else 'number' end, known.min_value, known.max_value), awa._brief(value),
+      'Pass a number, without quotation marks.');
+  end if;
+  return to_jsonb(case known.type when 'integer' then trunc(v_number) else v_number end);
+end
+$$;
+comment on function awa._checked_setting is 'The value of one setting once it is checked';
+
+-- An interval from JSON: a text that PostgreSQL reads as one, or a number of seconds. Null when it is neither.
+create or replace function awa._interval(value jsonb) returns interval
+language plpgsql
+as $$
+begin
+  return case jsonb_typeof(value)
+    when 'string' then (value #>> '{}')::interval
+    when 'number' then make_interval(secs => (value #>> '{}')::float8)
+  end;
+exception when data_exception then
+  return null;
+end
+$$;
+comment on function awa._interval is 'An interval from JSON, or null';
