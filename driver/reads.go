@@ -184,8 +184,8 @@ func (c *Client) AllQueueCounts(ctx context.Context) ([]QueueCounts, error) {
 	return counts, nil
 }
 
-// QueueInfo is what is known of a queue: the settings that hold, its own or the defaults, who works on it, and its counts. A
-// month of a setting counts as 30 days here.
+// QueueInfo is what is known of a queue: the settings that hold, its own or the defaults, how many work on it, and its
+// counts. A month of a setting counts as 30 days here.
 type QueueInfo struct {
 	Queue              string
 	DefaultPriority    int            // of a job that names none: 1 (first) to 4 (last)
@@ -195,7 +195,7 @@ type QueueInfo struct {
 	BackoffBase        time.Duration  // the n-th retry waits 2^n times this: 1 ms to a year
 	BackoffMax         time.Duration  // no retry waits longer: 1 ms to a year
 	DeadLetter         bool           // whether jobs that fail for good become dead letters
-	AgingInterval      time.Duration  // for each that its first job has waited, a priority counts as one higher: 1 ms to a year
+	AgingInterval      time.Duration  // for each that a job has waited, its priority counts as one higher: 1 ms to a year
 	FailedRetention    time.Duration  // how long failed and cancelled jobs are kept, at least: 1 ms to 100 years
 	DLQRetention       time.Duration  // how long dead letters are kept, at least: 1 ms to 100 years
 	CompletedRetention time.Duration  // how long completed jobs are shown: up to that of the installation
@@ -221,8 +221,8 @@ func (c *Client) ListQueues(ctx context.Context) ([]QueueInfo, error) {
 			DLQRetention: row.DlqRetention, CompletedRetention: row.CompletedRetention,
 			PausedAt: row.PausedAt, ChangedAt: row.ChangedAt, ChangedBy: value(row.ChangedBy), Workers: int(row.Workers),
 			Counts: QueueCounts{
-				Queue: row.Queue, Available: row.Available, Scheduled: row.Scheduled, Retryable: row.Retryable, Running: row.Running,
-				WaitingExternal: row.WaitingExternal, Completed: row.Completed, Failed: row.Failed, Cancelled: row.Cancelled,
+				Queue: row.Queue, Available: row.Available, Scheduled: row.Scheduled, Retryable: row.Retryable,
+				Running: row.Running, WaitingExternal: row.WaitingExternal, Completed: row.Completed, Failed: row.Failed, Cancelled: row.Cancelled,
 				Dead: row.Dead, OldestReadyAt: row.OldestReadyAt,
 			},
 		}
@@ -252,29 +252,29 @@ func (c *Client) ListWorkers(ctx context.Context) ([]WorkerInfo, error) {
 	workers := make([]WorkerInfo, len(rows))
 	for i, row := range rows {
 		workers[i] = WorkerInfo{
-			ID: row.WorkerID, Name: row.Name, Queues: row.Queues, Info: row.Info, StartedAt: row.StartedAt, HeartbeatAt: row.HeartbeatAt,
-			Overdue: row.Overdue, OpenAttempts: int(row.OpenAttempts), RegisteredBy: row.RegisteredBy,
+			ID: row.WorkerID, Name: row.Name, Queues: row.Queues, Info: row.Info,
+			StartedAt: row.StartedAt, HeartbeatAt: row.HeartbeatAt, Overdue: row.Overdue, OpenAttempts: int(row.OpenAttempts), RegisteredBy: row.RegisteredBy,
 		}
 	}
 	return workers, nil
 }
 
-// Configuration is what the settings of the installation are: [Client.Configure] changes them. A month of a setting counts as
-// 30 days here. The function awa.configuration returns the defaults and the ranges, too.
+// Configuration is what the settings of the installation are: [Client.Configure] changes them. A month of a setting counts
+// as 30 days here. The function awa.configuration returns the defaults and the ranges, too.
 type Configuration struct {
-	ClaimWait          time.Duration // how long a call waits for a lock of somebody else's: 1 ms to an hour; 5 s by default
+	ClaimWait          time.Duration // how long a call waits for another's lock: 1 ms to an hour; 5 s by default
 	ClaimBytes         int           // bytes of a claim's result, estimated: 1 to 1,000,000,000; 184,320 by default
 	SegmentBytes       int64         // bytes of entries at which the current segment is left: 1 or more; 1 GiB by default
 	SegmentAge         time.Duration // age at which the current segment is left: 1 µs to 100 years; 8 hours by default
 	CompletedRetention time.Duration // how long completed jobs are kept, at least: 0 to 100 years; 24 hours by default
-	CarryMax           int           // jobs that are carried out of a segment, at most: 0 to 10,000,000; 100,000 by default
+	CarryMax           int           // jobs carried out of a segment, at most: 0 to 10,000,000; 100,000 by default
 	PruneWait          time.Duration // how long a truncation waits at the first try: 1 to 500 ms; 20 ms by default
 	Notifications      bool          // whether workers are notified; true by default
 
 	// When [Client.Health] warns.
-	WarnReadyAge       time.Duration // the first job of a queue is ready for so long: 1 ms to 100 years; 5 minutes by default
+	WarnReadyAge       time.Duration // a queue's first job is ready for so long: 1 ms to 100 years; 5 minutes by default
 	WarnFailedShare    float64       // more than this share of a queue's jobs failed of late: 0 to 1; 0.25 by default
-	WarnSilence        time.Duration // no maintenance, or no heartbeat, for so long: 1 ms to 100 years; 1 minute by default
+	WarnSilence        time.Duration // no maintenance or heartbeat for so long: 1 ms to 100 years; 1 minute by default
 	WarnTransactionAge time.Duration // a transaction keeps old rows for so long: 1 ms to 100 years; 1 hour by default
 }
 
@@ -286,10 +286,17 @@ func (c *Client) Configuration(ctx context.Context) (Configuration, error) {
 	}
 	var configuration Configuration
 	fields := map[string]any{
-		"claim_wait": &configuration.ClaimWait, "claim_bytes": &configuration.ClaimBytes, "segment_bytes": &configuration.SegmentBytes,
-		"segment_age": &configuration.SegmentAge, "completed_retention": &configuration.CompletedRetention, "carry_max": &configuration.CarryMax,
-		"prune_wait": &configuration.PruneWait, "notifications": &configuration.Notifications, "warn_ready_age": &configuration.WarnReadyAge,
-		"warn_failed_share": &configuration.WarnFailedShare, "warn_silence": &configuration.WarnSilence,
+		"claim_wait":           &configuration.ClaimWait,
+		"claim_bytes":          &configuration.ClaimBytes,
+		"segment_bytes":        &configuration.SegmentBytes,
+		"segment_age":          &configuration.SegmentAge,
+		"completed_retention":  &configuration.CompletedRetention,
+		"carry_max":            &configuration.CarryMax,
+		"prune_wait":           &configuration.PruneWait,
+		"notifications":        &configuration.Notifications,
+		"warn_ready_age":       &configuration.WarnReadyAge,
+		"warn_failed_share":    &configuration.WarnFailedShare,
+		"warn_silence":         &configuration.WarnSilence,
 		"warn_transaction_age": &configuration.WarnTransactionAge,
 	}
 	for _, row := range rows {

@@ -12,7 +12,8 @@ func TestTwoChangesOfSettings(t *testing.T) {
 	a, b, claimer, watcher := d.session(), d.session(), d.session().neverWaits(), d.session()
 	claimer.enqueue("q")
 	for _, c := range []struct{ first, second, settings string }{
-		{`select awa.configure('{"carry_max": 7}')`, `select awa.configure('{"claim_bytes": 8}')`, "select concat_ws(' ', carry_max, claim_bytes) from awa.settings"},
+		{`select awa.configure('{"carry_max": 7}')`, `select awa.configure('{"claim_bytes": 8}')`,
+			"select concat_ws(' ', carry_max, claim_bytes) from awa.settings"},
 		{`select awa.configure_queue('q', '{"lease": 7}')`, `select awa.configure_queue('q', '{"default_max_attempts": 8}')`,
 			"select concat_ws(' ', extract(second from lease)::int, default_max_attempts) from awa.queue_settings"},
 	} {

@@ -6,16 +6,22 @@ begin;
 select plan(8);
 
 select is((select array_agg(k.name order by k.name) from awa._known_settings k where not k.of_queue),
-  (select array_agg(a.attname::text order by a.attname) from pg_attribute a where a.attrelid = 'awa.settings'::regclass and a.attnum > 0 and a.attname <> 'only_row'),
+  (select array_agg(a.attname::text order by a.attname) from pg_attribute a where a.attrelid = 'awa.settings'::regclass
+    and a.attnum > 0 and a.attname <> 'only_row'),
   'every setting of the installation is known');
 select is((select array_agg(k.name order by k.name) from awa._known_settings k where k.of_queue),
   (select array_agg(a.attname::text order by a.attname) from pg_attribute a
-    where a.attrelid = 'awa.queue_settings'::regclass and a.attnum > 0 and a.attname not in ('queue_id', 'paused_at', 'changed_at', 'changed_by')),
+    where a.attrelid = 'awa.queue_settings'::regclass and a.attnum > 0
+      and a.attname not in ('queue_id', 'paused_at', 'changed_at', 'changed_by')),
   'and every one of a queue');
 select is((select array_agg(k.name order by k.name)
     from awa._known_settings k
-    join pg_attribute a on a.attrelid = case when k.of_queue then 'awa.queue_settings' else 'awa.settings' end::regclass and a.attname = k.name
-   where format_type(a.atttypid, null) <> all (case k.type when 'integer' then '{smallint,integer,bigint}' when 'number' then '{numeric}' else array[k.type] end)), null,
+    join pg_attribute a on a.attrelid = case when k.of_queue then 'awa.queue_settings' else 'awa.settings' end::regclass
+      and a.attname = k.name
+   where format_type(a.atttypid, null) <> all (
+           case k.type when 'integer' then '{smallint,integer,bigint}' when 'number' then '{numeric}'
+             else array[k.type] end)),
+  null,
   'of the type of its column');
 
 -- The row that a new installation has
@@ -23,7 +29,8 @@ set local session_replication_role = replica;
 delete from awa.settings;
 insert into awa.settings default values;
 set local session_replication_role = origin;
-select is((select array_agg(format('%s: %s, not %s', c.name, c.value, c.default_value)) from awa.configuration() c where c.value is distinct from c.default_value), null,
+select is((select array_agg(format('%s: %s, not %s', c.name, c.value, c.default_value)) from awa.configuration() c
+  where c.value is distinct from c.default_value), null,
   'the defaults are those of the columns');
 
 -- The checks of the table are a second line: what is just out of range there is out of range here.
@@ -34,10 +41,17 @@ declare
   v_refusing text[] := '{}';
   v_known record;
 begin
-  for v_known in select * from awa._known_settings k where not k.of_queue and k.type <> 'boolean' and k.name <> 'segment_bytes' order by k.name loop
-    if pg_temp.outcome(format('update awa.settings set %1$I = %2$L::%3$s %4$s', v_known.name, to_jsonb(v_known) ->> bound,
+  for v_known in
+    select *
+      from awa._known_settings k
+     where not k.of_queue and k.type <> 'boolean' and k.name <> 'segment_bytes'
+     order by k.name
+  loop
+    if pg_temp.outcome(format(
+         'update awa.settings set %1$I = %2$L::%3$s %4$s', v_known.name, to_jsonb(v_known) ->> bound,
          case v_known.type when 'interval' then 'interval' else 'numeric' end,
-         case when step = '' then '' when v_known.type = 'interval' then step || $i$ interval '1 microsecond'$i$ else step || ' 1' end)) = '23514' then
+         step || case when step = '' then ''
+           when v_known.type = 'interval' then $i$ interval '1 microsecond'$i$ else ' 1' end)) = '23514' then
       v_refusing := v_refusing || v_known.name;
     end if;
   end loop;
@@ -45,11 +59,17 @@ begin
 end
 $$;
 select is(pg_temp.refuses('min_value', '') || pg_temp.refuses('max_value', ''), '{}', 'the table takes the bounds');
-select is(pg_temp.refuses('min_value', '-'), (select array_agg(c.name) from awa.configuration() c where c.type <> 'boolean' and c.name <> 'segment_bytes'), 'and nothing below');
-select is(pg_temp.refuses('max_value', '+'), (select array_agg(c.name) from awa.configuration() c where c.type <> 'boolean' and c.name <> 'segment_bytes'), 'and nothing above');
+select is(pg_temp.refuses('min_value', '-'),
+  (select array_agg(c.name) from awa.configuration() c where c.type <> 'boolean' and c.name <> 'segment_bytes'),
+  'and nothing below');
+select is(pg_temp.refuses('max_value', '+'),
+  (select array_agg(c.name) from awa.configuration() c where c.type <> 'boolean' and c.name <> 'segment_bytes'),
+  'and nothing above');
 
 -- What JSON may hold
-select is((select array_agg(coalesce(awa._interval(v.value)::text, 'none') order by v.n) from (values (1, '"1 hour"'::jsonb), (2, '90'), (3, '0.001'), (4, '"soon"'), (5, 'true'), (6, '{}'), (7, 'null')) v(n, value)),
+select is((select array_agg(coalesce(awa._interval(v.value)::text, 'none') order by v.n)
+  from (values (1, '"1 hour"'::jsonb), (2, '90'), (3, '0.001'), (4, '"soon"'), (5, 'true'), (6, '{}'), (7, 'null')) v(n,
+  value)),
   '{01:00:00,00:01:30,00:00:00.001,none,none,none,none}', 'intervals are texts or seconds');
 
 select * from finish();

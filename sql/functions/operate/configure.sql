@@ -14,12 +14,15 @@ declare
   v_checked jsonb := awa._checked_settings(false, settings);
 begin
   v_checked := v_checked || coalesce((
-    select jsonb_object_agg(k.name, k.default_value) from awa._known_settings k where not k.of_queue and v_checked -> k.name = 'null'), '{}');
+    select jsonb_object_agg(k.name, k.default_value)
+      from awa._known_settings k
+     where not k.of_queue and v_checked -> k.name = 'null'), '{}');
   update awa.settings s
-     set (claim_wait, claim_bytes, segment_bytes, segment_age, completed_retention, carry_max, prune_wait, notifications,
-          warn_ready_age, warn_failed_share, warn_silence, warn_transaction_age)
-       = (select r.claim_wait, r.claim_bytes, r.segment_bytes, r.segment_age, r.completed_retention, r.carry_max, r.prune_wait,
-                 r.notifications, r.warn_ready_age, r.warn_failed_share, r.warn_silence, r.warn_transaction_age
+     set (claim_wait, claim_bytes, segment_bytes, segment_age, completed_retention, carry_max, prune_wait,
+          notifications, warn_ready_age, warn_failed_share, warn_silence, warn_transaction_age)
+       = (select r.claim_wait, r.claim_bytes, r.segment_bytes, r.segment_age, r.completed_retention, r.carry_max,
+                 r.prune_wait, r.notifications, r.warn_ready_age, r.warn_failed_share, r.warn_silence,
+                 r.warn_transaction_age
             from jsonb_populate_record(s, v_checked) r);
   if not found then
     perform awa._refuse_missing('settings', 'insert into awa.settings default values');

@@ -1,7 +1,7 @@
 -- Changes settings of a queue; those that are not named stay, null brings a default back. Makes the queue if it is not
 -- there. The reference has the keys, with their ranges.
--- Locks: the queue's name, shared, and its settings, until the transaction ends; only drop_queue and other changes of its
--- settings wait.
+-- Locks: the queue's name, shared, and its settings, until the transaction ends; only drop_queue and other changes of
+-- its settings wait.
 -- Raises 22023.
 create or replace function awa.configure_queue(queue text, settings jsonb) returns void
 language plpgsql
@@ -19,17 +19,19 @@ begin
   v_queue_id := awa._make_queue(queue);
   insert into awa.queue_settings (queue_id) values (v_queue_id) on conflict do nothing;
   update awa.queue_settings s
-     set (default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval,
-          failed_retention, dlq_retention, completed_retention, changed_at, changed_by)
-       = (select r.default_priority, r.default_max_attempts, r.lease, r.deadline, r.backoff_base, r.backoff_max, r.dead_letter,
-                 r.aging_interval, r.failed_retention, r.dlq_retention, r.completed_retention, clock_timestamp(), session_user
+     set (default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter,
+          aging_interval, failed_retention, dlq_retention, completed_retention, changed_at, changed_by)
+       = (select r.default_priority, r.default_max_attempts, r.lease, r.deadline, r.backoff_base, r.backoff_max,
+                 r.dead_letter, r.aging_interval, r.failed_retention, r.dlq_retention, r.completed_retention,
+                 clock_timestamp(), session_user
             from jsonb_populate_record(s, v_checked) r)
    where s.queue_id = v_queue_id;
 end
 $$;
 comment on function awa.configure_queue is 'Changes settings of a queue';
 
--- The id of a queue, which is made if it is not there. Keeps drop_queue out until the transaction ends: it would leave behind the settings that the caller is about to write, for the next queue of that name.
+-- The id of a queue, which is made if it is not there. Keeps drop_queue out until the transaction ends: it would leave
+-- behind the settings that the caller is about to write, for the next queue of that name.
 -- Locks: the queue's name, shared. Raises 22023.
 create or replace function awa._make_queue(queue text) returns bigint
 language plpgsql

@@ -1,17 +1,19 @@
 -- What list_queues returns.
 create or replace view awa.list_queues_row as
-select q.name as queue, 0 as default_priority, 0 as default_max_attempts, l.lease, s.deadline, l.lease as backoff_base, l.lease as backoff_max,
-       false as dead_letter, l.lease as aging_interval, l.lease as failed_retention, l.lease as dlq_retention, l.lease as completed_retention,
-       s.paused_at, s.paused_at as changed_at, w.member_of as changed_by, q.queue_id as workers,
-       q.queue_id as available, q.queue_id as scheduled, q.queue_id as retryable, q.queue_id as running, q.queue_id as waiting_external,
-       q.queue_id as completed, q.queue_id as failed, q.queue_id as cancelled, q.queue_id as dead, s.paused_at as oldest_ready_at
+select q.name as queue, 0 as default_priority, 0 as default_max_attempts, l.lease, s.deadline,
+       l.lease as backoff_base, l.lease as backoff_max, false as dead_letter, l.lease as aging_interval,
+       l.lease as failed_retention, l.lease as dlq_retention, l.lease as completed_retention, s.paused_at,
+       s.paused_at as changed_at, w.member_of as changed_by, q.queue_id as workers, q.queue_id as available,
+       q.queue_id as scheduled, q.queue_id as retryable, q.queue_id as running, q.queue_id as waiting_external, q.queue_id as completed,
+       q.queue_id as failed, q.queue_id as cancelled, q.queue_id as dead, s.paused_at as oldest_ready_at
   from awa.queues q, awa.queue_settings s, awa.leases l, awa.workers w
  where false;
-comment on view awa.list_queues_row is 'The row that list_queues returns, one per queue. The view itself is always empty';
+comment on view awa.list_queues_row is
+  'The row that list_queues returns, one per queue. The view itself is always empty';
 
--- All queues, by name: the settings that hold for each, its own or the defaults; since when it is paused; when and by whom
--- its settings were changed; how many live workers work on it; and the counts of queue_counts, which are most of what it
--- costs.
+-- All queues, by name.
+-- Returns the settings that hold for each, its own or the defaults; since when it is paused; when and by whom its
+-- settings were changed; how many live workers it has; and the counts of queue_counts, which take most of the time.
 -- A worker is live when it has sent a heartbeat within warn_silence. One that named no queues works on all of them.
 create or replace function awa.list_queues() returns setof awa.list_queues_row
 language sql stable
@@ -29,19 +31,31 @@ with defaults as materialized (
     from (select jsonb_object_agg(k.name, k.default_value) as settings from awa._known_settings k where k.of_queue) k
    cross join jsonb_populate_record(null::awa.queue_settings, k.settings) d
 ), live as materialized (
-  select w.worker_id, w.queues from awa.workers w where w.heartbeat_at > clock_timestamp() - (select s.warn_silence from awa.settings s)
+  select w.worker_id, w.queues
+    from awa.workers w
+   where w.heartbeat_at > clock_timestamp() - (select s.warn_silence from awa.settings s)
 ), working as materialized (
   -- An object by queue, so that looking up one takes no longer where there are many.
-  select (select count(*) from live l where l.queues is null) as everywhere, coalesce(jsonb_object_agg(n.queue, n.workers), '{}') as by_queue
-    from (select q.queue, count(distinct l.worker_id) as workers from live l cross join unnest(l.queues) q(queue) group by q.queue) n
+  select (select count(*) from live l where l.queues is null) as everywhere,
+         coalesce(jsonb_object_agg(n.queue, n.workers), '{}') as by_queue
+    from (
+      select q.queue, count(distinct l.worker_id) as workers
+        from live l
+       cross join unnest(l.queues) q(queue)
+       group by q.queue
+    ) n
 )
 select c.queue,
-       coalesce(s.default_priority, d.default_priority)::int, coalesce(s.default_max_attempts, d.default_max_attempts)::int,
-       coalesce(s.lease, d.lease), s.deadline, coalesce(s.backoff_base, d.backoff_base), coalesce(s.backoff_max, d.backoff_max),
-       coalesce(s.dead_letter, d.dead_letter), coalesce(s.aging_interval, d.aging_interval), coalesce(s.failed_retention, d.failed_retention),
-       coalesce(s.dlq_retention, d.dlq_retention), least(s.completed_retention, (select i.completed_retention from awa.settings i)),
+       coalesce(s.default_priority, d.default_priority)::int,
+       coalesce(s.default_max_attempts, d.default_max_attempts)::int,
+       coalesce(s.lease, d.lease), s.deadline,
+       coalesce(s.backoff_base, d.backoff_base), coalesce(s.backoff_max, d.backoff_max),
+       coalesce(s.dead_letter, d.dead_letter), coalesce(s.aging_interval, d.aging_interval),
+       coalesce(s.failed_retention, d.failed_retention), coalesce(s.dlq_retention, d.dlq_retention),
+       least(s.completed_retention, (select i.completed_retention from awa.settings i)),
        s.paused_at, s.changed_at, s.changed_by, w.everywhere + coalesce((w.by_queue -> c.queue)::bigint, 0),
-       c.available, c.scheduled, c.retryable, c.running, c.waiting_external, c.completed, c.failed, c.cancelled, c.dead, c.oldest_ready_at
+       c.available, c.scheduled, c.retryable, c.running, c.waiting_external, c.completed, c.failed,
+       c.cancelled, c.dead, c.oldest_ready_at
   from awa.queue_counts(null) c
  cross join defaults d
  cross join working w

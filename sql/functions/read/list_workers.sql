@@ -1,12 +1,14 @@
 -- What list_workers returns.
 create or replace view awa.list_workers_row as
-select w.worker_id, w.name, w.queues, w.info, w.started_at, w.heartbeat_at, false as overdue, w.worker_id as open_attempts, w.registered_by
+select w.worker_id, w.name, w.queues, w.info, w.started_at, w.heartbeat_at, false as overdue,
+       w.worker_id as open_attempts, w.registered_by
   from awa.workers w
  where false;
-comment on view awa.list_workers_row is 'The row that list_workers returns, one per worker. The view itself is always empty';
+comment on view awa.list_workers_row is
+  'The row that list_workers returns, one per worker. The view itself is always empty';
 
--- The workers that are registered, by their ids, and how many attempts of each are open. queues is null for a worker that
--- works on all queues. A worker is overdue when it has sent no heartbeat for warn_silence.
+-- The workers that are registered, by their ids, and how many attempts of each are open. queues is null for a worker
+-- that works on all queues. A worker is overdue when it has sent no heartbeat for warn_silence.
 create or replace function awa.list_workers() returns setof awa.list_workers_row
 language sql stable
 security definer
@@ -29,8 +31,8 @@ with open as materialized (
     ) o
    group by o.worker_id
 )
-select w.worker_id, w.name, w.queues, w.info, w.started_at, w.heartbeat_at, w.heartbeat_at <= clock_timestamp() - s.warn_silence,
-       coalesce(o.attempts, 0), w.registered_by
+select w.worker_id, w.name, w.queues, w.info, w.started_at, w.heartbeat_at,
+       w.heartbeat_at <= clock_timestamp() - s.warn_silence, coalesce(o.attempts, 0), w.registered_by
   from awa.workers w
  cross join awa.settings s
   left join open o on o.worker_id = w.worker_id

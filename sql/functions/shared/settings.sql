@@ -1,9 +1,8 @@
 -- The settings that there are, of the installation and of a queue, with their ranges and defaults.
 
 -- type is interval, integer, number or boolean. A queue's completed_retention is at most, and by default, that of the
--- installation, which _checked_settings and list_queues look up. The defaults of the installation's settings are those of
--- the columns of awa.settings, too; a queue's are those with which claim, fail, enqueue and expire_history go on where the
--- queue has none of its own.
+-- installation, which _checked_settings and list_queues look up. The defaults of the installation are also those of the
+-- columns of awa.settings. The defaults of a queue are also those of claim, fail, enqueue and expire_history.
 create or replace view awa._known_settings as
 select k.of_queue, k.name, k.type, k.min_value, k.max_value, k.default_value
   from (values
@@ -53,7 +52,8 @@ begin
     select k.* into v_known from awa._known_settings k where k.of_queue = of_queue and k.name = v_key;
     if not found then
       perform awa._refuse('settings holds an unknown key', v_key,
-        (select format('The keys are %s.', string_agg(k.name, ', ' order by k.name)) from awa._known_settings k where k.of_queue = of_queue));
+        (select format('The keys are %s.', string_agg(k.name, ', ' order by k.name))
+           from awa._known_settings k where k.of_queue = of_queue));
     elsif v_value <> 'null' then
       if of_queue and v_key = 'completed_retention' then
         v_known.max_value := (select s.completed_retention from awa.settings s);
@@ -77,13 +77,16 @@ declare
 begin
   if known.type = 'boolean' then
     if jsonb_typeof(value) <> 'boolean' then
-      perform awa._refuse(known.name || ' must be true or false', awa._brief(value), 'Pass true or false, without quotation marks.');
+      perform awa._refuse(known.name || ' must be true or false', awa._brief(value),
+        'Pass true or false, without quotation marks.');
     end if;
     return value;
   elsif known.type = 'interval' then
     v_interval := awa._interval(value);
     if awa._fits(v_interval, known.min_value::interval, known.max_value::interval) is not true then
-      perform awa._refuse(format('%s must be an interval between %s and %s', known.name, known.min_value, known.max_value), awa._brief(value),
+      perform awa._refuse(
+        format('%s must be an interval between %s and %s', known.name, known.min_value, known.max_value),
+        awa._brief(value),
         'Pass an interval such as "30 seconds", or a number of seconds.'
           || case when known.of_queue and known.name = 'completed_retention'
                   then ' The most is that of the installation, which awa.configure sets.' else '' end);
@@ -95,9 +98,10 @@ begin
   end if;
   if (v_number between known.min_value::numeric and known.max_value::numeric
       and (known.type = 'number' or v_number = trunc(v_number))) is not true then
-    perform awa._refuse(format('%s must be a %s between %s and %s', known.name,
-      case known.type when 'integer' then 'whole number' else 'number' end, known.min_value, known.max_value), awa._brief(value),
-      'Pass a number, without quotation marks.');
+    perform awa._refuse(
+      format('%s must be a %s between %s and %s', known.name,
+        case known.type when 'integer' then 'whole number' else 'number' end, known.min_value, known.max_value),
+      awa._brief(value), 'Pass a number, without quotation marks.');
   end if;
   return to_jsonb(case known.type when 'integer' then trunc(v_number) else v_number end);
 end
