@@ -385,7 +385,6 @@ func (f *fuzzer) booksBalance() bool {
 			      union select job_id, unique_key from awa.deferred_jobs
 			      union select job_id, unique_key from awa.leases
 			      union select job_id, unique_key from awa.done_entries
-			      union select job_id, unique_key from awa.dlq_entries
 			    ) k
 			    join awa.jobs j on j.id = k.job_id and j.unique_key = encode(substr(k.unique_key, 1, 32), 'hex')
 			)

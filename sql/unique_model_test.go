@@ -28,7 +28,7 @@ const keysThatAreWrong = `
 	    from awa.jobs j
 	    join (
 	      select job_id, unique_key from awa.ready_entries union select job_id, unique_key from awa.deferred_jobs union select job_id, unique_key from awa.leases
-	      union select job_id, unique_key from awa.done_entries union select job_id, unique_key from awa.dlq_entries
+	      union select job_id, unique_key from awa.done_entries
 	    ) k on k.job_id = j.id and encode(substr(k.unique_key, 1, 32), 'hex') = j.unique_key
 	), claims as (
 	  select encode(c.key, 'hex') as key, c.job_id, c.held_until from awa.unique_claims c where c.job_id is not null

@@ -48,7 +48,6 @@ language plpgsql
 as $$
 begin
   update awa.done_entries d set finalized_at = d.finalized_at - span from awa.queues q where q.queue_id = d.lane >> 3 and starts_with(q.name, pg_temp.q());
-  update awa.dlq_entries d set finalized_at = d.finalized_at - span from awa.queues q where q.queue_id = d.lane >> 3 and starts_with(q.name, pg_temp.q());
 end
 $$;
 select pg_temp.age('59 minutes') \g /dev/null
@@ -121,11 +120,9 @@ select pg_temp.steps_agree();
 
 -- Rows that somebody's trigger keeps: the others go
 update awa.done_entries d set finalized_at = d.finalized_at - interval '31 days' from r where d.job_id = r.job_id;
-update awa.dlq_entries d set finalized_at = d.finalized_at - interval '31 days' from r where d.job_id = r.job_id;
 select set_config('test.refused', (select array_agg(job_id)::text from r where n % 3 = 2), true), job_id as refused_id from r where n = 5 \gset
 create function public.refuse() returns trigger language plpgsql as $$ begin if old.job_id = any(current_setting('test.refused')::bigint[]) then raise exception 'not this one'; end if; return old; end $$;
 create trigger refuse before delete on awa.done_entries for each row execute function public.refuse();
-create trigger refuse before delete on awa.dlq_entries for each row execute function public.refuse();
 set local client_min_messages = error;
 select is((select expired from awa.expire_history()), 6::bigint, 'of each kind, one that can''t be removed keeps no other one');
 set local client_min_messages = warning;
@@ -133,7 +130,6 @@ select is((select string_agg(r.n::text, ' ' order by r.n) from r, awa.job(r.job_
 select is((select h.details ->> 'job_id' from awa.health() h where h.topic = 'maintenance' and h.subject = 'expire_history'), :'refused_id', 'health names the first');
 select is((select row(c.completed, c.cancelled, c.dead)::text from awa.queue_counts('refused ' || pg_temp.q()) c), '(3,3,3)', 'the counts are as before');
 drop trigger refuse on awa.done_entries;
-drop trigger refuse on awa.dlq_entries;
 select is((select expired from awa.expire_history()), 3::bigint, 'when that is over they go');
 
 select * from finish();

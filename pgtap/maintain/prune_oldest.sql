@@ -172,7 +172,7 @@ select is((select string_agg(j.state, ' ' order by c.n) from c, awa.job(c.job_id
 select is(pg_temp.unbalanced(), null, 'the books balance in the end');
 
 -- In the next turn, on tables of which all is known: three jobs wait, four run, two completed, one is buried.
-truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.queue_rollups, awa.leases, awa.deferred_jobs, awa.done_entries, awa.dlq_entries, awa.unique_claims, awa.queues;
+truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.queue_rollups, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queues;
 update awa.ring set current_segment = 3;
 select pg_temp.fill(pg_temp.q(), 10) \g /dev/null
 create temp table d as select * from pg_temp.take('', 6);

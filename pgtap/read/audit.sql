@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.dlq_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.workers;
+truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.workers;
 update awa.ring set current_segment = 0;
 select plan(116);
 
@@ -97,7 +97,7 @@ insert into operations (command, description) values
   ($$select awa.rescue(4)$$, 'rescue'),
   ($$select awa.deregister_worker((select worker_id from awa.workers))$$, 'deregister_worker'),
   ($$select awa.pause_queue(pg_temp.q()), awa.resume_queue(pg_temp.q())$$, 'pause_queue, resume_queue'),
-  ($$update awa.done_entries d set finalized_at = finalized_at - interval '100 days' where d.job_id % 2 = 0; update awa.dlq_entries set finalized_at = finalized_at - interval '100 days'$$, 'time goes by'),
+  ($$update awa.done_entries d set finalized_at = finalized_at - interval '100 days' where d.job_id % 2 = 0; update awa.done_entries set finalized_at = finalized_at - interval '100 days' where state = 'dead'$$, 'time goes by'),
   ($$select awa.expire_history()$$, 'expire_history'),
   ($$select awa.rotate(true)$$, 'rotate'),
   ($$select awa.enqueue(pg_temp.q(), 'k'), awa.enqueue(pg_temp.q(' new'), 'k')$$, 'enqueue into the next segment'),
@@ -129,7 +129,7 @@ select is(pg_temp.after(command), null, description)
 select is((select row(r.cleaned_segment, r.current_segment)::text from awa.ring r), '(0,1)', 'with a segment that was cleaned');
 
 -- Rows that somebody has removed. On tables of which all is known: one job in each state; claims of several, and of one; with answers of both kinds
-truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.dlq_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.workers;
+truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.workers;
 update awa.ring set current_segment = 0, cleaned_segment = null, cleaned_until = null, cleaned_by = null;
 select pg_temp.fill(pg_temp.q(), 20) \g /dev/null
 create temp table j as select row_number() over (order by t.receipt)::int as n, t.job_id, t.receipt from awa.claim(pg_temp.q(), 10) t;
@@ -184,14 +184,14 @@ select is(pg_temp.without('delete from awa.' || command), says, format('%s: %s',
     (13, 'done_entries where state = ''failed''', '21 jobs were enqueued, 20 are there'),
     (14, 'done_entries where state = ''cancelled''', '21 jobs were enqueued, 20 are there'),
     (15, 'done_entries where state = ''completed'' and not recorded', '21 jobs were enqueued, 20 are there'),
-    (16, 'dlq_entries', '21 jobs were enqueued, 20 are there')
+    (16, 'done_entries where state = ''dead''', '21 jobs were enqueued, 20 are there')
   ) v(n, command, says)
  order by n;
 -- Jobs that went when it was time are in the counts alone.
 update awa.done_entries set finalized_at = finalized_at - interval '100 days';
 select expired from awa.expire_history() \g /dev/null
 select is((select a.problem from awa.audit() a), null, 'what expired is counted');
-select is(pg_temp.without('delete from awa.queue_rollups'), '21 jobs were enqueued, 18 are there', 'until somebody removes the counts');
+select is(pg_temp.without('delete from awa.queue_rollups'), '21 jobs were enqueued, 17 are there', 'until somebody removes the counts');
 select is(pg_temp.without('update awa.queue_rollups set failed = failed + 1 where enqueued > 0'), '21 jobs were enqueued, 22 are there', 'or makes one up');
 select is(pg_temp.without('update awa.queue_rollups set completed = completed - 1 where enqueued > 0'), '21 jobs were enqueued, 20 are there', 'or takes one away');
 select is(pg_temp.without('update awa.queue_rollups set kept[1] = kept[1] + 1 where enqueued > 0'), 'segment 0: 21 entries counted, 20 there', 'or says that there were more entries');

@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.dlq_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.queue_settings, awa.workers;
+truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.queue_settings, awa.workers;
 update awa.ring set current_segment = 0, cleaned_segment = null, outcome = null, stuck_since = null, left_at = array_fill(clock_timestamp() - interval '1 hour 20 seconds', array[4]);
 select last_value as rescued_at, is_called as was_called from awa.rescued_at \gset
 select pg_temp.no_gap() \g /dev/null
@@ -98,7 +98,7 @@ select pg_temp.end_all('awa.discard(c.job_id, c.receipt, ''error'')', 2) \g /dev
 select is((select h.level from awa.health() h where h.topic = 'failures'), 'ok', 'two are not enough to tell');
 select pg_temp.end_all('awa.discard(c.job_id, c.receipt, ''error'')', 1) \g /dev/null
 select matches(pg_temp.says('failures'), '^warning: .*: of 3 jobs that ended in the last 1 day, 3 failed', 'dead letters have failed');
-update awa.dlq_entries set finalized_at = pg_temp.ago('25 hours');
+update awa.done_entries set finalized_at = pg_temp.ago('25 hours');
 select is(pg_temp.says('failures'), null, 'of a day ago nothing is said');
 select pg_temp.end_all('awa.fail(c.job_id, c.receipt, ''error'')', 3) \g /dev/null
 select matches(pg_temp.says('failures'), '^warning: .*: of 3 jobs that ended in the last 1 day, 3 failed', 'so have those that wait for a retry');
@@ -184,8 +184,8 @@ update awa.done_entries set finalized_at = pg_temp.ago('73 hours 2 minutes 20 se
 select is(pg_temp.late('expire_history'), 'jobs are past their retention, for 01:02', 'and not for ever');
 select awa.configure_queue(pg_temp.q(), '{"failed_retention": "73 hours"}') \g /dev/null
 select is(pg_temp.late('expire_history'), null, 'as long as their queue says');
-insert into awa.dlq_entries (job_id, lane, reason, ready_at, created_at, finalized_at, attempt, max_attempts, body_bytes, kind, args)
-select d.job_id, d.lane, 'discarded', d.ready_at, d.created_at, pg_temp.ago('30 days 1 hour 2 minutes 20 seconds'), 1, 1, 1, 'k', '{}' from awa.done_entries d;
+insert into awa.done_entries (job_id, lane, state, recorded, reason, ready_at, created_at, finalized_at, attempt, max_attempts, body_bytes, kind, args)
+select d.job_id, d.lane, 'dead', false, 'discarded', d.ready_at, d.created_at, pg_temp.ago('30 days 1 hour 2 minutes 20 seconds'), 1, 1, 1, 'k', '{}' from awa.done_entries d;
 select is(pg_temp.late('expire_history'), 'jobs are past their retention, for 01:02', 'so with dead letters');
 rollback to well;
 update awa.ring set left_at[1] = pg_temp.ago('9 hours 20 seconds');

@@ -8,7 +8,7 @@ select awa.enqueue(:'queue', 'other') as other_id \gset
 update awa.ready_entries set tags = '{eu}' where job_id in (select id from kinds where name in ('available', 'running', 'completed', 'released'));
 update awa.deferred_jobs set tags = '{eu}' where job_id in (select id from kinds where name in ('scheduled', 'retryable'));
 update awa.done_entries set tags = '{eu}' where job_id in (select id from kinds where name in ('failed', 'cancelled', 'output'));
-update awa.dlq_entries set tags = '{eu}' where job_id in (select id from kinds where name = 'dead');
+update awa.done_entries set tags = '{eu}' where job_id in (select id from kinds where name = 'dead');
 update awa.leases set tags = '{eu}' where job_id in (select id from kinds where name = 'leased');
 
 begin;

@@ -49,7 +49,7 @@ begin
     v_arguments := jsonb_build_object(
       'version', exists (select from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'role_prefix' and not a.attisdropped where c.relnamespace = v_namespace and c.relname = 'schema_version'),
       'tables', array(select c.relname from pg_class c
-                       where not v_force and c.relnamespace = v_namespace and c.relname in ('ready_entries', 'deferred_jobs', 'leases', 'done_entries', 'dlq_entries')));
+                       where not v_force and c.relnamespace = v_namespace and c.relname in ('ready_entries', 'deferred_jobs', 'leases', 'done_entries')));
     v_body := $awa_inside${{template "look" .}}$awa_inside$;
 {{template "as_owner" .}}
     v_prefix := coalesce(v_said ->> 'role_prefix', v_prefix);

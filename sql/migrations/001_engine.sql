@@ -313,7 +313,7 @@ create table awa.lease_claim_closures (
 comment on table awa.lease_claim_closures is 'How one item, or a batch of items, of a claim ended; in the segment of its claim';
 comment on column awa.lease_claim_closures.item is 'The item that ended, from 0; in a batch row -1, -2, ... in the order in which they came';
 comment on column awa.lease_claim_closures.items is 'The items of a batch row; null in an item row';
-comment on column awa.lease_claim_closures.outcome is 'completed; recorded: completed, and done_entries has the row; failed: deferred_jobs has the next attempt, or done_entries or dlq_entries the end; released: back in ready_entries; snoozed: in deferred_jobs; cancelled: in done_entries; materialized: the attempt goes on in leases';
+comment on column awa.lease_claim_closures.outcome is 'completed; recorded: completed, and done_entries has the row; failed: deferred_jobs has the next attempt, or done_entries the end; released: back in ready_entries; snoozed: in deferred_jobs; cancelled: in done_entries; materialized: the attempt goes on in leases';
 
 do $$
 declare
@@ -424,7 +424,8 @@ comment on column awa.deferred_jobs.attempted_at is 'When the last attempt began
 create table awa.done_entries (
   job_id       bigint not null,
   lane         bigint not null,
-  state        text not null check (state in ('completed', 'failed', 'cancelled')),
+  state        text not null check (state in ('completed', 'failed', 'cancelled', 'dead')),
+  reason       text,
   recorded     boolean not null,
   receipt      bigint,
   worker_id    bigint,
@@ -450,34 +451,10 @@ create index done_entries_job on awa.done_entries (job_id);
 create index done_entries_state on awa.done_entries (state, job_id) where state <> 'completed';
 create index done_entries_completed on awa.done_entries (lane, finalized_at) where state = 'completed';
 create index done_entries_lane on awa.done_entries (lane, state, finalized_at) where not recorded;
-comment on table awa.done_entries is 'One ended job that the ledgers alone do not describe: it failed, was cancelled, left an output, or its attempt lasted';
+comment on table awa.done_entries is 'One ended job that the ledgers alone do not describe: it failed, was cancelled, is a dead letter, left an output, or its attempt lasted';
+comment on column awa.done_entries.reason is 'Why a failed or dead job has no attempt more: attempts used up, or discarded; null for the others';
 comment on column awa.done_entries.recorded is 'Whether a closure counts it as completed, too: the row only adds the output';
 comment on column awa.done_entries.attempt is 'The number of its last attempt; 0 when none began';
-
-create table awa.dlq_entries (
-  job_id       bigint primary key,
-  lane         bigint not null,
-  reason       text not null,
-  receipt      bigint,
-  worker_id    bigint,
-  ready_at     timestamptz not null,
-  created_at   timestamptz not null,
-  attempted_at timestamptz,
-  finalized_at timestamptz not null,
-  attempt      smallint not null,
-  max_attempts smallint not null,
-  body_bytes   integer not null,
-  unique_key   bytea,
-  kind         text not null,
-  args         jsonb not null,
-  tags         text[],
-  metadata     jsonb,
-  progress     jsonb,
-  errors       jsonb
-);
-create index dlq_entries_lane on awa.dlq_entries (lane, finalized_at);
-comment on table awa.dlq_entries is 'One dead letter: a job that failed for good, until an operator retries or purges it';
-comment on column awa.dlq_entries.reason is 'attempts used up, or discarded';
 
 create table awa.deleted_jobs (
   job_id  bigint primary key,

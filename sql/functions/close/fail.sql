@@ -43,7 +43,7 @@ end
 $$;
 comment on function awa._check_delays is 'Refuses delays that are negative or too long';
 
--- Writes what follows failed attempts that were closed: the next attempt in deferred_jobs, or the end in done_entries or dlq_entries. Returns the state of one of them.
+-- Writes what follows failed attempts that were closed: the next attempt in deferred_jobs, or the end in done_entries. Returns the state of one of them.
 -- There is an error and a delay for each receipt. Final means that no attempt follows, whatever are left.
 create or replace function awa._record_failures(
   receipts    bigint[],
@@ -80,22 +80,14 @@ begin
            a.created_at, a.claimed_at, a.attempt + 1, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress, a.all_errors
       from attempts a
      where a.state = 'retryable'
-  ), failed as (
+  ), ended as (
     insert into awa.done_entries
-      (job_id, lane, state, recorded, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
+      (job_id, lane, state, reason, recorded, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
        kind, args, tags, metadata, progress, errors)
-    select a.job_id, a.lane & ~7::bigint | a.priority, a.state, false, a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at, v_now,
-           a.attempt, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress, a.all_errors
-      from attempts a
-     where a.state = 'failed'
-  ), dead as (
-    insert into awa.dlq_entries
-      (job_id, lane, reason, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
-       kind, args, tags, metadata, progress, errors)
-    select a.job_id, a.lane & ~7::bigint | a.priority, case when final then 'discarded' else 'attempts used up' end, a.receipt, a.worker_id, a.ready_at, a.created_at,
+    select a.job_id, a.lane & ~7::bigint | a.priority, a.state, case when final then 'discarded' else 'attempts used up' end, false, a.receipt, a.worker_id, a.ready_at, a.created_at,
            a.claimed_at, v_now, a.attempt, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress, a.all_errors
       from attempts a
-     where a.state = 'dead'
+     where a.state <> 'retryable'
   )
   select array_agg(a.receipt) filter (where a.state = 'retryable'),
          array_agg(a.receipt) filter (where a.state = 'failed'),

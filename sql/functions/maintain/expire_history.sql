@@ -35,35 +35,21 @@ begin
     end if;
     raise warning 'unique keys can''t be removed' using errcode = sqlstate, detail = sqlerrm;
   end;
-  v_expired := awa._expire('failed', array(
+  v_expired := awa._expire('{failed,cancelled,dead}', array(
     select d.job_id
-      from (
-        select l.lane, coalesce(s.failed_retention, interval '72 hours') as keep
-          from awa._done_lanes() l(lane)
-          left join lateral (select * from awa.queue_settings s where s.queue_id = l.lane >> 3 limit 1) s on true
-      ) l
-     cross join (values ('failed'), ('cancelled')) f(state)
+      from awa._done_lanes() l(lane)
+      left join lateral (select * from awa.queue_settings s where s.queue_id = l.lane >> 3 limit 1) s on true
+     cross join lateral (
+        values ('failed', coalesce(s.failed_retention, interval '72 hours')), ('cancelled', coalesce(s.failed_retention, interval '72 hours')), ('dead', coalesce(s.dlq_retention, interval '30 days'))
+      ) f(state, keep)
      cross join lateral (
         select d.job_id from awa.done_entries d
-         where d.lane = l.lane and d.state = f.state and not d.recorded and d.finalized_at < v_now - l.keep
-         order by d.finalized_at limit 2000
-      ) d
-     limit 2000));
-  v_expired := v_expired + awa._expire('dead', array(
-    select d.job_id
-      from (
-        select l.lane, coalesce(s.dlq_retention, interval '30 days') as keep
-          from awa._dead_lanes() l(lane)
-          left join lateral (select * from awa.queue_settings s where s.queue_id = l.lane >> 3 limit 1) s on true
-      ) l
-     cross join lateral (
-        select d.job_id from awa.dlq_entries d
-         where d.lane = l.lane and d.finalized_at < v_now - l.keep
+         where d.lane = l.lane and d.state = f.state and not d.recorded and d.finalized_at < v_now - f.keep
          order by d.finalized_at limit 2000
       ) d
      limit 2000));
   -- Completed jobs that have a row of their own; the others go with their segment.
-  v_expired := v_expired + awa._expire('completed', array(
+  v_expired := v_expired + awa._expire('{completed}', array(
     select d.job_id
       from (
         select l.lane, least((select s.completed_retention from awa.settings s), (select s.completed_retention from awa.queue_settings s where s.queue_id = l.lane >> 3)) as keep
@@ -80,8 +66,8 @@ end
 $$;
 comment on function awa.expire_history is 'Removes failed jobs and dead letters that are past their retention; returns how many';
 
--- Removes jobs of a kind (failed, which are cancelled ones, too; dead; completed), but for those that somebody else is changing. Returns how many. One by one where that fails: the rest must not wait for a row that a trigger of somebody else's keeps.
-create or replace function awa._expire(kind text, job_ids bigint[]) returns bigint
+-- Removes ended jobs in some states, but for those that somebody else is changing. Returns how many. One by one where that fails: the rest must not wait for a row that a trigger of somebody else's keeps.
+create or replace function awa._expire(states text[], job_ids bigint[]) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -94,7 +80,7 @@ begin
     return 0;
   end if;
   begin
-    return case kind when 'dead' then awa._remove_letters(job_ids) else awa._remove_done(kind, job_ids) end;
+    return awa._remove_done(states, job_ids);
   exception when others then
     if not awa._is_about_a_row(sqlstate) then
       raise;
@@ -102,7 +88,7 @@ begin
   end;
   foreach v_job_id in array job_ids loop
     begin
-      v_expired := v_expired + case kind when 'dead' then awa._remove_letters(array[v_job_id]) else awa._remove_done(kind, array[v_job_id]) end;
+      v_expired := v_expired + awa._remove_done(states, array[v_job_id]);
     exception when others then
       if not awa._is_about_a_row(sqlstate) then
         raise;
@@ -118,23 +104,22 @@ begin
   return v_expired;
 end
 $$;
-comment on function awa._expire is 'Removes jobs of a kind that are past their retention; returns how many';
+comment on function awa._expire is 'Removes ended jobs that are past their retention; returns how many';
 
--- Removes rows of completed jobs, or of failed and cancelled ones, that nobody else has locked, and counts them. Returns how many.
-create or replace function awa._remove_done(kind text, job_ids bigint[]) returns bigint
+-- Removes rows of ended jobs in some states that nobody else has locked, and counts them. Returns how many.
+create or replace function awa._remove_done(states text[], job_ids bigint[]) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_states text[] := case kind when 'completed' then '{completed}' else '{failed,cancelled}' end;
   v_jobs record;
   v_removed bigint := 0;
 begin
   for v_jobs in
     with gone as (
       delete from awa.done_entries d
-       where d.job_id = any(array(select e.job_id from awa.done_entries e where e.job_id = any(job_ids) and e.state = any(v_states) for update skip locked))
-         and d.state = any(v_states)
+       where d.job_id = any(array(select e.job_id from awa.done_entries e where e.job_id = any(job_ids) and e.state = any(states) for update skip locked))
+         and d.state = any(states)
       returning d.job_id, d.lane, d.state, d.recorded, d.unique_key
     )
     select g.lane, g.state, g.recorded, count(*) as jobs,
@@ -153,29 +138,6 @@ begin
 end
 $$;
 comment on function awa._remove_done is 'Removes rows of ended jobs, and counts them; returns how many';
-
--- Removes dead letters that nobody else has locked, and counts them. Returns how many.
-create or replace function awa._remove_letters(job_ids bigint[]) returns bigint
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_jobs record;
-  v_removed bigint := 0;
-begin
-  for v_jobs in
-    with locked as (
-      select d.job_id, d.lane from awa.dlq_entries d where d.job_id = any(job_ids) for update skip locked
-    )
-    select l.lane, array_agg(l.job_id) as job_ids from locked l group by l.lane order by l.lane
-  loop
-    perform awa._count_gone(v_jobs.lane, 'dead', awa._remove_dead(v_jobs.job_ids));
-    v_removed := v_removed + cardinality(v_jobs.job_ids);
-  end loop;
-  return v_removed;
-end
-$$;
-comment on function awa._remove_letters is 'Removes dead letters, and counts them; returns how many';
 
 -- Adds jobs that are no longer kept to the counts of their lane.
 create or replace function awa._count_gone(lane bigint, state text, jobs bigint) returns void
@@ -216,16 +178,3 @@ as $$
   select l.lane from lanes l where l.lane is not null
 $$;
 comment on function awa._completed_lanes is 'The lanes that have completed jobs with rows of their own';
-
--- The lanes that have dead letters, likewise.
-create or replace function awa._dead_lanes() returns setof bigint
-language sql stable
-as $$
-  with recursive lanes(lane) as (
-    (select d.lane from awa.dlq_entries d order by d.lane limit 1)
-    union all
-    select (select d.lane from awa.dlq_entries d where d.lane > l.lane order by d.lane limit 1) from lanes l where l.lane is not null
-  )
-  select l.lane from lanes l where l.lane is not null
-$$;
-comment on function awa._dead_lanes is 'The lanes that have dead letters';

@@ -366,7 +366,6 @@ begin
              or (select true from awa.leases s where s.lane = l.lane limit 1)
              or (select true from awa.deferred_jobs d where d.lane = l.lane limit 1)
              or (select true from awa.done_entries d where d.lane = l.lane and not d.recorded limit 1)
-             or (select true from awa.dlq_entries d where d.lane = l.lane limit 1)
              or (select true from awa.deleted_jobs d where d.lane = l.lane limit 1))
      limit 1000);
   with names as (

@@ -56,14 +56,12 @@ begin
   for v_jobs in
     with done as (
       delete from awa.done_entries d where d.job_id = any(job_ids) returning d.job_id, d.lane, d.recorded, d.unique_key
-    ), dead as (
-      delete from awa.dlq_entries d where d.job_id = any(job_ids) returning d.job_id, d.lane, d.unique_key
     ), recorded as (
       insert into awa.deleted_jobs (job_id, lane, segment) select d.job_id, d.lane, awa._current_segment() from done d where d.recorded
     )
     select g.lane, count(*) as jobs, count(*) filter (where not g.recorded) as noted,
            array_agg(g.job_id) filter (where g.unique_key is not null) as keyed, array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
-      from (select * from done union all select d.job_id, d.lane, false, d.unique_key from dead d) g
+      from done g
      group by g.lane
      order by g.lane
   loop

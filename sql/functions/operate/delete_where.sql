@@ -38,7 +38,7 @@ begin
   perform awa._check_filter(queue, kind, state, before, max_jobs, '{completed,failed,cancelled,dead}', tag, args);
   perform awa._check_isolation();
   perform awa._bound_waits();
-  if state is null or state in ('failed', 'cancelled') then
+  if state is null or state in ('failed', 'cancelled', 'dead') then
     if v_most is not null then
       select d.job_id into v_last from awa.done_entries d where d.state <> 'completed' and (state is null or d.state = state) and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) order by d.job_id offset v_most - 1 limit 1;
     end if;
@@ -51,20 +51,6 @@ begin
          and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last is null or d.job_id <= v_last)
        order by d.job_id
        limit v_max
-         for update skip locked));
-  end if;
-  if v_deleted < v_max and (state is null or state = 'dead') then
-    v_last := null;
-    if v_most is not null then
-      select d.job_id into v_last from awa.dlq_entries d where queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7 order by d.job_id offset v_most - 1 limit 1;
-    end if;
-    v_deleted := v_deleted + awa._delete_rows(array(
-      select d.job_id
-        from awa.dlq_entries d
-       where (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
-         and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last is null or d.job_id <= v_last)
-       order by d.job_id
-       limit v_max - v_deleted
          for update skip locked));
   end if;
   if v_deleted < v_max and (state is null or state = 'completed') then

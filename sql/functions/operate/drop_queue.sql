@@ -42,7 +42,6 @@ begin
   -- Whoever is changing a job now, or answering for it, may leave it in another state: that is waited for before it is decided what goes.
   perform from awa.deferred_jobs d where d.lane between v_first and v_last for update;
   perform from awa.done_entries d where d.lane between v_first and v_last for update;
-  perform from awa.dlq_entries d where d.lane between v_first and v_last for update;
   perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped') from awa._running r where r.queue_id = v_queue_id;
   v_now := awa._snapshot(); -- what commits from here on stays
 
@@ -81,10 +80,8 @@ begin
     delete from awa.deferred_jobs d where d.lane between v_first and v_last and force returning d.job_id, d.unique_key
   ), done as (
     delete from awa.done_entries d where d.lane between v_first and v_last returning d.job_id, d.unique_key
-  ), dead as (
-    delete from awa.dlq_entries d where d.lane between v_first and v_last returning d.job_id, d.unique_key
   ), gone as (
-    select * from deferred union all select * from done union all select * from dead
+    select * from deferred union all select * from done
   )
   select array_agg(g.job_id), array_agg(substr(g.unique_key, 1, 32)) into v_job_ids, v_keys from gone g where g.unique_key is not null;
   perform awa._let_go(v_job_ids, v_keys);

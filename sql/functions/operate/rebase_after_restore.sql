@@ -114,7 +114,6 @@ as $$
                        union all select max(l.job_id) from awa.leases l
                        union all select max(d.job_id) from awa.deferred_jobs d
                        union all select max(d.job_id) from awa.done_entries d
-                       union all select max(d.job_id) from awa.dlq_entries d
                        union all select max(d.job_id) from awa.deleted_jobs d
                        union all select max(u.job_id) from awa.unique_claims u) i) as highest
       union all
@@ -123,7 +122,6 @@ as $$
                  from (select max(c.claim_id) as id from awa.lease_claims c
                        union all select max(l.receipt >> 12) from awa.leases l
                        union all select max(d.receipt >> 12) from awa.done_entries d
-                       union all select max(d.receipt >> 12) from awa.dlq_entries d
                        union all select max(h.receipt >> 12) from awa.heartbeat_replies h
                        union all select max(u.round) from awa.unique_claims u) i)
       union all
@@ -133,7 +131,6 @@ as $$
                        union all select max(c.worker_id) from awa.lease_claims c
                        union all select max(l.worker_id) from awa.leases l
                        union all select max(d.worker_id) from awa.done_entries d
-                       union all select max(d.worker_id) from awa.dlq_entries d
                        union all select max(h.worker_id) from awa.heartbeat_replies h) i)
     ) s
    where s.highest > coalesce(pg_sequence_last_value(s.sequence), 0)

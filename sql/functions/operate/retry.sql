@@ -49,12 +49,9 @@ begin
   -- As a deferred job that is due.
   if state in ('scheduled', 'retryable') then
     select d.* into v_job from awa.deferred_jobs d where d.job_id = job_id and d.state = state for update;
-  elsif state in ('failed', 'cancelled') then
+  elsif state in ('failed', 'cancelled', 'dead') then
     select d.job_id, d.lane, d.state, null, d.created_at, null, 1, d.max_attempts, d.body_bytes, d.unique_key, d.kind, d.args, d.tags, d.metadata, d.progress, d.errors
       into v_job from awa.done_entries d where d.job_id = job_id and d.state = state for update;
-  elsif state = 'dead' then
-    select d.job_id, d.lane, 'dead', null, d.created_at, null, 1, d.max_attempts, d.body_bytes, d.unique_key, d.kind, d.args, d.tags, d.metadata, d.progress, d.errors
-      into v_job from awa.dlq_entries d where d.job_id = job_id for update;
   else
     return null;
   end if;
@@ -71,8 +68,6 @@ begin
   end if;
   if state in ('scheduled', 'retryable') then
     delete from awa.deferred_jobs d where d.job_id = job_id;
-  elsif state = 'dead' then
-    delete from awa.dlq_entries d where d.job_id = job_id;
   else
     delete from awa.done_entries d where d.job_id = job_id;
   end if;

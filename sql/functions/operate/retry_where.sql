@@ -30,7 +30,6 @@ declare
   v_retried bigint := 0;
   v_most int := case when tag is not null or args is not null then 100000 end; -- null: all
   v_last_done bigint; -- of the jobs that it looks at; null: of all
-  v_last_dead bigint;
   v_last_deferred bigint;
 begin
   perform awa._check_filter(queue, kind, state, before, max_jobs, '{failed,dead,cancelled,scheduled,retryable}', tag, args);
@@ -38,7 +37,6 @@ begin
   perform awa._bound_waits();
   if v_most is not null then
     select d.job_id into v_last_done from awa.done_entries d where d.state <> 'completed' and (state is null or d.state = state) and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) order by d.job_id offset v_most - 1 limit 1;
-    select d.job_id into v_last_dead from awa.dlq_entries d where (state is null or state = 'dead') and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) order by d.job_id offset v_most - 1 limit 1;
     select d.job_id into v_last_deferred from awa.deferred_jobs d where d.state = state and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) order by d.job_id offset v_most - 1 limit 1;
   end if;
   for v_job in
@@ -52,16 +50,6 @@ begin
                where d.state <> 'completed' and (state is null or d.state = state) and not awa._is_taken(d.unique_key, d.job_id)
                  and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
                  and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last_done is null or d.job_id <= v_last_done)
-               order by d.job_id
-               limit v_max
-                 for update skip locked)) job_id
-            union all
-            select job_id, 'dead' from unnest(array(
-              select d.job_id
-                from awa.dlq_entries d
-               where (state is null or state = 'dead') and not awa._is_taken(d.unique_key, d.job_id)
-                 and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
-                 and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last_dead is null or d.job_id <= v_last_dead)
                order by d.job_id
                limit v_max
                  for update skip locked)) job_id
@@ -82,13 +70,11 @@ begin
      -- Keys are taken in their order, as everywhere.
      order by case j.home
                 when 'done' then (select substr(d.unique_key, 1, 32) from awa.done_entries d where d.job_id = j.job_id limit 1)
-                when 'dead' then (select substr(d.unique_key, 1, 32) from awa.dlq_entries d where d.job_id = j.job_id)
                 else (select substr(d.unique_key, 1, 32) from awa.deferred_jobs d where d.job_id = j.job_id)
               end, j.job_id
   loop
     if awa._retry(v_job.job_id, case v_job.home
          when 'done' then (select d.state from awa.done_entries d where d.job_id = v_job.job_id)
-         when 'dead' then 'dead'
          else state
        end) = 'retried'
     then

@@ -42,7 +42,7 @@ begin
   if v_job.state in ('scheduled', 'retryable') and v_job.run_at <= v_now then
     v_says := v_says || ' That is over: it becomes available when maintenance promotes it (promote_due), which is late if this lasts.';
   elsif v_job.state = 'dead' then
-    select d.reason into v_reason from awa.dlq_entries d where d.job_id = v_place.id;
+    select d.reason into v_reason from awa.done_entries d where d.job_id = v_place.id and d.state = 'dead';
     v_says := format('It is dead since %s, after attempt %s of %s (%s): %s. retry lets it run again, purge_dlq removes it.', v_job.finalized_at, v_job.attempt, v_job.max_attempts, v_reason, v_error);
   elsif v_job.state = 'running' then
     select * into v_lease from (

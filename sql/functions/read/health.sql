@@ -68,13 +68,9 @@ with now as (
             (select d.finalized_at + s.completed_retention as until, d.job_id from awa.done_entries d, settings s where d.state = 'completed' order by d.finalized_at limit 1)
             union all
             -- Of those that are kept longer, the first hundred of each state will do.
-            select d.finalized_at + coalesce(q.failed_retention, '72 hours'), d.job_id
-              from unnest('{failed,cancelled}'::text[]) f(state)
+            select d.finalized_at + case f.state when 'dead' then coalesce(q.dlq_retention, '30 days') else coalesce(q.failed_retention, '72 hours') end, d.job_id
+              from unnest('{failed,cancelled,dead}'::text[]) f(state)
              cross join lateral (select d.lane, d.job_id, d.finalized_at from awa.done_entries d where d.state = f.state and d.state <> 'completed' order by d.job_id limit 100) d
-              left join awa.queue_settings q on q.queue_id = d.lane >> 3
-            union all
-            select d.finalized_at + coalesce(q.dlq_retention, '30 days'), d.job_id
-              from (select d.lane, d.job_id, d.finalized_at from awa.dlq_entries d order by d.job_id limit 100) d
               left join awa.queue_settings q on q.queue_id = d.lane >> 3
           ) e
          where e.until < n.at - interval '1 hour'
@@ -388,7 +384,7 @@ begin
      cross join lateral (
         (select from awa.done_entries d where d.lane = l.lane and d.state = 'failed' and not d.recorded and d.finalized_at >= counted_since limit 10001)
         union all
-        (select from awa.dlq_entries d where d.lane = l.lane and d.finalized_at >= counted_since limit 10001)
+        (select from awa.done_entries d where d.lane = l.lane and d.state = 'dead' and not d.recorded and d.finalized_at >= counted_since limit 10001)
         union all
         (select from (select d.attempted_at from awa.deferred_jobs d where d.lane = l.lane and d.state = 'retryable' limit 10001) d where d.attempted_at >= counted_since)
       ) d);

@@ -130,33 +130,15 @@ select f.job_id as id,
          when f.state <> 'completed' then true
          else (select f.finalized_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = f.lane >> 3) is not true
        end;
-comment on view awa._done is 'The ended jobs that have a row of their own: failed, cancelled, completed with an output or after a lease';
+comment on view awa._done is 'The ended jobs that have a row of their own: failed, cancelled, dead, completed with an output or after a lease';
 
-create or replace view awa._dead as
-select f.job_id as id,
-       f.kind,
-       (select q.name from awa.queues q where q.queue_id = f.lane >> 3 limit 1) as queue,
-       f.args,
-       'dead'::text as state,
-       (f.lane & 7)::int as priority,
-       f.attempt::int as attempt,
-       f.max_attempts::int as max_attempts,
-       f.ready_at as run_at,
-       null::timestamptz as heartbeat_at,
-       null::timestamptz as deadline_at,
-       f.attempted_at,
-       f.finalized_at,
-       f.created_at,
-       coalesce(f.errors, '[]') as errors,
-       f.metadata,
-       f.tags,
-       encode(substr(f.unique_key, 1, 32), 'hex') as unique_key,
-       f.receipt,
-       f.progress,
-       null::jsonb as output,
-       f.worker_id
-  from awa.dlq_entries f;
-comment on view awa._dead is 'Dead letters';
+-- The dead letters among the ended jobs.
+create or replace view awa.dlq_entries as
+select d.job_id, d.lane, d.reason, d.receipt, d.worker_id, d.ready_at, d.created_at, d.attempted_at, d.finalized_at, d.attempt, d.max_attempts, d.body_bytes, d.unique_key,
+       d.kind, d.args, d.tags, d.metadata, d.progress, d.errors
+  from awa.done_entries d
+ where d.state = 'dead';
+comment on view awa.dlq_entries is 'The dead letters among the ended jobs';
 
 create or replace view awa._leased as
 select l.job_id as id,
@@ -202,9 +184,7 @@ select * from awa._deferred
 union all
 select * from awa._leased
 union all
-select * from awa._shown_done
-union all
-select * from awa._dead;
+select * from awa._shown_done;
 comment on view awa.jobs is 'Every job that is still kept, one row each, in one state';
 
 -- Where each job is: its state, and its place there.
@@ -220,9 +200,7 @@ select f.job_id, f.state, f.receipt, f.lane, (f.lane & 7)::int, null, null, f.un
  where case
          when f.state <> 'completed' then true
          else (select f.finalized_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = f.lane >> 3) is not true
-       end
-union all
-select f.job_id, 'dead', f.receipt, f.lane, (f.lane & 7)::int, null, null, f.unique_key from awa.dlq_entries f;
+       end;
 comment on view awa._place is 'Where each job is: its state, and its place there';
 
 -- Every lane, to be filtered by its queue_id: its cursor, from where entries are unclaimed in its range, and what is counted of its past.

@@ -74,17 +74,10 @@ begin
        where (queue is null or j.queue = queue) and (kind is null or j.kind = kind) and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
        order by j.id desc
        limit v_left;
-  elsif state in ('failed', 'cancelled') then
+  elsif state in ('failed', 'cancelled', 'dead') then
     return query
       select *
         from (select * from awa._done j where j.id < v_until and j.state = state and j.state <> 'completed' order by j.id desc limit v_most) j
-       where (queue is null or j.queue = queue) and (kind is null or j.kind = kind) and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
-       order by j.id desc
-       limit v_left;
-  elsif state = 'dead' then
-    return query
-      select *
-        from (select * from awa._dead j where j.id < v_until order by j.id desc limit v_most) j
        where (queue is null or j.queue = queue) and (kind is null or j.kind = kind) and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
        order by j.id desc
        limit v_left;

@@ -104,12 +104,9 @@ with span as (
     from span s cross join lateral (select d.lane, d.state from awa.deferred_jobs d where d.lane >= s.first_id * 8 and d.lane <= s.last_id * 8 + 7 offset 0) d
    group by 1
   union all
-  select f.lane >> 3, null, false, 0, 0, 0, 0, count(*) filter (where f.state = 'completed'), count(*) filter (where f.state = 'failed'), count(*) filter (where f.state = 'cancelled'), 0, null
+  select f.lane >> 3, null, false, 0, 0, 0, 0, count(*) filter (where f.state = 'completed'), count(*) filter (where f.state = 'failed'), count(*) filter (where f.state = 'cancelled'),
+         count(*) filter (where f.state = 'dead'), null
     from span s cross join lateral (select f.lane, f.state from awa.done_entries f where not f.recorded and f.lane >= s.first_id * 8 and f.lane <= s.last_id * 8 + 7 offset 0) f
-   group by 1
-  union all
-  select f.lane >> 3, null, false, 0, 0, 0, 0, 0, 0, 0, count(*), null
-    from span s cross join lateral (select f.lane from awa.dlq_entries f where f.lane >= s.first_id * 8 and f.lane <= s.last_id * 8 + 7 offset 0) f
    group by 1
   union all
   select q.queue_id, q.name, q.dropped_at is null, 0, 0, 0, 0, 0, 0, 0, 0, null

@@ -110,7 +110,6 @@ begin
         union all select from awa.deferred_jobs d where d.job_id >= from_id and d.job_id < until_id
         union all select from awa.leases l where l.job_id >= from_id and l.job_id < until_id
         union all select from awa.done_entries d where d.job_id >= from_id and d.job_id < until_id
-        union all select from awa.dlq_entries d where d.job_id >= from_id and d.job_id < until_id
         limit most + v_deleted + 1
       ) e;
     is_empty := entries = 0;
