@@ -459,7 +459,7 @@ func TestRingStays(t *testing.T) {
 		}
 		if outcome == "blocked" {
 			reader.exec("begin")
-			reader.exec("lock table awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures in access share mode")
+			reader.exec("lock table awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures in access share mode")
 		}
 		for range 3 {
 			require.Equal(t, outcome, s.pruneOn())

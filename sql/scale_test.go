@@ -315,6 +315,7 @@ func TestDroppedQueuesAreForgotten(t *testing.T) {
 	s.exec("select awa.drop_queue('q', true)")
 	s.exec("truncate awa.lease_claims, awa.lease_claim_closures")
 	s.exec("delete from awa.ready_tombstones")
+	s.exec("delete from awa.arrivals")
 	s.exec("delete from awa.ready_entries")
 	forget()
 	require.Equal(t, 1, names(), "its transaction is older than the mark")
@@ -324,7 +325,7 @@ func TestDroppedQueuesAreForgotten(t *testing.T) {
 	require.Equal(t, []int64{job}, ids(s.claim("q", 9)))
 
 	s.exec("select awa.drop_queue('q', true)")
-	s.exec("truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures")
+	s.exec("truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures")
 	forget()
 	require.Zero(t, names())
 	require.Zero(t, one[int](s, "select count(*) from awa.queue_rollups"))

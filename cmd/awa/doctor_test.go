@@ -286,7 +286,7 @@ func TestDoctorFinds(t *testing.T) {
 			{"alter table awa.lease_claims_1 reset (toast_tuple_target)", levelWarning, "tables", "awa.lease_claims_1", "is without toast_tuple_target=8160"},
 			{"alter table awa.ready_entries_1 reset (autovacuum_enabled, toast.autovacuum_enabled)", levelWarning, "tables", "awa.ready_entries_1", "is without autovacuum_enabled=off, toast.autovacuum_enabled=off"},
 			{"alter table awa.leases set (autovacuum_enabled = off)", levelWarning, "tables", "awa.leases", "is not vacuumed"},
-			{"drop trigger decide on awa.ready_tombstones", levelCritical, "tables", "trigger decide on awa.ready_tombstones", "is missing"},
+			{"drop trigger decide on awa.decisions", levelCritical, "tables", "trigger decide on awa.decisions", "is missing"},
 			{"grant execute on function awa.claim to public", levelCritical, "roles", "awa.claim(text,integer,bigint,interval)", "is open to everybody (EXECUTE)"},
 			{"grant select on awa.jobs to public", levelCritical, "roles", "awa.jobs", "is open to everybody (SELECT)"},
 			{"grant usage on sequence awa.job_ids to public", levelCritical, "roles", "awa.job_ids", "is open to everybody (USAGE)"},
@@ -332,7 +332,7 @@ func TestDoctorFinds(t *testing.T) {
 	})
 	t.Run("another owner, and a trigger that is disabled", func(t *testing.T) {
 		provoke(t, testdb.URL(t), []wrong{
-			{"alter table awa.ready_tombstones_2 disable trigger decide", levelCritical, "tables", "trigger decide on awa.ready_tombstones_2", "is disabled"},
+			{"alter table awa.heirs disable trigger inherit", levelCritical, "tables", "trigger inherit on awa.heirs", "is disabled"},
 			{"do $$ declare f regprocedure; begin for f in select oid from pg_proc where pronamespace = 'awa'::regnamespace loop execute format('alter routine %s owner to current_user', f); end loop; end $$",
 				levelWarning, "roles", "", "not as awa_owner"},
 		}...)

@@ -22,12 +22,12 @@ select is((select array_agg(signature order by 1) from functions where not priva
 select is((select array_agg(signature order by 1) from functions where not private and prokind <> 'f'), '{awa.run_maintenance()}', 'there is one procedure');
 
 -- Private ones
--- The one exception is run by a trigger at commit, when the role is whoever the session is by then.
-select is((select array_agg(signature order by 1) from functions where private and prosecdef), '{awa._decide()}', 'private functions run as their caller, but for what decides at commit');
-select is((select array_agg(signature order by 1) from functions where private and prosecdef and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)), null, 'which has a search_path of its own');
+-- The exceptions are run by triggers at commit, when the role is whoever the session is by then.
+select is((select array_agg(signature order by 1) from functions where private and prosecdef), '{awa._decide(),awa._inherit()}', 'private functions run as their caller, but for those that decide at commit');
+select is((select array_agg(signature order by 1) from functions where private and prosecdef and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)), null, 'which have a search_path of their own');
 select is((select array_agg(format('%s %s %s', t.tgrelid::regclass, t.tgdeferrable, t.tginitdeferred) order by t.tgrelid::regclass::text) from pg_trigger t join functions f on f.oid = t.tgfoid where t.tgparentid = 0),
-  '{"awa.ready_tombstones t t","awa.ring f f","awa.settings f f"}', 'and is the only trigger that is deferred to the end of the transaction; two others keep rows');
-select is((select count(*) from pg_trigger t join functions f on f.oid = t.tgfoid where t.tgparentid <> 0 and t.tgenabled = 'A'), 4::bigint, 'on every segment, also in a session that takes itself for a replica');
+  '{"awa.decisions t t","awa.heirs t t","awa.ring f f","awa.settings f f"}', 'and are the only triggers that are deferred to the end of the transaction; two others keep rows');
+select is((select count(*) from pg_trigger t join functions f on f.oid = t.tgfoid where t.tgdeferrable and t.tgenabled = 'A'), 2::bigint, 'also in a session that takes itself for a replica');
 select is((select array_agg(f.signature order by 1) from functions f, aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a where f.private and a.grantee <> f.proowner), null, 'and are granted to nobody');
 
 -- All
@@ -62,7 +62,7 @@ select is(
       and not exists (select from unnest(f.proconfig) c where starts_with(c, s.setting || '='))
       and (f.proname, s.setting) <> ('health', 'enable_hashjoin')),
   null, 'all others say which plans they need, but for those that read all there is, or touch one row; and health, which joins sessions and locks');
-select is((select array_agg(proname::text order by proname) from functions where private and not prosecdef and proconfig is not null), '{_fold,_fold_segment,_inherit,_is_holder,_is_unbalanced,_results}', 'private functions take the settings of those that call them, but for those that count, or look for a job by its id');
+select is((select array_agg(proname::text order by proname) from functions where private and not prosecdef and proconfig is not null), '{_fold,_fold_segment,_is_holder,_is_unbalanced,_results}', 'private functions take the settings of those that call them, but for those that count, or look for a job by its id');
 select is(
   (select array_agg(f.signature order by 1)
      from functions f

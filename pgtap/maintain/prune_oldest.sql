@@ -36,7 +36,7 @@ select count(*) from awa.enqueue_many(:'queue' || ' dropped', 'again', array_fil
 select pg_temp.step('setup') \g /dev/null
 
 begin;
-select plan(122);
+select plan(124);
 
 create function pg_temp.prune(force boolean default false) returns text
 language sql
@@ -144,7 +144,7 @@ select ok((select r.retry_at between now() + interval '5 minutes' and clock_time
 select pg_temp.committed() \g /dev/null
 create function pg_temp.emptied() returns text
 language sql
-return (select concat_ws(' ', case when not exists (select from awa.ready_entries where segment = g.s) then 'entries' end, case when not exists (select from awa.ready_tombstones where segment = g.s) then 'tombstones' end,
+return (select concat_ws(' ', case when not exists (select from awa.ready_entries where segment = g.s) then 'entries' end, case when not exists (select from awa.ready_tombstones where segment = g.s) then 'tombstones' end, case when not exists (select from awa.arrivals where segment = g.s) then 'arrivals' end,
     case when not exists (select from awa.lease_claims where segment = g.s) then 'claims' end, case when not exists (select from awa.lease_claim_closures where segment = g.s) then 'closures' end)
   from (select current_setting('test.old')::int as s) g);
 select set_config('test.old', :'old', true) \g /dev/null
@@ -157,10 +157,12 @@ select is(pg_temp.prune(), 'truncating', 'then');
 select is(pg_temp.emptied(), 'entries tombstones', 'what was buried');
 select is(pg_temp.changed(), null, 'nothing changes either');
 select is(pg_temp.prune(), 'truncating', 'then');
-select is(pg_temp.emptied(), 'entries tombstones claims', 'the claims');
+select is(pg_temp.emptied(), 'entries tombstones arrivals', 'what arrived without an entry');
+select is(pg_temp.prune(), 'truncating', 'then');
+select is(pg_temp.emptied(), 'entries tombstones arrivals claims', 'the claims');
 select is(pg_temp.changed(), null, 'nothing changes here');
 select is((select row(p.segment, p.outcome)::text from awa.prune_oldest() p), '(' || :old || ',truncated)', 'then the answers');
-select is(pg_temp.emptied(), 'entries tombstones claims closures', 'to the last one');
+select is(pg_temp.emptied(), 'entries tombstones arrivals claims closures', 'to the last one');
 select is(pg_temp.changed(), null, 'nothing has changed');
 select is((select to_jsonb(r) - '{left_at,current_segment}'::text[] from awa.ring r), (select ring - '{left_at,current_segment}'::text[] from ring_before), 'ring is as before');
 select is(pg_temp.prune(), 'empty', 'and that is all');
@@ -172,7 +174,7 @@ select is((select string_agg(j.state, ' ' order by c.n) from c, awa.job(c.job_id
 select is(pg_temp.unbalanced(), null, 'the books balance in the end');
 
 -- In the next turn, on tables of which all is known: three jobs wait, four run, two completed, one is buried.
-truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.queue_rollups, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queues;
+truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.queue_rollups, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queues;
 update awa.ring set current_segment = 3;
 select pg_temp.fill(pg_temp.q(), 10) \g /dev/null
 create temp table d as select * from pg_temp.take('', 6);
@@ -317,7 +319,7 @@ select is(pg_temp.without('delete from awa.lease_claims'), 'unbalanced, forced c
 select is(pg_temp.without('update awa.queue_rollups set kept[4] = kept[4] - 1 where kept[4] > 0'), 'unbalanced, forced cleaned', 'there is one more entry than there should be');
 rollback to known;
 
--- What comes from transactions that are older than the cleaning, and committed after it: a burial of what was carried, and a note
+-- What comes from transactions that are older than the cleaning, and committed after it: a burial of what was carried, and an arrival
 create temp table late as select (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 301)::text::xid8 as xid;
 select is(pg_temp.prune(), 'cleaned', 'cleaned');
 select pg_temp.was_open(xid) from late \g /dev/null
@@ -325,13 +327,13 @@ create temp table seven as select e.* from awa.ready_entries e where e.segment =
 insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels) select 3, s.lane, s.xid, s.job_id, l.xid, 1, true from late l, seven s;
 insert into awa.done_entries (job_id, lane, state, recorded, ready_at, created_at, finalized_at, attempt, max_attempts, body_bytes, kind, args)
 select s.job_id, s.lane, 'cancelled', false, s.ready_at, s.ready_at, now(), 0, 25, 60, s.kind, s.args from seven s;
-insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels) select 3, - s.lane, l.xid, 1, l.xid, 1, false from late l, seven s;
+insert into awa.arrivals (segment, lane, xid, jobs) select 3, s.lane, l.xid, 1 from late l, seven s;
 insert into awa.deferred_jobs (job_id, lane, state, run_at, created_at, attempt, max_attempts, body_bytes, kind, args) select nextval('awa.job_ids'), s.lane, 'scheduled', '2130-01-01', now(), 1, 25, 60, 'k', '{}' from seven s;
 select is(pg_temp.states(), 'available 2, cancelled 2, running 4, scheduled 1', 'what came late is seen');
 select is(pg_temp.unbalanced(), null, 'in the books, too');
-select is(pg_temp.pruned(2, 'available 2, cancelled 2, running 4, scheduled 1'), '{truncating,busy}', 'what was buried, or noted, late is not truncated');
+select is(pg_temp.pruned(2, 'available 2, cancelled 2, running 4, scheduled 1'), '{truncating,busy}', 'what was buried, or arrived, late is not truncated');
 select is((select r.cleaned_by from awa.ring r), null, 'its segment is to be cleaned once more');
-select is(pg_temp.pruned(4, 'available 2, cancelled 2, running 4, scheduled 1'), '{cleaned,truncating,truncating,truncated}', 'then it is');
+select is(pg_temp.pruned(5, 'available 2, cancelled 2, running 4, scheduled 1'), '{cleaned,truncating,truncating,truncating,truncated}', 'then it is');
 select is((select string_agg(t.args ->> 'n', ' ' order by t.receipt) from awa.claim(pg_temp.q(), 10) t), '9 10', 'nothing that was buried comes back');
 rollback to known;
 -- An entry

@@ -100,14 +100,14 @@ select is((select string_agg(e.segment::text, ' ' order by c.n, e.segment) from 
 select promoted from awa.promote_due() \g /dev/null
 select is((select string_agg(e.segment::text, ' ') from awa.ready_entries e where e.job_id = :due_id), '1', 'or promoted');
 select awa.move(:later_id, pg_temp.q(' moved')) \g /dev/null
-select is((select string_agg(distinct t.segment::text, ' ') from awa.ready_tombstones t where t.lane < 0 and t.by_xid = pg_current_xact_id()), '1', 'notes, too');
+select is((select string_agg(distinct a.segment::text, ' ') from awa.arrivals a where a.xid = pg_current_xact_id() and a.segment <> 0), '1', 'arrivals, too');
 select pg_temp.agrees('each job is in one state, and the books balance');
 set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select pg_temp.agrees('also when it is decided');
 set constraints all deferred;
 
 -- Around
-truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.queue_rollups;
+truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.queue_rollups;
 select is((select string_agg(pg_temp.rotated(true), ', ') from generate_series(1, 4) n), 't 2, t 3, t 0, t 1', 'after the last segment comes the first');
 select is(pg_temp.rotated(), 'f 1', 'one that was begun just now stays');
 update awa.settings set segment_bytes = 1;

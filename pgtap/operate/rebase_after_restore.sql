@@ -46,6 +46,7 @@ language sql
 as $$
   update awa.ready_entries set xid = pg_temp.shifted(xid, n);
   update awa.ready_tombstones set xid = pg_temp.shifted(xid, n), by_xid = pg_temp.shifted(by_xid, n);
+  update awa.arrivals set xid = pg_temp.shifted(xid, n);
   update awa.lease_claims set hi = pg_temp.shifted(hi, n), lo = pg_temp.shifted(lo, n), first_xid = pg_temp.shifted(first_xid, n), pos_xid = pg_temp.shifted(pos_xid, n);
   update awa.queue_rollups set counted = pg_temp.shifted(counted, n), dropped = pg_temp.shifted(dropped, n);
   update awa.ring set cleaned_until = pg_temp.shifted(cleaned_until, n), cleaned_by = pg_temp.shifted(cleaned_by, n);
@@ -54,7 +55,7 @@ $$;
 create function pg_temp.least_id() returns bigint
 language sql
 return (
-  select least(min(e.xid::text::bigint), (select min(least(t.xid, t.by_xid)::text::bigint) from awa.ready_tombstones t),
+  select least(min(e.xid::text::bigint), (select min(least(t.xid, t.by_xid)::text::bigint) from awa.ready_tombstones t), (select min(a.xid::text::bigint) from awa.arrivals a),
            (select min(pg_snapshot_xmin(coalesce(c.lo, c.hi))::text::bigint) from awa.lease_claims c where coalesce(c.lo, c.hi)::text <> '3:3:'),
            (select min(pg_snapshot_xmin(r.counted)::text::bigint) from awa.queue_rollups r where r.counted::text <> '3:3:'))
     from awa.ready_entries e);

@@ -5,7 +5,7 @@
 \ir cost.psql
 
 begin;
-truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups;
+truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups;
 
 -- What a test closes next: one attempt per call, from a claim of many, or of one
 create temp table open_many (n int generated always as identity, job_id bigint, receipt bigint);

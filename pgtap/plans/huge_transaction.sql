@@ -4,7 +4,7 @@
 \ir cost.psql
 
 begin;
-truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups;
+truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups;
 
 -- Jobs of one transaction that ended before this one; the queue is not empty
 create function pg_temp.fill_one(queue text, jobs int, ago int) returns void

@@ -5,7 +5,7 @@
 \ir cost.psql
 
 begin;
-truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues;
+truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues;
 update awa.ring set current_segment = 0, cleaned_segment = null, cleaned_until = null, cleaned_by = null, old_snapshots = null;
 select plan(68);
 

@@ -4,7 +4,7 @@
 \ir cost.psql
 
 begin;
-truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.deleted_jobs, awa.workers, awa.heartbeat_replies;
+truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.deleted_jobs, awa.workers, awa.heartbeat_replies;
 delete from awa.queues;
 
 create function pg_temp.analyze() returns void
@@ -12,7 +12,7 @@ language plpgsql
 as $$
 begin
   perform set_config('client_min_messages', 'error', true);
-  analyze awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.queue_settings, awa.deleted_jobs, awa.workers, awa.settings, awa.ring;
+  analyze awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.queue_settings, awa.deleted_jobs, awa.workers, awa.settings, awa.ring;
 end
 $$;
 

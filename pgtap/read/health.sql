@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.queue_settings, awa.workers;
+truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.queue_settings, awa.workers;
 update awa.ring set current_segment = 0, cleaned_segment = null, outcome = null, stuck_since = null, left_at = array_fill(clock_timestamp() - interval '1 hour 20 seconds', array[4]);
 select last_value as rescued_at, is_called as was_called from awa.rescued_at \gset
 select pg_temp.no_gap() \g /dev/null

@@ -24,7 +24,7 @@ create temp table keyed_place as select (p)::awa._place as place from awa._place
 create temp table keyed as select * from awa.claim(:'queue' || ' keyed', 1, :worker_id);
 
 begin;
-select plan(53);
+select plan(55);
 
 -- Where a job is
 select is((select array_agg(format('%s %s', c.n, (awa._locate(c.job_id)).state) order by c.n) from c),
@@ -41,14 +41,16 @@ select is(awa._bury(array[(select place from places where n = 'plain'), (select 
 select is(awa._bury('{}', 1, true), '{}', 'nothing, nothing');
 select is((select count(*) from awa.ready_tombstones t join jobs j on j.id = t.job_id where t.by_xid = pg_current_xact_id() and t.cancels), 2::bigint, 'a tombstone each');
 select is((select count(*) from pg_locks l where l.pid = pg_backend_pid() and l.locktype = 'advisory' and l.mode = 'ExclusiveLock'), 0::bigint, 'no queue is locked for it');
-select awa._decide_later(-1, 1, 1) \g /dev/null
+insert into awa.decisions (batch) values (1);
+select is(pg_temp.outcome('truncate awa.decisions'), '55006', 'something is to be decided at the end of the transaction');
 set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is((select count(*) from awa.ready_tombstones t join jobs j on j.id = t.job_id where t.by_xid = pg_current_xact_id()), 2::bigint, 'they stand when it is decided');
+select is((select count(*) from awa.decisions), 0::bigint, 'and nothing is left to decide');
 select is((select count(*) from pg_locks l where l.pid = pg_backend_pid() and l.locktype = 'advisory' and l.mode = 'ExclusiveLock' and l.objsubid = 1), 1::bigint, 'under the lock of their queue');
 select is((select array_agg(t.args #>> '{}') from awa.claim(pg_temp.q(), 1) t), '{released}', 'nobody claims them: first comes what was given back');
 select is((select array_agg(t.args #>> '{}' order by t.job_id) from awa.claim(pg_temp.q(), 2) t), '{undone,mixed}', 'then what comes after them');
 -- For the books: these two are buried, and nowhere else.
-select awa._note_enqueued((place).lane, -1) from places where n in ('plain', 'plain too') \g /dev/null
+select awa._arrive((place).lane, -1) from places where n in ('plain', 'plain too') \g /dev/null
 set constraints all deferred;
 
 -- Cancelled, and claimed meanwhile
@@ -105,7 +107,7 @@ as $$
 begin
   set constraints all deferred;
   perform awa._bury(array[(select p.place from places p where p.n = name)], 2, false);
-  perform awa._decide_later(-1, 2, 2);
+  insert into awa.decisions (batch) values (2);
   set constraints all immediate;
   set local idle_in_transaction_session_timeout = 0;
   return 'moved';

@@ -268,11 +268,19 @@ create table awa.ready_tombstones (
   segment smallint not null,
   cancels boolean not null
 ) partition by list (segment);
-comment on table awa.ready_tombstones is 'An entry that must not be claimed any more; in the segment of the entry. Also, with a negative lane, what else a transaction has to note';
+comment on table awa.ready_tombstones is 'An entry that must not be claimed any more; in the segment of the entry';
 comment on column awa.ready_tombstones.by_xid is 'The transaction that buried it';
-comment on column awa.ready_tombstones.lane is 'The lane of the entry; -1 in a row that only has a transaction decide at its end about a batch (job_id is its number), -2 about the heir (batch) of the unique key of a job; the lane''s negative in a row that says how many jobs (batch) came to it, or went, without an entry';
 comment on column awa.ready_tombstones.batch is 'The call that buried it';
 comment on column awa.ready_tombstones.cancels is 'Whether the job was cancelled; otherwise it has another entry now';
+
+create table awa.arrivals (
+  lane    bigint not null,
+  xid     xid8 not null default pg_current_xact_id(),
+  jobs    bigint not null,
+  segment smallint not null
+) partition by list (segment);
+comment on table awa.arrivals is 'How many jobs came to a lane without an entry, or, negative, left it: for the counts';
+comment on column awa.arrivals.xid is 'The transaction that brought them, or took them away';
 
 create table awa.lease_claims (
   claim_id    bigint not null,
@@ -334,6 +342,11 @@ begin
     execute format('create index ready_tombstones_%1$s_by on awa.ready_tombstones_%1$s (by_xid, batch)', v_segment);
     execute format('create index ready_tombstones_%1$s_since on awa.ready_tombstones_%1$s (lane, by_xid)', v_segment);
 
+    execute format('create table awa.arrivals_%1$s partition of awa.arrivals for values in (%1$s)
+      with (autovacuum_enabled = off)', v_segment);
+    execute format('alter table awa.arrivals_%1$s replica identity full', v_segment);
+    execute format('create index arrivals_%1$s_lane on awa.arrivals_%1$s (lane, xid)', v_segment);
+
     -- A claim's array must stay in its row: 960 ids of 8 bytes fit.
     execute format('create table awa.lease_claims_%1$s partition of awa.lease_claims for values in (%1$s)
       with (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160)', v_segment);
@@ -351,6 +364,23 @@ end
 $$;
 
 -- Beside the hot path -----------------------------------------------------------------------------
+
+create table awa.decisions (
+  batch bigint primary key,
+  xid   xid8 not null default pg_current_xact_id()
+);
+comment on table awa.decisions is 'A batch of buried entries about which a transaction decides at its end: some may have been claimed meanwhile. The row is gone by then';
+comment on column awa.decisions.batch is 'The batch of the tombstones';
+
+create table awa.heirs (
+  xid     xid8 not null default pg_current_xact_id(),
+  job_id  bigint not null,
+  heir_id bigint not null,
+  primary key (xid, job_id)
+);
+comment on table awa.heirs is 'A job that gets the unique key of another one when its transaction ends. The row is gone by then';
+comment on column awa.heirs.job_id is 'The job that lets go of the key';
+comment on column awa.heirs.heir_id is 'The job that gets it';
 
 create table awa.leases (
   receipt      bigint primary key,

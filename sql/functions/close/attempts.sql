@@ -27,7 +27,7 @@ as $$
     ) e
    where c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1) = any(a.receipts)
      and case
-           when (select true from awa.ready_tombstones where lane > 0 limit 1)
+           when (select true from awa.ready_tombstones limit 1)
            then (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
            else true
          end

@@ -77,7 +77,7 @@ begin
       returning deferred_jobs.job_id
     )
     select array_agg(n.job_id) into v_job_ids from appended n;
-    perform awa._note_enqueued(v_queue_id * 8 + v_priority, cardinality(v_job_ids));
+    perform awa._arrive(v_queue_id * 8 + v_priority, cardinality(v_job_ids));
   else
     with appended as (
       insert into awa.ready_entries

@@ -112,7 +112,7 @@ end
 $$;
 comment on function awa._fold is 'Counts what the ledgers have grown by into queue_rollups';
 
--- Counts what one lane has grown by, at most about max_rows entries, and so many claims, at a time; goes on with the entries until the time that is named. The entries, burials and notes of one transaction are counted together. The caller has locked the counts.
+-- Counts what one lane has grown by, at most about max_rows entries, and so many claims, at a time; goes on with the entries until the time that is named. The entries, burials and arrivals of one transaction are counted together. The caller has locked the counts.
 -- Returns whether there is more, and the last claim up to which it has looked where there are open ones, or more.
 create or replace function awa._fold_lane(lane bigint, max_rows int, until timestamptz, out is_more boolean, out looked_until bigint)
 language plpgsql
@@ -235,7 +235,7 @@ language sql immutable
 return case when max_rows is null or budget is null then max_rows else least(max_rows, greatest(20000 * extract(epoch from budget), 100)::int) end;
 comment on function awa._fold_max is 'How many rows of a lane are counted at a time';
 
--- The transaction after the one of the nth row of a lane that is not older than a transaction: of its entries, its burials, its notes or its deleted jobs, whichever comes first. Null where there are fewer, or nth is.
+-- The transaction after the one of the nth row of a lane that is not older than a transaction: of its entries, its burials, its arrivals or its deleted jobs, whichever comes first. Null where there are fewer, or nth is.
 create or replace function awa._nth_after(lane bigint, since xid8, nth int) returns xid8
 language sql stable
 as $$
@@ -245,7 +245,7 @@ as $$
       union all
       (select t.by_xid from awa.ready_tombstones t where t.lane = _nth_after.lane and t.by_xid >= since order by t.by_xid offset nth - 1 limit 1)
       union all
-      (select t.by_xid from awa.ready_tombstones t where t.lane = - _nth_after.lane and t.by_xid >= since order by t.by_xid offset nth - 1 limit 1)
+      (select a.xid from awa.arrivals a where a.lane = _nth_after.lane and a.xid >= since order by a.xid offset nth - 1 limit 1)
       union all
       (select d.by_xid from awa.deleted_jobs d where d.lane = _nth_after.lane and d.by_xid >= since order by d.by_xid offset nth - 1 limit 1)
     ) x
@@ -280,7 +280,7 @@ $$;
 comment on function awa._uncounted is 'The claims of a lane that are not counted yet';
 
 -- What a lane has got that is not visible in a snapshot, as claim reads it: of transactions that were in progress, one by one, then all that came after. An entry whose created_at is its ready_at is that of a new job; other
--- jobs come with a note. A deleted job is none that was enqueued, nor one that completed. Leaves out the tombstones of entries, and the deleted jobs, that were dropped with their queue; and what transactions from one on have put there, which is not read.
+-- jobs come with an arrival. A deleted job is none that was enqueued, nor one that completed. Leaves out the tombstones of entries, and the deleted jobs, that were dropped with their queue; and what transactions from one on have put there, which is not read.
 create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, until xid8 default '18446744073709551615', out xid xid8, out segment smallint, out entries int, out tombstones int, out enqueued bigint, out deleted int) returns setof record
 language sql stable
 as $$
@@ -301,13 +301,13 @@ as $$
    cross join lateral (select * from awa.ready_tombstones t where t.by_xid = x and t.lane = _appended_since.lane offset 0) t
    where pg_visible_in_snapshot(t.xid, dropped) is not true
   union all
-  select t.by_xid, t.segment, 0, 0, t.batch, 0
-    from awa.ready_tombstones t
-   where t.lane = - _appended_since.lane and (t.xid, t.job_id) > (pg_snapshot_xmax(since), 0) and t.xid < until
+  select a.xid, a.segment, 0, 0, a.jobs, 0
+    from awa.arrivals a
+   where a.lane = _appended_since.lane and a.xid >= pg_snapshot_xmax(since) and a.xid < until
   union all
-  select t.by_xid, t.segment, 0, 0, t.batch, 0
+  select a.xid, a.segment, 0, 0, a.jobs, 0
     from pg_snapshot_xip(since) x
-   cross join lateral (select * from awa.ready_tombstones t where t.lane = - _appended_since.lane and t.xid = x offset 0) t
+   cross join lateral (select * from awa.arrivals a where a.lane = _appended_since.lane and a.xid = x offset 0) a
   union all
   select d.by_xid, d.segment, 0, 0, -1, 1
     from awa.deleted_jobs d
@@ -342,7 +342,7 @@ as $$
 $$;
 comment on function awa._claimed_until is 'The last claim before those that are younger than a time';
 
--- Removes the names of dropped queues of which nothing is left: no entry, note or job. Their counts go, too. At most 1,000.
+-- Removes the names of dropped queues of which nothing is left: no entry, arrival or job. Their counts go, too. At most 1,000.
 -- In two steps, for a transaction that has seen the name before the drop may still enqueue without looking for it again: it has an older snapshot when the name is marked, or an id, and has ended when the name is removed.
 create or replace function awa._forget_queues() returns void
 language plpgsql
@@ -361,7 +361,7 @@ begin
          select from generate_series(q.queue_id * 8, q.queue_id * 8 + 7) l(lane)
           where (select true from awa.ready_entries e where e.lane = l.lane limit 1)
              or (select true from awa.ready_tombstones t where t.lane = l.lane limit 1)
-             or (select true from awa.ready_tombstones t where t.lane = - l.lane limit 1)
+             or (select true from awa.arrivals a where a.lane = l.lane limit 1)
              or (select true from awa.lease_claims c where c.lane = l.lane and c.job_ids <> '{}' limit 1)
              or (select true from awa.leases s where s.lane = l.lane limit 1)
              or (select true from awa.deferred_jobs d where d.lane = l.lane limit 1)

@@ -249,7 +249,7 @@ begin
      cross join lateral (
         select e.segment from awa.ready_entries e where e.lane = t.lane and e.xid = t.xid and e.job_id = t.job_id and e.segment <> segment limit 1
       ) e
-     where t.lane > 0 and pg_visible_in_snapshot(t.by_xid, v_until) -- the others call for another cleaning
+     where pg_visible_in_snapshot(t.by_xid, v_until) -- the others call for another cleaning
     on conflict do nothing;
     perform awa._carry_cursors(segment, v_queue_ids);
   exception
@@ -444,7 +444,7 @@ as $$
 $$;
 comment on function awa._carry_cursors is 'Copies the cursors of queues that are in a segment to the current one; returns how many';
 
--- The lanes that have rows in a segment: entries, burials and notes, or claims, and the number of the last of these there. Walks through the indexes of that segment from one lane to the next, as _lanes_in_use does, so what other queues there are costs nothing.
+-- The lanes that have rows in a segment: entries, burials and arrivals, or claims, and the number of the last of these there. Walks through the indexes of that segment from one lane to the next, as _lanes_in_use does, so what other queues there are costs nothing.
 create or replace function awa._lanes_in_segment(segment smallint, out lane bigint, out last_seq bigint) returns setof record
 language sql stable
 as $$
@@ -462,7 +462,7 @@ as $$
           select * from lanes
         ) l
       union all
-      select abs(l.lane), null
+      select l.lane, null
         from (
           with recursive lanes(lane) as (
             (select t.lane from awa.ready_tombstones t where t.segment = _lanes_in_segment.segment order by t.lane desc limit 1)
@@ -473,7 +473,18 @@ as $$
           )
           select * from lanes
         ) l
-       where l.lane not in (-1, -2)
+      union all
+      select l.lane, null
+        from (
+          with recursive lanes(lane) as (
+            (select a.lane from awa.arrivals a where a.segment = _lanes_in_segment.segment order by a.lane desc limit 1)
+            union all
+            select n.lane
+              from lanes l
+             cross join lateral (select a.lane from awa.arrivals a where a.segment = _lanes_in_segment.segment and a.lane < l.lane order by a.lane desc limit 1) n
+          )
+          select * from lanes
+        ) l
       union all
       select l.lane, l.lane_seq
         from (
@@ -494,7 +505,7 @@ as $$
 $$;
 comment on function awa._lanes_in_segment is 'The lanes that have rows in a segment, and the number of their last claim there';
 
--- What a lane has got in a segment that is not visible in a snapshot, by the transactions: entries, burials and notes.
+-- What a lane has got in a segment that is not visible in a snapshot, by the transactions: entries, burials and arrivals.
 create or replace function awa._put_since(segment smallint, lane bigint, since pg_snapshot) returns setof xid8
 language sql stable
 as $$
@@ -502,7 +513,7 @@ as $$
   union all
   select t.by_xid from awa.ready_tombstones t where t.segment = _put_since.segment and t.lane = _put_since.lane and t.by_xid >= pg_snapshot_xmax(since)
   union all
-  select t.by_xid from awa.ready_tombstones t where t.segment = _put_since.segment and t.lane = - _put_since.lane and t.by_xid >= pg_snapshot_xmax(since)
+  select a.xid from awa.arrivals a where a.segment = _put_since.segment and a.lane = _put_since.lane and a.xid >= pg_snapshot_xmax(since)
   union all
   select e.xid
     from pg_snapshot_xip(since) x
@@ -510,7 +521,11 @@ as $$
   union all
   select t.by_xid
     from pg_snapshot_xip(since) x
-   cross join lateral (select * from awa.ready_tombstones t where t.segment = _put_since.segment and t.by_xid = x and t.lane in (_put_since.lane, - _put_since.lane) offset 0) t
+   cross join lateral (select * from awa.ready_tombstones t where t.segment = _put_since.segment and t.by_xid = x and t.lane = _put_since.lane offset 0) t
+  union all
+  select a.xid
+    from pg_snapshot_xip(since) x
+   cross join lateral (select * from awa.arrivals a where a.segment = _put_since.segment and a.lane = _put_since.lane and a.xid = x offset 0) a
 $$;
 comment on function awa._put_since is 'What a lane has got in a segment that is not visible in a snapshot';
 
@@ -602,7 +617,7 @@ end
 $$;
 comment on function awa._is_unbalanced is 'Whether rows are missing in a segment';
 
--- Truncates one table of a segment that was cleaned, unless somebody may still need it: the entries, then the tombstones, the claims, the closures. One at a time, in transactions of their own: who holds one of them may be about to
+-- Truncates one table of a segment that was cleaned, unless somebody may still need it: the entries, then the tombstones, the arrivals, the claims, the closures. One at a time, in transactions of their own: who holds one of them may be about to
 -- lock another. When the entries are gone, it removes what is noted of deleted jobs, some in each call.
 create or replace function awa._truncate(segment smallint, wait interval) returns text
 language plpgsql
@@ -613,6 +628,7 @@ declare
   v_family text := case
     when pg_relation_size(format('awa.ready_entries_%s', segment)::regclass) > 0 then 'ready_entries' -- also when all that was in it was moved
     when exists (select from awa.ready_tombstones t where t.segment = segment) then 'ready_tombstones'
+    when exists (select from awa.arrivals a where a.segment = segment) then 'arrivals'
     when exists (select from awa.lease_claims c where c.segment = segment) then 'lease_claims'
     else 'lease_claim_closures'
   end;
@@ -655,7 +671,17 @@ begin
                   select true from awa.ready_entries e where e.segment = segment and e.lane = l.lane and e.xid = x limit 1
                 ) e)
           when 'ready_tombstones' then
-            exists (select from awa._buried_since(segment, v_ring.cleaned_until) t where t.lane not in (-1, -2))
+            exists (select from awa._buried_since(segment, v_ring.cleaned_until))
+          when 'arrivals' then
+            exists (
+              select from awa._lanes_in_segment(segment) l
+               cross join lateral (
+                  select true from awa.arrivals a where a.segment = segment and a.lane = l.lane and a.xid >= pg_snapshot_xmax(v_ring.cleaned_until) limit 1
+                ) a)
+            or exists (
+              select from awa._lanes_in_segment(segment) l
+               cross join pg_snapshot_xip(v_ring.cleaned_until) x
+               cross join lateral (select true from awa.arrivals a where a.segment = segment and a.lane = l.lane and a.xid = x limit 1) a)
           when 'lease_claims' then
             exists (select from awa._uncounted_lanes(segment)) or exists (select from awa._cursors_in(segment))
           else false
@@ -668,7 +694,7 @@ begin
   exception when lock_not_available then
     return 'blocked';
   end;
-  if exists (select from awa.ready_tombstones t where t.segment = segment) or exists (select from awa.lease_claims c where c.segment = segment)
+  if exists (select from awa.ready_tombstones t where t.segment = segment) or exists (select from awa.arrivals a where a.segment = segment) or exists (select from awa.lease_claims c where c.segment = segment)
      or exists (select from awa.lease_claim_closures k where k.segment = segment)
   then
     return 'truncating';

@@ -59,6 +59,7 @@ as $$
   select not exists (select from awa.ring r where _is_empty.segment in (r.carried_segment, r.cleaned_segment))
      and not exists (select from awa.ready_entries e where e.segment = _is_empty.segment)
      and not exists (select from awa.ready_tombstones t where t.segment = _is_empty.segment)
+     and not exists (select from awa.arrivals a where a.segment = _is_empty.segment)
      and not exists (select from awa.lease_claims c where c.segment = _is_empty.segment)
      and not exists (select from awa.lease_claim_closures k where k.segment = _is_empty.segment)
 $$;

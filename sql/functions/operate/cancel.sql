@@ -104,7 +104,7 @@ begin
     ) e
    where p.id = any(v_buried);
   if v_buried <> '{}' then
-    perform awa._decide_later(-1, v_batch, v_batch);
+    insert into awa.decisions (batch) values (v_batch);
   end if;
   return v_buried;
 end

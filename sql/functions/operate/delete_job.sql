@@ -39,7 +39,7 @@ comment on function awa.delete_job is 'Deletes a job that has ended; returns the
 -- The jobs that were available when this transaction cancelled them: at its end it decides about those that were claimed meanwhile.
 create or replace function awa._undecided() returns bigint[]
 language sql stable
-as $$ select array(select t.job_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned() and t.lane > 0) $$;
+as $$ select array(select t.job_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned()) $$;
 comment on function awa._undecided is 'The jobs that were available when this transaction cancelled them';
 
 -- Deletes jobs that have ended and have rows of their own; returns how many. Notes that they are gone; of those that a closure counts as completed, in the way of _delete_completed.
@@ -65,7 +65,7 @@ begin
      group by g.lane
      order by g.lane
   loop
-    perform awa._note_enqueued(v_jobs.lane, - v_jobs.noted);
+    perform awa._arrive(v_jobs.lane, - v_jobs.noted);
     v_deleted := v_deleted + v_jobs.jobs;
     v_keyed := v_keyed || v_jobs.keyed;
     v_keys := v_keys || v_jobs.keys;

@@ -53,7 +53,7 @@ begin
   perform awa._bury(array(
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
       from awa._available a where a.queue_id = v_queue_id and a.xid = pg_current_xact_id_if_assigned()), v_batch, false);
-  perform awa._decide_later(-1, v_batch, v_batch);
+  insert into awa.decisions (batch) values (v_batch);
   -- Nothing is left to decide about. Each delete names its segment, so that the other segments' tables are not locked.
   for v_segment in select distinct t.segment from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned() and t.lane between v_first and v_last loop
     delete from awa.ready_tombstones t

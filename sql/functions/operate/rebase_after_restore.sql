@@ -36,7 +36,7 @@ begin
         hint = 'Stop what works there, wait until all has come, and drop the subscription; then call this again.';
     end if;
     perform awa._bound_waits();
-    lock table awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures in access exclusive mode;
+    lock table awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures in access exclusive mode;
   end loop;
   perform set_config('lock_timeout', '0', true);
   perform awa._set_origin();
@@ -73,7 +73,7 @@ begin
     into v_completed, v_counted
     from by_lane b;
 
-  truncate awa.ready_entries, awa.ready_tombstones, awa.lease_claims, awa.lease_claim_closures;
+  truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures;
   v_room := pg_snapshot_xmin(pg_current_snapshot())::text::numeric - 3;
   insert into awa.ready_entries
     (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)

@@ -70,7 +70,7 @@ begin
           perform awa._refuse_place(job_id, v_place.state);
         end if;
         perform awa._note_moved(v_place.lane, v_lane);
-        perform awa._decide_later(-1, v_batch, v_batch);
+        insert into awa.decisions (batch) values (v_batch);
         perform awa._wake(v_lane >> 3);
         return v_place.state;
       end if;
@@ -87,7 +87,7 @@ comment on function awa._relocate is 'Moves a job that waits to another queue or
 create or replace function awa._note_moved(from_lane bigint, to_lane bigint) returns void
 language sql
 as $$
-  select awa._note_enqueued(from_lane, -1), awa._note_enqueued(to_lane, 1) where from_lane >> 3 <> to_lane >> 3
+  select awa._arrive(from_lane, -1), awa._arrive(to_lane, 1) where from_lane >> 3 <> to_lane >> 3
 $$;
 comment on function awa._note_moved is 'Notes that a job has gone to another queue';
 

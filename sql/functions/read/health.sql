@@ -24,7 +24,7 @@ with now as (
 ), segments as (
   select s.segment, s.segment = r.current_segment as is_current, awa._is_empty(s.segment) as is_empty, r.left_at[s.segment + 1] as left_at,
          (select sum(pg_total_relation_size(format('awa.%s_%s', f, s.segment)::regclass))
-            from unnest('{ready_entries,ready_tombstones,lease_claims,lease_claim_closures}'::text[]) f)::bigint as bytes,
+            from unnest(awa._families()) f)::bigint as bytes,
          pg_relation_size(format('awa.ready_entries_%s', s.segment)::regclass) as entry_bytes
     from ring r
    cross join generate_series(0, 3) s(segment)
@@ -137,7 +137,7 @@ with now as (
            where r.outcome = 'blocked'
              and l.relation in (
                select format('awa.%s_%s', f, coalesce(r.cleaned_segment, (select s.segment from segments s where not s.is_current and not s.is_empty order by (s.segment - r.current_segment + 4) % 4 limit 1)))::regclass
-                 from unnest('{ready_entries,ready_tombstones,lease_claims,lease_claim_closures}'::text[]) f)
+                 from unnest(awa._families()) f)
           union all
           -- Locks of queues, of claims and of the counts, and of the ring, but for those of a moment.
           select l.pid, l.holder

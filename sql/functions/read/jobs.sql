@@ -66,7 +66,7 @@ select e.lane,
  where case
          when (select true from awa.queue_rollups where dropped is not null limit 1)
           and (select pg_visible_in_snapshot(e.xid, r.dropped) from awa.queue_rollups r where r.lane = e.lane) then false
-         when (select true from awa.ready_tombstones where lane > 0 limit 1)
+         when (select true from awa.ready_tombstones limit 1)
           and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) then false
          when c.claim_id is null then not p.passed
          when k.outcome is null then true
@@ -221,8 +221,8 @@ select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_
   ) r on true;
 comment on view awa._lanes is 'Every lane, its cursor, and what is counted of its past';
 
--- Every lane that has rows, and what is counted of its past. is_counted says that this is all: neither an entry, a burial or a note, nor a claim has come since, nor was a job deleted, and none that was passed over is open. last_xid is the youngest transaction that put an
--- entry, a burial or a note there, or deleted a job. Walks through the indexes from one lane to the next, so the cost follows the lanes that were used, not the queues that there are, and is a few index entries for each. Reads the lanes from the last one back; before a lane, or only so many, where that is said.
+-- Every lane that has rows, and what is counted of its past. is_counted says that this is all: neither an entry, a burial or an arrival, nor a claim has come since, nor was a job deleted, and none that was passed over is open. last_xid is the youngest transaction that put an
+-- entry, a burial or an arrival there, or deleted a job. Walks through the indexes from one lane to the next, so the cost follows the lanes that were used, not the queues that there are, and is a few index entries for each. Reads the lanes from the last one back; before a lane, or only so many, where that is said.
 create or replace function awa._lanes_in_use(before bigint default null, max_lanes int default null, out lane bigint, out is_counted boolean, out last_xid xid8, out available bigint, out completed bigint, out failed bigint, out cancelled bigint, out dead bigint) returns setof record
 language sql stable
 as $$
@@ -250,28 +250,27 @@ select u.lane,
       from generate_series(0, 3) s(segment)
      cross join lateral (
         with recursive lanes(lane, by_xid) as (
-          (select t.lane, t.by_xid from awa.ready_tombstones t where t.segment = s.segment and t.lane > 0 and t.lane < coalesce(before, 9223372036854775807) order by t.lane desc, t.by_xid desc limit 1)
+          (select t.lane, t.by_xid from awa.ready_tombstones t where t.segment = s.segment and t.lane < coalesce(before, 9223372036854775807) order by t.lane desc, t.by_xid desc limit 1)
           union all
           select n.lane, n.by_xid
             from lanes l
-           cross join lateral (select t.lane, t.by_xid from awa.ready_tombstones t where t.segment = s.segment and t.lane > 0 and t.lane < l.lane order by t.lane desc, t.by_xid desc limit 1) n
+           cross join lateral (select t.lane, t.by_xid from awa.ready_tombstones t where t.segment = s.segment and t.lane < l.lane order by t.lane desc, t.by_xid desc limit 1) n
         )
         select * from lanes limit max_lanes
       ) l
     union all
-    select - l.lane, y.by_xid, null, null, null, null, null, null, null, null, null
+    select l.lane, l.xid, null, null, null, null, null, null, null, null, null
       from generate_series(0, 3) s(segment)
      cross join lateral (
-        with recursive lanes(lane) as (
-          (select t.lane from awa.ready_tombstones t where t.segment = s.segment and t.lane < -2 and t.lane > - coalesce(before, 9223372036854775807) order by t.lane limit 1)
+        with recursive lanes(lane, xid) as (
+          (select a.lane, a.xid from awa.arrivals a where a.segment = s.segment and a.lane < coalesce(before, 9223372036854775807) order by a.lane desc, a.xid desc limit 1)
           union all
-          select n.lane
+          select n.lane, n.xid
             from lanes l
-           cross join lateral (select t.lane from awa.ready_tombstones t where t.segment = s.segment and t.lane < -2 and t.lane > l.lane order by t.lane limit 1) n
+           cross join lateral (select a.lane, a.xid from awa.arrivals a where a.segment = s.segment and a.lane < l.lane order by a.lane desc, a.xid desc limit 1) n
         )
         select * from lanes limit max_lanes
       ) l
-     cross join lateral (select t.by_xid from awa.ready_tombstones t where t.segment = s.segment and t.lane = l.lane order by t.by_xid desc limit 1) y
     union all
     select l.lane, null, l.lane_seq, null, null, null, null, null, null, null, null
       from generate_series(0, 3) s(segment)
@@ -351,7 +350,7 @@ select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.u
       from awa._late_entries(l.lane, l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) e
   ) e
  where case
-         when (select true from awa.ready_tombstones where lane > 0 limit 1)
+         when (select true from awa.ready_tombstones limit 1)
          then (select true from awa.ready_tombstones t where t.lane = l.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
          else true
        end;

@@ -70,8 +70,8 @@ language sql
 as $$ select set_config('lock_timeout', awa._milliseconds(s.claim_wait), true) from awa.settings s $$;
 comment on function awa._bound_waits is 'Bounds the waits for locks of the calling function';
 
--- Buries entries: no claim takes them any more once the caller commits. Returns the ids of those that nobody else has buried. The caller has to call _decide_later when it has
--- written all that belongs to it.
+-- Buries entries: no claim takes them any more once the caller commits. Returns the ids of those that nobody else has buried. The caller has to add the batch to
+-- decisions when it has written all that belongs to it.
 create or replace function awa._bury(places awa._place[], batch bigint, cancels boolean) returns bigint[]
 language plpgsql
 as $$
@@ -79,6 +79,7 @@ as $$
 declare
   v_buried bigint[];
 begin
+  perform awa._current_segment(); -- in a restored database, places mean nothing
   with buried as (
     insert into awa.ready_tombstones (segment, lane, xid, job_id, batch, cancels)
     select p.segment, p.lane, p.xid, p.id, batch, cancels from unnest(places) p order by p.lane, p.xid, p.id
@@ -91,37 +92,38 @@ end
 $$;
 comment on function awa._bury is 'Buries entries; returns the ids of those that were not buried before';
 
--- Has the transaction decide at its end about a batch (lane -1), or about the key that a job inherits (lane -2): a row that no entry answers to fires the trigger.
-create or replace function awa._decide_later(lane bigint, job_id bigint, batch bigint) returns void
-language sql
-as $$
-  insert into awa.ready_tombstones (segment, lane, xid, job_id, batch, cancels)
-  select awa._current_segment(), lane, pg_current_xact_id(), job_id, batch, false
-$$;
-comment on function awa._decide_later is 'Has the transaction decide at its end';
-
 -- Gives an heir, at the end of its transaction, the unique key that the job before it has let go of; unless the heir has left by then, too. It has asked after the transaction began. Fails with 40001 where another job has taken the key: the one before it
 -- was claimed meanwhile, and did not hold it while it ran.
-create or replace function awa._inherit(job_id bigint) returns void
+create or replace function awa._inherit() returns trigger
 language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
 set enable_bitmapscan = on
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
 as $$
-#variable_conflict use_variable
 declare
   v_key bytea;
   v_taken boolean;
 begin
-  select substr(p.unique_key, 1, 32) into v_key from awa._place p where p.id = job_id and awa._holds(p.unique_key, p.state);
+  delete from awa.heirs h where h.xid = new.xid and h.job_id = new.job_id;
+  perform set_config('lock_timeout', '100', true);
+  select substr(p.unique_key, 1, 32) into v_key from awa._place p where p.id = new.heir_id and awa._holds(p.unique_key, p.state);
   if found then
     begin
-      v_taken := (awa._take_key(v_key, true, job_id, transaction_timestamp())).taken;
+      v_taken := (awa._take_key(v_key, true, new.heir_id, transaction_timestamp())).taken;
     exception when lock_not_available then
       null;
     end;
     if v_taken is not true then
-      perform awa._moved_on(job_id);
+      perform awa._moved_on(new.heir_id);
     end if;
   end if;
+  return null;
 end
 $$;
 comment on function awa._inherit is 'Gives an heir, at the end of its transaction, its unique key';
@@ -150,26 +152,22 @@ declare
   v_job_ids bigint[];
   v_keys bytea[];
 begin
-  if new.lane = -2 then
-    perform set_config('lock_timeout', '100', true);
-    perform awa._inherit(new.batch);
-    return null;
-  end if;
+  delete from awa.decisions d where d.batch = new.batch;
   perform awa._end_when_idle();
   perform awa._lock_queue(q.queue_id)
-     from (select distinct t.lane >> 3 as queue_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.lane > 0 order by 1) q;
+     from (select distinct t.lane >> 3 as queue_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() order by 1) q;
   perform awa._moved_on(t.job_id)
-     from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.job_id and t.lane > 0 offset 0) t
+     from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.batch offset 0) t
      join awa.queue_rollups r on r.lane = t.lane
     where pg_visible_in_snapshot(t.xid, r.dropped); -- its queue was dropped with it
   -- Somebody else has buried it, and cleaning has put its entry, or a tombstone, into another segment: no unique index spans these.
   perform awa._moved_on(t.job_id)
-     from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.job_id and t.lane > 0 offset 0) t
+     from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.batch offset 0) t
     where (select true from awa.ready_tombstones o where o.lane = t.lane and o.xid = t.xid and o.job_id = t.job_id and o.by_xid <> t.by_xid limit 1);
   perform set_config('lock_timeout', '100', true); -- nobody waits for the queue longer than this
   for v_taken in
     select t.*, c.claim_id, c.receipt
-      from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.job_id and t.lane > 0 offset 0) t
+      from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.batch offset 0) t
      cross join lateral (
         select c.lo, c.hi, c.pos_xid, c.pos_id from awa.lease_claims c where c.lane = t.lane order by c.lane_seq desc limit 1
       ) cursor
@@ -220,14 +218,14 @@ begin
   end loop;
 
   select array_agg(d.job_id), array_agg(d.unique_key) into v_job_ids, v_keys
-    from (select * from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.job_id and t.cancels offset 0) t
+    from (select * from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.batch and t.cancels offset 0) t
    cross join lateral (
       select * from awa.done_entries d where d.job_id = t.job_id and d.state = 'cancelled' and d.unique_key is not null limit 1
     ) d;
   perform awa._move_keys(v_job_ids, v_keys, 'available', 'cancelled');
   -- Keys of the queues that jobs have left.
   perform awa._let_go(array_agg(t.job_id), array_agg(substr(e.unique_key, 1, 32)))
-     from (select * from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.job_id and not t.cancels and t.lane > 0 offset 0) t
+     from (select * from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.batch and not t.cancels offset 0) t
     cross join lateral (
        select e.unique_key from awa._entries e where e.lane = t.lane and e.xid = t.xid and e.job_id = t.job_id limit 1
      ) e
@@ -249,16 +247,19 @@ end
 $$;
 comment on function awa._end_when_idle is 'Has the server end this session when it stays idle in this transaction for a second';
 
+-- Not for rows that a restore or a subscription brings: these were decided elsewhere, and a role that applies a subscription may not run deferred triggers.
+-- Always, also in a session that takes itself for a replica: otherwise a job that it cancels is claimed, and runs.
 do $$
 begin
-  if not exists (select from pg_trigger where tgrelid = 'awa.ready_tombstones'::regclass and tgname = 'decide') then
-    -- Not of rows that a restore or a subscription brings: these were decided elsewhere, and who applies a subscription may not run deferred triggers.
-    create constraint trigger decide after insert on awa.ready_tombstones deferrable initially deferred
-      for each row when (new.lane in (-1, -2) and new.by_xid = pg_current_xact_id()) execute function awa._decide();
-  end if;
-  -- Also in a session that takes itself for a replica: otherwise a job that it cancels is claimed, and runs.
-  if exists (select from pg_trigger where tgrelid in (select 'awa.ready_tombstones'::regclass union all select i.inhrelid from pg_inherits i where i.inhparent = 'awa.ready_tombstones'::regclass) and tgname = 'decide' and tgenabled <> 'A') then
-    alter table awa.ready_tombstones enable always trigger decide;
+  if (select count(*) from pg_trigger t where t.tgrelid in ('awa.decisions'::regclass, 'awa.heirs'::regclass) and t.tgname in ('decide', 'inherit') and t.tgenabled = 'A') < 2 then
+    drop trigger if exists decide on awa.decisions;
+    drop trigger if exists inherit on awa.heirs;
+    create constraint trigger decide after insert on awa.decisions deferrable initially deferred
+      for each row when (new.xid = pg_current_xact_id()) execute function awa._decide();
+    create constraint trigger inherit after insert on awa.heirs deferrable initially deferred
+      for each row when (new.xid = pg_current_xact_id()) execute function awa._inherit();
+    alter table awa.decisions enable always trigger decide;
+    alter table awa.heirs enable always trigger inherit;
   end if;
 end
 $$;

@@ -74,15 +74,19 @@ end
 $$;
 comment on function awa._refuse_missing is 'Raises 55000 for a table whose row is missing';
 
--- Notes that jobs have come to a lane, or, negative, have gone from it, without an entry of their own: for the books.
-create or replace function awa._note_enqueued(lane bigint, jobs bigint) returns void
+-- Notes, for the counts, that jobs have come to a lane without an entry, or, negative, have left it.
+create or replace function awa._arrive(lane bigint, jobs bigint) returns void
 language sql
 as $$
-  insert into awa.ready_tombstones (segment, lane, xid, job_id, batch, cancels)
-  select awa._current_segment(), - lane, pg_current_xact_id(), nextval('awa.claim_ids'), jobs, false -- any number that nobody else has
-   where jobs <> 0
+  insert into awa.arrivals (segment, lane, jobs) select awa._current_segment(), lane, jobs where jobs <> 0
 $$;
-comment on function awa._note_enqueued is 'Notes that jobs have come to a lane, or gone from it, without an entry';
+comment on function awa._arrive is 'Notes that jobs have come to a lane without an entry, or have left it';
+
+-- The tables that are divided into segments, in the order in which a segment is truncated.
+create or replace function awa._families() returns text[]
+language sql immutable parallel safe
+return '{ready_entries,ready_tombstones,arrivals,lease_claims,lease_claim_closures}'::text[];
+comment on function awa._families is 'The tables that are divided into segments';
 
 -- A length of time for lock_timeout.
 create or replace function awa._milliseconds(length interval) returns text

@@ -226,7 +226,7 @@ begin
   select u.round, case when u.held_until <= now then null else u.job_id end, u.held_until is not null,
          exists (select from awa.done_entries d where d.job_id = u.job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled'))
          or v_own is not null
-            and exists (select from (select * from awa.ready_tombstones t where t.by_xid = v_own offset 0) t where t.job_id = u.job_id and not t.cancels and t.lane > 0)
+            and exists (select from (select * from awa.ready_tombstones t where t.by_xid = v_own offset 0) t where t.job_id = u.job_id and not t.cancels)
             and not awa._is_holder(u.job_id, key)
     into round, job_id, ended, leaves
     from (select * from awa.unique_claims u where u.key = key order by u.round desc limit 1) u;
@@ -235,7 +235,7 @@ begin
   end if;
   line := array[job_id];
   while leaves loop
-    select t.batch into v_heir from awa.ready_tombstones t where t.lane = -2 and t.xid = v_own and t.job_id = job_id;
+    select h.heir_id into v_heir from awa.heirs h where h.xid = v_own and h.job_id = job_id;
     exit when not found;
     job_id := v_heir;
     line := line || v_heir;
@@ -275,7 +275,7 @@ begin
       exit when not holds;
       if v_holder.leaves then
         if job_id <> all(v_holder.line) then
-          perform awa._decide_later(-2, v_holder.job_id, job_id);
+          insert into awa.heirs (job_id, heir_id) values (v_holder.job_id, job_id);
         end if;
         exit;
       end if;
