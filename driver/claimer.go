@@ -167,7 +167,7 @@ func (r *run) claim(ctx context.Context, registration *registration, q *queue, n
 
 // claimedJob is a job that was claimed and, where a part of it can't be decoded, why: then that part is missing.
 type claimedJob struct {
-	gen.AwaClaimedJob
+	gen.AwaClaimedJobRow
 	err error
 }
 
@@ -192,7 +192,7 @@ func claimJobs(ctx context.Context, db pipeline, params gen.ClaimWithinParams) (
 	}
 	jobs := make([]claimedJob, len(claimed))
 	for i, job := range claimed {
-		jobs[i] = claimedJob{gen.AwaClaimedJob{
+		jobs[i] = claimedJob{gen.AwaClaimedJobRow{
 			JobID: job.JobID, Receipt: job.Receipt, Queue: job.Queue, Kind: job.Kind, Args: job.Args, Priority: job.Priority, Attempt: job.Attempt, MaxAttempts: job.MaxAttempts,
 			CreatedAt: job.CreatedAt, ReadyAt: job.ReadyAt, DeadlineAt: job.DeadlineAt, Tags: job.Tags, Metadata: job.Metadata, Progress: job.Progress,
 		}, undecodable(errs[i])}

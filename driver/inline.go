@@ -63,7 +63,7 @@ func (w *Worker) claimOne(ctx context.Context, db *dedicated, queue string) (job
 }
 
 func (w *Worker) runInline(ctx context.Context, c *completer, claimed claimedJob, stats *queueStats) (*Ran, error) {
-	job := newRawJob(claimed.AwaClaimedJob, w.db)
+	job := newRawJob(claimed.AwaClaimedJobRow, w.db)
 	a := &attempt{jobID: job.ID, receipt: job.Receipt, stats: stats}
 	a.stats.claimed.Add(1)
 	result := answer{attempt: a}

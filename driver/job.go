@@ -37,7 +37,7 @@ type Job[T Args] struct {
 	Args T
 }
 
-func newRawJob(j gen.AwaClaimedJob, db handlersDB) *RawJob {
+func newRawJob(j gen.AwaClaimedJobRow, db handlersDB) *RawJob {
 	return &RawJob{
 		ID: j.JobID, Receipt: j.Receipt, Queue: j.Queue, Kind: j.Kind, Args: j.Args, Attempt: int(j.Attempt),
 		MaxAttempts: int(j.MaxAttempts), Priority: int(j.Priority), CreatedAt: j.CreatedAt, ReadyAt: j.ReadyAt,

@@ -97,7 +97,7 @@ func enqueueConfigured(t *testing.T, pool *pgxpool.Pool, args driver.Args, opts 
 }
 
 // claim takes jobs of the default queue for nobody.
-func claim(t *testing.T, pool *pgxpool.Pool, n int) []gen.AwaClaimedJob {
+func claim(t *testing.T, pool *pgxpool.Pool, n int) []gen.AwaClaimedJobRow {
 	t.Helper()
 	jobs, err := gen.New().Claim(t.Context(), pool, gen.ClaimParams{Queue: driver.DefaultQueue, MaxJobs: int32(n)})
 	require.NoError(t, err)

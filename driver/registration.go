@@ -247,7 +247,7 @@ func (r *run) beat(ctx context.Context, db *dedicated) error {
 }
 
 func (r *run) beatOne(ctx context.Context, db *dedicated, reg *registration) error {
-	var attempts []gen.AwaLostAttempt
+	var attempts []gen.AwaLostAttemptRow
 	_, err := db.callUntil(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
 		attempts, err = queries.Heartbeat(ctx, pipeline{conn: conn}, reg.id)
 		return err

@@ -90,7 +90,7 @@ func TestManyLostLeases(t *testing.T) {
 	}), driver.WorkerConfig{Slots: n, NoMaintenance: true, HeartbeatEvery: 20 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	waitFor(t, func() bool { return started.Load() == n }, "not all jobs run")
 	_, err = pool.Exec(t.Context(), `
-		create or replace function awa.heartbeat(worker_id bigint) returns setof awa.lost_attempt language sql
+		create or replace function awa.heartbeat(worker_id bigint) returns setof awa.lost_attempt_row language sql
 		as $$ select j.id, j.receipt, 'lease expired' from awa.jobs j where j.state = 'running' $$`)
 	require.NoError(t, err)
 	waitFor(t, func() bool { return ended.Load() >= n }, "the handlers go on")

@@ -397,7 +397,7 @@ type run struct {
 func (r *run) start(registration *registration, q *queue, jobs []claimedJob) {
 	q.stats.claimed.Add(int64(len(jobs)))
 	for _, claimed := range jobs {
-		job := newRawJob(claimed.AwaClaimedJob, r.db)
+		job := newRawJob(claimed.AwaClaimedJobRow, r.db)
 		ctx, cancel := context.WithCancelCause(r.handling)
 		a := &attempt{jobID: job.ID, receipt: job.Receipt, registration: registration, stats: q.stats, cancel: cancel}
 		if !registration.opened(a) { // somebody has ended the worker since the claim, and given the job to another one

@@ -369,7 +369,7 @@ func TestStopWithoutAnAnswer(t *testing.T) {
 func TestLostAttemptIsStopped(t *testing.T) {
 	pool := testdb.New(t)
 	_, err := pool.Exec(t.Context(), `
-		create or replace function awa.heartbeat(worker_id bigint) returns setof awa.lost_attempt language sql
+		create or replace function awa.heartbeat(worker_id bigint) returns setof awa.lost_attempt_row language sql
 		as $$ select j.id, j.receipt, 'cancelled' from awa.jobs j where j.state = 'running' $$`)
 	require.NoError(t, err)
 	causes := make(chan error, 10)

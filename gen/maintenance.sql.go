@@ -53,9 +53,9 @@ const pruneOldest = `-- name: PruneOldest :one
 select segment, outcome from awa.prune_oldest(force => $1)
 `
 
-func (q *Queries) PruneOldest(ctx context.Context, db DBTX, force bool) (AwaPruneOldest, error) {
+func (q *Queries) PruneOldest(ctx context.Context, db DBTX, force bool) (AwaPruneOldestRow, error) {
 	row := db.QueryRow(ctx, pruneOldest, force)
-	var i AwaPruneOldest
+	var i AwaPruneOldestRow
 	err := row.Scan(&i.Segment, &i.Outcome)
 	return i, err
 }
@@ -75,9 +75,9 @@ const rotate = `-- name: Rotate :one
 select rotated, current_segment from awa.rotate(force => $1)
 `
 
-func (q *Queries) Rotate(ctx context.Context, db DBTX, force bool) (AwaRotate, error) {
+func (q *Queries) Rotate(ctx context.Context, db DBTX, force bool) (AwaRotateRow, error) {
 	row := db.QueryRow(ctx, rotate, force)
-	var i AwaRotate
+	var i AwaRotateRow
 	err := row.Scan(&i.Rotated, &i.CurrentSegment)
 	return i, err
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // The row that audit returns, one per queue. The view itself is always empty
-type AwaAudit struct {
+type AwaAuditRow struct {
 	Queue           *string
 	Enqueued        *int64
 	Available       *int64
@@ -27,7 +27,7 @@ type AwaAudit struct {
 }
 
 // The row that claim returns, one per job. The view itself is always empty
-type AwaClaimedJob struct {
+type AwaClaimedJobRow struct {
 	JobID       int64
 	Receipt     int64
 	Queue       string
@@ -56,13 +56,13 @@ type AwaConfigurationRow struct {
 }
 
 // The row that enqueue_unique returns: the job that holds the key, and whether this call inserted it. The view itself is always empty
-type AwaEnqueueUnique struct {
+type AwaEnqueueUniqueRow struct {
 	JobID    int64
 	Inserted bool
 }
 
 // The row that health returns, one per thing that is looked at. The view itself is always empty
-type AwaHealth struct {
+type AwaHealthRow struct {
 	Level   string
 	Topic   string
 	Subject string
@@ -141,20 +141,20 @@ type AwaListWorkersRow struct {
 }
 
 // The row that heartbeat returns. The view itself is always empty
-type AwaLostAttempt struct {
+type AwaLostAttemptRow struct {
 	JobID   int64
 	Receipt int64
 	Reason  string
 }
 
 // The row that prune_oldest returns: the oldest segment, and what became of it. The view itself is always empty
-type AwaPruneOldest struct {
+type AwaPruneOldestRow struct {
 	Segment *int16
 	Outcome string
 }
 
-// Exact counts of jobs by queue and state
-type AwaQueueCount struct {
+// The row that queue_counts returns, one per queue. The view itself is always empty
+type AwaQueueCountsRow struct {
 	Queue           string
 	Available       int64
 	Scheduled       int64
@@ -169,14 +169,14 @@ type AwaQueueCount struct {
 }
 
 // The row that rebase_after_restore returns: how many jobs of each state it has moved. The view itself is always empty
-type AwaRebaseAfterRestore struct {
+type AwaRebaseAfterRestoreRow struct {
 	Available int64
 	Running   int64
 	Completed int64
 }
 
 // The row that rotate returns: whether it moved on, and the segment that is current now. The view itself is always empty
-type AwaRotate struct {
+type AwaRotateRow struct {
 	Rotated        bool
 	CurrentSegment int16
 }

@@ -197,9 +197,9 @@ const rebaseAfterRestore = `-- name: RebaseAfterRestore :one
 select available, running, completed from awa.rebase_after_restore()
 `
 
-func (q *Queries) RebaseAfterRestore(ctx context.Context, db DBTX) (AwaRebaseAfterRestore, error) {
+func (q *Queries) RebaseAfterRestore(ctx context.Context, db DBTX) (AwaRebaseAfterRestoreRow, error) {
 	row := db.QueryRow(ctx, rebaseAfterRestore)
-	var i AwaRebaseAfterRestore
+	var i AwaRebaseAfterRestoreRow
 	err := row.Scan(&i.Available, &i.Running, &i.Completed)
 	return i, err
 }

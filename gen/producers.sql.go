@@ -94,15 +94,15 @@ const enqueueBatch = `-- name: EnqueueBatch :many
 select job_id, inserted from awa.enqueue_batch(jobs => $1)
 `
 
-func (q *Queries) EnqueueBatch(ctx context.Context, db DBTX, jobs json.RawMessage) ([]AwaEnqueueUnique, error) {
+func (q *Queries) EnqueueBatch(ctx context.Context, db DBTX, jobs json.RawMessage) ([]AwaEnqueueUniqueRow, error) {
 	rows, err := db.Query(ctx, enqueueBatch, jobs)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []AwaEnqueueUnique
+	var items []AwaEnqueueUniqueRow
 	for rows.Next() {
-		var i AwaEnqueueUnique
+		var i AwaEnqueueUniqueRow
 		if err := rows.Scan(&i.JobID, &i.Inserted); err != nil {
 			return nil, err
 		}
@@ -183,7 +183,7 @@ type EnqueueUniqueParams struct {
 	Metadata     json.RawMessage
 }
 
-func (q *Queries) EnqueueUnique(ctx context.Context, db DBTX, arg EnqueueUniqueParams) (AwaEnqueueUnique, error) {
+func (q *Queries) EnqueueUnique(ctx context.Context, db DBTX, arg EnqueueUniqueParams) (AwaEnqueueUniqueRow, error) {
 	row := db.QueryRow(ctx, enqueueUnique,
 		arg.Queue,
 		arg.Kind,
@@ -199,7 +199,7 @@ func (q *Queries) EnqueueUnique(ctx context.Context, db DBTX, arg EnqueueUniqueP
 		arg.Tags,
 		arg.Metadata,
 	)
-	var i AwaEnqueueUnique
+	var i AwaEnqueueUniqueRow
 	err := row.Scan(&i.JobID, &i.Inserted)
 	return i, err
 }

@@ -14,15 +14,15 @@ const audit = `-- name: Audit :many
 select queue, enqueued, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, balanced, problem from awa.audit()
 `
 
-func (q *Queries) Audit(ctx context.Context, db DBTX) ([]AwaAudit, error) {
+func (q *Queries) Audit(ctx context.Context, db DBTX) ([]AwaAuditRow, error) {
 	rows, err := db.Query(ctx, audit)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []AwaAudit
+	var items []AwaAuditRow
 	for rows.Next() {
-		var i AwaAudit
+		var i AwaAuditRow
 		if err := rows.Scan(
 			&i.Queue,
 			&i.Enqueued,
@@ -95,15 +95,15 @@ const health = `-- name: Health :many
 select level, topic, subject, message, hint, details from awa.health()
 `
 
-func (q *Queries) Health(ctx context.Context, db DBTX) ([]AwaHealth, error) {
+func (q *Queries) Health(ctx context.Context, db DBTX) ([]AwaHealthRow, error) {
 	rows, err := db.Query(ctx, health)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []AwaHealth
+	var items []AwaHealthRow
 	for rows.Next() {
-		var i AwaHealth
+		var i AwaHealthRow
 		if err := rows.Scan(
 			&i.Level,
 			&i.Topic,
@@ -312,15 +312,15 @@ const queueCounts = `-- name: QueueCounts :many
 select queue, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at from awa.queue_counts(queue => $1)
 `
 
-func (q *Queries) QueueCounts(ctx context.Context, db DBTX, queue *string) ([]AwaQueueCount, error) {
+func (q *Queries) QueueCounts(ctx context.Context, db DBTX, queue *string) ([]AwaQueueCountsRow, error) {
 	rows, err := db.Query(ctx, queueCounts, queue)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []AwaQueueCount
+	var items []AwaQueueCountsRow
 	for rows.Next() {
-		var i AwaQueueCount
+		var i AwaQueueCountsRow
 		if err := rows.Scan(
 			&i.Queue,
 			&i.Available,

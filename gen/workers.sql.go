@@ -37,7 +37,7 @@ type ClaimParams struct {
 	Lease    *time.Duration
 }
 
-func (q *Queries) Claim(ctx context.Context, db DBTX, arg ClaimParams) ([]AwaClaimedJob, error) {
+func (q *Queries) Claim(ctx context.Context, db DBTX, arg ClaimParams) ([]AwaClaimedJobRow, error) {
 	rows, err := db.Query(ctx, claim,
 		arg.Queue,
 		arg.MaxJobs,
@@ -48,9 +48,9 @@ func (q *Queries) Claim(ctx context.Context, db DBTX, arg ClaimParams) ([]AwaCla
 		return nil, err
 	}
 	defer rows.Close()
-	var items []AwaClaimedJob
+	var items []AwaClaimedJobRow
 	for rows.Next() {
-		var i AwaClaimedJob
+		var i AwaClaimedJobRow
 		if err := rows.Scan(
 			&i.JobID,
 			&i.Receipt,
@@ -319,15 +319,15 @@ const heartbeat = `-- name: Heartbeat :many
 select job_id, receipt, reason from awa.heartbeat(worker_id => $1)
 `
 
-func (q *Queries) Heartbeat(ctx context.Context, db DBTX, workerID int64) ([]AwaLostAttempt, error) {
+func (q *Queries) Heartbeat(ctx context.Context, db DBTX, workerID int64) ([]AwaLostAttemptRow, error) {
 	rows, err := db.Query(ctx, heartbeat, workerID)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []AwaLostAttempt
+	var items []AwaLostAttemptRow
 	for rows.Next() {
-		var i AwaLostAttempt
+		var i AwaLostAttemptRow
 		if err := rows.Scan(&i.JobID, &i.Receipt, &i.Reason); err != nil {
 			return nil, err
 		}

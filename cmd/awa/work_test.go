@@ -351,7 +351,7 @@ func TestWorkInput(t *testing.T) {
 func TestWorkInputHasTheColumnsOfClaim(t *testing.T) {
 	var columns []string
 	require.NoError(t, testdb.New(t).QueryRow(t.Context(),
-		`select array_agg(attname::text) from pg_attribute where attrelid = 'awa.claimed_job'::regclass and attnum > 0`).Scan(&columns))
+		`select array_agg(attname::text) from pg_attribute where attrelid = 'awa.claimed_job_row'::regclass and attnum > 0`).Scan(&columns))
 	line, err := encodeJob(&driver.RawJob{Args: json.RawMessage("{}")})
 	require.NoError(t, err)
 	assert.Equal(t, 1, bytes.Count(line, []byte("\n")))

@@ -150,7 +150,7 @@ select is(
 select is(
   (select row(j.state, j.attempt, j.receipt, j.worker_id, j.attempted_at between now() and clock_timestamp(), j.finalized_at)::text from whole_row c, awa.job(c.job_id) j),
   (select row('running'::text, 1, c.receipt, null::bigint, true, null::timestamptz)::text from whole_row c), 'and runs, its first attempt, from now on');
-select is((select count(*) from awa.claimed_job), 0::bigint, 'the view that names the columns is empty');
+select is((select count(*) from awa.claimed_job_row), 0::bigint, 'the view that names the columns is empty');
 
 -- A bulk
 update awa.settings set claim_bytes = 100000000;

@@ -50,7 +50,7 @@ select is(
   (select array_agg(c.relname || ' ' || p.privilege order by 1)
      from pg_class c, unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger']) p(privilege)
     where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'm') and has_table_privilege(r.role, c.oid, p.privilege)),
-  case r.role when 'awa_reader' then array['jobs select', 'queue_counts select'] end, format('%s has no right on a table%s', r.role, case r.role when 'awa_reader' then ', but reads two views' else '' end))
+  case r.role when 'awa_reader' then array['audit select', 'health select', 'jobs select', 'queue_counts select'] end, format('%s has no right on a table%s', r.role, case r.role when 'awa_reader' then ', but reads four views' else '' end))
   from (select distinct role from allowed) r order by r.role;
 select is(
   (select array_agg(c.relname || ' ' || p.privilege order by 1)
@@ -112,10 +112,12 @@ values
   (46, 'awa_operator', 'select awa.configure(''{}'')'),
   (47, 'awa_reader', 'select * from awa.configuration()'),
   (48, 'awa_reader', 'select * from awa.list_queues()'),
-  (49, 'awa_reader', 'select * from awa.list_workers()');
+  (49, 'awa_reader', 'select * from awa.list_workers()'),
+  (50, 'awa_reader', 'select * from awa.audit'),
+  (51, 'awa_reader', 'select * from awa.health');
 create temp table forbidden (command text);
 insert into forbidden
-select format('select count(*) from %s', c.oid::regclass) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relname not in ('jobs', 'queue_counts')
+select format('select count(*) from %s', c.oid::regclass) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relname not in ('jobs', 'queue_counts', 'audit', 'health')
 union all select 'insert into awa.ready_entries (lane, job_id) values (1, 1)'
 union all select 'delete from awa.deferred_jobs'
 union all select 'truncate awa.lease_claims'

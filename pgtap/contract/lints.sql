@@ -11,7 +11,7 @@ select c.* from pg_class c
    and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i' and c.relkind = 'S');
 
 begin;
-select plan(34);
+select plan(37);
 
 select cmp_ok((select count(*) from functions where not private), '>=', 40::bigint, 'there are functions to look at');
 select cmp_ok((select count(*) from relations), '>=', 30::bigint, 'and relations');
@@ -82,6 +82,11 @@ select is((select array_agg(d.classid::regclass || ' ' || d.objid order by 1)
 select is((select array_agg(signature order by 1) from functions where prosrc ~* '\mexecute\M\s+(format|\$|'')'), '{"awa._truncate(smallint,interval)"}', 'only what truncates a table builds SQL, for its name');
 select is((select array_agg(f.proname::text order by 1) from functions f where f.prosrc ~ '\{\{'), null, 'no function holds template braces');
 select is((select array_agg(f.proname::text order by 1) from functions f where regexp_replace(regexp_replace(f.prosrc, '--[^\n]*', '', 'g'), 'E''([^'']|'''')*''', '', 'g') ~ '\\'), null, 'what a literal means does not depend on the caller''s standard_conforming_strings');
+
+-- Views
+select is((select array_agg(c.relname::text order by 1) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind = 'v' and (pg_get_viewdef(c.oid) ~ 'WHERE false;$') <> (c.relname ~ '_row$')), null, 'a view that is always empty, for its row type, ends in _row, and no other one');
+select is((select array_agg(c.relname::text order by 1) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind = 'v' and c.relname ~ '_row$' and exists (select from aclexplode(c.relacl) a where a.grantee <> c.relowner)), null, 'nobody is granted it');
+select is((select array_agg(f.signature order by 1) from functions f join pg_type y on y.oid = f.prorettype and y.typtype = 'c' join pg_class c on c.oid = y.typrelid where not f.private and c.relname !~ '_row$' and c.relname <> 'jobs'), null, 'public functions return rows of such views, or of jobs');
 
 select is((select array_agg(c.relname::text order by 1)
     from pg_class c

@@ -16,7 +16,7 @@ begin;
 delete from awa.deferred_jobs;
 select plan(50);
 
-select is((select count(*) from awa.promote_due), 0::bigint, 'the view that names the column is empty');
+select is((select count(*) from awa.promote_due_row), 0::bigint, 'the view that names the column is empty');
 select cmp_ok((select promoted from promoted), '>=', 2::bigint, 'promote_due returns how many jobs it made ready');
 select is((select count(*) from awa.job(:retry_id) j, awa.job(:scheduled_id) i where j.state = 'available' and i.state = 'available'), 1::bigint, 'what was due is available');
 select is((select count(*) from due d, awa.job(d.job_id) j where j.run_at = d.run_at and j.created_at = d.created_at), 2::bigint, 'since its time came; created when it was');

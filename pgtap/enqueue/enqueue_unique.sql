@@ -116,7 +116,7 @@ select is((select row(a.job_id = m.job_id, a.inserted)::text from again a, made 
 select is(pg_temp.writes(), (select writes from before), 'and writes nothing');
 select is((select row(j.kind, j.queue, j.args, j.priority)::text from made m, awa.job(m.job_id) j), row('k'::text, pg_temp.q(), '{"a": 1}'::jsonb, 3)::text, 'the job stays as it is');
 select is((select count(*) from awa.queues q where q.name = pg_temp.q(' another')), 0::bigint, 'nor does a queue come into being for it');
-select is((select count(*) from awa.enqueue_unique), 0::bigint, 'the view that names the columns is empty');
+select is((select count(*) from awa.enqueue_unique_row), 0::bigint, 'the view that names the columns is empty');
 
 -- Deferred
 create temp table later as select u.* from awa.enqueue_unique(pg_temp.q(), 'k', unique_key => pg_temp.q(' later'), run_at => '2130-01-01') u;

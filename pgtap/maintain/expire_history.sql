@@ -115,7 +115,7 @@ select is((select count(*) from awa.unique_claims u where u.job_id in (:failed_i
 select is((select count(*) from c, awa.job(c.job_id) j where c.n in (1, 2, 3, 4, 8, 9)), 0::bigint, 'they are not shown');
 select pg_temp.refused(format('select awa.retry(%s)', job_id), 'JQ003', 'no such job', 'nor retried') from c where n = 1 and suffix = '';
 select is((select count(*) from awa.claim(pg_temp.q(), 10)), 2::bigint, 'the queue goes on');
-select is((select count(*) from awa.expire_history), 0::bigint, 'the view that names the column is empty');
+select is((select count(*) from awa.expire_history_row), 0::bigint, 'the view that names the column is empty');
 select pg_temp.steps_agree();
 
 -- Rows that somebody's trigger keeps: the others go

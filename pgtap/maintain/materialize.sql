@@ -83,7 +83,7 @@ update awa.lease_claims k set claimed_at = k.claimed_at - interval '1 minute' fr
 select is((select h.details ->> 'job_id' from awa.health() h where h.topic = 'maintenance' and h.subject = 'materialize'), :'refused_id', 'after a minute health names the job');
 drop trigger refuse on awa.leases;
 select is((select materialized from awa.materialize()), 1::bigint, 'and it gets its own when that is over');
-select is((select count(*) from awa.materialize), 0::bigint, 'the view that names the column is empty');
+select is((select count(*) from awa.materialize_row), 0::bigint, 'the view that names the column is empty');
 
 select pg_temp.refused(format('select * from awa.materialize(%s)', c.args), '22023', c.names, c.description)
   from (values

@@ -372,7 +372,7 @@ select is(pg_temp.outcome('update awa.settings set ' || s), '23514', s)
 select is(pg_temp.outcome('update awa.settings set completed_retention = ''0'', prune_wait = ''500 milliseconds'', carry_max = 0'), 'ok', 'no retention at all');
 select is(pg_temp.prune(), 'full', 'is a setting');
 select is(current_setting('lock_timeout'), '0', 'the caller''s lock_timeout is as it was');
-select is((select count(*) from awa.prune_oldest), 0::bigint, 'the view that names the columns is empty');
+select is((select count(*) from awa.prune_oldest_row), 0::bigint, 'the view that names the columns is empty');
 select pg_temp.steps_agree();
 
 select * from finish();

@@ -121,7 +121,7 @@ update awa.workers set heartbeat_at = clock_timestamp() - interval '61 minutes' 
 select pg_temp.no_gap() \g /dev/null
 select is((select rescued from awa.rescue(null)), 0::bigint, 'an explicit null means the default');
 select is((select array_agg(w.worker_id) from awa.workers w where w.worker_id in (:silent_id, :dead_id)), array[:silent_id]::bigint[], 'a worker that was silent for an hour is forgotten');
-select is((select count(*) from awa.rescue), 0::bigint, 'the view that names the column is empty');
+select is((select count(*) from awa.rescue_row), 0::bigint, 'the view that names the column is empty');
 
 select pg_temp.refused(format('select * from awa.rescue(%s)', n), '22023', 'max_jobs', n || ' jobs') from unnest(array[0, -1, 10001, 2147483647, -2147483648]) with ordinality u(n, place) order by place;
 select is(current_setting('lock_timeout'), '0', 'the caller''s lock_timeout is as it was');

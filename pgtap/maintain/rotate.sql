@@ -125,7 +125,7 @@ select is(brin_summarize_new_values('awa.ready_entries_1_job'), 0, 'when their s
 select is(pg_temp.outcome('update awa.settings set ' || s), '23514', s) from unnest(array['segment_age = ''0''', 'segment_age = ''-1 hour''', 'segment_bytes = 0', 'segment_bytes = -1']) with ordinality u(s, n) order by n;
 select is(pg_temp.outcome('insert into awa.ring (only_row, tables) values (false, ''{}'')'), '23514', 'there is one ring');
 select is(pg_temp.outcome('update awa.ring set current_segment = 4'), '23514', 'of four segments');
-select is((select count(*) from awa.rotate), 0::bigint, 'the view that names the columns is empty');
+select is((select count(*) from awa.rotate_row), 0::bigint, 'the view that names the columns is empty');
 
 select * from finish();
 rollback;

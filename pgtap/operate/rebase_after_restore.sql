@@ -207,7 +207,7 @@ select is((select p.outcome from awa.prune_oldest(true) p), 'empty', 'all is in 
 select rotated from awa.rotate(true) \g /dev/null
 select is(pg_temp.cleaned(), 'cleaned', 'which can be emptied in its turn');
 select is(pg_temp.unbalanced(), null, 'the books balance in the end');
-select is((select count(*) from awa.rebase_after_restore), 0::bigint, 'the view that names the columns is empty');
+select is((select count(*) from awa.rebase_after_restore_row), 0::bigint, 'the view that names the columns is empty');
 select pg_temp.steps_agree();
 
 select * from finish();

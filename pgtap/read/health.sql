@@ -253,7 +253,7 @@ update awa.ring set tables = '{1,2}', outcome = 'unbalanced', stuck_since = cloc
 insert into awa.workers (name, heartbeat_at) values ('quick', clock_timestamp()), ('silent', pg_temp.ago('2 minutes'));
 select is((select array_agg(h.level || ' ' || h.topic order by h.n) from (select *, row_number() over () as n from awa.health()) h where h.level <> 'ok' and h.topic <> 'horizon'), '{"critical restore","critical prune","warning worker"}', 'what is critical comes first, then what is to be warned of');
 select is((select array_agg(distinct h.level) from (select *, row_number() over () as n from awa.health()) h where h.n > 3 and h.topic <> 'horizon'), '{ok}', 'then the rest');
-select is((select count(*) from awa.health where false) + (select count(*) from awa.health), 0::bigint, 'the view that names the columns is empty');
+select is((select count(*) from awa.health where false) + (select count(*) from awa.health_row), 0::bigint, 'the view that names the columns is empty');
 
 -- For readers
 create temp table all_rows as select count(*) as n from awa.health();

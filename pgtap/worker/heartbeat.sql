@@ -60,7 +60,7 @@ select is((select j.heartbeat_at from l, awa.job(l.job_id) j where n = 7), (sele
 select awa.extend(job_id, receipt, '1 hour') from l where n = 7 \g /dev/null
 select is((select count(*) from awa.heartbeat(:other_id)), 1::bigint, 'a heartbeat');
 select is((select j.heartbeat_at from l, awa.job(l.job_id) j where n = 7), (select w.heartbeat_at from awa.workers w where w.worker_id = :other_id), 'shows on an attempt with a row of its own');
-select is((select count(*) from awa.lost_attempt), 0::bigint, 'the view that names the columns is empty');
+select is((select count(*) from awa.lost_attempt_row), 0::bigint, 'the view that names the columns is empty');
 
 select * from finish();
 rollback;

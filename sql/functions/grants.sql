@@ -69,7 +69,9 @@ begin
           ('awa_reader', 'function awa.audit'),
           ('awa_reader', 'function awa.health'),
           ('awa_reader', 'view awa.jobs'),
-          ('awa_reader', 'view awa.queue_counts')
+          ('awa_reader', 'view awa.queue_counts'),
+          ('awa_reader', 'view awa.audit'),
+          ('awa_reader', 'view awa.health')
       union all
       select r.role, 'function awa.version'
         from unnest(array['awa_producer', 'awa_worker', 'awa_maintainer', 'awa_operator', 'awa_reader']) r(role)

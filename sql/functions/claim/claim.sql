@@ -1,10 +1,10 @@
 -- What claim returns.
-create or replace view awa.claimed_job as
+create or replace view awa.claimed_job_row as
 select e.job_id, c.claim_id as receipt, q.name as queue, e.kind, e.args, e.priority::int as priority, e.attempt::int as attempt,
        e.max_attempts::int as max_attempts, e.ready_at as created_at, e.ready_at, c.deadline_at, e.tags, e.metadata, e.progress
   from awa.ready_entries e, awa.lease_claims c, awa.queues q
  where false;
-comment on view awa.claimed_job is 'The row that claim returns, one per job. The view itself is always empty';
+comment on view awa.claimed_job_row is 'The row that claim returns, one per job. The view itself is always empty';
 
 -- Takes up to max_jobs jobs of a queue, lane by lane, in the order (xid, job_id) of each lane.
 -- Locks: the worker, shared, then the queue, until the caller's transaction ends. Raises 22023, JQ004, 55P03 when somebody else holds one of them for too long,
@@ -18,7 +18,7 @@ create or replace function awa.claim(
   max_jobs  int default 1,
   worker_id bigint default null,
   lease     interval default null
-) returns setof awa.claimed_job
+) returns setof awa.claimed_job_row
 language plpgsql
 volatile
 security definer

@@ -1,6 +1,6 @@
 -- What promote_due returns.
-create or replace view awa.promote_due as select c.claim_id as promoted from awa.lease_claims c where false;
-comment on view awa.promote_due is 'The row that promote_due returns: how many jobs it made ready. The view itself is always empty';
+create or replace view awa.promote_due_row as select c.claim_id as promoted from awa.lease_claims c where false;
+comment on view awa.promote_due_row is 'The row that promote_due returns: how many jobs it made ready. The view itself is always empty';
 
 -- Makes at most max_jobs deferred jobs ready whose time has come, the longest due first. Safe to call from anywhere, as often as one likes.
 -- Locks: the rows that it promotes; skips those that others hold. Raises 22023; what the server lacks (disk, say), where it could promote none for that.
@@ -8,7 +8,7 @@ comment on view awa.promote_due is 'The row that promote_due returns: how many j
 -- A fast pass reads from a little before the last pass's horizon, so that it never walks over what was deleted. What committed later than that is
 -- found by a sweep over everything, which may take one fiftieth of the time: on every call when the table is small, seldom when a
 -- transaction elsewhere keeps millions of deleted rows in it. A horizon ahead of now was written by a clock that was set back: then the sweep is due.
-create or replace function awa.promote_due(max_jobs int default 4096) returns setof awa.promote_due
+create or replace function awa.promote_due(max_jobs int default 4096) returns setof awa.promote_due_row
 language plpgsql
 volatile
 security definer

@@ -1,7 +1,7 @@
 -- Appends jobs of any queues and kinds, from an array of objects with the fields of enqueue, and unique: an object with the fields key, by, period, zone and states, as the arguments of enqueue_unique. Says for each
 -- whether it was inserted; otherwise the id is that of the job that holds the key. Neighbours that differ in args and unique alone are appended together, so sort them when there are thousands.
 -- Locks: the unique keys, in their order; waits as enqueue_unique. Raises as that does.
-create or replace function awa.enqueue_batch(jobs jsonb) returns setof awa.enqueue_unique
+create or replace function awa.enqueue_batch(jobs jsonb) returns setof awa.enqueue_unique_row
 language plpgsql
 volatile
 security definer

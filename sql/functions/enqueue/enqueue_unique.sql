@@ -1,6 +1,6 @@
 -- What enqueue_unique returns.
-create or replace view awa.enqueue_unique as select t.job_id, t.cancels as inserted from awa.ready_tombstones t where false;
-comment on view awa.enqueue_unique is 'The row that enqueue_unique returns: the job that holds the key, and whether this call inserted it. The view itself is always empty';
+create or replace view awa.enqueue_unique_row as select t.job_id, t.cancels as inserted from awa.ready_tombstones t where false;
+comment on view awa.enqueue_unique_row is 'The row that enqueue_unique returns: the job that holds the key, and whether this call inserted it. The view itself is always empty';
 
 -- Appends one job, unless another one holds its unique key: then that one's id is returned. The key is a text (unique_key), or made of any of queue, kind and args (unique_by). A job holds it in the states
 -- of unique_states: by default all in which it has not ended. With a unique_period there is a key for each period: that of run_at, or of now. Then a job that has completed holds it, too, to the end of the
@@ -21,7 +21,7 @@ create or replace function awa.enqueue_unique(
   tags          text[] default null,
   metadata      jsonb default null,
   unique_zone   text default 'UTC'
-) returns setof awa.enqueue_unique
+) returns setof awa.enqueue_unique_row
 language plpgsql
 volatile
 security definer

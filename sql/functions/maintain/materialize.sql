@@ -1,11 +1,11 @@
 -- What materialize returns.
-create or replace view awa.materialize as select c.claim_id as materialized from awa.lease_claims c where false;
-comment on view awa.materialize is 'The row that materialize returns: how many attempts got a row of their own. The view itself is always empty';
+create or replace view awa.materialize_row as select c.claim_id as materialized from awa.lease_claims c where false;
+comment on view awa.materialize_row is 'The row that materialize returns: how many attempts got a row of their own. The view itself is always empty';
 
 -- Gives attempts that have been open for longer than older_than, 5 seconds by default, rows of their own in leases: at most max_jobs, the oldest claims first. The search for open attempts
 -- then no longer has to go back to them. Safe to call from anywhere, as often as one likes.
 -- Locks: their claims, where it can have them at once; skips those that somebody is answering for. Raises 22023, JQ004.
-create or replace function awa.materialize(older_than interval default null, max_jobs int default 1000) returns setof awa.materialize
+create or replace function awa.materialize(older_than interval default null, max_jobs int default 1000) returns setof awa.materialize_row
 language plpgsql
 volatile
 security definer

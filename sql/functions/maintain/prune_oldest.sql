@@ -1,6 +1,6 @@
 -- What prune_oldest returns.
-create or replace view awa.prune_oldest as select r.current_segment as segment, q.name as outcome from awa.ring r, awa.queues q where false;
-comment on view awa.prune_oldest is 'The row that prune_oldest returns: the oldest segment, and what became of it. The view itself is always empty';
+create or replace view awa.prune_oldest_row as select r.current_segment as segment, q.name as outcome from awa.ring r, awa.queues q where false;
+comment on view awa.prune_oldest_row is 'The row that prune_oldest returns: the oldest segment, and what became of it. The view itself is always empty';
 
 -- Empties the oldest segment, when its completed jobs are past their retention, or forced: in several calls. The first ones clean it, as a log-structured file system does: carry what is alive to the current segment, some at a time.
 -- Later ones truncate its tables, one by one. The outcome is empty (there is none), kept (its jobs are not past their retention), cleaning (there is more to carry), cleaned, truncating (there is more to truncate), truncated;
@@ -8,7 +8,7 @@ comment on view awa.prune_oldest is 'The row that prune_oldest returns: the olde
 -- holds a lock on it). Then it is tried again after a second, then two, four, up to five minutes; forced, at once. Or cut off: calls did not come to their end; then 16 seconds after the last one began, 32, up to five minutes, and with less at a time. Forced it also goes on where rows are missing; only operators may force it.
 -- Locks: ring; to clean, the counts, then the queues of what it carries, in the order of their ids, then claims, tried; to truncate, one of the segment's tables. How long it waits for them grows with the tries, up to half a second, which
 -- is less than deadlock_timeout. Raises JQ004, 42501.
-create or replace function awa.prune_oldest(force boolean default false) returns setof awa.prune_oldest
+create or replace function awa.prune_oldest(force boolean default false) returns setof awa.prune_oldest_row
 language plpgsql
 volatile
 security definer

@@ -1,6 +1,6 @@
 -- What rescue returns.
-create or replace view awa.rescue as select c.claim_id as rescued from awa.lease_claims c where false;
-comment on view awa.rescue is 'The row that rescue returns: how many attempts it ended. The view itself is always empty';
+create or replace view awa.rescue_row as select c.claim_id as rescued from awa.lease_claims c where false;
+comment on view awa.rescue_row is 'The row that rescue returns: how many attempts it ended. The view itself is always empty';
 
 -- Ends attempts that are overdue, at most max_jobs, as failed: the attempt counts, and the job runs again after its backoff, or ends. An attempt is overdue when its deadline is over; or its lease, unless its worker
 -- sent a heartbeat that is younger than the lease is long. After a time of more than 10 seconds in which nobody called this (the server was down), attempts that were alive before get one more lease. Also forgets workers that have been
@@ -8,7 +8,7 @@ comment on view awa.rescue is 'The row that rescue returns: how many attempts it
 -- queue because their clients have not read what they claimed for ten seconds.
 -- Safe to call from anywhere, as often as one likes.
 -- Locks: their claims, where it can have them at once, or their lease rows; skips those that somebody is answering for. Raises 22023, JQ004.
-create or replace function awa.rescue(max_jobs int default 1000) returns setof awa.rescue
+create or replace function awa.rescue(max_jobs int default 1000) returns setof awa.rescue_row
 language plpgsql
 volatile
 security definer

@@ -46,18 +46,18 @@ select r.lane, null, format('claims %s to %s: %s are missing', c.first, greatest
 comment on view awa._imbalances is 'What is missing from the ledgers, by lane and segment';
 
 -- What audit returns.
-create or replace view awa.audit as
+create or replace view awa.audit_row as
 select b.queue, b.enqueued, b.available, b.scheduled, b.retryable, b.running, b.waiting_external, b.completed, b.failed, b.cancelled, b.dead,
        true as balanced, b.queue as problem
   from awa._books b
  where false;
-comment on view awa.audit is 'The row that audit returns, one per queue. The view itself is always empty';
+comment on view awa.audit_row is 'The row that audit returns, one per queue. The view itself is always empty';
 
 -- Whether the books balance: what was enqueued to each queue is available, scheduled, retryable, running, completed, failed, cancelled or dead; what the counts say is there when one looks; and no row is missing in the ledgers.
 -- Jobs that are not kept any more are counted, purged ones are not. One row per queue, with what is wrong in words; and one without a queue for what belongs to none.
 -- Reads all that is kept, so it takes seconds for millions of jobs. Writes nothing, and takes no lock but those of any reader: only the truncation of a segment waits for it. A row that was removed before maintenance has counted it
 -- (within seconds) leaves no trace.
-create or replace function awa.audit() returns setof awa.audit
+create or replace function awa.audit() returns setof awa.audit_row
 language plpgsql stable
 security definer
 set search_path = pg_catalog, pg_temp
@@ -94,3 +94,8 @@ begin
 end
 $$;
 comment on function awa.audit is 'Whether the books balance: one row per queue, and what is wrong, in words';
+
+create or replace view awa.audit as
+select a.queue, a.enqueued, a.available, a.scheduled, a.retryable, a.running, a.waiting_external, a.completed, a.failed, a.cancelled, a.dead, a.balanced, a.problem
+  from awa.audit() a;
+comment on view awa.audit is 'Whether the books balance: one row per queue, and what is wrong, in words';

@@ -1,11 +1,11 @@
 -- What health returns.
-create or replace view awa.health as
+create or replace view awa.health_row as
 select q.name as level, q.name as topic, q.name as subject, q.name as message, q.name as hint, w.info as details from awa.queues q, awa.workers w where false;
-comment on view awa.health is 'The row that health returns, one per thing that is looked at. The view itself is always empty';
+comment on view awa.health_row is 'The row that health returns, one per thing that is looked at. The view itself is always empty';
 
 -- How the installation is: one row per thing that is looked at, those that need somebody first. level is ok, warning or critical; topic is restore, maintenance, prune, claimer, queue, failures, refusals, worker, horizon, segment or notifications; message says it in words, hint what
 -- to do, details the same as numbers (seconds, bytes, process ids). Takes about a tenth of a second.
-create or replace function awa.health() returns setof awa.health
+create or replace function awa.health() returns setof awa.health_row
 language sql stable
 security definer
 set search_path = pg_catalog, pg_temp
@@ -287,6 +287,10 @@ select r.level, r.topic, r.subject, r.message, r.hint, r.details
  order by array_position('{critical,warning,ok}', r.level), r.place, r.subject
 $$;
 comment on function awa.health is 'How the installation is: what needs somebody first, in words';
+
+create or replace view awa.health as
+select h.level, h.topic, h.subject, h.message, h.hint, h.details from awa.health() h;
+comment on view awa.health is 'How the installation is: what needs somebody first, in words';
 
 -- A length of time, to the second.
 create or replace function awa._in_words(length interval) returns text

@@ -59,15 +59,16 @@ select l.lane,
 comment on view awa._lane_counts is 'What the ledgers say of each lane';
 
 -- What queue_counts returns.
-create or replace view awa.queue_counts as
+create or replace view awa.queue_counts_row as
 select q.name as queue, q.queue_id as available, q.queue_id as scheduled, q.queue_id as retryable, q.queue_id as running, q.queue_id as waiting_external,
        q.queue_id as completed, q.queue_id as failed, q.queue_id as cancelled, q.queue_id as dead, q.created_at as oldest_ready_at
   from awa.queues q
  where false;
+comment on view awa.queue_counts_row is 'The row that queue_counts returns, one per queue. The view itself is always empty';
 
 -- Exact counts of jobs by queue and state, of all queues or of one; those included that are not kept any more.
 -- Of all queues it looks only at the lanes that have changed since they were counted, or that have jobs that are available.
-create or replace function awa.queue_counts(queue text default null) returns setof awa.queue_counts
+create or replace function awa.queue_counts(queue text default null) returns setof awa.queue_counts_row
 language sql stable
 security definer
 set search_path = pg_catalog, pg_temp
@@ -130,7 +131,7 @@ having max(p.name) is not null and (bool_or(p.is_there) or sum(p.available + p.r
 $$;
 comment on function awa.queue_counts is 'Exact counts of jobs by queue and state';
 
--- By the function, which does without JIT: compiling would take seconds.
+-- Reads the function, which does without JIT: compiling would take seconds.
 create or replace view awa.queue_counts as
 select c.queue, c.available, c.scheduled, c.retryable, c.running, c.waiting_external, c.completed, c.failed, c.cancelled, c.dead, c.oldest_ready_at
   from awa.queue_counts(null) c;
