@@ -194,7 +194,7 @@ func TestPruneBesideWhatCommitsWhileItWaits(t *testing.T) {
 		state []string
 	}{
 		{"select awa.enqueue('q', 'k')", []string{"available", "cancelled", "available"}},
-		{"select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')", []string{"available", "cancelled", "scheduled"}}, // leaves a note among the tombstones
+		{"select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')", []string{"available", "cancelled", "scheduled"}}, // leaves an arrival
 		{"select awa.cancel(1)", []string{"cancelled", "cancelled", "gone"}},
 	} {
 		t.Log(c.call)

@@ -47,13 +47,13 @@ select is(
   (select array_agg(a.function order by a.function) from allowed a where a.role = r.role), format('%s may execute what it should, and nothing else', r.role))
   from (select distinct role from allowed) r order by r.role;
 select is(
-  (select array_agg(c.relname || ' ' || p.privilege order by 1)
+  (select array_agg(c.relname || ' ' || p.privilege order by c.relname || ' ' || p.privilege)
      from pg_class c, unnest(array['select', 'insert', 'update', 'delete', 'truncate', 'references', 'trigger']) p(privilege)
     where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'm') and has_table_privilege(r.role, c.oid, p.privilege)),
   case r.role when 'awa_reader' then array['audit select', 'health select', 'jobs select', 'queue_counts select'] end, format('%s has no right on a table%s', r.role, case r.role when 'awa_reader' then ', but reads four views' else '' end))
   from (select distinct role from allowed) r order by r.role;
 select is(
-  (select array_agg(c.relname || ' ' || p.privilege order by 1)
+  (select array_agg(c.relname || ' ' || p.privilege order by c.relname || ' ' || p.privilege)
      from pg_class c, unnest(array['usage', 'select', 'update']) p(privilege)
     where c.relnamespace = 'awa'::regnamespace and c.relkind = 'S' and has_sequence_privilege(r.role, c.oid, p.privilege)), null, format('%s has no right on a sequence', r.role))
   from (select distinct role from allowed) r order by r.role;
@@ -124,7 +124,7 @@ union all select 'truncate awa.lease_claims'
 union all select 'update awa.settings set claim_bytes = 1'
 union all select 'select nextval(''awa.job_ids'')'
 union all select 'select awa._queue_id(''q'')'
-union all select 'select awa._give_back(array[1])'
+union all select 'select awa._give_back(null)'
 union all select 'delete from awa.unique_claims'
 union all select 'insert into awa.ready_tombstones (lane, xid, job_id, segment, batch, cancels) values (1, ''3'', 1, 0, 1, true)'
 union all select 'create table awa.mine (n int)';

@@ -15,14 +15,18 @@ set jit = off
 as $$
 declare
   v_closed record;
+  v_attempts awa.leases[];
 begin
   perform awa._json_bytes('output', output);
   v_closed := awa._close(job_id, receipt, case when output is null then 'completed' else 'recorded' end);
-  if v_closed.lasts or v_closed.recorded then
-    perform awa._record_completions(array[receipt], array[output]);
-  end if;
-  if v_closed.lasts or v_closed.holds_keys then
-    perform awa._settle(array[receipt], 'completed');
+  if v_closed.lasts or v_closed.recorded or v_closed.holds_keys then
+    v_attempts := awa._look_up(array[receipt]);
+    if v_closed.lasts or v_closed.recorded then
+      perform awa._end(v_attempts, 'completed', outputs => array[output], counted => array[not v_closed.lasts]);
+    end if;
+    if v_closed.lasts or v_closed.holds_keys then
+      perform awa._end_attempts(v_attempts, 'completed');
+    end if;
   end if;
 end
 $$;
@@ -154,20 +158,3 @@ create or replace function awa._keeping(receipts bigint[]) returns bigint[]
 language sql stable
 as $$ select array(select a.receipt from awa._attempts(receipts) a where awa._holds(a.unique_key, 'completed')) $$;
 comment on function awa._keeping is 'Receipts whose jobs keep their unique keys when they have completed';
-
--- Writes the rows of jobs that completed with an output, or keep their unique keys, or whose attempts lasted: the latter are counted by this row alone.
-create or replace function awa._record_completions(receipts bigint[], outputs jsonb[]) returns void
-language plpgsql
-as $$
-#variable_conflict use_variable
-begin
-  insert into awa.done_entries
-    (job_id, lane, state, recorded, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
-     kind, args, tags, metadata, errors, output)
-  select a.job_id, a.lane & ~7::bigint | a.priority, 'completed', (select true from awa.leases l where l.receipt = a.receipt limit 1) is null, a.receipt, a.worker_id,
-         a.ready_at, a.created_at, a.claimed_at, clock_timestamp(), a.attempt, a.max_attempts, a.body_bytes, a.unique_key,
-         a.kind, a.args, a.tags, a.metadata, a.errors, outputs[array_position(receipts, a.receipt)]
-    from awa._attempts(receipts) a;
-end
-$$;
-comment on function awa._record_completions is 'Writes the rows of jobs that completed with an output, or whose attempts lasted';

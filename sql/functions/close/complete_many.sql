@@ -20,6 +20,9 @@ declare
   v_closed record;
   v_full record;
   v_places bigint[] := '{}';
+  v_attempts awa.leases[];
+  v_receipts bigint[];
+  v_outputs jsonb[];
 begin
   perform awa._check_answers(job_ids, receipts);
   perform awa._check_companion('outputs', outputs, job_ids, true);
@@ -37,8 +40,16 @@ begin
      where a.output is not null or a.receipt = any(v_keeping);
     v_closed := awa._close_many(v_full.job_ids, v_full.receipts, 'recorded', v_claims.by_item);
     v_places := array(select v_full.places[p] from unnest(v_closed.places) p);
-    perform awa._record_completions(array(select receipts[p] from unnest(v_places) p), array(select outputs[p] from unnest(v_places) p));
-    perform awa._settle(v_closed.unsettled, 'completed');
+    v_receipts := array(select receipts[p] from unnest(v_places) p);
+    v_outputs := array(select outputs[p] from unnest(v_places) p);
+    for v_attempts in select l from awa._look_up_many(v_receipts) l loop
+      perform awa._end(v_attempts, 'completed',
+        outputs => array(select v_outputs[array_position(v_receipts, a.receipt)] from unnest(v_attempts) with ordinality a order by a.ordinality),
+        counted => array(select a.receipt <> all(v_closed.lasting) from unnest(v_attempts) with ordinality a order by a.ordinality));
+      if v_closed.unsettled <> '{}' then
+        perform awa._end_attempts(v_attempts, 'completed');
+      end if;
+    end loop;
     if cardinality(v_full.places) = cardinality(receipts) then
       return query select awa._stale(job_ids, receipts, v_places);
       return;
@@ -47,9 +58,11 @@ begin
 
   -- The others; of those none is open any more.
   v_closed := awa._close_many(job_ids, receipts, 'completed', v_claims.by_item);
-  if cardinality(v_closed.unsettled) > 0 then
-    perform awa._record_completions(v_closed.lasting, null);
-    perform awa._settle(v_closed.unsettled, 'completed');
+  if v_closed.unsettled <> '{}' then
+    for v_attempts in select l from awa._look_up_many(v_closed.unsettled) l loop
+      perform awa._end(array(select a from unnest(v_attempts) a where a.receipt = any(v_closed.lasting)), 'completed');
+      perform awa._end_attempts(v_attempts, 'completed');
+    end loop;
   end if;
   return query select awa._stale(job_ids, receipts, v_places || v_closed.places);
 end
@@ -214,8 +227,9 @@ begin
   end if;
 
   select c.places, c.unsettled into places, unsettled from awa._close_items(job_ids, receipts, outcome, by_item) c;
+  lasting := '{}';
   if cardinality(places) < cardinality(receipts) then
-    select array_agg(a.place), array_agg(a.receipt) into v_lasting, lasting
+    select array_agg(a.place), coalesce(array_agg(a.receipt), '{}') into v_lasting, lasting
       from (
         select a.place, a.receipt
           from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)

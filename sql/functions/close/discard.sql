@@ -18,7 +18,7 @@ begin
   end if;
   perform awa._json_bytes('details', details, most => 65536);
   perform awa._close(job_id, receipt, 'failed');
-  return awa._record_failures(array[receipt], array[error], null, details, final => true);
+  return awa._record_failures(awa._look_up(array[receipt]), array[error], null, details, final => true);
 end
 $$;
 comment on function awa.discard is 'Ends a job whatever attempts are left; returns the state that followed: failed or dead';

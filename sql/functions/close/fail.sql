@@ -26,7 +26,7 @@ begin
   perform awa._json_bytes('details', details, most => 65536);
   perform awa._check_delays(array[retry_after]);
   perform awa._close(job_id, receipt, 'failed');
-  return awa._record_failures(array[receipt], array[error], array[retry_after], details);
+  return awa._record_failures(awa._look_up(array[receipt]), array[error], array[retry_after], details);
 end
 $$;
 comment on function awa.fail is 'Fails one attempt; returns the state that followed: retryable, failed or dead';
@@ -44,60 +44,50 @@ $$;
 comment on function awa._check_delays is 'Refuses delays that are negative or too long';
 
 -- Writes what follows failed attempts that were closed: the next attempt in deferred_jobs, or the end in done_entries. Returns the state of one of them.
--- There is an error and a delay for each receipt. Final means that no attempt follows, whatever are left.
+-- There is an error and a delay for each attempt. Final means that no attempt follows, whatever are left.
 create or replace function awa._record_failures(
-  receipts    bigint[],
+  attempts    awa.leases[],
   errors      text[],
   retry_after interval[],
-  details     jsonb,
+  details     jsonb default null,
   final       boolean default false
 ) returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_now timestamptz := clock_timestamp();
-  v_retryable bigint[];
-  v_failed bigint[];
-  v_dead bigint[];
+  v_states text[];
+  v_run_at timestamptz[];
+  v_errors jsonb[];
+  v_state text;
+  v_places int[];
+  v_attempts awa.leases[] := attempts;
 begin
-  with attempts as materialized (
-    select a.*, f.delay, s.backoff_base, s.backoff_max,
-           case when a.attempt < a.max_attempts and not final then 'retryable' when s.dead_letter then 'dead' else 'failed' end as state,
-           awa._add_error(a.errors, a.attempt, f.error, details) as all_errors
-      from awa._attempts(receipts) a
-      join lateral (
-        select errors[n.n] as error, retry_after[n.n] as delay from array_position(receipts, a.receipt) n(n)
-      ) f on true
-      left join awa.queue_settings s on s.queue_id = a.lane >> 3
-  ), retryable as (
-    insert into awa.deferred_jobs
-      (job_id, lane, state, run_at, created_at, attempted_at, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, progress, errors)
-    select a.job_id, a.lane & ~7::bigint | a.priority, a.state,
-           v_now + coalesce(a.delay, make_interval(secs => least(
-             extract(epoch from coalesce(a.backoff_base, '1 second')) * power(2::float8, least(a.attempt, 62)) * (1 + random() / 4),
-             extract(epoch from coalesce(a.backoff_max, '24 hours'))))),
-           a.created_at, a.claimed_at, a.attempt + 1, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress, a.all_errors
-      from attempts a
-     where a.state = 'retryable'
-  ), ended as (
-    insert into awa.done_entries
-      (job_id, lane, state, reason, recorded, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
-       kind, args, tags, metadata, progress, errors)
-    select a.job_id, a.lane & ~7::bigint | a.priority, a.state, case when final then 'discarded' else 'attempts used up' end, false, a.receipt, a.worker_id, a.ready_at, a.created_at,
-           a.claimed_at, v_now, a.attempt, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress, a.all_errors
-      from attempts a
-     where a.state <> 'retryable'
-  )
-  select array_agg(a.receipt) filter (where a.state = 'retryable'),
-         array_agg(a.receipt) filter (where a.state = 'failed'),
-         array_agg(a.receipt) filter (where a.state = 'dead')
-    into v_retryable, v_failed, v_dead
-    from attempts a;
-  perform awa._settle(s.receipts, s.state)
-     from (values (v_retryable, 'retryable'), (v_failed, 'failed'), (v_dead, 'dead')) s(receipts, state)
-    where s.receipts is not null;
-  return case when v_retryable is not null then 'retryable' when v_failed is not null then 'failed' when v_dead is not null then 'dead' end;
+  select array_agg(f.state order by f.place), array_agg(f.run_at order by f.place), array_agg(f.errors order by f.place)
+    into v_states, v_run_at, v_errors
+    from (
+      select a.ordinality as place,
+             case when a.attempt < a.max_attempts and not final then 'retryable' when s.dead_letter then 'dead' else 'failed' end as state,
+             clock_timestamp() + coalesce(retry_after[a.ordinality], make_interval(secs => least(
+               extract(epoch from coalesce(s.backoff_base, '1 second')) * power(2::float8, least(a.attempt, 62)) * (1 + random() / 4),
+               extract(epoch from coalesce(s.backoff_max, '24 hours'))))) as run_at,
+             awa._add_error(a.errors, a.attempt, errors[a.ordinality], details) as errors
+        from unnest(attempts) with ordinality a
+        left join awa.queue_settings s on s.queue_id = a.lane >> 3
+    ) f;
+  foreach v_state in array array(select distinct s from unnest(v_states) s) loop
+    v_places := array_positions(v_states, v_state);
+    if cardinality(v_places) < cardinality(v_states) then
+      v_attempts := array(select attempts[p] from unnest(v_places) p);
+    end if;
+    if v_state = 'retryable' then
+      perform awa._defer(v_attempts, v_state, array(select v_run_at[p] from unnest(v_places) p), array(select v_errors[p] from unnest(v_places) p), counts => true);
+    else
+      perform awa._end(v_attempts, v_state, reason => case when final then 'discarded' else 'attempts used up' end, errors => array(select v_errors[p] from unnest(v_places) p));
+    end if;
+    perform awa._end_attempts(v_attempts, v_state);
+  end loop;
+  return v_state;
 end
 $$;
 comment on function awa._record_failures is 'Writes what follows failed attempts';

@@ -18,31 +18,27 @@ begin
     perform awa._refuse('error must not be null', null, 'Say what was refused, and why, in a text that is read in awa.jobs.');
   end if;
   perform awa._close(job_id, receipt, 'snoozed');
-  return awa._put_off(array[receipt], error);
+  return awa._put_off(awa._look_up(array[receipt]), error);
 end
 $$;
 comment on function awa.put_off is 'Puts one attempt off whose failure the server refuses to store; returns when the job runs again';
 
 -- Writes what follows attempts that were closed, and whose failure the server refuses to store. Returns when the last of the jobs runs again.
-create or replace function awa._put_off(receipts bigint[], error text) returns timestamptz
+create or replace function awa._put_off(attempts awa.leases[], error text) returns timestamptz
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_run_at timestamptz;
+  v_run_at timestamptz[];
+  v_errors jsonb[];
 begin
-  with put_off as (
-    insert into awa.deferred_jobs
-      (job_id, lane, state, run_at, created_at, attempted_at, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, progress, errors)
-    select a.job_id, a.lane & ~7::bigint | a.priority, 'scheduled', clock_timestamp() + awa._put_off_delay(a.errors), a.created_at, a.claimed_at,
-           least(a.attempt + 1, a.max_attempts), a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress,
-           jsonb_set(awa._add_error(a.errors, a.attempt, error), '{-1,put_off}', 'true')
-      from awa._attempts(receipts) a
-    returning run_at
-  )
-  select max(p.run_at) into v_run_at from put_off p;
-  perform awa._settle(receipts, 'scheduled');
-  return v_run_at;
+  select array_agg(clock_timestamp() + awa._put_off_delay(a.errors) order by a.ordinality),
+         array_agg(jsonb_set(awa._add_error(a.errors, a.attempt, error), '{-1,put_off}', 'true') order by a.ordinality)
+    into v_run_at, v_errors
+    from unnest(attempts) with ordinality a;
+  perform awa._defer(attempts, 'scheduled', v_run_at, v_errors, counts => true);
+  perform awa._end_attempts(attempts, 'scheduled');
+  return (select max(r) from unnest(v_run_at) r);
 end
 $$;
 comment on function awa._put_off is 'Writes what follows attempts whose failure the server refuses to store';

@@ -14,30 +14,18 @@ set jit = off
 as $$
 begin
   perform awa._close(job_id, receipt, 'released');
-  perform awa._give_back(array[receipt]);
+  perform awa._give_back(awa._look_up(array[receipt]));
 end
 $$;
 comment on function awa.release is 'Gives one attempt back without counting it: the job is ready at once';
 
--- Appends the entries of attempts that were given back to the front lane of their queue.
-create or replace function awa._give_back(receipts bigint[]) returns void
+-- Appends the jobs of attempts that were given back to the front lane of their queue.
+create or replace function awa._give_back(attempts awa.leases[]) returns void
 language plpgsql
 as $$
-#variable_conflict use_variable
-declare
-  v_queue_ids bigint[];
 begin
-  with appended as (
-    insert into awa.ready_entries
-      (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
-    select r.current_segment, a.lane & ~7::bigint, a.job_id, clock_timestamp(), a.priority, a.attempt, a.max_attempts, a.body_bytes,
-           a.unique_key, a.kind, a.args, a.tags, a.metadata, a.created_at, a.progress, a.errors
-      from awa._current_segment() r(current_segment), awa._attempts(receipts) a
-    returning lane >> 3 as queue_id
-  )
-  select array_agg(distinct a.queue_id) into v_queue_ids from appended a;
-  perform awa._settle(receipts, 'available');
-  perform awa._wake(q) from unnest(v_queue_ids) q;
+  perform awa._append_ready(array(select w from awa._waiting(attempts, 'available', array(select clock_timestamp() from unnest(attempts))) w), in_front => true);
+  perform awa._end_attempts(attempts, 'available');
 end
 $$;
-comment on function awa._give_back is 'Appends attempts that were given back to the front lane of their queue';
+comment on function awa._give_back is 'Appends the jobs of attempts that were given back to the front lane of their queue';

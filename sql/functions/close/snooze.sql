@@ -12,17 +12,16 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
+declare
+  v_attempts awa.leases[];
 begin
   if delay is null or not awa._fits(delay, '0', '10 years') then
     perform awa._refuse('delay must be between 0 and 10 years', delay::text, 'Say how long the job should wait.');
   end if;
   perform awa._close(job_id, receipt, 'snoozed');
-  insert into awa.deferred_jobs
-    (job_id, lane, state, run_at, created_at, attempted_at, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, progress, errors)
-  select a.job_id, a.lane & ~7::bigint | a.priority, 'scheduled', clock_timestamp() + delay, a.created_at, a.claimed_at, a.attempt, a.max_attempts, a.body_bytes,
-         a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress, a.errors
-    from awa._attempts(array[receipt]) a;
-  perform awa._settle(array[receipt], 'scheduled');
+  v_attempts := awa._look_up(array[receipt]);
+  perform awa._defer(v_attempts, 'scheduled', array[clock_timestamp() + delay]);
+  perform awa._end_attempts(v_attempts, 'scheduled');
 end
 $$;
 comment on function awa.snooze is 'Puts one attempt off, without counting it: the job runs after a delay';

@@ -187,30 +187,26 @@ end
 $$;
 comment on function awa._warn_unreadable is 'Says which job the server can''t read';
 
--- Moves deferred jobs to ready_entries, and wakes their queues.
+-- Moves deferred jobs to ready_entries, and wakes their queues. Returns how many.
 create or replace function awa._make_ready(job_ids bigint[]) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_promoted bigint;
+  v_jobs awa.deferred_jobs[];
+  v_promoted bigint := 0;
 begin
-  with taken as (
-    delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d.*
-  ), appended as (
-    insert into awa.ready_entries
-      (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
-    select r.current_segment, t.lane, t.job_id, t.run_at, t.lane & 7, t.attempt, t.max_attempts, t.body_bytes,
-           t.unique_key, t.kind, t.args, t.tags, t.metadata, t.created_at, t.progress, t.errors
-      from awa._current_segment() r(current_segment), taken t
-    returning lane >> 3 as queue_id
-  ), keys as (
-    select awa._move_keys(array_agg(t.job_id), array_agg(t.unique_key), t.state, 'available') from taken t where t.unique_key is not null group by t.state
-  ), woken as (
-    select count(*) as jobs, awa._wake(a.queue_id) from appended a group by a.queue_id
-  )
-  select sum(w.jobs) into v_promoted from woken w where (select count(*) from keys) >= 0;
-  return coalesce(v_promoted, 0);
+  for v_jobs in
+    with taken as (
+      delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d as job
+    )
+    select array_agg(b.job) from (select t.job, sum((t.job).body_bytes::bigint) over (rows unbounded preceding) / 67108864 as batch from taken t) b group by b.batch
+  loop
+    perform awa._move_keys(array_agg(j.job_id), array_agg(j.unique_key), j.state, 'available') from unnest(v_jobs) j where j.unique_key is not null group by j.state;
+    perform awa._append_ready(v_jobs);
+    v_promoted := v_promoted + cardinality(v_jobs);
+  end loop;
+  return v_promoted;
 end
 $$;
 comment on function awa._make_ready is 'Moves deferred jobs to ready_entries';

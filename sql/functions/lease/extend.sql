@@ -35,7 +35,7 @@ as $$
 begin
   perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for no key update;
   if not found and not (awa._close(job_id, receipt, 'materialized')).lasts then
-    insert into awa.leases select * from awa._attempts(array[receipt]);
+    perform awa._lease(awa._look_up(array[receipt]));
   end if;
 end
 $$;

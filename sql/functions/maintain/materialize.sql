@@ -57,7 +57,7 @@ as $$
 declare
   v_receipts bigint[] := awa._take_open(receipts, max_jobs, 'materialized');
 begin
-  insert into awa.leases select * from awa._attempts(v_receipts);
+  perform awa._lease(l) from awa._look_up_many(v_receipts) l;
   return cardinality(v_receipts);
 end
 $$;

@@ -170,13 +170,12 @@ begin
     end if;
     with carried as (
       insert into awa.ready_entries
-        (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
-      select v_ring.current_segment, e.lane, e.xid, e.job_id, e.ready_at, e.priority, e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
-             e.kind, e.args, e.tags, e.metadata, e.created_at, e.progress, e.errors
+      select m.*
         from awa._available_in(segment) a
        cross join lateral (
-          select * from awa.ready_entries e where e.segment = segment and e.lane = a.lane and e.xid = a.xid and e.job_id = a.job_id limit 1
-        ) e
+          select e from awa.ready_entries e where e.segment = segment and e.lane = a.lane and e.xid = a.xid and e.job_id = a.job_id limit 1
+        ) e(entry)
+       cross join lateral awa._in_segment(e.entry, v_ring.current_segment) m
        where pg_visible_in_snapshot(a.xid, v_before)
       returning lane
     )
@@ -204,7 +203,7 @@ begin
       raise lock_not_available; -- materialize has them in a moment
     end if;
     v_taken := awa._take_open(v_open, 1000, 'materialized');
-    insert into awa.leases select distinct on (a.receipt) a.* from awa._attempts(v_taken) a;
+    perform awa._lease(l) from awa._look_up_many(v_taken) l;
     if cardinality(v_taken) < cardinality(v_open) then
       raise lock_not_available;
     end if;
@@ -216,17 +215,16 @@ begin
     -- What was committed meanwhile; claimed or not, it makes no difference.
     with carried as (
       insert into awa.ready_entries
-        (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
-      select v_ring.current_segment, e.lane, e.xid, e.job_id, e.ready_at, e.priority, e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
-             e.kind, e.args, e.tags, e.metadata, e.created_at, e.progress, e.errors
+      select m.*
         from unnest(v_queue_ids) q
        cross join generate_series(q * 8, q * 8 + 4) l
        cross join lateral (
           select distinct a.xid from awa._appended_since(l, v_before, null) a where a.segment = segment and a.entries > 0 and pg_visible_in_snapshot(a.xid, v_until)
         ) a
        cross join lateral (
-          select * from awa._entries e where e.segment = segment and e.lane = l and e.xid = a.xid offset 0
-        ) e
+          select row(e.*)::awa.ready_entries from awa._entries e where e.segment = segment and e.lane = l and e.xid = a.xid offset 0
+        ) e(entry)
+       cross join lateral awa._in_segment(e.entry, v_ring.current_segment) m
       returning lane
     )
     select coalesce(array_agg(c.lane), '{}') into v_late_lanes from carried c;
@@ -380,13 +378,10 @@ begin
          select p.ctid
            from unnest(places) d
           cross join lateral (select e.ctid from awa.ready_entries e where e.segment = segment and e.lane = d.lane and e.xid = d.xid and e.job_id = d.id limit 1) p))
-    returning e.*
+    returning e as entry
   ), carried as (
     insert into awa.ready_entries
-      (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
-    select v_current, m.lane, m.xid, m.job_id, m.ready_at, m.priority, m.attempt, m.max_attempts, m.body_bytes, m.unique_key,
-           m.kind, m.args, m.tags, m.metadata, m.created_at, m.progress, m.errors
-      from moved m
+    select m.* from moved d cross join lateral awa._in_segment(d.entry, v_current) m
     returning lane, xid
   ), counted as (
     update awa.queue_rollups r
@@ -405,6 +400,17 @@ begin
 end
 $$;
 comment on function awa._move_entries is 'Moves entries to the current segment, under the same places';
+
+-- An entry, as it is in another segment.
+create or replace function awa._in_segment(entry awa.ready_entries, segment smallint) returns awa.ready_entries
+language plpgsql immutable
+as $$
+begin
+  entry.segment := segment;
+  return entry;
+end
+$$;
+comment on function awa._in_segment is 'An entry, as it is in another segment';
 
 -- Takes advisory locks in their order, and waits so long at most, for all of them together.
 create or replace function awa._lock_for(keys bigint[], wait interval) returns void
@@ -625,13 +631,11 @@ as $$
 #variable_conflict use_variable
 declare
   v_ring awa.ring;
-  v_family text := case
-    when pg_relation_size(format('awa.ready_entries_%s', segment)::regclass) > 0 then 'ready_entries' -- also when all that was in it was moved
-    when exists (select from awa.ready_tombstones t where t.segment = segment) then 'ready_tombstones'
-    when exists (select from awa.arrivals a where a.segment = segment) then 'arrivals'
-    when exists (select from awa.lease_claims c where c.segment = segment) then 'lease_claims'
-    else 'lease_claim_closures'
-  end;
+  v_family text := (
+    select f.name from unnest(awa._families()) with ordinality f(name, place)
+     where pg_relation_size(format('awa.%s_%s', f.name, segment)::regclass) > 0 -- also where all rows were moved, or are not committed yet
+     order by f.place
+     limit 1);
 begin
   select * into v_ring from awa.ring r;
   if v_ring.cleaned_by = pg_current_xact_id_if_assigned() then
@@ -647,57 +651,57 @@ begin
       return 'waiting';
     end if;
   end if;
-  if v_family <> 'ready_entries' and awa._forget_deleted(segment, 10000) = 10000 then
+  if v_family is distinct from 'ready_entries' and awa._forget_deleted(segment, 10000) = 10000 then
     return 'truncating';
   end if;
-  perform set_config('lock_timeout', awa._milliseconds(wait), true);
-  begin
-    -- Nobody writes there any more, but readers go on while this one looks. What transactions that were older have put there since the cleaning calls for another one.
-    execute format('lock table awa.%s_%s in share mode', v_family, segment);
-    if (case v_family
-          when 'ready_entries' then
-            exists (
-              select from awa._lanes_in_segment(segment) l
-               cross join lateral (
-                  select true
-                    from awa.ready_entries e
-                   where e.segment = segment and e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(v_ring.cleaned_until), 0)
-                   limit 1
-                ) e)
-            or exists (
-              select from awa._lanes_in_segment(segment) l
-               cross join pg_snapshot_xip(v_ring.cleaned_until) x
-               cross join lateral (
-                  select true from awa.ready_entries e where e.segment = segment and e.lane = l.lane and e.xid = x limit 1
-                ) e)
-          when 'ready_tombstones' then
-            exists (select from awa._buried_since(segment, v_ring.cleaned_until))
-          when 'arrivals' then
-            exists (
-              select from awa._lanes_in_segment(segment) l
-               cross join lateral (
-                  select true from awa.arrivals a where a.segment = segment and a.lane = l.lane and a.xid >= pg_snapshot_xmax(v_ring.cleaned_until) limit 1
-                ) a)
-            or exists (
-              select from awa._lanes_in_segment(segment) l
-               cross join pg_snapshot_xip(v_ring.cleaned_until) x
-               cross join lateral (select true from awa.arrivals a where a.segment = segment and a.lane = l.lane and a.xid = x limit 1) a)
-          when 'lease_claims' then
-            exists (select from awa._uncounted_lanes(segment)) or exists (select from awa._cursors_in(segment))
-          else false
-        end)
-    then
-      update awa.ring r set cleaned_by = null;
-      return 'busy';
+  if v_family is not null then
+    perform set_config('lock_timeout', awa._milliseconds(wait), true);
+    begin
+      -- Nobody writes there any more, but readers go on while this one looks. What transactions that were older have put there since the cleaning calls for another one.
+      execute format('lock table awa.%s_%s in share mode', v_family, segment);
+      if (case v_family
+            when 'ready_entries' then
+              exists (
+                select from awa._lanes_in_segment(segment) l
+                 cross join lateral (
+                    select true
+                      from awa.ready_entries e
+                     where e.segment = segment and e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(v_ring.cleaned_until), 0)
+                     limit 1
+                  ) e)
+              or exists (
+                select from awa._lanes_in_segment(segment) l
+                 cross join pg_snapshot_xip(v_ring.cleaned_until) x
+                 cross join lateral (
+                    select true from awa.ready_entries e where e.segment = segment and e.lane = l.lane and e.xid = x limit 1
+                  ) e)
+            when 'ready_tombstones' then
+              exists (select from awa._buried_since(segment, v_ring.cleaned_until))
+            when 'arrivals' then
+              exists (
+                select from awa._lanes_in_segment(segment) l
+                 cross join lateral (
+                    select true from awa.arrivals a where a.segment = segment and a.lane = l.lane and a.xid >= pg_snapshot_xmax(v_ring.cleaned_until) limit 1
+                  ) a)
+              or exists (
+                select from awa._lanes_in_segment(segment) l
+                 cross join pg_snapshot_xip(v_ring.cleaned_until) x
+                 cross join lateral (select true from awa.arrivals a where a.segment = segment and a.lane = l.lane and a.xid = x limit 1) a)
+            when 'lease_claims' then
+              exists (select from awa._uncounted_lanes(segment)) or exists (select from awa._cursors_in(segment))
+            else false
+          end)
+      then
+        update awa.ring r set cleaned_by = null;
+        return 'busy';
+      end if;
+      execute format('truncate awa.%s_%s', v_family, segment);
+    exception when lock_not_available then
+      return 'blocked';
+    end;
+    if exists (select from unnest(awa._families()) f where pg_relation_size(format('awa.%s_%s', f, segment)::regclass) > 0) then
+      return 'truncating';
     end if;
-    execute format('truncate awa.%s_%s', v_family, segment);
-  exception when lock_not_available then
-    return 'blocked';
-  end;
-  if exists (select from awa.ready_tombstones t where t.segment = segment) or exists (select from awa.arrivals a where a.segment = segment) or exists (select from awa.lease_claims c where c.segment = segment)
-     or exists (select from awa.lease_claim_closures k where k.segment = segment)
-  then
-    return 'truncating';
   end if;
   update awa.ring r
      set cleaned_segment = null, cleaned_until = null, cleaned_by = null, old_snapshots = null;

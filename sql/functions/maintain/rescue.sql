@@ -111,10 +111,14 @@ language plpgsql
 as $$
 declare
   v_receipts bigint[] := lasting || awa._take_open(others, max_others, 'failed');
-  v_late bigint[] := awa._lose_overdue(v_receipts, now);
+  v_attempts awa.leases[];
+  v_reasons text[];
 begin
-  perform awa._record_failures(v_receipts,
-    array(select case when r = any(v_late) then 'deadline exceeded' else 'lease expired' end from unnest(v_receipts) with ordinality u(r, n) order by n), null, null);
+  for v_attempts in select l from awa._look_up_many(v_receipts) l loop
+    v_reasons := awa._overdue_reasons(v_attempts, now);
+    perform awa._lose(v_attempts, v_reasons);
+    perform awa._record_failures(v_attempts, v_reasons, null);
+  end loop;
   return cardinality(v_receipts);
 end
 $$;
@@ -126,13 +130,14 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_receipts bigint[];
-  v_late bigint[];
+  v_attempts awa.leases[];
+  v_reasons text[];
 begin
-  v_receipts := lasting || awa._take_open(others, 1, 'snoozed');
-  v_late := awa._lose_overdue(v_receipts, now);
-  perform awa._put_off(v_receipts, format('the failure was refused: %s (SQLSTATE %s); it was: %s', error, state, case when v_late <> '{}' then 'deadline exceeded' else 'lease expired' end));
-  return cardinality(v_receipts);
+  v_attempts := awa._look_up(lasting || awa._take_open(others, 1, 'snoozed'));
+  v_reasons := awa._overdue_reasons(v_attempts, now);
+  perform awa._lose(v_attempts, v_reasons);
+  perform awa._put_off(v_attempts, format('the failure was refused: %s (SQLSTATE %s); it was: %s', error, state, v_reasons[1]));
+  return cardinality(v_attempts);
 exception when others then
   if not awa._is_about_a_row(sqlstate) then
     raise;
@@ -146,21 +151,11 @@ end
 $$;
 comment on function awa._rescue_otherwise is 'Ends one overdue attempt whose failure the server refuses to store';
 
--- Tells the workers of overdue attempts that they have lost them. Returns those whose deadline is over.
-create or replace function awa._lose_overdue(receipts bigint[], now timestamptz) returns bigint[]
-language plpgsql
-as $$
-declare
-  v_late bigint[];
-begin
-  select array_agg(a.receipt) into v_late from awa._attempts(receipts) a where a.deadline_at <= now;
-  v_late := coalesce(v_late, '{}');
-  perform awa._lose(v_late, 'deadline exceeded');
-  perform awa._lose(array(select r from unnest(receipts) r where r <> all(v_late)), 'lease expired');
-  return v_late;
-end
-$$;
-comment on function awa._lose_overdue is 'Tells the workers of overdue attempts that they have lost them';
+-- Why attempts are overdue: one reason for each.
+create or replace function awa._overdue_reasons(attempts awa.leases[], now timestamptz) returns text[]
+language sql immutable
+return array(select case when a.deadline_at <= now then 'deadline exceeded' else 'lease expired' end from unnest(attempts) with ordinality a order by a.ordinality);
+comment on function awa._overdue_reasons is 'Why attempts are overdue';
 
 -- Notes that rescue is called, and the gap since the last call, if that was more than 10 seconds ago. Brings back what a clock that was ahead has written.
 -- Why: everybody sees at once when rescued_at moves, but the row of a gap only when it commits; and it may roll back. So rescued_at moves only past a gap that is older than this transaction: otherwise others would end attempts that the gap spares.

@@ -61,23 +61,23 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_gone bigint[];
+  v_jobs awa.deferred_jobs[];
+  v_gone bigint[] := '{}';
 begin
-  with gone as (
-    delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning *
-  ), keys as (
-    select awa._move_keys(array_agg(g.job_id), array_agg(g.unique_key), g.state, 'cancelled') from gone g where g.unique_key is not null group by g.state
-  ), done as (
-    insert into awa.done_entries
-      (job_id, lane, state, recorded, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
-       kind, args, tags, metadata, progress, errors)
-    select g.job_id, g.lane, 'cancelled', false, g.run_at, g.created_at, g.attempted_at, clock_timestamp(), g.attempt - 1, g.max_attempts, g.body_bytes, g.unique_key,
-           g.kind, g.args, g.tags, g.metadata, g.progress, awa._add_error(g.errors, g.attempt - 1, coalesce(reason, 'cancelled'), by => session_user)
-      from gone g
-    returning done_entries.job_id
-  )
-  select array_agg(d.job_id) into v_gone from done d where (select count(*) from keys) >= 0;
-  return coalesce(v_gone, '{}');
+  for v_jobs in
+    with gone as (
+      delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d as job
+    )
+    select array_agg(b.job) from (select g.job, sum((g.job).body_bytes::bigint) over (rows unbounded preceding) / 67108864 as batch from gone g) b group by b.batch
+  loop
+    perform awa._move_keys(array_agg(g.job_id), array_agg(g.unique_key), g.state, 'cancelled') from unnest(v_jobs) g where g.unique_key is not null group by g.state;
+    perform awa._end(array(
+      select (null, g.job_id, g.lane, g.lane & 7, g.run_at, g.created_at, g.attempted_at, null, null, null, null, g.attempt - 1, g.max_attempts, g.body_bytes,
+              g.unique_key, g.kind, g.args, g.tags, g.metadata, g.progress, awa._add_error(g.errors, g.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases
+        from unnest(v_jobs) g), 'cancelled');
+    v_gone := v_gone || array(select g.job_id from unnest(v_jobs) g);
+  end loop;
+  return v_gone;
 end
 $$;
 comment on function awa._cancel_deferred is 'Cancels deferred jobs, and returns their ids';
@@ -91,19 +91,25 @@ as $$
 declare
   v_batch bigint := nextval('awa.claim_ids'); -- any number that nobody else has
   v_buried bigint[] := awa._bury(places, v_batch, true);
+  v_attempts awa.leases[];
 begin
-  insert into awa.done_entries
-    (job_id, lane, state, recorded, ready_at, created_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
-     kind, args, tags, metadata, progress, errors)
-  select e.job_id, e.lane & ~7::bigint | e.priority, 'cancelled', false, e.ready_at, coalesce(e.created_at, e.ready_at), clock_timestamp(), e.attempt - 1, e.max_attempts,
-         e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress,
-         awa._add_error(e.errors, e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user)
-    from unnest(places) p
-   cross join lateral (
-      select * from awa._entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
-    ) e
-   where p.id = any(v_buried);
-  if v_buried <> '{}' then
+  for v_attempts in
+    select array_agg(b.attempt)
+      from (
+        select (null, e.job_id, e.lane, e.priority, e.ready_at, coalesce(e.created_at, e.ready_at), null, null, null, null, null, e.attempt - 1, e.max_attempts, e.body_bytes,
+                e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress, awa._add_error(e.errors, e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases as attempt,
+               sum(e.body_bytes::bigint) over (rows unbounded preceding) / 67108864 as batch
+          from unnest(places) p
+         cross join lateral (
+            select * from awa._entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
+          ) e
+         where p.id = any(v_buried)
+      ) b
+     group by b.batch
+  loop
+    perform awa._end(v_attempts, 'cancelled');
+  end loop;
+ if v_buried <> '{}' then
     insert into awa.decisions (batch) values (v_batch);
   end if;
   return v_buried;
@@ -118,6 +124,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_attempt record;
+  v_attempts awa.leases[];
   v_job_ids bigint[] := '{}';
   v_taken bigint[] := '{}';
   v_other_jobs bigint[] := '{}';
@@ -141,8 +148,10 @@ begin
       v_taken := v_taken || v_attempt.receipt;
     end if;
   end loop;
-  perform awa._lose(v_taken, coalesce(reason, 'cancelled'));
-  perform awa._record_cancels(v_taken, reason);
+  for v_attempts in select l from awa._look_up_many(v_taken) l loop
+    perform awa._lose(v_attempts, array(select coalesce(reason, 'cancelled') from unnest(v_attempts)));
+    perform awa._record_cancels(v_attempts, reason);
+  end loop;
   return v_job_ids;
 end
 $$;

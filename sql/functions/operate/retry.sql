@@ -71,16 +71,11 @@ begin
   else
     delete from awa.done_entries d where d.job_id = job_id;
   end if;
-  insert into awa.ready_entries
-    (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
-  select r.current_segment, v_job.lane, job_id, clock_timestamp(), v_job.lane & 7, v_job.attempt, v_job.max_attempts, v_job.body_bytes, v_job.unique_key,
-         v_job.kind, v_job.args, v_job.tags, v_job.metadata, v_job.created_at, v_job.progress, v_job.errors
-    from awa._current_segment() r(current_segment)
-   where not awa._has_place(v_job.lane, job_id);
-  if not found then
+  if awa._has_place(v_job.lane, job_id) then
     perform awa._refuse_place(job_id, state);
   end if;
-  perform awa._wake(v_job.lane >> 3);
+  v_job.run_at := clock_timestamp();
+  perform awa._append_ready(array[v_job]);
   return 'retried';
 end
 $$;

@@ -35,6 +35,7 @@ declare
   v_lane bigint;
   v_batch bigint;
   v_key bytea;
+  v_entry awa.ready_entries;
 begin
   perform awa._bound_waits();
   for v_look in 1..10 loop
@@ -59,16 +60,17 @@ begin
       end if;
       v_batch := nextval('awa.claim_ids'); -- any number that nobody else has
       if cardinality(awa._bury(array[v_place], v_batch, false)) > 0 then
-        insert into awa.ready_entries
-          (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
-        select r.current_segment, v_lane, e.job_id, e.ready_at, coalesce(priority, e.priority), e.attempt, e.max_attempts, e.body_bytes, v_key,
-               e.kind, e.args, e.tags, e.metadata, coalesce(e.created_at, e.ready_at), e.progress, e.errors
-          from awa._current_segment() r(current_segment), awa._entries e
-         where e.lane = v_place.lane and e.xid = v_place.xid and e.job_id = job_id
-           and not awa._has_place(v_lane, job_id);
-        if not found then
+        select e.* into v_entry from awa._entries e where e.lane = v_place.lane and e.xid = v_place.xid and e.job_id = job_id;
+        if not found or awa._has_place(v_lane, job_id) then
           perform awa._refuse_place(job_id, v_place.state);
         end if;
+        v_entry.segment := awa._current_segment();
+        v_entry.lane := v_lane;
+        v_entry.xid := pg_current_xact_id();
+        v_entry.priority := coalesce(priority, v_entry.priority);
+        v_entry.unique_key := v_key;
+        v_entry.created_at := coalesce(v_entry.created_at, v_entry.ready_at);
+        insert into awa.ready_entries values (v_entry.*);
         perform awa._note_moved(v_place.lane, v_lane);
         insert into awa.decisions (batch) values (v_batch);
         perform awa._wake(v_lane >> 3);

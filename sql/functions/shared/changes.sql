@@ -149,6 +149,7 @@ declare
   v_last bigint;
   v_closed boolean;
   v_state text;
+  v_attempts awa.leases[];
   v_job_ids bigint[];
   v_keys bytea[];
 begin
@@ -207,14 +208,15 @@ begin
       perform awa._moved_on(v_taken.job_id);
     end if;
     delete from awa.ready_tombstones t where t.segment = v_taken.segment and t.lane = v_taken.lane and t.xid = v_taken.xid and t.job_id = v_taken.job_id; -- the other segments' tables are not locked
+    v_attempts := awa._look_up(array[v_taken.receipt]);
     update awa.done_entries d
        set receipt = a.receipt, worker_id = a.worker_id, attempted_at = a.claimed_at, attempt = a.attempt
-      from awa._attempts(array[v_taken.receipt]) a
+      from unnest(v_attempts) a
      where d.job_id = v_taken.job_id and d.state = 'cancelled';
     -- A job that this transaction cancelled and then retried goes on.
     v_state := case when found then 'cancelled' else 'available' end;
-    perform awa._lose(array[v_taken.receipt], 'cancelled');
-    perform awa._settle(array[v_taken.receipt], v_state);
+    perform awa._lose(v_attempts, '{cancelled}');
+    perform awa._end_attempts(v_attempts, v_state);
   end loop;
 
   select array_agg(d.job_id), array_agg(d.unique_key) into v_job_ids, v_keys
@@ -264,18 +266,17 @@ begin
 end
 $$;
 
--- Notes for the workers of some open attempts, if they are registered, that they have lost them.
-create or replace function awa._lose(receipts bigint[], reason text) returns void
+-- Notes for the workers of attempts, if they are registered, that they have lost them: with a reason for each.
+create or replace function awa._lose(attempts awa.leases[], reasons text[]) returns void
 language plpgsql
 as $$
-#variable_conflict use_variable
 declare
   v_workers bigint[];
 begin
   with lost as (
     insert into awa.heartbeat_replies (worker_id, receipt, job_id, reason)
-    select a.worker_id, a.receipt, a.job_id, left(reason, 20000)
-      from awa._attempts(receipts) a
+    select a.worker_id, a.receipt, a.job_id, left(reasons[a.ordinality], 20000)
+      from unnest(attempts) with ordinality a
      where exists (select from awa.workers w where w.worker_id = a.worker_id)
     on conflict do nothing
     returning heartbeat_replies.worker_id
@@ -284,4 +285,4 @@ begin
   perform awa._notify('awa_lost', w::text) from unnest(v_workers) w;
 end
 $$;
-comment on function awa._lose is 'Notes for the workers of some attempts that they have lost them';
+comment on function awa._lose is 'Notes for the workers of attempts that they have lost them';

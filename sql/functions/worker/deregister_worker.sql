@@ -103,10 +103,10 @@ as $$
 declare
   v_released bigint[];
 begin
-  select array_agg(receipts[p]) into v_released
-    from unnest((awa._close_many(job_ids, receipts, 'released', (awa._lock_claims(receipts)).by_item)).places) p;
-  perform awa._give_back(v_released);
-  return coalesce(cardinality(v_released), 0);
+  v_released := array(
+    select receipts[p] from unnest((awa._close_many(job_ids, receipts, 'released', (awa._lock_claims(receipts)).by_item)).places) p);
+  perform awa._give_back(l) from awa._look_up_many(v_released) l;
+  return cardinality(v_released);
 end
 $$;
 comment on function awa._release_all is 'Releases attempts, and returns how many of them were open';
