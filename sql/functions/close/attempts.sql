@@ -69,8 +69,8 @@ language sql stable
 as $$
   select array_agg(b.attempt)
     from (
-      select a as attempt, sum(a.body_bytes::bigint + coalesce(pg_column_size(a.errors), 0)) over (order by a.receipt rows unbounded preceding) / 67108864 as batch
-        from awa._attempts(receipts) a
+      select a.attempt, div(sum((a.attempt).body_bytes::bigint + coalesce(pg_column_size((a.attempt).errors), 0)) over (order by a.receipt rows unbounded preceding), 67108864) as batch
+        from (select distinct on (a.receipt) a.receipt, a as attempt from awa._attempts(receipts) a) a -- while a segment is cleaned, entries are there twice
     ) b
    group by b.batch
 $$;
@@ -160,7 +160,7 @@ comment on function awa._end is 'Writes the ends of jobs';
 -- Gives attempts rows of their own.
 create or replace function awa._lease(attempts awa.leases[]) returns void
 language sql
-as $$ insert into awa.leases select distinct on (a.receipt) a.* from unnest(attempts) a $$;
+as $$ insert into awa.leases select a.* from unnest(attempts) a $$;
 comment on function awa._lease is 'Gives attempts rows of their own';
 
 -- The errors of a job with one more. The first 20 and the last 20 are kept, and between them an object that says how many were left out. By says who cancelled it.

@@ -200,7 +200,7 @@ begin
     with taken as (
       delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d as job
     )
-    select array_agg(b.job) from (select t.job, sum((t.job).body_bytes::bigint) over (rows unbounded preceding) / 67108864 as batch from taken t) b group by b.batch
+    select array_agg(b.job) from (select t.job, div(sum((t.job).body_bytes::bigint) over (rows unbounded preceding), 67108864) as batch from taken t) b group by b.batch
   loop
     perform awa._move_keys(array_agg(j.job_id), array_agg(j.unique_key), j.state, 'available') from unnest(v_jobs) j where j.unique_key is not null group by j.state;
     perform awa._append_ready(v_jobs);

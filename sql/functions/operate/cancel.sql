@@ -68,7 +68,7 @@ begin
     with gone as (
       delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d as job
     )
-    select array_agg(b.job) from (select g.job, sum((g.job).body_bytes::bigint) over (rows unbounded preceding) / 67108864 as batch from gone g) b group by b.batch
+    select array_agg(b.job) from (select g.job, div(sum((g.job).body_bytes::bigint) over (rows unbounded preceding), 67108864) as batch from gone g) b group by b.batch
   loop
     perform awa._move_keys(array_agg(g.job_id), array_agg(g.unique_key), g.state, 'cancelled') from unnest(v_jobs) g where g.unique_key is not null group by g.state;
     perform awa._end(array(
@@ -98,7 +98,7 @@ begin
       from (
         select (null, e.job_id, e.lane, e.priority, e.ready_at, coalesce(e.created_at, e.ready_at), null, null, null, null, null, e.attempt - 1, e.max_attempts, e.body_bytes,
                 e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress, awa._add_error(e.errors, e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases as attempt,
-               sum(e.body_bytes::bigint) over (rows unbounded preceding) / 67108864 as batch
+               div(sum(e.body_bytes::bigint) over (rows unbounded preceding), 67108864) as batch
           from unnest(places) p
          cross join lateral (
             select * from awa._entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
