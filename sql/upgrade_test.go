@@ -85,7 +85,7 @@ func TestUpgrade(t *testing.T) {
 		edit{"functions/close/release.sql", "create or replace function awa.release(job_id bigint, receipt bigint) returns void", "create or replace function awa.release(job_id bigint, claim_receipt bigint) returns void"},
 		edit{"functions/close/release.sql", "begin\n", "declare\n  receipt alias for claim_receipt;\nbegin\n"},
 		edit{"functions/read/explain_job.sql", "function awa._span(span interval) returns text", "function awa._span(span interval) returns varchar"},
-		edit{"functions/shared/queues.sql", "awa._queue_id(queue text)", "awa._queue_id(queue text, made_up int default 0)"}, // on which views and others depend
+		edit{"functions/engine/queues.sql", "awa._queue_id(queue text)", "awa._queue_id(queue text, made_up int default 0)"}, // on which views and others depend
 	)
 	jobs := s.enqueueMany("q", 20)
 	s.exec("create view public.mine as select id, state from awa.jobs")

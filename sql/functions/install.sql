@@ -1,12 +1,28 @@
--- The manifest: views that are row contracts come with their functions, public functions first, private ones after, grants last.
+-- The manifest: the engine, then the capabilities in the order in which a job meets them, grants last. A view that is a row contract comes with its function.
 -- What sql/install does with it has search_path, the roles and the locks ready. Everything is "create or replace", so that it can be installed again at any time, and keeps what depends on it.
-{{ template "shared/settings.sql" . }}
-{{ template "shared/queues.sql" . }}
-{{ template "maintain/segments.sql" . }}
-{{ template "shared/unique_keys.sql" . }}
-{{ template "close/attempts.sql" . }}
-{{ template "maintain/fold.sql" . }}
-{{ template "read/jobs.sql" . }}
+{{ template "engine/arguments.sql" . }}
+{{ template "engine/settings.sql" . }}
+{{ template "engine/callers.sql" . }}
+{{ template "engine/queues.sql" . }}
+{{ template "engine/locks.sql" . }}
+{{ template "engine/wake.sql" . }}
+{{ template "engine/snapshots.sql" . }}
+{{ template "engine/segments.sql" . }}
+{{ template "engine/rows.sql" . }}
+{{ template "engine/passes.sql" . }}
+{{ template "engine/backends.sql" . }}
+{{ template "engine/unique_keys.sql" . }}
+{{ template "engine/lanes.sql" . }}
+{{ template "engine/attempts.sql" . }}
+{{ template "engine/writers.sql" . }}
+{{ template "engine/closing.sql" . }}
+{{ template "engine/outcomes.sql" . }}
+{{ template "engine/jobs.sql" . }}
+{{ template "engine/changes.sql" . }}
+{{ template "engine/scan.sql" . }}
+{{ template "engine/rollups.sql" . }}
+{{ template "engine/counts.sql" . }}
+
 {{ template "enqueue/enqueue.sql" . }}
 {{ template "enqueue/enqueue_many.sql" . }}
 {{ template "enqueue/enqueue_unique.sql" . }}
@@ -22,19 +38,27 @@
 {{ template "close/put_off.sql" . }}
 {{ template "close/release.sql" . }}
 {{ template "close/cancel_attempt.sql" . }}
+{{ template "defer/promote_due.sql" . }}
 {{ template "lease/extend.sql" . }}
 {{ template "lease/set_progress.sql" . }}
-{{ template "defer/promote_due.sql" . }}
 {{ template "maintain/materialize.sql" . }}
 {{ template "maintain/rescue.sql" . }}
 {{ template "maintain/expire_history.sql" . }}
 {{ template "maintain/rotate.sql" . }}
 {{ template "maintain/prune_oldest.sql" . }}
 {{ template "maintain/run_maintenance.sql" . }}
-{{ template "worker/register_worker.sql" . }}
-{{ template "worker/heartbeat.sql" . }}
-{{ template "worker/release_unknown.sql" . }}
-{{ template "worker/deregister_worker.sql" . }}
+{{ template "read/jobs.sql" . }}
+{{ template "read/job.sql" . }}
+{{ template "read/list_jobs.sql" . }}
+{{ template "read/scan_jobs.sql" . }}
+{{ template "read/queue_counts.sql" . }}
+{{ template "read/configuration.sql" . }}
+{{ template "read/list_queues.sql" . }}
+{{ template "read/list_workers.sql" . }}
+{{ template "read/explain_job.sql" . }}
+{{ template "read/audit.sql" . }}
+{{ template "read/health.sql" . }}
+{{ template "read/version.sql" . }}
 {{ template "operate/configure.sql" . }}
 {{ template "operate/configure_queue.sql" . }}
 {{ template "operate/pause_queue.sql" . }}
@@ -50,21 +74,9 @@
 {{ template "operate/delete_job.sql" . }}
 {{ template "operate/delete_where.sql" . }}
 {{ template "operate/rebase_after_restore.sql" . }}
-{{ template "read/job.sql" . }}
-{{ template "read/list_jobs.sql" . }}
-{{ template "read/scan_jobs.sql" . }}
-{{ template "read/queue_counts.sql" . }}
-{{ template "read/configuration.sql" . }}
-{{ template "read/list_queues.sql" . }}
-{{ template "read/list_workers.sql" . }}
-{{ template "read/explain_job.sql" . }}
-{{ template "read/audit.sql" . }}
-{{ template "read/health.sql" . }}
-{{ template "read/version.sql" . }}
-
-{{ template "shared/arguments.sql" . }}
-{{ template "shared/changes.sql" . }}
-{{ template "shared/locks.sql" . }}
-{{ template "shared/callers.sql" . }}
+{{ template "worker/register_worker.sql" . }}
+{{ template "worker/heartbeat.sql" . }}
+{{ template "worker/release_unknown.sql" . }}
+{{ template "worker/deregister_worker.sql" . }}
 
 {{ template "grants.sql" . }}

@@ -321,21 +321,3 @@ begin
 end
 $$;
 comment on function awa._read_part is 'Reads the next entries of a lane''s window';
-
--- The current snapshot, as one that a cursor may keep. PostgreSQL leaves the caller's own transaction out of the list of those in progress:
--- without it, what the caller enqueues after this claim would count as read, and be lost.
-create or replace function awa._snapshot() returns pg_snapshot
-language plpgsql
-as $$
-declare
-  v_snapshot pg_snapshot := pg_current_snapshot();
-  v_own xid8 := pg_current_xact_id_if_assigned();
-begin
-  if v_own < pg_snapshot_xmax(v_snapshot) then
-    return format('%s:%s:%s', least(v_own, pg_snapshot_xmin(v_snapshot)), pg_snapshot_xmax(v_snapshot),
-      (select string_agg(x::text, ',' order by x) from (select pg_snapshot_xip(v_snapshot) union select v_own) s(x)));
-  end if;
-  return v_snapshot;
-end
-$$;
-comment on function awa._snapshot is 'The current snapshot, with the caller''s own transaction in progress';

@@ -18,15 +18,3 @@ begin
 end
 $$;
 comment on function awa.cancel_attempt is 'Cancels the job of one attempt: its worker decides that it is off';
-
--- Writes the ends of attempts that were closed as cancelled.
-create or replace function awa._record_cancels(attempts awa.leases[], reason text) returns void
-language plpgsql
-as $$
-begin
-  perform awa._end(attempts, 'cancelled',
-    errors => array(select awa._add_error(a.errors, a.attempt, coalesce(reason, 'cancelled'), by => session_user) from unnest(attempts) with ordinality a order by a.ordinality));
-  perform awa._end_attempts(attempts, 'cancelled');
-end
-$$;
-comment on function awa._record_cancels is 'Writes the ends of attempts that were cancelled';

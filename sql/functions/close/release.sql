@@ -18,14 +18,3 @@ begin
 end
 $$;
 comment on function awa.release is 'Gives one attempt back without counting it: the job is ready at once';
-
--- Appends the jobs of attempts that were given back to the front lane of their queue.
-create or replace function awa._give_back(attempts awa.leases[]) returns void
-language plpgsql
-as $$
-begin
-  perform awa._append_ready(array(select w from awa._waiting(attempts, 'available', array(select clock_timestamp() from unnest(attempts))) w), in_front => true);
-  perform awa._end_attempts(attempts, 'available');
-end
-$$;
-comment on function awa._give_back is 'Appends the jobs of attempts that were given back to the front lane of their queue';

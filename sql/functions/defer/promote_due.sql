@@ -108,12 +108,6 @@ language sql immutable
 return least(interval '1 second' * 2 ^ level, '10 minutes');
 comment on function awa._sweep_pause is 'The longest pause before the next sweep';
 
--- A time for a sequence.
-create or replace function awa._microseconds(at timestamptz) returns bigint
-language sql immutable
-return greatest(extract(epoch from at) * 1000000, 1)::bigint;
-comment on function awa._microseconds is 'A time for a sequence, in microseconds since 1970';
-
 -- Promotes due jobs, and says how many, whether it met as many as it may, and when the last of them was due. One that the server can't read, because a page is damaged, or that it refuses to make ready, because of a trigger of somebody else's, is put off, with a warning: the others must not wait for it. For a minute; a refused one for twice as long each time, up to an hour, and its errors say so, where health finds it. Says what the server lacks, where it met that.
 create or replace function awa._promote(due_from timestamptz, due_until timestamptz, max_jobs int, out promoted bigint, out is_full boolean, out run_at timestamptz, out lack text[])
 language plpgsql
@@ -177,16 +171,6 @@ end
 $$;
 comment on function awa._promote is 'Promotes due jobs';
 
--- Says, in the log of the server, which job it can't read.
-create or replace function awa._warn_unreadable(job_id bigint, error text) returns void
-language plpgsql
-as $$
-begin
-  raise warning 'job % can''t be read', job_id using errcode = 'XX001', detail = error, hint = 'A page is damaged: see "Jobs that can''t be read" in the reference of Awa.';
-end
-$$;
-comment on function awa._warn_unreadable is 'Says which job the server can''t read';
-
 -- Moves deferred jobs to ready_entries, and wakes their queues. Returns how many.
 create or replace function awa._make_ready(job_ids bigint[]) returns bigint
 language plpgsql
@@ -210,16 +194,3 @@ begin
 end
 $$;
 comment on function awa._make_ready is 'Moves deferred jobs to ready_entries';
-
--- Brings the BRIN indexes on ready_entries up to date, by which a job is found from its id: no autovacuum does it here.
-create or replace function awa._summarize() returns void
-language sql
-as $$
-  select brin_summarize_new_values(i.indexrelid)
-    from pg_index i
-    join pg_class c on c.oid = i.indexrelid
-    join pg_am a on a.oid = c.relam
-   where a.amname = 'brin'
-     and i.indrelid = (select format('awa.ready_entries_%s', r.current_segment)::regclass from awa.ring r)
-$$;
-comment on function awa._summarize is 'Brings the BRIN indexes on ready_entries up to date';

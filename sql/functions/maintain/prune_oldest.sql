@@ -88,12 +88,6 @@ language sql stable
 as $$ select greatest(s.prune_wait, least(s.prune_wait * power(2, least(tries, 9)), interval '500 milliseconds')) from awa.settings s $$;
 comment on function awa._prune_wait is 'How long a try waits for its locks after so many';
 
--- When a try to empty the oldest segment began last.
-create or replace function awa._last_prune_at() returns timestamptz
-language sql stable
-as $$ select to_timestamp(s.last_value / 1000000.0) from awa.prune_tried_at s $$;
-comment on function awa._last_prune_at is 'When a try to empty the oldest segment began last';
-
 -- Carries what is alive in a segment to the current one: entries that nobody has claimed, under the same place; cursors; and, to leases, attempts that are open. Then ring says that the segment counts no more, up to a
 -- snapshot. May have to be called again, for what a transaction that was older has put there since.
 -- Where much is alive, or somebody was in the way before, it moves entries and cursors queue by queue first, some in each call: so a call that is cut off has done little in vain.
@@ -401,36 +395,6 @@ end
 $$;
 comment on function awa._move_entries is 'Moves entries to the current segment, under the same places';
 
--- An entry, as it is in another segment.
-create or replace function awa._in_segment(entry awa.ready_entries, segment smallint) returns awa.ready_entries
-language plpgsql immutable
-as $$
-begin
-  entry.segment := segment;
-  return entry;
-end
-$$;
-comment on function awa._in_segment is 'An entry, as it is in another segment';
-
--- Takes advisory locks in their order, and waits so long at most, for all of them together.
-create or replace function awa._lock_for(keys bigint[], wait interval) returns void
-language plpgsql
-as $$
-declare
-  v_end timestamptz := clock_timestamp() + wait;
-  v_key bigint;
-begin
-  foreach v_key in array keys loop
-    if not pg_try_advisory_xact_lock(v_key) then
-      perform set_config('lock_timeout', awa._milliseconds(greatest(v_end - clock_timestamp(), '1 millisecond')), true);
-      perform pg_advisory_xact_lock(v_key);
-    end if;
-  end loop;
-  perform set_config('lock_timeout', '0', true); -- what is written next may have to wait for a page
-end
-$$;
-comment on function awa._lock_for is 'Takes advisory locks, and waits so long at most';
-
 -- Copies the cursors of queues that are in a segment to the current one; returns how many. Where all claims of a lane are counted, so is this one, which took nothing. The caller has locked the counts, and the queues.
 create or replace function awa._carry_cursors(segment smallint, queue_ids bigint[]) returns bigint
 language sql
@@ -449,91 +413,6 @@ as $$
   select count(*) from carried
 $$;
 comment on function awa._carry_cursors is 'Copies the cursors of queues that are in a segment to the current one; returns how many';
-
--- The lanes that have rows in a segment: entries, burials and arrivals, or claims, and the number of the last of these there. Walks through the indexes of that segment from one lane to the next, as _lanes_in_use does, so what other queues there are costs nothing.
-create or replace function awa._lanes_in_segment(segment smallint, out lane bigint, out last_seq bigint) returns setof record
-language sql stable
-as $$
-  select u.lane, max(u.lane_seq)
-    from (
-      select l.lane, null::bigint as lane_seq
-        from (
-          with recursive lanes(lane) as (
-            (select e.lane from awa.ready_entries e where e.segment = _lanes_in_segment.segment order by e.lane desc limit 1)
-            union all
-            select n.lane
-              from lanes l
-             cross join lateral (select e.lane from awa.ready_entries e where e.segment = _lanes_in_segment.segment and e.lane < l.lane order by e.lane desc limit 1) n
-          )
-          select * from lanes
-        ) l
-      union all
-      select l.lane, null
-        from (
-          with recursive lanes(lane) as (
-            (select t.lane from awa.ready_tombstones t where t.segment = _lanes_in_segment.segment order by t.lane desc limit 1)
-            union all
-            select n.lane
-              from lanes l
-             cross join lateral (select t.lane from awa.ready_tombstones t where t.segment = _lanes_in_segment.segment and t.lane < l.lane order by t.lane desc limit 1) n
-          )
-          select * from lanes
-        ) l
-      union all
-      select l.lane, null
-        from (
-          with recursive lanes(lane) as (
-            (select a.lane from awa.arrivals a where a.segment = _lanes_in_segment.segment order by a.lane desc limit 1)
-            union all
-            select n.lane
-              from lanes l
-             cross join lateral (select a.lane from awa.arrivals a where a.segment = _lanes_in_segment.segment and a.lane < l.lane order by a.lane desc limit 1) n
-          )
-          select * from lanes
-        ) l
-      union all
-      select l.lane, l.lane_seq
-        from (
-          with recursive lanes(lane, lane_seq) as (
-            (select c.lane, c.lane_seq from awa.lease_claims c where c.segment = _lanes_in_segment.segment order by c.lane desc, c.lane_seq desc limit 1)
-            union all
-            select n.lane, n.lane_seq
-              from lanes l
-             cross join lateral (
-                select c.lane, c.lane_seq from awa.lease_claims c where c.segment = _lanes_in_segment.segment and c.lane < l.lane order by c.lane desc, c.lane_seq desc limit 1
-              ) n
-          )
-          select * from lanes
-        ) l
-    ) u
-   where (select true from awa.queues q where q.queue_id = u.lane >> 3 limit 1)
-   group by u.lane
-$$;
-comment on function awa._lanes_in_segment is 'The lanes that have rows in a segment, and the number of their last claim there';
-
--- What a lane has got in a segment that is not visible in a snapshot, by the transactions: entries, burials and arrivals.
-create or replace function awa._put_since(segment smallint, lane bigint, since pg_snapshot) returns setof xid8
-language sql stable
-as $$
-  select e.xid from awa.ready_entries e where e.segment = _put_since.segment and e.lane = _put_since.lane and e.xid >= pg_snapshot_xmax(since)
-  union all
-  select t.by_xid from awa.ready_tombstones t where t.segment = _put_since.segment and t.lane = _put_since.lane and t.by_xid >= pg_snapshot_xmax(since)
-  union all
-  select a.xid from awa.arrivals a where a.segment = _put_since.segment and a.lane = _put_since.lane and a.xid >= pg_snapshot_xmax(since)
-  union all
-  select e.xid
-    from pg_snapshot_xip(since) x
-   cross join lateral (select * from awa.ready_entries e where e.segment = _put_since.segment and e.lane = _put_since.lane and e.xid = x offset 0) e
-  union all
-  select t.by_xid
-    from pg_snapshot_xip(since) x
-   cross join lateral (select * from awa.ready_tombstones t where t.segment = _put_since.segment and t.by_xid = x and t.lane = _put_since.lane offset 0) t
-  union all
-  select a.xid
-    from pg_snapshot_xip(since) x
-   cross join lateral (select * from awa.arrivals a where a.segment = _put_since.segment and a.lane = _put_since.lane and a.xid = x offset 0) a
-$$;
-comment on function awa._put_since is 'What a lane has got in a segment that is not visible in a snapshot';
 
 -- The lanes whose cursors are in a segment.
 create or replace function awa._cursors_in(segment smallint) returns setof bigint
@@ -727,39 +606,3 @@ as $$
   select count(*) from gone
 $$;
 comment on function awa._forget_deleted is 'Removes what is noted of deleted jobs whose entries are gone';
-
--- Who has held a snapshot for more than a second, by the same names as _old_snapshots.
-create or replace function awa._long_readers() returns table (holder text)
-language sql stable
-as $$
-  select awa._reader_name(a.pid, a.xact_start)
-    from pg_stat_activity a
-   where a.pid <> pg_backend_pid() and a.datid = (select d.oid from pg_database d where d.datname = current_database()) and a.backend_type is distinct from 'autovacuum worker'
-     and a.backend_xmin is not null
-     and a.xact_start < clock_timestamp() - interval '1 second'
-     and (a.state <> 'active' or a.query_start < clock_timestamp() - interval '1 second')
-$$;
-comment on function awa._long_readers is 'Who has held a snapshot for more than a second';
-
--- The name of a transaction: its process, and when it began; the same in every time zone.
-create or replace function awa._reader_name(pid int, xact_start timestamptz) returns text
-language sql stable
-return format('backend %s, %s', pid, coalesce(extract(epoch from xact_start)::text, 'since it began'));
-comment on function awa._reader_name is 'The name of a transaction that reads';
-
--- Who could read this database with a snapshot that does not see a transaction. A snapshot that was taken later may look like that, too, while an older transaction is still open: so only the first list after the transaction's
--- commit counts, and of that list those who are still on it. Where this role may not see the snapshots of others, it takes every session of theirs for one.
-create or replace function awa._old_snapshots(xid xid8) returns table (holder text)
-language sql stable
-as $$
-  select awa._reader_name(a.pid, a.xact_start)
-    from pg_stat_activity a
-   where a.pid <> pg_backend_pid()
-     and (a.datid is null or a.datid = (select d.oid from pg_database d where d.datname = current_database()))
-     and a.backend_type is distinct from 'autovacuum worker'
-     and (age(a.backend_xmin) >= age(_old_snapshots.xid::xid)
-       or a.backend_type is null and a.usesysid is not null and not pg_has_role(a.usesysid, 'usage') and not pg_has_role('pg_read_all_stats', 'usage'))
-  union all
-  select 'replication slot ' || s.slot_name from pg_replication_slots s where age(s.xmin) >= age(_old_snapshots.xid::xid)
-$$;
-comment on function awa._old_snapshots is 'Who has a snapshot that does not see a transaction';

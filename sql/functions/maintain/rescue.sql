@@ -203,21 +203,3 @@ begin
 end
 $$;
 comment on function awa._note_pass is 'Notes that rescue is called, and the gap since the last call';
-
--- Until when an attempt stays its worker's: for its lease, or for as long after the worker's last heartbeat; but for one more lease after the last of the gaps that began before that. Gaps that came later do not count: so the attempts of a
--- worker that never comes back end, also where rescue is seldom called, and every time is in a gap.
-create or replace function awa._lease_ends_at(lease_until timestamptz, lease interval, worker_id bigint) returns timestamptz
-language sql stable
-return (
-  select greatest(e.at, (select g.ended_at + lease from awa.rescue_gaps g where g.began_at < e.at order by g.began_at desc, g.ended_at desc limit 1))
-    from (
-      select greatest(lease_until, (select w.heartbeat_at + lease from awa.workers w where w.worker_id = _lease_ends_at.worker_id)) as at
-    ) e
-);
-comment on function awa._lease_ends_at is 'Until when an attempt stays its worker''s';
-
--- Whether an attempt's time is over.
-create or replace function awa._is_overdue(lease_until timestamptz, deadline_at timestamptz, lease interval, worker_id bigint, now timestamptz) returns boolean
-language sql stable
-return deadline_at <= now or lease_until <= now and awa._lease_ends_at(lease_until, lease, worker_id) <= now;
-comment on function awa._is_overdue is 'Whether an attempt''s time is over';

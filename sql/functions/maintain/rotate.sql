@@ -51,16 +51,3 @@ begin
 end
 $$;
 comment on function awa.rotate is 'Lets new rows go to the next segment, when it is time';
-
--- Whether a segment holds no row of any family, and is not on its way out: then dead rows may be all that is left of what was carried.
-create or replace function awa._is_empty(segment int) returns boolean
-language sql stable
-as $$
-  select not exists (select from awa.ring r where _is_empty.segment in (r.carried_segment, r.cleaned_segment))
-     and not exists (select from awa.ready_entries e where e.segment = _is_empty.segment)
-     and not exists (select from awa.ready_tombstones t where t.segment = _is_empty.segment)
-     and not exists (select from awa.arrivals a where a.segment = _is_empty.segment)
-     and not exists (select from awa.lease_claims c where c.segment = _is_empty.segment)
-     and not exists (select from awa.lease_claim_closures k where k.segment = _is_empty.segment)
-$$;
-comment on function awa._is_empty is 'Whether a segment holds no row of any family, and is not on its way out';

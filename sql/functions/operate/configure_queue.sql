@@ -48,21 +48,3 @@ begin
 end
 $$;
 comment on function awa._make_queue is 'The id of a queue, which is made if it is not there';
-
--- The id of a queue that exists. Raises 22023, JQ002.
-create or replace function awa._require_queue(queue text) returns bigint
-language plpgsql
-as $$
-declare
-  v_queue_id bigint;
-begin
-  perform awa._check_name('queue', queue);
-  v_queue_id := awa._queue_id(queue);
-  if not exists (select from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null) then
-    raise exception using errcode = 'JQ002', message = 'no such queue', detail = format('Got %s.', left(queue, 200)),
-      hint = 'A queue exists from its first enqueue, configure_queue or pause_queue.';
-  end if;
-  return v_queue_id;
-end
-$$;
-comment on function awa._require_queue is 'The id of a queue that exists, or JQ002';

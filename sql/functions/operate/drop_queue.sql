@@ -33,7 +33,7 @@ begin
     perform awa._wait_for_lock(awa._fold_key(), false, 'the counts are locked by somebody else', 'Maintenance holds them for a moment. Where somebody has called it in a transaction that was left open: let that end, and try again.');
   end if;
   select c.available + c.scheduled + c.retryable + c.running + c.waiting_external into v_live
-    from awa.queue_counts(queue) c;
+    from awa._queue_counts(queue) c;
   if v_live > 0 and force is not true then
     raise exception using errcode = 'JQ005', message = 'the queue has jobs that have not ended', detail = format('%s of them.', v_live),
       hint = 'Let them end, cancel them, or pass force => true to drop them with it.';
@@ -92,7 +92,7 @@ begin
     from (
       select q.available + q.scheduled + q.retryable + q.running + q.waiting_external + q.completed + q.failed + q.cancelled + q.dead as jobs,
              (select sum(c.enqueued) from awa._lane_counts c where c.queue_id = v_queue_id)::bigint as enqueued
-        from awa.queue_counts(queue) q
+        from awa._queue_counts(queue) q
     ) b
    where r.lane = v_first + 2 and b.jobs <> b.enqueued;
   update awa.queues q set dropped_at = clock_timestamp() where q.queue_id = v_queue_id and q.dropped_at is null; -- waits for who writes its settings

@@ -93,14 +93,6 @@ as $$
 $$;
 comment on function awa._note_moved is 'Notes that a job has gone to another queue';
 
--- Whether this transaction has put a job into a lane before: in any segment.
-create or replace function awa._has_place(lane bigint, job_id bigint) returns boolean
-language sql stable
-as $$
-  select exists (select from awa.ready_entries e where e.lane = _has_place.lane and e.xid = pg_current_xact_id() and e.job_id = _has_place.job_id)
-$$;
-comment on function awa._has_place is 'Whether this transaction has put a job into a lane before';
-
 -- Raises JQ005 for a job that this transaction itself took away from the place where it should go.
 create or replace function awa._refuse_place(job_id bigint, state text) returns void
 language plpgsql

@@ -10,41 +10,6 @@ select n.queue_id, q.*, e.enqueued::bigint as enqueued,
   ) e;
 comment on view awa._books is 'What each queue has got, and where it is now';
 
--- What is missing from the ledgers, by lane and segment, as far as these are known.
-create or replace view awa._imbalances as
-select l.lane, s.segment::smallint as segment, format('segment %s: %s entries counted, %s there', s.segment, l.kept[s.segment + 1], coalesce(e.entries, 0)) as problem
-  from awa._lanes l
- cross join generate_series(0, 3) s(segment)
-  left join (
-    select e.lane, e.segment, count(*) as entries
-      from awa._entries e
-      join awa.queue_rollups r on r.lane = e.lane
-     where pg_visible_in_snapshot(e.xid, r.counted) and pg_visible_in_snapshot(e.xid, r.dropped) is not true
-     group by e.lane, e.segment
-  ) e on e.lane = l.lane and e.segment = s.segment
- where l.kept[s.segment + 1] <> coalesce(e.entries, 0)
-union all
-select c.lane, c.segment, format('segment %s: of claim %s, which is counted as closed, %s of %s items are', c.segment, c.claim_id, coalesce(k.items, 0), cardinality(c.job_ids))
-  from awa.lease_claims c
-  join awa.queue_rollups r on r.lane = c.lane
-  left join (
-    select k.segment, k.claim_id, sum(coalesce(cardinality(k.items), 1)) as items from awa.lease_claim_closures k group by k.segment, k.claim_id
-  ) k on k.segment = c.segment and k.claim_id = c.claim_id
- where c.lane_seq <= r.closed_seq and c.lane_seq <> all(r.open_seqs) and cardinality(c.job_ids) <> coalesce(k.items, 0)
-union all
-select null, k.segment, format('segment %s: claim %s is missing, but was answered', k.segment, k.claim_id)
-  from awa.lease_claim_closures k
- where not exists (select from awa.lease_claims c where c.segment = k.segment and c.claim_id = k.claim_id)
-   and k.segment is distinct from (select r.cleaned_segment from awa.ring r)
-union all
-select r.lane, null, format('claims %s to %s: %s are missing', c.first, greatest(c.last, r.closed_seq), greatest(c.last, r.closed_seq) - c.first + 1 - c.claims)
-  from awa.queue_rollups r
- cross join lateral (
-    select count(*) as claims, coalesce(min(c.lane_seq), r.closed_seq) as first, max(c.lane_seq) as last from awa.lease_claims c where c.lane = r.lane
-  ) c
- where greatest(c.last, r.closed_seq) - c.first + 1 <> c.claims and (r.closed_seq > 0 or c.claims > 0);
-comment on view awa._imbalances is 'What is missing from the ledgers, by lane and segment';
-
 -- What audit returns.
 create or replace view awa.audit_row as
 select b.queue, b.enqueued, b.available, b.scheduled, b.retryable, b.running, b.waiting_external, b.completed, b.failed, b.cancelled, b.dead,

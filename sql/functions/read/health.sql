@@ -298,23 +298,6 @@ language sql stable
 return justify_hours(date_trunc('second', greatest(length, '0')))::text;
 comment on function awa._in_words is 'A length of time, to the second';
 
--- A session: its process id, and what it calls itself.
-create or replace function awa._backend(pid int) returns text
-language sql stable
-return (
-  select format('backend %s (%s)', a.pid, concat_ws(', ', a.usename, nullif(a.application_name, ''), nullif(a.state, 'active'))) from pg_stat_activity a where a.pid = _backend.pid);
-comment on function awa._backend is 'A session: its process id, and what it calls itself';
-
--- Claimers that hold a queue, because their clients have not read what they claimed for ten seconds.
-create or replace view awa._stuck_claimers as
-select a.pid, a.usesysid, q.name as queue, a.query_start as since
-  from pg_stat_activity a
-  join pg_locks l on l.pid = a.pid and l.locktype = 'advisory' and l.granted and l.objsubid = 1
-   and l.database = (select d.oid from pg_database d where d.datname = current_database())
-  join (select distinct q.queue_id, q.name from awa.queues q) q on - q.queue_id = l.classid::bigint << 32 | l.objid::bigint
- where a.wait_event = 'ClientWrite' and a.query_start < clock_timestamp() - interval '10 seconds';
-comment on view awa._stuck_claimers is 'Claimers whose clients have not read what they claimed';
-
 -- Who holds a lock in this database, and at least since when: since the end of the last statement, the beginning of this one, or since others wait. key is that of an advisory lock.
 create or replace view awa._locks as
 select l.pid, case when l.pid is null then coalesce('prepared transaction ' || p.gid, 'a prepared transaction') else awa._backend(l.pid) end as holder, l.relation, l.mode,
@@ -395,13 +378,6 @@ begin
 end
 $$;
 comment on function awa._results is 'How many jobs of a queue failed in their last attempt since a time, and how many completed';
-
--- When maintenance was called last; null when it never was. promote_due alone is none: workers call it more often.
-create or replace function awa._maintained_at() returns timestamptz
-language sql stable
-return (
-  select greatest((select to_timestamp(s.last_value / 1000000.0) from awa.rescued_at s where s.is_called), (select g.ended_at from awa.rescue_gaps g order by g.began_at desc, g.ended_at desc limit 1)));
-comment on function awa._maintained_at is 'When maintenance was called last';
 
 -- Transactions that hold what maintenance needs: the lock of the counts, or the row of ring.
 create or replace view awa._maintenance_holders as

@@ -110,9 +110,3 @@ begin
 end
 $$;
 comment on function awa._release_all is 'Releases attempts, and returns how many of them were open';
-
--- The key of the advisory lock on a worker: between those of claims and those of queues.
-create or replace function awa._worker_key(worker_id bigint) returns bigint
-language sql immutable strict parallel safe
-return worker_id # -2305843009213693952; -- not a difference, which could overflow
-comment on function awa._worker_key is 'The key of the advisory lock on a worker';

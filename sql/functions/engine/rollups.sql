@@ -1,3 +1,5 @@
+-- The counts of the past of a lane, so that an exact count adds up only what came after.
+
 -- Counts what ledgers have grown by into queue_rollups, lane by lane: entries that have become visible, and claims that are closed. One that stays open for more than 10 seconds is noted, and passed over. What is not counted
 -- yet is all that counts and searches for open attempts have to read. Seldom where little has happened, so that the rows are not rewritten all the time. One at a time: does nothing while somebody else is at it.
 -- Everything says to count the rest, too; of some queues, if they are named: then in one go.
@@ -223,12 +225,6 @@ end
 $$;
 comment on function awa._fold_segment is 'Counts what a segment holds';
 
--- How long a step of maintenance may take: no longer than most, nor than its share of what the caller's timeouts allow. Of a transaction_timeout, too, which ends the session.
-create or replace function awa._budget(most interval, share int) returns interval
-language sql stable
-return least(most, nullif(current_setting('statement_timeout')::interval, '0') / share, nullif(current_setting('transaction_timeout', true)::interval, '0') / share);
-comment on function awa._budget is 'How long a step of maintenance may take';
-
 -- How many rows of a lane are counted at a time: where there is little time, as many as a busy machine manages.
 create or replace function awa._fold_max(max_rows int, budget interval) returns int
 language sql immutable
@@ -252,85 +248,6 @@ as $$
    where nth is not null
 $$;
 comment on function awa._nth_after is 'The transaction after the one of the nth row of a lane';
-
--- A snapshot without the transactions from one on; those that were in progress before are in progress in it, too. Null cuts nothing.
-create or replace function awa._cut_snapshot(snapshot pg_snapshot, until xid8) returns pg_snapshot
-language sql immutable
-return case when until < pg_snapshot_xmax(snapshot) then
-    format('%s:%s:%s', least(pg_snapshot_xmin(snapshot), until), until, (select string_agg(x::text, ',' order by x) from pg_snapshot_xip(snapshot) x where x < until))::pg_snapshot
-  else snapshot end;
-comment on function awa._cut_snapshot is 'A snapshot without the transactions from one on';
-
--- The key of the advisory lock on queue_rollups: below those of claims.
-create or replace function awa._fold_key() returns bigint
-language sql immutable parallel safe
-as $$ select awa._claim_key(-1) $$;
-comment on function awa._fold_key is 'The key of the advisory lock on queue_rollups';
-
--- The claims of a lane that are not counted yet: those that were open when they were passed over, and what came after.
-create or replace function awa._uncounted(lane bigint, closed_seq bigint, open_seqs bigint[], max_claims int) returns setof awa.lease_claims
-language sql stable
-as $$
-  select c.*
-    from unnest(open_seqs) s
-   cross join lateral (select * from awa.lease_claims c where c.lane = _uncounted.lane and c.lane_seq = s limit 1) c
-  union all
-  (select c.* from awa.lease_claims c where c.lane = _uncounted.lane and c.lane_seq > _uncounted.closed_seq order by c.lane_seq limit max_claims)
-$$;
-comment on function awa._uncounted is 'The claims of a lane that are not counted yet';
-
--- What a lane has got that is not visible in a snapshot, as claim reads it: of transactions that were in progress, one by one, then all that came after. An entry whose created_at is its ready_at is that of a new job; other
--- jobs come with an arrival. A deleted job is none that was enqueued, nor one that completed. Leaves out the tombstones of entries, and the deleted jobs, that were dropped with their queue; and what transactions from one on have put there, which is not read.
-create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, until xid8 default '18446744073709551615', out xid xid8, out segment smallint, out entries int, out tombstones int, out enqueued bigint, out deleted int) returns setof record
-language sql stable
-as $$
-  select e.xid, e.segment, 1, 0, (e.created_at is null)::int, 0
-    from awa._entries e
-   where e.lane = _appended_since.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(since), 0) and e.xid < until
-  union all
-  select e.xid, e.segment, 1, 0, (e.created_at is null)::int, 0
-    from pg_snapshot_xip(since) x
-   cross join lateral (select * from awa._entries e where e.lane = _appended_since.lane and e.xid = x offset 0) e
-  union all
-  select t.by_xid, t.segment, 0, 1, 0, 0
-    from awa.ready_tombstones t
-   where t.lane = _appended_since.lane and t.by_xid >= pg_snapshot_xmax(since) and t.by_xid < until and pg_visible_in_snapshot(t.xid, dropped) is not true
-  union all
-  select t.by_xid, t.segment, 0, 1, 0, 0
-    from pg_snapshot_xip(since) x
-   cross join lateral (select * from awa.ready_tombstones t where t.by_xid = x and t.lane = _appended_since.lane offset 0) t
-   where pg_visible_in_snapshot(t.xid, dropped) is not true
-  union all
-  select a.xid, a.segment, 0, 0, a.jobs, 0
-    from awa.arrivals a
-   where a.lane = _appended_since.lane and a.xid >= pg_snapshot_xmax(since) and a.xid < until
-  union all
-  select a.xid, a.segment, 0, 0, a.jobs, 0
-    from pg_snapshot_xip(since) x
-   cross join lateral (select * from awa.arrivals a where a.lane = _appended_since.lane and a.xid = x offset 0) a
-  union all
-  select d.by_xid, d.segment, 0, 0, -1, 1
-    from awa.deleted_jobs d
-   where d.lane = _appended_since.lane and d.by_xid >= pg_snapshot_xmax(since) and d.by_xid < until and pg_visible_in_snapshot(d.xid, dropped) is not true
-  union all
-  select d.by_xid, d.segment, 0, 0, -1, 1
-    from pg_snapshot_xip(since) x
-   cross join lateral (select * from awa.deleted_jobs d where d.lane = _appended_since.lane and d.by_xid = x offset 0) d
-   where pg_visible_in_snapshot(d.xid, dropped) is not true
-$$;
-comment on function awa._appended_since is 'What a lane has got that is not visible in a snapshot';
-
--- The queues in which claims may be open, or not counted: those with claims that maintenance has not looked at, and those of which it knows that some are open. A claim whose transaction took more than 30 seconds may be missing until
--- all queues are looked at.
-create or replace function awa._busy_queues() returns bigint[]
-language sql stable
-as $$
-  select array(
-    select c.lane >> 3 from awa.lease_claims c where c.claim_id > (select s.last_value from awa.folded_until s)
-    union
-    select r.lane >> 3 from awa.queue_rollups r where r.open_seqs <> '{}')
-$$;
-comment on function awa._busy_queues is 'The queues in which claims may be open, or not counted';
 
 -- The last claim before those that are younger than a time, among those that maintenance has not looked at. Claims that are being committed are younger, and were not made by a clock that was ahead.
 create or replace function awa._claimed_until(claimed_before timestamptz) returns bigint

@@ -1,74 +1,4 @@
--- Changes of jobs from outside: where a job is, and entries that must not be claimed any more.
-
--- Refuses a change of no job, and the wrong isolation level.
-create or replace function awa._check_change(job_id bigint) returns void
-language plpgsql
-as $$
-begin
-  if job_id is null then
-    perform awa._refuse('job_id must not be null', null, 'Pass the id that enqueue returned.');
-  end if;
-  perform awa._check_isolation();
-end
-$$;
-comment on function awa._check_change is 'Refuses a change of no job, and the wrong isolation level';
-
--- Where a job is: its state, and its place there. Raises JQ003.
-create or replace function awa._locate(job_id bigint) returns awa._place
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_place awa._place;
-begin
-  select * into v_place from awa._place p where p.id = job_id;
-  if not found then
-    raise exception using errcode = 'JQ003', message = 'no such job', detail = format('Got %s.', job_id),
-      hint = 'It was never enqueued, or it has ended and is not kept any more.';
-  end if;
-  return v_place;
-end
-$$;
-comment on function awa._locate is 'Where a job is, or JQ003';
-
--- Raises JQ005.
-create or replace function awa._refuse_state(job_id bigint, state text, hint text) returns void
-language plpgsql
-as $$
-begin
-  raise exception using errcode = 'JQ005', message = 'the job''s state does not allow this change', detail = format('Job %s is %s.', job_id, state), hint = hint;
-end
-$$;
-comment on function awa._refuse_state is 'Raises JQ005';
-
--- Raises 23505.
-create or replace function awa._refuse_key(job_id bigint, key bytea) returns void
-language plpgsql
-as $$
-begin
-  raise exception using errcode = '23505', message = 'another job holds the job''s unique key',
-    detail = (select format('Job %s holds the key of job %s.', h.job_id, _refuse_key.job_id) from awa._holder(key) h),
-    hint = 'Wait until that one has ended, and its period is over where the key has one; or cancel it.';
-end
-$$;
-comment on function awa._refuse_key is 'Raises 23505';
-
--- Raises 40001.
-create or replace function awa._moved_on(job_id bigint) returns void
-language plpgsql
-as $$
-begin
-  raise exception using errcode = '40001', message = 'the job moved on meanwhile', detail = format('Somebody else was changing job %s.', job_id),
-    hint = 'Try again: the next call sees the job''s new state.';
-end
-$$;
-comment on function awa._moved_on is 'Raises 40001';
-
--- From here on no lock of this transaction is waited for longer than a claim would be. The calling function has to have a SET clause for lock_timeout.
-create or replace function awa._bound_waits() returns void
-language sql
-as $$ select set_config('lock_timeout', awa._milliseconds(s.claim_wait), true) from awa.settings s $$;
-comment on function awa._bound_waits is 'Bounds the waits for locks of the calling function';
+-- Changes of jobs from outside, about which their transaction decides at its end.
 
 -- Buries entries: no claim takes them any more once the caller commits. Returns the ids of those that nobody else has buried. The caller has to add the batch to
 -- decisions when it has written all that belongs to it.
@@ -237,18 +167,6 @@ end
 $$;
 comment on function awa._decide is 'Decides, at commit, what becomes of buried entries that were claimed meanwhile';
 
--- Has the server end this session when it stays idle in this transaction for a second. Where a transaction decides before its end (set constraints all immediate), it holds the queues from then on, and must not be left open.
-create or replace function awa._end_when_idle() returns void
-language plpgsql
-as $$
-begin
-  if current_setting('idle_in_transaction_session_timeout')::interval not between '1 millisecond' and '1 second' then
-    perform set_config('idle_in_transaction_session_timeout', '1s', true);
-  end if;
-end
-$$;
-comment on function awa._end_when_idle is 'Has the server end this session when it stays idle in this transaction for a second';
-
 -- Not for rows that a restore or a subscription brings: these were decided elsewhere, and a role that applies a subscription may not run deferred triggers.
 -- Always, also in a session that takes itself for a replica: otherwise a job that it cancels is claimed, and runs.
 do $$
@@ -266,23 +184,130 @@ begin
 end
 $$;
 
--- Notes for the workers of attempts, if they are registered, that they have lost them: with a reason for each.
-create or replace function awa._lose(attempts awa.leases[], reasons text[]) returns void
+-- Cancels a job unless it has ended, and returns the state that it was in; or raises JQ003.
+-- It looks where the job is, then acts there. Where the job has left meanwhile, it looks again.
+create or replace function awa._cancel(job_id bigint, reason text) returns text
 language plpgsql
 as $$
+#variable_conflict use_variable
 declare
-  v_workers bigint[];
+  v_place awa._place;
 begin
-  with lost as (
-    insert into awa.heartbeat_replies (worker_id, receipt, job_id, reason)
-    select a.worker_id, a.receipt, a.job_id, left(reasons[a.ordinality], 20000)
-      from unnest(attempts) with ordinality a
-     where exists (select from awa.workers w where w.worker_id = a.worker_id)
-    on conflict do nothing
-    returning heartbeat_replies.worker_id
-  )
-  select array_agg(distinct l.worker_id) into v_workers from lost l;
-  perform awa._notify('awa_lost', w::text) from unnest(v_workers) w;
+  perform awa._bound_waits();
+  for v_look in 1..10 loop
+    v_place := awa._locate(job_id);
+    if v_place.state not in ('available', 'scheduled', 'retryable', 'running') or (case
+      when v_place.state in ('scheduled', 'retryable') then cardinality(awa._cancel_deferred(array[job_id], reason)) > 0
+      when v_place.state = 'available' then cardinality(awa._cancel_ready(array[v_place], reason)) > 0
+      else cardinality(awa._cancel_running(array[job_id], array[v_place.receipt], reason)) > 0
+    end)
+    then
+      return v_place.state;
+    end if;
+  end loop;
+  perform awa._moved_on(job_id);
 end
 $$;
-comment on function awa._lose is 'Notes for the workers of attempts that they have lost them';
+comment on function awa._cancel is 'Cancels a job unless it has ended; returns the state that it was in';
+
+-- Cancels deferred jobs, and returns their ids.
+create or replace function awa._cancel_deferred(job_ids bigint[], reason text) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_jobs awa.deferred_jobs[];
+  v_gone bigint[] := '{}';
+begin
+  for v_jobs in
+    with gone as (
+      delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d as job
+    )
+    select array_agg(b.job) from (select g.job, div(sum((g.job).body_bytes::bigint) over (rows unbounded preceding), 67108864) as batch from gone g) b group by b.batch
+  loop
+    perform awa._move_keys(array_agg(g.job_id), array_agg(g.unique_key), g.state, 'cancelled') from unnest(v_jobs) g where g.unique_key is not null group by g.state;
+    perform awa._end(array(
+      select (null, g.job_id, g.lane, g.lane & 7, g.run_at, g.created_at, g.attempted_at, null, null, null, null, g.attempt - 1, g.max_attempts, g.body_bytes,
+              g.unique_key, g.kind, g.args, g.tags, g.metadata, g.progress, awa._add_error(g.errors, g.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases
+        from unnest(v_jobs) g), 'cancelled');
+    v_gone := v_gone || array(select g.job_id from unnest(v_jobs) g);
+  end loop;
+  return v_gone;
+end
+$$;
+comment on function awa._cancel_deferred is 'Cancels deferred jobs, and returns their ids';
+
+-- Cancels jobs that are available, and returns the ids of those that nobody else buried first. If one is claimed before the caller commits, its attempt is cancelled then.
+-- Their unique keys are let go of then, too: who has claimed one meanwhile should not have to wait.
+create or replace function awa._cancel_ready(places awa._place[], reason text) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_batch bigint := nextval('awa.claim_ids'); -- any number that nobody else has
+  v_buried bigint[] := awa._bury(places, v_batch, true);
+  v_attempts awa.leases[];
+begin
+  for v_attempts in
+    select array_agg(b.attempt)
+      from (
+        select (null, e.job_id, e.lane, e.priority, e.ready_at, coalesce(e.created_at, e.ready_at), null, null, null, null, null, e.attempt - 1, e.max_attempts, e.body_bytes,
+                e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress, awa._add_error(e.errors, e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases as attempt,
+               div(sum(e.body_bytes::bigint) over (rows unbounded preceding), 67108864) as batch
+          from unnest(places) p
+         cross join lateral (
+            select * from awa._entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
+          ) e
+         where p.id = any(v_buried)
+      ) b
+     group by b.batch
+  loop
+    perform awa._end(v_attempts, 'cancelled');
+  end loop;
+ if v_buried <> '{}' then
+    insert into awa.decisions (batch) values (v_batch);
+  end if;
+  return v_buried;
+end
+$$;
+comment on function awa._cancel_ready is 'Cancels jobs that are available, and returns their ids';
+
+-- Cancels open attempts, and returns the ids of those jobs whose attempts were still open. Locks in the order of the _many forms: the claims, then items of the ledger, then rows of leases.
+create or replace function awa._cancel_running(job_ids bigint[], receipts bigint[], reason text) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_attempt record;
+  v_attempts awa.leases[];
+  v_job_ids bigint[] := '{}';
+  v_taken bigint[] := '{}';
+  v_other_jobs bigint[] := '{}';
+  v_others bigint[] := '{}';
+begin
+  perform awa._join_claim(c.claim_id, c.nth::int)
+     from (select c.claim_id, row_number() over (order by c.claim_id) as nth from (select distinct r >> 12 as claim_id from unnest(receipts) r) c order by 1) c;
+  for v_attempt in select a.job_id, a.receipt from unnest(job_ids, receipts) a(job_id, receipt) order by a.receipt loop
+    if (awa._close_item(v_attempt.job_id, v_attempt.receipt, 'cancelled', joined => true)).closed then
+      v_job_ids := v_job_ids || v_attempt.job_id;
+      v_taken := v_taken || v_attempt.receipt;
+    else
+      v_other_jobs := v_other_jobs || v_attempt.job_id;
+      v_others := v_others || v_attempt.receipt;
+    end if;
+  end loop;
+  for v_attempt in select a.job_id, a.receipt from unnest(v_other_jobs, v_others) a(job_id, receipt) loop
+    perform from awa.leases l where l.receipt = v_attempt.receipt and l.job_id = v_attempt.job_id for update;
+    if found then
+      v_job_ids := v_job_ids || v_attempt.job_id;
+      v_taken := v_taken || v_attempt.receipt;
+    end if;
+  end loop;
+  for v_attempts in select l from awa._look_up_many(v_taken) l loop
+    perform awa._lose(v_attempts, array(select coalesce(reason, 'cancelled') from unnest(v_attempts)));
+    perform awa._record_cancels(v_attempts, reason);
+  end loop;
+  return v_job_ids;
+end
+$$;
+comment on function awa._cancel_running is 'Cancels open attempts, and returns the ids of their jobs';

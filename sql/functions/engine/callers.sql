@@ -1,4 +1,4 @@
--- Who is calling: by the login of the session, since the functions run as their owner.
+-- Callers are known by the login of the session, since the functions run as their owner.
 
 -- Whether the session's login may do what operators may, by itself or after set role. Operators are those who may call drop_queue: so it does not matter what the roles of the installation are called, or whether there are any.
 create or replace function awa._is_operator() returns boolean

@@ -1,4 +1,4 @@
--- The settings that there are, of the installation and of a queue, with their ranges and defaults.
+-- The settings of the installation.
 
 -- type is interval, integer, number or boolean. A queue's completed_retention is at most, and by default, that of the
 -- installation, which _checked_settings and list_queues look up. The defaults of the installation are also those of the

@@ -96,3 +96,127 @@ begin
 end
 $$;
 comment on function awa._json_bytes is 'The bytes of a JSON value as text, which clients get';
+
+-- Refuses answers that do not fit together, and the wrong isolation level.
+create or replace function awa._check_answers(job_ids bigint[], receipts bigint[]) returns void
+language plpgsql
+as $$
+begin
+  if job_ids is null or receipts is null then
+    perform awa._refuse('job_ids and receipts must not be null', null, 'Pass both as claim returned them.');
+  end if;
+  perform awa._check_array('job_ids', job_ids, 10000);
+  perform awa._check_companion('receipts', receipts, job_ids, false);
+  perform awa._check_isolation();
+end
+$$;
+comment on function awa._check_answers is 'Refuses answers that do not fit together';
+
+-- Refuses an array beside job_ids that is not as long. A null array passes.
+create or replace function awa._check_companion(argument text, value anyarray, job_ids bigint[], may_hold_null boolean) returns void
+language plpgsql
+as $$
+begin
+  perform awa._check_array(argument, value, 10000, may_hold_null);
+  if cardinality(value) <> cardinality(job_ids) then
+    perform awa._refuse(argument || ' must be as many as job_ids', cardinality(value) || ' beside ' || cardinality(job_ids),
+      'Pass one for each job, in the same order.');
+  end if;
+end
+$$;
+comment on function awa._check_companion is 'Refuses an array beside job_ids that is not as long';
+
+-- Refuses delays that are negative or too long.
+create or replace function awa._check_delays(retry_after interval[]) returns void
+language plpgsql
+as $$
+begin
+  if exists (select from unnest(retry_after) r where not awa._fits(r, '0', '10 years')) then
+    perform awa._refuse('retry_after must be between 0 and 10 years', retry_after::text, 'Leave it out for the queue''s backoff.');
+  end if;
+end
+$$;
+comment on function awa._check_delays is 'Refuses delays that are negative or too long';
+
+-- Refuses a change of no job, and the wrong isolation level.
+create or replace function awa._check_change(job_id bigint) returns void
+language plpgsql
+as $$
+begin
+  if job_id is null then
+    perform awa._refuse('job_id must not be null', null, 'Pass the id that enqueue returned.');
+  end if;
+  perform awa._check_isolation();
+end
+$$;
+comment on function awa._check_change is 'Refuses a change of no job, and the wrong isolation level';
+
+-- Refuses a state that there is not.
+create or replace function awa._check_state(state text) returns void
+language plpgsql
+as $$
+begin
+  if state not in ('available', 'scheduled', 'retryable', 'running', 'waiting_external', 'completed', 'failed', 'cancelled', 'dead') then
+    perform awa._refuse('state must be a state of a job', state,
+      'The states are available, scheduled, retryable, running, waiting_external, completed, failed, cancelled and dead.');
+  end if;
+end
+$$;
+comment on function awa._check_state is 'Refuses a state that there is not';
+
+-- Refuses a tag that no job has.
+create or replace function awa._check_tag(tag text) returns void
+language plpgsql
+as $$
+begin
+  if char_length(tag) not between 1 and 200 then
+    perform awa._refuse('tag must be 1 to 200 characters long', tag, 'Pass one of the job''s tags, or leave it out.');
+  end if;
+end
+$$;
+comment on function awa._check_tag is 'Refuses a tag that no job has';
+
+-- Raises JQ005.
+create or replace function awa._refuse_state(job_id bigint, state text, hint text) returns void
+language plpgsql
+as $$
+begin
+  raise exception using errcode = 'JQ005', message = 'the job''s state does not allow this change', detail = format('Job %s is %s.', job_id, state), hint = hint;
+end
+$$;
+comment on function awa._refuse_state is 'Raises JQ005';
+
+-- Raises 23505.
+create or replace function awa._refuse_key(job_id bigint, key bytea) returns void
+language plpgsql
+as $$
+begin
+  raise exception using errcode = '23505', message = 'another job holds the job''s unique key',
+    detail = (select format('Job %s holds the key of job %s.', h.job_id, _refuse_key.job_id) from awa._holder(key) h),
+    hint = 'Wait until that one has ended, and its period is over where the key has one; or cancel it.';
+end
+$$;
+comment on function awa._refuse_key is 'Raises 23505';
+
+-- Raises 40001.
+create or replace function awa._moved_on(job_id bigint) returns void
+language plpgsql
+as $$
+begin
+  raise exception using errcode = '40001', message = 'the job moved on meanwhile', detail = format('Somebody else was changing job %s.', job_id),
+    hint = 'Try again: the next call sees the job''s new state.';
+end
+$$;
+comment on function awa._moved_on is 'Raises 40001';
+
+-- Raises JQ001.
+create or replace function awa._refuse_stale(job_id bigint, receipt bigint) returns void
+language plpgsql
+as $$
+begin
+  raise exception using errcode = 'JQ001', message = 'stale receipt',
+    detail = format('Receipt %s is not, or no longer, an open attempt of job %s.', receipt, job_id),
+    hint = 'The attempt was answered before, or given to somebody else: drop its result.';
+end
+$$;
+comment on function awa._refuse_stale is 'Raises JQ001';

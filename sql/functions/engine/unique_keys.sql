@@ -1,5 +1,4 @@
--- Unique keys: which job holds one, in which states.
--- A job carries its key as 34 bytes: a SHA-256, and a bit for each state in which it holds the key.
+-- Unique keys: which job holds one, in which states. A job carries its key as 34 bytes: a SHA-256, and a bit for each state in which it holds the key.
 
 -- The bit of a state in a key's last two bytes; null when there is no such state.
 create or replace function awa._state_bit(state text) returns int
@@ -192,24 +191,6 @@ as $$
    where u.key = any(keys) and u.round > 0
 $$;
 comment on function awa._free_keys is 'Lets go of the keys of completed jobs';
-
--- The transaction up to which no snapshot looks back: what was deleted by older ones stays in nobody's way. Where this role may not see the snapshots of others, they do not count.
-create or replace function awa._horizon() returns xid8
-language sql stable
-as $$
-  select (o.xid::text::bigint - greatest(0, (
-           select max(age(s.xmin))
-             from (
-               select a.backend_xmin as xmin
-                 from pg_stat_activity a
-                where (a.datid is null or a.datid = (select d.oid from pg_database d where d.datname = current_database())) and a.backend_type is distinct from 'autovacuum worker'
-               union all
-               select s.xmin from pg_replication_slots s
-             ) s
-         ) - age(o.xid::xid)))::text::xid8
-    from (select pg_snapshot_xmin(pg_current_snapshot()) as xid) o
-$$;
-comment on function awa._horizon is 'The transaction up to which no snapshot looks back';
 
 -- The job that holds a unique key once this transaction commits; null when there is none. Now: when the caller asked, by which it has chosen the period, so that the period ends for both at once. A job that this transaction itself has cancelled, or moved away, while it was available
 -- keeps its key until then; the key passes on to its heir, the job that this transaction has enqueued in its place. So there is a line of jobs, each the heir of the one before it. The last

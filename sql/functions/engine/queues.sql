@@ -1,4 +1,4 @@
--- Queue ids, queue locks, wake-ups, and where rows go.
+-- The id of a queue, the current segment, and whether the database is at home on this server.
 
 -- The id of a queue: the first 60 bits of the SHA-256 of its name. No producer has to wait for another one to agree on it.
 create or replace function awa._queue_id(queue text) returns bigint
@@ -6,40 +6,23 @@ language sql stable strict parallel safe
 return ('x' || left(encode(sha256(convert_to(queue, 'UTF8')), 'hex'), 15))::bit(60)::bigint;
 comment on function awa._queue_id is 'The id of a queue';
 
--- The key of the advisory lock on a queue; claim locks have keys below all of these.
-create or replace function awa._queue_key(queue_id bigint) returns bigint
-language sql immutable strict parallel safe
-return - queue_id;
-comment on function awa._queue_key is 'The key of the advisory lock on a queue';
-
--- Notifies the workers of a queue when the caller commits, unless somebody did within the same 5 ms.
--- The channel is awa_wake_ and the first hexadecimal digit of the SHA-256 of the queue's name: queues that share it wake together.
-create or replace function awa._wake(queue_id bigint) returns void
+-- The id of a queue that exists. Raises 22023, JQ002.
+create or replace function awa._require_queue(queue text) returns bigint
 language plpgsql
 as $$
 declare
-  v_digit text := to_hex(queue_id >> 56);
-  v_clock regclass := 'awa.wake_clock_' || v_digit;
-  v_tick bigint := extract(epoch from clock_timestamp()) * 200;
+  v_queue_id bigint;
 begin
-  if coalesce(pg_sequence_last_value(v_clock), 0) not between v_tick and v_tick + 1 then -- before, or a clock that was ahead; the next tick is of somebody who was quicker
-    perform setval(v_clock, v_tick), awa._notify('awa_wake_' || v_digit, '');
+  perform awa._check_name('queue', queue);
+  v_queue_id := awa._queue_id(queue);
+  if not exists (select from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null) then
+    raise exception using errcode = 'JQ002', message = 'no such queue', detail = format('Got %s.', left(queue, 200)),
+      hint = 'A queue exists from its first enqueue, configure_queue or pause_queue.';
   end if;
+  return v_queue_id;
 end
 $$;
-comment on function awa._wake is 'Notifies the workers of a queue when the caller commits, at most once per 5 ms';
-
--- Notifies when the caller commits, unless the settings say not to, or the server's queue of notifications is half full: when it is full, commits fail. Everything works without.
-create or replace function awa._notify(channel text, payload text) returns void
-language plpgsql
-as $$
-begin
-  if pg_notification_queue_usage() < 0.5 and (select s.notifications from awa.settings s) then
-    perform pg_notify(channel, payload);
-  end if;
-end
-$$;
-comment on function awa._notify is 'Notifies when the caller commits, if that is safe';
+comment on function awa._require_queue is 'The id of a queue that exists, or JQ002';
 
 -- The segment that new entries and claims go to. Raises 55000 in a database that was restored from a dump: the transaction ids in it are another server's.
 create or replace function awa._current_segment() returns smallint
@@ -73,26 +56,6 @@ begin
 end
 $$;
 comment on function awa._refuse_missing is 'Raises 55000 for a table whose row is missing';
-
--- Notes, for the counts, that jobs have come to a lane without an entry, or, negative, have left it.
-create or replace function awa._arrive(lane bigint, jobs bigint) returns void
-language sql
-as $$
-  insert into awa.arrivals (segment, lane, jobs) select awa._current_segment(), lane, jobs where jobs <> 0
-$$;
-comment on function awa._arrive is 'Notes that jobs have come to a lane without an entry, or have left it';
-
--- The tables that are divided into segments, in the order in which a segment is truncated.
-create or replace function awa._families() returns text[]
-language sql immutable parallel safe
-return '{ready_entries,ready_tombstones,arrivals,lease_claims,lease_claim_closures}'::text[];
-comment on function awa._families is 'The tables that are divided into segments';
-
--- A length of time for lock_timeout.
-create or replace function awa._milliseconds(length interval) returns text
-language sql immutable
-return ceil(extract(epoch from length) * 1000)::bigint::text;
-comment on function awa._milliseconds is 'A length of time for lock_timeout';
 
 -- Whether a database was restored from a dump, or filled by logical replication. ring holds the OIDs of tables, and origin the transaction and the server that wrote its row. A restore gives both other values; but two fresh servers
 -- may give tables the same OIDs, or transactions the same ids. Where one of the two is as it was, it is the server that decides: on the same one, a table or the row was only rewritten (pg_repack, say). A restore of data alone adds a row.

@@ -1,0 +1,86 @@
+-- Attempts: looked up once, and passed on as values.
+
+-- The attempts behind some receipts that the caller has closed, or whose lease rows it has locked. Reads the claims' own stretch of the lane, whatever the history.
+-- A job has one entry there that is not buried: an earlier one lies in an earlier window, and a later one exists only once this item is closed.
+-- The limits and the offset fence the subqueries off: the planner, who believes the tables to be empty, must not turn them round.
+-- Stable, so that it becomes a part of the query that calls it, and of that query's cached plan.
+create or replace function awa._attempts(receipts bigint[]) returns setof awa.leases
+language sql stable
+as $$
+  select l.* from awa.leases l where l.receipt = any(receipts)
+  union all
+  select c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1), e.job_id, e.lane, e.priority, e.ready_at,
+         coalesce(e.created_at, e.ready_at), c.claimed_at, c.lease_until - c.claimed_at, c.lease_until, c.deadline_at, c.worker_id,
+         e.attempt, e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress, e.errors
+    from (
+      select r >> 12 as claim_id, array_agg(r) as receipts
+        from unnest(receipts) r
+       where (select true from awa.leases l where l.receipt = r limit 1) is null
+       group by 1
+    ) a
+   cross join lateral (
+      select * from awa.lease_claims c where c.claim_id = a.claim_id limit 1
+    ) c
+   cross join lateral (
+      select min(c.job_ids[(r & 4095) + 1]) as first_id, max(c.job_ids[(r & 4095) + 1]) as last_id from unnest(a.receipts) r
+    ) j
+   cross join lateral (
+      select * from awa._claimed_entries(c.lane, c.first_xid, c.first_id, c.pos_xid, c.pos_id, j.first_id, j.last_id) offset 0
+    ) e
+   where c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1) = any(a.receipts)
+     and case
+           when (select true from awa.ready_tombstones limit 1)
+           then (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+           else true
+         end
+$$;
+comment on function awa._attempts is 'The attempts behind some receipts';
+
+-- The attempts behind some receipts, to be passed on: they are looked up once.
+create or replace function awa._look_up(receipts bigint[]) returns awa.leases[]
+language sql stable
+as $$ select coalesce(array_agg(a), '{}') from awa._attempts(receipts) a $$;
+comment on function awa._look_up is 'The attempts behind some receipts, to be passed on';
+
+-- The attempts behind very many receipts, in arrays of about 64 MB: an array can't hold 1 GB.
+create or replace function awa._look_up_many(receipts bigint[]) returns setof awa.leases[]
+language sql stable
+as $$
+  select array_agg(b.attempt)
+    from (
+      select a.attempt, div(sum((a.attempt).body_bytes::bigint + coalesce(pg_column_size((a.attempt).errors), 0)) over (order by a.receipt rows unbounded preceding), 67108864) as batch
+        from (select distinct on (a.receipt) a.receipt, a as attempt from awa._attempts(receipts) a) a -- while a segment is cleaned, entries are there twice
+    ) b
+   group by b.batch
+$$;
+comment on function awa._look_up_many is 'The attempts behind very many receipts, in arrays of about 64 MB';
+
+-- The errors of a job with one more. The first 20 and the last 20 are kept, and between them an object that says how many were left out. By says who cancelled it.
+create or replace function awa._add_error(errors jsonb, attempt int, error text, details jsonb default null, by text default null) returns jsonb
+language sql stable
+return case jsonb_array_length(errors)
+    when 40 then jsonb_set(errors, '{20}', '{"omitted": 1}')
+    when 41 then jsonb_set(errors - 21, '{20,omitted}', to_jsonb((errors -> 20 ->> 'omitted')::int + 1))
+    else coalesce(errors, '[]')
+  end
+  || jsonb_build_array(jsonb_strip_nulls(jsonb_build_object('attempt', attempt, 'at', clock_timestamp(), 'error', left(error, 20000), 'by', by))
+    || case when details is null then '{}' else jsonb_build_object('details', details) end);
+comment on function awa._add_error is 'The errors of a job with one more';
+
+-- Until when an attempt stays its worker's: for its lease, or for as long after the worker's last heartbeat; but for one more lease after the last of the gaps that began before that. Gaps that came later do not count: so the attempts of a
+-- worker that never comes back end, also where rescue is seldom called, and every time is in a gap.
+create or replace function awa._lease_ends_at(lease_until timestamptz, lease interval, worker_id bigint) returns timestamptz
+language sql stable
+return (
+  select greatest(e.at, (select g.ended_at + lease from awa.rescue_gaps g where g.began_at < e.at order by g.began_at desc, g.ended_at desc limit 1))
+    from (
+      select greatest(lease_until, (select w.heartbeat_at + lease from awa.workers w where w.worker_id = _lease_ends_at.worker_id)) as at
+    ) e
+);
+comment on function awa._lease_ends_at is 'Until when an attempt stays its worker''s';
+
+-- Whether an attempt's time is over.
+create or replace function awa._is_overdue(lease_until timestamptz, deadline_at timestamptz, lease interval, worker_id bigint, now timestamptz) returns boolean
+language sql stable
+return deadline_at <= now or lease_until <= now and awa._lease_ends_at(lease_until, lease, worker_id) <= now;
+comment on function awa._is_overdue is 'Whether an attempt''s time is over';

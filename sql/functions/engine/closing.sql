@@ -1,0 +1,301 @@
+-- Closing attempts: in the ledger, or in leases.
+
+-- Closes one attempt: its item in the ledger, or else it locks its lease row, for the caller to delete. Raises JQ001.
+create or replace function awa._close(job_id bigint, receipt bigint, outcome text, out lasts boolean, out holds_keys boolean, out recorded boolean)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_item record;
+begin
+  if job_id is null or receipt is null then
+    perform awa._refuse('job_id and receipt must not be null', null, 'Pass both as claim returned them.');
+  end if;
+  v_item := awa._close_item(job_id, receipt, outcome);
+  lasts := not v_item.closed;
+  holds_keys := v_item.holds_keys;
+  recorded := v_item.recorded;
+  if lasts then
+    perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for update;
+    if not found then
+      if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+        perform awa._check_snapshot(receipt >> 12);
+      end if;
+      perform awa._refuse_stale(job_id, receipt);
+    end if;
+  end if;
+end
+$$;
+comment on function awa._close is 'Closes one attempt, in the ledger or in leases, or raises JQ001';
+
+-- Closes one item of a claim, where it is open; of one that the caller has joined, or not yet. Says whether the claim holds unique keys, and whether a row of done_entries has to follow: as recorded, for an output or a key that outlasts the job.
+--
+-- The claim is held shared, so that a long transaction keeps nobody off the claim's other items; no batch row can come meanwhile, and who only tries the claim
+-- (rescue, materialize) leaves it alone. Of two answers for one item the unique index lets the first one pass: the second waits for it.
+--
+-- Each statement names its segment, and no plan holds another one: a transaction keeps the locks of all tables that it has read to its end, and would keep the oldest segment from being truncated. The claim is looked for from the current segment back.
+create or replace function awa._close_item(job_id bigint, receipt bigint, outcome text, joined boolean default false, out closed boolean, out holds_keys boolean, out recorded boolean)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_claim_id bigint := receipt >> 12;
+  v_item int := receipt & 4095;
+  v_segment smallint;
+  v_claim record;
+  v_batches record;
+begin
+  closed := false;
+  v_segment := (select r.current_segment from awa.ring r);
+  for v_try in 1..4 loop
+    case v_segment
+      when 0 then select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim from awa.lease_claims c where c.segment = 0 and c.claim_id = v_claim_id;
+      when 1 then select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim from awa.lease_claims c where c.segment = 1 and c.claim_id = v_claim_id;
+      when 2 then select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim from awa.lease_claims c where c.segment = 2 and c.claim_id = v_claim_id;
+      when 3 then select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim from awa.lease_claims c where c.segment = 3 and c.claim_id = v_claim_id;
+    end case;
+    exit when v_claim.size is not null;
+    v_segment := (v_segment + 3) % 4;
+  end loop;
+  holds_keys := coalesce(v_claim.holds_keys, false);
+  if v_claim.job_id is distinct from job_id then
+    return;
+  end if;
+  if outcome = 'completed' and holds_keys and (awa._keeping(array[receipt])) <> '{}' then
+    outcome := 'recorded';
+  end if;
+  recorded := outcome = 'recorded';
+  if not joined then
+    perform awa._join_claim(v_claim_id);
+  end if;
+  if v_claim.size > 1 then -- one of a single job is never closed by a batch row
+    case v_claim.segment
+      when 0 then select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches from awa.lease_claim_closures k where k.segment = 0 and k.claim_id = v_claim_id and k.item < 0;
+      when 1 then select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches from awa.lease_claim_closures k where k.segment = 1 and k.claim_id = v_claim_id and k.item < 0;
+      when 2 then select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches from awa.lease_claim_closures k where k.segment = 2 and k.claim_id = v_claim_id and k.item < 0;
+      when 3 then select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches from awa.lease_claim_closures k where k.segment = 3 and k.claim_id = v_claim_id and k.item < 0;
+    end case;
+    if v_batches.has_item then
+      return;
+    end if;
+    if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+      -- The snapshot may be older than a batch row. An empty batch row under the next number collides with it, which raises 40001.
+      insert into awa.lease_claim_closures (segment, claim_id, item, items, outcome, closed_at)
+      values (v_claim.segment, v_claim_id, v_batches.next_item, '{}', outcome, clock_timestamp())
+      on conflict do nothing;
+    end if;
+  end if;
+  insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at)
+  values (v_claim.segment, v_claim_id, v_item, outcome, clock_timestamp())
+  on conflict do nothing;
+  closed := found;
+end
+$$;
+comment on function awa._close_item is 'Closes one item of a claim, where it is open';
+
+-- Raises 40001 where a claim is there that the snapshot does not see: its receipt is not stale. A row with its number collides with it, which raises 40001 in PostgreSQL; where there is none, the row is taken back at once.
+create or replace function awa._check_snapshot(claim_id bigint) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  insert into awa.lease_claims (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
+  select s, claim_id, 0, -claim_id, '3:3:', '0', 0, '0', 0, now(), now(), false, '{}' from generate_series(0, 3) s
+  on conflict do nothing;
+  raise exception using errcode = 'JQ001';
+exception when sqlstate 'JQ001' then
+  null;
+end
+$$;
+comment on function awa._check_snapshot is 'Raises 40001 where a claim is there that the snapshot does not see';
+
+-- Those of some receipts whose jobs keep their unique keys when they have completed: the key goes with the row in done_entries.
+create or replace function awa._keeping(receipts bigint[]) returns bigint[]
+language sql stable
+as $$ select array(select a.receipt from awa._attempts(receipts) a where awa._holds(a.unique_key, 'completed')) $$;
+comment on function awa._keeping is 'Receipts whose jobs keep their unique keys when they have completed';
+
+-- Closes attempts whose claims the caller has locked: in the ledger, or else it locks their lease rows, for the caller to delete. An answer that is given twice counts
+-- once. Returns the places, in the two arrays, of those that were open; the receipts of those that have a lease row; and of all that have to be settled.
+create or replace function awa._close_many(
+  job_ids   bigint[],
+  receipts  bigint[],
+  outcome   text,
+  by_item   bigint[],
+  out places    bigint[],
+  out lasting   bigint[],
+  out unsettled bigint[]
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_places bigint[];
+  v_lasting bigint[];
+begin
+  if cardinality(receipts) > (select count(distinct r) from unnest(receipts) r) then
+    select array_agg(a.job_id), array_agg(a.receipt), array_agg(a.place) into job_ids, receipts, v_places
+      from (
+        select distinct on (a.receipt, a.job_id) a.*
+          from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
+         order by a.receipt, a.job_id, a.place
+      ) a;
+  end if;
+
+  select c.places, c.unsettled into places, unsettled from awa._close_items(job_ids, receipts, outcome, by_item) c;
+  lasting := '{}';
+  if cardinality(places) < cardinality(receipts) then
+    select array_agg(a.place), coalesce(array_agg(a.receipt), '{}') into v_lasting, lasting
+      from (
+        select a.place, a.receipt
+          from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
+         cross join lateral (select * from awa.leases l where l.receipt = a.receipt limit 1) l
+         where l.job_id = a.job_id and a.place <> all(places)
+         order by a.receipt
+      ) a
+     where exists (select from awa.leases l where l.receipt = a.receipt for update);
+    places := places || v_lasting;
+    unsettled := unsettled || lasting;
+  end if;
+  if v_places is not null then
+    places := array(select v_places[p] from unnest(places) p);
+  end if;
+end
+$$;
+comment on function awa._close_many is 'Closes attempts whose claims the caller has locked, in the ledger or in leases';
+
+-- Closes items of claims that the caller has locked. Returns their places, and the receipts of those whose claims hold unique keys.
+create or replace function awa._close_items(job_ids bigint[], receipts bigint[], outcome text, by_item bigint[], out places bigint[], out unsettled bigint[])
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_now timestamptz := clock_timestamp();
+begin
+  with asked as materialized (
+    select a.receipt >> 12 as claim_id, array_agg(a.receipt & 4095) as items, array_agg(a.job_id) as jobs, array_agg(a.place) as places
+      from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
+     group by 1
+  ), claims as materialized (
+    select a.*, c.segment, c.job_ids, c.holds_keys, (a.claim_id in (select unnest(by_item))) is true as is_by_item, -- hashed, for there may be thousands
+           array(select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = a.claim_id) as closed
+      from asked a
+     cross join lateral (
+        select * from awa.lease_claims c where c.claim_id = a.claim_id limit 1 -- fenced off: a join might read all claims
+      ) c
+  ), open as materialized (
+    select c.segment, c.claim_id, c.holds_keys, c.is_by_item, i.item, i.place
+      from claims c
+     cross join unnest(c.items, c.jobs, c.places) i(item, job_id, place)
+     where c.job_ids[i.item + 1] = i.job_id
+       and i.item <> all(c.closed)
+  ), batches as (
+    insert into awa.lease_claim_closures (segment, claim_id, item, items, outcome, closed_at)
+    select o.segment, o.claim_id,
+           least((select min(k.item) from awa.lease_claim_closures k where k.claim_id = o.claim_id), 0) - 1,
+           array_agg(o.item::smallint), outcome, v_now
+      from open o
+     where not o.is_by_item
+     group by o.segment, o.claim_id
+  ), singles as (
+    insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at)
+    select o.segment, o.claim_id, o.item, outcome, v_now
+      from open o
+     where o.is_by_item
+     order by o.claim_id, o.item
+    on conflict do nothing
+    returning claim_id << 12 | item as receipt
+  )
+  select coalesce(array_agg(o.place), '{}'), coalesce(array_agg(o.claim_id << 12 | o.item) filter (where o.holds_keys), '{}') into places, unsettled
+    from open o
+   where not o.is_by_item
+      or (o.claim_id << 12 | o.item in (select s.receipt from singles s)) is true;
+end
+$$;
+comment on function awa._close_items is 'Closes items of claims that the caller has locked';
+
+-- The jobs whose answers were not taken: closed are the places of those that were.
+create or replace function awa._stale(job_ids bigint[], receipts bigint[], closed bigint[]) returns setof bigint
+language plpgsql
+as $$
+begin
+  if cardinality(closed) < cardinality(receipts) then
+    return query
+      select a.job_id
+        from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
+       where (a.job_id, a.receipt) not in (select job_ids[p], receipts[p] from unnest(closed) p)
+       order by a.place;
+  end if;
+end
+$$;
+comment on function awa._stale is 'The jobs whose answers were not taken';
+
+-- Closes at most max_jobs of some open items for maintenance, the oldest claims first, and returns the receipts of those that it closed. It never waits for one that is being answered for: it only tries the claims, and goes on where it can't have one;
+-- and for the answers that a _many form gives to claims of a single job, where it holds no lock to try, it waits for milliseconds, then leaves them alone.
+-- Changes lock_timeout: the calling function has to have a SET clause for it.
+create or replace function awa._take_open(receipts bigint[], max_jobs int, outcome text) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_claim record;
+  v_claims int := 0;
+  v_mine bigint[] := '{}';
+  v_taken bigint[] := '{}';
+  v_receipt bigint;
+begin
+  for v_claim in
+    select r >> 12 as claim_id, array_agg(r order by r) as receipts from unnest(receipts) r group by 1 order by 1
+  loop
+    exit when cardinality(v_mine) >= max_jobs;
+    v_claims := v_claims + 1;
+    if awa._try_take_claim(v_claim.claim_id, v_claims) then
+      v_mine := v_mine || v_claim.receipts[1:max_jobs - cardinality(v_mine)];
+    end if;
+  end loop;
+  perform set_config('lock_timeout', '50', true);
+  begin
+    v_taken := awa._take_items(v_mine, outcome);
+  exception when lock_not_available then
+    perform set_config('lock_timeout', '1', true);
+    foreach v_receipt in array v_mine loop
+      begin
+        v_taken := v_taken || awa._take_items(array[v_receipt], outcome);
+      exception when lock_not_available then
+        null;
+      end;
+    end loop;
+  end;
+  perform set_config('lock_timeout', '0', true);
+  return v_taken;
+end
+$$;
+comment on function awa._take_open is 'Closes open items for maintenance, but for those that are being answered for';
+
+-- Closes items by a row each, and returns the receipts of those that were open.
+create or replace function awa._take_items(receipts bigint[], outcome text) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_taken bigint[];
+begin
+  with taken as (
+    insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at)
+    select c.segment, c.claim_id, r & 4095, outcome, clock_timestamp()
+      from unnest(receipts) r
+     cross join lateral (
+        select * from awa.lease_claims c where c.claim_id = r >> 12 limit 1
+      ) c
+     where (
+        select true from awa.lease_claim_closures k where k.claim_id = c.claim_id and k.item < 0 and (r & 4095) = any(k.items) limit 1
+      ) is null
+     order by r
+    on conflict do nothing
+    returning claim_id << 12 | item as receipt
+  )
+  select array_agg(t.receipt) into v_taken from taken t;
+  return coalesce(v_taken, '{}');
+end
+$$;
+comment on function awa._take_items is 'Closes items by a row each, and returns the receipts of those that were open';

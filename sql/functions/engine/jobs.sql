@@ -1,0 +1,216 @@
+-- Every job that is still kept, and where it is.
+
+-- Every job that is still kept, one row each, in one state.
+--
+-- An entry is claimed when its lane's cursor has passed it. Its claim is then the first one, in the order of last places, that spans it
+-- and lists it. It shows as available, running or completed; an attempt that ended otherwise, or goes on in leases, is shown from where it went. An entry that is buried, or
+-- that a dropped queue's cursor has passed, shows nowhere; nor does a completed job that was deleted, or that its queue keeps no longer.
+create or replace view awa._ledger as
+select e.lane,
+       e.xid,
+       e.job_id as id,
+       e.kind,
+       (select q.name from awa.queues q where q.queue_id = e.lane >> 3 limit 1) as queue,
+       e.args,
+       case when c.claim_id is null then 'available' when k.outcome is null then 'running' else 'completed' end as state,
+       e.priority::int as priority,
+       case when c.claim_id is null then e.attempt - 1 else e.attempt end as attempt,
+       e.max_attempts::int as max_attempts,
+       e.ready_at as run_at,
+       case when k.outcome is null then (select w.heartbeat_at from awa.workers w where w.worker_id = c.worker_id) end as heartbeat_at,
+       case when k.outcome is null then c.deadline_at end as deadline_at,
+       c.claimed_at as attempted_at,
+       k.closed_at as finalized_at,
+       coalesce(e.created_at, e.ready_at) as created_at,
+       coalesce(e.errors, '[]') as errors,
+       e.metadata,
+       e.tags,
+       encode(substr(e.unique_key, 1, 32), 'hex') as unique_key,
+       c.receipt,
+       case when k.outcome is null then e.progress end as progress,
+       null::jsonb as output,
+       c.worker_id,
+       e.segment,
+       e.unique_key as full_key
+  from awa._entries e
+  left join lateral (
+    select c.lo, c.hi, c.pos_xid, c.pos_id from awa.lease_claims c where c.lane = e.lane order by c.lane_seq desc limit 1
+  ) cursor on true
+  cross join lateral (
+    select coalesce(case
+             when cursor.lo is null then pg_visible_in_snapshot(e.xid, cursor.hi)
+             else pg_visible_in_snapshot(e.xid, cursor.lo)
+               or pg_visible_in_snapshot(e.xid, cursor.hi) and (e.xid, e.job_id) <= (cursor.pos_xid, cursor.pos_id)
+           end, false) as passed
+  ) p
+  left join lateral (
+    select c.*, c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1) as receipt
+      from awa.lease_claims c
+     where p.passed
+       and c.lane = e.lane
+       and (c.pos_xid, c.pos_id) >= (e.xid, e.job_id)
+       and (c.first_xid, c.first_id) <= (e.xid, e.job_id)
+       and pg_visible_in_snapshot(e.xid, c.hi)
+       and e.job_id = any(c.job_ids)
+     order by c.pos_xid, c.pos_id
+     limit 1
+  ) c on true
+  left join lateral (
+    select k.outcome, k.closed_at
+      from awa.lease_claim_closures k
+     where k.claim_id = c.claim_id and k.item = (c.receipt & 4095)
+    union all
+    select k.outcome, k.closed_at
+      from awa.lease_claim_closures k
+     where k.claim_id = c.claim_id and k.item < 0 and (c.receipt & 4095) = any(k.items)
+    limit 1
+  ) k on true
+ where case
+         when (select true from awa.queue_rollups where dropped is not null limit 1)
+          and (select pg_visible_in_snapshot(e.xid, r.dropped) from awa.queue_rollups r where r.lane = e.lane) then false
+         when (select true from awa.ready_tombstones limit 1)
+          and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) then false
+         when c.claim_id is null then not p.passed
+         when k.outcome is null then true
+         when k.outcome <> 'completed' then false
+         when (select true from awa.deleted_jobs d where d.job_id = e.job_id) then false
+         else (select k.closed_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = e.lane >> 3) is not true
+       end;
+comment on view awa._ledger is 'The jobs that the ledgers describe: available, running, completed; with the places of their entries';
+
+create or replace view awa._deferred as
+select d.job_id as id,
+       d.kind,
+       (select q.name from awa.queues q where q.queue_id = d.lane >> 3 limit 1) as queue,
+       d.args,
+       d.state,
+       (d.lane & 7)::int as priority,
+       d.attempt - 1 as attempt,
+       d.max_attempts::int as max_attempts,
+       d.run_at,
+       null::timestamptz as heartbeat_at,
+       null::timestamptz as deadline_at,
+       d.attempted_at,
+       null::timestamptz as finalized_at,
+       d.created_at,
+       coalesce(d.errors, '[]') as errors,
+       d.metadata,
+       d.tags,
+       encode(substr(d.unique_key, 1, 32), 'hex') as unique_key,
+       null::bigint as receipt,
+       d.progress,
+       null::jsonb as output,
+       null::bigint as worker_id
+  from awa.deferred_jobs d;
+comment on view awa._deferred is 'The jobs that may not run yet: scheduled, retryable';
+
+create or replace view awa._done as
+select f.job_id as id,
+       f.kind,
+       (select q.name from awa.queues q where q.queue_id = f.lane >> 3 limit 1) as queue,
+       f.args,
+       f.state,
+       (f.lane & 7)::int as priority,
+       f.attempt::int as attempt,
+       f.max_attempts::int as max_attempts,
+       f.ready_at as run_at,
+       null::timestamptz as heartbeat_at,
+       null::timestamptz as deadline_at,
+       f.attempted_at,
+       f.finalized_at,
+       f.created_at,
+       coalesce(f.errors, '[]') as errors,
+       f.metadata,
+       f.tags,
+       encode(substr(f.unique_key, 1, 32), 'hex') as unique_key,
+       f.receipt,
+       f.progress,
+       f.output,
+       f.worker_id
+  from awa.done_entries f
+ where case
+         when f.state <> 'completed' then true
+         else (select f.finalized_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = f.lane >> 3) is not true
+       end;
+comment on view awa._done is 'The ended jobs that have a row of their own: failed, cancelled, dead, completed with an output or after a lease';
+
+create or replace view awa._leased as
+select l.job_id as id,
+       l.kind,
+       (select q.name from awa.queues q where q.queue_id = l.lane >> 3 limit 1) as queue,
+       l.args,
+       'running'::text as state,
+       l.priority::int as priority,
+       l.attempt::int as attempt,
+       l.max_attempts::int as max_attempts,
+       l.ready_at as run_at,
+       (select w.heartbeat_at from awa.workers w where w.worker_id = l.worker_id) as heartbeat_at,
+       l.deadline_at,
+       l.claimed_at as attempted_at,
+       null::timestamptz as finalized_at,
+       l.created_at,
+       coalesce(l.errors, '[]') as errors,
+       l.metadata,
+       l.tags,
+       encode(substr(l.unique_key, 1, 32), 'hex') as unique_key,
+       l.receipt,
+       l.progress,
+       null::jsonb as output,
+       l.worker_id
+  from awa.leases l;
+comment on view awa._leased is 'The jobs whose attempts have a row of their own: running';
+
+-- Barriers: what readers put into where comes after the filters of _ledger and _done, but for leakproof operators. Otherwise a cheap function of theirs would be given the jobs that were dropped, deleted, moved or answered, too. Here and not at jobs: the planner takes a union apart.
+create or replace view awa._shown with (security_barrier = true) as
+select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at,
+       errors, metadata, tags, unique_key, receipt, progress, output, worker_id
+  from awa._ledger;
+comment on view awa._shown is 'The jobs that the ledgers describe, for readers: their conditions see no others';
+
+create or replace view awa._shown_done with (security_barrier = true) as
+select * from awa._done;
+comment on view awa._shown_done is 'The ended jobs that have a row of their own, for readers: their conditions see no others';
+
+create or replace view awa.jobs as
+select * from awa._shown
+union all
+select * from awa._deferred
+union all
+select * from awa._leased
+union all
+select * from awa._shown_done;
+comment on view awa.jobs is 'Every job that is still kept, one row each, in one state';
+
+-- Where each job is: its state, and its place there.
+create or replace view awa._place as
+select j.id, j.state, j.receipt, j.lane, j.priority, j.xid, j.segment, j.full_key as unique_key from awa._ledger j
+union all
+select d.job_id, d.state, null, d.lane, (d.lane & 7)::int, null, null, d.unique_key from awa.deferred_jobs d
+union all
+select l.job_id, 'running', l.receipt, l.lane, l.priority, null, null, l.unique_key from awa.leases l
+union all
+select f.job_id, f.state, f.receipt, f.lane, (f.lane & 7)::int, null, null, f.unique_key
+  from awa.done_entries f
+ where case
+         when f.state <> 'completed' then true
+         else (select f.finalized_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = f.lane >> 3) is not true
+       end;
+comment on view awa._place is 'Where each job is: its state, and its place there';
+
+-- Where a job is: its state, and its place there. Raises JQ003.
+create or replace function awa._locate(job_id bigint) returns awa._place
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_place awa._place;
+begin
+  select * into v_place from awa._place p where p.id = job_id;
+  if not found then
+    raise exception using errcode = 'JQ003', message = 'no such job', detail = format('Got %s.', job_id),
+      hint = 'It was never enqueued, or it has ended and is not kept any more.';
+  end if;
+  return v_place;
+end
+$$;
+comment on function awa._locate is 'Where a job is, or JQ003';

@@ -1,0 +1,283 @@
+-- The model of a lane: entries that count, its cursor, what is available, what is open.
+
+-- The entries of a claim's stretch of its lane, with ids from and to. Others may lie between them: not visible to the claim, or buried.
+-- In two parts, each with both its ends in the index: a row comparison ends a scan only where its first column decides, so one for the last place would read the transaction that it lies in to its end.
+-- The limits and the offset of the caller fence it off.
+create or replace function awa._claimed_entries(lane bigint, first_xid xid8, first_id bigint, pos_xid xid8, pos_id bigint, from_id bigint, to_id bigint) returns setof awa.ready_entries
+language sql stable
+as $$
+  select e.*
+    from awa._entries e
+   where e.lane = _claimed_entries.lane
+     and e.xid = pos_xid
+     and e.job_id >= case when first_xid = pos_xid then greatest(first_id, from_id) else from_id end
+     and e.job_id <= least(pos_id, to_id)
+  union all
+  select e.*
+    from awa._entries e
+   where first_xid < pos_xid
+     and e.lane = _claimed_entries.lane
+     and (e.xid, e.job_id) >= (first_xid, first_id)
+     and e.xid < pos_xid
+     and e.job_id between from_id and to_id
+$$;
+comment on function awa._claimed_entries is 'The entries of a claim''s stretch of its lane';
+
+-- The claims of a lane that are not counted yet: those that were open when they were passed over, and what came after.
+create or replace function awa._uncounted(lane bigint, closed_seq bigint, open_seqs bigint[], max_claims int) returns setof awa.lease_claims
+language sql stable
+as $$
+  select c.*
+    from unnest(open_seqs) s
+   cross join lateral (select * from awa.lease_claims c where c.lane = _uncounted.lane and c.lane_seq = s limit 1) c
+  union all
+  (select c.* from awa.lease_claims c where c.lane = _uncounted.lane and c.lane_seq > _uncounted.closed_seq order by c.lane_seq limit max_claims)
+$$;
+comment on function awa._uncounted is 'The claims of a lane that are not counted yet';
+
+-- What a lane has got that is not visible in a snapshot, as claim reads it: of transactions that were in progress, one by one, then all that came after. An entry whose created_at is its ready_at is that of a new job; other
+-- jobs come with an arrival. A deleted job is none that was enqueued, nor one that completed. Leaves out the tombstones of entries, and the deleted jobs, that were dropped with their queue; and what transactions from one on have put there, which is not read.
+create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, until xid8 default '18446744073709551615', out xid xid8, out segment smallint, out entries int, out tombstones int, out enqueued bigint, out deleted int) returns setof record
+language sql stable
+as $$
+  select e.xid, e.segment, 1, 0, (e.created_at is null)::int, 0
+    from awa._entries e
+   where e.lane = _appended_since.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(since), 0) and e.xid < until
+  union all
+  select e.xid, e.segment, 1, 0, (e.created_at is null)::int, 0
+    from pg_snapshot_xip(since) x
+   cross join lateral (select * from awa._entries e where e.lane = _appended_since.lane and e.xid = x offset 0) e
+  union all
+  select t.by_xid, t.segment, 0, 1, 0, 0
+    from awa.ready_tombstones t
+   where t.lane = _appended_since.lane and t.by_xid >= pg_snapshot_xmax(since) and t.by_xid < until and pg_visible_in_snapshot(t.xid, dropped) is not true
+  union all
+  select t.by_xid, t.segment, 0, 1, 0, 0
+    from pg_snapshot_xip(since) x
+   cross join lateral (select * from awa.ready_tombstones t where t.by_xid = x and t.lane = _appended_since.lane offset 0) t
+   where pg_visible_in_snapshot(t.xid, dropped) is not true
+  union all
+  select a.xid, a.segment, 0, 0, a.jobs, 0
+    from awa.arrivals a
+   where a.lane = _appended_since.lane and a.xid >= pg_snapshot_xmax(since) and a.xid < until
+  union all
+  select a.xid, a.segment, 0, 0, a.jobs, 0
+    from pg_snapshot_xip(since) x
+   cross join lateral (select * from awa.arrivals a where a.lane = _appended_since.lane and a.xid = x offset 0) a
+  union all
+  select d.by_xid, d.segment, 0, 0, -1, 1
+    from awa.deleted_jobs d
+   where d.lane = _appended_since.lane and d.by_xid >= pg_snapshot_xmax(since) and d.by_xid < until and pg_visible_in_snapshot(d.xid, dropped) is not true
+  union all
+  select d.by_xid, d.segment, 0, 0, -1, 1
+    from pg_snapshot_xip(since) x
+   cross join lateral (select * from awa.deleted_jobs d where d.lane = _appended_since.lane and d.by_xid = x offset 0) d
+   where pg_visible_in_snapshot(d.xid, dropped) is not true
+$$;
+comment on function awa._appended_since is 'What a lane has got that is not visible in a snapshot';
+
+-- The transactions that were in progress at one of the ends of a lane's window, and whose entries no cursor has passed though they lie before the place from which the range goes on: with the ids
+-- after which, and up to which, these entries lie. Two scalars, so that the scan of an index begins and ends there.
+create or replace function awa._late(lo pg_snapshot, hi pg_snapshot, pos_xid xid8, pos_id bigint, from_xid xid8, from_id bigint, out xid xid8, out after_id bigint, out until_id bigint) returns setof record
+language sql stable
+as $$
+  select x.xid,
+         case when x.xid = pos_xid and lo is not null and pg_visible_in_snapshot(x.xid, hi) then pos_id else 0 end,
+         case when x.xid = from_xid then from_id else 9223372036854775807 end
+    from (
+      select pg_snapshot_xip(coalesce(lo, hi)) as xid
+      union
+      select pg_snapshot_xip(hi)
+    ) x
+   where x.xid <= from_xid
+     and (x.xid >= pos_xid or lo is null or not pg_visible_in_snapshot(x.xid, hi))
+$$;
+comment on function awa._late is 'Transactions that were committed late, and which of their entries no cursor has passed';
+
+-- Entries of a lane that were committed late, and that no cursor has passed.
+create or replace function awa._late_entries(lane bigint, lo pg_snapshot, hi pg_snapshot, pos_xid xid8, pos_id bigint, from_xid xid8, from_id bigint) returns setof awa.ready_entries
+language sql stable
+as $$
+  select e.*
+    from awa._late(lo, hi, pos_xid, pos_id, from_xid, from_id) x
+   cross join lateral (
+      select * from awa._entries e where e.lane = _late_entries.lane and e.xid = x.xid and e.job_id > x.after_id and e.job_id <= x.until_id offset 0
+    ) e
+$$;
+comment on function awa._late_entries is 'Entries of a lane that were committed late, and that no cursor has passed';
+
+-- Every lane, to be filtered by its queue_id: its cursor, from where entries are unclaimed in its range, and what is counted of its past.
+create or replace view awa._lanes as
+select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_seq, c.segment as cursor_segment,
+       greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
+       case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as from_id,
+       coalesce(r.counted, '3:3:') as counted, r.dropped, coalesce(r.enqueued, 0) as enqueued, coalesce(r.appended, 0) as appended, coalesce(r.kept, '{0,0,0,0}') as kept, coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq, coalesce(r.open_seqs, '{}') as open_seqs,
+       coalesce(r.claimed, 0) as claimed, coalesce(r.completed, 0) as completed, coalesce(r.failed, 0) as failed, coalesce(r.cancelled, 0) as cancelled, coalesce(r.dead, 0) as dead,
+       q.queue_id
+  from (select distinct q.queue_id from awa.queues q) q
+ cross join lateral (select q.queue_id * 8 + p as lane from unnest('{0,1,2,3,4}'::int[]) p) l
+  left join lateral (
+    select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
+  ) c on true
+  left join lateral (
+    select * from awa.queue_rollups r where r.lane = l.lane limit 1
+  ) r on true;
+comment on view awa._lanes is 'Every lane, its cursor, and what is counted of its past';
+
+-- Every lane that has rows, and what is counted of its past. is_counted says that this is all: neither an entry, a burial or an arrival, nor a claim has come since, nor was a job deleted, and none that was passed over is open. last_xid is the youngest transaction that put an
+-- entry, a burial or an arrival there, or deleted a job. Walks through the indexes from one lane to the next, so the cost follows the lanes that were used, not the queues that there are, and is a few index entries for each. Reads the lanes from the last one back; before a lane, or only so many, where that is said.
+create or replace function awa._lanes_in_use(before bigint default null, max_lanes int default null, out lane bigint, out is_counted boolean, out last_xid xid8, out available bigint, out completed bigint, out failed bigint, out cancelled bigint, out dead bigint) returns setof record
+language sql stable
+as $$
+select u.lane,
+       coalesce(max(u.xid) < coalesce(max(u.counted_until), '3'), true) and coalesce(max(u.lane_seq), 0) <= coalesce(max(u.closed_seq), 0) and coalesce(bool_and(u.none_open), true) as is_counted,
+       max(u.xid) as last_xid,
+       coalesce(sum(u.available), 0)::bigint as available, coalesce(sum(u.completed), 0)::bigint as completed, coalesce(sum(u.failed), 0)::bigint as failed, coalesce(sum(u.cancelled), 0)::bigint as cancelled,
+       coalesce(sum(u.dead), 0)::bigint as dead
+  from (
+    select l.lane, l.xid, null::bigint as lane_seq, null::xid8 as counted_until, null::bigint as closed_seq, null::boolean as none_open,
+           null::bigint as available, null::bigint as completed, null::bigint as failed, null::bigint as cancelled, null::bigint as dead
+      from generate_series(0, 3) s(segment)
+     cross join lateral (
+        with recursive lanes(lane, xid) as (
+          (select e.lane, e.xid from awa.ready_entries e where e.segment = s.segment and e.lane < coalesce(before, 9223372036854775807) order by e.lane desc, e.xid desc limit 1)
+          union all
+          select n.lane, n.xid
+            from lanes l
+           cross join lateral (select e.lane, e.xid from awa.ready_entries e where e.segment = s.segment and e.lane < l.lane order by e.lane desc, e.xid desc limit 1) n
+        )
+        select * from lanes limit max_lanes
+      ) l
+    union all
+    select l.lane, l.by_xid, null, null, null, null, null, null, null, null, null
+      from generate_series(0, 3) s(segment)
+     cross join lateral (
+        with recursive lanes(lane, by_xid) as (
+          (select t.lane, t.by_xid from awa.ready_tombstones t where t.segment = s.segment and t.lane < coalesce(before, 9223372036854775807) order by t.lane desc, t.by_xid desc limit 1)
+          union all
+          select n.lane, n.by_xid
+            from lanes l
+           cross join lateral (select t.lane, t.by_xid from awa.ready_tombstones t where t.segment = s.segment and t.lane < l.lane order by t.lane desc, t.by_xid desc limit 1) n
+        )
+        select * from lanes limit max_lanes
+      ) l
+    union all
+    select l.lane, l.xid, null, null, null, null, null, null, null, null, null
+      from generate_series(0, 3) s(segment)
+     cross join lateral (
+        with recursive lanes(lane, xid) as (
+          (select a.lane, a.xid from awa.arrivals a where a.segment = s.segment and a.lane < coalesce(before, 9223372036854775807) order by a.lane desc, a.xid desc limit 1)
+          union all
+          select n.lane, n.xid
+            from lanes l
+           cross join lateral (select a.lane, a.xid from awa.arrivals a where a.segment = s.segment and a.lane < l.lane order by a.lane desc, a.xid desc limit 1) n
+        )
+        select * from lanes limit max_lanes
+      ) l
+    union all
+    select l.lane, null, l.lane_seq, null, null, null, null, null, null, null, null
+      from generate_series(0, 3) s(segment)
+     cross join lateral (
+        with recursive lanes(lane, lane_seq) as (
+          (select c.lane, c.lane_seq from awa.lease_claims c where c.segment = s.segment and c.lane < coalesce(before, 9223372036854775807) order by c.lane desc, c.lane_seq desc limit 1)
+          union all
+          select n.lane, n.lane_seq
+            from lanes l
+           cross join lateral (select c.lane, c.lane_seq from awa.lease_claims c where c.segment = s.segment and c.lane < l.lane order by c.lane desc, c.lane_seq desc limit 1) n
+        )
+        select * from lanes limit max_lanes
+      ) l
+    union all
+    select l.lane, l.by_xid, null, null, null, null, null, null, null, null, null
+      from (
+        with recursive lanes(lane, by_xid) as (
+          (select d.lane, d.by_xid from awa.deleted_jobs d where d.lane < coalesce(before, 9223372036854775807) order by d.lane desc, d.by_xid desc limit 1)
+          union all
+          select n.lane, n.by_xid
+            from lanes l
+           cross join lateral (select d.lane, d.by_xid from awa.deleted_jobs d where d.lane < l.lane order by d.lane desc, d.by_xid desc limit 1) n
+        )
+        select * from lanes limit max_lanes
+      ) l
+    union all
+    select r.lane, null, null, pg_snapshot_xmin(r.counted), r.closed_seq, r.open_seqs = '{}', r.appended - r.buried - r.claimed, r.completed, r.failed, r.cancelled, r.dead
+      from (select * from awa.queue_rollups r where r.lane < coalesce(before, 9223372036854775807) order by r.lane desc limit max_lanes) r
+  ) u
+ group by u.lane
+ order by u.lane desc
+ limit max_lanes
+$$;
+comment on function awa._lanes_in_use is 'Every lane that has rows, what is counted of its past, and whether that is all';
+
+-- The places of entries that no cursor has passed. Two stretches of a lane hold them: the transactions that were in progress at one of the
+-- window's ends, probed one by one, and what comes after the position.
+create or replace view awa._available as
+select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.unique_key, l.queue_id, e.tags, e.args
+  from awa._lanes l
+ cross join lateral (
+    select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at) as created_at, e.unique_key, e.tags, e.args
+      from awa._entries e
+     where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id)
+    union all
+    select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at), e.unique_key, e.tags, e.args
+      from awa._late_entries(l.lane, l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) e
+  ) e
+ where case
+         when (select true from awa.ready_tombstones limit 1)
+         then (select true from awa.ready_tombstones t where t.lane = l.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+         else true
+       end;
+comment on view awa._available is 'The places of entries that may be claimed';
+
+-- The items of claims that are open in the ledger: they are all in claims that are not counted yet.
+create or replace view awa._open_items as
+select c.lane, c.claim_id << 12 | (j.place - 1) as receipt, j.job_id, c.claimed_at, c.lease_until, c.deadline_at, c.worker_id,
+       c.first_xid, c.first_id, c.pos_xid, c.pos_id, c.hi, c.segment, l.queue_id
+  from awa._lanes l
+ cross join lateral (
+    select * from awa._uncounted(l.lane, l.closed_seq, l.open_seqs, null) offset 0
+  ) c
+ cross join lateral (
+    select array(select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = c.claim_id) as items offset 0
+  ) closed
+ cross join lateral (
+    select j.job_id, j.place from unnest(c.job_ids) with ordinality j(job_id, place) offset 0
+  ) j
+ where cardinality(closed.items) < cardinality(c.job_ids)
+   and j.place - 1 <> all(closed.items);
+comment on view awa._open_items is 'The items of claims that are open in the ledger';
+
+-- Open attempts: of the ledger, with the places of their entries, and those that have a row of their own.
+create or replace view awa._running as
+select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.ready_at) as created_at, e.segment, o.queue_id, e.tags, e.args
+  from awa._open_items o
+ cross join lateral (
+    select *
+      from awa._claimed_entries(o.lane, o.first_xid, o.first_id, o.pos_xid, o.pos_id, o.job_id, o.job_id) e
+     where pg_visible_in_snapshot(e.xid, o.hi)
+       and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+    offset 0
+  ) e
+union all
+select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, l.lane >> 3, l.tags, l.args from awa.leases l;
+comment on view awa._running is 'Open attempts';
+
+-- The queues in which claims may be open, or not counted: those with claims that maintenance has not looked at, and those of which it knows that some are open. A claim whose transaction took more than 30 seconds may be missing until
+-- all queues are looked at.
+create or replace function awa._busy_queues() returns bigint[]
+language sql stable
+as $$
+  select array(
+    select c.lane >> 3 from awa.lease_claims c where c.claim_id > (select s.last_value from awa.folded_until s)
+    union
+    select r.lane >> 3 from awa.queue_rollups r where r.open_seqs <> '{}')
+$$;
+comment on function awa._busy_queues is 'The queues in which claims may be open, or not counted';
+
+-- Whether this transaction has put a job into a lane before: in any segment.
+create or replace function awa._has_place(lane bigint, job_id bigint) returns boolean
+language sql stable
+as $$
+  select exists (select from awa.ready_entries e where e.lane = _has_place.lane and e.xid = pg_current_xact_id() and e.job_id = _has_place.job_id)
+$$;
+comment on function awa._has_place is 'Whether this transaction has put a job into a lane before';

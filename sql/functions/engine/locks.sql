@@ -1,0 +1,251 @@
+-- The keys of all advisory locks, and waiting for them. A transaction takes them in this order: worker, rollups, queues by their ids, claims by their ids.
+
+-- The key of the advisory lock on a queue; claim locks have keys below all of these.
+create or replace function awa._queue_key(queue_id bigint) returns bigint
+language sql immutable strict parallel safe
+return - queue_id;
+comment on function awa._queue_key is 'The key of the advisory lock on a queue';
+
+-- The key of the advisory lock on a worker: between those of claims and those of queues.
+create or replace function awa._worker_key(worker_id bigint) returns bigint
+language sql immutable strict parallel safe
+return worker_id # -2305843009213693952; -- not a difference, which could overflow
+comment on function awa._worker_key is 'The key of the advisory lock on a worker';
+
+-- The key of the advisory lock on a claim: below all keys of queues.
+create or replace function awa._claim_key(claim_id bigint) returns bigint
+language sql immutable strict parallel safe
+return claim_id - 4611686018427387904;
+comment on function awa._claim_key is 'The key of the advisory lock on a claim';
+
+-- The key of the advisory lock of those that answer for more claims than they have locks for: below those of claims.
+create or replace function awa._crowd_key() returns bigint
+language sql immutable parallel safe
+return awa._claim_key(-2);
+comment on function awa._crowd_key is 'The key of the advisory lock of those that answer for very many claims';
+
+-- The key of the advisory lock on queue_rollups: below those of claims.
+create or replace function awa._fold_key() returns bigint
+language sql immutable parallel safe
+as $$ select awa._claim_key(-1) $$;
+comment on function awa._fold_key is 'The key of the advisory lock on queue_rollups';
+
+-- How many claims, or queues, one call locks: what PostgreSQL's lock table has room for, by default, for each connection.
+create or replace function awa._max_locks() returns int
+language sql immutable parallel safe
+return 64;
+comment on function awa._max_locks is 'How many claims, or queues, one call locks';
+
+-- Waits for an advisory lock that the caller has just tried in vain, and takes it until the transaction ends. Waits for claim_wait at most, or for the caller's lock_timeout where that is shorter, then raises 55P03 with this message and names the holder.
+-- Why: only here is a subtransaction, and a change of lock_timeout, which is as before when this returns.
+create or replace function awa._wait_for_lock(key bigint, shared boolean, message text, hint text) returns void
+language plpgsql
+as $$
+declare
+  v_before text := current_setting('lock_timeout');
+  v_wait interval;
+  v_holders text;
+begin
+  select least(s.claim_wait, nullif(v_before::interval, '0')) into v_wait from awa.settings s;
+  perform set_config('lock_timeout', awa._milliseconds(v_wait), true);
+  begin
+    if shared then
+      perform pg_advisory_xact_lock_shared(key);
+    else
+      perform pg_advisory_xact_lock(key);
+    end if;
+  exception when lock_not_available then
+    select string_agg(coalesce(awa._backend(l.pid), 'a prepared transaction'), ', ') into v_holders
+      from pg_locks l
+     where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+       and l.database = (select d.oid from pg_database d where d.datname = current_database())
+       and l.classid::bigint << 32 | l.objid::bigint = key;
+    raise exception using errcode = '55P03', message = message,
+      detail = format('Waited %s for %s.', v_wait, coalesce(v_holders, 'a backend that has just let go')), hint = hint;
+  end;
+  perform set_config('lock_timeout', v_before, true);
+end
+$$;
+comment on function awa._wait_for_lock is 'Waits for an advisory lock, within bounds, or names the holder';
+
+-- Takes the lock of a queue until the transaction ends. Waits for as long as the settings say, then raises 55P03 and names the holder.
+create or replace function awa._lock_queue(queue_id bigint) returns void
+language plpgsql
+as $$
+declare
+  v_key bigint := awa._queue_key(queue_id);
+begin
+  if not pg_try_advisory_xact_lock(v_key) then
+    perform awa._wait_for_lock(v_key, false, 'the queue is locked by another claim',
+      'A claim keeps the queue until its transaction ends and its result is sent: claim in a transaction of its own, and read the answer.');
+  end if;
+end
+$$;
+comment on function awa._lock_queue is 'Takes the lock of a queue until the transaction ends, or names the holder';
+
+-- Takes the lock of a worker until the transaction ends: shared for its claims, exclusively for whoever ends or clears it, after the claims that it is in the middle of. Raises 55P03.
+create or replace function awa._lock_worker(worker_id bigint, shared boolean) returns void
+language plpgsql
+as $$
+declare
+  v_key bigint := awa._worker_key(worker_id);
+begin
+  if not (case when shared then pg_try_advisory_xact_lock_shared(v_key) else pg_try_advisory_xact_lock(v_key) end) then
+    perform awa._wait_for_lock(v_key, shared, 'the worker is locked by somebody else',
+      'A claim keeps its worker, and so does whoever ends it, until the transaction ends: let that end, and try again.');
+  end if;
+end
+$$;
+comment on function awa._lock_worker is 'Takes the lock of a worker until the transaction ends, or names the holder';
+
+-- Takes the lock of those that answer for more claims than they have locks for, shared, until the transaction ends. Raises 55P03.
+create or replace function awa._lock_crowd() returns void
+language plpgsql
+as $$
+begin
+  if not pg_try_advisory_xact_lock_shared(awa._crowd_key()) then
+    perform awa._wait_for_lock(awa._crowd_key(), true, 'answers for very many claims are locked by somebody else', 'Let that session end its transaction, or answer for at most 64 claims in one call.');
+  end if;
+end
+$$;
+comment on function awa._lock_crowd is 'Takes the lock of those that answer for very many claims, or names the holder';
+
+-- Keeps batch rows off a claim until the transaction ends, so that its items can be closed by rows of their own: waits for a batch row that is not committed, and lets none come. Other items stay free for others. Raises 55P03.
+create or replace function awa._join_claim(claim_id bigint, nth int default 1) returns void
+language plpgsql
+as $$
+begin
+  if not awa._try_join_claim(claim_id, nth) then
+    perform awa._wait_for_lock(awa._claim_key(claim_id), true, 'the claim is locked by somebody else',
+      'Somebody is answering for its jobs, or cancelling one of them, in a transaction that lasts: let that end, and try again.');
+  end if;
+end
+$$;
+comment on function awa._join_claim is 'Keeps batch rows off a claim until the transaction ends';
+
+-- As _join_claim, but says no where it would have to wait. By a shared lock on the claim; for the nth claim of a call, when that is too many for the server's lock table, by one lock for all of them:
+-- whoever writes batch rows looks for it once he holds his claims. Then the claim's own lock only has to be free for a moment, once the other one is held.
+create or replace function awa._try_join_claim(claim_id bigint, nth int) returns boolean
+language plpgsql
+as $$
+begin
+  if nth <= awa._max_locks() then
+    return pg_try_advisory_xact_lock_shared(awa._claim_key(claim_id));
+  end if;
+  perform awa._lock_crowd();
+  -- Nothing can interrupt a single expression: a lock of the session would outlast an error.
+  return case when pg_try_advisory_lock_shared(awa._claim_key(claim_id)) then pg_advisory_unlock_shared(awa._claim_key(claim_id)) else false end;
+end
+$$;
+comment on function awa._try_join_claim is 'Keeps batch rows off a claim, or says that it would have to wait';
+
+-- Keeps everybody off a claim until the transaction ends, as far as they hold its lock; for the nth claim of a call, when that is too many for the server's lock table, only batch rows (see _try_join_claim).
+-- Says no where somebody is answering for it, or holds the lock of all.
+create or replace function awa._try_take_claim(claim_id bigint, nth int) returns boolean
+language plpgsql
+as $$
+begin
+  if nth <= awa._max_locks() then
+    return pg_try_advisory_xact_lock(awa._claim_key(claim_id));
+  end if;
+  return case when not pg_try_advisory_xact_lock_shared(awa._crowd_key()) then false when pg_try_advisory_lock(awa._claim_key(claim_id)) then pg_advisory_unlock(awa._claim_key(claim_id)) else false end;
+end
+$$;
+comment on function awa._try_take_claim is 'Keeps others off a claim, or says that somebody is answering for it';
+
+-- Whether another transaction answers for more claims than it has locks for. The lock is taken and given back in one expression; that another one is just looking does not count, so it looks more than once.
+create or replace function awa._is_crowded() returns boolean
+language plpgsql
+as $$
+begin
+  for v_look in 1..5 loop
+    if (case when pg_try_advisory_lock(awa._crowd_key()) then pg_advisory_unlock(awa._crowd_key()) else false end) then
+      return false;
+    end if;
+  end loop;
+  return true;
+end
+$$;
+comment on function awa._is_crowded is 'Whether another transaction answers for more claims than it has locks for';
+
+-- Locks the claims of some receipts, in ascending order. Returns those whose items have to be closed by a row each: claims of one job, which
+-- need no lock, claims that somebody is inside of, and those that are too many for a lock each. And whether any holds a unique key.
+-- Where anybody has answered for too many, all items get a row each.
+create or replace function awa._lock_claims(receipts bigint[], out by_item bigint[], out holds_keys boolean)
+language plpgsql
+as $$
+declare
+  v_claim record;
+  v_locks int := 0;
+  v_batched bigint[] := '{}';
+begin
+  by_item := '{}';
+  holds_keys := false;
+  for v_claim in
+    select c.claim_id, c.size, c.holds_keys
+      from (select distinct r >> 12 as claim_id from unnest(receipts) r order by 1) a
+     cross join lateral (
+        select c.claim_id, cardinality(c.job_ids) as size, c.holds_keys from awa.lease_claims c where c.claim_id = a.claim_id limit 1
+      ) c
+     order by a.claim_id
+  loop
+    holds_keys := holds_keys or v_claim.holds_keys;
+    if v_claim.size > 1 then
+      v_locks := v_locks + 1;
+      if v_locks <= awa._max_locks() and pg_try_advisory_xact_lock(awa._claim_key(v_claim.claim_id)) then
+        v_batched := v_batched || v_claim.claim_id;
+        continue;
+      end if;
+      perform awa._join_claim(v_claim.claim_id, v_locks);
+    end if;
+    by_item := by_item || v_claim.claim_id;
+  end loop;
+  if v_batched <> '{}' and awa._is_crowded() then
+    by_item := by_item || v_batched;
+  end if;
+end
+$$;
+comment on function awa._lock_claims is 'Locks the claims of some receipts; returns those whose items need a row each';
+
+-- Takes advisory locks in their order, and waits so long at most, for all of them together.
+create or replace function awa._lock_for(keys bigint[], wait interval) returns void
+language plpgsql
+as $$
+declare
+  v_end timestamptz := clock_timestamp() + wait;
+  v_key bigint;
+begin
+  foreach v_key in array keys loop
+    if not pg_try_advisory_xact_lock(v_key) then
+      perform set_config('lock_timeout', awa._milliseconds(greatest(v_end - clock_timestamp(), '1 millisecond')), true);
+      perform pg_advisory_xact_lock(v_key);
+    end if;
+  end loop;
+  perform set_config('lock_timeout', '0', true); -- what is written next may have to wait for a page
+end
+$$;
+comment on function awa._lock_for is 'Takes advisory locks, and waits so long at most';
+
+-- From here on no lock of this transaction is waited for longer than a claim would be. The calling function has to have a SET clause for lock_timeout.
+create or replace function awa._bound_waits() returns void
+language sql
+as $$ select set_config('lock_timeout', awa._milliseconds(s.claim_wait), true) from awa.settings s $$;
+comment on function awa._bound_waits is 'Bounds the waits for locks of the calling function';
+
+-- A length of time for lock_timeout.
+create or replace function awa._milliseconds(length interval) returns text
+language sql immutable
+return ceil(extract(epoch from length) * 1000)::bigint::text;
+comment on function awa._milliseconds is 'A length of time for lock_timeout';
+
+-- Has the server end this session when it stays idle in this transaction for a second. Where a transaction decides before its end (set constraints all immediate), it holds the queues from then on, and must not be left open.
+create or replace function awa._end_when_idle() returns void
+language plpgsql
+as $$
+begin
+  if current_setting('idle_in_transaction_session_timeout')::interval not between '1 millisecond' and '1 second' then
+    perform set_config('idle_in_transaction_session_timeout', '1s', true);
+  end if;
+end
+$$;
+comment on function awa._end_when_idle is 'Has the server end this session when it stays idle in this transaction for a second';

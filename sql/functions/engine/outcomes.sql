@@ -1,0 +1,123 @@
+-- What follows attempts that were closed.
+
+-- Writes what follows failed attempts that were closed: the next attempt in deferred_jobs, or the end in done_entries. Returns the state of one of them.
+-- There is an error and a delay for each attempt. Final means that no attempt follows, whatever are left.
+create or replace function awa._record_failures(
+  attempts    awa.leases[],
+  errors      text[],
+  retry_after interval[],
+  details     jsonb default null,
+  final       boolean default false
+) returns text
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_states text[];
+  v_run_at timestamptz[];
+  v_errors jsonb[];
+  v_state text;
+  v_places int[];
+  v_attempts awa.leases[] := attempts;
+begin
+  select array_agg(f.state order by f.place), array_agg(f.run_at order by f.place), array_agg(f.errors order by f.place)
+    into v_states, v_run_at, v_errors
+    from (
+      select a.ordinality as place,
+             case when a.attempt < a.max_attempts and not final then 'retryable' when s.dead_letter then 'dead' else 'failed' end as state,
+             clock_timestamp() + coalesce(retry_after[a.ordinality], make_interval(secs => least(
+               extract(epoch from coalesce(s.backoff_base, '1 second')) * power(2::float8, least(a.attempt, 62)) * (1 + random() / 4),
+               extract(epoch from coalesce(s.backoff_max, '24 hours'))))) as run_at,
+             awa._add_error(a.errors, a.attempt, errors[a.ordinality], details) as errors
+        from unnest(attempts) with ordinality a
+        left join awa.queue_settings s on s.queue_id = a.lane >> 3
+    ) f;
+  foreach v_state in array array(select distinct s from unnest(v_states) s) loop
+    v_places := array_positions(v_states, v_state);
+    if cardinality(v_places) < cardinality(v_states) then
+      v_attempts := array(select attempts[p] from unnest(v_places) p);
+    end if;
+    if v_state = 'retryable' then
+      perform awa._defer(v_attempts, v_state, array(select v_run_at[p] from unnest(v_places) p), array(select v_errors[p] from unnest(v_places) p), counts => true);
+    else
+      perform awa._end(v_attempts, v_state, reason => case when final then 'discarded' else 'attempts used up' end, errors => array(select v_errors[p] from unnest(v_places) p));
+    end if;
+    perform awa._end_attempts(v_attempts, v_state);
+  end loop;
+  return v_state;
+end
+$$;
+comment on function awa._record_failures is 'Writes what follows failed attempts';
+
+-- Writes what follows attempts that were closed, and whose failure the server refuses to store. Returns when the last of the jobs runs again.
+create or replace function awa._put_off(attempts awa.leases[], error text) returns timestamptz
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_run_at timestamptz[];
+  v_errors jsonb[];
+begin
+  select array_agg(clock_timestamp() + awa._put_off_delay(a.errors) order by a.ordinality),
+         array_agg(jsonb_set(awa._add_error(a.errors, a.attempt, error), '{-1,put_off}', 'true') order by a.ordinality)
+    into v_run_at, v_errors
+    from unnest(attempts) with ordinality a;
+  perform awa._defer(attempts, 'scheduled', v_run_at, v_errors, counts => true);
+  perform awa._end_attempts(attempts, 'scheduled');
+  return (select max(r) from unnest(v_run_at) r);
+end
+$$;
+comment on function awa._put_off is 'Writes what follows attempts whose failure the server refuses to store';
+
+-- How long to put a job off that was put off after each of its last attempts.
+create or replace function awa._put_off_delay(errors jsonb) returns interval
+language sql stable
+return (
+  select least(interval '1 minute' * 2 ^ least(count(*), 10), '1 hour')
+    from jsonb_array_elements(errors) with ordinality e(error, place)
+   where e.place > coalesce((select max(o.place) from jsonb_array_elements(errors) with ordinality o(error, place) where not o.error ? 'put_off'), 0));
+comment on function awa._put_off_delay is 'How long to put a job off that was put off after each of its last attempts';
+
+-- Appends the jobs of attempts that were given back to the front lane of their queue.
+create or replace function awa._give_back(attempts awa.leases[]) returns void
+language plpgsql
+as $$
+begin
+  perform awa._append_ready(array(select w from awa._waiting(attempts, 'available', array(select clock_timestamp() from unnest(attempts))) w), in_front => true);
+  perform awa._end_attempts(attempts, 'available');
+end
+$$;
+comment on function awa._give_back is 'Appends the jobs of attempts that were given back to the front lane of their queue';
+
+-- Writes the ends of attempts that were closed as cancelled.
+create or replace function awa._record_cancels(attempts awa.leases[], reason text) returns void
+language plpgsql
+as $$
+begin
+  perform awa._end(attempts, 'cancelled',
+    errors => array(select awa._add_error(a.errors, a.attempt, coalesce(reason, 'cancelled'), by => session_user) from unnest(attempts) with ordinality a order by a.ordinality));
+  perform awa._end_attempts(attempts, 'cancelled');
+end
+$$;
+comment on function awa._record_cancels is 'Writes the ends of attempts that were cancelled';
+
+-- Notes for the workers of attempts, if they are registered, that they have lost them: with a reason for each.
+create or replace function awa._lose(attempts awa.leases[], reasons text[]) returns void
+language plpgsql
+as $$
+declare
+  v_workers bigint[];
+begin
+  with lost as (
+    insert into awa.heartbeat_replies (worker_id, receipt, job_id, reason)
+    select a.worker_id, a.receipt, a.job_id, left(reasons[a.ordinality], 20000)
+      from unnest(attempts) with ordinality a
+     where exists (select from awa.workers w where w.worker_id = a.worker_id)
+    on conflict do nothing
+    returning heartbeat_replies.worker_id
+  )
+  select array_agg(distinct l.worker_id) into v_workers from lost l;
+  perform awa._notify('awa_lost', w::text) from unnest(v_workers) w;
+end
+$$;
+comment on function awa._lose is 'Notes for the workers of attempts that they have lost them';

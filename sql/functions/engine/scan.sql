@@ -1,0 +1,76 @@
+-- Reading jobs by stretches of ids.
+
+-- The ids of jobs that match, the newest first, at most so many; and where to go on, null at the end. Reads at most 100,000 entries.
+create or replace function awa._scan(queue text, kind text, state text, before timestamptz, tag text, args jsonb, before_id bigint, max_jobs int, out next_before_id bigint, out job_ids bigint[])
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_until bigint := least(before_id, (select s.last_value + 1 from awa.job_ids s));
+  v_left bigint := 100000;
+  v_length bigint := 1000;
+  v_stretch record;
+begin
+  job_ids := '{}';
+  while v_until > 1 loop
+    v_stretch := awa._stretch(v_until, v_length, v_left);
+    if v_stretch.from_id is null then
+      next_before_id := v_until;
+      return;
+    end if;
+    if not v_stretch.is_empty then
+      job_ids := job_ids || array(
+        select j.id
+          from awa.jobs j
+         where j.id >= v_stretch.from_id and j.id < v_until
+           and (queue is null or j.queue = queue) and (kind is null or j.kind = kind) and (state is null or j.state = state) and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
+           and (before is null or coalesce(j.finalized_at, j.created_at) < before)
+         order by j.id desc
+         limit max_jobs - cardinality(job_ids));
+      if cardinality(job_ids) = max_jobs then
+        next_before_id := job_ids[max_jobs];
+        return;
+      end if;
+    end if;
+    v_until := v_stretch.from_id;
+    v_left := v_left - v_stretch.entries;
+    v_length := 2 * v_length;
+  end loop;
+end
+$$;
+comment on function awa._scan is 'The ids of jobs that match, of at most 100,000 entries, and where to go on';
+
+-- A stretch of ids before one: so long, or shorter, so that it has no more than so many entries; null where there is no room for one. Jobs that were deleted are not counted: a stretch that has no others is empty, and need not be read.
+create or replace function awa._stretch(until_id bigint, length bigint, most bigint, out from_id bigint, out entries bigint, out is_empty boolean)
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_deleted bigint;
+begin
+  loop
+    from_id := greatest(until_id - length, 1);
+    select count(*) into v_deleted from awa.deleted_jobs d where d.job_id >= from_id and d.job_id < until_id;
+    is_empty := v_deleted >= until_id - from_id;
+    entries := 0;
+    exit when is_empty;
+    select count(*) into entries
+      from (
+        select from awa.ready_entries e where e.job_id >= from_id and e.job_id < until_id
+        union all select from awa.deferred_jobs d where d.job_id >= from_id and d.job_id < until_id
+        union all select from awa.leases l where l.job_id >= from_id and l.job_id < until_id
+        union all select from awa.done_entries d where d.job_id >= from_id and d.job_id < until_id
+        limit most + v_deleted + 1
+      ) e;
+    is_empty := entries = 0;
+    entries := greatest(entries - v_deleted, 0);
+    exit when entries <= most;
+    if most < 10000 or length = 1 then
+      from_id := null;
+      exit;
+    end if;
+    length := length / 2;
+  end loop;
+end
+$$;
+comment on function awa._stretch is 'A stretch of ids before one that has no more than so many entries';

@@ -1,0 +1,146 @@
+-- The segments of the hot families.
+
+-- Refuses to remove the one row of a table that has to have it: without settings nothing would be claimed, and without ring nothing enqueued.
+create or replace function awa._keep_row() returns trigger
+language plpgsql
+as $$
+begin
+  raise exception using errcode = '55000', message = format('awa.%s must keep its row', tg_table_name), detail = format('Tried to %s it.', lower(tg_op)),
+    hint = 'Update the row instead. Where it is missing, see the reference: "Rows that must be there".';
+end
+$$;
+comment on function awa._keep_row is 'Refuses to remove the one row of a table that has to have it';
+
+do $$
+begin
+  if (select count(*) from pg_trigger t where t.tgrelid in ('awa.settings'::regclass, 'awa.ring'::regclass) and t.tgname = 'keep_row' and t.tgenabled in ('O', 'A')) < 2 then
+    create or replace trigger keep_row before delete or truncate on awa.settings execute function awa._keep_row();
+    create or replace trigger keep_row before delete or truncate on awa.ring execute function awa._keep_row();
+  end if;
+end
+$$;
+
+-- The entries that count: all, but for those of the segment that was cleaned, which are claimed, buried, or carried to the current segment under the same place.
+create or replace view awa._entries as
+select e.*
+  from awa.ready_entries e
+ where e.segment <> coalesce((select r.cleaned_segment from awa.ring r), -1)
+    or not pg_visible_in_snapshot(e.xid, (select r.cleaned_until from awa.ring r));
+comment on view awa._entries is 'The entries that count: all, but for those of the segment that was cleaned';
+
+-- The tables that are divided into segments, in the order in which a segment is truncated.
+create or replace function awa._families() returns text[]
+language sql immutable parallel safe
+return '{ready_entries,ready_tombstones,arrivals,lease_claims,lease_claim_closures}'::text[];
+comment on function awa._families is 'The tables that are divided into segments';
+
+-- Whether a segment holds no row of any family, and is not on its way out: then dead rows may be all that is left of what was carried.
+create or replace function awa._is_empty(segment int) returns boolean
+language sql stable
+as $$
+  select not exists (select from awa.ring r where _is_empty.segment in (r.carried_segment, r.cleaned_segment))
+     and not exists (select from awa.ready_entries e where e.segment = _is_empty.segment)
+     and not exists (select from awa.ready_tombstones t where t.segment = _is_empty.segment)
+     and not exists (select from awa.arrivals a where a.segment = _is_empty.segment)
+     and not exists (select from awa.lease_claims c where c.segment = _is_empty.segment)
+     and not exists (select from awa.lease_claim_closures k where k.segment = _is_empty.segment)
+$$;
+comment on function awa._is_empty is 'Whether a segment holds no row of any family, and is not on its way out';
+
+-- Brings the BRIN indexes on ready_entries up to date, by which a job is found from its id: no autovacuum does it here.
+create or replace function awa._summarize() returns void
+language sql
+as $$
+  select brin_summarize_new_values(i.indexrelid)
+    from pg_index i
+    join pg_class c on c.oid = i.indexrelid
+    join pg_am a on a.oid = c.relam
+   where a.amname = 'brin'
+     and i.indrelid = (select format('awa.ready_entries_%s', r.current_segment)::regclass from awa.ring r)
+$$;
+comment on function awa._summarize is 'Brings the BRIN indexes on ready_entries up to date';
+
+-- The lanes that have rows in a segment: entries, burials and arrivals, or claims, and the number of the last of these there. Walks through the indexes of that segment from one lane to the next, as _lanes_in_use does, so what other queues there are costs nothing.
+create or replace function awa._lanes_in_segment(segment smallint, out lane bigint, out last_seq bigint) returns setof record
+language sql stable
+as $$
+  select u.lane, max(u.lane_seq)
+    from (
+      select l.lane, null::bigint as lane_seq
+        from (
+          with recursive lanes(lane) as (
+            (select e.lane from awa.ready_entries e where e.segment = _lanes_in_segment.segment order by e.lane desc limit 1)
+            union all
+            select n.lane
+              from lanes l
+             cross join lateral (select e.lane from awa.ready_entries e where e.segment = _lanes_in_segment.segment and e.lane < l.lane order by e.lane desc limit 1) n
+          )
+          select * from lanes
+        ) l
+      union all
+      select l.lane, null
+        from (
+          with recursive lanes(lane) as (
+            (select t.lane from awa.ready_tombstones t where t.segment = _lanes_in_segment.segment order by t.lane desc limit 1)
+            union all
+            select n.lane
+              from lanes l
+             cross join lateral (select t.lane from awa.ready_tombstones t where t.segment = _lanes_in_segment.segment and t.lane < l.lane order by t.lane desc limit 1) n
+          )
+          select * from lanes
+        ) l
+      union all
+      select l.lane, null
+        from (
+          with recursive lanes(lane) as (
+            (select a.lane from awa.arrivals a where a.segment = _lanes_in_segment.segment order by a.lane desc limit 1)
+            union all
+            select n.lane
+              from lanes l
+             cross join lateral (select a.lane from awa.arrivals a where a.segment = _lanes_in_segment.segment and a.lane < l.lane order by a.lane desc limit 1) n
+          )
+          select * from lanes
+        ) l
+      union all
+      select l.lane, l.lane_seq
+        from (
+          with recursive lanes(lane, lane_seq) as (
+            (select c.lane, c.lane_seq from awa.lease_claims c where c.segment = _lanes_in_segment.segment order by c.lane desc, c.lane_seq desc limit 1)
+            union all
+            select n.lane, n.lane_seq
+              from lanes l
+             cross join lateral (
+                select c.lane, c.lane_seq from awa.lease_claims c where c.segment = _lanes_in_segment.segment and c.lane < l.lane order by c.lane desc, c.lane_seq desc limit 1
+              ) n
+          )
+          select * from lanes
+        ) l
+    ) u
+   where (select true from awa.queues q where q.queue_id = u.lane >> 3 limit 1)
+   group by u.lane
+$$;
+comment on function awa._lanes_in_segment is 'The lanes that have rows in a segment, and the number of their last claim there';
+
+-- What a lane has got in a segment that is not visible in a snapshot, by the transactions: entries, burials and arrivals.
+create or replace function awa._put_since(segment smallint, lane bigint, since pg_snapshot) returns setof xid8
+language sql stable
+as $$
+  select e.xid from awa.ready_entries e where e.segment = _put_since.segment and e.lane = _put_since.lane and e.xid >= pg_snapshot_xmax(since)
+  union all
+  select t.by_xid from awa.ready_tombstones t where t.segment = _put_since.segment and t.lane = _put_since.lane and t.by_xid >= pg_snapshot_xmax(since)
+  union all
+  select a.xid from awa.arrivals a where a.segment = _put_since.segment and a.lane = _put_since.lane and a.xid >= pg_snapshot_xmax(since)
+  union all
+  select e.xid
+    from pg_snapshot_xip(since) x
+   cross join lateral (select * from awa.ready_entries e where e.segment = _put_since.segment and e.lane = _put_since.lane and e.xid = x offset 0) e
+  union all
+  select t.by_xid
+    from pg_snapshot_xip(since) x
+   cross join lateral (select * from awa.ready_tombstones t where t.segment = _put_since.segment and t.by_xid = x and t.lane = _put_since.lane offset 0) t
+  union all
+  select a.xid
+    from pg_snapshot_xip(since) x
+   cross join lateral (select * from awa.arrivals a where a.segment = _put_since.segment and a.lane = _put_since.lane and a.xid = x offset 0) a
+$$;
+comment on function awa._put_since is 'What a lane has got in a segment that is not visible in a snapshot';

@@ -1,0 +1,30 @@
+-- Notifications.
+
+-- Notifies the workers of a queue when the caller commits, unless somebody did within the same 5 ms.
+-- The channel is awa_wake_ and the first hexadecimal digit of the SHA-256 of the queue's name: queues that share it wake together.
+create or replace function awa._wake(queue_id bigint) returns void
+language plpgsql
+as $$
+declare
+  v_digit text := to_hex(queue_id >> 56);
+  v_clock regclass := 'awa.wake_clock_' || v_digit;
+  v_tick bigint := extract(epoch from clock_timestamp()) * 200;
+begin
+  if coalesce(pg_sequence_last_value(v_clock), 0) not between v_tick and v_tick + 1 then -- before, or a clock that was ahead; the next tick is of somebody who was quicker
+    perform setval(v_clock, v_tick), awa._notify('awa_wake_' || v_digit, '');
+  end if;
+end
+$$;
+comment on function awa._wake is 'Notifies the workers of a queue when the caller commits, at most once per 5 ms';
+
+-- Notifies when the caller commits, unless the settings say not to, or the server's queue of notifications is half full: when it is full, commits fail. Everything works without.
+create or replace function awa._notify(channel text, payload text) returns void
+language plpgsql
+as $$
+begin
+  if pg_notification_queue_usage() < 0.5 and (select s.notifications from awa.settings s) then
+    perform pg_notify(channel, payload);
+  end if;
+end
+$$;
+comment on function awa._notify is 'Notifies when the caller commits, if that is safe';

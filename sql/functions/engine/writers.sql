@@ -1,0 +1,107 @@
+-- The one writer of each table that jobs go to.
+
+-- Lets go of what attempts hold, once their jobs go to another state: of unique keys that the jobs do not hold there, and of lease rows.
+create or replace function awa._end_attempts(attempts awa.leases[], state text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_job_ids bigint[];
+  v_keys bytea[];
+  v_queue_ids bigint[];
+  v_kept bigint[];
+begin
+  select array_agg(a.job_id), array_agg(a.unique_key), array_agg(a.lane >> 3) into v_job_ids, v_keys, v_queue_ids
+    from unnest(attempts) a
+   where a.unique_key is not null;
+  if v_keys is not null then
+    if state = 'completed' then
+      v_kept := awa._keep_keys(v_job_ids, v_keys, v_queue_ids);
+      if v_kept <> '{}' then
+        select array_agg(k.job_id), array_agg(k.key) into v_job_ids, v_keys
+          from unnest(v_job_ids, v_keys) with ordinality k(job_id, key, place)
+         where k.place <> all(v_kept);
+      end if;
+    end if;
+    perform awa._move_keys(v_job_ids, v_keys, 'running', state);
+  end if;
+  delete from awa.leases l where l.receipt = any(array(select a.receipt from unnest(attempts) a));
+end
+$$;
+comment on function awa._end_attempts is 'Lets go of what attempts hold, once their jobs go to another state';
+
+-- The jobs of attempts, as they wait for a time: one for each attempt, as there are errors. Their next attempt has the same number, or the next one where they count.
+create or replace function awa._waiting(attempts awa.leases[], state text, run_at timestamptz[], errors jsonb[] default null, counts boolean default false) returns setof awa.deferred_jobs
+language sql stable
+as $$
+  select a.job_id, a.lane & ~7::bigint | a.priority, state, run_at[a.ordinality], a.created_at, a.claimed_at, least(a.attempt + counts::int, a.max_attempts)::smallint, a.max_attempts, a.body_bytes,
+         a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress, coalesce(_waiting.errors[a.ordinality], a.errors)
+    from unnest(attempts) with ordinality a
+$$;
+comment on function awa._waiting is 'The jobs of attempts, as they wait for a time';
+
+-- Puts the jobs of attempts off to a time: one for each attempt, as there are errors.
+create or replace function awa._defer(attempts awa.leases[], state text, run_at timestamptz[], errors jsonb[] default null, counts boolean default false) returns void
+language sql
+as $$ insert into awa.deferred_jobs select w.* from awa._waiting(attempts, state, run_at, errors, counts) w $$;
+comment on function awa._defer is 'Puts the jobs of attempts off to a time';
+
+-- Appends jobs to the current segment, and wakes their queues: to their lanes, or to the front lanes of their queues. They are ready since their run_at.
+create or replace function awa._append_ready(jobs awa.deferred_jobs[], in_front boolean default false) returns void
+language plpgsql
+as $$
+declare
+  v_queue_ids bigint[];
+begin
+  with appended as (
+    insert into awa.ready_entries
+      (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
+    select r.current_segment, case when in_front then j.lane & ~7::bigint else j.lane end, j.job_id, j.run_at, j.lane & 7, j.attempt, j.max_attempts, j.body_bytes,
+           j.unique_key, j.kind, j.args, j.tags, j.metadata, j.created_at, j.progress, j.errors
+      from awa._current_segment() r(current_segment), unnest(jobs) j
+    returning lane >> 3 as queue_id
+  )
+  select array_agg(distinct a.queue_id) into v_queue_ids from appended a;
+  perform awa._wake(q) from unnest(v_queue_ids) q;
+end
+$$;
+comment on function awa._append_ready is 'Appends jobs to the current segment, and wakes their queues';
+
+-- Writes the ends of jobs, after their last attempts; the attempt of a job that never ran has no receipt. Counted says that a closure counts the job as completed. There are errors, outputs, and whether it is counted, for each, or none.
+create or replace function awa._end(attempts awa.leases[], state text, reason text default null, errors jsonb[] default null, outputs jsonb[] default null, counted boolean[] default null) returns void
+language sql
+as $$
+  insert into awa.done_entries
+    (job_id, lane, state, reason, recorded, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
+     kind, args, tags, metadata, progress, errors, output)
+  select a.job_id, a.lane & ~7::bigint | a.priority, state, reason, coalesce(counted[a.ordinality], false), a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at, clock_timestamp(),
+         a.attempt, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, case when state <> 'completed' then a.progress end,
+         coalesce(_end.errors[a.ordinality], a.errors), outputs[a.ordinality]
+    from unnest(attempts) with ordinality a
+$$;
+comment on function awa._end is 'Writes the ends of jobs';
+
+-- Gives attempts rows of their own.
+create or replace function awa._lease(attempts awa.leases[]) returns void
+language sql
+as $$ insert into awa.leases select a.* from unnest(attempts) a $$;
+comment on function awa._lease is 'Gives attempts rows of their own';
+
+-- An entry, as it is in another segment.
+create or replace function awa._in_segment(entry awa.ready_entries, segment smallint) returns awa.ready_entries
+language plpgsql immutable
+as $$
+begin
+  entry.segment := segment;
+  return entry;
+end
+$$;
+comment on function awa._in_segment is 'An entry, as it is in another segment';
+
+-- Notes, for the counts, that jobs have come to a lane without an entry, or, negative, have left it.
+create or replace function awa._arrive(lane bigint, jobs bigint) returns void
+language sql
+as $$
+  insert into awa.arrivals (segment, lane, jobs) select awa._current_segment(), lane, jobs where jobs <> 0
+$$;
+comment on function awa._arrive is 'Notes that jobs have come to a lane without an entry, or have left it';
