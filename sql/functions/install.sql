@@ -45,6 +45,7 @@
 {{ template "maintain/rescue.sql" . }}
 {{ template "maintain/expire_history.sql" . }}
 {{ template "maintain/rotate.sql" . }}
+{{ template "maintain/clean.sql" . }}
 {{ template "maintain/prune_oldest.sql" . }}
 {{ template "maintain/run_maintenance.sql" . }}
 {{ template "read/jobs.sql" . }}
