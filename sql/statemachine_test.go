@@ -48,7 +48,7 @@ const (
 	isDue        = "due as (update awa.deferred_jobs set run_at = clock_timestamp() where job_id = @job)"
 	isLate       = `late as (update awa.leases set deadline_at = clock_timestamp() where job_id = @job),
 		late_claim as (update awa.lease_claims set deadline_at = clock_timestamp() where @job = any(job_ids))`
-	isOld = `done as (update awa.done_entries set finalized_at = finalized_at - interval '10 years' where job_id = @job)`
+	isOld       = `done as (update awa.done_entries set finalized_at = finalized_at - interval '10 years' where job_id = @job)`
 	becomesDue  = "with " + isDue + " select"
 	becomesLate = "with " + isLate + " select"
 	becomesOld  = "with " + isOld + " select"
