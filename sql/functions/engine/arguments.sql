@@ -156,9 +156,8 @@ create or replace function awa._check_state(state text) returns void
 language plpgsql
 as $$
 begin
-  if state not in ('available', 'scheduled', 'retryable', 'running', 'waiting_external', 'completed', 'failed', 'cancelled', 'dead') then
-    perform awa._refuse('state must be a state of a job', state,
-      'The states are available, scheduled, retryable, running, waiting_external, completed, failed, cancelled and dead.');
+  if state <> all(awa._states('known')) then
+    perform awa._refuse('state must be a state of a job', state, 'The states are ' || array_to_string(awa._states('known'), ', ') || '.');
   end if;
 end
 $$;

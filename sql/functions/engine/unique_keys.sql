@@ -1,21 +1,5 @@
 -- Unique keys: which job holds one, in which states. A job carries its key as 34 bytes: a SHA-256, and a bit for each state in which it holds the key.
 
--- The bit of a state in a key's last two bytes; null when there is no such state.
-create or replace function awa._state_bit(state text) returns int
-language sql immutable strict parallel safe
-return case state
-  when 'scheduled' then 1
-  when 'available' then 2
-  when 'running' then 4
-  when 'retryable' then 8
-  when 'waiting_external' then 16
-  when 'completed' then 32
-  when 'failed' then 64
-  when 'cancelled' then 128
-  when 'dead' then 256
-end;
-comment on function awa._state_bit is 'The bit of a state in a unique key';
-
 -- Whether a job with this key holds it in a state. In no state at all (null) it does not.
 create or replace function awa._holds(unique_key bytea, state text) returns boolean
 language sql immutable parallel safe
@@ -313,15 +297,11 @@ declare
   v_ends timestamptz;
   v_key bytea;
 begin
-  if unique_states is null then
-    v_bits := 31; -- until it has ended
-  else
-    perform awa._check_array('unique_states', unique_states, 9);
-    select bit_or(awa._state_bit(s)) into v_bits from unnest(unique_states) s having bool_and(awa._state_bit(s) is not null);
-  end if;
+  perform awa._check_array('unique_states', unique_states, 9);
+  select bit_or(awa._state_bit(s)) into v_bits from unnest(coalesce(unique_states, awa._states('live'))) s having bool_and(awa._state_bit(s) is not null);
   if v_bits is null then
     perform awa._refuse('unique_states must name states of a job', unique_states::text,
-      'The states are scheduled, available, running, retryable, waiting_external, completed, failed, cancelled and dead.');
+      'The states are ' || array_to_string(awa._states('known'), ', ') || '.');
   end if;
   if unique_key is not null then
     if char_length(unique_key) not between 1 and 10000 then

@@ -45,7 +45,7 @@ begin
   if v_holder.job_id is null or v_holder.leaves or v_holder.ended then
     return;
   end if;
-  if awa._cancel(v_holder.job_id, null) in ('scheduled', 'retryable', 'available', 'running', 'waiting_external') then
+  if awa._cancel(v_holder.job_id, null) = any(awa._states('cancellable')) then
     return next v_holder.job_id;
   end if;
 end

@@ -21,7 +21,7 @@ declare
 begin
   perform awa._check_change(job_id);
   v_state := awa._cancel(job_id, reason);
-  if v_state in ('completed', 'failed', 'cancelled', 'dead') then
+  if v_state = any(awa._states('ended')) then
     perform awa._refuse_state(job_id, v_state, 'A job that has ended cannot be cancelled.');
   end if;
   return v_state;

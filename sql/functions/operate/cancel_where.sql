@@ -32,7 +32,7 @@ declare
   v_job_ids bigint[];
   v_receipts bigint[];
 begin
-  perform awa._check_filter(queue, kind, state, before, max_jobs, '{scheduled,retryable,available,running,waiting_external}', tag, args);
+  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('cancellable'), tag, args);
   perform awa._check_isolation();
   perform awa._bound_waits();
   if state is null or state in ('scheduled', 'retryable') then

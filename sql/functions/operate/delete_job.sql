@@ -23,7 +23,7 @@ begin
   perform awa._bound_waits();
   for v_look in 1..10 loop
     v_place := awa._locate(job_id);
-    if v_place.state not in ('completed', 'failed', 'cancelled', 'dead') then
+    if v_place.state <> all(awa._states('ended')) then
       perform awa._refuse_state(job_id, v_place.state, 'Only a job that has ended can be deleted: cancel it, or let it end.');
     elsif job_id = any(awa._undecided()) then
       perform awa._refuse_state(job_id, 'cancelled by this transaction', 'Whether it was claimed meanwhile is decided at the commit: delete it afterwards.');

@@ -35,7 +35,7 @@ declare
   v_asked int;
   v_deleted bigint := 0;
 begin
-  perform awa._check_filter(queue, kind, state, before, max_jobs, '{completed,failed,cancelled,dead}', tag, args);
+  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('ended'), tag, args);
   perform awa._check_isolation();
   perform awa._bound_waits();
   if state is null or state in ('failed', 'cancelled', 'dead') then

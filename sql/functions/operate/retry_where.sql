@@ -32,7 +32,7 @@ declare
   v_last_done bigint; -- of the jobs that it looks at; null: of all
   v_last_deferred bigint;
 begin
-  perform awa._check_filter(queue, kind, state, before, max_jobs, '{failed,dead,cancelled,scheduled,retryable}', tag, args);
+  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('retriable'), tag, args);
   perform awa._check_isolation();
   perform awa._bound_waits();
   if v_most is not null then
