@@ -311,3 +311,27 @@ func upgradeUnderLoad(t *testing.T) (during, before time.Duration) {
 	s.balanced()
 	return during, before
 }
+
+// Until a version is released its tables change without a migration: an installation with others is refused, and told how to go on.
+func TestTablesOfAnotherUnreleasedState(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.enqueue("q")
+	other := version(t, "0.1.0", edit{"migrations/001_engine.sql", "create sequence awa.job_ids;", "create sequence awa.job_ids;\ncreate sequence awa.made_up;\ncomment on sequence awa.made_up is 'Made up';"})
+	_, err := d.installs(other, install.Options{})
+	require.Equal(t, "55000", sqlState(err))
+	var e *pgconn.PgError
+	require.ErrorAs(t, err, &e)
+	require.Contains(t, e.Hint, "awa uninstall")
+	require.Len(t, s.claim("q", 1), 1, "nothing was changed")
+
+	s.exec("alter table awa.schema_version drop column tables") // a state from before it was there
+	this, err := install.Embedded()
+	require.NoError(t, err)
+	_, err = d.installs(this, install.Options{})
+	require.Equal(t, "55000", sqlState(err))
+	_, err = d.uninstalls(this, install.Options{Force: true})
+	require.NoError(t, err)
+	_, err = d.installs(other, install.Options{})
+	require.NoError(t, err)
+}

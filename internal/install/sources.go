@@ -67,12 +67,16 @@ type View struct {
 }
 
 type Migration struct {
-	Number int
-	SQL    string
+	Number      int
+	SQL         string
+	Fingerprint string // of the tables: of this migration and those before it
 }
 
 // A Piece is a part of the code package: one statement that creates a view, or what stands between two of them.
 type Piece struct{ View, SQL string }
+
+// Fingerprint returns that of the last migration.
+func (s *Sources) Fingerprint() string { return s.Migrations[len(s.Migrations)-1].Fingerprint }
 
 // roles are those that an installation makes, each with the installation's prefix before it.
 var roles = []string{"owner", "producer", "worker", "maintainer", "operator", "reader"}
@@ -98,13 +102,14 @@ func Load(migrations, functions fs.FS) (*Sources, error) {
 	if err != nil {
 		return nil, err
 	}
-	hash := sha256.New()
+	hash, tables := sha256.New(), sha256.New()
 	for i, name := range names {
 		text, err := fs.ReadFile(migrations, name)
 		if err != nil {
 			return nil, err
 		}
-		s.Migrations = append(s.Migrations, Migration{i + 1, string(text)})
+		tables.Write(text)
+		s.Migrations = append(s.Migrations, Migration{i + 1, string(text), fmt.Sprintf("%x", tables.Sum(nil)[:16])})
 		s.readTables(string(text))
 	}
 	s.Schema = len(names)

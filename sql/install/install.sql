@@ -6,6 +6,7 @@ declare
   c_schema constant int := {{.Schema}};
   c_version constant text := '{{.Version}}';
   c_sources constant text := '{{.Hash}}';
+  c_tables constant text[] := '{ {{- range $i, $m := .Migrations}}{{if $i}},{{end}}{{$m.Fingerprint}}{{end -}} }'; -- after each migration
   c_roles constant text[] := '{ {{- range $i, $r := .Roles}}{{if $i}},{{end}}{{$r}}{{end -}} }';
   c_relations constant jsonb := $awa_code${{.RelationsJSON}}$awa_code$;
   c_catalog constant text := $awa_code${{.CatalogQuery}}$awa_code$;
@@ -84,12 +85,16 @@ begin
         v_as := v_schema_owner;
         v_body := $awa_inside${{template "read" .}}$awa_inside$;
 {{template "as_owner" .}}
-        select r.* into v_record from jsonb_to_record(v_said) r(version int, functions text, role_prefix text, sources text, catalog text, views jsonb);
+        select r.* into v_record from jsonb_to_record(v_said) r(version int, functions text, role_prefix text, tables text, sources text, catalog text, views jsonb);
         if v_record.version is null and exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = 'ready_entries') then
           raise exception using errcode = '55000', message = 'awa.schema_version has lost its row', detail = 'Its data were left out of a dump, say.',
             hint = 'Where there are no jobs, drop the schema, and install anew: awa uninstall, awa migrate. Otherwise restore the row.';
         end if;
         v_before := coalesce(v_record.version, 0);
+        if v_before between 1 and c_schema and v_record.tables is distinct from c_tables[v_before] then
+          raise exception using errcode = '55000', message = 'the database has the tables of another Awa that was not released', detail = 'Until version 0.1.0 tables are changed without a migration.',
+            hint = 'Remove it with the program that installed it, and install anew: awa uninstall, awa migrate.';
+        end if;
         v_views := v_record.views;
       elsif exists (select from pg_class c where c.relnamespace = v_namespace) or exists (select from pg_proc p where p.pronamespace = v_namespace) then
         raise exception using errcode = '55000', message = 'schema awa holds tables or functions, but not the version of Awa',
