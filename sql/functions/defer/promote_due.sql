@@ -177,20 +177,21 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_jobs awa.deferred_jobs[];
-  v_promoted bigint := 0;
+  v_promoted bigint;
 begin
-  for v_jobs in
-    with taken as (
-      delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d as job
-    )
-    select array_agg(b.job) from (select t.job, div(sum((t.job).body_bytes::bigint) over (rows unbounded preceding), 67108864) as batch from taken t) b group by b.batch
-  loop
-    perform awa._move_keys(array_agg(j.job_id), array_agg(j.unique_key), j.state, 'available') from unnest(v_jobs) j where j.unique_key is not null group by j.state;
-    perform awa._append_ready(v_jobs);
-    v_promoted := v_promoted + cardinality(v_jobs);
-  end loop;
-  return v_promoted;
+  with taken as (
+    delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d as job
+  ), appended as (
+    insert into awa.ready_entries
+    select e.* from awa._current_segment() r(current_segment), taken t cross join lateral awa._as_entry(t.job, r.current_segment) e
+    returning lane >> 3 as queue_id
+  ), keys as (
+    select awa._move_keys(array_agg((t.job).job_id), array_agg((t.job).unique_key), (t.job).state, 'available') from taken t where (t.job).unique_key is not null group by (t.job).state
+  ), woken as (
+    select count(*) as jobs, awa._wake(a.queue_id) from appended a group by a.queue_id
+  )
+  select sum(w.jobs) into v_promoted from woken w where (select count(*) from keys) >= 0;
+  return coalesce(v_promoted, 0);
 end
 $$;
 comment on function awa._make_ready is 'Moves deferred jobs to ready_entries';

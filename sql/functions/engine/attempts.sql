@@ -38,8 +38,12 @@ comment on function awa._attempts is 'The attempts behind some receipts';
 
 -- The attempts behind some receipts, to be passed on: they are looked up once.
 create or replace function awa._look_up(receipts bigint[]) returns awa.leases[]
-language sql stable
-as $$ select coalesce(array_agg(a), '{}') from awa._attempts(receipts) a $$;
+language plpgsql stable
+as $$
+begin
+  return (select coalesce(array_agg(a), '{}') from awa._attempts(receipts) a);
+end
+$$;
 comment on function awa._look_up is 'The attempts behind some receipts, to be passed on';
 
 -- The attempts behind very many receipts, in arrays of about 64 MB: an array can't hold 1 GB.

@@ -42,11 +42,25 @@ comment on function awa._waiting is 'The jobs of attempts, as they wait for a ti
 
 -- Puts the jobs of attempts off to a time: one for each attempt, as there are errors.
 create or replace function awa._defer(attempts awa.leases[], state text, run_at timestamptz[], errors jsonb[] default null, counts boolean default false) returns void
-language sql
-as $$ insert into awa.deferred_jobs select w.* from awa._waiting(attempts, state, run_at, errors, counts) w $$;
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  insert into awa.deferred_jobs select w.* from awa._waiting(attempts, state, run_at, errors, counts) w;
+end
+$$;
 comment on function awa._defer is 'Puts the jobs of attempts off to a time';
 
--- Appends jobs to the current segment, and wakes their queues: to their lanes, or to the front lanes of their queues. They are ready since their run_at.
+-- A job that waited, as an entry of a segment: in its lane, or in the front lane of its queue. It is ready since its run_at.
+create or replace function awa._as_entry(job awa.deferred_jobs, segment smallint, in_front boolean default false) returns setof awa.ready_entries
+language sql stable
+as $$
+  select case when in_front then job.lane & ~7::bigint else job.lane end, pg_current_xact_id(), job.job_id, job.run_at, segment, (job.lane & 7)::smallint, job.attempt, job.max_attempts, job.body_bytes,
+         job.unique_key, job.kind, job.args, job.tags, job.metadata, job.created_at, job.progress, job.errors
+$$;
+comment on function awa._as_entry is 'A job that waited, as an entry of a segment';
+
+-- Appends jobs to the current segment, and wakes their queues: to their lanes, or to the front lanes of their queues.
 create or replace function awa._append_ready(jobs awa.deferred_jobs[], in_front boolean default false) returns void
 language plpgsql
 as $$
@@ -55,10 +69,7 @@ declare
 begin
   with appended as (
     insert into awa.ready_entries
-      (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
-    select r.current_segment, case when in_front then j.lane & ~7::bigint else j.lane end, j.job_id, j.run_at, j.lane & 7, j.attempt, j.max_attempts, j.body_bytes,
-           j.unique_key, j.kind, j.args, j.tags, j.metadata, j.created_at, j.progress, j.errors
-      from awa._current_segment() r(current_segment), unnest(jobs) j
+    select e.* from awa._current_segment() r(current_segment), unnest(jobs) j cross join lateral awa._as_entry(j, r.current_segment, in_front) e
     returning lane >> 3 as queue_id
   )
   select array_agg(distinct a.queue_id) into v_queue_ids from appended a;
@@ -69,22 +80,30 @@ comment on function awa._append_ready is 'Appends jobs to the current segment, a
 
 -- Writes the ends of jobs, after their last attempts; the attempt of a job that never ran has no receipt. Counted says that a closure counts the job as completed. There are errors, outputs, and whether it is counted, for each, or none.
 create or replace function awa._end(attempts awa.leases[], state text, reason text default null, errors jsonb[] default null, outputs jsonb[] default null, counted boolean[] default null) returns void
-language sql
+language plpgsql
 as $$
+#variable_conflict use_variable
+begin
   insert into awa.done_entries
     (job_id, lane, state, reason, recorded, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
      kind, args, tags, metadata, progress, errors, output)
   select a.job_id, a.lane & ~7::bigint | a.priority, state, reason, coalesce(counted[a.ordinality], false), a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at, clock_timestamp(),
          a.attempt, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, case when state <> 'completed' then a.progress end,
-         coalesce(_end.errors[a.ordinality], a.errors), outputs[a.ordinality]
-    from unnest(attempts) with ordinality a
+         coalesce(errors[a.ordinality], a.errors), outputs[a.ordinality]
+    from unnest(attempts) with ordinality a;
+end
 $$;
 comment on function awa._end is 'Writes the ends of jobs';
 
 -- Gives attempts rows of their own.
 create or replace function awa._lease(attempts awa.leases[]) returns void
-language sql
-as $$ insert into awa.leases select a.* from unnest(attempts) a $$;
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  insert into awa.leases select a.* from unnest(attempts) a;
+end
+$$;
 comment on function awa._lease is 'Gives attempts rows of their own';
 
 -- An entry, as it is in another segment.
