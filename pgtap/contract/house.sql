@@ -35,8 +35,8 @@ select is((select array_agg(call order by call) from crossings where folder = 'e
 select is((select array_agg(call order by call) from crossings where folder <> 'engine'), '{"maintain/run_maintenance calls defer/promote_due"}', 'no capability calls another one, but for the list of passes');
 
 -- Sizes
-select is((select array_agg(f.file || ' ' || f.lines order by 1) from (select split_part(l.line, ':', 1) as file, count(*) as lines from lines l group by 1) f where f.lines > 500), null, 'no file is longer than 500 lines');
-select is((select array_agg(f.name || ' ' || f.lines order by 1)
+select is((select array_agg(f.file || ' ' || f.lines order by f.file) from (select split_part(l.line, ':', 1) as file, count(*) as lines from lines l group by 1) f where f.lines > 500), null, 'no file is longer than 500 lines');
+select is((select array_agg(f.name || ' ' || f.lines order by f.name)
     from (select h.name, (select min(l.n) from lines l where l.n > h.n and l.line ~ '^[^:]+:[0-9]+:(\$\$;|return .*;|comment on )') - h.n + 1 as lines from house h where h.kind <> 'view') f
    where f.lines > 120), null, 'no function is longer than 120 lines');
 
