@@ -17,7 +17,7 @@ select is((select array_agg(m[1] order by m[1]) from regexp_matches((select pg_g
   '{retryable,scheduled}', 'deferred ones in two');
 select is((select array_agg(a.attname::text order by a.attname) from pg_attribute a where a.attrelid = 'awa.queue_counts_row'::regclass and a.attnum > 0 and a.attname not in ('queue', 'oldest_ready_at')),
   (select array_agg(s order by s) from unnest(awa._states('known')) s), 'each is counted');
-select is((select array_agg(s order by s) from unnest(awa._states('known')) s where not exists (select from awa.audit() a, jsonb_object_keys(to_jsonb(a)) k where k = s)), null, 'and in the books');
+select is((select array_agg(s order by s) from unnest(awa._states('known')) s where not exists (select from pg_attribute a where a.attrelid = 'awa.audit_row'::regclass and a.attname = s)), null, 'and in the books');
 
 select * from finish();
 rollback;
