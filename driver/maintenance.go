@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,6 +22,9 @@ const maintainTimeout = 10 * time.Minute
 // promoteMax is how many jobs are promoted at a time, as the function has it by default.
 const promoteMax = 4096
 
+// jitter is how much sooner or later a pass is done, as a part of its time: the passes of many workers that were started at once spread.
+const jitter = 0.2
+
 // pass is something that has to be done now and then. Any number of workers may do so at once.
 type pass struct {
 	trouble trouble
@@ -38,12 +42,17 @@ func passes(log *slog.Logger) []*pass {
 
 // repeat runs a pass again and again, until the context ends.
 func (p *pass) repeat(ctx context.Context, pool *pgxpool.Pool) {
-	for sleep(ctx, p.every) {
+	for sleep(ctx, p.pause(rand.Float64())) {
 		err := p.run(ctx, pool)
 		if ctx.Err() == nil {
 			p.trouble.report(ctx, err)
 		}
 	}
+}
+
+// pause returns the time until the next run. random is between 0 and 1.
+func (p *pass) pause(random float64) time.Duration {
+	return time.Duration(float64(p.every) * (1 - jitter + 2*jitter*random))
 }
 
 // run calls a pass on a connection of the pool.

@@ -11,6 +11,17 @@ import (
 	"time"
 )
 
+const endStuckClaimers = `-- name: EndStuckClaimers :one
+select ended from awa.end_stuck_claimers()
+`
+
+func (q *Queries) EndStuckClaimers(ctx context.Context, db DBTX) (int64, error) {
+	row := db.QueryRow(ctx, endStuckClaimers)
+	var ended int64
+	err := row.Scan(&ended)
+	return ended, err
+}
+
 const expireHistory = `-- name: ExpireHistory :one
 select expired from awa.expire_history()
 `
@@ -20,6 +31,28 @@ func (q *Queries) ExpireHistory(ctx context.Context, db DBTX) (int64, error) {
 	var expired int64
 	err := row.Scan(&expired)
 	return expired, err
+}
+
+const fold = `-- name: Fold :one
+select more from awa.fold()
+`
+
+func (q *Queries) Fold(ctx context.Context, db DBTX) (bool, error) {
+	row := db.QueryRow(ctx, fold)
+	var more bool
+	err := row.Scan(&more)
+	return more, err
+}
+
+const forgetWorkers = `-- name: ForgetWorkers :one
+select forgotten from awa.forget_workers()
+`
+
+func (q *Queries) ForgetWorkers(ctx context.Context, db DBTX) (int64, error) {
+	row := db.QueryRow(ctx, forgetWorkers)
+	var forgotten int64
+	err := row.Scan(&forgotten)
+	return forgotten, err
 }
 
 const materialize = `-- name: Materialize :one
@@ -89,4 +122,31 @@ call awa.run_maintenance()
 func (q *Queries) RunMaintenance(ctx context.Context, db DBTX) error {
 	_, err := db.Exec(ctx, runMaintenance)
 	return err
+}
+
+const runPass = `-- name: RunPass :one
+select awa.run_pass(pass => $1, max_jobs => $2)
+`
+
+type RunPassParams struct {
+	Pass    string
+	MaxJobs *int32
+}
+
+func (q *Queries) RunPass(ctx context.Context, db DBTX, arg RunPassParams) (bool, error) {
+	row := db.QueryRow(ctx, runPass, arg.Pass, arg.MaxJobs)
+	var run_pass bool
+	err := row.Scan(&run_pass)
+	return run_pass, err
+}
+
+const summarize = `-- name: Summarize :one
+select summarized from awa.summarize()
+`
+
+func (q *Queries) Summarize(ctx context.Context, db DBTX) (int64, error) {
+	row := db.QueryRow(ctx, summarize)
+	var summarized int64
+	err := row.Scan(&summarized)
+	return summarized, err
 }

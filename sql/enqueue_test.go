@@ -230,7 +230,7 @@ func TestFullNotificationQueue(t *testing.T) {
 	require.Regexp(t, fmt.Sprintf(`^warning %d \d+ %% full; workers are not notified, and poll; held by a listener, most likely backend %[1]d \(.*idle in transaction\), in a transaction for`, listener.pid), health())
 	require.Contains(t, one[string](producer, "select hint from awa.health() where topic = 'notifications'"), "jobs wait for the poll interval of their workers")
 	require.NoError(t, listener.db.Close(listener.ctx))
-	producer.exec("select awa.rescue()")
+	producer.exec("select awa.forget_workers()")
 	filler.exec("select pg_notify('x', repeat('x', 7000))")
 	require.Regexp(t, "^ok null ", health())
 }

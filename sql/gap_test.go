@@ -32,7 +32,9 @@ func (s *session) passes(span time.Duration) (rescued int64) {
 	rescued = s.rescue()
 	s.later(span)
 	s.noGap()
-	return rescued + s.rescue()
+	rescued += s.rescue()
+	s.forgetWorkers()
+	return rescued
 }
 
 // openAttempts claims four jobs for five minutes: of a worker and of nobody, in the ledger and with rows of their own. It returns the worker.
@@ -64,7 +66,9 @@ func TestTimeInWhichTheServerIsDownIsNoSilence(t *testing.T) {
 		worker := s.openAttempts()
 		require.Zero(t, s.passes(2*time.Minute))
 		s.later(3 * time.Hour)
+		require.Zero(t, s.forgetWorkers(), "rescue has not found the gap yet")
 		require.Zero(t, s.rescue(), "the first pass finds the gap")
+		require.Zero(t, s.forgetWorkers())
 		require.Zero(t, s.rescue(), "and the next one knows of it")
 		require.Contains(t, one[string](s, "select awa.explain_job(1)"), "The attempt is its own until")
 		require.Empty(t, list[string](s, "select message from awa.health() where topic = 'maintenance' and subject = 'rescue' and level <> 'ok'"))
@@ -128,6 +132,7 @@ func TestRescueThatIsSeldomCalled(t *testing.T) {
 		for range 2 * (time.Hour + every) / every {
 			s.later(every)
 			require.Zero(t, s.rescue())
+			s.forgetWorkers()
 		}
 		require.Zero(t, one[int](s, "select count(*) from awa.workers"), "a worker is forgotten, too")
 		require.LessOrEqual(t, one[int](s, "select count(*) from awa.rescue_gaps"), int(time.Hour/every)+2)

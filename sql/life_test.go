@@ -54,6 +54,11 @@ func (s *session) rescue() int64 {
 	return one[int64](s, "select rescued from awa.rescue()")
 }
 
+func (s *session) forgetWorkers() int64 {
+	s.Helper()
+	return one[int64](s, "select forgotten from awa.forget_workers()")
+}
+
 // halfAnHourLater moves what happened so far half an hour into the past.
 func (s *session) halfAnHourLater() {
 	s.Helper()

@@ -624,7 +624,7 @@ func TestPruneBesideAStandby(t *testing.T) {
 	require.Len(t, s.claim("q", 9), 1)
 }
 
-// A client that does not read what it has claimed is named, and after ten seconds ended by rescue, if the owner of the functions may.
+// A client that does not read what it has claimed is named, and after ten seconds ended by end_stuck_claimers, if the owner of the functions may.
 func TestStuckClaimer(t *testing.T) {
 	own := newServer(t)
 	d := own.database("app", true)
@@ -648,10 +648,10 @@ func TestStuckClaimer(t *testing.T) {
 	require.Eventually(t, func() bool { return len(named()) == 2 }, patience, 50*time.Millisecond)
 	require.Equal(t, []int32{int32(worker.pid), int32(super.pid)}, named())
 
-	require.Zero(t, s.rescue())
+	require.Zero(t, one[int](s, "select ended from awa.end_stuck_claimers()"))
 	require.Len(t, named(), 2, "awa_owner may not end them")
 	s.exec("grant pg_signal_backend to awa_owner")
-	require.Zero(t, s.rescue())
+	require.Equal(t, 1, one[int](s, "select ended from awa.end_stuck_claimers()"))
 	require.Eventually(t, func() bool { return len(named()) == 1 }, patience, time.Millisecond)
 	require.Equal(t, []int32{int32(super.pid)}, named(), "a superuser's session is ended by superusers alone")
 	require.Len(t, s.claim("q", 3), 1, "nothing was claimed")

@@ -313,7 +313,7 @@ func TestSilentWorkerIsForgotten(t *testing.T) {
 	for range 3 {
 		s.halfAnHourLater()
 	}
-	s.exec("select awa.rescue()")
+	s.exec("select awa.rescue(), awa.forget_workers()")
 	require.Zero(t, one[int](s, "select count(*) from awa.workers"))
 	require.Zero(t, one[int](s, "select count(*) from awa.heartbeat_replies"))
 }
@@ -332,7 +332,7 @@ func TestDeregisteredWorkerIsForgotten(t *testing.T) {
 	watcher.waitUntilBlocked(b)
 	a.exec("commit")
 	require.NoError(t, wait())
-	a.exec("select awa.rescue()")
+	a.exec("select awa.forget_workers()")
 	require.Zero(t, one[int](a, "select count(*) from awa.heartbeat_replies"))
 }
 
@@ -446,12 +446,13 @@ func TestSilentWorkerWithALongLease(t *testing.T) {
 		}
 		s.exec("update awa.workers set heartbeat_at = now() - interval '2 hours'")
 		require.Zero(t, s.rescue())
+		require.Zero(t, s.forgetWorkers())
 		require.Zero(t, s.rescue())
 		require.Equal(t, "running", s.state(job))
 		s.exec("update awa.workers set heartbeat_at = now() - interval '4 hours'")
 		require.Equal(t, int64(1), s.rescue())
 		require.Equal(t, "retryable", s.state(job))
-		s.rescue()
+		require.Equal(t, int64(1), s.forgetWorkers())
 		require.Zero(t, one[int](s, "select count(*) from awa.workers"))
 	}
 }
@@ -507,8 +508,8 @@ func TestTwoSweepsAtOnce(t *testing.T) {
 	a, b := d.session(), d.session().neverWaits()
 	a.exec("insert into awa.heartbeat_replies (worker_id, receipt, job_id, reason) values (-1, 1, 1, 'gone')")
 	a.exec("begin")
-	a.exec("select awa.rescue()")
-	b.exec("select awa.rescue()")
+	a.exec("select awa.forget_workers()")
+	b.exec("select awa.forget_workers()")
 	a.exec("commit")
 	require.Zero(t, one[int](b, "select count(*) from awa.heartbeat_replies"))
 }

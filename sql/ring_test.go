@@ -224,7 +224,7 @@ func TestCleaningThatIsCutOff(t *testing.T) {
 
 // A session that was left in a transaction after a call of maintenance is named.
 func TestIdleMaintenanceIsNamed(t *testing.T) {
-	for _, call := range []string{"select awa.materialize()", "select awa.rotate()", "select awa.prune_oldest()", "select awa.expire_history()", "select awa.rescue()"} {
+	for _, call := range []string{"select awa.fold()", "select awa.rotate()", "select awa.prune_oldest()", "select awa.expire_history()", "select awa.run_pass('rescue')"} {
 		d := newDatabase(t)
 		a, s := d.session(), d.session().neverWaits()
 		a.exec("begin")
@@ -592,11 +592,11 @@ func TestMaintenanceUnderATimeout(t *testing.T) {
 func TestMaintenanceEndsInTime(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
-	s.exec("create or replace function awa.prune_oldest(force boolean default false) returns setof awa.prune_oldest language sql as $$ select 0::smallint, 'cleaning' from pg_sleep(0.05) $$")
-	s.exec("create function begins_with(step int) returns float language plpgsql as $$ declare v_seed float; begin loop v_seed := random(); perform setseed(v_seed); if floor(random() * 6) = step then perform setseed(v_seed); return v_seed; end if; end loop; end $$")
+	s.exec("create or replace function awa.prune_oldest(force boolean default false) returns setof awa.prune_oldest_row language sql as $$ select 0::smallint, 'cleaning' from pg_sleep(0.05) $$")
+	s.exec("create function begins_with(step int) returns float language plpgsql as $$ declare v_seed float; begin loop v_seed := random(); perform setseed(v_seed); if floor(random() * 10) = step then perform setseed(v_seed); return v_seed; end if; end loop; end $$")
 	var ends []string
 	for range 5 { // a machine that stops for longer than a batch takes may be late
-		s.exec("select begins_with(0)") // so that the step that is never done is the last one
+		s.exec("select begins_with(9)") // so that the step that is never done is the last one
 		ends = append(ends, s.maintains("statement_timeout", "3s"))
 		if ends[len(ends)-1] == "<nil>" {
 			return

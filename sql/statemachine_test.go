@@ -127,7 +127,7 @@ var steps = []step{
 }
 
 // maintenance is what run_maintenance calls.
-var maintenance = []string{"promote_due", "rescue", "materialize", "expire_history", "rotate", "prune_oldest"}
+var maintenance = []string{"promote_due", "fold", "end_stuck_claimers", "rescue", "materialize", "expire_history", "summarize", "rotate", "prune_oldest", "forget_workers"}
 
 // settings are the ways into each state.
 func settings() (all []setting) {

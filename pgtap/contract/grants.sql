@@ -14,6 +14,7 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_worker', 'fail'), ('awa_worker', 'fail_many'), ('awa_worker', 'release'), ('awa_worker', 'discard'), ('awa_worker', 'snooze'), ('awa_worker', 'put_off'), ('awa_worker', 'cancel_attempt'), ('awa_worker', 'extend'), ('awa_worker', 'set_progress'),
   ('awa_maintainer', 'promote_due'), ('awa_maintainer', 'materialize'), ('awa_maintainer', 'rescue'), ('awa_maintainer', 'expire_history'),
   ('awa_maintainer', 'rotate'), ('awa_maintainer', 'prune_oldest'), ('awa_maintainer', 'run_maintenance'),
+  ('awa_maintainer', 'fold'), ('awa_maintainer', 'summarize'), ('awa_maintainer', 'forget_workers'), ('awa_maintainer', 'end_stuck_claimers'), ('awa_maintainer', 'run_pass'),
   ('awa_operator', 'configure'), ('awa_operator', 'configuration'), ('awa_operator', 'configure_queue'), ('awa_operator', 'pause_queue'), ('awa_operator', 'resume_queue'), ('awa_operator', 'drop_queue'),
   ('awa_operator', 'cancel'), ('awa_operator', 'cancel_where'), ('awa_operator', 'retry'), ('awa_operator', 'retry_where'), ('awa_operator', 'set_priority'), ('awa_operator', 'move'), ('awa_operator', 'purge_dlq'), ('awa_operator', 'delete_job'), ('awa_operator', 'delete_where'),
   ('awa_operator', 'rebase_after_restore'), ('awa_operator', 'deregister_worker'), ('awa_operator', 'rotate'), ('awa_operator', 'prune_oldest'),
@@ -114,7 +115,12 @@ values
   (48, 'awa_reader', 'select * from awa.list_queues()'),
   (49, 'awa_reader', 'select * from awa.list_workers()'),
   (50, 'awa_reader', 'select * from awa.audit'),
-  (51, 'awa_reader', 'select * from awa.health');
+  (51, 'awa_reader', 'select * from awa.health'),
+  (52, 'awa_maintainer', 'select * from awa.fold()'),
+  (53, 'awa_maintainer', 'select * from awa.summarize()'),
+  (54, 'awa_maintainer', 'select * from awa.forget_workers()'),
+  (55, 'awa_maintainer', 'select * from awa.end_stuck_claimers()'),
+  (56, 'awa_maintainer', 'select awa.run_pass(''rescue'')');
 create temp table forbidden (command text);
 insert into forbidden
 select format('select count(*) from %s', c.oid::regclass) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relname not in ('jobs', 'queue_counts', 'audit', 'health')

@@ -44,6 +44,11 @@ insert into contract values
   ('expire_history', '', 'SETOF awa.expire_history_row'),
   ('rotate', 'force boolean DEFAULT false', 'SETOF awa.rotate_row'),
   ('prune_oldest', 'force boolean DEFAULT false', 'SETOF awa.prune_oldest_row'),
+  ('fold', '', 'SETOF awa.fold_row'),
+  ('summarize', '', 'SETOF awa.summarize_row'),
+  ('forget_workers', '', 'SETOF awa.forget_workers_row'),
+  ('end_stuck_claimers', '', 'SETOF awa.end_stuck_claimers_row'),
+  ('run_pass', 'pass text, max_jobs integer DEFAULT NULL::integer', 'boolean'),
   ('run_maintenance', '', ''),
   ('rebase_after_restore', '', 'SETOF awa.rebase_after_restore_row'),
   ('explain_job', 'job_id bigint', 'text'),
@@ -66,7 +71,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(132);
+select plan(146);
 
 select is((select array_agg(format('(%s) returns %s', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid))) from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
   array[format('(%s) returns %s', c.arguments, c.result)], c.name || ' is as the contract has it')
@@ -103,6 +108,10 @@ select is(pg_temp.columns_of('awa.materialize_row'), 'materialized bigint', 'col
 select is(pg_temp.columns_of('awa.expire_history_row'), 'expired bigint', 'columns of expire_history');
 select is(pg_temp.columns_of('awa.rotate_row'), 'rotated boolean, current_segment smallint', 'columns of rotate');
 select is(pg_temp.columns_of('awa.prune_oldest_row'), 'segment smallint, outcome text', 'columns of prune_oldest');
+select is(pg_temp.columns_of('awa.fold_row'), 'more boolean', 'columns of fold');
+select is(pg_temp.columns_of('awa.summarize_row'), 'summarized bigint', 'columns of summarize');
+select is(pg_temp.columns_of('awa.forget_workers_row'), 'forgotten bigint', 'columns of forget_workers');
+select is(pg_temp.columns_of('awa.end_stuck_claimers_row'), 'ended bigint', 'columns of end_stuck_claimers');
 select is(pg_temp.columns_of('awa.rebase_after_restore_row'), 'available bigint, running bigint, completed bigint', 'columns of rebase_after_restore');
 select is(pg_temp.columns_of('awa.audit_row'),
   'queue text, enqueued bigint, available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external bigint, completed bigint, failed bigint, cancelled bigint, dead bigint, '

@@ -2,7 +2,7 @@
 \set name rescue
 \ir ../prelude.psql
 
-select awa.register_worker(:'queue' || ' alive') as alive_id, awa.register_worker(:'queue' || ' silent') as silent_id, awa.register_worker(:'queue' || ' dead') as dead_id \gset
+select awa.register_worker(:'queue' || ' alive') as alive_id, awa.register_worker(:'queue' || ' silent') as silent_id \gset
 select count(*) from awa.enqueue_many(:'queue', 'k', array(select jsonb_build_object('n', n) from generate_series(1, 30) n), 3, null, 5, '{t}', '{"m": 1}') \g /dev/null
 -- c: nobody's; of the workers, three each: the last one with a row of its own
 create temp table c (n text, job_id bigint, receipt bigint);
@@ -29,7 +29,7 @@ select awa.extend(job_id, receipt, '2 hours') from c where n = 'deadline 3' \g /
 select pg_temp.step('setup') \g /dev/null
 
 begin;
-select plan(47);
+select plan(46);
 
 -- Whatever else is open in this database is not overdue for the time of this transaction.
 update awa.lease_claims k set lease_until = clock_timestamp() + interval '1 day', deadline_at = null where k.claim_id not in (select receipt >> 12 from c);
@@ -115,12 +115,7 @@ select is((select count(*) from awa.leases l join c using (receipt) where c.n = 
 drop trigger refuse on awa.deferred_jobs;
 select is((select rescued from awa.rescue()), 1::bigint, 'one for which nothing is taken is ended when that is over');
 
--- Workers
-update awa.workers set heartbeat_at = clock_timestamp() - interval '59 minutes' where worker_id = :silent_id;
-update awa.workers set heartbeat_at = clock_timestamp() - interval '61 minutes' where worker_id = :dead_id;
-select pg_temp.no_gap() \g /dev/null
 select is((select rescued from awa.rescue(null)), 0::bigint, 'an explicit null means the default');
-select is((select array_agg(w.worker_id) from awa.workers w where w.worker_id in (:silent_id, :dead_id)), array[:silent_id]::bigint[], 'a worker that was silent for an hour is forgotten');
 select is((select count(*) from awa.rescue_row), 0::bigint, 'the view that names the column is empty');
 
 select pg_temp.refused(format('select * from awa.rescue(%s)', n), '22023', 'max_jobs', n || ' jobs') from unnest(array[0, -1, 10001, 2147483647, -2147483648]) with ordinality u(n, place) order by place;

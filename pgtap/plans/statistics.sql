@@ -53,6 +53,8 @@ return array[
   'health', 'select * from awa.health()',
   'promote_due', 'select * from awa.promote_due()',
   'rescue', 'select * from awa.rescue()',
+  'fold', 'select * from awa.fold()',
+  'forget_workers', 'select * from awa.forget_workers()',
   'materialize', 'select * from awa.materialize()',
   'expire_history', 'select * from awa.expire_history()',
   'rotate', 'select * from awa.rotate(true)',

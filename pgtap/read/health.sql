@@ -8,7 +8,12 @@ truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims
 update awa.ring set current_segment = 0, cleaned_segment = null, outcome = null, stuck_since = null, left_at = array_fill(clock_timestamp() - interval '1 hour 20 seconds', array[4]);
 select last_value as rescued_at, is_called as was_called from awa.rescued_at \gset
 select pg_temp.no_gap() \g /dev/null
-select plan(92);
+-- As if each pass had succeeded so long ago
+create function pg_temp.succeeded(span interval, passes text[] default awa._passes()) returns void
+language sql
+as $$ select setval(('awa.pass_clock_' || p)::regclass, awa._microseconds(clock_timestamp() - span)) from unnest(passes) p $$;
+select pg_temp.succeeded('0') \g /dev/null
+select plan(100);
 
 -- Times to the minute
 create function pg_temp.says(topics text, subjects text default '') returns text
@@ -36,10 +41,10 @@ end
 $$;
 
 -- Nothing wrong
-select is((select string_agg(h.topic || ' ' || h.n, ', ' order by h.topic) from (select topic, count(*) as n from awa.health() group by topic) h where h.topic <> 'horizon'), 'maintenance 7, notifications 1, segment 4', 'in an installation without queues there are maintenance and segments to look at');
+select is((select string_agg(h.topic || ' ' || h.n, ', ' order by h.topic) from (select topic, count(*) as n from awa.health() group by topic) h where h.topic <> 'horizon'), 'maintenance 11, notifications 1, segment 4', 'in an installation without queues there are maintenance and segments to look at');
 select is((select array_agg(distinct h.level) from awa.health() h where h.topic <> 'horizon'), '{ok}', 'and all is well');
 select is((select array_agg(distinct h.hint) from awa.health() h where h.topic <> 'horizon'), array[null], 'so nothing is to be done');
-select is(pg_temp.says('maintenance'), 'ok: expire_history: it keeps up | ok: materialize: it keeps up | ok: promote_due: it keeps up | ok: prune_oldest: it keeps up | ok: rescue: it keeps up | ok: rotate: it keeps up | ok: run_maintenance: it keeps up', 'maintenance keeps up');
+select is(pg_temp.says('maintenance'), 'ok: end_stuck_claimers: it keeps up | ok: expire_history: it keeps up | ok: fold: it keeps up | ok: forget_workers: it keeps up | ok: materialize: it keeps up | ok: promote_due: it keeps up | ok: prune_oldest: it keeps up | ok: rescue: it keeps up | ok: rotate: it keeps up | ok: run_maintenance: it keeps up | ok: summarize: it keeps up', 'maintenance keeps up');
 select is((select count(*) from awa.health() h where h.topic = 'horizon' and (h.details ->> 'pid')::int = pg_backend_pid()), 0::bigint, 'the caller is nobody to worry about');
 savepoint well;
 
@@ -146,6 +151,24 @@ update awa.deferred_jobs set run_at = pg_temp.ago('1 minute 20 seconds');
 select is(pg_temp.late('promote_due'), 'jobs that are due wait, for 00:01', 'jobs that are due are promoted within half a minute');
 update awa.deferred_jobs set run_at = pg_temp.ago('15 seconds');
 select is(pg_temp.late('promote_due'), null, 'seconds do not matter');
+-- Passes that fail, or that nobody calls
+select pg_temp.succeeded('50 seconds') \g /dev/null
+select is((select string_agg(h.subject, ' ') from awa.health() h where h.topic = 'maintenance' and h.level <> 'ok'), null, 'passes succeed once a minute, at least');
+select pg_temp.succeeded('2 minutes 20 seconds', '{fold}') \g /dev/null
+select is((select string_agg(h.subject, ' ') from awa.health() h where h.topic = 'maintenance' and h.level <> 'ok'), 'fold', 'or one of them fails');
+select is(pg_temp.late('fold'), 'it has not succeeded for 00:02, though maintenance is called -> See the errors of those that call awa.run_maintenance(), or call this pass, too.', 'and says so');
+select ok((pg_temp.details('maintenance') ->> 'succeeded_at')::timestamptz between pg_temp.ago('3 minutes') and pg_temp.ago('2 minutes'), 'and when it succeeded last');
+update awa.settings set warn_silence = '5 minutes';
+select is(pg_temp.late('fold'), null, 'how late is a setting');
+update awa.settings set warn_silence = '1 second';
+select is((select string_agg(h.subject, ' ') from awa.health() h where h.topic = 'maintenance' and h.level <> 'ok'), 'fold', 'of a minute, at least');
+update awa.settings set warn_silence = '1 minute';
+update awa.deferred_jobs set run_at = pg_temp.ago('1 minute 20 seconds');
+select pg_temp.succeeded('2 minutes 20 seconds', '{promote_due}') \g /dev/null
+select matches(pg_temp.late('promote_due'), '^jobs that are due wait, for 00:01; it has not succeeded for 00:02', 'what waits for it comes first');
+select pg_temp.looked('2 minutes 20 seconds') \g /dev/null
+select is(pg_temp.late('fold'), null, 'where maintenance is not called there is one warning for all of them');
+select pg_temp.succeeded('0'), pg_temp.looked('0') \g /dev/null
 rollback to well;
 select pg_temp.fill(pg_temp.q(), 2) \g /dev/null
 select awa.register_worker('w') as worker_id \gset

@@ -68,6 +68,20 @@ begin
 end
 $$;
 
+do $$
+declare
+  v_pass text;
+begin
+  foreach v_pass in array string_to_array(
+    'promote_due,fold,end_stuck_claimers,rescue,materialize,expire_history,summarize,rotate,prune_oldest,forget_workers', ',')
+  loop
+    execute format('create sequence awa.pass_clock_%s', v_pass);
+    execute format('comment on sequence awa.pass_clock_%s is %L', v_pass,
+      'Microseconds since 1970: when ' || v_pass || ' succeeded last, to the second. A sequence, so that moving it leaves no dead row');
+  end loop;
+end
+$$;
+
 -- Queues ----------------------------------------------------------------------------------------
 
 create table awa.queues (

@@ -18,3 +18,18 @@ select * from awa.prune_oldest(force => @force);
 
 -- name: RunMaintenance :exec
 call awa.run_maintenance();
+
+-- name: Fold :one
+select * from awa.fold();
+
+-- name: Summarize :one
+select * from awa.summarize();
+
+-- name: ForgetWorkers :one
+select * from awa.forget_workers();
+
+-- name: EndStuckClaimers :one
+select * from awa.end_stuck_claimers();
+
+-- name: RunPass :one
+select awa.run_pass(pass => @pass, max_jobs => sqlc.narg(max_jobs));

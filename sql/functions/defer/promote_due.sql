@@ -51,6 +51,7 @@ begin
   if v_pass.promoted + v_swept = 0 then
     perform awa._fail_for(coalesce(v_pass.lack, v_lack));
   end if;
+  perform awa._note_success('promote_due');
   return query select v_pass.promoted + v_swept;
 end
 $$;
@@ -86,10 +87,6 @@ begin
     v_to := v_from;
     exit when v_is_done or clock_timestamp() - v_began > v_budget;
   end loop;
-  if v_is_done and pg_try_advisory_xact_lock(awa._claim_key(0)) then
-    perform awa._summarize();
-  end if;
-
   if v_level > 0 then
     perform setval('awa.swept_from', case when v_is_done then 1 else awa._microseconds(v_to) end);
   end if;

@@ -1,4 +1,5 @@
--- The keys of all advisory locks, and waiting for them. A transaction takes them in this order: worker, rollups, queues by their ids, claims by their ids.
+-- The keys of all advisory locks, and waiting for them. A transaction takes them in this order: pass, worker, rollups, queues by their ids, claims by their ids.
+-- The lock of a pass is only tried.
 
 -- The key of the advisory lock on a queue; claim locks have keys below all of these.
 create or replace function awa._queue_key(queue_id bigint) returns bigint
@@ -29,6 +30,12 @@ create or replace function awa._fold_key() returns bigint
 language sql immutable parallel safe
 as $$ select awa._claim_key(-1) $$;
 comment on function awa._fold_key is 'The key of the advisory lock on queue_rollups';
+
+-- The key of the advisory lock on a pass of maintenance, by its place in the list: below that of the crowd.
+create or replace function awa._pass_key(pass text) returns bigint
+language sql immutable strict parallel safe
+as $$ select awa._claim_key(-2) - array_position(awa._passes(), pass) $$;
+comment on function awa._pass_key is 'The key of the advisory lock on a pass of maintenance';
 
 -- How many claims, or queues, one call locks: what PostgreSQL's lock table has room for, by default, for each connection.
 create or replace function awa._max_locks() returns int

@@ -1,5 +1,37 @@
 -- What passes of maintenance have in common.
 
+-- The passes of maintenance, in the order in which run_maintenance goes through them.
+-- Why: fold comes before what searches for open attempts, which reads all that is not counted. A stuck claimer holds a queue, which
+-- prune_oldest may need. rescue ends attempts before materialize gives rows to those that stay, and before forget_workers looks for
+-- attempts of silent workers. summarize comes before rotate, which completes the segment that it leaves.
+create or replace function awa._passes() returns text[]
+language sql immutable parallel safe
+as $$
+  select '{promote_due,fold,end_stuck_claimers,rescue,materialize,expire_history,summarize,rotate,prune_oldest,forget_workers}'::text[]
+$$;
+comment on function awa._passes is 'The passes of maintenance, in the order in which run_maintenance goes through them';
+
+-- Remembers that a pass has succeeded: moves its clock, at most once a second. A pass calls this at its end.
+create or replace function awa._note_success(pass text) returns void
+language plpgsql
+as $$
+declare
+  v_clock regclass := 'awa.pass_clock_' || pass;
+  v_now bigint := awa._microseconds(clock_timestamp());
+begin
+  if coalesce(pg_sequence_last_value(v_clock), 0) not between v_now - 1000000 and v_now then -- before, or a clock that was ahead
+    perform setval(v_clock, v_now);
+  end if;
+end
+$$;
+comment on function awa._note_success is 'Remembers that a pass has succeeded';
+
+-- When a pass has succeeded last, to the second; null when it never has.
+create or replace function awa._succeeded_at(pass text) returns timestamptz
+language sql stable
+return to_timestamp(pg_sequence_last_value(('awa.pass_clock_' || pass)::regclass) / 1000000.0);
+comment on function awa._succeeded_at is 'When a pass has succeeded last';
+
 -- Refuses what maintenance does not take.
 create or replace function awa._check_pass(max_jobs int) returns void
 language plpgsql

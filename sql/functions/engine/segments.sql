@@ -48,10 +48,11 @@ $$;
 comment on function awa._is_empty is 'Whether a segment holds no row of any family, and is not on its way out';
 
 -- Brings the BRIN indexes on ready_entries up to date, by which a job is found from its id: no autovacuum does it here.
-create or replace function awa._summarize() returns void
+-- Returns how many ranges of blocks got a summary.
+create or replace function awa._summarize() returns bigint
 language sql
 as $$
-  select brin_summarize_new_values(i.indexrelid)
+  select sum(brin_summarize_new_values(i.indexrelid))
     from pg_index i
     join pg_class c on c.oid = i.indexrelid
     join pg_am a on a.oid = c.relam

@@ -61,6 +61,7 @@ begin
          order by d.finalized_at limit 2000
       ) d
      limit 2000));
+  perform awa._note_success('expire_history');
   return query select v_expired;
 end
 $$;

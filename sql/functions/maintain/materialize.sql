@@ -3,7 +3,8 @@ create or replace view awa.materialize_row as select c.claim_id as materialized 
 comment on view awa.materialize_row is 'The row that materialize returns: how many attempts got a row of their own. The view itself is always empty';
 
 -- Gives attempts that have been open for longer than older_than, 5 seconds by default, rows of their own in leases: at most max_jobs, the oldest claims first. The search for open attempts
--- then no longer has to go back to them. Safe to call from anywhere, as often as one likes.
+-- then no longer has to go back to them. Reads all claims that fold has not counted, so fold must be called as often.
+-- Safe to call from anywhere, as often as one likes.
 -- Locks: their claims, where it can have them at once; skips those that somebody is answering for. Raises 22023, JQ004.
 create or replace function awa.materialize(older_than interval default null, max_jobs int default 1000) returns setof awa.materialize_row
 language plpgsql
@@ -29,7 +30,6 @@ begin
     perform awa._refuse('older_than must be between 0 and 1 year', older_than::text, 'Leave it out for 5 seconds.');
   end if;
   perform awa._check_pass(max_jobs);
-  perform awa._fold();
   v_open := array(
     select o.receipt
       from awa._open_items o
@@ -45,6 +45,7 @@ begin
     -- At random, so that those of another call are reached where more are refused than one call takes.
     select e.materialized into v_materialized from awa._materialize_each(array(select r from unnest(v_open) r order by random() limit v_max)) e;
   end;
+  perform awa._note_success('materialize');
   return query select v_materialized;
 end
 $$;

@@ -47,9 +47,11 @@ begin
   elsif not v_force and v_ring.left_at[v_segment + 1] > clock_timestamp() - (select s.completed_retention from awa.settings s) then
     v_outcome := 'kept';
   elsif not v_force and v_ring.retry_at - clock_timestamp() between interval '0' and awa._backoff(v_ring.tries) then -- not by a clock that was ahead
+    perform awa._note_success('prune_oldest');
     return query select v_segment, v_ring.outcome;
     return;
   elsif not v_force and v_cut_off > 0 and awa._last_prune_at() between clock_timestamp() - awa._backoff(v_cut_off + 3) and clock_timestamp() then
+    perform awa._note_success('prune_oldest');
     return query select v_segment, 'cut off';
     return;
   else
@@ -71,6 +73,7 @@ begin
   else
     update awa.ring r set outcome = null, tries = 0, stuck_since = null, retry_at = null where r.outcome is not null or r.tries > 0;
   end if;
+  perform awa._note_success('prune_oldest');
   return query select v_segment, v_outcome;
 end
 $$;

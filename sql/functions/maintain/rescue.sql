@@ -3,10 +3,8 @@ create or replace view awa.rescue_row as select c.claim_id as rescued from awa.l
 comment on view awa.rescue_row is 'The row that rescue returns: how many attempts it ended. The view itself is always empty';
 
 -- Ends attempts that are overdue, at most max_jobs, as failed: the attempt counts, and the job runs again after its backoff, or ends. An attempt is overdue when its deadline is over; or its lease, unless its worker
--- sent a heartbeat that is younger than the lease is long. After a time of more than 10 seconds in which nobody called this (the server was down), attempts that were alive before get one more lease. Also forgets workers that have been
--- silent for an hour, has the server let go of notifications that all listeners have read, and, where the owner of this function may (pg_signal_backend), ends sessions that hold a
--- queue because their clients have not read what they claimed for ten seconds.
--- Safe to call from anywhere, as often as one likes.
+-- sent a heartbeat that is younger than the lease is long. After a time of more than 10 seconds in which nobody called this (the server was down), attempts that were alive before get one more lease.
+-- Reads all claims that fold has not counted, so fold must be called as often. Safe to call from anywhere, as often as one likes.
 -- Locks: their claims, where it can have them at once, or their lease rows; skips those that somebody is answering for. Raises 22023, JQ004.
 create or replace function awa.rescue(max_jobs int default 1000) returns setof awa.rescue_row
 language plpgsql
@@ -32,14 +30,7 @@ declare
   v_lack text[];
 begin
   perform awa._check_pass(max_jobs);
-  perform pg_terminate_backend(c.pid)
-     from awa._stuck_claimers c
-     join pg_roles u on u.oid = c.usesysid
-     join pg_roles me on me.rolname = current_user
-    where (me.rolsuper or not u.rolsuper) and (pg_has_role(u.oid, 'usage') or pg_has_role('pg_signal_backend', 'usage'));
-  perform pg_notification_queue_usage(); -- moves its tail, which only a listener does otherwise
   perform awa._note_pass(v_now);
-  perform awa._fold();
   v_lasting := array(
     select l.receipt
       from awa.leases l
@@ -86,20 +77,7 @@ begin
       perform awa._fail_for(v_lack);
     end if;
   end;
-
-  -- One that has attempts left may have a lease that is longer than its silence.
-  delete from awa.workers w
-   where w.worker_id = any(array(
-     select w.worker_id from awa.workers w
-      where awa._is_overdue(w.heartbeat_at + interval '1 hour', null, interval '1 hour', w.worker_id, v_now)
-        and not exists (select from awa.leases l where l.worker_id = w.worker_id)
-        and not exists (select from awa._open_items o where o.queue_id = any(awa._busy_queues()) and o.worker_id = w.worker_id)
-        for update skip locked));
-  delete from awa.heartbeat_replies h
-   where (h.worker_id, h.receipt) in (
-     select r.worker_id, r.receipt from awa.heartbeat_replies r
-      where not exists (select from awa.workers w where w.worker_id = r.worker_id)
-        for update skip locked);
+  perform awa._note_success('rescue');
   return query select v_rescued;
 end
 $$;

@@ -48,6 +48,7 @@ begin
   else
     return query select false, v_ring.current_segment;
   end if;
+  perform awa._note_success('rotate');
 end
 $$;
 comment on function awa.rotate is 'Lets new rows go to the next segment, when it is time';

@@ -1,7 +1,10 @@
--- Does what is due, in short transactions: promotes, rescues, materializes, expires, rotates, prunes. A step that fails does not keep the others from being done; the first error is raised at the end.
--- Each step is done in batches, for ten seconds at most; the next call goes on. A statement_timeout of the caller counts from the beginning of the CALL, and can't be changed inside. So the steps share that time, begin where chance says, take
--- smaller batches, and no batch begins when less time is left than the longest one so far has taken.
--- Safe to call from anywhere, as often as one likes, every few seconds say; not inside a transaction. Runs as its caller, who needs awa_maintainer: a procedure that commits can't run as its owner.
+-- Runs all passes of maintenance, in short transactions. A pass that fails does not keep the others from being run; the first error is raised
+-- at the end. A pass that another session is running is left to that one: see run_pass.
+-- Each pass is run in batches, for ten seconds at most; the next call goes on. A statement_timeout of the caller counts from the beginning of
+-- the CALL, and can't be changed inside. So the passes share that time, begin at a random one, take smaller batches, and no batch begins when
+-- less time is left than the longest one so far has taken.
+-- Safe to call from anywhere, as often as one likes, every few seconds say; not inside a transaction. Runs as its caller, who needs
+-- awa_maintainer: a procedure that commits can't run as its owner.
 create or replace procedure awa.run_maintenance()
 language plpgsql
 as $$
@@ -9,9 +12,10 @@ declare
   v_timeout interval := nullif(current_setting('statement_timeout')::interval, '0');
   v_end timestamptz := statement_timestamp() + v_timeout; -- null where there is none
   v_is_short boolean := coalesce(least(v_timeout, nullif(current_setting('transaction_timeout', true)::interval, '0')) < '10 seconds', false); -- that one holds for each batch
-  v_max int := case when v_is_short then 500 else 4096 end;
-  v_first int := case when v_is_short then floor(random() * 6)::int else 0 end;
-  v_step int;
+  v_max int := case when v_is_short then 500 end;
+  v_passes text[] := array['promote_due', 'fold', 'end_stuck_claimers', 'rescue', 'materialize', 'expire_history', 'summarize', 'rotate', 'prune_oldest', 'forget_workers'];
+  v_first int := case when v_is_short then floor(random() * cardinality(v_passes))::int else 0 end;
+  v_pass text;
   v_until timestamptz;
   v_began timestamptz;
   v_longest interval := coalesce(v_timeout / 20, '0');
@@ -21,23 +25,16 @@ declare
   v_detail text;
   v_hint text;
 begin
-  for v_nth in 0..5 loop
-    v_step := 1 + (v_first + v_nth) % 6;
-    v_until := least(clock_timestamp() + interval '10 seconds', clock_timestamp() + (v_end - clock_timestamp()) / (6 - v_nth));
+  for v_nth in 1..cardinality(v_passes) loop
+    v_pass := v_passes[1 + (v_first + v_nth - 1) % cardinality(v_passes)];
+    v_until := least(clock_timestamp() + interval '10 seconds', clock_timestamp() + (v_end - clock_timestamp()) / (cardinality(v_passes) + 1 - v_nth));
     loop
       commit;
       set transaction isolation level read committed;
       v_began := clock_timestamp();
       exit when v_began + v_longest > v_end;
       begin
-        v_more := case v_step
-          when 1 then (select p.promoted >= v_max from awa.promote_due(v_max) p)
-          when 2 then (select r.rescued >= least(v_max, 1000) from awa.rescue(least(v_max, 1000)) r)
-          when 3 then (select m.materialized >= least(v_max, 1000) from awa.materialize(null, least(v_max, 1000)) m)
-          when 4 then (select e.expired >= 2000 from awa.expire_history() e)
-          when 5 then (select false from awa.rotate() r)
-          when 6 then (select p.outcome in ('cleaning', 'cleaned', 'truncating') from awa.prune_oldest() p)
-        end;
+        v_more := awa.run_pass(v_pass, v_max);
       exception when others then
         if v_state is null then
           get stacked diagnostics v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
@@ -54,4 +51,4 @@ begin
   end if;
 end
 $$;
-comment on procedure awa.run_maintenance is 'Does what maintenance is due, in short transactions';
+comment on procedure awa.run_maintenance is 'Runs all passes of maintenance, in short transactions';

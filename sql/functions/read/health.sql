@@ -43,6 +43,17 @@ select s.segment, s.segment = r.current_segment as is_current, awa._is_empty(s.s
  cross join generate_series(0, 3) s(segment);
 comment on view awa._segments is 'The segments, and how large they are';
 
+-- Passes that have not succeeded for warn_silence, and a minute at least, although maintenance was called meanwhile; and since when.
+create or replace view awa._failing_passes as
+select p.pass, p.since
+  from awa.settings s
+ cross join lateral (select greatest(s.warn_silence, interval '1 minute') as silence) t
+ cross join lateral (
+    select u as pass, coalesce(awa._succeeded_at(u), (select min(q.created_at) from awa.queues q)) as since from unnest(awa._passes()) u
+  ) p
+ where p.since < clock_timestamp() - t.silence and awa._maintained_at() >= clock_timestamp() - t.silence;
+comment on view awa._failing_passes is 'Passes that have not succeeded, although maintenance was called';
+
 -- What health says of maintenance, and of a database that was restored.
 create or replace function awa._health_maintenance() returns table (place int, level text, topic text, subject text, message text, hint text, details jsonb)
 language sql stable
@@ -65,11 +76,14 @@ select 1, 'critical', 'restore', 'database', 'it was restored from a dump: nothi
        'Call awa.rebase_after_restore() once.' as hint, null::jsonb as details
  where awa._is_restored()
 union all
--- Work that maintenance should have done by now.
-select 2, case when m.late_since is null then 'ok' else 'warning' end, 'maintenance', m.pass,
-       case when m.late_since is null then 'it keeps up' else format('%s, for %s', m.problem, awa._in_words(n.at - m.late_since)) end,
-       case when m.late_since is not null then 'Run workers, or call awa.run_maintenance() every few seconds.' || case when m.job_id is null then '' else format(' Where somebody does, something is in the way of job %s: see the server''s log.', m.job_id) end end,
-       case when m.late_since is not null then jsonb_strip_nulls(jsonb_build_object('late_seconds', floor(extract(epoch from n.at - m.late_since)), 'job_id', m.job_id)) end
+-- Work that maintenance should have done by now, and passes that have not succeeded.
+select 2, case when coalesce(m.late_since, f.since) is null then 'ok' else 'warning' end, 'maintenance', m.pass,
+       case when coalesce(m.late_since, f.since) is null then 'it keeps up'
+            else concat_ws('; ', case when m.late_since is not null then format('%s, for %s', m.problem, awa._in_words(n.at - m.late_since)) end, case when f.since is not null then format('it has not succeeded for %s, though maintenance is called', awa._in_words(n.at - f.since)) end) end,
+       case when f.since is not null then 'See the errors of those that call awa.run_maintenance(), or call this pass, too.'
+            when m.late_since is not null then 'Run workers, or call awa.run_maintenance() every few seconds.' || case when m.job_id is null then '' else format(' Where somebody does, something is in the way of job %s: see the server''s log.', m.job_id) end end,
+       case when coalesce(m.late_since, f.since) is not null
+            then jsonb_strip_nulls(jsonb_build_object('late_seconds', floor(extract(epoch from n.at - coalesce(m.late_since, f.since))), 'job_id', m.job_id, 'succeeded_at', awa._succeeded_at(f.pass))) end
   from now n
  cross join lateral (
     select 'run_maintenance' as pass, 'nobody has called it' as problem, (
@@ -115,7 +129,10 @@ select 2, case when m.late_since is null then 'ok' else 'warning' end, 'maintena
       select min(c.left_at) + s.completed_retention from segments c, settings s, ring r
        where not c.is_current and not c.is_empty and r.outcome is null
        group by s.completed_retention having min(c.left_at) < n.at - s.completed_retention - interval '1 hour'), null
+    union all
+    select p, null, null, null from unnest('{fold,end_stuck_claimers,summarize,forget_workers}'::text[]) p
   ) m
+  left join awa._failing_passes f on f.pass = m.pass
 union all
 -- Transactions that were left open after a call of maintenance, or hang in one.
 select 2, 'warning', 'maintenance', awa._backend(h.pid), format('its transaction has held up %s for %s', h.what, awa._in_words(n.at - h.since)),
@@ -181,7 +198,7 @@ select 3, case when r.outcome in ('unbalanced', 'damaged') then 'critical' when 
         select l.pid, l.holder
           from awa._locks l
          where r.outcome = 'busy' and l.pid is distinct from pg_backend_pid() and l.since < n.at - interval '1 second'
-           and (l.key < 0 or l.relation = 'awa.ring'::regclass and l.mode = 'RowShareLock')
+           and (l.key < 0 and l.key >= awa._crowd_key() or l.relation = 'awa.ring'::regclass and l.mode = 'RowShareLock')
         union all
         select a.pid, awa._backend(a.pid)
           from pg_stat_activity a
@@ -435,13 +452,19 @@ end
 $$;
 comment on function awa._results is 'How many jobs of a queue failed in their last attempt since a time, and how many completed';
 
--- Transactions that hold what maintenance needs: the lock of the counts, or the row of ring.
+-- Transactions that hold what maintenance needs: the lock of the counts, the row of ring, or the lock of a pass.
 create or replace view awa._maintenance_holders as
-select a.pid, a.xact_start as since, case when bool_or(l.locktype = 'advisory') then 'counting, expiry, and the emptying of segments' else 'the turning of segments' end as what
-  from pg_locks l
+select a.pid, a.xact_start as since,
+       case when bool_or(l.key = awa._fold_key()) then 'counting, expiry, and the emptying of segments'
+            when bool_or(l.key is null) then 'the turning of segments'
+            else string_agg(p, ', ') end as what
+  from (
+    select l.*, case when l.locktype = 'advisory' and l.objsubid = 1 then l.classid::bigint << 32 | l.objid::bigint end as key from pg_locks l
+  ) l
+  left join unnest(awa._passes()) p on awa._pass_key(p) = l.key
   join pg_stat_activity a on a.pid = l.pid
  where l.database = (select d.oid from pg_database d where d.datname = current_database()) and l.granted and l.pid <> pg_backend_pid()
-   and (l.locktype = 'advisory' and l.objsubid = 1 and l.classid::bigint << 32 | l.objid::bigint = awa._fold_key()
+   and (l.key = awa._fold_key() or p is not null
      or l.locktype = 'relation' and l.relation = 'awa.ring'::regclass and l.mode <> 'AccessShareLock')
  group by a.pid, a.xact_start;
 comment on view awa._maintenance_holders is 'Transactions that hold what maintenance needs';

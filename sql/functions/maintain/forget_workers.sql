@@ -1,0 +1,49 @@
+-- What forget_workers returns.
+create or replace view awa.forget_workers_row as select c.claim_id as forgotten from awa.lease_claims c where false;
+comment on view awa.forget_workers_row is 'The row that forget_workers returns: how many workers it removed. The view itself is always empty';
+
+-- Removes workers that have been silent for an hour and have no open attempt, and what is left of workers that are gone: what heartbeat
+-- would have told them, and notifications that all other listeners have read. Safe to call from anywhere, as often as one likes.
+-- A worker's silence counts only up to the last call of rescue, which notes the times in which the server was down.
+-- Locks: the rows that it removes; skips those that others hold. Raises JQ004.
+create or replace function awa.forget_workers() returns setof awa.forget_workers_row
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+declare
+  v_now timestamptz := awa._maintained_at();
+  v_forgotten bigint;
+begin
+  perform awa._check_pass(null);
+  -- A worker with attempts may have a lease that is longer than its silence.
+  with gone as (
+    delete from awa.workers w
+     where w.worker_id = any(array(
+       select w.worker_id from awa.workers w
+        where awa._is_overdue(w.heartbeat_at + interval '1 hour', null, interval '1 hour', w.worker_id, v_now)
+          and not exists (select from awa.leases l where l.worker_id = w.worker_id)
+          and not exists (select from awa._open_items o where o.queue_id = any(awa._busy_queues()) and o.worker_id = w.worker_id)
+          for update skip locked))
+    returning 1
+  )
+  select count(*) into v_forgotten from gone;
+  delete from awa.heartbeat_replies h
+   where (h.worker_id, h.receipt) in (
+     select r.worker_id, r.receipt from awa.heartbeat_replies r
+      where not exists (select from awa.workers w where w.worker_id = r.worker_id)
+        for update skip locked);
+  perform pg_notification_queue_usage(); -- moves the tail of the server's queue, which only a listener does otherwise
+  perform awa._note_success('forget_workers');
+  return query select v_forgotten;
+end
+$$;
+comment on function awa.forget_workers is 'Removes workers that have been silent for an hour; returns how many';

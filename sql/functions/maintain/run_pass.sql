@@ -1,0 +1,41 @@
+-- Runs one pass of maintenance, of max_jobs at most where the pass has such a limit, unless another session is running the same pass.
+-- Returns whether there is more to do at once.
+-- Nobody may hold up the others: where another session has the pass's lock, and the pass has not succeeded for 5 seconds, it is run without
+-- the lock. Each pass skips the rows that others hold.
+-- Locks: the pass, where it can have it at once, until the transaction ends; then what the pass locks. Raises 22023; what the pass raises.
+-- Why: run_maintenance runs as its caller, who may have no right on advisory locks, and has none on sequences. 5 seconds are half of the
+-- time after which rescue finds a gap.
+create or replace function awa.run_pass(pass text, max_jobs int default null) returns boolean
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+  v_key bigint := awa._pass_key(pass);
+begin
+  if v_key is null then
+    perform awa._refuse('there is no such pass', pass, format('Passes are %s.', array_to_string(awa._passes(), ', ')));
+  end if;
+  perform awa._check_pass(max_jobs);
+  if not pg_try_advisory_xact_lock(v_key)
+     and coalesce(awa._succeeded_at(pass) between clock_timestamp() - interval '5 seconds' and clock_timestamp(), false)
+  then
+    return false;
+  end if;
+  return case pass
+    when 'promote_due' then (select p.promoted >= coalesce(max_jobs, 4096) from awa.promote_due(max_jobs) p)
+    when 'fold' then (select f.more from awa.fold() f)
+    when 'end_stuck_claimers' then (select false from awa.end_stuck_claimers() e)
+    when 'rescue' then (select r.rescued >= coalesce(max_jobs, 1000) from awa.rescue(max_jobs) r)
+    when 'materialize' then (select m.materialized >= coalesce(max_jobs, 1000) from awa.materialize(null, max_jobs) m)
+    when 'expire_history' then (select e.expired >= 2000 from awa.expire_history() e)
+    when 'summarize' then (select false from awa.summarize() s)
+    when 'rotate' then (select false from awa.rotate() r)
+    when 'prune_oldest' then (select p.outcome in ('cleaning', 'cleaned', 'truncating') from awa.prune_oldest() p)
+    when 'forget_workers' then (select false from awa.forget_workers() f)
+  end;
+end
+$$;
+comment on function awa.run_pass is 'Runs one pass of maintenance, unless another session is running it; returns whether there is more to do';
