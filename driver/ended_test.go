@@ -26,7 +26,7 @@ func TestHandlersOfAWorkerThatSomebodyElseHasEnded(t *testing.T) {
 			assert.Equal(t, int64(1), released)
 		},
 		"an hour of silence": func(t *testing.T, pool *pgxpool.Pool, workerID int64) {
-			// What rescue does then: the attempts have failed, and the worker is forgotten.
+			// What rescue and forget_workers do then: the attempts have failed, and the worker is forgotten.
 			_, err := pool.Exec(t.Context(), `
 				with failed as (select awa.fail(j.id, j.receipt, 'lease expired') from awa.jobs j where j.state = 'running')
 				delete from awa.workers w where w.worker_id = $1 and (select count(*) from failed) = 1`, workerID)

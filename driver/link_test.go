@@ -69,7 +69,7 @@ func TestJobThatIsTooLargeForItsLink(t *testing.T) {
 			for range 3 {
 				ids = append(ids, enqueue(t, direct, note{strings.Repeat("y", 50_000)}, driver.EnqueueOptions{MaxAttempts: 1}))
 			}
-			if endedByServer { // as rescue does, but sooner
+			if endedByServer { // as end_stuck_claimers does, but sooner
 				ctx, stop := context.WithCancel(context.Background())
 				ended := make(chan struct{})
 				go func() {

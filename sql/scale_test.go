@@ -22,6 +22,7 @@ func TestMaintenanceLooksAtBusyQueues(t *testing.T) {
 	jobs := s.claim("busy", 2)
 	require.True(t, one[bool](s, "select awa._busy_queues() = array[awa._queue_id('busy')]"))
 	require.Equal(t, int64(2), one[int64](s, "select materialized from awa.materialize('0')"))
+	s.exec("select awa.fold()")
 	require.Equal(t, counted+1, one[int64](s, "select count(*) from awa.queue_rollups"), "the lane that was claimed from")
 	require.Empty(t, s.completeMany(jobs))
 	s.exec("update awa.lease_claims set claimed_at = claimed_at - interval '1 minute'")
@@ -41,7 +42,7 @@ func TestMaintenanceLooksAtBusyQueues(t *testing.T) {
 	require.Zero(t, one[int64](s, "select materialized from awa.materialize('0')"))
 	s.exec("update awa.lease_claims set claimed_at = claimed_at - interval '11 seconds'")
 	s.exec("update awa.queue_rollups set folded_at = folded_at - interval '1 minute'")
-	s.exec("select setval('awa.next_fold_at', 1)")
+	s.exec("select setval('awa.next_fold_at', 1), awa._fold()")
 	require.Equal(t, int64(1), one[int64](s, "select materialized from awa.materialize('0')"))
 	s.balanced()
 }
@@ -276,7 +277,7 @@ func TestPassThatIsRolledBack(t *testing.T) {
 	took := one[float64](s, "select extract(epoch from clock_timestamp())") - began
 	require.Equal(t, "{}", one[string](s, "select awa._busy_queues()::text"), "it is not known")
 	require.Less(t, one[float64](s, "select last_value / 1000000.0 from awa.next_fold_at"), began+51*took, "until fifty times as long has passed as the look took")
-	s.exec("select setval('awa.next_fold_at', 1)")
+	s.exec("select setval('awa.next_fold_at', 1), awa._fold()")
 	require.Equal(t, int64(1), one[int64](s, "select materialized from awa.materialize('0')"))
 	s.balanced()
 }

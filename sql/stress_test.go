@@ -691,7 +691,7 @@ func (c *client) keep(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err := c.db.Exec(ctx, "select awa.promote_due(), awa.materialize('20 milliseconds'), awa.rescue()")
+	_, err := c.db.Exec(ctx, "select awa.promote_due(), awa.fold(), awa.materialize('20 milliseconds'), awa.rescue(), awa.forget_workers()")
 	time.Sleep(20 * time.Millisecond)
 	return err
 }

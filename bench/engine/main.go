@@ -135,7 +135,7 @@ func (b *bench) reads() error {
 	started := time.Now()
 	for {
 		var rest int64 // maintenance counts what is closed; a worker has it done every few seconds
-		if err := b.exec("select awa.materialize()"); err != nil {
+		if err := b.exec("select awa.fold()"); err != nil {
 			return err
 		}
 		err := b.db.QueryRow(b.ctx, `
