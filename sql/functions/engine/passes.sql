@@ -32,7 +32,7 @@ language sql stable
 return to_timestamp(pg_sequence_last_value(('awa.pass_clock_' || pass)::regclass) / 1000000.0);
 comment on function awa._succeeded_at is 'When a pass has succeeded last';
 
--- Refuses what maintenance does not take.
+-- Refuses what maintenance does not take: arguments, isolation levels, and a restored database, in which what is visible means nothing.
 create or replace function awa._check_pass(max_jobs int) returns void
 language plpgsql
 as $$
@@ -40,7 +40,7 @@ begin
   if max_jobs not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 1000.');
   end if;
-  perform awa._check_isolation();
+  perform awa._check_isolation(), awa._current_segment();
 end
 $$;
 comment on function awa._check_pass is 'Refuses what maintenance does not take';

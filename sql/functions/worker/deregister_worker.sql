@@ -52,6 +52,7 @@ declare
   v_released bigint;
   v_lack text[];
 begin
+  perform awa._current_segment(); -- in a restored database, what is visible means nothing
   select array_agg(r.job_id), array_agg(r.receipt) into v_job_ids, v_receipts
     from (
       select o.job_id, o.receipt from awa._open_items o where o.worker_id = worker_id
