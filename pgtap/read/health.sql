@@ -161,7 +161,7 @@ select ok((pg_temp.details('maintenance') ->> 'succeeded_at')::timestamptz betwe
 update awa.settings set warn_silence = '5 minutes';
 select is(pg_temp.late('fold'), null, 'how late is a setting');
 update awa.settings set warn_silence = '1 second';
-select is((select string_agg(h.subject, ' ') from awa.health() h where h.topic = 'maintenance' and h.level <> 'ok'), 'fold', 'of a minute, at least');
+select is((select string_agg(h.subject, ' ') from awa.health() h where h.topic = 'maintenance' and h.level <> 'ok' and h.subject <> 'run_maintenance'), 'fold', 'of a minute, at least');
 update awa.settings set warn_silence = '1 minute';
 update awa.deferred_jobs set run_at = pg_temp.ago('1 minute 20 seconds');
 select pg_temp.succeeded('2 minutes 20 seconds', '{promote_due}') \g /dev/null
