@@ -20,7 +20,7 @@ declare
   v_closed record;
   v_full record;
   v_places bigint[] := '{}';
-  v_attempts awa.leases[];
+  v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
   v_receipts bigint[];
   v_outputs jsonb[];
 begin
@@ -42,12 +42,12 @@ begin
     v_places := array(select v_full.places[p] from unnest(v_closed.places) p);
     v_receipts := array(select receipts[p] from unnest(v_places) p);
     v_outputs := array(select outputs[p] from unnest(v_places) p);
-    for v_attempts in select l from awa._look_up_many(v_receipts) l loop
-      perform awa._end(v_attempts, 'completed',
-        outputs => array(select v_outputs[array_position(v_receipts, a.receipt)] from unnest(v_attempts) with ordinality a order by a.ordinality),
-        counted => array(select a.receipt <> all(v_closed.lasting) from unnest(v_attempts) with ordinality a order by a.ordinality));
+    for v_batch in v_batches(v_receipts) loop
+      perform awa._end(v_batch.attempts, 'completed',
+        outputs => array(select v_outputs[array_position(v_receipts, a.receipt)] from unnest(v_batch.attempts) with ordinality a order by a.ordinality),
+        counted => array(select a.receipt <> all(v_closed.lasting) from unnest(v_batch.attempts) with ordinality a order by a.ordinality));
       if v_closed.unsettled <> '{}' then
-        perform awa._end_attempts(v_attempts, 'completed');
+        perform awa._end_attempts(v_batch.attempts, 'completed');
       end if;
     end loop;
     if cardinality(v_full.places) = cardinality(receipts) then
@@ -59,9 +59,9 @@ begin
   -- The others; of those none is open any more.
   v_closed := awa._close_many(job_ids, receipts, 'completed', v_claims.by_item);
   if v_closed.unsettled <> '{}' then
-    for v_attempts in select l from awa._look_up_many(v_closed.unsettled) l loop
-      perform awa._end(array(select a from unnest(v_attempts) a where a.receipt = any(v_closed.lasting)), 'completed');
-      perform awa._end_attempts(v_attempts, 'completed');
+    for v_batch in v_batches(v_closed.unsettled) loop
+      perform awa._end(array(select a from unnest(v_batch.attempts) a where a.receipt = any(v_closed.lasting)), 'completed');
+      perform awa._end_attempts(v_batch.attempts, 'completed');
     end loop;
   end if;
   return query select awa._stale(job_ids, receipts, v_places || v_closed.places);

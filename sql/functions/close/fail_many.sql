@@ -20,7 +20,7 @@ as $$
 declare
   v_places bigint[];
   v_receipts bigint[];
-  v_attempts awa.leases[];
+  v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
   v_asked bigint[]; -- for each of the attempts, its place in the arrays
 begin
   perform awa._check_answers(job_ids, receipts);
@@ -36,9 +36,9 @@ begin
   retry_after := retry_after[:];
   v_places := (awa._close_many(job_ids, receipts, 'failed', (awa._lock_claims(receipts)).by_item)).places;
   v_receipts := array(select receipts[p] from unnest(v_places) p);
-  for v_attempts in select l from awa._look_up_many(v_receipts) l loop
-    v_asked := array(select v_places[array_position(v_receipts, a.receipt)] from unnest(v_attempts) with ordinality a order by a.ordinality);
-    perform awa._record_failures(v_attempts, array(select errors[p] from unnest(v_asked) p), array(select retry_after[p] from unnest(v_asked) p));
+  for v_batch in v_batches(v_receipts) loop
+    v_asked := array(select v_places[array_position(v_receipts, a.receipt)] from unnest(v_batch.attempts) with ordinality a order by a.ordinality);
+    perform awa._record_failures(v_batch.attempts, array(select errors[p] from unnest(v_asked) p), array(select retry_after[p] from unnest(v_asked) p));
   end loop;
   return query select awa._stale(job_ids, receipts, v_places);
 end

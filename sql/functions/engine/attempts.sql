@@ -50,9 +50,9 @@ comment on function awa._look_up is 'The attempts behind some receipts, to be pa
 create or replace function awa._look_up_many(receipts bigint[]) returns setof awa.leases[]
 language sql stable
 as $$
-  select array_agg(b.attempt)
+  select array_agg(b.attempt order by (b.attempt).receipt) -- in an order: otherwise they might all be hashed in memory
     from (
-      select a.attempt, div(sum((a.attempt).body_bytes::bigint + coalesce(pg_column_size((a.attempt).errors), 0)) over (order by a.receipt rows unbounded preceding), 67108864) as batch
+      select a.attempt, sum(pg_column_size(a.attempt) + pg_column_size(array[(a.attempt).errors])) over (order by a.receipt rows unbounded preceding) / 67108864 as batch
         from (select distinct on (a.receipt) a.receipt, a as attempt from awa._attempts(receipts) a) a -- while a segment is cleaned, entries are there twice
     ) b
    group by b.batch

@@ -216,21 +216,22 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_jobs awa.deferred_jobs[];
-  v_gone bigint[] := '{}';
-begin
-  for v_jobs in
+  v_batches cursor for -- a cursor is read row by row, a query by fifty rows
     with gone as (
       delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d as job
     )
-    select array_agg(b.job) from (select g.job, div(sum((g.job).body_bytes::bigint) over (rows unbounded preceding), 67108864) as batch from gone g) b group by b.batch
-  loop
-    perform awa._move_keys(array_agg(g.job_id), array_agg(g.unique_key), g.state, 'cancelled') from unnest(v_jobs) g where g.unique_key is not null group by g.state;
+    select array_agg(b.job order by (b.job).job_id) as jobs -- in an order: otherwise they might all be hashed in memory
+      from (select g.job, sum(pg_column_size(g.job) + pg_column_size(array[(g.job).errors])) over (rows unbounded preceding) / 67108864 as batch from gone g) b
+     group by b.batch;
+  v_gone bigint[] := '{}';
+begin
+  for v_batch in v_batches loop
+    perform awa._move_keys(array_agg(g.job_id), array_agg(g.unique_key), g.state, 'cancelled') from unnest(v_batch.jobs) g where g.unique_key is not null group by g.state;
     perform awa._end(array(
       select (null, g.job_id, g.lane, g.lane & 7, g.run_at, g.created_at, g.attempted_at, null, null, null, null, g.attempt - 1, g.max_attempts, g.body_bytes,
               g.unique_key, g.kind, g.args, g.tags, g.metadata, g.progress, awa._add_error(g.errors, g.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases
-        from unnest(v_jobs) g), 'cancelled');
-    v_gone := v_gone || array(select g.job_id from unnest(v_jobs) g);
+        from unnest(v_batch.jobs) g), 'cancelled');
+    v_gone := v_gone || array(select g.job_id from unnest(v_batch.jobs) g);
   end loop;
   return v_gone;
 end
@@ -246,25 +247,23 @@ as $$
 declare
   v_batch bigint := nextval('awa.claim_ids'); -- any number that nobody else has
   v_buried bigint[] := awa._bury(places, v_batch, true);
-  v_attempts awa.leases[];
 begin
-  for v_attempts in
-    select array_agg(b.attempt)
-      from (
-        select (null, e.job_id, e.lane, e.priority, e.ready_at, coalesce(e.created_at, e.ready_at), null, null, null, null, null, e.attempt - 1, e.max_attempts, e.body_bytes,
-                e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress, awa._add_error(e.errors, e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases as attempt,
-               div(sum(e.body_bytes::bigint) over (rows unbounded preceding), 67108864) as batch
-          from unnest(places) p
-         cross join lateral (
-            select * from awa._entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
-          ) e
-         where p.id = any(v_buried)
-      ) b
-     group by b.batch
-  loop
-    perform awa._end(v_attempts, 'cancelled');
-  end loop;
- if v_buried <> '{}' then
+  perform awa._end(array_agg(b.attempt order by (b.attempt).job_id), 'cancelled') -- in an order: otherwise they might all be hashed in memory
+     from (
+       select a.attempt, sum(pg_column_size(a.attempt)) over (rows unbounded preceding) / 67108864 as batch
+         from (
+           select (null, e.job_id, e.lane, e.priority, e.ready_at, coalesce(e.created_at, e.ready_at), null, null, null, null, null, e.attempt - 1, e.max_attempts, e.body_bytes,
+                   e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress, awa._add_error(e.errors, e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases as attempt
+             from unnest(places) p
+            cross join lateral (
+               select * from awa._entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
+             ) e
+            where p.id = any(v_buried)
+           offset 0
+         ) a
+     ) b
+    group by b.batch;
+  if v_buried <> '{}' then
     insert into awa.decisions (batch) values (v_batch);
   end if;
   return v_buried;
@@ -279,7 +278,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_attempt record;
-  v_attempts awa.leases[];
+  v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
   v_job_ids bigint[] := '{}';
   v_taken bigint[] := '{}';
   v_other_jobs bigint[] := '{}';
@@ -303,9 +302,9 @@ begin
       v_taken := v_taken || v_attempt.receipt;
     end if;
   end loop;
-  for v_attempts in select l from awa._look_up_many(v_taken) l loop
-    perform awa._lose(v_attempts, array(select coalesce(reason, 'cancelled') from unnest(v_attempts)));
-    perform awa._record_cancels(v_attempts, reason);
+  for v_batch in v_batches(v_taken) loop
+    perform awa._lose(v_batch.attempts, array(select coalesce(reason, 'cancelled') from unnest(v_batch.attempts)));
+    perform awa._record_cancels(v_batch.attempts, reason);
   end loop;
   return v_job_ids;
 end

@@ -89,13 +89,13 @@ language plpgsql
 as $$
 declare
   v_receipts bigint[] := lasting || awa._take_open(others, max_others, 'failed');
-  v_attempts awa.leases[];
+  v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
   v_reasons text[];
 begin
-  for v_attempts in select l from awa._look_up_many(v_receipts) l loop
-    v_reasons := awa._overdue_reasons(v_attempts, now);
-    perform awa._lose(v_attempts, v_reasons);
-    perform awa._record_failures(v_attempts, v_reasons, null);
+  for v_batch in v_batches(v_receipts) loop
+    v_reasons := awa._overdue_reasons(v_batch.attempts, now);
+    perform awa._lose(v_batch.attempts, v_reasons);
+    perform awa._record_failures(v_batch.attempts, v_reasons, null);
   end loop;
   return cardinality(v_receipts);
 end
