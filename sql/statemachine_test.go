@@ -102,6 +102,7 @@ var steps = []step{
 	{"rebase_after_restore", "", "select available from awa.rebase_after_restore()"},
 	{"audit", "", "select balanced from awa.audit()"},
 	{"health", "", "select level from awa.health()"},
+	{"configure", "", `select awa.configure('{"claim_wait": "4 seconds"}')`},
 	{"configure_queue", "", `select awa.configure_queue(@queue, '{"default_priority": 4, "default_max_attempts": 1, "deadline": "1 second", "failed_retention": "1 hour"}')`},
 	{"pause_queue", "", "select awa.pause_queue(@queue)"},
 	{"resume_queue", "", "select awa.resume_queue(@queue)"},

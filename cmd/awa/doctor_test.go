@@ -241,7 +241,7 @@ func TestDoctorCallsNothingThatDiffers(t *testing.T) {
 	const trap = "raise exception 'hijacked'"
 	for name, c := range map[string]struct{ tamper, topic, subject string }{
 		"version":  {"create or replace function awa.version() returns text language plpgsql stable as $$ begin " + trap + "; end $$", "functions", "awa.version()"},
-		"health":   {"create or replace function awa.health() returns setof awa.health language plpgsql stable as $$ begin " + trap + "; end $$", "functions", "awa.health()"},
+		"health":   {"create or replace function awa.health() returns setof awa.health_row language plpgsql stable as $$ begin " + trap + "; end $$", "functions", "awa.health()"},
 		"planning": {"create or replace function awa._current_segment() returns smallint language plpgsql immutable as $$ begin " + trap + "; end $$", "functions", "awa._current_segment()"},
 		"standard": {"create function public.trap() returns bigint language plpgsql immutable as $$ begin " + trap + "; end $$; create or replace function awa._queue_key(queue_id bigint) returns bigint language sql immutable strict parallel safe return public.trap()",
 			"functions", "awa._queue_key(bigint)"},
@@ -280,7 +280,7 @@ func TestDoctorFinds(t *testing.T) {
 			{"alter function awa.claim(text, int, bigint, interval) reset all", levelWarning, "functions", "awa.claim(text,integer,bigint,interval)", "is not this program's: settings"},
 			{"do $$ begin execute format('create or replace view awa._done as select * from (%s) d where state <> %L', rtrim(pg_get_viewdef('awa._done'::regclass), ';'), ''); end $$",
 				levelWarning, "views", "awa._done", "is not this program's"},
-			{"drop view awa.promote_due cascade", levelCritical, "tables", "awa.promote_due", "is missing"},
+			{"drop view awa.promote_due_row cascade", levelCritical, "tables", "awa.promote_due_row", "is missing"},
 			{"alter table awa.leases set unlogged", levelCritical, "tables", "awa.leases", "is unlogged"},
 			{"update pg_index set indisvalid = false where indexrelid = 'awa.leases_job'::regclass", levelCritical, "tables", "awa.leases_job", "is invalid"},
 			{"alter table awa.lease_claims_1 reset (toast_tuple_target)", levelWarning, "tables", "awa.lease_claims_1", "is without toast_tuple_target=8160"},
