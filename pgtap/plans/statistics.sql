@@ -52,8 +52,8 @@ return array[
   'retry_where by tag', format('select awa.retry_where(%L, tag => %L)', pg_temp.q(' 1'), 'none'),
   'health', 'select * from awa.health()',
   'promote_due', 'select * from awa.promote_due()',
-  'rescue', 'select * from awa.rescue()',
   'fold', 'select * from awa.fold()',
+  'rescue', 'select * from awa.rescue()',
   'forget_workers', 'select * from awa.forget_workers()',
   'materialize', 'select * from awa.materialize()',
   'expire_history', 'select * from awa.expire_history()',
@@ -121,9 +121,9 @@ as $$ select sum(t.seq_scan) from pg_stat_xact_user_tables t where t.schemaname 
 create temp table broken (at text, what text, error text);
 create function pg_temp.fold_later() returns void
 language sql
-as $$ update awa.queue_rollups set folded_at = '-infinity'; select setval('awa.next_fold_at', 1) $$;
+as $$ update awa.queue_rollups set folded_at = '-infinity'; select setval('awa.next_fold_at', 1); select pg_temp.no_gap() $$; -- after a gap rescue looks for the longest lease, too
 
-select plan(49);
+select plan(51);
 
 -- Plans that were made when there was nothing
 select pg_temp.analyze() \g /dev/null
