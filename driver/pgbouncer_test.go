@@ -6,16 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"net"
-	"net/url"
-	"os"
-	"os/exec"
-	"os/user"
-	"path/filepath"
-	"strconv"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -27,88 +18,6 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-// bouncer is a pgbouncer that pools transactions: whoever begins one gets any of three connections to the server.
-type bouncer struct {
-	t    *testing.T
-	dir  string
-	port string // only part of the socket's name
-	cmd  *exec.Cmd
-}
-
-func startBouncer(t *testing.T, databaseURL string) *bouncer {
-	t.Helper()
-	to, err := pgx.ParseConfig(databaseURL)
-	require.NoError(t, err)
-	dir, err := os.MkdirTemp("/tmp", "awa-bouncer") // a socket's path has to be short
-	require.NoError(t, err)
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	b := &bouncer{t: t, dir: dir, port: "6432"}
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "ini"), fmt.Appendf(nil, `
-[databases]
-* = host=%s port=%d user=%s
-[pgbouncer]
-pool_mode = transaction
-default_pool_size = 3
-auth_type = any
-listen_addr =
-listen_port = %s
-unix_socket_dir = %s
-log_connections = 0
-log_disconnections = 0
-`, to.Host, to.Port, to.User, b.port, dir), 0o644))
-	b.start()
-	t.Cleanup(b.stop)
-	return b
-}
-
-func (b *bouncer) start() {
-	b.t.Helper()
-	path, err := exec.LookPath("pgbouncer")
-	if err != nil {
-		path = "/usr/sbin/pgbouncer" // not on everybody's PATH
-	}
-	b.cmd = exec.Command(path, filepath.Join(b.dir, "ini"))
-	b.cmd.Dir = b.dir
-	b.cmd.Stderr = b.t.Output()
-	if os.Geteuid() == 0 { // it refuses to run as root
-		account, err := user.Lookup("postgres")
-		require.NoError(b.t, err)
-		uid, err := strconv.Atoi(account.Uid)
-		require.NoError(b.t, err)
-		gid, err := strconv.Atoi(account.Gid)
-		require.NoError(b.t, err)
-		require.NoError(b.t, os.Chown(b.dir, uid, gid))
-		b.cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
-	}
-	require.NoError(b.t, b.cmd.Start(), "install pgbouncer")
-	waitFor(b.t, func() bool { // the socket is there before anybody listens
-		conn, err := net.Dial("unix", filepath.Join(b.dir, ".s.PGSQL."+b.port))
-		if err == nil {
-			conn.Close()
-		}
-		return err == nil
-	}, "pgbouncer does not start")
-}
-
-func (b *bouncer) stop() {
-	b.cmd.Process.Kill()
-	b.cmd.Wait()
-	os.Remove(filepath.Join(b.dir, ".s.PGSQL."+b.port))
-	os.Remove(filepath.Join(b.dir, ".s.PGSQL."+b.port+".lock"))
-}
-
-// url returns the URL of a database through the proxy.
-func (b *bouncer) url(databaseURL string, mode pgx.QueryExecMode) string {
-	cfg, err := pgx.ParseConfig(databaseURL)
-	require.NoError(b.t, err)
-	return "postgres:///" + cfg.Database + "?" + url.Values{
-		"host": {b.dir}, "port": {b.port}, "user": {cfg.User}, "default_query_exec_mode": {map[pgx.QueryExecMode]string{
-			pgx.QueryExecModeCacheStatement: "cache_statement", pgx.QueryExecModeCacheDescribe: "cache_describe",
-			pgx.QueryExecModeDescribeExec: "describe_exec", pgx.QueryExecModeExec: "exec", pgx.QueryExecModeSimpleProtocol: "simple_protocol",
-		}[mode]},
-	}.Encode()
-}
-
 // A worker works behind a proxy that pools transactions, whatever the mode in which its pool sends queries, and resumes when
 // the proxy was away.
 func TestBehindAProxy(t *testing.T) {
@@ -119,7 +28,7 @@ func TestBehindAProxy(t *testing.T) {
 		t.Run(mode.String(), func(t *testing.T) {
 			driver.SetMaintenance(t, 20*time.Millisecond)
 			databaseURL := testdb.URL(t)
-			proxy := startBouncer(t, databaseURL)
+			proxy := testdb.StartBouncer(t, databaseURL, 3)
 			var listens atomic.Bool
 			tap := &wiretap{onWrite: func(_ *tappedConn, sent []byte) (func() error, error) {
 				if bytes.Contains(sent, []byte("listen ")) {
@@ -127,7 +36,7 @@ func TestBehindAProxy(t *testing.T) {
 				}
 				return nil, nil
 			}}
-			direct, through := untapped(t, databaseURL), tap.pool(t, proxy.url(databaseURL, mode))
+			direct, through := untapped(t, databaseURL), tap.pool(t, proxy.URL(databaseURL, mode))
 			ran := newTally()
 			handler := func(ctx context.Context, job *driver.Job[note]) error {
 				switch job.Args.Text {
@@ -180,9 +89,9 @@ func TestBehindAProxy(t *testing.T) {
 			}, "maintenance is not done")
 			assert.False(t, listens.Load(), "notifications would go to whoever gets that connection next")
 
-			proxy.stop()
+			proxy.Stop()
 			waiting := enqueue(t, direct, note{}, driver.EnqueueOptions{})
-			proxy.start()
+			proxy.Start()
 			waitForState(t, direct, waiting, "completed")
 			requireResumed(t, direct, ran)
 		})
@@ -192,9 +101,9 @@ func TestBehindAProxy(t *testing.T) {
 // The proxy of these tests does what makes proxies a trouble: a session is nobody's.
 func TestProxyPoolsTransactions(t *testing.T) {
 	databaseURL := testdb.URL(t)
-	proxy := startBouncer(t, databaseURL)
-	first := testdb.Connect(t, proxy.url(databaseURL, pgx.QueryExecModeCacheStatement))
-	second := testdb.Connect(t, proxy.url(databaseURL, pgx.QueryExecModeExec))
+	proxy := testdb.StartBouncer(t, databaseURL, 3)
+	first := testdb.Connect(t, proxy.URL(databaseURL, pgx.QueryExecModeCacheStatement))
+	second := testdb.Connect(t, proxy.URL(databaseURL, pgx.QueryExecModeExec))
 	pid := func(conn interface {
 		QueryRow(context.Context, string, ...any) pgx.Row
 	}) (pid int) {

@@ -51,16 +51,25 @@ func (d *doctor) run(ctx context.Context, c check) bool {
 	if d.conn.IsClosed() {
 		return false // a finding says so
 	}
-	found, err := collect(ctx, d.conn, c.query, d.parameter)
+	found, err := d.collect(ctx, c)
 	return d.conclude(c, found, err)
 }
 
-func collect(ctx context.Context, conn *pgx.Conn, query, parameter string) ([]finding, error) {
-	var args []any
-	if strings.Contains(query, "$1") {
-		args = append(args, parameter)
+func (d *doctor) collect(ctx context.Context, c check) ([]finding, error) {
+	mode := "read only"
+	if c == readOnlyCheck {
+		mode = "" // as the session has it
 	}
-	rows, _ := conn.Query(ctx, query, args...) // CollectRows returns the error
+	tx, err := d.begin(ctx, mode)
+	if err != nil {
+		return nil, err
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	var args []any
+	if strings.Contains(c.query, "$1") {
+		args = append(args, d.parameter)
+	}
+	rows, _ := tx.Query(ctx, c.query, args...) // CollectRows returns the error
 	return pgx.CollectRows(rows, pgx.RowToStructByNameLax[finding])
 }
 
@@ -105,7 +114,7 @@ func (d *doctor) runInside(ctx context.Context, c check, roles ...string) {
 	case d.superuser:
 		d.add(levelWarning, "access", c.topic, "not looked at: it would run with all rights of a superuser", "Run this as a login that is a member of awa_reader, and of no other role.")
 	case c.topic == healthCheck.topic: // as any program calls it
-		found, err = collect(ctx, d.conn, c.query, d.parameter)
+		found, err = d.collect(ctx, c)
 		d.conclude(c, found, err)
 	default:
 		d.fail(c.topic, err)
@@ -114,12 +123,13 @@ func (d *doctor) runInside(ctx context.Context, c check, roles ...string) {
 
 // collectAs runs a query in a function that belongs to a role, which is given in SQL.
 func (d *doctor) collectAs(ctx context.Context, c check, role string) (found []finding, err error) {
-	tx, err := d.conn.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite})
+	tx, err := d.begin(ctx, "read only")
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotMade, err)
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
 	for _, statement := range []string{
+		"set transaction read write", // here, since a connection on which a begin fails is closed
 		"create function pg_temp.awa_doctor(jsonb) returns setof jsonb language sql security definer set search_path = pg_catalog, pg_temp as $awa_doctor$\n" +
 			"select to_jsonb(q) from (\n" + c.query + ") q $awa_doctor$",
 		"alter function pg_temp.awa_doctor(jsonb) owner to " + role,

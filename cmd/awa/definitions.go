@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -17,13 +16,19 @@ func (d *doctor) compareDefinitions(ctx context.Context) (same bool) {
 	compare := func(topic, subject, create, installed, temporary, definition string) bool {
 		var a, b *string
 		var temp bool
-		err := pgx.BeginTxFunc(ctx, d.conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, func(tx pgx.Tx) error {
-			defer tx.Rollback(ctx)
-			if _, err := tx.Exec(ctx, create); err != nil {
+		err := func() error {
+			tx, err := d.begin(ctx, "read only")
+			if err != nil {
 				return err
 			}
+			defer tx.Rollback(context.WithoutCancel(ctx))
+			for _, statement := range []string{"set transaction read write", create} {
+				if _, err := tx.Exec(ctx, statement); err != nil {
+					return err
+				}
+			}
 			return tx.QueryRow(ctx, fmt.Sprintf("select %s, %s, true", fmt.Sprintf(definition, installed), fmt.Sprintf(definition, temporary))).Scan(&a, &b, &temp)
-		})
+		}()
 		var pg *pgconn.PgError
 		switch {
 		case temp && a != nil && *a == *b:

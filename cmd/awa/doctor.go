@@ -99,6 +99,17 @@ func (d *doctor) add(level, topic, subject, message, hint string) {
 	d.findings = append(d.findings, finding{Level: level, Topic: topic, Subject: subject, Message: message, Hint: hint})
 }
 
+// begin begins a transaction, which is rolled back. All settings are the transaction's: behind a proxy that pools transactions the session is shared with others. To begin and to set looks nothing up.
+func (d *doctor) begin(ctx context.Context, mode string) (pgx.Tx, error) {
+	// With public in the search_path, a function that anybody put there could be run as this role. The waits are bounded for a monitor's sake: when the tables are locked, that is a finding too.
+	return d.conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: "begin isolation level read committed " + mode + `;
+		set local search_path = pg_catalog, pg_temp;
+		set local application_name = 'awa doctor';
+		set local statement_timeout = '30s';
+		set local check_function_bodies = off;
+		set local lock_timeout = '2s'`})
+}
+
 func (d *doctor) examine(ctx context.Context, databaseURL string) {
 	cfg, err := dburl.Parse(databaseURL)
 	if err == nil {
@@ -112,26 +123,10 @@ func (d *doctor) examine(ctx context.Context, databaseURL string) {
 	}
 	defer d.conn.Close(context.WithoutCancel(ctx))
 
-	// With public in the search_path, a function that anybody put there could be run as this role. The waits are bounded for a
-	// monitor's sake: when the tables are locked, that is a finding too.
-	const session = `
-		set search_path = pg_catalog, pg_temp;
-		set application_name = 'awa doctor';
-		set statement_timeout = '30s';
-		set check_function_bodies = off;
-		set lock_timeout = '2s'`
-	if _, err := d.conn.Exec(ctx, session); err != nil {
-		d.fail("server", err)
-		return
-	}
 	if !d.run(ctx, serverCheck) {
 		return
 	}
 	d.run(ctx, readOnlyCheck)
-	if _, err := d.conn.Exec(ctx, "set default_transaction_read_only = on"); err != nil {
-		d.fail("server", err)
-		return
-	}
 	if !d.run(ctx, installedCheck) {
 		return
 	}
@@ -176,7 +171,12 @@ func (d *doctor) lookUpRoles(ctx context.Context) error {
 		       exists (select from pg_roles r where r.rolname in (current_user, session_user) and r.rolsuper)
 		  from pg_namespace n
 		 where n.nspname = 'awa'`
-	return d.conn.QueryRow(ctx, query).Scan(&d.owner, &d.reader, &d.superuser)
+	tx, err := d.begin(ctx, "read only")
+	if err != nil {
+		return err
+	}
+	defer tx.Rollback(context.WithoutCancel(ctx))
+	return tx.QueryRow(ctx, query).Scan(&d.owner, &d.reader, &d.superuser)
 }
 
 // notCalled says what was not looked at.

@@ -62,7 +62,6 @@ func TestDoctorLooksAsTheOwner(t *testing.T) {
 	parameter, err := json.Marshal(sources{Sources: src, Heartbeat: 10})
 	require.NoError(t, err)
 	d := doctor{src: src, parameter: string(parameter), conn: testdb.Connect(t, with(t, databaseURL, "default_query_exec_mode", "exec"))}
-	execute(t, d.conn, "set search_path = pg_catalog, pg_temp", "set default_transaction_read_only = on")
 	require.NoError(t, d.lookUpRoles(t.Context()))
 	require.Equal(t, []any{"awa_owner", "awa_reader", true}, []any{d.owner, d.reader, d.superuser})
 	d.runInside(t.Context(), healthCheck, d.owner, d.reader)
@@ -72,7 +71,7 @@ func TestDoctorLooksAsTheOwner(t *testing.T) {
 	assert.False(t, isSuperuser(t, admin), "%+v", d.findings)
 	var path string
 	require.NoError(t, d.conn.QueryRow(t.Context(), "show search_path").Scan(&path))
-	assert.Equal(t, "pg_catalog, pg_temp", path)
+	assert.Equal(t, `"$user", public`, path)
 
 	// Where no function can be made, as on a standby, a superuser does not look.
 	d.findings = nil

@@ -63,17 +63,16 @@ func run(ctx context.Context, conn *pgx.Conn, o Options, text, setting string, r
 	if o.Force {
 		set("awa.force", "on")
 	}
-	if _, err := conn.PgConn().Exec(ctx, "set search_path = pg_catalog, pg_temp;\n"+begin+settings.String()+text+"commit;").ReadAll(); err != nil {
-		return err
-	}
-	results, err := conn.PgConn().Exec(ctx, fmt.Sprintf("select pg_catalog.current_setting(%s)", quote(setting))).ReadAll()
+	// The result is read in the transaction: behind a proxy that pools transactions, the next one may be in another session.
+	results, err := conn.PgConn().Exec(ctx, begin+settings.String()+text+fmt.Sprintf("select pg_catalog.current_setting(%s);\nreset %s;\ncommit;", quote(setting), setting)).ReadAll()
 	if err != nil {
 		return err
 	}
-	return json.Unmarshal(results[0].Rows[0][0], result)
+	return json.Unmarshal(results[len(results)-3].Rows[0][0], result)
 }
 
-// begin begins the transaction, whatever the defaults of the role and the database are: these may be somebody else's.
+// begin begins the transaction, whatever the defaults of the role and the database are: these may be somebody else's. To begin and to set looks nothing up. Nothing is left of it in the session, which may be
+// shared with others.
 const begin = `begin isolation level read committed read write;
 set local search_path = pg_catalog, pg_temp;
 set local standard_conforming_strings = on;
@@ -99,8 +98,8 @@ func (s *Sources) File() (string, error) {
 `, s.Version) + file(text, `select case when (r ->> 'newer')::pg_catalog.bool then 'Awa stays as it is' when (r ->> 'before')::pg_catalog.int4 = 0 then 'Awa is installed' else 'Awa is up to date' end
        || pg_catalog.format(': schema version %s, functions %s.', r ->> 'after', r ->> 'functions') as awa_said
   from (select pg_catalog.current_setting('awa.installed')::pg_catalog.json) i(r) \gset
-\echo :awa_said
-`), nil
+reset awa.installed;
+`, "\\echo :awa_said\n"), nil
 }
 
 // Removal says what [Sources.Uninstall] did.
@@ -132,25 +131,24 @@ func (s *Sources) UninstallFile() (string, error) {
 `, s.Version) + file(text, `select case when (r ->> 'found')::pg_catalog.bool then 'Awa is removed.' else 'There was no schema awa.' end as awa_said,
        (select coalesce(pg_catalog.string_agg(pg_catalog.format('Role %s stays: %s.', k.key, k.value), E'\n'), 'None of its roles is left.') from pg_catalog.json_each_text(r -> 'kept') k) as awa_roles
   from (select pg_catalog.current_setting('awa.uninstalled')::pg_catalog.json) i(r) \gset
-\echo :awa_said
-\echo :awa_roles
-`), nil
+reset awa.uninstalled;
+`, "\\echo :awa_said\n\\echo :awa_roles\n"), nil
 }
 
 // first is the first line of a file for psql.
 const first = "\\set ON_ERROR_STOP on\n"
 
 // file makes a file for psql of a block, with the settings that its variables set, since psql fills none into the block.
-func file(text, end string) string {
+// It reads the result before the commit, and prints it afterwards.
+func file(text, result, end string) string {
 	return `\set SHOW_CONTEXT never
-set search_path = pg_catalog, pg_temp;
 ` + begin + `\if :{?role_prefix}
 select set_config('awa.role_prefix', :'role_prefix', true) as awa_said \gset
 \endif
 \if :{?force}
 select set_config('awa.force', :'force', true) as awa_said \gset
 \endif
-` + text + "commit;\nset search_path = pg_catalog, pg_temp;\n" + end + "reset search_path;\n"
+` + text + result + "commit;\n" + end
 }
 
 // render fills in a template of sql/install.
