@@ -22,7 +22,7 @@ select awa.complete(t.job_id, t.receipt) from awa.claim(:'queue' || ' b') t \g /
 select pg_temp.step('setup') \g /dev/null
 
 begin;
-select plan(46);
+select plan(48);
 
 select is(pg_temp.states(' a'), 'available 1, cancelled 2, completed 6, dead 1, failed 2, running 1', 'before');
 create function pg_temp.deleted(args text) returns text
@@ -71,9 +71,13 @@ select is(pg_temp.deleted(format(c.args, pg_temp.q(' a'), pg_temp.q())), c.expec
   ) c(n, args, expected)
  order by c.n;
 
--- Again and again
+-- Again and again; hidden ones, too
+select from awa.configure_queue(pg_temp.q(' a'), '{"completed_retention": "1 millisecond"}') \g /dev/null
+select is((select count(*) from awa.jobs j where j.queue = pg_temp.q(' a') and j.state = 'completed'), 0::bigint, 'a shorter retention of the queue hides completed jobs');
 select is((select array_agg(awa.delete_where(pg_temp.q(' a'), max_jobs => 4)) from generate_series(1, 4)), '{4,4,3,0}', 'called again, it goes on, until it returns 0');
 select pg_temp.agrees('the books balance');
+select from awa.configure_queue(pg_temp.q(' a'), '{"completed_retention": null}') \g /dev/null
+select is((select count(*) from awa.jobs j where j.queue = pg_temp.q(' a') and j.state = 'completed'), 0::bigint, 'and none comes back when the setting goes');
 
 -- What this very transaction has cancelled while it was available
 select is(awa.cancel(:waiting_id), 'available', 'a job that was available is cancelled');

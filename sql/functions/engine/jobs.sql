@@ -4,8 +4,8 @@
 --
 -- An entry is claimed when its lane's cursor has passed it. Its claim is then the first one, in the order of last places, that spans it
 -- and lists it. It shows as available, running or completed; an attempt that ended otherwise, or goes on in leases, is shown from where it went. An entry that is buried, or
--- that a dropped queue's cursor has passed, shows nowhere; nor does a completed job that was deleted, or that its queue keeps no longer.
-create or replace view awa._ledger as
+-- that a dropped queue's cursor has passed, shows nowhere; nor does a completed job that was deleted. One that its queue keeps no longer is hidden: it shows to those who delete.
+create or replace view awa._whole_ledger as
 select e.lane,
        e.xid,
        e.job_id as id,
@@ -31,7 +31,9 @@ select e.lane,
        null::jsonb as output,
        c.worker_id,
        e.segment,
-       e.unique_key as full_key
+       e.unique_key as full_key,
+       case when k.outcome is null then false
+            else (select k.closed_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = e.lane >> 3) is true end as hidden
   from awa._entries e
   left join lateral (
     select c.lo, c.hi, c.pos_xid, c.pos_id from awa.lease_claims c where c.lane = e.lane order by c.lane_seq desc limit 1
@@ -73,9 +75,15 @@ select e.lane,
          when c.claim_id is null then not p.passed
          when k.outcome is null then true
          when k.outcome <> 'completed' then false
-         when (select true from awa.deleted_jobs d where d.job_id = e.job_id) then false
-         else (select k.closed_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = e.lane >> 3) is not true
+         else (select true from awa.deleted_jobs d where d.job_id = e.job_id) is not true
        end;
+comment on view awa._whole_ledger is 'The jobs that the ledgers describe, also those that their queue keeps no longer';
+
+create or replace view awa._ledger as
+select lane, xid, id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id,
+       segment, full_key
+  from awa._whole_ledger
+ where not hidden;
 comment on view awa._ledger is 'The jobs that the ledgers describe: available, running, completed; with the places of their entries';
 
 create or replace view awa._deferred as
@@ -197,8 +205,19 @@ select f.job_id, f.state, f.receipt, f.lane, (f.lane & 7)::int, null, null, f.un
        end;
 comment on view awa._place is 'Where each job is: its state, and its place there';
 
--- Where a job is: its state, and its place there. Raises JQ003.
-create or replace function awa._locate(job_id bigint) returns awa._place
+-- The completed jobs, wherever they are, also those that their queue keeps no longer: what is hidden is on the disk, and can be deleted.
+create or replace view awa._completed as
+select j.id, j.kind, j.queue, j.args, j.finalized_at, j.tags
+  from awa._whole_ledger j
+ where j.state = 'completed'
+union all
+select d.job_id, d.kind, (select q.name from awa.queues q where q.queue_id = d.lane >> 3 limit 1), d.args, d.finalized_at, d.tags
+  from awa.done_entries d
+ where d.state = 'completed';
+comment on view awa._completed is 'The completed jobs, also those that their queue keeps no longer';
+
+-- Where a job is: its state, and its place there; of one that is hidden, where it is asked for, the state alone. Raises JQ003.
+create or replace function awa._locate(job_id bigint, hidden boolean default false) returns awa._place
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -206,7 +225,10 @@ declare
   v_place awa._place;
 begin
   select * into v_place from awa._place p where p.id = job_id;
-  if not found then
+  if not found and hidden then
+    select c.id, 'completed' into v_place.id, v_place.state from awa._completed c where c.id = job_id;
+  end if;
+  if v_place.id is null then
     raise exception using errcode = 'JQ003', message = 'no such job', detail = format('Got %s.', job_id),
       hint = 'It was never enqueued, or it has ended and is not kept any more.';
   end if;

@@ -1,7 +1,7 @@
 -- Reading jobs by stretches of ids.
 
--- The ids of jobs that match, the newest first, at most so many; and where to go on, null at the end. Reads at most 100,000 entries.
-create or replace function awa._scan(queue text, kind text, state text, before timestamptz, tag text, args jsonb, before_id bigint, max_jobs int, out next_before_id bigint, out job_ids bigint[])
+-- The ids of jobs that match, the newest first, at most so many; and where to go on, null at the end. Of completed jobs, also those that are hidden, where they are asked for. Reads at most 100,000 entries.
+create or replace function awa._scan(queue text, kind text, state text, before timestamptz, tag text, args jsonb, before_id bigint, max_jobs int, hidden boolean, out next_before_id bigint, out job_ids bigint[])
 language plpgsql stable
 as $$
 #variable_conflict use_variable
@@ -19,14 +19,21 @@ begin
       return;
     end if;
     if not v_stretch.is_empty then
-      job_ids := job_ids || array(
+      job_ids := job_ids || case when hidden and state = 'completed' then array(
+        select j.id
+          from awa._completed j
+         where j.id >= v_stretch.from_id and j.id < v_until
+           and (queue is null or j.queue = queue) and (kind is null or j.kind = kind) and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args) and (before is null or j.finalized_at < before)
+         order by j.id desc
+         limit max_jobs - cardinality(job_ids))
+      else array(
         select j.id
           from awa.jobs j
          where j.id >= v_stretch.from_id and j.id < v_until
            and (queue is null or j.queue = queue) and (kind is null or j.kind = kind) and (state is null or j.state = state) and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
            and (before is null or coalesce(j.finalized_at, j.created_at) < before)
          order by j.id desc
-         limit max_jobs - cardinality(job_ids));
+         limit max_jobs - cardinality(job_ids)) end;
       if cardinality(job_ids) = max_jobs then
         next_before_id := job_ids[max_jobs];
         return;

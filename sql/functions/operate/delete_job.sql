@@ -1,4 +1,4 @@
--- Deletes a job that has ended. From then on it is neither shown nor counted, and holds no unique key. Returns the state that it was in.
+-- Deletes a job that has ended, also one that its queue shows no longer. From then on it is neither shown nor counted, and holds no unique key. Returns the state that it was in.
 -- What the ledgers hold of a job that completed in them, its arguments say, leaves the disk with its segment.
 -- Locks: the job's row, or what is noted of it, until the transaction ends. Raises 22023, JQ003, JQ004, JQ005 when it has not ended, or when this transaction has cancelled it while it was available; 55P03 when somebody else is
 -- changing it in a transaction that lasts; 40001 when it moved on meanwhile.
@@ -22,7 +22,7 @@ begin
   perform awa._check_change(job_id);
   perform awa._bound_waits();
   for v_look in 1..10 loop
-    v_place := awa._locate(job_id);
+    v_place := awa._locate(job_id, hidden => true);
     if v_place.state <> all(awa._states('ended')) then
       perform awa._refuse_state(job_id, v_place.state, 'Only a job that has ended can be deleted: cancel it, or let it end.');
     elsif job_id = any(awa._undecided()) then
@@ -89,7 +89,7 @@ begin
   select min(j), max(j) into v_first, v_last from unnest(job_ids) j;
   with found as materialized (
     select j.id, j.lane, j.xid, j.full_key
-      from awa._ledger j
+      from awa._whole_ledger j
      where j.id >= v_first and j.id <= v_last and j.id + 0 = any(job_ids) -- by the range: each id by itself would read the whole BRIN index
        and j.state = 'completed'
   ), deleted as (

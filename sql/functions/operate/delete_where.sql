@@ -56,7 +56,7 @@ begin
   if v_deleted < v_max and (state is null or state = 'completed') then
     loop -- what somebody else has deleted meanwhile makes room for more
       v_asked := v_max - v_deleted;
-      v_completed := awa._scan(queue, kind, 'completed', before, tag, args, v_before_id, v_asked);
+      v_completed := awa._scan(queue, kind, 'completed', before, tag, args, v_before_id, v_asked, hidden => true);
       v_before_id := v_completed.next_before_id;
       v_deleted := v_deleted + awa._delete_rows(v_completed.job_ids) + awa._delete_completed(v_completed.job_ids);
       exit when v_deleted >= v_max or v_before_id is null or cardinality(v_completed.job_ids) < v_asked;

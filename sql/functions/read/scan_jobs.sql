@@ -45,7 +45,7 @@ begin
   perform awa._check_tag(v_filter ->> 'tag');
   return query
     select s.next_before_id, s.job_ids
-      from awa._scan(v_filter ->> 'queue', v_filter ->> 'kind', v_filter ->> 'state', v_before, v_filter ->> 'tag', nullif(v_filter -> 'args', 'null'), before_id, null) s;
+      from awa._scan(v_filter ->> 'queue', v_filter ->> 'kind', v_filter ->> 'state', v_before, v_filter ->> 'tag', nullif(v_filter -> 'args', 'null'), before_id, null, false) s;
 end
 $$;
 comment on function awa.scan_jobs is 'Ids of the jobs that a filter matches, of at most 100,000 entries, and where to go on';
