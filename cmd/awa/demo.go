@@ -90,6 +90,9 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) (err 
 	var dir string
 	if len(operands) > 0 {
 		dir = operands[0]
+		if _, err := os.Stat(dir); err != nil && dburl.MayHoldPassword(dir) {
+			return errors.New("there is no directory of that name " + hidden)
+		}
 	} else if dir, err = goSource(ctx); err != nil {
 		return err
 	}

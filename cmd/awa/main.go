@@ -11,8 +11,12 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
+
+	"github.com/awa-pg/awa/internal/dburl"
 )
 
 const usage = `usage: awa COMMAND [ARGS]
@@ -145,7 +149,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		text := usage
 		if len(args) > 0 {
 			if text = usages[args[0]]; text == "" {
-				fmt.Fprintf(stderr, "awa: unknown command %q\n%s", args[0], usage)
+				fmt.Fprintf(stderr, "awa: unknown command %s\n%s", shown(args[0]), usage)
 				return 2
 			}
 		}
@@ -154,7 +158,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, usage)
 		return 2
 	default:
-		fmt.Fprintf(stderr, "awa: unknown command %q\n%s", command, usage)
+		fmt.Fprintf(stderr, "awa: unknown command %s\n%s", shown(command), usage)
 		return 2
 	}
 	switch {
@@ -178,6 +182,34 @@ func version() string {
 	return "(devel)"
 }
 
+// hidden stands for what is not printed.
+const hidden = "(not shown: it may hold a password)"
+
+// shown is an argument as an error shows it.
+func shown(argument string) string {
+	if dburl.MayHoldPassword(argument) {
+		return hidden
+	}
+	return strconv.Quote(argument)
+}
+
+// withoutSecrets takes arguments that may hold a password, and pieces of these, out of an error that the package flag has made of them.
+func withoutSecrets(message string, args []string) string {
+	for _, argument := range args {
+		name := strings.TrimLeft(argument, "-")
+		_, value, _ := strings.Cut(name, "=")
+		for _, s := range []string{argument, name, value} {
+			if dburl.MayHoldPassword(s) {
+				message = strings.NewReplacer(strconv.Quote(s), hidden, s, hidden).Replace(message)
+			}
+		}
+		if before, _, found := strings.Cut(name, "="); found && dburl.MayHoldPassword(before) { // -name=value is two things to the package
+			message = strings.ReplaceAll(message, before, hidden)
+		}
+	}
+	return message
+}
+
 // parse reads the flags of a command, which may stand before and after its operands. It returns the operands, at most
 // max of them, and the database's URL, if there is one. Flags of its own are defined by more.
 func parse(command string, args []string, max int, stdout, stderr io.Writer, more ...func(*flag.FlagSet)) (operands []string, databaseURL string, err error) {
@@ -196,13 +228,13 @@ func parse(command string, args []string, max int, stdout, stderr io.Writer, mor
 			fmt.Fprint(stdout, usages[command])
 			return nil, "", err
 		} else if err != nil {
-			return fail("%v", err)
+			return fail("%s", withoutSecrets(err.Error(), args))
 		}
 		if flags.NArg() == 0 {
 			return operands, databaseURL, nil
 		}
 		if len(operands) == max {
-			return fail("unexpected argument %q", flags.Arg(0))
+			return fail("unexpected argument %s", shown(flags.Arg(0)))
 		}
 		operands, args = append(operands, flags.Arg(0)), flags.Args()[1:]
 	}

@@ -335,4 +335,52 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 			assert.NotContains(t, stdout+stderr, secret, "%v %s", args, u)
 		}
 	}
+
+	// Wherever it stands
+	const url = "postgres://u:" + secret + "@127.0.0.1:1/db"
+	none := func(args ...string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		status, stdout, stderr := awa(ctx, args...)
+		assert.NotZero(t, status, args)
+		assert.NotContains(t, stdout+stderr, secret, args)
+	}
+	for _, s := range []string{
+		url, "u:" + secret + "@h/db", "host=127.0.0.1 port=1 password=" + secret, "password=" + secret, "PASSWORD = " + secret, "sslpassword=" + secret, "postgres%3A%2F%2Fu%3A" + secret + "%40h", "u:" + secret, "--" + url, "-" + url,
+		"--database-url:" + url, "--x=" + url, "--" + url + "=x", "---" + url, "postgres://u:" + secret + "\t\"@h/db", "--postgres://u:" + secret + "\"@h/db?a=b", "=" + url,
+	} {
+		none(s)
+		none("help", s)
+		for _, command := range []string{"migrate", "doctor", "work", "selftest", "demo", "sql", "uninstall", "nonsense"} {
+			none(command, s)
+			none(command, "--database-url=", s)
+			none(command, "--database-url", url, s)
+			none(command, "x", s)
+			none(command, s, "x")
+		}
+		for _, args := range [][]string{{"migrate", "--wait"}, {"migrate", "--role-prefix"}, {"uninstall", "--role-prefix"}, {"uninstall", "--force"}, {"doctor", "--json"}, {"selftest", "--phase"}, {"work", "--slots"}, {"work", "--timeout"}} {
+			none(append(args, s)...)
+			none(append(args[:1:1], args[1]+"="+s)...)
+			none(append(args[:1:1], args[1]+"="+s, "--database-url", url)...)
+		}
+	}
+	none("work", "--exec", "true", "--queue", url, "--database-url", url)
+	none("work", "--exec", "true", "--queue="+url+"=0")
+	for _, u := range []string{
+		"user=postgres:" + secret + "@h/db host=127.0.0.1 port=1", "user=u:" + secret + " host=127.0.0.1 port=1", "dbname=" + url + " host=127.0.0.1 port=1", "dbname='password=" + secret + "' host=127.0.0.1 port=1", "host=u:" + secret + "@h", "host=127.0.0.1,u:" + secret + "@h port=1",
+		"host=" + url, "postgres://127.0.0.1:1/postgres:%2F%2Fu:" + secret + "%40h", "postgres://127.0.0.1:1/?dbname=" + strings.ReplaceAll(url, "@", "%40"), "postgres://u:%40" + secret + "%40h%2Fdb:x@127.0.0.1:1/" + "?user=u:" + secret,
+	} {
+		for _, args := range [][]string{{"migrate"}, {"doctor"}, {"work", "--exec", "true"}, {"uninstall"}} {
+			none(append(args, "--database-url", u)...)
+		}
+	}
+	for _, variable := range []string{"PGDATABASE", "PGUSER", "PGHOST", "PGPORT", "PGSERVICE", "PGSERVICEFILE", "PGSSLMODE", "PGSSLROOTCERT", "PGCONNECT_TIMEOUT", "PGTARGETSESSIONATTRS", "PGAPPNAME", "PGOPTIONS", "PGTZ", "PGPASSFILE", "PGMINPROTOCOLVERSION"} {
+		for _, value := range []string{url, "u:" + secret + "@h", "password=" + secret} {
+			t.Setenv(variable, value)
+			none("migrate", "--database-url", "host=127.0.0.1 port=1 "+map[string]string{"PGHOST": "user=u", "PGPORT": "user=u"}[variable])
+			none("doctor", "--database-url", "connect_timeout=1")
+			os.Unsetenv(variable)
+		}
+	}
 }

@@ -17,7 +17,7 @@ import (
 func runMigrate(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var cfg driver.MigrateConfig
 	_, databaseURL, err := parse("migrate", args, 0, stdout, stderr, func(flags *flag.FlagSet) {
-		flags.StringVar(&cfg.RolePrefix, "role-prefix", "", "")
+		flags.Func("role-prefix", "", rolePrefix(&cfg.RolePrefix))
 		flags.DurationVar(&cfg.Wait, "wait", time.Minute, "")
 	})
 	if err != nil {
@@ -33,6 +33,17 @@ func runMigrate(ctx context.Context, args []string, stdout, stderr io.Writer) er
 	}
 	printMigration(stdout, result)
 	return nil
+}
+
+// rolePrefix reads a prefix. The server says which ones it takes, and shows what it was given.
+func rolePrefix(prefix *string) func(string) error {
+	return func(value string) error {
+		if dburl.MayHoldPassword(value) {
+			return errors.New("this is not the beginning of a role's name")
+		}
+		*prefix = value
+		return nil
+	}
 }
 
 func printMigration(w io.Writer, r driver.MigrateResult) {
@@ -72,7 +83,8 @@ func explain(err error) error {
 		return explain(dburl.ErrUnreadable) // it may hold the password
 	case errors.Is(err, dburl.ErrUnreadable):
 		return fmt.Errorf("%w\nThe URL should look like postgres://user:password@localhost:5432/mydb\n"+
-			"In user and password, write @ as %%40, / as %%2F, : as %%3A, ? as %%3F, # as %%23, %% as %%25; elsewhere, too, @ as %%40", err)
+			"In user and password, write @ as %%40, / as %%2F, : as %%3A, ? as %%3F, # as %%23, %% as %%25; elsewhere, too, @ as %%40\n"+
+			"Nor may PGUSER, PGDATABASE and so on hold a URL or a password", err)
 	case errors.As(err, &pg) && pg.Code == "3D000": // invalid_catalog_name
 		return fmt.Errorf("%w\nCreate the database first:\n\tcreate database MYDB", err)
 	case errors.As(err, &pg) && (pg.Code == "28P01" || pg.Code == "28000"): // invalid password, authorization

@@ -39,7 +39,7 @@ func runSQL(args []string, stdout, stderr io.Writer) error {
 func runUninstall(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	var options install.Options
 	_, databaseURL, err := parse("uninstall", args, 0, stdout, stderr, func(flags *flag.FlagSet) {
-		flags.StringVar(&options.RolePrefix, "role-prefix", "", "")
+		flags.Func("role-prefix", "", rolePrefix(&options.RolePrefix))
 		flags.DurationVar(&options.Wait, "wait", time.Minute, "")
 		flags.BoolVar(&options.Force, "force", false, "")
 	})

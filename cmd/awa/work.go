@@ -149,6 +149,9 @@ func parseQueue(value string) (driver.QueueConfig, error) {
 			return queue, errors.New("the weight should be a number from 1 to 1,000")
 		}
 	}
+	if strings.Contains(queue.Name, "://") && strings.Contains(queue.Name, "@") {
+		return queue, errors.New("the name looks like the URL of a database")
+	}
 	if length := utf8.RuneCountInString(queue.Name); length < 1 || length > 200 {
 		return queue, errors.New("the name should be 1 to 200 characters long")
 	}

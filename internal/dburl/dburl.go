@@ -16,6 +16,22 @@ var ErrUnreadable = errors.New("the database URL can't be read")
 
 var parameterPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
 
+// passwordPattern is what is in a URL, or in a list of keywords and values, beside a password, also where it is encoded; urlPattern is a URL with one.
+var (
+	passwordPattern = regexp.MustCompile(`(?i):|%(25)*(3a|40)|passw\w*\s*=`)
+	urlPattern      = regexp.MustCompile(`(?i)://|:[^@]*@|%(25)*40|passw\w*\s*=`)
+)
+
+// MayHoldPassword returns whether a text looks like a URL with a password, or a piece of one, or like keywords and values with a password.
+func MayHoldPassword(s string) bool { return passwordPattern.MatchString(s) }
+
+func hosts(cfg *pgx.ConnConfig) (hosts []string) {
+	for _, f := range cfg.Fallbacks {
+		hosts = append(hosts, f.Host)
+	}
+	return hosts
+}
+
 // Parse is [pgx.ParseConfig], with errors that hold nothing of the URL. It refuses what pgx takes, but not as it was meant: a
 // password with a @ or / that is not encoded, say, would become the host's name, which errors tell. The connection is in UTF-8, as all that Go writes, whatever the URL says.
 func Parse(databaseURL string) (*pgx.ConnConfig, error) {
@@ -37,8 +53,17 @@ func Parse(databaseURL string) (*pgx.ConnConfig, error) {
 	if err != nil {
 		return nil, ErrUnreadable
 	}
-	for name := range cfg.RuntimeParams {
-		if !parameterPattern.MatchString(name) {
+	// Errors tell these, and a parameter's value where the server refuses it.
+	for _, host := range append([]string{cfg.Host}, hosts(cfg)...) {
+		if strings.Contains(host, "@") || MayHoldPassword(strings.ReplaceAll(host, ":", "")) {
+			return nil, ErrUnreadable
+		}
+	}
+	if MayHoldPassword(cfg.User) || MayHoldPassword(cfg.Database) {
+		return nil, ErrUnreadable
+	}
+	for name, value := range cfg.RuntimeParams {
+		if !parameterPattern.MatchString(name) || urlPattern.MatchString(value) {
 			return nil, ErrUnreadable
 		}
 	}
