@@ -91,6 +91,7 @@ type doctor struct {
 	conn      *pgx.Conn
 	owner     string // of the schema; all roles as SQL has them
 	reader    string // another role that may call health, or the owner
+	reads     bool   // whether this session may call health
 	superuser bool   // whether code that runs as this session can become a superuser
 	findings  []finding
 }
@@ -168,6 +169,7 @@ func (d *doctor) lookUpRoles(ctx context.Context) error {
 		select n.nspowner::regrole::text,
 		       coalesce((select r.oid::regrole::text from pg_roles o join pg_roles r on r.rolname = substring(o.rolname from '^(.*)owner$') || 'reader'
 		                  where o.oid = n.nspowner), n.nspowner::regrole::text),
+		       has_schema_privilege(n.oid, 'usage') and exists (select from pg_proc p where p.pronamespace = n.oid and p.proname = 'health' and p.pronargs = 0 and has_function_privilege(p.oid, 'execute')),
 		       exists (select from pg_roles r where r.rolname in (current_user, session_user) and r.rolsuper)
 		  from pg_namespace n
 		 where n.nspname = 'awa'`
@@ -176,12 +178,18 @@ func (d *doctor) lookUpRoles(ctx context.Context) error {
 		return err
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
-	return tx.QueryRow(ctx, query).Scan(&d.owner, &d.reader, &d.superuser)
+	return tx.QueryRow(ctx, query).Scan(&d.owner, &d.reader, &d.reads, &d.superuser)
 }
 
 // notCalled says what was not looked at.
 func (d *doctor) notCalled(topics ...string) {
+	why := "what is installed is not this program's, and is not called"
+	if slices.ContainsFunc(d.findings, func(f finding) bool {
+		return f.Topic == "access" && slices.Contains([]string{"views", "functions", "tables"}, f.Subject)
+	}) {
+		why = "what is installed can't be compared with this program's, and is not called"
+	}
 	for _, topic := range topics {
-		d.add(levelWarning, topic, "", "not looked at: what is installed is not this program's, and is not called", "See to what is found above first.")
+		d.add(levelWarning, topic, "", "not looked at: "+why, "See to what is found above first.")
 	}
 }

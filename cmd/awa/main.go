@@ -59,8 +59,8 @@ Exit status: 0 each job was done; 1 it failed; 2 the command line is wrong.
 	"doctor": `usage: awa doctor [--database-url URL] [--json] [--verbose]
 
 Says what is wrong with an installation, and what to do. It changes nothing, and calls nothing of the
-schema before it has compared it with what this program installs. A member of awa_owner sees all, a
-member of awa_reader most; it need not be a superuser.
+schema before it has compared it with what this program installs. A superuser and the role that installs
+see all, a member of awa_reader what a monitor needs.
 
 Exit status: 0 all is well; 1 there are warnings; 2 something is critical, there is no connection, or
 the command line is wrong.
