@@ -119,7 +119,7 @@ func TestLockedQueueBesideAnother(t *testing.T) {
 	}
 	require.NoError(t, tx.Rollback(t.Context()))
 	waitForState(t, pool, locked, "completed")
-	assert.Regexp(t, `jobs of this queue can't be claimed".* queue=locked .*the queue is locked by another claim`, log.String())
+	assert.Regexp(t, `jobs of this queue can't be claimed".* queue=locked .*the queue is locked by somebody else`, log.String())
 }
 
 // A claim that the server refuses although it is of one job, or in which the session ends, is logged with its queue.

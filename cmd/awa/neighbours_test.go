@@ -68,4 +68,13 @@ func TestWithoutAdvisoryLocks(t *testing.T) {
 		assert.NotContains(t, stdout+stderr, "permission denied")
 		assert.NotContains(t, stdout, "critical")
 	}
+
+	// For a role alone, with a prefix of its own: the statement names that role.
+	execute(t, admin, "create role alone login", "create database solo owner alone")
+	soloURL := strings.Replace(databaseURL, "/app?", "/solo?", 1)
+	execute(t, testdb.Connect(t, soloURL), strings.Replace(string(block[1]), "awa_owner", "alone", 1))
+	for range 2 {
+		status, _, stderr := awa(t.Context(), "migrate", "--role-prefix", "solo_", "--database-url", with(t, soloURL, "user", "alone"))
+		require.Zero(t, status, stderr)
+	}
 }

@@ -83,8 +83,8 @@ declare
   v_key bigint := awa._queue_key(queue_id);
 begin
   if not pg_try_advisory_xact_lock(v_key) then
-    perform awa._wait_for_lock(v_key, false, 'the queue is locked by another claim',
-      'A claim keeps the queue until its transaction ends and its result is sent: claim in a transaction of its own, and read the answer.');
+    perform awa._wait_for_lock(v_key, false, 'the queue is locked by somebody else',
+      'A claim keeps the queue until its transaction ends and its result is sent: claim in a transaction of its own, and read the answer. Where the holder is no claim: pg_terminate_backend.');
   end if;
 end
 $$;
