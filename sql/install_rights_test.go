@@ -120,3 +120,68 @@ func TestCodeInTheSchemaRunsAsItsOwner(t *testing.T) {
 func named(s server, t *testing.T, name string) database {
 	return database{t, withUser(t, s.URL(), "postgres", name)}
 }
+
+// Whoever owns the schema can't put another one in its place while an installation, or a removal, is at it.
+func TestNobodySwapsTheSchema(t *testing.T) {
+	for _, removes := range []bool{false, true} {
+		d := newDatabase(t)
+		s, holder, mallory := d.session(), d.session(), d.session()
+		s.exec("update awa.schema_version set sources = ''")
+		if removes {
+			holder.exec("begin; select count(*) from awa.settings")
+		} else {
+			holder.exec(fmt.Sprintf("select pg_advisory_lock(%d)", lockKey))
+		}
+		this, err := install.Embedded()
+		require.NoError(t, err)
+		done := make(chan error, 1)
+		go func() {
+			if removes {
+				_, err := d.uninstalls(this, install.Options{Wait: patience})
+				done <- err
+			} else {
+				_, err := d.installs(this, install.Options{Wait: patience})
+				done <- err
+			}
+		}()
+		require.Eventually(t, func() bool {
+			return one[bool](s, "select exists (select from pg_stat_activity a where a.datname = current_database() and a.wait_event = 'PgSleep')")
+		}, patience, time.Millisecond)
+		rename := mallory.background("alter schema awa rename to old")
+		s.waitUntilBlocked(mallory)
+		holder.exec("rollback")
+		holder.exec("select pg_advisory_unlock_all()")
+		require.NoError(t, <-done)
+		require.ErrorContains(t, rename(), "tuple concurrently ")
+	}
+}
+
+// Functions and types that code in the schema leaves in pg_temp would be found by the session that installs, before the server's own.
+func TestNothingTemporaryIsLeft(t *testing.T) {
+	own := newServer(t)
+	d := own.database("app", true)
+	s := d.session()
+	s.exec(mallory)
+	s.exec(`set role mallory;
+		create function mallory.leave() returns trigger language plpgsql as $$
+		begin
+		  drop domain if exists pg_temp.text; drop function if exists pg_temp.chk(text);
+		  create function pg_temp.chk(text) returns boolean language plpgsql as 'begin return mallory.take(''temporary''); end';
+		  create domain pg_temp.text as pg_catalog.text check (pg_temp.chk(value));
+		  return new;
+		end $$;
+		create trigger t before update on awa.schema_version for each row execute function mallory.leave();
+		reset role`)
+	this, err := install.Embedded()
+	require.NoError(t, err)
+	s.exec("alter table awa.schema_version disable trigger t; update awa.schema_version set sources = ''; alter table awa.schema_version enable trigger t")
+	output, well := d.psql(file(t, this) + "select 'x'::text;\n")
+	require.Empty(t, list[string](s, "select concat_ws(' as ', how, by) from mallory.hits"))
+	require.False(t, one[bool](s, "select rolsuper from pg_roles where rolname = 'mallory'"))
+	require.False(t, well)
+	require.Contains(t, output, "code in schema awa has left temporary objects to this session")
+	s.exec("alter table awa.schema_version disable trigger t")
+	_, err = d.installs(this, install.Options{})
+	require.NoError(t, err)
+	require.Empty(t, list[string](s, "select concat_ws(' as ', how, by) from mallory.hits"))
+}

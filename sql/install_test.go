@@ -20,6 +20,9 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
+// lockKey is that of the installation.
+const lockKey = 0x6177616d696772
+
 // Whoever may create objects in public, or in a schema called like the role that installs, must not get the installer to run them, nor the functions.
 func TestInstallCallsNothingOfOthers(t *testing.T) {
 	own := newServer(t)
@@ -298,7 +301,7 @@ func TestFirstInstallationsAtOnce(t *testing.T) {
 	}
 	admin.exec("create database super")
 	holder := database{t, url("anna", "of_anna")}.session()
-	holder.exec(fmt.Sprintf("select pg_advisory_lock(%d)", 0x6177616d696772)) // so that the first one stops when it has made its roles
+	holder.exec(fmt.Sprintf("select pg_advisory_lock(%d)", lockKey)) // so that the first one stops when it has made its roles
 	type outcome struct {
 		result driver.MigrateResult
 		err    error
@@ -405,7 +408,7 @@ func TestDatabaseInAnotherEncoding(t *testing.T) {
 func TestInstallWaitsForAnother(t *testing.T) {
 	d := newDatabase(t)
 	s, holder := d.session(), d.session()
-	lock := fmt.Sprintf("select pg_advisory_lock(%d)", 0x6177616d696772)
+	lock := fmt.Sprintf("select pg_advisory_lock(%d)", lockKey)
 	holder.exec(lock)
 	result, err := driver.Migrate(t.Context(), d.url)
 	require.NoError(t, err)

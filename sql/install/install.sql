@@ -47,16 +47,11 @@ begin
 
   -- What is there: twice, since another installation may have changed it before this one has the installation's lock.
   for v_look in 1..2 loop
-    v_namespace := null;
-    v_before := 0;
-    select n.oid, n.nspowner into v_namespace, v_schema_owner from pg_namespace n where n.nspname = 'awa';
-    if v_namespace is null then
-      if not has_database_privilege(current_database(), 'create') then
-        raise exception using errcode = '42501', message = format('permission denied for database %s', current_database()), detail = format('%s may not create a schema in it.', current_user),
-          hint = format('Let the database''s owner run this; or grant the right to: grant create on database %I to %I; or create an empty schema for it: create schema awa authorization %I.', current_database(), current_user, current_user);
-      end if;
-      v_prefix := coalesce(v_asked, 'awa_');
-    else
+    loop
+      v_namespace := null;
+      v_before := 0;
+      select n.oid, n.nspowner into v_namespace, v_schema_owner from pg_namespace n where n.nspname = 'awa';
+      exit when v_namespace is null;
       if not pg_has_role(v_schema_owner, 'usage') then
         begin
           if not exists (select from pg_roles r where r.oid = v_schema_owner and r.rolname ~ 'owner$' and not r.rolcanlogin) then
@@ -68,6 +63,14 @@ begin
             hint = format('Run this as %s or as a member of it, or let somebody who may grant it for the time being: grant %s to %I.', v_schema_owner::regrole, v_schema_owner::regrole, current_user);
         end;
       end if;
+{{template "pin"}}    end loop;
+    if v_namespace is null then
+      if not has_database_privilege(current_database(), 'create') then
+        raise exception using errcode = '42501', message = format('permission denied for database %s', current_database()), detail = format('%s may not create a schema in it.', current_user),
+          hint = format('Let the database''s owner run this; or grant the right to: grant create on database %I to %I; or create an empty schema for it: create schema awa authorization %I.', current_database(), current_user, current_user);
+      end if;
+      v_prefix := coalesce(v_asked, 'awa_');
+    else
       if exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = 'schema_version') then
         lock table awa.schema_version in access share mode; -- so that it stays what it is
         select case
@@ -150,6 +153,7 @@ begin
   if v_namespace is null then
     execute format('create schema awa authorization %s', v_owner::regrole);
     v_namespace := 'awa'::regnamespace;
+    v_schema_owner := v_owner;
   end if;
   set local check_function_bodies = off;
   set local client_min_messages = warning;
@@ -200,6 +204,7 @@ begin
     execute v_command;
   end loop;
 
+  v_schema_owner := v_owner;
   v_as := v_owner;
   v_arguments := jsonb_build_object('name', v_name, 'before', v_before, 'role_prefix', v_prefix, 'changed', v_changed);
   v_body := $awa_inside${{template "inside" .}}$awa_inside$;

@@ -25,18 +25,18 @@ begin
   if {{template "bad_prefix" "v_asked"}} then
     raise exception using errcode = '22023', message = 'role_prefix is not the beginning of a role''s name', detail = format('It is %L.', v_asked), hint = 'Use the one that was installed with.';
   end if;
-  for v_look in 1..2 loop
+{{template "alone" .}}
+  loop
     v_namespace := null;
     select n.oid, n.nspowner into v_namespace, v_schema_owner from pg_namespace n where n.nspname = 'awa';
-    exit when v_look = 2;
-{{template "alone" .}}
-  end loop;
-  v_prefix := coalesce(v_asked, 'awa_');
-  if v_namespace is not null then
+    exit when v_namespace is null;
     if not pg_has_role(v_schema_owner, 'usage') then
       raise exception using errcode = '42501', message = format('schema awa belongs to %s', v_schema_owner::regrole), detail = format('%s is not a member of that role.', current_user),
         hint = format('Run this as %s or as a member of it.', v_schema_owner::regrole);
     end if;
+{{template "pin"}}  end loop;
+  v_prefix := coalesce(v_asked, 'awa_');
+  if v_namespace is not null then
     if not exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = 'schema_version' and c.relkind = 'r') and exists (select from pg_class c where c.relnamespace = v_namespace) and not v_force then
       raise exception using errcode = '55000', message = 'schema awa does not hold the version of Awa', detail = 'It may be somebody else''s.', hint = 'Drop it yourself: drop schema awa cascade. Or insist: --force, for psql -v force=on.';
     end if;
