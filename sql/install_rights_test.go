@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/awa-pg/awa/driver"
 	"github.com/awa-pg/awa/internal/install"
 )
 
@@ -163,25 +164,136 @@ func TestNothingTemporaryIsLeft(t *testing.T) {
 	s := d.session()
 	s.exec(mallory)
 	s.exec(`set role mallory;
-		create function mallory.leave() returns trigger language plpgsql as $$
+		create function mallory.leave() returns boolean language plpgsql as $$
 		begin
 		  drop domain if exists pg_temp.text; drop function if exists pg_temp.chk(text);
 		  create function pg_temp.chk(text) returns boolean language plpgsql as 'begin return mallory.take(''temporary''); end';
 		  create domain pg_temp.text as pg_catalog.text check (pg_temp.chk(value));
-		  return new;
+		  return true;
 		end $$;
-		create trigger t before update on awa.schema_version for each row execute function mallory.leave();
+		reset role; update awa.schema_version set sources = ''; set role mallory;
+		alter table awa.schema_version add constraint c check (mallory.leave()) not valid;
 		reset role`)
 	this, err := install.Embedded()
 	require.NoError(t, err)
-	s.exec("alter table awa.schema_version disable trigger t; update awa.schema_version set sources = ''; alter table awa.schema_version enable trigger t")
 	output, well := d.psql(file(t, this) + "select 'x'::text;\n")
 	require.Empty(t, list[string](s, "select concat_ws(' as ', how, by) from mallory.hits"))
 	require.False(t, one[bool](s, "select rolsuper from pg_roles where rolname = 'mallory'"))
 	require.False(t, well)
 	require.Contains(t, output, "code in schema awa has left temporary objects to this session")
-	s.exec("alter table awa.schema_version disable trigger t")
+	s.exec("alter table awa.schema_version drop constraint c")
 	_, err = d.installs(this, install.Options{})
 	require.NoError(t, err)
 	require.Empty(t, list[string](s, "select concat_ws(' as ', how, by) from mallory.hits"))
+}
+
+// A schema that somebody made beforehand is taken only if it is empty: what is in it would run as the role that becomes its owner.
+func TestASchemaMadeBeforehand(t *testing.T) {
+	own := newServer(t)
+	admin := database{t, own.URL()}.session()
+	admin.exec("create role eve login")
+	for name, c := range map[string]struct{ prepare, problem string }{
+		"version": {`create table awa.schema_version (only_row boolean primary key default true, version int, functions text, role_prefix text, tables text, sources text, catalog text, views jsonb default '{}');
+			insert into awa.schema_version values (true, 0, '0', 'awa_', null, null, null, '{}');
+			create trigger t before insert or update on awa.schema_version for each row execute function hers.fire()`, "holds version 0, which there is none"},
+		"no_row": {`create table awa.schema_version (only_row boolean primary key default true, version int, functions text, role_prefix text, tables text, sources text, catalog text, views jsonb default '{}');
+			create trigger t before insert or update on awa.schema_version for each row execute function hers.fire()`, "has lost its row"},
+		"type":     {"create type awa.t as enum ('a')", "is not empty"},
+		"operator": {"create operator awa.=== (leftarg = int, rightarg = int, function = int4eq)", "is not empty"},
+		"function": {"create function awa.enqueue(int) returns int language sql as 'select 1'", "is not empty"},
+		"nothing":  {"", ""},
+	} {
+		d := named(own, t, name)
+		admin.exec("create database " + name + " owner eve")
+		s := d.session()
+		s.exec(`set role eve; create schema hers; create table hers.hits (by text); grant usage on schema hers to public; grant insert on hers.hits to public;
+			create function hers.fire() returns trigger language plpgsql as $$ begin insert into hers.hits values (current_user); return new; end $$;
+			create schema awa; ` + c.prepare)
+		_, err := driver.Migrate(s.ctx, d.url)
+		if c.problem == "" {
+			require.NoError(t, err)
+		} else {
+			require.Equal(t, "55000", sqlState(err), name)
+			require.ErrorContains(t, err, c.problem)
+		}
+		require.Empty(t, list[string](s, "select by from hers.hits where by <> 'eve'"))
+	}
+}
+
+// Somebody has installed for herself alone, and has put code on it. An installation that would give it to the owner of all refuses, and names it.
+func TestSharedCodeIsNamedFirst(t *testing.T) {
+	own := newServer(t)
+	admin := database{t, own.URL()}.session()
+	admin.exec("create role eve login")
+	admin.exec("create database hers owner eve")
+	d := named(own, t, "hers")
+	_, err := driver.Migrate(t.Context(), withUser(t, own.URL(), "eve", "hers"))
+	require.NoError(t, err)
+	s := d.session()
+	s.exec(`set role eve; create schema eve; create table eve.hits (by text); grant usage on schema eve to public; grant insert on eve.hits to public;
+		create function eve.hit() returns boolean language plpgsql as $$ begin insert into eve.hits values (current_user); return true; end $$;
+		create function eve.is() returns boolean language plpgsql immutable as $$ begin return eve.hit(); end $$;
+		create function eve.fire() returns trigger language plpgsql as $$ begin perform eve.is(); return new; end $$;
+		create domain eve.d as int check (eve.is())`)
+	for _, c := range []struct{ object, make, drop string }{
+		{"trigger t on awa.schema_version", "create trigger t before update on awa.schema_version for each row execute function eve.fire()", "drop trigger t on awa.schema_version"},
+		{"trigger decide on awa.decisions", "drop trigger decide on awa.decisions; create trigger decide after insert on awa.decisions execute function eve.fire()",
+			"drop trigger decide on awa.decisions; create constraint trigger decide after insert on awa.decisions deferrable initially deferred for each row execute function awa._decide(); alter table awa.decisions enable always trigger decide"},
+		{"trigger inherit on awa.heirs calls", "drop trigger inherit on awa.heirs; create constraint trigger inherit after insert on awa.heirs for each row when (eve.is()) execute function awa._inherit()",
+			"drop trigger inherit on awa.heirs; create constraint trigger inherit after insert on awa.heirs deferrable initially deferred for each row when (new.xid = pg_current_xact_id()) execute function awa._inherit(); alter table awa.heirs enable always trigger inherit"},
+		{"rule r on awa.schema_version", "create rule r as on update to awa.schema_version do also select eve.is()", "drop rule r on awa.schema_version"},
+		{"policy p on awa.ready_entries_1", "create policy p on awa.ready_entries_1 using (eve.is())", "drop policy p on awa.ready_entries_1"},
+		{"constraint c on awa.leases calls", "alter table awa.leases add constraint c check (eve.is()) not valid", "alter table awa.leases drop constraint c"},
+		{"constraint c on awa.leases calls", "alter table awa.leases add constraint c check (query_to_xml('select eve.is()', true, true, '') is not null) not valid", "alter table awa.leases drop constraint c"},
+		{"default of awa.leases.job_id calls", "alter table awa.leases alter job_id set default eve.is()::int", "alter table awa.leases alter job_id drop default"},
+		{"default of awa.leases.g calls", "alter table awa.leases add column g boolean generated always as (eve.is()) stored", "alter table awa.leases drop column g"},
+		{"column awa.leases.g of type eve.d", "alter table awa.leases add column g eve.d", "alter table awa.leases drop column g"},
+		{"index awa.mine on awa.leases", "create index mine on awa.leases (job_id) where eve.is()", "drop index awa.mine"},
+		{"index awa.leases_job calls", "drop index awa.leases_job; create index leases_job on awa.leases (job_id) where eve.is()", "drop index awa.leases_job; create index leases_job on awa.leases (job_id)"},
+		{"table awa.mine", "create table awa.mine (n int)", "drop table awa.mine"},
+		{"type awa.mine", "create domain awa.mine as int", "drop domain awa.mine"},
+		{"operator awa.===", "create operator awa.=== (leftarg = int, rightarg = int, function = int4eq)", "drop operator awa.=== (int, int)"},
+		{"table eve.child, which inherits from awa.settings", "create table eve.child () inherits (awa.settings)", "drop table eve.child"},
+	} {
+		s.exec("set role eve; " + c.make)
+		_, err := driver.Migrate(t.Context(), d.url)
+		require.Equal(t, "55000", sqlState(err), "%s: %v", c.make, err)
+		require.Contains(t, detail(err), c.object)
+		s.exec(c.drop)
+		require.Empty(t, list[string](s, "select by from eve.hits where by <> 'eve'"), c.make)
+		s.exec("reset role")
+	}
+	// Her views, and what she says of them, do not stay either.
+	s.exec(`set role eve; do $$ begin execute format('create or replace view awa.jobs as select * from (%s) j where eve.is()', rtrim(pg_get_viewdef('awa.jobs'::regclass), ';')); end $$;
+		update awa.schema_version set views = jsonb_set(views, '{jobs,1}', (select to_jsonb(md5(concat(r.ev_action, c.reloptions))) from pg_class c join pg_rewrite r on r.ev_class = c.oid where c.oid = 'awa.jobs'::regclass)); reset role`)
+	_, err = driver.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.NotContains(t, one[string](s, "select pg_get_viewdef('awa.jobs'::regclass)"), "eve")
+	require.Equal(t, []string{"awa_owner"}, list[string](s, "select distinct relowner::regrole::text from pg_class where relnamespace = 'awa'::regnamespace"))
+	require.Empty(t, list[string](s, "select by from eve.hits where by <> 'eve'"))
+}
+
+// Triggers, rules and policies that are none of this version's are dropped; an index of somebody's stays.
+func TestInstallDropsTriggersOfOthers(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.exec(`create schema mine; create function mine.fire() returns trigger language plpgsql as $$ begin return new; end $$;
+		create trigger t before insert on awa.leases for each row execute function mine.fire();
+		create trigger part before insert on awa.ready_entries_2 for each row execute function mine.fire();
+		create trigger whole after insert on awa.lease_claims for each row execute function mine.fire();
+		create rule r as on delete to awa.leases do also nothing;
+		create rule r as on insert to awa.jobs do instead nothing;
+		create policy p on awa.queues using (true); alter table awa.queues enable row level security, force row level security;
+		create index mine on awa.leases (job_id, lane)`)
+	result, err := driver.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.True(t, result.Changed)
+	require.ElementsMatch(t, []string{"decide", "inherit", "keep_row", "keep_row"}, list[string](s, "select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace = 'awa'::regnamespace"))
+	require.Empty(t, list[string](s, `select rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class where c.relnamespace = 'awa'::regnamespace and rulename <> '_RETURN'
+		union all select polname from pg_policy union all select relname from pg_class where relrowsecurity or relforcerowsecurity`))
+	require.True(t, one[bool](s, "select to_regclass('awa.mine') is not null"))
+	result, err = driver.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.False(t, result.Changed)
+	s.enqueue("q")
 }

@@ -144,7 +144,7 @@ func TestInstallLooksBeforeItReads(t *testing.T) {
 		neighbour.exec("create function awa.enqueue(text) returns int language sql as 'select 1'")
 		_, err = driver.Migrate(t.Context(), withUser(t, own.URL(), "postgres", "app"))
 		require.Equal(t, "55000", sqlState(err))
-		require.ErrorContains(t, err, "but not the version of Awa")
+		require.ErrorContains(t, err, "but does not hold the version of Awa")
 	})
 }
 
@@ -279,6 +279,10 @@ func TestInstallInASecondDatabase(t *testing.T) {
 		result, err := driver.Migrate(t.Context(), u)
 		require.NoError(t, err)
 		result.Warnings = slices.DeleteFunc(result.Warnings, aboutSnapshots)
+		if u == url("postgres", "super") {
+			require.Equal(t, "the role awa_owner has members: anna", result.Warnings[1].Message)
+			result.Warnings = result.Warnings[:1]
+		}
 		require.Len(t, result.Warnings, 1)
 		require.Equal(t, "the roles of Awa (awa_...) serve other databases, too", result.Warnings[0].Message)
 		require.Contains(t, result.Warnings[0].Detail, "of_anna")
@@ -326,8 +330,59 @@ func TestFirstInstallationsAtOnce(t *testing.T) {
 	require.ErrorContains(t, refused, "the role awa_owner owns things in other databases")
 	super := <-third
 	require.NoError(t, super.err)
-	require.Len(t, super.result.Warnings, 1)
+	require.Len(t, super.result.Warnings, 2)
 	require.Equal(t, "the roles of Awa (awa_...) serve other databases, too", super.result.Warnings[0].Message)
+	require.Equal(t, "the role awa_owner has members: anna", super.result.Warnings[1].Message)
+}
+
+// So it is where the roles are there already, left by an installation that is gone.
+func TestFirstInstallationsWithRolesThatAreThere(t *testing.T) {
+	own := newServer(t)
+	admin := database{t, own.URL()}.session()
+	url := func(user, name string) string { return withUser(t, own.URL(), user, name) }
+	own.database("gone", true)
+	require.Eventually(t, func() bool { return admin.try("drop database gone with (force)") == nil }, patience, 10*time.Millisecond)
+	for _, user := range []string{"anna", "bob"} {
+		admin.exec("create role " + user + " login createrole")
+		admin.exec("create database of_" + user + " owner " + user)
+	}
+	holder := database{t, url("anna", "of_anna")}.session()
+	holder.exec(fmt.Sprintf("select pg_advisory_lock(%d)", lockKey))
+	begin := func(user, until string) chan error {
+		done := make(chan error, 1)
+		go func() {
+			_, err := driver.MigrateWithConfig(context.Background(), url(user, "of_"+user), driver.MigrateConfig{Wait: patience})
+			done <- err
+		}()
+		require.Eventually(t, func() bool {
+			return one[bool](admin, "select exists (select from pg_stat_activity a where a.datname = $1 and a.application_name = '' and "+until+")", "of_"+user)
+		}, patience, time.Millisecond)
+		return done
+	}
+	first := begin("anna", "a.wait_event = 'PgSleep'")
+	second := begin("bob", "cardinality(pg_blocking_pids(a.pid)) > 0")
+	holder.exec("select pg_advisory_unlock_all()")
+	require.NoError(t, <-first)
+	err := <-second
+	require.Equal(t, "55000", sqlState(err))
+	require.ErrorContains(t, err, "the role awa_owner owns things in other databases")
+	require.False(t, one[bool](admin, "select pg_has_role('bob', 'awa_owner', 'usage')"))
+
+	// And whoever is a member from then is named.
+	admin.exec("drop database of_anna with (force)")
+	_, err = driver.Migrate(t.Context(), url("bob", "of_bob"))
+	require.Equal(t, "55000", sqlState(err))
+	require.ErrorContains(t, err, "the role awa_owner has members: anna")
+	require.ErrorContains(t, err, "revoke awa_owner from anna")
+	require.False(t, one[bool](admin, "select pg_has_role('bob', 'awa_owner', 'usage')"))
+	admin.exec("create database super")
+	result, err := driver.Migrate(t.Context(), url("postgres", "super"))
+	require.NoError(t, err)
+	require.Len(t, result.Warnings, 1)
+	require.Equal(t, "the role awa_owner has members: anna", result.Warnings[0].Message)
+	database{t, url("postgres", "super")}.session().exec("drop schema awa cascade; revoke awa_owner from anna")
+	_, err = driver.Migrate(t.Context(), url("bob", "of_bob"))
+	require.NoError(t, err)
 }
 
 // A role that has the name of the owner, but was made for something else, does not become the owner of functions that everybody calls.

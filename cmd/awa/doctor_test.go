@@ -18,6 +18,7 @@ import (
 	"github.com/awa-pg/awa/internal/install"
 	"github.com/awa-pg/awa/internal/pgserver"
 	"github.com/awa-pg/awa/internal/testdb"
+	"github.com/awa-pg/awa/sql"
 )
 
 // examined returns what awa doctor finds, and checks that its exit status is that of the worst.
@@ -299,7 +300,22 @@ func TestDoctorFinds(t *testing.T) {
 			{"revoke usage on schema awa from awa_worker", levelWarning, "roles", "awa", "can't be used by awa_worker"},
 			{"revoke execute on procedure awa.run_maintenance from awa_maintainer", levelWarning, "roles", "awa.run_maintenance()", "can't be called by awa_maintainer"},
 			{"revoke execute on function awa.version from awa_producer", levelWarning, "roles", "awa.version()", "can't be called by awa_producer"},
-			{"revoke select on awa.queue_counts from awa_reader", levelWarning, "roles", "awa.queue_counts", "can't be read by awa_reader"},
+			{"revoke select on awa.health from awa_reader", levelWarning, "roles", "awa.health", "can't be read by awa_reader"},
+			{"create function public.fire() returns trigger language plpgsql as 'begin return new; end'; create trigger t before insert on awa.ready_entries_2 for each row execute function public.fire()",
+				levelWarning, "tables", "trigger t on awa.ready_entries_2", "is none of Awa's"},
+			{"create rule r as on insert to awa.jobs do instead nothing", levelWarning, "tables", "rule r on awa.jobs", "is none of Awa's"},
+		}...)
+	})
+	t.Run("what is none of Awa's", func(t *testing.T) {
+		provoke(t, testdb.URL(t), []wrong{
+			{"create policy p on awa.queues using (true)", levelWarning, "tables", "policy p on awa.queues", "is none of Awa's"},
+			{"create rule r as on delete to awa.leases do also nothing", levelWarning, "tables", "rule r on awa.leases", "is none of Awa's"},
+			{"create table awa.mine (n int)", levelWarning, "tables", "table awa.mine", "is none of Awa's"},
+			{"create index mine_too on awa.leases (job_id, lane)", levelWarning, "tables", "index awa.mine_too on awa.leases", "is none of Awa's"},
+			{"create domain awa.kind as text", levelWarning, "tables", "type awa.kind", "is none of Awa's"},
+			{"alter table awa.workers add constraint c check (query_to_xml('select 1', true, true, '') is not null) not valid", levelWarning, "tables", "constraint c on awa.workers calls a function that none of Awa's calls", ""},
+			{"create function public.id() returns bigint language sql immutable as 'select 1::bigint'; alter table awa.leases alter job_id set default public.id()", levelWarning, "tables", "default of awa.leases.job_id calls a function that none of Awa's calls", ""},
+			{"create table public.child () inherits (awa.settings)", levelWarning, "tables", "table public.child, which inherits from awa.settings", "is none of Awa's"},
 		}...)
 	})
 	t.Run("what is not", func(t *testing.T) {
@@ -472,11 +488,19 @@ func TestDoctorReadsTheSources(t *testing.T) {
 		union all
 		select concat(a.grantee::regrole, ' ', c.relname) from pg_class c, aclexplode(c.relacl) a where c.relnamespace = 'awa'::regnamespace and a.grantee <> c.relowner`), grants)
 	for _, tr := range src.Triggers {
-		triggers = append(triggers, tr.Name+" "+tr.Table)
+		triggers = append(triggers, tr.Name+" "+tr.Table+" "+tr.Function)
 	}
-	assert.ElementsMatch(t, list("select concat(t.tgname, ' ', c.relname) from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace = 'awa'::regnamespace and t.tgparentid = 0"), triggers)
+	assert.ElementsMatch(t, list("select concat(t.tgname, ' ', c.relname, ' ', p.proname) from pg_trigger t join pg_proc p on p.oid = t.tgfoid join pg_class c on c.oid = t.tgrelid where c.relnamespace = 'awa'::regnamespace and t.tgparentid = 0"), triggers)
 	assert.Subset(t, src.Roles, []string{"owner", "reader"})
 	assert.Equal(t, list("select awa.version()"), []string{src.Version})
+}
+
+// What doctor takes for foreign, an installation does, too.
+func TestDoctorLooksForWhatAnInstallationLooksFor(t *testing.T) {
+	text, err := sql.Install.ReadFile("install/foreign.sql")
+	require.NoError(t, err)
+	_, query, _ := strings.Cut(string(text), "\n")
+	require.Contains(t, tableCheck.query, strings.TrimSpace(query))
 }
 
 func TestDoctorPrints(t *testing.T) {

@@ -165,12 +165,16 @@ func (s *Sources) render(name string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	foreign, err := fs.ReadFile(dir, "foreign.sql")
+	if err != nil {
+		return "", err
+	}
 	data := struct {
 		*Sources
 		LockKey                                    int64
-		CatalogQuery                               string
+		CatalogQuery, ForeignQuery                 string
 		FunctionsJSON, RelationsJSON, TriggersJSON string
-	}{Sources: s, LockKey: lockKey, CatalogQuery: string(catalog)}
+	}{Sources: s, LockKey: lockKey, CatalogQuery: string(catalog), ForeignQuery: string(foreign)}
 	type signature struct { // without the body
 		Name     string   `json:"name"`
 		Names    []string `json:"names"`

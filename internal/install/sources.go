@@ -49,8 +49,9 @@ type Relation struct {
 }
 
 type Trigger struct {
-	Name  string `json:"name"`
-	Table string `json:"table"`
+	Name     string `json:"name"`
+	Table    string `json:"table"`
+	Function string `json:"function"`
 }
 
 type Grant struct {
@@ -147,7 +148,7 @@ var (
 	resultPattern    = regexp.MustCompile(`^ returns (.+)`)
 	versionPattern   = regexp.MustCompile(`'(.*)'`)
 	viewPattern      = regexp.MustCompile(`(?ms)^create or replace view awa\.(\w+)(?: with \(([^)]*)\))? as\s+(.*?);$`)
-	triggerPattern   = regexp.MustCompile(`create (?:constraint|or replace) trigger (\w+) .* on awa\.(\w+)`)
+	triggerPattern   = regexp.MustCompile(`create (?:constraint|or replace) trigger (\w+) [^;]*? on awa\.(\w+)[^;]*? execute function awa\.(\w+)`)
 	grantPattern     = regexp.MustCompile(`\('awa_(\w+)', '(function|procedure|view) awa\.(\w+)'\)`)
 	callAllPattern   = regexp.MustCompile(`'function awa\.(\w+)'\s+from unnest\(array\[(.*?)\]`)
 	quotedPattern    = regexp.MustCompile(`'(\w+)'`)
@@ -214,7 +215,7 @@ func (s *Sources) readCode(text string) {
 		s.Relations = append(s.Relations, Relation{Name: v.Name, Kind: "view", Options: v.Options})
 	}
 	for _, m := range triggerPattern.FindAllStringSubmatch(text, -1) {
-		s.Triggers = append(s.Triggers, Trigger{m[1], m[2]})
+		s.Triggers = append(s.Triggers, Trigger{m[1], m[2], m[3]})
 	}
 	for _, m := range grantPattern.FindAllStringSubmatch(text, -1) {
 		kind := "function"

@@ -95,7 +95,7 @@ begin
       select format('%s %s', case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass), c.relowner,
              coalesce(c.relacl, acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner)), acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner),
              array(select g.oid from granted g where g.kind = 'relation' and g.name = c.relname), 'SELECT', array(select distinct x.grantee from pg_attribute a, aclexplode(a.attacl) x where a.attrelid = c.oid)
-        from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S')
+        from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner = v_owner
     )
     select o.object, o.grantees, o.privilege, array(select distinct a.grantee from aclexplode(o.acl) a where a.grantee <> o.owner) || o.by_column as others
       from objects o

@@ -33,6 +33,8 @@ declare
   c_sources constant text := '{{.Hash}}';
   c_functions constant jsonb := $awa_code${{.FunctionsJSON}}$awa_code$;
   c_relations constant jsonb := $awa_code${{.RelationsJSON}}$awa_code$;
+  c_foreign constant text := $awa_code${{.ForeignQuery}}$awa_code$;
+  c_expected constant jsonb := jsonb_build_object('relations', c_relations, 'triggers', $awa_code${{.TriggersJSON}}$awa_code$::jsonb);
   c_catalog constant text := $awa_code${{.CatalogQuery}}$awa_code$;
   v_before constant int := $1 ->> 'before';
   v_prefix constant text := $1 ->> 'role_prefix';
@@ -69,6 +71,10 @@ begin
     comment on column awa.schema_version.views is 'Hashes of the text of each view, and of what the catalog made of it, so that what is as it was is not locked';
     insert into awa.schema_version (version, functions, role_prefix) values (0, '0', v_prefix);
   end if;
+  -- Triggers, rules and policies that this version does not have go, also those of an older one.
+  for v_command in execute format('select f.cure from (%s) f where f.cure is not null', c_foreign) using c_expected loop
+    execute v_command;
+  end loop;
   update awa.schema_version set role_prefix = v_prefix, functions = c_version;
 
   -- Functions that this version does not have, or not in this form, go, with what of the schema depends on them: that is made again. What depends on them elsewhere is its owner's.

@@ -10,6 +10,8 @@ declare
   c_roles constant text[] := '{ {{- range $i, $r := .Roles}}{{if $i}},{{end}}{{$r}}{{end -}} }';
   c_relations constant jsonb := $awa_code${{.RelationsJSON}}$awa_code$;
   c_catalog constant text := $awa_code${{.CatalogQuery}}$awa_code$;
+  c_foreign constant text := $awa_code${{.ForeignQuery}}$awa_code$;
+  c_expected constant jsonb := jsonb_build_object('relations', c_relations, 'triggers', $awa_code${{.TriggersJSON}}$awa_code$::jsonb);
   v_wait constant interval := coalesce(nullif(current_setting('awa.install_wait', true), ''), '1 minute')::interval;
   v_began constant timestamptz := clock_timestamp();
   v_asked constant text := nullif(current_setting('awa.role_prefix', true), '');
@@ -29,11 +31,14 @@ declare
   v_missing text;
   v_marked boolean;
   v_others text;
+  v_members text;
   v_elsewhere text;
   v_catalog text;
   v_changed text[];
   v_locks text[];
   v_tables oid[];
+  v_foreign oid[];
+  v_passes boolean;
 {{template "declare" .}}
 {{- template "declare_as_owner" .}}
 begin
@@ -89,19 +94,28 @@ begin
         v_body := $awa_inside${{template "read" .}}$awa_inside$;
 {{template "as_owner" .}}
         select r.* into v_record from jsonb_to_record(v_said) r(version int, functions text, role_prefix text, tables text, sources text, catalog text, views jsonb);
-        if v_record.version is null and exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = 'ready_entries') then
+        if v_record.version is null then
           raise exception using errcode = '55000', message = 'awa.schema_version has lost its row', detail = 'Its data were left out of a dump, say.',
             hint = 'Where there are no jobs, drop the schema, and install anew: awa uninstall, awa migrate. Otherwise restore the row.';
+        elsif v_record.version < 1 then
+          raise exception using errcode = '55000', message = format('awa.schema_version holds version %s, which there is none', v_record.version), detail = 'Somebody else made that table, or changed it.',
+            hint = 'Find out who did it. Where there are no jobs, drop the schema, and install anew: awa uninstall, awa migrate.';
         end if;
-        v_before := coalesce(v_record.version, 0);
+        v_before := v_record.version;
         if v_before between 1 and c_schema and v_record.tables is distinct from c_tables[v_before] then
           raise exception using errcode = '55000', message = 'the database has the tables of another Awa that was not released', detail = 'Until version 0.1.0 tables are changed without a migration.',
             hint = 'Remove it with the program that installed it, and install anew: awa uninstall, awa migrate.';
         end if;
         v_views := v_record.views;
-      elsif exists (select from pg_class c where c.relnamespace = v_namespace) or exists (select from pg_proc p where p.pronamespace = v_namespace) then
-        raise exception using errcode = '55000', message = 'schema awa holds tables or functions, but not the version of Awa',
-          detail = 'It is not Awa''s, or it was restored without awa.schema_version.', hint = 'Empty or rename the schema; or restore that table, too.';
+      else
+        select string_agg(pg_describe_object(d.classid, d.objid, 0), ', ' order by d.classid, d.objid) into v_problem
+          from (select d.classid, d.objid from pg_depend d
+                 where d.refclassid = 'pg_namespace'::regclass and d.refobjid = v_namespace and d.classid not in ('pg_default_acl'::regclass, 'pg_publication_namespace'::regclass)
+                 order by d.classid, d.objid limit 5) d;
+        if v_problem is not null then
+          raise exception using errcode = '55000', message = 'schema awa is not empty, but does not hold the version of Awa',
+            detail = format('It holds %s. It is not Awa''s, or it was restored without awa.schema_version.', v_problem), hint = 'Empty or rename the schema; or restore that table, too.';
+        end if;
       end if;
       if v_before = 0 then
         v_prefix := coalesce(v_asked, 'awa_');
@@ -158,16 +172,25 @@ begin
   set local check_function_bodies = off;
   set local client_min_messages = warning;
 
+  -- Whatever has another owner now becomes this one's.
+  v_passes := v_before > 0 and (v_schema_owner <> v_owner
+    or exists (select from pg_class c join jsonb_to_recordset(c_relations) e(name text) on e.name = c.relname where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner <> v_owner));
+  if v_passes and v_before < c_schema then
+    raise exception using errcode = '55000', message = format('schema awa, or something in it, does not belong to %s, and has older tables', v_owner::regrole), detail = 'What its present owner put there would run as that role.',
+      hint = format('Bring it to this version as its present owner (%s) first, then run this again.', v_schema_owner::regrole);
+  end if;
+  execute format('select array_agg(distinct coalesce(i.inhparent, f.relation)) from (%s) f left join pg_inherits i on i.inhrelid = f.relation where f.cure is not null', c_foreign) into v_foreign using c_expected;
+
   -- What has to be locked: a view only where it differs, tables only where a migration, an owner or a trigger changes them.
   select coalesce(array_agg(p.view), '{}') into v_changed
     from (values {{range $i, $p := .Views}}{{if $i}}, {{end}}('{{$p.Name}}', '{{$p.Hash}}'){{end}}) p(view, hash)
     left join pg_class c on c.relnamespace = v_namespace and c.relname = p.view and c.relkind = 'v'
     left join pg_rewrite r on r.ev_class = c.oid
-   where (v_views -> p.view ->> 0 = p.hash and v_views -> p.view ->> 1 = md5(concat(r.ev_action, c.reloptions))) is not true;
+   where v_passes or c.oid = any (v_foreign) or (v_views -> p.view ->> 0 = p.hash and v_views -> p.view ->> 1 = md5(concat(r.ev_action, c.reloptions))) is not true;
   select coalesce(array_agg(c.oid), '{}') into v_tables
     from pg_class c
    where c.relnamespace = v_namespace and v_before > 0 and c.relkind in ('r', 'p') and not c.relispartition
-     and (v_before < c_schema
+     and (v_before < c_schema or c.oid = any (v_foreign)
           or exists (select from pg_class o where o.relnamespace = v_namespace and o.relkind in ('r', 'p', 'S') and o.relowner <> v_owner)
           or c.relname in (select t."table" from jsonb_to_recordset($awa_code${{.TriggersJSON}}$awa_code$::jsonb) t("table" text, name text)
                             where not exists (select from pg_trigger g where g.tgrelid = c.oid and g.tgname = t.name and g.tgenabled in ('O', 'A'))));
@@ -181,7 +204,16 @@ begin
   v_tables := v_tables || array(select c.oid from pg_class c where c.relnamespace = v_namespace and c.relkind = 'v' and (c.relname = any (v_changed) or c.relowner <> v_owner));
 {{template "lock" .}}
 
-  -- Whatever is there is given to its owner, with all rights on it. This runs nothing of anybody's.
+  -- Code of one role's does not become another's.
+  if v_passes then
+    execute format('select string_agg(f.object, '', '') from (%s) f', c_foreign) into v_problem using c_expected;
+    if v_problem is not null then
+      raise exception using errcode = '55000', message = format('there are things in schema awa that are none of Awa''s, and it would become %s''s', v_owner::regrole), detail = format('They are: %s.', v_problem),
+        hint = 'Nothing was changed. What runs code there would run it as that role. Drop them, or move them elsewhere, and run this again.';
+    end if;
+  end if;
+
+  -- Whatever of Awa's is there is given to its owner, with all rights on it. This runs nothing of anybody's.
   for v_command in
     select format('alter schema awa owner to %s', v_owner::regrole) from pg_namespace n where n.oid = v_namespace and n.nspowner <> v_owner
     union all
@@ -189,14 +221,14 @@ begin
     union all
     select format('alter %s %s owner to %s', case c.relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end, c.oid::regclass, v_owner::regrole)
       from pg_class c
-     where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner <> v_owner
+     where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner <> v_owner and c.relname in (select e.name from jsonb_to_recordset(c_relations) e(name text))
        and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype in ('a', 'i') and c.relkind = 'S')
     union all
     select format('alter routine %s owner to %s', p.oid::regprocedure, v_owner::regrole) from pg_proc p where p.pronamespace = v_namespace and p.proowner <> v_owner
     union all
     select format('grant all on %s %s to %s', case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass, v_owner::regrole)
       from pg_class c
-     where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v', 'S')
+     where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner = v_owner
        and (select count(*) from aclexplode(c.relacl) a where a.grantee = c.relowner) < (select count(*) from aclexplode(acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner)) a) and c.relacl is not null
     union all
     select format('grant all on routine %s to %s', p.oid::regprocedure, v_owner::regrole) from pg_proc p where p.pronamespace = v_namespace and not has_function_privilege(p.proowner, p.oid, 'execute')

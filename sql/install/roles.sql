@@ -31,6 +31,25 @@
             detail = format('Schema awa belongs to %s. What was put there would run with the rights of %s.', v_schema_owner::regrole, v_owner_role::regrole),
             hint = format('If that role is meant for Awa: comment on role %s is %L. Otherwise rename it.', v_owner_role::regrole, {{template "mark"}});
         end if;
+        -- Two first installations at once, in two databases, meet here, where the roles are there already: one waits for the other's end, and sees then what that role owns.
+        while v_schema_owner is distinct from v_owner_role and not (select r.rolcanlogin from pg_roles r where r.oid = v_owner_role) loop
+          begin
+            perform set_config('lock_timeout', greatest(1, ceil(extract(epoch from v_began + v_wait - clock_timestamp()) * 1000))::text, true);
+            execute format('alter role %s nologin', v_owner_role::regrole);
+            exit;
+          exception
+            when insufficient_privilege then
+              exit; -- nor may this role make itself a member
+            when internal_error then
+              if clock_timestamp() > v_began + v_wait + '1 second' then
+                raise;
+              end if; -- otherwise once more: another transaction has changed the role ("tuple concurrently updated")
+            when lock_not_available then
+              raise exception using errcode = '55P03', message = format('others are in the way: role %s has not become free within %s', v_owner_role::regrole, v_wait), detail = 'An installation in another database is under way, or somebody changes the role.',
+                hint = 'Nothing was changed. Try again when it has ended.';
+          end;
+        end loop;
+        perform set_config('lock_timeout', '5s', true);
         select string_agg(d.datname, ', ' order by d.datname) into v_elsewhere
           from pg_database d
          where d.datname <> current_database() and exists (select from pg_shdepend s where s.dbid = d.oid and s.refclassid = 'pg_authid'::regclass and s.refobjid = v_owner_role and s.deptype = 'o');
@@ -42,6 +61,20 @@
           raise exception using errcode = '55000', message = format('the role %s owns things in other databases', v_owner_role::regrole),
             detail = format('They are in: %s. To install here, %s would have to become a member of it, and so could read and change all there.', v_elsewhere, current_user),
             hint = 'Choose roles of this database''s own: --role-prefix app_, for psql -v role_prefix=app_.';
+        end if;
+        -- Whoever was a member when the roles were another database's, which is gone, would read and change all here.
+        if v_before = 0 then
+          select string_agg(m.member::regrole::text, ', ' order by m.member::regrole::text) into v_members
+            from pg_auth_members m join pg_roles r on r.oid = m.member
+           where m.roleid = v_owner_role and m.member <> v_me and not r.rolsuper
+             and (coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true) or coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)); -- from PostgreSQL 16 on, its creator is a member that is neither
+          if v_members is not null and v_super then
+            raise warning 'the role % has members: %', v_owner_role::regrole, v_members
+              using detail = 'They can read and change everything here.', hint = format('Unless that is meant: revoke %s from %s. Or install with roles of its own: --role-prefix, for psql -v role_prefix=...', v_owner_role::regrole, v_members);
+          elsif v_members is not null then
+            raise exception using errcode = '55000', message = format('the role %s has members: %s', v_owner_role::regrole, v_members), detail = 'They could read and change everything here.',
+              hint = format('Let somebody who may say: revoke %s from %s. Or choose roles of this database''s own: --role-prefix app_, for psql -v role_prefix=app_.', v_owner_role::regrole, v_members);
+          end if;
         end if;
       end if;
       select string_agg(r.rolname, ', ' order by r.rolname) into v_others

@@ -9,6 +9,7 @@ with schema as (
 ), relations as (
   select c.*, format('awa.%I', c.relname) as name from pg_class c
    where c.relnamespace = (select n.oid from pg_namespace n where n.nspname = 'awa') and c.relkind in ('r', 'p', 'v', 'S')
+     and c.relname in (select e.name from jsonb_to_recordset($1::jsonb -> 'relations') e(name text)) -- others are named with the tables
 ), owner as (
   select mode() within group (order by f.proowner) as oid from functions f
 ), objects as (
