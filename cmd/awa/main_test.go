@@ -192,6 +192,20 @@ func TestMigrateWithoutPermission(t *testing.T) {
 	assert.Contains(t, stderr, "grant create on database")
 }
 
+// Where somebody has locked the table of the version, the installation waits for as long as it may, and names that session.
+func TestMigrateNamesTheHolder(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	holder := testdb.Connect(t, with(t, databaseURL, "application_name", "holder"))
+	execute(t, holder, "begin", "lock table awa.schema_version in access exclusive mode")
+	for _, command := range []string{"migrate", "uninstall"} {
+		began := time.Now()
+		status, _, stderr := awa(t.Context(), command, "--wait", "300ms", "--database-url", databaseURL)
+		assert.Equal(t, 1, status, command)
+		assert.Less(t, time.Since(began), 4*time.Second, command)
+		assert.Contains(t, stderr, "(holder) holds", command)
+	}
+}
+
 func TestMigrateUnknownDatabase(t *testing.T) {
 	databaseURL := strings.Replace(testdb.EmptyURL(t), "awa_test_", "awa_test_not_", 1)
 	status, _, stderr := awa(t.Context(), "migrate", "--database-url", databaseURL)

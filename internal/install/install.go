@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/awa-pg/awa/sql"
 )
@@ -58,6 +60,7 @@ func run(ctx context.Context, conn *pgx.Conn, o Options, text, setting string, r
 	}
 	set("awa.role_prefix", o.RolePrefix)
 	if o.Wait > 0 {
+		set("lock_timeout", fmt.Sprint(max(1, o.Wait.Milliseconds()))) // of what is read before the installation takes locks
 		set("awa.install_wait", fmt.Sprintf("%d milliseconds", max(1, o.Wait.Milliseconds())))
 	}
 	if o.Force {
@@ -66,9 +69,29 @@ func run(ctx context.Context, conn *pgx.Conn, o Options, text, setting string, r
 	// The result is read in the transaction: behind a proxy that pools transactions, the next one may be in another session.
 	results, err := conn.PgConn().Exec(ctx, begin+settings.String()+text+fmt.Sprintf("select pg_catalog.current_setting(%s);\nreset %s;\ncommit;", quote(setting), setting)).ReadAll()
 	if err != nil {
-		return err
+		return nameHolders(ctx, conn, err)
 	}
 	return json.Unmarshal(results[len(results)-3].Rows[0][0], result)
+}
+
+// nameHolders adds to an error about a lock, where it does not say so, which sessions hold tables of the schema.
+func nameHolders(ctx context.Context, conn *pgx.Conn, err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) || pg.Code != "55P03" || pg.Detail != "" { // lock_not_available
+		return err
+	}
+	results, e := conn.PgConn().Exec(ctx, `rollback; begin read only; set local search_path = pg_catalog, pg_temp;
+select string_agg(distinct format('process %s of role %s%s holds awa.%I', a.pid, a.usename, ' (' || nullif(a.application_name, '') || ')', c.relname), '; ')
+  from pg_locks l
+  join pg_class c on c.oid = l.relation and c.relnamespace = (select n.oid from pg_namespace n where n.nspname = 'awa')
+  join pg_stat_activity a on a.pid = l.pid
+ where l.granted and l.mode in ('ExclusiveLock', 'AccessExclusiveLock') and l.pid <> pg_backend_pid() and l.database = (select d.oid from pg_database d where d.datname = current_database());
+rollback;`).ReadAll()
+	if e == nil && len(results[3].Rows) == 1 && results[3].Rows[0][0] != nil {
+		pg.Detail = string(results[3].Rows[0][0]) + "."
+		pg.Hint = "Try again when these have ended, or end them with pg_terminate_backend."
+	}
+	return err
 }
 
 // begin begins the transaction, whatever the defaults of the role and the database are: these may be somebody else's. To begin and to set looks nothing up. Nothing is left of it in the session, which may be
