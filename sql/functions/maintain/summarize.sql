@@ -17,7 +17,7 @@ set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
-set lock_timeout = '100ms'
+set lock_timeout = 100
 as $$
 declare
   v_summarized bigint;
