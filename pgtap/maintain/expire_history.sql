@@ -83,7 +83,7 @@ select is((select expired from awa.expire_history()), 0::bigint, 'or as long as 
 select awa.configure_queue(pg_temp.q(' set'), '{"completed_retention": "24 hours"}') \g /dev/null
 select is(pg_temp.states(' set'), 'available 2, retryable 1, running 1', 'a queue that keeps them for less time shows them no more');
 select is((select count(*) from c, awa.job(c.job_id) j where c.suffix = ' set' and c.n in (5, 6)), 0::bigint, 'nor does job');
-select pg_temp.refused(format('select awa.delete_job(%s)', c.job_id), 'JQ003', 'no such job', 'nor are they there to be changed') from c where c.suffix = ' set' and c.n = 5;
+select pg_temp.refused(format('select awa.retry(%s)', c.job_id), 'JQ003', 'no such job', 'nor are they there to be changed') from c where c.suffix = ' set' and c.n = 5;
 select is((select count(*) from awa.list_jobs(pg_temp.q(' set'), 'completed')), 0::bigint, 'or listed');
 select is(pg_temp.states(), 'available 2, completed 2, retryable 1, running 1', 'others do');
 select is((select c.completed from awa.queue_counts(pg_temp.q(' set')) c), 2::bigint, 'they stay in the counts');
