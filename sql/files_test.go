@@ -180,6 +180,21 @@ func TestUninstall(t *testing.T) {
 	require.Contains(t, detail(err), "view public.mine")
 	require.Contains(t, detail(err), "default value for column id of table public.ids")
 	a.exec("drop view public.mine; drop table public.ids")
+	for object, statements := range map[string][2]string{
+		"policy p on table public.t":                       {"create table public.t (v text); create policy p on public.t using (v = awa.version())", "drop table public.t"},
+		"table awa.mine":                                   {"create table awa.mine (n int); insert into awa.mine values (1)", "drop table awa.mine"},
+		"publication of table awa.leases in publication p": {"create publication p for table awa.leases", "drop publication p"},
+		"publication of schema awa in publication p":       {"create publication p for tables in schema awa", "drop publication p"},
+		"statistics object public.s":                       {"create statistics public.s on job_id, lane from awa.leases", "drop statistics public.s"},
+		"type awa.mine":                                    {"create domain awa.mine as int", "drop domain awa.mine"},
+		"table public.child":                               {"create table public.child () inherits (awa.settings)", "drop table public.child"},
+	} {
+		a.exec(statements[0])
+		_, err = byProgram(d, install.Options{})
+		require.Equal(t, "2BP01", sqlState(err), object)
+		require.Contains(t, detail(err), object)
+		a.exec(statements[1])
+	}
 
 	// Somebody put policies where it would look for jobs: they don't hide any.
 	a.exec("create policy p on awa.leases using (false); alter table awa.leases enable row level security, force row level security")

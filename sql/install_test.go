@@ -225,6 +225,33 @@ func TestInstallWithoutASuperuser(t *testing.T) {
 	}
 }
 
+// A role that may create roles makes itself a member only of an owner that Awa has made, and says what it lacks if it does not inherit.
+func TestInstallBecomesAMemberOfAwasOwnerOnly(t *testing.T) {
+	own := newServer(t)
+	admin := database{t, own.URL()}.session()
+	admin.exec("create role their_owner; create role installer login createrole; create role shy login createrole noinherit")
+	admin.exec("create database app")
+	d := named(own, t, "app")
+	s := d.session()
+	s.exec("create schema awa authorization their_owner; grant create on database app to installer, shy")
+	_, err := driver.Migrate(t.Context(), withUser(t, own.URL(), "installer", "app"))
+	require.Equal(t, "42501", sqlState(err))
+	require.ErrorContains(t, err, "schema awa belongs to their_owner")
+	require.False(t, one[bool](s, "select pg_has_role('installer', 'their_owner', 'member')"))
+
+	s.exec("drop schema awa")
+	_, err = driver.Migrate(t.Context(), withUser(t, own.URL(), "shy", "app"))
+	require.Equal(t, "42501", sqlState(err))
+	require.ErrorContains(t, err, "does not inherit")
+	require.ErrorContains(t, err, "alter role shy inherit")
+	_, err = driver.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	s.exec("grant awa_owner to shy; update awa.schema_version set sources = ''")
+	_, err = driver.Migrate(t.Context(), withUser(t, own.URL(), "shy", "app"))
+	require.Equal(t, "42501", sqlState(err))
+	require.Contains(t, detail(err), "shy is a member of that role, but does not inherit its rights")
+}
+
 // Roles belong to the server. Whoever installs in a second database does not become a member of the role that owns the first one's jobs.
 func TestInstallInASecondDatabase(t *testing.T) {
 	own := newServer(t)

@@ -208,6 +208,24 @@ func TestDoctorKnowsTheOwnerByItsPrefix(t *testing.T) {
 	}...)
 }
 
+// An installation for a role alone has no roles, whatever roles another database has made.
+func TestDoctorBesideRolesOfAnotherDatabase(t *testing.T) {
+	databaseURL := startServer(t, pgserver.Config{Durable: true})
+	status, _, stderr := awa(t.Context(), "migrate", "--database-url", databaseURL)
+	require.Zero(t, status, stderr)
+	execute(t, testdb.Connect(t, databaseURL), "create role plain login", "create database plain owner plain")
+	databaseURL = strings.Replace(with(t, databaseURL, "user", "plain"), "/postgres?", "/plain?", 1)
+	status, _, stderr = awa(t.Context(), "migrate", "--role-prefix", "plain_", "--database-url", databaseURL)
+	require.Zero(t, status, stderr)
+	findings := examined(t, databaseURL)
+	assert.NotNil(t, find(findings, levelOK, "roles", "", "Awa is installed for plain alone"))
+	for _, f := range findings {
+		if f.Topic == "roles" && f.Level != levelOK {
+			assert.Contains(t, f.Message, "snapshots of others")
+		}
+	}
+}
+
 func TestDoctorOnAServerThatDoesNotFit(t *testing.T) {
 	databaseURL := startServer(t, pgserver.Config{Settings: map[string]string{ // fsync and full_page_writes are off, too
 		"synchronous_commit": "off", "autovacuum": "off", "track_counts": "off", "default_transaction_isolation": "repeatable read",

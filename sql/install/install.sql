@@ -59,14 +59,20 @@ begin
       exit when v_namespace is null;
       if not pg_has_role(v_schema_owner, 'usage') then
         begin
-          if not exists (select from pg_roles r where r.oid = v_schema_owner and r.rolname ~ 'owner$' and not r.rolcanlogin) then
+          -- A role becomes a member by itself only of one that Awa has made for this.
+          if not exists (select from pg_roles r where r.oid = v_schema_owner and r.rolname ~ 'owner$' and not r.rolcanlogin and shobj_description(r.oid, 'pg_authid') = {{template "mark"}}) then
             raise insufficient_privilege;
           end if;
           execute format('grant %s to current_user', v_schema_owner::regrole);
         exception when insufficient_privilege then
-          raise exception using errcode = '42501', message = format('schema awa belongs to %s', v_schema_owner::regrole), detail = format('%s is not a member of that role.', current_user),
-            hint = format('Run this as %s or as a member of it, or let somebody who may grant it for the time being: grant %s to %I.', v_schema_owner::regrole, v_schema_owner::regrole, current_user);
+          null;
         end;
+        if not pg_has_role(v_schema_owner, 'usage') then
+          raise exception using errcode = '42501', message = format('schema awa belongs to %s', v_schema_owner::regrole),
+            detail = format(case when pg_has_role(v_schema_owner, 'member') then '%s is a member of that role, but does not inherit its rights.' else '%s is not a member of that role.' end, current_user),
+            hint = case when pg_has_role(v_schema_owner, 'member') then format('Let somebody who may say: alter role %I inherit.', current_user)
+                     else format('Run this as %s or as a member of it, or let somebody who may grant it for the time being: grant %s to %I.', v_schema_owner::regrole, v_schema_owner::regrole, current_user) end;
+        end if;
       end if;
 {{template "pin"}}    end loop;
     if v_namespace is null then

@@ -105,6 +105,9 @@
           when unique_violation then
             v_owner := v_owner_role; -- granted by another installation, just now
         end;
+        if v_owner = v_owner_role and not pg_has_role(v_owner_role, 'usage') then
+          raise exception using errcode = '42501', message = format('%s is a member of %s, but does not inherit its rights', current_user, v_owner_role::regrole), hint = format('Let somebody who may say: alter role %I inherit.', current_user);
+        end if;
         -- To truncate a segment, the owner has to know how old the snapshots of others are.
         if v_owner = v_owner_role and not pg_has_role(v_owner_role, 'pg_read_all_stats', 'usage') then
           begin

@@ -3,6 +3,7 @@
 do $awa$
 declare
   c_roles constant text[] := '{ {{- range $i, $r := .Roles}}{{if $i}},{{end}}{{$r}}{{end -}} }';
+  c_relations constant jsonb := $awa_code${{.RelationsJSON}}$awa_code$;
   v_wait constant interval := coalesce(nullif(current_setting('awa.install_wait', true), ''), '1 minute')::interval;
   v_began constant timestamptz := clock_timestamp();
   v_asked constant text := nullif(current_setting('awa.role_prefix', true), '');
@@ -82,7 +83,16 @@ begin
                  when 'pg_attrdef'::regclass then (select c.relnamespace <> v_namespace from pg_attrdef a join pg_class c on c.oid = a.adrelid where a.oid = g.objid)
                  when 'pg_constraint'::regclass then (select c.connamespace <> v_namespace from pg_constraint c where c.oid = g.objid)
                  when 'pg_trigger'::regclass then (select c.relnamespace <> v_namespace from pg_trigger t join pg_class c on c.oid = t.tgrelid where t.oid = g.objid)
+                 when 'pg_policy'::regclass then (select c.relnamespace <> v_namespace from pg_policy p join pg_class c on c.oid = p.polrelid where p.oid = g.objid)
+                 when 'pg_type'::regclass then (select t.typrelid = 0 and not exists (select from pg_type e where e.typarray = t.oid) from pg_type t where t.oid = g.objid) -- Awa has no types but those of relations
+                 -- Publications, statistics, operators, casts and so on: Awa has none.
+                 else g.classid not in ('pg_namespace'::regclass, 'pg_rewrite'::regclass, 'pg_default_acl'::regclass)
                end
+        union
+        select format('%s awa.%I', case c.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'S' then 'sequence' when 'f' then 'foreign table' when 'c' then 'type' else 'table' end, c.relname)
+          from pg_class c
+         where c.relnamespace = v_namespace and c.relkind not in ('i', 'I') and not exists (select from jsonb_to_recordset(c_relations) e(name text) where e.name = c.relname)
+           and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i')
       ) d;
     if v_dependent is not null and not v_force then
       raise exception using errcode = '2BP01', message = 'objects of others depend on Awa', detail = format('They are: %s.', v_dependent), hint = 'Nothing was changed. Drop them first. To drop them, too: --force, for psql -v force=on.';

@@ -1,9 +1,15 @@
 with schema as (
   select n.* from pg_namespace n where n.nspname = 'awa'
+), named as (
+  select substring(r.rolname from '^(.*)owner$') as prefix from schema s join pg_roles r on r.oid = s.nspowner
+   where not r.rolcanlogin or exists (select from pg_roles p where p.rolname = substring(r.rolname from '^(.*)owner$') || 'producer')
 ), prefix as (
-  select coalesce((select substring(r.rolname from '^(.*)owner$') from schema s join pg_roles r on r.oid = s.nspowner and (not r.rolcanlogin or exists (select from pg_roles p where p.rolname = substring(r.rolname from '^(.*)owner$') || 'producer'))), 'awa_') as prefix
+  -- The table of the version knows it, but is not read here. The owner's name tells it; or the grants, where the functions run as the role that installed them. Without grants it is installed for that role alone.
+  select coalesce((select n.prefix from named n),
+           (select substring(r.rolname from '^(.*)producer$') from schema s, aclexplode(s.nspacl) a join pg_roles r on r.oid = a.grantee where r.rolname ~ 'producer$' order by 1 limit 1)) as prefix
 ), roles as (
   select e.role as name, p.prefix || e.role as role, r.oid from prefix p cross join jsonb_array_elements_text($1::jsonb -> 'roles') e(role) left join pg_roles r on r.rolname = p.prefix || e.role
+   where p.prefix is not null
 ), functions as (
   select p.*, p.oid::regprocedure::text as name from pg_proc p where p.pronamespace = (select n.oid from pg_namespace n where n.nspname = 'awa')
 ), relations as (
