@@ -119,11 +119,18 @@ func TestPruneBesideAnEntryThatCommitsMeanwhile(t *testing.T) {
 	}
 }
 
+// stopsAfterItsSnapshot lets cleaning wait for the advisory lock 42, when it has taken its snapshot and goes on to open attempts.
+func (s *session) stopsAfterItsSnapshot() {
+	s.Helper()
+	s.exec("do $$ begin execute replace(pg_get_functiondef('awa._take_open'::regproc), 'for v_claim in', 'perform pg_advisory_xact_lock_shared(42); for v_claim in'); end $$")
+}
+
 // What is committed after that snapshot counts where it is, and is carried by the next cleaning: also where that is not the first one.
 func TestPruneBesideWhatCommitsAfterItsSnapshot(t *testing.T) {
 	d := newDatabase(t)
 	producers := []*session{d.session(), d.session()}
 	blocker, s, p := d.session(), d.session().neverWaits(), d.session()
+	s.stopsAfterItsSnapshot()
 	running, ready := s.open("q", shapes[3]), s.enqueue("q")
 	for n, producer := range producers {
 		producer.exec("begin")
@@ -135,7 +142,7 @@ func TestPruneBesideWhatCommitsAfterItsSnapshot(t *testing.T) {
 	s.rotate()
 	for n, producer := range producers {
 		blocker.exec("begin")
-		blocker.exec("lock table awa.leases in share mode") // the cleaning stops there
+		blocker.exec("select pg_advisory_xact_lock(42)") // the cleaning stops there
 		pruned := p.prunesInTheBackground()
 		s.waitUntilBlocked(p)
 		producer.exec("commit")
@@ -163,6 +170,7 @@ func TestPruneBesideWhatCommitsAfterItsSnapshot(t *testing.T) {
 func TestSecondCleaningBesideABurial(t *testing.T) {
 	d := newDatabase(t)
 	operator, producer, blocker, s, p := d.session(), d.session(), d.session(), d.session().neverWaits(), d.session()
+	s.stopsAfterItsSnapshot()
 	job := s.enqueue("q")
 	producer.exec("begin")
 	producer.exec("select awa.enqueue('late', 'k')")
@@ -175,7 +183,7 @@ func TestSecondCleaningBesideABurial(t *testing.T) {
 	s.balanced()
 
 	blocker.exec("begin")
-	blocker.exec("lock table awa.leases in share mode") // the second cleaning stops there, when it has taken its snapshot
+	blocker.exec("select pg_advisory_xact_lock(42)") // the second cleaning stops there, when it has taken its snapshot
 	pruned := p.prunesInTheBackground()
 	s.waitUntilBlocked(p)
 	operator.exec("commit")
