@@ -22,7 +22,8 @@ const (
 	// within 5 ms of an enqueue that is committed later, or rolled back.
 	firstDistance = 5 * time.Millisecond
 
-	// longestRetry bounds a claim from a queue that could not be claimed from the last time, because somebody has locked it,
+	// longestRetry bounds a claim from a queue that could not be claimed from the last time, because somebody has
+	// locked it,
 	// say: the other queues have to wait meanwhile.
 	longestRetry = time.Second
 )
@@ -171,7 +172,8 @@ type claimedJob struct {
 	err error
 }
 
-// claimJobs takes jobs. One that can't be decoded does not keep the others from being known. Where there is a limit, one that has more
+// claimJobs takes jobs. One that can't be decoded does not keep the others from being known. Where there is a limit,
+// one that has more
 // bytes comes without its body.
 func claimJobs(ctx context.Context, db pipeline, params gen.ClaimWithinParams) ([]claimedJob, error) {
 	var errs []error
@@ -261,7 +263,8 @@ func (l *link) carried(received int64, took time.Duration, tooLarge int) {
 	}
 }
 
-// limit returns how many bytes a job may have to come with its body, 0 for any number, and how many jobs may be claimed.
+// limit returns how many bytes a job may have to come with its body, 0 for any number, and how many jobs may be
+// claimed.
 func (l *link) limit(jobs int, now time.Time) (most int64, n int) {
 	if !now.Before(l.until) {
 		l.most = 0
@@ -272,7 +275,8 @@ func (l *link) limit(jobs int, now time.Time) (most int64, n int) {
 	return l.most, jobs
 }
 
-// limitFor returns the limit after so many bytes have come. Those are measured on the wire, so some of them are no job's.
+// limitFor returns the limit after so many bytes have come. Those are measured on the wire, so some of them are no
+// job's.
 func limitFor(received int64) int64 { return received / 4 * 3 }
 
 func receivedFor(limit int64) int64 { return limit / 3 * 4 }

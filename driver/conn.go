@@ -20,14 +20,16 @@ import (
 
 // Variables for the sake of tests.
 var (
-	// callTimeout bounds each call of the worker, so that a server that has gone silent is noticed. The longest regular one
+	// callTimeout bounds each call of the worker, so that a server that has gone silent is noticed. The longest regular
+	// one
 	// is a claim that waits for another one.
 	callTimeout = 20 * time.Second
 	// connectTimeout bounds what one of the addresses in the URL may take, so that another one is tried in time.
 	connectTimeout = 5 * time.Second
 )
 
-// connect returns a connection of the worker's own, whose traffic is metered. It is made as the pool makes its connections, but is
+// connect returns a connection of the worker's own, whose traffic is metered. It is made as the pool makes its
+// connections, but is
 // none of them: the pool may be exhausted.
 func connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, *meter, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
@@ -61,7 +63,8 @@ func connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, *meter, error)
 	return conn, received, nil
 }
 
-// unprepared returns the mode to use in place of the pool's: one without prepared statements, and without a second round
+// unprepared returns the mode to use in place of the pool's: one without prepared statements, and without a second
+// round
 // trip that belongs to the first, since a proxy that pools transactions may send them to different servers.
 func unprepared(cfg *pgx.ConnConfig) pgx.QueryExecMode {
 	switch {
@@ -85,7 +88,8 @@ type handlersDB struct {
 	mode pgx.QueryExecMode
 }
 
-// call calls a function of the server, as a statement alone, or, where the database's default isolation level makes that fail
+// call calls a function of the server, as a statement alone, or, where the database's default isolation level makes
+// that fail
 // because of what others do, once more in a transaction at READ COMMITTED.
 func (h handlersDB) call(ctx context.Context, f func(DBTX) error) error {
 	err := f(unpreparedDB{utf8DB{h.pool}, h.mode})
@@ -109,7 +113,8 @@ func (u unpreparedDB) QueryRow(ctx context.Context, sql string, args ...any) pgx
 
 func (u unpreparedDB) with(args []any) []any { return append([]any{u.mode}, args...) }
 
-// utf8DB is what the caller runs statements on, unless the server takes what Go writes there for something else than UTF-8.
+// utf8DB is what the caller runs statements on, unless the server takes what Go writes there for something else than
+// UTF-8.
 type utf8DB struct{ DBTX }
 
 func (u utf8DB) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
@@ -161,7 +166,8 @@ func (u utf8DB) check() error {
 	return nil
 }
 
-// checkEncoding refuses a connection whose texts are not UTF-8. It takes no round trip, since the server says so by itself.
+// checkEncoding refuses a connection whose texts are not UTF-8. It takes no round trip, since the server says so by
+// itself.
 func checkEncoding(conn *pgx.Conn) error {
 	if conn == nil {
 		return nil
@@ -200,7 +206,8 @@ func (d *dedicated) open(ctx context.Context) error {
 	return err
 }
 
-// call runs f on the connection, to its end, whatever becomes of the context. When it returns an error it also says whether
+// call runs f on the connection, to its end, whatever becomes of the context. When it returns an error it also says
+// whether
 // it is unknown if f has had an effect.
 func (d *dedicated) call(ctx context.Context, f func(context.Context, *pgx.Conn) error) (unknown bool, err error) {
 	if err := d.open(ctx); err != nil {
@@ -237,14 +244,16 @@ func (d *dedicated) callUntil(ctx context.Context, f func(context.Context, *pgx.
 	return err != nil && !errors.As(err, &pg), err
 }
 
-// isReadOnly asks whether it is the server that does not want to be written to, so that another address may be the primary by now. A
+// isReadOnly asks whether it is the server that does not want to be written to, so that another address may be the
+// primary by now. A
 // trigger may raise the same code for a single row.
 func (d *dedicated) isReadOnly(ctx context.Context) (readOnly bool) {
 	err := d.conn.QueryRow(ctx, "select pg_is_in_recovery() or current_setting('transaction_read_only')::bool").Scan(&readOnly)
 	return readOnly || err != nil
 }
 
-// cutOff returns how many bytes of an answer had come when the connection was lost in the middle of it, although they had come for
+// cutOff returns how many bytes of an answer had come when the connection was lost in the middle of it, although they
+// had come for
 // long: a quarter of the time that the whole call may take, at least. 0 when that is not what has happened.
 func (d *dedicated) cutOff() int64 {
 	if d.conn == nil || d.isOpen() {
@@ -276,7 +285,8 @@ const (
 	smallAnswer = 4 * headOfAnswer
 )
 
-// meter measures what comes from the server on one connection, since the last call began. It is safe for concurrent use.
+// meter measures what comes from the server on one connection, since the last call began. It is safe for concurrent
+// use.
 type meter struct {
 	connected atomic.Bool // what is dialed from then on is another connection, for a request to cancel
 
@@ -300,7 +310,8 @@ func (m *meter) dialer(dial pgconn.DialFunc) pgconn.DialFunc {
 	}
 }
 
-// hangUp ends a connection that was lost in the middle of an answer. pgx goes on to read it for a while, and until then the server,
+// hangUp ends a connection that was lost in the middle of an answer. pgx goes on to read it for a while, and until then
+// the server,
 // which can't be interrupted while it writes, keeps its locks.
 func (m *meter) hangUp() {
 	m.mu.Lock()
@@ -409,7 +420,8 @@ func (p pipeline) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 	return pipelineRow{rows: rows, err: err}
 }
 
-// all runs what f asks for in one transaction, and in one round trip. It is for functions that have nothing to say: f sees
+// all runs what f asks for in one transaction, and in one round trip. It is for functions that have nothing to say: f
+// sees
 // no results. After an error the transaction may still be open.
 func (p pipeline) all(ctx context.Context, f func(gen.DBTX)) error {
 	var batch pgx.Batch
@@ -499,7 +511,8 @@ func (r pipelineRow) Scan(dest ...any) error {
 	return r.rows.Err()
 }
 
-// ownTx is a pool on which each query is a transaction of its own, at READ COMMITTED whatever the database's default is, and in
+// ownTx is a pool on which each query is a transaction of its own, at READ COMMITTED whatever the database's default
+// is, and in
 // one round trip.
 type ownTx struct{ pool *pgxpool.Pool }
 
@@ -573,7 +586,8 @@ func (r *ownTxRows) Close() {
 // readOnly is the SQLSTATE of a stand-by that will be promoted, or of a server that was demoted.
 const readOnly = "25006"
 
-// isTemporary says whether it makes sense to repeat the same call: the server was not reached, or did not refuse what it
+// isTemporary says whether it makes sense to repeat the same call: the server was not reached, or did not refuse what
+// it
 // was asked but could not do it just now.
 func isTemporary(err error) bool {
 	var pg *pgconn.PgError
@@ -597,7 +611,8 @@ func isAboutOthers(code string) bool {
 	return strings.HasPrefix(code, "40") || strings.HasPrefix(code, "55") // serialization, deadlock; lock not available
 }
 
-// isWait says whether the server itself has ended the wait for a lock, so that somebody holds it. A trigger that raises the same code
+// isWait says whether the server itself has ended the wait for a lock, so that somebody holds it. A trigger that raises
+// the same code
 // does so in another of the server's routines, whose names are the same in each language.
 func isWait(pg *pgconn.PgError) bool { return pg.Code == "55P03" && pg.Routine == "ProcessInterrupts" }
 

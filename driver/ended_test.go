@@ -17,7 +17,8 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-// A worker that somebody else has ended stops its handlers: their jobs run again. Only the end of its context ends the handler.
+// A worker that somebody else has ended stops its handlers: their jobs run again. Only the end of its context ends the
+// handler.
 func TestHandlersOfAWorkerThatSomebodyElseHasEnded(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, pool *pgxpool.Pool, workerID int64){
 		"deregistered": func(t *testing.T, pool *pgxpool.Pool, workerID int64) {

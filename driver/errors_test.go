@@ -13,7 +13,8 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-// Each SQLSTATE of the reference has an error of its own, each cause where several share one, and the text has all that the
+// Each SQLSTATE of the reference has an error of its own, each cause where several share one, and the text has all that
+// the
 // server says.
 func TestErrorsBySQLSTATE(t *testing.T) {
 	pool := testdb.New(t)

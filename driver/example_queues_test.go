@@ -9,7 +9,8 @@ import (
 	"github.com/awa-pg/awa/driver"
 )
 
-// One worker serves several queues. While all have more jobs than it has slots, each gets slots by its weight, so that a busy
+// One worker serves several queues. While all have more jobs than it has slots, each gets slots by its weight, so that
+// a busy
 // one does not starve the others.
 func ExampleQueueConfig() {
 	ctx, stop := context.WithCancel(context.Background())

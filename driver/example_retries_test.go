@@ -9,7 +9,8 @@ import (
 	"github.com/awa-pg/awa/driver"
 )
 
-// An attempt that fails is followed by another one, later and later, until there are none left. A queue says how long to
+// An attempt that fails is followed by another one, later and later, until there are none left. A queue says how long
+// to
 // wait, and whether what failed for good becomes a dead letter.
 func Example_retries() {
 	ctx, stop := context.WithCancel(context.Background())

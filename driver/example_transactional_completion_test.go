@@ -10,7 +10,8 @@ import (
 	"github.com/awa-pg/awa/driver"
 )
 
-// A job that is completed in the transaction that has its effects has them once, although it may run more than once: here
+// A job that is completed in the transaction that has its effects has them once, although it may run more than once:
+// here
 // the first attempt loses its connection before the commit.
 func ExampleRawJob_CompleteTx() {
 	ctx, stop := context.WithCancel(context.Background())

@@ -29,7 +29,8 @@ func SetCallTimeouts(t *testing.T, call, connect time.Duration) {
 	t.Cleanup(func() { callTimeout, connectTimeout = oldCall, oldConnect })
 }
 
-// SleepUntilNotified has the workers of a test look again for a moment only, not at growing distances, before they rely on
+// SleepUntilNotified has the workers of a test look again for a moment only, not at growing distances, before they rely
+// on
 // notifications.
 func SleepUntilNotified(t *testing.T) {
 	old := longestDistance

@@ -64,7 +64,8 @@ func (j *RawJob) CompleteTx(ctx context.Context, tx DBTX) error {
 }
 
 // SetProgress says how far the job is: at once, so that [Client.Job] shows it, and the next attempt gets it if this one
-// fails. It is stored as JSON; nil clears it. It fails with [ErrStaleReceipt] when the attempt is no longer this worker's:
+// fails. It is stored as JSON; nil clears it. It fails with [ErrStaleReceipt] when the attempt is no longer this
+// worker's:
 // return the error.
 //
 // The first call of an attempt is the dearest: it gives the attempt a row of its own.
@@ -82,7 +83,8 @@ func (j *RawJob) SetProgress(ctx context.Context, v any) error {
 }
 
 // Extend makes the lease of this attempt end so long from now, 1 ms to a year, and returns when that is. The worker's
-// heartbeats keep leases alive by themselves, so this is for an attempt that should outlast the lack of them. A deadline
+// heartbeats keep leases alive by themselves, so this is for an attempt that should outlast the lack of them. A
+// deadline
 // stays. It fails with [ErrStaleReceipt] when the attempt is no longer this worker's: return the error.
 func (j *RawJob) Extend(ctx context.Context, lease time.Duration) (time.Time, error) {
 	var until time.Time

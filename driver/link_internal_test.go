@@ -7,7 +7,8 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// A limit comes after three claims in a row that were cut off, and holds until so many jobs have failed for it as the number of those
+// A limit comes after three claims in a row that were cut off, and holds until so many jobs have failed for it as the
+// number of those
 // claims allows, for a minute, or until a claim shows that more is carried.
 func TestLink(t *testing.T) {
 	now := time.Now()

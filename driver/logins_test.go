@@ -14,7 +14,8 @@ import (
 	"github.com/awa-pg/awa/driver"
 )
 
-// A worker each of whose connections has another login (credentials that rotate) claims, sends heartbeats and ends as the members of one role.
+// A worker each of whose connections has another login (credentials that rotate) claims, sends heartbeats and ends as
+// the members of one role.
 func TestLoginsThatChange(t *testing.T) {
 	server := ownServer(t, nil)
 	admin := untapped(t, server.URL())

@@ -22,7 +22,8 @@ const maintainTimeout = 10 * time.Minute
 // promoteMax is how many jobs are promoted at a time, as the function has it by default.
 const promoteMax = 4096
 
-// jitter is how much sooner or later a pass is done, as a part of its time: the passes of many workers that were started at once spread.
+// jitter is how much sooner or later a pass is done, as a part of its time: the passes of many workers that were
+// started at once spread.
 const jitter = 0.2
 
 // pass is something that has to be done now and then. Any number of workers may do so at once.
@@ -83,7 +84,8 @@ func promote(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode) er
 	}
 }
 
-// runMaintenance is interrupted at the worker's end, for it may take a while. It commits by itself, so it is in no transaction;
+// runMaintenance is interrupted at the worker's end, for it may take a while. It commits by itself, so it is in no
+// transaction;
 // it chooses its isolation level itself, too.
 func runMaintenance(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode) error {
 	ctx, cancel := context.WithTimeout(ctx, maintainTimeout)

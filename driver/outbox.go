@@ -26,20 +26,24 @@ const (
 	// maxSuspects is how many answers are sent again alone before the others have their turn.
 	maxSuspects = 4
 
-	// How long an answer may wait for a lock that somebody holds: the first time, and when it is known that there is such a one.
+	// How long an answer may wait for a lock that somebody holds: the first time, and when it is known that there is
+	// such a one.
 	firstLockWait = time.Second
 	nextLockWait  = 50 * time.Millisecond
 )
 
-// refusalPatience is for how long answers of one kind are sent again that are all refused, for a reason that does not pass by
+// refusalPatience is for how long answers of one kind are sent again that are all refused, for a reason that does not
+// pass by
 // itself. A variable for the sake of tests.
 var refusalPatience = time.Minute
 
-// refusalDelay is in how long an attempt is followed by the next one when it fails because all answers are refused: the queue's
+// refusalDelay is in how long an attempt is followed by the next one when it fails because all answers are refused: the
+// queue's
 // backoff, often of seconds, would use up all attempts in one such trouble.
 const refusalDelay = time.Minute
 
-// blindPutOff is for how long a job is put off whose failure is refused, and of which the server does not even store that.
+// blindPutOff is for how long a job is put off whose failure is refused, and of which the server does not even store
+// that.
 const blindPutOff = time.Hour
 
 // refusal is what is known of an answer that was refused when it was sent alone.
@@ -53,7 +57,8 @@ type refusal struct {
 	mute   time.Time     // when that was first
 }
 
-// longer returns the pause after nothing at all was taken for an attempt: 5 s, then twice as long each time, up to an hour.
+// longer returns the pause after nothing at all was taken for an attempt: 5 s, then twice as long each time, up to an
+// hour.
 func (r *refusal) longer() time.Duration {
 	r.long = min(max(2*r.long, maxPause), time.Hour)
 	return r.long
@@ -61,8 +66,10 @@ func (r *refusal) longer() time.Duration {
 
 // outbox holds the answers of one kind that the server has not taken yet.
 //
-// They are sent together, as a parcel. When that is refused, for whatever reason, the next parcel is smaller, down to one answer.
-// So a single answer is found that is refused by itself: while others pass it is a suspect, and sent alone from then on, at times
+// They are sent together, as a parcel. When that is refused, for whatever reason, the next parcel is smaller, down to
+// one answer.
+// So a single answer is found that is refused by itself: while others pass it is a suspect, and sent alone from then
+// on, at times
 // of its own. When none passes the trouble is one of them all: they are kept, and tried again after a pause.
 type outbox struct {
 	send     sendFunc
@@ -302,7 +309,8 @@ func (c *completer) mayGiveUp(o *outbox, a answer, othersPass bool, err error) b
 	case othersPass:
 		return a.refusal.times >= maxRefusals
 	}
-	// None passes. What is given up first shows whether the server takes anything else. Each answer has the same patience: those
+	// None passes. What is given up first shows whether the server takes anything else. Each answer has the same
+	// patience: those
 	// that come late, too.
 	long := time.Since(o.ill) >= refusalPatience && time.Since(a.since) >= refusalPatience
 	if isTemporary(err) && !hasCode(err, readOnly) {
@@ -311,16 +319,20 @@ func (c *completer) mayGiveUp(o *outbox, a answer, othersPass bool, err error) b
 	return o.refused >= maxRefusals && (c.ending || long)
 }
 
-// mayBeTheAnswer says whether an error that is most often over the next time may also be about a single answer: the connection does not
+// mayBeTheAnswer says whether an error that is most often over the next time may also be about a single answer: the
+// connection does not
 // carry it, or goes on, since it takes too long, or too much of the server, or a trigger raises it.
 func (c *completer) mayBeTheAnswer(err error) bool {
 	var pg *pgconn.PgError
 	return !errors.As(err, &pg) || c.db.isOpen()
 }
 
-// sendOtherwise sends something in place of an answer that the server refuses: an output that is no jsonb, say, a delay that is
-// negative, or a text that its encoding does not have. An attempt that fails although its handler did not say so is followed by
-// the next one after the delay; nil for the queue's backoff. othersPass says whether others of its kind are taken. Says whether the
+// sendOtherwise sends something in place of an answer that the server refuses: an output that is no jsonb, say, a delay
+// that is
+// negative, or a text that its encoding does not have. An attempt that fails although its handler did not say so is
+// followed by
+// the next one after the delay; nil for the queue's backoff. othersPass says whether others of its kind are taken. Says
+// whether the
 // server has taken anything.
 func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, delay *time.Duration, othersPass bool) bool {
 	err = mapError(err)
@@ -374,7 +386,8 @@ func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, dela
 	if refusal != nil {
 		err = refusal
 	}
-	// So that the job is not held for as long as the worker lives: put off, with the reason if that is taken, or at least snoozed.
+	// So that the job is not held for as long as the worker lives: put off, with the reason if that is taken, or at
+	// least snoozed.
 	a.outcome, a.delay = postponed, nil
 	putOff := cleanText(fmt.Sprintf("the failure was refused: %s; it was: %s", err, failure))
 	for _, text := range []string{putOff, asciiText(putOff), "the server refuses to store how the attempt failed"} {
@@ -391,7 +404,8 @@ func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, dela
 	if gone {
 		return false
 	}
-	// Nothing goes where jobs wait. When that lasts the job ends where history is, so that the attempt counts, and an operator may retry it.
+	// Nothing goes where jobs wait. When that lasts the job ends where history is, so that the attempt counts, and an
+	// operator may retry it.
 	err = refusal
 	if a.refusal.mute.IsZero() {
 		a.refusal.mute = time.Now()

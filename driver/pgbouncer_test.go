@@ -18,7 +18,8 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-// A worker works behind a proxy that pools transactions, whatever the mode in which its pool sends queries, and resumes when
+// A worker works behind a proxy that pools transactions, whatever the mode in which its pool sends queries, and resumes
+// when
 // the proxy was away.
 func TestBehindAProxy(t *testing.T) {
 	for _, mode := range []pgx.QueryExecMode{

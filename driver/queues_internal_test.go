@@ -142,7 +142,8 @@ func TestIsTemporary(t *testing.T) {
 	assert.True(t, isTemporary(io.ErrUnexpectedEOF))
 }
 
-// Whatever has happened before: who is chosen may take at least one, no queue gets more than its slots, and none that lacks
+// Whatever has happened before: who is chosen may take at least one, no queue gets more than its slots, and none that
+// lacks
 // most is passed over; when nobody is chosen there is nothing to do before next.
 func TestChoose(t *testing.T) {
 	seed := rand.Uint64()

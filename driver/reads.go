@@ -88,7 +88,8 @@ type ListFilter struct {
 	Contains any    // what the arguments contain, as JSON; nil for any
 }
 
-// ListJobs lists jobs in the descending order of their ids: a page. With a Tag, or with Contains, it reads 100,000 jobs at
+// ListJobs lists jobs in the descending order of their ids: a page. With a Tag, or with Contains, it reads 100,000 jobs
+// at
 // most, so that a page may be short though there are more: [Client.ScanJobs] goes through all of them.
 func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, error) {
 	args, err := encode("Contains", filter.Contains)
@@ -109,8 +110,10 @@ func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, er
 	return jobs, nil
 }
 
-// ScanJobs returns the ids of the jobs that a filter matches, the newest first, from 100,000 jobs at most; and where to go on:
-// the beforeID of the next call, 0 at the end. The first call's is 0, too. The filter may be empty, and MaxJobs has no meaning.
+// ScanJobs returns the ids of the jobs that a filter matches, the newest first, from 100,000 jobs at most; and where to
+// go on:
+// the beforeID of the next call, 0 at the end. The first call's is 0, too. The filter may be empty, and MaxJobs has no
+// meaning.
 func (c *Client) ScanJobs(ctx context.Context, filter JobFilter, beforeID int64) (ids []int64, nextBeforeID int64, err error) {
 	params, err := filter.params()
 	if err != nil {
@@ -134,7 +137,8 @@ func (c *Client) ScanJobs(ctx context.Context, filter JobFilter, beforeID int64)
 	return page.JobIds, value(page.NextBeforeID), nil
 }
 
-// ExplainJob says in words why a job is not running now, or what became of it. It fails with [ErrNoSuchJob] when there is
+// ExplainJob says in words why a job is not running now, or what became of it. It fails with [ErrNoSuchJob] when there
+// is
 // none of that id, or no more.
 func (c *Client) ExplainJob(ctx context.Context, id int64) (string, error) {
 	says, err := queries.ExplainJob(ctx, ownTx{c.pool}, id)
@@ -259,7 +263,8 @@ func (c *Client) ListWorkers(ctx context.Context) ([]WorkerInfo, error) {
 	return workers, nil
 }
 
-// Configuration is what the settings of the installation are: [Client.Configure] changes them. A month of a setting counts
+// Configuration is what the settings of the installation are: [Client.Configure] changes them. A month of a setting
+// counts
 // as 30 days here. The function awa.configuration returns the defaults and the ranges, too.
 type Configuration struct {
 	ClaimWait          time.Duration // how long a call waits for another's lock: 1 ms to an hour; 5 s by default
@@ -351,7 +356,8 @@ func (c *Client) Health(ctx context.Context) ([]HealthFinding, error) {
 	return findings, nil
 }
 
-// AuditFinding says whether the books of a queue balance, and what they say. What belongs to no queue is in one without a
+// AuditFinding says whether the books of a queue balance, and what they say. What belongs to no queue is in one without
+// a
 // Queue, which has a Problem and no numbers.
 type AuditFinding struct {
 	Queue           string

@@ -60,7 +60,8 @@ func together(t *testing.T, pool *pgxpool.Pool, texts []string, maxAttempts int,
 	return ids
 }
 
-// waitForStateBesideOthers is waitForState for a job whose answer is refused: others of its kind pass, also when it came
+// waitForStateBesideOthers is waitForState for a job whose answer is refused: others of its kind pass, also when it
+// came
 // as the last of its batch.
 func waitForStateBesideOthers(t *testing.T, pool *pgxpool.Pool, id int64, state string) (job driver.JobInfo) {
 	t.Helper()
@@ -90,7 +91,8 @@ func texts(n int, others ...string) (all []string) {
 	return all
 }
 
-// Whatever the server refuses one answer with, the others of its batch are taken, and that one fails its attempt, counted.
+// Whatever the server refuses one answer with, the others of its batch are taken, and that one fails its attempt,
+// counted.
 func TestAnswerThatIsRefusedThoughOthersPass(t *testing.T) {
 	for _, code := range []string{"P0001", "23514", "42501", "XX001", "53100", "57014", "25006", "08001", "57P01", "58030", "40001", "40P01", "55000", "55P03"} {
 		t.Run(code, func(t *testing.T) {
@@ -135,7 +137,8 @@ func TestAnswersThatAreAllRefusedForAWhile(t *testing.T) {
 	}
 }
 
-// When all answers of one kind are refused for long, for a reason that does not pass by itself, the attempts fail, as far as the
+// When all answers of one kind are refused for long, for a reason that does not pass by itself, the attempts fail, as
+// far as the
 // server takes that.
 func TestAnswersOfOneKindThatAreRefused(t *testing.T) {
 	driver.SetRefusalPatience(t, 10*time.Millisecond)
@@ -160,7 +163,8 @@ func TestAnswersOfOneKindThatAreRefused(t *testing.T) {
 	}
 }
 
-// In a trouble of all answers each has the same patience, however long that has lasted; and the next attempt comes late enough not to
+// In a trouble of all answers each has the same patience, however long that has lasted; and the next attempt comes late
+// enough not to
 // meet the same trouble.
 func TestAnswersThatComeLateInATrouble(t *testing.T) {
 	const patience = time.Second
@@ -201,7 +205,8 @@ func TestTextOfAFailureThatIsRefused(t *testing.T) {
 	}
 }
 
-// A job whose last failure is refused is put off for longer and longer, and health names it with what the server says; others end.
+// A job whose last failure is refused is put off for longer and longer, and health names it with what the server says;
+// others end.
 func TestLastFailureThatIsRefused(t *testing.T) {
 	driver.SetRefusalPatience(t, 10*time.Millisecond)
 	for _, code := range []string{"P0001", "23514"} {
@@ -251,7 +256,8 @@ func TestLastFailureThatIsRefused(t *testing.T) {
 	}
 }
 
-// When nothing is taken that would have a job run again, it ends all the same, counted, with an error that says why; others run again,
+// When nothing is taken that would have a job run again, it ends all the same, counted, with an error that says why;
+// others run again,
 // and it may be retried.
 func TestNothingIsTakenButADiscard(t *testing.T) {
 	driver.SetRefusalPatience(t, 10*time.Millisecond)
@@ -279,7 +285,8 @@ func TestNothingIsTakenButADiscard(t *testing.T) {
 	}
 }
 
-// A single answer that is refused with a code that is most often over soon, though the connection goes on, is given up when there is no
+// A single answer that is refused with a code that is most often over soon, though the connection goes on, is given up
+// when there is no
 // other one to compare it with, too.
 func TestSingleAnswerThatIsRefusedForAWhile(t *testing.T) {
 	driver.SetRefusalPatience(t, 10*time.Millisecond)
@@ -293,7 +300,8 @@ func TestSingleAnswerThatIsRefusedForAWhile(t *testing.T) {
 	}
 }
 
-// A single answer that the server can't take, for a reason that is most often over soon, is given up when there is no other one to
+// A single answer that the server can't take, for a reason that is most often over soon, is given up when there is no
+// other one to
 // compare it with, too.
 func TestSingleAnswerThatTakesTooMuch(t *testing.T) {
 	driver.SetRefusalPatience(t, 10*time.Millisecond)
@@ -441,7 +449,8 @@ func latin1URL(t *testing.T) string {
 	return u.String()
 }
 
-// Texts do not become others on the way, whatever encoding the pool's connections have: the worker's own connections are in UTF-8,
+// Texts do not become others on the way, whatever encoding the pool's connections have: the worker's own connections
+// are in UTF-8,
 // and what uses the pool, or a transaction of the caller's, is refused.
 func TestConnectionsInAnotherEncoding(t *testing.T) {
 	good := latin1URL(t)
@@ -502,7 +511,8 @@ func TestConnectionsInAnotherEncoding(t *testing.T) {
 	assert.Zero(t, bad.Stat().AcquiredConns())
 }
 
-// In a database whose encoding does not have a character, each attempt ends all the same, counted, with a text that can be read.
+// In a database whose encoding does not have a character, each attempt ends all the same, counted, with a text that can
+// be read.
 func TestTextsThatTheEncodingDoesNotHave(t *testing.T) {
 	pool := untapped(t, latin1URL(t))
 	const text = "→ \xff 𝄞 ü"

@@ -27,7 +27,8 @@ type registration struct {
 	gone bool              // the server no longer knows it, and nothing is this worker's that was claimed under it
 }
 
-// attempt is what a worker knows of an attempt until that is answered. Two of them may have the same job and receipt, when a
+// attempt is what a worker knows of an attempt until that is answered. Two of them may have the same job and receipt,
+// when a
 // crash has forgotten the claim of the first.
 type attempt struct {
 	jobID, receipt int64
@@ -69,7 +70,8 @@ func (a *attempt) answered() {
 	}
 }
 
-// lose ends the contexts of handlers whose attempts are lost, and returns whether there was any: the server says it for a
+// lose ends the contexts of handlers whose attempts are lost, and returns whether there was any: the server says it for
+// a
 // minute.
 func (r *registration) lose(jobID, receipt int64) (found bool) {
 	r.mu.Lock()
@@ -83,7 +85,8 @@ func (r *registration) lose(jobID, receipt int64) (found bool) {
 	return found
 }
 
-// loseAll ends the contexts of all handlers, and returns how many: somebody else has ended the worker, and so all its attempts.
+// loseAll ends the contexts of all handlers, and returns how many: somebody else has ended the worker, and so all its
+// attempts.
 func (r *registration) loseAll() (running int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -229,7 +232,8 @@ func info() json.RawMessage {
 // leaseExpired is the reason that heartbeat gives for an attempt whose lease was over.
 const leaseExpired = "lease expired"
 
-// beat says to the server that the worker is alive, stops handlers whose attempts are no longer the worker's, and gives back
+// beat says to the server that the worker is alive, stops handlers whose attempts are no longer the worker's, and gives
+// back
 // what claims have taken whose answers were lost.
 func (r *run) beat(ctx context.Context, db *dedicated) error {
 	current, retired := r.registrations.all()
@@ -277,8 +281,10 @@ func (r *run) beatOne(ctx context.Context, db *dedicated, reg *registration) err
 	return err
 }
 
-// windDown keeps the attempts of a retired registration that are known alive, and gives back all others, also what a claim
-// takes that was on its way for so long. When none is left it ends the registration. It leaves for the next time what would
+// windDown keeps the attempts of a retired registration that are known alive, and gives back all others, also what a
+// claim
+// takes that was on its way for so long. When none is left it ends the registration. It leaves for the next time what
+// would
 // keep it waiting.
 func (r *run) windDown(ctx context.Context, db *dedicated, reg *registration) error {
 	jobIDs, receipts := reg.known()
@@ -301,7 +307,8 @@ func (r *run) windDown(ctx context.Context, db *dedicated, reg *registration) er
 	return err
 }
 
-// deregister ends the worker, and gives back what is still open. One registration that can't be ended, because a claim of it
+// deregister ends the worker, and gives back what is still open. One registration that can't be ended, because a claim
+// of it
 // hangs, does not keep the others from it.
 func (r *run) deregister() error {
 	ctx, cancel := context.WithTimeout(r.background, deregisterTimeout)
@@ -345,7 +352,8 @@ func (r *run) deregisterOne(ctx context.Context, db *dedicated, reg *registratio
 	return released, err
 }
 
-// pulse is the worker's sign of life: it sends heartbeats, and hears what is new, until the context ends. Nothing else waits
+// pulse is the worker's sign of life: it sends heartbeats, and hears what is new, until the context ends. Nothing else
+// waits
 // on its connection.
 func (r *run) pulse(ctx context.Context) {
 	trouble := trouble{log: r.log, what: "no heartbeats and no notifications"}

@@ -94,7 +94,8 @@ func requireResumed(t *testing.T, pool *pgxpool.Pool, ran *tally) {
 	}, "job %d is not completed", id)
 }
 
-// The server crashes while a handler runs, is away for a while, and comes back: the answer is taken, and the worker works on.
+// The server crashes while a handler runs, is away for a while, and comes back: the answer is taken, and the worker
+// works on.
 func TestServerRestart(t *testing.T) {
 	server := ownServer(t, nil)
 	pool := untapped(t, server.URL())
@@ -138,7 +139,8 @@ func TestStartBeforeTheServer(t *testing.T) {
 	requireResumed(t, pool, ran)
 }
 
-// Each connection of the worker dies in turn, whatever it is for. With an hour between polls a job is found in time only when
+// Each connection of the worker dies in turn, whatever it is for. With an hour between polls a job is found in time
+// only when
 // the worker listens again.
 func TestTerminatedConnections(t *testing.T) {
 	driver.SleepUntilNotified(t)
@@ -162,7 +164,8 @@ func TestTerminatedConnections(t *testing.T) {
 	}
 }
 
-// The primary crashes, and the stand-by at the second address of the URL takes over: no job that was committed is missing,
+// The primary crashes, and the stand-by at the second address of the URL takes over: no job that was committed is
+// missing,
 // since the stand-by is a synchronous one.
 func TestFailOver(t *testing.T) {
 	primary := ownServer(t, nil)
@@ -208,7 +211,8 @@ func TestFailOver(t *testing.T) {
 	require.NoError(t, stop())
 }
 
-// A server that was made read-only, as one that is demoted is, is not asked again on the same connection: the next one may
+// A server that was made read-only, as one that is demoted is, is not asked again on the same connection: the next one
+// may
 // lead to another server.
 func TestServerBecomesReadOnly(t *testing.T) {
 	server := ownServer(t, nil)
@@ -315,7 +319,8 @@ func TestExhaustedPool(t *testing.T) {
 	require.NoError(t, stop())
 }
 
-// Answers that can't be sent hold up handlers, and so claims: memory does not grow with the time that the server is away.
+// Answers that can't be sent hold up handlers, and so claims: memory does not grow with the time that the server is
+// away.
 func TestBackPressure(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	var cut atomic.Bool
@@ -360,7 +365,8 @@ func waitUntilQuiet(t *testing.T, pool *pgxpool.Pool) {
 	}, "the connections do not rest")
 }
 
-// Whatever the pool's configuration is made for, the worker's own connections work: with handlers of notifications, which keep
+// Whatever the pool's configuration is made for, the worker's own connections work: with handlers of notifications,
+// which keep
 // them from who waits for them; without a cache of descriptions; and with what is done before and after a connect.
 func TestPoolWithHooks(t *testing.T) {
 	driver.SleepUntilNotified(t)
@@ -411,7 +417,8 @@ func TestManySilentAddresses(t *testing.T) {
 	requireResumed(t, untapped(t, server.URL()), ran)
 }
 
-// A crash may forget a claim, and hand out its number again, while the handler of the first attempt still runs: the two don't
+// A crash may forget a claim, and hand out its number again, while the handler of the first attempt still runs: the two
+// don't
 // get into each other's way.
 func TestReceiptGivenTwice(t *testing.T) {
 	pool := testdb.New(t)
@@ -483,7 +490,8 @@ func TestFailureThatIsRefused(t *testing.T) {
 	assert.Contains(t, log.String(), "a failure was refused, so the job is put off")
 }
 
-// The answer of a claim is lost beside a handler that runs for long: what the claim has taken is given back at once, and the
+// The answer of a claim is lost beside a handler that runs for long: what the claim has taken is given back at once,
+// and the
 // long attempt goes on.
 func TestLostClaimBesideALongHandler(t *testing.T) {
 	databaseURL := testdb.URL(t)
@@ -608,7 +616,8 @@ func TestPromotionBesideMaintenance(t *testing.T) {
 	assert.True(t, queryValue[bool](t, pool, waiting))
 }
 
-// A claim hangs with its backend, and holds the registration under which it was made: others are claimed under another one,
+// A claim hangs with its backend, and holds the registration under which it was made: others are claimed under another
+// one,
 // and at the end of the worker all but that is given back.
 func TestStopBesideAHangingClaim(t *testing.T) {
 	driver.SetCallTimeouts(t, 5*time.Second, 5*time.Second)
@@ -639,7 +648,8 @@ func TestStopBesideAHangingClaim(t *testing.T) {
 	unlock()
 }
 
-// Where claims may wait for longer than the worker waits for an answer, a locked queue does not hold up the others for long.
+// Where claims may wait for longer than the worker waits for an answer, a locked queue does not hold up the others for
+// long.
 func TestLockedQueueWithALongWait(t *testing.T) {
 	driver.SetCallTimeouts(t, 5*time.Second, 5*time.Second)
 	pool := testdb.New(t)
@@ -660,7 +670,8 @@ func TestLockedQueueWithALongWait(t *testing.T) {
 	require.NoError(t, receive(t, result))
 }
 
-// A claim hangs with its backend, nobody can cancel it, and it is committed long after the worker has given it up: what it
+// A claim hangs with its backend, nobody can cancel it, and it is committed long after the worker has given it up: what
+// it
 // takes is given back all the same, beside a handler of the same registration that goes on.
 func TestClaimThatIsCommittedLate(t *testing.T) {
 	driver.SetCallTimeouts(t, 5*time.Second, 5*time.Second)

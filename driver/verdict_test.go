@@ -79,7 +79,8 @@ type panickingChain struct{ error }
 
 func (panickingChain) Unwrap() error { panic("ouch") }
 
-// What a handler returns, or leaves as its output, is of its own types, whose methods may panic: that fails the attempt, and
+// What a handler returns, or leaves as its output, is of its own types, whose methods may panic: that fails the
+// attempt, and
 // not the process.
 func TestWhatAHandlerReturnsPanics(t *testing.T) {
 	pool := testdb.New(t)

@@ -14,7 +14,8 @@ const (
 	maxCauses = 10
 )
 
-// trouble logs what goes wrong again and again: the first error, then one a minute, however often it is over meanwhile; and
+// trouble logs what goes wrong again and again: the first error, then one a minute, however often it is over meanwhile;
+// and
 // its end, if its begin was logged.
 type trouble struct {
 	log     *slog.Logger
@@ -38,7 +39,8 @@ func (t *trouble) report(ctx context.Context, err error, args ...any) {
 	}
 }
 
-// warnings logs what happens to one job after another: one record a minute for each cause, and for no more than maxCauses
+// warnings logs what happens to one job after another: one record a minute for each cause, and for no more than
+// maxCauses
 // causes. It is safe for concurrent use, and ready to use.
 type warnings struct {
 	mu      sync.Mutex

@@ -54,7 +54,8 @@ func TestTroubleThatComesAndGoes(t *testing.T) {
 	})
 }
 
-// What happens to one job after the other is warned of once a minute for each cause. Of a million causes, kinds without a
+// What happens to one job after the other is warned of once a minute for each cause. Of a million causes, kinds without
+// a
 // handler say, ten are told apart, and no others are kept.
 func TestManyWarnings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -23,7 +23,8 @@ func assertRare(t *testing.T, log, text string, began time.Time) {
 	assert.LessOrEqual(t, times, 1+int(time.Since(began)/time.Minute), text)
 }
 
-// Hundreds of kinds that a worker does not know, a hundred answers that the server refuses, a hundred leases that end at
+// Hundreds of kinds that a worker does not know, a hundred answers that the server refuses, a hundred leases that end
+// at
 // once: the log stays short.
 func TestManyUnknownKinds(t *testing.T) {
 	pool := testdb.New(t)

@@ -55,14 +55,17 @@ type WorkerConfig struct {
 	// Lease is how long a claimed job stays this worker's after its last heartbeat, 1 ms to a year; by default the
 	// queue's, which is a minute unless configured.
 	Lease time.Duration
-	// PollInterval is how often an idle worker looks for jobs that no notification told it about, more than 0; 1 s by default.
+	// PollInterval is how often an idle worker looks for jobs that no notification told it about, more than 0; 1 s by
+	// default.
 	PollInterval time.Duration
 	// Name is what operators see in awa.workers, 1 to 200 characters; host name and process id by default.
 	Name string
 	// MemberOf is a role of which every login of this worker is a member. Set it where logins change while the worker runs
-	// (BeforeConnect of the pool, say): otherwise only the login that registered the worker may claim and send heartbeats as it.
+	// (BeforeConnect of the pool, say): otherwise only the login that registered the worker may claim and send
+	// heartbeats as it.
 	MemberOf string
-	// HeartbeatEvery is how often the worker says that it is alive, more than 0; 10 s by default, or a third of Lease where that is
+	// HeartbeatEvery is how often the worker says that it is alive, more than 0; 10 s by default, or a third of Lease
+	// where that is
 	// less. It must be shorter than the lease, that of each queue where Lease is not given.
 	HeartbeatEvery time.Duration
 	// StopTimeout is how long running handlers may go on when the worker is stopped, before their contexts end; 30 s by
@@ -84,11 +87,14 @@ type WorkerConfig struct {
 type QueueConfig struct {
 	// Name is the name of the queue, 1 to 200 characters.
 	Name string
-	// Slots is how many handlers of this queue's jobs run at once, 1 to 10,000; by default, and never more than, as many as
+	// Slots is how many handlers of this queue's jobs run at once, 1 to 10,000; by default, and never more than, as
+	// many as
 	// the worker has.
 	Slots int
-	// Weight is the queue's share of the worker's slots when there are more jobs than slots, beside those of the other queues
-	// that have jobs, 1 to 1,000; 1 by default. What one queue does not need the others use, so that a slot may be taken by
+	// Weight is the queue's share of the worker's slots when there are more jobs than slots, beside those of the other
+	// queues
+	// that have jobs, 1 to 1,000; 1 by default. What one queue does not need the others use, so that a slot may be
+	// taken by
 	// another queue's job, until that ends.
 	Weight int
 }
@@ -179,8 +185,10 @@ type Worker struct {
 
 // NewWorker returns a worker, or an error when the configuration is not possible.
 //
-// The worker takes three connections of its own, beyond the pool's maximum, made as the pool makes its own: to claim, to
-// answer, and to send heartbeats and listen. So it works on when its handlers, or others, have exhausted the pool; maintenance,
+// The worker takes three connections of its own, beyond the pool's maximum, made as the pool makes its own: to claim,
+// to
+// answer, and to send heartbeats and listen. So it works on when its handlers, or others, have exhausted the pool;
+// maintenance,
 // [RawJob.SetProgress] and [RawJob.Extend] wait for the pool. Behind a proxy (pgbouncer, say) it does not listen, but
 // polls, and none of its connections prepares statements or relies on a session.
 func NewWorker(pool *pgxpool.Pool, handlers *Handlers, cfg WorkerConfig) (*Worker, error) {
@@ -214,11 +222,15 @@ func (w *Worker) Stats() []QueueStats {
 }
 
 // Run works until the context is cancelled and everything is wound up. Then it claims nothing more, lets the running
-// handlers finish (a soft stop), ends their contexts when StopTimeout is over (a hard stop), sends the last answers, and
-// gives back what is still open: those attempts do not count. It returns nil, or an error when it could not start, because
-// the server has refused it, or not wind up as it should: what it could not give back runs again when its lease is over.
+// handlers finish (a soft stop), ends their contexts when StopTimeout is over (a hard stop), sends the last answers,
+// and
+// gives back what is still open: those attempts do not count. It returns nil, or an error when it could not start,
+// because
+// the server has refused it, or not wind up as it should: what it could not give back runs again when its lease is
+// over.
 //
-// While it works it gets over a server that goes away and comes back, also if it is not there at first. A worker may be run
+// While it works it gets over a server that goes away and comes back, also if it is not there at first. A worker may be
+// run
 // again, also while it runs.
 func (w *Worker) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
@@ -308,7 +320,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	return nil
 }
 
-// RunUntilSignal is [Worker.Run] until a signal comes, too: by default [os.Interrupt] or SIGTERM. The first one is a soft
+// RunUntilSignal is [Worker.Run] until a signal comes, too: by default [os.Interrupt] or SIGTERM. The first one is a
+// soft
 // stop, a second one a hard stop, and from the third on signals do what they do without it.
 func (w *Worker) RunUntilSignal(ctx context.Context, signals ...os.Signal) error {
 	if len(signals) == 0 {
@@ -468,7 +481,8 @@ func (r *run) answerAtOnce(q *queue, result answer) {
 	})
 }
 
-// waitForHandlers returns when all handlers have returned, or when they had all the time that they may have. It returns how
+// waitForHandlers returns when all handlers have returned, or when they had all the time that they may have. It returns
+// how
 // many are still running.
 func (r *run) waitForHandlers() (abandoned int64) {
 	done := make(chan struct{})

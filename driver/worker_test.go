@@ -209,7 +209,8 @@ func TestWorksWithoutNotifications(t *testing.T) {
 	}
 }
 
-// What is enqueued just after a notification, and not announced, is found soon, however long the worker waits between polls.
+// What is enqueued just after a notification, and not announced, is found soon, however long the worker waits between
+// polls.
 func TestLooksAgainAtGrowingDistances(t *testing.T) {
 	pool := testdb.New(t)
 	ran := newTally()
@@ -415,7 +416,8 @@ func TestServerCutsAllConnections(t *testing.T) {
 	}, "not all jobs were completed")
 }
 
-// The connection is cut after the server has committed a claim, but before the worker has read it. Nobody knows of these
+// The connection is cut after the server has committed a claim, but before the worker has read it. Nobody knows of
+// these
 // jobs, and the worker's heartbeats would keep them alive: it must give them back while it works on.
 func TestClaimWhoseAnswerIsLost(t *testing.T) {
 	// The ways in which a worker's connections run queries.

@@ -19,14 +19,18 @@ import (
 // Client is a [driver.Client] whose calls that enqueue are traced and measured; all others are the driver's own. It is
 // safe for concurrent use.
 //
-// Each such call is a span "send <queue>" of kind PRODUCER (a batch for several queues: "send"). Its context goes into the metadata of the job, beside the
-// caller's own keys, so the metadata has to encode to a JSON object, or be nil: otherwise the call fails before anything is
-// sent. If the metadata has one of the propagator's keys already, as that of a job that is handed on does, it stays as it
+// Each such call is a span "send <queue>" of kind PRODUCER (a batch for several queues: "send"). Its context goes into
+// the metadata of the job, beside the
+// caller's own keys, so the metadata has to encode to a JSON object, or be nil: otherwise the call fails before
+// anything is
+// sent. If the metadata has one of the propagator's keys already, as that of a job that is handed on does, it stays as
+// it
 // is, and so does the job's trace; the span is of kind CLIENT then, and linked to that context. See "Producer spans" in
 // https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/.
 //
 // A call also counts its jobs in messaging.client.sent.messages, with an error.type if it failed, and its time in
-// messaging.client.operation.duration. In a transaction of the caller's they count when the server has taken them, whether
+// messaging.client.operation.duration. In a transaction of the caller's they count when the server has taken them,
+// whether
 // that commits or not.
 type Client struct {
 	*driver.Client
@@ -58,7 +62,8 @@ func (c *Client) Enqueue(ctx context.Context, args driver.Args, opts driver.Enqu
 	return id, err
 }
 
-// EnqueueTx is [driver.Client.EnqueueTx], inside the caller's transaction, in a span. It returns the job's id, which is the
+// EnqueueTx is [driver.Client.EnqueueTx], inside the caller's transaction, in a span. It returns the job's id, which is
+// the
 // span's messaging.message.id.
 func (c *Client) EnqueueTx(ctx context.Context, tx driver.DBTX, args driver.Args, opts driver.EnqueueOptions) (id int64, err error) {
 	err = c.send(ctx, args.Kind(), 1, opts, func(ctx context.Context, opts driver.EnqueueOptions) (int64, bool, error) {
@@ -68,7 +73,8 @@ func (c *Client) EnqueueTx(ctx context.Context, tx driver.DBTX, args driver.Args
 	return id, err
 }
 
-// EnqueueMany is [driver.Client.EnqueueMany] in a span: one for all jobs, which have their metadata in common, so it is the
+// EnqueueMany is [driver.Client.EnqueueMany] in a span: one for all jobs, which have their metadata in common, so it is
+// the
 // parent of all their handlers' spans. It returns the jobs' ids. When there are several, the span has no
 // messaging.message.id, but a messaging.batch.message_count: see "Batch publishing without Create spans" in
 // https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/.
@@ -85,8 +91,10 @@ func (c *Client) EnqueueManyTx(ctx context.Context, tx driver.DBTX, args []drive
 	})
 }
 
-// EnqueueUnique is [driver.Client.EnqueueUnique] in a span. It returns the job's id, and whether it is a new one. If it is
-// not, nothing was sent: the span says awa.job.duplicate, the job keeps the context of the span in which it was enqueued,
+// EnqueueUnique is [driver.Client.EnqueueUnique] in a span. It returns the job's id, and whether it is a new one. If it
+// is
+// not, nothing was sent: the span says awa.job.duplicate, the job keeps the context of the span in which it was
+// enqueued,
 // and it does not count as sent.
 func (c *Client) EnqueueUnique(ctx context.Context, args driver.Args, unique driver.UniqueOptions, opts driver.EnqueueOptions) (id int64, inserted bool, err error) {
 	err = c.send(ctx, args.Kind(), 1, opts, func(ctx context.Context, opts driver.EnqueueOptions) (int64, bool, error) {
@@ -106,15 +114,20 @@ func (c *Client) EnqueueUniqueTx(ctx context.Context, tx driver.DBTX, args drive
 	return id, inserted, err
 }
 
-// EnqueueBatch is [driver.Client.EnqueueBatch] in a span: one for all jobs, as in [Client.EnqueueMany]. It is "send <queue>"
-// where all have the same queue, otherwise "send", without a destination; so with their kind. Each job's metadata is treated
-// by itself: one that is handed on keeps its context, to which the span is linked, and the span is of kind CLIENT only if all
-// are. Jobs that are not new are left as they are, and do not count as sent; the span says awa.job.duplicate when none is new.
+// EnqueueBatch is [driver.Client.EnqueueBatch] in a span: one for all jobs, as in [Client.EnqueueMany]. It is "send
+// <queue>"
+// where all have the same queue, otherwise "send", without a destination; so with their kind. Each job's metadata is
+// treated
+// by itself: one that is handed on keeps its context, to which the span is linked, and the span is of kind CLIENT only
+// if all
+// are. Jobs that are not new are left as they are, and do not count as sent; the span says awa.job.duplicate when none
+// is new.
 func (c *Client) EnqueueBatch(ctx context.Context, jobs []driver.BatchJob) ([]driver.BatchResult, error) {
 	return c.sendBatch(ctx, jobs, c.Client.EnqueueBatch)
 }
 
-// EnqueueBatchTx is [driver.Client.EnqueueBatchTx], inside the caller's transaction, in a span: see [Client.EnqueueBatch].
+// EnqueueBatchTx is [driver.Client.EnqueueBatchTx], inside the caller's transaction, in a span: see
+// [Client.EnqueueBatch].
 func (c *Client) EnqueueBatchTx(ctx context.Context, tx driver.DBTX, jobs []driver.BatchJob) ([]driver.BatchResult, error) {
 	return c.sendBatch(ctx, jobs, func(ctx context.Context, jobs []driver.BatchJob) ([]driver.BatchResult, error) {
 		return c.Client.EnqueueBatchTx(ctx, tx, jobs)

@@ -36,7 +36,8 @@ type operation struct {
 	attributes []attribute.KeyValue
 }
 
-// begin begins an operation, and returns the context of its span. The queue and the kind are empty where the jobs have none
+// begin begins an operation, and returns the context of its span. The queue and the kind are empty where the jobs have
+// none
 // in common.
 func begin(ctx context.Context, tracer trace.Tracer, operationType attribute.KeyValue, queue, kind string, opts ...trace.SpanStartOption) (context.Context, *operation) {
 	name := operationType.Value.AsString()

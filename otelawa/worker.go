@@ -10,7 +10,8 @@ import (
 	"github.com/awa-pg/awa/driver"
 )
 
-// ObserveWorker exports what [driver.Worker.Stats] counts, by messaging.destination.name, the queue. It returns what ends
+// ObserveWorker exports what [driver.Worker.Stats] counts, by messaging.destination.name, the queue. It returns what
+// ends
 // that when it is unregistered, or an error when the SDK has refused something. The metrics are in no convention:
 //
 //	awa.worker.claimed  counter          attempts that the worker has claimed

@@ -77,7 +77,8 @@ func TestClaimBesideOpenChanges(t *testing.T) {
 	}
 }
 
-// A job is available when its cancel is called, and claimed before that commits: its attempt is cancelled then, and its worker told.
+// A job is available when its cancel is called, and claimed before that commits: its attempt is cancelled then, and its
+// worker told.
 func TestCancelOfAJobThatIsClaimedMeanwhile(t *testing.T) {
 	d := newDatabase(t)
 	a, b := d.session(), d.session().neverWaits()
@@ -132,7 +133,8 @@ func TestCancelOfAJobThatIsClaimedMeanwhile(t *testing.T) {
 	}
 }
 
-// Changes of available jobs that were claimed, and more, before they commit: a cancel ends the attempt if it is open, everything else fails and changes nothing.
+// Changes of available jobs that were claimed, and more, before they commit: a cancel ends the attempt if it is open,
+// everything else fails and changes nothing.
 func TestChangeOfAJobThatMovesOnMeanwhile(t *testing.T) {
 	d := newDatabase(t)
 	a, b := d.session(), d.session().neverWaits()
@@ -238,7 +240,8 @@ func TestChangeOfAJobThatStays(t *testing.T) {
 	}
 }
 
-// A claim that is open when a cancel commits: the commit waits until it knows whether the claim counts, for a bounded time.
+// A claim that is open when a cancel commits: the commit waits until it knows whether the claim counts, for a bounded
+// time.
 func TestCancelCommitsBesideAnOpenClaim(t *testing.T) {
 	for _, end := range []string{"commit", "rollback"} {
 		d := newDatabase(t)
@@ -272,7 +275,8 @@ func TestCancelCommitsBesideAnOpenClaim(t *testing.T) {
 	}
 }
 
-// A worker that answers in a transaction that is open when the cancel commits: the cancel does not hold up the queue until it knows, but fails.
+// A worker that answers in a transaction that is open when the cancel commits: the cancel does not hold up the queue
+// until it knows, but fails.
 func TestCancelCommitsBesideAnOpenAnswer(t *testing.T) {
 	d := newDatabase(t)
 	a, b, c := d.session().neverWaits(), d.session().neverWaits(), d.session()
@@ -305,7 +309,8 @@ func TestCancelCommitsBesideAnOpenAnswer(t *testing.T) {
 	c.balanced()
 }
 
-// A worker that answers for a job whose cancel is open does not wait for that, neither does rescue: the one that commits first wins.
+// A worker that answers for a job whose cancel is open does not wait for that, neither does rescue: the one that
+// commits first wins.
 func TestAnswerBesideAnOpenCancelOfAnAvailableJob(t *testing.T) {
 	for _, shape := range shapes {
 		t.Run(shape.name, func(t *testing.T) {
@@ -342,7 +347,8 @@ func TestAnswerBesideAnOpenCancelOfAnAvailableJob(t *testing.T) {
 	}
 }
 
-// A job that holds its key only until it runs: letting go of it must not make a claim, with the queue's lock, wait for a cancel that is open.
+// A job that holds its key only until it runs: letting go of it must not make a claim, with the queue's lock, wait for
+// a cancel that is open.
 func TestClaimBesideAnOpenCancelOfAUniqueJob(t *testing.T) {
 	for _, states := range []string{"{scheduled,available}", "{running}", "{running,cancelled}", "{available,running}"} {
 		t.Run(states, func(t *testing.T) {
@@ -507,7 +513,8 @@ func TestLateCommitThatIsBuried(t *testing.T) {
 	}
 }
 
-// A job that was cancelled and retried has a second entry, which may lie before or behind the first one, by the age of the transaction that retried it.
+// A job that was cancelled and retried has a second entry, which may lie before or behind the first one, by the age of
+// the transaction that retried it.
 func TestRetryOfACancelledJob(t *testing.T) {
 	for _, when := range []string{"older", "same", "newer", "older, and behind the cursor", "newer, and behind the cursor"} {
 		for _, cancelWhen := range []string{"available", "running"} {
@@ -575,7 +582,8 @@ func TestRetryOfACancelledJob(t *testing.T) {
 	}
 }
 
-// A job that goes to another lane and comes back has two entries in one claim's stretch of its lane: the buried one is nobody's.
+// A job that goes to another lane and comes back has two entries in one claim's stretch of its lane: the buried one is
+// nobody's.
 func TestJobThatComesBackToItsLane(t *testing.T) {
 	for _, changes := range [][]string{
 		{"select awa.set_priority($1, 1)", "select awa.set_priority($1, 2)"},
@@ -617,7 +625,8 @@ func TestJobThatComesBackToItsLane(t *testing.T) {
 	}
 }
 
-// Cancelled and retried in one transaction, and claimed meanwhile: the open attempt ends, and the job, with its key, is there once more.
+// Cancelled and retried in one transaction, and claimed meanwhile: the open attempt ends, and the job, with its key, is
+// there once more.
 func TestCancelAndRetryOfAJobThatIsClaimedMeanwhile(t *testing.T) {
 	for _, end := range []string{"commit", "rollback"} {
 		for _, materialized := range []bool{false, true} {

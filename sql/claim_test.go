@@ -85,7 +85,8 @@ func TestClaimWaitsForABoundedTime(t *testing.T) {
 	require.Len(t, b.claim("q", 10), 2)
 }
 
-// A client that sends a claim and never reads the answer keeps the queue's lock until the server could send all of it. The byte
+// A client that sends a claim and never reads the answer keeps the queue's lock until the server could send all of it.
+// The byte
 // budget makes that so small that it always can; jobs of a megabyte stop the queue, and the others say so.
 func TestClientThatNeverReads(t *testing.T) {
 	for _, c := range []struct {
@@ -132,7 +133,8 @@ func TestClientThatNeverReads(t *testing.T) {
 	}
 }
 
-// What a claim reads does not grow with what was claimed before it. A second lower bound beside the row comparison would make it begin at the beginning
+// What a claim reads does not grow with what was claimed before it. A second lower bound beside the row comparison
+// would make it begin at the beginning
 // of the lane; late commits as a list would make it a filter over all of the lane.
 func TestClaimReadsNoHistory(t *testing.T) {
 	d := newDatabase(t)
@@ -166,7 +168,8 @@ func TestClaimReadsNoHistory(t *testing.T) {
 	require.Less(t, lateCommitAfter, lateCommit+250, "%d blocks before", lateCommit)
 }
 
-// After a crash the sequence may hand out the number of a claim that was forgotten. A receipt that it gave out then is of another job.
+// After a crash the sequence may hand out the number of a claim that was forgotten. A receipt that it gave out then is
+// of another job.
 func TestReceiptOfAForgottenClaim(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -196,7 +199,8 @@ func TestReceiptOfAForgottenClaim(t *testing.T) {
 	require.Empty(t, s.completeMany(others))
 }
 
-// What one window holds is fixed when it is opened: however it is cut, by limits, by the byte budget, by late commits, each job comes once and in order.
+// What one window holds is fixed when it is opened: however it is cut, by limits, by the byte budget, by late commits,
+// each job comes once and in order.
 func TestWindowsAreReadInOrder(t *testing.T) {
 	d := newDatabase(t)
 	s, late := d.session(), d.session()
@@ -224,7 +228,8 @@ func TestWindowsAreReadInOrder(t *testing.T) {
 	require.Equal(t, want, got, "the open window is read to its end, then late commits, then what is new")
 }
 
-// Each transaction of a window that committed late is probed once: the work grows with their number, not with its square.
+// Each transaction of a window that committed late is probed once: the work grows with their number, not with its
+// square.
 func TestManyLateCommits(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -246,7 +251,8 @@ func TestManyLateCommits(t *testing.T) {
 	require.Less(t, many, 6*few)
 }
 
-// A few bytes of jsonb can be megabytes of text. They count as what a client gets, and what no claim could return is refused.
+// A few bytes of jsonb can be megabytes of text. They count as what a client gets, and what no claim could return is
+// refused.
 func TestNumbersThatAreLongAsText(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -279,7 +285,8 @@ func TestNumbersThatAreLongAsText(t *testing.T) {
 	}
 }
 
-// What a job may carry when it is enqueued leaves room for all that it gathers: it can be claimed, answered, retried and listed, in one message of the protocol each.
+// What a job may carry when it is enqueued leaves room for all that it gathers: it can be claimed, answered, retried
+// and listed, in one message of the protocol each.
 func TestLargestJob(t *testing.T) {
 	if testing.Short() {
 		t.Skip("moves gigabytes")
@@ -335,7 +342,8 @@ func TestLargestJob(t *testing.T) {
 	require.Greater(t, read("select * from awa.list_jobs('q')"), 1<<28)
 }
 
-// In a database that was restored from a dump the ledgers hold transaction ids of another server: new jobs might count as claimed. It is known by the OIDs of its tables.
+// In a database that was restored from a dump the ledgers hold transaction ids of another server: new jobs might count
+// as claimed. It is known by the OIDs of its tables.
 func TestClaimAfterARestore(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -370,7 +378,8 @@ func TestBuriedLateCommit(t *testing.T) {
 	require.Empty(t, s.claim("q", 10))
 }
 
-// The head of a lane behind a large enqueue that is not committed: it is taken at once, out of turn, and nobody goes that way again.
+// The head of a lane behind a large enqueue that is not committed: it is taken at once, out of turn, and nobody goes
+// that way again.
 func TestHeadBehindAnOpenEnqueue(t *testing.T) {
 	d := newDatabase(t)
 	open, s := d.session(), d.session()
@@ -384,7 +393,8 @@ func TestHeadBehindAnOpenEnqueue(t *testing.T) {
 	require.Less(t, s.blocksRead(func() { s.claim("q", 1) }), int64(200))
 }
 
-// At constant overload by jobs of priority 1, nine of ten, those of priority 4 finish within four aging intervals. Time is
+// At constant overload by jobs of priority 1, nine of ten, those of priority 4 finish within four aging intervals. Time
+// is
 // what the test makes of it: a tenth of an interval for each claim.
 func TestAgingUnderOverload(t *testing.T) {
 	d := newDatabase(t)
@@ -425,7 +435,8 @@ func TestAgingUnderOverload(t *testing.T) {
 	require.Less(t, slowest, 4*time.Hour)
 }
 
-// A claim that waited for the queue goes by the settings of the time when it takes jobs: what was enqueued after a pause is not claimed.
+// A claim that waited for the queue goes by the settings of the time when it takes jobs: what was enqueued after a
+// pause is not claimed.
 func TestPauseWhileAClaimWaits(t *testing.T) {
 	d := newDatabase(t)
 	a, b, operator := d.session(), d.session(), d.session()

@@ -96,7 +96,8 @@ func TestSingleBesideAnOpenMany(t *testing.T) {
 	require.Equal(t, ids(jobs[:3]), many.completeMany(jobs))
 }
 
-// At the higher isolation levels the single forms must not trust their eyes: the snapshot may be older than the other close.
+// At the higher isolation levels the single forms must not trust their eyes: the snapshot may be older than the other
+// close.
 func TestCompleteWithAnOldSnapshot(t *testing.T) {
 	for _, level := range []string{"repeatable read", "serializable"} {
 		for _, size := range []int{1, 3} {
@@ -154,7 +155,8 @@ func TestDeregisterBesideAnOpenSingle(t *testing.T) {
 	require.Equal(t, "JQ001", sqlState(s.try("select awa.complete($1, $2)", jobs[0], rows[0])), "the old receipt is stale")
 }
 
-// A job that is released into the lane that it came from has two entries there. The old claim's answer must not be taken for the new entry.
+// A job that is released into the lane that it came from has two entries there. The old claim's answer must not be
+// taken for the new entry.
 func TestReleaseByATransactionOlderThanTheClaim(t *testing.T) {
 	d := newDatabase(t)
 	old, s := d.session(), d.session()
@@ -198,7 +200,8 @@ func TestArraysWithOtherLowerBounds(t *testing.T) {
 		list[string](s, "select coalesce(errors -> 0 ->> 'error', output::text) from awa.jobs order by id"))
 }
 
-// A worker's claim that is not committed yet when the worker is deregistered: its jobs must not be left with a worker that there is not.
+// A worker's claim that is not committed yet when the worker is deregistered: its jobs must not be left with a worker
+// that there is not.
 func TestDeregisterBesideAnOpenClaim(t *testing.T) {
 	d := newDatabase(t)
 	s, supervisor, watcher := d.session(), d.session(), d.session()
@@ -225,7 +228,8 @@ func TestDeregisterBesideAnOpenClaim(t *testing.T) {
 	require.Len(t, s.claim("q", 1), 1)
 }
 
-// A worker's claim whose answer is lost, and that is not committed yet when the worker gives back what it does not know: what it does know stays its own.
+// A worker's claim whose answer is lost, and that is not committed yet when the worker gives back what it does not
+// know: what it does know stays its own.
 func TestReleaseUnknownBesideAnOpenClaim(t *testing.T) {
 	d := newDatabase(t)
 	s, again, watcher := d.session(), d.session(), d.session()
@@ -252,7 +256,8 @@ func claimedBy(s *session, worker int64, n int) []claimed {
 	return jobs
 }
 
-// A snapshot that is older than the claim itself does not make its receipt stale: the caller has to begin anew. Whatever numbers other claims had before, and whether or not the snapshot sees these.
+// A snapshot that is older than the claim itself does not make its receipt stale: the caller has to begin anew.
+// Whatever numbers other claims had before, and whether or not the snapshot sees these.
 func TestCompleteWithASnapshotOlderThanTheClaim(t *testing.T) {
 	for _, level := range []string{"repeatable read", "serializable"} {
 		for _, open := range []bool{false, true} { // the claim is open when the snapshot is taken, and a later one of another queue is not
@@ -289,7 +294,8 @@ func TestCompleteWithASnapshotOlderThanTheClaim(t *testing.T) {
 	}
 }
 
-// Where there is no such claim, or none any more, the receipt is stale also above READ COMMITTED, however often one asks: a claim that was rolled back, a number that was drawn for something else, one that is yet to be drawn.
+// Where there is no such claim, or none any more, the receipt is stale also above READ COMMITTED, however often one
+// asks: a claim that was rolled back, a number that was drawn for something else, one that is yet to be drawn.
 func TestStaleReceiptsWithAnOldSnapshot(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()

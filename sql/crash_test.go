@@ -13,7 +13,8 @@ import (
 	"github.com/awa-pg/awa/internal/pgserver"
 )
 
-// A claim that does not wait for the disk may be forgotten by a crash. Then its jobs come again: the answers of the workers of before
+// A claim that does not wait for the disk may be forgotten by a crash. Then its jobs come again: the answers of the
+// workers of before
 // are refused, what was answered stays answered, and what was enqueued is there.
 func TestCrash(t *testing.T) {
 	server, err := pgserver.Start(t.Context(), pgserver.Config{Settings: map[string]string{

@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A job whose body the server can't read, because a page is damaged, holds up no other: maintenance goes on past it. When its body was replaced, as the reference says, it goes on, too.
+// A job whose body the server can't read, because a page is damaged, holds up no other: maintenance goes on past it.
+// When its body was replaced, as the reference says, it goes on, too.
 // (What holds up its queue until then, a claim, is in the driver's tests.)
 func TestMaintenanceGoesOnPastDamage(t *testing.T) {
 	server := newServer(t)
@@ -128,7 +129,8 @@ func TestCleaningGoesOnPastMuchDamage(t *testing.T) {
 	require.Equal(t, damaged, list[int64](s, "select unnest(unreadable) as job_id from awa.ring order by 1"))
 }
 
-// A damaged job that waits, or runs, stops neither what is emptied beside it, nor the end of its worker: the others are moved, or given back; health names the job; and when its body was replaced, it goes on.
+// A damaged job that waits, or runs, stops neither what is emptied beside it, nor the end of its worker: the others are
+// moved, or given back; health names the job; and when its body was replaced, it goes on.
 func TestCleaningGoesOnPastDamage(t *testing.T) {
 	for _, runs := range []bool{false, true} {
 		server := newServer(t)
@@ -178,7 +180,9 @@ func TestCleaningGoesOnPastDamage(t *testing.T) {
 	}
 }
 
-// A job that a trigger of somebody else's keeps from being carried, where it waits or runs, does not stop what is emptied beside it: the others are moved; health names the job; and when the trigger is gone, it goes on. So with the cursor of a queue.
+// A job that a trigger of somebody else's keeps from being carried, where it waits or runs, does not stop what is
+// emptied beside it: the others are moved; health names the job; and when the trigger is gone, it goes on. So with the
+// cursor of a queue.
 func TestCleaningGoesOnPastRefusals(t *testing.T) {
 	for _, runs := range []bool{false, true} {
 		s := newDatabase(t).session()

@@ -8,7 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Promoters do not wait for each other, and each due job is promoted once; one that rolls back leaves its jobs to the others.
+// Promoters do not wait for each other, and each due job is promoted once; one that rolls back leaves its jobs to the
+// others.
 func TestTwoPromoters(t *testing.T) {
 	d := newDatabase(t)
 	a, b := d.session(), d.session()
@@ -53,7 +54,8 @@ func (s *session) promote() int64 {
 	return one[int64](s, "select promoted from awa.promote_due()")
 }
 
-// A sweep that is cut off, by a statement_timeout say, is not begun again at once: the pause doubles, and what is due is promoted meanwhile. It
+// A sweep that is cut off, by a statement_timeout say, is not begun again at once: the pause doubles, and what is due
+// is promoted meanwhile. It
 // goes on in smaller pieces, which find late commits of any age.
 func TestSweepThatIsCutOff(t *testing.T) {
 	d := newDatabase(t)
@@ -144,7 +146,8 @@ func TestPromotionAfterTheClockWasSetBack(t *testing.T) {
 	}
 }
 
-// A pass that has promoted as many jobs as it may leaves its horizon where they end, so that the next one does not walk over them.
+// A pass that has promoted as many jobs as it may leaves its horizon where they end, so that the next one does not walk
+// over them.
 func TestPromotionOfABacklogGoesForward(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()

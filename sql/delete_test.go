@@ -134,7 +134,8 @@ func TestDeleteBesideARetry(t *testing.T) {
 	}
 }
 
-// A queue is dropped while a job of it is being deleted: whenever that commits, the next queue of the name has a book that begins with nothing.
+// A queue is dropped while a job of it is being deleted: whenever that commits, the next queue of the name has a book
+// that begins with nothing.
 func TestDropQueueBesideAnOpenDelete(t *testing.T) {
 	for _, how := range ends {
 		for _, last := range []string{"commit", "rollback"} {
@@ -169,7 +170,8 @@ func TestDropQueueBesideAnOpenDelete(t *testing.T) {
 	}
 }
 
-// The name of a dropped queue is kept for as long as anything is noted of jobs that were deleted: without its book they would be taken off the next one.
+// The name of a dropped queue is kept for as long as anything is noted of jobs that were deleted: without its book they
+// would be taken off the next one.
 func TestForgetADroppedQueueWithDeletedJobs(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -198,7 +200,8 @@ func TestForgetADroppedQueueWithDeletedJobs(t *testing.T) {
 	}, time.Minute, time.Millisecond)
 }
 
-// What is noted of deleted jobs goes with the segment, or the next time around where it is committed only after the cleaning, and the job is neither shown nor counted again.
+// What is noted of deleted jobs goes with the segment, or the next time around where it is committed only after the
+// cleaning, and the job is neither shown nor counted again.
 func TestPruneBesideAnOpenDelete(t *testing.T) {
 	for _, counted := range []bool{false, true} {
 		for _, how := range ends[:2] {
@@ -252,7 +255,8 @@ func TestPruneWithManyDeletedJobs(t *testing.T) {
 	require.GreaterOrEqual(t, len(outcomes), 6, "%v", outcomes) // cleaned, the entries, 10,000, 10,000, the claims, the closures
 }
 
-// A job that is deleted lets go of its key, whether it held that in its state or to the end of a period. A producer waits until it knows.
+// A job that is deleted lets go of its key, whether it held that in its state or to the end of a period. A producer
+// waits until it knows.
 func TestUniqueProducerBesideAnOpenDelete(t *testing.T) {
 	for _, options := range []string{", unique_period => '1 day'", ", unique_states => '{available,running,completed,failed,cancelled}'"} {
 		for _, how := range ends {
@@ -295,7 +299,8 @@ func TestUniqueProducerBesideAnOpenDelete(t *testing.T) {
 	}
 }
 
-// A job that its own transaction cancels while it is available can't be deleted there: if it was claimed meanwhile, its attempt has to be cancelled, and its key let go of.
+// A job that its own transaction cancels while it is available can't be deleted there: if it was claimed meanwhile, its
+// attempt has to be cancelled, and its key let go of.
 func TestDeleteInTheTransactionThatCancels(t *testing.T) {
 	d := newDatabase(t)
 	a, b := d.session(), d.session()
@@ -357,7 +362,8 @@ func TestDeletedJobsLeaveTheDisk(t *testing.T) {
 	}
 }
 
-// Nothing indexes tags and arguments, and a call must not read the whole history: it reads 100,000 entries, and scan_jobs says where to go on.
+// Nothing indexes tags and arguments, and a call must not read the whole history: it reads 100,000 entries, and
+// scan_jobs says where to go on.
 func TestScansOfManyJobs(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -391,7 +397,8 @@ func TestScansOfManyJobs(t *testing.T) {
 
 }
 
-// Counts of all queues look at lanes that have changed since they were counted: one in which a job was deleted is one of them.
+// Counts of all queues look at lanes that have changed since they were counted: one in which a job was deleted is one
+// of them.
 func TestCountsOfAllQueuesAfterADelete(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()

@@ -6,7 +6,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A queue that is dropped while a producer has not committed yet: it does not wait, its job comes, and the queue is back.
+// A queue that is dropped while a producer has not committed yet: it does not wait, its job comes, and the queue is
+// back.
 func TestDropQueueBesideAnOpenEnqueue(t *testing.T) {
 	for _, end := range []string{"commit", "rollback"} {
 		for _, deferred := range []bool{false, true} {
@@ -124,7 +125,8 @@ func TestDropQueueKeepsWhatCommitsBesideIt(t *testing.T) {
 	require.Equal(t, []int64{late, keyed}, ids(b.claim("q", 9)))
 }
 
-// A job of the queue is being cancelled, or moved, in an open transaction, and the queue is dropped: it is too late for the change, and the counts stay right.
+// A job of the queue is being cancelled, or moved, in an open transaction, and the queue is dropped: it is too late for
+// the change, and the counts stay right.
 func TestDropQueueBesideAnOpenChange(t *testing.T) {
 	for _, change := range []string{"select awa.cancel($1)", "select awa.set_priority($1, 4)", "select awa.move($1, 'other')"} {
 		d := newDatabase(t)
@@ -185,7 +187,8 @@ func TestForcedDropQueueWaitsBeforeItDecides(t *testing.T) {
 	}
 }
 
-// A queue that is configured, or paused, in an open transaction can't be dropped meanwhile; nor is one configured that is being dropped: its settings
+// A queue that is configured, or paused, in an open transaction can't be dropped meanwhile; nor is one configured that
+// is being dropped: its settings
 // would be those of the next queue of that name.
 func TestDropQueueBesideOpenSettings(t *testing.T) {
 	for _, call := range []string{`select awa.configure_queue('q', '{"lease": "13 seconds"}')`, "select awa.pause_queue('q')"} {

@@ -12,7 +12,8 @@ import (
 	"github.com/awa-pg/awa/internal/pgserver"
 )
 
-// Without ids that nobody has to agree on, each second enqueue would wait for the other's commit, and the two would deadlock.
+// Without ids that nobody has to agree on, each second enqueue would wait for the other's commit, and the two would
+// deadlock.
 func TestProducersOfNewQueuesInOppositeOrder(t *testing.T) {
 	d := newDatabase(t)
 	a, b, worker := d.session(), d.session(), d.session()
@@ -91,7 +92,8 @@ func TestRollbackAndSavepoints(t *testing.T) {
 	require.Equal(t, int64(1), one[int64](worker, "select available from awa.queue_counts('new')"))
 }
 
-// A large enqueue that was rolled back leaves entries in the index. The first claim walks over them, and moves the cursor, so that the next one does not.
+// A large enqueue that was rolled back leaves entries in the index. The first claim walks over them, and moves the
+// cursor, so that the next one does not.
 func TestRolledBackEnqueueIsWalkedOnce(t *testing.T) {
 	d := newDatabase(t)
 	producer, worker := d.session(), d.session()
@@ -159,7 +161,8 @@ func TestNotifications(t *testing.T) {
 	require.Greater(t, tick(), before)
 }
 
-// A clock that is set back, by however much, keeps no notification from being sent; and the settings may say to send none.
+// A clock that is set back, by however much, keeps no notification from being sent; and the settings may say to send
+// none.
 func TestNotificationsByTheClockAndTheSettings(t *testing.T) {
 	d := newDatabase(t)
 	listener, producer := d.session(), d.session()
@@ -197,7 +200,8 @@ func TestNotificationsByTheClockAndTheSettings(t *testing.T) {
 	}
 }
 
-// A listener that stays in a transaction fills the server's queue of notifications. That keeps nobody from enqueuing, and is named; when the
+// A listener that stays in a transaction fills the server's queue of notifications. That keeps nobody from enqueuing,
+// and is named; when the
 // listener has gone, maintenance empties the queue. That of older servers takes 4 GB to fill.
 func TestFullNotificationQueue(t *testing.T) {
 	binaries, err := pgserver.FindBinaries(t.Context(), "")

@@ -57,7 +57,8 @@ type fuzzer struct {
 	complaint map[string]bool           // what was reported, once each
 }
 
-// Whatever a caller passes, a function either does what it should or refuses it with an SQLSTATE that is documented, and the books balance. An overflow, a failed cast, a violated
+// Whatever a caller passes, a function either does what it should or refuses it with an SQLSTATE that is documented,
+// and the books balance. An overflow, a failed cast, a violated
 // constraint would tell the caller about the inside of a function, and nothing about what to pass.
 func TestFuzzArguments(t *testing.T) {
 	seed := *fuzzSeed
@@ -171,7 +172,8 @@ func (f *fuzzer) choose() routine {
 	panic("unreachable")
 }
 
-// transaction makes some calls, each on its own or all in a transaction: of any isolation level, with and without savepoints, that commits or rolls back.
+// transaction makes some calls, each on its own or all in a transaction: of any isolation level, with and without
+// savepoints, that commits or rolls back.
 func (f *fuzzer) transaction(calls []routine, inTransaction bool) {
 	if !inTransaction {
 		for _, r := range calls {
@@ -351,14 +353,16 @@ func (f *fuzzer) complain(key, format string, err *pgconn.PgError, args ...any) 
 		err.Code, err.Message, err.Detail, err.Hint, strings.Join(where, "\n"))
 }
 
-// booksBalance audits, compares what the ledgers count with what they show, and unique keys with the jobs that hold them.
+// booksBalance audits, compares what the ledgers count with what they show, and unique keys with the jobs that hold
+// them.
 func (f *fuzzer) booksBalance() bool {
 	for what, query := range map[string]string{
 		"jobs that are shown more than once": `
 			select id, count(*), array_agg(state) from awa.jobs group by id having count(*) > 1`,
 		"books that do not balance": `
 			select queue, problem from awa.audit() where not balanced`,
-		// What expired is still counted: queue_rollups says how many those are. What completed may have gone with its segment.
+		// What expired is still counted: queue_rollups says how many those are. What completed may have gone with its
+		// segment.
 		"counts that differ from what is shown": `
 			with shown as (
 			  select queue, state, count(*) as jobs from awa.jobs group by queue, state
@@ -666,7 +670,8 @@ func (f *fuzzer) oddInt() int {
 	return pick(f, 0, -1, 1, 4, 5, 20, 1000, 1001, 10001, 32767, 32768, -32769, 1<<31-1, -1<<31)
 }
 
-// oddInterval is zero, negative, endless, or long; or its parts have different signs: then its length depends on how long one takes a month to be.
+// oddInterval is zero, negative, endless, or long; or its parts have different signs: then its length depends on how
+// long one takes a month to be.
 func (f *fuzzer) oddInterval() string {
 	odd := []string{"0", "-1 second", "1 millisecond", "1 microsecond", "1 year", "10 years", "10 years 1 microsecond", "100 years", "178000000 years", "-178000000 years",
 		"2147483647 days", "-2147483648 days", "2562047788 hours", "1 month", "-1 month 31 days", "-4 years 1461 days"}

@@ -8,7 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// later moves all that the rescue of attempts goes by into the past: as if so much time had gone by, in which nobody did anything. A negative
+// later moves all that the rescue of attempts goes by into the past: as if so much time had gone by, in which nobody
+// did anything. A negative
 // span is a clock that was set back.
 func (s *session) later(span time.Duration) {
 	s.Helper()
@@ -37,7 +38,8 @@ func (s *session) passes(span time.Duration) (rescued int64) {
 	return rescued
 }
 
-// openAttempts claims four jobs for five minutes: of a worker and of nobody, in the ledger and with rows of their own. It returns the worker.
+// openAttempts claims four jobs for five minutes: of a worker and of nobody, in the ledger and with rows of their own.
+// It returns the worker.
 func (s *session) openAttempts() (worker int64) {
 	s.Helper()
 	worker = s.registerWorker()
@@ -57,7 +59,8 @@ func (s *session) attempts() int {
 	return one[int](s, "select count(*) from awa.jobs where state = 'running'")
 }
 
-// While the server is down nobody can send a heartbeat. Attempts that were alive when it went get one more lease when it is back.
+// While the server is down nobody can send a heartbeat. Attempts that were alive when it went get one more lease when
+// it is back.
 func TestTimeInWhichTheServerIsDownIsNoSilence(t *testing.T) {
 	for _, comesBack := range []bool{false, true} {
 		d := newDatabase(t)
@@ -109,7 +112,8 @@ func TestGapsDoNotAddUp(t *testing.T) {
 	require.Equal(t, int64(4), s.rescue(), "five minutes after 2")
 }
 
-// Where a cron job calls maintenance every minute, every time is in a gap. An attempt ends one lease after the pass that follows the end of its lease.
+// Where a cron job calls maintenance every minute, every time is in a gap. An attempt ends one lease after the pass
+// that follows the end of its lease.
 func TestRescueThatIsSeldomCalled(t *testing.T) {
 	for _, every := range []time.Duration{2 * time.Minute, 4 * time.Minute, 24 * time.Hour} {
 		d := newDatabase(t)
@@ -138,7 +142,8 @@ func TestRescueThatIsSeldomCalled(t *testing.T) {
 	}
 }
 
-// Of two passes at once that find a gap, each spares what it spares, whether the other one has committed or not; and neither waits.
+// Of two passes at once that find a gap, each spares what it spares, whether the other one has committed or not; and
+// neither waits.
 func TestTwoPassesThatFindAGap(t *testing.T) {
 	for _, end := range []string{"commit", "rollback"} {
 		d := newDatabase(t)

@@ -66,7 +66,8 @@ func TestHealthNamesWhoHoldsAQueue(t *testing.T) {
 	}
 }
 
-// Who is in the way of emptying the oldest segment is named: who answers for an attempt in it, who holds a queue, who reads.
+// Who is in the way of emptying the oldest segment is named: who answers for an attempt in it, who holds a queue, who
+// reads.
 func TestHealthNamesWhoIsInTheWayOfPruning(t *testing.T) {
 	for _, way := range []struct{ name, begin, outcome string }{
 		{"an open answer", "select awa.complete($1, $2)", "busy"},

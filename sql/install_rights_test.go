@@ -11,7 +11,8 @@ import (
 	"github.com/awa-pg/awa/internal/install"
 )
 
-// mallory is a member of the role that owns Awa. What hers() does, she wants done by somebody with more rights: at once, or put off until the transaction ends.
+// mallory is a member of the role that owns Awa. What hers() does, she wants done by somebody with more rights: at
+// once, or put off until the transaction ends.
 const mallory = `
 	create role mallory login; grant awa_owner to mallory; create schema authorization mallory;
 	set role mallory; grant usage on schema mallory to public;
@@ -55,7 +56,8 @@ const mallory = `
 	create operator mallory.->> (leftarg = json, rightarg = text, function = mallory.arrow);
 	reset role`
 
-// Whatever a member of the owner attaches to what an installation, or a removal, reads and writes runs with the rights that she has, not with those of the superuser who installs.
+// Whatever a member of the owner attaches to what an installation, or a removal, reads and writes runs with the rights
+// that she has, not with those of the superuser who installs.
 func TestCodeInTheSchemaRunsAsItsOwner(t *testing.T) {
 	own := newServer(t)
 	base := own.database("base", true)
@@ -157,7 +159,8 @@ func TestNobodySwapsTheSchema(t *testing.T) {
 	}
 }
 
-// Functions and types that code in the schema leaves in pg_temp would be found by the session that installs, before the server's own.
+// Functions and types that code in the schema leaves in pg_temp would be found by the session that installs, before the
+// server's own.
 func TestNothingTemporaryIsLeft(t *testing.T) {
 	own := newServer(t)
 	d := own.database("app", true)
@@ -187,7 +190,8 @@ func TestNothingTemporaryIsLeft(t *testing.T) {
 	require.Empty(t, list[string](s, "select concat_ws(' as ', how, by) from mallory.hits"))
 }
 
-// A schema that somebody made beforehand is taken only if it is empty: what is in it would run as the role that becomes its owner.
+// A schema that somebody made beforehand is taken only if it is empty: what is in it would run as the role that becomes
+// its owner.
 func TestASchemaMadeBeforehand(t *testing.T) {
 	own := newServer(t)
 	admin := database{t, own.URL()}.session()
@@ -220,7 +224,8 @@ func TestASchemaMadeBeforehand(t *testing.T) {
 	}
 }
 
-// Somebody has installed for herself alone, and has put code on it. An installation that would give it to the owner of all refuses, and names it.
+// Somebody has installed for herself alone, and has put code on it. An installation that would give it to the owner of
+// all refuses, and names it.
 func TestSharedCodeIsNamedFirst(t *testing.T) {
 	own := newServer(t)
 	admin := database{t, own.URL()}.session()

@@ -23,7 +23,8 @@ import (
 // lockKey is that of the installation.
 const lockKey = 0x6177616d696772
 
-// Whoever may create objects in public, or in a schema called like the role that installs, must not get the installer to run them, nor the functions.
+// Whoever may create objects in public, or in a schema called like the role that installs, must not get the installer
+// to run them, nor the functions.
 func TestInstallCallsNothingOfOthers(t *testing.T) {
 	own := newServer(t)
 	admin := database{t, own.URL()}.session()
@@ -72,7 +73,8 @@ func TestInstallCallsNothingOfOthers(t *testing.T) {
 	require.Zero(t, one[int64](s, "select pg_catalog.count(*) from public.hits"))
 }
 
-// aboutSnapshots says whether a warning is that the owner may not see the snapshots of others: from PostgreSQL 16 on, only a superuser may let it.
+// aboutSnapshots says whether a warning is that the owner may not see the snapshots of others: from PostgreSQL 16 on,
+// only a superuser may let it.
 func aboutSnapshots(n *pgconn.Notice) bool {
 	return strings.HasSuffix(n.Message, "may not see the snapshots of other roles")
 }
@@ -148,7 +150,8 @@ func TestInstallLooksBeforeItReads(t *testing.T) {
 	})
 }
 
-// Whatever the default privileges of the role that installs say, and whatever was granted meanwhile: after an installation everybody may do what the list of grants says, and what depends on Awa's views is there.
+// Whatever the default privileges of the role that installs say, and whatever was granted meanwhile: after an
+// installation everybody may do what the list of grants says, and what depends on Awa's views is there.
 func TestInstallSetsWhoMayDoWhat(t *testing.T) {
 	own := newServer(t)
 	admin := database{t, own.URL()}.session()
@@ -225,7 +228,8 @@ func TestInstallWithoutASuperuser(t *testing.T) {
 	}
 }
 
-// A role that may create roles makes itself a member only of an owner that Awa has made, and says what it lacks if it does not inherit.
+// A role that may create roles makes itself a member only of an owner that Awa has made, and says what it lacks if it
+// does not inherit.
 func TestInstallBecomesAMemberOfAwasOwnerOnly(t *testing.T) {
 	own := newServer(t)
 	admin := database{t, own.URL()}.session()
@@ -252,7 +256,8 @@ func TestInstallBecomesAMemberOfAwasOwnerOnly(t *testing.T) {
 	require.Contains(t, detail(err), "shy is a member of that role, but does not inherit its rights")
 }
 
-// Roles belong to the server. Whoever installs in a second database does not become a member of the role that owns the first one's jobs.
+// Roles belong to the server. Whoever installs in a second database does not become a member of the role that owns the
+// first one's jobs.
 func TestInstallInASecondDatabase(t *testing.T) {
 	own := newServer(t)
 	admin := database{t, own.URL()}.session()
@@ -321,7 +326,8 @@ func TestInstallInASecondDatabase(t *testing.T) {
 	}
 }
 
-// Two first installations in two databases at once: the second one waits for the roles of the first, and sees then that they are another database's.
+// Two first installations in two databases at once: the second one waits for the roles of the first, and sees then that
+// they are another database's.
 func TestFirstInstallationsAtOnce(t *testing.T) {
 	own := newServer(t)
 	admin := database{t, own.URL()}.session()
@@ -412,7 +418,8 @@ func TestFirstInstallationsWithRolesThatAreThere(t *testing.T) {
 	require.NoError(t, err)
 }
 
-// A role that has the name of the owner, but was made for something else, does not become the owner of functions that everybody calls.
+// A role that has the name of the owner, but was made for something else, does not become the owner of functions that
+// everybody calls.
 func TestInstallBesideAnotherOwner(t *testing.T) {
 	own := newServer(t)
 	admin := database{t, own.URL()}.session()
@@ -433,7 +440,8 @@ func TestInstallBesideAnotherOwner(t *testing.T) {
 	require.False(t, result.Changed)
 }
 
-// A database need not be in UTF-8: the installer warns, and all works with the characters that there are. What the encoding lacks is refused before it reaches any
+// A database need not be in UTF-8: the installer warns, and all works with the characters that there are. What the
+// encoding lacks is refused before it reaches any
 // function, and an attempt that cannot be answered so is rescued, counted.
 func TestDatabaseInAnotherEncoding(t *testing.T) {
 	server := newServer(t)
@@ -486,7 +494,8 @@ func TestDatabaseInAnotherEncoding(t *testing.T) {
 	}
 }
 
-// Whoever can connect may take the lock of the installation. Then it ends, and says who has it; where nothing is to be done, nobody needs the lock.
+// Whoever can connect may take the lock of the installation. Then it ends, and says who has it; where nothing is to be
+// done, nobody needs the lock.
 func TestInstallWaitsForAnother(t *testing.T) {
 	d := newDatabase(t)
 	s, holder := d.session(), d.session()

@@ -10,7 +10,8 @@ import (
 // mutable are the calls that need a row of its own for an attempt, or change it.
 var mutable = []string{"select awa.extend($1, $2, '2 hours')", "select awa.set_progress($1, $2, '{\"at\": 1}')"}
 
-// An attempt is answered for in a transaction that stays open: materialize leaves it alone and does not wait. Whether the answer counts is known at its end.
+// An attempt is answered for in a transaction that stays open: materialize leaves it alone and does not wait. Whether
+// the answer counts is known at its end.
 func TestMaterializeBesideAnOpenAnswer(t *testing.T) {
 	for _, shape := range shapes[:4] {
 		t.Run(shape.name, func(t *testing.T) {
@@ -154,7 +155,8 @@ func TestFirstPassesAtOnce(t *testing.T) {
 	}
 }
 
-// extend and set_progress give an attempt a row of its own. Beside an open one nobody else ends the attempt: rescue skips it, a cancel and another answer wait.
+// extend and set_progress give an attempt a row of its own. Beside an open one nobody else ends the attempt: rescue
+// skips it, a cancel and another answer wait.
 func TestRescueBesideAnOpenExtend(t *testing.T) {
 	for _, shape := range shapes {
 		t.Run(shape.name, func(t *testing.T) {

@@ -98,7 +98,8 @@ var answers = []answer{
 	{"select awa.fail_many(array[$1::bigint], array[$2::bigint], '{error}', '{1 hour}')", "retryable"},
 }
 
-// answers gives an answer that may have to wait; the function that it returns says whether it was taken. One that is stale raises JQ001, or comes back from a _many form.
+// answers gives an answer that may have to wait; the function that it returns says whether it was taken. One that is
+// stale raises JQ001, or comes back from a _many form.
 func (s *session) answers(call string, j claimed) func() bool {
 	type result struct {
 		tag pgconn.CommandTag
@@ -142,7 +143,8 @@ func (s *session) refuses(j claimed) {
 	}
 }
 
-// balanced checks the books: each job once, the counts those of the jobs, each unique key with its job, if that is in one of the states that hold it by default. Once more when
+// balanced checks the books: each job once, the counts those of the jobs, each unique key with its job, if that is in
+// one of the states that hold it by default. Once more when
 // all that has come to pass is counted into the rollups.
 func (s *session) balanced() {
 	s.Helper()
@@ -177,7 +179,8 @@ func (s *session) balanced() {
 	}
 }
 
-// Of two answers for one attempt the first counts, if it commits, and the second is stale. If it rolls back the second counts.
+// Of two answers for one attempt the first counts, if it commits, and the second is stale. If it rolls back the second
+// counts.
 func TestTwoAnswersAtOnce(t *testing.T) {
 	for _, shape := range shapes {
 		t.Run(shape.name, func(t *testing.T) {
@@ -210,7 +213,8 @@ func TestTwoAnswersAtOnce(t *testing.T) {
 	}
 }
 
-// An attempt that is overdue, and answered for in a transaction that stays open: rescue neither waits for it nor ends it, and ends the others.
+// An attempt that is overdue, and answered for in a transaction that stays open: rescue neither waits for it nor ends
+// it, and ends the others.
 func TestRescueBesideAnOpenAnswer(t *testing.T) {
 	for _, shape := range shapes {
 		t.Run(shape.name, func(t *testing.T) {
@@ -252,7 +256,8 @@ func TestRescueBesideAnOpenAnswer(t *testing.T) {
 	}
 }
 
-// The claims of a single job have no lock that rescue could try. Many of them, closed in one transaction that stays open, cost it milliseconds each, and the rest of its batch nothing.
+// The claims of a single job have no lock that rescue could try. Many of them, closed in one transaction that stays
+// open, cost it milliseconds each, and the rest of its batch nothing.
 func TestRescueBesideAnOpenCompleteMany(t *testing.T) {
 	for _, end := range []string{"commit", "rollback"} {
 		d := newDatabase(t)
@@ -312,7 +317,8 @@ func TestAnswerBesideAnOpenRescue(t *testing.T) {
 	}
 }
 
-// A business transaction that answers for an attempt, and an operator who cancels the job: the operator waits, for a bounded time, and then learns how it ended.
+// A business transaction that answers for an attempt, and an operator who cancels the job: the operator waits, for a
+// bounded time, and then learns how it ended.
 func TestCancelBesideAnOpenAnswer(t *testing.T) {
 	for _, shape := range shapes {
 		t.Run(shape.name, func(t *testing.T) {

@@ -45,7 +45,8 @@ func TestMoreClaimsThanLocks(t *testing.T) {
 	s.balanced()
 }
 
-// Who answers for more claims than it has locks for, closes the last ones by a row for each item. It has no lock on these, and others can tell all the same.
+// Who answers for more claims than it has locks for, closes the last ones by a row for each item. It has no lock on
+// these, and others can tell all the same.
 func TestManyBesideACrowd(t *testing.T) {
 	for _, commits := range []bool{true, false} {
 		d := newDatabase(t)
@@ -102,7 +103,8 @@ func TestBatchesAreOneRow(t *testing.T) {
 	require.Zero(t, one[int64](s, "select count(*) from awa.lease_claim_closures k where k.item >= 0"))
 }
 
-// An operator cancels what runs; a worker answers for the same attempts in two calls, in the opposite order. Claims are joined before anything is written.
+// An operator cancels what runs; a worker answers for the same attempts in two calls, in the opposite order. Claims are
+// joined before anything is written.
 func TestCancelWhereBesideTwoAnswers(t *testing.T) {
 	d := newDatabase(t)
 	operator, worker, watcher := d.session(), d.session(), d.session()

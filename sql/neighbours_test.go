@@ -11,7 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// Whoever may connect can take an advisory lock of any key. Each call that needs it waits for claim_wait, and says who is in the way; health does so too. Nothing waits for a worker that is not there.
+// Whoever may connect can take an advisory lock of any key. Each call that needs it waits for claim_wait, and says who
+// is in the way; health does so too. Nothing waits for a worker that is not there.
 func TestLocksThatAnybodyTakes(t *testing.T) {
 	d := newDatabase(t)
 	s, neighbour, worker := d.session(), d.session(), d.session()
@@ -95,7 +96,8 @@ func TestLocksOfOthers(t *testing.T) {
 	require.Len(t, s.claim("q", 1), 1)
 }
 
-// A transaction that has decided before its end (set constraints all immediate) holds the queue. A session that then stays idle is ended after a second; where its own limit is shorter, it stays.
+// A transaction that has decided before its end (set constraints all immediate) holds the queue. A session that then
+// stays idle is ended after a second; where its own limit is shorter, it stays.
 func TestIdleAfterADecision(t *testing.T) {
 	d := newDatabase(t)
 	s, idle := d.session(), d.session()
@@ -119,7 +121,8 @@ func TestIdleAfterADecision(t *testing.T) {
 	}
 }
 
-// What readers put into where is given no job that they may not see: one that was dropped, purged, deleted, that its queue no longer keeps, or that is shown elsewhere.
+// What readers put into where is given no job that they may not see: one that was dropped, purged, deleted, that its
+// queue no longer keeps, or that is shown elsewhere.
 func TestConditionsSeeNoOtherJobs(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()

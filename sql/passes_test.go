@@ -15,7 +15,8 @@ func (s *session) listPasses() []string {
 // succeeded sets when a pass has succeeded last.
 const succeeded = "setval(('awa.pass_clock_' || $1::text)::regclass, awa._microseconds(clock_timestamp() - $2::interval))"
 
-// A session that hangs inside a pass, with its lock, keeps nobody from running that pass: others leave it out only while it has succeeded just now.
+// A session that hangs inside a pass, with its lock, keeps nobody from running that pass: others leave it out only
+// while it has succeeded just now.
 func TestPassThatHangs(t *testing.T) {
 	d := newDatabase(t)
 	a, s := d.session(), d.session().neverWaits()
@@ -35,7 +36,8 @@ func TestPassThatHangs(t *testing.T) {
 	s.balanced()
 }
 
-// Each pass is run beside one that hangs, and waits for nothing. Those that need what the other one holds are not said to have succeeded.
+// Each pass is run beside one that hangs, and waits for nothing. Those that need what the other one holds are not said
+// to have succeeded.
 func TestPassesThatHang(t *testing.T) {
 	d := newDatabase(t)
 	a, s := d.session(), d.session().neverWaits()

@@ -10,7 +10,8 @@ import (
 
 // What the unique indexes of one segment can't refuse, because the other row lies in another one.
 
-// Two operators change one job, and between them the segment is cleaned: the entry's copy, and the second tombstone, lie in another segment than the first tombstone.
+// Two operators change one job, and between them the segment is cleaned: the entry's copy, and the second tombstone,
+// lie in another segment than the first tombstone.
 func TestTwoBurialsAcrossACleaning(t *testing.T) {
 	for _, first := range []string{"select awa.cancel($1)", "select awa.set_priority($1, 1)"} {
 		for _, second := range []string{"select awa.cancel($1)", "select awa.set_priority($1, 3)", "select awa.move($1, 'other')"} {
@@ -70,7 +71,8 @@ func TestOldSnapshotIsKnownAgain(t *testing.T) {
 	require.Equal(t, int64(1), one[int64](reader, "select count(*) from awa.jobs"))
 }
 
-// Somebody who was stopped for a whole turn of the ring writes into a segment that comes before the one that was cleaned: that one is finished first, or what it holds would count again.
+// Somebody who was stopped for a whole turn of the ring writes into a segment that comes before the one that was
+// cleaned: that one is finished first, or what it holds would count again.
 func TestWhatWasCleanedIsFinishedFirst(t *testing.T) {
 	d := newDatabase(t)
 	reader, s := d.session(), d.session()
@@ -91,7 +93,9 @@ func TestWhatWasCleanedIsFinishedFirst(t *testing.T) {
 	s.balanced()
 }
 
-// While somebody keeps an old snapshot, a segment can't be truncated, and claims would have to pass over what was carried: so much is not carried. A mere lock keeps only the truncation. And where readers come and go, it is cleaned all the
+// While somebody keeps an old snapshot, a segment can't be truncated, and claims would have to pass over what was
+// carried: so much is not carried. A mere lock keeps only the truncation. And where readers come and go, it is cleaned
+// all the
 // same.
 func TestMuchIsNotCarriedBesideALongReader(t *testing.T) {
 	d := newDatabase(t)
@@ -136,7 +140,8 @@ func TestMuchIsNotCarriedBesideALongReader(t *testing.T) {
 	require.Equal(t, int64(992), one[int64](s, "select available from awa.queue_counts()"))
 }
 
-// Two fresh servers give the same OIDs, or the same transaction ids, but hardly both: then it is the other one that tells, and that the server is another one.
+// Two fresh servers give the same OIDs, or the same transaction ids, but hardly both: then it is the other one that
+// tells, and that the server is another one.
 func TestRestoreOntoATwin(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()

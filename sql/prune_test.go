@@ -24,7 +24,8 @@ func (s *session) lockQueue(queue string) {
 	s.exec("select pg_advisory_xact_lock(awa._queue_key(awa._queue_id($1)))", queue)
 }
 
-// What is committed between the copying and the snapshot up to which the segment counts no more, on a queue that the cleaning is about to lock: it waits for another one meanwhile.
+// What is committed between the copying and the snapshot up to which the segment counts no more, on a queue that the
+// cleaning is about to lock: it waits for another one meanwhile.
 func TestPruneBesideWhatCommitsMeanwhile(t *testing.T) {
 	d := newDatabase(t)
 	holder, a, s, p := d.session(), d.session(), d.session().neverWaits(), d.session()
@@ -77,7 +78,8 @@ func TestPruneBesideWhatCommitsMeanwhile(t *testing.T) {
 	s.balanced()
 }
 
-// The same on a queue that the cleaning has not listed, for it was empty then: it has to look again. A claim that is in the middle of its work would find the entry twice.
+// The same on a queue that the cleaning has not listed, for it was empty then: it has to look again. A claim that is in
+// the middle of its work would find the entry twice.
 func TestPruneBesideAnEntryThatCommitsMeanwhile(t *testing.T) {
 	for _, claims := range []bool{false, true} {
 		d := newDatabase(t)
@@ -119,13 +121,15 @@ func TestPruneBesideAnEntryThatCommitsMeanwhile(t *testing.T) {
 	}
 }
 
-// stopsAfterItsSnapshot lets cleaning wait for the advisory lock 42, when it has taken its snapshot and goes on to open attempts.
+// stopsAfterItsSnapshot lets cleaning wait for the advisory lock 42, when it has taken its snapshot and goes on to open
+// attempts.
 func (s *session) stopsAfterItsSnapshot() {
 	s.Helper()
 	s.exec("do $$ begin execute replace(pg_get_functiondef('awa._take_open'::regproc), 'for v_claim in', 'perform pg_advisory_xact_lock_shared(42); for v_claim in'); end $$")
 }
 
-// What is committed after that snapshot counts where it is, and is carried by the next cleaning: also where that is not the first one.
+// What is committed after that snapshot counts where it is, and is carried by the next cleaning: also where that is not
+// the first one.
 func TestPruneBesideWhatCommitsAfterItsSnapshot(t *testing.T) {
 	d := newDatabase(t)
 	producers := []*session{d.session(), d.session()}
@@ -195,7 +199,8 @@ func TestSecondCleaningBesideABurial(t *testing.T) {
 	require.Empty(t, s.claim("q", 9))
 }
 
-// What transactions that were older than the cleaning commit while the truncation waits for its lock is seen under the lock.
+// What transactions that were older than the cleaning commit while the truncation waits for its lock is seen under the
+// lock.
 func TestPruneBesideWhatCommitsWhileItWaits(t *testing.T) {
 	for _, c := range []struct {
 		call  string
@@ -251,7 +256,8 @@ func TestTwoPrunersAtOnce(t *testing.T) {
 	s.balanced()
 }
 
-// What is called in one transaction: nothing is truncated before the cleaning is committed; and what the transaction itself has enqueued comes, or not, with the rest of it.
+// What is called in one transaction: nothing is truncated before the cleaning is committed; and what the transaction
+// itself has enqueued comes, or not, with the rest of it.
 func TestPruneTwiceInATransaction(t *testing.T) {
 	for _, end := range []string{"commit", "rollback"} {
 		d := newDatabase(t)
@@ -280,7 +286,8 @@ func TestPruneTwiceInATransaction(t *testing.T) {
 	}
 }
 
-// A reader whose snapshot is older than the cleaning sees every job, also where it locks the tables only now; the truncation waits for it.
+// A reader whose snapshot is older than the cleaning sees every job, also where it locks the tables only now; the
+// truncation waits for it.
 func TestPruneBesideAnOldSnapshot(t *testing.T) {
 	d := newDatabase(t)
 	reader, s := d.session(), d.session().neverWaits()
@@ -304,7 +311,8 @@ func TestPruneBesideAnOldSnapshot(t *testing.T) {
 	s.balanced()
 }
 
-// Transactions whose snapshots are older than the rotation write where the segment was current for them: that is carried later. What the cleaning has changed they are not allowed to answer.
+// Transactions whose snapshots are older than the rotation write where the segment was current for them: that is
+// carried later. What the cleaning has changed they are not allowed to answer.
 func TestPruneBesideAnOldSnapshotThatWrites(t *testing.T) {
 	for _, isolation := range []string{"repeatable read", "serializable"} {
 		d := newDatabase(t)
@@ -356,7 +364,8 @@ func TestSecondCleaningBesideAnOldSnapshot(t *testing.T) {
 	s.balanced()
 }
 
-// A transaction that merely holds an id makes all snapshots that others take look old. Only those are waited for that were there when the cleaning was committed.
+// A transaction that merely holds an id makes all snapshots that others take look old. Only those are waited for that
+// were there when the cleaning was committed.
 func TestPruneBesideAnOldId(t *testing.T) {
 	d := newDatabase(t)
 	holder, reader, young, s := d.session(), d.session(), d.session(), d.session().neverWaits()
@@ -383,7 +392,8 @@ func TestPruneBesideAnOldId(t *testing.T) {
 	require.Equal(t, []int64{job}, ids(s.claim("q", 9)))
 }
 
-// A reader that holds a lock: prune_oldest gives up, backs off for longer each time, and says who it is. Others go on, at the latest when it has given up.
+// A reader that holds a lock: prune_oldest gives up, backs off for longer each time, and says who it is. Others go on,
+// at the latest when it has given up.
 func TestPruneBesideALock(t *testing.T) {
 	d := newDatabase(t)
 	reader, s, p, worker := d.session(), d.session().neverWaits(), d.session(), d.session()
@@ -423,7 +433,8 @@ func TestPruneBesideALock(t *testing.T) {
 	s.balanced()
 }
 
-// One job that runs for hours, and a queue that nobody works on, while the ring turns: the answer is taken, the order is kept.
+// One job that runs for hours, and a queue that nobody works on, while the ring turns: the answer is taken, the order
+// is kept.
 func TestRingTurns(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -453,7 +464,8 @@ func TestRingTurns(t *testing.T) {
 	s.balanced()
 }
 
-// More is alive than carry_max, or somebody locks all tables for long: the ring stays where it is, the current segment grows, claims and answers go on.
+// More is alive than carry_max, or somebody locks all tables for long: the ring stays where it is, the current segment
+// grows, claims and answers go on.
 func TestRingStays(t *testing.T) {
 	for _, outcome := range []string{"full", "blocked"} {
 		d := newDatabase(t)
@@ -489,7 +501,8 @@ func TestRingStays(t *testing.T) {
 	}
 }
 
-// Entries wait in more queues than there is room for in the server's lock table: they are carried some queues at a time.
+// Entries wait in more queues than there is room for in the server's lock table: they are carried some queues at a
+// time.
 func TestPruneManyQueues(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -560,7 +573,8 @@ func TestPruneWhereRowsAreMissing(t *testing.T) {
 	require.Equal(t, jobs[1:], ids(s.claim("q", 9)))
 }
 
-// A crash between the cleaning and the truncations, or between two of these, or before one of them is committed: all is there, and it goes on from where it was.
+// A crash between the cleaning and the truncations, or between two of these, or before one of them is committed: all is
+// there, and it goes on from where it was.
 func TestPruneBesideACrash(t *testing.T) {
 	d := newServer(t).database("app", true)
 	s := d.session()
@@ -632,7 +646,8 @@ func TestPruneBesideAStandby(t *testing.T) {
 	require.Len(t, s.claim("q", 9), 1)
 }
 
-// A client that does not read what it has claimed is named, and after ten seconds ended by end_stuck_claimers, if the owner of the functions may.
+// A client that does not read what it has claimed is named, and after ten seconds ended by end_stuck_claimers, if the
+// owner of the functions may.
 func TestStuckClaimer(t *testing.T) {
 	own := newServer(t)
 	d := own.database("app", true)

@@ -110,7 +110,8 @@ func TestPublicationOfAllTables(t *testing.T) {
 	require.Equal(t, s.claimsAll(), r.claimsAll())
 }
 
-// Logical replication to another server, and on from there: the jobs are the same, and no id is given twice, though sequences are not replicated.
+// Logical replication to another server, and on from there: the jobs are the same, and no id is given twice, though
+// sequences are not replicated.
 func TestLogicalCutOver(t *testing.T) {
 	from, to := newLogicalServer(t), newLogicalServer(t)
 	from.database("roles", true).session().spendIds(2000) // ids that mean something else there
@@ -166,7 +167,8 @@ func TestLogicalCutOver(t *testing.T) {
 	r.balanced()
 }
 
-// A dump of data alone, restored into a fresh installation: the rows that are there already are refused, and all else comes. It is noticed, whichever server is ahead, also when a segment was cleaned, which ring does not say then.
+// A dump of data alone, restored into a fresh installation: the rows that are there already are refused, and all else
+// comes. It is noticed, whichever server is ahead, also when a segment was cleaned, which ring does not say then.
 func TestRestoreOfDataAlone(t *testing.T) {
 	ahead, behind := newServer(t), newServer(t)
 	ahead.database("roles", true).session().spendIds(5000)
@@ -231,7 +233,8 @@ func (s *session) run(cmd *exec.Cmd) {
 	require.NoError(s, err, "%s", out)
 }
 
-// Tables that were copied and swapped, and rows that were rewritten, are no restore; neither is the next one, with another server's identifier (after pg_upgrade), once maintenance has run.
+// Tables that were copied and swapped, and rows that were rewritten, are no restore; neither is the next one, with
+// another server's identifier (after pg_upgrade), once maintenance has run.
 func TestRewrittenTables(t *testing.T) {
 	const rewrite = "update awa.origin set xid = xid"
 	for _, change := range []string{"vacuum full awa.origin", "cluster awa.ring using ring_pkey", rewrite, "delete from awa.origin; insert into awa.origin select xid, server from (select o.xid, o.server from awa.origin o) o"} {

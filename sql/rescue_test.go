@@ -249,7 +249,8 @@ func TestHeartbeatBesideDeregister(t *testing.T) {
 	}
 }
 
-// A worker that is deregistered gives back what it has, in the ledger and in rows of its own, and nothing that it lost meanwhile.
+// A worker that is deregistered gives back what it has, in the ledger and in rows of its own, and nothing that it lost
+// meanwhile.
 func TestDeregisterBesideOpenChanges(t *testing.T) {
 	for _, materialized := range []bool{false, true} {
 		for name, change := range map[string]string{
@@ -457,7 +458,8 @@ func TestSilentWorkerWithALongLease(t *testing.T) {
 	}
 }
 
-// Large claims that somebody is answering for, in a transaction that lasts, do not keep rescue and materialize from the others.
+// Large claims that somebody is answering for, in a transaction that lasts, do not keep rescue and materialize from the
+// others.
 func TestMaintenanceGoesOnPastWhatIsAnswered(t *testing.T) {
 	d := newDatabase(t)
 	a, s := d.session(), d.session().neverWaits()

@@ -127,7 +127,8 @@ func (s *session) claimsAll() map[string][]int64 {
 	return got
 }
 
-// In a database that was restored from a dump, transaction ids are those of another server: higher than any that there is, or ids that others have had there. Until the jobs have new places nothing is
+// In a database that was restored from a dump, transaction ids are those of another server: higher than any that there
+// is, or ids that others have had there. Until the jobs have new places nothing is
 // appended or claimed; then each is what it was, answers are taken, and the order is kept.
 func TestRestore(t *testing.T) {
 	ahead, behind := newServer(t), newServer(t)
@@ -220,7 +221,8 @@ func TestRestore(t *testing.T) {
 	})
 }
 
-// A pg_dump whose snapshot is older than the cleaning, and that locks the tables only when they would have been truncated: all that is alive is in the dump.
+// A pg_dump whose snapshot is older than the cleaning, and that locks the tables only when they would have been
+// truncated: all that is alive is in the dump.
 func TestDumpBesideAPrune(t *testing.T) {
 	own := newServer(t)
 	for _, exported := range []bool{false, true} {

@@ -9,7 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// A transaction that has read the books, and is left open, holds up nothing but truncation: jobs are counted, expire, and a segment is cleaned.
+// A transaction that has read the books, and is left open, holds up nothing but truncation: jobs are counted, expire,
+// and a segment is cleaned.
 func TestAuditLeftOpen(t *testing.T) {
 	d := newDatabase(t)
 	reader, s := d.session(), d.session().neverWaits()
@@ -31,7 +32,8 @@ func TestAuditLeftOpen(t *testing.T) {
 	s.audited()
 }
 
-// A cancel that decides at its commit about a job that was claimed meanwhile, and the drop of a queue, have read the tables of a segment that is being emptied, and so its truncation waits for them. They delete nothing there: a lock to
+// A cancel that decides at its commit about a job that was claimed meanwhile, and the drop of a queue, have read the
+// tables of a segment that is being emptied, and so its truncation waits for them. They delete nothing there: a lock to
 // write, beside that of the truncation, would be a deadlock at once.
 func TestDeletesBesideATruncation(t *testing.T) {
 	for _, drops := range []bool{false, true} {
@@ -87,7 +89,8 @@ func (s *session) moves(segment int) {
 	require.Fail(s, "it never ends")
 }
 
-// What waits is moved some at a time: it keeps its place, and is counted where it is, also when others have the queues, and rotate, in between.
+// What waits is moved some at a time: it keeps its place, and is counted where it is, also when others have the queues,
+// and rotate, in between.
 func TestCleaningMovesWhatWaits(t *testing.T) {
 	d := newDatabase(t)
 	reader, producer, claimer, s := d.session(), d.session(), d.session(), d.session().neverWaits()
@@ -148,7 +151,8 @@ func TestSegmentFromWhichAllWasMoved(t *testing.T) {
 	require.Equal(t, jobs, ids(s.claim("q", 9)))
 }
 
-// A cancel, or another change, of a job that is moved before it commits: what it has buried in the old segment comes along, and is counted once.
+// A cancel, or another change, of a job that is moved before it commits: what it has buried in the old segment comes
+// along, and is counted once.
 func TestBurialOfWhatIsMoved(t *testing.T) {
 	for _, c := range []struct{ call, state string }{{"select awa.cancel($1)", "cancelled"}, {"select awa.set_priority($1, 4)", "available"}} {
 		for _, commits := range []string{"before the cleaning", "after it", "never"} {
@@ -238,7 +242,8 @@ func TestIdleMaintenanceIsNamed(t *testing.T) {
 	}
 }
 
-// Nothing is moved from a queue, and no cursor, while a claim has it: the claim would go on from a cursor that is not the newest.
+// Nothing is moved from a queue, and no cursor, while a claim has it: the claim would go on from a cursor that is not
+// the newest.
 func TestNothingIsMovedBesideAnOpenClaim(t *testing.T) {
 	d := newDatabase(t)
 	claimer, s := d.session(), d.session().neverWaits()
@@ -565,7 +570,8 @@ func (s *session) maintains(setting, timeout string) string {
 	return sqlState(err)
 }
 
-// Under a timeout of whoever calls it maintenance does as much as there is time for, and the ring turns: in one call, or in several, none of which is cut off.
+// Under a timeout of whoever calls it maintenance does as much as there is time for, and the ring turns: in one call,
+// or in several, none of which is cut off.
 func TestMaintenanceUnderATimeout(t *testing.T) {
 	for _, timeout := range []string{"300ms", "2s"} {
 		d := newDatabase(t)
@@ -605,7 +611,8 @@ func TestMaintenanceEndsInTime(t *testing.T) {
 	require.Fail(t, "it never ends in time", "%v", ends)
 }
 
-// Maintenance that is cancelled, killed, or ended by a timeout in the middle of a cleaning: that it tried is known, little is left behind, it waits, health says so, and later it goes on.
+// Maintenance that is cancelled, killed, or ended by a timeout in the middle of a cleaning: that it tried is known,
+// little is left behind, it waits, health says so, and later it goes on.
 func TestMaintenanceThatIsEnded(t *testing.T) {
 	d := newDatabase(t)
 	blocker, s, other := d.session(), d.session(), d.session().neverWaits()

@@ -47,7 +47,8 @@ func TestMaintenanceLooksAtBusyQueues(t *testing.T) {
 	s.balanced()
 }
 
-// Counts of all queues leave out the lanes in which nothing has happened since they were counted. A transaction that was open then, and commits afterwards, is not left out.
+// Counts of all queues leave out the lanes in which nothing has happened since they were counted. A transaction that
+// was open then, and commits afterwards, is not left out.
 func TestCountsOfWhatCommitsLate(t *testing.T) {
 	d := newDatabase(t)
 	open, s := d.session(), d.session()
@@ -72,7 +73,8 @@ func TestCountsOfWhatCommitsLate(t *testing.T) {
 	s.balanced()
 }
 
-// Counting is done in parts, where there is much of it: maintenance that may take only so long would never come to its end.
+// Counting is done in parts, where there is much of it: maintenance that may take only so long would never come to its
+// end.
 func TestCountingInParts(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -117,7 +119,8 @@ func TestCountingInParts(t *testing.T) {
 	s.balanced()
 }
 
-// However much has come to one lane, a call counts only a part of it, and the next one goes on. Counts are exact all the time.
+// However much has come to one lane, a call counts only a part of it, and the next one goes on. Counts are exact all
+// the time.
 func TestCountingOneLaneInParts(t *testing.T) {
 	d := newDatabase(t)
 	open, s := d.session(), d.session()
@@ -162,7 +165,8 @@ func TestCountingOneLaneInParts(t *testing.T) {
 	s.balanced()
 }
 
-// Cleaning counts what is in its segment, lane by lane, and comes to its end though all lanes change faster than it counts them.
+// Cleaning counts what is in its segment, lane by lane, and comes to its end though all lanes change faster than it
+// counts them.
 func TestCleaningBesideManyChanges(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -240,7 +244,8 @@ func TestLanesInPieces(t *testing.T) {
 	require.Equal(t, list[string](s, "select l::text from awa._lanes_in_use() l order by l.lane desc"), list[string](s, "select * from pieces()"))
 }
 
-// A step of maintenance takes only its share of the caller's timeouts, of both of them: a transaction_timeout ends the session, and what was done is undone.
+// A step of maintenance takes only its share of the caller's timeouts, of both of them: a transaction_timeout ends the
+// session, and what was done is undone.
 func TestShareOfTimeouts(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -257,7 +262,8 @@ func TestShareOfTimeouts(t *testing.T) {
 	require.Equal(t, "00:00:02", share())
 }
 
-// A pass goes past an open claim only when the one before has noted it. Where both are rolled back, in one transaction, the claim is found when all queues are looked at.
+// A pass goes past an open claim only when the one before has noted it. Where both are rolled back, in one transaction,
+// the claim is found when all queues are looked at.
 func TestPassThatIsRolledBack(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -282,7 +288,8 @@ func TestPassThatIsRolledBack(t *testing.T) {
 	s.balanced()
 }
 
-// The name of a dropped queue goes away with its last row; not while somebody who has seen it may still enqueue without looking again.
+// The name of a dropped queue goes away with its last row; not while somebody who has seen it may still enqueue without
+// looking again.
 func TestDroppedQueuesAreForgotten(t *testing.T) {
 	d := newDatabase(t)
 	producer, s := d.session(), d.session()

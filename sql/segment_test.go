@@ -37,7 +37,8 @@ func (s *session) prunes() {
 	require.Equal(s, "truncated", s.pruneOn())
 }
 
-// prunesLater does so where a transaction that has ended put something there after the cleaning: that calls for another one.
+// prunesLater does so where a transaction that has ended put something there after the cleaning: that calls for another
+// one.
 func (s *session) prunesLater() {
 	s.Helper()
 	for range 5 {
@@ -50,7 +51,8 @@ func (s *session) prunesLater() {
 	require.Fail(s, "it never ends")
 }
 
-// audited counts what is there, and says that the books balance, and that no job is there twice. It is quicker than balanced.
+// audited counts what is there, and says that the books balance, and that no job is there twice. It is quicker than
+// balanced.
 func (s *session) audited() {
 	s.Helper()
 	s.exec("select awa._fold(null, true)") // nothing, while somebody else is counting
@@ -60,7 +62,8 @@ func (s *session) audited() {
 		select 'twice: ' || id from awa.jobs group by id having count(*) > 1`))
 }
 
-// setPruneWait bounds how long prune_oldest waits for its locks. Longer than an installation allows, for a test that has to do something meanwhile.
+// setPruneWait bounds how long prune_oldest waits for its locks. Longer than an installation allows, for a test that
+// has to do something meanwhile.
 func (s *session) setPruneWait(wait string) {
 	s.Helper()
 	if one[bool](s, "select exists (select from pg_constraint where conname = 'prune_wait must be 1 to 500 milliseconds')") {
@@ -88,7 +91,8 @@ func (s *session) states(jobs ...int64) []string {
 	return list[string](s, "select coalesce(j.state, 'gone') from unnest($1::bigint[]) with ordinality u(id, n) left join awa.jobs j on j.id = u.id order by u.n", jobs)
 }
 
-// Out of a segment that is emptied comes what is alive: entries keep their places, attempts their receipts, quiet lanes their cursors, and nothing is counted twice.
+// Out of a segment that is emptied comes what is alive: entries keep their places, attempts their receipts, quiet lanes
+// their cursors, and nothing is counted twice.
 func TestPruneCarriesWhatIsAlive(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -297,7 +301,8 @@ func (s *session) worksOff() {
 	require.Zero(s, one[int64](s, "select coalesce(sum(available + running + scheduled + retryable), 0)::bigint from awa.queue_counts"))
 }
 
-// Whatever stands in an open transaction while a segment is emptied: nobody waits for it, nothing is lost, nothing is there twice.
+// Whatever stands in an open transaction while a segment is emptied: nobody waits for it, nothing is lost, nothing is
+// there twice.
 func TestPruneBesideOpenTransactions(t *testing.T) {
 	type moment struct {
 		name string

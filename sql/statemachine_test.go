@@ -56,7 +56,8 @@ const (
 	isLeft      = "select awa.rotate(true)"
 )
 
-// steps are all calls that may change a job, and those of which one would not expect it. Every function that is not declared to change nothing is here.
+// steps are all calls that may change a job, and those of which one would not expect it. Every function that is not
+// declared to change nothing is here.
 var steps = []step{
 	{"enqueue", "", "select awa.enqueue(@queue, 'k')"},
 	{"enqueue", "", "select awa.enqueue(@queue, 'k', " + enqueueLater + ")"},
@@ -182,7 +183,8 @@ func settings() (all []setting) {
 	return all
 }
 
-// docs/state-machine.md is what happens: each of its edges can be walked, from wherever a job in that state may be; no call leads elsewhere; and a call that is refused changes nothing.
+// docs/state-machine.md is what happens: each of its edges can be walked, from wherever a job in that state may be; no
+// call leads elsewhere; and a call that is refused changes nothing.
 func TestStateMachine(t *testing.T) {
 	rules, states := readStateMachine(t)
 	walked := &walks{homes: map[edge]map[string]bool{}}

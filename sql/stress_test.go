@@ -106,7 +106,8 @@ type client struct {
 // The last one is paused half of the time, so that its jobs and its cursors are carried from segment to segment.
 var stressQueues = []string{"a", "b", "c", "often paused"}
 
-// Nothing is lost, nothing comes twice, nothing comes out of thin air, and the books balance: 24 producers, 6 workers, 4 operators and maintenance, with everything
+// Nothing is lost, nothing comes twice, nothing comes out of thin air, and the books balance: 24 producers, 6 workers,
+// 4 operators and maintenance, with everything
 // at random that a client may do, while the segments turn every few hundred jobs.
 func TestStress(t *testing.T) {
 	seed := *stressSeed
@@ -219,7 +220,8 @@ func TestStress(t *testing.T) {
 	}
 	require.NoError(t, ctx.Err(), "the jobs were not worked off in time")
 
-	// Every committed job has one end. It completed if, and as often as, somebody was told so: once at most. What did not complete was cancelled or failed.
+	// Every committed job has one end. It completed if, and as often as, somebody was told so: once at most. What did
+	// not complete was cancelled or failed.
 	completions, answered := map[int64]int{}, map[int64]int{}
 	seen, endings := map[int64]bool{}, map[ending]int{}
 	for _, a := range books.attempts {
@@ -303,7 +305,8 @@ func TestStress(t *testing.T) {
 	require.NoError(t, settled.db.QueryRow(ctx, `
 		select sum(n_tup_upd + case when starts_with(relname, 'ready') then 0 else n_tup_del end) from pg_stat_user_tables -- cleaning moves entries
 		 where schemaname = 'awa' and relname ~ '^(ready_entries|lease_claims|lease_claim_closures)_'`).Scan(&changed))
-	// Two answers for one item at the very same moment leave a dead row: the one that finds the index entry of the other takes its row back.
+	// Two answers for one item at the very same moment leave a dead row: the one that finds the index entry of the
+	// other takes its row back.
 	require.LessOrEqual(t, changed, int64(len(books.attempts)/1000), "updates and deletes on the hot families")
 	t.Logf("%d jobs committed, %d attempts, %d reads of all states, %d audits and %d of the past, ends %v, of attempts %v, turns %v",
 		len(books.committed), len(books.attempts), reads, audits, oldAudits, ends, endings, turns)
@@ -407,7 +410,8 @@ func (c *client) end(ctx context.Context, tx pgx.Tx, jobs []int64, attempts []at
 	return nil
 }
 
-// work claims once and answers for what it got: at once, in the same transaction or another, well or badly, or by dying.
+// work claims once and answers for what it got: at once, in the same transaction or another, well or badly, or by
+// dying.
 func (c *client) work(ctx context.Context, worker *int64, mayEnqueue bool) error {
 	if *worker == 0 {
 		if err := c.db.QueryRow(ctx, "select awa.register_worker($1)", fmt.Sprint("worker ", c.id)).Scan(worker); err != nil {
@@ -595,7 +599,8 @@ func (c *client) checkTaken(ctx context.Context, a attempt) error {
 	return nil
 }
 
-// operate changes a random job, or several, as operators do; in a transaction that may be open for a while, and may roll back.
+// operate changes a random job, or several, as operators do; in a transaction that may be open for a while, and may
+// roll back.
 func (c *client) operate(ctx context.Context) error {
 	known := c.book.known()
 	if len(known) == 0 {
@@ -676,7 +681,8 @@ func (c *client) rest(ctx context.Context, tx pgx.Tx, longest time.Duration) err
 	return err
 }
 
-// keep is what goes on beside: due retries are promoted, attempts that last get their rows, the jobs of dead workers are given back or rescued.
+// keep is what goes on beside: due retries are promoted, attempts that last get their rows, the jobs of dead workers
+// are given back or rescued.
 func (c *client) keep(ctx context.Context) error {
 	c.book.mu.Lock()
 	dead := c.book.dead
@@ -696,7 +702,8 @@ func (c *client) keep(ctx context.Context) error {
 	return err
 }
 
-// beside does what has tables locked for long: never while the pruner wants to be alone, and with breaks that are some times as long.
+// beside does what has tables locked for long: never while the pruner wants to be alone, and with breaks that are some
+// times as long.
 func (b *book) beside(breaks time.Duration, step func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		b.quiet.RLock()
@@ -708,7 +715,9 @@ func (b *book) beside(breaks time.Duration, step func(context.Context) error) fu
 	}
 }
 
-// prune turns the ring as far as it gets. For some turns it cleans a segment that was left just now, where much is alive; for others, the one before. Beside all others at first. When somebody is in its way, operators and readers let it pass for a while: one of them has the tables locked at nearly every moment.
+// prune turns the ring as far as it gets. For some turns it cleans a segment that was left just now, where much is
+// alive; for others, the one before. Beside all others at first. When somebody is in its way, operators and readers let
+// it pass for a while: one of them has the tables locked at nearly every moment.
 func (c *client) prune(ctx context.Context, turns map[string]int) error {
 	defer time.Sleep(5 * time.Millisecond)
 	for alone := false; ; {
@@ -775,7 +784,8 @@ func (c *client) auditThePast(ctx context.Context) error {
 	})(ctx)
 }
 
-// checkStates reads all states in one statement: each job once, none missing that was committed before, unless it completed and was pruned, the counts are right, and unique keys are held by the jobs that
+// checkStates reads all states in one statement: each job once, none missing that was committed before, unless it
+// completed and was pruned, the counts are right, and unique keys are held by the jobs that
 // should hold them.
 func (c *client) checkStates(ctx context.Context) error {
 	known := c.book.known()

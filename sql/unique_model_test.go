@@ -20,7 +20,8 @@ var (
 	uniqueSteps = flag.Int("unique.steps", 600, "steps of TestUniqueKeysAtRandom")
 )
 
-// What must hold of committed jobs and their keys, whatever happened: a key is held by at most one job; who holds it is in a state in which it does, or completed in a period that goes on;
+// What must hold of committed jobs and their keys, whatever happened: a key is held by at most one job; who holds it is
+// in a state in which it does, or completed in a period that goes on;
 // and of jobs that hold their keys in all states before the end, each one holds it.
 const keysThatAreWrong = `
 	with jobs as (
@@ -48,7 +49,8 @@ const keysThatAreWrong = `
 	select format('key %s has %s rows, %s of them first', encode(c.key, 'hex'), count(*), count(*) filter (where c.round = 0))
 	  from awa.unique_claims c group by c.key having count(*) > 2 or count(*) filter (where c.round = 0) <> 1`
 
-// Everything that touches a key, at random, in three sessions that take turns: savepoints, rollbacks, early decisions, states, periods, moves. A session that would have to wait rolls back.
+// Everything that touches a key, at random, in three sessions that take turns: savepoints, rollbacks, early decisions,
+// states, periods, moves. A session that would have to wait rolls back.
 func TestUniqueKeysAtRandom(t *testing.T) {
 	t.Logf("-unique.seed=%d", *uniqueSeed)
 	random := rand.New(rand.NewPCG(*uniqueSeed, 0))
@@ -191,7 +193,8 @@ func TestUniqueKeysAtRandom(t *testing.T) {
 	require.Empty(t, list[string](watcher, keysThatAreWrong))
 }
 
-// requireExpected fails on an error that none of these calls is documented to raise. A deadlock is not among them: of these sessions at most one waits.
+// requireExpected fails on an error that none of these calls is documented to raise. A deadlock is not among them: of
+// these sessions at most one waits.
 func requireExpected(t *testing.T, err error, fail func(any)) {
 	t.Helper()
 	switch sqlState(err) {
@@ -274,7 +277,8 @@ func (m keyModel) held() (held []string) {
 	return held
 }
 
-// All that touches a key in one session, at random, with transactions and savepoints: a model predicts what enqueue_unique, enqueue_batch, cancel_by_unique_key, retry and move return, and after each commit who
+// All that touches a key in one session, at random, with transactions and savepoints: a model predicts what
+// enqueue_unique, enqueue_batch, cancel_by_unique_key, retry and move return, and after each commit who
 // holds which key.
 func TestUniqueKeysAsPredicted(t *testing.T) {
 	t.Logf("-unique.seed=%d", *uniqueSeed)
@@ -488,7 +492,8 @@ func TestUniqueKeysAsPredicted(t *testing.T) {
 	}
 }
 
-// Six producers and three callers of cancel_by_unique_key on two keys, all at once: never two jobs that live with one key.
+// Six producers and three callers of cancel_by_unique_key on two keys, all at once: never two jobs that live with one
+// key.
 func TestUniqueProducersBesideCancels(t *testing.T) {
 	d := newDatabase(t)
 	var group sync.WaitGroup
@@ -514,7 +519,8 @@ func TestUniqueProducersBesideCancels(t *testing.T) {
 	s.balanced()
 }
 
-// Two batches that name the same keys in opposite orders: the second waits for the first, at the first of its keys, and then has nothing to insert but what the first left out.
+// Two batches that name the same keys in opposite orders: the second waits for the first, at the first of its keys, and
+// then has nothing to insert but what the first left out.
 func TestBatchesInOppositeOrder(t *testing.T) {
 	for _, end := range []string{"commit", "rollback"} {
 		d := newDatabase(t)
@@ -558,7 +564,8 @@ func TestBatchesInOppositeOrder(t *testing.T) {
 		b.balanced()
 	}
 
-	// Both half-way: each has one of two keys, in whatever order a batch names the two, only if it comes first in that of the keys.
+	// Both half-way: each has one of two keys, in whatever order a batch names the two, only if it comes first in that
+	// of the keys.
 	d := newDatabase(t)
 	holder, a, b, watcher := d.session(), d.session(), d.session(), d.session()
 	low := one[string](a, "select k from unnest('{x,y}'::text[]) k order by awa._unique_key('q', 'k', '{}', k, null, null, null, null, now()) limit 1")
@@ -635,7 +642,8 @@ func TestKeyOfAJobThatIsMoved(t *testing.T) {
 	}
 }
 
-// A job that completed keeps the key of its period, whatever becomes of its history; one that ended otherwise, or whose queue was dropped, does not.
+// A job that completed keeps the key of its period, whatever becomes of its history; one that ended otherwise, or whose
+// queue was dropped, does not.
 func TestKeyOfAPeriod(t *testing.T) {
 	const year = "select inserted from awa.enqueue_unique('q', 'k', unique_period => '1 year', max_attempts => 1)"
 	for name, test := range map[string]struct {
@@ -692,7 +700,8 @@ func TestKeyOfAPeriod(t *testing.T) {
 	}
 }
 
-// A key that is used again and again while a snapshot is held costs a bounded number of looks at rows that are gone, with pauses in between, too. When the snapshot is gone, so are the rows.
+// A key that is used again and again while a snapshot is held costs a bounded number of looks at rows that are gone,
+// with pauses in between, too. When the snapshot is gone, so are the rows.
 func TestKeyThatIsUsedAgainAndAgain(t *testing.T) {
 	for name, test := range map[string]struct{ options, end string }{
 		"completed":     {"", "awa.complete(c.job_id, c.receipt) from awa.claim('q') c"},
@@ -738,7 +747,8 @@ func TestKeyThatIsUsedAgainAndAgain(t *testing.T) {
 	}
 }
 
-// expiresKeys waits until maintenance has removed the rows of all keys that nobody holds: as soon as no snapshot is older, of whoever uses the server beside this test.
+// expiresKeys waits until maintenance has removed the rows of all keys that nobody holds: as soon as no snapshot is
+// older, of whoever uses the server beside this test.
 func (s *session) expiresKeys() {
 	s.Helper()
 	require.Eventually(s, func() bool {

@@ -138,7 +138,8 @@ func TestUniqueProducerBesideAnOpenEnding(t *testing.T) {
 	}
 }
 
-// A transaction that cancels a job and enqueues another one under its key replaces it, whether the job is claimed meanwhile or not.
+// A transaction that cancels a job and enqueues another one under its key replaces it, whether the job is claimed
+// meanwhile or not.
 func TestReplaceAUniqueJob(t *testing.T) {
 	for _, meanwhile := range []string{"", "claimed", "materialized", "completed"} {
 		for _, states := range []string{"", tillRuns} {
@@ -232,7 +233,8 @@ func TestUniqueKeyOfADeferredJob(t *testing.T) {
 	b.balanced()
 }
 
-// A job that ended can't come back while a newer one has its key: it stays where it is. Where the newer one's transaction rolls back, it can.
+// A job that ended can't come back while a newer one has its key: it stays where it is. Where the newer one's
+// transaction rolls back, it can.
 func TestRetryOfAJobWhoseKeyIsTaken(t *testing.T) {
 	for _, state := range []string{"failed", "dead", "cancelled"} {
 		for _, end := range []string{"commit", "rollback"} {
@@ -301,7 +303,8 @@ func TestUniqueProducerBesideAnOpenRetry(t *testing.T) {
 	}
 }
 
-// A job that let go of its key when it began to run takes it again when it has to wait. A producer that is about to take it, in a transaction that stays open, keeps it, and
+// A job that let go of its key when it began to run takes it again when it has to wait. A producer that is about to
+// take it, in a transaction that stays open, keeps it, and
 // holds up nobody: neither the worker's answer, nor rescue, nor the promoter, nor a claim.
 func TestKeysAreTakenAgainWithoutWaiting(t *testing.T) {
 	for name, back := range map[string]func(s *session, j claimed){
@@ -344,7 +347,8 @@ func TestKeysAreTakenAgainWithoutWaiting(t *testing.T) {
 	}
 }
 
-// The key of a job that this transaction has cancelled passes on, but not from one that goes on, or that keeps it, nor to one that does not hold it.
+// The key of a job that this transaction has cancelled passes on, but not from one that goes on, or that keeps it, nor
+// to one that does not hold it.
 func TestKeyPassesOnOnlyFromWhoLetsGo(t *testing.T) {
 	const again = "select job_id, inserted from awa.enqueue_unique('q', 'k', unique_key => 'x')"
 	enqueue := func(s *session, sql string) (job int64, inserted bool) {
@@ -389,7 +393,8 @@ func TestKeyPassesOnOnlyFromWhoLetsGo(t *testing.T) {
 	require.False(t, inserted)
 }
 
-// A cancel of the holder that somebody else commits is no cancel of the producer's own: the producer takes the key, and who comes next finds it taken. The producer is held up between
+// A cancel of the holder that somebody else commits is no cancel of the producer's own: the producer takes the key, and
+// who comes next finds it taken. The producer is held up between
 // its looks at the key and at the jobs that have ended, if there are two.
 func TestCancelThatCommitsBesideAUniqueProducer(t *testing.T) {
 	d := newDatabase(t)
@@ -469,7 +474,8 @@ func TestReplaceAUniqueJobAgain(t *testing.T) {
 	}
 }
 
-// Jobs of one key in one transaction, that come and go: the first comes back where its heir has gone, and not while that one is there.
+// Jobs of one key in one transaction, that come and go: the first comes back where its heir has gone, and not while
+// that one is there.
 func TestHeirThatLeaves(t *testing.T) {
 	for name, leave := range map[string]string{
 		"cancelled":          "select awa.cancel($1)",
@@ -517,7 +523,8 @@ func TestHeirThatLeaves(t *testing.T) {
 	}
 }
 
-// The job before the heir was claimed meanwhile, which freed its key, and somebody else has taken that: two jobs with one key would be there.
+// The job before the heir was claimed meanwhile, which freed its key, and somebody else has taken that: two jobs with
+// one key would be there.
 func TestKeyThatIsTakenBeforeItPassesOn(t *testing.T) {
 	for _, end := range []string{"commit", "rollback", ""} {
 		t.Run(end, func(t *testing.T) {
@@ -563,7 +570,8 @@ func TestRunAtThatPassesMeanwhile(t *testing.T) {
 	require.NotZero(t, one[int](s, "select count(*) from awa.jobs where state = 'scheduled'"))
 }
 
-// Whoever takes many keys takes them in their order, whatever that of the jobs is: otherwise a retry of many, and a producer of the same keys, would wait for each other.
+// Whoever takes many keys takes them in their order, whatever that of the jobs is: otherwise a retry of many, and a
+// producer of the same keys, would wait for each other.
 func TestRetryOfManyBesideAProducerOfTheirKeys(t *testing.T) {
 	d := newDatabase(t)
 	s, producer, watcher := d.session(), d.session(), d.session()
@@ -588,7 +596,8 @@ func TestRetryOfManyBesideAProducerOfTheirKeys(t *testing.T) {
 	watcher.balanced()
 }
 
-// A key of a period that a producer is just taking is not its old queue's any more, when that is dropped: its first row keeps others out.
+// A key of a period that a producer is just taking is not its old queue's any more, when that is dropped: its first row
+// keeps others out.
 func TestDropQueueBesideAProducerOfItsKey(t *testing.T) {
 	d := newDatabase(t)
 	s, old, producer := d.session(), d.session(), d.session()
@@ -611,7 +620,8 @@ func TestDropQueueBesideAProducerOfItsKey(t *testing.T) {
 	require.Equal(t, []int64{job}, list[int64](s, "select id from awa.jobs where queue = 'taker'"))
 }
 
-// A call that asks within a period is a duplicate of the job of that period, also where it had to wait for a transaction that completes the job, and commits in the next one.
+// A call that asks within a period is a duplicate of the job of that period, also where it had to wait for a
+// transaction that completes the job, and commits in the next one.
 func TestPeriodThatEndsDuringAWait(t *testing.T) {
 	for name, enqueue := range map[string]string{
 		"enqueue_unique": "awa.enqueue_unique('q', 'k', unique_key => 'key', unique_period => '4 seconds')",

@@ -71,7 +71,8 @@ var (
 	newBody = edit{"functions/operate/resume_queue.sql", "begin\n", "begin\n  -- another body\n"}
 )
 
-// From any older version to this one: tables, functions of another signature, functions and views that are no more; sessions with prepared statements, and what users have on top, go on.
+// From any older version to this one: tables, functions of another signature, functions and views that are no more;
+// sessions with prepared statements, and what users have on top, go on.
 func TestUpgrade(t *testing.T) {
 	d := newDatabase(t)
 	s, old := d.session(), d.session()
@@ -129,7 +130,8 @@ func TestUpgrade(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, result.Changed)
 
-	// An older program finds newer functions. It leaves them, and says so; of what is newer than the next version it knows nothing.
+	// An older program finds newer functions. It leaves them, and says so; of what is newer than the next version it
+	// knows nothing.
 	older, err := driver.Migrate(s.ctx, d.url)
 	require.NoError(t, err)
 	require.True(t, older.Newer)
@@ -172,7 +174,8 @@ func TestNothingToDoNeedsNoLock(t *testing.T) {
 	require.False(t, result.Changed)
 }
 
-// An upgrade that changes what a reader reads waits for it, but answers and counts do not wait for the upgrade: it lets go, and tries again. It names who is in the way when it gives up. One that changes other things does not wait at all.
+// An upgrade that changes what a reader reads waits for it, but answers and counts do not wait for the upgrade: it lets
+// go, and tries again. It names who is in the way when it gives up. One that changes other things does not wait at all.
 func TestUpgradeBesideAReader(t *testing.T) {
 	d := newDatabase(t)
 	s, reader := d.session(), d.session()
@@ -220,8 +223,10 @@ func detail(err error) string {
 	return e.Detail
 }
 
-// The longest wait of an answer beside an upgrade that changes hot tables and views, under load, with readers of which some stay for a second. Shown for the documentation; the test
-// is satisfied when one of a few upgrades kept to a second, since a machine that is busy otherwise has waits of its own.
+// The longest wait of an answer beside an upgrade that changes hot tables and views, under load, with readers of which
+// some stay for a second. Shown for the documentation; the test
+// is satisfied when one of a few upgrades kept to a second, since a machine that is busy otherwise has waits of its
+// own.
 func TestUpgradeUnderLoad(t *testing.T) {
 	var best time.Duration
 	for round := range 5 {
@@ -312,7 +317,8 @@ func upgradeUnderLoad(t *testing.T) (during, before time.Duration) {
 	return during, before
 }
 
-// Until a version is released its tables change without a migration: an installation with others is refused, and told how to go on.
+// Until a version is released its tables change without a migration: an installation with others is refused, and told
+// how to go on.
 func TestTablesOfAnotherUnreleasedState(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()

@@ -1,5 +1,7 @@
-// Command engine measures the SQL functions of Awa by themselves: milliseconds per call, WAL and dead rows per job, and whether
-// any of it grows with history or with somebody's open transaction. Give it a database of its own, freshly migrated; it clones it for each length of history.
+// Command engine measures the SQL functions of Awa by themselves: milliseconds per call, WAL and dead rows per job, and
+// whether
+// any of it grows with history or with somebody's open transaction. Give it a database of its own, freshly migrated; it
+// clones it for each length of history.
 package main
 
 import (
@@ -66,7 +68,8 @@ func run(ctx context.Context, url, history string, rounds int) error {
 	fmt.Println(version)
 	fmt.Printf("payload %d bytes, synchronous_commit = off; medians of %d rounds, each the median of its calls\n", len(payload), rounds)
 
-	// A database for each length of history, so that they can be measured in turn: machines change their speed from minute to minute.
+	// A database for each length of history, so that they can be measured in turn: machines change their speed from
+	// minute to minute.
 	var stages []*stage
 	done := 0
 	for _, step := range strings.Split(history, ",") {

@@ -1,4 +1,5 @@
-// Command soak runs Awa for a long time with small segments, and shows minute by minute whether anything grows or stalls. Give it a database of its own, freshly migrated.
+// Command soak runs Awa for a long time with small segments, and shows minute by minute whether anything grows or
+// stalls. Give it a database of its own, freshly migrated.
 package main
 
 import (

@@ -83,8 +83,10 @@ type sources struct {
 	Heartbeat float64 `json:"heartbeat"` // seconds between heartbeats of a worker of the driver's
 }
 
-// doctor examines an installation. It changes nothing. What is in the schema may hold code of those who may change it: so it compares the catalog with what this
-// program installs, and does what reads tables or calls functions with the rights of the schema's owner or its readers. See runInside.
+// doctor examines an installation. It changes nothing. What is in the schema may hold code of those who may change it:
+// so it compares the catalog with what this
+// program installs, and does what reads tables or calls functions with the rights of the schema's owner or its readers.
+// See runInside.
 type doctor struct {
 	src       *install.Sources
 	parameter string // of checks: the sources, as JSON
@@ -100,9 +102,11 @@ func (d *doctor) add(level, topic, subject, message, hint string) {
 	d.findings = append(d.findings, finding{Level: level, Topic: topic, Subject: subject, Message: message, Hint: hint})
 }
 
-// begin begins a transaction, which is rolled back. All settings are the transaction's: behind a proxy that pools transactions the session is shared with others. To begin and to set looks nothing up.
+// begin begins a transaction, which is rolled back. All settings are the transaction's: behind a proxy that pools
+// transactions the session is shared with others. To begin and to set looks nothing up.
 func (d *doctor) begin(ctx context.Context, mode string) (pgx.Tx, error) {
-	// With public in the search_path, a function that anybody put there could be run as this role. The waits are bounded for a monitor's sake: when the tables are locked, that is a finding too.
+	// With public in the search_path, a function that anybody put there could be run as this role. The waits are
+	// bounded for a monitor's sake: when the tables are locked, that is a finding too.
 	return d.conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: "begin isolation level read committed " + mode + `;
 		set local search_path = pg_catalog, pg_temp;
 		set local application_name = 'awa doctor';

@@ -16,7 +16,8 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-// evilHealth is what a member of the owner puts in place of awa.health(): it makes her a superuser, if its caller may do that. A program does it, too, since a transaction may be read-only.
+// evilHealth is what a member of the owner puts in place of awa.health(): it makes her a superuser, if its caller may
+// do that. A program does it, too, since a transaction may be read-only.
 func evilHealth(databaseURL string) string {
 	return strings.ReplaceAll(`create or replace function awa.health() returns setof awa.health_row language plpgsql volatile security invoker as $$
 	begin
@@ -45,7 +46,8 @@ func isSuperuser(t *testing.T, admin *pgx.Conn) (is bool) {
 	return is
 }
 
-// Whatever has happened since the catalog was compared: what is called and read then runs as its owner, and changes nothing.
+// Whatever has happened since the catalog was compared: what is called and read then runs as its owner, and changes
+// nothing.
 func TestDoctorLooksAsTheOwner(t *testing.T) {
 	databaseURL, admin := prepare(t)
 	mallory := testdb.Connect(t, with(t, databaseURL, "user", "mallory"))
@@ -81,7 +83,8 @@ func TestDoctorLooksAsTheOwner(t *testing.T) {
 	assert.False(t, isSuperuser(t, admin))
 }
 
-// A function that is replaced between the comparison and the call: awa.settings is read in between, and by no view, so a lock on it stops the doctor there.
+// A function that is replaced between the comparison and the call: awa.settings is read in between, and by no view, so
+// a lock on it stops the doctor there.
 func TestDoctorBesideAFunctionThatChanges(t *testing.T) {
 	databaseURL, admin := prepare(t)
 	mallory, holder := testdb.Connect(t, with(t, databaseURL, "user", "mallory")), testdb.Connect(t, with(t, databaseURL, "user", "mallory"))

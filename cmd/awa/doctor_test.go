@@ -84,7 +84,8 @@ type wrong struct{ statement, level, topic, subject, message string }
 // sqlHint finds the statement that a hint says to run.
 var sqlHint = regexp.MustCompile(`\b(?:alter|grant|revoke|reindex) .*;$`)
 
-// provoke makes things wrong, sees that each is found, does what the hints say as far as they are commands, and sees that these things are gone.
+// provoke makes things wrong, sees that each is found, does what the hints say as far as they are commands, and sees
+// that these things are gone.
 func provoke(t *testing.T, databaseURL string, things ...wrong) {
 	t.Helper()
 	fresh := examined(t, databaseURL)
@@ -254,7 +255,8 @@ func TestDoctorOnAServerThatDoesNotFit(t *testing.T) {
 	assert.NotNil(t, find(findings, levelWarning, "settings", "default_transaction_isolation = serializable", "JQ004"))
 }
 
-// Who may change the schema puts code where the doctor will look: in functions that it calls, in functions that run while a query is planned, in views, in what has the name of a table.
+// Who may change the schema puts code where the doctor will look: in functions that it calls, in functions that run
+// while a query is planned, in views, in what has the name of a table.
 // It is named, and not run: here by a role that may do everything.
 func TestDoctorCallsNothingThatDiffers(t *testing.T) {
 	const trap = "raise exception 'hijacked'"

@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// printFindings prints what is wrong, a line for each thing, and one line for a topic where nothing is: all that was found when verbose.
+// printFindings prints what is wrong, a line for each thing, and one line for a topic where nothing is: all that was
+// found when verbose.
 // What is wrong with several subjects alike is said once.
 func printFindings(w io.Writer, findings []finding, verbose bool) {
 	for len(findings) > 0 {

@@ -193,7 +193,8 @@ func shown(argument string) string {
 	return strconv.Quote(argument)
 }
 
-// withoutSecrets takes arguments that may hold a password, and pieces of these, out of an error that the package flag has made of them.
+// withoutSecrets takes arguments that may hold a password, and pieces of these, out of an error that the package flag
+// has made of them.
 func withoutSecrets(message string, args []string) string {
 	for _, argument := range args {
 		name := strings.TrimLeft(argument, "-")

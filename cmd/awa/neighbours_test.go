@@ -15,7 +15,8 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-// The statement of docs/security.md keeps others from the advisory locks of one bigint. Everything of Awa works without: installing by a role that is no superuser, working, maintenance, changes, the doctor.
+// The statement of docs/security.md keeps others from the advisory locks of one bigint. Everything of Awa works
+// without: installing by a role that is no superuser, working, maintenance, changes, the doctor.
 func TestWithoutAdvisoryLocks(t *testing.T) {
 	databaseURL := startServer(t, pgserver.Config{Durable: true})
 	execute(t, testdb.Connect(t, databaseURL), "create role installer login createrole", "create database app owner installer", "create role neighbour login")

@@ -14,7 +14,8 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-// hostile is a name that would clear a terminal, retitle it, hide, and go on in another line, in every way that there is.
+// hostile is a name that would clear a terminal, retitle it, hide, and go on in another line, in every way that there
+// is.
 const hostile = "q\x1b[2J\x1b]0;title\x07\x7f\b\r\u009b31m\u0085\u202eevil\u2066"
 
 // assertPrintable requires text that a terminal prints as it is.
@@ -42,7 +43,8 @@ func TestPrintable(t *testing.T) {
 	}
 }
 
-// Names, errors and arguments that producers, workers and other sessions choose reach no terminal as they are, whichever
+// Names, errors and arguments that producers, workers and other sessions choose reach no terminal as they are,
+// whichever
 // command prints them.
 func TestNothingMovesTheCursor(t *testing.T) {
 	databaseURL := testdb.URL(t)

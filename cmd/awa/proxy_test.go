@@ -16,7 +16,8 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-// Behind a proxy that pools transactions a session is everybody's: no command leaves a setting in it. The proxy has one connection to the server, so that each of them gets the same.
+// Behind a proxy that pools transactions a session is everybody's: no command leaves a setting in it. The proxy has one
+// connection to the server, so that each of them gets the same.
 func TestNoSettingIsLeft(t *testing.T) {
 	direct := startServer(t, pgserver.Config{})
 	databaseURL := testdb.StartBouncer(t, direct, 1).URL(direct, pgx.QueryExecModeExec) + "&application_name=test"

@@ -23,7 +23,8 @@ func set[T any](t *testing.T, variable *T, value T) {
 	t.Cleanup(func() { *variable = before })
 }
 
-// assertNothingLeft looks for what a self-test may leave. The server takes a moment to end the sessions whose clients have
+// assertNothingLeft looks for what a self-test may leave. The server takes a moment to end the sessions whose clients
+// have
 // gone.
 func assertNothingLeft(t *testing.T, db *pgx.Conn) {
 	t.Helper()

@@ -42,7 +42,8 @@ const (
 	maxStderrLine = 64 << 10 // bytes that are waited for to be a line
 )
 
-// killDelay is how long CMD may take to end after SIGTERM, and its children to close its output after it has ended. It has
+// killDelay is how long CMD may take to end after SIGTERM, and its children to close its output after it has ended. It
+// has
 // to be shorter than the 5 s for which the driver waits for handlers whose contexts have ended: who is still there when
 // awa ends is not killed by anybody. A variable for the sake of tests.
 var killDelay = 3 * time.Second
@@ -265,7 +266,8 @@ var (
 	hugeNumber = regexp.MustCompile(`[eE][+-]?\d{4}|.{1000}`)
 )
 
-// isJSONB says whether jsonb takes the text. It is stricter than JSON: no NUL, no half of a surrogate pair, and numbers have
+// isJSONB says whether jsonb takes the text. It is stricter than JSON: no NUL, no half of a surrogate pair, and numbers
+// have
 // to be numeric.
 func isJSONB(text []byte) bool {
 	if !json.Valid(text) || !utf8.Valid(text) {
@@ -313,7 +315,8 @@ func shortenError(_ []string, attr slog.Attr) slog.Attr {
 	return attr
 }
 
-// limitedWriter keeps what is written to it, and refuses what is more than maxOutput. Then exec.Cmd reads no more, and CMD
+// limitedWriter keeps what is written to it, and refuses what is more than maxOutput. Then exec.Cmd reads no more, and
+// CMD
 // gets SIGPIPE when it writes on.
 type limitedWriter struct {
 	kept bytes.Buffer

@@ -139,7 +139,8 @@ func waitForJob(t *testing.T, pool *pgxpool.Pool, id int64, state string) (job d
 	return job
 }
 
-// lifeline is a FIFO that a CMD opens as $FIFO, to say that it runs. It is closed when the CMD and all that has inherited it
+// lifeline is a FIFO that a CMD opens as $FIFO, to say that it runs. It is closed when the CMD and all that has
+// inherited it
 // are dead.
 type lifeline struct{ opened, closed chan struct{} }
 

@@ -10,19 +10,22 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// ErrUnreadable says that a URL is not one, or that it can be read in more than one way. It says nothing of the URL: any part of
+// ErrUnreadable says that a URL is not one, or that it can be read in more than one way. It says nothing of the URL:
+// any part of
 // it may be the password, or a piece of that.
 var ErrUnreadable = errors.New("the database URL can't be read")
 
 var parameterPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
 
-// passwordPattern is what is in a URL, or in a list of keywords and values, beside a password, also where it is encoded; urlPattern is a URL with one.
+// passwordPattern is what is in a URL, or in a list of keywords and values, beside a password, also where it is
+// encoded; urlPattern is a URL with one.
 var (
 	passwordPattern = regexp.MustCompile(`(?i):|%(25)*(3a|40)|passw\w*\s*=`)
 	urlPattern      = regexp.MustCompile(`(?i)://|:[^@]*@|%(25)*40|passw\w*\s*=`)
 )
 
-// MayHoldPassword returns whether a text looks like a URL with a password, or a piece of one, or like keywords and values with a password.
+// MayHoldPassword returns whether a text looks like a URL with a password, or a piece of one, or like keywords and
+// values with a password.
 func MayHoldPassword(s string) bool { return passwordPattern.MatchString(s) }
 
 func hosts(cfg *pgx.ConnConfig) (hosts []string) {
@@ -32,8 +35,10 @@ func hosts(cfg *pgx.ConnConfig) (hosts []string) {
 	return hosts
 }
 
-// Parse is [pgx.ParseConfig], with errors that hold nothing of the URL. It refuses what pgx takes, but not as it was meant: a
-// password with a @ or / that is not encoded, say, would become the host's name, which errors tell. The connection is in UTF-8, as all that Go writes, whatever the URL says.
+// Parse is [pgx.ParseConfig], with errors that hold nothing of the URL. It refuses what pgx takes, but not as it was
+// meant: a
+// password with a @ or / that is not encoded, say, would become the host's name, which errors tell. The connection is
+// in UTF-8, as all that Go writes, whatever the URL says.
 func Parse(databaseURL string) (*pgx.ConnConfig, error) {
 	for _, scheme := range []string{"postgres://", "postgresql://"} {
 		rest, ok := strings.CutPrefix(databaseURL, scheme)

@@ -40,7 +40,8 @@ type Result struct {
 	Shared     bool   `json:"shared"` // whether members of the roles of Awa may use it too
 }
 
-// Install installs the sources on a connection of its own, which has to be fresh: nothing was looked up on it in the search_path of its role.
+// Install installs the sources on a connection of its own, which has to be fresh: nothing was looked up on it in the
+// search_path of its role.
 func (s *Sources) Install(ctx context.Context, conn *pgx.Conn, o Options) (r Result, err error) {
 	text, err := s.render("install.sql")
 	if err != nil {
@@ -49,7 +50,8 @@ func (s *Sources) Install(ctx context.Context, conn *pgx.Conn, o Options) (r Res
 	return r, run(ctx, conn, o, text, "awa.installed", &r)
 }
 
-// run runs a block in a transaction of its own, and reads what it left in a setting. All of it goes by the simple protocol: nothing is prepared, and no
+// run runs a block in a transaction of its own, and reads what it left in a setting. All of it goes by the simple
+// protocol: nothing is prepared, and no
 // parameter's type is guessed.
 func run(ctx context.Context, conn *pgx.Conn, o Options, text, setting string, result any) error {
 	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
@@ -66,7 +68,8 @@ func run(ctx context.Context, conn *pgx.Conn, o Options, text, setting string, r
 	if o.Force {
 		set("awa.force", "on")
 	}
-	// The result is read in the transaction: behind a proxy that pools transactions, the next one may be in another session.
+	// The result is read in the transaction: behind a proxy that pools transactions, the next one may be in another
+	// session.
 	results, err := conn.PgConn().Exec(ctx, begin+settings.String()+text+fmt.Sprintf("select pg_catalog.current_setting(%s);\nreset %s;\ncommit;", quote(setting), setting)).ReadAll()
 	if err != nil {
 		return nameHolders(ctx, conn, err)
@@ -94,7 +97,8 @@ rollback;`).ReadAll()
 	return err
 }
 
-// begin begins the transaction, whatever the defaults of the role and the database are: these may be somebody else's. To begin and to set looks nothing up. Nothing is left of it in the session, which may be
+// begin begins the transaction, whatever the defaults of the role and the database are: these may be somebody else's.
+// To begin and to set looks nothing up. Nothing is left of it in the session, which may be
 // shared with others.
 const begin = `begin isolation level read committed read write;
 set local search_path = pg_catalog, pg_temp;
@@ -117,7 +121,8 @@ func (s *Sources) File() (string, error) {
 	}
 	return fmt.Sprintf(first+`-- Awa %s for psql: installs it, or brings an older installation to this version. Safe to repeat.
 --   psql -f awa.sql DATABASE
---   psql -v role_prefix=app_ -f awa.sql DATABASE     with roles of another name than awa_producer and so on, in a new installation
+--   psql -v role_prefix=app_ -f awa.sql DATABASE     with roles of another name than awa_producer and so on, in a new
+-- installation
 `, s.Version) + file(text, `select case when (r ->> 'newer')::pg_catalog.bool then 'Awa stays as it is' when (r ->> 'before')::pg_catalog.int4 = 0 then 'Awa is installed' else 'Awa is up to date' end
        || pg_catalog.format(': schema version %s, functions %s.', r ->> 'after', r ->> 'functions') as awa_said
   from (select pg_catalog.current_setting('awa.installed')::pg_catalog.json) i(r) \gset
@@ -161,7 +166,8 @@ reset awa.uninstalled;
 // first is the first line of a file for psql.
 const first = "\\set ON_ERROR_STOP on\n"
 
-// file makes a file for psql of a block, with the settings that its variables set, since psql fills none into the block.
+// file makes a file for psql of a block, with the settings that its variables set, since psql fills none into the
+// block.
 // It reads the result before the commit, and prints it afterwards.
 func file(text, result, end string) string {
 	return `\set SHOW_CONTEXT never

@@ -95,7 +95,8 @@ func Embedded() (*Sources, error) {
 	return Load(migrations, functions)
 }
 
-// Load reads migrations and a code package, both in the form that tern reads, and takes them apart. It knows no more of SQL than the files need; tests
+// Load reads migrations and a code package, both in the form that tern reads, and takes them apart. It knows no more of
+// SQL than the files need; tests
 // compare what it finds with what a server makes of them.
 func Load(migrations, functions fs.FS) (*Sources, error) {
 	s := &Sources{Functions: []Function{}, Relations: []Relation{}, Triggers: []Trigger{}, Grants: []Grant{}, Roles: roles}
@@ -231,7 +232,8 @@ func (s *Sources) readCode(text string) {
 	}
 }
 
-// readTables finds tables, sequences and indexes in a migration. Loops create them by format: %1$s is a segment, %s a digit of the wake clocks.
+// readTables finds tables, sequences and indexes in a migration. Loops create them by format: %1$s is a segment, %s a
+// digit of the wake clocks.
 func (s *Sources) readTables(text string) {
 	for _, m := range relationPattern.FindAllStringSubmatch(text, -1) {
 		r := Relation{Kind: strings.TrimPrefix(m[1], "unique "), Options: []string{}}

@@ -45,7 +45,8 @@ type Call struct {
 type Offer struct {
 	For  time.Duration
 	Jobs int // at most; 0: as many as the time allows
-	// Rate in jobs per second: at the times of a schedule that waits for nobody, so that who is slow falls behind. 0: as many as the
+	// Rate in jobs per second: at the times of a schedule that waits for nobody, so that who is slow falls behind. 0:
+	// as many as the
 	// consumers complete, with Depth jobs on their way.
 	Rate  float64
 	Depth int
@@ -123,7 +124,8 @@ func (l *Load) Flush(ctx context.Context) error {
 	return nil
 }
 
-// Run enqueues what is offered, and returns when all of it is completed: each job once, and nothing else. It does not interrupt a
+// Run enqueues what is offered, and returns when all of it is completed: each job once, and nothing else. It does not
+// interrupt a
 // call, so when the context ends nothing is under way in the server.
 func (l *Load) Run(ctx context.Context, offer Offer) (Figures, error) {
 	l.mu.Lock()
@@ -344,7 +346,8 @@ func (l *Load) settle(jobs []int64, completed bool) {
 	l.endIfDone()
 }
 
-// call runs a query in a transaction of its own and in one round trip. Claims don't wait for the disk, as the driver has it.
+// call runs a query in a transaction of its own and in one round trip. Claims don't wait for the disk, as the driver
+// has it.
 func (l *Load) call(ctx context.Context, conn *pgx.Conn, name string, read func(pgx.Rows) error, sql string, args ...any) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), callTimeout, errors.New("the server does not answer"))
 	defer cancel()

@@ -183,7 +183,8 @@ func (s *Server) Resume(ctx context.Context) error {
 	return s.run(ctx)
 }
 
-// Standby starts a second server, which follows this one and can be read, until it is promoted (select pg_promote()). It
+// Standby starts a second server, which follows this one and can be read, until it is promoted (select pg_promote()).
+// It
 // halts this one for a moment, to copy its data.
 func (s *Server) Standby(ctx context.Context) (*Server, error) {
 	dir, err := makeDir(s.acct)

@@ -27,7 +27,8 @@ type Bouncer struct {
 	cmd  *exec.Cmd
 }
 
-// StartBouncer starts a pgbouncer in front of a server, with so many connections to each database. It stops when the test ends.
+// StartBouncer starts a pgbouncer in front of a server, with so many connections to each database. It stops when the
+// test ends.
 func StartBouncer(t *testing.T, databaseURL string, connections int) *Bouncer {
 	t.Helper()
 	to, err := pgx.ParseConfig(databaseURL)

@@ -2,7 +2,8 @@
 \set name claim
 \ir ../prelude.psql
 
--- Nine jobs of mixed priorities, each enqueued in a transaction of its own; n says in which order they are to be served.
+-- Nine jobs of mixed priorities, each enqueued in a transaction of its own; n says in which order they are to be
+-- served.
 do $$
 declare
   v_job record;
@@ -23,7 +24,8 @@ select awa.enqueue(:'queue' || ' plain', 'plain') as plain_id \gset
 -- A bulk that needs more than one ledger row
 select count(*) from awa.enqueue_many(:'queue' || ' bulk', 'k', array(select jsonb_build_object('n', n) from generate_series(1, 2500) n)) \g /dev/null
 
--- A transaction that enqueues, claims, and enqueues again. What it rolls back in between is younger than itself: its own number lies below the claim's horizon.
+-- A transaction that enqueues, claims, and enqueues again. What it rolls back in between is younger than itself: its
+-- own number lies below the claim's horizon.
 select awa.enqueue(:'queue' || ' own', 'k', '0') \g /dev/null
 begin;
 select awa.enqueue(:'queue' || ' own', 'k', '1') \g /dev/null
@@ -72,7 +74,8 @@ begin
 end
 $$;
 
--- Aging: a job on each lane, of which some have waited for longer. Which is served when; its priority, and how long it has waited, are its args.
+-- Aging: a job on each lane, of which some have waited for longer. Which is served when; its priority, and how long it
+-- has waited, are its args.
 create function pg_temp.waited(suffix text, jobs text[]) returns void
 language sql
 as $$
@@ -99,7 +102,8 @@ select pg_temp.waited(' front', '{4 0s}') \g /dev/null
 select awa.release(job_id, receipt) from pg_temp.take(' front', 1) \g /dev/null
 select pg_temp.waited(' front', '{1 1h}') \g /dev/null
 
--- Buried entries: at the beginning, in between, at the end; a whole lane; and those of a transaction that committed late
+-- Buried entries: at the beginning, in between, at the end; a whole lane; and those of a transaction that committed
+-- late
 create temp table buried as select n, awa.enqueue(pg_temp.q(' buried'), 'k', to_jsonb(n)) as id from generate_series(1, 20) n;
 select awa.cancel(id) from buried where n in (1, 2, 3, 4, 7, 9, 10, 11, 18, 19, 20) \g /dev/null
 select count(*) from awa.enqueue_many(:'queue' || ' all buried', 'k', array_fill('{}'::jsonb, array[5]), 1) \g /dev/null

@@ -1,4 +1,5 @@
--- Without this, one stale answer in a batch would spoil the others, be taken for good, or give its output to another job.
+-- Without this, one stale answer in a batch would spoil the others, be taken for good, or give its output to another
+-- job.
 \set name complete_many
 \ir ../prelude.psql
 

@@ -16,7 +16,8 @@ create temp table d as select * from pg_temp.take(' dead', 2);
 select awa.set_progress(job_id, receipt, '0.5') from c where n = 11 \g /dev/null
 select awa.set_progress(job_id, receipt, '0.5') from d where n = 2 \g /dev/null
 
--- A job that fails again and again: what each attempt waits for, and what became of it. Nobody waits here: its time is moved.
+-- A job that fails again and again: what each attempt waits for, and what became of it. Nobody waits here: its time is
+-- moved.
 create temp table rounds (attempt int, state text, delay float8, took float8, errors int, history jsonb, claimed_attempt int, run_at timestamptz, attempted_at timestamptz);
 select awa.enqueue(:'queue' || ' again', 'k', max_attempts => 20) as again_id \gset
 select set_config('test.again', :'again_id', false) \g /dev/null

@@ -1,4 +1,5 @@
--- Without this, a job whose failure a trigger or a constraint refuses would run every minute for ever, and nobody would know.
+-- Without this, a job whose failure a trigger or a constraint refuses would run every minute for ever, and nobody would
+-- know.
 \set name put_off
 \ir ../prelude.psql
 

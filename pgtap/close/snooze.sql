@@ -7,7 +7,8 @@ create temp table c as select * from pg_temp.take('', 8);
 create temp table s as select * from pg_temp.take('', 2, one_claim => false);
 select awa.set_progress(job_id, receipt, '{"p": 4}') from c where n = 4 \g /dev/null
 
--- An attempt that failed once, then is put off three times, in the ledger and with a row of its own: its history goes with it.
+-- An attempt that failed once, then is put off three times, in the ledger and with a row of its own: its history goes
+-- with it.
 select awa.enqueue(:'queue' || ' history', 'k', max_attempts => 2) as history_id \gset
 select set_config('test.history', :'history_id', false) \g /dev/null
 do $$

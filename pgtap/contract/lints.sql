@@ -1,4 +1,5 @@
--- Without this, a function could be run with somebody else's search_path, be executable by everybody, or get a plan for the statistics of a moment.
+-- Without this, a function could be run with somebody else's search_path, be executable by everybody, or get a plan for
+-- the statistics of a moment.
 \set name lints
 \ir ../prelude.psql
 
@@ -47,7 +48,8 @@ select is((select array_agg(relname::text order by 1) from relations c where coa
 select isnt(obj_description('awa'::regnamespace, 'pg_namespace'), null, 'and the schema');
 
 -- Plans
--- Before PostgreSQL 18 a function in SQL that is no part of its caller's query is planned anew in each transaction: fail took four times as long.
+-- Before PostgreSQL 18 a function in SQL that is no part of its caller's query is planned anew in each transaction:
+-- fail took four times as long.
 select is((select array_agg(f.proname::text order by 1) from functions f join pg_language l on l.oid = f.prolang
             where l.lanname = 'sql' and f.prosqlbody is null and not f.proretset and 'awa._leases'::regtype in (select f.prorettype union select unnest(f.proargtypes))),
   null, 'what takes or gives attempts is planned once in a session');

@@ -1,4 +1,5 @@
--- Without this, a change of a name, a default or a column would break clients in other languages, which no compiler tells us.
+-- Without this, a change of a name, a default or a column would break clients in other languages, which no compiler
+-- tells us.
 \set name signatures
 \ir ../prelude.psql
 

@@ -1,4 +1,5 @@
--- Without this, a scheduled job, or one that waits for its retry, would never run; or run before its time; or run twice.
+-- Without this, a scheduled job, or one that waits for its retry, would never run; or run before its time; or run
+-- twice.
 \set name promote_due
 \ir ../prelude.psql
 

@@ -1,4 +1,5 @@
--- Without this, what follows an attempt would be written from the body of another job, or of another attempt of the same job.
+-- Without this, what follows an attempt would be written from the body of another job, or of another attempt of the
+-- same job.
 \set name attempts
 \ir ../prelude.psql
 

@@ -1,4 +1,5 @@
--- Without this, whoever may work could end, keep alive, or claim as, the workers of others; and a maintainer could empty segments by force.
+-- Without this, whoever may work could end, keep alive, or claim as, the workers of others; and a maintainer could
+-- empty segments by force.
 \set name callers
 \ir ../prelude.psql
 

@@ -1,4 +1,5 @@
--- Without this, a job that is changed while somebody claims it would run twice, or never, or be cancelled and run all the same.
+-- Without this, a job that is changed while somebody claims it would run twice, or never, or be cancelled and run all
+-- the same.
 -- That somebody is simulated: an entry is buried from a place that was looked up before it was claimed.
 \set name changes
 \ir ../prelude.psql

@@ -1,4 +1,5 @@
--- Without this, a call could wait for an advisory lock for ever, take the wrong one, or leave its caller with another lock_timeout. What a wait ends with is in the tests with two sessions.
+-- Without this, a call could wait for an advisory lock for ever, take the wrong one, or leave its caller with another
+-- lock_timeout. What a wait ends with is in the tests with two sessions.
 \set name locks
 \ir ../prelude.psql
 

@@ -1,4 +1,5 @@
--- Without this, two queues could share a lane or a lock, a producer's id of a queue differ from a worker's, or rows go to a segment that is about to be emptied.
+-- Without this, two queues could share a lane or a lock, a producer's id of a queue differ from a worker's, or rows go
+-- to a segment that is about to be emptied.
 \set name queues
 \ir ../prelude.psql
 

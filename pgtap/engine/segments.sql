@@ -1,4 +1,5 @@
--- Without this, an entry would be there twice between the cleaning of its segment and the truncation: where it was, and where it was carried to.
+-- Without this, an entry would be there twice between the cleaning of its segment and the truncation: where it was, and
+-- where it was carried to.
 \set name segments
 \ir ../prelude.psql
 

@@ -1,4 +1,5 @@
--- Without this, a job could be lost, get other values than its caller named, or be accepted with values that a later step chokes on.
+-- Without this, a job could be lost, get other values than its caller named, or be accepted with values that a later
+-- step chokes on.
 \set name enqueue
 \ir ../prelude.psql
 

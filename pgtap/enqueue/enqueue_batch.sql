@@ -1,4 +1,5 @@
--- Without this, a client that sends jobs as JSON could have a misspelt field ignored, half a batch accepted, or ids of other jobs returned.
+-- Without this, a client that sends jobs as JSON could have a misspelt field ignored, half a batch accepted, or ids of
+-- other jobs returned.
 \set name enqueue_batch
 \ir ../prelude.psql
 

@@ -1,4 +1,5 @@
--- Without this, the ids of a bulk enqueue might not belong to its jobs, or one bad element might let half of the rest in.
+-- Without this, the ids of a bulk enqueue might not belong to its jobs, or one bad element might let half of the rest
+-- in.
 \set name enqueue_many
 \ir ../prelude.psql
 

@@ -1,4 +1,5 @@
--- Without this, work of which there should be one would be done twice at the same time, or never again once it was done.
+-- Without this, work of which there should be one would be done twice at the same time, or never again once it was
+-- done.
 \set name enqueue_unique
 \ir ../prelude.psql
 
@@ -19,7 +20,8 @@ begin
 end
 $$;
 
--- A job through all of its states, of which it holds its key in some; its attempts in the ledger, or with rows of their own.
+-- A job through all of its states, of which it holds its key in some; its attempts in the ledger, or with rows of their
+-- own.
 create temp table life (states text[], lasts boolean, n int generated always as identity, step text, state text, tried text);
 create procedure pg_temp.life(states text[], lasts boolean)
 language plpgsql

@@ -1,4 +1,5 @@
--- Without this, a client that does not read what it claimed would hold its queue until the connection breaks. That one is ended is tested with two sessions.
+-- Without this, a client that does not read what it claimed would hold its queue until the connection breaks. That one
+-- is ended is tested with two sessions.
 \set name end_stuck_claimers
 \ir ../prelude.psql
 

@@ -1,4 +1,5 @@
--- Without this, failed jobs, dead letters, and completed jobs with rows of their own would be kept for ever; or go before anybody looked at them, or out of the counts.
+-- Without this, failed jobs, dead letters, and completed jobs with rows of their own would be kept for ever; or go
+-- before anybody looked at them, or out of the counts.
 \set name expire_history
 \ir ../prelude.psql
 

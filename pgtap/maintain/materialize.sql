@@ -1,4 +1,5 @@
--- Without this, one attempt that takes hours would make every search for open attempts go back to it, and keep its segment from being emptied.
+-- Without this, one attempt that takes hours would make every search for open attempts go back to it, and keep its
+-- segment from being emptied.
 \set name materialize
 \ir ../prelude.psql
 
@@ -62,7 +63,8 @@ select awa.complete(job_id, receipt) from keyed \g /dev/null
 select is((select count(*) from awa.unique_claims u where u.job_id = :keyed_id), 0::bigint, 'a key that is held while it runs is free then');
 select is(pg_temp.outcome(format('select awa.complete(%s, %s)', c.job_id, s.receipt)), 'JQ001', 'the receipt of another') from c, s where c.n = 3 and s.n = 1;
 
--- Not what somebody is answering for: a claim that is held by another session is covered by tests with two; here the default age
+-- Not what somebody is answering for: a claim that is held by another session is covered by tests with two; here the
+-- default age
 select pg_temp.fill(pg_temp.q(' new'), 3) \g /dev/null
 create temp table new as select * from pg_temp.take(' new', 3);
 select is((select materialized from awa.materialize()), 0::bigint, 'what was claimed a moment ago is left alone');

@@ -1,10 +1,12 @@
 -- Without this, history would be kept for ever; or what is alive would go with it, run twice, or lose its place.
--- What takes several transactions is made to look as if it had: by the number of the cleaning's. The rest is covered by tests with several sessions.
+-- What takes several transactions is made to look as if it had: by the number of the cleaning's. The rest is covered by
+-- tests with several sessions.
 \set name prune_oldest
 \ir ../prelude.psql
 call pg_temp.one_segment();
 
--- All that there may be in a segment, beside what other files have left: jobs in every state; lanes that are quiet, paused, at work; keys; late commits; a queue that was dropped
+-- All that there may be in a segment, beside what other files have left: jobs in every state; lanes that are quiet,
+-- paused, at work; keys; late commits; a queue that was dropped
 \ir ../read/states.psql
 select count(*) from awa.enqueue_many(:'queue' || ' quiet', 'k', array_fill('{}'::jsonb, array[3])) \g /dev/null
 select count(*) from pg_temp.take(' quiet', 3) t cross join lateral awa.complete(t.job_id, t.receipt) \g /dev/null
@@ -319,7 +321,8 @@ select is(pg_temp.without('delete from awa.lease_claims'), 'unbalanced, forced c
 select is(pg_temp.without('update awa.queue_rollups set kept[4] = kept[4] - 1 where kept[4] > 0'), 'unbalanced, forced cleaned', 'there is one more entry than there should be');
 rollback to known;
 
--- What comes from transactions that are older than the cleaning, and committed after it: a burial of what was carried, and an arrival
+-- What comes from transactions that are older than the cleaning, and committed after it: a burial of what was carried,
+-- and an arrival
 create temp table late as select (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 301)::text::xid8 as xid;
 select is(pg_temp.prune(), 'cleaned', 'cleaned');
 select pg_temp.was_open(xid) from late \g /dev/null

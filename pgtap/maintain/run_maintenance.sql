@@ -1,10 +1,12 @@
--- Without this, somebody would have to call each step of maintenance; and one that fails would keep the others from being done.
+-- Without this, somebody would have to call each step of maintenance; and one that fails would keep the others from
+-- being done.
 -- It commits, so it is called before the transaction of the tests.
 \set name run_maintenance
 \ir ../prelude.psql
 call pg_temp.one_segment();
 
--- Work for each step: a segment past its retention, and a current one that is old; jobs that are due, more than one call promotes; attempts that are overdue, or last; a job past its retention
+-- Work for each step: a segment past its retention, and a current one that is old; jobs that are due, more than one
+-- call promotes; attempts that are overdue, or last; a job past its retention
 select count(*) from awa.enqueue_many(:'queue', 'past', array_fill('{}'::jsonb, array[3])) \g /dev/null
 select count(*) from pg_temp.take('', 3) t cross join lateral awa.complete(t.job_id, t.receipt) \g /dev/null
 select rotated from awa.rotate(true) \g /dev/null

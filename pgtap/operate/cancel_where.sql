@@ -2,7 +2,8 @@
 \set name cancel_where
 \ir ../prelude.psql
 
--- In queue a: 4 available of kind x, 3 of kind y, 2 scheduled, 2 retryable, 3 running (one with a row of its own), 2 completed, 1 failed. In queue b: 2 available.
+-- In queue a: 4 available of kind x, 3 of kind y, 2 scheduled, 2 retryable, 3 running (one with a row of its own), 2
+-- completed, 1 failed. In queue b: 2 available.
 select awa.register_worker(:'queue') as worker_id \gset
 select count(*) from awa.enqueue_many(:'queue' || ' a', 'x', array(select to_jsonb(n) from generate_series(1, 12) n), max_attempts => 3) \g /dev/null
 create temp table c as select row_number() over (order by t.receipt)::int as n, t.job_id, t.receipt from awa.claim(:'queue' || ' a', 8, :worker_id) t;

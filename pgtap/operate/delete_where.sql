@@ -2,7 +2,8 @@
 \set name delete_where
 \ir ../prelude.psql
 
--- In queue a: 5 completed of kind x (one with an output, one that lasted), 1 of kind y; 2 failed, 2 cancelled, 1 dead, 1 running, 1 available. In queue b: 1 completed.
+-- In queue a: 5 completed of kind x (one with an output, one that lasted), 1 of kind y; 2 failed, 2 cancelled, 1 dead,
+-- 1 running, 1 available. In queue b: 1 completed.
 select count(*) from awa.enqueue_many(:'queue' || ' a', 'x', array(select jsonb_build_object('n', n, 'customer', jsonb_build_object('id', n % 2)) from generate_series(1, 10) n), tags => '{eu,new}') \g /dev/null
 select awa.enqueue(:'queue' || ' a', 'y', tags => '{us}') \g /dev/null
 create temp table c as select * from pg_temp.take(' a', 11);

@@ -2,7 +2,8 @@
 \set name purge_dlq
 \ir ../prelude.psql
 
--- In queue a: 4 dead of kind x and 1 of kind y, 1 failed, 1 available. In queue b: 1 dead, with a key that it holds while it is dead.
+-- In queue a: 4 dead of kind x and 1 of kind y, 1 failed, 1 available. In queue b: 1 dead, with a key that it holds
+-- while it is dead.
 select count(*) from awa.enqueue_many(:'queue' || ' a', 'x', array_fill('{}'::jsonb, array[6])) \g /dev/null
 select awa.enqueue(:'queue' || ' a', 'y', '{"y": [1, 2]}', priority => 3, tags => '{eu}') \g /dev/null
 select job_id as keyed_id from awa.enqueue_unique(:'queue' || ' b', 'x', unique_key => :'queue', unique_states => '{available,running,dead}') \gset

@@ -3,7 +3,8 @@
 \set name rebase_after_restore
 \ir ../prelude.psql
 
--- All that there may be, beside what other files have left: jobs in every state, given back, changed, with keys; queues that are paused, or were dropped
+-- All that there may be, beside what other files have left: jobs in every state, given back, changed, with keys; queues
+-- that are paused, or were dropped
 \ir ../read/states.psql
 create temp table jobs as select n, awa.enqueue(pg_temp.q(' order'), 'k', to_jsonb(n), (array[2, 1, 2, 3])[n % 4 + 1]) as id from generate_series(1, 12) n;
 create temp table c as select t.n, j.n as job, t.job_id, t.receipt from pg_temp.take(' order', 5) t join jobs j on j.id = t.job_id;
@@ -123,7 +124,8 @@ select is(pg_temp.raised('select awa.promote_due()'), '55000 the database was re
 select is(pg_temp.outcome(format('select awa.complete(%s, %s)', job_id, receipt)), 'ok', 'and attempts be answered') from c where n = 5;
 rollback to here;
 
--- From a server that was ahead, and one that was behind; known by the OIDs of tables, or by the row that says where it was written
+-- From a server that was ahead, and one that was behind; known by the OIDs of tables, or by the row that says where it
+-- was written
 create function pg_temp.rebased(description text) returns setof text
 language plpgsql
 as $$

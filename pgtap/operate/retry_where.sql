@@ -2,7 +2,8 @@
 \set name retry_where
 \ir ../prelude.psql
 
--- In queue a: 3 failed of kind x and 1 of kind y, 2 cancelled, 2 dead, 2 retryable, 1 scheduled, 1 completed with an output, 1 running, 1 available. In queue b: 1 failed.
+-- In queue a: 3 failed of kind x and 1 of kind y, 2 cancelled, 2 dead, 2 retryable, 1 scheduled, 1 completed with an
+-- output, 1 running, 1 available. In queue b: 1 failed.
 select count(*) from awa.enqueue_many(:'queue' || ' a', 'x', array(select to_jsonb(n) from generate_series(1, 12) n), max_attempts => 3) \g /dev/null
 create temp table c as select * from pg_temp.take(' a', 11);
 select awa.discard(job_id, receipt, 'e') from c where n in (1, 2, 3) \g /dev/null

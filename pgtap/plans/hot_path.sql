@@ -1,4 +1,5 @@
--- Without this, a plan that is fine on an empty table would read the whole history on a full one, or a hot path leave dead rows behind.
+-- Without this, a plan that is fine on an empty table would read the whole history on a full one, or a hot path leave
+-- dead rows behind.
 -- The tables are emptied for the time of this transaction, and are as they were when it rolls back.
 \set name hot_path
 \ir ../prelude.psql
@@ -164,12 +165,14 @@ $$;
 select awa._summarize() \g /dev/null
 select pg_temp.open_up(pg_temp.q(' deep')) \g /dev/null
 select pg_temp.measure('history', pg_temp.calls(pg_temp.q(' deep'))) \g /dev/null
--- Of a queue to which this transaction adds nothing: where another one ends meanwhile (that of autovacuum, say), a claim walks over what its own transaction has added.
+-- Of a queue to which this transaction adds nothing: where another one ends meanwhile (that of autovacuum, say), a
+-- claim walks over what its own transaction has added.
 select pg_temp.measure('history', array['claim of nothing', $$select * from awa.claim(pg_temp.q(' late'), 100)$$]) \g /dev/null
 select min(e.job_id) + 50000 as old_id from awa.ready_entries e where e.lane = awa._queue_id(pg_temp.q(' deep')) * 8 + 2 \gset
 select pg_temp.measure('history', array['job', format('select * from awa.job(%s)', :'old_id')]) \g /dev/null
 
--- A transaction that committed late: it was in progress at the last window's end, and is older than all history of its lane.
+-- A transaction that committed late: it was in progress at the last window's end, and is older than all history of its
+-- lane.
 insert into awa.lease_claims (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
 select c.segment, nextval('awa.claim_ids'), c.lane, c.lane_seq + 1, format('%s:%s:%1$s', l.xid, pg_snapshot_xmax(c.hi))::pg_snapshot, '0', 0, '0', 0, now(), now(), false, '{}'
   from (select pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 301 as xid) l,

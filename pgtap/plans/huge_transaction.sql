@@ -1,4 +1,5 @@
--- Without this, one transaction that has enqueued very many jobs would make each claim and each answer read all that is left of it: a row comparison as the upper end of a scan does not end it where its second column decides.
+-- Without this, one transaction that has enqueued very many jobs would make each claim and each answer read all that is
+-- left of it: a row comparison as the upper end of a scan does not end it where its second column decides.
 \set name huge_transaction
 \ir ../prelude.psql
 \ir cost.psql

@@ -40,7 +40,8 @@ select pg_temp.queues(1, 100) \g /dev/null
 select pg_temp.measure('100', pg_temp.calls()) \g /dev/null
 select pg_temp.queues(101, 400) \g /dev/null
 select pg_temp.measure('400', pg_temp.calls()) \g /dev/null
--- From one lane to the next in two indexes, the queue's counts, and its name; health looks at its settings and claims, too
+-- From one lane to the next in two indexes, the queue's counts, and its name; health looks at its settings and claims,
+-- too
 select cmp_ok((select (b.blocks - a.blocks) / 300 from costs a join costs b using (what) where a.at = '100' and b.at = '400' and what = w.what), '<', w.blocks::bigint, format('%s: few blocks for each queue in which nothing has happened', w.what))
   from (values ('queue_counts', 20), ('list_queues', 25), ('list_workers', 20), ('health', 30), ('list_jobs running', 20), ('list_jobs available', 20), ('a look at all queues', 20)) w(what, blocks);
 

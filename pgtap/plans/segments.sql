@@ -1,4 +1,5 @@
--- Without this, claims would walk over a segment that was cleaned, until it is truncated; or the pruner read all of its rows while it holds locks.
+-- Without this, claims would walk over a segment that was cleaned, until it is truncated; or the pruner read all of its
+-- rows while it holds locks.
 -- The tables are emptied for the time of this transaction, and are as they were when it rolls back.
 \set name segments
 \ir ../prelude.psql
@@ -48,7 +49,8 @@ begin
     'job', format('select * from awa.job(%s)', (select e.job_id from entries e where e.n = 100399))]);
 end
 $$;
--- What a call of the pruner costs; and the rows that it reads by sequence, for which a row is enough to see that there is one
+-- What a call of the pruner costs; and the rows that it reads by sequence, for which a row is enough to see that there
+-- is one
 create temp table pruner (call text, outcome text, blocks bigint, tuples bigint, sequential bigint);
 create function pg_temp.prunes(call text) returns void
 language plpgsql

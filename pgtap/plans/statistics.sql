@@ -1,4 +1,5 @@
--- Without this, a read or a pass of maintenance would get another plan when somebody has called ANALYZE, on empty tables or on full ones, and read the whole history.
+-- Without this, a read or a pass of maintenance would get another plan when somebody has called ANALYZE, on empty
+-- tables or on full ones, and read the whole history.
 \set name statistics
 \ir ../prelude.psql
 \ir cost.psql
@@ -77,7 +78,8 @@ return array[
   'release_unknown', format($$select awa.release_unknown(%s, '{}', '{}')$$, pg_temp.id('worker')),
   'deregister_worker', format('select awa.deregister_worker(%s)', pg_temp.id('worker'))
 ];
--- Each is undone, so that the next one finds what this one found. The cheapest of three times counts, after one to warm up: now and then a session has to read the catalog again.
+-- Each is undone, so that the next one finds what this one found. The cheapest of three times counts, after one to warm
+-- up: now and then a session has to read the catalog again.
 create procedure pg_temp.try(at text)
 language plpgsql
 as $$
@@ -131,7 +133,8 @@ insert into ids select 'worker', awa.register_worker('w');
 call pg_temp.try('nothing');
 delete from costs; delete from broken;
 
--- 100,000 completed jobs, 2,000 that failed, 1,000 that wait for a retry, 1,000 that are dead, 1,000 available, 60 that run
+-- 100,000 completed jobs, 2,000 that failed, 1,000 that wait for a retry, 1,000 that are dead, 1,000 available, 60 that
+-- run
 select pg_temp.fill(pg_temp.q(' 1'), 103000) \g /dev/null
 select pg_temp.fill(pg_temp.q(' 2'), 500) \g /dev/null
 do $$

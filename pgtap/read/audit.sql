@@ -1,5 +1,7 @@
--- Without this, a job could be lost and nobody would know; or the books be off for no reason, and nobody would believe them any more.
--- The tables are emptied for the time of this transaction, so that all is known, and are as they were when it rolls back.
+-- Without this, a job could be lost and nobody would know; or the books be off for no reason, and nobody would believe
+-- them any more.
+-- The tables are emptied for the time of this transaction, so that all is known, and are as they were when it rolls
+-- back.
 \set name audit
 \ir ../prelude.psql
 
@@ -128,7 +130,8 @@ select is(pg_temp.after(command), null, description)
  order by n;
 select is((select row(r.cleaned_segment, r.current_segment)::text from awa.ring r), '(0,1)', 'with a segment that was cleaned');
 
--- Rows that somebody has removed. On tables of which all is known: one job in each state; claims of several, and of one; with answers of both kinds
+-- Rows that somebody has removed. On tables of which all is known: one job in each state; claims of several, and of
+-- one; with answers of both kinds
 truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.workers;
 update awa.ring set current_segment = 0, cleaned_segment = null, cleaned_until = null, cleaned_by = null;
 select pg_temp.fill(pg_temp.q(), 20) \g /dev/null

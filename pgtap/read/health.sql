@@ -1,5 +1,7 @@
--- Without this, what goes wrong slowly (maintenance that nobody runs, a segment that cannot be emptied, workers that died) would show only when the disk is full, or somebody misses a job.
--- The tables are emptied for the time of this transaction, so that all is known, and are as they were when it rolls back. Who holds the horizon is covered by tests with several sessions.
+-- Without this, what goes wrong slowly (maintenance that nobody runs, a segment that cannot be emptied, workers that
+-- died) would show only when the disk is full, or somebody misses a job.
+-- The tables are emptied for the time of this transaction, so that all is known, and are as they were when it rolls
+-- back. Who holds the horizon is covered by tests with several sessions.
 \set name health
 \ir ../prelude.psql
 

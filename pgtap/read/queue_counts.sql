@@ -8,7 +8,8 @@ select count(*) from generate_series(1, 4) p, awa.enqueue_many(:'queue' || ' lan
 create temp table lanes as select * from pg_temp.take(' lanes', 50);
 select awa.release(job_id, receipt) from lanes where n between 20 and 40 \g /dev/null
 
--- A job that was enqueued in a transaction that was open when its lane was read to its end: here that of the claim itself
+-- A job that was enqueued in a transaction that was open when its lane was read to its end: here that of the claim
+-- itself
 select awa.enqueue(:'queue' || ' late', 'k') \g /dev/null
 begin;
 select awa.enqueue(:'queue' || ' late', 'k') \g /dev/null
@@ -18,7 +19,8 @@ rollback to s;
 select count(*) from awa.claim(:'queue' || ' late', 10) \g /dev/null
 commit;
 
--- What awa.jobs says, against what the counts say: the rows that differ. Of this run's queues: others may have jobs that are counted, and not kept any more.
+-- What awa.jobs says, against what the counts say: the rows that differ. Of this run's queues: others may have jobs
+-- that are counted, and not kept any more.
 create function pg_temp.differences() returns bigint
 language sql
 begin atomic

@@ -8,7 +8,8 @@ select awa.enqueue(:'queue', 'k') as job_id \gset
 create temp table c as select * from awa.claim(:'queue', worker_id => :worker_id);
 create temp table before as select * from awa.workers where worker_id in (:worker_id, :other_id);
 
--- What it can lose: by a cancel, in the ledger and in a row of its own. What it answers itself, and what others lose, is not told.
+-- What it can lose: by a cancel, in the ledger and in a row of its own. What it answers itself, and what others lose,
+-- is not told.
 select count(*) from awa.enqueue_many(:'queue' || ' lost', 'k', array(select to_jsonb(n) from generate_series(1, 8) n)) \g /dev/null
 create temp table l as select row_number() over (order by t.receipt)::int as n, t.job_id, t.receipt from awa.claim(:'queue' || ' lost', 5, :worker_id) t;
 insert into l select row_number() over (order by t.receipt)::int + 5, t.job_id, t.receipt from awa.claim(:'queue' || ' lost', 2, :other_id) t;

@@ -1,11 +1,13 @@
--- Without this, a worker whose claim was answered into a broken connection would keep jobs that it does not know of from everybody, for as long as it lives.
+-- Without this, a worker whose claim was answered into a broken connection would keep jobs that it does not know of
+-- from everybody, for as long as it lives.
 \set name release_unknown
 \ir ../prelude.psql
 
 select awa.register_worker(:'queue') as worker_id, awa.register_worker(:'queue') as other_id \gset
 select count(*) from awa.enqueue_many(:'queue', 'k', array(select to_jsonb('w' || n) from generate_series(1, 12) n), 3) \g /dev/null
 select u.job_id as keyed_id from awa.enqueue_unique(:'queue' || ' lasts', 'k', unique_key => :'queue') u \gset
--- Two that last, of which it knows one; six in one claim, of which it knows two and has answered one; one in a claim of its own; one of another worker, and one of nobody.
+-- Two that last, of which it knows one; six in one claim, of which it knows two and has answered one; one in a claim of
+-- its own; one of another worker, and one of nobody.
 select awa.enqueue(:'queue' || ' lasts', 'k') as lasting_id \gset
 create temp table lasts as select row_number() over () as n, * from awa.claim(:'queue' || ' lasts', 2, :worker_id);
 select awa.set_progress(job_id, receipt, '0.5') from lasts \g /dev/null

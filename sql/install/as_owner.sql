@@ -8,8 +8,10 @@
 {{end}}
 {{define "temporary"}}select d.objid from pg_depend d where d.refclassid = 'pg_namespace'::regclass and d.refobjid = pg_my_temp_schema(){{end}}
 {{define "pin"}}
-      -- In a loop that looks at the schema, and is left here. Whoever owns the schema could rename it, and make another one of that name, between two statements. This changes its row in the catalog: so
-      -- until the transaction ends, others wait who want to rename, drop or give away that schema, or to make one of that name.
+      -- In a loop that looks at the schema, and is left here. Whoever owns the schema could rename it, and make another
+      -- one of that name, between two statements. This changes its row in the catalog: so
+      -- until the transaction ends, others wait who want to rename, drop or give away that schema, or to make one of
+      -- that name.
       begin
         perform set_config('lock_timeout', greatest(1, ceil(extract(epoch from v_began + v_wait - clock_timestamp()) * 1000))::text, true);
         execute format('grant usage on schema awa to %s', v_schema_owner::regrole);
@@ -29,10 +31,14 @@
       end;
 {{end}}
 {{define "as_owner"}}
-    -- Whoever may change the schema can attach code to anything in it, and has it run by whoever touches that: by triggers, rules, policies, defaults, checks, casts, expressions of indexes. Here it runs
-    -- with the rights of the owner, which its author has anyhow: in a function that is the owner's (v_as), and that nobody else can see or replace before the transaction ends. That alone is not
-    -- enough: such code could put off some of itself to the end of the transaction, by deferred triggers or cursors with hold, or leave a search_path to the session. So a materialized view calls the
-    -- function, while which PostgreSQL refuses the first, and takes the second back. It does not refuse functions and types in pg_temp, where the session would find them later: these are looked for.
+    -- Whoever may change the schema can attach code to anything in it, and has it run by whoever touches that: by
+    -- triggers, rules, policies, defaults, checks, casts, expressions of indexes. Here it runs
+    -- with the rights of the owner, which its author has anyhow: in a function that is the owner's (v_as), and that
+    -- nobody else can see or replace before the transaction ends. That alone is not
+    -- enough: such code could put off some of itself to the end of the transaction, by deferred triggers or cursors
+    -- with hold, or leave a search_path to the session. So a materialized view calls the
+    -- function, while which PostgreSQL refuses the first, and takes the second back. It does not refuse functions and
+    -- types in pg_temp, where the session would find them later: these are looked for.
     v_temporary := array({{template "temporary"}});
     execute format('create function awa.%I(jsonb) returns jsonb language plpgsql security definer set search_path = pg_catalog, pg_temp as %L', v_name, v_body);
     if v_as <> v_me then

@@ -1,4 +1,5 @@
--- What is in schema awa, or on its tables, and is none of Awa's; functions apart. $1: relations and triggers of this version, as JSON.
+-- What is in schema awa, or on its tables, and is none of Awa's; functions apart. $1: relations and triggers of this
+-- version, as JSON.
 select f.*
   from (
     with relations as (

@@ -77,7 +77,8 @@ begin
   end loop;
   update awa.schema_version set role_prefix = v_prefix, functions = c_version;
 
-  -- Functions that this version does not have, or not in this form, go, with what of the schema depends on them: that is made again. What depends on them elsewhere is its owner's.
+  -- Functions that this version does not have, or not in this form, go, with what of the schema depends on them: that
+  -- is made again. What depends on them elsewhere is its owner's.
   select array_agg(distinct p.oid) into v_gone
     from pg_proc p
    where p.pronamespace = v_namespace and p.oid <> all (v_ours)
@@ -117,7 +118,8 @@ begin
     execute $awa_code${{.SQL}}$awa_code$;
   end if;
 {{end}}
-  -- Functions, views and triggers; and the rest of the functions' package. A view that is as it should be is left alone.
+  -- Functions, views and triggers; and the rest of the functions' package. A view that is as it should be is left
+  -- alone.
   for v_object in
     select p.* from (values
 {{range $i, $p := .Pieces}}{{if $i}},

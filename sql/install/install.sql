@@ -1,6 +1,8 @@
 {{- /* Fills in the installation: migrations, functions and the lists of what they make. See internal/install. */ -}}
--- Installs Awa, or brings an older installation to this version, in one transaction. Does nothing, and locks nothing, where all is as this version has it.
--- As the role that installs it looks at the server's own catalogs, makes roles and gives objects to their owner. All that reads, writes or changes anything inside the schema runs as its owner: see as_owner.sql.
+-- Installs Awa, or brings an older installation to this version, in one transaction. Does nothing, and locks nothing,
+-- where all is as this version has it.
+-- As the role that installs it looks at the server's own catalogs, makes roles and gives objects to their owner. All
+-- that reads, writes or changes anything inside the schema runs as its owner: see as_owner.sql.
 do $awa$
 declare
   c_schema constant int := {{.Schema}};
@@ -187,7 +189,8 @@ begin
   end if;
   execute format('select array_agg(distinct coalesce(i.inhparent, f.relation)) from (%s) f left join pg_inherits i on i.inhrelid = f.relation where f.cure is not null', c_foreign) into v_foreign using c_expected;
 
-  -- What has to be locked: a view only where it differs, tables only where a migration, an owner or a trigger changes them.
+  -- What has to be locked: a view only where it differs, tables only where a migration, an owner or a trigger changes
+  -- them.
   select coalesce(array_agg(p.view), '{}') into v_changed
     from (values {{range $i, $p := .Views}}{{if $i}}, {{end}}('{{$p.Name}}', '{{$p.Hash}}'){{end}}) p(view, hash)
     left join pg_class c on c.relnamespace = v_namespace and c.relname = p.view and c.relkind = 'v'

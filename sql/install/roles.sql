@@ -2,7 +2,8 @@
 {{define "bad_prefix"}}({{.}} !~ '^[a-z_][a-z0-9_]*$' or {{.}} ~ '^pg_' or length({{.}}) > 50){{end}}
 {{define "mark"}}'Awa: made by an installation of it'{{end}}
 {{define "roles"}}
-      -- First they are made, then looked at: an installation in another database that makes them just now is waited for, and seen.
+      -- First they are made, then looked at: an installation in another database that makes them just now is waited
+      -- for, and seen.
       perform set_config('lock_timeout', greatest(1, ceil(extract(epoch from v_wait) * 1000))::text, true);
       foreach v_role in array c_roles loop
         continue when exists (select from pg_roles r where r.rolname = v_prefix || v_role);
@@ -31,7 +32,8 @@
             detail = format('Schema awa belongs to %s. What was put there would run with the rights of %s.', v_schema_owner::regrole, v_owner_role::regrole),
             hint = format('If that role is meant for Awa: comment on role %s is %L. Otherwise rename it.', v_owner_role::regrole, {{template "mark"}});
         end if;
-        -- Two first installations at once, in two databases, meet here, where the roles are there already: one waits for the other's end, and sees then what that role owns.
+        -- Two first installations at once, in two databases, meet here, where the roles are there already: one waits
+        -- for the other's end, and sees then what that role owns.
         while v_schema_owner is distinct from v_owner_role and not (select r.rolcanlogin from pg_roles r where r.oid = v_owner_role) loop
           begin
             perform set_config('lock_timeout', greatest(1, ceil(extract(epoch from v_began + v_wait - clock_timestamp()) * 1000))::text, true);
@@ -91,7 +93,8 @@
           using detail = format('Role %s does not exist, and %s may not create it.', v_missing, current_user), hint = 'To share it between roles, install once more as a role with CREATEROLE.';
       end if;
       if v_owner_role is not null then
-        -- A role that has created the owner, or been there when it was created, may grant it to itself; before it does, it is at most its administrator.
+        -- A role that has created the owner, or been there when it was created, may grant it to itself; before it does,
+        -- it is at most its administrator.
         begin
           if not pg_has_role(v_owner_role, 'usage') then
             execute format('grant %s to current_user', v_owner_role::regrole);

@@ -1,5 +1,7 @@
 {{- /* Removes an installation. See internal/install. */ -}}
--- Removes Awa: the schema, and those of its roles that nothing else needs. Refuses while there are jobs, or objects of others that depend on it, unless it is told to (awa.force). What is read in the schema is read by its owner: see as_owner.sql.
+-- Removes Awa: the schema, and those of its roles that nothing else needs. Refuses while there are jobs, or objects of
+-- others that depend on it, unless it is told to (awa.force). What is read in the schema is read by its owner: see
+-- as_owner.sql.
 do $awa$
 declare
   c_roles constant text[] := '{ {{- range $i, $r := .Roles}}{{if $i}},{{end}}{{$r}}{{end -}} }';
@@ -45,7 +47,8 @@ begin
       || array(select format('alter view %s owner to %s', c.oid::regclass, c.relowner::regrole) from pg_class c where c.relnamespace = v_namespace and c.relkind = 'v' order by 1);
     v_tables := array(select c.oid from pg_class c where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v'));
 {{template "lock" .}}
-    -- The schema knows the prefix; where it is gone, it has to be said. Whether there are jobs is looked at under the locks: nobody can add one now.
+    -- The schema knows the prefix; where it is gone, it has to be said. Whether there are jobs is looked at under the
+    -- locks: nobody can add one now.
     v_as := v_schema_owner;
     v_arguments := jsonb_build_object(
       'version', exists (select from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'role_prefix' and not a.attisdropped where c.relnamespace = v_namespace and c.relname = 'schema_version'),

@@ -1,6 +1,8 @@
 -- The tables of the engine: two logs, two ledgers, and what is configured around them.
--- Code (functions, views, grants) is installed separately, again at every migration: see sql/functions. The installer has made schema awa.
--- Every table has a replica identity (a primary key, a unique index, or the whole row), so that a publication of all tables refuses nothing.
+-- Code (functions, views, grants) is installed separately, again at every migration: see sql/functions. The installer
+-- has made schema awa.
+-- Every table has a replica identity (a primary key, a unique index, or the whole row), so that a publication of all
+-- tables refuses nothing.
 
 -- Whoever may create objects in public must not be able to slip in a function or a type.
 set local search_path = pg_catalog, pg_temp;
@@ -140,7 +142,8 @@ comment on column awa.queue_settings.paused_at is 'Since when nothing is claimed
 
 -- Control ---------------------------------------------------------------------------------------
 
--- Intervals are checked by their seconds: as intervals, '1 year -360 days' is nothing, but it is five days long, and infinity is a length. A check's name is what its error says.
+-- Intervals are checked by their seconds: as intervals, '1 year -360 days' is nothing, but it is five days long, and
+-- infinity is a length. A check's name is what its error says.
 create table awa.settings (
   only_row    boolean primary key default true check (only_row),
   claim_wait  interval not null default '5 seconds' constraint "claim_wait must be 1 millisecond to 1 hour" check (extract(epoch from claim_wait) between 0.001 and 3600),
@@ -497,7 +500,8 @@ create table awa.done_entries (
   errors       jsonb,
   output       jsonb
 );
--- Not unique: who cancels a job in an open transaction, and who answers for it meanwhile, would wait for each other; one of the two is refused anyway.
+-- Not unique: who cancels a job in an open transaction, and who answers for it meanwhile, would wait for each other;
+-- one of the two is refused anyway.
 alter table awa.done_entries replica identity full;
 create index done_entries_job on awa.done_entries (job_id);
 create index done_entries_state on awa.done_entries (state, job_id) where state <> 'completed';

@@ -1,4 +1,5 @@
--- How much history takes: from what was written since the segment before the last was begun (the begin of the oldest of four is not known).
+-- How much history takes: from what was written since the segment before the last was begun (the begin of the oldest of
+-- four is not known).
 -- Three segments that are left have to span the retention, for the fourth to stay as large as they are.
 with segments as (
   select n as back, r.left_at[r.current_segment + 1] as begun,

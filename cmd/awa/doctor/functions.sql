@@ -1,4 +1,5 @@
--- A function whose body is in standard SQL (return ...) is kept as a parse tree, without its text: of these, all but the body is
+-- A function whose body is in standard SQL (return ...) is kept as a parse tree, without its text: of these, all but
+-- the body is
 -- compared. Of defaults, only how many there are.
 with expected as (
   select e.*, format('awa.%s(%s)', e.name, array_to_string(e.types, ', ')) as signature,

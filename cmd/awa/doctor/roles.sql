@@ -4,7 +4,8 @@ with schema as (
   select substring(r.rolname from '^(.*)owner$') as prefix from schema s join pg_roles r on r.oid = s.nspowner
    where not r.rolcanlogin or exists (select from pg_roles p where p.rolname = substring(r.rolname from '^(.*)owner$') || 'producer')
 ), prefix as (
-  -- The table of the version knows it, but is not read here. The owner's name tells it; or the grants, where the functions run as the role that installed them. Without grants it is installed for that role alone.
+  -- The table of the version knows it, but is not read here. The owner's name tells it; or the grants, where the
+  -- functions run as the role that installed them. Without grants it is installed for that role alone.
   select coalesce((select n.prefix from named n),
            (select substring(r.rolname from '^(.*)producer$') from schema s, aclexplode(s.nspacl) a join pg_roles r on r.oid = a.grantee where r.rolname ~ 'producer$' order by 1 limit 1)) as prefix
 ), roles as (

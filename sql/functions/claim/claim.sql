@@ -7,11 +7,14 @@ select e.job_id, c.claim_id as receipt, q.name as queue, e.kind, e.args, e.prior
 comment on view awa.claimed_job_row is 'The row that claim returns, one per job. The view itself is always empty';
 
 -- Takes up to max_jobs jobs of a queue, lane by lane, in the order (xid, job_id) of each lane.
--- Locks: the worker, shared, then the queue, until the caller's transaction ends. Raises 22023, JQ004, 55P03 when somebody else holds one of them for too long,
+-- Locks: the worker, shared, then the queue, until the caller's transaction ends. Raises 22023, JQ004, 55P03 when
+-- somebody else holds one of them for too long,
 -- 42501 when the worker was registered by another login, and 55000 in a database that was restored from a dump.
 --
--- A window is what became visible between two snapshots, lo and hi. It is read in two kinds of parts: the entries of each transaction
--- that was in progress at lo (late commits, one claim row for each), then everything that began after lo. Reading "up to a
+-- A window is what became visible between two snapshots, lo and hi. It is read in two kinds of parts: the entries of
+-- each transaction
+-- that was in progress at lo (late commits, one claim row for each), then everything that began after lo. Reading "up
+-- to a
 -- snapshot" is what PgQ does for batches; here the position within the window is kept too.
 create or replace function awa.claim(
   queue     text,
@@ -165,9 +168,12 @@ end
 $$;
 comment on function awa._check_claim is 'Refuses what claim does not take, and locks the worker';
 
--- Each lane of a queue in the order in which claim serves them: the window that is read next and the place in it, whether there may be anything new, and whether entries are buried.
--- Where the last window was read to its end the next one reaches to now. A lane without a cursor begins at the first transaction there can be.
--- The front lane comes first, then the lanes by their priority, less one for each aging interval that the head has waited.
+-- Each lane of a queue in the order in which claim serves them: the window that is read next and the place in it,
+-- whether there may be anything new, and whether entries are buried.
+-- Where the last window was read to its end the next one reaches to now. A lane without a cursor begins at the first
+-- transaction there can be.
+-- The front lane comes first, then the lanes by their priority, less one for each aging interval that the head has
+-- waited.
 create or replace function awa._claimable_lanes(
   queue_id bigint, now pg_snapshot, claimed_at timestamptz, aging interval, cleaned smallint, cleaned_until pg_snapshot,
   out lane bigint, out lane_seq bigint, out lo pg_snapshot, out hi pg_snapshot, out at_xid xid8, out at_id bigint, out is_newest boolean, out took interval, out is_empty boolean, out buried boolean
@@ -201,7 +207,8 @@ as $$
 $$;
 comment on function awa._claimable_lanes is 'Each lane of a queue in the order in which claim serves them';
 
--- Appends a claim, which is its lane's cursor from then on, and returns its id. Lo is null where the window was read to its end.
+-- Appends a claim, which is its lane's cursor from then on, and returns its id. Lo is null where the window was read to
+-- its end.
 create or replace function awa._append_claim(
   segment smallint, lane bigint, lane_seq bigint, hi pg_snapshot, lo pg_snapshot, first_xid xid8, pos_xid xid8, job_ids bigint[],
   claimed_at timestamptz, lease interval, deadline interval, worker_id bigint, holds_keys boolean
@@ -226,7 +233,8 @@ end
 $$;
 comment on function awa._append_claim is 'Appends a claim, which is its lane''s cursor from then on';
 
--- The entries that a claim took, in their order: those from the first place to the last that are visible, and not buried.
+-- The entries that a claim took, in their order: those from the first place to the last that are visible, and not
+-- buried.
 create or replace function awa._taken_entries(
   lane bigint, first_xid xid8, first_id bigint, pos_xid xid8, pos_id bigint, jobs int, hi pg_snapshot, buried boolean, cleaned smallint, cleaned_until pg_snapshot,
   out place bigint, out job_id bigint, out kind text, out args jsonb, out priority int, out attempt int, out max_attempts int, out created_at timestamptz, out ready_at timestamptz,
@@ -255,7 +263,8 @@ as $$
 $$;
 comment on function awa._taken_entries is 'The entries that a claim took, in their order';
 
--- The head of a lane: since when the first entry after a place is ready; late commits aside, and also if it is buried. Says how long it took to look; and that it is far when that took long
+-- The head of a lane: since when the first entry after a place is ready; late commits aside, and also if it is buried.
+-- Says how long it took to look; and that it is far when that took long
 -- twice, which tells a long way over what is not visible from a busy machine.
 create or replace function awa._head(lane bigint, after_xid xid8, after_id bigint, cleaned smallint, cleaned_until pg_snapshot, out ready_at timestamptz, out took interval, out is_far boolean)
 language plpgsql
@@ -280,9 +289,11 @@ end
 $$;
 comment on function awa._head is 'Since when the first entry of a lane is ready, and whether it was hard to find';
 
--- Reads the next entries of a lane's window that are not buried: those of one late transaction, or of the range. Stops at the byte budget, but takes the first
+-- Reads the next entries of a lane's window that are not buried: those of one late transaction, or of the range. Stops
+-- at the byte budget, but takes the first
 -- job of a claim whatever its size.
--- One lower bound for the index: with a second one beside it the scan would begin at the beginning of the lane. The upper bound is of the transaction alone: a row
+-- One lower bound for the index: with a second one beside it the scan would begin at the beginning of the lane. The
+-- upper bound is of the transaction alone: a row
 -- comparison does not end the scan where the second column decides.
 create or replace function awa._read_part(
   lane       bigint,
@@ -313,7 +324,8 @@ declare
   v_from_id bigint;
   v_to_xid xid8;
 begin
-  -- Late commits are probed one transaction at a time: as a list they would be a filter over the lane's whole history. And by
+  -- Late commits are probed one transaction at a time: as a list they would be a filter over the lane's whole history.
+  -- And by
   -- a subquery with a limit, not by exists, which the planner may turn into a join that reads the whole lane.
   select x into late
     from (select x from pg_snapshot_xip(lo) x order by x offset 0) s

@@ -1,5 +1,7 @@
--- Completes attempts of any claims and queues, each on its own. Returns the jobs whose attempts were stale: drop their results.
--- Locks: each claim, exclusive where it can have it at once, else shared; in ascending order, until the transaction ends. At most 64 claims: from the 65th on, one lock for all, shared.
+-- Completes attempts of any claims and queues, each on its own. Returns the jobs whose attempts were stale: drop their
+-- results.
+-- Locks: each claim, exclusive where it can have it at once, else shared; in ascending order, until the transaction
+-- ends. At most 64 claims: from the 65th on, one lock for all, shared.
 -- Raises 22023, JQ004; 55P03 when one of these is held for longer than claim_wait.
 create or replace function awa.complete_many(job_ids bigint[], receipts bigint[], outputs jsonb[] default null) returns setof bigint
 language plpgsql

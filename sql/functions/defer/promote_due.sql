@@ -2,12 +2,17 @@
 create or replace view awa.promote_due_row as select c.claim_id as promoted from awa.lease_claims c where false;
 comment on view awa.promote_due_row is 'The row that promote_due returns: how many jobs it made ready. The view itself is always empty';
 
--- Makes at most max_jobs deferred jobs ready whose time has come, the longest due first. Safe to call from anywhere, as often as one likes.
--- Locks: the rows that it promotes; skips those that others hold. Raises 22023; what the server lacks (disk, say), where it could promote none for that.
+-- Makes at most max_jobs deferred jobs ready whose time has come, the longest due first. Safe to call from anywhere, as
+-- often as one likes.
+-- Locks: the rows that it promotes; skips those that others hold. Raises 22023; what the server lacks (disk, say),
+-- where it could promote none for that.
 --
--- A fast pass reads from a little before the last pass's horizon, so that it never walks over what was deleted. What committed later than that is
--- found by a sweep over everything, which may take one fiftieth of the time: on every call when the table is small, seldom when a
--- transaction elsewhere keeps millions of deleted rows in it. A horizon ahead of now was written by a clock that was set back: then the sweep is due.
+-- A fast pass reads from a little before the last pass's horizon, so that it never walks over what was deleted. What
+-- committed later than that is
+-- found by a sweep over everything, which may take one fiftieth of the time: on every call when the table is small,
+-- seldom when a
+-- transaction elsewhere keeps millions of deleted rows in it. A horizon ahead of now was written by a clock that was
+-- set back: then the sweep is due.
 create or replace function awa.promote_due(max_jobs int default 4096) returns setof awa.promote_due_row
 language plpgsql
 volatile
@@ -57,7 +62,9 @@ end
 $$;
 comment on function awa.promote_due is 'Makes deferred jobs ready whose time has come; returns how many';
 
--- Looks for due jobs that committed late, everywhere; or, where that was cut off (by statement_timeout, say) or took long, piece by piece, from now back into the past, for a tenth of a second at a time. Each time it is cut off the pieces become
+-- Looks for due jobs that committed late, everywhere; or, where that was cut off (by statement_timeout, say) or took
+-- long, piece by piece, from now back into the past, for a tenth of a second at a time. Each time it is cut off the
+-- pieces become
 -- smaller, and the pause doubles. Its next time is set before it begins, and sequences keep what is set in them.
 create or replace function awa._sweep(now timestamptz, max_jobs int, out swept bigint, out lack text[])
 language plpgsql
@@ -99,13 +106,18 @@ end
 $$;
 comment on function awa._sweep is 'Looks for due jobs that committed late';
 
--- The longest pause before the next sweep, by the level of the last one. A next time that is further away was set by a clock that was ahead.
+-- The longest pause before the next sweep, by the level of the last one. A next time that is further away was set by a
+-- clock that was ahead.
 create or replace function awa._sweep_pause(level bigint) returns interval
 language sql immutable
 return least(interval '1 second' * 2 ^ level, '10 minutes');
 comment on function awa._sweep_pause is 'The longest pause before the next sweep';
 
--- Promotes due jobs, and says how many, whether it met as many as it may, and when the last of them was due. One that the server can't read, because a page is damaged, or that it refuses to make ready, because of a trigger of somebody else's, is put off, with a warning: the others must not wait for it. For a minute; a refused one for twice as long each time, up to an hour, and its errors say so, where health finds it. Says what the server lacks, where it met that.
+-- Promotes due jobs, and says how many, whether it met as many as it may, and when the last of them was due. One that
+-- the server can't read, because a page is damaged, or that it refuses to make ready, because of a trigger of somebody
+-- else's, is put off, with a warning: the others must not wait for it. For a minute; a refused one for twice as long
+-- each time, up to an hour, and its errors say so, where health finds it. Says what the server lacks, where it met
+-- that.
 create or replace function awa._promote(due_from timestamptz, due_until timestamptz, max_jobs int, out promoted bigint, out is_full boolean, out run_at timestamptz, out lack text[])
 language plpgsql
 as $$

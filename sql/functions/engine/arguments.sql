@@ -28,7 +28,8 @@ end
 $$;
 comment on function awa._check_name is 'Refuses a queue or a kind that is null, empty or too long';
 
--- Refuses an array that has several dimensions, is too long for one call, or holds nulls where it may not. A null array passes.
+-- Refuses an array that has several dimensions, is too long for one call, or holds nulls where it may not. A null array
+-- passes.
 create or replace function awa._check_array(argument text, value anyarray, max_length int, may_hold_null boolean default false) returns void
 language plpgsql
 as $$
@@ -44,7 +45,8 @@ end
 $$;
 comment on function awa._check_array is 'Refuses an array that has several dimensions, is too long, or holds nulls where it may not';
 
--- Whether an interval lies in a range. One whose parts have different signs does not: what it comes to depends on where it is added.
+-- Whether an interval lies in a range. One whose parts have different signs does not: what it comes to depends on where
+-- it is added.
 create or replace function awa._fits(value interval, shortest interval, longest interval) returns boolean
 language sql immutable parallel safe
 return value between shortest and longest and least(extract(year from value), extract(month from value), extract(day from value),
@@ -65,8 +67,10 @@ end
 $$;
 comment on function awa._check_isolation is 'Refuses an isolation level other than READ COMMITTED';
 
--- The bytes of a JSON value as text, which clients get. Beside are those of what goes along with it. Refuses what is too long, or nested too deep for clients to read.
--- Why: what is stored says little of the text, since a number such as 1e100000 takes a few bytes. But 2,000 bytes are never nested more than 500 deep, nor have a text
+-- The bytes of a JSON value as text, which clients get. Beside are those of what goes along with it. Refuses what is
+-- too long, or nested too deep for clients to read.
+-- Why: what is stored says little of the text, since a number such as 1e100000 takes a few bytes. But 2,000 bytes are
+-- never nested more than 500 deep, nor have a text
 -- that is too long for the server itself.
 create or replace function awa._json_bytes(argument text, value jsonb, beside int default 0, most int default 134217728) returns int
 language plpgsql strict

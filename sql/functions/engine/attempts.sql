@@ -1,8 +1,11 @@
 -- Attempts: looked up once, and passed on as values.
 
--- The attempts behind some receipts that the caller has closed, or whose lease rows it has locked. Reads the claims' own stretch of the lane, whatever the history.
--- A job has one entry there that is not buried: an earlier one lies in an earlier window, and a later one exists only once this item is closed.
--- The limits and the offset fence the subqueries off: the planner, who believes the tables to be empty, must not turn them round.
+-- The attempts behind some receipts that the caller has closed, or whose lease rows it has locked. Reads the claims'
+-- own stretch of the lane, whatever the history.
+-- A job has one entry there that is not buried: an earlier one lies in an earlier window, and a later one exists only
+-- once this item is closed.
+-- The limits and the offset fence the subqueries off: the planner, who believes the tables to be empty, must not turn
+-- them round.
 -- Stable, so that it becomes a part of the query that calls it, and of that query's cached plan.
 create or replace function awa._attempts(receipts bigint[]) returns setof awa.leases
 language sql stable
@@ -59,7 +62,8 @@ as $$
 $$;
 comment on function awa._look_up_many is 'The attempts behind very many receipts, in arrays of about 64 MB';
 
--- The errors of a job with one more. The first 20 and the last 20 are kept, and between them an object that says how many were left out. By says who cancelled it.
+-- The errors of a job with one more. The first 20 and the last 20 are kept, and between them an object that says how
+-- many were left out. By says who cancelled it.
 create or replace function awa._add_error(errors jsonb, attempt int, error text, details jsonb default null, by text default null) returns jsonb
 language sql stable
 return case jsonb_array_length(errors)
@@ -71,7 +75,9 @@ return case jsonb_array_length(errors)
     || case when details is null then '{}' else jsonb_build_object('details', details) end);
 comment on function awa._add_error is 'The errors of a job with one more';
 
--- Until when an attempt stays its worker's: for its lease, or for as long after the worker's last heartbeat; but for one more lease after the last of the gaps that began before that. Gaps that came later do not count: so the attempts of a
+-- Until when an attempt stays its worker's: for its lease, or for as long after the worker's last heartbeat; but for
+-- one more lease after the last of the gaps that began before that. Gaps that came later do not count: so the attempts
+-- of a
 -- worker that never comes back end, also where rescue is seldom called, and every time is in a gap.
 create or replace function awa._lease_ends_at(lease_until timestamptz, lease interval, worker_id bigint) returns timestamptz
 language sql stable

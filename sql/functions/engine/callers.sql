@@ -1,6 +1,7 @@
 -- Callers are known by the login of the session, since the functions run as their owner.
 
--- Whether the session's login may do what operators may, by itself or after set role. Operators are those who may call drop_queue: so it does not matter what the roles of the installation are called, or whether there are any.
+-- Whether the session's login may do what operators may, by itself or after set role. Operators are those who may call
+-- drop_queue: so it does not matter what the roles of the installation are called, or whether there are any.
 create or replace function awa._is_operator() returns boolean
 language sql stable
 as $$
@@ -24,7 +25,8 @@ end
 $$;
 comment on function awa._check_force is 'Refuses to maintain by force to whoever is no operator';
 
--- Refuses the use of a worker to a login that neither registered it, nor is a member of the role that was named then. The caller has seen that it is another login. Raises 42501.
+-- Refuses the use of a worker to a login that neither registered it, nor is a member of the role that was named then.
+-- The caller has seen that it is another login. Raises 42501.
 create or replace function awa._check_login(worker_id bigint, registered_by text, member_of text) returns void
 language plpgsql
 as $$

@@ -1,6 +1,7 @@
 -- Changes of jobs from outside, about which their transaction decides at its end.
 
--- Buries entries: no claim takes them any more once the caller commits. Returns the ids of those that nobody else has buried. The caller has to add the batch to
+-- Buries entries: no claim takes them any more once the caller commits. Returns the ids of those that nobody else has
+-- buried. The caller has to add the batch to
 -- decisions when it has written all that belongs to it.
 create or replace function awa._bury(places awa._place[], batch bigint, cancels boolean) returns bigint[]
 language plpgsql
@@ -22,7 +23,9 @@ end
 $$;
 comment on function awa._bury is 'Buries entries; returns the ids of those that were not buried before';
 
--- Gives an heir, at the end of its transaction, the unique key that the job before it has let go of; unless the heir has left by then, too. It has asked after the transaction began. Fails with 40001 where another job has taken the key: the one before it
+-- Gives an heir, at the end of its transaction, the unique key that the job before it has let go of; unless the heir
+-- has left by then, too. It has asked after the transaction began. Fails with 40001 where another job has taken the
+-- key: the one before it
 -- was claimed meanwhile, and did not hold it while it ran.
 create or replace function awa._inherit() returns trigger
 language plpgsql
@@ -58,9 +61,12 @@ end
 $$;
 comment on function awa._inherit is 'Gives an heir, at the end of its transaction, its unique key';
 
--- Decides, at the end of a transaction that has buried entries, what becomes of those that were claimed meanwhile. One that nobody claimed stays buried. Where the job was to be
--- cancelled, its open attempt is closed. Otherwise the transaction fails with 40001. A session that decides before the end of its transaction may not stay idle in it for more than a second.
--- Locks: all queues in which the transaction has buried anything, in the order of their ids, and the claims of such entries, shared; until the commit, which follows at once.
+-- Decides, at the end of a transaction that has buried entries, what becomes of those that were claimed meanwhile. One
+-- that nobody claimed stays buried. Where the job was to be
+-- cancelled, its open attempt is closed. Otherwise the transaction fails with 40001. A session that decides before the
+-- end of its transaction may not stay idle in it for more than a second.
+-- Locks: all queues in which the transaction has buried anything, in the order of their ids, and the claims of such
+-- entries, shared; until the commit, which follows at once.
 create or replace function awa._decide() returns trigger
 language plpgsql
 security definer
@@ -91,7 +97,8 @@ begin
      from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.batch offset 0) t
      join awa.queue_rollups r on r.lane = t.lane
     where pg_visible_in_snapshot(t.xid, r.dropped); -- its queue was dropped with it
-  -- Somebody else has buried it, and cleaning has put its entry, or a tombstone, into another segment: no unique index spans these.
+  -- Somebody else has buried it, and cleaning has put its entry, or a tombstone, into another segment: no unique index
+  -- spans these.
   perform awa._moved_on(t.job_id)
      from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.batch offset 0) t
     where (select true from awa.ready_tombstones o where o.lane = t.lane and o.xid = t.xid and o.job_id = t.job_id and o.by_xid <> t.by_xid limit 1);
@@ -167,7 +174,8 @@ end
 $$;
 comment on function awa._decide is 'Decides, at commit, what becomes of buried entries that were claimed meanwhile';
 
--- Not for rows that a restore or a subscription brings: these were decided elsewhere, and a role that applies a subscription may not run deferred triggers.
+-- Not for rows that a restore or a subscription brings: these were decided elsewhere, and a role that applies a
+-- subscription may not run deferred triggers.
 -- Always, also in a session that takes itself for a replica: otherwise a job that it cancels is claimed, and runs.
 do $$
 begin
@@ -238,7 +246,8 @@ end
 $$;
 comment on function awa._cancel_deferred is 'Cancels deferred jobs, and returns their ids';
 
--- Cancels jobs that are available, and returns the ids of those that nobody else buried first. If one is claimed before the caller commits, its attempt is cancelled then.
+-- Cancels jobs that are available, and returns the ids of those that nobody else buried first. If one is claimed before
+-- the caller commits, its attempt is cancelled then.
 -- Their unique keys are let go of then, too: who has claimed one meanwhile should not have to wait.
 create or replace function awa._cancel_ready(places awa._place[], reason text) returns bigint[]
 language plpgsql
@@ -271,7 +280,8 @@ end
 $$;
 comment on function awa._cancel_ready is 'Cancels jobs that are available, and returns their ids';
 
--- Cancels open attempts, and returns the ids of those jobs whose attempts were still open. Locks in the order of the _many forms: the claims, then items of the ledger, then rows of leases.
+-- Cancels open attempts, and returns the ids of those jobs whose attempts were still open. Locks in the order of the
+-- _many forms: the claims, then items of the ledger, then rows of leases.
 create or replace function awa._cancel_running(job_ids bigint[], receipts bigint[], reason text) returns bigint[]
 language plpgsql
 as $$

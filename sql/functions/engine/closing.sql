@@ -28,12 +28,18 @@ end
 $$;
 comment on function awa._close is 'Closes one attempt, in the ledger or in leases, or raises JQ001';
 
--- Closes one item of a claim, where it is open; of one that the caller has joined, or not yet. Says whether the claim holds unique keys, and whether a row of done_entries has to follow: as recorded, for an output or a key that outlasts the job.
+-- Closes one item of a claim, where it is open; of one that the caller has joined, or not yet. Says whether the claim
+-- holds unique keys, and whether a row of done_entries has to follow: as recorded, for an output or a key that outlasts
+-- the job.
 --
--- The claim is held shared, so that a long transaction keeps nobody off the claim's other items; no batch row can come meanwhile, and who only tries the claim
--- (rescue, materialize) leaves it alone. Of two answers for one item the unique index lets the first one pass: the second waits for it.
+-- The claim is held shared, so that a long transaction keeps nobody off the claim's other items; no batch row can come
+-- meanwhile, and who only tries the claim
+-- (rescue, materialize) leaves it alone. Of two answers for one item the unique index lets the first one pass: the
+-- second waits for it.
 --
--- Each statement names its segment, and no plan holds another one: a transaction keeps the locks of all tables that it has read to its end, and would keep the oldest segment from being truncated. The claim is looked for from the current segment back.
+-- Each statement names its segment, and no plan holds another one: a transaction keeps the locks of all tables that it
+-- has read to its end, and would keep the oldest segment from being truncated. The claim is looked for from the current
+-- segment back.
 create or replace function awa._close_item(job_id bigint, receipt bigint, outcome text, joined boolean default false, out closed boolean, out holds_keys boolean, out recorded boolean)
 language plpgsql
 as $$
@@ -79,7 +85,8 @@ begin
       return;
     end if;
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-      -- The snapshot may be older than a batch row. An empty batch row under the next number collides with it, which raises 40001.
+      -- The snapshot may be older than a batch row. An empty batch row under the next number collides with it, which
+      -- raises 40001.
       insert into awa.lease_claim_closures (segment, claim_id, item, items, outcome, closed_at)
       values (v_claim.segment, v_claim_id, v_batches.next_item, '{}', outcome, clock_timestamp())
       on conflict do nothing;
@@ -93,7 +100,8 @@ end
 $$;
 comment on function awa._close_item is 'Closes one item of a claim, where it is open';
 
--- Raises 40001 where a claim is there that the snapshot does not see: its receipt is not stale. A row with its number collides with it, which raises 40001 in PostgreSQL; where there is none, the row is taken back at once.
+-- Raises 40001 where a claim is there that the snapshot does not see: its receipt is not stale. A row with its number
+-- collides with it, which raises 40001 in PostgreSQL; where there is none, the row is taken back at once.
 create or replace function awa._check_snapshot(claim_id bigint) returns void
 language plpgsql
 as $$
@@ -109,14 +117,17 @@ end
 $$;
 comment on function awa._check_snapshot is 'Raises 40001 where a claim is there that the snapshot does not see';
 
--- Those of some receipts whose jobs keep their unique keys when they have completed: the key goes with the row in done_entries.
+-- Those of some receipts whose jobs keep their unique keys when they have completed: the key goes with the row in
+-- done_entries.
 create or replace function awa._keeping(receipts bigint[]) returns bigint[]
 language sql stable
 as $$ select array(select a.receipt from awa._attempts(receipts) a where awa._holds(a.unique_key, 'completed')) $$;
 comment on function awa._keeping is 'Receipts whose jobs keep their unique keys when they have completed';
 
--- Closes attempts whose claims the caller has locked: in the ledger, or else it locks their lease rows, for the caller to delete. An answer that is given twice counts
--- once. Returns the places, in the two arrays, of those that were open; the receipts of those that have a lease row; and of all that have to be settled.
+-- Closes attempts whose claims the caller has locked: in the ledger, or else it locks their lease rows, for the caller
+-- to delete. An answer that is given twice counts
+-- once. Returns the places, in the two arrays, of those that were open; the receipts of those that have a lease row;
+-- and of all that have to be settled.
 create or replace function awa._close_many(
   job_ids   bigint[],
   receipts  bigint[],
@@ -164,7 +175,8 @@ end
 $$;
 comment on function awa._close_many is 'Closes attempts whose claims the caller has locked, in the ledger or in leases';
 
--- Closes items of claims that the caller has locked. Returns their places, and the receipts of those whose claims hold unique keys.
+-- Closes items of claims that the caller has locked. Returns their places, and the receipts of those whose claims hold
+-- unique keys.
 create or replace function awa._close_items(job_ids bigint[], receipts bigint[], outcome text, by_item bigint[], out places bigint[], out unsettled bigint[])
 language plpgsql
 as $$
@@ -230,8 +242,11 @@ end
 $$;
 comment on function awa._stale is 'The jobs whose answers were not taken';
 
--- Closes at most max_jobs of some open items for maintenance, the oldest claims first, and returns the receipts of those that it closed. It never waits for one that is being answered for: it only tries the claims, and goes on where it can't have one;
--- and for the answers that a _many form gives to claims of a single job, where it holds no lock to try, it waits for milliseconds, then leaves them alone.
+-- Closes at most max_jobs of some open items for maintenance, the oldest claims first, and returns the receipts of
+-- those that it closed. It never waits for one that is being answered for: it only tries the claims, and goes on where
+-- it can't have one;
+-- and for the answers that a _many form gives to claims of a single job, where it holds no lock to try, it waits for
+-- milliseconds, then leaves them alone.
 -- Changes lock_timeout: the calling function has to have a SET clause for it.
 create or replace function awa._take_open(receipts bigint[], max_jobs int, outcome text) returns bigint[]
 language plpgsql

@@ -1,6 +1,7 @@
 -- What the ledgers say of each lane, and whether it is there.
 
--- What the ledgers say of each lane, exactly: what is counted of its past, and what came after. An entry that this very transaction has buried, and that somebody claimed meanwhile, is running for it no more.
+-- What the ledgers say of each lane, exactly: what is counted of its past, and what came after. An entry that this very
+-- transaction has buried, and that somebody claimed meanwhile, is running for it no more.
 create or replace view awa._lane_counts as
 select l.lane,
        (l.enqueued + n.enqueued)::bigint as enqueued,

@@ -2,9 +2,12 @@
 
 -- Every job that is still kept, one row each, in one state.
 --
--- An entry is claimed when its lane's cursor has passed it. Its claim is then the first one, in the order of last places, that spans it
--- and lists it. It shows as available, running or completed; an attempt that ended otherwise, or goes on in leases, is shown from where it went. An entry that is buried, or
--- that a dropped queue's cursor has passed, shows nowhere; nor does a completed job that was deleted. One that its queue keeps no longer is hidden: it shows to those who delete.
+-- An entry is claimed when its lane's cursor has passed it. Its claim is then the first one, in the order of last
+-- places, that spans it
+-- and lists it. It shows as available, running or completed; an attempt that ended otherwise, or goes on in leases, is
+-- shown from where it went. An entry that is buried, or
+-- that a dropped queue's cursor has passed, shows nowhere; nor does a completed job that was deleted. One that its
+-- queue keeps no longer is hidden: it shows to those who delete.
 create or replace view awa._whole_ledger as
 select e.lane,
        e.xid,
@@ -168,7 +171,9 @@ select l.job_id as id,
   from awa.leases l;
 comment on view awa._leased is 'The jobs whose attempts have a row of their own: running';
 
--- Barriers: what readers put into where comes after the filters of _ledger and _done, but for leakproof operators. Otherwise a cheap function of theirs would be given the jobs that were dropped, deleted, moved or answered, too. Here and not at jobs: the planner takes a union apart.
+-- Barriers: what readers put into where comes after the filters of _ledger and _done, but for leakproof operators.
+-- Otherwise a cheap function of theirs would be given the jobs that were dropped, deleted, moved or answered, too. Here
+-- and not at jobs: the planner takes a union apart.
 create or replace view awa._shown with (security_barrier = true) as
 select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at,
        errors, metadata, tags, unique_key, receipt, progress, output, worker_id
@@ -205,7 +210,8 @@ select f.job_id, f.state, f.receipt, f.lane, (f.lane & 7)::int, null, null, f.un
        end;
 comment on view awa._place is 'Where each job is: its state, and its place there';
 
--- The completed jobs, wherever they are, also those that their queue keeps no longer: what is hidden is on the disk, and can be deleted.
+-- The completed jobs, wherever they are, also those that their queue keeps no longer: what is hidden is on the disk,
+-- and can be deleted.
 create or replace view awa._completed as
 select j.id, j.kind, j.queue, j.args, j.finalized_at, j.tags
   from awa._whole_ledger j
@@ -216,7 +222,8 @@ select d.job_id, d.kind, (select q.name from awa.queues q where q.queue_id = d.l
  where d.state = 'completed';
 comment on view awa._completed is 'The completed jobs, also those that their queue keeps no longer';
 
--- Where a job is: its state, and its place there; of one that is hidden, where it is asked for, the state alone. Raises JQ003.
+-- Where a job is: its state, and its place there; of one that is hidden, where it is asked for, the state alone. Raises
+-- JQ003.
 create or replace function awa._locate(job_id bigint, hidden boolean default false) returns awa._place
 language plpgsql
 as $$

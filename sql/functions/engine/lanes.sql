@@ -1,7 +1,9 @@
 -- The model of a lane: entries that count, its cursor, what is available, what is open.
 
--- The entries of a claim's stretch of its lane, with ids from and to. Others may lie between them: not visible to the claim, or buried.
--- In two parts, each with both its ends in the index: a row comparison ends a scan only where its first column decides, so one for the last place would read the transaction that it lies in to its end.
+-- The entries of a claim's stretch of its lane, with ids from and to. Others may lie between them: not visible to the
+-- claim, or buried.
+-- In two parts, each with both its ends in the index: a row comparison ends a scan only where its first column decides,
+-- so one for the last place would read the transaction that it lies in to its end.
 -- The limits and the offset of the caller fence it off.
 create or replace function awa._claimed_entries(lane bigint, first_xid xid8, first_id bigint, pos_xid xid8, pos_id bigint, from_id bigint, to_id bigint) returns setof awa.ready_entries
 language sql stable
@@ -35,8 +37,11 @@ as $$
 $$;
 comment on function awa._uncounted is 'The claims of a lane that are not counted yet';
 
--- What a lane has got that is not visible in a snapshot, as claim reads it: of transactions that were in progress, one by one, then all that came after. An entry whose created_at is its ready_at is that of a new job; other
--- jobs come with an arrival. A deleted job is none that was enqueued, nor one that completed. Leaves out the tombstones of entries, and the deleted jobs, that were dropped with their queue; and what transactions from one on have put there, which is not read.
+-- What a lane has got that is not visible in a snapshot, as claim reads it: of transactions that were in progress, one
+-- by one, then all that came after. An entry whose created_at is its ready_at is that of a new job; other
+-- jobs come with an arrival. A deleted job is none that was enqueued, nor one that completed. Leaves out the tombstones
+-- of entries, and the deleted jobs, that were dropped with their queue; and what transactions from one on have put
+-- there, which is not read.
 create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, until xid8 default '18446744073709551615', out xid xid8, out segment smallint, out entries int, out tombstones int, out enqueued bigint, out deleted int) returns setof record
 language sql stable
 as $$
@@ -76,7 +81,8 @@ as $$
 $$;
 comment on function awa._appended_since is 'What a lane has got that is not visible in a snapshot';
 
--- The transactions that were in progress at one of the ends of a lane's window, and whose entries no cursor has passed though they lie before the place from which the range goes on: with the ids
+-- The transactions that were in progress at one of the ends of a lane's window, and whose entries no cursor has passed
+-- though they lie before the place from which the range goes on: with the ids
 -- after which, and up to which, these entries lie. Two scalars, so that the scan of an index begins and ends there.
 create or replace function awa._late(lo pg_snapshot, hi pg_snapshot, pos_xid xid8, pos_id bigint, from_xid xid8, from_id bigint, out xid xid8, out after_id bigint, out until_id bigint) returns setof record
 language sql stable
@@ -106,7 +112,8 @@ as $$
 $$;
 comment on function awa._late_entries is 'Entries of a lane that were committed late, and that no cursor has passed';
 
--- Every lane, to be filtered by its queue_id: its cursor, from where entries are unclaimed in its range, and what is counted of its past.
+-- Every lane, to be filtered by its queue_id: its cursor, from where entries are unclaimed in its range, and what is
+-- counted of its past.
 create or replace view awa._lanes as
 select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_seq, c.segment as cursor_segment,
        greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
@@ -124,8 +131,12 @@ select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_
   ) r on true;
 comment on view awa._lanes is 'Every lane, its cursor, and what is counted of its past';
 
--- Every lane that has rows, and what is counted of its past. is_counted says that this is all: neither an entry, a burial or an arrival, nor a claim has come since, nor was a job deleted, and none that was passed over is open. last_xid is the youngest transaction that put an
--- entry, a burial or an arrival there, or deleted a job. Walks through the indexes from one lane to the next, so the cost follows the lanes that were used, not the queues that there are, and is a few index entries for each. Reads the lanes from the last one back; before a lane, or only so many, where that is said.
+-- Every lane that has rows, and what is counted of its past. is_counted says that this is all: neither an entry, a
+-- burial or an arrival, nor a claim has come since, nor was a job deleted, and none that was passed over is open.
+-- last_xid is the youngest transaction that put an
+-- entry, a burial or an arrival there, or deleted a job. Walks through the indexes from one lane to the next, so the
+-- cost follows the lanes that were used, not the queues that there are, and is a few index entries for each. Reads the
+-- lanes from the last one back; before a lane, or only so many, where that is said.
 create or replace function awa._lanes_in_use(before bigint default null, max_lanes int default null, out lane bigint, out is_counted boolean, out last_xid xid8, out available bigint, out completed bigint, out failed bigint, out cancelled bigint, out dead bigint) returns setof record
 language sql stable
 as $$
@@ -209,7 +220,8 @@ select u.lane,
 $$;
 comment on function awa._lanes_in_use is 'Every lane that has rows, what is counted of its past, and whether that is all';
 
--- The places of entries that no cursor has passed. Two stretches of a lane hold them: the transactions that were in progress at one of the
+-- The places of entries that no cursor has passed. Two stretches of a lane hold them: the transactions that were in
+-- progress at one of the
 -- window's ends, probed one by one, and what comes after the position.
 create or replace view awa._available as
 select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.unique_key, l.queue_id, e.tags, e.args
@@ -262,7 +274,8 @@ union all
 select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, l.lane >> 3, l.tags, l.args from awa.leases l;
 comment on view awa._running is 'Open attempts';
 
--- The queues in which claims may be open, or not counted: those with claims that maintenance has not looked at, and those of which it knows that some are open. A claim whose transaction took more than 30 seconds may be missing until
+-- The queues in which claims may be open, or not counted: those with claims that maintenance has not looked at, and
+-- those of which it knows that some are open. A claim whose transaction took more than 30 seconds may be missing until
 -- all queues are looked at.
 create or replace function awa._busy_queues() returns bigint[]
 language sql stable

@@ -1,4 +1,5 @@
--- The keys of all advisory locks, and waiting for them. A transaction takes them in this order: pass, worker, rollups, queues by their ids, claims by their ids.
+-- The keys of all advisory locks, and waiting for them. A transaction takes them in this order: pass, worker, rollups,
+-- queues by their ids, claims by their ids.
 -- The lock of a pass is only tried.
 
 -- The key of the advisory lock on a queue; claim locks have keys below all of these.
@@ -37,13 +38,16 @@ language sql immutable strict parallel safe
 as $$ select awa._claim_key(-2) - array_position(awa._passes(), pass) $$;
 comment on function awa._pass_key is 'The key of the advisory lock on a pass of maintenance';
 
--- How many claims, or queues, one call locks: what PostgreSQL's lock table has room for, by default, for each connection.
+-- How many claims, or queues, one call locks: what PostgreSQL's lock table has room for, by default, for each
+-- connection.
 create or replace function awa._max_locks() returns int
 language sql immutable parallel safe
 return 64;
 comment on function awa._max_locks is 'How many claims, or queues, one call locks';
 
--- Waits for an advisory lock that the caller has just tried in vain, and takes it until the transaction ends. Waits for claim_wait at most, or for the caller's lock_timeout where that is shorter, then raises 55P03 with this message and names the holder.
+-- Waits for an advisory lock that the caller has just tried in vain, and takes it until the transaction ends. Waits for
+-- claim_wait at most, or for the caller's lock_timeout where that is shorter, then raises 55P03 with this message and
+-- names the holder.
 -- Why: only here is a subtransaction, and a change of lock_timeout, which is as before when this returns.
 create or replace function awa._wait_for_lock(key bigint, shared boolean, message text, hint text) returns void
 language plpgsql
@@ -75,7 +79,8 @@ end
 $$;
 comment on function awa._wait_for_lock is 'Waits for an advisory lock, within bounds, or names the holder';
 
--- Takes the lock of a queue until the transaction ends. Waits for as long as the settings say, then raises 55P03 and names the holder.
+-- Takes the lock of a queue until the transaction ends. Waits for as long as the settings say, then raises 55P03 and
+-- names the holder.
 create or replace function awa._lock_queue(queue_id bigint) returns void
 language plpgsql
 as $$
@@ -90,7 +95,8 @@ end
 $$;
 comment on function awa._lock_queue is 'Takes the lock of a queue until the transaction ends, or names the holder';
 
--- Takes the lock of a worker until the transaction ends: shared for its claims, exclusively for whoever ends or clears it, after the claims that it is in the middle of. Raises 55P03.
+-- Takes the lock of a worker until the transaction ends: shared for its claims, exclusively for whoever ends or clears
+-- it, after the claims that it is in the middle of. Raises 55P03.
 create or replace function awa._lock_worker(worker_id bigint, shared boolean) returns void
 language plpgsql
 as $$
@@ -105,7 +111,8 @@ end
 $$;
 comment on function awa._lock_worker is 'Takes the lock of a worker until the transaction ends, or names the holder';
 
--- Takes the lock of those that answer for more claims than they have locks for, shared, until the transaction ends. Raises 55P03.
+-- Takes the lock of those that answer for more claims than they have locks for, shared, until the transaction ends.
+-- Raises 55P03.
 create or replace function awa._lock_crowd() returns void
 language plpgsql
 as $$
@@ -117,7 +124,8 @@ end
 $$;
 comment on function awa._lock_crowd is 'Takes the lock of those that answer for very many claims, or names the holder';
 
--- Keeps batch rows off a claim until the transaction ends, so that its items can be closed by rows of their own: waits for a batch row that is not committed, and lets none come. Other items stay free for others. Raises 55P03.
+-- Keeps batch rows off a claim until the transaction ends, so that its items can be closed by rows of their own: waits
+-- for a batch row that is not committed, and lets none come. Other items stay free for others. Raises 55P03.
 create or replace function awa._join_claim(claim_id bigint, nth int default 1) returns void
 language plpgsql
 as $$
@@ -130,8 +138,10 @@ end
 $$;
 comment on function awa._join_claim is 'Keeps batch rows off a claim until the transaction ends';
 
--- As _join_claim, but says no where it would have to wait. By a shared lock on the claim; for the nth claim of a call, when that is too many for the server's lock table, by one lock for all of them:
--- whoever writes batch rows looks for it once he holds his claims. Then the claim's own lock only has to be free for a moment, once the other one is held.
+-- As _join_claim, but says no where it would have to wait. By a shared lock on the claim; for the nth claim of a call,
+-- when that is too many for the server's lock table, by one lock for all of them:
+-- whoever writes batch rows looks for it once he holds his claims. Then the claim's own lock only has to be free for a
+-- moment, once the other one is held.
 create or replace function awa._try_join_claim(claim_id bigint, nth int) returns boolean
 language plpgsql
 as $$
@@ -146,7 +156,8 @@ end
 $$;
 comment on function awa._try_join_claim is 'Keeps batch rows off a claim, or says that it would have to wait';
 
--- Keeps everybody off a claim until the transaction ends, as far as they hold its lock; for the nth claim of a call, when that is too many for the server's lock table, only batch rows (see _try_join_claim).
+-- Keeps everybody off a claim until the transaction ends, as far as they hold its lock; for the nth claim of a call,
+-- when that is too many for the server's lock table, only batch rows (see _try_join_claim).
 -- Says no where somebody is answering for it, or holds the lock of all.
 create or replace function awa._try_take_claim(claim_id bigint, nth int) returns boolean
 language plpgsql
@@ -160,7 +171,8 @@ end
 $$;
 comment on function awa._try_take_claim is 'Keeps others off a claim, or says that somebody is answering for it';
 
--- Whether another transaction answers for more claims than it has locks for. The lock is taken and given back in one expression; that another one is just looking does not count, so it looks more than once.
+-- Whether another transaction answers for more claims than it has locks for. The lock is taken and given back in one
+-- expression; that another one is just looking does not count, so it looks more than once.
 create or replace function awa._is_crowded() returns boolean
 language plpgsql
 as $$
@@ -175,8 +187,10 @@ end
 $$;
 comment on function awa._is_crowded is 'Whether another transaction answers for more claims than it has locks for';
 
--- Locks the claims of some receipts, in ascending order. Returns those whose items have to be closed by a row each: claims of one job, which
--- need no lock, claims that somebody is inside of, and those that are too many for a lock each. And whether any holds a unique key.
+-- Locks the claims of some receipts, in ascending order. Returns those whose items have to be closed by a row each:
+-- claims of one job, which
+-- need no lock, claims that somebody is inside of, and those that are too many for a lock each. And whether any holds a
+-- unique key.
 -- Where anybody has answered for too many, all items get a row each.
 create or replace function awa._lock_claims(receipts bigint[], out by_item bigint[], out holds_keys boolean)
 language plpgsql
@@ -233,7 +247,8 @@ end
 $$;
 comment on function awa._lock_for is 'Takes advisory locks, and waits so long at most';
 
--- From here on no lock of this transaction is waited for longer than a claim would be. The calling function has to have a SET clause for lock_timeout.
+-- From here on no lock of this transaction is waited for longer than a claim would be. The calling function has to have
+-- a SET clause for lock_timeout.
 create or replace function awa._bound_waits() returns void
 language sql
 as $$ select set_config('lock_timeout', awa._milliseconds(s.claim_wait), true) from awa.settings s $$;
@@ -245,7 +260,8 @@ language sql immutable
 return ceil(extract(epoch from length) * 1000)::bigint::text;
 comment on function awa._milliseconds is 'A length of time for lock_timeout';
 
--- Has the server end this session when it stays idle in this transaction for a second. Where a transaction decides before its end (set constraints all immediate), it holds the queues from then on, and must not be left open.
+-- Has the server end this session when it stays idle in this transaction for a second. Where a transaction decides
+-- before its end (set constraints all immediate), it holds the queues from then on, and must not be left open.
 create or replace function awa._end_when_idle() returns void
 language plpgsql
 as $$

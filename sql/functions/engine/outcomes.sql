@@ -1,6 +1,7 @@
 -- What follows attempts that were closed.
 
--- Writes what follows failed attempts that were closed: the next attempt in deferred_jobs, or the end in done_entries. Returns the state of one of them.
+-- Writes what follows failed attempts that were closed: the next attempt in deferred_jobs, or the end in done_entries.
+-- Returns the state of one of them.
 -- There is an error and a delay for each attempt. Final means that no attempt follows, whatever are left.
 create or replace function awa._record_failures(
   attempts    awa.leases[],
@@ -49,7 +50,8 @@ end
 $$;
 comment on function awa._record_failures is 'Writes what follows failed attempts';
 
--- Writes what follows attempts that were closed, and whose failure the server refuses to store. Returns when the last of the jobs runs again.
+-- Writes what follows attempts that were closed, and whose failure the server refuses to store. Returns when the last
+-- of the jobs runs again.
 create or replace function awa._put_off(attempts awa.leases[], error text) returns timestamptz
 language plpgsql
 as $$

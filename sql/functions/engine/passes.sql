@@ -1,8 +1,10 @@
 -- What passes of maintenance have in common.
 
 -- The passes of maintenance, in the order in which run_maintenance goes through them.
--- Why: fold comes before what searches for open attempts, which reads all that is not counted. A stuck claimer holds a queue, which
--- prune_oldest may need. rescue ends attempts before materialize gives rows to those that stay, and before forget_workers looks for
+-- Why: fold comes before what searches for open attempts, which reads all that is not counted. A stuck claimer holds a
+-- queue, which
+-- prune_oldest may need. rescue ends attempts before materialize gives rows to those that stay, and before
+-- forget_workers looks for
 -- attempts of silent workers. summarize comes before rotate, which completes the segment that it leaves.
 create or replace function awa._passes() returns text[]
 language sql immutable parallel safe
@@ -32,7 +34,8 @@ language sql stable
 return to_timestamp(pg_sequence_last_value(('awa.pass_clock_' || pass)::regclass) / 1000000.0);
 comment on function awa._succeeded_at is 'When a pass has succeeded last';
 
--- Refuses what maintenance does not take: arguments, isolation levels, and a restored database, in which what is visible means nothing.
+-- Refuses what maintenance does not take: arguments, isolation levels, and a restored database, in which what is
+-- visible means nothing.
 create or replace function awa._check_pass(max_jobs int) returns void
 language plpgsql
 as $$
@@ -45,7 +48,8 @@ end
 $$;
 comment on function awa._check_pass is 'Refuses what maintenance does not take';
 
--- How long a step of maintenance may take: no longer than most, nor than its share of what the caller's timeouts allow. Of a transaction_timeout, too, which ends the session.
+-- How long a step of maintenance may take: no longer than most, nor than its share of what the caller's timeouts allow.
+-- Of a transaction_timeout, too, which ends the session.
 create or replace function awa._budget(most interval, share int) returns interval
 language sql stable
 return least(most, nullif(current_setting('statement_timeout')::interval, '0') / share, nullif(current_setting('transaction_timeout', true)::interval, '0') / share);

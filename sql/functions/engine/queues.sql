@@ -1,6 +1,7 @@
 -- The id of a queue, the current segment, and whether the database is at home on this server.
 
--- The id of a queue: the first 60 bits of the SHA-256 of its name. No producer has to wait for another one to agree on it.
+-- The id of a queue: the first 60 bits of the SHA-256 of its name. No producer has to wait for another one to agree on
+-- it.
 create or replace function awa._queue_id(queue text) returns bigint
 language sql stable strict parallel safe
 return ('x' || left(encode(sha256(convert_to(queue, 'UTF8')), 'hex'), 15))::bit(60)::bigint;
@@ -24,7 +25,8 @@ end
 $$;
 comment on function awa._require_queue is 'The id of a queue that exists, or JQ002';
 
--- The segment that new entries and claims go to. Raises 55000 in a database that was restored from a dump: the transaction ids in it are another server's.
+-- The segment that new entries and claims go to. Raises 55000 in a database that was restored from a dump: the
+-- transaction ids in it are another server's.
 create or replace function awa._current_segment() returns smallint
 language plpgsql stable
 as $$
@@ -57,8 +59,10 @@ end
 $$;
 comment on function awa._refuse_missing is 'Raises 55000 for a table whose row is missing';
 
--- Whether a database was restored from a dump, or filled by logical replication. ring holds the OIDs of tables, and origin the transaction and the server that wrote its row. A restore gives both other values; but two fresh servers
--- may give tables the same OIDs, or transactions the same ids. Where one of the two is as it was, it is the server that decides: on the same one, a table or the row was only rewritten (pg_repack, say). A restore of data alone adds a row.
+-- Whether a database was restored from a dump, or filled by logical replication. ring holds the OIDs of tables, and
+-- origin the transaction and the server that wrote its row. A restore gives both other values; but two fresh servers
+-- may give tables the same OIDs, or transactions the same ids. Where one of the two is as it was, it is the server that
+-- decides: on the same one, a table or the row was only rewritten (pg_repack, say). A restore of data alone adds a row.
 create or replace function awa._is_restored() returns boolean
 language sql stable
 as $$
@@ -71,7 +75,8 @@ as $$
 $$;
 comment on function awa._is_restored is 'Whether a database was restored from a dump, or filled by logical replication';
 
--- Notes that the database is at home on this server. In a subtransaction, the xmin of a row is that of the subtransaction.
+-- Notes that the database is at home on this server. In a subtransaction, the xmin of a row is that of the
+-- subtransaction.
 create or replace function awa._set_origin() returns void
 language plpgsql
 as $$
@@ -87,7 +92,9 @@ end
 $$;
 comment on function awa._set_origin is 'Notes that the database is at home on this server';
 
--- Writes origin again, and the OIDs in ring, where a table was rewritten, or the server has another identifier since pg_upgrade: so that the next of these, together with the last one, is not taken for a restore. The caller has locked ring,
+-- Writes origin again, and the OIDs in ring, where a table was rewritten, or the server has another identifier since
+-- pg_upgrade: so that the next of these, together with the last one, is not taken for a restore. The caller has locked
+-- ring,
 -- and seen that it was none.
 create or replace function awa._keep_origin() returns void
 language sql

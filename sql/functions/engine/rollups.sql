@@ -1,9 +1,13 @@
 -- The counts of the past of a lane, so that an exact count adds up only what came after.
 
--- Counts what ledgers have grown by into queue_rollups, lane by lane: entries that have become visible, and claims that are closed. One that stays open for more than 10 seconds is noted, and passed over. What is not counted
--- yet is all that counts and searches for open attempts have to read. Seldom where little has happened, so that the rows are not rewritten all the time. One at a time: does nothing while somebody else is at it.
+-- Counts what ledgers have grown by into queue_rollups, lane by lane: entries that have become visible, and claims that
+-- are closed. One that stays open for more than 10 seconds is noted, and passed over. What is not counted
+-- yet is all that counts and searches for open attempts have to read. Seldom where little has happened, so that the
+-- rows are not rewritten all the time. One at a time: does nothing while somebody else is at it.
 -- Everything says to count the rest, too; of some queues, if they are named: then in one go.
--- Otherwise it ends after 10 seconds, or a tenth of what the caller's timeouts leave; and with each lane after max_claims claims. Lanes are read some at a time. A look at all queues that is cut off is gone on with by the next call; one at the busy
+-- Otherwise it ends after 10 seconds, or a tenth of what the caller's timeouts leave; and with each lane after
+-- max_claims claims. Lanes are read some at a time. A look at all queues that is cut off is gone on with by the next
+-- call; one at the busy
 -- ones begins anywhere. Returns whether there is more to count.
 create or replace function awa._fold(max_claims int default 20000, everything boolean default false, queue_ids bigint[] default null) returns boolean
 language plpgsql
@@ -35,7 +39,8 @@ begin
     return false;
   end if;
   if queue_ids is null and not everything then
-    -- Those that have been claimed from, and all that have changed as often as that takes a fiftieth of the time: for claims that were committed late, and entries that nobody claims.
+    -- Those that have been claimed from, and all that have changed as often as that takes a fiftieth of the time: for
+    -- claims that were committed late, and entries that nobody claims.
     v_is_sweep := (select (extract(epoch from v_began) * 1000000)::bigint not between s.last_value - 3600000000 and s.last_value from awa.next_fold_at s); -- due, or a clock that was ahead
     v_until := awa._claimed_until(v_began - interval '30 seconds'); -- by then each was looked at, and counted, or noted as open
     if not v_is_sweep then
@@ -114,7 +119,9 @@ end
 $$;
 comment on function awa._fold is 'Counts what the ledgers have grown by into queue_rollups';
 
--- Counts what one lane has grown by, at most about max_rows entries, and so many claims, at a time; goes on with the entries until the time that is named. The entries, burials and arrivals of one transaction are counted together. The caller has locked the counts.
+-- Counts what one lane has grown by, at most about max_rows entries, and so many claims, at a time; goes on with the
+-- entries until the time that is named. The entries, burials and arrivals of one transaction are counted together. The
+-- caller has locked the counts.
 -- Returns whether there is more, and the last claim up to which it has looked where there are open ones, or more.
 create or replace function awa._fold_lane(lane bigint, max_rows int, until timestamptz, out is_more boolean, out looked_until bigint)
 language plpgsql
@@ -188,7 +195,9 @@ end
 $$;
 comment on function awa._fold_lane is 'Counts what one lane has grown by';
 
--- Counts what a segment that is not the current one holds: its lanes, one by one, until all of that is counted which is visible now, but for claims that are open. What comes to these lanes elsewhere meanwhile does not keep it from its end. The caller has
+-- Counts what a segment that is not the current one holds: its lanes, one by one, until all of that is counted which is
+-- visible now, but for claims that are open. What comes to these lanes elsewhere meanwhile does not keep it from its
+-- end. The caller has
 -- locked the counts. Ends as _fold does, and returns whether there is more.
 create or replace function awa._fold_segment(segment smallint) returns boolean
 language plpgsql
@@ -231,7 +240,8 @@ language sql immutable
 return case when max_rows is null or budget is null then max_rows else least(max_rows, greatest(20000 * extract(epoch from budget), 100)::int) end;
 comment on function awa._fold_max is 'How many rows of a lane are counted at a time';
 
--- The transaction after the one of the nth row of a lane that is not older than a transaction: of its entries, its burials, its arrivals or its deleted jobs, whichever comes first. Null where there are fewer, or nth is.
+-- The transaction after the one of the nth row of a lane that is not older than a transaction: of its entries, its
+-- burials, its arrivals or its deleted jobs, whichever comes first. Null where there are fewer, or nth is.
 create or replace function awa._nth_after(lane bigint, since xid8, nth int) returns xid8
 language sql stable
 as $$
@@ -249,7 +259,8 @@ as $$
 $$;
 comment on function awa._nth_after is 'The transaction after the one of the nth row of a lane';
 
--- The last claim before those that are younger than a time, among those that maintenance has not looked at. Claims that are being committed are younger, and were not made by a clock that was ahead.
+-- The last claim before those that are younger than a time, among those that maintenance has not looked at. Claims that
+-- are being committed are younger, and were not made by a clock that was ahead.
 create or replace function awa._claimed_until(claimed_before timestamptz) returns bigint
 language sql stable
 as $$
@@ -259,8 +270,10 @@ as $$
 $$;
 comment on function awa._claimed_until is 'The last claim before those that are younger than a time';
 
--- Removes the names of dropped queues of which nothing is left: no entry, arrival or job. Their counts go, too. At most 1,000.
--- In two steps, for a transaction that has seen the name before the drop may still enqueue without looking for it again: it has an older snapshot when the name is marked, or an id, and has ended when the name is removed.
+-- Removes the names of dropped queues of which nothing is left: no entry, arrival or job. Their counts go, too. At most
+-- 1,000.
+-- In two steps, for a transaction that has seen the name before the drop may still enqueue without looking for it
+-- again: it has an older snapshot when the name is marked, or an id, and has ended when the name is removed.
 create or replace function awa._forget_queues() returns void
 language plpgsql
 as $$

@@ -1,6 +1,7 @@
 -- Errors that are about one row, which must not hold up the others.
 
--- Whether an error may be about one row alone: whatever a trigger may raise, but a cancel, a timeout, or the end of the server. Raises 55000 where Awa itself has lost a row, or was restored from a dump.
+-- Whether an error may be about one row alone: whatever a trigger may raise, but a cancel, a timeout, or the end of the
+-- server. Raises 55000 where Awa itself has lost a row, or was restored from a dump.
 create or replace function awa._is_about_a_row(sqlstate text) returns boolean
 language sql stable
 return left(sqlstate, 2) <> '57' and awa._current_segment() >= 0;
@@ -12,7 +13,8 @@ language sql immutable
 return sqlstate = any('{40001,40P01,55P03}');
 comment on function awa._is_passing is 'Whether an error says that somebody else was in the way';
 
--- An error that is, most likely, about something that the server lacks (disk, memory, leave to write), for _fail_for; null for another one.
+-- An error that is, most likely, about something that the server lacks (disk, memory, leave to write), for _fail_for;
+-- null for another one.
 create or replace function awa._lack(message text, sqlstate text) returns text[]
 language sql immutable
 return case when left(sqlstate, 2) = any('{25,53,58}') then array[sqlstate, message] end;

@@ -1,6 +1,7 @@
 -- Reading jobs by stretches of ids.
 
--- The ids of jobs that match, the newest first, at most so many; and where to go on, null at the end. Of completed jobs, also those that are hidden, where they are asked for. Reads at most 100,000 entries.
+-- The ids of jobs that match, the newest first, at most so many; and where to go on, null at the end. Of completed
+-- jobs, also those that are hidden, where they are asked for. Reads at most 100,000 entries.
 create or replace function awa._scan(queue text, kind text, state text, before timestamptz, tag text, args jsonb, before_id bigint, max_jobs int, hidden boolean, out next_before_id bigint, out job_ids bigint[])
 language plpgsql stable
 as $$
@@ -47,7 +48,8 @@ end
 $$;
 comment on function awa._scan is 'The ids of jobs that match, of at most 100,000 entries, and where to go on';
 
--- A stretch of ids before one: so long, or shorter, so that it has no more than so many entries; null where there is no room for one. Jobs that were deleted are not counted: a stretch that has no others is empty, and need not be read.
+-- A stretch of ids before one: so long, or shorter, so that it has no more than so many entries; null where there is no
+-- room for one. Jobs that were deleted are not counted: a stretch that has no others is empty, and need not be read.
 create or replace function awa._stretch(until_id bigint, length bigint, most bigint, out from_id bigint, out entries bigint, out is_empty boolean)
 language plpgsql stable
 as $$

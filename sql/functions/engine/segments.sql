@@ -1,6 +1,7 @@
 -- The segments of the hot families.
 
--- Refuses to remove the one row of a table that has to have it: without settings nothing would be claimed, and without ring nothing enqueued.
+-- Refuses to remove the one row of a table that has to have it: without settings nothing would be claimed, and without
+-- ring nothing enqueued.
 create or replace function awa._keep_row() returns trigger
 language plpgsql
 as $$
@@ -20,7 +21,8 @@ begin
 end
 $$;
 
--- The entries that count: all, but for those of the segment that was cleaned, which are claimed, buried, or carried to the current segment under the same place.
+-- The entries that count: all, but for those of the segment that was cleaned, which are claimed, buried, or carried to
+-- the current segment under the same place.
 create or replace view awa._entries as
 select e.*
   from awa.ready_entries e
@@ -34,7 +36,8 @@ language sql immutable parallel safe
 return '{ready_entries,ready_tombstones,arrivals,lease_claims,lease_claim_closures}'::text[];
 comment on function awa._families is 'The tables that are divided into segments';
 
--- Whether a segment holds no row of any family, and is not on its way out: then dead rows may be all that is left of what was carried.
+-- Whether a segment holds no row of any family, and is not on its way out: then dead rows may be all that is left of
+-- what was carried.
 create or replace function awa._is_empty(segment int) returns boolean
 language sql stable
 as $$
@@ -61,7 +64,9 @@ as $$
 $$;
 comment on function awa._summarize is 'Brings the BRIN indexes on ready_entries up to date';
 
--- The lanes that have rows in a segment: entries, burials and arrivals, or claims, and the number of the last of these there. Walks through the indexes of that segment from one lane to the next, as _lanes_in_use does, so what other queues there are costs nothing.
+-- The lanes that have rows in a segment: entries, burials and arrivals, or claims, and the number of the last of these
+-- there. Walks through the indexes of that segment from one lane to the next, as _lanes_in_use does, so what other
+-- queues there are costs nothing.
 create or replace function awa._lanes_in_segment(segment smallint, out lane bigint, out last_seq bigint) returns setof record
 language sql stable
 as $$
@@ -122,7 +127,8 @@ as $$
 $$;
 comment on function awa._lanes_in_segment is 'The lanes that have rows in a segment, and the number of their last claim there';
 
--- What a lane has got in a segment that is not visible in a snapshot, by the transactions: entries, burials and arrivals.
+-- What a lane has got in a segment that is not visible in a snapshot, by the transactions: entries, burials and
+-- arrivals.
 create or replace function awa._put_since(segment smallint, lane bigint, since pg_snapshot) returns setof xid8
 language sql stable
 as $$

@@ -1,6 +1,7 @@
 -- Snapshots, and the transactions that keep old ones.
 
--- The current snapshot, as one that a cursor may keep. PostgreSQL leaves the caller's own transaction out of the list of those in progress:
+-- The current snapshot, as one that a cursor may keep. PostgreSQL leaves the caller's own transaction out of the list
+-- of those in progress:
 -- without it, what the caller enqueues after this claim would count as read, and be lost.
 create or replace function awa._snapshot() returns pg_snapshot
 language plpgsql
@@ -18,7 +19,8 @@ end
 $$;
 comment on function awa._snapshot is 'The current snapshot, with the caller''s own transaction in progress';
 
--- A snapshot without the transactions from one on; those that were in progress before are in progress in it, too. Null cuts nothing.
+-- A snapshot without the transactions from one on; those that were in progress before are in progress in it, too. Null
+-- cuts nothing.
 create or replace function awa._cut_snapshot(snapshot pg_snapshot, until xid8) returns pg_snapshot
 language sql immutable
 return case when until < pg_snapshot_xmax(snapshot) then
@@ -26,7 +28,8 @@ return case when until < pg_snapshot_xmax(snapshot) then
   else snapshot end;
 comment on function awa._cut_snapshot is 'A snapshot without the transactions from one on';
 
--- The transaction up to which no snapshot looks back: what was deleted by older ones stays in nobody's way. Where this role may not see the snapshots of others, they do not count.
+-- The transaction up to which no snapshot looks back: what was deleted by older ones stays in nobody's way. Where this
+-- role may not see the snapshots of others, they do not count.
 create or replace function awa._horizon() returns xid8
 language sql stable
 as $$
@@ -44,8 +47,10 @@ as $$
 $$;
 comment on function awa._horizon is 'The transaction up to which no snapshot looks back';
 
--- Who could read this database with a snapshot that does not see a transaction. A snapshot that was taken later may look like that, too, while an older transaction is still open: so only the first list after the transaction's
--- commit counts, and of that list those who are still on it. Where this role may not see the snapshots of others, it takes every session of theirs for one.
+-- Who could read this database with a snapshot that does not see a transaction. A snapshot that was taken later may
+-- look like that, too, while an older transaction is still open: so only the first list after the transaction's
+-- commit counts, and of that list those who are still on it. Where this role may not see the snapshots of others, it
+-- takes every session of theirs for one.
 create or replace function awa._old_snapshots(xid xid8) returns table (holder text)
 language sql stable
 as $$

@@ -1,6 +1,7 @@
 -- The states of a job, and what follows from each.
 
--- The states of which something is so: known (all of them), live (it has not ended; by default it holds a unique key), ended, cancellable (by cancel_where), retriable (by retry_where).
+-- The states of which something is so: known (all of them), live (it has not ended; by default it holds a unique key),
+-- ended, cancellable (by cancel_where), retriable (by retry_where).
 -- The place of a state is its bit in a unique key, so a new one comes last.
 create or replace function awa._states(fact text) returns text[]
 language sql immutable parallel safe

@@ -1,4 +1,5 @@
--- Unique keys: which job holds one, in which states. A job carries its key as 34 bytes: a SHA-256, and a bit for each state in which it holds the key.
+-- Unique keys: which job holds one, in which states. A job carries its key as 34 bytes: a SHA-256, and a bit for each
+-- state in which it holds the key.
 
 -- Whether a job with this key holds it in a state. In no state at all (null) it does not.
 create or replace function awa._holds(unique_key bytea, state text) returns boolean
@@ -12,8 +13,10 @@ language sql immutable parallel safe
 return case when octet_length(unique_key) > 34 then to_timestamp(('x' || encode(substr(unique_key, 35, 8), 'hex'))::bit(64)::bigint) end;
 comment on function awa._held_until is 'Until when a job with this key holds it after it has completed';
 
--- Lets go of the keys of jobs that go from one state to another in which they do not hold them; takes those that they begin to hold. One that another job has, or is
--- just about to have, stays with that one: nobody should wait here. To no state (null) lets go of all. Keys may be null.
+-- Lets go of the keys of jobs that go from one state to another in which they do not hold them; takes those that they
+-- begin to hold. One that another job has, or is
+-- just about to have, stays with that one: nobody should wait here. To no state (null) lets go of all. Keys may be
+-- null.
 create or replace function awa._move_keys(job_ids bigint[], keys bytea[], from_state text, to_state text) returns void
 language plpgsql
 as $$
@@ -53,7 +56,8 @@ $$;
 comment on function awa._move_keys is 'Lets go of the unique keys that jobs do not hold in their new state, and takes those that they do';
 
 -- Lets go of unique keys, where these jobs hold them, and have not completed.
--- Why: a deleted row stays in the way of each look for its key, for as long as some snapshot is older. So a key that is let go of gets a second row, one time in sixteen, which then stays until no snapshot is older than
+-- Why: a deleted row stays in the way of each look for its key, for as long as some snapshot is older. So a key that is
+-- let go of gets a second row, one time in sixteen, which then stays until no snapshot is older than
 -- its last use, and changes its place each time. Always, it would cost the many keys that are used once.
 create or replace function awa._let_go(job_ids bigint[], keys bytea[]) returns void
 language plpgsql
@@ -124,7 +128,8 @@ end
 $$;
 comment on function awa._let_go_of_all is 'Lets go of all unique keys of jobs, also of those that they hold to the end of a period';
 
--- How long a completed job has its key past the end of its period: who has asked before the end may still be on its way, or wait, and has to find the job of that period.
+-- How long a completed job has its key past the end of its period: who has asked before the end may still be on its
+-- way, or wait, and has to find the job of that period.
 create or replace function awa._key_grace() returns interval
 language sql immutable
 return interval '1 minute';
@@ -148,8 +153,10 @@ as $$
 $$;
 comment on function awa._keep_keys is 'Notes for the keys of jobs that have completed until when they are held';
 
--- Lets go of keys of completed jobs whose period is over, and removes the rows of keys that nobody holds, both of them; at most 2,000 of each kind.
--- Why: a key that is in use under an old snapshot keeps its second row. Without it, each look would go over all that this row ever was.
+-- Lets go of keys of completed jobs whose period is over, and removes the rows of keys that nobody holds, both of them;
+-- at most 2,000 of each kind.
+-- Why: a key that is in use under an old snapshot keeps its second row. Without it, each look would go over all that
+-- this row ever was.
 create or replace function awa._expire_keys() returns void
 language plpgsql
 as $$
@@ -176,10 +183,15 @@ as $$
 $$;
 comment on function awa._free_keys is 'Lets go of the keys of completed jobs';
 
--- The job that holds a unique key once this transaction commits; null when there is none. Now: when the caller asked, by which it has chosen the period, so that the period ends for both at once. A job that this transaction itself has cancelled, or moved away, while it was available
--- keeps its key until then; the key passes on to its heir, the job that this transaction has enqueued in its place. So there is a line of jobs, each the heir of the one before it. The last
--- one leaves when this transaction has taken the key from it, too. Ended: the job has completed, and the key is held to the end of its period. Round: of the row that counts.
--- Why: the key and the cancel of the first job are read by one statement. With two of them, a cancel that somebody else commits in between would pass for one of this transaction.
+-- The job that holds a unique key once this transaction commits; null when there is none. Now: when the caller asked,
+-- by which it has chosen the period, so that the period ends for both at once. A job that this transaction itself has
+-- cancelled, or moved away, while it was available
+-- keeps its key until then; the key passes on to its heir, the job that this transaction has enqueued in its place. So
+-- there is a line of jobs, each the heir of the one before it. The last
+-- one leaves when this transaction has taken the key from it, too. Ended: the job has completed, and the key is held to
+-- the end of its period. Round: of the row that counts.
+-- Why: the key and the cancel of the first job are read by one statement. With two of them, a cancel that somebody else
+-- commits in between would pass for one of this transaction.
 create or replace function awa._holder(key bytea, now timestamptz default clock_timestamp(), out job_id bigint, out leaves boolean, out ended boolean, out round bigint, out line bigint[])
 language plpgsql
 as $$
@@ -222,7 +234,8 @@ as $$
 $$;
 comment on function awa._is_holder is 'Whether a job is in a state in which it holds a unique key';
 
--- Takes a unique key for a job, or, for one that does not hold it yet, only looks who has it. Draws the job's id where it has none, and it is needed. Says whether the job may be there;
+-- Takes a unique key for a job, or, for one that does not hold it yet, only looks who has it. Draws the job's id where
+-- it has none, and it is needed. Says whether the job may be there;
 -- otherwise the id is that of the job that holds the key. Now: as for _holder, also after a wait.
 -- Locks: the key, until the transaction ends. Waits for a transaction that is about to take it, or to let go of it.
 create or replace function awa._take_key(key bytea, holds boolean, inout job_id bigint, now timestamptz default clock_timestamp(), out taken boolean)
@@ -334,7 +347,8 @@ end
 $$;
 comment on function awa._unique_key is 'What a job carries as its unique key';
 
--- A key of a queue's own: made of one that is made of the rest, and the other way round. A job that is moved has to get the key of its new queue, and does not know what its key is made of.
+-- A key of a queue's own: made of one that is made of the rest, and the other way round. A job that is moved has to get
+-- the key of its new queue, and does not know what its key is made of.
 create or replace function awa._for_queue(key bytea, queue_id bigint) returns bytea
 language sql immutable strict parallel safe
 return (
@@ -354,7 +368,8 @@ language sql immutable parallel safe
 return case when awa._names_queue(unique_key) then awa._for_queue(awa._for_queue(substr(unique_key, 1, 32), from_queue_id), to_queue_id) || substr(unique_key, 33) else unique_key end;
 comment on function awa._moved_key is 'The key of a job that goes from one queue to another';
 
--- The period in which a time lies: its name, and its end; null without a period. A day (or 24 hours), a week (from Monday), and whole months and years are those of the calendar in a zone; others count from 1970. Raises 22023.
+-- The period in which a time lies: its name, and its end; null without a period. A day (or 24 hours), a week (from
+-- Monday), and whole months and years are those of the calendar in a zone; others count from 1970. Raises 22023.
 create or replace function awa._unique_period(length interval, zone text, at timestamptz, out name jsonb, out ends timestamptz)
 language plpgsql
 as $$
@@ -376,7 +391,8 @@ begin
     exception when data_exception then
       v_zone := '';
     end;
-    -- Not what PostgreSQL takes for a zone of POSIX: UTC+5 is five hours west of UTC there, and so is Europe/Berlin5. The names of the time zone database with numbers are these.
+    -- Not what PostgreSQL takes for a zone of POSIX: UTC+5 is five hours west of UTC there, and so is Europe/Berlin5.
+    -- The names of the time zone database with numbers are these.
     if v_zone = '' or v_zone ~ '[0-9]' and v_zone !~* '^(etc/gmt[-+]?[0-9]{1,2}|gmt[-+]?0|(est5e|cst6c|mst7m|pst8p)dt)$' then
       perform awa._refuse('unique_zone must be a time zone by its name', zone, 'Pass a name such as Europe/Berlin, or leave it out for UTC. Zones of a fixed offset are Etc/GMT-5, which is five hours east, and its like.');
     end if;
@@ -409,7 +425,8 @@ end
 $$;
 comment on function awa._unique_period is 'The period in which a time lies: its name, and its end';
 
--- The text of a jsonb value, the same for values that are equal: without zeros at the ends of fractions. In strings they stay.
+-- The text of a jsonb value, the same for values that are equal: without zeros at the ends of fractions. In strings
+-- they stay.
 -- Why: 1 and 1.0 are equal, and have two texts. Only texts that may have such zeros are taken apart.
 create or replace function awa._canonical(value text) returns text
 language plpgsql immutable
@@ -418,7 +435,8 @@ begin
   if value !~ E'\\.[0-9]*0([^0-9]|$)' then
     return value;
   end if;
-  -- A quotation mark or backslash within a string is put aside: as a control character, of which a JSON text has none. Then each second part lies within a string.
+  -- A quotation mark or backslash within a string is put aside: as a control character, of which a JSON text has none.
+  -- Then each second part lies within a string.
   return (
     select replace(replace(string_agg(
              case when p.n % 2 = 0 then p.part else regexp_replace(p.part, E'(\\.[0-9]*[1-9])0+(?![0-9])|\\.0+(?![0-9])', E'\\1', 'g') end, '"' order by p.n), chr(2), E'\\"'), chr(1), E'\\\\')

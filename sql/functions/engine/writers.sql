@@ -1,6 +1,7 @@
 -- The one writer of each table that jobs go to.
 
--- Lets go of what attempts hold, once their jobs go to another state: of unique keys that the jobs do not hold there, and of lease rows.
+-- Lets go of what attempts hold, once their jobs go to another state: of unique keys that the jobs do not hold there,
+-- and of lease rows.
 create or replace function awa._end_attempts(attempts awa.leases[], state text) returns void
 language plpgsql
 as $$
@@ -30,7 +31,8 @@ end
 $$;
 comment on function awa._end_attempts is 'Lets go of what attempts hold, once their jobs go to another state';
 
--- The jobs of attempts, as they wait for a time: one for each attempt, as there are errors. Their next attempt has the same number, or the next one where they count.
+-- The jobs of attempts, as they wait for a time: one for each attempt, as there are errors. Their next attempt has the
+-- same number, or the next one where they count.
 create or replace function awa._waiting(attempts awa.leases[], state text, run_at timestamptz[], errors jsonb[] default null, counts boolean default false) returns setof awa.deferred_jobs
 language sql stable
 as $$
@@ -51,7 +53,8 @@ end
 $$;
 comment on function awa._defer is 'Puts the jobs of attempts off to a time';
 
--- A job that waited, as an entry of a segment: in its lane, or in the front lane of its queue. It is ready since its run_at.
+-- A job that waited, as an entry of a segment: in its lane, or in the front lane of its queue. It is ready since its
+-- run_at.
 create or replace function awa._as_entry(job awa.deferred_jobs, segment smallint, in_front boolean default false) returns setof awa.ready_entries
 language sql stable
 as $$
@@ -78,7 +81,8 @@ end
 $$;
 comment on function awa._append_ready is 'Appends jobs to the current segment, and wakes their queues';
 
--- Writes the ends of jobs, after their last attempts; the attempt of a job that never ran has no receipt. Counted says that a closure counts the job as completed. There are errors, outputs, and whether it is counted, for each, or none.
+-- Writes the ends of jobs, after their last attempts; the attempt of a job that never ran has no receipt. Counted says
+-- that a closure counts the job as completed. There are errors, outputs, and whether it is counted, for each, or none.
 create or replace function awa._end(attempts awa.leases[], state text, reason text default null, errors jsonb[] default null, outputs jsonb[] default null, counted boolean[] default null) returns void
 language plpgsql
 as $$

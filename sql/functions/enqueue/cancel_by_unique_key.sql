@@ -1,5 +1,7 @@
--- Cancels the job that holds a unique key, which is given as for enqueue_unique. Returns its id; no row when no job holds the key that has not ended.
--- A job that runs is taken from its worker, which learns of it by its next heartbeat. Locks as cancel. Raises 22023, JQ004; 40001, also at commit, when the job moved on meanwhile.
+-- Cancels the job that holds a unique key, which is given as for enqueue_unique. Returns its id; no row when no job
+-- holds the key that has not ended.
+-- A job that runs is taken from its worker, which learns of it by its next heartbeat. Locks as cancel. Raises 22023,
+-- JQ004; 40001, also at commit, when the job moved on meanwhile.
 create or replace function awa.cancel_by_unique_key(
   queue         text default null,
   kind          text default null,

@@ -28,7 +28,8 @@ $$;
 comment on function awa.enqueue is 'Appends one job and returns its id; it exists when the caller''s transaction commits';
 
 -- Appends one job per element of args, and returns the ids in that order. What every form of enqueue ends in.
--- Ids are drawn, and there are no unique keys, unless there is one for each. Now is the time by which it is decided whether run_at has passed: read once, since the keys that a job holds depend on that.
+-- Ids are drawn, and there are no unique keys, unless there is one for each. Now is the time by which it is decided
+-- whether run_at has passed: read once, since the keys that a job holds depend on that.
 create or replace function awa._append(
   queue        text,
   kind         text,
@@ -95,7 +96,8 @@ end
 $$;
 comment on function awa._append is 'Appends one job per element of args';
 
--- The bytes of text of each of args, with tags and metadata, which go along with it. Refuses what is too long or nested too deep.
+-- The bytes of text of each of args, with tags and metadata, which go along with it. Refuses what is too long or nested
+-- too deep.
 create or replace function awa._body_bytes(args jsonb[], tags text[], metadata jsonb) returns int[]
 language plpgsql
 as $$

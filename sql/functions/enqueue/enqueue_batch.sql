@@ -1,5 +1,7 @@
--- Appends jobs of any queues and kinds, from an array of objects with the fields of enqueue, and unique: an object with the fields key, by, period, zone and states, as the arguments of enqueue_unique. Says for each
--- whether it was inserted; otherwise the id is that of the job that holds the key. Neighbours that differ in args and unique alone are appended together, so sort them when there are thousands.
+-- Appends jobs of any queues and kinds, from an array of objects with the fields of enqueue, and unique: an object with
+-- the fields key, by, period, zone and states, as the arguments of enqueue_unique. Says for each
+-- whether it was inserted; otherwise the id is that of the job that holds the key. Neighbours that differ in args and
+-- unique alone are appended together, so sort them when there are thousands.
 -- Locks: the unique keys, in their order; waits as enqueue_unique. Raises as that does.
 create or replace function awa.enqueue_batch(jobs jsonb) returns setof awa.enqueue_unique_row
 language plpgsql
@@ -81,7 +83,8 @@ end
 $$;
 comment on function awa.enqueue_batch is 'Appends jobs of any queues and kinds, unless others hold their unique keys, and says for each whether it was inserted';
 
--- The unique keys of job objects; null for those that have none. Refuses the first object whose values enqueue would refuse, and says which one it is.
+-- The unique keys of job objects; null for those that have none. Refuses the first object whose values enqueue would
+-- refuse, and says which one it is.
 create or replace function awa._checked_keys(jobs jsonb, now timestamptz) returns bytea[]
 language plpgsql
 as $$
@@ -157,7 +160,8 @@ end
 $$;
 comment on function awa._job_options is 'The fields of a job object, but for args';
 
--- A timestamp from a text as in RFC 3339, whatever DateStyle and TimeZone are; the seconds may be missing, and the zone may be shorter. The server itself takes neither the year 0000, nor offsets of 16 hours and more, nor very long
+-- A timestamp from a text as in RFC 3339, whatever DateStyle and TimeZone are; the seconds may be missing, and the zone
+-- may be shorter. The server itself takes neither the year 0000, nor offsets of 16 hours and more, nor very long
 -- fractions. Raises 22023.
 create or replace function awa._timestamp(value text) returns timestamptz
 language plpgsql strict

@@ -1,5 +1,6 @@
 -- Lets one attempt go on: its lease ends so long from now. Returns when that is. A hard deadline stays.
--- The attempt gets a row of its own in leases, if it has none. Locks: that row, and before it has one the claim, shared, until the transaction ends.
+-- The attempt gets a row of its own in leases, if it has none. Locks: that row, and before it has one the claim,
+-- shared, until the transaction ends.
 -- Raises JQ001, 22023; 55P03, 40001 as complete does.
 create or replace function awa.extend(job_id bigint, receipt bigint, lease interval) returns timestamptz
 language plpgsql

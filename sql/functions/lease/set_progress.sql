@@ -1,5 +1,7 @@
--- Says how far an attempt is. It is shown in awa.jobs, given to the next attempt if this one fails, and cleared when the job completes. Null clears it.
--- The attempt gets a row of its own in leases, if it has none. Locks: that row, and before it has one the claim, shared, until the transaction ends.
+-- Says how far an attempt is. It is shown in awa.jobs, given to the next attempt if this one fails, and cleared when
+-- the job completes. Null clears it.
+-- The attempt gets a row of its own in leases, if it has none. Locks: that row, and before it has one the claim,
+-- shared, until the transaction ends.
 -- Raises JQ001, 22023; 55P03, 40001 as complete does.
 create or replace function awa.set_progress(job_id bigint, receipt bigint, progress jsonb) returns void
 language plpgsql

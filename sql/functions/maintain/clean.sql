@@ -1,9 +1,12 @@
 -- Cleaning a segment: what is alive in it is carried to the current one, as in a log-structured file system.
 
--- Carries what is alive in a segment to the current one: entries that nobody has claimed, under the same place; cursors; and, to leases, attempts that are open. Then ring says that the segment counts no more, up to a
+-- Carries what is alive in a segment to the current one: entries that nobody has claimed, under the same place;
+-- cursors; and, to leases, attempts that are open. Then ring says that the segment counts no more, up to a
 -- snapshot. May have to be called again, for what a transaction that was older has put there since.
--- Where much is alive, or somebody was in the way before, it moves entries and cursors queue by queue first, some in each call: so a call that is cut off has done little in vain.
--- Copies the rest first, and locks its queues only then, for what has changed meanwhile: so that their claims wait for milliseconds. What was claimed meanwhile is there twice until the commit, and only once after it.
+-- Where much is alive, or somebody was in the way before, it moves entries and cursors queue by queue first, some in
+-- each call: so a call that is cut off has done little in vain.
+-- Copies the rest first, and locks its queues only then, for what has changed meanwhile: so that their claims wait for
+-- milliseconds. What was claimed meanwhile is there twice until the commit, and only once after it.
 create or replace function awa._clean(segment smallint, force boolean, cut_off int, wait interval) returns text
 language plpgsql
 as $$
@@ -55,7 +58,8 @@ end
 $$;
 comment on function awa._clean is 'Carries what is alive in a segment to the current one';
 
--- Looks whether a segment can be cleaned, and how. Returns null when it can in one go; cleaning when entries and cursors are to be moved first, some in each call; or what is in the way.
+-- Looks whether a segment can be cleaned, and how. Returns null when it can in one go; cleaning when entries and
+-- cursors are to be moved first, some in each call; or what is in the way.
 create or replace function awa._begin_cleaning(segment smallint, force boolean, cut_off int) returns text
 language plpgsql
 as $$
@@ -73,7 +77,8 @@ begin
     return 'full';
   end if;
   if not force then
-    -- While somebody keeps an old snapshot it can't be truncated, and claims would have to pass over what was carried. Where others come and go it is cleaned all the same.
+    -- While somebody keeps an old snapshot it can't be truncated, and claims would have to pass over what was carried.
+    -- Where others come and go it is cleaned all the same.
     if v_alive > 1000 then
       v_readers := array(select r.holder from awa._long_readers() r where v_ring.old_snapshots is null or r.holder = any(v_ring.old_snapshots));
       if v_readers <> '{}' then
@@ -97,7 +102,8 @@ end
 $$;
 comment on function awa._begin_cleaning is 'Looks whether a segment can be cleaned, and how';
 
--- Copies all that is alive in a segment to the current one, and locks its queues. The caller has locked the counts. Returns the snapshot up to which the segment counts no more; null when there is more to count first.
+-- Copies all that is alive in a segment to the current one, and locks its queues. The caller has locked the counts.
+-- Returns the snapshot up to which the segment counts no more; null when there is more to count first.
 -- Raises 55P03 where somebody is in the way.
 create or replace function awa._carry_all(segment smallint, wait interval) returns pg_snapshot
 language plpgsql
@@ -148,7 +154,8 @@ begin
     order by 1);
   perform awa._lock_for(array(select awa._queue_key(q) from unnest(v_queue_ids) q), wait);
   v_until := awa._snapshot();
-  -- Something of another queue that was committed only now: a claim may be taking it, and would not find it where it was; and it is not counted.
+  -- Something of another queue that was committed only now: a claim may be taking it, and would not find it where it
+  -- was; and it is not counted.
   if exists (
     select from awa._lanes_in_segment(segment) l
      cross join lateral awa._put_since(segment, l.lane, v_before) x
@@ -179,7 +186,8 @@ end
 $$;
 comment on function awa._carry_all is 'Copies all that is alive in a segment to the current one';
 
--- Copies what was committed to a segment between two snapshots, and counts what was copied: lanes are those of the entries that were copied before. The caller has locked the queues, and the counts.
+-- Copies what was committed to a segment between two snapshots, and counts what was copied: lanes are those of the
+-- entries that were copied before. The caller has locked the queues, and the counts.
 create or replace function awa._carry_late(segment smallint, before pg_snapshot, until pg_snapshot, queue_ids bigint[], lanes bigint[]) returns void
 language plpgsql
 as $$
@@ -230,9 +238,13 @@ end
 $$;
 comment on function awa._carry_late is 'Copies what was committed to a segment between two snapshots';
 
--- Moves entries that nobody has claimed to the current segment, at most so many, under the same place, and cursors: of at most 500 queues, since the server's lock table is small. The caller has locked the counts.
--- Under the lock of a queue nobody claims from it: a claim before finds its entries where they were, one after where they are now. Who has an older snapshot goes on to see the old rows, for which the truncation waits.
--- Returns cleaning; damaged or refused when only jobs are left that the server can't read, or whose rows it refuses, which ring then names; or null when nothing is left to carry. Locks the queues, in the order of their ids: those that it can have at once, or, where these are none, the first, for which it waits. Raises 55P03.
+-- Moves entries that nobody has claimed to the current segment, at most so many, under the same place, and cursors: of
+-- at most 500 queues, since the server's lock table is small. The caller has locked the counts.
+-- Under the lock of a queue nobody claims from it: a claim before finds its entries where they were, one after where
+-- they are now. Who has an older snapshot goes on to see the old rows, for which the truncation waits.
+-- Returns cleaning; damaged or refused when only jobs are left that the server can't read, or whose rows it refuses,
+-- which ring then names; or null when nothing is left to carry. Locks the queues, in the order of their ids: those that
+-- it can have at once, or, where these are none, the first, for which it waits. Raises 55P03.
 create or replace function awa._carry(segment smallint, max_entries int) returns text
 language plpgsql
 as $$
@@ -320,7 +332,8 @@ end
 $$;
 comment on function awa._carry is 'Moves entries that nobody has claimed to the current segment, and cursors';
 
--- Moves entries to the current segment, under the same places. The caller has locked their queues, and the counts. Returns how many.
+-- Moves entries to the current segment, under the same places. The caller has locked their queues, and the counts.
+-- Returns how many.
 create or replace function awa._move_entries(segment smallint, places awa._place[]) returns bigint
 language plpgsql
 as $$
@@ -359,7 +372,8 @@ end
 $$;
 comment on function awa._move_entries is 'Moves entries to the current segment, under the same places';
 
--- Copies the cursors of queues that are in a segment to the current one; returns how many. Where all claims of a lane are counted, so is this one, which took nothing. The caller has locked the counts, and the queues.
+-- Copies the cursors of queues that are in a segment to the current one; returns how many. Where all claims of a lane
+-- are counted, so is this one, which took nothing. The caller has locked the counts, and the queues.
 create or replace function awa._carry_cursors(segment smallint, queue_ids bigint[]) returns bigint
 language sql
 as $$
@@ -400,7 +414,8 @@ as $$
 $$;
 comment on function awa._available_in is 'The places of entries in a segment that no cursor has passed';
 
--- The receipts of open attempts that a segment holds: those claimed there, and those whose entries are there. Lanes whose claims are all counted have none.
+-- The receipts of open attempts that a segment holds: those claimed there, and those whose entries are there. Lanes
+-- whose claims are all counted have none.
 create or replace function awa._open_in(segment smallint) returns setof bigint
 language sql stable
 as $$
@@ -452,7 +467,8 @@ as $$
 $$;
 comment on function awa._uncounted_lanes is 'The lanes that have claims in a segment that are not counted yet';
 
--- Whether rows are missing in a segment. Counts all of them, so it needs other plans than the rest; on one processor, for the others have work to do.
+-- Whether rows are missing in a segment. Counts all of them, so it needs other plans than the rest; on one processor,
+-- for the others have work to do.
 create or replace function awa._is_unbalanced(segment smallint) returns boolean
 language plpgsql stable
 set enable_seqscan = on

@@ -2,9 +2,11 @@
 create or replace view awa.expire_history_row as select c.claim_id as expired from awa.lease_claims c where false;
 comment on view awa.expire_history_row is 'The row that expire_history returns: how many jobs it removed. The view itself is always empty';
 
--- Removes jobs that ended longer ago than their queue keeps them, at most 2,000 of each kind: failed and cancelled ones after failed_retention, 72 hours by default; dead letters after dlq_retention, 30 days by default;
+-- Removes jobs that ended longer ago than their queue keeps them, at most 2,000 of each kind: failed and cancelled ones
+-- after failed_retention, 72 hours by default; dead letters after dlq_retention, 30 days by default;
 -- completed ones with rows of their own after completed_retention, that of the queue where it is shorter.
--- They stay in the counts. Also removes unique keys of completed jobs whose period is over. Safe to call from anywhere, as often as one likes.
+-- They stay in the counts. Also removes unique keys of completed jobs whose period is over. Safe to call from anywhere,
+-- as often as one likes.
 -- Locks: their rows; skips those that somebody else is changing.
 create or replace function awa.expire_history() returns setof awa.expire_history_row
 language plpgsql
@@ -67,7 +69,8 @@ end
 $$;
 comment on function awa.expire_history is 'Removes failed jobs and dead letters that are past their retention; returns how many';
 
--- Removes ended jobs in some states, but for those that somebody else is changing. Returns how many. One by one where that fails: the rest must not wait for a row that a trigger of somebody else's keeps.
+-- Removes ended jobs in some states, but for those that somebody else is changing. Returns how many. One by one where
+-- that fails: the rest must not wait for a row that a trigger of somebody else's keeps.
 create or replace function awa._expire(states text[], job_ids bigint[]) returns bigint
 language plpgsql
 as $$

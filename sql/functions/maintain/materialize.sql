@@ -2,7 +2,8 @@
 create or replace view awa.materialize_row as select c.claim_id as materialized from awa.lease_claims c where false;
 comment on view awa.materialize_row is 'The row that materialize returns: how many attempts got a row of their own. The view itself is always empty';
 
--- Gives attempts that have been open for longer than older_than, 5 seconds by default, rows of their own in leases: at most max_jobs, the oldest claims first. The search for open attempts
+-- Gives attempts that have been open for longer than older_than, 5 seconds by default, rows of their own in leases: at
+-- most max_jobs, the oldest claims first. The search for open attempts
 -- then no longer has to go back to them. Reads all claims that fold has not counted, so fold must be called as often.
 -- Safe to call from anywhere, as often as one likes.
 -- Locks: their claims, where it can have them at once; skips those that somebody is answering for. Raises 22023, JQ004.
@@ -51,7 +52,8 @@ end
 $$;
 comment on function awa.materialize is 'Gives attempts that last rows of their own; returns how many';
 
--- Gives at most max_jobs of some attempts rows of their own, but for those that somebody is answering for. Returns how many.
+-- Gives at most max_jobs of some attempts rows of their own, but for those that somebody is answering for. Returns how
+-- many.
 create or replace function awa._materialize(receipts bigint[], max_jobs int) returns bigint
 language plpgsql
 as $$
@@ -64,7 +66,8 @@ end
 $$;
 comment on function awa._materialize is 'Gives some attempts rows of their own';
 
--- Gives some attempts rows of their own, one by one, but for those that somebody is answering for: the rest must not wait for a job that the server can't read, or whose row it refuses because of a trigger of somebody else's.
+-- Gives some attempts rows of their own, one by one, but for those that somebody is answering for: the rest must not
+-- wait for a job that the server can't read, or whose row it refuses because of a trigger of somebody else's.
 create or replace function awa._materialize_each(receipts bigint[], out materialized bigint, out unreadable bigint[], out refused bigint[], out refusal text)
 language plpgsql
 as $$

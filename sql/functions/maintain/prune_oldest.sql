@@ -2,11 +2,19 @@
 create or replace view awa.prune_oldest_row as select r.current_segment as segment, q.name as outcome from awa.ring r, awa.queues q where false;
 comment on view awa.prune_oldest_row is 'The row that prune_oldest returns: the oldest segment, and what became of it. The view itself is always empty';
 
--- Empties the oldest segment, when its completed jobs are past their retention, or forced: in several calls. The first ones clean it, as a log-structured file system does: carry what is alive to the current segment, some at a time.
--- Later ones truncate its tables, one by one. The outcome is empty (there is none), kept (its jobs are not past their retention), cleaning (there is more to carry), cleaned, truncating (there is more to truncate), truncated;
--- or what is in the way: unbalanced (rows are missing: see audit), damaged (the server can't read a job that is alive in it: see health), refused (it does not take the row of one where that is carried to, because of a trigger of somebody else's: see health), full (more is alive than carry_max), busy (somebody is at work on what is alive in it), waiting (for older snapshots), blocked (somebody
--- holds a lock on it). Then it is tried again after a second, then two, four, up to five minutes; forced, at once. Or cut off: calls did not come to their end; then 16 seconds after the last one began, 32, up to five minutes, and with less at a time. Forced it also goes on where rows are missing; only operators may force it.
--- Locks: ring; to clean, the counts, then the queues of what it carries, in the order of their ids, then claims, tried; to truncate, one of the segment's tables. How long it waits for them grows with the tries, up to half a second, which
+-- Empties the oldest segment, when its completed jobs are past their retention, or forced: in several calls. The first
+-- ones clean it, as a log-structured file system does: carry what is alive to the current segment, some at a time.
+-- Later ones truncate its tables, one by one. The outcome is empty (there is none), kept (its jobs are not past their
+-- retention), cleaning (there is more to carry), cleaned, truncating (there is more to truncate), truncated;
+-- or what is in the way: unbalanced (rows are missing: see audit), damaged (the server can't read a job that is alive
+-- in it: see health), refused (it does not take the row of one where that is carried to, because of a trigger of
+-- somebody else's: see health), full (more is alive than carry_max), busy (somebody is at work on what is alive in it),
+-- waiting (for older snapshots), blocked (somebody
+-- holds a lock on it). Then it is tried again after a second, then two, four, up to five minutes; forced, at once. Or
+-- cut off: calls did not come to their end; then 16 seconds after the last one began, 32, up to five minutes, and with
+-- less at a time. Forced it also goes on where rows are missing; only operators may force it.
+-- Locks: ring; to clean, the counts, then the queues of what it carries, in the order of their ids, then claims, tried;
+-- to truncate, one of the segment's tables. How long it waits for them grows with the tries, up to half a second, which
 -- is less than deadlock_timeout. Raises JQ004, 42501.
 create or replace function awa.prune_oldest(force boolean default false) returns setof awa.prune_oldest_row
 language plpgsql
@@ -91,7 +99,9 @@ language sql stable
 as $$ select greatest(s.prune_wait, least(s.prune_wait * power(2, least(tries, 9)), interval '500 milliseconds')) from awa.settings s $$;
 comment on function awa._prune_wait is 'How long a try waits for its locks after so many';
 
--- Truncates one table of a segment that was cleaned, unless somebody may still need it: the entries, then the tombstones, the arrivals, the claims, the closures. One at a time, in transactions of their own: who holds one of them may be about to
+-- Truncates one table of a segment that was cleaned, unless somebody may still need it: the entries, then the
+-- tombstones, the arrivals, the claims, the closures. One at a time, in transactions of their own: who holds one of
+-- them may be about to
 -- lock another. When the entries are gone, it removes what is noted of deleted jobs, some in each call.
 create or replace function awa._truncate(segment smallint, wait interval) returns text
 language plpgsql
@@ -125,7 +135,8 @@ begin
   if v_family is not null then
     perform set_config('lock_timeout', awa._milliseconds(wait), true);
     begin
-      -- Nobody writes there any more, but readers go on while this one looks. What transactions that were older have put there since the cleaning calls for another one.
+      -- Nobody writes there any more, but readers go on while this one looks. What transactions that were older have
+      -- put there since the cleaning calls for another one.
       execute format('lock table awa.%s_%s in share mode', v_family, segment);
       if (case v_family
             when 'ready_entries' then
@@ -178,7 +189,8 @@ end
 $$;
 comment on function awa._truncate is 'Truncates one table of a segment that was cleaned, unless somebody may still need it';
 
--- Removes what is noted of jobs that were deleted while a segment was the current one, at most so many, once they are counted: their entries, in that segment or an older one, are gone. Returns how many.
+-- Removes what is noted of jobs that were deleted while a segment was the current one, at most so many, once they are
+-- counted: their entries, in that segment or an older one, are gone. Returns how many.
 create or replace function awa._forget_deleted(segment smallint, max_jobs int) returns bigint
 language sql
 as $$

@@ -2,10 +2,14 @@
 create or replace view awa.rescue_row as select c.claim_id as rescued from awa.lease_claims c where false;
 comment on view awa.rescue_row is 'The row that rescue returns: how many attempts it ended. The view itself is always empty';
 
--- Ends attempts that are overdue, at most max_jobs, as failed: the attempt counts, and the job runs again after its backoff, or ends. An attempt is overdue when its deadline is over; or its lease, unless its worker
--- sent a heartbeat that is younger than the lease is long. After a time of more than 10 seconds in which nobody called this (the server was down), attempts that were alive before get one more lease.
--- Reads all claims that fold has not counted, so fold must be called as often. Safe to call from anywhere, as often as one likes.
--- Locks: their claims, where it can have them at once, or their lease rows; skips those that somebody is answering for. Raises 22023, JQ004.
+-- Ends attempts that are overdue, at most max_jobs, as failed: the attempt counts, and the job runs again after its
+-- backoff, or ends. An attempt is overdue when its deadline is over; or its lease, unless its worker
+-- sent a heartbeat that is younger than the lease is long. After a time of more than 10 seconds in which nobody called
+-- this (the server was down), attempts that were alive before get one more lease.
+-- Reads all claims that fold has not counted, so fold must be called as often. Safe to call from anywhere, as often as
+-- one likes.
+-- Locks: their claims, where it can have them at once, or their lease rows; skips those that somebody is answering for.
+-- Raises 22023, JQ004.
 create or replace function awa.rescue(max_jobs int default 1000) returns setof awa.rescue_row
 language plpgsql
 volatile
@@ -48,7 +52,8 @@ begin
     if not awa._is_about_a_row(sqlstate) then
       raise;
     end if;
-    -- One by one: the rest must not wait for a job that the server can't read, or whose failure it refuses to store. At random, so that all are reached where more are refused than one call takes.
+    -- One by one: the rest must not wait for a job that the server can't read, or whose failure it refuses to store. At
+    -- random, so that all are reached where more are refused than one call takes.
     v_lasting := array(
       select l.receipt
         from awa.leases l
@@ -83,7 +88,8 @@ end
 $$;
 comment on function awa.rescue is 'Ends attempts that are overdue, as failed; returns how many';
 
--- Ends overdue attempts: those that last, whose rows the caller has locked, and of the others at most max_others that nobody is answering for. Returns how many.
+-- Ends overdue attempts: those that last, whose rows the caller has locked, and of the others at most max_others that
+-- nobody is answering for. Returns how many.
 create or replace function awa._rescue(lasting bigint[], others bigint[], max_others int, now timestamptz) returns bigint
 language plpgsql
 as $$
@@ -102,7 +108,8 @@ end
 $$;
 comment on function awa._rescue is 'Ends overdue attempts';
 
--- Ends one overdue attempt whose failure the server refuses to store: puts it off. Where that is refused as well the attempt stays, for the next pass, with a warning in the server's log. Returns how many it ended.
+-- Ends one overdue attempt whose failure the server refuses to store: puts it off. Where that is refused as well the
+-- attempt stays, for the next pass, with a warning in the server's log. Returns how many it ended.
 create or replace function awa._rescue_otherwise(lasting bigint[], others bigint[], now timestamptz, error text, state text) returns bigint
 language plpgsql
 as $$
@@ -135,8 +142,11 @@ language sql immutable
 return array(select case when a.deadline_at <= now then 'deadline exceeded' else 'lease expired' end from unnest(attempts) with ordinality a order by a.ordinality);
 comment on function awa._overdue_reasons is 'Why attempts are overdue';
 
--- Notes that rescue is called, and the gap since the last call, if that was more than 10 seconds ago. Brings back what a clock that was ahead has written.
--- Why: everybody sees at once when rescued_at moves, but the row of a gap only when it commits; and it may roll back. So rescued_at moves only past a gap that is older than this transaction: otherwise others would end attempts that the gap spares.
+-- Notes that rescue is called, and the gap since the last call, if that was more than 10 seconds ago. Brings back what
+-- a clock that was ahead has written.
+-- Why: everybody sees at once when rescued_at moves, but the row of a gap only when it commits; and it may roll back.
+-- So rescued_at moves only past a gap that is older than this transaction: otherwise others would end attempts that the
+-- gap spares.
 create or replace function awa._note_pass(now timestamptz) returns void
 language plpgsql
 as $$

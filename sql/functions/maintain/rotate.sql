@@ -2,7 +2,8 @@
 create or replace view awa.rotate_row as select r.only_row as rotated, r.current_segment from awa.ring r where false;
 comment on view awa.rotate_row is 'The row that rotate returns: whether it moved on, and the segment that is current now. The view itself is always empty';
 
--- Lets new rows go to the next segment, when the current one is old or large enough, or forced, and the next one is empty. Otherwise the current one just grows. Only operators may force it.
+-- Lets new rows go to the next segment, when the current one is old or large enough, or forced, and the next one is
+-- empty. Otherwise the current one just grows. Only operators may force it.
 -- Locks: the row of ring, if it can have it at once. Raises JQ004, 42501.
 create or replace function awa.rotate(force boolean default false) returns setof awa.rotate_row
 language plpgsql

@@ -1,6 +1,9 @@
--- Cancels jobs that have not ended, of a queue, a kind, a state, enqueued before a time, with a tag, or whose arguments contain an object: at least one of these has to be said. At most max_jobs, 1 to 10,000; of those that are available,
--- jobs of at most 500 queues: call it again until it returns 0. Returns how many. A filter by tag or arguments looks at 100,000 jobs of each state at most, the first in line; scan_jobs finds the rest.
--- Skips deferred jobs that somebody else is changing. Otherwise locks and raises as cancel does for each, except that 22023 is all that the filter can be refused for.
+-- Cancels jobs that have not ended, of a queue, a kind, a state, enqueued before a time, with a tag, or whose arguments
+-- contain an object: at least one of these has to be said. At most max_jobs, 1 to 10,000; of those that are available,
+-- jobs of at most 500 queues: call it again until it returns 0. Returns how many. A filter by tag or arguments looks at
+-- 100,000 jobs of each state at most, the first in line; scan_jobs finds the rest.
+-- Skips deferred jobs that somebody else is changing. Otherwise locks and raises as cancel does for each, except that
+-- 22023 is all that the filter can be refused for.
 create or replace function awa.cancel_where(
   queue    text default null,
   kind     text default null,

@@ -1,6 +1,9 @@
--- Removes a queue: its settings, its name, and its jobs that wait, failed, were cancelled or are dead. Refused (JQ005) while it has jobs that have not ended, unless forced: then these are gone, too,
--- and the answers of those that run will be stale. What completed is no longer shown or counted. A job whose transaction has not committed when all waits are over stays, and brings the queue back.
--- Locks: the queue, the counts, for which it waits as claim does, its claims, and its jobs' rows. Raises 22023, JQ002, JQ004, JQ005, 55P03.
+-- Removes a queue: its settings, its name, and its jobs that wait, failed, were cancelled or are dead. Refused (JQ005)
+-- while it has jobs that have not ended, unless forced: then these are gone, too,
+-- and the answers of those that run will be stale. What completed is no longer shown or counted. A job whose
+-- transaction has not committed when all waits are over stays, and brings the queue back.
+-- Locks: the queue, the counts, for which it waits as claim does, its claims, and its jobs' rows. Raises 22023, JQ002,
+-- JQ004, JQ005, 55P03.
 create or replace function awa.drop_queue(queue text, force boolean default false) returns void
 language plpgsql
 volatile
@@ -39,13 +42,15 @@ begin
       hint = 'Let them end, cancel them, or pass force => true to drop them with it.';
   end if;
 
-  -- Whoever is changing a job now, or answering for it, may leave it in another state: that is waited for before it is decided what goes.
+  -- Whoever is changing a job now, or answering for it, may leave it in another state: that is waited for before it is
+  -- decided what goes.
   perform from awa.deferred_jobs d where d.lane between v_first and v_last for update;
   perform from awa.done_entries d where d.lane between v_first and v_last for update;
   perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped') from awa._running r where r.queue_id = v_queue_id;
   v_now := awa._snapshot(); -- what commits from here on stays
 
-  -- Every cursor goes past what is ready, and the counts begin anew. What this transaction itself has enqueued is too young for that, and buried.
+  -- Every cursor goes past what is ready, and the counts begin anew. What this transaction itself has enqueued is too
+  -- young for that, and buried.
   perform awa._let_go(array_agg(a.job_id), array_agg(substr(a.unique_key, 1, 32)))
      from awa._available a
     where a.queue_id = v_queue_id and a.unique_key is not null and (pg_visible_in_snapshot(a.xid, v_now) or a.xid = pg_current_xact_id_if_assigned());

@@ -1,4 +1,5 @@
--- Stops claims from a queue. What runs goes on, enqueue goes on. Makes the queue if it is not there. Locks as configure_queue. Raises 22023.
+-- Stops claims from a queue. What runs goes on, enqueue goes on. Makes the queue if it is not there. Locks as
+-- configure_queue. Raises 22023.
 create or replace function awa.pause_queue(queue text) returns void
 language plpgsql
 volatile

@@ -1,4 +1,5 @@
--- Removes dead letters for good: of a queue, a kind, that died before a time, with a tag, or whose arguments contain an object; at least one of these has to be said, or the state dead. At most max_jobs, 1 to 10,000. Returns how many.
+-- Removes dead letters for good: of a queue, a kind, that died before a time, with a tag, or whose arguments contain an
+-- object; at least one of these has to be said, or the state dead. At most max_jobs, 1 to 10,000. Returns how many.
 -- A filter by tag or arguments looks at 100,000 at most, the oldest ids first; scan_jobs finds the rest.
 -- Locks: their rows; skips those that somebody else is changing. Raises 22023.
 create or replace function awa.purge_dlq(

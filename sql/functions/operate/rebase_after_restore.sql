@@ -2,8 +2,10 @@
 create or replace view awa.rebase_after_restore_row as select c.claim_id as available, c.claim_id as running, c.claim_id as completed from awa.lease_claims c where false;
 comment on view awa.rebase_after_restore_row is 'The row that rebase_after_restore returns: how many jobs of each state it has moved. The view itself is always empty';
 
--- Makes a database work again that was restored from a dump (pg_dump): the order of its jobs is in transaction ids, which have another meaning on this server, or will be used again. Live jobs get places from which they can be
--- claimed, in their order as far as this server has had enough transactions to tell so many places apart; open attempts go on, and keep their receipts; what completed gets rows of its own, until its retention is over. Does nothing in a
+-- Makes a database work again that was restored from a dump (pg_dump): the order of its jobs is in transaction ids,
+-- which have another meaning on this server, or will be used again. Live jobs get places from which they can be
+-- claimed, in their order as far as this server has had enough transactions to tell so many places apart; open attempts
+-- go on, and keep their receipts; what completed gets rows of its own, until its retention is over. Does nothing in a
 -- database that was not restored. Until it has run, what appends a job, and claim, raise 55000.
 -- Locks: all hot families, exclusively, for which it waits as a claim does. Raises JQ004, 55P03.
 create or replace function awa.rebase_after_restore() returns setof awa.rebase_after_restore_row
@@ -42,7 +44,8 @@ begin
   perform awa._set_origin();
   perform awa._advance_sequences();
 
-  -- What is alive, by the old ids: only compared with each other. After a restore of data alone, ring does not tell which segment was cleaned: what was carried from it is there twice.
+  -- What is alive, by the old ids: only compared with each other. After a restore of data alone, ring does not tell
+  -- which segment was cleaned: what was carried from it is there twice.
   truncate awa.rebasing;
   insert into awa.rebasing
   select e.*, sum((e.job_id < l.before)::int) over (partition by e.lane order by e.xid, e.job_id)

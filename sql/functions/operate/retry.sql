@@ -1,6 +1,9 @@
--- Lets a job run now: one that failed, is dead or was cancelled, with no attempts counted and its errors kept; one that is scheduled or retryable, ahead of its time.
+-- Lets a job run now: one that failed, is dead or was cancelled, with no attempts counted and its errors kept; one that
+-- is scheduled or retryable, ahead of its time.
 -- Returns the state that it was in.
--- Locks: the job's row, until the transaction ends. Raises 22023, JQ003, JQ004, JQ005 when it is available, runs or completed, or when this transaction has put it into the same place before; 23505 when another job holds its unique key by now;
+-- Locks: the job's row, until the transaction ends. Raises 22023, JQ003, JQ004, JQ005 when it is available, runs or
+-- completed, or when this transaction has put it into the same place before; 23505 when another job holds its unique
+-- key by now;
 -- 55P03; 40001 when it moved on meanwhile.
 create or replace function awa.retry(job_id bigint) returns text
 language plpgsql
@@ -38,7 +41,8 @@ end
 $$;
 comment on function awa.retry is 'Lets a job run now that failed, is dead, was cancelled or waits; returns the state that it was in';
 
--- Makes a job ready from one of the states that allow it. Returns retried; taken, when another job holds its unique key; gone, when it is in another state by now, or should be looked at again; null when the state does not allow it.
+-- Makes a job ready from one of the states that allow it. Returns retried; taken, when another job holds its unique
+-- key; gone, when it is in another state by now, or should be looked at again; null when the state does not allow it.
 create or replace function awa._retry(job_id bigint, state text) returns text
 language plpgsql
 as $$

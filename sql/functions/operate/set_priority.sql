@@ -1,6 +1,9 @@
--- Gives a job another priority (1 to 4), in any state in which it waits to run. It goes to the end of its new lane. Returns the state that it was in.
--- Locks: the job's row, until the transaction ends; for one that is available its queue, at commit. Raises 22023, JQ003, JQ004, JQ005 when it runs or has
--- ended, or when this transaction has put it into the same place before; 55P03; 40001, also at commit, when it moved on meanwhile.
+-- Gives a job another priority (1 to 4), in any state in which it waits to run. It goes to the end of its new lane.
+-- Returns the state that it was in.
+-- Locks: the job's row, until the transaction ends; for one that is available its queue, at commit. Raises 22023,
+-- JQ003, JQ004, JQ005 when it runs or has
+-- ended, or when this transaction has put it into the same place before; 55P03; 40001, also at commit, when it moved on
+-- meanwhile.
 create or replace function awa.set_priority(job_id bigint, priority int) returns text
 language plpgsql
 volatile
@@ -24,7 +27,8 @@ end
 $$;
 comment on function awa.set_priority is 'Gives a job that waits another priority; returns the state that it was in';
 
--- Moves a job that waits to another queue or priority (null leaves it), and returns the state that it was in. Where the queue is a part of its unique key, it takes that of the new queue; it lets go of that
+-- Moves a job that waits to another queue or priority (null leaves it), and returns the state that it was in. Where the
+-- queue is a part of its unique key, it takes that of the new queue; it lets go of that
 -- of the old one, when it was available at commit: see _decide.
 create or replace function awa._relocate(job_id bigint, queue_id bigint, priority int) returns text
 language plpgsql

@@ -18,9 +18,12 @@ select b.queue, b.enqueued, b.available, b.scheduled, b.retryable, b.running, b.
  where false;
 comment on view awa.audit_row is 'The row that audit returns, one per queue. The view itself is always empty';
 
--- Whether the books balance: what was enqueued to each queue is available, scheduled, retryable, running, completed, failed, cancelled or dead; what the counts say is there when one looks; and no row is missing in the ledgers.
--- Jobs that are not kept any more are counted, purged ones are not. One row per queue, with what is wrong in words; and one without a queue for what belongs to none.
--- Reads all that is kept, so it takes seconds for millions of jobs. Writes nothing, and takes no lock but those of any reader: only the truncation of a segment waits for it. A row that was removed before maintenance has counted it
+-- Whether the books balance: what was enqueued to each queue is available, scheduled, retryable, running, completed,
+-- failed, cancelled or dead; what the counts say is there when one looks; and no row is missing in the ledgers.
+-- Jobs that are not kept any more are counted, purged ones are not. One row per queue, with what is wrong in words; and
+-- one without a queue for what belongs to none.
+-- Reads all that is kept, so it takes seconds for millions of jobs. Writes nothing, and takes no lock but those of any
+-- reader: only the truncation of a segment waits for it. A row that was removed before maintenance has counted it
 -- (within seconds) leaves no trace.
 create or replace function awa.audit() returns setof awa.audit_row
 language plpgsql stable

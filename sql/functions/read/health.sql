@@ -3,7 +3,9 @@ create or replace view awa.health_row as
 select q.name as level, q.name as topic, q.name as subject, q.name as message, q.name as hint, w.info as details from awa.queues q, awa.workers w where false;
 comment on view awa.health_row is 'The row that health returns, one per thing that is looked at. The view itself is always empty';
 
--- How the installation is: one row per thing that is looked at, those that need somebody first. level is ok, warning or critical; topic is restore, maintenance, prune, claimer, queue, failures, refusals, worker, horizon, segment or notifications; message says it in words, hint what
+-- How the installation is: one row per thing that is looked at, those that need somebody first. level is ok, warning or
+-- critical; topic is restore, maintenance, prune, claimer, queue, failures, refusals, worker, horizon, segment or
+-- notifications; message says it in words, hint what
 -- to do, details the same as numbers (seconds, bytes, process ids). Takes about a tenth of a second.
 create or replace function awa.health() returns setof awa.health_row
 language sql stable
@@ -43,7 +45,8 @@ select s.segment, s.segment = r.current_segment as is_current, awa._is_empty(s.s
  cross join generate_series(0, 3) s(segment);
 comment on view awa._segments is 'The segments, and how large they are';
 
--- Passes that have not succeeded for warn_silence, and a minute at least, although maintenance was called meanwhile; and since when.
+-- Passes that have not succeeded for warn_silence, and a minute at least, although maintenance was called meanwhile;
+-- and since when.
 create or replace view awa._failing_passes as
 select p.pass, p.since
   from awa.settings s
@@ -294,7 +297,8 @@ select 5, case when f.failed >= 3 and f.failed > t.warn_failed_share * (f.failed
  cross join lateral awa._results(x.queue_id, n.at - interval '1 day') f
  where f.failed > 0
 union all
--- Jobs that were put off, because the server refuses to store how they failed, or to make them ready; of the first 10,000 of these.
+-- Jobs that were put off, because the server refuses to store how they failed, or to make them ready; of the first
+-- 10,000 of these.
 select 5, 'warning', 'refusals', coalesce((select x.name from awa.queues x where x.queue_id = q.queue_id limit 1), '?'),
        format('jobs that are put off, because the server refuses to store how they failed, or to make them ready: %s; the last one is job %s, in attempt %s of %s: %s', q.jobs, d.job_id, d.errors -> -1 ->> 'attempt', d.max_attempts, left(d.errors -> -1 ->> 'error', 300)),
        'Mend the trigger or the constraint that refuses it. They run again within an hour; at once after awa.retry.',
@@ -344,7 +348,8 @@ select 7, case when (h.since < n.at - t.warn_transaction_age or h.is_abandoned) 
   ) h
  where h.since < n.at - interval '1 minute' or h.pid is null
 union all
--- A listener holds the server's queue of notifications while it is in a transaction. The server does not say who listens: the oldest transaction, of one whose last statement was a listen if there is any.
+-- A listener holds the server's queue of notifications while it is in a transaction. The server does not say who
+-- listens: the oldest transaction, of one whose last statement was a listen if there is any.
 select 9, case when u.usage >= 0.5 then 'warning' else 'ok' end, 'notifications', 'notification queue',
        format('%s %% full', round(u.usage::numeric * 100))
          || case when not s.notifications then '; workers are not notified (setting notifications), and poll'
@@ -371,7 +376,8 @@ language sql stable
 return justify_hours(date_trunc('second', greatest(length, '0')))::text;
 comment on function awa._in_words is 'A length of time, to the second';
 
--- Who holds a lock in this database, and at least since when: since the end of the last statement, the beginning of this one, or since others wait. key is that of an advisory lock.
+-- Who holds a lock in this database, and at least since when: since the end of the last statement, the beginning of
+-- this one, or since others wait. key is that of an advisory lock.
 create or replace view awa._locks as
 select l.pid, case when l.pid is null then coalesce('prepared transaction ' || p.gid, 'a prepared transaction') else awa._backend(l.pid) end as holder, l.relation, l.mode,
        case when l.locktype = 'advisory' and l.objsubid = 1 then l.classid::bigint << 32 | l.objid::bigint end as key,
@@ -385,7 +391,9 @@ select l.pid, case when l.pid is null then coalesce('prepared transaction ' || p
  where l.granted and l.locktype in ('relation', 'advisory') and l.database = (select d.oid from pg_database d where d.datname = current_database());
 comment on view awa._locks is 'Who holds a lock in this database, and at least since when';
 
--- Who else holds a lock that others wait for: of a queue, of a worker, of a claim, or of those that answer for very many claims. Not the shared lock of a claim, which an answer may keep in a long transaction; for that of the counts see _maintenance_holders.
+-- Who else holds a lock that others wait for: of a queue, of a worker, of a claim, or of those that answer for very
+-- many claims. Not the shared lock of a claim, which an answer may keep in a long transaction; for that of the counts
+-- see _maintenance_holders.
 create or replace view awa._held_locks as
 select l.pid, l.holder, l.since, q.name as queue, w.worker_id, c.claim_id,
        case when q.name is not null then 'queue ' || q.name when w.worker_id is not null then 'worker ' || w.worker_id when c.claim_id is not null then 'claim ' || c.claim_id else 'answers for many claims' end as what,
@@ -401,7 +409,9 @@ select l.pid, l.holder, l.since, q.name as queue, w.worker_id, c.claim_id,
    and (q.name is not null or w.worker_id is not null or c.claim_id is not null or l.mode = 'ExclusiveLock' and l.key = awa._crowd_key());
 comment on view awa._held_locks is 'Who else holds a lock that others wait for';
 
--- How many jobs of a queue failed in their last attempt since a time, those included that wait for a retry, and how many completed. Looks at the last 200 claims of each lane, and counts from where that begins; counts no more than 10,001
+-- How many jobs of a queue failed in their last attempt since a time, those included that wait for a retry, and how
+-- many completed. Looks at the last 200 claims of each lane, and counts from where that begins; counts no more than
+-- 10,001
 -- of each kind that have rows of their own.
 create or replace function awa._results(queue_id bigint, since timestamptz, out counted_since timestamptz, out failed bigint, out completed bigint) returns record
 language plpgsql stable

@@ -1,5 +1,6 @@
 -- Exact counts of jobs by queue and state, of all queues or of one; those included that are not kept any more.
--- Of all queues it looks only at the lanes that have changed since they were counted, or that have jobs that are available.
+-- Of all queues it looks only at the lanes that have changed since they were counted, or that have jobs that are
+-- available.
 create or replace function awa.queue_counts(queue text default null) returns setof awa.queue_counts_row
 language sql stable
 security definer

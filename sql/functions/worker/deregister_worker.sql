@@ -1,6 +1,9 @@
--- Ends a worker: its open attempts are released at once, without burning an attempt. Returns how many. Unknown workers have none, and are not locked. Where there were some, the worker is notified on the channel awa_lost, for somebody else may have ended it.
+-- Ends a worker: its open attempts are released at once, without burning an attempt. Returns how many. Unknown workers
+-- have none, and are not locked. Where there were some, the worker is notified on the channel awa_lost, for somebody
+-- else may have ended it.
 -- For the login that registered it, members of the role that was named then, and operators.
--- Locks: the worker, for which it waits until the worker's open claims have committed, then its claims as complete_many does. Raises 22023, JQ004, 42501; 55P03 when one of these is held for longer than claim_wait.
+-- Locks: the worker, for which it waits until the worker's open claims have committed, then its claims as complete_many
+-- does. Raises 22023, JQ004, 42501; 55P03 when one of these is held for longer than claim_wait.
 create or replace function awa.deregister_worker(worker_id bigint) returns bigint
 language plpgsql
 volatile
@@ -70,7 +73,8 @@ begin
     if not awa._is_about_a_row(sqlstate) or sqlstate = '55P03' then -- to wait for each attempt that somebody holds would take too long
       raise;
     end if;
-    -- One by one: the rest must not wait for a job that the server can't read, or refuses to give back because of a trigger of somebody else's. Its attempt ends with its lease.
+    -- One by one: the rest must not wait for a job that the server can't read, or refuses to give back because of a
+    -- trigger of somebody else's. Its attempt ends with its lease.
     v_released := 0;
     for v_one in select a.job_id, a.receipt from unnest(v_job_ids, v_receipts) a(job_id, receipt) order by a.receipt loop
       begin
