@@ -23,8 +23,7 @@ const (
 	firstDistance = 5 * time.Millisecond
 
 	// longestRetry bounds a claim from a queue that could not be claimed from the last time, because somebody has
-	// locked it,
-	// say: the other queues have to wait meanwhile.
+	// locked it, say: the other queues have to wait meanwhile.
 	longestRetry = time.Second
 )
 
@@ -173,8 +172,7 @@ type claimedJob struct {
 }
 
 // claimJobs takes jobs. One that can't be decoded does not keep the others from being known. Where there is a limit,
-// one that has more
-// bytes comes without its body.
+// one that has more bytes comes without its body.
 func claimJobs(ctx context.Context, db pipeline, params gen.ClaimWithinParams) ([]claimedJob, error) {
 	var errs []error
 	if params.MaxBytes == 0 {

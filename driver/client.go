@@ -120,9 +120,8 @@ func (c *Client) EnqueueUnique(ctx context.Context, args Args, unique UniqueOpti
 }
 
 // EnqueueUniqueTx is [Client.EnqueueUnique] inside the caller's transaction: the job exists if and when that commits,
-// and
-// until then others that want the key wait. At REPEATABLE READ and above it fails with [ErrSerialization] when somebody
-// has
+// and until then others that want the key wait. At REPEATABLE READ and above it fails with [ErrSerialization] when
+// somebody has
 // taken the key since the transaction's snapshot.
 func (c *Client) EnqueueUniqueTx(ctx context.Context, tx DBTX, args Args, unique UniqueOptions, opts EnqueueOptions) (id int64, inserted bool, err error) {
 	encoded, err := encodeArgs(args)
@@ -160,8 +159,7 @@ func (c *Client) EnqueueUniqueTx(ctx context.Context, tx DBTX, args Args, unique
 
 // CancelByUniqueKey cancels the job that holds a unique key, in a transaction of its own, and returns its id; cancelled
 // is false when no job holds the key that has not ended. The key is given as for [Client.EnqueueUnique]: args may be
-// nil
-// beside a Key, and queue, "" for "default", counts where By names it. It fails as [Client.Cancel] does.
+// nil beside a Key, and queue, "" for "default", counts where By names it. It fails as [Client.Cancel] does.
 func (c *Client) CancelByUniqueKey(ctx context.Context, args Args, unique UniqueOptions, queue string) (id int64, cancelled bool, err error) {
 	return c.CancelByUniqueKeyTx(ctx, ownTx{c.pool}, args, unique, queue)
 }
@@ -210,8 +208,7 @@ type BatchResult struct {
 // EnqueueBatch appends jobs of any kinds and queues, at most 10,000, some of them unique, all of them or, on an error,
 // none.
 // It returns what became of each, in their order. It waits as [Client.EnqueueUnique] does, and two batches that name
-// the
-// same keys never wait for each other in a circle.
+// the same keys never wait for each other in a circle.
 func (c *Client) EnqueueBatch(ctx context.Context, jobs []BatchJob) ([]BatchResult, error) {
 	return c.EnqueueBatchTx(ctx, c.pool, jobs)
 }
@@ -278,8 +275,7 @@ func (c *Client) EnqueueBatchTx(ctx context.Context, tx DBTX, jobs []BatchJob) (
 }
 
 // EnqueueMany appends jobs of one kind, at most 10,000, all of them or, on an error, none. It is the fast way. It
-// returns
-// their ids in the order of args.
+// returns their ids in the order of args.
 func (c *Client) EnqueueMany(ctx context.Context, args []Args, opts EnqueueOptions) ([]int64, error) {
 	ids, err := c.EnqueueManyTx(ctx, c.pool, args, opts)
 	if errors.Is(err, ErrSerialization) { // the database's default is SERIALIZABLE

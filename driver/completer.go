@@ -148,8 +148,7 @@ func (c *completer) sendAll(ctx context.Context, answers []answer) {
 }
 
 // collect waits for an answer, and a little for others, or until it is time to send one again that was refused. It
-// returns false
-// when there is nothing left to be sent, or no time.
+// returns false when there is nothing left to be sent, or no time.
 func (c *completer) collect(ctx context.Context) bool {
 	answers, last := c.answers, c.last
 	if c.held() >= maxHeld {
@@ -247,8 +246,7 @@ func (c *completer) try(ctx context.Context, answers []answer, send sendFunc, wa
 }
 
 // isAboutTheAnswer says whether an error is about what an answer says, and will be the same the next time. Anything
-// else may be
-// over by then: a privilege that was revoked, functions that are just being replaced.
+// else may be over by then: a privilege that was revoked, functions that are just being replaced.
 func (c *completer) isAboutTheAnswer(err error) bool {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {

@@ -21,16 +21,14 @@ import (
 // Variables for the sake of tests.
 var (
 	// callTimeout bounds each call of the worker, so that a server that has gone silent is noticed. The longest regular
-	// one
-	// is a claim that waits for another one.
+	// one is a claim that waits for another one.
 	callTimeout = 20 * time.Second
 	// connectTimeout bounds what one of the addresses in the URL may take, so that another one is tried in time.
 	connectTimeout = 5 * time.Second
 )
 
 // connect returns a connection of the worker's own, whose traffic is metered. It is made as the pool makes its
-// connections, but is
-// none of them: the pool may be exhausted.
+// connections, but is none of them: the pool may be exhausted.
 func connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, *meter, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
 	defer cancel()
@@ -64,8 +62,7 @@ func connect(ctx context.Context, pool *pgxpool.Pool) (*pgx.Conn, *meter, error)
 }
 
 // unprepared returns the mode to use in place of the pool's: one without prepared statements, and without a second
-// round
-// trip that belongs to the first, since a proxy that pools transactions may send them to different servers.
+// round trip that belongs to the first, since a proxy that pools transactions may send them to different servers.
 func unprepared(cfg *pgx.ConnConfig) pgx.QueryExecMode {
 	switch {
 	case cfg.DefaultQueryExecMode == pgx.QueryExecModeSimpleProtocol:
@@ -89,8 +86,7 @@ type handlersDB struct {
 }
 
 // call calls a function of the server, as a statement alone, or, where the database's default isolation level makes
-// that fail
-// because of what others do, once more in a transaction at READ COMMITTED.
+// that fail because of what others do, once more in a transaction at READ COMMITTED.
 func (h handlersDB) call(ctx context.Context, f func(DBTX) error) error {
 	err := f(unpreparedDB{utf8DB{h.pool}, h.mode})
 	if hasCode(err, serializationFailure) {
@@ -207,8 +203,7 @@ func (d *dedicated) open(ctx context.Context) error {
 }
 
 // call runs f on the connection, to its end, whatever becomes of the context. When it returns an error it also says
-// whether
-// it is unknown if f has had an effect.
+// whether it is unknown if f has had an effect.
 func (d *dedicated) call(ctx context.Context, f func(context.Context, *pgx.Conn) error) (unknown bool, err error) {
 	if err := d.open(ctx); err != nil {
 		return false, err
@@ -245,16 +240,15 @@ func (d *dedicated) callUntil(ctx context.Context, f func(context.Context, *pgx.
 }
 
 // isReadOnly asks whether it is the server that does not want to be written to, so that another address may be the
-// primary by now. A
-// trigger may raise the same code for a single row.
+// primary by now. A trigger may raise the same code for a single row.
 func (d *dedicated) isReadOnly(ctx context.Context) (readOnly bool) {
 	err := d.conn.QueryRow(ctx, "select pg_is_in_recovery() or current_setting('transaction_read_only')::bool").Scan(&readOnly)
 	return readOnly || err != nil
 }
 
 // cutOff returns how many bytes of an answer had come when the connection was lost in the middle of it, although they
-// had come for
-// long: a quarter of the time that the whole call may take, at least. 0 when that is not what has happened.
+// had come for long: a quarter of the time that the whole call may take, at least. 0 when that is not what has
+// happened.
 func (d *dedicated) cutOff() int64 {
 	if d.conn == nil || d.isOpen() {
 		return 0
@@ -311,8 +305,7 @@ func (m *meter) dialer(dial pgconn.DialFunc) pgconn.DialFunc {
 }
 
 // hangUp ends a connection that was lost in the middle of an answer. pgx goes on to read it for a while, and until then
-// the server,
-// which can't be interrupted while it writes, keeps its locks.
+// the server, which can't be interrupted while it writes, keeps its locks.
 func (m *meter) hangUp() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -421,8 +414,7 @@ func (p pipeline) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
 // all runs what f asks for in one transaction, and in one round trip. It is for functions that have nothing to say: f
-// sees
-// no results. After an error the transaction may still be open.
+// sees no results. After an error the transaction may still be open.
 func (p pipeline) all(ctx context.Context, f func(gen.DBTX)) error {
 	var batch pgx.Batch
 	batch.Queue("begin isolation level read committed")
@@ -512,8 +504,7 @@ func (r pipelineRow) Scan(dest ...any) error {
 }
 
 // ownTx is a pool on which each query is a transaction of its own, at READ COMMITTED whatever the database's default
-// is, and in
-// one round trip.
+// is, and in one round trip.
 type ownTx struct{ pool *pgxpool.Pool }
 
 var _ DBTX = ownTx{}
@@ -587,8 +578,7 @@ func (r *ownTxRows) Close() {
 const readOnly = "25006"
 
 // isTemporary says whether it makes sense to repeat the same call: the server was not reached, or did not refuse what
-// it
-// was asked but could not do it just now.
+// it was asked but could not do it just now.
 func isTemporary(err error) bool {
 	var pg *pgconn.PgError
 	if !errors.As(err, &pg) {
@@ -612,8 +602,7 @@ func isAboutOthers(code string) bool {
 }
 
 // isWait says whether the server itself has ended the wait for a lock, so that somebody holds it. A trigger that raises
-// the same code
-// does so in another of the server's routines, whose names are the same in each language.
+// the same code does so in another of the server's routines, whose names are the same in each language.
 func isWait(pg *pgconn.PgError) bool { return pg.Code == "55P03" && pg.Routine == "ProcessInterrupts" }
 
 // backoff gives the pauses between attempts to reach the server: each about twice as long as the one before.

@@ -4,6 +4,5 @@
 // [Worker] claims jobs of one queue or more, and runs the functions that [Handle] has registered for their kinds.
 //
 // The driver is thin: what becomes of a job, when it is retried, and who may have it, is decided by the SQL functions
-// in
-// schema awa, which every other program may call as well.
+// in schema awa, which every other program may call as well.
 package driver

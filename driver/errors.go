@@ -8,9 +8,8 @@ import (
 )
 
 // Errors that a caller may want to react to. Test for them with [errors.Is]. Where the server has raised an error, it
-// is in
-// the same chain as a [*pgconn.PgError], with its SQLSTATE, DETAIL and HINT; the text of the error has all three. What
-// a
+// is in the same chain as a [*pgconn.PgError], with its SQLSTATE, DETAIL and HINT; the text of the error has all three.
+// What a
 // caller's own transaction returns, its commit say, has them after [MapError].
 var (
 	// ErrStaleReceipt says that an attempt is no longer the caller's: it was answered before, or given to somebody
@@ -27,8 +26,7 @@ var (
 	// SQLSTATE JQ005.
 	ErrWrongState = errors.New("wrong state")
 	// ErrInvalidArgument says that an argument was refused, before anything was written: the text names it, and says
-	// what to
-	// pass. SQLSTATE 22023.
+	// what to pass. SQLSTATE 22023.
 	ErrInvalidArgument = errors.New("invalid argument")
 	// ErrUniqueKeyHeld says that another job holds the unique key of a job that was to be retried. Wait until that one has
 	// ended, or cancel it. SQLSTATE 23505.
@@ -42,8 +40,7 @@ var (
 	// ErrDeadlock says that the transaction waited for another one that waited for it. Begin it again. SQLSTATE 40P01.
 	ErrDeadlock = errors.New("deadlock")
 	// ErrLocked says that somebody else holds what the call needs, for longer than the call waits: the queue, in a
-	// claim that
-	// lasts, or the job, in a transaction that changes it or answers for it. Try again. SQLSTATE 55P03.
+	// claim that lasts, or the job, in a transaction that changes it or answers for it. Try again. SQLSTATE 55P03.
 	ErrLocked = errors.New("locked by somebody else")
 	// ErrRestored says that the database was restored from a dump: nothing is enqueued or claimed until an operator has
 	// called awa.rebase_after_restore. SQLSTATE 55000.
@@ -52,8 +49,7 @@ var (
 	// back. SQLSTATE 55000.
 	ErrRowMissing = errors.New("a row of the installation is missing")
 	// ErrDatabaseTooOld says that the functions in the database are older than those that this program was made for.
-	// Run awa
-	// migrate on it first: a program works with the functions of its own version, and of the next one.
+	// Run awa migrate on it first: a program works with the functions of its own version, and of the next one.
 	ErrDatabaseTooOld = errors.New("the database is too old for this program")
 	// ErrUntranslatable says that a text has a character that the database's encoding lacks. SQLSTATE 22P05.
 	ErrUntranslatable = errors.New("a character that the database can't store")
@@ -66,8 +62,7 @@ var ErrUnknownKind = errors.New("no handler for jobs of this kind")
 var ErrUndecodable = errors.New("the job can't be decoded")
 
 // ErrTooLarge says that a job is too large for the connection to the server: claims of it, or of smaller jobs, were cut
-// off before
-// they had come to their end. Its attempt failed.
+// off before they had come to their end. Its attempt failed.
 var ErrTooLarge = errors.New("the job is too large for the connection to the server")
 
 // ErrStopped is the cause of a handler's context's end when its worker is stopped, and no longer waits for it.
@@ -91,8 +86,7 @@ var sentinels = map[string]error{
 }
 
 // sentinelFor tells apart the causes that share a SQLSTATE, by what Awa's own messages begin or end with: they are
-// constant,
-// in every language of the server.
+// constant, in every language of the server.
 func sentinelFor(pg *pgconn.PgError) error {
 	switch {
 	case pg.Code == serializationFailure && pg.Message == "the job moved on meanwhile":
@@ -148,9 +142,8 @@ func (e *serverError) Unwrap() []error {
 }
 
 // MapError adds to an error of the server one of the errors of this package that it is, for [errors.Is], and DETAIL and
-// HINT
-// to its text. Other errors stay as they are, nil included. All that this package returns is like that already: it is
-// for
+// HINT to its text. Other errors stay as they are, nil included. All that this package returns is like that already: it
+// is for
 // what a transaction of the caller's own returns.
 //
 //	if err := driver.MapError(tx.Commit(ctx)); errors.Is(err, driver.ErrMovedOn) { // once more

@@ -14,8 +14,7 @@ import (
 )
 
 // Each SQLSTATE of the reference has an error of its own, each cause where several share one, and the text has all that
-// the
-// server says.
+// the server says.
 func TestErrorsBySQLSTATE(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)

@@ -13,8 +13,8 @@ import (
 )
 
 // A worker stops softly at the first signal: it takes no more jobs, and what runs may finish, for as long as
-// StopTimeout. A
-// second signal, or the end of that time, ends the contexts of handlers. What then does not return nil is given back:
+// StopTimeout. A second signal, or the end of that time, ends the contexts of handlers. What then does not return nil
+// is given back:
 // another
 // worker runs it at once, and the attempt does not count.
 func ExampleWorker_RunUntilSignal() {

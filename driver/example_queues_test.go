@@ -10,8 +10,7 @@ import (
 )
 
 // One worker serves several queues. While all have more jobs than it has slots, each gets slots by its weight, so that
-// a busy
-// one does not starve the others.
+// a busy one does not starve the others.
 func ExampleQueueConfig() {
 	ctx, stop := context.WithCancel(context.Background())
 	pool, drop := examplePool(ctx)

@@ -10,8 +10,7 @@ import (
 )
 
 // An attempt that fails is followed by another one, later and later, until there are none left. A queue says how long
-// to
-// wait, and whether what failed for good becomes a dead letter.
+// to wait, and whether what failed for good becomes a dead letter.
 func Example_retries() {
 	ctx, stop := context.WithCancel(context.Background())
 	pool, drop := examplePool(ctx)

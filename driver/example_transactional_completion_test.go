@@ -11,8 +11,7 @@ import (
 )
 
 // A job that is completed in the transaction that has its effects has them once, although it may run more than once:
-// here
-// the first attempt loses its connection before the commit.
+// here the first attempt loses its connection before the commit.
 func ExampleRawJob_CompleteTx() {
 	ctx, stop := context.WithCancel(context.Background())
 	pool, drop := examplePool(ctx)

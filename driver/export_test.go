@@ -30,8 +30,7 @@ func SetCallTimeouts(t *testing.T, call, connect time.Duration) {
 }
 
 // SleepUntilNotified has the workers of a test look again for a moment only, not at growing distances, before they rely
-// on
-// notifications.
+// on notifications.
 func SleepUntilNotified(t *testing.T) {
 	old := longestDistance
 	longestDistance = 40 * time.Millisecond

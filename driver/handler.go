@@ -23,20 +23,17 @@ type handlerFunc func(ctx context.Context, job *RawJob) error
 func NewHandlers() *Handlers { return &Handlers{byKind: map[string]handlerFunc{}} }
 
 // Middleware is called in place of a handler, and calls the handler by next, once, or not at all. It may pass on
-// another
-// context, look at what the handler has returned (a [*PanicError] if it panicked), and return something else, which
-// then
+// another context, look at what the handler has returned (a [*PanicError] if it panicked), and return something else,
+// which then
 // decides what becomes of the job. It must be safe to run many times at once.
 type Middleware func(ctx context.Context, job *RawJob, next func(context.Context) error) error
 
 // Handle registers the function that runs the jobs of T's kind, with middleware around it, the first one outermost;
-// that
-// of the [WorkerConfig] is around these. When it returns nil the job is completed; when it returns an error or panics,
-// or
+// that of the [WorkerConfig] is around these. When it returns nil the job is completed; when it returns an error or
+// panics, or
 // the arguments can't be decoded into a T, the attempt fails with that text. Errors made by [Snooze], [Discard],
-// [Cancel]
-// and [RetryAfter], also when they are wrapped, say something else. It must be safe to run many times at once, and,
-// since
+// [Cancel] and [RetryAfter], also when they are wrapped, say something else. It must be safe to run many times at once,
+// and, since
 // a job can run more than once, to repeat.
 //
 // The context ends
@@ -73,8 +70,7 @@ func Handle[T Args](h *Handlers, run func(ctx context.Context, job *Job[T]) erro
 // HandleOthers registers the function that runs the jobs of all kinds that have no handler of their own, as [Handle]
 // does.
 // Without one, a worker puts such jobs off, uncounted, for a second at first and up to a minute, until another worker
-// takes
-// them, and says so in its log.
+// takes them, and says so in its log.
 //
 // HandleOthers panics when it is called twice, or a function is nil.
 func HandleOthers(h *Handlers, run func(ctx context.Context, job *RawJob) error, middleware ...Middleware) {
@@ -132,8 +128,8 @@ func (h *Handlers) of(kind string) handlerFunc {
 // Timeout returns a middleware that ends the handler's context when it has taken longer than d, which has to be
 // positive:
 // [context.Cause] is [ErrTimeout] then. A handler that returns its context's error because of that fails its attempt
-// with
-// [ErrTimeout]. One that does not look at its context goes on, and so does its job: give its queue a deadline, too.
+// with [ErrTimeout]. One that does not look at its context goes on, and so does its job: give its queue a deadline,
+// too.
 func Timeout(d time.Duration) Middleware {
 	if d <= 0 {
 		panic("driver: Timeout must be positive")

@@ -18,17 +18,15 @@ type Ran struct {
 }
 
 // RunOne claims one job of the worker's queues, of the first that has any, runs it in the calling goroutine, and
-// answers
-// for it, on a connection that it makes for this alone. It returns nil when no job is ready. It is for tests, and for
-// programs that are started when there is something to do; it does no maintenance, and sends no heartbeats: the attempt
-// is
+// answers for it, on a connection that it makes for this alone. It returns nil when no job is ready. It is for tests,
+// and for programs that are started when there is something to do; it does no maintenance, and sends no heartbeats: the
+// attempt is
 // the caller's for the lease, or for as long as the handler says by [RawJob.Extend].
 //
 // When the context ends, so does the handler's; an attempt that then returns an error is given back, and does not
 // count.
 // It returns an error when it could not claim, or not answer: then the job runs again when its lease is over, as it
-// does
-// when the handler ends the goroutine, by [testing.T.FailNow] say.
+// does when the handler ends the goroutine, by [testing.T.FailNow] say.
 func (w *Worker) RunOne(ctx context.Context) (*Ran, error) {
 	c := newCompleter(w.pool, w.log)
 	c.warnings = &w.warnings
@@ -102,8 +100,7 @@ func (w *Worker) runInline(ctx context.Context, c *completer, claimed claimedJob
 }
 
 // putOffDelay is for how long to put off a job for which there is no handler: as long as it is old, so that a worker
-// that
-// has one may take it.
+// that has one may take it.
 func putOffDelay(job *RawJob) time.Duration {
 	return min(max(time.Since(job.CreatedAt), shortestPutOff), longestPutOff)
 }

@@ -101,8 +101,7 @@ func TestClientWhateverTheIsolationLevel(t *testing.T) {
 }
 
 // Producers at SERIALIZABLE get into each other's way: each looks for a queue that is not there, and makes it. The one
-// that
-// the server refuses for it is not refused to the caller.
+// that the server refuses for it is not refused to the caller.
 func TestEnqueueBesideASerializableTransaction(t *testing.T) {
 	for name, call := range map[string]func(context.Context, *driver.Client) error{
 		"one": func(ctx context.Context, c *driver.Client) error {
@@ -200,8 +199,7 @@ func TestProgressAboveReadCommitted(t *testing.T) {
 }
 
 // A server that is read-only by default refuses to be written to, and says so: that default is how operators, and those
-// who
-// host databases, keep clients from a server that was demoted or whose disk is full.
+// who host databases, keep clients from a server that was demoted or whose disk is full.
 func TestClientOfAReadOnlyDatabase(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	pool := untapped(t, databaseURL+"&default_transaction_read_only=on")

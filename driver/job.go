@@ -84,8 +84,7 @@ func (j *RawJob) SetProgress(ctx context.Context, v any) error {
 
 // Extend makes the lease of this attempt end so long from now, 1 ms to a year, and returns when that is. The worker's
 // heartbeats keep leases alive by themselves, so this is for an attempt that should outlast the lack of them. A
-// deadline
-// stays. It fails with [ErrStaleReceipt] when the attempt is no longer this worker's: return the error.
+// deadline stays. It fails with [ErrStaleReceipt] when the attempt is no longer this worker's: return the error.
 func (j *RawJob) Extend(ctx context.Context, lease time.Duration) (time.Time, error) {
 	var until time.Time
 	err := j.db.call(ctx, func(db DBTX) (err error) {

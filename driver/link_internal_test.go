@@ -8,8 +8,7 @@ import (
 )
 
 // A limit comes after three claims in a row that were cut off, and holds until so many jobs have failed for it as the
-// number of those
-// claims allows, for a minute, or until a claim shows that more is carried.
+// number of those claims allows, for a minute, or until a claim shows that more is carried.
 func TestLink(t *testing.T) {
 	now := time.Now()
 	later := func(d time.Duration) { now = now.Add(d) }

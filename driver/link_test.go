@@ -53,9 +53,8 @@ func (c slowConn) Read(b []byte) (int, error) {
 const huge = `select awa.enqueue('default', 'note', jsonb_build_object('text', repeat('x', 8000000)), max_attempts => 1)`
 
 // A job that the connection to the server does not carry within the time of a claim fails, counted, and named; the rest
-// of its queue
-// goes on. It makes no difference whether it is the worker that gives up, or the server that ends the session because
-// it holds up
+// of its queue goes on. It makes no difference whether it is the worker that gives up, or the server that ends the
+// session because it holds up
 // the queue.
 func TestJobThatIsTooLargeForItsLink(t *testing.T) {
 	for name, endedByServer := range map[string]bool{"given up": false, "ended by the server": true} {
@@ -117,9 +116,8 @@ func TestRunOneOfAJobThatIsTooLargeForItsLink(t *testing.T) {
 }
 
 // A claim that takes long by itself, because its job is large, say, comes to its end all the same: also when the last
-// one failed because
-// somebody had locked the queue, after which the worker waits for a second only, and where the database ends statements
-// early.
+// one failed because somebody had locked the queue, after which the worker waits for a second only, and where the
+// database ends statements early.
 func TestClaimThatTakesLong(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, pool *pgxpool.Pool){
 		"after a lock": func(t *testing.T, pool *pgxpool.Pool) {
@@ -189,8 +187,8 @@ func (c *stallingConn) Close() error {
 }
 
 // Claims that are cut off by chance cost no attempt: neither two in a row, nor any number of them while others show
-// that the connection
-// carries more. When there are more in a row, so that a job has to end, it is one, and the others run.
+// that the connection carries more. When there are more in a row, so that a job has to end, it is one, and the others
+// run.
 func TestConnectionThatStandsStillNowAndThen(t *testing.T) {
 	for name, c := range map[string]struct {
 		stalls []int32

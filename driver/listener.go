@@ -22,10 +22,8 @@ func wakeChannel(queue string) string {
 const lostChannel = "awa_lost"
 
 // isDirect says whether nobody else has opened the connection to the server: if so, the process that the greeting named
-// is
-// not the server's. A proxy that pools transactions would let "listen" pass, but no notification; those would go to
-// whoever
-// gets that connection next.
+// is not the server's. A proxy that pools transactions would let "listen" pass, but no notification; those would go to
+// whoever gets that connection next.
 func isDirect(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
 	defer cancel()
@@ -52,8 +50,8 @@ func (r *run) listen(ctx context.Context, conn *pgx.Conn) error {
 const beatsApart = 100 * time.Millisecond
 
 // hear wakes queues when something was enqueued to them, until it is time for the next heartbeat, or an attempt was
-// taken
-// from this worker: the heartbeat will tell which. A registration that was retired does not wait for that time either.
+// taken from this worker: the heartbeat will tell which. A registration that was retired does not wait for that time
+// either.
 func (r *run) hear(ctx context.Context, conn *pgx.Conn, direct bool, beat, until time.Time) error {
 	hearing, cancel := context.WithCancel(ctx)
 	timer := time.AfterFunc(time.Until(until), cancel)

@@ -138,8 +138,7 @@ func waitFor(t *testing.T, condition func() bool, format string, args ...any) {
 }
 
 // waitUntilAsleep waits until a worker that does no maintenance, or seldom, relies on notifications: its connections,
-// the one
-// on which it listens and sends heartbeats among them, have done what they had to.
+// the one on which it listens and sends heartbeats among them, have done what they had to.
 func waitUntilAsleep(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
 	waitFor(t, func() bool {

@@ -16,14 +16,12 @@ import (
 // MigrateConfig says how to install. Its zero value is what [Migrate] uses.
 type MigrateConfig struct {
 	// RolePrefix is what the names of Awa's roles begin with, in a new installation: "awa_" unless set. An installation
-	// knows
-	// its own, and another one is refused. Roles belong to the server, not to a database: installations that are not to
-	// see
+	// knows its own, and another one is refused. Roles belong to the server, not to a database: installations that are
+	// not to see
 	// each other's jobs need roles of their own.
 	RolePrefix string
 	// Wait is how long to try for the locks that an upgrade needs, and to wait for another installation, before it
-	// gives up
-	// with SQLSTATE 55P03. A minute unless set.
+	// gives up with SQLSTATE 55P03. A minute unless set.
 	Wait time.Duration
 }
 
@@ -40,26 +38,23 @@ type MigrateResult struct {
 
 	// Warnings are what the server said meanwhile. There is one when the role may not create the roles of Awa, so that
 	// Awa is installed for this role alone, one when its functions can't be given to awa_owner, one when the roles
-	// serve other
-	// databases, too, one when the database's encoding is not UTF8, and one when the functions are newer than this
-	// program's.
+	// serve other databases, too, one when the database's encoding is not UTF8, and one when the functions are newer
+	// than this program's.
 	Warnings []*pgconn.Notice
 }
 
 // Migrate installs Awa in a database, or brings an older installation up to date: tables by numbered migrations,
-// functions, views,
-// owners and grants, in one transaction. It is safe to repeat, from many processes at once, and while workers work:
+// functions, views, owners and grants, in one transaction. It is safe to repeat, from many processes at once, and while
+// workers work:
 // where there
 // is nothing to do, nothing is locked. Otherwise it locks what it changes for a moment, and tries again where others
-// are in
-// the way. Connect to the server itself, not to a proxy that pools transactions.
+// are in the way. Connect to the server itself, not to a proxy that pools transactions.
 //
 // The databaseURL is in any form that [pgx.ParseConfig] takes; what it leaves out comes from the variables of libpq
 // (PGHOST and so on). Migrate uses one connection and closes it.
 //
 // Newer functions and tables are never replaced. Where they are of the next version, Migrate says so by a warning,
-// since
-// programs of this version work with them; it is an error when the database is newer than that.
+// since programs of this version work with them; it is an error when the database is newer than that.
 func Migrate(ctx context.Context, databaseURL string) (MigrateResult, error) {
 	return MigrateWithConfig(ctx, databaseURL, MigrateConfig{})
 }

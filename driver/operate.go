@@ -10,8 +10,7 @@ import (
 )
 
 // JobFilter says which jobs a call is about: those to which all that is set applies. At least one of Queue, Kind,
-// State,
-// Before, Tag and Contains has to be.
+// State, Before, Tag and Contains has to be.
 //
 // Nothing indexes tags and arguments. With a filter by these, one call looks at 100,000 jobs of a state at most: use
 // [Client.ScanJobs] to find the rest.
@@ -28,22 +27,20 @@ type JobFilter struct {
 }
 
 // Cancel cancels a job that has not ended, in a transaction of its own, and returns the state that it was in. What runs
-// is
-// taken from its worker: the handler's context ends at once, and its answer is stale. The reason is kept with the job;
+// is taken from its worker: the handler's context ends at once, and its answer is stale. The reason is kept with the
+// job;
 // ""
 // for none.
 //
 // It fails with [ErrNoSuchJob]; with [ErrWrongState] when the job has ended; with [ErrMovedOn]; and with [ErrLocked]
-// when a
-// transaction that lasts is answering for the job.
+// when a transaction that lasts is answering for the job.
 func (c *Client) Cancel(ctx context.Context, id int64, reason string) (state string, err error) {
 	return c.CancelTx(ctx, ownTx{c.pool}, id, reason)
 }
 
 // CancelTx is [Client.Cancel] inside the caller's transaction: the job is cancelled if and when that commits. When a
-// job
-// that waited was claimed meanwhile, that is decided at the commit, which then may fail with what [MapError] tells is
-// [ErrMovedOn]. It fails with
+// job that waited was claimed meanwhile, that is decided at the commit, which then may fail with what [MapError] tells
+// is [ErrMovedOn]. It fails with
 // [ErrIsolation] at any isolation level but READ COMMITTED.
 func (c *Client) CancelTx(ctx context.Context, tx DBTX, id int64, reason string) (state string, err error) {
 	state, err = queries.Cancel(ctx, utf8DB{tx}, gen.CancelParams{JobID: id, Reason: optional(reason)})
@@ -51,8 +48,7 @@ func (c *Client) CancelTx(ctx context.Context, tx DBTX, id int64, reason string)
 }
 
 // Retry lets a job run now, in a transaction of its own, and returns the state that it was in: one that failed, is dead
-// or
-// was cancelled, with its attempts counted anew; or one that is scheduled or retryable, ahead of its time.
+// or was cancelled, with its attempts counted anew; or one that is scheduled or retryable, ahead of its time.
 //
 // It fails as [Client.Cancel] does, with [ErrWrongState] when the job is available, runs or has completed; and with
 // [ErrUniqueKeyHeld].
@@ -67,8 +63,7 @@ func (c *Client) RetryTx(ctx context.Context, tx DBTX, id int64) (state string, 
 }
 
 // SetPriority gives a job that waits another priority, 1 (first) to 4 (last), in a transaction of its own, and returns
-// the
-// state that it was in. The job goes to the end of those that have that priority.
+// the state that it was in. The job goes to the end of those that have that priority.
 //
 // It fails as [Client.Cancel] does, with [ErrWrongState] when the job runs or has ended.
 func (c *Client) SetPriority(ctx context.Context, id int64, priority int) (state string, err error) {
@@ -82,8 +77,7 @@ func (c *Client) SetPriorityTx(ctx context.Context, tx DBTX, id int64, priority 
 }
 
 // Move moves a job that waits to the end of another queue, in a transaction of its own, and returns the state that it
-// was
-// in. The queue, 1 to 200 characters, exists from then on.
+// was in. The queue, 1 to 200 characters, exists from then on.
 //
 // It fails as [Client.SetPriority] does.
 func (c *Client) Move(ctx context.Context, id int64, queue string) (state string, err error) {
@@ -104,9 +98,8 @@ func changeError(what string, id int64, err error) error {
 }
 
 // CancelWhere cancels jobs that have not ended, in a transaction of its own, all of them or, on an error, none. It
-// returns
-// how many. Deferred jobs that somebody else is changing are left alone. A filter that filters nothing fails with
-// [ErrInvalidArgument]; otherwise it fails as [Client.Cancel] does.
+// returns how many. Deferred jobs that somebody else is changing are left alone. A filter that filters nothing fails
+// with [ErrInvalidArgument]; otherwise it fails as [Client.Cancel] does.
 func (c *Client) CancelWhere(ctx context.Context, filter JobFilter) (int64, error) {
 	return c.CancelWhereTx(ctx, ownTx{c.pool}, filter)
 }
@@ -126,8 +119,7 @@ func (c *Client) CancelWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (
 
 // RetryWhere lets jobs run now as [Client.Retry] does, those with the lowest ids first, in a transaction of its own. It
 // returns how many. Without a State they are those that failed, are dead or were cancelled. Jobs whose unique key
-// another
-// one holds, and those that somebody else is changing, are left alone. A filter that filters nothing fails with
+// another one holds, and those that somebody else is changing, are left alone. A filter that filters nothing fails with
 // [ErrInvalidArgument].
 func (c *Client) RetryWhere(ctx context.Context, filter JobFilter) (int64, error) {
 	return c.RetryWhereTx(ctx, ownTx{c.pool}, filter)
@@ -147,9 +139,8 @@ func (c *Client) RetryWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (i
 }
 
 // PurgeDLQ removes dead letters for good, in a transaction of its own, and returns how many. Those that somebody else
-// is
-// changing are left alone. A filter that filters nothing fails with [ErrInvalidArgument]: the State "dead" stands for
-// all.
+// is changing are left alone. A filter that filters nothing fails with [ErrInvalidArgument]: the State "dead" stands
+// for all.
 func (c *Client) PurgeDLQ(ctx context.Context, filter JobFilter) (int64, error) {
 	return c.PurgeDLQTx(ctx, ownTx{c.pool}, filter)
 }
@@ -168,8 +159,8 @@ func (c *Client) PurgeDLQTx(ctx context.Context, tx DBTX, filter JobFilter) (int
 }
 
 // DeleteJob deletes a job that has ended, in a transaction of its own, and returns the state that it was in. From then
-// on it
-// is neither shown nor counted. What it has left in the log leaves the disk later: see the reference of delete_job.
+// on it is neither shown nor counted. What it has left in the log leaves the disk later: see the reference of
+// delete_job.
 //
 // It fails as [Client.Cancel] does, with [ErrWrongState] when the job has not ended.
 func (c *Client) DeleteJob(ctx context.Context, id int64) (state string, err error) {
@@ -183,9 +174,8 @@ func (c *Client) DeleteJobTx(ctx context.Context, tx DBTX, id int64) (state stri
 }
 
 // DeleteWhere deletes jobs that have ended as [Client.DeleteJob] does, in a transaction of its own, and returns how
-// many. A
-// filter that filters nothing fails with [ErrInvalidArgument]. Of completed jobs it looks at the newest 100,000 that
-// are not
+// many. A filter that filters nothing fails with [ErrInvalidArgument]. Of completed jobs it looks at the newest 100,000
+// that are not
 // deleted, whatever the filter is.
 func (c *Client) DeleteWhere(ctx context.Context, filter JobFilter) (int64, error) {
 	return c.DeleteWhereTx(ctx, ownTx{c.pool}, filter)
@@ -218,16 +208,14 @@ func (f JobFilter) params() (gen.CancelWhereParams, error) {
 }
 
 // QueueSettings are settings of a queue, by their keys: default_priority, default_max_attempts, lease, deadline,
-// backoff_base,
-// backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention. Times are a
-// [time.Duration], or a text such as
+// backoff_base, backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention. Times
+// are a [time.Duration], or a text such as
 // "30 days". Nil brings the default back. See the reference of configure_queue.
 type QueueSettings map[string]any
 
 // ConfigureQueue changes settings of a queue, in a transaction of its own; those that are not named stay. It makes the
-// queue
-// if there is none, so that a deploy can configure it before the first job. It fails with [ErrInvalidArgument] for a
-// key that
+// queue if there is none, so that a deploy can configure it before the first job. It fails with [ErrInvalidArgument]
+// for a key that
 // there is not, or a value out of range, and changes nothing then.
 func (c *Client) ConfigureQueue(ctx context.Context, queue string, settings QueueSettings) error {
 	return c.ConfigureQueueTx(ctx, ownTx{c.pool}, queue, settings)
@@ -248,13 +236,11 @@ func (c *Client) ConfigureQueueTx(ctx context.Context, tx DBTX, queue string, se
 // Settings are settings of the installation, by their keys: claim_wait, claim_bytes, segment_bytes, segment_age,
 // completed_retention, carry_max, prune_wait, notifications, warn_ready_age, warn_failed_share, warn_silence,
 // warn_transaction_age. Times are a [time.Duration], or a text such as "30 days". Nil brings the default back.
-// [Configuration]
-// says what they mean, with their ranges.
+// [Configuration] says what they mean, with their ranges.
 type Settings map[string]any
 
 // Configure changes settings of the installation, in a transaction of its own; those that are not named stay. It fails
-// with
-// [ErrInvalidArgument] for a key that there is not, or a value out of range, and changes nothing then.
+// with [ErrInvalidArgument] for a key that there is not, or a value out of range, and changes nothing then.
 func (c *Client) Configure(ctx context.Context, settings Settings) error {
 	return c.ConfigureTx(ctx, ownTx{c.pool}, settings)
 }
@@ -285,8 +271,7 @@ func encodeSettings[S ~map[string]any](settings S) (json.RawMessage, error) {
 }
 
 // PauseQueue stops claims from a queue, in a transaction of its own. What runs goes on, and so does enqueue. It makes
-// the
-// queue if there is none.
+// the queue if there is none.
 func (c *Client) PauseQueue(ctx context.Context, queue string) error {
 	return c.PauseQueueTx(ctx, ownTx{c.pool}, queue)
 }
@@ -313,17 +298,15 @@ func (c *Client) ResumeQueueTx(ctx context.Context, tx DBTX, queue string) error
 }
 
 // DropQueue removes a queue, its settings, and its jobs that wait, failed, were cancelled or are dead, in a transaction
-// of
-// its own. It fails with [ErrNoSuchQueue]; with [ErrWrongState] while the queue has jobs that have not ended, unless it
-// is
+// of its own. It fails with [ErrNoSuchQueue]; with [ErrWrongState] while the queue has jobs that have not ended, unless
+// it is
 // forced: then these go, too, and what runs is taken from its worker.
 func (c *Client) DropQueue(ctx context.Context, queue string, force bool) error {
 	return c.DropQueueTx(ctx, ownTx{c.pool}, queue, force)
 }
 
 // DropQueueTx is [Client.DropQueue] inside the caller's transaction. Commit soon: nobody can claim from the queue
-// before. It
-// fails with [ErrIsolation] at any isolation level but READ COMMITTED.
+// before. It fails with [ErrIsolation] at any isolation level but READ COMMITTED.
 func (c *Client) DropQueueTx(ctx context.Context, tx DBTX, queue string, force bool) error {
 	if err := queries.DropQueue(ctx, utf8DB{tx}, gen.DropQueueParams{Queue: queue, Force: force}); err != nil {
 		return fmt.Errorf("drop queue %q: %w", queue, mapError(err))

@@ -33,13 +33,11 @@ const (
 )
 
 // refusalPatience is for how long answers of one kind are sent again that are all refused, for a reason that does not
-// pass by
-// itself. A variable for the sake of tests.
+// pass by itself. A variable for the sake of tests.
 var refusalPatience = time.Minute
 
 // refusalDelay is in how long an attempt is followed by the next one when it fails because all answers are refused: the
-// queue's
-// backoff, often of seconds, would use up all attempts in one such trouble.
+// queue's backoff, often of seconds, would use up all attempts in one such trouble.
 const refusalDelay = time.Minute
 
 // blindPutOff is for how long a job is put off whose failure is refused, and of which the server does not even store
@@ -69,8 +67,8 @@ func (r *refusal) longer() time.Duration {
 // They are sent together, as a parcel. When that is refused, for whatever reason, the next parcel is smaller, down to
 // one answer.
 // So a single answer is found that is refused by itself: while others pass it is a suspect, and sent alone from then
-// on, at times
-// of its own. When none passes the trouble is one of them all: they are kept, and tried again after a pause.
+// on, at times of its own. When none passes the trouble is one of them all: they are kept, and tried again after a
+// pause.
 type outbox struct {
 	send     sendFunc
 	fresh    []answer // to be sent together
@@ -310,8 +308,7 @@ func (c *completer) mayGiveUp(o *outbox, a answer, othersPass bool, err error) b
 		return a.refusal.times >= maxRefusals
 	}
 	// None passes. What is given up first shows whether the server takes anything else. Each answer has the same
-	// patience: those
-	// that come late, too.
+	// patience: those that come late, too.
 	long := time.Since(o.ill) >= refusalPatience && time.Since(a.since) >= refusalPatience
 	if isTemporary(err) && !hasCode(err, readOnly) {
 		return c.mayBeTheAnswer(err) && o.refused >= maxRefusals && long
@@ -320,20 +317,17 @@ func (c *completer) mayGiveUp(o *outbox, a answer, othersPass bool, err error) b
 }
 
 // mayBeTheAnswer says whether an error that is most often over the next time may also be about a single answer: the
-// connection does not
-// carry it, or goes on, since it takes too long, or too much of the server, or a trigger raises it.
+// connection does not carry it, or goes on, since it takes too long, or too much of the server, or a trigger raises it.
 func (c *completer) mayBeTheAnswer(err error) bool {
 	var pg *pgconn.PgError
 	return !errors.As(err, &pg) || c.db.isOpen()
 }
 
 // sendOtherwise sends something in place of an answer that the server refuses: an output that is no jsonb, say, a delay
-// that is
-// negative, or a text that its encoding does not have. An attempt that fails although its handler did not say so is
-// followed by
+// that is negative, or a text that its encoding does not have. An attempt that fails although its handler did not say
+// so is followed by
 // the next one after the delay; nil for the queue's backoff. othersPass says whether others of its kind are taken. Says
-// whether the
-// server has taken anything.
+// whether the server has taken anything.
 func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, delay *time.Duration, othersPass bool) bool {
 	err = mapError(err)
 	warn := func(level slog.Level, text string) {

@@ -19,8 +19,7 @@ import (
 )
 
 // A worker works behind a proxy that pools transactions, whatever the mode in which its pool sends queries, and resumes
-// when
-// the proxy was away.
+// when the proxy was away.
 func TestBehindAProxy(t *testing.T) {
 	for _, mode := range []pgx.QueryExecMode{
 		pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec,

@@ -56,12 +56,10 @@ func (s *slots) put(q *queue, n int) {
 // before.
 //
 // Of the queues that may have jobs, and may run more of them, it is the one that has taken the least of the slots for
-// its
-// weight, and it may take what it lacks to its share: weighted max-min fairness. A queue without jobs has no share, so
-// the
+// its weight, and it may take what it lacks to its share: weighted max-min fairness. A queue without jobs has no share,
+// so the
 // others may take all slots; it gets them back as those jobs end. After a queue that is in trouble, which may have
-// taken a
-// while, one that is not comes first.
+// taken a while, one that is not comes first.
 func (s *slots) choose(queues []*queue, now time.Time) (chosen *queue, n int, next time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

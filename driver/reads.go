@@ -89,8 +89,7 @@ type ListFilter struct {
 }
 
 // ListJobs lists jobs in the descending order of their ids: a page. With a Tag, or with Contains, it reads 100,000 jobs
-// at
-// most, so that a page may be short though there are more: [Client.ScanJobs] goes through all of them.
+// at most, so that a page may be short though there are more: [Client.ScanJobs] goes through all of them.
 func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, error) {
 	args, err := encode("Contains", filter.Contains)
 	if err != nil {
@@ -138,8 +137,7 @@ func (c *Client) ScanJobs(ctx context.Context, filter JobFilter, beforeID int64)
 }
 
 // ExplainJob says in words why a job is not running now, or what became of it. It fails with [ErrNoSuchJob] when there
-// is
-// none of that id, or no more.
+// is none of that id, or no more.
 func (c *Client) ExplainJob(ctx context.Context, id int64) (string, error) {
 	says, err := queries.ExplainJob(ctx, ownTx{c.pool}, id)
 	if err != nil {
@@ -264,8 +262,7 @@ func (c *Client) ListWorkers(ctx context.Context) ([]WorkerInfo, error) {
 }
 
 // Configuration is what the settings of the installation are: [Client.Configure] changes them. A month of a setting
-// counts
-// as 30 days here. The function awa.configuration returns the defaults and the ranges, too.
+// counts as 30 days here. The function awa.configuration returns the defaults and the ranges, too.
 type Configuration struct {
 	ClaimWait          time.Duration // how long a call waits for another's lock: 1 ms to an hour; 5 s by default
 	ClaimBytes         int           // bytes of a claim's result, estimated: 1 to 1,000,000,000; 184,320 by default
@@ -357,8 +354,7 @@ func (c *Client) Health(ctx context.Context) ([]HealthFinding, error) {
 }
 
 // AuditFinding says whether the books of a queue balance, and what they say. What belongs to no queue is in one without
-// a
-// Queue, which has a Problem and no numbers.
+// a Queue, which has a Problem and no numbers.
 type AuditFinding struct {
 	Queue           string
 	Enqueued        int64

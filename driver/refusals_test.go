@@ -61,8 +61,7 @@ func together(t *testing.T, pool *pgxpool.Pool, texts []string, maxAttempts int,
 }
 
 // waitForStateBesideOthers is waitForState for a job whose answer is refused: others of its kind pass, also when it
-// came
-// as the last of its batch.
+// came as the last of its batch.
 func waitForStateBesideOthers(t *testing.T, pool *pgxpool.Pool, id int64, state string) (job driver.JobInfo) {
 	t.Helper()
 	waitFor(t, func() bool {
@@ -138,8 +137,7 @@ func TestAnswersThatAreAllRefusedForAWhile(t *testing.T) {
 }
 
 // When all answers of one kind are refused for long, for a reason that does not pass by itself, the attempts fail, as
-// far as the
-// server takes that.
+// far as the server takes that.
 func TestAnswersOfOneKindThatAreRefused(t *testing.T) {
 	driver.SetRefusalPatience(t, 10*time.Millisecond)
 	for name, c := range map[string]struct {
@@ -164,8 +162,7 @@ func TestAnswersOfOneKindThatAreRefused(t *testing.T) {
 }
 
 // In a trouble of all answers each has the same patience, however long that has lasted; and the next attempt comes late
-// enough not to
-// meet the same trouble.
+// enough not to meet the same trouble.
 func TestAnswersThatComeLateInATrouble(t *testing.T) {
 	const patience = time.Second
 	driver.SetRefusalPatience(t, patience)
@@ -257,8 +254,7 @@ func TestLastFailureThatIsRefused(t *testing.T) {
 }
 
 // When nothing is taken that would have a job run again, it ends all the same, counted, with an error that says why;
-// others run again,
-// and it may be retried.
+// others run again, and it may be retried.
 func TestNothingIsTakenButADiscard(t *testing.T) {
 	driver.SetRefusalPatience(t, 10*time.Millisecond)
 	for _, code := range []string{"P0001", "25006", "53100"} {
@@ -286,8 +282,7 @@ func TestNothingIsTakenButADiscard(t *testing.T) {
 }
 
 // A single answer that is refused with a code that is most often over soon, though the connection goes on, is given up
-// when there is no
-// other one to compare it with, too.
+// when there is no other one to compare it with, too.
 func TestSingleAnswerThatIsRefusedForAWhile(t *testing.T) {
 	driver.SetRefusalPatience(t, 10*time.Millisecond)
 	for _, code := range []string{"25006", "08001", "58030"} {
@@ -301,8 +296,7 @@ func TestSingleAnswerThatIsRefusedForAWhile(t *testing.T) {
 }
 
 // A single answer that the server can't take, for a reason that is most often over soon, is given up when there is no
-// other one to
-// compare it with, too.
+// other one to compare it with, too.
 func TestSingleAnswerThatTakesTooMuch(t *testing.T) {
 	driver.SetRefusalPatience(t, 10*time.Millisecond)
 	for name, c := range map[string]struct{ body, text string }{
@@ -450,8 +444,7 @@ func latin1URL(t *testing.T) string {
 }
 
 // Texts do not become others on the way, whatever encoding the pool's connections have: the worker's own connections
-// are in UTF-8,
-// and what uses the pool, or a transaction of the caller's, is refused.
+// are in UTF-8, and what uses the pool, or a transaction of the caller's, is refused.
 func TestConnectionsInAnotherEncoding(t *testing.T) {
 	good := latin1URL(t)
 	bad := untapped(t, strings.Replace(good, "client_encoding=UTF8", "client_encoding=LATIN1", 1))

@@ -28,8 +28,7 @@ type registration struct {
 }
 
 // attempt is what a worker knows of an attempt until that is answered. Two of them may have the same job and receipt,
-// when a
-// crash has forgotten the claim of the first.
+// when a crash has forgotten the claim of the first.
 type attempt struct {
 	jobID, receipt int64
 	registration   *registration // nil for a caller without one
@@ -71,8 +70,7 @@ func (a *attempt) answered() {
 }
 
 // lose ends the contexts of handlers whose attempts are lost, and returns whether there was any: the server says it for
-// a
-// minute.
+// a minute.
 func (r *registration) lose(jobID, receipt int64) (found bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -233,8 +231,7 @@ func info() json.RawMessage {
 const leaseExpired = "lease expired"
 
 // beat says to the server that the worker is alive, stops handlers whose attempts are no longer the worker's, and gives
-// back
-// what claims have taken whose answers were lost.
+// back what claims have taken whose answers were lost.
 func (r *run) beat(ctx context.Context, db *dedicated) error {
 	current, retired := r.registrations.all()
 	if current != nil {
@@ -282,9 +279,8 @@ func (r *run) beatOne(ctx context.Context, db *dedicated, reg *registration) err
 }
 
 // windDown keeps the attempts of a retired registration that are known alive, and gives back all others, also what a
-// claim
-// takes that was on its way for so long. When none is left it ends the registration. It leaves for the next time what
-// would
+// claim takes that was on its way for so long. When none is left it ends the registration. It leaves for the next time
+// what would
 // keep it waiting.
 func (r *run) windDown(ctx context.Context, db *dedicated, reg *registration) error {
 	jobIDs, receipts := reg.known()
@@ -308,8 +304,7 @@ func (r *run) windDown(ctx context.Context, db *dedicated, reg *registration) er
 }
 
 // deregister ends the worker, and gives back what is still open. One registration that can't be ended, because a claim
-// of it
-// hangs, does not keep the others from it.
+// of it hangs, does not keep the others from it.
 func (r *run) deregister() error {
 	ctx, cancel := context.WithTimeout(r.background, deregisterTimeout)
 	defer cancel()
@@ -353,8 +348,7 @@ func (r *run) deregisterOne(ctx context.Context, db *dedicated, reg *registratio
 }
 
 // pulse is the worker's sign of life: it sends heartbeats, and hears what is new, until the context ends. Nothing else
-// waits
-// on its connection.
+// waits on its connection.
 func (r *run) pulse(ctx context.Context) {
 	trouble := trouble{log: r.log, what: "no heartbeats and no notifications"}
 	var pause backoff

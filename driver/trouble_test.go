@@ -140,8 +140,7 @@ func TestStartBeforeTheServer(t *testing.T) {
 }
 
 // Each connection of the worker dies in turn, whatever it is for. With an hour between polls a job is found in time
-// only when
-// the worker listens again.
+// only when the worker listens again.
 func TestTerminatedConnections(t *testing.T) {
 	driver.SleepUntilNotified(t)
 	databaseURL := testdb.URL(t)
@@ -165,8 +164,7 @@ func TestTerminatedConnections(t *testing.T) {
 }
 
 // The primary crashes, and the stand-by at the second address of the URL takes over: no job that was committed is
-// missing,
-// since the stand-by is a synchronous one.
+// missing, since the stand-by is a synchronous one.
 func TestFailOver(t *testing.T) {
 	primary := ownServer(t, nil)
 	standby, err := primary.Standby(t.Context())
@@ -212,8 +210,7 @@ func TestFailOver(t *testing.T) {
 }
 
 // A server that was made read-only, as one that is demoted is, is not asked again on the same connection: the next one
-// may
-// lead to another server.
+// may lead to another server.
 func TestServerBecomesReadOnly(t *testing.T) {
 	server := ownServer(t, nil)
 	pool := untapped(t, server.URL())
@@ -366,8 +363,8 @@ func waitUntilQuiet(t *testing.T, pool *pgxpool.Pool) {
 }
 
 // Whatever the pool's configuration is made for, the worker's own connections work: with handlers of notifications,
-// which keep
-// them from who waits for them; without a cache of descriptions; and with what is done before and after a connect.
+// which keep them from who waits for them; without a cache of descriptions; and with what is done before and after a
+// connect.
 func TestPoolWithHooks(t *testing.T) {
 	driver.SleepUntilNotified(t)
 	cfg, err := pgxpool.ParseConfig(testdb.URL(t))
@@ -418,8 +415,7 @@ func TestManySilentAddresses(t *testing.T) {
 }
 
 // A crash may forget a claim, and hand out its number again, while the handler of the first attempt still runs: the two
-// don't
-// get into each other's way.
+// don't get into each other's way.
 func TestReceiptGivenTwice(t *testing.T) {
 	pool := testdb.New(t)
 	started := make(chan int64, 2)
@@ -491,8 +487,7 @@ func TestFailureThatIsRefused(t *testing.T) {
 }
 
 // The answer of a claim is lost beside a handler that runs for long: what the claim has taken is given back at once,
-// and the
-// long attempt goes on.
+// and the long attempt goes on.
 func TestLostClaimBesideALongHandler(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	admin := testdb.Connect(t, databaseURL)
@@ -617,8 +612,7 @@ func TestPromotionBesideMaintenance(t *testing.T) {
 }
 
 // A claim hangs with its backend, and holds the registration under which it was made: others are claimed under another
-// one,
-// and at the end of the worker all but that is given back.
+// one, and at the end of the worker all but that is given back.
 func TestStopBesideAHangingClaim(t *testing.T) {
 	driver.SetCallTimeouts(t, 5*time.Second, 5*time.Second)
 	driver.SetTimeouts(t, time.Minute, time.Minute, 8*time.Second)
@@ -671,8 +665,7 @@ func TestLockedQueueWithALongWait(t *testing.T) {
 }
 
 // A claim hangs with its backend, nobody can cancel it, and it is committed long after the worker has given it up: what
-// it
-// takes is given back all the same, beside a handler of the same registration that goes on.
+// it takes is given back all the same, beside a handler of the same registration that goes on.
 func TestClaimThatIsCommittedLate(t *testing.T) {
 	driver.SetCallTimeouts(t, 5*time.Second, 5*time.Second)
 	databaseURL := testdb.URL(t)

@@ -128,8 +128,7 @@ func damage(t *testing.T, databaseURL, relation string, page int) (halted func()
 }
 
 // A job that the server can't read, because a page is damaged, is in the middle of a queue: those before it run, the
-// log says what
-// the server says, and the ways that the manual gives past it work.
+// log says what the server says, and the ways that the manual gives past it work.
 func TestJobThatTheServerCannotRead(t *testing.T) {
 	for name, c := range map[string]struct {
 		relation string

@@ -11,15 +11,13 @@ import (
 )
 
 // Snooze returns an error for a handler to return: the job runs again after a delay of 0 to 10 years, and the attempt
-// does
-// not count.
+// does not count.
 func Snooze(delay time.Duration) error {
 	return &verdict{outcome: snoozed, delay: delay, text: fmt.Sprintf("snooze for %s", delay)}
 }
 
 // Discard returns an error for a handler to return: the job ends as failed, whatever attempts are left, or as dead
-// where
-// its queue keeps dead letters.
+// where its queue keeps dead letters.
 func Discard(err error) error {
 	return &verdict{outcome: discarded, err: err, text: "discarded"}
 }
@@ -34,8 +32,7 @@ func Cancel(reason string) error {
 }
 
 // RetryAfter returns an error for a handler to return: the attempt fails, but the next one, if any is left, comes after
-// a
-// delay of 0 to 10 years, whatever the queue's backoff is.
+// a delay of 0 to 10 years, whatever the queue's backoff is.
 func RetryAfter(delay time.Duration, err error) error {
 	return &verdict{outcome: failed, delay: delay, err: err, text: fmt.Sprintf("retry after %s", delay)}
 }
@@ -58,9 +55,8 @@ func (v *verdict) Error() string {
 func (v *verdict) Unwrap() error { return v.err }
 
 // Outcome says what becomes of an attempt whose handler returns err, in the words of [QueueStats]: "completed",
-// "failed",
-// "snoozed", "discarded" or "cancelled"; and what went wrong: err itself, or what [Discard] or [RetryAfter] was given,
-// nil
+// "failed", "snoozed", "discarded" or "cancelled"; and what went wrong: err itself, or what [Discard] or [RetryAfter]
+// was given, nil
 // when nothing did. It is for [Middleware].
 func Outcome(err error) (outcome string, cause error) {
 	v, ok := errors.AsType[*verdict](err)
@@ -81,8 +77,7 @@ func Outcome(err error) (outcome string, cause error) {
 }
 
 // judge turns what the handler of a job has returned into an answer. Errors and outputs are the handler's own types,
-// whose
-// methods may panic: then the attempt has failed.
+// whose methods may panic: then the attempt has failed.
 func judge(ctx context.Context, log *slog.Logger, a *attempt, job *RawJob, err error) (result answer) {
 	decided := false
 	defer func() {

@@ -80,8 +80,7 @@ type panickingChain struct{ error }
 func (panickingChain) Unwrap() error { panic("ouch") }
 
 // What a handler returns, or leaves as its output, is of its own types, whose methods may panic: that fails the
-// attempt, and
-// not the process.
+// attempt, and not the process.
 func TestWhatAHandlerReturnsPanics(t *testing.T) {
 	pool := testdb.New(t)
 	runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {

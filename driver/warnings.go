@@ -15,8 +15,7 @@ const (
 )
 
 // trouble logs what goes wrong again and again: the first error, then one a minute, however often it is over meanwhile;
-// and
-// its end, if its begin was logged.
+// and its end, if its begin was logged.
 type trouble struct {
 	log     *slog.Logger
 	what    string
@@ -40,8 +39,7 @@ func (t *trouble) report(ctx context.Context, err error, args ...any) {
 }
 
 // warnings logs what happens to one job after another: one record a minute for each cause, and for no more than
-// maxCauses
-// causes. It is safe for concurrent use, and ready to use.
+// maxCauses causes. It is safe for concurrent use, and ready to use.
 type warnings struct {
 	mu      sync.Mutex
 	causes  map[string]*cause

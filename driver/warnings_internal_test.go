@@ -55,8 +55,7 @@ func TestTroubleThatComesAndGoes(t *testing.T) {
 }
 
 // What happens to one job after the other is warned of once a minute for each cause. Of a million causes, kinds without
-// a
-// handler say, ten are told apart, and no others are kept.
+// a handler say, ten are told apart, and no others are kept.
 func TestManyWarnings(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer

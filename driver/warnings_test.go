@@ -24,8 +24,7 @@ func assertRare(t *testing.T, log, text string, began time.Time) {
 }
 
 // Hundreds of kinds that a worker does not know, a hundred answers that the server refuses, a hundred leases that end
-// at
-// once: the log stays short.
+// at once: the log stays short.
 func TestManyUnknownKinds(t *testing.T) {
 	pool := testdb.New(t)
 	began := time.Now()

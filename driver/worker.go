@@ -65,8 +65,7 @@ type WorkerConfig struct {
 	// heartbeats as it.
 	MemberOf string
 	// HeartbeatEvery is how often the worker says that it is alive, more than 0; 10 s by default, or a third of Lease
-	// where that is
-	// less. It must be shorter than the lease, that of each queue where Lease is not given.
+	// where that is less. It must be shorter than the lease, that of each queue where Lease is not given.
 	HeartbeatEvery time.Duration
 	// StopTimeout is how long running handlers may go on when the worker is stopped, before their contexts end; 30 s by
 	// default, negative for not at all.
@@ -88,13 +87,11 @@ type QueueConfig struct {
 	// Name is the name of the queue, 1 to 200 characters.
 	Name string
 	// Slots is how many handlers of this queue's jobs run at once, 1 to 10,000; by default, and never more than, as
-	// many as
-	// the worker has.
+	// many as the worker has.
 	Slots int
 	// Weight is the queue's share of the worker's slots when there are more jobs than slots, beside those of the other
-	// queues
-	// that have jobs, 1 to 1,000; 1 by default. What one queue does not need the others use, so that a slot may be
-	// taken by
+	// queues that have jobs, 1 to 1,000; 1 by default. What one queue does not need the others use, so that a slot may
+	// be taken by
 	// another queue's job, until that ends.
 	Weight int
 }
@@ -186,11 +183,9 @@ type Worker struct {
 // NewWorker returns a worker, or an error when the configuration is not possible.
 //
 // The worker takes three connections of its own, beyond the pool's maximum, made as the pool makes its own: to claim,
-// to
-// answer, and to send heartbeats and listen. So it works on when its handlers, or others, have exhausted the pool;
-// maintenance,
-// [RawJob.SetProgress] and [RawJob.Extend] wait for the pool. Behind a proxy (pgbouncer, say) it does not listen, but
-// polls, and none of its connections prepares statements or relies on a session.
+// to answer, and to send heartbeats and listen. So it works on when its handlers, or others, have exhausted the pool;
+// maintenance, [RawJob.SetProgress] and [RawJob.Extend] wait for the pool. Behind a proxy (pgbouncer, say) it does not
+// listen, but polls, and none of its connections prepares statements or relies on a session.
 func NewWorker(pool *pgxpool.Pool, handlers *Handlers, cfg WorkerConfig) (*Worker, error) {
 	cfg = cfg.WithDefaults()
 	if err := cfg.validate(); err != nil {
@@ -223,15 +218,12 @@ func (w *Worker) Stats() []QueueStats {
 
 // Run works until the context is cancelled and everything is wound up. Then it claims nothing more, lets the running
 // handlers finish (a soft stop), ends their contexts when StopTimeout is over (a hard stop), sends the last answers,
-// and
-// gives back what is still open: those attempts do not count. It returns nil, or an error when it could not start,
-// because
-// the server has refused it, or not wind up as it should: what it could not give back runs again when its lease is
-// over.
+// and gives back what is still open: those attempts do not count. It returns nil, or an error when it could not start,
+// because the server has refused it, or not wind up as it should: what it could not give back runs again when its lease
+// is over.
 //
 // While it works it gets over a server that goes away and comes back, also if it is not there at first. A worker may be
-// run
-// again, also while it runs.
+// run again, also while it runs.
 func (w *Worker) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -321,8 +313,7 @@ func (w *Worker) Run(ctx context.Context) error {
 }
 
 // RunUntilSignal is [Worker.Run] until a signal comes, too: by default [os.Interrupt] or SIGTERM. The first one is a
-// soft
-// stop, a second one a hard stop, and from the third on signals do what they do without it.
+// soft stop, a second one a hard stop, and from the third on signals do what they do without it.
 func (w *Worker) RunUntilSignal(ctx context.Context, signals ...os.Signal) error {
 	if len(signals) == 0 {
 		signals = []os.Signal{os.Interrupt, syscall.SIGTERM}
@@ -482,8 +473,7 @@ func (r *run) answerAtOnce(q *queue, result answer) {
 }
 
 // waitForHandlers returns when all handlers have returned, or when they had all the time that they may have. It returns
-// how
-// many are still running.
+// how many are still running.
 func (r *run) waitForHandlers() (abandoned int64) {
 	done := make(chan struct{})
 	go func() {

@@ -417,8 +417,7 @@ func TestServerCutsAllConnections(t *testing.T) {
 }
 
 // The connection is cut after the server has committed a claim, but before the worker has read it. Nobody knows of
-// these
-// jobs, and the worker's heartbeats would keep them alive: it must give them back while it works on.
+// these jobs, and the worker's heartbeats would keep them alive: it must give them back while it works on.
 func TestClaimWhoseAnswerIsLost(t *testing.T) {
 	// The ways in which a worker's connections run queries.
 	for _, mode := range []string{"cache_describe", "exec", "simple_protocol"} {

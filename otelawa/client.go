@@ -20,18 +20,15 @@ import (
 // safe for concurrent use.
 //
 // Each such call is a span "send <queue>" of kind PRODUCER (a batch for several queues: "send"). Its context goes into
-// the metadata of the job, beside the
-// caller's own keys, so the metadata has to encode to a JSON object, or be nil: otherwise the call fails before
-// anything is
+// the metadata of the job, beside the caller's own keys, so the metadata has to encode to a JSON object, or be nil:
+// otherwise the call fails before anything is
 // sent. If the metadata has one of the propagator's keys already, as that of a job that is handed on does, it stays as
-// it
-// is, and so does the job's trace; the span is of kind CLIENT then, and linked to that context. See "Producer spans" in
-// https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/.
+// it is, and so does the job's trace; the span is of kind CLIENT then, and linked to that context. See "Producer spans"
+// in https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/.
 //
 // A call also counts its jobs in messaging.client.sent.messages, with an error.type if it failed, and its time in
 // messaging.client.operation.duration. In a transaction of the caller's they count when the server has taken them,
-// whether
-// that commits or not.
+// whether that commits or not.
 type Client struct {
 	*driver.Client
 	tracer     trace.Tracer
@@ -63,8 +60,7 @@ func (c *Client) Enqueue(ctx context.Context, args driver.Args, opts driver.Enqu
 }
 
 // EnqueueTx is [driver.Client.EnqueueTx], inside the caller's transaction, in a span. It returns the job's id, which is
-// the
-// span's messaging.message.id.
+// the span's messaging.message.id.
 func (c *Client) EnqueueTx(ctx context.Context, tx driver.DBTX, args driver.Args, opts driver.EnqueueOptions) (id int64, err error) {
 	err = c.send(ctx, args.Kind(), 1, opts, func(ctx context.Context, opts driver.EnqueueOptions) (int64, bool, error) {
 		id, err = c.Client.EnqueueTx(ctx, tx, args, opts)
@@ -74,8 +70,7 @@ func (c *Client) EnqueueTx(ctx context.Context, tx driver.DBTX, args driver.Args
 }
 
 // EnqueueMany is [driver.Client.EnqueueMany] in a span: one for all jobs, which have their metadata in common, so it is
-// the
-// parent of all their handlers' spans. It returns the jobs' ids. When there are several, the span has no
+// the parent of all their handlers' spans. It returns the jobs' ids. When there are several, the span has no
 // messaging.message.id, but a messaging.batch.message_count: see "Batch publishing without Create spans" in
 // https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/.
 func (c *Client) EnqueueMany(ctx context.Context, args []driver.Args, opts driver.EnqueueOptions) ([]int64, error) {
@@ -92,10 +87,8 @@ func (c *Client) EnqueueManyTx(ctx context.Context, tx driver.DBTX, args []drive
 }
 
 // EnqueueUnique is [driver.Client.EnqueueUnique] in a span. It returns the job's id, and whether it is a new one. If it
-// is
-// not, nothing was sent: the span says awa.job.duplicate, the job keeps the context of the span in which it was
-// enqueued,
-// and it does not count as sent.
+// is not, nothing was sent: the span says awa.job.duplicate, the job keeps the context of the span in which it was
+// enqueued, and it does not count as sent.
 func (c *Client) EnqueueUnique(ctx context.Context, args driver.Args, unique driver.UniqueOptions, opts driver.EnqueueOptions) (id int64, inserted bool, err error) {
 	err = c.send(ctx, args.Kind(), 1, opts, func(ctx context.Context, opts driver.EnqueueOptions) (int64, bool, error) {
 		id, inserted, err = c.Client.EnqueueUnique(ctx, args, unique, opts)
@@ -115,13 +108,11 @@ func (c *Client) EnqueueUniqueTx(ctx context.Context, tx driver.DBTX, args drive
 }
 
 // EnqueueBatch is [driver.Client.EnqueueBatch] in a span: one for all jobs, as in [Client.EnqueueMany]. It is "send
-// <queue>"
-// where all have the same queue, otherwise "send", without a destination; so with their kind. Each job's metadata is
-// treated
+// <queue>" where all have the same queue, otherwise "send", without a destination; so with their kind. Each job's
+// metadata is treated
 // by itself: one that is handed on keeps its context, to which the span is linked, and the span is of kind CLIENT only
-// if all
-// are. Jobs that are not new are left as they are, and do not count as sent; the span says awa.job.duplicate when none
-// is new.
+// if all are. Jobs that are not new are left as they are, and do not count as sent; the span says awa.job.duplicate
+// when none is new.
 func (c *Client) EnqueueBatch(ctx context.Context, jobs []driver.BatchJob) ([]driver.BatchResult, error) {
 	return c.sendBatch(ctx, jobs, c.Client.EnqueueBatch)
 }

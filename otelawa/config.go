@@ -1,12 +1,9 @@
 // Package otelawa traces and measures jobs of Awa with OpenTelemetry. It is a module of its own, so that the driver
-// does
-// not depend on OpenTelemetry.
+// does not depend on OpenTelemetry.
 //
 // A [Client] enqueues jobs, each call in a span, and puts the context of that span into the jobs' metadata.
-// [Middleware]
-// takes it from there, and runs the handler in a span that continues the caller's trace, in every attempt.
-// [ObserveWorker]
-// exports what a worker counts.
+// [Middleware] takes it from there, and runs the handler in a span that continues the caller's trace, in every attempt.
+// [ObserveWorker] exports what a worker counts.
 //
 // Spans and metrics are those of the semantic conventions for messaging, version 1.43.0, which are still in
 // development:
@@ -21,8 +18,7 @@
 //	awa.job.outcome    string   what became of an attempt, on the spans of workers and on awa.worker.jobs
 //
 // An error is the span's status, and its error.type, of the span as of its metrics, is the SQLSTATE if the error came
-// from
-// the server, "timeout" for [driver.ErrTimeout], and otherwise what [semconv.ErrorType] says.
+// from the server, "timeout" for [driver.ErrTimeout], and otherwise what [semconv.ErrorType] says.
 package otelawa
 
 import (
@@ -42,16 +38,14 @@ type Config struct {
 	// MeterProvider makes the metrics; [otel.GetMeterProvider] by default.
 	MeterProvider metric.MeterProvider
 	// Propagator puts the context of a trace into the metadata of jobs, and takes it from there: each of its fields is
-	// a key
-	// whose value is a string. [propagation.TraceContext] by default, not the global one, so that producers and workers
-	// agree
+	// a key whose value is a string. [propagation.TraceContext] by default, not the global one, so that producers and
+	// workers agree
 	// in every program and language: traceparent and tracestate, as https://www.w3.org/TR/trace-context/ has them.
 	Propagator propagation.TextMapPropagator
 }
 
 // WithDefaults returns the configuration with its zero values replaced by the defaults. The functions of this package
-// do
-// so themselves.
+// do so themselves.
 func (c Config) WithDefaults() Config {
 	c.TracerProvider = cmp.Or(c.TracerProvider, otel.GetTracerProvider())
 	c.MeterProvider = cmp.Or(c.MeterProvider, otel.GetMeterProvider())

@@ -16,22 +16,19 @@ import (
 // [driver.WorkerConfig], so that what others do is in its span.
 //
 // Each attempt is a span "process <queue>" of kind CONSUMER. The handler gets its context. Its parent is the span in
-// which
-// the job was enqueued, however long ago that was, so that the trace of the caller goes on in the handler; the
-// conventions
-// leave that choice for single messages. As they want it, the span is linked to that context, too, and to the span in
-// which
+// which the job was enqueued, however long ago that was, so that the trace of the caller goes on in the handler; the
+// conventions leave that choice for single messages. As they want it, the span is linked to that context, too, and to
+// the span in which
 // the worker runs, if any: see "Consumer spans" in
 // https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/. A job without such a context, or with
-// something
-// else in its place, begins a trace, or is a child of the span in which the worker runs.
+// something else in its place, begins a trace, or is a child of the span in which the worker runs.
 //
 // A panic of the handler, or of other middleware, becomes a [*driver.PanicError], and is an event of the span, with its
 // stack: https://opentelemetry.io/docs/specs/semconv/exceptions/exceptions-spans/.
 //
 // An attempt counts in messaging.client.consumed.messages, and its time in messaging.process.duration, with an
-// error.type
-// if something went wrong: a job that is snoozed or cancelled by its handler is no error, see [driver.Outcome].
+// error.type if something went wrong: a job that is snoozed or cancelled by its handler is no error, see
+// [driver.Outcome].
 func Middleware(cfg Config) driver.Middleware {
 	cfg = cfg.WithDefaults()
 	tracer, meter := cfg.tracer(), cfg.meter()

@@ -37,8 +37,7 @@ type operation struct {
 }
 
 // begin begins an operation, and returns the context of its span. The queue and the kind are empty where the jobs have
-// none
-// in common.
+// none in common.
 func begin(ctx context.Context, tracer trace.Tracer, operationType attribute.KeyValue, queue, kind string, opts ...trace.SpanStartOption) (context.Context, *operation) {
 	name := operationType.Value.AsString()
 	op := &operation{begun: time.Now(), attributes: append([]attribute.KeyValue{system, semconv.MessagingOperationName(name), operationType}, jobAttributes(queue, kind)...)}

@@ -11,8 +11,7 @@ import (
 )
 
 // ObserveWorker exports what [driver.Worker.Stats] counts, by messaging.destination.name, the queue. It returns what
-// ends
-// that when it is unregistered, or an error when the SDK has refused something. The metrics are in no convention:
+// ends that when it is unregistered, or an error when the SDK has refused something. The metrics are in no convention:
 //
 //	awa.worker.claimed  counter          attempts that the worker has claimed
 //	awa.worker.jobs     counter          attempts that have ended, by awa.job.outcome: completed, failed, snoozed,

@@ -86,8 +86,7 @@ func TestClaimWaitsForABoundedTime(t *testing.T) {
 }
 
 // A client that sends a claim and never reads the answer keeps the queue's lock until the server could send all of it.
-// The byte
-// budget makes that so small that it always can; jobs of a megabyte stop the queue, and the others say so.
+// The byte budget makes that so small that it always can; jobs of a megabyte stop the queue, and the others say so.
 func TestClientThatNeverReads(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -134,8 +133,7 @@ func TestClientThatNeverReads(t *testing.T) {
 }
 
 // What a claim reads does not grow with what was claimed before it. A second lower bound beside the row comparison
-// would make it begin at the beginning
-// of the lane; late commits as a list would make it a filter over all of the lane.
+// would make it begin at the beginning of the lane; late commits as a list would make it a filter over all of the lane.
 func TestClaimReadsNoHistory(t *testing.T) {
 	d := newDatabase(t)
 	s, late, other := d.session(), d.session(), d.session()
@@ -394,8 +392,7 @@ func TestHeadBehindAnOpenEnqueue(t *testing.T) {
 }
 
 // At constant overload by jobs of priority 1, nine of ten, those of priority 4 finish within four aging intervals. Time
-// is
-// what the test makes of it: a tenth of an interval for each claim.
+// is what the test makes of it: a tenth of an interval for each claim.
 func TestAgingUnderOverload(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()

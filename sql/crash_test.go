@@ -14,8 +14,7 @@ import (
 )
 
 // A claim that does not wait for the disk may be forgotten by a crash. Then its jobs come again: the answers of the
-// workers of before
-// are refused, what was answered stays answered, and what was enqueued is there.
+// workers of before are refused, what was answered stays answered, and what was enqueued is there.
 func TestCrash(t *testing.T) {
 	server, err := pgserver.Start(t.Context(), pgserver.Config{Settings: map[string]string{
 		"wal_writer_delay": "10s", // what nobody waits for is not written before the crash

@@ -55,8 +55,7 @@ func (s *session) promote() int64 {
 }
 
 // A sweep that is cut off, by a statement_timeout say, is not begun again at once: the pause doubles, and what is due
-// is promoted meanwhile. It
-// goes on in smaller pieces, which find late commits of any age.
+// is promoted meanwhile. It goes on in smaller pieces, which find late commits of any age.
 func TestSweepThatIsCutOff(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()

@@ -188,8 +188,7 @@ func TestForcedDropQueueWaitsBeforeItDecides(t *testing.T) {
 }
 
 // A queue that is configured, or paused, in an open transaction can't be dropped meanwhile; nor is one configured that
-// is being dropped: its settings
-// would be those of the next queue of that name.
+// is being dropped: its settings would be those of the next queue of that name.
 func TestDropQueueBesideOpenSettings(t *testing.T) {
 	for _, call := range []string{`select awa.configure_queue('q', '{"lease": "13 seconds"}')`, "select awa.pause_queue('q')"} {
 		for _, configured := range []bool{false, true} {

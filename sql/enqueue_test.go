@@ -201,8 +201,7 @@ func TestNotificationsByTheClockAndTheSettings(t *testing.T) {
 }
 
 // A listener that stays in a transaction fills the server's queue of notifications. That keeps nobody from enqueuing,
-// and is named; when the
-// listener has gone, maintenance empties the queue. That of older servers takes 4 GB to fill.
+// and is named; when the listener has gone, maintenance empties the queue. That of older servers takes 4 GB to fill.
 func TestFullNotificationQueue(t *testing.T) {
 	binaries, err := pgserver.FindBinaries(t.Context(), "")
 	require.NoError(t, err)

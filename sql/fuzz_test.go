@@ -58,8 +58,8 @@ type fuzzer struct {
 }
 
 // Whatever a caller passes, a function either does what it should or refuses it with an SQLSTATE that is documented,
-// and the books balance. An overflow, a failed cast, a violated
-// constraint would tell the caller about the inside of a function, and nothing about what to pass.
+// and the books balance. An overflow, a failed cast, a violated constraint would tell the caller about the inside of a
+// function, and nothing about what to pass.
 func TestFuzzArguments(t *testing.T) {
 	seed := *fuzzSeed
 	if seed == 0 {

@@ -9,8 +9,7 @@ import (
 )
 
 // later moves all that the rescue of attempts goes by into the past: as if so much time had gone by, in which nobody
-// did anything. A negative
-// span is a clock that was set back.
+// did anything. A negative span is a clock that was set back.
 func (s *session) later(span time.Duration) {
 	s.Helper()
 	for _, sql := range []string{

@@ -441,8 +441,8 @@ func TestInstallBesideAnotherOwner(t *testing.T) {
 }
 
 // A database need not be in UTF-8: the installer warns, and all works with the characters that there are. What the
-// encoding lacks is refused before it reaches any
-// function, and an attempt that cannot be answered so is rescued, counted.
+// encoding lacks is refused before it reaches any function, and an attempt that cannot be answered so is rescued,
+// counted.
 func TestDatabaseInAnotherEncoding(t *testing.T) {
 	server := newServer(t)
 	admin := database{t, server.URL()}.session()

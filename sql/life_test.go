@@ -144,8 +144,7 @@ func (s *session) refuses(j claimed) {
 }
 
 // balanced checks the books: each job once, the counts those of the jobs, each unique key with its job, if that is in
-// one of the states that hold it by default. Once more when
-// all that has come to pass is counted into the rollups.
+// one of the states that hold it by default. Once more when all that has come to pass is counted into the rollups.
 func (s *session) balanced() {
 	s.Helper()
 	for range 2 {

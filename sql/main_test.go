@@ -1,6 +1,5 @@
 // Package sql_test does what needs more than one session: it forces each interleaving that the engine relies on, step
-// by step,
-// and then many of them at random. What one session can show is in pgtap/.
+// by step, and then many of them at random. What one session can show is in pgtap/.
 package sql_test
 
 import (

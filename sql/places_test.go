@@ -95,8 +95,7 @@ func TestWhatWasCleanedIsFinishedFirst(t *testing.T) {
 
 // While somebody keeps an old snapshot, a segment can't be truncated, and claims would have to pass over what was
 // carried: so much is not carried. A mere lock keeps only the truncation. And where readers come and go, it is cleaned
-// all the
-// same.
+// all the same.
 func TestMuchIsNotCarriedBesideALongReader(t *testing.T) {
 	d := newDatabase(t)
 	readers, s := []*session{d.session(), d.session()}, d.session()

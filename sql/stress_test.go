@@ -107,8 +107,8 @@ type client struct {
 var stressQueues = []string{"a", "b", "c", "often paused"}
 
 // Nothing is lost, nothing comes twice, nothing comes out of thin air, and the books balance: 24 producers, 6 workers,
-// 4 operators and maintenance, with everything
-// at random that a client may do, while the segments turn every few hundred jobs.
+// 4 operators and maintenance, with everything at random that a client may do, while the segments turn every few
+// hundred jobs.
 func TestStress(t *testing.T) {
 	seed := *stressSeed
 	if seed == 0 {

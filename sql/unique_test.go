@@ -304,8 +304,8 @@ func TestUniqueProducerBesideAnOpenRetry(t *testing.T) {
 }
 
 // A job that let go of its key when it began to run takes it again when it has to wait. A producer that is about to
-// take it, in a transaction that stays open, keeps it, and
-// holds up nobody: neither the worker's answer, nor rescue, nor the promoter, nor a claim.
+// take it, in a transaction that stays open, keeps it, and holds up nobody: neither the worker's answer, nor rescue,
+// nor the promoter, nor a claim.
 func TestKeysAreTakenAgainWithoutWaiting(t *testing.T) {
 	for name, back := range map[string]func(s *session, j claimed){
 		"fail":    func(s *session, j claimed) { s.exec("select awa.fail($1, $2, 'error', '0')", j.JobID, j.Receipt) },
@@ -394,8 +394,8 @@ func TestKeyPassesOnOnlyFromWhoLetsGo(t *testing.T) {
 }
 
 // A cancel of the holder that somebody else commits is no cancel of the producer's own: the producer takes the key, and
-// who comes next finds it taken. The producer is held up between
-// its looks at the key and at the jobs that have ended, if there are two.
+// who comes next finds it taken. The producer is held up between its looks at the key and at the jobs that have ended,
+// if there are two.
 func TestCancelThatCommitsBesideAUniqueProducer(t *testing.T) {
 	d := newDatabase(t)
 	a, b, canceller, locker, watcher := d.session(), d.session(), d.session(), d.session(), d.session()

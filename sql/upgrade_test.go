@@ -224,9 +224,8 @@ func detail(err error) string {
 }
 
 // The longest wait of an answer beside an upgrade that changes hot tables and views, under load, with readers of which
-// some stay for a second. Shown for the documentation; the test
-// is satisfied when one of a few upgrades kept to a second, since a machine that is busy otherwise has waits of its
-// own.
+// some stay for a second. Shown for the documentation; the test is satisfied when one of a few upgrades kept to a
+// second, since a machine that is busy otherwise has waits of its own.
 func TestUpgradeUnderLoad(t *testing.T) {
 	var best time.Duration
 	for round := range 5 {

@@ -1,7 +1,6 @@
 // Command driver measures the Go worker as it is by default, with handlers that do nothing: jobs per second, how soon a
-// job
-// is picked up, and how much of the processors the driver takes. Give it a database of its own, freshly migrated, on
-// this
+// job is picked up, and how much of the processors the driver takes. Give it a database of its own, freshly migrated,
+// on this
 // machine.
 package main
 

@@ -10,8 +10,8 @@ import (
 )
 
 // compareDefinitions compares what the server keeps no text of, but only parsed: views, and functions in standard SQL.
-// What it makes of this program's text
-// it shows in a transaction that is rolled back. Nothing is planned or run: that might call what it looks at.
+// What it makes of this program's text it shows in a transaction that is rolled back. Nothing is planned or run: that
+// might call what it looks at.
 func (d *doctor) compareDefinitions(ctx context.Context) (same bool) {
 	same = true
 	compare := func(topic, subject, create, installed, temporary, definition string) bool {

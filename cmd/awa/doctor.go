@@ -84,8 +84,8 @@ type sources struct {
 }
 
 // doctor examines an installation. It changes nothing. What is in the schema may hold code of those who may change it:
-// so it compares the catalog with what this
-// program installs, and does what reads tables or calls functions with the rights of the schema's owner or its readers.
+// so it compares the catalog with what this program installs, and does what reads tables or calls functions with the
+// rights of the schema's owner or its readers.
 // See runInside.
 type doctor struct {
 	src       *install.Sources

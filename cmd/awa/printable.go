@@ -8,9 +8,8 @@ import (
 )
 
 // printable passes text on with everything escaped that a terminal may take for a command, or that reorders a line:
-// names,
-// errors and arguments are whatever a producer has made them. The escapes are those of JSON, and \xff for what is no
-// UTF-8.
+// names, errors and arguments are whatever a producer has made them. The escapes are those of JSON, and \xff for what
+// is no UTF-8.
 type printable struct{ w io.Writer }
 
 func (p printable) Write(b []byte) (int, error) {

@@ -44,8 +44,7 @@ func TestPrintable(t *testing.T) {
 }
 
 // Names, errors and arguments that producers, workers and other sessions choose reach no terminal as they are,
-// whichever
-// command prints them.
+// whichever command prints them.
 func TestNothingMovesTheCursor(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	admin := testdb.Connect(t, databaseURL)

@@ -24,8 +24,7 @@ func set[T any](t *testing.T, variable *T, value T) {
 }
 
 // assertNothingLeft looks for what a self-test may leave. The server takes a moment to end the sessions whose clients
-// have
-// gone.
+// have gone.
 func assertNothingLeft(t *testing.T, db *pgx.Conn) {
 	t.Helper()
 	var left []string

@@ -43,9 +43,8 @@ const (
 )
 
 // killDelay is how long CMD may take to end after SIGTERM, and its children to close its output after it has ended. It
-// has
-// to be shorter than the 5 s for which the driver waits for handlers whose contexts have ended: who is still there when
-// awa ends is not killed by anybody. A variable for the sake of tests.
+// has to be shorter than the 5 s for which the driver waits for handlers whose contexts have ended: who is still there
+// when awa ends is not killed by anybody. A variable for the sake of tests.
 var killDelay = 3 * time.Second
 
 func runWork(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -267,8 +266,7 @@ var (
 )
 
 // isJSONB says whether jsonb takes the text. It is stricter than JSON: no NUL, no half of a surrogate pair, and numbers
-// have
-// to be numeric.
+// have to be numeric.
 func isJSONB(text []byte) bool {
 	if !json.Valid(text) || !utf8.Valid(text) {
 		return false
@@ -316,8 +314,7 @@ func shortenError(_ []string, attr slog.Attr) slog.Attr {
 }
 
 // limitedWriter keeps what is written to it, and refuses what is more than maxOutput. Then exec.Cmd reads no more, and
-// CMD
-// gets SIGPIPE when it writes on.
+// CMD gets SIGPIPE when it writes on.
 type limitedWriter struct {
 	kept bytes.Buffer
 	full bool

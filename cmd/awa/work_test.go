@@ -140,8 +140,7 @@ func waitForJob(t *testing.T, pool *pgxpool.Pool, id int64, state string) (job d
 }
 
 // lifeline is a FIFO that a CMD opens as $FIFO, to say that it runs. It is closed when the CMD and all that has
-// inherited it
-// are dead.
+// inherited it are dead.
 type lifeline struct{ opened, closed chan struct{} }
 
 func newLifeline(t *testing.T) lifeline {

@@ -1,16 +1,12 @@
 // Package awatest helps to test programs that use Awa: it gives each test a database of its own, says what was
-// enqueued,
-// runs one job in the test's own goroutine, and lets time pass for jobs that wait for it.
+// enqueued, runs one job in the test's own goroutine, and lets time pass for jobs that wait for it.
 //
 // The databases are in the server that the environment variable AWA_TEST_DATABASE_URL names, whose role must be allowed
-// to
-// create databases. When it is not set they are in a private server, which the test binary starts when a test first
-// needs
-// it: for that PostgreSQL 15 or newer has to be installed (AWA_PG_BINDIR names the directory of its programs, if they
-// are in
+// to create databases. When it is not set they are in a private server, which the test binary starts when a test first
+// needs it: for that PostgreSQL 15 or newer has to be installed (AWA_PG_BINDIR names the directory of its programs, if
+// they are in
 // none of the usual ones), and [Main] to be called. Databases are clones of a template (awa_template_...), which stays
-// on a
-// server that stays.
+// on a server that stays.
 package awatest
 
 import (
@@ -75,8 +71,7 @@ func RequireEnqueued[T driver.Args](t testing.TB, db driver.DBTX, where ...func(
 }
 
 // RequireNotEnqueued ends the test if a job of T's kind waits to be run, now or later, for which where, if given,
-// returns
-// true.
+// returns true.
 func RequireNotEnqueued[T driver.Args](t testing.TB, db driver.DBTX, where ...func(Enqueued[T]) bool) {
 	t.Helper()
 	if jobs := enqueued(t, db, where); len(jobs) > 0 {
@@ -152,8 +147,7 @@ type Worked struct {
 
 // Work runs the next job that is ready in the queues of the configuration, in the test's goroutine, as a worker of that
 // configuration would: with its middleware, and an answer to the server. It ends the test when no job is ready. A
-// handler
-// that fails does not: see [Worked]. The log goes to the test's output, unless the configuration has a logger.
+// handler that fails does not: see [Worked]. The log goes to the test's output, unless the configuration has a logger.
 func Work(t testing.TB, pool *pgxpool.Pool, handlers *driver.Handlers, cfg driver.WorkerConfig) Worked {
 	t.Helper()
 	if cfg.Logger == nil {
@@ -185,8 +179,7 @@ func queueNames(cfg driver.WorkerConfig) (names []string) {
 }
 
 // Travel lets time pass for the jobs that are scheduled or retryable: they are due by so much earlier, and those that
-// are
-// due now become available. Time stands still for everything else. It needs the role that has installed Awa, or a
+// are due now become available. Time stands still for everything else. It needs the role that has installed Awa, or a
 // superuser.
 func Travel(t testing.TB, pool *pgxpool.Pool, by time.Duration) {
 	t.Helper()

@@ -11,8 +11,7 @@ import (
 )
 
 // ErrUnreadable says that a URL is not one, or that it can be read in more than one way. It says nothing of the URL:
-// any part of
-// it may be the password, or a piece of that.
+// any part of it may be the password, or a piece of that.
 var ErrUnreadable = errors.New("the database URL can't be read")
 
 var parameterPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
@@ -36,9 +35,8 @@ func hosts(cfg *pgx.ConnConfig) (hosts []string) {
 }
 
 // Parse is [pgx.ParseConfig], with errors that hold nothing of the URL. It refuses what pgx takes, but not as it was
-// meant: a
-// password with a @ or / that is not encoded, say, would become the host's name, which errors tell. The connection is
-// in UTF-8, as all that Go writes, whatever the URL says.
+// meant: a password with a @ or / that is not encoded, say, would become the host's name, which errors tell. The
+// connection is in UTF-8, as all that Go writes, whatever the URL says.
 func Parse(databaseURL string) (*pgx.ConnConfig, error) {
 	for _, scheme := range []string{"postgres://", "postgresql://"} {
 		rest, ok := strings.CutPrefix(databaseURL, scheme)

@@ -51,8 +51,7 @@ func (s *Sources) Install(ctx context.Context, conn *pgx.Conn, o Options) (r Res
 }
 
 // run runs a block in a transaction of its own, and reads what it left in a setting. All of it goes by the simple
-// protocol: nothing is prepared, and no
-// parameter's type is guessed.
+// protocol: nothing is prepared, and no parameter's type is guessed.
 func run(ctx context.Context, conn *pgx.Conn, o Options, text, setting string, result any) error {
 	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 	var settings strings.Builder

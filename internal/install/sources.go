@@ -96,8 +96,7 @@ func Embedded() (*Sources, error) {
 }
 
 // Load reads migrations and a code package, both in the form that tern reads, and takes them apart. It knows no more of
-// SQL than the files need; tests
-// compare what it finds with what a server makes of them.
+// SQL than the files need; tests compare what it finds with what a server makes of them.
 func Load(migrations, functions fs.FS) (*Sources, error) {
 	s := &Sources{Functions: []Function{}, Relations: []Relation{}, Triggers: []Trigger{}, Grants: []Grant{}, Roles: roles}
 	names, err := migrate.FindMigrations(migrations)

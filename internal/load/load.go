@@ -46,8 +46,7 @@ type Offer struct {
 	For  time.Duration
 	Jobs int // at most; 0: as many as the time allows
 	// Rate in jobs per second: at the times of a schedule that waits for nobody, so that who is slow falls behind. 0:
-	// as many as the
-	// consumers complete, with Depth jobs on their way.
+	// as many as the consumers complete, with Depth jobs on their way.
 	Rate  float64
 	Depth int
 }
@@ -125,8 +124,7 @@ func (l *Load) Flush(ctx context.Context) error {
 }
 
 // Run enqueues what is offered, and returns when all of it is completed: each job once, and nothing else. It does not
-// interrupt a
-// call, so when the context ends nothing is under way in the server.
+// interrupt a call, so when the context ends nothing is under way in the server.
 func (l *Load) Run(ctx context.Context, offer Offer) (Figures, error) {
 	l.mu.Lock()
 	l.offer, l.began, l.over = offer, time.Now(), false

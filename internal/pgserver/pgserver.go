@@ -184,8 +184,7 @@ func (s *Server) Resume(ctx context.Context) error {
 }
 
 // Standby starts a second server, which follows this one and can be read, until it is promoted (select pg_promote()).
-// It
-// halts this one for a moment, to copy its data.
+// It halts this one for a moment, to copy its data.
 func (s *Server) Standby(ctx context.Context) (*Server, error) {
 	dir, err := makeDir(s.acct)
 	if err != nil {

@@ -1,6 +1,5 @@
 // Package rawjson reads JSON from the server as it comes. pgx decodes what goes into a json.RawMessage, by
-// encoding/json, which
-// refuses what is nested deeper than 10,000 levels and looks at each byte of everything else.
+// encoding/json, which refuses what is nested deeper than 10,000 levels and looks at each byte of everything else.
 package rawjson
 
 import (

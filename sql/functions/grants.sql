@@ -1,7 +1,6 @@
 -- Grants: all in one place, and last. Each object gets exactly the rights that stand here: what anybody else was
--- granted, or got by the default privileges of
--- the role that installs, is revoked. The roles are made before, and have the prefix of the installation where it says
--- awa_ here.
+-- granted, or got by the default privileges of the role that installs, is revoked. The roles are made before, and have
+-- the prefix of the installation where it says awa_ here.
 do $$
 declare
   v_prefix constant text := (select s.role_prefix from awa.schema_version s);

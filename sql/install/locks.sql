@@ -20,8 +20,8 @@
 {{end}}
 {{define "lock"}}
   -- Others wait behind each lock that is waited for, and behind those that are held: so all of them come within a tenth
-  -- of a second, or none is kept. The
-  -- next try takes twice as long, up to half a second; and so does the pause before it, in which others get on.
+  -- of a second, or none is kept. The next try takes twice as long, up to half a second; and so does the pause before
+  -- it, in which others get on.
   v_try := 0;
   loop
     begin

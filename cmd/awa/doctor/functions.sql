@@ -1,6 +1,5 @@
 -- A function whose body is in standard SQL (return ...) is kept as a parse tree, without its text: of these, all but
--- the body is
--- compared. Of defaults, only how many there are.
+-- the body is compared. Of defaults, only how many there are.
 with expected as (
   select e.*, format('awa.%s(%s)', e.name, array_to_string(e.types, ', ')) as signature,
          array(select to_regtype(t.name)::oid from unnest(e.types) with ordinality t(name, n) order by t.n) as oids

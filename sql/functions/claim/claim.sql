@@ -8,13 +8,12 @@ comment on view awa.claimed_job_row is 'The row that claim returns, one per job.
 
 -- Takes up to max_jobs jobs of a queue, lane by lane, in the order (xid, job_id) of each lane.
 -- Locks: the worker, shared, then the queue, until the caller's transaction ends. Raises 22023, JQ004, 55P03 when
--- somebody else holds one of them for too long,
--- 42501 when the worker was registered by another login, and 55000 in a database that was restored from a dump.
+-- somebody else holds one of them for too long, 42501 when the worker was registered by another login, and 55000 in a
+-- database that was restored from a dump.
 --
 -- A window is what became visible between two snapshots, lo and hi. It is read in two kinds of parts: the entries of
--- each transaction
--- that was in progress at lo (late commits, one claim row for each), then everything that began after lo. Reading "up
--- to a
+-- each transaction that was in progress at lo (late commits, one claim row for each), then everything that began after
+-- lo. Reading "up to a
 -- snapshot" is what PgQ does for batches; here the position within the window is kept too.
 create or replace function awa.claim(
   queue     text,
@@ -290,11 +289,9 @@ $$;
 comment on function awa._head is 'Since when the first entry of a lane is ready, and whether it was hard to find';
 
 -- Reads the next entries of a lane's window that are not buried: those of one late transaction, or of the range. Stops
--- at the byte budget, but takes the first
--- job of a claim whatever its size.
+-- at the byte budget, but takes the first job of a claim whatever its size.
 -- One lower bound for the index: with a second one beside it the scan would begin at the beginning of the lane. The
--- upper bound is of the transaction alone: a row
--- comparison does not end the scan where the second column decides.
+-- upper bound is of the transaction alone: a row comparison does not end the scan where the second column decides.
 create or replace function awa._read_part(
   lane       bigint,
   lo         pg_snapshot,
@@ -325,8 +322,7 @@ declare
   v_to_xid xid8;
 begin
   -- Late commits are probed one transaction at a time: as a list they would be a filter over the lane's whole history.
-  -- And by
-  -- a subquery with a limit, not by exists, which the planner may turn into a join that reads the whole lane.
+  -- And by a subquery with a limit, not by exists, which the planner may turn into a join that reads the whole lane.
   select x into late
     from (select x from pg_snapshot_xip(lo) x order by x offset 0) s
    where x >= at_xid

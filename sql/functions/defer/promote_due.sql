@@ -8,9 +8,8 @@ comment on view awa.promote_due_row is 'The row that promote_due returns: how ma
 -- where it could promote none for that.
 --
 -- A fast pass reads from a little before the last pass's horizon, so that it never walks over what was deleted. What
--- committed later than that is
--- found by a sweep over everything, which may take one fiftieth of the time: on every call when the table is small,
--- seldom when a
+-- committed later than that is found by a sweep over everything, which may take one fiftieth of the time: on every call
+-- when the table is small, seldom when a
 -- transaction elsewhere keeps millions of deleted rows in it. A horizon ahead of now was written by a clock that was
 -- set back: then the sweep is due.
 create or replace function awa.promote_due(max_jobs int default 4096) returns setof awa.promote_due_row
@@ -64,8 +63,8 @@ comment on function awa.promote_due is 'Makes deferred jobs ready whose time has
 
 -- Looks for due jobs that committed late, everywhere; or, where that was cut off (by statement_timeout, say) or took
 -- long, piece by piece, from now back into the past, for a tenth of a second at a time. Each time it is cut off the
--- pieces become
--- smaller, and the pause doubles. Its next time is set before it begins, and sequences keep what is set in them.
+-- pieces become smaller, and the pause doubles. Its next time is set before it begins, and sequences keep what is set
+-- in them.
 create or replace function awa._sweep(now timestamptz, max_jobs int, out swept bigint, out lack text[])
 language plpgsql
 as $$

@@ -70,8 +70,7 @@ comment on function awa._check_isolation is 'Refuses an isolation level other th
 -- The bytes of a JSON value as text, which clients get. Beside are those of what goes along with it. Refuses what is
 -- too long, or nested too deep for clients to read.
 -- Why: what is stored says little of the text, since a number such as 1e100000 takes a few bytes. But 2,000 bytes are
--- never nested more than 500 deep, nor have a text
--- that is too long for the server itself.
+-- never nested more than 500 deep, nor have a text that is too long for the server itself.
 create or replace function awa._json_bytes(argument text, value jsonb, beside int default 0, most int default 134217728) returns int
 language plpgsql strict
 as $$

@@ -77,8 +77,7 @@ comment on function awa._add_error is 'The errors of a job with one more';
 
 -- Until when an attempt stays its worker's: for its lease, or for as long after the worker's last heartbeat; but for
 -- one more lease after the last of the gaps that began before that. Gaps that came later do not count: so the attempts
--- of a
--- worker that never comes back end, also where rescue is seldom called, and every time is in a gap.
+-- of a worker that never comes back end, also where rescue is seldom called, and every time is in a gap.
 create or replace function awa._lease_ends_at(lease_until timestamptz, lease interval, worker_id bigint) returns timestamptz
 language sql stable
 return (

@@ -1,8 +1,7 @@
 -- Changes of jobs from outside, about which their transaction decides at its end.
 
 -- Buries entries: no claim takes them any more once the caller commits. Returns the ids of those that nobody else has
--- buried. The caller has to add the batch to
--- decisions when it has written all that belongs to it.
+-- buried. The caller has to add the batch to decisions when it has written all that belongs to it.
 create or replace function awa._bury(places awa._place[], batch bigint, cancels boolean) returns bigint[]
 language plpgsql
 as $$
@@ -25,8 +24,7 @@ comment on function awa._bury is 'Buries entries; returns the ids of those that 
 
 -- Gives an heir, at the end of its transaction, the unique key that the job before it has let go of; unless the heir
 -- has left by then, too. It has asked after the transaction began. Fails with 40001 where another job has taken the
--- key: the one before it
--- was claimed meanwhile, and did not hold it while it ran.
+-- key: the one before it was claimed meanwhile, and did not hold it while it ran.
 create or replace function awa._inherit() returns trigger
 language plpgsql
 security definer
@@ -62,9 +60,9 @@ $$;
 comment on function awa._inherit is 'Gives an heir, at the end of its transaction, its unique key';
 
 -- Decides, at the end of a transaction that has buried entries, what becomes of those that were claimed meanwhile. One
--- that nobody claimed stays buried. Where the job was to be
--- cancelled, its open attempt is closed. Otherwise the transaction fails with 40001. A session that decides before the
--- end of its transaction may not stay idle in it for more than a second.
+-- that nobody claimed stays buried. Where the job was to be cancelled, its open attempt is closed. Otherwise the
+-- transaction fails with 40001. A session that decides before the end of its transaction may not stay idle in it for
+-- more than a second.
 -- Locks: all queues in which the transaction has buried anything, in the order of their ids, and the claims of such
 -- entries, shared; until the commit, which follows at once.
 create or replace function awa._decide() returns trigger

@@ -33,9 +33,8 @@ comment on function awa._close is 'Closes one attempt, in the ledger or in lease
 -- the job.
 --
 -- The claim is held shared, so that a long transaction keeps nobody off the claim's other items; no batch row can come
--- meanwhile, and who only tries the claim
--- (rescue, materialize) leaves it alone. Of two answers for one item the unique index lets the first one pass: the
--- second waits for it.
+-- meanwhile, and who only tries the claim (rescue, materialize) leaves it alone. Of two answers for one item the unique
+-- index lets the first one pass: the second waits for it.
 --
 -- Each statement names its segment, and no plan holds another one: a transaction keeps the locks of all tables that it
 -- has read to its end, and would keep the oldest segment from being truncated. The claim is looked for from the current
@@ -125,8 +124,8 @@ as $$ select array(select a.receipt from awa._attempts(receipts) a where awa._ho
 comment on function awa._keeping is 'Receipts whose jobs keep their unique keys when they have completed';
 
 -- Closes attempts whose claims the caller has locked: in the ledger, or else it locks their lease rows, for the caller
--- to delete. An answer that is given twice counts
--- once. Returns the places, in the two arrays, of those that were open; the receipts of those that have a lease row;
+-- to delete. An answer that is given twice counts once. Returns the places, in the two arrays, of those that were open;
+-- the receipts of those that have a lease row;
 -- and of all that have to be settled.
 create or replace function awa._close_many(
   job_ids   bigint[],

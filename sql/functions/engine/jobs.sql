@@ -3,9 +3,8 @@
 -- Every job that is still kept, one row each, in one state.
 --
 -- An entry is claimed when its lane's cursor has passed it. Its claim is then the first one, in the order of last
--- places, that spans it
--- and lists it. It shows as available, running or completed; an attempt that ended otherwise, or goes on in leases, is
--- shown from where it went. An entry that is buried, or
+-- places, that spans it and lists it. It shows as available, running or completed; an attempt that ended otherwise, or
+-- goes on in leases, is shown from where it went. An entry that is buried, or
 -- that a dropped queue's cursor has passed, shows nowhere; nor does a completed job that was deleted. One that its
 -- queue keeps no longer is hidden: it shows to those who delete.
 create or replace view awa._whole_ledger as

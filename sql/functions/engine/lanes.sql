@@ -133,10 +133,10 @@ comment on view awa._lanes is 'Every lane, its cursor, and what is counted of it
 
 -- Every lane that has rows, and what is counted of its past. is_counted says that this is all: neither an entry, a
 -- burial or an arrival, nor a claim has come since, nor was a job deleted, and none that was passed over is open.
--- last_xid is the youngest transaction that put an
--- entry, a burial or an arrival there, or deleted a job. Walks through the indexes from one lane to the next, so the
--- cost follows the lanes that were used, not the queues that there are, and is a few index entries for each. Reads the
--- lanes from the last one back; before a lane, or only so many, where that is said.
+-- last_xid is the youngest transaction that put an entry, a burial or an arrival there, or deleted a job. Walks through
+-- the indexes from one lane to the next, so the cost follows the lanes that were used, not the queues that there are,
+-- and is a few index entries for each. Reads the lanes from the last one back; before a lane, or only so many, where
+-- that is said.
 create or replace function awa._lanes_in_use(before bigint default null, max_lanes int default null, out lane bigint, out is_counted boolean, out last_xid xid8, out available bigint, out completed bigint, out failed bigint, out cancelled bigint, out dead bigint) returns setof record
 language sql stable
 as $$
@@ -221,8 +221,7 @@ $$;
 comment on function awa._lanes_in_use is 'Every lane that has rows, what is counted of its past, and whether that is all';
 
 -- The places of entries that no cursor has passed. Two stretches of a lane hold them: the transactions that were in
--- progress at one of the
--- window's ends, probed one by one, and what comes after the position.
+-- progress at one of the window's ends, probed one by one, and what comes after the position.
 create or replace view awa._available as
 select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.unique_key, l.queue_id, e.tags, e.args
   from awa._lanes l

@@ -188,9 +188,8 @@ $$;
 comment on function awa._is_crowded is 'Whether another transaction answers for more claims than it has locks for';
 
 -- Locks the claims of some receipts, in ascending order. Returns those whose items have to be closed by a row each:
--- claims of one job, which
--- need no lock, claims that somebody is inside of, and those that are too many for a lock each. And whether any holds a
--- unique key.
+-- claims of one job, which need no lock, claims that somebody is inside of, and those that are too many for a lock
+-- each. And whether any holds a unique key.
 -- Where anybody has answered for too many, all items get a row each.
 create or replace function awa._lock_claims(receipts bigint[], out by_item bigint[], out holds_keys boolean)
 language plpgsql

@@ -2,10 +2,9 @@
 
 -- The passes of maintenance, in the order in which run_maintenance goes through them.
 -- Why: fold comes before what searches for open attempts, which reads all that is not counted. A stuck claimer holds a
--- queue, which
--- prune_oldest may need. rescue ends attempts before materialize gives rows to those that stay, and before
--- forget_workers looks for
--- attempts of silent workers. summarize comes before rotate, which completes the segment that it leaves.
+-- queue, which prune_oldest may need. rescue ends attempts before materialize gives rows to those that stay, and before
+-- forget_workers looks for attempts of silent workers. summarize comes before rotate, which completes the segment that
+-- it leaves.
 create or replace function awa._passes() returns text[]
 language sql immutable parallel safe
 as $$

@@ -94,8 +94,7 @@ comment on function awa._set_origin is 'Notes that the database is at home on th
 
 -- Writes origin again, and the OIDs in ring, where a table was rewritten, or the server has another identifier since
 -- pg_upgrade: so that the next of these, together with the last one, is not taken for a restore. The caller has locked
--- ring,
--- and seen that it was none.
+-- ring, and seen that it was none.
 create or replace function awa._keep_origin() returns void
 language sql
 as $$

@@ -7,8 +7,7 @@
 -- Everything says to count the rest, too; of some queues, if they are named: then in one go.
 -- Otherwise it ends after 10 seconds, or a tenth of what the caller's timeouts leave; and with each lane after
 -- max_claims claims. Lanes are read some at a time. A look at all queues that is cut off is gone on with by the next
--- call; one at the busy
--- ones begins anywhere. Returns whether there is more to count.
+-- call; one at the busy ones begins anywhere. Returns whether there is more to count.
 create or replace function awa._fold(max_claims int default 20000, everything boolean default false, queue_ids bigint[] default null) returns boolean
 language plpgsql
 set plan_cache_mode = force_generic_plan
@@ -197,8 +196,7 @@ comment on function awa._fold_lane is 'Counts what one lane has grown by';
 
 -- Counts what a segment that is not the current one holds: its lanes, one by one, until all of that is counted which is
 -- visible now, but for claims that are open. What comes to these lanes elsewhere meanwhile does not keep it from its
--- end. The caller has
--- locked the counts. Ends as _fold does, and returns whether there is more.
+-- end. The caller has locked the counts. Ends as _fold does, and returns whether there is more.
 create or replace function awa._fold_segment(segment smallint) returns boolean
 language plpgsql
 set plan_cache_mode = force_generic_plan

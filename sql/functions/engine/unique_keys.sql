@@ -14,9 +14,8 @@ return case when octet_length(unique_key) > 34 then to_timestamp(('x' || encode(
 comment on function awa._held_until is 'Until when a job with this key holds it after it has completed';
 
 -- Lets go of the keys of jobs that go from one state to another in which they do not hold them; takes those that they
--- begin to hold. One that another job has, or is
--- just about to have, stays with that one: nobody should wait here. To no state (null) lets go of all. Keys may be
--- null.
+-- begin to hold. One that another job has, or is just about to have, stays with that one: nobody should wait here. To
+-- no state (null) lets go of all. Keys may be null.
 create or replace function awa._move_keys(job_ids bigint[], keys bytea[], from_state text, to_state text) returns void
 language plpgsql
 as $$
@@ -185,11 +184,10 @@ comment on function awa._free_keys is 'Lets go of the keys of completed jobs';
 
 -- The job that holds a unique key once this transaction commits; null when there is none. Now: when the caller asked,
 -- by which it has chosen the period, so that the period ends for both at once. A job that this transaction itself has
--- cancelled, or moved away, while it was available
--- keeps its key until then; the key passes on to its heir, the job that this transaction has enqueued in its place. So
--- there is a line of jobs, each the heir of the one before it. The last
--- one leaves when this transaction has taken the key from it, too. Ended: the job has completed, and the key is held to
--- the end of its period. Round: of the row that counts.
+-- cancelled, or moved away, while it was available keeps its key until then; the key passes on to its heir, the job
+-- that this transaction has enqueued in its place. So there is a line of jobs, each the heir of the one before it. The
+-- last one leaves when this transaction has taken the key from it, too. Ended: the job has completed, and the key is
+-- held to the end of its period. Round: of the row that counts.
 -- Why: the key and the cancel of the first job are read by one statement. With two of them, a cancel that somebody else
 -- commits in between would pass for one of this transaction.
 create or replace function awa._holder(key bytea, now timestamptz default clock_timestamp(), out job_id bigint, out leaves boolean, out ended boolean, out round bigint, out line bigint[])

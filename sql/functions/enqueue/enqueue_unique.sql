@@ -8,8 +8,7 @@ comment on view awa.enqueue_unique_row is 'The row that enqueue_unique returns: 
 -- of run_at, or of now. Then a job that has completed holds it, too, to the end of the
 -- period, unless unique_states says otherwise; and it may not be kept any more.
 -- Waits for a transaction that is about to take, or to let go of, the same key. Raises 22023; and 40001 at REPEATABLE
--- READ and above, when somebody took
--- the key that the snapshot does not see.
+-- READ and above, when somebody took the key that the snapshot does not see.
 create or replace function awa.enqueue_unique(
   queue         text,
   kind          text,

@@ -5,8 +5,7 @@ comment on view awa.fold_row is 'The row that fold returns: whether there is mor
 -- Counts what the ledgers have grown by: new entries, and claims whose jobs have ended. Reads of counts add only what
 -- came later.
 -- Searches for open attempts (rescue, materialize, forget_workers, the end of a worker, health) read all claims that
--- are not counted yet,
--- so they stay short only while fold is called. Safe to call from anywhere, as often as one likes.
+-- are not counted yet, so they stay short only while fold is called. Safe to call from anywhere, as often as one likes.
 -- Returns false, and is not remembered as a success, where another session is counting.
 -- Locks: the counts, where it can have them at once. Raises JQ004.
 create or replace function awa.fold() returns setof awa.fold_row

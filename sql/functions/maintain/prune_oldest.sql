@@ -9,10 +9,10 @@ comment on view awa.prune_oldest_row is 'The row that prune_oldest returns: the 
 -- or what is in the way: unbalanced (rows are missing: see audit), damaged (the server can't read a job that is alive
 -- in it: see health), refused (it does not take the row of one where that is carried to, because of a trigger of
 -- somebody else's: see health), full (more is alive than carry_max), busy (somebody is at work on what is alive in it),
--- waiting (for older snapshots), blocked (somebody
--- holds a lock on it). Then it is tried again after a second, then two, four, up to five minutes; forced, at once. Or
--- cut off: calls did not come to their end; then 16 seconds after the last one began, 32, up to five minutes, and with
--- less at a time. Forced it also goes on where rows are missing; only operators may force it.
+-- waiting (for older snapshots), blocked (somebody holds a lock on it). Then it is tried again after a second, then
+-- two, four, up to five minutes; forced, at once. Or cut off: calls did not come to their end; then 16 seconds after
+-- the last one began, 32, up to five minutes, and with less at a time. Forced it also goes on where rows are missing;
+-- only operators may force it.
 -- Locks: ring; to clean, the counts, then the queues of what it carries, in the order of their ids, then claims, tried;
 -- to truncate, one of the segment's tables. How long it waits for them grows with the tries, up to half a second, which
 -- is less than deadlock_timeout. Raises JQ004, 42501.
@@ -101,8 +101,8 @@ comment on function awa._prune_wait is 'How long a try waits for its locks after
 
 -- Truncates one table of a segment that was cleaned, unless somebody may still need it: the entries, then the
 -- tombstones, the arrivals, the claims, the closures. One at a time, in transactions of their own: who holds one of
--- them may be about to
--- lock another. When the entries are gone, it removes what is noted of deleted jobs, some in each call.
+-- them may be about to lock another. When the entries are gone, it removes what is noted of deleted jobs, some in each
+-- call.
 create or replace function awa._truncate(segment smallint, wait interval) returns text
 language plpgsql
 as $$

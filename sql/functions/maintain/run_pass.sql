@@ -2,13 +2,11 @@
 -- the same pass.
 -- Returns whether there is more to do at once.
 -- Nobody may hold up the others: where another session has the pass's lock, and the pass has not succeeded for 5
--- seconds, it is run without
--- the lock. Each pass skips the rows that others hold.
+-- seconds, it is run without the lock. Each pass skips the rows that others hold.
 -- Locks: the pass, where it can have it at once, until the transaction ends; then what the pass locks. Raises 22023;
 -- what the pass raises.
 -- Why: run_maintenance runs as its caller, who may have no right on advisory locks, and has none on sequences. 5
--- seconds are half of the
--- time after which rescue finds a gap.
+-- seconds are half of the time after which rescue finds a gap.
 create or replace function awa.run_pass(pass text, max_jobs int default null) returns boolean
 language plpgsql
 volatile

@@ -1,11 +1,9 @@
 -- Deletes jobs that have ended, as delete_job does: of a queue, a kind, a state, that ended before a time, with a tag,
 -- or whose arguments contain an object; at least one of these has to be said. At most max_jobs, 1 to 10,000. Returns
--- how
--- many. Where it has to look into the ledgers, for completed jobs, it reads at most 100,000 entries that are not
+-- how many. Where it has to look into the ledgers, for completed jobs, it reads at most 100,000 entries that are not
 -- deleted, the newest first; so does a filter by tag or arguments among the others. A notice says so when there are
--- more: scan_jobs
--- finds the rest. Skips failed, cancelled and dead jobs that somebody else is changing, and those that this transaction
--- has cancelled while they were available.
+-- more: scan_jobs finds the rest. Skips failed, cancelled and dead jobs that somebody else is changing, and those that
+-- this transaction has cancelled while they were available.
 -- Locks: as delete_job. Raises 22023, JQ004, 55P03.
 create or replace function awa.delete_where(
   queue    text default null,

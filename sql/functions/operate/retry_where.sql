@@ -1,9 +1,8 @@
 -- Lets jobs run now, as retry does: of a queue, a kind, a state, that ended before a time, with a tag, or whose
 -- arguments contain an object; at least one of these has to be said. At most max_jobs, 1 to 10,000, the oldest ids
--- first. A filter
--- by tag or arguments looks at 100,000 jobs of each home at most; scan_jobs finds the rest. Without a state, those that
--- failed, are dead or were cancelled. Jobs whose unique key another one holds, and those that somebody else is
--- changing, stay as they are. Returns how many run.
+-- first. A filter by tag or arguments looks at 100,000 jobs of each home at most; scan_jobs finds the rest. Without a
+-- state, those that failed, are dead or were cancelled. Jobs whose unique key another one holds, and those that
+-- somebody else is changing, stay as they are. Returns how many run.
 -- Locks: the jobs' rows, until the transaction ends. Raises 22023, JQ004.
 create or replace function awa.retry_where(
   queue    text default null,

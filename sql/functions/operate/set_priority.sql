@@ -1,9 +1,8 @@
 -- Gives a job another priority (1 to 4), in any state in which it waits to run. It goes to the end of its new lane.
 -- Returns the state that it was in.
 -- Locks: the job's row, until the transaction ends; for one that is available its queue, at commit. Raises 22023,
--- JQ003, JQ004, JQ005 when it runs or has
--- ended, or when this transaction has put it into the same place before; 55P03; 40001, also at commit, when it moved on
--- meanwhile.
+-- JQ003, JQ004, JQ005 when it runs or has ended, or when this transaction has put it into the same place before; 55P03;
+-- 40001, also at commit, when it moved on meanwhile.
 create or replace function awa.set_priority(job_id bigint, priority int) returns text
 language plpgsql
 volatile

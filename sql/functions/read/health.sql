@@ -5,8 +5,8 @@ comment on view awa.health_row is 'The row that health returns, one per thing th
 
 -- How the installation is: one row per thing that is looked at, those that need somebody first. level is ok, warning or
 -- critical; topic is restore, maintenance, prune, claimer, queue, failures, refusals, worker, horizon, segment or
--- notifications; message says it in words, hint what
--- to do, details the same as numbers (seconds, bytes, process ids). Takes about a tenth of a second.
+-- notifications; message says it in words, hint what to do, details the same as numbers (seconds, bytes, process ids).
+-- Takes about a tenth of a second.
 create or replace function awa.health() returns setof awa.health_row
 language sql stable
 security definer
@@ -411,8 +411,7 @@ comment on view awa._held_locks is 'Who else holds a lock that others wait for';
 
 -- How many jobs of a queue failed in their last attempt since a time, those included that wait for a retry, and how
 -- many completed. Looks at the last 200 claims of each lane, and counts from where that begins; counts no more than
--- 10,001
--- of each kind that have rows of their own.
+-- 10,001 of each kind that have rows of their own.
 create or replace function awa._results(queue_id bigint, since timestamptz, out counted_since timestamptz, out failed bigint, out completed bigint) returns record
 language plpgsql stable
 set plan_cache_mode = force_generic_plan

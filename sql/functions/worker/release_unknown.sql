@@ -1,6 +1,6 @@
 -- Releases, without burning an attempt, those open attempts of a worker that it does not know: the others are named by
--- job_ids and receipts. For a worker that did
--- not get the answer of a claim, and whose heartbeats would keep from everybody what that has taken. Returns how many.
+-- job_ids and receipts. For a worker that did not get the answer of a claim, and whose heartbeats would keep from
+-- everybody what that has taken. Returns how many.
 -- Locks: the worker, for which it waits until the worker's open claims have committed, then the claims as complete_many
 -- does. Raises 22023, JQ004; 42501 when it was registered by another login; 55P03 when one of these is held for longer
 -- than claim_wait.
