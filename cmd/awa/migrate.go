@@ -63,12 +63,12 @@ func printMigration(w io.Writer, r driver.MigrateResult) {
 		fmt.Fprintf(w, "It is there for %[1]s, and for members of %[2]sproducer, %[2]sworker, %[2]smaintainer, %[2]soperator and %[2]sreader.\n", r.Role, r.RolePrefix)
 	}
 	for _, n := range r.Warnings {
-		fmt.Fprintln(w, "warning:", n.Message)
+		fmt.Fprintln(w, "warning:", oneLine(n.Message))
 		if n.Detail != "" {
-			fmt.Fprintln(w, "  ", n.Detail)
+			fmt.Fprintln(w, "  ", oneLine(n.Detail))
 		}
 		if n.Hint != "" {
-			fmt.Fprintln(w, "  ", n.Hint)
+			fmt.Fprintln(w, "  ", oneLine(n.Hint))
 		}
 	}
 }
