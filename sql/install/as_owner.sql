@@ -1,5 +1,6 @@
 {{- /* How an installation runs what it does inside the schema. */ -}}
-{{define "declare_as_owner"}}  v_name constant text := format('_install_%s', replace(gen_random_uuid()::text, '-', '')); -- which nobody can take beforehand
+{{define "declare_as_owner"}}  v_lock_timeout constant text := current_setting('lock_timeout');
+  v_name constant text := format('_install_%s', replace(gen_random_uuid()::text, '-', '')); -- which nobody can take beforehand
   v_as oid;
   v_body text;
   v_arguments jsonb := '{}';
@@ -18,7 +19,7 @@
         if not exists (select from pg_namespace n where n.nspname = 'awa' and n.oid = v_namespace and n.nspowner = v_schema_owner) then
           raise internal_error;
         end if;
-        perform set_config('lock_timeout', '5s', true);
+        perform set_config('lock_timeout', v_lock_timeout, true);
         exit;
       exception
         when internal_error or invalid_schema_name or insufficient_privilege then

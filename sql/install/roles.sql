@@ -18,7 +18,7 @@
           null; -- made by an installation in another database, just now
         end;
       end loop;
-      perform set_config('lock_timeout', '5s', true);
+      perform set_config('lock_timeout', v_lock_timeout, true);
       select r.oid, shobj_description(r.oid, 'pg_authid') is not distinct from {{template "mark"}} into v_owner_role, v_marked from pg_roles r where r.rolname = v_prefix || 'owner';
       if v_owner_role is not null then
         if (select r.rolsuper or r.rolcanlogin and v_schema_owner is distinct from r.oid from pg_roles r where r.oid = v_owner_role) then
@@ -51,7 +51,7 @@
                 hint = 'Nothing was changed. Try again when it has ended.';
           end;
         end loop;
-        perform set_config('lock_timeout', '5s', true);
+        perform set_config('lock_timeout', v_lock_timeout, true);
         select string_agg(d.datname, ', ' order by d.datname) into v_elsewhere
           from pg_database d
          where d.datname <> current_database() and exists (select from pg_shdepend s where s.dbid = d.oid and s.refclassid = 'pg_authid'::regclass and s.refobjid = v_owner_role and s.deptype = 'o');
