@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/awa-pg/awa/sql"
 )
 
 // check is a query that a SQL caller could run, too: it returns what is wrong. Parameter $1 is the sources as JSON.
@@ -27,7 +29,11 @@ func readCheck(topic, ok, name string) check {
 	if err != nil {
 		panic(err)
 	}
-	return check{topic, ok, string(text)}
+	foreign, err := sql.Install.ReadFile("install/foreign.sql") // what an installation takes for foreign, doctor does, too
+	if err != nil {
+		panic(err)
+	}
+	return check{topic, ok, strings.Replace(string(text), "{{foreign}}", string(foreign), 1)}
 }
 
 var (

@@ -18,7 +18,6 @@ import (
 	"github.com/awa-pg/awa/internal/install"
 	"github.com/awa-pg/awa/internal/pgserver"
 	"github.com/awa-pg/awa/internal/testdb"
-	"github.com/awa-pg/awa/sql"
 )
 
 // examined returns what awa doctor finds, and checks that its exit status is that of the worst.
@@ -513,17 +512,6 @@ func TestDoctorReadsTheSources(t *testing.T) {
 	assert.ElementsMatch(t, list("select concat(t.tgname, ' ', c.relname, ' ', p.proname) from pg_trigger t join pg_proc p on p.oid = t.tgfoid join pg_class c on c.oid = t.tgrelid where c.relnamespace = 'awa'::regnamespace and t.tgparentid = 0"), triggers)
 	assert.Subset(t, src.Roles, []string{"owner", "reader"})
 	assert.Equal(t, list("select awa.version()"), []string{src.Version})
-}
-
-// What doctor takes for foreign, an installation does, too.
-func TestDoctorLooksForWhatAnInstallationLooksFor(t *testing.T) {
-	text, err := sql.Install.ReadFile("install/foreign.sql")
-	require.NoError(t, err)
-	query := string(text)
-	for strings.HasPrefix(query, "--") { // its header
-		_, query, _ = strings.Cut(query, "\n")
-	}
-	require.Contains(t, tableCheck.query, strings.TrimSpace(query))
 }
 
 func TestDoctorPrints(t *testing.T) {
