@@ -2,6 +2,7 @@ package docs_test
 
 import (
 	"context"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,7 +20,7 @@ func TestPython(t *testing.T) {
 	pool, err := pgxpool.New(t.Context(), databaseURL)
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
-	dir, env := t.TempDir(), []string{"DATABASE_URL=" + databaseURL}
+	dir, env, python := t.TempDir(), []string{"DATABASE_URL=" + databaseURL}, pythonWithPsycopg(t)
 	for _, b := range blocks(t, "docs/python.md") {
 		if b.language == "python" {
 			write(t, dir, fileName(t, b.text), b.text)
@@ -44,12 +45,12 @@ func TestPython(t *testing.T) {
 		}
 	}
 
-	require.Equal(t, "1\n", run(t, dir, env, "python3", "order.py"))
-	require.Equal(t, "1000\n", run(t, dir, env, "python3", "newsletter.py"))
+	require.Equal(t, "1\n", run(t, dir, env, python, "order.py"))
+	require.Equal(t, "1000\n", run(t, dir, env, python, "newsletter.py"))
 	bad := enqueue("{}", 1)
 	long := enqueue(`{"order": 1, "seconds": 86400}`, 1)
 
-	worker := start(t, dir, env, "python3", "worker.py")
+	worker := start(t, dir, env, python, "worker.py")
 	eventually(t, "all jobs are completed", completed(1001))
 	eventually(t, "a handler that raises fails the attempt", func(ctx context.Context) bool {
 		s, errors := state(ctx, bad)
@@ -92,7 +93,19 @@ func TestPython(t *testing.T) {
 	assert.Zero(t, workers, "it has deregistered")
 
 	last := enqueue(`{"order": 4}`, 1)
-	assert.Empty(t, run(t, dir, env, "python3", "once.py"))
+	assert.Empty(t, run(t, dir, env, python, "once.py"))
 	s, _ := state(t.Context(), last)
 	assert.Equal(t, "completed", s)
+}
+
+// The first Python that has psycopg: the one of the user, or the one of the
+// system, for which scripts/setup.sh installs it.
+func pythonWithPsycopg(t *testing.T) string {
+	for _, python := range []string{"python3", "/usr/bin/python3"} {
+		if exec.Command(python, "-c", "import psycopg").Run() == nil {
+			return python
+		}
+	}
+	require.FailNow(t, "no python3 has psycopg: see scripts/setup.sh")
+	return ""
 }

@@ -52,7 +52,8 @@ check() {
 		missing+=("no pg_prove: install libtap-parser-sourcehandler-pgtap-perl, or \"cpan TAP::Parser::SourceHandler::pgTAP\"")
 		packages+=(libtap-parser-sourcehandler-pgtap-perl)
 	fi
-	if ! python3 -c 'import psycopg' 2>/dev/null; then
+	# The package is for the Python of the system, which another one may hide.
+	if ! python3 -c 'import psycopg' 2>/dev/null && ! /usr/bin/python3 -c 'import psycopg' 2>/dev/null; then
 		missing+=("no psycopg for python3: install python3-psycopg, or \"pip install psycopg[binary]\"")
 		packages+=(python3-psycopg)
 	fi
