@@ -138,12 +138,12 @@ func (r *run) wakeUp() time.Time {
 
 // claim takes up to n jobs of a queue. It is never interrupted, so that what it takes is known.
 func (r *run) claim(ctx context.Context, registration *registration, q *queue, n int, maxBytes int64) (jobs []claimedJob, err error) {
-	params := gen.ClaimWithinParams{Queue: q.Name, MaxJobs: int32(n), WorkerID: &registration.id, MaxBytes: maxBytes}
+	params := gen.ClaimWithinParams{Queue: q.Name, MaxJobs: int32(n), WorkerID: &registration.id, MaxBytes: maxBytes, Durable: new(false)}
 	if r.cfg.Lease != 0 {
 		params.Lease = &r.cfg.Lease
 	}
 	unknown, err := r.control.call(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-		db := pipeline{conn: conn, lazy: true}
+		db := pipeline{conn: conn}
 		switch {
 		case q.patient:
 			db.timeout = callTimeout // whatever the role's own is
@@ -176,7 +176,7 @@ type claimedJob struct {
 func claimJobs(ctx context.Context, db pipeline, params gen.ClaimWithinParams) ([]claimedJob, error) {
 	var errs []error
 	if params.MaxBytes == 0 {
-		claimed, err := queries.Claim(ctx, claimDB{db, &errs}, gen.ClaimParams{Queue: params.Queue, MaxJobs: params.MaxJobs, WorkerID: params.WorkerID, Lease: params.Lease})
+		claimed, err := queries.Claim(ctx, claimDB{db, &errs}, gen.ClaimParams{Queue: params.Queue, MaxJobs: params.MaxJobs, WorkerID: params.WorkerID, Lease: params.Lease, Durable: params.Durable})
 		if err != nil {
 			return nil, err
 		}

@@ -357,8 +357,6 @@ func (c meteredConn) Read(b []byte) (int, error) {
 // round trip. It commits when the rows have been read to their end. After an error the transaction may still be open.
 type pipeline struct {
 	conn *pgx.Conn
-	// lazy makes the commit not wait for the disk.
-	lazy bool
 	// timeout bounds the query, if it is not zero.
 	timeout time.Duration
 	// lockTimeout bounds the wait for each lock, if it is not zero.
@@ -380,9 +378,6 @@ func (p pipeline) Exec(ctx context.Context, sql string, args ...any) (pgconn.Com
 func (p pipeline) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
 	var batch pgx.Batch
 	batch.Queue("begin isolation level read committed")
-	if p.lazy {
-		batch.Queue("set local synchronous_commit = off")
-	}
 	if p.timeout > 0 {
 		batch.Queue(fmt.Sprintf("set local statement_timeout = %d", p.timeout.Milliseconds()))
 	}

@@ -44,7 +44,7 @@ func (w *Worker) RunOne(ctx context.Context) (*Ran, error) {
 }
 
 func (w *Worker) claimOne(ctx context.Context, db *dedicated, queue string) (jobs []claimedJob, err error) {
-	params := gen.ClaimWithinParams{Queue: queue, MaxJobs: 1}
+	params := gen.ClaimWithinParams{Queue: queue, MaxJobs: 1, Durable: new(false)}
 	if w.cfg.Lease != 0 {
 		params.Lease = &w.cfg.Lease
 	}
@@ -52,7 +52,7 @@ func (w *Worker) claimOne(ctx context.Context, db *dedicated, queue string) (job
 	for {
 		began := time.Now()
 		_, err = db.call(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-			jobs, err = claimJobs(ctx, pipeline{conn: conn, lazy: true}, params)
+			jobs, err = claimJobs(ctx, pipeline{conn: conn}, params)
 			return err
 		})
 		received := db.cutOff()

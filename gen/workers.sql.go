@@ -27,7 +27,7 @@ func (q *Queries) CancelAttempt(ctx context.Context, db DBTX, arg CancelAttemptP
 }
 
 const claim = `-- name: Claim :many
-select job_id, receipt, queue, kind, args, priority, attempt, max_attempts, created_at, ready_at, deadline_at, tags, metadata, progress from awa.claim(queue => $1, max_jobs => $2, worker_id => $3, lease => $4)
+select job_id, receipt, queue, kind, args, priority, attempt, max_attempts, created_at, ready_at, deadline_at, tags, metadata, progress from awa.claim(queue => $1, max_jobs => $2, worker_id => $3, lease => $4, durable => $5)
 `
 
 type ClaimParams struct {
@@ -35,6 +35,7 @@ type ClaimParams struct {
 	MaxJobs  int32
 	WorkerID *int64
 	Lease    *time.Duration
+	Durable  *bool
 }
 
 func (q *Queries) Claim(ctx context.Context, db DBTX, arg ClaimParams) ([]AwaClaimedJobRow, error) {
@@ -43,6 +44,7 @@ func (q *Queries) Claim(ctx context.Context, db DBTX, arg ClaimParams) ([]AwaCla
 		arg.MaxJobs,
 		arg.WorkerID,
 		arg.Lease,
+		arg.Durable,
 	)
 	if err != nil {
 		return nil, err
@@ -81,7 +83,7 @@ const claimWithin = `-- name: ClaimWithin :many
 select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= $1::bigint then c.args end)::jsonb as args, c.priority, c.attempt, c.max_attempts, c.created_at, c.ready_at, c.deadline_at,
        (case when s.bytes <= $1 then c.tags end)::text[] as tags, (case when s.bytes <= $1 then c.metadata end)::jsonb as metadata,
        (case when s.bytes <= $1 then c.progress end)::jsonb as progress, s.bytes::bigint as bytes
-  from awa.claim(queue => $2, max_jobs => $3, worker_id => $4, lease => $5) c
+  from awa.claim(queue => $2, max_jobs => $3, worker_id => $4, lease => $5, durable => $6) c
  cross join lateral (
     select octet_length(c.args::text)::bigint + coalesce(octet_length(c.tags::text), 0) + coalesce(octet_length(c.metadata::text), 0) + coalesce(octet_length(c.progress::text), 0) as bytes
     offset 0
@@ -94,6 +96,7 @@ type ClaimWithinParams struct {
 	MaxJobs  int32
 	WorkerID *int64
 	Lease    *time.Duration
+	Durable  *bool
 }
 
 type ClaimWithinRow struct {
@@ -121,6 +124,7 @@ func (q *Queries) ClaimWithin(ctx context.Context, db DBTX, arg ClaimWithinParam
 		arg.MaxJobs,
 		arg.WorkerID,
 		arg.Lease,
+		arg.Durable,
 	)
 	if err != nil {
 		return nil, err

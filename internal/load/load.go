@@ -291,7 +291,7 @@ func (l *Load) consume(ctx context.Context, conn *pgx.Conn) error {
 				jobs, receipts = append(jobs, job), append(receipts, receipt)
 			}
 			return nil
-		}, "select * from awa.claim($1, $2)", l.cfg.Queue, Batch)
+		}, "select * from awa.claim($1, $2, durable => false)", l.cfg.Queue, Batch)
 		if err != nil {
 			return err
 		}
@@ -344,16 +344,12 @@ func (l *Load) settle(jobs []int64, completed bool) {
 	l.endIfDone()
 }
 
-// call runs a query in a transaction of its own and in one round trip. Claims don't wait for the disk, as the driver
-// has it.
+// call runs a query in a transaction of its own and in one round trip.
 func (l *Load) call(ctx context.Context, conn *pgx.Conn, name string, read func(pgx.Rows) error, sql string, args ...any) error {
 	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), callTimeout, errors.New("the server does not answer"))
 	defer cancel()
 	var batch pgx.Batch
 	batch.Queue("begin isolation level read committed")
-	if name == "claim" {
-		batch.Queue("set local synchronous_commit = off")
-	}
 	batch.Queue(sql, args...).Query(read)
 	batch.Queue("commit")
 	began := time.Now()

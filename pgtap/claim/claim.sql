@@ -127,7 +127,7 @@ select u.job_id as keyed_id from awa.enqueue_unique(:'queue' || ' keys', 'unique
 select count(*) from awa.enqueue_many(:'queue' || ' deadline', 'k', array_fill('{}'::jsonb, array[2])) \g /dev/null
 
 begin;
-select plan(73);
+select plan(74);
 
 -- Order
 create temp table first as select c.*, row_number() over () as place from awa.claim(queue => pg_temp.q(), max_jobs => 4) c;
@@ -239,6 +239,25 @@ select is((select c.deadline_at from awa.claim(pg_temp.q(' deadline')) c), null,
 select awa.configure_queue(pg_temp.q(' deadline'), '{"deadline": "90 seconds"}') \g /dev/null
 create temp table deadline as select * from awa.claim(pg_temp.q(' deadline'), 1, :worker_id, '1 hour');
 select is((select row(d.deadline_at - l.claimed_at, l.deadline_at = d.deadline_at, j.deadline_at = d.deadline_at, l.lease_until - l.claimed_at)::text from deadline d join awa.lease_claims l on l.claim_id = d.receipt >> 12 cross join awa.job(d.job_id) j), '(00:01:30,t,t,01:00:00)', 'a deadline is so long from the claim, whatever the lease');
+
+-- Durable: what the transaction's commit does, of each kind that the session may have set
+create temp table waits as select * from (values ('on'), ('local'), ('off')) s(before) cross join (values (true), (false), (null)) d(durable);
+alter table waits add column after text;
+do $$
+declare
+  v_case record;
+begin
+  for v_case in select * from waits loop
+    perform set_config('synchronous_commit', v_case.before, true);
+    perform from awa.claim(pg_temp.q(' nothing'), durable => v_case.durable);
+    update waits w set after = current_setting('synchronous_commit') where w.before = v_case.before and w.durable is not distinct from v_case.durable;
+  end loop;
+end
+$$;
+select results_eq('select w.before, w.durable, w.after from waits w order by 1, 2', $$values
+  ('local', false, 'off'), ('local', true, 'local'), ('local', null, 'local'),
+  ('off', false, 'off'), ('off', true, 'on'), ('off', null, 'off'),
+  ('on', false, 'off'), ('on', true, 'on'), ('on', null, 'on')$$, 'durable: false does not wait for the disk, true does, null leaves it to the session');
 
 -- Refusals
 select pg_temp.refused(format('select * from awa.claim(%s)', c.args), '22023', c.names, c.description)

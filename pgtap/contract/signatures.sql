@@ -14,7 +14,7 @@ insert into contract values
   ('heartbeat', 'worker_id bigint', 'SETOF awa.lost_attempt_row'),
   ('deregister_worker', 'worker_id bigint', 'bigint'),
   ('release_unknown', 'worker_id bigint, job_ids bigint[], receipts bigint[]', 'bigint'),
-  ('claim', 'queue text, max_jobs integer DEFAULT 1, worker_id bigint DEFAULT NULL::bigint, lease interval DEFAULT NULL::interval', 'SETOF awa.claimed_job_row'),
+  ('claim', 'queue text, max_jobs integer DEFAULT 1, worker_id bigint DEFAULT NULL::bigint, lease interval DEFAULT NULL::interval, durable boolean DEFAULT NULL::boolean', 'SETOF awa.claimed_job_row'),
   ('complete', 'job_id bigint, receipt bigint, output jsonb DEFAULT NULL::jsonb', 'void'),
   ('complete_many', 'job_ids bigint[], receipts bigint[], outputs jsonb[] DEFAULT NULL::jsonb[]', 'SETOF bigint'),
   ('fail', 'job_id bigint, receipt bigint, error text, retry_after interval DEFAULT NULL::interval, details jsonb DEFAULT NULL::jsonb', 'text'),

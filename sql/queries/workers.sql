@@ -11,13 +11,13 @@ select awa.deregister_worker(worker_id => @worker_id);
 select awa.release_unknown(worker_id => @worker_id, job_ids => @job_ids::bigint[], receipts => @receipts::bigint[]);
 
 -- name: Claim :many
-select * from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease));
+select * from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease), durable => sqlc.narg(durable));
 
 -- name: ClaimWithin :many
 select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= @max_bytes::bigint then c.args end)::jsonb as args, c.priority, c.attempt, c.max_attempts, c.created_at, c.ready_at, c.deadline_at,
        (case when s.bytes <= @max_bytes then c.tags end)::text[] as tags, (case when s.bytes <= @max_bytes then c.metadata end)::jsonb as metadata,
        (case when s.bytes <= @max_bytes then c.progress end)::jsonb as progress, s.bytes::bigint as bytes
-  from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease)) c
+  from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease), durable => sqlc.narg(durable)) c
  cross join lateral (
     select octet_length(c.args::text)::bigint + coalesce(octet_length(c.tags::text), 0) + coalesce(octet_length(c.metadata::text), 0) + coalesce(octet_length(c.progress::text), 0) as bytes
     offset 0

@@ -10,6 +10,7 @@ comment on view awa.claimed_job_row is 'The row that claim returns, one per job.
 -- Locks: the worker, shared, then the queue, until the caller's transaction ends. Raises 22023, JQ004, 55P03 when
 -- somebody else holds one of them for too long, 42501 when the worker was registered by another login, and 55000 in a
 -- database that was restored from a dump.
+-- Durable says whether the caller's transaction waits for the disk when it commits. Null leaves that as it is.
 --
 -- A window is what became visible between two snapshots, lo and hi. It is read in two kinds of parts: the entries of
 -- each transaction that was in progress at lo (late commits, one claim row for each), then everything that began after
@@ -19,7 +20,8 @@ create or replace function awa.claim(
   queue     text,
   max_jobs  int default 1,
   worker_id bigint default null,
-  lease     interval default null
+  lease     interval default null,
+  durable   boolean default null
 ) returns setof awa.claimed_job_row
 language plpgsql
 volatile
@@ -60,6 +62,7 @@ declare
   v_lane_began timestamptz;
 begin
   perform awa._check_claim(queue, max_jobs, worker_id, lease);
+  perform awa._wait_for_disk(durable);
   v_queue_id := awa._queue_id(queue);
   perform awa._lock_queue(v_queue_id);
   v_now := awa._snapshot();
@@ -74,7 +77,6 @@ begin
   if v_bytes is null then
     perform awa._refuse_missing('settings', 'insert into awa.settings default values');
   end if;
-
   <<lanes>>
   for v_lane in
     select * from awa._claimable_lanes(v_queue_id, v_now, v_claimed_at, coalesce(v_settings.aging_interval, interval '1 minute'), v_cleaned, v_cleaned_until)
@@ -135,6 +137,17 @@ begin
 end
 $$;
 comment on function awa.claim is 'Takes up to max_jobs jobs of a queue, for a lease';
+
+-- Sets whether the caller's transaction waits for the disk when it commits. Null leaves that as it is.
+create or replace function awa._wait_for_disk(durable boolean) returns text
+language sql
+as $$
+  select case
+           when durable <> (current_setting('synchronous_commit') <> 'off')
+           then set_config('synchronous_commit', case when durable then 'on' else 'off' end, true)
+         end
+$$;
+comment on function awa._wait_for_disk is 'Sets whether the caller''s transaction waits for the disk when it commits';
 
 -- Refuses what claim does not take, and locks the worker, shared: until the claim commits, it can't be deregistered.
 create or replace function awa._check_claim(queue text, max_jobs int, worker_id bigint, lease interval) returns void
