@@ -19,7 +19,7 @@ func wakeChannel(queue string) string {
 }
 
 // lostChannel is the channel on which workers are notified, by their id, that an attempt was taken from them.
-const lostChannel = "awa_lost"
+const lostChannel = "awa_lost_attempts"
 
 // isDirect says whether nobody else has opened the connection to the server: if so, the process that the greeting named
 // is not the server's. A proxy that pools transactions would let "listen" pass, but no notification; those would go to

@@ -388,13 +388,13 @@ type run struct {
 	retired       chan struct{} // there is one more
 	saidProxied   bool          // of the goroutine of pulse
 
-	queues    []*queue
-	channels  map[string][]*queue // on which notifications for them come
-	slots     *slots
-	wake      chan struct{} // a queue was woken, or there is no registration any more
-	completer *completer
-	handlers  sync.WaitGroup
-	active    atomic.Int64 // handlers that run
+	queues     []*queue
+	channels   map[string][]*queue // on which notifications for them come
+	slots      *slots
+	wake       chan struct{} // a queue was woken, or there is no registration any more
+	completer  *completer
+	goroutines sync.WaitGroup // of attempts: they run handlers, and answer
+	active     atomic.Int64   // handlers that run
 }
 
 // start runs the handlers of claimed jobs, each in a goroutine of its own.
@@ -417,14 +417,14 @@ func (r *run) start(registration *registration, q *queue, jobs []claimedJob) {
 			r.answerAtOnce(q, judge(r.background, r.log, a, job, claimed.err))
 			continue
 		}
-		handler := r.Worker.handlers.of(job.Kind)
+		handler := r.handlers.of(job.Kind)
 		if handler == nil {
 			r.putOff(q, job, a)
 			continue
 		}
 		q.stats.running.Add(1)
 		r.active.Add(1)
-		r.handlers.Go(func() {
+		r.goroutines.Go(func() {
 			ctx, stopTimer := untilDeadline(ctx, job)
 			handler.call(ctx, job, func(err error) {
 				stopTimer()
@@ -466,7 +466,7 @@ func (r *run) putOff(q *queue, job *RawJob, a *attempt) {
 
 // answerAtOnce answers for an attempt whose handler is not run.
 func (r *run) answerAtOnce(q *queue, result answer) {
-	r.handlers.Go(func() {
+	r.goroutines.Go(func() {
 		r.completer.send(result)
 		r.slots.put(q, 1)
 	})
@@ -477,7 +477,7 @@ func (r *run) answerAtOnce(q *queue, result answer) {
 func (r *run) waitForHandlers() (abandoned int64) {
 	done := make(chan struct{})
 	go func() {
-		r.handlers.Wait()
+		r.goroutines.Wait()
 		close(done)
 	}()
 	select {

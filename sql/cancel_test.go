@@ -325,7 +325,7 @@ func TestAnswerBesideAnOpenCancelOfAnAvailableJob(t *testing.T) {
 				a.exec("begin")
 				a.exec("select awa.cancel($1)", job)
 				jobs := b.claim(queue, shape.jobs)
-				if shape.lasts {
+				if shape.materialized {
 					b.materialize()
 				}
 				if answer.call == "rescue" {
@@ -716,7 +716,7 @@ func TestChangesThatRollBack(t *testing.T) {
 			select format('%s %s %s %s %s %s', id, queue, state, priority, attempt, errors) from awa.jobs
 			union all select format('%s %s', key, job_id) from awa.unique_claims where job_id is not null
 			union all select c::text from awa.queue_counts c
-			union all select r::text from awa.heartbeat_replies r
+			union all select r::text from awa.lost_attempts r
 			order by 1`)
 	}
 	worker := s.registerWorker()

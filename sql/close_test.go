@@ -261,7 +261,7 @@ func claimedBy(s *session, worker int64, n int) []claimed {
 func TestCompleteWithASnapshotOlderThanTheClaim(t *testing.T) {
 	for _, level := range []string{"repeatable read", "serializable"} {
 		for _, open := range []bool{false, true} { // the claim is open when the snapshot is taken, and a later one of another queue is not
-			for _, lasting := range []bool{false, true} {
+			for _, materialized := range []bool{false, true} {
 				d := newDatabase(t)
 				old, other, third := d.session(), d.session(), d.session()
 				old.enqueue("q")
@@ -281,7 +281,7 @@ func TestCompleteWithASnapshotOlderThanTheClaim(t *testing.T) {
 					begin()
 					j = other.claim("q", 1)[0]
 				}
-				if lasting {
+				if materialized {
 					other.exec("select awa.extend($1, $2, '1 hour')", j.JobID, j.Receipt)
 				}
 				require.Equal(t, "40001", sqlState(old.try("select awa.complete($1, $2)", j.JobID, j.Receipt)))

@@ -11,7 +11,7 @@ import (
 // An end is how a job ends, and where it is then.
 type end struct {
 	name, call, state string
-	lasts             bool // its attempt has a row of its own before
+	materialized      bool // its attempt has a row of its own before
 }
 
 // In the ledgers alone, beside them with an output, and in rows that nothing else counts.
@@ -27,7 +27,7 @@ var ends = []end{
 func (s *session) ended(queue string, how end) int64 {
 	s.Helper()
 	j := s.open(queue, shapes[0])[0]
-	if how.lasts {
+	if how.materialized {
 		s.exec("select awa.extend($1, $2, '1 hour')", j.JobID, j.Receipt)
 	}
 	s.exec(how.call, j.JobID, j.Receipt)
@@ -275,7 +275,7 @@ func TestUniqueProducerBesideAnOpenDelete(t *testing.T) {
 					first := a.enqueuesUnique(options)()
 					require.True(t, first.Inserted)
 					j := a.claim("q", 1)[0]
-					if how.lasts {
+					if how.materialized {
 						a.exec("select awa.extend($1, $2, '1 hour')", j.JobID, j.Receipt)
 					}
 					a.exec(how.call, j.JobID, j.Receipt)

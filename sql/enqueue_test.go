@@ -168,9 +168,9 @@ func TestNotificationsByTheClockAndTheSettings(t *testing.T) {
 	listener, producer := d.session(), d.session()
 	digit := one[string](listener, "select left(encode(sha256('q'), 'hex'), 1)")
 	listener.exec("listen awa_wake_" + digit)
-	listener.exec("listen awa_lost")
+	listener.exec("listen awa_lost_attempts")
 	before := func(mark string) string { // the channels of what was notified before
-		producer.exec("select pg_notify('awa_lost', $1)", mark)
+		producer.exec("select pg_notify('awa_lost_attempts', $1)", mark)
 		var channels []string
 		for {
 			n, err := listener.db.WaitForNotification(listener.ctx)
@@ -191,7 +191,7 @@ func TestNotificationsByTheClockAndTheSettings(t *testing.T) {
 	jobs := producer.enqueueMany("q", 2)
 	require.Len(t, producer.claimAs(worker, "q", 2), 2)
 	before("claimed")
-	for i, want := range []string{"", "awa_wake_" + digit + " awa_lost"} {
+	for i, want := range []string{"", "awa_wake_" + digit + " awa_lost_attempts"} {
 		producer.exec("update awa.settings set notifications = $1", i == 1)
 		producer.exec("select setval('awa.wake_clock_" + digit + "', 1)")
 		producer.enqueue("q")

@@ -18,7 +18,7 @@ func (s *session) later(span time.Duration) {
 		"update awa.workers set heartbeat_at = heartbeat_at - $1::interval",
 		"update awa.rescue_gaps set began_at = began_at - $1::interval, ended_at = ended_at - $1::interval",
 		"update awa.queue_rollups set folded_at = folded_at - $1::interval",
-		"update awa.heartbeat_replies set told_at = told_at - $1::interval",
+		"update awa.lost_attempts set told_at = told_at - $1::interval",
 		"select setval('awa.next_fold_at', greatest(last_value - (extract(epoch from $1::interval) * 1000000)::bigint, 1)) from awa.next_fold_at where is_called",
 		"select setval('awa.rescued_at', last_value - (extract(epoch from $1::interval) * 1000000)::bigint) from awa.rescued_at where is_called",
 	} {
@@ -42,12 +42,12 @@ func (s *session) passes(span time.Duration) (rescued int64) {
 func (s *session) openAttempts() (worker int64) {
 	s.Helper()
 	worker = s.registerWorker()
-	for _, lasts := range []bool{true, false} {
+	for _, materialized := range []bool{true, false} {
 		for queue, id := range map[string]*int64{"mine": &worker, "nobodys": nil} {
 			s.enqueue(queue)
 			require.Len(s, list[int64](s, "select receipt from awa.claim($1, 1, $2, '5 minutes')", queue, id), 1)
 		}
-		if lasts {
+		if materialized {
 			require.Equal(s, int64(2), s.materialize())
 		}
 	}

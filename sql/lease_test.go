@@ -170,7 +170,7 @@ func TestRescueBesideAnOpenExtend(t *testing.T) {
 					a.exec("begin")
 					a.exec(call, jobs[0].JobID, jobs[0].Receipt)
 					left := len(jobs)
-					if shape.lasts {
+					if shape.materialized {
 						left = 1
 					}
 					require.Equal(t, int64(len(jobs)-left), b.rescue())
@@ -208,7 +208,7 @@ func TestExtendBesideAnOpenEnding(t *testing.T) {
 					{"select awa.materialize('0') where $1::bigint > 0 and $2::bigint > 0", "running"},
 					answers[0], answers[3], answers[7],
 				} {
-					if k == 2 && shape.lasts {
+					if k == 2 && shape.materialized {
 						continue // it has a row already
 					}
 					for _, end := range []string{"commit", "rollback"} {

@@ -11,10 +11,10 @@ import (
 
 // A shape is a way for attempts to be open: alone in their claim or together, in the ledger or in rows of their own.
 type shape struct {
-	name  string
-	jobs  int
-	lasts bool
-	keyed bool
+	name         string
+	jobs         int
+	materialized bool
+	keyed        bool
 }
 
 var shapes = []shape{
@@ -38,7 +38,7 @@ func (s *session) open(queue string, shape shape) []claimed {
 	}
 	jobs := s.claim(queue, shape.jobs)
 	require.Len(s, jobs, shape.jobs)
-	if shape.lasts {
+	if shape.materialized {
 		require.Equal(s, int64(shape.jobs), s.materialize())
 	}
 	return jobs
@@ -229,7 +229,7 @@ func TestRescueBesideAnOpenAnswer(t *testing.T) {
 					a.exec("begin")
 					require.True(t, a.answers(first.call, jobs[0])())
 					left := len(jobs) // the claim is in use
-					if shape.lasts {
+					if shape.materialized {
 						left = 1
 					}
 					require.Equal(t, int64(len(others)+len(jobs)-left), b.rescue())

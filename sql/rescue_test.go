@@ -139,7 +139,7 @@ func TestWorkerIsTold(t *testing.T) {
 		d := newDatabase(t)
 		s, other := d.session(), d.session()
 		worker, bystander := s.registerWorker(), s.registerWorker()
-		other.exec("listen awa_lost")
+		other.exec("listen awa_lost_attempts")
 		jobs := s.enqueueMany("q", 4)
 		receipts := s.claimAs(worker, "q", 4)
 		if materialized {
@@ -163,7 +163,7 @@ func TestWorkerIsTold(t *testing.T) {
 		}
 		require.Equal(t, receipts[:2], list[int64](s, "select receipt from awa.heartbeat($1)", worker))
 		require.Empty(t, s.lost(bystander))
-		s.exec("update awa.heartbeat_replies set told_at = told_at - interval '61 seconds' where job_id = $1", jobs[0])
+		s.exec("update awa.lost_attempts set told_at = told_at - interval '61 seconds' where job_id = $1", jobs[0])
 		require.Equal(t, want[1:], s.lost(worker))
 
 		// Cancelled before it was claimed, decided when it had been.
@@ -185,7 +185,7 @@ func TestWorkerIsTold(t *testing.T) {
 func TestEndedWorkerIsNotified(t *testing.T) {
 	d := newDatabase(t)
 	s, other := d.session(), d.session()
-	other.exec("listen awa_lost")
+	other.exec("listen awa_lost_attempts")
 	idle, worker, last := s.registerWorker(), s.registerWorker(), s.registerWorker()
 	s.enqueueMany("q", 3)
 	s.claimAs(worker, "q", 1)
@@ -201,14 +201,14 @@ func TestEndedWorkerIsNotified(t *testing.T) {
 	require.Equal(t, []int64{worker, last}, []int64{other.notified(), other.notified()}, "none for a worker without attempts, nor for what rolled back")
 }
 
-// notified waits for a notification on awa_lost and returns the worker that it is for.
+// notified waits for a notification on awa_lost_attempts and returns the worker that it is for.
 func (s *session) notified() (worker int64) {
 	s.Helper()
 	ctx, cancel := context.WithTimeout(s.ctx, patience)
 	defer cancel()
 	n, err := s.db.WaitForNotification(ctx)
 	require.NoError(s, err)
-	require.Equal(s, "awa_lost", n.Channel)
+	require.Equal(s, "awa_lost_attempts", n.Channel)
 	_, err = fmt.Sscan(n.Payload, &worker)
 	require.NoError(s, err)
 	return worker
@@ -316,7 +316,7 @@ func TestSilentWorkerIsForgotten(t *testing.T) {
 	}
 	s.exec("select awa.rescue(), awa.forget_workers()")
 	require.Zero(t, one[int](s, "select count(*) from awa.workers"))
-	require.Zero(t, one[int](s, "select count(*) from awa.heartbeat_replies"))
+	require.Zero(t, one[int](s, "select count(*) from awa.lost_attempts"))
 }
 
 // Neither is what it lost while it was being deregistered.
@@ -334,7 +334,7 @@ func TestDeregisteredWorkerIsForgotten(t *testing.T) {
 	a.exec("commit")
 	require.NoError(t, wait())
 	a.exec("select awa.forget_workers()")
-	require.Zero(t, one[int](a, "select count(*) from awa.heartbeat_replies"))
+	require.Zero(t, one[int](a, "select count(*) from awa.lost_attempts"))
 }
 
 // A dead letter that is retried and purged, or retried twice, at once: whoever commits first has it.
@@ -508,10 +508,10 @@ func TestCountingGoesOnPastAnOpenAnswer(t *testing.T) {
 func TestTwoSweepsAtOnce(t *testing.T) {
 	d := newDatabase(t)
 	a, b := d.session(), d.session().neverWaits()
-	a.exec("insert into awa.heartbeat_replies (worker_id, receipt, job_id, reason) values (-1, 1, 1, 'gone')")
+	a.exec("insert into awa.lost_attempts (worker_id, receipt, job_id, reason) values (-1, 1, 1, 'gone')")
 	a.exec("begin")
 	a.exec("select awa.forget_workers()")
 	b.exec("select awa.forget_workers()")
 	a.exec("commit")
-	require.Zero(t, one[int](b, "select count(*) from awa.heartbeat_replies"))
+	require.Zero(t, one[int](b, "select count(*) from awa.lost_attempts"))
 }

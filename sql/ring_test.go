@@ -279,7 +279,7 @@ func TestMovesWhatIsNotCounted(t *testing.T) {
 	require.Equal(t, "cleaning", s.prune())
 	require.Equal(t, []int64{2, 0}, list[int64](s, "select (select count(*) from awa.ready_entries where segment = n) from generate_series(1, 0, -1) n"), "both are moved")
 	require.False(t, one[bool](s, "select pg_visible_in_snapshot(e.xid, r.counted) from awa.ready_entries e join awa.queue_rollups r using (lane) where job_id = $1", late))
-	require.Equal(t, "1 0", one[string](s, "select format('%s %s', kept[2], kept[1]) from awa.queue_rollups"))
+	require.Equal(t, "1 0", one[string](s, "select format('%s %s', segment_entries[2], segment_entries[1]) from awa.queue_rollups"))
 	s.audited()
 	s.cleans()
 	s.audited()
@@ -553,9 +553,9 @@ func TestToldByAClockThatWasAhead(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
 	worker := s.registerWorker()
-	s.exec("insert into awa.heartbeat_replies (worker_id, receipt, job_id, reason, told_at) values ($1, 1, 1, 'r', now() + interval '1 hour')", worker)
+	s.exec("insert into awa.lost_attempts (worker_id, receipt, job_id, reason, told_at) values ($1, 1, 1, 'r', now() + interval '1 hour')", worker)
 	require.Empty(t, s.lost(worker))
-	require.Zero(t, one[int64](s, "select count(*) from awa.heartbeat_replies"))
+	require.Zero(t, one[int64](s, "select count(*) from awa.lost_attempts"))
 }
 
 // maintains calls maintenance under a timeout, and says how that ended.

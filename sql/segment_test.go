@@ -192,11 +192,11 @@ var passes = []call{
 // openAlone is like open, and leaves the attempts of others in the ledger.
 func (s *session) openAlone(queue string, shape shape) []claimed {
 	s.Helper()
-	lasts := shape.lasts
-	shape.lasts = false
+	materialized := shape.materialized
+	shape.materialized = false
 	jobs := s.open(queue, shape)
 	for _, j := range jobs {
-		if lasts {
+		if materialized {
 			s.exec("select awa.extend($1, $2, '1 hour')", j.JobID, j.Receipt)
 		}
 	}

@@ -44,7 +44,7 @@ const (
 	enqueueLater = "run_at => now() + interval '1 hour'"
 	claimIt      = "select job_id, receipt from awa.claim(@queue, 10, @worker)"
 	failIt       = "select awa.fail(@job, @receipt, 'error')"
-	lasts        = "select awa.materialize('0')"
+	materialize  = "select awa.materialize('0')"
 	isDue        = "due as (update awa.deferred_jobs set run_at = clock_timestamp() where job_id = @job)"
 	isLate       = `late as (update awa.leases set deadline_at = clock_timestamp() where job_id = @job),
 		late_claim as (update awa.lease_claims set deadline_at = clock_timestamp() where @job = any(job_ids))`
@@ -147,30 +147,30 @@ func settings() (all []setting) {
 	add("available", "moved", "select awa.set_priority(@job, 3)")
 	add("scheduled", "enqueued")
 	add("scheduled", "snoozed", claimIt, "select awa.snooze(@job, @receipt, '1 hour')")
-	add("scheduled", "snoozed after a while", claimIt, lasts, "select awa.snooze(@job, @receipt, '1 hour')")
+	add("scheduled", "snoozed after a while", claimIt, materialize, "select awa.snooze(@job, @receipt, '1 hour')")
 	add("retryable", "failed", claimIt, failIt)
-	add("retryable", "failed after a while", claimIt, lasts, failIt)
+	add("retryable", "failed after a while", claimIt, materialize, failIt)
 	add("retryable", "rescued", claimIt, becomesLate, "select rescued from awa.rescue()")
 	add("completed", "ledger", claimIt, "select awa.complete(@job, @receipt)")
 	add("completed", "ledger, with others", claimIt, "select awa.complete_many(array[@job]::bigint[], array[@receipt]::bigint[])")
 	add("completed", "ledger, with an output", claimIt, "select awa.complete(@job, @receipt, '{}')")
-	add("completed", "leases", claimIt, lasts, "select awa.complete(@job, @receipt)")
+	add("completed", "leases", claimIt, materialize, "select awa.complete(@job, @receipt)")
 	add("failed", "ledger", claimIt, "select awa.discard(@job, @receipt, 'error')")
-	add("failed", "leases", claimIt, lasts, "select awa.discard(@job, @receipt, 'error')")
+	add("failed", "leases", claimIt, materialize, "select awa.discard(@job, @receipt, 'error')")
 	add("cancelled", "available", "select awa.cancel(@job)")
 	add("cancelled", "given back", claimIt, "select awa.release(@job, @receipt)", "select awa.cancel(@job)")
 	add("cancelled", "retryable", claimIt, failIt, "select awa.cancel(@job)")
 	add("cancelled", "ledger", claimIt, "select awa.cancel(@job)")
-	add("cancelled", "leases", claimIt, lasts, "select awa.cancel_attempt(@job, @receipt)")
+	add("cancelled", "leases", claimIt, materialize, "select awa.cancel_attempt(@job, @receipt)")
 	add("dead", "ledger", claimIt, "select awa.discard(@job, @receipt, 'error')")
-	add("dead", "leases", claimIt, lasts, "select awa.discard(@job, @receipt, 'error')")
+	add("dead", "leases", claimIt, materialize, "select awa.discard(@job, @receipt, 'error')")
 	add("gone", "deleted", claimIt, "select awa.complete(@job, @receipt)", "select awa.delete_job(@job)")
 	add("gone", "purged", claimIt, "select awa.discard(@job, @receipt, 'error')", "select awa.purge_dlq(queue => @queue)")
 	for i := range all {
 		all[i].deadLetter = all[i].state == "dead" || all[i].home == "purged"
 		all[i].company = strings.Contains(all[i].home, "with others")
 	}
-	for _, path := range [][]string{{claimIt}, {claimIt, lasts}} {
+	for _, path := range [][]string{{claimIt}, {claimIt, materialize}} {
 		for _, company := range []bool{false, true} {
 			home := map[int]string{1: "ledger", 2: "leases"}[len(path)] + map[bool]string{false: ", alone", true: ", with others"}[company]
 			all = append(all,

@@ -345,7 +345,7 @@ func TestDoctorFinds(t *testing.T) {
 				levelWarning, "functions", "awa._last_prune_at()", "is not this program's: result"},
 			{"drop function awa._check_pass(int); create function awa._check_pass(jobs int) returns void language sql as ''", levelWarning, "functions", "awa._check_pass(integer)", "is not this program's: body, names of arguments"},
 			{"create function awa.enqueue(queue text) returns bigint language sql as $$ select 1::bigint $$", levelWarning, "functions", "awa.enqueue(text)", "is none of Awa's"},
-			{"drop table awa.heartbeat_replies", levelCritical, "tables", "awa.heartbeat_replies", "is missing"},
+			{"drop table awa.lost_attempts", levelCritical, "tables", "awa.lost_attempts", "is missing"},
 			{"drop index awa.lease_claims_2_cursor", levelCritical, "tables", "awa.lease_claims_2_cursor", "is missing"},
 			{"alter table awa.unique_claims drop constraint unique_claims_pkey", levelCritical, "tables", "awa.unique_claims_pkey", "is missing"},
 			{"drop sequence awa.wake_clock_f", levelCritical, "tables", "awa.wake_clock_f", "is missing"},

@@ -150,14 +150,14 @@ select pg_temp.agrees('the books balance in the end');
 select pg_temp.steps_agree();
 
 -- Whom a worker's loss is told
-select awa._lose(awa._look_up(array(select receipt from c where n in ('moved', 'leased'))), array_fill(repeat('r', 30000)::text, array[2])) \g /dev/null
-select is((select array_agg(c.n || ' ' || char_length(l.reason) order by c.n) from awa.heartbeat_replies l join c using (job_id, receipt) where c.n in ('moved', 'leased')), '{"leased 20000","moved 20000"}', 'a registered worker is told which attempts it lost, and in short why');
-select awa._lose(awa._look_up(array(select receipt from c where n in ('moved', 'leased'))), array_fill('again'::text, array[2])) \g /dev/null
-select is((select count(*) from awa.heartbeat_replies l join c using (job_id, receipt) where l.reason = 'again'), 0::bigint, 'once');
+select awa._record_lost_attempts(awa._look_up(array(select receipt from c where n in ('moved', 'leased'))), array_fill(repeat('r', 30000)::text, array[2])) \g /dev/null
+select is((select array_agg(c.n || ' ' || char_length(l.reason) order by c.n) from awa.lost_attempts l join c using (job_id, receipt) where c.n in ('moved', 'leased')), '{"leased 20000","moved 20000"}', 'a registered worker is told which attempts it lost, and in short why');
+select awa._record_lost_attempts(awa._look_up(array(select receipt from c where n in ('moved', 'leased'))), array_fill('again'::text, array[2])) \g /dev/null
+select is((select count(*) from awa.lost_attempts l join c using (job_id, receipt) where l.reason = 'again'), 0::bigint, 'once');
 delete from awa.workers where worker_id = :worker_id;
-delete from awa.heartbeat_replies where worker_id = :worker_id;
-select awa._lose(awa._look_up(array(select receipt from c where n in ('moved', 'leased'))), array_fill('gone'::text, array[2])) \g /dev/null
-select is((select count(*) from awa.heartbeat_replies l where l.worker_id = :worker_id), 0::bigint, 'one that has left is not');
+delete from awa.lost_attempts where worker_id = :worker_id;
+select awa._record_lost_attempts(awa._look_up(array(select receipt from c where n in ('moved', 'leased'))), array_fill('gone'::text, array[2])) \g /dev/null
+select is((select count(*) from awa.lost_attempts l where l.worker_id = :worker_id), 0::bigint, 'one that has left is not');
 
 select * from finish();
 rollback;

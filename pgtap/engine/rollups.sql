@@ -5,7 +5,7 @@
 create function pg_temp.rollup(suffix text, priority int default 2) returns text
 language sql
 begin atomic
-  select format('%s enqueued, %s appended, %s kept, %s buried, %s claimed, %s completed, to claim %s', r.enqueued, r.appended, (select sum(k) from unnest(r.kept) k), r.buried, r.claimed, r.completed, r.closed_seq)
+  select format('%s enqueued, %s appended, %s kept, %s buried, %s claimed, %s completed, to claim %s', r.enqueued, r.appended, (select sum(k) from unnest(r.segment_entries) k), r.buried, r.claimed, r.completed, r.closed_seq)
     from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(suffix)) * 8 + priority;
 end;
 
@@ -183,7 +183,7 @@ select pg_temp.fill(pg_temp.q(' segments'), 3) \g /dev/null
 update awa.ring set current_segment = (current_segment + 1) % 4;
 select pg_temp.fill(pg_temp.q(' segments'), 2) \g /dev/null
 select pg_temp.fold() \g /dev/null
-select is((select format('%s enqueued, %s %s kept', k.enqueued, k.kept[(r.current_segment + 3) % 4 + 1], k.kept[r.current_segment + 1]) from awa.queue_rollups k, awa.ring r where k.lane = awa._queue_id(pg_temp.q(' segments')) * 8 + 2),
+select is((select format('%s enqueued, %s %s kept', k.enqueued, k.segment_entries[(r.current_segment + 3) % 4 + 1], k.segment_entries[r.current_segment + 1]) from awa.queue_rollups k, awa.ring r where k.lane = awa._queue_id(pg_temp.q(' segments')) * 8 + 2),
   '5 enqueued, 3 2 kept', 'entries are counted by segment');
 select results_eq(format('select a.xid = pg_current_xact_id(), a.entries, a.tombstones, a.enqueued from awa._appended_since(%s, (select r.counted from awa.queue_rollups r where r.lane = %1$s), null) a', awa._queue_id(pg_temp.q(' segments')) * 8 + 2),
   'values (true, 1, 0, 1::bigint)', 'the transaction''s own entry is still to be counted');

@@ -12,7 +12,7 @@ begin;
 select plan(9);
 
 create temp view those as select string_agg(substr(w.name, length(pg_temp.q()) + 2), ', ' order by w.name) as names from awa.workers w where starts_with(w.name, pg_temp.q());
-insert into awa.heartbeat_replies (worker_id, receipt, job_id, reason) values (:dead_id, 1, 1, 'cancelled'), (:silent_id, 1, 1, 'cancelled'), (-1, 1, 1, 'cancelled');
+insert into awa.lost_attempts (worker_id, receipt, job_id, reason) values (:dead_id, 1, 1, 'cancelled'), (:silent_id, 1, 1, 'cancelled'), (-1, 1, 1, 'cancelled');
 update awa.workers set heartbeat_at = clock_timestamp() - interval '59 minutes' where worker_id = :silent_id;
 update awa.workers set heartbeat_at = clock_timestamp() - interval '61 minutes' where worker_id in (:dead_id, :working_id, :leased_id);
 select pg_temp.no_gap() \g /dev/null
@@ -23,7 +23,7 @@ select pg_temp.no_gap() \g /dev/null
 select setval('awa.pass_clock_forget_workers', 1) \g /dev/null
 select cmp_ok((select forgotten from awa.forget_workers()), '>=', 1::bigint, 'workers that were silent for an hour are forgotten');
 select is(names, 'leased, silent, working', 'but not those that have attempts') from those;
-select is((select array_agg(r.worker_id) from awa.heartbeat_replies r where r.worker_id in (:dead_id, :silent_id, -1)), array[:silent_id]::bigint[], 'with what they were to be told');
+select is((select array_agg(r.worker_id) from awa.lost_attempts r where r.worker_id in (:dead_id, :silent_id, -1)), array[:silent_id]::bigint[], 'with what they were to be told');
 select ok(awa._succeeded_at('forget_workers') > clock_timestamp() - interval '1 minute', 'it has succeeded');
 select is((select forgotten from awa.forget_workers()), 0::bigint, 'once');
 select setval('awa.rescued_at', 1, false) \g /dev/null

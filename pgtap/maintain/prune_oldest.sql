@@ -318,7 +318,7 @@ select awa.complete(job_id, receipt) from d where n > 2 \g /dev/null
 select is(pg_temp.unbalanced(), null, 'all have completed');
 select is(pg_temp.without('delete from awa.lease_claim_closures k where k.item = 0'), 'unbalanced, forced cleaned', 'an answer is missing');
 select is(pg_temp.without('delete from awa.lease_claims'), 'unbalanced, forced cleaned', 'claims are missing that were counted');
-select is(pg_temp.without('update awa.queue_rollups set kept[4] = kept[4] - 1 where kept[4] > 0'), 'unbalanced, forced cleaned', 'there is one more entry than there should be');
+select is(pg_temp.without('update awa.queue_rollups set segment_entries[4] = segment_entries[4] - 1 where segment_entries[4] > 0'), 'unbalanced, forced cleaned', 'there is one more entry than there should be');
 rollback to known;
 
 -- What comes from transactions that are older than the cleaning, and committed after it: a burial of what was carried,
@@ -328,7 +328,7 @@ select is(pg_temp.prune(), 'cleaned', 'cleaned');
 select pg_temp.was_open(xid) from late \g /dev/null
 create temp table seven as select e.* from awa.ready_entries e where e.segment = 3 and e.args ->> 'n' = '7';
 insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels) select 3, s.lane, s.xid, s.job_id, l.xid, 1, true from late l, seven s;
-insert into awa.done_entries (job_id, lane, state, recorded, ready_at, created_at, finalized_at, attempt, max_attempts, body_bytes, kind, args)
+insert into awa.done_entries (job_id, lane, state, counted_by_closure, ready_at, created_at, finalized_at, attempt, max_attempts, body_bytes, kind, args)
 select s.job_id, s.lane, 'cancelled', false, s.ready_at, s.ready_at, now(), 0, 25, 60, s.kind, s.args from seven s;
 insert into awa.arrivals (segment, lane, xid, jobs) select 3, s.lane, l.xid, 1 from late l, seven s;
 insert into awa.deferred_jobs (job_id, lane, state, run_at, created_at, attempt, max_attempts, body_bytes, kind, args) select nextval('awa.job_ids'), s.lane, 'scheduled', '2130-01-01', now(), 1, 25, 60, 'k', '{}' from seven s;

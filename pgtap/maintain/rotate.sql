@@ -21,7 +21,7 @@ update awa.ready_entries set segment = 0;
 update awa.ready_tombstones set segment = 0;
 update awa.lease_claims set segment = 0;
 update awa.lease_claim_closures set segment = 0;
-update awa.queue_rollups set kept = (select array[sum(k), 0, 0, 0] from unnest(kept) k);
+update awa.queue_rollups set segment_entries = (select array[sum(k), 0, 0, 0] from unnest(segment_entries) k);
 update awa.ring set current_segment = 0;
 
 -- When it is time

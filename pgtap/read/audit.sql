@@ -187,7 +187,7 @@ select is(pg_temp.without('delete from awa.' || command), says, format('%s: %s',
     (12, 'deferred_jobs where state = ''retryable''', '21 jobs were enqueued, 20 are there'),
     (13, 'done_entries where state = ''failed''', '21 jobs were enqueued, 20 are there'),
     (14, 'done_entries where state = ''cancelled''', '21 jobs were enqueued, 20 are there'),
-    (15, 'done_entries where state = ''completed'' and not recorded', '21 jobs were enqueued, 20 are there'),
+    (15, 'done_entries where state = ''completed'' and not counted_by_closure', '21 jobs were enqueued, 20 are there'),
     (16, 'done_entries where state = ''dead''', '21 jobs were enqueued, 20 are there')
   ) v(n, command, says)
  order by n;
@@ -198,7 +198,7 @@ select is((select a.problem from awa.audit() a), null, 'what expired is counted'
 select is(pg_temp.without('delete from awa.queue_rollups'), '21 jobs were enqueued, 17 are there', 'until somebody removes the counts');
 select is(pg_temp.without('update awa.queue_rollups set failed = failed + 1 where enqueued > 0'), '21 jobs were enqueued, 22 are there', 'or makes one up');
 select is(pg_temp.without('update awa.queue_rollups set completed = completed - 1 where enqueued > 0'), '21 jobs were enqueued, 20 are there', 'or takes one away');
-select is(pg_temp.without('update awa.queue_rollups set kept[1] = kept[1] + 1 where enqueued > 0'), 'segment 0: 21 entries counted, 20 there', 'or says that there were more entries');
+select is(pg_temp.without('update awa.queue_rollups set segment_entries[1] = segment_entries[1] + 1 where enqueued > 0'), 'segment 0: 21 entries counted, 20 there', 'or says that there were more entries');
 select is(pg_temp.without('update awa.queue_rollups set enqueued = enqueued - 1 where enqueued > 0'), '20 jobs were enqueued, 21 are there', 'or fewer jobs');
 
 -- It writes nothing, and takes no lock that anybody but the truncation of a segment would wait for

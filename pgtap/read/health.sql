@@ -209,7 +209,7 @@ update awa.done_entries set finalized_at = pg_temp.ago('73 hours 2 minutes 20 se
 select is(pg_temp.late('expire_history'), 'jobs are past their retention, for 01:02', 'and not for ever');
 select awa.configure_queue(pg_temp.q(), '{"failed_retention": "73 hours"}') \g /dev/null
 select is(pg_temp.late('expire_history'), null, 'as long as their queue says');
-insert into awa.done_entries (job_id, lane, state, recorded, reason, ready_at, created_at, finalized_at, attempt, max_attempts, body_bytes, kind, args)
+insert into awa.done_entries (job_id, lane, state, counted_by_closure, reason, ready_at, created_at, finalized_at, attempt, max_attempts, body_bytes, kind, args)
 select d.job_id, d.lane, 'dead', false, 'discarded', d.ready_at, d.created_at, pg_temp.ago('30 days 1 hour 2 minutes 20 seconds'), 1, 1, 1, 'k', '{}' from awa.done_entries d;
 select is(pg_temp.late('expire_history'), 'jobs are past their retention, for 01:02', 'so with dead letters');
 rollback to well;

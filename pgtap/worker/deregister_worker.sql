@@ -60,7 +60,7 @@ select is((select row(j.state, j.attempt, j.progress, j.receipt, j.worker_id)::t
 select is((select count(*) from awa.leases l join lasts using (receipt)), 0::bigint, 'its row goes');
 select pg_temp.refused(format('select awa.complete(%s, %s)', job_id, receipt), 'JQ001', 'stale', 'a late answer is stale') from lasts;
 select is((select j.state from awa.job(:lost_id) j), 'cancelled', 'what was taken from it stays what it is');
-select is((select count(*) from awa.heartbeat_replies r where r.worker_id = :worker_id), 0::bigint, 'and nobody is left to be told');
+select is((select count(*) from awa.lost_attempts r where r.worker_id = :worker_id), 0::bigint, 'and nobody is left to be told');
 select pg_temp.agrees('the books balance');
 
 -- One that somebody's trigger keeps from being given back: the others are all the same

@@ -47,12 +47,12 @@ select is(pg_temp.told(:worker_id), '1 off, 2 off', 'a worker is told of the att
 select is(pg_temp.told(:other_id), '6 off', 'another one of its own');
 select is((select array_agg(h.receipt) from awa.heartbeat(:worker_id) h), (select array_agg(receipt order by receipt) from l where n in (1, 2)), 'in the order of their receipts');
 select is(pg_temp.told(:worker_id), '1 off, 2 off', 'again and again');
-select ok((select bool_and(r.told_at between now() and clock_timestamp()) from awa.heartbeat_replies r where r.worker_id = :worker_id), 'since it was told first');
-update awa.heartbeat_replies r set told_at = clock_timestamp() - interval '40 seconds' where r.worker_id = :worker_id;
+select ok((select bool_and(r.told_at between now() and clock_timestamp()) from awa.lost_attempts r where r.worker_id = :worker_id), 'since it was told first');
+update awa.lost_attempts r set told_at = clock_timestamp() - interval '40 seconds' where r.worker_id = :worker_id;
 select is(pg_temp.told(:worker_id), '1 off, 2 off', 'for a minute');
-update awa.heartbeat_replies r set told_at = clock_timestamp() - interval '61 seconds' where r.worker_id = :worker_id;
+update awa.lost_attempts r set told_at = clock_timestamp() - interval '61 seconds' where r.worker_id = :worker_id;
 select is(pg_temp.told(:worker_id), null, 'and then no more');
-select is((select count(*) from awa.heartbeat_replies r where r.worker_id = :worker_id), 0::bigint, 'nothing is kept of it');
+select is((select count(*) from awa.lost_attempts r where r.worker_id = :worker_id), 0::bigint, 'nothing is kept of it');
 select is(pg_temp.told(:other_id), '6 off', 'of others it is');
 select awa.cancel(job_id) from l where n = 5 \g /dev/null
 select is(pg_temp.told(:worker_id), '5 cancelled', 'what it loses next is told next');

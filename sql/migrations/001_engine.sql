@@ -339,14 +339,14 @@ create table awa.lease_claim_closures (
   closed_at timestamptz not null,
   segment   smallint not null,
   item      smallint not null,
-  outcome   text not null check (outcome in ('completed', 'recorded', 'failed', 'released', 'snoozed', 'cancelled', 'materialized')),
+  outcome   text not null check (outcome in ('completed', 'completed_with_row', 'failed', 'released', 'snoozed', 'cancelled', 'materialized')),
   items     smallint[],
   check ((item < 0) = (items is not null))
 ) partition by list (segment);
 comment on table awa.lease_claim_closures is 'How one item, or a batch of items, of a claim ended; in the segment of its claim';
 comment on column awa.lease_claim_closures.item is 'The item that ended, from 0; in a batch row -1, -2, ... in the order in which they came';
 comment on column awa.lease_claim_closures.items is 'The items of a batch row; null in an item row';
-comment on column awa.lease_claim_closures.outcome is 'completed; recorded: completed, and done_entries has the row; failed: deferred_jobs has the next attempt, or done_entries the end; released: back in ready_entries; snoozed: in deferred_jobs; cancelled: in done_entries; materialized: the attempt goes on in leases';
+comment on column awa.lease_claim_closures.outcome is 'completed; completed_with_row: completed, and done_entries has a row of the job; failed: deferred_jobs has the next attempt, or done_entries the end; released: back in ready_entries; snoozed: in deferred_jobs; cancelled: in done_entries; materialized: the attempt goes on in leases';
 
 do $$
 declare
@@ -433,13 +433,13 @@ create table awa.leases (
 create index leases_job on awa.leases (job_id);
 create index leases_lane on awa.leases (lane);
 create index leases_worker on awa.leases (worker_id) where worker_id is not null;
-comment on table awa.leases is 'One attempt that lasts, or that needed a row that can change; its item in the ledger is closed as materialized';
+comment on table awa.leases is 'One attempt that runs long, or that needed a row that can change; its item in the ledger is closed as materialized';
 comment on column awa.leases.lease is 'How long it stays its worker''s after a heartbeat';
 comment on column awa.leases.lease_until is 'Until when it stays its worker''s without one';
 comment on column awa.leases.deadline_at is 'When it ends whatever its worker says';
 comment on column awa.leases.progress is 'What the worker said last about how far it is';
 
-create table awa.heartbeat_replies (
+create table awa.lost_attempts (
   worker_id bigint not null,
   receipt   bigint not null,
   job_id    bigint not null,
@@ -447,8 +447,8 @@ create table awa.heartbeat_replies (
   told_at   timestamptz,
   primary key (worker_id, receipt)
 );
-comment on table awa.heartbeat_replies is 'An attempt that was taken from a registered worker, until the worker was told for a minute';
-comment on column awa.heartbeat_replies.told_at is 'When a heartbeat returned it first';
+comment on table awa.lost_attempts is 'An attempt that was taken from a registered worker, until the worker was told for a minute';
+comment on column awa.lost_attempts.told_at is 'When a heartbeat returned it first';
 
 create table awa.deferred_jobs (
   job_id       bigint primary key,
@@ -477,28 +477,28 @@ comment on column awa.deferred_jobs.attempt is 'The number of the attempt to com
 comment on column awa.deferred_jobs.attempted_at is 'When the last attempt began; null for a job that never ran';
 
 create table awa.done_entries (
-  job_id       bigint not null,
-  lane         bigint not null,
-  state        text not null check (state in ('completed', 'failed', 'cancelled', 'dead')),
-  reason       text,
-  recorded     boolean not null,
-  receipt      bigint,
-  worker_id    bigint,
-  ready_at     timestamptz not null,
-  created_at   timestamptz not null,
-  attempted_at timestamptz,
-  finalized_at timestamptz not null,
-  attempt      smallint not null,
-  max_attempts smallint not null,
-  body_bytes   integer not null,
-  unique_key   bytea,
-  kind         text not null,
-  args         jsonb not null,
-  tags         text[],
-  metadata     jsonb,
-  progress     jsonb,
-  errors       jsonb,
-  output       jsonb
+  job_id             bigint not null,
+  lane               bigint not null,
+  state              text not null check (state in ('completed', 'failed', 'cancelled', 'dead')),
+  reason             text,
+  counted_by_closure boolean not null,
+  receipt            bigint,
+  worker_id          bigint,
+  ready_at           timestamptz not null,
+  created_at         timestamptz not null,
+  attempted_at       timestamptz,
+  finalized_at       timestamptz not null,
+  attempt            smallint not null,
+  max_attempts       smallint not null,
+  body_bytes         integer not null,
+  unique_key         bytea,
+  kind               text not null,
+  args               jsonb not null,
+  tags               text[],
+  metadata           jsonb,
+  progress           jsonb,
+  errors             jsonb,
+  output             jsonb
 );
 -- Not unique: who cancels a job in an open transaction, and who answers for it meanwhile, would wait for each other;
 -- one of the two is refused anyway.
@@ -506,10 +506,10 @@ alter table awa.done_entries replica identity full;
 create index done_entries_job on awa.done_entries (job_id);
 create index done_entries_state on awa.done_entries (state, job_id) where state <> 'completed';
 create index done_entries_completed on awa.done_entries (lane, finalized_at) where state = 'completed';
-create index done_entries_lane on awa.done_entries (lane, state, finalized_at) where not recorded;
+create index done_entries_lane on awa.done_entries (lane, state, finalized_at) where not counted_by_closure;
 comment on table awa.done_entries is 'One ended job that the ledgers alone do not describe: it failed, was cancelled, is a dead letter, left an output, or its attempt lasted';
 comment on column awa.done_entries.reason is 'Why a failed or dead job has no attempt more: attempts used up, or discarded; null for the others';
-comment on column awa.done_entries.recorded is 'Whether a closure counts it as completed, too: the row only adds the output';
+comment on column awa.done_entries.counted_by_closure is 'Whether a closure counts it as completed, too: the row only adds the output';
 comment on column awa.done_entries.attempt is 'The number of its last attempt; 0 when none began';
 
 create table awa.deleted_jobs (
@@ -546,28 +546,28 @@ comment on column awa.unique_claims.free_since is 'In a second row: the transact
 comment on column awa.unique_claims.queue_id is 'The queue in which the job completed';
 
 create table awa.queue_rollups (
-  lane       bigint primary key,
-  counted    pg_snapshot not null default '3:3:',
-  enqueued   bigint not null default 0,
-  appended   bigint not null default 0,
-  kept       bigint[] not null default '{0,0,0,0}',
-  buried     bigint not null default 0,
-  closed_seq bigint not null default 0,
-  open_seqs  bigint[] not null default '{}',
-  claimed    bigint not null default 0,
-  completed  bigint not null default 0,
-  failed     bigint not null default 0,
-  cancelled  bigint not null default 0,
-  dead       bigint not null default 0,
-  dropped    pg_snapshot,
-  folded_at  timestamptz not null default clock_timestamp()
+  lane            bigint primary key,
+  counted         pg_snapshot not null default '3:3:',
+  enqueued        bigint not null default 0,
+  appended        bigint not null default 0,
+  segment_entries bigint[] not null default '{0,0,0,0}',
+  buried          bigint not null default 0,
+  closed_seq      bigint not null default 0,
+  open_seqs       bigint[] not null default '{}',
+  claimed         bigint not null default 0,
+  completed       bigint not null default 0,
+  failed          bigint not null default 0,
+  cancelled       bigint not null default 0,
+  dead            bigint not null default 0,
+  dropped         pg_snapshot,
+  folded_at       timestamptz not null default clock_timestamp()
 ) with (fillfactor = 50);
 create index queue_rollups_open on awa.queue_rollups (lane) where open_seqs <> '{}';
 create index queue_rollups_dropped on awa.queue_rollups (lane) where dropped is not null;
 comment on table awa.queue_rollups is 'Counts of the past of a lane, so that an exact count adds up only what came after';
 comment on column awa.queue_rollups.counted is 'Entries and tombstones of transactions that are visible in it are counted in appended and buried';
 comment on column awa.queue_rollups.enqueued is 'Jobs that were enqueued, or moved here; less those that were moved away or purged';
-comment on column awa.queue_rollups.kept is 'How many of the entries that are counted each segment (1 for segment 0, ...) still has to hold';
+comment on column awa.queue_rollups.segment_entries is 'How many of the entries that are counted each segment (1 for segment 0, ...) still has to hold';
 comment on column awa.queue_rollups.buried is 'Entries with a tombstone';
 comment on column awa.queue_rollups.closed_seq is 'Claims up to this number are closed, each item of them, and counted in claimed and completed; but for those in open_seqs';
 comment on column awa.queue_rollups.open_seqs is 'Older claims that are still open';

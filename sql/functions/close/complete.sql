@@ -19,13 +19,13 @@ declare
   v_attempts awa.leases[];
 begin
   perform awa._json_bytes('output', output);
-  v_closed := awa._close(job_id, receipt, case when output is null then 'completed' else 'recorded' end);
-  if v_closed.lasts or v_closed.recorded or v_closed.holds_keys then
+  v_closed := awa._close(job_id, receipt, case when output is null then 'completed' else 'completed_with_row' end);
+  if v_closed.materialized or v_closed.needs_row or v_closed.holds_keys then
     v_attempts := awa._look_up(array[receipt]);
-    if v_closed.lasts or v_closed.recorded then
-      perform awa._end(v_attempts, 'completed', outputs => array[output], counted => array[not v_closed.lasts]);
+    if v_closed.materialized or v_closed.needs_row then
+      perform awa._end(v_attempts, 'completed', outputs => array[output], counted_by_closure => array[not v_closed.materialized]);
     end if;
-    if v_closed.lasts or v_closed.holds_keys then
+    if v_closed.materialized or v_closed.holds_keys then
       perform awa._end_attempts(v_attempts, 'completed');
     end if;
   end if;

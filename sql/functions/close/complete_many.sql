@@ -21,7 +21,7 @@ declare
   v_keeping bigint[] := '{}';
   v_closed record;
   v_full record;
-  v_places bigint[] := '{}';
+  v_ordinals bigint[] := '{}';
   v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
   v_receipts bigint[];
   v_outputs jsonb[];
@@ -37,36 +37,36 @@ begin
     v_keeping := awa._keeping(receipts);
   end if;
   if outputs is not null or v_keeping <> '{}' then
-    select array_agg(a.job_id) as job_ids, array_agg(a.receipt) as receipts, array_agg(a.place) as places into v_full
-      from unnest(job_ids, receipts, outputs) with ordinality a(job_id, receipt, output, place)
+    select array_agg(a.job_id) as job_ids, array_agg(a.receipt) as receipts, array_agg(a.ordinal) as ordinals into v_full
+      from unnest(job_ids, receipts, outputs) with ordinality a(job_id, receipt, output, ordinal)
      where a.output is not null or a.receipt = any(v_keeping);
-    v_closed := awa._close_many(v_full.job_ids, v_full.receipts, 'recorded', v_claims.by_item);
-    v_places := array(select v_full.places[p] from unnest(v_closed.places) p);
-    v_receipts := array(select receipts[p] from unnest(v_places) p);
-    v_outputs := array(select outputs[p] from unnest(v_places) p);
+    v_closed := awa._close_many(v_full.job_ids, v_full.receipts, 'completed_with_row', v_claims.by_item);
+    v_ordinals := array(select v_full.ordinals[p] from unnest(v_closed.ordinals) p);
+    v_receipts := array(select receipts[p] from unnest(v_ordinals) p);
+    v_outputs := array(select outputs[p] from unnest(v_ordinals) p);
     for v_batch in v_batches(v_receipts) loop
       perform awa._end(v_batch.attempts, 'completed',
         outputs => array(select v_outputs[array_position(v_receipts, a.receipt)] from unnest(v_batch.attempts) with ordinality a order by a.ordinality),
-        counted => array(select a.receipt <> all(v_closed.lasting) from unnest(v_batch.attempts) with ordinality a order by a.ordinality));
-      if v_closed.unsettled <> '{}' then
+        counted_by_closure => array(select a.receipt <> all(v_closed.materialized) from unnest(v_batch.attempts) with ordinality a order by a.ordinality));
+      if v_closed.holding <> '{}' then
         perform awa._end_attempts(v_batch.attempts, 'completed');
       end if;
     end loop;
-    if cardinality(v_full.places) = cardinality(receipts) then
-      return query select awa._stale(job_ids, receipts, v_places);
+    if cardinality(v_full.ordinals) = cardinality(receipts) then
+      return query select awa._stale(job_ids, receipts, v_ordinals);
       return;
     end if;
   end if;
 
   -- The others; of those none is open any more.
   v_closed := awa._close_many(job_ids, receipts, 'completed', v_claims.by_item);
-  if v_closed.unsettled <> '{}' then
-    for v_batch in v_batches(v_closed.unsettled) loop
-      perform awa._end(array(select a from unnest(v_batch.attempts) a where a.receipt = any(v_closed.lasting)), 'completed');
+  if v_closed.holding <> '{}' then
+    for v_batch in v_batches(v_closed.holding) loop
+      perform awa._end(array(select a from unnest(v_batch.attempts) a where a.receipt = any(v_closed.materialized)), 'completed');
       perform awa._end_attempts(v_batch.attempts, 'completed');
     end loop;
   end if;
-  return query select awa._stale(job_ids, receipts, v_places || v_closed.places);
+  return query select awa._stale(job_ids, receipts, v_ordinals || v_closed.ordinals);
 end
 $$;
 comment on function awa.complete_many is 'Completes many attempts; returns the jobs whose attempts were stale';

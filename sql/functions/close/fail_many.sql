@@ -18,10 +18,10 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-  v_places bigint[];
+  v_ordinals bigint[];
   v_receipts bigint[];
   v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
-  v_asked bigint[]; -- for each of the attempts, its place in the arrays
+  v_asked bigint[]; -- for each of the attempts, its ordinal in the arrays
 begin
   perform awa._check_answers(job_ids, receipts);
   if errors is null then
@@ -34,13 +34,13 @@ begin
   receipts := receipts[:];
   errors := errors[:];
   retry_after := retry_after[:];
-  v_places := (awa._close_many(job_ids, receipts, 'failed', (awa._lock_claims(receipts)).by_item)).places;
-  v_receipts := array(select receipts[p] from unnest(v_places) p);
+  v_ordinals := (awa._close_many(job_ids, receipts, 'failed', (awa._lock_claims(receipts)).by_item)).ordinals;
+  v_receipts := array(select receipts[p] from unnest(v_ordinals) p);
   for v_batch in v_batches(v_receipts) loop
-    v_asked := array(select v_places[array_position(v_receipts, a.receipt)] from unnest(v_batch.attempts) with ordinality a order by a.ordinality);
+    v_asked := array(select v_ordinals[array_position(v_receipts, a.receipt)] from unnest(v_batch.attempts) with ordinality a order by a.ordinality);
     perform awa._record_failures(v_batch.attempts, array(select errors[p] from unnest(v_asked) p), array(select retry_after[p] from unnest(v_asked) p));
   end loop;
-  return query select awa._stale(job_ids, receipts, v_places);
+  return query select awa._stale(job_ids, receipts, v_ordinals);
 end
 $$;
 comment on function awa.fail_many is 'Fails many attempts; returns the jobs whose attempts were stale';

@@ -150,7 +150,7 @@ begin
      where d.job_id = v_taken.job_id and d.state = 'cancelled';
     -- A job that this transaction cancelled and then retried goes on.
     v_state := case when found then 'cancelled' else 'available' end;
-    perform awa._lose(v_attempts, '{cancelled}');
+    perform awa._record_lost_attempts(v_attempts, '{cancelled}');
     perform awa._end_attempts(v_attempts, v_state);
   end loop;
 
@@ -311,7 +311,7 @@ begin
     end if;
   end loop;
   for v_batch in v_batches(v_taken) loop
-    perform awa._lose(v_batch.attempts, array(select coalesce(reason, 'cancelled') from unnest(v_batch.attempts)));
+    perform awa._record_lost_attempts(v_batch.attempts, array(select coalesce(reason, 'cancelled') from unnest(v_batch.attempts)));
     perform awa._record_cancels(v_batch.attempts, reason);
   end loop;
   return v_job_ids;

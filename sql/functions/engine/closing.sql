@@ -1,7 +1,7 @@
 -- Closing attempts: in the ledger, or in leases.
 
 -- Closes one attempt: its item in the ledger, or else it locks its lease row, for the caller to delete. Raises JQ001.
-create or replace function awa._close(job_id bigint, receipt bigint, outcome text, out lasts boolean, out holds_keys boolean, out recorded boolean)
+create or replace function awa._close(job_id bigint, receipt bigint, outcome text, out materialized boolean, out holds_keys boolean, out needs_row boolean)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -12,10 +12,10 @@ begin
     perform awa._refuse('job_id and receipt must not be null', null, 'Pass both as claim returned them.');
   end if;
   v_item := awa._close_item(job_id, receipt, outcome);
-  lasts := not v_item.closed;
+  materialized := not v_item.closed;
   holds_keys := v_item.holds_keys;
-  recorded := v_item.recorded;
-  if lasts then
+  needs_row := v_item.needs_row;
+  if materialized then
     perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for update;
     if not found then
       if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
@@ -29,8 +29,7 @@ $$;
 comment on function awa._close is 'Closes one attempt, in the ledger or in leases, or raises JQ001';
 
 -- Closes one item of a claim, where it is open; of one that the caller has joined, or not yet. Says whether the claim
--- holds unique keys, and whether a row of done_entries has to follow: as recorded, for an output or a key that outlasts
--- the job.
+-- holds unique keys, and whether a row of done_entries has to follow, for an output or a key that outlasts the job.
 --
 -- The claim is held shared, so that a long transaction keeps nobody off the claim's other items; no batch row can come
 -- meanwhile, and who only tries the claim (rescue, materialize) leaves it alone. Of two answers for one item the unique
@@ -39,7 +38,7 @@ comment on function awa._close is 'Closes one attempt, in the ledger or in lease
 -- Each statement names its segment, and no plan holds another one: a transaction keeps the locks of all tables that it
 -- has read to its end, and would keep the oldest segment from being truncated. The claim is looked for from the current
 -- segment back.
-create or replace function awa._close_item(job_id bigint, receipt bigint, outcome text, joined boolean default false, out closed boolean, out holds_keys boolean, out recorded boolean)
+create or replace function awa._close_item(job_id bigint, receipt bigint, outcome text, joined boolean default false, out closed boolean, out holds_keys boolean, out needs_row boolean)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -67,9 +66,9 @@ begin
     return;
   end if;
   if outcome = 'completed' and holds_keys and (awa._keeping(array[receipt])) <> '{}' then
-    outcome := 'recorded';
+    outcome := 'completed_with_row';
   end if;
-  recorded := outcome = 'recorded';
+  needs_row := outcome = 'completed_with_row';
   if not joined then
     perform awa._join_claim(v_claim_id);
   end if;
@@ -124,59 +123,59 @@ as $$ select array(select a.receipt from awa._attempts(receipts) a where awa._ho
 comment on function awa._keeping is 'Receipts whose jobs keep their unique keys when they have completed';
 
 -- Closes attempts whose claims the caller has locked: in the ledger, or else it locks their lease rows, for the caller
--- to delete. An answer that is given twice counts once. Returns the places, in the two arrays, of those that were open;
--- the receipts of those that have a lease row;
--- and of all that have to be settled.
+-- to delete. An answer that is given twice counts once. Returns the ordinals, in the two arrays, of the attempts that
+-- were open; the receipts of those that are materialized, which have a lease row; and the receipts of those that hold
+-- something: a lease row, or perhaps a unique key.
 create or replace function awa._close_many(
-  job_ids   bigint[],
-  receipts  bigint[],
-  outcome   text,
-  by_item   bigint[],
-  out places    bigint[],
-  out lasting   bigint[],
-  out unsettled bigint[]
+  job_ids  bigint[],
+  receipts bigint[],
+  outcome  text,
+  by_item  bigint[],
+  out ordinals     bigint[],
+  out materialized bigint[],
+  out holding      bigint[]
 )
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_places bigint[];
-  v_lasting bigint[];
+  v_ordinals bigint[];
+  v_materialized bigint[];
 begin
   if cardinality(receipts) > (select count(distinct r) from unnest(receipts) r) then
-    select array_agg(a.job_id), array_agg(a.receipt), array_agg(a.place) into job_ids, receipts, v_places
+    select array_agg(a.job_id), array_agg(a.receipt), array_agg(a.ordinal) into job_ids, receipts, v_ordinals
       from (
         select distinct on (a.receipt, a.job_id) a.*
-          from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
-         order by a.receipt, a.job_id, a.place
+          from unnest(job_ids, receipts) with ordinality a(job_id, receipt, ordinal)
+         order by a.receipt, a.job_id, a.ordinal
       ) a;
   end if;
 
-  select c.places, c.unsettled into places, unsettled from awa._close_items(job_ids, receipts, outcome, by_item) c;
-  lasting := '{}';
-  if cardinality(places) < cardinality(receipts) then
-    select array_agg(a.place), coalesce(array_agg(a.receipt), '{}') into v_lasting, lasting
+  select c.ordinals, c.holding into ordinals, holding from awa._close_items(job_ids, receipts, outcome, by_item) c;
+  materialized := '{}';
+  if cardinality(ordinals) < cardinality(receipts) then
+    select array_agg(a.ordinal), coalesce(array_agg(a.receipt), '{}') into v_materialized, materialized
       from (
-        select a.place, a.receipt
-          from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
+        select a.ordinal, a.receipt
+          from unnest(job_ids, receipts) with ordinality a(job_id, receipt, ordinal)
          cross join lateral (select * from awa.leases l where l.receipt = a.receipt limit 1) l
-         where l.job_id = a.job_id and a.place <> all(places)
+         where l.job_id = a.job_id and a.ordinal <> all(ordinals)
          order by a.receipt
       ) a
      where exists (select from awa.leases l where l.receipt = a.receipt for update);
-    places := places || v_lasting;
-    unsettled := unsettled || lasting;
+    ordinals := ordinals || v_materialized;
+    holding := holding || materialized;
   end if;
-  if v_places is not null then
-    places := array(select v_places[p] from unnest(places) p);
+  if v_ordinals is not null then
+    ordinals := array(select v_ordinals[p] from unnest(ordinals) p);
   end if;
 end
 $$;
 comment on function awa._close_many is 'Closes attempts whose claims the caller has locked, in the ledger or in leases';
 
--- Closes items of claims that the caller has locked. Returns their places, and the receipts of those whose claims hold
--- unique keys.
-create or replace function awa._close_items(job_ids bigint[], receipts bigint[], outcome text, by_item bigint[], out places bigint[], out unsettled bigint[])
+-- Closes items of claims that the caller has locked. Returns the ordinals of those that were open, and the receipts of
+-- those whose claims hold unique keys.
+create or replace function awa._close_items(job_ids bigint[], receipts bigint[], outcome text, by_item bigint[], out ordinals bigint[], out holding bigint[])
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -184,8 +183,8 @@ declare
   v_now timestamptz := clock_timestamp();
 begin
   with asked as materialized (
-    select a.receipt >> 12 as claim_id, array_agg(a.receipt & 4095) as items, array_agg(a.job_id) as jobs, array_agg(a.place) as places
-      from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
+    select a.receipt >> 12 as claim_id, array_agg(a.receipt & 4095) as items, array_agg(a.job_id) as jobs, array_agg(a.ordinal) as ordinals
+      from unnest(job_ids, receipts) with ordinality a(job_id, receipt, ordinal)
      group by 1
   ), claims as materialized (
     select a.*, c.segment, c.job_ids, c.holds_keys, (a.claim_id in (select unnest(by_item))) is true as is_by_item, -- hashed, for there may be thousands
@@ -195,9 +194,9 @@ begin
         select * from awa.lease_claims c where c.claim_id = a.claim_id limit 1 -- fenced off: a join might read all claims
       ) c
   ), open as materialized (
-    select c.segment, c.claim_id, c.holds_keys, c.is_by_item, i.item, i.place
+    select c.segment, c.claim_id, c.holds_keys, c.is_by_item, i.item, i.ordinal
       from claims c
-     cross join unnest(c.items, c.jobs, c.places) i(item, job_id, place)
+     cross join unnest(c.items, c.jobs, c.ordinals) i(item, job_id, ordinal)
      where c.job_ids[i.item + 1] = i.job_id
        and i.item <> all(c.closed)
   ), batches as (
@@ -217,7 +216,7 @@ begin
     on conflict do nothing
     returning claim_id << 12 | item as receipt
   )
-  select coalesce(array_agg(o.place), '{}'), coalesce(array_agg(o.claim_id << 12 | o.item) filter (where o.holds_keys), '{}') into places, unsettled
+  select coalesce(array_agg(o.ordinal), '{}'), coalesce(array_agg(o.claim_id << 12 | o.item) filter (where o.holds_keys), '{}') into ordinals, holding
     from open o
    where not o.is_by_item
       or (o.claim_id << 12 | o.item in (select s.receipt from singles s)) is true;
@@ -225,7 +224,7 @@ end
 $$;
 comment on function awa._close_items is 'Closes items of claims that the caller has locked';
 
--- The jobs whose answers were not taken: closed are the places of those that were.
+-- The jobs whose answers were not taken: closed are the ordinals of those that were.
 create or replace function awa._stale(job_ids bigint[], receipts bigint[], closed bigint[]) returns setof bigint
 language plpgsql
 as $$
@@ -233,9 +232,9 @@ begin
   if cardinality(closed) < cardinality(receipts) then
     return query
       select a.job_id
-        from unnest(job_ids, receipts) with ordinality a(job_id, receipt, place)
+        from unnest(job_ids, receipts) with ordinality a(job_id, receipt, ordinal)
        where (a.job_id, a.receipt) not in (select job_ids[p], receipts[p] from unnest(closed) p)
-       order by a.place;
+       order by a.ordinal;
   end if;
 end
 $$;

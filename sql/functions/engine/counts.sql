@@ -25,7 +25,7 @@ select l.lane,
       ) c
      cross join lateral (
         select sum(coalesce(cardinality(k.items), 1)) as closed,
-               sum(coalesce(cardinality(k.items), 1)) filter (where k.outcome in ('completed', 'recorded')) as completed
+               sum(coalesce(cardinality(k.items), 1)) filter (where k.outcome in ('completed', 'completed_with_row')) as completed
           from awa.lease_claim_closures k
          where k.claim_id = c.claim_id
         offset 0
@@ -63,7 +63,7 @@ comment on view awa._lane_counts is 'What the ledgers say of each lane';
 
 -- What is missing from the ledgers, by lane and segment, as far as these are known.
 create or replace view awa._imbalances as
-select l.lane, s.segment::smallint as segment, format('segment %s: %s entries counted, %s there', s.segment, l.kept[s.segment + 1], coalesce(e.entries, 0)) as problem
+select l.lane, s.segment::smallint as segment, format('segment %s: %s entries counted, %s there', s.segment, l.segment_entries[s.segment + 1], coalesce(e.entries, 0)) as problem
   from awa._lanes l
  cross join generate_series(0, 3) s(segment)
   left join (
@@ -73,7 +73,7 @@ select l.lane, s.segment::smallint as segment, format('segment %s: %s entries co
      where pg_visible_in_snapshot(e.xid, r.counted) and pg_visible_in_snapshot(e.xid, r.dropped) is not true
      group by e.lane, e.segment
   ) e on e.lane = l.lane and e.segment = s.segment
- where l.kept[s.segment + 1] <> coalesce(e.entries, 0)
+ where l.segment_entries[s.segment + 1] <> coalesce(e.entries, 0)
 union all
 select c.lane, c.segment, format('segment %s: of claim %s, which is counted as closed, %s of %s items are', c.segment, c.claim_id, coalesce(k.items, 0), cardinality(c.job_ids))
   from awa.lease_claims c
@@ -136,7 +136,7 @@ with span as (
   union all
   select f.lane >> 3, null, false, 0, 0, 0, 0, count(*) filter (where f.state = 'completed'), count(*) filter (where f.state = 'failed'), count(*) filter (where f.state = 'cancelled'),
          count(*) filter (where f.state = 'dead'), null
-    from span s cross join lateral (select f.lane, f.state from awa.done_entries f where not f.recorded and f.lane >= s.first_id * 8 and f.lane <= s.last_id * 8 + 7 offset 0) f
+    from span s cross join lateral (select f.lane, f.state from awa.done_entries f where not f.counted_by_closure and f.lane >= s.first_id * 8 and f.lane <= s.last_id * 8 + 7 offset 0) f
    group by 1
   union all
   select q.queue_id, q.name, q.dropped_at is null, 0, 0, 0, 0, 0, 0, 0, 0, null

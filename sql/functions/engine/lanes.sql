@@ -118,7 +118,7 @@ create or replace view awa._lanes as
 select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_seq, c.segment as cursor_segment,
        greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
        case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as from_id,
-       coalesce(r.counted, '3:3:') as counted, r.dropped, coalesce(r.enqueued, 0) as enqueued, coalesce(r.appended, 0) as appended, coalesce(r.kept, '{0,0,0,0}') as kept, coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq, coalesce(r.open_seqs, '{}') as open_seqs,
+       coalesce(r.counted, '3:3:') as counted, r.dropped, coalesce(r.enqueued, 0) as enqueued, coalesce(r.appended, 0) as appended, coalesce(r.segment_entries, '{0,0,0,0}') as segment_entries, coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq, coalesce(r.open_seqs, '{}') as open_seqs,
        coalesce(r.claimed, 0) as claimed, coalesce(r.completed, 0) as completed, coalesce(r.failed, 0) as failed, coalesce(r.cancelled, 0) as cancelled, coalesce(r.dead, 0) as dead,
        q.queue_id
   from (select distinct q.queue_id from awa.queues q) q
@@ -242,7 +242,7 @@ comment on view awa._available is 'The places of entries that may be claimed';
 
 -- The items of claims that are open in the ledger: they are all in claims that are not counted yet.
 create or replace view awa._open_items as
-select c.lane, c.claim_id << 12 | (j.place - 1) as receipt, j.job_id, c.claimed_at, c.lease_until, c.deadline_at, c.worker_id,
+select c.lane, c.claim_id << 12 | (j.ordinal - 1) as receipt, j.job_id, c.claimed_at, c.lease_until, c.deadline_at, c.worker_id,
        c.first_xid, c.first_id, c.pos_xid, c.pos_id, c.hi, c.segment, l.queue_id
   from awa._lanes l
  cross join lateral (
@@ -252,10 +252,10 @@ select c.lane, c.claim_id << 12 | (j.place - 1) as receipt, j.job_id, c.claimed_
     select array(select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = c.claim_id) as items offset 0
   ) closed
  cross join lateral (
-    select j.job_id, j.place from unnest(c.job_ids) with ordinality j(job_id, place) offset 0
+    select j.job_id, j.ordinal from unnest(c.job_ids) with ordinality j(job_id, ordinal) offset 0
   ) j
  where cardinality(closed.items) < cardinality(c.job_ids)
-   and j.place - 1 <> all(closed.items);
+   and j.ordinal - 1 <> all(closed.items);
 comment on view awa._open_items is 'The items of claims that are open in the ledger';
 
 -- Open attempts: of the ledger, with the places of their entries, and those that have a row of their own.

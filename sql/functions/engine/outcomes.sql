@@ -18,13 +18,13 @@ declare
   v_run_at timestamptz[];
   v_errors jsonb[];
   v_state text;
-  v_places int[];
+  v_ordinals int[];
   v_attempts awa.leases[] := attempts;
 begin
-  select array_agg(f.state order by f.place), array_agg(f.run_at order by f.place), array_agg(f.errors order by f.place)
+  select array_agg(f.state order by f.ordinal), array_agg(f.run_at order by f.ordinal), array_agg(f.errors order by f.ordinal)
     into v_states, v_run_at, v_errors
     from (
-      select a.ordinality as place,
+      select a.ordinality as ordinal,
              case when a.attempt < a.max_attempts and not final then 'retryable' when s.dead_letter then 'dead' else 'failed' end as state,
              clock_timestamp() + coalesce(retry_after[a.ordinality], make_interval(secs => least(
                extract(epoch from coalesce(s.backoff_base, '1 second')) * power(2::float8, least(a.attempt, 62)) * (1 + random() / 4),
@@ -34,14 +34,14 @@ begin
         left join awa.queue_settings s on s.queue_id = a.lane >> 3
     ) f;
   foreach v_state in array array(select distinct s from unnest(v_states) s) loop
-    v_places := array_positions(v_states, v_state);
-    if cardinality(v_places) < cardinality(v_states) then
-      v_attempts := array(select attempts[p] from unnest(v_places) p);
+    v_ordinals := array_positions(v_states, v_state);
+    if cardinality(v_ordinals) < cardinality(v_states) then
+      v_attempts := array(select attempts[p] from unnest(v_ordinals) p);
     end if;
     if v_state = 'retryable' then
-      perform awa._defer(v_attempts, v_state, array(select v_run_at[p] from unnest(v_places) p), array(select v_errors[p] from unnest(v_places) p), counts => true);
+      perform awa._defer(v_attempts, v_state, array(select v_run_at[p] from unnest(v_ordinals) p), array(select v_errors[p] from unnest(v_ordinals) p), counts => true);
     else
-      perform awa._end(v_attempts, v_state, reason => case when final then 'discarded' else 'attempts used up' end, errors => array(select v_errors[p] from unnest(v_places) p));
+      perform awa._end(v_attempts, v_state, reason => case when final then 'discarded' else 'attempts used up' end, errors => array(select v_errors[p] from unnest(v_ordinals) p));
     end if;
     perform awa._end_attempts(v_attempts, v_state);
   end loop;
@@ -76,8 +76,8 @@ create or replace function awa._put_off_delay(errors jsonb) returns interval
 language sql stable
 return (
   select least(interval '1 minute' * 2 ^ least(count(*), 10), '1 hour')
-    from jsonb_array_elements(errors) with ordinality e(error, place)
-   where e.place > coalesce((select max(o.place) from jsonb_array_elements(errors) with ordinality o(error, place) where not o.error ? 'put_off'), 0));
+    from jsonb_array_elements(errors) with ordinality e(error, ordinal)
+   where e.ordinal > coalesce((select max(o.ordinal) from jsonb_array_elements(errors) with ordinality o(error, ordinal) where not o.error ? 'put_off'), 0));
 comment on function awa._put_off_delay is 'How long to put a job off that was put off after each of its last attempts';
 
 -- Appends the jobs of attempts that were given back to the front lane of their queue.
@@ -104,22 +104,22 @@ $$;
 comment on function awa._record_cancels is 'Writes the ends of attempts that were cancelled';
 
 -- Notes for the workers of attempts, if they are registered, that they have lost them: with a reason for each.
-create or replace function awa._lose(attempts awa.leases[], reasons text[]) returns void
+create or replace function awa._record_lost_attempts(attempts awa.leases[], reasons text[]) returns void
 language plpgsql
 as $$
 declare
   v_workers bigint[];
 begin
   with lost as (
-    insert into awa.heartbeat_replies (worker_id, receipt, job_id, reason)
+    insert into awa.lost_attempts (worker_id, receipt, job_id, reason)
     select a.worker_id, a.receipt, a.job_id, left(reasons[a.ordinality], 20000)
       from unnest(attempts) with ordinality a
      where exists (select from awa.workers w where w.worker_id = a.worker_id)
     on conflict do nothing
-    returning heartbeat_replies.worker_id
+    returning lost_attempts.worker_id
   )
   select array_agg(distinct l.worker_id) into v_workers from lost l;
-  perform awa._notify('awa_lost', w::text) from unnest(v_workers) w;
+  perform awa._notify('awa_lost_attempts', w::text) from unnest(v_workers) w;
 end
 $$;
-comment on function awa._lose is 'Notes for the workers of attempts that they have lost them';
+comment on function awa._record_lost_attempts is 'Notes for the workers of attempts that they have lost them';

@@ -147,7 +147,7 @@ begin
        group by n.segment
     loop
       v_rollup.appended := v_rollup.appended + v_new.entries;
-      v_rollup.kept[v_new.segment + 1] := v_rollup.kept[v_new.segment + 1] + v_new.entries;
+      v_rollup.segment_entries[v_new.segment + 1] := v_rollup.segment_entries[v_new.segment + 1] + v_new.entries;
       v_rollup.buried := v_rollup.buried + v_new.tombstones;
       v_rollup.enqueued := v_rollup.enqueued + v_new.enqueued;
       v_rollup.completed := v_rollup.completed - v_new.deleted;
@@ -162,7 +162,7 @@ begin
       from awa._uncounted(lane, v_rollup.closed_seq, v_rollup.open_seqs, max_rows) c
      cross join lateral (
         select coalesce(sum(coalesce(cardinality(k.items), 1)), 0) as closed,
-               coalesce(sum(coalesce(cardinality(k.items), 1)) filter (where k.outcome in ('completed', 'recorded')), 0) as completed
+               coalesce(sum(coalesce(cardinality(k.items), 1)) filter (where k.outcome in ('completed', 'completed_with_row')), 0) as completed
           from awa.lease_claim_closures k
          where k.claim_id = c.claim_id
         offset 0
@@ -187,7 +187,7 @@ begin
     end if;
   end loop;
   update awa.queue_rollups r
-     set counted = v_rollup.counted, enqueued = v_rollup.enqueued, appended = v_rollup.appended, kept = v_rollup.kept, buried = v_rollup.buried, closed_seq = v_rollup.closed_seq, open_seqs = v_rollup.open_seqs,
+     set counted = v_rollup.counted, enqueued = v_rollup.enqueued, appended = v_rollup.appended, segment_entries = v_rollup.segment_entries, buried = v_rollup.buried, closed_seq = v_rollup.closed_seq, open_seqs = v_rollup.open_seqs,
          claimed = v_rollup.claimed, completed = v_rollup.completed, folded_at = case when is_more then '-infinity' else clock_timestamp() end -- so that the next pass goes on
    where r.lane = lane;
 end
@@ -293,7 +293,7 @@ begin
              or (select true from awa.lease_claims c where c.lane = l.lane and c.job_ids <> '{}' limit 1)
              or (select true from awa.leases s where s.lane = l.lane limit 1)
              or (select true from awa.deferred_jobs d where d.lane = l.lane limit 1)
-             or (select true from awa.done_entries d where d.lane = l.lane and not d.recorded limit 1)
+             or (select true from awa.done_entries d where d.lane = l.lane and not d.counted_by_closure limit 1)
              or (select true from awa.deleted_jobs d where d.lane = l.lane limit 1))
      limit 1000);
   with names as (

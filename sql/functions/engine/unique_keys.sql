@@ -134,21 +134,21 @@ language sql immutable
 return interval '1 minute';
 comment on function awa._key_grace is 'How long a completed job has its key past the end of its period';
 
--- Notes for the keys of jobs that have completed until when they are held; returns the places of those that are.
+-- Notes for the keys of jobs that have completed until when they are held; returns the ordinals of those that are.
 create or replace function awa._keep_keys(job_ids bigint[], keys bytea[], queue_ids bigint[]) returns bigint[]
 language sql
 as $$
-  with kept as (
-    select k.*, awa._held_until(k.key) as until from unnest(job_ids, keys, queue_ids) with ordinality k(job_id, key, queue_id, place) where awa._held_until(k.key) > clock_timestamp() - awa._key_grace() order by k.key
+  with held as (
+    select k.*, awa._held_until(k.key) as until from unnest(job_ids, keys, queue_ids) with ordinality k(job_id, key, queue_id, ordinal) where awa._held_until(k.key) > clock_timestamp() - awa._key_grace() order by k.key
   ), noted as (
     update awa.unique_claims u
        set held_until = k.until, queue_id = k.queue_id
-      from kept k
+      from held k
      where u.key = substr(k.key, 1, 32)
        and u.round = (select n.round from awa.unique_claims n where n.key = substr(k.key, 1, 32) order by n.round desc limit 1)
        and u.job_id = k.job_id
   )
-  select array(select k.place from kept k)
+  select array(select k.ordinal from held k)
 $$;
 comment on function awa._keep_keys is 'Notes for the keys of jobs that have completed until when they are held';
 

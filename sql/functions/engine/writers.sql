@@ -10,18 +10,18 @@ declare
   v_job_ids bigint[];
   v_keys bytea[];
   v_queue_ids bigint[];
-  v_kept bigint[];
+  v_held bigint[];
 begin
   select array_agg(a.job_id), array_agg(a.unique_key), array_agg(a.lane >> 3) into v_job_ids, v_keys, v_queue_ids
     from unnest(attempts) a
    where a.unique_key is not null;
   if v_keys is not null then
     if state = 'completed' then
-      v_kept := awa._keep_keys(v_job_ids, v_keys, v_queue_ids);
-      if v_kept <> '{}' then
+      v_held := awa._keep_keys(v_job_ids, v_keys, v_queue_ids);
+      if v_held <> '{}' then
         select array_agg(k.job_id), array_agg(k.key) into v_job_ids, v_keys
-          from unnest(v_job_ids, v_keys) with ordinality k(job_id, key, place)
-         where k.place <> all(v_kept);
+          from unnest(v_job_ids, v_keys) with ordinality k(job_id, key, ordinal)
+         where k.ordinal <> all(v_held);
       end if;
     end if;
     perform awa._move_keys(v_job_ids, v_keys, 'running', state);
@@ -81,17 +81,17 @@ end
 $$;
 comment on function awa._append_ready is 'Appends jobs to the current segment, and wakes their queues';
 
--- Writes the ends of jobs, after their last attempts; the attempt of a job that never ran has no receipt. Counted says
--- that a closure counts the job as completed. There are errors, outputs, and whether it is counted, for each, or none.
-create or replace function awa._end(attempts awa.leases[], state text, reason text default null, errors jsonb[] default null, outputs jsonb[] default null, counted boolean[] default null) returns void
+-- Writes the ends of jobs, after their last attempts; the attempt of a job that never ran has no receipt. There are
+-- errors, outputs, and whether a closure counts the job as completed, for each, or none.
+create or replace function awa._end(attempts awa.leases[], state text, reason text default null, errors jsonb[] default null, outputs jsonb[] default null, counted_by_closure boolean[] default null) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
 begin
   insert into awa.done_entries
-    (job_id, lane, state, reason, recorded, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
+    (job_id, lane, state, reason, counted_by_closure, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
      kind, args, tags, metadata, progress, errors, output)
-  select a.job_id, a.lane & ~7::bigint | a.priority, state, reason, coalesce(counted[a.ordinality], false), a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at, clock_timestamp(),
+  select a.job_id, a.lane & ~7::bigint | a.priority, state, reason, coalesce(counted_by_closure[a.ordinality], false), a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at, clock_timestamp(),
          a.attempt, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, case when state <> 'completed' then a.progress end,
          coalesce(errors[a.ordinality], a.errors), outputs[a.ordinality]
     from unnest(attempts) with ordinality a;

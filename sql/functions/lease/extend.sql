@@ -21,7 +21,7 @@ begin
   if lease is null or not awa._fits(lease, '1 millisecond', '1 year') then
     perform awa._refuse('lease must be between 1 millisecond and 1 year', lease::text, 'Say how long the attempt may go on from now.');
   end if;
-  perform awa._lease_row(job_id, receipt);
+  perform awa._lock_lease(job_id, receipt);
   update awa.leases l set lease = lease, lease_until = clock_timestamp() + lease where l.receipt = receipt returning l.lease_until into v_until;
   return v_until;
 end
@@ -29,15 +29,15 @@ $$;
 comment on function awa.extend is 'Lets one attempt go on; returns when its lease ends';
 
 -- Locks the lease row of an attempt, or makes one, or raises JQ001.
-create or replace function awa._lease_row(job_id bigint, receipt bigint) returns void
+create or replace function awa._lock_lease(job_id bigint, receipt bigint) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
 begin
   perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for no key update;
-  if not found and not (awa._close(job_id, receipt, 'materialized')).lasts then
+  if not found and not (awa._close(job_id, receipt, 'materialized')).materialized then
     perform awa._lease(awa._look_up(array[receipt]));
   end if;
 end
 $$;
-comment on function awa._lease_row is 'Locks the lease row of an attempt, or makes one';
+comment on function awa._lock_lease is 'Locks the lease row of an attempt, or makes one';

@@ -19,7 +19,7 @@ as $$
 declare
   v_bytes int := coalesce(awa._json_bytes('progress', progress), 0);
 begin
-  perform awa._lease_row(job_id, receipt);
+  perform awa._lock_lease(job_id, receipt);
   update awa.leases l
      set progress = progress,
          body_bytes = l.body_bytes - coalesce(awa._json_bytes('progress', l.progress), 0) + v_bytes

@@ -214,7 +214,7 @@ begin
   )
   select coalesce(array_agg(c.lane), '{}') into v_late_lanes from carried c;
   update awa.queue_rollups r
-     set kept[segment + 1] = n.late, kept[v_ring.current_segment + 1] = r.kept[v_ring.current_segment + 1] + n.carried
+     set segment_entries[segment + 1] = n.late, segment_entries[v_ring.current_segment + 1] = r.segment_entries[v_ring.current_segment + 1] + n.carried
     from (
       select r.lane, coalesce(c.carried, 0) as carried, (
                select coalesce(sum(a.entries), 0)
@@ -222,7 +222,7 @@ begin
                 where a.segment = segment and pg_visible_in_snapshot(a.xid, r.counted)) as late
         from awa.queue_rollups r
         left join (select l as lane, count(*) as carried from unnest(lanes || v_late_lanes) l group by l) c on c.lane = r.lane
-       where r.kept[segment + 1] > 0
+       where r.segment_entries[segment + 1] > 0
     ) n
    where r.lane = n.lane;
   -- Burials of entries that were carried before.
@@ -356,7 +356,7 @@ begin
     returning lane, xid
   ), counted as (
     update awa.queue_rollups r
-       set kept[segment + 1] = r.kept[segment + 1] - n.entries, kept[v_current + 1] = r.kept[v_current + 1] + n.entries
+       set segment_entries[segment + 1] = r.segment_entries[segment + 1] - n.entries, segment_entries[v_current + 1] = r.segment_entries[v_current + 1] + n.entries
       from (
         select c.lane, count(*) as entries
           from carried c

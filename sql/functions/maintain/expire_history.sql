@@ -46,7 +46,7 @@ begin
       ) f(state, keep)
      cross join lateral (
         select d.job_id from awa.done_entries d
-         where d.lane = l.lane and d.state = f.state and not d.recorded and d.finalized_at < v_now - f.keep
+         where d.lane = l.lane and d.state = f.state and not d.counted_by_closure and d.finalized_at < v_now - f.keep
          order by d.finalized_at limit 2000
       ) d
      limit 2000));
@@ -124,16 +124,16 @@ begin
       delete from awa.done_entries d
        where d.job_id = any(array(select e.job_id from awa.done_entries e where e.job_id = any(job_ids) and e.state = any(states) for update skip locked))
          and d.state = any(states)
-      returning d.job_id, d.lane, d.state, d.recorded, d.unique_key
+      returning d.job_id, d.lane, d.state, d.counted_by_closure, d.unique_key
     )
-    select g.lane, g.state, g.recorded, count(*) as jobs,
+    select g.lane, g.state, g.counted_by_closure, count(*) as jobs,
            array_agg(g.job_id) filter (where g.unique_key is not null) as keyed, array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
       from gone g
-     group by g.lane, g.state, g.recorded
-     order by g.lane, g.state, g.recorded
+     group by g.lane, g.state, g.counted_by_closure
+     order by g.lane, g.state, g.counted_by_closure
   loop
     perform awa._move_keys(v_jobs.keyed, v_jobs.keys, v_jobs.state, null);
-    if not v_jobs.recorded then -- its claim counts it otherwise
+    if not v_jobs.counted_by_closure then -- its claim counts it otherwise
       perform awa._count_gone(v_jobs.lane, v_jobs.state, v_jobs.jobs);
     end if;
     v_removed := v_removed + v_jobs.jobs;
@@ -162,9 +162,9 @@ create or replace function awa._done_lanes() returns setof bigint
 language sql stable
 as $$
   with recursive lanes(lane) as (
-    (select d.lane from awa.done_entries d where not d.recorded order by d.lane limit 1)
+    (select d.lane from awa.done_entries d where not d.counted_by_closure order by d.lane limit 1)
     union all
-    select (select d.lane from awa.done_entries d where not d.recorded and d.lane > l.lane order by d.lane limit 1) from lanes l where l.lane is not null
+    select (select d.lane from awa.done_entries d where not d.counted_by_closure and d.lane > l.lane order by d.lane limit 1) from lanes l where l.lane is not null
   )
   select l.lane from lanes l where l.lane is not null
 $$;

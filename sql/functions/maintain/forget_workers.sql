@@ -37,9 +37,9 @@ begin
     returning 1
   )
   select count(*) into v_forgotten from gone;
-  delete from awa.heartbeat_replies h
+  delete from awa.lost_attempts h
    where (h.worker_id, h.receipt) in (
-     select r.worker_id, r.receipt from awa.heartbeat_replies r
+     select r.worker_id, r.receipt from awa.lost_attempts r
       where not exists (select from awa.workers w where w.worker_id = r.worker_id)
         for update skip locked);
   perform pg_notification_queue_usage(); -- moves the tail of the server's queue, which only a listener does otherwise

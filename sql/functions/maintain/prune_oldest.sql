@@ -110,9 +110,9 @@ as $$
 declare
   v_ring awa.ring;
   v_family text := (
-    select f.name from unnest(awa._families()) with ordinality f(name, place)
+    select f.name from unnest(awa._families()) with ordinality f(name, ordinal)
      where pg_relation_size(format('awa.%s_%s', f.name, segment)::regclass) > 0 -- also where all rows were moved, or are not committed yet
-     order by f.place
+     order by f.ordinal
      limit 1);
 begin
   select * into v_ring from awa.ring r;

@@ -27,7 +27,7 @@ as $$
 declare
   v_max int := coalesce(max_jobs, 1000);
   v_now timestamptz := clock_timestamp();
-  v_lasting bigint[];
+  v_materialized bigint[];
   v_others bigint[] := '{}';
   v_one record;
   v_rescued bigint := 0;
@@ -35,26 +35,26 @@ declare
 begin
   perform awa._check_pass(max_jobs);
   perform awa._note_pass(v_now);
-  v_lasting := array(
+  v_materialized := array(
     select l.receipt
       from awa.leases l
      where awa._is_overdue(l.lease_until, l.deadline_at, l.lease, l.worker_id, v_now)
      order by l.receipt
      limit v_max
        for update skip locked);
-  if cardinality(v_lasting) < v_max then
+  if cardinality(v_materialized) < v_max then
     v_others := array(
       select o.receipt from awa._open_items o where o.queue_id = any(awa._busy_queues()) and awa._is_overdue(o.lease_until, o.deadline_at, o.lease_until - o.claimed_at, o.worker_id, v_now));
   end if;
   begin
-    v_rescued := awa._rescue(v_lasting, v_others, v_max - cardinality(v_lasting), v_now);
+    v_rescued := awa._rescue(v_materialized, v_others, v_max - cardinality(v_materialized), v_now);
   exception when others then
     if not awa._is_about_a_row(sqlstate) then
       raise;
     end if;
     -- One by one: the rest must not wait for a job that the server can't read, or whose failure it refuses to store. At
     -- random, so that all are reached where more are refused than one call takes.
-    v_lasting := array(
+    v_materialized := array(
       select l.receipt
         from awa.leases l
        where awa._is_overdue(l.lease_until, l.deadline_at, l.lease, l.worker_id, v_now)
@@ -62,9 +62,9 @@ begin
        limit v_max
          for update skip locked);
     v_others := array(select r from unnest(v_others) r order by random() limit v_max);
-    for v_one in select array[r] as lasting, '{}'::bigint[] as others, r as receipt from unnest(v_lasting) r union all select '{}', array[r], r from unnest(v_others) r loop
+    for v_one in select array[r] as materialized, '{}'::bigint[] as others, r as receipt from unnest(v_materialized) r union all select '{}', array[r], r from unnest(v_others) r loop
       begin
-        v_rescued := v_rescued + awa._rescue(v_one.lasting, v_one.others, 1, v_now);
+        v_rescued := v_rescued + awa._rescue(v_one.materialized, v_one.others, 1, v_now);
       exception when others then
         if sqlstate = 'XX001' then
           perform awa._warn_unreadable(a.job_id, sqlerrm) from awa._attempts(array[v_one.receipt]) a;
@@ -72,7 +72,7 @@ begin
           null;
         elsif awa._is_about_a_row(sqlstate) then
           v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
-          v_rescued := v_rescued + awa._rescue_otherwise(v_one.lasting, v_one.others, v_now, sqlerrm, sqlstate);
+          v_rescued := v_rescued + awa._rescue_otherwise(v_one.materialized, v_one.others, v_now, sqlerrm, sqlstate);
         else
           raise;
         end if;
@@ -90,17 +90,17 @@ comment on function awa.rescue is 'Ends attempts that are overdue, as failed; re
 
 -- Ends overdue attempts: those that last, whose rows the caller has locked, and of the others at most max_others that
 -- nobody is answering for. Returns how many.
-create or replace function awa._rescue(lasting bigint[], others bigint[], max_others int, now timestamptz) returns bigint
+create or replace function awa._rescue(materialized bigint[], others bigint[], max_others int, now timestamptz) returns bigint
 language plpgsql
 as $$
 declare
-  v_receipts bigint[] := lasting || awa._take_open(others, max_others, 'failed');
+  v_receipts bigint[] := materialized || awa._take_open(others, max_others, 'failed');
   v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
   v_reasons text[];
 begin
   for v_batch in v_batches(v_receipts) loop
     v_reasons := awa._overdue_reasons(v_batch.attempts, now);
-    perform awa._lose(v_batch.attempts, v_reasons);
+    perform awa._record_lost_attempts(v_batch.attempts, v_reasons);
     perform awa._record_failures(v_batch.attempts, v_reasons, null);
   end loop;
   return cardinality(v_receipts);
@@ -110,7 +110,7 @@ comment on function awa._rescue is 'Ends overdue attempts';
 
 -- Ends one overdue attempt whose failure the server refuses to store: puts it off. Where that is refused as well the
 -- attempt stays, for the next pass, with a warning in the server's log. Returns how many it ended.
-create or replace function awa._rescue_otherwise(lasting bigint[], others bigint[], now timestamptz, error text, state text) returns bigint
+create or replace function awa._rescue_otherwise(materialized bigint[], others bigint[], now timestamptz, error text, state text) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -118,9 +118,9 @@ declare
   v_attempts awa.leases[];
   v_reasons text[];
 begin
-  v_attempts := awa._look_up(lasting || awa._take_open(others, 1, 'snoozed'));
+  v_attempts := awa._look_up(materialized || awa._take_open(others, 1, 'snoozed'));
   v_reasons := awa._overdue_reasons(v_attempts, now);
-  perform awa._lose(v_attempts, v_reasons);
+  perform awa._record_lost_attempts(v_attempts, v_reasons);
   perform awa._put_off(v_attempts, format('the failure was refused: %s (SQLSTATE %s); it was: %s', error, state, v_reasons[1]));
   return cardinality(v_attempts);
 exception when others then
@@ -130,7 +130,7 @@ exception when others then
   if awa._is_passing(sqlstate) then
     return 0;
   end if;
-  raise warning 'an attempt of job % is overdue, and can''t be ended', (select a.job_id from awa._attempts(lasting || others) a) using errcode = sqlstate, detail = sqlerrm;
+  raise warning 'an attempt of job % is overdue, and can''t be ended', (select a.job_id from awa._attempts(materialized || others) a) using errcode = sqlstate, detail = sqlerrm;
   return 0;
 end
 $$;

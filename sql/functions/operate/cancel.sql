@@ -1,5 +1,5 @@
 -- Cancels a job, in any state in which it has not ended. Returns that state. What runs is taken from its worker: it
--- learns of it by its next heartbeat, and a notification on awa_lost; its answer will be stale.
+-- learns of it by its next heartbeat, and a notification on awa_lost_attempts; its answer will be stale.
 -- Locks: the job's row, or its claim, shared, until the transaction ends; for one that is available its queue, at
 -- commit. Raises 22023, JQ003, JQ004, JQ005 when it has ended; 55P03 when somebody is answering for it in a transaction
 -- that lasts; 40001, also at commit, when it moved on meanwhile.

@@ -59,11 +59,11 @@ declare
 begin
   for v_jobs in
     with done as (
-      delete from awa.done_entries d where d.job_id = any(job_ids) returning d.job_id, d.lane, d.recorded, d.unique_key
-    ), recorded as (
-      insert into awa.deleted_jobs (job_id, lane, segment) select d.job_id, d.lane, awa._current_segment() from done d where d.recorded
+      delete from awa.done_entries d where d.job_id = any(job_ids) returning d.job_id, d.lane, d.counted_by_closure, d.unique_key
+    ), deleted as (
+      insert into awa.deleted_jobs (job_id, lane, segment) select d.job_id, d.lane, awa._current_segment() from done d where d.counted_by_closure
     )
-    select g.lane, count(*) as jobs, count(*) filter (where not g.recorded) as noted,
+    select g.lane, count(*) as jobs, count(*) filter (where not g.counted_by_closure) as noted,
            array_agg(g.job_id) filter (where g.unique_key is not null) as keyed, array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
       from done g
      group by g.lane

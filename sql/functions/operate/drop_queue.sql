@@ -79,7 +79,7 @@ begin
   select c.lane, v_now, c.lane_seq, v_now from cursors c
   on conflict on constraint queue_rollups_pkey do update
     set counted = excluded.counted, closed_seq = excluded.closed_seq, open_seqs = '{}', dropped = excluded.dropped,
-        enqueued = 0, appended = 0, kept = '{0,0,0,0}', buried = 0, claimed = 0, completed = 0, failed = 0, cancelled = 0, dead = 0;
+        enqueued = 0, appended = 0, segment_entries = '{0,0,0,0}', buried = 0, claimed = 0, completed = 0, failed = 0, cancelled = 0, dead = 0;
 
   with deferred as (
     delete from awa.deferred_jobs d where d.lane between v_first and v_last and force returning d.job_id, d.unique_key

@@ -60,7 +60,7 @@ begin
   select coalesce(array_agg(c.lane), '{}'), array_agg(c.enqueued), array_agg(c.completed) into v_lanes, v_enqueued, v_counted from awa._lane_counts c;
   with completed as (
     insert into awa.done_entries
-      (job_id, lane, state, recorded, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
+      (job_id, lane, state, counted_by_closure, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
        kind, args, tags, metadata, errors)
     select distinct on (e.job_id, j.receipt)
            e.job_id, e.lane & ~7::bigint | e.priority, 'completed', false, j.receipt, j.worker_id, e.ready_at, j.created_at, j.attempted_at, j.finalized_at, e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
@@ -89,9 +89,9 @@ begin
   select c.lane, awa._snapshot(), c.enqueued, c.completed from unnest(v_lanes, v_enqueued, v_counted) c(lane, enqueued, completed)
   on conflict on constraint queue_rollups_pkey do update
     set counted = excluded.counted, enqueued = excluded.enqueued, completed = excluded.completed,
-        appended = 0, kept = '{0,0,0,0}', buried = 0, closed_seq = 0, open_seqs = '{}', claimed = 0, dropped = null;
+        appended = 0, segment_entries = '{0,0,0,0}', buried = 0, closed_seq = 0, open_seqs = '{}', claimed = 0, dropped = null;
   update awa.queue_rollups r
-     set appended = n.entries, kept[awa._current_segment() + 1] = n.entries
+     set appended = n.entries, segment_entries[awa._current_segment() + 1] = n.entries
     from (select e.lane, count(*) as entries from awa.rebasing e group by e.lane) n
    where r.lane = n.lane;
   update awa.ring r
@@ -125,7 +125,7 @@ as $$
                  from (select max(c.claim_id) as id from awa.lease_claims c
                        union all select max(l.receipt >> 12) from awa.leases l
                        union all select max(d.receipt >> 12) from awa.done_entries d
-                       union all select max(h.receipt >> 12) from awa.heartbeat_replies h
+                       union all select max(h.receipt >> 12) from awa.lost_attempts h
                        union all select max(u.round) from awa.unique_claims u) i)
       union all
       select pg_get_serial_sequence('awa.workers', 'worker_id')::regclass, (
@@ -134,7 +134,7 @@ as $$
                        union all select max(c.worker_id) from awa.lease_claims c
                        union all select max(l.worker_id) from awa.leases l
                        union all select max(d.worker_id) from awa.done_entries d
-                       union all select max(h.worker_id) from awa.heartbeat_replies h) i)
+                       union all select max(h.worker_id) from awa.lost_attempts h) i)
     ) s
    where s.highest > coalesce(pg_sequence_last_value(s.sequence), 0)
 $$;

@@ -439,21 +439,21 @@ begin
    cross join lateral (
       select coalesce(cardinality(k.items), 1) as completed
         from awa.lease_claim_closures k
-       where k.claim_id = c and k.outcome in ('completed', 'recorded') and k.closed_at >= counted_since
+       where k.claim_id = c and k.outcome in ('completed', 'completed_with_row') and k.closed_at >= counted_since
       offset 0
     ) k;
   completed := completed + (
     select count(*)
       from (select from generate_series(v_first, v_last) l(lane)
-             cross join lateral (select from awa.done_entries d where d.lane = l.lane and d.state = 'completed' and not d.recorded and d.finalized_at >= counted_since limit 10001) d
+             cross join lateral (select from awa.done_entries d where d.lane = l.lane and d.state = 'completed' and not d.counted_by_closure and d.finalized_at >= counted_since limit 10001) d
              limit 10001) d);
   failed := (
     select count(*)
       from generate_series(v_first, v_last) l(lane)
      cross join lateral (
-        (select from awa.done_entries d where d.lane = l.lane and d.state = 'failed' and not d.recorded and d.finalized_at >= counted_since limit 10001)
+        (select from awa.done_entries d where d.lane = l.lane and d.state = 'failed' and not d.counted_by_closure and d.finalized_at >= counted_since limit 10001)
         union all
-        (select from awa.done_entries d where d.lane = l.lane and d.state = 'dead' and not d.recorded and d.finalized_at >= counted_since limit 10001)
+        (select from awa.done_entries d where d.lane = l.lane and d.state = 'dead' and not d.counted_by_closure and d.finalized_at >= counted_since limit 10001)
         union all
         (select from (select d.attempted_at from awa.deferred_jobs d where d.lane = l.lane and d.state = 'retryable' limit 10001) d where d.attempted_at >= counted_since)
       ) d);

@@ -1,6 +1,6 @@
 -- Ends a worker: its open attempts are released at once, without burning an attempt. Returns how many. Unknown workers
--- have none, and are not locked. Where there were some, the worker is notified on the channel awa_lost, for somebody
--- else may have ended it.
+-- have none, and are not locked. Where there were some, the worker is notified on the channel awa_lost_attempts, for
+-- somebody else may have ended it.
 -- For the login that registered it, members of the role that was named then, and operators.
 -- Locks: the worker, for which it waits until the worker's open claims have committed, then its claims as complete_many
 -- does. Raises 22023, JQ004, 42501; 55P03 when one of these is held for longer than claim_wait.
@@ -34,9 +34,9 @@ begin
   perform awa._lock_worker(worker_id, false); -- after the claims that it is in the middle of
   delete from awa.workers w where w.worker_id = worker_id;
   v_released := awa._release_open(worker_id, '{}', '{}');
-  delete from awa.heartbeat_replies h where h.worker_id = worker_id; -- last: it may have waited for a cancel
+  delete from awa.lost_attempts h where h.worker_id = worker_id; -- last: it may have waited for a cancel
   if v_released > 0 then
-    perform awa._notify('awa_lost', worker_id::text);
+    perform awa._notify('awa_lost_attempts', worker_id::text);
   end if;
   return v_released;
 end
@@ -108,7 +108,7 @@ declare
   v_released bigint[];
 begin
   v_released := array(
-    select receipts[p] from unnest((awa._close_many(job_ids, receipts, 'released', (awa._lock_claims(receipts)).by_item)).places) p);
+    select receipts[p] from unnest((awa._close_many(job_ids, receipts, 'released', (awa._lock_claims(receipts)).by_item)).ordinals) p);
   perform awa._give_back(l) from awa._look_up_many(v_released) l;
   return cardinality(v_released);
 end
