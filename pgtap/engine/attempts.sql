@@ -28,8 +28,10 @@ begin
 end
 $$;
 
+select count(*) from awa.enqueue_many(:'queue' || ' missing', 'k', array_fill('{}'::jsonb, array[4])) \g /dev/null
+
 begin;
-select plan(19);
+select plan(33);
 
 update awa.settings set claim_bytes = 100000000; -- a claim's ledger row holds 960 jobs
 create temp table c as select * from pg_temp.take('', 998);
@@ -75,6 +77,24 @@ select is(pg_temp.told(250), (select string_agg(n::text, ' ') from generate_seri
 select is((select h.errors -> 20 from history h where h.n = 250), '{"omitted": 210}'::jsonb, 'which an object without an error says');
 select is((select h.errors -> 40 ->> 'error' || (h.errors -> 40 ->> 'details') from history h where h.n = 250), 'error 250250', 'the last one is whole');
 select is((select max(jsonb_array_length(h.errors)) from history h), 41, 'there are never more');
+
+-- The entry of an open attempt is missing. Without the check the attempt would be closed, and nothing would follow it.
+create temp table m as select * from pg_temp.take(' missing', 4);
+delete from awa.ready_entries e where e.job_id in (select job_id from m where n <= 3);
+select is(pg_temp.outcome(format(f.call, m.job_id, m.receipt)), 'XX001', f.call || ' fails')
+  from m, (values
+    ('select awa.complete(%s, %s, ''{}'')'), ('select awa.fail(%s, %s, ''e'')'), ('select awa.discard(%s, %s, ''e'')'),
+    ('select awa.put_off(%s, %s, ''e'')'), ('select awa.release(%s, %s)'), ('select awa.snooze(%s, %s, ''1 hour'')'),
+    ('select awa.cancel_attempt(%s, %s)'), ('select awa.extend(%s, %s, ''1 hour'')'),
+    ('select awa.complete_many(array[%s], array[%s], array[''{}''::jsonb])'),
+    ('select awa.fail_many(array[%s], array[%s], ''{e}'')')) f(call)
+ where m.n = 1;
+select is((select count(*) from awa._open_items o join m using (receipt)), 4::bigint, 'the attempts stay open');
+select is(pg_temp.outcome(format('select awa.complete(%s, %s)', job_id, receipt)), 'ok', 'an attempt of which only the closure is written can be completed')
+  from m where n = 1;
+set local client_min_messages = error;
+select is(awa._materialize(array(select receipt from m where n > 2), 9), 2::bigint, 'maintenance closes what is missing');
+select is(awa._rescue('{}', array(select receipt from m where n = 2), 9, now()), 1::bigint, 'and rescue, too');
 
 select * from finish();
 rollback;

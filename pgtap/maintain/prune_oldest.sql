@@ -296,6 +296,7 @@ rollback to known;
 -- Rows are missing
 create function pg_temp.without(command text) returns text
 language plpgsql
+set client_min_messages = error
 as $$
 declare
   v_outcomes text;

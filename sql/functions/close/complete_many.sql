@@ -24,6 +24,7 @@ declare
   v_ordinals bigint[] := '{}';
   v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
   v_receipts bigint[];
+  v_found bigint[] := '{}';
   v_outputs jsonb[];
 begin
   perform awa._check_answers(job_ids, receipts);
@@ -51,7 +52,9 @@ begin
       if v_closed.holding <> '{}' then
         perform awa._end_attempts(v_batch.attempts, 'completed');
       end if;
+      v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
     end loop;
+    perform awa._check_found(v_receipts, v_found);
     if cardinality(v_full.ordinals) = cardinality(receipts) then
       return query select awa._stale(job_ids, receipts, v_ordinals);
       return;

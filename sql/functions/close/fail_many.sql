@@ -20,6 +20,7 @@ as $$
 declare
   v_ordinals bigint[];
   v_receipts bigint[];
+  v_found bigint[] := '{}';
   v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
   v_asked bigint[]; -- for each of the attempts, its ordinal in the arrays
 begin
@@ -39,7 +40,9 @@ begin
   for v_batch in v_batches(v_receipts) loop
     v_asked := array(select v_ordinals[array_position(v_receipts, a.receipt)] from unnest(v_batch.attempts) with ordinality a order by a.ordinality);
     perform awa._record_failures(v_batch.attempts, array(select errors[p] from unnest(v_asked) p), array(select retry_after[p] from unnest(v_asked) p));
+    v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
   end loop;
+  perform awa._check_found(v_receipts, v_found);
   return query select awa._stale(job_ids, receipts, v_ordinals);
 end
 $$;

@@ -40,11 +40,17 @@ $$;
 comment on function awa._attempts is 'The attempts behind some receipts';
 
 -- The attempts behind some receipts, to be passed on: they are looked up once.
+-- Raises XX001 where the entry of one is missing.
 create or replace function awa._look_up(receipts bigint[]) returns awa.leases[]
 language plpgsql stable
 as $$
+declare
+  v_attempts awa.leases[] := (select coalesce(array_agg(a), '{}') from awa._attempts(receipts) a);
 begin
-  return (select coalesce(array_agg(a), '{}') from awa._attempts(receipts) a);
+  if cardinality(v_attempts) < cardinality(receipts) then
+    perform awa._check_found(receipts, array(select a.receipt from unnest(v_attempts) a));
+  end if;
+  return v_attempts;
 end
 $$;
 comment on function awa._look_up is 'The attempts behind some receipts, to be passed on';
@@ -61,6 +67,34 @@ as $$
    group by b.batch
 $$;
 comment on function awa._look_up_many is 'The attempts behind very many receipts, in arrays of about 64 MB';
+
+-- Raises XX001 where attempts were not found: their entries are missing. To maintenance it is a warning in the log of
+-- the server, as it has to end such attempts: a segment is not emptied while an attempt in it is open.
+-- Why: an answer would close the attempt, and nothing would follow it.
+create or replace function awa._check_found(receipts bigint[], looked_up bigint[], warns boolean default false) returns void
+language plpgsql stable
+as $$
+declare
+  v_jobs text;
+begin
+  if cardinality(looked_up) >= cardinality(receipts) then
+    return;
+  end if;
+  select string_agg(c.job_ids[(r & 4095) + 1]::text, ', ' order by r) into v_jobs
+    from (select unnest(receipts) except select unnest(looked_up)) m(r)
+   cross join lateral (select * from awa.lease_claims c where c.claim_id = r >> 12 limit 1) c;
+  if warns then
+    raise warning 'attempts have ended whose jobs are missing' using errcode = 'XX001',
+      detail = format('There are no entries of the jobs %s.', v_jobs),
+      hint = 'Rows were deleted, or a damaged page was cleared. See awa.audit().';
+    return;
+  end if;
+  raise exception 'the attempt''s job is missing' using errcode = 'XX001',
+    detail = format('There is no entry of job %s.', v_jobs),
+    hint = 'A row was deleted, or a damaged page was cleared. The attempt stays open until its lease ends.';
+end
+$$;
+comment on function awa._check_found is 'Raises XX001 where attempts were not found, or warns';
 
 -- The errors of a job with one more. The first 20 and the last 20 are kept, and between them an object that says how
 -- many were left out. By says who cancelled it.

@@ -291,6 +291,7 @@ declare
   v_taken bigint[] := '{}';
   v_other_jobs bigint[] := '{}';
   v_others bigint[] := '{}';
+  v_found bigint[] := '{}';
 begin
   perform awa._join_claim(c.claim_id, c.nth::int)
      from (select c.claim_id, row_number() over (order by c.claim_id) as nth from (select distinct r >> 12 as claim_id from unnest(receipts) r) c order by 1) c;
@@ -313,7 +314,9 @@ begin
   for v_batch in v_batches(v_taken) loop
     perform awa._record_lost_attempts(v_batch.attempts, array(select coalesce(reason, 'cancelled') from unnest(v_batch.attempts)));
     perform awa._record_cancels(v_batch.attempts, reason);
+    v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
   end loop;
+  perform awa._check_found(v_taken, v_found);
   return v_job_ids;
 end
 $$;

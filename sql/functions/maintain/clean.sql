@@ -115,7 +115,6 @@ declare
   v_until pg_snapshot;
   v_queue_ids bigint[];
   v_open bigint[];
-  v_taken bigint[];
   v_lanes bigint[];
 begin
   select * into v_ring from awa.ring r;
@@ -169,9 +168,7 @@ begin
   if cardinality(v_open) > 1000 then
     raise lock_not_available; -- materialize has them in a moment
   end if;
-  v_taken := awa._take_open(v_open, 1000, 'materialized');
-  perform awa._lease(l) from awa._look_up_many(v_taken) l;
-  if cardinality(v_taken) < cardinality(v_open) then
+  if awa._materialize(v_open, 1000) < cardinality(v_open) then
     raise lock_not_available;
   end if;
   perform awa._fold(null, true, v_queue_ids || array(select distinct u >> 3 from awa._uncounted_lanes(segment) u));

@@ -59,8 +59,14 @@ language plpgsql
 as $$
 declare
   v_receipts bigint[] := awa._take_open(receipts, max_jobs, 'materialized');
+  v_found bigint[] := '{}';
+  v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
 begin
-  perform awa._lease(l) from awa._look_up_many(v_receipts) l;
+  for v_batch in v_batches(v_receipts) loop
+    perform awa._lease(v_batch.attempts);
+    v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
+  end loop;
+  perform awa._check_found(v_receipts, v_found, warns => true);
   return cardinality(v_receipts);
 end
 $$;

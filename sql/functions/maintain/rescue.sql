@@ -97,12 +97,15 @@ declare
   v_receipts bigint[] := materialized || awa._take_open(others, max_others, 'failed');
   v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
   v_reasons text[];
+  v_found bigint[] := '{}';
 begin
   for v_batch in v_batches(v_receipts) loop
     v_reasons := awa._overdue_reasons(v_batch.attempts, now);
     perform awa._record_lost_attempts(v_batch.attempts, v_reasons);
     perform awa._record_failures(v_batch.attempts, v_reasons, null);
+    v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
   end loop;
+  perform awa._check_found(v_receipts, v_found, warns => true);
   return cardinality(v_receipts);
 end
 $$;

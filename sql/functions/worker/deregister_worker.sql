@@ -106,10 +106,16 @@ as $$
 #variable_conflict use_variable
 declare
   v_released bigint[];
+  v_found bigint[] := '{}';
+  v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
 begin
   v_released := array(
     select receipts[p] from unnest((awa._close_many(job_ids, receipts, 'released', (awa._lock_claims(receipts)).by_item)).ordinals) p);
-  perform awa._give_back(l) from awa._look_up_many(v_released) l;
+  for v_batch in v_batches(v_released) loop
+    perform awa._give_back(v_batch.attempts);
+    v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
+  end loop;
+  perform awa._check_found(v_released, v_found);
   return cardinality(v_released);
 end
 $$;
