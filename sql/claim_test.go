@@ -238,7 +238,7 @@ func TestManyLateCommits(t *testing.T) {
 			s.exec("with e as (select awa.enqueue($1, 'k')) insert into late select pg_current_xact_id() from e", queue)
 		}
 		s.exec(`insert into awa.lease_claims (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
-			select 0, nextval('awa.claim_ids'), awa._queue_id($1) * 8 + 2, 1,
+			select 0, nextval('awa.claim_ids'), awa._lane(awa._queue_id($1), 2), 1,
 			       format('%s:%s:%s', min(x), pg_snapshot_xmax(pg_current_snapshot()), string_agg(x::text, ',' order by x))::pg_snapshot,
 			       '0', 0, '0', 0, now(), now(), false, '{}' from late`, queue)
 		s.exec("drop table late")

@@ -367,7 +367,7 @@ func (f *fuzzer) booksBalance() bool {
 			with shown as (
 			  select queue, state, count(*) as jobs from awa.jobs group by queue, state
 			), gone as (
-			  select lane >> 3 as queue_id, sum(failed) as failed, sum(cancelled) as cancelled, sum(dead) as dead from awa.queue_rollups group by 1
+			  select awa._queue_of(lane) as queue_id, sum(failed) as failed, sum(cancelled) as cancelled, sum(dead) as dead from awa.queue_rollups group by 1
 			), counted as (
 			  select c.queue, s.state, s.jobs
 			    from awa.queue_counts() c

@@ -170,6 +170,18 @@ func (s *session) balanced() {
 			     where unique_key is not null and state in ('scheduled', 'available', 'running', 'retryable')
 			  ) j using (key)
 			 where u.job_id is distinct from j.id`), "unique keys")
+		require.Empty(s, list[string](s, `
+			select format('%s in %s: lane %s', count(*), u.name, u.lane & 511)
+			  from (
+			    select 'entries' as name, lane from awa.ready_entries
+			    union all select 'tombstones', lane from awa.ready_tombstones
+			    union all select 'arrivals', lane from awa.arrivals
+			    union all select 'claims', lane from awa.lease_claims where job_ids <> '{}'
+			    union all select 'deferred jobs', lane from awa.deferred_jobs
+			    union all select 'ended jobs', lane from awa.done_entries
+			  ) u
+			 where u.lane not in (select q.lane from awa.queues q where q.lane is not null)
+			 group by u.name, u.lane`), "whatever there is lies in a lane that is known to be in use")
 		if s.db.PgConn().TxStatus() != 'I' {
 			return
 		}

@@ -81,7 +81,7 @@ language sql
 as $$
   select awa.enqueue(pg_temp.q(suffix), 'k', to_jsonb(j), split_part(j, ' ', 1)::int) from unnest(jobs) j;
   update awa.ready_entries e
-     set ready_at = e.ready_at - split_part(e.args #>> '{}', ' ', 2)::interval where e.lane >> 3 = awa._queue_id(pg_temp.q(suffix));
+     set ready_at = e.ready_at - split_part(e.args #>> '{}', ' ', 2)::interval where awa._queue_of(e.lane) = awa._queue_id(pg_temp.q(suffix));
 $$;
 create temp table ages as
 select * from (values
@@ -233,7 +233,7 @@ select pg_temp.steps_agree();
 -- Keys, and a deadline
 create temp table keys as select c.kind, c.job_id, l.holds_keys, l.claim_id from (select * from awa.claim(pg_temp.q(' keys'), 2) union all select * from awa.claim(pg_temp.q(' keys'), 2)) c join awa.lease_claims l on l.claim_id = c.receipt >> 12;
 select is((select count(*) from keys), 0::bigint, 'claims of the same statement are not seen by it');
-select is((select array_agg(l.holds_keys order by l.claim_id) from awa.lease_claims l where l.lane = awa._queue_id(pg_temp.q(' keys')) * 8 + 2), '{f,t}', 'a claim says whether any of its jobs has a unique key');
+select is((select array_agg(l.holds_keys order by l.claim_id) from awa.lease_claims l where l.lane = awa._lane(awa._queue_id(pg_temp.q(' keys')), 2)), '{f,t}', 'a claim says whether any of its jobs has a unique key');
 select is((select count(*) from awa.unique_claims u where u.job_id = :keyed_id), 1::bigint, 'one that is held while it runs is held then');
 select is((select c.deadline_at from awa.claim(pg_temp.q(' deadline')) c), null, 'there is no deadline unless the queue has one');
 select awa.configure_queue(pg_temp.q(' deadline'), '{"deadline": "90 seconds"}') \g /dev/null

@@ -34,27 +34,27 @@ select is((select count(*) from awa.jobs_compat() j where j.id in (:retry_id, :s
 select count(*) from awa.enqueue_many(:'queue', 'k', array(select to_jsonb(n) from generate_series(1, 30) n), run_at => '2130-01-01') \g /dev/null
 update awa.deferred_jobs d set run_at = now() - make_interval(secs => (d.args #>> '{}')::int / 100.0) where (d.args #>> '{}')::int <= 20;
 select is((select promoted from awa.promote_due(max_jobs => 3)), 3::bigint, 'max_jobs are promoted');
-select is((select array_agg((e.args #>> '{}')::int order by e.ready_at) from awa.ready_entries e where e.lane >> 3 = awa._queue_id(pg_temp.q())), '{20,19,18}', 'those that are due the longest');
+select is((select array_agg((e.args #>> '{}')::int order by e.ready_at) from awa.ready_entries e where awa._queue_of(e.lane) = awa._queue_id(pg_temp.q())), '{20,19,18}', 'those that are due the longest');
 select is(pg_temp.states(), 'available 3, scheduled 27', 'the others wait');
 select is((select promoted from awa.promote_due(null)), 17::bigint, 'an explicit null means the default: the rest of what is due');
 select is(pg_temp.states(), 'available 20, scheduled 10', 'what is not due stays');
-select is((select array_agg((e.args #>> '{}')::int order by e.ready_at) from awa.ready_entries e where e.lane >> 3 = awa._queue_id(pg_temp.q())),
+select is((select array_agg((e.args #>> '{}')::int order by e.ready_at) from awa.ready_entries e where awa._queue_of(e.lane) = awa._queue_id(pg_temp.q())),
   array(select n from generate_series(20, 1, -1) n), 'every job was promoted once');
 select is((select promoted from awa.promote_due()), 0::bigint, 'where nothing is due nothing happens');
-select is((select count(*) from awa.deferred_jobs d where d.lane >> 3 = awa._queue_id(pg_temp.q())), 10::bigint, 'a promoted job leaves deferred_jobs');
+select is((select count(*) from awa.deferred_jobs d where awa._queue_of(d.lane) = awa._queue_id(pg_temp.q())), 10::bigint, 'a promoted job leaves deferred_jobs');
 select count(*) from awa.enqueue_many(:'queue' || ' default', 'k', array_fill('{}'::jsonb, array[5000]), run_at => '2130-01-01') \g /dev/null
-update awa.deferred_jobs d set run_at = now() where d.lane >> 3 = awa._queue_id(pg_temp.q(' default'));
+update awa.deferred_jobs d set run_at = now() where awa._queue_of(d.lane) = awa._queue_id(pg_temp.q(' default'));
 select is((select promoted from awa.promote_due()), 4096::bigint, '4,096 jobs unless told otherwise');
 select is((select promoted from awa.promote_due(10000)), 904::bigint, '10,000 may be asked for');
 
 -- What committed so late that the fast pass has gone by
 select awa.enqueue(:'queue' || ' late', 'k', run_at => '2130-01-01') \g /dev/null
-update awa.deferred_jobs d set run_at = now() - interval '1 day' where d.lane >> 3 = awa._queue_id(pg_temp.q(' late'));
+update awa.deferred_jobs d set run_at = now() - interval '1 day' where awa._queue_of(d.lane) = awa._queue_id(pg_temp.q(' late'));
 select setval('awa.next_sweep_at', 1) \g /dev/null
 select is((select promoted from awa.promote_due()), 1::bigint, 'a job that became due long before it committed is found by the sweep');
 select is(pg_temp.states(' late'), 'available 1', 'and ready');
 select awa.enqueue(:'queue' || ' late', 'k', run_at => '2130-01-01') \g /dev/null
-update awa.deferred_jobs d set run_at = '-infinity' where d.lane >> 3 = awa._queue_id(pg_temp.q(' late'));
+update awa.deferred_jobs d set run_at = '-infinity' where awa._queue_of(d.lane) = awa._queue_id(pg_temp.q(' late'));
 select setval('awa.next_sweep_at', 1) \g /dev/null
 select is((select promoted from awa.promote_due()), 1::bigint, 'however long');
 

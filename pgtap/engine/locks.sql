@@ -62,7 +62,7 @@ select cmp_ok(awa._crowd_key(), '<', awa._fold_key(), 'the crowd comes before th
 select cmp_ok(awa._fold_key(), '<', awa._claim_key(0), 'and these before claims');
 select is(
   (select count(*) from unnest('{1,2,1000000,1152921504606846975}'::bigint[]) w
-    where awa._worker_key(w) between awa._queue_key((1::bigint << 60) - 1) and awa._queue_key(0) or awa._worker_key(w) between awa._crowd_key() and awa._claim_key(9223372036854775807 >> 12)),
+    where awa._worker_key(w) between awa._queue_key((1::bigint << 54) - 1) - 63 and awa._queue_key(0) or awa._worker_key(w) between awa._crowd_key() and awa._claim_key(9223372036854775807 >> 12)),
   0::bigint, 'those of workers are in a range of their own');
 
 -- No wait

@@ -6,7 +6,7 @@ create function pg_temp.rollup(suffix text, priority int default 2) returns text
 language sql
 begin atomic
   select format('%s enqueued, %s appended, %s kept, %s buried, %s claimed, %s completed, to claim %s', r.enqueued, r.appended, (select sum(k) from unnest(r.segment_entries) k), r.buried, r.claimed, r.completed, r.closed_seq)
-    from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(suffix)) * 8 + priority;
+    from awa.queue_rollups r where r.lane = awa._lane(awa._queue_id(pg_temp.q(suffix)), priority);
 end;
 
 -- A busy queue, counted after every step: jobs on all lanes, claimed, closed in every way, cancelled, moved, with keys
@@ -132,22 +132,22 @@ create temp table many as select * from pg_temp.take(' many', 10, one_claim => f
 select awa.complete(job_id, receipt) from many \g /dev/null
 select is((select completed from awa.queue_counts(pg_temp.q(' many'))), 10::bigint, 'ten claims');
 select ok((select f from setval('awa.next_fold_at', 1), awa._fold(max_claims => 3) f), 'there is more to count than a pass counts');
-select is((select r.closed_seq from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' many')) * 8 + 2), 3::bigint, 'at most so many in one pass');
+select is((select r.closed_seq from awa.queue_rollups r where r.lane = awa._lane(awa._queue_id(pg_temp.q(' many')), 2)), 3::bigint, 'at most so many in one pass');
 select is((select completed from awa.queue_counts(pg_temp.q(' many'))), 10::bigint, 'the counts stay');
 select ok((select not f from setval('awa.next_fold_at', 1), awa._fold(everything => true) f), 'not in the next one');
-select is((select r.closed_seq from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' many')) * 8 + 2), 10::bigint, 'the next pass goes on from there');
+select is((select r.closed_seq from awa.queue_rollups r where r.lane = awa._lane(awa._queue_id(pg_temp.q(' many')), 2)), 10::bigint, 'the next pass goes on from there');
 select is((select completed from awa.queue_counts(pg_temp.q(' many'))), 10::bigint, 'and the counts stay');
 
 -- Seldom
-update awa.queue_rollups r set folded_at = clock_timestamp() where r.lane = awa._queue_id(pg_temp.q(' seldom')) * 8 + 2;
-create temp table before as select r.folded_at from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' seldom')) * 8 + 2;
+update awa.queue_rollups r set folded_at = clock_timestamp() where r.lane = awa._lane(awa._queue_id(pg_temp.q(' seldom')), 2);
+create temp table before as select r.folded_at from awa.queue_rollups r where r.lane = awa._lane(awa._queue_id(pg_temp.q(' seldom')), 2);
 select awa.enqueue(:'queue' || ' seldom', 'k') \g /dev/null
 select setval('awa.next_fold_at', 1), awa._fold() \g /dev/null
-select is((select r.folded_at from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' seldom')) * 8 + 2), (select folded_at from before), 'where little has happened, it is not counted again at once');
+select is((select r.folded_at from awa.queue_rollups r where r.lane = awa._lane(awa._queue_id(pg_temp.q(' seldom')), 2)), (select folded_at from before), 'where little has happened, it is not counted again at once');
 select is((select c.available from awa.queue_counts(pg_temp.q(' seldom')) c), 2::bigint, 'and the count is exact all the same');
-update awa.queue_rollups r set folded_at = clock_timestamp() - interval '6 seconds' where r.lane = awa._queue_id(pg_temp.q(' seldom')) * 8 + 2;
+update awa.queue_rollups r set folded_at = clock_timestamp() - interval '6 seconds' where r.lane = awa._lane(awa._queue_id(pg_temp.q(' seldom')), 2);
 select setval('awa.next_fold_at', 1), awa._fold() \g /dev/null
-select ok((select r.folded_at > b.folded_at from before b, awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' seldom')) * 8 + 2), 'after a few seconds it is');
+select ok((select r.folded_at > b.folded_at from before b, awa.queue_rollups r where r.lane = awa._lane(awa._queue_id(pg_temp.q(' seldom')), 2)), 'after a few seconds it is');
 
 -- A time for the next look at all queues that is more than an hour away was set by a clock that was ahead
 select setval('awa.next_fold_at', awa._microseconds(clock_timestamp() + interval '2 hours')), awa._fold(), awa._fold() \g /dev/null
@@ -159,19 +159,19 @@ create temp table open as select * from pg_temp.take(' open', 5, one_claim => fa
 select awa.complete(job_id, receipt) from open where n in (1, 3, 5) \g /dev/null
 create function pg_temp.open_seqs() returns text
 language sql
-return (select format('%s claimed, to claim %s, open %s', r.claimed, r.closed_seq, r.open_seqs) from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' open')) * 8 + 2);
+return (select format('%s claimed, to claim %s, open %s', r.claimed, r.closed_seq, r.open_seqs) from awa.queue_rollups r where r.lane = awa._lane(awa._queue_id(pg_temp.q(' open')), 2));
 select pg_temp.fold() \g /dev/null
 select is(pg_temp.open_seqs(), '1 claimed, to claim 1, open {}', 'an open claim is waited for');
-update awa.lease_claims c set claimed_at = c.claimed_at - interval '11 seconds' where c.lane_seq = 2 and c.lane = awa._queue_id(pg_temp.q(' open')) * 8 + 2;
+update awa.lease_claims c set claimed_at = c.claimed_at - interval '11 seconds' where c.lane_seq = 2 and c.lane = awa._lane(awa._queue_id(pg_temp.q(' open')), 2);
 select pg_temp.fold() \g /dev/null
 select is(pg_temp.open_seqs(), '2 claimed, to claim 3, open {2}', 'for ten seconds, then passed over');
 select pg_temp.agrees('it is open all the same');
 select is((select count(*) from awa._open_items o join open using (receipt)), 2::bigint, 'and found');
-update awa.lease_claims c set claimed_at = c.claimed_at - interval '11 seconds' where c.lane_seq = 4 and c.lane = awa._queue_id(pg_temp.q(' open')) * 8 + 2;
-update awa.queue_rollups r set open_seqs = r.open_seqs || array(select -n::bigint from generate_series(1, 999) n) where r.lane = awa._queue_id(pg_temp.q(' open')) * 8 + 2;
+update awa.lease_claims c set claimed_at = c.claimed_at - interval '11 seconds' where c.lane_seq = 4 and c.lane = awa._lane(awa._queue_id(pg_temp.q(' open')), 2);
+update awa.queue_rollups r set open_seqs = r.open_seqs || array(select -n::bigint from generate_series(1, 999) n) where r.lane = awa._lane(awa._queue_id(pg_temp.q(' open')), 2);
 select pg_temp.fold() \g /dev/null
-select is((select r.closed_seq from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' open')) * 8 + 2), 3::bigint, 'a thousand at most');
-update awa.queue_rollups r set open_seqs = '{2}' where r.lane = awa._queue_id(pg_temp.q(' open')) * 8 + 2;
+select is((select r.closed_seq from awa.queue_rollups r where r.lane = awa._lane(awa._queue_id(pg_temp.q(' open')), 2)), 3::bigint, 'a thousand at most');
+update awa.queue_rollups r set open_seqs = '{2}' where r.lane = awa._lane(awa._queue_id(pg_temp.q(' open')), 2);
 select awa.complete(job_id, receipt) from open where n = 2 \g /dev/null
 select pg_temp.fold() \g /dev/null
 select is(pg_temp.open_seqs(), '4 claimed, to claim 5, open {4}', 'one that is closed by now is counted');
@@ -183,15 +183,15 @@ select pg_temp.fill(pg_temp.q(' segments'), 3) \g /dev/null
 update awa.ring set current_segment = (current_segment + 1) % 4;
 select pg_temp.fill(pg_temp.q(' segments'), 2) \g /dev/null
 select pg_temp.fold() \g /dev/null
-select is((select format('%s enqueued, %s %s kept', k.enqueued, k.segment_entries[(r.current_segment + 3) % 4 + 1], k.segment_entries[r.current_segment + 1]) from awa.queue_rollups k, awa.ring r where k.lane = awa._queue_id(pg_temp.q(' segments')) * 8 + 2),
+select is((select format('%s enqueued, %s %s kept', k.enqueued, k.segment_entries[(r.current_segment + 3) % 4 + 1], k.segment_entries[r.current_segment + 1]) from awa.queue_rollups k, awa.ring r where k.lane = awa._lane(awa._queue_id(pg_temp.q(' segments')), 2)),
   '5 enqueued, 3 2 kept', 'entries are counted by segment');
-select results_eq(format('select a.xid = pg_current_xact_id(), a.entries, a.tombstones, a.enqueued from awa._appended_since(%s, (select r.counted from awa.queue_rollups r where r.lane = %1$s), null) a', awa._queue_id(pg_temp.q(' segments')) * 8 + 2),
+select results_eq(format('select a.xid = pg_current_xact_id(), a.entries, a.tombstones, a.enqueued from awa._appended_since(%s, (select r.counted from awa.queue_rollups r where r.lane = %1$s), null) a', awa._lane(awa._queue_id(pg_temp.q(' segments')), 2)),
   'values (true, 1, 0, 1::bigint)', 'the transaction''s own entry is still to be counted');
-select is((select string_agg(format('%s %s', a.segment = r.current_segment, a.entries), ', ' order by a.segment = r.current_segment) from awa.ring r, awa._appended_since(awa._queue_id(pg_temp.q(' segments')) * 8 + 2, '3:3:', null) a where a.xid <> pg_current_xact_id()), 'f 1, f 1, f 1, t 1, t 1', 'before that, all were');
+select is((select string_agg(format('%s %s', a.segment = r.current_segment, a.entries), ', ' order by a.segment = r.current_segment) from awa.ring r, awa._appended_since(awa._lane(awa._queue_id(pg_temp.q(' segments')), 2), '3:3:', null) a where a.xid <> pg_current_xact_id()), 'f 1, f 1, f 1, t 1, t 1', 'before that, all were');
 
 -- Everything, but where nothing has happened
 select awa._fold(everything => true) \g /dev/null
-select is((select count(*) from awa.queue_rollups r where r.lane = awa._queue_id(pg_temp.q(' segments')) * 8 + 3), 0::bigint, 'a lane on which nothing has happened has no counts');
+select is((select count(*) from awa.queue_rollups r where r.lane = awa._lane(awa._queue_id(pg_temp.q(' segments')), 3)), 0::bigint, 'a lane on which nothing has happened has no counts');
 
 select * from finish();
 rollback;

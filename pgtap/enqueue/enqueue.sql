@@ -149,7 +149,7 @@ select is(
 
 -- A wake-up is due at most once per 5 ms, and the clock for it moves
 select cmp_ok(
-  (select pg_sequence_last_value(format('awa.wake_clock_%s', to_hex(awa._queue_id(pg_temp.q()) >> 56))::regclass)), '>=',
+  (select pg_sequence_last_value(format('awa.wake_clock_%s', to_hex(awa._queue_id(pg_temp.q()) >> 50))::regclass)), '>=',
   (extract(epoch from now()) * 200)::bigint - 1, 'its workers are woken');
 
 select * from finish();

@@ -48,7 +48,7 @@ create function pg_temp.age(span interval) returns void
 language plpgsql
 as $$
 begin
-  update awa.done_entries d set finalized_at = d.finalized_at - span from awa.queues q where q.queue_id = d.lane >> 3 and starts_with(q.name, pg_temp.q());
+  update awa.done_entries d set finalized_at = d.finalized_at - span from awa.queues q where q.queue_id = awa._queue_of(d.lane) and starts_with(q.name, pg_temp.q());
 end
 $$;
 select pg_temp.age('59 minutes') \g /dev/null
@@ -73,9 +73,9 @@ select is(pg_temp.states(), 'available 2, completed 2, retryable 1, running 1', 
 select is((select expired from awa.expire_history()), 0::bigint, 'once');
 
 -- Completed ones: those with rows of their own; the others go with their segment
-select is((select row(count(*), count(*) filter (where d.counted_by_closure))::text from awa.done_entries d join awa.queues q on q.queue_id = d.lane >> 3 where starts_with(q.name, pg_temp.q()) and d.state = 'completed'), '(5,3)', 'three left an output, two ran long');
+select is((select row(count(*), count(*) filter (where d.counted_by_closure))::text from awa.done_entries d join awa.queues q on q.queue_id = awa._queue_of(d.lane) where starts_with(q.name, pg_temp.q()) and d.state = 'completed'), '(5,3)', 'three left an output, two ran long');
 update awa.settings set completed_retention = default;
-update awa.done_entries d set finalized_at = clock_timestamp() - interval '23 hours 59 minutes' from awa.queues q where q.queue_id = d.lane >> 3 and starts_with(q.name, pg_temp.q()) and d.state = 'completed';
+update awa.done_entries d set finalized_at = clock_timestamp() - interval '23 hours 59 minutes' from awa.queues q where q.queue_id = awa._queue_of(d.lane) and starts_with(q.name, pg_temp.q()) and d.state = 'completed';
 select is((select expired from awa.expire_history()), 0::bigint, 'completed jobs stay for 24 hours');
 select pg_temp.age('2 minutes') \g /dev/null
 update awa.settings set completed_retention = '25 hours';

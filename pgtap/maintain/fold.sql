@@ -13,7 +13,7 @@ create temp view uncounted as
 select count(*) as claims
   from awa.lease_claims k
   left join awa.queue_rollups r on r.lane = k.lane
- where k.lane >> 3 = awa._queue_id(pg_temp.q()) and k.lane_seq > coalesce(r.closed_seq, 0);
+ where awa._queue_of(k.lane) = awa._queue_id(pg_temp.q()) and k.lane_seq > coalesce(r.closed_seq, 0);
 select cmp_ok((select claims from uncounted), '>=', 60::bigint, 'claims that are not counted');
 select count(*) from awa.materialize(), awa.rescue() \g /dev/null
 select cmp_ok((select claims from uncounted), '>=', 60::bigint, 'rescue and materialize do not count');

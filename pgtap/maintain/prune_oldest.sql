@@ -220,9 +220,9 @@ $$;
 create function pg_temp.queues(n int) returns void
 language sql
 as $$
-  insert into awa.queues (queue_id, name) select awa._queue_id(pg_temp.q(' ' || i)), pg_temp.q(' ' || i) from generate_series(1, n) i;
+  select awa._use_lanes(array[awa._lane(awa._queue_id(pg_temp.q(' ' || i)), 2)], pg_temp.q(' ' || i)) from generate_series(1, n) i;
   insert into awa.ready_entries (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args)
-  select 3, awa._queue_id(pg_temp.q(' ' || i)) * 8 + 2, (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1)::text::xid8, nextval('awa.job_ids'), now(), 2, 1, 25, 60, 'k', '{}' from generate_series(1, n) i;
+  select 3, awa._lane(awa._queue_id(pg_temp.q(' ' || i)), 2), (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1)::text::xid8, nextval('awa.job_ids'), now(), 2, 1, 25, 60, 'k', '{}' from generate_series(1, n) i;
 $$;
 -- How many calls it takes until nothing is left to carry
 create function pg_temp.cleans() returns text

@@ -78,7 +78,7 @@ select rotated from awa.rotate(true) \g /dev/null
 -- Where rows go from then on
 select is(pg_temp.states(), 'available 4, running 8', 'jobs are where they were');
 select awa.enqueue(pg_temp.q(' new'), 'k') \g /dev/null
-select is((select string_agg(e.segment::text, ' ') from awa.ready_entries e where e.lane >> 3 = awa._queue_id(pg_temp.q(' new'))), '1', 'new entries go to the new segment');
+select is((select string_agg(e.segment::text, ' ') from awa.ready_entries e where awa._queue_of(e.lane) = awa._queue_id(pg_temp.q(' new'))), '1', 'new entries go to the new segment');
 create temp table claimed as select * from awa.claim(pg_temp.q(), 3);
 select is((select string_agg(distinct l.segment::text, ' ') from awa.lease_claims l join claimed on l.claim_id = receipt >> 12), '1', 'new claims, too');
 select awa.complete(job_id, receipt) from c where n = 1 \g /dev/null

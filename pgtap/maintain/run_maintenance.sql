@@ -14,7 +14,7 @@ select count(*) from awa.enqueue_many(:'queue', 'k', array_fill('{}'::jsonb, arr
 create temp table c as select * from pg_temp.take('', 4, one_claim => false);
 select awa.discard(job_id, receipt, 'e') from c where n = 1 \g /dev/null
 select count(*) from awa.enqueue_many(:'queue' || ' due', 'k', array_fill('{}'::jsonb, array[4100]), run_at => clock_timestamp() + interval '1 hour') \g /dev/null
-update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 second' where lane >> 3 = awa._queue_id(:'queue' || ' due');
+update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 second' where awa._queue_of(lane) = awa._queue_id(:'queue' || ' due');
 update awa.lease_claims set lease_until = clock_timestamp() - interval '1 second' where claim_id = (select receipt >> 12 from c where n = 2);
 update awa.lease_claims set claimed_at = clock_timestamp() - interval '6 seconds' where claim_id = (select receipt >> 12 from c where n = 3);
 update awa.done_entries d set finalized_at = clock_timestamp() - interval '73 hours' from c where d.job_id = c.job_id;
@@ -40,7 +40,7 @@ begin
 end
 $$;
 select awa.enqueue(:'queue' || ' late', 'k', run_at => clock_timestamp() + interval '1 hour') \g /dev/null
-update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 second' where lane >> 3 = awa._queue_id(:'queue' || ' late');
+update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 second' where awa._queue_of(lane) = awa._queue_id(:'queue' || ' late');
 update awa.lease_claims set lease_until = clock_timestamp() - interval '1 second' where claim_id = (select receipt >> 12 from c where n = 4);
 update awa.ring r set left_at[current_segment + 1] = clock_timestamp() - interval '9 hours';
 select pg_temp.no_gap() \g /dev/null

@@ -26,7 +26,7 @@ select setval('awa.pass_clock_rescue', awa._microseconds(clock_timestamp() + int
 select ok(awa._succeeded_at('rescue') <= clock_timestamp(), 'or back, when it was ahead');
 
 -- Whether there is more
-update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 second' where lane >> 3 = awa._queue_id(:'queue');
+update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 second' where awa._queue_of(lane) = awa._queue_id(:'queue');
 select is(awa.run_pass('promote_due', 3), true, 'there is more, when it has done as much as it may');
 select is(awa.run_pass('promote_due'), false, 'or not');
 select is(pg_temp.states(), 'available 5', 'all of it is done');

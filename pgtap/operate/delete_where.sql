@@ -104,10 +104,10 @@ select is(current_setting('lock_timeout'), '0', 'the caller''s lock_timeout is a
 select pg_temp.steps_agree();
 
 -- Deleted jobs do not use up what one call may read
-select is((select array[count(*), count(*) filter (where d.xid is null)] from awa.deleted_jobs d where d.lane >> 3 = awa._queue_id(pg_temp.q(' a'))), '{5,1}', 'five are noted, one of them without the place of an entry');
-select is((select (awa._stretch(c.until, 5, 100000)).is_empty from (select max(d.job_id) + 1 as until from awa.deleted_jobs d where d.xid is not null and d.lane >> 3 = awa._queue_id(pg_temp.q(' a'))) c), false, 'a stretch in which a job is not deleted is read');
-select is((select (awa._stretch(c.until, 3, 100000)).is_empty from (select min(d.job_id) + 3 as until from awa.deleted_jobs d where d.lane >> 3 = awa._queue_id(pg_temp.q(' a'))) c), true, 'one in which all are is not');
-select is((select (awa._stretch(c.until, 3, 1)).entries from (select min(d.job_id) + 3 as until from awa.deleted_jobs d where d.lane >> 3 = awa._queue_id(pg_temp.q(' a'))) c), 0::bigint, 'and counts nothing');
+select is((select array[count(*), count(*) filter (where d.xid is null)] from awa.deleted_jobs d where awa._queue_of(d.lane) = awa._queue_id(pg_temp.q(' a'))), '{5,1}', 'five are noted, one of them without the place of an entry');
+select is((select (awa._stretch(c.until, 5, 100000)).is_empty from (select max(d.job_id) + 1 as until from awa.deleted_jobs d where d.xid is not null and awa._queue_of(d.lane) = awa._queue_id(pg_temp.q(' a'))) c), false, 'a stretch in which a job is not deleted is read');
+select is((select (awa._stretch(c.until, 3, 100000)).is_empty from (select min(d.job_id) + 3 as until from awa.deleted_jobs d where awa._queue_of(d.lane) = awa._queue_id(pg_temp.q(' a'))) c), true, 'one in which all are is not');
+select is((select (awa._stretch(c.until, 3, 1)).entries from (select min(d.job_id) + 3 as until from awa.deleted_jobs d where awa._queue_of(d.lane) = awa._queue_id(pg_temp.q(' a'))) c), 0::bigint, 'and counts nothing');
 
 select * from finish();
 rollback;

@@ -38,7 +38,7 @@ select pg_temp.fill(pg_temp.q(' new'), 1) \g /dev/null
 select is((select count(*) from awa.claim(pg_temp.q(' new'))), 0::bigint, 'and paused: its first job is not claimed');
 select awa.resume_queue(pg_temp.q(' new')) \g /dev/null
 select is((select count(*) from awa.claim(pg_temp.q(' new'))), 1::bigint, 'until it is resumed');
-select is((select count(*) from awa.queues where name = pg_temp.q(' new')), 1::bigint, 'once');
+select is((select count(*) from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q(' new'))), 1::bigint, 'once');
 
 select * from finish();
 rollback;

@@ -32,9 +32,10 @@ $$;
 create function pg_temp.fill_keyed(queue text, jobs int) returns void
 language sql
 as $$
+  select awa._use_lanes(array[awa._lane(awa._queue_id(queue), 2)], queue);
   with filled as (
     insert into awa.ready_entries (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args, unique_key)
-    select r.current_segment, awa._queue_id(queue) * 8 + 2, (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 300 + n / 500)::text::xid8, nextval('awa.job_ids'),
+    select r.current_segment, awa._lane(awa._queue_id(queue), 2), (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 300 + n / 500)::text::xid8, nextval('awa.job_ids'),
            now(), 2, 1, 25, 60, 'k', to_jsonb(n), awa._unique_key(queue, 'k', '{}', queue || ' ' || n, null, null, null, null, now())
       from awa.ring r, generate_series(1, jobs) n
     returning job_id, unique_key
@@ -128,20 +129,20 @@ select pg_temp.fill(pg_temp.q(' few'), 600) \g /dev/null
 select pg_temp.fill_keyed(pg_temp.q(' few keyed'), 400) \g /dev/null
 select pg_temp.fill(pg_temp.q(' few buried'), 400) \g /dev/null
 insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels)
-select e.segment, e.lane, e.xid, e.job_id, e.xid, 1, true from awa.ready_entries e where e.lane = awa._queue_id(pg_temp.q(' few buried')) * 8 + 2 and e.job_id % 2 = 0;
+select e.segment, e.lane, e.xid, e.job_id, e.xid, 1, true from awa.ready_entries e where e.lane = awa._lane(awa._queue_id(pg_temp.q(' few buried')), 2) and e.job_id % 2 = 0;
 select pg_temp.open_up(pg_temp.q(' few')) \g /dev/null
 select pg_temp.measure('few', pg_temp.calls(pg_temp.q(' few'))) \g /dev/null
 
 -- 20,000 unique keys, attempts with rows of their own, and buried entries
 select pg_temp.fill_keyed(pg_temp.q(' others'), 20000) \g /dev/null
 insert into awa.leases (receipt, job_id, lane, priority, ready_at, created_at, claimed_at, lease, lease_until, attempt, max_attempts, body_bytes, kind, args)
-select -n, -n, awa._queue_id(pg_temp.q(' others')) * 8 + 2, 2, now(), now(), now(), '1 day', now() + interval '1 day', 1, 25, 60, 'k', '{}' from generate_series(1, 20000) n;
+select -n, -n, awa._lane(awa._queue_id(pg_temp.q(' others')), 2), 2, now(), now(), now(), '1 day', now() + interval '1 day', 1, 25, 60, 'k', '{}' from generate_series(1, 20000) n;
 insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels)
-select e.segment, e.lane, e.xid, e.job_id, e.xid, 1, true from awa.ready_entries e where e.lane = awa._queue_id(pg_temp.q(' others')) * 8 + 2;
+select e.segment, e.lane, e.xid, e.job_id, e.xid, 1, true from awa.ready_entries e where e.lane = awa._lane(awa._queue_id(pg_temp.q(' others')), 2);
 select pg_temp.fill_keyed(pg_temp.q(' deep keyed'), 20000) \g /dev/null
 select pg_temp.fill(pg_temp.q(' deep buried'), 20000) \g /dev/null
 insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels)
-select e.segment, e.lane, e.xid, e.job_id, e.xid, 1, true from awa.ready_entries e where e.lane = awa._queue_id(pg_temp.q(' deep buried')) * 8 + 2 and e.job_id % 2 = 0;
+select e.segment, e.lane, e.xid, e.job_id, e.xid, 1, true from awa.ready_entries e where e.lane = awa._lane(awa._queue_id(pg_temp.q(' deep buried')), 2) and e.job_id % 2 = 0;
 select pg_temp.fill(pg_temp.q(' deep'), 102200) \g /dev/null
 select pg_temp.fill(pg_temp.q(' late'), 20000) \g /dev/null
 select pg_temp.measure('backlog', array['claim of 100', $$select * from awa.claim(pg_temp.q(' deep'), 100)$$]) \g /dev/null
@@ -168,7 +169,7 @@ select pg_temp.measure('history', pg_temp.calls(pg_temp.q(' deep'))) \g /dev/nul
 -- Of a queue to which this transaction adds nothing: where another one ends meanwhile (that of autovacuum, say), a
 -- claim walks over what its own transaction has added.
 select pg_temp.measure('history', array['claim of nothing', $$select * from awa.claim(pg_temp.q(' late'), 100)$$]) \g /dev/null
-select min(e.job_id) + 50000 as old_id from awa.ready_entries e where e.lane = awa._queue_id(pg_temp.q(' deep')) * 8 + 2 \gset
+select min(e.job_id) + 50000 as old_id from awa.ready_entries e where e.lane = awa._lane(awa._queue_id(pg_temp.q(' deep')), 2) \gset
 select pg_temp.measure('history', array['job', format('select * from awa.job(%s)', :'old_id')]) \g /dev/null
 
 -- A transaction that committed late: it was in progress at the last window's end, and is older than all history of its
@@ -176,9 +177,9 @@ select pg_temp.measure('history', array['job', format('select * from awa.job(%s)
 insert into awa.lease_claims (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
 select c.segment, nextval('awa.claim_ids'), c.lane, c.lane_seq + 1, format('%s:%s:%1$s', l.xid, pg_snapshot_xmax(c.hi))::pg_snapshot, '0', 0, '0', 0, now(), now(), false, '{}'
   from (select pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 301 as xid) l,
-       (select * from awa.lease_claims c where c.lane = awa._queue_id(pg_temp.q(' late')) * 8 + 2 order by c.lane_seq desc limit 1) c;
+       (select * from awa.lease_claims c where c.lane = awa._lane(awa._queue_id(pg_temp.q(' late')), 2) order by c.lane_seq desc limit 1) c;
 insert into awa.ready_entries (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args)
-select r.current_segment, awa._queue_id(pg_temp.q(' late')) * 8 + 2, (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 301)::text::xid8, nextval('awa.job_ids'), now(), 2, 1, 25, 60, 'late', to_jsonb(n)
+select r.current_segment, awa._lane(awa._queue_id(pg_temp.q(' late')), 2), (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 301)::text::xid8, nextval('awa.job_ids'), now(), 2, 1, 25, 60, 'late', to_jsonb(n)
   from awa.ring r, generate_series(1, 5) n;
 create temp table late as select (c.args #>> '{}')::int as n, c.kind, c.receipt from awa.claim(pg_temp.q(' late'), 3) c;
 insert into costs select 'history', 'claim of late commits', c.* from pg_temp.steady_cost($$select * from awa.claim(pg_temp.q(' late'), 3)$$) c;
@@ -190,7 +191,7 @@ select is((select sum(c.changed) from costs c), 0::numeric, 'no row of the hot t
 select is((select array_agg(format('%s %s', t.relname, t.n_tup_upd + t.n_tup_del)) from pg_stat_xact_user_tables t where t.schemaname = 'awa' and t.relname ~ '^(ready_|lease_claim)' and t.n_tup_upd + t.n_tup_del > 0), null, 'over the whole of this');
 select cmp_ok(h.tuples, '<=', f.tuples + 8, format('%s: 100,000 jobs of history add no rows to read', h.what)) from costs h join costs f using (what) where h.at = 'history' and f.at = 'few' order by h.what;
 select cmp_ok(h.blocks, '<=', f.blocks + f.blocks / 4 + case when h.what ~ '^claim .*(keys|buried)' then 800 else 30 end, format('%s: nor blocks, but for a level of an index, for each probe', h.what)) from costs h join costs f using (what) where h.at = 'history' and f.at = 'few' order by h.what;
-select cmp_ok(h.blocks, '<=', e.blocks + 80, format('%s costs what it costs on an empty table', h.what))
+select cmp_ok(h.blocks, '<=', e.blocks + 100, format('%s costs what it costs on an empty table', h.what))
   from costs h, costs e where e.at = 'empty' and e.what = 'claim of nothing' and h.at in ('history', 'backlog') and h.what ~ '^claim' and h.what !~ 'keys|buried' order by h.what, h.at;
 select cmp_ok(h.tuples, '<=', 24::bigint, format('%s reads what it returns, and the cursors; each head twice where the machine is slow for a moment', h.what)) from costs h where h.at = 'history' and h.what ~ '^claim (of nothing|of late|after late)' order by h.what;
 select cmp_ok(h.blocks, '<=', 400::bigint, 'one job is found among 120,000 without reading them') from costs h where h.at = 'history' and h.what = 'job';

@@ -11,13 +11,13 @@ truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims
 create function pg_temp.fill_one(queue text, jobs int, ago int) returns void
 language sql
 as $$
-  insert into awa.queues (queue_id, name) select awa._queue_id(queue), queue where not exists (select from awa.queues q where q.queue_id = awa._queue_id(queue));
+  select awa._use_lanes(array[awa._lane(awa._queue_id(queue), 2)], queue);
   insert into awa.ready_entries (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args)
-  select r.current_segment, awa._queue_id(queue) * 8 + 2, (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - ago)::text::xid8, nextval('awa.job_ids'), now(), 2, 1, 25, 60,
+  select r.current_segment, awa._lane(awa._queue_id(queue), 2), (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - ago)::text::xid8, nextval('awa.job_ids'), now(), 2, 1, 25, 60,
          case when n % 100 = 1 then awa._unique_key(queue, 'k', '{}', queue || ' ' || n, null, null, null, null, now()) end, 'k', '{}'
     from awa.ring r, generate_series(1, jobs) n;
   insert into awa.unique_claims (key, job_id)
-  select substr(e.unique_key, 1, 32), e.job_id from awa.ready_entries e where e.lane = awa._queue_id(queue) * 8 + 2 and e.unique_key is not null
+  select substr(e.unique_key, 1, 32), e.job_id from awa.ready_entries e where e.lane = awa._lane(awa._queue_id(queue), 2) and e.unique_key is not null
   on conflict do nothing;
 $$;
 -- Where a lane's cursor is: as of a claim of nothing. The snapshot says "with X in progress" by !, and "up to X" by ^.
@@ -25,7 +25,7 @@ create function pg_temp.cursor(queue text, ago int, lo text, hi text) returns vo
 language sql
 as $$
   insert into awa.lease_claims (segment, claim_id, lane, lane_seq, lo, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
-  select r.current_segment, nextval('awa.claim_ids'), awa._queue_id(queue) * 8 + 2, 1000000, format(lo, x.xid - 1, x.xid, x.xid + 1)::pg_snapshot, format(hi, x.xid - 1, x.xid, x.xid + 1)::pg_snapshot,
+  select r.current_segment, nextval('awa.claim_ids'), awa._lane(awa._queue_id(queue), 2), 1000000, format(lo, x.xid - 1, x.xid, x.xid + 1)::pg_snapshot, format(hi, x.xid - 1, x.xid, x.xid + 1)::pg_snapshot,
          '0', 0, '0', 0, now(), now(), false, '{}'
     from awa.ring r, (select pg_snapshot_xmin(pg_current_snapshot())::text::bigint - ago as xid) x;
 $$;
@@ -37,7 +37,7 @@ as $$ delete from open o where o.n = (select min(o.n) from open o where o.queue 
 create function pg_temp.waiting(queue text, place int) returns bigint
 language sql
 as $$
-  select min(e.job_id) + place from awa.ready_entries e where e.lane = awa._queue_id(queue) * 8 + 2 and e.job_id > (select c.pos_id from awa.lease_claims c where c.lane = awa._queue_id(queue) * 8 + 2 order by c.lane_seq desc limit 1)
+  select min(e.job_id) + place from awa.ready_entries e where e.lane = awa._lane(awa._queue_id(queue), 2) and e.job_id > (select c.pos_id from awa.lease_claims c where c.lane = awa._lane(awa._queue_id(queue), 2) order by c.lane_seq desc limit 1)
 $$;
 -- A job far from both ends, read by its place: the search by its id is another matter.
 create function pg_temp.calls(queue text) returns text[]
@@ -53,7 +53,7 @@ return array[
   'extend', format($$select awa.extend(o.job_id, o.receipt, '1 hour') from pg_temp.take_one(%L) o offset 0$$, queue),
   'cancel of a running job', format($$select awa._cancel_running(array[o.job_id], array[o.receipt], 'r') from pg_temp.take_one(%L) o offset 0$$, queue),
   'cancel of an available job', format($$select awa._cancel_ready(array(select (%s, 'available', null, e.lane, 2, e.xid, e.segment, null)::awa._place from awa.ready_entries e where e.lane = %s and e.job_id = %1$s and e.xid = (select c.pos_xid from awa.lease_claims c where c.lane = %2$s limit 1)), 'r')$$,
-    pg_temp.waiting(queue, 200), awa._queue_id(queue) * 8 + 2),
+    pg_temp.waiting(queue, 200), awa._lane(awa._queue_id(queue), 2)),
   'open attempts', format('select count(*) from awa._running r where r.queue_id = %s', awa._queue_id(queue)),
   'queue_counts', format('select * from awa.queue_counts(%L)', queue),
   'materialize', format('select awa._materialize(array[o.receipt], 1) from pg_temp.take_one(%L) o offset 0', queue)

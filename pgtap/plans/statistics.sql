@@ -158,7 +158,7 @@ select awa.fail(i.job_id, i.receipt, 'e', '1 hour') from ids i where i.what = 'r
 select pg_temp.fold(), awa._summarize() \g /dev/null
 insert into ids select 'running', c.job_id, c.receipt from awa.claim(pg_temp.q(' 1'), 40, (select i.job_id from ids i where i.what = 'worker'), '1 hour') c;
 update awa.lease_claims set claimed_at = claimed_at - interval '50 seconds'; -- however long this takes, they are older than what maintenance looks at again and again
-insert into ids select 'available', max(e.job_id) - 100 from awa.ready_entries e where e.lane = awa._queue_id(pg_temp.q(' 1')) * 8 + 2;
+insert into ids select 'available', max(e.job_id) - 100 from awa.ready_entries e where e.lane = awa._lane(awa._queue_id(pg_temp.q(' 1')), 2);
 insert into ids select 'old', min(e.job_id) + 50000 from awa.ready_entries e;
 
 call pg_temp.try('analyzed when empty');

@@ -38,7 +38,7 @@ select is((select count(*) from awa.job(n)), 0::bigint, format('no row for job %
  order by place;
 select awa.enqueue(:'queue', 'k') as own_id \gset
 select is((select j.state from awa.job(:own_id) j), 'available', 'a transaction sees what it enqueued');
-insert into awa.queues (queue_id, name) select q.queue_id, q.name from awa.queues q where q.name = pg_temp.q();
+insert into awa.queues (queue_id, lane, name) select q.queue_id, q.lane, q.name from awa.queues q where q.name = pg_temp.q();
 select is((select count(*) from awa.job(:own_id)), 1::bigint, 'a queue that two producers made at once shows its jobs once');
 select is((select j.errors -> 0 ->> 'error' from kinds k, awa.job(k.id) j where k.name = 'failed'), 'e', 'a failed job tells why');
 

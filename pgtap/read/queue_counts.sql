@@ -90,7 +90,7 @@ select is(pg_temp.differences(), 0::bigint, 'nor when it is decided');
 set constraints all deferred;
 
 -- A queue that two producers made at once
-insert into awa.queues (queue_id, name) select q.queue_id, q.name from awa.queues q where q.name = pg_temp.q();
+insert into awa.queues (queue_id, lane, name) select q.queue_id, q.lane, q.name from awa.queues q where q.name = pg_temp.q();
 select is((select count(*) from awa.queue_counts(pg_temp.q())), 1::bigint, 'a queue that two producers made at once is one');
 select is((select c.available from awa.queue_counts(pg_temp.q()) c), 4::bigint, 'and its jobs count once');
 

@@ -96,18 +96,20 @@ comment on sequence awa.pass_clock_forget_workers is 'Microseconds since 1970: w
 
 create table awa.queues (
   queue_id   bigint not null,
+  lane       bigint,
   name       text not null,
   created_at timestamptz not null default now(),
   dropped_at timestamptz,
   forget_after xid8
 );
 -- Not unique, on purpose: a unique index would make the second producer of a new queue wait for the first one's commit.
-create index queues_queue_id on awa.queues (queue_id);
+create index queues_queue_id on awa.queues (queue_id, lane);
 alter table awa.queues replica identity full;
-comment on table awa.queues is 'The name behind a queue id: one row from each producer that found none, so usually one. Read the distinct ones';
+comment on table awa.queues is 'The name behind a queue id, and its lanes in use: a row for each lane from each producer that found none, so usually one. Read the distinct ones';
 comment on column awa.queues.dropped_at is 'When the queue was dropped; what was enqueued in a transaction that committed later still finds its name';
 comment on column awa.queues.forget_after is 'Once all transactions before this one have ended, maintenance may remove the name: nothing else is left of the dropped queue';
-comment on column awa.queues.queue_id is 'The first 60 bits of the SHA-256 of the name, so that nobody has to agree on a number';
+comment on column awa.queues.queue_id is 'The first 54 bits of the SHA-256 of the name, so that nobody has to agree on a number';
+comment on column awa.queues.lane is 'A lane that jobs have been put to: it has a row before anything of it can be seen. Null where the queue was made without a job';
 
 create table awa.queue_settings (
   queue_id             bigint primary key,
@@ -266,7 +268,7 @@ create table awa.ready_entries (
   errors       jsonb
 ) partition by list (segment);
 comment on table awa.ready_entries is 'One runnable attempt of a job, with its body';
-comment on column awa.ready_entries.lane is 'The ordered stream it belongs to: queue_id * 8 + priority, or + 0 for the front lane of what was given back';
+comment on column awa.ready_entries.lane is 'The ordered stream it belongs to: queue_id << 9 | shard << 3 | priority; priority 0 is the front lane of what was given back';
 comment on column awa.ready_entries.xid is 'The transaction that appended it; (xid, job_id) is its place in the lane';
 comment on column awa.ready_entries.ready_at is 'Since when it may run';
 comment on column awa.ready_entries.priority is '1 (first) to 4 (last); the lane''s own, but on the front lane';

@@ -203,7 +203,7 @@ as $$
             from awa.ready_tombstones t
            where t.lane = l.lane and t.xid >= coalesce(pg_snapshot_xmin(coalesce(c.lo, c.hi)), '0') -- what is not claimed is not older
            limit 1) as buried
-    from generate_series(_claimable_lanes.queue_id * 8, _claimable_lanes.queue_id * 8 + 4) l(lane)
+    from awa._lanes_of(_claimable_lanes.queue_id) l
     left join lateral (
       select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
     ) c on true

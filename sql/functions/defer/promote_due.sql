@@ -186,20 +186,21 @@ as $$
 #variable_conflict use_variable
 declare
   v_promoted bigint;
+  v_lanes bigint[];
 begin
   with taken as (
     delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d as job
   ), appended as (
     insert into awa.ready_entries
     select e.* from awa._current_segment() r(current_segment), taken t cross join lateral awa._as_entry(t.job, r.current_segment) e
-    returning lane >> 3 as queue_id
+    returning lane
   ), keys as (
     select awa._move_keys(array_agg((t.job).job_id), array_agg((t.job).unique_key), (t.job).state, 'available') from taken t where (t.job).unique_key is not null group by (t.job).state
-  ), woken as (
-    select count(*) as jobs, awa._wake(a.queue_id) from appended a group by a.queue_id
   )
-  select sum(w.jobs) into v_promoted from woken w where (select count(*) from keys) >= 0;
-  return coalesce(v_promoted, 0);
+  select count(*), array_agg(distinct a.lane) into v_promoted, v_lanes from appended a where (select count(*) from keys) >= 0;
+  perform awa._use_lanes(v_lanes);
+  perform awa._wake(q) from (select distinct awa._queue_of(l) as q from unnest(v_lanes) l) l;
+  return v_promoted;
 end
 $$;
 comment on function awa._make_ready is 'Moves deferred jobs to ready_entries';

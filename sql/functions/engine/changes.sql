@@ -90,7 +90,7 @@ begin
   delete from awa.decisions d where d.batch = new.batch;
   perform awa._end_when_idle();
   perform awa._lock_queue(q.queue_id)
-     from (select distinct t.lane >> 3 as queue_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() order by 1) q;
+     from (select distinct awa._queue_of(t.lane) as queue_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() order by 1) q;
   perform awa._moved_on(t.job_id)
      from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.batch offset 0) t
      join awa.queue_rollups r on r.lane = t.lane

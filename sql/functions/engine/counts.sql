@@ -109,34 +109,34 @@ create or replace function awa._queue_counts(queue text) returns setof awa.queue
 language sql stable
 as $$
 with span as (
-  select i.queue_id, coalesce(i.queue_id, 0) as first_id, coalesce(i.queue_id, (1::bigint << 60) - 1) as last_id from (select awa._queue_id(_queue_counts.queue) as queue_id) i
+  select i.queue_id, coalesce(i.queue_id, 0) as first_id, coalesce(i.queue_id, (1::bigint << 54) - 1) as last_id from (select awa._queue_id(_queue_counts.queue) as queue_id) i
 ), lanes as (
   select l.lane, l.is_counted and l.available = 0 as is_known, l.completed, l.failed, l.cancelled, l.dead from awa._lanes_in_use() l where _queue_counts.queue is null
   union all
-  select s.queue_id * 8 + p, false, 0, 0, 0, 0 from span s cross join generate_series(0, 4) p where _queue_counts.queue is not null
+  select l.lane, false, 0, 0, 0, 0 from span s cross join awa._lanes_of(s.queue_id) l where _queue_counts.queue is not null
 ), parts as (
-  select l.lane >> 3 as queue_id, null::text as name, false as is_there, c.available, 0::bigint as scheduled, 0::bigint as retryable, c.running, c.completed, c.failed, c.cancelled, c.dead, c.oldest_ready_at
+  select awa._queue_of(l.lane) as queue_id, null::text as name, false as is_there, c.available, 0::bigint as scheduled, 0::bigint as retryable, c.running, c.completed, c.failed, c.cancelled, c.dead, c.oldest_ready_at
     from lanes l
    cross join lateral (
       select 0::bigint as available, 0::bigint as running, l.completed, l.failed, l.cancelled, l.dead, null::timestamptz as oldest_ready_at where l.is_known
       union all
       select c.available, c.running, c.completed, c.failed, c.cancelled, c.dead, c.oldest_ready_at
         from awa._lane_counts c
-       where not l.is_known and c.queue_id = l.lane >> 3 and c.lane = l.lane
+       where not l.is_known and c.queue_id = awa._queue_of(l.lane) and c.lane = l.lane
       offset 0
     ) c
   union all
-  select l.lane >> 3, null, false, 0, 0, 0, count(*), 0, 0, 0, 0, null
-    from span s cross join lateral (select l.lane from awa.leases l where l.lane >= s.first_id * 8 and l.lane <= s.last_id * 8 + 7 offset 0) l
+  select awa._queue_of(l.lane), null, false, 0, 0, 0, count(*), 0, 0, 0, 0, null
+    from span s cross join lateral (select l.lane from awa.leases l where l.lane >= awa._first_lane(s.first_id) and l.lane <= awa._last_lane(s.last_id) offset 0) l
    group by 1
   union all
-  select d.lane >> 3, null, false, 0, count(*) filter (where d.state = 'scheduled'), count(*) filter (where d.state = 'retryable'), 0, 0, 0, 0, 0, null
-    from span s cross join lateral (select d.lane, d.state from awa.deferred_jobs d where d.lane >= s.first_id * 8 and d.lane <= s.last_id * 8 + 7 offset 0) d
+  select awa._queue_of(d.lane), null, false, 0, count(*) filter (where d.state = 'scheduled'), count(*) filter (where d.state = 'retryable'), 0, 0, 0, 0, 0, null
+    from span s cross join lateral (select d.lane, d.state from awa.deferred_jobs d where d.lane >= awa._first_lane(s.first_id) and d.lane <= awa._last_lane(s.last_id) offset 0) d
    group by 1
   union all
-  select f.lane >> 3, null, false, 0, 0, 0, 0, count(*) filter (where f.state = 'completed'), count(*) filter (where f.state = 'failed'), count(*) filter (where f.state = 'cancelled'),
+  select awa._queue_of(f.lane), null, false, 0, 0, 0, 0, count(*) filter (where f.state = 'completed'), count(*) filter (where f.state = 'failed'), count(*) filter (where f.state = 'cancelled'),
          count(*) filter (where f.state = 'dead'), null
-    from span s cross join lateral (select f.lane, f.state from awa.done_entries f where not f.counted_by_closure and f.lane >= s.first_id * 8 and f.lane <= s.last_id * 8 + 7 offset 0) f
+    from span s cross join lateral (select f.lane, f.state from awa.done_entries f where not f.counted_by_closure and f.lane >= awa._first_lane(s.first_id) and f.lane <= awa._last_lane(s.last_id) offset 0) f
    group by 1
   union all
   select q.queue_id, q.name, q.dropped_at is null, 0, 0, 0, 0, 0, 0, 0, 0, null

@@ -12,7 +12,7 @@ select e.lane,
        e.xid,
        e.job_id as id,
        e.kind,
-       (select q.name from awa.queues q where q.queue_id = e.lane >> 3 limit 1) as queue,
+       (select q.name from awa.queues q where q.queue_id = e.lane >> 9 limit 1) as queue,
        e.args,
        case when c.claim_id is null then 'available' when k.outcome is null then 'running' else 'completed' end as state,
        e.priority::int as priority,
@@ -35,7 +35,7 @@ select e.lane,
        e.segment,
        e.unique_key as full_key,
        case when k.outcome is null then false
-            else (select k.closed_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = e.lane >> 3) is true end as hidden
+            else (select k.closed_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = e.lane >> 9) is true end as hidden
   from awa._entries e
   left join lateral (
     select c.lo, c.hi, c.pos_xid, c.pos_id from awa.lease_claims c where c.lane = e.lane order by c.lane_seq desc limit 1
@@ -91,7 +91,7 @@ comment on view awa._ledger is 'The jobs that the ledgers describe: available, r
 create or replace view awa._deferred as
 select d.job_id as id,
        d.kind,
-       (select q.name from awa.queues q where q.queue_id = d.lane >> 3 limit 1) as queue,
+       (select q.name from awa.queues q where q.queue_id = d.lane >> 9 limit 1) as queue,
        d.args,
        d.state,
        (d.lane & 7)::int as priority,
@@ -117,7 +117,7 @@ comment on view awa._deferred is 'The jobs that may not run yet: scheduled, retr
 create or replace view awa._done as
 select f.job_id as id,
        f.kind,
-       (select q.name from awa.queues q where q.queue_id = f.lane >> 3 limit 1) as queue,
+       (select q.name from awa.queues q where q.queue_id = f.lane >> 9 limit 1) as queue,
        f.args,
        f.state,
        (f.lane & 7)::int as priority,
@@ -140,14 +140,14 @@ select f.job_id as id,
   from awa.done_entries f
  where case
          when f.state <> 'completed' then true
-         else (select f.finalized_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = f.lane >> 3) is not true
+         else (select f.finalized_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = f.lane >> 9) is not true
        end;
 comment on view awa._done is 'The ended jobs that have a row of their own: failed, cancelled, dead, completed with an output or after a lease';
 
 create or replace view awa._leased as
 select l.job_id as id,
        l.kind,
-       (select q.name from awa.queues q where q.queue_id = l.lane >> 3 limit 1) as queue,
+       (select q.name from awa.queues q where q.queue_id = l.lane >> 9 limit 1) as queue,
        l.args,
        'running'::text as state,
        l.priority::int as priority,
@@ -205,7 +205,7 @@ select f.job_id, f.state, f.receipt, f.lane, (f.lane & 7)::int, null, null, f.un
   from awa.done_entries f
  where case
          when f.state <> 'completed' then true
-         else (select f.finalized_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = f.lane >> 3) is not true
+         else (select f.finalized_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = f.lane >> 9) is not true
        end;
 comment on view awa._place is 'Where each job is: its state, and its place there';
 
@@ -216,7 +216,7 @@ select j.id, j.kind, j.queue, j.args, j.finalized_at, j.tags
   from awa._whole_ledger j
  where j.state = 'completed'
 union all
-select d.job_id, d.kind, (select q.name from awa.queues q where q.queue_id = d.lane >> 3 limit 1), d.args, d.finalized_at, d.tags
+select d.job_id, d.kind, (select q.name from awa.queues q where q.queue_id = d.lane >> 9 limit 1), d.args, d.finalized_at, d.tags
   from awa.done_entries d
  where d.state = 'completed';
 comment on view awa._completed is 'The completed jobs, also those that their queue keeps no longer';

@@ -112,7 +112,7 @@ as $$
 $$;
 comment on function awa._late_entries is 'Entries of a lane that were committed late, and that no cursor has passed';
 
--- Every lane, to be filtered by its queue_id: its cursor, from where entries are unclaimed in its range, and what is
+-- Every lane in use, to be filtered by its queue_id: its cursor, from where entries are unclaimed in its range, and what is
 -- counted of its past.
 create or replace view awa._lanes as
 select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_seq, c.segment as cursor_segment,
@@ -120,9 +120,8 @@ select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_
        case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as from_id,
        coalesce(r.counted, '3:3:') as counted, r.dropped, coalesce(r.enqueued, 0) as enqueued, coalesce(r.appended, 0) as appended, coalesce(r.segment_entries, '{0,0,0,0}') as segment_entries, coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq, coalesce(r.open_seqs, '{}') as open_seqs,
        coalesce(r.claimed, 0) as claimed, coalesce(r.completed, 0) as completed, coalesce(r.failed, 0) as failed, coalesce(r.cancelled, 0) as cancelled, coalesce(r.dead, 0) as dead,
-       q.queue_id
-  from (select distinct q.queue_id from awa.queues q) q
- cross join lateral (select q.queue_id * 8 + p as lane from unnest('{0,1,2,3,4}'::int[]) p) l
+       l.queue_id
+  from (select distinct q.queue_id, q.lane from awa.queues q where q.lane is not null) l
   left join lateral (
     select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
   ) c on true
@@ -270,7 +269,7 @@ select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.read
     offset 0
   ) e
 union all
-select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, l.lane >> 3, l.tags, l.args from awa.leases l;
+select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, awa._queue_of(l.lane), l.tags, l.args from awa.leases l;
 comment on view awa._running is 'Open attempts';
 
 -- The queues in which claims may be open, or not counted: those with claims that maintenance has not looked at, and
@@ -280,9 +279,9 @@ create or replace function awa._busy_queues() returns bigint[]
 language sql stable
 as $$
   select array(
-    select c.lane >> 3 from awa.lease_claims c where c.claim_id > (select s.last_value from awa.folded_until s)
+    select awa._queue_of(c.lane) from awa.lease_claims c where c.claim_id > (select s.last_value from awa.folded_until s)
     union
-    select r.lane >> 3 from awa.queue_rollups r where r.open_seqs <> '{}')
+    select awa._queue_of(r.lane) from awa.queue_rollups r where r.open_seqs <> '{}')
 $$;
 comment on function awa._busy_queues is 'The queues in which claims may be open, or not counted';
 

@@ -2,10 +2,10 @@
 -- queues by their ids, claims by their ids.
 -- The lock of a pass is only tried.
 
--- The key of the advisory lock on a queue; claim locks have keys below all of these.
+-- The key of the advisory lock on a queue, with room for 64 of it; claim locks have keys below all of these.
 create or replace function awa._queue_key(queue_id bigint) returns bigint
 language sql immutable strict parallel safe
-return - queue_id;
+return - (queue_id << 6);
 comment on function awa._queue_key is 'The key of the advisory lock on a queue';
 
 -- The key of the advisory lock on a worker: between those of claims and those of queues.

@@ -31,7 +31,7 @@ begin
                extract(epoch from coalesce(s.backoff_max, '24 hours'))))) as run_at,
              awa._add_error(a.errors, a.attempt, errors[a.ordinality], details) as errors
         from unnest(attempts) with ordinality a
-        left join awa.queue_settings s on s.queue_id = a.lane >> 3
+        left join awa.queue_settings s on s.queue_id = awa._queue_of(a.lane)
     ) f;
   foreach v_state in array array(select distinct s from unnest(v_states) s) loop
     v_ordinals := array_positions(v_states, v_state);

@@ -1,11 +1,59 @@
 -- The id of a queue, the current segment, and whether the database is at home on this server.
 
--- The id of a queue: the first 60 bits of the SHA-256 of its name. No producer has to wait for another one to agree on
+-- The id of a queue: the first 54 bits of the SHA-256 of its name. No producer has to wait for another one to agree on
 -- it.
 create or replace function awa._queue_id(queue text) returns bigint
 language sql stable strict parallel safe
-return ('x' || left(encode(sha256(convert_to(queue, 'UTF8')), 'hex'), 15))::bit(60)::bigint;
+return ('x' || left(encode(sha256(convert_to(queue, 'UTF8')), 'hex'), 14))::bit(54)::bigint;
 comment on function awa._queue_id is 'The id of a queue';
+
+-- A lane: 54 bits of the queue, six of the shard, three of the priority. The planner puts the expression in the place of
+-- the call. Views that readers may see hold the expressions (lane >> 9): a reader may not call these functions.
+create or replace function awa._lane(queue_id bigint, priority int, shard int default 0) returns bigint
+language sql immutable strict parallel safe
+return queue_id << 9 | (shard << 3 | priority)::bigint;
+comment on function awa._lane is 'A lane of a queue, by its priority and shard; priority 0 is the front lane';
+
+-- The queue of a lane.
+create or replace function awa._queue_of(lane bigint) returns bigint
+language sql immutable strict parallel safe
+return lane >> 9;
+comment on function awa._queue_of is 'The queue of a lane';
+
+-- The first lane that a queue can have.
+create or replace function awa._first_lane(queue_id bigint) returns bigint
+language sql immutable strict parallel safe
+return queue_id << 9;
+comment on function awa._first_lane is 'The first lane that a queue can have';
+
+-- The last lane that a queue can have.
+create or replace function awa._last_lane(queue_id bigint) returns bigint
+language sql immutable strict parallel safe
+return queue_id << 9 | 511;
+comment on function awa._last_lane is 'The last lane that a queue can have';
+
+-- The lanes of a queue that jobs have been put to, in ascending order; also those of a dropped queue, until it is
+-- forgotten. Whatever a snapshot shows of a queue is in a lane that it shows here.
+create or replace function awa._lanes_of(queue_id bigint, out lane bigint) returns setof bigint
+language sql stable
+as $$ select distinct q.lane from awa.queues q where q.queue_id = _lanes_of.queue_id and q.lane is not null order by q.lane $$;
+comment on function awa._lanes_of is 'The lanes of a queue that jobs have been put to';
+
+-- Notes that lanes are in use, unless they are. Whatever appends to a lane calls this in the same transaction. The name
+-- of their queue is looked up where it is not given.
+-- Why: no unique index, since nobody may wait for another one's commit. A row that another transaction has not committed
+-- yet is not found, and one that was dropped with its queue does not count: then there is one more.
+create or replace function awa._use_lanes(lanes bigint[], queue text default null) returns void
+language plpgsql
+as $$
+begin
+  insert into awa.queues (queue_id, lane, name)
+  select awa._queue_of(u.lane), u.lane, coalesce(queue, (select q.name from awa.queues q where q.queue_id = awa._queue_of(u.lane) limit 1))
+    from (select distinct l as lane from unnest(lanes) l) u
+   where (select true from awa.queues q where q.queue_id = awa._queue_of(u.lane) and q.lane = u.lane and q.dropped_at is null limit 1) is null;
+end
+$$;
+comment on function awa._use_lanes is 'Notes that lanes are in use, unless they are';
 
 -- The id of a queue that exists. Raises 22023, JQ002.
 create or replace function awa._require_queue(queue text) returns bigint

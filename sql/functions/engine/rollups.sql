@@ -51,7 +51,7 @@ begin
   end if;
   if queue_ids is not null then
     v_last := queue_ids[1 + floor(random() * cardinality(queue_ids))::int];
-    v_lanes := array(select q * 8 + p from (select distinct q from unnest(queue_ids) q) q cross join generate_series(0, 4) p order by q <= v_last desc, 1 desc);
+    v_lanes := array(select l.lane from (select distinct q from unnest(queue_ids) q) q cross join awa._lanes_of(q) l order by q <= v_last desc, 1 desc);
   end if;
   loop
     if v_lanes is null then
@@ -82,7 +82,7 @@ begin
                    from awa._entries e
                   where e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(coalesce(r.counted, '3:3:')), 0)
                   limit 1)))
-         and (select true from awa.queues q where q.queue_id = l.lane >> 3 limit 1) -- not what is left of one that was forgotten
+         and (select true from awa.queues q where q.queue_id = awa._queue_of(l.lane) limit 1) -- not what is left of one that was forgotten
        order by l.nth
     loop
       if v_counted > 0 and clock_timestamp() > v_began + v_budget then
@@ -277,6 +277,7 @@ language plpgsql
 as $$
 declare
   v_gone bigint[];
+  v_marked bigint[];
   v_now pg_snapshot := awa._snapshot();
 begin
   if (select true from awa.queues q where q.dropped_at is not null limit 1) is null then
@@ -286,24 +287,28 @@ begin
     select q.queue_id
       from (select q.queue_id from awa.queues q group by q.queue_id having bool_and(q.dropped_at is not null)) q
      where not exists (
-         select from generate_series(q.queue_id * 8, q.queue_id * 8 + 7) l(lane)
-          where (select true from awa.ready_entries e where e.lane = l.lane limit 1)
-             or (select true from awa.ready_tombstones t where t.lane = l.lane limit 1)
-             or (select true from awa.arrivals a where a.lane = l.lane limit 1)
-             or (select true from awa.lease_claims c where c.lane = l.lane and c.job_ids <> '{}' limit 1)
-             or (select true from awa.leases s where s.lane = l.lane limit 1)
-             or (select true from awa.deferred_jobs d where d.lane = l.lane limit 1)
-             or (select true from awa.done_entries d where d.lane = l.lane and not d.counted_by_closure limit 1)
-             or (select true from awa.deleted_jobs d where d.lane = l.lane limit 1))
+         select from (select awa._first_lane(q.queue_id) as first, awa._last_lane(q.queue_id) as last) l
+          where (select true from awa.ready_entries e where e.lane between l.first and l.last limit 1)
+             or (select true from awa.ready_tombstones t where t.lane between l.first and l.last limit 1)
+             or (select true from awa.arrivals a where a.lane between l.first and l.last limit 1)
+             or (select true from awa.lease_claims c where c.lane between l.first and l.last and c.job_ids <> '{}' limit 1)
+             or (select true from awa.leases s where s.lane between l.first and l.last limit 1)
+             or (select true from awa.deferred_jobs d where d.lane between l.first and l.last limit 1)
+             or (select true from awa.done_entries d where d.lane between l.first and l.last and not d.counted_by_closure limit 1)
+             or (select true from awa.deleted_jobs d where d.lane between l.first and l.last limit 1))
      limit 1000);
   with names as (
     delete from awa.queues q where q.queue_id = any(v_gone) and q.forget_after <= pg_snapshot_xmin(v_now) returning q.queue_id
   )
-  delete from awa.queue_rollups r using names n where r.lane >= n.queue_id * 8 and r.lane <= n.queue_id * 8 + 7;
-  update awa.queues q
-     set forget_after = pg_snapshot_xmax(v_now)
-   where q.queue_id = any(v_gone) and q.forget_after is null
-     and not exists (select from awa._old_snapshots(q.xmin::text::xid8));
+  delete from awa.queue_rollups r using names n where r.lane >= awa._first_lane(n.queue_id) and r.lane <= awa._last_lane(n.queue_id);
+  v_marked := array(
+    select q.queue_id
+      from awa.queues q
+     where q.queue_id = any(v_gone) and q.forget_after is null
+     group by q.queue_id
+    having bool_and(not exists (select from awa._old_snapshots(q.xmin::text::xid8))));
+  -- By a snapshot that is younger: a transaction that has got an id since, and no snapshot any more, is waited for.
+  update awa.queues q set forget_after = pg_snapshot_xmax(awa._snapshot()) where q.queue_id = any(v_marked) and q.forget_after is null;
 end
 $$;
 comment on function awa._forget_queues is 'Removes the names of dropped queues of which nothing is left';

@@ -122,7 +122,7 @@ as $$
           select * from lanes
         ) l
     ) u
-   where (select true from awa.queues q where q.queue_id = u.lane >> 3 limit 1)
+   where (select true from awa.queues q where q.queue_id = awa._queue_of(u.lane) limit 1)
    group by u.lane
 $$;
 comment on function awa._lanes_in_segment is 'The lanes that have rows in a segment, and the number of their last claim there';

@@ -7,7 +7,7 @@ create or replace function awa._wake(queue_id bigint) returns void
 language plpgsql
 as $$
 declare
-  v_digit text := to_hex(queue_id >> 56);
+  v_digit text := to_hex(queue_id >> 50);
   v_clock regclass := 'awa.wake_clock_' || v_digit;
   v_tick bigint := extract(epoch from clock_timestamp()) * 200;
 begin

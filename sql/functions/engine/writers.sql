@@ -12,7 +12,7 @@ declare
   v_queue_ids bigint[];
   v_held bigint[];
 begin
-  select array_agg(a.job_id), array_agg(a.unique_key), array_agg(a.lane >> 3) into v_job_ids, v_keys, v_queue_ids
+  select array_agg(a.job_id), array_agg(a.unique_key), array_agg(awa._queue_of(a.lane)) into v_job_ids, v_keys, v_queue_ids
     from unnest(attempts) a
    where a.unique_key is not null;
   if v_keys is not null then
@@ -68,15 +68,16 @@ create or replace function awa._append_ready(jobs awa.deferred_jobs[], in_front 
 language plpgsql
 as $$
 declare
-  v_queue_ids bigint[];
+  v_lanes bigint[];
 begin
   with appended as (
     insert into awa.ready_entries
     select e.* from awa._current_segment() r(current_segment), unnest(jobs) j cross join lateral awa._as_entry(j, r.current_segment, in_front) e
-    returning lane >> 3 as queue_id
+    returning lane
   )
-  select array_agg(distinct a.queue_id) into v_queue_ids from appended a;
-  perform awa._wake(q) from unnest(v_queue_ids) q;
+  select array_agg(distinct a.lane) into v_lanes from appended a;
+  perform awa._use_lanes(v_lanes);
+  perform awa._wake(q) from (select distinct awa._queue_of(l) as q from unnest(v_lanes) l) l;
 end
 $$;
 comment on function awa._append_ready is 'Appends jobs to the current segment, and wakes their queues';

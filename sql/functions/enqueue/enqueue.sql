@@ -47,7 +47,7 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_queue_id bigint;
+  v_lane bigint;
   v_priority int;
   v_max_attempts int;
   v_bytes int[];
@@ -59,37 +59,36 @@ begin
   end if;
   v_bytes := awa._body_bytes(args, tags, metadata);
 
-  v_queue_id := awa._queue_id(queue);
-  select coalesce(priority, s.default_priority, 2), coalesce(max_attempts, s.default_max_attempts, 25)
-    into v_priority, v_max_attempts
-    from (select v_queue_id as queue_id) q
+  select awa._lane(q.queue_id, coalesce(priority, s.default_priority, 2)), coalesce(priority, s.default_priority, 2), coalesce(max_attempts, s.default_max_attempts, 25)
+    into v_lane, v_priority, v_max_attempts
+    from (select awa._queue_id(queue) as queue_id offset 0) q
     left join awa.queue_settings s on s.queue_id = q.queue_id;
-  if not exists (select from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null) then
-    insert into awa.queues (queue_id, name) values (v_queue_id, queue);
+  if not exists (select from awa.queues q where q.queue_id = awa._queue_of(v_lane) and q.lane = v_lane and q.dropped_at is null) then
+    perform awa._use_lanes(array[v_lane], queue);
   end if;
 
   if run_at > now then
     with appended as (
       insert into awa.deferred_jobs
         (job_id, lane, state, run_at, created_at, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata)
-      select coalesce(a.job_id, nextval('awa.job_ids')), v_queue_id * 8 + v_priority, 'scheduled', run_at, now, 1, v_max_attempts,
+      select coalesce(a.job_id, nextval('awa.job_ids')), v_lane, 'scheduled', run_at, now, 1, v_max_attempts,
              octet_length(kind) + a.bytes, a.unique_key, kind, a.args, tags, metadata
         from (select unnest(args) as args, unnest(v_bytes) as bytes, unnest(job_ids) as job_id, unnest(unique_keys) as unique_key) a
       returning deferred_jobs.job_id
     )
     select array_agg(n.job_id) into v_job_ids from appended n;
-    perform awa._arrive(v_queue_id * 8 + v_priority, cardinality(v_job_ids));
+    perform awa._arrive(v_lane, cardinality(v_job_ids));
   else
     with appended as (
       insert into awa.ready_entries
         (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata)
-      select r.current_segment, v_queue_id * 8 + v_priority, coalesce(a.job_id, nextval('awa.job_ids')), now, v_priority, 1, v_max_attempts,
+      select r.current_segment, v_lane, coalesce(a.job_id, nextval('awa.job_ids')), now, v_priority, 1, v_max_attempts,
              octet_length(kind) + a.bytes, a.unique_key, kind, a.args, tags, metadata
         from awa._current_segment() r(current_segment), (select unnest(args) as args, unnest(v_bytes) as bytes, unnest(job_ids) as job_id, unnest(unique_keys) as unique_key) a
       returning ready_entries.job_id
     )
     select array_agg(n.job_id) into v_job_ids from appended n;
-    perform awa._wake(v_queue_id);
+    perform awa._wake(awa._queue_of(v_lane));
   end if;
   return v_job_ids;
 end

@@ -92,7 +92,7 @@ begin
     end if;
   end if;
   if v_alive > 1000 or cut_off > 0 or v_ring.outcome = 'busy' and v_ring.cleaned_segment is distinct from segment or pg_relation_size(format('awa.ready_entries_%s', segment)::regclass) > 67108864
-     or (select count(*) from (select distinct c >> 3 from awa._cursors_in(segment) c limit 501) c) > 500
+     or (select count(*) from (select distinct awa._queue_of(c) from awa._cursors_in(segment) c limit 501) c) > 500
   then
     update awa.ring r set carried_segment = segment, carried_since = awa._snapshot(), old_snapshots = null; -- from here on it does not look again
     return 'cleaning';
@@ -147,9 +147,9 @@ begin
   select coalesce(array_agg(c.lane), '{}') into v_lanes from carried c;
 
   v_queue_ids := array(
-    select l >> 3 from unnest(v_lanes) l
+    select awa._queue_of(l) from unnest(v_lanes) l
     union
-    select c >> 3 from awa._cursors_in(segment) c
+    select awa._queue_of(c) from awa._cursors_in(segment) c
     order by 1);
   perform awa._lock_for(array(select awa._queue_key(q) from unnest(v_queue_ids) q), wait);
   v_until := awa._snapshot();
@@ -158,7 +158,7 @@ begin
   if exists (
     select from awa._lanes_in_segment(segment) l
      cross join lateral awa._put_since(segment, l.lane, v_before) x
-     where l.lane >> 3 <> all(v_queue_ids) and not pg_visible_in_snapshot(x, v_before) and pg_visible_in_snapshot(x, v_until))
+     where awa._queue_of(l.lane) <> all(v_queue_ids) and not pg_visible_in_snapshot(x, v_before) and pg_visible_in_snapshot(x, v_until))
   then
     raise lock_not_available;
   end if;
@@ -171,7 +171,7 @@ begin
   if awa._materialize(v_open, 1000) < cardinality(v_open) then
     raise lock_not_available;
   end if;
-  perform awa._fold(null, true, v_queue_ids || array(select distinct u >> 3 from awa._uncounted_lanes(segment) u));
+  perform awa._fold(null, true, v_queue_ids || array(select distinct awa._queue_of(u) from awa._uncounted_lanes(segment) u));
   if exists (select from awa._uncounted_lanes(segment)) then
     raise lock_not_available;
   end if;
@@ -199,12 +199,12 @@ begin
     insert into awa.ready_entries
     select m.*
       from unnest(queue_ids) q
-     cross join generate_series(q * 8, q * 8 + 4) l
+     cross join awa._lanes_of(q) l
      cross join lateral (
-        select distinct a.xid from awa._appended_since(l, before, null) a where a.segment = segment and a.entries > 0 and pg_visible_in_snapshot(a.xid, until)
+        select distinct a.xid from awa._appended_since(l.lane, before, null) a where a.segment = segment and a.entries > 0 and pg_visible_in_snapshot(a.xid, until)
       ) a
      cross join lateral (
-        select row(e.*)::awa.ready_entries from awa._entries e where e.segment = segment and e.lane = l and e.xid = a.xid offset 0
+        select row(e.*)::awa.ready_entries from awa._entries e where e.segment = segment and e.lane = l.lane and e.xid = a.xid offset 0
       ) e(entry)
      cross join lateral awa._in_segment(e.entry, v_ring.current_segment) m
     returning lane
@@ -263,9 +263,9 @@ begin
   select coalesce(r.unreadable, '{}'), coalesce(r.refused, '{}'), r.refusal into v_unreadable, v_refused, v_refusal from awa.ring r;
   v_queue_ids := array(
     select q from (
-      (select a.lane >> 3 as q from awa._available_in(segment) a where a.job_id <> all(v_unreadable || v_refused) limit max_entries)
+      (select awa._queue_of(a.lane) as q from awa._available_in(segment) a where a.job_id <> all(v_unreadable || v_refused) limit max_entries)
       union
-      (select c >> 3 from awa._cursors_in(segment) c limit 500)
+      (select awa._queue_of(c) from awa._cursors_in(segment) c limit 500)
     ) q order by q limit 500);
   if v_queue_ids = '{}' then
     return case when v_unreadable <> '{}' then 'damaged' when v_refused <> '{}' then 'refused' end;
@@ -406,7 +406,7 @@ as $$
   select a.*
     from awa._lanes_in_segment(_available_in.segment) l
    cross join lateral (
-      select * from awa._available a where a.queue_id = l.lane >> 3 and a.lane = l.lane and a.segment = _available_in.segment offset 0
+      select * from awa._available a where a.queue_id = awa._queue_of(l.lane) and a.lane = l.lane and a.segment = _available_in.segment offset 0
     ) a
 $$;
 comment on function awa._available_in is 'The places of entries in a segment that no cursor has passed';
@@ -427,13 +427,13 @@ as $$
   select o.receipt
     from lanes l
    cross join lateral (
-      select o.receipt from awa._open_items o where o.queue_id = l.lane >> 3 and o.lane = l.lane and o.segment = _open_in.segment offset 0
+      select o.receipt from awa._open_items o where o.queue_id = awa._queue_of(l.lane) and o.lane = l.lane and o.segment = _open_in.segment offset 0
     ) o
   union
   select r.receipt
     from lanes l
    cross join lateral (
-      select r.receipt from awa._running r where r.queue_id = l.lane >> 3 and r.lane = l.lane and r.segment = _open_in.segment offset 0
+      select r.receipt from awa._running r where r.queue_id = awa._queue_of(l.lane) and r.lane = l.lane and r.segment = _open_in.segment offset 0
     ) r
 $$;
 comment on function awa._open_in is 'The receipts of open attempts that a segment holds';

@@ -40,7 +40,7 @@ begin
   v_expired := awa._expire('{failed,cancelled,dead}', array(
     select d.job_id
       from awa._done_lanes() l(lane)
-      left join lateral (select * from awa.queue_settings s where s.queue_id = l.lane >> 3 limit 1) s on true
+      left join lateral (select * from awa.queue_settings s where s.queue_id = awa._queue_of(l.lane) limit 1) s on true
      cross join lateral (
         values ('failed', coalesce(s.failed_retention, interval '72 hours')), ('cancelled', coalesce(s.failed_retention, interval '72 hours')), ('dead', coalesce(s.dlq_retention, interval '30 days'))
       ) f(state, keep)
@@ -54,7 +54,7 @@ begin
   v_expired := v_expired + awa._expire('{completed}', array(
     select d.job_id
       from (
-        select l.lane, least((select s.completed_retention from awa.settings s), (select s.completed_retention from awa.queue_settings s where s.queue_id = l.lane >> 3)) as keep
+        select l.lane, least((select s.completed_retention from awa.settings s), (select s.completed_retention from awa.queue_settings s where s.queue_id = awa._queue_of(l.lane))) as keep
           from awa._completed_lanes() l(lane)
       ) l
      cross join lateral (

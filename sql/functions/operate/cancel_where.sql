@@ -40,12 +40,12 @@ begin
   perform awa._bound_waits();
   if state is null or state in ('scheduled', 'retryable') then
     if v_most is not null then
-      select d.job_id into v_last from awa.deferred_jobs d where (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (state is null or d.state = state) order by d.job_id offset v_most - 1 limit 1;
+      select d.job_id into v_last from awa.deferred_jobs d where (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) and (state is null or d.state = state) order by d.job_id offset v_most - 1 limit 1;
     end if;
     v_cancelled := cardinality(awa._cancel_deferred(array(
       select d.job_id
         from awa.deferred_jobs d
-       where (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7)
+       where (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
          and (kind is null or d.kind = kind) and (state is null or d.state = state) and (before is null or d.created_at < before)
          and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last is null or d.job_id <= v_last)
        limit v_max
@@ -55,7 +55,7 @@ begin
     v_cancelled := v_cancelled + cardinality(awa._cancel_ready(array(
       select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
         from (
-          select a.lane, a.xid, a.job_id, a.segment, dense_rank() over (order by a.lane >> 3) as queues -- each is locked at commit
+          select a.lane, a.xid, a.job_id, a.segment, dense_rank() over (order by awa._queue_of(a.lane)) as queues -- each is locked at commit
             from (
               select a.lane, a.xid, a.job_id, a.segment
                 from (

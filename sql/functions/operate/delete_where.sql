@@ -43,14 +43,14 @@ begin
   perform awa._bound_waits();
   if state is null or state in ('failed', 'cancelled', 'dead') then
     if v_most is not null then
-      select d.job_id into v_last from awa.done_entries d where d.state <> 'completed' and (state is null or d.state = state) and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) order by d.job_id offset v_most - 1 limit 1;
+      select d.job_id into v_last from awa.done_entries d where d.state <> 'completed' and (state is null or d.state = state) and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) order by d.job_id offset v_most - 1 limit 1;
     end if;
     v_undecided := awa._undecided();
     v_deleted := awa._delete_rows(array(
       select d.job_id
         from awa.done_entries d
        where d.state <> 'completed' and (state is null or d.state = state) and d.job_id <> all(v_undecided)
-         and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
+         and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
          and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last is null or d.job_id <= v_last)
        order by d.job_id
        limit v_max

@@ -20,8 +20,8 @@ as $$
 #variable_conflict use_variable
 declare
   v_queue_id bigint := awa._require_queue(queue);
-  v_first bigint := v_queue_id * 8;
-  v_last bigint := v_queue_id * 8 + 4;
+  v_first bigint := awa._first_lane(v_queue_id);
+  v_last bigint := awa._last_lane(v_queue_id);
   v_live bigint;
   v_now pg_snapshot;
   v_batch bigint;
@@ -69,7 +69,7 @@ begin
       (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
     select g.current_segment, nextval('awa.claim_ids'), l.lane, coalesce(c.lane_seq, 0) + 1, v_now, '0', 0, '0', 0, clock_timestamp(), clock_timestamp(), false, '{}'
       from awa._current_segment() g(current_segment)
-     cross join generate_series(v_first, v_last) l(lane)
+     cross join awa._lanes_of(v_queue_id) l
       left join lateral (
         select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
       ) c on true
@@ -99,7 +99,7 @@ begin
              (select sum(c.enqueued) from awa._lane_counts c where c.queue_id = v_queue_id)::bigint as enqueued
         from awa._queue_counts(queue) q
     ) b
-   where r.lane = v_first + 2 and b.jobs <> b.enqueued;
+   where r.lane = (select max(l.lane) from awa._lanes_of(v_queue_id) l) and b.jobs <> b.enqueued;
   update awa.queues q set dropped_at = clock_timestamp() where q.queue_id = v_queue_id and q.dropped_at is null; -- waits for who writes its settings
   delete from awa.queue_settings s where s.queue_id = v_queue_id;
 end

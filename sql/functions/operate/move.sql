@@ -15,19 +15,10 @@ set enable_mergejoin = off
 set jit = off
 set lock_timeout = 0
 as $$
-#variable_conflict use_variable
-declare
-  v_queue_id bigint;
-  v_state text;
 begin
   perform awa._check_name('queue', queue);
   perform awa._check_change(job_id);
-  v_queue_id := awa._queue_id(queue);
-  v_state := awa._relocate(job_id, v_queue_id, null);
-  if not exists (select from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null) then
-    insert into awa.queues (queue_id, name) values (v_queue_id, queue);
-  end if;
-  return v_state;
+  return awa._relocate(job_id, queue, null);
 end
 $$;
 comment on function awa.move is 'Moves a job that waits to another queue; returns the state that it was in';

@@ -97,6 +97,7 @@ begin
   update awa.ring r
      set carried_segment = null, carried_since = null, cleaned_segment = null, cleaned_until = null, cleaned_by = null, old_snapshots = null, unreadable = null, refused = null, refusal = null, outcome = null, tries = 0, retry_at = null, stuck_since = null;
   update awa.unique_claims u set free_since = pg_current_xact_id() where u.free_since is not null;
+  update awa.queues q set forget_after = null where q.forget_after is not null;
   truncate awa.rebasing;
   delete from awa.deleted_jobs; -- their entries are gone
   return query select v_available, v_running, v_completed;

@@ -39,8 +39,8 @@ begin
   perform awa._check_isolation();
   perform awa._bound_waits();
   if v_most is not null then
-    select d.job_id into v_last_done from awa.done_entries d where d.state <> 'completed' and (state is null or d.state = state) and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) order by d.job_id offset v_most - 1 limit 1;
-    select d.job_id into v_last_deferred from awa.deferred_jobs d where d.state = state and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) order by d.job_id offset v_most - 1 limit 1;
+    select d.job_id into v_last_done from awa.done_entries d where d.state <> 'completed' and (state is null or d.state = state) and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) order by d.job_id offset v_most - 1 limit 1;
+    select d.job_id into v_last_deferred from awa.deferred_jobs d where d.state = state and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) order by d.job_id offset v_most - 1 limit 1;
   end if;
   for v_job in
     select j.job_id, j.home
@@ -51,7 +51,7 @@ begin
               select d.job_id
                 from awa.done_entries d
                where d.state <> 'completed' and (state is null or d.state = state) and not awa._is_taken(d.unique_key, d.job_id)
-                 and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
+                 and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
                  and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last_done is null or d.job_id <= v_last_done)
                order by d.job_id
                limit v_max
@@ -61,7 +61,7 @@ begin
               select d.job_id
                 from awa.deferred_jobs d
                where d.state = state
-                 and (queue is null or d.lane between v_queue_id * 8 and v_queue_id * 8 + 7) and (kind is null or d.kind = kind) and (before is null or d.created_at < before)
+                 and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) and (kind is null or d.kind = kind) and (before is null or d.created_at < before)
                  and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last_deferred is null or d.job_id <= v_last_deferred)
                order by d.job_id
                limit v_max

@@ -29,7 +29,7 @@ comment on function awa.set_priority is 'Gives a job that waits another priority
 -- Moves a job that waits to another queue or priority (null leaves it), and returns the state that it was in. Where the
 -- queue is a part of its unique key, it takes that of the new queue; it lets go of that
 -- of the old one, when it was available at commit: see _decide.
-create or replace function awa._relocate(job_id bigint, queue_id bigint, priority int) returns text
+create or replace function awa._relocate(job_id bigint, queue text, priority int) returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -43,8 +43,11 @@ begin
   perform awa._bound_waits();
   for v_look in 1..10 loop
     v_place := awa._locate(job_id);
-    v_lane := coalesce(queue_id, v_place.lane >> 3) * 8 + case when v_place.lane & 7 = 0 and queue_id is null then 0 else coalesce(priority, v_place.priority) end;
-    v_key := awa._moved_key(v_place.unique_key, v_place.lane >> 3, v_lane >> 3);
+    v_lane := awa._lane(coalesce(awa._queue_id(queue), awa._queue_of(v_place.lane)), case when v_place.lane & 7 = 0 and queue is null then 0 else coalesce(priority, v_place.priority) end);
+    if v_place.state in ('scheduled', 'retryable', 'available') then
+      perform awa._use_lanes(array[v_lane, v_lane & ~7::bigint | coalesce(priority, v_place.priority)], queue); -- also the one to which it goes from the front
+    end if;
+    v_key := awa._moved_key(v_place.unique_key, awa._queue_of(v_place.lane), awa._queue_of(v_lane));
     if v_key <> v_place.unique_key and awa._holds(v_key, v_place.state) and not (awa._take_key(substr(v_key, 1, 32), true, job_id)).taken then
       perform awa._refuse_key(job_id, substr(v_key, 1, 32));
     end if;
@@ -76,7 +79,7 @@ begin
         insert into awa.ready_entries values (v_entry.*);
         perform awa._note_moved(v_place.lane, v_lane);
         insert into awa.decisions (batch) values (v_batch);
-        perform awa._wake(v_lane >> 3);
+        perform awa._wake(awa._queue_of(v_lane));
         return v_place.state;
       end if;
     else
@@ -92,7 +95,7 @@ comment on function awa._relocate is 'Moves a job that waits to another queue or
 create or replace function awa._note_moved(from_lane bigint, to_lane bigint) returns void
 language sql
 as $$
-  select awa._arrive(from_lane, -1), awa._arrive(to_lane, 1) where from_lane >> 3 <> to_lane >> 3
+  select awa._arrive(from_lane, -1), awa._arrive(to_lane, 1) where awa._queue_of(from_lane) <> awa._queue_of(to_lane)
 $$;
 comment on function awa._note_moved is 'Notes that a job has gone to another queue';
 

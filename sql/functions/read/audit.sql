@@ -42,11 +42,11 @@ begin
                case when coalesce(r.jobs, 0) <> b.running then format('%s jobs are counted as running, %s are', b.running, coalesce(r.jobs, 0)) end,
                i.problems) as problem
         from awa._books b
-        left join (select a.lane >> 3 as queue_id, count(*) as jobs from awa._available a group by 1) a on a.queue_id = b.queue_id
-        left join (select r.lane >> 3 as queue_id, count(*) as jobs from awa._running r group by 1) r on r.queue_id = b.queue_id
+        left join (select awa._queue_of(a.lane) as queue_id, count(*) as jobs from awa._available a group by 1) a on a.queue_id = b.queue_id
+        left join (select awa._queue_of(r.lane) as queue_id, count(*) as jobs from awa._running r group by 1) r on r.queue_id = b.queue_id
         left join (
           select i.queue_id, string_agg(i.problem, '; ') as problems
-            from (select i.lane >> 3 as queue_id, i.problem, row_number() over (partition by i.lane >> 3) as n from awa._imbalances i where i.lane is not null) i
+            from (select awa._queue_of(i.lane) as queue_id, i.problem, row_number() over (partition by awa._queue_of(i.lane)) as n from awa._imbalances i where i.lane is not null) i
            where i.n <= 20
            group by i.queue_id
         ) i on i.queue_id = b.queue_id

@@ -25,7 +25,7 @@ declare
   v_says text;
 begin
   select * into v_job from awa.jobs j where j.id = v_place.id;
-  select s.paused_at into v_paused_at from awa.queue_settings s where s.queue_id = v_place.lane >> 3;
+  select s.paused_at into v_paused_at from awa.queue_settings s where s.queue_id = awa._queue_of(v_place.lane);
   v_error := v_job.errors -> -1 ->> 'error';
   select count(*) into v_workers
     from awa.workers w
@@ -80,7 +80,7 @@ begin
               ) e
              where x.xid <= v_place.xid
           ) e
-         where l.queue_id = v_place.lane >> 3 and l.lane = v_place.lane
+         where l.queue_id = awa._queue_of(v_place.lane) and l.lane = v_place.lane
            and (select true from awa.ready_tombstones t where t.lane = l.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
          limit 10001
       ) a;

@@ -73,7 +73,7 @@ with now as (
   select o.job_id, o.claimed_at, awa._is_overdue(o.lease_until + interval '30 seconds', o.deadline_at + interval '30 seconds', o.lease_until - o.claimed_at + interval '30 seconds', o.worker_id, n.at) as is_overdue
     from awa._open_items o
    cross join now n
-   where o.queue_id = any(array(select l.lane >> 3 from awa._lanes_in_use() l where not l.is_counted))
+   where o.queue_id = any(array(select awa._queue_of(l.lane) from awa._lanes_in_use() l where not l.is_counted))
 )
 select 1, 'critical', 'restore', 'database', 'it was restored from a dump: nothing is enqueued or claimed',
        'Call awa.rebase_after_restore() once.' as hint, null::jsonb as details
@@ -111,7 +111,7 @@ select 2, case when coalesce(m.late_since, f.since) is null then 'ok' else 'warn
           select d.finalized_at + case f.state when 'dead' then coalesce(q.dlq_retention, '30 days') else coalesce(q.failed_retention, '72 hours') end, d.job_id
             from unnest('{failed,cancelled,dead}'::text[]) f(state)
            cross join lateral (select d.lane, d.job_id, d.finalized_at from awa.done_entries d where d.state = f.state and d.state <> 'completed' order by d.job_id limit 100) d
-            left join awa.queue_settings q on q.queue_id = d.lane >> 3
+            left join awa.queue_settings q on q.queue_id = awa._queue_of(d.lane)
         ) e
        where e.until < n.at - interval '1 hour'
        order by e.until
@@ -280,8 +280,8 @@ select 5, case when w.waits and s.paused_at is null then 'warning' else 'ok' end
   left join lateral (select string_agg(l.holder, ', ') as holder from locks l where l.queue = q.queue) l on true
   left join lateral (
     select max(c.claimed_at) as claimed_at
-      from generate_series(x.queue_id * 8, x.queue_id * 8 + 4) l
-     cross join lateral (select c.claimed_at from awa.lease_claims c where c.lane = l and c.job_ids <> '{}' order by c.lane_seq desc limit 1) c
+      from awa._lanes_of(x.queue_id) l
+     cross join lateral (select c.claimed_at from awa.lease_claims c where c.lane = l.lane and c.job_ids <> '{}' order by c.lane_seq desc limit 1) c
      where w.waits
  ) c on true
 union all
@@ -304,7 +304,7 @@ select 5, 'warning', 'refusals', coalesce((select x.name from awa.queues x where
        'Mend the trigger or the constraint that refuses it. They run again within an hour; at once after awa.retry.',
        jsonb_build_object('jobs', q.jobs, 'job_id', d.job_id, 'run_at', d.run_at)
   from (
-    select p.lane >> 3 as queue_id, count(*) as jobs, (array_agg(p.job_id order by p.attempted_at desc, p.job_id desc))[1] as job_id
+    select awa._queue_of(p.lane) as queue_id, count(*) as jobs, (array_agg(p.job_id order by p.attempted_at desc, p.job_id desc))[1] as job_id
       from (select d.lane, d.job_id, d.attempted_at from awa.deferred_jobs d where (d.errors -> -1) ? 'put_off' limit 10000) p
      group by 1
   ) q
@@ -402,7 +402,7 @@ select l.pid, l.holder, l.since, q.name as queue, w.worker_id, c.claim_id,
             when l.mode = 'ShareLock' then 'it can''t be ended'
             else 'it claims nothing' end as so
   from awa._locks l
-  left join lateral (select q.name from awa.queues q where l.mode = 'ExclusiveLock' and q.queue_id = case when l.key between -1152921504606846976 and 0 then - l.key end limit 1) q on true
+  left join lateral (select q.name from awa.queues q where l.mode = 'ExclusiveLock' and q.queue_id = case when l.key between -1152921504606846976 and 0 then (- l.key) >> 6 end limit 1) q on true
   left join lateral (select w.worker_id from awa.workers w where awa._worker_key(w.worker_id) = l.key limit 1) w on true
   left join lateral (select c.claim_id from awa.lease_claims c where l.mode = 'ExclusiveLock' and c.claim_id = case when l.key < 0 then l.key + 4611686018427387904 end limit 1) c on true
  where l.pid is distinct from pg_backend_pid()
@@ -422,14 +422,12 @@ set enable_mergejoin = off
 as $$
 #variable_conflict use_variable
 declare
-  v_first bigint := queue_id * 8;
-  v_last bigint := queue_id * 8 + 4;
   v_claims bigint[];
 begin
   select coalesce(array_agg(c.claim_id), '{}'), greatest(since, max(l.since)) into v_claims, counted_since
     from (
       select array_agg(c.claim_id) as claims, case when count(*) = 200 then min(c.claimed_at) end as since
-        from generate_series(v_first, v_last) l(lane)
+        from awa._lanes_of(queue_id) l
        cross join lateral (select c.claim_id, c.claimed_at from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 200) c
        group by l.lane
     ) l
@@ -444,12 +442,12 @@ begin
     ) k;
   completed := completed + (
     select count(*)
-      from (select from generate_series(v_first, v_last) l(lane)
+      from (select from awa._lanes_of(queue_id) l
              cross join lateral (select from awa.done_entries d where d.lane = l.lane and d.state = 'completed' and not d.counted_by_closure and d.finalized_at >= counted_since limit 10001) d
              limit 10001) d);
   failed := (
     select count(*)
-      from generate_series(v_first, v_last) l(lane)
+      from awa._lanes_of(queue_id) l
      cross join lateral (
         (select from awa.done_entries d where d.lane = l.lane and d.state = 'failed' and not d.counted_by_closure and d.finalized_at >= counted_since limit 10001)
         union all

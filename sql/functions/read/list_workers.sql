@@ -25,7 +25,7 @@ with open as materialized (
     from (
       select o.worker_id
         from awa._open_items o
-       where o.queue_id = any(array(select l.lane >> 3 from awa._lanes_in_use() l where not l.is_counted))
+       where o.queue_id = any(array(select awa._queue_of(l.lane) from awa._lanes_in_use() l where not l.is_counted))
       union all
       select l.worker_id from awa.leases l where l.worker_id is not null
     ) o
