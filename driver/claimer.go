@@ -25,17 +25,25 @@ const (
 	// longestRetry bounds a claim from a queue that could not be claimed from the last time, because somebody has
 	// locked it, say: the other queues have to wait meanwhile.
 	longestRetry = time.Second
+
+	// maxClaim is how many jobs the server lets a claim take.
+	maxClaim = 10_000
 )
 
 // longestDistance is where the distances end, beside the poll interval. A variable for the sake of tests.
 var longestDistance = time.Duration(math.MaxInt64)
 
-// work claims jobs and starts their handlers until the context ends.
+// work claims jobs and starts their handlers until the context ends. Then it gives back those that have no slot.
 func (r *run) work(ctx context.Context) {
+	defer func() {
+		r.slots.stop()
+		r.giveBack(r.background, r.slots.overdue(time.Now()))
+	}()
 	var pause backoff
 	idle := time.NewTimer(0)
 	defer idle.Stop()
 	for ctx.Err() == nil {
+		r.giveBack(ctx, r.slots.overdue(time.Now()))
 		registration := r.registrations.get()
 		if registration == nil {
 			if err := r.register(ctx); err != nil {
@@ -45,12 +53,13 @@ func (r *run) work(ctx context.Context) {
 			continue
 		}
 
-		q, n, next := r.slots.choose(r.queues, r.wakeUp())
+		next := r.slots.choose(r.wakeUp())
 		if ctx.Err() != nil {
 			return // a slot that was freed after the stop is not filled again
 		}
+		q := next.queue
 		if q == nil {
-			idle.Reset(time.Until(next))
+			idle.Reset(time.Until(next.next))
 			select {
 			case <-ctx.Done():
 			case <-r.slots.freed:
@@ -59,15 +68,20 @@ func (r *run) work(ctx context.Context) {
 			}
 			continue
 		}
+		n := min(next.slots+next.ahead, maxClaim)
 		if q.most > 0 {
 			n = min(n, q.most)
 		}
 		maxBytes, n := q.link.limit(n, time.Now())
-		r.slots.take(q, n)
 		began := time.Now()
 		jobs, err := r.claim(ctx, registration, q, n, maxBytes)
-		r.slots.put(q, n-len(jobs))
-		q.lastLook = time.Now()
+		now := time.Now()
+		took := now.Sub(began)
+		if len(jobs) > 0 {
+			q.claim.add(took.Seconds(), took)
+			q.hasLimit = jobs[0].DeadlineAt != nil
+		}
+		r.slots.deliver(q, next.slots, r.tasks(registration, q, jobs, waitsUntil(began, now, r.cfg.HeartbeatEvery)), now)
 		var pg *pgconn.PgError
 		switch {
 		case err == nil:
@@ -76,7 +90,7 @@ func (r *run) work(ctx context.Context) {
 			pause.reset()
 			q.pause.reset()
 			q.patient = false
-			q.link.carried(r.control.carried(), time.Since(began), tooLarge(jobs))
+			q.link.carried(r.control.carried(), took, tooLarge(jobs))
 			if q.most *= 2; q.most > r.cfg.Slots {
 				q.most = 0
 			}
@@ -91,7 +105,6 @@ func (r *run) work(ctx context.Context) {
 			} else {
 				q.distance = firstDistance
 			}
-			r.start(registration, q, jobs)
 		case ctx.Err() != nil:
 		case hasCode(err, invalidParameter):
 			// The server does not know the worker any more, most likely. Then there will be another registration.
@@ -296,6 +309,7 @@ func (c claimDB) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, 
 type claimRows struct {
 	pgx.Rows
 	types *pgtype.Map
+	plans []pgtype.ScanPlan // of the columns, which are scanned into the same types for each row
 	errs  *[]error
 }
 
@@ -307,7 +321,10 @@ func (r *claimRows) Scan(dest ...any) error {
 	}
 	var undecoded error
 	for i, d := range rawjson.Dest(dest) {
-		err := r.types.Scan(fields[i].DataTypeOID, fields[i].Format, values[i], d)
+		if i == len(r.plans) {
+			r.plans = append(r.plans, r.types.PlanScan(fields[i].DataTypeOID, fields[i].Format, d))
+		}
+		err := r.plans[i].Scan(values[i], d)
 		switch name := fields[i].Name; {
 		case err == nil:
 		case name == "job_id" || name == "receipt":

@@ -43,3 +43,11 @@ func SetRefusalPatience(t *testing.T, patience time.Duration) {
 	refusalPatience = patience
 	t.Cleanup(func() { refusalPatience = old })
 }
+
+// SetAhead has the workers of a test claim so many jobs ahead of each queue, and keep them for so long, until the test
+// ends.
+func SetAhead(t *testing.T, want func() int, most time.Duration) {
+	oldWant, oldMost := wantAhead, aheadMost
+	wantAhead, aheadMost = func(*queue) int { return want() }, most
+	t.Cleanup(func() { wantAhead, aheadMost = oldWant, oldMost })
+}

@@ -20,16 +20,20 @@ func testQueues(slots, weights []int) (queues []*queue) {
 }
 
 // fill claims, as long as there are free slots, from queues that all have jobs without end.
-func fill(s *slots, queues []*queue, now time.Time) {
+func fill(s *slots, now time.Time) {
 	for {
-		q, n, _ := s.choose(queues, now)
+		q := s.choose(now).queue
 		if q == nil {
 			return
 		}
-		s.take(q, n)
 		q.lastLook = now
 	}
 }
+
+func testSlots(n int, queues []*queue) *slots { return newSlots(n, 1000, queues, func(*task) {}) }
+
+// take takes slots as earlier claims would have done.
+func (s *slots) take(q *queue, n int) { s.put(q, -n) }
 
 func runningOf(queues []*queue) (running []int) {
 	for _, q := range queues {
@@ -54,11 +58,12 @@ func TestShares(t *testing.T) {
 		"who has none is first":  {2, []int{2, 2}, []int{1000, 1}, []int{1, 0}, []int{1, 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, queues := newSlots(c.total), testQueues(c.slots, c.weights)
+			queues := testQueues(c.slots, c.weights)
+			s := testSlots(c.total, queues)
 			for i, n := range c.taken {
 				s.take(queues[i], n)
 			}
-			fill(s, queues, now)
+			fill(s, now)
 			assert.Equal(t, c.want, runningOf(queues))
 		})
 	}
@@ -67,33 +72,34 @@ func TestShares(t *testing.T) {
 // What one queue has taken beyond its share while others had no jobs goes to them as it becomes free.
 func TestSharesAreMadeGood(t *testing.T) {
 	now := time.Now()
-	s, queues := newSlots(10), testQueues([]int{10, 10}, []int{1, 1})
+	queues := testQueues([]int{10, 10}, []int{1, 1})
+	s := testSlots(10, queues)
 	queues[1].nextLook = now.Add(time.Second)
-	fill(s, queues, now)
+	fill(s, now)
 	require.Equal(t, []int{10, 0}, runningOf(queues))
 	now = queues[1].nextLook
 	for range 5 {
 		s.put(queues[0], 1)
-		fill(s, queues, now)
+		fill(s, now)
 	}
 	assert.Equal(t, []int{5, 5}, runningOf(queues))
 	s.put(queues[0], 1)
-	fill(s, queues, now)
+	fill(s, now)
 	assert.Equal(t, []int{5, 5}, runningOf(queues))
 }
 
 // Jobs that end at once leave all slots free again: then the queues take turns, however light they are.
 func TestQueuesTakeTurns(t *testing.T) {
 	now := time.Now()
-	s, queues := newSlots(1), testQueues([]int{1, 1, 1}, []int{1000, 1, 1})
+	queues := testQueues([]int{1, 1, 1}, []int{1000, 1, 1})
+	s := testSlots(1, queues)
 	looks := map[*queue]int{}
 	for range 30 {
-		q, n, _ := s.choose(queues, now)
-		s.take(q, n)
-		looks[q]++
+		c := s.choose(now)
+		looks[c.queue]++
 		now = now.Add(time.Millisecond)
-		q.lastLook = now
-		s.put(q, n)
+		c.queue.lastLook = now
+		s.put(c.queue, c.slots)
 	}
 	for _, q := range queues {
 		assert.Equal(t, 10, looks[q])
@@ -104,15 +110,18 @@ func TestQueuesTakeTurns(t *testing.T) {
 // forgotten.
 func TestTroubledQueuesBesideOthers(t *testing.T) {
 	now := time.Now()
-	s, queues := newSlots(10), testQueues([]int{10, 10, 10, 10}, []int{1, 1, 1, 1})
+	queues := testQueues([]int{10, 10, 10, 10}, []int{1, 1, 1, 1})
+	s := testSlots(10, queues)
 	for _, q := range queues[:3] {
 		q.pause.next = time.Second
 	}
 	looks := map[*queue]int{}
 	wellBefore := true
 	for range 60 {
-		q, n, _ := s.choose(queues, now)
-		require.Positive(t, n)
+		c := s.choose(now)
+		q := c.queue
+		require.Positive(t, c.slots)
+		s.put(q, c.slots)
 		looks[q]++
 		well := q == queues[3]
 		require.True(t, well || wellBefore, "two in trouble, one after the other")
@@ -151,8 +160,8 @@ func TestChoose(t *testing.T) {
 	now := time.Now()
 	for range 100_000 {
 		total := 1 + random.IntN(20)
-		s := newSlots(total)
 		var queues []*queue
+		s := testSlots(total, nil)
 		for range 1 + random.IntN(5) {
 			q := &queue{QueueConfig: QueueConfig{Slots: 1 + random.IntN(total), Weight: 1 + random.IntN(10)}}
 			if random.IntN(3) == 0 {
@@ -161,7 +170,13 @@ func TestChoose(t *testing.T) {
 			s.take(q, min(random.IntN(q.Slots+1), s.free))
 			queues = append(queues, q)
 		}
-		chosen, n, next := s.choose(queues, now)
+		s.queues = queues
+		c := s.choose(now)
+		chosen, n, next := c.queue, c.slots, c.next
+		if chosen != nil {
+			require.Zero(t, c.ahead)
+			s.put(chosen, n)
+		}
 		var able []*queue
 		for _, q := range queues {
 			if s.free > 0 && q.running < q.Slots {

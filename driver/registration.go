@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -23,7 +24,7 @@ type registration struct {
 	id int64
 
 	mu   sync.Mutex
-	open map[*attempt]bool // attempts that are not answered yet: whether the handler runs
+	open map[*attempt]bool // attempts that are not answered yet: whether the handler runs, or is to run
 	gone bool              // the server no longer knows it, and nothing is this worker's that was claimed under it
 }
 
@@ -33,7 +34,7 @@ type attempt struct {
 	jobID, receipt int64
 	registration   *registration // nil for a caller without one
 	stats          *queueStats
-	cancel         context.CancelCauseFunc // ends the handler's context
+	cancel         context.CancelCauseFunc // ends the handler's context; nil before it runs; guarded by registration
 	lost           bool                    // it is no longer the worker's; guarded by registration
 }
 
@@ -46,6 +47,26 @@ func (r *registration) opened(a *attempt) (mine bool) {
 	}
 	r.open[a] = true
 	return true
+}
+
+// begins takes note that a handler is about to run, and says whether the attempt is still this worker's.
+func (a *attempt) begins(cancel context.CancelCauseFunc) (mine bool) {
+	a.registration.mu.Lock()
+	defer a.registration.mu.Unlock()
+	if a.lost {
+		delete(a.registration.open, a)
+		return false
+	}
+	a.cancel = cancel
+	return true
+}
+
+// lose marks an attempt as lost, and ends the handler's context. The caller has locked the registration.
+func (a *attempt) lose() {
+	a.lost = true
+	if a.cancel != nil {
+		a.cancel(ErrStaleReceipt)
+	}
 }
 
 // returned takes note that a handler has returned, and says whether the attempt was lost before.
@@ -76,8 +97,8 @@ func (r *registration) lose(jobID, receipt int64) (found bool) {
 	defer r.mu.Unlock()
 	for a, runs := range r.open {
 		if runs && !a.lost && a.jobID == jobID && a.receipt == receipt {
-			a.lost, found = true, true
-			a.cancel(ErrStaleReceipt)
+			a.lose()
+			found = true
 		}
 	}
 	return found
@@ -91,8 +112,7 @@ func (r *registration) loseAll() (running int) {
 	r.gone = true
 	for a, runs := range r.open {
 		if runs && !a.lost {
-			a.lost = true
-			a.cancel(ErrStaleReceipt)
+			a.lose()
 			running++
 		}
 	}
@@ -276,6 +296,30 @@ func (r *run) beatOne(ctx context.Context, db *dedicated, reg *registration) err
 			keyJobs, n, keyJobIDs, expired[:min(n, 10)])
 	}
 	return err
+}
+
+// giveBack releases jobs that were claimed and not started, uncounted.
+func (r *run) giveBack(ctx context.Context, tasks []*task) {
+	byRegistration := map[*registration]int{}
+	for _, t := range tasks {
+		t.answered()
+		byRegistration[t.registration]++
+	}
+	for reg, n := range byRegistration {
+		err := errors.New("it is being wound down")
+		if r.registrations.get() == reg {
+			jobIDs, receipts := reg.known()
+			_, err = r.control.call(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+				_, err = queries.ReleaseUnknown(ctx, pipeline{conn: conn, timeout: longestRetry}, gen.ReleaseUnknownParams{WorkerID: reg.id, JobIds: jobIDs, Receipts: receipts})
+				return err
+			})
+		}
+		if err != nil { // with the next heartbeats, then
+			r.registrations.retire(reg)
+			signalTo(r.retired)
+		}
+		r.log.DebugContext(ctx, "jobs that were claimed ahead are given back", keyQueue, tasks[0].queue.Name, keyJobs, n)
+	}
 }
 
 // windDown keeps the attempts of a retired registration that are known alive, and gives back all others, also what a

@@ -9,7 +9,7 @@ import "sync/atomic"
 type QueueStats struct {
 	Queue       string
 	Running     int64 // attempts whose handlers run now
-	Claimed     int64 // attempts
+	Claimed     int64 // attempts; those that were claimed ahead count when they get a slot
 	Completed   int64
 	Failed      int64 // attempts that failed, whatever follows, also where the server refused to store that
 	Snoozed     int64

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -50,8 +51,19 @@ func main() {
 	rates := flag.String("rates", "10,100,1000", "jobs per second to offer")
 	slots := flag.Int("slots", 0, "of the worker; 0 for its default")
 	takes := flag.Duration("handler", 0, "how long a handler takes")
+	profile := flag.String("cpuprofile", "", "file for a profile of the processor time of this process")
 	flag.Parse()
 	log.SetFlags(0)
+	if *profile != "" {
+		f, err := os.Create(*profile)
+		if err != nil {
+			log.Fatal("driver: ", err)
+		}
+		if err := pprof.StartCPUProfile(f); err != nil {
+			log.Fatal("driver: ", err)
+		}
+		defer pprof.StopCPUProfile()
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	if err := run(ctx, *url, *jobs, *rounds, *slots, *takes, *length, *rates); err != nil {
