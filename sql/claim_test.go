@@ -197,33 +197,70 @@ func TestReceiptOfAForgottenClaim(t *testing.T) {
 	require.Empty(t, s.completeMany(others))
 }
 
-// What one window holds is fixed when it is opened: however it is cut, by limits, by the byte budget, by late commits,
-// each job comes once and in order.
+// However a window is cut, by limits, by the byte budget, by late commits, each job comes once and in order. An open
+// window reaches to now as long as what was committed late lies before the reader; otherwise it is read to its end first.
 func TestWindowsAreReadInOrder(t *testing.T) {
+	for _, passed := range []bool{false, true} {
+		d := newDatabase(t)
+		s, late := d.session(), d.session()
+		s.exec("update awa.settings set claim_bytes = 100")
+		want := s.enqueueMany("q", 20)
+		late.exec("begin")
+		lateJobs := late.enqueueMany("q", 5) // between the two, but not in the window that is open when they commit
+		more := s.enqueueMany("q", 20)
+		var got []int64
+		for len(got) < 10 || passed && len(got) < 25 {
+			jobs := ids(s.claim("q", 3))
+			require.NotEmpty(t, jobs)
+			got = append(got, jobs...)
+		}
+		late.exec("commit")
+		if passed {
+			want = append(append(want, more...), lateJobs...)
+		} else {
+			want = append(append(want, lateJobs...), more...)
+		}
+		want = append(want, s.enqueueMany("q", 30)...)
+		for {
+			jobs := ids(s.claim("q", 7))
+			if len(jobs) == 0 {
+				break
+			}
+			got = append(got, jobs...)
+			s.balanced()
+		}
+		require.Equal(t, want, got, "late commits that the position has passed come after the open window, then what is new")
+		s.balanced()
+	}
+}
+
+// What a claim takes from several parts (lanes, late commits, the rest of a window) shares one byte budget. A part whose
+// first job does not fit ends the claim: it must not be taken for a part without jobs, or the cursor passes the job.
+func TestBudgetAcrossParts(t *testing.T) {
 	d := newDatabase(t)
 	s, late := d.session(), d.session()
-	s.exec("update awa.settings set claim_bytes = 100")
-	want := s.enqueueMany("q", 20)
+	s.exec("update awa.settings set claim_bytes = 5200")
+	first := s.enqueueWithPriority("q", 1)
 	late.exec("begin")
-	lateJobs := late.enqueueMany("q", 5) // between the two, but not in the window that is open when they commit
-	want = append(want, s.enqueueMany("q", 20)...)
-	var got []int64
-	for len(got) < 10 {
-		jobs := ids(s.claim("q", 3))
-		require.NotEmpty(t, jobs)
-		got = append(got, jobs...)
-	}
+	a, b := late.enqueueWithPriority("q", 1), late.enqueueWithPriority("q", 1)
+	between := s.enqueueWithPriority("q", 1)
+	require.Equal(t, []int64{first, between}, ids(s.claim("q", 9)))
 	late.exec("commit")
-	want = append(want, lateJobs...)
-	want = append(want, s.enqueueMany("q", 30)...)
+	large := one[int64](s, "select awa.enqueue('q', 'k', to_jsonb(repeat('x', 5000)), priority => 1)")
+	require.Equal(t, []int64{a}, ids(s.claim("q", 1)), "from a window in which the large one is, too")
+	after := s.enqueueWithPriority("q", 1)
+	other := s.enqueueWithPriority("q", 2)
+	var got [][]int64
 	for {
-		jobs := ids(s.claim("q", 7))
+		jobs := ids(s.claim("q", 9))
 		if len(jobs) == 0 {
 			break
 		}
-		got = append(got, jobs...)
+		got = append(got, jobs)
+		s.balanced()
 	}
-	require.Equal(t, want, got, "the open window is read to its end, then late commits, then what is new")
+	require.Equal(t, [][]int64{{b}, {large}, {after, other}}, got)
+	s.balanced()
 }
 
 // Each transaction of a window that committed late is probed once: the work grows with their number, not with its

@@ -182,6 +182,7 @@ func (s *session) balanced() {
 			  ) u
 			 where u.lane not in (select q.lane from awa.queues q where q.lane is not null)
 			 group by u.name, u.lane`), "whatever there is lies in a lane that is known to be in use")
+		require.Zero(s, one[int](s, "select count(*) from awa.ready_tombstones t where not exists (select from awa.queues q where q.lane = t.lane and q.has_tombstones)"), "and so do tombstones")
 		if s.db.PgConn().TxStatus() != 'I' {
 			return
 		}

@@ -130,6 +130,7 @@ select pg_temp.fill_keyed(pg_temp.q(' few keyed'), 400) \g /dev/null
 select pg_temp.fill(pg_temp.q(' few buried'), 400) \g /dev/null
 insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels)
 select e.segment, e.lane, e.xid, e.job_id, e.xid, 1, true from awa.ready_entries e where e.lane = awa._lane(awa._queue_id(pg_temp.q(' few buried')), 2) and e.job_id % 2 = 0;
+select awa._use_lanes(array[awa._lane(awa._queue_id(pg_temp.q(' few buried')), 2)], buried => true) \g /dev/null
 select pg_temp.open_up(pg_temp.q(' few')) \g /dev/null
 select pg_temp.measure('few', pg_temp.calls(pg_temp.q(' few'))) \g /dev/null
 
@@ -139,10 +140,12 @@ insert into awa.leases (receipt, job_id, lane, priority, ready_at, created_at, c
 select -n, -n, awa._lane(awa._queue_id(pg_temp.q(' others')), 2), 2, now(), now(), now(), '1 day', now() + interval '1 day', 1, 25, 60, 'k', '{}' from generate_series(1, 20000) n;
 insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels)
 select e.segment, e.lane, e.xid, e.job_id, e.xid, 1, true from awa.ready_entries e where e.lane = awa._lane(awa._queue_id(pg_temp.q(' others')), 2);
+select awa._use_lanes(array[awa._lane(awa._queue_id(pg_temp.q(' others')), 2)], buried => true) \g /dev/null
 select pg_temp.fill_keyed(pg_temp.q(' deep keyed'), 20000) \g /dev/null
 select pg_temp.fill(pg_temp.q(' deep buried'), 20000) \g /dev/null
 insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels)
 select e.segment, e.lane, e.xid, e.job_id, e.xid, 1, true from awa.ready_entries e where e.lane = awa._lane(awa._queue_id(pg_temp.q(' deep buried')), 2) and e.job_id % 2 = 0;
+select awa._use_lanes(array[awa._lane(awa._queue_id(pg_temp.q(' deep buried')), 2)], buried => true) \g /dev/null
 select pg_temp.fill(pg_temp.q(' deep'), 102200) \g /dev/null
 select pg_temp.fill(pg_temp.q(' late'), 20000) \g /dev/null
 select pg_temp.measure('backlog', array['claim of 100', $$select * from awa.claim(pg_temp.q(' deep'), 100)$$]) \g /dev/null

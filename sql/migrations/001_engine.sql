@@ -98,6 +98,7 @@ create table awa.queues (
   queue_id   bigint not null,
   lane       bigint,
   name       text not null,
+  has_tombstones boolean not null default false,
   created_at timestamptz not null default now(),
   dropped_at timestamptz,
   forget_after xid8
@@ -106,6 +107,7 @@ create table awa.queues (
 create index queues_queue_id on awa.queues (queue_id, lane);
 alter table awa.queues replica identity full;
 comment on table awa.queues is 'The name behind a queue id, and its lanes in use: a row for each lane from each producer that found none, so usually one. Read the distinct ones';
+comment on column awa.queues.has_tombstones is 'Whether an entry of the lane was ever buried: a row of its own, before the first tombstone can be seen';
 comment on column awa.queues.dropped_at is 'When the queue was dropped; what was enqueued in a transaction that committed later still finds its name';
 comment on column awa.queues.forget_after is 'Once all transactions before this one have ended, maintenance may remove the name: nothing else is left of the dropped queue';
 comment on column awa.queues.queue_id is 'The first 54 bits of the SHA-256 of the name, so that nobody has to agree on a number';
@@ -322,6 +324,7 @@ create table awa.lease_claims (
   deadline_at timestamptz,
   worker_id   bigint,
   segment     smallint not null,
+  bytes       integer not null default 0,
   holds_keys  boolean not null,
   hi          pg_snapshot not null,
   lo          pg_snapshot,
@@ -333,6 +336,7 @@ comment on column awa.lease_claims.hi is 'Upper end of the window: what is visib
 comment on column awa.lease_claims.lo is 'Lower end of the window; null when the window was read to its end';
 comment on column awa.lease_claims.first_xid is 'With first_id, the first place taken';
 comment on column awa.lease_claims.pos_xid is 'With pos_id, the last place taken';
+comment on column awa.lease_claims.bytes is 'Bytes of the result that was read for it, estimated: for the byte budget of what the same call takes next. Larger than the budget where not all of that fit';
 comment on column awa.lease_claims.holds_keys is 'Whether any of the jobs has a unique key, so that closing the others costs nothing';
 comment on column awa.lease_claims.job_ids is 'The jobs taken, in order; item i (from 0) has the receipt claim_id << 12 | i';
 

@@ -6,6 +6,14 @@ select e.job_id, c.claim_id as receipt, q.name as queue, e.kind, e.args, e.prior
  where false;
 comment on view awa.claimed_job_row is 'The row that claim returns, one per job. The view itself is always empty';
 
+-- A part of a lane's window, as claim reads it: the entries that are visible in hi, after a place and up to a
+-- transaction: of one transaction that was committed late, or of all that came after lo.
+create or replace view awa._window_row as
+select c.lane_seq, c.lo, c.hi, c.pos_xid as at_xid, c.pos_id as at_id, c.first_xid as to_xid, c.first_xid as late, c.bytes, c.holds_keys as is_newest, c.holds_keys as is_buried, c.holds_keys as is_read, c.holds_keys as is_full
+  from awa.lease_claims c
+ where false;
+comment on view awa._window_row is 'A type: a part of a lane''s window, as claim reads it. The view itself is always empty';
+
 -- Takes up to max_jobs jobs of a queue, lane by lane, in the order (xid, job_id) of each lane.
 -- Locks: the worker, shared, then the queue, until the caller's transaction ends. Raises 22023, JQ004, 55P03 when
 -- somebody else holds one of them for too long, 42501 when the worker was registered by another login, and 55000 in a
@@ -14,8 +22,11 @@ comment on view awa.claimed_job_row is 'The row that claim returns, one per job.
 --
 -- A window is what became visible between two snapshots, lo and hi. It is read in two kinds of parts: the entries of
 -- each transaction that was in progress at lo (late commits, one claim row for each), then everything that began after
--- lo. Reading "up to a
--- snapshot" is what PgQ does for batches; here the position within the window is kept too.
+-- lo. Reading "up to a snapshot" is what PgQ does for batches; here the position within the window is kept too.
+--
+-- One statement reads a part, appends the claim and returns the jobs, so that each entry is read once. It has one lower
+-- bound for the index: with a second one beside it the scan would begin at the beginning of the lane. The upper bound
+-- is of the transaction alone: a row comparison does not end the scan where the second column decides.
 create or replace function awa.claim(
   queue     text,
   max_jobs  int default 1,
@@ -38,116 +49,107 @@ set lock_timeout = 0
 as $$
 #variable_conflict use_variable
 declare
-  v_queue_id bigint;
-  v_settings record;
+  v_terms record;
+  v_now pg_snapshot;
   v_room int := coalesce(max_jobs, 1);
   v_bytes bigint;
   v_row_bytes int := 145 + octet_length(queue); -- of a row's fixed columns, in text format
-  v_segment smallint;
-  v_cleaned smallint; -- the segment whose entries count no more, and up to where
-  v_cleaned_until pg_snapshot;
-  v_now pg_snapshot;
-  v_claimed_at timestamptz;
-  v_lane record;
-  v_lo pg_snapshot;
-  v_hi pg_snapshot;
-  v_at_xid xid8;
-  v_at_id bigint;
+  v_lane bigint;
+  v_window awa._window_row;
   v_limit int;
-  v_batch record;
-  v_claim_id bigint;
-  v_window_ends boolean;
-  v_is_newest boolean;
-  v_lane_seq bigint;
-  v_lane_began timestamptz;
+  v_jobs int;
+  v_seq bigint;
+  v_began timestamptz;
 begin
-  perform awa._check_claim(queue, max_jobs, worker_id, lease);
-  perform awa._wait_for_disk(durable);
-  v_queue_id := awa._queue_id(queue);
-  perform awa._lock_queue(v_queue_id);
-  v_now := awa._snapshot();
-  v_claimed_at := clock_timestamp();
-  -- After the snapshot: who pauses the queue, and then enqueues, can rely on the pause.
-  select s.paused_at, s.lease, s.deadline, s.aging_interval into v_settings from awa.queue_settings s where s.queue_id = v_queue_id;
-  if v_settings.paused_at is not null then
-    return;
-  end if;
-  v_segment := awa._current_segment();
-  select s.claim_bytes, coalesce(r.cleaned_segment, -1), r.cleaned_until into v_bytes, v_cleaned, v_cleaned_until from awa.settings s, awa.ring r;
-  if v_bytes is null then
-    perform awa._refuse_missing('settings', 'insert into awa.settings default values');
-  end if;
+  v_now := awa._begin_claim(queue, max_jobs, worker_id, lease, durable);
+  v_terms := awa._claim_terms(queue, v_now, lease);
+  v_bytes := v_terms.claim_bytes;
   <<lanes>>
-  for v_lane in
-    select * from awa._claimable_lanes(v_queue_id, v_now, v_claimed_at, coalesce(v_settings.aging_interval, interval '1 minute'), v_cleaned, v_cleaned_until)
-  loop
-    continue when v_lane.is_empty and v_lane.took <= interval '10 milliseconds';
-    v_lane_began := clock_timestamp() - v_lane.took;
-    v_lane_seq := v_lane.lane_seq;
-    v_is_newest := v_lane.is_newest;
-    v_lo := v_lane.lo;
-    v_hi := v_lane.hi;
-    v_at_xid := v_lane.at_xid;
-    v_at_id := v_lane.at_id;
+  foreach v_lane in array v_terms.lanes loop
+    v_began := clock_timestamp();
+    v_window := awa._open_window(v_terms.segment, v_lane, v_now, v_terms.has_tombstones);
+    v_seq := v_window.lane_seq;
     loop
       v_limit := least(v_room, 960); -- a longer array would not stay in its row
-      v_batch := awa._read_part(v_lane.lane, v_lo, v_hi, v_at_xid, v_at_id, v_limit, v_bytes, v_row_bytes,
-        v_room = coalesce(max_jobs, 1), v_lane.buried, v_cleaned, v_cleaned_until);
-
-      exit lanes when v_batch.entries > 0 and v_batch.job_ids = '{}'; -- the next one would not fit
-
-      v_window_ends := v_batch.late is null and v_batch.entries < v_limit and v_batch.entries = cardinality(v_batch.job_ids);
-      if v_batch.entries > 0 then
-        v_at_xid := v_batch.pos_xid;
-        v_at_id := v_batch.job_ids[cardinality(v_batch.job_ids)];
-        v_lane_seq := v_lane_seq + 1;
-        v_claim_id := awa._append_claim(v_segment, v_lane.lane, v_lane_seq, v_hi, case when not v_window_ends then v_lo end, v_batch.first_xid, v_at_xid, v_batch.job_ids,
-          v_claimed_at, coalesce(lease, v_settings.lease, interval '1 minute'), v_settings.deadline, worker_id, v_batch.holds_keys);
-        return query
-          select e.job_id, v_claim_id << 12 | (e.place - 1), queue, e.kind, e.args, e.priority, e.attempt, e.max_attempts, e.created_at, e.ready_at, v_claimed_at + v_settings.deadline, e.tags, e.metadata, e.progress
-            from awa._taken_entries(v_lane.lane, v_batch.first_xid, v_batch.job_ids[1], v_at_xid, v_at_id, cardinality(v_batch.job_ids), v_hi, v_lane.buried, v_cleaned, v_cleaned_until) e
-           order by e.place;
-        v_room := v_room - cardinality(v_batch.job_ids);
-        v_bytes := v_bytes - v_batch.bytes;
-        exit lanes when v_room = 0 or v_bytes <= 0 or cardinality(v_batch.job_ids) < v_batch.entries;
+      if v_window.at_xid < pg_snapshot_xmax(v_window.lo) then
+        v_window := awa._late_part(v_lane, v_window, v_terms.cleaned, v_terms.cleaned_until);
       end if;
-
-      if v_batch.late is not null and v_batch.entries = 0 then
-        v_at_xid := v_batch.late; -- all that is left of this transaction is buried
-        v_at_id := 9223372036854775807;
-      end if;
-      if v_window_ends then
-        exit when v_is_newest;
-        v_lo := v_hi;
-        v_hi := v_now;
-        v_at_xid := '0';
-        v_at_id := 0;
-        v_is_newest := true;
-      end if;
+      return query
+        with entries as materialized (
+          select e.*, row_number() over (order by e.xid, e.job_id) as ordinality
+            from (
+              select e.xid, e.job_id, e.kind, e.args, e.priority, e.attempt, e.max_attempts, e.created_at, e.ready_at, e.tags, e.metadata, e.progress, e.unique_key, e.body_bytes
+                from awa.ready_entries e
+               where e.lane = v_lane
+                 and (e.segment <> v_terms.cleaned or not pg_visible_in_snapshot(e.xid, v_terms.cleaned_until))
+                 and (e.xid, e.job_id) > (v_window.at_xid, v_window.at_id)
+                 and e.xid <= v_window.to_xid
+                 and pg_visible_in_snapshot(e.xid, v_window.hi)
+                 and case when v_window.is_buried then not awa._is_buried(v_lane, e.xid, e.job_id) else true end
+               order by e.xid, e.job_id
+               limit v_limit
+            ) e
+        ), fitting as materialized (
+          select t.*, case when t.bytes <= v_bytes then t.entries else ( -- the first job of a claim whatever its size
+                   select count(*)::int
+                     from (select e.ordinality, sum(e.body_bytes + v_row_bytes) over (order by e.ordinality rows unbounded preceding) as bytes_through from entries e) e
+                    where e.bytes_through <= v_bytes or e.ordinality = 1 and v_room = coalesce(max_jobs, 1)) end as jobs
+            from (select array_agg(e.xid) as xids, array_agg(e.job_id) as job_ids, count(*)::int as entries, (sum(e.body_bytes) + count(*) * v_row_bytes)::bigint as bytes, bool_or(e.unique_key is not null) as holds_keys from entries e) t
+        ), claim as materialized (
+          select awa._append_claim(
+                   (nextval('awa.claim_ids'), v_lane, v_window.lane_seq + 1, f.xids[1], f.job_ids[1], f.xids[f.jobs], f.job_ids[f.jobs], v_terms.claimed_at, v_terms.lease_until, v_terms.deadline_at, worker_id,
+                    v_terms.segment, least(f.bytes, 2147483647), f.holds_keys, v_window.hi, case when v_window.late is not null or f.entries = v_limit or f.jobs < f.entries then v_window.lo end, f.job_ids[1:f.jobs])::awa.lease_claims,
+                   case when f.holds_keys then (select array_agg(e.unique_key) from entries e where e.ordinality <= f.jobs) end) as claim_id
+            from fitting f where f.jobs > 0
+        )
+        select e.job_id, c.claim_id << 12 | (e.ordinality - 1), queue, e.kind, e.args, e.priority::int, e.attempt::int, e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at, v_terms.deadline_at,
+               e.tags, e.metadata, e.progress
+          from claim c cross join entries e
+         limit (select f.jobs from fitting f);
+      get diagnostics v_jobs = row_count;
+      v_room := v_room - v_jobs;
+      exit lanes when v_room = 0;
+      v_window := awa._next_part(v_terms.segment, v_lane, v_now, v_window, v_jobs, v_room = coalesce(max_jobs, 1), v_terms.cleaned, v_terms.cleaned_until);
+      v_bytes := v_bytes - v_window.bytes;
+      exit lanes when v_window.is_full or v_bytes <= 0;
+      exit when v_window.is_read;
     end loop;
 
     -- A long way for nothing (a large rolled-back enqueue): move the cursor, so that nobody walks it again.
-    if v_lane_seq = v_lane.lane_seq and clock_timestamp() - v_lane_began > interval '10 milliseconds' then
-      perform awa._append_claim(v_segment, v_lane.lane, v_lane_seq + 1, v_now, null, '0', '0', '{}', v_claimed_at, '0', null, null, false);
+    if v_window.lane_seq = v_seq and clock_timestamp() - v_began > interval '10 milliseconds' then
+      perform awa._append_claim((nextval('awa.claim_ids'), v_lane, v_seq + 1, '0', 0, '0', 0, v_terms.claimed_at, v_terms.claimed_at, null, null, v_terms.segment, 0, false, v_now, null, '{}')::awa.lease_claims);
     end if;
   end loop;
-  if v_room < coalesce(max_jobs, 1) and not exists (select from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null) then
-    insert into awa.queues (queue_id, name) values (v_queue_id, queue); -- it was dropped while a producer had not committed yet
+  if not v_terms.is_there and v_room < coalesce(max_jobs, 1) then -- it was dropped while a producer had not committed yet
+    insert into awa.queues (queue_id, name) values (v_terms.queue_id, queue);
   end if;
 end
 $$;
 comment on function awa.claim is 'Takes up to max_jobs jobs of a queue, for a lease';
 
--- Sets whether the caller's transaction waits for the disk when it commits. Null leaves that as it is.
-create or replace function awa._wait_for_disk(durable boolean) returns text
-language sql
+-- Refuses what claim does not take, and locks the worker and the queue. Returns the snapshot up to which is read.
+create or replace function awa._begin_claim(queue text, max_jobs int, worker_id bigint, lease interval, durable boolean) returns pg_snapshot
+language plpgsql
 as $$
-  select case
-           when durable <> (current_setting('synchronous_commit') <> 'off')
-           then set_config('synchronous_commit', case when durable then 'on' else 'off' end, true)
-         end
+#variable_conflict use_variable
+declare
+  v_queue_id bigint;
+begin
+  -- At a glance, what is most often right
+  if (char_length(queue) between 1 and 200 and coalesce(max_jobs, 1) between 1 and 10000 and current_setting('transaction_isolation') = 'read committed' and lease is null and worker_id is null) is not true then
+    perform awa._check_claim(queue, max_jobs, worker_id, lease);
+  end if;
+  if durable <> (current_setting('synchronous_commit') <> 'off') then
+    perform set_config('synchronous_commit', case when durable then 'on' else 'off' end, true);
+  end if;
+  v_queue_id := awa._queue_id(queue);
+  if not pg_try_advisory_xact_lock(awa._queue_key(v_queue_id)) then
+    perform awa._lock_queue(v_queue_id);
+  end if;
+  return awa._snapshot();
+end
 $$;
-comment on function awa._wait_for_disk is 'Sets whether the caller''s transaction waits for the disk when it commits';
+comment on function awa._begin_claim is 'Refuses what claim does not take, and locks the worker and the queue';
 
 -- Refuses what claim does not take, and locks the worker, shared: until the claim commits, it can't be deregistered.
 create or replace function awa._check_claim(queue text, max_jobs int, worker_id bigint, lease interval) returns void
@@ -180,100 +182,80 @@ end
 $$;
 comment on function awa._check_claim is 'Refuses what claim does not take, and locks the worker';
 
--- Each lane of a queue in the order in which claim serves them: the window that is read next and the place in it,
--- whether there may be anything new, and whether entries are buried.
--- Where the last window was read to its end the next one reaches to now. A lane without a cursor begins at the first
--- transaction there can be.
--- The front lane comes first, then the lanes by their priority, less one for each aging interval that the head has
--- waited.
-create or replace function awa._claimable_lanes(
-  queue_id bigint, now pg_snapshot, claimed_at timestamptz, aging interval, cleaned smallint, cleaned_until pg_snapshot,
-  out lane bigint, out lane_seq bigint, out lo pg_snapshot, out hi pg_snapshot, out at_xid xid8, out at_id bigint, out is_newest boolean, out took interval, out is_empty boolean, out buried boolean
-) returns setof record
-language sql stable
-as $$
-  select l.lane, coalesce(c.lane_seq, 0), coalesce(c.lo, c.hi, '3:3:'), case when c.lo is null then now else c.hi end,
-         case when c.lo is null then '0' else c.pos_xid end, case when c.lo is null then 0 else c.pos_id end, c.lo is null, h.took,
-         h.ready_at is null and (
-           select true
-             from (select pg_snapshot_xip(c.lo) union all select pg_snapshot_xip(c.hi)) x(xid)
-            where pg_visible_in_snapshot(x.xid, now)
-            limit 1) is null as is_empty,
-         (select true
-            from awa.ready_tombstones t
-           where t.lane = l.lane and t.xid >= coalesce(pg_snapshot_xmin(coalesce(c.lo, c.hi)), '0') -- what is not claimed is not older
-           limit 1) as buried
-    from awa._lanes_of(_claimable_lanes.queue_id) l
-    left join lateral (
-      select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
-    ) c on true
-   cross join lateral awa._head(l.lane,
-      greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
-      case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end, cleaned, cleaned_until) h
-   order by (l.lane & 7) <> 0,
-            h.ready_at is not null and h.is_far desc, -- taken at once, so that nobody has to go that way again
-            (l.lane & 7) - floor(greatest(extract(epoch from _claimable_lanes.claimed_at - h.ready_at)::float8, 0)
-              / extract(epoch from aging)::float8),
-            h.ready_at,
-            l.lane
-$$;
-comment on function awa._claimable_lanes is 'Each lane of a queue in the order in which claim serves them';
-
--- Appends a claim, which is its lane's cursor from then on, and returns its id. Lo is null where the window was read to
--- its end.
-create or replace function awa._append_claim(
-  segment smallint, lane bigint, lane_seq bigint, hi pg_snapshot, lo pg_snapshot, first_xid xid8, pos_xid xid8, job_ids bigint[],
-  claimed_at timestamptz, lease interval, deadline interval, worker_id bigint, holds_keys boolean
-) returns bigint
+-- What a claim needs to know: the settings, the segments, and the lanes of the queue in the order in which they are
+-- served; none of a paused queue. Raises 55000. In a statement that begins after the snapshot: whoever pauses the
+-- queue, and then enqueues, can rely on the pause; and an entry that the snapshot shows lies in a lane that this
+-- statement sees. One statement, since each costs as much as some entries.
+create or replace function awa._claim_terms(
+  queue text, now pg_snapshot, lease interval, out queue_id bigint, out claim_bytes bigint, out segment smallint, out cleaned smallint, out cleaned_until pg_snapshot, out lanes bigint[], out has_tombstones boolean, out is_there boolean,
+  out claimed_at timestamptz, out lease_until timestamptz, out deadline_at timestamptz
+)
 language plpgsql
 as $$
+#variable_conflict use_variable
 declare
-  v_claim_id bigint := nextval('awa.claim_ids');
+  v_is_at_home boolean;
+  v_is_paused boolean;
+  v_aging interval;
 begin
-  insert into awa.lease_claims
-    (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, deadline_at, worker_id, holds_keys, job_ids)
-  values
-    (segment, v_claim_id, lane, lane_seq, hi, lo, first_xid, coalesce(job_ids[1], 0), pos_xid, coalesce(job_ids[cardinality(job_ids)], 0),
-     claimed_at, claimed_at + lease, claimed_at + deadline, worker_id, holds_keys, job_ids);
-  if holds_keys then
-    perform awa._move_keys(array_agg(a.job_id), array_agg(a.unique_key), 'available', 'running')
-       from awa._attempts(array(select v_claim_id << 12 | i from generate_series(0, cardinality(job_ids) - 1) i)) a
-      where a.unique_key is not null;
+  claimed_at := clock_timestamp();
+  queue_id := awa._queue_id(queue);
+  select s.claim_bytes, r.current_segment, coalesce(r.cleaned_segment, -1), r.cleaned_until,
+         r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[] and (select count(*) = 1 and bool_and(o.xid = o.xmin) from awa.origin o),
+         q.paused_at is not null, claimed_at + coalesce(lease, q.lease, interval '1 minute'), claimed_at + q.deadline, coalesce(q.aging_interval, interval '1 minute'),
+         l.lanes, coalesce(l.has_tombstones, false), coalesce(l.is_there, false)
+    into claim_bytes, segment, cleaned, cleaned_until, v_is_at_home, v_is_paused, lease_until, deadline_at, v_aging, lanes, has_tombstones, is_there
+    from awa.settings s
+   cross join awa.ring r
+   cross join (
+      select coalesce(array_agg(distinct l.lane) filter (where l.lane is not null), '{}') as lanes, bool_or(l.has_tombstones) as has_tombstones, bool_or(l.dropped_at is null) as is_there from awa.queues l where l.queue_id = queue_id
+    ) l
+    left join awa.queue_settings q on q.queue_id = queue_id;
+  if v_is_at_home is not true then
+    segment := awa._current_segment();
+    if claim_bytes is null then
+      perform awa._refuse_missing('settings', 'insert into awa.settings default values');
+    end if;
   end if;
-  return v_claim_id;
+  if v_is_paused then
+    lanes := '{}';
+  elsif cardinality(lanes) > 1 then
+    lanes := awa._by_age(lanes, now, claimed_at, v_aging, cleaned, cleaned_until);
+  end if;
 end
 $$;
-comment on function awa._append_claim is 'Appends a claim, which is its lane''s cursor from then on';
+comment on function awa._claim_terms is 'What a claim needs to know: the settings, the segments, and the lanes of the queue';
 
--- The entries that a claim took, in their order: those from the first place to the last that are visible, and not
--- buried.
-create or replace function awa._taken_entries(
-  lane bigint, first_xid xid8, first_id bigint, pos_xid xid8, pos_id bigint, jobs int, hi pg_snapshot, buried boolean, cleaned smallint, cleaned_until pg_snapshot,
-  out place bigint, out job_id bigint, out kind text, out args jsonb, out priority int, out attempt int, out max_attempts int, out created_at timestamptz, out ready_at timestamptz,
-  out tags text[], out metadata jsonb, out progress jsonb
-) returns setof record
+-- Lanes in the order in which claim serves them, without those in which there is nothing new.
+-- The front lane comes first, then the lanes by their priority, less one for each aging interval that the head has
+-- waited.
+create or replace function awa._by_age(lanes bigint[], now pg_snapshot, claimed_at timestamptz, aging interval, cleaned smallint, cleaned_until pg_snapshot) returns bigint[]
 language sql stable
 as $$
-  select row_number() over (order by e.xid, e.job_id), e.job_id, e.kind, e.args, e.priority::int, e.attempt::int, e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at,
-         e.tags, e.metadata, e.progress
+  select coalesce(array_agg(l.lane), '{}')
     from (
-      select e.*
-        from awa.ready_entries e
-       where e.lane = _taken_entries.lane
-         and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
-         and (e.xid, e.job_id) >= (first_xid, first_id)
-         and (e.xid, e.job_id) <= (pos_xid, pos_id)
-         and pg_visible_in_snapshot(e.xid, hi)
-         and case
-               when buried
-               then (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
-               else true
-             end
-       order by e.xid, e.job_id
-       limit jobs -- within one transaction the last place does not end the scan; and the numbers look one row ahead
-    ) e
+      select l.lane
+        from unnest(lanes) l(lane)
+        left join lateral (
+          select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
+        ) c on true
+       cross join lateral awa._head(l.lane,
+          greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
+          case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end, cleaned, cleaned_until) h
+       where h.ready_at is not null
+          or h.took > interval '10 milliseconds'
+          or (select true
+                from (select pg_snapshot_xip(c.lo) union all select pg_snapshot_xip(c.hi)) x(xid)
+               where pg_visible_in_snapshot(x.xid, now)
+               limit 1)
+       order by (l.lane & 7) <> 0,
+                h.ready_at is not null and h.is_far desc, -- taken at once, so that nobody has to go that way again
+                (l.lane & 7) - floor(greatest(extract(epoch from _by_age.claimed_at - h.ready_at)::float8, 0) / extract(epoch from aging)::float8),
+                h.ready_at,
+                l.lane
+    ) l
 $$;
-comment on function awa._taken_entries is 'The entries that a claim took, in their order';
+comment on function awa._by_age is 'Lanes in the order in which claim serves them';
 
 -- The head of a lane: since when the first entry after a place is ready; late commits aside, and also if it is buried.
 -- Says how long it took to look; and that it is far when that took long
@@ -301,84 +283,167 @@ end
 $$;
 comment on function awa._head is 'Since when the first entry of a lane is ready, and whether it was hard to find';
 
--- Reads the next entries of a lane's window that are not buried: those of one late transaction, or of the range. Stops
--- at the byte budget, but takes the first job of a claim whatever its size.
--- One lower bound for the index: with a second one beside it the scan would begin at the beginning of the lane. The
--- upper bound is of the transaction alone: a row comparison does not end the scan where the second column decides.
-create or replace function awa._read_part(
-  lane       bigint,
-  lo         pg_snapshot,
-  hi         pg_snapshot,
-  at_xid     xid8,
-  at_id      bigint,
-  max_jobs   int,
-  max_bytes  bigint,
-  row_bytes  int,
-  is_first   boolean,
-  buried     boolean,
-  cleaned    smallint,
-  cleaned_until pg_snapshot,
-  out job_ids   bigint[],
-  out first_xid xid8,
-  out pos_xid   xid8,
-  out bytes     bigint,
-  out entries   bigint,
-  out holds_keys boolean,
-  out late      xid8
-)
+-- Where a lane is to be read on. Where the last window was read to its end the next one reaches to now; so does an open
+-- one from which nothing that was in progress has been committed before the place that it has come to: what is new
+-- comes after that place. A lane without a cursor begins at the first transaction there can be.
+-- Why: the newest claim of a lane is most often in the current segment, and then the plan holds no other one. No older
+-- segment holds a newer claim: claims of a lane come one after the other, each to the segment that is the current one.
+create or replace function awa._open_window(segment smallint, lane bigint, now pg_snapshot, has_tombstones boolean) returns awa._window_row
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_from_xid xid8;
-  v_from_id bigint;
-  v_to_xid xid8;
+  v_cursor record;
+  v_window awa._window_row;
 begin
-  -- Late commits are probed one transaction at a time: as a list they would be a filter over the lane's whole history.
-  -- And by a subquery with a limit, not by exists, which the planner may turn into a join that reads the whole lane.
-  select x into late
-    from (select x from pg_snapshot_xip(lo) x order by x offset 0) s
-   where x >= at_xid
-     and pg_visible_in_snapshot(x, hi)
-     and (
-       select true
-         from awa.ready_entries e
-        where e.lane = lane and e.xid = x and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
-          and e.job_id > case when x = at_xid then at_id else 0 end
-        limit 1)
-   limit 1;
-  v_from_xid := coalesce(late, greatest(at_xid, pg_snapshot_xmax(lo)));
-  v_from_id := case when v_from_xid = at_xid then at_id else 0 end;
-  v_to_xid := coalesce(late, (pg_snapshot_xmax(hi)::text::bigint - 1)::text::xid8);
-  select coalesce(array_agg(b.job_id) filter (where b.fits), '{}'),
-         min(b.xid),
-         max(b.xid) filter (where b.fits),
-         sum(b.bytes) filter (where b.fits),
-         count(*),
-         coalesce(bool_or(b.unique_key is not null) filter (where b.fits), false)
-    into job_ids, first_xid, pos_xid, bytes, entries, holds_keys
-    from (
-      select e.*, e.bytes_through <= max_bytes or is_first and e.bytes_through = e.bytes as fits
-        from (
-          select e.*, sum(e.bytes) over (order by e.xid, e.job_id rows unbounded preceding) as bytes_through
-            from (
-              select e.xid, e.job_id, e.body_bytes + row_bytes as bytes, e.unique_key
-                from awa.ready_entries e
-               where e.lane = lane
-                 and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
-                 and (e.xid, e.job_id) > (v_from_xid, v_from_id)
-                 and e.xid <= v_to_xid
-                 and pg_visible_in_snapshot(e.xid, hi)
-                 and case -- a probe for each entry, only where there is anything to find
-                       when buried
-                       then (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
-                       else true
-                     end
-               order by e.xid, e.job_id
-               limit max_jobs
-            ) e
-        ) e
-    ) b;
+  case segment
+    when 0 then select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor from awa.lease_claims c where c.segment = 0 and c.lane = lane order by c.lane_seq desc limit 1;
+    when 1 then select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor from awa.lease_claims c where c.segment = 1 and c.lane = lane order by c.lane_seq desc limit 1;
+    when 2 then select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor from awa.lease_claims c where c.segment = 2 and c.lane = lane order by c.lane_seq desc limit 1;
+    when 3 then select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor from awa.lease_claims c where c.segment = 3 and c.lane = lane order by c.lane_seq desc limit 1;
+  end case;
+  if v_cursor.lane_seq is null then
+    select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor from awa.lease_claims c where c.lane = lane order by c.lane_seq desc limit 1;
+  end if;
+  if v_cursor.lane_seq is null then
+    v_window := (0, '3:3:', now, '0', 0, null, null, 0, true, false, false, false);
+  elsif v_cursor.lo is null then
+    v_window := (v_cursor.lane_seq, v_cursor.hi, now, '0', 0, null, null, 0, true, false, false, false);
+  else
+    v_window := (v_cursor.lane_seq, v_cursor.lo, v_cursor.hi, v_cursor.pos_xid, v_cursor.pos_id, null, null, 0, false, false, false, false);
+    if v_window.at_xid >= pg_snapshot_xmax(v_window.lo)
+       and (pg_snapshot_xmin(v_window.hi) > v_window.at_xid
+         or (select true from pg_snapshot_xip(v_window.hi) x where x <= v_window.at_xid and pg_visible_in_snapshot(x, now) limit 1) is null)
+    then
+      v_window.hi := now;
+      v_window.is_newest := true;
+    end if;
+  end if;
+  v_window.to_xid := awa._last_xid(v_window.hi);
+  if has_tombstones then -- what is not claimed is not older
+    v_window.is_buried := (select true from awa.ready_tombstones t where t.lane = lane and t.xid >= coalesce(least(pg_snapshot_xmin(v_cursor.hi), case when v_cursor.lo is not null then v_cursor.pos_xid end), '0') limit 1) is true;
+  end if;
+  return v_window;
 end
 $$;
-comment on function awa._read_part is 'Reads the next entries of a lane''s window';
+comment on function awa._open_window is 'Where a lane is to be read on';
+
+-- The last transaction that can be visible in a snapshot.
+create or replace function awa._last_xid(snapshot pg_snapshot) returns xid8
+language sql immutable strict parallel safe
+return (pg_snapshot_xmax(snapshot)::text::bigint - 1)::text::xid8;
+comment on function awa._last_xid is 'The last transaction that can be visible in a snapshot';
+
+-- The next part of a window whose late commits may not have been read: those of one transaction, or what came after lo.
+-- Late commits are probed one transaction at a time: as a list they would be a filter over the lane's whole history.
+-- And by a subquery with a limit, not by exists, which the planner may turn into a join that reads the whole lane.
+create or replace function awa._late_part(lane bigint, part awa._window_row, cleaned smallint, cleaned_until pg_snapshot) returns awa._window_row
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_late xid8;
+begin
+  if pg_snapshot_xmin(part.lo) < pg_snapshot_xmax(part.lo) then
+    select x into v_late
+      from (select x from pg_snapshot_xip(part.lo) x order by x offset 0) s
+     where x >= part.at_xid
+       and pg_visible_in_snapshot(x, part.hi)
+       and (
+         select true
+           from awa.ready_entries e
+          where e.lane = lane and e.xid = x and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
+            and e.job_id > case when x = part.at_xid then part.at_id else 0 end
+          limit 1)
+     limit 1;
+  end if;
+  part.late := v_late;
+  if v_late is null then
+    part.at_xid := pg_snapshot_xmax(part.lo);
+    part.at_id := 0;
+    part.to_xid := awa._last_xid(part.hi);
+  else
+    part.at_id := case when v_late = part.at_xid then part.at_id else 0 end;
+    part.at_xid := v_late;
+    part.to_xid := v_late;
+  end if;
+  return part;
+end
+$$;
+comment on function awa._late_part is 'The next part of a window whose late commits may not have been read';
+
+-- What comes after a part of which so many jobs were taken. is_read says that there is nothing left in the lane,
+-- is_full that there is, and that it does not fit; bytes are those of the part.
+create or replace function awa._next_part(segment smallint, lane bigint, now pg_snapshot, part awa._window_row, jobs int, is_first boolean, cleaned smallint, cleaned_until pg_snapshot) returns awa._window_row
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_is_read boolean;
+begin
+  part.bytes := 0;
+  if jobs > 0 then
+    part.lane_seq := part.lane_seq + 1;
+    select c.pos_xid, c.pos_id, c.bytes, c.lo is null into part.at_xid, part.at_id, part.bytes, v_is_read
+      from awa.lease_claims c
+     where c.segment = segment and c.lane = lane and c.lane_seq = part.lane_seq;
+  elsif not is_first and (
+    select true
+      from awa.ready_entries e
+     where e.lane = lane and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
+       and (e.xid, e.job_id) > (part.at_xid, part.at_id) and e.xid <= part.to_xid and pg_visible_in_snapshot(e.xid, part.hi)
+       and (select true from awa.ready_tombstones t where t.lane = lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+     limit 1)
+  then
+    part.is_full := true;
+  elsif part.late is not null then
+    part.at_id := 9223372036854775807; -- all that is left of this transaction is buried
+  else
+    v_is_read := true;
+  end if;
+  if v_is_read and part.is_newest then
+    part.is_read := true;
+  elsif v_is_read then
+    part.lo := part.hi;
+    part.hi := now;
+    part.at_xid := '0';
+    part.at_id := 0;
+    part.is_newest := true;
+  end if;
+  return part;
+end
+$$;
+comment on function awa._next_part is 'What comes after a part of a window';
+
+-- Appends a claim, which is its lane's cursor from then on, and returns its id; with the unique keys of its jobs where
+-- it holds any.
+-- Why: each statement names the table of its segment, so that nothing has to be looked up, or locked, of the others.
+create or replace function awa._append_claim(claim awa.lease_claims, keys bytea[] default null) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  case claim.segment
+    when 0 then insert into awa.lease_claims_0 values (claim.*);
+    when 1 then insert into awa.lease_claims_1 values (claim.*);
+    when 2 then insert into awa.lease_claims_2 values (claim.*);
+    when 3 then insert into awa.lease_claims_3 values (claim.*);
+  end case;
+  if keys is not null then
+    perform awa._move_keys(array_agg(k.job_id), array_agg(k.key), 'available', 'running') from unnest(claim.job_ids, keys) k(job_id, key) where k.key is not null;
+  end if;
+  return claim.claim_id;
+end
+$$;
+comment on function awa._append_claim is 'Appends a claim, which is its lane''s cursor from then on';
+
+-- Whether an entry is buried.
+create or replace function awa._is_buried(lane bigint, xid xid8, job_id bigint) returns boolean
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  return (select true from awa.ready_tombstones t where t.lane = lane and t.xid = xid and t.job_id = job_id limit 1) is true;
+end
+$$;
+comment on function awa._is_buried is 'Whether an entry is buried';

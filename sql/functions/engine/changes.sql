@@ -17,6 +17,7 @@ begin
     returning ready_tombstones.job_id
   )
   select array_agg(b.job_id) into v_buried from buried b;
+  perform awa._use_lanes(array(select distinct p.lane from unnest(places) p), buried => true);
   return coalesce(v_buried, '{}');
 end
 $$;

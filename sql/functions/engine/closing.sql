@@ -122,6 +122,117 @@ language sql stable
 as $$ select array(select a.receipt from awa._attempts(receipts) a where awa._holds(a.unique_key, 'completed')) $$;
 comment on function awa._keeping is 'Receipts whose jobs keep their unique keys when they have completed';
 
+-- Closes the attempts of whole claims, or of one run of items of each, by a batch row for each claim, and says whether
+-- it has; then none was stale. Says no, and has closed nothing, for anything else: claims that somebody is inside of,
+-- or has answered in part, claims with unique keys, or of a single job, receipts in another order. Locks the claims.
+-- Why: nearly all answers are like that, and arrays are compared at a time. Each statement names its segment, as in
+-- _close_item.
+create or replace function awa._close_runs(job_ids bigint[], receipts bigint[]) returns boolean
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_jobs int := coalesce(cardinality(receipts), 0);
+  v_at int := 1;
+  v_first bigint;
+  v_length int;
+  v_claim record;
+  v_claim_id bigint := -1;
+  v_segment int;
+  v_segments int[] := '{}';
+  v_claims bigint[] := '{}';
+  v_items int[] := '{}';
+  v_lengths int[] := '{}';
+  v_has_closures boolean;
+  v_now timestamptz := clock_timestamp();
+begin
+  if v_jobs < 2 or receipts[2] <> receipts[1] + 1 then -- most often at a glance
+    return false;
+  end if;
+  while v_at <= v_jobs loop
+    v_first := receipts[v_at];
+    if v_first >> 12 <= v_claim_id or cardinality(v_claims) = awa._max_locks() then -- out of order, or too many
+      return false;
+    end if;
+    v_claim_id := v_first >> 12;
+    v_claim := awa._find_claim(v_claim_id);
+    v_length := least(v_jobs - v_at + 1, v_claim.size - (v_first & 4095));
+    if v_length is null or v_length < 1 or v_claim.size = 1 or v_claim.holds_keys
+       or receipts[v_at : v_at + v_length - 1] is distinct from array(select generate_series(v_first, v_first + v_length - 1))
+       or job_ids[v_at : v_at + v_length - 1] is distinct from v_claim.job_ids[(v_first & 4095) + 1 : (v_first & 4095) + v_length]
+       or not pg_try_advisory_xact_lock(awa._claim_key(v_claim_id))
+    then
+      return false;
+    end if;
+    v_segments := v_segments || v_claim.segment::int;
+    v_claims := v_claims || v_claim_id;
+    v_items := v_items || (v_first & 4095)::int;
+    v_lengths := v_lengths || v_length;
+    v_at := v_at + v_length;
+  end loop;
+  if awa._is_crowded() then
+    return false;
+  end if;
+  for v_nth in 1 .. cardinality(v_claims) loop
+    v_segment := v_segments[v_nth];
+    v_claim_id := v_claims[v_nth];
+    case v_segment
+      when 0 then v_has_closures := exists (select from awa.lease_claim_closures k where k.segment = 0 and k.claim_id = v_claim_id);
+      when 1 then v_has_closures := exists (select from awa.lease_claim_closures k where k.segment = 1 and k.claim_id = v_claim_id);
+      when 2 then v_has_closures := exists (select from awa.lease_claim_closures k where k.segment = 2 and k.claim_id = v_claim_id);
+      when 3 then v_has_closures := exists (select from awa.lease_claim_closures k where k.segment = 3 and k.claim_id = v_claim_id);
+    end case;
+    if v_has_closures then
+      return false;
+    end if;
+  end loop;
+  for v_nth in 1 .. cardinality(v_claims) loop
+    perform awa._append_closure((v_claims[v_nth], v_now, v_segments[v_nth], -1, 'completed',
+      array(select i::smallint from generate_series(v_items[v_nth], v_items[v_nth] + v_lengths[v_nth] - 1) i))::awa.lease_claim_closures);
+  end loop;
+  return true;
+end
+$$;
+comment on function awa._close_runs is 'Closes the attempts of whole claims, or of one run of items of each, and says whether it has';
+
+-- A claim, by its id. It is looked for from the current segment back.
+create or replace function awa._find_claim(claim_id bigint, out segment smallint, out size int, out holds_keys boolean, out job_ids bigint[])
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_segment smallint := (select r.current_segment from awa.ring r);
+begin
+  for v_look in 1..4 loop
+    case v_segment
+      when 0 then select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids from awa.lease_claims c where c.segment = 0 and c.claim_id = claim_id;
+      when 1 then select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids from awa.lease_claims c where c.segment = 1 and c.claim_id = claim_id;
+      when 2 then select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids from awa.lease_claims c where c.segment = 2 and c.claim_id = claim_id;
+      when 3 then select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids from awa.lease_claims c where c.segment = 3 and c.claim_id = claim_id;
+    end case;
+    exit when size is not null;
+    v_segment := (v_segment + 3) % 4;
+  end loop;
+end
+$$;
+comment on function awa._find_claim is 'A claim, by its id';
+
+-- Appends a closure.
+create or replace function awa._append_closure(closure awa.lease_claim_closures) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  case closure.segment
+    when 0 then insert into awa.lease_claim_closures_0 values (closure.*);
+    when 1 then insert into awa.lease_claim_closures_1 values (closure.*);
+    when 2 then insert into awa.lease_claim_closures_2 values (closure.*);
+    when 3 then insert into awa.lease_claim_closures_3 values (closure.*);
+  end case;
+end
+$$;
+comment on function awa._append_closure is 'Appends a closure';
+
 -- Closes attempts whose claims the caller has locked: in the ledger, or else it locks their lease rows, for the caller
 -- to delete. An answer that is given twice counts once. Returns the ordinals, in the two arrays, of the attempts that
 -- were open; the receipts of those that are materialized, which have a lease row; and the receipts of those that hold

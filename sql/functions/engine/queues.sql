@@ -7,8 +7,8 @@ language sql stable strict parallel safe
 return ('x' || left(encode(sha256(convert_to(queue, 'UTF8')), 'hex'), 14))::bit(54)::bigint;
 comment on function awa._queue_id is 'The id of a queue';
 
--- A lane: 54 bits of the queue, six of the shard, three of the priority. The planner puts the expression in the place of
--- the call. Views that readers may see hold the expressions (lane >> 9): a reader may not call these functions.
+-- A lane: 54 bits of the queue, six of the shard, three of the priority. The planner puts the expression in the place
+-- of the call. Views that readers may see hold the expressions (lane >> 9): a reader may not call these functions.
 create or replace function awa._lane(queue_id bigint, priority int, shard int default 0) returns bigint
 language sql immutable strict parallel safe
 return queue_id << 9 | (shard << 3 | priority)::bigint;
@@ -40,17 +40,17 @@ as $$ select distinct q.lane from awa.queues q where q.queue_id = _lanes_of.queu
 comment on function awa._lanes_of is 'The lanes of a queue that jobs have been put to';
 
 -- Notes that lanes are in use, unless they are. Whatever appends to a lane calls this in the same transaction. The name
--- of their queue is looked up where it is not given.
--- Why: no unique index, since nobody may wait for another one's commit. A row that another transaction has not committed
--- yet is not found, and one that was dropped with its queue does not count: then there is one more.
-create or replace function awa._use_lanes(lanes bigint[], queue text default null) returns void
+-- of their queue is looked up where it is not given. Buried says that they get tombstones, too.
+-- Why: no unique index, since nobody may wait for another one's commit. A row that another transaction has not
+-- committed yet is not found, and one that was dropped with its queue does not count: then there is one more.
+create or replace function awa._use_lanes(lanes bigint[], queue text default null, buried boolean default false) returns void
 language plpgsql
 as $$
 begin
-  insert into awa.queues (queue_id, lane, name)
-  select awa._queue_of(u.lane), u.lane, coalesce(queue, (select q.name from awa.queues q where q.queue_id = awa._queue_of(u.lane) limit 1))
+  insert into awa.queues (queue_id, lane, has_tombstones, name)
+  select awa._queue_of(u.lane), u.lane, buried, coalesce(queue, (select q.name from awa.queues q where q.queue_id = awa._queue_of(u.lane) limit 1))
     from (select distinct l as lane from unnest(lanes) l) u
-   where (select true from awa.queues q where q.queue_id = awa._queue_of(u.lane) and q.lane = u.lane and q.dropped_at is null limit 1) is null;
+   where (select true from awa.queues q where q.queue_id = awa._queue_of(u.lane) and q.lane = u.lane and q.has_tombstones >= buried and q.dropped_at is null limit 1) is null;
 end
 $$;
 comment on function awa._use_lanes is 'Notes that lanes are in use, unless they are';

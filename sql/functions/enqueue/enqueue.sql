@@ -48,6 +48,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_lane bigint;
+  v_is_in_use boolean;
   v_priority int;
   v_max_attempts int;
   v_bytes int[];
@@ -59,11 +60,15 @@ begin
   end if;
   v_bytes := awa._body_bytes(args, tags, metadata);
 
-  select awa._lane(q.queue_id, coalesce(priority, s.default_priority, 2)), coalesce(priority, s.default_priority, 2), coalesce(max_attempts, s.default_max_attempts, 25)
-    into v_lane, v_priority, v_max_attempts
-    from (select awa._queue_id(queue) as queue_id offset 0) q
-    left join awa.queue_settings s on s.queue_id = q.queue_id;
-  if not exists (select from awa.queues q where q.queue_id = awa._queue_of(v_lane) and q.lane = v_lane and q.dropped_at is null) then
+  select o.lane, o.priority, o.max_attempts, (select true from awa.queues q where q.queue_id = awa._queue_of(o.lane) and q.lane = o.lane and q.dropped_at is null limit 1)
+    into v_lane, v_priority, v_max_attempts, v_is_in_use
+    from (
+      select awa._lane(q.queue_id, coalesce(priority, s.default_priority, 2)) as lane, coalesce(priority, s.default_priority, 2) as priority, coalesce(max_attempts, s.default_max_attempts, 25) as max_attempts
+        from (select awa._queue_id(queue) as queue_id offset 0) q
+        left join awa.queue_settings s on s.queue_id = q.queue_id
+      offset 0
+    ) o;
+  if v_is_in_use is null then
     perform awa._use_lanes(array[v_lane], queue);
   end if;
 
@@ -126,7 +131,9 @@ begin
     perform awa._refuse('max_attempts must be between 1 and 1000', max_attempts::text, 'Leave it out for the queue''s default.');
   end if;
   perform awa._check_array('tags', tags, 20);
-  perform awa._refuse('tags must be 1 to 200 characters long each', t, 'Pass short words; what is longer goes into metadata.') from unnest(tags) t where char_length(t) not between 1 and 200;
+  if tags is not null then
+    perform awa._refuse('tags must be 1 to 200 characters long each', t, 'Pass short words; what is longer goes into metadata.') from unnest(tags) t where char_length(t) not between 1 and 200;
+  end if;
   if run_at >= '9999-12-31 10:00:00+00' then -- so that it is before the year 10000 in every zone
     perform awa._refuse('run_at must be a time before 9999-12-31 10:00 UTC', run_at::text, 'Pass a time, or null for now.');
   end if;
