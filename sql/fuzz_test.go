@@ -501,7 +501,13 @@ func (f *fuzzer) fit(r routine, name, kind string, attempts []claimed) string {
 		return quote(fmt.Sprint("key ", f.rand.IntN(5)))
 	case "unique_by":
 		return "'{" + strings.Join(f.some("queue", "kind", "args"), ",") + "}'::text[]"
-	case "unique_zone":
+	case "cron":
+		return pick(f, "'*/15 9-17 * * MON-FRI'", "'0 0 29 2 *'", "'30 0 2 LW * 5L'", "'@daily'")
+	case "n":
+		return fmt.Sprint(1 + f.rand.IntN(20))
+	case "after":
+		return pick(f, "now()", "'infinity'::timestamptz")
+	case "timezone", "unique_zone":
 		return pick(f, "'UTC'", "'Europe/Berlin'", "'+02'")
 	case "unique_states":
 		return "'{" + strings.Join(f.some(fuzzStates...), ",") + "}'::text[]"

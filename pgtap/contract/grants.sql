@@ -18,7 +18,7 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_operator', 'configure'), ('awa_operator', 'configuration'), ('awa_operator', 'configure_queue'), ('awa_operator', 'pause_queue'), ('awa_operator', 'resume_queue'), ('awa_operator', 'drop_queue'),
   ('awa_operator', 'cancel'), ('awa_operator', 'cancel_where'), ('awa_operator', 'retry'), ('awa_operator', 'retry_where'), ('awa_operator', 'set_priority'), ('awa_operator', 'move'), ('awa_operator', 'purge_dlq'), ('awa_operator', 'delete_job'), ('awa_operator', 'delete_where'),
   ('awa_operator', 'rebase_after_restore'), ('awa_operator', 'deregister_worker'), ('awa_operator', 'rotate'), ('awa_operator', 'prune_oldest'),
-  ('awa_reader', 'jobs_compat'), ('awa_reader', 'job'), ('awa_reader', 'list_jobs'), ('awa_reader', 'scan_jobs'), ('awa_reader', 'queue_counts'), ('awa_reader', 'configuration'), ('awa_reader', 'list_queues'), ('awa_reader', 'list_workers'), ('awa_reader', 'explain_job'), ('awa_reader', 'audit'), ('awa_reader', 'health'),
+  ('awa_reader', 'jobs_compat'), ('awa_reader', 'job'), ('awa_reader', 'list_jobs'), ('awa_reader', 'scan_jobs'), ('awa_reader', 'queue_counts'), ('awa_reader', 'configuration'), ('awa_reader', 'list_queues'), ('awa_reader', 'list_workers'), ('awa_reader', 'next_fires'), ('awa_reader', 'describe_cron'), ('awa_reader', 'explain_job'), ('awa_reader', 'audit'), ('awa_reader', 'health'),
   ('awa_producer', 'version'), ('awa_worker', 'version'), ('awa_maintainer', 'version'), ('awa_operator', 'version'), ('awa_reader', 'version');
 
 -- What becomes of a statement when this role runs it: ok, or its SQLSTATE.
@@ -120,7 +120,9 @@ values
   (53, 'awa_maintainer', 'select * from awa.summarize()'),
   (54, 'awa_maintainer', 'select * from awa.forget_workers()'),
   (55, 'awa_maintainer', 'select * from awa.end_stuck_claimers()'),
-  (56, 'awa_maintainer', 'select awa.run_pass(''rescue'')');
+  (56, 'awa_maintainer', 'select awa.run_pass(''rescue'')'),
+  (57, 'awa_reader', 'select * from awa.next_fires(''@daily'', ''Europe/Berlin'')'),
+  (58, 'awa_reader', 'select awa.describe_cron(''@daily'')');
 create temp table forbidden (command text);
 insert into forbidden
 select format('select count(*) from %s', c.oid::regclass) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relname not in ('jobs', 'queue_counts', 'audit', 'health')

@@ -64,10 +64,10 @@ select is(
   (select array_agg(f.proname || ' ' || s.setting order by 1)
      from functions f
     cross join unnest('{plan_cache_mode,enable_seqscan,enable_bitmapscan,enable_hashjoin,enable_mergejoin,jit}'::text[]) s(setting)
-    where not f.private and f.proname not in ('configure', 'configuration', 'configure_queue', 'pause_queue', 'resume_queue', 'register_worker', 'run_pass', 'run_maintenance', 'version', 'audit', 'rebase_after_restore', 'jobs_compat')
+    where not f.private and f.proname not in ('configure', 'configuration', 'configure_queue', 'pause_queue', 'resume_queue', 'register_worker', 'run_pass', 'run_maintenance', 'version', 'audit', 'rebase_after_restore', 'jobs_compat', 'next_fires', 'describe_cron')
       and not exists (select from unnest(f.proconfig) c where starts_with(c, s.setting || '='))
       and (f.proname, s.setting) <> ('health', 'enable_hashjoin')),
-  null, 'all others say which plans they need, but for those that read all there is, touch one row, or call the others; and health, which joins sessions and locks');
+  null, 'all others say which plans they need, but for those that read all there is, or nothing, touch one row, or call the others; and health, which joins sessions and locks');
 select is((select array_agg(proname::text order by proname) from functions where private and not prosecdef and proconfig is not null), '{_fold,_fold_segment,_is_holder,_is_unbalanced,_results}', 'private functions take the settings of those that call them, but for those that count, or look for a job by its id');
 select is(
   (select array_agg(f.signature order by 1)

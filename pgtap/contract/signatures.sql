@@ -62,6 +62,8 @@ insert into contract values
   ('configuration', '', 'SETOF awa.configuration_row'),
   ('list_queues', '', 'SETOF awa.list_queues_row'),
   ('list_workers', '', 'SETOF awa.list_workers_row'),
+  ('next_fires', $$cron text, timezone text DEFAULT 'UTC'::text, after timestamp with time zone DEFAULT now(), n integer DEFAULT 5$$, 'SETOF timestamp with time zone'),
+  ('describe_cron', 'cron text', 'text'),
   ('audit', '', 'SETOF awa.audit_row'),
   ('health', '', 'SETOF awa.health_row'),
   ('version', '', 'text');
@@ -72,13 +74,13 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(146);
+select plan(150);
 
 select is((select array_agg(format('(%s) returns %s', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid))) from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
   array[format('(%s) returns %s', c.arguments, c.result)], c.name || ' is as the contract has it')
   from contract c order by c.name;
 select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
-  case when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'configuration', 'list_queues', 'list_workers', 'explain_job', 'health', 'version') then 's' else 'v' end, c.name || ': does it write?')
+  case when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'configuration', 'list_queues', 'list_workers', 'next_fires', 'explain_job', 'health', 'version') then 's' when c.name = 'describe_cron' then 'i' else 'v' end, c.name || ': does it write?')
   from contract c order by c.name;
 
 select is(pg_temp.columns_of('awa.claimed_job_row'),

@@ -71,6 +71,8 @@ begin
           ('awa_reader', 'function awa.configuration'),
           ('awa_reader', 'function awa.list_queues'),
           ('awa_reader', 'function awa.list_workers'),
+          ('awa_reader', 'function awa.next_fires'),
+          ('awa_reader', 'function awa.describe_cron'),
           ('awa_reader', 'function awa.explain_job'),
           ('awa_reader', 'function awa.audit'),
           ('awa_reader', 'function awa.health'),

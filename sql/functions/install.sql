@@ -15,6 +15,8 @@
 {{ template "engine/rows.sql" . }}
 {{ template "engine/backends.sql" . }}
 {{ template "engine/unique_keys.sql" . }}
+{{ template "engine/cron.sql" . }}
+{{ template "engine/clock.sql" . }}
 {{ template "engine/lanes.sql" . }}
 {{ template "engine/attempts.sql" . }}
 {{ template "engine/writers.sql" . }}
@@ -64,6 +66,8 @@
 {{ template "read/configuration.sql" . }}
 {{ template "read/list_queues.sql" . }}
 {{ template "read/list_workers.sql" . }}
+{{ template "read/next_fires.sql" . }}
+{{ template "read/describe_cron.sql" . }}
 {{ template "read/explain_job.sql" . }}
 {{ template "read/audit.sql" . }}
 {{ template "read/health.sql" . }}
