@@ -24,16 +24,20 @@ type check struct {
 //go:embed doctor/*.sql
 var checkFiles embed.FS
 
-func readCheck(topic, ok, name string) check {
+func readFile(name string) string {
 	text, err := checkFiles.ReadFile("doctor/" + name + ".sql")
 	if err != nil {
 		panic(err)
 	}
+	return string(text)
+}
+
+func readCheck(topic, ok, name string) check {
 	foreign, err := sql.Install.ReadFile("install/foreign.sql") // what an installation takes for foreign, doctor does, too
 	if err != nil {
 		panic(err)
 	}
-	return check{topic, ok, strings.Replace(string(text), "{{foreign}}", string(foreign), 1)}
+	return check{topic, ok, strings.Replace(readFile(name), "{{foreign}}", string(foreign), 1)}
 }
 
 var (
@@ -44,12 +48,14 @@ var (
 	versionCheck       = readCheck("version", "", "version")
 	kindCheck          = readCheck("tables", "", "kinds")
 	functionCheck      = readCheck("functions", "they are this program's", "functions")
+	typeCheck          = readCheck("tables", "", "types")
 	tableCheck         = readCheck("tables", "they are this program's, with indexes, sequences and triggers", "tables")
 	roleCheck          = readCheck("roles", "they, owners and grants are this program's", "roles")
 	serverSettingCheck = readCheck("settings", "they fit", "server_settings")
 	settingCheck       = readCheck("settings", "", "settings")
 	diskCheck          = readCheck("disk", "no history yet to judge by", "disk")
 	healthCheck        = readCheck("health", "", "health")
+	definitionsBody    = readFile("definitions")
 )
 
 // run runs a check that reads the server's catalogs only, and returns whether nothing is wrong.
@@ -110,7 +116,7 @@ func (d *doctor) runInside(ctx context.Context, c check, roles ...string) {
 	err := errNotMade
 	var found []finding
 	for _, role := range roles {
-		found, err = d.collectAs(ctx, c, role)
+		found, err = d.collectAs(ctx, role, "sql", "select to_jsonb(q) from (\n"+c.query+") q", d.parameter, "set transaction read only")
 		if !errors.Is(err, errNotMade) {
 			break
 		}
@@ -128,8 +134,8 @@ func (d *doctor) runInside(ctx context.Context, c check, roles ...string) {
 	}
 }
 
-// collectAs runs a query in a function that belongs to a role, which is given in SQL.
-func (d *doctor) collectAs(ctx context.Context, c check, role string) (found []finding, err error) {
+// collectAs runs the body of a function that belongs to a role, which is given in SQL, in a transaction of a mode.
+func (d *doctor) collectAs(ctx context.Context, role, language, body, parameter, mode string) (found []finding, err error) {
 	tx, err := d.begin(ctx, "read only")
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotMade, err)
@@ -137,16 +143,15 @@ func (d *doctor) collectAs(ctx context.Context, c check, role string) (found []f
 	defer tx.Rollback(context.WithoutCancel(ctx))
 	for _, statement := range []string{
 		"set transaction read write", // here, since a connection on which a begin fails is closed
-		"create function pg_temp.awa_doctor(jsonb) returns setof jsonb language sql security definer set search_path = pg_catalog, pg_temp as $awa_doctor$\n" +
-			"select to_jsonb(q) from (\n" + c.query + ") q $awa_doctor$",
+		"create function pg_temp.awa_doctor(jsonb) returns setof jsonb language " + language + " security definer set search_path = pg_catalog, pg_temp as $awa_doctor$\n" + body + " $awa_doctor$",
 		"alter function pg_temp.awa_doctor(jsonb) owner to " + role,
-		"set transaction read only",
+		mode,
 	} {
 		if _, err := tx.Exec(ctx, statement); err != nil {
 			return nil, fmt.Errorf("%w: %w", errNotMade, err)
 		}
 	}
-	rows, _ := tx.Query(ctx, "select f from pg_temp.awa_doctor($1::jsonb) f", d.parameter) // CollectRows returns the error
+	rows, _ := tx.Query(ctx, "select f from pg_temp.awa_doctor($1::jsonb) f", parameter) // CollectRows returns the error
 	return pgx.CollectRows(rows, pgx.RowTo[finding])
 }
 

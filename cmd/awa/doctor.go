@@ -149,7 +149,7 @@ func (d *doctor) examine(ctx context.Context, databaseURL string) {
 	// Another version has other functions and tables: that is said once, not of each of them.
 	if same {
 		functions = d.run(ctx, functionCheck)
-		functions = d.compareDefinitions(ctx) && functions
+		functions = d.compareDefinitions(ctx, functions) && functions
 		d.run(ctx, tableCheck)
 	}
 	d.run(ctx, roleCheck)
