@@ -154,8 +154,21 @@ func TestNobodySwapsTheSchema(t *testing.T) {
 		s.waitUntilBlocked(mallory)
 		holder.exec("rollback")
 		holder.exec("select pg_advisory_unlock_all()")
-		require.NoError(t, <-done)
-		require.ErrorContains(t, rename(), "tuple concurrently ")
+		err, late := <-done, rename()
+		if err != nil {
+			// Newer servers lock the schema before its row, so the two wait for each other; then nothing was removed.
+			require.True(t, removes, err)
+			require.Contains(t, []string{"55P03", "40P01"}, sqlState(err), err)
+			require.Equal(t, 1, one[int](s, "select count(*) from pg_class c where c.relname = 'schema_version' and c.relkind = 'r'"))
+			continue
+		}
+		// It came too late: older servers refuse it, newer ones do it to the schema as it has become.
+		if removes || late != nil {
+			require.Error(t, late)
+			continue
+		}
+		require.Nil(t, one[*string](s, "select to_regnamespace('awa')::text"))
+		require.True(t, one[bool](s, "select sources <> '' from old.schema_version"))
 	}
 }
 
@@ -171,7 +184,10 @@ func TestNothingTemporaryIsLeft(t *testing.T) {
 		begin
 		  drop domain if exists pg_temp.text; drop function if exists pg_temp.chk(text);
 		  create function pg_temp.chk(text) returns boolean language plpgsql as 'begin return mallory.take(''temporary''); end';
-		  create domain pg_temp.text as pg_catalog.text check (pg_temp.chk(value));
+		  begin
+		    create domain pg_temp.text as pg_catalog.text check (pg_temp.chk(value));
+		  exception when insufficient_privilege then -- newer servers refuse the type, but not the function
+		  end;
 		  return true;
 		end $$;
 		reset role; update awa.schema_version set sources = ''; set role mallory;

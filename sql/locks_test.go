@@ -11,11 +11,11 @@ import (
 
 // A server's lock table is small: whatever ends many attempts has to make do with a part of it.
 func TestMoreClaimsThanLocks(t *testing.T) {
-	srv, err := pgserver.Start(t.Context(), pgserver.Config{Settings: map[string]string{"max_connections": "20", "max_locks_per_transaction": "10", "fsync": "off"}})
+	srv, err := pgserver.Start(t.Context(), pgserver.Config{Settings: map[string]string{"max_connections": "20", "max_locks_per_transaction": "20", "fsync": "off"}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, srv.Stop()) })
 	d := server{srv, t}.database("awa", true)
-	const claims = 1500
+	const claims = 3000
 	claim := func(s *session, size int) (worker int64) {
 		worker = one[int64](s, "select awa.register_worker('w')")
 		s.exec(fmt.Sprintf(`do $$ begin
@@ -30,7 +30,7 @@ func TestMoreClaimsThanLocks(t *testing.T) {
 	require.Zero(t, one[int](s, `select count(*)
 		from (select array_agg(o.job_id) as jobs, array_agg(o.receipt) as receipts from awa._open_items o where o.receipt & 4095 = 0) o, awa.complete_many(o.jobs, o.receipts)`))
 	require.Equal(t, int64(claims), one[int64](s, "select awa.deregister_worker($1)", worker))
-	require.Equal(t, "(1500,0,1500)", one[string](s, "select row(available, running, completed)::text from awa.queue_counts('q')"))
+	require.Equal(t, "(3000,0,3000)", one[string](s, "select row(available, running, completed)::text from awa.queue_counts('q')"))
 	s.exec("select awa.drop_queue('q', true)")
 
 	s = d.session()

@@ -12,7 +12,7 @@ select c.* from pg_class c
    and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i' and c.relkind = 'S');
 
 begin;
-select plan(38);
+select plan(39);
 
 select cmp_ok((select count(*) from functions where not private), '>=', 40::bigint, 'there are functions to look at');
 select cmp_ok((select count(*) from relations), '>=', 30::bigint, 'and relations');
@@ -85,6 +85,14 @@ select is((select array_agg(c.relname::text order by 1) from pg_class c where c.
 select is((select array_agg(d.classid::regclass || ' ' || d.objid order by 1)
     from pg_depend d join functions f on f.oid = d.refobjid and d.refclassid = 'pg_proc'::regclass
    where d.classid in ('pg_attrdef'::regclass, 'pg_constraint'::regclass)), null, 'no default and no check depends on a function, so that functions may be replaced');
+select is(
+  (select array_agg(distinct f.signature order by f.signature)
+     from functions f
+     join pg_depend d on d.classid = 'pg_proc'::regclass and d.objid = f.oid and d.refclassid = 'pg_type'::regclass
+     join pg_type t on t.oid = d.refobjid
+     join pg_class c on c.reltype in (t.oid, t.typelem)
+    where f.prosqlbody is not null and c.relkind in ('r', 'p')),
+  null, 'no parsed body holds rows of a table, or a migration could not change the table');
 select is((select array_agg(signature order by 1) from functions where prosrc ~* '\mexecute\M\s+(format|\$|'')'), '{"awa._truncate(smallint,interval)"}', 'only what truncates a table builds SQL, for its name');
 select is((select array_agg(f.proname::text order by 1) from functions f where f.prosrc ~ '\{\{'), null, 'no function holds template braces');
 select is((select array_agg(f.proname::text order by 1) from functions f where regexp_replace(regexp_replace(f.prosrc, '--[^\n]*', '', 'g'), 'E''([^'']|'''')*''', '', 'g') ~ '\\'), null, 'what a literal means does not depend on the caller''s standard_conforming_strings');

@@ -141,8 +141,15 @@ comment on function awa._rescue_otherwise is 'Ends one overdue attempt whose fai
 
 -- Why attempts are overdue: one reason for each.
 create or replace function awa._overdue_reasons(attempts awa.leases[], now timestamptz) returns text[]
-language sql immutable
-return array(select case when a.deadline_at <= now then 'deadline exceeded' else 'lease expired' end from unnest(attempts) with ordinality a order by a.ordinality);
+language plpgsql immutable
+as $$
+begin
+  return array(
+    select case when a.deadline_at <= now then 'deadline exceeded' else 'lease expired' end
+      from unnest(attempts) with ordinality a
+     order by a.ordinality);
+end
+$$;
 comment on function awa._overdue_reasons is 'Why attempts are overdue';
 
 -- Notes that rescue is called, and the gap since the last call, if that was more than 10 seconds ago. Brings back what
