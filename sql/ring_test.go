@@ -226,6 +226,28 @@ func TestCleaningThatIsCutOff(t *testing.T) {
 	require.Equal(t, int64(3000), one[int64](s, "select available from awa.queue_counts()"))
 }
 
+// After a success, cleaning that was cut off before goes on at once, with about as much at a time: with all that it took
+// at first it would be cut off again, and wait.
+func TestCleaningGoesOnAsItSucceeded(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.exec("update awa.settings set completed_retention = '0'")
+	s.enqueueMany("q", 3000)
+	s.rotate()
+	require.Equal(t, "cleaning", one[string](s, "select outcome from awa.prune_oldest()"), "it has looked")
+	s.exec("select setval('awa.prune_tries', 4), setval('awa.prune_tried_at', (extract(epoch from now() - interval '5 minutes') * 1000000)::bigint)")
+	for range 2 {
+		require.Equal(t, "cleaning", one[string](s, "select outcome from awa.prune_oldest()"))
+		require.Equal(t, int64(0), one[int64](s, "select count(*) from awa.health() where topic = 'prune'"))
+	}
+	require.LessOrEqual(t, one[int64](s, "select count(*) from awa.ready_entries where segment = 1"), int64(62+125))
+	require.LessOrEqual(t, one[int64](s, "select last_value from awa.prune_tries"), int64(4))
+	s.exec("call awa.run_maintenance()")
+	require.Equal(t, "empty", s.prune())
+	require.Equal(t, int64(0), one[int64](s, "select last_value from awa.prune_tries"))
+	s.audited()
+}
+
 // A session that was left in a transaction after a call of maintenance is named.
 func TestIdleMaintenanceIsNamed(t *testing.T) {
 	for _, call := range []string{"select awa.fold()", "select awa.rotate()", "select awa.prune_oldest()", "select awa.expire_history()", "select awa.run_pass('rescue')"} {

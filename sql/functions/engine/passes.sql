@@ -60,7 +60,7 @@ language sql immutable
 return greatest(extract(epoch from at) * 1000000, 1)::bigint;
 comment on function awa._microseconds is 'A time for a sequence, in microseconds since 1970';
 
--- When a try to empty the oldest segment began last.
+-- When a try to empty the oldest segment began last; 1970 when it came to its end.
 create or replace function awa._last_prune_at() returns timestamptz
 language sql stable
 as $$ select to_timestamp(s.last_value / 1000000.0) from awa.prune_tried_at s $$;

@@ -72,7 +72,7 @@ declare
 begin
   select * into v_ring from awa.ring r;
   select * into v_settings from awa.settings s;
-  select count(*) into v_alive from (select from awa._available_in(segment) a limit case when cut_off < 3 then v_settings.carry_max + 1 else least(v_settings.carry_max, 1000) + 1 end) a;
+  select count(*) into v_alive from (select from awa._available_in(segment) a limit case when cut_off < 2 then v_settings.carry_max + 1 else least(v_settings.carry_max, 1000) + 1 end) a;
   if v_alive > v_settings.carry_max then
     return 'full';
   end if;
@@ -87,7 +87,7 @@ begin
       end if;
     end if;
     -- It reads the whole segment. Where there was never time for that, it is left to audit.
-    if cut_off < 3 and awa._is_unbalanced(segment) then
+    if cut_off < 2 and awa._is_unbalanced(segment) then
       return 'unbalanced';
     end if;
   end if;

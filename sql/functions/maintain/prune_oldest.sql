@@ -10,9 +10,9 @@ comment on view awa.prune_oldest_row is 'The row that prune_oldest returns: the 
 -- in it: see health), refused (it does not take the row of one where that is carried to, because of a trigger of
 -- somebody else's: see health), full (more is alive than carry_max), busy (somebody is at work on what is alive in it),
 -- waiting (for older snapshots), blocked (somebody holds a lock on it). Then it is tried again after a second, then
--- two, four, up to five minutes; forced, at once. Or cut off: calls did not come to their end; then 16 seconds after
--- the last one began, 32, up to five minutes, and with less at a time. Forced it also goes on where rows are missing;
--- only operators may force it.
+-- two, four, up to five minutes; forced, at once. Or cut off: calls did not come to their end; then it is tried again 8
+-- seconds after the last one began, 16, up to five minutes, and with less at a time, to the end of the segment. Forced
+-- it also goes on where rows are missing; only operators may force it.
 -- Locks: ring; to clean, the counts, then the queues of what it carries, in the order of their ids, then claims, tried;
 -- to truncate, one of the segment's tables. How long it waits for them grows with the tries, up to half a second, which
 -- is less than deadlock_timeout. Raises JQ004, 42501.
@@ -32,7 +32,8 @@ as $$
 declare
   v_force boolean := force is true;
   v_ring awa.ring;
-  v_cut_off int; -- tries in a row that did not come to their end
+  v_began timestamptz := clock_timestamp();
+  v_cut_off int; -- tries that did not come to their end
   v_wait interval;
   v_segment smallint;
   v_outcome text;
@@ -58,7 +59,7 @@ begin
     perform awa._note_success('prune_oldest');
     return query select v_segment, v_ring.outcome;
     return;
-  elsif not v_force and v_cut_off > 0 and awa._last_prune_at() between clock_timestamp() - awa._backoff(v_cut_off + 3) and clock_timestamp() then
+  elsif not v_force and v_cut_off > 0 and awa._last_prune_at() between clock_timestamp() - awa._backoff(v_cut_off + 2) and clock_timestamp() then
     perform awa._note_success('prune_oldest');
     return query select v_segment, 'cut off';
     return;
@@ -71,7 +72,9 @@ begin
     else
       v_outcome := awa._truncate(v_segment, v_wait);
     end if;
-    perform setval('awa.prune_tries', 0);
+    -- Goes on with as much at a time, or twice that where there is room for it: with all at once it would be cut off again.
+    perform setval('awa.prune_tries', case when v_outcome in ('cleaning', 'busy') then greatest(v_cut_off - (clock_timestamp() - v_began < awa._budget('10 seconds', 10))::int, 0) else 0 end),
+            setval('awa.prune_tried_at', 1);
   end if;
   if v_outcome in ('unbalanced', 'damaged', 'refused', 'full', 'busy', 'waiting', 'blocked') then
     update awa.ring r

@@ -185,7 +185,7 @@ select 3, case when r.outcome in ('unbalanced', 'damaged') then 'critical' when 
   from ring r
  cross join now n
  cross join lateral (
-    select case when s.last_value > 1 or awa._last_prune_at() < n.at - interval '1 minute' then s.last_value else 0 end as tries from awa.prune_tries s -- one may be under way
+    select case when awa._last_prune_at() > '1971-01-01' and (s.last_value > 1 or awa._last_prune_at() < n.at - interval '1 minute') then s.last_value else 0 end as tries from awa.prune_tries s -- one may be under way
   ) c
  cross join lateral (
     select string_agg(distinct l.holder, ', ') as holders, to_jsonb(array_agg(distinct l.pid)) as pids
