@@ -184,7 +184,8 @@ func TestJobOfADeadWorkerRunsAgain(t *testing.T) {
 		causes <- context.Cause(ctx)
 		<-finish
 		return errors.New("from the dead")
-	}), driver.WorkerConfig{Slots: 1, Lease: 300 * time.Millisecond, HeartbeatEvery: 20 * time.Millisecond, NoMaintenance: true})
+	}), driver.WorkerConfig{Slots: 1, Lease: 300 * time.Millisecond, HeartbeatEvery: 20 * time.Millisecond,
+		NoMaintenance: true})
 	receive(t, started)
 	cut.Store(true)
 
@@ -353,7 +354,8 @@ func TestMaintenance(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)
 	started, finish := make(chan struct{}), make(chan struct{})
-	old := enqueueConfigured(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1}, `{"failed_retention": "1 millisecond"}`)
+	old := enqueueConfigured(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1},
+		`{"failed_retention": "1 millisecond"}`)
 	assert.Equal(t, "failed", fails(t, pool))
 	lasting := enqueue(t, pool, note{}, driver.EnqueueOptions{})
 	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error {

@@ -35,12 +35,13 @@ type Args interface {
 
 // EnqueueOptions say how a job is to be run. In each field the zero value stands for the default.
 type EnqueueOptions struct {
-	Queue       string    // 1 to 200 characters, "default" by default; a queue exists from its first job
-	Priority    int       // 1 (first) to 4 (last); by default the queue's, which is 2 unless configured
-	RunAt       time.Time // not before this time, which is before 9999-12-31 10:00 UTC; a time in the past means now, as the zero value does
-	MaxAttempts int       // 1 to 1000; by default the queue's, which is 25 unless configured
-	Tags        []string  // at most 20
-	Metadata    any       // stored as JSON beside the arguments; nil for none
+	Queue    string // 1 to 200 characters, "default" by default; a queue exists from its first job
+	Priority int    // 1 (first) to 4 (last); by default the queue's, which is 2 unless configured
+	// not before this time, which is before 9999-12-31 10:00 UTC; a time in the past means now, as the zero value does
+	RunAt       time.Time
+	MaxAttempts int      // 1 to 1000; by default the queue's, which is 25 unless configured
+	Tags        []string // at most 20
+	Metadata    any      // stored as JSON beside the arguments; nil for none
 }
 
 // DefaultQueue is the queue of jobs and workers that name none.
@@ -115,7 +116,9 @@ func interval(period time.Duration) *string {
 
 // EnqueueUnique is [Client.Enqueue], unless another job holds the same unique key: then it returns that one's id, and
 // inserted is false. It waits for a transaction that is about to take the same key, or to let go of it.
-func (c *Client) EnqueueUnique(ctx context.Context, args Args, unique UniqueOptions, opts EnqueueOptions) (id int64, inserted bool, err error) {
+func (c *Client) EnqueueUnique(
+	ctx context.Context, args Args, unique UniqueOptions, opts EnqueueOptions,
+) (id int64, inserted bool, err error) {
 	return c.EnqueueUniqueTx(ctx, ownTx{c.pool}, args, unique, opts)
 }
 
@@ -123,7 +126,9 @@ func (c *Client) EnqueueUnique(ctx context.Context, args Args, unique UniqueOpti
 // and until then others that want the key wait. At REPEATABLE READ and above it fails with [ErrSerialization] when
 // somebody has
 // taken the key since the transaction's snapshot.
-func (c *Client) EnqueueUniqueTx(ctx context.Context, tx DBTX, args Args, unique UniqueOptions, opts EnqueueOptions) (id int64, inserted bool, err error) {
+func (c *Client) EnqueueUniqueTx(
+	ctx context.Context, tx DBTX, args Args, unique UniqueOptions, opts EnqueueOptions,
+) (id int64, inserted bool, err error) {
 	encoded, err := encodeArgs(args)
 	if err != nil {
 		return 0, false, fmt.Errorf("enqueue: %w", err)
@@ -160,12 +165,16 @@ func (c *Client) EnqueueUniqueTx(ctx context.Context, tx DBTX, args Args, unique
 // CancelByUniqueKey cancels the job that holds a unique key, in a transaction of its own, and returns its id; cancelled
 // is false when no job holds the key that has not ended. The key is given as for [Client.EnqueueUnique]: args may be
 // nil beside a Key, and queue, "" for "default", counts where By names it. It fails as [Client.Cancel] does.
-func (c *Client) CancelByUniqueKey(ctx context.Context, args Args, unique UniqueOptions, queue string) (id int64, cancelled bool, err error) {
+func (c *Client) CancelByUniqueKey(
+	ctx context.Context, args Args, unique UniqueOptions, queue string,
+) (id int64, cancelled bool, err error) {
 	return c.CancelByUniqueKeyTx(ctx, ownTx{c.pool}, args, unique, queue)
 }
 
 // CancelByUniqueKeyTx is [Client.CancelByUniqueKey] inside the caller's transaction: see [Client.CancelTx].
-func (c *Client) CancelByUniqueKeyTx(ctx context.Context, tx DBTX, args Args, unique UniqueOptions, queue string) (id int64, cancelled bool, err error) {
+func (c *Client) CancelByUniqueKeyTx(
+	ctx context.Context, tx DBTX, args Args, unique UniqueOptions, queue string,
+) (id int64, cancelled bool, err error) {
 	params := gen.CancelByUniqueKeyParams{
 		Queue:        new(cmp.Or(queue, DefaultQueue)),
 		UniqueKey:    optional(unique.Key),
@@ -247,7 +256,8 @@ func (c *Client) EnqueueBatchTx(ctx context.Context, tx DBTX, jobs []BatchJob) (
 			return nil, fmt.Errorf("enqueue: %w", err)
 		}
 		batch[i] = jobJSON{
-			Queue: cmp.Or(job.Options.Queue, DefaultQueue), Kind: job.Args.Kind(), Args: args, Priority: optionalInt(job.Options.Priority),
+			Queue: cmp.Or(job.Options.Queue, DefaultQueue), Kind: job.Args.Kind(), Args: args,
+			Priority:    optionalInt(job.Options.Priority),
 			MaxAttempts: optionalInt(job.Options.MaxAttempts), Tags: job.Options.Tags, Metadata: metadata,
 		}
 		if at, err := optionalTime("RunAt", 9999, job.Options.RunAt); err != nil {
@@ -256,7 +266,8 @@ func (c *Client) EnqueueBatchTx(ctx context.Context, tx DBTX, jobs []BatchJob) (
 			batch[i].RunAt = new(at.UTC().Format("2006-01-02T15:04:05.999999Z"))
 		}
 		if u := job.Unique; u != nil {
-			batch[i].Unique = &uniqueJSON{Key: optional(u.Key), By: u.By, Period: interval(u.Period), Zone: optional(u.Zone), States: u.States}
+			batch[i].Unique = &uniqueJSON{Key: optional(u.Key), By: u.By, Period: interval(u.Period), Zone: optional(u.Zone),
+				States: u.States}
 		}
 	}
 	encoded, err := json.Marshal(batch)
@@ -392,7 +403,8 @@ func completeTx(ctx context.Context, tx DBTX, jobID, receipt int64, output any) 
 	if err != nil {
 		return fmt.Errorf("complete job %d: %w", jobID, err)
 	}
-	if err := queries.Complete(ctx, utf8DB{tx}, gen.CompleteParams{JobID: jobID, Receipt: receipt, Output: encoded}); err != nil {
+	if err := queries.Complete(ctx, utf8DB{tx},
+		gen.CompleteParams{JobID: jobID, Receipt: receipt, Output: encoded}); err != nil {
 		return fmt.Errorf("complete job %d: %w", jobID, mapError(err))
 	}
 	return nil

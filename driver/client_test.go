@@ -96,11 +96,12 @@ func TestEnqueueRefuses(t *testing.T) {
 		opts driver.EnqueueOptions
 		code string
 	}{
-		"two kinds":       {args: []driver.Args{note{}, otherKind{}}},
-		"args":            {args: []driver.Args{badArgs{}}},
-		"metadata":        {args: []driver.Args{note{}}, opts: driver.EnqueueOptions{Metadata: func() {}}},
-		"priority":        {args: []driver.Args{note{}}, opts: driver.EnqueueOptions{Priority: 5}, code: "22023"},
-		"no int4":         {args: []driver.Args{note{}}, opts: driver.EnqueueOptions{MaxAttempts: math.MaxInt32 + 2}, code: "22023"},
+		"two kinds": {args: []driver.Args{note{}, otherKind{}}},
+		"args":      {args: []driver.Args{badArgs{}}},
+		"metadata":  {args: []driver.Args{note{}}, opts: driver.EnqueueOptions{Metadata: func() {}}},
+		"priority":  {args: []driver.Args{note{}}, opts: driver.EnqueueOptions{Priority: 5}, code: "22023"},
+		"no int4": {args: []driver.Args{note{}}, opts: driver.EnqueueOptions{MaxAttempts: math.MaxInt32 + 2},
+			code: "22023"},
 		"negative":        {args: []driver.Args{note{}}, opts: driver.EnqueueOptions{MaxAttempts: -1}, code: "22023"},
 		"NUL in the args": {args: []driver.Args{note{"\x00"}}, code: "22P05"},
 	} {
@@ -148,24 +149,31 @@ func TestEnqueueUnique(t *testing.T) {
 		firstOf, secondOf string // queues
 		inserted          bool
 	}{
-		"same":              {first: note{"a"}, second: note{"a"}},
-		"other args":        {first: note{"a"}, second: note{"b"}, inserted: true},
-		"other kind":        {first: note{}, second: otherKind{}, inserted: true},
-		"other queue":       {first: note{}, second: note{}, secondOf: "other"},
-		"by kind":           {first: note{"a"}, second: note{"b"}, unique: driver.UniqueOptions{By: []string{"kind"}}},
-		"by queue and kind": {first: note{}, second: note{}, secondOf: "other", unique: driver.UniqueOptions{By: []string{"queue", "kind"}}, inserted: true},
-		"by queue":          {first: note{}, second: otherKind{}, secondOf: "default", unique: driver.UniqueOptions{By: []string{"queue"}}},
-		"key":               {first: note{"a"}, second: otherKind{}, secondOf: "other", unique: driver.UniqueOptions{Key: "k"}},
-		"period":            {first: note{}, second: note{}, unique: day},
-		"state not held":    {first: note{}, second: note{}, unique: driver.UniqueOptions{States: []string{"running"}}, inserted: true},
-		"state held":        {first: note{}, second: note{}, unique: driver.UniqueOptions{States: []string{"available", "completed"}}},
+		"same":        {first: note{"a"}, second: note{"a"}},
+		"other args":  {first: note{"a"}, second: note{"b"}, inserted: true},
+		"other kind":  {first: note{}, second: otherKind{}, inserted: true},
+		"other queue": {first: note{}, second: note{}, secondOf: "other"},
+		"by kind":     {first: note{"a"}, second: note{"b"}, unique: driver.UniqueOptions{By: []string{"kind"}}},
+		"by queue and kind": {first: note{}, second: note{}, secondOf: "other",
+			unique: driver.UniqueOptions{By: []string{"queue", "kind"}}, inserted: true},
+		"by queue": {first: note{}, second: otherKind{}, secondOf: "default",
+			unique: driver.UniqueOptions{By: []string{"queue"}}},
+		"key": {first: note{"a"}, second: otherKind{}, secondOf: "other",
+			unique: driver.UniqueOptions{Key: "k"}},
+		"period": {first: note{}, second: note{}, unique: day},
+		"state not held": {first: note{}, second: note{}, unique: driver.UniqueOptions{States: []string{"running"}},
+			inserted: true},
+		"state held": {first: note{}, second: note{},
+			unique: driver.UniqueOptions{States: []string{"available", "completed"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := driver.NewClient(testdb.New(t))
-			first, inserted, err := client.EnqueueUnique(t.Context(), test.first, test.unique, driver.EnqueueOptions{Queue: test.firstOf})
+			first, inserted, err := client.EnqueueUnique(t.Context(), test.first, test.unique,
+				driver.EnqueueOptions{Queue: test.firstOf})
 			require.NoError(t, err)
 			assert.True(t, inserted)
-			second, inserted, err := client.EnqueueUnique(t.Context(), test.second, test.unique, driver.EnqueueOptions{Queue: test.secondOf})
+			second, inserted, err := client.EnqueueUnique(t.Context(), test.second, test.unique,
+				driver.EnqueueOptions{Queue: test.secondOf})
 			require.NoError(t, err)
 			assert.Equal(t, test.inserted, inserted)
 			assert.Equal(t, !test.inserted, first == second)
@@ -238,7 +246,8 @@ func TestEnqueueUniqueRefuses(t *testing.T) {
 func TestCancelByUniqueKey(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)
-	for _, unique := range []driver.UniqueOptions{{}, {Key: "k"}, {By: []string{"queue", "args"}}, {Period: 24 * 365 * time.Hour}} {
+	for _, unique := range []driver.UniqueOptions{{}, {Key: "k"}, {By: []string{"queue", "args"}},
+		{Period: 24 * 365 * time.Hour}} {
 		id, inserted, err := client.EnqueueUnique(t.Context(), note{"a"}, unique, driver.EnqueueOptions{Queue: "q"})
 		require.NoError(t, err)
 		require.True(t, inserted)
@@ -347,7 +356,8 @@ func TestExtremeTimes(t *testing.T) {
 			return err
 		},
 		"enqueue unique": func(at time.Time) error {
-			_, _, err := client.EnqueueUnique(t.Context(), note{at.String()}, driver.UniqueOptions{}, driver.EnqueueOptions{RunAt: at})
+			_, _, err := client.EnqueueUnique(t.Context(), note{at.String()}, driver.UniqueOptions{},
+				driver.EnqueueOptions{RunAt: at})
 			return err
 		},
 	}
@@ -379,7 +389,8 @@ func TestExtremeTimes(t *testing.T) {
 		assert.NoError(t, call(time.Unix(lastRun, 0)), name)
 		assert.ErrorContains(t, call(time.Unix(lastRun+1, 0)), "run_at must be a time before 9999-12-31 10:00 UTC", name)
 	}
-	assert.Equal(t, "available, scheduled", queryValue[string](t, pool, "select string_agg(distinct state, ', ' order by state) from awa.jobs"))
+	assert.Equal(t, "available, scheduled",
+		queryValue[string](t, pool, "select string_agg(distinct state, ', ' order by state) from awa.jobs"))
 }
 
 // Durations that the server does not take are refused with the argument's name, whatever they are.
@@ -456,9 +467,11 @@ func TestEnqueueBatch(t *testing.T) {
 	client := driver.NewClient(pool)
 	at := time.Date(2126, 1, 2, 3, 4, 5, 678000, time.FixedZone("", 3600))
 	jobs := []driver.BatchJob{
-		{Args: note{"a"}, Options: driver.EnqueueOptions{Queue: "q", Priority: 3, RunAt: at, MaxAttempts: 4, Tags: []string{"t"}, Metadata: map[string]int{"m": 1}}},
+		{Args: note{"a"}, Options: driver.EnqueueOptions{Queue: "q", Priority: 3, RunAt: at, MaxAttempts: 4,
+			Tags: []string{"t"}, Metadata: map[string]int{"m": 1}}},
 		{Args: note{"b"}, Unique: &driver.UniqueOptions{}},
-		{Args: otherKind{}, Unique: &driver.UniqueOptions{Key: "k", Period: driver.Month, Zone: "Europe/Berlin", States: []string{"available", "completed"}}},
+		{Args: otherKind{}, Unique: &driver.UniqueOptions{Key: "k", Period: driver.Month, Zone: "Europe/Berlin",
+			States: []string{"available", "completed"}}},
 		{Args: note{"b"}, Unique: &driver.UniqueOptions{By: []string{"kind", "args"}}},
 		{Args: note{"b"}},
 	}
@@ -471,7 +484,8 @@ func TestEnqueueBatch(t *testing.T) {
 	assert.Equal(t, first[1].ID, first[3].ID)
 	job, err := client.Job(t.Context(), first[0].ID)
 	require.NoError(t, err)
-	assert.Equal(t, []any{"q", 3, true, 4, []string{"t"}}, []any{job.Queue, job.Priority, job.RunAt.Equal(at), job.MaxAttempts, job.Tags})
+	assert.Equal(t, []any{"q", 3, true, 4, []string{"t"}},
+		[]any{job.Queue, job.Priority, job.RunAt.Equal(at), job.MaxAttempts, job.Tags})
 	assert.JSONEq(t, `{"m": 1}`, string(job.Metadata))
 
 	second, err := client.EnqueueBatch(t.Context(), jobs[1:3])
@@ -481,7 +495,8 @@ func TestEnqueueBatch(t *testing.T) {
 	none, err := client.EnqueueBatch(t.Context(), nil)
 	require.NoError(t, err)
 	assert.Empty(t, none)
-	_, err = client.EnqueueBatch(t.Context(), []driver.BatchJob{{Args: note{}, Unique: &driver.UniqueOptions{Zone: "Mars"}}})
+	_, err = client.EnqueueBatch(t.Context(),
+		[]driver.BatchJob{{Args: note{}, Unique: &driver.UniqueOptions{Zone: "Mars"}}})
 	assert.ErrorContains(t, err, "unique_zone must be a time zone")
 	_, err = client.EnqueueBatch(t.Context(), []driver.BatchJob{{Args: badArgs{}}})
 	assert.Error(t, err)

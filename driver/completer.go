@@ -81,8 +81,9 @@ type completer struct {
 
 func newCompleter(pool *pgxpool.Pool, log *slog.Logger) *completer {
 	c := &completer{
-		db: dedicated{pool: pool}, log: log, trouble: trouble{log: log, what: "answers can't be sent"}, warnings: new(warnings),
-		answers: make(chan answer, flushSize), last: make(chan struct{}), done: make(chan struct{}),
+		db: dedicated{pool: pool}, log: log, trouble: trouble{log: log, what: "answers can't be sent"},
+		warnings: new(warnings),
+		answers:  make(chan answer, flushSize), last: make(chan struct{}), done: make(chan struct{}),
 	}
 	add := func(send sendFunc) *outbox {
 		o := &outbox{send: send}
@@ -231,7 +232,9 @@ type errUnreached struct{ error }
 func (e errUnreached) Unwrap() error { return e.error }
 
 // try sends answers once. Nobody who holds a lock keeps the others waiting for long.
-func (c *completer) try(ctx context.Context, answers []answer, send sendFunc, wait time.Duration) (stale []int64, err error) {
+func (c *completer) try(
+	ctx context.Context, answers []answer, send sendFunc, wait time.Duration,
+) (stale []int64, err error) {
 	if err := c.db.open(ctx); err != nil {
 		return nil, errUnreached{err}
 	}
@@ -333,7 +336,8 @@ func (c *completer) settle(ctx context.Context, answers []answer, stale []int64)
 	}
 	var unexpected []int64
 	if len(stale) > 0 {
-		answers = slices.SortedStableFunc(slices.Values(answers), func(a, b answer) int { return cmp.Compare(a.receipt, b.receipt) })
+		answers = slices.SortedStableFunc(slices.Values(answers),
+			func(a, b answer) int { return cmp.Compare(a.receipt, b.receipt) })
 	}
 	for _, a := range answers {
 		a.answered()

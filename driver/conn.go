@@ -90,7 +90,8 @@ type handlersDB struct {
 func (h handlersDB) call(ctx context.Context, f func(DBTX) error) error {
 	err := f(unpreparedDB{utf8DB{h.pool}, h.mode})
 	if hasCode(err, serializationFailure) {
-		err = pgx.BeginTxFunc(ctx, h.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error { return f(unpreparedDB{utf8DB{tx}, h.mode}) })
+		err = pgx.BeginTxFunc(ctx, h.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted},
+			func(tx pgx.Tx) error { return f(unpreparedDB{utf8DB{tx}, h.mode}) })
 	}
 	return mapError(err)
 }
@@ -242,7 +243,8 @@ func (d *dedicated) callUntil(ctx context.Context, f func(context.Context, *pgx.
 // isReadOnly asks whether it is the server that does not want to be written to, so that another address may be the
 // primary by now. A trigger may raise the same code for a single row.
 func (d *dedicated) isReadOnly(ctx context.Context) (readOnly bool) {
-	err := d.conn.QueryRow(ctx, "select pg_is_in_recovery() or current_setting('transaction_read_only')::bool").Scan(&readOnly)
+	err := d.conn.QueryRow(ctx,
+		"select pg_is_in_recovery() or current_setting('transaction_read_only')::bool").Scan(&readOnly)
 	return readOnly || err != nil
 }
 

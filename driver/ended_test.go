@@ -92,13 +92,15 @@ func TestClaimOfAWorkerThatSomebodyElseHasEnded(t *testing.T) {
 		}
 		return func() error {
 			var workerID int64
-			err := admin.QueryRow(context.Background(), "select coalesce(max(worker_id), 0) from awa.lease_claims").Scan(&workerID)
+			err := admin.QueryRow(context.Background(),
+				"select coalesce(max(worker_id), 0) from awa.lease_claims").Scan(&workerID)
 			if err != nil || workerID == 0 {
 				return err
 			}
 			ended.Store(true)
 			_, err = admin.Exec(context.Background(), "select awa.deregister_worker($1)", workerID)
-			for deadline := time.Now().Add(patience); err == nil && !strings.Contains(log.String(), "no longer knows this worker") && time.Now().Before(deadline); {
+			for deadline := time.Now().Add(patience); err == nil &&
+				!strings.Contains(log.String(), "no longer knows this worker") && time.Now().Before(deadline); {
 				time.Sleep(look)
 			}
 			return err
@@ -108,7 +110,8 @@ func TestClaimOfAWorkerThatSomebodyElseHasEnded(t *testing.T) {
 	runWorker(t, tap.pool(t, databaseURL), handle(func(_ context.Context, job *driver.Job[note]) error {
 		ran <- job.Receipt
 		return nil
-	}), driver.WorkerConfig{HeartbeatEvery: 20 * time.Millisecond, NoMaintenance: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	}), driver.WorkerConfig{HeartbeatEvery: 20 * time.Millisecond, NoMaintenance: true,
+		Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	id := enqueue(t, others, note{}, driver.EnqueueOptions{})
 	receipt := receive(t, ran)
 	job := waitForState(t, others, id, "completed")

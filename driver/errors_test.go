@@ -24,20 +24,33 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 		want      error
 		texts     []string
 	}{
-		"JQ001":          {"select awa.complete(1, 4096)", driver.ErrStaleReceipt, []string{"SQLSTATE JQ001", "; detail: ", "; hint: "}},
-		"JQ002":          {"select awa.resume_queue('unknown')", driver.ErrNoSuchQueue, []string{"detail: Got unknown.", "; hint: "}},
-		"JQ003":          {"select awa.cancel(0)", driver.ErrNoSuchJob, []string{"detail: Got 0.", "; hint: "}},
-		"JQ004":          {"set transaction isolation level repeatable read; select awa.cancel(0)", driver.ErrIsolation, []string{"REPEATABLE READ", "; hint: "}},
-		"JQ005":          {"select awa.drop_queue('default')", driver.ErrWrongState, []string{"detail: 1 of them.", "; hint: "}},
-		"22023":          {"select awa.enqueue('', 'k')", driver.ErrInvalidArgument, []string{"queue must be", "detail: Got an empty text.", "; hint: "}},
-		"22P05":          {`do $$ begin raise exception using errcode = '22P05'; end $$`, driver.ErrUntranslatable, []string{"SQLSTATE 22P05"}},
-		"23505":          {`do $$ begin perform awa._refuse_key(1, ''); end $$`, driver.ErrUniqueKeyHeld, []string{"; hint: "}},
-		"40P01":          {`do $$ begin raise exception using errcode = '40P01'; end $$`, driver.ErrDeadlock, []string{"SQLSTATE 40P01"}},
-		"40001, by Awa":  {`do $$ begin perform awa._moved_on(1); end $$`, driver.ErrMovedOn, []string{"detail: Somebody else was changing job 1.", "hint: Try again"}},
-		"40001, else":    {`do $$ begin raise exception using errcode = '40001', message = 'could not serialize access'; end $$`, driver.ErrSerialization, []string{"could not serialize"}},
-		"55P03":          {`do $$ begin raise exception using errcode = '55P03', message = 'canceling statement due to lock timeout'; end $$`, driver.ErrLocked, []string{"hint: Somebody else changes it"}},
-		"55000, restore": {"insert into awa.origin select * from awa.origin; select awa.enqueue('q', 'k')", driver.ErrRestored, []string{"; detail: ", "hint: Call awa.rebase_after_restore() once."}},
-		"55000, row":     {"set local session_replication_role = replica; delete from awa.ring; select awa.enqueue('q', 'k')", driver.ErrRowMissing, []string{"awa.ring has lost its row", "hint: Run: insert into"}},
+		"JQ001": {"select awa.complete(1, 4096)", driver.ErrStaleReceipt,
+			[]string{"SQLSTATE JQ001", "; detail: ", "; hint: "}},
+		"JQ002": {"select awa.resume_queue('unknown')", driver.ErrNoSuchQueue,
+			[]string{"detail: Got unknown.", "; hint: "}},
+		"JQ003": {"select awa.cancel(0)", driver.ErrNoSuchJob, []string{"detail: Got 0.", "; hint: "}},
+		"JQ004": {"set transaction isolation level repeatable read; select awa.cancel(0)", driver.ErrIsolation,
+			[]string{"REPEATABLE READ", "; hint: "}},
+		"JQ005": {"select awa.drop_queue('default')", driver.ErrWrongState,
+			[]string{"detail: 1 of them.", "; hint: "}},
+		"22023": {"select awa.enqueue('', 'k')", driver.ErrInvalidArgument,
+			[]string{"queue must be", "detail: Got an empty text.", "; hint: "}},
+		"22P05": {`do $$ begin raise exception using errcode = '22P05'; end $$`, driver.ErrUntranslatable,
+			[]string{"SQLSTATE 22P05"}},
+		"23505": {`do $$ begin perform awa._refuse_key(1, ''); end $$`, driver.ErrUniqueKeyHeld,
+			[]string{"; hint: "}},
+		"40P01": {`do $$ begin raise exception using errcode = '40P01'; end $$`, driver.ErrDeadlock,
+			[]string{"SQLSTATE 40P01"}},
+		"40001, by Awa": {`do $$ begin perform awa._moved_on(1); end $$`, driver.ErrMovedOn,
+			[]string{"detail: Somebody else was changing job 1.", "hint: Try again"}},
+		"40001, else": {`do $$ begin raise exception using errcode = '40001', message = 'could not serialize access'; ` +
+			`end $$`, driver.ErrSerialization, []string{"could not serialize"}},
+		"55P03": {`do $$ begin raise exception using errcode = '55P03', message = 'canceling statement due to ` +
+			`lock timeout'; end $$`, driver.ErrLocked, []string{"hint: Somebody else changes it"}},
+		"55000, restore": {"insert into awa.origin select * from awa.origin; select awa.enqueue('q', 'k')",
+			driver.ErrRestored, []string{"; detail: ", "hint: Call awa.rebase_after_restore() once."}},
+		"55000, row": {"set local session_replication_role = replica; delete from awa.ring; select awa.enqueue('q', 'k')",
+			driver.ErrRowMissing, []string{"awa.ring has lost its row", "hint: Run: insert into"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tx, err := pool.Begin(t.Context())
@@ -47,8 +60,10 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 			err = driver.MapError(err)
 			require.ErrorIs(t, err, test.want)
 			for _, other := range []error{
-				driver.ErrStaleReceipt, driver.ErrNoSuchQueue, driver.ErrNoSuchJob, driver.ErrIsolation, driver.ErrWrongState, driver.ErrInvalidArgument, driver.ErrUntranslatable,
-				driver.ErrUniqueKeyHeld, driver.ErrDeadlock, driver.ErrMovedOn, driver.ErrSerialization, driver.ErrLocked, driver.ErrRestored, driver.ErrRowMissing,
+				driver.ErrStaleReceipt, driver.ErrNoSuchQueue, driver.ErrNoSuchJob, driver.ErrIsolation, driver.ErrWrongState,
+				driver.ErrInvalidArgument, driver.ErrUntranslatable,
+				driver.ErrUniqueKeyHeld, driver.ErrDeadlock, driver.ErrMovedOn, driver.ErrSerialization, driver.ErrLocked,
+				driver.ErrRestored, driver.ErrRowMissing,
 			} {
 				assert.Equal(t, errors.Is(test.want, other), errors.Is(err, other), other)
 			}

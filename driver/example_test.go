@@ -34,7 +34,9 @@ func runOne(ctx context.Context, pool *pgxpool.Pool, handlers *driver.Handlers) 
 }
 
 // runOneWith is runOne, with options of the job, and settings of the queue.
-func runOneWith(ctx context.Context, pool *pgxpool.Pool, handlers *driver.Handlers, opts driver.EnqueueOptions, settings string) driver.JobInfo {
+func runOneWith(
+	ctx context.Context, pool *pgxpool.Pool, handlers *driver.Handlers, opts driver.EnqueueOptions, settings string,
+) driver.JobInfo {
 	client := driver.NewClient(pool)
 	id, err := client.Enqueue(ctx, Greet{Name: "ada"}, opts)
 	if err != nil {

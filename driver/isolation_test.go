@@ -22,7 +22,9 @@ func isolatedPool(t *testing.T, level string) *pgxpool.Pool {
 	t.Helper()
 	databaseURL := testdb.URL(t)
 	conn := testdb.Connect(t, databaseURL)
-	_, err := conn.Exec(t.Context(), "do $$ begin execute format('alter database %I set default_transaction_isolation = %L', current_database(), '"+level+"'); end $$")
+	_, err := conn.Exec(t.Context(),
+		"do $$ begin execute format('alter database %I set default_transaction_isolation = %L', current_database(), '"+level+
+			"'); end $$")
 	require.NoError(t, err)
 	pool := untapped(t, databaseURL)
 	require.Equal(t, level, queryValue[string](t, pool, "show transaction_isolation"))
@@ -162,7 +164,8 @@ func TestWorkerWhateverTheIsolationLevel(t *testing.T) {
 				}
 				return nil
 			}), driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
-			for text, state := range map[string]string{"": "completed", "cancel": "cancelled", "discard": "failed", "snooze": "completed", "fail": "completed"} {
+			for text, state := range map[string]string{"": "completed", "cancel": "cancelled", "discard": "failed",
+				"snooze": "completed", "fail": "completed"} {
 				waitForState(t, pool, enqueue(t, pool, note{text}, driver.EnqueueOptions{}), state)
 			}
 			require.NoError(t, stop())
@@ -177,7 +180,9 @@ func TestProgressAboveReadCommitted(t *testing.T) {
 	pool := isolatedPool(t, "repeatable read")
 	for _, sql := range []string{
 		`create function public.conflict() returns trigger language plpgsql as $$ begin
-		   if current_setting('transaction_isolation') <> 'read committed' then raise exception using errcode = '40001', message = 'conflict'; end if;
+		   if current_setting('transaction_isolation') <> 'read committed' then
+		     raise exception using errcode = '40001', message = 'conflict';
+		   end if;
 		   return new;
 		 end $$`,
 		"create trigger conflict before insert or update on awa.leases for each row execute function public.conflict()",

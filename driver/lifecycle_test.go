@@ -60,7 +60,8 @@ func TestBusyQueueDoesNotStarveAnother(t *testing.T) {
 		started[job.Args.Text] <- struct{}{}
 		<-finish[job.Args.Text]
 		return nil
-	}), driver.WorkerConfig{Slots: 4, Queues: []driver.QueueConfig{{Name: "busy"}, {Name: "quiet"}}, PollInterval: 20 * time.Millisecond, Logger: logger(t)})
+	}), driver.WorkerConfig{Slots: 4, Queues: []driver.QueueConfig{{Name: "busy"}, {Name: "quiet"}},
+		PollInterval: 20 * time.Millisecond, Logger: logger(t)})
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	result := make(chan error, 1)
@@ -119,7 +120,8 @@ func TestLockedQueueBesideAnother(t *testing.T) {
 	}
 	require.NoError(t, tx.Rollback(t.Context()))
 	waitForState(t, pool, locked, "completed")
-	assert.Regexp(t, `jobs of this queue can't be claimed".* queue=locked .*the queue is locked by somebody else`, log.String())
+	assert.Regexp(t, `jobs of this queue can't be claimed".* queue=locked .*the queue is locked by somebody else`,
+		log.String())
 }
 
 // A claim that the server refuses although it is of one job, or in which the session ends, is logged with its queue.
@@ -132,7 +134,8 @@ func TestRefusedClaimNamesItsQueue(t *testing.T) {
 			pool := untapped(t, testdb.URL(t))
 			enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "bad"})
 			for _, sql := range []string{
-				"create function public.refuse() returns trigger security definer language plpgsql as $$ begin if new.job_ids <> '{}' then " + refusal + "; end if; return new; end $$",
+				"create function public.refuse() returns trigger security definer language plpgsql as $$ begin if new.job_ids <> " +
+					"'{}' then " + refusal + "; end if; return new; end $$",
 				"create trigger refuse before insert on awa.lease_claims for each row execute function public.refuse()",
 			} {
 				_, err := pool.Exec(t.Context(), sql)
@@ -181,7 +184,8 @@ func TestMiddleware(t *testing.T) {
 	runWorker(t, pool, h, driver.WorkerConfig{Middleware: []driver.Middleware{middleware("a"), middleware("b")}})
 	fine := waitForState(t, pool, enqueue(t, pool, note{"fine"}, driver.EnqueueOptions{}), "completed")
 	assert.JSONEq(t, `"<nil>abcd"`, string(fine.Output))
-	assert.Equal(t, []string{`d {"text": "fine"} %!s(<nil>)`, `c {"text": "fine"} %!s(<nil>)`, `b {"text": "fine"} %!s(<nil>)`, `a {"text": "fine"} %!s(<nil>)`}, calls)
+	assert.Equal(t, []string{`d {"text": "fine"} %!s(<nil>)`, `c {"text": "fine"} %!s(<nil>)`,
+		`b {"text": "fine"} %!s(<nil>)`, `a {"text": "fine"} %!s(<nil>)`}, calls)
 	other := waitForState(t, pool, enqueue(t, pool, otherKind{}, driver.EnqueueOptions{}), "completed")
 	assert.JSONEq(t, `"<nil>abe"`, string(other.Output))
 	failed := waitForState(t, pool, enqueue(t, pool, note{"fail"}, driver.EnqueueOptions{MaxAttempts: 1}), "failed")
@@ -198,7 +202,8 @@ func TestMiddlewareDecides(t *testing.T) {
 			panic("handler")
 		}
 		return ran.handle(ctx, job)
-	}), driver.WorkerConfig{Middleware: []driver.Middleware{func(ctx context.Context, job *driver.RawJob, next func(context.Context) error) error {
+	}), driver.WorkerConfig{Middleware: []driver.Middleware{func(ctx context.Context, job *driver.RawJob,
+		next func(context.Context) error) error {
 		switch {
 		case bytes.Contains(job.Args, []byte("skip")):
 			return driver.Cancel("skipped")
@@ -268,7 +273,8 @@ func TestUnknownKind(t *testing.T) {
 	pool := testdb.New(t)
 	var log syncBuffer
 	ran := newTally()
-	w, err := driver.NewWorker(pool, handle(ran.handle), driver.WorkerConfig{Slots: 1, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	w, err := driver.NewWorker(pool, handle(ran.handle),
+		driver.WorkerConfig{Slots: 1, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	result := make(chan error, 1)
@@ -305,10 +311,12 @@ func TestUnknownKindBacksOff(t *testing.T) {
 	pool := testdb.New(t)
 	w, err := driver.NewWorker(pool, driver.NewHandlers(), driver.WorkerConfig{Logger: logger(t)})
 	require.NoError(t, err)
-	for age, want := range map[string]time.Duration{"0": time.Second, "20 seconds": 20 * time.Second, "1 day": time.Minute} {
+	for age, want := range map[string]time.Duration{"0": time.Second, "20 seconds": 20 * time.Second,
+		"1 day": time.Minute} {
 		began := time.Now()
 		id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
-		_, err := pool.Exec(t.Context(), "update awa.ready_entries set ready_at = ready_at - $1::interval where job_id = $2", age, id)
+		_, err := pool.Exec(t.Context(), "update awa.ready_entries set ready_at = ready_at - $1::interval where job_id = $2",
+			age, id)
 		require.NoError(t, err)
 		ran, err := w.RunOne(t.Context())
 		require.NoError(t, err)
@@ -349,7 +357,8 @@ func TestStats(t *testing.T) {
 			<-finish
 		}
 		return nil
-	}), driver.WorkerConfig{Queues: []driver.QueueConfig{{Name: "a"}, {Name: "b"}}, NoMaintenance: true, Logger: logger(t)})
+	}),
+		driver.WorkerConfig{Queues: []driver.QueueConfig{{Name: "a"}, {Name: "b"}}, NoMaintenance: true, Logger: logger(t)})
 	require.NoError(t, err)
 	assert.Equal(t, []driver.QueueStats{{Queue: "a"}, {Queue: "b"}}, w.Stats())
 	for _, text := range []string{"", "", "fail", "snooze", "discard", "cancel", "stale", "tx", "uncommitted", "runs"} {
@@ -452,7 +461,8 @@ func TestRunOne(t *testing.T) {
 	require.NoError(t, err)
 	assert.Nil(t, ran)
 
-	inB, inA := enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "b"}), enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "a"})
+	inB, inA := enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "b"}),
+		enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "a"})
 	for _, id := range []int64{inA, inB} {
 		ran, err := w.RunOne(ctx)
 		require.NoError(t, err)

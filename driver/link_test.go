@@ -50,7 +50,8 @@ func (c slowConn) Read(b []byte) (int, error) {
 }
 
 // huge has the next job be one that takes a few kilobytes in the server, and 8 MB on its way.
-const huge = `select awa.enqueue('default', 'note', jsonb_build_object('text', repeat('x', 8000000)), max_attempts => 1)`
+const huge = `select awa.enqueue('default', 'note', jsonb_build_object('text', repeat('x', 8000000)), max_attempts ` +
+	`=> 1)`
 
 // A job that the connection to the server does not carry within the time of a claim fails, counted, and named; the rest
 // of its queue goes on. It makes no difference whether it is the worker that gives up, or the server that ends the
@@ -59,7 +60,8 @@ const huge = `select awa.enqueue('default', 'note', jsonb_build_object('text', r
 func TestJobThatIsTooLargeForItsLink(t *testing.T) {
 	for name, endedByServer := range map[string]bool{"given up": false, "ended by the server": true} {
 		t.Run(name, func(t *testing.T) {
-			driver.SetCallTimeouts(t, map[bool]time.Duration{false: 8 * time.Second, true: 16 * time.Second}[endedByServer], 5*time.Second)
+			driver.SetCallTimeouts(t, map[bool]time.Duration{false: 8 * time.Second, true: 16 * time.Second}[endedByServer],
+				5*time.Second)
 			databaseURL := testdb.URL(t)
 			direct := untapped(t, databaseURL)
 			var ids []int64
@@ -76,7 +78,9 @@ func TestJobThatIsTooLargeForItsLink(t *testing.T) {
 				go func() {
 					defer close(ended)
 					for ctx.Err() == nil {
-						direct.Exec(ctx, "select pg_terminate_backend(c.pid) from pg_stat_activity c where c.datname = current_database() and c.wait_event = 'ClientWrite' and c.query_start < clock_timestamp() - interval '6 seconds'")
+						direct.Exec(ctx,
+							"select pg_terminate_backend(c.pid) from pg_stat_activity c where c.datname = current_database() and "+
+								"c.wait_event = 'ClientWrite' and c.query_start < clock_timestamp() - interval '6 seconds'")
 						time.Sleep(look)
 					}
 				}()
@@ -84,15 +88,20 @@ func TestJobThatIsTooLargeForItsLink(t *testing.T) {
 			}
 			ran := newTally()
 			var log syncBuffer
-			runWorker(t, slowPool(t, databaseURL), handle(ran.handle), driver.WorkerConfig{NoMaintenance: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			runWorker(t, slowPool(t, databaseURL), handle(ran.handle),
+				driver.WorkerConfig{NoMaintenance: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 			for _, id := range ids {
 				waitForState(t, direct, id, "completed")
 				assert.Equal(t, 1, ran.of(id))
 			}
-			waitFor(t, func() bool { return queryValue[string](t, direct, "select state from awa.job($1)", bad) == "failed" }, "job %d has not failed: %s", bad, &log)
-			assert.Contains(t, queryValue[string](t, direct, "select errors -> 0 ->> 'error' from awa.job($1)", bad), "the job is too large for the connection to the server: it has 8000012 bytes")
+			waitFor(t, func() bool { return queryValue[string](t, direct, "select state from awa.job($1)", bad) == "failed" },
+				"job %d has not failed: %s", bad, &log)
+			assert.Contains(t, queryValue[string](t, direct, "select errors -> 0 ->> 'error' from awa.job($1)", bad),
+				"the job is too large for the connection to the server: it has 8000012 bytes")
 			assert.Zero(t, ran.of(bad))
-			assert.Regexp(t, fmt.Sprintf("level=WARN msg=\"a job can't be sent to this worker in time, so its attempt fails\".* queue=default job_id=%d error=", bad), log.String())
+			assert.Regexp(t,
+				fmt.Sprintf("level=WARN msg=\"a job can't be sent to this worker in time, so its attempt fails\".* queue=default "+
+					"job_id=%d error=", bad), log.String())
 		})
 	}
 }
@@ -128,18 +137,22 @@ func TestClaimThatTakesLong(t *testing.T) {
 			_, err = tx.Exec(t.Context(), "select awa.claim('default')")
 			require.NoError(t, err)
 			var log syncBuffer
-			runWorker(t, pool, handle(newTally().handle), driver.WorkerConfig{NoMaintenance: true, Slots: 1, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-			waitFor(t, func() bool { return strings.Contains(log.String(), "the queue is locked by somebody else") }, "no claim fails")
+			runWorker(t, pool, handle(newTally().handle),
+				driver.WorkerConfig{NoMaintenance: true, Slots: 1, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			waitFor(t, func() bool { return strings.Contains(log.String(), "the queue is locked by somebody else") },
+				"no claim fails")
 		},
 		"statement_timeout": func(t *testing.T, pool *pgxpool.Pool) {
-			execute(t, pool, "do $$ begin execute format('alter database %I set statement_timeout = 1000', current_database()); end $$")
+			execute(t, pool,
+				"do $$ begin execute format('alter database %I set statement_timeout = 1000', current_database()); end $$")
 			runWorker(t, pool, handle(newTally().handle), driver.WorkerConfig{NoMaintenance: true, Slots: 1, Logger: logger(t)})
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pool := testdb.New(t)
 			execute(t, pool, `
-				create function public.tarry() returns trigger language plpgsql as $$ begin perform pg_sleep(1.5); return new; end $$;
+				create function public.tarry(
+				) returns trigger language plpgsql as $$ begin perform pg_sleep(1.5); return new; end $$;
 				create trigger tarry before insert on awa.lease_claims for each row execute function public.tarry()`)
 			id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
 			prepare(t, pool)
@@ -193,7 +206,8 @@ func TestConnectionThatStandsStillNowAndThen(t *testing.T) {
 	for name, c := range map[string]struct {
 		stalls []int32
 		fail   int
-	}{"two in a row": {[]int32{2}, 0}, "with good ones in between": {[]int32{1, 1, 1, 1}, 0}, "three in a row": {[]int32{3}, 1}} {
+	}{"two in a row": {[]int32{2}, 0}, "with good ones in between": {[]int32{1, 1, 1, 1}, 0},
+		"three in a row": {[]int32{3}, 1}} {
 		t.Run(name, func(t *testing.T) {
 			driver.SetCallTimeouts(t, 4*time.Second, 4*time.Second)
 			databaseURL := testdb.URL(t)

@@ -19,7 +19,9 @@ import (
 func TestLoginsThatChange(t *testing.T) {
 	server := ownServer(t, nil)
 	admin := untapped(t, server.URL())
-	execute(t, admin, "create role rota in role awa_worker, awa_maintainer; create role tick login in role rota; create role tock login in role rota")
+	execute(t, admin,
+		"create role rota in role awa_worker, awa_maintainer; create role tick login in role rota; create role tock login "+
+			"in role rota")
 	cfg, err := pgxpool.ParseConfig(server.URL())
 	require.NoError(t, err)
 	var connections atomic.Int64

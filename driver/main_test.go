@@ -78,11 +78,14 @@ func enqueue(t *testing.T, pool *pgxpool.Pool, args driver.Args, opts driver.Enq
 // enqueueRetrying enqueues a job whose retries come quickly.
 func enqueueRetrying(t *testing.T, pool *pgxpool.Pool, args driver.Args, maxAttempts int) int64 {
 	t.Helper()
-	return enqueueConfigured(t, pool, args, driver.EnqueueOptions{MaxAttempts: maxAttempts}, `{"backoff_base": "10 milliseconds"}`)
+	return enqueueConfigured(t, pool, args, driver.EnqueueOptions{MaxAttempts: maxAttempts},
+		`{"backoff_base": "10 milliseconds"}`)
 }
 
 // enqueueConfigured enqueues a job to the default queue, and gives that settings before anybody can claim.
-func enqueueConfigured(t *testing.T, pool *pgxpool.Pool, args driver.Args, opts driver.EnqueueOptions, settings string) int64 {
+func enqueueConfigured(
+	t *testing.T, pool *pgxpool.Pool, args driver.Args, opts driver.EnqueueOptions, settings string,
+) int64 {
 	t.Helper()
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
@@ -143,7 +146,8 @@ func waitUntilAsleep(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
 	waitFor(t, func() bool {
 		return queryValue[bool](t, pool, `
-			select count(*) filter (where query = 'commit') >= 2 and bool_and(state = 'idle' and state_change < clock_timestamp() - interval '200 milliseconds')
+			select count(*) filter (where query = 'commit') >= 2
+			  and bool_and(state = 'idle' and state_change < clock_timestamp() - interval '200 milliseconds')
 			  from pg_stat_activity
 			 where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'`)
 	}, "the worker does not fall asleep")

@@ -36,8 +36,10 @@ type pass struct {
 // passes returns what there is to do.
 func passes(log *slog.Logger) []*pass {
 	return []*pass{
-		{trouble: trouble{log: log, what: "deferred jobs are not promoted by this worker"}, every: promoteEvery, call: promote},
-		{trouble: trouble{log: log, what: "maintenance is not done by this worker"}, every: maintainEvery, call: runMaintenance},
+		{trouble: trouble{log: log, what: "deferred jobs are not promoted by this worker"}, every: promoteEvery,
+			call: promote},
+		{trouble: trouble{log: log, what: "maintenance is not done by this worker"}, every: maintainEvery,
+			call: runMaintenance},
 	}
 }
 

@@ -68,7 +68,9 @@ func MigrateWithConfig(ctx context.Context, databaseURL string, cfg MigrateConfi
 	return migrate(ctx, databaseURL, cfg, sources)
 }
 
-func migrate(ctx context.Context, databaseURL string, cfg MigrateConfig, sources *install.Sources) (MigrateResult, error) {
+func migrate(
+	ctx context.Context, databaseURL string, cfg MigrateConfig, sources *install.Sources,
+) (MigrateResult, error) {
 	config, err := dburl.Parse(databaseURL)
 	if err != nil {
 		return MigrateResult{}, fmt.Errorf("migrate: %w", err)
@@ -90,7 +92,8 @@ func migrate(ctx context.Context, databaseURL string, cfg MigrateConfig, sources
 	if err != nil {
 		return MigrateResult{}, fmt.Errorf("migrate: %w", mapError(err))
 	}
-	result.SchemaBefore, result.SchemaAfter, result.Functions, result.Newer, result.Changed = r.Before, r.After, r.Functions, r.Newer, r.Changed
+	result.SchemaBefore, result.SchemaAfter, result.Functions, result.Newer, result.Changed = r.Before, r.After,
+		r.Functions, r.Newer, r.Changed
 	result.Role, result.RolePrefix, result.Shared = r.Role, r.RolePrefix, r.Shared
 	return result, nil
 }

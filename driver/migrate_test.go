@@ -105,10 +105,13 @@ func TestMigrateAsPlainRole(t *testing.T) {
 // A worker on a database that is older than it says so, and how to go on; one that is newer suits it.
 func TestWorkerRefusesADatabaseThatIsTooOld(t *testing.T) {
 	pool := testdb.New(t)
-	worker, err := driver.NewWorker(pool, driver.NewHandlers(), driver.WorkerConfig{Queues: []driver.QueueConfig{{Name: "q"}}})
+	worker, err := driver.NewWorker(pool, driver.NewHandlers(),
+		driver.WorkerConfig{Queues: []driver.QueueConfig{{Name: "q"}}})
 	require.NoError(t, err)
 	replace := func(version string) {
-		_, err := pool.Exec(t.Context(), "create or replace function awa.version() returns text language sql stable security definer set search_path = pg_catalog, pg_temp as $$ select '"+version+"' $$")
+		_, err := pool.Exec(t.Context(),
+			"create or replace function awa.version() returns text language sql stable security definer set search_path = "+
+				"pg_catalog, pg_temp as $$ select '"+version+"' $$")
 		require.NoError(t, err)
 	}
 	for _, version := range []string{"0.0.9", "0.0.10", "0.1"} {
@@ -124,7 +127,8 @@ func TestWorkerRefusesADatabaseThatIsTooOld(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- worker.Run(ctx) }()
-	waitFor(t, func() bool { return queryValue[bool](t, pool, "select exists (select from awa.workers)") }, "it does not register")
+	waitFor(t, func() bool { return queryValue[bool](t, pool, "select exists (select from awa.workers)") },
+		"it does not register")
 	cancel()
 	require.NoError(t, receive(t, done))
 }

@@ -202,8 +202,9 @@ func (f JobFilter) params() (gen.CancelWhereParams, error) {
 	}
 	args, err := encode("Contains", f.Contains)
 	return gen.CancelWhereParams{
-		Queue: optional(f.Queue), Kind: optional(f.Kind), State: optional(f.State), Before: before, MaxJobs: optionalInt(f.MaxJobs),
-		Tag: optional(f.Tag), Args: args,
+		Queue: optional(f.Queue), Kind: optional(f.Kind), State: optional(f.State), Before: before,
+		MaxJobs: optionalInt(f.MaxJobs),
+		Tag:     optional(f.Tag), Args: args,
 	}, err
 }
 

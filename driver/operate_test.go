@@ -128,7 +128,8 @@ func TestJobThatMovesOnMeanwhile(t *testing.T) {
 	}()
 	waitFor(t, func() bool {
 		return queryValue[bool](t, pool, `
-			select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query = 'commit')`)
+			select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+			and query = 'commit')`)
 	}, "the change does not wait for the claim")
 	require.NoError(t, tx.Commit(t.Context()))
 	err = receive(t, result)
@@ -202,12 +203,15 @@ func TestPurgeDLQ(t *testing.T) {
 func TestConfigureQueue(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)
-	require.NoError(t, client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{"lease": 13 * time.Second, "default_max_attempts": 7, "failed_retention": "90 days"}))
+	require.NoError(t, client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{"lease": 13 * time.Second,
+		"default_max_attempts": 7, "failed_retention": "90 days"}))
 	require.NoError(t, client.PauseQueue(t.Context(), "q"))
-	require.NoError(t, client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{"default_max_attempts": nil, "deadline": 1500 * time.Millisecond}))
+	require.NoError(t, client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{"default_max_attempts": nil,
+		"deadline": 1500 * time.Millisecond}))
 	require.NoError(t, client.ConfigureQueue(t.Context(), "q", nil))
 	assert.Equal(t, "00:00:13 00:00:01.5 - 90 days t", queryValue[string](t, pool,
-		"select concat_ws(' ', lease, deadline, coalesce(default_max_attempts::text, '-'), failed_retention, paused_at is not null) from awa.queue_settings"))
+		"select concat_ws(' ', lease, deadline, coalesce(default_max_attempts::text, '-'), failed_retention, paused_at is "+
+			"not null) from awa.queue_settings"))
 	counts, err := client.AllQueueCounts(t.Context())
 	require.NoError(t, err)
 	assert.Equal(t, []driver.QueueCounts{{Queue: "q"}}, counts)
@@ -224,10 +228,12 @@ func TestConfigureQueue(t *testing.T) {
 
 	assert.ErrorIs(t, client.ResumeQueue(t.Context(), "unknown"), driver.ErrNoSuchQueue)
 	assert.ErrorIs(t, client.PauseQueue(t.Context(), ""), driver.ErrInvalidArgument)
-	for name, settings := range map[string]driver.QueueSettings{"unknown key": {"leese": 1}, "out of range": {"lease": -time.Second}, "bad type": {"dead_letter": "yes"}} {
+	for name, settings := range map[string]driver.QueueSettings{"unknown key": {"leese": 1},
+		"out of range": {"lease": -time.Second}, "bad type": {"dead_letter": "yes"}} {
 		assert.ErrorIs(t, client.ConfigureQueue(t.Context(), "new", settings), driver.ErrInvalidArgument, name)
 	}
-	assert.ErrorContains(t, client.ConfigureQueue(t.Context(), "new", driver.QueueSettings{"lease": func() {}}), "settings")
+	assert.ErrorContains(t, client.ConfigureQueue(t.Context(), "new", driver.QueueSettings{"lease": func() {}}),
+		"settings")
 	_, err = client.QueueCounts(t.Context(), "new")
 	assert.ErrorIs(t, err, driver.ErrNoSuchQueue)
 
@@ -247,8 +253,9 @@ func TestConfigure(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)
 	defaults := driver.Configuration{
-		ClaimWait: 5 * time.Second, ClaimBytes: 184_320, SegmentBytes: 1 << 30, SegmentAge: 8 * time.Hour, CompletedRetention: 24 * time.Hour,
-		CarryMax: 100_000, PruneWait: 20 * time.Millisecond, Notifications: true,
+		ClaimWait: 5 * time.Second, ClaimBytes: 184_320, SegmentBytes: 1 << 30, SegmentAge: 8 * time.Hour,
+		CompletedRetention: 24 * time.Hour,
+		CarryMax:           100_000, PruneWait: 20 * time.Millisecond, Notifications: true,
 		WarnReadyAge: 5 * time.Minute, WarnFailedShare: 0.25, WarnSilence: time.Minute, WarnTransactionAge: time.Hour,
 	}
 	configuration := func() driver.Configuration {
@@ -258,14 +265,17 @@ func TestConfigure(t *testing.T) {
 	}
 	assert.Equal(t, defaults, configuration())
 	require.NoError(t, client.Configure(t.Context(), driver.Settings{
-		"claim_wait": 1500 * time.Millisecond, "claim_bytes": 1000, "segment_bytes": 1 << 40, "segment_age": "1 day 02:00:00.5",
+		"claim_wait": 1500 * time.Millisecond, "claim_bytes": 1000, "segment_bytes": 1 << 40,
+		"segment_age":         "1 day 02:00:00.5",
 		"completed_retention": "1 month", "carry_max": 7, "prune_wait": time.Millisecond, "notifications": false,
 		"warn_ready_age": 90, "warn_failed_share": 0.5, "warn_silence": "2 minutes", "warn_transaction_age": 48 * time.Hour,
 	}))
 	changed := driver.Configuration{
-		ClaimWait: 1500 * time.Millisecond, ClaimBytes: 1000, SegmentBytes: 1 << 40, SegmentAge: 26*time.Hour + 500*time.Millisecond,
+		ClaimWait: 1500 * time.Millisecond, ClaimBytes: 1000, SegmentBytes: 1 << 40,
+		SegmentAge:         26*time.Hour + 500*time.Millisecond,
 		CompletedRetention: 30 * 24 * time.Hour, CarryMax: 7, PruneWait: time.Millisecond,
-		WarnReadyAge: 90 * time.Second, WarnFailedShare: 0.5, WarnSilence: 2 * time.Minute, WarnTransactionAge: 48 * time.Hour,
+		WarnReadyAge: 90 * time.Second, WarnFailedShare: 0.5, WarnSilence: 2 * time.Minute,
+		WarnTransactionAge: 48 * time.Hour,
 	}
 	assert.Equal(t, changed, configuration())
 	require.NoError(t, client.Configure(t.Context(), nil))
@@ -273,7 +283,8 @@ func TestConfigure(t *testing.T) {
 	changed.CarryMax = defaults.CarryMax
 	assert.Equal(t, changed, configuration())
 
-	for name, settings := range map[string]driver.Settings{"unknown key": {"claim_wat": 1}, "out of range": {"claim_wait": -time.Second}, "bad type": {"notifications": "yes"}} {
+	for name, settings := range map[string]driver.Settings{"unknown key": {"claim_wat": 1},
+		"out of range": {"claim_wait": -time.Second}, "bad type": {"notifications": "yes"}} {
 		assert.ErrorIs(t, client.Configure(t.Context(), settings), driver.ErrInvalidArgument, name)
 	}
 	assert.ErrorContains(t, client.Configure(t.Context(), driver.Settings{"claim_wait": func() {}}), "settings")
@@ -284,7 +295,8 @@ func TestConfigure(t *testing.T) {
 	require.ErrorContains(t, err, "rollback")
 	assert.Equal(t, changed, configuration())
 
-	_, err = pool.Exec(t.Context(), "begin; set local session_replication_role = replica; delete from awa.settings; commit")
+	_, err = pool.Exec(t.Context(),
+		"begin; set local session_replication_role = replica; delete from awa.settings; commit")
 	require.NoError(t, err)
 	_, err = client.Configuration(t.Context())
 	assert.ErrorContains(t, err, "configuration: carry_max", "a missing row is no configuration of zeros")
@@ -331,7 +343,8 @@ func TestJobsByTagAndArguments(t *testing.T) {
 	other := enqueue(t, pool, note{"b"}, driver.EnqueueOptions{Tags: []string{"us"}})
 
 	text := map[string]string{"text": "a"}
-	for _, filter := range []driver.JobFilter{{Tag: "eu"}, {Contains: text}, {Tag: "eu", Contains: text, Kind: "note", Queue: driver.DefaultQueue, Before: time.Now().Add(time.Hour)}} {
+	for _, filter := range []driver.JobFilter{{Tag: "eu"}, {Contains: text},
+		{Tag: "eu", Contains: text, Kind: "note", Queue: driver.DefaultQueue, Before: time.Now().Add(time.Hour)}} {
 		ids, next, err := client.ScanJobs(t.Context(), filter, 0)
 		require.NoError(t, err)
 		assert.Zero(t, next)
@@ -405,7 +418,8 @@ func TestChangesInTransactions(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)
 	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
-	failed := enqueueConfigured(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1, Priority: 1}, `{"dead_letter": true}`)
+	failed := enqueueConfigured(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1, Priority: 1},
+		`{"dead_letter": true}`)
 	require.Equal(t, "dead", fails(t, pool))
 	filter := driver.JobFilter{Queue: driver.DefaultQueue}
 	rollback := errors.New("rollback")
@@ -432,7 +446,8 @@ func TestChangesInTransactions(t *testing.T) {
 			if name == "purge" { // takes what it can see
 				return
 			}
-			err = pgx.BeginTxFunc(t.Context(), pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead}, func(tx pgx.Tx) error { return change(tx) })
+			err = pgx.BeginTxFunc(t.Context(), pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead},
+				func(tx pgx.Tx) error { return change(tx) })
 			assert.ErrorIs(t, err, driver.ErrIsolation)
 		})
 	}

@@ -174,7 +174,8 @@ func (o *outbox) shrink(refused []answer, err error) {
 func (o *outbox) rest() {
 	o.probes = 0
 	o.fresh, o.tried = append(o.fresh, o.tried...), nil
-	rand.Shuffle(len(o.fresh), func(i, j int) { o.fresh[i], o.fresh[j] = o.fresh[j], o.fresh[i] }) // those that are tried next are others
+	// those that are tried next are others
+	rand.Shuffle(len(o.fresh), func(i, j int) { o.fresh[i], o.fresh[j] = o.fresh[j], o.fresh[i] })
 	o.due = time.Now().Add(o.pause.pause())
 }
 
@@ -328,7 +329,9 @@ func (c *completer) mayBeTheAnswer(err error) bool {
 // so is followed by
 // the next one after the delay; nil for the queue's backoff. othersPass says whether others of its kind are taken. Says
 // whether the server has taken anything.
-func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, delay *time.Duration, othersPass bool) bool {
+func (c *completer) sendOtherwise(
+	ctx context.Context, a answer, err error, delay *time.Duration, othersPass bool,
+) bool {
 	err = mapError(err)
 	warn := func(level slog.Level, text string) {
 		c.warnings.warn(ctx, c.log, level, text, text, keyJobID, a.jobID, keyError, err)
@@ -368,7 +371,8 @@ func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, dela
 		}
 		a.delay = nil // perhaps it is that which is refused
 	}
-	if a.outcome != failed && a.outcome != committed { // nothing else can be said of an attempt that is given back, or put off
+	// nothing else can be said of an attempt that is given back, or put off
+	if a.outcome != failed && a.outcome != committed {
 		return false
 	}
 	failure := a.failure
@@ -406,10 +410,13 @@ func (c *completer) sendOtherwise(ctx context.Context, a answer, err error, dela
 	}
 	var pg *pgconn.PgError
 	isHeld := errors.As(err, &pg) && isWait(pg)
-	if time.Since(a.refusal.mute) >= refusalPatience && !isHeld && (othersPass || !isTemporary(err) || hasCode(err, readOnly)) {
+	if time.Since(a.refusal.mute) >= refusalPatience && !isHeld &&
+		(othersPass || !isTemporary(err) || hasCode(err, readOnly)) {
 		a.outcome, a.delay = discarded, nil
-		discard := cleanText(fmt.Sprintf("the job was discarded, since the server refuses all that would have it run again: %s; the failure was: %s", err, failure))
-		for _, text := range []string{discard, asciiText(discard), "the job was discarded, since the server refuses all that would have it run again"} {
+		discard := cleanText(fmt.Sprintf("the job was discarded, since the server refuses all that would have it run "+
+			"again: %s; the failure was: %s", err, failure))
+		for _, text := range []string{discard, asciiText(discard),
+			"the job was discarded, since the server refuses all that would have it run again"} {
 			if a.failure = text; try(a) {
 				warn(slog.LevelError, "all that would have a job run again was refused, so it is discarded")
 				return true

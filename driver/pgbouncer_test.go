@@ -66,11 +66,13 @@ func TestBehindAProxy(t *testing.T) {
 			}
 			// Several, so that they get each other's connections to the server.
 			for range 3 {
-				runWorker(t, through, handle(handler), driver.WorkerConfig{PollInterval: 20 * time.Millisecond, HeartbeatEvery: 20 * time.Millisecond})
+				runWorker(t, through, handle(handler),
+					driver.WorkerConfig{PollInterval: 20 * time.Millisecond, HeartbeatEvery: 20 * time.Millisecond})
 			}
 			settings := `{"backoff_base": "1 hour"}`
 			for text, want := range map[string]string{
-				"": "completed", "fail": "retryable", "snooze": "scheduled", "discard": "failed", "cancel": "cancelled", "retry": "retryable", "progress": "retryable",
+				"": "completed", "fail": "retryable", "snooze": "scheduled", "discard": "failed", "cancel": "cancelled",
+				"retry": "retryable", "progress": "retryable",
 			} {
 				id := enqueueConfigured(t, direct, note{text}, driver.EnqueueOptions{}, settings)
 				job := waitForState(t, direct, id, want)

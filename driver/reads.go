@@ -71,7 +71,8 @@ func newJobInfo(row gen.AwaJob) JobInfo {
 		CreatedAt: row.CreatedAt, Metadata: row.Metadata, Tags: row.Tags, UniqueKey: row.UniqueKey, Receipt: row.Receipt,
 		Progress: row.Progress, Output: row.Output, WorkerID: row.WorkerID,
 	}
-	if err := json.Unmarshal(row.Errors, &job.Errors); err != nil { // what a client put into their details may be nested too deep
+	// what a client put into their details may be nested too deep
+	if err := json.Unmarshal(row.Errors, &job.Errors); err != nil {
 		job.Errors = []AttemptError{{Attempt: job.Attempt, Error: "the errors can't be decoded: " + err.Error()}}
 	}
 	return job
@@ -96,8 +97,9 @@ func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, er
 		return nil, fmt.Errorf("list jobs: %w", err)
 	}
 	rows, err := queries.ListJobs(ctx, rawjson.DB(ownTx{c.pool}), gen.ListJobsParams{
-		Queue: optional(filter.Queue), Kind: optional(filter.Kind), State: optional(filter.State), BeforeID: optional(filter.BeforeID),
-		MaxJobs: optionalInt(filter.MaxJobs), Tag: optional(filter.Tag), Args: args,
+		Queue: optional(filter.Queue), Kind: optional(filter.Kind), State: optional(filter.State),
+		BeforeID: optional(filter.BeforeID),
+		MaxJobs:  optionalInt(filter.MaxJobs), Tag: optional(filter.Tag), Args: args,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", mapError(err))
@@ -113,7 +115,9 @@ func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, er
 // go on:
 // the beforeID of the next call, 0 at the end. The first call's is 0, too. The filter may be empty, and MaxJobs has no
 // meaning.
-func (c *Client) ScanJobs(ctx context.Context, filter JobFilter, beforeID int64) (ids []int64, nextBeforeID int64, err error) {
+func (c *Client) ScanJobs(
+	ctx context.Context, filter JobFilter, beforeID int64,
+) (ids []int64, nextBeforeID int64, err error) {
 	params, err := filter.params()
 	if err != nil {
 		return nil, 0, fmt.Errorf("scan jobs: %w", err)
@@ -224,8 +228,9 @@ func (c *Client) ListQueues(ctx context.Context) ([]QueueInfo, error) {
 			PausedAt: row.PausedAt, ChangedAt: row.ChangedAt, ChangedBy: value(row.ChangedBy), Workers: int(row.Workers),
 			Counts: QueueCounts{
 				Queue: row.Queue, Available: row.Available, Scheduled: row.Scheduled, Retryable: row.Retryable,
-				Running: row.Running, WaitingExternal: row.WaitingExternal, Completed: row.Completed, Failed: row.Failed, Cancelled: row.Cancelled,
-				Dead: row.Dead, OldestReadyAt: row.OldestReadyAt,
+				Running: row.Running, WaitingExternal: row.WaitingExternal, Completed: row.Completed, Failed: row.Failed,
+				Cancelled: row.Cancelled,
+				Dead:      row.Dead, OldestReadyAt: row.OldestReadyAt,
 			},
 		}
 	}
@@ -255,7 +260,8 @@ func (c *Client) ListWorkers(ctx context.Context) ([]WorkerInfo, error) {
 	for i, row := range rows {
 		workers[i] = WorkerInfo{
 			ID: row.WorkerID, Name: row.Name, Queues: row.Queues, Info: row.Info,
-			StartedAt: row.StartedAt, HeartbeatAt: row.HeartbeatAt, Overdue: row.Overdue, OpenAttempts: int(row.OpenAttempts), RegisteredBy: row.RegisteredBy,
+			StartedAt: row.StartedAt, HeartbeatAt: row.HeartbeatAt, Overdue: row.Overdue, OpenAttempts: int(row.OpenAttempts),
+			RegisteredBy: row.RegisteredBy,
 		}
 	}
 	return workers, nil
@@ -348,7 +354,8 @@ func (c *Client) Health(ctx context.Context) ([]HealthFinding, error) {
 	}
 	findings := make([]HealthFinding, len(rows))
 	for i, row := range rows {
-		findings[i] = HealthFinding{Level: row.Level, Topic: row.Topic, Subject: row.Subject, Message: row.Message, Hint: value(row.Hint), Details: row.Details}
+		findings[i] = HealthFinding{Level: row.Level, Topic: row.Topic, Subject: row.Subject, Message: row.Message,
+			Hint: value(row.Hint), Details: row.Details}
 	}
 	return findings, nil
 }
@@ -381,7 +388,8 @@ func (c *Client) Audit(ctx context.Context) ([]AuditFinding, error) {
 	findings := make([]AuditFinding, len(rows))
 	for i, row := range rows {
 		findings[i] = AuditFinding{
-			Queue: value(row.Queue), Enqueued: value(row.Enqueued), Available: value(row.Available), Scheduled: value(row.Scheduled),
+			Queue: value(row.Queue), Enqueued: value(row.Enqueued), Available: value(row.Available),
+			Scheduled: value(row.Scheduled),
 			Retryable: value(row.Retryable), Running: value(row.Running), WaitingExternal: value(row.WaitingExternal),
 			Completed: value(row.Completed), Failed: value(row.Failed), Cancelled: value(row.Cancelled), Dead: value(row.Dead),
 			Balanced: row.Balanced, Problem: value(row.Problem),

@@ -17,7 +17,8 @@ func TestListJobs(t *testing.T) {
 	client := driver.NewClient(pool)
 	var ids []int64
 	for range 5 {
-		ids = append(ids, enqueue(t, pool, note{"text"}, driver.EnqueueOptions{Queue: "q", MaxAttempts: 3, Tags: []string{"a"}}))
+		ids = append(ids,
+			enqueue(t, pool, note{"text"}, driver.EnqueueOptions{Queue: "q", MaxAttempts: 3, Tags: []string{"a"}}))
 	}
 	later := enqueue(t, pool, otherKind{}, driver.EnqueueOptions{RunAt: time.Now().Add(time.Hour)})
 	list := func(filter driver.ListFilter) (ids []int64) {
@@ -76,7 +77,8 @@ func TestHealthAndAudit(t *testing.T) {
 	counts, err := client.AllQueueCounts(t.Context())
 	require.NoError(t, err)
 	require.Len(t, counts, 2)
-	assert.Equal(t, []any{"q", int64(1), "r", int64(1)}, []any{counts[0].Queue, counts[0].Available, counts[1].Queue, counts[1].Scheduled})
+	assert.Equal(t, []any{"q", int64(1), "r", int64(1)},
+		[]any{counts[0].Queue, counts[0].Available, counts[1].Queue, counts[1].Scheduled})
 
 	execute(t, pool, "select awa._fold(null, true); delete from awa.ready_entries")
 	findings, err = client.Audit(t.Context())
@@ -91,8 +93,9 @@ func TestListQueues(t *testing.T) {
 	enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "a"})
 	hour := time.Hour
 	require.NoError(t, client.ConfigureQueue(t.Context(), "b", driver.QueueSettings{
-		"default_priority": 3, "default_max_attempts": 7, "lease": 90 * time.Second, "deadline": hour, "backoff_base": 5 * time.Second,
-		"backoff_max": 2 * hour, "dead_letter": true, "aging_interval": 30 * time.Second, "failed_retention": 90 * 24 * hour,
+		"default_priority": 3, "default_max_attempts": 7, "lease": 90 * time.Second, "deadline": hour,
+		"backoff_base": 5 * time.Second,
+		"backoff_max":  2 * hour, "dead_letter": true, "aging_interval": 30 * time.Second, "failed_retention": 90 * 24 * hour,
 		"dlq_retention": "1 year", "completed_retention": 23 * hour,
 	}))
 	require.NoError(t, client.PauseQueue(t.Context(), "b"))
@@ -105,16 +108,20 @@ func TestListQueues(t *testing.T) {
 	require.NoError(t, err)
 	assert.EqualValues(t, 1, counts.Available)
 	assert.Equal(t, driver.QueueInfo{
-		Queue: "a", DefaultPriority: 2, DefaultMaxAttempts: 25, Lease: time.Minute, BackoffBase: time.Second, BackoffMax: 24 * hour,
-		AgingInterval: time.Minute, FailedRetention: 72 * hour, DLQRetention: 30 * 24 * hour, CompletedRetention: 24 * hour, Workers: 2, Counts: counts,
+		Queue: "a", DefaultPriority: 2, DefaultMaxAttempts: 25, Lease: time.Minute, BackoffBase: time.Second,
+		BackoffMax:    24 * hour,
+		AgingInterval: time.Minute, FailedRetention: 72 * hour, DLQRetention: 30 * 24 * hour, CompletedRetention: 24 * hour,
+		Workers: 2, Counts: counts,
 	}, queues[0])
 	assert.WithinDuration(t, queryValue[time.Time](t, pool, "select now()"), *queues[1].PausedAt, time.Hour)
 	assert.NotNil(t, queues[1].ChangedAt)
 	assert.Equal(t, queryValue[string](t, pool, "select session_user::text"), queues[1].ChangedBy)
 	queues[1].PausedAt, queues[1].ChangedAt, queues[1].ChangedBy = nil, nil, ""
 	assert.Equal(t, driver.QueueInfo{
-		Queue: "b", DefaultPriority: 3, DefaultMaxAttempts: 7, Lease: 90 * time.Second, Deadline: &hour, BackoffBase: 5 * time.Second,
-		BackoffMax: 2 * hour, DeadLetter: true, AgingInterval: 30 * time.Second, FailedRetention: 90 * 24 * hour, DLQRetention: 360 * 24 * hour,
+		Queue: "b", DefaultPriority: 3, DefaultMaxAttempts: 7, Lease: 90 * time.Second, Deadline: &hour,
+		BackoffBase: 5 * time.Second,
+		BackoffMax:  2 * hour, DeadLetter: true, AgingInterval: 30 * time.Second, FailedRetention: 90 * 24 * hour,
+		DLQRetention:       360 * 24 * hour,
 		CompletedRetention: 23 * hour, Workers: 1, Counts: driver.QueueCounts{Queue: "b"},
 	}, queues[1])
 }
@@ -136,9 +143,11 @@ func TestListWorkers(t *testing.T) {
 	login := queryValue[string](t, pool, "select session_user::text")
 	at := workers[0].StartedAt
 	assert.Equal(t, driver.WorkerInfo{
-		ID: 1, Name: "w", Queues: []string{"q", "r"}, Info: []byte(`{"version": 1}`), StartedAt: at, HeartbeatAt: at, OpenAttempts: 1, RegisteredBy: login,
+		ID: 1, Name: "w", Queues: []string{"q", "r"}, Info: []byte(`{"version": 1}`), StartedAt: at, HeartbeatAt: at,
+		OpenAttempts: 1, RegisteredBy: login,
 	}, workers[0])
-	assert.Equal(t, driver.WorkerInfo{ID: 2, Name: "x", StartedAt: at, HeartbeatAt: workers[1].HeartbeatAt, Overdue: true, RegisteredBy: login}, workers[1])
+	assert.Equal(t, driver.WorkerInfo{ID: 2, Name: "x", StartedAt: at, HeartbeatAt: workers[1].HeartbeatAt, Overdue: true,
+		RegisteredBy: login}, workers[1])
 }
 
 // Reads do not need a transaction of the caller's, and end with the caller's context.

@@ -38,7 +38,8 @@ func refuse(t *testing.T, pool *pgxpool.Pool, table, when, code string) {
 }
 
 // together runs a worker on jobs whose handlers return at the same time, all but those that come when the others have.
-func together(t *testing.T, pool *pgxpool.Pool, texts []string, maxAttempts int, cfg driver.WorkerConfig, verdict func(*driver.Job[note]) error) (ids []int64) {
+func together(t *testing.T, pool *pgxpool.Pool, texts []string, maxAttempts int, cfg driver.WorkerConfig,
+	verdict func(*driver.Job[note]) error) (ids []int64) {
 	t.Helper()
 	for _, text := range texts {
 		ids = append(ids, enqueue(t, pool, note{text}, driver.EnqueueOptions{MaxAttempts: maxAttempts}))
@@ -93,7 +94,8 @@ func texts(n int, others ...string) (all []string) {
 // Whatever the server refuses one answer with, the others of its batch are taken, and that one fails its attempt,
 // counted.
 func TestAnswerThatIsRefusedThoughOthersPass(t *testing.T) {
-	for _, code := range []string{"P0001", "23514", "42501", "XX001", "53100", "57014", "25006", "08001", "57P01", "58030", "40001", "40P01", "55000", "55P03"} {
+	for _, code := range []string{"P0001", "23514", "42501", "XX001", "53100", "57014", "25006", "08001", "57P01", "58030",
+		"40001", "40P01", "55000", "55P03"} {
 		t.Run(code, func(t *testing.T) {
 			driver.SetRefusalPatience(t, time.Hour)
 			if strings.HasPrefix(code, "40") || strings.HasPrefix(code, "55") { // others may be in the way, for a while
@@ -123,7 +125,8 @@ func TestAnswersThatAreAllRefusedForAWhile(t *testing.T) {
 			pool := testdb.New(t)
 			refuse(t, pool, "awa.lease_claim_closures", "true", code)
 			var log syncBuffer
-			ids := together(t, pool, texts(60), 1, driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))}, withOutput)
+			ids := together(t, pool, texts(60), 1, driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))},
+				withOutput)
 			waitFor(t, func() bool { return strings.Contains(log.String(), "answers can't be sent") }, "nothing is refused")
 			execute(t, pool, "drop trigger refuse on awa.lease_claim_closures")
 			for _, id := range ids {
@@ -131,7 +134,8 @@ func TestAnswersThatAreAllRefusedForAWhile(t *testing.T) {
 				assert.Empty(t, job.Errors)
 				assert.Equal(t, 1, job.Attempt)
 			}
-			waitFor(t, func() bool { return strings.Contains(log.String(), "no longer: answers can't be sent") }, "the end of it is not logged")
+			waitFor(t, func() bool { return strings.Contains(log.String(), "no longer: answers can't be sent") },
+				"the end of it is not logged")
 		})
 	}
 }
@@ -145,13 +149,17 @@ func TestAnswersOfOneKindThatAreRefused(t *testing.T) {
 		verdict  func(*driver.Job[note]) error
 		text     string
 	}{
-		"completions": {"complete_many(job_ids bigint[], receipts bigint[], outputs jsonb[] default null) returns setof bigint", withOutput, "the completion was refused: not today"},
-		"discards":    {"discard(job_id bigint, receipt bigint, error text, details jsonb default null) returns text", func(*driver.Job[note]) error { return driver.Discard(errors.New("no")) }, "the discard was refused: not today"},
-		"snoozes":     {"snooze(job_id bigint, receipt bigint, delay interval) returns void", func(*driver.Job[note]) error { return driver.Snooze(time.Hour) }, "the snooze was refused: not today"},
+		"completions": {"complete_many(job_ids bigint[], receipts bigint[], outputs jsonb[] default null) returns setof " +
+			"bigint", withOutput, "the completion was refused: not today"},
+		"discards": {"discard(job_id bigint, receipt bigint, error text, details jsonb default null) returns text",
+			func(*driver.Job[note]) error { return driver.Discard(errors.New("no")) }, "the discard was refused: not today"},
+		"snoozes": {"snooze(job_id bigint, receipt bigint, delay interval) returns void",
+			func(*driver.Job[note]) error { return driver.Snooze(time.Hour) }, "the snooze was refused: not today"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pool := testdb.New(t)
-			execute(t, pool, "create or replace function awa."+c.function+" language plpgsql as $$ begin raise exception using errcode = '42501', message = 'not today'; end $$")
+			execute(t, pool, "create or replace function awa."+c.function+
+				" language plpgsql as $$ begin raise exception using errcode = '42501', message = 'not today'; end $$")
 			for _, id := range together(t, pool, texts(30), 1, driver.WorkerConfig{}, c.verdict) {
 				job := waitForState(t, pool, id, "failed")
 				require.Len(t, job.Errors, 1)
@@ -167,7 +175,10 @@ func TestAnswersThatComeLateInATrouble(t *testing.T) {
 	const patience = time.Second
 	driver.SetRefusalPatience(t, patience)
 	pool := testdb.New(t)
-	execute(t, pool, "create or replace function awa.complete_many(job_ids bigint[], receipts bigint[], outputs jsonb[] default null) returns setof bigint language plpgsql as $$ begin raise exception using errcode = '42501', message = 'not today'; end $$")
+	execute(t, pool,
+		"create or replace function awa.complete_many(job_ids bigint[], receipts bigint[], outputs jsonb[] default null) "+
+			"returns setof bigint language plpgsql as $$ begin raise exception using errcode = '42501', message = 'not today'; "+
+			"end $$")
 	ended := make(chan time.Time, 1)
 	runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
 		job.SetOutput("done")
@@ -198,7 +209,10 @@ func TestTextOfAFailureThatIsRefused(t *testing.T) {
 	}) {
 		job := waitForState(t, pool, id, "failed")
 		require.Len(t, job.Errors, 1)
-		assert.Equal(t, map[bool]string{false: "no", true: "the attempt failed, but the server refused to store why (SQLSTATE P0001)"}[all[i] == "bad"], job.Errors[0].Error)
+		assert.Equal(t,
+			map[bool]string{false: "no",
+				true: "the attempt failed, but the server refused to store why (SQLSTATE P0001)"}[all[i] == "bad"],
+			job.Errors[0].Error)
 	}
 }
 
@@ -213,9 +227,10 @@ func TestLastFailureThatIsRefused(t *testing.T) {
 			var log syncBuffer
 			all := texts(5, "bad")
 			var bad int64
-			for i, id := range together(t, pool, all, 2, driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(job *driver.Job[note]) error {
-				return driver.RetryAfter(0, errors.New("boom"))
-			}) {
+			for i, id := range together(t, pool, all, 2, driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))},
+				func(job *driver.Job[note]) error {
+					return driver.RetryAfter(0, errors.New("boom"))
+				}) {
 				if all[i] == "bad" {
 					bad = id
 				}
@@ -223,10 +238,13 @@ func TestLastFailureThatIsRefused(t *testing.T) {
 			run := func(delay time.Duration, errors int) {
 				t.Helper()
 				waitFor(t, func() bool { // the server reads the clock more than once
-					return queryValue[bool](t, pool, "select coalesce((select state = 'scheduled' and jsonb_array_length(errors) = $2 from awa.deferred_jobs where job_id = $1), false)", bad, errors)
+					return queryValue[bool](t, pool,
+						"select coalesce((select state = 'scheduled' and jsonb_array_length(errors) = $2 from awa.deferred_jobs where "+
+							"job_id = $1), false)", bad, errors)
 				}, "job %d is not put off: %s", bad, &log)
 				assert.InDelta(t, delay.Seconds(), queryValue[float64](t, pool, `
-					select extract(epoch from run_at - (errors -> -1 ->> 'at')::timestamptz)::float8 from awa.deferred_jobs where job_id = $1`, bad), 5)
+					select extract(epoch from run_at - (errors -> -1 ->> 'at')::timestamptz)::float8 from awa.deferred_jobs
+					where job_id = $1`, bad), 5)
 				execute(t, pool, "select awa.retry($1)", bad)
 			}
 			waitFor(t, func() bool {
@@ -236,9 +254,11 @@ func TestLastFailureThatIsRefused(t *testing.T) {
 			waitFor(t, func() bool {
 				return queryValue[bool](t, pool, "select exists (select from awa.health() where topic = 'refusals')")
 			}, "health does not say it")
-			assert.Equal(t, "default", queryValue[string](t, pool, "select subject from awa.health() where topic = 'refusals' and level = 'warning'"))
+			assert.Equal(t, "default",
+				queryValue[string](t, pool, "select subject from awa.health() where topic = 'refusals' and level = 'warning'"))
 			assert.Contains(t, queryValue[string](t, pool, "select message from awa.health() where topic = 'refusals'"),
-				fmt.Sprintf("put off, because the server refuses to store how they failed, or to make them ready: 1; the last one is job %d, in attempt 2 of 2: the failure was refused: not this one (SQLSTATE %s); it was: ", bad, code))
+				fmt.Sprintf("put off, because the server refuses to store how they failed, or to make them ready: 1; the last "+
+					"one is job %d, in attempt 2 of 2: the failure was refused: not this one (SQLSTATE %s); it was: ", bad, code))
 			run(time.Minute, 2)
 			run(2*time.Minute, 3)
 			run(4*time.Minute, 4)
@@ -263,7 +283,8 @@ func TestNothingIsTakenButADiscard(t *testing.T) {
 			refuse(t, pool, "awa.deferred_jobs", "new.args->>'text' = 'bad'", code)
 			all := texts(5, "bad")
 			var bad int64
-			for i, id := range together(t, pool, all, 5, driver.WorkerConfig{}, func(*driver.Job[note]) error { return errors.New("boom") }) {
+			for i, id := range together(t, pool, all, 5, driver.WorkerConfig{},
+				func(*driver.Job[note]) error { return errors.New("boom") }) {
 				if all[i] == "bad" {
 					bad = id
 					continue
@@ -272,7 +293,9 @@ func TestNothingIsTakenButADiscard(t *testing.T) {
 			}
 			job := waitForStateBesideOthers(t, pool, bad, "failed")
 			require.Len(t, job.Errors, 1)
-			assert.Regexp(t, `^the job was discarded, since the server refuses all that would have it run again: not this one \(SQLSTATE `+code+`\); the failure was: boom$`, job.Errors[0].Error)
+			assert.Regexp(t,
+				`^the job was discarded, since the server refuses all that would have it run again: not this one \(SQLSTATE `+code+
+					`\); the failure was: boom$`, job.Errors[0].Error)
 			assert.Equal(t, 1, job.Attempt)
 			execute(t, pool, "drop trigger refuse on awa.deferred_jobs")
 			execute(t, pool, "select awa.retry($1)", bad)
@@ -290,7 +313,8 @@ func TestSingleAnswerThatIsRefusedForAWhile(t *testing.T) {
 			pool := testdb.New(t)
 			refuse(t, pool, "awa.done_entries", "new.state = 'completed'", code)
 			id := together(t, pool, []string{"bad"}, 1, driver.WorkerConfig{}, withOutput)[0]
-			assert.Contains(t, waitForState(t, pool, id, "failed").Errors[0].Error, "the completion was refused: not this one (SQLSTATE "+code+")")
+			assert.Contains(t, waitForState(t, pool, id, "failed").Errors[0].Error,
+				"the completion was refused: not this one (SQLSTATE "+code+")")
 		})
 	}
 }
@@ -300,16 +324,18 @@ func TestSingleAnswerThatIsRefusedForAWhile(t *testing.T) {
 func TestSingleAnswerThatTakesTooMuch(t *testing.T) {
 	driver.SetRefusalPatience(t, 10*time.Millisecond)
 	for name, c := range map[string]struct{ body, text string }{
-		"statement_timeout": {"raise exception using errcode = '57014', message = 'canceling statement due to statement timeout'", "canceling statement due to statement timeout"},
-		"memory":            {"raise exception using errcode = '53200', message = 'out of memory'", "out of memory"},
-		"silence":           {"perform pg_sleep(3600)", "timeout"},
+		"statement_timeout": {"raise exception using errcode = '57014', message = 'canceling statement due to statement " +
+			"timeout'", "canceling statement due to statement timeout"},
+		"memory":  {"raise exception using errcode = '53200', message = 'out of memory'", "out of memory"},
+		"silence": {"perform pg_sleep(3600)", "timeout"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			driver.SetCallTimeouts(t, 4*time.Second, 4*time.Second)
 			pool := testdb.New(t)
 			execute(t, pool, `
 				create function public.tarry() returns trigger language plpgsql as $$ begin `+c.body+`; return new; end $$;
-				create trigger tarry before insert on awa.done_entries for each row when (new.state = 'completed') execute function public.tarry()`)
+				create trigger tarry before insert on awa.done_entries for each row when (new.state = 'completed')
+				execute function public.tarry()`)
 			id := together(t, pool, []string{"bad"}, 1, driver.WorkerConfig{}, withOutput)[0]
 			job := waitForState(t, pool, id, "failed")
 			require.Len(t, job.Errors, 1)
@@ -321,9 +347,10 @@ func TestSingleAnswerThatTakesTooMuch(t *testing.T) {
 // Answers that can't pass together, because that takes too long or too much memory, pass in smaller parcels.
 func TestAnswersThatAreTooMuchTogether(t *testing.T) {
 	for name, tooMuch := range map[string]string{
-		"statement_timeout": "raise exception using errcode = '57014', message = 'canceling statement due to statement timeout'",
-		"memory":            "raise exception using errcode = '53200', message = 'out of memory'",
-		"silence":           "perform pg_sleep(3600)",
+		"statement_timeout": "raise exception using errcode = '57014', message = 'canceling statement due to statement " +
+			"timeout'",
+		"memory":  "raise exception using errcode = '53200', message = 'out of memory'",
+		"silence": "perform pg_sleep(3600)",
 	} {
 		t.Run(name, func(t *testing.T) {
 			driver.SetCallTimeouts(t, 4*time.Second, 4*time.Second)
@@ -334,7 +361,8 @@ func TestAnswersThatAreTooMuchTogether(t *testing.T) {
 				  if (select sum(length(n.output::text)) from new_rows n) > 50000 then `+tooMuch+`; end if;
 				  return null;
 				end $$;
-				create trigger measure after insert on awa.done_entries referencing new table as new_rows for each statement execute function public.measure()`)
+				create trigger measure after insert on awa.done_entries referencing new table as new_rows for each statement
+				execute function public.measure()`)
 			for _, id := range together(t, pool, texts(60), 1, driver.WorkerConfig{}, func(job *driver.Job[note]) error {
 				job.SetOutput(strings.Repeat("x", 20_000))
 				return nil
@@ -353,13 +381,14 @@ func TestAnswerBesideAnOpenTransaction(t *testing.T) {
 	pool := testdb.New(t)
 	held, goOn := make(chan int64), make(chan struct{})
 	var log syncBuffer
-	ids := together(t, pool, texts(30, "held"), 1, driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))}, func(job *driver.Job[note]) error {
-		if job.Args.Text == "held" {
-			held <- job.ID
-		}
-		<-goOn
-		return nil
-	})
+	ids := together(t, pool, texts(30, "held"), 1, driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))},
+		func(job *driver.Job[note]) error {
+			if job.Args.Text == "held" {
+				held <- job.ID
+			}
+			<-goOn
+			return nil
+		})
 	id := receive(t, held)
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
@@ -374,11 +403,13 @@ func TestAnswerBesideAnOpenTransaction(t *testing.T) {
 	}
 	// It is sent again and again; when it came last, there is nothing that was taken since.
 	waitFor(t, func() bool {
-		return strings.Contains(log.String(), "an answer is refused, though others are taken") || strings.Contains(log.String(), "answers can't be sent")
+		return strings.Contains(log.String(), "an answer is refused, though others are taken") ||
+			strings.Contains(log.String(), "answers can't be sent")
 	}, "it is not refused")
 	sent := map[time.Time]string{}
 	waitFor(t, func() bool { // more often than an answer that others pass is refused until it is given up
-		rows, err := pool.Query(t.Context(), "select query_start, query from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")
+		rows, err := pool.Query(t.Context(),
+			"select query_start, query from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")
 		require.NoError(t, err)
 		var at time.Time
 		var query string
@@ -400,7 +431,9 @@ func TestRunOneWhoseAnswerIsRefused(t *testing.T) {
 	pool := testdb.New(t)
 	refuse(t, pool, "awa.done_entries", "new.state = 'completed'", "P0001")
 	id := enqueue(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1})
-	w, err := driver.NewWorker(pool, handle(func(_ context.Context, job *driver.Job[note]) error { return withOutput(job) }), driver.WorkerConfig{Logger: logger(t)})
+	w, err := driver.NewWorker(pool,
+		handle(func(_ context.Context, job *driver.Job[note]) error { return withOutput(job) }),
+		driver.WorkerConfig{Logger: logger(t)})
 	require.NoError(t, err)
 	ran, err := w.RunOne(t.Context())
 	require.NoError(t, err)
@@ -426,7 +459,8 @@ func TestStopBesideARefusedAnswer(t *testing.T) {
 func latin1URL(t *testing.T) string {
 	t.Helper()
 	server := ownServer(t, nil)
-	execute(t, untapped(t, server.URL()), "create database latin1 encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0")
+	execute(t, untapped(t, server.URL()),
+		"create database latin1 encoding 'LATIN1' lc_collate 'C' lc_ctype 'C' template template0")
 	u, err := url.Parse(server.URL())
 	require.NoError(t, err)
 	u.Path = "/latin1"

@@ -146,7 +146,8 @@ func TestTerminatedConnections(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	pool, admin := untapped(t, databaseURL), testdb.New(t)
 	ran := newTally()
-	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, NoMaintenance: true})
+	runWorker(t, pool, handle(ran.handle),
+		driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, NoMaintenance: true})
 	requireResumed(t, pool, ran)
 	database := queryValue[string](t, pool, "select current_database()")
 	var pids []int32
@@ -177,12 +178,15 @@ func TestFailOver(t *testing.T) {
 	}
 	waitFor(t, func() bool {
 		var synchronous bool
-		require.NoError(t, admin.QueryRow(t.Context(), "select exists (select from pg_stat_replication where sync_state = 'sync')").Scan(&synchronous))
+		require.NoError(t,
+			admin.QueryRow(t.Context(),
+				"select exists (select from pg_stat_replication where sync_state = 'sync')").Scan(&synchronous))
 		return synchronous
 	}, "the stand-by does not follow")
 
 	both := "postgres:///postgres?" + url.Values{
-		"host": {primary.Dir() + "," + standby.Dir()}, "port": {primary.Port() + "," + standby.Port()}, "user": {primary.User()},
+		"host": {primary.Dir() + "," + standby.Dir()}, "port": {primary.Port() + "," + standby.Port()},
+		"user":                 {primary.User()},
 		"target_session_attrs": {"read-write"},
 	}.Encode()
 	pool := untapped(t, both)
@@ -224,14 +228,16 @@ func TestServerBecomesReadOnly(t *testing.T) {
 		conn, err := admin.Acquire(t.Context())
 		require.NoError(t, err)
 		defer conn.Release()
-		for _, sql := range []string{"set default_transaction_read_only = off", "alter system set default_transaction_read_only = " + value, "select pg_reload_conf()"} {
+		for _, sql := range []string{"set default_transaction_read_only = off",
+			"alter system set default_transaction_read_only = " + value, "select pg_reload_conf()"} {
 			_, err := conn.Exec(t.Context(), sql)
 			require.NoError(t, err)
 		}
 	}
 	set("on")
 	waitFor(t, func() bool {
-		return queryValue[int](t, admin, "select count(*) from pg_stat_activity where pid = any($1)", claiming) < len(claiming)
+		return queryValue[int](t, admin, "select count(*) from pg_stat_activity where pid = any($1)",
+			claiming) < len(claiming)
 	}, "the worker keeps its connection")
 	set("off")
 	requireResumed(t, pool, ran)
@@ -257,7 +263,8 @@ func TestSilentConnection(t *testing.T) {
 	server := ownServer(t, nil)
 	pool := untapped(t, server.URL())
 	ran := newTally()
-	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{NoMaintenance: true, PollInterval: 20 * time.Millisecond, HeartbeatEvery: time.Hour})
+	runWorker(t, pool, handle(ran.handle),
+		driver.WorkerConfig{NoMaintenance: true, PollInterval: 20 * time.Millisecond, HeartbeatEvery: time.Hour})
 	requireResumed(t, pool, ran)
 	admin := untapped(t, server.URL())
 	pids := queryValue[[]int32](t, admin, "select array_agg(pid) from pg_stat_activity where query = 'commit'")
@@ -275,7 +282,8 @@ func TestSilentAddress(t *testing.T) {
 	silent, err := net.Listen("unix", filepath.Join(dir, ".s.PGSQL.5432"))
 	require.NoError(t, err)
 	t.Cleanup(func() { silent.Close() })
-	pool := untapped(t, "postgres:///postgres?"+url.Values{"host": {dir + "," + server.Dir()}, "user": {server.User()}}.Encode())
+	pool := untapped(t,
+		"postgres:///postgres?"+url.Values{"host": {dir + "," + server.Dir()}, "user": {server.User()}}.Encode())
 	ran := newTally()
 	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{NoMaintenance: true})
 	requireResumed(t, untapped(t, server.URL()), ran)
@@ -336,7 +344,8 @@ func TestBackPressure(t *testing.T) {
 	_, err := driver.NewClient(pool).EnqueueMany(t.Context(), args, driver.EnqueueOptions{})
 	require.NoError(t, err)
 	cut.Store(true)
-	w, err := driver.NewWorker(pool, handle(func(context.Context, *driver.Job[note]) error { return nil }), driver.WorkerConfig{Slots: slots, NoMaintenance: true, Logger: logger(t)})
+	w, err := driver.NewWorker(pool, handle(func(context.Context, *driver.Job[note]) error { return nil }),
+		driver.WorkerConfig{Slots: slots, NoMaintenance: true, Logger: logger(t)})
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	result := make(chan error, 1)
@@ -358,7 +367,8 @@ func waitUntilQuiet(t *testing.T, pool *pgxpool.Pool) {
 	waitFor(t, func() bool {
 		return queryValue[bool](t, pool, `
 			select not exists (select from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()
-			                    and backend_type = 'client backend' and (state <> 'idle' or state_change > clock_timestamp() - interval '200 milliseconds'))`)
+			                    and backend_type = 'client backend' and (state <> 'idle'
+			                    or state_change > clock_timestamp() - interval '200 milliseconds'))`)
 	}, "the connections do not rest")
 }
 
@@ -385,14 +395,17 @@ func TestPoolWithHooks(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(pool.Close)
 	ran := newTally()
-	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, NoMaintenance: true})
+	runWorker(t, pool, handle(ran.handle),
+		driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, NoMaintenance: true})
 	for range 2 {
 		waitUntilAsleep(t, pool)
 		requireResumed(t, pool, ran)
 	}
 	assert.GreaterOrEqual(t, before.Load(), int32(4))
 	assert.Equal(t, before.Load(), after.Load())
-	assert.Zero(t, queryValue[int](t, pool, "select count(*) from pg_stat_activity where datname = current_database() and application_name <> 'hooked'"))
+	assert.Zero(t,
+		queryValue[int](t, pool,
+			"select count(*) from pg_stat_activity where datname = current_database() and application_name <> 'hooked'"))
 }
 
 // However many addresses are silent, the one that answers is reached in time.
@@ -408,7 +421,8 @@ func TestManySilentAddresses(t *testing.T) {
 		hosts = append(hosts, dir)
 	}
 	hosts = append(hosts, server.Dir())
-	pool := untapped(t, "postgres:///postgres?"+url.Values{"host": {strings.Join(hosts, ",")}, "user": {server.User()}}.Encode())
+	pool := untapped(t,
+		"postgres:///postgres?"+url.Values{"host": {strings.Join(hosts, ",")}, "user": {server.User()}}.Encode())
 	ran := newTally()
 	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{NoMaintenance: true})
 	requireResumed(t, untapped(t, server.URL()), ran)
@@ -425,7 +439,8 @@ func TestReceiptGivenTwice(t *testing.T) {
 		started <- job.Receipt
 		<-finish[job.Args.Text]
 		return nil
-	}), driver.WorkerConfig{NoMaintenance: true, Queues: []driver.QueueConfig{{Name: "q1", Slots: 1}, {Name: "q2"}}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	}), driver.WorkerConfig{NoMaintenance: true, Queues: []driver.QueueConfig{{Name: "q1", Slots: 1}, {Name: "q2"}},
+		Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	result := make(chan error, 1)
@@ -435,7 +450,8 @@ func TestReceiptGivenTwice(t *testing.T) {
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
 	defer tx.Rollback(context.Background())
-	for _, sql := range []string{"delete from awa.lease_claims where claim_id = $1::bigint >> 12", "select setval('awa.claim_ids', $1::bigint >> 12, false)"} {
+	for _, sql := range []string{"delete from awa.lease_claims where claim_id = $1::bigint >> 12",
+		"select setval('awa.claim_ids', $1::bigint >> 12, false)"} {
 		_, err := tx.Exec(t.Context(), sql, receipt)
 		require.NoError(t, err)
 	}
@@ -460,7 +476,8 @@ func TestAnswersThatAreRefusedForAWhile(t *testing.T) {
 	}
 	rename("", "_away")
 	var log syncBuffer
-	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error { return nil }), driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error { return nil }),
+		driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
 	waitFor(t, func() bool { return strings.Contains(log.String(), "answers can't be sent") }, "nothing is refused")
 	rename("_away", "")
@@ -473,11 +490,17 @@ func TestAnswersThatAreRefusedForAWhile(t *testing.T) {
 func TestFailureThatIsRefused(t *testing.T) {
 	pool := testdb.New(t)
 	_, err := pool.Exec(t.Context(), `
-		create or replace function awa.fail_many(job_ids bigint[], receipts bigint[], errors text[], retry_after interval[] default null) returns setof bigint
+		create or replace function awa.fail_many(
+		  job_ids bigint[],
+		  receipts bigint[],
+		  errors text[],
+		  retry_after interval[] default null
+		) returns setof bigint
 		language plpgsql as $$ begin raise exception using errcode = '22023', message = 'not today'; end $$`)
 	require.NoError(t, err)
 	var log syncBuffer
-	stop := runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error { return errors.New("boom") }), driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	stop := runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error { return errors.New("boom") }),
+		driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
 	job := waitForState(t, pool, id, "scheduled")
 	require.NoError(t, stop()) // the log says it after the server has taken it
@@ -501,7 +524,8 @@ func TestLostClaimBesideALongHandler(t *testing.T) {
 				return nil
 			}
 			var claimed bool
-			if err := admin.QueryRow(context.Background(), "select count(*) > 1 from awa.lease_claims").Scan(&claimed); err != nil || !claimed {
+			if err := admin.QueryRow(context.Background(),
+				"select count(*) > 1 from awa.lease_claims").Scan(&claimed); err != nil || !claimed {
 				return err
 			}
 			armed.Store(false)
@@ -544,7 +568,9 @@ func blockClaims(t *testing.T, pool *pgxpool.Pool, queue string) (locked func(),
 	locked = func() {
 		t.Helper()
 		waitFor(t, func() bool {
-			return queryValue[bool](t, pool, "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%claim%')")
+			return queryValue[bool](t, pool,
+				"select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and "+
+					"query like '%claim%')")
 		}, "the worker does not wait for the queue")
 	}
 	return locked, func() { require.NoError(t, tx.Rollback(context.Background())) }
@@ -554,7 +580,8 @@ func blockClaims(t *testing.T, pool *pgxpool.Pool, queue string) (locked func(),
 func TestHeartbeatsBesideALockedQueue(t *testing.T) {
 	pool := testdb.New(t)
 	locked, unlock := blockClaims(t, pool, driver.DefaultQueue)
-	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error { return nil }), driver.WorkerConfig{HeartbeatEvery: 20 * time.Millisecond})
+	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error { return nil }),
+		driver.WorkerConfig{HeartbeatEvery: 20 * time.Millisecond})
 	locked()
 	heartbeat := func() time.Time { return queryValue[time.Time](t, pool, "select heartbeat_at from awa.workers") }
 	for range 3 {
@@ -595,7 +622,9 @@ func TestGracePeriodBesideALockedQueue(t *testing.T) {
 func TestPromotionBesideMaintenance(t *testing.T) {
 	driver.SetMaintenance(t, 10*time.Millisecond)
 	pool := testdb.New(t)
-	_, err := pool.Exec(t.Context(), "create or replace procedure awa.run_maintenance() language plpgsql as $$ begin perform pg_advisory_xact_lock(7); end $$")
+	_, err := pool.Exec(t.Context(),
+		"create or replace procedure awa.run_maintenance() language plpgsql as $$ begin perform pg_advisory_xact_lock(7); "+
+			"end $$")
 	require.NoError(t, err)
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
@@ -604,7 +633,8 @@ func TestPromotionBesideMaintenance(t *testing.T) {
 	require.NoError(t, err)
 	ran := newTally()
 	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{})
-	waiting := "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%run_maintenance%')"
+	waiting := "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = " +
+		"'Lock' and query like '%run_maintenance%')"
 	waitFor(t, func() bool { return queryValue[bool](t, pool, waiting) }, "maintenance does not wait")
 	id := enqueue(t, pool, note{}, driver.EnqueueOptions{RunAt: time.Now().Add(20 * time.Millisecond)})
 	waitForState(t, pool, id, "completed")
@@ -622,14 +652,16 @@ func TestStopBesideAHangingClaim(t *testing.T) {
 		close(started)
 		<-ctx.Done()
 		return ctx.Err()
-	}), driver.WorkerConfig{NoMaintenance: true, StopTimeout: -1, Queues: []driver.QueueConfig{{Name: "locked"}, {Name: "free"}}, Logger: logger(t)})
+	}), driver.WorkerConfig{NoMaintenance: true, StopTimeout: -1,
+		Queues: []driver.QueueConfig{{Name: "locked"}, {Name: "free"}}, Logger: logger(t)})
 	require.NoError(t, err)
 	locked, unlock := blockClaims(t, pool, "locked")
 	ctx, stop := context.WithCancel(t.Context())
 	result := make(chan error, 1)
 	go func() { result <- w.Run(ctx) }()
 	locked()
-	pid := queryValue[int](t, pool, "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")
+	pid := queryValue[int](t, pool,
+		"select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")
 	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
 	t.Cleanup(func() { syscall.Kill(pid, syscall.SIGCONT) })
 	id := enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "free"})
@@ -649,7 +681,9 @@ func TestLockedQueueWithALongWait(t *testing.T) {
 	pool := testdb.New(t)
 	locked, unlock := blockClaims(t, pool, "locked")
 	ran := newTally()
-	w, err := driver.NewWorker(pool, handle(ran.handle), driver.WorkerConfig{NoMaintenance: true, Queues: []driver.QueueConfig{{Name: "locked"}, {Name: "free"}}, Logger: logger(t)})
+	w, err := driver.NewWorker(pool, handle(ran.handle),
+		driver.WorkerConfig{NoMaintenance: true, Queues: []driver.QueueConfig{{Name: "locked"}, {Name: "free"}},
+			Logger: logger(t)})
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	result := make(chan error, 1)
@@ -658,7 +692,8 @@ func TestLockedQueueWithALongWait(t *testing.T) {
 	for range 3 {
 		waitForState(t, pool, enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "free"}), "completed")
 	}
-	assert.LessOrEqual(t, queryValue[int64](t, pool, "select last_value from awa.workers_worker_id_seq"), int64(2), "one claim is lost, the others are refused")
+	assert.LessOrEqual(t, queryValue[int64](t, pool, "select last_value from awa.workers_worker_id_seq"), int64(2),
+		"one claim is lost, the others are refused")
 	unlock()
 	stop()
 	require.NoError(t, receive(t, result))
@@ -695,14 +730,20 @@ func TestClaimThatIsCommittedLate(t *testing.T) {
 	locked, unlock := blockClaims(t, others, "locked")
 	locked()
 	var pid int
-	require.NoError(t, direct.QueryRow(t.Context(), "select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%claim%'").Scan(&pid))
+	require.NoError(t,
+		direct.QueryRow(t.Context(),
+			"select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like "+
+				"'%claim%'").Scan(&pid))
 	require.NoError(t, syscall.Kill(pid, syscall.SIGSTOP))
 	t.Cleanup(func() { syscall.Kill(pid, syscall.SIGCONT) })
 	id := enqueue(t, others, note{}, driver.EnqueueOptions{Queue: "locked"})
-	waitFor(t, func() bool { return queryValue[int](t, others, "select count(*) from awa.workers") == 2 }, "the worker does not give up")
+	waitFor(t, func() bool { return queryValue[int](t, others, "select count(*) from awa.workers") == 2 },
+		"the worker does not give up")
 	// The first time that it gives back what it does not know, it waits for the claim in vain: then the heart beats on.
 	waitFor(t, func() bool {
-		return queryValue[bool](t, others, "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and query like '%release_unknown%')")
+		return queryValue[bool](t, others,
+			"select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock' and "+
+				"query like '%release_unknown%')")
 	}, "nothing is given back")
 	heartbeat := func() time.Time { return queryValue[time.Time](t, others, "select max(heartbeat_at) from awa.workers") }
 	before := heartbeat()

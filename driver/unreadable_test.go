@@ -22,9 +22,10 @@ import (
 
 // What becomes of a waiting job that enqueue would have refused, and that this program can't decode.
 var undecodable = map[string]string{
-	"nested too deep": "update awa.ready_entries set args = (repeat('[', 10001) || repeat(']', 10001))::jsonb where job_id = $1",
-	"a tag is null":   "update awa.ready_entries set tags = array['a', null] where job_id = $1",
-	"no time":         "update awa.ready_entries set created_at = 'infinity' where job_id = $1",
+	"nested too deep": "update awa.ready_entries set args = (repeat('[', 10001) || repeat(']', 10001))::jsonb where " +
+		"job_id = $1",
+	"a tag is null": "update awa.ready_entries set tags = array['a', null] where job_id = $1",
+	"no time":       "update awa.ready_entries set created_at = 'infinity' where job_id = $1",
 }
 
 // A job that can't be decoded fails, counted, and those that were claimed with it run.
@@ -41,7 +42,8 @@ func TestJobThatCannotBeDecoded(t *testing.T) {
 			require.NoError(t, err)
 			ran := newTally()
 			var log syncBuffer
-			runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{NoMaintenance: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			runWorker(t, pool, handle(ran.handle),
+				driver.WorkerConfig{NoMaintenance: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 			for _, id := range ids {
 				if id != bad {
 					assert.Equal(t, 1, waitForState(t, pool, id, "completed").Attempt)
@@ -50,7 +52,8 @@ func TestJobThatCannotBeDecoded(t *testing.T) {
 			stateOf := func() string { return queryValue[string](t, pool, "select state from awa.job($1)", bad) }
 			waitFor(t, func() bool { return stateOf() == "failed" }, "job %d has not failed", bad)
 			assert.Equal(t, 1, queryValue[int](t, pool, "select jsonb_array_length(errors) from awa.job($1)", bad))
-			assert.Equal(t, 1, queryValue[int](t, pool, "select count(*) from awa.lease_claims where job_ids <> '{}'"), "all were in one claim")
+			assert.Equal(t, 1, queryValue[int](t, pool, "select count(*) from awa.lease_claims where job_ids <> '{}'"),
+				"all were in one claim")
 			assert.Zero(t, ran.of(bad))
 			assert.NotContains(t, log.String(), "level=WARN")
 		})
@@ -101,7 +104,9 @@ func TestJobWhoseErrorsCannotBeDecoded(t *testing.T) {
 	job := claim(t, pool, 1)[0]
 	_, err := pool.Exec(t.Context(), "select awa.fail($1, $2, 'boom')", job.JobID, job.Receipt)
 	require.NoError(t, err)
-	_, err = pool.Exec(t.Context(), `update awa.done_entries set errors = jsonb_set(errors, '{0,details}', (repeat('[', 10001) || repeat(']', 10001))::jsonb)`)
+	_, err = pool.Exec(t.Context(),
+		`update awa.done_entries set errors = jsonb_set(errors, '{0,details}', (repeat('[', 10001) || repeat(']', `+
+			`10001))::jsonb)`)
 	require.NoError(t, err)
 	read, err := driver.NewClient(pool).Job(t.Context(), id)
 	require.NoError(t, err)
@@ -115,7 +120,9 @@ func damage(t *testing.T, databaseURL, relation string, page int) (halted func()
 	t.Helper()
 	conn := testdb.Connect(t, databaseURL)
 	var path string
-	require.NoError(t, conn.QueryRow(t.Context(), "select current_setting('data_directory') || '/' || pg_relation_filepath($1::text::regclass)", relation).Scan(&path))
+	require.NoError(t,
+		conn.QueryRow(t.Context(),
+			"select current_setting('data_directory') || '/' || pg_relation_filepath($1::text::regclass)", relation).Scan(&path))
 	_, err := conn.Exec(t.Context(), "checkpoint") // what is replayed after a crash does not write the page again
 	require.NoError(t, err)
 	return func() {
@@ -134,17 +141,20 @@ func TestJobThatTheServerCannotRead(t *testing.T) {
 		relation string
 		way      func(t *testing.T, pool *pgxpool.Pool)
 	}{
-		"body": {"(select reltoastrelid::regclass::text from pg_class where oid = 'awa.ready_entries_0'::regclass)", func(t *testing.T, pool *pgxpool.Pool) {
-			var id, receipt int64
-			require.NoError(t, pool.QueryRow(t.Context(), "select job_id, receipt from awa.claim('default', 1)").Scan(&id, &receipt))
-			_, err := pool.Exec(t.Context(), "select awa.complete($1, $2)", id, receipt)
-			require.NoError(t, err)
-		}},
+		"body": {"(select reltoastrelid::regclass::text from pg_class where oid = 'awa.ready_entries_0'::regclass)",
+			func(t *testing.T, pool *pgxpool.Pool) {
+				var id, receipt int64
+				require.NoError(t,
+					pool.QueryRow(t.Context(), "select job_id, receipt from awa.claim('default', 1)").Scan(&id, &receipt))
+				_, err := pool.Exec(t.Context(), "select awa.complete($1, $2)", id, receipt)
+				require.NoError(t, err)
+			}},
 		"page": {"'awa.ready_entries_0'", func(t *testing.T, pool *pgxpool.Pool) {
 			conn, err := pool.Acquire(t.Context())
 			require.NoError(t, err)
 			defer conn.Release()
-			for _, sql := range []string{"set zero_damaged_pages = on", "vacuum full awa.ready_entries_0", "reset zero_damaged_pages"} {
+			for _, sql := range []string{"set zero_damaged_pages = on", "vacuum full awa.ready_entries_0",
+				"reset zero_damaged_pages"} {
 				_, err := conn.Exec(t.Context(), sql)
 				require.NoError(t, err)
 			}
@@ -168,7 +178,8 @@ func TestJobThatTheServerCannotRead(t *testing.T) {
 			} else {
 				for page == 0 { // until the next page begins
 					bad = enqueue(t, setup, note{random(60)}, driver.EnqueueOptions{})
-					page = queryValue[int](t, setup, "select (ctid::text::point)[0]::int from awa.ready_entries where job_id = $1", bad)
+					page = queryValue[int](t, setup, "select (ctid::text::point)[0]::int from awa.ready_entries where job_id = $1",
+						bad)
 					if page == 0 {
 						before = append(before, bad)
 					}
@@ -189,18 +200,23 @@ func TestJobThatTheServerCannotRead(t *testing.T) {
 			pool := untapped(t, server.URL())
 			ran := newTally()
 			var log syncBuffer
-			runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{NoMaintenance: true, PollInterval: 20 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+			runWorker(t, pool, handle(ran.handle),
+				driver.WorkerConfig{NoMaintenance: true, PollInterval: 20 * time.Millisecond,
+					Logger: slog.New(slog.NewTextHandler(&log, nil))})
 			for _, id := range before {
-				waitFor(t, func() bool { return ran.of(id) == 1 }, "job %d, before the one that can't be read, is not run: %s", id, &log)
+				waitFor(t, func() bool { return ran.of(id) == 1 }, "job %d, before the one that can't be read, is not run: %s", id,
+					&log)
 			}
-			waitFor(t, func() bool { return strings.Contains(log.String(), "jobs of this queue can't be claimed") }, "nothing is said")
+			waitFor(t, func() bool { return strings.Contains(log.String(), "jobs of this queue can't be claimed") },
+				"nothing is said")
 			assert.Contains(t, log.String(), fmt.Sprintf("invalid page in block %d", page))
 			for _, id := range after {
 				assert.Zero(t, ran.of(id))
 			}
 			c.way(t, pool)
 			for _, id := range after {
-				waitFor(t, func() bool { return ran.of(id) == 1 }, "job %d, after the one that could not be read, is not run: %s", id, &log)
+				waitFor(t, func() bool { return ran.of(id) == 1 }, "job %d, after the one that could not be read, is not run: %s",
+					id, &log)
 			}
 			assert.Zero(t, ran.of(bad))
 		})

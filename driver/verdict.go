@@ -84,7 +84,8 @@ func judge(ctx context.Context, log *slog.Logger, a *attempt, job *RawJob, err e
 		if v := recover(); v != nil && !decided {
 			panicked := &PanicError{Value: v, Stack: debug.Stack()}
 			result = answer{attempt: a, outcome: failed, failure: cleanText(panicked.Error())}
-			log.InfoContext(ctx, "attempt failed", keyQueue, job.Queue, keyJobID, job.ID, keyKind, job.Kind, keyAttempt, job.Attempt, keyError, loggable(panicked))
+			log.InfoContext(ctx, "attempt failed", keyQueue, job.Queue, keyJobID, job.ID, keyKind, job.Kind, keyAttempt,
+				job.Attempt, keyError, loggable(panicked))
 		}
 	}()
 	result.attempt = a
@@ -94,7 +95,8 @@ func judge(ctx context.Context, log *slog.Logger, a *attempt, job *RawJob, err e
 	if err == nil {
 		if job.completedTx {
 			// If the handler has kept its promise this is refused as stale. If not, the job would stay open for ever.
-			result.outcome, result.failure = committed, "the handler returned nil, but the transaction in which it completed the job was not committed"
+			result.outcome, result.failure = committed,
+				"the handler returned nil, but the transaction in which it completed the job was not committed"
 		}
 		return result
 	}
@@ -115,7 +117,8 @@ func judge(ctx context.Context, log *slog.Logger, a *attempt, job *RawJob, err e
 	case cancelled:
 		text = "job cancelled by its handler"
 	}
-	log.Log(ctx, level, text, keyQueue, job.Queue, keyJobID, job.ID, keyKind, job.Kind, keyAttempt, job.Attempt, keyError, loggable(err))
+	log.Log(ctx, level, text, keyQueue, job.Queue, keyJobID, job.ID, keyKind, job.Kind, keyAttempt, job.Attempt, keyError,
+		loggable(err))
 	return result
 }
 

@@ -32,17 +32,25 @@ func TestVerdicts(t *testing.T) {
 		"snooze":         {verdict: driver.Snooze(time.Hour), state: "scheduled", runIn: time.Hour},
 		"wrapped snooze": {verdict: wrap(driver.Snooze(time.Hour)), state: "scheduled", runIn: time.Hour},
 		"discard":        {verdict: driver.Discard(boom), state: "failed", attempt: 1, errors: []string{"boom"}},
-		"wrapped":        {verdict: wrap(driver.Discard(boom)), state: "failed", attempt: 1, errors: []string{"wrapped: boom"}},
-		"dead":           {verdict: driver.Discard(boom), settings: `{"dead_letter": true}`, state: "dead", attempt: 1, errors: []string{"boom"}},
+		"wrapped": {verdict: wrap(driver.Discard(boom)), state: "failed", attempt: 1,
+			errors: []string{"wrapped: boom"}},
+		"dead": {verdict: driver.Discard(boom), settings: `{"dead_letter": true}`, state: "dead", attempt: 1,
+			errors: []string{"boom"}},
 		"discard nil":    {verdict: driver.Discard(nil), state: "failed", attempt: 1, errors: []string{"discarded"}},
 		"cancel":         {verdict: driver.Cancel("sold out"), state: "cancelled", attempt: 1, errors: []string{"sold out"}},
 		"cancel, no why": {verdict: driver.Cancel(""), state: "cancelled", attempt: 1, errors: []string{"cancelled"}},
-		"retry after":    {verdict: driver.RetryAfter(2*time.Hour, boom), state: "retryable", attempt: 1, errors: []string{"boom"}, runIn: 2 * time.Hour},
-		"retry, no why":  {verdict: driver.RetryAfter(time.Hour, nil), state: "retryable", attempt: 1, errors: []string{"retry after 1h0m0s"}, runIn: time.Hour},
-		"plain error":    {verdict: boom, settings: `{"backoff_base": "1 hour"}`, state: "retryable", attempt: 1, errors: []string{"boom"}, runIn: 2 * time.Hour},
-		"bad snooze":     {verdict: driver.Snooze(-time.Second), state: "retryable", attempt: 1, errors: []string{"the snooze was refused: delay must be between"}},
-		"bad delay":      {verdict: driver.RetryAfter(-time.Second, boom), state: "retryable", attempt: 1, errors: []string{"the retry delay was refused: retry_after must be between"}},
-		"NUL":            {verdict: driver.Discard(errors.New("a\x00b")), state: "failed", attempt: 1, errors: []string{"a\uFFFDb"}},
+		"retry after": {verdict: driver.RetryAfter(2*time.Hour, boom), state: "retryable", attempt: 1,
+			errors: []string{"boom"}, runIn: 2 * time.Hour},
+		"retry, no why": {verdict: driver.RetryAfter(time.Hour, nil), state: "retryable", attempt: 1,
+			errors: []string{"retry after 1h0m0s"}, runIn: time.Hour},
+		"plain error": {verdict: boom, settings: `{"backoff_base": "1 hour"}`, state: "retryable", attempt: 1,
+			errors: []string{"boom"}, runIn: 2 * time.Hour},
+		"bad snooze": {verdict: driver.Snooze(-time.Second), state: "retryable", attempt: 1,
+			errors: []string{"the snooze was refused: delay must be between"}},
+		"bad delay": {verdict: driver.RetryAfter(-time.Second, boom), state: "retryable", attempt: 1,
+			errors: []string{"the retry delay was refused: retry_after must be between"}},
+		"NUL": {verdict: driver.Discard(errors.New("a\x00b")), state: "failed", attempt: 1,
+			errors: []string{"a\uFFFDb"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pool := testdb.New(t)
@@ -50,7 +58,8 @@ func TestVerdicts(t *testing.T) {
 				test.settings = "{}"
 			}
 			id := enqueueConfigured(t, pool, note{}, driver.EnqueueOptions{}, test.settings)
-			stop := runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error { return test.verdict }), driver.WorkerConfig{NoMaintenance: true})
+			stop := runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error { return test.verdict }),
+				driver.WorkerConfig{NoMaintenance: true})
 			job := waitForState(t, pool, id, test.state)
 			require.NoError(t, stop())
 			assert.Equal(t, test.attempt, job.Attempt)
@@ -159,7 +168,8 @@ func TestVerdictsOfABatch(t *testing.T) {
 	for i := range n {
 		text := []string{"snooze", "discard", "cancel", "retry", "complete", "fail"}[i%6]
 		want[enqueue(t, pool, note{text}, driver.EnqueueOptions{})] = map[string]string{
-			"snooze": "scheduled", "discard": "failed", "cancel": "cancelled", "retry": "retryable", "complete": "completed", "fail": "retryable",
+			"snooze": "scheduled", "discard": "failed", "cancel": "cancelled", "retry": "retryable", "complete": "completed",
+			"fail": "retryable",
 		}[text]
 	}
 	stale := enqueue(t, pool, note{"snooze"}, driver.EnqueueOptions{})

@@ -29,10 +29,12 @@ func TestManyUnknownKinds(t *testing.T) {
 	pool := testdb.New(t)
 	began := time.Now()
 	const n = 500
-	_, err := pool.Exec(t.Context(), "select awa.enqueue($1, 'kind ' || n) from generate_series(1, $2) n", driver.DefaultQueue, n)
+	_, err := pool.Exec(t.Context(), "select awa.enqueue($1, 'kind ' || n) from generate_series(1, $2) n",
+		driver.DefaultQueue, n)
 	require.NoError(t, err)
 	var log syncBuffer
-	w, err := driver.NewWorker(pool, driver.NewHandlers(), driver.WorkerConfig{NoMaintenance: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	w, err := driver.NewWorker(pool, driver.NewHandlers(),
+		driver.WorkerConfig{NoMaintenance: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, err)
 	ctx, stop := context.WithCancel(t.Context())
 	result := make(chan error, 1)
@@ -87,7 +89,8 @@ func TestManyLostLeases(t *testing.T) {
 		<-ctx.Done()
 		ended.Add(1)
 		return ctx.Err()
-	}), driver.WorkerConfig{Slots: n, NoMaintenance: true, HeartbeatEvery: 20 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	}), driver.WorkerConfig{Slots: n, NoMaintenance: true, HeartbeatEvery: 20 * time.Millisecond,
+		Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	waitFor(t, func() bool { return started.Load() == n }, "not all jobs run")
 	_, err = pool.Exec(t.Context(), `
 		create or replace function awa.heartbeat(worker_id bigint) returns setof awa.lost_attempt_row language sql

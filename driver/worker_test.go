@@ -77,13 +77,18 @@ func TestHowAnAttemptFails(t *testing.T) {
 		run  func(context.Context, *driver.Job[note]) error
 		want []string
 	}{
-		"panic":       {note{}, func(context.Context, *driver.Job[note]) error { panic("ouch") }, []string{"panic: ouch", "worker_test.go"}},
-		"nil panic":   {note{}, func(context.Context, *driver.Job[note]) error { panic(nil) }, []string{"panic: panic called with nil"}},
-		"goexit":      {note{}, func(context.Context, *driver.Job[note]) error { runtime.Goexit(); return nil }, []string{"runtime.Goexit"}},
-		"wrong shape": {wrongShape{[]int{1}}, func(context.Context, *driver.Job[note]) error { return nil }, []string{`arguments of a job of kind "note"`, "cannot unmarshal array"}},
+		"panic": {note{}, func(context.Context, *driver.Job[note]) error { panic("ouch") },
+			[]string{"panic: ouch", "worker_test.go"}},
+		"nil panic": {note{}, func(context.Context, *driver.Job[note]) error { panic(nil) },
+			[]string{"panic: panic called with nil"}},
+		"goexit": {note{}, func(context.Context, *driver.Job[note]) error { runtime.Goexit(); return nil },
+			[]string{"runtime.Goexit"}},
+		"wrong shape": {wrongShape{[]int{1}}, func(context.Context, *driver.Job[note]) error { return nil },
+			[]string{`arguments of a job of kind "note"`, "cannot unmarshal array"}},
 		"output": {note{}, func(_ context.Context, job *driver.Job[note]) error { job.SetOutput(func() {}); return nil },
 			[]string{"output: json: unsupported type"}},
-		"long text": {note{}, func(context.Context, *driver.Job[note]) error { return errors.New(strings.Repeat("é", 1<<20)) }, []string{"éé"}},
+		"long text": {note{},
+			func(context.Context, *driver.Job[note]) error { return errors.New(strings.Repeat("é", 1<<20)) }, []string{"éé"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pool := testdb.New(t)
@@ -184,7 +189,8 @@ func TestWakesByNotification(t *testing.T) {
 	runWorker(t, pool, handle(func(context.Context, *driver.Job[note]) error {
 		ran <- struct{}{}
 		return nil
-	}), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, Queues: []driver.QueueConfig{{Name: "some queue"}}})
+	}), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour,
+		Queues: []driver.QueueConfig{{Name: "some queue"}}})
 	waitUntilAsleep(t, pool)
 	enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "some queue"})
 	receive(t, ran)
@@ -214,7 +220,8 @@ func TestWorksWithoutNotifications(t *testing.T) {
 func TestLooksAgainAtGrowingDistances(t *testing.T) {
 	pool := testdb.New(t)
 	ran := newTally()
-	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, NoMaintenance: true})
+	runWorker(t, pool, handle(ran.handle),
+		driver.WorkerConfig{PollInterval: time.Hour, HeartbeatEvery: time.Hour, NoMaintenance: true})
 	requireResumed(t, pool, ran)
 	waitUntilAsleep(t, pool)
 	_, err := pool.Exec(t.Context(), "update awa.settings set notifications = false")
@@ -569,7 +576,8 @@ func TestNoMaintenance(t *testing.T) {
 }
 
 func TestRunFailsWithoutAwa(t *testing.T) {
-	pool := (&wiretap{onWrite: func(*tappedConn, []byte) (func() error, error) { return nil, nil }}).pool(t, testdb.EmptyURL(t))
+	pool := (&wiretap{onWrite: func(*tappedConn, []byte) (func() error, error) { return nil, nil }}).pool(t,
+		testdb.EmptyURL(t))
 	w, err := driver.NewWorker(pool, driver.NewHandlers(), driver.WorkerConfig{Logger: logger(t)})
 	require.NoError(t, err)
 	assert.ErrorContains(t, w.Run(t.Context()), "does not exist")
@@ -579,7 +587,8 @@ func TestWorkerConfig(t *testing.T) {
 	cfg := driver.WorkerConfig{}.WithDefaults()
 	assert.Equal(t, []driver.QueueConfig{{Name: "default", Slots: 100, Weight: 1}}, cfg.Queues)
 	assert.Equal(t, 100, cfg.Slots)
-	cfg = driver.WorkerConfig{Slots: 10, Queues: []driver.QueueConfig{{Name: "a", Slots: 3, Weight: 2}, {Name: "b", Slots: 30}}}.WithDefaults()
+	cfg = driver.WorkerConfig{Slots: 10,
+		Queues: []driver.QueueConfig{{Name: "a", Slots: 3, Weight: 2}, {Name: "b", Slots: 30}}}.WithDefaults()
 	assert.Equal(t, []driver.QueueConfig{{Name: "a", Slots: 3, Weight: 2}, {Name: "b", Slots: 10, Weight: 1}}, cfg.Queues)
 	assert.Equal(t, time.Second, cfg.PollInterval)
 	assert.Equal(t, 10*time.Second, cfg.HeartbeatEvery)

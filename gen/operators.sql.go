@@ -29,7 +29,8 @@ func (q *Queries) Cancel(ctx context.Context, db DBTX, arg CancelParams) (string
 
 const cancelWhere = `-- name: CancelWhere :one
 select awa.cancel_where(
-  queue => $1, kind => $2, state => $3, before => $4, max_jobs => $5,
+  queue => $1, kind => $2, state => $3, before => $4,
+  max_jobs => $5,
   tag => $6, args => $7)
 `
 
@@ -94,7 +95,8 @@ func (q *Queries) DeleteJob(ctx context.Context, db DBTX, jobID int64) (string, 
 
 const deleteWhere = `-- name: DeleteWhere :one
 select awa.delete_where(
-  queue => $1, kind => $2, state => $3, before => $4, max_jobs => $5,
+  queue => $1, kind => $2, state => $3, before => $4,
+  max_jobs => $5,
   tag => $6, args => $7)
 `
 
@@ -164,7 +166,8 @@ func (q *Queries) PauseQueue(ctx context.Context, db DBTX, queue string) error {
 
 const purgeDLQ = `-- name: PurgeDLQ :one
 select awa.purge_dlq(
-  queue => $1, kind => $2, state => $3, before => $4, max_jobs => $5,
+  queue => $1, kind => $2, state => $3, before => $4,
+  max_jobs => $5,
   tag => $6, args => $7)
 `
 
@@ -226,7 +229,8 @@ func (q *Queries) Retry(ctx context.Context, db DBTX, jobID int64) (string, erro
 
 const retryWhere = `-- name: RetryWhere :one
 select awa.retry_where(
-  queue => $1, kind => $2, state => $3, before => $4, max_jobs => $5,
+  queue => $1, kind => $2, state => $3, before => $4,
+  max_jobs => $5,
   tag => $6, args => $7)
 `
 

@@ -13,8 +13,10 @@ import (
 
 const cancelByUniqueKey = `-- name: CancelByUniqueKey :many
 select awa.cancel_by_unique_key(
-  queue => $1, kind => $2, args => $3, unique_key => $4, unique_by => $5::text[],
-  unique_period => $6::text::interval, unique_zone => $7, run_at => $8)
+  queue => $1, kind => $2, args => $3, unique_key => $4,
+  unique_by => $5::text[],
+  unique_period => $6::text::interval, unique_zone => $7,
+  run_at => $8)
 `
 
 type CancelByUniqueKeyParams struct {
@@ -162,9 +164,12 @@ func (q *Queries) EnqueueMany(ctx context.Context, db DBTX, arg EnqueueManyParam
 
 const enqueueUnique = `-- name: EnqueueUnique :one
 select job_id, inserted from awa.enqueue_unique(
-  queue => $1, kind => $2, args => $3, unique_key => $4, unique_by => $5::text[],
-  unique_period => $6::text::interval, unique_zone => $7, unique_states => $8::text[], priority => $9,
-  run_at => $10, max_attempts => $11, tags => $12::text[], metadata => $13)
+  queue => $1, kind => $2, args => $3, unique_key => $4,
+  unique_by => $5::text[],
+  unique_period => $6::text::interval, unique_zone => $7,
+  unique_states => $8::text[], priority => $9,
+  run_at => $10, max_attempts => $11, tags => $12::text[],
+  metadata => $13)
 `
 
 type EnqueueUniqueParams struct {

@@ -158,7 +158,8 @@ func (q *Queries) Job(ctx context.Context, db DBTX, jobID int64) (AwaJob, error)
 
 const listJobs = `-- name: ListJobs :many
 select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id from awa.list_jobs(
-  queue => $1, state => $2, kind => $3, before_id => $4, max_jobs => $5,
+  queue => $1, state => $2, kind => $3, before_id => $4,
+  max_jobs => $5,
   tag => $6, args => $7)
 `
 

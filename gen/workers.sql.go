@@ -27,7 +27,9 @@ func (q *Queries) CancelAttempt(ctx context.Context, db DBTX, arg CancelAttemptP
 }
 
 const claim = `-- name: Claim :many
-select job_id, receipt, queue, kind, args, priority, attempt, max_attempts, created_at, ready_at, deadline_at, tags, metadata, progress from awa.claim(queue => $1, max_jobs => $2, worker_id => $3, lease => $4, durable => $5)
+select job_id, receipt, queue, kind, args, priority, attempt, max_attempts, created_at, ready_at, deadline_at, tags, metadata, progress
+  from awa.claim(queue => $1, max_jobs => $2, worker_id => $3, lease => $4,
+    durable => $5)
 `
 
 type ClaimParams struct {
@@ -80,12 +82,17 @@ func (q *Queries) Claim(ctx context.Context, db DBTX, arg ClaimParams) ([]AwaCla
 }
 
 const claimWithin = `-- name: ClaimWithin :many
-select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= $1::bigint then c.args end)::jsonb as args, c.priority, c.attempt, c.max_attempts, c.created_at, c.ready_at, c.deadline_at,
-       (case when s.bytes <= $1 then c.tags end)::text[] as tags, (case when s.bytes <= $1 then c.metadata end)::jsonb as metadata,
+select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= $1::bigint then c.args end)::jsonb as args,
+       c.priority, c.attempt, c.max_attempts, c.created_at, c.ready_at, c.deadline_at,
+       (case when s.bytes <= $1 then c.tags end)::text[] as tags,
+       (case when s.bytes <= $1 then c.metadata end)::jsonb as metadata,
        (case when s.bytes <= $1 then c.progress end)::jsonb as progress, s.bytes::bigint as bytes
-  from awa.claim(queue => $2, max_jobs => $3, worker_id => $4, lease => $5, durable => $6) c
+  from awa.claim(queue => $2, max_jobs => $3, worker_id => $4, lease => $5,
+    durable => $6) c
  cross join lateral (
-    select octet_length(c.args::text)::bigint + coalesce(octet_length(c.tags::text), 0) + coalesce(octet_length(c.metadata::text), 0) + coalesce(octet_length(c.progress::text), 0) as bytes
+    select octet_length(c.args::text)::bigint + coalesce(octet_length(c.tags::text),
+      0) + coalesce(octet_length(c.metadata::text),
+      0) + coalesce(octet_length(c.progress::text), 0) as bytes
     offset 0
  ) s
 `
@@ -176,7 +183,8 @@ func (q *Queries) Complete(ctx context.Context, db DBTX, arg CompleteParams) err
 }
 
 const completeMany = `-- name: CompleteMany :many
-select awa.complete_many(job_ids => $1::bigint[], receipts => $2::bigint[], outputs => $3::jsonb[])
+select awa.complete_many(job_ids => $1::bigint[], receipts => $2::bigint[],
+  outputs => $3::jsonb[])
 `
 
 type CompleteManyParams struct {
@@ -258,7 +266,8 @@ func (q *Queries) Extend(ctx context.Context, db DBTX, arg ExtendParams) (time.T
 
 const fail = `-- name: Fail :one
 select awa.fail(
-  job_id => $1, receipt => $2, error => $3, retry_after => $4, details => $5)
+  job_id => $1, receipt => $2, error => $3, retry_after => $4,
+  details => $5)
 `
 
 type FailParams struct {
@@ -284,7 +293,8 @@ func (q *Queries) Fail(ctx context.Context, db DBTX, arg FailParams) (string, er
 
 const failMany = `-- name: FailMany :many
 select awa.fail_many(
-  job_ids => $1::bigint[], receipts => $2::bigint[], errors => $3::text[], retry_after => $4::interval[])
+  job_ids => $1::bigint[], receipts => $2::bigint[], errors => $3::text[],
+  retry_after => $4::interval[])
 `
 
 type FailManyParams struct {
@@ -361,7 +371,8 @@ func (q *Queries) PutOff(ctx context.Context, db DBTX, arg PutOffParams) (time.T
 }
 
 const registerWorker = `-- name: RegisterWorker :one
-select awa.register_worker(name => $1, queues => $2::text[], info => $3, member_of => $4)
+select awa.register_worker(name => $1, queues => $2::text[], info => $3,
+  member_of => $4)
 `
 
 type RegisterWorkerParams struct {

@@ -61,7 +61,9 @@ func (c *Client) Enqueue(ctx context.Context, args driver.Args, opts driver.Enqu
 
 // EnqueueTx is [driver.Client.EnqueueTx], inside the caller's transaction, in a span. It returns the job's id, which is
 // the span's messaging.message.id.
-func (c *Client) EnqueueTx(ctx context.Context, tx driver.DBTX, args driver.Args, opts driver.EnqueueOptions) (id int64, err error) {
+func (c *Client) EnqueueTx(
+	ctx context.Context, tx driver.DBTX, args driver.Args, opts driver.EnqueueOptions,
+) (id int64, err error) {
 	err = c.send(ctx, args.Kind(), 1, opts, func(ctx context.Context, opts driver.EnqueueOptions) (int64, bool, error) {
 		id, err = c.Client.EnqueueTx(ctx, tx, args, opts)
 		return id, true, err
@@ -80,7 +82,9 @@ func (c *Client) EnqueueMany(ctx context.Context, args []driver.Args, opts drive
 }
 
 // EnqueueManyTx is [driver.Client.EnqueueManyTx], inside the caller's transaction, in a span: see [Client.EnqueueMany].
-func (c *Client) EnqueueManyTx(ctx context.Context, tx driver.DBTX, args []driver.Args, opts driver.EnqueueOptions) ([]int64, error) {
+func (c *Client) EnqueueManyTx(
+	ctx context.Context, tx driver.DBTX, args []driver.Args, opts driver.EnqueueOptions,
+) ([]int64, error) {
 	return c.sendMany(ctx, args, opts, func(ctx context.Context, opts driver.EnqueueOptions) ([]int64, error) {
 		return c.Client.EnqueueManyTx(ctx, tx, args, opts)
 	})
@@ -89,7 +93,9 @@ func (c *Client) EnqueueManyTx(ctx context.Context, tx driver.DBTX, args []drive
 // EnqueueUnique is [driver.Client.EnqueueUnique] in a span. It returns the job's id, and whether it is a new one. If it
 // is not, nothing was sent: the span says awa.job.duplicate, the job keeps the context of the span in which it was
 // enqueued, and it does not count as sent.
-func (c *Client) EnqueueUnique(ctx context.Context, args driver.Args, unique driver.UniqueOptions, opts driver.EnqueueOptions) (id int64, inserted bool, err error) {
+func (c *Client) EnqueueUnique(
+	ctx context.Context, args driver.Args, unique driver.UniqueOptions, opts driver.EnqueueOptions,
+) (id int64, inserted bool, err error) {
 	err = c.send(ctx, args.Kind(), 1, opts, func(ctx context.Context, opts driver.EnqueueOptions) (int64, bool, error) {
 		id, inserted, err = c.Client.EnqueueUnique(ctx, args, unique, opts)
 		return id, inserted, err
@@ -99,7 +105,9 @@ func (c *Client) EnqueueUnique(ctx context.Context, args driver.Args, unique dri
 
 // EnqueueUniqueTx is [driver.Client.EnqueueUniqueTx], inside the caller's transaction, in a span: see
 // [Client.EnqueueUnique].
-func (c *Client) EnqueueUniqueTx(ctx context.Context, tx driver.DBTX, args driver.Args, unique driver.UniqueOptions, opts driver.EnqueueOptions) (id int64, inserted bool, err error) {
+func (c *Client) EnqueueUniqueTx(
+	ctx context.Context, tx driver.DBTX, args driver.Args, unique driver.UniqueOptions, opts driver.EnqueueOptions,
+) (id int64, inserted bool, err error) {
 	err = c.send(ctx, args.Kind(), 1, opts, func(ctx context.Context, opts driver.EnqueueOptions) (int64, bool, error) {
 		id, inserted, err = c.Client.EnqueueUniqueTx(ctx, tx, args, unique, opts)
 		return id, inserted, err
@@ -119,13 +127,17 @@ func (c *Client) EnqueueBatch(ctx context.Context, jobs []driver.BatchJob) ([]dr
 
 // EnqueueBatchTx is [driver.Client.EnqueueBatchTx], inside the caller's transaction, in a span: see
 // [Client.EnqueueBatch].
-func (c *Client) EnqueueBatchTx(ctx context.Context, tx driver.DBTX, jobs []driver.BatchJob) ([]driver.BatchResult, error) {
+func (c *Client) EnqueueBatchTx(
+	ctx context.Context, tx driver.DBTX, jobs []driver.BatchJob,
+) ([]driver.BatchResult, error) {
 	return c.sendBatch(ctx, jobs, func(ctx context.Context, jobs []driver.BatchJob) ([]driver.BatchResult, error) {
 		return c.Client.EnqueueBatchTx(ctx, tx, jobs)
 	})
 }
 
-func (c *Client) sendBatch(ctx context.Context, jobs []driver.BatchJob, enqueue func(context.Context, []driver.BatchJob) ([]driver.BatchResult, error)) (results []driver.BatchResult, err error) {
+func (c *Client) sendBatch(ctx context.Context, jobs []driver.BatchJob,
+	enqueue func(context.Context, []driver.BatchJob) ([]driver.BatchResult, error)) (results []driver.BatchResult,
+	err error) {
 	if len(jobs) == 0 {
 		return nil, nil // as the driver does
 	}
@@ -156,12 +168,14 @@ func (c *Client) sendBatch(ctx context.Context, jobs []driver.BatchJob, enqueue 
 		encoded[i] = m
 		if !m.hasContext(c.propagator) {
 			spanKind = trace.SpanKindProducer
-		} else if creator := m.creationContext(c.propagator); creator.IsValid() && !linked[spanID{creator.TraceID(), creator.SpanID()}] {
+		} else if creator := m.creationContext(c.propagator); creator.IsValid() &&
+			!linked[spanID{creator.TraceID(), creator.SpanID()}] {
 			linked[spanID{creator.TraceID(), creator.SpanID()}] = true
 			links = append(links, trace.Link{SpanContext: creator})
 		}
 	}
-	ctx, op := begin(ctx, c.tracer, semconv.MessagingOperationTypeSend, common.queue, common.kind, trace.WithSpanKind(spanKind), trace.WithLinks(links...))
+	ctx, op := begin(ctx, c.tracer, semconv.MessagingOperationTypeSend, common.queue, common.kind,
+		trace.WithSpanKind(spanKind), trace.WithLinks(links...))
 	if len(jobs) > 1 {
 		op.span.SetAttributes(semconv.MessagingBatchMessageCount(len(jobs)))
 	}
@@ -206,21 +220,24 @@ func (c *Client) sendBatch(ctx context.Context, jobs []driver.BatchJob, enqueue 
 	return results, nil
 }
 
-func (c *Client) sendMany(ctx context.Context, args []driver.Args, opts driver.EnqueueOptions, enqueue func(context.Context, driver.EnqueueOptions) ([]int64, error)) (ids []int64, err error) {
+func (c *Client) sendMany(ctx context.Context, args []driver.Args, opts driver.EnqueueOptions,
+	enqueue func(context.Context, driver.EnqueueOptions) ([]int64, error)) (ids []int64, err error) {
 	if len(args) == 0 {
 		return nil, nil // as the driver does
 	}
-	err = c.send(ctx, args[0].Kind(), len(args), opts, func(ctx context.Context, opts driver.EnqueueOptions) (int64, bool, error) {
-		if ids, err = enqueue(ctx, opts); err != nil {
-			return 0, false, err
-		}
-		return ids[0], true, nil
-	})
+	err = c.send(ctx, args[0].Kind(), len(args), opts,
+		func(ctx context.Context, opts driver.EnqueueOptions) (int64, bool, error) {
+			if ids, err = enqueue(ctx, opts); err != nil {
+				return 0, false, err
+			}
+			return ids[0], true, nil
+		})
 	return ids, err
 }
 
 // send runs a call that enqueues jobs, and that returns the id of the first one and whether it is new.
-func (c *Client) send(ctx context.Context, kind string, jobs int, opts driver.EnqueueOptions, enqueue func(context.Context, driver.EnqueueOptions) (int64, bool, error)) (err error) {
+func (c *Client) send(ctx context.Context, kind string, jobs int, opts driver.EnqueueOptions,
+	enqueue func(context.Context, driver.EnqueueOptions) (int64, bool, error)) (err error) {
 	metadata, badMetadata := encodeMetadata(opts.Metadata)
 	spanKind, handedOn := trace.SpanKindProducer, metadata.hasContext(c.propagator)
 	if handedOn {

@@ -89,10 +89,12 @@ func TestEachWayToEnqueueGivesItsContextToTheJob(t *testing.T) {
 			return unique(f.client.EnqueueUniqueTx(ctx, tx, note{}, driver.UniqueOptions{Key: "two"}, inQueue))
 		},
 		"EnqueueBatch": func(ctx context.Context, _ pgx.Tx) (int64, error) {
-			return last(f.client.EnqueueBatch(ctx, []driver.BatchJob{{Args: note{}, Options: inQueue}, {Args: note{}, Options: inQueue}}))
+			return last(f.client.EnqueueBatch(ctx,
+				[]driver.BatchJob{{Args: note{}, Options: inQueue}, {Args: note{}, Options: inQueue}}))
 		},
 		"EnqueueBatchTx": func(ctx context.Context, tx pgx.Tx) (int64, error) {
-			return last(f.client.EnqueueBatchTx(ctx, tx, []driver.BatchJob{{Args: note{}, Options: inQueue, Unique: &driver.UniqueOptions{Key: "three"}}}))
+			return last(f.client.EnqueueBatchTx(ctx, tx,
+				[]driver.BatchJob{{Args: note{}, Options: inQueue, Unique: &driver.UniqueOptions{Key: "three"}}}))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -131,7 +133,8 @@ func TestATransactionThatRollsBackLeavesASpanButNoJob(t *testing.T) {
 
 func TestEnqueueManyIsOneSpan(t *testing.T) {
 	f := newFixture(t)
-	ids, err := f.client.EnqueueMany(t.Context(), []driver.Args{note{Text: "a"}, note{Text: "b"}, note{Text: "c"}}, inQueue)
+	ids, err := f.client.EnqueueMany(t.Context(), []driver.Args{note{Text: "a"}, note{Text: "b"}, note{Text: "c"}},
+		inQueue)
 	require.NoError(t, err)
 	require.Len(t, ids, 3)
 	require.Len(t, f.ended("send email"), 1)
@@ -220,7 +223,8 @@ func TestABatchOfOneQueueHasADestination(t *testing.T) {
 	handedOn, err := f.client.Job(t.Context(), id)
 	require.NoError(t, err)
 	again := driver.EnqueueOptions{Queue: queue, Metadata: handedOn.Metadata}
-	results, err = f.client.EnqueueBatch(t.Context(), []driver.BatchJob{{Args: note{}, Options: again, Unique: &driver.UniqueOptions{Key: "k"}}})
+	results, err = f.client.EnqueueBatch(t.Context(),
+		[]driver.BatchJob{{Args: note{}, Options: again, Unique: &driver.UniqueOptions{Key: "k"}}})
 	require.NoError(t, err)
 	span := f.last("send email")
 	assert.Equal(t, trace.SpanKindClient, span.SpanKind(), "all are handed on")
@@ -229,11 +233,14 @@ func TestABatchOfOneQueueHasADestination(t *testing.T) {
 	assert.Equal(t, strconv.FormatInt(results[0].ID, 10), attributes["messaging.message.id"])
 	assert.NotContains(t, attributes, attribute.Key("messaging.batch.message_count"))
 
-	_, err = f.client.EnqueueBatch(t.Context(), []driver.BatchJob{{Args: note{}, Options: again, Unique: &driver.UniqueOptions{Key: "k"}}})
+	_, err = f.client.EnqueueBatch(t.Context(),
+		[]driver.BatchJob{{Args: note{}, Options: again, Unique: &driver.UniqueOptions{Key: "k"}}})
 	require.NoError(t, err)
 	assert.Equal(t, true, attributesOf(f.last("send email").Attributes())["awa.job.duplicate"])
 
-	_, err = f.client.EnqueueBatch(t.Context(), []driver.BatchJob{{Args: note{}, Options: inQueue}, {Args: note{}, Options: driver.EnqueueOptions{Queue: queue, Metadata: 7}}})
+	_, err = f.client.EnqueueBatch(t.Context(),
+		[]driver.BatchJob{{Args: note{}, Options: inQueue},
+			{Args: note{}, Options: driver.EnqueueOptions{Queue: queue, Metadata: 7}}})
 	require.ErrorContains(t, err, "metadata must be a JSON object")
 	span = f.last("send email")
 	assert.Equal(t, codes.Error, span.Status().Code)
@@ -302,7 +309,8 @@ func TestMetadataThatIsNoObjectIsRefused(t *testing.T) {
 		metadata any
 		text     string
 	}{
-		"array":     {[]int{1, 2}, "enqueue: metadata must be a JSON object, so that the context of the trace can be put into it, not a JSON array"},
+		"array": {[]int{1, 2},
+			"enqueue: metadata must be a JSON object, so that the context of the trace can be put into it, not a JSON array"},
 		"string":    {"tenant", "not a JSON string"},
 		"number":    {7, "not a JSON number"},
 		"not JSON":  {map[string]any{"f": func() {}}, "enqueue: metadata: json: unsupported type: func()"},
@@ -355,7 +363,8 @@ func TestAnErrorOfTheServerIsRecorded(t *testing.T) {
 	assert.NotContains(t, attributesOf(span.Attributes()), attribute.Key("messaging.message.id"))
 	assert.NotContains(t, attributesOf(span.Attributes()), attribute.Key("awa.job.duplicate"))
 
-	_, err = f.client.EnqueueMany(t.Context(), []driver.Args{note{}, note{}}, driver.EnqueueOptions{Queue: queue, Priority: 9})
+	_, err = f.client.EnqueueMany(t.Context(), []driver.Args{note{}, note{}},
+		driver.EnqueueOptions{Queue: queue, Priority: 9})
 	require.Error(t, err)
 	assertFailed(t, f.last("send email"), "22023", err.Error())
 

@@ -14,7 +14,7 @@
 //
 //	awa.job.kind       string   the kind of the job, on all spans and on all metrics but the worker's
 //	awa.job.attempt    int      which attempt this is, from 1, on the spans of workers
-//	awa.job.duplicate  boolean  true on the span of a call that enqueued nothing, because another job holds the unique key
+//	awa.job.duplicate  boolean  true on the span of a call that enqueued nothing: another job holds the unique key
 //	awa.job.outcome    string   what became of an attempt, on the spans of workers and on awa.worker.jobs
 //
 // An error is the span's status, and its error.type, of the span as of its metrics, is the SQLSTATE if the error came

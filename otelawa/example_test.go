@@ -59,7 +59,8 @@ func Example() {
 		stop()
 		return nil
 	})
-	worker, err := driver.NewWorker(pool, handlers, driver.WorkerConfig{Middleware: []driver.Middleware{otelawa.Middleware(cfg)}})
+	worker, err := driver.NewWorker(pool, handlers,
+		driver.WorkerConfig{Middleware: []driver.Middleware{otelawa.Middleware(cfg)}})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -73,7 +73,9 @@ func (f *fixture) enqueue(opts driver.EnqueueOptions) (int64, sdktrace.ReadOnlyS
 }
 
 // worker returns a worker on the queue, with the middleware, and the handler for notes.
-func (f *fixture) worker(run func(context.Context, *driver.Job[note]) error, middleware ...driver.Middleware) *driver.Worker {
+func (f *fixture) worker(
+	run func(context.Context, *driver.Job[note]) error, middleware ...driver.Middleware,
+) *driver.Worker {
 	f.t.Helper()
 	handlers := driver.NewHandlers()
 	driver.Handle(handlers, run, middleware...)
@@ -87,7 +89,9 @@ func (f *fixture) worker(run func(context.Context, *driver.Job[note]) error, mid
 }
 
 // run runs the next job, and returns the span of its handler.
-func (f *fixture) run(ctx context.Context, run func(context.Context, *driver.Job[note]) error, middleware ...driver.Middleware) sdktrace.ReadOnlySpan {
+func (f *fixture) run(
+	ctx context.Context, run func(context.Context, *driver.Job[note]) error, middleware ...driver.Middleware,
+) sdktrace.ReadOnlySpan {
 	f.t.Helper()
 	f.runOne(ctx, f.worker(run, middleware...))
 	return f.last("process " + queue)

@@ -24,7 +24,9 @@ func encodeMetadata(v any) (metadata, error) {
 	var m metadata
 	err = json.Unmarshal(encoded, &m)
 	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return nil, fmt.Errorf("metadata must be a JSON object, so that the context of the trace can be put into it, not a JSON %s", wrong.Value)
+		return nil,
+			fmt.Errorf("metadata must be a JSON object, so that the context of the trace can be put into it, not a JSON %s",
+				wrong.Value)
 	}
 	if m == nil {
 		m = metadata{}

@@ -98,7 +98,8 @@ func TestAJobWithoutAContextBeginsATrace(t *testing.T) {
 		"a version too much": map[string]any{"traceparent": "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			id, err := driver.NewClient(f.pool).Enqueue(t.Context(), note{}, driver.EnqueueOptions{Queue: queue, Metadata: metadata})
+			id, err := driver.NewClient(f.pool).Enqueue(t.Context(), note{},
+				driver.EnqueueOptions{Queue: queue, Metadata: metadata})
 			require.NoError(t, err)
 			span := f.run(t.Context(), succeed)
 			assert.False(t, span.Parent().IsValid())
@@ -117,7 +118,8 @@ func TestTheSpanOfTheWorkerIsLinked(t *testing.T) {
 	f.call(func(ctx context.Context) {
 		span := f.run(ctx, succeed)
 		assert.Equal(t, sent.SpanContext().SpanID(), span.Parent().SpanID())
-		assert.Equal(t, []trace.SpanID{sent.SpanContext().SpanID(), trace.SpanContextFromContext(ctx).SpanID()}, spanIDs(span.Links()))
+		assert.Equal(t, []trace.SpanID{sent.SpanContext().SpanID(), trace.SpanContextFromContext(ctx).SpanID()},
+			spanIDs(span.Links()))
 
 		_, err := driver.NewClient(f.pool).Enqueue(ctx, note{}, inQueue) // without a context
 		require.NoError(t, err)
@@ -141,7 +143,8 @@ func TestTheHandlersContextIsThatOfTheSpan(t *testing.T) {
 
 func TestTracestateAndSamplingGoAlong(t *testing.T) {
 	f := newFixture(t)
-	incoming := propagation.MapCarrier{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "vendor=1"}
+	incoming := propagation.MapCarrier{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+		"tracestate": "vendor=1"}
 	_, err := f.client.Enqueue(propagation.TraceContext{}.Extract(t.Context(), incoming), note{}, inQueue)
 	require.NoError(t, err)
 	span := f.run(t.Context(), succeed)
@@ -204,7 +207,8 @@ func TestAnErrorOfTheHandlerIsRecorded(t *testing.T) {
 	for _, p := range f.metric("messaging.process.duration") {
 		types[p.attributes["error.type"]] = p.value
 	}
-	assert.Equal(t, map[any]int64{"*errors.errorString": 1, "*time.ParseError": 1, "no_customer": 1, "context.deadlineExceededError": 1}, types)
+	assert.Equal(t, map[any]int64{"*errors.errorString": 1, "*time.ParseError": 1, "no_customer": 1,
+		"context.deadlineExceededError": 1}, types)
 	assert.Len(t, f.metric("messaging.client.consumed.messages"), 4)
 }
 
@@ -225,7 +229,9 @@ func TestAPanicIsAnEventWithItsStack(t *testing.T) {
 			return f.runOne(t.Context(), f.worker(func(context.Context, *driver.Job[note]) error { panics(); return nil })).Err
 		},
 		"of other middleware": func(panics func()) error {
-			return f.runOne(t.Context(), f.worker(succeed, func(context.Context, *driver.RawJob, func(context.Context) error) error { panics(); return nil })).Err
+			return f.runOne(t.Context(),
+				f.worker(succeed,
+					func(context.Context, *driver.RawJob, func(context.Context) error) error { panics(); return nil })).Err
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

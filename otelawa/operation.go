@@ -27,7 +27,8 @@ const (
 var system = semconv.MessagingSystemKey.String("awa")
 
 // durationBuckets are the boundaries, in seconds, that the conventions have for both durations.
-var durationBuckets = metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
+var durationBuckets = metric.WithExplicitBucketBoundaries(0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5,
+	5, 7.5, 10)
 
 // operation is something that is done with jobs: its span, and what its metrics have in common.
 type operation struct {
@@ -38,9 +39,12 @@ type operation struct {
 
 // begin begins an operation, and returns the context of its span. The queue and the kind are empty where the jobs have
 // none in common.
-func begin(ctx context.Context, tracer trace.Tracer, operationType attribute.KeyValue, queue, kind string, opts ...trace.SpanStartOption) (context.Context, *operation) {
+func begin(ctx context.Context, tracer trace.Tracer, operationType attribute.KeyValue, queue, kind string,
+	opts ...trace.SpanStartOption) (context.Context, *operation) {
 	name := operationType.Value.AsString()
-	op := &operation{begun: time.Now(), attributes: append([]attribute.KeyValue{system, semconv.MessagingOperationName(name), operationType}, jobAttributes(queue, kind)...)}
+	op := &operation{begun: time.Now(),
+		attributes: append([]attribute.KeyValue{system, semconv.MessagingOperationName(name), operationType},
+			jobAttributes(queue, kind)...)}
 	if queue != "" {
 		name += " " + queue
 	}

@@ -51,7 +51,8 @@ func TestObserveWorker(t *testing.T) {
 	})
 	registration, err := otelawa.ObserveWorker(worker, f.cfg)
 	require.NoError(t, err)
-	none := map[any]int64{"completed": 0, "failed": 0, "snoozed": 0, "discarded": 0, "cancelled": 0, "unknown_kind": 0, "stale": 0}
+	none := map[any]int64{"completed": 0, "failed": 0, "snoozed": 0, "discarded": 0, "cancelled": 0, "unknown_kind": 0,
+		"stale": 0}
 	assert.Equal(t, none, f.outcomes())
 	assert.Equal(t, []point{{ofQueue, 0}}, f.metric("awa.worker.claimed"))
 
@@ -71,11 +72,13 @@ func TestObserveWorker(t *testing.T) {
 		f.runOne(t.Context(), worker)
 		jobs++
 	}
-	assert.Equal(t, map[any]int64{"completed": 1, "failed": 2, "snoozed": 3, "discarded": 4, "cancelled": 5, "stale": 6, "unknown_kind": 7}, f.outcomes())
+	assert.Equal(t, map[any]int64{"completed": 1, "failed": 2, "snoozed": 3, "discarded": 4, "cancelled": 5, "stale": 6,
+		"unknown_kind": 7}, f.outcomes())
 	assert.Equal(t, []point{{ofQueue, int64(jobs)}}, f.metric("awa.worker.claimed"))
 	assert.Equal(t, []point{{ofQueue, 0}}, f.metric("awa.worker.running"))
 
-	for name, monotonic := range map[string]bool{"awa.worker.jobs": true, "awa.worker.claimed": true, "awa.worker.running": false} {
+	for name, monotonic := range map[string]bool{"awa.worker.jobs": true, "awa.worker.claimed": true,
+		"awa.worker.running": false} {
 		m := f.collect(name)
 		assert.Equal(t, "{attempt}", m.Unit, name)
 		assert.Equal(t, monotonic, m.Data.(metricdata.Sum[int64]).IsMonotonic, name)
@@ -100,7 +103,8 @@ func TestWorkersAddUp(t *testing.T) {
 
 func TestQueuesAreCountedApart(t *testing.T) {
 	f := newFixture(t)
-	worker, err := driver.NewWorker(f.pool, driver.NewHandlers(), driver.WorkerConfig{Queues: []driver.QueueConfig{{Name: "a"}, {Name: "b"}}})
+	worker, err := driver.NewWorker(f.pool, driver.NewHandlers(),
+		driver.WorkerConfig{Queues: []driver.QueueConfig{{Name: "a"}, {Name: "b"}}})
 	require.NoError(t, err)
 	_, err = otelawa.ObserveWorker(worker, f.cfg)
 	require.NoError(t, err)

@@ -52,7 +52,8 @@ for ((round = 1; round <= rounds; round++)); do
 	for i in "${!dirs[@]}"; do
 		log=${binaries[i]%.test}-$round.log
 		# Waited for as a job, so that a signal ends this script at once.
-		(trap '' HUP INT && cd "${dirs[i]}" && exec "${binaries[i]}" -test.shuffle on -test.timeout 60m "${flags[@]}") >"$log" 2>&1 </dev/null &
+		(trap '' HUP INT && cd "${dirs[i]}" &&
+			exec "${binaries[i]}" -test.shuffle on -test.timeout 60m "${flags[@]}") >"$log" 2>&1 </dev/null &
 		running=$!
 		if wait "$running"; then
 			rm "$log"
@@ -61,7 +62,8 @@ for ((round = 1; round <= rounds; round++)); do
 		failed=1
 		# A test and its sub-tests; or what ended the process: a panic, a leak, the timeout.
 		tests=$(sed -nE 's/^ *--- FAIL: ([^ ]+).*/\1/p; s/^(panic: .*|testdb: .*)/\1/p' "$log")
-		printf '%s\n' "${tests:-the process}" | sed "s|^|${dirs[i]#"$PWD"/} |" | tee -a "$work/failures" | sed "s/^/round $round: /"
+		printf '%s\n' "${tests:-the process}" | sed "s|^|${dirs[i]#"$PWD"/} |" |
+			tee -a "$work/failures" | sed "s/^/round $round: /"
 	done
 done
 if ((failed)); then

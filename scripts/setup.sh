@@ -49,7 +49,8 @@ check() {
 		packages+=(pgbouncer)
 	fi
 	if ! command -v pg_prove >/dev/null; then
-		missing+=("no pg_prove: install libtap-parser-sourcehandler-pgtap-perl, or \"cpan TAP::Parser::SourceHandler::pgTAP\"")
+		missing+=("no pg_prove: install libtap-parser-sourcehandler-pgtap-perl, "\
+			"or \"cpan TAP::Parser::SourceHandler::pgTAP\"")
 		packages+=(libtap-parser-sourcehandler-pgtap-perl)
 	fi
 	# The package is for the Python of the system, which another one may hide.

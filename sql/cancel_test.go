@@ -39,8 +39,10 @@ func TestClaimBesideOpenChanges(t *testing.T) {
 	for _, end := range []string{"commit", "rollback"} {
 		d := newDatabase(t)
 		a, b := d.session(), d.session().neverWaits()
-		cancelled, keyed, moved, demoted, other := a.enqueue("q"), a.enqueueUnique("q", "key"), a.enqueue("q"), a.enqueue("q"), a.enqueue("q")
-		deferred := list[int64](a, "select awa.enqueue_many('q', 'k', '{\"1\",\"2\",\"3\"}'::jsonb[], run_at => now() + interval '1 hour')")
+		cancelled, keyed, moved, demoted, other := a.enqueue("q"), a.enqueueUnique("q", "key"), a.enqueue("q"),
+			a.enqueue("q"), a.enqueue("q")
+		deferred := list[int64](a,
+			"select awa.enqueue_many('q', 'k', '{\"1\",\"2\",\"3\"}'::jsonb[], run_at => now() + interval '1 hour')")
 		failed := a.open("failed", shapes[2])
 		for _, j := range failed {
 			a.exec("select awa.discard($1, $2, 'error')", j.JobID, j.Receipt)
@@ -113,7 +115,8 @@ func TestCancelOfAJobThatIsClaimedMeanwhile(t *testing.T) {
 				if end == "commit" {
 					require.Equal(t, "cancelled", b.state(job))
 					require.Equal(t, []string{fmt.Sprint(job, " cancelled")}, b.lost(worker))
-					require.Equal(t, attempt.Receipt, one[int64](b, "select receipt from awa.job($1) where worker_id = $2 and attempt = 1", job, worker))
+					require.Equal(t, attempt.Receipt,
+						one[int64](b, "select receipt from awa.job($1) where worker_id = $2 and attempt = 1", job, worker))
 					require.Equal(t, "reason", one[string](b, "select errors -> -1 ->> 'error' from awa.job($1)", job))
 					b.refuses(attempt)
 				} else {
@@ -152,9 +155,12 @@ func TestChangeOfAJobThatMovesOnMeanwhile(t *testing.T) {
 		}{
 			{"claimed", func(string, claimed) {}, "running", true},
 			{"completed", func(_ string, j claimed) { b.completes([]claimed{j}) }, "completed", false},
-			{"completed by a batch", func(_ string, j claimed) { require.Empty(b, b.completeMany([]claimed{j})) }, "completed", false},
-			{"failed", func(_ string, j claimed) { b.exec("select awa.fail($1, $2, 'error')", j.JobID, j.Receipt) }, "retryable", false},
-			{"released", func(_ string, j claimed) { b.exec("select awa.release($1, $2)", j.JobID, j.Receipt) }, "available", false},
+			{"completed by a batch", func(_ string, j claimed) { require.Empty(b, b.completeMany([]claimed{j})) }, "completed",
+				false},
+			{"failed", func(_ string, j claimed) { b.exec("select awa.fail($1, $2, 'error')", j.JobID, j.Receipt) }, "retryable",
+				false},
+			{"released", func(_ string, j claimed) { b.exec("select awa.release($1, $2)", j.JobID, j.Receipt) }, "available",
+				false},
 			{"materialized", func(string, claimed) { require.Equal(b, int64(1), b.materialize()) }, "running", true},
 			{"materialized and failed", func(_ string, j claimed) {
 				b.materialize()
@@ -319,7 +325,9 @@ func TestAnswerBesideAnOpenCancelOfAnAvailableJob(t *testing.T) {
 			for _, answer := range append([]answer{{"rescue", "failed"}}, answers...) {
 				t.Log(answer.call)
 				queue := answer.call
-				job := one[int64](a, "select case when $2 then (select job_id from awa.enqueue_unique($1, 'k', unique_key => $1, max_attempts => 1)) else awa.enqueue($1, 'k', max_attempts => 1) end",
+				job := one[int64](a,
+					"select case when $2 then (select job_id from awa.enqueue_unique($1, 'k', unique_key => $1, max_attempts => 1)) "+
+						"else awa.enqueue($1, 'k', max_attempts => 1) end",
 					queue, shape.keyed)
 				b.enqueueMany(queue, shape.jobs-1)
 				a.exec("begin")
@@ -355,7 +363,8 @@ func TestClaimBesideAnOpenCancelOfAUniqueJob(t *testing.T) {
 			d := newDatabase(t)
 			a, b := d.session(), d.session()
 			b.exec("set statement_timeout = '3s'")
-			job := one[int64](a, "select job_id from awa.enqueue_unique('q', 'k', unique_key => 'key', unique_states => $1)", states)
+			job := one[int64](a, "select job_id from awa.enqueue_unique('q', 'k', unique_key => 'key', unique_states => $1)",
+				states)
 			a.exec("begin")
 			a.exec("select awa.cancel($1)", job)
 			jobs := b.claim("q", 1)
@@ -363,7 +372,8 @@ func TestClaimBesideAnOpenCancelOfAUniqueJob(t *testing.T) {
 			a.exec("commit")
 			require.Equal(t, "cancelled", b.state(job))
 			b.refuses(jobs[0])
-			require.Equal(t, states == "{running,cancelled}", one[bool](b, "select exists (select from awa.unique_claims where job_id is not null)"))
+			require.Equal(t, states == "{running,cancelled}",
+				one[bool](b, "select exists (select from awa.unique_claims where job_id is not null)"))
 		})
 	}
 }
@@ -373,11 +383,15 @@ func TestTwoCancelsAtOnce(t *testing.T) {
 	d := newDatabase(t)
 	a, b, watcher := d.session(), d.session(), d.session()
 	for _, state := range []string{"available", "scheduled", "running", "running in a lease row", "retryable"} {
-		for _, first := range []string{"select awa.cancel($1)", "select awa.cancel_by_unique_key(unique_key => (select queue from awa.job($1)))", "select awa.cancel_where((select queue from awa.job($1)))"} {
+		for _, first := range []string{"select awa.cancel($1)",
+			"select awa.cancel_by_unique_key(unique_key => (select queue from awa.job($1)))",
+			"select awa.cancel_where((select queue from awa.job($1)))"} {
 			for _, end := range []string{"commit", "rollback"} {
 				t.Log(state, first, end)
 				queue := fmt.Sprint(state, first, end)
-				job := one[int64](a, "select job_id from awa.enqueue_unique($1, 'k', unique_key => $1, run_at => case when $2 = 'scheduled' then now() + interval '1 hour' end)", queue, state)
+				job := one[int64](a,
+					"select job_id from awa.enqueue_unique($1, 'k', unique_key => $1, run_at => case when $2 = 'scheduled' then "+
+						"now() + interval '1 hour' end)", queue, state)
 				if state != "available" && state != "scheduled" {
 					j := a.claim(queue, 1)[0]
 					switch state {
@@ -516,7 +530,8 @@ func TestLateCommitThatIsBuried(t *testing.T) {
 // A job that was cancelled and retried has a second entry, which may lie before or behind the first one, by the age of
 // the transaction that retried it.
 func TestRetryOfACancelledJob(t *testing.T) {
-	for _, when := range []string{"older", "same", "newer", "older, and behind the cursor", "newer, and behind the cursor"} {
+	for _, when := range []string{"older", "same", "newer", "older, and behind the cursor",
+		"newer, and behind the cursor"} {
 		for _, cancelWhen := range []string{"available", "running"} {
 			if when == "same" && cancelWhen == "running" {
 				continue
@@ -685,7 +700,8 @@ func TestCancelsThatAreDecidedEarly(t *testing.T) {
 		d := newDatabase(t)
 		a, b := d.session(), d.session().neverWaits()
 		first, second, third := a.enqueue("q"), a.enqueue("r"), a.enqueue("s")
-		a.exec("create or replace function awa._end_when_idle() returns void language sql as 'select'") // it may stay idle for as long as the other one works
+		// it may stay idle for as long as the other one works
+		a.exec("create or replace function awa._end_when_idle() returns void language sql as 'select'")
 		a.exec("begin")
 		a.exec("select awa.cancel($1)", first)
 		a.exec("savepoint s")
@@ -722,11 +738,13 @@ func TestChangesThatRollBack(t *testing.T) {
 	worker := s.registerWorker()
 	lease := s.open("lease", shapes[4])[0]
 	ready := s.enqueueUnique("q", "ready")
-	deferred := one[int64](s, "select job_id from awa.enqueue_unique('q', 'k', unique_key => 'deferred', run_at => now() + interval '1 hour')")
+	deferred := one[int64](s,
+		"select job_id from awa.enqueue_unique('q', 'k', unique_key => 'deferred', run_at => now() + interval '1 hour')")
 	failed := s.open("failed", shapes[1])[0]
 	s.exec("select awa.discard($1, $2, 'error')", failed.JobID, failed.Receipt)
 	s.enqueueUnique("running", "running")
-	running := claimed{one[int64](s, "select id from awa.jobs where queue = 'running'"), s.claimAs(worker, "running", 1)[0]}
+	running := claimed{one[int64](s, "select id from awa.jobs where queue = 'running'"),
+		s.claimAs(worker, "running", 1)[0]}
 	before := picture()
 	for _, call := range []struct {
 		sql  string
@@ -828,6 +846,7 @@ func TestCancelInAReplicaSession(t *testing.T) {
 		require.Empty(t, list[string](s, `
 			select format('%s on %s', t.tgname, t.tgrelid::regclass)
 			  from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
-			 where n.nspname = 'awa' and t.tgenabled <> 'A' and t.tgname <> 'keep_row'`), "no trigger is off in such a session, but those against a slip")
+			 where n.nspname = 'awa' and t.tgenabled <> 'A' and t.tgname <> 'keep_row'`),
+			"no trigger is off in such a session, but those against a slip")
 	}
 }

@@ -64,7 +64,8 @@ func TestManyBesideAnOpenSingle(t *testing.T) {
 		single.exec("select awa.complete($1, $2)", jobs[0].JobID, jobs[0].Receipt)
 
 		require.Empty(t, many.completeMany(jobs[1:3]), "other items do not wait")
-		wait := many.background("create temp table stale as select awa.complete_many($1, $2) as job_id", ids(jobs), receipts(jobs))
+		wait := many.background("create temp table stale as select awa.complete_many($1, $2) as job_id", ids(jobs),
+			receipts(jobs))
 		watcher.waitUntilBlocked(many)
 		if commits {
 			single.exec("commit")
@@ -151,7 +152,9 @@ func TestDeregisterBesideAnOpenSingle(t *testing.T) {
 	single.exec("commit")
 	require.NoError(t, wait())
 	require.Equal(t, []int64{jobs[0], jobs[2], backlog}, ids(s.claim("q", 10)))
-	require.Equal(t, []int32{1, 1}, list[int32](s, "select attempt from awa.jobs where id = any($1) and state = 'running' order by id", []int64{jobs[0], jobs[2]}))
+	require.Equal(t, []int32{1, 1},
+		list[int32](s, "select attempt from awa.jobs where id = any($1) and state = 'running' order by id",
+			[]int64{jobs[0], jobs[2]}))
 	require.Equal(t, "JQ001", sqlState(s.try("select awa.complete($1, $2)", jobs[0], rows[0])), "the old receipt is stale")
 }
 
@@ -194,8 +197,10 @@ func TestArraysWithOtherLowerBounds(t *testing.T) {
 	s.enqueueMany("q", 4)
 	jobs := s.claim("q", 4)
 	bounds := func(values any) string { return one[string](s, "select '[0:1]=' || $1::bigint[]::text", values) }
-	s.exec("select awa.fail_many($1::text::bigint[], $2::text::bigint[], '[0:1]={first,second}')", bounds(ids(jobs[:2])), bounds(receipts(jobs[:2])))
-	s.exec("select awa.complete_many($1::text::bigint[], $2::text::bigint[], '[0:1]={3,4}'::jsonb[])", bounds(ids(jobs[2:])), bounds(receipts(jobs[2:])))
+	s.exec("select awa.fail_many($1::text::bigint[], $2::text::bigint[], '[0:1]={first,second}')", bounds(ids(jobs[:2])),
+		bounds(receipts(jobs[:2])))
+	s.exec("select awa.complete_many($1::text::bigint[], $2::text::bigint[], '[0:1]={3,4}'::jsonb[])",
+		bounds(ids(jobs[2:])), bounds(receipts(jobs[2:])))
 	require.Equal(t, []string{"first", "second", "3", "4"},
 		list[string](s, "select coalesce(errors -> 0 ->> 'error', output::text) from awa.jobs order by id"))
 }
@@ -260,7 +265,8 @@ func claimedBy(s *session, worker int64, n int) []claimed {
 // Whatever numbers other claims had before, and whether or not the snapshot sees these.
 func TestCompleteWithASnapshotOlderThanTheClaim(t *testing.T) {
 	for _, level := range []string{"repeatable read", "serializable"} {
-		for _, open := range []bool{false, true} { // the claim is open when the snapshot is taken, and a later one of another queue is not
+		// the claim is open when the snapshot is taken, and a later one of another queue is not
+		for _, open := range []bool{false, true} {
 			for _, materialized := range []bool{false, true} {
 				d := newDatabase(t)
 				old, other, third := d.session(), d.session(), d.session()

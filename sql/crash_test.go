@@ -65,7 +65,8 @@ func TestCrash(t *testing.T) {
 		open = jobs[5:]
 		s.exec("set synchronous_commit = off")
 		open = append(open, s.claim("q", 10)...)
-		require.NoError(t, syscall.Kill(int(s.pid), syscall.SIGKILL)) // the server goes down with it, recovers, and starts again
+		// the server goes down with it, recovers, and starts again
+		require.NoError(t, syscall.Kill(int(s.pid), syscall.SIGKILL))
 		require.Error(t, witness.try("select pg_sleep(60)"), "the server has ended all sessions")
 	}
 	require.Positive(t, forgotten, "no claim was forgotten: the test did not test anything")

@@ -17,7 +17,8 @@ func TestMaintenanceGoesOnPastDamage(t *testing.T) {
 	server := newServer(t)
 	d := server.database("damaged", true)
 	s := d.session()
-	const large = `jsonb_build_object('body', (select string_agg(md5(random()::text), '') from generate_series(1, 200)))` // stored apart
+	// stored apart
+	const large = `jsonb_build_object('body', (select string_agg(md5(random()::text), '') from generate_series(1, 200)))`
 	var due, open []int64
 	for _, args := range []string{"'1'", large, "'3'"} {
 		due = append(due, one[int64](s, "select awa.enqueue('due', 'k', "+args+", run_at => now() + interval '1 hour')"))
@@ -59,8 +60,10 @@ func TestMaintenanceGoesOnPastDamage(t *testing.T) {
 	require.Equal(t, []int64{due[1]}, s.unreadable("awa.deferred_jobs"))
 	require.Len(t, s.unreadable("awa.ready_entries"), 2)
 	s.exec("set zero_damaged_pages = on")
-	s.exec(`update awa.deferred_jobs set args = '{"damaged": true}', metadata = null, tags = null, progress = null, errors = null, run_at = now() where job_id = $1`, due[1])
-	s.exec(`update awa.ready_entries set args = '{"damaged": true}', metadata = null, tags = null, progress = null, errors = null where job_id = $1`, open[1])
+	s.exec(`update awa.deferred_jobs set args = '{"damaged": true}', metadata = null, tags = null, progress = null, `+
+		`errors = null, run_at = now() where job_id = $1`, due[1])
+	s.exec(`update awa.ready_entries set args = '{"damaged": true}', metadata = null, tags = null, progress = null, `+
+		`errors = null where job_id = $1`, open[1])
 	s.exec("reset zero_damaged_pages")
 	require.Equal(t, 1, one[int](s, "select promoted::int from awa.promote_due()"))
 	require.Equal(t, 1, one[int](s, "select rescued::int from awa.rescue()"))
@@ -109,11 +112,15 @@ func TestCleaningGoesOnPastMuchDamage(t *testing.T) {
 	server := newServer(t)
 	d := server.database("damaged", true)
 	s := d.session()
-	damaged := list[int64](s, `select awa.enqueue_many('q', 'k', array_fill(jsonb_build_object('body', (select string_agg(md5(random()::text), '') from generate_series(1, 200))), array[40]))`)
+	damaged := list[int64](s,
+		`select awa.enqueue_many('q', 'k', array_fill(jsonb_build_object('body', (select string_agg(md5(random()::text), `+
+			`'') from generate_series(1, 200))), array[40]))`)
 	job := s.enqueue("q")
 	s.exec("update awa.settings set completed_retention = '0'")
 	s.rotate()
-	toast := one[string](s, "select current_setting('data_directory') || '/' || pg_relation_filepath(c.reltoastrelid) from pg_class c where c.oid = 'awa.ready_entries_0'::regclass")
+	toast := one[string](s,
+		"select current_setting('data_directory') || '/' || pg_relation_filepath(c.reltoastrelid) from pg_class c where "+
+			"c.oid = 'awa.ready_entries_0'::regclass")
 	s.exec("checkpoint")
 	require.NoError(t, server.Halt())
 	require.NoError(t, overwrite(toast))
@@ -136,7 +143,8 @@ func TestCleaningGoesOnPastDamage(t *testing.T) {
 		server := newServer(t)
 		d := server.database("damaged", true)
 		s := d.session()
-		const large = `jsonb_build_object('body', (select string_agg(md5(random()::text), '') from generate_series(1, 200)))` // stored apart
+		// stored apart
+		const large = `jsonb_build_object('body', (select string_agg(md5(random()::text), '') from generate_series(1, 200)))`
 		worker := s.registerWorker()
 		var jobs []int64
 		for n, args := range []string{"'1'", large, "'3'"} {
@@ -147,7 +155,9 @@ func TestCleaningGoesOnPastDamage(t *testing.T) {
 		}
 		s.exec("update awa.settings set completed_retention = '0'")
 		s.rotate()
-		toast := one[string](s, "select current_setting('data_directory') || '/' || pg_relation_filepath(c.reltoastrelid) from pg_class c where c.oid = 'awa.ready_entries_0'::regclass")
+		toast := one[string](s,
+			"select current_setting('data_directory') || '/' || pg_relation_filepath(c.reltoastrelid) from pg_class c where "+
+				"c.oid = 'awa.ready_entries_0'::regclass")
 		s.exec("checkpoint") // what is replayed after a crash does not write the pages again
 		require.NoError(t, server.Halt())
 		require.NoError(t, overwrite(toast))
@@ -157,7 +167,8 @@ func TestCleaningGoesOnPastDamage(t *testing.T) {
 		for range 2 {
 			require.Equal(t, "damaged", s.pruneOn())
 			require.Equal(t, "damaged", one[string](s, "select outcome from awa.prune_oldest()"), "it waits")
-			require.Contains(t, one[string](s, "select level || ': ' || message from awa.health() where topic = 'prune'"), fmt.Sprintf("the server can't read jobs that are alive in it: %d", jobs[1]))
+			require.Contains(t, one[string](s, "select level || ': ' || message from awa.health() where topic = 'prune'"),
+				fmt.Sprintf("the server can't read jobs that are alive in it: %d", jobs[1]))
 			require.Equal(t, "critical", one[string](s, "select level from awa.health() where topic = 'prune'"))
 		}
 		s.exec("call awa.run_maintenance()")
@@ -165,13 +176,15 @@ func TestCleaningGoesOnPastDamage(t *testing.T) {
 			require.Equal(t, int64(2), one[int64](s, "select awa.deregister_worker($1)", worker))
 			require.Equal(t, "damaged", s.pruneOn())
 		} else {
-			require.Equal(t, []int64{jobs[1]}, list[int64](s, "select job_id from awa.ready_entries where segment = 0"), "the others were moved")
+			require.Equal(t, []int64{jobs[1]}, list[int64](s, "select job_id from awa.ready_entries where segment = 0"),
+				"the others were moved")
 		}
 		for _, n := range []int{0, 2} {
 			require.Len(t, s.claim(fmt.Sprintf("queue %d", n), 9), 1)
 		}
 		s.exec("set zero_damaged_pages = on")
-		s.exec(`update awa.ready_entries set args = '{"damaged": true}', metadata = null, tags = null, progress = null, errors = null where job_id = $1`, jobs[1])
+		s.exec(`update awa.ready_entries set args = '{"damaged": true}', metadata = null, tags = null, progress = null, `+
+			`errors = null where job_id = $1`, jobs[1])
 		s.exec("reset zero_damaged_pages")
 		s.prunes()
 		require.Empty(t, list[string](s, "select message from awa.health() where topic = 'prune'"))
@@ -196,18 +209,22 @@ func TestCleaningGoesOnPastRefusals(t *testing.T) {
 		}
 		s.exec("update awa.settings set completed_retention = '0'")
 		s.rotate()
-		s.exec(fmt.Sprintf("create function public.refuse() returns trigger language plpgsql as $$ begin if new.job_id = %d then raise exception 'not this one'; end if; return new; end $$", jobs[1]))
+		s.exec(fmt.Sprintf("create function public.refuse() returns trigger language plpgsql as $$ begin if new.job_id = "+
+			"%d then raise exception 'not this one'; end if; return new; end $$", jobs[1]))
 		table := map[bool]string{false: "awa.ready_entries", true: "awa.leases"}[runs]
 		s.exec("create trigger refuse before insert on " + table + " for each row execute function public.refuse()")
 		for range 2 {
 			require.Equal(t, "refused", s.pruneOn())
 			require.Equal(t, "refused", one[string](s, "select outcome from awa.prune_oldest()"), "it waits")
-			require.Contains(t, one[string](s, "select level || ': ' || message from awa.health() where topic = 'prune'"), fmt.Sprintf("the server refuses to carry what is alive in it: job %d, not this one (SQLSTATE P0001)", jobs[1]))
+			require.Contains(t, one[string](s, "select level || ': ' || message from awa.health() where topic = 'prune'"),
+				fmt.Sprintf("the server refuses to carry what is alive in it: job %d, not this one (SQLSTATE P0001)", jobs[1]))
 		}
 		if runs {
-			require.Equal(t, []int64{jobs[0], jobs[2]}, list[int64](s, "select job_id from awa.leases order by 1"), "the others have rows of their own")
+			require.Equal(t, []int64{jobs[0], jobs[2]}, list[int64](s, "select job_id from awa.leases order by 1"),
+				"the others have rows of their own")
 		} else {
-			require.Equal(t, []int64{jobs[1]}, list[int64](s, "select job_id from awa.ready_entries where segment = 0"), "the others were moved")
+			require.Equal(t, []int64{jobs[1]}, list[int64](s, "select job_id from awa.ready_entries where segment = 0"),
+				"the others were moved")
 		}
 		s.audited()
 		s.exec("drop trigger refuse on " + table)
@@ -225,11 +242,14 @@ func TestCleaningGoesOnPastRefusals(t *testing.T) {
 	waits := s.enqueue("other")
 	s.exec("update awa.settings set completed_retention = '0'")
 	s.rotate()
-	s.exec("create function public.refuse() returns trigger language plpgsql as $$ begin if new.job_ids = '{}' then raise exception 'no cursors'; end if; return new; end $$")
+	s.exec("create function public.refuse() returns trigger language plpgsql as $$ begin if new.job_ids = '{}' then " +
+		"raise exception 'no cursors'; end if; return new; end $$")
 	s.exec("create trigger refuse before insert on awa.lease_claims for each row execute function public.refuse()")
 	require.Equal(t, "refused", s.pruneOn())
-	require.Contains(t, one[string](s, "select message from awa.health() where topic = 'prune'"), "no cursors (SQLSTATE P0001)")
-	require.Equal(t, []int64{waits}, list[int64](s, "select job_id from awa.ready_entries where segment <> 0"), "jobs are moved")
+	require.Contains(t, one[string](s, "select message from awa.health() where topic = 'prune'"),
+		"no cursors (SQLSTATE P0001)")
+	require.Equal(t, []int64{waits}, list[int64](s, "select job_id from awa.ready_entries where segment <> 0"),
+		"jobs are moved")
 	s.exec("drop trigger refuse on awa.lease_claims")
 	s.prunes()
 	s.audited()

@@ -35,7 +35,8 @@ func TestDeferredJobThatCommitsLate(t *testing.T) {
 	promote := func() int64 { return one[int64](s, "select promoted from awa.promote_due()") }
 	late.exec("begin")
 	late.exec("select awa.enqueue('q', 'k', run_at => clock_timestamp() + interval '1 hour')")
-	late.exec("update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 minute'") // as if it had been open for an hour and a minute
+	// as if it had been open for an hour and a minute
+	late.exec("update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 minute'")
 	require.Zero(t, promote())
 	late.exec("commit")
 	require.Eventually(t, func() bool { return promote() == 1 }, patience, time.Millisecond)
@@ -60,7 +61,8 @@ func TestSweepThatIsCutOff(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
 	require.Zero(t, s.promote())
-	s.exec("create function cut_off() returns trigger language plpgsql as $$ begin if old.run_at < now() - interval '5 seconds' then raise query_canceled; end if; return old; end $$")
+	s.exec("create function cut_off() returns trigger language plpgsql as $$ begin if old.run_at < now() - interval '5 " +
+		"seconds' then raise query_canceled; end if; return old; end $$")
 	s.exec("create trigger cut_off before delete on awa.deferred_jobs for each row execute function cut_off()")
 	late := s.lateCommit("1 minute")
 	pause := func() time.Duration {
@@ -90,7 +92,8 @@ func TestSweepThatIsCutOff(t *testing.T) {
 	}
 	// Where the past is what takes too long, what is younger is found all the same: in a piece of its own.
 	s.exec("update awa.deferred_jobs set run_at = run_at - interval '1 day' where job_id = $1", late)
-	s.exec("create or replace function cut_off() returns trigger language plpgsql as $$ begin if old.run_at < now() - interval '12 hours' then raise query_canceled; end if; return old; end $$")
+	s.exec("create or replace function cut_off() returns trigger language plpgsql as $$ begin if old.run_at < now() - " +
+		"interval '12 hours' then raise query_canceled; end if; return old; end $$")
 	for _, ago := range []string{"12 seconds", "1 minute", "1 hour"} {
 		young := s.lateCommit(ago)
 		for n := 0; s.state(young) != "available"; n++ {
@@ -135,7 +138,8 @@ func TestPromotionAfterTheClockWasSetBack(t *testing.T) {
 				s := d.session()
 				require.Zero(t, s.promote())
 				for _, sequence := range sequences {
-					s.exec("select setval('awa."+sequence+"', (extract(epoch from clock_timestamp() + $1::interval) * 1000000)::bigint)", ahead)
+					s.exec("select setval('awa."+sequence+
+						"', (extract(epoch from clock_timestamp() + $1::interval) * 1000000)::bigint)", ahead)
 				}
 				job := s.lateCommit(ago)
 				require.Equal(t, int64(1), s.promote(), "%s ahead, %v, due %s ago", ahead, sequences, ago)
@@ -155,7 +159,9 @@ func TestPromotionOfABacklogGoesForward(t *testing.T) {
 	}
 	for left := 4; left >= 2; left-- {
 		require.Equal(t, int64(1), one[int64](s, "select promoted from awa.promote_due(1)"))
-		require.Equal(t, left+1, int(one[time.Duration](s, "select clock_timestamp() - to_timestamp(last_value / 1000000.0) from awa.promoted_until")/time.Hour))
+		require.Equal(t, left+1,
+			int(one[time.Duration](s,
+				"select clock_timestamp() - to_timestamp(last_value / 1000000.0) from awa.promoted_until")/time.Hour))
 	}
 	require.Equal(t, int64(2), s.promote())
 }

@@ -74,7 +74,8 @@ func TestTwoDeletesWhereAtOnce(t *testing.T) {
 	const deleteWhere = "select awa.delete_where('q', max_jobs => 3)"
 	a.exec("begin")
 	require.Equal(t, 3, one[int](a, deleteWhere))
-	second := b.background("do $$ begin if awa.delete_where('q', max_jobs => 3) <> 2 then raise 'not the other two'; end if; end $$")
+	second := b.background("do $$ begin if awa.delete_where('q', max_jobs => 3) <> 2 then raise 'not the other two'; " +
+		"end if; end $$")
 	watcher.waitUntilBlocked(b)
 	a.exec("commit")
 	require.NoError(t, second())
@@ -158,12 +159,14 @@ func TestDropQueueBesideAnOpenDelete(t *testing.T) {
 			}
 			b.exec("select awa._forget_queues()")
 			next := a.ended("q", ends[0])
-			require.Equal(t, []int64{1, 0}, list[int64](b, "select unnest(array[completed, failed + cancelled]) from awa.queue_counts('q')"))
+			require.Equal(t, []int64{1, 0},
+				list[int64](b, "select unnest(array[completed, failed + cancelled]) from awa.queue_counts('q')"))
 			a.balanced()
 			a.rotate()
 			a.prunesLater()
 			require.Equal(t, []string{"gone", "gone", "gone"}, a.states(job, other, next))
-			require.Equal(t, []int64{1, 0}, list[int64](b, "select unnest(array[completed, failed + cancelled]) from awa.queue_counts('q')"))
+			require.Equal(t, []int64{1, 0},
+				list[int64](b, "select unnest(array[completed, failed + cancelled]) from awa.queue_counts('q')"))
 			a.audited()
 			require.Zero(t, one[int](b, "select count(*) from awa.deleted_jobs"))
 		}
@@ -244,7 +247,8 @@ func TestPruneWithManyDeletedJobs(t *testing.T) {
 	s := d.session()
 	job := s.ended("q", ends[0])
 	s.exec(deleteJob, job)
-	s.exec("insert into awa.deleted_jobs select 1000000 + n, lane, xid, by_xid, segment from awa.deleted_jobs, generate_series(1, 25000) n")
+	s.exec("insert into awa.deleted_jobs select 1000000 + n, lane, xid, by_xid, segment from awa.deleted_jobs, " +
+		"generate_series(1, 25000) n")
 	s.rotate()
 	outcomes := []string{}
 	for len(outcomes) == 0 || outcomes[len(outcomes)-1] != "truncated" {
@@ -252,13 +256,15 @@ func TestPruneWithManyDeletedJobs(t *testing.T) {
 		require.Less(t, len(outcomes), 20)
 	}
 	require.Zero(t, one[int](s, "select count(*) from awa.deleted_jobs"))
-	require.GreaterOrEqual(t, len(outcomes), 6, "%v", outcomes) // cleaned, the entries, 10,000, 10,000, the claims, the closures
+	// cleaned, the entries, 10,000, 10,000, the claims, the closures
+	require.GreaterOrEqual(t, len(outcomes), 6, "%v", outcomes)
 }
 
 // A job that is deleted lets go of its key, whether it held that in its state or to the end of a period. A producer
 // waits until it knows.
 func TestUniqueProducerBesideAnOpenDelete(t *testing.T) {
-	for _, options := range []string{", unique_period => '1 day'", ", unique_states => '{available,running,completed,failed,cancelled}'"} {
+	for _, options := range []string{", unique_period => '1 day'",
+		", unique_states => '{available,running,completed,failed,cancelled}'"} {
 		for _, how := range ends {
 			if how.state != "completed" && options == ", unique_period => '1 day'" {
 				continue
@@ -326,7 +332,8 @@ func TestDeletedJobsLeaveTheDisk(t *testing.T) {
 		d := newDatabase(t)
 		s := d.session()
 		for _, how := range ends {
-			job := one[int64](s, `select awa.enqueue('q', 'k', '"the secret"', tags => '{the secret}', metadata => '"the secret"')`)
+			job := one[int64](s,
+				`select awa.enqueue('q', 'k', '"the secret"', tags => '{the secret}', metadata => '"the secret"')`)
 			j := s.claim("q", 1)[0]
 			s.exec("select awa.set_progress($1, $2, '\"the secret\"')", j.JobID, j.Receipt)
 			s.exec("select awa.fail($1, $2, 'the secret', '0')", j.JobID, j.Receipt)
@@ -339,7 +346,8 @@ func TestDeletedJobsLeaveTheDisk(t *testing.T) {
 		waits := s.enqueue("q")
 		secrets := func() int {
 			n := 0
-			for _, table := range list[string](s, "select oid::regclass::text from pg_class where relnamespace = 'awa'::regnamespace and relkind = 'r'") {
+			for _, table := range list[string](s,
+				"select oid::regclass::text from pg_class where relnamespace = 'awa'::regnamespace and relkind = 'r'") {
 				n += one[int](s, fmt.Sprintf("select count(*) from %s t where t::text like '%%the secret%%'", table))
 			}
 			return n
@@ -378,7 +386,8 @@ func TestScansOfManyJobs(t *testing.T) {
 		IDs  []int64
 	}
 	scan := func(before *int64) (p page) {
-		require.NoError(t, s.db.QueryRow(s.ctx, `select * from awa.scan_jobs('{"tag": "first"}', $1)`, before).Scan(&p.Next, &p.IDs))
+		require.NoError(t,
+			s.db.QueryRow(s.ctx, `select * from awa.scan_jobs('{"tag": "first"}', $1)`, before).Scan(&p.Next, &p.IDs))
 		return p
 	}
 	p := scan(nil)
@@ -391,7 +400,9 @@ func TestScansOfManyJobs(t *testing.T) {
 	require.Nil(t, p.Next)
 	require.Equal(t, []int64{last}, list[int64](s, "select id from awa.list_jobs(tag => 'first')"))
 	require.Equal(t, []int64{last}, list[int64](s, "select id from awa.list_jobs(args => '{\"first\": true}')"))
-	require.Equal(t, []int64{last, first}, list[int64](s, "select id from awa.list_jobs('q', max_jobs => 10000) where tags = '{first}' union all select $1", first), "others are read to the end of the page")
+	require.Equal(t, []int64{last, first},
+		list[int64](s, "select id from awa.list_jobs('q', max_jobs => 10000) where tags = '{first}' union all select $1",
+			first), "others are read to the end of the page")
 	require.Equal(t, 1, one[int](s, "select awa.cancel_where(tag => 'first')"), "the first 100,000 in line")
 	require.Equal(t, []string{"cancelled", "available"}, s.states(first, last))
 

@@ -18,7 +18,8 @@ func TestDropQueueBesideAnOpenEnqueue(t *testing.T) {
 			s.claim("q", 1)
 			one[int64](s, "select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')")
 			producer.exec("begin")
-			late := one[int64](producer, "select awa.enqueue('q', 'k', run_at => case when $1 then now() + interval '1 hour' end)", deferred)
+			late := one[int64](producer,
+				"select awa.enqueue('q', 'k', run_at => case when $1 then now() + interval '1 hour' end)", deferred)
 			require.Equal(t, "JQ005", sqlState(s.try("select awa.drop_queue('q')")))
 			s.exec("select awa.drop_queue('q', true)")
 			require.Zero(t, one[int](s, "select count(*) from awa.jobs"))
@@ -35,7 +36,8 @@ func TestDropQueueBesideAnOpenEnqueue(t *testing.T) {
 			}
 			require.Equal(t, []int64{late}, ids(jobs))
 			s.balanced()
-			require.Equal(t, []int64{1, 0}, list[int64](s, "select unnest(array[running, available]) from awa.queue_counts('q')"))
+			require.Equal(t, []int64{1, 0},
+				list[int64](s, "select unnest(array[running, available]) from awa.queue_counts('q')"))
 			next := s.enqueueUnique("q", "key")
 			require.Equal(t, []int64{next}, ids(s.claim("q", 9)))
 			s.balanced()
@@ -128,7 +130,8 @@ func TestDropQueueKeepsWhatCommitsBesideIt(t *testing.T) {
 // A job of the queue is being cancelled, or moved, in an open transaction, and the queue is dropped: it is too late for
 // the change, and the counts stay right.
 func TestDropQueueBesideAnOpenChange(t *testing.T) {
-	for _, change := range []string{"select awa.cancel($1)", "select awa.set_priority($1, 4)", "select awa.move($1, 'other')"} {
+	for _, change := range []string{"select awa.cancel($1)", "select awa.set_priority($1, 4)",
+		"select awa.move($1, 'other')"} {
 		d := newDatabase(t)
 		a, b := d.session(), d.session()
 		job := a.enqueue("q")
@@ -153,7 +156,10 @@ func TestForcedDropQueueWaitsBeforeItDecides(t *testing.T) {
 		"fail": func(s *session, j []claimed) {
 			s.exec("select awa.fail($1, $2, 'error', '0')", j[0].JobID, j[0].Receipt)
 		},
-		"snooze":       func(s *session, j []claimed) { s.exec("select awa.snooze($1, $2, '1 hour')", j[0].JobID, j[0].Receipt) },
+		"snooze": func(s *session,
+			j []claimed) {
+			s.exec("select awa.snooze($1, $2, '1 hour')", j[0].JobID, j[0].Receipt)
+		},
 		"promote":      func(s *session, j []claimed) { s.exec("select awa.promote_due()") },
 		"retry":        func(s *session, j []claimed) { s.exec("select awa.retry(id) from awa.jobs where state = 'failed'") },
 		"retry a dead": func(s *session, j []claimed) { s.exec("select awa.retry(id) from awa.jobs where state = 'dead'") },
@@ -190,7 +196,8 @@ func TestForcedDropQueueWaitsBeforeItDecides(t *testing.T) {
 // A queue that is configured, or paused, in an open transaction can't be dropped meanwhile; nor is one configured that
 // is being dropped: its settings would be those of the next queue of that name.
 func TestDropQueueBesideOpenSettings(t *testing.T) {
-	for _, call := range []string{`select awa.configure_queue('q', '{"lease": "13 seconds"}')`, "select awa.pause_queue('q')"} {
+	for _, call := range []string{`select awa.configure_queue('q', '{"lease": "13 seconds"}')`,
+		"select awa.pause_queue('q')"} {
 		for _, configured := range []bool{false, true} {
 			for _, dropFirst := range []bool{false, true} {
 				d := newDatabase(t)
@@ -210,7 +217,9 @@ func TestDropQueueBesideOpenSettings(t *testing.T) {
 				watcher.waitUntilBlocked(b)
 				a.exec("commit")
 				require.NoError(t, ended())
-				settings := list[string](a, "select concat_ws(' ', extract(epoch from lease)::int, extract(epoch from deadline)::int, paused_at is not null) from awa.queue_settings")
+				settings := list[string](a,
+					"select concat_ws(' ', extract(epoch from lease)::int, extract(epoch from deadline)::int, paused_at is not "+
+						"null) from awa.queue_settings")
 				queues := one[int](a, "select count(*) from awa.queue_counts")
 				if dropFirst {
 					require.Len(t, settings, 1)
@@ -238,7 +247,8 @@ func TestQueueMadeTwiceAtOnce(t *testing.T) {
 	a.exec("commit")
 	require.NoError(t, paused())
 	require.Equal(t, []string{"q"}, list[string](a, "select queue from awa.queue_counts"))
-	require.Equal(t, []string{"00:00:13 t"}, list[string](a, "select concat_ws(' ', lease, paused_at is not null) from awa.queue_settings"))
+	require.Equal(t, []string{"00:00:13 t"},
+		list[string](a, "select concat_ws(' ', lease, paused_at is not null) from awa.queue_settings"))
 	require.Empty(t, a.claim("q", 1))
 	a.exec("select awa.resume_queue('q')")
 	require.Len(t, a.claim("q", 1), 1)

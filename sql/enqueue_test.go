@@ -53,7 +53,8 @@ func TestLateCommit(t *testing.T) {
 	next := producer.enqueue("q")
 	got := worker.claim("q", 4)
 	got = append(got, worker.claim("q", 10)...)
-	require.Equal(t, append(append(lateJobs, moreLateJobs...), next), ids(got), "the late transaction's jobs come first: it began before")
+	require.Equal(t, append(append(lateJobs, moreLateJobs...), next), ids(got),
+		"the late transaction's jobs come first: it began before")
 	require.Empty(t, worker.claim("q", 10))
 	require.Empty(t, worker.completeMany(got))
 	require.Equal(t, int64(len(seen)+len(got)), one[int64](worker, "select completed from awa.queue_counts('q')"))
@@ -182,7 +183,8 @@ func TestNotificationsByTheClockAndTheSettings(t *testing.T) {
 		}
 	}
 	for _, ahead := range []string{"1 second", "40 minutes", "10 years"} {
-		producer.exec("select setval('awa.wake_clock_"+digit+"', (extract(epoch from clock_timestamp() + $1::interval) * 200)::bigint)", ahead)
+		producer.exec("select setval('awa.wake_clock_"+digit+
+			"', (extract(epoch from clock_timestamp() + $1::interval) * 200)::bigint)", ahead)
 		producer.exec("select awa._wake(awa._queue_id('q'))")
 		require.Equal(t, "awa_wake_"+digit, before(ahead))
 	}
@@ -208,13 +210,15 @@ func TestFullNotificationQueue(t *testing.T) {
 	if major, _, _ := strings.Cut(binaries.Version, "."); major < "17" {
 		t.Skip("the size of the queue is fixed before PostgreSQL 17")
 	}
-	started, err := pgserver.Start(t.Context(), pgserver.Config{Settings: map[string]string{"max_notify_queue_pages": "64"}})
+	started, err := pgserver.Start(t.Context(),
+		pgserver.Config{Settings: map[string]string{"max_notify_queue_pages": "64"}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, started.Stop()) })
 	d := server{started, t}.database("small_queue", true)
 	listener, filler, producer := d.session(), d.session(), d.session()
 	health := func() string {
-		return one[string](producer, "select format('%s %s %s', level, details -> 'pid', message) from awa.health() where topic = 'notifications'")
+		return one[string](producer,
+			"select format('%s %s %s', level, details -> 'pid', message) from awa.health() where topic = 'notifications'")
 	}
 	require.Equal(t, "ok null 0 % full", health())
 	listener.exec("listen x")
@@ -225,13 +229,17 @@ func TestFullNotificationQueue(t *testing.T) {
 		err := filler.try("select pg_notify('x', repeat('x', 7000) || $1::text)", fmt.Sprint(n))
 		full = sqlState(err) == "54000"
 		require.True(t, full || err == nil, "%v", err)
-		producer.exec("select setval('awa.wake_clock_' || d, 1) from unnest(string_to_array('0,1,2,3,4,5,6,7,8,9,a,b,c,d,e,f', ',')) d")
+		producer.exec("select setval('awa.wake_clock_' || d, 1) from " +
+			"unnest(string_to_array('0,1,2,3,4,5,6,7,8,9,a,b,c,d,e,f', ',')) d")
 		job := producer.enqueue("q")
 		require.Len(t, producer.claimAs(worker, "q", 1), 1)
 		producer.exec("select awa.cancel($1)", job)
 	}
-	require.Regexp(t, fmt.Sprintf(`^warning %d \d+ %% full; workers are not notified, and poll; held by a listener, most likely backend %[1]d \(.*idle in transaction\), in a transaction for`, listener.pid), health())
-	require.Contains(t, one[string](producer, "select hint from awa.health() where topic = 'notifications'"), "jobs wait for the poll interval of their workers")
+	require.Regexp(t,
+		fmt.Sprintf(`^warning %d \d+ %% full; workers are not notified, and poll; held by a listener, most likely backend `+
+			`%[1]d \(.*idle in transaction\), in a transaction for`, listener.pid), health())
+	require.Contains(t, one[string](producer, "select hint from awa.health() where topic = 'notifications'"),
+		"jobs wait for the poll interval of their workers")
 	require.NoError(t, listener.db.Close(listener.ctx))
 	producer.exec("select awa.forget_workers()")
 	filler.exec("select pg_notify('x', repeat('x', 7000))")

@@ -64,7 +64,8 @@ func TestFileAndProgramAreOne(t *testing.T) {
 	contents := func(d database) string {
 		out, err := own.program("pg_dump", "--schema-only", "--schema=awa", d.url).Output()
 		require.NoError(t, err)
-		return string(dumpKey.ReplaceAll(out, nil)) + one[string](d.session(), "select concat_ws(' ', version, functions, role_prefix, sources) from awa.schema_version")
+		return string(dumpKey.ReplaceAll(out, nil)) +
+			one[string](d.session(), "select concat_ws(' ', version, functions, role_prefix, sources) from awa.schema_version")
 	}
 	output, well := byFile.psql(file(t, this))
 	require.True(t, well, output)
@@ -83,7 +84,8 @@ func TestFileAndProgramAreOne(t *testing.T) {
 		require.NoError(t, err)
 		require.False(t, result.Changed)
 	}
-	require.Equal(t, before, []string{one[string](byProgram.session(), written), one[string](byFile.session(), written)}, "there was nothing to do")
+	require.Equal(t, before, []string{one[string](byProgram.session(), written), one[string](byFile.session(), written)},
+		"there was nothing to do")
 
 	next := version(t, "0.2.0", migration2, newBody)
 	output, well = byProgram.psql(file(t, next))
@@ -109,7 +111,8 @@ func TestFileAndProgramAreOne(t *testing.T) {
 		require.True(t, well, output)
 	}
 	s := prefixed.session()
-	require.Equal(t, []string{"app_maintainer", "app_operator", "app_owner", "app_producer", "app_reader", "app_worker"}, list[string](s, "select rolname from pg_roles where rolname like 'app\\_%' order by 1"))
+	require.Equal(t, []string{"app_maintainer", "app_operator", "app_owner", "app_producer", "app_reader", "app_worker"},
+		list[string](s, "select rolname from pg_roles where rolname like 'app\\_%' order by 1"))
 	require.Equal(t, "app_", one[string](s, "select role_prefix from awa.schema_version"))
 	output, well = prefixed.psql(file(t, this), "role_prefix=awa_")
 	require.False(t, well)
@@ -128,7 +131,9 @@ func TestUninstall(t *testing.T) {
 	own := newServer(t)
 	s := database{t, own.URL()}.session()
 	catalog := func(s *session) []string {
-		return list[string](s, "select nspname from pg_namespace where nspname !~ '^pg_(toast_)?temp_' union all select rolname from pg_roles union all select relname from pg_class where relnamespace > 16000 order by 1")
+		return list[string](s,
+			"select nspname from pg_namespace where nspname !~ '^pg_(toast_)?temp_' union all select rolname from pg_roles "+
+				"union all select relname from pg_class where relnamespace > 16000 order by 1")
 	}
 	roles := func() []string {
 		return list[string](s, "select rolname from pg_roles where rolname like 'awa\\_%' order by 1")
@@ -146,7 +151,9 @@ func TestUninstall(t *testing.T) {
 	}
 	migrate(d)
 	a.exec("create role web login; grant awa_producer, awa_worker to web")
-	for i, enqueue := range []string{"select awa.enqueue('q', 'k')", "select awa.enqueue('q', 'k', run_at => '2100-01-01')", "select awa.complete(c.job_id, c.receipt, '1') from awa.claim('q') c"} {
+	for i, enqueue := range []string{"select awa.enqueue('q', 'k')",
+		"select awa.enqueue('q', 'k', run_at => '2100-01-01')",
+		"select awa.complete(c.job_id, c.receipt, '1') from awa.claim('q') c"} {
 		if i > 0 {
 			migrate(d)
 		}
@@ -174,20 +181,27 @@ func TestUninstall(t *testing.T) {
 
 	// Without jobs it goes by itself, but not with what others made of it.
 	migrate(d)
-	a.exec("create view public.mine as select id from awa.jobs; create table public.ids (id bigint default nextval('awa.job_ids'))")
+	a.exec("create view public.mine as select id from awa.jobs; create table public.ids (id bigint default " +
+		"nextval('awa.job_ids'))")
 	_, err = byProgram(d, install.Options{})
 	require.Equal(t, "2BP01", sqlState(err))
 	require.Contains(t, detail(err), "view public.mine")
 	require.Contains(t, detail(err), "default value for column id of table public.ids")
 	a.exec("drop view public.mine; drop table public.ids")
 	for object, statements := range map[string][2]string{
-		"policy p on table public.t":                       {"create table public.t (v text); create policy p on public.t using (v = awa.version())", "drop table public.t"},
-		"table awa.mine":                                   {"create table awa.mine (n int); insert into awa.mine values (1)", "drop table awa.mine"},
-		"publication of table awa.leases in publication p": {"create publication p for table awa.leases", "drop publication p"},
-		"publication of schema awa in publication p":       {"create publication p for tables in schema awa", "drop publication p"},
-		"statistics object public.s":                       {"create statistics public.s on job_id, lane from awa.leases", "drop statistics public.s"},
-		"type awa.mine":                                    {"create domain awa.mine as int", "drop domain awa.mine"},
-		"table public.child":                               {"create table public.child () inherits (awa.settings)", "drop table public.child"},
+		"policy p on table public.t": {"create table public.t (v text); create policy p on public.t " +
+			"using (v = awa.version())", "drop table public.t"},
+		"table awa.mine": {"create table awa.mine (n int); insert into awa.mine values (1)",
+			"drop table awa.mine"},
+		"publication of table awa.leases in publication p": {"create publication p for table awa.leases",
+			"drop publication p"},
+		"publication of schema awa in publication p": {"create publication p for tables in schema awa",
+			"drop publication p"},
+		"statistics object public.s": {"create statistics public.s on job_id, lane from awa.leases",
+			"drop statistics public.s"},
+		"type awa.mine": {"create domain awa.mine as int", "drop domain awa.mine"},
+		"table public.child": {"create table public.child () inherits (awa.settings)",
+			"drop table public.child"},
 	} {
 		a.exec(statements[0])
 		_, err = byProgram(d, install.Options{})
@@ -197,7 +211,8 @@ func TestUninstall(t *testing.T) {
 	}
 
 	// Somebody put policies where it would look for jobs: they don't hide any.
-	a.exec("create policy p on awa.leases using (false); alter table awa.leases enable row level security, force row level security")
+	a.exec("create policy p on awa.leases using (false); alter table awa.leases enable row level security, force row " +
+		"level security")
 	_, err = byProgram(d, install.Options{})
 	require.Equal(t, "42501", sqlState(err))
 	a.exec("drop policy p on awa.leases; alter table awa.leases disable row level security")
@@ -256,7 +271,8 @@ func TestUninstall(t *testing.T) {
 	}
 	removal, err = byProgram(d, install.Options{})
 	require.NoError(t, err)
-	require.Equal(t, map[string]string{"awa_reader": "Awa did not make it", "awa_worker": "Awa did not make it"}, removal.Kept)
+	require.Equal(t, map[string]string{"awa_reader": "Awa did not make it", "awa_worker": "Awa did not make it"},
+		removal.Kept)
 	a.exec("drop role awa_reader; drop role awa_worker")
 
 	// Nor does the table of the version, which its owner may change, say which roles go, or whose all becomes.
@@ -267,7 +283,8 @@ func TestUninstall(t *testing.T) {
 	require.ErrorContains(t, err, "the role app_owner is there, and was not made by Awa")
 	removal, err = byProgram(d, install.Options{})
 	require.NoError(t, err)
-	require.Equal(t, map[string]string{"app_owner": "Awa did not make it", "app_reader": "Awa did not make it"}, removal.Kept)
+	require.Equal(t, map[string]string{"app_owner": "Awa did not make it", "app_reader": "Awa did not make it"},
+		removal.Kept)
 	require.Len(t, roles(), 6)
 	_, err = byProgram(d, install.Options{})
 	require.NoError(t, err)

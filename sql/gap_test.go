@@ -13,14 +13,18 @@ import (
 func (s *session) later(span time.Duration) {
 	s.Helper()
 	for _, sql := range []string{
-		"update awa.lease_claims set claimed_at = claimed_at - $1::interval, lease_until = lease_until - $1::interval, deadline_at = deadline_at - $1::interval",
-		"update awa.leases set claimed_at = claimed_at - $1::interval, lease_until = lease_until - $1::interval, deadline_at = deadline_at - $1::interval",
+		"update awa.lease_claims set claimed_at = claimed_at - $1::interval, lease_until = lease_until - $1::interval, " +
+			"deadline_at = deadline_at - $1::interval",
+		"update awa.leases set claimed_at = claimed_at - $1::interval, lease_until = lease_until - $1::interval, " +
+			"deadline_at = deadline_at - $1::interval",
 		"update awa.workers set heartbeat_at = heartbeat_at - $1::interval",
 		"update awa.rescue_gaps set began_at = began_at - $1::interval, ended_at = ended_at - $1::interval",
 		"update awa.queue_rollups set folded_at = folded_at - $1::interval",
 		"update awa.lost_attempts set told_at = told_at - $1::interval",
-		"select setval('awa.next_fold_at', greatest(last_value - (extract(epoch from $1::interval) * 1000000)::bigint, 1)) from awa.next_fold_at where is_called",
-		"select setval('awa.rescued_at', last_value - (extract(epoch from $1::interval) * 1000000)::bigint) from awa.rescued_at where is_called",
+		"select setval('awa.next_fold_at', greatest(last_value - (extract(epoch from $1::interval) * 1000000)::bigint, 1)) " +
+			"from awa.next_fold_at where is_called",
+		"select setval('awa.rescued_at', last_value - (extract(epoch from $1::interval) * 1000000)::bigint) from " +
+			"awa.rescued_at where is_called",
 	} {
 		s.exec(sql, span)
 	}
@@ -72,7 +76,9 @@ func TestTimeInWhichTheServerIsDownIsNoSilence(t *testing.T) {
 		require.Zero(t, s.forgetWorkers())
 		require.Zero(t, s.rescue(), "and the next one knows of it")
 		require.Contains(t, one[string](s, "select awa.explain_job(1)"), "The attempt is its own until")
-		require.Empty(t, list[string](s, "select message from awa.health() where topic = 'maintenance' and subject = 'rescue' and level <> 'ok'"))
+		require.Empty(t,
+			list[string](s,
+				"select message from awa.health() where topic = 'maintenance' and subject = 'rescue' and level <> 'ok'"))
 		require.Equal(t, 1, one[int](s, "select count(*) from awa.workers"), "it is not forgotten")
 		require.Zero(t, s.passes(4*time.Minute))
 		require.Equal(t, 4, s.attempts())
@@ -169,7 +175,8 @@ func TestClockThatIsSetBack(t *testing.T) {
 		for _, comesBack := range []bool{false, true} {
 			d := newDatabase(t)
 			s := d.session()
-			s.exec(`select awa.configure_queue(q, '{"deadline": "12 minutes"}'), awa.cancel(id) from (select q, awa.enqueue(q, 'k') as id from unnest('{mine,nobodys}'::text[]) q) q`)
+			s.exec(`select awa.configure_queue(q, '{"deadline": "12 minutes"}'), awa.cancel(id) from (select q, ` +
+				`awa.enqueue(q, 'k') as id from unnest('{mine,nobodys}'::text[]) q) q`)
 			require.Zero(t, s.rescue())
 			s.later(time.Hour)
 			require.Zero(t, s.rescue(), "there is a gap")
@@ -181,8 +188,10 @@ func TestClockThatIsSetBack(t *testing.T) {
 			require.Equal(t, 4, s.attempts())
 			require.LessOrEqual(t, one[time.Duration](s, `
 				select max(a.at - clock_timestamp())
-				  from (select heartbeat_at as at from awa.workers union all select attempted_at from awa.jobs where state = 'running'
-				        union all select ended_at from awa.rescue_gaps union all select to_timestamp(last_value / 1000000.0) from awa.rescued_at) a`), time.Second)
+				  from (
+				    select heartbeat_at as at from awa.workers union all select attempted_at from awa.jobs where state = 'running'
+				        union all select ended_at from awa.rescue_gaps union all select to_timestamp(last_value / 1000000.0)
+				        from awa.rescued_at) a`), time.Second)
 			if !comesBack {
 				require.Zero(t, s.passes(4*time.Minute))
 				require.Equal(t, int64(4), s.passes(2*time.Minute), "%s", ahead)
@@ -196,7 +205,8 @@ func TestClockThatIsSetBack(t *testing.T) {
 			require.Equal(t, int64(2), rescued, "nobody's have ended")
 			s.lost(worker)
 			require.Equal(t, int64(2), s.passes(4*time.Minute), "and the others, at the deadline")
-			require.Equal(t, "deadline exceeded", one[string](s, fmt.Sprintf("select string_agg(distinct reason, ', ') from awa.heartbeat(%d)", worker)))
+			require.Equal(t, "deadline exceeded",
+				one[string](s, fmt.Sprintf("select string_agg(distinct reason, ', ') from awa.heartbeat(%d)", worker)))
 		}
 	}
 }
@@ -205,8 +215,11 @@ func TestClockThatIsSetBack(t *testing.T) {
 func TestSegmentsAfterTheClockWasSetBack(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
-	s.exec("update awa.ring set left_at = array[now() - interval '1 day', now() + interval '10 years', now() - interval '2 days', now() + interval '40 minutes']")
+	s.exec("update awa.ring set left_at = array[now() - interval '1 day', now() + interval '10 years', now() - interval " +
+		"'2 days', now() + interval '40 minutes']")
 	require.Equal(t, int16(1), one[int16](s, "select current_segment from awa.rotate(true)"))
-	require.Equal(t, []bool{true, true, true, true}, list[bool](s, "select at <= clock_timestamp() from awa.ring, unnest(left_at) at"))
-	require.Equal(t, int64(2), one[int64](s, "select round(extract(epoch from clock_timestamp() - left_at[3]) / 86400)::bigint from awa.ring"))
+	require.Equal(t, []bool{true, true, true, true},
+		list[bool](s, "select at <= clock_timestamp() from awa.ring, unnest(left_at) at"))
+	require.Equal(t, int64(2),
+		one[int64](s, "select round(extract(epoch from clock_timestamp() - left_at[3]) / 86400)::bigint from awa.ring"))
 }

@@ -14,7 +14,9 @@ import (
 func (s *session) says(topic, message string) (row string) {
 	s.Helper()
 	require.Eventually(s, func() bool {
-		rows := list[string](s, "select concat_ws(': ', h.level, h.subject, h.message, h.hint) from awa.health() h where h.topic = $1 and h.message ~ $2", topic, message)
+		rows := list[string](s,
+			"select concat_ws(': ', h.level, h.subject, h.message, h.hint) from awa.health() h where h.topic = $1 and "+
+				"h.message ~ $2", topic, message)
 		if len(rows) > 0 {
 			row = rows[0]
 		}
@@ -26,7 +28,8 @@ func (s *session) says(topic, message string) (row string) {
 // A session that holds a queue's lock is named, whatever it does meanwhile; and nobody is told to run more workers.
 func TestHealthNamesWhoHoldsAQueue(t *testing.T) {
 	for _, state := range []string{"idle", "active", "prepared"} {
-		own, err := pgserver.Start(t.Context(), pgserver.Config{Settings: map[string]string{"max_prepared_transactions": "1"}})
+		own, err := pgserver.Start(t.Context(),
+			pgserver.Config{Settings: map[string]string{"max_prepared_transactions": "1"}})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, own.Stop()) })
 		d := server{own, t}.database("held", true)
@@ -71,7 +74,8 @@ func TestHealthNamesWhoHoldsAQueue(t *testing.T) {
 func TestHealthNamesWhoIsInTheWayOfPruning(t *testing.T) {
 	for _, way := range []struct{ name, begin, outcome string }{
 		{"an open answer", "select awa.complete($1, $2)", "busy"},
-		{"a queue's lock", "select count(*) from awa.claim('other') where $1::bigint is not null and $2::bigint is not null", "busy"},
+		{"a queue's lock", "select count(*) from awa.claim('other') where $1::bigint is not null and $2::bigint is not null",
+			"busy"},
 		{"a reader", "select count(*) from awa.settings where $1::bigint is not null and $2::bigint is not null", "waiting"},
 	} {
 		t.Run(way.name, func(t *testing.T) {
@@ -92,12 +96,15 @@ func TestHealthNamesWhoIsInTheWayOfPruning(t *testing.T) {
 				who = fmt.Sprintf("backend %d", holder.pid)
 			}
 			require.Eventually(t, func() bool { // a reader of a moment is waited for only after the cleaning
-				return one[bool](s, "select $2 = 'busy' or a.xact_start < clock_timestamp() - interval '1.1 seconds' from pg_stat_activity a where a.pid = $1", holder.pid, way.outcome)
+				return one[bool](s,
+					"select $2 = 'busy' or a.xact_start < clock_timestamp() - interval '1.1 seconds' from pg_stat_activity a where "+
+						"a.pid = $1", holder.pid, way.outcome)
 			}, patience, 20*time.Millisecond)
 			require.Eventually(t, func() bool {
 				s.exec("update awa.ring set retry_at = null, left_at[1] = '2000-01-01'")
 				s.exec("select awa.prune_oldest()")
-				return one[bool](s, "select coalesce(r.outcome in ('busy', 'waiting', 'blocked'), false) from awa.ring r") // whichever: it depends on how long this takes
+				// whichever: it depends on how long this takes
+				return one[bool](s, "select coalesce(r.outcome in ('busy', 'waiting', 'blocked'), false) from awa.ring r")
 			}, patience, 20*time.Millisecond)
 			require.Contains(t, s.says("prune", who), who)
 			holder.exec("rollback")

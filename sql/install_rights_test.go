@@ -31,8 +31,10 @@ const mallory = `
 	  end;
 	  return true;
 	end $$;
-	create function mallory.fire() returns trigger language plpgsql as $$ begin perform mallory.take(tg_argv[0]); return new; end $$;
-	create constraint trigger later after insert on mallory.later deferrable initially deferred for each row execute function mallory.fire('deferred');
+	create function mallory.fire(
+	) returns trigger language plpgsql as $$ begin perform mallory.take(tg_argv[0]); return new; end $$;
+	create constraint trigger later after insert on mallory.later deferrable initially deferred for each row
+	execute function mallory.fire('deferred');
 	create function mallory.hers() returns boolean language plpgsql as $$
 	begin
 	  perform mallory.take('at once');
@@ -50,9 +52,18 @@ const mallory = `
 	end $$;
 	create function mallory.sworn() returns boolean language plpgsql immutable as $$ begin return mallory.hers(); end $$;
 	create function mallory.hook() returns trigger language plpgsql as $$ begin perform mallory.hers(); return new; end $$;
-	create function mallory.set_config(text, text, boolean) returns text language plpgsql as $$ begin perform mallory.take('set_config'); return null; end $$;
-	create function mallory.to_regclass(text) returns regclass language plpgsql as $$ begin perform mallory.take('to_regclass'); return null; end $$;
-	create function mallory.arrow(json, text) returns text language plpgsql as $$ begin perform mallory.take('->>'); return $1 operator(pg_catalog.->>) $2; end $$;
+	create function mallory.set_config(
+	  text,
+	  text,
+	  boolean
+	) returns text language plpgsql as $$ begin perform mallory.take('set_config'); return null; end $$;
+	create function mallory.to_regclass(
+	  text
+	) returns regclass language plpgsql as $$ begin perform mallory.take('to_regclass'); return null; end $$;
+	create function mallory.arrow(
+	  json,
+	  text
+	) returns text language plpgsql as $$ begin perform mallory.take('->>'); return $1 operator(pg_catalog.->>) $2; end $$;
 	create operator mallory.->> (leftarg = json, rightarg = text, function = mallory.arrow);
 	reset role`
 
@@ -65,20 +76,28 @@ func TestCodeInTheSchemaRunsAsItsOwner(t *testing.T) {
 	b.exec(mallory)
 	require.NoError(t, b.db.Close(b.ctx))
 	admin := database{t, own.URL()}.session()
-	next := version(t, "0.2.0", edit{"migrations/002_made_up.sql", "", "alter table awa.settings add column made_up int not null default 7;\nupdate awa.settings set made_up = 8;\n"})
+	next := version(t, "0.2.0",
+		edit{"migrations/002_made_up.sql", "",
+			"alter table awa.settings add column made_up int not null default 7;\nupdate awa.settings set made_up = 8;\n"})
 	number := 0
 	for name, tamper := range map[string]string{
-		"a trigger":           "create trigger t before update on %[1]s for each row execute function mallory.hook()",
-		"a deferred trigger":  "create constraint trigger t after update on %[1]s deferrable initially deferred for each row execute function mallory.fire('deferred')",
-		"a rule":              "create rule r as on update to %[1]s do also select mallory.hers()",
-		"policies":            "alter table %[1]s enable row level security, force row level security; create policy p on %[1]s using (mallory.hers())",
-		"a check":             "alter table %[1]s add check (mallory.hers()) not valid",
-		"a check by name":     "alter table %[1]s add check (query_to_xml('select mallory.hers()', true, true, '') is not null) not valid",
-		"a generated column":  "alter table %[1]s add column g boolean generated always as (%[2]s is not null and mallory.sworn()) stored",
-		"an index":            "create index i on %[1]s ((mallory.sworn() and %[2]s is not null))",
-		"an index's where":    "create index i on %[1]s (%[2]s) where mallory.sworn()",
-		"a domain":            "create domain mallory.d as int check (mallory.hers()); alter table %[1]s add column d mallory.d; update %[1]s set d = 1",
-		"a default, a domain": "create domain mallory.d as text check (mallory.hers()); alter table %[1]s alter column %[3]s type mallory.d",
+		"a trigger": "create trigger t before update on %[1]s for each row execute function mallory.hook()",
+		"a deferred trigger": "create constraint trigger t after update on %[1]s deferrable initially deferred for each " +
+			"row execute function mallory.fire('deferred')",
+		"a rule": "create rule r as on update to %[1]s do also select mallory.hers()",
+		"policies": "alter table %[1]s enable row level security, force row level security; create policy p on " +
+			"%[1]s using (mallory.hers())",
+		"a check": "alter table %[1]s add check (mallory.hers()) not valid",
+		"a check by name": "alter table %[1]s add check (query_to_xml('select mallory.hers()', true, true, '') is not " +
+			"null) not valid",
+		"a generated column": "alter table %[1]s add column g boolean generated always as (%[2]s is not null and " +
+			"mallory.sworn()) stored",
+		"an index":         "create index i on %[1]s ((mallory.sworn() and %[2]s is not null))",
+		"an index's where": "create index i on %[1]s (%[2]s) where mallory.sworn()",
+		"a domain": "create domain mallory.d as int check (mallory.hers()); alter table %[1]s add column d " +
+			"mallory.d; update %[1]s set d = 1",
+		"a default, a domain": "create domain mallory.d as text check (mallory.hers()); alter table %[1]s alter column " +
+			"%[3]s type mallory.d",
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, table := range [][]any{{"awa.schema_version", "version", "functions"}, {"awa.settings", "prune_wait", ""}} {
@@ -88,7 +107,8 @@ func TestCodeInTheSchemaRunsAsItsOwner(t *testing.T) {
 				for _, byFile := range []bool{false, true}[:map[bool]int{true: 2, false: 1}[name == "a trigger"]] {
 					number++
 					database := fmt.Sprintf("d%d", number)
-					require.Eventually(t, func() bool { return admin.try("create database "+database+" template base") == nil }, patience, 10*time.Millisecond, "the last session of it ends")
+					require.Eventually(t, func() bool { return admin.try("create database "+database+" template base") == nil },
+						patience, 10*time.Millisecond, "the last session of it ends")
 					d := named(own, t, database)
 					s := d.session()
 					s.exec("set role mallory")
@@ -100,7 +120,8 @@ func TestCodeInTheSchemaRunsAsItsOwner(t *testing.T) {
 					check := func() {
 						t.Helper()
 						require.False(t, one[bool](s, "select rolsuper from pg_roles where rolname = 'mallory'"))
-						require.Empty(t, list[string](s, "select concat_ws(' as ', how, by) from mallory.hits where by not in ('awa_owner', 'mallory')"))
+						require.Empty(t,
+							list[string](s, "select concat_ws(' as ', how, by) from mallory.hits where by not in ('awa_owner', 'mallory')"))
 					}
 					if byFile {
 						d.psql(file(t, next)) // and it may fail
@@ -148,7 +169,8 @@ func TestNobodySwapsTheSchema(t *testing.T) {
 			}
 		}()
 		require.Eventually(t, func() bool {
-			return one[bool](s, "select exists (select from pg_stat_activity a where a.datname = current_database() and a.wait_event = 'PgSleep')")
+			return one[bool](s,
+				"select exists (select from pg_stat_activity a where a.datname = current_database() and a.wait_event = 'PgSleep')")
 		}, patience, time.Millisecond)
 		rename := mallory.background("alter schema awa rename to old")
 		s.waitUntilBlocked(mallory)
@@ -159,7 +181,8 @@ func TestNobodySwapsTheSchema(t *testing.T) {
 			// Newer servers lock the schema before its row, so the two wait for each other; then nothing was removed.
 			require.True(t, removes, err)
 			require.Contains(t, []string{"55P03", "40P01"}, sqlState(err), err)
-			require.Equal(t, 1, one[int](s, "select count(*) from pg_class c where c.relname = 'schema_version' and c.relkind = 'r'"))
+			require.Equal(t, 1,
+				one[int](s, "select count(*) from pg_class c where c.relname = 'schema_version' and c.relkind = 'r'"))
 			continue
 		}
 		// It came too late: older servers refuse it, newer ones do it to the schema as it has become.
@@ -183,7 +206,9 @@ func TestNothingTemporaryIsLeft(t *testing.T) {
 		create function mallory.leave() returns boolean language plpgsql as $$
 		begin
 		  drop domain if exists pg_temp.text; drop function if exists pg_temp.chk(text);
-		  create function pg_temp.chk(text) returns boolean language plpgsql as 'begin return mallory.take(''temporary''); end';
+		  create function pg_temp.chk(
+		    text
+		  ) returns boolean language plpgsql as 'begin return mallory.take(''temporary''); end';
 		  begin
 		    create domain pg_temp.text as pg_catalog.text check (pg_temp.chk(value));
 		  exception when insufficient_privilege then -- newer servers refuse the type, but not the function
@@ -213,11 +238,15 @@ func TestASchemaMadeBeforehand(t *testing.T) {
 	admin := database{t, own.URL()}.session()
 	admin.exec("create role eve login")
 	for name, c := range map[string]struct{ prepare, problem string }{
-		"version": {`create table awa.schema_version (only_row boolean primary key default true, version int, functions text, role_prefix text, tables text, sources text, catalog text, views jsonb default '{}');
+		"version": {`create table awa.schema_version (only_row boolean primary key default true, version int, functions text,
+			role_prefix text, tables text, sources text, catalog text, views jsonb default '{}');
 			insert into awa.schema_version values (true, 0, '0', 'awa_', null, null, null, '{}');
-			create trigger t before insert or update on awa.schema_version for each row execute function hers.fire()`, "holds version 0, which there is none"},
-		"no_row": {`create table awa.schema_version (only_row boolean primary key default true, version int, functions text, role_prefix text, tables text, sources text, catalog text, views jsonb default '{}');
-			create trigger t before insert or update on awa.schema_version for each row execute function hers.fire()`, "has lost its row"},
+			create trigger t before insert or update on awa.schema_version for each row execute function hers.fire()`,
+			"holds version 0, which there is none"},
+		"no_row": {`create table awa.schema_version (only_row boolean primary key default true, version int, functions text,
+			role_prefix text, tables text, sources text, catalog text, views jsonb default '{}');
+			create trigger t before insert or update on awa.schema_version for each row execute function hers.fire()`,
+			"has lost its row"},
 		"type":     {"create type awa.t as enum ('a')", "is not empty"},
 		"operator": {"create operator awa.=== (leftarg = int, rightarg = int, function = int4eq)", "is not empty"},
 		"function": {"create function awa.enqueue(int) returns int language sql as 'select 1'", "is not empty"},
@@ -226,8 +255,10 @@ func TestASchemaMadeBeforehand(t *testing.T) {
 		d := named(own, t, name)
 		admin.exec("create database " + name + " owner eve")
 		s := d.session()
-		s.exec(`set role eve; create schema hers; create table hers.hits (by text); grant usage on schema hers to public; grant insert on hers.hits to public;
-			create function hers.fire() returns trigger language plpgsql as $$ begin insert into hers.hits values (current_user); return new; end $$;
+		s.exec(`set role eve; create schema hers; create table hers.hits (by text); grant usage on schema hers to public;
+			grant insert on hers.hits to public;
+			create function hers.fire(
+			) returns trigger language plpgsql as $$ begin insert into hers.hits values (current_user); return new; end $$;
 			create schema awa; ` + c.prepare)
 		_, err := driver.Migrate(s.ctx, d.url)
 		if c.problem == "" {
@@ -251,30 +282,54 @@ func TestSharedCodeIsNamedFirst(t *testing.T) {
 	_, err := driver.Migrate(t.Context(), withUser(t, own.URL(), "eve", "hers"))
 	require.NoError(t, err)
 	s := d.session()
-	s.exec(`set role eve; create schema eve; create table eve.hits (by text); grant usage on schema eve to public; grant insert on eve.hits to public;
-		create function eve.hit() returns boolean language plpgsql as $$ begin insert into eve.hits values (current_user); return true; end $$;
+	s.exec(`set role eve; create schema eve; create table eve.hits (by text); grant usage on schema eve to public; grant
+		insert on eve.hits to public;
+		create function eve.hit(
+		) returns boolean language plpgsql as $$ begin insert into eve.hits values (current_user); return true; end $$;
 		create function eve.is() returns boolean language plpgsql immutable as $$ begin return eve.hit(); end $$;
 		create function eve.fire() returns trigger language plpgsql as $$ begin perform eve.is(); return new; end $$;
 		create domain eve.d as int check (eve.is())`)
 	for _, c := range []struct{ object, make, drop string }{
-		{"trigger t on awa.schema_version", "create trigger t before update on awa.schema_version for each row execute function eve.fire()", "drop trigger t on awa.schema_version"},
-		{"trigger decide on awa.decisions", "drop trigger decide on awa.decisions; create trigger decide after insert on awa.decisions execute function eve.fire()",
-			"drop trigger decide on awa.decisions; create constraint trigger decide after insert on awa.decisions deferrable initially deferred for each row execute function awa._decide(); alter table awa.decisions enable always trigger decide"},
-		{"trigger inherit on awa.heirs calls", "drop trigger inherit on awa.heirs; create constraint trigger inherit after insert on awa.heirs for each row when (eve.is()) execute function awa._inherit()",
-			"drop trigger inherit on awa.heirs; create constraint trigger inherit after insert on awa.heirs deferrable initially deferred for each row when (new.xid = pg_current_xact_id()) execute function awa._inherit(); alter table awa.heirs enable always trigger inherit"},
-		{"rule r on awa.schema_version", "create rule r as on update to awa.schema_version do also select eve.is()", "drop rule r on awa.schema_version"},
-		{"policy p on awa.ready_entries_1", "create policy p on awa.ready_entries_1 using (eve.is())", "drop policy p on awa.ready_entries_1"},
-		{"constraint c on awa.leases calls", "alter table awa.leases add constraint c check (eve.is()) not valid", "alter table awa.leases drop constraint c"},
-		{"constraint c on awa.leases calls", "alter table awa.leases add constraint c check (query_to_xml('select eve.is()', true, true, '') is not null) not valid", "alter table awa.leases drop constraint c"},
-		{"default of awa.leases.job_id calls", "alter table awa.leases alter job_id set default eve.is()::int", "alter table awa.leases alter job_id drop default"},
-		{"default of awa.leases.g calls", "alter table awa.leases add column g boolean generated always as (eve.is()) stored", "alter table awa.leases drop column g"},
-		{"column awa.leases.g of type eve.d", "alter table awa.leases add column g eve.d", "alter table awa.leases drop column g"},
+		{"trigger t on awa.schema_version",
+			"create trigger t before update on awa.schema_version for each row execute function eve.fire()",
+			"drop trigger t on awa.schema_version"},
+		{"trigger decide on awa.decisions",
+			"drop trigger decide on awa.decisions; create trigger decide after insert on awa.decisions execute function " +
+				"eve.fire()",
+			"drop trigger decide on awa.decisions; create constraint trigger decide after insert on awa.decisions deferrable " +
+				"initially deferred for each row execute function awa._decide(); alter table awa.decisions enable always trigger " +
+				"decide"},
+		{"trigger inherit on awa.heirs calls",
+			"drop trigger inherit on awa.heirs; create constraint trigger inherit after insert on awa.heirs for each row when " +
+				"(eve.is()) execute function awa._inherit()",
+			"drop trigger inherit on awa.heirs; create constraint trigger inherit after insert on awa.heirs deferrable " +
+				"initially deferred for each row when (new.xid = pg_current_xact_id()) execute function awa._inherit(); alter " +
+				"table awa.heirs enable always trigger inherit"},
+		{"rule r on awa.schema_version", "create rule r as on update to awa.schema_version do also select eve.is()",
+			"drop rule r on awa.schema_version"},
+		{"policy p on awa.ready_entries_1", "create policy p on awa.ready_entries_1 using (eve.is())",
+			"drop policy p on awa.ready_entries_1"},
+		{"constraint c on awa.leases calls", "alter table awa.leases add constraint c check (eve.is()) not valid",
+			"alter table awa.leases drop constraint c"},
+		{"constraint c on awa.leases calls",
+			"alter table awa.leases add constraint c check (query_to_xml('select eve.is()', true, true, '') is not null) not " +
+				"valid", "alter table awa.leases drop constraint c"},
+		{"default of awa.leases.job_id calls", "alter table awa.leases alter job_id set default eve.is()::int",
+			"alter table awa.leases alter job_id drop default"},
+		{"default of awa.leases.g calls", "alter table awa.leases add column g boolean generated always as (eve.is()) stored",
+			"alter table awa.leases drop column g"},
+		{"column awa.leases.g of type eve.d", "alter table awa.leases add column g eve.d",
+			"alter table awa.leases drop column g"},
 		{"index awa.mine on awa.leases", "create index mine on awa.leases (job_id) where eve.is()", "drop index awa.mine"},
-		{"index awa.leases_job calls", "drop index awa.leases_job; create index leases_job on awa.leases (job_id) where eve.is()", "drop index awa.leases_job; create index leases_job on awa.leases (job_id)"},
+		{"index awa.leases_job calls",
+			"drop index awa.leases_job; create index leases_job on awa.leases (job_id) where eve.is()",
+			"drop index awa.leases_job; create index leases_job on awa.leases (job_id)"},
 		{"table awa.mine", "create table awa.mine (n int)", "drop table awa.mine"},
 		{"type awa.mine", "create domain awa.mine as int", "drop domain awa.mine"},
-		{"operator awa.===", "create operator awa.=== (leftarg = int, rightarg = int, function = int4eq)", "drop operator awa.=== (int, int)"},
-		{"table eve.child, which inherits from awa.settings", "create table eve.child () inherits (awa.settings)", "drop table eve.child"},
+		{"operator awa.===", "create operator awa.=== (leftarg = int, rightarg = int, function = int4eq)",
+			"drop operator awa.=== (int, int)"},
+		{"table eve.child, which inherits from awa.settings", "create table eve.child () inherits (awa.settings)",
+			"drop table eve.child"},
 	} {
 		s.exec("set role eve; " + c.make)
 		_, err := driver.Migrate(t.Context(), d.url)
@@ -285,12 +340,17 @@ func TestSharedCodeIsNamedFirst(t *testing.T) {
 		s.exec("reset role")
 	}
 	// Her views, and what she says of them, do not stay either.
-	s.exec(`set role eve; do $$ begin execute format('create or replace view awa.jobs as select * from (%s) j where eve.is()', rtrim(pg_get_viewdef('awa.jobs'::regclass), ';')); end $$;
-		update awa.schema_version set views = jsonb_set(views, '{jobs,1}', (select to_jsonb(md5(concat(r.ev_action, c.reloptions))) from pg_class c join pg_rewrite r on r.ev_class = c.oid where c.oid = 'awa.jobs'::regclass)); reset role`)
+	s.exec(`set role eve; do $$
+		begin execute format('create or replace view awa.jobs as select * from (%s) j where eve.is()',
+			rtrim(pg_get_viewdef('awa.jobs'::regclass), ';')); end $$;
+		update awa.schema_version set views = jsonb_set(views, '{jobs,1}', (select to_jsonb(md5(concat(r.ev_action,
+		c.reloptions))) from pg_class c join pg_rewrite r on r.ev_class = c.oid where c.oid = 'awa.jobs'::regclass));
+		reset role`)
 	_, err = driver.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
 	require.NotContains(t, one[string](s, "select pg_get_viewdef('awa.jobs'::regclass)"), "eve")
-	require.Equal(t, []string{"awa_owner"}, list[string](s, "select distinct relowner::regrole::text from pg_class where relnamespace = 'awa'::regnamespace"))
+	require.Equal(t, []string{"awa_owner"},
+		list[string](s, "select distinct relowner::regrole::text from pg_class where relnamespace = 'awa'::regnamespace"))
 	require.Empty(t, list[string](s, "select by from eve.hits where by <> 'eve'"))
 }
 
@@ -298,20 +358,26 @@ func TestSharedCodeIsNamedFirst(t *testing.T) {
 func TestInstallDropsTriggersOfOthers(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
-	s.exec(`create schema mine; create function mine.fire() returns trigger language plpgsql as $$ begin return new; end $$;
+	s.exec(
+		`create schema mine; create function mine.fire() returns trigger language plpgsql as $$ begin return new; end $$;
 		create trigger t before insert on awa.leases for each row execute function mine.fire();
 		create trigger part before insert on awa.ready_entries_2 for each row execute function mine.fire();
 		create trigger whole after insert on awa.lease_claims for each row execute function mine.fire();
 		create rule r as on delete to awa.leases do also nothing;
 		create rule r as on insert to awa.jobs do instead nothing;
-		create policy p on awa.queues using (true); alter table awa.queues enable row level security, force row level security;
+		create policy p on awa.queues using (true);
+		alter table awa.queues enable row level security, force row level security;
 		create index mine on awa.leases (job_id, lane)`)
 	result, err := driver.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
 	require.True(t, result.Changed)
-	require.ElementsMatch(t, []string{"decide", "inherit", "keep_row", "keep_row"}, list[string](s, "select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace = 'awa'::regnamespace"))
-	require.Empty(t, list[string](s, `select rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class where c.relnamespace = 'awa'::regnamespace and rulename <> '_RETURN'
-		union all select polname from pg_policy union all select relname from pg_class where relrowsecurity or relforcerowsecurity`))
+	require.ElementsMatch(t, []string{"decide", "inherit", "keep_row", "keep_row"},
+		list[string](s,
+			"select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace = 'awa'::regnamespace"))
+	require.Empty(t, list[string](s, `select rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class
+		where c.relnamespace = 'awa'::regnamespace and rulename <> '_RETURN'
+		union all select polname from pg_policy union all select relname from pg_class where relrowsecurity
+		or relforcerowsecurity`))
 	require.True(t, one[bool](s, "select to_regclass('awa.mine') is not null"))
 	result, err = driver.Migrate(t.Context(), d.url)
 	require.NoError(t, err)

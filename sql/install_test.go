@@ -32,21 +32,27 @@ func TestInstallCallsNothingOfOthers(t *testing.T) {
 	admin.exec("create database app")
 	u := withUser(t, own.URL(), "installer", "app")
 	s := database{t, u}.session()
-	s.exec("create schema installer; create table public.hits (by text); grant insert on public.hits to public; alter database app set search_path = installer, public, pg_catalog")
+	s.exec("create schema installer; create table public.hits (by text); grant insert on public.hits to public; alter " +
+		"database app set search_path = installer, public, pg_catalog")
 	for _, schema := range []string{"installer", "public"} {
 		for _, function := range []string{
-			"pg_advisory_lock(double precision) returns void", "pg_advisory_lock(int) returns void", "pg_try_advisory_xact_lock(int) returns boolean", "pg_try_advisory_xact_lock(bigint) returns boolean",
-			"set_config(text, text, boolean) returns text", "current_setting(text, boolean) returns text", "current_setting(text) returns text", "pg_has_role(oid, text) returns boolean", "getdatabaseencoding() returns text",
-			"format(text, text) returns text", "format(text, int) returns text", "format(text, regrole) returns text", "md5(text) returns text", "array_position(bigint[], bigint) returns int", "clock_timestamp() returns timestamptz",
+			"pg_advisory_lock(double precision) returns void", "pg_advisory_lock(int) returns void",
+			"pg_try_advisory_xact_lock(int) returns boolean", "pg_try_advisory_xact_lock(bigint) returns boolean",
+			"set_config(text, text, boolean) returns text", "current_setting(text, boolean) returns text",
+			"current_setting(text) returns text", "pg_has_role(oid, text) returns boolean", "getdatabaseencoding() returns text",
+			"format(text, text) returns text", "format(text, int) returns text", "format(text, regrole) returns text",
+			"md5(text) returns text", "array_position(bigint[], bigint) returns int", "clock_timestamp() returns timestamptz",
 			"differ(oid, regrole) returns boolean",
 		} {
-			s.exec("create function " + schema + "." + function + ` language plpgsql as $$ begin insert into public.hits values (current_user); raise exception 'hijacked'; end $$`)
+			s.exec("create function " + schema + "." + function +
+				` language plpgsql as $$ begin insert into public.hits values (current_user); raise exception 'hijacked'; end $$`)
 		}
 		s.exec("create operator " + schema + ".<> (leftarg = oid, rightarg = regrole, function = " + schema + ".differ)")
 		s.exec("create view " + schema + ".pg_roles as select pg_catalog.count(*) from public.hits")
 	}
 	// Nor do settings of the database choose roles, or insist on anything.
-	s.exec("alter database app set awa.role_prefix = 'evil_'; alter database app set awa.force = 'on'; alter database app set quote_all_identifiers = on; alter database app set client_min_messages = error")
+	s.exec("alter database app set awa.role_prefix = 'evil_'; alter database app set awa.force = 'on'; alter database " +
+		"app set quote_all_identifiers = on; alter database app set client_min_messages = error")
 	this, err := install.Embedded()
 	require.NoError(t, err)
 	for round := range 3 {
@@ -92,9 +98,11 @@ func withUser(t *testing.T, serverURL, user, database string) string {
 
 // What is not as Awa makes it is named, and left alone. Functions that somebody replaced are not called.
 func TestInstallLooksBeforeItReads(t *testing.T) {
-	const hit = "create table public.hits (n int); grant insert on public.hits to public; create function public.hit() returns int language plpgsql as $$ begin insert into public.hits values (1); return 1; end $$;"
+	const hit = "create table public.hits (n int); grant insert on public.hits to public; create function public.hit() " +
+		"returns int language plpgsql as $$ begin insert into public.hits values (1); return 1; end $$;"
 	for problem, tamper := range map[string]string{
-		"is not a table":            "alter table awa.schema_version rename to v; create view awa.schema_version as select v.*, public.hit() from awa.v",
+		"is not a table": "alter table awa.schema_version rename to v; create view awa.schema_version as select " +
+			"v.*, public.hit() from awa.v",
 		"belongs to":                "alter table awa.schema_version owner to current_user",
 		"lacks columns":             "alter table awa.schema_version drop column role_prefix",
 		"does not hold the beginni": "update awa.schema_version set role_prefix = 'x; drop'",
@@ -113,9 +121,14 @@ func TestInstallLooksBeforeItReads(t *testing.T) {
 		d := newDatabase(t)
 		s := d.session()
 		s.exec(hit)
-		for _, f := range list[string](s, "select oid::regprocedure::text from pg_proc where pronamespace = 'awa'::regnamespace and prorettype in ('text'::regtype, 'bigint'::regtype, 'boolean'::regtype) and not proretset") {
-			s.exec(strings.NewReplacer("%f", f).Replace(`do $do$ begin execute (select format('create or replace function %s(%s) returns %s language plpgsql as $$ begin perform public.hit(); return null; end $$',
-				p.oid::regproc, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid)) from pg_proc p where p.oid = '%f'::regprocedure); end $do$`))
+		for _, f := range list[string](s,
+			"select oid::regprocedure::text from pg_proc where pronamespace = 'awa'::regnamespace and prorettype in "+
+				"('text'::regtype, 'bigint'::regtype, 'boolean'::regtype) and not proretset") {
+			s.exec(strings.NewReplacer("%f", f).Replace(`do $do$ begin
+				execute (select format('create or replace function %s(%s) returns %s language plpgsql as $$
+					begin perform public.hit(); return null; end $$',
+				p.oid::regproc, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid)) from pg_proc p
+				where p.oid = '%f'::regprocedure); end $do$`))
 		}
 		for range 2 {
 			_, err := driver.Migrate(s.ctx, d.url)
@@ -128,7 +141,9 @@ func TestInstallLooksBeforeItReads(t *testing.T) {
 	t.Run("a version elsewhere", func(t *testing.T) {
 		url := testdb.EmptyURL(t)
 		s := database{t, url}.session()
-		s.exec(hit + "create view public.awa_schema_version as select public.hit() as version; create view public.schema_version as select public.hit() as version")
+		s.exec(hit +
+			"create view public.awa_schema_version as select public.hit() as version; create view public.schema_version as " +
+			"select public.hit() as version")
 		_, err := driver.Migrate(s.ctx, url)
 		require.NoError(t, err)
 		require.Zero(t, one[int64](s, "select count(*) from public.hits"))
@@ -137,7 +152,8 @@ func TestInstallLooksBeforeItReads(t *testing.T) {
 		own := newServer(t)
 		admin := database{t, own.URL()}.session()
 		admin.exec("create database app")
-		admin.exec("create role neighbour login; create role installer login; grant create on database app to neighbour, installer")
+		admin.exec("create role neighbour login; create role installer login; grant create on database app to neighbour, " +
+			"installer")
 		neighbour := database{t, withUser(t, own.URL(), "neighbour", "app")}.session()
 		neighbour.exec("create schema awa; grant all on schema awa to public")
 		_, err := driver.Migrate(t.Context(), withUser(t, own.URL(), "installer", "app"))
@@ -158,15 +174,26 @@ func TestInstallSetsWhoMayDoWhat(t *testing.T) {
 	admin.exec("create role web; create role mobile")
 	admin.exec("create database app")
 	s := database{t, withUser(t, own.URL(), "postgres", "app")}.session()
-	s.exec(`alter default privileges grant execute on functions to web; alter default privileges grant all on tables to web; alter default privileges grant all on sequences to web;
+	s.exec(`alter default privileges grant execute on functions to web; alter default privileges
+		grant all on tables to web; alter default privileges grant all on sequences to web;
 		alter default privileges grant all on schemas to web; alter default privileges grant execute on functions to public`)
-	s.exec("create role awa_owner; alter default privileges for role awa_owner grant execute on functions to web; alter default privileges for role awa_owner grant all on tables to web")
+	s.exec("create role awa_owner; alter default privileges for role awa_owner grant execute on functions to web; alter " +
+		"default privileges for role awa_owner grant all on tables to web")
 	const open = `
 		select concat_ws(' ', o.name, a.grantee::regrole, a.privilege_type) from (
-		  select p.proname, coalesce(p.proacl, acldefault('f', p.proowner)), p.proowner from pg_proc p where p.pronamespace = 'awa'::regnamespace
+		  select p.proname, coalesce(p.proacl, acldefault('f', p.proowner)), p.proowner
+		    from pg_proc p
+		   where p.pronamespace = 'awa'::regnamespace
 		  union all select c.relname, c.relacl, c.relowner from pg_class c where c.relnamespace = 'awa'::regnamespace
-		  union all select a.attname, a.attacl, 0 from pg_attribute a join pg_class c on c.oid = a.attrelid where c.relnamespace = 'awa'::regnamespace
-		  union all select n.nspname, n.nspacl, n.nspowner from pg_namespace n where n.nspname = 'awa') o(name, acl, owner), aclexplode(o.acl) a
+		  union all
+		  select a.attname, a.attacl, 0
+		    from pg_attribute a
+		    join pg_class c on c.oid = a.attrelid
+		   where c.relnamespace = 'awa'::regnamespace
+		  union all
+		  select n.nspname, n.nspacl, n.nspowner
+		    from pg_namespace n
+		   where n.nspname = 'awa') o(name, acl, owner), aclexplode(o.acl) a
 		where a.grantee <> o.owner order by 1`
 	migrate := func() []string {
 		_, err := driver.Migrate(s.ctx, withUser(t, own.URL(), "postgres", "app"))
@@ -182,14 +209,24 @@ func TestInstallSetsWhoMayDoWhat(t *testing.T) {
 
 	job := s.enqueue("q")
 	s.exec(`create view mine as select id, state from awa.jobs;
-		grant usage on schema awa to mobile; grant execute on function awa.enqueue to mobile with grant option; set role mobile; grant execute on function awa.enqueue to web; reset role;
-		grant select (args) on awa.jobs to web; grant update (args) on awa.deferred_jobs to web; grant usage on sequence awa.job_ids to public; grant select on awa.leases to awa_reader; grant create on schema awa to mobile;
-		grant execute on function awa.claim to awa_producer; grant execute on function awa.complete to awa_worker with grant option;
-		revoke execute on function awa.fail from awa_worker; revoke usage on schema awa from awa_reader; revoke select on awa.jobs from awa_reader; revoke execute on function awa._snapshot from awa_owner`)
+		grant usage on schema awa to mobile;
+		grant execute on function awa.enqueue to mobile with grant option;
+		set role mobile; grant execute on function awa.enqueue to web; reset role;
+		grant select (args) on awa.jobs to web;
+		grant update (args) on awa.deferred_jobs to web;
+		grant usage on sequence awa.job_ids to public;
+		grant select on awa.leases to awa_reader; grant create on schema awa to mobile;
+		grant execute on function awa.claim to awa_producer;
+		grant execute on function awa.complete to awa_worker with grant option;
+		revoke execute on function awa.fail from awa_worker; revoke usage on schema awa from awa_reader; revoke
+		select on awa.jobs from awa_reader; revoke execute on function awa._snapshot from awa_owner`)
 	s.exec("revoke all on awa.jobs, awa.settings from awa_owner; revoke create on schema awa from awa_owner")
 	require.NotEqual(t, known, list[string](s, open))
 	require.Equal(t, known, migrate())
-	require.True(t, one[bool](s, "select has_function_privilege('awa_owner', 'awa._snapshot()', 'execute') and not has_function_privilege('mobile', 'awa.enqueue'::regproc, 'execute')"))
+	require.True(t,
+		one[bool](s,
+			"select has_function_privilege('awa_owner', 'awa._snapshot()', 'execute') and not has_function_privilege('mobile', "+
+				"'awa.enqueue'::regproc, 'execute')"))
 	require.Equal(t, "available", one[string](s, "select state from mine where id = $1", job))
 }
 
@@ -210,7 +247,8 @@ func TestInstallWithoutASuperuser(t *testing.T) {
 			admin := database{t, server.URL()}.session()
 			admin.exec("create role installer login " + c.attributes)
 			admin.exec("create database app owner installer")
-			url := "user=installer dbname=app host=" + one[string](admin, "show unix_socket_directories") + " port=" + one[string](admin, "show port")
+			url := "user=installer dbname=app host=" + one[string](admin, "show unix_socket_directories") + " port=" +
+				one[string](admin, "show port")
 			s := database{t, url}.session()
 			for range 2 {
 				result, err := driver.Migrate(s.ctx, url)
@@ -218,8 +256,12 @@ func TestInstallWithoutASuperuser(t *testing.T) {
 				warnings := slices.DeleteFunc(result.Warnings, aboutSnapshots)
 				require.Equal(t, c.warns, len(warnings) > 0, "%v", warnings)
 			}
-			require.Equal(t, []string{c.owner}, list[string](s, "select distinct proowner::regrole::text from pg_proc where pronamespace = 'awa'::regnamespace"))
-			require.Equal(t, []string{c.owner}, list[string](s, "select distinct relowner::regrole::text from pg_class where relnamespace = 'awa'::regnamespace and relkind in ('r', 'p', 'v', 'S')"))
+			require.Equal(t, []string{c.owner},
+				list[string](s, "select distinct proowner::regrole::text from pg_proc where pronamespace = 'awa'::regnamespace"))
+			require.Equal(t, []string{c.owner},
+				list[string](s,
+					"select distinct relowner::regrole::text from pg_class where relnamespace = 'awa'::regnamespace and relkind in "+
+						"('r', 'p', 'v', 'S')"))
 			job := s.enqueue("q")
 			require.Equal(t, []int64{job}, ids(s.claim("q", 1)))
 			require.Equal(t, "running", s.state(job))
@@ -233,7 +275,8 @@ func TestInstallWithoutASuperuser(t *testing.T) {
 func TestInstallBecomesAMemberOfAwasOwnerOnly(t *testing.T) {
 	own := newServer(t)
 	admin := database{t, own.URL()}.session()
-	admin.exec("create role their_owner; create role installer login createrole; create role shy login createrole noinherit")
+	admin.exec("create role their_owner; create role installer login createrole; create role shy login createrole " +
+		"noinherit")
 	admin.exec("create database app")
 	d := named(own, t, "app")
 	s := d.session()
@@ -279,11 +322,15 @@ func TestInstallInASecondDatabase(t *testing.T) {
 		require.ErrorContains(t, err, "the role awa_owner owns things in other databases")
 		require.ErrorContains(t, err, "of_anna")
 		require.ErrorContains(t, err, "--role-prefix")
-		require.Zero(t, one[int](admin, "select count(*)::int from pg_auth_members where roleid = 'awa_owner'::regrole and member = $1::regrole and not admin_option", user))
+		require.Zero(t,
+			one[int](admin,
+				"select count(*)::int from pg_auth_members where roleid = 'awa_owner'::regrole and member = $1::regrole and not "+
+					"admin_option", user))
 		require.True(t, one[bool](database{t, url(user, "of_"+user)}.session(), "select to_regnamespace('awa') is null"))
 
 		for range 2 {
-			result, err := driver.MigrateWithConfig(t.Context(), url(user, "of_"+user), driver.MigrateConfig{RolePrefix: user + "s_"})
+			result, err := driver.MigrateWithConfig(t.Context(), url(user, "of_"+user),
+				driver.MigrateConfig{RolePrefix: user + "s_"})
 			require.NoError(t, err)
 			require.Equal(t, user+"s_", result.RolePrefix)
 			require.Equal(t, user != "plain", result.Shared)
@@ -297,7 +344,9 @@ func TestInstallInASecondDatabase(t *testing.T) {
 		database{t, url(user, "of_"+user)}.session().enqueue("q")
 	}
 	require.True(t, one[bool](database{t, url("bob", "of_bob")}.session(), `
-		select has_function_privilege('bobs_producer', 'awa.enqueue'::regproc, 'execute') and has_function_privilege('bobs_worker', 'awa.claim'::regproc, 'execute') and has_table_privilege('bobs_reader', 'awa.jobs', 'select')
+		select has_function_privilege('bobs_producer', 'awa.enqueue'::regproc, 'execute')
+		  and has_function_privilege('bobs_worker', 'awa.claim'::regproc, 'execute')
+		  and has_table_privilege('bobs_reader', 'awa.jobs', 'select')
 			and not has_schema_privilege('awa_producer', 'awa', 'usage')
 			and (select bool_and(proowner = 'bobs_owner'::regrole) from pg_proc where pronamespace = 'awa'::regnamespace)`))
 
@@ -320,7 +369,8 @@ func TestInstallInASecondDatabase(t *testing.T) {
 		require.Contains(t, result.Warnings[0].Detail, "of_anna")
 		require.Contains(t, result.Warnings[0].Hint, "revoke connect")
 	}
-	for _, prefix := range []string{"Awa_", "1_", "a b", "x'; drop schema awa; --", "pg_x_", strings.Repeat("a", 51), `a\'`} {
+	for _, prefix := range []string{"Awa_", "1_", "a b", "x'; drop schema awa; --", "pg_x_", strings.Repeat("a", 51),
+		`a\'`} {
 		_, err := driver.MigrateWithConfig(t.Context(), url("postgres", "postgres"), driver.MigrateConfig{RolePrefix: prefix})
 		require.ErrorContains(t, err, "is not the beginning of a role's name")
 	}
@@ -338,7 +388,8 @@ func TestFirstInstallationsAtOnce(t *testing.T) {
 	}
 	admin.exec("create database super")
 	holder := database{t, url("anna", "of_anna")}.session()
-	holder.exec(fmt.Sprintf("select pg_advisory_lock(%d)", lockKey)) // so that the first one stops when it has made its roles
+	// so that the first one stops when it has made its roles
+	holder.exec(fmt.Sprintf("select pg_advisory_lock(%d)", lockKey))
 	type outcome struct {
 		result driver.MigrateResult
 		err    error
@@ -350,12 +401,15 @@ func TestFirstInstallationsAtOnce(t *testing.T) {
 			done <- outcome{result, err}
 		}()
 		require.Eventually(t, func() bool {
-			return one[bool](admin, "select exists (select from pg_stat_activity a where a.datname = $1 and a.application_name = '' and "+until+")", name)
+			return one[bool](admin,
+				"select exists (select from pg_stat_activity a where a.datname = $1 and a.application_name = '' and "+until+")",
+				name)
 		}, patience, time.Millisecond)
 		return done
 	}
 	first := begin("anna", "of_anna", "a.wait_event = 'PgSleep'")
-	second, third := begin("bob", "of_bob", "cardinality(pg_blocking_pids(a.pid)) > 0"), begin("postgres", "super", "cardinality(pg_blocking_pids(a.pid)) > 0")
+	second, third := begin("bob", "of_bob", "cardinality(pg_blocking_pids(a.pid)) > 0"),
+		begin("postgres", "super", "cardinality(pg_blocking_pids(a.pid)) > 0")
 	holder.exec("select pg_advisory_unlock_all()")
 	require.NoError(t, (<-first).err)
 	refused := (<-second).err
@@ -374,7 +428,8 @@ func TestFirstInstallationsWithRolesThatAreThere(t *testing.T) {
 	admin := database{t, own.URL()}.session()
 	url := func(user, name string) string { return withUser(t, own.URL(), user, name) }
 	own.database("gone", true)
-	require.Eventually(t, func() bool { return admin.try("drop database gone with (force)") == nil }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return admin.try("drop database gone with (force)") == nil }, patience,
+		10*time.Millisecond)
 	for _, user := range []string{"anna", "bob"} {
 		admin.exec("create role " + user + " login createrole")
 		admin.exec("create database of_" + user + " owner " + user)
@@ -388,7 +443,9 @@ func TestFirstInstallationsWithRolesThatAreThere(t *testing.T) {
 			done <- err
 		}()
 		require.Eventually(t, func() bool {
-			return one[bool](admin, "select exists (select from pg_stat_activity a where a.datname = $1 and a.application_name = '' and "+until+")", "of_"+user)
+			return one[bool](admin,
+				"select exists (select from pg_stat_activity a where a.datname = $1 and a.application_name = '' and "+until+")",
+				"of_"+user)
 		}, patience, time.Millisecond)
 		return done
 	}
@@ -470,10 +527,13 @@ func TestDatabaseInAnotherEncoding(t *testing.T) {
 
 			s := database{t, u.String()}.session()
 			require.Equal(t, encoding, one[string](s, "show server_encoding"))
-			id := one[int64](s, `select awa.enqueue('café', 'brûlée', '{"for": "Zoë"}', max_attempts => 2, tags => '{é}', metadata => '"ü"')`)
+			id := one[int64](s,
+				`select awa.enqueue('café', 'brûlée', '{"for": "Zoë"}', max_attempts => 2, tags => '{é}', metadata => '"ü"')`)
 			sum := sha256.Sum256([]byte("café"))
-			require.Equal(t, hex.EncodeToString(sum[:])[:13], one[string](s, "select to_hex(awa._queue_id('café') >> 2)"), "as every client computes it")
-			require.Equal(t, int64(1), one[int64](s, "select job_id from awa.enqueue_unique('café', 'k', unique_key => 'é')")-id)
+			require.Equal(t, hex.EncodeToString(sum[:])[:13], one[string](s, "select to_hex(awa._queue_id('café') >> 2)"),
+				"as every client computes it")
+			require.Equal(t, int64(1), one[int64](s,
+				"select job_id from awa.enqueue_unique('café', 'k', unique_key => 'é')")-id)
 			require.Equal(t, "Zoë", one[string](s, "select args ->> 'for' from awa.job($1)", id))
 			job := s.claim("café", 1)[0]
 			require.Equal(t, id, job.JobID)
@@ -487,7 +547,8 @@ func TestDatabaseInAnotherEncoding(t *testing.T) {
 			s.exec("select awa.claim('café', 2)")
 			s.exec("update awa.lease_claims set lease_until = now() - interval '1 second'")
 			s.exec("select awa.rescue()")
-			require.Equal(t, "failed 2 lease expired", one[string](s, "select concat_ws(' ', state, attempt, errors -> -1 ->> 'error') from awa.job($1)", id))
+			require.Equal(t, "failed 2 lease expired",
+				one[string](s, "select concat_ws(' ', state, attempt, errors -> -1 ->> 'error') from awa.job($1)", id))
 			require.NotEmpty(t, one[string](s, "select awa.explain_job($1)", id))
 			require.True(t, one[bool](s, "select bool_and(balanced) from awa.audit()"))
 		})

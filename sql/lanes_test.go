@@ -9,7 +9,8 @@ import (
 // lanes is the lanes of a queue that are known to be in use, by their priorities, with a row for each of them.
 func (s *session) lanes(queue string) []int {
 	s.Helper()
-	return list[int](s, "select (lane & 511)::int from awa.queues where name = $1 and lane is not null order by lane", queue)
+	return list[int](s,
+		"select (lane & 511)::int from awa.queues where name = $1 and lane is not null order by lane", queue)
 }
 
 func (s *session) enqueueWithPriority(queue string, priority int) int64 {

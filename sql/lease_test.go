@@ -101,7 +101,8 @@ func TestCompleteManyBesideAnOpenMaterialize(t *testing.T) {
 		jobs := append(append(a.open("q", shapes[3]), a.open("r", shapes[1])...), a.open("s", shapes[2])...)
 		a.exec("begin")
 		require.Equal(t, int64(len(jobs)), a.materialize())
-		wait := b.background("create temp table stale as select awa.complete_many($1, $2, $3)", ids(jobs), receipts(jobs), []any{nil, 1, 2, nil, 3, nil, 4})
+		wait := b.background("create temp table stale as select awa.complete_many($1, $2, $3)", ids(jobs), receipts(jobs),
+			[]any{nil, 1, 2, nil, 3, nil, 4})
 		watcher.waitUntilBlocked(b)
 		a.exec(end)
 		require.NoError(t, wait())
@@ -136,7 +137,8 @@ func TestTwoMaterializesAtOnce(t *testing.T) {
 
 // Passes that count a lane for the first time do not wait for each other either, nor for somebody who drops a queue.
 func TestFirstPassesAtOnce(t *testing.T) {
-	for _, first := range []string{"select awa.materialize('0')", "select awa.rescue()", "select awa.drop_queue('other', true)"} {
+	for _, first := range []string{"select awa.materialize('0')", "select awa.rescue()",
+		"select awa.drop_queue('other', true)"} {
 		t.Run(first, func(t *testing.T) {
 			d := newDatabase(t)
 			a, b := d.session(), d.session().neverWaits()
@@ -185,7 +187,8 @@ func TestRescueBesideAnOpenExtend(t *testing.T) {
 						b.completes(jobs[:1])
 					} else {
 						require.Equal(t, "retryable", b.state(jobs[0].JobID))
-						require.Equal(t, i == 1 && end == "commit", one[bool](b, "select progress is not null from awa.job($1)", jobs[0].JobID))
+						require.Equal(t, i == 1 && end == "commit",
+							one[bool](b, "select progress is not null from awa.job($1)", jobs[0].JobID))
 					}
 					b.refuses(jobs[0])
 				}
@@ -246,7 +249,8 @@ func TestEndingBesideAnOpenExtend(t *testing.T) {
 			d := newDatabase(t)
 			a, b, watcher := d.session(), d.session(), d.session()
 			for i, call := range mutable {
-				for k, ending := range []answer{{"select awa.cancel($1) where $2::bigint > 0", "cancelled"}, answers[0], answers[1], answers[2], answers[5], answers[7], answers[9]} {
+				for k, ending := range []answer{{"select awa.cancel($1) where $2::bigint > 0", "cancelled"}, answers[0], answers[1],
+					answers[2], answers[5], answers[7], answers[9]} {
 					for _, end := range []string{"commit", "rollback"} {
 						t.Log(call, ending.call, end)
 						jobs := a.open(fmt.Sprint(i, k, end), shape)
@@ -258,7 +262,8 @@ func TestEndingBesideAnOpenExtend(t *testing.T) {
 						a.exec(end)
 						require.True(t, taken())
 						require.Equal(t, ending.state, a.state(j.JobID))
-						require.Equal(t, i == 1 && end == "commit" && ending.state != "completed", one[bool](b, "select progress is not null from awa.job($1)", j.JobID))
+						require.Equal(t, i == 1 && end == "commit" && ending.state != "completed",
+							one[bool](b, "select progress is not null from awa.job($1)", j.JobID))
 						a.refuses(j)
 						a.completes(jobs[1:])
 					}

@@ -11,7 +11,9 @@ import (
 
 // A server's lock table is small: whatever ends many attempts has to make do with a part of it.
 func TestMoreClaimsThanLocks(t *testing.T) {
-	srv, err := pgserver.Start(t.Context(), pgserver.Config{Settings: map[string]string{"max_connections": "20", "max_locks_per_transaction": "20", "fsync": "off"}})
+	srv, err := pgserver.Start(t.Context(),
+		pgserver.Config{Settings: map[string]string{"max_connections": "20", "max_locks_per_transaction": "20",
+			"fsync": "off"}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, srv.Stop()) })
 	d := server{srv, t}.database("awa", true)
@@ -28,9 +30,11 @@ func TestMoreClaimsThanLocks(t *testing.T) {
 	s := d.session()
 	worker := claim(s, 2)
 	require.Zero(t, one[int](s, `select count(*)
-		from (select array_agg(o.job_id) as jobs, array_agg(o.receipt) as receipts from awa._open_items o where o.receipt & 4095 = 0) o, awa.complete_many(o.jobs, o.receipts)`))
+		from (select array_agg(o.job_id) as jobs, array_agg(o.receipt) as receipts from awa._open_items o
+		where o.receipt & 4095 = 0) o, awa.complete_many(o.jobs, o.receipts)`))
 	require.Equal(t, int64(claims), one[int64](s, "select awa.deregister_worker($1)", worker))
-	require.Equal(t, "(3000,0,3000)", one[string](s, "select row(available, running, completed)::text from awa.queue_counts('q')"))
+	require.Equal(t, "(3000,0,3000)",
+		one[string](s, "select row(available, running, completed)::text from awa.queue_counts('q')"))
 	s.exec("select awa.drop_queue('q', true)")
 
 	s = d.session()
@@ -57,7 +61,8 @@ func TestManyBesideACrowd(t *testing.T) {
 		require.Empty(t, crowd.completeMany(each(jobs, 3, 0)))
 
 		require.Empty(t, many.completeMany(last[1:2]), "other items do not wait")
-		wait := many.background("create temp table stale as select awa.complete_many($1, $2) as job_id", ids(last), receipts(last))
+		wait := many.background("create temp table stale as select awa.complete_many($1, $2) as job_id", ids(last),
+			receipts(last))
 		watcher.waitUntilBlocked(many)
 		if commits {
 			crowd.exec("commit")
@@ -82,7 +87,8 @@ func TestCrowdBesideAnOpenMany(t *testing.T) {
 	last := jobs[len(jobs)-3:]
 	many.exec("begin")
 	require.Empty(t, many.completeMany(last[:2]))
-	wait := crowd.background("create temp table stale as select awa.complete_many($1, $2) as job_id", ids(jobs), receipts(jobs))
+	wait := crowd.background("create temp table stale as select awa.complete_many($1, $2) as job_id", ids(jobs),
+		receipts(jobs))
 	watcher.waitUntilBlocked(crowd)
 	many.exec("commit")
 	require.NoError(t, wait())
@@ -116,7 +122,8 @@ func TestCancelWhereBesideTwoAnswers(t *testing.T) {
 	worker.exec("select awa.complete($1, $2)", jobs[0].JobID, jobs[0].Receipt)
 	worker.exec("commit")
 	require.NoError(t, wait())
-	require.Equal(t, []string{"completed", "cancelled", "completed", "completed"}, list[string](operator, "select state from awa.jobs order by id"))
+	require.Equal(t, []string{"completed", "cancelled", "completed", "completed"},
+		list[string](operator, "select state from awa.jobs order by id"))
 	operator.balanced()
 }
 

@@ -23,14 +23,25 @@ func TestLocksThatAnybodyTakes(t *testing.T) {
 		health    string
 		calls     []string
 	}{
-		{"queue", "awa._queue_key(awa._queue_id('q'))", false, "the lock of queue q", []string{"select awa.claim('q')", "select awa.drop_queue('q', true)"}},
-		{"worker", "awa._worker_key($worker)", false, "the lock of worker $worker", []string{"select awa.claim('q', worker_id => $worker)", "select awa.deregister_worker($worker)", "select awa.release_unknown($worker, '{}', '{}')"}},
-		{"worker, shared", "awa._worker_key($worker)", true, "the lock of worker $worker", []string{"select awa.deregister_worker($worker)", "select awa.release_unknown($worker, '{}', '{}')"}},
+		{"queue", "awa._queue_key(awa._queue_id('q'))", false, "the lock of queue q",
+			[]string{"select awa.claim('q')", "select awa.drop_queue('q', true)"}},
+		{"worker", "awa._worker_key($worker)", false, "the lock of worker $worker",
+			[]string{"select awa.claim('q', worker_id => $worker)", "select awa.deregister_worker($worker)",
+				"select awa.release_unknown($worker, '{}', '{}')"}},
+		{"worker, shared", "awa._worker_key($worker)", true, "the lock of worker $worker",
+			[]string{"select awa.deregister_worker($worker)", "select awa.release_unknown($worker, '{}', '{}')"}},
 		{"claim", "awa._claim_key($claim)", false, "the lock of claim $claim", []string{
-			"select awa.complete($job, $receipt)", "select awa.complete_many('{$job}', '{$receipt}')", "select awa.fail($job, $receipt, 'e')", "select awa.fail_many('{$job}', '{$receipt}', '{e}')", "select awa.cancel($job)",
-			"select awa.discard($job, $receipt, 'e')", "select awa.put_off($job, $receipt, 'e')", "select awa.release($job, $receipt)", "select awa.snooze($job, $receipt, '1 second')", "select awa.cancel_attempt($job, $receipt)",
-			"select awa.extend($job, $receipt, '1 hour')", "select awa.set_progress($job, $receipt, '1')", "select awa.deregister_worker($worker)", "select awa.release_unknown($worker, '{}', '{}')", "select awa.drop_queue('q', true)"}},
-		{"answers for many claims", "awa._crowd_key()", false, "the lock of answers for many claims", []string{"select awa.complete_many($jobs, $receipts)", "select awa.deregister_worker($worker)"}},
+			"select awa.complete($job, $receipt)", "select awa.complete_many('{$job}', '{$receipt}')",
+			"select awa.fail($job, $receipt, 'e')", "select awa.fail_many('{$job}', '{$receipt}', '{e}')",
+			"select awa.cancel($job)",
+			"select awa.discard($job, $receipt, 'e')", "select awa.put_off($job, $receipt, 'e')",
+			"select awa.release($job, $receipt)", "select awa.snooze($job, $receipt, '1 second')",
+			"select awa.cancel_attempt($job, $receipt)",
+			"select awa.extend($job, $receipt, '1 hour')", "select awa.set_progress($job, $receipt, '1')",
+			"select awa.deregister_worker($worker)", "select awa.release_unknown($worker, '{}', '{}')",
+			"select awa.drop_queue('q', true)"}},
+		{"answers for many claims", "awa._crowd_key()", false, "the lock of answers for many claims",
+			[]string{"select awa.complete_many($jobs, $receipts)", "select awa.deregister_worker($worker)"}},
 		{"counts", "awa._fold_key()", false, "", []string{"select awa.drop_queue('q', true)"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -44,7 +55,8 @@ func TestLocksThatAnybodyTakes(t *testing.T) {
 			array := func(values []int64) string {
 				return "'{" + strings.Trim(strings.ReplaceAll(fmt.Sprint(values), " ", ","), "[]") + "}'"
 			}
-			with := strings.NewReplacer("$jobs", array(ids(open)), "$receipts", array(receipts(open)), "$job", fmt.Sprint(open[0].JobID), "$receipt", fmt.Sprint(open[0].Receipt),
+			with := strings.NewReplacer("$jobs", array(ids(open)), "$receipts", array(receipts(open)), "$job",
+				fmt.Sprint(open[0].JobID), "$receipt", fmt.Sprint(open[0].Receipt),
 				"$claim", fmt.Sprint(open[0].Receipt>>12), "$worker", fmt.Sprint(workerID)).Replace
 			neighbour.exec(with(fmt.Sprintf("select pg_advisory_lock%s(%s)", map[bool]string{true: "_shared"}[c.shared], c.key)))
 			for _, call := range c.calls {
@@ -58,13 +70,16 @@ func TestLocksThatAnybodyTakes(t *testing.T) {
 				}
 			}
 			require.Equal(t, int64(0), one[int64](worker, "select awa.deregister_worker(-5)"))
-			for _, pass := range []string{"materialize('0')", "rescue()", "promote_due()", "expire_history()", "fold()", "forget_workers()", "end_stuck_claimers()", "summarize()"} {
+			for _, pass := range []string{"materialize('0')", "rescue()", "promote_due()", "expire_history()", "fold()",
+				"forget_workers()", "end_stuck_claimers()", "summarize()"} {
 				worker.exec("select * from awa." + pass) // maintenance waits for nobody
 			}
 			if c.health != "" {
 				s.exec("update awa.settings set claim_wait = '1 millisecond'")
 				require.Eventually(t, func() bool {
-					return one[bool](s, "select exists (select from awa.health() h where h.level = 'warning' and h.topic = 'claimer' and (h.details ->> 'pid')::int = $1 and strpos(h.message, $2) > 0)", neighbour.pid, with("has held "+c.health))
+					return one[bool](s,
+						"select exists (select from awa.health() h where h.level = 'warning' and h.topic = 'claimer' and (h.details "+
+							"->> 'pid')::int = $1 and strpos(h.message, $2) > 0)", neighbour.pid, with("has held "+c.health))
 				}, patience, 50*time.Millisecond, "health does not name it")
 				s.exec("update awa.settings set claim_wait = '50 milliseconds'")
 			}
@@ -81,7 +96,8 @@ func TestUnknownWorkerIsNotLocked(t *testing.T) {
 	d := newDatabase(t)
 	s, neighbour := d.session().neverWaits(), d.session()
 	neighbour.exec("select pg_advisory_lock(awa._worker_key(9223372036854775807)), pg_advisory_lock(awa._worker_key(7))")
-	require.Equal(t, int64(0), one[int64](s, "select awa.deregister_worker(9223372036854775807) + awa.deregister_worker(7)"))
+	require.Equal(t, int64(0),
+		one[int64](s, "select awa.deregister_worker(9223372036854775807) + awa.deregister_worker(7)"))
 }
 
 // Locks whose keys are none of Awa's, however odd, do not keep health and explain_job from answering.
@@ -89,7 +105,8 @@ func TestLocksOfOthers(t *testing.T) {
 	d := newDatabase(t)
 	s, neighbour := d.session(), d.session()
 	job := s.enqueue("q")
-	neighbour.exec("select pg_advisory_lock(k) from unnest('{-9223372036854775808,9223372036854775807,-1,0,1,-4611686018427387904,-2305843009213693952}'::bigint[]) k")
+	neighbour.exec("select pg_advisory_lock(k) from " +
+		"unnest('{-9223372036854775808,9223372036854775807,-1,0,1,-4611686018427387904,-2305843009213693952}'::bigint[]) k")
 	neighbour.exec("select pg_advisory_lock(-2147483648, 2147483647), pg_advisory_lock(0, 0)")
 	require.Zero(t, one[int](s, "select count(*) from awa.health() where topic = 'claimer'"))
 	require.NotEmpty(t, one[string](s, "select awa.explain_job($1)", job))
@@ -106,7 +123,8 @@ func TestIdleAfterADecision(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return one[bool](s, "select not exists (select from pg_stat_activity where pid = $1)", idle.pid)
 	}, patience, 50*time.Millisecond, "the session goes on")
-	require.ElementsMatch(t, []int64{cancelled, other}, ids(s.claim("q", 9)), "what it did is rolled back, and its lock is gone")
+	require.ElementsMatch(t, []int64{cancelled, other}, ids(s.claim("q", 9)),
+		"what it did is rolled back, and its lock is gone")
 
 	for own, during := range map[string]string{"0": "1s", "1h": "1s", "1s": "1s", "500ms": "500ms"} {
 		s := d.session()
@@ -114,10 +132,12 @@ func TestIdleAfterADecision(t *testing.T) {
 		s.exec("set idle_in_transaction_session_timeout = '" + own + "'")
 		// In one message, so that a busy machine does not make it idle.
 		s.exec(fmt.Sprintf(`begin; select awa.cancel(%d); set constraints all immediate;
-			do $$ begin if current_setting('idle_in_transaction_session_timeout') <> '%s' then raise exception '%% for %s', current_setting('idle_in_transaction_session_timeout'); end if; end $$; commit`, first, during, own))
+			do $$ begin if current_setting('idle_in_transaction_session_timeout') <> '%s' then raise exception '%% for %s',
+			current_setting('idle_in_transaction_session_timeout'); end if; end $$; commit`, first, during, own))
 		require.Equal(t, own, one[string](s, "show idle_in_transaction_session_timeout"), "as before")
 		s.exec("select awa.cancel($1)", second)
-		require.Equal(t, own, one[string](s, "show idle_in_transaction_session_timeout"), "also after a transaction that decided at its commit")
+		require.Equal(t, own, one[string](s, "show idle_in_transaction_session_timeout"),
+			"also after a transaction that decided at its commit")
 	}
 }
 
@@ -127,10 +147,12 @@ func TestConditionsSeeNoOtherJobs(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
 	role := fmt.Sprintf("reader_%d", s.pid)
-	s.exec("create role " + role + " in role awa_reader; grant create on database " + one[string](s, "select quote_ident(current_database())") + " to " + role)
+	s.exec("create role " + role + " in role awa_reader; grant create on database " +
+		one[string](s, "select quote_ident(current_database())") + " to " + role)
 	t.Cleanup(func() { s.exec("reset role; drop owned by " + role + "; drop role " + role) })
 	enqueue := func(queue, secret string) int64 {
-		return one[int64](s, "select awa.enqueue($1, 'k', jsonb_build_object('in', $1::text, 'secret', $2::text))", queue, secret)
+		return one[int64](s, "select awa.enqueue($1, 'k', jsonb_build_object('in', $1::text, 'secret', $2::text))", queue,
+			secret)
 	}
 	enqueue("dropped", "dropped")
 	s.exec("select awa.drop_queue('dropped', true)")
@@ -145,7 +167,8 @@ func TestConditionsSeeNoOtherJobs(t *testing.T) {
 		queue := strings.Fields(completed)[0]
 		id := enqueue(queue, completed)
 		job := s.claim(queue, 1)[0]
-		s.exec("select awa.complete($1, $2, $3)", job.JobID, job.Receipt, map[bool]any{true: 1}[strings.HasSuffix(completed, "output")])
+		s.exec("select awa.complete($1, $2, $3)", job.JobID, job.Receipt,
+			map[bool]any{true: 1}[strings.HasSuffix(completed, "output")])
 		if queue == "deleted" {
 			s.exec("select awa.delete_job($1)", id)
 		}
@@ -154,8 +177,14 @@ func TestConditionsSeeNoOtherJobs(t *testing.T) {
 	enqueue("q", "available")
 
 	s.exec("set role " + role + "; create schema curious; create table curious.seen (secret text)")
-	s.exec(`create function curious.look(args jsonb) returns boolean language plpgsql cost 0.0001 as $$ begin insert into curious.seen values (args ->> 'secret'); return true; end $$;
-		create function curious.looks(args jsonb, other jsonb) returns boolean language plpgsql cost 0.0001 as $$ begin insert into curious.seen values (args ->> 'secret'); return true; end $$;
+	s.exec(`create function curious.look(args jsonb) returns boolean language plpgsql cost 0.0001 as $$ begin
+		insert into curious.seen values (args ->> 'secret'); return true; end $$;
+		create function curious.looks(
+		  args jsonb,
+		  other jsonb
+		) returns
+		  boolean language plpgsql cost 0.0001 as $$ begin insert into curious.seen values (args ->> 'secret');
+		  return true; end $$;
 		create operator curious.=~ (leftarg = jsonb, rightarg = jsonb, function = curious.looks)`)
 	for _, sql := range []string{
 		"select id from awa.jobs j where curious.look(j.args)",
@@ -168,6 +197,7 @@ func TestConditionsSeeNoOtherJobs(t *testing.T) {
 	} {
 		s.exec("truncate curious.seen")
 		s.exec(sql)
-		require.ElementsMatch(t, []string{"available", "cancelled"}, list[string](s, "select distinct secret from curious.seen"), sql)
+		require.ElementsMatch(t, []string{"available", "cancelled"},
+			list[string](s, "select distinct secret from curious.seen"), sql)
 	}
 }

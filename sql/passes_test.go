@@ -13,7 +13,8 @@ func (s *session) listPasses() []string {
 }
 
 // succeeded sets when a pass has succeeded last.
-const succeeded = "setval(('awa.pass_clock_' || $1::text)::regclass, awa._microseconds(clock_timestamp() - $2::interval))"
+const succeeded = "setval(('awa.pass_clock_' || $1::text)::regclass, awa._microseconds(clock_timestamp() - " +
+	"$2::interval))"
 
 // A session that hangs inside a pass, with its lock, keeps nobody from running that pass: others leave it out only
 // while it has succeeded just now.
@@ -48,7 +49,8 @@ func TestPassesThatHang(t *testing.T) {
 		s.exec("select "+succeeded, pass, "6 seconds")
 		s.exec("select awa.run_pass($1)", pass)
 		needs := map[string]bool{"fold": true, "expire_history": true, "rotate": true, "prune_oldest": true}
-		require.Equal(t, !needs[pass], one[bool](s, "select awa._succeeded_at($1) > clock_timestamp() - interval '5 seconds'", pass), pass)
+		require.Equal(t, !needs[pass],
+			one[bool](s, "select awa._succeeded_at($1) > clock_timestamp() - interval '5 seconds'", pass), pass)
 		a.exec("commit")
 		s.exec("select awa.run_pass($1)", pass)
 		require.True(t, one[bool](s, "select awa._succeeded_at($1) > clock_timestamp() - interval '1 minute'", pass), pass)

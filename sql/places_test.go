@@ -14,7 +14,8 @@ import (
 // lie in another segment than the first tombstone.
 func TestTwoBurialsAcrossACleaning(t *testing.T) {
 	for _, first := range []string{"select awa.cancel($1)", "select awa.set_priority($1, 1)"} {
-		for _, second := range []string{"select awa.cancel($1)", "select awa.set_priority($1, 3)", "select awa.move($1, 'other')"} {
+		for _, second := range []string{"select awa.cancel($1)", "select awa.set_priority($1, 3)",
+			"select awa.move($1, 'other')"} {
 			d := newDatabase(t)
 			a, b, s := d.session(), d.session(), d.session()
 			job := s.enqueue("q")
@@ -82,7 +83,8 @@ func TestWhatWasCleanedIsFinishedFirst(t *testing.T) {
 	reader.exec("begin isolation level repeatable read")
 	reader.exec("select 1 from awa.settings")
 	require.Equal(t, "cleaned", s.prune())
-	s.exec(`insert into awa.ready_entries (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args)
+	s.exec(`insert into awa.ready_entries (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes,
+		kind, args)
 		select 3, e.lane, nextval('awa.job_ids'), now(), 2, 1, 25, 60, 'k', '{}' from awa.ready_entries e limit 1`)
 	require.Equal(t, "waiting", s.prune())
 	require.Len(t, s.claim("q", 9), len(jobs)+1)
@@ -108,14 +110,16 @@ func TestMuchIsNotCarriedBesideALongReader(t *testing.T) {
 		reader.exec("begin isolation level repeatable read")
 		reader.exec("select 1 from awa.settings")
 		require.Eventually(t, func() bool {
-			return one[bool](s, "select exists (select from awa._long_readers() where holder like format('backend %s,%%', $1::int))", reader.pid)
+			return one[bool](s,
+				"select exists (select from awa._long_readers() where holder like format('backend %s,%%', $1::int))", reader.pid)
 		}, 20*time.Second, 10*time.Millisecond)
 	}
 	s.enqueueMany("q", 1001)
 	s.rotate()
 	read(readers[0])
 	require.Equal(t, "waiting", prune())
-	require.Contains(t, one[string](s, "select message from awa.health() where topic = 'prune'"), fmt.Sprint("backend ", readers[0].pid))
+	require.Contains(t, one[string](s, "select message from awa.health() where topic = 'prune'"),
+		fmt.Sprint("backend ", readers[0].pid))
 	read(readers[1])
 	require.Equal(t, "waiting", prune(), "the first one is still there")
 	readers[0].exec("commit")
@@ -168,7 +172,8 @@ func TestManyQuietQueues(t *testing.T) {
 	require.Equal(t, "cleaning", s.prune())
 	s.exec("begin")
 	require.Equal(t, "cleaning", s.prune())
-	require.LessOrEqual(t, one[int](s, "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"), 501)
+	require.LessOrEqual(t,
+		one[int](s, "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"), 501)
 	s.exec("commit")
 	s.prunes()
 	s.balanced()

@@ -16,7 +16,8 @@ import (
 // queuesInOrder returns names of queues in the order in which their locks are taken.
 func (s *session) queuesInOrder(n int) []string {
 	s.Helper()
-	return list[string](s, "select q from (select 'queue ' || n as q from generate_series(1, $1) n) q order by awa._queue_id(q)", n)
+	return list[string](s,
+		"select q from (select 'queue ' || n as q from generate_series(1, $1) n) q order by awa._queue_id(q)", n)
 }
 
 func (s *session) lockQueue(queue string) {
@@ -83,7 +84,8 @@ func TestPruneBesideWhatCommitsMeanwhile(t *testing.T) {
 func TestPruneBesideAnEntryThatCommitsMeanwhile(t *testing.T) {
 	for _, claims := range []bool{false, true} {
 		d := newDatabase(t)
-		holder, producer, claimer, blocker, s, p := d.session(), d.session(), d.session(), d.session(), d.session().neverWaits(), d.session()
+		holder, producer, claimer, blocker, s, p := d.session(), d.session(), d.session(), d.session(),
+			d.session().neverWaits(), d.session()
 		s.setPruneWait("1 minute")
 		held := s.enqueue("held")
 		producer.exec("begin")
@@ -125,7 +127,8 @@ func TestPruneBesideAnEntryThatCommitsMeanwhile(t *testing.T) {
 // attempts.
 func (s *session) stopsAfterItsSnapshot() {
 	s.Helper()
-	s.exec("do $$ begin execute replace(pg_get_functiondef('awa._take_open'::regproc), 'for v_claim in', 'perform pg_advisory_xact_lock_shared(42); for v_claim in'); end $$")
+	s.exec("do $$ begin execute replace(pg_get_functiondef('awa._take_open'::regproc), 'for v_claim in', 'perform " +
+		"pg_advisory_xact_lock_shared(42); for v_claim in'); end $$")
 }
 
 // What is committed after that snapshot counts where it is, and is carried by the next cleaning: also where that is not
@@ -207,7 +210,9 @@ func TestPruneBesideWhatCommitsWhileItWaits(t *testing.T) {
 		state []string
 	}{
 		{"select awa.enqueue('q', 'k')", []string{"available", "cancelled", "available"}},
-		{"select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')", []string{"available", "cancelled", "scheduled"}}, // leaves an arrival
+		// leaves an arrival
+		{"select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')",
+			[]string{"available", "cancelled", "scheduled"}},
 		{"select awa.cancel(1)", []string{"cancelled", "cancelled", "gone"}},
 	} {
 		t.Log(c.call)
@@ -251,7 +256,10 @@ func TestTwoPrunersAtOnce(t *testing.T) {
 			s.audited()
 		}
 	}
-	require.True(t, one[bool](s, "select cleaned_segment is null and cleaned_until is null and cleaned_by is null and old_snapshots is null from awa.ring"))
+	require.True(t,
+		one[bool](s,
+			"select cleaned_segment is null and cleaned_until is null and cleaned_by is null and old_snapshots is null from "+
+				"awa.ring"))
 	require.Equal(t, []int64{job}, ids(s.claim("q", 9)))
 	s.balanced()
 }
@@ -325,7 +333,8 @@ func TestPruneBesideAnOldSnapshotThatWrites(t *testing.T) {
 		s.rotate()
 		require.Equal(t, "cleaned", s.prune())
 		producer.exec("select awa.enqueue('q', 'k')")
-		require.Equal(t, int64(0), one[int64](producer, "select max(segment)::bigint from awa.ready_entries where xid = pg_current_xact_id()"))
+		require.Equal(t, int64(0),
+			one[int64](producer, "select max(segment)::bigint from awa.ready_entries where xid = pg_current_xact_id()"))
 		require.Equal(t, "40001", sqlState(worker.try("select awa.complete($1, $2)", running[0].JobID, running[0].Receipt)))
 		worker.exec("rollback")
 		require.Equal(t, "waiting", s.prune())
@@ -380,7 +389,9 @@ func TestPruneBesideAnOldId(t *testing.T) {
 	young.exec("begin isolation level repeatable read")
 	young.exec("select 1")
 	reader.exec("commit")
-	require.True(t, one[bool](s, "select age(backend_xmin) > age(cleaned_by::xid) from pg_stat_activity, awa.ring where pid = $1", young.pid))
+	require.True(t,
+		one[bool](s, "select age(backend_xmin) > age(cleaned_by::xid) from pg_stat_activity, awa.ring where pid = $1",
+			young.pid))
 	s.prunes()
 	require.Equal(t, []string{"available"}, young.states(job))
 	s.balanced()
@@ -412,8 +423,11 @@ func TestPruneBesideALock(t *testing.T) {
 	}
 	require.Equal(t, "blocked", one[string](s, "select outcome from awa.prune_oldest()"))
 	require.Equal(t, 12, one[int](s, "select tries from awa.ring"), "it was not tried again")
-	require.Contains(t, list[int32](s, "select jsonb_array_elements(details -> 'pids')::int from awa.health() where topic = 'prune'"), int32(reader.pid))
-	require.Contains(t, one[string](s, "select message from awa.health() where topic = 'prune'"), fmt.Sprint("backend ", reader.pid))
+	require.Contains(t,
+		list[int32](s, "select jsonb_array_elements(details -> 'pids')::int from awa.health() where topic = 'prune'"),
+		int32(reader.pid))
+	require.Contains(t, one[string](s, "select message from awa.health() where topic = 'prune'"),
+		fmt.Sprint("backend ", reader.pid))
 
 	s.setPruneWait("2 seconds")
 	pruned := p.prunesInTheBackground()
@@ -429,7 +443,8 @@ func TestPruneBesideALock(t *testing.T) {
 	reader.exec("commit")
 	require.Len(t, s.claim("q", 9), 2)
 	s.prunes()
-	require.True(t, one[bool](s, "select stuck_since is null and tries = 0 and outcome is null and retry_at is null from awa.ring"))
+	require.True(t,
+		one[bool](s, "select stuck_since is null and tries = 0 and outcome is null and retry_at is null from awa.ring"))
 	s.balanced()
 }
 
@@ -479,7 +494,8 @@ func TestRingStays(t *testing.T) {
 		}
 		if outcome == "blocked" {
 			reader.exec("begin")
-			reader.exec("lock table awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures in access share mode")
+			reader.exec("lock table awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, " +
+				"awa.lease_claim_closures in access share mode")
 		}
 		for range 3 {
 			require.Equal(t, outcome, s.pruneOn())
@@ -511,7 +527,8 @@ func TestPruneManyQueues(t *testing.T) {
 	for range 3 {
 		s.exec("begin")
 		require.Equal(t, "cleaning", s.prune())
-		require.LessOrEqual(t, one[int](s, "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"), 501)
+		require.LessOrEqual(t,
+			one[int](s, "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"), 501)
 		s.exec("commit")
 	}
 	require.Len(t, s.claim("queue 1", 9), 1)
@@ -546,7 +563,8 @@ func TestPruneLooksFirst(t *testing.T) {
 	running := s.open("q", shapes[2])
 	s.enqueueMany("q", 100)
 	s.rotate()
-	for _, sql := range []string{fmt.Sprintf("select awa.complete(%d, %d)", running[0].JobID, running[0].Receipt), "select awa._fold()"} {
+	for _, sql := range []string{fmt.Sprintf("select awa.complete(%d, %d)", running[0].JobID, running[0].Receipt),
+		"select awa._fold()"} {
 		a.exec("begin")
 		a.exec(sql)
 		require.Equal(t, "busy", s.pruneOn())
@@ -584,7 +602,8 @@ func TestPruneBesideACrash(t *testing.T) {
 	s.completes(s.open("other", shapes[0]))
 	s.rotate()
 	for _, c := range []struct{ outcome, end string }{
-		{"cleaned", "rollback"}, {"cleaned", "commit"}, {"truncating", "rollback"}, {"truncating", "commit"}, {"truncating", "commit"}, {"truncating", "commit"}, {"truncated", "commit"},
+		{"cleaned", "rollback"}, {"cleaned", "commit"}, {"truncating", "rollback"}, {"truncating", "commit"},
+		{"truncating", "commit"}, {"truncating", "commit"}, {"truncated", "commit"},
 	} {
 		a := d.session()
 		a.exec("begin")
@@ -596,7 +615,8 @@ func TestPruneBesideACrash(t *testing.T) {
 		if c.end == "commit" {
 			a.exec("commit")
 		}
-		require.NoError(t, syscall.Kill(int(a.pid), syscall.SIGKILL)) // the server goes down with it, recovers, and starts again
+		// the server goes down with it, recovers, and starts again
+		require.NoError(t, syscall.Kill(int(a.pid), syscall.SIGKILL))
 		require.Error(t, s.try("select pg_sleep(60)"), "the server has ended all sessions")
 		require.Eventually(t, func() bool {
 			db, err := pgx.Connect(t.Context(), d.url)
@@ -627,10 +647,12 @@ func TestPruneBesideAStandby(t *testing.T) {
 	defer standby.Close(t.Context())
 	_, err = standby.Exec(t.Context(), "CREATE_REPLICATION_SLOT standby PHYSICAL").ReadAll()
 	require.NoError(t, err)
-	standby.Frontend().Send(&pgproto3.Query{String: "START_REPLICATION SLOT standby PHYSICAL " + one[string](s, "select pg_current_wal_lsn()::text")})
+	standby.Frontend().Send(&pgproto3.Query{String: "START_REPLICATION SLOT standby PHYSICAL " +
+		one[string](s, "select pg_current_wal_lsn()::text")})
 	report := make([]byte, 25)
 	report[0] = 'h'
-	binary.BigEndian.PutUint32(report[9:], uint32(one[int64](s, "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint")))
+	binary.BigEndian.PutUint32(report[9:],
+		uint32(one[int64](s, "select pg_snapshot_xmin(pg_current_snapshot())::text::bigint")))
 	standby.Frontend().Send(&pgproto3.CopyData{Data: report})
 	require.NoError(t, standby.Frontend().Flush())
 	require.Eventually(t, func() bool {
@@ -641,7 +663,8 @@ func TestPruneBesideAStandby(t *testing.T) {
 	require.Equal(t, "waiting", s.prune())
 	require.Equal(t, []string{"replication slot standby"}, list[string](s, "select unnest(old_snapshots) from awa.ring"))
 	require.NoError(t, standby.Close(t.Context()))
-	require.Eventually(t, func() bool { return s.try("select pg_drop_replication_slot('standby')") == nil }, patience, time.Millisecond)
+	require.Eventually(t, func() bool { return s.try("select pg_drop_replication_slot('standby')") == nil }, patience,
+		time.Millisecond)
 	s.prunes()
 	require.Len(t, s.claim("q", 9), 1)
 }
@@ -666,7 +689,9 @@ func TestStuckClaimer(t *testing.T) {
 	}
 	worker, super := claims(d.url+"&user=worker", "q"), claims(d.url, "super")
 	named := func() []int32 {
-		return list[int32](s, "select (details ->> 'pid')::int from awa.health() where topic = 'claimer' and level = 'warning' and message like '%has not read%' order by details ->> 'queue'")
+		return list[int32](s,
+			"select (details ->> 'pid')::int from awa.health() where topic = 'claimer' and level = 'warning' and message like "+
+				"'%has not read%' order by details ->> 'queue'")
 	}
 	require.Eventually(t, func() bool { return len(named()) == 2 }, patience, 50*time.Millisecond)
 	require.Equal(t, []int32{int32(worker.pid), int32(super.pid)}, named())

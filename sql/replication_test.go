@@ -49,8 +49,10 @@ func (s *session) changesAll() {
 	for _, state := range []string{"scheduled", "retryable", "failed", "dead", "cancelled"} {
 		s.exec("select awa.retry(j.id) from awa.jobs j where j.state = $1 order by j.id limit 1", state)
 	}
-	s.exec("select awa.set_priority(j.id, 4) from awa.jobs j where j.state in ('scheduled', 'available') and j.queue = 'waits'")
-	s.exec("select awa.move(j.id, 'elsewhere') from awa.jobs j where j.state in ('scheduled', 'available') and j.queue = 'waits' order by j.id limit 2")
+	s.exec("select awa.set_priority(j.id, 4) from awa.jobs j where j.state in ('scheduled', 'available') and j.queue = " +
+		"'waits'")
+	s.exec("select awa.move(j.id, 'elsewhere') from awa.jobs j where j.state in ('scheduled', 'available') and j.queue " +
+		"= 'waits' order by j.id limit 2")
 	for n, key := range []string{"x", "y"} {
 		s.enqueueUnique("unique", key)
 		s.exec("begin")
@@ -101,7 +103,8 @@ func TestPublicationOfAllTables(t *testing.T) {
 	dump := own.dumps(d)()
 	r := own.restore("restored", dump).session()
 	require.True(t, one[bool](r, "select exists (select from pg_publication)"))
-	r.exec(`create function no_more() returns event_trigger language plpgsql as $$ begin raise exception 'no %', tg_tag; end $$`)
+	r.exec(`create function no_more() returns event_trigger language plpgsql as $$ begin raise exception 'no %', ` +
+		`tg_tag; end $$`)
 	r.exec("create event trigger no_more on ddl_command_start execute function no_more()")
 	before := list[string](r, everything)
 	r.exec("select awa.rebase_after_restore()")
@@ -122,11 +125,14 @@ func TestLogicalCutOver(t *testing.T) {
 	s.exec("select awa.cancel(j.id) from awa.jobs j where j.state = 'available' order by j.id limit 1")
 	s.exec("create publication everything for all tables")
 	subscribed := to.database("subscribed", true)
-	r := subscribed.session()                        // as after pg_dump --schema-only, which needs a client of the server's version
+	// as after pg_dump --schema-only, which needs a client of the server's version
+	r := subscribed.session()
 	r.exec("set session_replication_role = replica") // settings and ring keep their rows otherwise
-	r.exec("do $$ begin execute (select 'truncate ' || string_agg(c.oid::regclass::text, ', ') from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p')); end $$")
+	r.exec("do $$ begin execute (select 'truncate ' || string_agg(c.oid::regclass::text, ', ') from pg_class c where " +
+		"c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p')); end $$")
 	r.exec("reset session_replication_role")
-	r.exec(fmt.Sprintf("create subscription everything connection 'host=%s port=%s user=%s dbname=published' publication everything", from.Dir(), from.Port(), from.User()))
+	r.exec(fmt.Sprintf("create subscription everything connection 'host=%s port=%s user=%s dbname=published' "+
+		"publication everything", from.Dir(), from.Port(), from.User()))
 	synced := func() {
 		t.Helper()
 		require.Eventually(t, func() bool {
@@ -134,7 +140,9 @@ func TestLogicalCutOver(t *testing.T) {
 		}, patience, 10*time.Millisecond, "the tables were not copied")
 		lsn := one[string](s, "select pg_current_wal_lsn()::text")
 		require.Eventually(t, func() bool {
-			return one[bool](s, "select coalesce(bool_or(r.replay_lsn >= $1::text::pg_lsn), false) from pg_stat_replication r where r.application_name = 'everything'", lsn)
+			return one[bool](s,
+				"select coalesce(bool_or(r.replay_lsn >= $1::text::pg_lsn), false) from pg_stat_replication r where "+
+					"r.application_name = 'everything'", lsn)
 		}, patience, 10*time.Millisecond, "the changes did not come")
 		sameJobs(t, list[string](s, everything), list[string](r, everything))
 	}
@@ -188,7 +196,8 @@ func TestRestoreOfDataAlone(t *testing.T) {
 			s.completes(s.open("cleaned", shapes[3])[:1])
 			s.enqueueMany("cleaned", 3)
 			s.exec("begin")
-			s.exec("select awa.cancel(j.id) from awa.jobs j where j.queue = 'cleaned' and j.state = 'available' order by j.id limit 1")
+			s.exec("select awa.cancel(j.id) from awa.jobs j where j.queue = 'cleaned' and j.state = 'available' order by j.id " +
+				"limit 1")
 			s.exec("commit")
 			s.prunes()
 			s.enqueueMany("carried", 3)
@@ -214,8 +223,10 @@ func TestRestoreOfDataAlone(t *testing.T) {
 			require.Equal(t, "55000", sqlState(r.try("call awa.run_maintenance()")))
 			r.exec("select awa.rebase_after_restore()")
 			// What had completed in the cleaned segment is shown again for a while.
-			sameJobs(t, before, slices.DeleteFunc(list[string](r, everything), func(j string) bool { return strings.Contains(j, `"state": "completed"`) && !slices.Contains(before, j) }))
-			r.exec("update awa.ring set left_at[2] = left_at[2] - interval '1 second'") // which balanced takes for a ring that has turned
+			sameJobs(t, before, slices.DeleteFunc(list[string](r, everything),
+				func(j string) bool { return strings.Contains(j, `"state": "completed"`) && !slices.Contains(before, j) }))
+			// which balanced takes for a ring that has turned
+			r.exec("update awa.ring set left_at[2] = left_at[2] - interval '1 second'")
 			r.balanced()
 			fresh := r.enqueue("fresh")
 			require.Equal(t, []int64{fresh}, ids(r.claim("fresh", 1)))
@@ -237,7 +248,9 @@ func (s *session) run(cmd *exec.Cmd) {
 // another server's identifier (after pg_upgrade), once maintenance has run.
 func TestRewrittenTables(t *testing.T) {
 	const rewrite = "update awa.origin set xid = xid"
-	for _, change := range []string{"vacuum full awa.origin", "cluster awa.ring using ring_pkey", rewrite, "delete from awa.origin; insert into awa.origin select xid, server from (select o.xid, o.server from awa.origin o) o"} {
+	for _, change := range []string{"vacuum full awa.origin", "cluster awa.ring using ring_pkey", rewrite,
+		"delete from awa.origin; insert into awa.origin select xid, server from (select o.xid, o.server from awa.origin o) " +
+			"o"} {
 		d := newDatabase(t)
 		s := d.session()
 		if change[0] == 'd' { // pg_repack: into another table, and back under the old OID

@@ -70,7 +70,8 @@ func TestHeartbeatKeepsAttempts(t *testing.T) {
 		s.halfAnHourLater()
 		require.Empty(t, s.lost(worker))
 		require.Equal(t, int64(2), s.rescue())
-		require.Equal(t, []string{"running", "retryable", "retryable"}, []string{s.state(job), s.state(limited), s.state(nobodys)})
+		require.Equal(t, []string{"running", "retryable", "retryable"},
+			[]string{s.state(job), s.state(limited), s.state(nobodys)})
 		require.Equal(t, "deadline exceeded", one[string](s, "select errors -> -1 ->> 'error' from awa.job($1)", limited))
 		require.Equal(t, "lease expired", one[string](s, "select errors -> -1 ->> 'error' from awa.job($1)", nobodys))
 		require.Equal(t, []string{fmt.Sprint(limited, " deadline exceeded")}, s.lost(worker))
@@ -82,7 +83,8 @@ func TestHeartbeatKeepsAttempts(t *testing.T) {
 		beat.lost(worker)
 		require.Equal(t, int64(1), s.rescue())
 		beat.exec("commit")
-		require.Equal(t, []string{fmt.Sprint(job, " lease expired"), fmt.Sprint(limited, " deadline exceeded")}, s.lost(worker))
+		require.Equal(t, []string{fmt.Sprint(job, " lease expired"), fmt.Sprint(limited, " deadline exceeded")},
+			s.lost(worker))
 		s.refuses(kept)
 		s.balanced()
 	}
@@ -198,7 +200,8 @@ func TestEndedWorkerIsNotified(t *testing.T) {
 	for _, w := range []int64{idle, worker, last} {
 		s.exec("select awa.deregister_worker($1)", w)
 	}
-	require.Equal(t, []int64{worker, last}, []int64{other.notified(), other.notified()}, "none for a worker without attempts, nor for what rolled back")
+	require.Equal(t, []int64{worker, last}, []int64{other.notified(), other.notified()},
+		"none for a worker without attempts, nor for what rolled back")
 }
 
 // notified waits for a notification on awa_lost_attempts and returns the worker that it is for.
@@ -282,7 +285,8 @@ func TestDeregisterBesideOpenChanges(t *testing.T) {
 				watcher.waitUntilBlocked(b)
 				a.exec(end)
 				require.NoError(t, wait())
-				want := map[string]string{"cancel": "cancelled", "complete": "completed", "progress": "available", "rescue": "retryable"}[name]
+				want := map[string]string{"cancel": "cancelled", "complete": "completed", "progress": "available",
+					"rescue": "retryable"}[name]
 				if end == "rollback" {
 					want = "available"
 				}

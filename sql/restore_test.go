@@ -32,7 +32,9 @@ func (s server) program(name string, args ...string) *exec.Cmd {
 			return cmd
 		}
 	}
-	require.FailNow(s.t, "no "+name, "The server is PostgreSQL %s. Install the client of the same version, or a newer one: there is none in %s or on PATH.", s.ServerVersion(), s.BinDir())
+	require.FailNow(s.t, "no "+name,
+		"The server is PostgreSQL %s. Install the client of the same version, or a newer one: there is none in %s or on "+
+			"PATH.", s.ServerVersion(), s.BinDir())
 	return nil
 }
 
@@ -94,9 +96,11 @@ func (s *session) live(late *session) {
 	s.exec("select awa.set_priority($1, 1)", moved)
 	s.exec("select awa.cancel($1)", cancelled)
 	s.enqueueUnique("waits", "waits")
-	s.exec("select awa.enqueue_unique('waits', 'k', unique_key => 'scheduled', run_at => now() + interval '1 hour', tags => '{a}', metadata => '{\"m\": 1}')")
+	s.exec("select awa.enqueue_unique('waits', 'k', unique_key => 'scheduled', run_at => now() + interval '1 hour', " +
+		"tags => '{a}', metadata => '{\"m\": 1}')")
 	for n, call := range []string{
-		"complete($1, $2)", "complete($1, $2, '{}')", "fail($1, $2, 'error', '1 hour')", "snooze($1, $2, '1 hour')", "release($1, $2)", "cancel_attempt($1, $2)", "discard($1, $2, 'error', '{}')",
+		"complete($1, $2)", "complete($1, $2, '{}')", "fail($1, $2, 'error', '1 hour')", "snooze($1, $2, '1 hour')",
+		"release($1, $2)", "cancel_attempt($1, $2)", "discard($1, $2, 'error', '{}')",
 	} {
 		for _, shape := range []shape{shapes[1], shapes[2], shapes[4]} {
 			queue := fmt.Sprint(shape.name, n)
@@ -154,14 +158,18 @@ func TestRestore(t *testing.T) {
 			require.Equal(t, before, list[string](r, everything))
 			require.Equal(t, "critical", one[string](r, "select level from awa.health() where topic = 'restore'"))
 			for _, call := range []string{
-				"awa.enqueue('q', 'k')", "awa.enqueue_many('q', 'k', '{1}')", "awa.enqueue('q', 'k', run_at => now() + interval '1 hour')", "awa.enqueue_unique('q', 'k')", "awa.claim('waits')",
-				fmt.Sprintf("awa.release(%d, %d)", open[0].JobID, open[0].Receipt), "awa.cancel(id) from awa.jobs where state = 'available'", "awa.set_priority(id, 4) from awa.jobs where state = 'available'",
+				"awa.enqueue('q', 'k')", "awa.enqueue_many('q', 'k', '{1}')",
+				"awa.enqueue('q', 'k', run_at => now() + interval '1 hour')", "awa.enqueue_unique('q', 'k')", "awa.claim('waits')",
+				fmt.Sprintf("awa.release(%d, %d)", open[0].JobID, open[0].Receipt),
+				"awa.cancel(id) from awa.jobs where state = 'available'",
+				"awa.set_priority(id, 4) from awa.jobs where state = 'available'",
 				"awa.retry(id) from awa.jobs where state in ('failed', 'scheduled', 'dead')",
 			} {
 				require.Equal(t, "55000", sqlState(r.try("select "+call)), call)
 			}
 			require.Equal(t, "55000", sqlState(r.try("call awa.run_maintenance()")))
-			for _, call := range []string{"select awa.audit()", "select awa.materialize('0')", "select awa.rescue()", "select awa.rotate(true)", "select awa.prune_oldest(true)"} {
+			for _, call := range []string{"select awa.audit()", "select awa.materialize('0')", "select awa.rescue()",
+				"select awa.rotate(true)", "select awa.prune_oldest(true)"} {
 				err := r.try(call) // workers and operators come too early
 				require.True(t, err == nil || sqlState(err) == "55000", "%s: %v", call, err)
 			}
@@ -176,7 +184,8 @@ func TestRestore(t *testing.T) {
 			before = list[string](a, everything)
 			a.exec("commit")
 			require.NoError(t, rebased())
-			require.Equal(t, []int64{0, 0, 0}, list[int64](r, "select unnest(array[available, running, completed]) from awa.rebase_after_restore()"))
+			require.Equal(t, []int64{0, 0, 0},
+				list[int64](r, "select unnest(array[available, running, completed]) from awa.rebase_after_restore()"))
 			require.Equal(t, before, list[string](r, everything))
 			r.balanced()
 			unique := "select job_id from awa.enqueue_unique('waits', 'k', unique_key => 'waits')"
@@ -236,12 +245,15 @@ func TestDumpBesideAPrune(t *testing.T) {
 			args = []string{"--snapshot", one[string](blocker, "select pg_export_snapshot()")}
 		} else {
 			// The table that it locks first.
-			blocker.exec("do $$ begin execute (select format('lock table %s', oid::regclass) from pg_class where relkind in ('r', 'p') and oid >= 16384 order by oid limit 1); end $$")
+			blocker.exec("do $$ begin execute (select format('lock table %s', oid::regclass) from pg_class where relkind in " +
+				"('r', 'p') and oid >= 16384 order by oid limit 1); end $$")
 		}
 		dump := own.dumps(d, args...)
 		if !exported {
 			require.Eventually(t, func() bool {
-				return one[bool](s, "select exists (select from pg_stat_activity where datname = current_database() and application_name = 'pg_dump' and wait_event_type = 'Lock')")
+				return one[bool](s,
+					"select exists (select from pg_stat_activity where datname = current_database() and application_name = "+
+						"'pg_dump' and wait_event_type = 'Lock')")
 			}, patience, time.Millisecond, "pg_dump never waited for the lock")
 		}
 		s.rotate()

@@ -72,7 +72,8 @@ func (s *session) movesAll() {
 	s.exec("set jit = off") // to compile the views would take seconds on a busy machine
 	s.exec(`
 		do $$ begin
-		  execute replace(pg_get_functiondef('awa._begin_cleaning'::regproc), 'v_alive > 1000 or cut_off > 0', 'v_alive > 0 or cut_off > 0');
+		  execute replace(pg_get_functiondef('awa._begin_cleaning'::regproc), 'v_alive > 1000 or cut_off > 0',
+		    'v_alive > 0 or cut_off > 0');
 		  execute replace(pg_get_functiondef('awa._clean'::regproc), 'greatest(1000 >>', 'greatest(2 >>');
 		end $$`)
 }
@@ -118,13 +119,15 @@ func TestCleaningMovesWhatWaits(t *testing.T) {
 	for outcome := ""; outcome != "cleaned"; outcome = s.prune() {
 		require.Contains(t, []string{"", "cleaning", "busy"}, outcome)
 	}
-	require.Equal(t, int64(7), one[int64](reader, "select count(*) from awa.jobs where state = 'available'"), "an old snapshot sees what it saw")
+	require.Equal(t, int64(7), one[int64](reader, "select count(*) from awa.jobs where state = 'available'"),
+		"an old snapshot sees what it saw")
 	require.Equal(t, "waiting", s.prune())
 	reader.exec("commit")
 	s.prunesLater()
 	s.audited()
 	third := s.claim("q", 9)
-	require.Equal(t, jobs, ids(slices.DeleteFunc(slices.Concat(first, second, third), func(c claimed) bool { return c.JobID == late })))
+	require.Equal(t, jobs,
+		ids(slices.DeleteFunc(slices.Concat(first, second, third), func(c claimed) bool { return c.JobID == late })))
 	require.Contains(t, ids(third), late)
 	s.completes(slices.Concat(first, second, third))
 	s.audited()
@@ -154,7 +157,8 @@ func TestSegmentFromWhichAllWasMoved(t *testing.T) {
 // A cancel, or another change, of a job that is moved before it commits: what it has buried in the old segment comes
 // along, and is counted once.
 func TestBurialOfWhatIsMoved(t *testing.T) {
-	for _, c := range []struct{ call, state string }{{"select awa.cancel($1)", "cancelled"}, {"select awa.set_priority($1, 4)", "available"}} {
+	for _, c := range []struct{ call, state string }{{"select awa.cancel($1)", "cancelled"},
+		{"select awa.set_priority($1, 4)", "available"}} {
 		for _, commits := range []string{"before the cleaning", "after it", "never"} {
 			if commits == "never" && c.state != "cancelled" {
 				continue
@@ -211,14 +215,17 @@ func TestCleaningThatIsCutOff(t *testing.T) {
 		require.Equal(t, "cut off", one[string](s, "select outcome from awa.prune_oldest()"), "it waits")
 		if try > 0 {
 			require.Contains(t, one[string](s, "select level || ': ' || message from awa.health() where topic = 'prune'"),
-				fmt.Sprintf("%s: not emptied: the last %d calls did not come to their end", map[bool]string{false: "ok", true: "warning"}[try > 1], try+1))
+				fmt.Sprintf("%s: not emptied: the last %d calls did not come to their end",
+					map[bool]string{false: "ok", true: "warning"}[try > 1], try+1))
 		}
 		s.exec("select setval('awa.prune_tried_at', (extract(epoch from now() - interval '5 minutes') * 1000000)::bigint)")
 	}
-	require.Less(t, one[int64](s, "select pg_relation_size('awa.ready_entries_1')"), one[int64](s, "select pg_relation_size('awa.ready_entries_0')"))
+	require.Less(t, one[int64](s, "select pg_relation_size('awa.ready_entries_1')"),
+		one[int64](s, "select pg_relation_size('awa.ready_entries_0')"))
 	blocker.exec("commit")
 	require.Equal(t, "cleaning", one[string](s, "select outcome from awa.prune_oldest()"))
-	require.Equal(t, int64(62), one[int64](s, "select count(*) from awa.ready_entries where segment = 1"), "a sixteenth of what it would have been")
+	require.Equal(t, int64(62), one[int64](s, "select count(*) from awa.ready_entries where segment = 1"),
+		"a sixteenth of what it would have been")
 	require.Equal(t, int64(0), one[int64](s, "select count(*) from awa.health() where topic = 'prune'"))
 	s.exec("call awa.run_maintenance()")
 	require.Equal(t, "empty", s.prune())
@@ -250,7 +257,8 @@ func TestCleaningGoesOnAsItSucceeded(t *testing.T) {
 
 // A session that was left in a transaction after a call of maintenance is named.
 func TestIdleMaintenanceIsNamed(t *testing.T) {
-	for _, call := range []string{"select awa.fold()", "select awa.rotate()", "select awa.prune_oldest()", "select awa.expire_history()", "select awa.run_pass('rescue')"} {
+	for _, call := range []string{"select awa.fold()", "select awa.rotate()", "select awa.prune_oldest()",
+		"select awa.expire_history()", "select awa.run_pass('rescue')"} {
 		d := newDatabase(t)
 		a, s := d.session(), d.session().neverWaits()
 		a.exec("begin")
@@ -260,7 +268,8 @@ func TestIdleMaintenanceIsNamed(t *testing.T) {
 		require.Empty(t, list[int32](s, "select pid from awa._maintenance_holders"))
 		a.exec("begin")
 		a.exec("select awa.health(), awa.audit(), awa.queue_counts(), awa.enqueue('q', 'k')")
-		require.Empty(t, list[int32](s, "select pid from awa._maintenance_holders"), "who reads, or enqueues, is in nobody's way")
+		require.Empty(t, list[int32](s, "select pid from awa._maintenance_holders"),
+			"who reads, or enqueues, is in nobody's way")
 	}
 }
 
@@ -299,9 +308,15 @@ func TestMovesWhatIsNotCounted(t *testing.T) {
 	require.Equal(t, "cleaning", s.prune(), "it has looked")
 	producer.exec("commit") // nobody counts from here on
 	require.Equal(t, "cleaning", s.prune())
-	require.Equal(t, []int64{2, 0}, list[int64](s, "select (select count(*) from awa.ready_entries where segment = n) from generate_series(1, 0, -1) n"), "both are moved")
-	require.False(t, one[bool](s, "select pg_visible_in_snapshot(e.xid, r.counted) from awa.ready_entries e join awa.queue_rollups r using (lane) where job_id = $1", late))
-	require.Equal(t, "1 0", one[string](s, "select format('%s %s', segment_entries[2], segment_entries[1]) from awa.queue_rollups"))
+	require.Equal(t, []int64{2, 0},
+		list[int64](s, "select (select count(*) from awa.ready_entries where segment = n) from generate_series(1, 0, -1) n"),
+		"both are moved")
+	require.False(t,
+		one[bool](s,
+			"select pg_visible_in_snapshot(e.xid, r.counted) from awa.ready_entries e join awa.queue_rollups r using (lane) "+
+				"where job_id = $1", late))
+	require.Equal(t, "1 0",
+		one[string](s, "select format('%s %s', segment_entries[2], segment_entries[1]) from awa.queue_rollups"))
 	s.audited()
 	s.cleans()
 	s.audited()
@@ -324,9 +339,13 @@ func TestPruneBesideCompletions(t *testing.T) {
 		worker.exec("select awa.complete($1, $2)", j.JobID, j.Receipt)
 	}
 	require.Equal(t, []string{"awa.lease_claim_closures_1", "awa.lease_claims_1", "awa.lease_claims_2"},
-		list[string](s, "select distinct relation::regclass::text from pg_locks where pid = $1 and locktype = 'relation' and relation::regclass::text ~ '_[0-3]$' order by 1", worker.pid))
-	worker.exec("savepoint s") // the portal of the call before goes, and its snapshot: one that is there when the segment is cleaned is waited for
-	require.Equal(t, []string{"cleaned", "truncating", "truncating", "truncated"}, []string{s.prune(), s.prune(), s.prune(), s.prune()})
+		list[string](s,
+			"select distinct relation::regclass::text from pg_locks where pid = $1 and locktype = 'relation' and "+
+				"relation::regclass::text ~ '_[0-3]$' order by 1", worker.pid))
+	// the portal of the call before goes, and its snapshot: one that is there when the segment is cleaned is waited for
+	worker.exec("savepoint s")
+	require.Equal(t, []string{"cleaned", "truncating", "truncating", "truncated"},
+		[]string{s.prune(), s.prune(), s.prune(), s.prune()})
 	worker.exec("commit")
 	require.Equal(t, []int64{jobs[0].JobID, jobs[1].JobID}, s.completeMany(jobs), "they are completed, once")
 	s.audited()
@@ -550,7 +569,8 @@ func TestRingAfterAClockThatWasAhead(t *testing.T) {
 	s.rotate()
 	s.exec("update awa.ring set outcome = 'blocked', tries = 3, retry_at = now() + interval '1 hour'")
 	require.Equal(t, "cleaned", one[string](s, "select outcome from awa.prune_oldest()"))
-	s.exec("select setval('awa.prune_tries', 3), setval('awa.prune_tried_at', (extract(epoch from now() + interval '1 hour') * 1000000)::bigint)")
+	s.exec("select setval('awa.prune_tries', 3), setval('awa.prune_tried_at', (extract(epoch from now() + interval '1 " +
+		"hour') * 1000000)::bigint)")
 	require.NotEqual(t, "cut off", one[string](s, "select outcome from awa.prune_oldest()"))
 
 	s.completes(s.open("q", shapes[0]))
@@ -563,9 +583,11 @@ func TestRingAfterAClockThatWasAhead(t *testing.T) {
 
 	// A claim that is open is passed over, and maintenance need not begin with it each time.
 	s.open("ahead", shapes[3])
-	s.exec("update awa.lease_claims set claimed_at = now() + interval '1 hour' where awa._queue_of(lane) = awa._queue_id('ahead')")
+	s.exec("update awa.lease_claims set claimed_at = now() + interval '1 hour' where awa._queue_of(lane) = " +
+		"awa._queue_id('ahead')")
 	s.exec("select awa._fold(null, true)")
-	require.NotEmpty(t, list[int64](s, "select unnest(open_seqs) from awa.queue_rollups where awa._queue_of(lane) = awa._queue_id('ahead')"))
+	require.NotEmpty(t,
+		list[int64](s, "select unnest(open_seqs) from awa.queue_rollups where awa._queue_of(lane) = awa._queue_id('ahead')"))
 	last := one[int64](s, "select max(claim_id) from awa.lease_claims")
 	require.Equal(t, last, one[int64](s, "select awa._claimed_until(now() + interval '1 second' - interval '0 seconds')"))
 }
@@ -575,7 +597,8 @@ func TestToldByAClockThatWasAhead(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
 	worker := s.registerWorker()
-	s.exec("insert into awa.lost_attempts (worker_id, receipt, job_id, reason, told_at) values ($1, 1, 1, 'r', now() + interval '1 hour')", worker)
+	s.exec("insert into awa.lost_attempts (worker_id, receipt, job_id, reason, told_at) values ($1, 1, 1, 'r', now() + "+
+		"interval '1 hour')", worker)
 	require.Empty(t, s.lost(worker))
 	require.Zero(t, one[int64](s, "select count(*) from awa.lost_attempts"))
 }
@@ -600,7 +623,8 @@ func TestMaintenanceUnderATimeout(t *testing.T) {
 		s := d.session()
 		s.exec("update awa.settings set completed_retention = '0'")
 		s.exec("select awa.enqueue_many('q', 'k', array_fill('{}'::jsonb, array[10000])) from generate_series(1, 2)")
-		s.exec("select awa.enqueue_many('q', 'k', array_fill('{}'::jsonb, array[10000]), run_at => now() + interval '1 second')")
+		s.exec("select awa.enqueue_many('q', 'k', array_fill('{}'::jsonb, array[10000]), run_at => now() + interval '1 " +
+			"second')")
 		s.rotate()
 		cut := 0
 		for calls := 0; !one[bool](s, "select awa._is_empty(0)"); calls++ {
@@ -611,7 +635,9 @@ func TestMaintenanceUnderATimeout(t *testing.T) {
 			}
 		}
 		t.Log(timeout, cut, "calls were cut off")
-		require.LessOrEqual(t, one[int64](s, "select pg_relation_size('awa.ready_entries_1') / (select count(*) from awa.ready_entries)"), int64(400), "without dead copies")
+		require.LessOrEqual(t,
+			one[int64](s, "select pg_relation_size('awa.ready_entries_1') / (select count(*) from awa.ready_entries)"),
+			int64(400), "without dead copies")
 		s.audited()
 	}
 }
@@ -620,8 +646,11 @@ func TestMaintenanceUnderATimeout(t *testing.T) {
 func TestMaintenanceEndsInTime(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
-	s.exec("create or replace function awa.prune_oldest(force boolean default false) returns setof awa.prune_oldest_row language sql as $$ select 0::smallint, 'cleaning' from pg_sleep(0.05) $$")
-	s.exec("create function begins_with(step int) returns float language plpgsql as $$ declare v_seed float; begin loop v_seed := random(); perform setseed(v_seed); if floor(random() * 10) = step then perform setseed(v_seed); return v_seed; end if; end loop; end $$")
+	s.exec("create or replace function awa.prune_oldest(force boolean default false) returns setof awa.prune_oldest_row " +
+		"language sql as $$ select 0::smallint, 'cleaning' from pg_sleep(0.05) $$")
+	s.exec("create function begins_with(step int) returns float language plpgsql as $$ declare v_seed float; begin loop " +
+		"v_seed := random(); perform setseed(v_seed); if floor(random() * 10) = step then perform setseed(v_seed); return " +
+		"v_seed; end if; end loop; end $$")
 	var ends []string
 	for range 5 { // a machine that stops for longer than a batch takes may be late
 		s.exec("select begins_with(9)") // so that the step that is never done is the last one
@@ -644,8 +673,10 @@ func TestMaintenanceThatIsEnded(t *testing.T) {
 	require.Equal(t, "cleaning", one[string](s, "select outcome from awa.prune_oldest()"), "it has looked")
 	blocker.exec("begin")
 	blocker.exec("select pg_advisory_xact_lock(42)")
-	s.exec("create function stops() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(42); return new; end $$")
-	s.exec("create trigger stops before insert on awa.ready_entries_1 for each row execute function stops()") // the cleaning stops there, when it has deleted some
+	s.exec("create function stops() returns trigger language plpgsql as $$ begin perform pg_advisory_xact_lock(42); " +
+		"return new; end $$")
+	// the cleaning stops there, when it has deleted some
+	s.exec("create trigger stops before insert on awa.ready_entries_1 for each row execute function stops()")
 	ways := []string{"cancel", "terminate", "statement_timeout", "transaction_timeout"}
 	if one[bool](s, "select current_setting('server_version_num')::int < 170000") {
 		ways = ways[:3]
@@ -662,16 +693,20 @@ func TestMaintenanceThatIsEnded(t *testing.T) {
 			s.exec("select pg_"+way+"_backend($1)", a.pid)
 		}
 		require.Error(t, ended())
-		for way != "cancel" && one[bool](s, "select exists (select from pg_stat_activity where pid = $1 and state <> 'idle')", a.pid) { // its locks go with it
+		// its locks go with it
+		for way != "cancel" &&
+			one[bool](s, "select exists (select from pg_stat_activity where pid = $1 and state <> 'idle')", a.pid) {
 		}
 		require.Equal(t, int64(n+1), one[int64](s, "select last_value from awa.prune_tries"), way)
 		require.Equal(t, "cut off", one[string](other, "select outcome from awa.prune_oldest()"), "it waits")
 		if n > 0 {
-			require.Contains(t, one[string](s, "select message from awa.health() where topic = 'prune'"), fmt.Sprintf("the last %d calls did not come to their end", n+1))
+			require.Contains(t, one[string](s, "select message from awa.health() where topic = 'prune'"),
+				fmt.Sprintf("the last %d calls did not come to their end", n+1))
 		}
 		s.exec("select setval('awa.prune_tried_at', (extract(epoch from now() - interval '5 minutes') * 1000000)::bigint)")
 	}
-	require.Less(t, one[int64](s, "select pg_relation_size('awa.ready_entries_1')"), one[int64](s, "select pg_relation_size('awa.ready_entries_0')"))
+	require.Less(t, one[int64](s, "select pg_relation_size('awa.ready_entries_1')"),
+		one[int64](s, "select pg_relation_size('awa.ready_entries_0')"))
 	blocker.exec("commit")
 	s.exec("call awa.run_maintenance()")
 	require.True(t, one[bool](s, "select awa._is_empty(0)"))

@@ -14,7 +14,8 @@ func TestMaintenanceLooksAtBusyQueues(t *testing.T) {
 	s.exec("select awa.enqueue('quiet' || n, 'k') from generate_series(1, 100) n")
 	s.exec("select setval('awa.next_fold_at', 1), awa._fold()")
 	require.True(t, one[bool](s, "select last_value > extract(epoch from now()) * 1000000 from awa.next_fold_at"))
-	s.exec("select setval('awa.next_fold_at', (extract(epoch from now() + interval '30 minutes') * 1000000)::bigint)") // not for now
+	// not for now
+	s.exec("select setval('awa.next_fold_at', (extract(epoch from now() + interval '30 minutes') * 1000000)::bigint)")
 	require.Equal(t, "{}", one[string](s, "select awa._busy_queues()::text"))
 	counted := one[int64](s, "select count(*) from awa.queue_rollups")
 
@@ -53,7 +54,8 @@ func TestCountsOfWhatCommitsLate(t *testing.T) {
 	d := newDatabase(t)
 	open, s := d.session(), d.session()
 	count := func() string {
-		return one[string](s, "select format('%s available, %s completed', available, completed) from awa.queue_counts() where queue = 'q'")
+		return one[string](s,
+			"select format('%s available, %s completed', available, completed) from awa.queue_counts() where queue = 'q'")
 	}
 	open.exec("begin")
 	job := open.enqueue("q")
@@ -100,7 +102,8 @@ func TestCountingInParts(t *testing.T) {
 	// Where jobs come all the time, the next call goes on where the last one was cut off.
 	s.exec("select awa.enqueue('queue ' || n, 'k') from generate_series(1, $1) n", queues)
 	s.exec("update awa.queue_rollups set folded_at = now() - interval '1 minute'")
-	s.exec("select setval('awa.next_fold_at', 1), setval('awa.fold_from', (select lane from awa.queue_rollups order by lane limit 1) + 1)")
+	s.exec("select setval('awa.next_fold_at', 1), setval('awa.fold_from', (select lane from awa.queue_rollups order by " +
+		"lane limit 1) + 1)")
 	require.Equal(t, "false", short("awa._fold()"), "this pass ends here")
 	require.True(t, one[bool](s, "select enqueued = 2 from awa.queue_rollups order by lane limit 1"))
 
@@ -128,11 +131,13 @@ func TestCountingOneLaneInParts(t *testing.T) {
 	const jobs = 2000
 	open.exec("begin")
 	open.enqueue("q") // in progress while the others are counted
-	s.exec("do $$ begin for n in 1..1000 loop perform awa.enqueue('q', 'k'), awa.enqueue('q', 'k', run_at => now() + interval '1 hour'); commit; end loop; end $$")
+	s.exec("do $$ begin for n in 1..1000 loop perform awa.enqueue('q', 'k'), awa.enqueue('q', 'k', run_at => now() + " +
+		"interval '1 hour'); commit; end loop; end $$")
 	s.exec("do $$ begin for n in 1..1000 loop perform awa.enqueue('q', 'k'); commit; end loop; end $$")
 	counted := func() int { return one[int](s, "select coalesce(sum(appended), 0) from awa.queue_rollups") }
 	exact := func(more int) {
-		require.Equal(t, fmt.Sprintf("%d available, 1000 scheduled", jobs+more), one[string](s, "select format('%s available, %s scheduled', available, scheduled) from awa.queue_counts()"))
+		require.Equal(t, fmt.Sprintf("%d available, 1000 scheduled", jobs+more),
+			one[string](s, "select format('%s available, %s scheduled', available, scheduled) from awa.queue_counts()"))
 		require.Empty(t, list[string](s, "select problem from awa.audit() where not balanced"))
 	}
 	calls, before := 0, 0
@@ -158,7 +163,8 @@ func TestCountingOneLaneInParts(t *testing.T) {
 	taken := s.claim("q", 500)
 	require.Empty(t, s.completeMany(taken))
 	s.exec("select awa.cancel(id) from awa.list_jobs(state => 'available', max_jobs => 300)")
-	for one[bool](s, "select f from setval('awa.next_fold_at', 1), set_config('statement_timeout', '1ms', true), awa._fold() f") {
+	for one[bool](s,
+		"select f from setval('awa.next_fold_at', 1), set_config('statement_timeout', '1ms', true), awa._fold() f") {
 		require.Less(t, calls, 1000)
 		calls++
 	}
@@ -241,7 +247,8 @@ func TestLanesInPieces(t *testing.T) {
 		  end loop;
 		end $$`)
 	require.Greater(t, one[int](s, "select count(*) from pieces()"), 50)
-	require.Equal(t, list[string](s, "select l::text from awa._lanes_in_use() l order by l.lane desc"), list[string](s, "select * from pieces()"))
+	require.Equal(t, list[string](s, "select l::text from awa._lanes_in_use() l order by l.lane desc"),
+		list[string](s, "select * from pieces()"))
 }
 
 // A step of maintenance takes only its share of the caller's timeouts, of both of them: a transaction_timeout ends the
@@ -282,7 +289,8 @@ func TestPassThatIsRolledBack(t *testing.T) {
 	s.exec("rollback")
 	took := one[float64](s, "select extract(epoch from clock_timestamp())") - began
 	require.Equal(t, "{}", one[string](s, "select awa._busy_queues()::text"), "it is not known")
-	require.Less(t, one[float64](s, "select last_value / 1000000.0 from awa.next_fold_at"), began+51*took, "until fifty times as long has passed as the look took")
+	require.Less(t, one[float64](s, "select last_value / 1000000.0 from awa.next_fold_at"), began+51*took,
+		"until fifty times as long has passed as the look took")
 	s.exec("select setval('awa.next_fold_at', 1), awa._fold()")
 	require.Equal(t, int64(1), one[int64](s, "select materialized from awa.materialize('0')"))
 	s.balanced()
@@ -346,7 +354,8 @@ func TestRowsThatMustBeThere(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
 	job := s.enqueue("q")
-	for _, sql := range []string{"delete from awa.settings", "truncate awa.settings", "delete from awa.ring", "truncate awa.ring"} {
+	for _, sql := range []string{"delete from awa.settings", "truncate awa.settings", "delete from awa.ring",
+		"truncate awa.ring"} {
 		require.Equal(t, "55000", sqlState(s.try(sql)), sql)
 	}
 	s.exec("set session_replication_role = replica") // as a restore may

@@ -66,7 +66,8 @@ func (s *session) audited() {
 // has to do something meanwhile.
 func (s *session) setPruneWait(wait string) {
 	s.Helper()
-	if one[bool](s, "select exists (select from pg_constraint where conname = 'prune_wait must be 1 to 500 milliseconds')") {
+	if one[bool](s,
+		"select exists (select from pg_constraint where conname = 'prune_wait must be 1 to 500 milliseconds')") {
 		s.exec(`alter table awa.settings drop constraint "prune_wait must be 1 to 500 milliseconds"`)
 	}
 	s.exec("update awa.settings set prune_wait = $1::text::interval", wait)
@@ -88,7 +89,9 @@ func (s *session) prunesInTheBackground() func() string {
 // states are those of some jobs; a job that is there twice has two.
 func (s *session) states(jobs ...int64) []string {
 	s.Helper()
-	return list[string](s, "select coalesce(j.state, 'gone') from unnest($1::bigint[]) with ordinality u(id, n) left join awa.jobs j on j.id = u.id order by u.n", jobs)
+	return list[string](s,
+		"select coalesce(j.state, 'gone') from unnest($1::bigint[]) with ordinality u(id, n) left join awa.jobs j on j.id "+
+			"= u.id order by u.n", jobs)
 }
 
 // Out of a segment that is emptied comes what is alive: entries keep their places, attempts their receipts, quiet lanes
@@ -108,7 +111,8 @@ func TestPruneCarriesWhatIsAlive(t *testing.T) {
 	s.prunes()
 	s.balanced()
 	require.Zero(t, one[int](s, "select count(*) from awa.ready_entries where segment = 0"))
-	require.Equal(t, []string{"gone", "gone", "running", "running", "cancelled", "available", "available"}, s.states(append(jobs, next)...))
+	require.Equal(t, []string{"gone", "gone", "running", "running", "cancelled", "available", "available"},
+		s.states(append(jobs, next)...))
 	require.Equal(t, int64(2), one[int64](s, "select completed from awa.queue_counts('q')"))
 	require.Equal(t, int64(1), one[int64](s, "select completed from awa.queue_counts('quiet')"))
 	require.Equal(t, []int64{jobs[5], next}, ids(s.claim("q", 9)), "in their places")
@@ -234,7 +238,8 @@ func (b *beside) prepares(s *session, c call, queue string) {
 	case "ready":
 		b.job.JobID, b.was = s.enqueueUnique(queue, queue), "available"
 	case "scheduled":
-		b.job.JobID, b.was = one[int64](s, "select awa.enqueue($1, 'k', run_at => now() + interval '1 hour')", queue), "scheduled"
+		b.job.JobID, b.was = one[int64](s, "select awa.enqueue($1, 'k', run_at => now() + interval '1 hour')", queue),
+			"scheduled"
 	case "failed", "dead":
 		b.job, b.was = s.open(queue, shapes[1])[0], c.about
 		s.exec("select awa.configure_queue($1, jsonb_build_object('dead_letter', $2 = 'dead'))", queue, c.about)
@@ -250,7 +255,8 @@ func (b *beside) prepares(s *session, c call, queue string) {
 }
 
 func (b *beside) statement() string {
-	return strings.NewReplacer("$JOB", fmt.Sprint(b.job.JobID), "$RECEIPT", fmt.Sprint(b.job.Receipt), "$QUEUE", b.queue).Replace(b.sql)
+	return strings.NewReplacer("$JOB", fmt.Sprint(b.job.JobID), "$RECEIPT", fmt.Sprint(b.job.Receipt), "$QUEUE",
+		b.queue).Replace(b.sql)
 }
 
 // ended says that each job is in the state in which it should be, and claims those that are ready.
@@ -260,7 +266,8 @@ func (b *beside) ended(s *session, committed bool, or string) {
 	if committed {
 		want = b.state
 	}
-	adds := list[int64](s, "select id from awa.jobs where id > $1 and queue in ($2, 'new') and kind = $2 order by id", b.last, b.queue)
+	adds := list[int64](s, "select id from awa.jobs where id > $1 and queue in ($2, 'new') and kind = $2 order by id",
+		b.last, b.queue)
 	if b.about == "nothing" {
 		require.Equal(s, committed, len(adds) == 1, "%s: %d new jobs", b.sql, len(adds))
 		b.job.JobID = append(adds, 0)[0]
@@ -269,7 +276,8 @@ func (b *beside) ended(s *session, committed bool, or string) {
 	}
 	if b.job.JobID != 0 {
 		state := s.states(b.job.JobID)
-		require.Contains(s, [][]string{{want}, {or}, {map[bool]string{true: "gone", false: want}[want == "completed"]}}, state, b.sql)
+		require.Contains(s, [][]string{{want}, {or}, {map[bool]string{true: "gone", false: want}[want == "completed"]}},
+			state, b.sql)
 		if state[0] == "running" && b.job.Receipt != 0 {
 			require.Equal(s, b.job.Receipt, one[int64](s, "select receipt from awa.job($1)", b.job.JobID))
 		}
@@ -298,7 +306,8 @@ func (s *session) worksOff() {
 	}
 	s.completes(s.running())
 	s.exec("select awa.cancel(id) from awa.jobs where state in ('scheduled', 'retryable')")
-	require.Zero(s, one[int64](s, "select coalesce(sum(available + running + scheduled + retryable), 0)::bigint from awa.queue_counts"))
+	require.Zero(s,
+		one[int64](s, "select coalesce(sum(available + running + scheduled + retryable), 0)::bigint from awa.queue_counts"))
 }
 
 // Whatever stands in an open transaction while a segment is emptied: nobody waits for it, nothing is lost, nothing is
@@ -335,7 +344,8 @@ func TestPruneBesideOpenTransactions(t *testing.T) {
 		s.rotate()
 		require.Equal(t, "cleaned", s.prune())
 		require.Equal(t, "truncating", s.prune())
-		require.Zero(t, one[int](s, "select count(*) from awa.ready_entries e, awa.ring r where e.segment = r.cleaned_segment"))
+		require.Zero(t,
+			one[int](s, "select count(*) from awa.ready_entries e, awa.ring r where e.segment = r.cleaned_segment"))
 		begin(besides)
 		s.pruneOn()
 	}}

@@ -48,12 +48,15 @@ const (
 	isDue        = "due as (update awa.deferred_jobs set run_at = clock_timestamp() where job_id = @job)"
 	isLate       = `late as (update awa.leases set deadline_at = clock_timestamp() where job_id = @job),
 		late_claim as (update awa.lease_claims set deadline_at = clock_timestamp() where @job = any(job_ids))`
-	isOld       = `done as (update awa.done_entries set finalized_at = finalized_at - interval '10 years' where job_id = @job)`
+	isOld = `done as (update awa.done_entries set finalized_at = finalized_at - interval '10 years' where job_id ` +
+		`= @job)`
 	becomesDue  = "with " + isDue + " select"
 	becomesLate = "with " + isLate + " select"
 	becomesOld  = "with " + isOld + " select"
-	allIsDue    = "with " + isDue + ", " + isLate + ", " + isOld + ` update awa.settings set segment_age = '1 microsecond', completed_retention = '0'` // last, because it stays so
-	isLeft      = "select awa.rotate(true)"
+	// last, because it stays so
+	allIsDue = "with " + isDue + ", " + isLate + ", " + isOld +
+		` update awa.settings set segment_age = '1 microsecond', completed_retention = '0'`
+	isLeft = "select awa.rotate(true)"
 )
 
 // steps are all calls that may change a job, and those of which one would not expect it. Every function that is not
@@ -63,10 +66,14 @@ var steps = []step{
 	{"enqueue", "", "select awa.enqueue(@queue, 'k', " + enqueueLater + ")"},
 	{"enqueue_many", "", "select awa.enqueue_many(@queue, 'k', '{\"1\"}')"},
 	{"enqueue_many", "", "select awa.enqueue_many(@queue, 'k', '{\"1\"}', " + enqueueLater + ")"},
-	{"enqueue_batch", "", "select job_id from awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', @queue::text, 'kind', 'k')))"},
-	{"enqueue_batch", "", "select job_id from awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', @queue::text, 'kind', 'k', 'run_at', now() + interval '1 hour')))"},
+	{"enqueue_batch", "",
+		"select job_id from awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', @queue::text, 'kind', 'k')))"},
+	{"enqueue_batch", "",
+		"select job_id from awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', @queue::text, 'kind', 'k', " +
+			"'run_at', now() + interval '1 hour')))"},
 	{"enqueue_unique", "", "select job_id from awa.enqueue_unique(@queue, 'k', unique_key => @queue)"},
-	{"enqueue_unique", "", "select job_id from awa.enqueue_unique(@queue, 'k', unique_key => @queue, " + enqueueLater + ")"},
+	{"enqueue_unique", "",
+		"select job_id from awa.enqueue_unique(@queue, 'k', unique_key => @queue, " + enqueueLater + ")"},
 	{"cancel_by_unique_key", "", "select awa.cancel_by_unique_key(unique_key => @queue)"},
 	{"register_worker", "", "select awa.register_worker(@queue)"},
 	{"heartbeat", "", "select job_id from awa.heartbeat(@worker)"},
@@ -109,7 +116,9 @@ var steps = []step{
 	{"audit", "", "select balanced from awa.audit()"},
 	{"health", "", "select level from awa.health()"},
 	{"configure", "", `select awa.configure('{"claim_wait": "4 seconds"}')`},
-	{"configure_queue", "", `select awa.configure_queue(@queue, '{"default_priority": 4, "default_max_attempts": 1, "deadline": "1 second", "failed_retention": "1 hour"}')`},
+	{"configure_queue", "",
+		`select awa.configure_queue(@queue, '{"default_priority": 4, "default_max_attempts": 1, "deadline": "1 second", ` +
+			`"failed_retention": "1 hour"}')`},
 	{"pause_queue", "", "select awa.pause_queue(@queue)"},
 	{"resume_queue", "", "select awa.resume_queue(@queue)"},
 	{"drop_queue", "", "select awa.drop_queue(@queue)"},
@@ -134,7 +143,8 @@ var steps = []step{
 }
 
 // maintenance is what run_maintenance calls.
-var maintenance = []string{"promote_due", "fold", "end_stuck_claimers", "rescue", "materialize", "expire_history", "summarize", "rotate", "prune_oldest", "forget_workers"}
+var maintenance = []string{"promote_due", "fold", "end_stuck_claimers", "rescue", "materialize", "expire_history",
+	"summarize", "rotate", "prune_oldest", "forget_workers"}
 
 // settings are the ways into each state.
 func settings() (all []setting) {
@@ -152,7 +162,8 @@ func settings() (all []setting) {
 	add("retryable", "failed after a while", claimIt, materialize, failIt)
 	add("retryable", "rescued", claimIt, becomesLate, "select rescued from awa.rescue()")
 	add("completed", "ledger", claimIt, "select awa.complete(@job, @receipt)")
-	add("completed", "ledger, with others", claimIt, "select awa.complete_many(array[@job]::bigint[], array[@receipt]::bigint[])")
+	add("completed", "ledger, with others", claimIt,
+		"select awa.complete_many(array[@job]::bigint[], array[@receipt]::bigint[])")
 	add("completed", "ledger, with an output", claimIt, "select awa.complete(@job, @receipt, '{}')")
 	add("completed", "leases", claimIt, materialize, "select awa.complete(@job, @receipt)")
 	add("failed", "ledger", claimIt, "select awa.discard(@job, @receipt, 'error')")
@@ -172,12 +183,15 @@ func settings() (all []setting) {
 	}
 	for _, path := range [][]string{{claimIt}, {claimIt, materialize}} {
 		for _, company := range []bool{false, true} {
-			home := map[int]string{1: "ledger", 2: "leases"}[len(path)] + map[bool]string{false: ", alone", true: ", with others"}[company]
+			home := map[int]string{1: "ledger", 2: "leases"}[len(path)] +
+				map[bool]string{false: ", alone", true: ", with others"}[company]
 			all = append(all,
 				setting{state: "running", home: home, path: path, company: company, maxAttempts: 2},
 				setting{state: "running", home: home, path: path, company: company, maxAttempts: 1},
 				setting{state: "running", home: home, path: path, company: company, maxAttempts: 1, deadLetter: true},
-				setting{state: "running", home: home, path: slices.Concat([]string{claimIt, "select awa.release(@job, @receipt)"}, path), company: company, maxAttempts: 2, stale: true})
+				setting{state: "running", home: home,
+					path: slices.Concat([]string{claimIt, "select awa.release(@job, @receipt)"}, path), company: company,
+					maxAttempts: 2, stale: true})
 		}
 	}
 	return all
@@ -207,7 +221,8 @@ func TestStateMachine(t *testing.T) {
 	}
 	pruned, expired := edge{"completed", "gone", "prune_oldest"}, edge{"completed", "gone", "expire_history"}
 	for home := range homes["completed"] {
-		require.NotEqual(t, walked.homes[pruned][home], walked.homes[expired][home], "%s: it goes with its segment, or expires", home)
+		require.NotEqual(t, walked.homes[pruned][home], walked.homes[expired][home],
+			"%s: it goes with its segment, or expires", home)
 		walked.homes[pruned][home], walked.homes[expired][home] = true, true
 	}
 	for e := range rules {
@@ -294,7 +309,8 @@ func walkStart(t *testing.T, rules map[edge]rule, walked *walks) {
 	}
 	for _, function := range list[string](s, `
 		select p.proname::text from pg_proc p
-		 where p.pronamespace = 'awa'::regnamespace and p.proname !~ '^_' and p.prorettype <> 'trigger'::regtype and p.provolatile = 'v'`) {
+		 where p.pronamespace = 'awa'::regnamespace and p.proname !~ '^_' and p.prorettype <> 'trigger'::regtype
+		 and p.provolatile = 'v'`) {
 		require.True(t, functions[function], "%s may change a job: it is missing in steps", function)
 	}
 }
@@ -302,7 +318,8 @@ func walkStart(t *testing.T, rules map[edge]rule, walked *walks) {
 // walk takes every step from one state.
 func walk(t *testing.T, way setting, rules map[edge]rule, walked *walks) {
 	s := newDatabase(t).session()
-	s.exec("set plan_cache_mode = force_generic_plan; set synchronous_commit = off") // looking at a job takes longer to plan, and to be on disk, than to do
+	// looking at a job takes longer to plan, and to be on disk, than to do
+	s.exec("set plan_cache_mode = force_generic_plan; set synchronous_commit = off")
 	foreign := s.enqueue("foreign")
 	foreignAttempt := s.claim("foreign", 1)[0].Receipt
 	for i, step := range steps {
@@ -314,7 +331,8 @@ func walk(t *testing.T, way setting, rules map[edge]rule, walked *walks) {
 			s.exec(step.prepare, job.args)
 		}
 		before, others := s.look(job.id), s.rows(job.company)
-		what := fmt.Sprintf("%s on a job that is %s:\n%s", step.function, way.state, strings.Join(append(slices.Clone(way.path), step.prepare, step.call), "\n"))
+		what := fmt.Sprintf("%s on a job that is %s:\n%s", step.function, way.state,
+			strings.Join(append(slices.Clone(way.path), step.prepare, step.call), "\n"))
 		require.Equal(t, way.state, before.state, what)
 
 		rows, err := s.db.Query(s.ctx, step.call, job.args)
@@ -401,12 +419,15 @@ func (s *session) bring(way setting, queue string, foreignAttempt int64) subject
 		options = ", " + enqueueLater
 	}
 	job := subject{args: pgx.NamedArgs{
-		"queue": queue, "receipt": foreignAttempt, "worker": one[int64](s, "select awa.register_worker($1)", queue), "attempts": way.maxAttempts,
+		"queue": queue, "receipt": foreignAttempt, "worker": one[int64](s, "select awa.register_worker($1)", queue),
+		"attempts": way.maxAttempts,
 	}}
 	if way.company {
 		job.company = append(job.company, s.enqueue(queue))
 	}
-	job.id = one[int64](s, "select job_id from awa.enqueue_unique(@queue, 'k', unique_key => @queue, max_attempts => @attempts"+options+")", job.args)
+	job.id = one[int64](s,
+		"select job_id from awa.enqueue_unique(@queue, 'k', unique_key => @queue, max_attempts => @attempts"+options+")",
+		job.args)
 	job.args["job"] = job.id
 	if way.company {
 		job.company = append(job.company, s.enqueue(queue))
@@ -450,7 +471,8 @@ func (s *session) look(job int64) (l look) {
 		return l
 	}
 	l.row = rows[0]
-	require.NoError(s, s.db.QueryRow(s.ctx, "select j ->> 'state', (j ->> 'attempt')::int from (select $1::jsonb) j(j)", l.row).Scan(&l.state, &l.attempt))
+	require.NoError(s, s.db.QueryRow(s.ctx, "select j ->> 'state', (j ->> 'attempt')::int from (select $1::jsonb) j(j)",
+		l.row).Scan(&l.state, &l.attempt))
 	return l
 }
 

@@ -130,9 +130,11 @@ func TestStress(t *testing.T) {
 	setUp := newClient(500)
 	for _, queue := range stressQueues {
 		var job int64
-		require.NoError(t, setUp.db.QueryRow(ctx, `select awa.enqueue($1, 'k', metadata => '{"producer": 0}')`, queue).Scan(&job))
+		require.NoError(t,
+			setUp.db.QueryRow(ctx, `select awa.enqueue($1, 'k', metadata => '{"producer": 0}')`, queue).Scan(&job))
 		books.committed[job] = true
-		_, err := setUp.db.Exec(ctx, "select awa.configure_queue($1, $2)", queue, map[string]any{"backoff_base": 0.01, "dead_letter": queue == "b"})
+		_, err := setUp.db.Exec(ctx, "select awa.configure_queue($1, $2)", queue,
+			map[string]any{"backoff_base": 0.01, "dead_letter": queue == "b"})
 		require.NoError(t, err)
 	}
 	errs := make(chan error, 64)
@@ -168,7 +170,9 @@ func TestStress(t *testing.T) {
 	_, err := setUp.db.Exec(ctx, "update awa.settings set completed_retention = '0', prune_wait = '100 milliseconds'")
 	require.NoError(t, err)
 	// Half of the cleanings move what is alive some at a time, as they do where it is much.
-	_, err = setUp.db.Exec(ctx, "do $$ begin execute replace(pg_get_functiondef('awa._clean'::regproc), 'v_alive > 1000 or', 'random() < 0.5 or'); end $$")
+	_, err = setUp.db.Exec(ctx,
+		"do $$ begin execute replace(pg_get_functiondef('awa._clean'::regproc), 'v_alive > 1000 or', 'random() < 0.5 or'); "+
+			"end $$")
 	require.NoError(t, err)
 	pruner := newClient(202)
 	turns := map[string]int{}
@@ -202,7 +206,8 @@ func TestStress(t *testing.T) {
 	}
 	open := func() bool {
 		var open int64
-		err := settled.db.QueryRow(ctx, "select coalesce(sum(available + retryable + scheduled + running), 0) from awa.queue_counts()").Scan(&open)
+		err := settled.db.QueryRow(ctx,
+			"select coalesce(sum(available + retryable + scheduled + running), 0) from awa.queue_counts()").Scan(&open)
 		return err == nil && open > 0
 	}
 	for open() {
@@ -281,7 +286,10 @@ func TestStress(t *testing.T) {
 		require.Positive(t, ends[state], "no job is %s: the test tests too little", state)
 	}
 	var keys, leases int64
-	require.NoError(t, settled.db.QueryRow(ctx, "select (select count(*) from awa.unique_claims where job_id is not null), (select count(*) from awa.leases)").Scan(&keys, &leases))
+	require.NoError(t,
+		settled.db.QueryRow(ctx,
+			"select (select count(*) from awa.unique_claims where job_id is not null), (select count(*) from "+
+				"awa.leases)").Scan(&keys, &leases))
 	require.Zero(t, keys, "unique keys of jobs that have ended")
 	require.Zero(t, leases, "leases of attempts that have ended")
 
@@ -303,12 +311,14 @@ func TestStress(t *testing.T) {
 
 	var changed int64
 	require.NoError(t, settled.db.QueryRow(ctx, `
-		select sum(n_tup_upd + case when starts_with(relname, 'ready') then 0 else n_tup_del end) from pg_stat_user_tables -- cleaning moves entries
+		-- cleaning moves entries
+		select sum(n_tup_upd + case when starts_with(relname, 'ready') then 0 else n_tup_del end) from pg_stat_user_tables
 		 where schemaname = 'awa' and relname ~ '^(ready_entries|lease_claims|lease_claim_closures)_'`).Scan(&changed))
 	// Two answers for one item at the very same moment leave a dead row: the one that finds the index entry of the
 	// other takes its row back.
 	require.LessOrEqual(t, changed, int64(len(books.attempts)/1000), "updates and deletes on the hot families")
-	t.Logf("%d jobs committed, %d attempts, %d reads of all states, %d audits and %d of the past, ends %v, of attempts %v, turns %v",
+	t.Logf("%d jobs committed, %d attempts, %d reads of all states, %d audits and %d of the past, ends %v, of attempts "+
+		"%v, turns %v",
 		len(books.committed), len(books.attempts), reads, audits, oldAudits, ends, endings, turns)
 	require.Positive(t, reads)
 	require.Positive(t, audits)
@@ -372,7 +382,8 @@ func (c *client) produceUnique(ctx context.Context) error {
 	delay := time.Duration(c.rand.IntN(2)*c.rand.IntN(200)) * time.Millisecond
 	err = tx.QueryRow(ctx, `
 		select * from awa.enqueue_unique($1, 'k', metadata => $2, unique_key => $3, run_at => now() + $4::interval)`,
-		stressQueues[c.rand.IntN(len(stressQueues))], fmt.Sprintf(`{"producer": %d}`, c.id), fmt.Sprint("key ", c.rand.IntN(20)), delay).Scan(&job, &inserted)
+		stressQueues[c.rand.IntN(len(stressQueues))], fmt.Sprintf(`{"producer": %d}`, c.id),
+		fmt.Sprint("key ", c.rand.IntN(20)), delay).Scan(&job, &inserted)
 	if err != nil {
 		return err
 	}
@@ -390,10 +401,12 @@ func (c *client) enqueue(ctx context.Context, tx pgx.Tx) ([]int64, error) {
 	metadata := fmt.Sprintf(`{"producer": %d}`, c.id)
 	if c.rand.IntN(2) == 0 {
 		var id int64
-		err := tx.QueryRow(ctx, "select awa.enqueue($1, 'k', priority => $2, metadata => $3)", queue, priority, metadata).Scan(&id)
+		err := tx.QueryRow(ctx, "select awa.enqueue($1, 'k', priority => $2, metadata => $3)", queue, priority,
+			metadata).Scan(&id)
 		return []int64{id}, err
 	}
-	rows, _ := tx.Query(ctx, "select awa.enqueue_many($1, 'k', array_fill('{}'::jsonb, array[$2::int]), priority => $3, metadata => $4)",
+	rows, _ := tx.Query(ctx,
+		"select awa.enqueue_many($1, 'k', array_fill('{}'::jsonb, array[$2::int]), priority => $3, metadata => $4)",
 		queue, 1+c.rand.IntN(12), priority, metadata)
 	return pgx.CollectRows(rows, pgx.RowTo[int64])
 }
@@ -445,7 +458,8 @@ func (c *client) work(ctx context.Context, worker *int64, mayEnqueue bool) error
 		}
 	}
 	rows, _ := tx.Query(ctx, `
-		select job_id, receipt, queue, (metadata ->> 'producer')::int, priority, attempt, '' from awa.claim($1, $2, $3, $4)`, queue, max, claimer, lease)
+		select job_id, receipt, queue, (metadata ->> 'producer')::int, priority, attempt, '' from awa.claim($1, $2, $3, $4)`,
+		queue, max, claimer, lease)
 	attempts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (a attempt, err error) {
 		err = row.Scan(&a.job, &a.receipt, &a.queue, &a.producer, &a.priority, &a.attempt, &a.ending)
 		return a, err
@@ -587,9 +601,11 @@ func (c *client) answer(ctx context.Context, attempts []attempt) error {
 func (c *client) checkTaken(ctx context.Context, a attempt) error {
 	var outcome *string
 	err := c.db.QueryRow(ctx, `
-		select coalesce(nullif(min(k.outcome), 'materialized'), min(j.errors -> -1 ->> 'by'), min(e.error ->> 'by')) from awa.lease_claim_closures k, awa.job($1) j
+		select coalesce(nullif(min(k.outcome), 'materialized'), min(j.errors -> -1 ->> 'by'), min(e.error ->> 'by'))
+		  from awa.lease_claim_closures k, awa.job($1) j
 		  left join jsonb_array_elements(j.errors) e(error) on e.error ? 'by'
-		 where k.claim_id = $2::bigint >> 12 and (k.item = $2 & 4095 or ($2 & 4095)::smallint = any(k.items))`, a.job, a.receipt).Scan(&outcome)
+		 where k.claim_id = $2::bigint >> 12 and (k.item = $2 & 4095 or ($2 & 4095)::smallint = any(k.items))`, a.job,
+		a.receipt).Scan(&outcome)
 	if err != nil {
 		return err
 	}
@@ -637,7 +653,9 @@ func (c *client) operate(ctx context.Context) error {
 			_, err = tx.Exec(ctx, "select awa.move($1, $2)", job, queue)
 		case 5:
 			var moved []int64 // notes them before anybody sees them run
-			moved, err = c.list(ctx, "select j.id from unnest('{failed,cancelled,dead}'::text[]) s, awa.list_jobs(queue => $1, state => s, max_jobs => 10000) j", queue)
+			moved, err = c.list(ctx,
+				"select j.id from unnest('{failed,cancelled,dead}'::text[]) s, awa.list_jobs(queue => $1, state => s, max_jobs "+
+					"=> 10000) j", queue)
 			if err != nil {
 				return err
 			}
@@ -676,7 +694,8 @@ func (c *client) rest(ctx context.Context, tx pgx.Tx, longest time.Duration) err
 		_, err := tx.Exec(ctx, "select pg_sleep($1)", rest.Seconds())
 		return err
 	}
-	_, err := tx.Exec(ctx, "select") // until another one comes, a statement with arguments keeps its portal, and so its snapshot
+	// until another one comes, a statement with arguments keeps its portal, and so its snapshot
+	_, err := tx.Exec(ctx, "select")
 	time.Sleep(rest)
 	return err
 }
@@ -697,7 +716,8 @@ func (c *client) keep(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err := c.db.Exec(ctx, "select awa.promote_due(), awa.fold(), awa.materialize('20 milliseconds'), awa.rescue(), awa.forget_workers()")
+	_, err := c.db.Exec(ctx,
+		"select awa.promote_due(), awa.fold(), awa.materialize('20 milliseconds'), awa.rescue(), awa.forget_workers()")
 	time.Sleep(20 * time.Millisecond)
 	return err
 }
@@ -732,7 +752,8 @@ func (c *client) prune(ctx context.Context, turns map[string]int) error {
 			}
 		}
 		var outcome string
-		if err := c.db.QueryRow(ctx, "select outcome from awa.prune_oldest($1)", alone || c.rand.IntN(4) > 0).Scan(&outcome); err != nil {
+		if err := c.db.QueryRow(ctx, "select outcome from awa.prune_oldest($1)",
+			alone || c.rand.IntN(4) > 0).Scan(&outcome); err != nil {
 			return err
 		}
 		turns[outcome]++
@@ -759,7 +780,8 @@ func (c *client) prune(ctx context.Context, turns map[string]int) error {
 // audit checks that the books balance.
 func (c *client) audit(ctx context.Context) error {
 	var problems *string
-	err := c.db.QueryRow(ctx, "select string_agg(format('%s: %s', queue, problem), e'\n') from awa.audit() where not balanced").Scan(&problems)
+	err := c.db.QueryRow(ctx,
+		"select string_agg(format('%s: %s', queue, problem), e'\n') from awa.audit() where not balanced").Scan(&problems)
 	if err == nil && problems != nil {
 		err = errors.New(*problems)
 	}
@@ -798,12 +820,17 @@ func (c *client) checkStates(ctx context.Context) error {
 		  select queue, state, count(*) as n from jobs where state <> 'completed' group by queue, state
 		)
 		select (select array_agg(id) from jobs),
-		       coalesce((select string_agg(format('%s %s %s', queue, state, n), ', ' order by queue, state) from counted), ''),
+		       coalesce((select string_agg(format('%s %s %s', queue, state, n), ', ' order by queue, state) from counted),
+		         ''),
 		       coalesce((select string_agg(format('%s %s %s', c.queue, s.key, s.value), ', ' order by c.queue, s.key)
-		                   from awa.queue_counts() c, jsonb_each_text(to_jsonb(c) - 'queue' - 'oldest_ready_at' - 'completed') s where s.value <> '0'), ''),
+		                   from awa.queue_counts() c,
+		                     jsonb_each_text(to_jsonb(c) - 'queue' - 'oldest_ready_at' - 'completed') s
+		                  where s.value <> '0'), ''),
 		       coalesce((select string_agg(unique_key || ' ' || id, ', ' order by unique_key)
-		                   from jobs where unique_key is not null and state in ('available', 'scheduled', 'retryable', 'running')), ''),
-		       coalesce((select string_agg(encode(key, 'hex') || ' ' || job_id, ', ' order by key) from awa.unique_claims where job_id is not null), '')`).Scan(&ids, &jobs, &counts, &holders, &keys)
+		                   from jobs
+		                  where unique_key is not null and state in ('available', 'scheduled', 'retryable', 'running')), ''),
+		       coalesce((select string_agg(encode(key, 'hex') || ' ' || job_id, ', ' order by key) from awa.unique_claims
+		       where job_id is not null), '')`).Scan(&ids, &jobs, &counts, &holders, &keys)
 	switch {
 	case err != nil:
 		return err

@@ -28,7 +28,14 @@ const keysThatAreWrong = `
 	  select j.id, j.state, j.unique_key as key, k.unique_key as full_key
 	    from awa.jobs j
 	    join (
-	      select job_id, unique_key from awa.ready_entries union select job_id, unique_key from awa.deferred_jobs union select job_id, unique_key from awa.leases
+	      select job_id, unique_key
+	        from awa.ready_entries
+	      union
+	      select job_id, unique_key
+	        from awa.deferred_jobs
+	      union
+	      select job_id, unique_key
+	        from awa.leases
 	      union select job_id, unique_key from awa.done_entries
 	    ) k on k.job_id = j.id and encode(substr(k.unique_key, 1, 32), 'hex') = j.unique_key
 	), claims as (
@@ -38,15 +45,22 @@ const keysThatAreWrong = `
 	union all
 	select format('key %s is held by job %s, which is %s', c.key, c.job_id, coalesce(j.state, 'not there'))
 	  from claims c left join jobs j on j.id = c.job_id and j.key = c.key
-	 where case when c.held_until is null then not coalesce(awa._holds(j.full_key, j.state), false) else coalesce(j.state, 'completed') <> 'completed' end
+	 where case
+	   when c.held_until is null then not coalesce(awa._holds(j.full_key, j.state), false)
+	   else coalesce(j.state, 'completed') <> 'completed'
+	 end
 	union all
 	select format('job %s is %s, and does not hold key %s', j.id, j.state, j.key)
 	  from jobs j
 	 where get_byte(j.full_key, 33) & 31 = 31
-	   and (j.state in ('scheduled', 'available', 'running', 'retryable') or j.state = 'completed' and awa._held_until(j.full_key) > now())
+	   and (
+	     j.state in ('scheduled', 'available', 'running', 'retryable')
+	       or j.state = 'completed' and awa._held_until(j.full_key) > now()
+	   )
 	   and not exists (select from claims c where c.key = j.key and c.job_id = j.id)
 	union all
-	select format('key %s has %s rows, %s of them first', encode(c.key, 'hex'), count(*), count(*) filter (where c.round = 0))
+	select format('key %s has %s rows, %s of them first', encode(c.key, 'hex'), count(*),
+	  count(*) filter (where c.round = 0))
 	  from awa.unique_claims c group by c.key having count(*) > 2 or count(*) filter (where c.round = 0) <> 1`
 
 // Everything that touches a key, at random, in three sessions that take turns: savepoints, rollbacks, early decisions,
@@ -70,7 +84,9 @@ func TestUniqueKeysAtRandom(t *testing.T) {
 	}
 	unique := func() (sql, object string) {
 		key := pick("a", "b", "c")
-		states := pick("", "", "", "", "scheduled,available", "running", "retryable,failed", "completed", "available,cancelled", "scheduled,available,running,retryable,waiting_external,completed,failed,cancelled,dead", "dead")
+		states := pick("", "", "", "", "scheduled,available", "running", "retryable,failed", "completed",
+			"available,cancelled", "scheduled,available,running,retryable,waiting_external,completed,failed,cancelled,dead",
+			"dead")
 		period := pick("", "", "1 day", "1 year")
 		sql, object = fmt.Sprintf("unique_key => '%s'", key), fmt.Sprintf(`"key": "%s"`, key)
 		if random.IntN(3) == 0 {
@@ -97,17 +113,20 @@ func TestUniqueKeysAtRandom(t *testing.T) {
 		switch random.IntN(24) {
 		case 0, 1, 2, 3, 4:
 			key, _ := unique()
-			sql = fmt.Sprintf("select job_id, inserted from awa.enqueue_unique('%s', 'k', '1', %s, run_at => now() + interval '%s', max_attempts => %s)",
+			sql = fmt.Sprintf("select job_id, inserted from awa.enqueue_unique('%s', 'k', '1', %s, run_at => now() + interval "+
+				"'%s', max_attempts => %s)",
 				pick("q", "r", "dead"), key, pick("0", "0", "1 minute"), pick("1", "2"))
 		case 5, 6:
 			var jobs []string
 			for range 1 + random.IntN(4) {
 				_, object := unique()
-				jobs = append(jobs, fmt.Sprintf(`{"queue": "%s", "kind": "k", "args": 1, "max_attempts": 1, "unique": {%s}}`, pick("q", "r"), object))
+				jobs = append(jobs,
+					fmt.Sprintf(`{"queue": "%s", "kind": "k", "args": 1, "max_attempts": 1, "unique": {%s}}`, pick("q", "r"), object))
 			}
 			sql = fmt.Sprintf("select job_id, inserted from awa.enqueue_batch('[%s]')", strings.Join(jobs, ", "))
 		case 7, 8:
-			sql = fmt.Sprintf("select awa.cancel_by_unique_key(unique_key => '%s', unique_period => %s)", pick("a", "b", "c"), pick("null", "'1 day'", "'1 year'"))
+			sql = fmt.Sprintf("select awa.cancel_by_unique_key(unique_key => '%s', unique_period => %s)", pick("a", "b", "c"),
+				pick("null", "'1 day'", "'1 year'"))
 		case 9, 10:
 			sql = "select awa.cancel(" + job("'available', 'scheduled', 'retryable', 'running'") + ")"
 		case 11:
@@ -115,16 +134,22 @@ func TestUniqueKeysAtRandom(t *testing.T) {
 		case 12:
 			sql = "select awa.retry(" + job("'failed', 'cancelled', 'dead', 'scheduled', 'retryable'") + ")"
 		case 13:
-			sql = "update awa.deferred_jobs set run_at = now() where job_id in (select job_id from awa.deferred_jobs for update skip locked); select awa.promote_due()"
+			sql = "update awa.deferred_jobs set run_at = now() where job_id in (select job_id from awa.deferred_jobs for " +
+				"update skip locked); select awa.promote_due()"
 		case 14:
 			sql = fmt.Sprintf("select awa.claim('%s')", pick("q", "r", "dead"))
 		case 15, 16:
-			answer := pick("awa.complete(id, receipt)", "awa.complete(id, receipt)", "awa.fail(id, receipt, 'e', '0')", "awa.discard(id, receipt, 'e')", "awa.snooze(id, receipt, '0')", "awa.release(id, receipt)",
+			answer := pick("awa.complete(id, receipt)", "awa.complete(id, receipt)", "awa.fail(id, receipt, 'e', '0')",
+				"awa.discard(id, receipt, 'e')", "awa.snooze(id, receipt, '0')", "awa.release(id, receipt)",
 				"awa.cancel_attempt(id, receipt)", "awa.extend(id, receipt, '1 hour')", "awa.complete(id, receipt, '1')")
-			sql = fmt.Sprintf("select %s from (select id, receipt from awa.jobs where state = 'running' order by random() limit 1) j", answer)
+			sql = fmt.Sprintf("select %s from (select id, receipt from awa.jobs where state = 'running' order by random() "+
+				"limit 1) j", answer)
 		case 17:
-			sql = pick("select awa.retry_where('q')", "select awa.cancel_where('r')", "select awa.expire_history()", "select awa.set_priority("+job("'available'")+", 3)", "select awa.purge_dlq('dead')", "select awa.drop_queue('r', true)",
-				"select awa.delete_job("+job("'completed', 'failed', 'cancelled', 'dead'")+")", "select awa.delete_job("+job("'completed'")+")", "select awa.delete_where('q', max_jobs => 2)")
+			sql = pick("select awa.retry_where('q')", "select awa.cancel_where('r')", "select awa.expire_history()",
+				"select awa.set_priority("+job("'available'")+", 3)", "select awa.purge_dlq('dead')",
+				"select awa.drop_queue('r', true)",
+				"select awa.delete_job("+job("'completed', 'failed', 'cancelled', 'dead'")+")",
+				"select awa.delete_job("+job("'completed'")+")", "select awa.delete_where('q', max_jobs => 2)")
 		case 18:
 			if inTransaction {
 				sql = pick("savepoint s", "savepoint s", "set constraints all immediate", "set constraints all deferred")
@@ -163,7 +188,8 @@ func TestUniqueKeysAtRandom(t *testing.T) {
 					log = append(log, fmt.Sprintf("   %+v", f))
 					// The job is there; and a duplicate's holds its key, or completed in its period, and may not be kept any more.
 					state := one[*string](s, "select (select state from awa.job($1))", f.JobID)
-					kept := one[bool](s, "select exists (select from awa.unique_claims where job_id = $1 and held_until > now())", f.JobID)
+					kept := one[bool](s, "select exists (select from awa.unique_claims where job_id = $1 and held_until > now())",
+						f.JobID)
 					if state == nil && !kept || f.Inserted && *state != "available" && *state != "scheduled" {
 						fail(fmt.Sprintf("job %d is %v", f.JobID, state))
 					}
@@ -296,7 +322,9 @@ func TestUniqueKeysAsPredicted(t *testing.T) {
 		t.Fatalf("%s\n%s", fmt.Sprintf(format, args...), strings.Join(log, "\n"))
 	}
 	newJob := func() (j keyedJob, arguments, object string) {
-		j = keyedJob{queue: pick("q", "r", "dead"), byQueue: random.IntN(3) == 0, states: pick("", "", "", "scheduled,available", "running", "retryable,failed", "completed", "available,cancelled", "dead")}
+		j = keyedJob{queue: pick("q", "r", "dead"), byQueue: random.IntN(3) == 0,
+			states: pick("", "", "", "scheduled,available", "running", "retryable,failed", "completed", "available,cancelled",
+				"dead")}
 		period := pick("", "", "", "1 year")
 		arguments, object = "unique_by => '{queue,kind}'", `"by": ["queue", "kind"]`
 		if !j.byQueue {
@@ -374,7 +402,8 @@ func TestUniqueKeysAsPredicted(t *testing.T) {
 		case 0, 1, 2, 3, 4:
 			j, arguments, _ := newJob()
 			j.state = pick("available", "available", "scheduled")
-			sql = fmt.Sprintf("select job_id, inserted from awa.enqueue_unique('%s', 'k', '1', %s, run_at => %s, max_attempts => %s)", j.queue, arguments,
+			sql = fmt.Sprintf("select job_id, inserted from awa.enqueue_unique('%s', 'k', '1', %s, run_at => %s, max_attempts "+
+				"=> %s)", j.queue, arguments,
 				map[string]string{"available": "null", "scheduled": "now() + interval '1 hour'"}[j.state], pick("1", "2"))
 			log = append(log, sql)
 			err = insert(sql, []keyedJob{j})
@@ -385,7 +414,8 @@ func TestUniqueKeysAsPredicted(t *testing.T) {
 				j, _, object := newJob()
 				j.state = "available"
 				jobs = append(jobs, j)
-				objects = append(objects, fmt.Sprintf(`{"queue": "%s", "kind": "k", "args": 1, "max_attempts": 1, "unique": {%s}}`, j.queue, object))
+				objects = append(objects,
+					fmt.Sprintf(`{"queue": "%s", "kind": "k", "args": 1, "max_attempts": 1, "unique": {%s}}`, j.queue, object))
 			}
 			sql = fmt.Sprintf("select job_id, inserted from awa.enqueue_batch('[%s]')", strings.Join(objects, ", "))
 			log = append(log, sql)
@@ -398,11 +428,13 @@ func TestUniqueKeysAsPredicted(t *testing.T) {
 			if !slices.Contains([]string{"scheduled", "available", "running", "retryable"}, now.jobs[holder].state) {
 				continue
 			}
-			sql = fmt.Sprintf("select awa.cancel_by_unique_key(unique_key => '%s', unique_period => nullif('%s', '')::interval)", key, period)
+			sql = fmt.Sprintf("select awa.cancel_by_unique_key(unique_key => '%s', unique_period => nullif('%s', '')::interval)",
+				key, period)
 			log = append(log, sql)
 			rows, _ := s.db.Query(s.ctx, sql)
 			var cancelled []int64
-			if cancelled, err = pgx.CollectRows(rows, pgx.RowTo[int64]); err == nil && !slices.Equal(cancelled, []int64{holder}) {
+			if cancelled, err = pgx.CollectRows(rows, pgx.RowTo[int64]); err == nil &&
+				!slices.Equal(cancelled, []int64{holder}) {
 				fail("cancelled %v where job %d holds key %s", cancelled, holder, name)
 			}
 		case 9:
@@ -432,8 +464,10 @@ func TestUniqueKeysAsPredicted(t *testing.T) {
 			try("select awa.claim('%s')", pick("q", "r", "dead"))
 		case 14, 15, 16:
 			if job := jobIn("running"); job != 0 {
-				answer := pick("awa.complete(id, receipt)", "awa.complete(id, receipt)", "awa.complete(id, receipt, '1')", "awa.fail(id, receipt, 'e', '1 hour')", "awa.discard(id, receipt, 'e')",
-					"awa.snooze(id, receipt, '1 hour')", "awa.release(id, receipt)", "awa.cancel_attempt(id, receipt)", "awa.extend(id, receipt, '1 hour')")
+				answer := pick("awa.complete(id, receipt)", "awa.complete(id, receipt)", "awa.complete(id, receipt, '1')",
+					"awa.fail(id, receipt, 'e', '1 hour')", "awa.discard(id, receipt, 'e')",
+					"awa.snooze(id, receipt, '1 hour')", "awa.release(id, receipt)", "awa.cancel_attempt(id, receipt)",
+					"awa.extend(id, receipt, '1 hour')")
 				try("select %s from awa.job(%d)", answer, job)
 			}
 		case 17:
@@ -458,7 +492,8 @@ func TestUniqueKeysAsPredicted(t *testing.T) {
 				}
 			}
 		}
-		if got := sqlState(err); want != "" && got != want || want == "" && err != nil && !slices.Contains([]string{"JQ001", "JQ003", "JQ005", "40001"}, got) {
+		if got := sqlState(err); want != "" && got != want || want == "" && err != nil &&
+			!slices.Contains([]string{"JQ001", "JQ003", "JQ005", "40001"}, got) {
 			fail("got %v, want %q", err, want)
 		}
 		if err != nil {
@@ -483,7 +518,8 @@ func TestUniqueKeysAsPredicted(t *testing.T) {
 			}
 		}
 		if s.db.PgConn().TxStatus() == 'I' {
-			held := list[string](s, "select job_id || ' ' || (held_until is not null) from awa.unique_claims where job_id is not null")
+			held := list[string](s,
+				"select job_id || ' ' || (held_until is not null) from awa.unique_claims where job_id is not null")
 			slices.Sort(held)
 			if !slices.Equal(held, now.held()) {
 				fail("held: %v, want %v", held, now.holders)
@@ -568,16 +604,22 @@ func TestBatchesInOppositeOrder(t *testing.T) {
 	// of the keys.
 	d := newDatabase(t)
 	holder, a, b, watcher := d.session(), d.session(), d.session(), d.session()
-	low := one[string](a, "select k from unnest('{x,y}'::text[]) k order by awa._unique_key('q', 'k', '{}', k, null, null, null, null, now()) limit 1")
+	low := one[string](a,
+		"select k from unnest('{x,y}'::text[]) k order by awa._unique_key('q', 'k', '{}', k, null, null, null, null, "+
+			"now()) limit 1")
 	holder.exec("begin")
 	holder.exec("select awa.enqueue_unique('q', 'k', unique_key => $1)", low)
-	const both = `select awa.enqueue_batch('[{"queue": "q", "kind": "k", "unique": {"key": "%s"}}, {"queue": "q", "kind": "k", "unique": {"key": "%s"}}]')`
+	const both = `select awa.enqueue_batch('[{"queue": "q", "kind": "k", "unique": {"key": "%s"}}, {"queue": "q", ` +
+		`"kind": "k", "unique": {"key": "%s"}}]')`
 	one := a.background(fmt.Sprintf(both, "x", "y"))
 	other := b.background(fmt.Sprintf(both, "y", "x"))
 	watcher.waitUntilBlocked(a)
 	watcher.waitUntilBlocked(b)
 	watcher.neverWaits().enqueuesUnique("")() // nobody holds another key meanwhile
-	require.Equal(t, 1, len(list[int](watcher, "select 1 from awa.enqueue_unique('q', 'k', unique_key => case $1 when 'x' then 'y' else 'x' end) where inserted", low)), "neither has the other key while it waits")
+	require.Equal(t, 1,
+		len(list[int](watcher,
+			"select 1 from awa.enqueue_unique('q', 'k', unique_key => case $1 when 'x' then 'y' else 'x' end) where inserted",
+			low)), "neither has the other key while it waits")
 	holder.exec("rollback")
 	require.NoError(t, one())
 	require.NoError(t, other())
@@ -593,7 +635,9 @@ func TestKeyOfAJobThatIsMoved(t *testing.T) {
 				a, b, watcher := d.session(), d.session(), d.session()
 				enqueue := func(s *session, queue string) unique {
 					s.Helper()
-					rows, _ := s.db.Query(s.ctx, "select job_id, inserted from awa.enqueue_unique($1, 'k', unique_by => '{queue,kind}', run_at => case when $2 then now() + interval '1 hour' end)", queue, state == "scheduled")
+					rows, _ := s.db.Query(s.ctx,
+						"select job_id, inserted from awa.enqueue_unique($1, 'k', unique_by => '{queue,kind}', run_at => case when $2 "+
+							"then now() + interval '1 hour' end)", queue, state == "scheduled")
 					row, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[unique])
 					require.NoError(s, err)
 					return row
@@ -670,9 +714,11 @@ func TestKeyOfAPeriod(t *testing.T) {
 				}
 				s.exec(test.end, j.JobID, j.Receipt)
 				require.Equal(t, !test.held, one[bool](s, year))
-				require.Equal(t, name == "completed with output" || materialized || !test.held, one[bool](s, "select exists (select from awa.done_entries)"), "a copy of the job")
+				require.Equal(t, name == "completed with output" || materialized || !test.held,
+					one[bool](s, "select exists (select from awa.done_entries)"), "a copy of the job")
 				require.Empty(t, list[string](s, keysThatAreWrong))
-				require.Empty(t, list[int64](s, "select awa.cancel_by_unique_key('q', 'k', unique_period => '1 year') where $1", test.held))
+				require.Empty(t,
+					list[int64](s, "select awa.cancel_by_unique_key('q', 'k', unique_period => '1 year') where $1", test.held))
 				if !test.held {
 					return
 				}
@@ -704,9 +750,10 @@ func TestKeyOfAPeriod(t *testing.T) {
 // with pauses in between, too. When the snapshot is gone, so are the rows.
 func TestKeyThatIsUsedAgainAndAgain(t *testing.T) {
 	for name, test := range map[string]struct{ options, end string }{
-		"completed":     {"", "awa.complete(c.job_id, c.receipt) from awa.claim('q') c"},
-		"cancelled":     {"", "awa.cancel_by_unique_key(unique_key => 'key')"},
-		"with a period": {", unique_period => '1 year'", "awa.cancel_by_unique_key(unique_key => 'key', unique_period => '1 year')"},
+		"completed": {"", "awa.complete(c.job_id, c.receipt) from awa.claim('q') c"},
+		"cancelled": {"", "awa.cancel_by_unique_key(unique_key => 'key')"},
+		"with a period": {", unique_period => '1 year'",
+			"awa.cancel_by_unique_key(unique_key => 'key', unique_period => '1 year')"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDatabase(t)

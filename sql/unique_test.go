@@ -21,7 +21,8 @@ func (s *session) enqueuesUnique(options string) func() unique {
 	}
 	done := make(chan result, 1)
 	go func() {
-		rows, _ := s.db.Query(s.ctx, "select job_id, inserted from awa.enqueue_unique('q', 'k', unique_key => 'key'"+options+")")
+		rows, _ := s.db.Query(s.ctx,
+			"select job_id, inserted from awa.enqueue_unique('q', 'k', unique_key => 'key'"+options+")")
 		row, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByPos[unique])
 		done <- result{row, err}
 	}()
@@ -379,12 +380,17 @@ func TestKeyPassesOnOnlyFromWhoLetsGo(t *testing.T) {
 
 	s.exec("begin")
 	s.exec("select awa.cancel($1)", first)
-	_, inserted = enqueue(s, "select job_id, inserted from awa.enqueue_unique('q', 'k', unique_key => 'x', unique_states => '{available}', run_at => now() + interval '1 hour')")
+	_, inserted = enqueue(s,
+		"select job_id, inserted from awa.enqueue_unique('q', 'k', unique_key => 'x', unique_states => '{available}', "+
+			"run_at => now() + interval '1 hour')")
 	s.exec("commit")
 	require.True(t, inserted)
-	require.Zero(t, one[int](s, "select count(*) from awa.unique_claims where job_id is not null"), "it does not hold it while it is scheduled")
+	require.Zero(t, one[int](s, "select count(*) from awa.unique_claims where job_id is not null"),
+		"it does not hold it while it is scheduled")
 
-	keeps, _ := enqueue(s, "select job_id, inserted from awa.enqueue_unique('q', 'k', unique_key => 'y', unique_states => '{available,cancelled}')")
+	keeps, _ := enqueue(s,
+		"select job_id, inserted from awa.enqueue_unique('q', 'k', unique_key => 'y', unique_states => "+
+			"'{available,cancelled}')")
 	s.exec("begin")
 	s.exec("select awa.cancel($1)", keeps)
 	job, inserted = enqueue(s, "select job_id, inserted from awa.enqueue_unique('q', 'k', unique_key => 'y')")
@@ -490,8 +496,11 @@ func TestHeirThatLeaves(t *testing.T) {
 			s.exec("select awa.cancel($1)", first)
 			var heir int64
 			s.exec("savepoint s")
-			require.NoError(t, s.db.QueryRow(s.ctx, "select job_id from awa.enqueue_unique('heirs', 'k', unique_key => 'key', run_at => case when $1 then now() + interval '1 hour' end)",
-				name == "scheduled, dropped").Scan(&heir))
+			require.NoError(t,
+				s.db.QueryRow(s.ctx,
+					"select job_id from awa.enqueue_unique('heirs', 'k', unique_key => 'key', run_at => case when $1 then now() + "+
+						"interval '1 hour' end)",
+					name == "scheduled, dropped").Scan(&heir))
 			s.exec("savepoint taken")
 			require.Equal(t, "23505", sqlState(s.try("select awa.retry($1)", first)))
 			s.exec("rollback to taken")
@@ -509,8 +518,11 @@ func TestHeirThatLeaves(t *testing.T) {
 			// The first one goes on, and goes again.
 			s.exec("begin")
 			s.exec("select awa.cancel($1)", last.JobID)
-			require.NoError(t, s.db.QueryRow(s.ctx, "select job_id from awa.enqueue_unique('heirs', 'k', unique_key => 'key', run_at => case when $1 then now() + interval '1 hour' end)",
-				name == "scheduled, dropped").Scan(&heir))
+			require.NoError(t,
+				s.db.QueryRow(s.ctx,
+					"select job_id from awa.enqueue_unique('heirs', 'k', unique_key => 'key', run_at => case when $1 then now() + "+
+						"interval '1 hour' end)",
+					name == "scheduled, dropped").Scan(&heir))
 			s.exec(leave, heir)
 			s.exec("select awa.retry($1)", last.JobID)
 			s.exec("select awa.cancel($1)", last.JobID)
@@ -518,7 +530,8 @@ func TestHeirThatLeaves(t *testing.T) {
 			require.True(t, end.Inserted)
 			s.exec("commit")
 			require.Equal(t, end.JobID, one[int64](s, "select job_id from awa.unique_claims where job_id is not null"))
-			require.Equal(t, []int64{end.JobID}, list[int64](s, "select id from awa.jobs where state in ('available', 'scheduled')"))
+			require.Equal(t, []int64{end.JobID},
+				list[int64](s, "select id from awa.jobs where state in ('available', 'scheduled')"))
 		})
 	}
 }
@@ -562,10 +575,15 @@ func TestKeyThatIsTakenBeforeItPassesOn(t *testing.T) {
 func TestRunAtThatPassesMeanwhile(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
-	s.exec(`select awa.enqueue_unique('q', 'k', unique_key => n::text, unique_states => '{available,running}', run_at => clock_timestamp() + n % 40 * interval '10 microseconds')
+	s.exec(`select awa.enqueue_unique('q', 'k', unique_key => n::text, unique_states => '{available,running}',
+		run_at => clock_timestamp() + n % 40 * interval '10 microseconds')
 	          from generate_series(1, 3000) n`)
-	require.Zero(t, one[int](s, "select count(*) from awa.jobs j where state = 'available' and not exists (select from awa.unique_claims u where u.job_id = j.id)"))
-	require.Zero(t, one[int](s, "select count(*) from awa.jobs j join awa.unique_claims u on u.job_id = j.id where state = 'scheduled'"))
+	require.Zero(t,
+		one[int](s,
+			"select count(*) from awa.jobs j where state = 'available' and not exists (select from awa.unique_claims u where "+
+				"u.job_id = j.id)"))
+	require.Zero(t,
+		one[int](s, "select count(*) from awa.jobs j join awa.unique_claims u on u.job_id = j.id where state = 'scheduled'"))
 	require.NotZero(t, one[int](s, "select count(*) from awa.jobs where state = 'available'"))
 	require.NotZero(t, one[int](s, "select count(*) from awa.jobs where state = 'scheduled'"))
 }
@@ -576,7 +594,9 @@ func TestRetryOfManyBesideAProducerOfTheirKeys(t *testing.T) {
 	d := newDatabase(t)
 	s, producer, watcher := d.session(), d.session(), d.session()
 	jobs := map[string]int64{"a": s.enqueueUnique("q", "a"), "b": s.enqueueUnique("q", "b")}
-	keys := list[string](s, "select case id when $1 then 'a' else 'b' end from awa.jobs order by unique_key desc", jobs["a"]) // the last one first
+	// the last one first
+	keys := list[string](s, "select case id when $1 then 'a' else 'b' end from awa.jobs order by unique_key desc",
+		jobs["a"])
 	s.exec("select awa.cancel_where('q')")
 	// Jobs in the opposite order of their keys.
 	require.Len(t, keys, 2)
@@ -610,7 +630,8 @@ func TestDropQueueBesideAProducerOfItsKey(t *testing.T) {
 	}
 	s.exec("select * from awa.enqueue_unique('q'" + key)
 	s.completes(s.claim("q", 1))
-	s.exec("update awa.unique_claims set held_until = now() - interval '1 second' where held_until is not null") // the period is over
+	// the period is over
+	s.exec("update awa.unique_claims set held_until = now() - interval '1 second' where held_until is not null")
 	producer.exec("begin")
 	job := one[int64](producer, "select job_id from awa.enqueue_unique('taker'"+key)
 	s.neverWaits().exec("select awa.drop_queue('q', true)")
@@ -625,7 +646,8 @@ func TestDropQueueBesideAProducerOfItsKey(t *testing.T) {
 func TestPeriodThatEndsDuringAWait(t *testing.T) {
 	for name, enqueue := range map[string]string{
 		"enqueue_unique": "awa.enqueue_unique('q', 'k', unique_key => 'key', unique_period => '4 seconds')",
-		"enqueue_batch":  `awa.enqueue_batch('[{"queue": "q", "kind": "k", "unique": {"key": "key", "period": "4 seconds"}}]')`,
+		"enqueue_batch": `awa.enqueue_batch('[{"queue": "q", "kind": "k", "unique": {"key": "key", "period": "4 ` +
+			`seconds"}}]')`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := newDatabase(t)
@@ -638,13 +660,15 @@ func TestPeriodThatEndsDuringAWait(t *testing.T) {
 				got := producer.background("insert into got select * from " + enqueue)
 				s.waitUntilBlocked(producer)
 				ends := one[time.Time](s, "select awa._held_until(unique_key) from awa.ready_entries where job_id = $1", first)
-				asked := one[bool](s, "select clock_timestamp() < $1", ends) // a busy machine may have been too slow: then once more
+				// a busy machine may have been too slow: then once more
+				asked := one[bool](s, "select clock_timestamp() < $1", ends)
 				s.exec("select pg_sleep_until($1)", ends)
 				worker.exec("commit")
 				require.NoError(t, got())
 				if asked {
 					require.Equal(t, []int64{first}, list[int64](producer, "select job_id from got where not inserted"))
-					require.NotEqual(t, first, one[int64](s, "select job_id from "+enqueue+" where inserted"), "the next period has a job of its own")
+					require.NotEqual(t, first, one[int64](s, "select job_id from "+enqueue+" where inserted"),
+						"the next period has a job of its own")
 					s.balanced()
 					return
 				}

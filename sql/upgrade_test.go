@@ -66,8 +66,10 @@ func (d database) installs(sources *install.Sources, o install.Options) (install
 
 var (
 	// A migration that changes a hot table, and adds one.
-	migration2 = edit{"migrations/002_made_up.sql", "", "alter table awa.ready_entries add constraint made_up check (attempt > 0);\nalter table awa.settings add column made_up int not null default 7;\n" +
-		"create table awa.made_up (n int primary key);\ncomment on table awa.made_up is 'Made up';\n"}
+	migration2 = edit{"migrations/002_made_up.sql", "",
+		"alter table awa.ready_entries add constraint made_up check (attempt > 0);\nalter table awa.settings add column " +
+			"made_up int not null default 7;\n" +
+			"create table awa.made_up (n int primary key);\ncomment on table awa.made_up is 'Made up';\n"}
 	newBody = edit{"functions/operate/resume_queue.sql", "begin\n", "begin\n  -- another body\n"}
 )
 
@@ -79,20 +81,31 @@ func TestUpgrade(t *testing.T) {
 	next := version(t, "0.2.0", migration2,
 		edit{"functions/install.sql", `{{ template "operate/pause_queue.sql" . }}`, ""}, // no longer there
 		edit{"functions/grants.sql", "          ('awa_operator', 'function awa.pause_queue'),\n", ""},
-		edit{"functions/grants.sql", "          ('awa_operator', 'function awa.resume_queue'),\n", "          ('awa_operator', 'function awa.resume_queue'),\n          ('awa_operator', 'function awa.made_up'),\n"},
-		edit{"functions/made_up.sql", "", "create or replace view awa.made_up_row as select 1 as n;\ncreate or replace function awa.made_up() returns setof awa.made_up_row\nlanguage sql\nsecurity definer\nset search_path = pg_catalog, pg_temp\nas $$ select m.n from awa.made_up m $$;\n"},
-		edit{"functions/install.sql", `{{ template "read/version.sql" . }}`, `{{ template "read/version.sql" . }}{{ template "made_up.sql" . }}`},
-		edit{"functions/worker/heartbeat.sql", "awa.heartbeat(worker_id bigint)", "awa.heartbeat(worker_id bigint, made_up int default null)"},
-		edit{"functions/close/release.sql", "create or replace function awa.release(job_id bigint, receipt bigint) returns void", "create or replace function awa.release(job_id bigint, claim_receipt bigint) returns void"},
+		edit{"functions/grants.sql", "          ('awa_operator', 'function awa.resume_queue'),\n",
+			"          ('awa_operator', 'function awa.resume_queue'),\n          ('awa_operator', 'function awa.made_up'),\n"},
+		edit{"functions/made_up.sql", "",
+			"create or replace view awa.made_up_row as select 1 as n;\ncreate or replace function awa.made_up() returns setof " +
+				"awa.made_up_row\nlanguage sql\nsecurity definer\nset search_path = pg_catalog, pg_temp\nas $$ select m.n from " +
+				"awa.made_up m $$;\n"},
+		edit{"functions/install.sql", `{{ template "read/version.sql" . }}`,
+			`{{ template "read/version.sql" . }}{{ template "made_up.sql" . }}`},
+		edit{"functions/worker/heartbeat.sql", "awa.heartbeat(worker_id bigint)",
+			"awa.heartbeat(worker_id bigint, made_up int default null)"},
+		edit{"functions/close/release.sql",
+			"create or replace function awa.release(job_id bigint, receipt bigint) returns void",
+			"create or replace function awa.release(job_id bigint, claim_receipt bigint) returns void"},
 		edit{"functions/close/release.sql", "begin\n", "declare\n  receipt alias for claim_receipt;\nbegin\n"},
-		edit{"functions/read/explain_job.sql", "function awa._span(span interval) returns text", "function awa._span(span interval) returns varchar"},
-		edit{"functions/engine/queues.sql", "awa._queue_id(queue text)", "awa._queue_id(queue text, made_up int default 0)"}, // on which views and others depend
+		edit{"functions/read/explain_job.sql", "function awa._span(span interval) returns text",
+			"function awa._span(span interval) returns varchar"},
+		// on which views and others depend
+		edit{"functions/engine/queues.sql", "awa._queue_id(queue text)", "awa._queue_id(queue text, made_up int default 0)"},
 	)
 	jobs := s.enqueueMany("q", 20)
 	s.exec("create view public.mine as select id, state from awa.jobs")
 	worker := one[int64](s, "select awa.register_worker('w')")
 	for name, statement := range map[string]string{
-		"e": "(text) as select awa.enqueue($1, 'k')", "c": "(text, int) as select job_id, receipt from awa.claim($1, $2)", "d": "(bigint, bigint) as select awa.complete($1, $2)", "r": "(bigint, bigint) as select awa.release($1, $2)",
+		"e": "(text) as select awa.enqueue($1, 'k')", "c": "(text, int) as select job_id, receipt from awa.claim($1, $2)",
+		"d": "(bigint, bigint) as select awa.complete($1, $2)", "r": "(bigint, bigint) as select awa.release($1, $2)",
 		"j": "(bigint) as select state from awa.jobs where id = $1", "h": "(bigint) as select * from awa.heartbeat($1)",
 	} {
 		old.exec("prepare " + name + statement)
@@ -114,15 +127,26 @@ func TestUpgrade(t *testing.T) {
 
 	result, err := d.installs(next, install.Options{})
 	require.NoError(t, err)
-	require.Equal(t, []any{int32(1), int32(2), "0.2.0", true}, []any{result.Before, result.After, result.Functions, result.Changed})
+	require.Equal(t, []any{int32(1), int32(2), "0.2.0", true},
+		[]any{result.Before, result.After, result.Functions, result.Changed})
 	uses()
 	require.Equal(t, "0.2.0", one[string](s, "select awa.version()"))
 	require.Equal(t, 7, one[int](s, "select made_up from awa.settings"))
-	require.Empty(t, list[string](s, "select oid::regprocedure::text from pg_proc where pronamespace = 'awa'::regnamespace and (proname = 'pause_queue' or proname = 'heartbeat' and pronargs = 1)"))
-	require.Equal(t, "character varying", one[string](s, "select prorettype::regtype::text from pg_proc where oid = 'awa._span'::regproc"))
-	require.Equal(t, []string{"job_id claim_receipt"}, list[string](s, "select array_to_string(proargnames, ' ') from pg_proc where oid = 'awa.release'::regproc"))
-	require.True(t, one[bool](s, "select has_function_privilege('awa_operator', 'awa.made_up()', 'execute') and not has_function_privilege('public', 'awa.made_up()', 'execute') and (select count(*) from public.mine) = $1", len(jobs)+14))
-	require.Empty(t, list[string](s, `select relname from pg_class where relnamespace = 'awa'::regnamespace and relkind <> 'i' and relkind <> 'I' and relowner <> 'awa_owner'::regrole
+	require.Empty(t,
+		list[string](s,
+			"select oid::regprocedure::text from pg_proc where pronamespace = 'awa'::regnamespace and (proname = 'pause_queue' "+
+				"or proname = 'heartbeat' and pronargs = 1)"))
+	require.Equal(t, "character varying",
+		one[string](s, "select prorettype::regtype::text from pg_proc where oid = 'awa._span'::regproc"))
+	require.Equal(t, []string{"job_id claim_receipt"},
+		list[string](s, "select array_to_string(proargnames, ' ') from pg_proc where oid = 'awa.release'::regproc"))
+	require.True(t,
+		one[bool](s,
+			"select has_function_privilege('awa_operator', 'awa.made_up()', 'execute') and not "+
+				"has_function_privilege('public', 'awa.made_up()', 'execute') and (select count(*) from public.mine) = $1",
+			len(jobs)+14))
+	require.Empty(t, list[string](s, `select relname from pg_class where relnamespace = 'awa'::regnamespace
+		and relkind <> 'i' and relkind <> 'I' and relowner <> 'awa_owner'::regrole
 		union all select proname from pg_proc where pronamespace = 'awa'::regnamespace and proowner <> 'awa_owner'::regrole`))
 	s.balanced()
 
@@ -137,7 +161,8 @@ func TestUpgrade(t *testing.T) {
 	require.True(t, older.Newer)
 	require.Equal(t, []any{int32(2), "0.2.0", false}, []any{older.SchemaAfter, older.Functions, older.Changed})
 	require.Len(t, older.Warnings, 1)
-	require.Equal(t, "the database has Awa 0.2.0 (schema version 2), newer than this program's "+sql.Version+" (1)", older.Warnings[0].Message)
+	require.Equal(t, "the database has Awa 0.2.0 (schema version 2), newer than this program's "+sql.Version+" (1)",
+		older.Warnings[0].Message)
 	require.Equal(t, "0.2.0", one[string](s, "select awa.version()"))
 	for _, number := range []string{"0.3.0", "1.0.0"} {
 		s.exec("update awa.schema_version set functions = $1", number)
@@ -155,8 +180,11 @@ func TestUpgrade(t *testing.T) {
 	s.exec("drop view public.theirs")
 	_, err = d.installs(version(t, "0.2.1", migration2), install.Options{})
 	require.NoError(t, err)
-	require.Empty(t, list[string](s, "select relname from pg_class where relnamespace = 'awa'::regnamespace and relname = 'made_up_row'"))
-	require.Empty(t, list[string](s, "select oid::regprocedure::text from pg_proc where pronamespace = 'awa'::regnamespace and proname = 'made_up'"))
+	require.Empty(t,
+		list[string](s, "select relname from pg_class where relnamespace = 'awa'::regnamespace and relname = 'made_up_row'"))
+	require.Empty(t,
+		list[string](s,
+			"select oid::regprocedure::text from pg_proc where pronamespace = 'awa'::regnamespace and proname = 'made_up'"))
 	s.balanced()
 }
 
@@ -165,7 +193,10 @@ func TestNothingToDoNeedsNoLock(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
 	s.exec("begin")
-	for _, lock := range list[string](s, "select case c.relkind when 'v' then format('alter view %s owner to awa_owner', c.oid::regclass) else format('lock table %s in access exclusive mode', c.oid::regclass) end from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v') and c.relname <> 'schema_version'") {
+	for _, lock := range list[string](s,
+		"select case c.relkind when 'v' then format('alter view %s owner to awa_owner', c.oid::regclass) else format('lock "+
+			"table %s in access exclusive mode', c.oid::regclass) end from pg_class c where c.relnamespace = "+
+			"'awa'::regnamespace and c.relkind in ('r', 'p', 'v') and c.relname <> 'schema_version'") {
 		s.exec(lock)
 	}
 	s.exec("select pg_advisory_xact_lock($1::bigint)", 0x6177616d696772)
@@ -185,11 +216,15 @@ func TestUpgradeBesideAReader(t *testing.T) {
 	_, err := d.installs(version(t, "0.1.1", newBody), install.Options{Wait: time.Millisecond})
 	require.NoError(t, err, "functions alone")
 
-	changed := version(t, "0.1.2", newBody, edit{"functions/engine/jobs.sql", "create or replace view awa._done as\n", "create or replace view awa._done as -- changed\n"})
+	changed := version(t, "0.1.2", newBody,
+		edit{"functions/engine/jobs.sql", "create or replace view awa._done as\n",
+			"create or replace view awa._done as -- changed\n"})
 	_, err = d.installs(changed, install.Options{Wait: 300 * time.Millisecond})
 	require.Equal(t, "55P03", sqlState(err))
 	require.ErrorContains(t, err, "others are in the way")
-	require.Contains(t, detail(err), fmt.Sprintf("process %d of role %s (report) holds awa._done, in a transaction since ", reader.pid, one[string](s, "select current_user")))
+	require.Contains(t, detail(err),
+		fmt.Sprintf("process %d of role %s (report) holds awa._done, in a transaction since ", reader.pid,
+			one[string](s, "select current_user")))
 	require.Equal(t, "0.1.1", one[string](s, "select awa.version()"), "nothing was changed")
 
 	done := make(chan error, 1)
@@ -199,12 +234,16 @@ func TestUpgradeBesideAReader(t *testing.T) {
 	}()
 	for range 3 { // in pauses of the upgrade, which has waited for the reader in between
 		require.Eventually(t, func() bool {
-			return one[bool](s, "select exists (select from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database() and pid <> pg_backend_pid())")
+			return one[bool](s,
+				"select exists (select from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database() and "+
+					"pid <> pg_backend_pid())")
 		}, patience, time.Millisecond)
 		job := s.claim("q", 1)[0]
 		s.exec("select awa.fail($1, $2, 'no')", job.JobID, job.Receipt)
 		s.state(job.JobID)
-		require.True(t, one[bool](s, "select exists (select from pg_locks l where l.relation = 'awa._done'::regclass and l.pid = $1)", reader.pid))
+		require.True(t,
+			one[bool](s, "select exists (select from pg_locks l where l.relation = 'awa._done'::regclass and l.pid = $1)",
+				reader.pid))
 	}
 	select {
 	case err := <-done:
@@ -306,7 +345,9 @@ func upgradeUnderLoad(t *testing.T) (during, before time.Duration) {
 	loop(func(s *session) { s.exec("call awa.run_maintenance()"); time.Sleep(time.Second) })
 	time.Sleep(2 * time.Second)
 	before = time.Duration(worst.Swap(0))
-	_, err := d.installs(version(t, "0.2.0", migration2, newBody, edit{"functions/engine/jobs.sql", "create or replace view awa._done as\n", "create or replace view awa._done as -- changed\n"}), install.Options{Wait: patience})
+	_, err := d.installs(version(t, "0.2.0", migration2, newBody,
+		edit{"functions/engine/jobs.sql", "create or replace view awa._done as\n",
+			"create or replace view awa._done as -- changed\n"}), install.Options{Wait: patience})
 	require.NoError(t, err)
 	time.Sleep(time.Second)
 	during = time.Duration(worst.Load())
@@ -322,7 +363,9 @@ func TestTablesOfAnotherUnreleasedState(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
 	s.enqueue("q")
-	other := version(t, "0.1.0", edit{"migrations/001_engine.sql", "create sequence awa.job_ids;", "create sequence awa.job_ids;\ncreate sequence awa.made_up;\ncomment on sequence awa.made_up is 'Made up';"})
+	other := version(t, "0.1.0",
+		edit{"migrations/001_engine.sql", "create sequence awa.job_ids;",
+			"create sequence awa.job_ids;\ncreate sequence awa.made_up;\ncomment on sequence awa.made_up is 'Made up';"})
 	_, err := d.installs(other, install.Options{})
 	require.Equal(t, "55000", sqlState(err))
 	var e *pgconn.PgError

@@ -65,7 +65,8 @@ func run(ctx context.Context, url, history string, rounds int) error {
 		return err
 	}
 	fmt.Println(version)
-	fmt.Printf("payload %d bytes, synchronous_commit = off; medians of %d rounds, each the median of its calls\n", len(payload), rounds)
+	fmt.Printf("payload %d bytes, synchronous_commit = off; medians of %d rounds, each the median of its calls\n",
+		len(payload), rounds)
 
 	// A database for each length of history, so that they can be measured in turn: machines change their speed from
 	// minute to minute.
@@ -86,7 +87,8 @@ func run(ctx context.Context, url, history string, rounds int) error {
 		done = want
 		grown.db.Close(ctx)
 		name := fmt.Sprint(config.Database, "_", want)
-		if _, err := admin.db.Exec(ctx, fmt.Sprintf("create database %q template %q strategy file_copy", name, config.Database)); err != nil {
+		if _, err := admin.db.Exec(ctx,
+			fmt.Sprintf("create database %q template %q strategy file_copy", name, config.Database)); err != nil {
 			return err
 		}
 		defer admin.db.Exec(ctx, fmt.Sprintf("drop database %q with (force)", name))
@@ -141,7 +143,8 @@ func (b *bench) reads() error {
 			return err
 		}
 		err := b.db.QueryRow(b.ctx, `
-			select count(*) from awa.lease_claims c join awa.queue_rollups r on r.lane = c.lane where c.lane_seq > r.closed_seq`).Scan(&rest)
+			select count(*) from awa.lease_claims c join awa.queue_rollups r on r.lane = c.lane
+			 where c.lane_seq > r.closed_seq`).Scan(&rest)
 		if err != nil {
 			return err
 		}
@@ -189,7 +192,8 @@ func (b *bench) reads() error {
 	return nil
 }
 
-var calls = []string{"enqueue_many(500)", "claim(500)", "complete_many(500)", "select 1", "enqueue", "claim(1)", "complete"}
+var calls = []string{"enqueue_many(500)", "claim(500)", "complete_many(500)", "select 1", "enqueue", "claim(1)",
+	"complete"}
 
 // A stage is one line of the report.
 type stage struct {
@@ -202,7 +206,8 @@ type stage struct {
 // measure measures every call once the way a worker would use it.
 func (s *stage) measure() error {
 	if s.pinner != nil {
-		if _, err := s.pinner.db.Exec(s.ctx, "begin isolation level repeatable read; select pg_current_xact_id()"); err != nil {
+		if _, err := s.pinner.db.Exec(s.ctx,
+			"begin isolation level repeatable read; select pg_current_xact_id()"); err != nil {
 			return err
 		}
 		defer s.pinner.db.Exec(s.ctx, "rollback")
@@ -302,7 +307,8 @@ func (b *bench) million() error {
 	}
 	took := time.Since(started)
 	var wal int64
-	if err := b.db.QueryRow(b.ctx, "select (pg_current_wal_insert_lsn() - $1::pg_lsn)::bigint", from).Scan(&wal); err != nil {
+	if err := b.db.QueryRow(b.ctx, "select (pg_current_wal_insert_lsn() - $1::pg_lsn)::bigint",
+		from).Scan(&wal); err != nil {
 		return err
 	}
 	var dead, updated, deleted int64
@@ -311,8 +317,10 @@ func (b *bench) million() error {
 	}
 	err := b.db.QueryRow(b.ctx, `
 		select sum(n_dead_tup), sum(n_tup_upd), sum(n_tup_del) from pg_stat_user_tables
-		 where schemaname = 'awa' and relname ~ '^(ready_entries|lease_claims|lease_claim_closures)'`).Scan(&dead, &updated, &deleted)
-	fmt.Printf("a million jobs in batches of %d, one connection: %.0f jobs/s, %.0f bytes of WAL per job, %d dead rows, %d updates, %d deletes on the hot families\n",
+		 where schemaname = 'awa' and relname ~ '^(ready_entries|lease_claims|lease_claim_closures)'`).
+		Scan(&dead, &updated, &deleted)
+	fmt.Printf("a million jobs in batches of %d, one connection: %.0f jobs/s, %.0f bytes of WAL per job, %d dead rows, "+
+		"%d updates, %d deletes on the hot families\n",
 		batch, jobs/took.Seconds(), float64(wal)/jobs, dead, updated, deleted)
 	return err
 }

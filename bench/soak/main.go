@@ -50,7 +50,8 @@ func main() {
 	flag.IntVar(&o.segmentMiB, "segment-mib", 128, "entries in a segment, about 3,000 jobs per MiB")
 	flag.DurationVar(&o.retention, "retention", 10*time.Second, "how long a segment is kept after it was left")
 	flag.BoolVar(&o.pin, "pin", false, "another session holds an idle transaction with an id all the time")
-	flag.DurationVar(&o.dump, "dump", 0, "another session holds ACCESS SHARE on all tables, and a snapshot, for this long, as pg_dump does")
+	flag.DurationVar(&o.dump, "dump", 0,
+		"another session holds ACCESS SHARE on all tables, and a snapshot, for this long, as pg_dump does")
 	flag.DurationVar(&o.dumpAfter, "dump-after", time.Minute, "when that begins")
 	flag.IntVar(&o.paused, "paused", 0, "so many jobs wait in another queue, which is paused")
 	flag.BoolVar(&o.longJob, "longjob", false, "one job is claimed at the start and completed at the end")
@@ -120,11 +121,13 @@ func run(ctx context.Context, o options) error {
 		if _, err := db.Exec(ctx, "select awa.enqueue($1, 'long')", queue); err != nil {
 			return err
 		}
-		if err := db.QueryRow(ctx, "select job_id, receipt from awa.claim($1, 1, lease => '1 day')", queue).Scan(&longJob, &longReceipt); err != nil {
+		if err := db.QueryRow(ctx, "select job_id, receipt from awa.claim($1, 1, lease => '1 day')", queue).Scan(&longJob,
+			&longReceipt); err != nil {
 			return err
 		}
 	}
-	s.load, err = load.Open(ctx, load.Config{Conn: s.config, Queue: queue, Producers: o.producers, Consumers: o.consumers, OnCall: s.onCall})
+	s.load, err = load.Open(ctx,
+		load.Config{Conn: s.config, Queue: queue, Producers: o.producers, Consumers: o.consumers, OnCall: s.onCall})
 	if err != nil {
 		return err
 	}
@@ -147,7 +150,8 @@ func run(ctx context.Context, o options) error {
 		})
 		return nil
 	}
-	fmt.Println("| until | jobs/s | MiB in schema awa | dead tuples | rotations | truncations | in the way of pruning | stalls over 100 ms | the longest, ms |")
+	fmt.Println("| until | jobs/s | MiB in schema awa | dead tuples | rotations | truncations | in the way of pruning | " +
+		"stalls over 100 ms | the longest, ms |")
 	fmt.Println("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
 	s.began = time.Now()
 	s.rowed = s.began
@@ -203,18 +207,21 @@ func (s *soak) connect(ctx context.Context, what string) (*pgx.Conn, error) {
 func (s *soak) prepare(ctx context.Context, db *pgx.Conn) error {
 	var jobs int64
 	var version string
-	if err := db.QueryRow(ctx, "select (select last_value from awa.job_ids), version()").Scan(&jobs, &version); err != nil {
+	if err := db.QueryRow(ctx, "select (select last_value from awa.job_ids), version()").Scan(&jobs,
+		&version); err != nil {
 		return err
 	}
 	if jobs > 1 {
 		return errors.New("this database has been used: give it a fresh one")
 	}
-	_, err := db.Exec(ctx, "update awa.settings set segment_bytes = $1, completed_retention = $2", s.segmentMiB<<20, s.retention)
+	_, err := db.Exec(ctx, "update awa.settings set segment_bytes = $1, completed_retention = $2", s.segmentMiB<<20,
+		s.retention)
 	if err != nil {
 		return err
 	}
 	for n := s.paused; n > 0; n -= load.Batch {
-		_, err := db.Exec(ctx, "select count(*) from awa.enqueue_many($1, 'paused', array_fill($2::jsonb, array[$3::int]))", pausedQueue, load.Payload, min(n, load.Batch))
+		_, err := db.Exec(ctx, "select count(*) from awa.enqueue_many($1, 'paused', array_fill($2::jsonb, array[$3::int]))",
+			pausedQueue, load.Payload, min(n, load.Batch))
 		if err != nil {
 			return err
 		}
@@ -252,7 +259,8 @@ func (s *soak) maintain(ctx context.Context, conn *pgx.Conn) error {
 	}
 	look := func() (r ring, err error) {
 		err = conn.QueryRow(context.WithoutCancel(ctx), `
-			select current_segment, coalesce(outcome, ''), array(select pg_relation_filenode(format('awa.ready_entries_%s', s)) from generate_series(0, 3) s)
+			select current_segment, coalesce(outcome, ''),
+			       array(select pg_relation_filenode(format('awa.ready_entries_%s', s)) from generate_series(0, 3) s)
 			  from awa.ring`).Scan(&r.Current, &r.Outcome, &r.Filenodes)
 		return r, err
 	}
@@ -299,7 +307,8 @@ func (s *soak) lookAround(ctx context.Context, conn *pgx.Conn) error {
 	return every(ctx, lookEvery, func() error {
 		l := look{at: time.Now(), waits: map[uint32]string{}}
 		rows, _ := conn.Query(context.WithoutCancel(ctx), `
-			select pid, backend_type, coalesce(wait_event_type || '/' || wait_event, 'CPU'), case wait_event_type when 'Lock' then pg_blocking_pids(pid) end
+			select pid, backend_type, coalesce(wait_event_type || '/' || wait_event, 'CPU'),
+			       case wait_event_type when 'Lock' then pg_blocking_pids(pid) end
 			  from pg_stat_activity
 			 where pid <> pg_backend_pid()
 			   and (datname = current_database() or backend_type = 'checkpointer')`)
@@ -376,7 +385,9 @@ func (s *soak) minutes(ctx context.Context, conn *pgx.Conn) error {
 func (s *soak) row(ctx context.Context, conn *pgx.Conn, done load.Figures) error {
 	var bytes, dead int64
 	err := conn.QueryRow(ctx, `
-		select (select sum(pg_total_relation_size(oid)) from pg_class where relnamespace = 'awa'::regnamespace and relkind = 'r')::bigint,
+		select (
+		  select sum(pg_total_relation_size(oid)) from pg_class where relnamespace = 'awa'::regnamespace and relkind = 'r'
+		)::bigint,
 		       (select sum(n_dead_tup) from pg_stat_user_tables where schemaname = 'awa')::bigint`).Scan(&bytes, &dead)
 	if err != nil {
 		return err
@@ -389,7 +400,8 @@ func (s *soak) row(ctx context.Context, conn *pgx.Conn, done load.Figures) error
 		s.stalls = append(s.stalls, stall{c, s.cause(c)})
 	}
 	now := time.Now()
-	fmt.Printf("| %s | %.0f | %d | %d | %d | %d | %s | %d | %d |\n", s.at(now), float64(done.Jobs)/now.Sub(s.rowed).Seconds(), bytes>>20, dead,
+	fmt.Printf("| %s | %.0f | %d | %d | %d | %d | %s | %d | %d |\n", s.at(now),
+		float64(done.Jobs)/now.Sub(s.rowed).Seconds(), bytes>>20, dead,
 		s.rotations, s.truncations, s.outcome, len(s.slow), longest.Milliseconds())
 	s.rowed = now
 	s.jobs += done.Jobs
@@ -426,13 +438,16 @@ func (s *soak) check(ctx context.Context, db *pgx.Conn) error {
 			return err
 		}
 	}
-	rows, _ := db.Query(ctx, "select queue, completed, available + scheduled + retryable + running + waiting_external + failed + cancelled + dead from awa.queue_counts()")
+	rows, _ := db.Query(ctx,
+		"select queue, completed, available + scheduled + retryable + running + waiting_external + failed + cancelled + "+
+			"dead from awa.queue_counts()")
 	want := map[string]int{queue: s.jobs, pausedQueue: s.paused}
 	var name string
 	var completed, other int
 	_, err := pgx.ForEachRow(rows, []any{&name, &completed, &other}, func() error {
 		if completed != want[name] || other > 0 {
-			return fmt.Errorf("queue_counts says that %d jobs of %s are completed, and %d are not; it should be %d", completed, name, other, want[name])
+			return fmt.Errorf("queue_counts says that %d jobs of %s are completed, and %d are not; it should be %d", completed,
+				name, other, want[name])
 		}
 		return nil
 	})
@@ -443,7 +458,8 @@ func (s *soak) check(ctx context.Context, db *pgx.Conn) error {
 
 	rows, _ = db.Query(ctx, "select coalesce(queue, ''), problem from awa.audit() where not balanced")
 	var problem string
-	if _, err := pgx.ForEachRow(rows, []any{&name, &problem}, func() error { return fmt.Errorf("audit, %s: %s", name, problem) }); err != nil {
+	if _, err := pgx.ForEachRow(rows, []any{&name, &problem},
+		func() error { return fmt.Errorf("audit, %s: %s", name, problem) }); err != nil {
 		return err
 	}
 	fmt.Println("The books balance: audit has nothing to say.")

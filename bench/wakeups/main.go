@@ -58,7 +58,8 @@ func run(ctx context.Context, url string, bursts, producers int, open time.Durat
 		started[job.ID] = time.Now()
 		return nil
 	})
-	worker, err := driver.NewWorker(pool, handlers, driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	worker, err := driver.NewWorker(pool, handlers,
+		driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if err != nil {
 		return err
 	}
@@ -117,10 +118,13 @@ func run(ctx context.Context, url string, bursts, producers int, open time.Durat
 			late++
 		}
 	}
-	fmt.Printf("%d jobs: p50 %s, p90 %s, p99 %s, max %s; %.1f %% waited for half a second or more\n", len(waits), at(0.5), at(0.9), at(0.99), at(1), 100*float64(late)/float64(len(waits)))
+	fmt.Printf("%d jobs: p50 %s, p90 %s, p99 %s, max %s; %.1f %% waited for half a second or more\n", len(waits), at(0.5),
+		at(0.9), at(0.99), at(1), 100*float64(late)/float64(len(waits)))
 
 	calls := func() (n int64, err error) {
-		err = pool.QueryRow(ctx, "select coalesce(sum(calls), 0)::bigint from pg_stat_user_functions where schemaname = 'awa' and funcname = 'claim'").Scan(&n)
+		err = pool.QueryRow(ctx,
+			"select coalesce(sum(calls), 0)::bigint from pg_stat_user_functions where schemaname = 'awa' and funcname = "+
+				"'claim'").Scan(&n)
 		return n, err
 	}
 	before, err := calls()

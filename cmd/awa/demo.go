@@ -206,7 +206,8 @@ func (d *demo) run(ctx context.Context) error {
 	handlers := driver.NewHandlers()
 	driver.Handle(handlers, d.hashFile)
 	driver.Handle(handlers, d.ping)
-	worker, err := driver.NewWorker(d.pool, handlers, driver.WorkerConfig{Queues: []driver.QueueConfig{{Name: d.queue}}, Logger: d.log})
+	worker, err := driver.NewWorker(d.pool, handlers,
+		driver.WorkerConfig{Queues: []driver.QueueConfig{{Name: d.queue}}, Logger: d.log})
 	if err != nil {
 		return err
 	}
@@ -362,7 +363,9 @@ func (d *demo) pingIdle(ctx context.Context, client *driver.Client) error {
 	}
 }
 
-func (d *demo) report(ctx context.Context, client *driver.Client, enqueueTime, workTime, firstTryTime time.Duration) error {
+func (d *demo) report(
+	ctx context.Context, client *driver.Client, enqueueTime, workTime, firstTryTime time.Duration,
+) error {
 	counts, err := client.QueueCounts(ctx, d.queue)
 	if err != nil {
 		return err
@@ -370,12 +373,17 @@ func (d *demo) report(ctx context.Context, client *driver.Client, enqueueTime, w
 	n := len(d.files)
 	fmt.Fprintf(d.out, "\nqueue %s\n", d.queue)
 	fmt.Fprintf(d.out, "  enqueued       %s jobs in %s: %s jobs/s\n", group(n), seconds(enqueueTime), rate(n, enqueueTime))
-	fmt.Fprintf(d.out, "  worked off     %s files, first attempts alone, in %s: %s jobs/s\n", group(n), seconds(firstTryTime), rate(n, firstTryTime))
-	fmt.Fprintf(d.out, "  failed once    %s of them, and tried again; all jobs had ended after %s\n", group(d.failures), seconds(workTime))
-	fmt.Fprintf(d.out, "  pick-up        p50 %s, p99 %s from ready to start, everything enqueued at once\n", percentile(d.firstWaits, 50), percentile(d.firstWaits, 99))
+	fmt.Fprintf(d.out, "  worked off     %s files, first attempts alone, in %s: %s jobs/s\n", group(n),
+		seconds(firstTryTime), rate(n, firstTryTime))
+	fmt.Fprintf(d.out, "  failed once    %s of them, and tried again; all jobs had ended after %s\n", group(d.failures),
+		seconds(workTime))
+	fmt.Fprintf(d.out, "  pick-up        p50 %s, p99 %s from ready to start, everything enqueued at once\n",
+		percentile(d.firstWaits, 50), percentile(d.firstWaits, 99))
 	fmt.Fprintf(d.out, "  pick-up, idle  p50 %s, p99 %s from ready to start, %d more jobs, one every %s\n",
 		percentile(d.pingWaits, 50), percentile(d.pingWaits, 99), len(d.pingWaits), pingEvery)
-	fmt.Fprintf(d.out, "  states         %s completed, %s failed, %s cancelled, %s dead, %s available, %s running, %s scheduled, %s retryable\n",
+	fmt.Fprintf(d.out,
+		"  states         %s completed, %s failed, %s cancelled, %s dead, %s available, %s running, %s scheduled, %s "+
+			"retryable\n",
 		group(int(counts.Completed)), group(int(counts.Failed)), group(int(counts.Cancelled)), group(int(counts.Dead)),
 		group(int(counts.Available)), group(int(counts.Running)), group(int(counts.Scheduled)), group(int(counts.Retryable)))
 	return nil
@@ -393,7 +401,8 @@ func (d *demo) check(ctx context.Context) error {
 		const page = 1000
 		rows, _ := d.pool.Query(ctx, `
 			select id, state, attempt, output ->> 'sha256' as sha256
-			  from awa.list_jobs(queue => $1, kind => $2, before_id => $3, max_jobs => $4)`, d.queue, hashFile{}.Kind(), before, page)
+			  from awa.list_jobs(queue => $1, kind => $2, before_id => $3, max_jobs => $4)`, d.queue, hashFile{}.Kind(), before,
+			page)
 		type row struct {
 			ID      int64
 			State   string
@@ -446,7 +455,8 @@ func (d *demo) check(ctx context.Context) error {
 		}
 		return fmt.Errorf("the check failed: %s problems", group(len(problems)))
 	}
-	fmt.Fprintf(d.out, "  check          ok: every file was hashed exactly once, and its hash is its job's output in awa.jobs\n")
+	fmt.Fprintf(d.out,
+		"  check          ok: every file was hashed exactly once, and its hash is its job's output in awa.jobs\n")
 	return nil
 }
 

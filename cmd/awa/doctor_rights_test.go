@@ -19,11 +19,14 @@ import (
 // evilHealth is what a member of the owner puts in place of awa.health(): it makes her a superuser, if its caller may
 // do that. A program does it, too, since a transaction may be read-only.
 func evilHealth(databaseURL string) string {
-	return strings.ReplaceAll(`create or replace function awa.health() returns setof awa.health_row language plpgsql volatile security invoker as $$
+	return strings.ReplaceAll(
+		`create or replace function awa.health() returns setof awa.health_row language plpgsql volatile security invoker as $$
 	begin
 	  begin execute 'reset role'; exception when others then null; end;
-	  begin copy (select 1) to program 'psql -X -c "alter role mallory superuser" "URL"'; exception when insufficient_privilege then null; end;
-	  begin alter role mallory superuser; exception when insufficient_privilege or read_only_sql_transaction then null; end;
+	  begin copy (select 1) to program 'psql -X -c "alter role mallory superuser" "URL"';
+	  exception when insufficient_privilege then null; end;
+	  begin alter role mallory superuser;
+	  exception when insufficient_privilege or read_only_sql_transaction then null; end;
 	  perform set_config('search_path', 'public, pg_catalog', false);
 	  return;
 	end $$`, "URL", databaseURL)
@@ -52,10 +55,12 @@ func TestDoctorLooksAsTheOwner(t *testing.T) {
 	databaseURL, admin := prepare(t)
 	mallory := testdb.Connect(t, with(t, databaseURL, "user", "mallory"))
 	execute(t, mallory, "set role awa_owner", evilHealth(databaseURL),
-		`create function awa.hers() returns boolean language plpgsql immutable as $$ begin perform * from awa.health(); return true; end $$`,
+		`create function awa.hers() returns boolean language plpgsql immutable as $$ begin perform * from awa.health(); `+
+			`return true; end $$`,
 		`create index on awa.settings (prune_wait) where awa.hers()`,
 		`create type awa.wait as (w interval)`,
-		`create function awa.unwrap(awa.wait) returns interval language plpgsql as $$ begin perform * from awa.health(); return ($1).w; end $$`,
+		`create function awa.unwrap(awa.wait) returns interval language plpgsql as $$ begin perform * from awa.health(); `+
+			`return ($1).w; end $$`,
 		`create cast (awa.wait as interval) with function awa.unwrap as implicit`,
 		`alter table awa.settings alter column completed_retention drop default`,
 		`alter table awa.settings alter column completed_retention type awa.wait using row(completed_retention)::awa.wait`)
@@ -63,7 +68,8 @@ func TestDoctorLooksAsTheOwner(t *testing.T) {
 	require.NoError(t, err)
 	parameter, err := json.Marshal(sources{Sources: src, Heartbeat: 10})
 	require.NoError(t, err)
-	d := doctor{src: src, parameter: string(parameter), conn: testdb.Connect(t, with(t, databaseURL, "default_query_exec_mode", "exec"))}
+	d := doctor{src: src, parameter: string(parameter),
+		conn: testdb.Connect(t, with(t, databaseURL, "default_query_exec_mode", "exec"))}
 	require.NoError(t, d.lookUpRoles(t.Context()))
 	require.Equal(t, []any{"awa_owner", "awa_reader", true}, []any{d.owner, d.reader, d.superuser})
 	d.runInside(t.Context(), healthCheck, d.owner, d.reader)
@@ -87,7 +93,8 @@ func TestDoctorLooksAsTheOwner(t *testing.T) {
 // a lock on it stops the doctor there.
 func TestDoctorBesideAFunctionThatChanges(t *testing.T) {
 	databaseURL, admin := prepare(t)
-	mallory, holder := testdb.Connect(t, with(t, databaseURL, "user", "mallory")), testdb.Connect(t, with(t, databaseURL, "user", "mallory"))
+	mallory, holder := testdb.Connect(t, with(t, databaseURL, "user", "mallory")),
+		testdb.Connect(t, with(t, databaseURL, "user", "mallory"))
 	execute(t, holder, "set role awa_owner", "begin", "lock table awa.settings in access exclusive mode")
 	output := make(chan string, 1)
 	go func() {
@@ -95,7 +102,10 @@ func TestDoctorBesideAFunctionThatChanges(t *testing.T) {
 		output <- stdout
 	}()
 	require.Eventually(t, func() (waits bool) {
-		require.NoError(t, admin.QueryRow(t.Context(), "select exists (select from pg_stat_activity where application_name = 'awa doctor' and wait_event_type = 'Lock')").Scan(&waits))
+		require.NoError(t,
+			admin.QueryRow(t.Context(),
+				"select exists (select from pg_stat_activity where application_name = 'awa doctor' and wait_event_type = "+
+					"'Lock')").Scan(&waits))
 		return waits
 	}, time.Minute, time.Millisecond)
 	execute(t, mallory, "set role awa_owner", evilHealth(databaseURL))

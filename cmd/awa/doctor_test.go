@@ -117,7 +117,8 @@ func provoke(t *testing.T, databaseURL string, things ...wrong) {
 	}
 	findings = examined(t, databaseURL)
 	for _, w := range cured {
-		assert.Nil(t, find(findings, w.level, w.topic, w.subject, w.message), "after what is to be done about %s", w.statement)
+		assert.Nil(t, find(findings, w.level, w.topic, w.subject, w.message), "after what is to be done about %s",
+			w.statement)
 	}
 }
 
@@ -180,14 +181,16 @@ func TestDoctorOnAServerOfItsOwn(t *testing.T) {
 		assert.Regexp(t, `^ok        \w+ +\S`, line)
 		topics = append(topics, strings.Fields(line)[1])
 	}
-	assert.Subset(t, topics, []string{"server", "version", "functions", "views", "tables", "roles", "settings", "disk", "segment"})
+	assert.Subset(t, topics,
+		[]string{"server", "version", "functions", "views", "tables", "roles", "settings", "disk", "segment"})
 	assert.Len(t, topics, len(slices.Compact(slices.Clone(topics))), "a line for each topic")
 	status, verbose, _ := awa(t.Context(), "doctor", "--verbose", "--database-url", databaseURL)
 	assert.Zero(t, status)
 	assert.Equal(t, len(examined(t, databaseURL)), strings.Count(verbose, "\n"), "a line for each finding")
 
 	provoke(t, databaseURL, []wrong{
-		{"revoke pg_read_all_stats from awa_owner", levelWarning, "roles", "awa_owner", "may not see the snapshots of others"},
+		{"revoke pg_read_all_stats from awa_owner", levelWarning, "roles", "awa_owner",
+			"may not see the snapshots of others"},
 		{"drop owned by awa_reader; drop role awa_reader", levelWarning, "roles", "awa_reader", "does not exist"},
 	}...)
 	provoke(t, databaseURL, []wrong{
@@ -228,8 +231,9 @@ func TestDoctorBesideRolesOfAnotherDatabase(t *testing.T) {
 
 func TestDoctorOnAServerThatDoesNotFit(t *testing.T) {
 	databaseURL := startServer(t, pgserver.Config{Settings: map[string]string{ // fsync and full_page_writes are off, too
-		"synchronous_commit": "off", "autovacuum": "off", "track_counts": "off", "default_transaction_isolation": "repeatable read",
-		"max_locks_per_transaction": "32", "deadlock_timeout": "20ms",
+		"synchronous_commit": "off", "autovacuum": "off", "track_counts": "off",
+		"default_transaction_isolation": "repeatable read",
+		"max_locks_per_transaction":     "32", "deadlock_timeout": "20ms",
 	}})
 	execute(t, testdb.Connect(t, databaseURL), "create role plain login", "create database plain owner plain")
 	databaseURL = strings.Replace(with(t, databaseURL, "user", "plain"), "/postgres?", "/plain?", 1)
@@ -260,17 +264,31 @@ func TestDoctorOnAServerThatDoesNotFit(t *testing.T) {
 func TestDoctorCallsNothingThatDiffers(t *testing.T) {
 	const trap = "raise exception 'hijacked'"
 	for name, c := range map[string]struct{ tamper, topic, subject string }{
-		"version":  {"create or replace function awa.version() returns text language plpgsql stable as $$ begin " + trap + "; end $$", "functions", "awa.version()"},
-		"health":   {"create or replace function awa.health() returns setof awa.health_row language plpgsql stable as $$ begin " + trap + "; end $$", "functions", "awa.health()"},
-		"planning": {"create or replace function awa._current_segment() returns smallint language plpgsql immutable as $$ begin " + trap + "; end $$", "functions", "awa._current_segment()"},
-		"standard": {"create function public.trap() returns bigint language plpgsql immutable as $$ begin " + trap + "; end $$; create or replace function awa._queue_key(queue_id bigint) returns bigint language sql immutable strict parallel safe return public.trap()",
+		"version": {"create or replace function awa.version() returns text language plpgsql stable as $$ begin " + trap +
+			"; end $$", "functions", "awa.version()"},
+		"health": {"create or replace function awa.health() returns setof awa.health_row language plpgsql stable as $$ " +
+			"begin " + trap + "; end $$", "functions", "awa.health()"},
+		"planning": {"create or replace function awa._current_segment() returns smallint language plpgsql immutable as $$ " +
+			"begin " + trap + "; end $$", "functions", "awa._current_segment()"},
+		"standard": {"create function public.trap() returns bigint language plpgsql immutable as $$ begin " + trap +
+			"; end $$; create or replace function awa._queue_key(queue_id bigint) returns bigint language sql immutable " +
+			"strict parallel safe return public.trap()",
 			"functions", "awa._queue_key(bigint)"},
-		"a view": {"create function public.trap() returns boolean language plpgsql immutable as $$ begin " + trap + "; end $$; create or replace view awa._held_locks as select * from (select l.* from awa._held_locks l where false) q",
+		"a view": {"create function public.trap() returns boolean language plpgsql immutable as $$ begin " + trap +
+			"; end $$; create or replace view awa._held_locks as select * from (select l.* from awa._held_locks l where " +
+			"false) q",
 			"views", "awa._held_locks"},
-		"a view that is planned": {"create function public.trap() returns boolean language plpgsql immutable as $$ begin " + trap + "; end $$; do $$ begin execute format('create or replace view awa._done as select * from (%s) d where public.trap()', rtrim(pg_get_viewdef('awa._done'::regclass), ';')); end $$",
+		"a view that is planned": {"create function public.trap() returns boolean language plpgsql immutable as $$ begin " +
+			trap +
+			"; end $$; do $$ begin execute format('create or replace view awa._done as select * from (%s) d where " +
+			"public.trap()', rtrim(pg_get_viewdef('awa._done'::regclass), ';')); end $$",
 			"views", "awa._done"},
-		"settings": {"create function public.trap() returns boolean language plpgsql as $$ begin " + trap + "; end $$; alter table awa.settings rename to kept; create view awa.settings as select * from awa.kept where public.trap()", "tables", "awa.settings"},
-		"the version's table": {"create function public.trap() returns boolean language plpgsql as $$ begin " + trap + "; end $$; alter table awa.schema_version rename to kept; create view awa.schema_version as select * from awa.kept where public.trap()",
+		"settings": {"create function public.trap() returns boolean language plpgsql as $$ begin " + trap +
+			"; end $$; alter table awa.settings rename to kept; create view awa.settings as select * from awa.kept where " +
+			"public.trap()", "tables", "awa.settings"},
+		"the version's table": {"create function public.trap() returns boolean language plpgsql as $$ begin " + trap +
+			"; end $$; alter table awa.schema_version rename to kept; create view awa.schema_version as select * from " +
+			"awa.kept where public.trap()",
 			"tables", "awa.schema_version"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -292,83 +310,119 @@ func TestDoctorFinds(t *testing.T) {
 	t.Run("what is cured by a command", func(t *testing.T) {
 		provoke(t, testdb.URL(t), []wrong{
 			{"drop function awa.pause_queue(text)", levelCritical, "functions", "awa.pause_queue(text)", "is missing"},
-			{"create or replace function awa._fold_key() returns bigint language sql immutable parallel safe as $$ select 1::bigint $$",
+			{"create or replace function awa._fold_key() returns bigint language sql immutable parallel safe as $$ select " +
+				"1::bigint $$",
 				levelWarning, "functions", "awa._fold_key()", "is not this program's: body"},
-			{"create or replace function awa._queue_key(queue_id bigint) returns bigint language sql immutable strict parallel safe as $$ select 1::bigint $$",
+			{"create or replace function awa._queue_key(queue_id bigint) returns bigint language sql immutable strict " +
+				"parallel safe as $$ select 1::bigint $$",
 				levelWarning, "functions", "awa._queue_key(bigint)", "is not this program's: body"},
-			{"alter function awa.version() volatile security invoker strict parallel safe", levelWarning, "functions", "awa.version()", "is not this program's: attributes"},
-			{"alter function awa.claim(text, int, bigint, interval, boolean) reset all", levelWarning, "functions", "awa.claim(text,integer,bigint,interval,boolean)", "is not this program's: settings"},
-			{"do $$ begin execute format('create or replace view awa._done as select * from (%s) d where state <> %L', rtrim(pg_get_viewdef('awa._done'::regclass), ';'), ''); end $$",
+			{"alter function awa.version() volatile security invoker strict parallel safe", levelWarning, "functions",
+				"awa.version()", "is not this program's: attributes"},
+			{"alter function awa.claim(text, int, bigint, interval, boolean) reset all", levelWarning, "functions",
+				"awa.claim(text,integer,bigint,interval,boolean)", "is not this program's: settings"},
+			{"do $$ begin execute format('create or replace view awa._done as select * from (%s) d where state <> %L', " +
+				"rtrim(pg_get_viewdef('awa._done'::regclass), ';'), ''); end $$",
 				levelWarning, "views", "awa._done", "is not this program's"},
 			{"drop view awa.promote_due_row cascade", levelCritical, "tables", "awa.promote_due_row", "is missing"},
 			{"alter table awa.leases set unlogged", levelCritical, "tables", "awa.leases", "is unlogged"},
-			{"update pg_index set indisvalid = false where indexrelid = 'awa.leases_job'::regclass", levelCritical, "tables", "awa.leases_job", "is invalid"},
-			{"alter table awa.lease_claims_1 reset (toast_tuple_target)", levelWarning, "tables", "awa.lease_claims_1", "is without toast_tuple_target=8160"},
-			{"alter table awa.ready_entries_1 reset (autovacuum_enabled, toast.autovacuum_enabled)", levelWarning, "tables", "awa.ready_entries_1", "is without autovacuum_enabled=off, toast.autovacuum_enabled=off"},
+			{"update pg_index set indisvalid = false where indexrelid = 'awa.leases_job'::regclass", levelCritical, "tables",
+				"awa.leases_job", "is invalid"},
+			{"alter table awa.lease_claims_1 reset (toast_tuple_target)", levelWarning, "tables", "awa.lease_claims_1",
+				"is without toast_tuple_target=8160"},
+			{"alter table awa.ready_entries_1 reset (autovacuum_enabled, toast.autovacuum_enabled)", levelWarning, "tables",
+				"awa.ready_entries_1", "is without autovacuum_enabled=off, toast.autovacuum_enabled=off"},
 			{"alter table awa.leases set (autovacuum_enabled = off)", levelWarning, "tables", "awa.leases", "is not vacuumed"},
 			{"drop trigger decide on awa.decisions", levelCritical, "tables", "trigger decide on awa.decisions", "is missing"},
-			{"grant execute on function awa.claim to public", levelCritical, "roles", "awa.claim(text,integer,bigint,interval,boolean)", "is open to everybody (EXECUTE)"},
+			{"grant execute on function awa.claim to public", levelCritical, "roles",
+				"awa.claim(text,integer,bigint,interval,boolean)", "is open to everybody (EXECUTE)"},
 			{"grant select on awa.jobs to public", levelCritical, "roles", "awa.jobs", "is open to everybody (SELECT)"},
-			{"grant usage on sequence awa.job_ids to public", levelCritical, "roles", "awa.job_ids", "is open to everybody (USAGE)"},
+			{"grant usage on sequence awa.job_ids to public", levelCritical, "roles", "awa.job_ids",
+				"is open to everybody (USAGE)"},
 			{"grant create on schema awa to public", levelCritical, "roles", "awa", "is open to everybody (CREATE)"},
-			{"do $$ begin if to_regrole('awa_test_web') is null then create role awa_test_web; end if; end $$; grant execute on function awa.claim to awa_test_web", levelCritical, "roles", "awa.claim(text,integer,bigint,interval,boolean)", "is open to awa_test_web (EXECUTE)"},
-			{"grant select (args) on awa.jobs to awa_test_web", levelCritical, "roles", "awa.jobs.args", "is open to awa_test_web (SELECT)"},
+			{"do $$ begin if to_regrole('awa_test_web') is null then create role awa_test_web; end if; end $$; grant execute " +
+				"on function awa.claim to awa_test_web", levelCritical, "roles", "awa.claim(text,integer,bigint,interval,boolean)",
+				"is open to awa_test_web (EXECUTE)"},
+			{"grant select (args) on awa.jobs to awa_test_web", levelCritical, "roles", "awa.jobs.args",
+				"is open to awa_test_web (SELECT)"},
 			{"grant usage on schema awa to awa_test_web", levelWarning, "roles", "awa", "is open to awa_test_web (USAGE)"},
-			{"grant execute on function awa.fail to awa_reader", levelCritical, "roles", "awa.fail(bigint,bigint,text,interval,jsonb)", "is open to awa_reader (EXECUTE)"},
-			{"grant execute on function awa.complete to awa_worker with grant option", levelCritical, "roles", "awa.complete(bigint,bigint,jsonb)", "is open to awa_worker (EXECUTE, to be passed on)"},
+			{"grant execute on function awa.fail to awa_reader", levelCritical, "roles",
+				"awa.fail(bigint,bigint,text,interval,jsonb)", "is open to awa_reader (EXECUTE)"},
+			{"grant execute on function awa.complete to awa_worker with grant option", levelCritical, "roles",
+				"awa.complete(bigint,bigint,jsonb)", "is open to awa_worker (EXECUTE, to be passed on)"},
 			{"revoke usage on schema awa from awa_worker", levelWarning, "roles", "awa", "can't be used by awa_worker"},
-			{"revoke execute on procedure awa.run_maintenance from awa_maintainer", levelWarning, "roles", "awa.run_maintenance()", "can't be called by awa_maintainer"},
-			{"revoke execute on function awa.version from awa_producer", levelWarning, "roles", "awa.version()", "can't be called by awa_producer"},
+			{"revoke execute on procedure awa.run_maintenance from awa_maintainer", levelWarning, "roles",
+				"awa.run_maintenance()", "can't be called by awa_maintainer"},
+			{"revoke execute on function awa.version from awa_producer", levelWarning, "roles", "awa.version()",
+				"can't be called by awa_producer"},
 			{"revoke select on awa.health from awa_reader", levelWarning, "roles", "awa.health", "can't be read by awa_reader"},
-			{"create function public.fire() returns trigger language plpgsql as 'begin return new; end'; create trigger t before insert on awa.ready_entries_2 for each row execute function public.fire()",
+			{"create function public.fire() returns trigger language plpgsql as 'begin return new; end'; create trigger t " +
+				"before insert on awa.ready_entries_2 for each row execute function public.fire()",
 				levelWarning, "tables", "trigger t on awa.ready_entries_2", "is none of Awa's"},
-			{"create rule r as on insert to awa.jobs do instead nothing", levelWarning, "tables", "rule r on awa.jobs", "is none of Awa's"},
+			{"create rule r as on insert to awa.jobs do instead nothing", levelWarning, "tables", "rule r on awa.jobs",
+				"is none of Awa's"},
 		}...)
 	})
 	t.Run("what is none of Awa's", func(t *testing.T) {
 		provoke(t, testdb.URL(t), []wrong{
 			{"create policy p on awa.queues using (true)", levelWarning, "tables", "policy p on awa.queues", "is none of Awa's"},
-			{"create rule r as on delete to awa.leases do also nothing", levelWarning, "tables", "rule r on awa.leases", "is none of Awa's"},
+			{"create rule r as on delete to awa.leases do also nothing", levelWarning, "tables", "rule r on awa.leases",
+				"is none of Awa's"},
 			{"create table awa.mine (n int)", levelWarning, "tables", "table awa.mine", "is none of Awa's"},
-			{"create index mine_too on awa.leases (job_id, lane)", levelWarning, "tables", "index awa.mine_too on awa.leases", "is none of Awa's"},
+			{"create index mine_too on awa.leases (job_id, lane)", levelWarning, "tables", "index awa.mine_too on awa.leases",
+				"is none of Awa's"},
 			{"create domain awa.kind as text", levelWarning, "tables", "type awa.kind", "is none of Awa's"},
-			{"alter table awa.workers add constraint c check (query_to_xml('select 1', true, true, '') is not null) not valid", levelWarning, "tables", "constraint c on awa.workers calls a function that none of Awa's calls", ""},
-			{"create function public.id() returns bigint language sql immutable as 'select 1::bigint'; alter table awa.leases alter job_id set default public.id()", levelWarning, "tables", "default of awa.leases.job_id calls a function that none of Awa's calls", ""},
-			{"create table public.child () inherits (awa.settings)", levelWarning, "tables", "table public.child, which inherits from awa.settings", "is none of Awa's"},
+			{"alter table awa.workers add constraint c check (query_to_xml('select 1', true, true, '') is not null) not valid",
+				levelWarning, "tables", "constraint c on awa.workers calls a function that none of Awa's calls", ""},
+			{"create function public.id() returns bigint language sql immutable as 'select 1::bigint'; alter table awa.leases " +
+				"alter job_id set default public.id()", levelWarning, "tables",
+				"default of awa.leases.job_id calls a function that none of Awa's calls", ""},
+			{"create table public.child () inherits (awa.settings)", levelWarning, "tables",
+				"table public.child, which inherits from awa.settings", "is none of Awa's"},
 		}...)
 	})
 	t.Run("what is not", func(t *testing.T) {
 		provoke(t, testdb.URL(t), []wrong{
-			{"create or replace function awa._queue_key(queue_id bigint default 1) returns bigint language sql immutable strict parallel safe return - queue_id",
+			{"create or replace function awa._queue_key(queue_id bigint default 1) returns bigint language sql immutable " +
+				"strict parallel safe return - queue_id",
 				levelWarning, "functions", "awa._queue_key(bigint)", "is not this program's: defaults"},
-			{"drop function awa._last_prune_at(); create function awa._last_prune_at() returns timestamp language sql stable as $$ select to_timestamp(s.last_value / 1000000.0) from awa.prune_tried_at s $$",
+			{"drop function awa._last_prune_at(); create function awa._last_prune_at() returns timestamp language sql stable " +
+				"as $$ select to_timestamp(s.last_value / 1000000.0) from awa.prune_tried_at s $$",
 				levelWarning, "functions", "awa._last_prune_at()", "is not this program's: result"},
-			{"drop function awa._check_pass(int); create function awa._check_pass(jobs int) returns void language sql as ''", levelWarning, "functions", "awa._check_pass(integer)", "is not this program's: body, names of arguments"},
-			{"create function awa.enqueue(queue text) returns bigint language sql as $$ select 1::bigint $$", levelWarning, "functions", "awa.enqueue(text)", "is none of Awa's"},
+			{"drop function awa._check_pass(int); create function awa._check_pass(jobs int) returns void language sql as ''",
+				levelWarning, "functions", "awa._check_pass(integer)", "is not this program's: body, names of arguments"},
+			{"create function awa.enqueue(queue text) returns bigint language sql as $$ select 1::bigint $$", levelWarning,
+				"functions", "awa.enqueue(text)", "is none of Awa's"},
 			{"drop table awa.lost_attempts", levelCritical, "tables", "awa.lost_attempts", "is missing"},
 			{"drop index awa.lease_claims_2_cursor", levelCritical, "tables", "awa.lease_claims_2_cursor", "is missing"},
-			{"alter table awa.unique_claims drop constraint unique_claims_pkey", levelCritical, "tables", "awa.unique_claims_pkey", "is missing"},
+			{"alter table awa.unique_claims drop constraint unique_claims_pkey", levelCritical, "tables",
+				"awa.unique_claims_pkey", "is missing"},
 			{"drop sequence awa.wake_clock_f", levelCritical, "tables", "awa.wake_clock_f", "is missing"},
-			{"alter table awa.ready_entries detach partition awa.ready_entries_3", levelCritical, "tables", "awa.ready_entries_3", "is detached"},
-			{`select awa.enqueue('q', 'k'); select awa.configure_queue('q', '{"lease": "10 seconds"}')`, levelWarning, "settings", "lease = 00:00:10 of queue q", "not longer than 00:00:10"},
+			{"alter table awa.ready_entries detach partition awa.ready_entries_3", levelCritical, "tables",
+				"awa.ready_entries_3", "is detached"},
+			{`select awa.enqueue('q', 'k'); select awa.configure_queue('q', '{"lease": "10 seconds"}')`, levelWarning,
+				"settings", "lease = 00:00:10 of queue q", "not longer than 00:00:10"},
 			{"", levelWarning, "health", "", "not looked at"}, // as a consequence
 		}...)
 	})
 	t.Run("what health says", func(t *testing.T) {
 		provoke(t, testdb.URL(t), []wrong{
-			{"insert into awa.workers (name, heartbeat_at) values ('w', now() - interval '2 hours')", levelWarning, "worker", "w (1)", "no heartbeat"},
+			{"insert into awa.workers (name, heartbeat_at) values ('w', now() - interval '2 hours')", levelWarning, "worker",
+				"w (1)", "no heartbeat"},
 		}...)
 	})
 	t.Run("another version", func(t *testing.T) {
 		provoke(t, testdb.URL(t), []wrong{
-			{"create or replace function awa.version() returns text language sql stable security definer set search_path = pg_catalog, pg_temp as $$ select '0.0.1' $$",
+			{"create or replace function awa.version() returns text language sql stable security definer set search_path = " +
+				"pg_catalog, pg_temp as $$ select '0.0.1' $$",
 				levelWarning, "version", "functions", "version 0.0.1, this program brings "},
 		}...)
 	})
 	t.Run("another owner, and a trigger that is disabled", func(t *testing.T) {
 		provoke(t, testdb.URL(t), []wrong{
-			{"alter table awa.heirs disable trigger inherit", levelCritical, "tables", "trigger inherit on awa.heirs", "is disabled"},
-			{"do $$ declare f regprocedure; begin for f in select oid from pg_proc where pronamespace = 'awa'::regnamespace loop execute format('alter routine %s owner to current_user', f); end loop; end $$",
+			{"alter table awa.heirs disable trigger inherit", levelCritical, "tables", "trigger inherit on awa.heirs",
+				"is disabled"},
+			{"do $$ declare f regprocedure; begin for f in select oid from pg_proc where pronamespace = 'awa'::regnamespace " +
+				"loop execute format('alter routine %s owner to current_user', f); end loop; end $$",
 				levelWarning, "roles", "", "not as awa_owner"},
 		}...)
 	})
@@ -386,7 +440,8 @@ func TestDoctorOfAnotherVersion(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	conn := testdb.Connect(t, databaseURL)
 	for version, hint := range map[int]string{0: "Run awa migrate", 999: "Use a newer awa"} {
-		execute(t, conn, fmt.Sprintf("update awa.schema_version set version = %d", version), "drop function if exists awa.pause_queue")
+		execute(t, conn, fmt.Sprintf("update awa.schema_version set version = %d", version),
+			"drop function if exists awa.pause_queue")
 		findings := examined(t, databaseURL)
 		f := find(findings, levelWarning, "version", "schema", fmt.Sprintf("version %d, this program brings ", version))
 		require.NotNil(t, f)
@@ -459,18 +514,22 @@ func TestDoctorOnHistory(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	conn := testdb.Connect(t, databaseURL)
 	assert.NotNil(t, find(examined(t, databaseURL), levelOK, "disk", "", "no history yet"))
-	execute(t, conn, "select awa.enqueue('q', 'k')", "update awa.ring set left_at = array_fill(now() - interval '2 hours', array[4])")
+	execute(t, conn, "select awa.enqueue('q', 'k')",
+		"update awa.ring set left_at = array_fill(now() - interval '2 hours', array[4])")
 	f := find(examined(t, databaseURL), levelOK, "disk", "", " an hour; completed_retention = 24:00:00 will take about ")
 	require.NotNil(t, f)
 
 	// The ring is full: three segments are left, all of them within the retention.
-	execute(t, conn, "select awa.rotate(true)", "select awa.enqueue('q', 'k')", "select awa.rotate(true)", "select awa.enqueue('q', 'k')", "select awa.rotate(true)", "select awa.enqueue('q', 'k')")
+	execute(t, conn, "select awa.rotate(true)", "select awa.enqueue('q', 'k')", "select awa.rotate(true)",
+		"select awa.enqueue('q', 'k')", "select awa.rotate(true)", "select awa.enqueue('q', 'k')")
 	assert.Nil(t, find(examined(t, databaseURL), levelWarning, "disk", "ring", ""), "the current one is young and small")
 	execute(t, conn, "update awa.settings set segment_bytes = 100")
-	f = find(examined(t, databaseURL), levelWarning, "disk", "ring", "full: three segments are within completed_retention (24:00:00), and the current one has grown to 8192 bytes")
+	f = find(examined(t, databaseURL), levelWarning, "disk", "ring",
+		"full: three segments are within completed_retention (24:00:00), and the current one has grown to 8192 bytes")
 	require.NotNil(t, f)
 	assert.Contains(t, f.Hint, "segment_age to 08:00:00 or more")
-	execute(t, conn, "update awa.settings set segment_bytes = 100000000, segment_age = '1 minute'", "update awa.ring set left_at[current_segment + 1] = now() - interval '2 minutes'")
+	execute(t, conn, "update awa.settings set segment_bytes = 100000000, segment_age = '1 minute'",
+		"update awa.ring set left_at[current_segment + 1] = now() - interval '2 minutes'")
 	assert.NotNil(t, find(examined(t, databaseURL), levelWarning, "disk", "ring", "full"))
 	execute(t, conn, "update awa.settings set completed_retention = '0'")
 	assert.Nil(t, find(examined(t, databaseURL), levelWarning, "disk", "ring", ""), "now it can be pruned")
@@ -492,9 +551,17 @@ func TestDoctorReadsTheSources(t *testing.T) {
 		relations = append(relations, r.Kind+" "+r.Name)
 	}
 	assert.ElementsMatch(t, list(`
-		select concat(case when c.relispartition then 'partition' when c.relkind in ('r', 'p') then 'table' when c.relkind = 'S' then 'sequence' when c.relkind = 'v' then 'view' else 'index' end, ' ', c.relname)
+		select concat(case
+		  when c.relispartition then 'partition'
+		  when c.relkind in ('r', 'p') then 'table'
+		  when c.relkind = 'S' then 'sequence'
+		  when c.relkind = 'v' then 'view'
+		  else 'index'
+		end,
+		  ' ', c.relname)
 		  from pg_class c
-		 where c.relnamespace = 'awa'::regnamespace and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype = 'i' and c.relkind = 'S')`), relations)
+		 where c.relnamespace = 'awa'::regnamespace and not exists (select from pg_depend d where d.objid = c.oid
+		 and d.classid = 'pg_class'::regclass and d.deptype = 'i' and c.relkind = 'S')`), relations)
 	for _, f := range src.Functions {
 		functions = append(functions, f.Name)
 	}
@@ -503,13 +570,18 @@ func TestDoctorReadsTheSources(t *testing.T) {
 		grants = append(grants, "awa_"+g.Role+" "+g.Name)
 	}
 	assert.ElementsMatch(t, list(`
-		select concat(a.grantee::regrole, ' ', p.proname) from pg_proc p, aclexplode(p.proacl) a where p.pronamespace = 'awa'::regnamespace and a.grantee <> p.proowner
+		select concat(a.grantee::regrole, ' ', p.proname)
+		  from pg_proc p, aclexplode(p.proacl) a
+		 where p.pronamespace = 'awa'::regnamespace and a.grantee <> p.proowner
 		union all
-		select concat(a.grantee::regrole, ' ', c.relname) from pg_class c, aclexplode(c.relacl) a where c.relnamespace = 'awa'::regnamespace and a.grantee <> c.relowner`), grants)
+		select concat(a.grantee::regrole, ' ', c.relname) from pg_class c, aclexplode(c.relacl) a
+		where c.relnamespace = 'awa'::regnamespace and a.grantee <> c.relowner`), grants)
 	for _, tr := range src.Triggers {
 		triggers = append(triggers, tr.Name+" "+tr.Table+" "+tr.Function)
 	}
-	assert.ElementsMatch(t, list("select concat(t.tgname, ' ', c.relname, ' ', p.proname) from pg_trigger t join pg_proc p on p.oid = t.tgfoid join pg_class c on c.oid = t.tgrelid where c.relnamespace = 'awa'::regnamespace and t.tgparentid = 0"), triggers)
+	assert.ElementsMatch(t,
+		list("select concat(t.tgname, ' ', c.relname, ' ', p.proname) from pg_trigger t join pg_proc p on p.oid = t.tgfoid "+
+			"join pg_class c on c.oid = t.tgrelid where c.relnamespace = 'awa'::regnamespace and t.tgparentid = 0"), triggers)
 	assert.Subset(t, src.Roles, []string{"owner", "reader"})
 	assert.Equal(t, list("select awa.version()"), []string{src.Version})
 }
@@ -517,10 +589,12 @@ func TestDoctorReadsTheSources(t *testing.T) {
 func TestDoctorPrints(t *testing.T) {
 	var findings []finding
 	for i := range 7 {
-		findings = append(findings, finding{Level: levelWarning, Topic: "a", Subject: fmt.Sprint(i), Message: "is bad", Hint: "Do this."})
+		findings = append(findings,
+			finding{Level: levelWarning, Topic: "a", Subject: fmt.Sprint(i), Message: "is bad", Hint: "Do this."})
 	}
 	findings = append(findings,
-		finding{Level: levelOK, Topic: "a", Message: "fine"}, finding{Level: levelCritical, Topic: "a", Message: "two\nlines"},
+		finding{Level: levelOK, Topic: "a", Message: "fine"},
+		finding{Level: levelCritical, Topic: "a", Message: "two\nlines"},
 		finding{Level: levelOK, Topic: "b", Subject: "x", Message: "fine", Hint: "Nothing to do."})
 	var short, verbose bytes.Buffer
 	printFindings(&short, findings, false)

@@ -35,7 +35,9 @@ func printFindings(w io.Writer, findings []finding, verbose bool) {
 				printFinding(w, f)
 			}
 		case len(fine) > 2:
-			printFinding(w, finding{Level: levelOK, Topic: topic, Message: fmt.Sprintf("%d looked at, all well; --verbose shows them", len(fine))})
+			printFinding(w,
+				finding{Level: levelOK, Topic: topic,
+					Message: fmt.Sprintf("%d looked at, all well; --verbose shows them", len(fine))})
 		default:
 			var texts []string
 			for _, f := range fine {

@@ -47,7 +47,8 @@ everything runs: where nothing is to be done, nothing is locked.
   --role-prefix PREFIX  what the names of the roles begin with, in a new installation (awa_)
   --wait DURATION       how long others may be in the way before it gives up (1m)
 
-Exit status: 0 all is as this program has it, or newer; 1 it failed, and nothing was changed; 2 the command line is wrong.
+Exit status: 0 all is as this program has it, or newer;
+1 it failed, and nothing was changed; 2 the command line is wrong.
 `,
 	"demo": `usage: awa demo [DIR] [--database-url URL]
 
@@ -204,7 +205,8 @@ func withoutSecrets(message string, args []string) string {
 				message = strings.NewReplacer(strconv.Quote(s), hidden, s, hidden).Replace(message)
 			}
 		}
-		if before, _, found := strings.Cut(name, "="); found && dburl.MayHoldPassword(before) { // -name=value is two things to the package
+		// -name=value is two things to the package
+		if before, _, found := strings.Cut(name, "="); found && dburl.MayHoldPassword(before) {
 			message = strings.ReplaceAll(message, before, hidden)
 		}
 	}
@@ -213,7 +215,9 @@ func withoutSecrets(message string, args []string) string {
 
 // parse reads the flags of a command, which may stand before and after its operands. It returns the operands, at most
 // max of them, and the database's URL, if there is one. Flags of its own are defined by more.
-func parse(command string, args []string, max int, stdout, stderr io.Writer, more ...func(*flag.FlagSet)) (operands []string, databaseURL string, err error) {
+func parse(
+	command string, args []string, max int, stdout, stderr io.Writer, more ...func(*flag.FlagSet),
+) (operands []string, databaseURL string, err error) {
 	flags := flag.NewFlagSet(command, flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.StringVar(&databaseURL, "database-url", os.Getenv("DATABASE_URL"), "")

@@ -89,13 +89,16 @@ func TestUsage(t *testing.T) {
 		{[]string{"work", "--exec", "true"}, 1, "", "Pass --database-url, or set DATABASE_URL"},
 		{[]string{"work", "--exec", "true", "operand"}, 2, "", `unexpected argument "operand"`},
 		{[]string{"work", "--exec", "true", "--exec", "false"}, 2, "", `"false" for flag -exec: there is one already`},
-		{[]string{"work", "--exec", "true", "--queue", "a", "--queue", "a=2"}, 2, "", `"a=2" for flag -queue: this queue is there already`},
+		{[]string{"work", "--exec", "true", "--queue", "a", "--queue", "a=2"}, 2, "",
+			`"a=2" for flag -queue: this queue is there already`},
 		{[]string{"work", "--exec", "true", "--queue", ""}, 2, "", `"" for flag -queue: the name should be`},
 		{[]string{"work", "--exec", "true", "--queue", "a=0"}, 2, "", `"a=0" for flag -queue: the weight should be`},
-		{[]string{"work", "--exec", "true", "--slots", "0"}, 2, "", `"0" for flag -slots: should be a number from 1 to 10,000`},
+		{[]string{"work", "--exec", "true", "--slots", "0"}, 2, "",
+			`"0" for flag -slots: should be a number from 1 to 10,000`},
 		{[]string{"work", "--exec", "true", "--slots", "many"}, 2, "", `"many" for flag -slots: should be`},
 		{[]string{"work", "--exec", "true", "--timeout", "0"}, 2, "", `"0" for flag -timeout: should be a positive duration`},
-		{[]string{"work", "--exec", "true", "--timeout", "10"}, 2, "", `"10" for flag -timeout: should be a positive duration`},
+		{[]string{"work", "--exec", "true", "--timeout", "10"}, 2, "",
+			`"10" for flag -timeout: should be a positive duration`},
 		{[]string{"work", "--exec", "true", "--database-url", "postgres://%"}, 1, "", "The URL should look like"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
@@ -306,7 +309,8 @@ func TestDemoCheck(t *testing.T) {
 	d.files = append(d.files, file{path: "no job"})
 	assert.ErrorContains(t, d.check(t.Context()), "1 problems")
 	d.files = d.files[:files]
-	_, err = driver.NewClient(pool).Enqueue(t.Context(), hashFile{Number: 1, Path: good.path}, driver.EnqueueOptions{Queue: "demo"})
+	_, err = driver.NewClient(pool).Enqueue(t.Context(), hashFile{Number: 1, Path: good.path},
+		driver.EnqueueOptions{Queue: "demo"})
 	require.NoError(t, err)
 	assert.ErrorContains(t, d.check(t.Context()), "1 problems")
 }
@@ -339,11 +343,16 @@ func TestNumbers(t *testing.T) {
 func TestNoPasswordIsPrinted(t *testing.T) {
 	const secret = "s3cr3t"
 	for _, u := range []string{
-		"postgres://u:" + secret + "@127.0.0.1:1/db", "postgres://u:" + secret + "@h:port/db", "postgres://u:%zz" + secret + "@h/db", "postgres://u:a@" + secret + "@127.0.0.1:1/db", "postgres://u:1#" + secret + "@127.0.0.1/db",
-		"postgres://u:1/" + secret + "@127.0.0.1:1/db", "postgres:/u:" + secret + "@h/db", "mysql://u:" + secret + "=x@h/db", "u:" + secret + "@h/db", "host=127.0.0.1 port=1 password = '" + secret + "' x",
-		"host=127.0.0.1 port=1 password='" + secret, "postgres://127.0.0.1:1/db?password=" + secret, "host=127.0.0.1 port=1 password=" + secret,
+		"postgres://u:" + secret + "@127.0.0.1:1/db", "postgres://u:" + secret + "@h:port/db",
+		"postgres://u:%zz" + secret + "@h/db", "postgres://u:a@" + secret + "@127.0.0.1:1/db",
+		"postgres://u:1#" + secret + "@127.0.0.1/db",
+		"postgres://u:1/" + secret + "@127.0.0.1:1/db", "postgres:/u:" + secret + "@h/db", "mysql://u:" + secret + "=x@h/db",
+		"u:" + secret + "@h/db", "host=127.0.0.1 port=1 password = '" + secret + "' x",
+		"host=127.0.0.1 port=1 password='" + secret, "postgres://127.0.0.1:1/db?password=" + secret,
+		"host=127.0.0.1 port=1 password=" + secret,
 	} {
-		for _, args := range [][]string{{"migrate"}, {"doctor"}, {"doctor", "--json"}, {"work", "--exec", "true"}, {"selftest"}, {"demo", "testdata"}} {
+		for _, args := range [][]string{{"migrate"}, {"doctor"}, {"doctor", "--json"}, {"work", "--exec", "true"},
+			{"selftest"}, {"demo", "testdata"}} {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // a worker goes on trying
 			_, stdout, stderr := awa(ctx, append(args, "--database-url", u)...)
 			cancel()
@@ -362,8 +371,11 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 		assert.NotContains(t, stdout+stderr, secret, args)
 	}
 	for _, s := range []string{
-		url, "u:" + secret + "@h/db", "host=127.0.0.1 port=1 password=" + secret, "password=" + secret, "PASSWORD = " + secret, "sslpassword=" + secret, "postgres%3A%2F%2Fu%3A" + secret + "%40h", "u:" + secret, "--" + url, "-" + url,
-		"--database-url:" + url, "--x=" + url, "--" + url + "=x", "---" + url, "postgres://u:" + secret + "\t\"@h/db", "--postgres://u:" + secret + "\"@h/db?a=b", "=" + url,
+		url, "u:" + secret + "@h/db", "host=127.0.0.1 port=1 password=" + secret, "password=" + secret,
+		"PASSWORD = " + secret, "sslpassword=" + secret, "postgres%3A%2F%2Fu%3A" + secret + "%40h", "u:" + secret,
+		"--" + url, "-" + url,
+		"--database-url:" + url, "--x=" + url, "--" + url + "=x", "---" + url, "postgres://u:" + secret + "\t\"@h/db",
+		"--postgres://u:" + secret + "\"@h/db?a=b", "=" + url,
 	} {
 		none(s)
 		none("help", s)
@@ -374,7 +386,9 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 			none(command, "x", s)
 			none(command, s, "x")
 		}
-		for _, args := range [][]string{{"migrate", "--wait"}, {"migrate", "--role-prefix"}, {"uninstall", "--role-prefix"}, {"uninstall", "--force"}, {"doctor", "--json"}, {"selftest", "--phase"}, {"work", "--slots"}, {"work", "--timeout"}} {
+		for _, args := range [][]string{{"migrate", "--wait"}, {"migrate", "--role-prefix"}, {"uninstall", "--role-prefix"},
+			{"uninstall", "--force"}, {"doctor", "--json"}, {"selftest", "--phase"}, {"work", "--slots"},
+			{"work", "--timeout"}} {
 			none(append(args, s)...)
 			none(append(args[:1:1], args[1]+"="+s)...)
 			none(append(args[:1:1], args[1]+"="+s, "--database-url", url)...)
@@ -383,17 +397,24 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 	none("work", "--exec", "true", "--queue", url, "--database-url", url)
 	none("work", "--exec", "true", "--queue="+url+"=0")
 	for _, u := range []string{
-		"user=postgres:" + secret + "@h/db host=127.0.0.1 port=1", "user=u:" + secret + " host=127.0.0.1 port=1", "dbname=" + url + " host=127.0.0.1 port=1", "dbname='password=" + secret + "' host=127.0.0.1 port=1", "host=u:" + secret + "@h", "host=127.0.0.1,u:" + secret + "@h port=1",
-		"host=" + url, "postgres://127.0.0.1:1/postgres:%2F%2Fu:" + secret + "%40h", "postgres://127.0.0.1:1/?dbname=" + strings.ReplaceAll(url, "@", "%40"), "postgres://u:%40" + secret + "%40h%2Fdb:x@127.0.0.1:1/" + "?user=u:" + secret,
+		"user=postgres:" + secret + "@h/db host=127.0.0.1 port=1", "user=u:" + secret + " host=127.0.0.1 port=1",
+		"dbname=" + url + " host=127.0.0.1 port=1", "dbname='password=" + secret + "' host=127.0.0.1 port=1",
+		"host=u:" + secret + "@h", "host=127.0.0.1,u:" + secret + "@h port=1",
+		"host=" + url, "postgres://127.0.0.1:1/postgres:%2F%2Fu:" + secret + "%40h",
+		"postgres://127.0.0.1:1/?dbname=" + strings.ReplaceAll(url, "@", "%40"),
+		"postgres://u:%40" + secret + "%40h%2Fdb:x@127.0.0.1:1/" + "?user=u:" + secret,
 	} {
 		for _, args := range [][]string{{"migrate"}, {"doctor"}, {"work", "--exec", "true"}, {"uninstall"}} {
 			none(append(args, "--database-url", u)...)
 		}
 	}
-	for _, variable := range []string{"PGDATABASE", "PGUSER", "PGHOST", "PGPORT", "PGSERVICE", "PGSERVICEFILE", "PGSSLMODE", "PGSSLROOTCERT", "PGCONNECT_TIMEOUT", "PGTARGETSESSIONATTRS", "PGAPPNAME", "PGOPTIONS", "PGTZ", "PGPASSFILE", "PGMINPROTOCOLVERSION"} {
+	for _, variable := range []string{"PGDATABASE", "PGUSER", "PGHOST", "PGPORT", "PGSERVICE", "PGSERVICEFILE",
+		"PGSSLMODE", "PGSSLROOTCERT", "PGCONNECT_TIMEOUT", "PGTARGETSESSIONATTRS", "PGAPPNAME", "PGOPTIONS", "PGTZ",
+		"PGPASSFILE", "PGMINPROTOCOLVERSION"} {
 		for _, value := range []string{url, "u:" + secret + "@h", "password=" + secret} {
 			t.Setenv(variable, value)
-			none("migrate", "--database-url", "host=127.0.0.1 port=1 "+map[string]string{"PGHOST": "user=u", "PGPORT": "user=u"}[variable])
+			none("migrate", "--database-url",
+				"host=127.0.0.1 port=1 "+map[string]string{"PGHOST": "user=u", "PGPORT": "user=u"}[variable])
 			none("doctor", "--database-url", "connect_timeout=1")
 			os.Unsetenv(variable)
 		}

@@ -53,14 +53,18 @@ func printMigration(w io.Writer, r driver.MigrateResult) {
 	case r.SchemaBefore == 0:
 		fmt.Fprintf(w, "Awa is installed: schema version %d, functions %s.\n", r.SchemaAfter, r.Functions)
 	case r.SchemaBefore < r.SchemaAfter:
-		fmt.Fprintf(w, "Awa is up to date: schema version %d (was %d), functions %s.\n", r.SchemaAfter, r.SchemaBefore, r.Functions)
+		fmt.Fprintf(w, "Awa is up to date: schema version %d (was %d), functions %s.\n", r.SchemaAfter, r.SchemaBefore,
+			r.Functions)
 	case r.Changed:
 		fmt.Fprintf(w, "Awa is up to date: schema version %d (as before), functions %s.\n", r.SchemaAfter, r.Functions)
 	default:
-		fmt.Fprintf(w, "Awa is up to date: schema version %d, functions %s. Nothing was to be done.\n", r.SchemaAfter, r.Functions)
+		fmt.Fprintf(w, "Awa is up to date: schema version %d, functions %s. Nothing was to be done.\n", r.SchemaAfter,
+			r.Functions)
 	}
 	if r.Shared {
-		fmt.Fprintf(w, "It is there for %[1]s, and for members of %[2]sproducer, %[2]sworker, %[2]smaintainer, %[2]soperator and %[2]sreader.\n", r.Role, r.RolePrefix)
+		fmt.Fprintf(w,
+			"It is there for %[1]s, and for members of %[2]sproducer, %[2]sworker, %[2]smaintainer, %[2]soperator and "+
+				"%[2]sreader.\n", r.Role, r.RolePrefix)
 	}
 	for _, n := range r.Warnings {
 		fmt.Fprintln(w, "warning:", oneLine(n.Message))
@@ -83,7 +87,8 @@ func explain(err error) error {
 		return explain(dburl.ErrUnreadable) // it may hold the password
 	case errors.Is(err, dburl.ErrUnreadable):
 		return fmt.Errorf("%w\nThe URL should look like postgres://user:password@localhost:5432/mydb\n"+
-			"In user and password, write @ as %%40, / as %%2F, : as %%3A, ? as %%3F, # as %%23, %% as %%25; elsewhere, too, @ as %%40\n"+
+			"In user and password, write @ as %%40, / as %%2F, : as %%3A, ? as %%3F, # as %%23, %% as %%25; elsewhere, too, @ "+
+			"as %%40\n"+
 			"Nor may PGUSER, PGDATABASE and so on hold a URL or a password", err)
 	case errors.As(err, &pg) && pg.Code == "3D000": // invalid_catalog_name
 		return fmt.Errorf("%w\nCreate the database first:\n\tcreate database MYDB", err)

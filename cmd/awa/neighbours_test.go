@@ -19,7 +19,8 @@ import (
 // without: installing by a role that is no superuser, working, maintenance, changes, the doctor.
 func TestWithoutAdvisoryLocks(t *testing.T) {
 	databaseURL := startServer(t, pgserver.Config{Durable: true})
-	execute(t, testdb.Connect(t, databaseURL), "create role installer login createrole", "create database app owner installer", "create role neighbour login")
+	execute(t, testdb.Connect(t, databaseURL), "create role installer login createrole",
+		"create database app owner installer", "create role neighbour login")
 	databaseURL = strings.Replace(databaseURL, "/postgres?", "/app?", 1)
 	as := func(login string) string { return with(t, databaseURL, "user", login) }
 	migrate := func(login string) {
@@ -36,7 +37,9 @@ func TestWithoutAdvisoryLocks(t *testing.T) {
 	block := regexp.MustCompile("(?s)## Advisory locks.*?```sql\n(.*?)```").FindSubmatch(docs)
 	require.NotNil(t, block, "docs/security.md has no statement")
 	execute(t, admin, string(block[1]))
-	for _, call := range []string{"pg_advisory_lock", "pg_advisory_lock_shared", "pg_advisory_xact_lock", "pg_advisory_xact_lock_shared", "pg_try_advisory_lock", "pg_try_advisory_lock_shared", "pg_try_advisory_xact_lock", "pg_try_advisory_xact_lock_shared"} {
+	for _, call := range []string{"pg_advisory_lock", "pg_advisory_lock_shared", "pg_advisory_xact_lock",
+		"pg_advisory_xact_lock_shared", "pg_try_advisory_lock", "pg_try_advisory_lock_shared", "pg_try_advisory_xact_lock",
+		"pg_try_advisory_xact_lock_shared"} {
 		_, err := neighbour.Exec(t.Context(), "select "+call+"(-1)")
 		var refused *pgconn.PgError
 		require.True(t, errors.As(err, &refused), call)
@@ -44,11 +47,13 @@ func TestWithoutAdvisoryLocks(t *testing.T) {
 		execute(t, neighbour, "select "+call+"(1, 1)")
 	}
 
-	execute(t, admin, "grant execute on function awa.version() to neighbour", "create role hand login in role awa_producer, awa_worker, awa_maintainer, awa_operator, awa_reader")
+	execute(t, admin, "grant execute on function awa.version() to neighbour",
+		"create role hand login in role awa_producer, awa_worker, awa_maintainer, awa_operator, awa_reader")
 	migrate("installer") // all of it again, since a grant differs
 	hand := testdb.Connect(t, as("hand"))
 	execute(t, hand, `
-		select awa.enqueue_many('q', 'k', array_fill('{}'::jsonb, array[10])), awa.enqueue('q', 'later', run_at => now() + interval '1 hour')`, `
+		select awa.enqueue_many('q', 'k', array_fill('{}'::jsonb, array[10])), awa.enqueue('q', 'later',
+		run_at => now() + interval '1 hour')`, `
 		do $$
 		declare
 		  v_worker bigint := awa.register_worker('w');
@@ -60,8 +65,10 @@ func TestWithoutAdvisoryLocks(t *testing.T) {
 		  perform awa.extend(c.job_id, c.receipt, '1 hour') from awa.claim('q', 1, v_worker) c;
 		  perform awa.deregister_worker(v_worker);
 		end $$`,
-		"select awa.cancel(id) from awa.list_jobs('q', 'available', max_jobs => 1)", "select awa.move(id, 'r') from awa.list_jobs('q', 'available', max_jobs => 1)",
-		"call awa.run_maintenance()", "select awa.rotate(true)", "select awa.prune_oldest(true)", "call awa.run_maintenance()",
+		"select awa.cancel(id) from awa.list_jobs('q', 'available', max_jobs => 1)",
+		"select awa.move(id, 'r') from awa.list_jobs('q', 'available', max_jobs => 1)",
+		"call awa.run_maintenance()", "select awa.rotate(true)", "select awa.prune_oldest(true)",
+		"call awa.run_maintenance()",
 		"select awa.drop_queue('q', true)", "select awa.health()", "select awa.audit()")
 	for _, login := range []string{"hand", "installer"} {
 		status, stdout, stderr := awa(t.Context(), "doctor", "--database-url", as(login))
@@ -75,7 +82,8 @@ func TestWithoutAdvisoryLocks(t *testing.T) {
 	soloURL := strings.Replace(databaseURL, "/app?", "/solo?", 1)
 	execute(t, testdb.Connect(t, soloURL), strings.Replace(string(block[1]), "awa_owner", "alone", 1))
 	for range 2 {
-		status, _, stderr := awa(t.Context(), "migrate", "--role-prefix", "solo_", "--database-url", with(t, soloURL, "user", "alone"))
+		status, _, stderr := awa(t.Context(), "migrate", "--role-prefix", "solo_", "--database-url",
+			with(t, soloURL, "user", "alone"))
 		require.Zero(t, status, stderr)
 	}
 }

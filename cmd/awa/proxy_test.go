@@ -25,7 +25,8 @@ func TestNoSettingIsLeft(t *testing.T) {
 	session := func() (settings string) {
 		t.Helper()
 		require.NoError(t, conn.QueryRow(t.Context(), `
-			select concat_ws(E'\n', pg_backend_pid(), string_agg(s.name || '=' || s.setting, E'\n' order by s.name), nullif(current_setting('awa.installed', true), ''), nullif(current_setting('awa.uninstalled', true), ''))
+			select concat_ws(E'\n', pg_backend_pid(), string_agg(s.name || '=' || s.setting, E'\n' order by s.name),
+			  nullif(current_setting('awa.installed', true), ''), nullif(current_setting('awa.uninstalled', true), ''))
 			  from pg_settings s where s.context in ('user', 'superuser') and s.name not like '%.%'`).Scan(&settings))
 		return settings
 	}
@@ -52,5 +53,6 @@ func TestNoSettingIsLeft(t *testing.T) {
 
 // difference returns the lines of a text that are not in another one.
 func difference(of, in string) string {
-	return strings.Join(slices.DeleteFunc(strings.Split(in, "\n"), func(line string) bool { return slices.Contains(strings.Split(of, "\n"), line) }), ", ")
+	return strings.Join(slices.DeleteFunc(strings.Split(in, "\n"),
+		func(line string) bool { return slices.Contains(strings.Split(of, "\n"), line) }), ", ")
 }

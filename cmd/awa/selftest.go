@@ -88,7 +88,8 @@ func runSelftest(ctx context.Context, args []string, stdout, stderr io.Writer) (
 	err = t.inDatabase(ctx, length, saturated)
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "42501" { // insufficient_privilege
-		err = fmt.Errorf("%w\nThe role has to be a member of awa_producer, awa_worker, awa_maintainer, awa_operator and awa_reader:\n"+
+		err = fmt.Errorf("%w\nThe role has to be a member of awa_producer, awa_worker, awa_maintainer, awa_operator and "+
+			"awa_reader:\n"+
 			"\tgrant awa_producer, awa_worker, awa_maintainer, awa_operator, awa_reader to ROLE", err)
 	}
 	return err
@@ -111,7 +112,8 @@ func (t *selftest) inDatabase(ctx context.Context, length time.Duration, saturat
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		defer cancel()
 		if _, sweepErr := t.sweep(ctx); sweepErr != nil {
-			err = errors.Join(err, fmt.Errorf("could not remove queue %s and schema %s, the next self-test will: %w", t.name, t.name, sweepErr))
+			err = errors.Join(err,
+				fmt.Errorf("could not remove queue %s and schema %s, the next self-test will: %w", t.name, t.name, sweepErr))
 		}
 		// Not with the connection: the server may take a while to notice that it is closed.
 		_ = script(ctx, t.db, fmt.Sprintf("select pg_advisory_unlock(%d)", selftestLock))
@@ -162,14 +164,17 @@ func (t *selftest) check(ctx context.Context) error {
 	var database, role string
 	err := t.db.QueryRow(ctx, `
 		select to_regprocedure('awa.run_maintenance()') is not null, has_database_privilege(current_database(), 'create'),
-		       pg_try_advisory_lock($1), current_database(), current_user`, selftestLock).Scan(&installed, &mayCreate, &locked, &database, &role)
+		       pg_try_advisory_lock($1), current_database(), current_user`, selftestLock).Scan(&installed, &mayCreate,
+		&locked, &database, &role)
 	switch {
 	case err != nil:
 		return explain(err)
 	case !installed:
-		return fmt.Errorf("Awa is not installed in database %s, or by an older program. Install it first:\n\tawa migrate", database)
+		return fmt.Errorf("Awa is not installed in database %s, or by an older program. Install it first:\n\tawa migrate",
+			database)
 	case !mayCreate:
-		return fmt.Errorf("role %s may not create schemas in database %s, and the self-test needs one for a table to compare with. Let the\n"+
+		return fmt.Errorf("role %s may not create schemas in database %s, and the self-test needs one for a table to "+
+			"compare with. Let the\n"+
 			"database's owner run this, or grant it:\n\tgrant create on database %[2]s to %[1]s", role, database)
 	case !locked:
 		return fmt.Errorf("another self-test is running in database %s, and they would disturb each other", database)
@@ -180,7 +185,9 @@ func (t *selftest) check(ctx context.Context) error {
 // sweep removes what self-tests have left, and returns their names. There is no other one: it would hold the lock.
 func (t *selftest) sweep(ctx context.Context) ([]string, error) {
 	rows, _ := t.db.Query(ctx, `
-		select 'queue ' || c.queue, format('select awa.drop_queue(%L, true)', c.queue) from awa.queue_counts() c where starts_with(c.queue, $1)
+		select 'queue ' || c.queue, format('select awa.drop_queue(%L, true)', c.queue)
+		  from awa.queue_counts() c
+		 where starts_with(c.queue, $1)
 		union all
 		select 'schema ' || n.nspname, format('drop schema %I cascade', n.nspname)
 		  from pg_namespace n
@@ -207,7 +214,8 @@ func (t *selftest) run(ctx context.Context, length time.Duration, saturated bool
 	if err := t.db.QueryRow(ctx, "select current_setting('server_version')").Scan(&version); err != nil {
 		return err
 	}
-	fmt.Fprintf(t.out, "PostgreSQL %s; queue %s, jobs of %d bytes in batches of up to %d.\n", version, t.name, len(load.Payload), load.Batch)
+	fmt.Fprintf(t.out, "PostgreSQL %s; queue %s, jobs of %d bytes in batches of up to %d.\n", version, t.name,
+		len(load.Payload), load.Batch)
 	var err error
 	if t.dead, err = t.deadTuples(ctx); err != nil {
 		return err
@@ -236,7 +244,8 @@ func (t *selftest) run(ctx context.Context, length time.Duration, saturated bool
 	}
 	clean := &phase{name: "clean"}
 	held := &phase{name: "a transaction held open", disturb: t.hold}
-	readers := &phase{name: "readers of awa.jobs", disturb: t.reading("select count(*) from awa.jobs where queue = '" + t.name + "'")}
+	readers := &phase{name: "readers of awa.jobs",
+		disturb: t.reading("select count(*) from awa.jobs where queue = '" + t.name + "'")}
 	control := &phase{name: "readers of another table", disturb: t.reading("select count(*) from " + t.name + ".other")}
 	phases := []*phase{clean, held, readers, control}
 	for round := range selftestRounds {
@@ -276,7 +285,8 @@ func (t *selftest) run(ctx context.Context, length time.Duration, saturated bool
 	case len(failed) > 0:
 		return fmt.Errorf("the self-test failed: %s", strings.Join(failed, "\n"))
 	case middle(clean.rates) < leastRatio*offer.Rate:
-		fmt.Fprintln(t.out, "Passed; but the rate was not kept in the clean phase either: something else is using this machine.")
+		fmt.Fprintln(t.out,
+			"Passed; but the rate was not kept in the clean phase either: something else is using this machine.")
 	default:
 		fmt.Fprintln(t.out, "Passed.")
 	}
@@ -293,7 +303,8 @@ type criterion struct {
 func judge(full, clean, held, readers, control *phase) []criterion {
 	ratio := func(what string, p, to *phase, hint string) criterion {
 		r := middle(p.rates) / middle(to.rates)
-		return criterion{what, fmt.Sprintf("%.1f %%", 100*r), fmt.Sprintf("at least %.0f %%", 100*leastRatio), r >= leastRatio,
+		return criterion{what, fmt.Sprintf("%.1f %%", 100*r), fmt.Sprintf("at least %.0f %%", 100*leastRatio),
+			r >= leastRatio,
 			hint + " If other work disturbed the machine,\nrun it again when it is quiet, or with a longer --phase."}
 	}
 	dead := map[string]int64{}
@@ -307,8 +318,10 @@ func judge(full, clean, held, readers, control *phase) []criterion {
 		total += int(n)
 	}
 	return []criterion{
-		ratio("throughput held open, of clean", held, clean, "A transaction that is open elsewhere should not slow the queue."),
-		ratio("throughput under readers, of readers elsewhere", readers, control, "Readers of the queue should cost no more than readers of any other table."),
+		ratio("throughput held open, of clean", held, clean,
+			"A transaction that is open elsewhere should not slow the queue."),
+		ratio("throughput under readers, of readers elsewhere", readers, control,
+			"Readers of the queue should cost no more than readers of any other table."),
 		{"dead tuples added in all", group(total), fmt.Sprintf("at most %d", mostDead), total <= mostDead,
 			"Jobs should leave none, and upkeep few. These are: " + deadByTable(dead) + ".\n" +
 				"If other workers use Awa in this database, some are theirs."},
@@ -434,7 +447,8 @@ func (t *selftest) deadTuples(ctx context.Context) (map[string]int64, error) {
 		}
 	}
 	dead := map[string]int64{}
-	rows, _ := t.db.Query(ctx, "select relname, n_dead_tup from pg_stat_user_tables where schemaname = 'awa' and n_dead_tup > 0")
+	rows, _ := t.db.Query(ctx,
+		"select relname, n_dead_tup from pg_stat_user_tables where schemaname = 'awa' and n_dead_tup > 0")
 	var table string
 	var n int64
 	_, err := pgx.ForEachRow(rows, []any{&table, &n}, func() error {

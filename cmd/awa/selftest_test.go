@@ -42,9 +42,13 @@ func leftBySelftest(t *testing.T, db *pgx.Conn) []string {
 		select 'schema ' || nspname from pg_namespace where nspname like '%selftest%'
 		union all
 		select 'session ' || query from pg_stat_activity
-		 where datname = current_database() and backend_type = 'client backend' and pid <> pg_backend_pid() and state <> 'idle'
+		 where datname = current_database()
+		   and backend_type = 'client backend'
+		   and pid <> pg_backend_pid()
+		   and state <> 'idle'
 		union all
-		select 'lock ' || objid from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())`)
+		select 'lock ' || objid from pg_locks where locktype = 'advisory' and database = (select oid from pg_database
+		where datname = current_database())`)
 	left, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	require.NoError(t, err)
 	return left
@@ -57,8 +61,10 @@ func TestSelftestPasses(t *testing.T) {
 	status, stdout, stderr := awa(t.Context(), "selftest", "--phase", "600ms", "--database-url", databaseURL)
 	assert.Zero(t, status, stderr)
 	assert.Empty(t, stderr)
-	assert.Regexp(t, `Full speed: [\d,]+ jobs/s. From here on [\d,]+ jobs/s are enqueued: 4 phases in turn, 3 times, 200ms each.`, stdout)
-	for _, phase := range []string{"full speed", "clean", "a transaction held open", "readers of awa.jobs", "readers of another table"} {
+	assert.Regexp(t,
+		`Full speed: [\d,]+ jobs/s. From here on [\d,]+ jobs/s are enqueued: 4 phases in turn, 3 times, 200ms each.`, stdout)
+	for _, phase := range []string{"full speed", "clean", "a transaction held open", "readers of awa.jobs",
+		"readers of another table"} {
 		assert.Regexp(t, `(?m)^`+phase+` +[\d,]+ +[\d.]+ ms +[\d.]+ ms   (none|\w+ \d+)`, stdout)
 	}
 	assert.Regexp(t, `dead tuples added in all +\d+   \(at most 500\)  ok`, stdout)
@@ -96,7 +102,8 @@ func TestSelftestIsInterrupted(t *testing.T) {
 	for _, after := range []string{"PostgreSQL", "Full speed", "Round 1"} {
 		ctx, cancel := context.WithCancel(t.Context())
 		var stderr bytes.Buffer
-		status := run(ctx, []string{"selftest", "--phase", "600ms", "--database-url", databaseURL}, &interrupter{after: after, interrupt: cancel}, &stderr)
+		status := run(ctx, []string{"selftest", "--phase", "600ms", "--database-url", databaseURL},
+			&interrupter{after: after, interrupt: cancel}, &stderr)
 		assert.Equal(t, 1, status)
 		assert.Equal(t, "awa: interrupted\n", stderr.String())
 		assertNothingLeft(t, db)
@@ -109,13 +116,15 @@ func TestSelftestRemovesLeftovers(t *testing.T) {
 	db := testdb.Connect(t, databaseURL)
 	_, err := db.Exec(t.Context(), "create schema awa_selftest_killed")
 	require.NoError(t, err)
-	_, err = db.Exec(t.Context(), "select awa.enqueue(q, 'load') from unnest('{awa_selftest_killed,awaXselftest_mine}'::text[]) q")
+	_, err = db.Exec(t.Context(),
+		"select awa.enqueue(q, 'load') from unnest('{awa_selftest_killed,awaXselftest_mine}'::text[]) q")
 	require.NoError(t, err)
 	out := &interrupter{after: "PostgreSQL"}
 	ctx, cancel := context.WithCancel(t.Context())
 	out.interrupt = cancel
 	run(ctx, []string{"selftest", "--database-url", databaseURL}, out, new(bytes.Buffer))
-	assert.Contains(t, out.String(), "Removed what an earlier self-test left when it was killed: queue awa_selftest_killed, schema awa_selftest_killed.\n")
+	assert.Contains(t, out.String(),
+		"Removed what an earlier self-test left when it was killed: queue awa_selftest_killed, schema awa_selftest_killed.\n")
 	_, err = db.Exec(t.Context(), "select awa.drop_queue('awaXselftest_mine', true)")
 	require.NoError(t, err)
 	assertNothingLeft(t, db)
@@ -186,7 +195,8 @@ func TestSelftestAsRole(t *testing.T) {
 			assert.NoError(t, err)
 		}
 	})
-	for _, grant := range []string{"awa_producer, awa_worker, awa_maintainer, awa_operator, awa_reader", "create on database " + database} {
+	for _, grant := range []string{"awa_producer, awa_worker, awa_maintainer, awa_operator, awa_reader",
+		"create on database " + database} {
 		_, err = db.Exec(t.Context(), "grant "+grant+" to "+role)
 		require.NoError(t, err)
 	}
@@ -194,7 +204,8 @@ func TestSelftestAsRole(t *testing.T) {
 	if strings.Contains(databaseURL, "?") {
 		separator = "&"
 	}
-	status, _, stderr := awa(t.Context(), "selftest", "--phase", "600ms", "--database-url", databaseURL+separator+"options=-c%20role%3D"+role)
+	status, _, stderr := awa(t.Context(), "selftest", "--phase", "600ms", "--database-url",
+		databaseURL+separator+"options=-c%20role%3D"+role)
 	assert.Zero(t, status, stderr)
 	assertNothingLeft(t, db)
 }
@@ -209,7 +220,8 @@ func TestSelftestDisturbs(t *testing.T) {
 
 	holds := func() (holds bool) {
 		require.NoError(t, db.QueryRow(t.Context(), `
-			select backend_xid is not null and backend_xmin is not null from pg_stat_activity where pid = $1`, s.pinner.PgConn().PID()).Scan(&holds))
+			select backend_xid is not null and backend_xmin is not null from pg_stat_activity where pid = $1`,
+			s.pinner.PgConn().PID()).Scan(&holds))
 		return holds
 	}
 	stop, err := s.hold(t.Context())
@@ -221,13 +233,16 @@ func TestSelftestDisturbs(t *testing.T) {
 	sessions := func(condition string) func() bool {
 		return func() bool {
 			var n int
-			require.NoError(t, db.QueryRow(t.Context(), "select count(*) from pg_stat_activity where datname = current_database() and "+condition).Scan(&n))
+			require.NoError(t,
+				db.QueryRow(t.Context(),
+					"select count(*) from pg_stat_activity where datname = current_database() and "+condition).Scan(&n))
 			return n == selftestReaders
 		}
 	}
 	stop, err = s.reading("select nonsense")(t.Context())
 	require.NoError(t, err)
-	require.Eventually(t, sessions("query = 'rollback' and state = 'idle' and pid <> "+fmt.Sprint(s.pinner.PgConn().PID())), patience, time.Millisecond)
+	require.Eventually(t, sessions("query = 'rollback' and state = 'idle' and pid <> "+
+		fmt.Sprint(s.pinner.PgConn().PID())), patience, time.Millisecond)
 	assert.ErrorContains(t, stop(), `column "nonsense" does not exist`)
 
 	// The readers have a snapshot while they read, and are interrupted.
@@ -266,10 +281,12 @@ func TestSelftestJudges(t *testing.T) {
 		"just good enough": {p(0, 97, 97, 97), p(300, 48.5, 48.5, 48.5), nil},
 		"one round is bad": {p(0, 100, 10, 100), p(0, 50, 10, 60), nil},
 		"held":             {p(0, 96.9, 96.9, 100), p(0, 50, 50, 50), []string{"throughput held open, of clean"}},
-		"readers":          {p(0, 100, 100, 100), p(0, 48.4, 60, 48.4), []string{"throughput under readers, of readers elsewhere"}},
-		"dead tuples":      {p(1, 100, 100, 100), p(300, 50, 50, 50), []string{"dead tuples added in all"}},
+		"readers": {p(0, 100, 100, 100), p(0, 48.4, 60, 48.4),
+			[]string{"throughput under readers, of readers elsewhere"}},
+		"dead tuples": {p(1, 100, 100, 100), p(300, 50, 50, 50), []string{"dead tuples added in all"}},
 		"everything at once": {p(301, 50, 50, 50), p(0, 10, 10, 10),
-			[]string{"throughput held open, of clean", "throughput under readers, of readers elsewhere", "dead tuples added in all"}},
+			[]string{"throughput held open, of clean", "throughput under readers, of readers elsewhere",
+				"dead tuples added in all"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var failed []string

@@ -19,7 +19,8 @@ import (
 
 func runSQL(args []string, stdout, stderr io.Writer) error {
 	var uninstall bool
-	if _, _, err := parse("sql", args, 0, stdout, stderr, func(flags *flag.FlagSet) { flags.BoolVar(&uninstall, "uninstall", false, "") }); err != nil {
+	if _, _, err := parse("sql", args, 0, stdout, stderr,
+		func(flags *flag.FlagSet) { flags.BoolVar(&uninstall, "uninstall", false, "") }); err != nil {
 		return err
 	}
 	sources, err := install.Embedded()

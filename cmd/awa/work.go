@@ -86,7 +86,8 @@ func runWork(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	case err != nil:
 		return err
 	case strings.TrimSpace(command) == "":
-		fmt.Fprintln(stderr, "awa work: which command is to do the jobs? Pass --exec, as in\n\tawa work --exec ./handle-job.sh")
+		fmt.Fprintln(stderr,
+			"awa work: which command is to do the jobs? Pass --exec, as in\n\tawa work --exec ./handle-job.sh")
 		return errUsage
 	case databaseURL == "":
 		return errors.New("which database? Pass --database-url, or set DATABASE_URL, as in\n" +
@@ -133,7 +134,8 @@ func runWork(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	cfg.Logger.InfoContext(ctx, "starting", "queues", names, "slots", cfg.Slots)
 	err = worker.RunUntilSignal(ctx, stops...)
 	var pg *pgconn.PgError
-	if errors.As(err, &pg) && pg.Code == "42501" { // insufficient_privilege: the driver's hint is for workers, ours for migrate
+	// insufficient_privilege: the driver's hint is for workers, ours for migrate
+	if errors.As(err, &pg) && pg.Code == "42501" {
 		return err
 	}
 	return explain(err)

@@ -204,7 +204,8 @@ func TestWorkVerdicts(t *testing.T) {
 	}{
 		{"nothing", `true`, "completed", ``, ""},
 		{"newlines", `printf '\n\n'`, "completed", ``, ""},
-		{"object", `echo '{"a": [1, "<&>", 12345678901234567890.5]}'`, "completed", `{"a": [1, "<&>", 12345678901234567890.5]}`, ""},
+		{"object", `echo '{"a": [1, "<&>", 12345678901234567890.5]}'`, "completed",
+			`{"a": [1, "<&>", 12345678901234567890.5]}`, ""},
 		{"lines of JSON are text", `echo 1; echo 2`, "completed", `"1\n2"`, ""},
 		{"null", `echo null`, "completed", `null`, ""},
 		{"text", `echo hello; echo; echo '"world'`, "completed", `"hello\n\n\"world"`, ""},
@@ -216,8 +217,10 @@ func TestWorkVerdicts(t *testing.T) {
 		{"surrogate pair", `printf %s '["\uD83D\uDE00"]'`, "completed", `["😀"]`, ""},
 		{"no numeric", `echo 1e999999`, "completed", `"1e999999"`, ""},
 		{"as much as there may be", `head -c 1048576 /dev/zero | tr '\0' x`, "completed", `"` + full + `"`, ""},
-		{"too much", `head -c 1048577 /dev/zero | tr '\0' x`, "retryable", ``, "standard output is more than 1048576 bytes (exit status 0)"},
-		{"too much, for ever", `exec yes`, "retryable", ``, "standard output is more than 1048576 bytes (signal: broken pipe)"},
+		{"too much", `head -c 1048577 /dev/zero | tr '\0' x`, "retryable", ``,
+			"standard output is more than 1048576 bytes (exit status 0)"},
+		{"too much, for ever", `exec yes`, "retryable", ``,
+			"standard output is more than 1048576 bytes (signal: broken pipe)"},
 		{"temporary failure", `echo output; echo message >&2; exit 75`, "scheduled", ``, ""},
 		{"bad data", `echo output; echo message >&2; exit 65`, "failed", ``, "exit status 65\nmessage"},
 		{"failure", `echo output; printf 'a\000\377b\nc' >&2; exit 3`, "retryable", ``, "exit status 3\na��b\nc"},
@@ -254,8 +257,10 @@ func TestWorkVerdicts(t *testing.T) {
 
 	log := stderr.String()
 	assert.Contains(t, log, fmt.Sprintf("\njob %d: message\n", ids["bad data"]))
-	assert.Contains(t, log, fmt.Sprintf("\njob %d: a\\u0000\\xffb\njob %[1]d: c\n", ids["failure"]), "also without a newline at the end")
-	assert.Contains(t, log, fmt.Sprintf(` job_id=%d kind="%s" attempt=1 error="exit status 3"`+"\n", ids["failure"], `echo output; printf 'a\\000\\377b\\nc' >&2; exit 3`),
+	assert.Contains(t, log, fmt.Sprintf("\njob %d: a\\u0000\\xffb\njob %[1]d: c\n", ids["failure"]),
+		"also without a newline at the end")
+	assert.Contains(t, log, fmt.Sprintf(` job_id=%d kind="%s" attempt=1 error="exit status 3"`+"\n", ids["failure"],
+		`echo output; printf 'a\\000\\377b\\nc' >&2; exit 3`),
 		"without what is there already")
 }
 
@@ -277,7 +282,8 @@ func TestWorkDeepArguments(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	pool := connect(t, databaseURL)
 	deep := enqueueKind(t, pool, "default", "job", "max_attempts => 1")
-	_, err := pool.Exec(t.Context(), "update awa.ready_entries set args = (repeat('[', 10001) || repeat(']', 10001))::jsonb")
+	_, err := pool.Exec(t.Context(),
+		"update awa.ready_entries set args = (repeat('[', 10001) || repeat(']', 10001))::jsonb")
 	require.NoError(t, err)
 	other := enqueueKind(t, pool, "default", "job")
 	startWork(t, databaseURL, "--exec", "cat >&2")
@@ -291,11 +297,14 @@ func TestIsJSONB(t *testing.T) {
 	pool := testdb.New(t)
 	for text, want := range map[string]bool{
 		`{}`: true, `{`: false, ``: false, `{} {}`: false, ` [1] `: true, `nul`: false,
-		`"\u0000"`: false, `"\\u0000"`: true, `"\\\u0000"`: false, `{"\u0000": 1}`: false, `"\u0001"`: true, "\"\x00\"": false,
+		`"\u0000"`: false, `"\\u0000"`: true, `"\\\u0000"`: false, `{"\u0000": 1}`: false, `"\u0001"`: true,
+		"\"\x00\"": false,
 		`"\ud800"`: false, `"\uDBFF"`: false, `"\udc00"`: false, `"\udc00\ud800"`: false, `"\ud800\ud800\udc00"`: false,
-		`"\ud800\udc00"`: true, `"\uDBFF\uDFFF"`: true, `"\ud83d\\ude00"`: false, `"\\ud83d"`: true, `"\ud7ff\ue000\uffff"`: true,
-		"\"\xff\"": false, "\"\xed\xa0\x80\"": false, `"�"`: true,
-		`1e400`: true, `-1E-999`: true, `"1e999999"`: true, `1e131072`: false, `[1e-20000]`: false, `{"a": -1E+131072}`: false,
+		`"\ud800\udc00"`: true, `"\uDBFF\uDFFF"`: true, `"\ud83d\\ude00"`: false, `"\\ud83d"`: true,
+		`"\ud7ff\ue000\uffff"`: true,
+		"\"\xff\"":             false, "\"\xed\xa0\x80\"": false, `"�"`: true,
+		`1e400`: true, `-1E-999`: true, `"1e999999"`: true, `1e131072`: false, `[1e-20000]`: false,
+		`{"a": -1E+131072}`:                false,
 		"0." + strings.Repeat("1", 17_000): false, strings.Repeat("1", 140_000): false, strings.Repeat("1", 900): true,
 		strings.Repeat("[", 9_000) + strings.Repeat("]", 9_000): true,
 	} {
@@ -313,10 +322,13 @@ func TestWorkInput(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	pool := connect(t, databaseURL)
 	id := enqueueKind(t, pool, "default", "k<i>nd",
-		`'{"b": "<é>", "n": 12345678901234567890.5}'`, "priority => 3", "max_attempts => 7", "tags => '{x,y}'", `metadata => '{"m": 1}'`)
+		`'{"b": "<é>", "n": 12345678901234567890.5}'`, "priority => 3", "max_attempts => 7", "tags => '{x,y}'",
+		`metadata => '{"m": 1}'`)
 	_, err := pool.Exec(t.Context(), `select awa.configure_queue('default', '{"deadline": "1 hour"}')`)
 	require.NoError(t, err)
-	_, err = pool.Exec(t.Context(), `select awa.set_progress(job_id, receipt, '{"p": 50}'), awa.fail(job_id, receipt, 'once', retry_after => '0') from awa.claim('default')`)
+	_, err = pool.Exec(t.Context(),
+		`select awa.set_progress(job_id, receipt, '{"p": 50}'), awa.fail(job_id, receipt, 'once', retry_after => '0') from `+
+			`awa.claim('default')`)
 	require.NoError(t, err)
 	plain := enqueueKind(t, pool, "plain", "plain")
 
@@ -351,7 +363,8 @@ func TestWorkInput(t *testing.T) {
 func TestWorkInputHasTheColumnsOfClaim(t *testing.T) {
 	var columns []string
 	require.NoError(t, testdb.New(t).QueryRow(t.Context(),
-		`select array_agg(attname::text) from pg_attribute where attrelid = 'awa.claimed_job_row'::regclass and attnum > 0`).Scan(&columns))
+		`select array_agg(attname::text) from pg_attribute where attrelid = 'awa.claimed_job_row'::regclass and attnum > `+
+			`0`).Scan(&columns))
 	line, err := encodeJob(&driver.RawJob{Args: json.RawMessage("{}")})
 	require.NoError(t, err)
 	assert.Equal(t, 1, bytes.Count(line, []byte("\n")))
@@ -373,11 +386,13 @@ func TestWorkEnvironment(t *testing.T) {
 	pool := connect(t, databaseURL)
 	id := enqueueKind(t, pool, "it's", "a 'kind'", "max_attempts => 7")
 	startWork(t, databaseURL, "--queue", "it's", "--exec",
-		`printf '%s\n' "$AWA_JOB_ID" "$AWA_RECEIPT" "$AWA_QUEUE" "$AWA_KIND" "$AWA_ATTEMPT" "$AWA_MAX_ATTEMPTS" "$INHERITED" "$DATABASE_URL"`)
+		`printf '%s\n' "$AWA_JOB_ID" "$AWA_RECEIPT" "$AWA_QUEUE" "$AWA_KIND" "$AWA_ATTEMPT" "$AWA_MAX_ATTEMPTS" `+
+			`"$INHERITED" "$DATABASE_URL"`)
 	job := waitForJob(t, pool, id, "completed")
 	var output string
 	require.NoError(t, json.Unmarshal(job.Output, &output))
-	assert.Equal(t, []string{fmt.Sprint(id), fmt.Sprint(*job.Receipt), "it's", "a 'kind'", "1", "7", "yes", databaseURL}, strings.Split(output, "\n"))
+	assert.Equal(t, []string{fmt.Sprint(id), fmt.Sprint(*job.Receipt), "it's", "a 'kind'", "1", "7", "yes", databaseURL},
+		strings.Split(output, "\n"))
 }
 
 func TestWorkQueues(t *testing.T) {
@@ -385,7 +400,8 @@ func TestWorkQueues(t *testing.T) {
 	pool := connect(t, databaseURL)
 	other := enqueueKind(t, pool, "default", "k")
 	a, b := enqueueKind(t, pool, "a", "k"), enqueueKind(t, pool, "b=c", "k")
-	stderr, stop := startWork(t, databaseURL, "--exec", `echo "$AWA_QUEUE"`, "--queue", "a", "--queue", "b=c=10", "--slots", "1")
+	stderr, stop := startWork(t, databaseURL, "--exec", `echo "$AWA_QUEUE"`, "--queue", "a", "--queue", "b=c=10",
+		"--slots", "1")
 	assert.JSONEq(t, `"a"`, string(waitForJob(t, pool, a, "completed").Output))
 	assert.JSONEq(t, `"b=c"`, string(waitForJob(t, pool, b, "completed").Output))
 	assert.Zero(t, stop())
@@ -395,7 +411,8 @@ func TestWorkQueues(t *testing.T) {
 
 func TestParseQueue(t *testing.T) {
 	for value, want := range map[string]driver.QueueConfig{
-		"a": {Name: "a"}, "a=1": {Name: "a", Weight: 1}, "a=1000": {Name: "a", Weight: 1000}, "a=b=2": {Name: "a=b", Weight: 2},
+		"a": {Name: "a"}, "a=1": {Name: "a", Weight: 1}, "a=1000": {Name: "a", Weight: 1000},
+		"a=b=2":                  {Name: "a=b", Weight: 2},
 		strings.Repeat("é", 200): {Name: strings.Repeat("é", 200)},
 	} {
 		queue, err := parseQueue(value)
@@ -592,7 +609,8 @@ func TestWorkWithoutPermission(t *testing.T) {
 		_, err := admin.Exec(context.Background(), "drop role "+role)
 		assert.NoError(t, err)
 	})
-	status, _, stderr := awa(t.Context(), "work", "--exec", "true", "--database-url", with(t, databaseURL, "options", "-c role="+role))
+	status, _, stderr := awa(t.Context(), "work", "--exec", "true", "--database-url",
+		with(t, databaseURL, "options", "-c role="+role))
 	assert.Equal(t, 1, status)
 	assert.Contains(t, stderr, "permission denied")
 	assert.Contains(t, stderr, "awa_worker to work")

@@ -91,7 +91,8 @@ func enqueued[T driver.Args](t testing.TB, db driver.DBTX, where []func(Enqueued
 	t.Helper()
 	var before *int64
 	for {
-		rows, err := gen.New().ListJobs(t.Context(), rawjson.DB(db), gen.ListJobsParams{Kind: new(kind[T]()), BeforeID: before, MaxJobs: new(int32(page))})
+		rows, err := gen.New().ListJobs(t.Context(), rawjson.DB(db),
+			gen.ListJobsParams{Kind: new(kind[T]()), BeforeID: before, MaxJobs: new(int32(page))})
 		if err != nil {
 			t.Fatal("awatest: ", err)
 		}
@@ -188,7 +189,9 @@ func Travel(t testing.TB, pool *pgxpool.Pool, by time.Duration) {
 	}
 	ctx := context.WithoutCancel(t.Context())
 	// The time of the next sweep is forgotten, so that the promotion looks at everything.
-	_, err := pool.Exec(ctx, "with moved as (update awa.deferred_jobs set run_at = run_at - $1::interval returning 1) select count(*), setval('awa.next_sweep_at', 1) from moved", by)
+	_, err := pool.Exec(ctx,
+		"with moved as (update awa.deferred_jobs set run_at = run_at - $1::interval returning 1) select count(*), "+
+			"setval('awa.next_sweep_at', 1) from moved", by)
 	for promoted := int64(1); err == nil && promoted > 0; {
 		promoted, err = gen.New().PromoteDue(ctx, pool, 10_000)
 	}

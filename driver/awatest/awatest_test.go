@@ -69,7 +69,9 @@ func TestRequireEnqueued(t *testing.T) {
 
 	runAt := time.Now().Add(time.Hour).Truncate(time.Microsecond)
 	enqueue(t, client, pool, other{}, driver.EnqueueOptions{})
-	first := enqueue(t, client, pool, note{"a"}, driver.EnqueueOptions{Queue: "q", Priority: 3, MaxAttempts: 7, RunAt: runAt, Tags: []string{"x"}, Metadata: map[string]int{"n": 1}})
+	first := enqueue(t, client, pool, note{"a"},
+		driver.EnqueueOptions{Queue: "q", Priority: 3, MaxAttempts: 7, RunAt: runAt, Tags: []string{"x"},
+			Metadata: map[string]int{"n": 1}})
 	job := awatest.RequireEnqueued[note](t, pool)
 	assert.Equal(t, first, job.ID)
 	assert.Equal(t, "q", job.Queue)
@@ -86,8 +88,10 @@ func TestRequireEnqueued(t *testing.T) {
 	isB := func(job awatest.Enqueued[note]) bool { return job.Args.Text == "b" }
 	assert.Equal(t, second, awatest.RequireEnqueued(t, pool, isB).ID)
 	two := failureOf(t, func(t testing.TB) { awatest.RequireEnqueued[note](t, pool) })
-	assert.Contains(t, two, "2 jobs of kind \"note\" wait, not one:\n\tjob 3, available in default: {\"text\":\"b\"}\n\tjob 2, scheduled in q: ")
-	assert.Contains(t, failureOf(t, func(t testing.TB) { awatest.RequireNotEnqueued(t, pool, isB) }), "1 jobs of kind \"note\" wait, not none")
+	assert.Contains(t, two,
+		"2 jobs of kind \"note\" wait, not one:\n\tjob 3, available in default: {\"text\":\"b\"}\n\tjob 2, scheduled in q: ")
+	assert.Contains(t, failureOf(t, func(t testing.TB) { awatest.RequireNotEnqueued(t, pool, isB) }),
+		"1 jobs of kind \"note\" wait, not none")
 
 	_, err := client.Cancel(t.Context(), second, "")
 	require.NoError(t, err)
@@ -109,7 +113,8 @@ func TestArgumentsOfAnotherShape(t *testing.T) {
 	pool := awatest.New(t)
 	_, err := pool.Exec(t.Context(), `select awa.enqueue('q', 'note', '{"text": 1}')`)
 	require.NoError(t, err)
-	assert.Contains(t, failureOf(t, func(t testing.TB) { awatest.RequireEnqueued[note](t, pool) }), `arguments of job 1, {"text": 1}: json`)
+	assert.Contains(t, failureOf(t, func(t testing.TB) { awatest.RequireEnqueued[note](t, pool) }),
+		`arguments of job 1, {"text": 1}: json`)
 }
 
 // A thousand jobs that have ended do not hide one that waits.
@@ -125,7 +130,8 @@ func TestRequireEnqueuedBehindManyOthers(t *testing.T) {
 	require.NoError(t, err)
 	_, err = pool.Exec(t.Context(), "update awa.settings set claim_bytes = 10000000")
 	require.NoError(t, err)
-	_, err = pool.Exec(t.Context(), "select awa.complete_many(array_agg(job_id), array_agg(receipt)) from awa.claim('default', 2500)")
+	_, err = pool.Exec(t.Context(),
+		"select awa.complete_many(array_agg(job_id), array_agg(receipt)) from awa.claim('default', 2500)")
 	require.NoError(t, err)
 	assert.Equal(t, first, awatest.RequireEnqueued[note](t, pool).ID)
 }
@@ -147,7 +153,8 @@ func TestWork(t *testing.T) {
 		job.SetOutput(job.Args.Text)
 		return nil
 	})
-	assert.Contains(t, failureOf(t, func(t testing.TB) { awatest.Work(t, pool, handlers, driver.WorkerConfig{}) }), `no job is ready in ["default"]; Travel`)
+	assert.Contains(t, failureOf(t, func(t testing.TB) { awatest.Work(t, pool, handlers, driver.WorkerConfig{}) }),
+		`no job is ready in ["default"]; Travel`)
 
 	for _, c := range []struct{ text, state, output string }{
 		{"fine", "completed", `"fine"`}, {"fail", "retryable", ""}, {"snooze", "scheduled", ""}, {"panic", "retryable", ""},
@@ -174,7 +181,8 @@ func TestWork(t *testing.T) {
 	var around []string
 	worked := awatest.Work(t, pool, handlers, driver.WorkerConfig{
 		Queues: []driver.QueueConfig{{Name: "first"}, {Name: "second"}},
-		Middleware: []driver.Middleware{func(ctx context.Context, job *driver.RawJob, next func(context.Context) error) error {
+		Middleware: []driver.Middleware{func(ctx context.Context, job *driver.RawJob,
+			next func(context.Context) error) error {
 			around = append(around, job.Kind)
 			return next(ctx)
 		}},

@@ -33,7 +33,8 @@ func signUp(ctx context.Context, db driver.DBTX, client *driver.Client, name str
 	if _, err := client.EnqueueTx(ctx, db, welcome{name}, driver.EnqueueOptions{Queue: "mail"}); err != nil {
 		return err
 	}
-	_, err := client.EnqueueTx(ctx, db, askHowItGoes{name}, driver.EnqueueOptions{Queue: "mail", RunAt: time.Now().Add(24 * time.Hour)})
+	_, err := client.EnqueueTx(ctx, db, askHowItGoes{name},
+		driver.EnqueueOptions{Queue: "mail", RunAt: time.Now().Add(24 * time.Hour)})
 	return err
 }
 
@@ -57,7 +58,8 @@ func TestSignUp(t *testing.T) {
 		return signUp(t.Context(), tx, client, "ada")
 	}))
 	assert.Equal(t, welcome{"ada"}, awatest.RequireEnqueued[welcome](t, pool).Args)
-	assert.WithinDuration(t, time.Now().Add(24*time.Hour), awatest.RequireEnqueued[askHowItGoes](t, pool).RunAt, time.Minute)
+	assert.WithinDuration(t, time.Now().Add(24*time.Hour), awatest.RequireEnqueued[askHowItGoes](t, pool).RunAt,
+		time.Minute)
 }
 
 func TestMails(t *testing.T) {

@@ -23,7 +23,8 @@ const lockKey = int64(0x6177616d696772) // "awamigr"
 
 // Options say how to install or remove.
 type Options struct {
-	RolePrefix string        // what the names of roles begin with; empty for what the database knows, and in a new one awa_
+	// what the names of roles begin with; empty for what the database knows, and in a new one awa_
+	RolePrefix string
 	Wait       time.Duration // how long others may be in the way before it gives up; 0 for a minute
 	Force      bool          // to remove it though there are jobs, or though others' objects depend on it
 }
@@ -69,7 +70,8 @@ func run(ctx context.Context, conn *pgx.Conn, o Options, text, setting string, r
 	}
 	// The result is read in the transaction: behind a proxy that pools transactions, the next one may be in another
 	// session.
-	results, err := conn.PgConn().Exec(ctx, begin+settings.String()+text+fmt.Sprintf("select pg_catalog.current_setting(%s);\nreset %s;\ncommit;", quote(setting), setting)).ReadAll()
+	results, err := conn.PgConn().Exec(ctx, begin+settings.String()+text+
+		fmt.Sprintf("select pg_catalog.current_setting(%s);\nreset %s;\ncommit;", quote(setting), setting)).ReadAll()
 	if err != nil {
 		return nameHolders(ctx, conn, err)
 	}
@@ -83,11 +85,13 @@ func nameHolders(ctx context.Context, conn *pgx.Conn, err error) error {
 		return err
 	}
 	results, e := conn.PgConn().Exec(ctx, `rollback; begin read only; set local search_path = pg_catalog, pg_temp;
-select string_agg(distinct format('process %s of role %s%s holds awa.%I', a.pid, a.usename, ' (' || nullif(a.application_name, '') || ')', c.relname), '; ')
+select string_agg(distinct format('process %s of role %s%s holds awa.%I', a.pid, a.usename,
+         ' (' || nullif(a.application_name, '') || ')', c.relname), '; ')
   from pg_locks l
   join pg_class c on c.oid = l.relation and c.relnamespace = (select n.oid from pg_namespace n where n.nspname = 'awa')
   join pg_stat_activity a on a.pid = l.pid
- where l.granted and l.mode in ('ExclusiveLock', 'AccessExclusiveLock') and l.pid <> pg_backend_pid() and l.database = (select d.oid from pg_database d where d.datname = current_database());
+ where l.granted and l.mode in ('ExclusiveLock', 'AccessExclusiveLock') and l.pid <> pg_backend_pid()
+   and l.database = (select d.oid from pg_database d where d.datname = current_database());
 rollback;`).ReadAll()
 	if e == nil && len(results[3].Rows) == 1 && results[3].Rows[0][0] != nil {
 		pg.Detail = string(results[3].Rows[0][0]) + "."
@@ -118,11 +122,16 @@ func (s *Sources) File() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf(first+`-- Awa %s for psql: installs it, or brings an older installation to this version. Safe to repeat.
+	return fmt.Sprintf(first+
+		`-- Awa %s for psql: installs it, or brings an older installation to this version. Safe to repeat.
 --   psql -f awa.sql DATABASE
 --   psql -v role_prefix=app_ -f awa.sql DATABASE     with roles of another name than awa_producer and so on, in a new
 -- installation
-`, s.Version) + file(text, `select case when (r ->> 'newer')::pg_catalog.bool then 'Awa stays as it is' when (r ->> 'before')::pg_catalog.int4 = 0 then 'Awa is installed' else 'Awa is up to date' end
+`, s.Version) + file(text, `select case
+         when (r ->> 'newer')::pg_catalog.bool then 'Awa stays as it is'
+         when (r ->> 'before')::pg_catalog.int4 = 0 then 'Awa is installed'
+         else 'Awa is up to date'
+       end
        || pg_catalog.format(': schema version %s, functions %s.', r ->> 'after', r ->> 'functions') as awa_said
   from (select pg_catalog.current_setting('awa.installed')::pg_catalog.json) i(r) \gset
 reset awa.installed;
@@ -151,12 +160,18 @@ func (s *Sources) UninstallFile() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf(first+`-- Removes Awa %s, for psql. Refuses while there are jobs, or objects of others that depend on it.
+	return fmt.Sprintf(first+
+		`-- Removes Awa %s, for psql. Refuses while there are jobs, or objects of others that depend on it.
 --   psql -f awa_uninstall.sql DATABASE
 --   psql -v force=on -f awa_uninstall.sql DATABASE             with jobs, and with what others have on top of it
 --   psql -v role_prefix=app_ -f awa_uninstall.sql DATABASE     the roles alone, where the schema is gone already
-`, s.Version) + file(text, `select case when (r ->> 'found')::pg_catalog.bool then 'Awa is removed.' else 'There was no schema awa.' end as awa_said,
-       (select coalesce(pg_catalog.string_agg(pg_catalog.format('Role %s stays: %s.', k.key, k.value), E'\n'), 'None of its roles is left.') from pg_catalog.json_each_text(r -> 'kept') k) as awa_roles
+`, s.Version) + file(text, `select case
+         when (r ->> 'found')::pg_catalog.bool then 'Awa is removed.'
+         else 'There was no schema awa.'
+       end as awa_said,
+       (select coalesce(pg_catalog.string_agg(pg_catalog.format('Role %s stays: %s.', k.key, k.value), E'\n'),
+                 'None of its roles is left.')
+          from pg_catalog.json_each_text(r -> 'kept') k) as awa_roles
   from (select pg_catalog.current_setting('awa.uninstalled')::pg_catalog.json) i(r) \gset
 reset awa.uninstalled;
 `, "\\echo :awa_said\n\\echo :awa_roles\n"), nil

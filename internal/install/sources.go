@@ -137,29 +137,34 @@ func Load(migrations, functions fs.FS) (*Sources, error) {
 	}
 	s.Hash = fmt.Sprintf("%x", hash.Sum(nil)[:16])
 	// The installation makes it, before the first migration.
-	s.Relations = append(s.Relations, Relation{Name: "schema_version", Kind: "table", Options: []string{}}, Relation{Name: "schema_version_pkey", Kind: "index", Options: []string{}})
+	s.Relations = append(s.Relations, Relation{Name: "schema_version", Kind: "table", Options: []string{}},
+		Relation{Name: "schema_version_pkey", Kind: "index", Options: []string{}})
 	return s, nil
 }
 
 var (
-	functionPattern  = regexp.MustCompile(`(?ms)^create or replace (?:function|procedure) awa\.(\w+)\((.*?)\n(?:as \$\$(.*?)\$\$;|return .*?;(?: --[^\n]*)?)$`)
-	attributePattern = regexp.MustCompile(`\b(?:immutable|stable|strict|parallel safe|parallel restricted|security definer)\b`)
-	settingPattern   = regexp.MustCompile(`(?m)^set (\w+) = (.+)$`)
-	resultPattern    = regexp.MustCompile(`^ returns (.+)`)
-	versionPattern   = regexp.MustCompile(`'(.*)'`)
-	viewPattern      = regexp.MustCompile(`(?ms)^create or replace view awa\.(\w+)(?: with \(([^)]*)\))? as\s+(.*?);$`)
-	triggerPattern   = regexp.MustCompile(`create (?:constraint|or replace) trigger (\w+) [^;]*? on awa\.(\w+)[^;]*? execute function awa\.(\w+)`)
-	grantPattern     = regexp.MustCompile(`\('awa_(\w+)', '(function|procedure|view) awa\.(\w+)'\)`)
-	callAllPattern   = regexp.MustCompile(`'function awa\.(\w+)'\s+from unnest\(array\[(.*?)\]`)
-	quotedPattern    = regexp.MustCompile(`'(\w+)'`)
-	relationPattern  = regexp.MustCompile(`(?s)create (table|sequence|unique index|index) (?:awa\.)?([\w%$]+)(.*?);`)
-	optionsPattern   = regexp.MustCompile(`partition of .* with \(([^)]*)\)`)
+	functionPattern = regexp.MustCompile(`(?ms)^create or replace (?:function|procedure) awa\.(\w+)\((.*?)\n(?:as ` +
+		`\$\$(.*?)\$\$;|return .*?;(?: --[^\n]*)?)$`)
+	attributePattern = regexp.MustCompile(`\b(?:immutable|stable|strict|parallel safe|parallel restricted|security ` +
+		`definer)\b`)
+	settingPattern = regexp.MustCompile(`(?m)^set (\w+) = (.+)$`)
+	resultPattern  = regexp.MustCompile(`^ returns (.+)`)
+	versionPattern = regexp.MustCompile(`'(.*)'`)
+	viewPattern    = regexp.MustCompile(`(?ms)^create or replace view awa\.(\w+)(?: with \(([^)]*)\))? as\s+(.*?);$`)
+	triggerPattern = regexp.MustCompile(`create (?:constraint|or replace) trigger (\w+) [^;]*? on awa\.(\w+)[^;]*? ` +
+		`execute function awa\.(\w+)`)
+	grantPattern    = regexp.MustCompile(`\('awa_(\w+)', '(function|procedure|view) awa\.(\w+)'\)`)
+	callAllPattern  = regexp.MustCompile(`'function awa\.(\w+)'\s+from unnest\(array\[(.*?)\]`)
+	quotedPattern   = regexp.MustCompile(`'(\w+)'`)
+	relationPattern = regexp.MustCompile(`(?s)create (table|sequence|unique index|index) (?:awa\.)?([\w%$]+)(.*?);`)
+	optionsPattern  = regexp.MustCompile(`partition of .* with \(([^)]*)\)`)
 )
 
 // readCode finds functions, views, triggers and grants in the code package.
 func (s *Sources) readCode(text string) {
 	for _, m := range functionPattern.FindAllStringSubmatch(text, -1) {
-		f := Function{SQL: m[0], Name: m[1], Names: []string{}, Types: []string{}, Attributes: []string{}, Settings: []string{}}
+		f := Function{SQL: m[0], Name: m[1], Names: []string{}, Types: []string{}, Attributes: []string{},
+			Settings: []string{}}
 		arguments, rest := splitArguments(m[2])
 		if _, columns, ok := strings.Cut(rest, " returns table ("); ok { // they are out arguments
 			var more []string

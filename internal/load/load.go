@@ -138,7 +138,8 @@ func (l *Load) Run(ctx context.Context, offer Offer) (Figures, error) {
 		defer l.mu.Unlock()
 		l.end()
 	})() // stopped before the context ends, or it could end the next run
-	late := time.AfterFunc(offer.For+drainTimeout, func() { fail(errors.New("the jobs that were enqueued are not all claimed")) })
+	late := time.AfterFunc(offer.For+drainTimeout,
+		func() { fail(errors.New("the jobs that were enqueued are not all claimed")) })
 	defer late.Stop()
 
 	var work sync.WaitGroup
@@ -177,7 +178,8 @@ func (l *Load) Run(ctx context.Context, offer Offer) (Figures, error) {
 		return Figures{}, fmt.Errorf("%w (%d jobs were enqueued, %d completed)", context.Cause(ctx), l.offered, l.completed)
 	}
 	if l.completed != l.offered || len(l.committed) > 0 {
-		return Figures{}, fmt.Errorf("%d jobs were enqueued, %d completed, and %d of them are not the same", l.offered, l.completed, len(l.committed))
+		return Figures{}, fmt.Errorf("%d jobs were enqueued, %d completed, and %d of them are not the same", l.offered,
+			l.completed, len(l.committed))
 	}
 	figures := l.take()
 	figures.Elapsed = l.lastDone.Sub(l.began)
@@ -345,8 +347,11 @@ func (l *Load) settle(jobs []int64, completed bool) {
 }
 
 // call runs a query in a transaction of its own and in one round trip.
-func (l *Load) call(ctx context.Context, conn *pgx.Conn, name string, read func(pgx.Rows) error, sql string, args ...any) error {
-	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), callTimeout, errors.New("the server does not answer"))
+func (l *Load) call(
+	ctx context.Context, conn *pgx.Conn, name string, read func(pgx.Rows) error, sql string, args ...any,
+) error {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), callTimeout,
+		errors.New("the server does not answer"))
 	defer cancel()
 	var batch pgx.Batch
 	batch.Queue("begin isolation level read committed")

@@ -28,7 +28,9 @@ func open(t *testing.T, cfg Config) (*Load, *pgx.Conn) {
 
 func counts(t *testing.T, db *pgx.Conn) (available, completed int) {
 	t.Helper()
-	err := db.QueryRow(t.Context(), "select coalesce(sum(available), 0), coalesce(sum(completed), 0) from awa.queue_counts('load')").Scan(&available, &completed)
+	err := db.QueryRow(t.Context(),
+		"select coalesce(sum(available), 0), coalesce(sum(completed), 0) from awa.queue_counts('load')").Scan(&available,
+		&completed)
 	require.NoError(t, err)
 	return available, completed
 }

@@ -210,10 +210,12 @@ func (s *Server) follow(ctx context.Context, standby *Server) error {
 	if err := s.Resume(ctx); err != nil {
 		return err
 	}
-	if err := standby.configure(map[string]string{"primary_conninfo": fmt.Sprintf("host=%s port=%s user=%s", s.dir, port, superuser)}); err != nil {
+	if err := standby.configure(map[string]string{"primary_conninfo": fmt.Sprintf("host=%s port=%s user=%s", s.dir, port,
+		superuser)}); err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(standby.dataDir(), "postmaster.pid")); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := os.Remove(filepath.Join(standby.dataDir(), "postmaster.pid")); err != nil &&
+		!errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(standby.dataDir(), "standby.signal"), nil, 0o644); err != nil {

@@ -229,7 +229,8 @@ func TestFindBinaries(t *testing.T) {
 	server := func(version string) map[string]string {
 		return map[string]string{"postgres": "echo 'postgres (PostgreSQL) " + version + "'"}
 	}
-	old, pg15, pg16, pg18 := stubs(t, server("9.6.24")), stubs(t, server("15.1")), stubs(t, server("16.1")), stubs(t, server("18.1"))
+	old, pg15, pg16, pg18 := stubs(t, server("9.6.24")), stubs(t, server("15.1")), stubs(t, server("16.1")),
+		stubs(t, server("18.1"))
 	t.Setenv(BinDirEnv, "")
 	t.Cleanup(func(dirs []string) func() { return func() { packageDirs = dirs } }(packageDirs))
 	find := func(path string, packages ...string) (string, error) {

@@ -100,7 +100,8 @@ func (b *Bouncer) URL(databaseURL string, mode pgx.QueryExecMode) string {
 	return "postgres:///" + cfg.Database + "?" + url.Values{
 		"host": {b.dir}, "port": {b.port}, "user": {cfg.User}, "default_query_exec_mode": {map[pgx.QueryExecMode]string{
 			pgx.QueryExecModeCacheStatement: "cache_statement", pgx.QueryExecModeCacheDescribe: "cache_describe",
-			pgx.QueryExecModeDescribeExec: "describe_exec", pgx.QueryExecModeExec: "exec", pgx.QueryExecModeSimpleProtocol: "simple_protocol",
+			pgx.QueryExecModeDescribeExec: "describe_exec", pgx.QueryExecModeExec: "exec",
+			pgx.QueryExecModeSimpleProtocol: "simple_protocol",
 		}[mode]},
 	}.Encode()
 }

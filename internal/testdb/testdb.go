@@ -212,7 +212,8 @@ func createTemplate(ctx context.Context, server, template string) error {
 		return err
 	}
 	var exists bool
-	if err := conn.QueryRow(ctx, "select exists (select from pg_database where datname = $1)", template).Scan(&exists); err != nil || exists {
+	if err := conn.QueryRow(ctx, "select exists (select from pg_database where datname = $1)",
+		template).Scan(&exists); err != nil || exists {
 		return err
 	}
 	unfinished := template + "_unfinished"

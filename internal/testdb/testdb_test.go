@@ -39,7 +39,9 @@ func TestDatabaseIsDropped(t *testing.T) {
 	server, err := serverURL()
 	require.NoError(t, err)
 	var exists bool
-	require.NoError(t, Connect(t, server).QueryRow(t.Context(), "select exists (select from pg_database where datname = $1)", name).Scan(&exists))
+	require.NoError(t,
+		Connect(t, server).QueryRow(t.Context(), "select exists (select from pg_database where datname = $1)",
+			name).Scan(&exists))
 	assert.False(t, exists)
 }
 

@@ -3,7 +3,10 @@
 \set name attempts
 \ir ../prelude.psql
 
-select count(*) from awa.enqueue_many(:'queue', 'k', array(select jsonb_build_object('n', n) from generate_series(1, 1000) n), 3, null, 5, '{t}', '{"m": 1}') \g /dev/null
+select count(*)
+  from awa.enqueue_many(:'queue', 'k',
+    array(select jsonb_build_object('n', n) from generate_series(1, 1000) n), 3, null, 5, '{t}',
+    '{"m": 1}') \g /dev/null
 
 -- One job in three attempts: claimed, given back, claimed, failed, promoted, claimed
 select awa.enqueue(:'queue' || ' thrice', 'k', '"body"') as thrice_id \gset
@@ -38,22 +41,68 @@ create temp table c as select * from pg_temp.take('', 998);
 create temp table s as select * from pg_temp.take('', 2, one_claim => false);
 
 select is(
-  (select to_jsonb(a) - '{lane,ready_at,created_at,claimed_at,lease_until,body_bytes}'::text[] from c, awa._attempts(array[c.receipt]) a where c.n = 5),
-  (select jsonb_build_object('receipt', receipt, 'job_id', job_id, 'priority', 3, 'lease', interval '1 minute', 'deadline_at', null, 'unique_key', null, 'worker_id', null, 'attempt', 1, 'max_attempts', 5, 'kind', 'k', 'args', '{"n": 5}'::jsonb,
-    'tags', '["t"]'::jsonb, 'metadata', '{"m": 1}'::jsonb, 'progress', null, 'errors', null) from c where n = 5), 'an attempt is its entry and its claim');
-select ok((select a.created_at <= a.ready_at and a.ready_at < a.claimed_at and a.lease_until = a.claimed_at + a.lease from c, awa._attempts(array[c.receipt]) a where c.n = 5), 'with its times');
-select is((select array_agg(a.args ->> 'n' order by a.job_id) from awa._attempts(array(select receipt from c where n in (1, 500, 960))) a), '{1,500,960}', 'several of one claim, its first and last among them');
-select is((select array_agg(a.args ->> 'n' order by a.job_id) from awa._attempts(array(select receipt from c where n in (960, 961, 998) union select receipt from s)) a), '{960,961,998,999,1000}', 'and of several claims');
-select is((select count(*) from awa._attempts(array(select receipt from c)) a join c using (receipt, job_id) where a.args = jsonb_build_object('n', c.n)), 998::bigint, 'each receipt leads to its job');
-select is((select count(*) from awa._attempts(array[receipt, receipt])), 1::bigint, 'a receipt that is named twice is one attempt') from c where n = 7;
+  (
+    select to_jsonb(a) - '{lane,ready_at,created_at,claimed_at,lease_until,body_bytes}'::text[]
+      from c, awa._attempts(array[c.receipt]) a
+     where c.n = 5
+  ),
+  (
+    select jsonb_build_object('receipt', receipt, 'job_id', job_id, 'priority', 3, 'lease', interval '1 minute',
+      'deadline_at', null, 'unique_key', null, 'worker_id', null, 'attempt', 1, 'max_attempts', 5, 'kind', 'k', 'args',
+      '{"n": 5}'::jsonb,
+    'tags', '["t"]'::jsonb, 'metadata', '{"m": 1}'::jsonb, 'progress', null, 'errors', null)
+      from c
+     where n = 5), 'an attempt is its entry and its claim');
+select ok((
+  select a.created_at <= a.ready_at and a.ready_at < a.claimed_at and a.lease_until = a.claimed_at + a.lease
+    from c, awa._attempts(array[c.receipt]) a
+   where c.n = 5
+),
+  'with its times');
+select is((
+  select array_agg(a.args ->> 'n' order by a.job_id)
+    from awa._attempts(array(select receipt from c where n in (1, 500, 960))) a
+),
+  '{1,500,960}', 'several of one claim, its first and last among them');
+select is((
+  select array_agg(a.args ->> 'n' order by a.job_id)
+    from awa._attempts(array(select receipt from c where n in (960, 961, 998) union select receipt from s)) a
+),
+  '{960,961,998,999,1000}', 'and of several claims');
+select is((
+  select count(*)
+    from awa._attempts(array(select receipt from c)) a
+    join c using (receipt, job_id)
+   where a.args = jsonb_build_object('n', c.n)
+),
+  998::bigint, 'each receipt leads to its job');
+select is((select count(*) from awa._attempts(array[receipt, receipt])), 1::bigint,
+  'a receipt that is named twice is one attempt')
+  from c
+ where n = 7;
 select is((select count(*) from awa._attempts('{}')), 0::bigint, 'no receipts, no attempts');
-select is((select count(*) from awa._attempts(array[0, -1, 9223372036854775807, -9223372036854775808, 7654321987654321])), 0::bigint, 'nor for receipts that nobody gave out');
-select is((select count(*) from awa._attempts(array[receipt + 960, receipt | 4095])), 0::bigint, 'nor past the end of a claim') from c where n = 1;
-select is((select array_agg(row(a.attempt, a.receipt = t.receipt, jsonb_array_length(coalesce(a.errors, '[]')))::text order by t.n) from thrice t, awa._attempts(array[t.receipt]) a),
+select is((
+  select count(*) from awa._attempts(array[0, -1, 9223372036854775807, -9223372036854775808, 7654321987654321])
+),
+  0::bigint, 'nor for receipts that nobody gave out');
+select is((select count(*) from awa._attempts(array[receipt + 960, receipt | 4095])), 0::bigint,
+  'nor past the end of a claim')
+  from c
+ where n = 1;
+select is(
+  (
+    select array_agg(
+      row(a.attempt, a.receipt = t.receipt, jsonb_array_length(coalesce(a.errors, '[]')))::text order by t.n
+    )
+      from thrice t, awa._attempts(array[t.receipt]) a
+  ),
   '{"(1,t,0)","(1,t,0)","(2,t,1)"}', 'of one job''s attempts each receipt finds its own');
-select is((select array_agg(a.lane & 7 order by t.n) from thrice t, awa._attempts(array[t.receipt]) a), '{2,0,2}', 'on its own lane');
-select is((select count(*) from awa._attempts((select array_agg(receipt) from thrice)) a where a.job_id = :thrice_id), 3::bigint, 'all of them, when asked together');
-select is((select count(distinct a.created_at) from thrice t, awa._attempts(array[t.receipt]) a), 1::bigint, 'and all say when the job was created');
+select is((select array_agg(a.lane & 7 order by t.n) from thrice t, awa._attempts(array[t.receipt]) a), '{2,0,2}',
+  'on its own lane');
+select is((select count(*) from awa._attempts((select array_agg(receipt) from thrice)) a where a.job_id = :thrice_id),
+  3::bigint, 'all of them, when asked together');
+select is((select count(distinct a.created_at) from thrice t, awa._attempts(array[t.receipt]) a), 1::bigint,
+  'and all say when the job was created');
 
 -- What a job carries of its failures is bounded
 create temp table history (n int, errors jsonb);
@@ -71,11 +120,19 @@ create function pg_temp.told(n int) returns text
 language sql
 return (select string_agg(coalesce(e ->> 'attempt', 'omitted ' || (e ->> 'omitted')), ' ' order by o)
           from history h, jsonb_array_elements(h.errors) with ordinality x(e, o) where h.n = told.n);
-select is(pg_temp.told(40), (select string_agg(n::text, ' ') from generate_series(1, 40) n), 'forty errors are all kept');
-select is(pg_temp.told(41), (select string_agg(case n when 21 then 'omitted 1' else n::text end, ' ') from generate_series(1, 41) n), 'of 41 the first and the last 20, and that there was one more');
-select is(pg_temp.told(250), (select string_agg(n::text, ' ') from generate_series(1, 20) n) || ' omitted 210 ' || (select string_agg(n::text, ' ') from generate_series(231, 250) n), 'of 250, too');
-select is((select h.errors -> 20 from history h where h.n = 250), '{"omitted": 210}'::jsonb, 'which an object without an error says');
-select is((select h.errors -> 40 ->> 'error' || (h.errors -> 40 ->> 'details') from history h where h.n = 250), 'error 250250', 'the last one is whole');
+select is(pg_temp.told(40), (select string_agg(n::text, ' ') from generate_series(1, 40) n),
+  'forty errors are all kept');
+select is(pg_temp.told(41),
+  (select string_agg(case n when 21 then 'omitted 1' else n::text end, ' ') from generate_series(1, 41) n),
+  'of 41 the first and the last 20, and that there was one more');
+select is(pg_temp.told(250),
+  (select string_agg(n::text, ' ') from generate_series(1, 20) n) || ' omitted 210 '
+    || (select string_agg(n::text, ' ') from generate_series(231, 250) n),
+  'of 250, too');
+select is((select h.errors -> 20 from history h where h.n = 250), '{"omitted": 210}'::jsonb,
+  'which an object without an error says');
+select is((select h.errors -> 40 ->> 'error' || (h.errors -> 40 ->> 'details') from history h where h.n = 250),
+  'error 250250', 'the last one is whole');
 select is((select max(jsonb_array_length(h.errors)) from history h), 41, 'there are never more');
 
 -- The entry of an open attempt is missing. Without the check the attempt would be closed, and nothing would follow it.
@@ -90,10 +147,12 @@ select is(pg_temp.outcome(format(f.call, m.job_id, m.receipt)), 'XX001', f.call 
     ('select awa.fail_many(array[%s], array[%s], ''{e}'')')) f(call)
  where m.n = 1;
 select is((select count(*) from awa._open_items o join m using (receipt)), 4::bigint, 'the attempts stay open');
-select is(pg_temp.outcome(format('select awa.complete(%s, %s)', job_id, receipt)), 'ok', 'an attempt of which only the closure is written can be completed')
+select is(pg_temp.outcome(format('select awa.complete(%s, %s)', job_id, receipt)), 'ok',
+  'an attempt of which only the closure is written can be completed')
   from m where n = 1;
 set local client_min_messages = error;
-select is(awa._materialize(array(select receipt from m where n > 2), 9), 2::bigint, 'maintenance closes what is missing');
+select is(awa._materialize(array(select receipt from m where n > 2), 9), 2::bigint,
+  'maintenance closes what is missing');
 select is(awa._rescue('{}', array(select receipt from m where n = 2), 9, now()), 1::bigint, 'and rescue, too');
 
 select * from finish();

@@ -33,22 +33,30 @@ $$;
 select is(pg_temp.locks(), null, 'nothing is held');
 
 -- The holder has let go meanwhile, or holds it shared
-select is(pg_temp.after($$select awa._wait_for_lock(7, false, 'm', 'h')$$), '7 ExclusiveLock; 0', 'a lock that is waited for is taken');
-select is(pg_temp.after($$select awa._wait_for_lock(-7, true, 'm', 'h')$$), '-7 ShareLock; 0', 'shared, where that was asked for; whatever its key');
+select is(pg_temp.after($$select awa._wait_for_lock(7, false, 'm', 'h')$$), '7 ExclusiveLock; 0',
+  'a lock that is waited for is taken');
+select is(pg_temp.after($$select awa._wait_for_lock(-7, true, 'm', 'h')$$), '-7 ShareLock; 0',
+  'shared, where that was asked for; whatever its key');
 set local lock_timeout = '3s';
-select is(pg_temp.after($$select awa._wait_for_lock(7, false, 'm', 'h')$$), '7 ExclusiveLock; 3s', 'the caller''s lock_timeout is what it was');
+select is(pg_temp.after($$select awa._wait_for_lock(7, false, 'm', 'h')$$), '7 ExclusiveLock; 3s',
+  'the caller''s lock_timeout is what it was');
 set local lock_timeout = '1h';
 select is(pg_temp.after($$select awa._wait_for_lock(7, false, 'm', 'h')$$), '7 ExclusiveLock; 1h', 'also a longer one');
 set local lock_timeout = 0;
 
 -- Which lock is whose
 select is(pg_temp.after('select awa._lock_queue(5)'), awa._queue_key(5) || ' ExclusiveLock; 0', 'the lock of a queue');
-select is(pg_temp.after('select awa._lock_worker(5, true)'), awa._worker_key(5) || ' ShareLock; 0', 'that of a worker, shared, for its claims');
-select is(pg_temp.after('select awa._lock_worker(5, false)'), awa._worker_key(5) || ' ExclusiveLock; 0', 'and exclusive, for who ends it');
-select is(pg_temp.after('select awa._lock_crowd()'), awa._crowd_key() || ' ShareLock; 0', 'that of those that answer for very many claims');
-select is(pg_temp.after('select awa._lock_queue(5), awa._lock_queue(5)'), awa._queue_key(5) || ' ExclusiveLock; 0', 'twice is once');
+select is(pg_temp.after('select awa._lock_worker(5, true)'), awa._worker_key(5) || ' ShareLock; 0',
+  'that of a worker, shared, for its claims');
+select is(pg_temp.after('select awa._lock_worker(5, false)'), awa._worker_key(5) || ' ExclusiveLock; 0',
+  'and exclusive, for who ends it');
+select is(pg_temp.after('select awa._lock_crowd()'), awa._crowd_key() || ' ShareLock; 0',
+  'that of those that answer for very many claims');
+select is(pg_temp.after('select awa._lock_queue(5), awa._lock_queue(5)'), awa._queue_key(5) || ' ExclusiveLock; 0',
+  'twice is once');
 select is(pg_temp.after('select awa._lock_worker(5, true), awa._lock_worker(5, false)'),
-  format('%1$s ExclusiveLock, %1$s ShareLock; 0', awa._worker_key(5)), 'who claims and then ends its worker does not wait for itself');
+  format('%1$s ExclusiveLock, %1$s ShareLock; 0', awa._worker_key(5)),
+  'who claims and then ends its worker does not wait for itself');
 select is(pg_temp.locks(), null, 'they are those of the transaction');
 
 -- The ranges of keys
@@ -62,13 +70,16 @@ select cmp_ok(awa._crowd_key(), '<', awa._fold_key(), 'the crowd comes before th
 select cmp_ok(awa._fold_key(), '<', awa._claim_key(0), 'and these before claims');
 select is(
   (select count(*) from unnest('{1,2,1000000,1152921504606846975}'::bigint[]) w
-    where awa._worker_key(w) between awa._queue_key((1::bigint << 54) - 1) - 63 and awa._queue_key(0) or awa._worker_key(w) between awa._crowd_key() and awa._claim_key(9223372036854775807 >> 12)),
+    where awa._worker_key(w) between awa._queue_key((1::bigint << 54) - 1) - 63 and awa._queue_key(0)
+       or awa._worker_key(w) between awa._crowd_key() and awa._claim_key(9223372036854775807 >> 12)),
   0::bigint, 'those of workers are in a range of their own');
 
 -- No wait
 update awa.settings set claim_wait = '1 millisecond';
-select is(pg_temp.after('select awa._lock_queue(5)'), awa._queue_key(5) || ' ExclusiveLock; 0', 'a lock that is free is not waited for');
-select is(pg_temp.after($$select awa._wait_for_lock(7, false, 'm', 'h')$$), '7 ExclusiveLock; 0', 'the shortest wait is long enough for it');
+select is(pg_temp.after('select awa._lock_queue(5)'), awa._queue_key(5) || ' ExclusiveLock; 0',
+  'a lock that is free is not waited for');
+select is(pg_temp.after($$select awa._wait_for_lock(7, false, 'm', 'h')$$), '7 ExclusiveLock; 0',
+  'the shortest wait is long enough for it');
 
 select * from finish();
 rollback;

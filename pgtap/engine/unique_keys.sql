@@ -6,54 +6,99 @@ begin;
 select plan(382);
 
 -- States
-select is((select array_agg(awa._state_bit(s) order by n) from unnest(array['scheduled', 'available', 'running', 'retryable', 'waiting_external', 'completed', 'failed', 'cancelled', 'dead']) with ordinality u(s, n)),
+select is(
+  (
+    select array_agg(awa._state_bit(s) order by n)
+      from unnest(
+        array['scheduled', 'available', 'running', 'retryable', 'waiting_external', 'completed', 'failed', 'cancelled',
+          'dead']
+      ) with ordinality u(s, n)
+  ),
   '{1,2,4,8,16,32,64,128,256}', 'each state has a bit of its own');
-select is(awa._state_bit(s), null, format('there is no state %s', coalesce(quote_literal(s), 'null'))) from unnest(array['', 'Running', 'done', null]) s;
+select is(awa._state_bit(s), null, format('there is no state %s', coalesce(quote_literal(s), 'null')))
+  from unnest(array['', 'Running', 'done', null]) s;
 
 -- A key is a hash and the bits of its states
 create function pg_temp.key(name text, states text[]) returns bytea
 language sql
-return sha256(convert_to(name, 'UTF8')) || (select decode(lpad(to_hex(bit_or(awa._state_bit(s))), 4, '0'), 'hex') from unnest(states) s);
+return sha256(convert_to(name, 'UTF8'))
+  || (select decode(lpad(to_hex(bit_or(awa._state_bit(s))), 4, '0'), 'hex') from unnest(states) s);
 select is(octet_length(pg_temp.key('k', '{dead}')), 34, 'it takes 34 bytes');
-select is((select array_agg(s order by s) from unnest(array['scheduled', 'available', 'running', 'retryable', 'waiting_external', 'completed', 'failed', 'cancelled', 'dead']) s where awa._holds(pg_temp.key('k', x.states), s)),
+select is(
+  (
+    select array_agg(s order by s)
+      from unnest(
+        array['scheduled', 'available', 'running', 'retryable', 'waiting_external', 'completed', 'failed', 'cancelled',
+          'dead']
+      ) s
+     where awa._holds(pg_temp.key('k', x.states), s)
+  ),
   (select array_agg(s order by s) from unnest(x.states) s), format('a key of %s is held in these states', x.states))
-  from (values ('{dead}'::text[]), ('{scheduled,dead}'), ('{available}'), ('{scheduled,available,running,retryable,waiting_external,completed,failed,cancelled,dead}')) x(states);
+  from (values ('{dead}'::text[]), ('{scheduled,dead}'), ('{available}'),
+    ('{scheduled,available,running,retryable,waiting_external,completed,failed,cancelled,dead}')) x(states);
 select is(awa._holds(null, 'running'), false, 'no key, nothing held');
 select is(awa._holds(pg_temp.key('k', '{running}'), null), false, 'in no state a key is not held');
 select is(awa._holds(pg_temp.key('k', '{running}'), 'done'), false, 'nor in one that there is not');
 
 -- Which hash
-create function pg_temp.hash(queue text, kind text, args jsonb, unique_key text, unique_by text[], unique_period interval default null, unique_zone text default null, at timestamptz default now()) returns bytea
+create function pg_temp.hash(
+  queue text,
+  kind text,
+  args jsonb,
+  unique_key text,
+  unique_by text[],
+  unique_period interval default null,
+  unique_zone text default null,
+  at timestamptz default now()
+) returns bytea
 language sql
 return substr(awa._unique_key(queue, kind, args, unique_key, unique_by, unique_period, unique_zone, null, at), 1, 32);
-select is(pg_temp.hash('q', 'k', '{"a": 1}', null, null), sha256('{"args": {"a": 1}, "kind": "k"}'), 'a hash is that of its parts as JSON, by default of kind and args');
-select is(pg_temp.hash('q', 'k', '{"a": 1}', null, '{args}'), sha256('{"args": {"a": 1}}'), 'or of those that are named');
+select is(pg_temp.hash('q', 'k', '{"a": 1}', null, null), sha256('{"args": {"a": 1}, "kind": "k"}'),
+  'a hash is that of its parts as JSON, by default of kind and args');
+select is(pg_temp.hash('q', 'k', '{"a": 1}', null, '{args}'), sha256('{"args": {"a": 1}}'),
+  'or of those that are named');
 select is(pg_temp.hash('q', 'k', null, null, '{args}'), sha256('{"args": {}}'), 'no args are empty ones');
 select is(pg_temp.hash('q', 'k', '1', 'text', '{nonsense}'), sha256('{"key": "text"}'), 'or of a text');
-select isnt(pg_temp.hash('q', 'k', '1', '{"args": 1}', null), pg_temp.hash('q', 'k', '1', null, '{args}'), 'which is not taken for parts');
+select isnt(pg_temp.hash('q', 'k', '1', '{"args": 1}', null), pg_temp.hash('q', 'k', '1', null, '{args}'),
+  'which is not taken for parts');
 select is(pg_temp.hash('q', 'k', '1', 'größe', null), sha256(convert_to('{"key": "größe"}', 'UTF8')), 'in UTF-8');
-select isnt(pg_temp.hash('q', 'k', '1', 't', null, '10 years'), pg_temp.hash('q', 'k', '1', 't', null), 'a period is a part of it');
+select isnt(pg_temp.hash('q', 'k', '1', 't', null, '10 years'), pg_temp.hash('q', 'k', '1', 't', null),
+  'a period is a part of it');
 
 -- Keys of a queue
-select isnt(pg_temp.hash('q', 'k', '1', null, '{args,queue}'), pg_temp.hash('r', 'k', '1', null, '{args,queue}'), 'a queue is, where it is named');
-select is(awa._names_queue(awa._unique_key('q', 'k', '1', 't', b, null, null, null, now())), false, 'but not of a text') from (values ('{queue}'::text[]), (null)) b(b);
-select is(awa._moved_key(awa._unique_key('q', 'k', '1', null, b, '1 day', null, null, now()), awa._queue_id('q'), awa._queue_id('r')), awa._unique_key('r', 'k', '1', null, b, '1 day', null, null, now()),
+select isnt(pg_temp.hash('q', 'k', '1', null, '{args,queue}'), pg_temp.hash('r', 'k', '1', null, '{args,queue}'),
+  'a queue is, where it is named');
+select is(awa._names_queue(awa._unique_key('q', 'k', '1', 't', b, null, null, null, now())), false, 'but not of a text')
+  from (values ('{queue}'::text[]), (null)) b(b);
+select is(awa._moved_key(awa._unique_key('q', 'k', '1', null, b, '1 day', null, null, now()), awa._queue_id('q'),
+  awa._queue_id('r')),
+    awa._unique_key('r', 'k', '1', null, b, '1 day', null, null, now()),
     'a job that is moved has the key of its new queue: ' || b::text)
   from (values ('{queue}'::text[]), ('{queue,kind,args}'), ('{args,queue}'), ('{kind,args}')) b(b);
 
 -- What is equal has one key
-select is(pg_temp.hash('q', 'k', a.a::jsonb, null, null) = pg_temp.hash('q', 'k', b.a::jsonb, null, null), a.a::jsonb = b.a::jsonb, format('%s and %s', a.a, b.a))
-  from (values (1, '{"a":1}'), (2, '{"a":1.0}'), (3, '{"a":100e-2}'), (4, '{"a":10}'), (5, '{"a":1.05}'), (6, '{"a":1.050}'), (7, '{"a":"1.0"}'), (8, '{"a":"1"}'), (9, '{"a":-0.0}'), (10, '{"a":0}'),
-    (11, '{"1.0":1.0}'), (12, '{"1":1.0}'), (13, '["\"1.0", 1.0]'), (14, '["\"1", 1]'), (15, '["\"1.0", 1]'), (16, '["\\", "1.0", 1.0]'), (17, '["\\", "1.0", 1]'), (18, '["\\", "1", 1]'),
-    (19, '[1.0, [2.50, {"x": 3.00}], 1e3, 1e-3]'), (20, '[1, [2.5, {"x": 3}], 1000.0, 0.0010]'), (21, '1.0'), (22, '1'), (23, '"\u0001 1.0"'), (24, '1e100'), (25, '1.00e100'), (26, '100000000000000000000.0')) a(n, a)
-  join (values (1, '{"a":1}'), (6, '{"a":1.050}'), (8, '{"a":"1"}'), (10, '{"a":0}'), (12, '{"1":1.0}'), (14, '["\"1", 1]'), (15, '["\"1.0", 1]'), (17, '["\\", "1.0", 1]'), (20, '[1, [2.5, {"x": 3}], 1000.0, 0.0010]'), (22, '1'), (24, '1e100')) b(n, a)
+select is(pg_temp.hash('q', 'k', a.a::jsonb, null, null) = pg_temp.hash('q', 'k', b.a::jsonb, null, null),
+  a.a::jsonb = b.a::jsonb, format('%s and %s', a.a, b.a))
+  from (values (1, '{"a":1}'), (2, '{"a":1.0}'), (3, '{"a":100e-2}'), (4, '{"a":10}'), (5, '{"a":1.05}'),
+    (6, '{"a":1.050}'), (7, '{"a":"1.0"}'), (8, '{"a":"1"}'), (9, '{"a":-0.0}'), (10, '{"a":0}'),
+    (11, '{"1.0":1.0}'), (12, '{"1":1.0}'), (13, '["\"1.0", 1.0]'), (14, '["\"1", 1]'), (15, '["\"1.0", 1]'),
+    (16, '["\\", "1.0", 1.0]'), (17, '["\\", "1.0", 1]'), (18, '["\\", "1", 1]'),
+    (19, '[1.0, [2.50, {"x": 3.00}], 1e3, 1e-3]'), (20, '[1, [2.5, {"x": 3}], 1000.0, 0.0010]'), (21, '1.0'), (22, '1'),
+    (23, '"\u0001 1.0"'), (24, '1e100'), (25, '1.00e100'), (26, '100000000000000000000.0')) a(n, a)
+  join (values (1, '{"a":1}'), (6, '{"a":1.050}'), (8, '{"a":"1"}'), (10, '{"a":0}'), (12, '{"1":1.0}'),
+    (14, '["\"1", 1]'), (15, '["\"1.0", 1]'), (17, '["\\", "1.0", 1]'), (20, '[1, [2.5, {"x": 3}], 1000.0, 0.0010]'),
+    (22, '1'), (24, '1e100')) b(n, a)
     on true
  order by a.n, b.n;
 
 -- Periods: the first and the last moment of the one in which a time lies, as told by their names
 select is(
-    (select row(a.name = b.name, a.ends, (awa._unique_period(c.length::interval, c.zone, c.starts - interval '1 microsecond')).name <> a.name, (awa._unique_period(c.length::interval, c.zone, c.ends)).name <> a.name)::text
-       from awa._unique_period(c.length::interval, c.zone, c.starts) a, awa._unique_period(c.length::interval, c.zone, c.ends - interval '1 microsecond') b),
+    (
+      select row(a.name = b.name, a.ends,
+        (awa._unique_period(c.length::interval, c.zone, c.starts - interval '1 microsecond')).name <> a.name,
+        (awa._unique_period(c.length::interval, c.zone, c.ends)).name <> a.name)::text
+       from awa._unique_period(c.length::interval, c.zone, c.starts) a,
+         awa._unique_period(c.length::interval, c.zone, c.ends - interval '1 microsecond') b),
     row(true, c.ends, true, true)::text, format('%s in %s from %s', c.length, c.zone, c.starts))
   from (values
     (1, '1 day', null, timestamptz '2026-11-28 00:00+00', timestamptz '2026-11-29 00:00+00'),
@@ -79,58 +124,112 @@ select is(
     (21, '1 millisecond', null, '2026-11-28 10:00:00.001+00', '2026-11-28 10:00:00.002+00')
   ) c(n, length, zone, starts, ends)
  order by c.n;
-select is((select count(distinct (awa._unique_period(l::interval, null, '1970-01-10')).name) from unnest(array['1 month', '30 days', '720 hours', '1 week', '168 hours', '1 day', '2 days', '48 hours', '1 year', '365 days']) l), 10::bigint,
+select is((
+  select count(distinct (awa._unique_period(l::interval, null, '1970-01-10')).name)
+    from unnest(
+      array['1 month', '30 days', '720 hours', '1 week', '168 hours', '1 day', '2 days', '48 hours', '1 year',
+        '365 days']
+    ) l
+),
+  10::bigint,
   'lengths are told apart by their fields');
-select is((select count(distinct (awa._unique_period(l::interval, null, '1970-01-10')).name) from unnest(array['1 day', '24 hours', '86400 seconds']) l), 1::bigint, '24 hours are a day');
-select is((select n.name from awa._unique_period('1 day', null, '-infinity') n), (select n.name from awa._unique_period('1 day', null, clock_timestamp()) n), 'a run_at before all time means now');
-select is(awa._held_until(awa._unique_key('q', 'k', '1', 't', null, '1 day', null, null, '2026-11-28 10:00+00')), '2026-11-29 00:00+00'::timestamptz, 'a key carries the end of its period');
-select is(awa._held_until(awa._unique_key('q', 'k', '1', 't', null, '1 day', null, '{running}', now())), null, 'not with states of its own');
-select is(awa._held_until(awa._unique_key('q', 'k', '1', 't', null, null, null, null, now())), null, 'nor without a period');
+select is((
+  select count(distinct (awa._unique_period(l::interval, null, '1970-01-10')).name)
+    from unnest(array['1 day', '24 hours', '86400 seconds']) l
+),
+  1::bigint, '24 hours are a day');
+select is((select n.name from awa._unique_period('1 day', null, '-infinity') n),
+  (select n.name from awa._unique_period('1 day', null, clock_timestamp()) n), 'a run_at before all time means now');
+select is(awa._held_until(awa._unique_key('q', 'k', '1', 't', null, '1 day', null, null, '2026-11-28 10:00+00')),
+  '2026-11-29 00:00+00'::timestamptz, 'a key carries the end of its period');
+select is(awa._held_until(awa._unique_key('q', 'k', '1', 't', null, '1 day', null, '{running}', now())), null,
+  'not with states of its own');
+select is(awa._held_until(awa._unique_key('q', 'k', '1', 't', null, null, null, null, now())), null,
+  'nor without a period');
 
 -- Moves
 insert into awa.unique_claims (key, job_id) values (sha256('mine'), -1), (sha256('other''s'), -2), (sha256('kept'), -1);
 create function pg_temp.holders() returns text
 language sql
-return (select string_agg(n.name || ' ' || u.job_id, ', ' order by n.name) from (select * from awa.unique_claims where job_id is not null) u join unnest(array['mine', 'other''s', 'kept', 'new']) n(name) on u.key = sha256(convert_to(n.name, 'UTF8')));
+return (
+  select string_agg(n.name || ' ' || u.job_id, ', ' order by n.name)
+    from (select * from awa.unique_claims where job_id is not null) u
+    join unnest(array['mine', 'other''s', 'kept', 'new']) n(name) on u.key = sha256(convert_to(n.name, 'UTF8'))
+);
 select awa._move_keys(null, null, 'running', 'completed') \g /dev/null
 select awa._move_keys('{-1}', array[null]::bytea[], 'running', 'completed') \g /dev/null
 select is(pg_temp.holders(), 'kept -1, mine -1, other''s -2', 'no keys, nothing happens');
-select awa._move_keys('{-1,-1}', array[pg_temp.key('mine', '{running}'), pg_temp.key('kept', '{running,failed}')], 'running', 'failed') \g /dev/null
-select is(pg_temp.holders(), 'kept -1, other''s -2', 'a key is let go of in a state that does not hold it, and kept in one that does');
+select awa._move_keys('{-1,-1}',
+  array[pg_temp.key('mine', '{running}'), pg_temp.key('kept', '{running,failed}')], 'running', 'failed') \g /dev/null
+select is(pg_temp.holders(), 'kept -1, other''s -2',
+  'a key is let go of in a state that does not hold it, and kept in one that does');
 select awa._move_keys('{-1}', array[pg_temp.key('other''s', '{running}')], 'running', 'failed') \g /dev/null
 select is(pg_temp.holders(), 'kept -1, other''s -2', 'another job''s is not let go of');
-select awa._move_keys('{-1,-1}', array[pg_temp.key('new', '{failed}'), pg_temp.key('other''s', '{failed}')], 'running', 'failed') \g /dev/null
-select is(pg_temp.holders(), 'kept -1, new -1, other''s -2', 'a key is taken in a state that holds it, unless another job has it');
+select awa._move_keys('{-1,-1}',
+  array[pg_temp.key('new', '{failed}'), pg_temp.key('other''s', '{failed}')], 'running', 'failed') \g /dev/null
+select is(pg_temp.holders(), 'kept -1, new -1, other''s -2',
+  'a key is taken in a state that holds it, unless another job has it');
 select awa._move_keys('{-1}', array[pg_temp.key('mine', '{running,failed}')], 'running', 'failed') \g /dev/null
 select is(pg_temp.holders(), 'kept -1, new -1, other''s -2', 'what was lost while it could be held is not taken again');
-select awa._move_keys('{-1,-1,-1}', array[pg_temp.key('new', '{failed}'), null, pg_temp.key('kept', '{running,failed}')], 'failed', null) \g /dev/null
+select awa._move_keys('{-1,-1,-1}',
+  array[pg_temp.key('new', '{failed}'), null, pg_temp.key('kept', '{running,failed}')], 'failed', null) \g /dev/null
 select is(pg_temp.holders(), 'other''s -2', 'who goes for good lets go of all');
 
 -- Rows of keys that nobody holds
 select ok(awa._horizon() <= pg_snapshot_xmin(pg_current_snapshot()), 'no snapshot looks further than the present one');
-insert into awa.unique_claims (key, round, job_id, free_since) values (sha256('idle'), 0, null, null), (sha256('idle'), 1000000000, null, '3'), (sha256('busy'), 0, null, null), (sha256('busy'), 1000000000, -3, null), (sha256('young'), 0, null, null), (sha256('young'), 1000000000, null, pg_current_xact_id());
-insert into awa.unique_claims (key, round, job_id, held_until) values (sha256('over'), 0, -4, now() - interval '1 minute'), (sha256('over again'), 0, null, null), (sha256('over again'), 1000000000, -5, now() - interval '1 minute'), (sha256('goes on'), 0, -6, now() + interval '1 hour'), (sha256('just over'), 0, -7, now());
+insert into awa.unique_claims (key, round, job_id, free_since)
+values (sha256('idle'), 0, null, null), (sha256('idle'), 1000000000, null, '3'), (sha256('busy'), 0, null, null),
+  (sha256('busy'), 1000000000, -3, null), (sha256('young'), 0, null, null),
+  (sha256('young'), 1000000000, null, pg_current_xact_id());
+insert into awa.unique_claims (key, round, job_id, held_until)
+values (sha256('over'), 0, -4, now() - interval '1 minute'), (sha256('over again'), 0, null, null),
+  (sha256('over again'), 1000000000, -5, now() - interval '1 minute'),
+  (sha256('goes on'), 0, -6, now() + interval '1 hour'), (sha256('just over'), 0, -7, now());
 select awa._expire_keys() \g /dev/null
-select is((select string_agg(concat_ws(' ', n.name, case when u.round > 0 then case when u.round = 1000000000 then 'second' else 'second, changed' end end, u.job_id, case when u.free_since is not null then 'free' end), ', ' order by n.n, u.round)
-             from awa.unique_claims u join unnest(array['idle', 'busy', 'young', 'over', 'over again', 'goes on', 'just over']) with ordinality n(name, n) on u.key = sha256(convert_to(n.name, 'UTF8'))),
-  'busy, busy second -3, young, young second free, over again, over again second, changed free, goes on -6, just over -7', 'go when no snapshot is older; a key whose period is over is let go of, a minute later');
+select is(
+  (
+    select string_agg(concat_ws(' ', n.name,
+      case when u.round > 0 then case when u.round = 1000000000 then 'second' else 'second, changed' end end, u.job_id,
+      case when u.free_since is not null then 'free' end),
+      ', ' order by n.n, u.round)
+             from awa.unique_claims u
+             join unnest(
+               array['idle', 'busy', 'young', 'over', 'over again', 'goes on', 'just over']
+             ) with ordinality n(name, n) on u.key = sha256(convert_to(n.name, 'UTF8'))),
+  'busy, busy second -3, young, young second free, over again, over again second, changed free, goes on -6, just over '
+  '-7',
+  'go when no snapshot is older; a key whose period is over is let go of, a minute later');
 
 -- Who has asked within a period, and looks after its end, finds the job of that period
 insert into awa.unique_claims (key, job_id, held_until) values (sha256('asked'), -8, now());
-select is((select row(h.job_id, h.ended)::text from awa._holder(sha256('asked'), now() - interval '1 microsecond') h), '(-8,t)', 'a key is held for who asked before the end');
-select is((select row(k.job_id, k.taken)::text from awa._take_key(sha256('asked'), true, -9, now() - interval '1 microsecond') k), '(-8,f)', 'who is a duplicate');
+select is((select row(h.job_id, h.ended)::text from awa._holder(sha256('asked'), now() - interval '1 microsecond') h),
+  '(-8,t)', 'a key is held for who asked before the end');
+select is((
+  select row(k.job_id, k.taken)::text from awa._take_key(sha256('asked'), true, -9, now() - interval '1 microsecond') k
+),
+  '(-8,f)', 'who is a duplicate');
 select is((select h.job_id from awa._holder(sha256('asked'), now()) h), null, 'not for who asks at the end');
-select is((select row(k.job_id, k.taken)::text from awa._take_key(sha256('asked'), true, -9, now()) k), '(-9,t)', 'who takes it');
+select is((select row(k.job_id, k.taken)::text from awa._take_key(sha256('asked'), true, -9, now()) k), '(-9,t)',
+  'who takes it');
 insert into awa.unique_claims (key, job_id) values (sha256('late'), -10), (sha256('later'), -11);
-select is(awa._keep_keys('{-10,-11}', array[sha256('late') || '\x001f'::bytea || int8send(extract(epoch from now() - interval '50 seconds')::bigint), sha256('later') || '\x001f'::bytea || int8send(extract(epoch from now() - interval '70 seconds')::bigint)], '{1,1}'),
+select is(
+  awa._keep_keys('{-10,-11}',
+    array[sha256('late') || '\x001f'::bytea || int8send(extract(epoch from now() - interval '50 seconds')::bigint),
+      sha256('later') || '\x001f'::bytea || int8send(extract(epoch from now() - interval '70 seconds')::bigint)],
+    '{1,1}'),
   '{1}', 'a job that completes just after the end keeps its key, too, for such a call');
 
 -- Refusals
-select pg_temp.refused(format($$select awa._unique_key('q', 'k', '{}', null, null, '1 day', %L, null, now())$$, z), '22023', 'unique_zone', 'no zone, or one of POSIX: ' || z)
-  from unnest('{Europe/Berln,UTC+5,UTC-5,+02,-05:30,GMT+2,<+05>-5,Europe/Berlin2,EST5,"CET-1CEST,M3.5.0,M10.5.0/3",""}'::text[]) z;
-select isnt((select p.name from awa._unique_period('1 day', z, now()) p), null, 'a zone of the database of time zones: ' || z)
+select pg_temp.refused(format($$select awa._unique_key('q', 'k', '{}', null, null, '1 day', %L, null, now())$$, z),
+  '22023', 'unique_zone', 'no zone, or one of POSIX: ' || z)
+  from unnest(
+    '{Europe/Berln,UTC+5,UTC-5,+02,-05:30,GMT+2,<+05>-5,Europe/Berlin2,EST5,"CET-1CEST,M3.5.0,M10.5.0/3",""}'::text[]
+  ) z;
+select isnt((select p.name from awa._unique_period('1 day', z, now()) p), null,
+  'a zone of the database of time zones: ' || z)
   from unnest('{Europe/Berlin,america/new_york,Etc/GMT+5,Etc/GMT-14,GMT0,EST5EDT,UTC,CET}'::text[]) z;
-select is((select p.ends from awa._unique_period('1 day', 'Etc/GMT-5', '2026-11-28 20:00+00') p), '2026-11-29 19:00+00'::timestamptz, 'Etc/GMT-5 is east');
+select is((select p.ends from awa._unique_period('1 day', 'Etc/GMT-5', '2026-11-28 20:00+00') p),
+  '2026-11-29 19:00+00'::timestamptz, 'Etc/GMT-5 is east');
 select pg_temp.refused(format('select awa._unique_key(%s, null, null, now())', c.args), '22023', c.names, c.description)
   from (values
     (1, $$'q', 'k', '{}', '', null, null$$, 'unique_key', 'an empty key'),

@@ -21,52 +21,101 @@ select e.id, e.n
   )) with ordinality e(id, inserted, n);
 select results_eq(
   'select j.queue, j.kind, j.args, j.state, j.priority from made m, awa.job(m.id) j order by m.n',
-  $$values (pg_temp.q(' a'), 'k1', '1'::jsonb, 'available', 2), (pg_temp.q(' b'), 'k2', '2', 'available', 2), (pg_temp.q(' a'), 'k1', '3', 'available', 2),
-    (pg_temp.q(' a'), 'k1', '4', 'available', 2), (pg_temp.q(' a'), 'k1', '5', 'scheduled', 2), (pg_temp.q(' b'), 'k2', '6', 'available', 1),
+  $$values (pg_temp.q(' a'), 'k1', '1'::jsonb, 'available', 2), (pg_temp.q(' b'), 'k2', '2', 'available', 2),
+    (pg_temp.q(' a'), 'k1', '3', 'available', 2),
+    (pg_temp.q(' a'), 'k1', '4', 'available', 2), (pg_temp.q(' a'), 'k1', '5', 'scheduled', 2),
+    (pg_temp.q(' b'), 'k2', '6', 'available', 1),
     (pg_temp.q(' a'), 'k1', '7', 'available', 2)$$,
   'the ids come in the order of the array, over queues and kinds');
-select is((select array_agg(n order by id) from made), '{1,2,3,4,5,6,7}', 'and ascend, so that they are served in this order');
-select is((select array_agg(right(q.name, 1) || (q.lane & 7) order by q.name, q.lane) from awa.queues q where q.name like pg_temp.q('%')), (select array_agg(distinct right(j.queue, 1) || j.priority order by right(j.queue, 1) || j.priority) from awa.jobs j where j.queue like pg_temp.q('%')), 'each queue is made once for each lane that it has jobs in');
+select is((select array_agg(n order by id) from made), '{1,2,3,4,5,6,7}',
+  'and ascend, so that they are served in this order');
+select is((
+  select array_agg(right(q.name, 1) || (q.lane & 7) order by q.name, q.lane)
+    from awa.queues q
+   where q.name like pg_temp.q('%')
+),
+  (
+    select array_agg(distinct right(j.queue, 1) || j.priority order by right(j.queue, 1) || j.priority)
+      from awa.jobs j
+     where j.queue like pg_temp.q('%')
+  ),
+  'each queue is made once for each lane that it has jobs in');
 
-create temp table plain as select job_id as id from awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k')));
+create temp table plain as
+select job_id as id
+  from awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k')));
 select is(
   (select to_jsonb(j) - '{id,run_at,created_at}'::text[] from plain m, awa.job(m.id) j),
-  jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'args', '{}'::jsonb, 'state', 'available', 'priority', 2, 'attempt', 0, 'max_attempts', 25,
-    'heartbeat_at', null, 'deadline_at', null, 'attempted_at', null, 'finalized_at', null, 'errors', '[]'::jsonb, 'metadata', null,
+  jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'args', '{}'::jsonb, 'state', 'available', 'priority', 2,
+    'attempt', 0, 'max_attempts', 25,
+    'heartbeat_at', null, 'deadline_at', null, 'attempted_at', null, 'finalized_at', null, 'errors', '[]'::jsonb,
+    'metadata', null,
     'tags', null, 'unique_key', null, 'receipt', null, 'progress', null, 'output', null, 'worker_id', null),
   'a job that names nothing has the defaults');
 select is(
   (select to_jsonb(j) - '{id,run_at,created_at}'::text[]
-     from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'args', null, 'priority', null, 'run_at', null,
+     from pg_temp.made(
+       $$awa.enqueue_batch(
+         jsonb_build_array(
+           jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'args', null, 'priority', null, 'run_at', null,
        'max_attempts', null, 'tags', null, 'metadata', null)))$$) j),
   (select to_jsonb(j) - '{id,run_at,created_at}'::text[] from plain m, awa.job(m.id) j),
   'an explicit null means the default, for every optional field');
 select is(
   (select row(j.args, j.priority, j.run_at, j.max_attempts, j.tags, j.metadata)::text
-     from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'args', '{"a": 1}'::jsonb, 'priority', 3,
-       'run_at', '2130-05-01 09:00:00+02', 'max_attempts', 1000, 'tags', '["b", "a"]'::jsonb, 'metadata', '{"m": 1}'::jsonb)))$$) j),
+     from pg_temp.made(
+       $$awa.enqueue_batch(
+         jsonb_build_array(
+           jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'args', '{"a": 1}'::jsonb, 'priority', 3,
+       'run_at', '2130-05-01 09:00:00+02', 'max_attempts', 1000, 'tags', '["b", "a"]'::jsonb, 'metadata',
+       '{"m": 1}'::jsonb)))$$) j),
   row('{"a": 1}'::jsonb, 3, '2130-05-01 07:00:00+00'::timestamptz, 1000, '{b,a}'::text[], '{"m": 1}'::jsonb)::text,
   'a job has what its fields say');
 select is(
   (select array_agg(row(j.priority, j.max_attempts, j.tags, j.metadata)::text)
      from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(
-       jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'priority', 1, 'max_attempts', 2, 'tags', '["t"]'::jsonb, 'metadata', 1),
+       jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'priority', 1, 'max_attempts', 2, 'tags', '["t"]'::jsonb,
+         'metadata', 1),
        jsonb_build_object('queue', pg_temp.q(), 'kind', 'k')))$$) j),
   array['(1,2,{t},1)', '(2,25,,)'], 'a job takes nothing over from the one before it');
 select awa.configure_queue(pg_temp.q(), '{"default_priority": 4, "default_max_attempts": 9}') \g /dev/null
 select is(
   (select row(j.priority, j.max_attempts)::text
-     from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k')))$$) j), '(4,9)',
+     from pg_temp.made(
+       $$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k')))$$
+     ) j),
+       '(4,9)',
   'a job that names nothing has the defaults of its queue');
 select is(
-  (select j.state from pg_temp.made(format('awa.enqueue_batch(%L)', jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'run_at', c.run_at)))) j),
+  (
+    select j.state
+      from pg_temp.made(
+        format('awa.enqueue_batch(%L)',
+          jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'run_at', c.run_at)))
+      ) j
+  ),
   'available', 'a run_at in the past means now: ' || c.run_at)
   from unnest('{2001-01-01T00:00:00Z,0001-01-01T00:00:00Z,0000-01-01T00:00:00+23:59}'::text[]) c(run_at);
 select is(
-  (select j.run_at from pg_temp.made(format('awa.enqueue_batch(%L)', jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'run_at', '9999-12-31T09:59:59.999999Z')))) j),
+  (
+    select j.run_at
+      from pg_temp.made(
+        format('awa.enqueue_batch(%L)',
+          jsonb_build_array(
+            jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'run_at', '9999-12-31T09:59:59.999999Z')
+          ))
+      ) j
+  ),
   '9999-12-31 09:59:59.999999Z'::timestamptz, 'the last run_at that there may be');
 select is(
-  (select j.tags from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'tags', '[]'::jsonb)))$$) j),
+  (
+    select j.tags
+      from pg_temp.made(
+        $$awa.enqueue_batch(
+          jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'tags', '[]'::jsonb))
+        )$$
+      ) j
+  ),
   '{}', 'an empty list of tags is one');
 
 -- How many
@@ -75,17 +124,33 @@ select is((select count(*) from awa.enqueue_batch('[]')), 0::bigint, 'no objects
 select is(pg_temp.writes(), (select writes from before), 'and nothing written');
 create temp table most as
 select e.id, e.n
-  from awa.enqueue_batch((select jsonb_agg(jsonb_build_object('queue', pg_temp.q(' most'), 'kind', 'k' || n / 100, 'args', n) order by n) from generate_series(1, 10000) n))
+  from awa.enqueue_batch(
+    (
+      select jsonb_agg(jsonb_build_object('queue', pg_temp.q(' most'), 'kind', 'k' || n / 100, 'args', n) order by n)
+        from generate_series(1, 10000) n
+    )
+  )
        with ordinality e(id, inserted, n);
 select is(
-  (select count(*) from awa.ready_entries e join most m on m.id = e.job_id where e.args = to_jsonb(m.n) and e.kind = 'k' || m.n / 100), 10000::bigint,
+  (
+    select count(*)
+      from awa.ready_entries e
+      join most m on m.id = e.job_id
+     where e.args = to_jsonb(m.n) and e.kind = 'k' || m.n / 100
+  ),
+  10000::bigint,
   '10,000 jobs in one call, each id that of its object');
 
 -- Limits that are allowed
-select is(pg_temp.outcome(format('select * from awa.enqueue_batch(jsonb_build_array(jsonb_build_object(%L, pg_temp.q(), %L, %L) || %L))', 'queue', 'kind', 'k', c.fields)),
+select is(
+  pg_temp.outcome(
+    format('select * from awa.enqueue_batch(jsonb_build_array(jsonb_build_object(%L, pg_temp.q(), %L, %L) || %L))',
+      'queue', 'kind', 'k', c.fields)
+  ),
   'ok', c.description)
   from (values
-    (1, jsonb_build_object('queue', repeat('😀', 200), 'kind', repeat('ü', 200)), 'a queue and a kind of 200 characters of more than a byte'),
+    (1, jsonb_build_object('queue', repeat('😀', 200), 'kind', repeat('ü', 200)),
+      'a queue and a kind of 200 characters of more than a byte'),
     (2, '{"max_attempts": 1}', '1 attempt'),
     (3, jsonb_build_object('tags', array_fill('t'::text, array[20])), '20 tags'),
     (4, '{"metadata": [1]}', 'metadata of any JSON')
@@ -102,13 +167,19 @@ select pg_temp.refused(format('select * from awa.enqueue_batch(%s)', c.args), '2
     (5, $$'[1]'$$, 'an element that is a number'),
     (6, $$'[null]'$$, 'an element that is null'),
     (7, $$'[[{"queue": "q", "kind": "k"}]]'$$, 'an array within the array'),
-    (8, $$(select jsonb_agg(jsonb_build_object('queue', pg_temp.q(' refused'), 'kind', 'k')) from generate_series(1, 10001))$$, '10,001 jobs')
+    (8,
+      $$(
+        select jsonb_agg(jsonb_build_object('queue', pg_temp.q(' refused'), 'kind', 'k')) from generate_series(1, 10001)
+      )$$,
+      '10,001 jobs')
   ) c(n, args, description)
  order by c.n;
 
 -- Refusals of a field. The message names the field or what holds it; a good job before it must not get in.
 select pg_temp.refused(
-    format('select * from awa.enqueue_batch(jsonb_build_array(jsonb_build_object(%L, pg_temp.q(%L), %L, %L), jsonb_build_object(%L, pg_temp.q(%L), %L, %L) || %L))',
+    format(
+      'select * from awa.enqueue_batch(jsonb_build_array(jsonb_build_object(%L, pg_temp.q(%L), %L, %L), '
+      'jsonb_build_object(%L, pg_temp.q(%L), %L, %L) || %L))',
       'queue', ' refused', 'kind', 'good', 'queue', ' refused', 'kind', 'bad', c.fields),
     '22023', c.names, c.description)
   from (values
@@ -149,32 +220,53 @@ select pg_temp.refused(
   ) c(n, fields, names, description)
  order by c.n;
 select pg_temp.refused($$select * from awa.enqueue_batch('[{"kind": "k"}]')$$, '22023', 'queue', 'no queue');
-select pg_temp.refused($$select * from awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(' refused'))))$$, '22023', 'kind', 'no kind');
+select pg_temp.refused($$
+select *
+  from awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(' refused'))))$$,
+  '22023', 'kind', 'no kind');
 select pg_temp.refused($$select * from awa.enqueue_batch('[{}]')$$, '22023', 'queue', 'an empty object');
 
 -- A run_at says when, whoever calls. What depends on the session's DateStyle or TimeZone, or on the day, is refused.
 set local datestyle = 'SQL, DMY';
 set local timezone = 'Asia/Kathmandu';
 select is(
-    (select j.run_at from pg_temp.made(format('awa.enqueue_batch(%L)', jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'run_at', c.run_at)))) j),
+    (
+      select j.run_at
+        from pg_temp.made(
+          format('awa.enqueue_batch(%L)',
+            jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'run_at', c.run_at)))
+        ) j
+    ),
     to_timestamp(1935482645 + c.fraction), 'run_at ' || left(c.run_at, 50))
   from (values
-    (1, '2031-05-02T10:04:05Z', 0), (2, '2031-05-02t10:04:05z', 0), (3, '2031-05-02 10:04:05Z', 0), (4, '2031-05-02 10:04:05 Z', 0),
-    (5, '2031-05-02T12:04:05+02', 0), (6, '2031-05-02T12:04:05+02:00', 0), (7, '2031-05-02 12:04:05 +0200', 0), (8, '2031-05-02T04:34:05-05:30', 0),
-    (9, '2031-05-02T10:57:33+00:53:28', 0), (10, '2031-05-02T10:04:05.5Z', 0.5), (11, '2031-05-02T10:04:05.123456789+00:00', 0.123457),
+    (1, '2031-05-02T10:04:05Z', 0), (2, '2031-05-02t10:04:05z', 0), (3, '2031-05-02 10:04:05Z', 0),
+    (4, '2031-05-02 10:04:05 Z', 0),
+    (5, '2031-05-02T12:04:05+02', 0), (6, '2031-05-02T12:04:05+02:00', 0), (7, '2031-05-02 12:04:05 +0200', 0),
+    (8, '2031-05-02T04:34:05-05:30', 0),
+    (9, '2031-05-02T10:57:33+00:53:28', 0), (10, '2031-05-02T10:04:05.5Z', 0.5),
+    (11, '2031-05-02T10:04:05.123456789+00:00', 0.123457),
     (12, '2031-05-02T10:04Z', -5), (13, to_jsonb('2031-05-02 10:04:05.000001+00'::timestamptz) #>> '{}', 0.000001),
     (14, '2031-05-01T24:00:00-10:04', -5), (15, '2031-05-02T09:59:60+00', -245),
-    (16, '2031-05-02T10:04:05.1234567890123456789Z', 0.123457), (17, '2031-05-02T10:04:05.' || repeat('9', 10000) || 'Z', 1), (18, '2031-05-02T10:04:05-00:00', 0), (19, '2031-05-03T10:03:05+23:59', 0),
+    (16, '2031-05-02T10:04:05.1234567890123456789Z', 0.123457),
+    (17, '2031-05-02T10:04:05.' || repeat('9', 10000) || 'Z', 1), (18, '2031-05-02T10:04:05-00:00', 0),
+    (19, '2031-05-03T10:03:05+23:59', 0),
     (20, '2031-05-01T10:05:05-23:59', 0), (21, '2031-05-02t09:59:60.5z', -244.5)
   ) c(n, run_at, fraction)
  order by c.n;
-select pg_temp.refused(format('select * from awa.enqueue_batch(%L)', jsonb_build_array(jsonb_build_object('queue', pg_temp.q(' refused'), 'kind', 'k', 'run_at', c.run_at))), '22023', 'run_at', 'run_at ' || c.run_at)
+select pg_temp.refused(format('select * from awa.enqueue_batch(%L)',
+  jsonb_build_array(jsonb_build_object('queue', pg_temp.q(' refused'), 'kind', 'k', 'run_at', c.run_at))),
+  '22023', 'run_at', 'run_at ' || c.run_at)
   from (values
-    (1, '2031-05-02T10:04:05'), (2, '2031-05-02'), (3, '2031-05-02 10:04:05 Europe/Berlin'), (4, '2031-05-02 10:04:05 CEST'), (5, '02/05/2031 10:04:05Z'),
-    (6, '02.05.2031 10:04:05Z'), (7, '31-05-02 10:04:05Z'), (8, 'Fri May 2 10:04:05 2031 UTC'), (9, 'tomorrow'), (10, 'now'), (11, 'epoch'), (12, '-infinity'),
-    (13, '2031-13-02T10:04:05Z'), (14, '2031-05-02T25:04:05Z'), (15, '2031-05-02T10:04:05+99:00'), (16, '2031-05-02T10:04:05Z BC'), (17, '12031-05-02T10:04:05Z'),
-    (18, '+2031-05-02T10:04:05Z'), (19, '2031-05-02T10:04:05,5Z'), (20, E'2031-05-02T10:04:05Z\n'), (21, ' 2031-05-02T10:04:05Z'), (22, '2031-05-02T10:04:05+24:00'), (23, '1935558245'),
-    (24, '2031-05-02T10:04:05+02:60'), (25, '2031-05-02T10Z'), (26, '20310502T100405Z'), (27, '2031-W18-5T10:04:05Z'), (28, '2031-05-02T10:04.5Z'), (29, '9999-12-31T10:00:00Z'), (30, '2031-05-02T10:04:60.0000001Z5')
+    (1, '2031-05-02T10:04:05'), (2, '2031-05-02'), (3, '2031-05-02 10:04:05 Europe/Berlin'),
+    (4, '2031-05-02 10:04:05 CEST'), (5, '02/05/2031 10:04:05Z'),
+    (6, '02.05.2031 10:04:05Z'), (7, '31-05-02 10:04:05Z'), (8, 'Fri May 2 10:04:05 2031 UTC'), (9, 'tomorrow'),
+    (10, 'now'), (11, 'epoch'), (12, '-infinity'),
+    (13, '2031-13-02T10:04:05Z'), (14, '2031-05-02T25:04:05Z'), (15, '2031-05-02T10:04:05+99:00'),
+    (16, '2031-05-02T10:04:05Z BC'), (17, '12031-05-02T10:04:05Z'),
+    (18, '+2031-05-02T10:04:05Z'), (19, '2031-05-02T10:04:05,5Z'), (20, E'2031-05-02T10:04:05Z\n'),
+    (21, ' 2031-05-02T10:04:05Z'), (22, '2031-05-02T10:04:05+24:00'), (23, '1935558245'),
+    (24, '2031-05-02T10:04:05+02:60'), (25, '2031-05-02T10Z'), (26, '20310502T100405Z'), (27, '2031-W18-5T10:04:05Z'),
+    (28, '2031-05-02T10:04.5Z'), (29, '9999-12-31T10:00:00Z'), (30, '2031-05-02T10:04:60.0000001Z5')
   ) c(n, run_at)
  order by c.n;
 reset datestyle;
@@ -182,22 +274,37 @@ reset timezone;
 
 -- 2.0 is 2, and PostgreSQL's JSON says so too: accepted or refused, but not an error from the inside
 select ok(
-  pg_temp.outcome($$select * from awa.enqueue_batch(jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k') || '{"priority": 2.0}'))$$)
+  pg_temp.outcome(
+    $$
+    select *
+      from awa.enqueue_batch(
+        jsonb_build_array(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k') || '{"priority": 2.0}')
+      )$$
+  )
     in ('ok', '22023'), 'priority 2.0 is accepted, or refused properly');
-select is((select count(*) from awa.jobs_compat() j where j.queue = pg_temp.q(' refused')), 0::bigint, 'a refused batch leaves no job');
+select is((select count(*) from awa.jobs_compat() j where j.queue = pg_temp.q(' refused')), 0::bigint,
+  'a refused batch leaves no job');
 select is((select count(*) from awa.queues where name = pg_temp.q(' refused')), 0::bigint, 'and no queue');
 
 -- Of two jobs with one key the first one gets it, whatever else their keys say
 select is((select array_agg(b.inserted) from awa.enqueue_batch(jsonb_build_array(
-    jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'unique', '{"key": "twice", "states": ["available", "running"]}'::jsonb),
-    jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'unique', '{"key": "twice", "states": ["available"]}'::jsonb))) b),
+    jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'unique',
+      '{"key": "twice", "states": ["available", "running"]}'::jsonb),
+    jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'unique',
+      '{"key": "twice", "states": ["available"]}'::jsonb))) b),
   '{t,f}', 'the first of two jobs with one key is inserted');
 
 -- Unique jobs: what is refused, in which of them
-select pg_temp.refused(format($$select * from awa.enqueue_batch('[{"queue": "q", "kind": "k"}, {"queue": "q", "kind": "k", "unique": %s}]')$$, c.uniq), '22023', c.names, c.uniq)
+select pg_temp.refused(format($$
+select *
+  from awa.enqueue_batch('[{"queue": "q", "kind": "k"}, {"queue": "q", "kind": "k", "unique": %s}]')$$,
+  c.uniq),
+  '22023', c.names, c.uniq)
   from (values
-    (1, '{"period": "soon"}', 'unique.period'), (2, '{"period": "0"}', 'jobs: unique_period'), (3, '{"zone": "UTC+5"}', 'jobs: unique_zone'), (4, '{"by": []}', 'jobs: unique_by'),
-    (5, '{"states": ["ready"]}', 'jobs: unique_states'), (6, '{"key": ""}', 'jobs: unique_key'), (7, '{"name": "x"}', 'jobs: unique'), (8, '{"key": 1}', 'jobs: unique'), (9, '{"by": ["kind", 1]}', 'jobs: unique'),
+    (1, '{"period": "soon"}', 'unique.period'), (2, '{"period": "0"}', 'jobs: unique_period'),
+    (3, '{"zone": "UTC+5"}', 'jobs: unique_zone'), (4, '{"by": []}', 'jobs: unique_by'),
+    (5, '{"states": ["ready"]}', 'jobs: unique_states'), (6, '{"key": ""}', 'jobs: unique_key'),
+    (7, '{"name": "x"}', 'jobs: unique'), (8, '{"key": 1}', 'jobs: unique'), (9, '{"by": ["kind", 1]}', 'jobs: unique'),
     (10, '"x"', 'jobs holds'), (11, '{"period": "1 day", "key": "x", "zone": "Mars"}', 'jobs: unique_zone')
   ) c(n, uniq, names)
  order by c.n;
@@ -210,9 +317,29 @@ select is((select array_agg(b.inserted) from awa.enqueue_batch(jsonb_build_array
   '{t,f}', 'the first of two heirs is inserted');
 
 -- Each key is made once, and one that nobody has is taken without more ado
-create temp table calls as select p.proname, pg_stat_get_xact_function_calls(p.oid) as before from pg_proc p where p.oid in ('awa._unique_key'::regproc, 'awa._take_key'::regproc);
-select is((select count(*) filter (where b.inserted) from awa.enqueue_batch((select jsonb_agg(jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'unique', jsonb_build_object('key', 'of ' || n % 9))) from generate_series(1, 10) n)) b),
+create temp table calls as
+select p.proname, pg_stat_get_xact_function_calls(p.oid) as before
+  from pg_proc p
+ where p.oid in ('awa._unique_key'::regproc, 'awa._take_key'::regproc);
+select is(
+  (
+    select count(*) filter (where b.inserted)
+      from awa.enqueue_batch(
+        (
+          select jsonb_agg(
+            jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'unique', jsonb_build_object('key', 'of ' || n % 9))
+          )
+            from generate_series(1, 10) n
+        )
+      ) b
+  ),
   9::bigint, 'of ten jobs with nine keys nine are inserted');
-select is((select string_agg(c.proname || ' ' || coalesce(pg_stat_get_xact_function_calls(('awa.' || c.proname)::regproc), 0) - coalesce(c.before, 0), ', ' order by c.proname) from calls c), '_take_key 0, _unique_key 10', 'each key is made once, and looked at only where it is taken');
+select is((
+  select string_agg(c.proname || ' '
+    || coalesce(pg_stat_get_xact_function_calls(('awa.' || c.proname)::regproc), 0) - coalesce(c.before, 0),
+    ', ' order by c.proname)
+    from calls c
+),
+  '_take_key 0, _unique_key 10', 'each key is made once, and looked at only where it is taken');
 select * from finish();
 rollback;

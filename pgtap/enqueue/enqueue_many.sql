@@ -7,33 +7,48 @@ begin;
 select plan(37);
 
 create temp table made as
-select e.id, e.n from awa.enqueue_many(queue => pg_temp.q(), kind => 'k', args => array['{"n": 1}', '{"n": 2}', '{"n": 3}']::jsonb[]) with ordinality e(id, n);
+select e.id, e.n
+  from awa.enqueue_many(queue => pg_temp.q(), kind => 'k',
+    args => array['{"n": 1}', '{"n": 2}', '{"n": 3}']::jsonb[]) with ordinality e(id, n);
 select results_eq(
   'select j.args from made m, awa.job(m.id) j order by m.n',
   $$values ('{"n": 1}'::jsonb), ('{"n": 2}'), ('{"n": 3}')$$, 'the ids come in the order of args');
 select is(
   (select array_agg(distinct to_jsonb(j) - '{id,args,run_at,created_at}'::text[]) from made m, awa.job(m.id) j),
-  array[jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'state', 'available', 'priority', 2, 'attempt', 0, 'max_attempts', 25,
-    'heartbeat_at', null, 'deadline_at', null, 'attempted_at', null, 'finalized_at', null, 'errors', '[]'::jsonb, 'metadata', null,
+  array[
+    jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'state', 'available', 'priority', 2, 'attempt', 0,
+      'max_attempts', 25,
+    'heartbeat_at', null, 'deadline_at', null, 'attempted_at', null, 'finalized_at', null, 'errors', '[]'::jsonb,
+    'metadata', null,
     'tags', null, 'unique_key', null, 'receipt', null, 'progress', null, 'output', null, 'worker_id', null)],
   'jobs that name nothing have the defaults');
 select is(
   (select array_agg(distinct to_jsonb(j) - '{id,args,run_at,created_at}'::text[])
-     from pg_temp.made($$awa.enqueue_many(pg_temp.q(), 'k', array['{}', '{}']::jsonb[], null, null, null, null, null)$$) j),
+     from pg_temp.made(
+       $$awa.enqueue_many(pg_temp.q(), 'k', array['{}', '{}']::jsonb[], null, null, null, null, null)$$
+     ) j),
   (select array_agg(distinct to_jsonb(j) - '{id,args,run_at,created_at}'::text[]) from made m, awa.job(m.id) j),
   'an explicit null means the default, for every optional argument');
 select is(
   (select array_agg(distinct row(j.state, j.priority, j.max_attempts, j.tags, j.metadata)::text)
-     from pg_temp.made($$awa.enqueue_many(queue => pg_temp.q(), kind => 'k', args => array['{}', '{}']::jsonb[], priority => 1, run_at => '2001-01-01',
+     from pg_temp.made(
+       $$awa.enqueue_many(queue => pg_temp.q(), kind => 'k', args => array['{}', '{}']::jsonb[], priority => 1,
+         run_at => '2001-01-01',
        max_attempts => 3, tags => '{a,b}', metadata => '{"m": 1}')$$) j),
   array[row('available'::text, 1, 3, '{a,b}'::text[], '{"m": 1}'::jsonb)::text], 'every job has what the caller named');
 select is(
   (select string_agg(j.state || (j.args ->> 'n') || ' ' || (j.run_at at time zone 'UTC')::text, ', ')
-     from pg_temp.made($$awa.enqueue_many(pg_temp.q(), 'k', array['{"n": 1}', '{"n": 2}']::jsonb[], run_at => '2130-01-01 00:00+00')$$) j),
+     from pg_temp.made(
+       $$awa.enqueue_many(pg_temp.q(), 'k', array['{"n": 1}', '{"n": 2}']::jsonb[], run_at => '2130-01-01 00:00+00')$$
+     ) j),
   'scheduled1 2130-01-01 00:00:00, scheduled2 2130-01-01 00:00:00', 'deferred jobs come in order too');
 select awa.configure_queue(pg_temp.q(), '{"default_priority": 4, "default_max_attempts": 9}') \g /dev/null
 select is(
-  (select row(j.priority, j.max_attempts)::text from pg_temp.made($$awa.enqueue_many(pg_temp.q(), 'k', array['{}']::jsonb[])$$) j), '(4,9)',
+  (
+    select row(j.priority, j.max_attempts)::text
+      from pg_temp.made($$awa.enqueue_many(pg_temp.q(), 'k', array['{}']::jsonb[])$$) j
+  ),
+  '(4,9)',
   'jobs that name nothing have the defaults of their queue');
 
 -- How many
@@ -42,12 +57,15 @@ select is((select count(*) from awa.enqueue_many(pg_temp.q(' none'), 'k', '{}'))
 select is(pg_temp.writes(), (select writes from before), 'and nothing written');
 create temp table most as
 select e.id, e.n
-  from awa.enqueue_many(pg_temp.q(' most'), 'k', array(select jsonb_build_object('n', n) from generate_series(1, 10000) n)) with ordinality e(id, n);
+  from awa.enqueue_many(pg_temp.q(' most'), 'k',
+    array(select jsonb_build_object('n', n) from generate_series(1, 10000) n)) with ordinality e(id, n);
 select is((select count(distinct id) from most), 10000::bigint, '10,000 jobs in one call');
 select is(
-  (select count(*) from awa.ready_entries e join most m on m.id = e.job_id where e.args = jsonb_build_object('n', m.n)), 10000::bigint,
+  (select count(*) from awa.ready_entries e join most m on m.id = e.job_id where e.args = jsonb_build_object('n', m.n)),
+  10000::bigint,
   'each id is that of its args');
-select is((select count(*) from (select id <= lag(id) over (order by n) as falls from most) m where falls), 0::bigint, 'and ids ascend, so that they are served in this order');
+select is((select count(*) from (select id <= lag(id) over (order by n) as falls from most) m where falls), 0::bigint,
+  'and ids ascend, so that they are served in this order');
 select is(
   (select array_agg(j.args)
      from pg_temp.made($$awa.enqueue_many(pg_temp.q(), 'k', '[7:8]={"\"a\"","\"b\""}'::jsonb[])$$) j),
@@ -85,7 +103,8 @@ select is(pg_temp.outcome(format('select * from awa.enqueue_many(%s)', c.args)),
     (4, $$pg_temp.q(), 'k', '{"{}"}', max_attempts => 1$$, '1 attempt')
   ) c(n, args, description)
  order by c.n;
-select is((select count(*) from awa.queues where name = pg_temp.q(' refused')), 0::bigint, 'a refused enqueue makes no queue');
+select is((select count(*) from awa.queues where name = pg_temp.q(' refused')), 0::bigint,
+  'a refused enqueue makes no queue');
 select is((select count(*) from awa.jobs_compat() j where j.queue = pg_temp.q(' refused')), 0::bigint, 'and no job');
 
 select * from finish();

@@ -13,13 +13,24 @@ select rotated from awa.rotate(true) \g /dev/null
 select count(*) from awa.enqueue_many(:'queue', 'k', array_fill('{}'::jsonb, array[4])) \g /dev/null
 create temp table c as select * from pg_temp.take('', 4, one_claim => false);
 select awa.discard(job_id, receipt, 'e') from c where n = 1 \g /dev/null
-select count(*) from awa.enqueue_many(:'queue' || ' due', 'k', array_fill('{}'::jsonb, array[4100]), run_at => clock_timestamp() + interval '1 hour') \g /dev/null
-update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 second' where awa._queue_of(lane) = awa._queue_id(:'queue' || ' due');
-update awa.lease_claims set lease_until = clock_timestamp() - interval '1 second' where claim_id = (select receipt >> 12 from c where n = 2);
-update awa.lease_claims set claimed_at = clock_timestamp() - interval '6 seconds' where claim_id = (select receipt >> 12 from c where n = 3);
+select count(*)
+  from awa.enqueue_many(:'queue' || ' due', 'k', array_fill('{}'::jsonb, array[4100]),
+    run_at => clock_timestamp() + interval '1 hour') \g /dev/null
+update awa.deferred_jobs
+   set run_at = clock_timestamp() - interval '1 second'
+ where awa._queue_of(lane) = awa._queue_id(:'queue' || ' due');
+update awa.lease_claims
+   set lease_until = clock_timestamp() - interval '1 second'
+ where claim_id = (select receipt >> 12 from c where n = 2);
+update awa.lease_claims
+   set claimed_at = clock_timestamp() - interval '6 seconds'
+ where claim_id = (select receipt >> 12 from c where n = 3);
 update awa.done_entries d set finalized_at = clock_timestamp() - interval '73 hours' from c where d.job_id = c.job_id;
 create temp table before as select current_segment as segment from awa.ring;
-update awa.ring r set left_at[(segment + 3) % 4 + 1] = clock_timestamp() - interval '25 hours', left_at[segment + 1] = clock_timestamp() - interval '9 hours' from before;
+update awa.ring r
+   set left_at[(segment + 3) % 4 + 1] = clock_timestamp() - interval '25 hours',
+       left_at[segment + 1] = clock_timestamp() - interval '9 hours'
+  from before;
 select pg_temp.step('setup') \g /dev/null
 
 select pg_temp.no_gap() \g /dev/null
@@ -27,8 +38,12 @@ set role awa_maintainer;
 call awa.run_maintenance();
 reset role;
 create temp table after as
-select pg_temp.states() as states, pg_temp.states(' due') as due, (select j.state from c, awa.job(c.job_id) j where n = 2) as overdue, (select count(*) from awa.leases l join c using (receipt)) as leases,
-       (select count(*) from awa.job((select job_id from c where n = 1))) as expired, awa._is_empty((segment + 3) % 4) as pruned, (select (r.current_segment - segment + 4) % 4 from awa.ring r) as turned, pg_temp.unbalanced() as unbalanced
+select pg_temp.states() as states, pg_temp.states(' due') as due,
+       (select j.state from c, awa.job(c.job_id) j where n = 2) as overdue,
+       (select count(*) from awa.leases l join c using (receipt)) as leases,
+       (select count(*) from awa.job((select job_id from c where n = 1))) as expired,
+       awa._is_empty((segment + 3) % 4) as pruned,
+       (select (r.current_segment - segment + 4) % 4 from awa.ring r) as turned, pg_temp.unbalanced() as unbalanced
   from before;
 
 -- A step that fails, and another one
@@ -40,8 +55,12 @@ begin
 end
 $$;
 select awa.enqueue(:'queue' || ' late', 'k', run_at => clock_timestamp() + interval '1 hour') \g /dev/null
-update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 second' where awa._queue_of(lane) = awa._queue_id(:'queue' || ' late');
-update awa.lease_claims set lease_until = clock_timestamp() - interval '1 second' where claim_id = (select receipt >> 12 from c where n = 4);
+update awa.deferred_jobs
+   set run_at = clock_timestamp() - interval '1 second'
+ where awa._queue_of(lane) = awa._queue_id(:'queue' || ' late');
+update awa.lease_claims
+   set lease_until = clock_timestamp() - interval '1 second'
+ where claim_id = (select receipt >> 12 from c where n = 4);
 update awa.ring r set left_at[current_segment + 1] = clock_timestamp() - interval '9 hours';
 select pg_temp.no_gap() \g /dev/null
 create trigger fails before delete on awa.deferred_jobs for each row execute function pg_temp.fails('53UN1');
@@ -54,7 +73,8 @@ call awa.run_maintenance();
 \set error :LAST_ERROR_SQLSTATE ' ' :LAST_ERROR_MESSAGE
 drop trigger fails on awa.deferred_jobs;
 drop trigger fails on awa.ring;
-create temp table failed as select pg_temp.states(' late') as late, (select j.state from c, awa.job(c.job_id) j where n = 4) as overdue;
+create temp table failed as
+select pg_temp.states(' late') as late, (select j.state from c, awa.job(c.job_id) j where n = 4) as overdue;
 call awa.run_maintenance();
 create temp table again as select pg_temp.states(' late') as late;
 

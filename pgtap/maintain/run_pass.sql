@@ -3,30 +3,49 @@
 \set name run_pass
 \ir ../prelude.psql
 
-select count(*) from awa.enqueue_many(:'queue', 'k', array_fill('{}'::jsonb, array[5]), run_at => clock_timestamp() + interval '1 hour') \g /dev/null
+select count(*)
+  from awa.enqueue_many(:'queue', 'k', array_fill('{}'::jsonb, array[5]),
+    run_at => clock_timestamp() + interval '1 hour') \g /dev/null
 
 begin;
 select plan(24);
 
 select set_config('test.passes', awa._passes()::text, true) \g /dev/null
 select ok((select p.prosrc from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = 'run_maintenance')
-  ~ array_to_string(array(select format('''%s''', u) from unnest(awa._passes()) u), ', '), 'run_maintenance goes through all passes, in their order');
-select is((select count(distinct awa._pass_key(u)) from unnest(awa._passes()) u where awa._pass_key(u) < awa._crowd_key()), cardinality(awa._passes())::bigint, 'each has a key of its own');
+  ~ array_to_string(array(select format('''%s''', u) from unnest(awa._passes()) u), ',\s+'),
+  'run_maintenance goes through all passes, in their order');
+select is((
+  select count(distinct awa._pass_key(u)) from unnest(awa._passes()) u where awa._pass_key(u) < awa._crowd_key()
+),
+  cardinality(awa._passes())::bigint, 'each has a key of its own');
 select setval(('awa.pass_clock_' || u)::regclass, 1, false) from unnest(awa._passes()) u \g /dev/null
 select is(awa._succeeded_at('rescue'), null, 'a pass that was never run has not succeeded');
 select is(pg_temp.outcome(format('select awa.run_pass(%L)', u)), 'ok', u || ' is run') from unnest(awa._passes()) u;
-select is((select array_agg(u) from unnest(awa._passes()) u where awa._succeeded_at(u) is null), null, 'each has succeeded then');
-select is((select count(*) from pg_locks l where l.pid = pg_backend_pid() and l.locktype = 'advisory' and l.classid::bigint << 32 | l.objid::bigint = any(array(select awa._pass_key(u) from unnest(awa._passes()) u))), 10::bigint, 'its lock is kept until the transaction ends');
+select is((select array_agg(u) from unnest(awa._passes()) u where awa._succeeded_at(u) is null), null,
+  'each has succeeded then');
+select is((
+  select count(*)
+    from pg_locks l
+   where l.pid = pg_backend_pid()
+     and l.locktype = 'advisory'
+     and l.classid::bigint << 32 | l.objid::bigint = any(array(select awa._pass_key(u) from unnest(awa._passes()) u))
+),
+  10::bigint, 'its lock is kept until the transaction ends');
 
 -- The clock
-select setval('awa.pass_clock_rescue', awa._microseconds(clock_timestamp() - interval '500 milliseconds')) as half_a_second_ago \gset
-select awa._note_success('rescue') where clock_timestamp() < to_timestamp(:half_a_second_ago / 1000000.0) + interval '900 milliseconds' \g /dev/null
+select setval('awa.pass_clock_rescue',
+  awa._microseconds(clock_timestamp() - interval '500 milliseconds')) as half_a_second_ago \gset
+select awa._note_success('rescue')
+ where clock_timestamp() < to_timestamp(:half_a_second_ago / 1000000.0) + interval '900 milliseconds' \g /dev/null
 select is((select last_value from awa.pass_clock_rescue), :half_a_second_ago::bigint, 'the clock moves once a second');
-select setval('awa.pass_clock_rescue', awa._microseconds(clock_timestamp() + interval '1 hour')), awa._note_success('rescue') \g /dev/null
+select setval('awa.pass_clock_rescue', awa._microseconds(clock_timestamp() + interval '1 hour')),
+       awa._note_success('rescue') \g /dev/null
 select ok(awa._succeeded_at('rescue') <= clock_timestamp(), 'or back, when it was ahead');
 
 -- Whether there is more
-update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 second' where awa._queue_of(lane) = awa._queue_id(:'queue');
+update awa.deferred_jobs
+   set run_at = clock_timestamp() - interval '1 second'
+ where awa._queue_of(lane) = awa._queue_id(:'queue');
 select is(awa.run_pass('promote_due', 3), true, 'there is more, when it has done as much as it may');
 select is(awa.run_pass('promote_due'), false, 'or not');
 select is(pg_temp.states(), 'available 5', 'all of it is done');

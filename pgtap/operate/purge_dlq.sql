@@ -6,7 +6,9 @@
 -- while it is dead.
 select count(*) from awa.enqueue_many(:'queue' || ' a', 'x', array_fill('{}'::jsonb, array[6])) \g /dev/null
 select awa.enqueue(:'queue' || ' a', 'y', '{"y": [1, 2]}', priority => 3, tags => '{eu}') \g /dev/null
-select job_id as keyed_id from awa.enqueue_unique(:'queue' || ' b', 'x', unique_key => :'queue', unique_states => '{available,running,dead}') \gset
+select job_id as keyed_id
+  from awa.enqueue_unique(:'queue' || ' b', 'x', unique_key => :'queue',
+    unique_states => '{available,running,dead}') \gset
 create temp table c as select * from pg_temp.take(' a', 5);
 select awa.discard(job_id, receipt, 'e') from c where n = 1 \g /dev/null
 select awa.configure_queue(:'queue' || s, '{"dead_letter": true}') from unnest(array[' a', ' b']) s \g /dev/null
@@ -56,7 +58,8 @@ select is(pg_temp.purged(format(c.args, pg_temp.q(' a'), pg_temp.q())), c.expect
  order by c.n;
 
 -- For good
-select is((select count(*) from awa.unique_claims u where u.job_id = :keyed_id), 1::bigint, 'a dead letter may hold a key');
+select is((select count(*) from awa.unique_claims u where u.job_id = :keyed_id), 1::bigint,
+  'a dead letter may hold a key');
 select is(awa.purge_dlq(pg_temp.q(' b')), 1::bigint, 'when it is purged');
 select is((select count(*) from awa.unique_claims u where u.job_id = :keyed_id), 0::bigint, 'nobody does');
 select is((select count(*) from awa.job(:keyed_id)), 0::bigint, 'and nobody finds it');

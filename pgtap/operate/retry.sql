@@ -4,7 +4,11 @@
 
 create temp table jobs as
 select n, awa.enqueue(pg_temp.q(), 'k', to_jsonb(n), 3, null, 2, '{t}', '{"m": 1}') as id
-  from unnest(array['failed', 'discarded', 'cancelled', 'retryable', 'snoozed', 'completed', 'output', 'running', 'leased', 'dead']) with ordinality u(n, place) order by place;
+  from unnest(
+    array['failed', 'discarded', 'cancelled', 'retryable', 'snoozed', 'completed', 'output', 'running', 'leased',
+      'dead']
+  ) with ordinality u(n, place)
+ order by place;
 create temp table c as select j.n, t.job_id, t.receipt from awa.claim(:'queue', 100) t join jobs j on j.id = t.job_id;
 select awa.fail(job_id, receipt, 'first', '0') from c where n = 'failed' \g /dev/null
 select promoted from awa.promote_due() \g /dev/null
@@ -18,21 +22,33 @@ select awa.complete(job_id, receipt) from c where n = 'completed' \g /dev/null
 select awa.complete(job_id, receipt, '1') from c where n = 'output' \g /dev/null
 select awa.configure_queue(:'queue', '{"dead_letter": true}') \g /dev/null
 select awa.discard(job_id, receipt, 'first') from c where n = 'dead' \g /dev/null
-insert into jobs select n, awa.enqueue(:'queue', 'k', to_jsonb(n), 3, case n when 'scheduled' then timestamptz '2130-01-01' end, 2, '{t}', '{"m": 1}') from unnest(array['available', 'scheduled']) n;
+insert into jobs
+select n,
+       awa.enqueue(:'queue', 'k', to_jsonb(n), 3, case n when 'scheduled' then timestamptz '2130-01-01' end, 2, '{t}',
+         '{"m": 1}')
+  from unnest(array['available', 'scheduled']) n;
 create temp table created as select j.id, j.created_at from awa.jobs j where j.queue = :'queue';
 select pg_temp.step('setup') \g /dev/null
 -- Two jobs of one key: the first has ended, the second holds it
-create temp table keyed as select 1 as n, u.job_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue', max_attempts => 1) u;
+create temp table keyed as
+select 1 as n, u.job_id
+  from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue', max_attempts => 1) u;
 select awa.fail(job_id, receipt, 'e') from pg_temp.take(' keyed', 1) \g /dev/null
 insert into keyed select 2, u.job_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue') u;
-insert into keyed select 3, u.job_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue' || ' 3', unique_states => '{running}') u;
+insert into keyed
+select 3, u.job_id
+  from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue' || ' 3', unique_states => '{running}') u;
 select awa.cancel(job_id) from keyed where n = 3 \g /dev/null
 select job_id as holder_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue' || ' 3') \gset
-insert into keyed select 4, u.job_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue' || ' 4', run_at => '2130-01-01') u;
+insert into keyed
+select 4, u.job_id
+  from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue' || ' 4', run_at => '2130-01-01') u;
 select pg_temp.step('keys') \g /dev/null
 
 -- Committed retries, which are then served
-create temp table again as select n, awa.enqueue(pg_temp.q(' again'), 'k', to_jsonb(n), max_attempts => 1) as id from generate_series(1, 3) n;
+create temp table again as
+select n, awa.enqueue(pg_temp.q(' again'), 'k', to_jsonb(n), max_attempts => 1) as id
+  from generate_series(1, 3) n;
 select awa.fail(job_id, receipt, 'round 1') from pg_temp.take(' again', 3) \g /dev/null
 select awa.retry(id) from again where n in (1, 3) \g /dev/null
 select pg_temp.step('retried') \g /dev/null
@@ -44,41 +60,89 @@ select pg_temp.step('served') \g /dev/null
 begin;
 select plan(41);
 
-create temp table told as select j.n, awa.retry(job_id => j.id) as state from jobs j where j.n in ('failed', 'discarded', 'cancelled', 'retryable', 'snoozed', 'scheduled', 'dead');
+create temp table told as
+select j.n, awa.retry(job_id => j.id) as state
+  from jobs j
+ where j.n in ('failed', 'discarded', 'cancelled', 'retryable', 'snoozed', 'scheduled', 'dead');
 select results_eq('select n, state from told order by n',
-  $$values ('cancelled', 'cancelled'), ('dead', 'dead'), ('discarded', 'failed'), ('failed', 'failed'), ('retryable', 'retryable'), ('scheduled', 'scheduled'), ('snoozed', 'scheduled')$$, 'retry returns the state that the job was in');
-select is((select jsonb_object_agg(n, jsonb_build_array(j.state, j.attempt, (select jsonb_agg(e ->> 'error') from jsonb_array_elements(j.errors) e), j.progress)) from told t join jobs using (n), awa.job(jobs.id) j),
-  '{"failed": ["available", 0, ["first", "second"], null], "discarded": ["available", 0, ["first"], {"p": 1}], "cancelled": ["available", 0, ["cancelled"], null],
-    "retryable": ["available", 1, ["first"], null], "snoozed": ["available", 0, null, null], "scheduled": ["available", 0, null, null], "dead": ["available", 0, ["first"], null]}',
+  $$values ('cancelled', 'cancelled'), ('dead', 'dead'), ('discarded', 'failed'), ('failed', 'failed'),
+  ('retryable', 'retryable'), ('scheduled', 'scheduled'), ('snoozed', 'scheduled')$$,
+  'retry returns the state that the job was in');
+select is(
+  (
+    select jsonb_object_agg(n,
+      jsonb_build_array(j.state, j.attempt, (select jsonb_agg(e ->> 'error') from jsonb_array_elements(j.errors) e),
+        j.progress))
+      from told t
+      join jobs using (n), awa.job(jobs.id) j
+  ),
+  '{"failed": ["available", 0, ["first", "second"], null], "discarded": ["available", 0, ["first"], {"p": 1}],
+    "cancelled": ["available", 0, ["cancelled"], null],
+    "retryable": ["available", 1, ["first"], null], "snoozed": ["available", 0, null, null],
+    "scheduled": ["available", 0, null, null], "dead": ["available", 0, ["first"], null]}',
   'each is available: ended ones with no attempts counted, and all with their errors and progress');
 select is((select count(*) from told t join jobs using (n) join created using (id), awa.job(jobs.id) j
-    where row(j.kind, j.queue, j.args, j.priority, j.max_attempts, j.tags, j.metadata) = row('k'::text, pg_temp.q(), to_jsonb(n), 3, 2, '{t}'::text[], '{"m": 1}'::jsonb) and j.created_at = created.created_at
-      and j.run_at between now() and clock_timestamp() and j.receipt is null and j.finalized_at is null and j.worker_id is null and j.attempted_at is null), 7::bigint, 'with all that they were, ready as of now');
-select is((select count(*) from jobs join told using (n) where id in (select job_id from awa.done_entries union all select job_id from awa.deferred_jobs)), 0::bigint, 'nothing is left where they were');
+    where row(j.kind, j.queue, j.args, j.priority, j.max_attempts, j.tags, j.metadata) = row('k'::text, pg_temp.q(),
+      to_jsonb(n), 3, 2, '{t}'::text[], '{"m": 1}'::jsonb)
+      and j.created_at = created.created_at
+      and j.run_at between now() and clock_timestamp()
+      and j.receipt is null
+      and j.finalized_at is null
+      and j.worker_id is null
+      and j.attempted_at is null), 7::bigint, 'with all that they were, ready as of now');
+select is((
+  select count(*)
+    from jobs
+    join told using (n)
+   where id in (select job_id from awa.done_entries union all select job_id from awa.deferred_jobs)
+),
+  0::bigint, 'nothing is left where they were');
 select pg_temp.agrees('the books balance');
-select is((select count(*) from awa.claim(pg_temp.q(), 100)), 1::bigint, 'they are claimed when the caller has committed');
+select is((select count(*) from awa.claim(pg_temp.q(), 100)), 1::bigint,
+  'they are claimed when the caller has committed');
 
 -- Served
-select is((select array_agg(format('%s %s', args, attempt) order by place) from served), '{"1 1","3 1"}', 'a committed one is, as a first attempt');
-select is((select string_agg(j.state || ' ' || (select string_agg(e ->> 'error', '+') from jsonb_array_elements(j.errors) e), ', ' order by n) from again, awa.job(again.id) j), 'failed round 1+round 2, failed round 1, completed round 1', 'and has all errors that it ever had');
+select is((select array_agg(format('%s %s', args, attempt) order by place) from served), '{"1 1","3 1"}',
+  'a committed one is, as a first attempt');
+select is((
+  select string_agg(j.state || ' ' || (select string_agg(e ->> 'error', '+') from jsonb_array_elements(j.errors) e),
+    ', ' order by n)
+    from again, awa.job(again.id) j
+),
+  'failed round 1+round 2, failed round 1, completed round 1', 'and has all errors that it ever had');
 select is(awa.retry(id), 'failed', 'a job may be retried again') from again where n = 1;
 select pg_temp.agrees('and the books balance then');
 
 -- What cannot be retried
-select pg_temp.refused(format('select awa.retry(%s)', id), 'JQ005', 'state', 'a job that is ' || n) from jobs where n in ('available', 'running', 'leased', 'completed', 'output') order by n;
-select pg_temp.refused(format('select awa.retry(%s)', id), 'JQ005', 'state', 'nor one that was retried: ' || n) from jobs where n in ('failed', 'scheduled') order by n;
+select pg_temp.refused(format('select awa.retry(%s)', id), 'JQ005', 'state', 'a job that is ' || n)
+  from jobs
+ where n in ('available', 'running', 'leased', 'completed', 'output')
+ order by n;
+select pg_temp.refused(format('select awa.retry(%s)', id), 'JQ005', 'state', 'nor one that was retried: ' || n)
+  from jobs
+ where n in ('failed', 'scheduled')
+ order by n;
 
 -- Unique keys
-select pg_temp.refused(format('select awa.retry(%s)', job_id), '23505', 'unique key', 'a job whose key another one holds by now') from keyed where n = 1;
+select pg_temp.refused(format('select awa.retry(%s)', job_id), '23505', 'unique key',
+  'a job whose key another one holds by now')
+  from keyed
+ where n = 1;
 select is((select j.state from keyed, awa.job(keyed.job_id) j where n = 1), 'failed', 'it stays as it is');
 select awa.cancel(job_id) from keyed where n = 2 \g /dev/null
 set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is(awa.retry(job_id), 'failed', 'when that one has ended, it runs') from keyed where n = 1;
-select is((select u.job_id from keyed k join awa.unique_claims u using (job_id) where k.n = 1), (select job_id from keyed where n = 1), 'and holds its key again');
-select pg_temp.refused(format('select awa.retry(%s)', job_id), '23505', 'unique key', 'so that the other one cannot') from keyed where n = 2;
-select is(awa.retry(job_id), 'cancelled', 'a job that would not hold it while it waits runs all the same') from keyed where n = 3;
+select is((select u.job_id from keyed k join awa.unique_claims u using (job_id) where k.n = 1),
+  (select job_id from keyed where n = 1), 'and holds its key again');
+select pg_temp.refused(format('select awa.retry(%s)', job_id), '23505', 'unique key', 'so that the other one cannot')
+  from keyed
+ where n = 2;
+select is(awa.retry(job_id), 'cancelled', 'a job that would not hold it while it waits runs all the same')
+  from keyed
+ where n = 3;
 select is(awa.retry(job_id), 'scheduled', 'one ahead of its time') from keyed where n = 4;
-select is((select count(*) from awa.unique_claims u join keyed k using (job_id) where k.n = 4), 1::bigint, 'keeps its key');
+select is((select count(*) from awa.unique_claims u join keyed k using (job_id) where k.n = 4), 1::bigint,
+  'keeps its key');
 set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select pg_temp.agrees('keys and all');
 set constraints all deferred;
@@ -88,13 +152,19 @@ savepoint business;
 select awa.retry(id) from again where n = 2 \g /dev/null
 rollback to business;
 select is((select j.state from again, awa.job(again.id) j where n = 2), 'failed', 'a retry that rolls back never was');
-create temp table own as select awa.enqueue(pg_temp.q(' own'), 'k') as id, awa.enqueue(pg_temp.q(' own'), 'k', run_at => '2130-01-01') as later_id;
+create temp table own as
+select awa.enqueue(pg_temp.q(' own'), 'k') as id,
+       awa.enqueue(pg_temp.q(' own'), 'k', run_at => '2130-01-01') as later_id;
 select is((select awa.retry(later_id) from own), 'scheduled', 'what the transaction itself has put off can be retried');
 select is((select awa.cancel(id) || awa.cancel(later_id) from own), 'availableavailable', 'what it cancels');
-select is(pg_temp.outcome(format('select awa.retry(%s)', id)), 'JQ005', 'goes back to its place only when the transaction has committed') from own;
+select is(pg_temp.outcome(format('select awa.retry(%s)', id)), 'JQ005',
+  'goes back to its place only when the transaction has committed')
+  from own;
 select is(pg_temp.states(' own'), 'cancelled 2', 'until then it is cancelled');
 select awa.cancel(id) from jobs where n = 'available' \g /dev/null
-select is(awa.retry(id), 'cancelled', 'what was there before can be cancelled and retried at once') from jobs where n = 'available';
+select is(awa.retry(id), 'cancelled', 'what was there before can be cancelled and retried at once')
+  from jobs
+ where n = 'available';
 select is((select j.state from jobs, awa.job(jobs.id) j where n = 'available'), 'available', 'and is available');
 set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select pg_temp.agrees('the books balance after that');
@@ -102,7 +172,9 @@ set constraints all deferred;
 
 -- Refusals
 select pg_temp.refused('select awa.retry(null)', '22023', 'job_id', 'no job');
-select pg_temp.refused(format('select awa.retry(%s)', id), 'JQ003', 'no such job', 'job ' || id) from unnest(array[0, -1, 9223372036854775807, -9223372036854775808]) with ordinality u(id, n) order by n;
+select pg_temp.refused(format('select awa.retry(%s)', id), 'JQ003', 'no such job', 'job ' || id)
+  from unnest(array[0, -1, 9223372036854775807, -9223372036854775808]) with ordinality u(id, n)
+ order by n;
 select is(current_setting('lock_timeout'), '0', 'the caller''s lock_timeout is as it was');
 select pg_temp.steps_agree();
 

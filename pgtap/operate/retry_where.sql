@@ -4,7 +4,9 @@
 
 -- In queue a: 3 failed of kind x and 1 of kind y, 2 cancelled, 2 dead, 2 retryable, 1 scheduled, 1 completed with an
 -- output, 1 running, 1 available. In queue b: 1 failed.
-select count(*) from awa.enqueue_many(:'queue' || ' a', 'x', array(select to_jsonb(n) from generate_series(1, 12) n), max_attempts => 3) \g /dev/null
+select count(*)
+  from awa.enqueue_many(:'queue' || ' a', 'x', array(select to_jsonb(n) from generate_series(1, 12) n),
+    max_attempts => 3) \g /dev/null
 create temp table c as select * from pg_temp.take(' a', 11);
 select awa.discard(job_id, receipt, 'e') from c where n in (1, 2, 3) \g /dev/null
 select awa.cancel(job_id) from c where n in (4, 5) \g /dev/null
@@ -20,16 +22,21 @@ select awa.enqueue(:'queue' || ' b', 'x') \g /dev/null
 select awa.discard(job_id, receipt, 'e') from pg_temp.take(' b', 1) \g /dev/null
 select pg_temp.step('setup') \g /dev/null
 -- Five jobs of one key that have ended, and one without a key
-select count(*) from generate_series(1, 5) n cross join lateral awa.enqueue_unique(pg_temp.q(' keyed'), 'k', unique_key => pg_temp.q() || n) u \g /dev/null
+select count(*)
+  from generate_series(1, 5) n
+ cross join lateral awa.enqueue_unique(pg_temp.q(' keyed'), 'k', unique_key => pg_temp.q() || n) u \g /dev/null
 select awa.discard(job_id, receipt, 'e') from pg_temp.take(' keyed', 5) \g /dev/null
 select job_id as holder_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue' || '2') \gset
 select awa.enqueue(:'queue' || ' keyed', 'k', priority => 1) \g /dev/null
 select awa.discard(job_id, receipt, 'e') from pg_temp.take(' keyed', 1) \g /dev/null
-create temp table twins as select n, awa.enqueue(pg_temp.q(' twins'), 'k', to_jsonb(n)) as id from generate_series(1, 2) n;
+create temp table twins as
+select n, awa.enqueue(pg_temp.q(' twins'), 'k', to_jsonb(n)) as id
+  from generate_series(1, 2) n;
 select awa.cancel(id) from twins \g /dev/null
 select pg_temp.step('keys') \g /dev/null
 -- Committed, then served
-select count(*) from awa.enqueue_many(:'queue' || ' served', 'x', array(select to_jsonb(n) from generate_series(1, 4) n)) \g /dev/null
+select count(*)
+  from awa.enqueue_many(:'queue' || ' served', 'x', array(select to_jsonb(n) from generate_series(1, 4) n)) \g /dev/null
 select awa.cancel_where(:'queue' || ' served') \g /dev/null
 select awa.retry_where(queue => :'queue' || ' served', max_jobs => 3) as retried \gset
 select pg_temp.step('retried') \g /dev/null
@@ -38,7 +45,8 @@ create temp table served as select row_number() over () as place, t.* from awa.c
 begin;
 select plan(51);
 
-select is(pg_temp.states(' a'), 'available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1', 'before');
+select is(pg_temp.states(' a'),
+  'available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1', 'before');
 create function pg_temp.retried(args text) returns text
 language plpgsql
 as $$
@@ -60,39 +68,69 @@ select is(pg_temp.retried(format(c.args, pg_temp.q(' a'), pg_temp.q())), c.expec
   from (values
     (1, 'queue => %L', '8: available 9, completed 1, retryable 2, running 1, scheduled 1 | failed 1'),
     (2, '%L, null, null, null, null', '8: available 9, completed 1, retryable 2, running 1, scheduled 1 | failed 1'),
-    (3, 'queue => %L, kind => ''y''', '1: available 2, cancelled 2, completed 1, dead 2, failed 3, retryable 2, running 1, scheduled 1 | failed 1'),
-    (4, 'queue => %L, state => ''failed''', '4: available 5, cancelled 2, completed 1, dead 2, retryable 2, running 1, scheduled 1 | failed 1'),
-    (5, 'queue => %L, state => ''cancelled''', '2: available 3, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
-    (6, 'queue => %L, state => ''dead''', '2: available 3, cancelled 2, completed 1, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
-    (7, 'queue => %L, state => ''retryable''', '2: available 3, cancelled 2, completed 1, dead 2, failed 4, running 1, scheduled 1 | failed 1'),
-    (8, 'queue => %L, state => ''scheduled''', '1: available 2, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1 | failed 1'),
-    (9, 'queue => %L, state => ''failed'', kind => ''x''', '3: available 4, cancelled 2, completed 1, dead 2, failed 1, retryable 2, running 1, scheduled 1 | failed 1'),
+    (3, 'queue => %L, kind => ''y''',
+      '1: available 2, cancelled 2, completed 1, dead 2, failed 3, retryable 2, running 1, scheduled 1 | failed 1'),
+    (4, 'queue => %L, state => ''failed''',
+      '4: available 5, cancelled 2, completed 1, dead 2, retryable 2, running 1, scheduled 1 | failed 1'),
+    (5, 'queue => %L, state => ''cancelled''',
+      '2: available 3, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
+    (6, 'queue => %L, state => ''dead''',
+      '2: available 3, cancelled 2, completed 1, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
+    (7, 'queue => %L, state => ''retryable''',
+      '2: available 3, cancelled 2, completed 1, dead 2, failed 4, running 1, scheduled 1 | failed 1'),
+    (8, 'queue => %L, state => ''scheduled''',
+      '1: available 2, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1 | failed 1'),
+    (9, 'queue => %L, state => ''failed'', kind => ''x''',
+      '3: available 4, cancelled 2, completed 1, dead 2, failed 1, retryable 2, running 1, scheduled 1 | failed 1'),
     (10, 'queue => %L, before => now()', '8: available 9, completed 1, retryable 2, running 1, scheduled 1 | failed 1'),
-    (21, 'queue => %L, args => ''1''', '1: available 2, cancelled 2, completed 1, dead 2, failed 3, retryable 2, running 1, scheduled 1 | failed 1'),
-    (22, 'queue => %L, args => ''4''', '1: available 2, cancelled 1, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
-    (23, 'queue => %L, args => ''9''', '1: available 2, cancelled 2, completed 1, dead 1, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
-    (24, 'queue => %L, args => ''6'', state => ''retryable''', '1: available 2, cancelled 2, completed 1, dead 2, failed 4, retryable 1, running 1, scheduled 1 | failed 1'),
-    (25, 'queue => %L, args => ''6''', '0: available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
-    (26, 'queue => %L, tag => ''y''', '1: available 2, cancelled 2, completed 1, dead 2, failed 3, retryable 2, running 1, scheduled 1 | failed 1'),
-    (27, 'queue => %L, tag => ''y'', state => ''scheduled''', '1: available 2, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1 | failed 1'),
-    (28, 'queue => %L, tag => ''y'', args => ''1''', '0: available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
-    (11, 'queue => %L, before => ''2000-01-01''', '0: available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
-    (12, 'queue => %L, state => ''scheduled'', before => now()', '1: available 2, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1 | failed 1'),
-    (14, 'queue => %L, max_jobs => 10000', '8: available 9, completed 1, retryable 2, running 1, scheduled 1 | failed 1'),
-    (15, 'queue => %2$L || '' no such''', '0: available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1')
+    (21, 'queue => %L, args => ''1''',
+      '1: available 2, cancelled 2, completed 1, dead 2, failed 3, retryable 2, running 1, scheduled 1 | failed 1'),
+    (22, 'queue => %L, args => ''4''',
+      '1: available 2, cancelled 1, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
+    (23, 'queue => %L, args => ''9''',
+      '1: available 2, cancelled 2, completed 1, dead 1, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
+    (24, 'queue => %L, args => ''6'', state => ''retryable''',
+      '1: available 2, cancelled 2, completed 1, dead 2, failed 4, retryable 1, running 1, scheduled 1 | failed 1'),
+    (25, 'queue => %L, args => ''6''',
+      '0: available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
+    (26, 'queue => %L, tag => ''y''',
+      '1: available 2, cancelled 2, completed 1, dead 2, failed 3, retryable 2, running 1, scheduled 1 | failed 1'),
+    (27, 'queue => %L, tag => ''y'', state => ''scheduled''',
+      '1: available 2, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1 | failed 1'),
+    (28, 'queue => %L, tag => ''y'', args => ''1''',
+      '0: available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
+    (11, 'queue => %L, before => ''2000-01-01''',
+      '0: available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1'),
+    (12, 'queue => %L, state => ''scheduled'', before => now()',
+      '1: available 2, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1 | failed 1'),
+    (14, 'queue => %L, max_jobs => 10000',
+      '8: available 9, completed 1, retryable 2, running 1, scheduled 1 | failed 1'),
+    (15, 'queue => %2$L || '' no such''',
+      '0: available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1 | failed 1')
   ) c(n, args, expected)
  order by c.n;
 
 -- The oldest first, over all the places where they are
 savepoint oldest;
 select is(awa.retry_where(pg_temp.q(' a'), max_jobs => 6), 6::bigint, 'at most so many');
-select is((select array_agg(c.n order by c.n) from c, awa.job(c.job_id) j where j.state = 'available'), '{1,2,3,4,5,9}', 'those with the oldest ids');
+select is((select array_agg(c.n order by c.n) from c, awa.job(c.job_id) j where j.state = 'available'), '{1,2,3,4,5,9}',
+  'those with the oldest ids');
 select is(awa.retry_where(pg_temp.q(' a'), max_jobs => 1), 1::bigint, 'and one more');
-select is((select array_agg(c.n order by c.n) from c, awa.job(c.job_id) j where j.state = 'available'), '{1,2,3,4,5,9,10}', 'the next one');
-select is((select string_agg(distinct format('%s %s %s', j.attempt, jsonb_array_length(j.errors), j.max_attempts), ', ') from c, awa.job(c.job_id) j where c.n in (1, 4, 9)), '0 1 3', 'no attempts counted, errors kept');
+select is((select array_agg(c.n order by c.n) from c, awa.job(c.job_id) j where j.state = 'available'),
+  '{1,2,3,4,5,9,10}', 'the next one');
+select is((
+  select string_agg(distinct format('%s %s %s', j.attempt, jsonb_array_length(j.errors), j.max_attempts), ', ')
+    from c, awa.job(c.job_id) j
+   where c.n in (1, 4, 9)
+),
+  '0 1 3', 'no attempts counted, errors kept');
 select is(awa.retry_where(pg_temp.q(' a'), state => 'retryable'), 2::bigint, 'those that wait');
-select is((select string_agg(distinct format('%s %s', j.state, j.attempt), ', ') from c, awa.job(c.job_id) j where c.n in (6, 7)), 'available 1', 'keep their count');
-select is((select count(*) from awa.claim(pg_temp.q(' a'), 100)), 1::bigint, 'they are claimed when the caller has committed');
+select is((
+  select string_agg(distinct format('%s %s', j.state, j.attempt), ', ') from c, awa.job(c.job_id) j where c.n in (6, 7)
+),
+  'available 1', 'keep their count');
+select is((select count(*) from awa.claim(pg_temp.q(' a'), 100)), 1::bigint,
+  'they are claimed when the caller has committed');
 rollback to oldest;
 
 -- Unique keys
@@ -100,13 +138,18 @@ select is(awa.retry_where(pg_temp.q(' keyed')), 5::bigint, 'jobs whose key anoth
 select is(pg_temp.states(' keyed'), 'available 6, failed 1', 'and stay as they are');
 select pg_temp.agrees('the others hold theirs again');
 select is(awa.retry_where(pg_temp.q(' keyed')), 0::bigint, 'a second call finds nothing');
-update awa.done_entries d set unique_key = awa._unique_key('q', 'k', '{}', pg_temp.q(' twins'), null, null, null, '{available}', now()) from twins where d.job_id = twins.id;
+update awa.done_entries d
+   set unique_key = awa._unique_key('q', 'k', '{}', pg_temp.q(' twins'), null, null, null, '{available}', now())
+  from twins
+ where d.job_id = twins.id;
 select is(awa.retry_where(pg_temp.q(' twins')), 1::bigint, 'of two with one key');
-select is((select array_agg(j.state order by n) from twins, awa.job(twins.id) j), '{available,cancelled}', 'the older one runs');
+select is((select array_agg(j.state order by n) from twins, awa.job(twins.id) j), '{available,cancelled}',
+  'the older one runs');
 select pg_temp.agrees('and holds it');
 
 select is(:retried, 3, 'three of four were retried');
-select is((select array_agg(args order by place) from served), array['1', '2', '3']::jsonb[], 'and served, in their order');
+select is((select array_agg(args order by place) from served), array['1', '2', '3']::jsonb[],
+  'and served, in their order');
 
 -- Refusals
 select pg_temp.refused(format('select awa.retry_where(%s)', c.args), '22023', c.names, c.description)

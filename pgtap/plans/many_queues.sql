@@ -32,7 +32,8 @@ return array[
 ];
 
 begin;
-truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.workers, awa.lost_attempts;
+truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases,
+awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.workers, awa.lost_attempts;
 delete from awa.queues;
 select plan(10);
 
@@ -42,18 +43,40 @@ select pg_temp.queues(101, 400) \g /dev/null
 select pg_temp.measure('400', pg_temp.calls()) \g /dev/null
 -- From one lane to the next in two indexes, the queue's counts, and its name; health looks at its settings and claims,
 -- too
-select cmp_ok((select (b.blocks - a.blocks) / 300 from costs a join costs b using (what) where a.at = '100' and b.at = '400' and what = w.what), '<', w.blocks::bigint, format('%s: few blocks for each queue in which nothing has happened', w.what))
-  from (values ('queue_counts', 20), ('list_queues', 25), ('list_workers', 20), ('health', 30), ('list_jobs running', 20), ('list_jobs available', 20), ('a look at all queues', 20)) w(what, blocks);
+select cmp_ok((
+  select (b.blocks - a.blocks) / 300
+    from costs a
+    join costs b using (what)
+   where a.at = '100' and b.at = '400' and what = w.what
+),
+  '<', w.blocks::bigint, format('%s: few blocks for each queue in which nothing has happened', w.what))
+  from (values ('queue_counts', 20), ('list_queues', 25), ('list_workers', 20), ('health', 30),
+    ('list_jobs running', 20), ('list_jobs available', 20), ('a look at all queues', 20)) w(what, blocks);
 
 -- What has changed in a few of them is there
 select awa.enqueue(pg_temp.q(' 7'), 'k'), awa.enqueue(pg_temp.q(' 8'), 'k', run_at => '2130-01-01') \g /dev/null
 select pg_temp.fill(pg_temp.q(' 9 new'), 2) \g /dev/null
 select count(*) from awa.claim(pg_temp.q(' 9 new'), 1) \g /dev/null
-select is((select string_agg(format('%s: %s available, %s scheduled, %s running, %s completed', split_part(c.queue, ' ', 3), c.available, c.scheduled, c.running, c.completed), '; ' order by c.queue) from awa.queue_counts() c where c.available + c.scheduled + c.running > 0),
-  '7: 1 available, 0 scheduled, 0 running, 1 completed; 8: 0 available, 1 scheduled, 0 running, 1 completed; 9: 1 available, 0 scheduled, 1 running, 0 completed', 'what has changed is counted');
+select is(
+  (
+    select string_agg(format('%s: %s available, %s scheduled, %s running, %s completed', split_part(c.queue, ' ', 3),
+      c.available, c.scheduled, c.running, c.completed),
+      '; ' order by c.queue)
+      from awa.queue_counts() c
+     where c.available + c.scheduled + c.running > 0
+  ),
+  '7: 1 available, 0 scheduled, 0 running, 1 completed; 8: 0 available, 1 scheduled, 0 running, 1 completed; 9: 1 '
+  'available, 0 scheduled, 1 running, 0 completed',
+  'what has changed is counted');
 select is((select sum(c.completed) from awa.queue_counts() c), 400::numeric, 'and what has not');
 select pg_temp.measure('changed', pg_temp.calls()) \g /dev/null
-select cmp_ok((select b.blocks - a.blocks from costs a join costs b using (what) where a.at = '400' and b.at = 'changed' and what = 'queue_counts'), '<', 500::bigint, 'which costs as much as these few queues');
+select cmp_ok((
+  select b.blocks - a.blocks
+    from costs a
+    join costs b using (what)
+   where a.at = '400' and b.at = 'changed' and what = 'queue_counts'
+),
+  '<', 500::bigint, 'which costs as much as these few queues');
 
 select * from finish();
 rollback;

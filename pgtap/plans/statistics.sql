@@ -5,7 +5,9 @@
 \ir cost.psql
 
 begin;
-truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.deleted_jobs, awa.workers, awa.lost_attempts;
+truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases,
+awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.deleted_jobs, awa.workers,
+awa.lost_attempts;
 delete from awa.queues;
 
 create function pg_temp.analyze() returns void
@@ -13,7 +15,9 @@ language plpgsql
 as $$
 begin
   perform set_config('client_min_messages', 'error', true);
-  analyze awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.queue_settings, awa.deleted_jobs, awa.workers, awa.settings, awa.ring;
+  analyze awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases,
+  awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.queue_settings,
+  awa.deleted_jobs, awa.workers, awa.settings, awa.ring;
 end
 $$;
 
@@ -47,7 +51,8 @@ return array[
   'scan_jobs', format('select * from awa.scan_jobs(%L, 5000)', '{"tag": "none"}'),
   'delete_job, completed', format('select awa.delete_job(%s)', pg_temp.id('old')),
   'delete_job, failed', format('select awa.delete_job(%s)', pg_temp.id('failed')),
-  'delete_where, completed', format('select awa.delete_where(%L, state => %L, max_jobs => 20)', pg_temp.q(' 1'), 'completed'),
+  'delete_where, completed',
+  format('select awa.delete_where(%L, state => %L, max_jobs => 20)', pg_temp.q(' 1'), 'completed'),
   'delete_where, failed', format('select awa.delete_where(%L, state => %L, max_jobs => 20)', pg_temp.q(' 1'), 'failed'),
   'cancel_where by tag', format('select awa.cancel_where(%L, tag => %L)', pg_temp.q(' 1'), 'none'),
   'retry_where by tag', format('select awa.retry_where(%L, tag => %L)', pg_temp.q(' 1'), 'none'),
@@ -61,7 +66,8 @@ return array[
   'rotate', 'select * from awa.rotate(true)',
   'rotate and prune', 'select * from awa.rotate(true), awa.prune_oldest(true)',
   'claim', format('select * from awa.claim(%L, 10)', pg_temp.q(' 1')),
-  'complete with output', format($$select awa.complete(%s, %s, '1')$$, pg_temp.id('running'), pg_temp.receipt('running')),
+  'complete with output',
+  format($$select awa.complete(%s, %s, '1')$$, pg_temp.id('running'), pg_temp.receipt('running')),
   'fail', format($$select awa.fail(%s, %s, 'e')$$, pg_temp.id('running'), pg_temp.receipt('running')),
   'extend', format($$select awa.extend(%s, %s, '1 hour')$$, pg_temp.id('running'), pg_temp.receipt('running')),
   'cancel, available', format('select awa.cancel(%s)', pg_temp.id('available')),
@@ -119,11 +125,16 @@ end
 $$;
 create function pg_temp.history_scans() returns bigint
 language sql
-as $$ select sum(t.seq_scan) from pg_stat_xact_user_tables t where t.schemaname = 'awa' and t.relname ~ '^(ready|lease_claim|deferred|done|dlq|unique|deleted)' $$;
+as $$
+select sum(t.seq_scan)
+  from pg_stat_xact_user_tables t
+ where t.schemaname = 'awa' and t.relname ~ '^(ready|lease_claim|deferred|done|dlq|unique|deleted)' $$;
 create temp table broken (at text, what text, error text);
 create function pg_temp.fold_later() returns void
 language sql
-as $$ update awa.queue_rollups set folded_at = '-infinity'; select setval('awa.next_fold_at', 1); select pg_temp.no_gap() $$; -- after a gap rescue looks for the longest lease, too
+-- after a gap rescue looks for the longest lease, too
+as $$ update awa.queue_rollups set folded_at = '-infinity';
+select setval('awa.next_fold_at', 1); select pg_temp.no_gap() $$;
 
 select plan(51);
 
@@ -142,7 +153,8 @@ declare
   v_claim record;
 begin
   loop
-    select array_agg(c.job_id) as jobs, array_agg(c.receipt) as receipts into v_claim from awa.claim(pg_temp.q(' 1'), 930) c;
+    select array_agg(c.job_id) as jobs, array_agg(c.receipt) as receipts into v_claim
+      from awa.claim(pg_temp.q(' 1'), 930) c;
     perform awa.complete_many(v_claim.jobs, v_claim.receipts);
     exit when v_claim.jobs[1] > (select max(e.job_id) - 4500 from awa.ready_entries e);
   end loop;
@@ -156,28 +168,49 @@ select awa.discard(i.job_id, i.receipt, 'e') from ids i where i.what = 'dead' \g
 insert into ids select 'retryable', c.job_id, c.receipt from awa.claim(pg_temp.q(' 1'), 500) c;
 select awa.fail(i.job_id, i.receipt, 'e', '1 hour') from ids i where i.what = 'retryable' \g /dev/null
 select pg_temp.fold(), awa._summarize() \g /dev/null
-insert into ids select 'running', c.job_id, c.receipt from awa.claim(pg_temp.q(' 1'), 40, (select i.job_id from ids i where i.what = 'worker'), '1 hour') c;
-update awa.lease_claims set claimed_at = claimed_at - interval '50 seconds'; -- however long this takes, they are older than what maintenance looks at again and again
-insert into ids select 'available', max(e.job_id) - 100 from awa.ready_entries e where e.lane = awa._lane(awa._queue_id(pg_temp.q(' 1')), 2);
+insert into ids
+select 'running', c.job_id, c.receipt
+  from awa.claim(pg_temp.q(' 1'), 40, (select i.job_id from ids i where i.what = 'worker'), '1 hour') c;
+-- however long this takes, they are older than what maintenance looks at again and again
+update awa.lease_claims set claimed_at = claimed_at - interval '50 seconds';
+insert into ids
+select 'available', max(e.job_id) - 100
+  from awa.ready_entries e
+ where e.lane = awa._lane(awa._queue_id(pg_temp.q(' 1')), 2);
 insert into ids select 'old', min(e.job_id) + 50000 from awa.ready_entries e;
 
 call pg_temp.try('analyzed when empty');
 select pg_temp.analyze() \g /dev/null
 call pg_temp.try('analyzed');
 -- As if there were a hundred times as many
-update pg_class c set reltuples = greatest(c.reltuples, 1000) * 100 where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'i');
+update pg_class c
+   set reltuples = greatest(c.reltuples, 1000) * 100
+ where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'i');
 call pg_temp.try('analyzed, as if of millions');
 -- As if there were nothing
 delete from pg_statistic where starelid in (select c.oid from pg_class c where c.relnamespace = 'awa'::regnamespace);
-update pg_class c set reltuples = 0, relpages = 0 where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'i');
+update pg_class c
+   set reltuples = 0, relpages = 0
+ where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'i');
 call pg_temp.try('as if empty');
 
-select is((select array_agg(format('%s, %s: %s', b.what, b.at, b.error) order by 1) from broken b), null, 'all calls do what they should');
+select is((select array_agg(format('%s, %s: %s', b.what, b.at, b.error) order by 1) from broken b), null,
+  'all calls do what they should');
 with best as (select c.what, min(c.blocks) as blocks from costs c group by c.what)
-select is((select array_agg(format('%s: %s blocks, not %s', c.at, c.blocks, b.blocks) order by c.blocks) from costs c where c.what = b.what and c.blocks > b.blocks * 2 + 100), null,
+select is((
+  select array_agg(format('%s: %s blocks, not %s', c.at, c.blocks, b.blocks) order by c.blocks)
+    from costs c
+   where c.what = b.what and c.blocks > b.blocks * 2 + 100
+),
+  null,
   format('%s reads the same whatever the statistics say', b.what)) from best b order by b.what;
 -- But for drop_queue, which is for once, and those that look whether a segment is empty, which the first row says.
-select is((select array_agg(format('%s, %s', c.what, c.at)) from costs c where c.seq_scans > 0 and c.what !~ '^(drop_queue|health|rotate)'), null, 'nothing is read from one end to the other');
+select is((
+  select array_agg(format('%s, %s', c.what, c.at))
+    from costs c
+   where c.seq_scans > 0 and c.what !~ '^(drop_queue|health|rotate)'
+),
+  null, 'nothing is read from one end to the other');
 
 select * from finish();
 rollback;

@@ -6,21 +6,30 @@
 \ir ../prelude.psql
 
 begin;
-truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.queue_settings, awa.workers;
-update awa.ring set current_segment = 0, cleaned_segment = null, outcome = null, stuck_since = null, left_at = array_fill(clock_timestamp() - interval '1 hour 20 seconds', array[4]);
+truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases,
+awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues, awa.queue_settings, awa.workers;
+update awa.ring
+   set current_segment = 0, cleaned_segment = null, outcome = null, stuck_since = null,
+       left_at = array_fill(clock_timestamp() - interval '1 hour 20 seconds', array[4]);
 select last_value as rescued_at, is_called as was_called from awa.rescued_at \gset
 select pg_temp.no_gap() \g /dev/null
 -- As if each pass had succeeded so long ago
 create function pg_temp.succeeded(span interval, passes text[] default awa._passes()) returns void
 language sql
-as $$ select setval(('awa.pass_clock_' || p)::regclass, awa._microseconds(clock_timestamp() - span)) from unnest(passes) p $$;
+as $$
+select setval(('awa.pass_clock_' || p)::regclass, awa._microseconds(clock_timestamp() - span))
+  from unnest(passes) p $$;
 select pg_temp.succeeded('0') \g /dev/null
 select plan(100);
 
 -- Times to the minute
 create function pg_temp.says(topics text, subjects text default '') returns text
 language sql
-return (select string_agg(regexp_replace(format('%s: %s: %s', h.level, h.subject, h.message) || coalesce(' -> ' || h.hint, ''), '(\d\d:\d\d):\d\d', '\1', 'g'), ' | ' order by h.subject)
+return (
+  select string_agg(regexp_replace(format('%s: %s: %s', h.level, h.subject, h.message)
+    || coalesce(' -> ' || h.hint, ''),
+    '(\d\d:\d\d):\d\d', '\1', 'g'),
+    ' | ' order by h.subject)
   from awa.health() h where h.topic = topics and h.subject ~ subjects);
 create function pg_temp.details(topics text, subjects text default '') returns jsonb
 language sql
@@ -28,7 +37,10 @@ return (select h.details from awa.health() h where h.topic = topics and h.subjec
 create function pg_temp.late(step text) returns text
 language sql
 return (select string_agg(h.message || coalesce(' -> ' || h.hint, ''), ' | ') from (
-  select regexp_replace(h.message, '(\d\d:\d\d):\d\d', '\1', 'g') as message, nullif(regexp_replace(h.hint, ' Where somebody does, something is in the way of job \d+: see the server''s log\.$', ''), 'Run workers, or call awa.run_maintenance() every few seconds.') as hint
+  select regexp_replace(h.message, '(\d\d:\d\d):\d\d', '\1', 'g') as message,
+         nullif(regexp_replace(h.hint,
+           ' Where somebody does, something is in the way of job \d+: see the server''s log\.$', ''),
+           'Run workers, or call awa.run_maintenance() every few seconds.') as hint
     from awa.health() h where h.topic = 'maintenance' and h.subject = step and h.level = 'warning') h);
 create function pg_temp.ago(span interval) returns timestamptz
 language sql
@@ -43,49 +55,105 @@ end
 $$;
 
 -- Nothing wrong
-select is((select string_agg(h.topic || ' ' || h.n, ', ' order by h.topic) from (select topic, count(*) as n from awa.health() group by topic) h where h.topic <> 'horizon'), 'maintenance 11, notifications 1, segment 4', 'in an installation without queues there are maintenance and segments to look at');
-select is((select array_agg(distinct h.level) from awa.health() h where h.topic <> 'horizon'), '{ok}', 'and all is well');
-select is((select array_agg(distinct h.hint) from awa.health() h where h.topic <> 'horizon'), array[null], 'so nothing is to be done');
-select is(pg_temp.says('maintenance'), 'ok: end_stuck_claimers: it keeps up | ok: expire_history: it keeps up | ok: fold: it keeps up | ok: forget_workers: it keeps up | ok: materialize: it keeps up | ok: promote_due: it keeps up | ok: prune_oldest: it keeps up | ok: rescue: it keeps up | ok: rotate: it keeps up | ok: run_maintenance: it keeps up | ok: summarize: it keeps up', 'maintenance keeps up');
-select is((select count(*) from awa.health() h where h.topic = 'horizon' and (h.details ->> 'pid')::int = pg_backend_pid()), 0::bigint, 'the caller is nobody to worry about');
+select is((
+  select string_agg(h.topic || ' ' || h.n, ', ' order by h.topic)
+    from (select topic, count(*) as n from awa.health() group by topic) h
+   where h.topic <> 'horizon'
+),
+  'maintenance 11, notifications 1, segment 4',
+  'in an installation without queues there are maintenance and segments to look at');
+select is((select array_agg(distinct h.level) from awa.health() h where h.topic <> 'horizon'), '{ok}',
+  'and all is well');
+select is((select array_agg(distinct h.hint) from awa.health() h where h.topic <> 'horizon'), array[null],
+  'so nothing is to be done');
+select is(pg_temp.says('maintenance'),
+  'ok: end_stuck_claimers: it keeps up | ok: expire_history: it keeps up | ok: fold: it keeps up | ok: forget_workers: '
+  'it keeps up | ok: materialize: it keeps up | ok: promote_due: it keeps up | ok: prune_oldest: it keeps up | ok: '
+  'rescue: it keeps up | ok: rotate: it keeps up | ok: run_maintenance: it keeps up | ok: summarize: it keeps up',
+  'maintenance keeps up');
+select is((
+  select count(*) from awa.health() h where h.topic = 'horizon' and (h.details ->> 'pid')::int = pg_backend_pid()
+),
+  0::bigint, 'the caller is nobody to worry about');
 savepoint well;
 
 -- Restored
 update awa.ring set tables = '{1,2}';
 update awa.origin set xid = '5';
-select is(pg_temp.says('restore'), 'critical: database: it was restored from a dump: nothing is enqueued or claimed -> Call awa.rebase_after_restore() once.', 'a database that was restored');
+select is(pg_temp.says('restore'),
+  'critical: database: it was restored from a dump: nothing is enqueued or claimed -> Call awa.rebase_after_restore() '
+  'once.',
+  'a database that was restored');
 rollback to well;
 
 -- Queues
 select pg_temp.fill(pg_temp.q(), 5) \g /dev/null
 update awa.ready_entries set ready_at = pg_temp.ago('4 minutes 20 seconds');
-select is(pg_temp.says('queue'), format('ok: %s: 5 ready, the oldest for 00:04, 0 running', pg_temp.q()), 'a queue whose jobs wait for less than five minutes');
+select is(pg_temp.says('queue'), format('ok: %s: 5 ready, the oldest for 00:04, 0 running', pg_temp.q()),
+  'a queue whose jobs wait for less than five minutes');
 update awa.ready_entries set ready_at = pg_temp.ago('5 minutes 20 seconds');
-select is(pg_temp.says('queue'), format('warning: %s: 5 ready, the oldest for 00:05, 0 running -> No registered worker is alive that works on it.', pg_temp.q()), 'one that nobody works on');
-select is(pg_temp.details('queue') - 'oldest_ready_seconds', '{"running": 0, "available": 5, "paused_at": null}', 'in numbers');
+select is(pg_temp.says('queue'),
+  format('warning: %s: 5 ready, the oldest for 00:05, 0 running -> No registered worker is alive that works on it.',
+    pg_temp.q()),
+  'one that nobody works on');
+select is(pg_temp.details('queue') - 'oldest_ready_seconds', '{"running": 0, "available": 5, "paused_at": null}',
+  'in numbers');
 select is((pg_temp.details('queue') ->> 'oldest_ready_seconds')::int / 60, 5, 'and seconds');
-insert into awa.workers (name, queues, heartbeat_at) values ('other', array[pg_temp.q(' other')], clock_timestamp()), ('late', array[pg_temp.q()], pg_temp.ago('2 minutes'));
-select is(pg_temp.says('queue'), format('warning: %s: 5 ready, the oldest for 00:05, 0 running -> No registered worker is alive that works on it.', pg_temp.q()), 'a worker of another queue, or one that is silent, does not');
+insert into awa.workers (name, queues, heartbeat_at)
+values ('other', array[pg_temp.q(' other')], clock_timestamp()), ('late', array[pg_temp.q()], pg_temp.ago('2 minutes'));
+select is(pg_temp.says('queue'),
+  format('warning: %s: 5 ready, the oldest for 00:05, 0 running -> No registered worker is alive that works on it.',
+    pg_temp.q()),
+  'a worker of another queue, or one that is silent, does not');
 update awa.workers set heartbeat_at = clock_timestamp() where name = 'late';
-select is(pg_temp.says('queue'), format('warning: %s: 5 ready, the oldest for 00:05, 0 running -> Its workers are alive, and claim nothing: see what they log.', pg_temp.q()), 'one whose workers live, and claim nothing');
+select is(pg_temp.says('queue'),
+  format(
+    'warning: %s: 5 ready, the oldest for 00:05, 0 running -> Its workers are alive, and claim nothing: see what they '
+    'log.',
+    pg_temp.q()),
+  'one whose workers live, and claim nothing');
 update awa.workers set queues = null where name = 'other';
 delete from awa.workers where name = 'late';
-select is(pg_temp.says('queue'), format('warning: %s: 5 ready, the oldest for 00:05, 0 running -> Its workers are alive, and claim nothing: see what they log.', pg_temp.q()), 'who did not say on what it works may work on this');
+select is(pg_temp.says('queue'),
+  format(
+    'warning: %s: 5 ready, the oldest for 00:05, 0 running -> Its workers are alive, and claim nothing: see what they '
+    'log.',
+    pg_temp.q()),
+  'who did not say on what it works may work on this');
 select awa.pause_queue(pg_temp.q()) \g /dev/null
 update awa.queue_settings set paused_at = pg_temp.ago('3 minutes 20 seconds');
-select is(pg_temp.says('queue'), format('ok: %s: 5 ready, the oldest for 00:05, 0 running; paused for 00:03', pg_temp.q()), 'one that is paused is nobody''s fault');
+select is(pg_temp.says('queue'),
+  format('ok: %s: 5 ready, the oldest for 00:05, 0 running; paused for 00:03', pg_temp.q()),
+  'one that is paused is nobody''s fault');
 select awa.resume_queue(pg_temp.q()) \g /dev/null
 update awa.settings set warn_ready_age = '10 minutes';
-select is(pg_temp.says('queue'), format('ok: %s: 5 ready, the oldest for 00:05, 0 running', pg_temp.q()), 'how long is too long is a setting');
+select is(pg_temp.says('queue'), format('ok: %s: 5 ready, the oldest for 00:05, 0 running', pg_temp.q()),
+  'how long is too long is a setting');
 update awa.settings set warn_ready_age = '5 minutes';
 select count(*) from awa.claim(pg_temp.q(), 1) \g /dev/null
-select is(pg_temp.says('queue'), format('warning: %s: 4 ready, the oldest for 00:05, 1 running -> Its workers do not keep up: run more of them.', pg_temp.q()), 'one whose workers do not keep up');
+select is(pg_temp.says('queue'),
+  format('warning: %s: 4 ready, the oldest for 00:05, 1 running -> Its workers do not keep up: run more of them.',
+    pg_temp.q()),
+  'one whose workers do not keep up');
 update awa.lease_claims set claimed_at = pg_temp.ago('3 minutes');
-select is(pg_temp.says('queue'), format('warning: %s: 4 ready, the oldest for 00:05, 1 running -> Its workers are busy with what runs: run more of them, or look at what takes so long.', pg_temp.q()), 'one whose workers are busy');
+select is(pg_temp.says('queue'),
+  format(
+    'warning: %s: 4 ready, the oldest for 00:05, 1 running -> Its workers are busy with what runs: run more of them, '
+    'or look at what takes so long.',
+    pg_temp.q()),
+  'one whose workers are busy');
 delete from awa.workers;
-select is(pg_temp.says('queue'), format('warning: %s: 4 ready, the oldest for 00:05, 1 running -> No registered worker is alive that works on it.', pg_temp.q()), 'one whose workers are gone');
+select is(pg_temp.says('queue'),
+  format('warning: %s: 4 ready, the oldest for 00:05, 1 running -> No registered worker is alive that works on it.',
+    pg_temp.q()),
+  'one whose workers are gone');
 select count(*) from awa.claim(pg_temp.q(), 1) \g /dev/null
-select is(pg_temp.says('queue'), format('warning: %s: 3 ready, the oldest for 00:05, 2 running -> Those who claim from it, unregistered, do not keep up: run more of them.', pg_temp.q()), 'and one from which others claim');
+select is(pg_temp.says('queue'),
+  format(
+    'warning: %s: 3 ready, the oldest for 00:05, 2 running -> Those who claim from it, unregistered, do not keep up: '
+    'run more of them.',
+    pg_temp.q()),
+  'and one from which others claim');
 select count(*) from awa.claim(pg_temp.q(), 5) \g /dev/null
 select is(pg_temp.says('queue'), format('ok: %s: 0 ready, 5 running', pg_temp.q()), 'one that is worked on');
 rollback to well;
@@ -94,7 +162,12 @@ rollback to well;
 select is(pg_temp.says('failures'), null, 'where nothing failed nothing is said');
 select pg_temp.fill(pg_temp.q(), 500) \g /dev/null
 select pg_temp.end_all('awa.discard(c.job_id, c.receipt, ''error'')', 500) \g /dev/null
-select is(pg_temp.says('failures'), format('warning: %s: of 500 jobs that ended in the last 1 day, 500 failed in their last attempt -> See why: the errors of its jobs that are failed, dead or retryable, in awa.jobs.', pg_temp.q()), '500 of 500 jobs failed');
+select is(pg_temp.says('failures'),
+  format(
+    'warning: %s: of 500 jobs that ended in the last 1 day, 500 failed in their last attempt -> See why: the errors of '
+    'its jobs that are failed, dead or retryable, in awa.jobs.',
+    pg_temp.q()),
+  '500 of 500 jobs failed');
 select is(pg_temp.details('failures'), '{"failed": 500, "completed": 0, "seconds": 86400}', 'in numbers');
 update awa.settings set warn_failed_share = 1;
 select is((select h.level from awa.health() h where h.topic = 'failures'), 'ok', 'how many are too many is a setting');
@@ -104,25 +177,36 @@ select awa.configure_queue(pg_temp.q(), '{"dead_letter": true}') \g /dev/null
 select pg_temp.end_all('awa.discard(c.job_id, c.receipt, ''error'')', 2) \g /dev/null
 select is((select h.level from awa.health() h where h.topic = 'failures'), 'ok', 'two are not enough to tell');
 select pg_temp.end_all('awa.discard(c.job_id, c.receipt, ''error'')', 1) \g /dev/null
-select matches(pg_temp.says('failures'), '^warning: .*: of 3 jobs that ended in the last 1 day, 3 failed', 'dead letters have failed');
+select matches(pg_temp.says('failures'), '^warning: .*: of 3 jobs that ended in the last 1 day, 3 failed',
+  'dead letters have failed');
 update awa.done_entries set finalized_at = pg_temp.ago('25 hours');
 select is(pg_temp.says('failures'), null, 'of a day ago nothing is said');
 select pg_temp.end_all('awa.fail(c.job_id, c.receipt, ''error'')', 3) \g /dev/null
-select matches(pg_temp.says('failures'), '^warning: .*: of 3 jobs that ended in the last 1 day, 3 failed', 'so have those that wait for a retry');
+select matches(pg_temp.says('failures'), '^warning: .*: of 3 jobs that ended in the last 1 day, 3 failed',
+  'so have those that wait for a retry');
 select count(awa.complete(c.job_id, c.receipt)) from awa.claim(pg_temp.q(), 3) c \g /dev/null
 select count(awa.complete(c.job_id, c.receipt, '1')) from awa.claim(pg_temp.q(), 3) c \g /dev/null
 create temp table lasting as select * from awa.claim(pg_temp.q(), 2);
 select materialized from awa.materialize('0') \g /dev/null
-select matches(pg_temp.says('failures'), '^warning: .*: of 9 jobs that ended in the last 1 day, 3 failed', 'one third is too much');
+select matches(pg_temp.says('failures'), '^warning: .*: of 9 jobs that ended in the last 1 day, 3 failed',
+  'one third is too much');
 select count(awa.complete(l.job_id, l.receipt)) from lasting l \g /dev/null
-select count(m) from awa.claim(pg_temp.q(), 1) c left join lateral awa.complete_many(array[c.job_id], array[c.receipt]) m on true \g /dev/null
-select matches(pg_temp.says('failures'), '^ok: .*: of 12 jobs that ended in the last 1 day, 3 failed', 'a quarter is not');
+select count(m)
+  from awa.claim(pg_temp.q(), 1) c
+  left join lateral awa.complete_many(array[c.job_id], array[c.receipt]) m on true \g /dev/null
+select matches(pg_temp.says('failures'), '^ok: .*: of 12 jobs that ended in the last 1 day, 3 failed',
+  'a quarter is not');
 rollback to well;
 
 -- Workers
-insert into awa.workers (name, heartbeat_at) values ('quick', pg_temp.ago('20 seconds')), ('silent', pg_temp.ago('1 minute 20 seconds'));
-select matches(pg_temp.says('worker'), '^ok: quick \(\d+\): alive, 00:00 after its last heartbeat \| warning: silent \(\d+\): no heartbeat for 00:01 -> Its jobs run again when their leases are over; after an hour it is forgotten\.$', 'workers, alive and silent');
-select is((pg_temp.details('worker') ->> 'worker_id')::bigint, (select w.worker_id from awa.workers w where w.name = 'silent'), 'by its id');
+insert into awa.workers (name, heartbeat_at)
+values ('quick', pg_temp.ago('20 seconds')), ('silent', pg_temp.ago('1 minute 20 seconds'));
+select matches(pg_temp.says('worker'),
+  '^ok: quick \(\d+\): alive, 00:00 after its last heartbeat \| warning: silent \(\d+\): no heartbeat for 00:01 -> Its '
+  'jobs run again when their leases are over; after an hour it is forgotten\.$',
+  'workers, alive and silent');
+select is((pg_temp.details('worker') ->> 'worker_id')::bigint,
+  (select w.worker_id from awa.workers w where w.name = 'silent'), 'by its id');
 rollback to well;
 
 -- Maintenance
@@ -142,7 +226,8 @@ insert into awa.rescue_gaps (began_at, ended_at) values (pg_temp.ago('3 minutes'
 select is(pg_temp.late('run_maintenance'), null, 'and once a minute is no gap');
 delete from awa.rescue_gaps;
 select is((pg_temp.details('maintenance') ->> 'late_seconds')::int / 60, 2, 'by so many seconds');
-select is((select h.hint from awa.health() h where h.topic = 'maintenance' and h.level = 'warning'), 'Run workers, or call awa.run_maintenance() every few seconds.', 'what to do');
+select is((select h.hint from awa.health() h where h.topic = 'maintenance' and h.level = 'warning'),
+  'Run workers, or call awa.run_maintenance() every few seconds.', 'what to do');
 select setval('awa.rescued_at', 1, false) \g /dev/null
 select is(pg_temp.late('run_maintenance'), null, 'where there was never a queue it need not be called');
 insert into awa.queues (queue_id, name, created_at) values (1, 'q', pg_temp.ago('3 minutes 20 seconds'));
@@ -150,24 +235,39 @@ select is(pg_temp.late('run_maintenance'), 'nobody has called it, for 00:03', 'w
 select awa.enqueue(pg_temp.q(), 'k', run_at => '2130-01-01') \g /dev/null
 select pg_temp.looked('0') \g /dev/null
 update awa.deferred_jobs set run_at = pg_temp.ago('1 minute 20 seconds');
-select is(pg_temp.late('promote_due'), 'jobs that are due wait, for 00:01', 'jobs that are due are promoted within half a minute');
+select is(pg_temp.late('promote_due'), 'jobs that are due wait, for 00:01',
+  'jobs that are due are promoted within half a minute');
 update awa.deferred_jobs set run_at = pg_temp.ago('15 seconds');
 select is(pg_temp.late('promote_due'), null, 'seconds do not matter');
 -- Passes that fail, or that nobody calls
 select pg_temp.succeeded('50 seconds') \g /dev/null
-select is((select string_agg(h.subject, ' ') from awa.health() h where h.topic = 'maintenance' and h.level <> 'ok'), null, 'passes succeed once a minute, at least');
+select is((select string_agg(h.subject, ' ') from awa.health() h where h.topic = 'maintenance' and h.level <> 'ok'),
+  null, 'passes succeed once a minute, at least');
 select pg_temp.succeeded('2 minutes 20 seconds', '{fold}') \g /dev/null
-select is((select string_agg(h.subject, ' ') from awa.health() h where h.topic = 'maintenance' and h.level <> 'ok'), 'fold', 'or one of them fails');
-select is(pg_temp.late('fold'), 'it has not succeeded for 00:02, though maintenance is called -> See the errors of those that call awa.run_maintenance(), or call this pass, too.', 'and says so');
-select ok((pg_temp.details('maintenance') ->> 'succeeded_at')::timestamptz between pg_temp.ago('3 minutes') and pg_temp.ago('2 minutes'), 'and when it succeeded last');
+select is((select string_agg(h.subject, ' ') from awa.health() h where h.topic = 'maintenance' and h.level <> 'ok'),
+  'fold', 'or one of them fails');
+select is(pg_temp.late('fold'),
+  'it has not succeeded for 00:02, though maintenance is called -> See the errors of those that call '
+  'awa.run_maintenance(), or call this pass, too.',
+  'and says so');
+select ok((
+  pg_temp.details('maintenance') ->> 'succeeded_at'
+)::timestamptz between pg_temp.ago('3 minutes') and pg_temp.ago('2 minutes'),
+  'and when it succeeded last');
 update awa.settings set warn_silence = '5 minutes';
 select is(pg_temp.late('fold'), null, 'how late is a setting');
 update awa.settings set warn_silence = '1 second';
-select is((select string_agg(h.subject, ' ') from awa.health() h where h.topic = 'maintenance' and h.level <> 'ok' and h.subject <> 'run_maintenance'), 'fold', 'of a minute, at least');
+select is((
+  select string_agg(h.subject, ' ')
+    from awa.health() h
+   where h.topic = 'maintenance' and h.level <> 'ok' and h.subject <> 'run_maintenance'
+),
+  'fold', 'of a minute, at least');
 update awa.settings set warn_silence = '1 minute';
 update awa.deferred_jobs set run_at = pg_temp.ago('1 minute 20 seconds');
 select pg_temp.succeeded('2 minutes 20 seconds', '{promote_due}') \g /dev/null
-select matches(pg_temp.late('promote_due'), '^jobs that are due wait, for 00:01; it has not succeeded for 00:02', 'what waits for it comes first');
+select matches(pg_temp.late('promote_due'), '^jobs that are due wait, for 00:01; it has not succeeded for 00:02',
+  'what waits for it comes first');
 select pg_temp.looked('2 minutes 20 seconds') \g /dev/null
 select is(pg_temp.late('fold'), null, 'where maintenance is not called there is one warning for all of them');
 select pg_temp.succeeded('0'), pg_temp.looked('0') \g /dev/null
@@ -179,18 +279,25 @@ insert into c select * from awa.claim(pg_temp.q(), 1, null, '2 minutes');
 update awa.lease_claims set claimed_at = pg_temp.ago('50 seconds');
 select is(pg_temp.late('materialize'), null, 'attempts get rows of their own within a minute');
 update awa.lease_claims set claimed_at = pg_temp.ago('1 minute 20 seconds');
-select is(pg_temp.late('materialize'), 'attempts that last have no rows of their own, for 00:01', 'or materialize is late');
+select is(pg_temp.late('materialize'), 'attempts that last have no rows of their own, for 00:01',
+  'or materialize is late');
 update awa.lease_claims set claimed_at = pg_temp.ago('2 minutes 20 seconds'), lease_until = pg_temp.ago('20 seconds');
 select is(pg_temp.late('rescue'), null, 'attempts end within half a minute after their leases');
-update awa.lease_claims set claimed_at = pg_temp.ago('4 minutes 20 seconds'), lease_until = pg_temp.ago('2 minutes 20 seconds');
+update awa.lease_claims
+   set claimed_at = pg_temp.ago('4 minutes 20 seconds'), lease_until = pg_temp.ago('2 minutes 20 seconds');
 select is(pg_temp.late('rescue'), 'attempts that are overdue run on, for 00:04', 'or rescue is late');
 delete from awa.lease_claim_closures;
-select awa.complete(job_id, receipt) from c where receipt >> 12 = (select claim_id from awa.lease_claims where worker_id is null) \g /dev/null
+select awa.complete(job_id, receipt)
+  from c
+ where receipt >> 12 = (select claim_id from awa.lease_claims where worker_id is null) \g /dev/null
 select is(pg_temp.late('rescue'), null, 'which it is not for the attempt of a worker that lives');
 update awa.lease_claims set deadline_at = pg_temp.ago('40 seconds');
 select is(pg_temp.late('rescue'), 'attempts that are overdue run on, for 00:04', 'unless its deadline is over');
-select awa.extend(job_id, receipt, '2 minutes') from c where receipt >> 12 = (select claim_id from awa.lease_claims where worker_id is not null) \g /dev/null
-select is(pg_temp.late('rescue'), 'attempts that are overdue run on, for 00:04', 'also of attempts with rows of their own');
+select awa.extend(job_id, receipt, '2 minutes')
+  from c
+ where receipt >> 12 = (select claim_id from awa.lease_claims where worker_id is not null) \g /dev/null
+select is(pg_temp.late('rescue'), 'attempts that are overdue run on, for 00:04',
+  'also of attempts with rows of their own');
 select is(pg_temp.late('materialize'), null, 'which they have then');
 update awa.leases set deadline_at = null, lease_until = pg_temp.ago('40 seconds');
 select is(pg_temp.late('rescue'), null, 'and keep as long as their worker lives');
@@ -209,14 +316,18 @@ update awa.done_entries set finalized_at = pg_temp.ago('73 hours 2 minutes 20 se
 select is(pg_temp.late('expire_history'), 'jobs are past their retention, for 01:02', 'and not for ever');
 select awa.configure_queue(pg_temp.q(), '{"failed_retention": "73 hours"}') \g /dev/null
 select is(pg_temp.late('expire_history'), null, 'as long as their queue says');
-insert into awa.done_entries (job_id, lane, state, counted_by_closure, reason, ready_at, created_at, finalized_at, attempt, max_attempts, body_bytes, kind, args)
-select d.job_id, d.lane, 'dead', false, 'discarded', d.ready_at, d.created_at, pg_temp.ago('30 days 1 hour 2 minutes 20 seconds'), 1, 1, 1, 'k', '{}' from awa.done_entries d;
+insert into awa.done_entries (job_id, lane, state, counted_by_closure, reason, ready_at, created_at, finalized_at,
+  attempt, max_attempts, body_bytes, kind, args)
+select d.job_id, d.lane, 'dead', false, 'discarded', d.ready_at, d.created_at,
+       pg_temp.ago('30 days 1 hour 2 minutes 20 seconds'), 1, 1, 1, 'k', '{}'
+  from awa.done_entries d;
 select is(pg_temp.late('expire_history'), 'jobs are past their retention, for 01:02', 'so with dead letters');
 rollback to well;
 update awa.ring set left_at[1] = pg_temp.ago('9 hours 20 seconds');
 select is(pg_temp.late('rotate'), null, 'an empty segment may be current for ever');
 select pg_temp.fill(pg_temp.q(), 1) \g /dev/null
-select is(pg_temp.late('rotate'), 'the current segment should have been left, for 01:00', 'one with entries for segment_age');
+select is(pg_temp.late('rotate'), 'the current segment should have been left, for 01:00',
+  'one with entries for segment_age');
 update awa.settings set segment_age = '9 hours';
 select is(pg_temp.late('rotate'), null, 'and an hour');
 update awa.settings set segment_age = '8 hours';
@@ -225,48 +336,89 @@ select is(pg_temp.late('rotate'), null, 'or as long as the next one is not empty
 update awa.ring set left_at[2] = pg_temp.ago('24 hours 50 minutes');
 select is(pg_temp.late('prune_oldest'), null, 'a segment is emptied within an hour after its retention');
 update awa.ring set left_at[2] = pg_temp.ago('25 hours 20 seconds');
-select is(pg_temp.late('prune_oldest'), 'the oldest segment is past its retention, for 01:00', 'or prune_oldest is late');
+select is(pg_temp.late('prune_oldest'), 'the oldest segment is past its retention, for 01:00',
+  'or prune_oldest is late');
 update awa.ring set outcome = 'full';
 select is(pg_temp.late('prune_oldest'), null, 'unless it has been tried');
 rollback to well;
 
 -- What is in the way of emptying the oldest segment
 update awa.ring set outcome = 'full', tries = 7, stuck_since = pg_temp.ago('20 seconds'), retry_at = '2130-01-01';
-select is(pg_temp.says('prune'), 'ok: oldest segment: not emptied for 00:00: more is alive in it than carry_max -> Have the jobs worked on, or raise carry_max. Meanwhile the current segment grows.', 'for a moment it may be anything');
+select is(pg_temp.says('prune'),
+  'ok: oldest segment: not emptied for 00:00: more is alive in it than carry_max -> Have the jobs worked on, or raise '
+  'carry_max. Meanwhile the current segment grows.',
+  'for a moment it may be anything');
 update awa.ring set stuck_since = pg_temp.ago('2 minutes 20 seconds');
-select is(pg_temp.says('prune'), 'warning: oldest segment: not emptied for 00:02: more is alive in it than carry_max -> Have the jobs worked on, or raise carry_max. Meanwhile the current segment grows.', 'full');
-select is(pg_temp.details('prune'), jsonb_build_object('outcome', 'full', 'tries', 7, 'retry_at', timestamptz '2130-01-01', 'pids', null), 'in numbers');
+select is(pg_temp.says('prune'),
+  'warning: oldest segment: not emptied for 00:02: more is alive in it than carry_max -> Have the jobs worked on, or '
+  'raise carry_max. Meanwhile the current segment grows.',
+  'full');
+select is(pg_temp.details('prune'),
+  jsonb_build_object('outcome', 'full', 'tries', 7, 'retry_at', timestamptz '2130-01-01', 'pids', null), 'in numbers');
 update awa.ring set outcome = 'busy', cleaned_segment = 3;
-select is(pg_temp.says('prune'), 'warning: segment 3: not emptied for 00:02: somebody is at work on what is alive in it: nobody by now, and it is tried again -> It is tried again. Who is named for long should end the transaction.', 'busy');
+select is(pg_temp.says('prune'),
+  'warning: segment 3: not emptied for 00:02: somebody is at work on what is alive in it: nobody by now, and it is '
+  'tried again -> It is tried again. Who is named for long should end the transaction.',
+  'busy');
 update awa.ring set outcome = 'waiting', old_snapshots = '{"backend 1, since then","replication slot s"}';
-select is(pg_temp.says('prune'), 'warning: segment 3: not emptied for 00:02: there are older snapshots: backend 1, since then; replication slot s -> '
-  'End these transactions when they need not go on. Meanwhile the current segment grows; claims are as fast as ever.', 'waiting');
+select is(pg_temp.says('prune'),
+  'warning: segment 3: not emptied for 00:02: there are older snapshots: backend 1, since then; replication slot s -> '
+  'End these transactions when they need not go on. Meanwhile the current segment grows; claims are as fast as ever.',
+  'waiting');
 update awa.ring set outcome = 'blocked';
-select matches(pg_temp.says('prune'), format('^warning: segment 3: not emptied for 00:02: others hold locks on it: backend %s \(.*\) -> End these transactions', pg_backend_pid()), 'blocked');
+select matches(pg_temp.says('prune'),
+  format(
+    '^warning: segment 3: not emptied for 00:02: others hold locks on it: backend %s \(.*\) -> End these transactions',
+    pg_backend_pid()),
+  'blocked');
 select is(pg_temp.details('prune') -> 'pids', jsonb_build_array(pg_backend_pid()), 'by whom');
 update awa.ring set outcome = 'unbalanced', stuck_since = pg_temp.ago('1 second');
-select is(pg_temp.says('prune'), 'critical: segment 3: not emptied for 00:00: rows are missing in it -> See awa.audit(). To empty it all the same: awa.prune_oldest(true).', 'unbalanced, which is critical at once');
+select is(pg_temp.says('prune'),
+  'critical: segment 3: not emptied for 00:00: rows are missing in it -> See awa.audit(). To empty it all the same: '
+  'awa.prune_oldest(true).',
+  'unbalanced, which is critical at once');
 rollback to well;
 
 -- Claimers whose clients do not read, as the view finds them
-create or replace view awa._stuck_claimers as select pg_backend_pid() as pid, 10::oid as usesysid, 'q'::text as queue, clock_timestamp() - interval '1 minute 20 seconds' as since;
-select matches(pg_temp.says('claimer'), format('^warning: backend %s \(.*\): holds up the claims of queue q: its client has not read its jobs for 00:01 -> End it with pg_terminate_backend\. ', pg_backend_pid()), 'a claimer whose client does not read');
+create or replace view awa._stuck_claimers as
+select pg_backend_pid() as pid, 10::oid as usesysid, 'q'::text as queue,
+       clock_timestamp() - interval '1 minute 20 seconds' as since;
+select matches(pg_temp.says('claimer'),
+  format(
+    '^warning: backend %s \(.*\): holds up the claims of queue q: its client has not read its jobs for 00:01 -> End it '
+    'with pg_terminate_backend\. ',
+    pg_backend_pid()),
+  'a claimer whose client does not read');
 select is(pg_temp.details('claimer'), jsonb_build_object('pid', pg_backend_pid(), 'queue', 'q'), 'in numbers');
 rollback to well;
 
 -- Segments
-select is(pg_temp.says('segment', '[1-3]'), 'ok: segment 1: empty | ok: segment 2: empty | ok: segment 3: empty', 'segments that are empty');
+select is(pg_temp.says('segment', '[1-3]'), 'ok: segment 1: empty | ok: segment 2: empty | ok: segment 3: empty',
+  'segments that are empty');
 select matches(pg_temp.says('segment', '0'), '^ok: segment 0: current for 01:00, \d+ kB$', 'the current one');
 select pg_temp.fill(pg_temp.q(), 100) \g /dev/null
 update awa.settings set segment_bytes = pg_relation_size('awa.ready_entries_0') / 4;
-select is((select h.level from awa.health() h where h.subject = 'segment 0'), 'ok', 'may be four times as large as it should be');
+select is((select h.level from awa.health() h where h.subject = 'segment 0'), 'ok',
+  'may be four times as large as it should be');
 update awa.settings set segment_bytes = pg_relation_size('awa.ready_entries_0') / 4 - 1;
-select matches(pg_temp.says('segment', '0'), '^warning: segment 0: current for 01:00, \d+ kB -> Nobody has left it for the next one, which is empty: see maintenance\.$', 'not when nobody rotates');
+select matches(pg_temp.says('segment', '0'),
+  '^warning: segment 0: current for 01:00, \d+ kB -> Nobody has left it for the next one, which is empty: see '
+  'maintenance\.$',
+  'not when nobody rotates');
 select is(pg_temp.late('rotate'), 'the current segment should have been left, for 01:00', 'which is late');
 insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at) values (1, 1, 0, 'completed', now());
 select is(pg_temp.late('rotate'), null, 'or can''t');
-select matches(pg_temp.says('segment', '0'), '^warning: segment 0: current for 01:00, \d+ kB -> The next one is not empty yet: see prune, or keep completed jobs for a shorter time \(completed_retention\)\.$', 'not more');
-select is((select row(h.details ->> 'is_current', h.details ->> 'is_empty', (h.details ->> 'seconds')::int / 60, (h.details ->> 'bytes')::bigint > pg_relation_size('awa.ready_entries_0'))::text from awa.health() h where h.subject = 'segment 0'), '(true,false,60,t)', 'in numbers');
+select matches(pg_temp.says('segment', '0'),
+  '^warning: segment 0: current for 01:00, \d+ kB -> The next one is not empty yet: see prune, or keep completed jobs '
+  'for a shorter time \(completed_retention\)\.$',
+  'not more');
+select is((
+  select row(h.details ->> 'is_current', h.details ->> 'is_empty', (h.details ->> 'seconds')::int / 60,
+    (h.details ->> 'bytes')::bigint > pg_relation_size('awa.ready_entries_0'))::text
+    from awa.health() h
+   where h.subject = 'segment 0'
+),
+  '(true,false,60,t)', 'in numbers');
 update awa.ring set current_segment = 1;
 select matches(pg_temp.says('segment', '0'), '^ok: segment 0: left 01:00 ago, \d+ kB$', 'one that was left');
 update awa.ring set cleaned_segment = 0, cleaned_until = awa._snapshot();
@@ -276,9 +428,21 @@ select matches(pg_temp.says('segment', '0'), '^ok: segment 0: left 01:00 ago, \d
 update awa.origin set xid = '5';
 update awa.ring set tables = '{1,2}', outcome = 'unbalanced', stuck_since = clock_timestamp();
 insert into awa.workers (name, heartbeat_at) values ('quick', clock_timestamp()), ('silent', pg_temp.ago('2 minutes'));
-select is((select array_agg(h.level || ' ' || h.topic order by h.n) from (select *, row_number() over () as n from awa.health()) h where h.level <> 'ok' and h.topic <> 'horizon'), '{"critical restore","critical prune","warning worker"}', 'what is critical comes first, then what is to be warned of');
-select is((select array_agg(distinct h.level) from (select *, row_number() over () as n from awa.health()) h where h.n > 3 and h.topic <> 'horizon'), '{ok}', 'then the rest');
-select is((select count(*) from awa.health where false) + (select count(*) from awa.health_row), 0::bigint, 'the view that names the columns is empty');
+select is((
+  select array_agg(h.level || ' ' || h.topic order by h.n)
+    from (select *, row_number() over () as n from awa.health()) h
+   where h.level <> 'ok' and h.topic <> 'horizon'
+),
+  '{"critical restore","critical prune","warning worker"}',
+  'what is critical comes first, then what is to be warned of');
+select is((
+  select array_agg(distinct h.level)
+    from (select *, row_number() over () as n from awa.health()) h
+   where h.n > 3 and h.topic <> 'horizon'
+),
+  '{ok}', 'then the rest');
+select is((select count(*) from awa.health where false) + (select count(*) from awa.health_row), 0::bigint,
+  'the view that names the columns is empty');
 
 -- For readers
 create temp table all_rows as select count(*) as n from awa.health();
@@ -290,9 +454,14 @@ select is(:read_by_reader::bigint, n, 'readers see all of it') from all_rows;
 select setval('awa.rescued_at', :rescued_at, :'was_called') \g /dev/null
 
 -- Without notifications jobs wait until their workers look.
-select is((select h.hint from awa.health() h where h.topic = 'notifications'), null, 'where workers are notified there is nothing to say');
+select is((select h.hint from awa.health() h where h.topic = 'notifications'), null,
+  'where workers are notified there is nothing to say');
 update awa.settings set notifications = false;
-select matches((select h.level || ': ' || h.message || ': ' || h.hint from awa.health() h where h.topic = 'notifications'), '^ok: .* workers are not notified .*: Jobs wait for the poll interval of their workers', 'without notifications jobs wait for the poll interval');
+select matches((
+  select h.level || ': ' || h.message || ': ' || h.hint from awa.health() h where h.topic = 'notifications'
+),
+  '^ok: .* workers are not notified .*: Jobs wait for the poll interval of their workers',
+  'without notifications jobs wait for the poll interval');
 
 select * from finish();
 rollback;

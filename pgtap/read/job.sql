@@ -7,7 +7,9 @@ begin;
 select plan(27);
 
 select is(
-  (select row(j.state, j.attempt, j.receipt is not null, j.worker_id is not null, j.attempted_at is not null, j.heartbeat_at is not null, j.finalized_at is not null, jsonb_array_length(j.errors), j.output)::text
+  (
+    select row(j.state, j.attempt, j.receipt is not null, j.worker_id is not null, j.attempted_at is not null,
+      j.heartbeat_at is not null, j.finalized_at is not null, jsonb_array_length(j.errors), j.output)::text
      from kinds k, awa.job(job_id => k.id) j where k.name = c.name),
   c.wanted, c.name)
   from (values
@@ -31,16 +33,28 @@ select is(
   ) c(n, name, wanted)
  order by c.n;
 select is((select count(*) from kinds k cross join lateral awa.job(k.id)), 17::bigint, 'one row each');
-select is((select array_agg(to_jsonb(j) order by j.id) from kinds k, awa.job(k.id) j), (select array_agg(to_jsonb(j) order by j.id) from awa.jobs_compat() j join kinds k using (id)), 'which is the one of awa.jobs');
-select is((select count(*) from kinds k, awa.job(k.id) j where j.queue = pg_temp.q() and j.kind = k.name and j.args = to_jsonb(k.name)), 15::bigint, 'with the job''s queue, kind and args');
+select is((select array_agg(to_jsonb(j) order by j.id) from kinds k, awa.job(k.id) j),
+  (select array_agg(to_jsonb(j) order by j.id) from awa.jobs_compat() j join kinds k using (id)),
+  'which is the one of awa.jobs');
+select is((
+  select count(*)
+    from kinds k, awa.job(k.id) j
+   where j.queue = pg_temp.q() and j.kind = k.name and j.args = to_jsonb(k.name)
+),
+  15::bigint, 'with the job''s queue, kind and args');
 select is((select count(*) from awa.job(n)), 0::bigint, format('no row for job %s', coalesce(n::text, 'null')))
   from unnest(array[null, 0, -1, 9223372036854775807]::bigint[]) with ordinality u(n, place)
  order by place;
 select awa.enqueue(:'queue', 'k') as own_id \gset
 select is((select j.state from awa.job(:own_id) j), 'available', 'a transaction sees what it enqueued');
-insert into awa.queues (queue_id, lane, name) select q.queue_id, q.lane, q.name from awa.queues q where q.name = pg_temp.q();
-select is((select count(*) from awa.job(:own_id)), 1::bigint, 'a queue that two producers made at once shows its jobs once');
-select is((select j.errors -> 0 ->> 'error' from kinds k, awa.job(k.id) j where k.name = 'failed'), 'e', 'a failed job tells why');
+insert into awa.queues (queue_id, lane, name)
+select q.queue_id, q.lane, q.name
+  from awa.queues q
+ where q.name = pg_temp.q();
+select is((select count(*) from awa.job(:own_id)), 1::bigint,
+  'a queue that two producers made at once shows its jobs once');
+select is((select j.errors -> 0 ->> 'error' from kinds k, awa.job(k.id) j where k.name = 'failed'), 'e',
+  'a failed job tells why');
 
 select * from finish();
 rollback;

@@ -15,6 +15,7 @@
 {{ template "engine/rows.sql" . }}
 {{ template "engine/backends.sql" . }}
 {{ template "engine/unique_keys.sql" . }}
+{{ template "engine/key_values.sql" . }}
 {{ template "engine/cron.sql" . }}
 {{ template "engine/clock.sql" . }}
 {{ template "engine/lanes.sql" . }}
@@ -54,6 +55,7 @@
 {{ template "maintain/summarize.sql" . }}
 {{ template "maintain/rotate.sql" . }}
 {{ template "maintain/clean.sql" . }}
+{{ template "maintain/carry.sql" . }}
 {{ template "maintain/prune_oldest.sql" . }}
 {{ template "maintain/forget_workers.sql" . }}
 {{ template "maintain/run_pass.sql" . }}
@@ -71,6 +73,8 @@
 {{ template "read/explain_job.sql" . }}
 {{ template "read/audit.sql" . }}
 {{ template "read/health.sql" . }}
+{{ template "read/health_queues.sql" . }}
+{{ template "read/health_sessions.sql" . }}
 {{ template "read/version.sql" . }}
 {{ template "operate/configure.sql" . }}
 {{ template "operate/configure_queue.sql" . }}

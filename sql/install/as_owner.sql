@@ -1,22 +1,29 @@
 {{- /* How an installation runs what it does inside the schema. */ -}}
 {{define "declare_as_owner"}}  v_lock_timeout constant text := current_setting('lock_timeout');
-  v_name constant text := format('_install_%s', replace(gen_random_uuid()::text, '-', '')); -- which nobody can take beforehand
+  -- which nobody can take beforehand
+  v_name constant text := format('_install_%s', replace(gen_random_uuid()::text, '-', ''));
   v_as oid;
   v_body text;
   v_arguments jsonb := '{}';
   v_said jsonb;
   v_temporary oid[];
 {{end}}
-{{define "temporary"}}select d.objid from pg_depend d where d.refclassid = 'pg_namespace'::regclass and d.refobjid = pg_my_temp_schema(){{end}}
+{{define "temporary"}}
+select d.objid
+  from pg_depend d
+ where d.refclassid = 'pg_namespace'::regclass and d.refobjid = pg_my_temp_schema(){{end}}
 {{define "pin"}}
       -- In a loop that looks at the schema, and is left here. Whoever owns the schema could rename it, and make another
       -- one of that name, between two statements. This changes its row in the catalog: so
       -- until the transaction ends, others wait who want to rename, drop or give away that schema, or to make one of
       -- that name.
       begin
-        perform set_config('lock_timeout', greatest(1, ceil(extract(epoch from v_began + v_wait - clock_timestamp()) * 1000))::text, true);
+        perform set_config('lock_timeout',
+          greatest(1, ceil(extract(epoch from v_began + v_wait - clock_timestamp()) * 1000))::text, true);
         execute format('grant usage on schema awa to %s', v_schema_owner::regrole);
-        if not exists (select from pg_namespace n where n.nspname = 'awa' and n.oid = v_namespace and n.nspowner = v_schema_owner) then
+        if not exists (
+          select from pg_namespace n where n.nspname = 'awa' and n.oid = v_namespace and n.nspowner = v_schema_owner
+        ) then
           raise internal_error;
         end if;
         perform set_config('lock_timeout', v_lock_timeout, true);
@@ -27,7 +34,9 @@
             raise;
           end if; -- otherwise look again: another transaction has changed it ("tuple concurrently updated")
         when lock_not_available then
-          raise exception using errcode = '55P03', message = format('others are in the way: schema awa has not become free within %s', v_wait), detail = 'Another transaction installs, or changes the schema.',
+          raise exception using errcode = '55P03',
+            message = format('others are in the way: schema awa has not become free within %s', v_wait),
+            detail = 'Another transaction installs, or changes the schema.',
             hint = 'Nothing was changed. Try again when it has ended.';
       end;
 {{end}}
@@ -41,20 +50,39 @@
     -- function, while which PostgreSQL refuses the first, and takes the second back. It does not refuse functions and
     -- types in pg_temp, where the session would find them later: these are looked for.
     v_temporary := array({{template "temporary"}});
-    execute format('create function awa.%I(jsonb) returns jsonb language plpgsql security definer set search_path = pg_catalog, pg_temp as %L', v_name, v_body);
+    execute format(
+      'create function awa.%I(jsonb) returns jsonb language plpgsql security definer set search_path = pg_catalog, '
+      'pg_temp as %L',
+      v_name, v_body);
     if v_as <> v_me then
       execute format('alter function awa.%I(jsonb) owner to %s', v_name, v_as::regrole);
     end if;
-    execute format('create materialized view awa.%I as select awa.%I(%L::pg_catalog.jsonb) as said', v_name, v_name, v_arguments);
-    if not exists (select from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'said' and a.atttypid = 'jsonb'::regtype
+    execute format('create materialized view awa.%I as select awa.%I(%L::pg_catalog.jsonb) as said', v_name, v_name,
+      v_arguments);
+    if not exists (
+      select
+        from pg_class c
+        join pg_attribute a on a.attrelid = c.oid and a.attname = 'said' and a.atttypid = 'jsonb'::regtype
                     where c.oid = to_regclass(format('awa.%I', v_name)) and c.relkind = 'm' and c.relowner = v_me)
-       or not exists (select from pg_proc p where p.oid = to_regprocedure(format('awa.%I(jsonb)', v_name)) and p.proowner = v_as and p.prosrc = v_body)
-       or not exists (select from pg_namespace n where n.nspname = 'awa' and n.oid = v_namespace and n.nspowner = v_schema_owner) then
+       or not exists (
+         select
+           from pg_proc p
+          where p.oid = to_regprocedure(format('awa.%I(jsonb)', v_name)) and p.proowner = v_as and p.prosrc = v_body
+       )
+       or not exists (
+         select from pg_namespace n where n.nspname = 'awa' and n.oid = v_namespace and n.nspowner = v_schema_owner
+       ) then
       raise exception using errcode = '55000', message = 'code in schema awa has replaced what this installation made';
     end if;
     if exists (select from ({{template "temporary"}}) t where t.objid <> all (v_temporary)) then
-      raise exception using errcode = '55000', message = 'code in schema awa has left temporary objects to this session', detail = 'They would run with its rights.',
-        hint = format('Nothing was changed. Find out who attached code to the tables: triggers, rules, policies, checks, expressions of indexes. It ran as %s.', v_as::regrole);
+      raise exception using errcode = '55000',
+        message = 'code in schema awa has left temporary objects to this session',
+        detail = 'They would run with its rights.',
+        hint =
+          format(
+            'Nothing was changed. Find out who attached code to the tables: triggers, rules, policies, checks, '
+            'expressions of indexes. It ran as %s.',
+          v_as::regrole);
     end if;
     -- Through text: a long value would be in the table of that view, which goes.
     execute format('select m.said::text::jsonb from awa.%I m', v_name) into v_said;

@@ -9,54 +9,119 @@ select f.*
         left join jsonb_to_recordset($1::jsonb -> 'relations') e(name text) on e.name = c.relname
     ), triggers as (
       select t.*, format('trigger %I on %s', t.tgname, c.name) as name,
-             not exists (select from jsonb_to_recordset($1::jsonb -> 'triggers') e(name text, "table" text, function text)
-                           join pg_proc p on p.oid = t.tgfoid and p.pronamespace = c.relnamespace and p.proname = e.function
-                          where e.name = t.tgname and e.table in (c.relname, (select p.relname from pg_inherits i join relations p on p.oid = i.inhparent where i.inhrelid = c.oid))) as foreign
+             not exists (
+               select from jsonb_to_recordset($1::jsonb -> 'triggers') e(name text, "table" text, function text)
+                           join pg_proc p on p.oid = t.tgfoid
+                            and p.pronamespace = c.relnamespace
+                            and p.proname = e.function
+                          where e.name = t.tgname
+                            and e.table in (c.relname,
+                              (
+                                select p.relname
+                                  from pg_inherits i
+                                  join relations p on p.oid = i.inhparent
+                                 where i.inhrelid = c.oid
+                              ))) as foreign
         from relations c join pg_trigger t on t.tgrelid = c.oid
        where not t.tgisinternal
     ), expressions as (
-      select 'pg_constraint'::regclass as class, k.oid, c.oid as relation, format('constraint %I on %s', k.conname, c.name) as name, k.conbin::text as tree, 0::oid as apart
+      select 'pg_constraint'::regclass as class, k.oid, c.oid as relation,
+             format('constraint %I on %s', k.conname, c.name) as name, k.conbin::text as tree, 0::oid as apart
         from relations c join pg_constraint k on k.conrelid = c.oid where k.contype = 'c'
       union all
       select 'pg_attrdef'::regclass, d.oid, c.oid, format('default of %s.%I', c.name, a.attname), d.adbin::text, 0
-        from relations c join pg_attrdef d on d.adrelid = c.oid join pg_attribute a on a.attrelid = c.oid and a.attnum = d.adnum
+        from relations c
+        join pg_attrdef d on d.adrelid = c.oid
+        join pg_attribute a on a.attrelid = c.oid and a.attnum = d.adnum
       union all
-      select 'pg_class'::regclass, i.indexrelid, c.oid, format('index awa.%I', x.relname), concat(i.indexprs::text, i.indpred::text), 0
+      select 'pg_class'::regclass, i.indexrelid, c.oid, format('index awa.%I', x.relname),
+             concat(i.indexprs::text, i.indpred::text), 0
         from relations c join pg_index i on i.indrelid = c.oid join relations x on x.oid = i.indexrelid and x.ours
       union all
-      select 'pg_trigger'::regclass, t.oid, t.tgrelid, t.name, t.tgqual::text, t.tgfoid from triggers t where not t.foreign
+      select 'pg_trigger'::regclass, t.oid, t.tgrelid, t.name, t.tgqual::text, t.tgfoid
+        from triggers t
+       where not t.foreign
     )
-    select 'relation' as kind, format('%s %s', case c.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'S' then 'sequence' when 'f' then 'foreign table' when 'c' then 'type' else 'table' end, c.name) as object, c.oid as relation, null as cure
+    select 'relation' as kind,
+           format('%s %s',
+             case c.relkind
+               when 'v' then 'view'
+               when 'm' then 'materialized view'
+               when 'S' then 'sequence'
+               when 'f' then 'foreign table'
+               when 'c' then 'type'
+               else 'table'
+             end,
+             c.name) as object,
+           c.oid as relation, null as cure
       from relations c
-     where not c.ours and c.relkind not in ('i', 'I') and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i')
+     where not c.ours
+       and c.relkind not in ('i', 'I')
+       and not exists (
+        select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i'
+      )
     union all
     select 'index', format('index awa.%I on %s', x.relname, c.name), c.oid, null
-      from relations c join pg_index i on i.indrelid = c.oid join pg_class x on x.oid = i.indexrelid left join relations o on o.oid = x.oid
+      from relations c
+      join pg_index i on i.indrelid = c.oid
+      join pg_class x on x.oid = i.indexrelid
+      left join relations o on o.oid = x.oid
      where c.ours and o.ours is not true
     union all
     select 'object', pg_describe_object(d.classid, d.objid, 0), null, null
       from pg_depend d join pg_namespace n on n.oid = d.refobjid and n.nspname = 'awa'
-     where d.refclassid = 'pg_namespace'::regclass and d.classid not in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_default_acl'::regclass, 'pg_publication_namespace'::regclass)
+     where d.refclassid = 'pg_namespace'::regclass
+       and d.classid not in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_default_acl'::regclass,
+         'pg_publication_namespace'::regclass)
     union all
-    select 'trigger', t.name, t.tgrelid, format('drop trigger %I on %s', t.tgname, t.tgrelid::regclass) from triggers t where t.foreign and t.tgparentid = 0
+    select 'trigger', t.name, t.tgrelid, format('drop trigger %I on %s', t.tgname, t.tgrelid::regclass)
+      from triggers t
+     where t.foreign and t.tgparentid = 0
     union all
-    select 'rule', format('rule %I on %s', r.rulename, c.name), c.oid, format('drop rule %I on %s', r.rulename, c.name) from relations c join pg_rewrite r on r.ev_class = c.oid where not (r.rulename = '_RETURN' and c.relkind in ('v', 'm'))
+    select 'rule', format('rule %I on %s', r.rulename, c.name), c.oid, format('drop rule %I on %s', r.rulename, c.name)
+      from relations c
+      join pg_rewrite r on r.ev_class = c.oid
+     where not (r.rulename = '_RETURN' and c.relkind in ('v', 'm'))
     union all
-    select 'policy', format('policy %I on %s', p.polname, c.name), c.oid, format('drop policy %I on %s', p.polname, c.name) from relations c join pg_policy p on p.polrelid = c.oid
+    select 'policy', format('policy %I on %s', p.polname, c.name), c.oid,
+           format('drop policy %I on %s', p.polname, c.name)
+      from relations c
+      join pg_policy p on p.polrelid = c.oid
     union all
-    select 'policy', format('row level security of %s', c.name), c.oid, format('alter table %s disable row level security, no force row level security', c.name) from relations c where c.relrowsecurity or c.relforcerowsecurity
+    select 'policy', format('row level security of %s', c.name), c.oid,
+           format('alter table %s disable row level security, no force row level security', c.name)
+      from relations c
+     where c.relrowsecurity or c.relforcerowsecurity
     union all
-    select 'child', format('table %s, which inherits from %s', i.inhrelid::regclass, c.name), c.oid, null from relations c join pg_inherits i on i.inhparent = c.oid where c.relkind in ('r', 'p') and i.inhrelid not in (select o.oid from relations o)
+    select 'child', format('table %s, which inherits from %s', i.inhrelid::regclass, c.name), c.oid, null
+      from relations c
+      join pg_inherits i on i.inhparent = c.oid
+     where c.relkind in ('r', 'p') and i.inhrelid not in (select o.oid from relations o)
     union all
-    select 'constraint', format('constraint %I on %s', k.conname, k.conrelid::regclass), c.oid, null from relations c join pg_constraint k on c.oid in (k.conrelid, k.confrelid) where k.contype = 'f'
+    select 'constraint', format('constraint %I on %s', k.conname, k.conrelid::regclass), c.oid, null
+      from relations c
+      join pg_constraint k on c.oid in (k.conrelid, k.confrelid)
+     where k.contype = 'f'
     union all
-    select 'column', format('column %s.%I of type %s', c.name, a.attname, a.atttypid::regtype), c.oid, null from relations c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and a.atttypid >= 16384 where c.ours and c.relkind in ('r', 'p')
+    select 'column', format('column %s.%I of type %s', c.name, a.attname, a.atttypid::regtype), c.oid, null
+      from relations c
+      join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and a.atttypid >= 16384
+     where c.ours and c.relkind in ('r', 'p')
     union all
     -- The server has functions that run what a text says, query_to_xml for one. None of them is immutable.
     select 'expression', format('%s calls a function that none of Awa''s calls', x.name), x.relation, null
       from expressions x
      where exists (select from pg_depend d
-                    where d.classid = x.class and d.objid = x.oid and d.refobjid >= 16384 and d.refobjid <> x.apart and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass, 'pg_opclass'::regclass))
-        or exists (select from regexp_matches(x.tree, ':(?:funcid|opfuncid|elemfuncid) (\d+)', 'g') m join pg_proc p on p.oid = m[1]::oid
-                    where p.provolatile <> 'i' and p.proname not in ('now', 'clock_timestamp', 'pg_current_xact_id', 'nextval'))
+                    where d.classid = x.class
+                      and d.objid = x.oid
+                      and d.refobjid >= 16384
+                      and d.refobjid <> x.apart
+                      and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass,
+                        'pg_opclass'::regclass))
+        or exists (
+          select
+            from regexp_matches(x.tree, ':(?:funcid|opfuncid|elemfuncid) (\d+)', 'g') m
+            join pg_proc p on p.oid = m[1]::oid
+                    where p.provolatile <> 'i'
+                      and p.proname not in ('now', 'clock_timestamp', 'pg_current_xact_id', 'nextval'))
   ) f

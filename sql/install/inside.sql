@@ -2,7 +2,8 @@
 {{define "read"}}
 begin
   return (
-    select jsonb_build_object('version', s.version, 'functions', s.functions, 'role_prefix', s.role_prefix, 'tables', to_jsonb(s) -> 'tables', 'sources', s.sources, 'catalog', s.catalog, 'views', s.views)
+    select jsonb_build_object('version', s.version, 'functions', s.functions, 'role_prefix', s.role_prefix, 'tables',
+      to_jsonb(s) -> 'tables', 'sources', s.sources, 'catalog', s.catalog, 'views', s.views)
       from awa.schema_version s
   );
 end
@@ -34,14 +35,17 @@ declare
   c_functions constant jsonb := $awa_code${{.FunctionsJSON}}$awa_code$;
   c_relations constant jsonb := $awa_code${{.RelationsJSON}}$awa_code$;
   c_foreign constant text := $awa_code${{.ForeignQuery}}$awa_code$;
-  c_expected constant jsonb := jsonb_build_object('relations', c_relations, 'triggers', $awa_code${{.TriggersJSON}}$awa_code$::jsonb);
+  c_expected constant jsonb := jsonb_build_object('relations', c_relations, 'triggers',
+    $awa_code${{.TriggersJSON}}$awa_code$::jsonb);
   c_catalog constant text := $awa_code${{.CatalogQuery}}$awa_code$;
   v_before constant int := $1 ->> 'before';
   v_prefix constant text := $1 ->> 'role_prefix';
   v_changed constant text[] := array(select jsonb_array_elements_text($1 -> 'changed'));
   v_namespace constant oid := 'awa'::regnamespace;
   -- What this runs in is no part of the installation.
-  v_ours constant oid[] := array_remove(array[to_regprocedure(format('awa.%I(jsonb)', $1 ->> 'name'))::oid, to_regclass(format('awa.%I', $1 ->> 'name'))::oid], null);
+  v_ours constant oid[] := array_remove(array[to_regprocedure(format('awa.%I(jsonb)', $1 ->> 'name'))::oid,
+    to_regclass(format('awa.%I', $1 ->> 'name'))::oid],
+    null);
   v_catalog text;
   v_gone oid[];
   v_object record;
@@ -67,8 +71,11 @@ begin
     comment on column awa.schema_version.role_prefix is 'What the names of the roles begin with';
     comment on column awa.schema_version.tables is 'A hash of the migrations that were run';
     comment on column awa.schema_version.sources is 'A hash of what was installed';
-    comment on column awa.schema_version.catalog is 'A hash of what the catalog held of it, owners and grants included, so that nothing is done where nothing was changed';
-    comment on column awa.schema_version.views is 'Hashes of the text of each view, and of what the catalog made of it, so that what is as it was is not locked';
+    comment on column awa.schema_version.catalog is
+      'A hash of what the catalog held of it, owners and grants included, so that nothing is done where nothing was '
+      'changed';
+    comment on column awa.schema_version.views is
+      'Hashes of the text of each view, and of what the catalog made of it, so that what is as it was is not locked';
     insert into awa.schema_version (version, functions, role_prefix) values (0, '0', v_prefix);
   end if;
   -- Triggers, rules and policies that this version does not have go, also those of an older one.
@@ -83,10 +90,18 @@ begin
     from pg_proc p
    where p.pronamespace = v_namespace and p.oid <> all (v_ours)
      and not exists (
-           select from jsonb_to_recordset(c_functions) f(name text, names text[], types text[], defaults int, result text)
-            where f.name = p.proname and array(select to_regtype(t.name)::oid from unnest(f.types) with ordinality t(name, n) order by t.n) = coalesce(p.proallargtypes, array(select unnest(p.proargtypes)))
+           select
+             from jsonb_to_recordset(c_functions) f(name text, names text[], types text[], defaults int, result text)
+            where f.name = p.proname
+              and array(
+               select to_regtype(t.name)::oid from unnest(f.types) with ordinality t(name, n) order by t.n
+             ) = coalesce(p.proallargtypes, array(select unnest(p.proargtypes)))
               and f.names = coalesce(p.proargnames, '{}') and f.defaults >= p.pronargdefaults
-              and (f.result = '' or format('%s%s', case when p.proretset then 'setof ' end, p.prorettype::regtype) = format('%s%s', substring(f.result from '^setof '), to_regtype(replace(f.result, 'setof ', '')))));
+              and (
+                f.result = ''
+                  or format('%s%s', case when p.proretset then 'setof ' end, p.prorettype::regtype) = format('%s%s',
+                    substring(f.result from '^setof '), to_regtype(replace(f.result, 'setof ', '')))
+              ));
   if v_gone <> '{}' then
     with recursive gone(classid, objid) as (
       select 'pg_proc'::regclass::oid, g from unnest(v_gone) g
@@ -96,20 +111,26 @@ begin
         join pg_depend d on d.refclassid = g.classid and d.refobjid = g.objid
         left join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
     )
-    select string_agg(pg_describe_object(g.classid, g.objid, 0), ', ' order by 1), (select string_agg(p.oid::regprocedure::text, ', ' order by 1) from pg_proc p where p.oid = any (v_gone))
+    select string_agg(pg_describe_object(g.classid, g.objid, 0), ', ' order by 1),
+           (select string_agg(p.oid::regprocedure::text, ', ' order by 1) from pg_proc p where p.oid = any (v_gone))
       into v_problem, v_holders
       from gone g
      where v_namespace is distinct from case g.classid
              when 'pg_proc'::regclass then (select p.pronamespace from pg_proc p where p.oid = g.objid)
              when 'pg_class'::regclass then (select c.relnamespace from pg_class c where c.oid = g.objid)
              when 'pg_type'::regclass then (select t.typnamespace from pg_type t where t.oid = g.objid)
-             when 'pg_trigger'::regclass then (select c.relnamespace from pg_trigger t join pg_class c on c.oid = t.tgrelid where t.oid = g.objid)
+             when 'pg_trigger'::regclass
+               then (select c.relnamespace from pg_trigger t join pg_class c on c.oid = t.tgrelid where t.oid = g.objid)
            end;
     if v_problem is not null then
-      raise exception using errcode = '2BP01', message = 'objects of others depend on what this version changes or no longer has', detail = format('%s: needed by %s.', v_holders, v_problem),
+      raise exception using errcode = '2BP01',
+        message = 'objects of others depend on what this version changes or no longer has',
+        detail = format('%s: needed by %s.', v_holders, v_problem),
         hint = 'Nothing was changed. Drop them, install, and create them again on what there is then.';
     end if;
-    for v_command in select format('drop routine if exists %s cascade', p.oid::regprocedure) from pg_proc p where p.oid = any (v_gone) loop
+    for v_command in
+      select format('drop routine if exists %s cascade', p.oid::regprocedure) from pg_proc p where p.oid = any (v_gone)
+    loop
       execute v_command;
     end loop;
   end if;
@@ -126,23 +147,29 @@ begin
 {{end}}      ({{$i}}, {{if $p.View}}'{{$p.View}}'{{else}}null{{end}}, $awa_code${{$p.SQL}}$awa_code$){{end}}
     ) p(n, view, code) order by p.n
   loop
-    if v_object.view is null or v_object.view = any (v_changed) or not exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = v_object.view) then
+    if v_object.view is null
+      or v_object.view = any (v_changed)
+      or not exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = v_object.view) then
       execute v_object.code;
     end if;
   end loop;
 
   select string_agg(c.oid::regclass::text, ', ') into v_command
     from pg_class c
-   where c.relnamespace = v_namespace and c.relkind = 'v' and not exists (select from jsonb_to_recordset(c_relations) e(name text) where e.name = c.relname);
+   where c.relnamespace = v_namespace
+     and c.relkind = 'v'
+     and not exists (select from jsonb_to_recordset(c_relations) e(name text) where e.name = c.relname);
   if v_command is not null then
     execute format('drop view %s', v_command);
   end if;
 
   execute c_catalog into v_catalog using v_ours;
   update awa.schema_version
-     set version = c_schema, functions = c_version, tables = '{{.Fingerprint}}', sources = c_sources, catalog = v_catalog,
+     set version = c_schema, functions = c_version, tables = '{{.Fingerprint}}', sources = c_sources,
+         catalog = v_catalog,
          views = (select jsonb_object_agg(p.view, jsonb_build_array(p.hash, md5(concat(r.ev_action, c.reloptions))))
-                    from (values {{range $i, $p := .Views}}{{if $i}}, {{end}}('{{$p.Name}}', '{{$p.Hash}}'){{end}}) p(view, hash)
+                    from (values {{range $i, $p := .Views}}{{if $i}},
+                      {{end}}('{{$p.Name}}', '{{$p.Hash}}'){{end}}) p(view, hash)
                     join pg_class c on c.relnamespace = v_namespace and c.relname = p.view
                     join pg_rewrite r on r.ev_class = c.oid);
   return null;

@@ -8,12 +8,14 @@ declare
   c_schema constant int := {{.Schema}};
   c_version constant text := '{{.Version}}';
   c_sources constant text := '{{.Hash}}';
-  c_tables constant text[] := '{ {{- range $i, $m := .Migrations}}{{if $i}},{{end}}{{$m.Fingerprint}}{{end -}} }'; -- after each migration
+  -- after each migration
+  c_tables constant text[] := '{ {{- range $i, $m := .Migrations}}{{if $i}},{{end}}{{$m.Fingerprint}}{{end -}} }';
   c_roles constant text[] := '{ {{- range $i, $r := .Roles}}{{if $i}},{{end}}{{$r}}{{end -}} }';
   c_relations constant jsonb := $awa_code${{.RelationsJSON}}$awa_code$;
   c_catalog constant text := $awa_code${{.CatalogQuery}}$awa_code$;
   c_foreign constant text := $awa_code${{.ForeignQuery}}$awa_code$;
-  c_expected constant jsonb := jsonb_build_object('relations', c_relations, 'triggers', $awa_code${{.TriggersJSON}}$awa_code$::jsonb);
+  c_expected constant jsonb := jsonb_build_object('relations', c_relations, 'triggers',
+    $awa_code${{.TriggersJSON}}$awa_code$::jsonb);
   v_wait constant interval := coalesce(nullif(current_setting('awa.install_wait', true), ''), '1 minute')::interval;
   v_began constant timestamptz := clock_timestamp();
   v_asked constant text := nullif(current_setting('awa.role_prefix', true), '');
@@ -45,10 +47,12 @@ declare
 {{- template "declare_as_owner" .}}
 begin
   if current_setting('server_version_num')::int < 150000 then
-    raise exception using errcode = '0A000', message = 'awa needs PostgreSQL 15 or newer', detail = format('This is PostgreSQL %s.', current_setting('server_version'));
+    raise exception using errcode = '0A000', message = 'awa needs PostgreSQL 15 or newer',
+      detail = format('This is PostgreSQL %s.', current_setting('server_version'));
   end if;
   if {{template "bad_prefix" "v_asked"}} then
-    raise exception using errcode = '22023', message = 'role_prefix is not the beginning of a role''s name', detail = format('It is %L.', v_asked),
+    raise exception using errcode = '22023', message = 'role_prefix is not the beginning of a role''s name',
+      detail = format('It is %L.', v_asked),
       hint = 'Use at most 50 small letters, digits and _, as in app_; not pg_, which is the server''s.';
   end if;
 
@@ -62,7 +66,14 @@ begin
       if not pg_has_role(v_schema_owner, 'usage') then
         begin
           -- A role becomes a member by itself only of one that Awa has made for this.
-          if not exists (select from pg_roles r where r.oid = v_schema_owner and r.rolname ~ 'owner$' and not r.rolcanlogin and shobj_description(r.oid, 'pg_authid') = {{template "mark"}}) then
+          if not exists (
+            select
+              from pg_roles r
+             where r.oid = v_schema_owner
+               and r.rolname ~ 'owner$'
+               and not r.rolcanlogin
+               and shobj_description(r.oid, 'pg_authid') = {{template "mark"}}
+          ) then
             raise insufficient_privilege;
           end if;
           execute format('grant %s to current_user', v_schema_owner::regrole);
@@ -70,17 +81,34 @@ begin
           null;
         end;
         if not pg_has_role(v_schema_owner, 'usage') then
-          raise exception using errcode = '42501', message = format('schema awa belongs to %s', v_schema_owner::regrole),
-            detail = format(case when pg_has_role(v_schema_owner, 'member') then '%s is a member of that role, but does not inherit its rights.' else '%s is not a member of that role.' end, current_user),
-            hint = case when pg_has_role(v_schema_owner, 'member') then format('Let somebody who may say: alter role %I inherit.', current_user)
-                     else format('Run this as %s or as a member of it, or let somebody who may grant it for the time being: grant %s to %I.', v_schema_owner::regrole, v_schema_owner::regrole, current_user) end;
+          raise exception using errcode = '42501',
+            message = format('schema awa belongs to %s', v_schema_owner::regrole),
+            detail = format(case
+              when pg_has_role(v_schema_owner, 'member')
+                then '%s is a member of that role, but does not inherit its rights.'
+              else '%s is not a member of that role.'
+            end,
+              current_user),
+            hint = case when pg_has_role(v_schema_owner,
+              'member') then format('Let somebody who may say: alter role %I inherit.',
+              current_user)
+                     else format(
+                       'Run this as %s or as a member of it, or let somebody who may grant it for the time being: '
+                       'grant %s to %I.',
+                       v_schema_owner::regrole, v_schema_owner::regrole, current_user) end;
         end if;
       end if;
 {{template "pin"}}    end loop;
     if v_namespace is null then
       if not has_database_privilege(current_database(), 'create') then
-        raise exception using errcode = '42501', message = format('permission denied for database %s', current_database()), detail = format('%s may not create a schema in it.', current_user),
-          hint = format('Let the database''s owner run this; or grant the right to: grant create on database %I to %I; or create an empty schema for it: create schema awa authorization %I.', current_database(), current_user, current_user);
+        raise exception using errcode = '42501',
+          message = format('permission denied for database %s', current_database()),
+          detail = format('%s may not create a schema in it.', current_user),
+          hint =
+            format(
+              'Let the database''s owner run this; or grant the right to: grant create on database %I to %I; or create '
+              'an empty schema for it: create schema awa authorization %I.',
+            current_database(), current_user, current_user);
       end if;
       v_prefix := coalesce(v_asked, 'awa_');
     else
@@ -88,41 +116,64 @@ begin
         lock table awa.schema_version in access share mode; -- so that it stays what it is
         select case
                  when c.relkind <> 'r' then 'is not a table'
-                 when c.relowner <> v_schema_owner then format('belongs to %s, schema awa to %s', c.relowner::regrole, v_schema_owner::regrole)
-                 when (select count(*) from pg_attribute a where a.attrelid = c.oid and a.attname in ('version', 'functions', 'role_prefix', 'sources', 'catalog', 'views')) <> 6 then 'lacks columns'
+                 when c.relowner <> v_schema_owner
+                   then format('belongs to %s, schema awa to %s', c.relowner::regrole, v_schema_owner::regrole)
+                 when (
+                   select count(*)
+                     from pg_attribute a
+                    where a.attrelid = c.oid
+                      and a.attname in ('version', 'functions', 'role_prefix', 'sources', 'catalog', 'views')
+                 ) <> 6
+                   then 'lacks columns'
                end
           into v_problem
           from pg_class c
          where c.relnamespace = v_namespace and c.relname = 'schema_version';
         if v_problem is not null then
-          raise exception using errcode = '55000', message = format('awa.schema_version %s', v_problem), detail = 'It is not as Awa makes it.',
+          raise exception using errcode = '55000', message = format('awa.schema_version %s', v_problem),
+            detail = 'It is not as Awa makes it.',
             hint = 'Find out who did it, and put back what was there; or drop the schema, if it is not Awa''s.';
         end if;
         v_as := v_schema_owner;
         v_body := $awa_inside${{template "read" .}}$awa_inside$;
 {{template "as_owner" .}}
-        select r.* into v_record from jsonb_to_record(v_said) r(version int, functions text, role_prefix text, tables text, sources text, catalog text, views jsonb);
+        select r.* into v_record
+          from jsonb_to_record(v_said) r(version int, functions text, role_prefix text, tables text, sources text,
+            catalog text, views jsonb);
         if v_record.version is null then
-          raise exception using errcode = '55000', message = 'awa.schema_version has lost its row', detail = 'Its data were left out of a dump, say.',
-            hint = 'Where there are no jobs, drop the schema, and install anew: awa uninstall, awa migrate. Otherwise restore the row.';
+          raise exception using errcode = '55000', message = 'awa.schema_version has lost its row',
+            detail = 'Its data were left out of a dump, say.',
+            hint =
+              'Where there are no jobs, drop the schema, and install anew: awa uninstall, awa migrate. Otherwise '
+              'restore the row.';
         elsif v_record.version < 1 then
-          raise exception using errcode = '55000', message = format('awa.schema_version holds version %s, which there is none', v_record.version), detail = 'Somebody else made that table, or changed it.',
-            hint = 'Find out who did it. Where there are no jobs, drop the schema, and install anew: awa uninstall, awa migrate.';
+          raise exception using errcode = '55000',
+            message = format('awa.schema_version holds version %s, which there is none', v_record.version),
+            detail = 'Somebody else made that table, or changed it.',
+            hint =
+              'Find out who did it. Where there are no jobs, drop the schema, and install anew: awa uninstall, awa '
+              'migrate.';
         end if;
         v_before := v_record.version;
         if v_before between 1 and c_schema and v_record.tables is distinct from c_tables[v_before] then
-          raise exception using errcode = '55000', message = 'the database has the tables of another Awa that was not released', detail = 'Until version 0.1.0 tables are changed without a migration.',
+          raise exception using errcode = '55000',
+            message = 'the database has the tables of another Awa that was not released',
+            detail = 'Until version 0.1.0 tables are changed without a migration.',
             hint = 'Remove it with the program that installed it, and install anew: awa uninstall, awa migrate.';
         end if;
         v_views := v_record.views;
       else
         select string_agg(pg_describe_object(d.classid, d.objid, 0), ', ' order by d.classid, d.objid) into v_problem
           from (select d.classid, d.objid from pg_depend d
-                 where d.refclassid = 'pg_namespace'::regclass and d.refobjid = v_namespace and d.classid not in ('pg_default_acl'::regclass, 'pg_publication_namespace'::regclass)
+                 where d.refclassid = 'pg_namespace'::regclass
+                   and d.refobjid = v_namespace
+                   and d.classid not in ('pg_default_acl'::regclass, 'pg_publication_namespace'::regclass)
                  order by d.classid, d.objid limit 5) d;
         if v_problem is not null then
-          raise exception using errcode = '55000', message = 'schema awa is not empty, but does not hold the version of Awa',
-            detail = format('It holds %s. It is not Awa''s, or it was restored without awa.schema_version.', v_problem), hint = 'Empty or rename the schema; or restore that table, too.';
+          raise exception using errcode = '55000',
+            message = 'schema awa is not empty, but does not hold the version of Awa',
+            detail = format('It holds %s. It is not Awa''s, or it was restored without awa.schema_version.', v_problem),
+            hint = 'Empty or rename the schema; or restore that table, too.';
         end if;
       end if;
       if v_before = 0 then
@@ -130,21 +181,37 @@ begin
       else
         v_prefix := v_record.role_prefix;
         if v_prefix is null or {{template "bad_prefix" "v_prefix"}} then
-          raise exception using errcode = '55000', message = 'awa.schema_version does not hold the beginning of a role''s name', detail = format('role_prefix is %L.', v_prefix), hint = 'Put back what it was: awa_, unless another one was chosen.';
+          raise exception using errcode = '55000',
+            message = 'awa.schema_version does not hold the beginning of a role''s name',
+            detail = format('role_prefix is %L.', v_prefix),
+            hint = 'Put back what it was: awa_, unless another one was chosen.';
         end if;
         if v_asked <> v_prefix then
-          raise exception using errcode = '55000', message = format('Awa is installed here with the role prefix %s, not %s', v_prefix, v_asked), hint = 'Leave the prefix out: the database knows it.';
+          raise exception using errcode = '55000',
+            message = format('Awa is installed here with the role prefix %s, not %s', v_prefix, v_asked),
+            hint = 'Leave the prefix out: the database knows it.';
         end if;
         -- An older program never replaces newer functions.
-        if v_before > c_schema or string_to_array(v_record.functions, '.')::int[] > string_to_array(c_version, '.')::int[] then
+        if v_before > c_schema
+          or string_to_array(v_record.functions, '.')::int[] > string_to_array(c_version, '.')::int[] then
           if (string_to_array(v_record.functions, '.')::int[])[1] <> (string_to_array(c_version, '.')::int[])[1]
-             or (string_to_array(v_record.functions, '.')::int[])[2] > (string_to_array(c_version, '.')::int[])[2] + 1 then
-            raise exception using errcode = '55000', message = format('the database has Awa %s (schema version %s), too new for this program, which brings %s (%s)', v_record.functions, v_before, c_version, c_schema),
-              detail = 'A program works with the functions of its own version, and of the next one.', hint = 'Use a newer program.';
+             or (
+               string_to_array(v_record.functions, '.')::int[]
+             )[2] > (string_to_array(c_version, '.')::int[])[2] + 1 then
+            raise exception using errcode = '55000',
+              message =
+                format('the database has Awa %s (schema version %s), too new for this program, which brings %s (%s)',
+                v_record.functions, v_before, c_version, c_schema),
+              detail = 'A program works with the functions of its own version, and of the next one.',
+              hint = 'Use a newer program.';
           end if;
-          raise warning 'the database has Awa % (schema version %), newer than this program''s % (%)', v_record.functions, v_before, c_version, c_schema
-            using detail = 'It stays as it is; programs of this version work with it.', hint = 'Use newer programs, too.';
-          perform set_config('awa.installed', json_build_object('before', v_before, 'after', v_before, 'functions', v_record.functions, 'newer', true, 'changed', false, 'role', current_user, 'role_prefix', v_prefix,
+          raise warning 'the database has Awa % (schema version %), newer than this program''s % (%)',
+            v_record.functions, v_before, c_version, c_schema
+            using detail = 'It stays as it is; programs of this version work with it.',
+              hint = 'Use newer programs, too.';
+          perform set_config('awa.installed',
+            json_build_object('before', v_before, 'after', v_before, 'functions', v_record.functions, 'newer', true,
+              'changed', false, 'role', current_user, 'role_prefix', v_prefix,
             'shared', exists (select from pg_roles r where r.rolname = v_prefix || 'producer'))::text, false);
           return;
         end if;
@@ -155,15 +222,25 @@ begin
     if v_look = 1 then
       if getdatabaseencoding() <> 'UTF8' then
         raise warning 'the database is encoded in %', getdatabaseencoding()
-          using detail = 'Jobs and outputs with characters that this encoding lacks are refused (22P05), and so are JSON escapes for them; Go workers store errors with escapes. SQL_ASCII takes any bytes, and says nothing of what they mean.',
-                hint = 'A database in UTF-8 takes all of them: create database mydb encoding ''UTF8'' template template0. In this one, let Go programs set client_encoding=UTF8.';
+          using detail =
+            'Jobs and outputs with characters that this encoding lacks are refused (22P05), and so are JSON escapes '
+            'for them; Go workers store errors with escapes. SQL_ASCII takes any bytes, and says nothing of what they '
+            'mean.',
+                hint =
+                  'A database in UTF-8 takes all of them: create database mydb encoding ''UTF8'' template template0. '
+                  'In this one, let Go programs set client_encoding=UTF8.';
       end if;
 {{template "roles" .}}    end if;
 
     if v_before > 0 then
       execute c_catalog into v_catalog using '{}'::oid[];
-      if v_before = c_schema and v_record.sources = c_sources and v_record.catalog = v_catalog and v_schema_owner = v_owner then
-        perform set_config('awa.installed', json_build_object('before', v_before, 'after', v_before, 'functions', v_record.functions, 'newer', false, 'changed', false, 'role', current_user, 'role_prefix', v_prefix,
+      if v_before = c_schema
+        and v_record.sources = c_sources
+        and v_record.catalog = v_catalog
+        and v_schema_owner = v_owner then
+        perform set_config('awa.installed',
+          json_build_object('before', v_before, 'after', v_before, 'functions', v_record.functions, 'newer', false,
+            'changed', false, 'role', current_user, 'role_prefix', v_prefix,
           'shared', exists (select from pg_roles r where r.rolname = v_prefix || 'producer'))::text, false);
         return;
       end if;
@@ -182,12 +259,23 @@ begin
 
   -- Whatever has another owner now becomes this one's.
   v_passes := v_before > 0 and (v_schema_owner <> v_owner
-    or exists (select from pg_class c join jsonb_to_recordset(c_relations) e(name text) on e.name = c.relname where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner <> v_owner));
+    or exists (
+      select
+        from pg_class c
+        join jsonb_to_recordset(c_relations) e(name text) on e.name = c.relname
+       where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner <> v_owner
+    ));
   if v_passes and v_before < c_schema then
-    raise exception using errcode = '55000', message = format('schema awa, or something in it, does not belong to %s, and has older tables', v_owner::regrole), detail = 'What its present owner put there would run as that role.',
-      hint = format('Bring it to this version as its present owner (%s) first, then run this again.', v_schema_owner::regrole);
+    raise exception using errcode = '55000',
+      message = format('schema awa, or something in it, does not belong to %s, and has older tables', v_owner::regrole),
+      detail = 'What its present owner put there would run as that role.',
+      hint = format('Bring it to this version as its present owner (%s) first, then run this again.',
+        v_schema_owner::regrole);
   end if;
-  execute format('select array_agg(distinct coalesce(i.inhparent, f.relation)) from (%s) f left join pg_inherits i on i.inhrelid = f.relation where f.cure is not null', c_foreign) into v_foreign using c_expected;
+  execute format(
+    'select array_agg(distinct coalesce(i.inhparent, f.relation)) from (%s) f left join pg_inherits i on i.inhrelid = '
+    'f.relation where f.cure is not null',
+    c_foreign) into v_foreign using c_expected;
 
   -- What has to be locked: a view only where it differs, tables only where a migration, an owner or a trigger changes
   -- them.
@@ -195,52 +283,106 @@ begin
     from (values {{range $i, $p := .Views}}{{if $i}}, {{end}}('{{$p.Name}}', '{{$p.Hash}}'){{end}}) p(view, hash)
     left join pg_class c on c.relnamespace = v_namespace and c.relname = p.view and c.relkind = 'v'
     left join pg_rewrite r on r.ev_class = c.oid
-   where v_passes or c.oid = any (v_foreign) or (v_views -> p.view ->> 0 = p.hash and v_views -> p.view ->> 1 = md5(concat(r.ev_action, c.reloptions))) is not true;
+   where v_passes
+      or c.oid = any (v_foreign)
+      or (
+        v_views -> p.view ->> 0 = p.hash and v_views -> p.view ->> 1 = md5(concat(r.ev_action, c.reloptions))
+      ) is not true;
   select coalesce(array_agg(c.oid), '{}') into v_tables
     from pg_class c
    where c.relnamespace = v_namespace and v_before > 0 and c.relkind in ('r', 'p') and not c.relispartition
      and (v_before < c_schema or c.oid = any (v_foreign)
-          or exists (select from pg_class o where o.relnamespace = v_namespace and o.relkind in ('r', 'p', 'S') and o.relowner <> v_owner)
-          or c.relname in (select t."table" from jsonb_to_recordset($awa_code${{.TriggersJSON}}$awa_code$::jsonb) t("table" text, name text)
-                            where not exists (select from pg_trigger g where g.tgrelid = c.oid and g.tgname = t.name and g.tgenabled in ('O', 'A'))));
+          or exists (
+            select
+              from pg_class o
+             where o.relnamespace = v_namespace and o.relkind in ('r', 'p', 'S') and o.relowner <> v_owner
+          )
+          or c.relname in (
+            select t."table"
+              from jsonb_to_recordset($awa_code${{.TriggersJSON}}$awa_code$::jsonb) t("table" text, name text)
+                            where not exists (
+                               select
+                                 from pg_trigger g
+                                where g.tgrelid = c.oid and g.tgname = t.name and g.tgenabled in ('O', 'A')
+                             )));
   select array(select format('lock table %s in access exclusive mode', t::regclass) from unnest(v_tables) t order by 1)
          -- Locks the view alone, and nothing that it reads.
          || array(select format('alter view awa.%I owner to %s', c.relname, c.relowner::regrole)
                     from pg_class c
-                   where v_before > 0 and c.relnamespace = v_namespace and c.relkind = 'v' and (c.relname = any (v_changed) or c.relowner <> v_owner or not exists (select from jsonb_to_recordset(c_relations) e(name text) where e.name = c.relname))
+                   where v_before > 0
+                     and c.relnamespace = v_namespace
+                     and c.relkind = 'v'
+                     and (
+                       c.relname = any (v_changed)
+                         or c.relowner <> v_owner
+                         or not exists (
+                           select from jsonb_to_recordset(c_relations) e(name text) where e.name = c.relname
+                         )
+                     )
                    order by 1)
     into v_locks;
-  v_tables := v_tables || array(select c.oid from pg_class c where c.relnamespace = v_namespace and c.relkind = 'v' and (c.relname = any (v_changed) or c.relowner <> v_owner));
+  v_tables := v_tables
+    || array(
+      select c.oid
+        from pg_class c
+       where c.relnamespace = v_namespace and c.relkind = 'v' and (c.relname = any (v_changed) or c.relowner <> v_owner)
+    );
 {{template "lock" .}}
 
   -- Code of one role's does not become another's.
   if v_passes then
     execute format('select string_agg(f.object, '', '') from (%s) f', c_foreign) into v_problem using c_expected;
     if v_problem is not null then
-      raise exception using errcode = '55000', message = format('there are things in schema awa that are none of Awa''s, and it would become %s''s', v_owner::regrole), detail = format('They are: %s.', v_problem),
-        hint = 'Nothing was changed. What runs code there would run it as that role. Drop them, or move them elsewhere, and run this again.';
+      raise exception using errcode = '55000',
+        message = format('there are things in schema awa that are none of Awa''s, and it would become %s''s',
+          v_owner::regrole),
+        detail = format('They are: %s.', v_problem),
+        hint =
+          'Nothing was changed. What runs code there would run it as that role. Drop them, or move them elsewhere, and '
+          'run this again.';
     end if;
   end if;
 
   -- Whatever of Awa's is there is given to its owner, with all rights on it. This runs nothing of anybody's.
   for v_command in
-    select format('alter schema awa owner to %s', v_owner::regrole) from pg_namespace n where n.oid = v_namespace and n.nspowner <> v_owner
+    select format('alter schema awa owner to %s', v_owner::regrole)
+      from pg_namespace n
+     where n.oid = v_namespace and n.nspowner <> v_owner
     union all
-    select format('grant all on schema awa to %s', v_owner::regrole) where not (has_schema_privilege(v_owner, v_namespace, 'usage') and has_schema_privilege(v_owner, v_namespace, 'create'))
+    select format('grant all on schema awa to %s', v_owner::regrole)
+     where not (
+       has_schema_privilege(v_owner, v_namespace, 'usage') and has_schema_privilege(v_owner, v_namespace, 'create')
+     )
     union all
-    select format('alter %s %s owner to %s', case c.relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end, c.oid::regclass, v_owner::regrole)
+    select format('alter %s %s owner to %s',
+      case c.relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end, c.oid::regclass, v_owner::regrole)
       from pg_class c
-     where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner <> v_owner and c.relname in (select e.name from jsonb_to_recordset(c_relations) e(name text))
-       and not exists (select from pg_depend d where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype in ('a', 'i') and c.relkind = 'S')
+     where c.relnamespace = v_namespace
+       and c.relkind in ('r', 'p', 'v', 'S')
+       and c.relowner <> v_owner
+       and c.relname in (select e.name from jsonb_to_recordset(c_relations) e(name text))
+       and not exists (
+        select
+          from pg_depend d
+         where d.objid = c.oid and d.classid = 'pg_class'::regclass and d.deptype in ('a', 'i') and c.relkind = 'S'
+      )
     union all
-    select format('alter routine %s owner to %s', p.oid::regprocedure, v_owner::regrole) from pg_proc p where p.pronamespace = v_namespace and p.proowner <> v_owner
+    select format('alter routine %s owner to %s', p.oid::regprocedure, v_owner::regrole)
+      from pg_proc p
+     where p.pronamespace = v_namespace and p.proowner <> v_owner
     union all
-    select format('grant all on %s %s to %s', case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass, v_owner::regrole)
+    select format('grant all on %s %s to %s', case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass,
+      v_owner::regrole)
       from pg_class c
      where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner = v_owner
-       and (select count(*) from aclexplode(c.relacl) a where a.grantee = c.relowner) < (select count(*) from aclexplode(acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner)) a) and c.relacl is not null
+       and (select count(*) from aclexplode(c.relacl) a where a.grantee = c.relowner) < (
+        select count(*) from aclexplode(acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner)) a
+      )
+       and c.relacl is not null
     union all
-    select format('grant all on routine %s to %s', p.oid::regprocedure, v_owner::regrole) from pg_proc p where p.pronamespace = v_namespace and not has_function_privilege(p.proowner, p.oid, 'execute')
+    select format('grant all on routine %s to %s', p.oid::regprocedure, v_owner::regrole)
+      from pg_proc p
+     where p.pronamespace = v_namespace and not has_function_privilege(p.proowner, p.oid, 'execute')
   loop
     execute v_command;
   end loop;
@@ -250,7 +392,9 @@ begin
   v_arguments := jsonb_build_object('name', v_name, 'before', v_before, 'role_prefix', v_prefix, 'changed', v_changed);
   v_body := $awa_inside${{template "inside" .}}$awa_inside$;
 {{template "as_owner" .}}
-  perform set_config('awa.installed', json_build_object('before', v_before, 'after', c_schema, 'functions', c_version, 'newer', false, 'changed', true, 'role', current_user, 'role_prefix', v_prefix,
+  perform set_config('awa.installed',
+    json_build_object('before', v_before, 'after', c_schema, 'functions', c_version, 'newer', false, 'changed', true,
+      'role', current_user, 'role_prefix', v_prefix,
     'shared', exists (select from pg_roles r where r.rolname = v_prefix || 'producer'))::text, false);
 end
 $awa$;

@@ -19,24 +19,39 @@
         end;
       end loop;
       perform set_config('lock_timeout', v_lock_timeout, true);
-      select r.oid, shobj_description(r.oid, 'pg_authid') is not distinct from {{template "mark"}} into v_owner_role, v_marked from pg_roles r where r.rolname = v_prefix || 'owner';
+      select r.oid, shobj_description(r.oid, 'pg_authid') is not distinct from {{template "mark"}} into v_owner_role,
+             v_marked
+        from pg_roles r
+       where r.rolname = v_prefix || 'owner';
       if v_owner_role is not null then
-        if (select r.rolsuper or r.rolcanlogin and v_schema_owner is distinct from r.oid from pg_roles r where r.oid = v_owner_role) then
-          raise exception using errcode = '55000', message = format('the role %s is there, and is none of Awa''s', v_owner_role::regrole),
+        if (
+          select r.rolsuper or r.rolcanlogin and v_schema_owner is distinct from r.oid
+            from pg_roles r
+           where r.oid = v_owner_role
+        ) then
+          raise exception using errcode = '55000',
+            message = format('the role %s is there, and is none of Awa''s', v_owner_role::regrole),
             detail = 'It is a superuser, or can log in. Everybody''s calls would run with its rights.',
-            hint = 'Choose roles of Awa''s own: --role-prefix app_awa_, for psql -v role_prefix=app_awa_. Or alter that role: nosuperuser, nologin.';
+            hint =
+              'Choose roles of Awa''s own: --role-prefix app_awa_, for psql -v role_prefix=app_awa_. Or alter that '
+              'role: nosuperuser, nologin.';
         end if;
         -- What is there already may hold code of its present owner's: it does not become somebody else's.
         if v_before > 0 and v_schema_owner <> v_owner_role and not v_marked then
-          raise exception using errcode = '55000', message = format('the role %s is there, and was not made by Awa', v_owner_role::regrole),
-            detail = format('Schema awa belongs to %s. What was put there would run with the rights of %s.', v_schema_owner::regrole, v_owner_role::regrole),
-            hint = format('If that role is meant for Awa: comment on role %s is %L. Otherwise rename it.', v_owner_role::regrole, {{template "mark"}});
+          raise exception using errcode = '55000',
+            message = format('the role %s is there, and was not made by Awa', v_owner_role::regrole),
+            detail = format('Schema awa belongs to %s. What was put there would run with the rights of %s.',
+              v_schema_owner::regrole, v_owner_role::regrole),
+            hint = format('If that role is meant for Awa: comment on role %s is %L. Otherwise rename it.',
+              v_owner_role::regrole, {{template "mark"}});
         end if;
         -- Two first installations at once, in two databases, meet here, where the roles are there already: one waits
         -- for the other's end, and sees then what that role owns.
-        while v_schema_owner is distinct from v_owner_role and not (select r.rolcanlogin from pg_roles r where r.oid = v_owner_role) loop
+        while v_schema_owner is distinct from v_owner_role
+          and not (select r.rolcanlogin from pg_roles r where r.oid = v_owner_role) loop
           begin
-            perform set_config('lock_timeout', greatest(1, ceil(extract(epoch from v_began + v_wait - clock_timestamp()) * 1000))::text, true);
+            perform set_config('lock_timeout',
+              greatest(1, ceil(extract(epoch from v_began + v_wait - clock_timestamp()) * 1000))::text, true);
             execute format('alter role %s nologin', v_owner_role::regrole);
             exit;
           exception
@@ -47,21 +62,44 @@
                 raise;
               end if; -- otherwise once more: another transaction has changed the role ("tuple concurrently updated")
             when lock_not_available then
-              raise exception using errcode = '55P03', message = format('others are in the way: role %s has not become free within %s', v_owner_role::regrole, v_wait), detail = 'An installation in another database is under way, or somebody changes the role.',
+              raise exception using errcode = '55P03',
+                message = format('others are in the way: role %s has not become free within %s', v_owner_role::regrole,
+                  v_wait),
+                detail = 'An installation in another database is under way, or somebody changes the role.',
                 hint = 'Nothing was changed. Try again when it has ended.';
           end;
         end loop;
         perform set_config('lock_timeout', v_lock_timeout, true);
         select string_agg(d.datname, ', ' order by d.datname) into v_elsewhere
           from pg_database d
-         where d.datname <> current_database() and exists (select from pg_shdepend s where s.dbid = d.oid and s.refclassid = 'pg_authid'::regclass and s.refobjid = v_owner_role and s.deptype = 'o');
-        if v_elsewhere is not null and (v_namespace is not null and v_schema_owner = v_owner_role or v_super or pg_has_role(v_owner_role, 'usage')) then
+         where d.datname <> current_database()
+           and exists (
+            select
+              from pg_shdepend s
+             where s.dbid = d.oid
+               and s.refclassid = 'pg_authid'::regclass
+               and s.refobjid = v_owner_role
+               and s.deptype = 'o'
+          );
+        if v_elsewhere is not null
+          and (
+            v_namespace is not null and v_schema_owner = v_owner_role or v_super or pg_has_role(v_owner_role, 'usage')
+          ) then
           raise warning 'the roles of Awa (%...) serve other databases, too', v_prefix
-            using detail = format('Roles belong to the server. A member of %sproducer may enqueue, and so on, in each of: %s, %s.', v_prefix, current_database(), v_elsewhere),
-                  hint = 'Keep roles out of databases by: revoke connect on database ... from public. Or install with roles of its own: --role-prefix, for psql -v role_prefix=...';
+            using detail =
+              format('Roles belong to the server. A member of %sproducer may enqueue, and so on, in each of: %s, %s.',
+              v_prefix, current_database(), v_elsewhere),
+                  hint =
+                    'Keep roles out of databases by: revoke connect on database ... from public. Or install with roles '
+                    'of its own: --role-prefix, for psql -v role_prefix=...';
         elsif v_elsewhere is not null then
-          raise exception using errcode = '55000', message = format('the role %s owns things in other databases', v_owner_role::regrole),
-            detail = format('They are in: %s. To install here, %s would have to become a member of it, and so could read and change all there.', v_elsewhere, current_user),
+          raise exception using errcode = '55000',
+            message = format('the role %s owns things in other databases', v_owner_role::regrole),
+            detail =
+              format(
+                'They are in: %s. To install here, %s would have to become a member of it, and so could read and '
+                'change all there.',
+              v_elsewhere, current_user),
             hint = 'Choose roles of this database''s own: --role-prefix app_, for psql -v role_prefix=app_.';
         end if;
         -- Whoever was a member when the roles were another database's, which is gone, would read and change all here.
@@ -69,13 +107,28 @@
           select string_agg(m.member::regrole::text, ', ' order by m.member::regrole::text) into v_members
             from pg_auth_members m join pg_roles r on r.oid = m.member
            where m.roleid = v_owner_role and m.member <> v_me and not r.rolsuper
-             and (coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true) or coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)); -- from PostgreSQL 16 on, its creator is a member that is neither
+             -- from PostgreSQL 16 on, its creator is a member that is neither
+             and (
+               coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true)
+                 or coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)
+             );
           if v_members is not null and v_super then
             raise warning 'the role % has members: %', v_owner_role::regrole, v_members
-              using detail = 'They can read and change everything here.', hint = format('Unless that is meant: revoke %s from %s. Or install with roles of its own: --role-prefix, for psql -v role_prefix=...', v_owner_role::regrole, v_members);
+              using detail = 'They can read and change everything here.',
+                hint =
+                  format(
+                    'Unless that is meant: revoke %s from %s. Or install with roles of its own: --role-prefix, for '
+                    'psql -v role_prefix=...',
+                  v_owner_role::regrole, v_members);
           elsif v_members is not null then
-            raise exception using errcode = '55000', message = format('the role %s has members: %s', v_owner_role::regrole, v_members), detail = 'They could read and change everything here.',
-              hint = format('Let somebody who may say: revoke %s from %s. Or choose roles of this database''s own: --role-prefix app_, for psql -v role_prefix=app_.', v_owner_role::regrole, v_members);
+            raise exception using errcode = '55000',
+              message = format('the role %s has members: %s', v_owner_role::regrole, v_members),
+              detail = 'They could read and change everything here.',
+              hint =
+                format(
+                  'Let somebody who may say: revoke %s from %s. Or choose roles of this database''s own: --role-prefix '
+                  'app_, for psql -v role_prefix=app_.',
+                v_owner_role::regrole, v_members);
           end if;
         end if;
       end if;
@@ -84,13 +137,17 @@
        where shobj_description(r.oid, 'pg_authid') is distinct from {{template "mark"}};
       if v_others is not null and v_before = 0 then
         raise warning 'roles that Awa did not make are used: %', v_others
-          using detail = 'Their members get Awa''s rights. Uninstalling leaves them.', hint = 'If they are for something else, remove this installation, and choose roles of Awa''s own: --role-prefix, for psql -v role_prefix=...';
+          using detail = 'Their members get Awa''s rights. Uninstalling leaves them.',
+            hint =
+              'If they are for something else, remove this installation, and choose roles of Awa''s own: '
+              '--role-prefix, for psql -v role_prefix=...';
       end if;
 
       v_owner := coalesce(v_schema_owner, v_me);
       if v_missing is not null then
         raise warning 'awa is installed for % alone', v_owner::regrole
-          using detail = format('Role %s does not exist, and %s may not create it.', v_missing, current_user), hint = 'To share it between roles, install once more as a role with CREATEROLE.';
+          using detail = format('Role %s does not exist, and %s may not create it.', v_missing, current_user),
+            hint = 'To share it between roles, install once more as a role with CREATEROLE.';
       end if;
       if v_owner_role is not null then
         -- A role that has created the owner, or been there when it was created, may grant it to itself; before it does,
@@ -103,13 +160,21 @@
         exception
           when insufficient_privilege then
             raise warning 'the functions of awa run as %', v_owner::regrole
-              using detail = format('%s is not a member of %s, and may not become one.', current_user, v_owner_role::regrole),
-                    hint = format('To have them run as a role that nobody can log in as, let somebody who may say: grant %s to %I; and install once more.', v_owner_role::regrole, current_user);
+              using detail = format('%s is not a member of %s, and may not become one.', current_user,
+                v_owner_role::regrole),
+                    hint =
+                      format(
+                        'To have them run as a role that nobody can log in as, let somebody who may say: grant %s to '
+                        '%I; and install once more.',
+                      v_owner_role::regrole, current_user);
           when unique_violation then
             v_owner := v_owner_role; -- granted by another installation, just now
         end;
         if v_owner = v_owner_role and not pg_has_role(v_owner_role, 'usage') then
-          raise exception using errcode = '42501', message = format('%s is a member of %s, but does not inherit its rights', current_user, v_owner_role::regrole), hint = format('Let somebody who may say: alter role %I inherit.', current_user);
+          raise exception using errcode = '42501',
+            message = format('%s is a member of %s, but does not inherit its rights', current_user,
+              v_owner_role::regrole),
+            hint = format('Let somebody who may say: alter role %I inherit.', current_user);
         end if;
         -- To truncate a segment, the owner has to know how old the snapshots of others are.
         if v_owner = v_owner_role and not pg_has_role(v_owner_role, 'pg_read_all_stats', 'usage') then
@@ -118,7 +183,10 @@
           exception
             when insufficient_privilege then
               raise warning '% may not see the snapshots of other roles', v_owner_role::regrole
-                using hint = format('prune_oldest waits for their sessions to end. Let a superuser say: grant pg_read_all_stats to %s.', v_owner_role::regrole);
+                using hint =
+                  format(
+                    'prune_oldest waits for their sessions to end. Let a superuser say: grant pg_read_all_stats to %s.',
+                  v_owner_role::regrole);
             when unique_violation then
               null;
           end;

@@ -26,7 +26,8 @@ declare
 {{- template "declare_as_owner" .}}
 begin
   if {{template "bad_prefix" "v_asked"}} then
-    raise exception using errcode = '22023', message = 'role_prefix is not the beginning of a role''s name', detail = format('It is %L.', v_asked), hint = 'Use the one that was installed with.';
+    raise exception using errcode = '22023', message = 'role_prefix is not the beginning of a role''s name',
+      detail = format('It is %L.', v_asked), hint = 'Use the one that was installed with.';
   end if;
 {{template "alone" .}}
   loop
@@ -34,38 +35,70 @@ begin
     select n.oid, n.nspowner into v_namespace, v_schema_owner from pg_namespace n where n.nspname = 'awa';
     exit when v_namespace is null;
     if not pg_has_role(v_schema_owner, 'usage') then
-      raise exception using errcode = '42501', message = format('schema awa belongs to %s', v_schema_owner::regrole), detail = format('%s is not a member of that role.', current_user),
+      raise exception using errcode = '42501', message = format('schema awa belongs to %s', v_schema_owner::regrole),
+        detail = format('%s is not a member of that role.', current_user),
         hint = format('Run this as %s or as a member of it.', v_schema_owner::regrole);
     end if;
 {{template "pin"}}  end loop;
   v_prefix := coalesce(v_asked, 'awa_');
   if v_namespace is not null then
-    if not exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = 'schema_version' and c.relkind = 'r') and exists (select from pg_class c where c.relnamespace = v_namespace) and not v_force then
-      raise exception using errcode = '55000', message = 'schema awa does not hold the version of Awa', detail = 'It may be somebody else''s.', hint = 'Drop it yourself: drop schema awa cascade. Or insist: --force, for psql -v force=on.';
+    if not exists (
+      select from pg_class c where c.relnamespace = v_namespace and c.relname = 'schema_version' and c.relkind = 'r'
+    )
+      and exists (select from pg_class c where c.relnamespace = v_namespace)
+      and not v_force then
+      raise exception using errcode = '55000', message = 'schema awa does not hold the version of Awa',
+        detail = 'It may be somebody else''s.',
+        hint = 'Drop it yourself: drop schema awa cascade. Or insist: --force, for psql -v force=on.';
     end if;
-    v_locks := array(select format('lock table %s in access exclusive mode', c.oid::regclass) from pg_class c where c.relnamespace = v_namespace and c.relkind in ('r', 'p') and not c.relispartition order by 1)
-      || array(select format('alter view %s owner to %s', c.oid::regclass, c.relowner::regrole) from pg_class c where c.relnamespace = v_namespace and c.relkind = 'v' order by 1);
+    v_locks := array(
+      select format('lock table %s in access exclusive mode', c.oid::regclass)
+        from pg_class c
+       where c.relnamespace = v_namespace and c.relkind in ('r', 'p') and not c.relispartition
+       order by 1
+    )
+      || array(
+        select format('alter view %s owner to %s', c.oid::regclass, c.relowner::regrole)
+          from pg_class c
+         where c.relnamespace = v_namespace and c.relkind = 'v'
+         order by 1
+      );
     v_tables := array(select c.oid from pg_class c where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v'));
 {{template "lock" .}}
     -- The schema knows the prefix; where it is gone, it has to be said. Whether there are jobs is looked at under the
     -- locks: nobody can add one now.
     v_as := v_schema_owner;
     v_arguments := jsonb_build_object(
-      'version', exists (select from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attname = 'role_prefix' and not a.attisdropped where c.relnamespace = v_namespace and c.relname = 'schema_version'),
+      'version',
+      exists (
+        select
+          from pg_class c
+          join pg_attribute a on a.attrelid = c.oid and a.attname = 'role_prefix' and not a.attisdropped
+         where c.relnamespace = v_namespace and c.relname = 'schema_version'
+      ),
       'tables', array(select c.relname from pg_class c
-                       where not v_force and c.relnamespace = v_namespace and c.relname in ('ready_entries', 'deferred_jobs', 'leases', 'done_entries')));
+                       where not v_force
+                         and c.relnamespace = v_namespace
+                         and c.relname in ('ready_entries', 'deferred_jobs', 'leases', 'done_entries')));
     v_body := $awa_inside${{template "look" .}}$awa_inside$;
 {{template "as_owner" .}}
     v_prefix := coalesce(v_said ->> 'role_prefix', v_prefix);
     if {{template "bad_prefix" "v_prefix"}} then
-      raise exception using errcode = '55000', message = 'awa.schema_version does not hold the beginning of a role''s name', detail = format('role_prefix is %L.', v_prefix), hint = 'Put back what it was: awa_, unless another one was chosen.';
+      raise exception using errcode = '55000',
+        message = 'awa.schema_version does not hold the beginning of a role''s name',
+        detail = format('role_prefix is %L.', v_prefix),
+        hint = 'Put back what it was: awa_, unless another one was chosen.';
     end if;
     if v_asked <> v_prefix then
-      raise exception using errcode = '55000', message = format('Awa is installed here with the role prefix %s, not %s', v_prefix, v_asked), hint = 'Leave the prefix out: the database knows it.';
+      raise exception using errcode = '55000',
+        message = format('Awa is installed here with the role prefix %s, not %s', v_prefix, v_asked),
+        hint = 'Leave the prefix out: the database knows it.';
     end if;
     v_jobs := array(select jsonb_array_elements_text(v_said -> 'jobs'));
     if v_jobs <> '{}' and not v_force then
-      raise exception using errcode = '55000', message = 'there are jobs', detail = format('They are in %s: jobs that wait, or run, and those that have ended and are kept.', array_to_string(v_jobs, ', ')),
+      raise exception using errcode = '55000', message = 'there are jobs',
+        detail = format('They are in %s: jobs that wait, or run, and those that have ended and are kept.',
+          array_to_string(v_jobs, ', ')),
         hint = 'Nothing was changed. To remove them, too: --force, for psql -v force=on.';
     end if;
     with recursive gone(classid, objid) as (
@@ -81,24 +114,70 @@ begin
         select distinct pg_describe_object(g.classid, g.objid, 0) as object
           from gone g
          where case g.classid
-                 when 'pg_class'::regclass then (select c.relnamespace not in (v_namespace, 'pg_toast'::regnamespace) from pg_class c where c.oid = g.objid)
-                 when 'pg_proc'::regclass then (select p.pronamespace <> v_namespace from pg_proc p where p.oid = g.objid)
-                 when 'pg_attrdef'::regclass then (select c.relnamespace <> v_namespace from pg_attrdef a join pg_class c on c.oid = a.adrelid where a.oid = g.objid)
-                 when 'pg_constraint'::regclass then (select c.connamespace <> v_namespace from pg_constraint c where c.oid = g.objid)
-                 when 'pg_trigger'::regclass then (select c.relnamespace <> v_namespace from pg_trigger t join pg_class c on c.oid = t.tgrelid where t.oid = g.objid)
-                 when 'pg_policy'::regclass then (select c.relnamespace <> v_namespace from pg_policy p join pg_class c on c.oid = p.polrelid where p.oid = g.objid)
-                 when 'pg_type'::regclass then (select t.typrelid = 0 and not exists (select from pg_type e where e.typarray = t.oid) from pg_type t where t.oid = g.objid) -- Awa has no types but those of relations
+                 when 'pg_class'::regclass
+                   then (
+                     select c.relnamespace not in (v_namespace, 'pg_toast'::regnamespace)
+                       from pg_class c
+                      where c.oid = g.objid
+                   )
+                 when 'pg_proc'::regclass
+                   then (select p.pronamespace <> v_namespace from pg_proc p where p.oid = g.objid)
+                 when 'pg_attrdef'::regclass
+                   then (
+                     select c.relnamespace <> v_namespace
+                       from pg_attrdef a
+                       join pg_class c on c.oid = a.adrelid
+                      where a.oid = g.objid
+                   )
+                 when 'pg_constraint'::regclass
+                   then (select c.connamespace <> v_namespace from pg_constraint c where c.oid = g.objid)
+                 when 'pg_trigger'::regclass
+                   then (
+                     select c.relnamespace <> v_namespace
+                       from pg_trigger t
+                       join pg_class c on c.oid = t.tgrelid
+                      where t.oid = g.objid
+                   )
+                 when 'pg_policy'::regclass
+                   then (
+                     select c.relnamespace <> v_namespace
+                       from pg_policy p
+                       join pg_class c on c.oid = p.polrelid
+                      where p.oid = g.objid
+                   )
+                 -- Awa has no types but those of relations
+                 when 'pg_type'::regclass
+                   then (
+                     select t.typrelid = 0 and not exists (select from pg_type e where e.typarray = t.oid)
+                       from pg_type t
+                      where t.oid = g.objid
+                   )
                  -- Publications, statistics, operators, casts and so on: Awa has none.
                  else g.classid not in ('pg_namespace'::regclass, 'pg_rewrite'::regclass, 'pg_default_acl'::regclass)
                end
         union
-        select format('%s awa.%I', case c.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'S' then 'sequence' when 'f' then 'foreign table' when 'c' then 'type' else 'table' end, c.relname)
+        select format('%s awa.%I',
+          case c.relkind
+            when 'v' then 'view'
+            when 'm' then 'materialized view'
+            when 'S' then 'sequence'
+            when 'f' then 'foreign table'
+            when 'c' then 'type'
+            else 'table'
+          end,
+          c.relname)
           from pg_class c
-         where c.relnamespace = v_namespace and c.relkind not in ('i', 'I') and not exists (select from jsonb_to_recordset(c_relations) e(name text) where e.name = c.relname)
-           and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i')
+         where c.relnamespace = v_namespace
+           and c.relkind not in ('i', 'I')
+           and not exists (select from jsonb_to_recordset(c_relations) e(name text) where e.name = c.relname)
+           and not exists (
+            select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i'
+          )
       ) d;
     if v_dependent is not null and not v_force then
-      raise exception using errcode = '2BP01', message = 'objects of others depend on Awa', detail = format('They are: %s.', v_dependent), hint = 'Nothing was changed. Drop them first. To drop them, too: --force, for psql -v force=on.';
+      raise exception using errcode = '2BP01', message = 'objects of others depend on Awa',
+        detail = format('They are: %s.', v_dependent),
+        hint = 'Nothing was changed. Drop them first. To drop them, too: --force, for psql -v force=on.';
     end if;
     set local client_min_messages = warning;
     drop schema awa cascade;
@@ -106,12 +185,21 @@ begin
 
   -- Roles belong to the server: one stays where anything else needs it.
   for v_role in
-    select a.oid, a.rolname, a.rolcanlogin or a.rolsuper as used, shobj_description(a.oid, 'pg_authid') is not distinct from {{template "mark"}} as marked
+    select a.oid, a.rolname, a.rolcanlogin
+      or a.rolsuper as used, shobj_description(a.oid, 'pg_authid') is not distinct from {{template "mark"}} as marked
       from pg_roles a join unnest(c_roles) r(name) on a.rolname = v_prefix || r.name order by a.rolname
   loop
-    select string_agg(distinct case s.dbid when 0 then 'things of the whole server' else format('database %s', coalesce((select d.datname from pg_database d where d.oid = s.dbid), s.dbid::text)) end, ', ') into v_reason
+    select string_agg(distinct case s.dbid
+      when 0 then 'things of the whole server'
+      else format('database %s', coalesce((select d.datname from pg_database d where d.oid = s.dbid), s.dbid::text))
+    end,
+      ', ') into v_reason
       from pg_shdepend s where s.refclassid = 'pg_authid'::regclass and s.refobjid = v_role.oid;
-    v_reason := case when not v_role.marked then 'Awa did not make it' when v_role.used then 'it can log in, or is a superuser, so it is not as Awa made it' else 'it owns, or has rights on: ' || v_reason end;
+    v_reason := case
+      when not v_role.marked then 'Awa did not make it'
+      when v_role.used then 'it can log in, or is a superuser, so it is not as Awa made it'
+      else 'it owns, or has rights on: ' || v_reason
+    end;
     if v_reason is null then
       begin
         execute format('drop role %I', v_role.rolname);
@@ -127,6 +215,7 @@ begin
       v_kept := v_kept || jsonb_build_object(v_role.rolname, v_reason);
     end if;
   end loop;
-  perform set_config('awa.uninstalled', json_build_object('found', v_namespace is not null, 'dropped', v_gone, 'kept', v_kept)::text, false);
+  perform set_config('awa.uninstalled',
+    json_build_object('found', v_namespace is not null, 'dropped', v_gone, 'kept', v_kept)::text, false);
 end
 $awa$;

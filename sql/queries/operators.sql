@@ -18,7 +18,8 @@ select awa.cancel(job_id => @job_id, reason => sqlc.narg(reason));
 
 -- name: CancelWhere :one
 select awa.cancel_where(
-  queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before), max_jobs => sqlc.narg(max_jobs),
+  queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before),
+  max_jobs => sqlc.narg(max_jobs),
   tag => sqlc.narg(tag), args => sqlc.narg(args));
 
 -- name: Retry :one
@@ -26,7 +27,8 @@ select awa.retry(job_id => @job_id);
 
 -- name: RetryWhere :one
 select awa.retry_where(
-  queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before), max_jobs => sqlc.narg(max_jobs),
+  queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before),
+  max_jobs => sqlc.narg(max_jobs),
   tag => sqlc.narg(tag), args => sqlc.narg(args));
 
 -- name: SetPriority :one
@@ -37,7 +39,8 @@ select awa.move(job_id => @job_id, queue => @queue);
 
 -- name: PurgeDLQ :one
 select awa.purge_dlq(
-  queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before), max_jobs => sqlc.narg(max_jobs),
+  queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before),
+  max_jobs => sqlc.narg(max_jobs),
   tag => sqlc.narg(tag), args => sqlc.narg(args));
 
 -- name: DeleteJob :one
@@ -45,7 +48,8 @@ select awa.delete_job(job_id => @job_id);
 
 -- name: DeleteWhere :one
 select awa.delete_where(
-  queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before), max_jobs => sqlc.narg(max_jobs),
+  queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before),
+  max_jobs => sqlc.narg(max_jobs),
   tag => sqlc.narg(tag), args => sqlc.narg(args));
 
 -- name: RebaseAfterRestore :one

@@ -13,11 +13,16 @@ select * from awa.enqueue_batch(jobs => @jobs);
 
 -- name: EnqueueUnique :one
 select * from awa.enqueue_unique(
-  queue => @queue, kind => @kind, args => @args, unique_key => sqlc.narg(unique_key), unique_by => sqlc.narg(unique_by)::text[],
-  unique_period => sqlc.narg(unique_period)::text::interval, unique_zone => sqlc.narg(unique_zone), unique_states => sqlc.narg(unique_states)::text[], priority => sqlc.narg(priority),
-  run_at => sqlc.narg(run_at), max_attempts => sqlc.narg(max_attempts), tags => sqlc.narg(tags)::text[], metadata => sqlc.narg(metadata));
+  queue => @queue, kind => @kind, args => @args, unique_key => sqlc.narg(unique_key),
+  unique_by => sqlc.narg(unique_by)::text[],
+  unique_period => sqlc.narg(unique_period)::text::interval, unique_zone => sqlc.narg(unique_zone),
+  unique_states => sqlc.narg(unique_states)::text[], priority => sqlc.narg(priority),
+  run_at => sqlc.narg(run_at), max_attempts => sqlc.narg(max_attempts), tags => sqlc.narg(tags)::text[],
+  metadata => sqlc.narg(metadata));
 
 -- name: CancelByUniqueKey :many
 select awa.cancel_by_unique_key(
-  queue => sqlc.narg(queue), kind => sqlc.narg(kind), args => sqlc.narg(args), unique_key => sqlc.narg(unique_key), unique_by => sqlc.narg(unique_by)::text[],
-  unique_period => sqlc.narg(unique_period)::text::interval, unique_zone => sqlc.narg(unique_zone), run_at => sqlc.narg(run_at));
+  queue => sqlc.narg(queue), kind => sqlc.narg(kind), args => sqlc.narg(args), unique_key => sqlc.narg(unique_key),
+  unique_by => sqlc.narg(unique_by)::text[],
+  unique_period => sqlc.narg(unique_period)::text::interval, unique_zone => sqlc.narg(unique_zone),
+  run_at => sqlc.narg(run_at));

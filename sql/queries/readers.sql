@@ -3,7 +3,8 @@ select * from awa.job(job_id => @job_id);
 
 -- name: ListJobs :many
 select * from awa.list_jobs(
-  queue => sqlc.narg(queue), state => sqlc.narg(state), kind => sqlc.narg(kind), before_id => sqlc.narg(before_id), max_jobs => sqlc.narg(max_jobs),
+  queue => sqlc.narg(queue), state => sqlc.narg(state), kind => sqlc.narg(kind), before_id => sqlc.narg(before_id),
+  max_jobs => sqlc.narg(max_jobs),
   tag => sqlc.narg(tag), args => sqlc.narg(args));
 
 -- name: ScanJobs :one

@@ -1,5 +1,6 @@
 -- name: RegisterWorker :one
-select awa.register_worker(name => @name, queues => sqlc.narg(queues)::text[], info => sqlc.narg(info), member_of => sqlc.narg(member_of));
+select awa.register_worker(name => @name, queues => sqlc.narg(queues)::text[], info => sqlc.narg(info),
+  member_of => sqlc.narg(member_of));
 
 -- name: Heartbeat :many
 select * from awa.heartbeat(worker_id => @worker_id);
@@ -11,15 +12,22 @@ select awa.deregister_worker(worker_id => @worker_id);
 select awa.release_unknown(worker_id => @worker_id, job_ids => @job_ids::bigint[], receipts => @receipts::bigint[]);
 
 -- name: Claim :many
-select * from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease), durable => sqlc.narg(durable));
+select *
+  from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease),
+    durable => sqlc.narg(durable));
 
 -- name: ClaimWithin :many
-select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= @max_bytes::bigint then c.args end)::jsonb as args, c.priority, c.attempt, c.max_attempts, c.created_at, c.ready_at, c.deadline_at,
-       (case when s.bytes <= @max_bytes then c.tags end)::text[] as tags, (case when s.bytes <= @max_bytes then c.metadata end)::jsonb as metadata,
+select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= @max_bytes::bigint then c.args end)::jsonb as args,
+       c.priority, c.attempt, c.max_attempts, c.created_at, c.ready_at, c.deadline_at,
+       (case when s.bytes <= @max_bytes then c.tags end)::text[] as tags,
+       (case when s.bytes <= @max_bytes then c.metadata end)::jsonb as metadata,
        (case when s.bytes <= @max_bytes then c.progress end)::jsonb as progress, s.bytes::bigint as bytes
-  from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease), durable => sqlc.narg(durable)) c
+  from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease),
+    durable => sqlc.narg(durable)) c
  cross join lateral (
-    select octet_length(c.args::text)::bigint + coalesce(octet_length(c.tags::text), 0) + coalesce(octet_length(c.metadata::text), 0) + coalesce(octet_length(c.progress::text), 0) as bytes
+    select octet_length(c.args::text)::bigint + coalesce(octet_length(c.tags::text),
+      0) + coalesce(octet_length(c.metadata::text),
+      0) + coalesce(octet_length(c.progress::text), 0) as bytes
     offset 0
  ) s;
 
@@ -27,15 +35,18 @@ select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= @max_bytes::b
 select awa.complete(job_id => @job_id, receipt => @receipt, output => sqlc.narg(output));
 
 -- name: CompleteMany :many
-select awa.complete_many(job_ids => @job_ids::bigint[], receipts => @receipts::bigint[], outputs => sqlc.narg(outputs)::jsonb[]);
+select awa.complete_many(job_ids => @job_ids::bigint[], receipts => @receipts::bigint[],
+  outputs => sqlc.narg(outputs)::jsonb[]);
 
 -- name: Fail :one
 select awa.fail(
-  job_id => @job_id, receipt => @receipt, error => @error, retry_after => sqlc.narg(retry_after), details => sqlc.narg(details));
+  job_id => @job_id, receipt => @receipt, error => @error, retry_after => sqlc.narg(retry_after),
+  details => sqlc.narg(details));
 
 -- name: FailMany :many
 select awa.fail_many(
-  job_ids => @job_ids::bigint[], receipts => @receipts::bigint[], errors => @errors::text[], retry_after => sqlc.narg(retry_after)::interval[]);
+  job_ids => @job_ids::bigint[], receipts => @receipts::bigint[], errors => @errors::text[],
+  retry_after => sqlc.narg(retry_after)::interval[]);
 
 -- name: Release :exec
 select awa.release(job_id => @job_id, receipt => @receipt);

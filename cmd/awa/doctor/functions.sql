@@ -3,11 +3,15 @@
 with expected as (
   select e.*, format('awa.%s(%s)', e.name, array_to_string(e.types, ', ')) as signature,
          array(select to_regtype(t.name)::oid from unnest(e.types) with ordinality t(name, n) order by t.n) as oids
-    from jsonb_to_recordset($1::jsonb -> 'functions') e(name text, names text[], types text[], defaults int, result text, attributes text[], settings text[], body text)
+    from jsonb_to_recordset($1::jsonb -> 'functions') e(name text, names text[], types text[], defaults int,
+      result text, attributes text[], settings text[], body text)
 ), installed as (
-  select p.*, p.oid::regprocedure::text as signature, coalesce(p.proallargtypes, array(select unnest(p.proargtypes))) as oids,
+  select p.*, p.oid::regprocedure::text as signature,
+         coalesce(p.proallargtypes, array(select unnest(p.proargtypes))) as oids,
          (select array_agg(a order by a)
-            from unnest(array[case when p.prosecdef then 'security definer' end, case when p.proisstrict then 'strict' end, case p.proparallel when 's' then 'parallel safe' when 'r' then 'parallel restricted' end,
+            from unnest(
+              array[case when p.prosecdef then 'security definer' end, case when p.proisstrict then 'strict' end,
+                case p.proparallel when 's' then 'parallel safe' when 'r' then 'parallel restricted' end,
                    case p.provolatile when 'i' then 'immutable' when 's' then 'stable' end]) a
            where a is not null) as attributes
     from pg_proc p
@@ -19,9 +23,14 @@ with expected as (
            case when coalesce(p.proargnames, '{}') <> e.names then 'names of arguments' end,
            case when p.pronargdefaults <> e.defaults then 'defaults' end,
            case when e.result <> '' and format('%s%s', case when p.proretset then 'setof ' end, p.prorettype::regtype)
-                <> format('%s%s', substring(e.result from '^setof '), to_regtype(replace(e.result, 'setof ', ''))) then 'result' end,
+                <> format('%s%s', substring(e.result from '^setof '),
+                  to_regtype(replace(e.result, 'setof ', ''))) then 'result' end,
            case when coalesce(p.attributes, '{}') <> e.attributes then 'attributes' end,
-           case when coalesce((select array_agg(c order by c) from unnest(p.proconfig) c), '{}') <> e.settings then 'settings' end], ', ') as differences
+           case
+             when coalesce((select array_agg(c order by c) from unnest(p.proconfig) c), '{}') <> e.settings
+               then 'settings'
+           end],
+           ', ') as differences
     from expected e
     full join installed p on p.proname = e.name and p.oids = e.oids
 )
@@ -34,7 +43,9 @@ select 'warning', c.signature, format('is not this program''s: %s', c.difference
   from compared c
  where c.differences <> '' and c.proname is not null and c.name is not null
 union all
-select 'warning', c.signature, 'is none of Awa''s', 'Left by another version, or put there: move it to another schema. awa migrate drops what is there when it changes anything.'
+select 'warning', c.signature, 'is none of Awa''s',
+       'Left by another version, or put there: move it to another schema. awa migrate drops what is there when it '
+       'changes anything.'
   from compared c
  where c.name is null
  order by level, subject

@@ -1,1 +1,2 @@
-select h.level, h.topic, coalesce(h.subject, '') as subject, h.message, coalesce(h.hint, '') as hint, h.details from awa.health() h
+select h.level, h.topic, coalesce(h.subject, '') as subject, h.message, coalesce(h.hint, '') as hint, h.details
+  from awa.health() h

@@ -1,5 +1,12 @@
 -- What is in awa.schema_version, once it is sure that it is a table.
 select case v.version when e.schema then 'ok' else 'warning' end as level, 'schema' as subject,
-       case v.version when e.schema then format('version %s', v.version) else format('version %s, this program brings %s', v.version, e.schema) end as message,
-       case when v.version < e.schema then 'Run awa migrate.' when v.version > e.schema then 'Use a newer awa.' else '' end as hint
+       case v.version
+         when e.schema then format('version %s', v.version)
+         else format('version %s, this program brings %s', v.version, e.schema)
+       end as message,
+       case
+         when v.version < e.schema then 'Run awa migrate.'
+         when v.version > e.schema then 'Use a newer awa.'
+         else ''
+       end as hint
   from awa.schema_version v, jsonb_to_record($1::jsonb) e(schema int)

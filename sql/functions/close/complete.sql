@@ -23,7 +23,8 @@ begin
   if v_closed.materialized or v_closed.needs_row or v_closed.holds_keys then
     v_attempts := awa._look_up(array[receipt]);
     if v_closed.materialized or v_closed.needs_row then
-      perform awa._end(v_attempts, 'completed', outputs => array[output], counted_by_closure => array[not v_closed.materialized]);
+      perform awa._end(v_attempts, 'completed', outputs => array[output],
+        counted_by_closure => array[not v_closed.materialized]);
     end if;
     if v_closed.materialized or v_closed.holds_keys then
       perform awa._end_attempts(v_attempts, 'completed');

@@ -1,6 +1,11 @@
 -- Ends a job, whatever attempts are left: as failed, or dead where the queue keeps dead letters. Returns which.
 -- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 55P03, 40001 as complete does.
-create or replace function awa.discard(job_id bigint, receipt bigint, error text, details jsonb default null) returns text
+create or replace function awa.discard(
+  job_id bigint,
+  receipt bigint,
+  error text,
+  details jsonb default null
+) returns text
 language plpgsql
 volatile
 security definer
@@ -14,11 +19,13 @@ set jit = off
 as $$
 begin
   if error is null then
-    perform awa._refuse('error must not be null', null, 'Say why nobody should try it again, in a text that is read in awa.jobs.');
+    perform awa._refuse('error must not be null', null,
+      'Say why nobody should try it again, in a text that is read in awa.jobs.');
   end if;
   perform awa._json_bytes('details', details, most => 65536);
   perform awa._close(job_id, receipt, 'failed');
   return awa._record_failures(awa._look_up(array[receipt]), array[error], null, details, final => true);
 end
 $$;
-comment on function awa.discard is 'Ends a job whatever attempts are left; returns the state that followed: failed or dead';
+comment on function awa.discard is
+  'Ends a job whatever attempts are left; returns the state that followed: failed or dead';

@@ -38,8 +38,13 @@ begin
   v_ordinals := (awa._close_many(job_ids, receipts, 'failed', (awa._lock_claims(receipts)).by_item)).ordinals;
   v_receipts := array(select receipts[p] from unnest(v_ordinals) p);
   for v_batch in v_batches(v_receipts) loop
-    v_asked := array(select v_ordinals[array_position(v_receipts, a.receipt)] from unnest(v_batch.attempts) with ordinality a order by a.ordinality);
-    perform awa._record_failures(v_batch.attempts, array(select errors[p] from unnest(v_asked) p), array(select retry_after[p] from unnest(v_asked) p));
+    v_asked := array(
+      select v_ordinals[array_position(v_receipts, a.receipt)]
+        from unnest(v_batch.attempts) with ordinality a
+       order by a.ordinality
+    );
+    perform awa._record_failures(v_batch.attempts, array(select errors[p] from unnest(v_asked) p),
+      array(select retry_after[p] from unnest(v_asked) p));
     v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
   end loop;
   perform awa._check_found(v_receipts, v_found);

@@ -17,10 +17,12 @@ set jit = off
 as $$
 begin
   if error is null then
-    perform awa._refuse('error must not be null', null, 'Say what was refused, and why, in a text that is read in awa.jobs.');
+    perform awa._refuse('error must not be null', null,
+      'Say what was refused, and why, in a text that is read in awa.jobs.');
   end if;
   perform awa._close(job_id, receipt, 'snoozed');
   return awa._put_off(awa._look_up(array[receipt]), error);
 end
 $$;
-comment on function awa.put_off is 'Puts one attempt off whose failure the server refuses to store; returns when the job runs again';
+comment on function awa.put_off is
+  'Puts one attempt off whose failure the server refuses to store; returns when the job runs again';

@@ -1,6 +1,7 @@
 -- What promote_due returns.
 create or replace view awa.promote_due_row as select c.claim_id as promoted from awa.lease_claims c where false;
-comment on view awa.promote_due_row is 'The row that promote_due returns: how many jobs it made ready. The view itself is always empty';
+comment on view awa.promote_due_row is
+  'The row that promote_due returns: how many jobs it made ready. The view itself is always empty';
 
 -- Makes at most max_jobs deferred jobs ready whose time has come, the longest due first. Safe to call from anywhere, as
 -- often as one likes.
@@ -36,16 +37,24 @@ begin
   if v_max not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 4096.');
   end if;
-  select case when s.is_called then to_timestamp(s.last_value / 1000000.0) else '-infinity' end into v_until from awa.promoted_until s;
+  select case when s.is_called then to_timestamp(s.last_value / 1000000.0) else '-infinity' end into v_until
+    from awa.promoted_until s;
   select * into v_pass from awa._promote(least(v_until, v_now) - interval '10 seconds', v_now, v_max);
-  while v_pass.is_full and v_pass.promoted = 0 and v_pass.lack is not null and clock_timestamp() < v_now + awa._budget('2 seconds', 4) loop
-    select * into v_pass from awa._promote(v_pass.run_at, v_now, v_max); -- a trigger may refuse just these as if the server lacked something: the ones behind them show it
+  while v_pass.is_full
+    and v_pass.promoted = 0
+    and v_pass.lack is not null
+    and clock_timestamp() < v_now + awa._budget('2 seconds', 4) loop
+    -- a trigger may refuse just these as if the server lacked something: the ones behind them show it
+    select * into v_pass from awa._promote(v_pass.run_at, v_now, v_max);
   end loop;
   v_is_lacking := v_pass.promoted = 0 and v_pass.lack is not null;
   if not v_pass.is_full then
     perform setval('awa.promoted_until', awa._microseconds(v_now)) where not v_is_lacking;
     if v_until > v_now + interval '1 second'
-       or (select not to_timestamp(s.last_value / 1000000.0) between v_now and v_now + awa._sweep_pause(l.last_value) from awa.next_sweep_at s, awa.sweep_level l)
+       or (
+         select not to_timestamp(s.last_value / 1000000.0) between v_now and v_now + awa._sweep_pause(l.last_value)
+           from awa.next_sweep_at s, awa.sweep_level l
+       )
     then
       select s.swept, s.lack into v_swept, v_lack from awa._sweep(v_now, v_max - v_pass.promoted::int) s;
     end if;
@@ -81,10 +90,19 @@ declare
   v_is_done boolean;
 begin
   v_level := coalesce(v_level, 0);
-  perform setval('awa.sweep_level', least(v_level + 1, 12)), setval('awa.next_sweep_at', awa._microseconds(now + awa._sweep_pause(v_level + 1)));
-  select case when v_level > 0 and s.last_value > 1 and s.last_value < awa._microseconds(now) then to_timestamp(s.last_value / 1000000.0) else now end into v_to from awa.swept_from s;
+  perform setval('awa.sweep_level', least(v_level + 1, 12)),
+    setval('awa.next_sweep_at', awa._microseconds(now + awa._sweep_pause(v_level + 1)));
+  select case
+    when v_level > 0 and s.last_value > 1 and s.last_value < awa._microseconds(now)
+      then to_timestamp(s.last_value / 1000000.0)
+    else now
+  end into v_to
+    from awa.swept_from s;
   loop
-    v_from := case when v_level = 0 or now - v_to > interval '1 year' then '-infinity' else v_to - greatest(now - v_to, '10 seconds') / 2 ^ (v_level - 1) end;
+    v_from := case
+      when v_level = 0 or now - v_to > interval '1 year' then '-infinity'
+      else v_to - greatest(now - v_to, '10 seconds') / 2 ^ (v_level - 1)
+    end;
     v_piece_began := clock_timestamp();
     v_pass := awa._promote(v_from, v_to, max_jobs);
     v_slowest := greatest(v_slowest, clock_timestamp() - v_piece_began);
@@ -96,9 +114,19 @@ begin
   if v_level > 0 then
     perform setval('awa.swept_from', case when v_is_done then 1 else awa._microseconds(v_to) end);
   end if;
-  v_level := case when v_slowest > interval '100 milliseconds' then least(v_level + 1, 12) when v_is_done and v_slowest < interval '25 milliseconds' then greatest(v_level - 1, 0) else v_level end;
+  v_level := case
+    when v_slowest > interval '100 milliseconds' then least(v_level + 1, 12)
+    when v_is_done and v_slowest < interval '25 milliseconds' then greatest(v_level - 1, 0)
+    else v_level
+  end;
   perform setval('awa.sweep_level', v_level),
-          setval('awa.next_sweep_at', awa._microseconds(clock_timestamp() + case when v_pass.promoted > 0 and not v_is_done then '0' else least(50 * (clock_timestamp() - v_began), awa._sweep_pause(v_level)) end));
+          setval('awa.next_sweep_at',
+            awa._microseconds(
+              clock_timestamp() + case
+                when v_pass.promoted > 0 and not v_is_done then '0'
+                else least(50 * (clock_timestamp() - v_began), awa._sweep_pause(v_level))
+              end
+            ));
   swept := v_pass.promoted;
   lack := v_pass.lack;
 end
@@ -117,7 +145,15 @@ comment on function awa._sweep_pause is 'The longest pause before the next sweep
 -- else's, is put off, with a warning: the others must not wait for it. For a minute; a refused one for twice as long
 -- each time, up to an hour, and its errors say so, where health finds it. Says what the server lacks, where it met
 -- that.
-create or replace function awa._promote(due_from timestamptz, due_until timestamptz, max_jobs int, out promoted bigint, out is_full boolean, out run_at timestamptz, out lack text[])
+create or replace function awa._promote(
+  due_from timestamptz,
+  due_until timestamptz,
+  max_jobs int,
+  out promoted bigint,
+  out is_full boolean,
+  out run_at timestamptz,
+  out lack text[]
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -165,8 +201,15 @@ begin
       end if;
       begin
         update awa.deferred_jobs d
-           set run_at = clock_timestamp() + case when v_refusal is null then interval '1 minute' else awa._put_off_delay(d.errors) end,
-               errors = case when v_refusal is null then d.errors else jsonb_set(awa._add_error(d.errors, d.attempt, 'to make it ready was refused: ' || v_refusal), '{-1,put_off}', 'true') end
+           set run_at = clock_timestamp() + case
+             when v_refusal is null then interval '1 minute'
+             else awa._put_off_delay(d.errors)
+           end,
+               errors = case
+                 when v_refusal is null then d.errors
+                 else jsonb_set(awa._add_error(d.errors, d.attempt, 'to make it ready was refused: ' || v_refusal),
+                   '{-1,put_off}', 'true')
+               end
          where d.job_id = v_job_id;
       exception when others then
         if not awa._is_about_a_row(sqlstate) then
@@ -192,12 +235,19 @@ begin
     delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d as job
   ), appended as (
     insert into awa.ready_entries
-    select e.* from awa._current_segment() r(current_segment), taken t cross join lateral awa._as_entry(t.job, r.current_segment) e
+    select e.*
+      from awa._current_segment() r(current_segment), taken t
+     cross join lateral awa._as_entry(t.job, r.current_segment) e
     returning lane
   ), keys as (
-    select awa._move_keys(array_agg((t.job).job_id), array_agg((t.job).unique_key), (t.job).state, 'available') from taken t where (t.job).unique_key is not null group by (t.job).state
+    select awa._move_keys(array_agg((t.job).job_id), array_agg((t.job).unique_key), (t.job).state, 'available')
+      from taken t
+     where (t.job).unique_key is not null
+     group by (t.job).state
   )
-  select count(*), array_agg(distinct a.lane) into v_promoted, v_lanes from appended a where (select count(*) from keys) >= 0;
+  select count(*), array_agg(distinct a.lane) into v_promoted, v_lanes
+    from appended a
+   where (select count(*) from keys) >= 0;
   perform awa._use_lanes(v_lanes);
   perform awa._wake(q) from (select distinct awa._queue_of(l) as q from unnest(v_lanes) l) l;
   return v_promoted;

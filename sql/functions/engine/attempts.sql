@@ -13,7 +13,8 @@ as $$
   select l.* from awa.leases l where l.receipt = any(receipts)
   union all
   select c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1), e.job_id, e.lane, e.priority, e.ready_at,
-         coalesce(e.created_at, e.ready_at), c.claimed_at, c.lease_until - c.claimed_at, c.lease_until, c.deadline_at, c.worker_id,
+         coalesce(e.created_at, e.ready_at), c.claimed_at, c.lease_until - c.claimed_at, c.lease_until, c.deadline_at,
+         c.worker_id,
          e.attempt, e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress, e.errors
     from (
       select r >> 12 as claim_id, array_agg(r) as receipts
@@ -25,15 +26,23 @@ as $$
       select * from awa.lease_claims c where c.claim_id = a.claim_id limit 1
     ) c
    cross join lateral (
-      select min(c.job_ids[(r & 4095) + 1]) as first_id, max(c.job_ids[(r & 4095) + 1]) as last_id from unnest(a.receipts) r
+      select min(c.job_ids[(r & 4095) + 1]) as first_id, max(c.job_ids[(r & 4095) + 1]) as last_id
+        from unnest(a.receipts) r
     ) j
    cross join lateral (
-      select * from awa._claimed_entries(c.lane, c.first_xid, c.first_id, c.pos_xid, c.pos_id, j.first_id, j.last_id) offset 0
+      select *
+        from awa._claimed_entries(c.lane, c.first_xid, c.first_id, c.pos_xid, c.pos_id, j.first_id, j.last_id)
+      offset 0
     ) e
    where c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1) = any(a.receipts)
      and case
            when (select true from awa.ready_tombstones limit 1)
-           then (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+           then (
+             select true
+               from awa.ready_tombstones t
+              where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id
+              limit 1
+           ) is null
            else true
          end
 $$;
@@ -61,8 +70,12 @@ language sql stable
 as $$
   select array_agg(b.attempt order by (b.attempt).receipt) -- in an order: otherwise they might all be hashed in memory
     from (
-      select a.attempt, sum(pg_column_size(a.attempt) + pg_column_size(array[(a.attempt).errors])) over (order by a.receipt rows unbounded preceding) / 67108864 as batch
-        from (select distinct on (a.receipt) a.receipt, a as attempt from awa._attempts(receipts) a) a -- while a segment is cleaned, entries are there twice
+      select a.attempt,
+             sum(
+               pg_column_size(a.attempt) + pg_column_size(array[(a.attempt).errors])
+             ) over (order by a.receipt rows unbounded preceding) / 67108864 as batch
+        -- while a segment is cleaned, entries are there twice
+        from (select distinct on (a.receipt) a.receipt, a as attempt from awa._attempts(receipts) a) a
     ) b
    group by b.batch
 $$;
@@ -71,7 +84,11 @@ comment on function awa._look_up_many is 'The attempts behind very many receipts
 -- Raises XX001 where attempts were not found: their entries are missing. To maintenance it is a warning in the log of
 -- the server, as it has to end such attempts: a segment is not emptied while an attempt in it is open.
 -- Why: an answer would close the attempt, and nothing would follow it.
-create or replace function awa._check_found(receipts bigint[], looked_up bigint[], warns boolean default false) returns void
+create or replace function awa._check_found(
+  receipts bigint[],
+  looked_up bigint[],
+  warns boolean default false
+) returns void
 language plpgsql stable
 as $$
 declare
@@ -98,32 +115,59 @@ comment on function awa._check_found is 'Raises XX001 where attempts were not fo
 
 -- The errors of a job with one more. The first 20 and the last 20 are kept, and between them an object that says how
 -- many were left out. By says who cancelled it.
-create or replace function awa._add_error(errors jsonb, attempt int, error text, details jsonb default null, by text default null) returns jsonb
+create or replace function awa._add_error(
+  errors jsonb,
+  attempt int,
+  error text,
+  details jsonb default null,
+  by text default null
+) returns jsonb
 language sql stable
 return case jsonb_array_length(errors)
     when 40 then jsonb_set(errors, '{20}', '{"omitted": 1}')
     when 41 then jsonb_set(errors - 21, '{20,omitted}', to_jsonb((errors -> 20 ->> 'omitted')::int + 1))
     else coalesce(errors, '[]')
   end
-  || jsonb_build_array(jsonb_strip_nulls(jsonb_build_object('attempt', attempt, 'at', clock_timestamp(), 'error', left(error, 20000), 'by', by))
+  || jsonb_build_array(
+    jsonb_strip_nulls(
+      jsonb_build_object('attempt', attempt, 'at', clock_timestamp(), 'error', left(error, 20000), 'by', by)
+    )
     || case when details is null then '{}' else jsonb_build_object('details', details) end);
 comment on function awa._add_error is 'The errors of a job with one more';
 
 -- Until when an attempt stays its worker's: for its lease, or for as long after the worker's last heartbeat; but for
 -- one more lease after the last of the gaps that began before that. Gaps that came later do not count: so the attempts
 -- of a worker that never comes back end, also where rescue is seldom called, and every time is in a gap.
-create or replace function awa._lease_ends_at(lease_until timestamptz, lease interval, worker_id bigint) returns timestamptz
+create or replace function awa._lease_ends_at(
+  lease_until timestamptz,
+  lease interval,
+  worker_id bigint
+) returns timestamptz
 language sql stable
 return (
-  select greatest(e.at, (select g.ended_at + lease from awa.rescue_gaps g where g.began_at < e.at order by g.began_at desc, g.ended_at desc limit 1))
+  select greatest(e.at,
+    (
+      select g.ended_at + lease
+        from awa.rescue_gaps g
+       where g.began_at < e.at
+       order by g.began_at desc, g.ended_at desc
+       limit 1
+    ))
     from (
-      select greatest(lease_until, (select w.heartbeat_at + lease from awa.workers w where w.worker_id = _lease_ends_at.worker_id)) as at
+      select greatest(lease_until,
+        (select w.heartbeat_at + lease from awa.workers w where w.worker_id = _lease_ends_at.worker_id)) as at
     ) e
 );
 comment on function awa._lease_ends_at is 'Until when an attempt stays its worker''s';
 
 -- Whether an attempt's time is over.
-create or replace function awa._is_overdue(lease_until timestamptz, deadline_at timestamptz, lease interval, worker_id bigint, now timestamptz) returns boolean
+create or replace function awa._is_overdue(
+  lease_until timestamptz,
+  deadline_at timestamptz,
+  lease interval,
+  worker_id bigint,
+  now timestamptz
+) returns boolean
 language sql stable
 return deadline_at <= now or lease_until <= now and awa._lease_ends_at(lease_until, lease, worker_id) <= now;
 comment on function awa._is_overdue is 'Whether an attempt''s time is over';

@@ -4,7 +4,10 @@
 create or replace function awa._backend(pid int) returns text
 language sql stable
 return (
-  select format('backend %s (%s)', a.pid, concat_ws(', ', a.usename, nullif(a.application_name, ''), nullif(a.state, 'active'))) from pg_stat_activity a where a.pid = _backend.pid);
+  select format('backend %s (%s)', a.pid,
+    concat_ws(', ', a.usename, nullif(a.application_name, ''), nullif(a.state, 'active')))
+    from pg_stat_activity a
+   where a.pid = _backend.pid);
 comment on function awa._backend is 'A session: its process id, and what it calls itself';
 
 -- Claimers that hold a queue, because their clients have not read what they claimed for ten seconds.
@@ -13,6 +16,8 @@ select a.pid, a.usesysid, q.name as queue, a.query_start as since
   from pg_stat_activity a
   join pg_locks l on l.pid = a.pid and l.locktype = 'advisory' and l.granted and l.objsubid = 1
    and l.database = (select d.oid from pg_database d where d.datname = current_database())
-  join (select distinct q.queue_id, q.name from awa.queues q) q on awa._queue_key(q.queue_id) = l.classid::bigint << 32 | l.objid::bigint
+  join (
+    select distinct q.queue_id, q.name from awa.queues q
+  ) q on awa._queue_key(q.queue_id) = l.classid::bigint << 32 | l.objid::bigint
  where a.wait_event = 'ClientWrite' and a.query_start < clock_timestamp() - interval '10 seconds';
 comment on view awa._stuck_claimers is 'Claimers whose clients have not read what they claimed';

@@ -18,7 +18,8 @@ language plpgsql
 as $$
 begin
   if force and not awa._is_operator() then
-    raise exception using errcode = '42501', message = 'force is for operators', detail = format('This session is of %s.', session_user),
+    raise exception using errcode = '42501', message = 'force is for operators',
+      detail = format('This session is of %s.', session_user),
       hint = 'Leave force out, or call this as a member of the role of operators, awa_operator by default.';
   end if;
 end
@@ -33,8 +34,11 @@ as $$
 begin
   if pg_has_role(session_user, to_regrole(quote_ident(member_of)), 'member') is not true then
     raise exception using errcode = '42501', message = 'the worker was registered by another login',
-      detail = format('Worker %s was registered by %s%s; this session is of %s.', worker_id, registered_by, ' for members of ' || member_of, session_user),
-      hint = 'Register a worker of your own. For logins that change, name a role at register_worker (member_of) of which all of them are members.';
+      detail = format('Worker %s was registered by %s%s; this session is of %s.', worker_id, registered_by,
+        ' for members of ' || member_of, session_user),
+      hint =
+        'Register a worker of your own. For logins that change, name a role at register_worker (member_of) of which '
+        'all of them are members.';
   end if;
 end
 $$;

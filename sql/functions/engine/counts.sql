@@ -13,19 +13,23 @@ select l.lane,
        l.queue_id
   from awa._lanes l
  cross join lateral (
-    select coalesce(sum(a.entries), 0) as entries, coalesce(sum(a.tombstones), 0) as tombstones, coalesce(sum(a.enqueued), 0) as enqueued, coalesce(sum(a.deleted), 0) as deleted
+    select coalesce(sum(a.entries), 0) as entries, coalesce(sum(a.tombstones), 0) as tombstones,
+           coalesce(sum(a.enqueued), 0) as enqueued, coalesce(sum(a.deleted), 0) as deleted
       from awa._appended_since(l.lane, l.counted, l.dropped) a
      where not pg_visible_in_snapshot(a.xid, l.counted)
     offset 0
   ) n
  cross join lateral (
-    select coalesce(sum(cardinality(c.job_ids)), 0) as claimed, coalesce(sum(k.closed), 0) as closed, coalesce(sum(k.completed), 0) as completed
+    select coalesce(sum(cardinality(c.job_ids)), 0) as claimed, coalesce(sum(k.closed), 0) as closed,
+           coalesce(sum(k.completed), 0) as completed
       from (
         select * from awa._uncounted(l.lane, l.closed_seq, l.open_seqs, null) offset 0
       ) c
      cross join lateral (
         select sum(coalesce(cardinality(k.items), 1)) as closed,
-               sum(coalesce(cardinality(k.items), 1)) filter (where k.outcome in ('completed', 'completed_with_row')) as completed
+               sum(coalesce(cardinality(k.items), 1)) filter (
+                 where k.outcome in ('completed', 'completed_with_row')
+               ) as completed
           from awa.lease_claim_closures k
          where k.claim_id = c.claim_id
         offset 0
@@ -34,7 +38,12 @@ select l.lane,
   ) c
   cross join lateral (
     select count(*) as jobs
-      from (select * from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned() and t.lane = l.lane offset 0) t
+      from (
+        select *
+          from awa.ready_tombstones t
+         where t.by_xid = pg_current_xact_id_if_assigned() and t.lane = l.lane
+        offset 0
+      ) t
      where (select true from awa._open_items i where i.lane = t.lane and i.job_id = t.job_id limit 1)
     offset 0
   ) o
@@ -42,7 +51,9 @@ select l.lane,
     select e.ready_at
       from awa._entries e
      where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id)
-       and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+       and (
+        select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1
+      ) is null
      order by e.xid, e.job_id
      limit 1
   ) h on true
@@ -53,7 +64,12 @@ select l.lane,
         select e.ready_at
           from awa._entries e
          where e.lane = l.lane and e.xid = x.xid and e.job_id > x.after_id and e.job_id <= x.until_id
-           and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+           and (
+            select true
+              from awa.ready_tombstones t
+             where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id
+             limit 1
+          ) is null
          order by e.job_id
          limit 1
       ) e
@@ -63,7 +79,9 @@ comment on view awa._lane_counts is 'What the ledgers say of each lane';
 
 -- What is missing from the ledgers, by lane and segment, as far as these are known.
 create or replace view awa._imbalances as
-select l.lane, s.segment::smallint as segment, format('segment %s: %s entries counted, %s there', s.segment, l.segment_entries[s.segment + 1], coalesce(e.entries, 0)) as problem
+select l.lane, s.segment::smallint as segment,
+       format('segment %s: %s entries counted, %s there', s.segment, l.segment_entries[s.segment + 1],
+         coalesce(e.entries, 0)) as problem
   from awa._lanes l
  cross join generate_series(0, 3) s(segment)
   left join (
@@ -75,11 +93,15 @@ select l.lane, s.segment::smallint as segment, format('segment %s: %s entries co
   ) e on e.lane = l.lane and e.segment = s.segment
  where l.segment_entries[s.segment + 1] <> coalesce(e.entries, 0)
 union all
-select c.lane, c.segment, format('segment %s: of claim %s, which is counted as closed, %s of %s items are', c.segment, c.claim_id, coalesce(k.items, 0), cardinality(c.job_ids))
+select c.lane, c.segment,
+       format('segment %s: of claim %s, which is counted as closed, %s of %s items are', c.segment, c.claim_id,
+         coalesce(k.items, 0), cardinality(c.job_ids))
   from awa.lease_claims c
   join awa.queue_rollups r on r.lane = c.lane
   left join (
-    select k.segment, k.claim_id, sum(coalesce(cardinality(k.items), 1)) as items from awa.lease_claim_closures k group by k.segment, k.claim_id
+    select k.segment, k.claim_id, sum(coalesce(cardinality(k.items), 1)) as items
+      from awa.lease_claim_closures k
+     group by k.segment, k.claim_id
   ) k on k.segment = c.segment and k.claim_id = c.claim_id
  where c.lane_seq <= r.closed_seq and c.lane_seq <> all(r.open_seqs) and cardinality(c.job_ids) <> coalesce(k.items, 0)
 union all
@@ -88,37 +110,53 @@ select null, k.segment, format('segment %s: claim %s is missing, but was answere
  where not exists (select from awa.lease_claims c where c.segment = k.segment and c.claim_id = k.claim_id)
    and k.segment is distinct from (select r.cleaned_segment from awa.ring r)
 union all
-select r.lane, null, format('claims %s to %s: %s are missing', c.first, greatest(c.last, r.closed_seq), greatest(c.last, r.closed_seq) - c.first + 1 - c.claims)
+select r.lane, null,
+       format('claims %s to %s: %s are missing', c.first, greatest(c.last, r.closed_seq),
+         greatest(c.last, r.closed_seq) - c.first + 1 - c.claims)
   from awa.queue_rollups r
  cross join lateral (
-    select count(*) as claims, coalesce(min(c.lane_seq), r.closed_seq) as first, max(c.lane_seq) as last from awa.lease_claims c where c.lane = r.lane
+    select count(*) as claims, coalesce(min(c.lane_seq), r.closed_seq) as first, max(c.lane_seq) as last
+      from awa.lease_claims c
+     where c.lane = r.lane
   ) c
  where greatest(c.last, r.closed_seq) - c.first + 1 <> c.claims and (r.closed_seq > 0 or c.claims > 0);
 comment on view awa._imbalances is 'What is missing from the ledgers, by lane and segment';
 
 -- What queue_counts returns.
 create or replace view awa.queue_counts_row as
-select q.name as queue, q.queue_id as available, q.queue_id as scheduled, q.queue_id as retryable, q.queue_id as running, q.queue_id as waiting_external,
-       q.queue_id as completed, q.queue_id as failed, q.queue_id as cancelled, q.queue_id as dead, q.created_at as oldest_ready_at
+select q.name as queue, q.queue_id as available, q.queue_id as scheduled, q.queue_id as retryable,
+       q.queue_id as running, q.queue_id as waiting_external,
+       q.queue_id as completed, q.queue_id as failed, q.queue_id as cancelled, q.queue_id as dead,
+       q.created_at as oldest_ready_at
   from awa.queues q
  where false;
-comment on view awa.queue_counts_row is 'The row that queue_counts returns, one per queue. The view itself is always empty';
+comment on view awa.queue_counts_row is
+  'The row that queue_counts returns, one per queue. The view itself is always empty';
 
 -- Exact counts of jobs by queue and state, as queue_counts returns them.
 create or replace function awa._queue_counts(queue text) returns setof awa.queue_counts_row
 language sql stable
 as $$
 with span as (
-  select i.queue_id, coalesce(i.queue_id, 0) as first_id, coalesce(i.queue_id, (1::bigint << 54) - 1) as last_id from (select awa._queue_id(_queue_counts.queue) as queue_id) i
+  select i.queue_id, coalesce(i.queue_id, 0) as first_id, coalesce(i.queue_id, (1::bigint << 54) - 1) as last_id
+    from (select awa._queue_id(_queue_counts.queue) as queue_id) i
 ), lanes as (
-  select l.lane, l.is_counted and l.available = 0 as is_known, l.completed, l.failed, l.cancelled, l.dead from awa._lanes_in_use() l where _queue_counts.queue is null
+  select l.lane, l.is_counted and l.available = 0 as is_known, l.completed, l.failed, l.cancelled, l.dead
+    from awa._lanes_in_use() l
+   where _queue_counts.queue is null
   union all
-  select l.lane, false, 0, 0, 0, 0 from span s cross join awa._lanes_of(s.queue_id) l where _queue_counts.queue is not null
+  select l.lane, false, 0, 0, 0, 0
+    from span s
+   cross join awa._lanes_of(s.queue_id) l
+   where _queue_counts.queue is not null
 ), parts as (
-  select awa._queue_of(l.lane) as queue_id, null::text as name, false as is_there, c.available, 0::bigint as scheduled, 0::bigint as retryable, c.running, c.completed, c.failed, c.cancelled, c.dead, c.oldest_ready_at
+  select awa._queue_of(l.lane) as queue_id, null::text as name, false as is_there, c.available, 0::bigint as scheduled,
+         0::bigint as retryable, c.running, c.completed, c.failed, c.cancelled, c.dead, c.oldest_ready_at
     from lanes l
    cross join lateral (
-      select 0::bigint as available, 0::bigint as running, l.completed, l.failed, l.cancelled, l.dead, null::timestamptz as oldest_ready_at where l.is_known
+      select 0::bigint as available, 0::bigint as running, l.completed, l.failed, l.cancelled, l.dead,
+             null::timestamptz as oldest_ready_at
+       where l.is_known
       union all
       select c.available, c.running, c.completed, c.failed, c.cancelled, c.dead, c.oldest_ready_at
         from awa._lane_counts c
@@ -127,20 +165,41 @@ with span as (
     ) c
   union all
   select awa._queue_of(l.lane), null, false, 0, 0, 0, count(*), 0, 0, 0, 0, null
-    from span s cross join lateral (select l.lane from awa.leases l where l.lane >= awa._first_lane(s.first_id) and l.lane <= awa._last_lane(s.last_id) offset 0) l
+    from span s
+   cross join lateral (
+      select l.lane
+        from awa.leases l
+       where l.lane >= awa._first_lane(s.first_id) and l.lane <= awa._last_lane(s.last_id)
+      offset 0
+    ) l
    group by 1
   union all
-  select awa._queue_of(d.lane), null, false, 0, count(*) filter (where d.state = 'scheduled'), count(*) filter (where d.state = 'retryable'), 0, 0, 0, 0, 0, null
-    from span s cross join lateral (select d.lane, d.state from awa.deferred_jobs d where d.lane >= awa._first_lane(s.first_id) and d.lane <= awa._last_lane(s.last_id) offset 0) d
+  select awa._queue_of(d.lane), null, false, 0, count(*) filter (where d.state = 'scheduled'),
+         count(*) filter (where d.state = 'retryable'), 0, 0, 0, 0, 0, null
+    from span s
+   cross join lateral (
+      select d.lane, d.state
+        from awa.deferred_jobs d
+       where d.lane >= awa._first_lane(s.first_id) and d.lane <= awa._last_lane(s.last_id)
+      offset 0
+    ) d
    group by 1
   union all
-  select awa._queue_of(f.lane), null, false, 0, 0, 0, 0, count(*) filter (where f.state = 'completed'), count(*) filter (where f.state = 'failed'), count(*) filter (where f.state = 'cancelled'),
+  select awa._queue_of(f.lane), null, false, 0, 0, 0, 0, count(*) filter (where f.state = 'completed'),
+         count(*) filter (where f.state = 'failed'), count(*) filter (where f.state = 'cancelled'),
          count(*) filter (where f.state = 'dead'), null
-    from span s cross join lateral (select f.lane, f.state from awa.done_entries f where not f.counted_by_closure and f.lane >= awa._first_lane(s.first_id) and f.lane <= awa._last_lane(s.last_id) offset 0) f
+    from span s
+   cross join lateral (
+      select f.lane, f.state
+        from awa.done_entries f
+       where not f.counted_by_closure and f.lane >= awa._first_lane(s.first_id) and f.lane <= awa._last_lane(s.last_id)
+      offset 0
+    ) f
    group by 1
   union all
   select q.queue_id, q.name, q.dropped_at is null, 0, 0, 0, 0, 0, 0, 0, 0, null
-    from span s cross join lateral (select * from awa.queues q where q.queue_id >= s.first_id and q.queue_id <= s.last_id offset 0) q
+    from span s
+   cross join lateral (select * from awa.queues q where q.queue_id >= s.first_id and q.queue_id <= s.last_id offset 0) q
 )
 select max(p.name) as queue,
        sum(p.available)::bigint as available,

@@ -14,12 +14,18 @@ select e.lane,
        e.kind,
        (select q.name from awa.queues q where q.queue_id = e.lane >> 9 limit 1) as queue,
        e.args,
-       case when c.claim_id is null then 'available' when k.outcome is null then 'running' else 'completed' end as state,
+       case
+         when c.claim_id is null then 'available'
+         when k.outcome is null then 'running'
+         else 'completed'
+       end as state,
        e.priority::int as priority,
        case when c.claim_id is null then e.attempt - 1 else e.attempt end as attempt,
        e.max_attempts::int as max_attempts,
        e.ready_at as run_at,
-       case when k.outcome is null then (select w.heartbeat_at from awa.workers w where w.worker_id = c.worker_id) end as heartbeat_at,
+       case
+         when k.outcome is null then (select w.heartbeat_at from awa.workers w where w.worker_id = c.worker_id)
+       end as heartbeat_at,
        case when k.outcome is null then c.deadline_at end as deadline_at,
        c.claimed_at as attempted_at,
        k.closed_at as finalized_at,
@@ -35,10 +41,18 @@ select e.lane,
        e.segment,
        e.unique_key as full_key,
        case when k.outcome is null then false
-            else (select k.closed_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = e.lane >> 9) is true end as hidden
+            else (
+              select k.closed_at < statement_timestamp() - s.completed_retention
+                from awa.queue_settings s
+               where s.queue_id = e.lane >> 9
+            ) is true end as hidden
   from awa._entries e
   left join lateral (
-    select c.lo, c.hi, c.pos_xid, c.pos_id from awa.lease_claims c where c.lane = e.lane order by c.lane_seq desc limit 1
+    select c.lo, c.hi, c.pos_xid, c.pos_id
+      from awa.lease_claims c
+     where c.lane = e.lane
+     order by c.lane_seq desc
+     limit 1
   ) cursor on true
   cross join lateral (
     select coalesce(case
@@ -71,9 +85,16 @@ select e.lane,
   ) k on true
  where case
          when (select true from awa.queue_rollups where dropped is not null limit 1)
-          and (select pg_visible_in_snapshot(e.xid, r.dropped) from awa.queue_rollups r where r.lane = e.lane) then false
+          and (
+           select pg_visible_in_snapshot(e.xid, r.dropped) from awa.queue_rollups r where r.lane = e.lane
+         ) then false
          when (select true from awa.ready_tombstones limit 1)
-          and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) then false
+          and (
+           select true
+             from awa.ready_tombstones t
+            where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id
+            limit 1
+         ) then false
          when c.claim_id is null then not p.passed
          when k.outcome is null then true
          when k.outcome <> 'completed' then false
@@ -82,11 +103,13 @@ select e.lane,
 comment on view awa._whole_ledger is 'The jobs that the ledgers describe, also those that their queue keeps no longer';
 
 create or replace view awa._ledger as
-select lane, xid, id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id,
+select lane, xid, id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at,
+       attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id,
        segment, full_key
   from awa._whole_ledger
  where not hidden;
-comment on view awa._ledger is 'The jobs that the ledgers describe: available, running, completed; with the places of their entries';
+comment on view awa._ledger is
+  'The jobs that the ledgers describe: available, running, completed; with the places of their entries';
 
 create or replace view awa._deferred as
 select d.job_id as id,
@@ -140,9 +163,14 @@ select f.job_id as id,
   from awa.done_entries f
  where case
          when f.state <> 'completed' then true
-         else (select f.finalized_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = f.lane >> 9) is not true
+         else (
+           select f.finalized_at < statement_timestamp() - s.completed_retention
+             from awa.queue_settings s
+            where s.queue_id = f.lane >> 9
+         ) is not true
        end;
-comment on view awa._done is 'The ended jobs that have a row of their own: failed, cancelled, dead, completed with an output or after a lease';
+comment on view awa._done is
+  'The ended jobs that have a row of their own: failed, cancelled, dead, completed with an output or after a lease';
 
 create or replace view awa._leased as
 select l.job_id as id,
@@ -174,14 +202,16 @@ comment on view awa._leased is 'The jobs whose attempts have a row of their own:
 -- Otherwise a cheap function of theirs would be given the jobs that were dropped, deleted, moved or answered, too. Here
 -- and not at jobs: the planner takes a union apart.
 create or replace view awa._shown with (security_barrier = true) as
-select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at,
+select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at,
+       finalized_at, created_at,
        errors, metadata, tags, unique_key, receipt, progress, output, worker_id
   from awa._ledger;
 comment on view awa._shown is 'The jobs that the ledgers describe, for readers: their conditions see no others';
 
 create or replace view awa._shown_done with (security_barrier = true) as
 select * from awa._done;
-comment on view awa._shown_done is 'The ended jobs that have a row of their own, for readers: their conditions see no others';
+comment on view awa._shown_done is
+  'The ended jobs that have a row of their own, for readers: their conditions see no others';
 
 create or replace view awa.jobs as
 select * from awa._shown
@@ -205,7 +235,11 @@ select f.job_id, f.state, f.receipt, f.lane, (f.lane & 7)::int, null, null, f.un
   from awa.done_entries f
  where case
          when f.state <> 'completed' then true
-         else (select f.finalized_at < statement_timestamp() - s.completed_retention from awa.queue_settings s where s.queue_id = f.lane >> 9) is not true
+         else (
+           select f.finalized_at < statement_timestamp() - s.completed_retention
+             from awa.queue_settings s
+            where s.queue_id = f.lane >> 9
+         ) is not true
        end;
 comment on view awa._place is 'Where each job is: its state, and its place there';
 
@@ -216,7 +250,8 @@ select j.id, j.kind, j.queue, j.args, j.finalized_at, j.tags
   from awa._whole_ledger j
  where j.state = 'completed'
 union all
-select d.job_id, d.kind, (select q.name from awa.queues q where q.queue_id = d.lane >> 9 limit 1), d.args, d.finalized_at, d.tags
+select d.job_id, d.kind, (select q.name from awa.queues q where q.queue_id = d.lane >> 9 limit 1), d.args,
+       d.finalized_at, d.tags
   from awa.done_entries d
  where d.state = 'completed';
 comment on view awa._completed is 'The completed jobs, also those that their queue keeps no longer';

@@ -89,7 +89,8 @@ declare
 begin
   if not pg_try_advisory_xact_lock(v_key) then
     perform awa._wait_for_lock(v_key, false, 'the queue is locked by somebody else',
-      'A claim keeps the queue until its transaction ends and its result is sent: claim in a transaction of its own, and read the answer. Where the holder is no claim: pg_terminate_backend.');
+      'A claim keeps the queue until its transaction ends and its result is sent: claim in a transaction of its own, '
+      'and read the answer. Where the holder is no claim: pg_terminate_backend.');
   end if;
 end
 $$;
@@ -105,7 +106,8 @@ declare
 begin
   if not (case when shared then pg_try_advisory_xact_lock_shared(v_key) else pg_try_advisory_xact_lock(v_key) end) then
     perform awa._wait_for_lock(v_key, shared, 'the worker is locked by somebody else',
-      'A claim keeps its worker, and so does whoever ends it, until the transaction ends: let that end, and try again.');
+      'A claim keeps its worker, and so does whoever ends it, until the transaction ends: let that end, and try '
+      'again.');
   end if;
 end
 $$;
@@ -118,7 +120,8 @@ language plpgsql
 as $$
 begin
   if not pg_try_advisory_xact_lock_shared(awa._crowd_key()) then
-    perform awa._wait_for_lock(awa._crowd_key(), true, 'answers for very many claims are locked by somebody else', 'Let that session end its transaction, or answer for at most 64 claims in one call.');
+    perform awa._wait_for_lock(awa._crowd_key(), true, 'answers for very many claims are locked by somebody else',
+      'Let that session end its transaction, or answer for at most 64 claims in one call.');
   end if;
 end
 $$;
@@ -132,7 +135,8 @@ as $$
 begin
   if not awa._try_join_claim(claim_id, nth) then
     perform awa._wait_for_lock(awa._claim_key(claim_id), true, 'the claim is locked by somebody else',
-      'Somebody is answering for its jobs, or cancelling one of them, in a transaction that lasts: let that end, and try again.');
+      'Somebody is answering for its jobs, or cancelling one of them, in a transaction that lasts: let that end, and '
+      'try again.');
   end if;
 end
 $$;
@@ -151,7 +155,10 @@ begin
   end if;
   perform awa._lock_crowd();
   -- Nothing can interrupt a single expression: a lock of the session would outlast an error.
-  return case when pg_try_advisory_lock_shared(awa._claim_key(claim_id)) then pg_advisory_unlock_shared(awa._claim_key(claim_id)) else false end;
+  return case
+    when pg_try_advisory_lock_shared(awa._claim_key(claim_id)) then pg_advisory_unlock_shared(awa._claim_key(claim_id))
+    else false
+  end;
 end
 $$;
 comment on function awa._try_join_claim is 'Keeps batch rows off a claim, or says that it would have to wait';
@@ -166,7 +173,11 @@ begin
   if nth <= awa._max_locks() then
     return pg_try_advisory_xact_lock(awa._claim_key(claim_id));
   end if;
-  return case when not pg_try_advisory_xact_lock_shared(awa._crowd_key()) then false when pg_try_advisory_lock(awa._claim_key(claim_id)) then pg_advisory_unlock(awa._claim_key(claim_id)) else false end;
+  return case
+    when not pg_try_advisory_xact_lock_shared(awa._crowd_key()) then false
+    when pg_try_advisory_lock(awa._claim_key(claim_id)) then pg_advisory_unlock(awa._claim_key(claim_id))
+    else false
+  end;
 end
 $$;
 comment on function awa._try_take_claim is 'Keeps others off a claim, or says that somebody is answering for it';
@@ -205,7 +216,10 @@ begin
     select c.claim_id, c.size, c.holds_keys
       from (select distinct r >> 12 as claim_id from unnest(receipts) r order by 1) a
      cross join lateral (
-        select c.claim_id, cardinality(c.job_ids) as size, c.holds_keys from awa.lease_claims c where c.claim_id = a.claim_id limit 1
+        select c.claim_id, cardinality(c.job_ids) as size, c.holds_keys
+          from awa.lease_claims c
+         where c.claim_id = a.claim_id
+         limit 1
       ) c
      order by a.claim_id
   loop
@@ -270,4 +284,5 @@ begin
   end if;
 end
 $$;
-comment on function awa._end_when_idle is 'Has the server end this session when it stays idle in this transaction for a second';
+comment on function awa._end_when_idle is
+  'Has the server end this session when it stays idle in this transaction for a second';

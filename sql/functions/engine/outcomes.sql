@@ -21,13 +21,20 @@ declare
   v_ordinals int[];
   v_attempts awa.leases[] := attempts;
 begin
-  select array_agg(f.state order by f.ordinal), array_agg(f.run_at order by f.ordinal), array_agg(f.errors order by f.ordinal)
+  select array_agg(f.state order by f.ordinal), array_agg(f.run_at order by f.ordinal),
+         array_agg(f.errors order by f.ordinal)
     into v_states, v_run_at, v_errors
     from (
       select a.ordinality as ordinal,
-             case when a.attempt < a.max_attempts and not final then 'retryable' when s.dead_letter then 'dead' else 'failed' end as state,
+             case
+               when a.attempt < a.max_attempts and not final then 'retryable'
+               when s.dead_letter then 'dead'
+               else 'failed'
+             end as state,
              clock_timestamp() + coalesce(retry_after[a.ordinality], make_interval(secs => least(
-               extract(epoch from coalesce(s.backoff_base, '1 second')) * power(2::float8, least(a.attempt, 62)) * (1 + random() / 4),
+               extract(
+                 epoch from coalesce(s.backoff_base, '1 second')
+               ) * power(2::float8, least(a.attempt, 62)) * (1 + random() / 4),
                extract(epoch from coalesce(s.backoff_max, '24 hours'))))) as run_at,
              awa._add_error(a.errors, a.attempt, errors[a.ordinality], details) as errors
         from unnest(attempts) with ordinality a
@@ -39,9 +46,11 @@ begin
       v_attempts := array(select attempts[p] from unnest(v_ordinals) p);
     end if;
     if v_state = 'retryable' then
-      perform awa._defer(v_attempts, v_state, array(select v_run_at[p] from unnest(v_ordinals) p), array(select v_errors[p] from unnest(v_ordinals) p), counts => true);
+      perform awa._defer(v_attempts, v_state, array(select v_run_at[p] from unnest(v_ordinals) p),
+        array(select v_errors[p] from unnest(v_ordinals) p), counts => true);
     else
-      perform awa._end(v_attempts, v_state, reason => case when final then 'discarded' else 'attempts used up' end, errors => array(select v_errors[p] from unnest(v_ordinals) p));
+      perform awa._end(v_attempts, v_state, reason => case when final then 'discarded' else 'attempts used up' end,
+        errors => array(select v_errors[p] from unnest(v_ordinals) p));
     end if;
     perform awa._end_attempts(v_attempts, v_state);
   end loop;
@@ -77,7 +86,12 @@ language sql stable
 return (
   select least(interval '1 minute' * 2 ^ least(count(*), 10), '1 hour')
     from jsonb_array_elements(errors) with ordinality e(error, ordinal)
-   where e.ordinal > coalesce((select max(o.ordinal) from jsonb_array_elements(errors) with ordinality o(error, ordinal) where not o.error ? 'put_off'), 0));
+   where e.ordinal > coalesce((
+      select max(o.ordinal)
+        from jsonb_array_elements(errors) with ordinality o(error, ordinal)
+       where not o.error ? 'put_off'
+    ),
+     0));
 comment on function awa._put_off_delay is 'How long to put a job off that was put off after each of its last attempts';
 
 -- Appends the jobs of attempts that were given back to the front lane of their queue.
@@ -85,11 +99,15 @@ create or replace function awa._give_back(attempts awa.leases[]) returns void
 language plpgsql
 as $$
 begin
-  perform awa._append_ready(array(select w from awa._waiting(attempts, 'available', array(select clock_timestamp() from unnest(attempts))) w), in_front => true);
+  perform awa._append_ready(array(
+    select w from awa._waiting(attempts, 'available', array(select clock_timestamp() from unnest(attempts))) w
+  ),
+    in_front => true);
   perform awa._end_attempts(attempts, 'available');
 end
 $$;
-comment on function awa._give_back is 'Appends the jobs of attempts that were given back to the front lane of their queue';
+comment on function awa._give_back is
+  'Appends the jobs of attempts that were given back to the front lane of their queue';
 
 -- Writes the ends of attempts that were closed as cancelled.
 create or replace function awa._record_cancels(attempts awa.leases[], reason text) returns void
@@ -97,7 +115,11 @@ language plpgsql
 as $$
 begin
   perform awa._end(attempts, 'cancelled',
-    errors => array(select awa._add_error(a.errors, a.attempt, coalesce(reason, 'cancelled'), by => session_user) from unnest(attempts) with ordinality a order by a.ordinality));
+    errors => array(
+      select awa._add_error(a.errors, a.attempt, coalesce(reason, 'cancelled'), by => session_user)
+        from unnest(attempts) with ordinality a
+       order by a.ordinality
+    ));
   perform awa._end_attempts(attempts, 'cancelled');
 end
 $$;

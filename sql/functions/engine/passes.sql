@@ -8,7 +8,9 @@
 create or replace function awa._passes() returns text[]
 language sql immutable parallel safe
 as $$
-  select '{promote_due,fold,end_stuck_claimers,rescue,materialize,expire_history,summarize,rotate,prune_oldest,forget_workers}'::text[]
+  select
+    '{promote_due,fold,end_stuck_claimers,rescue,materialize,expire_history,summarize,rotate,prune_oldest,'
+    'forget_workers}'::text[]
 $$;
 comment on function awa._passes is 'The passes of maintenance, in the order in which run_maintenance goes through them';
 
@@ -20,7 +22,8 @@ declare
   v_clock regclass := 'awa.pass_clock_' || pass;
   v_now bigint := awa._microseconds(clock_timestamp());
 begin
-  if coalesce(pg_sequence_last_value(v_clock), 0) not between v_now - 1000000 and v_now then -- before, or a clock that was ahead
+  -- before, or a clock that was ahead
+  if coalesce(pg_sequence_last_value(v_clock), 0) not between v_now - 1000000 and v_now then
     perform setval(v_clock, v_now);
   end if;
 end
@@ -51,7 +54,8 @@ comment on function awa._check_pass is 'Refuses what maintenance does not take';
 -- Of a transaction_timeout, too, which ends the session.
 create or replace function awa._budget(most interval, share int) returns interval
 language sql stable
-return least(most, nullif(current_setting('statement_timeout')::interval, '0') / share, nullif(current_setting('transaction_timeout', true)::interval, '0') / share);
+return least(most, nullif(current_setting('statement_timeout')::interval, '0') / share,
+  nullif(current_setting('transaction_timeout', true)::interval, '0') / share);
 comment on function awa._budget is 'How long a step of maintenance may take';
 
 -- A time for a sequence.
@@ -70,5 +74,6 @@ comment on function awa._last_prune_at is 'When a try to empty the oldest segmen
 create or replace function awa._maintained_at() returns timestamptz
 language sql stable
 return (
-  select greatest((select to_timestamp(s.last_value / 1000000.0) from awa.rescued_at s where s.is_called), (select g.ended_at from awa.rescue_gaps g order by g.began_at desc, g.ended_at desc limit 1)));
+  select greatest((select to_timestamp(s.last_value / 1000000.0) from awa.rescued_at s where s.is_called),
+    (select g.ended_at from awa.rescue_gaps g order by g.began_at desc, g.ended_at desc limit 1)));
 comment on function awa._maintained_at is 'When maintenance was called last';

@@ -8,7 +8,9 @@
 -- Otherwise it ends after 10 seconds, or a tenth of what the caller's timeouts leave; and with each lane after
 -- max_claims claims. Lanes are read some at a time. A look at all queues that is cut off is gone on with by the next
 -- call; one at the busy ones begins anywhere. Returns whether there is more to count.
-create or replace function awa._fold(max_claims int default 20000, everything boolean default false, queue_ids bigint[] default null) returns boolean
+create or replace function awa._fold(
+  max_claims int default 20000, everything boolean default false, queue_ids bigint[] default null
+) returns boolean
 language plpgsql
 set plan_cache_mode = force_generic_plan
 as $$
@@ -23,7 +25,7 @@ declare
   v_more boolean := false;
   v_is_cut boolean := false;
   v_is_sweep boolean := false;
-  v_is_whole boolean := queue_ids is null and not everything; -- otherwise claims have come where an earlier call has looked, or are not looked at
+  v_is_whole boolean := queue_ids is null and not everything; -- otherwise some new claims are not looked at
   v_until bigint; -- the next pass begins after this claim
   v_lanes bigint[];
   v_at int := 0;
@@ -38,10 +40,12 @@ begin
     return false;
   end if;
   if queue_ids is null and not everything then
-    -- Those that have been claimed from, and all that have changed as often as that takes a fiftieth of the time: for
-    -- claims that were committed late, and entries that nobody claims.
-    v_is_sweep := (select (extract(epoch from v_began) * 1000000)::bigint not between s.last_value - 3600000000 and s.last_value from awa.next_fold_at s); -- due, or a clock that was ahead
-    v_until := awa._claimed_until(v_began - interval '30 seconds'); -- by then each was looked at, and counted, or noted as open
+    -- Those that have been claimed from, and all that have changed as often as that takes a fiftieth of the time (or if
+    -- a clock was ahead): for claims that were committed late, and entries that nobody claims.
+    v_is_sweep := (
+      select (extract(epoch from v_began) * 1000000)::bigint not between s.last_value - 3600000000 and s.last_value
+        from awa.next_fold_at s);
+    v_until := awa._claimed_until(v_began - interval '30 seconds'); -- by then each was counted, or noted as open
     if not v_is_sweep then
       queue_ids := awa._busy_queues();
     else
@@ -51,11 +55,15 @@ begin
   end if;
   if queue_ids is not null then
     v_last := queue_ids[1 + floor(random() * cardinality(queue_ids))::int];
-    v_lanes := array(select l.lane from (select distinct q from unnest(queue_ids) q) q cross join awa._lanes_of(q) l order by q <= v_last desc, 1 desc);
+    v_lanes := array(
+      select l.lane from (select distinct q from unnest(queue_ids) q) q cross join awa._lanes_of(q) l
+       order by q <= v_last desc, 1 desc);
   end if;
   loop
     if v_lanes is null then
-      select count(*), min(u.lane), coalesce(array_agg(u.lane order by u.lane desc) filter (where not u.is_counted), '{}'), coalesce(array_agg(u.last_xid order by u.lane desc) filter (where not u.is_counted), '{}')
+      select count(*), min(u.lane),
+             coalesce(array_agg(u.lane order by u.lane desc) filter (where not u.is_counted), '{}'),
+             coalesce(array_agg(u.last_xid order by u.lane desc) filter (where not u.is_counted), '{}')
         into v_size, v_last, v_piece, v_xids
         from awa._lanes_in_use(v_before, 200) u;
     else
@@ -66,23 +74,26 @@ begin
     for v_lane in
       select l.lane
         from unnest(v_piece, v_xids) with ordinality l(lane, last_xid, nth)
-        left join lateral (
-          select * from awa.queue_rollups r where r.lane = l.lane limit 1
-        ) r on true
+        left join lateral (select * from awa.queue_rollups r where r.lane = l.lane limit 1) r on true
         left join lateral (
           select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
         ) c on true
-       where (c.lane_seq > coalesce(r.closed_seq, 0) + case when r.folded_at between clock_timestamp() - interval '5 seconds' and clock_timestamp() and not everything then 50 else 0 end
-          or everything and (select true from awa._appended_since(l.lane, coalesce(r.counted, '3:3:'), r.dropped) limit 1)
-          or (r.folded_at is null or r.folded_at not between clock_timestamp() - interval '5 seconds' and clock_timestamp() or everything) -- or a clock that was ahead
+       cross join lateral (
+          select everything or r.folded_at is null -- or a clock that was ahead
+                 or r.folded_at not between clock_timestamp() - interval '5 seconds' and clock_timestamp() as is_due
+        ) d
+       where (c.lane_seq > coalesce(r.closed_seq, 0) + case when d.is_due then 0 else 50 end
+           or everything
+             and (select true from awa._appended_since(l.lane, coalesce(r.counted, '3:3:'), r.dropped) limit 1)
+           or d.is_due
              and (r.open_seqs <> '{}'
-               or l.last_xid >= coalesce(pg_snapshot_xmin(r.counted), '3') and l.last_xid < pg_snapshot_xmin(pg_current_snapshot()) -- so that the next look finds nothing
-               or (
-                 select true
-                   from awa._entries e
-                  where e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(coalesce(r.counted, '3:3:')), 0)
-                  limit 1)))
-         and (select true from awa.queues q where q.queue_id = awa._queue_of(l.lane) limit 1) -- not what is left of one that was forgotten
+               or l.last_xid >= coalesce(pg_snapshot_xmin(r.counted), '3')
+                 and l.last_xid < pg_snapshot_xmin(pg_current_snapshot()) -- so that the next look finds nothing
+               or (select true from awa._entries e
+                    where e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(coalesce(r.counted, '3:3:')), 0)
+                    limit 1)))
+         -- not what is left of one that was forgotten
+         and (select true from awa.queues q where q.queue_id = awa._queue_of(l.lane) limit 1)
        order by l.nth
     loop
       if v_counted > 0 and clock_timestamp() > v_began + v_budget then
@@ -111,7 +122,8 @@ begin
   end if;
   if v_is_sweep and not v_more then
     perform awa._forget_queues();
-    perform setval('awa.next_fold_at', ((extract(epoch from v_began) + 50 * extract(epoch from clock_timestamp() - v_began)) * 1000000)::bigint);
+    perform setval('awa.next_fold_at',
+      ((extract(epoch from v_began) + 50 * extract(epoch from clock_timestamp() - v_began)) * 1000000)::bigint);
   end if;
   return v_more;
 end
@@ -122,7 +134,13 @@ comment on function awa._fold is 'Counts what the ledgers have grown by into que
 -- entries until the time that is named. The entries, burials and arrivals of one transaction are counted together. The
 -- caller has locked the counts.
 -- Returns whether there is more, and the last claim up to which it has looked where there are open ones, or more.
-create or replace function awa._fold_lane(lane bigint, max_rows int, until timestamptz, out is_more boolean, out looked_until bigint)
+create or replace function awa._fold_lane(
+  lane bigint,
+  max_rows int,
+  until timestamptz,
+  out is_more boolean,
+  out looked_until bigint
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -135,13 +153,16 @@ declare
   v_counted int := 0;
 begin
   is_more := false;
-  insert into awa.queue_rollups (lane) select lane where (select true from awa.queue_rollups r where r.lane = lane limit 1) is null;
+  insert into awa.queue_rollups (lane)
+  select lane
+   where (select true from awa.queue_rollups r where r.lane = lane limit 1) is null;
   select * into v_rollup from awa.queue_rollups r where r.lane = lane;
   loop
     v_end := awa._nth_after(lane, pg_snapshot_xmax(v_rollup.counted), max_rows);
     v_now := awa._cut_snapshot(awa._snapshot(), v_end);
     for v_new in
-      select n.segment, sum(n.entries) as entries, sum(n.tombstones) as tombstones, sum(n.enqueued) as enqueued, sum(n.deleted) as deleted
+      select n.segment, sum(n.entries) as entries, sum(n.tombstones) as tombstones, sum(n.enqueued) as enqueued,
+             sum(n.deleted) as deleted
         from awa._appended_since(lane, v_rollup.counted, v_rollup.dropped, pg_snapshot_xmax(v_now)) n
        where pg_visible_in_snapshot(n.xid, v_now)
        group by n.segment
@@ -162,7 +183,10 @@ begin
       from awa._uncounted(lane, v_rollup.closed_seq, v_rollup.open_seqs, max_rows) c
      cross join lateral (
         select coalesce(sum(coalesce(cardinality(k.items), 1)), 0) as closed,
-               coalesce(sum(coalesce(cardinality(k.items), 1)) filter (where k.outcome in ('completed', 'completed_with_row')), 0) as completed
+               coalesce(sum(coalesce(cardinality(k.items), 1)) filter (
+                 where k.outcome in ('completed', 'completed_with_row')
+               ),
+                 0) as completed
           from awa.lease_claim_closures k
          where k.claim_id = c.claim_id
         offset 0
@@ -175,7 +199,9 @@ begin
       v_rollup.open_seqs := array_remove(v_rollup.open_seqs, v_claim.lane_seq);
     elsif v_claim.lane_seq > v_rollup.closed_seq then
       looked_until := least(looked_until, v_claim.claim_id - 1);
-      exit when v_claim.claimed_at between clock_timestamp() - interval '10 seconds' and clock_timestamp() + interval '1 second' or cardinality(v_rollup.open_seqs) >= 1000;
+      exit when v_claim.claimed_at between clock_timestamp() - interval
+        '10 seconds' and clock_timestamp() + interval '1 second'
+        or cardinality(v_rollup.open_seqs) >= 1000;
       v_rollup.open_seqs := v_rollup.open_seqs || v_claim.lane_seq;
     end if;
     continue when v_claim.lane_seq <= v_rollup.closed_seq;
@@ -187,8 +213,12 @@ begin
     end if;
   end loop;
   update awa.queue_rollups r
-     set counted = v_rollup.counted, enqueued = v_rollup.enqueued, appended = v_rollup.appended, segment_entries = v_rollup.segment_entries, buried = v_rollup.buried, closed_seq = v_rollup.closed_seq, open_seqs = v_rollup.open_seqs,
-         claimed = v_rollup.claimed, completed = v_rollup.completed, folded_at = case when is_more then '-infinity' else clock_timestamp() end -- so that the next pass goes on
+     set counted = v_rollup.counted, enqueued = v_rollup.enqueued, appended = v_rollup.appended,
+         segment_entries = v_rollup.segment_entries, buried = v_rollup.buried, closed_seq = v_rollup.closed_seq,
+         open_seqs = v_rollup.open_seqs,
+         -- so that the next pass goes on
+         claimed = v_rollup.claimed, completed = v_rollup.completed,
+         folded_at = case when is_more then '-infinity' else clock_timestamp() end
    where r.lane = lane;
 end
 $$;
@@ -215,7 +245,8 @@ begin
       left join lateral (
         select * from awa.queue_rollups r where r.lane = l.lane limit 1
       ) r on true
-     where l.last_seq > coalesce(r.closed_seq, 0) or (select true from awa._put_since(segment, l.lane, coalesce(r.counted, '3:3:')) limit 1)
+     where l.last_seq > coalesce(r.closed_seq, 0)
+        or (select true from awa._put_since(segment, l.lane, coalesce(r.counted, '3:3:')) limit 1)
   loop
     if v_counted > 0 and clock_timestamp() > v_end then
       return true;
@@ -224,7 +255,11 @@ begin
     if (awa._fold_lane(v_lane.lane, awa._fold_max(20000, v_budget), v_end)).is_more then
       v_more := v_more or exists (
         select from awa.queue_rollups r
-         where r.lane = v_lane.lane and (r.closed_seq < v_lane.last_seq or (select true from awa._put_since(segment, v_lane.lane, r.counted) limit 1)));
+         where r.lane = v_lane.lane
+           and (
+             r.closed_seq < v_lane.last_seq
+               or (select true from awa._put_since(segment, v_lane.lane, r.counted) limit 1)
+           ));
     end if;
   end loop;
   return v_more;
@@ -235,7 +270,10 @@ comment on function awa._fold_segment is 'Counts what a segment holds';
 -- How many rows of a lane are counted at a time: where there is little time, as many as a busy machine manages.
 create or replace function awa._fold_max(max_rows int, budget interval) returns int
 language sql immutable
-return case when max_rows is null or budget is null then max_rows else least(max_rows, greatest(20000 * extract(epoch from budget), 100)::int) end;
+return case
+  when max_rows is null or budget is null then max_rows
+  else least(max_rows, greatest(20000 * extract(epoch from budget), 100)::int)
+end;
 comment on function awa._fold_max is 'How many rows of a lane are counted at a time';
 
 -- The transaction after the one of the nth row of a lane that is not older than a transaction: of its entries, its
@@ -245,13 +283,41 @@ language sql stable
 as $$
   select (min(x.xid)::text::bigint + 1)::text::xid8
     from (
-      (select e.xid from awa._entries e where e.lane = _nth_after.lane and (e.xid, e.job_id) > (since, 0) order by e.xid, e.job_id offset nth - 1 limit 1)
+      (
+        select e.xid
+          from awa._entries e
+         where e.lane = _nth_after.lane and (e.xid, e.job_id) > (since, 0)
+         order by e.xid, e.job_id
+        offset nth - 1
+         limit 1
+      )
       union all
-      (select t.by_xid from awa.ready_tombstones t where t.lane = _nth_after.lane and t.by_xid >= since order by t.by_xid offset nth - 1 limit 1)
+      (
+        select t.by_xid
+          from awa.ready_tombstones t
+         where t.lane = _nth_after.lane and t.by_xid >= since
+         order by t.by_xid
+        offset nth - 1
+         limit 1
+      )
       union all
-      (select a.xid from awa.arrivals a where a.lane = _nth_after.lane and a.xid >= since order by a.xid offset nth - 1 limit 1)
+      (
+        select a.xid
+          from awa.arrivals a
+         where a.lane = _nth_after.lane and a.xid >= since
+         order by a.xid
+        offset nth - 1
+         limit 1
+      )
       union all
-      (select d.by_xid from awa.deleted_jobs d where d.lane = _nth_after.lane and d.by_xid >= since order by d.by_xid offset nth - 1 limit 1)
+      (
+        select d.by_xid
+          from awa.deleted_jobs d
+         where d.lane = _nth_after.lane and d.by_xid >= since
+         order by d.by_xid
+        offset nth - 1
+         limit 1
+      )
     ) x
    where nth is not null
 $$;
@@ -262,7 +328,10 @@ comment on function awa._nth_after is 'The transaction after the one of the nth 
 create or replace function awa._claimed_until(claimed_before timestamptz) returns bigint
 language sql stable
 as $$
-  select coalesce(min(c.claim_id) filter (where c.claimed_at between claimed_before and clock_timestamp() + interval '1 second') - 1, max(c.claim_id), (select s.last_value from awa.folded_until s))
+  select coalesce(min(c.claim_id) filter (
+    where c.claimed_at between claimed_before and clock_timestamp() + interval '1 second'
+  ) - 1,
+    max(c.claim_id), (select s.last_value from awa.folded_until s))
     from awa.lease_claims c
    where c.claim_id > (select s.last_value from awa.folded_until s)
 $$;
@@ -291,16 +360,26 @@ begin
           where (select true from awa.ready_entries e where e.lane between l.first and l.last limit 1)
              or (select true from awa.ready_tombstones t where t.lane between l.first and l.last limit 1)
              or (select true from awa.arrivals a where a.lane between l.first and l.last limit 1)
-             or (select true from awa.lease_claims c where c.lane between l.first and l.last and c.job_ids <> '{}' limit 1)
+             or (
+               select true from awa.lease_claims c where c.lane between l.first and l.last and c.job_ids <> '{}' limit 1
+             )
              or (select true from awa.leases s where s.lane between l.first and l.last limit 1)
              or (select true from awa.deferred_jobs d where d.lane between l.first and l.last limit 1)
-             or (select true from awa.done_entries d where d.lane between l.first and l.last and not d.counted_by_closure limit 1)
+             or (
+               select true
+                 from awa.done_entries d
+                where d.lane between l.first and l.last and not d.counted_by_closure
+                limit 1
+             )
              or (select true from awa.deleted_jobs d where d.lane between l.first and l.last limit 1))
      limit 1000);
   with names as (
-    delete from awa.queues q where q.queue_id = any(v_gone) and q.forget_after <= pg_snapshot_xmin(v_now) returning q.queue_id
+    delete from awa.queues q
+     where q.queue_id = any(v_gone) and q.forget_after <= pg_snapshot_xmin(v_now)
+    returning q.queue_id
   )
-  delete from awa.queue_rollups r using names n where r.lane >= awa._first_lane(n.queue_id) and r.lane <= awa._last_lane(n.queue_id);
+  delete from awa.queue_rollups r using names n
+   where r.lane >= awa._first_lane(n.queue_id) and r.lane <= awa._last_lane(n.queue_id);
   v_marked := array(
     select q.queue_id
       from awa.queues q
@@ -308,7 +387,9 @@ begin
      group by q.queue_id
     having bool_and(not exists (select from awa._old_snapshots(q.xmin::text::xid8))));
   -- By a snapshot that is younger: a transaction that has got an id since, and no snapshot any more, is waited for.
-  update awa.queues q set forget_after = pg_snapshot_xmax(awa._snapshot()) where q.queue_id = any(v_marked) and q.forget_after is null;
+  update awa.queues q
+     set forget_after = pg_snapshot_xmax(awa._snapshot())
+   where q.queue_id = any(v_marked) and q.forget_after is null;
 end
 $$;
 comment on function awa._forget_queues is 'Removes the names of dropped queues of which nothing is left';

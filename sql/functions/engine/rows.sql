@@ -26,7 +26,8 @@ language plpgsql
 as $$
 begin
   if lack is not null then
-    raise exception using errcode = lack[1], message = lack[2], detail = 'It kept maintenance from every single row of this pass.';
+    raise exception using errcode = lack[1], message = lack[2],
+      detail = 'It kept maintenance from every single row of this pass.';
   end if;
 end
 $$;
@@ -43,7 +44,8 @@ create or replace function awa._warn_unreadable(job_id bigint, error text) retur
 language plpgsql
 as $$
 begin
-  raise warning 'job % can''t be read', job_id using errcode = 'XX001', detail = error, hint = 'A page is damaged: see "Jobs that can''t be read" in the reference of Awa.';
+  raise warning 'job % can''t be read', job_id using errcode = 'XX001', detail = error,
+    hint = 'A page is damaged: see "Jobs that can''t be read" in the reference of Awa.';
 end
 $$;
 comment on function awa._warn_unreadable is 'Says which job the server can''t read';

@@ -2,7 +2,19 @@
 
 -- The ids of jobs that match, the newest first, at most so many; and where to go on, null at the end. Of completed
 -- jobs, also those that are hidden, where they are asked for. Reads at most 100,000 entries.
-create or replace function awa._scan(queue text, kind text, state text, before timestamptz, tag text, args jsonb, before_id bigint, max_jobs int, hidden boolean, out next_before_id bigint, out job_ids bigint[])
+create or replace function awa._scan(
+  queue text,
+  kind text,
+  state text,
+  before timestamptz,
+  tag text,
+  args jsonb,
+  before_id bigint,
+  max_jobs int,
+  hidden boolean,
+  out next_before_id bigint,
+  out job_ids bigint[]
+)
 language plpgsql stable
 as $$
 #variable_conflict use_variable
@@ -24,14 +36,22 @@ begin
         select j.id
           from awa._completed j
          where j.id >= v_stretch.from_id and j.id < v_until
-           and (queue is null or j.queue = queue) and (kind is null or j.kind = kind) and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args) and (before is null or j.finalized_at < before)
+           and (queue is null or j.queue = queue)
+           and (kind is null or j.kind = kind)
+           and (tag is null or j.tags @> array[tag])
+           and (args is null or j.args @> args)
+           and (before is null or j.finalized_at < before)
          order by j.id desc
          limit max_jobs - cardinality(job_ids))
       else array(
         select j.id
           from awa.jobs j
          where j.id >= v_stretch.from_id and j.id < v_until
-           and (queue is null or j.queue = queue) and (kind is null or j.kind = kind) and (state is null or j.state = state) and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
+           and (queue is null or j.queue = queue)
+           and (kind is null or j.kind = kind)
+           and (state is null or j.state = state)
+           and (tag is null or j.tags @> array[tag])
+           and (args is null or j.args @> args)
            and (before is null or coalesce(j.finalized_at, j.created_at) < before)
          order by j.id desc
          limit max_jobs - cardinality(job_ids)) end;
@@ -50,7 +70,14 @@ comment on function awa._scan is 'The ids of jobs that match, of at most 100,000
 
 -- A stretch of ids before one: so long, or shorter, so that it has no more than so many entries; null where there is no
 -- room for one. Jobs that were deleted are not counted: a stretch that has no others is empty, and need not be read.
-create or replace function awa._stretch(until_id bigint, length bigint, most bigint, out from_id bigint, out entries bigint, out is_empty boolean)
+create or replace function awa._stretch(
+  until_id bigint,
+  length bigint,
+  most bigint,
+  out from_id bigint,
+  out entries bigint,
+  out is_empty boolean
+)
 language plpgsql stable
 as $$
 #variable_conflict use_variable

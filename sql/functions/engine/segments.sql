@@ -6,7 +6,8 @@ create or replace function awa._keep_row() returns trigger
 language plpgsql
 as $$
 begin
-  raise exception using errcode = '55000', message = format('awa.%s must keep its row', tg_table_name), detail = format('Tried to %s it.', lower(tg_op)),
+  raise exception using errcode = '55000', message = format('awa.%s must keep its row', tg_table_name),
+    detail = format('Tried to %s it.', lower(tg_op)),
     hint = 'Update the row instead. Where it is missing, see the reference: "Rows that must be there".';
 end
 $$;
@@ -14,7 +15,13 @@ comment on function awa._keep_row is 'Refuses to remove the one row of a table t
 
 do $$
 begin
-  if (select count(*) from pg_trigger t where t.tgrelid in ('awa.settings'::regclass, 'awa.ring'::regclass) and t.tgname = 'keep_row' and t.tgenabled in ('O', 'A')) < 2 then
+  if (
+    select count(*)
+      from pg_trigger t
+     where t.tgrelid in ('awa.settings'::regclass, 'awa.ring'::regclass)
+       and t.tgname = 'keep_row'
+       and t.tgenabled in ('O', 'A')
+  ) < 2 then
     create or replace trigger keep_row before delete or truncate on awa.settings execute function awa._keep_row();
     create or replace trigger keep_row before delete or truncate on awa.ring execute function awa._keep_row();
   end if;
@@ -67,7 +74,11 @@ comment on function awa._summarize is 'Brings the BRIN indexes on ready_entries 
 -- The lanes that have rows in a segment: entries, burials and arrivals, or claims, and the number of the last of these
 -- there. Walks through the indexes of that segment from one lane to the next, as _lanes_in_use does, so what other
 -- queues there are costs nothing.
-create or replace function awa._lanes_in_segment(segment smallint, out lane bigint, out last_seq bigint) returns setof record
+create or replace function awa._lanes_in_segment(
+  segment smallint,
+  out lane bigint,
+  out last_seq bigint
+) returns setof record
 language sql stable
 as $$
   select u.lane, max(u.lane_seq)
@@ -75,11 +86,23 @@ as $$
       select l.lane, null::bigint as lane_seq
         from (
           with recursive lanes(lane) as (
-            (select e.lane from awa.ready_entries e where e.segment = _lanes_in_segment.segment order by e.lane desc limit 1)
+            (
+              select e.lane
+                from awa.ready_entries e
+               where e.segment = _lanes_in_segment.segment
+               order by e.lane desc
+               limit 1
+            )
             union all
             select n.lane
               from lanes l
-             cross join lateral (select e.lane from awa.ready_entries e where e.segment = _lanes_in_segment.segment and e.lane < l.lane order by e.lane desc limit 1) n
+             cross join lateral (
+                select e.lane
+                  from awa.ready_entries e
+                 where e.segment = _lanes_in_segment.segment and e.lane < l.lane
+                 order by e.lane desc
+                 limit 1
+              ) n
           )
           select * from lanes
         ) l
@@ -87,11 +110,23 @@ as $$
       select l.lane, null
         from (
           with recursive lanes(lane) as (
-            (select t.lane from awa.ready_tombstones t where t.segment = _lanes_in_segment.segment order by t.lane desc limit 1)
+            (
+              select t.lane
+                from awa.ready_tombstones t
+               where t.segment = _lanes_in_segment.segment
+               order by t.lane desc
+               limit 1
+            )
             union all
             select n.lane
               from lanes l
-             cross join lateral (select t.lane from awa.ready_tombstones t where t.segment = _lanes_in_segment.segment and t.lane < l.lane order by t.lane desc limit 1) n
+             cross join lateral (
+                select t.lane
+                  from awa.ready_tombstones t
+                 where t.segment = _lanes_in_segment.segment and t.lane < l.lane
+                 order by t.lane desc
+                 limit 1
+              ) n
           )
           select * from lanes
         ) l
@@ -103,7 +138,13 @@ as $$
             union all
             select n.lane
               from lanes l
-             cross join lateral (select a.lane from awa.arrivals a where a.segment = _lanes_in_segment.segment and a.lane < l.lane order by a.lane desc limit 1) n
+             cross join lateral (
+                select a.lane
+                  from awa.arrivals a
+                 where a.segment = _lanes_in_segment.segment and a.lane < l.lane
+                 order by a.lane desc
+                 limit 1
+              ) n
           )
           select * from lanes
         ) l
@@ -111,12 +152,22 @@ as $$
       select l.lane, l.lane_seq
         from (
           with recursive lanes(lane, lane_seq) as (
-            (select c.lane, c.lane_seq from awa.lease_claims c where c.segment = _lanes_in_segment.segment order by c.lane desc, c.lane_seq desc limit 1)
+            (
+              select c.lane, c.lane_seq
+                from awa.lease_claims c
+               where c.segment = _lanes_in_segment.segment
+               order by c.lane desc, c.lane_seq desc
+               limit 1
+            )
             union all
             select n.lane, n.lane_seq
               from lanes l
              cross join lateral (
-                select c.lane, c.lane_seq from awa.lease_claims c where c.segment = _lanes_in_segment.segment and c.lane < l.lane order by c.lane desc, c.lane_seq desc limit 1
+                select c.lane, c.lane_seq
+                  from awa.lease_claims c
+                 where c.segment = _lanes_in_segment.segment and c.lane < l.lane
+                 order by c.lane desc, c.lane_seq desc
+                 limit 1
               ) n
           )
           select * from lanes
@@ -125,29 +176,51 @@ as $$
    where (select true from awa.queues q where q.queue_id = awa._queue_of(u.lane) limit 1)
    group by u.lane
 $$;
-comment on function awa._lanes_in_segment is 'The lanes that have rows in a segment, and the number of their last claim there';
+comment on function awa._lanes_in_segment is
+  'The lanes that have rows in a segment, and the number of their last claim there';
 
 -- What a lane has got in a segment that is not visible in a snapshot, by the transactions: entries, burials and
 -- arrivals.
 create or replace function awa._put_since(segment smallint, lane bigint, since pg_snapshot) returns setof xid8
 language sql stable
 as $$
-  select e.xid from awa.ready_entries e where e.segment = _put_since.segment and e.lane = _put_since.lane and e.xid >= pg_snapshot_xmax(since)
+  select e.xid
+    from awa.ready_entries e
+   where e.segment = _put_since.segment and e.lane = _put_since.lane and e.xid >= pg_snapshot_xmax(since)
   union all
-  select t.by_xid from awa.ready_tombstones t where t.segment = _put_since.segment and t.lane = _put_since.lane and t.by_xid >= pg_snapshot_xmax(since)
+  select t.by_xid
+    from awa.ready_tombstones t
+   where t.segment = _put_since.segment and t.lane = _put_since.lane and t.by_xid >= pg_snapshot_xmax(since)
   union all
-  select a.xid from awa.arrivals a where a.segment = _put_since.segment and a.lane = _put_since.lane and a.xid >= pg_snapshot_xmax(since)
+  select a.xid
+    from awa.arrivals a
+   where a.segment = _put_since.segment and a.lane = _put_since.lane and a.xid >= pg_snapshot_xmax(since)
   union all
   select e.xid
     from pg_snapshot_xip(since) x
-   cross join lateral (select * from awa.ready_entries e where e.segment = _put_since.segment and e.lane = _put_since.lane and e.xid = x offset 0) e
+   cross join lateral (
+      select *
+        from awa.ready_entries e
+       where e.segment = _put_since.segment and e.lane = _put_since.lane and e.xid = x
+      offset 0
+    ) e
   union all
   select t.by_xid
     from pg_snapshot_xip(since) x
-   cross join lateral (select * from awa.ready_tombstones t where t.segment = _put_since.segment and t.by_xid = x and t.lane = _put_since.lane offset 0) t
+   cross join lateral (
+      select *
+        from awa.ready_tombstones t
+       where t.segment = _put_since.segment and t.by_xid = x and t.lane = _put_since.lane
+      offset 0
+    ) t
   union all
   select a.xid
     from pg_snapshot_xip(since) x
-   cross join lateral (select * from awa.arrivals a where a.segment = _put_since.segment and a.lane = _put_since.lane and a.xid = x offset 0) a
+   cross join lateral (
+      select *
+        from awa.arrivals a
+       where a.segment = _put_since.segment and a.lane = _put_since.lane and a.xid = x
+      offset 0
+    ) a
 $$;
 comment on function awa._put_since is 'What a lane has got in a segment that is not visible in a snapshot';

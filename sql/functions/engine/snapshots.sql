@@ -24,7 +24,8 @@ comment on function awa._snapshot is 'The current snapshot, with the caller''s o
 create or replace function awa._cut_snapshot(snapshot pg_snapshot, until xid8) returns pg_snapshot
 language sql immutable
 return case when until < pg_snapshot_xmax(snapshot) then
-    format('%s:%s:%s', least(pg_snapshot_xmin(snapshot), until), until, (select string_agg(x::text, ',' order by x) from pg_snapshot_xip(snapshot) x where x < until))::pg_snapshot
+    format('%s:%s:%s', least(pg_snapshot_xmin(snapshot), until), until,
+      (select string_agg(x::text, ',' order by x) from pg_snapshot_xip(snapshot) x where x < until))::pg_snapshot
   else snapshot end;
 comment on function awa._cut_snapshot is 'A snapshot without the transactions from one on';
 
@@ -38,7 +39,10 @@ as $$
              from (
                select a.backend_xmin as xmin
                  from pg_stat_activity a
-                where (a.datid is null or a.datid = (select d.oid from pg_database d where d.datname = current_database())) and a.backend_type is distinct from 'autovacuum worker'
+                where (
+                  a.datid is null or a.datid = (select d.oid from pg_database d where d.datname = current_database())
+                )
+                  and a.backend_type is distinct from 'autovacuum worker'
                union all
                select s.xmin from pg_replication_slots s
              ) s
@@ -60,9 +64,14 @@ as $$
      and (a.datid is null or a.datid = (select d.oid from pg_database d where d.datname = current_database()))
      and a.backend_type is distinct from 'autovacuum worker'
      and (age(a.backend_xmin) >= age(_old_snapshots.xid::xid)
-       or a.backend_type is null and a.usesysid is not null and not pg_has_role(a.usesysid, 'usage') and not pg_has_role('pg_read_all_stats', 'usage'))
+       or a.backend_type is null
+      and a.usesysid is not null
+      and not pg_has_role(a.usesysid, 'usage')
+      and not pg_has_role('pg_read_all_stats', 'usage'))
   union all
-  select 'replication slot ' || s.slot_name from pg_replication_slots s where age(s.xmin) >= age(_old_snapshots.xid::xid)
+  select 'replication slot ' || s.slot_name
+    from pg_replication_slots s
+   where age(s.xmin) >= age(_old_snapshots.xid::xid)
 $$;
 comment on function awa._old_snapshots is 'Who has a snapshot that does not see a transaction';
 
@@ -72,7 +81,9 @@ language sql stable
 as $$
   select awa._reader_name(a.pid, a.xact_start)
     from pg_stat_activity a
-   where a.pid <> pg_backend_pid() and a.datid = (select d.oid from pg_database d where d.datname = current_database()) and a.backend_type is distinct from 'autovacuum worker'
+   where a.pid <> pg_backend_pid()
+     and a.datid = (select d.oid from pg_database d where d.datname = current_database())
+     and a.backend_type is distinct from 'autovacuum worker'
      and a.backend_xmin is not null
      and a.xact_start < clock_timestamp() - interval '1 second'
      and (a.state <> 'active' or a.query_start < clock_timestamp() - interval '1 second')

@@ -18,7 +18,13 @@ as $$
       (8, 'cancelled',        false, true),
       (9, 'dead',             false, true)
     ) s(place, state, is_live, is_retriable)
-   where case fact when 'known' then true when 'live' then s.is_live when 'cancellable' then s.is_live when 'ended' then not s.is_live when 'retriable' then s.is_retriable end
+   where case fact
+     when 'known' then true
+     when 'live' then s.is_live
+     when 'cancellable' then s.is_live
+     when 'ended' then not s.is_live
+     when 'retriable' then s.is_retriable
+   end
 $$;
 comment on function awa._states is 'The states of a job of which something is so';
 

@@ -10,7 +10,10 @@ comment on function awa._holds is 'Whether a job with this key holds it in a sta
 -- Until when a job with this key holds it after it has completed; null when its key has no such end.
 create or replace function awa._held_until(unique_key bytea) returns timestamptz
 language sql immutable parallel safe
-return case when octet_length(unique_key) > 34 then to_timestamp(('x' || encode(substr(unique_key, 35, 8), 'hex'))::bit(64)::bigint) end;
+return case
+  when octet_length(unique_key) > 34
+    then to_timestamp(('x' || encode(substr(unique_key, 35, 8), 'hex'))::bit(64)::bigint)
+end;
 comment on function awa._held_until is 'Until when a job with this key holds it after it has completed';
 
 -- Lets go of the keys of jobs that go from one state to another in which they do not hold them; takes those that they
@@ -52,7 +55,8 @@ begin
   perform set_config('lock_timeout', v_wait, true);
 end
 $$;
-comment on function awa._move_keys is 'Lets go of the unique keys that jobs do not hold in their new state, and takes those that they do';
+comment on function awa._move_keys is
+  'Lets go of the unique keys that jobs do not hold in their new state, and takes those that they do';
 
 -- Lets go of unique keys, where these jobs hold them, and have not completed.
 -- Why: a deleted row stays in the way of each look for its key, for as long as some snapshot is older. So a key that is
@@ -92,7 +96,10 @@ begin
      where u.job_id = k.job_id and u.held_until is null
      order by u.key
   ), second as (
-    insert into awa.unique_claims (key, round, free_since) select h.key, nextval('awa.claim_ids'), pg_current_xact_id() from held h where h.round = 0
+    insert into awa.unique_claims (key, round, free_since)
+    select h.key, nextval('awa.claim_ids'), pg_current_xact_id()
+      from held h
+     where h.round = 0
   )
   update awa.unique_claims u
      set job_id = null,
@@ -115,9 +122,15 @@ declare
 begin
   perform awa._let_go(array_agg(k.job_id), array_agg(substr(k.key, 1, 32))) from unnest(job_ids, keys) k(job_id, key);
   for v_job in
-    select k.job_id, substr(k.key, 1, 32) as key from unnest(job_ids, keys) k(job_id, key) where awa._held_until(k.key) is not null order by 2
+    select k.job_id, substr(k.key, 1, 32) as key
+      from unnest(job_ids, keys) k(job_id, key)
+     where awa._held_until(k.key) is not null
+     order by 2
   loop
-    perform from awa.unique_claims u where u.key = v_job.key and u.job_id = v_job.job_id and u.held_until is not null for update;
+    perform
+       from awa.unique_claims u
+      where u.key = v_job.key and u.job_id = v_job.job_id and u.held_until is not null
+        for update;
     if found then
       v_held := v_held || v_job.key;
     end if;
@@ -125,7 +138,8 @@ begin
   perform awa._free_keys(v_held);
 end
 $$;
-comment on function awa._let_go_of_all is 'Lets go of all unique keys of jobs, also of those that they hold to the end of a period';
+comment on function awa._let_go_of_all is
+  'Lets go of all unique keys of jobs, also of those that they hold to the end of a period';
 
 -- How long a completed job has its key past the end of its period: who has asked before the end may still be on its
 -- way, or wait, and has to find the job of that period.
@@ -139,13 +153,18 @@ create or replace function awa._keep_keys(job_ids bigint[], keys bytea[], queue_
 language sql
 as $$
   with held as (
-    select k.*, awa._held_until(k.key) as until from unnest(job_ids, keys, queue_ids) with ordinality k(job_id, key, queue_id, ordinal) where awa._held_until(k.key) > clock_timestamp() - awa._key_grace() order by k.key
+    select k.*, awa._held_until(k.key) as until
+      from unnest(job_ids, keys, queue_ids) with ordinality k(job_id, key, queue_id, ordinal)
+     where awa._held_until(k.key) > clock_timestamp() - awa._key_grace()
+     order by k.key
   ), noted as (
     update awa.unique_claims u
        set held_until = k.until, queue_id = k.queue_id
       from held k
      where u.key = substr(k.key, 1, 32)
-       and u.round = (select n.round from awa.unique_claims n where n.key = substr(k.key, 1, 32) order by n.round desc limit 1)
+       and u.round = (
+        select n.round from awa.unique_claims n where n.key = substr(k.key, 1, 32) order by n.round desc limit 1
+      )
        and u.job_id = k.job_id
   )
   select array(select k.ordinal from held k)
@@ -162,12 +181,31 @@ as $$
 declare
   v_horizon xid8 := awa._horizon();
 begin
-  perform awa._free_keys(array(select u.key from awa.unique_claims u where u.held_until <= clock_timestamp() - awa._key_grace() order by u.held_until limit 2000 for update skip locked));
+  perform awa._free_keys(
+    array(
+      select u.key
+        from awa.unique_claims u
+       where u.held_until <= clock_timestamp() - awa._key_grace()
+       order by u.held_until
+       limit 2000
+         for update skip locked
+    )
+  );
   delete from awa.unique_claims u
-   where u.key = any(array(select f.key from awa.unique_claims f where f.free_since < v_horizon order by f.free_since limit 2000 for update skip locked));
+   where u.key = any(
+     array(
+       select f.key
+         from awa.unique_claims f
+        where f.free_since < v_horizon
+        order by f.free_since
+        limit 2000
+          for update skip locked
+     )
+   );
 end
 $$;
-comment on function awa._expire_keys is 'Lets go of keys whose period is over, and removes the rows of keys that nobody holds';
+comment on function awa._expire_keys is
+  'Lets go of keys whose period is over, and removes the rows of keys that nobody holds';
 
 -- Lets go of the keys of completed jobs, whose rows the caller has locked.
 create or replace function awa._free_keys(keys bytea[]) returns void
@@ -177,7 +215,8 @@ as $$
     delete from awa.unique_claims u where u.key = any(keys) and u.round = 0 and u.job_id is not null
   )
   update awa.unique_claims u
-     set job_id = null, queue_id = null, held_until = null, round = nextval('awa.claim_ids'), free_since = pg_current_xact_id()
+     set job_id = null, queue_id = null, held_until = null, round = nextval('awa.claim_ids'),
+         free_since = pg_current_xact_id()
    where u.key = any(keys) and u.round > 0
 $$;
 comment on function awa._free_keys is 'Lets go of the keys of completed jobs';
@@ -190,7 +229,15 @@ comment on function awa._free_keys is 'Lets go of the keys of completed jobs';
 -- held to the end of its period. Round: of the row that counts.
 -- Why: the key and the cancel of the first job are read by one statement. With two of them, a cancel that somebody else
 -- commits in between would pass for one of this transaction.
-create or replace function awa._holder(key bytea, now timestamptz default clock_timestamp(), out job_id bigint, out leaves boolean, out ended boolean, out round bigint, out line bigint[])
+create or replace function awa._holder(
+  key bytea,
+  now timestamptz default clock_timestamp(),
+  out job_id bigint,
+  out leaves boolean,
+  out ended boolean,
+  out round bigint,
+  out line bigint[]
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -199,9 +246,17 @@ declare
   v_heir bigint;
 begin
   select u.round, case when u.held_until <= now then null else u.job_id end, u.held_until is not null,
-         exists (select from awa.done_entries d where d.job_id = u.job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled'))
+         exists (
+           select
+             from awa.done_entries d
+            where d.job_id = u.job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled')
+         )
          or v_own is not null
-            and exists (select from (select * from awa.ready_tombstones t where t.by_xid = v_own offset 0) t where t.job_id = u.job_id and not t.cancels)
+            and exists (
+             select
+               from (select * from awa.ready_tombstones t where t.by_xid = v_own offset 0) t
+              where t.job_id = u.job_id and not t.cancels
+           )
             and not awa._is_holder(u.job_id, key)
     into round, job_id, ended, leaves
     from (select * from awa.unique_claims u where u.key = key order by u.round desc limit 1) u;
@@ -214,7 +269,11 @@ begin
     exit when not found;
     job_id := v_heir;
     line := line || v_heir;
-    leaves := exists (select from awa.done_entries d where d.job_id = v_heir and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled'));
+    leaves := exists (
+      select
+        from awa.done_entries d
+       where d.job_id = v_heir and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled')
+    );
     if not leaves then -- looks for it everywhere, so each time that the key was used would cost milliseconds
       leaves := not awa._is_holder(v_heir, key);
     end if;
@@ -228,7 +287,11 @@ create or replace function awa._is_holder(job_id bigint, key bytea) returns bool
 language sql stable
 set enable_bitmapscan = on
 as $$
-  select exists (select from awa._place p where p.id = job_id and substr(p.unique_key, 1, 32) = key and awa._holds(p.unique_key, p.state))
+  select exists (
+    select
+      from awa._place p
+     where p.id = job_id and substr(p.unique_key, 1, 32) = key and awa._holds(p.unique_key, p.state)
+  )
 $$;
 comment on function awa._is_holder is 'Whether a job is in a state in which it holds a unique key';
 
@@ -236,7 +299,13 @@ comment on function awa._is_holder is 'Whether a job is in a state in which it h
 -- it has none, and it is needed. Says whether the job may be there;
 -- otherwise the id is that of the job that holds the key. Now: as for _holder, also after a wait.
 -- Locks: the key, until the transaction ends. Waits for a transaction that is about to take it, or to let go of it.
-create or replace function awa._take_key(key bytea, holds boolean, inout job_id bigint, now timestamptz default clock_timestamp(), out taken boolean)
+create or replace function awa._take_key(
+  key bytea,
+  holds boolean,
+  inout job_id bigint,
+  now timestamptz default clock_timestamp(),
+  out taken boolean
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -260,7 +329,8 @@ begin
         insert into awa.unique_claims (key, job_id) values (key, job_id) on conflict do nothing;
       else
         update awa.unique_claims u
-           set job_id = job_id, held_until = null, free_since = null, queue_id = null, round = case when u.round > 0 then nextval('awa.claim_ids') else 0 end
+           set job_id = job_id, held_until = null, free_since = null, queue_id = null,
+               round = case when u.round > 0 then nextval('awa.claim_ids') else 0 end
          where u.key = key and u.round = v_holder.round and (u.free_since is not null or u.held_until <= now);
       end if;
       exit when found;
@@ -269,7 +339,10 @@ begin
     elsif cardinality(v_holder.line) > 1 then
       taken := false; -- an heir of this transaction
     else
-      insert into awa.unique_claims (key, round, job_id) values (key, v_holder.round, v_holder.job_id) on conflict do nothing; -- waits for who is about to let go of it
+      -- waits for who is about to let go of it
+      insert into awa.unique_claims (key, round, job_id)
+      values (key, v_holder.round, v_holder.job_id)
+      on conflict do nothing;
       if found then
         delete from awa.unique_claims u where u.key = key and u.round = v_holder.round; -- it did: once more
       else
@@ -284,161 +357,3 @@ begin
 end
 $$;
 comment on function awa._take_key is 'Takes a unique key for a job, or says which job holds it';
-
--- What a job carries as its unique key: see ready_entries. At is the time whose period counts. Raises 22023.
-create or replace function awa._unique_key(
-  queue         text,
-  kind          text,
-  args          jsonb,
-  unique_key    text,
-  unique_by     text[],
-  unique_period interval,
-  unique_zone   text,
-  unique_states text[],
-  at            timestamptz
-) returns bytea
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_by text[] := coalesce(unique_by, '{kind,args}');
-  v_bits int;
-  v_parts jsonb;
-  v_period record;
-  v_ends timestamptz;
-  v_key bytea;
-begin
-  perform awa._check_array('unique_states', unique_states, 9);
-  select bit_or(awa._state_bit(s)) into v_bits from unnest(coalesce(unique_states, awa._states('live'))) s having bool_and(awa._state_bit(s) is not null);
-  if v_bits is null then
-    perform awa._refuse('unique_states must name states of a job', unique_states::text,
-      'The states are ' || array_to_string(awa._states('known'), ', ') || '.');
-  end if;
-  if unique_key is not null then
-    if char_length(unique_key) not between 1 and 10000 then
-      perform awa._refuse('unique_key must be 1 to 10000 characters long', unique_key, 'Pass a text that says what there may be one of, or leave it out.');
-    end if;
-    v_parts := jsonb_build_object('key', unique_key);
-  elsif unique_by is null or unique_by = '{kind,args}' then
-    v_parts := jsonb_build_object('kind', kind, 'args', coalesce(args, '{}'));
-  else
-    perform awa._check_array('unique_by', v_by, 3);
-    if cardinality(v_by) = 0 or not v_by <@ '{queue,kind,args}' then
-      perform awa._refuse('unique_by must name queue, kind or args', v_by::text, 'Pass any of the three, such as {kind,args}.');
-    end if;
-    v_parts := case when 'kind' = any(v_by) then jsonb_build_object('kind', kind) else '{}' end
-      || case when 'args' = any(v_by) then jsonb_build_object('args', coalesce(args, '{}')) else '{}' end;
-  end if;
-  if unique_period is not null or unique_zone <> 'UTC' then
-    v_period := awa._unique_period(unique_period, unique_zone, at);
-    v_parts := v_parts || case when unique_period is not null then jsonb_build_object('period', v_period.name) else '{}' end;
-    v_ends := v_period.ends;
-  end if;
-  v_key := sha256(convert_to(awa._canonical(v_parts::text), 'UTF8'));
-  if unique_key is null and 'queue' = any(v_by) then
-    v_key := awa._for_queue(v_key, awa._queue_id(queue));
-    v_bits := v_bits | 512;
-  end if;
-  return v_key || substr(int4send(v_bits), 3)
-    || case when v_ends is not null and unique_states is null then int8send(ceil(extract(epoch from v_ends))::bigint) else '' end;
-end
-$$;
-comment on function awa._unique_key is 'What a job carries as its unique key';
-
--- A key of a queue's own: made of one that is made of the rest, and the other way round. A job that is moved has to get
--- the key of its new queue, and does not know what its key is made of.
-create or replace function awa._for_queue(key bytea, queue_id bigint) returns bytea
-language sql immutable strict parallel safe
-return (
-  select string_agg(int8send(('x' || encode(substr(key, i, 8), 'hex'))::bit(64)::bigint # ('x' || encode(substr(sha256(int8send(queue_id)), i, 8), 'hex'))::bit(64)::bigint), '' order by i)
-    from unnest('{1,9,17,25}'::int[]) i);
-comment on function awa._for_queue is 'A key of a queue''s own';
-
--- Whether the queue is a part of a job's key.
-create or replace function awa._names_queue(unique_key bytea) returns boolean
-language sql immutable parallel safe
-return coalesce(get_byte(unique_key, 32) & 2 <> 0, false);
-comment on function awa._names_queue is 'Whether the queue is a part of a job''s key';
-
--- The key of a job that goes from one queue to another; the same, unless the queue is a part of it.
-create or replace function awa._moved_key(unique_key bytea, from_queue_id bigint, to_queue_id bigint) returns bytea
-language sql immutable parallel safe
-return case when awa._names_queue(unique_key) then awa._for_queue(awa._for_queue(substr(unique_key, 1, 32), from_queue_id), to_queue_id) || substr(unique_key, 33) else unique_key end;
-comment on function awa._moved_key is 'The key of a job that goes from one queue to another';
-
--- The period in which a time lies: its name, and its end; null without a period. A day (or 24 hours), a week (from
--- Monday), and whole months and years are those of the calendar in a zone; others count from 1970. Raises 22023.
-create or replace function awa._unique_period(length interval, zone text, at timestamptz, out name jsonb, out ends timestamptz)
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_zone text := coalesce(zone, 'UTC');
-  v_months int := extract(year from length) * 12 + extract(month from length);
-  v_days int := extract(day from length);
-  v_seconds numeric := extract(hour from length) * 3600 + extract(minute from length) * 60 + extract(second from length);
-  v_local timestamp;
-  v_starts timestamptz;
-begin
-  if not awa._fits(length, '1 millisecond', '10 years') then
-    perform awa._refuse('unique_period must be between 1 millisecond and 10 years', length::text, 'Leave it out for a key that holds at any time.');
-  end if;
-  if v_zone <> 'UTC' then
-    begin
-      v_local := at at time zone v_zone;
-    exception when data_exception then
-      v_zone := '';
-    end;
-    -- Not what PostgreSQL takes for a zone of POSIX: UTC+5 is five hours west of UTC there, and so is Europe/Berlin5.
-    -- The names of the time zone database with numbers are these.
-    if v_zone = '' or v_zone ~ '[0-9]' and v_zone !~* '^(etc/gmt[-+]?[0-9]{1,2}|gmt[-+]?0|(est5e|cst6c|mst7m|pst8p)dt)$' then
-      perform awa._refuse('unique_zone must be a time zone by its name', zone, 'Pass a name such as Europe/Berlin, or leave it out for UTC. Zones of a fixed offset are Etc/GMT-5, which is five hours east, and its like.');
-    end if;
-  end if;
-  if length is null then
-    return;
-  end if;
-  if (v_months, v_days, v_seconds) = (0, 0, 86400) then
-    v_days := 1;
-    v_seconds := 0;
-  end if;
-  if at < '0001-01-02 00:00:00+00' then
-    at := clock_timestamp(); -- -infinity, say, which means now
-  end if;
-  v_local := at at time zone v_zone;
-  if v_months > 0 and v_days = 0 and v_seconds = 0 then
-    v_local := timestamp '1970-01-01' + make_interval(months => floor(((extract(year from v_local) - 1970) * 12 + extract(month from v_local) - 1) / v_months)::int * v_months);
-    ends := (v_local + length) at time zone v_zone;
-    v_starts := v_local at time zone v_zone;
-  elsif v_months = 0 and v_days in (1, 7) and v_seconds = 0 then
-    v_local := date '1970-01-05' + floor((v_local::date - date '1970-01-05') / v_days::numeric)::int * v_days; -- a Monday
-    ends := (v_local + make_interval(days => v_days)) at time zone v_zone;
-    v_starts := v_local at time zone v_zone;
-  else
-    v_starts := to_timestamp(floor(extract(epoch from at) / extract(epoch from length)) * extract(epoch from length));
-    ends := to_timestamp((floor(extract(epoch from at) / extract(epoch from length)) + 1) * extract(epoch from length));
-  end if;
-  name := jsonb_build_array(v_months, v_days, trim_scale(v_seconds), trim_scale(extract(epoch from v_starts)));
-end
-$$;
-comment on function awa._unique_period is 'The period in which a time lies: its name, and its end';
-
--- The text of a jsonb value, the same for values that are equal: without zeros at the ends of fractions. In strings
--- they stay.
--- Why: 1 and 1.0 are equal, and have two texts. Only texts that may have such zeros are taken apart.
-create or replace function awa._canonical(value text) returns text
-language plpgsql immutable
-as $$
-begin
-  if value !~ E'\\.[0-9]*0([^0-9]|$)' then
-    return value;
-  end if;
-  -- A quotation mark or backslash within a string is put aside: as a control character, of which a JSON text has none.
-  -- Then each second part lies within a string.
-  return (
-    select replace(replace(string_agg(
-             case when p.n % 2 = 0 then p.part else regexp_replace(p.part, E'(\\.[0-9]*[1-9])0+(?![0-9])|\\.0+(?![0-9])', E'\\1', 'g') end, '"' order by p.n), chr(2), E'\\"'), chr(1), E'\\\\')
-      from string_to_table(replace(replace(value, E'\\\\', chr(1)), E'\\"', chr(2)), '"') with ordinality p(part, n));
-end
-$$;
-comment on function awa._canonical is 'The text of a jsonb value, the same for values that are equal';

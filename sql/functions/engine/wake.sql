@@ -11,7 +11,8 @@ declare
   v_clock regclass := 'awa.wake_clock_' || v_digit;
   v_tick bigint := extract(epoch from clock_timestamp()) * 200;
 begin
-  if coalesce(pg_sequence_last_value(v_clock), 0) not between v_tick and v_tick + 1 then -- before, or a clock that was ahead; the next tick is of somebody who was quicker
+  -- before, or a clock that was ahead; the next tick is of somebody who was quicker
+  if coalesce(pg_sequence_last_value(v_clock), 0) not between v_tick and v_tick + 1 then
     perform setval(v_clock, v_tick), awa._notify('awa_wake_' || v_digit, '');
   end if;
 end

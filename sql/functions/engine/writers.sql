@@ -12,7 +12,8 @@ declare
   v_queue_ids bigint[];
   v_held bigint[];
 begin
-  select array_agg(a.job_id), array_agg(a.unique_key), array_agg(awa._queue_of(a.lane)) into v_job_ids, v_keys, v_queue_ids
+  select array_agg(a.job_id), array_agg(a.unique_key), array_agg(awa._queue_of(a.lane)) into v_job_ids, v_keys,
+         v_queue_ids
     from unnest(attempts) a
    where a.unique_key is not null;
   if v_keys is not null then
@@ -33,17 +34,30 @@ comment on function awa._end_attempts is 'Lets go of what attempts hold, once th
 
 -- The jobs of attempts, as they wait for a time: one for each attempt, as there are errors. Their next attempt has the
 -- same number, or the next one where they count.
-create or replace function awa._waiting(attempts awa.leases[], state text, run_at timestamptz[], errors jsonb[] default null, counts boolean default false) returns setof awa.deferred_jobs
+create or replace function awa._waiting(
+  attempts awa.leases[],
+  state text,
+  run_at timestamptz[],
+  errors jsonb[] default null,
+  counts boolean default false
+) returns setof awa.deferred_jobs
 language sql stable
 as $$
-  select a.job_id, a.lane & ~7::bigint | a.priority, state, run_at[a.ordinality], a.created_at, a.claimed_at, least(a.attempt + counts::int, a.max_attempts)::smallint, a.max_attempts, a.body_bytes,
+  select a.job_id, a.lane & ~7::bigint | a.priority, state, run_at[a.ordinality], a.created_at, a.claimed_at,
+         least(a.attempt + counts::int, a.max_attempts)::smallint, a.max_attempts, a.body_bytes,
          a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress, coalesce(_waiting.errors[a.ordinality], a.errors)
     from unnest(attempts) with ordinality a
 $$;
 comment on function awa._waiting is 'The jobs of attempts, as they wait for a time';
 
 -- Puts the jobs of attempts off to a time: one for each attempt, as there are errors.
-create or replace function awa._defer(attempts awa.leases[], state text, run_at timestamptz[], errors jsonb[] default null, counts boolean default false) returns void
+create or replace function awa._defer(
+  attempts awa.leases[],
+  state text,
+  run_at timestamptz[],
+  errors jsonb[] default null,
+  counts boolean default false
+) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -55,10 +69,15 @@ comment on function awa._defer is 'Puts the jobs of attempts off to a time';
 
 -- A job that waited, as an entry of a segment: in its lane, or in the front lane of its queue. It is ready since its
 -- run_at.
-create or replace function awa._as_entry(job awa.deferred_jobs, segment smallint, in_front boolean default false) returns setof awa.ready_entries
+create or replace function awa._as_entry(
+  job awa.deferred_jobs,
+  segment smallint,
+  in_front boolean default false
+) returns setof awa.ready_entries
 language sql stable
 as $$
-  select case when in_front then job.lane & ~7::bigint else job.lane end, pg_current_xact_id(), job.job_id, job.run_at, segment, (job.lane & 7)::smallint, job.attempt, job.max_attempts, job.body_bytes,
+  select case when in_front then job.lane & ~7::bigint else job.lane end, pg_current_xact_id(), job.job_id, job.run_at,
+         segment, (job.lane & 7)::smallint, job.attempt, job.max_attempts, job.body_bytes,
          job.unique_key, job.kind, job.args, job.tags, job.metadata, job.created_at, job.progress, job.errors
 $$;
 comment on function awa._as_entry is 'A job that waited, as an entry of a segment';
@@ -72,7 +91,9 @@ declare
 begin
   with appended as (
     insert into awa.ready_entries
-    select e.* from awa._current_segment() r(current_segment), unnest(jobs) j cross join lateral awa._as_entry(j, r.current_segment, in_front) e
+    select e.*
+      from awa._current_segment() r(current_segment), unnest(jobs) j
+     cross join lateral awa._as_entry(j, r.current_segment, in_front) e
     returning lane
   )
   select array_agg(distinct a.lane) into v_lanes from appended a;
@@ -84,16 +105,26 @@ comment on function awa._append_ready is 'Appends jobs to the current segment, a
 
 -- Writes the ends of jobs, after their last attempts; the attempt of a job that never ran has no receipt. There are
 -- errors, outputs, and whether a closure counts the job as completed, for each, or none.
-create or replace function awa._end(attempts awa.leases[], state text, reason text default null, errors jsonb[] default null, outputs jsonb[] default null, counted_by_closure boolean[] default null) returns void
+create or replace function awa._end(
+  attempts awa.leases[],
+  state text,
+  reason text default null,
+  errors jsonb[] default null,
+  outputs jsonb[] default null,
+  counted_by_closure boolean[] default null
+) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
 begin
   insert into awa.done_entries
-    (job_id, lane, state, reason, counted_by_closure, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
+    (job_id, lane, state, reason, counted_by_closure, receipt, worker_id, ready_at, created_at, attempted_at,
+     finalized_at, attempt, max_attempts, body_bytes, unique_key,
      kind, args, tags, metadata, progress, errors, output)
-  select a.job_id, a.lane & ~7::bigint | a.priority, state, reason, coalesce(counted_by_closure[a.ordinality], false), a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at, clock_timestamp(),
-         a.attempt, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata, case when state <> 'completed' then a.progress end,
+  select a.job_id, a.lane & ~7::bigint | a.priority, state, reason, coalesce(counted_by_closure[a.ordinality], false),
+         a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at, clock_timestamp(),
+         a.attempt, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata,
+         case when state <> 'completed' then a.progress end,
          coalesce(errors[a.ordinality], a.errors), outputs[a.ordinality]
     from unnest(attempts) with ordinality a;
 end

@@ -19,10 +19,14 @@ declare
   v_until timestamptz;
 begin
   if lease is null or not awa._fits(lease, '1 millisecond', '1 year') then
-    perform awa._refuse('lease must be between 1 millisecond and 1 year', lease::text, 'Say how long the attempt may go on from now.');
+    perform awa._refuse('lease must be between 1 millisecond and 1 year', lease::text,
+      'Say how long the attempt may go on from now.');
   end if;
   perform awa._lock_lease(job_id, receipt);
-  update awa.leases l set lease = lease, lease_until = clock_timestamp() + lease where l.receipt = receipt returning l.lease_until into v_until;
+  update awa.leases l
+     set lease = lease, lease_until = clock_timestamp() + lease
+   where l.receipt = receipt
+  returning l.lease_until into v_until;
   return v_until;
 end
 $$;

@@ -1,6 +1,7 @@
 -- What end_stuck_claimers returns.
 create or replace view awa.end_stuck_claimers_row as select c.claim_id as ended from awa.lease_claims c where false;
-comment on view awa.end_stuck_claimers_row is 'The row that end_stuck_claimers returns: how many sessions it ended. The view itself is always empty';
+comment on view awa.end_stuck_claimers_row is
+  'The row that end_stuck_claimers returns: how many sessions it ended. The view itself is always empty';
 
 -- Ends sessions that hold a queue because their clients have not read what they claimed for ten seconds, where the
 -- owner of this function may (pg_signal_backend). health names the others. Safe to call from anywhere, as often as one
@@ -27,11 +28,13 @@ begin
         from awa._stuck_claimers c
         join pg_roles u on u.oid = c.usesysid
         join pg_roles me on me.rolname = current_user
-       where (me.rolsuper or not u.rolsuper) and (pg_has_role(u.oid, 'usage') or pg_has_role('pg_signal_backend', 'usage'))
+       where (me.rolsuper or not u.rolsuper)
+         and (pg_has_role(u.oid, 'usage') or pg_has_role('pg_signal_backend', 'usage'))
       offset 0
     ) e;
   perform awa._note_success('end_stuck_claimers');
   return query select v_ended;
 end
 $$;
-comment on function awa.end_stuck_claimers is 'Ends sessions that hold a queue and do not read what they claimed; returns how many';
+comment on function awa.end_stuck_claimers is
+  'Ends sessions that hold a queue and do not read what they claimed; returns how many';

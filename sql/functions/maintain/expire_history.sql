@@ -1,6 +1,7 @@
 -- What expire_history returns.
 create or replace view awa.expire_history_row as select c.claim_id as expired from awa.lease_claims c where false;
-comment on view awa.expire_history_row is 'The row that expire_history returns: how many jobs it removed. The view itself is always empty';
+comment on view awa.expire_history_row is
+  'The row that expire_history returns: how many jobs it removed. The view itself is always empty';
 
 -- Removes jobs that ended longer ago than their queue keeps them, at most 2,000 of each kind: failed and cancelled ones
 -- after failed_retention, 72 hours by default; dead letters after dlq_retention, 30 days by default;
@@ -42,7 +43,9 @@ begin
       from awa._done_lanes() l(lane)
       left join lateral (select * from awa.queue_settings s where s.queue_id = awa._queue_of(l.lane) limit 1) s on true
      cross join lateral (
-        values ('failed', coalesce(s.failed_retention, interval '72 hours')), ('cancelled', coalesce(s.failed_retention, interval '72 hours')), ('dead', coalesce(s.dlq_retention, interval '30 days'))
+        values ('failed', coalesce(s.failed_retention, interval '72 hours')),
+          ('cancelled', coalesce(s.failed_retention, interval '72 hours')),
+          ('dead', coalesce(s.dlq_retention, interval '30 days'))
       ) f(state, keep)
      cross join lateral (
         select d.job_id from awa.done_entries d
@@ -54,7 +57,11 @@ begin
   v_expired := v_expired + awa._expire('{completed}', array(
     select d.job_id
       from (
-        select l.lane, least((select s.completed_retention from awa.settings s), (select s.completed_retention from awa.queue_settings s where s.queue_id = awa._queue_of(l.lane))) as keep
+        select l.lane,
+               least((select s.completed_retention from awa.settings s),
+                 (
+                   select s.completed_retention from awa.queue_settings s where s.queue_id = awa._queue_of(l.lane)
+                 )) as keep
           from awa._completed_lanes() l(lane)
       ) l
      cross join lateral (
@@ -67,7 +74,8 @@ begin
   return query select v_expired;
 end
 $$;
-comment on function awa.expire_history is 'Removes failed jobs and dead letters that are past their retention; returns how many';
+comment on function awa.expire_history is
+  'Removes failed jobs and dead letters that are past their retention; returns how many';
 
 -- Removes ended jobs in some states, but for those that somebody else is changing. Returns how many. One by one where
 -- that fails: the rest must not wait for a row that a trigger of somebody else's keeps.
@@ -99,7 +107,8 @@ begin
       end if;
       continue when awa._is_passing(sqlstate);
       v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
-      raise warning 'job % is past its retention, and can''t be removed', v_job_id using errcode = sqlstate, detail = sqlerrm;
+      raise warning 'job % is past its retention, and can''t be removed', v_job_id using errcode = sqlstate,
+        detail = sqlerrm;
     end;
   end loop;
   if v_expired = 0 then
@@ -122,12 +131,20 @@ begin
   for v_jobs in
     with gone as (
       delete from awa.done_entries d
-       where d.job_id = any(array(select e.job_id from awa.done_entries e where e.job_id = any(job_ids) and e.state = any(states) for update skip locked))
+       where d.job_id = any(
+         array(
+           select e.job_id
+             from awa.done_entries e
+            where e.job_id = any(job_ids) and e.state = any(states)
+              for update skip locked
+         )
+       )
          and d.state = any(states)
       returning d.job_id, d.lane, d.state, d.counted_by_closure, d.unique_key
     )
     select g.lane, g.state, g.counted_by_closure, count(*) as jobs,
-           array_agg(g.job_id) filter (where g.unique_key is not null) as keyed, array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
+           array_agg(g.job_id) filter (where g.unique_key is not null) as keyed,
+           array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
       from gone g
      group by g.lane, g.state, g.counted_by_closure
      order by g.lane, g.state, g.counted_by_closure
@@ -150,9 +167,11 @@ as $$
 #variable_conflict use_variable
 begin
   insert into awa.queue_rollups as r (lane, completed, failed, cancelled, dead)
-  values (lane, case state when 'completed' then jobs else 0 end, case state when 'failed' then jobs else 0 end, case state when 'cancelled' then jobs else 0 end, case state when 'dead' then jobs else 0 end)
+  values (lane, case state when 'completed' then jobs else 0 end, case state when 'failed' then jobs else 0 end,
+    case state when 'cancelled' then jobs else 0 end, case state when 'dead' then jobs else 0 end)
   on conflict on constraint queue_rollups_pkey do update
-    set completed = r.completed + excluded.completed, failed = r.failed + excluded.failed, cancelled = r.cancelled + excluded.cancelled, dead = r.dead + excluded.dead;
+    set completed = r.completed + excluded.completed, failed = r.failed + excluded.failed,
+        cancelled = r.cancelled + excluded.cancelled, dead = r.dead + excluded.dead;
 end
 $$;
 comment on function awa._count_gone is 'Adds jobs that are no longer kept to the counts of their lane';
@@ -164,7 +183,11 @@ as $$
   with recursive lanes(lane) as (
     (select d.lane from awa.done_entries d where not d.counted_by_closure order by d.lane limit 1)
     union all
-    select (select d.lane from awa.done_entries d where not d.counted_by_closure and d.lane > l.lane order by d.lane limit 1) from lanes l where l.lane is not null
+    select (
+      select d.lane from awa.done_entries d where not d.counted_by_closure and d.lane > l.lane order by d.lane limit 1
+    )
+      from lanes l
+     where l.lane is not null
   )
   select l.lane from lanes l where l.lane is not null
 $$;
@@ -177,7 +200,11 @@ as $$
   with recursive lanes(lane) as (
     (select d.lane from awa.done_entries d where d.state = 'completed' order by d.lane limit 1)
     union all
-    select (select d.lane from awa.done_entries d where d.state = 'completed' and d.lane > l.lane order by d.lane limit 1) from lanes l where l.lane is not null
+    select (
+      select d.lane from awa.done_entries d where d.state = 'completed' and d.lane > l.lane order by d.lane limit 1
+    )
+      from lanes l
+     where l.lane is not null
   )
   select l.lane from lanes l where l.lane is not null
 $$;

@@ -1,6 +1,7 @@
 -- What fold returns.
 create or replace view awa.fold_row as select r.only_row as more from awa.ring r where false;
-comment on view awa.fold_row is 'The row that fold returns: whether there is more to count. The view itself is always empty';
+comment on view awa.fold_row is
+  'The row that fold returns: whether there is more to count. The view itself is always empty';
 
 -- Counts what the ledgers have grown by: new entries, and claims whose jobs have ended. Reads of counts add only what
 -- came later.

@@ -1,6 +1,7 @@
 -- What forget_workers returns.
 create or replace view awa.forget_workers_row as select c.claim_id as forgotten from awa.lease_claims c where false;
-comment on view awa.forget_workers_row is 'The row that forget_workers returns: how many workers it removed. The view itself is always empty';
+comment on view awa.forget_workers_row is
+  'The row that forget_workers returns: how many workers it removed. The view itself is always empty';
 
 -- Removes workers that have been silent for an hour and have no open attempt, and what is left of workers that are
 -- gone: what heartbeat would have told them, and notifications that all other listeners have read. Safe to call from
@@ -32,7 +33,9 @@ begin
        select w.worker_id from awa.workers w
         where awa._is_overdue(w.heartbeat_at + interval '1 hour', null, interval '1 hour', w.worker_id, v_now)
           and not exists (select from awa.leases l where l.worker_id = w.worker_id)
-          and not exists (select from awa._open_items o where o.queue_id = any(awa._busy_queues()) and o.worker_id = w.worker_id)
+          and not exists (
+           select from awa._open_items o where o.queue_id = any(awa._busy_queues()) and o.worker_id = w.worker_id
+         )
           for update skip locked))
     returning 1
   )

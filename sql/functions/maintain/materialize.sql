@@ -1,13 +1,17 @@
 -- What materialize returns.
 create or replace view awa.materialize_row as select c.claim_id as materialized from awa.lease_claims c where false;
-comment on view awa.materialize_row is 'The row that materialize returns: how many attempts got a row of their own. The view itself is always empty';
+comment on view awa.materialize_row is
+  'The row that materialize returns: how many attempts got a row of their own. The view itself is always empty';
 
 -- Gives attempts that have been open for longer than older_than, 5 seconds by default, rows of their own in leases: at
 -- most max_jobs, the oldest claims first. The search for open attempts
 -- then no longer has to go back to them. Reads all claims that fold has not counted, so fold must be called as often.
 -- Safe to call from anywhere, as often as one likes.
 -- Locks: their claims, where it can have them at once; skips those that somebody is answering for. Raises 22023, JQ004.
-create or replace function awa.materialize(older_than interval default null, max_jobs int default 1000) returns setof awa.materialize_row
+create or replace function awa.materialize(
+  older_than interval default null,
+  max_jobs int default 1000
+) returns setof awa.materialize_row
 language plpgsql
 volatile
 security definer
@@ -44,7 +48,8 @@ begin
       raise;
     end if;
     -- At random, so that those of another call are reached where more are refused than one call takes.
-    select e.materialized into v_materialized from awa._materialize_each(array(select r from unnest(v_open) r order by random() limit v_max)) e;
+    select e.materialized into v_materialized
+      from awa._materialize_each(array(select r from unnest(v_open) r order by random() limit v_max)) e;
   end;
   perform awa._note_success('materialize');
   return query select v_materialized;
@@ -74,7 +79,13 @@ comment on function awa._materialize is 'Gives some attempts rows of their own';
 
 -- Gives some attempts rows of their own, one by one, but for those that somebody is answering for: the rest must not
 -- wait for a job that the server can't read, or whose row it refuses because of a trigger of somebody else's.
-create or replace function awa._materialize_each(receipts bigint[], out materialized bigint, out unreadable bigint[], out refused bigint[], out refusal text)
+create or replace function awa._materialize_each(
+  receipts bigint[],
+  out materialized bigint,
+  out unreadable bigint[],
+  out refused bigint[],
+  out refusal text
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -102,7 +113,8 @@ begin
       else
         refused := refused || v_job_id;
         refusal := awa._refusal(sqlerrm, sqlstate);
-        raise warning 'an attempt of job % can''t get a row of its own', v_job_id using errcode = sqlstate, detail = sqlerrm;
+        raise warning 'an attempt of job % can''t get a row of its own', v_job_id using errcode = sqlstate,
+          detail = sqlerrm;
       end if;
     end;
   end loop;

@@ -1,6 +1,10 @@
 -- What prune_oldest returns.
-create or replace view awa.prune_oldest_row as select r.current_segment as segment, q.name as outcome from awa.ring r, awa.queues q where false;
-comment on view awa.prune_oldest_row is 'The row that prune_oldest returns: the oldest segment, and what became of it. The view itself is always empty';
+create or replace view awa.prune_oldest_row as
+select r.current_segment as segment, q.name as outcome
+  from awa.ring r, awa.queues q
+ where false;
+comment on view awa.prune_oldest_row is
+  'The row that prune_oldest returns: the oldest segment, and what became of it. The view itself is always empty';
 
 -- Empties the oldest segment, when its completed jobs are past their retention, or forced: in several calls. The first
 -- ones clean it, as a log-structured file system does: carry what is alive to the current segment, some at a time.
@@ -53,19 +57,24 @@ begin
   select s.last_value into v_cut_off from awa.prune_tries s;
   if v_segment is null then
     v_outcome := 'empty';
-  elsif not v_force and v_ring.left_at[v_segment + 1] > clock_timestamp() - (select s.completed_retention from awa.settings s) then
+  elsif not v_force
+    and v_ring.left_at[v_segment + 1] > clock_timestamp() - (select s.completed_retention from awa.settings s) then
     v_outcome := 'kept';
-  elsif not v_force and v_ring.retry_at - clock_timestamp() between interval '0' and awa._backoff(v_ring.tries) then -- not by a clock that was ahead
+  -- not by a clock that was ahead
+  elsif not v_force and v_ring.retry_at - clock_timestamp() between interval '0' and awa._backoff(v_ring.tries) then
     perform awa._note_success('prune_oldest');
     return query select v_segment, v_ring.outcome;
     return;
-  elsif not v_force and v_cut_off > 0 and awa._last_prune_at() between clock_timestamp() - awa._backoff(v_cut_off + 2) and clock_timestamp() then
+  elsif not v_force
+    and v_cut_off > 0
+    and awa._last_prune_at() between clock_timestamp() - awa._backoff(v_cut_off + 2) and clock_timestamp() then
     perform awa._note_success('prune_oldest');
     return query select v_segment, 'cut off';
     return;
   else
     -- Known before it begins, and not rolled back: that it was tried.
-    perform setval('awa.prune_tries', v_cut_off + 1), setval('awa.prune_tried_at', (extract(epoch from clock_timestamp()) * 1000000)::bigint);
+    perform setval('awa.prune_tries', v_cut_off + 1),
+      setval('awa.prune_tried_at', (extract(epoch from clock_timestamp()) * 1000000)::bigint);
     v_wait := awa._prune_wait(v_ring.tries);
     if v_ring.cleaned_segment is distinct from v_segment or v_ring.cleaned_by is null then
       v_outcome := awa._clean(v_segment, v_force, v_cut_off, v_wait);
@@ -73,22 +82,34 @@ begin
       v_outcome := awa._truncate(v_segment, v_wait);
     end if;
     -- Goes on with as much at a time, or twice that where there is room for it: with all at once it would be cut off again.
-    perform setval('awa.prune_tries', case when v_outcome in ('cleaning', 'busy') then greatest(v_cut_off - (clock_timestamp() - v_began < awa._budget('10 seconds', 10))::int, 0) else 0 end),
+    perform setval('awa.prune_tries',
+      case
+        when v_outcome in ('cleaning', 'busy')
+          then greatest(v_cut_off - (clock_timestamp() - v_began < awa._budget('10 seconds', 10))::int, 0)
+        else 0
+      end),
             setval('awa.prune_tried_at', 1);
   end if;
   if v_outcome in ('unbalanced', 'damaged', 'refused', 'full', 'busy', 'waiting', 'blocked') then
     update awa.ring r
-       set outcome = v_outcome, tries = r.tries + 1, stuck_since = coalesce(r.stuck_since, clock_timestamp()), retry_at = clock_timestamp() + awa._backoff(r.tries);
+       set outcome = v_outcome, tries = r.tries + 1, stuck_since = coalesce(r.stuck_since, clock_timestamp()),
+           retry_at = clock_timestamp() + awa._backoff(r.tries);
   elsif v_outcome in ('cleaning', 'truncating') then
-    update awa.ring r set outcome = null, tries = least(r.tries, 4), stuck_since = null, retry_at = null where r.outcome is not null; -- for the rest it waits about as long
+    -- for the rest it waits about as long
+    update awa.ring r
+       set outcome = null, tries = least(r.tries, 4), stuck_since = null, retry_at = null
+     where r.outcome is not null;
   else
-    update awa.ring r set outcome = null, tries = 0, stuck_since = null, retry_at = null where r.outcome is not null or r.tries > 0;
+    update awa.ring r
+       set outcome = null, tries = 0, stuck_since = null, retry_at = null
+     where r.outcome is not null or r.tries > 0;
   end if;
   perform awa._note_success('prune_oldest');
   return query select v_segment, v_outcome;
 end
 $$;
-comment on function awa.prune_oldest is 'Empties the oldest segment, in several calls: cleans it, then truncates its tables';
+comment on function awa.prune_oldest is
+  'Empties the oldest segment, in several calls: cleans it, then truncates its tables';
 
 -- How long to wait after so many tries: a second, two, four, up to five minutes.
 create or replace function awa._backoff(tries int) returns interval
@@ -99,7 +120,9 @@ comment on function awa._backoff is 'How long to wait after so many tries';
 -- How long a try waits for its locks after so many: prune_wait, twice that, four times, up to half a second.
 create or replace function awa._prune_wait(tries int) returns interval
 language sql stable
-as $$ select greatest(s.prune_wait, least(s.prune_wait * power(2, least(tries, 9)), interval '500 milliseconds')) from awa.settings s $$;
+as $$
+select greatest(s.prune_wait, least(s.prune_wait * power(2, least(tries, 9)), interval '500 milliseconds'))
+  from awa.settings s $$;
 comment on function awa._prune_wait is 'How long a try waits for its locks after so many';
 
 -- Truncates one table of a segment that was cleaned, unless somebody may still need it: the entries, then the
@@ -114,7 +137,8 @@ declare
   v_ring awa.ring;
   v_family text := (
     select f.name from unnest(awa._families()) with ordinality f(name, ordinal)
-     where pg_relation_size(format('awa.%s_%s', f.name, segment)::regclass) > 0 -- also where all rows were moved, or are not committed yet
+     -- also where all rows were moved, or are not committed yet
+     where pg_relation_size(format('awa.%s_%s', f.name, segment)::regclass) > 0
      order by f.ordinal
      limit 1);
 begin
@@ -126,7 +150,9 @@ begin
     perform pg_stat_clear_snapshot(); -- this transaction may have looked before
     update awa.ring r
        set old_snapshots = array(
-         select o.holder from awa._old_snapshots(v_ring.cleaned_by) o where v_ring.old_snapshots is null or o.holder = any(v_ring.old_snapshots))
+         select o.holder
+           from awa._old_snapshots(v_ring.cleaned_by) o
+          where v_ring.old_snapshots is null or o.holder = any(v_ring.old_snapshots))
     returning r.old_snapshots into v_ring.old_snapshots;
     if v_ring.old_snapshots <> '{}' then
       return 'waiting';
@@ -148,14 +174,19 @@ begin
                  cross join lateral (
                     select true
                       from awa.ready_entries e
-                     where e.segment = segment and e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(v_ring.cleaned_until), 0)
+                     where e.segment = segment
+                       and e.lane = l.lane
+                       and (e.xid, e.job_id) > (pg_snapshot_xmax(v_ring.cleaned_until), 0)
                      limit 1
                   ) e)
               or exists (
                 select from awa._lanes_in_segment(segment) l
                  cross join pg_snapshot_xip(v_ring.cleaned_until) x
                  cross join lateral (
-                    select true from awa.ready_entries e where e.segment = segment and e.lane = l.lane and e.xid = x limit 1
+                    select true
+                      from awa.ready_entries e
+                     where e.segment = segment and e.lane = l.lane and e.xid = x
+                     limit 1
                   ) e)
             when 'ready_tombstones' then
               exists (select from awa._buried_since(segment, v_ring.cleaned_until))
@@ -163,12 +194,17 @@ begin
               exists (
                 select from awa._lanes_in_segment(segment) l
                  cross join lateral (
-                    select true from awa.arrivals a where a.segment = segment and a.lane = l.lane and a.xid >= pg_snapshot_xmax(v_ring.cleaned_until) limit 1
+                    select true
+                      from awa.arrivals a
+                     where a.segment = segment and a.lane = l.lane and a.xid >= pg_snapshot_xmax(v_ring.cleaned_until)
+                     limit 1
                   ) a)
               or exists (
                 select from awa._lanes_in_segment(segment) l
                  cross join pg_snapshot_xip(v_ring.cleaned_until) x
-                 cross join lateral (select true from awa.arrivals a where a.segment = segment and a.lane = l.lane and a.xid = x limit 1) a)
+                 cross join lateral (
+                    select true from awa.arrivals a where a.segment = segment and a.lane = l.lane and a.xid = x limit 1
+                  ) a)
             when 'lease_claims' then
               exists (select from awa._uncounted_lanes(segment)) or exists (select from awa._cursors_in(segment))
             else false
@@ -181,7 +217,9 @@ begin
     exception when lock_not_available then
       return 'blocked';
     end;
-    if exists (select from unnest(awa._families()) f where pg_relation_size(format('awa.%s_%s', f, segment)::regclass) > 0) then
+    if exists (
+      select from unnest(awa._families()) f where pg_relation_size(format('awa.%s_%s', f, segment)::regclass) > 0
+    ) then
       return 'truncating';
     end if;
   end if;
@@ -190,7 +228,8 @@ begin
   return 'truncated';
 end
 $$;
-comment on function awa._truncate is 'Truncates one table of a segment that was cleaned, unless somebody may still need it';
+comment on function awa._truncate is
+  'Truncates one table of a segment that was cleaned, unless somebody may still need it';
 
 -- Removes what is noted of jobs that were deleted while a segment was the current one, at most so many, once they are
 -- counted: their entries, in that segment or an older one, are gone. Returns how many.
@@ -203,7 +242,8 @@ as $$
        select d.job_id
          from awa.deleted_jobs d
         cross join lateral (select * from awa.queue_rollups r where r.lane = d.lane limit 1) r
-        where d.segment = _forget_deleted.segment and (pg_visible_in_snapshot(d.by_xid, r.counted) or pg_visible_in_snapshot(d.xid, r.dropped))
+        where d.segment = _forget_deleted.segment
+          and (pg_visible_in_snapshot(d.by_xid, r.counted) or pg_visible_in_snapshot(d.xid, r.dropped))
         limit max_jobs))
     returning 1
   )

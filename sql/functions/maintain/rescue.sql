@@ -1,6 +1,7 @@
 -- What rescue returns.
 create or replace view awa.rescue_row as select c.claim_id as rescued from awa.lease_claims c where false;
-comment on view awa.rescue_row is 'The row that rescue returns: how many attempts it ended. The view itself is always empty';
+comment on view awa.rescue_row is
+  'The row that rescue returns: how many attempts it ended. The view itself is always empty';
 
 -- Ends attempts that are overdue, at most max_jobs, as failed: the attempt counts, and the job runs again after its
 -- backoff, or ends. An attempt is overdue when its deadline is over; or its lease, unless its worker
@@ -44,7 +45,10 @@ begin
        for update skip locked);
   if cardinality(v_materialized) < v_max then
     v_others := array(
-      select o.receipt from awa._open_items o where o.queue_id = any(awa._busy_queues()) and awa._is_overdue(o.lease_until, o.deadline_at, o.lease_until - o.claimed_at, o.worker_id, v_now));
+      select o.receipt
+        from awa._open_items o
+       where o.queue_id = any(awa._busy_queues())
+         and awa._is_overdue(o.lease_until, o.deadline_at, o.lease_until - o.claimed_at, o.worker_id, v_now));
   end if;
   begin
     v_rescued := awa._rescue(v_materialized, v_others, v_max - cardinality(v_materialized), v_now);
@@ -62,7 +66,13 @@ begin
        limit v_max
          for update skip locked);
     v_others := array(select r from unnest(v_others) r order by random() limit v_max);
-    for v_one in select array[r] as materialized, '{}'::bigint[] as others, r as receipt from unnest(v_materialized) r union all select '{}', array[r], r from unnest(v_others) r loop
+    for v_one in
+      select array[r] as materialized, '{}'::bigint[] as others, r as receipt
+        from unnest(v_materialized) r
+      union all
+      select '{}', array[r], r
+        from unnest(v_others) r
+    loop
       begin
         v_rescued := v_rescued + awa._rescue(v_one.materialized, v_one.others, 1, v_now);
       exception when others then
@@ -90,7 +100,12 @@ comment on function awa.rescue is 'Ends attempts that are overdue, as failed; re
 
 -- Ends overdue attempts: those that last, whose rows the caller has locked, and of the others at most max_others that
 -- nobody is answering for. Returns how many.
-create or replace function awa._rescue(materialized bigint[], others bigint[], max_others int, now timestamptz) returns bigint
+create or replace function awa._rescue(
+  materialized bigint[],
+  others bigint[],
+  max_others int,
+  now timestamptz
+) returns bigint
 language plpgsql
 as $$
 declare
@@ -113,7 +128,13 @@ comment on function awa._rescue is 'Ends overdue attempts';
 
 -- Ends one overdue attempt whose failure the server refuses to store: puts it off. Where that is refused as well the
 -- attempt stays, for the next pass, with a warning in the server's log. Returns how many it ended.
-create or replace function awa._rescue_otherwise(materialized bigint[], others bigint[], now timestamptz, error text, state text) returns bigint
+create or replace function awa._rescue_otherwise(
+  materialized bigint[],
+  others bigint[],
+  now timestamptz,
+  error text,
+  state text
+) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -124,7 +145,8 @@ begin
   v_attempts := awa._look_up(materialized || awa._take_open(others, 1, 'snoozed'));
   v_reasons := awa._overdue_reasons(v_attempts, now);
   perform awa._record_lost_attempts(v_attempts, v_reasons);
-  perform awa._put_off(v_attempts, format('the failure was refused: %s (SQLSTATE %s); it was: %s', error, state, v_reasons[1]));
+  perform awa._put_off(v_attempts,
+    format('the failure was refused: %s (SQLSTATE %s); it was: %s', error, state, v_reasons[1]));
   return cardinality(v_attempts);
 exception when others then
   if not awa._is_about_a_row(sqlstate) then
@@ -133,7 +155,8 @@ exception when others then
   if awa._is_passing(sqlstate) then
     return 0;
   end if;
-  raise warning 'an attempt of job % is overdue, and can''t be ended', (select a.job_id from awa._attempts(materialized || others) a) using errcode = sqlstate, detail = sqlerrm;
+  raise warning 'an attempt of job % is overdue, and can''t be ended',
+    (select a.job_id from awa._attempts(materialized || others) a) using errcode = sqlstate, detail = sqlerrm;
   return 0;
 end
 $$;
@@ -173,30 +196,49 @@ begin
   if v_last > now + interval '1 second' then -- the clock was set back
     with gone as (
       delete from awa.rescue_gaps g
-       where (g.began_at, g.ended_at) in (select h.began_at, h.ended_at from awa.rescue_gaps h where h.ended_at > now for update skip locked)
+       where (g.began_at, g.ended_at) in (
+          select h.began_at, h.ended_at from awa.rescue_gaps h where h.ended_at > now for update skip locked
+        )
       returning g.began_at
     )
-    insert into awa.rescue_gaps (began_at, ended_at) select least(min(g.began_at), now), now from gone g having count(*) > 0 on conflict do nothing;
+    insert into awa.rescue_gaps (began_at, ended_at)
+    select least(min(g.began_at), now), now
+      from gone g
+    having count(*) > 0
+    on conflict do nothing;
     perform setval('awa.rescued_at', (extract(epoch from now) * 1000000)::bigint);
   elsif v_last < now - interval '10 seconds' then
     insert into awa.rescue_gaps (began_at, ended_at) values (v_last, now) on conflict do nothing;
-  elsif (v_called_at is null or v_called_at < now - interval '1 second') and (v_gap_ended_at is null or v_gap_ended_at < transaction_timestamp()) then
+  elsif (v_called_at is null or v_called_at < now - interval '1 second')
+    and (v_gap_ended_at is null or v_gap_ended_at < transaction_timestamp()) then
     perform setval('awa.rescued_at', (extract(epoch from now) * 1000000)::bigint);
   end if;
 
   update awa.workers w set heartbeat_at = now
-   where w.worker_id = any(array(select w.worker_id from awa.workers w where w.heartbeat_at > now + interval '1 second' for update skip locked));
+   where w.worker_id = any(
+     array(
+       select w.worker_id from awa.workers w where w.heartbeat_at > now + interval '1 second' for update skip locked
+     )
+   );
   update awa.leases l
-     set claimed_at = least(l.claimed_at, now), lease_until = least(l.lease_until, now + l.lease), deadline_at = l.deadline_at - greatest(l.claimed_at - now, '0')
+     set claimed_at = least(l.claimed_at, now), lease_until = least(l.lease_until, now + l.lease),
+         deadline_at = l.deadline_at - greatest(l.claimed_at - now, '0')
    where l.receipt = any(array(
-     select l.receipt from awa.leases l where l.claimed_at > now + interval '1 second' or l.lease_until > now + l.lease + interval '1 second' for update skip locked));
+     select l.receipt
+       from awa.leases l
+      where l.claimed_at > now + interval '1 second' or l.lease_until > now + l.lease + interval '1 second'
+        for update skip locked));
 
   -- A gap is of no use to attempts that began after it, nor to workers.
   if exists (select from awa.rescue_gaps) then
-    v_longest := greatest(interval '1 hour', (select max(l.lease) from awa.leases l), (select max(o.lease_until - o.claimed_at) from awa._open_items o where o.queue_id = any(awa._busy_queues())));
+    v_longest := greatest(interval '1 hour', (select max(l.lease) from awa.leases l),
+      (select max(o.lease_until - o.claimed_at) from awa._open_items o where o.queue_id = any(awa._busy_queues())));
     delete from awa.rescue_gaps g
      where (g.began_at, g.ended_at) in (
-       select h.began_at, h.ended_at from awa.rescue_gaps h where h.ended_at < least(v_last, now - v_longest) for update skip locked);
+       select h.began_at, h.ended_at
+         from awa.rescue_gaps h
+        where h.ended_at < least(v_last, now - v_longest)
+          for update skip locked);
   end if;
 end
 $$;

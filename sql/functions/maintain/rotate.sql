@@ -1,6 +1,8 @@
 -- What rotate returns.
 create or replace view awa.rotate_row as select r.only_row as rotated, r.current_segment from awa.ring r where false;
-comment on view awa.rotate_row is 'The row that rotate returns: whether it moved on, and the segment that is current now. The view itself is always empty';
+comment on view awa.rotate_row is
+  'The row that rotate returns: whether it moved on, and the segment that is current now. The view itself is always '
+  'empty';
 
 -- Lets new rows go to the next segment, when the current one is old or large enough, or forced, and the next one is
 -- empty. Otherwise the current one just grows. Only operators may force it.
@@ -30,8 +32,13 @@ begin
     return;
   end if;
   perform awa._keep_origin();
-  if clock_timestamp() + interval '1 second' < any(v_ring.left_at) then -- by a clock that was ahead: segments would stay for as long
-    update awa.ring r set left_at = array(select least(u.at, clock_timestamp()) from unnest(r.left_at) with ordinality u(at, n) order by u.n) returning r.* into v_ring;
+  -- by a clock that was ahead: segments would stay for as long
+  if clock_timestamp() + interval '1 second' < any(v_ring.left_at) then
+    update awa.ring r
+       set left_at = array(
+         select least(u.at, clock_timestamp()) from unnest(r.left_at) with ordinality u(at, n) order by u.n
+       )
+    returning r.* into v_ring;
   end if;
   v_next := (v_ring.current_segment + 1) % 4;
   select force is true

@@ -12,9 +12,13 @@ as $$
 declare
   v_timeout interval := nullif(current_setting('statement_timeout')::interval, '0');
   v_end timestamptz := statement_timestamp() + v_timeout; -- null where there is none
-  v_is_short boolean := coalesce(least(v_timeout, nullif(current_setting('transaction_timeout', true)::interval, '0')) < '10 seconds', false); -- that one holds for each batch
+  -- that one holds for each batch
+  v_is_short boolean := coalesce(least(v_timeout,
+    nullif(current_setting('transaction_timeout', true)::interval, '0')) < '10 seconds',
+    false);
   v_max int := case when v_is_short then 500 end;
-  v_passes text[] := array['promote_due', 'fold', 'end_stuck_claimers', 'rescue', 'materialize', 'expire_history', 'summarize', 'rotate', 'prune_oldest', 'forget_workers'];
+  v_passes text[] := array['promote_due', 'fold', 'end_stuck_claimers', 'rescue', 'materialize', 'expire_history',
+    'summarize', 'rotate', 'prune_oldest', 'forget_workers'];
   v_first int := case when v_is_short then floor(random() * cardinality(v_passes))::int else 0 end;
   v_pass text;
   v_until timestamptz;
@@ -28,7 +32,8 @@ declare
 begin
   for v_nth in 1..cardinality(v_passes) loop
     v_pass := v_passes[1 + (v_first + v_nth - 1) % cardinality(v_passes)];
-    v_until := least(clock_timestamp() + interval '10 seconds', clock_timestamp() + (v_end - clock_timestamp()) / (cardinality(v_passes) + 1 - v_nth));
+    v_until := least(clock_timestamp() + interval '10 seconds',
+      clock_timestamp() + (v_end - clock_timestamp()) / (cardinality(v_passes) + 1 - v_nth));
     loop
       commit;
       set transaction isolation level read committed;
@@ -38,7 +43,8 @@ begin
         v_more := awa.run_pass(v_pass, v_max);
       exception when others then
         if v_state is null then
-          get stacked diagnostics v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+          get stacked diagnostics v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
+          v_hint = pg_exception_hint;
         end if;
         v_more := false;
       end;

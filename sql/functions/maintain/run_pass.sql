@@ -40,4 +40,5 @@ begin
   end;
 end
 $$;
-comment on function awa.run_pass is 'Runs one pass of maintenance, unless another session is running it; returns whether there is more to do';
+comment on function awa.run_pass is
+  'Runs one pass of maintenance, unless another session is running it; returns whether there is more to do';

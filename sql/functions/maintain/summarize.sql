@@ -1,6 +1,7 @@
 -- What summarize returns.
 create or replace view awa.summarize_row as select c.claim_id as summarized from awa.lease_claims c where false;
-comment on view awa.summarize_row is 'The row that summarize returns: how many ranges of blocks got a summary. The view itself is always empty';
+comment on view awa.summarize_row is
+  'The row that summarize returns: how many ranges of blocks got a summary. The view itself is always empty';
 
 -- Brings the block summaries of the current segment up to date, by which a job is found from its id. Safe to call from
 -- anywhere, as often as one likes.
@@ -35,4 +36,5 @@ begin
   return query select v_summarized;
 end
 $$;
-comment on function awa.summarize is 'Brings the block summaries of the current segment up to date; returns how many are new';
+comment on function awa.summarize is
+  'Brings the block summaries of the current segment up to date; returns how many are new';

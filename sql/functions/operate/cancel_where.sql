@@ -40,14 +40,24 @@ begin
   perform awa._bound_waits();
   if state is null or state in ('scheduled', 'retryable') then
     if v_most is not null then
-      select d.job_id into v_last from awa.deferred_jobs d where (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) and (state is null or d.state = state) order by d.job_id offset v_most - 1 limit 1;
+      select d.job_id into v_last
+        from awa.deferred_jobs d
+       where (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+         and (state is null or d.state = state)
+       order by d.job_id
+      offset v_most - 1
+       limit 1;
     end if;
     v_cancelled := cardinality(awa._cancel_deferred(array(
       select d.job_id
         from awa.deferred_jobs d
        where (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
-         and (kind is null or d.kind = kind) and (state is null or d.state = state) and (before is null or d.created_at < before)
-         and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last is null or d.job_id <= v_last)
+         and (kind is null or d.kind = kind)
+         and (state is null or d.state = state)
+         and (before is null or d.created_at < before)
+         and (tag is null or d.tags @> array[tag])
+         and (args is null or d.args @> args)
+         and (v_last is null or d.job_id <= v_last)
        limit v_max
          for update skip locked), 'cancelled with others'));
   end if;
@@ -55,7 +65,8 @@ begin
     v_cancelled := v_cancelled + cardinality(awa._cancel_ready(array(
       select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
         from (
-          select a.lane, a.xid, a.job_id, a.segment, dense_rank() over (order by awa._queue_of(a.lane)) as queues -- each is locked at commit
+          -- each is locked at commit
+          select a.lane, a.xid, a.job_id, a.segment, dense_rank() over (order by awa._queue_of(a.lane)) as queues
             from (
               select a.lane, a.xid, a.job_id, a.segment
                 from (
@@ -95,15 +106,26 @@ $$;
 comment on function awa.cancel_where is 'Cancels jobs that have not ended, by a filter; returns how many';
 
 -- Refuses a filter that filters nothing, or by a state that there is not.
-create or replace function awa._check_filter(queue text, kind text, state text, before timestamptz, max_jobs int, states text[], tag text, args jsonb) returns void
+create or replace function awa._check_filter(
+  queue text,
+  kind text,
+  state text,
+  before timestamptz,
+  max_jobs int,
+  states text[],
+  tag text,
+  args jsonb
+) returns void
 language plpgsql
 as $$
 begin
   if num_nonnulls(queue, kind, state, before, tag, args) = 0 then
-    perform awa._refuse('a filter must name a queue, kind, state, before, tag or args', null, 'Say which jobs: at least one of these.');
+    perform awa._refuse('a filter must name a queue, kind, state, before, tag or args', null,
+      'Say which jobs: at least one of these.');
   end if;
   if state <> all(states) then
-    perform awa._refuse('state must be one that allows this change', state, 'It may be ' || array_to_string(states, ', ') || '.');
+    perform awa._refuse('state must be one that allows this change', state,
+      'It may be ' || array_to_string(states, ', ') || '.');
   end if;
   if max_jobs not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 1000.');

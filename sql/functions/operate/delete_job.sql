@@ -26,9 +26,11 @@ begin
   for v_look in 1..10 loop
     v_place := awa._locate(job_id, hidden => true);
     if v_place.state <> all(awa._states('ended')) then
-      perform awa._refuse_state(job_id, v_place.state, 'Only a job that has ended can be deleted: cancel it, or let it end.');
+      perform awa._refuse_state(job_id, v_place.state,
+        'Only a job that has ended can be deleted: cancel it, or let it end.');
     elsif job_id = any(awa._undecided()) then
-      perform awa._refuse_state(job_id, 'cancelled by this transaction', 'Whether it was claimed meanwhile is decided at the commit: delete it afterwards.');
+      perform awa._refuse_state(job_id, 'cancelled by this transaction',
+        'Whether it was claimed meanwhile is decided at the commit: delete it afterwards.');
     elsif awa._delete_rows(array[job_id]) + awa._delete_completed(array[job_id]) > 0 then
       return v_place.state;
     end if;
@@ -59,12 +61,18 @@ declare
 begin
   for v_jobs in
     with done as (
-      delete from awa.done_entries d where d.job_id = any(job_ids) returning d.job_id, d.lane, d.counted_by_closure, d.unique_key
+      delete from awa.done_entries d
+       where d.job_id = any(job_ids)
+      returning d.job_id, d.lane, d.counted_by_closure, d.unique_key
     ), deleted as (
-      insert into awa.deleted_jobs (job_id, lane, segment) select d.job_id, d.lane, awa._current_segment() from done d where d.counted_by_closure
+      insert into awa.deleted_jobs (job_id, lane, segment)
+      select d.job_id, d.lane, awa._current_segment()
+        from done d
+       where d.counted_by_closure
     )
     select g.lane, count(*) as jobs, count(*) filter (where not g.counted_by_closure) as noted,
-           array_agg(g.job_id) filter (where g.unique_key is not null) as keyed, array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
+           array_agg(g.job_id) filter (where g.unique_key is not null) as keyed,
+           array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
       from done g
      group by g.lane
      order by g.lane
@@ -95,7 +103,8 @@ begin
   with found as materialized (
     select j.id, j.lane, j.xid, j.full_key
       from awa._whole_ledger j
-     where j.id >= v_first and j.id <= v_last and j.id + 0 = any(job_ids) -- by the range: each id by itself would read the whole BRIN index
+     -- by the range: each id by itself would read the whole BRIN index
+     where j.id >= v_first and j.id <= v_last and j.id + 0 = any(job_ids)
        and j.state = 'completed'
   ), deleted as (
     insert into awa.deleted_jobs (job_id, lane, xid, segment)
@@ -103,7 +112,8 @@ begin
     on conflict do nothing
     returning job_id
   )
-  select count(*) as jobs, array_agg(f.id) filter (where f.full_key is not null) as keyed, array_agg(f.full_key) filter (where f.full_key is not null) as keys
+  select count(*) as jobs, array_agg(f.id) filter (where f.full_key is not null) as keyed,
+         array_agg(f.full_key) filter (where f.full_key is not null) as keys
     into v_jobs
     from found f
    where f.id = any(array(select d.job_id from deleted d)); -- not a join, which would have to be a nested loop

@@ -43,15 +43,26 @@ begin
   perform awa._bound_waits();
   if state is null or state in ('failed', 'cancelled', 'dead') then
     if v_most is not null then
-      select d.job_id into v_last from awa.done_entries d where d.state <> 'completed' and (state is null or d.state = state) and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) order by d.job_id offset v_most - 1 limit 1;
+      select d.job_id into v_last
+        from awa.done_entries d
+       where d.state <> 'completed'
+         and (state is null or d.state = state)
+         and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+       order by d.job_id
+      offset v_most - 1
+       limit 1;
     end if;
     v_undecided := awa._undecided();
     v_deleted := awa._delete_rows(array(
       select d.job_id
         from awa.done_entries d
        where d.state <> 'completed' and (state is null or d.state = state) and d.job_id <> all(v_undecided)
-         and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
-         and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last is null or d.job_id <= v_last)
+         and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+         and (kind is null or d.kind = kind)
+         and (before is null or d.finalized_at < before)
+         and (tag is null or d.tags @> array[tag])
+         and (args is null or d.args @> args)
+         and (v_last is null or d.job_id <= v_last)
        order by d.job_id
        limit v_max
          for update skip locked));
@@ -65,7 +76,9 @@ begin
       exit when v_deleted >= v_max or v_before_id is null or cardinality(v_completed.job_ids) < v_asked;
     end loop;
     if v_before_id is not null and v_deleted < v_max then
-      raise notice 'more jobs may match: 100000 entries were read' using hint = format('Go on with scan_jobs from id %s.', v_before_id);
+      raise notice 'more jobs may match: 100000 entries were read' using hint =
+        format('Go on with scan_jobs from id %s.',
+        v_before_id);
     end if;
   end if;
   return v_deleted;

@@ -33,12 +33,14 @@ begin
   perform awa._lock_queue(v_queue_id);
   perform awa._bound_waits();
   if not pg_try_advisory_xact_lock(awa._fold_key()) then
-    perform awa._wait_for_lock(awa._fold_key(), false, 'the counts are locked by somebody else', 'Maintenance holds them for a moment. Where somebody has called it in a transaction that was left open: let that end, and try again.');
+    perform awa._wait_for_lock(awa._fold_key(), false, 'the counts are locked by somebody else',
+      'Maintenance holds them for a moment. If its transaction was left open, let it end, and try again.');
   end if;
   select c.available + c.scheduled + c.retryable + c.running + c.waiting_external into v_live
     from awa._queue_counts(queue) c;
   if v_live > 0 and force is not true then
-    raise exception using errcode = 'JQ005', message = 'the queue has jobs that have not ended', detail = format('%s of them.', v_live),
+    raise exception using errcode = 'JQ005', message = 'the queue has jobs that have not ended',
+      detail = format('%s of them.', v_live),
       hint = 'Let them end, cancel them, or pass force => true to drop them with it.';
   end if;
 
@@ -46,28 +48,39 @@ begin
   -- decided what goes.
   perform from awa.deferred_jobs d where d.lane between v_first and v_last for update;
   perform from awa.done_entries d where d.lane between v_first and v_last for update;
-  perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped') from awa._running r where r.queue_id = v_queue_id;
+  perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped')
+     from awa._running r
+    where r.queue_id = v_queue_id;
   v_now := awa._snapshot(); -- what commits from here on stays
 
   -- Every cursor goes past what is ready, and the counts begin anew. What this transaction itself has enqueued is too
   -- young for that, and buried.
   perform awa._let_go(array_agg(a.job_id), array_agg(substr(a.unique_key, 1, 32)))
      from awa._available a
-    where a.queue_id = v_queue_id and a.unique_key is not null and (pg_visible_in_snapshot(a.xid, v_now) or a.xid = pg_current_xact_id_if_assigned());
+    where a.queue_id = v_queue_id
+      and a.unique_key is not null
+      and (pg_visible_in_snapshot(a.xid, v_now) or a.xid = pg_current_xact_id_if_assigned());
   v_batch := nextval('awa.claim_ids'); -- any number that nobody else has
   perform awa._bury(array(
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
-      from awa._available a where a.queue_id = v_queue_id and a.xid = pg_current_xact_id_if_assigned()), v_batch, false);
+      from awa._available a
+     where a.queue_id = v_queue_id and a.xid = pg_current_xact_id_if_assigned()), v_batch, false);
   insert into awa.decisions (batch) values (v_batch);
   -- Nothing is left to decide about. Each delete names its segment, so that the other segments' tables are not locked.
-  for v_segment in select distinct t.segment from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned() and t.lane between v_first and v_last loop
+  for v_segment in
+    select distinct t.segment from awa.ready_tombstones t
+     where t.by_xid = pg_current_xact_id_if_assigned() and t.lane between v_first and v_last
+  loop
     delete from awa.ready_tombstones t
-     where t.segment = v_segment and t.by_xid = pg_current_xact_id_if_assigned() and t.lane between v_first and v_last and pg_visible_in_snapshot(t.xid, v_now);
+     where t.segment = v_segment and t.by_xid = pg_current_xact_id_if_assigned()
+       and t.lane between v_first and v_last and pg_visible_in_snapshot(t.xid, v_now);
   end loop;
   with cursors as (
     insert into awa.lease_claims
-      (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
-    select g.current_segment, nextval('awa.claim_ids'), l.lane, coalesce(c.lane_seq, 0) + 1, v_now, '0', 0, '0', 0, clock_timestamp(), clock_timestamp(), false, '{}'
+      (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys,
+        job_ids)
+    select g.current_segment, nextval('awa.claim_ids'), l.lane, coalesce(c.lane_seq, 0) + 1, v_now, '0', 0, '0', 0,
+           clock_timestamp(), clock_timestamp(), false, '{}'
       from awa._current_segment() g(current_segment)
      cross join awa._lanes_of(v_queue_id) l
       left join lateral (
@@ -79,7 +92,8 @@ begin
   select c.lane, v_now, c.lane_seq, v_now from cursors c
   on conflict on constraint queue_rollups_pkey do update
     set counted = excluded.counted, closed_seq = excluded.closed_seq, open_seqs = '{}', dropped = excluded.dropped,
-        enqueued = 0, appended = 0, segment_entries = '{0,0,0,0}', buried = 0, claimed = 0, completed = 0, failed = 0, cancelled = 0, dead = 0;
+        enqueued = 0, appended = 0, segment_entries = '{0,0,0,0}', buried = 0, claimed = 0, completed = 0, failed = 0,
+        cancelled = 0, dead = 0;
 
   with deferred as (
     delete from awa.deferred_jobs d where d.lane between v_first and v_last and force returning d.job_id, d.unique_key
@@ -88,20 +102,27 @@ begin
   ), gone as (
     select * from deferred union all select * from done
   )
-  select array_agg(g.job_id), array_agg(substr(g.unique_key, 1, 32)) into v_job_ids, v_keys from gone g where g.unique_key is not null;
+  select array_agg(g.job_id), array_agg(substr(g.unique_key, 1, 32)) into v_job_ids, v_keys
+    from gone g where g.unique_key is not null;
   perform awa._let_go(v_job_ids, v_keys);
-  perform awa._free_keys(array(select u.key from awa.unique_claims u where u.held_until is not null and u.queue_id = v_queue_id for update skip locked)); -- not those that a producer is taking
+  -- not those that a producer is taking
+  perform awa._free_keys(array(
+    select u.key from awa.unique_claims u where u.held_until is not null and u.queue_id = v_queue_id
+       for update skip locked));
   -- For the books: what others did before their rows could be locked.
   update awa.queue_rollups r
      set enqueued = b.jobs - b.enqueued
     from (
-      select q.available + q.scheduled + q.retryable + q.running + q.waiting_external + q.completed + q.failed + q.cancelled + q.dead as jobs,
+      select q.available + q.scheduled + q.retryable + q.running + q.waiting_external
+               + q.completed + q.failed + q.cancelled + q.dead as jobs,
              (select sum(c.enqueued) from awa._lane_counts c where c.queue_id = v_queue_id)::bigint as enqueued
         from awa._queue_counts(queue) q
     ) b
    where r.lane = (select max(l.lane) from awa._lanes_of(v_queue_id) l) and b.jobs <> b.enqueued;
-  update awa.queues q set dropped_at = clock_timestamp() where q.queue_id = v_queue_id and q.dropped_at is null; -- waits for who writes its settings
+  -- waits for who writes its settings
+  update awa.queues q set dropped_at = clock_timestamp() where q.queue_id = v_queue_id and q.dropped_at is null;
   delete from awa.queue_settings s where s.queue_id = v_queue_id;
 end
 $$;
-comment on function awa.drop_queue is 'Removes a queue and its jobs; refused while it has jobs that have not ended, unless forced';
+comment on function awa.drop_queue is
+  'Removes a queue and its jobs; refused while it has jobs that have not ended, unless forced';

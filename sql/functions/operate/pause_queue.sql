@@ -12,7 +12,8 @@ declare
 begin
   insert into awa.queue_settings as s (queue_id, paused_at) values (v_queue_id, clock_timestamp())
   on conflict (queue_id) do update
-    set paused_at = coalesce(s.paused_at, excluded.paused_at), changed_at = clock_timestamp(), changed_by = session_user;
+    set paused_at = coalesce(s.paused_at, excluded.paused_at), changed_at = clock_timestamp(),
+        changed_by = session_user;
 end
 $$;
 comment on function awa.pause_queue is 'Stops claims from a queue';

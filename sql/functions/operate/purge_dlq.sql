@@ -30,14 +30,24 @@ declare
 begin
   perform awa._check_filter(queue, kind, state, before, max_jobs, '{dead}', tag, args);
   if tag is not null or args is not null then
-    select d.job_id into v_last from awa.done_entries d where d.state = 'dead' and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) order by d.job_id offset 99999 limit 1;
+    select d.job_id into v_last
+      from awa.done_entries d
+     where d.state = 'dead'
+       and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+     order by d.job_id
+    offset 99999
+     limit 1;
   end if;
   return awa._delete_rows(array(
     select d.job_id
       from awa.done_entries d
      where d.state = 'dead'
-       and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
-       and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last is null or d.job_id <= v_last)
+       and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+       and (kind is null or d.kind = kind)
+       and (before is null or d.finalized_at < before)
+       and (tag is null or d.tags @> array[tag])
+       and (args is null or d.args @> args)
+       and (v_last is null or d.job_id <= v_last)
      order by d.job_id
      limit coalesce(max_jobs, 1000)
        for update skip locked));

@@ -1,6 +1,11 @@
 -- What rebase_after_restore returns.
-create or replace view awa.rebase_after_restore_row as select c.claim_id as available, c.claim_id as running, c.claim_id as completed from awa.lease_claims c where false;
-comment on view awa.rebase_after_restore_row is 'The row that rebase_after_restore returns: how many jobs of each state it has moved. The view itself is always empty';
+create or replace view awa.rebase_after_restore_row as
+select c.claim_id as available, c.claim_id as running, c.claim_id as completed
+  from awa.lease_claims c
+ where false;
+comment on view awa.rebase_after_restore_row is
+  'The row that rebase_after_restore returns: how many jobs of each state it has moved. The view itself is always '
+  'empty';
 
 -- Makes a database work again that was restored from a dump (pg_dump): the order of its jobs is in transaction ids,
 -- which have another meaning on this server, or will be used again. Live jobs get places from which they can be
@@ -32,13 +37,16 @@ begin
       return query select 0::bigint, 0::bigint, 0::bigint;
       return;
     end if;
-    if exists (select from pg_subscription_rel s join pg_class c on c.oid = s.srrelid where c.relnamespace = 'awa'::regnamespace) then
+    if exists (
+      select from pg_subscription_rel s join pg_class c on c.oid = s.srrelid where c.relnamespace = 'awa'::regnamespace
+    ) then
       raise exception using errcode = '55000', message = 'a subscription still fills the tables',
         detail = 'What comes from the other server has that server''s transaction ids.',
         hint = 'Stop what works there, wait until all has come, and drop the subscription; then call this again.';
     end if;
     perform awa._bound_waits();
-    lock table awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures in access exclusive mode;
+    lock table awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures
+      in access exclusive mode;
   end loop;
   perform set_config('lock_timeout', '0', true);
   perform awa._set_origin();
@@ -50,20 +58,30 @@ begin
   insert into awa.rebasing
   select e.*, sum((e.job_id < l.before)::int) over (partition by e.lane order by e.xid, e.job_id)
     from (
-      select a.segment, a.lane, a.xid, a.job_id, lag(a.job_id, 1, a.job_id) over (partition by a.lane order by a.xid, a.job_id) as before
-        from (select distinct on (a.lane, a.xid, a.job_id) a.segment, a.lane, a.xid, a.job_id from awa._available a order by a.lane, a.xid, a.job_id, a.segment) a
+      select a.segment, a.lane, a.xid, a.job_id,
+             lag(a.job_id, 1, a.job_id) over (partition by a.lane order by a.xid, a.job_id) as before
+        from (
+          select distinct on (a.lane, a.xid, a.job_id) a.segment, a.lane, a.xid, a.job_id
+            from awa._available a
+           order by a.lane, a.xid, a.job_id, a.segment
+        ) a
     ) l
     join awa.ready_entries e on e.segment = l.segment and e.lane = l.lane and e.xid = l.xid and e.job_id = l.job_id;
   get diagnostics v_available = row_count;
-  insert into awa.leases select a.* from awa._attempts(array(select o.receipt from awa._open_items o)) a on conflict do nothing;
+  insert into awa.leases
+  select a.* from awa._attempts(array(select o.receipt from awa._open_items o)) a on conflict do nothing;
   get diagnostics v_running = row_count;
-  select coalesce(array_agg(c.lane), '{}'), array_agg(c.enqueued), array_agg(c.completed) into v_lanes, v_enqueued, v_counted from awa._lane_counts c;
+  select coalesce(array_agg(c.lane), '{}'), array_agg(c.enqueued), array_agg(c.completed)
+    into v_lanes, v_enqueued, v_counted
+    from awa._lane_counts c;
   with completed as (
     insert into awa.done_entries
-      (job_id, lane, state, counted_by_closure, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at, attempt, max_attempts, body_bytes, unique_key,
+      (job_id, lane, state, counted_by_closure, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at,
+       attempt, max_attempts, body_bytes, unique_key,
        kind, args, tags, metadata, errors)
     select distinct on (e.job_id, j.receipt)
-           e.job_id, e.lane & ~7::bigint | e.priority, 'completed', false, j.receipt, j.worker_id, e.ready_at, j.created_at, j.attempted_at, j.finalized_at, e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
+           e.job_id, e.lane & ~7::bigint | e.priority, 'completed', false, j.receipt, j.worker_id, e.ready_at,
+           j.created_at, j.attempted_at, j.finalized_at, e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
            e.kind, e.args, e.tags, e.metadata, e.errors
       from awa._ledger j
       join awa.ready_entries e on e.segment = j.segment and e.lane = j.lane and e.xid = j.xid and e.job_id = j.id
@@ -72,30 +90,42 @@ begin
   ), by_lane as (
     select c.lane, count(*) as jobs from completed c group by c.lane
   )
-  select coalesce(sum(b.jobs), 0), coalesce((select array_agg(l.completed - coalesce(b.jobs, 0) order by l.n) from unnest(v_lanes, v_counted) with ordinality l(lane, completed, n) left join by_lane b on b.lane = l.lane), '{}')
+  select coalesce(sum(b.jobs), 0),
+         coalesce((
+           select array_agg(l.completed - coalesce(b.jobs, 0) order by l.n)
+             from unnest(v_lanes, v_counted) with ordinality l(lane, completed, n)
+             left join by_lane b on b.lane = l.lane
+         ), '{}')
     into v_completed, v_counted
     from by_lane b;
 
   truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures;
   v_room := pg_snapshot_xmin(pg_current_snapshot())::text::numeric - 3;
   insert into awa.ready_entries
-    (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags, metadata, created_at, progress, errors)
-  select awa._current_segment(), e.lane, (3 + floor(e.step * least(1, v_room / (1 + (select max(m.step) from awa.rebasing m)))))::text::xid8, e.job_id, e.ready_at, e.priority, e.attempt, e.max_attempts,
+    (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags,
+      metadata, created_at, progress, errors)
+  select awa._current_segment(), e.lane,
+         (3 + floor(e.step * least(1, v_room / (1 + (select max(m.step) from awa.rebasing m)))))::text::xid8, e.job_id,
+         e.ready_at, e.priority, e.attempt, e.max_attempts,
          e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.created_at, e.progress, e.errors
     from awa.rebasing e;
 
   delete from awa.queue_rollups r where r.lane <> all(v_lanes);
   insert into awa.queue_rollups as r (lane, counted, enqueued, completed)
-  select c.lane, awa._snapshot(), c.enqueued, c.completed from unnest(v_lanes, v_enqueued, v_counted) c(lane, enqueued, completed)
+  select c.lane, awa._snapshot(), c.enqueued, c.completed
+    from unnest(v_lanes, v_enqueued, v_counted) c(lane, enqueued, completed)
   on conflict on constraint queue_rollups_pkey do update
     set counted = excluded.counted, enqueued = excluded.enqueued, completed = excluded.completed,
-        appended = 0, segment_entries = '{0,0,0,0}', buried = 0, closed_seq = 0, open_seqs = '{}', claimed = 0, dropped = null;
+        appended = 0, segment_entries = '{0,0,0,0}', buried = 0, closed_seq = 0, open_seqs = '{}', claimed = 0,
+        dropped = null;
   update awa.queue_rollups r
      set appended = n.entries, segment_entries[awa._current_segment() + 1] = n.entries
     from (select e.lane, count(*) as entries from awa.rebasing e group by e.lane) n
    where r.lane = n.lane;
   update awa.ring r
-     set carried_segment = null, carried_since = null, cleaned_segment = null, cleaned_until = null, cleaned_by = null, old_snapshots = null, unreadable = null, refused = null, refusal = null, outcome = null, tries = 0, retry_at = null, stuck_since = null;
+     set carried_segment = null, carried_since = null, cleaned_segment = null, cleaned_until = null, cleaned_by = null,
+         old_snapshots = null, unreadable = null, refused = null, refusal = null, outcome = null, tries = 0,
+         retry_at = null, stuck_since = null;
   update awa.unique_claims u set free_since = pg_current_xact_id() where u.free_since is not null;
   update awa.queues q set forget_after = null where q.forget_after is not null;
   truncate awa.rebasing;
@@ -103,7 +133,8 @@ begin
   return query select v_available, v_running, v_completed;
 end
 $$;
-comment on function awa.rebase_after_restore is 'Makes the jobs of a database that was restored from a dump claimable again';
+comment on function awa.rebase_after_restore is
+  'Makes the jobs of a database that was restored from a dump claimable again';
 
 -- Lets sequences go on after the highest id in any table: logical replication copies rows, and not sequences.
 create or replace function awa._advance_sequences() returns void

@@ -39,7 +39,8 @@ begin
   perform awa._moved_on(job_id);
 end
 $$;
-comment on function awa.retry is 'Lets a job run now that failed, is dead, was cancelled or waits; returns the state that it was in';
+comment on function awa.retry is
+  'Lets a job run now that failed, is dead, was cancelled or waits; returns the state that it was in';
 
 -- Makes a job ready from one of the states that allow it. Returns retried; taken, when another job holds its unique
 -- key; gone, when it is in another state by now, or should be looked at again; null when the state does not allow it.
@@ -54,7 +55,8 @@ begin
   if state in ('scheduled', 'retryable') then
     select d.* into v_job from awa.deferred_jobs d where d.job_id = job_id and d.state = state for update;
   elsif state in ('failed', 'cancelled', 'dead') then
-    select d.job_id, d.lane, d.state, null, d.created_at, null, 1, d.max_attempts, d.body_bytes, d.unique_key, d.kind, d.args, d.tags, d.metadata, d.progress, d.errors
+    select d.job_id, d.lane, d.state, null, d.created_at, null, 1, d.max_attempts, d.body_bytes, d.unique_key, d.kind,
+           d.args, d.tags, d.metadata, d.progress, d.errors
       into v_job from awa.done_entries d where d.job_id = job_id and d.state = state for update;
   else
     return null;

@@ -39,8 +39,21 @@ begin
   perform awa._check_isolation();
   perform awa._bound_waits();
   if v_most is not null then
-    select d.job_id into v_last_done from awa.done_entries d where d.state <> 'completed' and (state is null or d.state = state) and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) order by d.job_id offset v_most - 1 limit 1;
-    select d.job_id into v_last_deferred from awa.deferred_jobs d where d.state = state and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) order by d.job_id offset v_most - 1 limit 1;
+    select d.job_id into v_last_done
+      from awa.done_entries d
+     where d.state <> 'completed'
+       and (state is null or d.state = state)
+       and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+     order by d.job_id
+    offset v_most - 1
+     limit 1;
+    select d.job_id into v_last_deferred
+      from awa.deferred_jobs d
+     where d.state = state
+       and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+     order by d.job_id
+    offset v_most - 1
+     limit 1;
   end if;
   for v_job in
     select j.job_id, j.home
@@ -50,9 +63,15 @@ begin
             select job_id, 'done' as home from unnest(array(
               select d.job_id
                 from awa.done_entries d
-               where d.state <> 'completed' and (state is null or d.state = state) and not awa._is_taken(d.unique_key, d.job_id)
-                 and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) and (kind is null or d.kind = kind) and (before is null or d.finalized_at < before)
-                 and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last_done is null or d.job_id <= v_last_done)
+               where d.state <> 'completed'
+                 and (state is null or d.state = state)
+                 and not awa._is_taken(d.unique_key, d.job_id)
+                 and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+                 and (kind is null or d.kind = kind)
+                 and (before is null or d.finalized_at < before)
+                 and (tag is null or d.tags @> array[tag])
+                 and (args is null or d.args @> args)
+                 and (v_last_done is null or d.job_id <= v_last_done)
                order by d.job_id
                limit v_max
                  for update skip locked)) job_id
@@ -61,8 +80,12 @@ begin
               select d.job_id
                 from awa.deferred_jobs d
                where d.state = state
-                 and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id)) and (kind is null or d.kind = kind) and (before is null or d.created_at < before)
-                 and (tag is null or d.tags @> array[tag]) and (args is null or d.args @> args) and (v_last_deferred is null or d.job_id <= v_last_deferred)
+                 and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+                 and (kind is null or d.kind = kind)
+                 and (before is null or d.created_at < before)
+                 and (tag is null or d.tags @> array[tag])
+                 and (args is null or d.args @> args)
+                 and (v_last_deferred is null or d.job_id <= v_last_deferred)
                order by d.job_id
                limit v_max
                  for update skip locked)) job_id
@@ -72,7 +95,8 @@ begin
       ) j
      -- Keys are taken in their order, as everywhere.
      order by case j.home
-                when 'done' then (select substr(d.unique_key, 1, 32) from awa.done_entries d where d.job_id = j.job_id limit 1)
+                when 'done'
+                  then (select substr(d.unique_key, 1, 32) from awa.done_entries d where d.job_id = j.job_id limit 1)
                 else (select substr(d.unique_key, 1, 32) from awa.deferred_jobs d where d.job_id = j.job_id)
               end, j.job_id
   loop
@@ -87,7 +111,8 @@ begin
   return v_retried;
 end
 $$;
-comment on function awa.retry_where is 'Lets jobs run now that failed, are dead, were cancelled or wait, by a filter; returns how many';
+comment on function awa.retry_where is
+  'Lets jobs run now that failed, are dead, were cancelled or wait, by a filter; returns how many';
 
 -- Whether another job holds the unique key that a job would hold when it is available.
 create or replace function awa._is_taken(unique_key bytea, job_id bigint) returns boolean

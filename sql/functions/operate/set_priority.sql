@@ -43,16 +43,22 @@ begin
   perform awa._bound_waits();
   for v_look in 1..10 loop
     v_place := awa._locate(job_id);
-    v_lane := awa._lane(coalesce(awa._queue_id(queue), awa._queue_of(v_place.lane)), case when v_place.lane & 7 = 0 and queue is null then 0 else coalesce(priority, v_place.priority) end);
+    v_lane := awa._lane(coalesce(awa._queue_id(queue), awa._queue_of(v_place.lane)),
+      case when v_place.lane & 7 = 0 and queue is null then 0 else coalesce(priority, v_place.priority) end);
     if v_place.state in ('scheduled', 'retryable', 'available') then
-      perform awa._use_lanes(array[v_lane, v_lane & ~7::bigint | coalesce(priority, v_place.priority)], queue); -- also the one to which it goes from the front
+      -- also the one to which it goes from the front
+      perform awa._use_lanes(array[v_lane, v_lane & ~7::bigint | coalesce(priority, v_place.priority)], queue);
     end if;
     v_key := awa._moved_key(v_place.unique_key, awa._queue_of(v_place.lane), awa._queue_of(v_lane));
-    if v_key <> v_place.unique_key and awa._holds(v_key, v_place.state) and not (awa._take_key(substr(v_key, 1, 32), true, job_id)).taken then
+    if v_key <> v_place.unique_key
+      and awa._holds(v_key, v_place.state)
+      and not (awa._take_key(substr(v_key, 1, 32), true, job_id)).taken then
       perform awa._refuse_key(job_id, substr(v_key, 1, 32));
     end if;
     if v_place.state in ('scheduled', 'retryable') then
-      update awa.deferred_jobs d set lane = v_lane, unique_key = v_key where d.job_id = job_id and d.lane = v_place.lane;
+      update awa.deferred_jobs d
+         set lane = v_lane, unique_key = v_key
+       where d.job_id = job_id and d.lane = v_place.lane;
       if found then
         if v_key <> v_place.unique_key then
           perform awa._let_go(array[job_id], array[substr(v_place.unique_key, 1, 32)]);
@@ -66,7 +72,9 @@ begin
       end if;
       v_batch := nextval('awa.claim_ids'); -- any number that nobody else has
       if cardinality(awa._bury(array[v_place], v_batch, false)) > 0 then
-        select e.* into v_entry from awa._entries e where e.lane = v_place.lane and e.xid = v_place.xid and e.job_id = job_id;
+        select e.* into v_entry
+          from awa._entries e
+         where e.lane = v_place.lane and e.xid = v_place.xid and e.job_id = job_id;
         if not found or awa._has_place(v_lane, job_id) then
           perform awa._refuse_place(job_id, v_place.state);
         end if;
@@ -83,7 +91,8 @@ begin
         return v_place.state;
       end if;
     else
-      perform awa._refuse_state(job_id, v_place.state, 'Only a job that waits to run can get another queue or priority.');
+      perform awa._refuse_state(job_id, v_place.state,
+        'Only a job that waits to run can get another queue or priority.');
     end if;
   end loop;
   perform awa._moved_on(job_id);
@@ -104,7 +113,8 @@ create or replace function awa._refuse_place(job_id bigint, state text) returns 
 language plpgsql
 as $$
 begin
-  perform awa._refuse_state(job_id, state || ', and this transaction has put it there before', 'A job cannot go to the same place twice in one transaction: commit first.');
+  perform awa._refuse_state(job_id, state || ', and this transaction has put it there before',
+    'A job cannot go to the same place twice in one transaction: commit first.');
 end
 $$;
 comment on function awa._refuse_place is 'Raises JQ005 for a job that cannot go back to its place in this transaction';

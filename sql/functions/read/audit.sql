@@ -1,7 +1,8 @@
 -- What each queue has got, and where it is now.
 create or replace view awa._books as
 select n.queue_id, q.*, e.enqueued::bigint as enqueued,
-       q.available + q.scheduled + q.retryable + q.running + q.waiting_external + q.completed + q.failed + q.cancelled + q.dead as jobs
+       q.available + q.scheduled + q.retryable + q.running + q.waiting_external + q.completed + q.failed + q.cancelled
+         + q.dead as jobs
   from awa.queue_counts(null) q
  cross join lateral (select awa._queue_id(q.queue) as queue_id) n
  cross join lateral (
@@ -12,7 +13,8 @@ comment on view awa._books is 'What each queue has got, and where it is now';
 
 -- What audit returns.
 create or replace view awa.audit_row as
-select b.queue, b.enqueued, b.available, b.scheduled, b.retryable, b.running, b.waiting_external, b.completed, b.failed, b.cancelled, b.dead,
+select b.queue, b.enqueued, b.available, b.scheduled, b.retryable, b.running, b.waiting_external, b.completed, b.failed,
+       b.cancelled, b.dead,
        true as balanced, b.queue as problem
   from awa._books b
  where false;
@@ -37,21 +39,39 @@ begin
   return query
     with books as (
       select b.*, concat_ws('; ',
-               case when b.jobs <> b.enqueued then format('%s jobs were enqueued, %s are there', b.enqueued, b.jobs) end,
-               case when coalesce(a.jobs, 0) <> b.available then format('%s jobs are counted as available, %s are', b.available, coalesce(a.jobs, 0)) end,
-               case when coalesce(r.jobs, 0) <> b.running then format('%s jobs are counted as running, %s are', b.running, coalesce(r.jobs, 0)) end,
+               case
+                 when b.jobs <> b.enqueued then format('%s jobs were enqueued, %s are there', b.enqueued, b.jobs)
+               end,
+               case
+                 when coalesce(a.jobs, 0) <> b.available
+                   then format('%s jobs are counted as available, %s are', b.available, coalesce(a.jobs, 0))
+               end,
+               case
+                 when coalesce(r.jobs, 0) <> b.running
+                   then format('%s jobs are counted as running, %s are', b.running, coalesce(r.jobs, 0))
+               end,
                i.problems) as problem
         from awa._books b
-        left join (select awa._queue_of(a.lane) as queue_id, count(*) as jobs from awa._available a group by 1) a on a.queue_id = b.queue_id
-        left join (select awa._queue_of(r.lane) as queue_id, count(*) as jobs from awa._running r group by 1) r on r.queue_id = b.queue_id
+        left join (
+          select awa._queue_of(a.lane) as queue_id, count(*) as jobs from awa._available a group by 1
+        ) a on a.queue_id = b.queue_id
+        left join (
+          select awa._queue_of(r.lane) as queue_id, count(*) as jobs from awa._running r group by 1
+        ) r on r.queue_id = b.queue_id
         left join (
           select i.queue_id, string_agg(i.problem, '; ') as problems
-            from (select awa._queue_of(i.lane) as queue_id, i.problem, row_number() over (partition by awa._queue_of(i.lane)) as n from awa._imbalances i where i.lane is not null) i
+            from (
+              select awa._queue_of(i.lane) as queue_id, i.problem,
+                     row_number() over (partition by awa._queue_of(i.lane)) as n
+                from awa._imbalances i
+               where i.lane is not null
+            ) i
            where i.n <= 20
            group by i.queue_id
         ) i on i.queue_id = b.queue_id
     )
-    select b.queue, b.enqueued, b.available, b.scheduled, b.retryable, b.running, b.waiting_external, b.completed, b.failed, b.cancelled, b.dead,
+    select b.queue, b.enqueued, b.available, b.scheduled, b.retryable, b.running, b.waiting_external, b.completed,
+           b.failed, b.cancelled, b.dead,
            b.problem = '', nullif(b.problem, '')
       from books b
     union all
@@ -64,6 +84,7 @@ $$;
 comment on function awa.audit is 'Whether the books balance: one row per queue, and what is wrong, in words';
 
 create or replace view awa.audit as
-select a.queue, a.enqueued, a.available, a.scheduled, a.retryable, a.running, a.waiting_external, a.completed, a.failed, a.cancelled, a.dead, a.balanced, a.problem
+select a.queue, a.enqueued, a.available, a.scheduled, a.retryable, a.running, a.waiting_external, a.completed, a.failed,
+       a.cancelled, a.dead, a.balanced, a.problem
   from awa.audit() a;
 comment on view awa.audit is 'Whether the books balance: one row per queue, and what is wrong, in words';

@@ -29,21 +29,34 @@ begin
   v_error := v_job.errors -> -1 ->> 'error';
   select count(*) into v_workers
     from awa.workers w
-   where w.heartbeat_at > v_now - (select s.warn_silence from awa.settings s) and (w.queues is null or v_job.queue = any(w.queues));
+   where w.heartbeat_at > v_now - (select s.warn_silence from awa.settings s)
+     and (w.queues is null or v_job.queue = any(w.queues));
   v_says := case
     when v_job.state in ('scheduled', 'retryable') and v_job.errors -> -1 ? 'put_off' then
-      format('It was put off in attempt %s of %s, because the server refuses a row of it (%s). It is tried again in %s, at %s.', v_job.errors -> -1 ->> 'attempt', v_job.max_attempts, v_error, awa._span(v_job.run_at - v_now), v_job.run_at)
-    when v_job.state = 'scheduled' then format('It is scheduled: it may run in %s, at %s.', awa._span(v_job.run_at - v_now), v_job.run_at)
-    when v_job.state = 'retryable' then format('Attempt %s of %s failed (%s). It waits for its retry in %s, at %s.', v_job.attempt, v_job.max_attempts, v_error, awa._span(v_job.run_at - v_now), v_job.run_at)
+      format(
+        'It was put off in attempt %s of %s, because the server refuses a row of it (%s). It is tried again in %s, at '
+        '%s.',
+        v_job.errors -> -1 ->> 'attempt', v_job.max_attempts, v_error, awa._span(v_job.run_at - v_now), v_job.run_at)
+    when v_job.state = 'scheduled'
+      then format('It is scheduled: it may run in %s, at %s.', awa._span(v_job.run_at - v_now), v_job.run_at)
+    when v_job.state = 'retryable'
+      then format('Attempt %s of %s failed (%s). It waits for its retry in %s, at %s.', v_job.attempt,
+        v_job.max_attempts, v_error, awa._span(v_job.run_at - v_now), v_job.run_at)
     when v_job.state = 'completed' then format('It completed at %s, in attempt %s.', v_job.finalized_at, v_job.attempt)
-    when v_job.state = 'failed' then format('It failed for good at %s, after attempt %s of %s: %s. retry lets it run again.', v_job.finalized_at, v_job.attempt, v_job.max_attempts, v_error)
-    when v_job.state = 'cancelled' then format('It was cancelled at %s by %s: %s.', v_job.finalized_at, v_job.errors -> -1 ->> 'by', v_error)
+    when v_job.state = 'failed'
+      then format('It failed for good at %s, after attempt %s of %s: %s. retry lets it run again.', v_job.finalized_at,
+        v_job.attempt, v_job.max_attempts, v_error)
+    when v_job.state = 'cancelled'
+      then format('It was cancelled at %s by %s: %s.', v_job.finalized_at, v_job.errors -> -1 ->> 'by', v_error)
   end;
   if v_job.state in ('scheduled', 'retryable') and v_job.run_at <= v_now then
-    v_says := v_says || ' That is over: it becomes available when maintenance promotes it (promote_due), which is late if this lasts.';
+    v_says := v_says
+      || ' That is over: it becomes available when maintenance promotes it (promote_due), which is late if this lasts.';
   elsif v_job.state = 'dead' then
     select d.reason into v_reason from awa.done_entries d where d.job_id = v_place.id and d.state = 'dead';
-    v_says := format('It is dead since %s, after attempt %s of %s (%s): %s. retry lets it run again, purge_dlq removes it.', v_job.finalized_at, v_job.attempt, v_job.max_attempts, v_reason, v_error);
+    v_says :=
+      format('It is dead since %s, after attempt %s of %s (%s): %s. retry lets it run again, purge_dlq removes it.',
+      v_job.finalized_at, v_job.attempt, v_job.max_attempts, v_reason, v_error);
   elsif v_job.state = 'running' then
     select * into v_lease from (
       select l.lease_until, l.lease from awa.leases l where l.receipt = v_job.receipt
@@ -52,55 +65,45 @@ begin
     ) l limit 1;
     v_lease.lease_until := awa._lease_ends_at(v_lease.lease_until, v_lease.lease, v_job.worker_id);
     v_says := format('It is running: attempt %s, since %s, with %s. ', v_job.attempt, v_job.attempted_at,
-        coalesce((select format('worker %s (%s)', w.worker_id, w.name) from awa.workers w where w.worker_id = v_job.worker_id),
+        coalesce(
+          (select format('worker %s (%s)', w.worker_id, w.name) from awa.workers w where w.worker_id = v_job.worker_id),
           'worker ' || v_job.worker_id || ', which is not registered any more', 'a caller that is not registered'))
-      || case when v_lease.lease_until > v_now then format('The attempt is its own until %s', v_lease.lease_until) else format('Its lease ended at %s, and the next rescue ends the attempt', v_lease.lease_until) end
+      || case
+        when v_lease.lease_until > v_now then format('The attempt is its own until %s', v_lease.lease_until)
+        else format('Its lease ended at %s, and the next rescue ends the attempt', v_lease.lease_until)
+      end
       || coalesce(', at most until ' || v_job.deadline_at, '')
       || '.';
     v_waits := v_lease.lease_until <= v_now;
   elsif v_job.state = 'available' then
-    select count(*) into v_ahead
-      from (
-        select -- in three parts, each with both its ends in the index: a row comparison as the upper end would read the job's transaction to its end
-          from awa._lanes l
-         cross join lateral (
-            select e.xid, e.job_id from awa._entries e
-             where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id) and e.xid < v_place.xid
-            union all
-            select e.xid, e.job_id from awa._entries e
-             where v_place.xid >= l.from_xid and e.lane = l.lane and e.xid = v_place.xid
-               and e.job_id > case when l.from_xid = v_place.xid then l.from_id else 0 end and e.job_id < v_place.id
-            union all
-            select e.xid, e.job_id
-              from awa._late(l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) x
-             cross join lateral (
-                select * from awa._entries e
-                 where e.lane = l.lane and e.xid = x.xid and e.job_id > x.after_id and e.job_id <= case when x.xid = v_place.xid then least(x.until_id, v_place.id - 1) else x.until_id end
-                offset 0
-              ) e
-             where x.xid <= v_place.xid
-          ) e
-         where l.queue_id = awa._queue_of(v_place.lane) and l.lane = v_place.lane
-           and (select true from awa.ready_tombstones t where t.lane = l.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
-         limit 10001
-      ) a;
-    v_says := format('It is available since %s, and waits in queue %s behind %s of priority %s', v_job.run_at, v_job.queue, case v_ahead when 1 then '1 job' when 10001 then 'more than 10000 jobs' else v_ahead || ' jobs' end, v_job.priority)
+    v_ahead := awa._jobs_ahead(v_place);
+    v_says := format('It is available since %s, and waits in queue %s behind %s of priority %s', v_job.run_at,
+      v_job.queue, case v_ahead when 1 then '1 job' when 10001 then 'more than 10000 jobs' else v_ahead || ' jobs' end,
+      v_job.priority)
       || case when v_place.lane & 7 = 0 then ' that were given back, too' else '' end
       || '; jobs of other priorities may come before it.';
   end if;
   if v_job.state in ('available', 'scheduled', 'retryable') then
     if v_paused_at is not null then
-      v_says := v_says || format(' The queue is paused since %s: nothing is claimed from it until resume_queue.', v_paused_at);
+      v_says := v_says
+        || format(' The queue is paused since %s: nothing is claimed from it until resume_queue.', v_paused_at);
     end if;
     if v_workers = 0 then
       v_says := v_says || ' No live worker has registered for the queue.';
     end if;
-    v_holder := (select format('%s has held the lock of the queue since %s: nothing is claimed from it.', l.holder, l.since)
-                   from awa._held_locks l, awa.settings s where l.queue = v_job.queue and l.since < v_now - greatest(s.claim_wait, interval '1 second') limit 1);
+    v_holder := (
+      select format('%s has held the lock of the queue since %s: nothing is claimed from it.', l.holder, l.since)
+        from awa._held_locks l, awa.settings s
+       where l.queue = v_job.queue and l.since < v_now - greatest(s.claim_wait, interval '1 second')
+       limit 1);
     v_says := concat_ws(' ', v_says, v_holder,
-      case when awa._is_restored() then 'The database was restored from a dump: nothing is claimed until rebase_after_restore was called.' end);
+      case
+        when awa._is_restored()
+          then 'The database was restored from a dump: nothing is claimed until rebase_after_restore was called.'
+      end);
   end if;
-  if (v_waits or v_job.state in ('scheduled', 'retryable')) and awa._maintained_at() < v_now - (select s.warn_silence from awa.settings s) then
+  if (v_waits or v_job.state in ('scheduled', 'retryable'))
+    and awa._maintained_at() < v_now - (select s.warn_silence from awa.settings s) then
     v_says := v_says || format(' Maintenance has not been called since %s.', awa._maintained_at());
   end if;
   return v_says;
@@ -113,3 +116,48 @@ create or replace function awa._span(span interval) returns text
 language sql immutable
 return greatest(date_trunc('second', span), interval '0')::text;
 comment on function awa._span is 'An interval in words, to the second';
+
+-- How many jobs come before one that is available, in its lane: at most 10,001.
+create or replace function awa._jobs_ahead(place awa._place) returns bigint
+language sql stable
+as $$
+  select count(*)
+    from (
+      -- in three parts, each with both its ends in the index: a row comparison as the upper end would read the job's
+      -- transaction to its end
+      select
+        from awa._lanes l
+       cross join lateral (
+          select e.xid, e.job_id from awa._entries e
+           where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id) and e.xid < place.xid
+          union all
+          select e.xid, e.job_id from awa._entries e
+           where place.xid >= l.from_xid and e.lane = l.lane and e.xid = place.xid
+             and e.job_id > case when l.from_xid = place.xid then l.from_id else 0 end and e.job_id < place.id
+          union all
+          select e.xid, e.job_id
+            from awa._late(l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) x
+           cross join lateral (
+              select * from awa._entries e
+               where e.lane = l.lane
+                 and e.xid = x.xid
+                 and e.job_id > x.after_id
+                 and e.job_id <= case
+                   when x.xid = place.xid then least(x.until_id, place.id - 1)
+                   else x.until_id
+                 end
+              offset 0
+            ) e
+           where x.xid <= place.xid
+        ) e
+       where l.queue_id = awa._queue_of(place.lane) and l.lane = place.lane
+         and (
+          select true
+            from awa.ready_tombstones t
+           where t.lane = l.lane and t.xid = e.xid and t.job_id = e.job_id
+           limit 1
+        ) is null
+       limit 10001
+    ) a
+$$;
+comment on function awa._jobs_ahead is 'How many jobs come before one that is available, in its lane: at most 10,001';

@@ -1,6 +1,7 @@
 -- The dead letters among the ended jobs.
 create or replace view awa.dlq_entries as
-select d.job_id, d.lane, d.reason, d.receipt, d.worker_id, d.ready_at, d.created_at, d.attempted_at, d.finalized_at, d.attempt, d.max_attempts, d.body_bytes, d.unique_key,
+select d.job_id, d.lane, d.reason, d.receipt, d.worker_id, d.ready_at, d.created_at, d.attempted_at, d.finalized_at,
+       d.attempt, d.max_attempts, d.body_bytes, d.unique_key,
        d.kind, d.args, d.tags, d.metadata, d.progress, d.errors
   from awa.done_entries d
  where d.state = 'dead';

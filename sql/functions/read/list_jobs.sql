@@ -33,7 +33,8 @@ declare
   v_found bigint;
   v_is_short boolean := false; -- few are available
   v_queue_ids bigint[]; -- that have jobs in this state
-  v_most bigint := case when tag is not null or args is not null then 100000 end; -- entries to be read; null: as many as it takes
+  -- entries to be read; null: as many as it takes
+  v_most bigint := case when tag is not null or args is not null then 100000 end;
   v_stretch record;
 begin
   if v_left not between 1 and 10000 then
@@ -43,20 +44,26 @@ begin
   perform awa._check_tag(tag);
 
   if state in ('available', 'running') then
-    select coalesce(sum(c.available), 0) <= 10000, coalesce(array_agg(awa._queue_id(c.queue)) filter (where case state when 'available' then c.available else c.running end > 0), '{}')
+    select coalesce(sum(c.available), 0) <= 10000,
+           coalesce(array_agg(awa._queue_id(c.queue))
+             filter (where case state when 'available' then c.available else c.running end > 0), '{}')
       into v_is_short, v_queue_ids
       from awa.queue_counts(queue) c;
   end if;
   if state = 'running' or v_is_short then
     perform set_config('enable_bitmapscan', 'off', true); -- until the end of the function: it is for BRIN alone
     return query
-      select j.id, j.kind, j.queue, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.run_at, j.heartbeat_at, j.deadline_at,
-             j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata, j.tags, j.unique_key, j.receipt, j.progress, j.output, j.worker_id
+      select j.id, j.kind, j.queue, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.run_at, j.heartbeat_at,
+             j.deadline_at, j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata, j.tags, j.unique_key,
+             j.receipt, j.progress, j.output, j.worker_id
         from (
           select * from (
-            select a.lane, a.xid, a.job_id, a.kind, a.queue_id, a.tags, a.args from awa._available a where state = 'available'
+            select a.lane, a.xid, a.job_id, a.kind, a.queue_id, a.tags, a.args from awa._available a
+             where state = 'available'
             union all
-            (select r.lane, r.xid, r.job_id, r.kind, r.queue_id, r.tags, r.args from awa._running r where state = 'running' and r.queue_id = any(v_queue_ids) limit v_most)
+            (select r.lane, r.xid, r.job_id, r.kind, r.queue_id, r.tags, r.args from awa._running r
+              where state = 'running' and r.queue_id = any(v_queue_ids)
+              limit v_most)
           ) p
            where p.job_id < v_until and p.queue_id = any(v_queue_ids) and (kind is null or p.kind = kind)
              and (tag is null or p.tags @> array[tag]) and (args is null or p.args @> args)
@@ -64,8 +71,9 @@ begin
            limit v_left
         ) p
        cross join lateral (
-          select j.id, j.kind, j.queue, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.run_at, j.heartbeat_at, j.deadline_at,
-                 j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata, j.tags, j.unique_key, j.receipt, j.progress, j.output, j.worker_id
+          select j.id, j.kind, j.queue, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.run_at,
+                 j.heartbeat_at, j.deadline_at, j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata,
+                 j.tags, j.unique_key, j.receipt, j.progress, j.output, j.worker_id
             from awa._ledger j where p.xid is not null and j.lane = p.lane and j.xid = p.xid and j.id = p.job_id
           union all
           select * from awa._leased j where p.xid is null and j.id = p.job_id
@@ -75,14 +83,21 @@ begin
     return query
       select *
         from (select * from awa._deferred j where j.id < v_until and j.state = state order by j.id desc limit v_most) j
-       where (queue is null or j.queue = queue) and (kind is null or j.kind = kind) and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
+       where (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
+         and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
        order by j.id desc
        limit v_left;
   elsif state in ('failed', 'cancelled', 'dead') then
     return query
       select *
-        from (select * from awa._done j where j.id < v_until and j.state = state and j.state <> 'completed' order by j.id desc limit v_most) j
-       where (queue is null or j.queue = queue) and (kind is null or j.kind = kind) and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
+        from (
+          select * from awa._done j
+           where j.id < v_until and j.state = state and j.state <> 'completed'
+           order by j.id desc
+           limit v_most
+        ) j
+       where (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
+         and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
        order by j.id desc
        limit v_left;
   elsif state is distinct from 'waiting_external' then
@@ -96,8 +111,9 @@ begin
       end if;
       return query
         select * from awa.jobs j
-         where j.id >= v_from and j.id < v_until
-           and (state is null or j.state = state) and (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
+         where j.id >= v_from and j.id < v_until and (state is null or j.state = state)
+           and (queue is null or j.queue = queue)
+           and (kind is null or j.kind = kind)
            and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
          order by j.id desc
          limit v_left;

@@ -4,7 +4,8 @@ select q.name as queue, 0 as default_priority, 0 as default_max_attempts, l.leas
        l.lease as backoff_base, l.lease as backoff_max, false as dead_letter, l.lease as aging_interval,
        l.lease as failed_retention, l.lease as dlq_retention, l.lease as completed_retention, s.paused_at,
        s.paused_at as changed_at, w.member_of as changed_by, q.queue_id as workers, q.queue_id as available,
-       q.queue_id as scheduled, q.queue_id as retryable, q.queue_id as running, q.queue_id as waiting_external, q.queue_id as completed,
+       q.queue_id as scheduled, q.queue_id as retryable, q.queue_id as running, q.queue_id as waiting_external,
+       q.queue_id as completed,
        q.queue_id as failed, q.queue_id as cancelled, q.queue_id as dead, s.paused_at as oldest_ready_at
   from awa.queues q, awa.queue_settings s, awa.leases l, awa.workers w
  where false;

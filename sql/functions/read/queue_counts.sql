@@ -18,6 +18,7 @@ comment on function awa.queue_counts is 'Exact counts of jobs by queue and state
 
 -- Reads the function, which does without JIT: compiling would take seconds.
 create or replace view awa.queue_counts as
-select c.queue, c.available, c.scheduled, c.retryable, c.running, c.waiting_external, c.completed, c.failed, c.cancelled, c.dead, c.oldest_ready_at
+select c.queue, c.available, c.scheduled, c.retryable, c.running, c.waiting_external, c.completed, c.failed,
+       c.cancelled, c.dead, c.oldest_ready_at
   from awa.queue_counts(null) c;
 comment on view awa.queue_counts is 'Exact counts of jobs by queue and state';

@@ -1,6 +1,10 @@
 -- What scan_jobs returns.
-create or replace view awa.scan_jobs_row as select c.claim_id as next_before_id, c.job_ids from awa.lease_claims c where false;
-comment on view awa.scan_jobs_row is 'The row that scan_jobs returns: where to go on, and the jobs found. The view itself is always empty';
+create or replace view awa.scan_jobs_row as
+select c.claim_id as next_before_id, c.job_ids
+  from awa.lease_claims c
+ where false;
+comment on view awa.scan_jobs_row is
+  'The row that scan_jobs returns: where to go on, and the jobs found. The view itself is always empty';
 
 -- Ids of the jobs that a filter matches, the newest first: an object of queue, kind, state, before (enqueued before or,
 -- for jobs that have ended, ended before), tag, and args (contains), as many of these as one likes. Reads at most
@@ -25,13 +29,16 @@ declare
   v_is_time boolean := true;
 begin
   if jsonb_typeof(v_filter) <> 'object' then
-    perform awa._refuse('filter must be a JSON object', awa._brief(v_filter), 'Pass something like {"queue": "email", "tag": "eu"}.');
+    perform awa._refuse('filter must be a JSON object', awa._brief(v_filter),
+      'Pass something like {"queue": "email", "tag": "eu"}.');
   end if;
   for v_key, v_value in select * from jsonb_each(v_filter) loop
     if v_key not in ('queue', 'kind', 'state', 'before', 'tag', 'args') then
-      perform awa._refuse('filter holds an unknown key', v_key, 'The keys are queue, kind, state, before, tag and args.');
+      perform awa._refuse('filter holds an unknown key', v_key,
+        'The keys are queue, kind, state, before, tag and args.');
     elsif v_key <> 'args' and jsonb_typeof(v_value) not in ('string', 'null') then
-      perform awa._refuse(format('%s must be a string', v_key), awa._brief(v_value), 'Pass it in quotation marks, or leave it out.');
+      perform awa._refuse(format('%s must be a string', v_key), awa._brief(v_value),
+        'Pass it in quotation marks, or leave it out.');
     end if;
   end loop;
   begin
@@ -46,7 +53,9 @@ begin
   perform awa._check_tag(v_filter ->> 'tag');
   return query
     select s.next_before_id, s.job_ids
-      from awa._scan(v_filter ->> 'queue', v_filter ->> 'kind', v_filter ->> 'state', v_before, v_filter ->> 'tag', nullif(v_filter -> 'args', 'null'), before_id, null, false) s;
+      from awa._scan(v_filter ->> 'queue', v_filter ->> 'kind', v_filter ->> 'state', v_before, v_filter ->> 'tag',
+        nullif(v_filter -> 'args', 'null'), before_id, null, false) s;
 end
 $$;
-comment on function awa.scan_jobs is 'Ids of the jobs that a filter matches, of at most 100,000 entries, and where to go on';
+comment on function awa.scan_jobs is
+  'Ids of the jobs that a filter matches, of at most 100,000 entries, and where to go on';

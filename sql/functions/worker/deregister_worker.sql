@@ -44,7 +44,11 @@ $$;
 comment on function awa.deregister_worker is 'Ends a worker and releases its open attempts; returns how many';
 
 -- Releases the open attempts of a worker, whose lock the caller has, but for some. Returns how many.
-create or replace function awa._release_open(worker_id bigint, but_job_ids bigint[], but_receipts bigint[]) returns bigint
+create or replace function awa._release_open(
+  worker_id bigint,
+  but_job_ids bigint[],
+  but_receipts bigint[]
+) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -70,13 +74,16 @@ begin
   begin
     v_released := awa._release_all(v_job_ids, v_receipts);
   exception when others then
-    if not awa._is_about_a_row(sqlstate) or sqlstate = '55P03' then -- to wait for each attempt that somebody holds would take too long
+    -- to wait for each attempt that somebody holds would take too long
+    if not awa._is_about_a_row(sqlstate) or sqlstate = '55P03' then
       raise;
     end if;
     -- One by one: the rest must not wait for a job that the server can't read, or refuses to give back because of a
     -- trigger of somebody else's. Its attempt ends with its lease.
     v_released := 0;
-    for v_one in select a.job_id, a.receipt from unnest(v_job_ids, v_receipts) a(job_id, receipt) order by a.receipt loop
+    for v_one in
+      select a.job_id, a.receipt from unnest(v_job_ids, v_receipts) a(job_id, receipt) order by a.receipt
+    loop
       begin
         v_released := v_released + awa._release_all(array[v_one.job_id], array[v_one.receipt]);
       exception when others then
@@ -84,7 +91,8 @@ begin
           perform awa._warn_unreadable(v_one.job_id, sqlerrm);
         elsif awa._is_about_a_row(sqlstate) and sqlstate <> '55P03' then
           v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
-          raise warning 'an attempt of job % can''t be released', v_one.job_id using errcode = sqlstate, detail = sqlerrm;
+          raise warning 'an attempt of job % can''t be released', v_one.job_id using errcode = sqlstate,
+            detail = sqlerrm;
         else
           raise;
         end if;
@@ -110,7 +118,8 @@ declare
   v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
 begin
   v_released := array(
-    select receipts[p] from unnest((awa._close_many(job_ids, receipts, 'released', (awa._lock_claims(receipts)).by_item)).ordinals) p);
+    select receipts[p]
+      from unnest((awa._close_many(job_ids, receipts, 'released', (awa._lock_claims(receipts)).by_item)).ordinals) p);
   for v_batch in v_batches(v_released) loop
     perform awa._give_back(v_batch.attempts);
     v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);

@@ -23,15 +23,23 @@ declare
   v_now timestamptz := clock_timestamp();
   v_worker record;
 begin
-  update awa.workers w set heartbeat_at = v_now where w.worker_id = worker_id returning w.registered_by, w.member_of into v_worker;
+  update awa.workers w
+     set heartbeat_at = v_now
+   where w.worker_id = worker_id
+  returning w.registered_by, w.member_of into v_worker;
   if not found then
     perform awa._refuse('worker_id must be a registered worker', worker_id::text, 'Call register_worker again.');
   elsif v_worker.registered_by <> session_user then
     perform awa._check_login(worker_id, v_worker.registered_by, v_worker.member_of);
   end if;
-  delete from awa.lost_attempts l where l.worker_id = worker_id and l.told_at not between v_now - interval '1 minute' and v_now + interval '1 minute';
+  delete from awa.lost_attempts l
+   where l.worker_id = worker_id and l.told_at not between v_now - interval '1 minute' and v_now + interval '1 minute';
   update awa.lost_attempts l set told_at = v_now where l.worker_id = worker_id and l.told_at is null;
-  return query select l.job_id, l.receipt, l.reason from awa.lost_attempts l where l.worker_id = worker_id order by l.receipt;
+  return query
+    select l.job_id, l.receipt, l.reason
+      from awa.lost_attempts l
+     where l.worker_id = worker_id
+     order by l.receipt;
 end
 $$;
 comment on function awa.heartbeat is 'Says that a worker is alive; returns the attempts that it lost';

@@ -1,6 +1,11 @@
 -- Registers a worker process: its claims live as long as it sends heartbeats. Its id is for the login that registered
 -- it, and for members of the role member_of: for logins that change while a process runs. Raises 22023.
-create or replace function awa.register_worker(name text, queues text[] default null, info jsonb default null, member_of text default null) returns bigint
+create or replace function awa.register_worker(
+  name text,
+  queues text[] default null,
+  info jsonb default null,
+  member_of text default null
+) returns bigint
 language plpgsql
 volatile
 security definer
@@ -15,9 +20,12 @@ begin
   perform awa._check_name('each element of queues', q) from unnest(queues) q;
   perform awa._json_bytes('info', info, most => 65536);
   if member_of is not null and pg_has_role(session_user, to_regrole(quote_ident(member_of)), 'member') is not true then
-    perform awa._refuse('member_of must be a role of which this login is a member', member_of, format('Leave it out, or be granted the role: grant %I to %I.', member_of, session_user));
+    perform awa._refuse('member_of must be a role of which this login is a member', member_of,
+      format('Leave it out, or be granted the role: grant %I to %I.', member_of, session_user));
   end if;
-  insert into awa.workers (name, queues, info, member_of) values (name, queues, info, member_of) returning workers.worker_id into v_worker_id;
+  insert into awa.workers (name, queues, info, member_of)
+  values (name, queues, info, member_of)
+  returning workers.worker_id into v_worker_id;
   return v_worker_id;
 end
 $$;

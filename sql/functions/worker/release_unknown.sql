@@ -32,4 +32,5 @@ begin
   return awa._release_open(worker_id, job_ids, receipts);
 end
 $$;
-comment on function awa.release_unknown is 'Releases the open attempts of a worker that it does not know; returns how many';
+comment on function awa.release_unknown is
+  'Releases the open attempts of a worker that it does not know; returns how many';

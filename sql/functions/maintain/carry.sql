@@ -1,0 +1,295 @@
+-- Moving what is alive in a segment, some at a time, and what is in it.
+
+-- Moves entries that nobody has claimed to the current segment, at most so many, under the same place, and cursors: of
+-- at most 500 queues, since the server's lock table is small. The caller has locked the counts.
+-- Under the lock of a queue nobody claims from it: a claim before finds its entries where they were, one after where
+-- they are now. Who has an older snapshot goes on to see the old rows, for which the truncation waits.
+-- Returns cleaning; damaged or refused when only jobs are left that the server can't read, or whose rows it refuses,
+-- which ring then names; or null when nothing is left to carry. Locks the queues, in the order of their ids: those that
+-- it can have at once, or, where these are none, the first, for which it waits. Raises 55P03.
+create or replace function awa._carry(segment smallint, max_entries int) returns text
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_unreadable bigint[];
+  v_refused bigint[];
+  v_refusal text;
+  v_lack text[];
+  v_queue_id bigint;
+  v_queue_ids bigint[];
+  v_locked bigint[] := '{}';
+  v_is_stuck boolean := false;
+  v_places awa._place[];
+  v_place awa._place;
+  v_moved bigint := 0;
+begin
+  -- somebody may have mended them since
+  update awa.ring r set unreadable = null, refused = null, refusal = null where r.outcome in ('damaged', 'refused');
+  select coalesce(r.unreadable, '{}'), coalesce(r.refused, '{}'), r.refusal into v_unreadable, v_refused, v_refusal
+    from awa.ring r;
+  v_queue_ids := array(
+    select q from (
+      (
+        select awa._queue_of(a.lane) as q
+          from awa._available_in(segment) a
+         where a.job_id <> all(v_unreadable || v_refused)
+         limit max_entries
+      )
+      union
+      (select awa._queue_of(c) from awa._cursors_in(segment) c limit 500)
+    ) q order by q limit 500);
+  if v_queue_ids = '{}' then
+    return case when v_unreadable <> '{}' then 'damaged' when v_refused <> '{}' then 'refused' end;
+  end if;
+  foreach v_queue_id in array v_queue_ids loop
+    if pg_try_advisory_xact_lock(awa._queue_key(v_queue_id)) then
+      v_locked := v_locked || v_queue_id;
+    end if;
+  end loop;
+  if v_locked = '{}' then
+    -- nobody waits for this one meanwhile, but for the counts, without which they go on
+    perform awa._lock_for(array[awa._queue_key(v_queue_ids[1])], '500 milliseconds');
+    v_locked := v_queue_ids[1:1];
+  end if;
+  v_places := array(
+    select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
+      from unnest(v_locked) q
+     cross join lateral (select * from awa._available a where a.queue_id = q and a.segment = segment offset 0) a
+     where a.job_id <> all(v_unreadable || v_refused)
+     limit max_entries);
+  begin
+    v_moved := awa._move_entries(segment, v_places);
+  exception when others then
+    if sqlstate = '55P03' or not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if;
+    -- One by one: the rest must not wait for a job that the server can't read, or whose row it refuses.
+    foreach v_place in array v_places loop
+      begin
+        v_moved := v_moved + awa._move_entries(segment, array[v_place]);
+      exception when others then
+        if sqlstate = 'XX001' then
+          v_unreadable := v_unreadable || v_place.id;
+        elsif awa._is_passing(sqlstate) then
+          null;
+        elsif awa._is_about_a_row(sqlstate) then
+          v_refused := v_refused || v_place.id;
+          v_refusal := awa._refusal(sqlerrm, sqlstate);
+          v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
+        else
+          raise;
+        end if;
+      end;
+    end loop;
+    if v_moved = 0 then
+      perform awa._fail_for(v_lack);
+    end if;
+  end;
+  begin
+    perform awa._carry_cursors(segment, v_locked);
+  exception when others then
+    if awa._is_passing(sqlstate) or not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if;
+    v_refusal := awa._refusal(sqlerrm, sqlstate); -- cursors of queues; they stay, and so does the segment
+    v_is_stuck := v_moved = 0;
+  end;
+  update awa.ring r
+     set unreadable = v_unreadable, refused = v_refused, refusal = v_refusal
+   where (v_unreadable, v_refused, v_refusal) is distinct from (coalesce(r.unreadable, '{}'), coalesce(r.refused, '{}'),
+     r.refusal);
+  v_is_stuck := v_is_stuck or v_moved = 0 and v_places <> '{}' and cardinality(v_places) < max_entries;
+  return case
+    when not v_is_stuck then 'cleaning'
+    when v_unreadable <> '{}' then 'damaged'
+    when v_refused = '{}' and v_refusal is null then 'busy'
+    else 'refused'
+  end;
+end
+$$;
+comment on function awa._carry is 'Moves entries that nobody has claimed to the current segment, and cursors';
+
+-- Moves entries to the current segment, under the same places. The caller has locked their queues, and the counts.
+-- Returns how many.
+create or replace function awa._move_entries(segment smallint, places awa._place[]) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_current smallint := awa._current_segment();
+  v_moved bigint;
+begin
+  with moved as (
+    delete from awa.ready_entries e
+     where e.segment = segment
+       and e.ctid = any(array( -- found place by place: a join might read the whole segment
+         select p.ctid
+           from unnest(places) d
+          cross join lateral (
+             select e.ctid
+               from awa.ready_entries e
+              where e.segment = segment and e.lane = d.lane and e.xid = d.xid and e.job_id = d.id
+              limit 1
+           ) p))
+    returning e as entry
+  ), carried as (
+    insert into awa.ready_entries
+    select m.* from moved d cross join lateral awa._in_segment(d.entry, v_current) m
+    returning lane, xid
+  ), counted as (
+    update awa.queue_rollups r
+       set segment_entries[segment + 1] = r.segment_entries[segment + 1] - n.entries,
+           segment_entries[v_current + 1] = r.segment_entries[v_current + 1] + n.entries
+      from (
+        select c.lane, count(*) as entries
+          from carried c
+         cross join lateral (select * from awa.queue_rollups r where r.lane = c.lane limit 1) r
+         where pg_visible_in_snapshot(c.xid, r.counted) -- the others are counted where they are then
+         group by c.lane
+      ) n
+     where r.lane = n.lane
+  )
+  select count(*) into v_moved from carried c;
+  return v_moved;
+end
+$$;
+comment on function awa._move_entries is 'Moves entries to the current segment, under the same places';
+
+-- Copies the cursors of queues that are in a segment to the current one; returns how many. Where all claims of a lane
+-- are counted, so is this one, which took nothing. The caller has locked the counts, and the queues.
+create or replace function awa._carry_cursors(segment smallint, queue_ids bigint[]) returns bigint
+language sql
+as $$
+  with carried as (
+    insert into awa.lease_claims
+      (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until,
+        holds_keys, job_ids)
+    select awa._current_segment(), nextval('awa.claim_ids'), l.lane, l.lane_seq + 1, l.hi, l.lo, l.pos_xid, l.pos_id,
+           l.pos_xid, l.pos_id,
+           clock_timestamp(), clock_timestamp(), false, '{}'
+      from (select distinct q from unnest(queue_ids) q) q
+     cross join lateral (
+        select * from awa._lanes l where l.queue_id = q.q and l.cursor_segment = _carry_cursors.segment offset 0
+      ) l
+    returning lane, lane_seq
+  ), counted as (
+    update awa.queue_rollups r
+       set closed_seq = c.lane_seq
+      from carried c
+     where r.lane = c.lane and r.closed_seq = c.lane_seq - 1
+  )
+  select count(*) from carried
+$$;
+comment on function awa._carry_cursors is
+  'Copies the cursors of queues that are in a segment to the current one; returns how many';
+
+-- The lanes whose cursors are in a segment.
+create or replace function awa._cursors_in(segment smallint) returns setof bigint
+language sql stable
+as $$
+  select l.lane
+    from awa._lanes_in_segment(_cursors_in.segment) l
+   where l.last_seq = (select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1)
+$$;
+comment on function awa._cursors_in is 'The lanes whose cursors are in a segment';
+
+-- The places of entries in a segment that no cursor has passed.
+create or replace function awa._available_in(segment smallint) returns setof awa._available
+language sql stable
+as $$
+  select a.*
+    from awa._lanes_in_segment(_available_in.segment) l
+   cross join lateral (
+      select *
+        from awa._available a
+       where a.queue_id = awa._queue_of(l.lane) and a.lane = l.lane and a.segment = _available_in.segment
+      offset 0
+    ) a
+$$;
+comment on function awa._available_in is 'The places of entries in a segment that no cursor has passed';
+
+-- The receipts of open attempts that a segment holds: those claimed there, and those whose entries are there. Lanes
+-- whose claims are all counted have none.
+create or replace function awa._open_in(segment smallint) returns setof bigint
+language sql stable
+as $$
+  with lanes as materialized (
+    select l.lane
+      from awa._lanes_in_segment(_open_in.segment) l
+      left join lateral (
+        select * from awa.queue_rollups r where r.lane = l.lane limit 1
+      ) r on true
+     where r.open_seqs is distinct from '{}'
+        or (select true from awa.lease_claims c where c.lane = l.lane and c.lane_seq > r.closed_seq limit 1)
+  )
+  select o.receipt
+    from lanes l
+   cross join lateral (
+      select o.receipt
+        from awa._open_items o
+       where o.queue_id = awa._queue_of(l.lane) and o.lane = l.lane and o.segment = _open_in.segment
+      offset 0
+    ) o
+  union
+  select r.receipt
+    from lanes l
+   cross join lateral (
+      select r.receipt
+        from awa._running r
+       where r.queue_id = awa._queue_of(l.lane) and r.lane = l.lane and r.segment = _open_in.segment
+      offset 0
+    ) r
+$$;
+comment on function awa._open_in is 'The receipts of open attempts that a segment holds';
+
+-- What was buried in a segment by transactions that are not visible in a snapshot.
+create or replace function awa._buried_since(segment smallint, since pg_snapshot) returns setof awa.ready_tombstones
+language sql stable
+as $$
+  select * from awa.ready_tombstones t where t.segment = _buried_since.segment and t.by_xid >= pg_snapshot_xmax(since)
+  union all
+  select t.*
+    from pg_snapshot_xip(since) x
+   cross join lateral (
+      select * from awa.ready_tombstones t where t.segment = _buried_since.segment and t.by_xid = x offset 0
+    ) t
+$$;
+comment on function awa._buried_since is
+  'What was buried in a segment by transactions that are not visible in a snapshot';
+
+-- The lanes that have claims in a segment that are not counted yet: those that are open, for one.
+create or replace function awa._uncounted_lanes(segment smallint) returns setof bigint
+language sql stable
+as $$
+  select l.lane
+    from awa._lanes_in_segment(_uncounted_lanes.segment) l
+    left join lateral (
+      select * from awa.queue_rollups r where r.lane = l.lane limit 1
+    ) r on true
+   where l.last_seq > coalesce(r.closed_seq, 0)
+      or l.last_seq is not null and exists (
+        select from unnest(r.open_seqs) s
+         cross join lateral (
+            select true
+              from awa.lease_claims c
+             where c.segment = _uncounted_lanes.segment and c.lane = l.lane and c.lane_seq = s
+             limit 1
+          ) c)
+$$;
+comment on function awa._uncounted_lanes is 'The lanes that have claims in a segment that are not counted yet';
+
+-- Whether rows are missing in a segment. Counts all of them, so it needs other plans than the rest; on one processor,
+-- for the others have work to do.
+create or replace function awa._is_unbalanced(segment smallint) returns boolean
+language plpgsql stable
+set enable_seqscan = on
+set enable_bitmapscan = on
+set enable_hashjoin = on
+set max_parallel_workers_per_gather = 0
+as $$
+begin
+  return exists (select from awa._imbalances i where i.segment = _is_unbalanced.segment);
+end
+$$;
+comment on function awa._is_unbalanced is 'Whether rows are missing in a segment';

@@ -1,0 +1,257 @@
+-- Health of queues, and of sessions that hold their locks.
+
+-- What health says of sessions that hold the locks of queues.
+create or replace function awa._health_claimers() returns table (
+  ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
+)
+language sql stable
+as $$
+with now as (
+  select clock_timestamp() as at
+), settings as (
+  select * from awa.settings
+), locks as materialized (
+  select l.*
+    from awa._held_locks l, settings s, now n
+   where l.since < n.at - greatest(s.claim_wait, interval '1 second')
+)
+select 4, 'warning', 'claimer', awa._backend(c.pid),
+       format('holds up the claims of queue %s: its client has not read its jobs for %s', c.queue,
+         awa._in_words(n.at - c.since)),
+       'End it with pg_terminate_backend. For maintenance to do so, let a superuser say: grant pg_signal_backend to '
+       'awa_owner.',
+       jsonb_build_object('pid', c.pid, 'queue', c.queue)
+  from awa._stuck_claimers c
+ cross join now n
+union all
+-- Anybody who can connect can take these locks, also by mistake.
+select 4, 'warning', 'claimer', l.holder,
+       format('has held the lock of %s for %s: %s', l.what, awa._in_words(n.at - l.since), l.so),
+       case
+         when l.pid is null then 'Commit it, or roll it back.'
+         else format(
+           'Let it end its transaction, or end it: select pg_terminate_backend(%s). A transaction that claims, or '
+           'cancels, should commit at once.',
+           l.pid)
+       end,
+       jsonb_strip_nulls(jsonb_build_object('queue', l.queue, 'worker_id', l.worker_id, 'claim_id', l.claim_id))
+         || jsonb_build_object('pid', l.pid, 'seconds', floor(extract(epoch from n.at - l.since)))
+  from locks l
+ cross join now n
+ where not exists (select from awa._stuck_claimers c where c.pid = l.pid)
+   -- a claim keeps its worker, too
+   and (
+     l.queue is not null
+       or not exists (
+         select from locks q where q.queue is not null and q.pid is not distinct from l.pid and q.holder = l.holder
+       )
+   )
+$$;
+comment on function awa._health_claimers is 'What health says of sessions that hold the locks of queues';
+
+-- What health says of queues.
+create or replace function awa._health_queues() returns table (
+  ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
+)
+language sql stable
+as $$
+with now as (
+  select clock_timestamp() as at
+), settings as (
+  select * from awa.settings
+), counts as materialized (
+  select * from awa.queue_counts(null)
+), locks as materialized (
+  select l.*
+    from awa._held_locks l, settings s, now n
+   where l.since < n.at - greatest(s.claim_wait, interval '1 second')
+)
+select 5, case when w.waits and s.paused_at is null then 'warning' else 'ok' end, 'queue', q.queue,
+       format('%s ready', q.available)
+         || case
+           when q.oldest_ready_at is not null
+             then format(', the oldest for %s', awa._in_words(n.at - q.oldest_ready_at))
+           else ''
+         end
+         || format(', %s running', q.running)
+         || case
+           when s.paused_at is not null then format('; paused for %s', awa._in_words(n.at - s.paused_at))
+           else ''
+         end,
+       case
+         when not w.waits or s.paused_at is not null then null
+         when l.holder is not null
+           then format('Nothing is claimed from it while %s holds its lock: see claimer.', l.holder)
+         when c.claimed_at > n.at - t.warn_silence and w.is_worked_on
+           then 'Its workers do not keep up: run more of them.'
+         when c.claimed_at > n.at - t.warn_silence
+           then 'Those who claim from it, unregistered, do not keep up: run more of them.'
+         when w.is_worked_on and q.running > 0
+           then 'Its workers are busy with what runs: run more of them, or look at what takes so long.'
+         when w.is_worked_on then 'Its workers are alive, and claim nothing: see what they log.'
+         else 'No registered worker is alive that works on it.'
+       end,
+       jsonb_build_object('available', q.available, 'running', q.running, 'oldest_ready_seconds',
+         floor(extract(epoch from n.at - q.oldest_ready_at)), 'paused_at', s.paused_at)
+  from counts q
+ cross join now n
+ cross join settings t
+  cross join lateral (select awa._queue_id(q.queue) as queue_id) x
+  left join awa.queue_settings s on s.queue_id = x.queue_id
+ cross join lateral (
+    select coalesce(q.oldest_ready_at < n.at - t.warn_ready_age, false) as waits,
+           exists (
+             select
+               from awa.workers w
+              where coalesce(q.queue = any(w.queues), true) and w.heartbeat_at > n.at - t.warn_silence
+           ) as is_worked_on
+ ) w
+  left join lateral (select string_agg(l.holder, ', ') as holder from locks l where l.queue = q.queue) l on true
+  left join lateral (
+    select max(c.claimed_at) as claimed_at
+      from awa._lanes_of(x.queue_id) l
+     cross join lateral (
+        select c.claimed_at
+          from awa.lease_claims c
+         where c.lane = l.lane and c.job_ids <> '{}'
+         order by c.lane_seq desc
+         limit 1
+      ) c
+     where w.waits
+ ) c on true
+union all
+-- Of the jobs that ended of late, how many failed. Of the hundred queues with most of these: others have few.
+select 5,
+       case
+         when f.failed >= 3 and f.failed > t.warn_failed_share * (f.failed + f.completed) then 'warning'
+         else 'ok'
+       end,
+       'failures', q.queue,
+       format('of %s jobs that ended in the last %s, %s failed in their last attempt', f.failed + f.completed,
+         awa._in_words(n.at - f.counted_since), f.failed),
+       case
+         when f.failed >= 3 and f.failed > t.warn_failed_share * (f.failed + f.completed)
+           then 'See why: the errors of its jobs that are failed, dead or retryable, in awa.jobs.'
+       end,
+       jsonb_build_object('failed', f.failed, 'completed', f.completed, 'seconds',
+         floor(extract(epoch from n.at - f.counted_since)))
+  from (
+    select c.queue
+      from counts c
+     where c.failed + c.dead + c.retryable > 0
+     order by c.failed + c.dead + c.retryable desc
+     limit 100
+  ) q
+ cross join now n
+ cross join settings t
+ cross join lateral (select awa._queue_id(q.queue) as queue_id) x
+ cross join lateral awa._results(x.queue_id, n.at - interval '1 day') f
+ where f.failed > 0
+union all
+-- Jobs that were put off, because the server refuses to store how they failed, or to make them ready; of the first
+-- 10,000 of these.
+select 5, 'warning', 'refusals', coalesce((select x.name from awa.queues x where x.queue_id = q.queue_id limit 1), '?'),
+       format(
+         'jobs that are put off, because the server refuses to store how they failed, or to make them ready: %s; the '
+         'last one is job %s, in attempt %s of %s: %s',
+         q.jobs, d.job_id, d.errors -> -1 ->> 'attempt', d.max_attempts, left(d.errors -> -1 ->> 'error', 300)),
+       'Mend the trigger or the constraint that refuses it. They run again within an hour; at once after awa.retry.',
+       jsonb_build_object('jobs', q.jobs, 'job_id', d.job_id, 'run_at', d.run_at)
+  from (
+    select awa._queue_of(p.lane) as queue_id, count(*) as jobs,
+           (array_agg(p.job_id order by p.attempted_at desc, p.job_id desc))[1] as job_id
+      from (
+        select d.lane, d.job_id, d.attempted_at from awa.deferred_jobs d where (d.errors -> -1) ? 'put_off' limit 10000
+      ) p
+     group by 1
+  ) q
+  join awa.deferred_jobs d on d.job_id = q.job_id
+$$;
+comment on function awa._health_queues is 'What health says of queues';
+
+-- How many jobs of a queue failed in their last attempt since a time, those included that wait for a retry, and how
+-- many completed. Looks at the last 200 claims of each lane, and counts from where that begins; counts no more than
+-- 10,001 of each kind that have rows of their own.
+create or replace function awa._results(
+  queue_id bigint,
+  since timestamptz,
+  out counted_since timestamptz,
+  out failed bigint,
+  out completed bigint
+) returns record
+language plpgsql stable
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_variable
+declare
+  v_claims bigint[];
+begin
+  select coalesce(array_agg(c.claim_id), '{}'), greatest(since, max(l.since)) into v_claims, counted_since
+    from (
+      select array_agg(c.claim_id) as claims, case when count(*) = 200 then min(c.claimed_at) end as since
+        from awa._lanes_of(queue_id) l
+       cross join lateral (
+          select c.claim_id, c.claimed_at
+            from awa.lease_claims c
+           where c.lane = l.lane
+           order by c.lane_seq desc
+           limit 200
+        ) c
+       group by l.lane
+    ) l
+   cross join unnest(l.claims) c(claim_id);
+  select coalesce(sum(k.completed), 0) into completed
+    from unnest(v_claims) c
+   cross join lateral (
+      select coalesce(cardinality(k.items), 1) as completed
+        from awa.lease_claim_closures k
+       where k.claim_id = c and k.outcome in ('completed', 'completed_with_row') and k.closed_at >= counted_since
+      offset 0
+    ) k;
+  completed := completed + (
+    select count(*)
+      from (select from awa._lanes_of(queue_id) l
+             cross join lateral (
+                select
+                  from awa.done_entries d
+                 where d.lane = l.lane
+                   and d.state = 'completed'
+                   and not d.counted_by_closure
+                   and d.finalized_at >= counted_since
+                 limit 10001
+              ) d
+             limit 10001) d);
+  failed := (
+    select count(*)
+      from awa._lanes_of(queue_id) l
+     cross join lateral (
+        (
+          select
+            from awa.done_entries d
+           where d.lane = l.lane and d.state = 'failed' and not d.counted_by_closure and d.finalized_at >= counted_since
+           limit 10001
+        )
+        union all
+        (
+          select
+            from awa.done_entries d
+           where d.lane = l.lane and d.state = 'dead' and not d.counted_by_closure and d.finalized_at >= counted_since
+           limit 10001
+        )
+        union all
+        (
+          select
+            from (
+              select d.attempted_at from awa.deferred_jobs d where d.lane = l.lane and d.state = 'retryable' limit 10001
+            ) d
+           where d.attempted_at >= counted_since
+        )
+      ) d);
+end
+$$;
+comment on function awa._results is
+  'How many jobs of a queue failed in their last attempt since a time, and how many completed';
