@@ -92,7 +92,12 @@ def next_by_wall(expression, zone, after):
             if offset(zone, at) == offset(zone, next_day) == offset(zone, next_day + timedelta(days=1)):
                 at = next_day
                 continue
-        elif wall.hour in sim.hours and wall.minute in sim.minutes:
+        elif wall.hour not in sim.hours:
+            next_hour = at - timedelta(minutes=wall.minute, seconds=wall.second) + timedelta(hours=1)
+            if offset(zone, at) == offset(zone, next_hour):
+                at = next_hour
+                continue
+        elif wall.minute in sim.minutes:
             seconds = [s for s in sim.seconds if s >= wall.second]
             if seconds:
                 return at + timedelta(seconds=min(seconds) - wall.second)
