@@ -24,11 +24,11 @@ comment on column awa.cron_row.by_wall is
 -- Refuses a cron expression: which field, and what is wrong with it. Raises 22023.
 create or replace function awa._refuse_cron(cron text, field int, problem text, hint text) returns void
 language sql
-begin atomic
+as $$
   select awa._refuse(
     format('cron, %s: %s', ('{second,minute,hour,day of month,month,day of week}'::text[])[field], problem),
-    cron, hint);
-end;
+    cron, hint)
+$$;
 comment on function awa._refuse_cron is 'Refuses a cron expression: which field, and what is wrong with it';
 
 -- What to write instead of a part of a field that can't be read. The part is in capitals.
