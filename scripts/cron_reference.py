@@ -5,8 +5,8 @@
     .venv/bin/python scripts/cron_reference.py > pgtap/engine/cron_reference.txt
 
 It was made with the zones of tzdata 2025b. With --random N --seed S it prints N random triples instead, in the same
-form, to be compared as pgtap/engine/cron_reference.sql does. Each line is an expression, a zone, a time, and the times that come next, each of them the first one after the
-one before it: "expression|zone|after|next next ...", all in UTC.
+form, to be compared as pgtap/engine/cron_reference.sql does. Each line is an expression, a zone, a time, and the times
+that come next, each of them the first one after the one before it: "expression|zone|after|next next ...", all in UTC.
 
 The reference is cronsim, which follows Debian's cron. For W, which it does not have, it is croniter, in UTC and without
 a day of week. Where they differ from Awa, this script corrects them:

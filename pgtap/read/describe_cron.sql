@@ -39,7 +39,9 @@ insert into descriptions (cron, words) values
   ('0 0 LW * *', 'at 00:00, on the last weekday (Monday to Friday) of the month'),
   ('0 0 15W * *', 'at 00:00, on the weekday (Monday to Friday) nearest to day 15 of the month'),
   ('0 0 31W * *', 'at 00:00, on the last weekday (Monday to Friday) of the month'),
-  ('0 0 1,15W,L 1,6-8 *', 'at 00:00, on day 1 of the month and on the last day of the month and on the weekday (Monday to Friday) nearest to day 15 of the month, in January and June to August'),
+  ('0 0 1,15W,L 1,6-8 *',
+    'at 00:00, on day 1 of the month and on the last day of the month and on the weekday (Monday to Friday) nearest '
+        'to day 15 of the month, in January and June to August'),
   ('0 12 * * 5L', 'at 12:00, on the last Friday of the month'),
   ('0 12 * * 1L,2L', 'at 12:00, on the last Monday and Tuesday of the month'),
   ('0 12 * * 1#1,3#3', 'at 12:00, on the first Monday of the month and on the third Wednesday of the month'),
@@ -48,10 +50,15 @@ insert into descriptions (cron, words) values
   ('0 0 29 2 *', 'at 00:00, on day 29 of the month, in February'),
   ('0 12 13 * FRI', 'at 12:00, on day 13 of the month or on Friday'),
   ('0 12 L * 5L', 'at 12:00, on the last day of the month or on the last Friday of the month'),
-  ('0 12 15W * 1#1', 'at 12:00, on the weekday (Monday to Friday) nearest to day 15 of the month or on the first Monday of the month'),
-  ('0 12 */2 * FRI', 'at 12:00, on days 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29 and 31 of the month and only if it is Friday'),
+  ('0 12 15W * 1#1',
+    'at 12:00, on the weekday (Monday to Friday) nearest to day 15 of the month or on the first Monday of the month'),
+  ('0 12 */2 * FRI',
+    'at 12:00, on days 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29 and 31 of the month and only if it is '
+        'Friday'),
   ('0 12 13 * */2', 'at 12:00, on day 13 of the month and only if it is Tuesday, Thursday, Saturday or Sunday'),
-  ('0 12 15W * */3', 'at 12:00, on the weekday (Monday to Friday) nearest to day 15 of the month and only if it is Wednesday, Saturday or Sunday');
+  ('0 12 15W * */3',
+    'at 12:00, on the weekday (Monday to Friday) nearest to day 15 of the month and only if it is Wednesday, Saturday '
+        'or Sunday');
 select is(awa.describe_cron(d.cron), d.words, d.cron) from descriptions d order by d.n;
 
 select pg_temp.refused('select awa.describe_cron(''0 0 30 2 *'')', '22023', 'cron', 'an expression that never comes');
