@@ -244,7 +244,8 @@ func (d *dedicated) callUntil(ctx context.Context, f func(context.Context, *pgx.
 // primary by now. A trigger may raise the same code for a single row.
 func (d *dedicated) isReadOnly(ctx context.Context) (readOnly bool) {
 	err := d.conn.QueryRow(ctx,
-		"select pg_is_in_recovery() or current_setting('transaction_read_only')::bool").Scan(&readOnly)
+		"select pg_catalog.pg_is_in_recovery() "+
+			"or pg_catalog.current_setting('transaction_read_only'::pg_catalog.text)::pg_catalog.bool").Scan(&readOnly)
 	return readOnly || err != nil
 }
 

@@ -28,7 +28,7 @@ func isDirect(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
 	defer cancel()
 	var pid int64
-	err := conn.QueryRow(ctx, "select pg_backend_pid()").Scan(&pid)
+	err := conn.QueryRow(ctx, "select pg_catalog.pg_backend_pid()").Scan(&pid)
 	return pid == int64(conn.PgConn().PID()), err
 }
 

@@ -90,9 +90,10 @@ select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= $1::bigint th
   from awa.claim(queue => $2, max_jobs => $3, worker_id => $4, lease => $5,
     durable => $6) c
  cross join lateral (
-    select octet_length(c.args::text)::bigint + coalesce(octet_length(c.tags::text),
-      0) + coalesce(octet_length(c.metadata::text),
-      0) + coalesce(octet_length(c.progress::text), 0) as bytes
+    select pg_catalog.octet_length(c.args::text)::bigint
+         + coalesce(pg_catalog.octet_length(c.tags::text), 0)
+         + coalesce(pg_catalog.octet_length(c.metadata::text), 0)
+         + coalesce(pg_catalog.octet_length(c.progress::text), 0) as bytes
     offset 0
  ) s
 `

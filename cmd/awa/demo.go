@@ -126,6 +126,7 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) (err 
 	if err != nil {
 		return explain(err)
 	}
+	pinSearchPath(poolConfig.ConnConfig)
 	if d.pool, err = pgxpool.NewWithConfig(ctx, poolConfig); err != nil {
 		return err
 	}

@@ -116,7 +116,7 @@ func (t *selftest) inDatabase(ctx context.Context, length time.Duration, saturat
 				fmt.Errorf("could not remove queue %s and schema %s, the next self-test will: %w", t.name, t.name, sweepErr))
 		}
 		// Not with the connection: the server may take a while to notice that it is closed.
-		_ = script(ctx, t.db, fmt.Sprintf("select pg_advisory_unlock(%d)", selftestLock))
+		_ = script(ctx, t.db, fmt.Sprintf("select pg_catalog.pg_advisory_unlock(%d::pg_catalog.int8)", selftestLock))
 	}()
 	return t.run(ctx, length, saturated)
 }
@@ -131,6 +131,7 @@ func (t *selftest) connect(ctx context.Context, databaseURL string) error {
 	t.config.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
 		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: 10 * time.Second}
 	}
+	pinSearchPath(t.config)
 	t.readers = make([]*pgx.Conn, selftestReaders)
 	conns := []**pgx.Conn{&t.db, &t.upkeep, &t.pinner}
 	for i := range t.readers {
@@ -143,6 +144,14 @@ func (t *selftest) connect(ctx context.Context, databaseURL string) error {
 	}
 	t.load, err = load.Open(ctx, load.Config{Conn: t.config, Queue: t.name})
 	return err
+}
+
+// pinSearchPath keeps the sessions of connections from looking anything up where others may create. The setting stays
+// in the session, so this is for connections to the server itself.
+func pinSearchPath(cfg *pgx.ConnConfig) {
+	cfg.AfterConnect = func(ctx context.Context, conn *pgconn.PgConn) error {
+		return conn.Exec(ctx, "set search_path = pg_catalog, pg_temp").Close()
+	}
 }
 
 func (t *selftest) close() {
@@ -163,8 +172,8 @@ func (t *selftest) check(ctx context.Context) error {
 	var installed, mayCreate, locked bool
 	var database, role string
 	err := t.db.QueryRow(ctx, `
-		select to_regprocedure('awa.run_maintenance()') is not null, has_database_privilege(current_database(), 'create'),
-		       pg_try_advisory_lock($1), current_database(), current_user`, selftestLock).Scan(&installed, &mayCreate,
+		select to_regprocedure('awa.run_maintenance()') is not null,
+		       has_database_privilege(current_database(), 'create'), pg_try_advisory_lock($1::bigint), current_database(), current_user`, selftestLock).Scan(&installed, &mayCreate,
 		&locked, &database, &role)
 	switch {
 	case err != nil:
@@ -187,11 +196,11 @@ func (t *selftest) sweep(ctx context.Context) ([]string, error) {
 	rows, _ := t.db.Query(ctx, `
 		select 'queue ' || c.queue, format('select awa.drop_queue(%L, true)', c.queue)
 		  from awa.queue_counts() c
-		 where starts_with(c.queue, $1)
+		 where starts_with(c.queue, $1::text)
 		union all
 		select 'schema ' || n.nspname, format('drop schema %I cascade', n.nspname)
 		  from pg_namespace n
-		 where starts_with(n.nspname, $1) and pg_has_role(n.nspowner, 'usage')`, selftestPrefix)
+		 where starts_with(n.nspname::text, $1::text) and pg_has_role(n.nspowner, 'usage')`, selftestPrefix)
 	var left, drops []string
 	var what, drop string
 	_, err := pgx.ForEachRow(rows, []any{&what, &drop}, func() error {

@@ -303,3 +303,25 @@ func TestSelftestJudges(t *testing.T) {
 	assert.Equal(t, "1,435", c.got)
 	assert.Contains(t, c.hint, "ring 1,435")
 }
+
+// Anybody may create in public, in many a database: functions that fit better than the server's own are not called.
+func TestSelftestCallsNothingOfOthers(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	db := testdb.Connect(t, databaseURL)
+	for _, function := range []string{
+		"pg_try_advisory_lock(float8) returns boolean", "pg_advisory_unlock(int) returns boolean",
+		"has_database_privilege(name, text) returns boolean", "starts_with(name, text) returns boolean",
+		"format(text, name) returns text", "repeat(text, bigint) returns text",
+		"generate_series(int, bigint) returns setof bigint",
+	} {
+		execute(t, db, "create function public."+function+
+			" language plpgsql as $$ begin raise exception 'hijacked'; end $$")
+	}
+	stderr := new(bytes.Buffer)
+	ctx, cancel := context.WithCancel(t.Context())
+	out := &interrupter{after: "Round 1", interrupt: cancel}
+	run(ctx, []string{"selftest", "--phase", "600ms", "--database-url", databaseURL}, out, stderr)
+	assert.Contains(t, out.String(), "Round 1", stderr)
+	assert.NotContains(t, stderr.String(), "hijacked")
+	assertNothingLeft(t, db)
+}

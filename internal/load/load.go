@@ -116,7 +116,7 @@ func (l *Load) Close() {
 // Flush has the server count what the connections did: otherwise it may lack their last second.
 func (l *Load) Flush(ctx context.Context) error {
 	for _, conn := range l.conns {
-		if _, err := conn.Exec(ctx, "select pg_stat_force_next_flush()"); err != nil {
+		if _, err := conn.Exec(ctx, "select pg_catalog.pg_stat_force_next_flush()"); err != nil {
 			return err
 		}
 	}

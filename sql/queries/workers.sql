@@ -25,9 +25,10 @@ select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= @max_bytes::b
   from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease),
     durable => sqlc.narg(durable)) c
  cross join lateral (
-    select octet_length(c.args::text)::bigint + coalesce(octet_length(c.tags::text),
-      0) + coalesce(octet_length(c.metadata::text),
-      0) + coalesce(octet_length(c.progress::text), 0) as bytes
+    select pg_catalog.octet_length(c.args::text)::bigint
+         + coalesce(pg_catalog.octet_length(c.tags::text), 0)
+         + coalesce(pg_catalog.octet_length(c.metadata::text), 0)
+         + coalesce(pg_catalog.octet_length(c.progress::text), 0) as bytes
     offset 0
  ) s;
 
