@@ -1,5 +1,6 @@
--- Cancels the job of one attempt: its worker decides that it is off.
--- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 55P03, 40001 as complete does.
+-- Cancels the job of one attempt, as its worker decides.
+-- Locks: the claim, shared, until the transaction ends.
+-- Raises JQ001, 22023; 55P03, 40001 as complete does.
 create or replace function awa.cancel_attempt(job_id bigint, receipt bigint, reason text default null) returns void
 language plpgsql
 volatile
@@ -17,4 +18,4 @@ begin
   perform awa._record_cancels(awa._look_up(array[receipt]), reason);
 end
 $$;
-comment on function awa.cancel_attempt is 'Cancels the job of one attempt: its worker decides that it is off';
+comment on function awa.cancel_attempt is 'Cancels the job of one attempt, as its worker decides';

@@ -1,6 +1,6 @@
--- Completes attempts of any claims and queues, each on its own. Returns the jobs whose attempts were stale: drop their
--- results.
--- Locks: each claim, exclusive where it can have it at once, else shared; in ascending order, until the transaction
+-- Completes many attempts, of any claims and queues; returns the jobs whose attempts were stale.
+-- Drop the results of stale attempts.
+-- Locks: each claim, exclusively where it can have it at once, else shared; in ascending order, until the transaction
 -- ends. At most 64 claims: from the 65th on, one lock for all, shared.
 -- Raises 22023, JQ004; 55P03 when one of these is held for longer than claim_wait.
 create or replace function awa.complete_many(job_ids bigint[], receipts bigint[], outputs jsonb[] default null) returns setof bigint
@@ -75,4 +75,5 @@ begin
   return query select awa._stale(job_ids, receipts, v_ordinals || v_closed.ordinals);
 end
 $$;
-comment on function awa.complete_many is 'Completes many attempts; returns the jobs whose attempts were stale';
+comment on function awa.complete_many is
+  'Completes many attempts, of any claims and queues; returns the jobs whose attempts were stale';

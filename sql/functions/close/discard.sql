@@ -1,5 +1,7 @@
--- Ends a job, whatever attempts are left: as failed, or dead where the queue keeps dead letters. Returns which.
--- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 55P03, 40001 as complete does.
+-- Ends a job whatever attempts are left; returns the state that followed: failed or dead.
+-- It is dead where the queue keeps dead letters, else failed.
+-- Locks: the claim, shared, until the transaction ends.
+-- Raises JQ001, 22023; 55P03, 40001 as complete does.
 create or replace function awa.discard(
   job_id bigint,
   receipt bigint,

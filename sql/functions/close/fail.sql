@@ -1,8 +1,9 @@
--- Fails one attempt: the job runs again after a delay, or, when its attempts are used up, ends: as failed, or dead
--- where the queue keeps dead letters. Returns the state that followed.
--- The delay is retry_after, or 2^attempt times the queue's backoff_base and up to a quarter more, at most its
--- backoff_max.
--- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 55P03, 40001 as complete does.
+-- Fails one attempt; returns the state that followed: retryable, failed or dead.
+-- The job runs again after a delay. When its attempts are used up it ends: as dead where the queue keeps dead letters,
+-- else as failed. The delay is retry_after, or 2^attempt times the queue's backoff_base and up to a quarter more, at
+-- most its backoff_max.
+-- Locks: the claim, shared, until the transaction ends.
+-- Raises JQ001, 22023; 55P03, 40001 as complete does.
 create or replace function awa.fail(
   job_id      bigint,
   receipt     bigint,

@@ -1,5 +1,6 @@
--- Fails attempts of any claims and queues, each on its own, as fail does. Returns the jobs whose attempts were stale.
--- Locks as complete_many. Raises 22023, JQ004.
+-- Fails many attempts, of any claims and queues, as fail does; returns the jobs whose attempts were stale.
+-- Locks: as complete_many.
+-- Raises 22023, JQ004; 55P03 as complete_many does.
 create or replace function awa.fail_many(
   job_ids     bigint[],
   receipts    bigint[],
@@ -51,4 +52,5 @@ begin
   return query select awa._stale(job_ids, receipts, v_ordinals);
 end
 $$;
-comment on function awa.fail_many is 'Fails many attempts; returns the jobs whose attempts were stale';
+comment on function awa.fail_many is
+  'Fails many attempts, of any claims and queues, as fail does; returns the jobs whose attempts were stale';

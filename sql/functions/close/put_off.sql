@@ -1,8 +1,9 @@
--- Puts one attempt off that has failed, but whose failure the server refuses to store: a trigger or a constraint of
--- somebody else's does not take the row. The job is scheduled anew; the attempt counts while others are left, and
--- error is kept in the job's errors, in an element that has put_off. The first time in a row it waits for a minute,
--- then twice as long each time, up to an hour. Returns when it runs again.
--- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 55P03, 40001 as complete does.
+-- Puts one attempt off whose failure the server refuses to store; returns when the job runs again.
+-- A foreign trigger or constraint does not take the row. The job is scheduled anew. The attempt counts while others are
+-- left, and the error is kept in the job's errors, in an element that has put_off. The first time in a row it waits for
+-- a minute, then twice as long each time, up to an hour.
+-- Locks: the claim, shared, until the transaction ends.
+-- Raises JQ001, 22023; 55P03, 40001 as complete does.
 create or replace function awa.put_off(job_id bigint, receipt bigint, error text) returns timestamptz
 language plpgsql
 volatile

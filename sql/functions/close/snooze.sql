@@ -1,5 +1,6 @@
--- Puts one attempt off, without counting it: the job is scheduled anew, and runs after a delay.
--- Locks: the claim, shared, until the transaction ends. Raises JQ001, 22023; 55P03, 40001 as complete does.
+-- Puts one attempt off without counting it: the job runs after a delay.
+-- Locks: the claim, shared, until the transaction ends.
+-- Raises JQ001, 22023; 55P03, 40001 as complete does.
 create or replace function awa.snooze(job_id bigint, receipt bigint, delay interval) returns void
 language plpgsql
 volatile
@@ -24,4 +25,4 @@ begin
   perform awa._end_attempts(v_attempts, 'scheduled');
 end
 $$;
-comment on function awa.snooze is 'Puts one attempt off, without counting it: the job runs after a delay';
+comment on function awa.snooze is 'Puts one attempt off without counting it: the job runs after a delay';

@@ -3,16 +3,15 @@ create or replace view awa.promote_due_row as select c.claim_id as promoted from
 comment on view awa.promote_due_row is
   'The row that promote_due returns: how many jobs it made ready. The view itself is always empty';
 
--- Makes at most max_jobs deferred jobs ready whose time has come, the longest due first. Safe to call from anywhere, as
--- often as one likes.
--- Locks: the rows that it promotes; skips those that others hold. Raises 22023; what the server lacks (disk, say),
--- where it could promote none for that.
---
--- A fast pass reads from a little before the last pass's horizon, so that it never walks over what was deleted. What
--- committed later than that is found by a sweep over everything, which may take one fiftieth of the time: on every call
--- when the table is small, seldom when a
--- transaction elsewhere keeps millions of deleted rows in it. A horizon ahead of now was written by a clock that was
+-- Makes deferred jobs ready whose time has come, at most max_jobs; returns how many.
+-- The longest due first. Safe to call from anywhere, as often as one likes. A fast pass reads from a little before the
+-- last pass's horizon, so that it never walks over deleted rows. Jobs that were committed later than that are found by
+-- a sweep over everything, which may take one fiftieth of the time: on every call when the table is small, seldom when
+-- a transaction elsewhere keeps millions of deleted rows in it. A horizon ahead of now was written by a clock that was
 -- set back: then the sweep is due.
+-- Locks: the rows that it promotes. Skips rows that others hold.
+-- Raises 22023; and the error of a resource that the server lacks, such as disk, where it could promote no job for
+-- that.
 create or replace function awa.promote_due(max_jobs int default 4096) returns setof awa.promote_due_row
 language plpgsql
 volatile
@@ -68,12 +67,13 @@ begin
   return query select v_pass.promoted + v_swept;
 end
 $$;
-comment on function awa.promote_due is 'Makes deferred jobs ready whose time has come; returns how many';
+comment on function awa.promote_due is
+  'Makes deferred jobs ready whose time has come, at most max_jobs; returns how many';
 
--- Looks for due jobs that committed late, everywhere; or, where that was cut off (by statement_timeout, say) or took
--- long, piece by piece, from now back into the past, for a tenth of a second at a time. Each time it is cut off the
--- pieces become smaller, and the pause doubles. Its next time is set before it begins, and sequences keep what is set
--- in them.
+-- Looks everywhere for due jobs that were committed late.
+-- Where that was cut off (by statement_timeout, for example) or took long, piece by piece, from now back into the past,
+-- for a tenth of a second at a time. Each time it is cut off the pieces become smaller, and the pause doubles. Its next
+-- time is set before it begins, and sequences keep their values through a rollback.
 create or replace function awa._sweep(now timestamptz, max_jobs int, out swept bigint, out lack text[])
 language plpgsql
 as $$
@@ -131,20 +131,21 @@ begin
   lack := v_pass.lack;
 end
 $$;
-comment on function awa._sweep is 'Looks for due jobs that committed late';
+comment on function awa._sweep is 'Looks everywhere for due jobs that were committed late';
 
--- The longest pause before the next sweep, by the level of the last one. A next time that is further away was set by a
--- clock that was ahead.
+-- The longest pause before the next sweep, by the level of the last one.
+-- A next time that is further away was set by a clock that was ahead.
 create or replace function awa._sweep_pause(level bigint) returns interval
 language sql immutable
 return least(interval '1 second' * 2 ^ level, '10 minutes');
-comment on function awa._sweep_pause is 'The longest pause before the next sweep';
+comment on function awa._sweep_pause is 'The longest pause before the next sweep, by the level of the last one';
 
--- Promotes due jobs, and says how many, whether it met as many as it may, and when the last of them was due. One that
--- the server can't read, because a page is damaged, or that it refuses to make ready, because of a trigger of somebody
--- else's, is put off, with a warning: the others must not wait for it. For a minute; a refused one for twice as long
--- each time, up to an hour, and its errors say so, where health finds it. Says what the server lacks, where it met
--- that.
+-- Promotes due jobs, and puts off those that can't be promoted.
+-- A job is put off, with a warning, when the server can't read it, because a page is damaged, or refuses to make it
+-- ready, because of a user's trigger: the others must not wait for it. For a minute; a refused one for twice as long
+-- each time, up to an hour, and its errors tell so, where health finds it.
+-- Returns how many it promoted, whether it met as many as it may, when the last of them was due, and the resource that
+-- the server lacks, if any.
 create or replace function awa._promote(
   due_from timestamptz,
   due_until timestamptz,
@@ -220,9 +221,9 @@ begin
   end loop;
 end
 $$;
-comment on function awa._promote is 'Promotes due jobs';
+comment on function awa._promote is 'Promotes due jobs, and puts off those that can''t be promoted';
 
--- Moves deferred jobs to ready_entries, and wakes their queues. Returns how many.
+-- Moves deferred jobs to ready_entries, and wakes their queues; returns how many.
 create or replace function awa._make_ready(job_ids bigint[]) returns bigint
 language plpgsql
 as $$
@@ -253,4 +254,4 @@ begin
   return v_promoted;
 end
 $$;
-comment on function awa._make_ready is 'Moves deferred jobs to ready_entries';
+comment on function awa._make_ready is 'Moves deferred jobs to ready_entries, and wakes their queues; returns how many';

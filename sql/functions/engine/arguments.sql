@@ -1,6 +1,6 @@
 -- What every capability needs to check its arguments.
 
--- Raises 22023 with a constant message, the value in DETAIL and what to do in HINT.
+-- Raises 22023 with a constant message, the value in DETAIL and the remedy in HINT.
 create or replace function awa._refuse(message text, value text, hint text) returns void
 language plpgsql
 as $$
@@ -11,9 +11,10 @@ begin
     hint = hint;
 end
 $$;
-comment on function awa._refuse is 'Raises 22023';
+comment on function awa._refuse is 'Raises 22023 with a constant message, the value in DETAIL and the remedy in HINT';
 
--- A JSON value for a message: a large one is not written out, which might take more memory than there is.
+-- A JSON value for a message.
+-- A large value is not written out: its text might take more memory than there is.
 create or replace function awa._brief(value jsonb) returns text
 language sql immutable
 return case
@@ -23,6 +24,7 @@ end;
 comment on function awa._brief is 'A JSON value for a message';
 
 -- Refuses a queue or a kind that is null, empty or too long.
+-- Raises 22023.
 create or replace function awa._check_name(argument text, value text) returns void
 language plpgsql
 as $$
@@ -35,8 +37,9 @@ end
 $$;
 comment on function awa._check_name is 'Refuses a queue or a kind that is null, empty or too long';
 
--- Refuses an array that has several dimensions, is too long for one call, or holds nulls where it may not. A null array
--- passes.
+-- Refuses an array that has several dimensions, is too long, or holds nulls where it may not.
+-- A null array passes.
+-- Raises 22023.
 create or replace function awa._check_array(
   argument text,
   value anyarray,
@@ -59,8 +62,8 @@ $$;
 comment on function awa._check_array is
   'Refuses an array that has several dimensions, is too long, or holds nulls where it may not';
 
--- Whether an interval lies in a range. One whose parts have different signs does not: what it comes to depends on where
--- it is added.
+-- Whether an interval lies in a range, and has no parts of different signs.
+-- Why: the length of an interval with parts of different signs depends on the time to which it is added.
 create or replace function awa._fits(value interval, shortest interval, longest interval) returns boolean
 language sql immutable parallel safe
 return value between shortest and longest
@@ -68,7 +71,9 @@ return value between shortest and longest
   extract(hour from value), extract(minute from value), extract(second from value)) >= 0;
 comment on function awa._fits is 'Whether an interval lies in a range, and has no parts of different signs';
 
--- Refuses an isolation level whose snapshot could be older than the locks. Raises JQ004.
+-- Refuses an isolation level other than READ COMMITTED.
+-- Raises JQ004.
+-- Why: at others the snapshot could be older than the locks.
 create or replace function awa._check_isolation() returns void
 language plpgsql
 as $$
@@ -82,10 +87,12 @@ end
 $$;
 comment on function awa._check_isolation is 'Refuses an isolation level other than READ COMMITTED';
 
--- The bytes of a JSON value as text, which clients get. Beside are those of what goes along with it. Refuses what is
--- too long, or nested too deep for clients to read.
--- Why: what is stored says little of the text, since a number such as 1e100000 takes a few bytes. But 2,000 bytes are
--- never nested more than 500 deep, nor have a text that is too long for the server itself.
+-- The bytes of a JSON value as text, as clients get it.
+-- beside are the bytes of values that go along with it. Refuses a value that is too long, or nested too deep for
+-- clients to read.
+-- Raises 22023.
+-- Why: the stored size says little of the text, since a number such as 1e100000 takes a few bytes. But a value of 2,000
+-- bytes is never nested more than 500 deep, and its text is never too long for the server itself.
 create or replace function awa._json_bytes(
   argument text,
   value jsonb,
@@ -123,9 +130,10 @@ begin
   return v_bytes;
 end
 $$;
-comment on function awa._json_bytes is 'The bytes of a JSON value as text, which clients get';
+comment on function awa._json_bytes is 'The bytes of a JSON value as text, as clients get it';
 
 -- Refuses answers that do not fit together, and the wrong isolation level.
+-- Raises 22023, JQ004.
 create or replace function awa._check_answers(job_ids bigint[], receipts bigint[]) returns void
 language plpgsql
 as $$
@@ -138,9 +146,11 @@ begin
   perform awa._check_isolation();
 end
 $$;
-comment on function awa._check_answers is 'Refuses answers that do not fit together';
+comment on function awa._check_answers is 'Refuses answers that do not fit together, and the wrong isolation level';
 
--- Refuses an array beside job_ids that is not as long. A null array passes.
+-- Refuses an array beside job_ids that is not as long.
+-- A null array passes.
+-- Raises 22023.
 create or replace function awa._check_companion(
   argument text,
   value anyarray,
@@ -161,6 +171,7 @@ $$;
 comment on function awa._check_companion is 'Refuses an array beside job_ids that is not as long';
 
 -- Refuses delays that are negative or too long.
+-- Raises 22023.
 create or replace function awa._check_delays(retry_after interval[]) returns void
 language plpgsql
 as $$
@@ -173,7 +184,8 @@ end
 $$;
 comment on function awa._check_delays is 'Refuses delays that are negative or too long';
 
--- Refuses a change of no job, and the wrong isolation level.
+-- Refuses a change of a job that is not named, and the wrong isolation level.
+-- Raises 22023, JQ004.
 create or replace function awa._check_change(job_id bigint) returns void
 language plpgsql
 as $$
@@ -184,9 +196,10 @@ begin
   perform awa._check_isolation();
 end
 $$;
-comment on function awa._check_change is 'Refuses a change of no job, and the wrong isolation level';
+comment on function awa._check_change is 'Refuses a change of a job that is not named, and the wrong isolation level';
 
--- Refuses a state that there is not.
+-- Refuses an unknown state.
+-- Raises 22023.
 create or replace function awa._check_state(state text) returns void
 language plpgsql
 as $$
@@ -197,9 +210,10 @@ begin
   end if;
 end
 $$;
-comment on function awa._check_state is 'Refuses a state that there is not';
+comment on function awa._check_state is 'Refuses an unknown state';
 
--- Refuses a tag that no job has.
+-- Refuses a tag that no job can have.
+-- Raises 22023.
 create or replace function awa._check_tag(tag text) returns void
 language plpgsql
 as $$
@@ -209,7 +223,7 @@ begin
   end if;
 end
 $$;
-comment on function awa._check_tag is 'Refuses a tag that no job has';
+comment on function awa._check_tag is 'Refuses a tag that no job can have';
 
 -- Raises JQ005.
 create or replace function awa._refuse_state(job_id bigint, state text, hint text) returns void

@@ -1,6 +1,6 @@
 -- The sessions of the server.
 
--- A session: its process id, and what it calls itself.
+-- The name of a session: its process id, and its application name.
 create or replace function awa._backend(pid int) returns text
 language sql stable
 return (
@@ -8,7 +8,7 @@ return (
     concat_ws(', ', a.usename, nullif(a.application_name, ''), nullif(a.state, 'active')))
     from pg_stat_activity a
    where a.pid = _backend.pid);
-comment on function awa._backend is 'A session: its process id, and what it calls itself';
+comment on function awa._backend is 'The name of a session: its process id, and its application name';
 
 -- Claimers that hold a queue, because their clients have not read what they claimed for ten seconds.
 create or replace view awa._stuck_claimers as

@@ -1,7 +1,8 @@
 -- Callers are known by the login of the session, since the functions run as their owner.
 
--- Whether the session's login may do what operators may, by itself or after set role. Operators are those who may call
--- drop_queue: so it does not matter what the roles of the installation are called, or whether there are any.
+-- Whether the session's login may act as an operator, by itself or after set role.
+-- Why: operators are the roles that may call drop_queue. So the names of the installation's roles do not matter, nor
+-- whether there are any.
 create or replace function awa._is_operator() returns boolean
 language sql stable
 as $$
@@ -10,9 +11,11 @@ as $$
    cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
    where p.oid = 'awa.drop_queue'::regproc and a.grantee <> 0
 $$;
-comment on function awa._is_operator is 'Whether the session''s login may do what operators may';
+comment on function awa._is_operator is
+  'Whether the session''s login may act as an operator, by itself or after set role';
 
--- Refuses to maintain by force to whoever is no operator. Raises 42501.
+-- Refuses maintenance by force to a login that is no operator.
+-- Raises 42501.
 create or replace function awa._check_force(force boolean) returns void
 language plpgsql
 as $$
@@ -24,10 +27,12 @@ begin
   end if;
 end
 $$;
-comment on function awa._check_force is 'Refuses to maintain by force to whoever is no operator';
+comment on function awa._check_force is 'Refuses maintenance by force to a login that is no operator';
 
--- Refuses the use of a worker to a login that neither registered it, nor is a member of the role that was named then.
--- The caller has seen that it is another login. Raises 42501.
+-- Refuses the use of a worker to another login.
+-- The worker is for the login that registered it, and for members of the role that was named then. The caller has seen
+-- that this is another login.
+-- Raises 42501.
 create or replace function awa._check_login(worker_id bigint, registered_by text, member_of text) returns void
 language plpgsql
 as $$

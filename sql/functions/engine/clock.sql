@@ -2,7 +2,8 @@
 -- Zones have a colon before their name here, since :CET is always the zone of that name. Without it, PostgreSQL takes
 -- CET for an abbreviation, which has no summer time, and Berln2 for a zone as POSIX writes it.
 
--- A zone with a colon before its name. Raises 22023 when it is none of the names in pg_timezone_names.
+-- The name of a time zone with a colon before it, as the other functions of this file take it.
+-- Raises 22023 when it is none of the names in pg_timezone_names.
 -- Why: the view itself reads the file of each zone, which takes a quarter of a second.
 create or replace function awa._zone(zone text) returns text
 language plpgsql stable
@@ -26,7 +27,8 @@ begin
   return ':' || zone;
 end
 $$;
-comment on function awa._zone is 'A zone with a colon before its name, as the functions beside it take it';
+comment on function awa._zone is
+  'The name of a time zone with a colon before it, as the other functions of this file take it';
 
 -- How far a zone's clock is ahead of UTC.
 create or replace function awa._utc_offset(zone text, at timestamptz) returns interval
@@ -34,8 +36,8 @@ language sql stable
 return (at at time zone zone) - (at at time zone 'UTC');
 comment on function awa._utc_offset is 'How far a zone''s clock is ahead of UTC';
 
--- The second at which a zone's clock was changed, between two at which its offset differs: the first one with the later
--- offset.
+-- The second at which a zone's clock was changed, between two times at which its offset differs.
+-- It is the first second with the later offset.
 create or replace function awa._clock_change(zone text, before timestamptz, after timestamptz) returns timestamptz
 language plpgsql stable
 as $$
@@ -56,9 +58,10 @@ begin
 end
 $$;
 comment on function awa._clock_change is
-  'The second at which a zone''s clock was changed, between two with different offsets';
+  'The second at which a zone''s clock was changed, between two times at which its offset differs';
 
--- When the clock on the wall first shows a time, or when it jumps past it. Skipped: it jumps, and does not show it.
+-- When a zone's clock first shows a time, or when it jumps past it.
+-- skipped: it jumps, and does not show it.
 -- Why: AT TIME ZONE takes the second time where a time comes twice, and one after the jump where it does not come.
 create or replace function awa._first_time(zone text, wall timestamp, out at timestamptz, out skipped boolean)
 language plpgsql stable
@@ -81,9 +84,10 @@ begin
   end if;
 end
 $$;
-comment on function awa._first_time is 'When the clock on the wall first shows a time, or when it jumps past it';
+comment on function awa._first_time is 'When a zone''s clock first shows a time, or when it jumps past it';
 
--- When an expression comes next after a time; null when never. The zone is one from _zone.
+-- When a cron expression comes next after a time; null when never.
+-- The zone is one from _zone.
 -- Why: years that make_date and the job's run_at do not have are left out.
 create or replace function awa._next_cron(cron awa.cron_row, zone text, after timestamptz) returns timestamptz
 language plpgsql stable
@@ -106,10 +110,10 @@ begin
   return case when v_next < timestamptz '9999-12-31 10:00+00' then v_next end;
 end
 $$;
-comment on function awa._next_cron is 'When an expression comes next after a time';
+comment on function awa._next_cron is 'When a cron expression comes next after a time; null when never';
 
--- When an expression comes next that names its times: each once. One that is skipped comes right after the jump, one
--- that is shown twice comes the first time.
+-- When a cron expression with fixed times comes next: each time once.
+-- A skipped time comes right after the jump. A time that is shown twice comes the first time.
 create or replace function awa._next_at_time(cron awa.cron_row, zone text, after timestamptz, wall timestamp)
 returns timestamptz
 language plpgsql stable
@@ -135,9 +139,10 @@ begin
   end loop;
 end
 $$;
-comment on function awa._next_at_time is 'When an expression comes next that names its times';
+comment on function awa._next_at_time is 'When a cron expression with fixed times comes next: each time once';
 
--- When the clock on the wall next shows a time that an expression matches. Goes from one clock change to the next.
+-- When a zone's clock next shows a time that a cron expression matches.
+-- Goes from one clock change to the next.
 create or replace function awa._next_by_wall(cron awa.cron_row, zone text, after timestamptz, wall timestamp)
 returns timestamptz
 language plpgsql stable
@@ -175,10 +180,10 @@ begin
   return null;
 end
 $$;
-comment on function awa._next_by_wall is 'When the clock on the wall next shows a time that an expression matches';
+comment on function awa._next_by_wall is 'When a zone''s clock next shows a time that a cron expression matches';
 
--- When an expression came last, at or before a time and after another one; null when it did not.
--- Why: halves the time between them instead of going through all that an expression matched in it.
+-- When a cron expression came last, at or before a time and after another one; null when it did not.
+-- Why: halves the time between them instead of going through all times that match in it.
 create or replace function awa._last_cron(cron awa.cron_row, zone text, after timestamptz, until timestamptz)
 returns timestamptz
 language plpgsql stable
@@ -205,7 +210,8 @@ begin
   return v_last;
 end
 $$;
-comment on function awa._last_cron is 'When an expression came last, between two times';
+comment on function awa._last_cron is
+  'When a cron expression came last, at or before a time and after another one; null when it did not';
 
 -- The time anchor + n × every: its months and days are those of the calendar in a zone, hours and less are exact.
 create or replace function awa._nth_time(anchor timestamptz, every interval, zone text, n bigint) returns timestamptz
@@ -221,11 +227,13 @@ begin
   return (awa._first_time(zone, (anchor at time zone zone) + v_days * n)).at + (every - v_days) * n;
 end
 $$;
-comment on function awa._nth_time is 'The time anchor + n × every';
+comment on function awa._nth_time is
+  'The time anchor + n × every: its months and days are those of the calendar in a zone, hours and less are exact';
 
--- The next of the times anchor + n × every after a time, from n = 0 on; null when there is none. Months and days are
--- those of the calendar in a zone from _zone, hours and less are exact. Raises 22023.
--- Why: each time is computed from the anchor, so that 31 January is followed by the last of February, and that by 31
+-- The next of the times anchor + n × every after a time, from n = 0 on; null when there is none.
+-- Months and days are those of the calendar in a zone from _zone, hours and less are exact.
+-- Raises 22023.
+-- Why: each time is computed from the anchor, so that 31 January is followed by the last of February, and then by 31
 -- March.
 create or replace function awa._next_every(anchor timestamptz, every interval, zone text, after timestamptz)
 returns timestamptz
@@ -268,4 +276,5 @@ begin
   return case when v_next < timestamptz '9999-12-31 10:00+00' then v_next end;
 end
 $$;
-comment on function awa._next_every is 'The next of the times anchor + n × every after a time';
+comment on function awa._next_every is
+  'The next of the times anchor + n × every after a time, from n = 0 on; null when there is none';

@@ -217,4 +217,4 @@ select max(p.name) as queue,
 having max(p.name) is not null and (bool_or(p.is_there) or sum(p.available + p.running + p.scheduled + p.retryable) > 0)
  order by 1
 $$;
-comment on function awa._queue_counts is 'Exact counts of jobs by queue and state';
+comment on function awa._queue_counts is 'Exact counts of jobs by queue and state, as queue_counts returns them';

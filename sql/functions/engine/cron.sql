@@ -21,7 +21,8 @@ comment on column awa.cron_row.needs_both is
 comment on column awa.cron_row.by_wall is
   'The minute or the hour begins with *, so the expression goes by the clock on the wall when clocks change';
 
--- Refuses a cron expression: which field, and what is wrong with it. Raises 22023.
+-- Refuses a cron expression, and names the field and the problem.
+-- Raises 22023.
 create or replace function awa._refuse_cron(cron text, field int, problem text, hint text) returns void
 language sql
 as $$
@@ -29,9 +30,10 @@ as $$
     format('cron, %s: %s', ('{second,minute,hour,day of month,month,day of week}'::text[])[field], problem),
     cron, hint)
 $$;
-comment on function awa._refuse_cron is 'Refuses a cron expression: which field, and what is wrong with it';
+comment on function awa._refuse_cron is 'Refuses a cron expression, and names the field and the problem';
 
--- What to write instead of a part of a field that can't be read. The part is in capitals.
+-- A hint for a part of a field that can't be read.
+-- The part is in capitals.
 create or replace function awa._cron_hint(field int, part text) returns text
 language sql immutable
 return case
@@ -57,9 +59,11 @@ return case
     (array['0 to 59', '0 to 59', '0 to 23', '1 to 31', '1 to 12, or JAN to DEC',
       '0 to 7, or SUN to SAT; 0 and 7 are Sunday'])[field])
 end;
-comment on function awa._cron_hint is 'What to write instead of a part of a field that can''t be read';
+comment on function awa._cron_hint is 'A hint for a part of a field that can''t be read';
 
--- A number or name of a field. The part in which it stands is for the message. Raises 22023.
+-- The number of a value or name of a field of a cron expression.
+-- part, in which it stands, is for the message.
+-- Raises 22023.
 create or replace function awa._cron_value(cron text, field int, part text, value text) returns int
 language plpgsql immutable
 as $$
@@ -87,9 +91,11 @@ begin
   return v_value;
 end
 $$;
-comment on function awa._cron_value is 'A number or name of a field of a cron expression';
+comment on function awa._cron_value is 'The number of a value or name of a field of a cron expression';
 
--- The bits of a field, which is in capitals. Fields are numbered from 1, the second. Raises 22023.
+-- The bits of a field of a cron expression.
+-- The field is in capitals. Fields are numbered from 1, the second.
+-- Raises 22023.
 create or replace function awa._cron_field(cron text, field int, value text) returns bigint
 language plpgsql immutable
 as $$
@@ -164,7 +170,8 @@ end
 $$;
 comment on function awa._cron_field is 'The bits of a field of a cron expression';
 
--- Reads a cron expression: five fields, six with seconds first, or one such as @daily. Raises 22023.
+-- Reads a cron expression: five fields, six with seconds first, or a name such as @daily.
+-- Raises 22023.
 create or replace function awa._parse_cron(cron text) returns awa.cron_row
 language plpgsql immutable
 as $$
@@ -230,10 +237,11 @@ begin
   return v_cron;
 end
 $$;
-comment on function awa._parse_cron is 'Reads a cron expression';
+comment on function awa._parse_cron is
+  'Reads a cron expression: five fields, six with seconds first, or a name such as @daily';
 
--- The days of a month that match, as bits 1 to 31. The month has so many days, and begins with a day of the week, where
--- 0 is Sunday.
+-- The days of a month that match a cron expression, as bits 1 to 31.
+-- length is the number of the month's days, first_weekday the day of the week on which it begins; 0 is Sunday.
 create or replace function awa._cron_days(cron awa.cron_row, length int, first_weekday int) returns bigint
 language plpgsql immutable
 as $$
@@ -279,9 +287,9 @@ begin
   return v_mask & case when cron.needs_both then v_days & v_weekdays else v_days | v_weekdays end;
 end
 $$;
-comment on function awa._cron_days is 'The days of a month that match a cron expression';
+comment on function awa._cron_days is 'The days of a month that match a cron expression, as bits 1 to 31';
 
--- Whether any day matches: in one of the fourteen calendars that years have.
+-- Whether any day of the fourteen calendars that years have matches a cron expression.
 create or replace function awa._cron_comes(cron awa.cron_row) returns boolean
 language plpgsql immutable
 as $$
@@ -298,15 +306,16 @@ begin
   return false;
 end
 $$;
-comment on function awa._cron_comes is 'Whether any day matches a cron expression';
+comment on function awa._cron_comes is
+  'Whether any day of the fourteen calendars that years have matches a cron expression';
 
 -- The lowest bit that is set, from a place on; null when there is none.
 create or replace function awa._lowest_bit(bits bigint, from_bit int default 0) returns int
 language sql immutable
 return 64 - nullif(position(B'1' in ((bits >> from_bit << from_bit) & -(bits >> from_bit << from_bit))::bit(64)), 0);
-comment on function awa._lowest_bit is 'The lowest bit that is set, from a place on';
+comment on function awa._lowest_bit is 'The lowest bit that is set, from a place on; null when there is none';
 
--- The first second of a day that matches, from a second on; null when there is none.
+-- The first second of a day that matches a cron expression, from a second on; null when there is none.
 create or replace function awa._cron_second(cron awa.cron_row, second int) returns int
 language plpgsql immutable
 as $$
@@ -332,10 +341,11 @@ begin
     + awa._lowest_bit(cron.seconds);
 end
 $$;
-comment on function awa._cron_second is 'The first second of a day that matches a cron expression';
+comment on function awa._cron_second is
+  'The first second of a day that matches a cron expression, from a second on; null when there is none';
 
--- The first time of a calendar that matches, at or after one of whole seconds; null when there is none before the year
--- 10000.
+-- The first time of a calendar that matches a cron expression, at or after one of whole seconds.
+-- Null when there is none before the year 10000.
 -- Why: the rarest days, such as 29 February on a Monday, come again within 40 years, so it looks at few months.
 create or replace function awa._cron_time(cron awa.cron_row, at timestamp) returns timestamp
 language plpgsql immutable
@@ -375,4 +385,4 @@ begin
 end
 $$;
 comment on function awa._cron_time is
-  'The first time of a calendar that matches a cron expression, at or after another one';
+  'The first time of a calendar that matches a cron expression, at or after one of whole seconds';

@@ -256,8 +256,9 @@ select d.job_id, d.kind, (select q.name from awa.queues q where q.queue_id = d.l
  where d.state = 'completed';
 comment on view awa._completed is 'The completed jobs, also those that their queue keeps no longer';
 
--- Where a job is: its state, and its place there; of one that is hidden, where it is asked for, the state alone. Raises
--- JQ003.
+-- The state of a job, and its place there.
+-- Of a hidden job, where hidden ones are asked for, the state alone.
+-- Raises JQ003.
 create or replace function awa._locate(job_id bigint, hidden boolean default false) returns awa._place
 language plpgsql
 as $$
@@ -276,4 +277,4 @@ begin
   return v_place;
 end
 $$;
-comment on function awa._locate is 'Where a job is, or JQ003';
+comment on function awa._locate is 'The state of a job, and its place there';

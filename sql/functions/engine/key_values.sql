@@ -1,6 +1,8 @@
 -- The bytes of unique keys: what a job carries as its key.
 
--- What a job carries as its unique key: see ready_entries. At is the time whose period counts. Raises 22023.
+-- The unique key of a job: see ready_entries.
+-- at is the time whose period counts.
+-- Raises 22023.
 create or replace function awa._unique_key(
   queue         text,
   kind          text,
@@ -66,10 +68,10 @@ begin
     end;
 end
 $$;
-comment on function awa._unique_key is 'What a job carries as its unique key';
+comment on function awa._unique_key is 'The unique key of a job: see ready_entries';
 
--- A key of a queue's own: made of one that is made of the rest, and the other way round. A job that is moved has to get
--- the key of its new queue, and does not know what its key is made of.
+-- A key of one queue, from a key of all queues; and the other way round.
+-- Why: a job that is moved has to get the key of its new queue, and does not store what its key is made of.
 create or replace function awa._for_queue(key bytea, queue_id bigint) returns bytea
 language sql immutable strict parallel safe
 return (
@@ -80,7 +82,7 @@ return (
   ),
     '' order by i)
     from unnest('{1,9,17,25}'::int[]) i);
-comment on function awa._for_queue is 'A key of a queue''s own';
+comment on function awa._for_queue is 'A key of one queue, from a key of all queues; and the other way round';
 
 -- Whether the queue is a part of a job's key.
 create or replace function awa._names_queue(unique_key bytea) returns boolean
@@ -96,10 +98,13 @@ return case
     then awa._for_queue(awa._for_queue(substr(unique_key, 1, 32), from_queue_id), to_queue_id) || substr(unique_key, 33)
   else unique_key
 end;
-comment on function awa._moved_key is 'The key of a job that goes from one queue to another';
+comment on function awa._moved_key is
+  'The key of a job that goes from one queue to another; the same, unless the queue is a part of it';
 
--- The period in which a time lies: its name, and its end; null without a period. A day (or 24 hours), a week (from
--- Monday), and whole months and years are those of the calendar in a zone; others count from 1970. Raises 22023.
+-- The period in which a time lies: its name, and its end; null without a period.
+-- A day (or 24 hours), a week (from Monday), and whole months and years are those of the calendar in a zone; others
+-- count from 1970.
+-- Raises 22023.
 create or replace function awa._unique_period(
   length interval,
   zone text,
@@ -170,10 +175,11 @@ begin
   name := jsonb_build_array(v_months, v_days, trim_scale(v_seconds), trim_scale(extract(epoch from v_starts)));
 end
 $$;
-comment on function awa._unique_period is 'The period in which a time lies: its name, and its end';
+comment on function awa._unique_period is
+  'The period in which a time lies: its name, and its end; null without a period';
 
--- The text of a jsonb value, the same for values that are equal: without zeros at the ends of fractions. In strings
--- they stay.
+-- The text of a jsonb value, the same for values that are equal: without zeros at the ends of fractions.
+-- In strings they stay.
 -- Why: 1 and 1.0 are equal, and have two texts. Only texts that may have such zeros are taken apart.
 create or replace function awa._canonical(value text) returns text
 language plpgsql immutable
@@ -195,4 +201,5 @@ begin
       from string_to_table(replace(replace(value, E'\\\\', chr(1)), E'\\"', chr(2)), '"') with ordinality p(part, n));
 end
 $$;
-comment on function awa._canonical is 'The text of a jsonb value, the same for values that are equal';
+comment on function awa._canonical is
+  'The text of a jsonb value, the same for values that are equal: without zeros at the ends of fractions';

@@ -1,10 +1,10 @@
 -- The model of a lane: entries that count, its cursor, what is available, what is open.
 
--- The entries of a claim's stretch of its lane, with ids from and to. Others may lie between them: not visible to the
--- claim, or buried.
--- In two parts, each with both its ends in the index: a row comparison ends a scan only where its first column decides,
--- so one for the last place would read the transaction that it lies in to its end.
--- The limits and the offset of the caller fence it off.
+-- The entries of a claim's stretch of its lane, with ids from and to.
+-- Other entries may lie between them: not visible to the claim, or buried. The limits and the offset of the caller
+-- fence it off.
+-- Why: in two parts, each with both its ends in the index. A row comparison ends a scan only where its first column
+-- decides, so one for the last place would read the transaction that it lies in to its end.
 create or replace function awa._claimed_entries(lane bigint, first_xid xid8, first_id bigint, pos_xid xid8, pos_id bigint, from_id bigint, to_id bigint) returns setof awa.ready_entries
 language sql stable
 as $$
@@ -23,9 +23,9 @@ as $$
      and e.xid < pos_xid
      and e.job_id between from_id and to_id
 $$;
-comment on function awa._claimed_entries is 'The entries of a claim''s stretch of its lane';
+comment on function awa._claimed_entries is 'The entries of a claim''s stretch of its lane, with ids from and to';
 
--- The claims of a lane that are not counted yet: those that were open when they were passed over, and what came after.
+-- The claims of a lane that are not counted yet: those that were passed over while open, and later ones.
 create or replace function awa._uncounted(lane bigint, closed_seq bigint, open_seqs bigint[], max_claims int) returns setof awa.lease_claims
 language sql stable
 as $$
@@ -35,13 +35,14 @@ as $$
   union all
   (select c.* from awa.lease_claims c where c.lane = _uncounted.lane and c.lane_seq > _uncounted.closed_seq order by c.lane_seq limit max_claims)
 $$;
-comment on function awa._uncounted is 'The claims of a lane that are not counted yet';
+comment on function awa._uncounted is
+  'The claims of a lane that are not counted yet: those that were passed over while open, and later ones';
 
--- What a lane has got that is not visible in a snapshot, as claim reads it: of transactions that were in progress, one
--- by one, then all that came after. An entry whose created_at is its ready_at is that of a new job; other
--- jobs come with an arrival. A deleted job is none that was enqueued, nor one that completed. Leaves out the tombstones
--- of entries, and the deleted jobs, that were dropped with their queue; and what transactions from one on have put
--- there, which is not read.
+-- The rows that a lane has got that are not visible in a snapshot, as claim reads it.
+-- Of transactions that were in progress, one by one, then all later ones. An entry whose created_at is its ready_at is
+-- that of a new job; other jobs come with an arrival. A deleted job counts neither as enqueued nor as completed. Leaves
+-- out the tombstones of entries, and the deleted jobs, that were dropped with their queue; and the rows of transactions
+-- from until on, which are not read.
 create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, until xid8 default '18446744073709551615', out xid xid8, out segment smallint, out entries int, out tombstones int, out enqueued bigint, out deleted int) returns setof record
 language sql stable
 as $$
@@ -79,11 +80,13 @@ as $$
    cross join lateral (select * from awa.deleted_jobs d where d.lane = _appended_since.lane and d.by_xid = x offset 0) d
    where pg_visible_in_snapshot(d.xid, dropped) is not true
 $$;
-comment on function awa._appended_since is 'What a lane has got that is not visible in a snapshot';
+comment on function awa._appended_since is
+  'The rows that a lane has got that are not visible in a snapshot, as claim reads it';
 
--- The transactions that were in progress at one of the ends of a lane's window, and whose entries no cursor has passed
--- though they lie before the place from which the range goes on: with the ids
--- after which, and up to which, these entries lie. Two scalars, so that the scan of an index begins and ends there.
+-- The transactions in progress at one end of a lane's window, and the ids of their entries that no cursor has passed.
+-- Only those with entries before the place from which the range goes on. The entries lie after after_id, and up to
+-- until_id.
+-- Why: two scalars, so that the scan of an index begins and ends there.
 create or replace function awa._late(lo pg_snapshot, hi pg_snapshot, pos_xid xid8, pos_id bigint, from_xid xid8, from_id bigint, out xid xid8, out after_id bigint, out until_id bigint) returns setof record
 language sql stable
 as $$
@@ -98,7 +101,8 @@ as $$
    where x.xid <= from_xid
      and (x.xid >= pos_xid or lo is null or not pg_visible_in_snapshot(x.xid, hi))
 $$;
-comment on function awa._late is 'Transactions that were committed late, and which of their entries no cursor has passed';
+comment on function awa._late is
+  'The transactions in progress at one end of a lane''s window, and the ids of their entries that no cursor has passed';
 
 -- Entries of a lane that were committed late, and that no cursor has passed.
 create or replace function awa._late_entries(lane bigint, lo pg_snapshot, hi pg_snapshot, pos_xid xid8, pos_id bigint, from_xid xid8, from_id bigint) returns setof awa.ready_entries
@@ -130,12 +134,12 @@ select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_
   ) r on true;
 comment on view awa._lanes is 'Every lane, its cursor, and what is counted of its past';
 
--- Every lane that has rows, and what is counted of its past. is_counted says that this is all: neither an entry, a
--- burial or an arrival, nor a claim has come since, nor was a job deleted, and none that was passed over is open.
--- last_xid is the youngest transaction that put an entry, a burial or an arrival there, or deleted a job. Walks through
--- the indexes from one lane to the next, so the cost follows the lanes that were used, not the queues that there are,
--- and is a few index entries for each. Reads the lanes from the last one back; before a lane, or only so many, where
--- that is said.
+-- Every lane that has rows, what is counted of its past, and whether that is all.
+-- is_counted: no entry, tombstone, arrival or claim has come since, no job was deleted, and no claim that was passed
+-- over is open. last_xid is the youngest transaction that put an entry, a tombstone or an arrival there, or deleted a
+-- job. Reads the lanes from the last one back; those before a lane, or only so many, where that is given.
+-- Why: it walks through the indexes from one lane to the next. So the cost follows the lanes that were used, not the
+-- queues that exist, and is a few index entries for each.
 create or replace function awa._lanes_in_use(before bigint default null, max_lanes int default null, out lane bigint, out is_counted boolean, out last_xid xid8, out available bigint, out completed bigint, out failed bigint, out cancelled bigint, out dead bigint) returns setof record
 language sql stable
 as $$
@@ -217,7 +221,8 @@ select u.lane,
  order by u.lane desc
  limit max_lanes
 $$;
-comment on function awa._lanes_in_use is 'Every lane that has rows, what is counted of its past, and whether that is all';
+comment on function awa._lanes_in_use is
+  'Every lane that has rows, what is counted of its past, and whether that is all';
 
 -- The places of entries that no cursor has passed. Two stretches of a lane hold them: the transactions that were in
 -- progress at one of the window's ends, probed one by one, and what comes after the position.
@@ -272,9 +277,9 @@ union all
 select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, awa._queue_of(l.lane), l.tags, l.args from awa.leases l;
 comment on view awa._running is 'Open attempts';
 
--- The queues in which claims may be open, or not counted: those with claims that maintenance has not looked at, and
--- those of which it knows that some are open. A claim whose transaction took more than 30 seconds may be missing until
--- all queues are looked at.
+-- The queues in which claims may be open, or not counted.
+-- These are queues with claims that fold has not looked at, and queues with claims that are known to be open. A claim
+-- whose transaction took more than 30 seconds may be missing until all queues are looked at.
 create or replace function awa._busy_queues() returns bigint[]
 language sql stable
 as $$
@@ -285,10 +290,10 @@ as $$
 $$;
 comment on function awa._busy_queues is 'The queues in which claims may be open, or not counted';
 
--- Whether this transaction has put a job into a lane before: in any segment.
+-- Whether this transaction has put a job into a lane before, in any segment.
 create or replace function awa._has_place(lane bigint, job_id bigint) returns boolean
 language sql stable
 as $$
   select exists (select from awa.ready_entries e where e.lane = _has_place.lane and e.xid = pg_current_xact_id() and e.job_id = _has_place.job_id)
 $$;
-comment on function awa._has_place is 'Whether this transaction has put a job into a lane before';
+comment on function awa._has_place is 'Whether this transaction has put a job into a lane before, in any segment';

@@ -2,7 +2,8 @@
 -- queues by their ids, claims by their ids.
 -- The lock of a pass is only tried.
 
--- The key of the advisory lock on a queue, with room for 64 of it; claim locks have keys below all of these.
+-- The key of the advisory lock on a queue.
+-- There is room for 64 keys of each queue. Claim locks have keys below all of these.
 create or replace function awa._queue_key(queue_id bigint) returns bigint
 language sql immutable strict parallel safe
 return - (queue_id << 6);
@@ -12,42 +13,45 @@ comment on function awa._queue_key is 'The key of the advisory lock on a queue';
 create or replace function awa._worker_key(worker_id bigint) returns bigint
 language sql immutable strict parallel safe
 return worker_id # -2305843009213693952; -- not a difference, which could overflow
-comment on function awa._worker_key is 'The key of the advisory lock on a worker';
+comment on function awa._worker_key is
+  'The key of the advisory lock on a worker: between those of claims and those of queues';
 
 -- The key of the advisory lock on a claim: below all keys of queues.
 create or replace function awa._claim_key(claim_id bigint) returns bigint
 language sql immutable strict parallel safe
 return claim_id - 4611686018427387904;
-comment on function awa._claim_key is 'The key of the advisory lock on a claim';
+comment on function awa._claim_key is 'The key of the advisory lock on a claim: below all keys of queues';
 
--- The key of the advisory lock of those that answer for more claims than they have locks for: below those of claims.
+-- The key of the advisory lock of sessions that answer for very many claims: below those of claims.
 create or replace function awa._crowd_key() returns bigint
 language sql immutable parallel safe
 return awa._claim_key(-2);
-comment on function awa._crowd_key is 'The key of the advisory lock of those that answer for very many claims';
+comment on function awa._crowd_key is
+  'The key of the advisory lock of sessions that answer for very many claims: below those of claims';
 
 -- The key of the advisory lock on queue_rollups: below those of claims.
 create or replace function awa._fold_key() returns bigint
 language sql immutable parallel safe
 as $$ select awa._claim_key(-1) $$;
-comment on function awa._fold_key is 'The key of the advisory lock on queue_rollups';
+comment on function awa._fold_key is 'The key of the advisory lock on queue_rollups: below those of claims';
 
 -- The key of the advisory lock on a pass of maintenance, by its place in the list: below that of the crowd.
 create or replace function awa._pass_key(pass text) returns bigint
 language sql immutable strict parallel safe
 as $$ select awa._claim_key(-2) - array_position(awa._passes(), pass) $$;
-comment on function awa._pass_key is 'The key of the advisory lock on a pass of maintenance';
+comment on function awa._pass_key is
+  'The key of the advisory lock on a pass of maintenance, by its place in the list: below that of the crowd';
 
--- How many claims, or queues, one call locks: what PostgreSQL's lock table has room for, by default, for each
--- connection.
+-- How many claims, or queues, one call locks.
+-- Why: PostgreSQL's lock table has room for so many, by default, for each connection.
 create or replace function awa._max_locks() returns int
 language sql immutable parallel safe
 return 64;
 comment on function awa._max_locks is 'How many claims, or queues, one call locks';
 
--- Waits for an advisory lock that the caller has just tried in vain, and takes it until the transaction ends. Waits for
--- claim_wait at most, or for the caller's lock_timeout where that is shorter, then raises 55P03 with this message and
--- names the holder.
+-- Waits for an advisory lock that the caller has just tried in vain, and takes it until the transaction ends.
+-- Waits for claim_wait at most, or for the caller's lock_timeout where that is shorter.
+-- Raises 55P03 with this message, and names the holder.
 -- Why: only here is a subtransaction, and a change of lock_timeout, which is as before when this returns.
 create or replace function awa._wait_for_lock(key bigint, shared boolean, message text, hint text) returns void
 language plpgsql
@@ -77,10 +81,12 @@ begin
   perform set_config('lock_timeout', v_before, true);
 end
 $$;
-comment on function awa._wait_for_lock is 'Waits for an advisory lock, within bounds, or names the holder';
+comment on function awa._wait_for_lock is
+  'Waits for an advisory lock that the caller has just tried in vain, and takes it until the transaction ends';
 
--- Takes the lock of a queue until the transaction ends. Waits for as long as the settings say, then raises 55P03 and
--- names the holder.
+-- Takes the lock of a queue until the transaction ends.
+-- Waits for claim_wait at most.
+-- Raises 55P03, and names the holder.
 create or replace function awa._lock_queue(queue_id bigint) returns void
 language plpgsql
 as $$
@@ -94,10 +100,12 @@ begin
   end if;
 end
 $$;
-comment on function awa._lock_queue is 'Takes the lock of a queue until the transaction ends, or names the holder';
+comment on function awa._lock_queue is 'Takes the lock of a queue until the transaction ends';
 
--- Takes the lock of a worker until the transaction ends: shared for its claims, exclusively for whoever ends or clears
--- it, after the claims that it is in the middle of. Raises 55P03.
+-- Takes the lock of a worker until the transaction ends.
+-- Shared for a claim of the worker; exclusively to end the worker or to release its attempts, after its claims in
+-- progress.
+-- Raises 55P03, and names the holder.
 create or replace function awa._lock_worker(worker_id bigint, shared boolean) returns void
 language plpgsql
 as $$
@@ -111,10 +119,11 @@ begin
   end if;
 end
 $$;
-comment on function awa._lock_worker is 'Takes the lock of a worker until the transaction ends, or names the holder';
+comment on function awa._lock_worker is 'Takes the lock of a worker until the transaction ends';
 
--- Takes the lock of those that answer for more claims than they have locks for, shared, until the transaction ends.
--- Raises 55P03.
+-- Takes the lock of sessions that answer for more claims than they have locks for, shared.
+-- Until the transaction ends.
+-- Raises 55P03, and names the holder.
 create or replace function awa._lock_crowd() returns void
 language plpgsql
 as $$
@@ -125,10 +134,12 @@ begin
   end if;
 end
 $$;
-comment on function awa._lock_crowd is 'Takes the lock of those that answer for very many claims, or names the holder';
+comment on function awa._lock_crowd is
+  'Takes the lock of sessions that answer for more claims than they have locks for, shared';
 
--- Keeps batch rows off a claim until the transaction ends, so that its items can be closed by rows of their own: waits
--- for a batch row that is not committed, and lets none come. Other items stay free for others. Raises 55P03.
+-- Keeps batch rows off a claim until the transaction ends, so that its items can be closed by rows of their own.
+-- Waits for a batch row that is not committed, and lets none come. Other items stay free for others.
+-- Raises 55P03.
 create or replace function awa._join_claim(claim_id bigint, nth int default 1) returns void
 language plpgsql
 as $$
@@ -140,12 +151,13 @@ begin
   end if;
 end
 $$;
-comment on function awa._join_claim is 'Keeps batch rows off a claim until the transaction ends';
+comment on function awa._join_claim is
+  'Keeps batch rows off a claim until the transaction ends, so that its items can be closed by rows of their own';
 
--- As _join_claim, but says no where it would have to wait. By a shared lock on the claim; for the nth claim of a call,
--- when that is too many for the server's lock table, by one lock for all of them:
--- whoever writes batch rows looks for it once he holds his claims. Then the claim's own lock only has to be free for a
--- moment, once the other one is held.
+-- Keeps batch rows off a claim as _join_claim does, or returns false where it would have to wait.
+-- Locks: the claim, shared. For the nth claim of a call, when that is too many for the server's lock table, one lock
+-- for all of them: a writer of batch rows looks for it once it holds its claims. Then the claim's own lock only has to
+-- be free for a moment, once the other one is held.
 create or replace function awa._try_join_claim(claim_id bigint, nth int) returns boolean
 language plpgsql
 as $$
@@ -161,11 +173,13 @@ begin
   end;
 end
 $$;
-comment on function awa._try_join_claim is 'Keeps batch rows off a claim, or says that it would have to wait';
+comment on function awa._try_join_claim is
+  'Keeps batch rows off a claim as _join_claim does, or returns false where it would have to wait';
 
--- Keeps everybody off a claim until the transaction ends, as far as they hold its lock; for the nth claim of a call,
--- when that is too many for the server's lock table, only batch rows (see _try_join_claim).
--- Says no where somebody is answering for it, or holds the lock of all.
+-- Keeps other sessions off a claim until the transaction ends, as far as they hold its lock.
+-- For the nth claim of a call, when that is too many for the server's lock table, only batch rows (see
+-- _try_join_claim).
+-- Returns false where another session is answering for it, or holds the lock of all.
 create or replace function awa._try_take_claim(claim_id bigint, nth int) returns boolean
 language plpgsql
 as $$
@@ -180,10 +194,12 @@ begin
   end;
 end
 $$;
-comment on function awa._try_take_claim is 'Keeps others off a claim, or says that somebody is answering for it';
+comment on function awa._try_take_claim is
+  'Keeps other sessions off a claim until the transaction ends, as far as they hold its lock';
 
--- Whether another transaction answers for more claims than it has locks for. The lock is taken and given back in one
--- expression; that another one is just looking does not count, so it looks more than once.
+-- Whether another transaction answers for more claims than it has locks for.
+-- The lock is taken and given back in one expression. It looks more than once, since another session that is just
+-- looking does not count.
 create or replace function awa._is_crowded() returns boolean
 language plpgsql
 as $$
@@ -198,10 +214,10 @@ end
 $$;
 comment on function awa._is_crowded is 'Whether another transaction answers for more claims than it has locks for';
 
--- Locks the claims of some receipts, in ascending order. Returns those whose items have to be closed by a row each:
--- claims of one job, which need no lock, claims that somebody is inside of, and those that are too many for a lock
--- each. And whether any holds a unique key.
--- Where anybody has answered for too many, all items get a row each.
+-- Locks the claims of some receipts, in ascending order; returns the claims whose items need a row each.
+-- These are claims of one job, which need no lock, claims that another session is answering for, and claims that are
+-- too many for a lock each. Where any session has answered for too many, all items get a row each. Also returns whether
+-- any claim holds a unique key.
 create or replace function awa._lock_claims(receipts bigint[], out by_item bigint[], out holds_keys boolean)
 language plpgsql
 as $$
@@ -239,7 +255,8 @@ begin
   end if;
 end
 $$;
-comment on function awa._lock_claims is 'Locks the claims of some receipts; returns those whose items need a row each';
+comment on function awa._lock_claims is
+  'Locks the claims of some receipts, in ascending order; returns the claims whose items need a row each';
 
 -- Takes advisory locks in their order, and waits so long at most, for all of them together.
 create or replace function awa._lock_for(keys bigint[], wait interval) returns void
@@ -258,14 +275,15 @@ begin
   perform set_config('lock_timeout', '0', true); -- what is written next may have to wait for a page
 end
 $$;
-comment on function awa._lock_for is 'Takes advisory locks, and waits so long at most';
+comment on function awa._lock_for is
+  'Takes advisory locks in their order, and waits so long at most, for all of them together';
 
--- From here on no lock of this transaction is waited for longer than a claim would be. The calling function has to have
--- a SET clause for lock_timeout.
+-- Bounds all later waits for locks of this transaction as those of a claim.
+-- The calling function has to have a SET clause for lock_timeout.
 create or replace function awa._bound_waits() returns void
 language sql
 as $$ select set_config('lock_timeout', awa._milliseconds(s.claim_wait), true) from awa.settings s $$;
-comment on function awa._bound_waits is 'Bounds the waits for locks of the calling function';
+comment on function awa._bound_waits is 'Bounds all later waits for locks of this transaction as those of a claim';
 
 -- A length of time for lock_timeout.
 create or replace function awa._milliseconds(length interval) returns text
@@ -273,8 +291,9 @@ language sql immutable
 return ceil(extract(epoch from length) * 1000)::bigint::text;
 comment on function awa._milliseconds is 'A length of time for lock_timeout';
 
--- Has the server end this session when it stays idle in this transaction for a second. Where a transaction decides
--- before its end (set constraints all immediate), it holds the queues from then on, and must not be left open.
+-- Has the server end this session when it stays idle in this transaction for a second.
+-- Why: where a transaction decides before its end (set constraints all immediate), it holds the queues from then on,
+-- and must not be left open.
 create or replace function awa._end_when_idle() returns void
 language plpgsql
 as $$

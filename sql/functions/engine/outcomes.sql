@@ -1,8 +1,8 @@
 -- What follows attempts that were closed.
 
--- Writes what follows failed attempts that were closed: the next attempt in deferred_jobs, or the end in done_entries.
--- Returns the state of one of them.
--- There is an error and a delay for each attempt. Final means that no attempt follows, whatever are left.
+-- Writes the rows that follow failed attempts that were closed; returns the state of one of them.
+-- The next attempt goes to deferred_jobs, the end to done_entries. There is an error and a delay for each attempt. With
+-- final no attempt follows, whatever attempts are left.
 create or replace function awa._record_failures(
   attempts    awa.leases[],
   errors      text[],
@@ -57,10 +57,11 @@ begin
   return v_state;
 end
 $$;
-comment on function awa._record_failures is 'Writes what follows failed attempts';
+comment on function awa._record_failures is
+  'Writes the rows that follow failed attempts that were closed; returns the state of one of them';
 
--- Writes what follows attempts that were closed, and whose failure the server refuses to store. Returns when the last
--- of the jobs runs again.
+-- Writes the rows that follow closed attempts whose failure the server refuses to store.
+-- Returns when the last of the jobs runs again.
 create or replace function awa._put_off(attempts awa.leases[], error text) returns timestamptz
 language plpgsql
 as $$
@@ -78,7 +79,8 @@ begin
   return (select max(r) from unnest(v_run_at) r);
 end
 $$;
-comment on function awa._put_off is 'Writes what follows attempts whose failure the server refuses to store';
+comment on function awa._put_off is
+  'Writes the rows that follow closed attempts whose failure the server refuses to store';
 
 -- How long to put a job off that was put off after each of its last attempts.
 create or replace function awa._put_off_delay(errors jsonb) returns interval
@@ -123,9 +125,9 @@ begin
   perform awa._end_attempts(attempts, 'cancelled');
 end
 $$;
-comment on function awa._record_cancels is 'Writes the ends of attempts that were cancelled';
+comment on function awa._record_cancels is 'Writes the ends of attempts that were closed as cancelled';
 
--- Notes for the workers of attempts, if they are registered, that they have lost them: with a reason for each.
+-- Notes for the registered workers of attempts that they have lost them, with a reason for each.
 create or replace function awa._record_lost_attempts(attempts awa.leases[], reasons text[]) returns void
 language plpgsql
 as $$
@@ -144,4 +146,5 @@ begin
   perform awa._notify('awa_lost_attempts', w::text) from unnest(v_workers) w;
 end
 $$;
-comment on function awa._record_lost_attempts is 'Notes for the workers of attempts that they have lost them';
+comment on function awa._record_lost_attempts is
+  'Notes for the registered workers of attempts that they have lost them, with a reason for each';

@@ -1,10 +1,10 @@
 -- What passes of maintenance have in common.
 
 -- The passes of maintenance, in the order in which run_maintenance goes through them.
--- Why: fold comes before what searches for open attempts, which reads all that is not counted. A stuck claimer holds a
--- queue, which prune_oldest may need. rescue ends attempts before materialize gives rows to those that stay, and before
--- forget_workers looks for attempts of silent workers. summarize comes before rotate, which completes the segment that
--- it leaves.
+-- Why: fold comes before the passes that search for open attempts, since they read all claims that are not counted. A
+-- stuck claimer holds a queue, which prune_oldest may need. rescue ends attempts before materialize gives rows to the
+-- others, and before forget_workers looks for attempts of silent workers. summarize comes before rotate, which
+-- completes the segment that it leaves.
 create or replace function awa._passes() returns text[]
 language sql immutable parallel safe
 as $$
@@ -14,7 +14,8 @@ as $$
 $$;
 comment on function awa._passes is 'The passes of maintenance, in the order in which run_maintenance goes through them';
 
--- Remembers that a pass has succeeded: moves its clock, at most once a second. A pass calls this at its end.
+-- Remembers that a pass has succeeded: moves its clock, at most once a second.
+-- A pass calls this at its end.
 create or replace function awa._note_success(pass text) returns void
 language plpgsql
 as $$
@@ -28,16 +29,17 @@ begin
   end if;
 end
 $$;
-comment on function awa._note_success is 'Remembers that a pass has succeeded';
+comment on function awa._note_success is 'Remembers that a pass has succeeded: moves its clock, at most once a second';
 
 -- When a pass has succeeded last, to the second; null when it never has.
 create or replace function awa._succeeded_at(pass text) returns timestamptz
 language sql stable
 return to_timestamp(pg_sequence_last_value(('awa.pass_clock_' || pass)::regclass) / 1000000.0);
-comment on function awa._succeeded_at is 'When a pass has succeeded last';
+comment on function awa._succeeded_at is 'When a pass has succeeded last, to the second; null when it never has';
 
--- Refuses what maintenance does not take: arguments, isolation levels, and a restored database, in which what is
--- visible means nothing.
+-- Refuses invalid arguments of a pass, other isolation levels, and a restored database.
+-- Raises 22023, JQ004, 55000.
+-- Why: in a restored database transaction ids do not tell which rows are visible.
 create or replace function awa._check_pass(max_jobs int) returns void
 language plpgsql
 as $$
@@ -48,17 +50,19 @@ begin
   perform awa._check_isolation(), awa._current_segment();
 end
 $$;
-comment on function awa._check_pass is 'Refuses what maintenance does not take';
+comment on function awa._check_pass is
+  'Refuses invalid arguments of a pass, other isolation levels, and a restored database';
 
--- How long a step of maintenance may take: no longer than most, nor than its share of what the caller's timeouts allow.
--- Of a transaction_timeout, too, which ends the session.
+-- How long a step of maintenance may take.
+-- At most most, and at most its share of the time that the caller's timeouts allow; of a transaction_timeout, too,
+-- which ends the session.
 create or replace function awa._budget(most interval, share int) returns interval
 language sql stable
 return least(most, nullif(current_setting('statement_timeout')::interval, '0') / share,
   nullif(current_setting('transaction_timeout', true)::interval, '0') / share);
 comment on function awa._budget is 'How long a step of maintenance may take';
 
--- A time for a sequence.
+-- A time for a sequence, in microseconds since 1970.
 create or replace function awa._microseconds(at timestamptz) returns bigint
 language sql immutable
 return greatest(extract(epoch from at) * 1000000, 1)::bigint;
@@ -68,12 +72,14 @@ comment on function awa._microseconds is 'A time for a sequence, in microseconds
 create or replace function awa._last_prune_at() returns timestamptz
 language sql stable
 as $$ select to_timestamp(s.last_value / 1000000.0) from awa.prune_tried_at s $$;
-comment on function awa._last_prune_at is 'When a try to empty the oldest segment began last';
+comment on function awa._last_prune_at is
+  'When a try to empty the oldest segment began last; 1970 when it came to its end';
 
--- When maintenance was called last; null when it never was. promote_due alone is none: workers call it more often.
+-- When maintenance was called last; null when it never was.
+-- Why: promote_due alone does not count, since workers call it more often.
 create or replace function awa._maintained_at() returns timestamptz
 language sql stable
 return (
   select greatest((select to_timestamp(s.last_value / 1000000.0) from awa.rescued_at s where s.is_called),
     (select g.ended_at from awa.rescue_gaps g order by g.began_at desc, g.ended_at desc limit 1)));
-comment on function awa._maintained_at is 'When maintenance was called last';
+comment on function awa._maintained_at is 'When maintenance was called last; null when it never was';

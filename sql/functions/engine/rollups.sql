@@ -1,13 +1,13 @@
 -- The counts of the past of a lane, so that an exact count adds up only what came after.
 
--- Counts what ledgers have grown by into queue_rollups, lane by lane: entries that have become visible, and claims that
--- are closed. One that stays open for more than 10 seconds is noted, and passed over. What is not counted
--- yet is all that counts and searches for open attempts have to read. Seldom where little has happened, so that the
--- rows are not rewritten all the time. One at a time: does nothing while somebody else is at it.
--- Everything says to count the rest, too; of some queues, if they are named: then in one go.
--- Otherwise it ends after 10 seconds, or a tenth of what the caller's timeouts leave; and with each lane after
--- max_claims claims. Lanes are read some at a time. A look at all queues that is cut off is gone on with by the next
--- call; one at the busy ones begins anywhere. Returns whether there is more to count.
+-- Adds new entries and closed claims to queue_rollups, lane by lane.
+-- A claim that stays open for more than 10 seconds is noted, and passed over. Counts and searches for open attempts
+-- read only the rest, which is not counted yet. Rows are rewritten seldom where little has happened. Does nothing while
+-- another session is counting. With everything it counts the rest, too; of some queues, if they are named: then in one
+-- go. Otherwise it ends after 10 seconds, or a tenth of the time that the caller's timeouts leave; and with each lane
+-- after max_claims claims. Lanes are read some at a time. When a look at all queues is cut off, the next call goes on
+-- with it; a look at the busy ones begins anywhere.
+-- Returns whether there is more to count.
 create or replace function awa._fold(
   max_claims int default 20000, everything boolean default false, queue_ids bigint[] default null
 ) returns boolean
@@ -128,11 +128,11 @@ begin
   return v_more;
 end
 $$;
-comment on function awa._fold is 'Counts what the ledgers have grown by into queue_rollups';
+comment on function awa._fold is 'Adds new entries and closed claims to queue_rollups, lane by lane';
 
--- Counts what one lane has grown by, at most about max_rows entries, and so many claims, at a time; goes on with the
--- entries until the time that is named. The entries, burials and arrivals of one transaction are counted together. The
--- caller has locked the counts.
+-- Adds the new rows of one lane to its counts, at most about max_rows entries and as many claims at a time.
+-- Goes on with the entries until the time that is given. The entries, tombstones and arrivals of one transaction are
+-- counted together. The caller has locked the counts.
 -- Returns whether there is more, and the last claim up to which it has looked where there are open ones, or more.
 create or replace function awa._fold_lane(
   lane bigint,
@@ -222,11 +222,13 @@ begin
    where r.lane = lane;
 end
 $$;
-comment on function awa._fold_lane is 'Counts what one lane has grown by';
+comment on function awa._fold_lane is
+  'Adds the new rows of one lane to its counts, at most about max_rows entries and as many claims at a time';
 
--- Counts what a segment that is not the current one holds: its lanes, one by one, until all of that is counted which is
--- visible now, but for claims that are open. What comes to these lanes elsewhere meanwhile does not keep it from its
--- end. The caller has locked the counts. Ends as _fold does, and returns whether there is more.
+-- Adds the rows of a segment that is not the current one to the counts, lane by lane.
+-- Goes on until all rows are counted that are visible now, but for open claims. New rows of these lanes elsewhere do
+-- not keep it from its end. The caller has locked the counts. Ends as _fold does.
+-- Returns whether there is more.
 create or replace function awa._fold_segment(segment smallint) returns boolean
 language plpgsql
 set plan_cache_mode = force_generic_plan
@@ -265,9 +267,11 @@ begin
   return v_more;
 end
 $$;
-comment on function awa._fold_segment is 'Counts what a segment holds';
+comment on function awa._fold_segment is
+  'Adds the rows of a segment that is not the current one to the counts, lane by lane';
 
--- How many rows of a lane are counted at a time: where there is little time, as many as a busy machine manages.
+-- How many rows of a lane are counted at a time.
+-- Where there is little time, as many as a busy machine manages.
 create or replace function awa._fold_max(max_rows int, budget interval) returns int
 language sql immutable
 return case
@@ -276,8 +280,9 @@ return case
 end;
 comment on function awa._fold_max is 'How many rows of a lane are counted at a time';
 
--- The transaction after the one of the nth row of a lane that is not older than a transaction: of its entries, its
--- burials, its arrivals or its deleted jobs, whichever comes first. Null where there are fewer, or nth is.
+-- The transaction after the one of the nth row of a lane that is not older than a transaction.
+-- Of its entries, tombstones, arrivals or deleted jobs, whichever comes first. Null where there are fewer, or nth is
+-- null.
 create or replace function awa._nth_after(lane bigint, since xid8, nth int) returns xid8
 language sql stable
 as $$
@@ -321,10 +326,11 @@ as $$
     ) x
    where nth is not null
 $$;
-comment on function awa._nth_after is 'The transaction after the one of the nth row of a lane';
+comment on function awa._nth_after is
+  'The transaction after the one of the nth row of a lane that is not older than a transaction';
 
--- The last claim before those that are younger than a time, among those that maintenance has not looked at. Claims that
--- are being committed are younger, and were not made by a clock that was ahead.
+-- The last claim before those that are younger than a time, among those that fold has not looked at.
+-- Claims that are being committed are younger, and were not made by a clock that was ahead.
 create or replace function awa._claimed_until(claimed_before timestamptz) returns bigint
 language sql stable
 as $$
@@ -335,12 +341,13 @@ as $$
     from awa.lease_claims c
    where c.claim_id > (select s.last_value from awa.folded_until s)
 $$;
-comment on function awa._claimed_until is 'The last claim before those that are younger than a time';
+comment on function awa._claimed_until is
+  'The last claim before those that are younger than a time, among those that fold has not looked at';
 
--- Removes the names of dropped queues of which nothing is left: no entry, arrival or job. Their counts go, too. At most
--- 1,000.
--- In two steps, for a transaction that has seen the name before the drop may still enqueue without looking for it
--- again: it has an older snapshot when the name is marked, or an id, and has ended when the name is removed.
+-- Removes the names of dropped queues that have no entry, arrival or job left, at most 1,000.
+-- Their counts go, too.
+-- Why: it takes two steps. A transaction that has seen the name before the drop may still enqueue without another look:
+-- it has an older snapshot when the name is marked, or an id, and has ended when the name is removed.
 create or replace function awa._forget_queues() returns void
 language plpgsql
 as $$
@@ -392,4 +399,5 @@ begin
    where q.queue_id = any(v_marked) and q.forget_after is null;
 end
 $$;
-comment on function awa._forget_queues is 'Removes the names of dropped queues of which nothing is left';
+comment on function awa._forget_queues is
+  'Removes the names of dropped queues that have no entry, arrival or job left, at most 1,000';

@@ -1,26 +1,29 @@
 -- Errors that are about one row, which must not hold up the others.
 
--- Whether an error may be about one row alone: whatever a trigger may raise, but a cancel, a timeout, or the end of the
--- server. Raises 55000 where Awa itself has lost a row, or was restored from a dump.
+-- Whether an error may be about one row alone.
+-- It may be any error that a trigger may raise, but a cancel, a timeout, or the end of the server.
+-- Raises 55000 where Awa itself has lost a row, or was restored from a dump.
 create or replace function awa._is_about_a_row(sqlstate text) returns boolean
 language sql stable
 return left(sqlstate, 2) <> '57' and awa._current_segment() >= 0;
 comment on function awa._is_about_a_row is 'Whether an error may be about one row alone';
 
--- Whether an error says that somebody else was in the way: the row is left for the next pass.
+-- Whether an error says that another session was in the way.
+-- The row is then left for the next pass.
 create or replace function awa._is_passing(sqlstate text) returns boolean
 language sql immutable
 return sqlstate = any('{40001,40P01,55P03}');
-comment on function awa._is_passing is 'Whether an error says that somebody else was in the way';
+comment on function awa._is_passing is 'Whether an error says that another session was in the way';
 
--- An error that is, most likely, about something that the server lacks (disk, memory, leave to write), for _fail_for;
--- null for another one.
+-- An error that is, most likely, about a resource that the server lacks, for _fail_for; null for another error.
+-- Such as disk, memory, or the permission to write.
 create or replace function awa._lack(message text, sqlstate text) returns text[]
 language sql immutable
 return case when left(sqlstate, 2) = any('{25,53,58}') then array[sqlstate, message] end;
-comment on function awa._lack is 'An error about something that the server lacks';
+comment on function awa._lack is
+  'An error that is, most likely, about a resource that the server lacks, for _fail_for; null for another error';
 
--- Raises what the server lacks, where a pass could do nothing at all for it.
+-- Raises the error of a resource that the server lacks, where a pass could do nothing at all for it.
 create or replace function awa._fail_for(lack text[]) returns void
 language plpgsql
 as $$
@@ -31,15 +34,16 @@ begin
   end if;
 end
 $$;
-comment on function awa._fail_for is 'Raises what the server lacks';
+comment on function awa._fail_for is
+  'Raises the error of a resource that the server lacks, where a pass could do nothing at all for it';
 
--- An error in words, as errors of jobs and health have it.
+-- An error in words, as errors of jobs and health show it.
 create or replace function awa._refusal(message text, sqlstate text) returns text
 language sql immutable
 return format('%s (SQLSTATE %s)', left(message, 1000), sqlstate);
-comment on function awa._refusal is 'An error in words';
+comment on function awa._refusal is 'An error in words, as errors of jobs and health show it';
 
--- Says, in the log of the server, which job it can't read.
+-- Warns, in the log of the server, of a job that the server can't read.
 create or replace function awa._warn_unreadable(job_id bigint, error text) returns void
 language plpgsql
 as $$
@@ -48,4 +52,4 @@ begin
     hint = 'A page is damaged: see "Jobs that can''t be read" in the reference of Awa.';
 end
 $$;
-comment on function awa._warn_unreadable is 'Says which job the server can''t read';
+comment on function awa._warn_unreadable is 'Warns, in the log of the server, of a job that the server can''t read';

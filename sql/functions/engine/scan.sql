@@ -1,7 +1,7 @@
 -- Reading jobs by stretches of ids.
 
--- The ids of jobs that match, the newest first, at most so many; and where to go on, null at the end. Of completed
--- jobs, also those that are hidden, where they are asked for. Reads at most 100,000 entries.
+-- The ids of matching jobs, the newest first, at most so many; and where to go on, null at the end.
+-- Of completed jobs, also hidden ones, where they are asked for. Reads at most 100,000 entries.
 create or replace function awa._scan(
   queue text,
   kind text,
@@ -66,10 +66,12 @@ begin
   end loop;
 end
 $$;
-comment on function awa._scan is 'The ids of jobs that match, of at most 100,000 entries, and where to go on';
+comment on function awa._scan is
+  'The ids of matching jobs, the newest first, at most so many; and where to go on, null at the end';
 
--- A stretch of ids before one: so long, or shorter, so that it has no more than so many entries; null where there is no
--- room for one. Jobs that were deleted are not counted: a stretch that has no others is empty, and need not be read.
+-- A stretch of ids before one, of at most such a length and with at most so many entries.
+-- Null where there is no room for one. Deleted jobs are not counted: a stretch that has no others is empty, and need
+-- not be read.
 create or replace function awa._stretch(
   until_id bigint,
   length bigint,
@@ -109,4 +111,5 @@ begin
   end loop;
 end
 $$;
-comment on function awa._stretch is 'A stretch of ids before one that has no more than so many entries';
+comment on function awa._stretch is
+  'A stretch of ids before one, of at most such a length and with at most so many entries';

@@ -1,7 +1,7 @@
 -- The segments of the hot families.
 
--- Refuses to remove the one row of a table that has to have it: without settings nothing would be claimed, and without
--- ring nothing enqueued.
+-- Refuses to remove the one row of a table that has to have it.
+-- Why: without settings nothing would be claimed, and without ring nothing enqueued.
 create or replace function awa._keep_row() returns trigger
 language plpgsql
 as $$
@@ -41,10 +41,11 @@ comment on view awa._entries is 'The entries that count: all, but for those of t
 create or replace function awa._families() returns text[]
 language sql immutable parallel safe
 return '{ready_entries,ready_tombstones,arrivals,lease_claims,lease_claim_closures}'::text[];
-comment on function awa._families is 'The tables that are divided into segments';
+comment on function awa._families is
+  'The tables that are divided into segments, in the order in which a segment is truncated';
 
--- Whether a segment holds no row of any family, and is not on its way out: then dead rows may be all that is left of
--- what was carried.
+-- Whether a segment holds no row of any family, and is not on its way out.
+-- Dead rows of a carry may be left.
 create or replace function awa._is_empty(segment int) returns boolean
 language sql stable
 as $$
@@ -57,8 +58,8 @@ as $$
 $$;
 comment on function awa._is_empty is 'Whether a segment holds no row of any family, and is not on its way out';
 
--- Brings the BRIN indexes on ready_entries up to date, by which a job is found from its id: no autovacuum does it here.
--- Returns how many ranges of blocks got a summary.
+-- Brings the BRIN indexes on ready_entries up to date; returns how many ranges of blocks got a summary.
+-- Why: a job is found from its id by them, and no autovacuum does it here.
 create or replace function awa._summarize() returns bigint
 language sql
 as $$
@@ -69,11 +70,12 @@ as $$
    where a.amname = 'brin'
      and i.indrelid = (select format('awa.ready_entries_%s', r.current_segment)::regclass from awa.ring r)
 $$;
-comment on function awa._summarize is 'Brings the BRIN indexes on ready_entries up to date';
+comment on function awa._summarize is
+  'Brings the BRIN indexes on ready_entries up to date; returns how many ranges of blocks got a summary';
 
--- The lanes that have rows in a segment: entries, burials and arrivals, or claims, and the number of the last of these
--- there. Walks through the indexes of that segment from one lane to the next, as _lanes_in_use does, so what other
--- queues there are costs nothing.
+-- The lanes that have rows in a segment, and the number of their last claim there.
+-- Rows are entries, tombstones, arrivals, or claims. Walks through the indexes of that segment from one lane to the
+-- next, as _lanes_in_use does, so other queues cost nothing.
 create or replace function awa._lanes_in_segment(
   segment smallint,
   out lane bigint,
@@ -179,8 +181,8 @@ $$;
 comment on function awa._lanes_in_segment is
   'The lanes that have rows in a segment, and the number of their last claim there';
 
--- What a lane has got in a segment that is not visible in a snapshot, by the transactions: entries, burials and
--- arrivals.
+-- The transactions of the rows that a lane has got in a segment, and that are not visible in a snapshot.
+-- Rows are entries, tombstones and arrivals.
 create or replace function awa._put_since(segment smallint, lane bigint, since pg_snapshot) returns setof xid8
 language sql stable
 as $$
@@ -223,4 +225,5 @@ as $$
       offset 0
     ) a
 $$;
-comment on function awa._put_since is 'What a lane has got in a segment that is not visible in a snapshot';
+comment on function awa._put_since is
+  'The transactions of the rows that a lane has got in a segment, and that are not visible in a snapshot';

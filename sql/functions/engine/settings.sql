@@ -32,7 +32,8 @@ select k.of_queue, k.name, k.type, k.min_value, k.max_value, k.default_value
   ) k(of_queue, name, type, min_value, max_value, default_value);
 comment on view awa._known_settings is 'The settings that there are, with their ranges and defaults';
 
--- Settings as configure and configure_queue get them, once they are checked: as the columns of their tables take them.
+-- The settings that configure and configure_queue get, once they are checked.
+-- As the columns of their tables take them.
 -- Raises 22023 for an unknown key, or a value out of range.
 create or replace function awa._checked_settings(of_queue boolean, settings jsonb) returns jsonb
 language plpgsql stable
@@ -65,9 +66,11 @@ begin
   return v_checked;
 end
 $$;
-comment on function awa._checked_settings is 'Settings once they are checked';
+comment on function awa._checked_settings is
+  'The settings that configure and configure_queue get, once they are checked';
 
--- The value of one setting once it is checked. Raises 22023.
+-- The value of one setting once it is checked.
+-- Raises 22023.
 create or replace function awa._checked_setting(known awa._known_settings, value jsonb) returns jsonb
 language plpgsql stable
 as $$
@@ -108,7 +111,7 @@ end
 $$;
 comment on function awa._checked_setting is 'The value of one setting once it is checked';
 
--- An interval from JSON: a text that PostgreSQL reads as one, or a number of seconds. Null when it is neither.
+-- An interval from JSON: a text that PostgreSQL reads as one, or a number of seconds; null for anything else.
 create or replace function awa._interval(value jsonb) returns interval
 language plpgsql
 as $$
@@ -121,4 +124,5 @@ exception when data_exception then
   return null;
 end
 $$;
-comment on function awa._interval is 'An interval from JSON, or null';
+comment on function awa._interval is
+  'An interval from JSON: a text that PostgreSQL reads as one, or a number of seconds; null for anything else';

@@ -1,8 +1,8 @@
 -- Snapshots, and the transactions that keep old ones.
 
--- The current snapshot, as one that a cursor may keep. PostgreSQL leaves the caller's own transaction out of the list
--- of those in progress:
--- without it, what the caller enqueues after this claim would count as read, and be lost.
+-- The current snapshot, with the caller's own transaction in progress.
+-- Why: a cursor may keep it. PostgreSQL leaves the caller's own transaction out of the list of those in progress.
+-- Without it, the jobs that the caller enqueues after this claim would count as read, and be lost.
 create or replace function awa._snapshot() returns pg_snapshot
 language plpgsql
 as $$
@@ -19,8 +19,8 @@ end
 $$;
 comment on function awa._snapshot is 'The current snapshot, with the caller''s own transaction in progress';
 
--- A snapshot without the transactions from one on; those that were in progress before are in progress in it, too. Null
--- cuts nothing.
+-- A snapshot without the transactions from one on.
+-- Transactions that were in progress before that one are in progress in it, too. Null cuts nothing.
 create or replace function awa._cut_snapshot(snapshot pg_snapshot, until xid8) returns pg_snapshot
 language sql immutable
 return case when until < pg_snapshot_xmax(snapshot) then
@@ -29,8 +29,9 @@ return case when until < pg_snapshot_xmax(snapshot) then
   else snapshot end;
 comment on function awa._cut_snapshot is 'A snapshot without the transactions from one on';
 
--- The transaction up to which no snapshot looks back: what was deleted by older ones stays in nobody's way. Where this
--- role may not see the snapshots of others, they do not count.
+-- The transaction up to which no snapshot looks back.
+-- Rows that older transactions have deleted are in the way of no scan. Where this role may not see the snapshots of
+-- others, they do not count.
 create or replace function awa._horizon() returns xid8
 language sql stable
 as $$
@@ -51,10 +52,10 @@ as $$
 $$;
 comment on function awa._horizon is 'The transaction up to which no snapshot looks back';
 
--- Who could read this database with a snapshot that does not see a transaction. A snapshot that was taken later may
--- look like that, too, while an older transaction is still open: so only the first list after the transaction's
--- commit counts, and of that list those who are still on it. Where this role may not see the snapshots of others, it
--- takes every session of theirs for one.
+-- The sessions that could read this database with a snapshot that does not see a transaction.
+-- Where this role may not see the snapshots of others, it counts every session of theirs.
+-- Why: a snapshot that was taken later may look like an older one while an older transaction is still open. So only the
+-- first list after the transaction's commit counts, and of that list the sessions that are still on it.
 create or replace function awa._old_snapshots(xid xid8) returns table (holder text)
 language sql stable
 as $$
@@ -73,9 +74,10 @@ as $$
     from pg_replication_slots s
    where age(s.xmin) >= age(_old_snapshots.xid::xid)
 $$;
-comment on function awa._old_snapshots is 'Who has a snapshot that does not see a transaction';
+comment on function awa._old_snapshots is
+  'The sessions that could read this database with a snapshot that does not see a transaction';
 
--- Who has held a snapshot for more than a second, by the same names as _old_snapshots.
+-- The sessions that have held a snapshot for more than a second, by the same names as _old_snapshots.
 create or replace function awa._long_readers() returns table (holder text)
 language sql stable
 as $$
@@ -88,10 +90,12 @@ as $$
      and a.xact_start < clock_timestamp() - interval '1 second'
      and (a.state <> 'active' or a.query_start < clock_timestamp() - interval '1 second')
 $$;
-comment on function awa._long_readers is 'Who has held a snapshot for more than a second';
+comment on function awa._long_readers is
+  'The sessions that have held a snapshot for more than a second, by the same names as _old_snapshots';
 
 -- The name of a transaction: its process, and when it began; the same in every time zone.
 create or replace function awa._reader_name(pid int, xact_start timestamptz) returns text
 language sql stable
 return format('backend %s, %s', pid, coalesce(extract(epoch from xact_start)::text, 'since it began'));
-comment on function awa._reader_name is 'The name of a transaction that reads';
+comment on function awa._reader_name is
+  'The name of a transaction: its process, and when it began; the same in every time zone';

@@ -1,8 +1,9 @@
 -- The states of a job, and what follows from each.
 
--- The states of which something is so: known (all of them), live (it has not ended; by default it holds a unique key),
--- ended, cancellable (by cancel_where), retriable (by retry_where).
--- The place of a state is its bit in a unique key, so a new one comes last.
+-- The states of a job that share a property.
+-- known: all of them. live: it has not ended; by default it holds a unique key. ended. cancellable: by cancel_where.
+-- retriable: by retry_where.
+-- Why: the place of a state is its bit in a unique key, so a new one comes last.
 create or replace function awa._states(fact text) returns text[]
 language sql immutable parallel safe
 as $$
@@ -26,10 +27,10 @@ as $$
      when 'retriable' then s.is_retriable
    end
 $$;
-comment on function awa._states is 'The states of a job of which something is so';
+comment on function awa._states is 'The states of a job that share a property';
 
--- The bit of a state in a unique key; null when there is no such state.
+-- The bit of a state in a unique key; null for an unknown state.
 create or replace function awa._state_bit(state text) returns int
 language sql immutable parallel safe
 return 1 << (array_position(awa._states('known'), state) - 1);
-comment on function awa._state_bit is 'The bit of a state in a unique key';
+comment on function awa._state_bit is 'The bit of a state in a unique key; null for an unknown state';

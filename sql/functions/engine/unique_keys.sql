@@ -1,24 +1,26 @@
 -- Unique keys: which job holds one, in which states. A job carries its key as 34 bytes: a SHA-256, and a bit for each
 -- state in which it holds the key.
 
--- Whether a job with this key holds it in a state. In no state at all (null) it does not.
+-- Whether a job with this key holds it in a state.
+-- In no state (null) it does not.
 create or replace function awa._holds(unique_key bytea, state text) returns boolean
 language sql immutable parallel safe
 return coalesce((get_byte(unique_key, 32) << 8 | get_byte(unique_key, 33)) & awa._state_bit(state) <> 0, false);
 comment on function awa._holds is 'Whether a job with this key holds it in a state';
 
--- Until when a job with this key holds it after it has completed; null when its key has no such end.
+-- Until when a job with this key holds it after it has completed; null when the key has no such end.
 create or replace function awa._held_until(unique_key bytea) returns timestamptz
 language sql immutable parallel safe
 return case
   when octet_length(unique_key) > 34
     then to_timestamp(('x' || encode(substr(unique_key, 35, 8), 'hex'))::bit(64)::bigint)
 end;
-comment on function awa._held_until is 'Until when a job with this key holds it after it has completed';
+comment on function awa._held_until is
+  'Until when a job with this key holds it after it has completed; null when the key has no such end';
 
--- Lets go of the keys of jobs that go from one state to another in which they do not hold them; takes those that they
--- begin to hold. One that another job has, or is just about to have, stays with that one: nobody should wait here. To
--- no state (null) lets go of all. Keys may be null.
+-- Lets go of unique keys that jobs do not hold in their new state, and takes those that they begin to hold.
+-- A key that another job has, or is just about to have, stays with that job: no wait here. With no new state (null) all
+-- keys are let go of. Keys may be null.
 create or replace function awa._move_keys(job_ids bigint[], keys bytea[], from_state text, to_state text) returns void
 language plpgsql
 as $$
@@ -56,12 +58,12 @@ begin
 end
 $$;
 comment on function awa._move_keys is
-  'Lets go of the unique keys that jobs do not hold in their new state, and takes those that they do';
+  'Lets go of unique keys that jobs do not hold in their new state, and takes those that they begin to hold';
 
--- Lets go of unique keys, where these jobs hold them, and have not completed.
+-- Lets go of unique keys, where these jobs hold them and have not completed.
 -- Why: a deleted row stays in the way of each look for its key, for as long as some snapshot is older. So a key that is
--- let go of gets a second row, one time in sixteen, which then stays until no snapshot is older than
--- its last use, and changes its place each time. Always, it would cost the many keys that are used once.
+-- let go of gets a second row, one time in sixteen. That row stays until no snapshot is older than its last use, and
+-- changes its place each time. A second row each time would cost the many keys that are used once.
 create or replace function awa._let_go(job_ids bigint[], keys bytea[]) returns void
 language plpgsql
 as $$
@@ -109,9 +111,10 @@ begin
    where u.key = h.key and u.round = h.round;
 end
 $$;
-comment on function awa._let_go is 'Lets go of unique keys';
+comment on function awa._let_go is 'Lets go of unique keys, where these jobs hold them and have not completed';
 
--- Lets go of all unique keys of jobs, also of those that they hold to the end of a period. Keys may be null.
+-- Lets go of all unique keys of jobs, also of those that they hold to the end of a period.
+-- Keys may be null.
 create or replace function awa._let_go_of_all(job_ids bigint[], keys bytea[]) returns void
 language plpgsql
 as $$
@@ -141,14 +144,14 @@ $$;
 comment on function awa._let_go_of_all is
   'Lets go of all unique keys of jobs, also of those that they hold to the end of a period';
 
--- How long a completed job has its key past the end of its period: who has asked before the end may still be on its
--- way, or wait, and has to find the job of that period.
+-- How long a completed job has its key past the end of its period.
+-- Why: a session that has asked before the end may be on its way, or wait, and has to find the job of that period.
 create or replace function awa._key_grace() returns interval
 language sql immutable
 return interval '1 minute';
 comment on function awa._key_grace is 'How long a completed job has its key past the end of its period';
 
--- Notes for the keys of jobs that have completed until when they are held; returns the ordinals of those that are.
+-- Notes until when the keys of completed jobs are held; returns the ordinals of those that are held.
 create or replace function awa._keep_keys(job_ids bigint[], keys bytea[], queue_ids bigint[]) returns bigint[]
 language sql
 as $$
@@ -169,12 +172,13 @@ as $$
   )
   select array(select k.ordinal from held k)
 $$;
-comment on function awa._keep_keys is 'Notes for the keys of jobs that have completed until when they are held';
+comment on function awa._keep_keys is
+  'Notes until when the keys of completed jobs are held; returns the ordinals of those that are held';
 
--- Lets go of keys of completed jobs whose period is over, and removes the rows of keys that nobody holds, both of them;
--- at most 2,000 of each kind.
--- Why: a key that is in use under an old snapshot keeps its second row. Without it, each look would go over all that
--- this row ever was.
+-- Lets go of keys whose period is over, and removes the rows of keys that no job holds, at most 2,000 of each kind.
+-- Both rows of a key are removed.
+-- Why: a key that is in use under an old snapshot keeps its second row. Without it, each look would go over all
+-- versions that this row ever had.
 create or replace function awa._expire_keys() returns void
 language plpgsql
 as $$
@@ -205,7 +209,7 @@ begin
 end
 $$;
 comment on function awa._expire_keys is
-  'Lets go of keys whose period is over, and removes the rows of keys that nobody holds';
+  'Lets go of keys whose period is over, and removes the rows of keys that no job holds, at most 2,000 of each kind';
 
 -- Lets go of the keys of completed jobs, whose rows the caller has locked.
 create or replace function awa._free_keys(keys bytea[]) returns void
@@ -219,15 +223,15 @@ as $$
          free_since = pg_current_xact_id()
    where u.key = any(keys) and u.round > 0
 $$;
-comment on function awa._free_keys is 'Lets go of the keys of completed jobs';
+comment on function awa._free_keys is 'Lets go of the keys of completed jobs, whose rows the caller has locked';
 
--- The job that holds a unique key once this transaction commits; null when there is none. Now: when the caller asked,
--- by which it has chosen the period, so that the period ends for both at once. A job that this transaction itself has
--- cancelled, or moved away, while it was available keeps its key until then; the key passes on to its heir, the job
--- that this transaction has enqueued in its place. So there is a line of jobs, each the heir of the one before it. The
--- last one leaves when this transaction has taken the key from it, too. Ended: the job has completed, and the key is
--- held to the end of its period. Round: of the row that counts.
--- Why: the key and the cancel of the first job are read by one statement. With two of them, a cancel that somebody else
+-- The job that holds a unique key once this transaction commits; null when there is none.
+-- now: the time of the caller's question, by which it has chosen the period, so that the period ends for both at once.
+-- A job that this transaction itself has cancelled, or moved away, while it was available keeps its key until the
+-- commit. Then the key passes on to its heir: the job that this transaction has enqueued in its place. So there is a
+-- line of jobs, each the heir of the one before it. The last one leaves when this transaction has taken the key from
+-- it, too. ended: the job has completed, and the key is held to the end of its period. round: of the row that counts.
+-- Why: one statement reads the key and the cancel of the first job. With two of them, a cancel that another session
 -- commits in between would pass for one of this transaction.
 create or replace function awa._holder(
   key bytea,
@@ -280,7 +284,8 @@ begin
   end loop;
 end
 $$;
-comment on function awa._holder is 'The job that holds a unique key once this transaction commits';
+comment on function awa._holder is
+  'The job that holds a unique key once this transaction commits; null when there is none';
 
 -- Whether a job is in a state in which it holds a unique key.
 create or replace function awa._is_holder(job_id bigint, key bytea) returns boolean
@@ -295,9 +300,10 @@ as $$
 $$;
 comment on function awa._is_holder is 'Whether a job is in a state in which it holds a unique key';
 
--- Takes a unique key for a job, or, for one that does not hold it yet, only looks who has it. Draws the job's id where
--- it has none, and it is needed. Says whether the job may be there;
--- otherwise the id is that of the job that holds the key. Now: as for _holder, also after a wait.
+-- Takes a unique key for a job, or finds the job that holds it.
+-- For a job that does not hold the key yet, only looks for the holder. Draws the job's id where it has none, and needs
+-- one. now: as for _holder, also after a wait.
+-- Returns whether the job may exist, and its id; otherwise the id of the job that holds the key.
 -- Locks: the key, until the transaction ends. Waits for a transaction that is about to take it, or to let go of it.
 create or replace function awa._take_key(
   key bytea,
@@ -356,4 +362,4 @@ begin
   end loop;
 end
 $$;
-comment on function awa._take_key is 'Takes a unique key for a job, or says which job holds it';
+comment on function awa._take_key is 'Takes a unique key for a job, or finds the job that holds it';

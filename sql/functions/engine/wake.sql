@@ -1,6 +1,6 @@
 -- Notifications.
 
--- Notifies the workers of a queue when the caller commits, unless somebody did within the same 5 ms.
+-- Notifies the workers of a queue when the caller commits, at most once per 5 ms.
 -- The channel is awa_wake_ and the first hexadecimal digit of the SHA-256 of the queue's name: queues that share it
 -- wake together.
 create or replace function awa._wake(queue_id bigint) returns void
@@ -19,8 +19,9 @@ end
 $$;
 comment on function awa._wake is 'Notifies the workers of a queue when the caller commits, at most once per 5 ms';
 
--- Notifies when the caller commits, unless the settings say not to, or the server's queue of notifications is half
--- full: when it is full, commits fail. Everything works without.
+-- Notifies when the caller commits, if that is safe and the settings allow it.
+-- It is not while the server's queue of notifications is half full: when it is full, commits fail. Everything works
+-- without.
 create or replace function awa._notify(channel text, payload text) returns void
 language plpgsql
 as $$
@@ -30,4 +31,4 @@ begin
   end if;
 end
 $$;
-comment on function awa._notify is 'Notifies when the caller commits, if that is safe';
+comment on function awa._notify is 'Notifies when the caller commits, if that is safe and the settings allow it';

@@ -1,7 +1,7 @@
 -- The one writer of each table that jobs go to.
 
--- Lets go of what attempts hold, once their jobs go to another state: of unique keys that the jobs do not hold there,
--- and of lease rows.
+-- Lets go of the unique keys and lease rows of attempts, once their jobs go to another state.
+-- Of unique keys only where the jobs do not hold them in that state.
 create or replace function awa._end_attempts(attempts awa.leases[], state text) returns void
 language plpgsql
 as $$
@@ -30,10 +30,12 @@ begin
   delete from awa.leases l where l.receipt = any(array(select a.receipt from unnest(attempts) a));
 end
 $$;
-comment on function awa._end_attempts is 'Lets go of what attempts hold, once their jobs go to another state';
+comment on function awa._end_attempts is
+  'Lets go of the unique keys and lease rows of attempts, once their jobs go to another state';
 
--- The jobs of attempts, as they wait for a time: one for each attempt, as there are errors. Their next attempt has the
--- same number, or the next one where they count.
+-- The jobs of attempts, as they wait for a time.
+-- There is one job for each attempt, and one error. Their next attempt has the same number, or the next one where the
+-- attempts count.
 create or replace function awa._waiting(
   attempts awa.leases[],
   state text,
@@ -50,7 +52,7 @@ as $$
 $$;
 comment on function awa._waiting is 'The jobs of attempts, as they wait for a time';
 
--- Puts the jobs of attempts off to a time: one for each attempt, as there are errors.
+-- Puts the jobs of attempts off to a time: one job for each attempt, and one error.
 create or replace function awa._defer(
   attempts awa.leases[],
   state text,
@@ -65,10 +67,10 @@ begin
   insert into awa.deferred_jobs select w.* from awa._waiting(attempts, state, run_at, errors, counts) w;
 end
 $$;
-comment on function awa._defer is 'Puts the jobs of attempts off to a time';
+comment on function awa._defer is 'Puts the jobs of attempts off to a time: one job for each attempt, and one error';
 
--- A job that waited, as an entry of a segment: in its lane, or in the front lane of its queue. It is ready since its
--- run_at.
+-- A job that waited, as an entry of a segment: in its lane, or in the front lane of its queue.
+-- It is ready since its run_at.
 create or replace function awa._as_entry(
   job awa.deferred_jobs,
   segment smallint,
@@ -80,9 +82,11 @@ as $$
          segment, (job.lane & 7)::smallint, job.attempt, job.max_attempts, job.body_bytes,
          job.unique_key, job.kind, job.args, job.tags, job.metadata, job.created_at, job.progress, job.errors
 $$;
-comment on function awa._as_entry is 'A job that waited, as an entry of a segment';
+comment on function awa._as_entry is
+  'A job that waited, as an entry of a segment: in its lane, or in the front lane of its queue';
 
--- Appends jobs to the current segment, and wakes their queues: to their lanes, or to the front lanes of their queues.
+-- Appends jobs to the current segment, and wakes their queues.
+-- To their lanes, or to the front lanes of their queues.
 create or replace function awa._append_ready(jobs awa.deferred_jobs[], in_front boolean default false) returns void
 language plpgsql
 as $$
@@ -103,8 +107,9 @@ end
 $$;
 comment on function awa._append_ready is 'Appends jobs to the current segment, and wakes their queues';
 
--- Writes the ends of jobs, after their last attempts; the attempt of a job that never ran has no receipt. There are
--- errors, outputs, and whether a closure counts the job as completed, for each, or none.
+-- Writes the ends of jobs, after their last attempts.
+-- The attempt of a job that never ran has no receipt. errors, outputs, and whether a closure counts the job as
+-- completed, are there for each job, or for none.
 create or replace function awa._end(
   attempts awa.leases[],
   state text,
@@ -129,9 +134,9 @@ begin
     from unnest(attempts) with ordinality a;
 end
 $$;
-comment on function awa._end is 'Writes the ends of jobs';
+comment on function awa._end is 'Writes the ends of jobs, after their last attempts';
 
--- Gives attempts rows of their own.
+-- Gives attempts rows of their own in leases.
 create or replace function awa._lease(attempts awa.leases[]) returns void
 language plpgsql
 as $$
@@ -140,7 +145,7 @@ begin
   insert into awa.leases select a.* from unnest(attempts) a;
 end
 $$;
-comment on function awa._lease is 'Gives attempts rows of their own';
+comment on function awa._lease is 'Gives attempts rows of their own in leases';
 
 -- An entry, as it is in another segment.
 create or replace function awa._in_segment(entry awa.ready_entries, segment smallint) returns awa.ready_entries
@@ -159,4 +164,5 @@ language sql
 as $$
   insert into awa.arrivals (segment, lane, jobs) select awa._current_segment(), lane, jobs where jobs <> 0
 $$;
-comment on function awa._arrive is 'Notes that jobs have come to a lane without an entry, or have left it';
+comment on function awa._arrive is
+  'Notes, for the counts, that jobs have come to a lane without an entry, or, negative, have left it';

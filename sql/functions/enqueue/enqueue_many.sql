@@ -1,4 +1,5 @@
--- Appends one job per element of args, all of one kind: the fast path. Raises 22023.
+-- Appends one job per element of args, all of one kind, and returns the ids in that order: the fast path.
+-- Raises 22023.
 create or replace function awa.enqueue_many(
   queue        text,
   kind         text,
@@ -28,4 +29,5 @@ begin
   return query select unnest(awa._append(queue, kind, args, priority, run_at, max_attempts, tags, metadata));
 end
 $$;
-comment on function awa.enqueue_many is 'Appends one job per element of args, and returns the ids in that order';
+comment on function awa.enqueue_many is
+  'Appends one job per element of args, all of one kind, and returns the ids in that order: the fast path';

@@ -1,6 +1,6 @@
--- Lets one attempt go on: its lease ends so long from now. Returns when that is. A hard deadline stays.
--- The attempt gets a row of its own in leases, if it has none. Locks: that row, and before it has one the claim,
--- shared, until the transaction ends.
+-- Extends the lease of one attempt to so long from now; returns when it ends.
+-- A hard deadline stays. The attempt gets a row of its own in leases, if it has none.
+-- Locks: that row, and before it has one the claim, shared, until the transaction ends.
 -- Raises JQ001, 22023; 55P03, 40001 as complete does.
 create or replace function awa.extend(job_id bigint, receipt bigint, lease interval) returns timestamptz
 language plpgsql
@@ -30,9 +30,10 @@ begin
   return v_until;
 end
 $$;
-comment on function awa.extend is 'Lets one attempt go on; returns when its lease ends';
+comment on function awa.extend is 'Extends the lease of one attempt to so long from now; returns when it ends';
 
--- Locks the lease row of an attempt, or makes one, or raises JQ001.
+-- Locks the lease row of an attempt, or makes one.
+-- Raises JQ001.
 create or replace function awa._lock_lease(job_id bigint, receipt bigint) returns void
 language plpgsql
 as $$

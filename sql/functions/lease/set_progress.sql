@@ -1,7 +1,7 @@
--- Says how far an attempt is. It is shown in awa.jobs, given to the next attempt if this one fails, and cleared when
--- the job completes. Null clears it.
--- The attempt gets a row of its own in leases, if it has none. Locks: that row, and before it has one the claim,
--- shared, until the transaction ends.
+-- Sets the progress of an attempt.
+-- awa.jobs shows it; the next attempt gets it, if this one fails; and it is cleared when the job completes. Null clears
+-- it. The attempt gets a row of its own in leases, if it has none.
+-- Locks: that row, and before it has one the claim, shared, until the transaction ends.
 -- Raises JQ001, 22023; 55P03, 40001 as complete does.
 create or replace function awa.set_progress(job_id bigint, receipt bigint, progress jsonb) returns void
 language plpgsql
@@ -26,4 +26,4 @@ begin
    where l.receipt = receipt;
 end
 $$;
-comment on function awa.set_progress is 'Says how far an attempt is';
+comment on function awa.set_progress is 'Sets the progress of an attempt';

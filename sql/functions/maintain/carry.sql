@@ -1,12 +1,16 @@
 -- Moving what is alive in a segment, some at a time, and what is in it.
 
--- Moves entries that nobody has claimed to the current segment, at most so many, under the same place, and cursors: of
--- at most 500 queues, since the server's lock table is small. The caller has locked the counts.
--- Under the lock of a queue nobody claims from it: a claim before finds its entries where they were, one after where
--- they are now. Who has an older snapshot goes on to see the old rows, for which the truncation waits.
--- Returns cleaning; damaged or refused when only jobs are left that the server can't read, or whose rows it refuses,
--- which ring then names; or null when nothing is left to carry. Locks the queues, in the order of their ids: those that
--- it can have at once, or, where these are none, the first, for which it waits. Raises 55P03.
+-- Moves unclaimed entries of a segment, and cursors, to the current one, at most so many.
+-- Entries keep their places. Cursors are moved for at most 500 queues, since the server's lock table is small. The
+-- caller has locked the counts.
+-- Returns cleaning; damaged or refused when the only jobs left are unreadable, or refused by the table, and ring then
+-- names them; or null when nothing is left to carry.
+-- Locks: the queues that it can have at once, in the order of their ids; where there are none, the first one, for which
+-- it waits.
+-- Raises 55P03.
+-- Why: under the lock of a queue no other session claims from it. A claim before finds its entries at their old places,
+-- and a claim after at the new ones. Sessions with an older snapshot go on to see the old rows, and the truncation
+-- waits for them.
 create or replace function awa._carry(segment smallint, max_entries int) returns text
 language plpgsql
 as $$
@@ -108,10 +112,11 @@ begin
   end;
 end
 $$;
-comment on function awa._carry is 'Moves entries that nobody has claimed to the current segment, and cursors';
+comment on function awa._carry is
+  'Moves unclaimed entries of a segment, and cursors, to the current one, at most so many';
 
--- Moves entries to the current segment, under the same places. The caller has locked their queues, and the counts.
--- Returns how many.
+-- Moves entries to the current segment, under the same places; returns how many.
+-- The caller has locked their queues, and the counts.
 create or replace function awa._move_entries(segment smallint, places awa._place[]) returns bigint
 language plpgsql
 as $$
@@ -154,10 +159,12 @@ begin
   return v_moved;
 end
 $$;
-comment on function awa._move_entries is 'Moves entries to the current segment, under the same places';
+comment on function awa._move_entries is
+  'Moves entries to the current segment, under the same places; returns how many';
 
--- Copies the cursors of queues that are in a segment to the current one; returns how many. Where all claims of a lane
--- are counted, so is this one, which took nothing. The caller has locked the counts, and the queues.
+-- Copies the cursors of queues that are in a segment to the current one; returns how many.
+-- Where all claims of a lane are counted, so is the copy, which took no jobs. The caller has locked the counts and the
+-- queues.
 create or replace function awa._carry_cursors(segment smallint, queue_ids bigint[]) returns bigint
 language sql
 as $$
@@ -209,8 +216,8 @@ as $$
 $$;
 comment on function awa._available_in is 'The places of entries in a segment that no cursor has passed';
 
--- The receipts of open attempts that a segment holds: those claimed there, and those whose entries are there. Lanes
--- whose claims are all counted have none.
+-- The receipts of open attempts that a segment holds, as claims or as entries.
+-- Skips lanes whose claims are all counted: they have no open attempt.
 create or replace function awa._open_in(segment smallint) returns setof bigint
 language sql stable
 as $$
@@ -241,9 +248,9 @@ as $$
       offset 0
     ) r
 $$;
-comment on function awa._open_in is 'The receipts of open attempts that a segment holds';
+comment on function awa._open_in is 'The receipts of open attempts that a segment holds, as claims or as entries';
 
--- What was buried in a segment by transactions that are not visible in a snapshot.
+-- The tombstones in a segment of transactions that are not visible in a snapshot.
 create or replace function awa._buried_since(segment smallint, since pg_snapshot) returns setof awa.ready_tombstones
 language sql stable
 as $$
@@ -256,9 +263,9 @@ as $$
     ) t
 $$;
 comment on function awa._buried_since is
-  'What was buried in a segment by transactions that are not visible in a snapshot';
+  'The tombstones in a segment of transactions that are not visible in a snapshot';
 
--- The lanes that have claims in a segment that are not counted yet: those that are open, for one.
+-- The lanes that have claims in a segment that are not counted yet, such as open ones.
 create or replace function awa._uncounted_lanes(segment smallint) returns setof bigint
 language sql stable
 as $$
@@ -277,10 +284,12 @@ as $$
              limit 1
           ) c)
 $$;
-comment on function awa._uncounted_lanes is 'The lanes that have claims in a segment that are not counted yet';
+comment on function awa._uncounted_lanes is
+  'The lanes that have claims in a segment that are not counted yet, such as open ones';
 
--- Whether rows are missing in a segment. Counts all of them, so it needs other plans than the rest; on one processor,
--- for the others have work to do.
+-- Whether rows are missing in a segment.
+-- Why: it counts all rows, so it needs other plans than the rest. It uses one processor, as other sessions need the
+-- rest.
 create or replace function awa._is_unbalanced(segment smallint) returns boolean
 language plpgsql stable
 set enable_seqscan = on

@@ -1,12 +1,12 @@
 -- Cleaning a segment: what is alive in it is carried to the current one, as in a log-structured file system.
 
--- Carries what is alive in a segment to the current one: entries that nobody has claimed, under the same place;
--- cursors; and, to leases, attempts that are open. Then ring says that the segment counts no more, up to a
--- snapshot. May have to be called again, for what a transaction that was older has put there since.
--- Where much is alive, or somebody was in the way before, it moves entries and cursors queue by queue first, some in
--- each call: so a call that is cut off has done little in vain.
--- Copies the rest first, and locks its queues only then, for what has changed meanwhile: so that their claims wait for
--- milliseconds. What was claimed meanwhile is there twice until the commit, and only once after it.
+-- Carries the live rows of a segment to the current one.
+-- These are entries that no claim has passed, under the same place; cursors; and, to leases, open attempts. Then ring
+-- says that the segment no longer counts, up to a snapshot. It may have to be called again, for rows that an older
+-- transaction has put there since. Where many rows are alive, or a call before was blocked or cut off, it first moves
+-- entries and cursors queue by queue, some in each call: then a call that is cut off has lost little.
+-- Why: it copies the rest first, and locks the queues only then, for the changes since. So their claims wait for
+-- milliseconds. Entries that were claimed meanwhile are there twice until the commit, and only once after it.
 create or replace function awa._clean(segment smallint, force boolean, cut_off int, wait interval) returns text
 language plpgsql
 as $$
@@ -59,10 +59,11 @@ begin
   return 'cleaned';
 end
 $$;
-comment on function awa._clean is 'Carries what is alive in a segment to the current one';
+comment on function awa._clean is 'Carries the live rows of a segment to the current one';
 
--- Looks whether a segment can be cleaned, and how. Returns null when it can in one go; cleaning when entries and
--- cursors are to be moved first, some in each call; or what is in the way.
+-- Looks whether a segment can be cleaned, and how.
+-- Returns null if it can be cleaned in one call; cleaning if entries and cursors must be moved first, some in each
+-- call; or the obstacle.
 create or replace function awa._begin_cleaning(segment smallint, force boolean, cut_off int) returns text
 language plpgsql
 as $$
@@ -118,9 +119,10 @@ end
 $$;
 comment on function awa._begin_cleaning is 'Looks whether a segment can be cleaned, and how';
 
--- Copies all that is alive in a segment to the current one, and locks its queues. The caller has locked the counts.
--- Returns the snapshot up to which the segment counts no more; null when there is more to count first.
--- Raises 55P03 where somebody is in the way.
+-- Copies all live rows of a segment to the current one, and locks its queues.
+-- The caller has locked the counts.
+-- Returns the snapshot up to which the segment no longer counts; null when there is more to count first.
+-- Raises 55P03 where another session holds a lock for too long.
 create or replace function awa._carry_all(segment smallint, wait interval) returns pg_snapshot
 language plpgsql
 as $$
@@ -203,10 +205,10 @@ begin
   return v_until;
 end
 $$;
-comment on function awa._carry_all is 'Copies all that is alive in a segment to the current one';
+comment on function awa._carry_all is 'Copies all live rows of a segment to the current one, and locks its queues';
 
--- Copies what was committed to a segment between two snapshots, and counts what was copied: lanes are those of the
--- entries that were copied before. The caller has locked the queues, and the counts.
+-- Copies the rows that were committed to a segment between two snapshots, and counts the copied ones.
+-- The caller has locked the queues and the counts. lanes are those of the entries that were copied before.
 create or replace function awa._carry_late(
   segment smallint,
   before pg_snapshot,
@@ -276,4 +278,5 @@ begin
   on conflict do nothing;
 end
 $$;
-comment on function awa._carry_late is 'Copies what was committed to a segment between two snapshots';
+comment on function awa._carry_late is
+  'Copies the rows that were committed to a segment between two snapshots, and counts the copied ones';

@@ -3,9 +3,10 @@ create or replace view awa.end_stuck_claimers_row as select c.claim_id as ended 
 comment on view awa.end_stuck_claimers_row is
   'The row that end_stuck_claimers returns: how many sessions it ended. The view itself is always empty';
 
--- Ends sessions that hold a queue because their clients have not read what they claimed for ten seconds, where the
--- owner of this function may (pg_signal_backend). health names the others. Safe to call from anywhere, as often as one
--- likes. Raises JQ004.
+-- Ends sessions that hold a queue and do not read what they claimed; returns how many.
+-- A session is ended after ten seconds in which its client has read nothing, where the owner of this function may end
+-- it (pg_signal_backend). health names the others. Safe to call from anywhere, as often as one likes.
+-- Raises JQ004.
 create or replace function awa.end_stuck_claimers() returns setof awa.end_stuck_claimers_row
 language plpgsql
 volatile

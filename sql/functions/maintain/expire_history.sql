@@ -3,12 +3,12 @@ create or replace view awa.expire_history_row as select c.claim_id as expired fr
 comment on view awa.expire_history_row is
   'The row that expire_history returns: how many jobs it removed. The view itself is always empty';
 
--- Removes jobs that ended longer ago than their queue keeps them, at most 2,000 of each kind: failed and cancelled ones
--- after failed_retention, 72 hours by default; dead letters after dlq_retention, 30 days by default;
--- completed ones with rows of their own after completed_retention, that of the queue where it is shorter.
--- They stay in the counts. Also removes unique keys of completed jobs whose period is over. Safe to call from anywhere,
--- as often as one likes.
--- Locks: their rows; skips those that somebody else is changing.
+-- Removes ended jobs that are past their retention, at most 2,000 of each kind; returns how many.
+-- Failed and cancelled jobs are kept for failed_retention, 72 hours by default; dead letters for dlq_retention, 30 days
+-- by default; completed jobs with rows of their own for completed_retention, or for that of their queue where it is
+-- shorter. They stay in the counts. Also removes unique keys of completed jobs whose period is over. Safe to call from
+-- anywhere, as often as one likes.
+-- Locks: their rows. Skips rows that another session is changing.
 create or replace function awa.expire_history() returns setof awa.expire_history_row
 language plpgsql
 volatile
@@ -75,10 +75,11 @@ begin
 end
 $$;
 comment on function awa.expire_history is
-  'Removes failed jobs and dead letters that are past their retention; returns how many';
+  'Removes ended jobs that are past their retention, at most 2,000 of each kind; returns how many';
 
--- Removes ended jobs in some states, but for those that somebody else is changing. Returns how many. One by one where
--- that fails: the rest must not wait for a row that a trigger of somebody else's keeps.
+-- Removes ended jobs in some states, but for rows that another session is changing; returns how many.
+-- Where that fails, it removes them one by one.
+-- Why: the rest must not wait for a row that a user's trigger keeps.
 create or replace function awa._expire(states text[], job_ids bigint[]) returns bigint
 language plpgsql
 as $$
@@ -117,9 +118,10 @@ begin
   return v_expired;
 end
 $$;
-comment on function awa._expire is 'Removes ended jobs that are past their retention; returns how many';
+comment on function awa._expire is
+  'Removes ended jobs in some states, but for rows that another session is changing; returns how many';
 
--- Removes rows of ended jobs in some states that nobody else has locked, and counts them. Returns how many.
+-- Removes rows of ended jobs in some states that no other session has locked, and counts them; returns how many.
 create or replace function awa._remove_done(states text[], job_ids bigint[]) returns bigint
 language plpgsql
 as $$
@@ -158,7 +160,8 @@ begin
   return v_removed;
 end
 $$;
-comment on function awa._remove_done is 'Removes rows of ended jobs, and counts them; returns how many';
+comment on function awa._remove_done is
+  'Removes rows of ended jobs in some states that no other session has locked, and counts them; returns how many';
 
 -- Adds jobs that are no longer kept to the counts of their lane.
 create or replace function awa._count_gone(lane bigint, state text, jobs bigint) returns void
@@ -176,7 +179,8 @@ end
 $$;
 comment on function awa._count_gone is 'Adds jobs that are no longer kept to the counts of their lane';
 
--- The lanes that have jobs in done_entries, from one to the next by the index: however many queues there are.
+-- The lanes that have jobs in done_entries.
+-- Why: it goes from one lane to the next by the index, so that other queues cost nothing.
 create or replace function awa._done_lanes() returns setof bigint
 language sql stable
 as $$
@@ -193,7 +197,7 @@ as $$
 $$;
 comment on function awa._done_lanes is 'The lanes that have jobs in done_entries';
 
--- The lanes that have completed jobs with rows of their own, likewise.
+-- The lanes that have completed jobs with rows of their own.
 create or replace function awa._completed_lanes() returns setof bigint
 language sql stable
 as $$

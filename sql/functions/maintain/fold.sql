@@ -3,12 +3,13 @@ create or replace view awa.fold_row as select r.only_row as more from awa.ring r
 comment on view awa.fold_row is
   'The row that fold returns: whether there is more to count. The view itself is always empty';
 
--- Counts what the ledgers have grown by: new entries, and claims whose jobs have ended. Reads of counts add only what
--- came later.
--- Searches for open attempts (rescue, materialize, forget_workers, the end of a worker, health) read all claims that
--- are not counted yet, so they stay short only while fold is called. Safe to call from anywhere, as often as one likes.
+-- Adds new entries and closed claims to the counts; returns whether there is more.
+-- Reads of the counts then add only later rows. The searches for open attempts (rescue, materialize, forget_workers,
+-- the end of a worker, health) read all claims that are not counted yet, so they stay short only while fold is called.
+-- Safe to call from anywhere, as often as one likes.
 -- Returns false, and is not remembered as a success, where another session is counting.
--- Locks: the counts, where it can have them at once. Raises JQ004.
+-- Locks: the counts, where it can have them at once.
+-- Raises JQ004.
 create or replace function awa.fold() returns setof awa.fold_row
 language plpgsql
 volatile
@@ -35,4 +36,4 @@ begin
   return query select v_more;
 end
 $$;
-comment on function awa.fold is 'Counts what the ledgers have grown by; returns whether there is more';
+comment on function awa.fold is 'Adds new entries and closed claims to the counts; returns whether there is more';

@@ -3,11 +3,12 @@ create or replace view awa.forget_workers_row as select c.claim_id as forgotten 
 comment on view awa.forget_workers_row is
   'The row that forget_workers returns: how many workers it removed. The view itself is always empty';
 
--- Removes workers that have been silent for an hour and have no open attempt, and what is left of workers that are
--- gone: what heartbeat would have told them, and notifications that all other listeners have read. Safe to call from
--- anywhere, as often as one likes.
--- A worker's silence counts only up to the last call of rescue, which notes the times in which the server was down.
--- Locks: the rows that it removes; skips those that others hold. Raises JQ004.
+-- Removes workers that have been silent for an hour and have no open attempt; returns how many.
+-- Also removes the rows of removed workers: lost attempts that heartbeat would have returned, and notifications that
+-- all other listeners have read. A worker's silence counts only up to the last call of rescue, which notes the times in
+-- which the server was down. Safe to call from anywhere, as often as one likes.
+-- Locks: the rows that it removes. Skips rows that others hold.
+-- Raises JQ004.
 create or replace function awa.forget_workers() returns setof awa.forget_workers_row
 language plpgsql
 volatile
@@ -50,4 +51,5 @@ begin
   return query select v_forgotten;
 end
 $$;
-comment on function awa.forget_workers is 'Removes workers that have been silent for an hour; returns how many';
+comment on function awa.forget_workers is
+  'Removes workers that have been silent for an hour and have no open attempt; returns how many';

@@ -3,11 +3,12 @@ create or replace view awa.materialize_row as select c.claim_id as materialized 
 comment on view awa.materialize_row is
   'The row that materialize returns: how many attempts got a row of their own. The view itself is always empty';
 
--- Gives attempts that have been open for longer than older_than, 5 seconds by default, rows of their own in leases: at
--- most max_jobs, the oldest claims first. The search for open attempts
--- then no longer has to go back to them. Reads all claims that fold has not counted, so fold must be called as often.
--- Safe to call from anywhere, as often as one likes.
--- Locks: their claims, where it can have them at once; skips those that somebody is answering for. Raises 22023, JQ004.
+-- Gives attempts that have been open for long rows of their own in leases; returns how many.
+-- These are attempts that have been open for longer than older_than, 5 seconds by default: at most max_jobs, the oldest
+-- claims first. The search for open attempts then need not go back to their claims. Reads all claims that fold has not
+-- counted, so fold must be called as often. Safe to call from anywhere, as often as one likes.
+-- Locks: their claims, where it can have them at once. Skips attempts that another session is answering for.
+-- Raises 22023, JQ004.
 create or replace function awa.materialize(
   older_than interval default null,
   max_jobs int default 1000
@@ -55,10 +56,11 @@ begin
   return query select v_materialized;
 end
 $$;
-comment on function awa.materialize is 'Gives attempts that last rows of their own; returns how many';
+comment on function awa.materialize is
+  'Gives attempts that have been open for long rows of their own in leases; returns how many';
 
--- Gives at most max_jobs of some attempts rows of their own, but for those that somebody is answering for. Returns how
--- many.
+-- Gives some attempts rows of their own in leases, at most max_jobs; returns how many.
+-- Skips attempts that another session is answering for.
 create or replace function awa._materialize(receipts bigint[], max_jobs int) returns bigint
 language plpgsql
 as $$
@@ -75,10 +77,12 @@ begin
   return cardinality(v_receipts);
 end
 $$;
-comment on function awa._materialize is 'Gives some attempts rows of their own';
+comment on function awa._materialize is
+  'Gives some attempts rows of their own in leases, at most max_jobs; returns how many';
 
--- Gives some attempts rows of their own, one by one, but for those that somebody is answering for: the rest must not
--- wait for a job that the server can't read, or whose row it refuses because of a trigger of somebody else's.
+-- Gives some attempts rows of their own in leases, one by one; returns how many.
+-- Skips attempts that another session is answering for.
+-- Why: the rest must not wait for a job that the server can't read, or whose row a user's trigger refuses.
 create or replace function awa._materialize_each(
   receipts bigint[],
   out materialized bigint,
@@ -123,4 +127,5 @@ begin
   end if;
 end
 $$;
-comment on function awa._materialize_each is 'Gives some attempts rows of their own, one by one';
+comment on function awa._materialize_each is
+  'Gives some attempts rows of their own in leases, one by one; returns how many';

@@ -6,20 +6,22 @@ select r.current_segment as segment, q.name as outcome
 comment on view awa.prune_oldest_row is
   'The row that prune_oldest returns: the oldest segment, and what became of it. The view itself is always empty';
 
--- Empties the oldest segment, when its completed jobs are past their retention, or forced: in several calls. The first
--- ones clean it, as a log-structured file system does: carry what is alive to the current segment, some at a time.
--- Later ones truncate its tables, one by one. The outcome is empty (there is none), kept (its jobs are not past their
--- retention), cleaning (there is more to carry), cleaned, truncating (there is more to truncate), truncated;
--- or what is in the way: unbalanced (rows are missing: see audit), damaged (the server can't read a job that is alive
--- in it: see health), refused (it does not take the row of one where that is carried to, because of a trigger of
--- somebody else's: see health), full (more is alive than carry_max), busy (somebody is at work on what is alive in it),
--- waiting (for older snapshots), blocked (somebody holds a lock on it). Then it is tried again after a second, then
--- two, four, up to five minutes; forced, at once. Or cut off: calls did not come to their end; then it is tried again 8
--- seconds after the last one began, 16, up to five minutes, and with less at a time, to the end of the segment. Forced
--- it also goes on where rows are missing; only operators may force it.
--- Locks: ring; to clean, the counts, then the queues of what it carries, in the order of their ids, then claims, tried;
--- to truncate, one of the segment's tables. How long it waits for them grows with the tries, up to half a second, which
--- is less than deadlock_timeout. Raises JQ004, 42501.
+-- Empties the oldest segment, in several calls: cleans it, then truncates its tables.
+-- Begins when its completed jobs are past their retention, or when forced. The first calls carry live rows to the
+-- current segment, some at a time, as a log-structured file system does. Later calls truncate its tables, one by one.
+-- With force it also goes on where rows are missing, and does not wait between tries; only operators may force it.
+-- Returns an outcome: empty (there is no segment to empty), kept (its jobs are not past their retention), cleaning
+-- (there is more to carry), cleaned, truncating (there is more to truncate), truncated; or the obstacle: unbalanced
+-- (rows are missing: see audit), damaged (the server can't read a live job in it: see health), refused (the current
+-- segment does not take a row, because of a user's trigger: see health), full (more rows are alive than carry_max),
+-- busy (another session is working on its live rows), waiting (for older snapshots), blocked (another session holds a
+-- lock on it). Then it is tried again after a second, then two, four, up to five minutes. Or cut off: calls did not
+-- come to their end. Then it is tried again 8 seconds after the last one began, 16, up to five minutes, and with
+-- smaller batches until the segment is empty.
+-- Locks: ring; to clean, the counts, then the queues of the rows that it carries, in the order of their ids, then
+-- claims, tried; to truncate, one of the segment's tables. The wait for them grows with the tries, up to half a second,
+-- which is less than deadlock_timeout.
+-- Raises JQ004, 42501.
 create or replace function awa.prune_oldest(force boolean default false) returns setof awa.prune_oldest_row
 language plpgsql
 volatile
@@ -115,7 +117,7 @@ comment on function awa.prune_oldest is
 create or replace function awa._backoff(tries int) returns interval
 language sql immutable
 return least(interval '1 second' * power(2, least(tries, 20)), interval '5 minutes');
-comment on function awa._backoff is 'How long to wait after so many tries';
+comment on function awa._backoff is 'How long to wait after so many tries: a second, two, four, up to five minutes';
 
 -- How long a try waits for its locks after so many: prune_wait, twice that, four times, up to half a second.
 create or replace function awa._prune_wait(tries int) returns interval
@@ -123,12 +125,13 @@ language sql stable
 as $$
 select greatest(s.prune_wait, least(s.prune_wait * power(2, least(tries, 9)), interval '500 milliseconds'))
   from awa.settings s $$;
-comment on function awa._prune_wait is 'How long a try waits for its locks after so many';
+comment on function awa._prune_wait is
+  'How long a try waits for its locks after so many: prune_wait, twice that, four times, up to half a second';
 
--- Truncates one table of a segment that was cleaned, unless somebody may still need it: the entries, then the
--- tombstones, the arrivals, the claims, the closures. One at a time, in transactions of their own: who holds one of
--- them may be about to lock another. When the entries are gone, it removes what is noted of deleted jobs, some in each
--- call.
+-- Truncates one table of a segment that was cleaned, unless a session may still need it.
+-- In this order: entries, tombstones, arrivals, claims, closures. When the entries are gone, it removes the notes of
+-- deleted jobs, some in each call.
+-- Why: one table in each transaction, since a session that holds one of them may be about to lock another.
 create or replace function awa._truncate(segment smallint, wait interval) returns text
 language plpgsql
 as $$
@@ -229,10 +232,11 @@ begin
 end
 $$;
 comment on function awa._truncate is
-  'Truncates one table of a segment that was cleaned, unless somebody may still need it';
+  'Truncates one table of a segment that was cleaned, unless a session may still need it';
 
--- Removes what is noted of jobs that were deleted while a segment was the current one, at most so many, once they are
--- counted: their entries, in that segment or an older one, are gone. Returns how many.
+-- Removes notes of deleted jobs whose entries are gone, at most so many; returns how many.
+-- These are jobs that were deleted while the segment was the current one. Their entries lay in that segment or an older
+-- one. Only notes that are counted are removed.
 create or replace function awa._forget_deleted(segment smallint, max_jobs int) returns bigint
 language sql
 as $$
@@ -249,4 +253,5 @@ as $$
   )
   select count(*) from gone
 $$;
-comment on function awa._forget_deleted is 'Removes what is noted of deleted jobs whose entries are gone';
+comment on function awa._forget_deleted is
+  'Removes notes of deleted jobs whose entries are gone, at most so many; returns how many';

@@ -3,13 +3,14 @@ create or replace view awa.rescue_row as select c.claim_id as rescued from awa.l
 comment on view awa.rescue_row is
   'The row that rescue returns: how many attempts it ended. The view itself is always empty';
 
--- Ends attempts that are overdue, at most max_jobs, as failed: the attempt counts, and the job runs again after its
--- backoff, or ends. An attempt is overdue when its deadline is over; or its lease, unless its worker
--- sent a heartbeat that is younger than the lease is long. After a time of more than 10 seconds in which nobody called
--- this (the server was down), attempts that were alive before get one more lease.
--- Reads all claims that fold has not counted, so fold must be called as often. Safe to call from anywhere, as often as
--- one likes.
--- Locks: their claims, where it can have them at once, or their lease rows; skips those that somebody is answering for.
+-- Ends overdue attempts as failed, at most max_jobs; returns how many.
+-- The attempt counts, and the job runs again after its backoff, or ends. An attempt is overdue after its deadline; or
+-- after its lease, unless its worker sent a heartbeat that is younger than the lease is long. After a gap of more than
+-- 10 seconds between two calls (the server was down), attempts that were alive before the gap get one more lease. Reads
+-- all claims that fold has not counted, so fold must be called as often. Safe to call from anywhere, as often as one
+-- likes.
+-- Locks: their claims, where it can have them at once, or their lease rows. Skips attempts that another session is
+-- answering for.
 -- Raises 22023, JQ004.
 create or replace function awa.rescue(max_jobs int default 1000) returns setof awa.rescue_row
 language plpgsql
@@ -96,10 +97,10 @@ begin
   return query select v_rescued;
 end
 $$;
-comment on function awa.rescue is 'Ends attempts that are overdue, as failed; returns how many';
+comment on function awa.rescue is 'Ends overdue attempts as failed, at most max_jobs; returns how many';
 
--- Ends overdue attempts: those that last, whose rows the caller has locked, and of the others at most max_others that
--- nobody is answering for. Returns how many.
+-- Ends overdue attempts: some with lease rows, and at most max_others of the others; returns how many.
+-- The caller has locked the lease rows. Skips attempts that another session is answering for.
 create or replace function awa._rescue(
   materialized bigint[],
   others bigint[],
@@ -124,10 +125,12 @@ begin
   return cardinality(v_receipts);
 end
 $$;
-comment on function awa._rescue is 'Ends overdue attempts';
+comment on function awa._rescue is
+  'Ends overdue attempts: some with lease rows, and at most max_others of the others; returns how many';
 
--- Ends one overdue attempt whose failure the server refuses to store: puts it off. Where that is refused as well the
--- attempt stays, for the next pass, with a warning in the server's log. Returns how many it ended.
+-- Ends one overdue attempt whose failure the server refuses to store: puts its job off.
+-- Where that is refused as well, the attempt stays open for the next pass, with a warning in the server's log.
+-- Returns how many attempts it ended.
 create or replace function awa._rescue_otherwise(
   materialized bigint[],
   others bigint[],
@@ -160,9 +163,10 @@ exception when others then
   return 0;
 end
 $$;
-comment on function awa._rescue_otherwise is 'Ends one overdue attempt whose failure the server refuses to store';
+comment on function awa._rescue_otherwise is
+  'Ends one overdue attempt whose failure the server refuses to store: puts its job off';
 
--- Why attempts are overdue: one reason for each.
+-- The reasons why attempts are overdue, one for each.
 create or replace function awa._overdue_reasons(attempts awa.leases[], now timestamptz) returns text[]
 language plpgsql immutable
 as $$
@@ -173,13 +177,13 @@ begin
      order by a.ordinality);
 end
 $$;
-comment on function awa._overdue_reasons is 'Why attempts are overdue';
+comment on function awa._overdue_reasons is 'The reasons why attempts are overdue, one for each';
 
--- Notes that rescue is called, and the gap since the last call, if that was more than 10 seconds ago. Brings back what
--- a clock that was ahead has written.
--- Why: everybody sees at once when rescued_at moves, but the row of a gap only when it commits; and it may roll back.
--- So rescued_at moves only past a gap that is older than this transaction: otherwise others would end attempts that the
--- gap spares.
+-- Notes that rescue is called, and the gap since the last call, if that was more than 10 seconds ago.
+-- Sets back times that a clock which was ahead has written.
+-- Why: a change of rescued_at is visible to all sessions at once, but the row of a gap only when it commits, and it may
+-- roll back. So rescued_at moves only past a gap that is older than this transaction. Otherwise other sessions would
+-- end attempts that the gap spares.
 create or replace function awa._note_pass(now timestamptz) returns void
 language plpgsql
 as $$
@@ -242,4 +246,5 @@ begin
   end if;
 end
 $$;
-comment on function awa._note_pass is 'Notes that rescue is called, and the gap since the last call';
+comment on function awa._note_pass is
+  'Notes that rescue is called, and the gap since the last call, if that was more than 10 seconds ago';

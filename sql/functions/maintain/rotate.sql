@@ -4,9 +4,11 @@ comment on view awa.rotate_row is
   'The row that rotate returns: whether it moved on, and the segment that is current now. The view itself is always '
   'empty';
 
--- Lets new rows go to the next segment, when the current one is old or large enough, or forced, and the next one is
--- empty. Otherwise the current one just grows. Only operators may force it.
--- Locks: the row of ring, if it can have it at once. Raises JQ004, 42501.
+-- Lets new rows go to the next segment, if the current one is old or large enough.
+-- With force, whatever its age and size; only operators may force it. While the next segment is not empty, the current
+-- one just grows.
+-- Locks: the row of ring, if it can have it at once.
+-- Raises JQ004, 42501.
 create or replace function awa.rotate(force boolean default false) returns setof awa.rotate_row
 language plpgsql
 volatile
@@ -59,4 +61,4 @@ begin
   perform awa._note_success('rotate');
 end
 $$;
-comment on function awa.rotate is 'Lets new rows go to the next segment, when it is time';
+comment on function awa.rotate is 'Lets new rows go to the next segment, if the current one is old or large enough';

@@ -1,11 +1,12 @@
--- Runs all passes of maintenance, in short transactions. A pass that fails does not keep the others from being run; the
--- first error is raised at the end. A pass that another session is running is left to that one: see run_pass.
--- Each pass is run in batches, for ten seconds at most; the next call goes on. A statement_timeout of the caller counts
--- from the beginning of the CALL, and can't be changed inside. So the passes share that time, begin at a random one,
--- take smaller batches, and no batch begins when
--- less time is left than the longest one so far has taken.
--- Safe to call from anywhere, as often as one likes, every few seconds say; not inside a transaction. Runs as its
--- caller, who needs awa_maintainer: a procedure that commits can't run as its owner.
+-- Runs all passes of maintenance, in short transactions.
+-- A pass that fails does not keep the others from being run: the first error is raised at the end. A pass that another
+-- session is running is left to that session: see run_pass. Each pass is run in batches, for ten seconds at most, and
+-- the next call goes on. Safe to call from anywhere, as often as one likes, every few seconds for example; not inside a
+-- transaction.
+-- Why: a procedure that commits can't run as its owner. So this one runs as its caller, who needs awa_maintainer. A
+-- statement_timeout of the caller counts from the beginning of the CALL, and can't be changed inside. So the passes
+-- share that time, begin at a random pass, and take smaller batches, and no batch begins when less time is left than
+-- the longest batch so far has taken.
 create or replace procedure awa.run_maintenance()
 language plpgsql
 as $$

@@ -1,10 +1,9 @@
--- Runs one pass of maintenance, of max_jobs at most where the pass has such a limit, unless another session is running
--- the same pass.
--- Returns whether there is more to do at once.
--- Nobody may hold up the others: where another session has the pass's lock, and the pass has not succeeded for 5
--- seconds, it is run without the lock. Each pass skips the rows that others hold.
--- Locks: the pass, where it can have it at once, until the transaction ends; then what the pass locks. Raises 22023;
--- what the pass raises.
+-- Runs one pass of maintenance, unless another session is running it; returns whether there is more to do.
+-- max_jobs bounds the pass, where the pass has such a limit. Where another session has the pass's lock, and the pass
+-- has not succeeded for 5 seconds, it is run without the lock: one session must not hold up the others. Each pass skips
+-- rows that others hold.
+-- Locks: the pass, where it can have it at once, until the transaction ends; then as the pass does.
+-- Raises 22023, and the errors of the pass.
 -- Why: run_maintenance runs as its caller, who may have no right on advisory locks, and has none on sequences. 5
 -- seconds are half of the time after which rescue finds a gap.
 create or replace function awa.run_pass(pass text, max_jobs int default null) returns boolean

@@ -3,12 +3,13 @@ create or replace view awa.summarize_row as select c.claim_id as summarized from
 comment on view awa.summarize_row is
   'The row that summarize returns: how many ranges of blocks got a summary. The view itself is always empty';
 
--- Brings the block summaries of the current segment up to date, by which a job is found from its id. Safe to call from
--- anywhere, as often as one likes.
+-- Brings the block summaries of the current segment up to date; returns how many are new.
+-- A job is found from its id by these summaries. Safe to call from anywhere, as often as one likes.
 -- Returns 0, and is not remembered as a success, where another session holds a lock on the segment: a vacuum, or
 -- another call of this.
 -- Locks: the current segment of ready_entries in SHARE UPDATE EXCLUSIVE mode, for which it waits for a tenth of a
--- second. Raises JQ004.
+-- second.
+-- Raises JQ004.
 create or replace function awa.summarize() returns setof awa.summarize_row
 language plpgsql
 volatile

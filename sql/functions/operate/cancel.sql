@@ -1,8 +1,9 @@
--- Cancels a job, in any state in which it has not ended. Returns that state. What runs is taken from its worker: it
--- learns of it by its next heartbeat, and a notification on awa_lost_attempts; its answer will be stale.
--- Locks: the job's row, or its claim, shared, until the transaction ends; for one that is available its queue, at
--- commit. Raises 22023, JQ003, JQ004, JQ005 when it has ended; 55P03 when somebody is answering for it in a transaction
--- that lasts; 40001, also at commit, when it moved on meanwhile.
+-- Cancels a job that has not ended; returns the state that it was in.
+-- A running job is taken from its worker. The worker learns of it by its next heartbeat, and by a notification on
+-- awa_lost_attempts; its answer will be stale.
+-- Locks: the job's row, or its claim, shared, until the transaction ends; for an available job its queue, at commit.
+-- Raises 22023, JQ003, JQ004; JQ005 when it has ended; 55P03 when another session is answering for it in a long
+-- transaction; 40001, also at commit, when it moved on meanwhile.
 create or replace function awa.cancel(job_id bigint, reason text default null) returns text
 language plpgsql
 volatile

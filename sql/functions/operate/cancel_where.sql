@@ -1,9 +1,10 @@
--- Cancels jobs that have not ended, of a queue, a kind, a state, enqueued before a time, with a tag, or whose arguments
--- contain an object: at least one of these has to be said. At most max_jobs, 1 to 10,000; of those that are available,
--- jobs of at most 500 queues: call it again until it returns 0. Returns how many. A filter by tag or arguments looks at
--- 100,000 jobs of each state at most, the first in line; scan_jobs finds the rest.
--- Skips deferred jobs that somebody else is changing. Otherwise locks and raises as cancel does for each, except that
--- 22023 is all that the filter can be refused for.
+-- Cancels matching jobs that have not ended; returns how many.
+-- At least one filter is required: a queue, a kind, a state, a time before which they were enqueued, a tag, or an
+-- object that their arguments contain. Changes at most max_jobs (1 to 10,000), and available jobs of at most 500
+-- queues: call it again until it returns 0. A filter by tag or arguments reads at most 100,000 jobs of each state, the
+-- first in line; scan_jobs finds the rest. Skips deferred jobs that another session is changing.
+-- Locks: as cancel, for each job.
+-- Raises 22023 for the filter, JQ004; 55P03, 40001 as cancel does.
 create or replace function awa.cancel_where(
   queue    text default null,
   kind     text default null,
@@ -103,9 +104,10 @@ begin
   return v_cancelled;
 end
 $$;
-comment on function awa.cancel_where is 'Cancels jobs that have not ended, by a filter; returns how many';
+comment on function awa.cancel_where is 'Cancels matching jobs that have not ended; returns how many';
 
--- Refuses a filter that filters nothing, or by a state that there is not.
+-- Refuses a filter without a condition, or by an unknown state.
+-- Raises 22023.
 create or replace function awa._check_filter(
   queue text,
   kind text,
@@ -133,4 +135,4 @@ begin
   perform awa._check_tag(tag);
 end
 $$;
-comment on function awa._check_filter is 'Refuses a filter that filters nothing, or by a state that there is not';
+comment on function awa._check_filter is 'Refuses a filter without a condition, or by an unknown state';

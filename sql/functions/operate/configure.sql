@@ -1,6 +1,6 @@
--- Changes settings of the installation; those that are not named stay, null brings a default back.
--- configuration() lists them, with their ranges. A queue's own completed_retention may be longer afterwards: then the
--- shorter one holds.
+-- Changes settings of the installation.
+-- Settings that are not named stay; null brings a default back. configuration() lists them, with their ranges. A
+-- queue's own completed_retention may be longer afterwards: then the shorter one holds.
 -- Locks: the settings, until the transaction ends; only other changes of them wait.
 -- Raises 22023; 55000 when the row of awa.settings is missing.
 create or replace function awa.configure(settings jsonb) returns void

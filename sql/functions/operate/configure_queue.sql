@@ -1,5 +1,6 @@
--- Changes settings of a queue; those that are not named stay, null brings a default back. Makes the queue if it is not
--- there. The reference has the keys, with their ranges.
+-- Changes settings of a queue.
+-- Settings that are not named stay; null brings a default back. Makes the queue if it does not exist. The reference
+-- lists the keys, with their ranges.
 -- Locks: the queue's name, shared, and its settings, until the transaction ends; only drop_queue and other changes of
 -- its settings wait.
 -- Raises 22023.
@@ -30,9 +31,10 @@ end
 $$;
 comment on function awa.configure_queue is 'Changes settings of a queue';
 
--- The id of a queue, which is made if it is not there. Keeps drop_queue out until the transaction ends: it would leave
--- behind the settings that the caller is about to write, for the next queue of that name.
--- Locks: the queue's name, shared. Raises 22023.
+-- The id of a queue, which is made if it does not exist.
+-- Locks: the queue's name, shared, until the transaction ends.
+-- Raises 22023.
+-- Why: drop_queue would leave behind the settings that the caller is about to write, for the next queue of that name.
 create or replace function awa._make_queue(queue text) returns bigint
 language plpgsql
 as $$
@@ -47,4 +49,4 @@ begin
   return v_queue_id;
 end
 $$;
-comment on function awa._make_queue is 'The id of a queue, which is made if it is not there';
+comment on function awa._make_queue is 'The id of a queue, which is made if it does not exist';

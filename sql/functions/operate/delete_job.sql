@@ -1,9 +1,9 @@
--- Deletes a job that has ended, also one that its queue shows no longer. From then on it is neither shown nor counted,
--- and holds no unique key. Returns the state that it was in.
--- What the ledgers hold of a job that completed in them, its arguments say, leaves the disk with its segment.
--- Locks: the job's row, or what is noted of it, until the transaction ends. Raises 22023, JQ003, JQ004, JQ005 when it
--- has not ended, or when this transaction has cancelled it while it was available; 55P03 when somebody else is
--- changing it in a transaction that lasts; 40001 when it moved on meanwhile.
+-- Deletes a job that has ended; returns the state that it was in.
+-- Also a job that its queue no longer shows. From then on it is neither shown nor counted, and holds no unique key.
+-- What the ledgers hold of a completed job, such as its arguments, leaves the disk with its segment.
+-- Locks: the job's row, or the note of it, until the transaction ends.
+-- Raises 22023, JQ003, JQ004; JQ005 when the job has not ended, or when this transaction has cancelled it while it was
+-- available; 55P03 when another session is changing it in a long transaction; 40001 when it moved on meanwhile.
 create or replace function awa.delete_job(job_id bigint) returns text
 language plpgsql
 volatile
@@ -40,15 +40,15 @@ end
 $$;
 comment on function awa.delete_job is 'Deletes a job that has ended; returns the state that it was in';
 
--- The jobs that were available when this transaction cancelled them: at its end it decides about those that were
--- claimed meanwhile.
+-- The jobs that were available when this transaction cancelled them.
+-- At its end the transaction decides about those that were claimed meanwhile.
 create or replace function awa._undecided() returns bigint[]
 language sql stable
 as $$ select array(select t.job_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned()) $$;
 comment on function awa._undecided is 'The jobs that were available when this transaction cancelled them';
 
--- Deletes jobs that have ended and have rows of their own; returns how many. Notes that they are gone; of those that a
--- closure counts as completed, in the way of _delete_completed.
+-- Deletes jobs that have ended and have rows of their own; returns how many.
+-- Notes that they are gone. Jobs that a closure counts as completed are noted as _delete_completed does.
 create or replace function awa._delete_rows(job_ids bigint[]) returns bigint
 language plpgsql
 as $$
@@ -88,8 +88,8 @@ end
 $$;
 comment on function awa._delete_rows is 'Deletes jobs that have ended and have rows of their own; returns how many';
 
--- Deletes jobs that completed in the ledgers, unless somebody else was quicker; returns how many. Reads the entries
--- between the lowest id and the highest.
+-- Deletes jobs that completed in the ledgers, unless another session has deleted them; returns how many.
+-- Reads the entries between the lowest id and the highest.
 create or replace function awa._delete_completed(job_ids bigint[]) returns bigint
 language plpgsql
 as $$
@@ -121,4 +121,5 @@ begin
   return v_jobs.jobs;
 end
 $$;
-comment on function awa._delete_completed is 'Deletes jobs that completed in the ledgers; returns how many';
+comment on function awa._delete_completed is
+  'Deletes jobs that completed in the ledgers, unless another session has deleted them; returns how many';

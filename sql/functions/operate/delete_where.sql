@@ -1,10 +1,11 @@
--- Deletes jobs that have ended, as delete_job does: of a queue, a kind, a state, that ended before a time, with a tag,
--- or whose arguments contain an object; at least one of these has to be said. At most max_jobs, 1 to 10,000. Returns
--- how many. Where it has to look into the ledgers, for completed jobs, it reads at most 100,000 entries that are not
--- deleted, the newest first; so does a filter by tag or arguments among the others. A notice says so when there are
--- more: scan_jobs finds the rest. Skips failed, cancelled and dead jobs that somebody else is changing, and those that
--- this transaction has cancelled while they were available.
--- Locks: as delete_job. Raises 22023, JQ004, 55P03.
+-- Deletes matching jobs that have ended, as delete_job does; returns how many.
+-- At least one filter is required: a queue, a kind, a state, a time before which they ended, a tag, or an object that
+-- their arguments contain. Changes at most max_jobs (1 to 10,000). For completed jobs it reads at most 100,000 entries
+-- of the ledgers that are not deleted, the newest first; a filter by tag or arguments reads as many of the others. A
+-- notice says so when there are more: scan_jobs finds the rest. Skips failed, cancelled and dead jobs that another
+-- session is changing, and jobs that this transaction has cancelled while they were available.
+-- Locks: as delete_job.
+-- Raises 22023, JQ004, 55P03.
 create or replace function awa.delete_where(
   queue    text default null,
   kind     text default null,
@@ -84,4 +85,4 @@ begin
   return v_deleted;
 end
 $$;
-comment on function awa.delete_where is 'Deletes jobs that have ended, by a filter; returns how many';
+comment on function awa.delete_where is 'Deletes matching jobs that have ended, as delete_job does; returns how many';

@@ -1,9 +1,9 @@
--- Removes a queue: its settings, its name, and its jobs that wait, failed, were cancelled or are dead. Refused (JQ005)
--- while it has jobs that have not ended, unless forced: then these are gone, too,
--- and the answers of those that run will be stale. What completed is no longer shown or counted. A job whose
--- transaction has not committed when all waits are over stays, and brings the queue back.
--- Locks: the queue, the counts, for which it waits as claim does, its claims, and its jobs' rows. Raises 22023, JQ002,
--- JQ004, JQ005, 55P03.
+-- Removes a queue and its jobs; refused while it has jobs that have not ended, unless forced.
+-- Removes its settings, its name, and its waiting, failed, cancelled and dead jobs. With force, its other jobs are
+-- gone, too, and answers for its running jobs will be stale. Its completed jobs are no longer shown or counted. A job
+-- whose transaction has not committed when all waits are over stays, and brings the queue back.
+-- Locks: the queue and the counts, for which it waits as claim does, its claims, and its jobs' rows.
+-- Raises 22023, JQ002, JQ004, JQ005, 55P03.
 create or replace function awa.drop_queue(queue text, force boolean default false) returns void
 language plpgsql
 volatile

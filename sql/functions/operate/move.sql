@@ -1,7 +1,8 @@
--- Moves a job to another queue, in any state in which it waits to run. It goes to the end of its lane there. Returns
--- the state that it was in.
--- The queue exists from then on. A unique key of which the queue is a part becomes that of the new queue: 23505 when
--- another job holds it there. Locks and raises as set_priority.
+-- Moves a job that waits to another queue; returns the state that it was in.
+-- It goes to the end of its lane there. The queue exists from then on. A unique key of which the queue is a part
+-- becomes that of the new queue: 23505 when another job holds it there.
+-- Locks: as set_priority.
+-- Raises as set_priority does; 23505.
 create or replace function awa.move(job_id bigint, queue text) returns text
 language plpgsql
 volatile

@@ -1,5 +1,7 @@
--- Stops claims from a queue. What runs goes on, enqueue goes on. Makes the queue if it is not there. Locks as
--- configure_queue. Raises 22023.
+-- Stops claims from a queue.
+-- Running jobs and enqueues go on. Makes the queue if it does not exist.
+-- Locks: as configure_queue.
+-- Raises 22023.
 create or replace function awa.pause_queue(queue text) returns void
 language plpgsql
 volatile

@@ -1,7 +1,9 @@
--- Removes dead letters for good: of a queue, a kind, that died before a time, with a tag, or whose arguments contain an
--- object; at least one of these has to be said, or the state dead. At most max_jobs, 1 to 10,000. Returns how many.
--- A filter by tag or arguments looks at 100,000 at most, the oldest ids first; scan_jobs finds the rest.
--- Locks: their rows; skips those that somebody else is changing. Raises 22023.
+-- Removes matching dead letters for good; returns how many.
+-- At least one filter is required: a queue, a kind, a time before which they died, a tag, an object that their
+-- arguments contain, or the state dead. Removes at most max_jobs (1 to 10,000). A filter by tag or arguments reads at
+-- most 100,000, the oldest ids first; scan_jobs finds the rest.
+-- Locks: their rows. Skips rows that another session is changing.
+-- Raises 22023.
 create or replace function awa.purge_dlq(
   queue    text default null,
   kind     text default null,
@@ -53,4 +55,4 @@ begin
        for update skip locked));
 end
 $$;
-comment on function awa.purge_dlq is 'Removes dead letters for good, by a filter; returns how many';
+comment on function awa.purge_dlq is 'Removes matching dead letters for good; returns how many';

@@ -7,12 +7,14 @@ comment on view awa.rebase_after_restore_row is
   'The row that rebase_after_restore returns: how many jobs of each state it has moved. The view itself is always '
   'empty';
 
--- Makes a database work again that was restored from a dump (pg_dump): the order of its jobs is in transaction ids,
--- which have another meaning on this server, or will be used again. Live jobs get places from which they can be
--- claimed, in their order as far as this server has had enough transactions to tell so many places apart; open attempts
--- go on, and keep their receipts; what completed gets rows of its own, until its retention is over. Does nothing in a
--- database that was not restored. Until it has run, what appends a job, and claim, raise 55000.
--- Locks: all hot families, exclusively, for which it waits as a claim does. Raises JQ004, 55P03.
+-- Makes the jobs of a database that was restored from a dump claimable again.
+-- Live jobs get places from which they can be claimed, in their order as far as this server has had enough transactions
+-- to tell so many places apart. Open attempts go on, and keep their receipts. Completed jobs get rows of their own
+-- until their retention is over. Does nothing in a database that was not restored. Before it has run, claim and all
+-- functions that append a job raise 55000.
+-- Locks: all hot families, exclusively, for which it waits as a claim does.
+-- Raises JQ004, 55P03.
+-- Why: the order of jobs is in transaction ids, which mean something else on this server, or will be used again.
 create or replace function awa.rebase_after_restore() returns setof awa.rebase_after_restore_row
 language plpgsql
 volatile
@@ -136,7 +138,8 @@ $$;
 comment on function awa.rebase_after_restore is
   'Makes the jobs of a database that was restored from a dump claimable again';
 
--- Lets sequences go on after the highest id in any table: logical replication copies rows, and not sequences.
+-- Moves sequences past the highest id in any table.
+-- Why: logical replication copies rows, but not sequences.
 create or replace function awa._advance_sequences() returns void
 language sql
 as $$
@@ -170,4 +173,4 @@ as $$
     ) s
    where s.highest > coalesce(pg_sequence_last_value(s.sequence), 0)
 $$;
-comment on function awa._advance_sequences is 'Lets sequences go on after the highest id in any table';
+comment on function awa._advance_sequences is 'Moves sequences past the highest id in any table';

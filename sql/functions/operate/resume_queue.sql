@@ -1,4 +1,5 @@
--- Lets claims from a paused queue go on, and wakes its workers. Raises 22023, JQ002.
+-- Lets claims from a paused queue go on, and wakes its workers.
+-- Raises 22023, JQ002.
 create or replace function awa.resume_queue(queue text) returns void
 language plpgsql
 volatile
@@ -15,4 +16,4 @@ begin
   perform awa._wake(v_queue_id);
 end
 $$;
-comment on function awa.resume_queue is 'Lets claims from a paused queue go on';
+comment on function awa.resume_queue is 'Lets claims from a paused queue go on, and wakes its workers';

@@ -1,10 +1,9 @@
--- Lets a job run now: one that failed, is dead or was cancelled, with no attempts counted and its errors kept; one that
--- is scheduled or retryable, ahead of its time.
--- Returns the state that it was in.
--- Locks: the job's row, until the transaction ends. Raises 22023, JQ003, JQ004, JQ005 when it is available, runs or
--- completed, or when this transaction has put it into the same place before; 23505 when another job holds its unique
--- key by now;
--- 55P03; 40001 when it moved on meanwhile.
+-- Lets a job run now that has ended without success or that waits; returns the state that it was in.
+-- A failed, dead or cancelled job starts again with no attempts counted, and keeps its errors. A scheduled or retryable
+-- one runs ahead of its time.
+-- Locks: the job's row, until the transaction ends.
+-- Raises 22023, JQ003, JQ004; JQ005 when it is available, runs or completed, or when this transaction has put it into
+-- the same place before; 23505 when another job holds its unique key by now; 55P03; 40001 when it moved on meanwhile.
 create or replace function awa.retry(job_id bigint) returns text
 language plpgsql
 volatile
@@ -40,10 +39,11 @@ begin
 end
 $$;
 comment on function awa.retry is
-  'Lets a job run now that failed, is dead, was cancelled or waits; returns the state that it was in';
+  'Lets a job run now that has ended without success or that waits; returns the state that it was in';
 
--- Makes a job ready from one of the states that allow it. Returns retried; taken, when another job holds its unique
--- key; gone, when it is in another state by now, or should be looked at again; null when the state does not allow it.
+-- Makes a job ready from one of the states that allow it.
+-- Returns retried; taken, when another job holds its unique key; gone, when the job is in another state by now, or
+-- should be looked at again; null when the state does not allow it.
 create or replace function awa._retry(job_id bigint, state text) returns text
 language plpgsql
 as $$

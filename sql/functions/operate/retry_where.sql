@@ -1,9 +1,10 @@
--- Lets jobs run now, as retry does: of a queue, a kind, a state, that ended before a time, with a tag, or whose
--- arguments contain an object; at least one of these has to be said. At most max_jobs, 1 to 10,000, the oldest ids
--- first. A filter by tag or arguments looks at 100,000 jobs of each home at most; scan_jobs finds the rest. Without a
--- state, those that failed, are dead or were cancelled. Jobs whose unique key another one holds, and those that
--- somebody else is changing, stay as they are. Returns how many run.
--- Locks: the jobs' rows, until the transaction ends. Raises 22023, JQ004.
+-- Lets matching jobs run now that have ended without success or that wait, as retry does; returns how many.
+-- At least one filter is required: a queue, a kind, a state, a time before which they ended, a tag, or an object that
+-- their arguments contain. Without a state: failed, dead and cancelled jobs. Changes at most max_jobs (1 to 10,000),
+-- the oldest ids first. A filter by tag or arguments reads at most 100,000 jobs of each home; scan_jobs finds the rest.
+-- Skips jobs whose unique key another job holds, and jobs that another session is changing.
+-- Locks: the jobs' rows, until the transaction ends.
+-- Raises 22023, JQ004.
 create or replace function awa.retry_where(
   queue    text default null,
   kind     text default null,
@@ -112,11 +113,12 @@ begin
 end
 $$;
 comment on function awa.retry_where is
-  'Lets jobs run now that failed, are dead, were cancelled or wait, by a filter; returns how many';
+  'Lets matching jobs run now that have ended without success or that wait, as retry does; returns how many';
 
 -- Whether another job holds the unique key that a job would hold when it is available.
 create or replace function awa._is_taken(unique_key bytea, job_id bigint) returns boolean
 language sql stable
 return unique_key is not null and awa._holds(unique_key, 'available')
    and (select h.job_id <> _is_taken.job_id and not h.leaves from awa._holder(substr(unique_key, 1, 32)) h) is true;
-comment on function awa._is_taken is 'Whether another job holds a unique key';
+comment on function awa._is_taken is
+  'Whether another job holds the unique key that a job would hold when it is available';

@@ -1,8 +1,8 @@
--- Gives a job another priority (1 to 4), in any state in which it waits to run. It goes to the end of its new lane.
--- Returns the state that it was in.
--- Locks: the job's row, until the transaction ends; for one that is available its queue, at commit. Raises 22023,
--- JQ003, JQ004, JQ005 when it runs or has ended, or when this transaction has put it into the same place before; 55P03;
--- 40001, also at commit, when it moved on meanwhile.
+-- Gives a job that waits another priority (1 to 4); returns the state that it was in.
+-- It goes to the end of its new lane.
+-- Locks: the job's row, until the transaction ends; for an available job its queue, at commit.
+-- Raises 22023, JQ003, JQ004; JQ005 when it runs or has ended, or when this transaction has put it into the same place
+-- before; 55P03; 40001, also at commit, when it moved on meanwhile.
 create or replace function awa.set_priority(job_id bigint, priority int) returns text
 language plpgsql
 volatile
@@ -24,11 +24,12 @@ begin
   return awa._relocate(job_id, null, priority);
 end
 $$;
-comment on function awa.set_priority is 'Gives a job that waits another priority; returns the state that it was in';
+comment on function awa.set_priority is
+  'Gives a job that waits another priority (1 to 4); returns the state that it was in';
 
--- Moves a job that waits to another queue or priority (null leaves it), and returns the state that it was in. Where the
--- queue is a part of its unique key, it takes that of the new queue; it lets go of that
--- of the old one, when it was available at commit: see _decide.
+-- Moves a job that waits to another queue or priority; returns the state that it was in.
+-- Null leaves the queue or the priority. Where the queue is a part of its unique key, the job takes the key of the new
+-- queue. It lets go of the old key, at commit if it was available: see _decide.
 create or replace function awa._relocate(job_id bigint, queue text, priority int) returns text
 language plpgsql
 as $$
@@ -98,7 +99,8 @@ begin
   perform awa._moved_on(job_id);
 end
 $$;
-comment on function awa._relocate is 'Moves a job that waits to another queue or priority';
+comment on function awa._relocate is
+  'Moves a job that waits to another queue or priority; returns the state that it was in';
 
 -- Notes that a job has gone to another queue.
 create or replace function awa._note_moved(from_lane bigint, to_lane bigint) returns void
@@ -117,4 +119,5 @@ begin
     'A job cannot go to the same place twice in one transaction: commit first.');
 end
 $$;
-comment on function awa._refuse_place is 'Raises JQ005 for a job that cannot go back to its place in this transaction';
+comment on function awa._refuse_place is
+  'Raises JQ005 for a job that this transaction itself took away from the place where it should go';

@@ -20,13 +20,13 @@ select b.queue, b.enqueued, b.available, b.scheduled, b.retryable, b.running, b.
  where false;
 comment on view awa.audit_row is 'The row that audit returns, one per queue. The view itself is always empty';
 
--- Whether the books balance: what was enqueued to each queue is available, scheduled, retryable, running, completed,
--- failed, cancelled or dead; what the counts say is there when one looks; and no row is missing in the ledgers.
--- Jobs that are not kept any more are counted, purged ones are not. One row per queue, with what is wrong in words; and
--- one without a queue for what belongs to none.
--- Reads all that is kept, so it takes seconds for millions of jobs. Writes nothing, and takes no lock but those of any
--- reader: only the truncation of a segment waits for it. A row that was removed before maintenance has counted it
--- (within seconds) leaves no trace.
+-- Checks that the books balance: one row per queue, and what is wrong, in words.
+-- They balance when each job that was enqueued to a queue is available, scheduled, retryable, running, completed,
+-- failed, cancelled or dead; when the counts equal the rows; and when no row is missing in the ledgers. Jobs that are
+-- not kept any more are counted, purged ones are not. One more row, without a queue, for all that belongs to none.
+-- Reads all that is kept, so it takes seconds for millions of jobs. Writes nothing. A row that was removed before
+-- maintenance has counted it (within seconds) leaves no trace.
+-- Locks: as any reader; only the truncation of a segment waits for it.
 create or replace function awa.audit() returns setof awa.audit_row
 language plpgsql stable
 security definer
@@ -81,7 +81,7 @@ begin
      order by 1;
 end
 $$;
-comment on function awa.audit is 'Whether the books balance: one row per queue, and what is wrong, in words';
+comment on function awa.audit is 'Checks that the books balance: one row per queue, and what is wrong, in words';
 
 create or replace view awa.audit as
 select a.queue, a.enqueued, a.available, a.scheduled, a.retryable, a.running, a.waiting_external, a.completed, a.failed,

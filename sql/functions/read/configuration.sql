@@ -7,9 +7,9 @@ select q.name, q.name as type, w.info as value, w.info as default_value, w.info 
 comment on view awa.configuration_row is
   'The row that configuration returns, one per setting. The view itself is always empty';
 
--- The settings of the installation: one row for each, by name.
--- Returns the value, the default, the range, the type (interval, integer, number or boolean), and the meaning.
--- Values are as configure takes them; intervals are texts as PostgreSQL writes them ("24:00:00").
+-- The settings of the installation, with their ranges and defaults: one row for each, by name.
+-- Returns the value, the default, the range, the type (interval, integer, number or boolean), and the meaning. Values
+-- are as configure takes them; intervals are texts as PostgreSQL writes them ("24:00:00").
 create or replace function awa.configuration() returns setof awa.configuration_row
 language sql stable
 security definer
@@ -36,4 +36,5 @@ select k.name, k.type, h.held -> k.name, h.defaults -> k.name, nullif(h.min_valu
   left join held h on true
  order by k.name
 $$;
-comment on function awa.configuration is 'The settings of the installation, with their ranges and defaults';
+comment on function awa.configuration is
+  'The settings of the installation, with their ranges and defaults: one row for each, by name';

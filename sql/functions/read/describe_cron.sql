@@ -1,5 +1,6 @@
--- A cron expression in words: its times, its days, and its months.
--- Returns what the expression means, not how it is written: 0 0 * * 7 and @weekly are described alike. Raises 22023.
+-- Describes a cron expression in words: its times, its days, and its months.
+-- Returns what the expression means, not how it is written: 0 0 * * 7 and @weekly are described alike.
+-- Raises 22023.
 create or replace function awa.describe_cron(cron text) returns text
 language plpgsql immutable
 security definer
@@ -13,10 +14,10 @@ begin
       '{"",January,February,March,April,May,June,July,August,September,October,November,December}'));
 end
 $$;
-comment on function awa.describe_cron is 'A cron expression in words';
+comment on function awa.describe_cron is 'Describes a cron expression in words: its times, its days, and its months';
 
--- The bits of a field as words: three or more in a row as a range, names instead of numbers where there are some (the
--- first is that of 0).
+-- The bits of a field of a cron expression as words.
+-- Three or more in a row as a range; names instead of numbers where there are some (the first is that of 0).
 create or replace function awa._describe_values(
   bits        bigint,
   from_bit    int,
@@ -53,15 +54,16 @@ return (
 );
 comment on function awa._describe_values is 'The bits of a field of a cron expression as words';
 
--- The n for which a field of so many values matches each n-th from 0, and goes on so in the next minute, hour or day;
--- null when there is none.
+-- The n for which a field of so many values matches each nth from 0; null when there is none.
+-- Such that the steps go on in the next minute, hour or day.
 create or replace function awa._describe_step(bits bigint, size int) returns int
 language sql immutable
 return (
   select n from generate_series(1, size / 2) n
    where size % n = 0 and bits = (select bit_or(1::bigint << v) from generate_series(0, size - 1, n) v)
 );
-comment on function awa._describe_step is 'The n for which a field of a cron expression matches each n-th value';
+comment on function awa._describe_step is
+  'The n for which a field of so many values matches each nth from 0; null when there is none';
 
 -- When on its days a cron expression comes, in words.
 create or replace function awa._describe_time(cron awa.cron_row) returns text
@@ -116,7 +118,7 @@ return case
 end;
 comment on function awa._describe_unit is 'A field of seconds, minutes or hours in words';
 
--- The same behind the field of the next smaller unit, whose bits come first.
+-- A field of minutes or hours in words, behind the field of the next smaller unit, whose bits come first.
 create or replace function awa._describe_within(smaller bigint, bits bigint, size int, unit text) returns text
 language sql immutable
 return case
@@ -124,7 +126,8 @@ return case
     ', ' || awa._describe_unit(bits, size, unit)
   else format(' of %s %s', awa._plural(unit, bits), awa._describe_values(bits, 0, size - 1))
 end;
-comment on function awa._describe_within is 'A field of minutes or hours in words, behind that of the smaller unit';
+comment on function awa._describe_within is
+  'A field of minutes or hours in words, behind the field of the next smaller unit, whose bits come first';
 
 -- On which days a cron expression comes, in words.
 create or replace function awa._describe_day(cron awa.cron_row) returns text

@@ -1,4 +1,5 @@
--- Says in words why a job is not running now, or what became of it. Raises JQ003.
+-- Explains in words why a job is not running now, or how it has ended.
+-- Raises JQ003.
 create or replace function awa.explain_job(job_id bigint) returns text
 language plpgsql stable
 security definer
@@ -109,7 +110,7 @@ begin
   return v_says;
 end
 $$;
-comment on function awa.explain_job is 'Says in words why a job is not running now';
+comment on function awa.explain_job is 'Explains in words why a job is not running now, or how it has ended';
 
 -- An interval in words, to the second.
 create or replace function awa._span(span interval) returns text

@@ -6,10 +6,10 @@ select q.name as level, q.name as topic, q.name as subject, q.name as message, q
 comment on view awa.health_row is
   'The row that health returns, one per thing that is looked at. The view itself is always empty';
 
--- How the installation is: one row per thing that is looked at, those that need somebody first. level is ok, warning or
--- critical; topic is restore, maintenance, prune, claimer, queue, failures, refusals, worker, horizon, segment or
--- notifications; message says it in words, hint what to do, details the same as numbers (seconds, bytes, process ids).
--- Takes about a tenth of a second.
+-- The condition of the installation: one row per topic, what needs attention first.
+-- level is ok, warning or critical; topic is restore, maintenance, prune, claimer, queue, failures, refusals, worker,
+-- horizon, segment or notifications; message describes it in words, hint tells what to do, details has the same as
+-- numbers (seconds, bytes, process ids). Takes about a tenth of a second.
 create or replace function awa.health() returns setof awa.health_row
 language sql stable
 security definer
@@ -36,7 +36,7 @@ select r.level, r.topic, r.subject, r.message, r.hint, r.details
   ) r
  order by array_position('{critical,warning,ok}', r.level), r.ordinal, r.subject
 $$;
-comment on function awa.health is 'How the installation is: what needs somebody first, in words';
+comment on function awa.health is 'The condition of the installation: one row per topic, what needs attention first';
 
 create or replace view awa.health as
 select h.level, h.topic, h.subject, h.message, h.hint, h.details from awa.health() h;
@@ -66,7 +66,7 @@ select p.pass, p.since
  where p.since < clock_timestamp() - t.silence and awa._maintained_at() >= clock_timestamp() - t.silence;
 comment on view awa._failing_passes is 'Passes that have not succeeded, although maintenance was called';
 
--- What health says of maintenance, and of a database that was restored.
+-- The rows of health about maintenance, and about a database that was restored.
 create or replace function awa._health_maintenance() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
 )
@@ -118,9 +118,10 @@ select 2, 'warning', 'maintenance', awa._backend(h.pid),
  cross join now n
  where h.since < n.at - interval '1 minute'
 $$;
-comment on function awa._health_maintenance is 'What health says of maintenance, and of a database that was restored';
+comment on function awa._health_maintenance is
+  'The rows of health about maintenance, and about a database that was restored';
 
--- Work that maintenance should have done by now: what each pass has left undone, since when, and a job of these.
+-- Work that maintenance should have done by now: which pass, how much, since when, and one of the jobs.
 create or replace function awa._late_work(now timestamptz) returns table (
   pass text, problem text, late_since timestamptz, job_id bigint
 )
@@ -222,9 +223,10 @@ select 'prune_oldest', 'the oldest segment is past its retention', (
 union all
 select p, null, null, null from unnest('{fold,end_stuck_claimers,summarize,forget_workers}'::text[]) p
 $$;
-comment on function awa._late_work is 'Work that maintenance should have done by now';
+comment on function awa._late_work is
+  'Work that maintenance should have done by now: which pass, how much, since when, and one of the jobs';
 
--- What health says of what is in the way of emptying the oldest segment.
+-- The rows of health about obstacles to emptying the oldest segment.
 create or replace function awa._health_prune() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
 )
@@ -328,9 +330,9 @@ select 3,
   ) b
  where r.outcome is not null or c.tries > 0
 $$;
-comment on function awa._health_prune is 'What health says of what is in the way of emptying the oldest segment';
+comment on function awa._health_prune is 'The rows of health about obstacles to emptying the oldest segment';
 
--- What health says of segments.
+-- The rows of health about segments.
 create or replace function awa._health_segments() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
 )
@@ -365,10 +367,10 @@ select 8, case when c.is_current and c.entry_bytes > 4 * s.segment_bytes then 'w
  cross join ring r
  cross join now n
 $$;
-comment on function awa._health_segments is 'What health says of segments';
+comment on function awa._health_segments is 'The rows of health about segments';
 
--- A length of time, to the second.
+-- A length of time in words, to the second.
 create or replace function awa._in_words(length interval) returns text
 language sql stable
 return justify_hours(date_trunc('second', greatest(length, '0')))::text;
-comment on function awa._in_words is 'A length of time, to the second';
+comment on function awa._in_words is 'A length of time in words, to the second';

@@ -1,6 +1,6 @@
 -- Health of queues, and of sessions that hold their locks.
 
--- What health says of sessions that hold the locks of queues.
+-- The rows of health about sessions that hold the locks of queues.
 create or replace function awa._health_claimers() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
 )
@@ -47,9 +47,9 @@ select 4, 'warning', 'claimer', l.holder,
        )
    )
 $$;
-comment on function awa._health_claimers is 'What health says of sessions that hold the locks of queues';
+comment on function awa._health_claimers is 'The rows of health about sessions that hold the locks of queues';
 
--- What health says of queues.
+-- The rows of health about queues.
 create or replace function awa._health_queues() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
 )
@@ -167,11 +167,11 @@ select 5, 'warning', 'refusals', coalesce((select x.name from awa.queues x where
   ) q
   join awa.deferred_jobs d on d.job_id = q.job_id
 $$;
-comment on function awa._health_queues is 'What health says of queues';
+comment on function awa._health_queues is 'The rows of health about queues';
 
--- How many jobs of a queue failed in their last attempt since a time, those included that wait for a retry, and how
--- many completed. Looks at the last 200 claims of each lane, and counts from where that begins; counts no more than
--- 10,001 of each kind that have rows of their own.
+-- How many jobs of a queue failed in their last attempt since a time, and how many completed.
+-- Jobs that wait for a retry have failed, too. Looks at the last 200 claims of each lane, and counts from where these
+-- begin. Counts at most 10,001 of each kind that have rows of their own.
 create or replace function awa._results(
   queue_id bigint,
   since timestamptz,

@@ -1,6 +1,6 @@
 -- Health of workers and other sessions, and the locks that sessions hold.
 
--- What health says of workers, of old snapshots, and of notifications.
+-- The rows of health about workers, old snapshots, and notifications.
 create or replace function awa._health_sessions() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
 )
@@ -100,7 +100,7 @@ select 9, case when u.usage >= 0.5 then 'warning' else 'ok' end, 'notifications'
      limit 1
   ) l on true
 $$;
-comment on function awa._health_sessions is 'What health says of workers, of old snapshots, and of notifications';
+comment on function awa._health_sessions is 'The rows of health about workers, old snapshots, and notifications';
 
 -- Who holds a lock in this database, and at least since when: since the end of the last statement, the beginning of
 -- this one, or since others wait. key is that of an advisory lock.

@@ -1,4 +1,5 @@
--- One job, or no row: found by its id through the BRIN indexes, on any depth.
+-- One job, or no row.
+-- Why: found by its id through the BRIN indexes, however long the history is.
 create or replace function awa.job(job_id bigint) returns setof awa.jobs
 language plpgsql stable
 security definer

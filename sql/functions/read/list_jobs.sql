@@ -1,10 +1,10 @@
--- Jobs in the descending order of their ids, filtered: a page. The next page is the one before the last id of this one.
+-- One page of matching jobs, in the descending order of their ids.
+-- The next page is the one before the last id of this one. Completed jobs, jobs in any state, and available jobs where
+-- they are many, are read in stretches of ids, each twice as long as the one before, until the page is full. Jobs in
+-- the other states are read from where they are, however long the history is. Nothing indexes tags and arguments: with
+-- a filter by these, one call reads at most 100,000 entries. So a page may be short, or empty, before the last one;
+-- scan_jobs tells where to go on.
 -- Raises 22023.
--- Completed jobs, jobs in any state, and those available where they are many, are read in stretches of ids, each twice
--- as long as the one before, until the page is full. The other states are read from where
--- such jobs are, however long the history is. Nothing indexes tags and arguments: with a filter by these, one call
--- reads at most 100,000 entries, so that a page may be short, or empty, before the last one; scan_jobs says where to go
--- on.
 create or replace function awa.list_jobs(
   queue     text default null,
   state     text default null,
@@ -125,4 +125,4 @@ begin
   end if;
 end
 $$;
-comment on function awa.list_jobs is 'Jobs in the descending order of their ids, filtered: a page';
+comment on function awa.list_jobs is 'One page of matching jobs, in the descending order of their ids';

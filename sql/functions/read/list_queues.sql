@@ -12,10 +12,10 @@ select q.name as queue, 0 as default_priority, 0 as default_max_attempts, l.leas
 comment on view awa.list_queues_row is
   'The row that list_queues returns, one per queue. The view itself is always empty';
 
--- All queues, by name.
+-- All queues, by name, with their settings, live workers and counts.
 -- Returns the settings that hold for each, its own or the defaults; since when it is paused; when and by whom its
--- settings were changed; how many live workers it has; and the counts of queue_counts, which take most of the time.
--- A worker is live when it has sent a heartbeat within warn_silence. One that named no queues works on all of them.
+-- settings were changed; how many live workers it has; and the counts of queue_counts, which take most of the time. A
+-- worker is live when it has sent a heartbeat within warn_silence. One that named no queues works on all of them.
 create or replace function awa.list_queues() returns setof awa.list_queues_row
 language sql stable
 security definer
@@ -63,4 +63,4 @@ select c.queue,
   left join lateral (select s.* from awa.queue_settings s where s.queue_id = awa._queue_id(c.queue) offset 0) s on true
  order by c.queue
 $$;
-comment on function awa.list_queues is 'All queues, with their settings, live workers and counts';
+comment on function awa.list_queues is 'All queues, by name, with their settings, live workers and counts';

@@ -7,8 +7,9 @@ select w.worker_id, w.name, w.queues, w.info, w.started_at, w.heartbeat_at, fals
 comment on view awa.list_workers_row is
   'The row that list_workers returns, one per worker. The view itself is always empty';
 
--- The workers that are registered, by their ids, and how many attempts of each are open. queues is null for a worker
--- that works on all queues. A worker is overdue when it has sent no heartbeat for warn_silence.
+-- The registered workers, by their ids, with their heartbeats and open attempts.
+-- queues is null for a worker that works on all queues. A worker is overdue when it has sent no heartbeat for
+-- warn_silence.
 create or replace function awa.list_workers() returns setof awa.list_workers_row
 language sql stable
 security definer
@@ -38,4 +39,4 @@ select w.worker_id, w.name, w.queues, w.info, w.started_at, w.heartbeat_at,
   left join open o on o.worker_id = w.worker_id
  order by w.worker_id
 $$;
-comment on function awa.list_workers is 'The registered workers, with their heartbeats and open attempts';
+comment on function awa.list_workers is 'The registered workers, by their ids, with their heartbeats and open attempts';

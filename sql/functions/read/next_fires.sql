@@ -1,5 +1,6 @@
--- The next times at which a cron expression comes in a time zone, after a time; fewer than n when it does not come so
--- often before the year 10000. Raises 22023.
+-- The next n times at which a cron expression comes in a time zone, after a time.
+-- Returns fewer when it does not come so often before the year 10000.
+-- Raises 22023.
 create or replace function awa.next_fires(
   cron     text,
   timezone text default 'UTC',
@@ -29,4 +30,4 @@ begin
   end loop;
 end
 $$;
-comment on function awa.next_fires is 'The next times at which a cron expression comes in a time zone, after a time';
+comment on function awa.next_fires is 'The next n times at which a cron expression comes in a time zone, after a time';

@@ -1,6 +1,6 @@
--- Exact counts of jobs by queue and state, of all queues or of one; those included that are not kept any more.
--- Of all queues it looks only at the lanes that have changed since they were counted, or that have jobs that are
--- available.
+-- Exact counts of jobs by queue and state, of all queues or of one.
+-- They include jobs that are not kept any more. Of all queues it looks only at the lanes that have changed since they
+-- were counted, or that have available jobs.
 create or replace function awa.queue_counts(queue text default null) returns setof awa.queue_counts_row
 language sql stable
 security definer
@@ -14,7 +14,7 @@ set jit = off
 as $$
 select c.* from awa._queue_counts(queue) c
 $$;
-comment on function awa.queue_counts is 'Exact counts of jobs by queue and state';
+comment on function awa.queue_counts is 'Exact counts of jobs by queue and state, of all queues or of one';
 
 -- Reads the function, which does without JIT: compiling would take seconds.
 create or replace view awa.queue_counts as

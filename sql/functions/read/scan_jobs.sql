@@ -6,9 +6,10 @@ select c.claim_id as next_before_id, c.job_ids
 comment on view awa.scan_jobs_row is
   'The row that scan_jobs returns: where to go on, and the jobs found. The view itself is always empty';
 
--- Ids of the jobs that a filter matches, the newest first: an object of queue, kind, state, before (enqueued before or,
--- for jobs that have ended, ended before), tag, and args (contains), as many of these as one likes. Reads at most
--- 100,000 entries: next_before_id says where the next call goes on, as before_id; null at the end. Raises 22023.
+-- The ids of matching jobs, of at most 100,000 entries, and where to go on; the newest first.
+-- The filter is an object with any of queue, kind, state, before (enqueued before or, for ended jobs, ended before),
+-- tag, and args (contains). next_before_id is the before_id of the next call; null at the end.
+-- Raises 22023.
 create or replace function awa.scan_jobs(filter jsonb, before_id bigint default null) returns setof awa.scan_jobs_row
 language plpgsql stable
 security definer
@@ -58,4 +59,4 @@ begin
 end
 $$;
 comment on function awa.scan_jobs is
-  'Ids of the jobs that a filter matches, of at most 100,000 entries, and where to go on';
+  'The ids of matching jobs, of at most 100,000 entries, and where to go on; the newest first';

@@ -1,9 +1,10 @@
--- Ends a worker: its open attempts are released at once, without burning an attempt. Returns how many. Unknown workers
--- have none, and are not locked. Where there were some, the worker is notified on the channel awa_lost_attempts, for
--- somebody else may have ended it.
--- For the login that registered it, members of the role that was named then, and operators.
+-- Ends a worker and releases its open attempts, which do not count; returns how many.
+-- Unknown workers have none, and are not locked. Where there were some, the worker is notified on the channel
+-- awa_lost_attempts, since another session may have ended it. For the login that registered the worker, members of the
+-- role that was named then, and operators.
 -- Locks: the worker, for which it waits until the worker's open claims have committed, then its claims as complete_many
--- does. Raises 22023, JQ004, 42501; 55P03 when one of these is held for longer than claim_wait.
+-- does.
+-- Raises 22023, JQ004, 42501; 55P03 when one of these is held for longer than claim_wait.
 create or replace function awa.deregister_worker(worker_id bigint) returns bigint
 language plpgsql
 volatile
@@ -41,9 +42,11 @@ begin
   return v_released;
 end
 $$;
-comment on function awa.deregister_worker is 'Ends a worker and releases its open attempts; returns how many';
+comment on function awa.deregister_worker is
+  'Ends a worker and releases its open attempts, which do not count; returns how many';
 
--- Releases the open attempts of a worker, whose lock the caller has, but for some. Returns how many.
+-- Releases the open attempts of a worker, but for some; returns how many.
+-- The caller has locked the worker.
 create or replace function awa._release_open(
   worker_id bigint,
   but_job_ids bigint[],
@@ -107,7 +110,7 @@ end
 $$;
 comment on function awa._release_open is 'Releases the open attempts of a worker, but for some; returns how many';
 
--- Releases attempts, and returns how many of them were open.
+-- Releases attempts; returns how many of them were open.
 create or replace function awa._release_all(job_ids bigint[], receipts bigint[]) returns bigint
 language plpgsql
 as $$
@@ -128,4 +131,4 @@ begin
   return cardinality(v_released);
 end
 $$;
-comment on function awa._release_all is 'Releases attempts, and returns how many of them were open';
+comment on function awa._release_all is 'Releases attempts; returns how many of them were open';

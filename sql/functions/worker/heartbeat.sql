@@ -3,9 +3,9 @@ create or replace view awa.lost_attempt_row as
 select e.job_id, c.claim_id as receipt, e.kind as reason from awa.ready_entries e, awa.lease_claims c where false;
 comment on view awa.lost_attempt_row is 'The row that heartbeat returns. The view itself is always empty';
 
--- Says that a worker is alive. Returns the attempts that are no longer its own, and that it should stop: each for a
--- minute, by every heartbeat.
--- Raises 22023 when the worker is not registered (any more), 42501 when it was registered by another login.
+-- Notes that a worker is alive; returns the attempts that it has lost and should stop.
+-- Each lost attempt is returned for a minute, by every heartbeat.
+-- Raises 22023 when the worker is not registered (any more); 42501 when it was registered by another login.
 create or replace function awa.heartbeat(worker_id bigint) returns setof awa.lost_attempt_row
 language plpgsql
 volatile
@@ -42,4 +42,5 @@ begin
      order by l.receipt;
 end
 $$;
-comment on function awa.heartbeat is 'Says that a worker is alive; returns the attempts that it lost';
+comment on function awa.heartbeat is
+  'Notes that a worker is alive; returns the attempts that it has lost and should stop';

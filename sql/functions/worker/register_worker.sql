@@ -1,5 +1,7 @@
--- Registers a worker process: its claims live as long as it sends heartbeats. Its id is for the login that registered
--- it, and for members of the role member_of: for logins that change while a process runs. Raises 22023.
+-- Registers a worker process and returns its id.
+-- Its claims live as long as it sends heartbeats. The id is for the login that registered it, and for members of the
+-- role member_of: for logins that change while a process runs.
+-- Raises 22023.
 create or replace function awa.register_worker(
   name text,
   queues text[] default null,

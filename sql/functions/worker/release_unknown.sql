@@ -1,9 +1,10 @@
--- Releases, without burning an attempt, those open attempts of a worker that it does not know: the others are named by
--- job_ids and receipts. For a worker that did not get the answer of a claim, and whose heartbeats would keep from
--- everybody what that has taken. Returns how many.
+-- Releases the open attempts of a worker that it does not know, which do not count; returns how many.
+-- The known ones are named by job_ids and receipts. For a worker that did not get the answer of a claim: its heartbeats
+-- would keep the jobs of that claim from all workers.
 -- Locks: the worker, for which it waits until the worker's open claims have committed, then the claims as complete_many
--- does. Raises 22023, JQ004; 42501 when it was registered by another login; 55P03 when one of these is held for longer
--- than claim_wait.
+-- does.
+-- Raises 22023, JQ004; 42501 when it was registered by another login; 55P03 when one of these is held for longer than
+-- claim_wait.
 create or replace function awa.release_unknown(worker_id bigint, job_ids bigint[], receipts bigint[]) returns bigint
 language plpgsql
 volatile
@@ -33,4 +34,4 @@ begin
 end
 $$;
 comment on function awa.release_unknown is
-  'Releases the open attempts of a worker that it does not know; returns how many';
+  'Releases the open attempts of a worker that it does not know, which do not count; returns how many';
