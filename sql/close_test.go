@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -79,6 +80,25 @@ func TestManyBesideAnOpenSingle(t *testing.T) {
 		require.Equal(t, int64(5), one[int64](many, "select completed from awa.queue_counts('q')"))
 		require.Zero(t, one[int64](many, "select running from awa.queue_counts('q')"))
 	}
+}
+
+// Claims are locked in ascending order, whatever the order of the answers: who waits for one holds none after it.
+func TestManyOutOfOrderBesideAnOpenMany(t *testing.T) {
+	d := newDatabase(t)
+	open, many, watcher := d.session(), d.session(), d.session()
+	open.enqueueMany("q", 8)
+	before, after := open.claim("q", 4), open.claim("q", 4)
+	open.exec("begin")
+	require.Empty(t, open.completeMany(before[:2]))
+	jobs := slices.Concat(after[2:], before[2:])
+	wait := many.background("create temp table stale as select awa.complete_many($1, $2) as job_id", ids(jobs),
+		receipts(jobs))
+	watcher.waitUntilBlocked(many)
+	require.Empty(t, open.completeMany(after[:2]), "nobody waits for both of them")
+	open.exec("commit")
+	require.NoError(t, wait())
+	require.Zero(t, one[int64](many, "select count(*) from stale"))
+	require.Equal(t, int64(8), one[int64](many, "select completed from awa.queue_counts('q')"))
 }
 
 // The other way round: a single form waits while a _many form of the same claim is not committed.

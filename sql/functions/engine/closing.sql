@@ -160,7 +160,6 @@ begin
     if v_length is null or v_length < 1 or v_claim.size = 1 or v_claim.holds_keys
        or receipts[v_at : v_at + v_length - 1] is distinct from array(select generate_series(v_first, v_first + v_length - 1))
        or job_ids[v_at : v_at + v_length - 1] is distinct from v_claim.job_ids[(v_first & 4095) + 1 : (v_first & 4095) + v_length]
-       or not pg_try_advisory_xact_lock(awa._claim_key(v_claim_id))
     then
       return false;
     end if;
@@ -169,6 +168,12 @@ begin
     v_items := v_items || (v_first & 4095)::int;
     v_lengths := v_lengths || v_length;
     v_at := v_at + v_length;
+  end loop;
+  -- Only now: with a lock in hand, receipts in another order would wait for claims before it.
+  foreach v_claim_id in array v_claims loop
+    if not pg_try_advisory_xact_lock(awa._claim_key(v_claim_id)) then
+      return false;
+    end if;
   end loop;
   if awa._is_crowded() then
     return false;
