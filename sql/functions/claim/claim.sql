@@ -14,19 +14,17 @@ select c.lane_seq, c.lo, c.hi, c.pos_xid as at_xid, c.pos_id as at_id, c.first_x
  where false;
 comment on view awa._window_row is 'A type: a part of a lane''s window, as claim reads it. The view itself is always empty';
 
--- Takes up to max_jobs jobs of a queue, lane by lane, in the order (xid, job_id) of each lane.
--- Locks: the worker, shared, then the queue, until the caller's transaction ends. Raises 22023, JQ004, 55P03 when
--- somebody else holds one of them for too long, 42501 when the worker was registered by another login, and 55000 in a
--- database that was restored from a dump.
--- Durable says whether the caller's transaction waits for the disk when it commits. Null leaves that as it is.
---
--- A window is what became visible between two snapshots, lo and hi. It is read in two kinds of parts: the entries of
--- each transaction that was in progress at lo (late commits, one claim row for each), then everything that began after
--- lo. Reading "up to a snapshot" is what PgQ does for batches; here the position within the window is kept too.
---
--- One statement reads a part, appends the claim and returns the jobs, so that each entry is read once. It has one lower
--- bound for the index: with a second one beside it the scan would begin at the beginning of the lane. The upper bound
--- is of the transaction alone: a row comparison does not end the scan where the second column decides.
+-- Takes up to max_jobs jobs of a queue for a lease, lane by lane, in the order (xid, job_id) of each lane.
+-- durable: whether the caller's transaction waits for the disk when it commits. Null leaves that as it is.
+-- Locks: the worker, shared, then the queue, until the caller's transaction ends.
+-- Raises 22023, JQ004; 55P03 when another session holds one of these for too long; 42501 when the worker was registered
+-- by another login; 55000 in a database that was restored from a dump.
+-- Why: a window is the entries that became visible between two snapshots, lo and hi. It is read in two kinds of parts:
+-- the entries of each transaction that was in progress at lo (late commits, one claim row for each), then all entries
+-- that began after lo. Reading "up to a snapshot" is how PgQ makes batches; here the position within the window is kept
+-- too. One statement reads a part, appends the claim and returns the jobs, so that each entry is read once. It has one
+-- lower bound for the index: with a second one beside it the scan would begin at the beginning of the lane. The upper
+-- bound is of the transaction alone: a row comparison does not end the scan where the second column decides.
 create or replace function awa.claim(
   queue     text,
   max_jobs  int default 1,
@@ -125,9 +123,11 @@ begin
   end if;
 end
 $$;
-comment on function awa.claim is 'Takes up to max_jobs jobs of a queue, for a lease';
+comment on function awa.claim is
+  'Takes up to max_jobs jobs of a queue for a lease, lane by lane, in the order (xid, job_id) of each lane';
 
--- Refuses what claim does not take, and locks the worker and the queue. Returns the snapshot up to which is read.
+-- Refuses invalid arguments of claim, and locks the worker and the queue.
+-- Returns the snapshot up to which the claim reads.
 create or replace function awa._begin_claim(queue text, max_jobs int, worker_id bigint, lease interval, durable boolean) returns pg_snapshot
 language plpgsql
 as $$
@@ -149,9 +149,11 @@ begin
   return awa._snapshot();
 end
 $$;
-comment on function awa._begin_claim is 'Refuses what claim does not take, and locks the worker and the queue';
+comment on function awa._begin_claim is 'Refuses invalid arguments of claim, and locks the worker and the queue';
 
--- Refuses what claim does not take, and locks the worker, shared: until the claim commits, it can't be deregistered.
+-- Refuses invalid arguments of claim, and locks the worker, shared.
+-- Raises 22023, JQ004, 42501, 55P03.
+-- Why: until the claim commits, the worker can't be deregistered.
 create or replace function awa._check_claim(queue text, max_jobs int, worker_id bigint, lease interval) returns void
 language plpgsql
 as $$
@@ -180,12 +182,14 @@ begin
   end if;
 end
 $$;
-comment on function awa._check_claim is 'Refuses what claim does not take, and locks the worker';
+comment on function awa._check_claim is 'Refuses invalid arguments of claim, and locks the worker, shared';
 
--- What a claim needs to know: the settings, the segments, and the lanes of the queue in the order in which they are
--- served; none of a paused queue. Raises 55000. In a statement that begins after the snapshot: whoever pauses the
--- queue, and then enqueues, can rely on the pause; and an entry that the snapshot shows lies in a lane that this
--- statement sees. One statement, since each costs as much as some entries.
+-- The settings, the segments, and the lanes of a queue in the order in which a claim serves them.
+-- A paused queue has no lanes.
+-- Raises 55000.
+-- Why: in a statement that begins after the snapshot. A session that pauses the queue, and then enqueues, can rely on
+-- the pause; and an entry that the snapshot shows lies in a lane that this statement sees. One statement, since each
+-- costs as much as some entries.
 create or replace function awa._claim_terms(
   queue text, now pg_snapshot, lease interval, out queue_id bigint, out claim_bytes bigint, out segment smallint, out cleaned smallint, out cleaned_until pg_snapshot, out lanes bigint[], out has_tombstones boolean, out is_there boolean,
   out claimed_at timestamptz, out lease_until timestamptz, out deadline_at timestamptz
@@ -224,9 +228,10 @@ begin
   end if;
 end
 $$;
-comment on function awa._claim_terms is 'What a claim needs to know: the settings, the segments, and the lanes of the queue';
+comment on function awa._claim_terms is
+  'The settings, the segments, and the lanes of a queue in the order in which a claim serves them';
 
--- Lanes in the order in which claim serves them, without those in which there is nothing new.
+-- Lanes in the order in which claim serves them, without lanes that have no new entries.
 -- The front lane comes first, then the lanes by their priority, less one for each aging interval that the head has
 -- waited.
 create or replace function awa._by_age(lanes bigint[], now pg_snapshot, claimed_at timestamptz, aging interval, cleaned smallint, cleaned_until pg_snapshot) returns bigint[]
@@ -255,11 +260,12 @@ as $$
                 l.lane
     ) l
 $$;
-comment on function awa._by_age is 'Lanes in the order in which claim serves them';
+comment on function awa._by_age is
+  'Lanes in the order in which claim serves them, without lanes that have no new entries';
 
--- The head of a lane: since when the first entry after a place is ready; late commits aside, and also if it is buried.
--- Says how long it took to look; and that it is far when that took long
--- twice, which tells a long way over what is not visible from a busy machine.
+-- Since when the first entry of a lane after a place is ready, and whether it was hard to find.
+-- Late commits do not count, and buried entries do. took is the time of the look. is_far: it took long twice, which
+-- distinguishes a long way over invisible entries from a busy machine.
 create or replace function awa._head(lane bigint, after_xid xid8, after_id bigint, cleaned smallint, cleaned_until pg_snapshot, out ready_at timestamptz, out took interval, out is_far boolean)
 language plpgsql
 as $$
@@ -281,13 +287,15 @@ begin
   end loop;
 end
 $$;
-comment on function awa._head is 'Since when the first entry of a lane is ready, and whether it was hard to find';
+comment on function awa._head is
+  'Since when the first entry of a lane after a place is ready, and whether it was hard to find';
 
--- Where a lane is to be read on. Where the last window was read to its end the next one reaches to now; so does an open
--- one from which nothing that was in progress has been committed before the place that it has come to: what is new
--- comes after that place. A lane without a cursor begins at the first transaction there can be.
+-- Where a lane is to be read on.
+-- Where the last window was read to its end the next one reaches to now. So does an open one from which no transaction
+-- that was in progress has committed before the place that it has come to: new entries come after that place. A lane
+-- without a cursor begins at the first transaction there can be.
 -- Why: the newest claim of a lane is most often in the current segment, and then the plan holds no other one. No older
--- segment holds a newer claim: claims of a lane come one after the other, each to the segment that is the current one.
+-- segment holds a newer claim: claims of a lane come one after the other, each to the current segment of its time.
 create or replace function awa._open_window(segment smallint, lane bigint, now pg_snapshot, has_tombstones boolean) returns awa._window_row
 language plpgsql
 as $$
@@ -334,9 +342,10 @@ language sql immutable strict parallel safe
 return (pg_snapshot_xmax(snapshot)::text::bigint - 1)::text::xid8;
 comment on function awa._last_xid is 'The last transaction that can be visible in a snapshot';
 
--- The next part of a window whose late commits may not have been read: those of one transaction, or what came after lo.
--- Late commits are probed one transaction at a time: as a list they would be a filter over the lane's whole history.
--- And by a subquery with a limit, not by exists, which the planner may turn into a join that reads the whole lane.
+-- The next part of a window whose late commits may not have been read: those of one transaction, or all after lo.
+-- Why: late commits are probed one transaction at a time, since as a list they would be a filter over the lane's whole
+-- history. And by a subquery with a limit, not by exists, which the planner may turn into a join that reads the whole
+-- lane.
 create or replace function awa._late_part(lane bigint, part awa._window_row, cleaned smallint, cleaned_until pg_snapshot) returns awa._window_row
 language plpgsql
 as $$
@@ -370,10 +379,11 @@ begin
   return part;
 end
 $$;
-comment on function awa._late_part is 'The next part of a window whose late commits may not have been read';
+comment on function awa._late_part is
+  'The next part of a window whose late commits may not have been read: those of one transaction, or all after lo';
 
--- What comes after a part of which so many jobs were taken. is_read says that there is nothing left in the lane,
--- is_full that there is, and that it does not fit; bytes are those of the part.
+-- The part of a window that comes after a part of which so many jobs were taken.
+-- is_read: nothing is left in the lane. is_full: jobs are left, and do not fit. bytes are those of the part.
 create or replace function awa._next_part(segment smallint, lane bigint, now pg_snapshot, part awa._window_row, jobs int, is_first boolean, cleaned smallint, cleaned_until pg_snapshot) returns awa._window_row
 language plpgsql
 as $$
@@ -413,11 +423,11 @@ begin
   return part;
 end
 $$;
-comment on function awa._next_part is 'What comes after a part of a window';
+comment on function awa._next_part is 'The part of a window that comes after a part of which so many jobs were taken';
 
--- Appends a claim, which is its lane's cursor from then on, and returns its id; with the unique keys of its jobs where
--- it holds any.
--- Why: each statement names the table of its segment, so that nothing has to be looked up, or locked, of the others.
+-- Appends a claim, which is its lane's cursor from then on; returns its id.
+-- With the unique keys of its jobs, where it holds any.
+-- Why: each statement names the table of its segment, so that no other segment has to be looked up, or locked.
 create or replace function awa._append_claim(claim awa.lease_claims, keys bytea[] default null) returns bigint
 language plpgsql
 as $$
@@ -435,7 +445,7 @@ begin
   return claim.claim_id;
 end
 $$;
-comment on function awa._append_claim is 'Appends a claim, which is its lane''s cursor from then on';
+comment on function awa._append_claim is 'Appends a claim, which is its lane''s cursor from then on; returns its id';
 
 -- Whether an entry is buried.
 create or replace function awa._is_buried(lane bigint, xid xid8, job_id bigint) returns boolean

@@ -1,14 +1,15 @@
 -- The id of a queue, the current segment, and whether the database is at home on this server.
 
--- The id of a queue: the first 54 bits of the SHA-256 of its name. No producer has to wait for another one to agree on
--- it.
+-- The id of a queue: the first 54 bits of the SHA-256 of its name.
+-- Why: no producer has to wait for another one to agree on it.
 create or replace function awa._queue_id(queue text) returns bigint
 language sql stable strict parallel safe
 return ('x' || left(encode(sha256(convert_to(queue, 'UTF8')), 'hex'), 14))::bit(54)::bigint;
-comment on function awa._queue_id is 'The id of a queue';
+comment on function awa._queue_id is 'The id of a queue: the first 54 bits of the SHA-256 of its name';
 
--- A lane: 54 bits of the queue, six of the shard, three of the priority. The planner puts the expression in the place
--- of the call. Views that readers may see hold the expressions (lane >> 9): a reader may not call these functions.
+-- A lane of a queue, by its priority and shard; priority 0 is the front lane.
+-- It has 54 bits of the queue, six of the shard, three of the priority. The planner puts the expression in the place of
+-- the call. Views that readers may see hold the expressions (lane >> 9): a reader may not call these functions.
 create or replace function awa._lane(queue_id bigint, priority int, shard int default 0) returns bigint
 language sql immutable strict parallel safe
 return queue_id << 9 | (shard << 3 | priority)::bigint;
@@ -32,16 +33,18 @@ language sql immutable strict parallel safe
 return queue_id << 9 | 511;
 comment on function awa._last_lane is 'The last lane that a queue can have';
 
--- The lanes of a queue that jobs have been put to, in ascending order; also those of a dropped queue, until it is
--- forgotten. Whatever a snapshot shows of a queue is in a lane that it shows here.
+-- The lanes of a queue that jobs have been put to, in ascending order.
+-- Also those of a dropped queue, until it is forgotten. All rows of a queue that a snapshot shows are in lanes that it
+-- shows here.
 create or replace function awa._lanes_of(queue_id bigint, out lane bigint) returns setof bigint
 language sql stable
 as $$ select distinct q.lane from awa.queues q where q.queue_id = _lanes_of.queue_id and q.lane is not null order by q.lane $$;
-comment on function awa._lanes_of is 'The lanes of a queue that jobs have been put to';
+comment on function awa._lanes_of is 'The lanes of a queue that jobs have been put to, in ascending order';
 
--- Notes that lanes are in use, unless they are. Whatever appends to a lane calls this in the same transaction. The name
--- of their queue is looked up where it is not given. Buried says that they get tombstones, too.
--- Why: no unique index, since nobody may wait for another one's commit. A row that another transaction has not
+-- Notes that lanes are in use, unless they are.
+-- Each function that appends to a lane calls this in the same transaction. The name of their queue is looked up where
+-- it is not given. buried: they get tombstones, too.
+-- Why: no unique index, since no session may wait for the commit of another one. A row that another transaction has not
 -- committed yet is not found, and one that was dropped with its queue does not count: then there is one more.
 create or replace function awa._use_lanes(lanes bigint[], queue text default null, buried boolean default false) returns void
 language plpgsql
@@ -55,7 +58,8 @@ end
 $$;
 comment on function awa._use_lanes is 'Notes that lanes are in use, unless they are';
 
--- The id of a queue that exists. Raises 22023, JQ002.
+-- The id of a queue that exists.
+-- Raises 22023, JQ002.
 create or replace function awa._require_queue(queue text) returns bigint
 language plpgsql
 as $$
@@ -71,10 +75,10 @@ begin
   return v_queue_id;
 end
 $$;
-comment on function awa._require_queue is 'The id of a queue that exists, or JQ002';
+comment on function awa._require_queue is 'The id of a queue that exists';
 
--- The segment that new entries and claims go to. Raises 55000 in a database that was restored from a dump: the
--- transaction ids in it are another server's.
+-- The segment that new entries and claims go to.
+-- Raises 55000 in a database that was restored from a dump: the transaction ids in it are another server's.
 create or replace function awa._current_segment() returns smallint
 language plpgsql stable
 as $$
@@ -107,10 +111,11 @@ end
 $$;
 comment on function awa._refuse_missing is 'Raises 55000 for a table whose row is missing';
 
--- Whether a database was restored from a dump, or filled by logical replication. ring holds the OIDs of tables, and
--- origin the transaction and the server that wrote its row. A restore gives both other values; but two fresh servers
--- may give tables the same OIDs, or transactions the same ids. Where one of the two is as it was, it is the server that
--- decides: on the same one, a table or the row was only rewritten (pg_repack, say). A restore of data alone adds a row.
+-- Whether a database was restored from a dump, or filled by logical replication.
+-- ring holds the OIDs of tables, and origin the transaction and the server that wrote its row. A restore gives both
+-- other values; but two fresh servers may give tables the same OIDs, or transactions the same ids. Where one of the two
+-- is as it was, the server decides: on the same one, a table or the row was only rewritten (by pg_repack, for example).
+-- A restore of data alone adds a row.
 create or replace function awa._is_restored() returns boolean
 language sql stable
 as $$
@@ -123,8 +128,8 @@ as $$
 $$;
 comment on function awa._is_restored is 'Whether a database was restored from a dump, or filled by logical replication';
 
--- Notes that the database is at home on this server. In a subtransaction, the xmin of a row is that of the
--- subtransaction.
+-- Notes that the database is at home on this server.
+-- Why: in a subtransaction, the xmin of a row is that of the subtransaction.
 create or replace function awa._set_origin() returns void
 language plpgsql
 as $$
@@ -140,9 +145,9 @@ end
 $$;
 comment on function awa._set_origin is 'Notes that the database is at home on this server';
 
--- Writes origin again, and the OIDs in ring, where a table was rewritten, or the server has another identifier since
--- pg_upgrade: so that the next of these, together with the last one, is not taken for a restore. The caller has locked
--- ring, and seen that it was none.
+-- Writes origin again where a table was rewritten, or the server has another identifier since pg_upgrade.
+-- Writes the OIDs in ring, too. The caller has locked ring, and seen that the database was not restored.
+-- Why: the next of these changes, together with the last one, must not be taken for a restore.
 create or replace function awa._keep_origin() returns void
 language sql
 as $$
@@ -150,4 +155,5 @@ as $$
    where (select r.tables from awa.ring r) <> array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]
       or exists (select from awa.origin o, pg_control_system() c where o.xid <> o.xmin or o.server <> c.system_identifier)
 $$;
-comment on function awa._keep_origin is 'Writes origin again where a table was rewritten, or the server has another identifier';
+comment on function awa._keep_origin is
+  'Writes origin again where a table was rewritten, or the server has another identifier since pg_upgrade';

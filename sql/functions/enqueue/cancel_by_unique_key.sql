@@ -1,7 +1,8 @@
--- Cancels the job that holds a unique key, which is given as for enqueue_unique. Returns its id; no row when no job
--- holds the key that has not ended.
--- A job that runs is taken from its worker, which learns of it by its next heartbeat. Locks as cancel. Raises 22023,
--- JQ004; 40001, also at commit, when the job moved on meanwhile.
+-- Cancels the job that holds a unique key, which is given as for enqueue_unique; returns its id.
+-- No row when no job that has not ended holds the key. A running job is taken from its worker, which learns of it by
+-- its next heartbeat.
+-- Locks: as cancel.
+-- Raises 22023, JQ004; 40001, also at commit, when the job moved on meanwhile.
 create or replace function awa.cancel_by_unique_key(
   queue         text default null,
   kind          text default null,
@@ -52,4 +53,5 @@ begin
   end if;
 end
 $$;
-comment on function awa.cancel_by_unique_key is 'Cancels the job that holds a unique key; returns its id';
+comment on function awa.cancel_by_unique_key is
+  'Cancels the job that holds a unique key, which is given as for enqueue_unique; returns its id';

@@ -1,5 +1,6 @@
--- Appends one job; it exists when the caller's transaction commits.
--- Takes no lock that another producer or a claim waits for. Raises 22023.
+-- Appends one job and returns its id; it exists when the caller's transaction commits.
+-- Takes no lock that another producer or a claim waits for.
+-- Raises 22023.
 create or replace function awa.enqueue(
   queue        text,
   kind         text,
@@ -25,11 +26,13 @@ begin
   return (awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata))[1];
 end
 $$;
-comment on function awa.enqueue is 'Appends one job and returns its id; it exists when the caller''s transaction commits';
+comment on function awa.enqueue is
+  'Appends one job and returns its id; it exists when the caller''s transaction commits';
 
--- Appends one job per element of args, and returns the ids in that order. What every form of enqueue ends in.
--- Ids are drawn, and there are no unique keys, unless there is one for each. Now is the time by which it is decided
--- whether run_at has passed: read once, since the keys that a job holds depend on that.
+-- Appends one job per element of args, and returns the ids in that order.
+-- Every form of enqueue ends in it. Ids are drawn, and there are no unique keys, unless there is one for each. now
+-- decides whether run_at has passed.
+-- Why: now is read once, since the keys that a job holds depend on it.
 create or replace function awa._append(
   queue        text,
   kind         text,
@@ -98,10 +101,11 @@ begin
   return v_job_ids;
 end
 $$;
-comment on function awa._append is 'Appends one job per element of args';
+comment on function awa._append is 'Appends one job per element of args, and returns the ids in that order';
 
--- The bytes of text of each of args, with tags and metadata, which go along with it. Refuses what is too long or nested
--- too deep.
+-- The bytes of text of each of args, with tags and metadata, which go along with it.
+-- Refuses a job that is too long or nested too deep.
+-- Raises 22023.
 create or replace function awa._body_bytes(args jsonb[], tags text[], metadata jsonb) returns int[]
 language plpgsql
 as $$
@@ -115,9 +119,11 @@ begin
     select v_beside + case when pg_column_size(a) > v_small then awa._json_bytes('args', a, v_beside) else octet_length(a::text) end from unnest(args) a);
 end
 $$;
-comment on function awa._body_bytes is 'The bytes of text of each of args, with tags and metadata';
+comment on function awa._body_bytes is
+  'The bytes of text of each of args, with tags and metadata, which go along with it';
 
--- Refuses what enqueue does not take.
+-- Refuses invalid arguments of enqueue.
+-- Raises 22023.
 create or replace function awa._check_options(queue text, kind text, priority int, run_at timestamptz, max_attempts int, tags text[]) returns void
 language plpgsql
 as $$
@@ -139,4 +145,4 @@ begin
   end if;
 end
 $$;
-comment on function awa._check_options is 'Refuses what enqueue does not take';
+comment on function awa._check_options is 'Refuses invalid arguments of enqueue';

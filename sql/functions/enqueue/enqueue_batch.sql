@@ -1,8 +1,10 @@
--- Appends jobs of any queues and kinds, from an array of objects with the fields of enqueue, and unique: an object with
--- the fields key, by, period, zone and states, as the arguments of enqueue_unique. Says for each
--- whether it was inserted; otherwise the id is that of the job that holds the key. Neighbours that differ in args and
--- unique alone are appended together, so sort them when there are thousands.
--- Locks: the unique keys, in their order; waits as enqueue_unique. Raises as that does.
+-- Appends jobs of any queues and kinds, unless others hold their unique keys; returns whether each was inserted.
+-- jobs is an array of objects with the fields of enqueue, and unique: an object with the fields key, by, period, zone
+-- and states, as the arguments of enqueue_unique. Where a job was not inserted, the id is that of the job that holds
+-- the key. Neighbours that differ in args and unique alone are appended together, so sort them when there are
+-- thousands.
+-- Locks: the unique keys, in their order; waits as enqueue_unique.
+-- Raises as enqueue_unique does.
 create or replace function awa.enqueue_batch(jobs jsonb) returns setof awa.enqueue_unique_row
 language plpgsql
 volatile
@@ -81,10 +83,12 @@ begin
   return query select unnest(v_job_ids), unnest(v_inserted);
 end
 $$;
-comment on function awa.enqueue_batch is 'Appends jobs of any queues and kinds, unless others hold their unique keys, and says for each whether it was inserted';
+comment on function awa.enqueue_batch is
+  'Appends jobs of any queues and kinds, unless others hold their unique keys; returns whether each was inserted';
 
--- The unique keys of job objects; null for those that have none. Refuses the first object whose values enqueue would
--- refuse, and says which one it is.
+-- The unique keys of job objects, once their values have been checked; null for jobs without one.
+-- Refuses the first object whose values enqueue would refuse, and names its ordinal.
+-- Raises 22023.
 create or replace function awa._checked_keys(jobs jsonb, now timestamptz) returns bytea[]
 language plpgsql
 as $$
@@ -115,9 +119,11 @@ exception when invalid_parameter_value then
   raise exception using errcode = '22023', message = 'jobs: ' || v_message, detail = format('Element %s: %s', v_job.place, v_detail), hint = v_hint;
 end
 $$;
-comment on function awa._checked_keys is 'The unique keys of job objects, once their values have been checked';
+comment on function awa._checked_keys is
+  'The unique keys of job objects, once their values have been checked; null for jobs without one';
 
--- The period of a unique key, from a text. Raises 22023.
+-- The period of a unique key, from a text.
+-- Raises 22023.
 create or replace function awa._key_period(value text) returns interval
 language plpgsql strict
 as $$
@@ -129,11 +135,11 @@ end
 $$;
 comment on function awa._key_period is 'The period of a unique key, from a text';
 
--- The strings of a JSON array; null for anything else.
+-- The strings of a JSON array; null for any other value.
 create or replace function awa._texts(value jsonb) returns text[]
 language sql immutable
 return case when jsonb_typeof(value) = 'array' then array(select t.text from jsonb_array_elements_text(value) with ordinality t(text, n) order by t.n) end;
-comment on function awa._texts is 'The strings of a JSON array';
+comment on function awa._texts is 'The strings of a JSON array; null for any other value';
 
 -- The fields of a job object, but for args.
 create or replace function awa._job_options(
@@ -160,9 +166,10 @@ end
 $$;
 comment on function awa._job_options is 'The fields of a job object, but for args';
 
--- A timestamp from a text as in RFC 3339, whatever DateStyle and TimeZone are; the seconds may be missing, and the zone
--- may be shorter. The server itself takes neither the year 0000, nor offsets of 16 hours and more, nor very long
--- fractions. Raises 22023.
+-- A timestamp from a text as in RFC 3339, whatever DateStyle and TimeZone are.
+-- The seconds may be missing, and the zone may be shorter. The server itself takes neither the year 0000, nor offsets
+-- of 16 hours and more, nor very long fractions.
+-- Raises 22023.
 create or replace function awa._timestamp(value text) returns timestamptz
 language plpgsql strict
 as $$
@@ -180,9 +187,10 @@ exception when data_exception then
   perform awa._refuse('run_at must be a timestamp as in RFC 3339, with a zone', value, 'Pass something like "2031-05-01T09:00:00+02:00" or "2031-05-01T07:00:00Z".');
 end
 $$;
-comment on function awa._timestamp is 'A timestamp from a text as in RFC 3339';
+comment on function awa._timestamp is 'A timestamp from a text as in RFC 3339, whatever DateStyle and TimeZone are';
 
--- Refuses a job object whose fields are not of enqueue's names and types, and says which one it is. Raises 22023.
+-- Refuses a job object whose fields are not of enqueue's names and types, and names its ordinal.
+-- Raises 22023.
 create or replace function awa._check_fields(job jsonb, place bigint) returns void
 language plpgsql
 as $$
@@ -227,7 +235,8 @@ begin
   end loop;
 end
 $$;
-comment on function awa._check_fields is 'Refuses a job object whose fields are not of enqueue''s names and types';
+comment on function awa._check_fields is
+  'Refuses a job object whose fields are not of enqueue''s names and types, and names its ordinal';
 
 -- Whether a JSON value is null or an array of strings.
 create or replace function awa._is_list(value jsonb) returns boolean

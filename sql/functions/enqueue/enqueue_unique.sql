@@ -2,13 +2,13 @@
 create or replace view awa.enqueue_unique_row as select t.job_id, t.cancels as inserted from awa.ready_tombstones t where false;
 comment on view awa.enqueue_unique_row is 'The row that enqueue_unique returns: the job that holds the key, and whether this call inserted it. The view itself is always empty';
 
--- Appends one job, unless another one holds its unique key: then that one's id is returned. The key is a text
--- (unique_key), or made of any of queue, kind and args (unique_by). A job holds it in the states
--- of unique_states: by default all in which it has not ended. With a unique_period there is a key for each period: that
--- of run_at, or of now. Then a job that has completed holds it, too, to the end of the
--- period, unless unique_states says otherwise; and it may not be kept any more.
--- Waits for a transaction that is about to take, or to let go of, the same key. Raises 22023; and 40001 at REPEATABLE
--- READ and above, when somebody took the key that the snapshot does not see.
+-- Appends one job, unless another one holds its unique key; returns the one that holds it.
+-- The key is a text (unique_key), or made of any of queue, kind and args (unique_by). A job holds it in the states of
+-- unique_states: by default all in which it has not ended. With a unique_period there is a key for each period: that of
+-- run_at, or of now. Then a completed job holds it, too, to the end of the period, unless unique_states excludes that;
+-- the job may not be kept any more.
+-- Locks: the key. Waits for a transaction that is about to take, or to let go of, the same key.
+-- Raises 22023; 40001 at REPEATABLE READ and above, when another session took the key that the snapshot does not see.
 create or replace function awa.enqueue_unique(
   queue         text,
   kind          text,
@@ -50,4 +50,5 @@ begin
   return query select v_job.job_id, v_job.taken;
 end
 $$;
-comment on function awa.enqueue_unique is 'Appends one job, unless another one holds its unique key; returns the one that holds it';
+comment on function awa.enqueue_unique is
+  'Appends one job, unless another one holds its unique key; returns the one that holds it';
