@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(382);
+select plan(383);
 
 -- States
 select is(
@@ -230,6 +230,8 @@ select isnt((select p.name from awa._unique_period('1 day', z, now()) p), null,
   from unnest('{Europe/Berlin,america/new_york,Etc/GMT+5,Etc/GMT-14,GMT0,EST5EDT,UTC,CET}'::text[]) z;
 select is((select p.ends from awa._unique_period('1 day', 'Etc/GMT-5', '2026-11-28 20:00+00') p),
   '2026-11-29 19:00+00'::timestamptz, 'Etc/GMT-5 is east');
+select is((select p.ends from awa._unique_period('1 day', 'CET', '2026-07-01 20:00+00') p),
+  '2026-07-01 22:00+00'::timestamptz, 'a name that is also an abbreviation keeps its summer time');
 select pg_temp.refused(format('select awa._unique_key(%s, null, null, now())', c.args), '22023', c.names, c.description)
   from (values
     (1, $$'q', 'k', '{}', '', null, null$$, 'unique_key', 'an empty key'),

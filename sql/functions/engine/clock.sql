@@ -5,7 +5,7 @@
 -- The name of a time zone with a colon before it, as the other functions of this file take it.
 -- Raises 22023 when it is none of the names in pg_timezone_names.
 -- Why: the view itself reads the file of each zone, which takes a quarter of a second.
-create or replace function awa._zone(zone text) returns text
+create or replace function awa._zone(zone text, argument text default 'timezone') returns text
 language plpgsql stable
 as $$
 #variable_conflict use_variable
@@ -20,7 +20,7 @@ begin
     end;
   end if;
   if not v_is_known then
-    perform awa._refuse('timezone must be a time zone by its name', zone,
+    perform awa._refuse(argument || ' must be a time zone by its name', zone,
       'Pass a name of pg_timezone_names, such as Europe/Berlin. Zones of a fixed offset are Etc/GMT-5, which is five '
       'hours east, and its like.');
   end if;

@@ -130,19 +130,7 @@ begin
       'Leave it out for a key that holds at any time.');
   end if;
   if v_zone <> 'UTC' then
-    begin
-      v_local := at at time zone v_zone;
-    exception when data_exception then
-      v_zone := '';
-    end;
-    -- Not what PostgreSQL takes for a zone of POSIX: UTC+5 is five hours west of UTC there, and so is Europe/Berlin5.
-    -- The names of the time zone database with numbers are these.
-    if v_zone = ''
-      or v_zone ~ '[0-9]' and v_zone !~* '^(etc/gmt[-+]?[0-9]{1,2}|gmt[-+]?0|(est5e|cst6c|mst7m|pst8p)dt)$' then
-      perform awa._refuse('unique_zone must be a time zone by its name', zone,
-        'Pass a name such as Europe/Berlin, or leave it out for UTC. Zones of a fixed offset are Etc/GMT-5, which is '
-        'five hours east, and its like.');
-    end if;
+    v_zone := awa._zone(v_zone, 'unique_zone');
   end if;
   if length is null then
     return;
