@@ -65,7 +65,7 @@ func TestInstallCallsNothingOfOthers(t *testing.T) {
 			require.Equal(t, "awa_", result.RolePrefix)
 			require.True(t, result.Changed)
 		}
-		s.exec("update awa.schema_version set sources = ''") // the next time all is installed again
+		s.exec("comment on schema awa is null") // the next time all is installed again
 	}
 	require.Zero(t, one[int64](s, "select pg_catalog.count(*) from public.hits"))
 	s.exec("set search_path = pg_catalog")
@@ -110,7 +110,7 @@ func TestInstallLooksBeforeItReads(t *testing.T) {
 		t.Run(problem, func(t *testing.T) {
 			d := newDatabase(t)
 			s := d.session()
-			s.exec(hit + "update awa.schema_version set sources = '';" + tamper)
+			s.exec(hit + "comment on schema awa is null;" + tamper)
 			_, err := driver.Migrate(s.ctx, d.url)
 			require.Equal(t, "55000", sqlState(err))
 			require.ErrorContains(t, err, "awa.schema_version "+problem)
@@ -254,7 +254,7 @@ func TestInstallWithoutASuperuser(t *testing.T) {
 				result, err := driver.Migrate(s.ctx, url)
 				require.NoError(t, err)
 				warnings := slices.DeleteFunc(result.Warnings, aboutSnapshots)
-				require.Equal(t, c.warns, len(warnings) > 0, "%v", warnings)
+				require.Equal(t, c.warns && result.Changed, len(warnings) > 0, "%v", warnings)
 			}
 			require.Equal(t, []string{c.owner},
 				list[string](s, "select distinct proowner::regrole::text from pg_proc where pronamespace = 'awa'::regnamespace"))
@@ -293,7 +293,7 @@ func TestInstallBecomesAMemberOfAwasOwnerOnly(t *testing.T) {
 	require.ErrorContains(t, err, "alter role shy inherit")
 	_, err = driver.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
-	s.exec("grant awa_owner to shy; update awa.schema_version set sources = ''")
+	s.exec("grant awa_owner to shy; comment on schema awa is null")
 	_, err = driver.Migrate(t.Context(), withUser(t, own.URL(), "shy", "app"))
 	require.Equal(t, "42501", sqlState(err))
 	require.Contains(t, detail(err), "shy is a member of that role, but does not inherit its rights")
@@ -340,7 +340,11 @@ func TestInstallInASecondDatabase(t *testing.T) {
 		require.Equal(t, user+"s_", result.RolePrefix)
 		require.False(t, result.Changed)
 		_, err = driver.MigrateWithConfig(t.Context(), url(user, "of_"+user), driver.MigrateConfig{RolePrefix: "awa_"})
-		require.ErrorContains(t, err, "Awa is installed here with the role prefix "+user+"s_, not awa_")
+		if user == "plain" { // which has no roles yet, and may not have these
+			require.ErrorContains(t, err, "the role awa_owner owns things in other databases")
+		} else {
+			require.ErrorContains(t, err, "Awa is installed here with the role prefix "+user+"s_, not awa_")
+		}
 		database{t, url(user, "of_"+user)}.session().enqueue("q")
 	}
 	require.True(t, one[bool](database{t, url("bob", "of_bob")}.session(), `
@@ -566,7 +570,7 @@ func TestInstallWaitsForAnother(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, result.Changed)
 
-	s.exec("update awa.schema_version set sources = ''")
+	s.exec("comment on schema awa is null")
 	_, err = driver.MigrateWithConfig(t.Context(), d.url, driver.MigrateConfig{Wait: time.Millisecond})
 	require.Equal(t, "55P03", sqlState(err))
 	require.ErrorContains(t, err, "another installation is under way")

@@ -166,13 +166,15 @@ func TestUpgrade(t *testing.T) {
 	require.Equal(t, "0.2.0", one[string](s, "select awa.version()"))
 	for _, number := range []string{"0.3.0", "1.0.0"} {
 		s.exec("update awa.schema_version set functions = $1", number)
+		s.exec("comment on schema awa is null") // as after a restore without comments
 		_, err = driver.Migrate(s.ctx, d.url)
 		require.Equal(t, "55000", sqlState(err))
 		require.ErrorContains(t, err, "the database has Awa "+number+" (schema version 2), too new for this program")
 	}
 
 	// What users have on what is to go is not dropped.
-	s.exec("update awa.schema_version set functions = '0.2.0'; create view public.theirs as select * from awa.made_up()")
+	s.exec("update awa.schema_version set functions = '0.2.0'; comment on schema awa is null")
+	s.exec("create view public.theirs as select * from awa.made_up()")
 	_, err = d.installs(version(t, "0.2.1", migration2), install.Options{})
 	require.Equal(t, "2BP01", sqlState(err))
 	require.ErrorContains(t, err, "objects of others depend on what this version changes or no longer has")
@@ -188,21 +190,52 @@ func TestUpgrade(t *testing.T) {
 	s.balanced()
 }
 
-// With nothing to do, nothing is locked: it ends though others hold all there is.
+// With nothing to do, nothing is locked and nothing written: it ends though others hold all there is, or change the
+// schema. A login that works needs no more rights for that. Where something is to be done, who is in the way is named.
 func TestNothingToDoNeedsNoLock(t *testing.T) {
-	d := newDatabase(t)
-	s := d.session()
+	own := newServer(t)
+	d := own.database("busy", true)
+	s, dba := d.session(), d.session()
+	s.exec("create role pod login; grant awa_worker to pod; create role nobody login")
 	s.exec("begin")
-	for _, lock := range list[string](s,
-		"select case c.relkind when 'v' then format('alter view %s owner to awa_owner', c.oid::regclass) else format('lock "+
-			"table %s in access exclusive mode', c.oid::regclass) end from pg_class c where c.relnamespace = "+
-			"'awa'::regnamespace and c.relkind in ('r', 'p', 'v') and c.relname <> 'schema_version'") {
+	for _, lock := range list[string](s, `select case c.relkind when 'v'
+		         then format('alter view %s owner to awa_owner', c.oid::regclass)
+		         else format('lock table %s in access exclusive mode', c.oid::regclass)
+		       end
+		  from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v')`) {
 		s.exec(lock)
 	}
 	s.exec("select pg_advisory_xact_lock($1::bigint)", 0x6177616d696772)
-	result, err := driver.MigrateWithConfig(s.ctx, d.url, driver.MigrateConfig{Wait: time.Millisecond})
+	dba.exec("begin; grant usage on schema awa to pod; comment on schema awa is 'mine'")
+	for _, user := range []string{"postgres", "pod"} {
+		result, err := driver.MigrateWithConfig(s.ctx, withUser(t, d.url, user, "busy"),
+			driver.MigrateConfig{Wait: time.Millisecond})
+		require.NoError(t, err, user)
+		require.False(t, result.Changed)
+		require.Empty(t, result.Warnings)
+	}
+	s.exec("rollback")
+	_, err := driver.Migrate(s.ctx, withUser(t, d.url, "nobody", "busy"))
+	require.Equal(t, "42501", sqlState(err))
+
+	// Something is to be done.
+	dba.exec("rollback; begin; comment on schema awa is null; commit; begin; grant usage on schema awa to pod")
+	_, err = driver.MigrateWithConfig(s.ctx, d.url, driver.MigrateConfig{Wait: 50 * time.Millisecond})
+	require.Equal(t, "55P03", sqlState(err))
+	require.Contains(t, detail(err), fmt.Sprintf("It is changed by process %d of role postgres", dba.pid))
+	dba.exec("rollback")
+	_, err = driver.Migrate(s.ctx, withUser(t, d.url, "pod", "busy"))
+	require.Equal(t, "42501", sqlState(err))
+	result, err := driver.Migrate(s.ctx, d.url)
+	require.NoError(t, err)
+	require.True(t, result.Changed)
+	written := `select concat_ws(' ', n.xmin, n.xmax, d.xmin, v.xmin)
+		from pg_namespace n join pg_description d on d.objoid = n.oid, awa.schema_version v where n.nspname = 'awa'`
+	before := one[string](s, written)
+	result, err = driver.Migrate(s.ctx, d.url)
 	require.NoError(t, err)
 	require.False(t, result.Changed)
+	require.Equal(t, before, one[string](s, written))
 }
 
 // An upgrade that changes what a reader reads waits for it, but answers and counts do not wait for the upgrade: it lets

@@ -200,7 +200,8 @@ func TestMigrateWithoutPermission(t *testing.T) {
 func TestMigrateNamesTheHolder(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	holder := testdb.Connect(t, with(t, databaseURL, "application_name", "holder"))
-	execute(t, holder, "begin", "lock table awa.schema_version in access exclusive mode")
+	execute(t, holder, "comment on schema awa is null", // something is to be done
+		"begin", "lock table awa.schema_version in access exclusive mode")
 	for _, command := range []string{"migrate", "uninstall"} {
 		began := time.Now()
 		status, _, stderr := awa(t.Context(), command, "--wait", "300ms", "--database-url", databaseURL)

@@ -3,7 +3,7 @@
 begin
   return (
     select jsonb_build_object('version', s.version, 'functions', s.functions, 'role_prefix', s.role_prefix, 'tables',
-      to_jsonb(s) -> 'tables', 'sources', s.sources, 'catalog', s.catalog, 'views', s.views)
+      to_jsonb(s) -> 'tables', 'views', s.views)
       from awa.schema_version s
   );
 end
@@ -61,8 +61,6 @@ begin
       functions   text not null,
       role_prefix text not null,
       tables      text,
-      sources     text,
-      catalog     text,
       views       jsonb not null default '{}'
     );
     comment on table awa.schema_version is 'What is installed, in one row';
@@ -70,10 +68,6 @@ begin
     comment on column awa.schema_version.functions is 'The version of the functions';
     comment on column awa.schema_version.role_prefix is 'What the names of the roles begin with';
     comment on column awa.schema_version.tables is 'A hash of the migrations that were run';
-    comment on column awa.schema_version.sources is 'A hash of what was installed';
-    comment on column awa.schema_version.catalog is
-      'A hash of what the catalog held of it, owners and grants included, so that nothing is done where nothing was '
-      'changed';
     comment on column awa.schema_version.views is
       'Hashes of the text of each view, and of what the catalog made of it, so that what is as it was is not locked';
     insert into awa.schema_version (version, functions, role_prefix) values (0, '0', v_prefix);
@@ -165,13 +159,16 @@ begin
 
   execute c_catalog into v_catalog using v_ours;
   update awa.schema_version
-     set version = c_schema, functions = c_version, tables = '{{.Fingerprint}}', sources = c_sources,
-         catalog = v_catalog,
+     set version = c_schema, functions = c_version, tables = '{{.Fingerprint}}',
          views = (select jsonb_object_agg(p.view, jsonb_build_array(p.hash, md5(concat(r.ev_action, c.reloptions))))
                     from (values {{range $i, $p := .Views}}{{if $i}},
                       {{end}}('{{$p.Name}}', '{{$p.Hash}}'){{end}}) p(view, hash)
                     join pg_class c on c.relnamespace = v_namespace and c.relname = p.view
                     join pg_rewrite r on r.ev_class = c.oid);
+  -- What everybody can read without touching anything of the schema: so nothing is done, or locked, where nothing was
+  -- changed. The last hash is of what the catalog holds, owners and grants included.
+  execute format('comment on schema awa is %L', format('Awa %s, schema version %s, roles %s, sources %s, catalog %s',
+    c_version, c_schema, v_prefix, c_sources, v_catalog));
   return null;
 end
 {{end}}

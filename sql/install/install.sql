@@ -16,6 +16,9 @@ declare
   c_foreign constant text := $awa_code${{.ForeignQuery}}$awa_code$;
   c_expected constant jsonb := jsonb_build_object('relations', c_relations, 'triggers',
     $awa_code${{.TriggersJSON}}$awa_code$::jsonb);
+  -- How the owner is granted: to inherit its rights, and to give it things, from PostgreSQL 16 on two options.
+  c_with constant text :=
+    case when current_setting('server_version_num')::int >= 160000 then ' with inherit true, set true' else '' end;
   v_wait constant interval := coalesce(nullif(current_setting('awa.install_wait', true), ''), '1 minute')::interval;
   v_began constant timestamptz := clock_timestamp();
   v_asked constant text := nullif(current_setting('awa.role_prefix', true), '');
@@ -26,6 +29,8 @@ declare
   v_namespace oid;
   v_schema_owner oid;
   v_record record;
+  v_functions text;
+  v_glance text[];
   v_views jsonb;
   v_before int;
   v_problem text;
@@ -58,6 +63,7 @@ begin
 
   -- What is there: twice, since another installation may have changed it before this one has the installation's lock.
   for v_look in 1..2 loop
+{{template "glance" .}}
     loop
       v_namespace := null;
       v_before := 0;
@@ -76,7 +82,7 @@ begin
           ) then
             raise insufficient_privilege;
           end if;
-          execute format('grant %s to current_user', v_schema_owner::regrole);
+          execute format('grant %s to current_user%s', v_schema_owner::regrole, c_with);
         exception when insufficient_privilege then
           null;
         end;
@@ -89,13 +95,14 @@ begin
               else '%s is not a member of that role.'
             end,
               current_user),
-            hint = case when pg_has_role(v_schema_owner,
-              'member') then format('Let somebody who may say: alter role %I inherit.',
-              current_user)
-                     else format(
-                       'Run this as %s or as a member of it, or let somebody who may grant it for the time being: '
-                       'grant %s to %I.',
-                       v_schema_owner::regrole, v_schema_owner::regrole, current_user) end;
+            hint = case
+              when pg_has_role(v_schema_owner, 'member')
+                then format({{template "inherit"}}, current_user, v_schema_owner::regrole)
+              else format(
+                'Run this as %s or as a member of it, or let somebody who may grant it for the time being: '
+                'grant %s to %I.',
+                v_schema_owner::regrole, v_schema_owner::regrole, current_user)
+            end;
         end if;
       end if;
 {{template "pin"}}    end loop;
@@ -121,9 +128,8 @@ begin
                  when (
                    select count(*)
                      from pg_attribute a
-                    where a.attrelid = c.oid
-                      and a.attname in ('version', 'functions', 'role_prefix', 'sources', 'catalog', 'views')
-                 ) <> 6
+                    where a.attrelid = c.oid and a.attname in ('version', 'functions', 'role_prefix', 'views')
+                 ) <> 4
                    then 'lacks columns'
                end
           into v_problem
@@ -138,8 +144,7 @@ begin
         v_body := $awa_inside${{template "read" .}}$awa_inside$;
 {{template "as_owner" .}}
         select r.* into v_record
-          from jsonb_to_record(v_said) r(version int, functions text, role_prefix text, tables text, sources text,
-            catalog text, views jsonb);
+          from jsonb_to_record(v_said) r(version int, functions text, role_prefix text, tables text, views jsonb);
         if v_record.version is null then
           raise exception using errcode = '55000', message = 'awa.schema_version has lost its row',
             detail = 'Its data were left out of a dump, say.',
@@ -155,6 +160,7 @@ begin
               'migrate.';
         end if;
         v_before := v_record.version;
+        v_functions := v_record.functions;
         if v_before between 1 and c_schema and v_record.tables is distinct from c_tables[v_before] then
           raise exception using errcode = '55000',
             message = 'the database has the tables of another Awa that was not released',
@@ -186,35 +192,15 @@ begin
             detail = format('role_prefix is %L.', v_prefix),
             hint = 'Put back what it was: awa_, unless another one was chosen.';
         end if;
-        if v_asked <> v_prefix then
+        if v_asked <> v_prefix
+          and not exists (select from pg_roles r where r.oid = v_schema_owner and r.rolname = v_prefix || 'owner') then
+          v_prefix := v_asked; -- a copy, or an installation for a role alone, that gets roles of its own
+        elsif v_asked <> v_prefix then
           raise exception using errcode = '55000',
             message = format('Awa is installed here with the role prefix %s, not %s', v_prefix, v_asked),
             hint = 'Leave the prefix out: the database knows it.';
         end if;
-        -- An older program never replaces newer functions.
-        if v_before > c_schema
-          or string_to_array(v_record.functions, '.')::int[] > string_to_array(c_version, '.')::int[] then
-          if (string_to_array(v_record.functions, '.')::int[])[1] <> (string_to_array(c_version, '.')::int[])[1]
-             or (
-               string_to_array(v_record.functions, '.')::int[]
-             )[2] > (string_to_array(c_version, '.')::int[])[2] + 1 then
-            raise exception using errcode = '55000',
-              message =
-                format('the database has Awa %s (schema version %s), too new for this program, which brings %s (%s)',
-                v_record.functions, v_before, c_version, c_schema),
-              detail = 'A program works with the functions of its own version, and of the next one.',
-              hint = 'Use a newer program.';
-          end if;
-          raise warning 'the database has Awa % (schema version %), newer than this program''s % (%)',
-            v_record.functions, v_before, c_version, c_schema
-            using detail = 'It stays as it is; programs of this version work with it.',
-              hint = 'Use newer programs, too.';
-          perform set_config('awa.installed',
-            json_build_object('before', v_before, 'after', v_before, 'functions', v_record.functions, 'newer', true,
-              'changed', false, 'role', current_user, 'role_prefix', v_prefix,
-            'shared', exists (select from pg_roles r where r.rolname = v_prefix || 'producer'))::text, false);
-          return;
-        end if;
+{{template "newer"}}
       end if;
     end if;
 
@@ -232,19 +218,6 @@ begin
       end if;
 {{template "roles" .}}    end if;
 
-    if v_before > 0 then
-      execute c_catalog into v_catalog using '{}'::oid[];
-      if v_before = c_schema
-        and v_record.sources = c_sources
-        and v_record.catalog = v_catalog
-        and v_schema_owner = v_owner then
-        perform set_config('awa.installed',
-          json_build_object('before', v_before, 'after', v_before, 'functions', v_record.functions, 'newer', false,
-            'changed', false, 'role', current_user, 'role_prefix', v_prefix,
-          'shared', exists (select from pg_roles r where r.rolname = v_prefix || 'producer'))::text, false);
-        return;
-      end if;
-    end if;
     exit when v_look = 2;
 {{template "alone" .}}
   end loop;

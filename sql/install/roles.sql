@@ -1,6 +1,30 @@
 {{- /* The roles of an installation. They belong to the server: another database may have made them. */ -}}
 {{define "bad_prefix"}}({{.}} !~ '^[a-z_][a-z0-9_]*$' or {{.}} ~ '^pg_' or length({{.}}) > 50){{end}}
 {{define "mark"}}'Awa: made by an installation of it'{{end}}
+{{define "inherit"}}case c_with
+                when '' then 'Let somebody who may say: alter role %1$I inherit.'
+                else 'Let somebody who may say: grant %2$s to %1$I with inherit true, set true.'
+              end{{end}}
+{{define "elsewhere"}}        select string_agg(d.datname, ', ' order by d.datname) into v_elsewhere
+          from pg_database d
+         where d.datname <> current_database()
+           and exists (
+            select
+              from pg_shdepend s
+             where s.dbid = d.oid
+               and s.refclassid = 'pg_authid'::regclass
+               and s.refobjid = v_owner_role
+               and s.deptype = 'o'
+          );
+{{end}}
+{{define "serves"}}          raise warning 'the roles of Awa (%...) serve other databases, too', v_prefix
+            using detail =
+              format('Roles belong to the server. A member of %sproducer may enqueue, and so on, in each of: %s, %s.',
+              v_prefix, current_database(), v_elsewhere),
+                  hint =
+                    'Keep roles out of databases by: revoke connect on database ... from public. Or install with roles '
+                    'of its own: --role-prefix, for psql -v role_prefix=...';
+{{end}}
 {{define "roles"}}
       -- First they are made, then looked at: an installation in another database that makes them just now is waited
       -- for, and seen.
@@ -70,29 +94,11 @@
           end;
         end loop;
         perform set_config('lock_timeout', v_lock_timeout, true);
-        select string_agg(d.datname, ', ' order by d.datname) into v_elsewhere
-          from pg_database d
-         where d.datname <> current_database()
-           and exists (
-            select
-              from pg_shdepend s
-             where s.dbid = d.oid
-               and s.refclassid = 'pg_authid'::regclass
-               and s.refobjid = v_owner_role
-               and s.deptype = 'o'
-          );
-        if v_elsewhere is not null
+{{template "elsewhere"}}        if v_elsewhere is not null
           and (
             v_namespace is not null and v_schema_owner = v_owner_role or v_super or pg_has_role(v_owner_role, 'usage')
           ) then
-          raise warning 'the roles of Awa (%...) serve other databases, too', v_prefix
-            using detail =
-              format('Roles belong to the server. A member of %sproducer may enqueue, and so on, in each of: %s, %s.',
-              v_prefix, current_database(), v_elsewhere),
-                  hint =
-                    'Keep roles out of databases by: revoke connect on database ... from public. Or install with roles '
-                    'of its own: --role-prefix, for psql -v role_prefix=...';
-        elsif v_elsewhere is not null then
+{{template "serves"}}        elsif v_elsewhere is not null then
           raise exception using errcode = '55000',
             message = format('the role %s owns things in other databases', v_owner_role::regrole),
             detail =
@@ -153,8 +159,9 @@
         -- A role that has created the owner, or been there when it was created, may grant it to itself; before it does,
         -- it is at most its administrator.
         begin
-          if not pg_has_role(v_owner_role, 'usage') then
-            execute format('grant %s to current_user', v_owner_role::regrole);
+          if not pg_has_role(v_owner_role, 'usage')
+            or (case when c_with <> '' then not pg_has_role(v_owner_role, 'set') end) then
+            execute format('grant %s to current_user%s', v_owner_role::regrole, c_with);
           end if;
           v_owner := v_owner_role;
         exception
@@ -174,7 +181,7 @@
           raise exception using errcode = '42501',
             message = format('%s is a member of %s, but does not inherit its rights', current_user,
               v_owner_role::regrole),
-            hint = format('Let somebody who may say: alter role %I inherit.', current_user);
+            hint = format({{template "inherit"}}, current_user, v_owner_role::regrole);
         end if;
         -- To truncate a segment, the owner has to know how old the snapshots of others are.
         if v_owner = v_owner_role and not pg_has_role(v_owner_role, 'pg_read_all_stats', 'usage') then

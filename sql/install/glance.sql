@@ -1,0 +1,68 @@
+{{- /* What is seen at a glance: in the catalog alone, without a lock, by whoever may look there. */ -}}
+{{define "done"}}perform set_config('awa.installed',
+            json_build_object('before', v_before, 'after', v_before, 'functions', v_functions, 'newer', {{.}},
+              'changed', false, 'role', current_user, 'role_prefix', v_prefix,
+              'shared', exists (select from pg_roles r where r.rolname = v_prefix || 'producer'))::text, false);{{end}}
+{{define "newer"}}
+        -- An older program never replaces newer functions.
+        if v_before > c_schema
+          or string_to_array(v_functions, '.')::int[] > string_to_array(c_version, '.')::int[] then
+          if (string_to_array(v_functions, '.')::int[])[1] <> (string_to_array(c_version, '.')::int[])[1]
+             or (
+               string_to_array(v_functions, '.')::int[]
+             )[2] > (string_to_array(c_version, '.')::int[])[2] + 1 then
+            raise exception using errcode = '55000',
+              message =
+                format('the database has Awa %s (schema version %s), too new for this program, which brings %s (%s)',
+                v_functions, v_before, c_version, c_schema),
+              detail = 'A program works with the functions of its own version, and of the next one.',
+              hint = 'Use a newer program.';
+          end if;
+          raise warning 'the database has Awa % (schema version %), newer than this program''s % (%)',
+            v_functions, v_before, c_version, c_schema
+            using detail = 'It stays as it is; programs of this version work with it.',
+              hint = 'Use newer programs, too.';
+          {{template "done" "true"}}
+          return;
+        end if;
+{{end}}
+{{define "glance"}}
+    -- What the last installation has left as the schema's comment. It is taken for what it says only where the schema
+    -- belongs to the owner's role, and whoever runs this has to do with these roles; or where it belongs to whoever
+    -- runs this, who can't have it shared. The second time what the first one has found out counts.
+    select regexp_match(obj_description(n.oid, 'pg_namespace'), '^Awa ([0-9.]{1,20}), schema version ([0-9]{1,6}), '
+             'roles ([a-z0-9_]{1,50}), sources ([0-9a-f]{32}), catalog ([0-9a-f]{32})$'), n.nspowner
+      into v_glance, v_schema_owner
+      from pg_namespace n
+     where n.nspname = 'awa';
+    v_prefix := v_glance[3];
+    v_owner_role := (select r.oid from pg_roles r where r.rolname = v_prefix || 'owner');
+    if coalesce(v_asked, v_prefix) = v_prefix
+       and (case
+             when v_look = 2 then v_schema_owner = v_owner
+             when v_schema_owner = v_owner_role
+               then pg_has_role(v_owner_role, 'member with admin option')
+                 or exists (select from unnest(c_roles) e(role) join pg_roles r on r.rolname = v_prefix || e.role
+                             where pg_has_role(r.oid, 'member'))
+             else pg_has_role(v_schema_owner, 'usage') and not v_may_create
+               and coalesce(not pg_has_role(v_owner_role, 'usage'), true)
+           end) then
+      v_before := v_glance[2];
+      v_functions := v_glance[1];
+{{template "newer"}}
+      execute c_catalog into v_catalog using '{}'::oid[];
+      if v_before = c_schema and v_glance[4] = c_sources and v_glance[5] = v_catalog
+         -- Whoever may make roles, or grant what the owner needs, makes up for what another installer could not.
+         and (v_look = 2 or not v_may_create
+              or not exists (select from unnest(c_roles) e(role)
+                              where not exists (select from pg_roles r where r.rolname = v_prefix || e.role)))
+         and (v_look = 2 or not v_super or pg_has_role(v_schema_owner, 'pg_read_all_stats', 'usage')) then
+        if v_look = 1 and v_schema_owner = v_owner_role and pg_has_role(v_owner_role, 'usage') then
+{{template "elsewhere"}}          if v_elsewhere is not null then
+{{template "serves"}}          end if;
+        end if;
+        {{template "done" "false"}}
+        return;
+      end if;
+    end if;
+{{end}}
