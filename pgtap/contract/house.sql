@@ -2,7 +2,7 @@
 \set name house
 \ir ../prelude.psql
 begin;
-select plan(7);
+select plan(9);
 
 -- Where each function and each view is defined, and how long it is
 create temp table lines (n int generated always as identity, line text);
@@ -64,6 +64,16 @@ select is((select array_agg(f.name || ' ' || f.lines order by f.name)
        where h.kind <> 'view'
     ) f
    where f.lines > 120), null, 'no function is longer than 120 lines');
+
+-- Tests
+create temp table tests (file text);
+\copy tests (file) from program 'cd pgtap && ls */*.sql'
+select is((select array_agg(distinct l.file order by l.file) from (select split_part(l.line, ':', 1) as file
+  from lines l) l
+  where l.file not in (select t.file from tests t)), null, 'each file has its tests');
+select is((select array_agg(t.file order by t.file) from tests t
+  where split_part(t.file, '/', 1) in (select h.folder from house h) and t.file <> 'engine/cron_reference.sql'
+    and t.file not in (select split_part(l.line, ':', 1) from lines l)), null, 'and there are no tests of others');
 
 select * from finish();
 rollback;

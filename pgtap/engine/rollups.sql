@@ -161,14 +161,15 @@ select is((select r.closed_seq from awa.queue_rollups r where r.lane = awa._lane
 select is((select completed from awa.queue_counts(pg_temp.q(' many'))), 10::bigint, 'and the counts stay');
 
 -- Seldom
-update awa.queue_rollups r
-   set folded_at = clock_timestamp()
- where r.lane = awa._lane(awa._queue_id(pg_temp.q(' seldom')), 2);
-create temp table before as
-select r.folded_at
-  from awa.queue_rollups r
- where r.lane = awa._lane(awa._queue_id(pg_temp.q(' seldom')), 2);
 select awa.enqueue(:'queue' || ' seldom', 'k') \g /dev/null
+create temp table before (folded_at timestamptz);
+with folded as (
+  update awa.queue_rollups r
+     set folded_at = clock_timestamp()
+   where r.lane = awa._lane(awa._queue_id(pg_temp.q(' seldom')), 2)
+  returning folded_at
+)
+insert into before select * from folded;
 select setval('awa.next_fold_at', 1), awa._fold() \g /dev/null
 select is((
   select r.folded_at from awa.queue_rollups r where r.lane = awa._lane(awa._queue_id(pg_temp.q(' seldom')), 2)
@@ -204,6 +205,9 @@ return (
     from awa.queue_rollups r
    where r.lane = awa._lane(awa._queue_id(pg_temp.q(' open')), 2)
 );
+update awa.lease_claims c
+   set claimed_at = clock_timestamp()
+ where c.lane = awa._lane(awa._queue_id(pg_temp.q(' open')), 2);
 select pg_temp.fold() \g /dev/null
 select is(pg_temp.open_seqs(), '1 claimed, to claim 1, open {}', 'an open claim is waited for');
 update awa.lease_claims c

@@ -119,6 +119,7 @@ select is(pg_temp.outcome(format('select awa.complete(%s, %s)', c.job_id, s.rece
 -- default age
 select pg_temp.fill(pg_temp.q(' new'), 3) \g /dev/null
 create temp table new as select * from pg_temp.take(' new', 3);
+update awa.lease_claims k set claimed_at = clock_timestamp() from new where k.claim_id = new.receipt >> 12;
 select is((select materialized from awa.materialize()), 0::bigint, 'what was claimed a moment ago is left alone');
 update awa.lease_claims k
    set claimed_at = k.claimed_at - interval '6 seconds'

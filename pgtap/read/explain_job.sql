@@ -78,7 +78,9 @@ select pg_temp.says(n,
   from unnest(array['scheduled', 'retryable']) n;
 rollback to here;
 
--- Late, paused, nobody there
+-- Late, paused, nobody there; maintenance is called
+select pg_temp.no_gap() \g /dev/null
+update awa.workers set heartbeat_at = clock_timestamp();
 update awa.deferred_jobs d set run_at = clock_timestamp() - interval '1 minute' from kinds k where k.id = d.job_id;
 select pg_temp.says('scheduled',
   '^It is scheduled: it may run in 00:00:00, at .+\. That is over: it becomes available when maintenance promotes it');

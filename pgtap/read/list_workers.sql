@@ -45,7 +45,8 @@ select count(*) from awa.complete_many(array(select job_id from c where n > 2),
 select is(pg_temp.open_attempts(:worker_id, :all_id), '(0,2)', 'none when all have ended');
 
 -- Silence
-update awa.workers set heartbeat_at = clock_timestamp() - interval '2 minutes' where worker_id = :worker_id;
+update awa.workers
+   set heartbeat_at = clock_timestamp() - case worker_id when :worker_id then interval '2 minutes' else '0' end;
 select is((select array_agg(w.overdue order by w.worker_id) from awa.list_workers() w
   where w.worker_id in (:worker_id, :all_id)), '{t,f}', 'one that sends no heartbeats for warn_silence is overdue');
 select awa.configure('{"warn_silence": "1 hour"}') \g /dev/null

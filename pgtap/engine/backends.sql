@@ -1,0 +1,22 @@
+-- Without this, health would name a process by a number, and nobody would know whose it is.
+\set name backends
+\ir ../prelude.psql
+begin;
+select plan(5);
+
+set local application_name = 'the tests';
+select is(awa._backend(pg_backend_pid()), format('backend %s (%s, the tests)', pg_backend_pid(), session_user),
+  'a session is told by its process, its role, and how it calls itself');
+set local application_name = '';
+select pg_stat_clear_snapshot() \g /dev/null
+select is(awa._backend(pg_backend_pid()), format('backend %s (%s)', pg_backend_pid(), session_user),
+  'or does not call itself');
+select is(awa._backend(-1), null, 'where there is none there is nothing to say');
+select is(awa._backend(null), null, 'nor of no process');
+-- Claimers whose clients don't read are covered by tests with several sessions
+select awa._lock_for(array[awa._queue_key(awa._queue_id(:'queue'))], '1 second') \g /dev/null
+select is((select count(*) from awa._stuck_claimers s where s.pid = pg_backend_pid()), 0::bigint,
+  'a session that holds a queue, and works, is not stuck');
+
+select * from finish();
+rollback;
