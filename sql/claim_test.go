@@ -377,6 +377,27 @@ func TestLargestJob(t *testing.T) {
 	require.Greater(t, read("select * from awa.list_jobs('q')"), 1<<28)
 }
 
+// A page of jobs whose arguments are small on the disk, and long as text, is bounded; the pages together hold all jobs.
+func TestPageOfJobsThatAreLongAsText(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	var jobs, pages []int64
+	for _, id := range list[int64](s, "select awa.enqueue_many('q', 'k', array_fill('[1e131000]'::jsonb, array[700]))") {
+		jobs = append([]int64{id}, jobs...)
+	}
+	var before *int64
+	for {
+		page := list[int64](s, "select id from awa.list_jobs('q', before_id => $1, max_jobs => 10000)", before)
+		require.LessOrEqual(t, len(page), 512, "64 MiB")
+		if len(page) == 0 {
+			break
+		}
+		pages = append(pages, page...)
+		before = &page[len(page)-1]
+	}
+	require.Equal(t, jobs, pages)
+}
+
 // In a database that was restored from a dump the ledgers hold transaction ids of another server: new jobs might count
 // as claimed. It is known by the OIDs of its tables.
 func TestClaimAfterARestore(t *testing.T) {

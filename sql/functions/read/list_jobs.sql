@@ -3,7 +3,8 @@
 -- they are many, are read in stretches of ids, each twice as long as the one before, until the page is full. Jobs in
 -- the other states are read from where they are, however long the history is. Nothing indexes tags and arguments: with
 -- a filter by these, one call reads at most 100,000 entries. So a page may be short, or empty, before the last one;
--- scan_jobs tells where to go on.
+-- scan_jobs tells where to go on. A page ends before the job with which its text would be larger than 64 MiB, but holds
+-- at least one job.
 -- Raises 22023.
 create or replace function awa.list_jobs(
   queue     text default null,
@@ -23,6 +24,42 @@ set enable_bitmapscan = on
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
+as $$
+#variable_conflict use_variable
+declare
+  v_job awa.jobs;
+  v_bytes bigint := 0;
+  v_is_page boolean := false; -- it has a job
+begin
+  for v_job in select * from awa._list_jobs(queue, state, kind, before_id, max_jobs, tag, args) loop
+    v_bytes := v_bytes + awa._job_bytes(v_job);
+    exit when v_bytes > 67108864 and v_is_page;
+    return next v_job;
+    v_is_page := true;
+  end loop;
+end
+$$;
+comment on function awa.list_jobs is 'One page of matching jobs, in the descending order of their ids';
+
+-- The bytes of what may be large of a job, as text.
+create or replace function awa._job_bytes(job awa.jobs) returns bigint
+language sql stable
+return 100 + octet_length(job.args::text)::bigint + octet_length(job.errors::text)
+  + coalesce(octet_length(job.tags::text), 0) + coalesce(octet_length(job.metadata::text), 0)
+  + coalesce(octet_length(job.progress::text), 0) + coalesce(octet_length(job.output::text), 0);
+comment on function awa._job_bytes is 'The bytes of what may be large of a job, as text';
+
+-- The jobs of a page, of any size.
+create or replace function awa._list_jobs(
+  queue     text,
+  state     text,
+  kind      text,
+  before_id bigint,
+  max_jobs  int,
+  tag       text,
+  args      jsonb
+) returns setof awa.jobs
+language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
@@ -125,4 +162,4 @@ begin
   end if;
 end
 $$;
-comment on function awa.list_jobs is 'One page of matching jobs, in the descending order of their ids';
+comment on function awa._list_jobs is 'The jobs of a page, of any size';
