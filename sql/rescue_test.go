@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 )
 
@@ -215,6 +216,29 @@ func (s *session) notified() (worker int64) {
 	_, err = fmt.Sscan(n.Payload, &worker)
 	require.NoError(s, err)
 	return worker
+}
+
+// A heartbeat waits for an open one of the same worker within bounds, and so does the end of the worker. Who holds the
+// row is named, by health, too.
+func TestHeartbeatBesideAnOpenHeartbeat(t *testing.T) {
+	d := newDatabase(t)
+	a, s := d.session(), d.session()
+	worker := s.registerWorker()
+	s.exec("update awa.settings set claim_wait = '100 milliseconds', warn_silence = '1 millisecond'")
+	s.exec("set statement_timeout = '60s'")
+	a.exec("begin")
+	a.exec("select awa.heartbeat($1)", worker)
+	for _, call := range []string{"heartbeat", "deregister_worker"} {
+		err := s.try("select awa."+call+"($1)", worker)
+		require.Equal(t, "55P03", sqlState(err), call)
+		var refused *pgconn.PgError
+		require.ErrorAs(t, err, &refused)
+		require.Contains(t, refused.Detail, fmt.Sprintf("backend %d ", a.pid), call)
+	}
+	require.Contains(t, one[string](s, "select message from awa.health() where topic = 'worker'"), fmt.Sprintf("its row is locked by backend %d ", a.pid))
+	a.exec("commit")
+	s.exec("select awa.heartbeat($1)", worker)
+	s.exec("select awa.deregister_worker($1)", worker)
 }
 
 // A heartbeat and the end of its worker: one waits for the other.

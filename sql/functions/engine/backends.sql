@@ -10,6 +10,19 @@ return (
    where a.pid = _backend.pid);
 comment on function awa._backend is 'The name of a session: its process id, and its application name';
 
+-- The workers whose rows are locked, by an open heartbeat for example, and the sessions that have locked them.
+create or replace view awa._locked_workers as
+select w.worker_id, coalesce(awa._backend(l.pid), 'a prepared transaction') as holder
+  from awa.workers w
+ cross join lateral (
+    select l.pid
+      from pg_locks l
+     where l.locktype = 'transactionid' and l.granted and l.transactionid = w.xmax
+     limit 1
+  ) l
+ where w.xmax <> '0';
+comment on view awa._locked_workers is 'The workers whose rows are locked, and the sessions that have locked them';
+
 -- Claimers that hold a queue, because their clients have not read what they claimed for ten seconds.
 create or replace view awa._stuck_claimers as
 select a.pid, a.usesysid, q.name as queue, a.query_start as since

@@ -121,6 +121,37 @@ end
 $$;
 comment on function awa._lock_worker is 'Takes the lock of a worker until the transaction ends';
 
+-- Locks the row of a worker, where there is one, until the transaction ends.
+-- Waits for claim_wait at most, or for the caller's lock_timeout where that is shorter.
+-- Raises 55P03, and names the holder.
+create or replace function awa._lock_worker_row(worker_id bigint) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_before text := current_setting('lock_timeout');
+  v_wait interval;
+begin
+  perform from awa.workers w where w.worker_id = worker_id for no key update skip locked;
+  if found or not exists (select from awa.workers w where w.worker_id = worker_id) then
+    return;
+  end if;
+  select least(s.claim_wait, nullif(v_before::interval, '0')) into v_wait from awa.settings s;
+  perform set_config('lock_timeout', awa._milliseconds(v_wait), true);
+  begin
+    perform from awa.workers w where w.worker_id = worker_id for no key update;
+  exception when lock_not_available then
+    raise exception using errcode = '55P03', message = 'the worker is locked by somebody else',
+      detail = format('Waited %s for %s.', v_wait, coalesce(
+        (select r.holder from awa._locked_workers r where r.worker_id = worker_id), 'a backend that has just let go')),
+      hint = 'A heartbeat, or whoever ends the worker, keeps its row until the transaction ends: send heartbeats in '
+        'transactions of their own. Let that end, and try again.';
+  end;
+  perform set_config('lock_timeout', v_before, true);
+end
+$$;
+comment on function awa._lock_worker_row is 'Locks the row of a worker, where there is one, until the transaction ends';
+
 -- Takes the lock of sessions that answer for more claims than they have locks for, shared.
 -- Until the transaction ends.
 -- Raises 55P03, and names the holder.
@@ -222,24 +253,28 @@ create or replace function awa._lock_claims(receipts bigint[], out by_item bigin
 language plpgsql
 as $$
 declare
+  v_claims record;
   v_claim record;
   v_locks int := 0;
   v_batched bigint[] := '{}';
 begin
   by_item := '{}';
-  holds_keys := false;
-  for v_claim in
-    select c.claim_id, c.size, c.holds_keys
-      from (select distinct r >> 12 as claim_id from unnest(receipts) r order by 1) a
+  begin
+    select array_agg(c.claim_id order by c.claim_id) as ids, array_agg(c.size order by c.claim_id) as sizes,
+           bool_or(c.holds_keys) as hold_keys
+      into v_claims
+      from (select distinct r >> 12 as claim_id from unnest(receipts) r) a
      cross join lateral (
         select c.claim_id, cardinality(c.job_ids) as size, c.holds_keys
           from awa.lease_claims c
          where c.claim_id = a.claim_id
          limit 1
-      ) c
-     order by a.claim_id
-  loop
-    holds_keys := holds_keys or v_claim.holds_keys;
+      ) c;
+    raise sqlstate 'JQ999'; -- see _look_up
+  exception when sqlstate 'JQ999' then
+    holds_keys := coalesce(v_claims.hold_keys, false);
+  end;
+  for v_claim in select c.claim_id, c.size from unnest(v_claims.ids, v_claims.sizes) c(claim_id, size) loop
     if v_claim.size > 1 then
       v_locks := v_locks + 1;
       if v_locks <= awa._max_locks() and pg_try_advisory_xact_lock(awa._claim_key(v_claim.claim_id)) then

@@ -14,18 +14,26 @@ with now as (
 select 6, case when w.heartbeat_at < n.at - t.warn_silence then 'warning' else 'ok' end, 'worker',
        format('%s (%s)', w.name, w.worker_id),
        format(case
-         when w.heartbeat_at < n.at - t.warn_silence then 'no heartbeat for %s'
-         else 'alive, %s after its last heartbeat'
+         when w.heartbeat_at >= n.at - t.warn_silence then 'alive, %s after its last heartbeat'
+         when l.holder is null then 'no heartbeat for %s'
+         else 'no heartbeat for %s: its row is locked by %s'
        end,
-         awa._in_words(n.at - w.heartbeat_at)),
+         awa._in_words(n.at - w.heartbeat_at), l.holder),
        case
          when w.heartbeat_at < n.at - t.warn_silence
            then 'Its jobs run again when their leases are over; after an hour it is forgotten.'
+             || case when l.holder is null then '' else ' Have that transaction end: heartbeats wait for it.' end
        end,
        jsonb_build_object('worker_id', w.worker_id, 'silent_seconds', floor(extract(epoch from n.at - w.heartbeat_at)))
   from awa.workers w
  cross join now n
  cross join settings t
+  left join lateral (
+    select r.holder
+      from awa._locked_workers r
+     where r.worker_id = w.worker_id and w.heartbeat_at < n.at - t.warn_silence
+     limit 1
+  ) l on true
 union all
 -- Who keeps old rows from being removed, here and everywhere else in the database.
 select 7, case when (h.since < n.at - t.warn_transaction_age or h.is_abandoned) then 'warning' else 'ok' end, 'horizon',

@@ -2,8 +2,8 @@
 -- Unknown workers have none, and are not locked. Where there were some, the worker is notified on the channel
 -- awa_lost_attempts, since another session may have ended it. For the login that registered the worker, members of the
 -- role that was named then, and operators.
--- Locks: the worker, for which it waits until the worker's open claims have committed, then its claims as complete_many
--- does.
+-- Locks: the worker, for which it waits until the worker's open claims have committed, its row, then its claims as
+-- complete_many does.
 -- Raises 22023, JQ004, 42501; 55P03 when one of these is held for longer than claim_wait.
 create or replace function awa.deregister_worker(worker_id bigint) returns bigint
 language plpgsql
@@ -33,6 +33,7 @@ begin
     perform awa._check_login(worker_id, v_worker.registered_by, v_worker.member_of);
   end if;
   perform awa._lock_worker(worker_id, false); -- after the claims that it is in the middle of
+  perform awa._lock_worker_row(worker_id);
   delete from awa.workers w where w.worker_id = worker_id;
   v_released := awa._release_open(worker_id, '{}', '{}');
   delete from awa.lost_attempts h where h.worker_id = worker_id; -- last: it may have waited for a cancel

@@ -5,7 +5,9 @@ comment on view awa.lost_attempt_row is 'The row that heartbeat returns. The vie
 
 -- Notes that a worker is alive; returns the attempts that it has lost and should stop.
 -- Each lost attempt is returned for a minute, by every heartbeat.
--- Raises 22023 when the worker is not registered (any more); 42501 when it was registered by another login.
+-- Locks: the worker's row, until the transaction ends.
+-- Raises 22023 when the worker is not registered (any more); 42501 when it was registered by another login; 55P03 when
+-- its row is locked for longer than claim_wait.
 create or replace function awa.heartbeat(worker_id bigint) returns setof awa.lost_attempt_row
 language plpgsql
 volatile
@@ -20,9 +22,11 @@ set jit = off
 as $$
 #variable_conflict use_variable
 declare
-  v_now timestamptz := clock_timestamp();
+  v_now timestamptz;
   v_worker record;
 begin
+  perform awa._lock_worker_row(worker_id);
+  v_now := clock_timestamp();
   update awa.workers w
      set heartbeat_at = v_now
    where w.worker_id = worker_id
