@@ -351,6 +351,70 @@ func TestPruneBesideCompletions(t *testing.T) {
 	s.audited()
 }
 
+// What answers for jobs, or changes them, in a transaction that lasts keeps no table of a segment locked but that of its
+// jobs and the current one: the truncation of the oldest would wait for each of these transactions.
+func TestPruneBesideAnswersAndChanges(t *testing.T) {
+	d := newDatabase(t)
+	worker, s := d.session(), d.session()
+	s.completeMany(append(s.open("q", shapes[0]), s.open("q", shapes[0])...))
+	s.rotate()
+	jobs := []claimed{}
+	for range 2 {
+		s.enqueueMany("q", 6)
+		jobs = append(jobs, s.claim("q", 6)...)
+	}
+	waiting := s.enqueue("q")
+	kept := one[int64](s, "select job_id from awa.enqueue_unique('u', 'k', unique_key => 'kept', unique_states => '{available,running,completed}')")
+	keeps := s.claim("u", 1)[0]
+	require.Equal(t, kept, keeps.JobID)
+	held := one[int64](s, "select job_id from awa.enqueue_unique('u', 'k', unique_key => 'held')")
+	s.exec("select awa.discard($1, $2, 'x')", jobs[0].JobID, jobs[0].Receipt)
+	scheduled := one[int64](s, "select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')")
+	s.rotate() // what they concern is not in the current segment
+	a, b, other := jobs[1], jobs[2], jobs[7]
+	for _, c := range []struct {
+		call string
+		args []any
+	}{
+		{"complete($1, $2)", []any{a.JobID, a.Receipt}},
+		{"complete($1, $2, '1')", []any{a.JobID, a.Receipt}},
+		{"complete($1, $2)", []any{keeps.JobID, keeps.Receipt}},
+		{"complete_many(array[$1::bigint, $3], array[$2::bigint, $4])", []any{a.JobID, a.Receipt, b.JobID, b.Receipt}},
+		{"complete_many(array[$1::bigint, $3], array[$2::bigint, $4])", []any{a.JobID, a.Receipt, other.JobID, other.Receipt}},
+		{"complete_many(array[$1::bigint, $3], array[$2::bigint, $4], '{1,null}')", []any{a.JobID, a.Receipt, b.JobID, b.Receipt}},
+		{"complete_many(array[$1::bigint], array[$2::bigint])", []any{keeps.JobID, keeps.Receipt}},
+		{"fail($1, $2, 'x')", []any{a.JobID, a.Receipt}},
+		{"fail_many(array[$1::bigint, $3], array[$2::bigint, $4], '{x,y}')", []any{a.JobID, a.Receipt, other.JobID, other.Receipt}},
+		{"release($1, $2)", []any{a.JobID, a.Receipt}},
+		{"snooze($1, $2, '1 hour')", []any{a.JobID, a.Receipt}},
+		{"put_off($1, $2, 'x')", []any{a.JobID, a.Receipt}},
+		{"discard($1, $2, 'x')", []any{a.JobID, a.Receipt}},
+		{"cancel_attempt($1, $2)", []any{a.JobID, a.Receipt}},
+		{"set_progress($1, $2, '1')", []any{a.JobID, a.Receipt}},
+		{"extend($1, $2, '1 hour')", []any{a.JobID, a.Receipt}},
+		{"cancel($1)", []any{a.JobID}},
+		{"cancel($1)", []any{waiting}},
+		{"cancel($1)", []any{scheduled}},
+		{"retry($1)", []any{scheduled}},
+		{"retry($1)", []any{jobs[0].JobID}},
+		{"move($1, 'z')", []any{waiting}},
+		{"move($1, 'z')", []any{held}},
+		{"set_priority($1, 1)", []any{waiting}},
+		{"enqueue_unique('u', 'k', unique_key => 'new')", nil},
+		{"enqueue_unique('u', 'k', unique_key => 'held')", nil},
+		{"enqueue_unique('u', 'k', unique_key => 'kept')", nil},
+		{"cancel_by_unique_key(unique_key => 'held')", nil},
+	} {
+		worker.exec("begin")
+		worker.exec("select awa.enqueue('q', 'k')") // it has an id
+		worker.exec("select awa."+c.call, c.args...)
+		worker.exec("select awa.enqueue_unique('u', 'k', unique_key => 'held')") // after a cancel, and a move
+		require.Empty(t, list[string](s, "select distinct relation::regclass::text from pg_locks where pid = $1 and locktype = 'relation' and relation::regclass::text ~ '_[03]$' and relation::regclass::text !~ 'wake' order by 1", worker.pid), c.call)
+		worker.exec("rollback")
+	}
+	s.audited()
+}
+
 // cleans lets a cleaning that has begun come to its end.
 func (s *session) cleans() {
 	s.Helper()

@@ -1,4 +1,7 @@
 -- Attempts: looked up once, and passed on as values.
+--
+-- What answers and changes of jobs read in all segments, they read in a subtransaction that is rolled back: so the
+-- transaction of the caller, which may last, keeps no table of them locked, and holds up no truncation. Values survive.
 
 -- The attempts behind some receipts that the caller has closed, or whose lease rows it has locked. Reads the claims'
 -- own stretch of the lane, whatever the history.
@@ -54,8 +57,14 @@ create or replace function awa._look_up(receipts bigint[]) returns awa.leases[]
 language plpgsql stable
 as $$
 declare
-  v_attempts awa.leases[] := (select coalesce(array_agg(a), '{}') from awa._attempts(receipts) a);
+  v_attempts awa.leases[];
 begin
+  begin
+    v_attempts := (select coalesce(array_agg(a), '{}') from awa._attempts(receipts) a);
+    raise sqlstate 'JQ999';
+  exception when sqlstate 'JQ999' then
+    null;
+  end;
   if cardinality(v_attempts) < cardinality(receipts) then
     perform awa._check_found(receipts, array(select a.receipt from unnest(v_attempts) a));
   end if;
@@ -66,18 +75,24 @@ comment on function awa._look_up is 'The attempts behind some receipts, to be pa
 
 -- The attempts behind very many receipts, in arrays of about 64 MB: an array can't hold 1 GB.
 create or replace function awa._look_up_many(receipts bigint[]) returns setof awa.leases[]
-language sql stable
+language plpgsql stable
 as $$
-  select array_agg(b.attempt order by (b.attempt).receipt) -- in an order: otherwise they might all be hashed in memory
-    from (
-      select a.attempt,
-             sum(
-               pg_column_size(a.attempt) + pg_column_size(array[(a.attempt).errors])
-             ) over (order by a.receipt rows unbounded preceding) / 67108864 as batch
-        -- while a segment is cleaned, entries are there twice
-        from (select distinct on (a.receipt) a.receipt, a as attempt from awa._attempts(receipts) a) a
-    ) b
-   group by b.batch
+begin
+  return query
+    select array_agg(b.attempt order by (b.attempt).receipt) -- in an order: otherwise they might all be hashed in memory
+      from (
+        select a.attempt,
+               sum(
+                 pg_column_size(a.attempt) + pg_column_size(array[(a.attempt).errors])
+               ) over (order by a.receipt rows unbounded preceding) / 67108864 as batch
+          -- while a segment is cleaned, entries are there twice
+          from (select distinct on (a.receipt) a.receipt, a as attempt from awa._attempts(receipts) a) a
+      ) b
+     group by b.batch;
+  raise sqlstate 'JQ999';
+exception when sqlstate 'JQ999' then
+  null;
+end
 $$;
 comment on function awa._look_up_many is 'The attempts behind very many receipts, in arrays of about 64 MB';
 

@@ -1,27 +1,41 @@
 -- Changes of jobs from outside, about which their transaction decides at its end.
 
--- Buries entries: no claim takes them any more once the caller commits. Returns the ids of those that nobody else has
--- buried. The caller has to add the batch to decisions when it has written all that belongs to it.
+-- Buries entries; returns the ids of those that were still there, and not buried before.
+-- No claim takes them any more once the caller commits. The caller has to add the batch to decisions when it has
+-- written all that belongs to it.
+-- Locks: the tables of their segments, so that these are not truncated before the caller has committed.
 create or replace function awa._bury(places awa._place[], batch bigint, cancels boolean) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_buried bigint[];
+  v_segment smallint;
+  v_buried bigint[] := '{}';
 begin
   perform awa._current_segment(); -- in a restored database, places mean nothing
-  with buried as (
-    insert into awa.ready_tombstones (segment, lane, xid, job_id, batch, cancels)
-    select p.segment, p.lane, p.xid, p.id, batch, cancels from unnest(places) p order by p.lane, p.xid, p.id
-    on conflict do nothing
-    returning ready_tombstones.job_id
-  )
-  select array_agg(b.job_id) into v_buried from buried b;
+  for v_segment in select distinct p.segment from unnest(places) p order by 1 loop
+    with buried as (
+      insert into awa.ready_tombstones (segment, lane, xid, job_id, batch, cancels)
+      select p.segment, p.lane, p.xid, p.id, batch, cancels
+        from unnest(places) p
+       where p.segment = v_segment
+         and (
+           select true
+             from awa.ready_entries e
+            where e.segment = v_segment and e.lane = p.lane and e.xid = p.xid and e.job_id = p.id
+            limit 1
+         )
+       order by p.lane, p.xid, p.id
+      on conflict do nothing
+      returning ready_tombstones.job_id
+    )
+    select v_buried || array_agg(b.job_id) into v_buried from buried b;
+  end loop;
   perform awa._use_lanes(array(select distinct p.lane from unnest(places) p), buried => true);
-  return coalesce(v_buried, '{}');
+  return v_buried;
 end
 $$;
-comment on function awa._bury is 'Buries entries; returns the ids of those that were not buried before';
+comment on function awa._bury is 'Buries entries; returns the ids of those that were still there, and not buried before';
 
 -- Gives an heir, at the end of its transaction, the unique key that the job before it has let go of; unless the heir
 -- has left by then, too. It has asked after the transaction began. Fails with 40001 where another job has taken the
@@ -256,21 +270,8 @@ declare
   v_batch bigint := nextval('awa.claim_ids'); -- any number that nobody else has
   v_buried bigint[] := awa._bury(places, v_batch, true);
 begin
-  perform awa._end(array_agg(b.attempt order by (b.attempt).job_id), 'cancelled') -- in an order: otherwise they might all be hashed in memory
-     from (
-       select a.attempt, sum(pg_column_size(a.attempt)) over (rows unbounded preceding) / 67108864 as batch
-         from (
-           select (null, e.job_id, e.lane, e.priority, e.ready_at, coalesce(e.created_at, e.ready_at), null, null, null, null, null, e.attempt - 1, e.max_attempts, e.body_bytes,
-                   e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress, awa._add_error(e.errors, e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases as attempt
-             from unnest(places) p
-            cross join lateral (
-               select * from awa._entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
-             ) e
-            where p.id = any(v_buried)
-           offset 0
-         ) a
-     ) b
-    group by b.batch;
+  perform awa._end(e, 'cancelled')
+     from awa._entries_as_attempts(array(select p from unnest(places) p where p.id = any(v_buried)), reason) e;
   if v_buried <> '{}' then
     insert into awa.decisions (batch) values (v_batch);
   end if;
@@ -278,6 +279,37 @@ begin
 end
 $$;
 comment on function awa._cancel_ready is 'Cancels jobs that are available, and returns their ids';
+
+-- Entries that were cancelled, as attempts that never began, in arrays of about 64 MB.
+create or replace function awa._entries_as_attempts(places awa._place[], reason text) returns setof awa.leases[]
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+begin
+  return query
+    select array_agg(b.attempt order by (b.attempt).job_id) -- in an order: otherwise they might all be hashed in memory
+      from (
+        select a.attempt, sum(pg_column_size(a.attempt)) over (rows unbounded preceding) / 67108864 as batch
+          from (
+            select (null, e.job_id, e.lane, e.priority, e.ready_at, coalesce(e.created_at, e.ready_at), null, null, null,
+                    null, null, e.attempt - 1, e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags,
+                    e.metadata, e.progress, awa._add_error(
+                      e.errors, e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases as attempt
+              from unnest(places) p
+             cross join lateral (
+                select * from awa._entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
+              ) e
+            offset 0
+          ) a
+      ) b
+     group by b.batch;
+  raise sqlstate 'JQ999'; -- see _look_up
+exception when sqlstate 'JQ999' then
+  null;
+end
+$$;
+comment on function awa._entries_as_attempts is
+  'Entries that were cancelled, as attempts that never began, in arrays of about 64 MB';
 
 -- Cancels open attempts, and returns the ids of those jobs whose attempts were still open. Locks in the order of the
 -- _many forms: the claims, then items of the ledger, then rows of leases.

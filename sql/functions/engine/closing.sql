@@ -118,8 +118,17 @@ comment on function awa._check_snapshot is 'Raises 40001 where a claim is there 
 -- Those of some receipts whose jobs keep their unique keys when they have completed: the key goes with the row in
 -- done_entries.
 create or replace function awa._keeping(receipts bigint[]) returns bigint[]
-language sql stable
-as $$ select array(select a.receipt from awa._attempts(receipts) a where awa._holds(a.unique_key, 'completed')) $$;
+language plpgsql stable
+as $$
+declare
+  v_keeping bigint[];
+begin
+  v_keeping := array(select a.receipt from awa._attempts(receipts) a where awa._holds(a.unique_key, 'completed'));
+  raise sqlstate 'JQ999'; -- see _look_up
+exception when sqlstate 'JQ999' then
+  return v_keeping;
+end
+$$;
 comment on function awa._keeping is 'Receipts whose jobs keep their unique keys when they have completed';
 
 -- Closes the attempts of whole claims, or of one run of items of each, by a batch row for each claim, and says whether
@@ -297,45 +306,68 @@ as $$
 #variable_conflict use_variable
 declare
   v_now timestamptz := clock_timestamp();
+  v_open record;
+  v_taken bigint[];
 begin
-  with asked as materialized (
-    select a.receipt >> 12 as claim_id, array_agg(a.receipt & 4095) as items, array_agg(a.job_id) as jobs, array_agg(a.ordinal) as ordinals
-      from unnest(job_ids, receipts) with ordinality a(job_id, receipt, ordinal)
-     group by 1
-  ), claims as materialized (
-    select a.*, c.segment, c.job_ids, c.holds_keys, (a.claim_id in (select unnest(by_item))) is true as is_by_item, -- hashed, for there may be thousands
-           array(select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = a.claim_id) as closed
-      from asked a
-     cross join lateral (
-        select * from awa.lease_claims c where c.claim_id = a.claim_id limit 1 -- fenced off: a join might read all claims
-      ) c
-  ), open as materialized (
-    select c.segment, c.claim_id, c.holds_keys, c.is_by_item, i.item, i.ordinal
+  begin
+    with asked as materialized (
+      select a.receipt >> 12 as claim_id, array_agg(a.receipt & 4095) as items, array_agg(a.job_id) as jobs,
+             array_agg(a.ordinal) as ordinals
+        from unnest(job_ids, receipts) with ordinality a(job_id, receipt, ordinal)
+       group by 1
+    ), claims as materialized (
+      select a.*, c.segment, c.job_ids, c.holds_keys, k.closed, k.first_item,
+             (a.claim_id in (select unnest(by_item))) is true as is_by_item -- hashed, for there may be thousands
+        from asked a
+       cross join lateral (
+          -- fenced off: a join might read all claims
+          select * from awa.lease_claims c where c.claim_id = a.claim_id limit 1
+        ) c
+       cross join lateral (
+          select coalesce(array_agg(i), '{}') as closed, min(k.item) as first_item
+            from awa.lease_claim_closures k
+            left join lateral unnest(coalesce(k.items, array[k.item])) i on true
+           where k.claim_id = a.claim_id
+        ) k
+    )
+    select array_agg(c.segment) as segments, array_agg(c.claim_id) as claims, array_agg(i.item) as items,
+           array_agg(i.ordinal) as ordinals, array_agg(c.claim_id << 12 | i.item) as receipts,
+           array_agg(c.holds_keys) as hold_keys, array_agg(c.is_by_item) as are_by_item,
+           array_agg(least(c.first_item, 0) - 1) as batches
+      into v_open
       from claims c
      cross join unnest(c.items, c.jobs, c.ordinals) i(item, job_id, ordinal)
      where c.job_ids[i.item + 1] = i.job_id
-       and i.item <> all(c.closed)
-  ), batches as (
-    insert into awa.lease_claim_closures (segment, claim_id, item, items, outcome, closed_at)
-    select o.segment, o.claim_id,
-           least((select min(k.item) from awa.lease_claim_closures k where k.claim_id = o.claim_id), 0) - 1,
-           array_agg(o.item::smallint), outcome, v_now
-      from open o
-     where not o.is_by_item
-     group by o.segment, o.claim_id
-  ), singles as (
-    insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at)
-    select o.segment, o.claim_id, o.item, outcome, v_now
-      from open o
-     where o.is_by_item
-     order by o.claim_id, o.item
-    on conflict do nothing
-    returning claim_id << 12 | item as receipt
-  )
-  select coalesce(array_agg(o.ordinal), '{}'), coalesce(array_agg(o.claim_id << 12 | o.item) filter (where o.holds_keys), '{}') into ordinals, holding
-    from open o
+       and i.item <> all(c.closed);
+    raise sqlstate 'JQ999'; -- see _look_up
+  exception when sqlstate 'JQ999' then
+    null;
+  end;
+  insert into awa.lease_claim_closures (segment, claim_id, item, items, outcome, closed_at)
+  select o.segment, o.claim_id, o.batch, array_agg(o.item::smallint), outcome, v_now
+    from unnest(v_open.segments, v_open.claims, v_open.items, v_open.batches, v_open.are_by_item)
+           o(segment, claim_id, item, batch, is_by_item)
    where not o.is_by_item
-      or (o.claim_id << 12 | o.item in (select s.receipt from singles s)) is true;
+   group by o.segment, o.claim_id, o.batch;
+  if by_item <> '{}' then
+    with singles as (
+      insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at)
+      select o.segment, o.claim_id, o.item, outcome, v_now
+        from unnest(v_open.segments, v_open.claims, v_open.items, v_open.are_by_item)
+               o(segment, claim_id, item, is_by_item)
+       where o.is_by_item
+       order by o.claim_id, o.item
+      on conflict do nothing
+      returning claim_id << 12 | item as receipt
+    )
+    select array_agg(s.receipt) into v_taken from singles s;
+  end if;
+  select coalesce(array_agg(o.ordinal), '{}'), coalesce(array_agg(o.receipt) filter (where o.holds_keys), '{}')
+    into ordinals, holding
+    from unnest(v_open.receipts, v_open.ordinals, v_open.hold_keys, v_open.are_by_item)
+           o(receipt, ordinal, holds_keys, is_by_item)
+   where not o.is_by_item
+      or o.receipt in (select unnest(v_taken)); -- hashed
 end
 $$;
 comment on function awa._close_items is 'Closes items of claims that the caller has locked';

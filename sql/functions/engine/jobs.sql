@@ -266,10 +266,15 @@ as $$
 declare
   v_place awa._place;
 begin
-  select * into v_place from awa._place p where p.id = job_id;
-  if not found and hidden then
-    select c.id, 'completed' into v_place.id, v_place.state from awa._completed c where c.id = job_id;
-  end if;
+  begin
+    select * into v_place from awa._place p where p.id = job_id;
+    if not found and hidden then
+      select c.id, 'completed' into v_place.id, v_place.state from awa._completed c where c.id = job_id;
+    end if;
+    raise sqlstate 'JQ999'; -- see _look_up
+  exception when sqlstate 'JQ999' then
+    null;
+  end;
   if v_place.id is null then
     raise exception using errcode = 'JQ003', message = 'no such job', detail = format('Got %s.', job_id),
       hint = 'It was never enqueued, or it has ended and is not kept any more.';

@@ -292,8 +292,19 @@ comment on function awa._busy_queues is 'The queues in which claims may be open,
 
 -- Whether this transaction has put a job into a lane before, in any segment.
 create or replace function awa._has_place(lane bigint, job_id bigint) returns boolean
-language sql stable
+language plpgsql stable
 as $$
-  select exists (select from awa.ready_entries e where e.lane = _has_place.lane and e.xid = pg_current_xact_id() and e.job_id = _has_place.job_id)
+declare
+  v_has_place boolean;
+begin
+  v_has_place := exists (
+    select
+      from awa.ready_entries e
+     where e.lane = _has_place.lane and e.xid = pg_current_xact_id_if_assigned() and e.job_id = _has_place.job_id
+  );
+  raise sqlstate 'JQ999'; -- see _look_up
+exception when sqlstate 'JQ999' then
+  return v_has_place;
+end
 $$;
 comment on function awa._has_place is 'Whether this transaction has put a job into a lane before, in any segment';

@@ -255,17 +255,21 @@ begin
              from awa.done_entries d
             where d.job_id = u.job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled')
          )
-         or v_own is not null
-            and exists (
-             select
-               from (select * from awa.ready_tombstones t where t.by_xid = v_own offset 0) t
-              where t.job_id = u.job_id and not t.cancels
-           )
-            and not awa._is_holder(u.job_id, key)
     into round, job_id, ended, leaves
     from (select * from awa.unique_claims u where u.key = key order by u.round desc limit 1) u;
   if job_id is null or ended then
     leaves := false;
+  elsif not leaves and v_own is not null then
+    begin
+      leaves := exists (
+        select
+          from (select * from awa.ready_tombstones t where t.by_xid = v_own offset 0) t
+         where t.job_id = job_id and not t.cancels
+      ) and not awa._is_holder(job_id, key);
+      raise sqlstate 'JQ999'; -- see _look_up
+    exception when sqlstate 'JQ999' then
+      null;
+    end;
   end if;
   line := array[job_id];
   while leaves loop
@@ -289,14 +293,22 @@ comment on function awa._holder is
 
 -- Whether a job is in a state in which it holds a unique key.
 create or replace function awa._is_holder(job_id bigint, key bytea) returns boolean
-language sql stable
+language plpgsql stable
 set enable_bitmapscan = on
 as $$
-  select exists (
+#variable_conflict use_variable
+declare
+  v_is_holder boolean;
+begin
+  v_is_holder := exists (
     select
       from awa._place p
      where p.id = job_id and substr(p.unique_key, 1, 32) = key and awa._holds(p.unique_key, p.state)
-  )
+  );
+  raise sqlstate 'JQ999'; -- see _look_up
+exception when sqlstate 'JQ999' then
+  return v_is_holder;
+end
 $$;
 comment on function awa._is_holder is 'Whether a job is in a state in which it holds a unique key';
 

@@ -73,10 +73,15 @@ begin
       end if;
       v_batch := nextval('awa.claim_ids'); -- any number that nobody else has
       if cardinality(awa._bury(array[v_place], v_batch, false)) > 0 then
-        select e.* into v_entry
-          from awa._entries e
-         where e.lane = v_place.lane and e.xid = v_place.xid and e.job_id = job_id;
-        if not found or awa._has_place(v_lane, job_id) then
+        begin
+          select e.* into v_entry
+            from awa._entries e
+           where e.lane = v_place.lane and e.xid = v_place.xid and e.job_id = job_id;
+          raise sqlstate 'JQ999'; -- see _look_up
+        exception when sqlstate 'JQ999' then
+          null;
+        end;
+        if v_entry.job_id is null or awa._has_place(v_lane, job_id) then
           perform awa._refuse_place(job_id, v_place.state);
         end if;
         v_entry.segment := awa._current_segment();
