@@ -139,3 +139,15 @@ func TestDoctorParsesAsTheOwner(t *testing.T) {
 	assert.False(t, isSuperuser(t, admin))
 	assert.NotNil(t, find(findings, levelWarning, "tables", "column awa.queue_rollups.segment_entries of type awa.d[]", "is none of Awa's"))
 }
+
+// From PostgreSQL 16 on a role that makes the owner beforehand keeps the right to grant it.
+func TestDoctorNamesWhoMayGrantTheOwner(t *testing.T) {
+	databaseURL, admin := prepare(t)
+	var version int
+	require.NoError(t, admin.QueryRow(t.Context(), "select current_setting('server_version_num')::int").Scan(&version))
+	if version < 160000 {
+		t.Skip("a member is always a full one")
+	}
+	provoke(t, databaseURL, wrong{"create role maker login; grant awa_owner to maker with admin true, inherit false, set false",
+		levelWarning, "roles", "awa_owner", "can be granted by maker, also to itself"})
+}

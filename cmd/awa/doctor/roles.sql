@@ -79,16 +79,26 @@ select 'warning', o.role, 'can log in, and then read and change everything', for
   from roles o join pg_roles r on r.oid = o.oid
  where o.name = 'owner' and r.rolcanlogin
 union all
-select 'warning', o.role, format('has the member %s, who can read and change everything', m.member::regrole),
-       format('When nothing is to be installed: revoke %I from %s;', o.role, m.member::regrole)
+select 'warning', o.role,
+       case
+         when bool_or(m.reads) then format('has the member %s, who can read and change everything', m.member::regrole)
+         else format('can be granted by %s, also to itself', m.member::regrole)
+       end,
+       case
+         when bool_or(m.reads)
+           then format('When nothing is to be installed: revoke %I from %s;', o.role, m.member::regrole)
+         else format('Unless it installs: revoke %I from %s cascade;', o.role, m.member::regrole)
+       end
   from roles o
-  join pg_auth_members m on m.roleid = o.oid
- -- from PostgreSQL 16 on, its creator is a member that is neither
+  join (
+    -- From PostgreSQL 16 on a member may be one that only grants, as its creator is.
+    select m.roleid, m.member,
+           coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true)
+             or coalesce((to_jsonb(m) ->> 'set_option')::boolean, true) as reads
+      from pg_auth_members m
+  ) m on m.roleid = o.oid
  where o.name = 'owner'
-   and (
-     coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true)
-       or coalesce((to_jsonb(m) ->> 'set_option')::boolean, true)
-   )
+ group by o.role, m.member
 union all
 select 'warning', o.oid::regrole::text,
        'may not see the snapshots of others: a segment is kept until their sessions end',
