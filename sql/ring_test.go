@@ -72,8 +72,9 @@ func (s *session) movesAll() {
 	s.exec("set jit = off") // to compile the views would take seconds on a busy machine
 	s.exec(`
 		do $$ begin
-		  execute replace(pg_get_functiondef('awa._begin_cleaning'::regproc), 'v_alive > 1000 or cut_off > 0',
-		    'v_alive > 0 or cut_off > 0');
+		  execute replace(pg_get_functiondef('awa._begin_cleaning'::regproc), 'if v_alive > 1000
+    or ', 'if v_alive > 0
+    or ');
 		  execute replace(pg_get_functiondef('awa._clean'::regproc), 'greatest(1000 >>', 'greatest(2 >>');
 		end $$`)
 }
