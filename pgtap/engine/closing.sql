@@ -9,7 +9,7 @@ select job_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :
 create temp table keyed as select * from pg_temp.take(' keyed', 2);
 
 begin;
-select plan(45);
+select plan(46);
 
 select pg_temp.fill(:'queue', 20) \g /dev/null
 create temp table c as select * from pg_temp.take('', 8);
@@ -67,7 +67,7 @@ select is(pg_temp.runs(j, r), 'false: 1, 2, 3', d) from (values
   (3, pg_temp.jobs(9, 11), pg_temp.receipts(9, 11), 'with one left out'),
   (4, pg_temp.jobs(10, 9), pg_temp.receipts(9, 10), 'of other jobs'),
   (5, pg_temp.jobs(5, 6), pg_temp.receipts(5, 6), 'of a claim that was answered in part'),
-  (6, pg_temp.jobs(9, 10, 15), pg_temp.receipts(9, 10, 15), 'with a claim of one job'),
+  (6, pg_temp.jobs(13, 14, 15), pg_temp.receipts(13, 14, 15), 'with a claim of one job'),
   (7, '{1,2}', '{4096000000000,4096000000001}', 'of a claim that is not there'),
   (8, '{}', '{}', 'nothing'), (9, null, null, 'null')) x(n, j, r, d)
  order by n;
@@ -91,6 +91,8 @@ select is(pg_temp.closed(), '1, 2, 3, 9 batch, 10 batch, 15 batch', 'the others 
 select is((select array_agg(s order by o) from many, awa._stale(pg_temp.jobs(9, 1, 3, 10, 2, 15),
   pg_temp.receipts(9, 1, 3, 10, 2, 15), ordinals) with ordinality s(s, o)), pg_temp.jobs(1, 2),
   'the rest was stale');
+select is((select k.closed from c, awa._close_item(c.job_id, c.receipt, 'completed') k where n = 9), false,
+  'an item that was closed in a batch is closed once, too');
 select is((select count(*) from awa._stale('{1,2}', '{1,2}', '{1,2}')), 0::bigint, 'or nothing was');
 select is((select array_agg(o order by o)
   from awa._close_items(pg_temp.jobs(11, 16), pg_temp.receipts(11, 16), 'completed',

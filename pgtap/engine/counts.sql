@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(14);
+select plan(15);
 
 select pg_temp.fill(:'queue', 10) \g /dev/null
 select awa._lane(awa._queue_id(:'queue'), 2) as lane \gset
@@ -32,6 +32,12 @@ select is(pg_temp.counts(), 'available 4, running 0, completed 5', 'the same whe
 select is((select c.closed_seq from awa._lanes c where c.lane = :lane), 1::bigint, 'which it is');
 select is((select count(*) from awa._queue_counts(pg_temp.q(' other'))), 0::bigint, 'a queue that is not there');
 select is((select c.queue from awa._queue_counts(null::text) c where c.queue = :'queue'), :'queue'::text, 'all queues');
+
+savepoint here;
+insert into awa.deleted_jobs (segment, lane, xid, job_id)
+select e.segment, e.lane, e.xid, e.job_id from awa.ready_entries e where e.job_id = (select job_id from c where n = 1);
+select is(pg_temp.counts(), 'available 4, running 0, completed 4', 'a completed job that was deleted is not counted');
+rollback to here;
 
 -- What is missing
 create function pg_temp.problems() returns text

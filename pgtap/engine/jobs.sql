@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(18);
+select plan(19);
 
 select pg_temp.fill(:'queue', 6) \g /dev/null
 create temp table j as
@@ -66,6 +66,9 @@ savepoint here;
 insert into awa.ready_tombstones (segment, lane, xid, job_id, batch, cancels)
 select e.segment, e.lane, e.xid, e.job_id, 1, true from awa.ready_entries e join j on j.id = e.job_id where j.n = 6;
 select is(pg_temp.found('awa._ledger'), '5 running', 'what was buried, too');
+rollback to here;
+update awa.lease_claims k set job_ids = '{}' where k.claim_id = (select receipt >> 12 from c where n = 5);
+select is(pg_temp.found('awa._ledger'), '6 available', 'and what the cursor has passed, when no claim has it');
 rollback to here;
 select pg_temp.fold() \g /dev/null
 update awa.queue_rollups r set dropped = pg_current_snapshot() where awa._queue_of(r.lane) = awa._queue_id(:'queue');

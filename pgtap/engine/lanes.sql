@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(34);
+select plan(35);
 
 -- The entries of a lane: jobs 1 to 3 of each of four transactions, 101 to 104
 select awa._lane(awa._queue_id(:'queue'), 2) as lane \gset
@@ -44,6 +44,8 @@ select is(pg_temp.late(null, '105:105:', '104', 43, '105', 0), null, 'others are
 select is(pg_temp.late('102:103:102', '105:105:', '102', 22, '103', 0), '23',
   'of one in which the cursor stands, what lies behind it');
 select is(pg_temp.late('102:103:102', '105:105:', '103', 31, '103', 31), null, 'or is passed');
+select is(pg_temp.late('103:104:103', '105:105:', '102', 23, '103', 32), '31 32',
+  'of one from which the range goes on, what lies before that place');
 
 -- Snapshots: what is not visible in one
 create function pg_temp.since(since pg_snapshot, until xid8 default '18446744073709551615') returns text

@@ -2,7 +2,7 @@
 \set name scan
 \ir ../prelude.psql
 begin;
-select plan(14);
+select plan(15);
 
 create temp table made as
 select n, awa.enqueue(:'queue' || case when n % 2 = 0 then ' even' else '' end, 'kind ' || n % 3,
@@ -50,7 +50,11 @@ select is((select s.from_id from awa._stretch(:end_id, 30, 5) s), null,
 select is((select s.from_id from awa._stretch(500, 1000, 100000) s), 1::bigint,
   'it begins no earlier than the first id');
 insert into awa.deleted_jobs (segment, lane, xid, job_id)
-select e.segment, e.lane, e.xid, e.job_id from awa.ready_entries e join made m on m.id = e.job_id;
+select e.segment, e.lane, e.xid, e.job_id from awa.ready_entries e join made m on m.id = e.job_id where m.n <= 10;
+select is((select row(s.entries, s.is_empty)::text from awa._stretch(:end_id, 30, 100000) s), '(20,f)',
+  'jobs that were deleted do not count');
+insert into awa.deleted_jobs (segment, lane, xid, job_id)
+select e.segment, e.lane, e.xid, e.job_id from awa.ready_entries e join made m on m.id = e.job_id where m.n > 10;
 select is((select row(s.entries, s.is_empty)::text from awa._stretch(:end_id, 30, 100000) s), '(0,t)',
   'one whose jobs are all deleted is empty, too');
 

@@ -37,7 +37,7 @@ select is(awa._cut_snapshot(s.snapshot::pg_snapshot, s.until::xid8)::text, s.cut
 
 -- Who looks back
 select ok(awa._horizon() <= pg_snapshot_xmin(pg_current_snapshot()), 'no snapshot looks further than the present one');
-select is((select count(*) from awa._old_snapshots('3') s where s.holder like format('backend %s,%%',
+select is((select count(*) from awa._old_snapshots(:'own') s where s.holder like format('backend %s,%%',
   pg_backend_pid())),
   0::bigint, 'the caller is not among those with an old snapshot');
 select is((select count(*) from awa._long_readers() s where s.holder like format('backend %s,%%', pg_backend_pid())),

@@ -63,6 +63,7 @@ select is((select pg_temp.differ(to_jsonb(x.e) - '{lane,attempt,errors,ready_at}
 select is((select row((x.e).xid = pg_current_xact_id(), (x.e).segment, (x.e).ready_at = d.run_at)::text from entries x,
   awa.deferred_jobs d join c using (job_id) where x.place = 'lane'), '(t,2,t)',
     'of this transaction, since it was due');
+delete from awa.queues q where q.lane = awa._lane(awa._queue_id(:'queue'), 3);
 select awa._append_ready(array(select d from awa.deferred_jobs d join c using (job_id))) \g /dev/null
 select is((select count(*) from awa.ready_entries e join c using (job_id) where e.xid = pg_current_xact_id()),
   1::bigint, '_append_ready writes it');

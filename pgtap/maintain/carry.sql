@@ -5,18 +5,20 @@
 \set old 0
 
 begin;
-select plan(22);
+select plan(24);
 
 -- The tables are empty for the time of this transaction, so that all is known
 truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures,
 awa.queue_rollups, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queues;
 update awa.ring set current_segment = 0, cleaned_segment = null, carried_segment = null, outcome = null;
 
--- A queue that waits, and one that works, in a segment that was left
-select pg_temp.fill(:'queue' || ' waits', 5), pg_temp.fill(:'queue' || ' works', 10) \g /dev/null
+-- A queue that waits, one that works, and one that is quiet, in a segment that was left
+select pg_temp.fill(:'queue' || ' waits', 5), pg_temp.fill(:'queue' || ' works', 10),
+  pg_temp.fill(:'queue' || ' quiet', 2) \g /dev/null
 create temp table c as select * from pg_temp.take(' works', 6);
 insert into c select 6 + t.n, t.job_id, t.receipt from pg_temp.take(' works', 1) t;
 select awa.complete(job_id, receipt) from c where n < 6 \g /dev/null
+select count(*) from pg_temp.take(' quiet', 2) t cross join lateral awa.complete(t.job_id, t.receipt) \g /dev/null
 create temp table w as
 select e.lane, e.xid, e.job_id from awa.ready_entries e
   where awa._queue_of(e.lane) = awa._queue_id(:'queue' || ' waits');
@@ -28,11 +30,13 @@ select is((select count(*) from awa._available_in(:old::smallint) a
 select is((select count(*) from awa._available_in(:old::smallint) a
   where a.queue_id = awa._queue_id(:'queue' || ' works')),
   3::bigint, 'of a lane with a cursor, those after it');
-select is((select array_agg(l) from awa._cursors_in(:old::smallint) l),
-  array[awa._lane(awa._queue_id(:'queue' || ' works'), 2)], 'lanes whose cursors are there');
+select is((select array_agg(l order by l) from awa._cursors_in(:old::smallint) l),
+  (select array_agg(awa._lane(awa._queue_id(:'queue' || s), 2) order by 1)
+    from unnest('{" works"," quiet"}'::text[]) s),
+  'lanes whose cursors are there');
 select is((select array_agg(o order by o) from awa._open_in(:old::smallint) o),
   (select array_agg(receipt order by receipt) from c where n > 5), 'open attempts');
-select is((select count(*) from awa._uncounted_lanes(:old::smallint)), 1::bigint, 'claims that are not counted');
+select is((select count(*) from awa._uncounted_lanes(:old::smallint)), 2::bigint, 'claims that are not counted');
 select pg_temp.fold() \g /dev/null
 select is(awa._is_unbalanced(:old::smallint), false, 'nothing is missing');
 savepoint here;
@@ -56,7 +60,10 @@ rollback to here;
 select is(awa._carry_cursors(:old::smallint, array[awa._queue_id(:'queue' || ' works'),
   awa._queue_id(:'queue' || ' waits')]),
   1::bigint, 'a cursor is carried');
+select is(awa._carry_cursors(:old::smallint, array[awa._queue_id(:'queue' || ' quiet')]), 1::bigint, 'another one');
 select is((select count(*) from awa._cursors_in(:old::smallint)), 0::bigint, 'none is left there');
+select is((select array_agg(l.lane_seq - l.closed_seq order by l.lane_seq - l.closed_seq) from awa._lanes l
+  where l.lane_seq > 0), '{0,3}', 'where all claims are counted, the carried cursor is, too');
 select is((select array_agg(t.job_id order by t.job_id) from pg_temp.take(' works', 10) t),
   (select array_agg(e.job_id order by e.job_id) from awa.ready_entries e
     where awa._queue_of(e.lane) = awa._queue_id(:'queue' || ' works') and e.job_id not in (select job_id from c)),

@@ -6,7 +6,7 @@
 \set old 0
 
 begin;
-select plan(21);
+select plan(22);
 
 -- The tables are empty for the time of this transaction, so that all is known
 truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures,
@@ -51,6 +51,7 @@ select is((select row(r.cleaned_segment, r.cleaned_by = pg_current_xact_id(), r.
   format('(%s,t,)', :old), 'which ring says, too');
 select is((select count(*) from awa.ready_entries e where e.segment = :old) > 0, true, 'its rows are there');
 select is((select count(*) from awa._entries e where e.segment = :old), 0::bigint, 'and count no more');
+select is((select count(*) from awa._cursors_in(:old::smallint)), 0::bigint, 'no cursor is left there');
 select is((select array_agg(l.receipt) from awa.leases l), (select array[receipt] from c where n = 4),
   'what runs has a row of its own');
 select is((select count(*) from awa.claim(:'queue', 10)), 5::bigint, 'what waits can be claimed, once');
