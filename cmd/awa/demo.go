@@ -90,8 +90,9 @@ func runDemo(ctx context.Context, args []string, stdout, stderr io.Writer) (err 
 	var dir string
 	if len(operands) > 0 {
 		dir = operands[0]
-		if _, err := os.Stat(dir); err != nil && dburl.MayHoldPassword(dir) {
-			return errors.New("there is no directory of that name " + hidden)
+		var problem *fs.PathError
+		if _, err := os.Stat(dir); errors.As(err, &problem) {
+			return fmt.Errorf("DIR: %w", problem.Err) // its name is not shown: it may be a URL
 		}
 	} else if dir, err = goSource(ctx); err != nil {
 		return err

@@ -11,7 +11,6 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -122,7 +121,7 @@ func main() {
 
 // run runs a command and returns its exit status: 1 for errors, 2 for a wrong command line.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	stdout, stderr = printable{stdout}, printable{stderr}
+	stdout, stderr = &printable{w: stdout}, &printable{w: stderr}
 	var command string
 	if len(args) > 0 {
 		command, args = args[0], args[1:]
@@ -150,7 +149,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		text := usage
 		if len(args) > 0 {
 			if text = usages[args[0]]; text == "" {
-				fmt.Fprintf(stderr, "awa: unknown command %s\n%s", shown(args[0]), usage)
+				fmt.Fprintf(stderr, "awa: unknown command\n%s", usage)
 				return 2
 			}
 		}
@@ -159,7 +158,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprint(stderr, usage)
 		return 2
 	default:
-		fmt.Fprintf(stderr, "awa: unknown command %s\n%s", shown(command), usage)
+		fmt.Fprintf(stderr, "awa: unknown command\n%s", usage)
 		return 2
 	}
 	switch {
@@ -183,38 +182,29 @@ func version() string {
 	return "(devel)"
 }
 
-// hidden stands for what is not printed.
-const hidden = "(not shown: it may hold a password)"
-
-// shown is an argument as an error shows it.
-func shown(argument string) string {
-	if dburl.MayHoldPassword(argument) {
-		return hidden
-	}
-	return strconv.Quote(argument)
+// flagValue keeps why a flag refused its value: the package flag's error shows the value, which may be a password.
+type flagValue struct {
+	flag.Value
+	name    string
+	refused *error
 }
 
-// withoutSecrets takes arguments that may hold a password, and pieces of these, out of an error that the package flag
-// has made of them.
-func withoutSecrets(message string, args []string) string {
-	for _, argument := range args {
-		name := strings.TrimLeft(argument, "-")
-		_, value, _ := strings.Cut(name, "=")
-		for _, s := range []string{argument, name, value} {
-			if dburl.MayHoldPassword(s) {
-				message = strings.NewReplacer(strconv.Quote(s), hidden, s, hidden).Replace(message)
-			}
-		}
-		// -name=value is two things to the package
-		if before, _, found := strings.Cut(name, "="); found && dburl.MayHoldPassword(before) {
-			message = strings.ReplaceAll(message, before, hidden)
-		}
+func (v flagValue) Set(s string) error {
+	err := v.Value.Set(s)
+	if err != nil {
+		*v.refused = fmt.Errorf("invalid value for flag -%s: %w", v.name, err)
 	}
-	return message
+	return err
+}
+
+func (v flagValue) IsBoolFlag() bool {
+	b, ok := v.Value.(interface{ IsBoolFlag() bool })
+	return ok && b.IsBoolFlag()
 }
 
 // parse reads the flags of a command, which may stand before and after its operands. It returns the operands, at most
-// max of them, and the database's URL, if there is one. Flags of its own are defined by more.
+// max of them, and the database's URL, if there is one. Flags of its own are defined by more. Errors show nothing of the
+// arguments but names of flags that there are: anything may be a password, or a piece of one.
 func parse(
 	command string, args []string, max int, stdout, stderr io.Writer, more ...func(*flag.FlagSet),
 ) (operands []string, databaseURL string, err error) {
@@ -224,6 +214,9 @@ func parse(
 	for _, define := range more {
 		define(flags)
 	}
+	var refused error
+	flags.VisitAll(func(f *flag.Flag) { f.Value = flagValue{f.Value, f.Name, &refused} })
+	count := len(args)
 	fail := func(format string, v ...any) ([]string, string, error) {
 		fmt.Fprintf(stderr, "awa %s: %s\n%s", command, fmt.Sprintf(format, v...), usages[command])
 		return nil, "", errUsage
@@ -232,14 +225,27 @@ func parse(
 		if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 			fmt.Fprint(stdout, usages[command])
 			return nil, "", err
+		} else if refused != nil {
+			return fail("%s", refused)
+		} else if err != nil && strings.HasPrefix(err.Error(), "flag needs an argument") {
+			return fail("%s", err)
 		} else if err != nil {
-			return fail("%s", withoutSecrets(err.Error(), args))
+			at := count - flags.NArg()
+			if strings.HasPrefix(err.Error(), "bad flag syntax") { // not counted as read
+				at++
+			}
+			return fail("argument %d is no flag that there is", at)
 		}
 		if flags.NArg() == 0 {
+			for _, w := range []io.Writer{stdout, stderr} {
+				if p, ok := w.(*printable); ok && command != "sql" { // which prints a file as it is
+					p.hide(dburl.NotPlain(databaseURL))
+				}
+			}
 			return operands, databaseURL, nil
 		}
 		if len(operands) == max {
-			return fail("unexpected argument %s", shown(flags.Arg(0)))
+			return fail("unexpected argument: argument %d", count-flags.NArg()+1)
 		}
 		operands, args = append(operands, flags.Arg(0)), flags.Args()[1:]
 	}

@@ -69,17 +69,17 @@ func TestUsage(t *testing.T) {
 		stderr string
 	}{
 		{nil, 2, "", "usage: awa COMMAND"},
-		{[]string{"nonsense"}, 2, "", `unknown command "nonsense"`},
+		{[]string{"nonsense"}, 2, "", "unknown command"},
 		{[]string{"help"}, 0, "usage: awa COMMAND", ""},
 		{[]string{"version"}, 0, "awa ", ""},
 		{[]string{"--version"}, 0, "awa ", ""},
-		{[]string{"help", "nonsense"}, 2, "", `unknown command "nonsense"`},
+		{[]string{"help", "nonsense"}, 2, "", "unknown command"},
 		{[]string{"uninstall"}, 1, "", "Pass --database-url, or set DATABASE_URL"},
 		{[]string{"uninstall", "--force", "--database-url", "postgres://%"}, 1, "", "The URL should look like"},
-		{[]string{"sql", "operand"}, 2, "", `unexpected argument "operand"`},
-		{[]string{"migrate", "--nonsense"}, 2, "", "not defined: -nonsense"},
-		{[]string{"migrate", "operand"}, 2, "", `unexpected argument "operand"`},
-		{[]string{"demo", "a", "b"}, 2, "", `unexpected argument "b"`},
+		{[]string{"sql", "operand"}, 2, "", "unexpected argument: argument 1"},
+		{[]string{"migrate", "--nonsense"}, 2, "", "argument 1 is no flag that there is"},
+		{[]string{"migrate", "operand"}, 2, "", "unexpected argument: argument 1"},
+		{[]string{"demo", "a", "b"}, 2, "", "unexpected argument: argument 2"},
 		{[]string{"migrate"}, 1, "", "Pass --database-url, or set DATABASE_URL"},
 		{[]string{"migrate", "--database-url", "postgres://%"}, 1, "", "The URL should look like"},
 		{[]string{"migrate", "--database-url", "postgres:///db?host=/nowhere"}, 1, "", "Is the server running"},
@@ -87,18 +87,18 @@ func TestUsage(t *testing.T) {
 		{[]string{"work"}, 2, "", "Pass --exec, as in"},
 		{[]string{"work", "--exec", " "}, 2, "", "Pass --exec, as in"},
 		{[]string{"work", "--exec", "true"}, 1, "", "Pass --database-url, or set DATABASE_URL"},
-		{[]string{"work", "--exec", "true", "operand"}, 2, "", `unexpected argument "operand"`},
-		{[]string{"work", "--exec", "true", "--exec", "false"}, 2, "", `"false" for flag -exec: there is one already`},
+		{[]string{"work", "--exec", "true", "operand"}, 2, "", "unexpected argument: argument 3"},
+		{[]string{"work", "--exec", "true", "--exec", "false"}, 2, "", "for flag -exec: there is one already"},
 		{[]string{"work", "--exec", "true", "--queue", "a", "--queue", "a=2"}, 2, "",
-			`"a=2" for flag -queue: this queue is there already`},
-		{[]string{"work", "--exec", "true", "--queue", ""}, 2, "", `"" for flag -queue: the name should be`},
-		{[]string{"work", "--exec", "true", "--queue", "a=0"}, 2, "", `"a=0" for flag -queue: the weight should be`},
+			"for flag -queue: this queue is there already"},
+		{[]string{"work", "--exec", "true", "--queue", ""}, 2, "", "for flag -queue: the name should be"},
+		{[]string{"work", "--exec", "true", "--queue", "a=0"}, 2, "", "for flag -queue: the weight should be"},
 		{[]string{"work", "--exec", "true", "--slots", "0"}, 2, "",
-			`"0" for flag -slots: should be a number from 1 to 10,000`},
-		{[]string{"work", "--exec", "true", "--slots", "many"}, 2, "", `"many" for flag -slots: should be`},
-		{[]string{"work", "--exec", "true", "--timeout", "0"}, 2, "", `"0" for flag -timeout: should be a positive duration`},
+			"for flag -slots: should be a number from 1 to 10,000"},
+		{[]string{"work", "--exec", "true", "--slots", "many"}, 2, "", "for flag -slots: should be"},
+		{[]string{"work", "--exec", "true", "--timeout", "0"}, 2, "", "for flag -timeout: should be a positive duration"},
 		{[]string{"work", "--exec", "true", "--timeout", "10"}, 2, "",
-			`"10" for flag -timeout: should be a positive duration`},
+			"for flag -timeout: should be a positive duration"},
 		{[]string{"work", "--exec", "true", "--database-url", "postgres://%"}, 1, "", "The URL should look like"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
@@ -351,6 +351,11 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 		"u:" + secret + "@h/db", "host=127.0.0.1 port=1 password = '" + secret + "' x",
 		"host=127.0.0.1 port=1 password='" + secret, "postgres://127.0.0.1:1/db?password=" + secret,
 		"host=127.0.0.1 port=1 password=" + secret,
+		"postgres://u;" + secret + "@127.0.0.1:1/db", "postgres://u," + secret + "@127.0.0.1:1/db",
+		"postgres://u." + secret + "@127.0.0.1:1/db", "postgres://u:p " + secret + "@127.0.0.1:1/db",
+		"host=localhost;pwd=" + secret, "Host=127.0.0.1;Port=1;Username=u;Password=" + secret,
+		"postgres://127.0.0.1:1/db;password=" + secret, "postgres://127.0.0.1:1/db?user=u%2F" + secret,
+		"host=127.0.0.1 port=1 dbname='d " + secret + "'", `host=127.0.0.1 port=1 user='u"` + secret + `\\'`,
 	} {
 		for _, args := range [][]string{{"migrate"}, {"doctor"}, {"doctor", "--json"}, {"work", "--exec", "true"},
 			{"selftest"}, {"demo", "testdata"}} {
@@ -377,6 +382,7 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 		"--" + url, "-" + url,
 		"--database-url:" + url, "--x=" + url, "--" + url + "=x", "---" + url, "postgres://u:" + secret + "\t\"@h/db",
 		"--postgres://u:" + secret + "\"@h/db?a=b", "=" + url,
+		secret + "@h/db", "u/" + secret + "@h", "--pwd=" + secret, "--" + secret, "PGPASSWORD=" + secret,
 	} {
 		none(s)
 		none("help", s)
@@ -395,6 +401,11 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 			none(append(args[:1:1], args[1]+"="+s, "--database-url", url)...)
 		}
 	}
+	none(secret)
+	none("help", secret)
+	for _, command := range []string{"migrate", "doctor", "work", "selftest", "demo", "sql", "uninstall"} {
+		none(command, secret)
+	}
 	none("work", "--exec", "true", "--queue", url, "--database-url", url)
 	none("work", "--exec", "true", "--queue="+url+"=0")
 	for _, u := range []string{
@@ -412,7 +423,7 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 	for _, variable := range []string{"PGDATABASE", "PGUSER", "PGHOST", "PGPORT", "PGSERVICE", "PGSERVICEFILE",
 		"PGSSLMODE", "PGSSLROOTCERT", "PGCONNECT_TIMEOUT", "PGTARGETSESSIONATTRS", "PGAPPNAME", "PGOPTIONS", "PGTZ",
 		"PGPASSFILE", "PGMINPROTOCOLVERSION"} {
-		for _, value := range []string{url, "u:" + secret + "@h", "password=" + secret} {
+		for _, value := range []string{url, "u:" + secret + "@h", "password=" + secret, "u/" + secret, "u " + secret} {
 			t.Setenv(variable, value)
 			none("migrate", "--database-url",
 				"host=127.0.0.1 port=1 "+map[string]string{"PGHOST": "user=u", "PGPORT": "user=u"}[variable])

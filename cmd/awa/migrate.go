@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"regexp"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -35,10 +36,12 @@ func runMigrate(ctx context.Context, args []string, stdout, stderr io.Writer) er
 	return nil
 }
 
+var prefixPattern = regexp.MustCompile(`^\w*$`)
+
 // rolePrefix reads a prefix. The server says which ones it takes, and shows what it was given.
 func rolePrefix(prefix *string) func(string) error {
 	return func(value string) error {
-		if dburl.MayHoldPassword(value) {
+		if !prefixPattern.MatchString(value) {
 			return errors.New("this is not the beginning of a role's name")
 		}
 		*prefix = value

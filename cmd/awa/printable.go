@@ -1,8 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 )
@@ -10,10 +13,33 @@ import (
 // printable passes text on with everything escaped that a terminal may take for a command, or that reorders a line:
 // names, errors and arguments are whatever a producer has made them. The escapes are those of JSON, and \xff for what
 // is no UTF-8.
-type printable struct{ w io.Writer }
+type printable struct {
+	w      io.Writer
+	hidden *strings.Replacer // nil for none
+}
 
-func (p printable) Write(b []byte) (int, error) {
-	if _, err := p.w.Write(escaped(b)); err != nil {
+// hide has texts replaced from now on, also where they are quoted: names of a URL that may be pieces of a password.
+func (p *printable) hide(texts []string) {
+	var pairs []string
+	for _, text := range texts {
+		quoted := strconv.Quote(text)
+		inJSON, _ := json.Marshal(text)
+		for _, form := range []string{
+			text, quoted[1 : len(quoted)-1], string(inJSON[1 : len(inJSON)-1]), strings.ReplaceAll(text, `"`, `""`),
+			oneLine(text),
+		} {
+			pairs = append(pairs, form, "(not shown)")
+		}
+	}
+	p.hidden = strings.NewReplacer(pairs...)
+}
+
+func (p *printable) Write(b []byte) (int, error) {
+	text := b
+	if p.hidden != nil {
+		text = []byte(p.hidden.Replace(string(b)))
+	}
+	if _, err := p.w.Write(escaped(text)); err != nil {
 		return 0, err
 	}
 	return len(b), nil

@@ -26,7 +26,7 @@ type progress struct {
 }
 
 func newProgress(w io.Writer, what string, total int) *progress {
-	if p, ok := w.(printable); ok {
+	if p, ok := w.(*printable); ok {
 		w = p.w // it prints numbers, and moves the cursor
 	}
 	p := &progress{w: w, what: what, total: total, began: time.Now()}

@@ -19,13 +19,42 @@ var parameterPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
 // passwordPattern is what is in a URL, or in a list of keywords and values, beside a password, also where it is
 // encoded; urlPattern is a URL with one.
 var (
-	passwordPattern = regexp.MustCompile(`(?i):|%(25)*(3a|40)|passw\w*\s*=`)
-	urlPattern      = regexp.MustCompile(`(?i)://|:[^@]*@|%(25)*40|passw\w*\s*=`)
+	passwordPattern = regexp.MustCompile(`(?i):|%(25)*(3a|40)|(passw\w*|pwd)\s*=`)
+	urlPattern      = regexp.MustCompile(`(?i)://|:[^@]*@|%(25)*40|(passw\w*|pwd)\s*=`)
+	plainPattern    = regexp.MustCompile(`^[A-Za-z0-9_-]*$`)
+	hostPattern     = regexp.MustCompile(`^[A-Za-z0-9._:%-]*$|^/|^@/`) // a name, an address, or a socket's directory
 )
 
-// MayHoldPassword returns whether a text looks like a URL with a password, or a piece of one, or like keywords and
-// values with a password.
-func MayHoldPassword(s string) bool { return passwordPattern.MatchString(s) }
+func mayHoldPassword(s string) bool { return passwordPattern.MatchString(s) }
+
+// NotPlain returns the user, the database and the values of parameters that a URL, with the environment, says and that
+// are more than a word: errors tell them, and any may be a piece of a password.
+func NotPlain(databaseURL string) (texts []string) {
+	cfg, err := Parse(databaseURL)
+	if err != nil {
+		return nil // nothing of it is told
+	}
+	for _, text := range append(values(cfg), cfg.User, cfg.Database) {
+		if len(text) > 2 && !plainPattern.MatchString(text) {
+			texts = append(texts, text)
+		}
+	}
+	return texts
+}
+
+// values are the values of parameters, and the pieces of those that the server takes apart.
+func values(cfg *pgx.ConnConfig) (texts []string) {
+	for name, value := range cfg.RuntimeParams {
+		texts = append(texts, value)
+		if name == "options" {
+			for _, option := range strings.Fields(value) {
+				_, value, _ := strings.Cut(option, "=")
+				texts = append(texts, option, value)
+			}
+		}
+	}
+	return texts
+}
 
 func hosts(cfg *pgx.ConnConfig) (hosts []string) {
 	for _, f := range cfg.Fallbacks {
@@ -58,11 +87,12 @@ func Parse(databaseURL string) (*pgx.ConnConfig, error) {
 	}
 	// Errors tell these, and a parameter's value where the server refuses it.
 	for _, host := range append([]string{cfg.Host}, hosts(cfg)...) {
-		if strings.Contains(host, "@") || MayHoldPassword(strings.ReplaceAll(host, ":", "")) {
+		if !hostPattern.MatchString(host) || strings.Contains(host[min(1, len(host)):], "@") ||
+			mayHoldPassword(strings.ReplaceAll(host, ":", "")) {
 			return nil, ErrUnreadable
 		}
 	}
-	if MayHoldPassword(cfg.User) || MayHoldPassword(cfg.Database) {
+	if mayHoldPassword(cfg.User) || mayHoldPassword(cfg.Database) {
 		return nil, ErrUnreadable
 	}
 	for name, value := range cfg.RuntimeParams {
