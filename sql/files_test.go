@@ -231,6 +231,26 @@ func TestUninstall(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, empty, catalog(a))
 
+	// By force it drops what others have on it, and names that.
+	for _, byFile := range []bool{false, true} {
+		migrate(d)
+		a.exec("create table public.t (kept int, job awa.jobs); create view public.kept as select kept from public.t; " +
+			"create view public.mine as select id from awa.jobs; create domain awa.mine as int")
+		if !byFile {
+			removal, err := byProgram(d, install.Options{Force: true})
+			require.NoError(t, err)
+			require.Equal(t, []string{"column job of table public.t", "type awa.mine", "view public.mine"}, removal.Others)
+		} else {
+			output, well := d.psql(uninstallFile(t), "force=on")
+			require.True(t, well)
+			require.Contains(t, output, "WARNING:  objects of others are dropped, too: column job of table public.t, "+
+				"type awa.mine, view public.mine\n")
+		}
+		require.Empty(t, list[int](a, "select kept from public.kept"), "it is there")
+		a.exec("drop table public.t cascade")
+	}
+	require.Equal(t, empty, catalog(a))
+
 	// The schema is gone already
 	migrate(d)
 	a.exec("drop schema awa cascade")

@@ -73,6 +73,9 @@ func runUninstall(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	} else {
 		fmt.Fprintln(stdout, "There was no schema awa.")
 	}
+	for _, object := range removal.Others {
+		fmt.Fprintf(stdout, "Dropped, too: %s.\n", object)
+	}
 	for _, role := range slices.Sorted(maps.Keys(removal.Kept)) {
 		fmt.Fprintf(stdout, "Role %s stays: %s.\n", role, removal.Kept[role])
 	}

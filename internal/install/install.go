@@ -124,6 +124,7 @@ func (s *Sources) File() (string, error) {
 	}
 	return fmt.Sprintf(first+
 		`-- Awa %s for psql: installs it, or brings an older installation to this version. Safe to repeat.
+-- It is a transaction of its own: not with psql -1 (--single-transaction).
 --   psql -f awa.sql DATABASE
 --   psql -v role_prefix=app_ -f awa.sql DATABASE     with roles of another name than awa_producer and so on, in a new
 -- installation
@@ -141,6 +142,7 @@ reset awa.installed;
 // Removal says what [Sources.Uninstall] did.
 type Removal struct {
 	Found   bool              `json:"found"`   // whether the schema was there
+	Others  []string          `json:"others"`  // what was dropped of others' objects, by force
 	Dropped []string          `json:"dropped"` // roles
 	Kept    map[string]string `json:"kept"`    // roles, with the reason
 }
@@ -162,6 +164,7 @@ func (s *Sources) UninstallFile() (string, error) {
 	}
 	return fmt.Sprintf(first+
 		`-- Removes Awa %s, for psql. Refuses while there are jobs, or objects of others that depend on it.
+-- It is a transaction of its own: not with psql -1 (--single-transaction).
 --   psql -f awa_uninstall.sql DATABASE
 --   psql -v force=on -f awa_uninstall.sql DATABASE             with jobs, and with what others have on top of it
 --   psql -v role_prefix=app_ -f awa_uninstall.sql DATABASE     the roles alone, where the schema is gone already

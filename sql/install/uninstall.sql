@@ -15,7 +15,7 @@ declare
   v_schema_owner oid;
   v_me constant oid := (select r.oid from pg_roles r where r.rolname = current_user);
   v_jobs text[];
-  v_dependent text;
+  v_dependent text[];
   v_role record;
   v_reason text;
   v_gone text[] := '{}';
@@ -101,17 +101,21 @@ begin
           array_to_string(v_jobs, ', ')),
         hint = 'Nothing was changed. To remove them, too: --force, for psql -v force=on.';
     end if;
-    with recursive gone(classid, objid) as (
-      select 'pg_namespace'::regclass::oid, v_namespace
+    with recursive gone(classid, objid, objsubid) as (
+      select 'pg_namespace'::regclass::oid, v_namespace, 0
       union
-      select case when r.oid is null then d.classid else 'pg_class'::regclass end, coalesce(r.ev_class, d.objid)
+      select case when r.oid is null then d.classid else 'pg_class'::regclass end, coalesce(r.ev_class, d.objid),
+             case when r.oid is null then d.objsubid else 0 end
         from gone g
-        join pg_depend d on d.refclassid = g.classid and d.refobjid = g.objid
+        join pg_depend d
+          on d.refclassid = g.classid
+         and d.refobjid = g.objid
+         and (g.objsubid = 0 or d.refobjsubid = g.objsubid) -- of a table of others' a column may go alone
         left join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
     )
-    select string_agg(d.object, ', ' order by d.object) into v_dependent
+    select array_agg(d.object order by d.object) into v_dependent
       from (
-        select distinct pg_describe_object(g.classid, g.objid, 0) as object
+        select distinct pg_describe_object(g.classid, g.objid, g.objsubid) as object
           from gone g
          where case g.classid
                  when 'pg_class'::regclass
@@ -176,8 +180,10 @@ begin
       ) d;
     if v_dependent is not null and not v_force then
       raise exception using errcode = '2BP01', message = 'objects of others depend on Awa',
-        detail = format('They are: %s.', v_dependent),
+        detail = format('They are: %s.', array_to_string(v_dependent, ', ')),
         hint = 'Nothing was changed. Drop them first. To drop them, too: --force, for psql -v force=on.';
+    elsif v_dependent is not null then
+      raise warning 'objects of others are dropped, too: %', array_to_string(v_dependent, ', ');
     end if;
     set local client_min_messages = warning;
     drop schema awa cascade;
@@ -216,6 +222,7 @@ begin
     end if;
   end loop;
   perform set_config('awa.uninstalled',
-    json_build_object('found', v_namespace is not null, 'dropped', v_gone, 'kept', v_kept)::text, false);
+    json_build_object('found', v_namespace is not null, 'others', coalesce(v_dependent, '{}'), 'dropped', v_gone,
+      'kept', v_kept)::text, false);
 end
 $awa$;
