@@ -10,7 +10,8 @@ import (
 
 // fast is a queue of which jobs are claimed ahead: 20,000 a second, by handlers that take less than a claim.
 func fast(now time.Time, slots int) *queue {
-	return &queue{QueueConfig: QueueConfig{Slots: slots, Weight: 1}, measuredAt: now, rate: 20_000, handler: 0.001, claim: 0.002}
+	return &queue{QueueConfig: QueueConfig{Slots: slots, Weight: 1}, measuredAt: now, rate: 20_000, handler: 0.001,
+		claim: 0.002}
 }
 
 // deliver has a queue's claim bring as many jobs as it was for.

@@ -130,7 +130,8 @@ func TestCancelOfAJobThatWaits(t *testing.T) {
 	waitForRunning(t, pool, 3)
 	_, err := driver.NewClient(pool).Cancel(t.Context(), ids[1], "")
 	require.NoError(t, err)
-	waitFor(t, func() bool { return strings.Contains(log.String(), "attempt is no longer this worker's") }, "the worker is not told")
+	waitFor(t, func() bool { return strings.Contains(log.String(), "attempt is no longer this worker's") },
+		"the worker is not told")
 	close(g.open)
 	waitForState(t, pool, ids[0], "completed")
 	waitForState(t, pool, ids[2], "completed")
@@ -152,7 +153,8 @@ func TestEndOfAWorkerWithJobsThatWait(t *testing.T) {
 	waitForRunning(t, pool, 6)
 	_, err := pool.Exec(t.Context(), "select awa.deregister_worker(worker_id) from awa.workers")
 	require.NoError(t, err)
-	waitFor(t, func() bool { return strings.Contains(log.String(), "the server no longer knows this worker") }, "the worker is not told")
+	waitFor(t, func() bool { return strings.Contains(log.String(), "the server no longer knows this worker") },
+		"the worker is not told")
 	close(g.open)
 	for _, id := range ids {
 		assert.Equal(t, 1, waitForState(t, pool, id, "completed").Attempt)
@@ -161,8 +163,8 @@ func TestEndOfAWorkerWithJobsThatWait(t *testing.T) {
 	assert.Empty(t, g.started)
 }
 
-// On a queue with a deadline nothing is claimed ahead: it would run down while the job waits. The first claim shows that
-// there is one, and what it has taken is given back.
+// On a queue with a deadline nothing is claimed ahead: it would run down while the job waits. The first claim shows
+// that there is one, and what it has taken is given back.
 func TestNothingIsClaimedAheadWithADeadline(t *testing.T) {
 	claimAhead(t, 5, time.Hour)
 	pool := testdb.New(t)
@@ -181,7 +183,8 @@ func TestNothingIsClaimedAheadWithADeadline(t *testing.T) {
 	waitFor(t, func() bool {
 		return queryValue[int](t, pool, "select completed::int from awa.queue_counts") == 6
 	}, "the jobs do not complete")
-	assert.Equal(t, 1, queryValue[int](t, pool, "select count(*)::int from awa.lease_claims where cardinality(job_ids) > 1"))
+	assert.Equal(t, 1,
+		queryValue[int](t, pool, "select count(*)::int from awa.lease_claims where cardinality(job_ids) > 1"))
 }
 
 // Jobs of an unknown kind, and those that can't be decoded, are answered when it is their turn.

@@ -150,8 +150,11 @@ func (r *run) wakeUp() time.Time {
 }
 
 // claim takes up to n jobs of a queue. It is never interrupted, so that what it takes is known.
-func (r *run) claim(ctx context.Context, registration *registration, q *queue, n int, maxBytes int64) (jobs []claimedJob, err error) {
-	params := gen.ClaimWithinParams{Queue: q.Name, MaxJobs: int32(n), WorkerID: &registration.id, MaxBytes: maxBytes, Durable: new(false)}
+func (r *run) claim(
+	ctx context.Context, registration *registration, q *queue, n int, maxBytes int64,
+) (jobs []claimedJob, err error) {
+	params := gen.ClaimWithinParams{Queue: q.Name, MaxJobs: int32(n), WorkerID: &registration.id, MaxBytes: maxBytes,
+		Durable: new(false)}
 	if r.cfg.Lease != 0 {
 		params.Lease = &r.cfg.Lease
 	}
@@ -189,7 +192,9 @@ type claimedJob struct {
 func claimJobs(ctx context.Context, db pipeline, params gen.ClaimWithinParams) ([]claimedJob, error) {
 	var errs []error
 	if params.MaxBytes == 0 {
-		claimed, err := queries.Claim(ctx, claimDB{db, &errs}, gen.ClaimParams{Queue: params.Queue, MaxJobs: params.MaxJobs, WorkerID: params.WorkerID, Lease: params.Lease, Durable: params.Durable})
+		claimed, err := queries.Claim(ctx, claimDB{db, &errs},
+			gen.ClaimParams{Queue: params.Queue, MaxJobs: params.MaxJobs, WorkerID: params.WorkerID, Lease: params.Lease,
+				Durable: params.Durable})
 		if err != nil {
 			return nil, err
 		}
@@ -206,11 +211,14 @@ func claimJobs(ctx context.Context, db pipeline, params gen.ClaimWithinParams) (
 	jobs := make([]claimedJob, len(claimed))
 	for i, job := range claimed {
 		jobs[i] = claimedJob{gen.AwaClaimedJobRow{
-			JobID: job.JobID, Receipt: job.Receipt, Queue: job.Queue, Kind: job.Kind, Args: job.Args, Priority: job.Priority, Attempt: job.Attempt, MaxAttempts: job.MaxAttempts,
-			CreatedAt: job.CreatedAt, ReadyAt: job.ReadyAt, DeadlineAt: job.DeadlineAt, Tags: job.Tags, Metadata: job.Metadata, Progress: job.Progress,
+			JobID: job.JobID, Receipt: job.Receipt, Queue: job.Queue, Kind: job.Kind, Args: job.Args, Priority: job.Priority,
+			Attempt: job.Attempt, MaxAttempts: job.MaxAttempts,
+			CreatedAt: job.CreatedAt, ReadyAt: job.ReadyAt, DeadlineAt: job.DeadlineAt, Tags: job.Tags, Metadata: job.Metadata,
+			Progress: job.Progress,
 		}, undecodable(errs[i])}
 		if job.Bytes > params.MaxBytes {
-			jobs[i].err = fmt.Errorf("%w: it has %d bytes, and only %d came in time when it, or another one, was claimed before", ErrTooLarge, job.Bytes, receivedFor(params.MaxBytes))
+			jobs[i].err = fmt.Errorf("%w: it has %d bytes, and only %d came in time when it, or another one, was claimed before",
+				ErrTooLarge, job.Bytes, receivedFor(params.MaxBytes))
 		}
 	}
 	return jobs, nil
@@ -235,7 +243,8 @@ func undecodable(err error) error {
 
 // link is what is known of how much the connection to the server carries in the time of a claim.
 type link struct {
-	cutOffs  int       // how many claims were cut off in the middle of their answers, and none has shown since that more is carried
+	// how many claims were cut off in the middle of their answers, and none has shown since that more is carried
+	cutOffs  int
 	cutOffAt time.Time // when the last of them was
 	rate     float64   // what had come of it, in bytes a second
 	most     int64     // bytes of a job; 0 for no limit

@@ -144,7 +144,8 @@ func TestTwoAnswersForOneJob(t *testing.T) {
 
 func TestIsTemporary(t *testing.T) {
 	for code, want := range map[string]bool{
-		"": false, "08006": true, "40001": true, "53300": true, "55P03": true, "57P01": true, "25006": true, "25001": false, "28P01": false, "3D000": false, "42501": false,
+		"": false, "08006": true, "40001": true, "53300": true, "55P03": true, "57P01": true, "25006": true, "25001": false,
+		"28P01": false, "3D000": false, "42501": false,
 	} {
 		assert.Equal(t, want, isTemporary(&pgconn.PgError{Code: code}), code)
 	}

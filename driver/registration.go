@@ -219,7 +219,8 @@ func (r *run) register(ctx context.Context) error {
 func checkVersion(ctx context.Context, db gen.DBTX) error {
 	installed, err := queries.Version(ctx, db)
 	if err == nil && olderVersion(installed, sql.Version) {
-		return fmt.Errorf("%w: it has Awa %s, and this is %s; run awa migrate of this version on it", ErrDatabaseTooOld, installed, sql.Version)
+		return fmt.Errorf("%w: it has Awa %s, and this is %s; run awa migrate of this version on it", ErrDatabaseTooOld,
+			installed, sql.Version)
 	}
 	return err
 }
@@ -275,7 +276,8 @@ func (r *run) beatOne(ctx context.Context, db *dedicated, reg *registration) err
 	})
 	if hasCode(err, invalidParameter) {
 		running := reg.loseAll()
-		const what = "the server no longer knows this worker: its attempts are nobody's or somebody else's, and it begins anew"
+		const what = "the server no longer knows this worker: its attempts are nobody's or somebody else's, and it begins " +
+			"anew"
 		r.warnings.warn(ctx, r.log, slog.LevelWarn, what, what, keyWorkerID, reg.id, keyJobs, running)
 		r.registrations.forget(reg)
 		signalTo(r.wake)
@@ -292,7 +294,8 @@ func (r *run) beatOne(ctx context.Context, db *dedicated, reg *registration) err
 	}
 	if n := len(expired); n > 0 {
 		r.warnings.warn(ctx, r.log, slog.LevelWarn, leaseExpired,
-			"attempts are no longer this worker's: their lease ended before a heartbeat came. HeartbeatEvery has to be shorter than the lease, also than that of the queue",
+			"attempts are no longer this worker's: their lease ended before a heartbeat came. HeartbeatEvery has to be "+
+				"shorter than the lease, also than that of the queue",
 			keyJobs, n, keyJobIDs, expired[:min(n, 10)])
 	}
 	return err
@@ -310,7 +313,8 @@ func (r *run) giveBack(ctx context.Context, tasks []*task) {
 		if r.registrations.get() == reg {
 			jobIDs, receipts := reg.known()
 			_, err = r.control.call(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-				_, err = queries.ReleaseUnknown(ctx, pipeline{conn: conn, timeout: longestRetry}, gen.ReleaseUnknownParams{WorkerID: reg.id, JobIds: jobIDs, Receipts: receipts})
+				_, err = queries.ReleaseUnknown(ctx, pipeline{conn: conn, timeout: longestRetry},
+					gen.ReleaseUnknownParams{WorkerID: reg.id, JobIds: jobIDs, Receipts: receipts})
 				return err
 			})
 		}
@@ -334,7 +338,8 @@ func (r *run) windDown(ctx context.Context, db *dedicated, reg *registration) er
 		released, err = r.deregisterOne(ctx, db, reg, longestRetry)
 	} else if err = r.beatOne(ctx, db, reg); err == nil {
 		_, err = db.callUntil(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-			released, err = queries.ReleaseUnknown(ctx, pipeline{conn: conn, timeout: longestRetry}, gen.ReleaseUnknownParams{WorkerID: reg.id, JobIds: jobIDs, Receipts: receipts})
+			released, err = queries.ReleaseUnknown(ctx, pipeline{conn: conn, timeout: longestRetry},
+				gen.ReleaseUnknownParams{WorkerID: reg.id, JobIds: jobIDs, Receipts: receipts})
 			return err
 		})
 	}
@@ -380,7 +385,8 @@ func (r *run) deregister() error {
 	}
 }
 
-func (r *run) deregisterOne(ctx context.Context, db *dedicated, reg *registration, timeout time.Duration) (released int64, err error) {
+func (r *run) deregisterOne(ctx context.Context, db *dedicated, reg *registration,
+	timeout time.Duration) (released int64, err error) {
 	_, err = db.callUntil(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
 		released, err = queries.DeregisterWorker(ctx, pipeline{conn: conn, timeout: timeout}, reg.id)
 		return err

@@ -54,8 +54,8 @@ type WorkerConfig struct {
 	Slots int
 	// ClaimAhead is how many claimed jobs, of all queues together, may wait for a slot, up to 10,000; 1,000 by default,
 	// negative for none. The worker claims jobs ahead where handlers take less time than a claim, and no more than end
-	// within 25 ms at the rate that it measures. It gives back, uncounted, what has waited for 50 ms, and all of it when it
-	// is stopped. It never does so on a queue with a deadline.
+	// within 25 ms at the rate that it measures. It gives back, uncounted, what has waited for 50 ms, and all of it when
+	// it is stopped. It never does so on a queue with a deadline.
 	ClaimAhead int
 	// Lease is how long a claimed job stays this worker's after its last heartbeat, 1 ms to a year; by default the
 	// queue's, which is a minute unless configured.
@@ -207,7 +207,8 @@ func NewWorker(pool *pgxpool.Pool, handlers *Handlers, cfg WorkerConfig) (*Worke
 		return nil, errors.New("worker: handlers is nil: call NewHandlers, and Handle for each kind")
 	}
 	w := &Worker{
-		pool: pool, db: handlersDB{pool, unprepared(pool.Config().ConnConfig)}, handlers: handlers.within(cfg.Middleware), cfg: cfg, log: cfg.Logger.With(keyWorker, cfg.Name),
+		pool: pool, db: handlersDB{pool, unprepared(pool.Config().ConnConfig)}, handlers: handlers.within(cfg.Middleware),
+		cfg: cfg, log: cfg.Logger.With(keyWorker, cfg.Name),
 		stats: map[string]*queueStats{}, runs: map[*run]bool{},
 	}
 	for _, q := range cfg.Queues {
@@ -257,11 +258,13 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	for _, cfg := range w.cfg.Queues {
 		log := w.log.With(keyQueue, cfg.Name)
-		q := &queue{QueueConfig: cfg, stats: w.stats[cfg.Name], distance: firstDistance, trouble: trouble{log: log, what: "jobs of this queue can't be claimed"}}
+		q := &queue{QueueConfig: cfg, stats: w.stats[cfg.Name], distance: firstDistance,
+			trouble: trouble{log: log, what: "jobs of this queue can't be claimed"}}
 		r.queues = append(r.queues, q)
 		r.channels[wakeChannel(q.Name)] = append(r.channels[wakeChannel(q.Name)], q)
 	}
-	r.slots = newSlots(w.cfg.Slots, max(w.cfg.ClaimAhead, 0), r.queues, func(t *task) { r.goroutines.Go(func() { r.runTasks(t) }) })
+	r.slots = newSlots(w.cfg.Slots, max(w.cfg.ClaimAhead, 0), r.queues,
+		func(t *task) { r.goroutines.Go(func() { r.runTasks(t) }) })
 	defer context.AfterFunc(ctx, r.slots.stop)()
 	r.completer = newCompleter(w.pool, w.log)
 	r.completer.warnings = &w.warnings
@@ -422,8 +425,8 @@ func (r *run) tasks(registration *registration, q *queue, jobs []claimedJob, unt
 	return tasks
 }
 
-// runTasks runs a job, and then others, as long as there are some. A goroutine is used again, since it would take longer
-// to grow the stack of a new one than most else that the worker does for a job.
+// runTasks runs a job, and then others, as long as there are some. A goroutine is used again, since it would take
+// longer to grow the stack of a new one than most else that the worker does for a job.
 func (r *run) runTasks(t *task) {
 	defer func() {
 		if t != nil { // a handler has ended the goroutine
@@ -446,7 +449,9 @@ func (r *run) runTask(t *task) (took time.Duration) {
 	a.stats.claimed.Add(1)
 	if t.err != nil {
 		if errors.Is(t.err, ErrTooLarge) {
-			r.warnings.warn(r.background, r.log, slog.LevelWarn, ErrTooLarge.Error(), "a job can't be sent to this worker in time, so its attempt fails", keyQueue, job.Queue, keyJobID, job.ID, keyError, t.err)
+			r.warnings.warn(r.background, r.log, slog.LevelWarn, ErrTooLarge.Error(),
+				"a job can't be sent to this worker in time, so its attempt fails", keyQueue, job.Queue, keyJobID, job.ID, keyError,
+				t.err)
 		}
 		r.completer.send(judge(r.background, r.log, a, job, t.err))
 		return 0
@@ -491,7 +496,8 @@ const (
 func (r *run) putOff(job *RawJob, a *attempt) {
 	delay := putOffDelay(job)
 	r.unknown.warn(r.background, r.log, slog.LevelWarn, job.Kind,
-		"no handler for jobs of this kind in this worker: they are put off, uncounted, until a worker that has one takes them",
+		"no handler for jobs of this kind in this worker: they are put off, uncounted, until a worker that has one takes "+
+			"them",
 		keyKind, job.Kind, keyQueue, job.Queue, keyJobID, job.ID, keyDelay, delay)
 	r.completer.send(answer{attempt: a, outcome: unknownKind, delay: &delay})
 }

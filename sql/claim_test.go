@@ -115,7 +115,8 @@ func TestClientThatNeverReads(t *testing.T) {
 				return one[bool](s, `
 					select case when $2 then wait_event is not distinct from 'ClientWrite' else state = 'idle' end
 					  from pg_stat_activity where pid = $1`, slow.pid, c.stuck)
-			}, patience, time.Millisecond, "the claim was to end up %s", map[bool]string{true: "writing", false: "idle"}[c.stuck])
+			}, patience, time.Millisecond, "the claim was to end up %s",
+				map[bool]string{true: "writing", false: "idle"}[c.stuck])
 
 			err = s.try("select awa.claim('q', 1)")
 			if !c.stuck {
@@ -183,12 +184,14 @@ func TestReceiptOfAForgottenClaim(t *testing.T) {
 	others := s.claim("other", 2)
 	require.Equal(t, receipts(forgotten), receipts(others), "the number was given out again")
 	for _, call := range []string{
-		"select awa.complete($1, $2)", "select awa.complete($1, $2, '{}')", "select awa.fail($1, $2, 'error')", "select awa.release($1, $2)",
+		"select awa.complete($1, $2)", "select awa.complete($1, $2, '{}')", "select awa.fail($1, $2, 'error')",
+		"select awa.release($1, $2)",
 	} {
 		require.Equal(t, "JQ001", sqlState(s.try(call, forgotten[0].JobID, forgotten[0].Receipt)), call)
 	}
 	require.Equal(t, ids(forgotten), s.completeMany(forgotten))
-	require.Equal(t, ids(forgotten), list[int64](s, "select awa.fail_many($1, $2, '{a,b}')", ids(forgotten), receipts(forgotten)))
+	require.Equal(t, ids(forgotten),
+		list[int64](s, "select awa.fail_many($1, $2, '{a,b}')", ids(forgotten), receipts(forgotten)))
 	require.Zero(t, one[int](s, "select count(*) from awa.lease_claim_closures"))
 
 	again := s.claim("q", 2)
@@ -198,7 +201,8 @@ func TestReceiptOfAForgottenClaim(t *testing.T) {
 }
 
 // However a window is cut, by limits, by the byte budget, by late commits, each job comes once and in order. An open
-// window reaches to now as long as what was committed late lies before the reader; otherwise it is read to its end first.
+// window reaches to now as long as what was committed late lies before the reader; otherwise it is read to its end
+// first.
 func TestWindowsAreReadInOrder(t *testing.T) {
 	for _, passed := range []bool{false, true} {
 		d := newDatabase(t)
@@ -234,8 +238,9 @@ func TestWindowsAreReadInOrder(t *testing.T) {
 	}
 }
 
-// What a claim takes from several parts (lanes, late commits, the rest of a window) shares one byte budget. A part whose
-// first job does not fit ends the claim: it must not be taken for a part without jobs, or the cursor passes the job.
+// What a claim takes from several parts (lanes, late commits, the rest of a window) shares one byte budget. A part
+// whose first job does not fit ends the claim: it must not be taken for a part without jobs, or the cursor passes the
+// job.
 func TestBudgetAcrossParts(t *testing.T) {
 	d := newDatabase(t)
 	s, late := d.session(), d.session()
@@ -274,9 +279,11 @@ func TestManyLateCommits(t *testing.T) {
 		for range n {
 			s.exec("with e as (select awa.enqueue($1, 'k')) insert into late select pg_current_xact_id() from e", queue)
 		}
-		s.exec(`insert into awa.lease_claims (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
+		s.exec(`insert into awa.lease_claims (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id,
+			  claimed_at, lease_until, holds_keys, job_ids)
 			select 0, nextval('awa.claim_ids'), awa._lane(awa._queue_id($1), 2), 1,
-			       format('%s:%s:%s', min(x), pg_snapshot_xmax(pg_current_snapshot()), string_agg(x::text, ',' order by x))::pg_snapshot,
+			       format('%s:%s:%s', min(x), pg_snapshot_xmax(pg_current_snapshot()),
+			         string_agg(x::text, ',' order by x))::pg_snapshot,
 			       '0', 0, '0', 0, now(), now(), false, '{}' from late`, queue)
 		s.exec("drop table late")
 		return s.blocksRead(func() { require.Len(t, s.claim(queue, 1000), n) })
@@ -294,7 +301,8 @@ func TestNumbersThatAreLongAsText(t *testing.T) {
 	err := s.try("select awa.enqueue('q', 'k', ('[' || repeat('1e131071,', 8999) || '1]')::jsonb)")
 	require.Equal(t, "22023", sqlState(err))
 	require.Contains(t, err.Error(), "args")
-	err = s.try("select awa.enqueue('q', 'k', metadata => ('[' || repeat('1e131071,', 8999) || '1]')::jsonb, run_at => now() + interval '1 hour')")
+	err = s.try("select awa.enqueue('q', 'k', metadata => ('[' || repeat('1e131071,', 8999) || '1]')::jsonb, run_at => " +
+		"now() + interval '1 hour')")
 	require.Equal(t, "22023", sqlState(err))
 	require.Contains(t, err.Error(), "metadata")
 	s.exec("select awa.enqueue_many('q', 'k', array_fill(('[' || repeat('1e100000,', 299) || '1]')::jsonb, array[3]))")
@@ -303,9 +311,11 @@ func TestNumbersThatAreLongAsText(t *testing.T) {
 	const number = `{"n": 1e50000}` // 50 kB of text; three of them fit the budget
 	s.exec("select awa.enqueue('one', 'k', $1) from generate_series(1, 10)", number)
 	s.exec("select awa.enqueue_many('many', 'k', array_fill($1::jsonb, array[10]))", number)
-	s.exec(`select awa.enqueue_batch(array_to_json(array_fill('{"queue": "batch", "kind": "k", "args": {"n": 1e50000}}'::json, array[10]))::jsonb)`)
+	s.exec(`select awa.enqueue_batch(array_to_json(array_fill('{"queue": "batch", "kind": "k", "args": {"n": ` +
+		`1e50000}}'::json, array[10]))::jsonb)`)
 	s.exec("select awa.enqueue_many('metadata', 'k', array_fill('1'::jsonb, array[10]), metadata => $1)", number)
-	s.exec("select awa.enqueue_many('later', 'k', array_fill($1::jsonb, array[10]), run_at => clock_timestamp() + interval '1 millisecond')", number)
+	s.exec("select awa.enqueue_many('later', 'k', array_fill($1::jsonb, array[10]), run_at => clock_timestamp() + "+
+		"interval '1 millisecond')", number)
 	s.exec("select awa.enqueue('progress', 'k') from generate_series(1, 10)")
 	for _, c := range s.claim("progress", 10) {
 		s.exec("select awa.set_progress($1, $2, $3)", c.JobID, c.Receipt, number)
@@ -332,7 +342,8 @@ func TestLargestJob(t *testing.T) {
 	defer cancel()
 	s.ctx = ctx
 	const half, most = 1<<26 - 2, 1<<27 - 2 // of text, but for the quotes around it
-	enqueue := "select awa.enqueue('q', 'k', to_jsonb(repeat('x', $1)), tags => array[repeat('t', 18)], metadata => to_jsonb(repeat('x', $2)))"
+	enqueue := "select awa.enqueue('q', 'k', to_jsonb(repeat('x', $1)), tags => array[repeat('t', 18)], metadata => " +
+		"to_jsonb(repeat('x', $2)))"
 	err := s.try(enqueue, half, half) // 20 bytes of tags are too many
 	require.Equal(t, "22023", sqlState(err))
 	require.ErrorContains(t, err, "args and what goes along with it must be at most 128 MiB")
@@ -356,13 +367,16 @@ func TestLargestJob(t *testing.T) {
 		return job
 	}
 	fail := func(job claimed) {
-		s.exec("select awa.fail($1, $2, repeat(U&'\\0001', 20000), '0', to_jsonb(repeat('x', 65000)))", job.JobID, job.Receipt)
+		s.exec("select awa.fail($1, $2, repeat(U&'\\0001', 20000), '0', to_jsonb(repeat('x', 65000)))", job.JobID,
+			job.Receipt)
 		s.exec("select awa.promote_due()")
 	}
 	job := attempt()
 	s.exec("select awa.set_progress($1, $2, to_jsonb(repeat('x', $3)))", job.JobID, job.Receipt, most)
 	fail(job)
-	s.exec("update awa.ready_entries set attempt = 20, errors = (select jsonb_agg(e.errors -> 0) from awa.ready_entries e, generate_series(1, 40) where e.errors is not null) where errors is not null") // as if it had failed forty times
+	// as if it had failed forty times
+	s.exec("update awa.ready_entries set attempt = 20, errors = (select jsonb_agg(e.errors -> 0) from awa.ready_entries " +
+		"e, generate_series(1, 40) where e.errors is not null) where errors is not null")
 	fail(attempt())
 	require.Equal(t, 41, one[int](s, "select jsonb_array_length(errors) from awa.job($1)", job.JobID))
 	s.exec("begin")
@@ -440,7 +454,8 @@ func TestHeadBehindAnOpenEnqueue(t *testing.T) {
 	d := newDatabase(t)
 	open, s := d.session(), d.session()
 	open.exec("begin")
-	open.exec("select count(*) from generate_series(1, 40), lateral awa.enqueue_many('q', 'k', array_fill(to_jsonb(generate_series), array[10000]), priority => 4)")
+	open.exec("select count(*) from generate_series(1, 40), lateral awa.enqueue_many('q', 'k', " +
+		"array_fill(to_jsonb(generate_series), array[10000]), priority => 4)")
 	far := one[int64](s, "select awa.enqueue('q', 'k', priority => 4)")
 	near := one[int64](s, "select awa.enqueue('q', 'k', priority => 1)")
 	s.enqueueMany("q", 10)

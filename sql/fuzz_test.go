@@ -119,7 +119,8 @@ func (f *fuzzer) prepare() {
 	require.NoError(f, f.db.QueryRow(f.ctx, "select current_setting('server_version_num')::int / 10000").Scan(&f.version))
 	rows, err := f.db.Query(f.ctx, `
 		select p.proname, p.prokind::text, coalesce(p.proargnames[:p.pronargs], '{}'),
-		       array(select t::regtype::text from unnest(p.proargtypes) with ordinality u(t, n) order by n), p.pronargs - p.pronargdefaults
+		       array(select t::regtype::text from unnest(p.proargtypes) with ordinality u(t, n) order by n),
+		       p.pronargs - p.pronargdefaults
 		  from pg_proc p
 		 where p.pronamespace = 'awa'::regnamespace and p.proname !~ '^_' and p.prorettype <> 'trigger'::regtype
 		 order by p.proname`)
@@ -153,7 +154,9 @@ func (f *fuzzer) choose() routine {
 			return 40
 		case "prune_oldest": // once for each table of a segment
 			return 20
-		case "drop_queue", "pause_queue", "jobs_compat", "queue_counts", "list_queues", "list_workers", "configure", "deregister_worker", "release_unknown", "expire_history", "audit", "health", "run_maintenance", "rebase_after_restore":
+		case "drop_queue", "pause_queue", "jobs_compat", "queue_counts", "list_queues", "list_workers", "configure",
+			"deregister_worker", "release_unknown", "expire_history", "audit", "health", "run_maintenance",
+			"rebase_after_restore":
 			return 3
 		default:
 			return 10
@@ -183,7 +186,8 @@ func (f *fuzzer) transaction(calls []routine, inTransaction bool) {
 	}
 	f.inside = true
 	defer func() { f.inside = false }()
-	level := []string{"read committed", "read committed", "read committed", "repeatable read", "serializable"}[f.rand.IntN(5)]
+	level := []string{"read committed", "read committed", "read committed", "repeatable read",
+		"serializable"}[f.rand.IntN(5)]
 	f.run("begin", "begin isolation level "+level)
 	for _, r := range calls {
 		savepoint := f.rand.IntN(2) == 0
@@ -247,8 +251,10 @@ func (f *fuzzer) call(r routine) bool {
 	}
 	if err == nil {
 		f.outcomes[r.Name]["ok"]++
-		if slices.Contains(r.Args, "receipt") || slices.Contains(r.Args, "receipts") { // so that most answers are for open attempts, and some are stale
-			f.attempts = slices.DeleteFunc(f.attempts, func(a claimed) bool { return f.rand.IntN(4) > 0 && slices.Contains(attempts, a) })
+		// so that most answers are for open attempts, and some are stale
+		if slices.Contains(r.Args, "receipt") || slices.Contains(r.Args, "receipts") {
+			f.attempts = slices.DeleteFunc(f.attempts,
+				func(a claimed) bool { return f.rand.IntN(4) > 0 && slices.Contains(attempts, a) })
 		}
 		return true
 	}
@@ -257,8 +263,10 @@ func (f *fuzzer) call(r routine) bool {
 	case "22023":
 		words := regexp.MustCompile(`\w+`).FindAllString(err.Message+" "+err.Hint, -1)
 		names := append(slices.Clone(r.Args), f.settings[r.Name]...)
-		if !slices.ContainsFunc(names, func(name string) bool { return slices.Contains(words, name) }) || err.Detail == "" || err.Hint == "" {
-			f.complain(r.Name+err.Message, "it does not say which argument of %s it refuses, what came, or what to pass", err, r.Name)
+		if !slices.ContainsFunc(names, func(name string) bool { return slices.Contains(words, name) }) || err.Detail == "" ||
+			err.Hint == "" {
+			f.complain(r.Name+err.Message, "it does not say which argument of %s it refuses, what came, or what to pass", err,
+				r.Name)
 		}
 	case "2D000":
 		if r.Kind != "p" || !f.inside { // a procedure that commits
@@ -367,20 +375,28 @@ func (f *fuzzer) booksBalance() bool {
 			with shown as (
 			  select queue, state, count(*) as jobs from awa.jobs group by queue, state
 			), gone as (
-			  select awa._queue_of(lane) as queue_id, sum(failed) as failed, sum(cancelled) as cancelled, sum(dead) as dead from awa.queue_rollups group by 1
+			  select awa._queue_of(lane) as queue_id, sum(failed) as failed, sum(cancelled) as cancelled, sum(dead) as dead
+			    from awa.queue_rollups
+			   group by 1
 			), counted as (
 			  select c.queue, s.state, s.jobs
 			    from awa.queue_counts() c
 			    left join gone g on g.queue_id = awa._queue_id(c.queue)
 			   cross join lateral (values
-			      ('available', c.available), ('scheduled', c.scheduled), ('retryable', c.retryable), ('running', c.running), ('waiting_external', c.waiting_external),
-			      ('completed', c.completed), ('failed', c.failed - coalesce(g.failed, 0)), ('cancelled', c.cancelled - coalesce(g.cancelled, 0)),
+			      ('available', c.available), ('scheduled', c.scheduled), ('retryable', c.retryable), ('running', c.running),
+			      ('waiting_external', c.waiting_external),
+			      ('completed', c.completed), ('failed', c.failed - coalesce(g.failed, 0)),
+			      ('cancelled', c.cancelled - coalesce(g.cancelled, 0)),
 			      ('dead', c.dead - coalesce(g.dead, 0))) s(state, jobs)
 			)
-			select coalesce(s.queue, c.queue, '(none)'), coalesce(s.state, c.state), coalesce(s.jobs, 0) as shown, coalesce(c.jobs, 0) as counted
+			select coalesce(s.queue, c.queue, '(none)'), coalesce(s.state, c.state), coalesce(s.jobs, 0) as shown,
+			       coalesce(c.jobs, 0) as counted
 			  from shown s
 			  full join counted c on c.queue = s.queue and c.state = s.state
-			 where case when coalesce(s.state, c.state) = 'completed' then coalesce(s.jobs, 0) > coalesce(c.jobs, 0) else coalesce(s.jobs, 0) <> coalesce(c.jobs, 0) end`,
+			 where case
+			         when coalesce(s.state, c.state) = 'completed' then coalesce(s.jobs, 0) > coalesce(c.jobs, 0)
+			         else coalesce(s.jobs, 0) <> coalesce(c.jobs, 0)
+			       end`,
 		"keys that are held by no job, or not by the job that should": `
 			with keyed as (
 			  select k.job_id, j.state, k.unique_key
@@ -401,7 +417,9 @@ func (f *fuzzer) booksBalance() bool {
 			  from keyed k
 			 where substr(k.unique_key, 33) = '\x001f' -- the default states: nobody else can have taken it in between
 			   and awa._holds(k.unique_key, k.state)
-			   and not exists (select from awa.unique_claims u where u.key = substr(k.unique_key, 1, 32) and u.job_id = k.job_id)`,
+			   and not exists (
+			     select from awa.unique_claims u where u.key = substr(k.unique_key, 1, 32) and u.job_id = k.job_id
+			   )`,
 	} {
 		rows, err := f.db.Query(f.ctx, query)
 		require.NoError(f, err, what)
@@ -411,7 +429,8 @@ func (f *fuzzer) booksBalance() bool {
 		})
 		require.NoError(f, err, what)
 		if len(found) > 0 {
-			f.Errorf("%s, and were not before these calls:\n%s\n%s;", what, strings.Join(newest(found, 20), "\n"), strings.Join(f.since, ";\n"))
+			f.Errorf("%s, and were not before these calls:\n%s\n%s;", what, strings.Join(newest(found, 20), "\n"),
+				strings.Join(f.since, ";\n"))
 			return false
 		}
 	}
@@ -422,7 +441,8 @@ func (f *fuzzer) booksBalance() bool {
 var (
 	fuzzQueues = []string{"email", "reports", `it's "quoted" \ 100%`, "очередь 🚀"}
 	fuzzKinds  = []string{"k", "send_invoice"}
-	fuzzStates = []string{"available", "scheduled", "retryable", "running", "waiting_external", "completed", "failed", "cancelled", "dead"}
+	fuzzStates = []string{"available", "scheduled", "retryable", "running", "waiting_external", "completed", "failed",
+		"cancelled", "dead"}
 )
 
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
@@ -569,11 +589,14 @@ func (f *fuzzer) batch() string {
 			}[field]
 		}
 		if f.rand.IntN(3) == 0 {
-			field := pick(f, "queue", "kind", "args", "priority", "max_attempts", "run_at", "tags", "metadata", "", "Queue", "unknown")
-			fields[field] = pick(f, f.json(2), f.json(2), jsonString(f.oddTime()), jsonString(pick(f, oddTexts...)), fmt.Sprint(f.oddInt()))
+			field := pick(f, "queue", "kind", "args", "priority", "max_attempts", "run_at", "tags", "metadata", "", "Queue",
+				"unknown")
+			fields[field] = pick(f, f.json(2), f.json(2), jsonString(f.oddTime()), jsonString(pick(f, oddTexts...)),
+				fmt.Sprint(f.oddInt()))
 		}
 		var pairs []string
-		for _, field := range []string{"queue", "kind", "args", "priority", "max_attempts", "run_at", "tags", "metadata", "", "Queue", "unknown"} {
+		for _, field := range []string{"queue", "kind", "args", "priority", "max_attempts", "run_at", "tags", "metadata", "",
+			"Queue", "unknown"} {
 			if value, ok := fields[field]; ok {
 				pairs = append(pairs, jsonString(field)+": "+value)
 			}
@@ -623,7 +646,8 @@ func (f *fuzzer) wild(kind string) string {
 		case 1:
 			return fmt.Sprintf("array[[%s, %[1]s], [%[1]s, %[1]s]]::%s", f.wild(element), kind)
 		case 2:
-			return fmt.Sprintf("array_fill(%s, array[%d], array[%d])", f.wild(element), 1+f.rand.IntN(3), pick(f, -1, 0, 2, 2147483640))
+			return fmt.Sprintf("array_fill(%s, array[%d], array[%d])", f.wild(element), 1+f.rand.IntN(3),
+				pick(f, -1, 0, 2, 2147483640))
 		case 3:
 			return fmt.Sprintf("array_fill(%s, array[%d])", f.wild(element), pick(f, 21, 10001, 100000))
 		case 4:
@@ -666,7 +690,8 @@ func (f *fuzzer) wild(kind string) string {
 	case "interval":
 		return quote(f.oddInterval()) + "::interval"
 	case "timestamp with time zone":
-		return quote(pick(f, "infinity", "-infinity", "294276-12-31 23:59:59.999999+00", "4714-11-24 00:00:00+00 BC", "epoch", "now", "tomorrow")) + "::timestamptz"
+		return quote(pick(f, "infinity", "-infinity", "294276-12-31 23:59:59.999999+00", "4714-11-24 00:00:00+00 BC", "epoch",
+			"now", "tomorrow")) + "::timestamptz"
 	}
 	require.Failf(f, "no values", "of type %s: say here which there are", kind)
 	return ""
@@ -679,7 +704,8 @@ func (f *fuzzer) oddInt() int {
 // oddInterval is zero, negative, endless, or long; or its parts have different signs: then its length depends on how
 // long one takes a month to be.
 func (f *fuzzer) oddInterval() string {
-	odd := []string{"0", "-1 second", "1 millisecond", "1 microsecond", "1 year", "10 years", "10 years 1 microsecond", "100 years", "178000000 years", "-178000000 years",
+	odd := []string{"0", "-1 second", "1 millisecond", "1 microsecond", "1 year", "10 years", "10 years 1 microsecond",
+		"100 years", "178000000 years", "-178000000 years",
 		"2147483647 days", "-2147483648 days", "2562047788 hours", "1 month", "-1 month 31 days", "-4 years 1461 days"}
 	if f.version >= 17 {
 		odd = append(odd, "infinity", "-infinity")
@@ -692,11 +718,13 @@ func (f *fuzzer) oddInterval() string {
 }
 
 func (f *fuzzer) oddTime() string {
-	return pick(f, "infinity", "-infinity", "294276-12-31 23:59:59.999999+00", "294277-01-01", "4714-01-01 BC", "0000-00-00", "2026-02-30", "24:00:01", "2026-01-01 00:00 Nowhere/Zone",
+	return pick(f, "infinity", "-infinity", "294276-12-31 23:59:59.999999+00", "294277-01-01", "4714-01-01 BC",
+		"0000-00-00", "2026-02-30", "24:00:01", "2026-01-01 00:00 Nowhere/Zone",
 		"2026-01-01 00:00+99", "J0", "J99999999999", "allballs", "yesterday", "", "'", "20260101T000000")
 }
 
-var oddTexts = []string{"", " ", "'", `"`, `\`, `\u0000`, "%s %n", "{}", "{null}", "null", "NULL", "x'; drop schema awa cascade; --", "$1", "{{ }}", "a\nb\tc\r", "\x01\x7f", "é", "e\u0301", "\u202eabc", "🚀👩‍👩‍👧",
+var oddTexts = []string{"", " ", "'", `"`, `\`, `\u0000`, "%s %n", "{}", "{null}", "null", "NULL",
+	"x'; drop schema awa cascade; --", "$1", "{{ }}", "a\nb\tc\r", "\x01\x7f", "é", "e\u0301", "\u202eabc", "🚀👩‍👩‍👧",
 	"\U0010ffff", "\ufeff", "queue", "dead", "email"}
 
 var jsonEscapes = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\t", `\t`, "\r", `\r`, "\x01", `\u0001`)
@@ -711,7 +739,8 @@ func (f *fuzzer) json(depth int) string {
 	}
 	switch kind {
 	case 0, 1:
-		return pick(f, "null", "true", "false", "0", "-0", "1", "1.0", "4", "1000", "2147483648", "1e2", "0.5", "12345678901234567890", "1e400", "-1e400", "1e131071", "-1e131071",
+		return pick(f, "null", "true", "false", "0", "-0", "1", "1.0", "4", "1000", "2147483648", "1e2", "0.5",
+			"12345678901234567890", "1e400", "-1e400", "1e131071", "-1e131071",
 			"1e-400", "1e-16383", "1e131072", "0.1e1")
 	case 2:
 		return pick(f, `"\u0000"`, `"\u0001"`, `"\ud83d\ude00"`, `"\ud83d"`, `"\u00e9"`)

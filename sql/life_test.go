@@ -62,8 +62,10 @@ func (s *session) forgetWorkers() int64 {
 // halfAnHourLater moves what happened so far half an hour into the past.
 func (s *session) halfAnHourLater() {
 	s.Helper()
-	s.exec("update awa.lease_claims set claimed_at = claimed_at - interval '30 minutes', lease_until = lease_until - interval '30 minutes', deadline_at = deadline_at - interval '30 minutes'")
-	s.exec("update awa.leases set claimed_at = claimed_at - interval '30 minutes', lease_until = lease_until - interval '30 minutes', deadline_at = deadline_at - interval '30 minutes'")
+	s.exec("update awa.lease_claims set claimed_at = claimed_at - interval '30 minutes', lease_until = lease_until - " +
+		"interval '30 minutes', deadline_at = deadline_at - interval '30 minutes'")
+	s.exec("update awa.leases set claimed_at = claimed_at - interval '30 minutes', lease_until = lease_until - interval " +
+		"'30 minutes', deadline_at = deadline_at - interval '30 minutes'")
 	s.exec("update awa.workers set heartbeat_at = heartbeat_at - interval '30 minutes'")
 	s.exec("update awa.queue_rollups set folded_at = folded_at - interval '30 minutes'")
 	s.noGap()
@@ -154,16 +156,23 @@ func (s *session) balanced() {
 			  from (
 			    select c.queue, v.state, v.jobs
 			      from awa.queue_counts c
-			     cross join lateral (values ('available', c.available), ('scheduled', c.scheduled), ('retryable', c.retryable), ('running', c.running),
-			       ('waiting_external', c.waiting_external), ('completed', c.completed), ('failed', c.failed), ('cancelled', c.cancelled), ('dead', c.dead)) v(state, jobs)
+			     cross join lateral (values ('available', c.available), ('scheduled', c.scheduled), ('retryable', c.retryable),
+			       ('running', c.running),
+			       ('waiting_external', c.waiting_external), ('completed', c.completed), ('failed', c.failed),
+			       ('cancelled', c.cancelled), ('dead', c.dead)) v(state, jobs)
 			     where v.jobs <> 0
 			  ) n
 			  full join (select queue, state, count(*) as jobs from awa.jobs group by 1, 2) j using (queue, state)
 			 where n.jobs is distinct from j.jobs
-			   and not (state = 'completed' and n.jobs > coalesce(j.jobs, 0) and (select count(distinct l) > 1 from awa.ring, unnest(left_at) l))`), "counts; what was pruned is only counted")
+			   and not (
+			     state = 'completed' and n.jobs > coalesce(j.jobs, 0)
+			     and (select count(distinct l) > 1 from awa.ring, unnest(left_at) l)
+			   )`), "counts; what was pruned is only counted")
 		require.Empty(s, list[string](s, `
 			select format('%s: held by %s, job %s is %s', key, u.job_id, j.id, j.state)
-			  from (select encode(key, 'hex') as key, job_id from awa.unique_claims where job_id is not null and held_until is null) u
+			  from (
+			    select encode(key, 'hex') as key, job_id from awa.unique_claims where job_id is not null and held_until is null
+			  ) u
 			  full join (
 			    select unique_key as key, id, state
 			      from awa.jobs
@@ -182,12 +191,16 @@ func (s *session) balanced() {
 			  ) u
 			 where u.lane not in (select q.lane from awa.queues q where q.lane is not null)
 			 group by u.name, u.lane`), "whatever there is lies in a lane that is known to be in use")
-		require.Zero(s, one[int](s, "select count(*) from awa.ready_tombstones t where not exists (select from awa.queues q where q.lane = t.lane and q.has_tombstones)"), "and so do tombstones")
+		require.Zero(s,
+			one[int](s,
+				"select count(*) from awa.ready_tombstones t where not exists (select from awa.queues q where q.lane = t.lane and "+
+					"q.has_tombstones)"), "and so do tombstones")
 		if s.db.PgConn().TxStatus() != 'I' {
 			return
 		}
 		s.exec("select awa._fold(null, true)")
-		require.Empty(s, list[string](s, "select concat_ws(': ', queue, problem) from awa.audit() where not balanced"), "audit")
+		require.Empty(s, list[string](s, "select concat_ws(': ', queue, problem) from awa.audit() where not balanced"),
+			"audit")
 	}
 }
 
@@ -316,7 +329,8 @@ func TestAnswerBesideAnOpenRescue(t *testing.T) {
 					require.Equal(t, end == "rollback", taken())
 					if end == "commit" {
 						require.Equal(t, "retryable", a.state(jobs[0].JobID))
-						require.Equal(t, "lease expired", one[string](a, "select errors -> -1 ->> 'error' from awa.job($1)", jobs[0].JobID))
+						require.Equal(t, "lease expired",
+							one[string](a, "select errors -> -1 ->> 'error' from awa.job($1)", jobs[0].JobID))
 					} else {
 						require.Equal(t, second.state, a.state(jobs[0].JobID))
 					}

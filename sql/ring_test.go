@@ -234,8 +234,8 @@ func TestCleaningThatIsCutOff(t *testing.T) {
 	require.Equal(t, int64(3000), one[int64](s, "select available from awa.queue_counts()"))
 }
 
-// After a success, cleaning that was cut off before goes on at once, with about as much at a time: with all that it took
-// at first it would be cut off again, and wait.
+// After a success, cleaning that was cut off before goes on at once, with about as much at a time: with all that it
+// took at first it would be cut off again, and wait.
 func TestCleaningGoesOnAsItSucceeded(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -243,7 +243,8 @@ func TestCleaningGoesOnAsItSucceeded(t *testing.T) {
 	s.enqueueMany("q", 3000)
 	s.rotate()
 	require.Equal(t, "cleaning", one[string](s, "select outcome from awa.prune_oldest()"), "it has looked")
-	s.exec("select setval('awa.prune_tries', 4), setval('awa.prune_tried_at', (extract(epoch from now() - interval '5 minutes') * 1000000)::bigint)")
+	s.exec("select setval('awa.prune_tries', 4), setval('awa.prune_tried_at', (extract(epoch from now() - interval '5 " +
+		"minutes') * 1000000)::bigint)")
 	for range 2 {
 		require.Equal(t, "cleaning", one[string](s, "select outcome from awa.prune_oldest()"))
 		require.Equal(t, int64(0), one[int64](s, "select count(*) from awa.health() where topic = 'prune'"))

@@ -87,7 +87,8 @@ func run(ctx context.Context, url string, jobs, rounds, slots int, takes, length
 		return err
 	}
 	b := &bench{pool: pool, client: driver.NewClient(pool), slots: slots, takes: takes}
-	fmt.Printf("PostgreSQL %s, jobs of 200 bytes\n\n| | jobs/s | CPU of the driver, µs per job | of its backends | share of the driver |\n| --- | --- | --- | --- | --- |\n", version)
+	fmt.Printf("PostgreSQL %s, jobs of 200 bytes\n\n| | jobs/s | CPU of the driver, µs per job | of its backends | "+
+		"share of the driver |\n| --- | --- | --- | --- | --- |\n", version)
 	for range rounds {
 		if err := b.drain(ctx, jobs); err != nil {
 			return err
@@ -96,7 +97,8 @@ func run(ctx context.Context, url string, jobs, rounds, slots int, takes, length
 			return err
 		}
 	}
-	fmt.Print("\n| jobs/s offered | jobs | pick-up p50 | p99 | max | CPU of the driver and the producer |\n| --- | --- | --- | --- | --- | --- |\n")
+	fmt.Print("\n| jobs/s offered | jobs | pick-up p50 | p99 | max | CPU of the driver and the producer |\n| --- | --- " +
+		"| --- | --- | --- | --- |\n")
 	for _, field := range strings.Split(rates, ",") {
 		rate, err := strconv.ParseFloat(field, 64)
 		if err != nil {
@@ -126,7 +128,9 @@ func (b *bench) work(ctx context.Context, handler func(id int64), f func(context
 		}
 		return nil
 	})
-	worker, err := driver.NewWorker(b.pool, handlers, driver.WorkerConfig{Slots: b.slots, Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
+	worker, err := driver.NewWorker(b.pool, handlers,
+		driver.WorkerConfig{Slots: b.slots,
+			Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))})
 	if err != nil {
 		return err
 	}
@@ -187,7 +191,8 @@ func (b *bench) drain(ctx context.Context, jobs int) error {
 		}
 		own, backends := after.own-before.own, after.backends-before.backends
 		fmt.Printf("| a backlog of %d | %.0f | %.1f | %.1f | %.0f %% |\n", jobs, float64(jobs)/took.Seconds(),
-			float64(own.Microseconds())/float64(jobs), float64(backends.Microseconds())/float64(jobs), 100*float64(own)/float64(own+backends))
+			float64(own.Microseconds())/float64(jobs), float64(backends.Microseconds())/float64(jobs),
+			100*float64(own)/float64(own+backends))
 		return nil
 	})
 }
@@ -210,7 +215,8 @@ func (b *bench) endToEnd(ctx context.Context, jobs int) error {
 		if err := completed(ctx, w, jobs); err != nil {
 			return err
 		}
-		fmt.Printf("| end to end, %d at a time enqueued beside it | %.0f | | | |\n", batch, float64(jobs)/time.Since(began).Seconds())
+		fmt.Printf("| end to end, %d at a time enqueued beside it | %.0f | | | |\n", batch,
+			float64(jobs)/time.Since(began).Seconds())
 		return nil
 	})
 }
@@ -279,7 +285,8 @@ func (b *bench) offer(ctx context.Context, rate float64, length time.Duration) e
 			waits = append(waits, at.Sub(sent[id]))
 		}
 		slices.Sort(waits)
-		fmt.Printf("| %.0f | %d | %.1f ms | %.1f ms | %.1f ms | %.1f %% of a core |\n", rate, len(waits), ms(waits[len(waits)/2]), ms(waits[len(waits)*99/100]), ms(waits[len(waits)-1]),
+		fmt.Printf("| %.0f | %d | %.1f ms | %.1f ms | %.1f ms | %.1f %% of a core |\n", rate, len(waits),
+			ms(waits[len(waits)/2]), ms(waits[len(waits)*99/100]), ms(waits[len(waits)-1]),
 			100*float64(after.own-before.own)/float64(took))
 		return nil
 	})

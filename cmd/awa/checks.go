@@ -116,7 +116,8 @@ func (d *doctor) runInside(ctx context.Context, c check, roles ...string) {
 	err := errNotMade
 	var found []finding
 	for _, role := range roles {
-		found, err = d.collectAs(ctx, role, "sql", "select to_jsonb(q) from (\n"+c.query+") q", d.parameter, "set transaction read only")
+		found, err = d.collectAs(ctx, role, "sql", "select to_jsonb(q) from (\n"+c.query+") q", d.parameter,
+			"set transaction read only")
 		if !errors.Is(err, errNotMade) {
 			break
 		}
@@ -125,7 +126,8 @@ func (d *doctor) runInside(ctx context.Context, c check, roles ...string) {
 	case !errors.Is(err, errNotMade):
 		d.conclude(c, found, err)
 	case d.superuser:
-		d.add(levelWarning, "access", c.topic, "not looked at: it would run with all rights of a superuser", "Run this as a login that is a member of awa_reader, and of no other role.")
+		d.add(levelWarning, "access", c.topic, "not looked at: it would run with all rights of a superuser",
+			"Run this as a login that is a member of awa_reader, and of no other role.")
 	case c.topic == healthCheck.topic: // as any program calls it
 		found, err = d.collect(ctx, c)
 		d.conclude(c, found, err)
@@ -135,7 +137,9 @@ func (d *doctor) runInside(ctx context.Context, c check, roles ...string) {
 }
 
 // collectAs runs the body of a function that belongs to a role, which is given in SQL, in a transaction of a mode.
-func (d *doctor) collectAs(ctx context.Context, role, language, body, parameter, mode string) (found []finding, err error) {
+func (d *doctor) collectAs(
+	ctx context.Context, role, language, body, parameter, mode string,
+) (found []finding, err error) {
 	tx, err := d.begin(ctx, "read only")
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errNotMade, err)
@@ -143,7 +147,8 @@ func (d *doctor) collectAs(ctx context.Context, role, language, body, parameter,
 	defer tx.Rollback(context.WithoutCancel(ctx))
 	for _, statement := range []string{
 		"set transaction read write", // here, since a connection on which a begin fails is closed
-		"create function pg_temp.awa_doctor(jsonb) returns setof jsonb language " + language + " security definer set search_path = pg_catalog, pg_temp as $awa_doctor$\n" + body + " $awa_doctor$",
+		"create function pg_temp.awa_doctor(jsonb) returns setof jsonb language " + language +
+			" security definer set search_path = pg_catalog, pg_temp as $awa_doctor$\n" + body + " $awa_doctor$",
 		"alter function pg_temp.awa_doctor(jsonb) owner to " + role,
 		mode,
 	} {
@@ -159,7 +164,8 @@ func (d *doctor) collectAs(ctx context.Context, role, language, body, parameter,
 func (d *doctor) fail(topic string, err error) {
 	var pg *pgconn.PgError
 	// To a superuser this is denied only where the owner of a view, or of a function, has lost a right that it needs.
-	if errors.As(err, &pg) && pg.Code == "42501" && d.conn.PgConn().ParameterStatus("is_superuser") != "on" { // insufficient_privilege
+	// insufficient_privilege
+	if errors.As(err, &pg) && pg.Code == "42501" && d.conn.PgConn().ParameterStatus("is_superuser") != "on" {
 		if d.reads { // a monitor sees what it is meant to see
 			d.add(levelOK, "access", topic, "not checked: only the schema's owner and superusers may look there", "")
 			return

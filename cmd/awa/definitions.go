@@ -28,8 +28,9 @@ func (d *doctor) compareDefinitions(ctx context.Context, functions bool) (same b
 	}
 	for _, f := range d.src.Functions {
 		if f.Body == nil {
-			definitions = append(definitions, definition{"functions", "awa." + f.Name + "(" + strings.Join(f.Types, ", ") + ")", "function", f.Name,
-				strings.ReplaceAll(strings.TrimPrefix(f.SQL, "create or replace function awa."+f.Name), f.Name+".", "_doctor.")})
+			definitions = append(definitions,
+				definition{"functions", "awa." + f.Name + "(" + strings.Join(f.Types, ", ") + ")", "function", f.Name,
+					strings.ReplaceAll(strings.TrimPrefix(f.SQL, "create or replace function awa."+f.Name), f.Name+".", "_doctor.")})
 		}
 	}
 	parameter, err := json.Marshal(definitions)
@@ -41,7 +42,8 @@ func (d *doctor) compareDefinitions(ctx context.Context, functions bool) (same b
 	if errors.Is(err, errNotMade) {
 		switch {
 		case d.superuser:
-			d.add(levelWarning, "access", "views", "not looked at: their text would be parsed with all rights of a superuser", "Run this as a login that is a member of awa_reader, and of no other role.")
+			d.add(levelWarning, "access", "views", "not looked at: their text would be parsed with all rights of a superuser",
+				"Run this as a login that is a member of awa_reader, and of no other role.")
 			return false
 		case !functions:
 			d.fail("views", err)

@@ -55,7 +55,8 @@ func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) (st
 	if err != nil {
 		return 0, err
 	}
-	parameter, err := json.Marshal(sources{Sources: src, Heartbeat: driver.WorkerConfig{}.WithDefaults().HeartbeatEvery.Seconds()})
+	parameter, err := json.Marshal(sources{Sources: src,
+		Heartbeat: driver.WorkerConfig{}.WithDefaults().HeartbeatEvery.Seconds()})
 	if err != nil {
 		return 0, err
 	}
@@ -119,11 +120,13 @@ func (d *doctor) examine(ctx context.Context, databaseURL string) {
 	cfg, err := dburl.Parse(databaseURL)
 	if err == nil {
 		cfg.ConnectTimeout = cmp.Or(cfg.ConnectTimeout, 10*time.Second) // a monitor must not hang
-		cfg.DefaultQueryExecMode = pgx.QueryExecModeExec                // a prepared statement has a name, which code in the schema could give to another one
+		// a prepared statement has a name, which code in the schema could give to another one
+		cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
 		d.conn, err = pgx.ConnectConfig(ctx, cfg)
 	}
 	if err != nil {
-		d.add(levelCritical, "server", "", oneLine(err.Error()), oneLine(strings.TrimPrefix(explain(err).Error(), err.Error())))
+		d.add(levelCritical, "server", "", oneLine(err.Error()),
+			oneLine(strings.TrimPrefix(explain(err).Error(), err.Error())))
 		return
 	}
 	defer d.conn.Close(context.WithoutCancel(ctx))
@@ -144,7 +147,8 @@ func (d *doctor) examine(ctx context.Context, databaseURL string) {
 		d.runInside(ctx, schemaCheck, d.owner)
 	}
 	d.run(ctx, versionCheck)
-	same := !slices.ContainsFunc(d.findings, func(f finding) bool { return f.Topic == "version" && f.Level == levelWarning })
+	same := !slices.ContainsFunc(d.findings,
+		func(f finding) bool { return f.Topic == "version" && f.Level == levelWarning })
 	functions := false
 	// Another version has other functions and tables: that is said once, not of each of them.
 	if same {
@@ -171,9 +175,18 @@ func (d *doctor) examine(ctx context.Context, databaseURL string) {
 func (d *doctor) lookUpRoles(ctx context.Context) error {
 	const query = `
 		select n.nspowner::regrole::text,
-		       coalesce((select r.oid::regrole::text from pg_roles o join pg_roles r on r.rolname = substring(o.rolname from '^(.*)owner$') || 'reader'
-		                  where o.oid = n.nspowner), n.nspowner::regrole::text),
-		       has_schema_privilege(n.oid, 'usage') and exists (select from pg_proc p where p.pronamespace = n.oid and p.proname = 'health' and p.pronargs = 0 and has_function_privilege(p.oid, 'execute')),
+		       coalesce((
+		         select r.oid::regrole::text
+		           from pg_roles o
+		           join pg_roles r on r.rolname = substring(o.rolname from '^(.*)owner$') || 'reader'
+		          where o.oid = n.nspowner
+		       ), n.nspowner::regrole::text),
+		       has_schema_privilege(n.oid, 'usage') and exists (
+		         select
+		           from pg_proc p
+		          where p.pronamespace = n.oid and p.proname = 'health' and p.pronargs = 0
+		            and has_function_privilege(p.oid, 'execute')
+		       ),
 		       exists (select from pg_roles r where r.rolname in (current_user, session_user) and r.rolsuper)
 		  from pg_namespace n
 		 where n.nspname = 'awa'`

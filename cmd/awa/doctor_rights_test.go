@@ -119,25 +119,32 @@ func TestDoctorBesideAFunctionThatChanges(t *testing.T) {
 // check.
 func TestDoctorParsesAsTheOwner(t *testing.T) {
 	databaseURL, admin := prepare(t)
-	execute(t, admin, "create role reader login", "grant awa_reader to reader", "create schema hers authorization awa_owner", "revoke temporary on database postgres from public", "grant temporary on database postgres to reader")
+	execute(t, admin, "create role reader login", "grant awa_reader to reader",
+		"create schema hers authorization awa_owner", "revoke temporary on database postgres from public",
+		"grant temporary on database postgres to reader")
 	mallory := testdb.Connect(t, with(t, databaseURL, "user", "mallory"))
 	execute(t, mallory, "set role awa_owner",
 		strings.ReplaceAll(`create function hers.evil(v bigint) returns boolean language plpgsql as $$
 		begin
-		  begin copy (select 1) to program 'psql -X -c "alter role mallory superuser" "URL"'; exception when insufficient_privilege then null; end;
+		  begin copy (select 1) to program 'psql -X -c "alter role mallory superuser" "URL"';
+		  exception when insufficient_privilege then null; end;
 		  return true;
 		end $$`, "URL", databaseURL),
-		"create domain awa.d as bigint check (hers.evil(value))", "set client_min_messages = warning", "alter table awa.workers add further awa.d")
+		"create domain awa.d as bigint check (hers.evil(value))", "set client_min_messages = warning",
+		"alter table awa.workers add further awa.d")
 
 	// Who can't act as the owner parses nothing.
 	findings := examined(t, with(t, databaseURL, "user", "reader"))
 	assert.NotNil(t, find(findings, levelWarning, "tables", "awa.workers.further", "is of type awa.d"))
 	assert.NotNil(t, find(findings, levelWarning, "health", "", "not looked at"))
 
-	execute(t, mallory, "drop view awa._lanes cascade", "alter table awa.queue_rollups alter segment_entries drop default, alter segment_entries type awa.d[] using segment_entries::awa.d[]")
+	execute(t, mallory, "drop view awa._lanes cascade",
+		"alter table awa.queue_rollups alter segment_entries drop default, alter segment_entries type awa.d[] using "+
+			"segment_entries::awa.d[]")
 	findings = examined(t, databaseURL)
 	assert.False(t, isSuperuser(t, admin))
-	assert.NotNil(t, find(findings, levelWarning, "tables", "column awa.queue_rollups.segment_entries of type awa.d[]", "is none of Awa's"))
+	assert.NotNil(t, find(findings, levelWarning, "tables", "column awa.queue_rollups.segment_entries of type awa.d[]",
+		"is none of Awa's"))
 }
 
 // From PostgreSQL 16 on a role that makes the owner beforehand keeps the right to grant it.

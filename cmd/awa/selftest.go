@@ -173,8 +173,9 @@ func (t *selftest) check(ctx context.Context) error {
 	var database, role string
 	err := t.db.QueryRow(ctx, `
 		select to_regprocedure('awa.run_maintenance()') is not null,
-		       has_database_privilege(current_database(), 'create'), pg_try_advisory_lock($1::bigint), current_database(), current_user`, selftestLock).Scan(&installed, &mayCreate,
-		&locked, &database, &role)
+		       has_database_privilege(current_database(), 'create'), pg_try_advisory_lock($1::bigint),
+		       current_database(), current_user`, selftestLock).
+		Scan(&installed, &mayCreate, &locked, &database, &role)
 	switch {
 	case err != nil:
 		return explain(err)

@@ -4,12 +4,18 @@
 \ir ../prelude.psql
 
 create temp view functions as
-select p.*, p.oid::regprocedure::text as signature, p.proname ~ '^_' as private from pg_proc p where p.pronamespace = 'awa'::regnamespace;
+select p.*, p.oid::regprocedure::text as signature, p.proname ~ '^_' as private
+  from pg_proc p
+ where p.pronamespace = 'awa'::regnamespace;
 -- Partitions are their parents, and sequences of identity columns their columns: neither is anybody's to look at.
 create temp view relations as
 select c.* from pg_class c
  where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'S', 'f') and not c.relispartition
-   and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i' and c.relkind = 'S');
+   and not exists (
+    select
+      from pg_depend d
+     where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i' and c.relkind = 'S'
+  );
 
 begin;
 select plan(39);
@@ -18,73 +24,192 @@ select cmp_ok((select count(*) from functions where not private), '>=', 40::bigi
 select cmp_ok((select count(*) from relations), '>=', 30::bigint, 'and relations');
 
 -- Public functions
-select is((select array_agg(signature order by 1) from functions where not private and not prosecdef), '{awa.run_maintenance()}', 'every public function runs as its owner, but for the procedure: it commits, which none may that does');
-select is((select array_agg(signature order by 1) from functions where not private and prokind = 'f' and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)), null, 'with a search_path of its own');
-select is((select array_agg(signature order by 1) from functions where not private and prokind <> 'f'), '{awa.run_maintenance()}', 'there is one procedure');
+select is((select array_agg(signature order by 1) from functions where not private and not prosecdef),
+  '{awa.run_maintenance()}',
+  'every public function runs as its owner, but for the procedure: it commits, which none may that does');
+select is((
+  select array_agg(signature order by 1)
+    from functions
+   where not private and prokind = 'f' and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)
+),
+  null, 'with a search_path of its own');
+select is((select array_agg(signature order by 1) from functions where not private and prokind <> 'f'),
+  '{awa.run_maintenance()}', 'there is one procedure');
 
 -- Private ones
 -- The exceptions are run by triggers at commit, when the role is whoever the session is by then.
-select is((select array_agg(signature order by 1) from functions where private and prosecdef), '{awa._decide(),awa._inherit()}', 'private functions run as their caller, but for those that decide at commit');
-select is((select array_agg(signature order by 1) from functions where private and prosecdef and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)), null, 'which have a search_path of their own');
-select is((select array_agg(format('%s %s %s', t.tgrelid::regclass, t.tgdeferrable, t.tginitdeferred) order by t.tgrelid::regclass::text) from pg_trigger t join functions f on f.oid = t.tgfoid where t.tgparentid = 0),
-  '{"awa.decisions t t","awa.heirs t t","awa.ring f f","awa.settings f f"}', 'and are the only triggers that are deferred to the end of the transaction; two others keep rows');
-select is((select count(*) from pg_trigger t join functions f on f.oid = t.tgfoid where t.tgdeferrable and t.tgenabled = 'A'), 2::bigint, 'also in a session that takes itself for a replica');
-select is((select array_agg(f.signature order by 1) from functions f, aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a where f.private and a.grantee <> f.proowner), null, 'and are granted to nobody');
+select is((select array_agg(signature order by 1) from functions where private and prosecdef),
+  '{awa._decide(),awa._inherit()}', 'private functions run as their caller, but for those that decide at commit');
+select is((
+  select array_agg(signature order by 1)
+    from functions
+   where private and prosecdef and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)
+),
+  null, 'which have a search_path of their own');
+select is(
+  (
+    select array_agg(
+      format('%s %s %s', t.tgrelid::regclass, t.tgdeferrable, t.tginitdeferred) order by t.tgrelid::regclass::text
+    )
+      from pg_trigger t
+      join functions f on f.oid = t.tgfoid
+     where t.tgparentid = 0
+  ),
+  '{"awa.decisions t t","awa.heirs t t","awa.ring f f","awa.settings f f"}',
+  'and are the only triggers that are deferred to the end of the transaction; two others keep rows');
+select is((
+  select count(*) from pg_trigger t join functions f on f.oid = t.tgfoid where t.tgdeferrable and t.tgenabled = 'A'
+),
+  2::bigint, 'also in a session that takes itself for a replica');
+select is((
+  select array_agg(f.signature order by 1)
+    from functions f, aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a
+   where f.private and a.grantee <> f.proowner
+),
+  null, 'and are granted to nobody');
 
 -- All
-select is((select array_agg(signature order by 1) from functions where proowner <> 'awa_owner'::regrole), null, 'awa_owner owns every function');
-select is((select array_agg(relname::text order by 1) from pg_class where relnamespace = 'awa'::regnamespace and relkind in ('r', 'p', 'v', 'S') and relowner <> 'awa_owner'::regrole), null, 'every table, view and sequence');
+select is((select array_agg(signature order by 1) from functions where proowner <> 'awa_owner'::regrole), null,
+  'awa_owner owns every function');
+select is((
+  select array_agg(relname::text order by 1)
+    from pg_class
+   where relnamespace = 'awa'::regnamespace and relkind in ('r', 'p', 'v', 'S') and relowner <> 'awa_owner'::regrole
+),
+  null, 'every table, view and sequence');
 select is((select nspowner::regrole::text from pg_namespace where nspname = 'awa'), 'awa_owner', 'and the schema');
-select is((select row(rolcanlogin, rolsuper, rolcreaterole, rolcreatedb, rolbypassrls)::text from pg_roles where rolname = 'awa_owner'), '(f,f,f,f,f)', 'nobody can log in as awa_owner, and it may do nothing else');
-select is((select array_agg(rolname::text order by 1) from pg_roles where rolname in ('awa_producer', 'awa_worker', 'awa_maintainer', 'awa_operator', 'awa_reader') and (rolcanlogin or rolsuper or rolcreaterole or rolcreatedb)), null, 'nor as the other roles');
-select is((select array_agg(f.signature order by 1) from functions f, aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a where a.grantee = 0), null, 'nothing is executable by PUBLIC');
-select is((select array_agg(c.relname::text order by 1) from pg_class c, aclexplode(c.relacl) a where c.relnamespace = 'awa'::regnamespace and a.grantee = 0), null, 'PUBLIC has no right on any relation');
-select is((select count(*) from pg_namespace n, aclexplode(n.nspacl) a where n.nspname = 'awa' and a.grantee = 0), 0::bigint, 'nor on the schema');
-select is((select array_agg(f.signature order by 1) from functions f join pg_language l on l.oid = f.prolang where l.lanname not in ('plpgsql', 'sql')), null, 'functions are in SQL and PL/pgSQL');
+select is((
+  select row(rolcanlogin, rolsuper, rolcreaterole, rolcreatedb, rolbypassrls)::text
+    from pg_roles
+   where rolname = 'awa_owner'
+),
+  '(f,f,f,f,f)', 'nobody can log in as awa_owner, and it may do nothing else');
+select is((
+  select array_agg(rolname::text order by 1)
+    from pg_roles
+   where rolname in ('awa_producer', 'awa_worker', 'awa_maintainer', 'awa_operator', 'awa_reader')
+     and (rolcanlogin or rolsuper or rolcreaterole or rolcreatedb)
+),
+  null, 'nor as the other roles');
+select is((
+  select array_agg(f.signature order by 1)
+    from functions f, aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a
+   where a.grantee = 0
+),
+  null, 'nothing is executable by PUBLIC');
+select is((
+  select array_agg(c.relname::text order by 1)
+    from pg_class c, aclexplode(c.relacl) a
+   where c.relnamespace = 'awa'::regnamespace and a.grantee = 0
+),
+  null, 'PUBLIC has no right on any relation');
+select is((select count(*) from pg_namespace n, aclexplode(n.nspacl) a where n.nspname = 'awa' and a.grantee = 0),
+  0::bigint, 'nor on the schema');
+select is((
+  select array_agg(f.signature order by 1)
+    from functions f
+    join pg_language l on l.oid = f.prolang
+   where l.lanname not in ('plpgsql', 'sql')
+),
+  null, 'functions are in SQL and PL/pgSQL');
 
 -- Comments
-select is((select array_agg(signature order by 1) from functions f where coalesce(obj_description(f.oid, 'pg_proc'), '') = ''), null, 'every function has a comment');
-select is((select array_agg(relname::text order by 1) from relations c where coalesce(obj_description(c.oid, 'pg_class'), '') = ''), null, 'every table, view and sequence has one');
+select is((
+  select array_agg(signature order by 1) from functions f where coalesce(obj_description(f.oid, 'pg_proc'), '') = ''
+),
+  null, 'every function has a comment');
+select is((
+  select array_agg(relname::text order by 1)
+    from relations c
+   where coalesce(obj_description(c.oid, 'pg_class'), '') = ''
+),
+  null, 'every table, view and sequence has one');
 select isnt(obj_description('awa'::regnamespace, 'pg_namespace'), null, 'and the schema');
 
 -- Plans
 -- Before PostgreSQL 18 a function in SQL that is no part of its caller's query is planned anew in each transaction:
 -- fail took four times as long.
 select is((select array_agg(f.proname::text order by 1) from functions f join pg_language l on l.oid = f.prolang
-            where l.lanname = 'sql' and f.prosqlbody is null and not f.proretset and 'awa._leases'::regtype in (select f.prorettype union select unnest(f.proargtypes))),
+            where l.lanname = 'sql'
+              and f.prosqlbody is null
+              and not f.proretset
+              and 'awa._leases'::regtype in (select f.prorettype union select unnest(f.proargtypes))),
   null, 'what takes or gives attempts is planned once in a session');
 select is(
   (select array_agg(f.proname || ' ' || s.setting order by 1)
      from functions f
-    cross join unnest(array['plan_cache_mode=force_generic_plan', 'enable_seqscan=off', 'enable_bitmapscan=off', 'enable_hashjoin=off', 'enable_mergejoin=off', 'jit=off']) s(setting)
-    where f.proname in ('enqueue', 'enqueue_many', 'enqueue_batch', 'claim', 'complete', 'complete_many', 'fail', 'fail_many', 'release',
-      'enqueue_unique', 'discard', 'snooze', 'put_off', 'cancel_attempt', 'extend', 'set_progress') and not coalesce(s.setting = any(f.proconfig), false)),
+    cross join unnest(
+      array['plan_cache_mode=force_generic_plan', 'enable_seqscan=off', 'enable_bitmapscan=off', 'enable_hashjoin=off',
+        'enable_mergejoin=off', 'jit=off']
+    ) s(setting)
+    where f.proname in ('enqueue', 'enqueue_many', 'enqueue_batch', 'claim', 'complete', 'complete_many', 'fail',
+      'fail_many', 'release',
+      'enqueue_unique', 'discard', 'snooze', 'put_off', 'cancel_attempt', 'extend', 'set_progress')
+        and not coalesce(s.setting = any(f.proconfig), false)),
   null, 'hot functions get generic plans by index, whatever the statistics say');
 select is(
   (select array_agg(f.proname || ' ' || s.setting order by 1)
      from functions f
-    cross join unnest('{plan_cache_mode,enable_seqscan,enable_bitmapscan,enable_hashjoin,enable_mergejoin,jit}'::text[]) s(setting)
-    where not f.private and f.proname not in ('configure', 'configuration', 'configure_queue', 'pause_queue', 'resume_queue', 'register_worker', 'run_pass', 'run_maintenance', 'version', 'audit', 'rebase_after_restore', 'jobs_compat', 'next_fires', 'describe_cron')
+    cross join unnest(
+      '{plan_cache_mode,enable_seqscan,enable_bitmapscan,enable_hashjoin,enable_mergejoin,jit}'::text[]
+    ) s(setting)
+    where not f.private
+      and f.proname not in ('configure', 'configuration', 'configure_queue', 'pause_queue', 'resume_queue',
+        'register_worker', 'run_pass', 'run_maintenance', 'version', 'audit', 'rebase_after_restore', 'jobs_compat',
+        'next_fires', 'describe_cron')
       and not exists (select from unnest(f.proconfig) c where starts_with(c, s.setting || '='))
       and (f.proname, s.setting) <> ('health', 'enable_hashjoin')),
-  null, 'all others say which plans they need, but for those that read all there is, or nothing, touch one row, or call the others; and health, which joins sessions and locks');
-select is((select array_agg(proname::text order by proname) from functions where private and not prosecdef and proconfig is not null), '{_fold,_fold_segment,_is_holder,_is_unbalanced,_results}', 'private functions take the settings of those that call them, but for those that count, or look for a job by its id');
+  null,
+  'all others say which plans they need, but for those that read all there is, or nothing, touch one row, or call the '
+  'others; and health, which joins sessions and locks');
+select is((
+  select array_agg(proname::text order by proname)
+    from functions
+   where private and not prosecdef and proconfig is not null
+),
+  '{_fold,_fold_segment,_is_holder,_is_unbalanced,_results}',
+  'private functions take the settings of those that call them, but for those that count, or look for a job by its id');
 select is(
   (select array_agg(f.signature order by 1)
      from functions f
-    where (f.prosrc ~ '_(lock_queue|bound_waits|cancel|relocate|take_open|clean|truncate)\(' or f.prosrc ~ $$set_config\('lock_timeout'$$) and (not f.private or f.prosecdef)
-      and not coalesce('lock_timeout=0' = any(f.proconfig), false)), null, 'who bounds the waits for locks leaves the caller''s lock_timeout as it was');
+    where (
+      f.prosrc ~ '_(lock_queue|bound_waits|cancel|relocate|take_open|clean|truncate)\('
+        or f.prosrc ~ $$set_config\('lock_timeout'$$) and (not f.private or f.prosecdef)
+      and not coalesce('lock_timeout=0' = any(f.proconfig), false)), null,
+        'who bounds the waits for locks leaves the caller''s lock_timeout as it was');
 
 -- Tables
 select is(
   (select array_agg(c.relname::text order by 1)
      from pg_class c
-    where c.relnamespace = 'awa'::regnamespace and c.relispartition and c.relkind = 'r' and not coalesce('autovacuum_enabled=off' = any(c.reloptions), false)), null, 'autovacuum leaves the hot families alone');
-select is((select array_agg(distinct n.parts) from (select count(*) as parts from pg_inherits i join pg_class c on c.oid = i.inhparent where c.relnamespace = 'awa'::regnamespace and c.relkind = 'p' group by c.oid) n), array[4]::bigint[], 'which have four segments each');
-select is((select array_agg(c.relname::text order by 1) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relname ~ '^lease_claim.*_[0-3]$' and not coalesce('toast_tuple_target=8160' = any(c.reloptions), false)), null, 'arrays of ids stay in their rows');
+    where c.relnamespace = 'awa'::regnamespace
+      and c.relispartition
+      and c.relkind = 'r'
+      and not coalesce('autovacuum_enabled=off' = any(c.reloptions), false)), null,
+        'autovacuum leaves the hot families alone');
+select is((
+  select array_agg(distinct n.parts)
+    from (
+      select count(*) as parts
+        from pg_inherits i
+        join pg_class c on c.oid = i.inhparent
+       where c.relnamespace = 'awa'::regnamespace and c.relkind = 'p'
+       group by c.oid
+    ) n
+),
+  array[4]::bigint[], 'which have four segments each');
+select is((
+  select array_agg(c.relname::text order by 1)
+    from pg_class c
+   where c.relnamespace = 'awa'::regnamespace
+     and c.relname ~ '^lease_claim.*_[0-3]$'
+     and not coalesce('toast_tuple_target=8160' = any(c.reloptions), false)
+),
+  null, 'arrays of ids stay in their rows');
 select is((select array_agg(d.classid::regclass || ' ' || d.objid order by 1)
     from pg_depend d join functions f on f.oid = d.refobjid and d.refclassid = 'pg_proc'::regclass
-   where d.classid in ('pg_attrdef'::regclass, 'pg_constraint'::regclass)), null, 'no default and no check depends on a function, so that functions may be replaced');
+   where d.classid in ('pg_attrdef'::regclass, 'pg_constraint'::regclass)), null,
+     'no default and no check depends on a function, so that functions may be replaced');
 select is(
   (select array_agg(distinct f.signature order by f.signature)
      from functions f
@@ -93,14 +218,43 @@ select is(
      join pg_class c on c.reltype in (t.oid, t.typelem)
     where f.prosqlbody is not null and c.relkind in ('r', 'p')),
   null, 'no parsed body holds rows of a table, or a migration could not change the table');
-select is((select array_agg(signature order by 1) from functions where prosrc ~* '\mexecute\M\s+(format|\$|'')'), '{"awa._truncate(smallint,interval)"}', 'only what truncates a table builds SQL, for its name');
-select is((select array_agg(f.proname::text order by 1) from functions f where f.prosrc ~ '\{\{'), null, 'no function holds template braces');
-select is((select array_agg(f.proname::text order by 1) from functions f where regexp_replace(regexp_replace(f.prosrc, '--[^\n]*', '', 'g'), 'E''([^'']|'''')*''', '', 'g') ~ '\\'), null, 'what a literal means does not depend on the caller''s standard_conforming_strings');
+select is((select array_agg(signature order by 1) from functions where prosrc ~* '\mexecute\M\s+(format|\$|'')'),
+  '{"awa._truncate(smallint,interval)"}', 'only what truncates a table builds SQL, for its name');
+select is((select array_agg(f.proname::text order by 1) from functions f where f.prosrc ~ '\{\{'), null,
+  'no function holds template braces');
+select is((
+  select array_agg(f.proname::text order by 1)
+    from functions f
+   where regexp_replace(regexp_replace(f.prosrc, '--[^\n]*', '', 'g'), 'E''([^'']|'''')*''', '', 'g') ~ '\\'
+),
+  null, 'what a literal means does not depend on the caller''s standard_conforming_strings');
 
 -- Views
-select is((select array_agg(c.relname::text order by 1) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind = 'v' and (pg_get_viewdef(c.oid) ~ 'WHERE false;$') <> (c.relname ~ '_row$')), null, 'a view that is always empty, for its row type, ends in _row, and no other one');
-select is((select array_agg(c.relname::text order by 1) from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind = 'v' and c.relname ~ '_row$' and exists (select from aclexplode(c.relacl) a where a.grantee <> c.relowner)), null, 'nobody is granted it');
-select is((select array_agg(f.signature order by 1) from functions f join pg_type y on y.oid = f.prorettype and y.typtype = 'c' join pg_class c on c.oid = y.typrelid where not f.private and c.relname !~ '_row$' and c.relname <> 'jobs'), null, 'public functions return rows of such views, or of jobs');
+select is((
+  select array_agg(c.relname::text order by 1)
+    from pg_class c
+   where c.relnamespace = 'awa'::regnamespace
+     and c.relkind = 'v'
+     and (pg_get_viewdef(c.oid) ~ 'WHERE false;$') <> (c.relname ~ '_row$')
+),
+  null, 'a view that is always empty, for its row type, ends in _row, and no other one');
+select is((
+  select array_agg(c.relname::text order by 1)
+    from pg_class c
+   where c.relnamespace = 'awa'::regnamespace
+     and c.relkind = 'v'
+     and c.relname ~ '_row$'
+     and exists (select from aclexplode(c.relacl) a where a.grantee <> c.relowner)
+),
+  null, 'nobody is granted it');
+select is((
+  select array_agg(f.signature order by 1)
+    from functions f
+    join pg_type y on y.oid = f.prorettype and y.typtype = 'c'
+    join pg_class c on c.oid = y.typrelid
+   where not f.private and c.relname !~ '_row$' and c.relname <> 'jobs'
+),
+  null, 'public functions return rows of such views, or of jobs');
 
 select is((select array_agg(c.relname::text order by 1)
     from pg_class c
@@ -109,7 +263,9 @@ select is((select array_agg(c.relname::text order by 1)
            when 'f' then false
            when 'd' then not exists (select from pg_index i where i.indrelid = c.oid and i.indisprimary)
            else not exists (select from pg_index i where i.indrelid = c.oid and i.indisreplident)
-         end), null, 'every table has a replica identity: with a publication of all tables, rows of one without could be neither changed nor deleted');
+         end), null,
+         'every table has a replica identity: with a publication of all tables, rows of one without could be neither '
+         'changed nor deleted');
 
 select * from finish();
 rollback;

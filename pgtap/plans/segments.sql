@@ -6,26 +6,34 @@
 \ir cost.psql
 
 begin;
-truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases, awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues;
-update awa.ring set current_segment = 0, cleaned_segment = null, cleaned_until = null, cleaned_by = null, old_snapshots = null;
+truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases,
+awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues;
+update awa.ring
+   set current_segment = 0, cleaned_segment = null, cleaned_until = null, cleaned_by = null, old_snapshots = null;
 select plan(68);
 
 -- 100,000 jobs that were claimed, and completed, in claims of 950; of 400 more every fourth is buried
 select pg_temp.fill(pg_temp.q(), 100400) \g /dev/null
 create temp table entries as select e.*, row_number() over (order by e.xid, e.job_id) as n from awa.ready_entries e;
-insert into awa.lease_claims (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
+insert into awa.lease_claims (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id,
+  claimed_at, lease_until, holds_keys, job_ids)
 select 0, nextval('awa.claim_ids'), c.*
   from (
-    select e.lane, row_number() over (order by min(e.n)), pg_current_snapshot(), pg_snapshot '3:3:', min(e.xid), min(e.job_id), max(e.xid), max(e.job_id), now(), now() + interval '1 hour', false, array_agg(e.job_id order by e.n)
+    select e.lane, row_number() over (order by min(e.n)), pg_current_snapshot(), pg_snapshot '3:3:', min(e.xid),
+           min(e.job_id), max(e.xid), max(e.job_id), now(), now() + interval '1 hour', false,
+           array_agg(e.job_id order by e.n)
       from entries e where e.n <= 100000 group by e.lane, (e.n - 1) / 950 order by min(e.n)
   ) c;
 insert into awa.lease_claim_closures (segment, claim_id, item, items, outcome, closed_at)
-select c.segment, c.claim_id, -1, array(select i::smallint from generate_series(0, cardinality(c.job_ids) - 1) i), 'completed', now() from awa.lease_claims c;
+select c.segment, c.claim_id, -1, array(select i::smallint from generate_series(0, cardinality(c.job_ids) - 1) i),
+       'completed', now()
+  from awa.lease_claims c;
 insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels)
 select 0, e.lane, e.xid, e.job_id, e.xid, 1, true from entries e where e.n > 100000 and e.n % 4 = 0;
 select awa._use_lanes(array(select distinct t.lane from awa.ready_tombstones t), buried => true) \g /dev/null
 select pg_temp.fold(), awa._summarize() \g /dev/null
-select is((select row(c.available, c.running, c.completed)::text from awa.queue_counts() c), '(300,0,100000)', '100,000 completed, 300 wait');
+select is((select row(c.available, c.running, c.completed)::text from awa.queue_counts() c), '(300,0,100000)',
+  '100,000 completed, 300 wait');
 
 create temp table open (n int generated always as identity, job_id bigint, receipt bigint);
 create sequence pg_temp.next_open;
@@ -57,17 +65,31 @@ create function pg_temp.prunes(call text) returns void
 language plpgsql
 as $$
 declare
-  v_before bigint := (select sum(t.seq_tup_read) from pg_stat_xact_user_tables t where t.schemaname = 'awa' and t.relname ~ '^(ready|lease)_');
+  v_before bigint := (
+    select sum(t.seq_tup_read)
+      from pg_stat_xact_user_tables t
+     where t.schemaname = 'awa' and t.relname ~ '^(ready|lease)_'
+  );
   v_cost record;
 begin
   v_cost := pg_temp.cost('create temp table said on commit drop as select p.outcome from awa.prune_oldest(true) p');
-  insert into pruner select call, s.outcome, v_cost.blocks, v_cost.tuples, (select sum(t.seq_tup_read) from pg_stat_xact_user_tables t where t.schemaname = 'awa' and t.relname ~ '^(ready|lease)_') - v_before from said s;
+  insert into pruner
+  select call, s.outcome, v_cost.blocks, v_cost.tuples,
+         (
+           select sum(t.seq_tup_read)
+             from pg_stat_xact_user_tables t
+            where t.schemaname = 'awa' and t.relname ~ '^(ready|lease)_'
+         ) - v_before
+    from said s;
   drop table said;
 end
 $$;
 
 select pg_temp.measured('current') \g /dev/null
-update awa.ready_entries set xid = (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1)::text::xid8 where xid = pg_current_xact_id(); -- what it has appended is not to come late
+-- what it has appended is not to come late
+update awa.ready_entries
+   set xid = (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1)::text::xid8
+ where xid = pg_current_xact_id();
 select rotated from awa.rotate(true) \g /dev/null
 select pg_temp.measured('left') \g /dev/null
 select pg_temp.prunes('cleaning') \g /dev/null
@@ -76,14 +98,25 @@ update awa.ring set cleaned_by = (pg_snapshot_xmin(pg_current_snapshot())::text:
 select pg_temp.prunes(f) from unnest('{entries,tombstones,claims,closures}'::text[]) f \g /dev/null
 select pg_temp.measured('truncated') \g /dev/null
 
-select is((select array_agg(outcome order by n) from (select row_number() over () as n, outcome from pruner) p), '{cleaned,truncating,truncating,truncating,truncated}', 'the segment was cleaned, and truncated');
-select is((select count(*) from costs c where c.seq_scans > 0), 0::bigint, 'nothing is read from one end to the other by who works meanwhile');
+select is((select array_agg(outcome order by n) from (select row_number() over () as n, outcome from pruner) p),
+  '{cleaned,truncating,truncating,truncating,truncated}', 'the segment was cleaned, and truncated');
+select is((select count(*) from costs c where c.seq_scans > 0), 0::bigint,
+  'nothing is read from one end to the other by who works meanwhile');
 select is((select sum(c.changed) from costs c), 0::numeric, 'and no row of the hot tables is updated or deleted');
-select cmp_ok(c.tuples, '<=', b.tuples + case when c.at = 'cleaned' and c.what ~ '^claim' then 2 * 300 else 8 end, format('%s, %s: it reads no more rows than before, but for those that were carried', c.what, c.at))
+select cmp_ok(c.tuples, '<=', b.tuples + case when c.at = 'cleaned' and c.what ~ '^claim' then 2 * 300 else 8 end,
+  format('%s, %s: it reads no more rows than before, but for those that were carried', c.what, c.at))
   from costs c join costs b using (what) where b.at = 'current' and c.at <> 'current' order by c.what, c.at;
-select cmp_ok(c.blocks, '<=', b.blocks + b.blocks / 4 + 50, format('%s, %s: nor blocks', c.what, c.at)) from costs c join costs b using (what) where b.at = 'current' and c.at <> 'current' order by c.what, c.at;
-select cmp_ok(p.tuples, '<=', case p.call when 'cleaning' then 5000 else 50 end::bigint, format('%s: the pruner reads what is alive, and not the 100,000', p.call)) from pruner p;
-select cmp_ok(p.sequential, '<=', 5::bigint, format('%s: and by sequence the first row of a table, to see whether there is any', p.call)) from pruner p;
+select cmp_ok(c.blocks, '<=', b.blocks + b.blocks / 4 + 50, format('%s, %s: nor blocks', c.what, c.at))
+  from costs c
+  join costs b using (what)
+ where b.at = 'current' and c.at <> 'current'
+ order by c.what, c.at;
+select cmp_ok(p.tuples, '<=', case p.call when 'cleaning' then 5000 else 50 end::bigint,
+  format('%s: the pruner reads what is alive, and not the 100,000', p.call))
+  from pruner p;
+select cmp_ok(p.sequential, '<=', 5::bigint,
+  format('%s: and by sequence the first row of a table, to see whether there is any', p.call))
+  from pruner p;
 
 select * from finish();
 rollback;

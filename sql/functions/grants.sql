@@ -84,36 +84,51 @@ begin
       select r.role, 'function awa.version'
         from unnest(array['awa_producer', 'awa_worker', 'awa_maintainer', 'awa_operator', 'awa_reader']) r(role)
     ), granted as (
-      select r.oid, case when a.what like 'view %' then 'relation' else 'routine' end as kind, split_part(a.what, '.', 2) as name
+      select r.oid, case when a.what like 'view %' then 'relation' else 'routine' end as kind,
+             split_part(a.what, '.', 2) as name
         from allowed a join pg_roles r on r.rolname = v_prefix || substr(a.role, 5)
     ), objects as (
-      select 'schema awa' as object, n.nspowner as owner, coalesce(n.nspacl, acldefault('n', n.nspowner)) as acl, acldefault('n', n.nspowner) as default_acl,
+      select 'schema awa' as object, n.nspowner as owner, coalesce(n.nspacl, acldefault('n', n.nspowner)) as acl,
+             acldefault('n', n.nspowner) as default_acl,
              array(select distinct g.oid from granted g) as grantees, 'USAGE' as privilege, '{}'::oid[] as by_column
         from pg_namespace n where n.nspname = 'awa'
       union all
-      select format('routine %s', p.oid::regprocedure), p.proowner, coalesce(p.proacl, acldefault('f', p.proowner)), acldefault('f', p.proowner),
+      select format('routine %s', p.oid::regprocedure), p.proowner, coalesce(p.proacl, acldefault('f', p.proowner)),
+             acldefault('f', p.proowner),
              array(select g.oid from granted g where g.kind = 'routine' and g.name = p.proname), 'EXECUTE', '{}'
         from pg_proc p where p.pronamespace = 'awa'::regnamespace
       union all
       select format('%s %s', case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass), c.relowner,
-             coalesce(c.relacl, acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner)), acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner),
-             array(select g.oid from granted g where g.kind = 'relation' and g.name = c.relname), 'SELECT', array(select distinct x.grantee from pg_attribute a, aclexplode(a.attacl) x where a.attrelid = c.oid)
-        from pg_class c where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner = v_owner
+             coalesce(c.relacl, acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner)),
+             acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner),
+             array(select g.oid from granted g where g.kind = 'relation' and g.name = c.relname), 'SELECT',
+             array(select distinct x.grantee from pg_attribute a, aclexplode(a.attacl) x where a.attrelid = c.oid)
+        from pg_class c
+       where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner = v_owner
     )
-    select o.object, o.grantees, o.privilege, array(select distinct a.grantee from aclexplode(o.acl) a where a.grantee <> o.owner) || o.by_column as others
+    select o.object, o.grantees, o.privilege,
+           array(select distinct a.grantee from aclexplode(o.acl) a where a.grantee <> o.owner) || o.by_column as others
       from objects o
      where o.by_column <> '{}'
-        or array(select format('%s %s %s', a.grantee, a.privilege_type, a.is_grantable) from aclexplode(o.acl) a order by 1)
-           <> array(select format('%s %s false', o.owner, a.privilege_type) from aclexplode(o.default_acl) a where a.grantee = o.owner
+        or array(
+          select format('%s %s %s', a.grantee, a.privilege_type, a.is_grantable) from aclexplode(o.acl) a order by 1
+        )
+           <> array(
+             select format('%s %s false', o.owner, a.privilege_type)
+               from aclexplode(o.default_acl) a
+              where a.grantee = o.owner
                     union all select format('%s %s false', g, o.privilege) from unnest(o.grantees) g
                     order by 1)
   loop
     for v_command in
-      select format('revoke all on %s from %s cascade', v_object.object, case g when 0 then 'public' else g::regrole::text end) from unnest(v_object.others) g
+      select format('revoke all on %s from %s cascade', v_object.object,
+        case g when 0 then 'public' else g::regrole::text end)
+        from unnest(v_object.others) g
       union all
       select format('grant all on %s to %s', v_object.object, v_owner)
       union all
-      select format('grant %s on %s to %s', v_object.privilege, v_object.object, g::regrole) from unnest(v_object.grantees) g
+      select format('grant %s on %s to %s', v_object.privilege, v_object.object, g::regrole)
+        from unnest(v_object.grantees) g
     loop
       execute v_command;
     end loop;

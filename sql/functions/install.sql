@@ -35,6 +35,7 @@
 {{ template "enqueue/enqueue_batch.sql" . }}
 {{ template "enqueue/cancel_by_unique_key.sql" . }}
 {{ template "claim/claim.sql" . }}
+{{ template "claim/windows.sql" . }}
 {{ template "close/complete.sql" . }}
 {{ template "close/complete_many.sql" . }}
 {{ template "close/fail.sql" . }}

@@ -24,35 +24,48 @@ create sequence awa.job_ids;
 comment on sequence awa.job_ids is 'The id of a job; also its place among the jobs of one transaction';
 
 create sequence awa.claim_ids;
-comment on sequence awa.claim_ids is 'The id of a claim; a crash may hand a number out again, so a receipt alone proves nothing';
+comment on sequence awa.claim_ids is
+  'The id of a claim; a crash may hand a number out again, so a receipt alone proves nothing';
 
 create sequence awa.promoted_until;
-comment on sequence awa.promoted_until is 'Microseconds since 1970: promote_due has promoted what was due before, late commits aside. A sequence, so that moving it leaves no dead row';
+comment on sequence awa.promoted_until is
+  'Microseconds since 1970: promote_due has promoted what was due before, late commits aside. A sequence, so that '
+  'moving it leaves no dead row';
 
 create sequence awa.folded_until minvalue 0;
-comment on sequence awa.folded_until is 'The last claim before those that maintenance looks at again: older ones are counted, or noted as open. A sequence, so that moving it leaves no dead row';
+comment on sequence awa.folded_until is
+  'The last claim before those that maintenance looks at again: older ones are counted, or noted as open. A sequence, '
+  'so that moving it leaves no dead row';
 
 create sequence awa.next_fold_at;
-comment on sequence awa.next_fold_at is 'Microseconds since 1970: when maintenance next looks at all queues, not only at those that have been claimed from';
+comment on sequence awa.next_fold_at is
+  'Microseconds since 1970: when maintenance next looks at all queues, not only at those that have been claimed from';
 
 create sequence awa.fold_from minvalue 0;
-comment on sequence awa.fold_from is 'The lane before which a look at all queues goes on, where the last one was cut off; 0 when it begins anew';
+comment on sequence awa.fold_from is
+  'The lane before which a look at all queues goes on, where the last one was cut off; 0 when it begins anew';
 select setval('awa.fold_from', 0);
 
 create sequence awa.rescued_at;
 comment on sequence awa.rescued_at is 'Microseconds since 1970: when rescue was called last, to the second';
 
 create sequence awa.next_sweep_at;
-comment on sequence awa.next_sweep_at is 'Microseconds since 1970: when promote_due next looks for late commits everywhere';
+comment on sequence awa.next_sweep_at is
+  'Microseconds since 1970: when promote_due next looks for late commits everywhere';
 
 create sequence awa.sweep_level minvalue 0;
-comment on sequence awa.sweep_level is 'How small the pieces are in which promote_due looks for late commits: 0 for the whole, then 1 to 12. One more while it looks, in case that is cut off';
+comment on sequence awa.sweep_level is
+  'How small the pieces are in which promote_due looks for late commits: 0 for the whole, then 1 to 12. One more while '
+  'it looks, in case that is cut off';
 
 create sequence awa.swept_from;
-comment on sequence awa.swept_from is 'Microseconds since 1970: how far back promote_due has looked for late commits, where it looks in pieces';
+comment on sequence awa.swept_from is
+  'Microseconds since 1970: how far back promote_due has looked for late commits, where it looks in pieces';
 
 create sequence awa.prune_tries minvalue 0;
-comment on sequence awa.prune_tries is 'How many tries in a row to empty the oldest segment were begun, and not ended. A sequence, so that a try that is cut off leaves its mark';
+comment on sequence awa.prune_tries is
+  'How many tries in a row to empty the oldest segment were begun, and not ended. A sequence, so that a try that is '
+  'cut off leaves its mark';
 
 create sequence awa.prune_tried_at;
 comment on sequence awa.prune_tried_at is 'Microseconds since 1970: when the last of these tries began';
@@ -72,25 +85,31 @@ $$;
 
 -- One clock for each pass of maintenance. Sequences, so that moving them leaves no dead rows.
 create sequence awa.pass_clock_promote_due;
-comment on sequence awa.pass_clock_promote_due is 'Microseconds since 1970: when promote_due succeeded last, to the second';
+comment on sequence awa.pass_clock_promote_due is
+  'Microseconds since 1970: when promote_due succeeded last, to the second';
 create sequence awa.pass_clock_fold;
 comment on sequence awa.pass_clock_fold is 'Microseconds since 1970: when fold succeeded last, to the second';
 create sequence awa.pass_clock_end_stuck_claimers;
-comment on sequence awa.pass_clock_end_stuck_claimers is 'Microseconds since 1970: when end_stuck_claimers succeeded last, to the second';
+comment on sequence awa.pass_clock_end_stuck_claimers is
+  'Microseconds since 1970: when end_stuck_claimers succeeded last, to the second';
 create sequence awa.pass_clock_rescue;
 comment on sequence awa.pass_clock_rescue is 'Microseconds since 1970: when rescue succeeded last, to the second';
 create sequence awa.pass_clock_materialize;
-comment on sequence awa.pass_clock_materialize is 'Microseconds since 1970: when materialize succeeded last, to the second';
+comment on sequence awa.pass_clock_materialize is
+  'Microseconds since 1970: when materialize succeeded last, to the second';
 create sequence awa.pass_clock_expire_history;
-comment on sequence awa.pass_clock_expire_history is 'Microseconds since 1970: when expire_history succeeded last, to the second';
+comment on sequence awa.pass_clock_expire_history is
+  'Microseconds since 1970: when expire_history succeeded last, to the second';
 create sequence awa.pass_clock_summarize;
 comment on sequence awa.pass_clock_summarize is 'Microseconds since 1970: when summarize succeeded last, to the second';
 create sequence awa.pass_clock_rotate;
 comment on sequence awa.pass_clock_rotate is 'Microseconds since 1970: when rotate succeeded last, to the second';
 create sequence awa.pass_clock_prune_oldest;
-comment on sequence awa.pass_clock_prune_oldest is 'Microseconds since 1970: when prune_oldest succeeded last, to the second';
+comment on sequence awa.pass_clock_prune_oldest is
+  'Microseconds since 1970: when prune_oldest succeeded last, to the second';
 create sequence awa.pass_clock_forget_workers;
-comment on sequence awa.pass_clock_forget_workers is 'Microseconds since 1970: when forget_workers succeeded last, to the second';
+comment on sequence awa.pass_clock_forget_workers is
+  'Microseconds since 1970: when forget_workers succeeded last, to the second';
 
 -- Queues ----------------------------------------------------------------------------------------
 
@@ -106,12 +125,21 @@ create table awa.queues (
 -- Not unique, on purpose: a unique index would make the second producer of a new queue wait for the first one's commit.
 create index queues_queue_id on awa.queues (queue_id, lane);
 alter table awa.queues replica identity full;
-comment on table awa.queues is 'The name behind a queue id, and its lanes in use: a row for each lane from each producer that found none, so usually one. Read the distinct ones';
-comment on column awa.queues.has_tombstones is 'Whether an entry of the lane was ever buried: a row of its own, before the first tombstone can be seen';
-comment on column awa.queues.dropped_at is 'When the queue was dropped; what was enqueued in a transaction that committed later still finds its name';
-comment on column awa.queues.forget_after is 'Once all transactions before this one have ended, maintenance may remove the name: nothing else is left of the dropped queue';
-comment on column awa.queues.queue_id is 'The first 54 bits of the SHA-256 of the name, so that nobody has to agree on a number';
-comment on column awa.queues.lane is 'A lane that jobs have been put to: it has a row before anything of it can be seen. Null where the queue was made without a job';
+comment on table awa.queues is
+  'The name behind a queue id, and its lanes in use: a row for each lane from each producer that found none, so '
+  'usually one. Read the distinct ones';
+comment on column awa.queues.has_tombstones is
+  'Whether an entry of the lane was ever buried: a row of its own, before the first tombstone can be seen';
+comment on column awa.queues.dropped_at is
+  'When the queue was dropped; what was enqueued in a transaction that committed later still finds its name';
+comment on column awa.queues.forget_after is
+  'Once all transactions before this one have ended, maintenance may remove the name: nothing else is left of the '
+  'dropped queue';
+comment on column awa.queues.queue_id is
+  'The first 54 bits of the SHA-256 of the name, so that nobody has to agree on a number';
+comment on column awa.queues.lane is
+  'A lane that jobs have been put to: it has a row before anything of it can be seen. Null where the queue was made '
+  'without a job';
 
 create table awa.queue_settings (
   queue_id             bigint primary key,
@@ -130,18 +158,26 @@ create table awa.queue_settings (
   changed_at           timestamptz not null default now(),
   changed_by           text not null default session_user
 ) with (fillfactor = 50);
-comment on table awa.queue_settings is 'What an operator set for a queue; where nothing is set, here or for want of a row, the default holds';
+comment on table awa.queue_settings is
+  'What an operator set for a queue; where nothing is set, here or for want of a row, the default holds';
 comment on column awa.queue_settings.default_priority is 'Priority of a job that names none; 2 by default';
 comment on column awa.queue_settings.default_max_attempts is 'Attempts of a job that names none; 25 by default';
-comment on column awa.queue_settings.lease is 'How long a claim lasts for a caller that names no lease; a minute by default';
-comment on column awa.queue_settings.backoff_base is 'The n-th retry waits 2^n times this, and up to a quarter more; a second by default';
+comment on column awa.queue_settings.lease is
+  'How long a claim lasts for a caller that names no lease; a minute by default';
+comment on column awa.queue_settings.backoff_base is
+  'The n-th retry waits 2^n times this, and up to a quarter more; a second by default';
 comment on column awa.queue_settings.backoff_max is 'No retry waits longer than this; 24 hours by default';
-comment on column awa.queue_settings.deadline is 'How long an attempt may take, whatever its worker says; without end by default';
-comment on column awa.queue_settings.dead_letter is 'Whether a job that fails for good becomes a dead letter; by default it is kept as failed';
-comment on column awa.queue_settings.aging_interval is 'For each of these that the head of a lane has waited, its priority counts as one less; a minute by default';
-comment on column awa.queue_settings.failed_retention is 'How long failed and cancelled jobs are kept, at least; 72 hours by default';
+comment on column awa.queue_settings.deadline is
+  'How long an attempt may take, whatever its worker says; without end by default';
+comment on column awa.queue_settings.dead_letter is
+  'Whether a job that fails for good becomes a dead letter; by default it is kept as failed';
+comment on column awa.queue_settings.aging_interval is
+  'For each of these that the head of a lane has waited, its priority counts as one less; a minute by default';
+comment on column awa.queue_settings.failed_retention is
+  'How long failed and cancelled jobs are kept, at least; 72 hours by default';
 comment on column awa.queue_settings.dlq_retention is 'How long dead letters are kept, at least; 30 days by default';
-comment on column awa.queue_settings.completed_retention is 'How long completed jobs are shown, where that is shorter than settings.completed_retention';
+comment on column awa.queue_settings.completed_retention is
+  'How long completed jobs are shown, where that is shorter than settings.completed_retention';
 comment on column awa.queue_settings.paused_at is 'Since when nothing is claimed from the queue; null when it runs';
 
 -- Control ---------------------------------------------------------------------------------------
@@ -150,33 +186,73 @@ comment on column awa.queue_settings.paused_at is 'Since when nothing is claimed
 -- infinity is a length. A check's name is what its error says.
 create table awa.settings (
   only_row    boolean primary key default true check (only_row),
-  claim_wait  interval not null default '5 seconds' constraint "claim_wait must be 1 millisecond to 1 hour" check (extract(epoch from claim_wait) between 0.001 and 3600),
-  claim_bytes integer not null default 184320 constraint "claim_bytes must be 1 to 1000000000" check (claim_bytes between 1 and 1000000000),
-  segment_bytes bigint not null default 1073741824 constraint "segment_bytes must be 1 or more" check (segment_bytes > 0),
-  segment_age interval not null default '8 hours' constraint "segment_age must be 1 microsecond to 100 years" check (extract(epoch from segment_age) between 0.000001 and 3155760000), -- 100 years
-  completed_retention interval not null default '24 hours' constraint "completed_retention must be 0 to 100 years" check (extract(epoch from completed_retention) between 0 and 3155760000),
-  carry_max   integer not null default 100000 constraint "carry_max must be 0 to 10000000" check (carry_max between 0 and 10000000),
-  prune_wait  interval not null default '20 milliseconds' constraint "prune_wait must be 1 to 500 milliseconds" check (extract(epoch from prune_wait) between 0.001 and 0.5), -- shorter than deadlock_timeout
+  claim_wait interval not null default '5 seconds' constraint "claim_wait must be 1 millisecond to 1 hour" check (
+    extract(epoch from claim_wait) between 0.001 and 3600
+  ),
+  claim_bytes integer not null default 184320 constraint "claim_bytes must be 1 to 1000000000" check (
+    claim_bytes between 1 and 1000000000
+  ),
+  segment_bytes bigint not null default 1073741824 constraint "segment_bytes must be 1 or more" check (
+    segment_bytes > 0
+  ),
+  -- 100 years
+  segment_age interval not null default '8 hours' constraint "segment_age must be 1 microsecond to 100 years" check (
+    extract(epoch from segment_age) between 0.000001 and 3155760000
+  ),
+  completed_retention interval not null default
+    '24 hours' constraint "completed_retention must be 0 to 100 years" check (
+      extract(epoch from completed_retention) between 0 and 3155760000
+    ),
+  carry_max integer not null default 100000 constraint "carry_max must be 0 to 10000000" check (
+    carry_max between 0 and 10000000
+  ),
+  -- shorter than deadlock_timeout
+  prune_wait interval not null default '20 milliseconds' constraint "prune_wait must be 1 to 500 milliseconds" check (
+    extract(epoch from prune_wait) between 0.001 and 0.5
+  ),
   notifications boolean not null default true,
-  warn_ready_age       interval not null default '5 minutes' constraint "warn_ready_age must be 1 millisecond to 100 years" check (extract(epoch from warn_ready_age) between 0.001 and 3155760000),
-  warn_failed_share    numeric not null default 0.25 constraint "warn_failed_share must be 0 to 1" check (warn_failed_share between 0 and 1),
-  warn_silence         interval not null default '1 minute' constraint "warn_silence must be 1 millisecond to 100 years" check (extract(epoch from warn_silence) between 0.001 and 3155760000),
-  warn_transaction_age interval not null default '1 hour' constraint "warn_transaction_age must be 1 millisecond to 100 years" check (extract(epoch from warn_transaction_age) between 0.001 and 3155760000)
+  warn_ready_age interval not null default
+    '5 minutes' constraint "warn_ready_age must be 1 millisecond to 100 years" check (
+      extract(epoch from warn_ready_age) between 0.001 and 3155760000
+    ),
+  warn_failed_share numeric not null default 0.25 constraint "warn_failed_share must be 0 to 1" check (
+    warn_failed_share between 0 and 1
+  ),
+  warn_silence interval not null default '1 minute' constraint "warn_silence must be 1 millisecond to 100 years" check (
+    extract(epoch from warn_silence) between 0.001 and 3155760000
+  ),
+  warn_transaction_age interval not null default
+    '1 hour' constraint "warn_transaction_age must be 1 millisecond to 100 years" check (
+      extract(epoch from warn_transaction_age) between 0.001 and 3155760000
+    )
 );
 insert into awa.settings default values;
 comment on table awa.settings is 'Settings of the whole installation, in one row';
-comment on column awa.settings.claim_wait is 'How long a call waits for a lock that somebody else holds, a claim for another claim on the same queue, say, before it gives up with 55P03';
-comment on column awa.settings.segment_bytes is 'Bytes of entries at which the current segment is left for the next one';
+comment on column awa.settings.claim_wait is
+  'How long a call waits for a lock that somebody else holds, a claim for another claim on the same queue, say, before '
+  'it gives up with 55P03';
+comment on column awa.settings.segment_bytes is
+  'Bytes of entries at which the current segment is left for the next one';
 comment on column awa.settings.segment_age is 'Age at which the current segment is left for the next one';
 comment on column awa.settings.completed_retention is 'How long completed jobs are kept, at least';
-comment on column awa.settings.carry_max is 'How many entries that nobody has claimed, or open attempts, are carried out of a segment; where there are more it stays';
-comment on column awa.settings.prune_wait is 'How long the truncation of a segment waits for its locks, and others behind it, at the first try; twice as long at the next, up to half a second';
+comment on column awa.settings.carry_max is
+  'How many entries that nobody has claimed, or open attempts, are carried out of a segment; where there are more it '
+  'stays';
+comment on column awa.settings.prune_wait is
+  'How long the truncation of a segment waits for its locks, and others behind it, at the first try; twice as long at '
+  'the next, up to half a second';
 comment on column awa.settings.notifications is 'Whether workers are notified; without, they poll';
-comment on column awa.settings.warn_ready_age is 'How long the first job in line of a queue may be ready before health warns';
-comment on column awa.settings.warn_failed_share is 'Which share of the jobs of a queue that ended of late may have failed in their last attempt before health warns';
-comment on column awa.settings.warn_silence is 'How long maintenance may not be called, or a worker send no heartbeat, before health warns';
-comment on column awa.settings.warn_transaction_age is 'How long a transaction may keep old rows from being removed before health warns';
-comment on column awa.settings.claim_bytes is 'Bytes of a claim''s result, estimated, but at least one job: so small that it fits the buffers of a Unix socket (204 kB on Linux) when nobody reads it';
+comment on column awa.settings.warn_ready_age is
+  'How long the first job in line of a queue may be ready before health warns';
+comment on column awa.settings.warn_failed_share is
+  'Which share of the jobs of a queue that ended of late may have failed in their last attempt before health warns';
+comment on column awa.settings.warn_silence is
+  'How long maintenance may not be called, or a worker send no heartbeat, before health warns';
+comment on column awa.settings.warn_transaction_age is
+  'How long a transaction may keep old rows from being removed before health warns';
+comment on column awa.settings.claim_bytes is
+  'Bytes of a claim''s result, estimated, but at least one job: so small that it fits the buffers of a Unix socket '
+  '(204 kB on Linux) when nobody reads it';
 
 create table awa.ring (
   only_row        boolean primary key default true check (only_row),
@@ -197,22 +273,30 @@ create table awa.ring (
   stuck_since     timestamptz,
   tables          oid[] not null
 ) with (fillfactor = 50);
-comment on table awa.ring is 'Which of the four segments new rows go to, and how far the oldest one is on its way out; in one row';
-comment on column awa.ring.left_at is 'When each segment (1 for segment 0, ...) was left for the next one; the current one''s is when it was begun';
-comment on column awa.ring.carried_segment is 'The segment that entries are carried out of, before it is cleaned; null when there is none';
+comment on table awa.ring is
+  'Which of the four segments new rows go to, and how far the oldest one is on its way out; in one row';
+comment on column awa.ring.left_at is
+  'When each segment (1 for segment 0, ...) was left for the next one; the current one''s is when it was begun';
+comment on column awa.ring.carried_segment is
+  'The segment that entries are carried out of, before it is cleaned; null when there is none';
 comment on column awa.ring.carried_since is 'A snapshot from before the first of them was';
-comment on column awa.ring.cleaned_segment is 'The segment from which all that lives was carried to the current one; null when there is none';
+comment on column awa.ring.cleaned_segment is
+  'The segment from which all that lives was carried to the current one; null when there is none';
 comment on column awa.ring.cleaned_until is 'Entries of the cleaned segment that are visible in it count no more';
 comment on column awa.ring.cleaned_by is 'The transaction that cleaned it';
-comment on column awa.ring.old_snapshots is 'Whose snapshots are waited for: those that were there when somebody looked first, and still are; null until then';
+comment on column awa.ring.old_snapshots is
+  'Whose snapshots are waited for: those that were there when somebody looked first, and still are; null until then';
 comment on column awa.ring.unreadable is 'Jobs that were not carried because the server can''t read them';
-comment on column awa.ring.refused is 'Jobs that were not carried because a trigger or a constraint of somebody else''s refuses their rows';
+comment on column awa.ring.refused is
+  'Jobs that were not carried because a trigger or a constraint of somebody else''s refuses their rows';
 comment on column awa.ring.refusal is 'With which error the last one was refused';
-comment on column awa.ring.outcome is 'What is in the way of emptying the oldest segment, as prune_oldest says it; null when nothing is';
+comment on column awa.ring.outcome is
+  'What is in the way of emptying the oldest segment, as prune_oldest says it; null when nothing is';
 comment on column awa.ring.tries is 'How often it was in the way, since the oldest segment was last cleaned or emptied';
 comment on column awa.ring.retry_at is 'When that is tried again';
 comment on column awa.ring.stuck_since is 'Since when something is in the way';
-comment on column awa.ring.tables is 'The OIDs of ring and ready_entries: a logical restore gives them others, and transaction ids a new meaning';
+comment on column awa.ring.tables is
+  'The OIDs of ring and ready_entries: a logical restore gives them others, and transaction ids a new meaning';
 
 create table awa.origin (
   xid    xid not null,
@@ -221,7 +305,8 @@ create table awa.origin (
 -- No key: a restore of data alone has to be able to add its row, and is known by that.
 alter table awa.origin replica identity full;
 comment on table awa.origin is 'One row that says where it was written';
-comment on column awa.origin.xid is 'The transaction that wrote this row: its xmin, unless somebody has written it again';
+comment on column awa.origin.xid is
+  'The transaction that wrote this row: its xmin, unless somebody has written it again';
 comment on column awa.origin.server is 'The identifier of the server on which it was written';
 
 create table awa.workers (
@@ -244,9 +329,12 @@ create table awa.rescue_gaps (
   ended_at timestamptz not null,
   primary key (began_at, ended_at)
 );
-comment on table awa.rescue_gaps is 'One time of more than 10 seconds in which rescue was not called, because the server was down, say: workers could send no heartbeats';
+comment on table awa.rescue_gaps is
+  'One time of more than 10 seconds in which rescue was not called, because the server was down, say: workers could '
+  'send no heartbeats';
 comment on column awa.rescue_gaps.began_at is 'When rescue had been called last';
-comment on column awa.rescue_gaps.ended_at is 'When it was called again. Attempts that were alive when the gap began get one more lease from then on';
+comment on column awa.rescue_gaps.ended_at is
+  'When it was called again. Attempts that were alive when the gap began get one more lease from then on';
 
 -- The hot families: append only, never updated, emptied by TRUNCATE --------------------------------
 
@@ -270,13 +358,18 @@ create table awa.ready_entries (
   errors       jsonb
 ) partition by list (segment);
 comment on table awa.ready_entries is 'One runnable attempt of a job, with its body';
-comment on column awa.ready_entries.lane is 'The ordered stream it belongs to: queue_id << 9 | shard << 3 | priority; priority 0 is the front lane of what was given back';
+comment on column awa.ready_entries.lane is
+  'The ordered stream it belongs to: queue_id << 9 | shard << 3 | priority; priority 0 is the front lane of what was '
+  'given back';
 comment on column awa.ready_entries.xid is 'The transaction that appended it; (xid, job_id) is its place in the lane';
 comment on column awa.ready_entries.ready_at is 'Since when it may run';
 comment on column awa.ready_entries.priority is '1 (first) to 4 (last); the lane''s own, but on the front lane';
 comment on column awa.ready_entries.attempt is 'The number of this attempt, from 1';
-comment on column awa.ready_entries.body_bytes is 'Size of kind, args, tags, metadata and progress in a claim''s result, estimated: for its byte budget';
-comment on column awa.ready_entries.unique_key is '32 bytes from the SHA-256 of the job''s unique key, two that say in which states it holds it and whether its queue is a part of it, and, where it outlives the completed job, eight for the end of the period; null when it has none';
+comment on column awa.ready_entries.body_bytes is
+  'Size of kind, args, tags, metadata and progress in a claim''s result, estimated: for its byte budget';
+comment on column awa.ready_entries.unique_key is
+  '32 bytes from the SHA-256 of the job''s unique key, two that say in which states it holds it and whether its queue '
+  'is a part of it, and, where it outlives the completed job, eight for the end of the period; null when it has none';
 comment on column awa.ready_entries.created_at is 'When the job was enqueued; null when that is ready_at';
 comment on column awa.ready_entries.errors is 'How earlier attempts failed, oldest first';
 
@@ -285,7 +378,9 @@ create table awa.rebasing (
   step bigint not null
 );
 alter table awa.rebasing replica identity full;
-comment on table awa.rebasing is 'What rebase_after_restore gives new places to, while it does; otherwise empty. Not made by it: creating a table may fire an event trigger';
+comment on table awa.rebasing is
+  'What rebase_after_restore gives new places to, while it does; otherwise empty. Not made by it: creating a table may '
+  'fire an event trigger';
 comment on column awa.rebasing.step is 'The place in the lane, as far as it has to be kept';
 
 create table awa.ready_tombstones (
@@ -330,29 +425,42 @@ create table awa.lease_claims (
   lo          pg_snapshot,
   job_ids     bigint[] not null
 ) partition by list (segment);
-comment on table awa.lease_claims is 'One claim: the entries that one caller took; the newest one of a lane is the lane''s cursor';
+comment on table awa.lease_claims is
+  'One claim: the entries that one caller took; the newest one of a lane is the lane''s cursor';
 comment on column awa.lease_claims.lane_seq is 'The claim''s number within its lane';
-comment on column awa.lease_claims.hi is 'Upper end of the window: what is visible in it, up to the position, is claimed';
+comment on column awa.lease_claims.hi is
+  'Upper end of the window: what is visible in it, up to the position, is claimed';
 comment on column awa.lease_claims.lo is 'Lower end of the window; null when the window was read to its end';
 comment on column awa.lease_claims.first_xid is 'With first_id, the first place taken';
 comment on column awa.lease_claims.pos_xid is 'With pos_id, the last place taken';
-comment on column awa.lease_claims.bytes is 'Bytes of the result that was read for it, estimated: for the byte budget of what the same call takes next. Larger than the budget where not all of that fit';
-comment on column awa.lease_claims.holds_keys is 'Whether any of the jobs has a unique key, so that closing the others costs nothing';
-comment on column awa.lease_claims.job_ids is 'The jobs taken, in order; item i (from 0) has the receipt claim_id << 12 | i';
+comment on column awa.lease_claims.bytes is
+  'Bytes of the result that was read for it, estimated: for the byte budget of what the same call takes next. Larger '
+  'than the budget where not all of that fit';
+comment on column awa.lease_claims.holds_keys is
+  'Whether any of the jobs has a unique key, so that closing the others costs nothing';
+comment on column awa.lease_claims.job_ids is
+  'The jobs taken, in order; item i (from 0) has the receipt claim_id << 12 | i';
 
 create table awa.lease_claim_closures (
   claim_id  bigint not null,
   closed_at timestamptz not null,
   segment   smallint not null,
   item      smallint not null,
-  outcome   text not null check (outcome in ('completed', 'completed_with_row', 'failed', 'released', 'snoozed', 'cancelled', 'materialized')),
+  outcome text not null check (
+    outcome in ('completed', 'completed_with_row', 'failed', 'released', 'snoozed', 'cancelled', 'materialized')
+  ),
   items     smallint[],
   check ((item < 0) = (items is not null))
 ) partition by list (segment);
-comment on table awa.lease_claim_closures is 'How one item, or a batch of items, of a claim ended; in the segment of its claim';
-comment on column awa.lease_claim_closures.item is 'The item that ended, from 0; in a batch row -1, -2, ... in the order in which they came';
+comment on table awa.lease_claim_closures is
+  'How one item, or a batch of items, of a claim ended; in the segment of its claim';
+comment on column awa.lease_claim_closures.item is
+  'The item that ended, from 0; in a batch row -1, -2, ... in the order in which they came';
 comment on column awa.lease_claim_closures.items is 'The items of a batch row; null in an item row';
-comment on column awa.lease_claim_closures.outcome is 'completed; completed_with_row: completed, and done_entries has a row of the job; failed: deferred_jobs has the next attempt, or done_entries the end; released: back in ready_entries; snoozed: in deferred_jobs; cancelled: in done_entries; materialized: the attempt goes on in leases';
+comment on column awa.lease_claim_closures.outcome is
+  'completed; completed_with_row: completed, and done_entries has a row of the job; failed: deferred_jobs has the next '
+  'attempt, or done_entries the end; released: back in ready_entries; snoozed: in deferred_jobs; cancelled: in '
+  'done_entries; materialized: the attempt goes on in leases';
 
 do $$
 declare
@@ -361,15 +469,19 @@ begin
   for v_segment in 0..3 loop
     execute format('create table awa.ready_entries_%1$s partition of awa.ready_entries for values in (%1$s)
       with (autovacuum_enabled = off, toast.autovacuum_enabled = off)', v_segment);
-    execute format('create unique index ready_entries_%1$s_place on awa.ready_entries_%1$s (lane, xid, job_id)', v_segment);
-    execute format('alter table awa.ready_entries_%1$s replica identity using index ready_entries_%1$s_place', v_segment);
+    execute format('create unique index ready_entries_%1$s_place on awa.ready_entries_%1$s (lane, xid, job_id)',
+      v_segment);
+    execute format('alter table awa.ready_entries_%1$s replica identity using index ready_entries_%1$s_place',
+      v_segment);
     execute format('create index ready_entries_%1$s_job on awa.ready_entries_%1$s
       using brin (job_id int8_minmax_multi_ops)', v_segment);
 
     execute format('create table awa.ready_tombstones_%1$s partition of awa.ready_tombstones for values in (%1$s)
       with (autovacuum_enabled = off, toast.autovacuum_enabled = off)', v_segment);
-    execute format('create unique index ready_tombstones_%1$s_place on awa.ready_tombstones_%1$s (lane, xid, job_id)', v_segment);
-    execute format('alter table awa.ready_tombstones_%1$s replica identity using index ready_tombstones_%1$s_place', v_segment);
+    execute format('create unique index ready_tombstones_%1$s_place on awa.ready_tombstones_%1$s (lane, xid, job_id)',
+      v_segment);
+    execute format('alter table awa.ready_tombstones_%1$s replica identity using index ready_tombstones_%1$s_place',
+      v_segment);
     execute format('create index ready_tombstones_%1$s_by on awa.ready_tombstones_%1$s (by_xid, batch)', v_segment);
     execute format('create index ready_tombstones_%1$s_since on awa.ready_tombstones_%1$s (lane, by_xid)', v_segment);
 
@@ -386,10 +498,15 @@ begin
     execute format('create unique index lease_claims_%1$s_cursor on awa.lease_claims_%1$s (lane, lane_seq)', v_segment);
     execute format('create index lease_claims_%1$s_place on awa.lease_claims_%1$s (lane, pos_xid, pos_id)', v_segment);
 
-    execute format('create table awa.lease_claim_closures_%1$s partition of awa.lease_claim_closures for values in (%1$s)
+    execute format('create table awa.lease_claim_closures_%1$s
+      partition of awa.lease_claim_closures for values in (%1$s)
       with (autovacuum_enabled = off, toast.autovacuum_enabled = off, toast_tuple_target = 8160)', v_segment);
-    execute format('create unique index lease_claim_closures_%1$s_item on awa.lease_claim_closures_%1$s (claim_id, item)', v_segment);
-    execute format('alter table awa.lease_claim_closures_%1$s replica identity using index lease_claim_closures_%1$s_item', v_segment);
+    execute format(
+      'create unique index lease_claim_closures_%1$s_item on awa.lease_claim_closures_%1$s (claim_id, item)',
+      v_segment);
+    execute format(
+      'alter table awa.lease_claim_closures_%1$s replica identity using index lease_claim_closures_%1$s_item',
+      v_segment);
   end loop;
 end
 $$;
@@ -400,7 +517,9 @@ create table awa.decisions (
   batch bigint primary key,
   xid   xid8 not null default pg_current_xact_id()
 );
-comment on table awa.decisions is 'A batch of buried entries about which a transaction decides at its end: some may have been claimed meanwhile. The row is gone by then';
+comment on table awa.decisions is
+  'A batch of buried entries about which a transaction decides at its end: some may have been claimed meanwhile. The '
+  'row is gone by then';
 comment on column awa.decisions.batch is 'The batch of the tombstones';
 
 create table awa.heirs (
@@ -409,7 +528,8 @@ create table awa.heirs (
   heir_id bigint not null,
   primary key (xid, job_id)
 );
-comment on table awa.heirs is 'A job that gets the unique key of another one when its transaction ends. The row is gone by then';
+comment on table awa.heirs is
+  'A job that gets the unique key of another one when its transaction ends. The row is gone by then';
 comment on column awa.heirs.job_id is 'The job that lets go of the key';
 comment on column awa.heirs.heir_id is 'The job that gets it';
 
@@ -439,7 +559,8 @@ create table awa.leases (
 create index leases_job on awa.leases (job_id);
 create index leases_lane on awa.leases (lane);
 create index leases_worker on awa.leases (worker_id) where worker_id is not null;
-comment on table awa.leases is 'One attempt that runs long, or that needed a row that can change; its item in the ledger is closed as materialized';
+comment on table awa.leases is
+  'One attempt that runs long, or that needed a row that can change; its item in the ledger is closed as materialized';
 comment on column awa.leases.lease is 'How long it stays its worker''s after a heartbeat';
 comment on column awa.leases.lease_until is 'Until when it stays its worker''s without one';
 comment on column awa.leases.deadline_at is 'When it ends whatever its worker says';
@@ -453,7 +574,8 @@ create table awa.lost_attempts (
   told_at   timestamptz,
   primary key (worker_id, receipt)
 );
-comment on table awa.lost_attempts is 'An attempt that was taken from a registered worker, until the worker was told for a minute';
+comment on table awa.lost_attempts is
+  'An attempt that was taken from a registered worker, until the worker was told for a minute';
 comment on column awa.lost_attempts.told_at is 'When a heartbeat returned it first';
 
 create table awa.deferred_jobs (
@@ -478,7 +600,8 @@ create index deferred_jobs_run_at on awa.deferred_jobs (run_at, job_id);
 create index deferred_jobs_lane on awa.deferred_jobs (lane, state);
 create index deferred_jobs_put_off on awa.deferred_jobs (lane) where (errors -> -1) ? 'put_off';
 comment on table awa.deferred_jobs is 'One job that may not run yet; deleted when it is promoted to ready_entries';
-comment on column awa.deferred_jobs.state is 'scheduled: for a time, by its producer or by a snooze; retryable: its last attempt failed';
+comment on column awa.deferred_jobs.state is
+  'scheduled: for a time, by its producer or by a snooze; retryable: its last attempt failed';
 comment on column awa.deferred_jobs.attempt is 'The number of the attempt to come, from 1';
 comment on column awa.deferred_jobs.attempted_at is 'When the last attempt began; null for a job that never ran';
 
@@ -513,9 +636,13 @@ create index done_entries_job on awa.done_entries (job_id);
 create index done_entries_state on awa.done_entries (state, job_id) where state <> 'completed';
 create index done_entries_completed on awa.done_entries (lane, finalized_at) where state = 'completed';
 create index done_entries_lane on awa.done_entries (lane, state, finalized_at) where not counted_by_closure;
-comment on table awa.done_entries is 'One ended job that the ledgers alone do not describe: it failed, was cancelled, is a dead letter, left an output, or its attempt lasted';
-comment on column awa.done_entries.reason is 'Why a failed or dead job has no attempt more: attempts used up, or discarded; null for the others';
-comment on column awa.done_entries.counted_by_closure is 'Whether a closure counts it as completed, too: the row only adds the output';
+comment on table awa.done_entries is
+  'One ended job that the ledgers alone do not describe: it failed, was cancelled, is a dead letter, left an output, '
+  'or its attempt lasted';
+comment on column awa.done_entries.reason is
+  'Why a failed or dead job has no attempt more: attempts used up, or discarded; null for the others';
+comment on column awa.done_entries.counted_by_closure is
+  'Whether a closure counts it as completed, too: the row only adds the output';
 comment on column awa.done_entries.attempt is 'The number of its last attempt; 0 when none began';
 
 create table awa.deleted_jobs (
@@ -527,10 +654,13 @@ create table awa.deleted_jobs (
 );
 create index deleted_jobs_lane on awa.deleted_jobs (lane, by_xid);
 create index deleted_jobs_segment on awa.deleted_jobs (segment);
-comment on table awa.deleted_jobs is 'One job that was deleted after it had completed, and that the ledgers still hold: it is not shown, and not counted. Until its entry has gone with its segment';
+comment on table awa.deleted_jobs is
+  'One job that was deleted after it had completed, and that the ledgers still hold: it is not shown, and not counted. '
+  'Until its entry has gone with its segment';
 comment on column awa.deleted_jobs.xid is 'The transaction of its entry; null when done_entries described it';
 comment on column awa.deleted_jobs.by_xid is 'The transaction that deleted it';
-comment on column awa.deleted_jobs.segment is 'The current segment by then: when that one has been emptied, so has the one with the entry';
+comment on column awa.deleted_jobs.segment is
+  'The current segment by then: when that one has been emptied, so has the one with the entry';
 
 create table awa.unique_claims (
   key        bytea not null,
@@ -543,12 +673,18 @@ create table awa.unique_claims (
 );
 create index unique_claims_held_until on awa.unique_claims (held_until) where held_until is not null;
 create index unique_claims_free_since on awa.unique_claims (free_since) where free_since is not null;
-comment on table awa.unique_claims is 'One unique key that a job holds. Of the rows of a key the one of the highest round counts';
-comment on column awa.unique_claims.key is 'What the job carries as its key, without the states and the end of the period';
-comment on column awa.unique_claims.round is '0 in the first row of a key, which keeps others out. Some keys that were let go of have a second row, whose round grows each time that it changes: it is found without a look at what it replaced, which an old snapshot may keep';
-comment on column awa.unique_claims.job_id is 'The job that holds the key; null in a row that counts when nobody does, and in the first row of a key that has two';
+comment on table awa.unique_claims is
+  'One unique key that a job holds. Of the rows of a key the one of the highest round counts';
+comment on column awa.unique_claims.key is
+  'What the job carries as its key, without the states and the end of the period';
+comment on column awa.unique_claims.round is
+  '0 in the first row of a key, which keeps others out. Some keys that were let go of have a second row, whose round '
+  'grows each time that it changes: it is found without a look at what it replaced, which an old snapshot may keep';
+comment on column awa.unique_claims.job_id is
+  'The job that holds the key; null in a row that counts when nobody does, and in the first row of a key that has two';
 comment on column awa.unique_claims.held_until is 'The end of the period, once the job has completed';
-comment on column awa.unique_claims.free_since is 'In a second row: the transaction that let go of the key; null while a job holds it';
+comment on column awa.unique_claims.free_since is
+  'In a second row: the transaction that let go of the key; null while a job holds it';
 comment on column awa.unique_claims.queue_id is 'The queue in which the job completed';
 
 create table awa.queue_rollups (
@@ -570,14 +706,21 @@ create table awa.queue_rollups (
 ) with (fillfactor = 50);
 create index queue_rollups_open on awa.queue_rollups (lane) where open_seqs <> '{}';
 create index queue_rollups_dropped on awa.queue_rollups (lane) where dropped is not null;
-comment on table awa.queue_rollups is 'Counts of the past of a lane, so that an exact count adds up only what came after';
-comment on column awa.queue_rollups.counted is 'Entries and tombstones of transactions that are visible in it are counted in appended and buried';
-comment on column awa.queue_rollups.enqueued is 'Jobs that were enqueued, or moved here; less those that were moved away or purged';
-comment on column awa.queue_rollups.segment_entries is 'How many of the entries that are counted each segment (1 for segment 0, ...) still has to hold';
+comment on table awa.queue_rollups is
+  'Counts of the past of a lane, so that an exact count adds up only what came after';
+comment on column awa.queue_rollups.counted is
+  'Entries and tombstones of transactions that are visible in it are counted in appended and buried';
+comment on column awa.queue_rollups.enqueued is
+  'Jobs that were enqueued, or moved here; less those that were moved away or purged';
+comment on column awa.queue_rollups.segment_entries is
+  'How many of the entries that are counted each segment (1 for segment 0, ...) still has to hold';
 comment on column awa.queue_rollups.buried is 'Entries with a tombstone';
-comment on column awa.queue_rollups.closed_seq is 'Claims up to this number are closed, each item of them, and counted in claimed and completed; but for those in open_seqs';
+comment on column awa.queue_rollups.closed_seq is
+  'Claims up to this number are closed, each item of them, and counted in claimed and completed; but for those in '
+  'open_seqs';
 comment on column awa.queue_rollups.open_seqs is 'Older claims that are still open';
-comment on column awa.queue_rollups.dropped is 'When the queue was dropped last: entries that are visible in it are not shown any more';
+comment on column awa.queue_rollups.dropped is
+  'When the queue was dropped last: entries that are visible in it are not shown any more';
 comment on column awa.queue_rollups.failed is 'Failed jobs that are no longer kept; so with cancelled and dead';
 
 insert into awa.origin (xid, server) select pg_current_xact_id()::xid, c.system_identifier from pg_control_system() c;

@@ -13,11 +13,14 @@ begin
         execute format('drop view %I._doctor', c_schema);
       else
         execute format('create function %I._doctor%s', c_schema, v.code);
-        v_same := pg_get_function_sqlbody(v.subject::regprocedure) = replace(pg_get_function_sqlbody(format('%I._doctor', c_schema)::regproc), '_doctor.', v.name || '.');
+        v_same := pg_get_function_sqlbody(v.subject::regprocedure)
+          = replace(pg_get_function_sqlbody(format('%I._doctor', c_schema)::regproc), '_doctor.', v.name || '.');
         execute format('drop function %I._doctor', c_schema);
       end if;
       if v_same is not true then
-        return next jsonb_build_object('level', 'warning', 'topic', v.topic, 'subject', v.subject, 'message', 'is not this program''s', 'hint', 'Run awa migrate; put changes of your own in views and functions of your own.');
+        return next jsonb_build_object('level', 'warning', 'topic', v.topic, 'subject', v.subject, 'message',
+          'is not this program''s', 'hint',
+          'Run awa migrate; put changes of your own in views and functions of your own.');
       end if;
     exception when undefined_table or undefined_function or undefined_column or undefined_object then
       return next jsonb_build_object('level', ''); -- other checks tell which

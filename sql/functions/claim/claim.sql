@@ -1,7 +1,9 @@
 -- What claim returns.
 create or replace view awa.claimed_job_row as
-select e.job_id, c.claim_id as receipt, q.name as queue, e.kind, e.args, e.priority::int as priority, e.attempt::int as attempt,
-       e.max_attempts::int as max_attempts, e.ready_at as created_at, e.ready_at, c.deadline_at, e.tags, e.metadata, e.progress
+select e.job_id, c.claim_id as receipt, q.name as queue, e.kind, e.args, e.priority::int as priority,
+       e.attempt::int as attempt,
+       e.max_attempts::int as max_attempts, e.ready_at as created_at, e.ready_at, c.deadline_at, e.tags, e.metadata,
+       e.progress
   from awa.ready_entries e, awa.lease_claims c, awa.queues q
  where false;
 comment on view awa.claimed_job_row is 'The row that claim returns, one per job. The view itself is always empty';
@@ -9,10 +11,12 @@ comment on view awa.claimed_job_row is 'The row that claim returns, one per job.
 -- A part of a lane's window, as claim reads it: the entries that are visible in hi, after a place and up to a
 -- transaction: of one transaction that was committed late, or of all that came after lo.
 create or replace view awa._window_row as
-select c.lane_seq, c.lo, c.hi, c.pos_xid as at_xid, c.pos_id as at_id, c.first_xid as to_xid, c.first_xid as late, c.bytes, c.holds_keys as is_newest, c.holds_keys as is_buried, c.holds_keys as is_read, c.holds_keys as is_full
+select c.lane_seq, c.lo, c.hi, c.pos_xid as at_xid, c.pos_id as at_id, c.first_xid as to_xid, c.first_xid as late,
+       c.bytes, c.holds_keys as is_newest, c.holds_keys as is_buried, c.holds_keys as is_read, c.holds_keys as is_full
   from awa.lease_claims c
  where false;
-comment on view awa._window_row is 'A type: a part of a lane''s window, as claim reads it. The view itself is always empty';
+comment on view awa._window_row is
+  'A type: a part of a lane''s window, as claim reads it. The view itself is always empty';
 
 -- Takes up to max_jobs jobs of a queue for a lease, lane by lane, in the order (xid, job_id) of each lane.
 -- durable: whether the caller's transaction waits for the disk when it commits. Null leaves that as it is.
@@ -76,7 +80,8 @@ begin
         with entries as materialized (
           select e.*, row_number() over (order by e.xid, e.job_id) as ordinality
             from (
-              select e.xid, e.job_id, e.kind, e.args, e.priority, e.attempt, e.max_attempts, e.created_at, e.ready_at, e.tags, e.metadata, e.progress, e.unique_key, e.body_bytes
+              select e.xid, e.job_id, e.kind, e.args, e.priority, e.attempt, e.max_attempts, e.created_at, e.ready_at,
+                     e.tags, e.metadata, e.progress, e.unique_key, e.body_bytes
                 from awa.ready_entries e
                where e.lane = v_lane
                  and (e.segment <> v_terms.cleaned or not pg_visible_in_snapshot(e.xid, v_terms.cleaned_until))
@@ -90,24 +95,41 @@ begin
         ), fitting as materialized (
           select t.*, case when t.bytes <= v_bytes then t.entries else ( -- the first job of a claim whatever its size
                    select count(*)::int
-                     from (select e.ordinality, sum(e.body_bytes + v_row_bytes) over (order by e.ordinality rows unbounded preceding) as bytes_through from entries e) e
+                     from (
+                       select e.ordinality, sum(e.body_bytes + v_row_bytes) over w as bytes_through
+                         from entries e
+                       window w as (order by e.ordinality rows unbounded preceding)
+                     ) e
                     where e.bytes_through <= v_bytes or e.ordinality = 1 and v_room = coalesce(max_jobs, 1)) end as jobs
-            from (select array_agg(e.xid) as xids, array_agg(e.job_id) as job_ids, count(*)::int as entries, (sum(e.body_bytes) + count(*) * v_row_bytes)::bigint as bytes, bool_or(e.unique_key is not null) as holds_keys from entries e) t
+            from (
+              select array_agg(e.xid) as xids, array_agg(e.job_id) as job_ids, count(*)::int as entries,
+                     (sum(e.body_bytes) + count(*) * v_row_bytes)::bigint as bytes,
+                     bool_or(e.unique_key is not null) as holds_keys
+                from entries e
+            ) t
         ), claim as materialized (
           select awa._append_claim(
-                   (nextval('awa.claim_ids'), v_lane, v_window.lane_seq + 1, f.xids[1], f.job_ids[1], f.xids[f.jobs], f.job_ids[f.jobs], v_terms.claimed_at, v_terms.lease_until, v_terms.deadline_at, worker_id,
-                    v_terms.segment, least(f.bytes, 2147483647), f.holds_keys, v_window.hi, case when v_window.late is not null or f.entries = v_limit or f.jobs < f.entries then v_window.lo end, f.job_ids[1:f.jobs])::awa.lease_claims,
-                   case when f.holds_keys then (select array_agg(e.unique_key) from entries e where e.ordinality <= f.jobs) end) as claim_id
+                   (nextval('awa.claim_ids'), v_lane, v_window.lane_seq + 1, f.xids[1], f.job_ids[1], f.xids[f.jobs],
+                    f.job_ids[f.jobs], v_terms.claimed_at, v_terms.lease_until, v_terms.deadline_at, worker_id,
+                    v_terms.segment, least(f.bytes, 2147483647), f.holds_keys, v_window.hi,
+                    case when v_window.late is not null or f.entries = v_limit or f.jobs < f.entries
+                      then v_window.lo end,
+                    f.job_ids[1:f.jobs])::awa.lease_claims,
+                   case
+                     when f.holds_keys then (select array_agg(e.unique_key) from entries e where e.ordinality <= f.jobs)
+                   end) as claim_id
             from fitting f where f.jobs > 0
         )
-        select e.job_id, c.claim_id << 12 | (e.ordinality - 1), queue, e.kind, e.args, e.priority::int, e.attempt::int, e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at, v_terms.deadline_at,
+        select e.job_id, c.claim_id << 12 | (e.ordinality - 1), queue, e.kind, e.args, e.priority::int, e.attempt::int,
+               e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at, v_terms.deadline_at,
                e.tags, e.metadata, e.progress
           from claim c cross join entries e
          limit (select f.jobs from fitting f);
       get diagnostics v_jobs = row_count;
       v_room := v_room - v_jobs;
       exit lanes when v_room = 0;
-      v_window := awa._next_part(v_terms.segment, v_lane, v_now, v_window, v_jobs, v_room = coalesce(max_jobs, 1), v_terms.cleaned, v_terms.cleaned_until);
+      v_window := awa._next_part(v_terms.segment, v_lane, v_now, v_window, v_jobs, v_room = coalesce(max_jobs, 1),
+        v_terms.cleaned, v_terms.cleaned_until);
       v_bytes := v_bytes - v_window.bytes;
       exit lanes when v_window.is_full or v_bytes <= 0;
       exit when v_window.is_read;
@@ -115,10 +137,12 @@ begin
 
     -- A long way for nothing (a large rolled-back enqueue): move the cursor, so that nobody walks it again.
     if v_window.lane_seq = v_seq and clock_timestamp() - v_began > interval '10 milliseconds' then
-      perform awa._append_claim((nextval('awa.claim_ids'), v_lane, v_seq + 1, '0', 0, '0', 0, v_terms.claimed_at, v_terms.claimed_at, null, null, v_terms.segment, 0, false, v_now, null, '{}')::awa.lease_claims);
+      perform awa._append_claim((nextval('awa.claim_ids'), v_lane, v_seq + 1, '0', 0, '0', 0, v_terms.claimed_at,
+        v_terms.claimed_at, null, null, v_terms.segment, 0, false, v_now, null, '{}')::awa.lease_claims);
     end if;
   end loop;
-  if not v_terms.is_there and v_room < coalesce(max_jobs, 1) then -- it was dropped while a producer had not committed yet
+  -- it was dropped while a producer had not committed yet
+  if not v_terms.is_there and v_room < coalesce(max_jobs, 1) then
     insert into awa.queues (queue_id, name) values (v_terms.queue_id, queue);
   end if;
 end
@@ -128,7 +152,13 @@ comment on function awa.claim is
 
 -- Refuses invalid arguments of claim, and locks the worker and the queue.
 -- Returns the snapshot up to which the claim reads.
-create or replace function awa._begin_claim(queue text, max_jobs int, worker_id bigint, lease interval, durable boolean) returns pg_snapshot
+create or replace function awa._begin_claim(
+  queue text,
+  max_jobs int,
+  worker_id bigint,
+  lease interval,
+  durable boolean
+) returns pg_snapshot
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -136,7 +166,10 @@ declare
   v_queue_id bigint;
 begin
   -- At a glance, what is most often right
-  if (char_length(queue) between 1 and 200 and coalesce(max_jobs, 1) between 1 and 10000 and current_setting('transaction_isolation') = 'read committed' and lease is null and worker_id is null) is not true then
+  if (
+    char_length(queue) between 1 and 200 and coalesce(max_jobs, 1) between 1 and 10000
+    and current_setting('transaction_isolation') = 'read committed' and lease is null and worker_id is null
+  ) is not true then
     perform awa._check_claim(queue, max_jobs, worker_id, lease);
   end if;
   if durable <> (current_setting('synchronous_commit') <> 'off') then
@@ -163,19 +196,23 @@ declare
 begin
   perform awa._check_name('queue', queue);
   if coalesce(max_jobs, 1) not between 1 and 10000 then
-    perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Ask for as many jobs as you can work on at once.');
+    perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text,
+      'Ask for as many jobs as you can work on at once.');
   end if;
   if not awa._fits(lease, '1 millisecond', '1 year') then
-    perform awa._refuse('lease must be between 1 millisecond and 1 year', lease::text, 'Leave it out for the queue''s default.');
+    perform awa._refuse('lease must be between 1 millisecond and 1 year', lease::text,
+      'Leave it out for the queue''s default.');
   end if;
   perform awa._check_isolation();
   if worker_id is not null then
-    if not pg_try_advisory_xact_lock_shared(awa._worker_key(worker_id)) then -- until it commits, the worker cannot be deregistered
+    -- until it commits, the worker cannot be deregistered
+    if not pg_try_advisory_xact_lock_shared(awa._worker_key(worker_id)) then
       perform awa._lock_worker(worker_id, true);
     end if;
     select w.registered_by, w.member_of into v_worker from awa.workers w where w.worker_id = worker_id;
     if not found then
-      perform awa._refuse('worker_id must be a registered worker', worker_id::text, 'Call register_worker first, or leave it out.');
+      perform awa._refuse('worker_id must be a registered worker', worker_id::text,
+        'Call register_worker first, or leave it out.');
     elsif v_worker.registered_by <> session_user then
       perform awa._check_login(worker_id, v_worker.registered_by, v_worker.member_of);
     end if;
@@ -191,7 +228,9 @@ comment on function awa._check_claim is 'Refuses invalid arguments of claim, and
 -- the pause; and an entry that the snapshot shows lies in a lane that this statement sees. One statement, since each
 -- costs as much as some entries.
 create or replace function awa._claim_terms(
-  queue text, now pg_snapshot, lease interval, out queue_id bigint, out claim_bytes bigint, out segment smallint, out cleaned smallint, out cleaned_until pg_snapshot, out lanes bigint[], out has_tombstones boolean, out is_there boolean,
+  queue text, now pg_snapshot, lease interval, out queue_id bigint, out claim_bytes bigint, out segment smallint,
+  out cleaned smallint, out cleaned_until pg_snapshot, out lanes bigint[], out has_tombstones boolean,
+  out is_there boolean,
   out claimed_at timestamptz, out lease_until timestamptz, out deadline_at timestamptz
 )
 language plpgsql
@@ -205,14 +244,20 @@ begin
   claimed_at := clock_timestamp();
   queue_id := awa._queue_id(queue);
   select s.claim_bytes, r.current_segment, coalesce(r.cleaned_segment, -1), r.cleaned_until,
-         r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[] and (select count(*) = 1 and bool_and(o.xid = o.xmin) from awa.origin o),
-         q.paused_at is not null, claimed_at + coalesce(lease, q.lease, interval '1 minute'), claimed_at + q.deadline, coalesce(q.aging_interval, interval '1 minute'),
+         r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]
+           and (select count(*) = 1 and bool_and(o.xid = o.xmin) from awa.origin o),
+         q.paused_at is not null, claimed_at + coalesce(lease, q.lease, interval '1 minute'), claimed_at + q.deadline,
+         coalesce(q.aging_interval, interval '1 minute'),
          l.lanes, coalesce(l.has_tombstones, false), coalesce(l.is_there, false)
-    into claim_bytes, segment, cleaned, cleaned_until, v_is_at_home, v_is_paused, lease_until, deadline_at, v_aging, lanes, has_tombstones, is_there
+    into claim_bytes, segment, cleaned, cleaned_until, v_is_at_home, v_is_paused, lease_until, deadline_at, v_aging,
+      lanes, has_tombstones, is_there
     from awa.settings s
    cross join awa.ring r
    cross join (
-      select coalesce(array_agg(distinct l.lane) filter (where l.lane is not null), '{}') as lanes, bool_or(l.has_tombstones) as has_tombstones, bool_or(l.dropped_at is null) as is_there from awa.queues l where l.queue_id = queue_id
+      select coalesce(array_agg(distinct l.lane) filter (where l.lane is not null), '{}') as lanes,
+             bool_or(l.has_tombstones) as has_tombstones, bool_or(l.dropped_at is null) as is_there
+        from awa.queues l
+       where l.queue_id = queue_id
     ) l
     left join awa.queue_settings q on q.queue_id = queue_id;
   if v_is_at_home is not true then
@@ -231,200 +276,6 @@ $$;
 comment on function awa._claim_terms is
   'The settings, the segments, and the lanes of a queue in the order in which a claim serves them';
 
--- Lanes in the order in which claim serves them, without lanes that have no new entries.
--- The front lane comes first, then the lanes by their priority, less one for each aging interval that the head has
--- waited.
-create or replace function awa._by_age(lanes bigint[], now pg_snapshot, claimed_at timestamptz, aging interval, cleaned smallint, cleaned_until pg_snapshot) returns bigint[]
-language sql stable
-as $$
-  select coalesce(array_agg(l.lane), '{}')
-    from (
-      select l.lane
-        from unnest(lanes) l(lane)
-        left join lateral (
-          select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
-        ) c on true
-       cross join lateral awa._head(l.lane,
-          greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
-          case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end, cleaned, cleaned_until) h
-       where h.ready_at is not null
-          or h.took > interval '10 milliseconds'
-          or (select true
-                from (select pg_snapshot_xip(c.lo) union all select pg_snapshot_xip(c.hi)) x(xid)
-               where pg_visible_in_snapshot(x.xid, now)
-               limit 1)
-       order by (l.lane & 7) <> 0,
-                h.ready_at is not null and h.is_far desc, -- taken at once, so that nobody has to go that way again
-                (l.lane & 7) - floor(greatest(extract(epoch from _by_age.claimed_at - h.ready_at)::float8, 0) / extract(epoch from aging)::float8),
-                h.ready_at,
-                l.lane
-    ) l
-$$;
-comment on function awa._by_age is
-  'Lanes in the order in which claim serves them, without lanes that have no new entries';
-
--- Since when the first entry of a lane after a place is ready, and whether it was hard to find.
--- Late commits do not count, and buried entries do. took is the time of the look. is_far: it took long twice, which
--- distinguishes a long way over invisible entries from a busy machine.
-create or replace function awa._head(lane bigint, after_xid xid8, after_id bigint, cleaned smallint, cleaned_until pg_snapshot, out ready_at timestamptz, out took interval, out is_far boolean)
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_began timestamptz;
-begin
-  for v_look in 1..2 loop
-    v_began := clock_timestamp();
-    ready_at := (
-      select e.ready_at
-        from awa.ready_entries e
-       where e.lane = lane and (e.xid, e.job_id) > (after_xid, after_id) and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
-       order by e.xid, e.job_id
-       limit 1);
-    is_far := clock_timestamp() - v_began > interval '10 milliseconds';
-    took := coalesce(took, clock_timestamp() - v_began);
-    exit when not is_far;
-  end loop;
-end
-$$;
-comment on function awa._head is
-  'Since when the first entry of a lane after a place is ready, and whether it was hard to find';
-
--- Where a lane is to be read on.
--- Where the last window was read to its end the next one reaches to now. So does an open one from which no transaction
--- that was in progress has committed before the place that it has come to: new entries come after that place. A lane
--- without a cursor begins at the first transaction there can be.
--- Why: the newest claim of a lane is most often in the current segment, and then the plan holds no other one. No older
--- segment holds a newer claim: claims of a lane come one after the other, each to the current segment of its time.
-create or replace function awa._open_window(segment smallint, lane bigint, now pg_snapshot, has_tombstones boolean) returns awa._window_row
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_cursor record;
-  v_window awa._window_row;
-begin
-  case segment
-    when 0 then select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor from awa.lease_claims c where c.segment = 0 and c.lane = lane order by c.lane_seq desc limit 1;
-    when 1 then select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor from awa.lease_claims c where c.segment = 1 and c.lane = lane order by c.lane_seq desc limit 1;
-    when 2 then select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor from awa.lease_claims c where c.segment = 2 and c.lane = lane order by c.lane_seq desc limit 1;
-    when 3 then select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor from awa.lease_claims c where c.segment = 3 and c.lane = lane order by c.lane_seq desc limit 1;
-  end case;
-  if v_cursor.lane_seq is null then
-    select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor from awa.lease_claims c where c.lane = lane order by c.lane_seq desc limit 1;
-  end if;
-  if v_cursor.lane_seq is null then
-    v_window := (0, '3:3:', now, '0', 0, null, null, 0, true, false, false, false);
-  elsif v_cursor.lo is null then
-    v_window := (v_cursor.lane_seq, v_cursor.hi, now, '0', 0, null, null, 0, true, false, false, false);
-  else
-    v_window := (v_cursor.lane_seq, v_cursor.lo, v_cursor.hi, v_cursor.pos_xid, v_cursor.pos_id, null, null, 0, false, false, false, false);
-    if v_window.at_xid >= pg_snapshot_xmax(v_window.lo)
-       and (pg_snapshot_xmin(v_window.hi) > v_window.at_xid
-         or (select true from pg_snapshot_xip(v_window.hi) x where x <= v_window.at_xid and pg_visible_in_snapshot(x, now) limit 1) is null)
-    then
-      v_window.hi := now;
-      v_window.is_newest := true;
-    end if;
-  end if;
-  v_window.to_xid := awa._last_xid(v_window.hi);
-  if has_tombstones then -- what is not claimed is not older
-    v_window.is_buried := (select true from awa.ready_tombstones t where t.lane = lane and t.xid >= coalesce(least(pg_snapshot_xmin(v_cursor.hi), case when v_cursor.lo is not null then v_cursor.pos_xid end), '0') limit 1) is true;
-  end if;
-  return v_window;
-end
-$$;
-comment on function awa._open_window is 'Where a lane is to be read on';
-
--- The last transaction that can be visible in a snapshot.
-create or replace function awa._last_xid(snapshot pg_snapshot) returns xid8
-language sql immutable strict parallel safe
-return (pg_snapshot_xmax(snapshot)::text::bigint - 1)::text::xid8;
-comment on function awa._last_xid is 'The last transaction that can be visible in a snapshot';
-
--- The next part of a window whose late commits may not have been read: those of one transaction, or all after lo.
--- Why: late commits are probed one transaction at a time, since as a list they would be a filter over the lane's whole
--- history. And by a subquery with a limit, not by exists, which the planner may turn into a join that reads the whole
--- lane.
-create or replace function awa._late_part(lane bigint, part awa._window_row, cleaned smallint, cleaned_until pg_snapshot) returns awa._window_row
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_late xid8;
-begin
-  if pg_snapshot_xmin(part.lo) < pg_snapshot_xmax(part.lo) then
-    select x into v_late
-      from (select x from pg_snapshot_xip(part.lo) x order by x offset 0) s
-     where x >= part.at_xid
-       and pg_visible_in_snapshot(x, part.hi)
-       and (
-         select true
-           from awa.ready_entries e
-          where e.lane = lane and e.xid = x and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
-            and e.job_id > case when x = part.at_xid then part.at_id else 0 end
-          limit 1)
-     limit 1;
-  end if;
-  part.late := v_late;
-  if v_late is null then
-    part.at_xid := pg_snapshot_xmax(part.lo);
-    part.at_id := 0;
-    part.to_xid := awa._last_xid(part.hi);
-  else
-    part.at_id := case when v_late = part.at_xid then part.at_id else 0 end;
-    part.at_xid := v_late;
-    part.to_xid := v_late;
-  end if;
-  return part;
-end
-$$;
-comment on function awa._late_part is
-  'The next part of a window whose late commits may not have been read: those of one transaction, or all after lo';
-
--- The part of a window that comes after a part of which so many jobs were taken.
--- is_read: nothing is left in the lane. is_full: jobs are left, and do not fit. bytes are those of the part.
-create or replace function awa._next_part(segment smallint, lane bigint, now pg_snapshot, part awa._window_row, jobs int, is_first boolean, cleaned smallint, cleaned_until pg_snapshot) returns awa._window_row
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_is_read boolean;
-begin
-  part.bytes := 0;
-  if jobs > 0 then
-    part.lane_seq := part.lane_seq + 1;
-    select c.pos_xid, c.pos_id, c.bytes, c.lo is null into part.at_xid, part.at_id, part.bytes, v_is_read
-      from awa.lease_claims c
-     where c.segment = segment and c.lane = lane and c.lane_seq = part.lane_seq;
-  elsif not is_first and (
-    select true
-      from awa.ready_entries e
-     where e.lane = lane and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
-       and (e.xid, e.job_id) > (part.at_xid, part.at_id) and e.xid <= part.to_xid and pg_visible_in_snapshot(e.xid, part.hi)
-       and (select true from awa.ready_tombstones t where t.lane = lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
-     limit 1)
-  then
-    part.is_full := true;
-  elsif part.late is not null then
-    part.at_id := 9223372036854775807; -- all that is left of this transaction is buried
-  else
-    v_is_read := true;
-  end if;
-  if v_is_read and part.is_newest then
-    part.is_read := true;
-  elsif v_is_read then
-    part.lo := part.hi;
-    part.hi := now;
-    part.at_xid := '0';
-    part.at_id := 0;
-    part.is_newest := true;
-  end if;
-  return part;
-end
-$$;
-comment on function awa._next_part is 'The part of a window that comes after a part of which so many jobs were taken';
-
 -- Appends a claim, which is its lane's cursor from then on; returns its id.
 -- With the unique keys of its jobs, where it holds any.
 -- Why: each statement names the table of its segment, so that no other segment has to be looked up, or locked.
@@ -440,20 +291,11 @@ begin
     when 3 then insert into awa.lease_claims_3 values (claim.*);
   end case;
   if keys is not null then
-    perform awa._move_keys(array_agg(k.job_id), array_agg(k.key), 'available', 'running') from unnest(claim.job_ids, keys) k(job_id, key) where k.key is not null;
+    perform awa._move_keys(array_agg(k.job_id), array_agg(k.key), 'available', 'running')
+       from unnest(claim.job_ids, keys) k(job_id, key)
+      where k.key is not null;
   end if;
   return claim.claim_id;
 end
 $$;
 comment on function awa._append_claim is 'Appends a claim, which is its lane''s cursor from then on; returns its id';
-
--- Whether an entry is buried.
-create or replace function awa._is_buried(lane bigint, xid xid8, job_id bigint) returns boolean
-language plpgsql
-as $$
-#variable_conflict use_variable
-begin
-  return (select true from awa.ready_tombstones t where t.lane = lane and t.xid = xid and t.job_id = job_id limit 1) is true;
-end
-$$;
-comment on function awa._is_buried is 'Whether an entry is buried';

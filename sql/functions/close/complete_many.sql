@@ -3,7 +3,11 @@
 -- Locks: each claim, exclusively where it can have it at once, else shared; in ascending order, until the transaction
 -- ends. At most 64 claims: from the 65th on, one lock for all, shared.
 -- Raises 22023, JQ004; 55P03 when one of these is held for longer than claim_wait.
-create or replace function awa.complete_many(job_ids bigint[], receipts bigint[], outputs jsonb[] default null) returns setof bigint
+create or replace function awa.complete_many(
+  job_ids bigint[],
+  receipts bigint[],
+  outputs jsonb[] default null
+) returns setof bigint
 language plpgsql
 volatile
 security definer
@@ -41,7 +45,8 @@ begin
     v_keeping := awa._keeping(receipts);
   end if;
   if outputs is not null or v_keeping <> '{}' then
-    select array_agg(a.job_id) as job_ids, array_agg(a.receipt) as receipts, array_agg(a.ordinal) as ordinals into v_full
+    select array_agg(a.job_id) as job_ids, array_agg(a.receipt) as receipts,
+           array_agg(a.ordinal) as ordinals into v_full
       from unnest(job_ids, receipts, outputs) with ordinality a(job_id, receipt, output, ordinal)
      where a.output is not null or a.receipt = any(v_keeping);
     v_closed := awa._close_many(v_full.job_ids, v_full.receipts, 'completed_with_row', v_claims.by_item);
@@ -50,8 +55,16 @@ begin
     v_outputs := array(select outputs[p] from unnest(v_ordinals) p);
     for v_batch in v_batches(v_receipts) loop
       perform awa._end(v_batch.attempts, 'completed',
-        outputs => array(select v_outputs[array_position(v_receipts, a.receipt)] from unnest(v_batch.attempts) with ordinality a order by a.ordinality),
-        counted_by_closure => array(select a.receipt <> all(v_closed.materialized) from unnest(v_batch.attempts) with ordinality a order by a.ordinality));
+        outputs => array(
+          select v_outputs[array_position(v_receipts, a.receipt)]
+            from unnest(v_batch.attempts) with ordinality a
+           order by a.ordinality
+        ),
+        counted_by_closure => array(
+          select a.receipt <> all(v_closed.materialized)
+            from unnest(v_batch.attempts) with ordinality a
+           order by a.ordinality
+        ));
       if v_closed.holding <> '{}' then
         perform awa._end_attempts(v_batch.attempts, 'completed');
       end if;
@@ -68,7 +81,8 @@ begin
   v_closed := awa._close_many(job_ids, receipts, 'completed', v_claims.by_item);
   if v_closed.holding <> '{}' then
     for v_batch in v_batches(v_closed.holding) loop
-      perform awa._end(array(select a from unnest(v_batch.attempts) a where a.receipt = any(v_closed.materialized)), 'completed');
+      perform awa._end(array(select a from unnest(v_batch.attempts) a where a.receipt = any(v_closed.materialized)),
+        'completed');
       perform awa._end_attempts(v_batch.attempts, 'completed');
     end loop;
   end if;

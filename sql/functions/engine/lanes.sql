@@ -5,7 +5,15 @@
 -- fence it off.
 -- Why: in two parts, each with both its ends in the index. A row comparison ends a scan only where its first column
 -- decides, so one for the last place would read the transaction that it lies in to its end.
-create or replace function awa._claimed_entries(lane bigint, first_xid xid8, first_id bigint, pos_xid xid8, pos_id bigint, from_id bigint, to_id bigint) returns setof awa.ready_entries
+create or replace function awa._claimed_entries(
+  lane bigint,
+  first_xid xid8,
+  first_id bigint,
+  pos_xid xid8,
+  pos_id bigint,
+  from_id bigint,
+  to_id bigint
+) returns setof awa.ready_entries
 language sql stable
 as $$
   select e.*
@@ -26,14 +34,25 @@ $$;
 comment on function awa._claimed_entries is 'The entries of a claim''s stretch of its lane, with ids from and to';
 
 -- The claims of a lane that are not counted yet: those that were passed over while open, and later ones.
-create or replace function awa._uncounted(lane bigint, closed_seq bigint, open_seqs bigint[], max_claims int) returns setof awa.lease_claims
+create or replace function awa._uncounted(
+  lane bigint,
+  closed_seq bigint,
+  open_seqs bigint[],
+  max_claims int
+) returns setof awa.lease_claims
 language sql stable
 as $$
   select c.*
     from unnest(open_seqs) s
    cross join lateral (select * from awa.lease_claims c where c.lane = _uncounted.lane and c.lane_seq = s limit 1) c
   union all
-  (select c.* from awa.lease_claims c where c.lane = _uncounted.lane and c.lane_seq > _uncounted.closed_seq order by c.lane_seq limit max_claims)
+  (
+    select c.*
+      from awa.lease_claims c
+     where c.lane = _uncounted.lane and c.lane_seq > _uncounted.closed_seq
+     order by c.lane_seq
+     limit max_claims
+  )
 $$;
 comment on function awa._uncounted is
   'The claims of a lane that are not counted yet: those that were passed over while open, and later ones';
@@ -43,7 +62,18 @@ comment on function awa._uncounted is
 -- that of a new job; other jobs come with an arrival. A deleted job counts neither as enqueued nor as completed. Leaves
 -- out the tombstones of entries, and the deleted jobs, that were dropped with their queue; and the rows of transactions
 -- from until on, which are not read.
-create or replace function awa._appended_since(lane bigint, since pg_snapshot, dropped pg_snapshot, until xid8 default '18446744073709551615', out xid xid8, out segment smallint, out entries int, out tombstones int, out enqueued bigint, out deleted int) returns setof record
+create or replace function awa._appended_since(
+  lane bigint,
+  since pg_snapshot,
+  dropped pg_snapshot,
+  until xid8 default '18446744073709551615',
+  out xid xid8,
+  out segment smallint,
+  out entries int,
+  out tombstones int,
+  out enqueued bigint,
+  out deleted int
+) returns setof record
 language sql stable
 as $$
   select e.xid, e.segment, 1, 0, (e.created_at is null)::int, 0
@@ -56,11 +86,16 @@ as $$
   union all
   select t.by_xid, t.segment, 0, 1, 0, 0
     from awa.ready_tombstones t
-   where t.lane = _appended_since.lane and t.by_xid >= pg_snapshot_xmax(since) and t.by_xid < until and pg_visible_in_snapshot(t.xid, dropped) is not true
+   where t.lane = _appended_since.lane
+     and t.by_xid >= pg_snapshot_xmax(since)
+     and t.by_xid < until
+     and pg_visible_in_snapshot(t.xid, dropped) is not true
   union all
   select t.by_xid, t.segment, 0, 1, 0, 0
     from pg_snapshot_xip(since) x
-   cross join lateral (select * from awa.ready_tombstones t where t.by_xid = x and t.lane = _appended_since.lane offset 0) t
+   cross join lateral (
+      select * from awa.ready_tombstones t where t.by_xid = x and t.lane = _appended_since.lane offset 0
+    ) t
    where pg_visible_in_snapshot(t.xid, dropped) is not true
   union all
   select a.xid, a.segment, 0, 0, a.jobs, 0
@@ -73,7 +108,10 @@ as $$
   union all
   select d.by_xid, d.segment, 0, 0, -1, 1
     from awa.deleted_jobs d
-   where d.lane = _appended_since.lane and d.by_xid >= pg_snapshot_xmax(since) and d.by_xid < until and pg_visible_in_snapshot(d.xid, dropped) is not true
+   where d.lane = _appended_since.lane
+     and d.by_xid >= pg_snapshot_xmax(since)
+     and d.by_xid < until
+     and pg_visible_in_snapshot(d.xid, dropped) is not true
   union all
   select d.by_xid, d.segment, 0, 0, -1, 1
     from pg_snapshot_xip(since) x
@@ -87,7 +125,17 @@ comment on function awa._appended_since is
 -- Only those with entries before the place from which the range goes on. The entries lie after after_id, and up to
 -- until_id.
 -- Why: two scalars, so that the scan of an index begins and ends there.
-create or replace function awa._late(lo pg_snapshot, hi pg_snapshot, pos_xid xid8, pos_id bigint, from_xid xid8, from_id bigint, out xid xid8, out after_id bigint, out until_id bigint) returns setof record
+create or replace function awa._late(
+  lo pg_snapshot,
+  hi pg_snapshot,
+  pos_xid xid8,
+  pos_id bigint,
+  from_xid xid8,
+  from_id bigint,
+  out xid xid8,
+  out after_id bigint,
+  out until_id bigint
+) returns setof record
 language sql stable
 as $$
   select x.xid,
@@ -105,25 +153,41 @@ comment on function awa._late is
   'The transactions in progress at one end of a lane''s window, and the ids of their entries that no cursor has passed';
 
 -- Entries of a lane that were committed late, and that no cursor has passed.
-create or replace function awa._late_entries(lane bigint, lo pg_snapshot, hi pg_snapshot, pos_xid xid8, pos_id bigint, from_xid xid8, from_id bigint) returns setof awa.ready_entries
+create or replace function awa._late_entries(
+  lane bigint,
+  lo pg_snapshot,
+  hi pg_snapshot,
+  pos_xid xid8,
+  pos_id bigint,
+  from_xid xid8,
+  from_id bigint
+) returns setof awa.ready_entries
 language sql stable
 as $$
   select e.*
     from awa._late(lo, hi, pos_xid, pos_id, from_xid, from_id) x
    cross join lateral (
-      select * from awa._entries e where e.lane = _late_entries.lane and e.xid = x.xid and e.job_id > x.after_id and e.job_id <= x.until_id offset 0
+      select *
+        from awa._entries e
+       where e.lane = _late_entries.lane and e.xid = x.xid and e.job_id > x.after_id and e.job_id <= x.until_id
+      offset 0
     ) e
 $$;
 comment on function awa._late_entries is 'Entries of a lane that were committed late, and that no cursor has passed';
 
--- Every lane in use, to be filtered by its queue_id: its cursor, from where entries are unclaimed in its range, and what is
--- counted of its past.
+-- Every lane in use, to be filtered by its queue_id: its cursor, from where entries are unclaimed in its range, and
+-- what is counted of its past.
 create or replace view awa._lanes as
 select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_seq, c.segment as cursor_segment,
-       greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
+       greatest(case when c.lo is not null then c.pos_xid end,
+         pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
        case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end as from_id,
-       coalesce(r.counted, '3:3:') as counted, r.dropped, coalesce(r.enqueued, 0) as enqueued, coalesce(r.appended, 0) as appended, coalesce(r.segment_entries, '{0,0,0,0}') as segment_entries, coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq, coalesce(r.open_seqs, '{}') as open_seqs,
-       coalesce(r.claimed, 0) as claimed, coalesce(r.completed, 0) as completed, coalesce(r.failed, 0) as failed, coalesce(r.cancelled, 0) as cancelled, coalesce(r.dead, 0) as dead,
+       coalesce(r.counted, '3:3:') as counted, r.dropped, coalesce(r.enqueued, 0) as enqueued,
+       coalesce(r.appended, 0) as appended, coalesce(r.segment_entries, '{0,0,0,0}') as segment_entries,
+       coalesce(r.buried, 0) as buried, coalesce(r.closed_seq, 0) as closed_seq,
+       coalesce(r.open_seqs, '{}') as open_seqs,
+       coalesce(r.claimed, 0) as claimed, coalesce(r.completed, 0) as completed, coalesce(r.failed, 0) as failed,
+       coalesce(r.cancelled, 0) as cancelled, coalesce(r.dead, 0) as dead,
        l.queue_id
   from (select distinct q.queue_id, q.lane from awa.queues q where q.lane is not null) l
   left join lateral (
@@ -134,88 +198,188 @@ select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_
   ) r on true;
 comment on view awa._lanes is 'Every lane, its cursor, and what is counted of its past';
 
+-- The last row of every lane that has rows, of each kind: its transaction, or, of a claim, its number in the lane.
+-- Kinds are entries, tombstones, arrivals, claims and deleted jobs, in each segment. Walks through the indexes as
+-- _lanes_in_use does, from the last lane back; before a lane, or only so many, where that is given.
+create or replace function awa._last_rows(
+  before bigint,
+  max_lanes int,
+  out lane bigint,
+  out xid xid8,
+  out lane_seq bigint
+) returns setof record
+language sql stable
+as $$
+  select l.lane, l.xid, null::bigint as lane_seq
+    from generate_series(0, 3) s(segment)
+   cross join lateral (
+      with recursive lanes(lane, xid) as (
+        (
+          select e.lane, e.xid
+            from awa.ready_entries e
+           where e.segment = s.segment and e.lane < coalesce(before, 9223372036854775807)
+           order by e.lane desc, e.xid desc
+           limit 1
+        )
+        union all
+        select n.lane, n.xid
+          from lanes l
+         cross join lateral (
+            select e.lane, e.xid
+              from awa.ready_entries e
+             where e.segment = s.segment and e.lane < l.lane
+             order by e.lane desc, e.xid desc
+             limit 1
+          ) n
+      )
+      select * from lanes limit max_lanes
+    ) l
+  union all
+  select l.lane, l.by_xid, null
+    from generate_series(0, 3) s(segment)
+   cross join lateral (
+      with recursive lanes(lane, by_xid) as (
+        (
+          select t.lane, t.by_xid
+            from awa.ready_tombstones t
+           where t.segment = s.segment and t.lane < coalesce(before, 9223372036854775807)
+           order by t.lane desc, t.by_xid desc
+           limit 1
+        )
+        union all
+        select n.lane, n.by_xid
+          from lanes l
+         cross join lateral (
+            select t.lane, t.by_xid
+              from awa.ready_tombstones t
+             where t.segment = s.segment and t.lane < l.lane
+             order by t.lane desc, t.by_xid desc
+             limit 1
+          ) n
+      )
+      select * from lanes limit max_lanes
+    ) l
+  union all
+  select l.lane, l.xid, null
+    from generate_series(0, 3) s(segment)
+   cross join lateral (
+      with recursive lanes(lane, xid) as (
+        (
+          select a.lane, a.xid
+            from awa.arrivals a
+           where a.segment = s.segment and a.lane < coalesce(before, 9223372036854775807)
+           order by a.lane desc, a.xid desc
+           limit 1
+        )
+        union all
+        select n.lane, n.xid
+          from lanes l
+         cross join lateral (
+            select a.lane, a.xid
+              from awa.arrivals a
+             where a.segment = s.segment and a.lane < l.lane
+             order by a.lane desc, a.xid desc
+             limit 1
+          ) n
+      )
+      select * from lanes limit max_lanes
+    ) l
+  union all
+  select l.lane, null, l.lane_seq
+    from generate_series(0, 3) s(segment)
+   cross join lateral (
+      with recursive lanes(lane, lane_seq) as (
+        (
+          select c.lane, c.lane_seq
+            from awa.lease_claims c
+           where c.segment = s.segment and c.lane < coalesce(before, 9223372036854775807)
+           order by c.lane desc, c.lane_seq desc
+           limit 1
+        )
+        union all
+        select n.lane, n.lane_seq
+          from lanes l
+         cross join lateral (
+            select c.lane, c.lane_seq
+              from awa.lease_claims c
+             where c.segment = s.segment and c.lane < l.lane
+             order by c.lane desc, c.lane_seq desc
+             limit 1
+          ) n
+      )
+      select * from lanes limit max_lanes
+    ) l
+  union all
+  select l.lane, l.by_xid, null
+    from (
+      with recursive lanes(lane, by_xid) as (
+        (
+          select d.lane, d.by_xid
+            from awa.deleted_jobs d
+           where d.lane < coalesce(before, 9223372036854775807)
+           order by d.lane desc, d.by_xid desc
+           limit 1
+        )
+        union all
+        select n.lane, n.by_xid
+          from lanes l
+         cross join lateral (
+            select d.lane, d.by_xid
+              from awa.deleted_jobs d
+             where d.lane < l.lane
+             order by d.lane desc, d.by_xid desc
+             limit 1
+          ) n
+      )
+      select * from lanes limit max_lanes
+    ) l
+$$;
+comment on function awa._last_rows is
+  'The last row of every lane that has rows, of each kind: its transaction, or, of a claim, its number in the lane';
+
 -- Every lane that has rows, what is counted of its past, and whether that is all.
 -- is_counted: no entry, tombstone, arrival or claim has come since, no job was deleted, and no claim that was passed
 -- over is open. last_xid is the youngest transaction that put an entry, a tombstone or an arrival there, or deleted a
 -- job. Reads the lanes from the last one back; those before a lane, or only so many, where that is given.
 -- Why: it walks through the indexes from one lane to the next. So the cost follows the lanes that were used, not the
 -- queues that exist, and is a few index entries for each.
-create or replace function awa._lanes_in_use(before bigint default null, max_lanes int default null, out lane bigint, out is_counted boolean, out last_xid xid8, out available bigint, out completed bigint, out failed bigint, out cancelled bigint, out dead bigint) returns setof record
+create or replace function awa._lanes_in_use(
+  before bigint default null,
+  max_lanes int default null,
+  out lane bigint,
+  out is_counted boolean,
+  out last_xid xid8,
+  out available bigint,
+  out completed bigint,
+  out failed bigint,
+  out cancelled bigint,
+  out dead bigint
+) returns setof record
 language sql stable
 as $$
 select u.lane,
-       coalesce(max(u.xid) < coalesce(max(u.counted_until), '3'), true) and coalesce(max(u.lane_seq), 0) <= coalesce(max(u.closed_seq), 0) and coalesce(bool_and(u.none_open), true) as is_counted,
+       coalesce(max(u.xid) < coalesce(max(u.counted_until), '3'), true)
+         and coalesce(max(u.lane_seq), 0) <= coalesce(max(u.closed_seq), 0)
+         and coalesce(bool_and(u.none_open), true) as is_counted,
        max(u.xid) as last_xid,
-       coalesce(sum(u.available), 0)::bigint as available, coalesce(sum(u.completed), 0)::bigint as completed, coalesce(sum(u.failed), 0)::bigint as failed, coalesce(sum(u.cancelled), 0)::bigint as cancelled,
+       coalesce(sum(u.available), 0)::bigint as available, coalesce(sum(u.completed), 0)::bigint as completed,
+       coalesce(sum(u.failed), 0)::bigint as failed, coalesce(sum(u.cancelled), 0)::bigint as cancelled,
        coalesce(sum(u.dead), 0)::bigint as dead
   from (
-    select l.lane, l.xid, null::bigint as lane_seq, null::xid8 as counted_until, null::bigint as closed_seq, null::boolean as none_open,
-           null::bigint as available, null::bigint as completed, null::bigint as failed, null::bigint as cancelled, null::bigint as dead
-      from generate_series(0, 3) s(segment)
-     cross join lateral (
-        with recursive lanes(lane, xid) as (
-          (select e.lane, e.xid from awa.ready_entries e where e.segment = s.segment and e.lane < coalesce(before, 9223372036854775807) order by e.lane desc, e.xid desc limit 1)
-          union all
-          select n.lane, n.xid
-            from lanes l
-           cross join lateral (select e.lane, e.xid from awa.ready_entries e where e.segment = s.segment and e.lane < l.lane order by e.lane desc, e.xid desc limit 1) n
-        )
-        select * from lanes limit max_lanes
-      ) l
+    select r.lane, r.xid, r.lane_seq, null::xid8 as counted_until, null::bigint as closed_seq,
+           null::boolean as none_open, null::bigint as available, null::bigint as completed, null::bigint as failed,
+           null::bigint as cancelled, null::bigint as dead
+      from awa._last_rows(before, max_lanes) r
     union all
-    select l.lane, l.by_xid, null, null, null, null, null, null, null, null, null
-      from generate_series(0, 3) s(segment)
-     cross join lateral (
-        with recursive lanes(lane, by_xid) as (
-          (select t.lane, t.by_xid from awa.ready_tombstones t where t.segment = s.segment and t.lane < coalesce(before, 9223372036854775807) order by t.lane desc, t.by_xid desc limit 1)
-          union all
-          select n.lane, n.by_xid
-            from lanes l
-           cross join lateral (select t.lane, t.by_xid from awa.ready_tombstones t where t.segment = s.segment and t.lane < l.lane order by t.lane desc, t.by_xid desc limit 1) n
-        )
-        select * from lanes limit max_lanes
-      ) l
-    union all
-    select l.lane, l.xid, null, null, null, null, null, null, null, null, null
-      from generate_series(0, 3) s(segment)
-     cross join lateral (
-        with recursive lanes(lane, xid) as (
-          (select a.lane, a.xid from awa.arrivals a where a.segment = s.segment and a.lane < coalesce(before, 9223372036854775807) order by a.lane desc, a.xid desc limit 1)
-          union all
-          select n.lane, n.xid
-            from lanes l
-           cross join lateral (select a.lane, a.xid from awa.arrivals a where a.segment = s.segment and a.lane < l.lane order by a.lane desc, a.xid desc limit 1) n
-        )
-        select * from lanes limit max_lanes
-      ) l
-    union all
-    select l.lane, null, l.lane_seq, null, null, null, null, null, null, null, null
-      from generate_series(0, 3) s(segment)
-     cross join lateral (
-        with recursive lanes(lane, lane_seq) as (
-          (select c.lane, c.lane_seq from awa.lease_claims c where c.segment = s.segment and c.lane < coalesce(before, 9223372036854775807) order by c.lane desc, c.lane_seq desc limit 1)
-          union all
-          select n.lane, n.lane_seq
-            from lanes l
-           cross join lateral (select c.lane, c.lane_seq from awa.lease_claims c where c.segment = s.segment and c.lane < l.lane order by c.lane desc, c.lane_seq desc limit 1) n
-        )
-        select * from lanes limit max_lanes
-      ) l
-    union all
-    select l.lane, l.by_xid, null, null, null, null, null, null, null, null, null
+    select r.lane, null, null, pg_snapshot_xmin(r.counted), r.closed_seq, r.open_seqs = '{}',
+           r.appended - r.buried - r.claimed, r.completed, r.failed, r.cancelled, r.dead
       from (
-        with recursive lanes(lane, by_xid) as (
-          (select d.lane, d.by_xid from awa.deleted_jobs d where d.lane < coalesce(before, 9223372036854775807) order by d.lane desc, d.by_xid desc limit 1)
-          union all
-          select n.lane, n.by_xid
-            from lanes l
-           cross join lateral (select d.lane, d.by_xid from awa.deleted_jobs d where d.lane < l.lane order by d.lane desc, d.by_xid desc limit 1) n
-        )
-        select * from lanes limit max_lanes
-      ) l
-    union all
-    select r.lane, null, null, pg_snapshot_xmin(r.counted), r.closed_seq, r.open_seqs = '{}', r.appended - r.buried - r.claimed, r.completed, r.failed, r.cancelled, r.dead
-      from (select * from awa.queue_rollups r where r.lane < coalesce(before, 9223372036854775807) order by r.lane desc limit max_lanes) r
+        select *
+          from awa.queue_rollups r
+         where r.lane < coalesce(before, 9223372036854775807)
+         order by r.lane desc
+         limit max_lanes
+      ) r
   ) u
  group by u.lane
  order by u.lane desc
@@ -230,30 +394,41 @@ create or replace view awa._available as
 select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.unique_key, l.queue_id, e.tags, e.args
   from awa._lanes l
  cross join lateral (
-    select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at) as created_at, e.unique_key, e.tags, e.args
+    select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at) as created_at,
+           e.unique_key, e.tags, e.args
       from awa._entries e
      where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id)
     union all
-    select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at), e.unique_key, e.tags, e.args
+    select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at), e.unique_key, e.tags,
+           e.args
       from awa._late_entries(l.lane, l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) e
   ) e
  where case
          when (select true from awa.ready_tombstones limit 1)
-         then (select true from awa.ready_tombstones t where t.lane = l.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+         then (
+           select true
+             from awa.ready_tombstones t
+            where t.lane = l.lane and t.xid = e.xid and t.job_id = e.job_id
+            limit 1
+         ) is null
          else true
        end;
 comment on view awa._available is 'The places of entries that may be claimed';
 
 -- The items of claims that are open in the ledger: they are all in claims that are not counted yet.
 create or replace view awa._open_items as
-select c.lane, c.claim_id << 12 | (j.ordinal - 1) as receipt, j.job_id, c.claimed_at, c.lease_until, c.deadline_at, c.worker_id,
+select c.lane, c.claim_id << 12 | (j.ordinal - 1) as receipt, j.job_id, c.claimed_at, c.lease_until, c.deadline_at,
+       c.worker_id,
        c.first_xid, c.first_id, c.pos_xid, c.pos_id, c.hi, c.segment, l.queue_id
   from awa._lanes l
  cross join lateral (
     select * from awa._uncounted(l.lane, l.closed_seq, l.open_seqs, null) offset 0
   ) c
  cross join lateral (
-    select array(select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = c.claim_id) as items offset 0
+    select array(
+      select unnest(coalesce(k.items, array[k.item])) from awa.lease_claim_closures k where k.claim_id = c.claim_id
+    ) as items
+    offset 0
   ) closed
  cross join lateral (
     select j.job_id, j.ordinal from unnest(c.job_ids) with ordinality j(job_id, ordinal) offset 0
@@ -264,17 +439,21 @@ comment on view awa._open_items is 'The items of claims that are open in the led
 
 -- Open attempts: of the ledger, with the places of their entries, and those that have a row of their own.
 create or replace view awa._running as
-select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.ready_at) as created_at, e.segment, o.queue_id, e.tags, e.args
+select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.ready_at) as created_at, e.segment,
+       o.queue_id, e.tags, e.args
   from awa._open_items o
  cross join lateral (
     select *
       from awa._claimed_entries(o.lane, o.first_xid, o.first_id, o.pos_xid, o.pos_id, o.job_id, o.job_id) e
      where pg_visible_in_snapshot(e.xid, o.hi)
-       and (select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1) is null
+       and (
+        select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1
+      ) is null
     offset 0
   ) e
 union all
-select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, awa._queue_of(l.lane), l.tags, l.args from awa.leases l;
+select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, awa._queue_of(l.lane), l.tags, l.args
+  from awa.leases l;
 comment on view awa._running is 'Open attempts';
 
 -- The queues in which claims may be open, or not counted.
@@ -284,7 +463,9 @@ create or replace function awa._busy_queues() returns bigint[]
 language sql stable
 as $$
   select array(
-    select awa._queue_of(c.lane) from awa.lease_claims c where c.claim_id > (select s.last_value from awa.folded_until s)
+    select awa._queue_of(c.lane)
+      from awa.lease_claims c
+     where c.claim_id > (select s.last_value from awa.folded_until s)
     union
     select awa._queue_of(r.lane) from awa.queue_rollups r where r.open_seqs <> '{}')
 $$;

@@ -40,9 +40,11 @@ begin
     end if;
   end if;
   if run_at >= '9999-12-31 10:00:00+00' then -- so that it is before the year 10000 in every zone
-    perform awa._refuse('run_at must be a time before 9999-12-31 10:00 UTC', run_at::text, 'Pass that of the job, or null for now.');
+    perform awa._refuse('run_at must be a time before 9999-12-31 10:00 UTC', run_at::text,
+      'Pass that of the job, or null for now.');
   end if;
-  v_key := awa._unique_key(queue, kind, args, unique_key, unique_by, unique_period, unique_zone, null, coalesce(run_at, v_now));
+  v_key := awa._unique_key(queue, kind, args, unique_key, unique_by, unique_period, unique_zone, null,
+    coalesce(run_at, v_now));
   perform awa._check_isolation();
   v_holder := awa._holder(substr(v_key, 1, 32), v_now);
   if v_holder.job_id is null or v_holder.leaves or v_holder.ended then

@@ -30,7 +30,8 @@ declare
   v_run record;
 begin
   if jobs is null or jsonb_typeof(jobs) <> 'array' then
-    perform awa._refuse('jobs must be a JSON array', jsonb_typeof(jobs), 'Pass an array of objects with the fields of enqueue.');
+    perform awa._refuse('jobs must be a JSON array', jsonb_typeof(jobs),
+      'Pass an array of objects with the fields of enqueue.');
   end if;
   if v_jobs > 10000 then
     perform awa._refuse('jobs must hold at most 10000 elements', v_jobs::text, 'Split it into several calls.');
@@ -43,7 +44,12 @@ begin
   v_inserted := array_fill(true, array[v_jobs]);
   -- Keys in one order, whatever that of the jobs: two batches never wait for each other in a circle.
   for v_key in
-    select k.place, substr(k.key, 1, 32) as key, awa._holds(k.key, case when awa._timestamp(jobs -> (k.place::int - 1) ->> 'run_at') > v_now then 'scheduled' else 'available' end) as holds
+    select k.place, substr(k.key, 1, 32) as key,
+           awa._holds(k.key,
+             case
+               when awa._timestamp(jobs -> (k.place::int - 1) ->> 'run_at') > v_now then 'scheduled'
+               else 'available'
+             end) as holds
       from unnest(v_keys) with ordinality k(key, place)
      where k.key is not null
      order by 2, 1
@@ -57,7 +63,8 @@ begin
     if v_key.holds then
       v_last_key := v_key.key;
       v_last_id := v_job_ids[v_key.place];
-      insert into awa.unique_claims (key, job_id) values (v_key.key, v_last_id) on conflict do nothing; -- most often nobody has it
+      -- most often nobody has it
+      insert into awa.unique_claims (key, job_id) values (v_key.key, v_last_id) on conflict do nothing;
       continue when found;
     end if;
     v_taken := awa._take_key(v_key.key, v_key.holds, v_job_ids[v_key.place], v_now);
@@ -68,17 +75,29 @@ begin
 
   for v_run in
     with fields as (
-      select j.place, coalesce(nullif(j.job -> 'args', 'null'), '{}') as args, j.job - '{args,unique}'::text[] as rest, j.job_id, j.key
-        from (select * from rows from (jsonb_array_elements(jobs), unnest(v_job_ids), unnest(v_inserted), unnest(v_keys)) with ordinality j(job, job_id, inserted, key, place)) j
+      select j.place, coalesce(nullif(j.job -> 'args', 'null'), '{}') as args, j.job - '{args,unique}'::text[] as rest,
+             j.job_id, j.key
+        from (
+          select *
+            from rows from (
+              jsonb_array_elements(jobs), unnest(v_job_ids), unnest(v_inserted), unnest(v_keys)
+            ) with ordinality j(job, job_id, inserted, key, place)
+        ) j
        where j.inserted
     ), starts as (
       select f.*, f.rest is distinct from lag(f.rest) over (order by f.place) as starts from fields f
     ), numbered as (
       select s.*, count(*) filter (where s.starts) over (order by s.place) as run from starts s
     )
-    select n.rest, array_agg(n.args order by n.place) as args, array_agg(n.job_id order by n.place) as job_ids, array_agg(n.key order by n.place) as keys from numbered n group by n.run, n.rest order by n.run
+    select n.rest, array_agg(n.args order by n.place) as args, array_agg(n.job_id order by n.place) as job_ids,
+           array_agg(n.key order by n.place) as keys
+      from numbered n
+     group by n.run, n.rest
+     order by n.run
   loop
-    perform awa._append(o.queue, o.kind, v_run.args, o.priority, o.run_at, o.max_attempts, o.tags, o.metadata, v_run.job_ids, v_run.keys, v_now) from awa._job_options(v_run.rest) o;
+    perform awa._append(o.queue, o.kind, v_run.args, o.priority, o.run_at, o.max_attempts, o.tags, o.metadata,
+      v_run.job_ids, v_run.keys, v_now)
+       from awa._job_options(v_run.rest) o;
   end loop;
   return query select unnest(v_job_ids), unnest(v_inserted);
 end
@@ -104,19 +123,22 @@ declare
 begin
   for v_job in select j.job, j.place from jsonb_array_elements(jobs) with ordinality j(job, place) loop
     v_options := awa._job_options(v_job.job);
-    perform awa._check_options(v_options.queue, v_options.kind, v_options.priority, v_options.run_at, v_options.max_attempts, v_options.tags);
+    perform awa._check_options(v_options.queue, v_options.kind, v_options.priority, v_options.run_at,
+      v_options.max_attempts, v_options.tags);
     if pg_column_size(v_job.job) > 2000 then
       perform awa._body_bytes(array[v_job.job -> 'args'], v_options.tags, v_options.metadata);
     end if;
     v_unique := v_job.job -> 'unique';
     v_keys[v_job.place] := case when jsonb_typeof(v_unique) = 'object' then
-      awa._unique_key(v_options.queue, v_options.kind, nullif(v_job.job -> 'args', 'null'), v_unique ->> 'key', awa._texts(v_unique -> 'by'), awa._key_period(v_unique ->> 'period'), coalesce(v_unique ->> 'zone', 'UTC'),
+      awa._unique_key(v_options.queue, v_options.kind, nullif(v_job.job -> 'args', 'null'), v_unique ->> 'key',
+        awa._texts(v_unique -> 'by'), awa._key_period(v_unique ->> 'period'), coalesce(v_unique ->> 'zone', 'UTC'),
         awa._texts(v_unique -> 'states'), coalesce(v_options.run_at, now)) end;
   end loop;
   return v_keys;
 exception when invalid_parameter_value then
   get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
-  raise exception using errcode = '22023', message = 'jobs: ' || v_message, detail = format('Element %s: %s', v_job.place, v_detail), hint = v_hint;
+  raise exception using errcode = '22023', message = 'jobs: ' || v_message,
+    detail = format('Element %s: %s', v_job.place, v_detail), hint = v_hint;
 end
 $$;
 comment on function awa._checked_keys is
@@ -138,7 +160,10 @@ comment on function awa._key_period is 'The period of a unique key, from a text'
 -- The strings of a JSON array; null for any other value.
 create or replace function awa._texts(value jsonb) returns text[]
 language sql immutable
-return case when jsonb_typeof(value) = 'array' then array(select t.text from jsonb_array_elements_text(value) with ordinality t(text, n) order by t.n) end;
+return case
+  when jsonb_typeof(value) = 'array'
+    then array(select t.text from jsonb_array_elements_text(value) with ordinality t(text, n) order by t.n)
+end;
 comment on function awa._texts is 'The strings of a JSON array; null for any other value';
 
 -- The fields of a job object, but for args.
@@ -175,16 +200,23 @@ language plpgsql strict
 as $$
 declare
   v_parts text[] := regexp_match(regexp_replace(value, '([.][0-9]{9})[0-9]+', E'\\1'),
-    '^([0-9]{4})(-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.][0-9]+)?)?) ?(?:Z|([-+])([01][0-9]|2[0-3])(?::?([0-5][0-9])|:([0-5][0-9]):([0-5][0-9]))?)$', 'i');
+    '^([0-9]{4})(-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.][0-9]+)?)?) '
+    '?(?:Z|([-+])([01][0-9]|2[0-3])(?::?([0-5][0-9])|:([0-5][0-9]):([0-5][0-9]))?)$',
+    'i');
 begin
   if v_parts is null then
     raise exception using errcode = '22007';
   end if;
-  return (case v_parts[1] when '0000' then '0001' else v_parts[1] end || v_parts[2] || ' ' || v_parts[3] || '+00' || case v_parts[1] when '0000' then ' BC' else '' end)::timestamptz
+  return (
+    case v_parts[1] when '0000' then '0001' else v_parts[1] end || v_parts[2] || ' ' || v_parts[3] || '+00'
+      || case v_parts[1] when '0000' then ' BC' else '' end
+  )::timestamptz
     - case v_parts[4] when '-' then -1 else 1 end
-      * make_interval(hours => coalesce(v_parts[5], '0')::int, mins => coalesce(v_parts[6], v_parts[7], '0')::int, secs => coalesce(v_parts[8], '0')::int);
+      * make_interval(hours => coalesce(v_parts[5], '0')::int, mins => coalesce(v_parts[6], v_parts[7], '0')::int,
+        secs => coalesce(v_parts[8], '0')::int);
 exception when data_exception then
-  perform awa._refuse('run_at must be a timestamp as in RFC 3339, with a zone', value, 'Pass something like "2031-05-01T09:00:00+02:00" or "2031-05-01T07:00:00Z".');
+  perform awa._refuse('run_at must be a timestamp as in RFC 3339, with a zone', value,
+    'Pass something like "2031-05-01T09:00:00+02:00" or "2031-05-01T07:00:00Z".');
 end
 $$;
 comment on function awa._timestamp is 'A timestamp from a text as in RFC 3339, whatever DateStyle and TimeZone are';
@@ -208,27 +240,35 @@ begin
           when 'kind' then jsonb_typeof(v_value) <> 'string'
           when 'args' then false
           when 'metadata' then false
-          when 'priority' then jsonb_typeof(v_value) not in ('null', 'number') or awa._brief(v_value) !~ '^(null|-?[0-9]{1,9})$'
-          when 'max_attempts' then jsonb_typeof(v_value) not in ('null', 'number') or awa._brief(v_value) !~ '^(null|-?[0-9]{1,9})$'
+          when 'priority'
+            then jsonb_typeof(v_value) not in ('null', 'number') or awa._brief(v_value) !~ '^(null|-?[0-9]{1,9})$'
+          when 'max_attempts'
+            then jsonb_typeof(v_value) not in ('null', 'number') or awa._brief(v_value) !~ '^(null|-?[0-9]{1,9})$'
           when 'run_at' then jsonb_typeof(v_value) not in ('null', 'string')
           when 'tags' then not awa._is_list(v_value)
           when 'unique' then jsonb_typeof(v_value) not in ('null', 'object')
           else true
         end)
     then
-      perform awa._refuse('jobs holds an object with an unknown or unfit field', format('element %s, %s: %s', place, left(v_field, 100), awa._brief(v_value)),
-        'The fields are those of enqueue: queue, kind (strings), args, priority, max_attempts (whole numbers), run_at (a string such as "2031-05-01T09:00:00+02:00"), tags (an array of strings), metadata; and unique, an object.');
+      perform awa._refuse('jobs holds an object with an unknown or unfit field',
+        format('element %s, %s: %s', place, left(v_field, 100), awa._brief(v_value)),
+        'The fields are those of enqueue: queue, kind (strings), args, priority, max_attempts (whole numbers), run_at '
+        '(a string such as "2031-05-01T09:00:00+02:00"), tags (an array of strings), metadata; and unique, an object.');
     end if;
     if v_field = 'unique' then
-      for v_field, v_value in select * from jsonb_each(case when jsonb_typeof(v_value) = 'object' then v_value else '{}' end) loop
+      for v_field, v_value in
+        select * from jsonb_each(case when jsonb_typeof(v_value) = 'object' then v_value else '{}' end)
+      loop
         if (case
               when v_field in ('key', 'period', 'zone') then jsonb_typeof(v_value) not in ('null', 'string')
               when v_field in ('by', 'states') then not awa._is_list(v_value)
               else true
             end)
         then
-          perform awa._refuse('jobs: unique has an unknown or unfit field', format('element %s, %s: %s', place, left(v_field, 100), awa._brief(v_value)),
-            'The fields are key (a string), by (an array of strings), period (a string such as "1 day"), zone (a string), states (an array of strings).');
+          perform awa._refuse('jobs: unique has an unknown or unfit field',
+            format('element %s, %s: %s', place, left(v_field, 100), awa._brief(v_value)),
+            'The fields are key (a string), by (an array of strings), period (a string such as "1 day"), zone (a '
+            'string), states (an array of strings).');
         end if;
       end loop;
     end if;
@@ -241,5 +281,6 @@ comment on function awa._check_fields is
 -- Whether a JSON value is null or an array of strings.
 create or replace function awa._is_list(value jsonb) returns boolean
 language sql immutable
-return value = 'null' or jsonb_typeof(value) = 'array' and not jsonb_path_exists(value, 'strict $[*] ? (@.type() <> "string")');
+return value = 'null'
+  or jsonb_typeof(value) = 'array' and not jsonb_path_exists(value, 'strict $[*] ? (@.type() <> "string")');
 comment on function awa._is_list is 'Whether a JSON value is null or an array of strings';

@@ -1,6 +1,11 @@
 -- What enqueue_unique returns.
-create or replace view awa.enqueue_unique_row as select t.job_id, t.cancels as inserted from awa.ready_tombstones t where false;
-comment on view awa.enqueue_unique_row is 'The row that enqueue_unique returns: the job that holds the key, and whether this call inserted it. The view itself is always empty';
+create or replace view awa.enqueue_unique_row as
+select t.job_id, t.cancels as inserted
+  from awa.ready_tombstones t
+ where false;
+comment on view awa.enqueue_unique_row is
+  'The row that enqueue_unique returns: the job that holds the key, and whether this call inserted it. The view itself '
+  'is always empty';
 
 -- Appends one job, unless another one holds its unique key; returns the one that holds it.
 -- The key is a text (unique_key), or made of any of queue, kind and args (unique_by). A job holds it in the states of
@@ -42,10 +47,13 @@ declare
   v_job record;
 begin
   perform awa._check_options(queue, kind, priority, run_at, max_attempts, tags);
-  v_key := awa._unique_key(queue, kind, args, unique_key, unique_by, unique_period, unique_zone, unique_states, coalesce(run_at, v_now));
-  v_job := awa._take_key(substr(v_key, 1, 32), awa._holds(v_key, case when run_at > v_now then 'scheduled' else 'available' end), null, v_now);
+  v_key := awa._unique_key(queue, kind, args, unique_key, unique_by, unique_period, unique_zone, unique_states,
+    coalesce(run_at, v_now));
+  v_job := awa._take_key(substr(v_key, 1, 32),
+    awa._holds(v_key, case when run_at > v_now then 'scheduled' else 'available' end), null, v_now);
   if v_job.taken then
-    perform awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata, array[v_job.job_id], array[v_key], v_now);
+    perform awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata,
+      array[v_job.job_id], array[v_key], v_now);
   end if;
   return query select v_job.job_id, v_job.taken;
 end

@@ -83,7 +83,8 @@ begin
     else
       v_outcome := awa._truncate(v_segment, v_wait);
     end if;
-    -- Goes on with as much at a time, or twice that where there is room for it: with all at once it would be cut off again.
+    -- Goes on with as much at a time, or twice that where there is room for it: with all at once it would be cut off
+    -- again.
     perform setval('awa.prune_tries',
       case
         when v_outcome in ('cleaning', 'busy')

@@ -1,0 +1,290 @@
+-- Lanes in the order in which claim serves them, without lanes that have no new entries.
+-- The front lane comes first, then the lanes by their priority, less one for each aging interval that the head has
+-- waited.
+create or replace function awa._by_age(
+  lanes bigint[],
+  now pg_snapshot,
+  claimed_at timestamptz,
+  aging interval,
+  cleaned smallint,
+  cleaned_until pg_snapshot
+) returns bigint[]
+language sql stable
+as $$
+  select coalesce(array_agg(l.lane), '{}')
+    from (
+      select l.lane
+        from unnest(lanes) l(lane)
+        left join lateral (
+          select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
+        ) c on true
+       cross join lateral awa._head(l.lane,
+          greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
+          case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end, cleaned,
+          cleaned_until) h
+       where h.ready_at is not null
+          or h.took > interval '10 milliseconds'
+          or (select true
+                from (select pg_snapshot_xip(c.lo) union all select pg_snapshot_xip(c.hi)) x(xid)
+               where pg_visible_in_snapshot(x.xid, now)
+               limit 1)
+       order by (l.lane & 7) <> 0,
+                h.ready_at is not null and h.is_far desc, -- taken at once, so that nobody has to go that way again
+                (l.lane & 7) - floor(
+                  greatest(extract(epoch from _by_age.claimed_at - h.ready_at)::float8, 0)
+                    / extract(epoch from aging)::float8
+                ),
+                h.ready_at,
+                l.lane
+    ) l
+$$;
+comment on function awa._by_age is
+  'Lanes in the order in which claim serves them, without lanes that have no new entries';
+
+-- Since when the first entry of a lane after a place is ready, and whether it was hard to find.
+-- Late commits do not count, and buried entries do. took is the time of the look. is_far: it took long twice, which
+-- distinguishes a long way over invisible entries from a busy machine.
+create or replace function awa._head(
+  lane bigint,
+  after_xid xid8,
+  after_id bigint,
+  cleaned smallint,
+  cleaned_until pg_snapshot,
+  out ready_at timestamptz,
+  out took interval,
+  out is_far boolean
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_began timestamptz;
+begin
+  for v_look in 1..2 loop
+    v_began := clock_timestamp();
+    ready_at := (
+      select e.ready_at
+        from awa.ready_entries e
+       where e.lane = lane
+         and (e.xid, e.job_id) > (after_xid, after_id)
+         and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
+       order by e.xid, e.job_id
+       limit 1);
+    is_far := clock_timestamp() - v_began > interval '10 milliseconds';
+    took := coalesce(took, clock_timestamp() - v_began);
+    exit when not is_far;
+  end loop;
+end
+$$;
+comment on function awa._head is
+  'Since when the first entry of a lane after a place is ready, and whether it was hard to find';
+
+-- Where a lane is to be read on.
+-- Where the last window was read to its end the next one reaches to now. So does an open one from which no transaction
+-- that was in progress has committed before the place that it has come to: new entries come after that place. A lane
+-- without a cursor begins at the first transaction there can be.
+-- Why: the newest claim of a lane is most often in the current segment, and then the plan holds no other one. No older
+-- segment holds a newer claim: claims of a lane come one after the other, each to the current segment of its time.
+create or replace function awa._open_window(
+  segment smallint,
+  lane bigint,
+  now pg_snapshot,
+  has_tombstones boolean
+) returns awa._window_row
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_cursor record;
+  v_window awa._window_row;
+begin
+  case segment
+    when 0 then
+      select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor
+        from awa.lease_claims c
+       where c.segment = 0 and c.lane = lane
+       order by c.lane_seq desc
+       limit 1;
+    when 1 then
+      select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor
+        from awa.lease_claims c
+       where c.segment = 1 and c.lane = lane
+       order by c.lane_seq desc
+       limit 1;
+    when 2 then
+      select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor
+        from awa.lease_claims c
+       where c.segment = 2 and c.lane = lane
+       order by c.lane_seq desc
+       limit 1;
+    when 3 then
+      select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor
+        from awa.lease_claims c
+       where c.segment = 3 and c.lane = lane
+       order by c.lane_seq desc
+       limit 1;
+  end case;
+  if v_cursor.lane_seq is null then
+    select c.lane_seq, c.lo, c.hi, c.pos_xid, c.pos_id into v_cursor
+      from awa.lease_claims c
+     where c.lane = lane
+     order by c.lane_seq desc
+     limit 1;
+  end if;
+  if v_cursor.lane_seq is null then
+    v_window := (0, '3:3:', now, '0', 0, null, null, 0, true, false, false, false);
+  elsif v_cursor.lo is null then
+    v_window := (v_cursor.lane_seq, v_cursor.hi, now, '0', 0, null, null, 0, true, false, false, false);
+  else
+    v_window := (v_cursor.lane_seq, v_cursor.lo, v_cursor.hi, v_cursor.pos_xid, v_cursor.pos_id, null, null, 0, false,
+      false, false, false);
+    if v_window.at_xid >= pg_snapshot_xmax(v_window.lo)
+       and (pg_snapshot_xmin(v_window.hi) > v_window.at_xid
+         or (
+           select true
+             from pg_snapshot_xip(v_window.hi) x
+            where x <= v_window.at_xid and pg_visible_in_snapshot(x, now)
+            limit 1
+         ) is null)
+    then
+      v_window.hi := now;
+      v_window.is_newest := true;
+    end if;
+  end if;
+  v_window.to_xid := awa._last_xid(v_window.hi);
+  if has_tombstones then -- what is not claimed is not older
+    v_window.is_buried := (
+      select true
+        from awa.ready_tombstones t
+       where t.lane = lane
+         and t.xid >= coalesce(
+           least(pg_snapshot_xmin(v_cursor.hi), case when v_cursor.lo is not null then v_cursor.pos_xid end), '0')
+       limit 1
+    ) is true;
+  end if;
+  return v_window;
+end
+$$;
+comment on function awa._open_window is 'Where a lane is to be read on';
+
+-- The last transaction that can be visible in a snapshot.
+create or replace function awa._last_xid(snapshot pg_snapshot) returns xid8
+language sql immutable strict parallel safe
+return (pg_snapshot_xmax(snapshot)::text::bigint - 1)::text::xid8;
+comment on function awa._last_xid is 'The last transaction that can be visible in a snapshot';
+
+-- The next part of a window whose late commits may not have been read: those of one transaction, or all after lo.
+-- Why: late commits are probed one transaction at a time, since as a list they would be a filter over the lane's whole
+-- history. And by a subquery with a limit, not by exists, which the planner may turn into a join that reads the whole
+-- lane.
+create or replace function awa._late_part(
+  lane bigint,
+  part awa._window_row,
+  cleaned smallint,
+  cleaned_until pg_snapshot
+) returns awa._window_row
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_late xid8;
+begin
+  if pg_snapshot_xmin(part.lo) < pg_snapshot_xmax(part.lo) then
+    select x into v_late
+      from (select x from pg_snapshot_xip(part.lo) x order by x offset 0) s
+     where x >= part.at_xid
+       and pg_visible_in_snapshot(x, part.hi)
+       and (
+         select true
+           from awa.ready_entries e
+          where e.lane = lane
+            and e.xid = x
+            and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
+            and e.job_id > case when x = part.at_xid then part.at_id else 0 end
+          limit 1)
+     limit 1;
+  end if;
+  part.late := v_late;
+  if v_late is null then
+    part.at_xid := pg_snapshot_xmax(part.lo);
+    part.at_id := 0;
+    part.to_xid := awa._last_xid(part.hi);
+  else
+    part.at_id := case when v_late = part.at_xid then part.at_id else 0 end;
+    part.at_xid := v_late;
+    part.to_xid := v_late;
+  end if;
+  return part;
+end
+$$;
+comment on function awa._late_part is
+  'The next part of a window whose late commits may not have been read: those of one transaction, or all after lo';
+
+-- The part of a window that comes after a part of which so many jobs were taken.
+-- is_read: nothing is left in the lane. is_full: jobs are left, and do not fit. bytes are those of the part.
+create or replace function awa._next_part(
+  segment smallint,
+  lane bigint,
+  now pg_snapshot,
+  part awa._window_row,
+  jobs int,
+  is_first boolean,
+  cleaned smallint,
+  cleaned_until pg_snapshot
+) returns awa._window_row
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_is_read boolean;
+begin
+  part.bytes := 0;
+  if jobs > 0 then
+    part.lane_seq := part.lane_seq + 1;
+    select c.pos_xid, c.pos_id, c.bytes, c.lo is null into part.at_xid, part.at_id, part.bytes, v_is_read
+      from awa.lease_claims c
+     where c.segment = segment and c.lane = lane and c.lane_seq = part.lane_seq;
+  elsif not is_first and (
+    select true
+      from awa.ready_entries e
+     where e.lane = lane and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
+       and (e.xid, e.job_id) > (part.at_xid, part.at_id)
+       and e.xid <= part.to_xid
+       and pg_visible_in_snapshot(e.xid, part.hi)
+       and (
+        select true from awa.ready_tombstones t where t.lane = lane and t.xid = e.xid and t.job_id = e.job_id limit 1
+      ) is null
+     limit 1)
+  then
+    part.is_full := true;
+  elsif part.late is not null then
+    part.at_id := 9223372036854775807; -- all that is left of this transaction is buried
+  else
+    v_is_read := true;
+  end if;
+  if v_is_read and part.is_newest then
+    part.is_read := true;
+  elsif v_is_read then
+    part.lo := part.hi;
+    part.hi := now;
+    part.at_xid := '0';
+    part.at_id := 0;
+    part.is_newest := true;
+  end if;
+  return part;
+end
+$$;
+comment on function awa._next_part is 'The part of a window that comes after a part of which so many jobs were taken';
+
+-- Whether an entry is buried.
+create or replace function awa._is_buried(lane bigint, xid xid8, job_id bigint) returns boolean
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  return (
+    select true from awa.ready_tombstones t where t.lane = lane and t.xid = xid and t.job_id = job_id limit 1
+  ) is true;
+end
+$$;
+comment on function awa._is_buried is 'Whether an entry is buried';
