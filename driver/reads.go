@@ -90,8 +90,8 @@ type ListFilter struct {
 }
 
 // ListJobs lists jobs in the descending order of their ids: a page. With a Tag, or with Contains, it reads 100,000 jobs
-// at most, so that a page may be short though there are more: [Client.ScanJobs] goes through all of them. A page of more
-// than 64 MiB of text is short, too, but has a job: without Tag and Contains an empty page is the last one.
+// at most, so that a page may be short though there are more: [Client.ScanJobs] goes through all of them. A page of
+// more than 64 MiB of text is short, too, but has a job: without Tag and Contains an empty page is the last one.
 func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, error) {
 	args, err := encode("Contains", filter.Contains)
 	if err != nil {

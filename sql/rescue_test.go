@@ -235,7 +235,8 @@ func TestHeartbeatBesideAnOpenHeartbeat(t *testing.T) {
 		require.ErrorAs(t, err, &refused)
 		require.Contains(t, refused.Detail, fmt.Sprintf("backend %d ", a.pid), call)
 	}
-	require.Contains(t, one[string](s, "select message from awa.health() where topic = 'worker'"), fmt.Sprintf("its row is locked by backend %d ", a.pid))
+	require.Contains(t, one[string](s, "select message from awa.health() where topic = 'worker'"),
+		fmt.Sprintf("its row is locked by backend %d ", a.pid))
 	a.exec("commit")
 	s.exec("select awa.heartbeat($1)", worker)
 	s.exec("select awa.deregister_worker($1)", worker)

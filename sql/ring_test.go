@@ -353,8 +353,8 @@ func TestPruneBesideCompletions(t *testing.T) {
 	s.audited()
 }
 
-// What answers for jobs, or changes them, in a transaction that lasts keeps no table of a segment locked but that of its
-// jobs and the current one: the truncation of the oldest would wait for each of these transactions.
+// What answers for jobs, or changes them, in a transaction that lasts keeps no table of a segment locked but that of
+// its jobs and the current one: the truncation of the oldest would wait for each of these transactions.
 func TestPruneBesideAnswersAndChanges(t *testing.T) {
 	d := newDatabase(t)
 	worker, s := d.session(), d.session()
@@ -366,7 +366,9 @@ func TestPruneBesideAnswersAndChanges(t *testing.T) {
 		jobs = append(jobs, s.claim("q", 6)...)
 	}
 	waiting := s.enqueue("q")
-	kept := one[int64](s, "select job_id from awa.enqueue_unique('u', 'k', unique_key => 'kept', unique_states => '{available,running,completed}')")
+	kept := one[int64](s,
+		"select job_id from awa.enqueue_unique('u', 'k', unique_key => 'kept', unique_states => "+
+			"'{available,running,completed}')")
 	keeps := s.claim("u", 1)[0]
 	require.Equal(t, kept, keeps.JobID)
 	held := one[int64](s, "select job_id from awa.enqueue_unique('u', 'k', unique_key => 'held')")
@@ -382,11 +384,14 @@ func TestPruneBesideAnswersAndChanges(t *testing.T) {
 		{"complete($1, $2, '1')", []any{a.JobID, a.Receipt}},
 		{"complete($1, $2)", []any{keeps.JobID, keeps.Receipt}},
 		{"complete_many(array[$1::bigint, $3], array[$2::bigint, $4])", []any{a.JobID, a.Receipt, b.JobID, b.Receipt}},
-		{"complete_many(array[$1::bigint, $3], array[$2::bigint, $4])", []any{a.JobID, a.Receipt, other.JobID, other.Receipt}},
-		{"complete_many(array[$1::bigint, $3], array[$2::bigint, $4], '{1,null}')", []any{a.JobID, a.Receipt, b.JobID, b.Receipt}},
+		{"complete_many(array[$1::bigint, $3], array[$2::bigint, $4])",
+			[]any{a.JobID, a.Receipt, other.JobID, other.Receipt}},
+		{"complete_many(array[$1::bigint, $3], array[$2::bigint, $4], '{1,null}')",
+			[]any{a.JobID, a.Receipt, b.JobID, b.Receipt}},
 		{"complete_many(array[$1::bigint], array[$2::bigint])", []any{keeps.JobID, keeps.Receipt}},
 		{"fail($1, $2, 'x')", []any{a.JobID, a.Receipt}},
-		{"fail_many(array[$1::bigint, $3], array[$2::bigint, $4], '{x,y}')", []any{a.JobID, a.Receipt, other.JobID, other.Receipt}},
+		{"fail_many(array[$1::bigint, $3], array[$2::bigint, $4], '{x,y}')",
+			[]any{a.JobID, a.Receipt, other.JobID, other.Receipt}},
 		{"release($1, $2)", []any{a.JobID, a.Receipt}},
 		{"snooze($1, $2, '1 hour')", []any{a.JobID, a.Receipt}},
 		{"put_off($1, $2, 'x')", []any{a.JobID, a.Receipt}},
@@ -411,7 +416,10 @@ func TestPruneBesideAnswersAndChanges(t *testing.T) {
 		worker.exec("select awa.enqueue('q', 'k')") // it has an id
 		worker.exec("select awa."+c.call, c.args...)
 		worker.exec("select awa.enqueue_unique('u', 'k', unique_key => 'held')") // after a cancel, and a move
-		require.Empty(t, list[string](s, "select distinct relation::regclass::text from pg_locks where pid = $1 and locktype = 'relation' and relation::regclass::text ~ '_[03]$' and relation::regclass::text !~ 'wake' order by 1", worker.pid), c.call)
+		require.Empty(t,
+			list[string](s,
+				"select distinct relation::regclass::text from pg_locks where pid = $1 and locktype = 'relation' and "+
+					"relation::regclass::text ~ '_[03]$' and relation::regclass::text !~ 'wake' order by 1", worker.pid), c.call)
 		worker.exec("rollback")
 	}
 	s.audited()

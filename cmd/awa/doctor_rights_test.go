@@ -155,6 +155,7 @@ func TestDoctorNamesWhoMayGrantTheOwner(t *testing.T) {
 	if version < 160000 {
 		t.Skip("a member is always a full one")
 	}
-	provoke(t, databaseURL, wrong{"create role maker login; grant awa_owner to maker with admin true, inherit false, set false",
-		levelWarning, "roles", "awa_owner", "can be granted by maker, also to itself"})
+	provoke(t, databaseURL,
+		wrong{"create role maker login; grant awa_owner to maker with admin true, inherit false, set false",
+			levelWarning, "roles", "awa_owner", "can be granted by maker, also to itself"})
 }

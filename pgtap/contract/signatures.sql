@@ -5,20 +5,43 @@
 
 create temp table contract (name text primary key, arguments text, result text);
 insert into contract values
-  ('enqueue', $$queue text, kind text, args jsonb DEFAULT '{}'::jsonb, priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT NULL::text[], metadata jsonb DEFAULT NULL::jsonb$$, 'bigint'),
-  ('enqueue_many', $$queue text, kind text, args jsonb[], priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT NULL::text[], metadata jsonb DEFAULT NULL::jsonb$$, 'SETOF bigint'),
+  ('enqueue',
+    'queue text, kind text, args jsonb DEFAULT ''{}''::jsonb, priority integer DEFAULT NULL::integer, run_at timestamp '
+    'with time zone DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] '
+    'DEFAULT NULL::text[], metadata jsonb DEFAULT NULL::jsonb', 'bigint'),
+  ('enqueue_many',
+    'queue text, kind text, args jsonb[], priority integer DEFAULT NULL::integer, run_at timestamp with time zone '
+    'DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT '
+    'NULL::text[], metadata jsonb DEFAULT NULL::jsonb', 'SETOF bigint'),
   ('enqueue_batch', 'jobs jsonb', 'SETOF awa.enqueue_unique_row'),
-  ('enqueue_unique', $$queue text, kind text, args jsonb DEFAULT '{}'::jsonb, unique_key text DEFAULT NULL::text, unique_by text[] DEFAULT '{kind,args}'::text[], unique_period interval DEFAULT NULL::interval, unique_states text[] DEFAULT NULL::text[], priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT NULL::text[], metadata jsonb DEFAULT NULL::jsonb, unique_zone text DEFAULT 'UTC'::text$$, 'SETOF awa.enqueue_unique_row'),
-  ('cancel_by_unique_key', $$queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, args jsonb DEFAULT '{}'::jsonb, unique_key text DEFAULT NULL::text, unique_by text[] DEFAULT '{kind,args}'::text[], unique_period interval DEFAULT NULL::interval, unique_zone text DEFAULT 'UTC'::text, run_at timestamp with time zone DEFAULT NULL::timestamp with time zone$$, 'SETOF bigint'),
-  ('register_worker', 'name text, queues text[] DEFAULT NULL::text[], info jsonb DEFAULT NULL::jsonb, member_of text DEFAULT NULL::text', 'bigint'),
+  ('enqueue_unique',
+    'queue text, kind text, args jsonb DEFAULT ''{}''::jsonb, unique_key text DEFAULT NULL::text, unique_by text[] '
+    'DEFAULT ''{kind,args}''::text[], unique_period interval DEFAULT NULL::interval, unique_states text[] DEFAULT '
+    'NULL::text[], priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp '
+    'with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT NULL::text[], metadata jsonb '
+    'DEFAULT NULL::jsonb, unique_zone text DEFAULT ''UTC''::text', 'SETOF awa.enqueue_unique_row'),
+  ('cancel_by_unique_key',
+    'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, args jsonb DEFAULT ''{}''::jsonb, unique_key text '
+    'DEFAULT NULL::text, unique_by text[] DEFAULT ''{kind,args}''::text[], unique_period interval DEFAULT '
+    'NULL::interval, unique_zone text DEFAULT ''UTC''::text, run_at timestamp with time zone DEFAULT NULL::timestamp '
+    'with time zone', 'SETOF bigint'),
+  ('register_worker',
+    'name text, queues text[] DEFAULT NULL::text[], info jsonb DEFAULT NULL::jsonb, member_of text DEFAULT NULL::text',
+    'bigint'),
   ('heartbeat', 'worker_id bigint', 'SETOF awa.lost_attempt_row'),
   ('deregister_worker', 'worker_id bigint', 'bigint'),
   ('release_unknown', 'worker_id bigint, job_ids bigint[], receipts bigint[]', 'bigint'),
-  ('claim', 'queue text, max_jobs integer DEFAULT 1, worker_id bigint DEFAULT NULL::bigint, lease interval DEFAULT NULL::interval, durable boolean DEFAULT NULL::boolean', 'SETOF awa.claimed_job_row'),
+  ('claim',
+    'queue text, max_jobs integer DEFAULT 1, worker_id bigint DEFAULT NULL::bigint, lease interval DEFAULT '
+    'NULL::interval, durable boolean DEFAULT NULL::boolean', 'SETOF awa.claimed_job_row'),
   ('complete', 'job_id bigint, receipt bigint, output jsonb DEFAULT NULL::jsonb', 'void'),
   ('complete_many', 'job_ids bigint[], receipts bigint[], outputs jsonb[] DEFAULT NULL::jsonb[]', 'SETOF bigint'),
-  ('fail', 'job_id bigint, receipt bigint, error text, retry_after interval DEFAULT NULL::interval, details jsonb DEFAULT NULL::jsonb', 'text'),
-  ('fail_many', 'job_ids bigint[], receipts bigint[], errors text[], retry_after interval[] DEFAULT NULL::interval[]', 'SETOF bigint'),
+  ('fail',
+    'job_id bigint, receipt bigint, error text, retry_after interval DEFAULT NULL::interval, details jsonb DEFAULT '
+    'NULL::jsonb', 'text'),
+  ('fail_many',
+    'job_ids bigint[], receipts bigint[], errors text[], retry_after interval[] DEFAULT NULL::interval[]',
+    'SETOF bigint'),
   ('release', 'job_id bigint, receipt bigint', 'void'),
   ('discard', 'job_id bigint, receipt bigint, error text, details jsonb DEFAULT NULL::jsonb', 'text'),
   ('snooze', 'job_id bigint, receipt bigint, delay interval', 'void'),
@@ -35,13 +58,26 @@ insert into contract values
   ('retry', 'job_id bigint', 'text'),
   ('set_priority', 'job_id bigint, priority integer', 'text'),
   ('move', 'job_id bigint, queue text', 'text'),
-  ('cancel_where', 'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, args jsonb DEFAULT NULL::jsonb', 'bigint'),
-  ('retry_where', 'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, args jsonb DEFAULT NULL::jsonb', 'bigint'),
-  ('purge_dlq', 'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, args jsonb DEFAULT NULL::jsonb', 'bigint'),
+  ('cancel_where',
+    'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
+    'time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, '
+    'args jsonb DEFAULT NULL::jsonb', 'bigint'),
+  ('retry_where',
+    'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
+    'time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, '
+    'args jsonb DEFAULT NULL::jsonb', 'bigint'),
+  ('purge_dlq',
+    'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
+    'time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, '
+    'args jsonb DEFAULT NULL::jsonb', 'bigint'),
   ('delete_job', 'job_id bigint', 'text'),
-  ('delete_where', 'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, args jsonb DEFAULT NULL::jsonb', 'bigint'),
+  ('delete_where',
+    'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
+    'time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, '
+    'args jsonb DEFAULT NULL::jsonb', 'bigint'),
   ('rescue', 'max_jobs integer DEFAULT 1000', 'SETOF awa.rescue_row'),
-  ('materialize', 'older_than interval DEFAULT NULL::interval, max_jobs integer DEFAULT 1000', 'SETOF awa.materialize_row'),
+  ('materialize',
+    'older_than interval DEFAULT NULL::interval, max_jobs integer DEFAULT 1000', 'SETOF awa.materialize_row'),
   ('expire_history', '', 'SETOF awa.expire_history_row'),
   ('rotate', 'force boolean DEFAULT false', 'SETOF awa.rotate_row'),
   ('prune_oldest', 'force boolean DEFAULT false', 'SETOF awa.prune_oldest_row'),
@@ -56,13 +92,18 @@ insert into contract values
   ('promote_due', 'max_jobs integer DEFAULT 4096', 'SETOF awa.promote_due_row'),
   ('jobs_compat', '', 'SETOF awa.jobs'),
   ('job', 'job_id bigint', 'SETOF awa.jobs'),
-  ('list_jobs', 'queue text DEFAULT NULL::text, state text DEFAULT NULL::text, kind text DEFAULT NULL::text, before_id bigint DEFAULT NULL::bigint, max_jobs integer DEFAULT 100, tag text DEFAULT NULL::text, args jsonb DEFAULT NULL::jsonb', 'SETOF awa.jobs'),
+  ('list_jobs',
+    'queue text DEFAULT NULL::text, state text DEFAULT NULL::text, kind text DEFAULT NULL::text, before_id bigint '
+    'DEFAULT NULL::bigint, max_jobs integer DEFAULT 100, tag text DEFAULT NULL::text, args jsonb DEFAULT NULL::jsonb',
+    'SETOF awa.jobs'),
   ('scan_jobs', 'filter jsonb, before_id bigint DEFAULT NULL::bigint', 'SETOF awa.scan_jobs_row'),
   ('queue_counts', 'queue text DEFAULT NULL::text', 'SETOF awa.queue_counts_row'),
   ('configuration', '', 'SETOF awa.configuration_row'),
   ('list_queues', '', 'SETOF awa.list_queues_row'),
   ('list_workers', '', 'SETOF awa.list_workers_row'),
-  ('next_fires', $$cron text, timezone text DEFAULT 'UTC'::text, after timestamp with time zone DEFAULT now(), n integer DEFAULT 5$$, 'SETOF timestamp with time zone'),
+  ('next_fires',
+    'cron text, timezone text DEFAULT ''UTC''::text, after timestamp with time zone DEFAULT now(), n integer DEFAULT 5',
+    'SETOF timestamp with time zone'),
   ('describe_cron', 'cron text', 'text'),
   ('audit', '', 'SETOF awa.audit_row'),
   ('health', '', 'SETOF awa.health_row'),
@@ -76,33 +117,57 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
 begin;
 select plan(150);
 
-select is((select array_agg(format('(%s) returns %s', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid))) from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
+select is(
+  (
+    select array_agg(format('(%s) returns %s', pg_get_function_arguments(p.oid), pg_get_function_result(p.oid)))
+      from pg_proc p
+     where p.pronamespace = 'awa'::regnamespace and p.proname = c.name
+  ),
   array[format('(%s) returns %s', c.arguments, c.result)], c.name || ' is as the contract has it')
   from contract c order by c.name;
 select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
-  case when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'configuration', 'list_queues', 'list_workers', 'next_fires', 'explain_job', 'health', 'version') then 's' when c.name = 'describe_cron' then 'i' else 'v' end, c.name || ': does it write?')
+  case
+    when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'configuration',
+      'list_queues', 'list_workers', 'next_fires', 'explain_job', 'health', 'version')
+      then 's'
+    when c.name = 'describe_cron' then 'i'
+    else 'v'
+  end,
+  c.name || ': does it write?')
   from contract c order by c.name;
 
 select is(pg_temp.columns_of('awa.claimed_job_row'),
-  'job_id bigint, receipt bigint, queue text, kind text, args jsonb, priority integer, attempt integer, max_attempts integer, created_at timestamp with time zone, ready_at timestamp with time zone, '
+  'job_id bigint, receipt bigint, queue text, kind text, args jsonb, priority integer, attempt integer, max_attempts '
+  'integer, created_at timestamp with time zone, ready_at timestamp with time zone, '
   'deadline_at timestamp with time zone, tags text[], metadata jsonb, progress jsonb', 'columns of claimed_job');
 select is(pg_temp.columns_of('awa.jobs'),
-  'id bigint, kind text, queue text, args jsonb, state text, priority integer, attempt integer, max_attempts integer, run_at timestamp with time zone, heartbeat_at timestamp with time zone, '
-  'deadline_at timestamp with time zone, attempted_at timestamp with time zone, finalized_at timestamp with time zone, created_at timestamp with time zone, errors jsonb, metadata jsonb, tags text[], '
+  'id bigint, kind text, queue text, args jsonb, state text, priority integer, attempt integer, max_attempts integer, '
+  'run_at timestamp with time zone, heartbeat_at timestamp with time zone, '
+  'deadline_at timestamp with time zone, attempted_at timestamp with time zone, finalized_at timestamp with time zone, '
+  'created_at timestamp with time zone, errors jsonb, metadata jsonb, tags text[], '
   'unique_key text, receipt bigint, progress jsonb, output jsonb, worker_id bigint', 'columns of jobs');
-select is(pg_temp.columns_of('awa.scan_jobs_row'), 'next_before_id bigint, job_ids bigint[]', 'columns of scan_jobs_row');
-select is(pg_temp.columns_of('awa.lost_attempt_row'), 'job_id bigint, receipt bigint, reason text', 'columns of lost_attempt');
+select is(pg_temp.columns_of('awa.scan_jobs_row'), 'next_before_id bigint, job_ids bigint[]',
+  'columns of scan_jobs_row');
+select is(pg_temp.columns_of('awa.lost_attempt_row'), 'job_id bigint, receipt bigint, reason text',
+  'columns of lost_attempt');
 select is(pg_temp.columns_of('awa.queue_counts_row'),
-  'queue text, available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external bigint, completed bigint, failed bigint, cancelled bigint, dead bigint, '
+  'queue text, available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external bigint, '
+  'completed bigint, failed bigint, cancelled bigint, dead bigint, '
   'oldest_ready_at timestamp with time zone', 'columns of queue_counts');
-select is(pg_temp.columns_of('awa.configuration_row'), 'name text, type text, value jsonb, default_value jsonb, min_value jsonb, max_value jsonb, description text', 'columns of configuration_row');
+select is(pg_temp.columns_of('awa.configuration_row'),
+  'name text, type text, value jsonb, default_value jsonb, min_value jsonb, max_value jsonb, description text',
+  'columns of configuration_row');
 select is(pg_temp.columns_of('awa.list_queues_row'),
-  'queue text, default_priority integer, default_max_attempts integer, lease interval, deadline interval, backoff_base interval, backoff_max interval, dead_letter boolean, aging_interval interval, '
-  'failed_retention interval, dlq_retention interval, completed_retention interval, paused_at timestamp with time zone, changed_at timestamp with time zone, changed_by text, workers bigint, '
-  'available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external bigint, completed bigint, failed bigint, cancelled bigint, dead bigint, '
+  'queue text, default_priority integer, default_max_attempts integer, lease interval, deadline interval, backoff_base '
+  'interval, backoff_max interval, dead_letter boolean, aging_interval interval, '
+  'failed_retention interval, dlq_retention interval, completed_retention interval, paused_at timestamp with time '
+  'zone, changed_at timestamp with time zone, changed_by text, workers bigint, '
+  'available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external bigint, completed bigint, '
+  'failed bigint, cancelled bigint, dead bigint, '
   'oldest_ready_at timestamp with time zone', 'columns of list_queues_row');
 select is(pg_temp.columns_of('awa.list_workers_row'),
-  'worker_id bigint, name text, queues text[], info jsonb, started_at timestamp with time zone, heartbeat_at timestamp with time zone, overdue boolean, open_attempts bigint, registered_by text',
+  'worker_id bigint, name text, queues text[], info jsonb, started_at timestamp with time zone, heartbeat_at timestamp '
+  'with time zone, overdue boolean, open_attempts bigint, registered_by text',
   'columns of list_workers_row');
 select is(pg_temp.columns_of('awa.enqueue_unique_row'), 'job_id bigint, inserted boolean', 'columns of enqueue_unique');
 select is(pg_temp.columns_of('awa.promote_due_row'), 'promoted bigint', 'columns of promote_due');
@@ -115,18 +180,36 @@ select is(pg_temp.columns_of('awa.fold_row'), 'more boolean', 'columns of fold')
 select is(pg_temp.columns_of('awa.summarize_row'), 'summarized bigint', 'columns of summarize');
 select is(pg_temp.columns_of('awa.forget_workers_row'), 'forgotten bigint', 'columns of forget_workers');
 select is(pg_temp.columns_of('awa.end_stuck_claimers_row'), 'ended bigint', 'columns of end_stuck_claimers');
-select is(pg_temp.columns_of('awa.rebase_after_restore_row'), 'available bigint, running bigint, completed bigint', 'columns of rebase_after_restore');
+select is(pg_temp.columns_of('awa.rebase_after_restore_row'), 'available bigint, running bigint, completed bigint',
+  'columns of rebase_after_restore');
 select is(pg_temp.columns_of('awa.audit_row'),
-  'queue text, enqueued bigint, available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external bigint, completed bigint, failed bigint, cancelled bigint, dead bigint, '
+  'queue text, enqueued bigint, available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external '
+  'bigint, completed bigint, failed bigint, cancelled bigint, dead bigint, '
   'balanced boolean, problem text', 'columns of audit');
-select is(pg_temp.columns_of('awa.health_row'), 'level text, topic text, subject text, message text, hint text, details jsonb', 'columns of health');
-select is((select array_agg(p.proname::text order by 1) from (select proname from pg_proc where pronamespace = 'awa'::regnamespace group by proname having count(*) > 1) p), null, 'no overloads');
-select is((select array_agg(p.proname::text order by 1) from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname !~ '^_' and p.proname not in (select c.name from contract c)), null, 'no public function beside the contract''s');
-select is((select array_agg(format('%s(%s)', p.proname, pg_get_function_identity_arguments(p.oid)) order by 1) from pg_proc p
-    where p.pronamespace = 'awa'::regnamespace and p.proname !~ '^_' and array_to_string(p.proargnames, ' ') ~ '(^| )[pv_]_'), null, 'arguments have no prefix');
+select is(pg_temp.columns_of('awa.health_row'),
+  'level text, topic text, subject text, message text, hint text, details jsonb', 'columns of health');
+select is((
+  select array_agg(p.proname::text order by 1)
+    from (select proname from pg_proc where pronamespace = 'awa'::regnamespace group by proname having count(*) > 1) p
+),
+  null, 'no overloads');
+select is((
+  select array_agg(p.proname::text order by 1)
+    from pg_proc p
+   where p.pronamespace = 'awa'::regnamespace and p.proname !~ '^_' and p.proname not in (select c.name from contract c)
+),
+  null, 'no public function beside the contract''s');
+select is(
+  (select array_agg(format('%s(%s)', p.proname, pg_get_function_identity_arguments(p.oid)) order by 1) from pg_proc p
+    where p.pronamespace = 'awa'::regnamespace
+      and p.proname !~ '^_'
+      and array_to_string(p.proargnames, ' ') ~ '(^| )[pv_]_'), null, 'arguments have no prefix');
 
 -- Named, and left out
-select is(pg_temp.outcome(format('select awa.enqueue(queue => %L, kind => %L, tags => %L)', pg_temp.q(), 'send', '{a}')), 'ok', 'arguments may be named, and left out from the middle');
+select is(pg_temp.outcome(
+  format('select awa.enqueue(queue => %L, kind => %L, tags => %L)', pg_temp.q(), 'send', '{a}')
+),
+  'ok', 'arguments may be named, and left out from the middle');
 
 select * from finish();
 rollback;

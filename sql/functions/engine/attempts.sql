@@ -3,13 +3,11 @@
 -- What answers and changes of jobs read in all segments, they read in a subtransaction that is rolled back: so the
 -- transaction of the caller, which may last, keeps no table of them locked, and holds up no truncation. Values survive.
 
--- The attempts behind some receipts that the caller has closed, or whose lease rows it has locked. Reads the claims'
--- own stretch of the lane, whatever the history.
--- A job has one entry there that is not buried: an earlier one lies in an earlier window, and a later one exists only
--- once this item is closed.
--- The limits and the offset fence the subqueries off: the planner, who believes the tables to be empty, must not turn
--- them round.
--- Stable, so that it becomes a part of the query that calls it, and of that query's cached plan.
+-- The attempts behind some receipts that the caller has closed, or whose lease rows it has locked.
+-- Reads the claims' own stretch of the lane, however long the history is. A job has one entry there that is not buried:
+-- an earlier one lies in an earlier window, and a later one exists only once this item is closed.
+-- Why: the limits and the offset fence the subqueries off. The planner believes the tables to be empty, and must not
+-- turn them round. Stable, so that it becomes a part of the query that calls it, and of that query's cached plan.
 create or replace function awa._attempts(receipts bigint[]) returns setof awa.leases
 language sql stable
 as $$
@@ -49,9 +47,10 @@ as $$
            else true
          end
 $$;
-comment on function awa._attempts is 'The attempts behind some receipts';
+comment on function awa._attempts is
+  'The attempts behind some receipts that the caller has closed, or whose lease rows it has locked';
 
--- The attempts behind some receipts, to be passed on: they are looked up once.
+-- The attempts behind some receipts, as values to be passed on.
 -- Raises XX001 where the entry of one is missing.
 create or replace function awa._look_up(receipts bigint[]) returns awa.leases[]
 language plpgsql stable
@@ -71,7 +70,7 @@ begin
   return v_attempts;
 end
 $$;
-comment on function awa._look_up is 'The attempts behind some receipts, to be passed on';
+comment on function awa._look_up is 'The attempts behind some receipts, as values to be passed on';
 
 -- The attempts behind very many receipts, in arrays of about 64 MB: an array can't hold 1 GB.
 create or replace function awa._look_up_many(receipts bigint[]) returns setof awa.leases[]
@@ -79,7 +78,8 @@ language plpgsql stable
 as $$
 begin
   return query
-    select array_agg(b.attempt order by (b.attempt).receipt) -- in an order: otherwise they might all be hashed in memory
+    -- in an order: otherwise they might all be hashed in memory
+    select array_agg(b.attempt order by (b.attempt).receipt)
       from (
         select a.attempt,
                sum(
@@ -94,10 +94,12 @@ exception when sqlstate 'JQ999' then
   null;
 end
 $$;
-comment on function awa._look_up_many is 'The attempts behind very many receipts, in arrays of about 64 MB';
+comment on function awa._look_up_many is
+  'The attempts behind very many receipts, in arrays of about 64 MB: an array can''t hold 1 GB';
 
--- Raises XX001 where attempts were not found: their entries are missing. To maintenance it is a warning in the log of
--- the server, as it has to end such attempts: a segment is not emptied while an attempt in it is open.
+-- Raises XX001 where attempts were not found, or warns: their entries are missing.
+-- With warns, for maintenance, it is a warning in the log of the server. Maintenance has to end such attempts, since a
+-- segment is not emptied while an attempt in it is open.
 -- Why: an answer would close the attempt, and nothing would follow it.
 create or replace function awa._check_found(
   receipts bigint[],
@@ -126,10 +128,12 @@ begin
     hint = 'A row was deleted, or a damaged page was cleared. The attempt stays open until its lease ends.';
 end
 $$;
-comment on function awa._check_found is 'Raises XX001 where attempts were not found, or warns';
+comment on function awa._check_found is
+  'Raises XX001 where attempts were not found, or warns: their entries are missing';
 
--- The errors of a job with one more. The first 20 and the last 20 are kept, and between them an object that says how
--- many were left out. By says who cancelled it.
+-- The errors of a job with one more.
+-- The first 20 and the last 20 are kept, and between them an object with the number that were left out. by names the
+-- source of a cancel.
 create or replace function awa._add_error(
   errors jsonb,
   attempt int,
@@ -150,9 +154,11 @@ return case jsonb_array_length(errors)
     || case when details is null then '{}' else jsonb_build_object('details', details) end);
 comment on function awa._add_error is 'The errors of a job with one more';
 
--- Until when an attempt stays its worker's: for its lease, or for as long after the worker's last heartbeat; but for
--- one more lease after the last of the gaps that began before that. Gaps that came later do not count: so the attempts
--- of a worker that never comes back end, also where rescue is seldom called, and every time is in a gap.
+-- Until when an attempt stays its worker's.
+-- For its lease, or for as long after the worker's last heartbeat; but for one more lease after the last of the gaps
+-- that began before that.
+-- Why: later gaps do not count. So the attempts of a worker that never comes back end, also where rescue is seldom
+-- called, and every time is in a gap.
 create or replace function awa._lease_ends_at(
   lease_until timestamptz,
   lease interval,

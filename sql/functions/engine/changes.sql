@@ -35,11 +35,13 @@ begin
   return v_buried;
 end
 $$;
-comment on function awa._bury is 'Buries entries; returns the ids of those that were still there, and not buried before';
+comment on function awa._bury is
+  'Buries entries; returns the ids of those that were still there, and not buried before';
 
--- Gives an heir, at the end of its transaction, the unique key that the job before it has let go of; unless the heir
--- has left by then, too. It has asked after the transaction began. Fails with 40001 where another job has taken the
--- key: the one before it was claimed meanwhile, and did not hold it while it ran.
+-- Gives an heir, at the end of its transaction, the unique key that the job before it has let go of.
+-- Unless the heir has left by then, too. It has asked after the transaction began.
+-- Raises 40001 where another job has taken the key: the one before it was claimed meanwhile, and did not hold it while
+-- it ran.
 create or replace function awa._inherit() returns trigger
 language plpgsql
 security definer
@@ -58,7 +60,9 @@ declare
 begin
   delete from awa.heirs h where h.xid = new.xid and h.job_id = new.job_id;
   perform set_config('lock_timeout', '100', true);
-  select substr(p.unique_key, 1, 32) into v_key from awa._place p where p.id = new.heir_id and awa._holds(p.unique_key, p.state);
+  select substr(p.unique_key, 1, 32) into v_key
+    from awa._place p
+   where p.id = new.heir_id and awa._holds(p.unique_key, p.state);
   if found then
     begin
       v_taken := (awa._take_key(v_key, true, new.heir_id, transaction_timestamp())).taken;
@@ -72,14 +76,28 @@ begin
   return null;
 end
 $$;
-comment on function awa._inherit is 'Gives an heir, at the end of its transaction, its unique key';
+comment on function awa._inherit is
+  'Gives an heir, at the end of its transaction, the unique key that the job before it has let go of';
 
--- Decides, at the end of a transaction that has buried entries, what becomes of those that were claimed meanwhile. One
--- that nobody claimed stays buried. Where the job was to be cancelled, its open attempt is closed. Otherwise the
--- transaction fails with 40001. A session that decides before the end of its transaction may not stay idle in it for
--- more than a second.
--- Locks: all queues in which the transaction has buried anything, in the order of their ids, and the claims of such
+-- The tombstones that this transaction has written in a batch.
+-- Why: fenced off, so that the joins of its caller begin with these few rows.
+create or replace function awa._buried_now(batch bigint) returns setof awa.ready_tombstones
+language sql stable
+as $$
+  select t.*
+    from awa.ready_tombstones t
+   where t.by_xid = pg_current_xact_id() and t.batch = _buried_now.batch
+  offset 0
+$$;
+comment on function awa._buried_now is 'The tombstones that this transaction has written in a batch';
+
+-- Decides, at the end of a transaction that has buried entries, about those that were claimed meanwhile.
+-- An entry that was not claimed stays buried. Where the job was to be cancelled, its open attempt is closed. Otherwise
+-- the transaction fails. A session that decides before the end of its transaction may not stay idle in it for more than
+-- a second.
+-- Locks: all queues in which the transaction has buried entries, in the order of their ids, and the claims of such
 -- entries, shared; until the commit, which follows at once.
+-- Raises 40001.
 create or replace function awa._decide() returns trigger
 language plpgsql
 security definer
@@ -105,22 +123,36 @@ begin
   delete from awa.decisions d where d.batch = new.batch;
   perform awa._end_when_idle();
   perform awa._lock_queue(q.queue_id)
-     from (select distinct awa._queue_of(t.lane) as queue_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() order by 1) q;
+     from (
+       select distinct awa._queue_of(t.lane) as queue_id
+         from awa.ready_tombstones t
+        where t.by_xid = pg_current_xact_id()
+        order by 1
+     ) q;
   perform awa._moved_on(t.job_id)
-     from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.batch offset 0) t
+     from awa._buried_now(new.batch) t
      join awa.queue_rollups r on r.lane = t.lane
     where pg_visible_in_snapshot(t.xid, r.dropped); -- its queue was dropped with it
   -- Somebody else has buried it, and cleaning has put its entry, or a tombstone, into another segment: no unique index
   -- spans these.
   perform awa._moved_on(t.job_id)
-     from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.batch offset 0) t
-    where (select true from awa.ready_tombstones o where o.lane = t.lane and o.xid = t.xid and o.job_id = t.job_id and o.by_xid <> t.by_xid limit 1);
+     from awa._buried_now(new.batch) t
+    where (
+       select true
+         from awa.ready_tombstones o
+        where o.lane = t.lane and o.xid = t.xid and o.job_id = t.job_id and o.by_xid <> t.by_xid
+        limit 1
+     );
   perform set_config('lock_timeout', '100', true); -- nobody waits for the queue longer than this
   for v_taken in
     select t.*, c.claim_id, c.receipt
-      from (select t.* from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.batch offset 0) t
+      from awa._buried_now(new.batch) t
      cross join lateral (
-        select c.lo, c.hi, c.pos_xid, c.pos_id from awa.lease_claims c where c.lane = t.lane order by c.lane_seq desc limit 1
+        select c.lo, c.hi, c.pos_xid, c.pos_id
+          from awa.lease_claims c
+         where c.lane = t.lane
+         order by c.lane_seq desc
+         limit 1
       ) cursor
      cross join lateral (
         select c.claim_id, c.claim_id << 12 | (array_position(c.job_ids, t.job_id) - 1) as receipt
@@ -157,7 +189,9 @@ begin
     if not v_closed then
       perform awa._moved_on(v_taken.job_id);
     end if;
-    delete from awa.ready_tombstones t where t.segment = v_taken.segment and t.lane = v_taken.lane and t.xid = v_taken.xid and t.job_id = v_taken.job_id; -- the other segments' tables are not locked
+    -- the other segments' tables are not locked
+    delete from awa.ready_tombstones t
+     where t.segment = v_taken.segment and t.lane = v_taken.lane and t.xid = v_taken.xid and t.job_id = v_taken.job_id;
     v_attempts := awa._look_up(array[v_taken.receipt]);
     update awa.done_entries d
        set receipt = a.receipt, worker_id = a.worker_id, attempted_at = a.claimed_at, attempt = a.attempt
@@ -170,29 +204,45 @@ begin
   end loop;
 
   select array_agg(d.job_id), array_agg(d.unique_key) into v_job_ids, v_keys
-    from (select * from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.batch and t.cancels offset 0) t
+    from awa._buried_now(new.batch) t
    cross join lateral (
-      select * from awa.done_entries d where d.job_id = t.job_id and d.state = 'cancelled' and d.unique_key is not null limit 1
+      select *
+        from awa.done_entries d
+       where t.cancels and d.job_id = t.job_id and d.state = 'cancelled' and d.unique_key is not null
+       limit 1
     ) d;
   perform awa._move_keys(v_job_ids, v_keys, 'available', 'cancelled');
   -- Keys of the queues that jobs have left.
   perform awa._let_go(array_agg(t.job_id), array_agg(substr(e.unique_key, 1, 32)))
-     from (select * from awa.ready_tombstones t where t.by_xid = pg_current_xact_id() and t.batch = new.batch and not t.cancels offset 0) t
+     from awa._buried_now(new.batch) t
     cross join lateral (
-       select e.unique_key from awa._entries e where e.lane = t.lane and e.xid = t.xid and e.job_id = t.job_id limit 1
+       select e.unique_key
+         from awa._entries e
+        where not t.cancels and e.lane = t.lane and e.xid = t.xid and e.job_id = t.job_id
+        limit 1
      ) e
-    where case when awa._names_queue(e.unique_key) then not awa._is_holder(t.job_id, substr(e.unique_key, 1, 32)) else false end;
+    where case
+      when awa._names_queue(e.unique_key) then not awa._is_holder(t.job_id, substr(e.unique_key, 1, 32))
+      else false
+    end;
   return null;
 end
 $$;
-comment on function awa._decide is 'Decides, at commit, what becomes of buried entries that were claimed meanwhile';
+comment on function awa._decide is
+  'Decides, at the end of a transaction that has buried entries, about those that were claimed meanwhile';
 
 -- Not for rows that a restore or a subscription brings: these were decided elsewhere, and a role that applies a
 -- subscription may not run deferred triggers.
 -- Always, also in a session that takes itself for a replica: otherwise a job that it cancels is claimed, and runs.
 do $$
 begin
-  if (select count(*) from pg_trigger t where t.tgrelid in ('awa.decisions'::regclass, 'awa.heirs'::regclass) and t.tgname in ('decide', 'inherit') and t.tgenabled = 'A') < 2 then
+  if (
+    select count(*)
+      from pg_trigger t
+     where t.tgrelid in ('awa.decisions'::regclass, 'awa.heirs'::regclass)
+       and t.tgname in ('decide', 'inherit')
+       and t.tgenabled = 'A'
+  ) < 2 then
     drop trigger if exists decide on awa.decisions;
     drop trigger if exists inherit on awa.heirs;
     create constraint trigger decide after insert on awa.decisions deferrable initially deferred
@@ -205,8 +255,9 @@ begin
 end
 $$;
 
--- Cancels a job unless it has ended, and returns the state that it was in; or raises JQ003.
+-- Cancels a job unless it has ended; returns the state that it was in.
 -- It looks where the job is, then acts there. Where the job has left meanwhile, it looks again.
+-- Raises JQ003.
 create or replace function awa._cancel(job_id bigint, reason text) returns text
 language plpgsql
 as $$
@@ -231,7 +282,7 @@ end
 $$;
 comment on function awa._cancel is 'Cancels a job unless it has ended; returns the state that it was in';
 
--- Cancels deferred jobs, and returns their ids.
+-- Cancels deferred jobs; returns their ids.
 create or replace function awa._cancel_deferred(job_ids bigint[], reason text) returns bigint[]
 language plpgsql
 as $$
@@ -242,26 +293,38 @@ declare
       delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d as job
     )
     select array_agg(b.job order by (b.job).job_id) as jobs -- in an order: otherwise they might all be hashed in memory
-      from (select g.job, sum(pg_column_size(g.job) + pg_column_size(array[(g.job).errors])) over (rows unbounded preceding) / 67108864 as batch from gone g) b
+      from (
+        select g.job,
+               sum(
+                 pg_column_size(g.job) + pg_column_size(array[(g.job).errors])
+               ) over (rows unbounded preceding) / 67108864 as batch
+          from gone g
+      ) b
      group by b.batch;
   v_gone bigint[] := '{}';
 begin
   for v_batch in v_batches loop
-    perform awa._move_keys(array_agg(g.job_id), array_agg(g.unique_key), g.state, 'cancelled') from unnest(v_batch.jobs) g where g.unique_key is not null group by g.state;
+    perform awa._move_keys(array_agg(g.job_id), array_agg(g.unique_key), g.state, 'cancelled')
+       from unnest(v_batch.jobs) g
+      where g.unique_key is not null
+      group by g.state;
     perform awa._end(array(
-      select (null, g.job_id, g.lane, g.lane & 7, g.run_at, g.created_at, g.attempted_at, null, null, null, null, g.attempt - 1, g.max_attempts, g.body_bytes,
-              g.unique_key, g.kind, g.args, g.tags, g.metadata, g.progress, awa._add_error(g.errors, g.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases
+      select (null, g.job_id, g.lane, g.lane & 7, g.run_at, g.created_at, g.attempted_at, null, null, null, null,
+              g.attempt - 1, g.max_attempts, g.body_bytes,
+              g.unique_key, g.kind, g.args, g.tags, g.metadata, g.progress,
+              awa._add_error(g.errors, g.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases
         from unnest(v_batch.jobs) g), 'cancelled');
     v_gone := v_gone || array(select g.job_id from unnest(v_batch.jobs) g);
   end loop;
   return v_gone;
 end
 $$;
-comment on function awa._cancel_deferred is 'Cancels deferred jobs, and returns their ids';
+comment on function awa._cancel_deferred is 'Cancels deferred jobs; returns their ids';
 
--- Cancels jobs that are available, and returns the ids of those that nobody else buried first. If one is claimed before
--- the caller commits, its attempt is cancelled then.
--- Their unique keys are let go of then, too: who has claimed one meanwhile should not have to wait.
+-- Cancels jobs that are available; returns the ids of those that no other session buried first.
+-- If one is claimed before the caller commits, its attempt is cancelled then. Their unique keys are let go of then,
+-- too.
+-- Why: a session that has claimed a job should not have to wait.
 create or replace function awa._cancel_ready(places awa._place[], reason text) returns bigint[]
 language plpgsql
 as $$
@@ -278,7 +341,8 @@ begin
   return v_buried;
 end
 $$;
-comment on function awa._cancel_ready is 'Cancels jobs that are available, and returns their ids';
+comment on function awa._cancel_ready is
+  'Cancels jobs that are available; returns the ids of those that no other session buried first';
 
 -- Entries that were cancelled, as attempts that never began, in arrays of about 64 MB.
 create or replace function awa._entries_as_attempts(places awa._place[], reason text) returns setof awa.leases[]
@@ -291,10 +355,11 @@ begin
       from (
         select a.attempt, sum(pg_column_size(a.attempt)) over (rows unbounded preceding) / 67108864 as batch
           from (
-            select (null, e.job_id, e.lane, e.priority, e.ready_at, coalesce(e.created_at, e.ready_at), null, null, null,
-                    null, null, e.attempt - 1, e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags,
+            select (null, e.job_id, e.lane, e.priority, e.ready_at, coalesce(e.created_at, e.ready_at), null, null,
+                    null, null, null, e.attempt - 1, e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags,
                     e.metadata, e.progress, awa._add_error(
-                      e.errors, e.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases as attempt
+                      e.errors, e.attempt - 1, coalesce(reason, 'cancelled'),
+                      by => session_user))::awa.leases as attempt
               from unnest(places) p
              cross join lateral (
                 select * from awa._entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
@@ -311,8 +376,8 @@ $$;
 comment on function awa._entries_as_attempts is
   'Entries that were cancelled, as attempts that never began, in arrays of about 64 MB';
 
--- Cancels open attempts, and returns the ids of those jobs whose attempts were still open. Locks in the order of the
--- _many forms: the claims, then items of the ledger, then rows of leases.
+-- Cancels open attempts; returns the ids of those jobs whose attempts were still open.
+-- Locks: in the order of the _many forms: the claims, then items of the ledger, then rows of leases.
 create or replace function awa._cancel_running(job_ids bigint[], receipts bigint[], reason text) returns bigint[]
 language plpgsql
 as $$
@@ -327,7 +392,11 @@ declare
   v_found bigint[] := '{}';
 begin
   perform awa._join_claim(c.claim_id, c.nth::int)
-     from (select c.claim_id, row_number() over (order by c.claim_id) as nth from (select distinct r >> 12 as claim_id from unnest(receipts) r) c order by 1) c;
+     from (
+       select c.claim_id, row_number() over (order by c.claim_id) as nth
+         from (select distinct r >> 12 as claim_id from unnest(receipts) r) c
+        order by 1
+     ) c;
   for v_attempt in select a.job_id, a.receipt from unnest(job_ids, receipts) a(job_id, receipt) order by a.receipt loop
     if (awa._close_item(v_attempt.job_id, v_attempt.receipt, 'cancelled', joined => true)).closed then
       v_job_ids := v_job_ids || v_attempt.job_id;
@@ -345,7 +414,8 @@ begin
     end if;
   end loop;
   for v_batch in v_batches(v_taken) loop
-    perform awa._record_lost_attempts(v_batch.attempts, array(select coalesce(reason, 'cancelled') from unnest(v_batch.attempts)));
+    perform awa._record_lost_attempts(v_batch.attempts,
+      array(select coalesce(reason, 'cancelled') from unnest(v_batch.attempts)));
     perform awa._record_cancels(v_batch.attempts, reason);
     v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
   end loop;
@@ -353,4 +423,5 @@ begin
   return v_job_ids;
 end
 $$;
-comment on function awa._cancel_running is 'Cancels open attempts, and returns the ids of their jobs';
+comment on function awa._cancel_running is
+  'Cancels open attempts; returns the ids of those jobs whose attempts were still open';

@@ -1,7 +1,15 @@
 -- Closing attempts: in the ledger, or in leases.
 
--- Closes one attempt: its item in the ledger, or else it locks its lease row, for the caller to delete. Raises JQ001.
-create or replace function awa._close(job_id bigint, receipt bigint, outcome text, out materialized boolean, out holds_keys boolean, out needs_row boolean)
+-- Closes one attempt, in the ledger, or else locks its lease row for the caller to delete.
+-- Raises JQ001.
+create or replace function awa._close(
+  job_id bigint,
+  receipt bigint,
+  outcome text,
+  out materialized boolean,
+  out holds_keys boolean,
+  out needs_row boolean
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -26,19 +34,27 @@ begin
   end if;
 end
 $$;
-comment on function awa._close is 'Closes one attempt, in the ledger or in leases, or raises JQ001';
+comment on function awa._close is
+  'Closes one attempt, in the ledger, or else locks its lease row for the caller to delete';
 
--- Closes one item of a claim, where it is open; of one that the caller has joined, or not yet. Says whether the claim
--- holds unique keys, and whether a row of done_entries has to follow, for an output or a key that outlasts the job.
---
--- The claim is held shared, so that a long transaction keeps nobody off the claim's other items; no batch row can come
--- meanwhile, and who only tries the claim (rescue, materialize) leaves it alone. Of two answers for one item the unique
--- index lets the first one pass: the second waits for it.
---
--- Each statement names its segment, and no plan holds another one: a transaction keeps the locks of all tables that it
--- has read to its end, and would keep the oldest segment from being truncated. The claim is looked for from the current
--- segment back.
-create or replace function awa._close_item(job_id bigint, receipt bigint, outcome text, joined boolean default false, out closed boolean, out holds_keys boolean, out needs_row boolean)
+-- Closes one item of a claim, where it is open; joined: the caller has joined the claim.
+-- Returns whether it closed it; whether the claim holds unique keys; and whether a row of done_entries has to follow,
+-- for an output or a key that outlasts the job.
+-- Locks: the claim, shared, so that a long transaction keeps no session off the claim's other items. No batch row can
+-- come meanwhile, and sessions that only try the claim (rescue, materialize) leave it alone. Of two answers for one
+-- item the unique index lets the first one pass: the second waits for it.
+-- Why: each statement names its segment, and no plan holds another one. A transaction keeps the locks of all tables
+-- that it has read to its end, and would keep the oldest segment from being truncated. The claim is looked for from the
+-- current segment back.
+create or replace function awa._close_item(
+  job_id bigint,
+  receipt bigint,
+  outcome text,
+  joined boolean default false,
+  out closed boolean,
+  out holds_keys boolean,
+  out needs_row boolean
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -53,10 +69,22 @@ begin
   v_segment := (select r.current_segment from awa.ring r);
   for v_try in 1..4 loop
     case v_segment
-      when 0 then select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim from awa.lease_claims c where c.segment = 0 and c.claim_id = v_claim_id;
-      when 1 then select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim from awa.lease_claims c where c.segment = 1 and c.claim_id = v_claim_id;
-      when 2 then select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim from awa.lease_claims c where c.segment = 2 and c.claim_id = v_claim_id;
-      when 3 then select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim from awa.lease_claims c where c.segment = 3 and c.claim_id = v_claim_id;
+      when 0 then
+        select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim
+          from awa.lease_claims c
+         where c.segment = 0 and c.claim_id = v_claim_id;
+      when 1 then
+        select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim
+          from awa.lease_claims c
+         where c.segment = 1 and c.claim_id = v_claim_id;
+      when 2 then
+        select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim
+          from awa.lease_claims c
+         where c.segment = 2 and c.claim_id = v_claim_id;
+      when 3 then
+        select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim
+          from awa.lease_claims c
+         where c.segment = 3 and c.claim_id = v_claim_id;
     end case;
     exit when v_claim.size is not null;
     v_segment := (v_segment + 3) % 4;
@@ -74,10 +102,26 @@ begin
   end if;
   if v_claim.size > 1 then -- one of a single job is never closed by a batch row
     case v_claim.segment
-      when 0 then select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches from awa.lease_claim_closures k where k.segment = 0 and k.claim_id = v_claim_id and k.item < 0;
-      when 1 then select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches from awa.lease_claim_closures k where k.segment = 1 and k.claim_id = v_claim_id and k.item < 0;
-      when 2 then select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches from awa.lease_claim_closures k where k.segment = 2 and k.claim_id = v_claim_id and k.item < 0;
-      when 3 then select least(min(k.item), 0) - 1 as next_item, coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches from awa.lease_claim_closures k where k.segment = 3 and k.claim_id = v_claim_id and k.item < 0;
+      when 0 then
+        select least(min(k.item), 0) - 1 as next_item,
+               coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches
+          from awa.lease_claim_closures k
+         where k.segment = 0 and k.claim_id = v_claim_id and k.item < 0;
+      when 1 then
+        select least(min(k.item), 0) - 1 as next_item,
+               coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches
+          from awa.lease_claim_closures k
+         where k.segment = 1 and k.claim_id = v_claim_id and k.item < 0;
+      when 2 then
+        select least(min(k.item), 0) - 1 as next_item,
+               coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches
+          from awa.lease_claim_closures k
+         where k.segment = 2 and k.claim_id = v_claim_id and k.item < 0;
+      when 3 then
+        select least(min(k.item), 0) - 1 as next_item,
+               coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches
+          from awa.lease_claim_closures k
+         where k.segment = 3 and k.claim_id = v_claim_id and k.item < 0;
     end case;
     if v_batches.has_item then
       return;
@@ -96,16 +140,19 @@ begin
   closed := found;
 end
 $$;
-comment on function awa._close_item is 'Closes one item of a claim, where it is open';
+comment on function awa._close_item is
+  'Closes one item of a claim, where it is open; joined: the caller has joined the claim';
 
--- Raises 40001 where a claim is there that the snapshot does not see: its receipt is not stale. A row with its number
--- collides with it, which raises 40001 in PostgreSQL; where there is none, the row is taken back at once.
+-- Raises 40001 where a claim exists that the snapshot does not see: its receipt is not stale.
+-- A row with its number collides with it, which raises 40001 in PostgreSQL. Where there is none, the row is removed at
+-- once.
 create or replace function awa._check_snapshot(claim_id bigint) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
 begin
-  insert into awa.lease_claims (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys, job_ids)
+  insert into awa.lease_claims (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at,
+    lease_until, holds_keys, job_ids)
   select s, claim_id, 0, -claim_id, '3:3:', '0', 0, '0', 0, now(), now(), false, '{}' from generate_series(0, 3) s
   on conflict do nothing;
   raise exception using errcode = 'JQ001';
@@ -113,10 +160,11 @@ exception when sqlstate 'JQ001' then
   null;
 end
 $$;
-comment on function awa._check_snapshot is 'Raises 40001 where a claim is there that the snapshot does not see';
+comment on function awa._check_snapshot is
+  'Raises 40001 where a claim exists that the snapshot does not see: its receipt is not stale';
 
--- Those of some receipts whose jobs keep their unique keys when they have completed: the key goes with the row in
--- done_entries.
+-- The receipts, of some, whose jobs keep their unique keys when they have completed.
+-- The key goes with the row in done_entries.
 create or replace function awa._keeping(receipts bigint[]) returns bigint[]
 language plpgsql stable
 as $$
@@ -129,11 +177,12 @@ exception when sqlstate 'JQ999' then
   return v_keeping;
 end
 $$;
-comment on function awa._keeping is 'Receipts whose jobs keep their unique keys when they have completed';
+comment on function awa._keeping is 'The receipts, of some, whose jobs keep their unique keys when they have completed';
 
--- Closes the attempts of whole claims, or of one run of items of each, by a batch row for each claim, and says whether
--- it has; then none was stale. Says no, and has closed nothing, for anything else: claims that somebody is inside of,
--- or has answered in part, claims with unique keys, or of a single job, receipts in another order. Locks the claims.
+-- Closes the attempts of whole claims, or of one run of items of each, by a batch row for each claim.
+-- Returns whether it has; then none was stale. It has closed nothing for all else: claims that another session is
+-- inside of, or has answered in part, claims with unique keys, or of a single job, receipts in another order.
+-- Locks: the claims.
 -- Why: nearly all answers are like that, and arrays are compared at a time. Each statement names its segment, as in
 -- _close_item.
 create or replace function awa._close_runs(job_ids bigint[], receipts bigint[]) returns boolean
@@ -167,8 +216,12 @@ begin
     v_claim := awa._find_claim(v_claim_id);
     v_length := least(v_jobs - v_at + 1, v_claim.size - (v_first & 4095));
     if v_length is null or v_length < 1 or v_claim.size = 1 or v_claim.holds_keys
-       or receipts[v_at : v_at + v_length - 1] is distinct from array(select generate_series(v_first, v_first + v_length - 1))
-       or job_ids[v_at : v_at + v_length - 1] is distinct from v_claim.job_ids[(v_first & 4095) + 1 : (v_first & 4095) + v_length]
+       or receipts[v_at : v_at + v_length - 1] is distinct from array(
+         select generate_series(v_first, v_first + v_length - 1)
+       )
+       or job_ids[v_at : v_at + v_length - 1] is distinct from v_claim.job_ids[
+         (v_first & 4095) + 1 : (v_first & 4095) + v_length
+       ]
     then
       return false;
     end if;
@@ -191,10 +244,22 @@ begin
     v_segment := v_segments[v_nth];
     v_claim_id := v_claims[v_nth];
     case v_segment
-      when 0 then v_has_closures := exists (select from awa.lease_claim_closures k where k.segment = 0 and k.claim_id = v_claim_id);
-      when 1 then v_has_closures := exists (select from awa.lease_claim_closures k where k.segment = 1 and k.claim_id = v_claim_id);
-      when 2 then v_has_closures := exists (select from awa.lease_claim_closures k where k.segment = 2 and k.claim_id = v_claim_id);
-      when 3 then v_has_closures := exists (select from awa.lease_claim_closures k where k.segment = 3 and k.claim_id = v_claim_id);
+      when 0 then
+        v_has_closures := exists (
+          select from awa.lease_claim_closures k where k.segment = 0 and k.claim_id = v_claim_id
+        );
+      when 1 then
+        v_has_closures := exists (
+          select from awa.lease_claim_closures k where k.segment = 1 and k.claim_id = v_claim_id
+        );
+      when 2 then
+        v_has_closures := exists (
+          select from awa.lease_claim_closures k where k.segment = 2 and k.claim_id = v_claim_id
+        );
+      when 3 then
+        v_has_closures := exists (
+          select from awa.lease_claim_closures k where k.segment = 3 and k.claim_id = v_claim_id
+        );
     end case;
     if v_has_closures then
       return false;
@@ -202,15 +267,25 @@ begin
   end loop;
   for v_nth in 1 .. cardinality(v_claims) loop
     perform awa._append_closure((v_claims[v_nth], v_now, v_segments[v_nth], -1, 'completed',
-      array(select i::smallint from generate_series(v_items[v_nth], v_items[v_nth] + v_lengths[v_nth] - 1) i))::awa.lease_claim_closures);
+      array(
+        select i::smallint from generate_series(v_items[v_nth], v_items[v_nth] + v_lengths[v_nth] - 1) i
+      ))::awa.lease_claim_closures);
   end loop;
   return true;
 end
 $$;
-comment on function awa._close_runs is 'Closes the attempts of whole claims, or of one run of items of each, and says whether it has';
+comment on function awa._close_runs is
+  'Closes the attempts of whole claims, or of one run of items of each, by a batch row for each claim';
 
--- A claim, by its id. It is looked for from the current segment back.
-create or replace function awa._find_claim(claim_id bigint, out segment smallint, out size int, out holds_keys boolean, out job_ids bigint[])
+-- A claim, by its id.
+-- It is looked for from the current segment back.
+create or replace function awa._find_claim(
+  claim_id bigint,
+  out segment smallint,
+  out size int,
+  out holds_keys boolean,
+  out job_ids bigint[]
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -219,10 +294,22 @@ declare
 begin
   for v_look in 1..4 loop
     case v_segment
-      when 0 then select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids from awa.lease_claims c where c.segment = 0 and c.claim_id = claim_id;
-      when 1 then select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids from awa.lease_claims c where c.segment = 1 and c.claim_id = claim_id;
-      when 2 then select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids from awa.lease_claims c where c.segment = 2 and c.claim_id = claim_id;
-      when 3 then select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids from awa.lease_claims c where c.segment = 3 and c.claim_id = claim_id;
+      when 0 then
+        select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids
+          from awa.lease_claims c
+         where c.segment = 0 and c.claim_id = claim_id;
+      when 1 then
+        select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids
+          from awa.lease_claims c
+         where c.segment = 1 and c.claim_id = claim_id;
+      when 2 then
+        select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids
+          from awa.lease_claims c
+         where c.segment = 2 and c.claim_id = claim_id;
+      when 3 then
+        select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids
+          from awa.lease_claims c
+         where c.segment = 3 and c.claim_id = claim_id;
     end case;
     exit when size is not null;
     v_segment := (v_segment + 3) % 4;
@@ -247,10 +334,10 @@ end
 $$;
 comment on function awa._append_closure is 'Appends a closure';
 
--- Closes attempts whose claims the caller has locked: in the ledger, or else it locks their lease rows, for the caller
--- to delete. An answer that is given twice counts once. Returns the ordinals, in the two arrays, of the attempts that
--- were open; the receipts of those that are materialized, which have a lease row; and the receipts of those that hold
--- something: a lease row, or perhaps a unique key.
+-- Closes attempts whose claims the caller has locked, in the ledger, or else locks their lease rows.
+-- The caller deletes these. An answer that is given twice counts once.
+-- Returns the ordinals, in the two arrays, of the attempts that were open; the receipts of those that have a lease row;
+-- and the receipts of those that hold something: a lease row, or perhaps a unique key.
 create or replace function awa._close_many(
   job_ids  bigint[],
   receipts bigint[],
@@ -296,11 +383,19 @@ begin
   end if;
 end
 $$;
-comment on function awa._close_many is 'Closes attempts whose claims the caller has locked, in the ledger or in leases';
+comment on function awa._close_many is
+  'Closes attempts whose claims the caller has locked, in the ledger, or else locks their lease rows';
 
--- Closes items of claims that the caller has locked. Returns the ordinals of those that were open, and the receipts of
--- those whose claims hold unique keys.
-create or replace function awa._close_items(job_ids bigint[], receipts bigint[], outcome text, by_item bigint[], out ordinals bigint[], out holding bigint[])
+-- Closes items of claims that the caller has locked.
+-- Returns the ordinals of those that were open, and the receipts of those whose claims hold unique keys.
+create or replace function awa._close_items(
+  job_ids bigint[],
+  receipts bigint[],
+  outcome text,
+  by_item bigint[],
+  out ordinals bigint[],
+  out holding bigint[]
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -372,7 +467,7 @@ end
 $$;
 comment on function awa._close_items is 'Closes items of claims that the caller has locked';
 
--- The jobs whose answers were not taken: closed are the ordinals of those that were.
+-- The jobs whose answers were not taken; closed has the ordinals of those that were.
 create or replace function awa._stale(job_ids bigint[], receipts bigint[], closed bigint[]) returns setof bigint
 language plpgsql
 as $$
@@ -386,14 +481,12 @@ begin
   end if;
 end
 $$;
-comment on function awa._stale is 'The jobs whose answers were not taken';
+comment on function awa._stale is 'The jobs whose answers were not taken; closed has the ordinals of those that were';
 
--- Closes at most max_jobs of some open items for maintenance, the oldest claims first, and returns the receipts of
--- those that it closed. It never waits for one that is being answered for: it only tries the claims, and goes on where
--- it can't have one;
--- and for the answers that a _many form gives to claims of a single job, where it holds no lock to try, it waits for
--- milliseconds, then leaves them alone.
--- Changes lock_timeout: the calling function has to have a SET clause for it.
+-- Closes open items for maintenance, but for those that are being answered for; returns their receipts.
+-- At most max_jobs, the oldest claims first. It only tries the claims, and goes on where it can't have one. For claims
+-- of a single job, answers by a _many form hold no lock to try: there it waits for milliseconds, then leaves them
+-- alone. Changes lock_timeout: the calling function has to have a SET clause for it.
 create or replace function awa._take_open(receipts bigint[], max_jobs int, outcome text) returns bigint[]
 language plpgsql
 as $$
@@ -431,9 +524,10 @@ begin
   return v_taken;
 end
 $$;
-comment on function awa._take_open is 'Closes open items for maintenance, but for those that are being answered for';
+comment on function awa._take_open is
+  'Closes open items for maintenance, but for those that are being answered for; returns their receipts';
 
--- Closes items by a row each, and returns the receipts of those that were open.
+-- Closes items by a row each; returns the receipts of those that were open.
 create or replace function awa._take_items(receipts bigint[], outcome text) returns bigint[]
 language plpgsql
 as $$
@@ -449,7 +543,10 @@ begin
         select * from awa.lease_claims c where c.claim_id = r >> 12 limit 1
       ) c
      where (
-        select true from awa.lease_claim_closures k where k.claim_id = c.claim_id and k.item < 0 and (r & 4095) = any(k.items) limit 1
+        select true
+          from awa.lease_claim_closures k
+         where k.claim_id = c.claim_id and k.item < 0 and (r & 4095) = any(k.items)
+         limit 1
       ) is null
      order by r
     on conflict do nothing
@@ -459,4 +556,4 @@ begin
   return coalesce(v_taken, '{}');
 end
 $$;
-comment on function awa._take_items is 'Closes items by a row each, and returns the receipts of those that were open';
+comment on function awa._take_items is 'Closes items by a row each; returns the receipts of those that were open';
