@@ -38,7 +38,7 @@ const (
 const (
 	snoozeFor     = time.Minute
 	maxOutput     = 1 << 20  // bytes of CMD's standard output
-	maxStderrKept = 8 << 10  // bytes of its standard error that are kept in a job's errors
+	maxStderr     = 8 << 10  // bytes of its standard error that are kept in a job's errors
 	maxStderrLine = 64 << 10 // bytes that are waited for to be a line
 )
 
@@ -173,7 +173,7 @@ func (p *program) run(ctx context.Context, job *driver.RawJob) error {
 		return err
 	}
 	var stdout limitedWriter
-	var kept tailWriter
+	var stderr tailWriter
 	lines := lineWriter{w: p.stderr, prefix: fmt.Sprintf("job %d: ", job.ID)}
 	cmd := exec.CommandContext(ctx, "sh", "-c", p.command)
 	cmd.Env = append(os.Environ(),
@@ -184,7 +184,7 @@ func (p *program) run(ctx context.Context, job *driver.RawJob) error {
 		"AWA_ATTEMPT="+strconv.Itoa(job.Attempt),
 		"AWA_MAX_ATTEMPTS="+strconv.Itoa(job.MaxAttempts),
 	)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &stdout, io.MultiWriter(&kept, &lines)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &stdout, io.MultiWriter(&stderr, &lines)
 	isolate(cmd)
 	stopped := false
 	cmd.Cancel = func() error {
@@ -200,7 +200,7 @@ func (p *program) run(ctx context.Context, job *driver.RawJob) error {
 	lines.flush()
 
 	// The other errors of Run, about its pipes, do not matter: the exit status decides.
-	failure := func(how error) error { return &exitError{how: how, stderr: kept.String()} }
+	failure := func(how error) error { return &exitError{how: how, stderr: stderr.String()} }
 	switch status := cmd.ProcessState; {
 	case stopped:
 		// Whatever the status: many a program that is told to end does so with 0, although its work is not done.
@@ -208,7 +208,7 @@ func (p *program) run(ctx context.Context, job *driver.RawJob) error {
 	case stdout.full:
 		return failure(fmt.Errorf("standard output is more than %d bytes (%v)", maxOutput, status))
 	case status.Success():
-		job.SetOutput(outputOf(stdout.kept.Bytes()))
+		job.SetOutput(outputOf(stdout.written.Bytes()))
 		return nil
 	case status.ExitCode() == exitTempFail:
 		return driver.Snooze(snoozeFor)
@@ -318,37 +318,37 @@ func shortenError(_ []string, attr slog.Attr) slog.Attr {
 // limitedWriter keeps what is written to it, and refuses what is more than maxOutput. Then exec.Cmd reads no more, and
 // CMD gets SIGPIPE when it writes on.
 type limitedWriter struct {
-	kept bytes.Buffer
-	full bool
+	written bytes.Buffer
+	full    bool
 }
 
 func (w *limitedWriter) Write(b []byte) (int, error) {
-	if w.kept.Len()+len(b) > maxOutput {
+	if w.written.Len()+len(b) > maxOutput {
 		w.full = true
 		return 0, io.ErrShortWrite
 	}
-	return w.kept.Write(b)
+	return w.written.Write(b)
 }
 
-// tailWriter keeps the last maxStderrKept bytes of what is written to it.
+// tailWriter keeps the last maxStderr bytes of what is written to it.
 type tailWriter struct {
-	kept []byte
+	tail []byte
 	cut  bool
 }
 
 func (w *tailWriter) Write(b []byte) (int, error) {
-	w.kept = append(w.kept, b...)
-	if more := len(w.kept) - maxStderrKept; more > 0 {
-		w.kept, w.cut = append(w.kept[:0], w.kept[more:]...), true
+	w.tail = append(w.tail, b...)
+	if more := len(w.tail) - maxStderr; more > 0 {
+		w.tail, w.cut = append(w.tail[:0], w.tail[more:]...), true
 	}
 	return len(b), nil
 }
 
 func (w *tailWriter) String() string {
 	if w.cut {
-		return "..." + string(w.kept)
+		return "..." + string(w.tail)
 	}
-	return string(w.kept)
+	return string(w.tail)
 }
 
 // lineWriter passes lines on, each with a prefix and in one piece.

@@ -273,7 +273,7 @@ func TestWorkKeepsTheEndOfStderr(t *testing.T) {
 	text := job.Errors[0].Error
 	assert.True(t, strings.HasPrefix(text, "exit status 1\n..."), text[:30])
 	assert.True(t, strings.HasSuffix(text, "\n4999\n5000"), text[len(text)-30:])
-	assert.InDelta(t, maxStderrKept, len(text), 30)
+	assert.InDelta(t, maxStderr, len(text), 30)
 }
 
 // What is no jsonb would fail the attempt, although CMD has succeeded.

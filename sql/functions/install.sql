@@ -22,6 +22,7 @@
 {{ template "engine/attempts.sql" . }}
 {{ template "engine/writers.sql" . }}
 {{ template "engine/closing.sql" . }}
+{{ template "engine/taking.sql" . }}
 {{ template "engine/outcomes.sql" . }}
 {{ template "engine/jobs.sql" . }}
 {{ template "engine/changes.sql" . }}

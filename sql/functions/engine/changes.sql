@@ -91,6 +91,42 @@ as $$
 $$;
 comment on function awa._buried_now is 'The tombstones that this transaction has written in a batch';
 
+-- Lets go of the unique keys of buried jobs, at the end of the transaction that has written a batch of tombstones.
+-- These are the keys of jobs that it has cancelled, and the keys of queues that jobs have left.
+create or replace function awa._let_go_of_buried(batch bigint) returns void
+language plpgsql
+as $$
+declare
+  v_job_ids bigint[];
+  v_keys bytea[];
+begin
+  select array_agg(d.job_id), array_agg(d.unique_key) into v_job_ids, v_keys
+    from awa._buried_now(batch) t
+   cross join lateral (
+      select *
+        from awa.done_entries d
+       where t.cancels and d.job_id = t.job_id and d.state = 'cancelled' and d.unique_key is not null
+       limit 1
+    ) d;
+  perform awa._move_keys(v_job_ids, v_keys, 'available', 'cancelled');
+  -- Keys of the queues that jobs have left.
+  perform awa._let_go(array_agg(t.job_id), array_agg(substr(e.unique_key, 1, 32)))
+     from awa._buried_now(batch) t
+    cross join lateral (
+       select e.unique_key
+         from awa._entries e
+        where not t.cancels and e.lane = t.lane and e.xid = t.xid and e.job_id = t.job_id
+        limit 1
+     ) e
+    where case
+      when awa._names_queue(e.unique_key) then not awa._is_holder(t.job_id, substr(e.unique_key, 1, 32))
+      else false
+    end;
+end
+$$;
+comment on function awa._let_go_of_buried is
+  'Lets go of the unique keys of buried jobs, at the end of the transaction that has written a batch of tombstones';
+
 -- Decides, at the end of a transaction that has buried entries, about those that were claimed meanwhile.
 -- An entry that was not claimed stays buried. Where the job was to be cancelled, its open attempt is closed. Otherwise
 -- the transaction fails. A session that decides before the end of its transaction may not stay idle in it for more than
@@ -117,8 +153,6 @@ declare
   v_closed boolean;
   v_state text;
   v_attempts awa.leases[];
-  v_job_ids bigint[];
-  v_keys bytea[];
 begin
   delete from awa.decisions d where d.batch = new.batch;
   perform awa._end_when_idle();
@@ -203,28 +237,7 @@ begin
     perform awa._end_attempts(v_attempts, v_state);
   end loop;
 
-  select array_agg(d.job_id), array_agg(d.unique_key) into v_job_ids, v_keys
-    from awa._buried_now(new.batch) t
-   cross join lateral (
-      select *
-        from awa.done_entries d
-       where t.cancels and d.job_id = t.job_id and d.state = 'cancelled' and d.unique_key is not null
-       limit 1
-    ) d;
-  perform awa._move_keys(v_job_ids, v_keys, 'available', 'cancelled');
-  -- Keys of the queues that jobs have left.
-  perform awa._let_go(array_agg(t.job_id), array_agg(substr(e.unique_key, 1, 32)))
-     from awa._buried_now(new.batch) t
-    cross join lateral (
-       select e.unique_key
-         from awa._entries e
-        where not t.cancels and e.lane = t.lane and e.xid = t.xid and e.job_id = t.job_id
-        limit 1
-     ) e
-    where case
-      when awa._names_queue(e.unique_key) then not awa._is_holder(t.job_id, substr(e.unique_key, 1, 32))
-      else false
-    end;
+  perform awa._let_go_of_buried(new.batch);
   return null;
 end
 $$;

@@ -214,13 +214,7 @@ as $$
     from generate_series(0, 3) s(segment)
    cross join lateral (
       with recursive lanes(lane, xid) as (
-        (
-          select e.lane, e.xid
-            from awa.ready_entries e
-           where e.segment = s.segment and e.lane < coalesce(before, 9223372036854775807)
-           order by e.lane desc, e.xid desc
-           limit 1
-        )
+        select coalesce(before, 9223372036854775807), null::xid8
         union all
         select n.lane, n.xid
           from lanes l
@@ -232,20 +226,14 @@ as $$
              limit 1
           ) n
       )
-      select * from lanes limit max_lanes
+      select * from lanes l where l.xid is not null limit max_lanes
     ) l
   union all
   select l.lane, l.by_xid, null
     from generate_series(0, 3) s(segment)
    cross join lateral (
       with recursive lanes(lane, by_xid) as (
-        (
-          select t.lane, t.by_xid
-            from awa.ready_tombstones t
-           where t.segment = s.segment and t.lane < coalesce(before, 9223372036854775807)
-           order by t.lane desc, t.by_xid desc
-           limit 1
-        )
+        select coalesce(before, 9223372036854775807), null::xid8
         union all
         select n.lane, n.by_xid
           from lanes l
@@ -257,20 +245,14 @@ as $$
              limit 1
           ) n
       )
-      select * from lanes limit max_lanes
+      select * from lanes l where l.by_xid is not null limit max_lanes
     ) l
   union all
   select l.lane, l.xid, null
     from generate_series(0, 3) s(segment)
    cross join lateral (
       with recursive lanes(lane, xid) as (
-        (
-          select a.lane, a.xid
-            from awa.arrivals a
-           where a.segment = s.segment and a.lane < coalesce(before, 9223372036854775807)
-           order by a.lane desc, a.xid desc
-           limit 1
-        )
+        select coalesce(before, 9223372036854775807), null::xid8
         union all
         select n.lane, n.xid
           from lanes l
@@ -282,20 +264,14 @@ as $$
              limit 1
           ) n
       )
-      select * from lanes limit max_lanes
+      select * from lanes l where l.xid is not null limit max_lanes
     ) l
   union all
   select l.lane, null, l.lane_seq
     from generate_series(0, 3) s(segment)
    cross join lateral (
       with recursive lanes(lane, lane_seq) as (
-        (
-          select c.lane, c.lane_seq
-            from awa.lease_claims c
-           where c.segment = s.segment and c.lane < coalesce(before, 9223372036854775807)
-           order by c.lane desc, c.lane_seq desc
-           limit 1
-        )
+        select coalesce(before, 9223372036854775807), null::bigint
         union all
         select n.lane, n.lane_seq
           from lanes l
@@ -307,19 +283,13 @@ as $$
              limit 1
           ) n
       )
-      select * from lanes limit max_lanes
+      select * from lanes l where l.lane_seq is not null limit max_lanes
     ) l
   union all
   select l.lane, l.by_xid, null
     from (
       with recursive lanes(lane, by_xid) as (
-        (
-          select d.lane, d.by_xid
-            from awa.deleted_jobs d
-           where d.lane < coalesce(before, 9223372036854775807)
-           order by d.lane desc, d.by_xid desc
-           limit 1
-        )
+        select coalesce(before, 9223372036854775807), null::xid8
         union all
         select n.lane, n.by_xid
           from lanes l
@@ -331,7 +301,7 @@ as $$
              limit 1
           ) n
       )
-      select * from lanes limit max_lanes
+      select * from lanes l where l.by_xid is not null limit max_lanes
     ) l
 $$;
 comment on function awa._last_rows is

@@ -36,7 +36,7 @@ begin
   if v_jobs > 10000 then
     perform awa._refuse('jobs must hold at most 10000 elements', v_jobs::text, 'Split it into several calls.');
   end if;
-  perform awa._check_fields(j.job, j.place) from jsonb_array_elements(jobs) with ordinality j(job, place);
+  perform awa._check_fields(j.job, j.ordinal) from jsonb_array_elements(jobs) with ordinality j(job, ordinal);
   v_keys := awa._checked_keys(jobs, v_now);
 
   -- Ids in the order of the array: in this order they are served.
@@ -44,53 +44,53 @@ begin
   v_inserted := array_fill(true, array[v_jobs]);
   -- Keys in one order, whatever that of the jobs: two batches never wait for each other in a circle.
   for v_key in
-    select k.place, substr(k.key, 1, 32) as key,
+    select k.ordinal, substr(k.key, 1, 32) as key,
            awa._holds(k.key,
              case
-               when awa._timestamp(jobs -> (k.place::int - 1) ->> 'run_at') > v_now then 'scheduled'
+               when awa._timestamp(jobs -> (k.ordinal::int - 1) ->> 'run_at') > v_now then 'scheduled'
                else 'available'
              end) as holds
-      from unnest(v_keys) with ordinality k(key, place)
+      from unnest(v_keys) with ordinality k(key, ordinal)
      where k.key is not null
      order by 2, 1
   loop
     -- A job of this batch has it by now; it is not there yet, so _take_key would take an heir for one that has left.
     if v_key.key = v_last_key then
-      v_job_ids[v_key.place] := v_last_id;
-      v_inserted[v_key.place] := false;
+      v_job_ids[v_key.ordinal] := v_last_id;
+      v_inserted[v_key.ordinal] := false;
       continue;
     end if;
     if v_key.holds then
       v_last_key := v_key.key;
-      v_last_id := v_job_ids[v_key.place];
+      v_last_id := v_job_ids[v_key.ordinal];
       -- most often nobody has it
       insert into awa.unique_claims (key, job_id) values (v_key.key, v_last_id) on conflict do nothing;
       continue when found;
     end if;
-    v_taken := awa._take_key(v_key.key, v_key.holds, v_job_ids[v_key.place], v_now);
-    v_job_ids[v_key.place] := v_taken.job_id;
-    v_inserted[v_key.place] := v_taken.taken;
+    v_taken := awa._take_key(v_key.key, v_key.holds, v_job_ids[v_key.ordinal], v_now);
+    v_job_ids[v_key.ordinal] := v_taken.job_id;
+    v_inserted[v_key.ordinal] := v_taken.taken;
     v_last_id := v_taken.job_id;
   end loop;
 
   for v_run in
     with fields as (
-      select j.place, coalesce(nullif(j.job -> 'args', 'null'), '{}') as args, j.job - '{args,unique}'::text[] as rest,
-             j.job_id, j.key
+      select j.ordinal, coalesce(nullif(j.job -> 'args', 'null'), '{}') as args,
+             j.job - '{args,unique}'::text[] as rest, j.job_id, j.key
         from (
           select *
             from rows from (
               jsonb_array_elements(jobs), unnest(v_job_ids), unnest(v_inserted), unnest(v_keys)
-            ) with ordinality j(job, job_id, inserted, key, place)
+            ) with ordinality j(job, job_id, inserted, key, ordinal)
         ) j
        where j.inserted
     ), starts as (
-      select f.*, f.rest is distinct from lag(f.rest) over (order by f.place) as starts from fields f
+      select f.*, f.rest is distinct from lag(f.rest) over (order by f.ordinal) as starts from fields f
     ), numbered as (
-      select s.*, count(*) filter (where s.starts) over (order by s.place) as run from starts s
+      select s.*, count(*) filter (where s.starts) over (order by s.ordinal) as run from starts s
     )
-    select n.rest, array_agg(n.args order by n.place) as args, array_agg(n.job_id order by n.place) as job_ids,
-           array_agg(n.key order by n.place) as keys
+    select n.rest, array_agg(n.args order by n.ordinal) as args, array_agg(n.job_id order by n.ordinal) as job_ids,
+           array_agg(n.key order by n.ordinal) as keys
       from numbered n
      group by n.run, n.rest
      order by n.run
@@ -121,7 +121,7 @@ declare
   v_detail text;
   v_hint text;
 begin
-  for v_job in select j.job, j.place from jsonb_array_elements(jobs) with ordinality j(job, place) loop
+  for v_job in select j.job, j.ordinal from jsonb_array_elements(jobs) with ordinality j(job, ordinal) loop
     v_options := awa._job_options(v_job.job);
     perform awa._check_options(v_options.queue, v_options.kind, v_options.priority, v_options.run_at,
       v_options.max_attempts, v_options.tags);
@@ -129,7 +129,7 @@ begin
       perform awa._body_bytes(array[v_job.job -> 'args'], v_options.tags, v_options.metadata);
     end if;
     v_unique := v_job.job -> 'unique';
-    v_keys[v_job.place] := case when jsonb_typeof(v_unique) = 'object' then
+    v_keys[v_job.ordinal] := case when jsonb_typeof(v_unique) = 'object' then
       awa._unique_key(v_options.queue, v_options.kind, nullif(v_job.job -> 'args', 'null'), v_unique ->> 'key',
         awa._texts(v_unique -> 'by'), awa._key_period(v_unique ->> 'period'), coalesce(v_unique ->> 'zone', 'UTC'),
         awa._texts(v_unique -> 'states'), coalesce(v_options.run_at, now)) end;
@@ -138,7 +138,7 @@ begin
 exception when invalid_parameter_value then
   get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
   raise exception using errcode = '22023', message = 'jobs: ' || v_message,
-    detail = format('Element %s: %s', v_job.place, v_detail), hint = v_hint;
+    detail = format('Element %s: %s', v_job.ordinal, v_detail), hint = v_hint;
 end
 $$;
 comment on function awa._checked_keys is
@@ -223,7 +223,7 @@ comment on function awa._timestamp is 'A timestamp from a text as in RFC 3339, w
 
 -- Refuses a job object whose fields are not of enqueue's names and types, and names its ordinal.
 -- Raises 22023.
-create or replace function awa._check_fields(job jsonb, place bigint) returns void
+create or replace function awa._check_fields(job jsonb, ordinal bigint) returns void
 language plpgsql
 as $$
 declare
@@ -231,7 +231,7 @@ declare
   v_value jsonb;
 begin
   if jsonb_typeof(job) <> 'object' then
-    perform awa._refuse('jobs must hold objects only', format('element %s of type %s', place, jsonb_typeof(job)),
+    perform awa._refuse('jobs must hold objects only', format('element %s of type %s', ordinal, jsonb_typeof(job)),
       'Pass an array of objects with the fields of enqueue.');
   end if;
   for v_field, v_value in select * from jsonb_each(job) loop
@@ -251,7 +251,7 @@ begin
         end)
     then
       perform awa._refuse('jobs holds an object with an unknown or unfit field',
-        format('element %s, %s: %s', place, left(v_field, 100), awa._brief(v_value)),
+        format('element %s, %s: %s', ordinal, left(v_field, 100), awa._brief(v_value)),
         'The fields are those of enqueue: queue, kind (strings), args, priority, max_attempts (whole numbers), run_at '
         '(a string such as "2031-05-01T09:00:00+02:00"), tags (an array of strings), metadata; and unique, an object.');
     end if;
@@ -266,7 +266,7 @@ begin
             end)
         then
           perform awa._refuse('jobs: unique has an unknown or unfit field',
-            format('element %s, %s: %s', place, left(v_field, 100), awa._brief(v_value)),
+            format('element %s, %s: %s', ordinal, left(v_field, 100), awa._brief(v_value)),
             'The fields are key (a string), by (an array of strings), period (a string such as "1 day"), zone (a '
             'string), states (an array of strings).');
         end if;

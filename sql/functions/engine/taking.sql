@@ -1,0 +1,76 @@
+-- Maintenance closes attempts, and leaves those alone that are being answered for.
+
+-- Closes open items for maintenance, but for those that are being answered for; returns their receipts.
+-- At most max_jobs, the oldest claims first. It only tries the claims, and goes on where it can't have one. For claims
+-- of a single job, answers by a _many form hold no lock to try: there it waits for milliseconds, then leaves them
+-- alone. Changes lock_timeout: the calling function has to have a SET clause for it.
+create or replace function awa._take_open(receipts bigint[], max_jobs int, outcome text) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_claim record;
+  v_claims int := 0;
+  v_mine bigint[] := '{}';
+  v_taken bigint[] := '{}';
+  v_receipt bigint;
+begin
+  for v_claim in
+    select r >> 12 as claim_id, array_agg(r order by r) as receipts from unnest(receipts) r group by 1 order by 1
+  loop
+    exit when cardinality(v_mine) >= max_jobs;
+    v_claims := v_claims + 1;
+    if awa._try_take_claim(v_claim.claim_id, v_claims) then
+      v_mine := v_mine || v_claim.receipts[1:max_jobs - cardinality(v_mine)];
+    end if;
+  end loop;
+  perform set_config('lock_timeout', '50', true);
+  begin
+    v_taken := awa._take_items(v_mine, outcome);
+  exception when lock_not_available then
+    perform set_config('lock_timeout', '1', true);
+    foreach v_receipt in array v_mine loop
+      begin
+        v_taken := v_taken || awa._take_items(array[v_receipt], outcome);
+      exception when lock_not_available then
+        null;
+      end;
+    end loop;
+  end;
+  perform set_config('lock_timeout', '0', true);
+  return v_taken;
+end
+$$;
+comment on function awa._take_open is
+  'Closes open items for maintenance, but for those that are being answered for; returns their receipts';
+
+-- Closes items by a row each; returns the receipts of those that were open.
+create or replace function awa._take_items(receipts bigint[], outcome text) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_taken bigint[];
+begin
+  with taken as (
+    insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at)
+    select c.segment, c.claim_id, r & 4095, outcome, clock_timestamp()
+      from unnest(receipts) r
+     cross join lateral (
+        select * from awa.lease_claims c where c.claim_id = r >> 12 limit 1
+      ) c
+     where (
+        select true
+          from awa.lease_claim_closures k
+         where k.claim_id = c.claim_id and k.item < 0 and (r & 4095) = any(k.items)
+         limit 1
+      ) is null
+     order by r
+    on conflict do nothing
+    returning claim_id << 12 | item as receipt
+  )
+  select array_agg(t.receipt) into v_taken from taken t;
+  return coalesce(v_taken, '{}');
+end
+$$;
+comment on function awa._take_items is 'Closes items by a row each; returns the receipts of those that were open';
