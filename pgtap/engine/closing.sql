@@ -9,7 +9,7 @@ select job_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :
 create temp table keyed as select * from pg_temp.take(' keyed', 2);
 
 begin;
-select plan(46);
+select plan(41);
 
 select pg_temp.fill(:'queue', 20) \g /dev/null
 create temp table c as select * from pg_temp.take('', 8);
@@ -100,15 +100,6 @@ select is((select array_agg(o order by o)
     unnest(i.ordinals) o), '{1,2}', 'some of them by a row each');
 select is(pg_temp.closed(), '1, 2, 3, 9 batch, 10 batch, 11 batch, 15 batch, 16', 'as they were asked for');
 rollback to here;
-
--- For maintenance
-set local lock_timeout = 0;
-select is(awa._take_open(pg_temp.receipts(12, 4, 9, 10), 3, 'failed'), pg_temp.receipts(4, 9, 10),
-  'maintenance closes so many, the oldest claims first');
-select is(pg_temp.closed(), '1, 2, 3, 4, 9, 10', 'by a row each');
-select is(awa._take_open(pg_temp.receipts(4, 9, 11), 3, 'failed'), pg_temp.receipts(11), 'those that were open');
-select is(awa._take_items(pg_temp.receipts(11, 12), 'failed'), pg_temp.receipts(12), 'an item is taken once');
-select is(awa._take_items('{}', 'failed'), '{}', 'or none is');
 
 -- Keys that outlast their jobs
 select is(awa._keeping(pg_temp.receipts(5, 6)), '{}', 'jobs without a key keep none');
