@@ -231,6 +231,33 @@ func TestNothingTemporaryIsLeft(t *testing.T) {
 	require.Empty(t, list[string](s, "select concat_ws(' as ', how, by) from mallory.hits"))
 }
 
+// From PostgreSQL 16 on, a role that makes the owner beforehand is no member, but may make itself one.
+func TestInstallNamesWhoMayGrantTheOwner(t *testing.T) {
+	own := newServer(t)
+	d := own.database("app", false)
+	s := d.session()
+	if one[int](s, "select current_setting('server_version_num')::int") < 160000 {
+		t.Skip("whoever makes a role gets no right to grant it")
+	}
+	s.exec("create role maker login createrole; create role boss login superuser; set role maker")
+	for _, role := range []string{"owner", "producer", "worker", "maintainer", "operator", "reader"} {
+		s.exec("create role awa_" + role + "; comment on role awa_" + role + " is 'Awa: made by an installation of it'")
+	}
+	s.exec("reset role; grant awa_owner to boss with admin true, inherit false, set false")
+	for range 2 { // an upgrade, too
+		result, err := driver.Migrate(t.Context(), d.url)
+		require.NoError(t, err)
+		require.Len(t, result.Warnings, 1)
+		require.Equal(t, "the role awa_owner can be granted by: maker", result.Warnings[0].Message)
+		require.Equal(t, "Unless they install: revoke awa_owner from maker cascade.", result.Warnings[0].Hint)
+		s.exec("comment on schema awa is null")
+	}
+	s.exec("revoke awa_owner from maker cascade")
+	result, err := driver.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.Empty(t, result.Warnings)
+}
+
 // A schema that somebody made beforehand is taken only if it is empty: what is in it would run as the role that becomes
 // its owner.
 func TestASchemaMadeBeforehand(t *testing.T) {

@@ -138,6 +138,25 @@
           end if;
         end if;
       end if;
+      -- From PostgreSQL 16 on, whoever has made the owner beforehand is no member, but may become one.
+      select string_agg(distinct r.oid::regrole::text, ', ') into v_others
+        from pg_auth_members m join pg_roles r on r.oid = m.member
+       where m.roleid = v_owner_role and m.admin_option and m.member <> v_me and not r.rolsuper
+         and not exists (
+           select
+             from pg_auth_members o
+            where o.roleid = m.roleid
+              and o.member = m.member
+              and (
+                coalesce((to_jsonb(o) ->> 'inherit_option')::boolean, true)
+                  or coalesce((to_jsonb(o) ->> 'set_option')::boolean, true)
+              )
+         );
+      if v_others is not null then
+        raise warning 'the role % can be granted by: %', v_owner_role::regrole, v_others
+          using detail = 'Also to themselves. Its members can read and change everything here.',
+            hint = format('Unless they install: revoke %s from %s cascade.', v_owner_role::regrole, v_others);
+      end if;
       select string_agg(r.rolname, ', ' order by r.rolname) into v_others
         from pg_roles r join unnest(c_roles) e(role) on r.rolname = v_prefix || e.role
        where shobj_description(r.oid, 'pg_authid') is distinct from {{template "mark"}};
