@@ -38,21 +38,7 @@ func TestHandlersOfAWorkerThatSomebodyElseHasEnded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			pool := testdb.New(t)
 			id := enqueueRetrying(t, pool, note{}, 5)
-			started, causes := make(chan int64), make(chan error, 1)
-			var attempts atomic.Int64
-			runWorker(t, pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
-				if attempts.Add(1) > 1 {
-					return nil
-				}
-				started <- queryValue[int64](t, pool, "select worker_id from awa.workers")
-				<-ctx.Done()
-				causes <- context.Cause(ctx)
-				return ctx.Err()
-			}), driver.WorkerConfig{HeartbeatEvery: 20 * time.Millisecond, StopTimeout: -1})
-			end(t, pool, receive(t, started))
-			assert.ErrorIs(t, receive(t, causes), driver.ErrStaleReceipt)
-			waitForState(t, pool, id, "completed")
-			assert.Equal(t, int64(2), attempts.Load())
+			runEnded(t, pool, id, driver.WorkerConfig{HeartbeatEvery: 20 * time.Millisecond, StopTimeout: -1}, end)
 			assert.Equal(t, 1, queryValue[int](t, pool, "select count(*) from awa.workers"), "the worker has begun anew")
 		})
 	}
@@ -62,6 +48,19 @@ func TestHandlersOfAWorkerThatSomebodyElseHasEnded(t *testing.T) {
 func TestEndedWorkerStopsAtOnce(t *testing.T) {
 	pool := testdb.New(t)
 	id := enqueueRetrying(t, pool, note{}, 5)
+	cfg := driver.WorkerConfig{Slots: 1, HeartbeatEvery: time.Hour, StopTimeout: -1}
+	runEnded(t, pool, id, cfg, func(t *testing.T, pool *pgxpool.Pool, workerID int64) {
+		_, err := gen.New().DeregisterWorker(t.Context(), pool, workerID)
+		require.NoError(t, err)
+	})
+}
+
+// runEnded runs a worker that is ended during the first attempt of a job. Its handler ends with its context, and the
+// job completes in a second attempt.
+func runEnded(t *testing.T, pool *pgxpool.Pool, id int64, cfg driver.WorkerConfig,
+	end func(t *testing.T, pool *pgxpool.Pool, workerID int64),
+) {
+	t.Helper()
 	started, causes := make(chan int64), make(chan error, 1)
 	var attempts atomic.Int64
 	runWorker(t, pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
@@ -72,11 +71,11 @@ func TestEndedWorkerStopsAtOnce(t *testing.T) {
 		<-ctx.Done()
 		causes <- context.Cause(ctx)
 		return ctx.Err()
-	}), driver.WorkerConfig{Slots: 1, HeartbeatEvery: time.Hour, StopTimeout: -1})
-	_, err := gen.New().DeregisterWorker(t.Context(), pool, receive(t, started))
-	require.NoError(t, err)
+	}), cfg)
+	end(t, pool, receive(t, started))
 	assert.ErrorIs(t, receive(t, causes), driver.ErrStaleReceipt)
 	waitForState(t, pool, id, "completed")
+	assert.Equal(t, int64(2), attempts.Load())
 }
 
 // Somebody else ends the worker between the commit of a claim and its answer: no handler is started for what is not the

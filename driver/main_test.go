@@ -99,6 +99,23 @@ func enqueueConfigured(
 	return id
 }
 
+// verdict is what a handler returns that is asked for it; nil when it is asked for nothing of that.
+func verdict(text string) error {
+	switch text {
+	case "snooze":
+		return driver.Snooze(time.Hour)
+	case "discard":
+		return driver.Discard(errors.New("no"))
+	case "cancel":
+		return driver.Cancel("no")
+	case "retry":
+		return driver.RetryAfter(time.Hour, errors.New("later"))
+	case "fail":
+		return errors.New("boom")
+	}
+	return nil
+}
+
 // claim takes jobs of the default queue for nobody.
 func claim(t *testing.T, pool *pgxpool.Pool, n int) []gen.AwaClaimedJobRow {
 	t.Helper()

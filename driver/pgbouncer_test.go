@@ -39,18 +39,7 @@ func TestBehindAProxy(t *testing.T) {
 			direct, through := untapped(t, databaseURL), tap.pool(t, proxy.URL(databaseURL, mode))
 			ran := newTally()
 			handler := func(ctx context.Context, job *driver.Job[note]) error {
-				switch job.Args.Text {
-				case "fail":
-					return errors.New("boom")
-				case "snooze":
-					return driver.Snooze(time.Hour)
-				case "discard":
-					return driver.Discard(errors.New("no"))
-				case "cancel":
-					return driver.Cancel("no")
-				case "retry":
-					return driver.RetryAfter(time.Hour, errors.New("later"))
-				case "progress":
+				if job.Args.Text == "progress" {
 					for i := range 5 {
 						if err := job.SetProgress(ctx, i); err != nil {
 							return err
@@ -60,6 +49,9 @@ func TestBehindAProxy(t *testing.T) {
 						}
 					}
 					return errors.New("keeps its progress")
+				}
+				if err := verdict(job.Args.Text); err != nil {
+					return err
 				}
 				job.SetOutput(job.Args.Text)
 				return ran.handle(ctx, job)

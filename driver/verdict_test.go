@@ -186,19 +186,7 @@ func TestVerdictsOfABatch(t *testing.T) {
 			close(all)
 		}
 		<-answered // so that all verdicts come at once
-		switch job.Args.Text {
-		case "snooze":
-			return driver.Snooze(time.Hour)
-		case "discard":
-			return driver.Discard(errors.New("no"))
-		case "cancel":
-			return driver.Cancel("no")
-		case "retry":
-			return driver.RetryAfter(time.Hour, errors.New("later"))
-		case "fail":
-			return errors.New("boom")
-		}
-		return nil
+		return verdict(job.Args.Text)
 	}), driver.WorkerConfig{NoMaintenance: true, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	receive(t, all)
 	require.NoError(t, driver.NewClient(pool).CompleteTx(t.Context(), pool, stale, receive(t, receipts), nil))

@@ -530,15 +530,7 @@ func TestRolesSuffice(t *testing.T) {
 		if _, err := job.Extend(ctx, time.Minute); err != nil {
 			return err
 		}
-		switch job.Args.Text {
-		case "snooze":
-			return driver.Snooze(time.Hour)
-		case "discard":
-			return driver.Discard(errors.New("no"))
-		case "cancel":
-			return driver.Cancel("no")
-		}
-		return nil
+		return verdict(job.Args.Text)
 	}), driver.WorkerConfig{NoMaintenance: true})
 	waitForState(t, reader, id, "completed")
 	for text, state := range map[string]string{"snooze": "scheduled", "discard": "failed", "cancel": "cancelled"} {

@@ -60,6 +60,18 @@ func with(t *testing.T, databaseURL, name, value string) string {
 	return u.String()
 }
 
+// testRole makes a role that is there until the test ends.
+func testRole(t *testing.T, conn *pgx.Conn) string {
+	t.Helper()
+	role := "awa_test_" + conn.Config().Database[len("awa_test_"):]
+	execute(t, conn, "create role "+role)
+	t.Cleanup(func() {
+		_, err := conn.Exec(context.Background(), "drop role "+role)
+		assert.NoError(t, err)
+	})
+	return role
+}
+
 func execute(t *testing.T, conn *pgx.Conn, statements ...string) {
 	t.Helper()
 	for _, sql := range statements {

@@ -178,18 +178,9 @@ func TestMigrate(t *testing.T) {
 func TestMigrateWithoutPermission(t *testing.T) {
 	databaseURL := testdb.EmptyURL(t)
 	admin := testdb.Connect(t, databaseURL)
-	role := "awa_test_" + admin.Config().Database[len("awa_test_"):]
-	_, err := admin.Exec(t.Context(), "create role "+role)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		_, err := admin.Exec(context.Background(), "drop role "+role)
-		assert.NoError(t, err)
-	})
-	separator := "?"
-	if strings.Contains(databaseURL, "?") {
-		separator = "&"
-	}
-	status, _, stderr := awa(t.Context(), "migrate", "--database-url", databaseURL+separator+"options=-c%20role%3D"+role)
+	role := testRole(t, admin)
+	status, _, stderr := awa(t.Context(), "migrate", "--database-url",
+		with(t, databaseURL, "options", "-c role="+role))
 	assert.Equal(t, 1, status)
 	assert.Contains(t, stderr, "permission denied")
 	assert.Contains(t, stderr, "grant create on database")

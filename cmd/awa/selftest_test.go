@@ -157,18 +157,8 @@ func TestSelftestNeedsMore(t *testing.T) {
 	_, err = db.Exec(t.Context(), "select pg_advisory_unlock_all()")
 	require.NoError(t, err)
 
-	role := "awa_test_" + db.Config().Database[len("awa_test_"):]
-	_, err = db.Exec(t.Context(), "create role "+role)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		_, err := db.Exec(context.Background(), "drop role "+role)
-		assert.NoError(t, err)
-	})
-	separator := "?"
-	if strings.Contains(databaseURL, "?") {
-		separator = "&"
-	}
-	asRole := databaseURL + separator + "options=-c%20role%3D" + role
+	role := testRole(t, db)
+	asRole := with(t, databaseURL, "options", "-c role="+role)
 	status, _, stderr = awa(t.Context(), "selftest", "--database-url", asRole)
 	assert.Equal(t, 1, status)
 	assert.Contains(t, stderr, "grant awa_producer, awa_worker, awa_maintainer, awa_operator, awa_reader to ROLE")

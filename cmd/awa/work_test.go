@@ -602,13 +602,7 @@ func TestWorkWithoutAwa(t *testing.T) {
 func TestWorkWithoutPermission(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	admin := testdb.Connect(t, databaseURL)
-	role := "awa_test_" + admin.Config().Database[len("awa_test_"):]
-	_, err := admin.Exec(t.Context(), "create role "+role)
-	require.NoError(t, err)
-	t.Cleanup(func() {
-		_, err := admin.Exec(context.Background(), "drop role "+role)
-		assert.NoError(t, err)
-	})
+	role := testRole(t, admin)
 	status, _, stderr := awa(t.Context(), "work", "--exec", "true", "--database-url",
 		with(t, databaseURL, "options", "-c role="+role))
 	assert.Equal(t, 1, status)
