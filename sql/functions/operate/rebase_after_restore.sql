@@ -12,7 +12,8 @@ comment on view awa.rebase_after_restore_row is
 -- to tell so many places apart. Open attempts go on, and keep their receipts. Completed jobs get rows of their own
 -- until their retention is over. Does nothing in a database that was not restored. Before it has run, claim and all
 -- functions that append a job raise 55000.
--- Locks: all hot families, exclusively, for which it waits as a claim does.
+-- Locks: all hot families, exclusively, for which it waits as a claim does; first what an answer keeps locked, since
+-- whoever gives one may read, or enqueue, before the end.
 -- Raises JQ004, 55P03.
 -- Why: the order of jobs is in transaction ids, which mean something else on this server, or will be used again.
 create or replace function awa.rebase_after_restore() returns setof awa.rebase_after_restore_row
@@ -47,7 +48,7 @@ begin
         hint = 'Stop what works there, wait until all has come, and drop the subscription; then call this again.';
     end if;
     perform awa._bound_waits();
-    lock table awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures
+    lock table awa.lease_claim_closures, awa.lease_claims, awa.ready_entries, awa.ready_tombstones, awa.arrivals
       in access exclusive mode;
   end loop;
   perform set_config('lock_timeout', '0', true);
