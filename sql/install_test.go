@@ -430,6 +430,9 @@ func TestFirstInstallationsAtOnce(t *testing.T) {
 func TestFirstInstallationsWithRolesThatAreThere(t *testing.T) {
 	own := newServer(t)
 	admin := database{t, own.URL()}.session()
+	if one[int](admin, "select current_setting('server_version_num')::int") >= 160000 {
+		t.Skip("only whoever made the owner may become a member of it")
+	}
 	url := func(user, name string) string { return withUser(t, own.URL(), user, name) }
 	own.database("gone", true)
 	require.Eventually(t, func() bool { return admin.try("drop database gone with (force)") == nil }, patience,
