@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(71);
+select plan(75);
 
 -- Defaults
 create temp table made as select awa.enqueue(queue => pg_temp.q(), kind => 'plain') as id;
@@ -167,6 +167,17 @@ select pg_temp.refused(format('select awa.enqueue(%s)', c.args), '22023', c.name
     (32, $$pg_temp.q(' refused'), 'k', metadata => pg_temp.nested(501)$$, 'metadata', 'metadata nested 501 deep')
   ) c(n, args, names, description)
  order by c.n;
+select pg_temp.refused(format('select awa.enqueue_many(%s)', c.args), '22023', c.names, c.description)
+  from (values
+    (1, $$'', 'k', '{}'$$, 'queue', 'no job for a queue without a name'),
+    (2, $$pg_temp.q(), '', '{}'$$, 'kind', 'no job of a kind without a name')
+  ) c(n, args, names, description)
+ order by c.n;
+-- Compressed, it takes fewer bytes than those that pass unread. The queue is there, so that the short way is tried.
+create temp table compressed as select pg_temp.nested(501) as args;
+select cmp_ok((select pg_column_size(c.args) from compressed c), '<', 2000, 'args from a column may be compressed');
+select pg_temp.refused('select awa.enqueue(pg_temp.q(), ''k'', c.args) from compressed c', '22023', 'args',
+  'then args nested 501 deep');
 select is((select count(*) from awa.queues where name = pg_temp.q(' refused')), 0::bigint,
   'a refused enqueue makes no queue');
 select is((select count(*) from awa.jobs_compat() j where j.queue = pg_temp.q(' refused')), 0::bigint, 'and no job');

@@ -4,7 +4,7 @@
 -- Why: no producer has to wait for another one to agree on it.
 create or replace function awa._queue_id(queue text) returns bigint
 language sql stable strict parallel safe
-return ('x' || left(encode(sha256(convert_to(queue, 'UTF8')), 'hex'), 14))::bit(54)::bigint;
+return ('x' || encode(sha256(convert_to(queue, 'UTF8')), 'hex'))::bit(54)::bigint;
 comment on function awa._queue_id is 'The id of a queue: the first 54 bits of the SHA-256 of its name';
 
 -- A lane of a queue, by its priority and shard; priority 0 is the front lane.
@@ -12,7 +12,7 @@ comment on function awa._queue_id is 'The id of a queue: the first 54 bits of th
 -- the call. Views that readers may see hold the expressions (lane >> 9): a reader may not call these functions.
 create or replace function awa._lane(queue_id bigint, priority int, shard int default 0) returns bigint
 language sql immutable strict parallel safe
-return queue_id << 9 | (shard << 3 | priority)::bigint;
+return (queue_id << 9) + (shard << 3 | priority);
 comment on function awa._lane is 'A lane of a queue, by its priority and shard; priority 0 is the front lane';
 
 -- The queue of a lane.
@@ -83,19 +83,23 @@ create or replace function awa._current_segment() returns smallint
 language plpgsql stable
 as $$
 declare
-  v_ring record;
+  v_segment smallint;
+  v_is_at_home boolean;
 begin
-  select min(r.current_segment) as current_segment, count(*) = 1 and bool_and(r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[] and o.xid = o.xmin) as is_at_home
-    into v_ring
-    from awa.ring r, awa.origin o;
-  if v_ring.current_segment is null and not exists (select from awa.ring) then
-    perform awa._refuse_missing('ring', $q$insert into awa.ring (tables) values (array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[])$q$);
-  elsif v_ring.is_at_home is not true and awa._is_restored() then -- which takes longer
-    raise exception using errcode = '55000', message = 'the database was restored from a dump',
-      detail = 'The order of its jobs is in the transaction ids of the server that the dump came from.',
-      hint = 'Call awa.rebase_after_restore() once.';
+  select r.current_segment, r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]
+         and array(select o.xid = o.xmin from awa.origin o) = array[true]
+    into v_segment, v_is_at_home
+    from awa.ring r;
+  if v_is_at_home is not true then
+    if v_segment is null then
+      perform awa._refuse_missing('ring', $q$insert into awa.ring (tables) values (array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[])$q$);
+    elsif awa._is_restored() then -- which takes longer
+      raise exception using errcode = '55000', message = 'the database was restored from a dump',
+        detail = 'The order of its jobs is in the transaction ids of the server that the dump came from.',
+        hint = 'Call awa.rebase_after_restore() once.';
+    end if;
   end if;
-  return v_ring.current_segment;
+  return v_segment;
 end
 $$;
 comment on function awa._current_segment is 'The segment that new entries and claims go to';

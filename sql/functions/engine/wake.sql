@@ -1,5 +1,15 @@
 -- Notifications.
 
+-- Whether somebody has notified the workers of a queue within the same 5 ms.
+-- The next tick is of somebody who was quicker. The planner puts the expression in the place of the call.
+create or replace function awa._is_awake(queue_id bigint) returns boolean
+language sql
+as $$
+  select pg_sequence_last_value(('awa.wake_clock_' || to_hex(queue_id >> 50))::regclass)
+    - (date_part('epoch', clock_timestamp()) * 200)::bigint in (0, 1)
+$$;
+comment on function awa._is_awake is 'Whether somebody has notified the workers of a queue within the same 5 ms';
+
 -- Notifies the workers of a queue when the caller commits, at most once per 5 ms.
 -- The channel is awa_wake_ and the first hexadecimal digit of the SHA-256 of the queue's name: queues that share it
 -- wake together.

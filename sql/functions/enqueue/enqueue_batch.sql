@@ -126,7 +126,7 @@ begin
     perform awa._check_options(v_options.queue, v_options.kind, v_options.priority, v_options.run_at,
       v_options.max_attempts, v_options.tags);
     if pg_column_size(v_job.job) > 2000 then
-      perform awa._body_bytes(array[v_job.job -> 'args'], v_options.tags, v_options.metadata);
+      perform awa._check_body(array[v_job.job -> 'args'], v_options.tags, v_options.metadata);
     end if;
     v_unique := v_job.job -> 'unique';
     v_keys[v_job.ordinal] := case when jsonb_typeof(v_unique) = 'object' then

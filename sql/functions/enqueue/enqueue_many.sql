@@ -24,8 +24,9 @@ as $$
 begin
   if args is null then
     perform awa._refuse('args must not be null', null, 'Pass an array with the arguments of each job.');
+  elsif (cardinality(args) <= 10000 and array_ndims(args) = 1 and array_position(args, null) is null) is not true then
+    perform awa._check_array('args', args, 10000);
   end if;
-  perform awa._check_array('args', args, 10000);
   return query select unnest(awa._append(queue, kind, args, priority, run_at, max_attempts, tags, metadata));
 end
 $$;
