@@ -541,7 +541,10 @@ func TestPruneManyQueues(t *testing.T) {
 func TestPruneBesideAClaimWithoutTheLock(t *testing.T) {
 	d := newDatabase(t)
 	a, s := d.session(), d.session().neverWaits()
-	s.exec("create or replace function awa._lock_queue(queue_id bigint) returns void language sql as 'select'")
+	s.exec(`do $$ begin
+		execute replace(pg_get_functiondef('awa._begin_claim'::regproc),
+			'pg_try_advisory_xact_lock(awa._queue_key(v_queue_id))', 'true');
+	end $$`)
 	jobs := s.enqueueMany("q", 2)
 	a.exec("begin")
 	claimed := a.claim("q", 1)
