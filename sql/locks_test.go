@@ -79,6 +79,19 @@ func TestManyBesideACrowd(t *testing.T) {
 	}
 }
 
+// A single answer at REPEATABLE READ leaves an empty batch row. It closes nothing else.
+func TestManyAfterAnAnswerAtRepeatableRead(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.enqueueMany("q", 3)
+	jobs := s.claim("q", 3)
+	s.exec("begin isolation level repeatable read")
+	s.exec("select awa.complete($1, $2)", jobs[0].JobID, jobs[0].Receipt)
+	s.exec("commit")
+	require.Equal(t, ids(jobs[:1]), s.completeMany(jobs))
+	s.balanced()
+}
+
 // The other way round: it waits for a batch of items of one of its last claims.
 func TestCrowdBesideAnOpenMany(t *testing.T) {
 	d := newDatabase(t)

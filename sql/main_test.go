@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,6 +110,23 @@ func (s server) database(name string, installed bool) database {
 		require.NoError(s.t, err)
 	}
 	return database{s.t, u.String()}
+}
+
+// changing is a statement that replaces a piece of a function. It fails where the piece is not found, so that no test goes
+// on with a function that it has not changed.
+func changing(function, piece, by string) string {
+	quoted := func(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+	return fmt.Sprintf(`
+		do $do$
+		declare
+		  v_old constant text := pg_get_functiondef('awa.%s'::regproc);
+		  v_new constant text := replace(v_old, %s, %s);
+		begin
+		  if v_new = v_old then
+		    raise 'awa.%[1]s does not hold this piece';
+		  end if;
+		  execute v_new;
+		end $do$`, function, quoted(piece), quoted(by))
 }
 
 func one[T any](s *session, sql string, args ...any) (v T) {

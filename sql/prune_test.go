@@ -127,8 +127,7 @@ func TestPruneBesideAnEntryThatCommitsMeanwhile(t *testing.T) {
 // attempts.
 func (s *session) stopsAfterItsSnapshot() {
 	s.Helper()
-	s.exec("do $$ begin execute replace(pg_get_functiondef('awa._take_open'::regproc), 'for v_claim in', 'perform " +
-		"pg_advisory_xact_lock_shared(42); for v_claim in'); end $$")
+	s.exec(changing("_take_open", "for v_claim in", "perform pg_advisory_xact_lock_shared(42); for v_claim in"))
 }
 
 // What is committed after that snapshot counts where it is, and is carried by the next cleaning: also where that is not
@@ -541,10 +540,7 @@ func TestPruneManyQueues(t *testing.T) {
 func TestPruneBesideAClaimWithoutTheLock(t *testing.T) {
 	d := newDatabase(t)
 	a, s := d.session(), d.session().neverWaits()
-	s.exec(`do $$ begin
-		execute replace(pg_get_functiondef('awa._begin_claim'::regproc),
-			'pg_try_advisory_xact_lock(awa._queue_key(v_queue_id))', 'true');
-	end $$`)
+	s.exec(changing("_begin_claim", "pg_try_advisory_xact_lock(awa._queue_key(v_queue_id))", "true"))
 	jobs := s.enqueueMany("q", 2)
 	a.exec("begin")
 	claimed := a.claim("q", 1)

@@ -70,13 +70,8 @@ func TestDeletesBesideATruncation(t *testing.T) {
 func (s *session) movesAll() {
 	s.Helper()
 	s.exec("set jit = off") // to compile the views would take seconds on a busy machine
-	s.exec(`
-		do $$ begin
-		  execute replace(pg_get_functiondef('awa._begin_cleaning'::regproc), 'if v_alive > 1000
-    or ', 'if v_alive > 0
-    or ');
-		  execute replace(pg_get_functiondef('awa._clean'::regproc), 'greatest(1000 >>', 'greatest(2 >>');
-		end $$`)
+	s.exec(changing("_begin_cleaning", "or cut_off > 0", "or v_alive > 0"))
+	s.exec(changing("_clean", "greatest(1000 >>", "greatest(2 >>"))
 }
 
 // moves lets cleaning move what is alive, and stops before the rest.

@@ -170,9 +170,7 @@ func TestStress(t *testing.T) {
 	_, err := setUp.db.Exec(ctx, "update awa.settings set completed_retention = '0', prune_wait = '100 milliseconds'")
 	require.NoError(t, err)
 	// Half of the cleanings move what is alive some at a time, as they do where it is much.
-	_, err = setUp.db.Exec(ctx,
-		"do $$ begin execute replace(pg_get_functiondef('awa._clean'::regproc), 'v_alive > 1000 or', 'random() < 0.5 or'); "+
-			"end $$")
+	_, err = setUp.db.Exec(ctx, changing("_begin_cleaning", "or cut_off > 0", "or random() < 0.5"))
 	require.NoError(t, err)
 	pruner := newClient(202)
 	turns := map[string]int{}

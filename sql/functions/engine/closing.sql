@@ -419,7 +419,7 @@ begin
           select * from awa.lease_claims c where c.claim_id = a.claim_id limit 1
         ) c
        cross join lateral (
-          select coalesce(array_agg(i), '{}') as closed, min(k.item) as first_item
+          select coalesce(array_agg(i) filter (where i is not null), '{}') as closed, min(k.item) as first_item
             from awa.lease_claim_closures k
             left join lateral unnest(coalesce(k.items, array[k.item])) i on true
            where k.claim_id = a.claim_id
