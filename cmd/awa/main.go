@@ -203,8 +203,8 @@ func (v flagValue) IsBoolFlag() bool {
 }
 
 // parse reads the flags of a command, which may stand before and after its operands. It returns the operands, at most
-// max of them, and the database's URL, if there is one. Flags of its own are defined by more. Errors show nothing of the
-// arguments but names of flags that there are: anything may be a password, or a piece of one.
+// max of them, and the database's URL, if there is one. Flags of its own are defined by more. Errors show nothing of
+// the arguments but names of flags that there are: anything may be a password, or a piece of one.
 func parse(
 	command string, args []string, max int, stdout, stderr io.Writer, more ...func(*flag.FlagSet),
 ) (operands []string, databaseURL string, err error) {

@@ -15,12 +15,6 @@ import (
 
 const longest = 120
 
-// Files that have longer lines. Take a file out once it has none.
-var exceptions = []string{
-	"sql/functions/engine/queues.sql",
-	"sql/functions/enqueue/enqueue.sql",
-}
-
 // Code and comments have at most 120 characters a line. What sqlc generates is as it is, and a paragraph of a document
 // is one line.
 func TestLinesAreShort(t *testing.T) {
@@ -41,17 +35,10 @@ func TestLinesAreShort(t *testing.T) {
 			return err
 		}
 		read++
-		long := 0
 		for i, line := range strings.Split(string(text), "\n") {
 			if n := utf8.RuneCountInString(line); n > longest {
-				long++
-				if !slices.Contains(exceptions, name) {
-					t.Errorf("%s:%d has %d characters", name, i+1, n)
-				}
+				t.Errorf("%s:%d has %d characters", name, i+1, n)
 			}
-		}
-		if long == 0 && slices.Contains(exceptions, name) {
-			t.Errorf("%s has no longer line: it is no exception any more", name)
 		}
 		return nil
 	}))

@@ -38,7 +38,11 @@ comment on function awa._last_lane is 'The last lane that a queue can have';
 -- shows here.
 create or replace function awa._lanes_of(queue_id bigint, out lane bigint) returns setof bigint
 language sql stable
-as $$ select distinct q.lane from awa.queues q where q.queue_id = _lanes_of.queue_id and q.lane is not null order by q.lane $$;
+as $$
+select distinct q.lane
+  from awa.queues q
+ where q.queue_id = _lanes_of.queue_id and q.lane is not null
+ order by q.lane $$;
 comment on function awa._lanes_of is 'The lanes of a queue that jobs have been put to, in ascending order';
 
 -- Notes that lanes are in use, unless they are.
@@ -46,14 +50,27 @@ comment on function awa._lanes_of is 'The lanes of a queue that jobs have been p
 -- it is not given. buried: they get tombstones, too.
 -- Why: no unique index, since no session may wait for the commit of another one. A row that another transaction has not
 -- committed yet is not found, and one that was dropped with its queue does not count: then there is one more.
-create or replace function awa._use_lanes(lanes bigint[], queue text default null, buried boolean default false) returns void
+create or replace function awa._use_lanes(
+  lanes bigint[],
+  queue text default null,
+  buried boolean default false
+) returns void
 language plpgsql
 as $$
 begin
   insert into awa.queues (queue_id, lane, has_tombstones, name)
-  select awa._queue_of(u.lane), u.lane, buried, coalesce(queue, (select q.name from awa.queues q where q.queue_id = awa._queue_of(u.lane) limit 1))
+  select awa._queue_of(u.lane), u.lane, buried,
+         coalesce(queue, (select q.name from awa.queues q where q.queue_id = awa._queue_of(u.lane) limit 1))
     from (select distinct l as lane from unnest(lanes) l) u
-   where (select true from awa.queues q where q.queue_id = awa._queue_of(u.lane) and q.lane = u.lane and q.has_tombstones >= buried and q.dropped_at is null limit 1) is null;
+   where (
+      select true
+        from awa.queues q
+       where q.queue_id = awa._queue_of(u.lane)
+         and q.lane = u.lane
+         and q.has_tombstones >= buried
+         and q.dropped_at is null
+       limit 1
+    ) is null;
 end
 $$;
 comment on function awa._use_lanes is 'Notes that lanes are in use, unless they are';
@@ -92,7 +109,8 @@ begin
     from awa.ring r;
   if v_is_at_home is not true then
     if v_segment is null then
-      perform awa._refuse_missing('ring', $q$insert into awa.ring (tables) values (array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[])$q$);
+      perform awa._refuse_missing('ring',
+        $q$insert into awa.ring (tables) values (array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[])$q$);
     elsif awa._is_restored() then -- which takes longer
       raise exception using errcode = '55000', message = 'the database was restored from a dump',
         detail = 'The order of its jobs is in the transaction ids of the server that the dump came from.',
@@ -109,7 +127,8 @@ create or replace function awa._refuse_missing(name text, cure text) returns voi
 language plpgsql
 as $$
 begin
-  raise exception using errcode = '55000', message = format('awa.%s has lost its row', name), detail = 'Somebody has removed it, or a restore has not brought it back.',
+  raise exception using errcode = '55000', message = format('awa.%s has lost its row', name),
+    detail = 'Somebody has removed it, or a restore has not brought it back.',
     hint = format('Run: %s.', cure);
 end
 $$;
@@ -123,7 +142,9 @@ comment on function awa._refuse_missing is 'Raises 55000 for a table whose row i
 create or replace function awa._is_restored() returns boolean
 language sql stable
 as $$
-  select coalesce(bool_or(case (r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[])::int + (o.xid = o.xmin)::int
+  select coalesce(
+    bool_or(
+      case (r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[])::int + (o.xid = o.xmin)::int
              when 2 then false
              when 0 then true
              else o.server <> (select c.system_identifier from pg_control_system() c)
@@ -157,7 +178,9 @@ language sql
 as $$
   select awa._set_origin()
    where (select r.tables from awa.ring r) <> array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]
-      or exists (select from awa.origin o, pg_control_system() c where o.xid <> o.xmin or o.server <> c.system_identifier)
+      or exists (
+        select from awa.origin o, pg_control_system() c where o.xid <> o.xmin or o.server <> c.system_identifier
+      )
 $$;
 comment on function awa._keep_origin is
   'Writes origin again where a table was rewritten, or the server has another identifier since pg_upgrade';

@@ -180,24 +180,37 @@ comment on function awa._check_body is 'The bytes of text of what goes along wit
 
 -- Refuses invalid arguments of enqueue.
 -- Raises 22023.
-create or replace function awa._check_options(queue text, kind text, priority int, run_at timestamptz, max_attempts int, tags text[]) returns void
+create or replace function awa._check_options(
+  queue text,
+  kind text,
+  priority int,
+  run_at timestamptz,
+  max_attempts int,
+  tags text[]
+) returns void
 language plpgsql
 as $$
 begin
   perform awa._check_name('queue', queue);
   perform awa._check_name('kind', kind);
   if priority not between 1 and 4 then
-    perform awa._refuse('priority must be between 1 and 4', priority::text, 'Priority 1 is served first, 4 last; leave it out for the queue''s default.');
+    perform awa._refuse('priority must be between 1 and 4', priority::text,
+      'Priority 1 is served first, 4 last; leave it out for the queue''s default.');
   end if;
   if max_attempts not between 1 and 1000 then
-    perform awa._refuse('max_attempts must be between 1 and 1000', max_attempts::text, 'Leave it out for the queue''s default.');
+    perform awa._refuse('max_attempts must be between 1 and 1000', max_attempts::text,
+      'Leave it out for the queue''s default.');
   end if;
   perform awa._check_array('tags', tags, 20);
   if tags is not null then
-    perform awa._refuse('tags must be 1 to 200 characters long each', t, 'Pass short words; what is longer goes into metadata.') from unnest(tags) t where char_length(t) not between 1 and 200;
+    perform awa._refuse('tags must be 1 to 200 characters long each', t,
+      'Pass short words; what is longer goes into metadata.')
+       from unnest(tags) t
+      where char_length(t) not between 1 and 200;
   end if;
   if run_at >= '9999-12-31 10:00:00+00' then -- so that it is before the year 10000 in every zone
-    perform awa._refuse('run_at must be a time before 9999-12-31 10:00 UTC', run_at::text, 'Pass a time, or null for now.');
+    perform awa._refuse('run_at must be a time before 9999-12-31 10:00 UTC', run_at::text,
+      'Pass a time, or null for now.');
   end if;
 end
 $$;
