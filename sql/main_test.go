@@ -112,8 +112,8 @@ func (s server) database(name string, installed bool) database {
 	return database{s.t, u.String()}
 }
 
-// changing is a statement that replaces a piece of a function. It fails where the piece is not found, so that no test goes
-// on with a function that it has not changed.
+// changing is a statement that replaces a piece of a function. It fails where the piece is not found, so that no test
+// goes on with a function that it has not changed.
 func changing(function, piece, by string) string {
 	quoted := func(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 	return fmt.Sprintf(`
