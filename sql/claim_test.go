@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -219,12 +220,13 @@ func TestWindowsAreReadInOrder(t *testing.T) {
 			got = append(got, jobs...)
 		}
 		late.exec("commit")
-		if passed {
-			want = append(append(want, more...), lateJobs...)
-		} else {
-			want = append(append(want, lateJobs...), more...)
+		last := s.enqueueMany("q", 30)
+		orders := [][]int64{slices.Concat(want, more, lateJobs, last)}
+		if !passed {
+			// A transaction of another database that was committed late does as well for the reader, who reads its window
+			// to the end then.
+			orders = append(orders, slices.Concat(want, lateJobs, more, last))
 		}
-		want = append(want, s.enqueueMany("q", 30)...)
 		for {
 			jobs := ids(s.claim("q", 7))
 			if len(jobs) == 0 {
@@ -233,7 +235,8 @@ func TestWindowsAreReadInOrder(t *testing.T) {
 			got = append(got, jobs...)
 			s.balanced()
 		}
-		require.Equal(t, want, got, "late commits that the position has passed come after the open window, then what is new")
+		require.Contains(t, orders, got,
+			"late commits that the position has passed come after the open window, then what is new")
 		s.balanced()
 	}
 }

@@ -32,9 +32,9 @@ func TestAuditLeftOpen(t *testing.T) {
 	s.audited()
 }
 
-// A cancel that decides at its commit about a job that was claimed meanwhile, or the drop of a queue, in a transaction that
-// has read the tables of a segment that is being emptied, so that its truncation waits for it. They delete nothing there: a lock to
-// write, beside that of the truncation, would be a deadlock at once.
+// A cancel that decides at its commit about a job that was claimed meanwhile, or the drop of a queue, in a transaction
+// that has read the tables of a segment that is being emptied, so that its truncation waits for it. They delete nothing
+// there: a lock to write, beside that of the truncation, would be a deadlock at once.
 func TestDeletesBesideATruncation(t *testing.T) {
 	for _, drops := range []bool{false, true} {
 		d := newDatabase(t)

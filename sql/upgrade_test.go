@@ -406,7 +406,8 @@ func TestTablesOfAnotherUnreleasedState(t *testing.T) {
 	require.Contains(t, e.Hint, "awa uninstall")
 	require.Len(t, s.claim("q", 1), 1, "nothing was changed")
 
-	s.exec("alter table awa.schema_version drop column tables") // a state from before it was there
+	// a state from before it was there
+	s.exec("alter table awa.schema_version drop column tables; comment on schema awa is null")
 	this, err := install.Embedded()
 	require.NoError(t, err)
 	_, err = d.installs(this, install.Options{})

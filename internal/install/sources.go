@@ -110,6 +110,7 @@ func Load(migrations, functions fs.FS) (*Sources, error) {
 			return nil, err
 		}
 		tables.Write(text)
+		hash.Write(text)
 		s.Migrations = append(s.Migrations, Migration{i + 1, string(text), fmt.Sprintf("%x", tables.Sum(nil)[:16])})
 		s.readTables(string(text))
 	}
