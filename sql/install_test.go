@@ -520,15 +520,17 @@ func TestDatabaseInAnotherEncoding(t *testing.T) {
 			query := u.Query()
 			query.Set("client_encoding", "UTF8") // by default it is the server's, whatever a Go program writes
 			u.RawQuery = query.Encode()
-			result, err := driver.MigrateWithConfig(t.Context(), u.String(), driver.MigrateConfig{RolePrefix: name + "_"})
-			require.NoError(t, err)
-			if encoding == "UTF8" {
-				require.Empty(t, result.Warnings)
-				return
+			for range 2 { // each time
+				result, err := driver.MigrateWithConfig(t.Context(), u.String(), driver.MigrateConfig{RolePrefix: name + "_"})
+				require.NoError(t, err)
+				if encoding == "UTF8" {
+					require.Empty(t, result.Warnings)
+					return
+				}
+				require.Len(t, result.Warnings, 1)
+				require.Equal(t, "the database is encoded in "+encoding, result.Warnings[0].Message)
+				require.NotEmpty(t, result.Warnings[0].Hint)
 			}
-			require.Len(t, result.Warnings, 1)
-			require.Equal(t, "the database is encoded in "+encoding, result.Warnings[0].Message)
-			require.NotEmpty(t, result.Warnings[0].Hint)
 
 			s := database{t, u.String()}.session()
 			require.Equal(t, encoding, one[string](s, "show server_encoding"))

@@ -282,7 +282,7 @@ select cmp_ok(h.blocks, '<=',
   join costs f using (what)
  where h.at = 'history' and f.at = 'few'
  order by h.what;
-select cmp_ok(h.blocks, '<=', e.blocks + 100, format('%s costs what it costs on an empty table', h.what))
+select cmp_ok(h.blocks, '<=', e.blocks + 80, format('%s costs what it costs on an empty table', h.what))
   from costs h, costs e
  where e.at = 'empty'
    and e.what = 'claim of nothing'

@@ -106,7 +106,7 @@ select is((select sum(c.changed) from costs c), 0::numeric, 'and no row of the h
 select cmp_ok(c.tuples, '<=', b.tuples + case when c.at = 'cleaned' and c.what ~ '^claim' then 2 * 300 else 8 end,
   format('%s, %s: it reads no more rows than before, but for those that were carried', c.what, c.at))
   from costs c join costs b using (what) where b.at = 'current' and c.at <> 'current' order by c.what, c.at;
-select cmp_ok(c.blocks, '<=', b.blocks + b.blocks / 4 + 50, format('%s, %s: nor blocks', c.what, c.at))
+select cmp_ok(c.blocks, '<=', b.blocks + b.blocks / 4 + 30, format('%s, %s: nor blocks', c.what, c.at))
   from costs c
   join costs b using (what)
  where b.at = 'current' and c.at <> 'current'

@@ -61,6 +61,17 @@ begin
       hint = 'Use at most 50 small letters, digits and _, as in app_; not pg_, which is the server''s.';
   end if;
 
+  if getdatabaseencoding() <> 'UTF8' then
+    raise warning 'the database is encoded in %', getdatabaseencoding()
+      using detail =
+        'Jobs and outputs with characters that this encoding lacks are refused (22P05), and so are JSON escapes '
+        'for them; Go workers store errors with escapes. SQL_ASCII takes any bytes, and says nothing of what they '
+        'mean.',
+            hint =
+              'A database in UTF-8 takes all of them: create database mydb encoding ''UTF8'' template template0. '
+              'In this one, let Go programs set client_encoding=UTF8.';
+  end if;
+
   -- What is there: twice, since another installation may have changed it before this one has the installation's lock.
   for v_look in 1..2 loop
 {{template "glance" .}}
@@ -206,16 +217,6 @@ begin
 
     -- Roles, and who will own all. They belong to the cluster: another database may have made them.
     if v_look = 1 then
-      if getdatabaseencoding() <> 'UTF8' then
-        raise warning 'the database is encoded in %', getdatabaseencoding()
-          using detail =
-            'Jobs and outputs with characters that this encoding lacks are refused (22P05), and so are JSON escapes '
-            'for them; Go workers store errors with escapes. SQL_ASCII takes any bytes, and says nothing of what they '
-            'mean.',
-                hint =
-                  'A database in UTF-8 takes all of them: create database mydb encoding ''UTF8'' template template0. '
-                  'In this one, let Go programs set client_encoding=UTF8.';
-      end if;
 {{template "roles" .}}    end if;
 
     exit when v_look = 2;
