@@ -110,7 +110,7 @@ select cmp_ok(c.blocks, '<=', b.blocks + b.blocks / 4 + 30, format('%s, %s: nor 
   from costs c
   join costs b using (what)
  where c.at <> 'current'
-   -- A claim that does not find its cursor in the current segment looks into the others: a fixed price, once for a lane.
+   -- A claim that does not find its cursor in the current segment looks into the others: a fixed price, once a lane.
    and b.at = case when c.what ~ '^claim' and c.at <> 'left' then 'left' else 'current' end
  order by c.what, c.at;
 select cmp_ok(p.tuples, '<=', case p.call when 'cleaning' then 5000 else 50 end::bigint,
