@@ -21,6 +21,8 @@
 {{ template "engine/lanes.sql" . }}
 {{ template "engine/attempts.sql" . }}
 {{ template "engine/writers.sql" . }}
+{{ template "engine/json.sql" . }}
+{{ template "engine/appending.sql" . }}
 {{ template "engine/closing.sql" . }}
 {{ template "engine/taking.sql" . }}
 {{ template "engine/outcomes.sql" . }}
