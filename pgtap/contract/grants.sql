@@ -217,7 +217,7 @@ select is(pg_temp.outcome_as('pgtap_awa_' || m.name, 'select awa.version()'), 'o
   from unnest(array['producer', 'worker', 'maintainer', 'operator', 'reader']) m(name);
 
 select is((
-  select array_agg(r.role order by 1)
+  select array_agg(r.role order by r.role)
     from (select distinct role from allowed) r
    where pg_has_role('pgtap_' || r.role, 'awa_owner', 'member')
 ),

@@ -24,24 +24,24 @@ select cmp_ok((select count(*) from functions where not private), '>=', 40::bigi
 select cmp_ok((select count(*) from relations), '>=', 30::bigint, 'and relations');
 
 -- Public functions
-select is((select array_agg(signature order by 1) from functions where not private and not prosecdef),
+select is((select array_agg(signature order by signature) from functions where not private and not prosecdef),
   '{awa.run_maintenance()}',
   'every public function runs as its owner, but for the procedure: it commits, which none may that does');
 select is((
-  select array_agg(signature order by 1)
+  select array_agg(signature order by signature)
     from functions
    where not private and prokind = 'f' and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)
 ),
   null, 'with a search_path of its own');
-select is((select array_agg(signature order by 1) from functions where not private and prokind <> 'f'),
+select is((select array_agg(signature order by signature) from functions where not private and prokind <> 'f'),
   '{awa.run_maintenance()}', 'there is one procedure');
 
 -- Private ones
 -- The exceptions are run by triggers at commit, when the role is whoever the session is by then.
-select is((select array_agg(signature order by 1) from functions where private and prosecdef),
+select is((select array_agg(signature order by signature) from functions where private and prosecdef),
   '{awa._decide(),awa._inherit()}', 'private functions run as their caller, but for those that decide at commit');
 select is((
-  select array_agg(signature order by 1)
+  select array_agg(signature order by signature)
     from functions
    where private and prosecdef and not coalesce('search_path=pg_catalog, pg_temp' = any(proconfig), false)
 ),
@@ -62,17 +62,17 @@ select is((
 ),
   2::bigint, 'also in a session that takes itself for a replica');
 select is((
-  select array_agg(f.signature order by 1)
+  select array_agg(f.signature order by f.signature)
     from functions f, aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a
    where f.private and a.grantee <> f.proowner
 ),
   null, 'and are granted to nobody');
 
 -- All
-select is((select array_agg(signature order by 1) from functions where proowner <> 'awa_owner'::regrole), null,
+select is((select array_agg(signature order by signature) from functions where proowner <> 'awa_owner'::regrole), null,
   'awa_owner owns every function');
 select is((
-  select array_agg(relname::text order by 1)
+  select array_agg(relname::text order by relname::text)
     from pg_class
    where relnamespace = 'awa'::regnamespace and relkind in ('r', 'p', 'v', 'S') and relowner <> 'awa_owner'::regrole
 ),
@@ -85,20 +85,20 @@ select is((
 ),
   '(f,f,f,f,f)', 'nobody can log in as awa_owner, and it may do nothing else');
 select is((
-  select array_agg(rolname::text order by 1)
+  select array_agg(rolname::text order by rolname::text)
     from pg_roles
    where rolname in ('awa_producer', 'awa_worker', 'awa_maintainer', 'awa_operator', 'awa_reader')
      and (rolcanlogin or rolsuper or rolcreaterole or rolcreatedb)
 ),
   null, 'nor as the other roles');
 select is((
-  select array_agg(f.signature order by 1)
+  select array_agg(f.signature order by f.signature)
     from functions f, aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a
    where a.grantee = 0
 ),
   null, 'nothing is executable by PUBLIC');
 select is((
-  select array_agg(c.relname::text order by 1)
+  select array_agg(c.relname::text order by c.relname::text)
     from pg_class c, aclexplode(c.relacl) a
    where c.relnamespace = 'awa'::regnamespace and a.grantee = 0
 ),
@@ -106,7 +106,7 @@ select is((
 select is((select count(*) from pg_namespace n, aclexplode(n.nspacl) a where n.nspname = 'awa' and a.grantee = 0),
   0::bigint, 'nor on the schema');
 select is((
-  select array_agg(f.signature order by 1)
+  select array_agg(f.signature order by f.signature)
     from functions f
     join pg_language l on l.oid = f.prolang
    where l.lanname not in ('plpgsql', 'sql')
@@ -115,11 +115,12 @@ select is((
 
 -- Comments
 select is((
-  select array_agg(signature order by 1) from functions f where coalesce(obj_description(f.oid, 'pg_proc'), '') = ''
+  select array_agg(signature order by signature) from functions f
+   where coalesce(obj_description(f.oid, 'pg_proc'), '') = ''
 ),
   null, 'every function has a comment');
 select is((
-  select array_agg(relname::text order by 1)
+  select array_agg(relname::text order by relname::text)
     from relations c
    where coalesce(obj_description(c.oid, 'pg_class'), '') = ''
 ),
@@ -129,14 +130,16 @@ select isnt(obj_description('awa'::regnamespace, 'pg_namespace'), null, 'and the
 -- Plans
 -- Before PostgreSQL 18 a function in SQL that is no part of its caller's query is planned anew in each transaction:
 -- fail took four times as long.
-select is((select array_agg(f.proname::text order by 1) from functions f join pg_language l on l.oid = f.prolang
+select is((select array_agg(f.proname::text order by f.proname::text)
+             from functions f
+             join pg_language l on l.oid = f.prolang
             where l.lanname = 'sql'
               and f.prosqlbody is null
               and not f.proretset
               and 'awa._leases'::regtype in (select f.prorettype union select unnest(f.proargtypes))),
   null, 'what takes or gives attempts is planned once in a session');
 select is(
-  (select array_agg(f.proname || ' ' || s.setting order by 1)
+  (select array_agg(f.proname || ' ' || s.setting order by f.proname || ' ' || s.setting)
      from functions f
     cross join unnest(
       array['plan_cache_mode=force_generic_plan', 'enable_seqscan=off', 'enable_bitmapscan=off', 'enable_hashjoin=off',
@@ -148,7 +151,7 @@ select is(
         and not coalesce(s.setting = any(f.proconfig), false)),
   null, 'hot functions get generic plans by index, whatever the statistics say');
 select is(
-  (select array_agg(f.proname || ' ' || s.setting order by 1)
+  (select array_agg(f.proname || ' ' || s.setting order by f.proname || ' ' || s.setting)
      from functions f
     cross join unnest(
       '{plan_cache_mode,enable_seqscan,enable_bitmapscan,enable_hashjoin,enable_mergejoin,jit}'::text[]
@@ -170,7 +173,7 @@ select is((
   '{_fold,_fold_segment,_is_holder,_is_unbalanced,_results}',
   'private functions take the settings of those that call them, but for those that count, or look for a job by its id');
 select is(
-  (select array_agg(f.signature order by 1)
+  (select array_agg(f.signature order by f.signature)
      from functions f
     where (
       f.prosrc ~ '_(lock_queue|bound_waits|cancel|relocate|take_open|clean|truncate)\('
@@ -180,7 +183,7 @@ select is(
 
 -- Tables
 select is(
-  (select array_agg(c.relname::text order by 1)
+  (select array_agg(c.relname::text order by c.relname::text)
      from pg_class c
     where c.relnamespace = 'awa'::regnamespace
       and c.relispartition
@@ -199,14 +202,14 @@ select is((
 ),
   array[4]::bigint[], 'which have four segments each');
 select is((
-  select array_agg(c.relname::text order by 1)
+  select array_agg(c.relname::text order by c.relname::text)
     from pg_class c
    where c.relnamespace = 'awa'::regnamespace
      and c.relname ~ '^lease_claim.*_[0-3]$'
      and not coalesce('toast_tuple_target=8160' = any(c.reloptions), false)
 ),
   null, 'arrays of ids stay in their rows');
-select is((select array_agg(d.classid::regclass || ' ' || d.objid order by 1)
+select is((select array_agg(d.classid::regclass || ' ' || d.objid order by d.classid::regclass || ' ' || d.objid)
     from pg_depend d join functions f on f.oid = d.refobjid and d.refclassid = 'pg_proc'::regclass
    where d.classid in ('pg_attrdef'::regclass, 'pg_constraint'::regclass)), null,
      'no default and no check depends on a function, so that functions may be replaced');
@@ -218,12 +221,13 @@ select is(
      join pg_class c on c.reltype in (t.oid, t.typelem)
     where f.prosqlbody is not null and c.relkind in ('r', 'p')),
   null, 'no parsed body holds rows of a table, or a migration could not change the table');
-select is((select array_agg(signature order by 1) from functions where prosrc ~* '\mexecute\M\s+(format|\$|'')'),
+select is((select array_agg(signature order by signature) from functions
+             where prosrc ~* '\mexecute\M\s+(format|\$|'')'),
   '{"awa._truncate(smallint,interval)"}', 'only what truncates a table builds SQL, for its name');
-select is((select array_agg(f.proname::text order by 1) from functions f where f.prosrc ~ '\{\{'), null,
+select is((select array_agg(f.proname::text order by f.proname::text) from functions f where f.prosrc ~ '\{\{'), null,
   'no function holds template braces');
 select is((
-  select array_agg(f.proname::text order by 1)
+  select array_agg(f.proname::text order by f.proname::text)
     from functions f
    where regexp_replace(regexp_replace(f.prosrc, '--[^\n]*', '', 'g'), 'E''([^'']|'''')*''', '', 'g') ~ '\\'
 ),
@@ -231,7 +235,7 @@ select is((
 
 -- Views
 select is((
-  select array_agg(c.relname::text order by 1)
+  select array_agg(c.relname::text order by c.relname::text)
     from pg_class c
    where c.relnamespace = 'awa'::regnamespace
      and c.relkind = 'v'
@@ -239,7 +243,7 @@ select is((
 ),
   null, 'a view that is always empty, for its row type, ends in _row, and no other one');
 select is((
-  select array_agg(c.relname::text order by 1)
+  select array_agg(c.relname::text order by c.relname::text)
     from pg_class c
    where c.relnamespace = 'awa'::regnamespace
      and c.relkind = 'v'
@@ -248,7 +252,7 @@ select is((
 ),
   null, 'nobody is granted it');
 select is((
-  select array_agg(f.signature order by 1)
+  select array_agg(f.signature order by f.signature)
     from functions f
     join pg_type y on y.oid = f.prorettype and y.typtype = 'c'
     join pg_class c on c.oid = y.typrelid
@@ -256,7 +260,7 @@ select is((
 ),
   null, 'public functions return rows of such views, or of jobs');
 
-select is((select array_agg(c.relname::text order by 1)
+select is((select array_agg(c.relname::text order by c.relname::text)
     from pg_class c
    where c.relnamespace = 'awa'::regnamespace and c.relkind = 'r'
      and case c.relreplident

@@ -189,18 +189,18 @@ select is(pg_temp.columns_of('awa.audit_row'),
 select is(pg_temp.columns_of('awa.health_row'),
   'level text, topic text, subject text, message text, hint text, details jsonb', 'columns of health');
 select is((
-  select array_agg(p.proname::text order by 1)
+  select array_agg(p.proname::text order by p.proname::text)
     from (select proname from pg_proc where pronamespace = 'awa'::regnamespace group by proname having count(*) > 1) p
 ),
   null, 'no overloads');
 select is((
-  select array_agg(p.proname::text order by 1)
+  select array_agg(p.proname::text order by p.proname::text)
     from pg_proc p
    where p.pronamespace = 'awa'::regnamespace and p.proname !~ '^_' and p.proname not in (select c.name from contract c)
 ),
   null, 'no public function beside the contract''s');
 select is(
-  (select array_agg(format('%s(%s)', p.proname, pg_get_function_identity_arguments(p.oid)) order by 1) from pg_proc p
+  (select array_agg(p.oid::regprocedure::text order by p.oid::regprocedure::text) from pg_proc p
     where p.pronamespace = 'awa'::regnamespace
       and p.proname !~ '^_'
       and array_to_string(p.proargnames, ' ') ~ '(^| )[pv_]_'), null, 'arguments have no prefix');

@@ -31,7 +31,7 @@ select is((select count(*) from awa._available_in(:old::smallint) a
   where a.queue_id = awa._queue_id(:'queue' || ' works')),
   3::bigint, 'of a lane with a cursor, those after it');
 select is((select array_agg(l order by l) from awa._cursors_in(:old::smallint) l),
-  (select array_agg(awa._lane(awa._queue_id(:'queue' || s), 2) order by 1)
+  (select array_agg(awa._lane(awa._queue_id(:'queue' || s), 2) order by awa._lane(awa._queue_id(:'queue' || s), 2))
     from unnest('{" works"," quiet"}'::text[]) s),
   'lanes whose cursors are there');
 select is((select array_agg(o order by o) from awa._open_in(:old::smallint) o),

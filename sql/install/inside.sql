@@ -105,10 +105,13 @@ begin
         join pg_depend d on d.refclassid = g.classid and d.refobjid = g.objid
         left join pg_rewrite r on d.classid = 'pg_rewrite'::regclass and r.oid = d.objid
     )
-    select string_agg(pg_describe_object(g.classid, g.objid, 0), ', ' order by 1),
-           (select string_agg(p.oid::regprocedure::text, ', ' order by 1) from pg_proc p where p.oid = any (v_gone))
+    select string_agg(o.object, ', ' order by o.object),
+           (select string_agg(p.oid::regprocedure::text, ', ' order by p.oid::regprocedure::text)
+              from pg_proc p
+             where p.oid = any (v_gone))
       into v_problem, v_holders
       from gone g
+      cross join lateral pg_describe_object(g.classid, g.objid, 0) o (object)
      where v_namespace is distinct from case g.classid
              when 'pg_proc'::regclass then (select p.pronamespace from pg_proc p where p.oid = g.objid)
              when 'pg_class'::regclass then (select c.relnamespace from pg_class c where c.oid = g.objid)
