@@ -42,6 +42,8 @@ type EnqueueOptions struct {
 	MaxAttempts int      // 1 to 1000; by default the queue's, which is 25 unless configured
 	Tags        []string // at most 20
 	Metadata    any      // stored as JSON beside the arguments; nil for none
+	// what the jobs of a group have in common, such as the id of a customer: 1 to 200 characters; "" for no group
+	GroupKey string
 }
 
 // DefaultQueue is the queue of jobs and workers that name none.
@@ -155,6 +157,7 @@ func (c *Client) EnqueueUniqueTx(
 		MaxAttempts:  optionalInt(opts.MaxAttempts),
 		Tags:         opts.Tags,
 		Metadata:     metadata,
+		GroupKey:     optional(opts.GroupKey),
 	})
 	if err != nil {
 		return 0, false, fmt.Errorf("enqueue: %w", mapError(err))
@@ -243,6 +246,7 @@ func (c *Client) EnqueueBatchTx(ctx context.Context, tx DBTX, jobs []BatchJob) (
 		MaxAttempts *int32          `json:"max_attempts,omitempty"`
 		Tags        []string        `json:"tags,omitempty"`
 		Metadata    json.RawMessage `json:"metadata,omitempty"`
+		GroupKey    *string         `json:"group_key,omitempty"`
 		Unique      *uniqueJSON     `json:"unique,omitempty"`
 	}
 	batch := make([]jobJSON, len(jobs))
@@ -259,6 +263,7 @@ func (c *Client) EnqueueBatchTx(ctx context.Context, tx DBTX, jobs []BatchJob) (
 			Queue: cmp.Or(job.Options.Queue, DefaultQueue), Kind: job.Args.Kind(), Args: args,
 			Priority:    optionalInt(job.Options.Priority),
 			MaxAttempts: optionalInt(job.Options.MaxAttempts), Tags: job.Options.Tags, Metadata: metadata,
+			GroupKey: optional(job.Options.GroupKey),
 		}
 		if at, err := optionalTime("RunAt", 9999, job.Options.RunAt); err != nil {
 			return nil, fmt.Errorf("enqueue: %w", err)
@@ -311,6 +316,7 @@ func enqueue(ctx context.Context, tx DBTX, args []Args, opts EnqueueOptions) ([]
 		Priority:    optionalInt(opts.Priority),
 		MaxAttempts: optionalInt(opts.MaxAttempts),
 		Tags:        opts.Tags,
+		GroupKey:    optional(opts.GroupKey),
 	}
 	var err error
 	for i, a := range args {

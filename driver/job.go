@@ -25,6 +25,7 @@ type RawJob struct {
 	Tags        []string
 	Metadata    json.RawMessage // nil for none
 	Progress    json.RawMessage // what an earlier attempt said with SetProgress; nil for none
+	GroupKey    string          // "" for a job without a group
 
 	db          handlersDB
 	output      any
@@ -41,7 +42,8 @@ func newRawJob(j gen.AwaClaimedJobRow, db handlersDB) *RawJob {
 	return &RawJob{
 		ID: j.JobID, Receipt: j.Receipt, Queue: j.Queue, Kind: j.Kind, Args: j.Args, Attempt: int(j.Attempt),
 		MaxAttempts: int(j.MaxAttempts), Priority: int(j.Priority), CreatedAt: j.CreatedAt, ReadyAt: j.ReadyAt,
-		DeadlineAt: j.DeadlineAt, Tags: j.Tags, Metadata: j.Metadata, Progress: j.Progress, db: db,
+		DeadlineAt: j.DeadlineAt, Tags: j.Tags, Metadata: j.Metadata, Progress: j.Progress,
+		GroupKey: value(j.GroupKey), db: db,
 	}
 }
 

@@ -37,6 +37,7 @@ type JobInfo struct {
 	Progress    json.RawMessage // what [Job.SetProgress] said last; nil for none, and when the job has completed
 	Output      json.RawMessage // what [RawJob.SetOutput] was given; nil for none
 	WorkerID    *int64          // of the attempt that runs, or was the last; nil for none
+	GroupKey    string          // "" for a job without a group
 }
 
 // AttemptError is how one attempt failed, or why the job was cancelled.
@@ -69,7 +70,7 @@ func newJobInfo(row gen.AwaJob) JobInfo {
 		Priority: int(row.Priority), Attempt: int(row.Attempt), MaxAttempts: int(row.MaxAttempts),
 		RunAt: row.RunAt, DeadlineAt: row.DeadlineAt, AttemptedAt: row.AttemptedAt, FinalizedAt: row.FinalizedAt,
 		CreatedAt: row.CreatedAt, Metadata: row.Metadata, Tags: row.Tags, UniqueKey: row.UniqueKey, Receipt: row.Receipt,
-		Progress: row.Progress, Output: row.Output, WorkerID: row.WorkerID,
+		Progress: row.Progress, Output: row.Output, WorkerID: row.WorkerID, GroupKey: value(row.GroupKey),
 	}
 	// what a client put into their details may be nested too deep
 	if err := json.Unmarshal(row.Errors, &job.Errors); err != nil {

@@ -23,7 +23,7 @@ import (
 func TestRoundTrip(t *testing.T) {
 	pool := testdb.New(t)
 	id := enqueue(t, pool, note{"hello"}, driver.EnqueueOptions{
-		Queue: "q", Priority: 1, MaxAttempts: 3, Tags: []string{"x"}, Metadata: map[string]int{"n": 1},
+		Queue: "q", Priority: 1, MaxAttempts: 3, Tags: []string{"x"}, Metadata: map[string]int{"n": 1}, GroupKey: "g",
 	})
 	jobs := make(chan *driver.Job[note], 1)
 	stop := runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
@@ -44,6 +44,7 @@ func TestRoundTrip(t *testing.T) {
 	assert.WithinDuration(t, time.Now(), job.ReadyAt, time.Hour)
 	assert.Equal(t, []string{"x"}, job.Tags)
 	assert.JSONEq(t, `{"n": 1}`, string(job.Metadata))
+	assert.Equal(t, "g", job.GroupKey)
 
 	require.NoError(t, stop())
 	info := waitForState(t, pool, id, "completed")

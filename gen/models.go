@@ -42,6 +42,7 @@ type AwaClaimedJobRow struct {
 	Tags        []string
 	Metadata    json.RawMessage
 	Progress    json.RawMessage
+	GroupKey    *string
 }
 
 // The row that configuration returns, one per setting. The view itself is always empty
@@ -95,6 +96,7 @@ type AwaJob struct {
 	Progress    json.RawMessage
 	Output      json.RawMessage
 	WorkerID    *int64
+	GroupKey    *string
 }
 
 // The row that list_queues returns, one per queue. The view itself is always empty

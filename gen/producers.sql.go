@@ -62,7 +62,8 @@ func (q *Queries) CancelByUniqueKey(ctx context.Context, db DBTX, arg CancelByUn
 const enqueue = `-- name: Enqueue :one
 select awa.enqueue(
   queue => $1, kind => $2, args => $3, priority => $4, run_at => $5,
-  max_attempts => $6, tags => $7::text[], metadata => $8)
+  max_attempts => $6, tags => $7::text[], metadata => $8,
+  group_key => $9)
 `
 
 type EnqueueParams struct {
@@ -74,6 +75,7 @@ type EnqueueParams struct {
 	MaxAttempts *int32
 	Tags        []string
 	Metadata    json.RawMessage
+	GroupKey    *string
 }
 
 func (q *Queries) Enqueue(ctx context.Context, db DBTX, arg EnqueueParams) (int64, error) {
@@ -86,6 +88,7 @@ func (q *Queries) Enqueue(ctx context.Context, db DBTX, arg EnqueueParams) (int6
 		arg.MaxAttempts,
 		arg.Tags,
 		arg.Metadata,
+		arg.GroupKey,
 	)
 	var enqueue int64
 	err := row.Scan(&enqueue)
@@ -119,7 +122,8 @@ func (q *Queries) EnqueueBatch(ctx context.Context, db DBTX, jobs json.RawMessag
 const enqueueMany = `-- name: EnqueueMany :many
 select awa.enqueue_many(
   queue => $1, kind => $2, args => $3::jsonb[], priority => $4, run_at => $5,
-  max_attempts => $6, tags => $7::text[], metadata => $8)
+  max_attempts => $6, tags => $7::text[], metadata => $8,
+  group_key => $9)
 `
 
 type EnqueueManyParams struct {
@@ -131,6 +135,7 @@ type EnqueueManyParams struct {
 	MaxAttempts *int32
 	Tags        []string
 	Metadata    json.RawMessage
+	GroupKey    *string
 }
 
 func (q *Queries) EnqueueMany(ctx context.Context, db DBTX, arg EnqueueManyParams) ([]int64, error) {
@@ -143,6 +148,7 @@ func (q *Queries) EnqueueMany(ctx context.Context, db DBTX, arg EnqueueManyParam
 		arg.MaxAttempts,
 		arg.Tags,
 		arg.Metadata,
+		arg.GroupKey,
 	)
 	if err != nil {
 		return nil, err
@@ -169,7 +175,7 @@ select job_id, inserted from awa.enqueue_unique(
   unique_period => $6::text::interval, unique_zone => $7,
   unique_states => $8::text[], priority => $9,
   run_at => $10, max_attempts => $11, tags => $12::text[],
-  metadata => $13)
+  metadata => $13, group_key => $14)
 `
 
 type EnqueueUniqueParams struct {
@@ -186,6 +192,7 @@ type EnqueueUniqueParams struct {
 	MaxAttempts  *int32
 	Tags         []string
 	Metadata     json.RawMessage
+	GroupKey     *string
 }
 
 func (q *Queries) EnqueueUnique(ctx context.Context, db DBTX, arg EnqueueUniqueParams) (AwaEnqueueUniqueRow, error) {
@@ -203,6 +210,7 @@ func (q *Queries) EnqueueUnique(ctx context.Context, db DBTX, arg EnqueueUniqueP
 		arg.MaxAttempts,
 		arg.Tags,
 		arg.Metadata,
+		arg.GroupKey,
 	)
 	var i AwaEnqueueUniqueRow
 	err := row.Scan(&i.JobID, &i.Inserted)

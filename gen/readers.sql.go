@@ -123,7 +123,7 @@ func (q *Queries) Health(ctx context.Context, db DBTX) ([]AwaHealthRow, error) {
 }
 
 const job = `-- name: Job :one
-select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id from awa.job(job_id => $1)
+select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id, group_key from awa.job(job_id => $1)
 `
 
 func (q *Queries) Job(ctx context.Context, db DBTX, jobID int64) (AwaJob, error) {
@@ -152,12 +152,13 @@ func (q *Queries) Job(ctx context.Context, db DBTX, jobID int64) (AwaJob, error)
 		&i.Progress,
 		&i.Output,
 		&i.WorkerID,
+		&i.GroupKey,
 	)
 	return i, err
 }
 
 const listJobs = `-- name: ListJobs :many
-select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id from awa.list_jobs(
+select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id, group_key from awa.list_jobs(
   queue => $1, state => $2, kind => $3, before_id => $4,
   max_jobs => $5,
   tag => $6, args => $7)
@@ -213,6 +214,7 @@ func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]
 			&i.Progress,
 			&i.Output,
 			&i.WorkerID,
+			&i.GroupKey,
 		); err != nil {
 			return nil, err
 		}

@@ -333,7 +333,8 @@ func TestDeletedJobsLeaveTheDisk(t *testing.T) {
 		s := d.session()
 		for _, how := range ends {
 			job := one[int64](s,
-				`select awa.enqueue('q', 'k', '"the secret"', tags => '{the secret}', metadata => '"the secret"')`)
+				`select awa.enqueue('q', 'k', '"the secret"', tags => '{the secret}', metadata => '"the secret"', `+
+					"group_key => 'the secret')")
 			j := s.claim("q", 1)[0]
 			s.exec("select awa.set_progress($1, $2, '\"the secret\"')", j.JobID, j.Receipt)
 			s.exec("select awa.fail($1, $2, 'the secret', '0')", j.JobID, j.Receipt)
@@ -355,7 +356,8 @@ func TestDeletedJobsLeaveTheDisk(t *testing.T) {
 		require.Equal(t, 2*len(ends), secrets(), "each entry of them")
 		if rewritten {
 			s.exec(`
-				update awa.ready_entries e set args = '{}', tags = null, metadata = null, progress = null, errors = null
+				update awa.ready_entries e set args = '{}', tags = null, metadata = null, group_key = null, progress = null,
+				       errors = null
 				 where not exists (select from awa.jobs j where j.id = e.job_id)`)
 			s.exec("vacuum full awa.ready_entries_0")
 			require.Equal(t, []string{"completed", "available"}, s.states(other, waits))

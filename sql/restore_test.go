@@ -97,7 +97,10 @@ func (s *session) live(late *session) {
 	s.exec("select awa.cancel($1)", cancelled)
 	s.enqueueUnique("waits", "waits")
 	s.exec("select awa.enqueue_unique('waits', 'k', unique_key => 'scheduled', run_at => now() + interval '1 hour', " +
-		"tags => '{a}', metadata => '{\"m\": 1}')")
+		"tags => '{a}', metadata => '{\"m\": 1}', group_key => 'g')")
+	s.exec("select awa.enqueue('group', 'k', group_key => 'g') from generate_series(1, 3)")
+	s.exec("select awa.complete(job_id, receipt) from awa.claim('group')")
+	s.claim("group", 1)
 	for n, call := range []string{
 		"complete($1, $2)", "complete($1, $2, '{}')", "fail($1, $2, 'error', '1 hour')", "snooze($1, $2, '1 hour')",
 		"release($1, $2)", "cancel_attempt($1, $2)", "discard($1, $2, 'error', '{}')",

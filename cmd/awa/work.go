@@ -222,6 +222,10 @@ func (p *program) run(ctx context.Context, job *driver.RawJob) error {
 // encodeJob returns what CMD reads: the columns of awa.claim, as an object on one line.
 func encodeJob(job *driver.RawJob) ([]byte, error) {
 	var line bytes.Buffer
+	var groupKey *string
+	if job.GroupKey != "" {
+		groupKey = &job.GroupKey
+	}
 	encoder := json.NewEncoder(&line)
 	encoder.SetEscapeHTML(false)
 	err := encoder.Encode(struct {
@@ -239,9 +243,10 @@ func encodeJob(job *driver.RawJob) ([]byte, error) {
 		Tags        []string        `json:"tags"`
 		Metadata    json.RawMessage `json:"metadata"`
 		Progress    json.RawMessage `json:"progress"`
+		GroupKey    *string         `json:"group_key"`
 	}{
 		job.ID, job.Receipt, job.Queue, job.Kind, job.Args, job.Priority, job.Attempt, job.MaxAttempts,
-		job.CreatedAt, job.ReadyAt, job.DeadlineAt, job.Tags, job.Metadata, job.Progress,
+		job.CreatedAt, job.ReadyAt, job.DeadlineAt, job.Tags, job.Metadata, job.Progress, groupKey,
 	})
 	return line.Bytes(), err
 }

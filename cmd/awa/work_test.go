@@ -323,7 +323,7 @@ func TestWorkInput(t *testing.T) {
 	pool := connect(t, databaseURL)
 	id := enqueueKind(t, pool, "default", "k<i>nd",
 		`'{"b": "<é>", "n": 12345678901234567890.5}'`, "priority => 3", "max_attempts => 7", "tags => '{x,y}'",
-		`metadata => '{"m": 1}'`)
+		`metadata => '{"m": 1}'`, "group_key => 'g'")
 	_, err := pool.Exec(t.Context(), `select awa.configure_queue('default', '{"deadline": "1 hour"}')`)
 	require.NoError(t, err)
 	_, err = pool.Exec(t.Context(),
@@ -349,10 +349,11 @@ func TestWorkInput(t *testing.T) {
 		"args":     map[string]any{"b": "<é>", "n": number("12345678901234567890.5")},
 		"priority": number(3), "attempt": number(2), "max_attempts": number(7),
 		"tags": []any{"x", "y"}, "metadata": map[string]any{"m": number(1)}, "progress": map[string]any{"p": number(50)},
+		"group_key": "g",
 	}, input)
 
 	require.NoError(t, json.Unmarshal(waitForJob(t, pool, plain, "completed").Output, &input))
-	for _, name := range []string{"deadline_at", "metadata", "progress", "tags"} {
+	for _, name := range []string{"deadline_at", "metadata", "progress", "tags", "group_key"} {
 		assert.Contains(t, input, name)
 		assert.Nil(t, input[name])
 	}

@@ -57,6 +57,7 @@ type Enqueued[T driver.Args] struct {
 	RunAt       time.Time // since when it may run, or from when on
 	Tags        []string
 	Metadata    json.RawMessage // nil for none
+	GroupKey    string          // "" for a job without a group
 }
 
 // RequireEnqueued ends the test unless exactly one job of T's kind waits to be run, now or later, for which where, if
@@ -106,6 +107,9 @@ func enqueued[T driver.Args](t testing.TB, db driver.DBTX, where []func(Enqueued
 			job := Enqueued[T]{
 				ID: row.ID, Queue: row.Queue, State: row.State, Priority: int(row.Priority), Attempt: int(row.Attempt),
 				MaxAttempts: int(row.MaxAttempts), RunAt: row.RunAt, Tags: row.Tags, Metadata: row.Metadata,
+			}
+			if row.GroupKey != nil {
+				job.GroupKey = *row.GroupKey
 			}
 			if err := json.Unmarshal(row.Args, &job.Args); err != nil {
 				t.Fatalf("awatest: arguments of job %d, %s: %v", row.ID, row.Args, err)

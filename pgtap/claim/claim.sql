@@ -18,7 +18,7 @@ end
 $$;
 
 -- What a claimed row shows
-select awa.enqueue(:'queue' || ' row', 'full', '{"a": 1}', 3, null, 7, '{x,y}', '{"m": 1}') as row_id \gset
+select awa.enqueue(:'queue' || ' row', 'full', '{"a": 1}', 3, null, 7, '{x,y}', '{"m": 1}', 'g') as row_id \gset
 select awa.enqueue(:'queue' || ' plain', 'plain') as plain_id \gset
 
 -- A bulk that needs more than one ledger row
@@ -166,7 +166,8 @@ select is(
   (select to_jsonb(c) - '{receipt,created_at,ready_at}'::text[] from whole_row c),
   jsonb_build_object('job_id', :row_id, 'queue', pg_temp.q(' row'), 'kind', 'full', 'args', '{"a": 1}'::jsonb,
     'priority', 3, 'attempt', 1,
-    'max_attempts', 7, 'deadline_at', null, 'tags', '["x", "y"]'::jsonb, 'metadata', '{"m": 1}'::jsonb, 'progress',
+    'max_attempts', 7, 'deadline_at', null, 'tags', '["x", "y"]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
+    'group_key', 'g', 'progress',
     null),
   'a claimed row shows the job');
 select ok((
@@ -178,7 +179,8 @@ select is(
   (select to_jsonb(c) - '{receipt,created_at,ready_at}'::text[] from awa.claim(pg_temp.q(' plain')) c),
   jsonb_build_object('job_id', :plain_id, 'queue', pg_temp.q(' plain'), 'kind', 'plain', 'args', '{}'::jsonb,
     'priority', 2, 'attempt', 1,
-    'max_attempts', 25, 'deadline_at', null, 'tags', null, 'metadata', null, 'progress', null),
+    'max_attempts', 25, 'deadline_at', null, 'tags', null, 'metadata', null,
+    'group_key', null, 'progress', null),
   'a job that named nothing is claimed with the defaults');
 select is(
   (
@@ -278,7 +280,7 @@ select is(
     select array_agg(c.args #>> '{}' order by c.n)
       from rows
       from (awa.claim(pg_temp.q(' age ' || a.n), 10)) with ordinality c(job_id, receipt, queue, kind, args, priority,
-        attempt, max_attempts, created_at, ready_at, deadline_at, tags, metadata, progress, n)
+        attempt, max_attempts, created_at, ready_at, deadline_at, tags, metadata, progress, group_key, n)
   ),
   a.expected, a.description) from ages a order by a.n;
 select is((select array_agg(c.args #>> '{}') from awa.claim(pg_temp.q(' front'), 10) c), '{4 0s,1 1h}',

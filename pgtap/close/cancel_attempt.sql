@@ -5,7 +5,8 @@
 select awa.register_worker(:'queue') as worker_id \gset
 select count(*)
   from awa.enqueue_many(:'queue', 'k',
-    array(select jsonb_build_object('n', n) from generate_series(1, 12) n), 3, null, 5, '{t}', '{"m": 1}') \g /dev/null
+    array(select jsonb_build_object('n', n) from generate_series(1, 12) n), 3, null, 5, '{t}', '{"m": 1}',
+    'g') \g /dev/null
 create temp table c as
 select row_number() over (order by t.receipt)::int as n, t.job_id, t.receipt
   from awa.claim(:'queue', 8, :worker_id) t;
@@ -33,7 +34,8 @@ select is(
   (
     select jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'args', '{"n": 1}'::jsonb, 'state', 'cancelled',
       'priority', 3, 'attempt', 1, 'max_attempts', 5,
-    'heartbeat_at', null, 'deadline_at', null, 'metadata', '{"m": 1}'::jsonb, 'tags', '["t"]'::jsonb, 'unique_key',
+    'heartbeat_at', null, 'deadline_at', null, 'metadata', '{"m": 1}'::jsonb,
+    'group_key', 'g', 'tags', '["t"]'::jsonb, 'unique_key',
     null,
     'receipt', receipt, 'progress', null, 'output', null, 'worker_id', :worker_id)
       from c

@@ -5,7 +5,8 @@
 select count(*)
   from awa.enqueue_many(:'queue', 'k',
     array(select jsonb_build_object('n', n) from generate_series(1, 12) n), tags => '{t}',
-    metadata => '{"m": 1}') \g /dev/null
+    metadata => '{"m": 1}',
+    group_key => 'g') \g /dev/null
 create temp table c as select * from pg_temp.take('', 8);
 create temp table s as select * from pg_temp.take('', 3, one_claim => false);
 select count(*) from awa.enqueue_many(:'queue' || ' lasts', 'k', array_fill('{}'::jsonb, array[3])) \g /dev/null
@@ -30,7 +31,8 @@ select is(
   (
     select jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'args', '{"n": 1}'::jsonb, 'state', 'completed',
       'priority', 2, 'attempt', 1, 'max_attempts', 25,
-    'heartbeat_at', null, 'deadline_at', null, 'errors', '[]'::jsonb, 'metadata', '{"m": 1}'::jsonb, 'tags',
+    'heartbeat_at', null, 'deadline_at', null, 'errors', '[]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
+    'group_key', 'g', 'tags',
     '["t"]'::jsonb, 'unique_key', null,
     'receipt', receipt, 'progress', null, 'output', null, 'worker_id', null)
       from c
@@ -53,7 +55,8 @@ select is(
   (
     select jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'args', '{"n": 2}'::jsonb, 'state', 'completed',
       'priority', 2, 'attempt', 1, 'max_attempts', 25,
-    'heartbeat_at', null, 'deadline_at', null, 'errors', '[]'::jsonb, 'metadata', '{"m": 1}'::jsonb, 'tags',
+    'heartbeat_at', null, 'deadline_at', null, 'errors', '[]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
+    'group_key', 'g', 'tags',
     '["t"]'::jsonb, 'unique_key', null,
     'receipt', receipt, 'progress', null, 'output', '{"o": [1]}'::jsonb, 'worker_id', null)
       from c

@@ -4,7 +4,8 @@
 
 select count(*)
   from awa.enqueue_many(:'queue', 'k',
-    array(select jsonb_build_object('n', n) from generate_series(1, 20) n), 3, null, 5, '{t}', '{"m": 1}') \g /dev/null
+    array(select jsonb_build_object('n', n) from generate_series(1, 20) n), 3, null, 5, '{t}', '{"m": 1}',
+    'g') \g /dev/null
 create temp table c as select * from pg_temp.take('', 16);
 create temp table s as select * from pg_temp.take('', 2, one_claim => false);
 select count(*)
@@ -15,7 +16,7 @@ create temp table set_claim as select * from pg_temp.take(' set', 3);
 
 select count(*)
   from awa.enqueue_many(:'queue' || ' dead', 'k', array(select to_jsonb(n) from generate_series(1, 2) n),
-    1, null, 1, '{t}', '{"m": 1}') \g /dev/null
+    1, null, 1, '{t}', '{"m": 1}', 'g') \g /dev/null
 select awa.configure_queue(:'queue' || ' dead', '{"dead_letter": true}') \g /dev/null
 create temp table d as select * from pg_temp.take(' dead', 2);
 select awa.set_progress(job_id, receipt, '0.5') from c where n = 11 \g /dev/null
@@ -63,7 +64,8 @@ select is(
   (select to_jsonb(j) - '{id,run_at,created_at,attempted_at,errors}'::text[] from c, awa.job(c.job_id) j where n = 1),
   jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'args', '{"n": 1}'::jsonb, 'state', 'retryable', 'priority', 3,
     'attempt', 1, 'max_attempts', 5,
-    'heartbeat_at', null, 'deadline_at', null, 'finalized_at', null, 'metadata', '{"m": 1}'::jsonb, 'tags',
+    'heartbeat_at', null, 'deadline_at', null, 'finalized_at', null, 'metadata', '{"m": 1}'::jsonb,
+    'group_key', 'g', 'tags',
     '["t"]'::jsonb, 'unique_key', null,
     'receipt', null, 'progress', null, 'output', null, 'worker_id', null), 'with all that it was');
 select is((
@@ -198,7 +200,8 @@ select is(
   ),
   jsonb_build_object('kind', 'k', 'queue', pg_temp.q(' once'), 'args', '{}'::jsonb, 'state', 'failed', 'priority', 2,
     'attempt', 1, 'max_attempts', 1,
-    'heartbeat_at', null, 'deadline_at', null, 'metadata', null, 'tags', null, 'unique_key', null, 'progress', null,
+    'heartbeat_at', null, 'deadline_at', null, 'metadata', null,
+    'group_key', null, 'tags', null, 'unique_key', null, 'progress', null,
     'output', null, 'worker_id', null), 'which is as it was');
 
 -- Dead letters
@@ -215,7 +218,8 @@ select is(
   (
     select jsonb_build_object('kind', 'k', 'queue', pg_temp.q(' dead'), 'args', 1, 'state', 'dead', 'priority', 1,
       'attempt', 1, 'max_attempts', 1,
-    'heartbeat_at', null, 'deadline_at', null, 'metadata', '{"m": 1}'::jsonb, 'tags', '["t"]'::jsonb, 'unique_key',
+    'heartbeat_at', null, 'deadline_at', null, 'metadata', '{"m": 1}'::jsonb,
+    'group_key', 'g', 'tags', '["t"]'::jsonb, 'unique_key',
     null, 'receipt', receipt, 'progress', null, 'output', null, 'worker_id', null)
       from d
      where n = 1), 'which is as it was');

@@ -5,7 +5,8 @@
 
 select count(*)
   from awa.enqueue_many(:'queue', 'k',
-    array(select jsonb_build_object('n', n) from generate_series(1, 12) n), 3, null, 3, '{t}', '{"m": 1}') \g /dev/null
+    array(select jsonb_build_object('n', n) from generate_series(1, 12) n), 3, null, 3, '{t}', '{"m": 1}',
+    'g') \g /dev/null
 create temp table c as select * from pg_temp.take('', 8);
 select awa.set_progress(job_id, receipt, '{"p": 4}') from c where n = 4 \g /dev/null
 
@@ -54,6 +55,7 @@ select is(
     'attempt', 1, 'max_attempts', 3,
     'heartbeat_at', null, 'deadline_at', null, 'finalized_at', null, 'errors',
     '[{"attempt": 1, "error": "the failure was refused", "put_off": true}]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
+    'group_key', 'g',
     'tags', '["t"]'::jsonb, 'unique_key', null, 'receipt', null, 'progress', null, 'output', null, 'worker_id', null),
   'the job is scheduled as it was, the attempt counts, and it is written down why');
 select ok((

@@ -4,7 +4,8 @@
 
 select count(*)
   from awa.enqueue_many(:'queue', 'k',
-    array(select jsonb_build_object('n', n) from generate_series(1, 12) n), 3, null, 5, '{t}', '{"m": 1}') \g /dev/null
+    array(select jsonb_build_object('n', n) from generate_series(1, 12) n), 3, null, 5, '{t}', '{"m": 1}',
+    'g') \g /dev/null
 create temp table c as select * from pg_temp.take('', 8);
 create temp table s as select * from pg_temp.take('', 2, one_claim => false);
 select awa.set_progress(job_id, receipt, '{"p": 4}') from c where n = 4 \g /dev/null
@@ -59,6 +60,7 @@ select is(
     'attempt', 0, 'max_attempts', 5,
     'heartbeat_at', null, 'deadline_at', null, 'finalized_at', null, 'errors', '[]'::jsonb, 'metadata',
     '{"m": 1}'::jsonb,
+    'group_key', 'g',
     'tags', '["t"]'::jsonb, 'unique_key', null, 'receipt', null, 'progress', null, 'output', null, 'worker_id', null),
   'the job is scheduled as it was, and the attempt is not counted');
 select ok((

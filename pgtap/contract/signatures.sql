@@ -8,18 +8,19 @@ insert into contract values
   ('enqueue',
     'queue text, kind text, args jsonb DEFAULT ''{}''::jsonb, priority integer DEFAULT NULL::integer, run_at timestamp '
     'with time zone DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] '
-    'DEFAULT NULL::text[], metadata jsonb DEFAULT NULL::jsonb', 'bigint'),
+    'DEFAULT NULL::text[], metadata jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text', 'bigint'),
   ('enqueue_many',
     'queue text, kind text, args jsonb[], priority integer DEFAULT NULL::integer, run_at timestamp with time zone '
     'DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT '
-    'NULL::text[], metadata jsonb DEFAULT NULL::jsonb', 'SETOF bigint'),
+    'NULL::text[], metadata jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text', 'SETOF bigint'),
   ('enqueue_batch', 'jobs jsonb', 'SETOF awa.enqueue_unique_row'),
   ('enqueue_unique',
     'queue text, kind text, args jsonb DEFAULT ''{}''::jsonb, unique_key text DEFAULT NULL::text, unique_by text[] '
     'DEFAULT ''{kind,args}''::text[], unique_period interval DEFAULT NULL::interval, unique_states text[] DEFAULT '
     'NULL::text[], priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp '
     'with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT NULL::text[], metadata jsonb '
-    'DEFAULT NULL::jsonb, unique_zone text DEFAULT ''UTC''::text', 'SETOF awa.enqueue_unique_row'),
+    'DEFAULT NULL::jsonb, unique_zone text DEFAULT ''UTC''::text, group_key text DEFAULT NULL::text',
+    'SETOF awa.enqueue_unique_row'),
   ('cancel_by_unique_key',
     'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, args jsonb DEFAULT ''{}''::jsonb, unique_key text '
     'DEFAULT NULL::text, unique_by text[] DEFAULT ''{kind,args}''::text[], unique_period interval DEFAULT '
@@ -139,13 +140,15 @@ select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa
 select is(pg_temp.columns_of('awa.claimed_job_row'),
   'job_id bigint, receipt bigint, queue text, kind text, args jsonb, priority integer, attempt integer, max_attempts '
   'integer, created_at timestamp with time zone, ready_at timestamp with time zone, '
-  'deadline_at timestamp with time zone, tags text[], metadata jsonb, progress jsonb', 'columns of claimed_job');
+  'deadline_at timestamp with time zone, tags text[], metadata jsonb, progress jsonb, group_key text',
+  'columns of claimed_job');
 select is(pg_temp.columns_of('awa.jobs'),
   'id bigint, kind text, queue text, args jsonb, state text, priority integer, attempt integer, max_attempts integer, '
   'run_at timestamp with time zone, heartbeat_at timestamp with time zone, '
   'deadline_at timestamp with time zone, attempted_at timestamp with time zone, finalized_at timestamp with time zone, '
   'created_at timestamp with time zone, errors jsonb, metadata jsonb, tags text[], '
-  'unique_key text, receipt bigint, progress jsonb, output jsonb, worker_id bigint', 'columns of jobs');
+  'unique_key text, receipt bigint, progress jsonb, output jsonb, worker_id bigint, group_key text',
+  'columns of jobs');
 select is(pg_temp.columns_of('awa.scan_jobs_row'), 'next_before_id bigint, job_ids bigint[]',
   'columns of scan_jobs_row');
 select is(pg_temp.columns_of('awa.lost_attempt_row'), 'job_id bigint, receipt bigint, reason text',

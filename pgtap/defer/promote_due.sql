@@ -4,9 +4,9 @@
 \ir ../prelude.psql
 
 -- A retry and a scheduled job, both due and promoted, then claimed below. Nobody waits here: their time is moved.
-select awa.enqueue(:'queue' || ' retry', 'k', '{"a": 1}', 3, null, 5, '{t}', '{"m": 1}') as retry_id \gset
+select awa.enqueue(:'queue' || ' retry', 'k', '{"a": 1}', 3, null, 5, '{t}', '{"m": 1}', 'g') as retry_id \gset
 select awa.enqueue(:'queue' || ' retry', 'scheduled', '{"a": 2}', 1, '2130-01-01', 7, '{u}',
-  '{"m": 2}') as scheduled_id \gset
+  '{"m": 2}', 'h') as scheduled_id \gset
 create temp table retry as select * from pg_temp.take(' retry', 1);
 select awa.fail(job_id, receipt, 'first', '0') from retry \g /dev/null
 update awa.deferred_jobs set run_at = clock_timestamp() where job_id = :scheduled_id;
@@ -33,9 +33,9 @@ select is((select count(*) from due d, awa.job(d.job_id) j where j.run_at = d.ru
   2::bigint, 'since its time came; created when it was');
 create temp table served as select row_number() over () as place, c.* from awa.claim(pg_temp.q(' retry'), 10) c;
 select results_eq(
-  'select kind, args, priority, attempt, max_attempts, tags, metadata from served order by place',
-  $$values ('scheduled', '{"a": 2}'::jsonb, 1, 1, 7, '{u}'::text[], '{"m": 2}'::jsonb),
-  ('k', '{"a": 1}', 3, 2, 5, '{t}', '{"m": 1}')$$,
+  'select kind, args, priority, attempt, max_attempts, tags, metadata, group_key from served order by place',
+  $$values ('scheduled', '{"a": 2}'::jsonb, 1, 1, 7, '{u}'::text[], '{"m": 2}'::jsonb, 'h'),
+  ('k', '{"a": 1}', 3, 2, 5, '{t}', '{"m": 1}', 'g')$$,
   'it is claimed on the lane of its priority, with all that it was; a retry is the next attempt');
 select is((
   select count(*) from served s join due d using (job_id) where s.created_at = d.created_at and s.ready_at = d.run_at

@@ -6,7 +6,7 @@
 select count(*)
   from awa.enqueue_many(:'queue', 'k',
     array(select jsonb_build_object('n', n) from generate_series(1, 1000) n), 3, null, 5, '{t}',
-    '{"m": 1}') \g /dev/null
+    '{"m": 1}', 'g') \g /dev/null
 
 -- One job in three attempts: claimed, given back, claimed, failed, promoted, claimed
 select awa.enqueue(:'queue' || ' thrice', 'k', '"body"') as thrice_id \gset
@@ -50,7 +50,8 @@ select is(
     select jsonb_build_object('receipt', receipt, 'job_id', job_id, 'priority', 3, 'lease', interval '1 minute',
       'deadline_at', null, 'unique_key', null, 'worker_id', null, 'attempt', 1, 'max_attempts', 5, 'kind', 'k', 'args',
       '{"n": 5}'::jsonb,
-    'tags', '["t"]'::jsonb, 'metadata', '{"m": 1}'::jsonb, 'progress', null, 'errors', null)
+    'tags', '["t"]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
+    'group_key', 'g', 'progress', null, 'errors', null)
       from c
      where n = 5), 'an attempt is its entry and its claim');
 select ok((

@@ -6,7 +6,8 @@ select awa.register_worker(:'queue') as worker_id \gset
 select awa.configure_queue(:'queue', '{"deadline": "1 hour"}') \g /dev/null
 select job_id
   from awa.enqueue_unique(:'queue', 'k', '{"a": 1}', unique_key => :'queue', priority => 3, max_attempts => 5,
-    tags => '{t}', metadata => '{"m": 1}') \g /dev/null
+    tags => '{t}', metadata => '{"m": 1}',
+    group_key => 'g') \g /dev/null
 create temp table c as select t.job_id, t.receipt from awa.claim(:'queue', 1, :worker_id) t;
 
 begin;

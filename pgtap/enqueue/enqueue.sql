@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(75);
+select plan(80);
 
 -- Defaults
 create temp table made as select awa.enqueue(queue => pg_temp.q(), kind => 'plain') as id;
@@ -15,6 +15,7 @@ select is(
     'attempt', 0, 'max_attempts', 25,
     'heartbeat_at', null, 'deadline_at', null, 'attempted_at', null, 'finalized_at', null, 'errors', '[]'::jsonb,
     'metadata', null,
+    'group_key', null,
     'tags', null, 'unique_key', null, 'receipt', null, 'progress', null, 'output', null, 'worker_id', null),
   'a job that names nothing has the defaults');
 select ok(
@@ -22,7 +23,7 @@ select ok(
   'it was created, and may run, now');
 select is(
   (select to_jsonb(j) - '{id,run_at,created_at}'::text[]
-     from pg_temp.made($$awa.enqueue(pg_temp.q(), 'plain', null, null, null, null, null, null)$$) j),
+     from pg_temp.made($$awa.enqueue(pg_temp.q(), 'plain', null, null, null, null, null, null, null)$$) j),
   (select to_jsonb(j) - '{id,run_at,created_at}'::text[] from made m, awa.job(m.id) j),
   'an explicit null means the default, for every optional argument');
 select is((select count(*) from awa.queues where name = pg_temp.q()), 1::bigint,
@@ -32,13 +33,15 @@ select is((select count(*) from awa.queues where name = pg_temp.q()), 1::bigint,
 create temp table full_job as
 select awa.enqueue(queue => pg_temp.q(), kind => 'full', args => '{"a": [1, null]}', priority => 4,
   run_at => '2000-01-01',
-  max_attempts => 7, tags => '{x,y}', metadata => '{"m": 1}') as id;
+  max_attempts => 7, tags => '{x,y}', metadata => '{"m": 1}',
+  group_key => 'g') as id;
 select is(
   (
-    select row(j.kind, j.args, j.priority, j.max_attempts, j.tags, j.metadata, j.state)::text
+    select row(j.kind, j.args, j.priority, j.max_attempts, j.tags, j.metadata, j.group_key, j.state)::text
       from full_job m, awa.job(m.id) j
   ),
-  row('full'::text, '{"a": [1, null]}'::jsonb, 4, 7, '{x,y}'::text[], '{"m": 1}'::jsonb, 'available'::text)::text,
+  row('full'::text, '{"a": [1, null]}'::jsonb, 4, 7, '{x,y}'::text[], '{"m": 1}'::jsonb, 'g'::text,
+    'available'::text)::text,
   'a job has what its caller named');
 select ok((select j.run_at between now() and clock_timestamp() from full_job m, awa.job(m.id) j),
   'a run_at in the past means now');
@@ -53,14 +56,15 @@ select is(
 
 -- Deferred
 create temp table later as
-select awa.enqueue(pg_temp.q(), 'later', '{"l": 1}', 3, '2130-05-01 12:00+00', 9, '{t}', '{"m": 2}') as id;
+select awa.enqueue(pg_temp.q(), 'later', '{"l": 1}', 3, '2130-05-01 12:00+00', 9, '{t}', '{"m": 2}', 'g') as id;
 select is(
   (
-    select row(j.state, j.run_at, j.priority, j.attempt, j.max_attempts, j.args, j.tags, j.metadata, j.errors)::text
+    select row(j.state, j.run_at, j.priority, j.attempt, j.max_attempts, j.args, j.tags, j.metadata, j.group_key,
+             j.errors)::text
       from later m, awa.job(m.id) j
   ),
   row('scheduled'::text, '2130-05-01 12:00+00'::timestamptz, 3, 0, 9, '{"l": 1}'::jsonb, '{t}'::text[],
-    '{"m": 2}'::jsonb, '[]'::jsonb)::text,
+    '{"m": 2}'::jsonb, 'g'::text, '[]'::jsonb)::text,
   'a job with a run_at to come is scheduled, as its caller named it');
 select ok((select j.created_at between now() and clock_timestamp() from later m, awa.job(m.id) j),
   'it was created now');
@@ -120,6 +124,8 @@ select is(pg_temp.outcome(format('select awa.enqueue(%s)', c.args)), 'ok', c.des
     (15, $$pg_temp.q(), 'k', pg_temp.nested(500, '{"some key": ', '}')$$, 'objects nested 500 deep'),
     (16, $$pg_temp.q(), 'k', run_at => '9999-12-31 09:59:59.999999+00'$$,
       'a run_at that is before the year 10000 in every zone'),
+    (18, $$pg_temp.q(), 'k', group_key => repeat('語', 200)$$, 'a group of 200 characters'),
+    (19, $$pg_temp.q(), 'k', group_key => ' '$$, 'a group of one character'),
     (17, $$pg_temp.q(), 'k', run_at => '4713-01-01 00:00:00+00 BC'$$, 'one before Christ, which is past')
   ) c(n, args, description)
  order by c.n;
@@ -164,7 +170,11 @@ select pg_temp.refused(format('select awa.enqueue(%s)', c.args), '22023', c.name
       'args', 'deep in the middle'),
     (31, $$pg_temp.q(' refused'), 'k', pg_temp.nested(1500), run_at => '2130-01-01'$$, 'args',
       'args of a scheduled job nested 1500 deep'),
-    (32, $$pg_temp.q(' refused'), 'k', metadata => pg_temp.nested(501)$$, 'metadata', 'metadata nested 501 deep')
+    (32, $$pg_temp.q(' refused'), 'k', metadata => pg_temp.nested(501)$$, 'metadata', 'metadata nested 501 deep'),
+    (33, $$pg_temp.q(' refused'), 'k', group_key => ''$$, 'group_key', 'an empty group'),
+    (34, $$pg_temp.q(' refused'), 'k', group_key => repeat('語', 201)$$, 'group_key', 'a group of 201 characters'),
+    (35, $$pg_temp.q(' refused'), 'k', group_key => '', run_at => '2130-01-01'$$, 'group_key',
+      'an empty group of a scheduled job')
   ) c(n, args, names, description)
  order by c.n;
 select pg_temp.refused(format('select awa.enqueue_many(%s)', c.args), '22023', c.names, c.description)

@@ -5,7 +5,7 @@
 
 begin;
 set local track_functions = 'pl';
-select plan(134);
+select plan(137);
 
 -- Order, mixed queues, fields
 create temp table made as
@@ -50,6 +50,7 @@ select is(
     'attempt', 0, 'max_attempts', 25,
     'heartbeat_at', null, 'deadline_at', null, 'attempted_at', null, 'finalized_at', null, 'errors', '[]'::jsonb,
     'metadata', null,
+    'group_key', null,
     'tags', null, 'unique_key', null, 'receipt', null, 'progress', null, 'output', null, 'worker_id', null),
   'a job that names nothing has the defaults');
 select is(
@@ -58,26 +59,27 @@ select is(
        $$awa.enqueue_batch(
          jsonb_build_array(
            jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'args', null, 'priority', null, 'run_at', null,
-       'max_attempts', null, 'tags', null, 'metadata', null)))$$) j),
+       'max_attempts', null, 'tags', null, 'metadata', null, 'group_key', null)))$$) j),
   (select to_jsonb(j) - '{id,run_at,created_at}'::text[] from plain m, awa.job(m.id) j),
   'an explicit null means the default, for every optional field');
 select is(
-  (select row(j.args, j.priority, j.run_at, j.max_attempts, j.tags, j.metadata)::text
+  (select row(j.args, j.priority, j.run_at, j.max_attempts, j.tags, j.metadata, j.group_key)::text
      from pg_temp.made(
        $$awa.enqueue_batch(
          jsonb_build_array(
            jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'args', '{"a": 1}'::jsonb, 'priority', 3,
        'run_at', '2130-05-01 09:00:00+02', 'max_attempts', 1000, 'tags', '["b", "a"]'::jsonb, 'metadata',
-       '{"m": 1}'::jsonb)))$$) j),
-  row('{"a": 1}'::jsonb, 3, '2130-05-01 07:00:00+00'::timestamptz, 1000, '{b,a}'::text[], '{"m": 1}'::jsonb)::text,
+       '{"m": 1}'::jsonb, 'group_key', 'g')))$$) j),
+  row('{"a": 1}'::jsonb, 3, '2130-05-01 07:00:00+00'::timestamptz, 1000, '{b,a}'::text[], '{"m": 1}'::jsonb,
+    'g'::text)::text,
   'a job has what its fields say');
 select is(
-  (select array_agg(row(j.priority, j.max_attempts, j.tags, j.metadata)::text)
+  (select array_agg(row(j.priority, j.max_attempts, j.tags, j.metadata, j.group_key)::text)
      from pg_temp.made($$awa.enqueue_batch(jsonb_build_array(
        jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'priority', 1, 'max_attempts', 2, 'tags', '["t"]'::jsonb,
-         'metadata', 1),
+         'metadata', 1, 'group_key', 'g'),
        jsonb_build_object('queue', pg_temp.q(), 'kind', 'k')))$$) j),
-  array['(1,2,{t},1)', '(2,25,,)'], 'a job takes nothing over from the one before it');
+  array['(1,2,{t},1,g)', '(2,25,,,)'], 'a job takes nothing over from the one before it');
 select awa.configure_queue(pg_temp.q(), '{"default_priority": 4, "default_max_attempts": 9}') \g /dev/null
 select is(
   (select row(j.priority, j.max_attempts)::text
@@ -216,7 +218,10 @@ select pg_temp.refused(
     (31, jsonb_build_object('tags', array_fill('t'::text, array[21])), 'tags', '21 tags'),
     (32, jsonb_build_object('tags', array[repeat('t', 201)]), 'tags', 'a tag of 201 characters'),
     (33, jsonb_build_object('args', pg_temp.nested(501)), 'args', 'args nested 501 deep'),
-    (34, jsonb_build_object('metadata', pg_temp.nested(501)), 'metadata', 'metadata nested 501 deep')
+    (34, jsonb_build_object('metadata', pg_temp.nested(501)), 'metadata', 'metadata nested 501 deep'),
+    (35, '{"group_key": 7}', 'jobs', 'a group that is a number'),
+    (36, '{"group_key": ""}', 'group_key', 'an empty group'),
+    (37, jsonb_build_object('group_key', repeat('g', 201)), 'group_key', 'a group of 201 characters')
   ) c(n, fields, names, description)
  order by c.n;
 select pg_temp.refused($$select * from awa.enqueue_batch('[{"kind": "k"}]')$$, '22023', 'queue', 'no queue');

@@ -120,13 +120,14 @@ select count(*)
 select pg_temp.step('batches') \g /dev/null
 
 begin;
-select plan(74);
+select plan(75);
 
 -- Its row
 create temp table made as
 select u.*
   from awa.enqueue_unique(queue => pg_temp.q(), kind => 'k', args => '{"a": 1}', unique_key => pg_temp.q(' row'),
-    priority => 3, max_attempts => 7, tags => '{x,y}', metadata => '{"m": 1}') u;
+    priority => 3, max_attempts => 7, tags => '{x,y}', metadata => '{"m": 1}',
+    group_key => 'g') u;
 select is((select inserted from made), true, 'who comes first inserts');
 select is(
   (select to_jsonb(j) - '{id,run_at,created_at}'::text[] from made m, awa.job(m.job_id) j),
@@ -134,6 +135,7 @@ select is(
     'attempt', 0, 'max_attempts', 7,
     'heartbeat_at', null, 'deadline_at', null, 'attempted_at', null, 'finalized_at', null, 'errors', '[]'::jsonb,
     'metadata', '{"m": 1}'::jsonb,
+    'group_key', 'g',
     'tags', '["x", "y"]'::jsonb, 'unique_key',
     encode(sha256(convert_to(jsonb_build_object('key', pg_temp.q(' row'))::text, 'UTF8')), 'hex'),
     'receipt', null, 'progress', null, 'output', null, 'worker_id', null),
@@ -295,6 +297,7 @@ select pg_temp.refused(format('select * from awa.enqueue_unique(%s)', c.args), '
     (9, $$pg_temp.q(' refused'), 'k', tags => array(select 't' || n from generate_series(1, 21) n)$$, 'tags',
       '21 tags'),
     (10, $$pg_temp.q(' refused'), 'k', run_at => 'infinity'$$, 'run_at', 'a run_at that never comes'),
+    (50, $$pg_temp.q(' refused'), 'k', group_key => ''$$, 'group_key', 'an empty group'),
     (11, $$pg_temp.q(' refused'), 'k', unique_key => ''$$, 'unique_key', 'an empty key'),
     (12, $$pg_temp.q(' refused'), 'k', unique_key => repeat('k', 10001)$$, 'unique_key', 'a key of 10,001 characters'),
     (13, $$pg_temp.q(' refused'), 'k', unique_by => '{}'$$, 'unique_by', 'a key of nothing'),

@@ -5,7 +5,8 @@
 select awa.register_worker(:'queue') as worker_id \gset
 select count(*)
   from awa.enqueue_many(:'queue', 'k',
-    array(select jsonb_build_object('n', n) from generate_series(1, 12) n), 3, null, 5, '{t}', '{"m": 1}') \g /dev/null
+    array(select jsonb_build_object('n', n) from generate_series(1, 12) n), 3, null, 5, '{t}', '{"m": 1}',
+    'g') \g /dev/null
 create temp table c as
 select row_number() over (order by t.receipt)::int as n, t.job_id, t.receipt
   from awa.claim(:'queue', 8, :worker_id) t;
@@ -37,7 +38,8 @@ select is(
   (
     select jsonb_build_object('receipt', receipt, 'job_id', job_id, 'priority', 3, 'lease', interval '10 minutes',
       'deadline_at', null, 'worker_id', :worker_id, 'attempt', 1, 'max_attempts', 5, 'unique_key', null,
-     'kind', 'k', 'args', '{"n": 1}'::jsonb, 'tags', '["t"]'::jsonb, 'metadata', '{"m": 1}'::jsonb, 'progress', null,
+     'kind', 'k', 'args', '{"n": 1}'::jsonb, 'tags', '["t"]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
+    'group_key', 'g', 'progress', null,
      'errors', null)
        from c
       where n = 1), 'from a row of its own');

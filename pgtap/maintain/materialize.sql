@@ -6,7 +6,8 @@
 select awa.register_worker(:'queue') as worker_id \gset
 select count(*)
   from awa.enqueue_many(:'queue', 'k',
-    array(select jsonb_build_object('n', n) from generate_series(1, 12) n), 3, null, 5, '{t}', '{"m": 1}') \g /dev/null
+    array(select jsonb_build_object('n', n) from generate_series(1, 12) n), 3, null, 5, '{t}', '{"m": 1}',
+    'g') \g /dev/null
 create temp table c as
 select row_number() over (order by t.receipt)::int as n, t.job_id, t.receipt
   from awa.claim(:'queue', 8, :worker_id, '1 hour') t;
@@ -63,7 +64,8 @@ select is(
   (
     select jsonb_build_object('receipt', receipt, 'job_id', job_id, 'priority', 3, 'lease', interval '1 hour',
       'deadline_at', null, 'worker_id', :worker_id, 'attempt', 1, 'max_attempts', 5, 'unique_key', null,
-     'kind', 'k', 'args', '{"n": 4}'::jsonb, 'tags', '["t"]'::jsonb, 'metadata', '{"m": 1}'::jsonb, 'progress', null,
+     'kind', 'k', 'args', '{"n": 4}'::jsonb, 'tags', '["t"]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
+    'group_key', 'g', 'progress', null,
      'errors', null)
        from c
       where n = 4), 'an attempt takes its body along');

@@ -4,7 +4,7 @@
 
 select awa.register_worker(:'queue') as worker_id \gset
 create temp table jobs as
-select n, awa.enqueue(pg_temp.q(), 'k', to_jsonb(n), 3, null, 5, '{t}', '{"m": 1}') as id
+select n, awa.enqueue(pg_temp.q(), 'k', to_jsonb(n), 3, null, 5, '{t}', '{"m": 1}', 'g') as id
   from unnest(
     array['running', 'leased', 'retryable', 'snoozed', 'completed', 'output', 'failed', 'dead', 'released', 'again',
       'front']
@@ -30,7 +30,7 @@ select promoted from awa.promote_due() \g /dev/null
 insert into jobs
 select n,
        awa.enqueue(:'queue', 'k', to_jsonb(n), 3, case n when 'scheduled' then timestamptz '2130-01-01' end, 5, '{t}',
-         '{"m": 1}')
+         '{"m": 1}', 'g')
   from unnest(array['available', 'scheduled', 'last', 'bystander']) n;
 select awa.enqueue(:'queue' || ' one', 'k') as one_id \gset
 create temp table one as select * from pg_temp.take(' one', 1);
@@ -69,7 +69,7 @@ select is(
         j
       ) -
         '{id,kind,queue,args,run_at,created_at,attempted_at,finalized_at,errors,deadline_at,heartbeat_at,'
-        'metadata,tags,max_attempts,unique_key,output}'::text[])
+        'metadata,tags,max_attempts,unique_key,output,group_key}'::text[])
       from told t
       join jobs using (n), awa.job(jobs.id) j
   ),
@@ -97,8 +97,8 @@ select is(
        (select receipt from c where n = 'leased'), 'progress', '{"p": 1}'::jsonb, 'worker_id', :worker_id))),
   'in the attempt that it was in');
 select is((select count(*) from told t join jobs using (n), awa.job(jobs.id) j
-    where row(j.kind, j.queue, j.args, j.max_attempts, j.tags, j.metadata) = row('k'::text, pg_temp.q(), to_jsonb(n), 5,
-      '{t}'::text[], '{"m": 1}'::jsonb)
+    where row(j.kind, j.queue, j.args, j.max_attempts, j.tags, j.metadata, j.group_key) = row('k'::text, pg_temp.q(),
+      to_jsonb(n), 5, '{t}'::text[], '{"m": 1}'::jsonb, 'g'::text)
       and j.finalized_at between now() and clock_timestamp()
       and j.created_at < now()), 7::bigint, 'with all that it was');
 select is((

@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 create temp table jobs as
-select n, awa.enqueue(pg_temp.q(), 'k', to_jsonb(n), 3, null, 2, '{t}', '{"m": 1}') as id
+select n, awa.enqueue(pg_temp.q(), 'k', to_jsonb(n), 3, null, 2, '{t}', '{"m": 1}', 'g') as id
   from unnest(
     array['failed', 'discarded', 'cancelled', 'retryable', 'snoozed', 'completed', 'output', 'running', 'leased',
       'dead']
@@ -25,7 +25,7 @@ select awa.discard(job_id, receipt, 'first') from c where n = 'dead' \g /dev/nul
 insert into jobs
 select n,
        awa.enqueue(:'queue', 'k', to_jsonb(n), 3, case n when 'scheduled' then timestamptz '2130-01-01' end, 2, '{t}',
-         '{"m": 1}')
+         '{"m": 1}', 'g')
   from unnest(array['available', 'scheduled']) n;
 create temp table created as select j.id, j.created_at from awa.jobs j where j.queue = :'queue';
 select pg_temp.step('setup') \g /dev/null
@@ -82,8 +82,8 @@ select is(
     "scheduled": ["available", 0, null, null], "dead": ["available", 0, ["first"], null]}',
   'each is available: ended ones with no attempts counted, and all with their errors and progress');
 select is((select count(*) from told t join jobs using (n) join created using (id), awa.job(jobs.id) j
-    where row(j.kind, j.queue, j.args, j.priority, j.max_attempts, j.tags, j.metadata) = row('k'::text, pg_temp.q(),
-      to_jsonb(n), 3, 2, '{t}'::text[], '{"m": 1}'::jsonb)
+    where row(j.kind, j.queue, j.args, j.priority, j.max_attempts, j.tags, j.metadata, j.group_key)
+        = row('k'::text, pg_temp.q(), to_jsonb(n), 3, 2, '{t}'::text[], '{"m": 1}'::jsonb, 'g'::text)
       and j.created_at = created.created_at
       and j.run_at between now() and clock_timestamp()
       and j.receipt is null

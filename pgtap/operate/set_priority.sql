@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 create temp table jobs as
-select n, awa.enqueue(pg_temp.q(), 'k', to_jsonb(n), 3, null, 5, '{t}', '{"m": 1}') as id
+select n, awa.enqueue(pg_temp.q(), 'k', to_jsonb(n), 3, null, 5, '{t}', '{"m": 1}', 'g') as id
   from unnest(
     array['running', 'leased', 'retryable', 'snoozed', 'completed', 'failed', 'released', 'front']
   ) with ordinality u(n, place)
@@ -18,7 +18,7 @@ select awa.release(job_id, receipt) from c where n in ('released', 'front') \g /
 insert into jobs
 select n,
        awa.enqueue(:'queue', 'k', to_jsonb(n), 3, case n when 'scheduled' then timestamptz '2130-01-01' end, 5, '{t}',
-         '{"m": 1}')
+         '{"m": 1}', 'g')
   from unnest(array['available', 'scheduled', 'cancelled', 'same', 'undone']) n;
 select awa.cancel(id) from jobs where n = 'cancelled' \g /dev/null
 create temp table before as select j.id, to_jsonb(j) as job from awa.jobs j where j.queue = :'queue';

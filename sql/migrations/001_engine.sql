@@ -353,6 +353,7 @@ create table awa.ready_entries (
   args         jsonb not null,
   tags         text[],
   metadata     jsonb,
+  group_key    text,
   created_at   timestamptz,
   progress     jsonb,
   errors       jsonb
@@ -366,10 +367,11 @@ comment on column awa.ready_entries.ready_at is 'Since when it may run';
 comment on column awa.ready_entries.priority is '1 (first) to 4 (last); the lane''s own, but on the front lane';
 comment on column awa.ready_entries.attempt is 'The number of this attempt, from 1';
 comment on column awa.ready_entries.body_bytes is
-  'Size of kind, args, tags, metadata and progress in a claim''s result, estimated: for its byte budget';
+  'Size of kind, args, tags, metadata, group_key and progress in a claim''s result, estimated: for its byte budget';
 comment on column awa.ready_entries.unique_key is
   '32 bytes from the SHA-256 of the job''s unique key, two that say in which states it holds it and whether its queue '
   'is a part of it, and, where it outlives the completed job, eight for the end of the period; null when it has none';
+comment on column awa.ready_entries.group_key is 'The group that the job belongs to; null for none';
 comment on column awa.ready_entries.created_at is 'When the job was enqueued; null when that is ready_at';
 comment on column awa.ready_entries.errors is 'How earlier attempts failed, oldest first';
 
@@ -553,6 +555,7 @@ create table awa.leases (
   args         jsonb not null,
   tags         text[],
   metadata     jsonb,
+  group_key    text,
   progress     jsonb,
   errors       jsonb
 ) with (fillfactor = 70);
@@ -593,6 +596,7 @@ create table awa.deferred_jobs (
   args         jsonb not null,
   tags         text[],
   metadata     jsonb,
+  group_key    text,
   progress     jsonb,
   errors       jsonb
 );
@@ -625,6 +629,7 @@ create table awa.done_entries (
   args               jsonb not null,
   tags               text[],
   metadata           jsonb,
+  group_key          text,
   progress           jsonb,
   errors             jsonb,
   output             jsonb

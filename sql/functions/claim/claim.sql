@@ -3,7 +3,7 @@ create or replace view awa.claimed_job_row as
 select e.job_id, c.claim_id as receipt, q.name as queue, e.kind, e.args, e.priority::int as priority,
        e.attempt::int as attempt,
        e.max_attempts::int as max_attempts, e.ready_at as created_at, e.ready_at, c.deadline_at, e.tags, e.metadata,
-       e.progress
+       e.progress, e.group_key
   from awa.ready_entries e, awa.lease_claims c, awa.queues q
  where false;
 comment on view awa.claimed_job_row is 'The row that claim returns, one per job. The view itself is always empty';
@@ -55,7 +55,7 @@ declare
   v_now pg_snapshot;
   v_room int := coalesce(max_jobs, 1);
   v_bytes bigint;
-  v_row_bytes int := 145 + octet_length(queue); -- of a row's fixed columns, in text format
+  v_row_bytes int := 149 + octet_length(queue); -- of a row's fixed columns, in text format
   v_lane bigint;
   v_window awa._window_row;
   v_limit int;
@@ -81,7 +81,7 @@ begin
           select e.*, row_number() over (order by e.xid, e.job_id) as ordinality
             from (
               select e.xid, e.job_id, e.kind, e.args, e.priority, e.attempt, e.max_attempts, e.created_at, e.ready_at,
-                     e.tags, e.metadata, e.progress, e.unique_key, e.body_bytes
+                     e.tags, e.metadata, e.progress, e.group_key, e.unique_key, e.body_bytes
                 from awa.ready_entries e
                where e.lane = v_lane
                  and (e.segment <> v_terms.cleaned or not pg_visible_in_snapshot(e.xid, v_terms.cleaned_until))
@@ -122,7 +122,7 @@ begin
         )
         select e.job_id, c.claim_id << 12 | (e.ordinality - 1), queue, e.kind, e.args, e.priority::int, e.attempt::int,
                e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at, v_terms.deadline_at,
-               e.tags, e.metadata, e.progress
+               e.tags, e.metadata, e.progress, e.group_key
           from claim c cross join entries e
          limit (select f.jobs from fitting f);
       get diagnostics v_jobs = row_count;

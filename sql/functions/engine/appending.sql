@@ -13,6 +13,7 @@ create or replace function awa._append(
   max_attempts int,
   tags         text[],
   metadata     jsonb,
+  group_key    text default null,
   job_ids      bigint[] default null,
   unique_keys  bytea[] default null,
   now          timestamptz default clock_timestamp()
@@ -32,9 +33,9 @@ declare
 begin
   -- At a glance, what is most often right. A lane in use has a queue with a name that is allowed.
   if (priority is null and run_at is null and max_attempts is null and tags is null
-    and octet_length(kind) between 1 and 200) is not true
+    and group_key is null and octet_length(kind) between 1 and 200) is not true
   then
-    perform awa._check_options(queue, kind, priority, run_at, max_attempts, tags);
+    perform awa._check_options(queue, kind, priority, run_at, max_attempts, tags, group_key);
   end if;
   if cardinality(args) = 0 then
     perform awa._check_name('queue', queue);
@@ -43,6 +44,7 @@ begin
   if tags is not null or metadata is not null or pg_column_size(args) > 2000 then
     v_beside := v_beside + awa._check_body(args, tags, metadata);
   end if;
+  v_beside := v_beside + coalesce(octet_length(group_key), 0);
 
   select s.default_priority, s.default_max_attempts into v_priority, v_max_attempts
     from awa.queue_settings s where s.queue_id = v_queue_id;
@@ -60,9 +62,9 @@ begin
     with appended as (
       insert into awa.deferred_jobs
         (job_id, lane, state, run_at, created_at, attempt, max_attempts, body_bytes, unique_key, kind, args, tags,
-         metadata)
+         metadata, group_key)
       select coalesce(a.job_id, nextval('awa.job_ids')), v_lane, 'scheduled', run_at, now, 1, v_max_attempts,
-             v_beside + octet_length(a.args::text), a.unique_key, kind, a.args, tags, metadata
+             v_beside + octet_length(a.args::text), a.unique_key, kind, a.args, tags, metadata, group_key
         from unnest(args, job_ids, unique_keys) a(args, job_id, unique_key)
       returning deferred_jobs.job_id
     )
@@ -75,9 +77,9 @@ begin
   with appended as (
     insert into awa.ready_entries
       (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags,
-       metadata)
+       metadata, group_key)
     select v_segment, v_lane, coalesce(a.job_id, nextval('awa.job_ids')), now, v_priority, 1, v_max_attempts,
-           v_beside + octet_length(a.args::text), a.unique_key, kind, a.args, tags, metadata
+           v_beside + octet_length(a.args::text), a.unique_key, kind, a.args, tags, metadata, group_key
       from unnest(args, job_ids, unique_keys) a(args, job_id, unique_key)
     returning ready_entries.job_id
   )
@@ -116,7 +118,8 @@ create or replace function awa._check_options(
   priority int,
   run_at timestamptz,
   max_attempts int,
-  tags text[]
+  tags text[],
+  group_key text
 ) returns void
 language plpgsql
 as $$
@@ -137,6 +140,10 @@ begin
       'Pass short words; what is longer goes into metadata.')
        from unnest(tags) t
       where char_length(t) not between 1 and 200;
+  end if;
+  if char_length(group_key) not between 1 and 200 then
+    perform awa._refuse('group_key must be 1 to 200 characters long', group_key,
+      'Pass what the jobs of a group have in common, such as the id of a customer; leave it out for none.');
   end if;
   if run_at >= '9999-12-31 10:00:00+00' then -- so that it is before the year 10000 in every zone
     perform awa._refuse('run_at must be a time before 9999-12-31 10:00 UTC', run_at::text,

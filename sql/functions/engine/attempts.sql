@@ -16,7 +16,8 @@ as $$
   select c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1), e.job_id, e.lane, e.priority, e.ready_at,
          coalesce(e.created_at, e.ready_at), c.claimed_at, c.lease_until - c.claimed_at, c.lease_until, c.deadline_at,
          c.worker_id,
-         e.attempt, e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.progress, e.errors
+         e.attempt, e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata,
+         e.group_key, e.progress, e.errors
     from (
       select r >> 12 as claim_id, array_agg(r) as receipts
         from unnest(receipts) r

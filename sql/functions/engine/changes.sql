@@ -324,7 +324,7 @@ begin
     perform awa._end(array(
       select (null, g.job_id, g.lane, g.lane & 7, g.run_at, g.created_at, g.attempted_at, null, null, null, null,
               g.attempt - 1, g.max_attempts, g.body_bytes,
-              g.unique_key, g.kind, g.args, g.tags, g.metadata, g.progress,
+              g.unique_key, g.kind, g.args, g.tags, g.metadata, g.group_key, g.progress,
               awa._add_error(g.errors, g.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases
         from unnest(v_batch.jobs) g), 'cancelled');
     v_gone := v_gone || array(select g.job_id from unnest(v_batch.jobs) g);
@@ -370,7 +370,7 @@ begin
           from (
             select (null, e.job_id, e.lane, e.priority, e.ready_at, coalesce(e.created_at, e.ready_at), null, null,
                     null, null, null, e.attempt - 1, e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags,
-                    e.metadata, e.progress, awa._add_error(
+                    e.metadata, e.group_key, e.progress, awa._add_error(
                       e.errors, e.attempt - 1, coalesce(reason, 'cancelled'),
                       by => session_user))::awa.leases as attempt
               from unnest(places) p

@@ -38,6 +38,7 @@ select e.lane,
        case when k.outcome is null then e.progress end as progress,
        null::jsonb as output,
        c.worker_id,
+       e.group_key,
        e.segment,
        e.unique_key as full_key,
        case when k.outcome is null then false
@@ -105,7 +106,7 @@ comment on view awa._whole_ledger is 'The jobs that the ledgers describe, also t
 create or replace view awa._ledger as
 select lane, xid, id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at,
        attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id,
-       segment, full_key
+       group_key, segment, full_key
   from awa._whole_ledger
  where not hidden;
 comment on view awa._ledger is
@@ -133,7 +134,8 @@ select d.job_id as id,
        null::bigint as receipt,
        d.progress,
        null::jsonb as output,
-       null::bigint as worker_id
+       null::bigint as worker_id,
+       d.group_key
   from awa.deferred_jobs d;
 comment on view awa._deferred is 'The jobs that may not run yet: scheduled, retryable';
 
@@ -159,7 +161,8 @@ select f.job_id as id,
        f.receipt,
        f.progress,
        f.output,
-       f.worker_id
+       f.worker_id,
+       f.group_key
   from awa.done_entries f
  where case
          when f.state <> 'completed' then true
@@ -194,7 +197,8 @@ select l.job_id as id,
        l.receipt,
        l.progress,
        null::jsonb as output,
-       l.worker_id
+       l.worker_id,
+       l.group_key
   from awa.leases l;
 comment on view awa._leased is 'The jobs whose attempts have a row of their own: running';
 
@@ -204,7 +208,7 @@ comment on view awa._leased is 'The jobs whose attempts have a row of their own:
 create or replace view awa._shown with (security_barrier = true) as
 select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at,
        finalized_at, created_at,
-       errors, metadata, tags, unique_key, receipt, progress, output, worker_id
+       errors, metadata, tags, unique_key, receipt, progress, output, worker_id, group_key
   from awa._ledger;
 comment on view awa._shown is 'The jobs that the ledgers describe, for readers: their conditions see no others';
 

@@ -47,7 +47,8 @@ language sql stable
 as $$
   select a.job_id, a.lane & ~7::bigint | a.priority, state, run_at[a.ordinality], a.created_at, a.claimed_at,
          least(a.attempt + counts::int, a.max_attempts)::smallint, a.max_attempts, a.body_bytes,
-         a.unique_key, a.kind, a.args, a.tags, a.metadata, a.progress, coalesce(_waiting.errors[a.ordinality], a.errors)
+         a.unique_key, a.kind, a.args, a.tags, a.metadata, a.group_key, a.progress,
+         coalesce(_waiting.errors[a.ordinality], a.errors)
     from unnest(attempts) with ordinality a
 $$;
 comment on function awa._waiting is 'The jobs of attempts, as they wait for a time';
@@ -80,7 +81,8 @@ language sql stable
 as $$
   select case when in_front then job.lane & ~7::bigint else job.lane end, pg_current_xact_id(), job.job_id, job.run_at,
          segment, (job.lane & 7)::smallint, job.attempt, job.max_attempts, job.body_bytes,
-         job.unique_key, job.kind, job.args, job.tags, job.metadata, job.created_at, job.progress, job.errors
+         job.unique_key, job.kind, job.args, job.tags, job.metadata, job.group_key, job.created_at, job.progress,
+         job.errors
 $$;
 comment on function awa._as_entry is
   'A job that waited, as an entry of a segment: in its lane, or in the front lane of its queue';
@@ -125,10 +127,11 @@ begin
   insert into awa.done_entries
     (job_id, lane, state, reason, counted_by_closure, receipt, worker_id, ready_at, created_at, attempted_at,
      finalized_at, attempt, max_attempts, body_bytes, unique_key,
-     kind, args, tags, metadata, progress, errors, output)
+     kind, args, tags, metadata, group_key, progress, errors, output)
   select a.job_id, a.lane & ~7::bigint | a.priority, state, reason, coalesce(counted_by_closure[a.ordinality], false),
          a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at, clock_timestamp(),
          a.attempt, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata,
+         a.group_key,
          case when state <> 'completed' then a.progress end,
          coalesce(errors[a.ordinality], a.errors), outputs[a.ordinality]
     from unnest(attempts) with ordinality a;

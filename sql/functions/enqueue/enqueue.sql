@@ -12,7 +12,8 @@ create or replace function awa.enqueue(
   run_at       timestamptz default null,
   max_attempts int default null,
   tags         text[] default null,
-  metadata     jsonb default null
+  metadata     jsonb default null,
+  group_key    text default null
 ) returns bigint
 language plpgsql
 volatile
@@ -38,7 +39,7 @@ declare
 begin
   -- The short way, for a small job that names nothing else, in a lane in use: so the queue has a name that is allowed.
   if priority is null and run_at is null and max_attempts is null and tags is null and metadata is null
-    and pg_column_size(array[args]) <= 2000 and octet_length(kind) between 1 and 200
+    and group_key is null and pg_column_size(array[args]) <= 2000 and octet_length(kind) between 1 and 200
   then
     v_queue_id := awa._queue_id(queue);
     select s.default_priority, s.default_max_attempts into v_priority, v_max_attempts
@@ -64,7 +65,9 @@ begin
       return v_job_id;
     end if;
   end if;
-  return (awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata))[1];
+  return (
+    awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata, group_key)
+  )[1];
 end
 $$;
 comment on function awa.enqueue is

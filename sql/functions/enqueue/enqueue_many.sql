@@ -8,7 +8,8 @@ create or replace function awa.enqueue_many(
   run_at       timestamptz default null,
   max_attempts int default null,
   tags         text[] default null,
-  metadata     jsonb default null
+  metadata     jsonb default null,
+  group_key    text default null
 ) returns setof bigint
 language plpgsql
 volatile
@@ -27,7 +28,8 @@ begin
   elsif (cardinality(args) <= 10000 and array_ndims(args) = 1 and array_position(args, null) is null) is not true then
     perform awa._check_array('args', args, 10000);
   end if;
-  return query select unnest(awa._append(queue, kind, args, priority, run_at, max_attempts, tags, metadata));
+  return query
+    select unnest(awa._append(queue, kind, args, priority, run_at, max_attempts, tags, metadata, group_key));
 end
 $$;
 comment on function awa.enqueue_many is

@@ -81,11 +81,11 @@ begin
     insert into awa.done_entries
       (job_id, lane, state, counted_by_closure, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at,
        attempt, max_attempts, body_bytes, unique_key,
-       kind, args, tags, metadata, errors)
+       kind, args, tags, metadata, group_key, errors)
     select distinct on (e.job_id, j.receipt)
            e.job_id, e.lane & ~7::bigint | e.priority, 'completed', false, j.receipt, j.worker_id, e.ready_at,
            j.created_at, j.attempted_at, j.finalized_at, e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
-           e.kind, e.args, e.tags, e.metadata, e.errors
+           e.kind, e.args, e.tags, e.metadata, e.group_key, e.errors
       from awa._ledger j
       join awa.ready_entries e on e.segment = j.segment and e.lane = j.lane and e.xid = j.xid and e.job_id = j.id
      where j.state = 'completed'
@@ -106,11 +106,11 @@ begin
   v_room := pg_snapshot_xmin(pg_current_snapshot())::text::numeric - 3;
   insert into awa.ready_entries
     (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags,
-      metadata, created_at, progress, errors)
+      metadata, group_key, created_at, progress, errors)
   select awa._current_segment(), e.lane,
          (3 + floor(e.step * least(1, v_room / (1 + (select max(m.step) from awa.rebasing m)))))::text::xid8, e.job_id,
          e.ready_at, e.priority, e.attempt, e.max_attempts,
-         e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.created_at, e.progress, e.errors
+         e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.group_key, e.created_at, e.progress, e.errors
     from awa.rebasing e;
 
   delete from awa.queue_rollups r where r.lane <> all(v_lanes);

@@ -56,7 +56,7 @@ begin
     select d.* into v_job from awa.deferred_jobs d where d.job_id = job_id and d.state = state for update;
   elsif state in ('failed', 'cancelled', 'dead') then
     select d.job_id, d.lane, d.state, null, d.created_at, null, 1, d.max_attempts, d.body_bytes, d.unique_key, d.kind,
-           d.args, d.tags, d.metadata, d.progress, d.errors
+           d.args, d.tags, d.metadata, d.group_key, d.progress, d.errors
       into v_job from awa.done_entries d where d.job_id = job_id and d.state = state for update;
   else
     return null;

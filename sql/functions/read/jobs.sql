@@ -2,7 +2,7 @@
 create or replace view awa.dlq_entries as
 select d.job_id, d.lane, d.reason, d.receipt, d.worker_id, d.ready_at, d.created_at, d.attempted_at, d.finalized_at,
        d.attempt, d.max_attempts, d.body_bytes, d.unique_key,
-       d.kind, d.args, d.tags, d.metadata, d.progress, d.errors
+       d.kind, d.args, d.tags, d.metadata, d.group_key, d.progress, d.errors
   from awa.done_entries d
  where d.state = 'dead';
 comment on view awa.dlq_entries is 'The dead letters among the ended jobs';
