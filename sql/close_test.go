@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -99,6 +100,56 @@ func TestManyOutOfOrderBesideAnOpenMany(t *testing.T) {
 	require.NoError(t, wait())
 	require.Zero(t, one[int64](many, "select count(*) from stale"))
 	require.Equal(t, int64(8), one[int64](many, "select completed from awa.queue_counts('q')"))
+}
+
+// An open cancel, or answer, of one job does not hold up the answers for others: who answers for it too waits for
+// claim_wait at most, and the rest pass without it.
+func TestAnswersBesideAnOpenCancel(t *testing.T) {
+	many := map[string]string{
+		"complete_many": "select awa.complete_many($1, $2)",
+		"outputs":       `select awa.complete_many($1, $2, (select array_agg('1'::jsonb) from unnest($1::bigint[])))`,
+		"fail_many":     "select awa.fail_many($1, $2, array_fill('e'::text, array[cardinality($1::bigint[])]))",
+	}
+	for _, size := range []int{1, 3} { // a claim of one job takes no lock
+		for _, lasts := range []bool{false, true} { // with rows in leases
+			for name, answer := range many {
+				t.Run(fmt.Sprintf("%s of %d, lasting: %t", name, size, lasts), func(t *testing.T) {
+					d := newDatabase(t)
+					operator, worker := d.session(), d.session()
+					worker.setClaimWait("100 milliseconds")
+					worker.enqueueMany("q", 3)
+					var jobs []claimed
+					for len(jobs) < 3 {
+						jobs = append(jobs, worker.claim("q", size)...)
+					}
+					if lasts {
+						for _, j := range jobs {
+							worker.exec("select awa.extend($1, $2, '1 hour')", j.JobID, j.Receipt)
+						}
+					}
+					held := jobs[0]
+					operator.exec("begin")
+					operator.exec("select awa.cancel($1)", held.JobID)
+					worker.exec("set lock_timeout = '1h'")
+
+					require.Equal(t, "55P03", sqlState(worker.try(answer, ids(jobs), receipts(jobs))))
+					for _, single := range []string{
+						"select awa.complete($1, $2)", "select awa.fail($1, $2, 'e')", "select awa.release($1, $2)",
+						"select awa.extend($1, $2, '1 hour')",
+					} {
+						require.Equal(t, "55P03", sqlState(worker.try(single, held.JobID, held.Receipt)), single)
+					}
+					worker.exec("begin")
+					require.Empty(t, list[int64](worker, answer, ids(jobs[1:]), receipts(jobs[1:])))
+					require.Equal(t, "1h", one[string](worker, "show lock_timeout"), "it is the caller's again")
+					worker.exec("commit")
+					operator.exec("rollback")
+					require.Equal(t, ids(jobs[1:]), list[int64](worker, answer, ids(jobs), receipts(jobs)))
+					require.Zero(t, one[int64](worker, "select running from awa.queue_counts('q')"))
+				})
+			}
+		}
+	}
 }
 
 // The other way round: a single form waits while a _many form of the same claim is not committed.

@@ -1,8 +1,9 @@
 -- Completes one attempt, inside the caller's transaction.
 -- The job is completed if and when that transaction commits.
 -- Locks: the claim, shared, until then.
--- Raises JQ001 when the attempt is not the caller's any more; 22023; 55P03 when another session holds the claim for
--- longer than claim_wait; and 40001 at REPEATABLE READ and above, against a close that the snapshot cannot see.
+-- Raises JQ001 when the attempt is not the caller's any more; 22023; 55P03 when another session holds the claim, or is
+-- cancelling the job, for longer than claim_wait; and 40001 at REPEATABLE READ and above, against a close that the
+-- snapshot cannot see.
 create or replace function awa.complete(job_id bigint, receipt bigint, output jsonb default null) returns void
 language plpgsql
 volatile

@@ -2,7 +2,8 @@
 -- Drop the results of stale attempts.
 -- Locks: each claim, exclusively where it can have it at once, else shared; in ascending order, until the transaction
 -- ends. At most 64 claims: from the 65th on, one lock for all, shared.
--- Raises 22023, JQ004; 55P03 when one of these is held for longer than claim_wait.
+-- Raises 22023, JQ004; 55P03 when one of these is held for longer than claim_wait, or when a transaction is open for as
+-- long that cancels one of the jobs, or answers for it.
 create or replace function awa.complete_many(
   job_ids bigint[],
   receipts bigint[],

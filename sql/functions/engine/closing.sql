@@ -1,7 +1,7 @@
 -- Closing attempts: in the ledger, or in leases.
 
 -- Closes one attempt, in the ledger, or else locks its lease row for the caller to delete.
--- Raises JQ001.
+-- Raises JQ001; 55P03 when a transaction that has closed it is open for longer than claim_wait.
 create or replace function awa._close(
   job_id bigint,
   receipt bigint,
@@ -15,10 +15,12 @@ as $$
 #variable_conflict use_variable
 declare
   v_item record;
+  v_wait text;
 begin
   if job_id is null or receipt is null then
     perform awa._refuse('job_id and receipt must not be null', null, 'Pass both as claim returned them.');
   end if;
+  v_wait := awa._shorten_waits();
   v_item := awa._close_item(job_id, receipt, outcome);
   materialized := not v_item.closed;
   holds_keys := v_item.holds_keys;
@@ -32,6 +34,7 @@ begin
       perform awa._refuse_stale(job_id, receipt);
     end if;
   end if;
+  perform set_config('lock_timeout', v_wait, true);
 end
 $$;
 comment on function awa._close is
@@ -338,6 +341,8 @@ comment on function awa._append_closure is 'Appends a closure';
 -- The caller deletes these. An answer that is given twice counts once.
 -- Returns the ordinals, in the two arrays, of the attempts that were open; the receipts of those that have a lease row;
 -- and the receipts of those that hold something: a lease row, or perhaps a unique key.
+-- Raises 55P03 when a transaction that has closed one of them is open for longer than claim_wait.
+-- Why: otherwise all would wait for as long as that one lasts.
 create or replace function awa._close_many(
   job_ids  bigint[],
   receipts bigint[],
@@ -351,6 +356,7 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
+  v_wait text := awa._shorten_waits();
   v_ordinals bigint[];
   v_materialized bigint[];
 begin
@@ -381,6 +387,7 @@ begin
   if v_ordinals is not null then
     ordinals := array(select v_ordinals[p] from unnest(ordinals) p);
   end if;
+  perform set_config('lock_timeout', v_wait, true);
 end
 $$;
 comment on function awa._close_many is

@@ -320,6 +320,22 @@ language sql
 as $$ select set_config('lock_timeout', awa._milliseconds(s.claim_wait), true) from awa.settings s $$;
 comment on function awa._bound_waits is 'Bounds all later waits for locks of this transaction as those of a claim';
 
+-- Bounds the waits for locks that follow by claim_wait, or by the caller's lock_timeout where that is shorter.
+-- Returns lock_timeout as it was: the caller sets it again when it has what it waits for.
+create or replace function awa._shorten_waits() returns text
+language plpgsql
+as $$
+declare
+  v_before text := current_setting('lock_timeout');
+begin
+  perform set_config('lock_timeout', awa._milliseconds(least(s.claim_wait, nullif(v_before::interval, '0'))), true)
+     from awa.settings s;
+  return v_before;
+end
+$$;
+comment on function awa._shorten_waits is
+  'Bounds the waits for locks that follow by claim_wait, or by the caller''s lock_timeout where that is shorter';
+
 -- A length of time for lock_timeout.
 create or replace function awa._milliseconds(length interval) returns text
 language sql immutable

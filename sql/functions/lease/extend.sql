@@ -33,16 +33,19 @@ $$;
 comment on function awa.extend is 'Extends the lease of one attempt to so long from now; returns when it ends';
 
 -- Locks the lease row of an attempt, or makes one.
--- Raises JQ001.
+-- Raises JQ001; 55P03 when another transaction keeps it for longer than claim_wait.
 create or replace function awa._lock_lease(job_id bigint, receipt bigint) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
+declare
+  v_wait text := awa._shorten_waits();
 begin
   perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for no key update;
   if not found and not (awa._close(job_id, receipt, 'materialized')).materialized then
     perform awa._lease(awa._look_up(array[receipt]));
   end if;
+  perform set_config('lock_timeout', v_wait, true);
 end
 $$;
 comment on function awa._lock_lease is 'Locks the lease row of an attempt, or makes one';
