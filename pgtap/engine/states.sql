@@ -2,7 +2,7 @@
 \set name states
 \ir ../prelude.psql
 begin;
-select plan(10);
+select plan(15);
 
 select is(awa._states('known'),
   '{scheduled,available,running,retryable,waiting_external,completed,failed,cancelled,dead}', 'the states there are');
@@ -50,6 +50,51 @@ select is((
    where not exists (select from pg_attribute a where a.attrelid = 'awa.audit_row'::regclass and a.attname = s)
 ),
   null, 'and in the books');
+
+-- Without a flag of its own for the queue, the tenth state would say of each key that its queue is a part of it
+select cmp_ok(cardinality(awa._states('known')), '<=', 15, 'each state has a bit of a unique key');
+do $do$
+declare
+  v_old constant text := pg_get_functiondef('awa._states'::regproc);
+  v_new text := replace(v_old, '(9, ''dead'',             false, true)',
+    (select '(9, ''dead'', false, true)' || string_agg(format(', (%s, %L, true, false)', n, 'state' || n), '' order by n)
+       from generate_series(10, 15) n));
+begin
+  if v_new = v_old then
+    raise 'awa._states does not hold this piece';
+  end if;
+  execute v_new;
+end
+$do$;
+select is((
+  select array_agg(awa._names_queue(awa._unique_key('q', 'k', '{}', null, b, null, null, null, now())) order by n)
+    from (values (1, '{queue}'::text[]), (2, '{kind,args}')) b(n, b)
+),
+  '{t,f}', 'with fifteen states, keys still say whether their queue is a part of them');
+select awa.move((awa.enqueue_unique(:'queue', 'k', unique_key => :'queue')).job_id, :'queue' || ' other') \g /dev/null
+select is((awa.enqueue_unique(:'queue' || ' other', 'k', unique_key => :'queue')).inserted, false,
+  'a job that is moved keeps its key');
+select is(awa._holds(awa._unique_key('q', 'k', '{}', null, '{queue}', null, null, '{state15}', now()), s.s),
+  s.s = 'state15', 'a key of one queue is held in the last state alone: ' || s.s)
+  from unnest('{state15}'::text[]) s(s);
+-- A state for which cancel has no way is refused by name
+create or replace function awa._locate(job_id bigint, hidden boolean default false) returns awa._place
+language sql
+return (select (p.id, 'state10', null, p.lane, p.priority, p.xid, p.segment, p.unique_key)::awa._place
+          from awa._place p where p.id = job_id);
+select awa.enqueue(:'queue', 'k') as id \gset
+do $$
+declare
+  v_detail text;
+begin
+  perform awa.cancel((select max(p.id) from awa._place p));
+exception when sqlstate 'JQ005' then
+  get stacked diagnostics v_detail = pg_exception_detail;
+  perform set_config('test.detail', v_detail, true);
+end
+$$;
+select is(current_setting('test.detail', true), format('Job %s is state10.', :id),
+  'a state that cancel does not handle is refused by name');
 
 select * from finish();
 rollback;

@@ -270,24 +270,29 @@ $$;
 
 -- Cancels a job unless it has ended; returns the state that it was in.
 -- It looks where the job is, then acts there. Where the job has left meanwhile, it looks again.
--- Raises JQ003.
+-- Raises JQ003; JQ005 in a state of which it does not know how to cancel it; 40001.
 create or replace function awa._cancel(job_id bigint, reason text) returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_place awa._place;
+  v_is_over boolean; -- null in a state that is not handled here
 begin
   perform awa._bound_waits();
   for v_look in 1..10 loop
     v_place := awa._locate(job_id);
-    if v_place.state not in ('available', 'scheduled', 'retryable', 'running') or (case
+    v_is_over := case
+      when v_place.state = any(awa._states('ended')) then true
       when v_place.state in ('scheduled', 'retryable') then cardinality(awa._cancel_deferred(array[job_id], reason)) > 0
       when v_place.state = 'available' then cardinality(awa._cancel_ready(array[v_place], reason)) > 0
-      else cardinality(awa._cancel_running(array[job_id], array[v_place.receipt], reason)) > 0
-    end)
-    then
+      when v_place.state = 'running'
+        then cardinality(awa._cancel_running(array[job_id], array[v_place.receipt], reason)) > 0
+    end;
+    if v_is_over then
       return v_place.state;
+    elsif v_is_over is null then
+      perform awa._refuse_state(job_id, v_place.state, 'Jobs in this state cannot be cancelled.');
     end if;
   end loop;
   perform awa._moved_on(job_id);

@@ -25,7 +25,7 @@ declare
   v_ends timestamptz;
   v_key bytea;
 begin
-  perform awa._check_array('unique_states', unique_states, 9);
+  perform awa._check_array('unique_states', unique_states, cardinality(awa._states('known')));
   select bit_or(awa._state_bit(s)) into v_bits
     from unnest(coalesce(unique_states, awa._states('live'))) s
   having bool_and(awa._state_bit(s) is not null);
@@ -59,7 +59,7 @@ begin
   v_key := sha256(convert_to(awa._canonical(v_parts::text), 'UTF8'));
   if unique_key is null and 'queue' = any(v_by) then
     v_key := awa._for_queue(v_key, awa._queue_id(queue));
-    v_bits := v_bits | 512;
+    v_bits := v_bits | awa._queue_bit();
   end if;
   return v_key || substr(int4send(v_bits), 3)
     || case
@@ -84,10 +84,17 @@ return (
     from unnest('{1,9,17,25}'::int[]) i);
 comment on function awa._for_queue is 'A key of one queue, from a key of all queues; and the other way round';
 
+-- The bit of a unique key that says that the queue is a part of it.
+-- Why: the highest of the two bytes. States have the others, from the lowest on, so fifteen of them fit.
+create or replace function awa._queue_bit() returns int
+language sql immutable parallel safe
+return 1 << 15;
+comment on function awa._queue_bit is 'The bit of a unique key that says that the queue is a part of it';
+
 -- Whether the queue is a part of a job's key.
 create or replace function awa._names_queue(unique_key bytea) returns boolean
 language sql immutable parallel safe
-return coalesce(get_byte(unique_key, 32) & 2 <> 0, false);
+return coalesce((get_byte(unique_key, 32) << 8) & awa._queue_bit() <> 0, false);
 comment on function awa._names_queue is 'Whether the queue is a part of a job''s key';
 
 -- The key of a job that goes from one queue to another; the same, unless the queue is a part of it.

@@ -3,7 +3,7 @@
 -- The states of a job that share a property.
 -- known: all of them. live: it has not ended; by default it holds a unique key. ended. cancellable: by cancel_where.
 -- retriable: by retry_where.
--- Why: the place of a state is its bit in a unique key, so a new one comes last.
+-- Why: the place of a state is its bit in a unique key, so a new one comes last. There is room for 15.
 create or replace function awa._states(fact text) returns text[]
 language sql immutable parallel safe
 as $$
