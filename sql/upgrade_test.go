@@ -406,6 +406,12 @@ func TestTablesOfAnotherUnreleasedState(t *testing.T) {
 	require.Contains(t, e.Hint, "awa uninstall")
 	require.Len(t, s.claim("q", 1), 1, "nothing was changed")
 
+	// comments and blanks make no other tables
+	same := version(t, "0.1.0", edit{"migrations/001_engine.sql", "create sequence awa.job_ids;",
+		"-- Another comment.\n\ncreate  sequence\n  awa.job_ids;\n  -- and one more"})
+	_, err = d.installs(same, install.Options{})
+	require.NoError(t, err)
+
 	// a state from before it was there
 	s.exec("alter table awa.schema_version drop column tables; comment on schema awa is null")
 	this, err := install.Embedded()

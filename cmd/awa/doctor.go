@@ -55,7 +55,7 @@ func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) (st
 	if err != nil {
 		return 0, err
 	}
-	parameter, err := json.Marshal(sources{Sources: src,
+	parameter, err := json.Marshal(sources{Sources: src, Fingerprint: src.Fingerprint(),
 		Heartbeat: driver.WorkerConfig{}.WithDefaults().HeartbeatEvery.Seconds()})
 	if err != nil {
 		return 0, err
@@ -81,7 +81,8 @@ func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) (st
 // sources is what this program installs, and what else the checks need to know.
 type sources struct {
 	*install.Sources
-	Heartbeat float64 `json:"heartbeat"` // seconds between heartbeats of a worker of the driver's
+	Fingerprint string  `json:"fingerprint"` // of the tables
+	Heartbeat   float64 `json:"heartbeat"`   // seconds between heartbeats of a worker of the driver's
 }
 
 // doctor examines an installation. It changes nothing. What is in the schema may hold code of those who may change it:
@@ -148,9 +149,9 @@ func (d *doctor) examine(ctx context.Context, databaseURL string) {
 	}
 	d.run(ctx, versionCheck)
 	same := !slices.ContainsFunc(d.findings,
-		func(f finding) bool { return f.Topic == "version" && f.Level == levelWarning })
+		func(f finding) bool { return f.Topic == "version" && f.Subject != "" && f.Level != levelOK })
 	functions := false
-	// Another version has other functions and tables: that is said once, not of each of them.
+	// Another version has other functions or tables: that is said once, not of each of them.
 	if same {
 		functions = d.run(ctx, functionCheck)
 		functions = d.compareDefinitions(ctx, functions) && functions

@@ -38,6 +38,14 @@ func examined(t *testing.T, databaseURL string) []finding {
 	return findings
 }
 
+// embedded returns what this program installs.
+func embedded(t *testing.T) *install.Sources {
+	t.Helper()
+	src, err := install.Embedded()
+	require.NoError(t, err)
+	return src
+}
+
 // find returns the finding that says so, or nil.
 func find(findings []finding, level, topic, subject, message string) *finding {
 	i := slices.IndexFunc(findings, func(f finding) bool {
@@ -462,8 +470,14 @@ func TestDoctorOfAnotherVersion(t *testing.T) {
 			assert.NotContains(t, []string{"functions", "views", "tables"}, f.Topic)
 		}
 	}
-	execute(t, conn, "drop table awa.schema_version")
+	// the tables of another program that was not released: migrate refuses these, too
+	execute(t, conn, fmt.Sprintf("update awa.schema_version set version = %d", embedded(t).Schema),
+		"update awa.schema_version set tables = md5('other')")
 	findings := examined(t, databaseURL)
+	assert.NotNil(t, find(findings, levelCritical, "version", "tables", "another Awa that was not released"))
+	assert.Nil(t, find(findings, levelOK, "tables", "", "they are this program's"))
+	execute(t, conn, "drop table awa.schema_version")
+	findings = examined(t, databaseURL)
 	assert.NotNil(t, find(findings, levelCritical, "version", "", "can't be checked"))
 	assert.NotNil(t, find(findings, levelCritical, "functions", "awa.pause_queue(text)", "is missing"), "it goes on")
 }
@@ -549,8 +563,7 @@ func TestDoctorOnHistory(t *testing.T) {
 
 // In what the program knows of its own SQL nothing is missing, and nothing is invented.
 func TestDoctorReadsTheSources(t *testing.T) {
-	src, err := install.Embedded()
-	require.NoError(t, err)
+	src := embedded(t)
 	conn := testdb.Connect(t, testdb.URL(t))
 	list := func(sql string) []string {
 		rows, _ := conn.Query(t.Context(), sql)

@@ -4,6 +4,7 @@ import (
 	"crypto/md5"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"io/fs"
 	"regexp"
 	"slices"
@@ -109,7 +110,7 @@ func Load(migrations, functions fs.FS) (*Sources, error) {
 		if err != nil {
 			return nil, err
 		}
-		tables.Write(text)
+		io.WriteString(tables, statements(string(text)))
 		hash.Write(text)
 		s.Migrations = append(s.Migrations, Migration{i + 1, string(text), fmt.Sprintf("%x", tables.Sum(nil)[:16])})
 		s.readTables(string(text))
@@ -292,6 +293,14 @@ func quoted(text string) (names []string) {
 		names = append(names, m[1])
 	}
 	return names
+}
+
+// statements returns a migration without lines of comment, and with single blanks: what its fingerprint is of.
+func statements(text string) string {
+	lines := strings.Split(text, "\n")
+	return oneLine(strings.Join(slices.DeleteFunc(lines, func(line string) bool {
+		return strings.HasPrefix(strings.TrimSpace(line), "--")
+	}), "\n")) + "\n"
 }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

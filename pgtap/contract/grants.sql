@@ -76,9 +76,12 @@ select is(
     where c.relnamespace = 'awa'::regnamespace
       and c.relkind in ('r', 'p', 'v', 'm')
       and has_table_privilege(r.role, c.oid, p.privilege)),
-  case r.role when 'awa_reader' then array['audit select', 'health select', 'jobs select', 'queue_counts select'] end,
+  case r.role
+    when 'awa_reader'
+      then array['audit select', 'dlq_entries select', 'health select', 'jobs select', 'queue_counts select']
+  end,
   format('%s has no right on a table%s', r.role,
-    case r.role when 'awa_reader' then ', but reads four views' else '' end))
+    case r.role when 'awa_reader' then ', but reads five views' else '' end))
   from (select distinct role from allowed) r order by r.role;
 select is(
   (select array_agg(c.relname || ' ' || p.privilege order by c.relname || ' ' || p.privilege)
@@ -111,7 +114,7 @@ values
   (10, 'awa_operator', format('select awa.configure_queue(%L, %L)', pg_temp.q(), '{"lease": 60}')),
   (11, 'awa_operator', format('select awa.pause_queue(%L)', pg_temp.q())),
   (12, 'awa_operator', format('select awa.resume_queue(%L)', pg_temp.q())),
-  (13, 'awa_reader', 'select count(*) from awa.jobs'),
+  (13, 'awa_reader', 'select count(*) from awa.jobs, awa.dlq_entries'),
   (14, 'awa_reader', 'select count(*) from awa.queue_counts'),
   (15, 'awa_reader', 'select count(*) from awa.jobs_compat()'),
   (16, 'awa_reader', format('select * from awa.job(%s)', :'job_id')),
@@ -168,7 +171,7 @@ select format('select count(*) from %s', c.oid::regclass)
   from pg_class c
  where c.relnamespace = 'awa'::regnamespace
    and c.relkind in ('r', 'p', 'v', 'S')
-   and c.relname not in ('jobs', 'queue_counts', 'audit', 'health')
+   and c.relname not in ('jobs', 'dlq_entries', 'queue_counts', 'audit', 'health')
 union all select 'insert into awa.ready_entries (lane, job_id) values (1, 1)'
 union all select 'delete from awa.deferred_jobs'
 union all select 'truncate awa.lease_claims'

@@ -57,8 +57,11 @@ do $do$
 declare
   v_old constant text := pg_get_functiondef('awa._states'::regproc);
   v_new text := replace(v_old, '(9, ''dead'',             false, true)',
-    (select '(9, ''dead'', false, true)' || string_agg(format(', (%s, %L, true, false)', n, 'state' || n), '' order by n)
-       from generate_series(10, 15) n));
+    (
+      select '(9, ''dead'', false, true)'
+        || string_agg(format(', (%s, %L, true, false)', n, 'state' || n), '' order by n)
+        from generate_series(10, 15) n
+    ));
 begin
   if v_new = v_old then
     raise 'awa._states does not hold this piece';

@@ -37,7 +37,7 @@ end
 $$;
 
 begin;
-select plan(14);
+select plan(15);
 
 create temp table seen as select * from awa.jobs;
 
@@ -89,6 +89,12 @@ select is((select count(*) from seen j where j.queue = pg_temp.q() and j.worker_
   'a worker is that of an attempt that runs or was the last');
 select awa.enqueue(:'queue' || ' own', 'k') \g /dev/null
 select is(pg_temp.states(' own'), 'available 1', 'a transaction sees what it enqueued');
+
+select results_eq(
+  $$select d.job_id, d.queue, d.kind, d.reason, d.priority, d.attempt, d.errors, d.unique_key, d.receipt
+      from awa.dlq_entries d join kinds k on k.id = d.job_id$$,
+  $$select j.id, j.queue, j.kind, 'discarded', j.priority, j.attempt, j.errors, j.unique_key, j.receipt
+      from seen j join kinds k using (id) where k.name = 'dead'$$, 'a dead letter shows as the job does, with its reason');
 
 select * from finish();
 rollback;

@@ -77,6 +77,7 @@ begin
           ('awa_reader', 'function awa.audit'),
           ('awa_reader', 'function awa.health'),
           ('awa_reader', 'view awa.jobs'),
+          ('awa_reader', 'view awa.dlq_entries'),
           ('awa_reader', 'view awa.queue_counts'),
           ('awa_reader', 'view awa.audit'),
           ('awa_reader', 'view awa.health')

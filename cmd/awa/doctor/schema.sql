@@ -10,3 +10,8 @@ select case v.version when e.schema then 'ok' else 'warning' end as level, 'sche
          else ''
        end as hint
   from awa.schema_version v, jsonb_to_record($1::jsonb) e(schema int)
+union all
+select 'critical', 'tables', 'they are those of another Awa that was not released',
+       'Remove it with the program that installed it, and install anew: awa uninstall, awa migrate.'
+  from awa.schema_version v, jsonb_to_record($1::jsonb) e(schema int, fingerprint text)
+ where v.version = e.schema and to_jsonb(v) ->> 'tables' is distinct from e.fingerprint
