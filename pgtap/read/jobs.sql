@@ -94,7 +94,8 @@ select results_eq(
   $$select d.job_id, d.queue, d.kind, d.reason, d.priority, d.attempt, d.errors, d.unique_key, d.receipt
       from awa.dlq_entries d join kinds k on k.id = d.job_id$$,
   $$select j.id, j.queue, j.kind, 'discarded', j.priority, j.attempt, j.errors, j.unique_key, j.receipt
-      from seen j join kinds k using (id) where k.name = 'dead'$$, 'a dead letter shows as the job does, with its reason');
+      from seen j join kinds k using (id) where k.name = 'dead'$$,
+  'a dead letter shows as the job does, with its reason');
 
 select * from finish();
 rollback;
