@@ -50,6 +50,8 @@ func TestClientWhateverTheIsolationLevel(t *testing.T) {
 			assert.Equal(t, "available", state)
 			_, err = client.Move(t.Context(), one, "moved")
 			require.NoError(t, err)
+			_, err = client.Reschedule(t.Context(), one, time.Now().Add(time.Hour), nil)
+			require.NoError(t, err)
 			_, err = client.Cancel(t.Context(), one, "")
 			require.NoError(t, err)
 			state, err = client.Retry(t.Context(), one)

@@ -90,6 +90,30 @@ func (c *Client) MoveTx(ctx context.Context, tx DBTX, id int64, queue string) (s
 	return state, changeError("move", id, err)
 }
 
+// Reschedule gives a job that has not begun another time, and other arguments unless args is nil, in a transaction of
+// its own. It returns the state that the job was in. A job has begun when an attempt of it counts. A time that has
+// passed means now. The arguments are stored as JSON; the job keeps its kind.
+//
+// It fails as [Client.Cancel] does, with [ErrWrongState] when the job has begun or ended; and with [ErrInvalidArgument]
+// for arguments of a job whose unique key is made of them.
+func (c *Client) Reschedule(ctx context.Context, id int64, runAt time.Time, args any) (state string, err error) {
+	return c.RescheduleTx(ctx, ownTx{c.pool}, id, runAt, args)
+}
+
+// RescheduleTx is [Client.Reschedule] inside the caller's transaction: see [Client.CancelTx].
+func (c *Client) RescheduleTx(ctx context.Context, tx DBTX, id int64, runAt time.Time, args any) (state string,
+	err error) {
+	encoded, err := encode("args", args)
+	if err != nil {
+		return "", fmt.Errorf("reschedule job %d: %w", id, err)
+	}
+	if _, err = optionalTime("runAt", 9999, runAt); err != nil {
+		return "", fmt.Errorf("reschedule job %d: %w", id, err)
+	}
+	state, err = queries.Reschedule(ctx, utf8DB{tx}, gen.RescheduleParams{JobID: id, RunAt: runAt, Args: encoded})
+	return state, changeError("reschedule", id, err)
+}
+
 func changeError(what string, id int64, err error) error {
 	if err != nil {
 		return fmt.Errorf("%s job %d: %w", what, id, mapError(err))

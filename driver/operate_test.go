@@ -109,6 +109,39 @@ func TestSetPriorityAndMove(t *testing.T) {
 	assert.ErrorIs(t, err, driver.ErrWrongState)
 }
 
+func TestReschedule(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	later := time.Now().Add(2 * time.Hour).Truncate(time.Second)
+	for state, runAt := range map[string]time.Time{"available": {}, "scheduled": time.Now().Add(time.Hour)} {
+		id := enqueue(t, pool, note{state}, driver.EnqueueOptions{RunAt: runAt})
+		was, err := client.Reschedule(t.Context(), id, later, note{"other"})
+		require.NoError(t, err)
+		assert.Equal(t, state, was)
+		job := waitForState(t, pool, id, "scheduled")
+		assert.True(t, later.Equal(job.RunAt))
+		assert.JSONEq(t, `{"text": "other"}`, string(job.Args))
+		for _, never := range []time.Time{time.Unix(1<<62, 0), time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)} {
+			_, err = client.Reschedule(t.Context(), id, never, nil)
+			assert.Error(t, err)
+		}
+		_, err = client.Reschedule(t.Context(), id, later, make(chan int))
+		assert.ErrorContains(t, err, "args")
+		was, err = client.Reschedule(t.Context(), id, time.Time{}, nil)
+		require.NoError(t, err)
+		assert.Equal(t, "scheduled", was)
+		assert.JSONEq(t, `{"text": "other"}`, string(waitForState(t, pool, id, "available").Args))
+	}
+	claim(t, pool, 1)
+	running := queryValue[int64](t, pool, "select id from awa.jobs where state = 'running'")
+	_, err := client.Reschedule(t.Context(), running, later, nil)
+	assert.ErrorIs(t, err, driver.ErrWrongState)
+	unique, _, err := client.EnqueueUnique(t.Context(), note{}, driver.UniqueOptions{}, driver.EnqueueOptions{})
+	require.NoError(t, err)
+	_, err = client.Reschedule(t.Context(), unique, later, note{"other"})
+	assert.ErrorIs(t, err, driver.ErrInvalidArgument)
+}
+
 // The change is decided when it commits. Then a claim that had begun before has taken the job.
 func TestJobThatMovesOnMeanwhile(t *testing.T) {
 	pool := testdb.New(t)
@@ -407,6 +440,8 @@ func TestChangesOfAJobThatIsNot(t *testing.T) {
 	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
 	_, err = client.Move(t.Context(), 1, "q")
 	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+	_, err = client.Reschedule(t.Context(), 1, time.Now(), nil)
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
 	_, err = client.DeleteJob(t.Context(), 1)
 	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
 	_, err = client.ExplainJob(t.Context(), 1)
@@ -428,6 +463,10 @@ func TestChangesInTransactions(t *testing.T) {
 		"retry":        func(tx driver.DBTX) error { _, err := client.RetryTx(t.Context(), tx, failed); return err },
 		"set priority": func(tx driver.DBTX) error { _, err := client.SetPriorityTx(t.Context(), tx, id, 4); return err },
 		"move":         func(tx driver.DBTX) error { _, err := client.MoveTx(t.Context(), tx, id, "q"); return err },
+		"reschedule": func(tx driver.DBTX) error {
+			_, err := client.RescheduleTx(t.Context(), tx, id, time.Now().Add(time.Hour), nil)
+			return err
+		},
 		"cancel where": func(tx driver.DBTX) error { _, err := client.CancelWhereTx(t.Context(), tx, filter); return err },
 		"retry where":  func(tx driver.DBTX) error { _, err := client.RetryWhereTx(t.Context(), tx, filter); return err },
 		"purge":        func(tx driver.DBTX) error { _, err := client.PurgeDLQTx(t.Context(), tx, filter); return err },

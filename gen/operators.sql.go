@@ -207,6 +207,23 @@ func (q *Queries) RebaseAfterRestore(ctx context.Context, db DBTX) (AwaRebaseAft
 	return i, err
 }
 
+const reschedule = `-- name: Reschedule :one
+select awa.reschedule(job_id => $1, run_at => $2, args => $3)
+`
+
+type RescheduleParams struct {
+	JobID int64
+	RunAt time.Time
+	Args  json.RawMessage
+}
+
+func (q *Queries) Reschedule(ctx context.Context, db DBTX, arg RescheduleParams) (string, error) {
+	row := db.QueryRow(ctx, reschedule, arg.JobID, arg.RunAt, arg.Args)
+	var reschedule string
+	err := row.Scan(&reschedule)
+	return reschedule, err
+}
+
 const resumeQueue = `-- name: ResumeQueue :exec
 select awa.resume_queue(queue => $1)
 `

@@ -146,6 +146,8 @@ func TestChangeOfAJobThatMovesOnMeanwhile(t *testing.T) {
 		{"select awa.set_priority($1, 1)", "available"},
 		{"select awa.move($1, 'elsewhere')", "available"},
 		{"select awa.cancel_where((select queue from awa.job($1)))", "cancelled"},
+		{"select awa.reschedule($1, now() + interval '1 hour')", "scheduled"},
+		{"select awa.reschedule($1, now(), '2')", "available"},
 	} {
 		for _, meanwhile := range []struct {
 			name  string
@@ -604,6 +606,8 @@ func TestJobThatComesBackToItsLane(t *testing.T) {
 		{"select awa.set_priority($1, 1)", "select awa.set_priority($1, 2)"},
 		{"select awa.move($1, 'elsewhere')", "select awa.move($1, 'q')"},
 		{"select awa.cancel($1)", "select awa.retry($1)"},
+		{"select awa.reschedule($1, now() + interval '1 hour')", "select awa.reschedule($1, now())"},
+		{"select awa.reschedule($1, now() + interval '1 hour')", "select awa.retry($1)"},
 	} {
 		for _, then := range []string{"materialize", "discard", "rescue", "cancel", "release"} {
 			t.Log(changes, then)
@@ -760,6 +764,10 @@ func TestChangesThatRollBack(t *testing.T) {
 		{"select awa.set_priority($1, 1)", []any{deferred}},
 		{"select awa.move($1, 'elsewhere')", []any{ready}},
 		{"select awa.move($1, 'elsewhere')", []any{deferred}},
+		{"select awa.reschedule($1, now() + interval '2 hours')", []any{ready}},
+		{"select awa.reschedule($1, now(), '2')", []any{ready}},
+		{"select awa.reschedule($1, now() + interval '2 hours')", []any{deferred}},
+		{"select awa.reschedule($1, now())", []any{deferred}},
 		{"select awa.retry($1)", []any{deferred}},
 		{"select awa.retry($1)", []any{failed.JobID}},
 		{"select awa.retry_where('failed')", nil},

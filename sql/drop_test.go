@@ -131,7 +131,7 @@ func TestDropQueueKeepsWhatCommitsBesideIt(t *testing.T) {
 // the change, and the counts stay right.
 func TestDropQueueBesideAnOpenChange(t *testing.T) {
 	for _, change := range []string{"select awa.cancel($1)", "select awa.set_priority($1, 4)",
-		"select awa.move($1, 'other')"} {
+		"select awa.move($1, 'other')", "select awa.reschedule($1, now() + interval '1 hour')"} {
 		d := newDatabase(t)
 		a, b := d.session(), d.session()
 		job := a.enqueue("q")

@@ -43,6 +43,7 @@ func TestPruneBesideWhatCommitsMeanwhile(t *testing.T) {
 		{"ready", "select awa.fail(job_id, receipt, 'error', '1 hour')" + claim, "retryable"},
 		{"ready", "select awa.set_priority($JOB, 1)", "available"},
 		{"ready", "select awa.move($JOB, 'other')", "available"},
+		{"ready", "select awa.reschedule($JOB, now() + interval '1 hour')", "scheduled"},
 	} {
 		for _, end := range []string{"commit", "rollback"} {
 			if i > 2 && end == "rollback" {

@@ -153,7 +153,8 @@ func TestSegmentFromWhichAllWasMoved(t *testing.T) {
 // along, and is counted once.
 func TestBurialOfWhatIsMoved(t *testing.T) {
 	for _, c := range []struct{ call, state string }{{"select awa.cancel($1)", "cancelled"},
-		{"select awa.set_priority($1, 4)", "available"}} {
+		{"select awa.set_priority($1, 4)", "available"},
+		{"select awa.reschedule($1, now() + interval '1 hour')", "scheduled"}} {
 		for _, commits := range []string{"before the cleaning", "after it", "never"} {
 			if commits == "never" && c.state != "cancelled" {
 				continue
@@ -401,6 +402,8 @@ func TestPruneBesideAnswersAndChanges(t *testing.T) {
 		{"move($1, 'z')", []any{waiting}},
 		{"move($1, 'z')", []any{held}},
 		{"set_priority($1, 1)", []any{waiting}},
+		{"reschedule($1, now() + interval '1 hour')", []any{waiting}},
+		{"reschedule($1, now() + interval '2 hours')", []any{scheduled}},
 		{"enqueue_unique('u', 'k', unique_key => 'new')", nil},
 		{"enqueue_unique('u', 'k', unique_key => 'held')", nil},
 		{"enqueue_unique('u', 'k', unique_key => 'kept')", nil},

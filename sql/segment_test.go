@@ -158,6 +158,7 @@ var calls = []call{
 	{"ready", "select awa.cancel($JOB)", "cancelled"},
 	{"ready", "select awa.set_priority($JOB, 4)", "available"},
 	{"ready", "select awa.move($JOB, 'other')", "available"},
+	{"ready", "select awa.reschedule($JOB, now() + interval '1 hour')", "scheduled"},
 	{"scheduled", "select awa.cancel($JOB)", "cancelled"},
 	{"scheduled", "select awa.retry($JOB)", "available"},
 	{"scheduled", "select awa.move($JOB, 'other')", "scheduled"},

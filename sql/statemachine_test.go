@@ -134,6 +134,8 @@ var steps = []step{
 	{"set_priority", "", "select awa.set_priority(@job, 4)"},
 	{"move", "", "select awa.move(@job, @queue || ' moved')"},
 	{"move", "", "select awa.move(@job, @queue)"},
+	{"reschedule", "", "select awa.reschedule(@job, now() + interval '2 hours')"},
+	{"reschedule", "", "select awa.reschedule(@job, now(), '2')"},
 	{"purge_dlq", "", "select awa.purge_dlq(queue => @queue)"},
 	{"delete_job", "", "select awa.delete_job(@job)"},
 	{"delete_where", "", "select awa.delete_where(queue => @queue)"},
@@ -225,6 +227,9 @@ func TestStateMachine(t *testing.T) {
 			"%s: it goes with its segment, or expires", home)
 		walked.homes[pruned][home], walked.homes[expired][home] = true, true
 	}
+	begun := edge{"available", "scheduled", "reschedule"}
+	require.False(t, walked.homes[begun]["promoted"], "it has begun")
+	walked.homes[begun]["promoted"] = true
 	for e := range rules {
 		for home := range homes[e.from] {
 			if !walked.homes[e][home] {
@@ -369,7 +374,7 @@ func walk(t *testing.T, way setting, rules map[edge]rule, walked *walks) {
 		}
 		if before.state == after.state {
 			switch step.function {
-			case "set_priority", "move", "extend", "set_progress", "heartbeat":
+			case "set_priority", "move", "reschedule", "extend", "set_progress", "heartbeat":
 			default:
 				require.Equal(t, before, after, what)
 			}

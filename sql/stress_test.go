@@ -626,7 +626,7 @@ func (c *client) operate(ctx context.Context) error {
 	}
 	defer tx.Rollback(ctx)
 	for range 1 + c.rand.IntN(3) {
-		job, form := known[c.rand.IntN(len(known))], c.rand.IntN(9)
+		job, form := known[c.rand.IntN(len(known))], c.rand.IntN(10)
 		state := []string{"available", "running", "running", "scheduled", "retryable"}[c.rand.IntN(5)]
 		var open []int64
 		if open, err = c.list(ctx, "select id from awa.list_jobs(state => $1, max_jobs => 100)", state); err != nil {
@@ -667,6 +667,9 @@ func (c *client) operate(ctx context.Context) error {
 			_, err = tx.Exec(ctx, "select awa.pause_queue($1)", stressQueues[3])
 		case 8:
 			_, err = tx.Exec(ctx, "select awa.resume_queue($1)", stressQueues[3])
+		case 9:
+			_, err = tx.Exec(ctx, "select awa.reschedule($1, clock_timestamp() + interval '10 milliseconds' * $2)", job,
+				c.rand.IntN(10))
 		}
 		if err != nil {
 			break

@@ -130,6 +130,11 @@ func TestUniqueKeysAtRandom(t *testing.T) {
 		case 9, 10:
 			sql = "select awa.cancel(" + job("'available', 'scheduled', 'retryable', 'running'") + ")"
 		case 11:
+			if random.IntN(2) == 0 {
+				sql = fmt.Sprintf("select awa.reschedule(%s, now() + interval '%s')", job("'available', 'scheduled'"),
+					pick("0", "1 minute"))
+				break
+			}
 			sql = fmt.Sprintf("select awa.move(%s, '%s')", job("'available', 'scheduled', 'retryable'"), pick("q", "r", "dead"))
 		case 12:
 			sql = "select awa.retry(" + job("'failed', 'cancelled', 'dead', 'scheduled', 'retryable'") + ")"

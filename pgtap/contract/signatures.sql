@@ -59,6 +59,7 @@ insert into contract values
   ('retry', 'job_id bigint', 'text'),
   ('set_priority', 'job_id bigint, priority integer', 'text'),
   ('move', 'job_id bigint, queue text', 'text'),
+  ('reschedule', 'job_id bigint, run_at timestamp with time zone, args jsonb DEFAULT NULL::jsonb', 'text'),
   ('cancel_where',
     'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
     'time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, '
@@ -116,7 +117,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(150);
+select plan(152);
 
 select is(
   (

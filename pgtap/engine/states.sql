@@ -52,7 +52,7 @@ select is((
   null, 'and in the books');
 
 -- Without a flag of its own for the queue, the tenth state would say of each key that its queue is a part of it
-select cmp_ok(cardinality(awa._states('known')), '<=', 15, 'each state has a bit of a unique key');
+select cmp_ok(cardinality(awa._states('known')), '<=', 14, 'each state has a bit of a unique key');
 do $do$
 declare
   v_old constant text := pg_get_functiondef('awa._states'::regproc);
@@ -60,7 +60,7 @@ declare
     (
       select '(9, ''dead'', false, true)'
         || string_agg(format(', (%s, %L, true, false)', n, 'state' || n), '' order by n)
-        from generate_series(10, 15) n
+        from generate_series(10, 14) n
     ));
 begin
   if v_new = v_old then
@@ -73,13 +73,13 @@ select is((
   select array_agg(awa._names_queue(awa._unique_key('q', 'k', '{}', null, b, null, null, null, now())) order by n)
     from (values (1, '{queue}'::text[]), (2, '{kind,args}')) b(n, b)
 ),
-  '{t,f}', 'with fifteen states, keys still say whether their queue is a part of them');
+  '{t,f}', 'with fourteen states, keys still say whether their queue is a part of them');
 select awa.move((awa.enqueue_unique(:'queue', 'k', unique_key => :'queue')).job_id, :'queue' || ' other') \g /dev/null
 select is((awa.enqueue_unique(:'queue' || ' other', 'k', unique_key => :'queue')).inserted, false,
   'a job that is moved keeps its key');
-select is(awa._holds(awa._unique_key('q', 'k', '{}', null, '{queue}', null, null, '{state15}', now()), s.s),
+select is(awa._holds(awa._unique_key('q', 'k', '{}', null, '{queue}', null, null, '{state14}', now()), s.s),
   s.s = 'state15', 'a key of one queue is held in the last state alone: ' || s.s)
-  from unnest('{state15}'::text[]) s(s);
+  from unnest('{state14}'::text[]) s(s);
 -- A state for which cancel has no way is refused by name
 create or replace function awa._locate(job_id bigint, hidden boolean default false) returns awa._place
 language sql

@@ -76,6 +76,8 @@ return array[
   'cancel_where', format('select awa.cancel_where(%L, max_jobs => 20)', pg_temp.q(' 1')),
   'set_priority', format('select awa.set_priority(%s, 1)', pg_temp.id('available')),
   'move', format('select awa.move(%s, %L)', pg_temp.id('available'), pg_temp.q(' 2')),
+  'reschedule', format($$select awa.reschedule(%s, now() + '1 hour')$$, pg_temp.id('available')),
+  'reschedule, scheduled', format($$select awa.reschedule(%s, now() + '1 hour')$$, pg_temp.id('scheduled')),
   'retry', format('select awa.retry(%s)', pg_temp.id('failed')),
   'retry_where', format('select awa.retry_where(%L, max_jobs => 20)', pg_temp.q(' 1')),
   'purge_dlq', format('select awa.purge_dlq(%L)', pg_temp.q(' 1')),
@@ -136,7 +138,7 @@ language sql
 as $$ update awa.queue_rollups set folded_at = '-infinity';
 select setval('awa.next_fold_at', 1); select pg_temp.no_gap() $$;
 
-select plan(51);
+select plan(53);
 
 -- Plans that were made when there was nothing
 select pg_temp.analyze() \g /dev/null
@@ -177,6 +179,7 @@ insert into ids
 select 'available', max(e.job_id) - 100
   from awa.ready_entries e
  where e.lane = awa._lane(awa._queue_id(pg_temp.q(' 1')), 2);
+insert into ids select 'scheduled', awa.enqueue(pg_temp.q(' 1'), 'k', run_at => now() + interval '1 day');
 insert into ids select 'old', min(e.job_id) + 50000 from awa.ready_entries e;
 
 call pg_temp.try('analyzed when empty');

@@ -59,6 +59,7 @@ begin
           ('awa_operator', 'function awa.retry_where'),
           ('awa_operator', 'function awa.set_priority'),
           ('awa_operator', 'function awa.move'),
+          ('awa_operator', 'function awa.reschedule'),
           ('awa_operator', 'function awa.purge_dlq'),
           ('awa_operator', 'function awa.delete_job'),
           ('awa_operator', 'function awa.delete_where'),

@@ -91,6 +91,7 @@
 {{ template "operate/retry_where.sql" . }}
 {{ template "operate/set_priority.sql" . }}
 {{ template "operate/move.sql" . }}
+{{ template "operate/reschedule.sql" . }}
 {{ template "operate/purge_dlq.sql" . }}
 {{ template "operate/delete_job.sql" . }}
 {{ template "operate/delete_where.sql" . }}

@@ -370,7 +370,8 @@ comment on column awa.ready_entries.body_bytes is
   'Size of kind, args, tags, metadata, group_key and progress in a claim''s result, estimated: for its byte budget';
 comment on column awa.ready_entries.unique_key is
   '32 bytes from the SHA-256 of the job''s unique key, two that say in which states it holds it and whether its queue '
-  'is a part of it, and, where it outlives the completed job, eight for the end of the period; null when it has none';
+  'or its args are a part of it, and, where it outlives the completed job, eight for the end of the period; null when it '
+  'has none';
 comment on column awa.ready_entries.group_key is 'The group that the job belongs to; null for none';
 comment on column awa.ready_entries.created_at is 'When the job was enqueued; null when that is ready_at';
 comment on column awa.ready_entries.errors is 'How earlier attempts failed, oldest first';
@@ -582,7 +583,7 @@ comment on table awa.lost_attempts is
 comment on column awa.lost_attempts.told_at is 'When a heartbeat returned it first';
 
 create table awa.deferred_jobs (
-  job_id       bigint primary key,
+  job_id       bigint not null,
   lane         bigint not null,
   state        text not null check (state in ('scheduled', 'retryable')),
   run_at       timestamptz not null,
@@ -598,9 +599,12 @@ create table awa.deferred_jobs (
   metadata     jsonb,
   group_key    text,
   progress     jsonb,
-  errors       jsonb
+  errors       jsonb,
+  primary key (run_at, job_id)
 );
-create index deferred_jobs_run_at on awa.deferred_jobs (run_at, job_id);
+-- Not unique: a session that reschedules an available job in an open transaction, and the answer to an attempt that
+-- began meanwhile, would wait for each other; one of the two is refused anyway.
+create index deferred_jobs_job on awa.deferred_jobs (job_id);
 create index deferred_jobs_lane on awa.deferred_jobs (lane, state);
 create index deferred_jobs_put_off on awa.deferred_jobs (lane) where (errors -> -1) ? 'put_off';
 comment on table awa.deferred_jobs is 'One job that may not run yet; deleted when it is promoted to ready_entries';

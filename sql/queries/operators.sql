@@ -37,6 +37,9 @@ select awa.set_priority(job_id => @job_id, priority => @priority);
 -- name: Move :one
 select awa.move(job_id => @job_id, queue => @queue);
 
+-- name: Reschedule :one
+select awa.reschedule(job_id => @job_id, run_at => @run_at, args => sqlc.narg(args));
+
 -- name: PurgeDLQ :one
 select awa.purge_dlq(
   queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before),

@@ -145,10 +145,7 @@ begin
     perform awa._refuse('group_key must be 1 to 200 characters long', group_key,
       'Pass what the jobs of a group have in common, such as the id of a customer; leave it out for none.');
   end if;
-  if run_at >= '9999-12-31 10:00:00+00' then -- so that it is before the year 10000 in every zone
-    perform awa._refuse('run_at must be a time before 9999-12-31 10:00 UTC', run_at::text,
-      'Pass a time, or null for now.');
-  end if;
+  perform awa._check_run_at(run_at);
 end
 $$;
 comment on function awa._check_options is 'Refuses invalid arguments of enqueue';

@@ -71,6 +71,21 @@ return value between shortest and longest
   extract(hour from value), extract(minute from value), extract(second from value)) >= 0;
 comment on function awa._fits is 'Whether an interval lies in a range, and has no parts of different signs';
 
+-- Refuses a time at which no job may run.
+-- Null passes.
+-- Raises 22023.
+create or replace function awa._check_run_at(run_at timestamptz) returns void
+language plpgsql
+as $$
+begin
+  if run_at >= '9999-12-31 10:00:00+00' then -- so that it is before the year 10000 in every zone
+    perform awa._refuse('run_at must be a time before 9999-12-31 10:00 UTC', run_at::text,
+      'Pass a time, or null for now.');
+  end if;
+end
+$$;
+comment on function awa._check_run_at is 'Refuses a time at which no job may run';
+
 -- Refuses an isolation level other than READ COMMITTED.
 -- Raises JQ004.
 -- Why: at others the snapshot could be older than the locks.

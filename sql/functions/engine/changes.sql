@@ -92,7 +92,8 @@ $$;
 comment on function awa._buried_now is 'The tombstones that this transaction has written in a batch';
 
 -- Lets go of the unique keys of buried jobs, at the end of the transaction that has written a batch of tombstones.
--- These are the keys of jobs that it has cancelled, and the keys of queues that jobs have left.
+-- These are the keys of jobs that it has cancelled, the keys of queues that jobs have left, and keys that jobs do not
+-- hold while they are scheduled.
 create or replace function awa._let_go_of_buried(batch bigint) returns void
 language plpgsql
 as $$
@@ -109,7 +110,7 @@ begin
        limit 1
     ) d;
   perform awa._move_keys(v_job_ids, v_keys, 'available', 'cancelled');
-  -- Keys of the queues that jobs have left.
+  -- Keys that jobs may have left behind.
   perform awa._let_go(array_agg(t.job_id), array_agg(substr(e.unique_key, 1, 32)))
      from awa._buried_now(batch) t
     cross join lateral (
@@ -119,7 +120,9 @@ begin
         limit 1
      ) e
     where case
-      when awa._names_queue(e.unique_key) then not awa._is_holder(t.job_id, substr(e.unique_key, 1, 32))
+      when e.unique_key is null then false
+      when awa._names_queue(e.unique_key) or not awa._holds(e.unique_key, 'scheduled')
+        then not awa._is_holder(t.job_id, substr(e.unique_key, 1, 32))
       else false
     end;
 end

@@ -61,6 +61,9 @@ begin
     v_key := awa._for_queue(v_key, awa._queue_id(queue));
     v_bits := v_bits | awa._queue_bit();
   end if;
+  if unique_key is null and 'args' = any(v_by) then
+    v_bits := v_bits | awa._args_bit();
+  end if;
   return v_key || substr(int4send(v_bits), 3)
     || case
       when v_ends is not null and unique_states is null then int8send(ceil(extract(epoch from v_ends))::bigint)
@@ -85,17 +88,30 @@ return (
 comment on function awa._for_queue is 'A key of one queue, from a key of all queues; and the other way round';
 
 -- The bit of a unique key that says that the queue is a part of it.
--- Why: the highest of the two bytes. States have the others, from the lowest on, so fifteen of them fit.
+-- Why: the highest of the two bytes. States have the others, from the lowest on, so fourteen of them fit beside the one
+-- for args.
 create or replace function awa._queue_bit() returns int
 language sql immutable parallel safe
 return 1 << 15;
 comment on function awa._queue_bit is 'The bit of a unique key that says that the queue is a part of it';
+
+-- The bit of a unique key that says that the args are a part of it.
+create or replace function awa._args_bit() returns int
+language sql immutable parallel safe
+return 1 << 14;
+comment on function awa._args_bit is 'The bit of a unique key that says that the args are a part of it';
 
 -- Whether the queue is a part of a job's key.
 create or replace function awa._names_queue(unique_key bytea) returns boolean
 language sql immutable parallel safe
 return coalesce((get_byte(unique_key, 32) << 8) & awa._queue_bit() <> 0, false);
 comment on function awa._names_queue is 'Whether the queue is a part of a job''s key';
+
+-- Whether the args are a part of a job's key.
+create or replace function awa._names_args(unique_key bytea) returns boolean
+language sql immutable parallel safe
+return coalesce((get_byte(unique_key, 32) << 8) & awa._args_bit() <> 0, false);
+comment on function awa._names_args is 'Whether the args are a part of a job''s key';
 
 -- The key of a job that goes from one queue to another; the same, unless the queue is a part of it.
 create or replace function awa._moved_key(unique_key bytea, from_queue_id bigint, to_queue_id bigint) returns bytea

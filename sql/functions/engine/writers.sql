@@ -87,6 +87,17 @@ $$;
 comment on function awa._as_entry is
   'A job that waited, as an entry of a segment: in its lane, or in the front lane of its queue';
 
+-- An entry, as a job that waits for a time.
+create or replace function awa._as_deferred(entry awa.ready_entries, run_at timestamptz) returns awa.deferred_jobs
+language sql stable
+as $$
+  select entry.job_id, entry.lane & ~7::bigint | entry.priority, 'scheduled', run_at,
+         coalesce(entry.created_at, entry.ready_at), null::timestamptz, entry.attempt, entry.max_attempts,
+         entry.body_bytes, entry.unique_key, entry.kind, entry.args, entry.tags, entry.metadata, entry.group_key,
+         entry.progress, entry.errors
+$$;
+comment on function awa._as_deferred is 'An entry, as a job that waits for a time';
+
 -- Appends jobs to the current segment, and wakes their queues.
 -- To their lanes, or to the front lanes of their queues.
 create or replace function awa._append_ready(jobs awa.deferred_jobs[], in_front boolean default false) returns void

@@ -39,10 +39,7 @@ begin
       perform awa._check_name('kind', kind);
     end if;
   end if;
-  if run_at >= '9999-12-31 10:00:00+00' then -- so that it is before the year 10000 in every zone
-    perform awa._refuse('run_at must be a time before 9999-12-31 10:00 UTC', run_at::text,
-      'Pass that of the job, or null for now.');
-  end if;
+  perform awa._check_run_at(run_at);
   v_key := awa._unique_key(queue, kind, args, unique_key, unique_by, unique_period, unique_zone, null,
     coalesce(run_at, v_now));
   perform awa._check_isolation();
