@@ -78,7 +78,7 @@ select awa.move((awa.enqueue_unique(:'queue', 'k', unique_key => :'queue')).job_
 select is((awa.enqueue_unique(:'queue' || ' other', 'k', unique_key => :'queue')).inserted, false,
   'a job that is moved keeps its key');
 select is(awa._holds(awa._unique_key('q', 'k', '{}', null, '{queue}', null, null, '{state14}', now()), s.s),
-  s.s = 'state15', 'a key of one queue is held in the last state alone: ' || s.s)
+  s.s = 'state14', 'a key of one queue is held in the last state alone: ' || s.s)
   from unnest('{state14}'::text[]) s(s);
 -- A state for which cancel has no way is refused by name
 create or replace function awa._locate(job_id bigint, hidden boolean default false) returns awa._place
