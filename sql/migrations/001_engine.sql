@@ -370,8 +370,8 @@ comment on column awa.ready_entries.body_bytes is
   'Size of kind, args, tags, metadata, group_key and progress in a claim''s result, estimated: for its byte budget';
 comment on column awa.ready_entries.unique_key is
   '32 bytes from the SHA-256 of the job''s unique key, two that say in which states it holds it and whether its queue '
-  'or its args are a part of it, and, where it outlives the completed job, eight for the end of the period; null when it '
-  'has none';
+  'or its args are a part of it, and, where it outlives the completed job, eight for the end of the period; null when '
+  'it has none';
 comment on column awa.ready_entries.group_key is 'The group that the job belongs to; null for none';
 comment on column awa.ready_entries.created_at is 'When the job was enqueued; null when that is ready_at';
 comment on column awa.ready_entries.errors is 'How earlier attempts failed, oldest first';
