@@ -33,6 +33,23 @@ func (q *Queries) ExpireHistory(ctx context.Context, db DBTX) (int64, error) {
 	return expired, err
 }
 
+const fireDue = `-- name: FireDue :one
+select fired, missed, skipped, failed, more from awa.fire_due(max_jobs => $1)
+`
+
+func (q *Queries) FireDue(ctx context.Context, db DBTX, maxJobs *int32) (AwaFireDueRow, error) {
+	row := db.QueryRow(ctx, fireDue, maxJobs)
+	var i AwaFireDueRow
+	err := row.Scan(
+		&i.Fired,
+		&i.Missed,
+		&i.Skipped,
+		&i.Failed,
+		&i.More,
+	)
+	return i, err
+}
+
 const fold = `-- name: Fold :one
 select more from awa.fold()
 `

@@ -62,6 +62,15 @@ type AwaEnqueueUniqueRow struct {
 	Inserted bool
 }
 
+// The row that fire_due returns: how many jobs it enqueued, how many ticks it left out because they were missed or the last job had not ended, how many schedules failed, and whether there is more to do. The view itself is always empty
+type AwaFireDueRow struct {
+	Fired   int64
+	Missed  int64
+	Skipped int64
+	Failed  int64
+	More    interface{}
+}
+
 // The row that health returns, one per thing that is looked at. The view itself is always empty
 type AwaHealthRow struct {
 	Level   string

@@ -107,6 +107,7 @@ var steps = []step{
 	{"rotate", "", "select rotated from awa.rotate(true)"},
 	{"prune_oldest", "", "select outcome from awa.prune_oldest()"},
 	{"prune_oldest", isLeft, "select outcome from awa.prune_oldest(true)"},
+	{"fire_due", "", "select fired from awa.fire_due()"},
 	{"fold", "", "select more from awa.fold()"},
 	{"summarize", "", "select summarized from awa.summarize()"},
 	{"end_stuck_claimers", "", "select ended from awa.end_stuck_claimers()"},
@@ -145,8 +146,8 @@ var steps = []step{
 }
 
 // maintenance is what run_maintenance calls.
-var maintenance = []string{"promote_due", "fold", "end_stuck_claimers", "rescue", "materialize", "expire_history",
-	"summarize", "rotate", "prune_oldest", "forget_workers"}
+var maintenance = []string{"promote_due", "fire_due", "fold", "end_stuck_claimers", "rescue", "materialize",
+	"expire_history", "summarize", "rotate", "prune_oldest", "forget_workers"}
 
 // settings are the ways into each state.
 func settings() (all []setting) {

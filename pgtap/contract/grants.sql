@@ -32,6 +32,10 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_operator', 'reschedule'),
   ('awa_operator', 'rebase_after_restore'), ('awa_operator', 'deregister_worker'), ('awa_operator', 'rotate'),
   ('awa_operator', 'prune_oldest'),
+  ('awa_operator', 'schedule'), ('awa_operator', 'unschedule'), ('awa_operator', 'pause_schedule'),
+  ('awa_operator', 'resume_schedule'), ('awa_operator', 'trigger_schedule'), ('awa_operator', 'backfill_schedule'),
+  ('awa_operator', 'sync_schedules'), ('awa_worker', 'sync_schedules'), ('awa_maintainer', 'fire_due'),
+  ('awa_reader', 'list_schedules'), ('awa_reader', 'explain_schedule'),
   ('awa_reader', 'jobs_compat'), ('awa_reader', 'job'), ('awa_reader', 'list_jobs'), ('awa_reader', 'scan_jobs'),
   ('awa_reader', 'queue_counts'), ('awa_reader', 'configuration'), ('awa_reader', 'list_queues'),
   ('awa_reader', 'list_workers'), ('awa_reader', 'next_fires'), ('awa_reader', 'describe_cron'),
@@ -96,6 +100,8 @@ select is(has_schema_privilege(r.role, 'awa', 'usage') and not has_schema_privil
   from (select distinct role from allowed) r order by r.role;
 
 -- A role that is a member of one of them: what works, and what does not
+select awa.schedule(pg_temp.q(' kept'), pg_temp.q(), 'k', '@daily') \g /dev/null
+
 create temp table attempts (n int, role text, command text);
 insert into attempts
 values
@@ -166,7 +172,18 @@ values
   (55, 'awa_maintainer', 'select * from awa.end_stuck_claimers()'),
   (56, 'awa_maintainer', 'select awa.run_pass(''rescue'')'),
   (57, 'awa_reader', 'select * from awa.next_fires(''@daily'', ''Europe/Berlin'')'),
-  (58, 'awa_reader', 'select awa.describe_cron(''@daily'')');
+  (58, 'awa_reader', 'select awa.describe_cron(''@daily'')'),
+  (59, 'awa_operator', format('select awa.schedule(%L, %L, %L, %L)', pg_temp.q(' s'), pg_temp.q(), 'k', '@daily')),
+  (60, 'awa_operator', format('select awa.pause_schedule(%L)', pg_temp.q(' s'))),
+  (61, 'awa_operator', format('select awa.resume_schedule(%L)', pg_temp.q(' s'))),
+  (62, 'awa_operator', format('select awa.trigger_schedule(%L)', pg_temp.q(' s'))),
+  (63, 'awa_operator',
+    format('select awa.backfill_schedule(%L, now() - interval %L, now())', pg_temp.q(' s'), '1 day')),
+  (64, 'awa_reader', format('select awa.explain_schedule(%L)', pg_temp.q(' kept'))),
+  (65, 'awa_operator', format('select awa.unschedule(%L)', pg_temp.q(' s'))),
+  (66, 'awa_operator', format('select awa.sync_schedules(%L, %L)', pg_temp.q(), '[]')),
+  (67, 'awa_reader', 'select * from awa.list_schedules()'),
+  (68, 'awa_maintainer', 'select * from awa.fire_due()');
 create temp table forbidden (command text);
 insert into forbidden
 select format('select count(*) from %s', c.oid::regclass)
@@ -197,7 +214,8 @@ select is(
     select array_agg(
       a.n || ' '
         || case
-          when a.role = r.role or a.n in (38, 39, 47) and r.role = 'awa_operator' or a.n = 45 and r.role = 'awa_worker'
+          when a.role = r.role or a.n in (38, 39, 47) and r.role = 'awa_operator'
+            or a.n in (45, 66) and r.role = 'awa_worker'
             then 'ok'
           else '42501'
         end

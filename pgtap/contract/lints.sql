@@ -170,13 +170,13 @@ select is((
     from functions
    where private and not prosecdef and proconfig is not null
 ),
-  '{_fold,_fold_segment,_is_holder,_is_unbalanced,_results}',
+  '{_fold,_fold_segment,_is_holder,_is_unbalanced,_results,_state_of}',
   'private functions take the settings of those that call them, but for those that count, or look for a job by its id');
 select is(
   (select array_agg(f.signature order by f.signature)
      from functions f
     where (
-      f.prosrc ~ '_(lock_queue|bound_waits|cancel|relocate|take_open|clean|truncate)\('
+      f.prosrc ~ '_(lock_queue|lock_schedule|bound_waits|cancel|relocate|take_open|clean|truncate)\('
         or f.prosrc ~ $$set_config\('lock_timeout'$$) and (not f.private or f.prosecdef)
       and not coalesce('lock_timeout=0' = any(f.proconfig), false)), null,
         'who bounds the waits for locks leaves the caller''s lock_timeout as it was');

@@ -77,6 +77,22 @@ insert into contract values
     'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
     'time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, '
     'args jsonb DEFAULT NULL::jsonb', 'bigint'),
+  ('schedule',
+    'name text, queue text, kind text, cron text DEFAULT NULL::text, every interval DEFAULT NULL::interval, args jsonb '
+    'DEFAULT ''{}''::jsonb, timezone text DEFAULT ''UTC''::text, missed text DEFAULT ''latest''::text, missed_for '
+    'interval DEFAULT ''1 day''::interval, overlap text DEFAULT ''allow''::text, starts_at timestamp with time zone '
+    'DEFAULT NULL::timestamp with time zone, ends_at timestamp with time zone DEFAULT NULL::timestamp with time zone, '
+    'priority integer DEFAULT NULL::integer, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT '
+    'NULL::text[], metadata jsonb DEFAULT NULL::jsonb', 'void'),
+  ('unschedule', 'name text', 'void'),
+  ('pause_schedule', 'name text, reason text DEFAULT NULL::text', 'void'),
+  ('resume_schedule', 'name text', 'void'),
+  ('trigger_schedule', 'name text', 'bigint'),
+  ('backfill_schedule',
+    'name text, "from" timestamp with time zone, "to" timestamp with time zone, max_jobs integer DEFAULT 1000, repeat '
+    'boolean DEFAULT false', 'SETOF bigint'),
+  ('sync_schedules', 'source text, schedules jsonb, revision bigint DEFAULT NULL::bigint', 'boolean'),
+  ('fire_due', 'max_jobs integer DEFAULT 1000', 'SETOF awa.fire_due_row'),
   ('rescue', 'max_jobs integer DEFAULT 1000', 'SETOF awa.rescue_row'),
   ('materialize',
     'older_than interval DEFAULT NULL::interval, max_jobs integer DEFAULT 1000', 'SETOF awa.materialize_row'),
@@ -103,6 +119,8 @@ insert into contract values
   ('configuration', '', 'SETOF awa.configuration_row'),
   ('list_queues', '', 'SETOF awa.list_queues_row'),
   ('list_workers', '', 'SETOF awa.list_workers_row'),
+  ('list_schedules', '', 'SETOF awa.list_schedules_row'),
+  ('explain_schedule', 'name text', 'text'),
   ('next_fires',
     'cron text, timezone text DEFAULT ''UTC''::text, after timestamp with time zone DEFAULT now(), n integer DEFAULT 5',
     'SETOF timestamp with time zone'),
@@ -117,7 +135,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(152);
+select plan(174);
 
 select is(
   (
@@ -130,7 +148,8 @@ select is(
 select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
   case
     when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'configuration',
-      'list_queues', 'list_workers', 'next_fires', 'explain_job', 'health', 'version')
+      'list_queues', 'list_workers', 'list_schedules', 'explain_schedule', 'next_fires', 'explain_job', 'health',
+      'version')
       then 's'
     when c.name = 'describe_cron' then 'i'
     else 'v'
@@ -175,6 +194,16 @@ select is(pg_temp.columns_of('awa.list_workers_row'),
   'columns of list_workers_row');
 select is(pg_temp.columns_of('awa.enqueue_unique_row'), 'job_id bigint, inserted boolean', 'columns of enqueue_unique');
 select is(pg_temp.columns_of('awa.promote_due_row'), 'promoted bigint', 'columns of promote_due');
+select is(pg_temp.columns_of('awa.fire_due_row'),
+  'fired bigint, missed bigint, skipped bigint, failed bigint, more boolean', 'columns of fire_due');
+select is(pg_temp.columns_of('awa.list_schedules_row'),
+  'name text, source text, queue text, kind text, cron text, every interval, args jsonb, timezone text, missed text, '
+  'missed_for interval, overlap text, starts_at timestamp with time zone, ends_at timestamp with time zone, '
+  'priority integer, max_attempts integer, tags text[], metadata jsonb, next_at timestamp with time zone, '
+  'last_at timestamp with time zone, last_job_id bigint, last_job_state text, waiting_at timestamp with time zone, '
+  'paused_at timestamp with time zone, paused_by text, pause_reason text, times_missed bigint, times_skipped bigint, '
+  'failures integer, error text, failed_at timestamp with time zone, made_at timestamp with time zone, '
+  'changed_at timestamp with time zone, changed_by text', 'columns of list_schedules_row');
 select is(pg_temp.columns_of('awa.rescue_row'), 'rescued bigint', 'columns of rescue');
 select is(pg_temp.columns_of('awa.materialize_row'), 'materialized bigint', 'columns of materialize');
 select is(pg_temp.columns_of('awa.expire_history_row'), 'expired bigint', 'columns of expire_history');

@@ -8,7 +8,7 @@ select count(*)
     run_at => clock_timestamp() + interval '1 hour') \g /dev/null
 
 begin;
-select plan(24);
+select plan(25);
 
 select set_config('test.passes', awa._passes()::text, true) \g /dev/null
 select ok((select p.prosrc from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = 'run_maintenance')
@@ -30,7 +30,7 @@ select is((
      and l.locktype = 'advisory'
      and l.classid::bigint << 32 | l.objid::bigint = any(array(select awa._pass_key(u) from unnest(awa._passes()) u))
 ),
-  10::bigint, 'its lock is kept until the transaction ends');
+  11::bigint, 'its lock is kept until the transaction ends');
 
 -- The clock
 select setval('awa.pass_clock_rescue', awa._microseconds(clock_timestamp())) as succeeded_at \gset

@@ -58,6 +58,8 @@ return array[
   'retry_where by tag', format('select awa.retry_where(%L, tag => %L)', pg_temp.q(' 1'), 'none'),
   'health', 'select * from awa.health()',
   'promote_due', 'select * from awa.promote_due()',
+  'fire_due', 'select * from awa.fire_due()',
+  'list_schedules', 'select * from awa.list_schedules()',
   'fold', 'select * from awa.fold()',
   'rescue', 'select * from awa.rescue()',
   'forget_workers', 'select * from awa.forget_workers()',

@@ -23,6 +23,7 @@
 {{ template "engine/writers.sql" . }}
 {{ template "engine/json.sql" . }}
 {{ template "engine/appending.sql" . }}
+{{ template "engine/ticks.sql" . }}
 {{ template "engine/closing.sql" . }}
 {{ template "engine/taking.sql" . }}
 {{ template "engine/outcomes.sql" . }}
@@ -49,6 +50,14 @@
 {{ template "close/release.sql" . }}
 {{ template "close/cancel_attempt.sql" . }}
 {{ template "defer/promote_due.sql" . }}
+{{ template "schedule/schedule.sql" . }}
+{{ template "schedule/unschedule.sql" . }}
+{{ template "schedule/pause_schedule.sql" . }}
+{{ template "schedule/resume_schedule.sql" . }}
+{{ template "schedule/trigger_schedule.sql" . }}
+{{ template "schedule/backfill_schedule.sql" . }}
+{{ template "schedule/sync_schedules.sql" . }}
+{{ template "schedule/fire_due.sql" . }}
 {{ template "lease/extend.sql" . }}
 {{ template "lease/set_progress.sql" . }}
 {{ template "maintain/fold.sql" . }}
@@ -74,11 +83,14 @@
 {{ template "read/list_workers.sql" . }}
 {{ template "read/next_fires.sql" . }}
 {{ template "read/describe_cron.sql" . }}
+{{ template "read/list_schedules.sql" . }}
 {{ template "read/explain_job.sql" . }}
+{{ template "read/explain_schedule.sql" . }}
 {{ template "read/audit.sql" . }}
 {{ template "read/health.sql" . }}
 {{ template "read/health_queues.sql" . }}
 {{ template "read/health_sessions.sql" . }}
+{{ template "read/health_schedules.sql" . }}
 {{ template "read/version.sql" . }}
 {{ template "operate/configure.sql" . }}
 {{ template "operate/configure_queue.sql" . }}

@@ -87,6 +87,8 @@ $$;
 create sequence awa.pass_clock_promote_due;
 comment on sequence awa.pass_clock_promote_due is
   'Microseconds since 1970: when promote_due succeeded last, to the second';
+create sequence awa.pass_clock_fire_due;
+comment on sequence awa.pass_clock_fire_due is 'Microseconds since 1970: when fire_due succeeded last, to the second';
 create sequence awa.pass_clock_fold;
 comment on sequence awa.pass_clock_fold is 'Microseconds since 1970: when fold succeeded last, to the second';
 create sequence awa.pass_clock_end_stuck_claimers;
@@ -335,6 +337,99 @@ comment on table awa.rescue_gaps is
 comment on column awa.rescue_gaps.began_at is 'When rescue had been called last';
 comment on column awa.rescue_gaps.ended_at is
   'When it was called again. Attempts that were alive when the gap began get one more lease from then on';
+
+-- Schedules -------------------------------------------------------------------------------------
+
+create table awa.schedules (
+  name          text primary key,
+  source        text,
+  queue         text not null,
+  kind          text not null,
+  cron          text,
+  every         interval,
+  args          jsonb not null,
+  timezone      text not null,
+  missed        text not null check (missed in ('skip', 'latest', 'all')),
+  missed_for    interval not null,
+  overlap       text not null check (overlap in ('allow', 'skip', 'wait', 'replace')),
+  starts_at     timestamptz,
+  ends_at       timestamptz,
+  priority      int,
+  max_attempts  int,
+  tags          text[],
+  metadata      jsonb,
+  made_at       timestamptz not null,
+  changed_at    timestamptz not null,
+  changed_by    text not null default session_user,
+  paused_at     timestamptz,
+  paused_by     text,
+  pause_reason  text,
+  removed_at    timestamptz,
+  decided_until timestamptz not null,
+  next_tick     timestamptz,
+  next_wall     timestamp,
+  next_at       timestamptz,
+  last_tick     timestamptz,
+  last_job_id   bigint,
+  waiting_tick  timestamptz,
+  ran           tstzmultirange not null default '{}',
+  times_missed  bigint not null default 0,
+  times_skipped bigint not null default 0,
+  failures      int not null default 0,
+  error         text,
+  failed_at     timestamptz,
+  check (num_nonnulls(cron, every) = 1)
+) with (fillfactor = 70);
+create index schedules_next_at on awa.schedules (next_at) where next_at is not null;
+comment on table awa.schedules is
+  'One schedule: what it enqueues, when, and how far it has come. A removed one is kept for 30 days, for its last tick';
+comment on column awa.schedules.source is
+  'The program that declared it by sync_schedules; null when it was made by hand';
+comment on column awa.schedules.cron is 'Its expression, as it was written; null when it has an interval';
+comment on column awa.schedules.every is
+  'Its interval, which counts from starts_at, or from made_at; null when it has an expression';
+comment on column awa.schedules.timezone is 'The time zone of cron, and of the days and months of every';
+comment on column awa.schedules.missed is
+  'What becomes of ticks that nobody served within a minute: skip, latest or all';
+comment on column awa.schedules.missed_for is 'How old a missed tick may be, where missed is all';
+comment on column awa.schedules.overlap is
+  'What becomes of a tick while the last job has not ended: allow, skip, wait or replace';
+comment on column awa.schedules.starts_at is 'It has no tick before this time';
+comment on column awa.schedules.ends_at is 'It has no tick at this time, or later';
+comment on column awa.schedules.made_at is 'When it was first made; every counts from here where starts_at is null';
+comment on column awa.schedules.paused_at is 'Since when it is paused; null when it is not';
+comment on column awa.schedules.removed_at is 'When it was removed; null while it is there';
+comment on column awa.schedules.decided_until is
+  'About ticks up to this time it was decided: they fired, wait, or were left out';
+comment on column awa.schedules.next_tick is
+  'The first tick after that; null when there is none, and while it is paused';
+comment on column awa.schedules.next_wall is
+  'What the clock of its zone shows at next_tick, when that was computed: it differs when the data of the zone have '
+  'changed';
+comment on column awa.schedules.next_at is
+  'When fire_due looks at it next: at next_tick, later where it was put off, sooner where a tick waits; null when '
+  'never';
+comment on column awa.schedules.last_tick is 'The last tick that fired: its nominal time';
+comment on column awa.schedules.last_job_id is 'The job that it enqueued last, by a tick or by trigger_schedule';
+comment on column awa.schedules.waiting_tick is 'The tick that waits for the last job to end, where overlap is wait';
+comment on column awa.schedules.ran is
+  'From which to which time all of its ticks have fired; at most 100 ranges, the older ones put together';
+comment on column awa.schedules.times_missed is 'How many ticks were left out because they were missed';
+comment on column awa.schedules.times_skipped is 'How many ticks were left out because the last job had not ended';
+comment on column awa.schedules.failures is 'How often it has failed to fire since it fired last';
+comment on column awa.schedules.error is 'Why it failed to fire the last time';
+
+create table awa.schedule_sources (
+  source    text primary key,
+  owner     text not null,
+  revision  bigint,
+  content   bytea not null,
+  synced_at timestamptz not null default now()
+);
+comment on table awa.schedule_sources is 'A program that declares schedules by sync_schedules';
+comment on column awa.schedule_sources.owner is 'The role that synchronised it first: it may do so, and its members';
+comment on column awa.schedule_sources.revision is 'The revision that was synchronised last; null when it had none';
+comment on column awa.schedule_sources.content is 'The SHA-256 of what was declared last';
 
 -- The hot families: append only, never updated, emptied by TRUNCATE --------------------------------
 

@@ -19,6 +19,9 @@ select * from awa.prune_oldest(force => @force);
 -- name: RunMaintenance :exec
 call awa.run_maintenance();
 
+-- name: FireDue :one
+select * from awa.fire_due(max_jobs => sqlc.narg(max_jobs));
+
 -- name: Fold :one
 select * from awa.fold();
 

@@ -1,16 +1,23 @@
 -- Callers are known by the login of the session, since the functions run as their owner.
 
--- Whether the session's login may act as an operator, by itself or after set role.
--- Why: operators are the roles that may call drop_queue. So the names of the installation's roles do not matter, nor
--- whether there are any.
-create or replace function awa._is_operator() returns boolean
+-- Whether the session's login may call a function, by itself or after set role.
+create or replace function awa._may_call(function regproc) returns boolean
 language sql stable
 as $$
   select coalesce(bool_or(pg_has_role(session_user, a.grantee, 'member')), false)
     from pg_proc p
    cross join lateral aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-   where p.oid = 'awa.drop_queue'::regproc and a.grantee <> 0
+   where p.oid = function and a.grantee <> 0
 $$;
+comment on function awa._may_call is
+  'Whether the session''s login may call a function, by itself or after set role';
+
+-- Whether the session's login may act as an operator, by itself or after set role.
+-- Why: operators are the roles that may call drop_queue. So the names of the installation's roles do not matter, nor
+-- whether there are any.
+create or replace function awa._is_operator() returns boolean
+language sql stable
+as $$ select awa._may_call('awa.drop_queue') $$;
 comment on function awa._is_operator is
   'Whether the session''s login may act as an operator, by itself or after set role';
 

@@ -9,8 +9,8 @@ create or replace function awa._passes() returns text[]
 language sql immutable parallel safe
 as $$
   select
-    '{promote_due,fold,end_stuck_claimers,rescue,materialize,expire_history,summarize,rotate,prune_oldest,'
-    'forget_workers}'::text[]
+    '{promote_due,fire_due,fold,end_stuck_claimers,rescue,materialize,expire_history,summarize,rotate,'
+    'prune_oldest,forget_workers}'::text[]
 $$;
 comment on function awa._passes is 'The passes of maintenance, in the order in which run_maintenance goes through them';
 

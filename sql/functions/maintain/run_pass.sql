@@ -27,6 +27,7 @@ begin
   end if;
   return case pass
     when 'promote_due' then (select p.promoted >= coalesce(max_jobs, 4096) from awa.promote_due(max_jobs) p)
+    when 'fire_due' then (select f.more from awa.fire_due(max_jobs) f)
     when 'fold' then (select f.more from awa.fold() f)
     when 'end_stuck_claimers' then (select false from awa.end_stuck_claimers() e)
     when 'rescue' then (select r.rescued >= coalesce(max_jobs, 1000) from awa.rescue(max_jobs) r)

@@ -7,9 +7,9 @@ comment on view awa.health_row is
   'The row that health returns, one per thing that is looked at. The view itself is always empty';
 
 -- The condition of the installation: one row per topic, what needs attention first.
--- level is ok, warning or critical; topic is restore, maintenance, prune, claimer, queue, failures, refusals, worker,
--- horizon, segment or notifications; message describes it in words, hint tells what to do, details has the same as
--- numbers (seconds, bytes, process ids). Takes about a tenth of a second.
+-- level is ok, warning or critical; topic is restore, maintenance, prune, claimer, queue, failures, refusals,
+-- schedule, worker, horizon, segment or notifications; message describes it in words, hint tells what to do, details
+-- has the same as numbers (seconds, bytes, process ids). Takes about a tenth of a second.
 create or replace function awa.health() returns setof awa.health_row
 language sql stable
 security definer
@@ -29,6 +29,8 @@ select r.level, r.topic, r.subject, r.message, r.hint, r.details
     select * from awa._health_claimers()
     union all
     select * from awa._health_queues()
+    union all
+    select * from awa._health_schedules()
     union all
     select * from awa._health_sessions()
     union all
@@ -154,6 +156,16 @@ union all
       order by d.run_at, d.job_id
       limit 1
    ) d on true)
+union all
+(select 'fire_due', 'schedules that are due wait', s.next_at, null::bigint
+   from (select) x
+   left join lateral (
+     select s.next_at
+       from awa.schedules s
+      where s.next_at < awa._schedule_clock() - interval '1 minute'
+      order by s.next_at
+      limit 1
+   ) s on true)
 union all
 select 'rescue', 'attempts that are overdue run on', least(
   (

@@ -1,0 +1,56 @@
+-- Without this, a user would have to guess why a job does not come.
+\set name explain_schedule
+\ir ../prelude.psql
+
+begin;
+\ir ../schedule/clock.psql
+select plan(18);
+
+create function pg_temp.explains(pattern text, description text, schedule text default 's') returns text
+language sql
+as $$ select matches(awa.explain_schedule(schedule), pattern, description) $$;
+
+select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *') \g /dev/null
+select pg_temp.explains('^It fires in 00:59:30, at 2026-06-01 13:00:00.00.', 'when it fires');
+select pg_temp.explains('Nobody works on its queue explain_schedule', 'a queue that nobody works on');
+select pg_temp.explains('It has not fired yet.$', 'that it has not yet');
+select awa.register_worker('w') \g /dev/null
+select is(awa.explain_schedule(name => 's') ~ 'Nobody', false, 'a queue with a worker');
+select awa.pause_queue(pg_temp.q()) \g /dev/null
+select pg_temp.explains('Its queue is paused since', 'a queue that is paused');
+select awa.resume_queue(pg_temp.q()) \g /dev/null
+select pg_temp.at('2026-06-01 13:00:10+00') \g /dev/null
+select pg_temp.explains('^It is due since 2026-06-01 13:00:00.00: it fires when maintenance is called', 'maintenance');
+select pg_temp.fire_at('2026-06-03 15:00:10+00') \g /dev/null
+select pg_temp.explains('Its last time was 2026-06-03 13:00:00.00, its last job [0-9]+, which is available. '
+  'Left out because they were missed: 2.$', 'what has become of it');
+select awa.pause_schedule('s', 'too dear') \g /dev/null
+select pg_temp.explains('^It is paused since 2026-06-03 15:00:10.00 by ' || session_user
+  || ': too dear. resume_schedule lets it', 'a pause');
+select awa.resume_schedule('s') \g /dev/null
+
+select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *', overlap => 'skip') \g /dev/null
+select pg_temp.explains('Its times are left out while job [0-9]+ has not ended, which is available.', 'skip');
+select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *', overlap => 'wait') \g /dev/null
+select pg_temp.fire_at('2026-06-04 13:00:10+00') \g /dev/null
+select pg_temp.explains('^Its time 2026-06-04 13:00:00.00 waits for job [0-9]+ to end, which is available.', 'wait');
+select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *', overlap => 'replace') \g /dev/null
+select pg_temp.at('2026-06-05 13:00:10+00') \g /dev/null
+select pg_temp.explains('^Its time 2026-06-05 13:00:00.00 waits for job [0-9]+ to be cancelled', 'replace');
+select pg_temp.explains('Left out because the last job had not ended: 1.$', 'what was left out for that');
+update awa.schedules
+   set failures = 3, error = 'no space', failed_at = '2026-06-05 13:00+00', next_at = '2026-06-05 14:00+00'
+ where name = 's';
+select pg_temp.explains('^It has failed to fire 3 times in a row, the last time at 2026-06-05 13:00:00.00: no space. '
+  'It is tried again at 2026-06-05 14:00:00.00.', 'failures');
+select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *', ends_at => '2026-06-05 13:00+00') \g /dev/null
+select pg_temp.explains('^It has ended at 2026-06-05 13:00:00.00, and does not fire any more.', 'its end');
+select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *', ends_at => '2026-06-05 13:30+00') \g /dev/null
+select pg_temp.explains('^It has no time ahead, and does not fire any more.', 'no time before its end');
+select awa.unschedule('s') \g /dev/null
+select pg_temp.explains('^It was removed at 2026-06-05 13:00:10.00 by ', 'one that was removed');
+select pg_temp.refused('select awa.explain_schedule(null)', '22023', 'name', 'no name');
+select pg_temp.refused('select awa.explain_schedule(''none'')', 'JQ007', 'no such schedule', 'an unknown one');
+
+select * from finish();
+rollback;

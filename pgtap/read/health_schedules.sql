@@ -1,0 +1,45 @@
+-- Without this, a schedule could stop, and nobody would know.
+\set name health_schedules
+\ir ../prelude.psql
+
+begin;
+\ir ../schedule/clock.psql
+select plan(11);
+delete from awa.workers;
+update awa.schedules set next_at = null;
+
+create function pg_temp.says() returns text
+language sql
+as $$
+  select string_agg(format('%s %s: %s', h.level, h.subject, h.message), ' | ' order by h.subject, h.message)
+    from awa._health_schedules() h
+$$;
+select is(pg_temp.says(), null, 'without schedules there is nothing to say');
+select awa.register_worker('w', array[pg_temp.q()]) \g /dev/null
+select awa.schedule('a', pg_temp.q(), 'k', '*/5 * * * *') \g /dev/null
+select is(pg_temp.says(), 'ok all: 1 schedules, the next one in 00:04:30', 'all is well');
+select is((select row(h.level, h.subject)::text from awa.health() h where h.topic = 'schedule'), '(ok,all)',
+  'health shows it');
+select pg_temp.at('2026-06-01 12:06:00+00') \g /dev/null
+select is(pg_temp.says(), 'ok all: 1 schedules, the next one in 00:00:00', 'a minute is not late');
+select pg_temp.at('2026-06-01 12:07:10+00') \g /dev/null
+select is(pg_temp.says(), 'warning a: it is late: its time was 00:02:10 ago', 'longer is');
+select is((select h.message from awa.health() h where h.topic = 'maintenance' and h.subject = 'fire_due')
+  ~ 'schedules that are due wait', true, 'and so is the pass');
+select pg_temp.fire() \g /dev/null
+update awa.schedules set failures = 9, error = 'no space' where name = 'a';
+select is(pg_temp.says(), 'ok all: 1 schedules, the next one in 00:02:50', 'nine failures are not too many');
+update awa.schedules set failures = 10 where name = 'a';
+select is(pg_temp.says(), 'warning a: it has failed to fire 10 times in a row: no space', 'ten are');
+update awa.schedules set failures = 0 where name = 'a';
+select awa.schedule(n, pg_temp.q(' typo'), 'k', '@daily') from unnest('{b,c}'::text[]) n \g /dev/null
+select is(pg_temp.says(),
+  format('warning b: nobody works on its queue %s typo | warning c: nobody works on its queue %1$s typo', pg_temp.q()),
+  'a queue that nobody works on');
+select is((select bool_and(h.hint is not null and h.details is not null) from awa._health_schedules() h), true,
+  'each says what to do');
+select awa.pause_schedule('b'), awa.unschedule('c') \g /dev/null
+select is(pg_temp.says(), 'ok all: 1 schedules, the next one in 00:02:50', 'one that is paused is nobody''s concern');
+
+select * from finish();
+rollback;

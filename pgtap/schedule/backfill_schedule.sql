@@ -1,0 +1,88 @@
+-- Without this, a new report could not be made for last year, or a second try would make it twice.
+\set name backfill_schedule
+\ir ../prelude.psql
+
+begin;
+\ir clock.psql
+select plan(33);
+
+select awa.schedule('s', pg_temp.q(), 'k', '0 * * * *') \g /dev/null
+select pg_temp.fire_at('2026-06-01 13:00:01+00'), pg_temp.fire_at('2026-06-01 14:00:01+00') \g /dev/null
+select pg_temp.at('2026-06-01 14:30:00+00') \g /dev/null
+select is((select count(*) from awa.backfill_schedule(name => 's', "from" => '2026-06-01 10:00+00',
+  "to" => '2026-06-01 14:30+00')), 3::bigint, 'a job for each time that has not run');
+select is(pg_temp.times('s'), '01 13:00, 01 14:00, 01 10:00, 01 11:00, 01 12:00', 'from the first time on');
+select is((select count(*) from awa.backfill_schedule('s', '2026-06-01 10:00+00', '2026-06-01 14:30+00')), 0::bigint,
+  'each time once');
+select is((select count(*) from awa.backfill_schedule('s', '2026-06-01 09:00+00', '2026-06-01 10:00+00')), 1::bigint,
+  'up to, but without, the last one');
+select is((select count(*) from awa.backfill_schedule('s', '2026-06-01 10:00+00', '2026-06-01 12:00+00',
+  repeat => true)), 2::bigint, 'with repeat also those that ran');
+select is((select row(l.next_at, l.last_at)::text from pg_temp.listed('s') l),
+  '("2026-06-01 15:00:00+00","2026-06-01 14:00:00+00")', 'the ticks go on as before');
+select is((select s.ran from awa.schedules s where s.name = 's'),
+  '{["2026-06-01 09:00:00+00","2026-06-01 09:00:00+00"],["2026-06-01 10:00:00+00","2026-06-01 14:00:00+00"]}',
+  'it is known what ran');
+
+-- In parts
+select is((select count(*) from awa.backfill_schedule('s', '2026-05-01 00:00+00', '2026-05-02 00:00+00', 10)),
+  10::bigint, 'as many as are asked for');
+select is((select count(*) from awa.backfill_schedule('s', '2026-05-01 00:00+00', '2026-05-02 00:00+00', 10)),
+  10::bigint, 'the next ones with the next call');
+select is((select count(*) from awa.backfill_schedule('s', '2026-05-01 00:00+00', '2026-05-02 00:00+00', 10)),
+  4::bigint, 'until there is none');
+select is((select count(*) from awa.backfill_schedule('s', '2026-05-01 00:00+00', '2026-05-02 00:00+00', null, null)),
+  0::bigint, 'null means the default');
+select is((select count(*) from awa.backfill_schedule('s', '2026-05-01 00:00+00', '2026-05-01 00:00+00')), 0::bigint,
+  'from a time to itself there is none');
+
+-- A time that is due, and has not fired yet
+select pg_temp.at('2026-06-01 15:00:01+00') \g /dev/null
+select is((select count(*) from awa.backfill_schedule('s', '2026-06-01 15:00+00', '2026-06-01 15:00:01+00')), 1::bigint,
+  'a time that is due');
+select is(pg_temp.fire(), '', 'does not fire again');
+select is(pg_temp.next('s'), '01 16:00:00', 'the next one does');
+
+-- What was left out
+select awa.schedule('k', pg_temp.q(), 'k', '0 * * * *', missed => 'skip') \g /dev/null
+select awa.pause_schedule('s') \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 18:30:00+00'), 'missed 3', 'times that were missed');
+select is((select count(*) from awa.backfill_schedule('k', '2026-06-01 15:30+00', '2026-06-01 18:30+00')), 3::bigint,
+  'are made up for');
+select awa.schedule('p', pg_temp.q(), 'k', '0 * * * *') \g /dev/null
+select awa.pause_schedule('p') \g /dev/null
+select pg_temp.at('2026-06-01 20:30:00+00') \g /dev/null
+select is((select count(*) from awa.backfill_schedule('p', '2026-06-01 18:30+00', '2026-06-01 20:30+00')), 2::bigint,
+  'and so is a pause');
+select isnt((select l.paused_at from pg_temp.listed('p') l), null, 'which goes on');
+
+-- An interval
+select awa.schedule('e', pg_temp.q(), 'k', every => '1 hour') \g /dev/null
+select pg_temp.at('2026-06-01 22:45:00+00') \g /dev/null
+select is((select count(*) from awa.backfill_schedule('e', '2026-06-01 00:00+00', '2026-06-01 22:45+00')), 2::bigint,
+  'an interval has no time before the first one');
+select is(pg_temp.times('e'), '01 21:30, 01 22:30', 'which is one interval after it was made');
+
+-- Ranges
+select is(awa._few_ranges('{[2026-01-01,2026-01-02]}'), '{[2026-01-01,2026-01-02]}', 'a few ranges stay as they are');
+select is((select row(count(*), min(upper(r)))::text
+  from unnest(awa._few_ranges((select range_agg(tstzrange('2026-01-01'::timestamptz + n * interval '1 hour',
+    '2026-01-01'::timestamptz + n * interval '1 hour', '[]')) from generate_series(1, 101) n))) r),
+  '(100,"2026-01-01 02:00:00+00")', 'of more than 100, the oldest two are put together');
+
+select pg_temp.refused(format('select awa.backfill_schedule(%s)', c.call), c.state, c.names, c.description)
+  from (values
+    (1, '''s'', null, ''2026-01-01''', '22023', 'from', 'no beginning'),
+    (2, '''s'', ''2026-01-01'', null', '22023', 'to', 'no end'),
+    (3, '''s'', ''2026-01-02'', ''2026-01-01''', '22023', 'to', 'an end before the beginning'),
+    (4, '''s'', ''2026-01-02'', ''2026-12-01''', '22023', 'to', 'an end that lies ahead'),
+    (5, '''s'', ''-infinity'', ''2026-01-01''', '22023', 'from', 'all of the past'),
+    (6, '''s'', ''2026-01-02'', ''infinity''', '22023', 'to', 'all of the future'),
+    (7, '''s'', ''2026-01-01'', ''2026-01-02'', 0', '22023', 'max_jobs', 'no jobs'),
+    (8, '''s'', ''2026-01-01'', ''2026-01-02'', 10001', '22023', 'max_jobs', 'too many'),
+    (9, '''none'', ''2026-01-01'', ''2026-01-02''', 'JQ007', 'no such schedule', 'an unknown one')
+  ) c(n, call, state, names, description) order by c.n;
+select pg_temp.agrees('the books balance');
+
+select * from finish();
+rollback;

@@ -1,0 +1,199 @@
+-- Without this, a tick would be lost, or fire twice, or a standstill would end with a flood. What two sessions do to
+-- each other is tested with two sessions; a year in five zones is, too.
+\set name fire_due
+\ir ../prelude.psql
+
+-- Jobs of each state, as last jobs
+select awa.configure_queue(:'queue' || ' dead', '{"dead_letter": true}') \g /dev/null
+select count(*)
+  from awa.enqueue_many(:'queue' || ' states', 'k', array_fill('{}'::jsonb, array[7])) \g /dev/null
+select awa.enqueue(:'queue' || ' dead', 'k') as dead_id \gset
+create temp table taken as select * from pg_temp.take(' states', 6);
+create temp table dead as select * from pg_temp.take(' dead', 1);
+select awa.complete(job_id, receipt) from taken where n = 1 \g /dev/null
+select awa.discard(job_id, receipt, 'e') from taken where n = 2 \g /dev/null
+select awa.fail(job_id, receipt, 'e') from taken where n = 3 \g /dev/null
+select awa.snooze(job_id, receipt, '1 hour') from taken where n = 4 \g /dev/null
+select awa.cancel(job_id) from taken where n = 5 \g /dev/null
+select awa.discard(job_id, receipt, 'e') from dead \g /dev/null
+create temp table last_jobs as
+select j.id, j.state from awa.jobs j where j.queue in (pg_temp.q(' states'), pg_temp.q(' dead'));
+
+begin;
+\ir clock.psql
+select plan(71);
+
+select is(pg_temp.fire(), '', 'without schedules there is nothing to do');
+select awa.schedule('s', pg_temp.q(), 'k', '* * * * *') \g /dev/null
+select is(pg_temp.fire(), '', 'nor before the first time');
+select is(pg_temp.fire_at('2026-06-01 12:01:00+00'), 'fired 1', 'at its time it fires');
+select is(pg_temp.fire(), '', 'once');
+select is(pg_temp.fire_at('2026-06-01 12:02:59+00'), 'fired 1', 'within a minute, too');
+select is(pg_temp.fire_at('2026-06-01 12:00:00+00'), '', 'not again after the clock was set back');
+select is(pg_temp.fire_at('2026-06-01 12:02:59+00'), '', 'nor when it is there again');
+select is(pg_temp.times('s'), '01 12:01, 01 12:02', 'each time once');
+select awa.pause_schedule('s') \g /dev/null
+
+-- What is missed
+create temp table missed as select m as name from unnest('{skip,latest,all}'::text[]) m;
+select awa.schedule(name, pg_temp.q(), 'k', '*/10 * * * *', missed => name, missed_for => '90 minutes')
+  from missed \g /dev/null
+select pg_temp.at('2026-06-01 13:59:59.5+00') \g /dev/null
+select is(pg_temp.fire(), 'fired 10, missed 23', 'two hours without maintenance');
+select is(pg_temp.times('skip'), null, 'skip fires none of the times that were missed');
+select is(pg_temp.times('latest'), '01 13:50', 'latest one for all of them');
+select is(pg_temp.times('all'),
+  '01 12:30, 01 12:40, 01 12:50, 01 13:00, 01 13:10, 01 13:20, 01 13:30, 01 13:40, 01 13:50',
+  'all each of them, but none that is older than missed_for');
+select is((select string_agg(l.name || ' ' || l.times_missed, ', ' order by l.name)
+  from awa.list_schedules() l join missed m on m.name = l.name), 'all 2, latest 10, skip 11',
+  'and what is left out is noted');
+select is(pg_temp.next(m.name), '01 14:00:00', m.name || ' goes on with the next time') from missed m order by 1;
+select is(pg_temp.fire_at('2026-06-01 15:00:30+00'), 'fired 9, missed 12', 'a standstill that ends right after a time');
+select is(pg_temp.times('skip'), '01 15:00', 'skip fires the time that is on time');
+select is(pg_temp.times('latest'), '01 13:50, 01 15:00', 'latest, too: the one for all');
+select is(right(pg_temp.times('all'), 18), '01 14:50, 01 15:00', 'and all');
+select awa.schedule('old', pg_temp.q(), 'k', '@hourly', missed_for => '1 minute') \g /dev/null
+select awa.unschedule(name) from missed \g /dev/null
+select is(pg_temp.fire_at('2026-09-01 00:30:00+00'), 'fired 1, missed 999', 'latest fires however old it is');
+select is(pg_temp.times('old'), '01 00:00', 'the last one');
+select awa.unschedule('old') \g /dev/null
+
+-- A schedule for each second, after a year
+select pg_temp.at('2026-06-01 12:00:00+00') \g /dev/null
+create temp table seconds as select m as name from unnest('{skip,latest,all}'::text[]) m;
+select awa.schedule('second ' || name, pg_temp.q(), 'k', '* * * * * *', missed => name, missed_for => '1 hour')
+  from seconds \g /dev/null
+select pg_temp.at('2027-06-01 12:00:00+00'), set_config('test.began', clock_timestamp()::text, true) \g /dev/null
+select is(pg_temp.fire(150), 'fired 150, missed 3000, more', 'a year of seconds');
+select ok(clock_timestamp() < current_setting('test.began')::timestamptz + interval '10 seconds', 'answers at once');
+select is((select string_agg(l.name || ' ' || to_char(l.last_at, 'DD HH24:MI:SS'), ', ' order by l.name)
+  from awa.list_schedules() l where l.name ~ '^second'),
+  'second all 01 11:00:29, second latest 01 12:00:00, second skip 01 12:00:00',
+  'the others come first, then one that has many to make up for');
+select is(pg_temp.fire(), 'fired 1000, more', 'which goes on with the next call, and fires 1000 at most');
+select awa.unschedule('second ' || name) from seconds \g /dev/null
+
+-- Overlap, with a last job of each state
+create temp table laps as
+select o.overlap, j.state, o.overlap || ' ' || j.state as name, j.id
+  from unnest('{allow,skip,wait,replace}'::text[]) o(overlap)
+ cross join (select * from last_jobs union all select -1, 'gone') j;
+select pg_temp.at('2026-06-01 12:00:00+00') \g /dev/null
+select awa.schedule(o.name, pg_temp.q(), 'k', '0 13 * * *', overlap => o.overlap) from laps o \g /dev/null
+update awa.schedules s set last_job_id = o.id from laps o where o.name = s.name;
+select is((select count(*) from laps), 36::bigint, 'there is a job of each state');
+savepoint here;
+select is(pg_temp.fire_at('2026-06-01 13:00:01+00'), 'fired 24, skipped 4, more', 'what has ended overlaps nothing');
+select is(
+  (select string_agg(distinct o.state, ' ' order by o.state) from laps o join awa.schedules s on s.name = o.name
+    where s.last_tick is null and o.overlap = c.overlap), c.states, c.overlap || ': ' || c.description)
+  from (values ('allow', null, 'all fire'),
+    ('skip', 'available retryable running scheduled', 'a job that has not ended leaves the time out'),
+    ('wait', 'available retryable running scheduled', 'or makes it wait'),
+    ('replace', 'available retryable running scheduled', 'or is cancelled first')) c(overlap, states, description)
+ order by 1;
+select is((select array_agg(distinct l.waiting_at) from awa.list_schedules() l join laps o on o.name = l.name
+  where o.overlap = 'wait' and o.state in ('available', 'running')), array[timestamptz '2026-06-01 13:00+00'],
+  'list_schedules shows the time that waits');
+
+-- replace
+select is((select string_agg(pg_temp.fire(), '; ') from generate_series(1, 8)),
+  'more; fired 1, more; more; fired 1, more; more; fired 1, more; more; fired 1', 'one job is cancelled at a time');
+select is((select string_agg(distinct j.state, ' ') from laps o, awa.job(o.id) j
+  where o.overlap = 'replace' and o.state in ('available', 'retryable', 'running', 'scheduled')), 'cancelled',
+  'they are cancelled');
+select is((select j.errors -> -1 ->> 'error' from laps o, awa.job(o.id) j where o.name = 'replace available'),
+  'replaced by the next job of schedule replace available', 'and say why');
+select is((select array_agg(distinct s.last_tick) from laps o join awa.schedules s on s.name = o.name
+  where o.overlap = 'replace'), array[timestamptz '2026-06-01 13:00+00'], 'and all have fired');
+
+-- wait: the last jobs were cancelled meanwhile
+select is(pg_temp.fire_at('2026-06-01 13:00:02.5+00'), 'fired 4', 'a time that waits fires once the job has ended');
+select is((select count(*) from awa.list_schedules() l where l.waiting_at is not null), 0::bigint, 'none waits');
+rollback to here;
+
+-- wait, for long
+select awa.unschedule(o.name) from laps o where o.name <> 'wait available' \g /dev/null
+select awa.schedule('wait available', pg_temp.q(), 'k', '* * * * *', overlap => 'wait', missed => 'skip') \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 12:01:01+00'), '', 'a time waits');
+select is(pg_temp.fire_at('2026-06-01 12:02:01+00'), 'skipped 1', 'one at most: the others are left out');
+select is(pg_temp.fire_at('2026-06-01 12:59:01+00'), 'missed 56, skipped 1', 'or missed');
+select is((select row(l.waiting_at, l.times_skipped, l.times_missed)::text from pg_temp.listed('wait available') l),
+  '("2026-06-01 12:01:00+00",2,56)', 'the first one waits on');
+select awa.cancel(o.id) from laps o where o.name = 'wait available' \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 12:59:03+00'), 'fired 1', 'until the job has ended, however old it is');
+select is(pg_temp.times('wait available'), '01 12:01', 'with its own time');
+rollback to here;
+
+-- skip and replace, with many times
+select awa.unschedule(o.name) from laps o where o.state <> 'gone' or o.overlap in ('allow', 'wait') \g /dev/null
+select awa.schedule(o.overlap || ' gone', pg_temp.q(), 'k', '* * * * *', overlap => o.overlap, missed => 'all')
+  from unnest('{skip,replace}'::text[]) o(overlap) \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 12:05:00+00'), 'fired 2, skipped 8', 'of many times at once one fires');
+select is(pg_temp.times('skip gone'), '01 12:01', 'the first one, where the others would overlap it');
+select is(pg_temp.times('replace gone'), '01 12:05', 'the last one, where it would replace the others');
+rollback to here;
+select awa.unschedule(o.name) from laps o \g /dev/null
+
+-- Failures
+select awa.schedule(n, pg_temp.q(), 'k', '* * * * *') from unnest('{bad,good}'::text[]) n \g /dev/null
+update awa.schedules set timezone = 'Europe/Atlantis' where name = 'bad';
+select is(pg_temp.fire_at('2026-06-01 12:01:01+00'), 'fired 1, failed 1', 'one that fails holds up no other');
+select is((select row(l.failures, l.failed_at, l.error ~ 'timezone.*22023', l.next_at, l.last_at)::text
+  from pg_temp.listed('bad') l), '(1,"2026-06-01 12:01:01+00",t,"2026-06-01 12:01:00+00",)', 'it is noted');
+select is(pg_temp.fire_at('2026-06-01 12:01:05+00'), '', 'and put off');
+select is(pg_temp.fire_at('2026-06-01 12:01:06+00'), 'failed 1', 'for 5 seconds');
+select is(pg_temp.fire_at('2026-06-01 12:01:15+00'), '', 'then for longer');
+select is(pg_temp.fire_at('2026-06-01 12:01:16+00'), 'failed 1', 'twice as long each time');
+update awa.schedules set failures = 100 where name = 'bad';
+select awa.pause_schedule('good') \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 13:00:00+00'), 'failed 1', 'up to');
+select is((select s.next_at from awa.schedules s where s.name = 'bad'), timestamptz '2026-06-01 14:00:00+00',
+  'an hour');
+update awa.schedules set timezone = 'Europe/Berlin' where name = 'bad';
+select is(pg_temp.fire_at('2026-06-01 14:00:00+00'), 'fired 1, missed 119', 'mended, it fires');
+select is((select row(l.failures, l.error, l.failed_at)::text from pg_temp.listed('bad') l), '(0,,)',
+  'and its failures are over');
+create function pg_temp.refuse() returns trigger language plpgsql as $$ begin raise exception 'full'; end $$;
+create trigger refuse before insert on awa.ready_entries
+  for each row when (new.kind = 'refused') execute function pg_temp.refuse();
+select awa.schedule('bad', pg_temp.q(), 'refused', '* * * * *'), awa.resume_schedule('good') \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 14:01:00+00'), 'fired 1, failed 1', 'a job that is refused is a failure, too');
+select is((select l.error from pg_temp.listed('bad') l), 'full (SQLSTATE P0001)', 'with its error');
+select awa.unschedule('bad') \g /dev/null
+
+-- Data of a zone that change
+select pg_temp.at('2026-06-01 12:00:00+00') \g /dev/null
+select awa.unschedule('good') \g /dev/null
+select awa.schedule('zone', pg_temp.q(), 'k', '0 15 * * *', timezone => 'Europe/Berlin') \g /dev/null
+update awa.schedules set next_tick = '2026-06-01 14:00+00', next_at = '2026-06-01 14:00+00' where name = 'zone';
+select setval('awa.pass_clock_fire_due', 1) \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 12:01:00+00'), '', 'a next time of before');
+select is(pg_temp.next('zone'), '01 13:00:00', 'is computed anew');
+update awa.schedules
+   set next_tick = '2026-06-01 12:30+00', next_at = '2026-06-01 12:30+00' where name = 'zone';
+select is(pg_temp.fire_at('2026-06-01 12:30:00+00'), '', 'a time that is none any more does not fire');
+select is(pg_temp.fire_at('2026-06-01 13:00:00+00'), 'fired 1', 'the right one does');
+select awa.schedule('gone', pg_temp.q(), 'k', '0 15 * * *') \g /dev/null
+update awa.schedules set timezone = 'Europe/Atlantis' where name = 'gone';
+select setval('awa.pass_clock_fire_due', 1) \g /dev/null
+select is(pg_temp.fire(), '', 'a zone that is gone stops nobody');
+select awa.unschedule('gone') \g /dev/null
+
+-- Arguments, and the pass
+select pg_temp.refused(format('select awa.fire_due(%s)', n), '22023', 'max_jobs', 'max_jobs ' || n)
+  from unnest('{0,10001}'::int[]) n;
+select pg_temp.at('2026-06-02 13:00:00+00') \g /dev/null
+select is(awa.run_pass('fire_due'), false, 'run_pass fires');
+select is(pg_temp.times('zone'), '01 13:00, 02 13:00', 'what is due');
+savepoint restored;
+update awa.ring set tables = '{1,2}';
+update awa.origin set xid = '5';
+select pg_temp.at('2026-06-03 13:00:00+00') \g /dev/null
+select throws_ok('select awa.fire_due()', '55000', null, 'in a restored database no schedule fires, or fails');
+rollback to restored;
+select pg_temp.agrees('the books balance');
+
+select * from finish();
+rollback;

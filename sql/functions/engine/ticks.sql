@@ -1,0 +1,189 @@
+-- Ticks: the times at which schedules fire.
+
+-- The time by which schedules fire.
+-- Why: in one place, so that a test can put another clock here.
+create or replace function awa._schedule_clock() returns timestamptz
+language sql volatile
+return clock_timestamp();
+comment on function awa._schedule_clock is 'The time by which schedules fire';
+
+-- The next tick of a schedule after a time; null when there is none.
+-- cron and zone are those of the schedule, from _parse_cron and _zone.
+-- Raises 22023.
+create or replace function awa._tick_after(
+  schedule awa.schedules,
+  cron awa.cron_row,
+  zone text,
+  after timestamptz
+) returns timestamptz
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_after timestamptz := greatest(after, schedule.starts_at - interval '1 microsecond');
+  v_next timestamptz;
+begin
+  if schedule.cron is not null then
+    v_next := awa._next_cron(cron, zone, v_after);
+  elsif schedule.starts_at is not null then
+    v_next := awa._next_every(schedule.starts_at, schedule.every, zone, v_after);
+  else
+    v_next := awa._next_every(schedule.made_at, schedule.every, zone, greatest(v_after, schedule.made_at));
+  end if;
+  return case when v_next < coalesce(schedule.ends_at, 'infinity') then v_next end;
+end
+$$;
+comment on function awa._tick_after is 'The next tick of a schedule after a time; null when there is none';
+
+-- The next tick of a schedule after a time, from its expression and its zone as they are written.
+-- Raises 22023.
+create or replace function awa._next_tick(schedule awa.schedules, after timestamptz) returns timestamptz
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_cron awa.cron_row;
+begin
+  if schedule.cron is not null then
+    v_cron := awa._parse_cron(schedule.cron);
+  end if;
+  return awa._tick_after(schedule, v_cron, awa._zone(schedule.timezone), after);
+end
+$$;
+comment on function awa._next_tick is
+  'The next tick of a schedule after a time, from its expression and its zone as they are written';
+
+-- The last tick of a schedule after a time, and at or before another one; null when there is none.
+-- Why: halves the time between them instead of going through all ticks in it.
+create or replace function awa._last_tick(
+  schedule awa.schedules,
+  cron awa.cron_row,
+  zone text,
+  after timestamptz,
+  until timestamptz
+) returns timestamptz
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_high timestamptz := least(until, schedule.ends_at - interval '1 microsecond');
+  v_last timestamptz := awa._tick_after(schedule, cron, zone, after);
+  v_middle timestamptz;
+  v_next timestamptz;
+begin
+  if v_last is null or v_last > v_high then
+    return null;
+  elsif schedule.cron is not null then
+    return awa._last_cron(cron, zone, v_last - interval '1 microsecond', v_high);
+  end if;
+  while v_high - v_last >= interval '1 second' loop -- no two ticks are nearer
+    v_middle := v_last + (v_high - v_last) / 2;
+    v_next := awa._tick_after(schedule, cron, zone, v_middle);
+    if v_next <= until then
+      v_last := v_next;
+    else
+      v_high := v_middle;
+    end if;
+  end loop;
+  return v_last;
+end
+$$;
+comment on function awa._last_tick is
+  'The last tick of a schedule after a time, and at or before another one; null when there is none';
+
+-- How many ticks that have not run a schedule has after a time, and at or before another one; of the first 1000.
+create or replace function awa._count_ticks(
+  schedule awa.schedules,
+  cron awa.cron_row,
+  zone text,
+  after timestamptz,
+  until timestamptz
+) returns int
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_tick timestamptz := after;
+  v_ticks int := 0;
+begin
+  for i in 1..1000 loop
+    v_tick := awa._tick_after(schedule, cron, zone, v_tick);
+    exit when v_tick is null or v_tick > until;
+    v_ticks := v_ticks + (not v_tick <@ schedule.ran)::int;
+  end loop;
+  return v_ticks;
+end
+$$;
+comment on function awa._count_ticks is
+  'How many ticks that have not run a schedule has after a time, and at or before another one; of the first 1000';
+
+-- The state of a job that may be gone; null when it is.
+create or replace function awa._state_of(job_id bigint) returns text
+language plpgsql stable
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = on
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+#variable_conflict use_variable
+declare
+  v_state text;
+begin
+  if job_id is not null then
+    select p.state into v_state from awa._place p where p.id = job_id;
+    raise sqlstate 'JQ999'; -- see _look_up
+  end if;
+  return null;
+exception when sqlstate 'JQ999' then
+  return v_state;
+end
+$$;
+comment on function awa._state_of is 'The state of a job that may be gone; null when it is';
+
+-- A time as in RFC 3339, in UTC, whatever the session's settings are.
+create or replace function awa._as_rfc3339(at timestamptz) returns text
+language sql stable
+return to_char(at at time zone 'UTC',
+  'YYYY-MM-DD"T"HH24:MI:SS' || case when extract(second from at) % 1 = 0 then '"Z"' else '.US"Z"' end);
+comment on function awa._as_rfc3339 is 'A time as in RFC 3339, in UTC, whatever the session''s settings are';
+
+-- Raises JQ007.
+create or replace function awa._refuse_schedule(name text) returns void
+language plpgsql
+as $$
+begin
+  raise exception using errcode = 'JQ007', message = 'no such schedule', detail = format('Got %s.', left(name, 200)),
+    hint = 'See awa.list_schedules().';
+end
+$$;
+comment on function awa._refuse_schedule is 'Raises JQ007';
+
+-- Whether somebody works on a queue.
+-- A registered worker that is alive and has not named other queues; or whoever has claimed from it in the last day.
+create or replace function awa._is_worked_on(queue text) returns boolean
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+begin
+  return exists (
+    select
+      from awa.workers w
+     where coalesce(queue = any(w.queues), true)
+       and w.heartbeat_at > clock_timestamp() - (select s.warn_silence from awa.settings s)
+  )
+    or exists (
+      select
+        from awa._lanes_of(awa._queue_id(queue)) l
+       cross join lateral (
+          select c.claimed_at
+            from awa.lease_claims c
+           where c.lane = l.lane and c.job_ids <> '{}'
+           order by c.lane_seq desc
+           limit 1
+        ) c
+       where c.claimed_at > clock_timestamp() - interval '1 day'
+    );
+end
+$$;
+comment on function awa._is_worked_on is 'Whether somebody works on a queue';

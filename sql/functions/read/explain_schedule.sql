@@ -1,0 +1,86 @@
+-- Explains in words when a schedule fires next, and why it does not fire now.
+-- Raises 22023, JQ007.
+create or replace function awa.explain_schedule(name text) returns text
+language plpgsql stable
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = on
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+  v_now constant timestamptz := awa._schedule_clock();
+  v_schedule awa.schedules;
+  v_state text;
+  v_says text;
+begin
+  perform awa._check_name('name', name);
+  select s.* into v_schedule from awa.schedules s where s.name = name;
+  if not found then
+    perform awa._refuse_schedule(name);
+  end if;
+  v_state := coalesce(awa._state_of(v_schedule.last_job_id), 'gone');
+  v_says := case
+    when v_schedule.removed_at is not null
+      then format('It was removed at %s by %s.', v_schedule.removed_at, v_schedule.changed_by)
+    when v_schedule.paused_at is not null
+      then format('It is paused since %s by %s%s. resume_schedule lets it fire from then on; what fell into the pause '
+        'is not missed.', v_schedule.paused_at, v_schedule.paused_by, ': ' || v_schedule.pause_reason)
+    when v_schedule.failures > 0
+      then format('It has failed to fire %s times in a row, the last time at %s: %s. It is tried again at %s.',
+        v_schedule.failures, v_schedule.failed_at, v_schedule.error, v_schedule.next_at)
+    when v_schedule.waiting_tick is not null
+      then format('Its time %s waits for job %s to end, which is %s.', v_schedule.waiting_tick, v_schedule.last_job_id,
+        v_state)
+    when v_schedule.decided_until > v_now + interval '1 minute'
+      then format('The clock of the server was ahead: all up to %s has fired, or was left out. It fires again after '
+        'that. resume_schedule lets it fire from now on.', v_schedule.decided_until)
+    when v_schedule.next_tick is null and v_schedule.ends_at <= v_now
+      then format('It has ended at %s, and does not fire any more.', v_schedule.ends_at)
+    when v_schedule.next_tick is null then 'It has no time ahead, and does not fire any more.'
+    when v_schedule.next_at <= v_now and v_schedule.overlap = 'replace' and v_state = any(awa._states('live'))
+      then format('Its time %s waits for job %s to be cancelled, which is %s.', v_schedule.next_tick,
+        v_schedule.last_job_id, v_state)
+    when v_schedule.next_at <= v_now
+      then format('It is due since %s: it fires when maintenance is called (fire_due), which is late if this lasts.',
+        v_schedule.next_tick)
+    else format('It fires in %s, at %s.', awa._span(v_schedule.next_tick - v_now), v_schedule.next_tick)
+  end;
+  if v_schedule.paused_at is null and v_schedule.next_tick is not null then
+    v_says := concat_ws(' ', v_says,
+      (
+        select format('Its queue is paused since %s: nothing is claimed from it.', q.paused_at)
+          from awa.queue_settings q
+         where q.queue_id = awa._queue_id(v_schedule.queue) and q.paused_at is not null
+      ),
+      case
+        when v_schedule.overlap = 'skip' and v_state = any(awa._states('live'))
+          then format('Its times are left out while job %s has not ended, which is %s.', v_schedule.last_job_id,
+            v_state)
+      end,
+      case
+        when not awa._is_worked_on(v_schedule.queue) then format('Nobody works on its queue %s.', v_schedule.queue)
+      end);
+  end if;
+  return concat_ws(' ', v_says,
+    case
+      when v_schedule.last_job_id is not null
+        then format('Its last time was %s, its last job %s, which is %s.', coalesce(v_schedule.last_tick::text, 'none'),
+          v_schedule.last_job_id, v_state)
+      else 'It has not fired yet.'
+    end,
+    case
+      when v_schedule.times_missed > 0 then format('Left out because they were missed: %s.', v_schedule.times_missed)
+    end,
+    case
+      when v_schedule.times_skipped > 0
+        then format('Left out because the last job had not ended: %s.', v_schedule.times_skipped)
+    end);
+end
+$$;
+comment on function awa.explain_schedule is
+  'Explains in words when a schedule fires next, and why it does not fire now';

@@ -1,0 +1,54 @@
+-- Health of schedules.
+
+-- The rows of health about schedules: those that are late, that fail, or that name a queue nobody works on.
+-- At most 100 of each kind; one row when all is well.
+create or replace function awa._health_schedules() returns table (
+  ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
+)
+language sql stable
+as $$
+with now as (
+  select awa._schedule_clock() as at
+), late as (
+  select s.* from awa.schedules s, now n where s.next_at < n.at - interval '1 minute' order by s.next_at limit 100
+), failing as (
+  select s.* from awa.schedules s where s.failures >= 10 and s.next_at is not null order by s.name limit 100
+), unserved as (
+  select s.*
+    from awa.schedules s
+    join (
+      select q.queue
+        from (select distinct s.queue from awa.schedules s where s.next_at is not null) q
+       where not awa._is_worked_on(q.queue)
+    ) q on q.queue = s.queue
+   where s.next_at is not null
+   order by s.name
+   limit 100
+), problems as (
+  select l.name, format('it is late: its time was %s ago', awa._in_words(n.at - l.next_at)) as problem,
+         'Run workers, or call awa.run_maintenance() every few seconds. See awa.explain_schedule(name).' as hint,
+         jsonb_build_object('late_seconds', floor(extract(epoch from n.at - l.next_at))) as details
+    from late l, now n
+  union all
+  select f.name, format('it has failed to fire %s times in a row: %s', f.failures, f.error),
+         'Change it, or what refuses its job. It is tried again each hour; at once after awa.schedule.',
+         jsonb_build_object('failures', f.failures, 'failed_at', f.failed_at)
+    from failing f
+  union all
+  select u.name, format('nobody works on its queue %s', u.queue),
+         'Run a worker for this queue, or name another one with awa.schedule.',
+         jsonb_build_object('queue', u.queue)
+    from unserved u
+)
+select 5, 'warning', 'schedule', p.name, p.problem, p.hint, p.details from problems p
+union all
+select 5, 'ok', 'schedule', 'all', format('%s schedules, the next one in %s', s.schedules,
+         awa._in_words(greatest(s.next_at - n.at, '0'))), null, jsonb_build_object('next_at', s.next_at)
+  from (
+    select count(*) as schedules, min(s.next_at) as next_at from awa.schedules s where s.next_at is not null
+  ) s
+ cross join now n
+ where s.schedules > 0 and not exists (select from problems)
+$$;
+comment on function awa._health_schedules is
+  'The rows of health about schedules: those that are late, that fail, or that name a queue nobody works on';

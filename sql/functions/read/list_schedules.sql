@@ -1,0 +1,36 @@
+-- What list_schedules returns.
+create or replace view awa.list_schedules_row as
+select s.name, s.source, s.queue, s.kind, s.cron, s.every, s.args, s.timezone, s.missed, s.missed_for, s.overlap,
+       s.starts_at, s.ends_at, s.priority, s.max_attempts, s.tags, s.metadata, s.next_at, s.last_tick as last_at,
+       s.last_job_id, s.error as last_job_state, s.waiting_tick as waiting_at, s.paused_at, s.paused_by, s.pause_reason,
+       s.times_missed, s.times_skipped, s.failures, s.error, s.failed_at, s.made_at, s.changed_at, s.changed_by
+  from awa.schedules s
+ where false;
+comment on view awa.list_schedules_row is
+  'The row that list_schedules returns, one per schedule. The view itself is always empty';
+
+-- All schedules, by name: what each one says, when it fires next, and what has become of it.
+-- Returns the next and the last nominal time, the last job with its state, null when it is gone, the time that waits
+-- for that job to end, who paused it, since when and why, how many times were left out, and the error with which it
+-- fails.
+create or replace function awa.list_schedules() returns setof awa.list_schedules_row
+language sql stable
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = on
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+select s.name, s.source, s.queue, s.kind, s.cron, s.every, s.args, s.timezone, s.missed, s.missed_for, s.overlap,
+       s.starts_at, s.ends_at, s.priority, s.max_attempts, s.tags, s.metadata, s.next_tick, s.last_tick,
+       s.last_job_id, awa._state_of(s.last_job_id), s.waiting_tick, s.paused_at, s.paused_by, s.pause_reason,
+       s.times_missed, s.times_skipped, s.failures, s.error, s.failed_at, s.made_at, s.changed_at, s.changed_by
+  from awa.schedules s
+ where s.removed_at is null
+ order by s.name
+$$;
+comment on function awa.list_schedules is
+  'All schedules, by name: what each one says, when it fires next, and what has become of it';

@@ -1,0 +1,78 @@
+-- Enqueues the jobs of a schedule for times that are over, from one time up to, but without, another one.
+-- Returns their ids, max_jobs (1 to 10,000) at most: call it again until it returns none. Each time once, so those that
+-- ran are left out; with repeat they are enqueued again. The ticks go on as before, and overlap is not looked at. Also
+-- for a schedule that is paused, and for times before it was made.
+-- Locks: the schedule, until the transaction ends; meanwhile it does not fire.
+-- Raises 22023, JQ007, 55P03.
+create or replace function awa.backfill_schedule(
+  name     text,
+  "from"   timestamptz,
+  "to"     timestamptz,
+  max_jobs int default 1000,
+  repeat   boolean default false
+) returns setof bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+declare
+  v_max constant int := coalesce(max_jobs, 1000);
+  v_schedule awa.schedules;
+  v_cron awa.cron_row;
+  v_zone text;
+  v_tick timestamptz;
+  v_first timestamptz;
+  v_last timestamptz;
+  v_jobs int := 0;
+begin
+  if not isfinite("from") is true then
+    perform awa._refuse('from must be a time', "from"::text, 'Pass the first time that may come.');
+  elsif not ("to" >= "from" and "to" <= awa._schedule_clock()) is true then
+    perform awa._refuse('to must be a time from from on, and not ahead', "to"::text,
+      'Times that are ahead fire by themselves.');
+  elsif v_max not between 1 and 10000 then
+    perform awa._refuse('max_jobs must be between 1 and 10000', v_max::text, 'Leave it out for 1000.');
+  end if;
+  v_schedule := awa._lock_schedule(name);
+  if v_schedule.cron is not null then
+    v_cron := awa._parse_cron(v_schedule.cron);
+  end if;
+  v_zone := awa._zone(v_schedule.timezone);
+  v_tick := awa._tick_after(v_schedule, v_cron, v_zone, "from" - interval '1 microsecond');
+  v_first := v_tick;
+  while v_tick < "to" and v_jobs < v_max loop
+    v_last := v_tick;
+    if v_tick <@ v_schedule.ran and repeat is not true then
+      v_last := least("to", (select upper(r) from unnest(v_schedule.ran) r where v_tick <@ r));
+    else
+      return next awa._enqueue_tick(v_schedule, v_tick);
+      v_jobs := v_jobs + 1;
+    end if;
+    v_tick := awa._tick_after(v_schedule, v_cron, v_zone, v_last);
+  end loop;
+  if v_jobs > 0 then
+    update awa.schedules s
+       set ran = awa._few_ranges(s.ran + tstzmultirange(tstzrange(v_first, v_last, '[]')))
+     where s.name = v_schedule.name;
+  end if;
+end
+$$;
+comment on function awa.backfill_schedule is
+  'Enqueues the jobs of a schedule for times that are over, from one time up to, but without, another one';
+
+-- Ranges of times, the two oldest put together where there are more than 100.
+create or replace function awa._few_ranges(ranges tstzmultirange) returns tstzmultirange
+language sql immutable
+return case when (select count(*) from unnest(ranges)) <= 100 then ranges
+  else ranges + tstzmultirange(tstzrange(lower(ranges),
+    (select upper(r.range) from unnest(ranges) with ordinality r(range, n) where r.n = 2), '[]'))
+end;
+comment on function awa._few_ranges is 'Ranges of times, the two oldest put together where there are more than 100';

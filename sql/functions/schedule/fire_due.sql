@@ -1,0 +1,287 @@
+-- What fire_due returns.
+create or replace view awa.fire_due_row as
+select s.times_missed as fired, s.times_missed as missed, s.times_missed as skipped, s.times_missed as failed,
+       s.removed_at is null as more
+  from awa.schedules s
+ where false;
+comment on view awa.fire_due_row is
+  'The row that fire_due returns: how many jobs it enqueued, how many ticks it left out because they were missed or '
+  'the last job had not ended, how many schedules failed, and whether there is more to do. The view itself is always '
+  'empty';
+
+-- Enqueues the jobs of schedules whose time has come, max_jobs at most.
+-- Each tick of a schedule once: its row is locked, its job enqueued and its tick noted in one transaction. Safe to
+-- call from anywhere, as often as one likes. Schedules that were missed, and have to make up for many ticks, come last.
+-- A schedule that fails is noted, and put off: for 5 seconds, and twice as long each time, up to an hour. Where overlap
+-- is replace, a call that finds nothing else to do cancels one job, and the next one fires.
+-- Locks: the schedules that it fires, until the transaction ends; skips those that others hold. For a job that it
+-- cancels, as cancel.
+-- Raises 22023, JQ004, 55000.
+create or replace function awa.fire_due(max_jobs int default 1000) returns setof awa.fire_due_row
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+declare
+  v_max constant int := coalesce(max_jobs, 1000);
+  v_now constant timestamptz := awa._schedule_clock();
+  v_schedule awa.schedules;
+  v_result record;
+  v_done awa.fire_due_row;
+  v_replaced awa.schedules;
+  v_looked int := 0;
+begin
+  perform awa._check_pass(max_jobs);
+  if date_trunc('minute', awa._succeeded_at('fire_due')) is distinct from date_trunc('minute', clock_timestamp()) then
+    perform awa._refresh_schedules(v_now);
+  end if;
+  v_done := (0, 0, 0, 0, false);
+  for v_schedule in
+    select s.*
+      from awa.schedules s
+     where s.next_at <= v_now
+     order by s.missed = 'all' and s.next_tick < v_now - interval '1 minute', s.next_at
+     limit v_max
+       for update skip locked
+  loop
+    begin
+      v_result := awa._fire(v_schedule, v_now, least(v_max - v_done.fired, 1000)::int);
+      v_done.fired := v_done.fired + v_result.fired;
+      v_done.missed := v_done.missed + v_result.missed;
+      v_done.skipped := v_done.skipped + v_result.skipped;
+      v_done.more := v_done.more or v_result.more;
+      if v_result.replaces then
+        v_replaced := v_schedule;
+      end if;
+    exception when others then
+      if not awa._is_about_a_row(sqlstate) then
+        raise;
+      end if;
+      perform awa._note_failure(v_schedule, v_now, awa._refusal(sqlerrm, sqlstate));
+      v_done.failed := v_done.failed + 1;
+    end;
+    v_looked := v_looked + 1;
+    exit when v_done.fired >= v_max;
+  end loop;
+  v_done.more := v_done.more or v_looked >= v_max or v_done.fired >= v_max;
+  if v_replaced.name is not null and v_done.fired + v_done.failed = 0 then
+    begin
+      perform awa._cancel(v_replaced.last_job_id, 'replaced by the next job of schedule ' || v_replaced.name);
+      set constraints awa.decide immediate;
+      set constraints awa.decide deferred;
+    exception when others then
+      if not awa._is_about_a_row(sqlstate) then
+        raise;
+      end if;
+      perform awa._note_failure(v_replaced, v_now, awa._refusal(sqlerrm, sqlstate));
+      v_done.failed := 1;
+    end;
+  end if;
+  perform awa._note_success('fire_due');
+  return next v_done;
+end
+$$;
+comment on function awa.fire_due is 'Enqueues the jobs of schedules whose time has come, max_jobs at most';
+
+-- Fires a schedule whose time has come, or notes why it does not; enqueues room jobs at most.
+-- Returns how many jobs it enqueued and ticks it left out, whether there is more to do at once, and whether the last
+-- job has to be cancelled first.
+create or replace function awa._fire(
+  schedule awa.schedules,
+  now timestamptz,
+  room int,
+  out fired int,
+  out missed int,
+  out skipped int,
+  out more boolean,
+  out replaces boolean
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_zone text := awa._zone(schedule.timezone);
+  v_cron awa.cron_row;
+  v_due record;
+  v_ticks timestamptz[];
+  v_tick timestamptz;
+  v_has_lived boolean;
+  v_waiting timestamptz;
+  v_next_at timestamptz;
+begin
+  if schedule.cron is not null then
+    v_cron := awa._parse_cron(schedule.cron);
+  end if;
+  v_due := awa._due_ticks(schedule, v_cron, v_zone, now, room);
+  v_ticks := v_due.ticks;
+  if schedule.waiting_tick <@ schedule.ran is false then
+    v_ticks := schedule.waiting_tick || v_ticks;
+  end if;
+  fired := 0;
+  missed := v_due.missed;
+  skipped := 0;
+  more := v_due.next_tick <= now;
+  replaces := false;
+  if schedule.overlap <> 'allow' and v_ticks <> '{}' then
+    v_has_lived := coalesce(awa._state_of(schedule.last_job_id) <> all(awa._states('ended')), false);
+    if schedule.overlap = 'replace' and v_has_lived then
+      update awa.schedules s set next_at = now where s.name = schedule.name;
+      missed := 0;
+      more := true;
+      replaces := true;
+      return;
+    end if;
+    skipped := cardinality(v_ticks);
+    v_waiting := case when schedule.overlap = 'wait' then v_ticks[case when v_has_lived then 1 else 2 end] end;
+    v_ticks := case
+      when v_has_lived then '{}'
+      when schedule.overlap = 'replace' then v_ticks[skipped:]
+      else v_ticks[1:1]
+    end;
+    skipped := skipped - cardinality(v_ticks) - (v_waiting is not null)::int;
+  end if;
+  foreach v_tick in array v_ticks loop
+    schedule.last_job_id := awa._enqueue_tick(schedule, v_tick);
+    fired := fired + 1;
+  end loop;
+  if fired > 0 then
+    -- All ticks from the last one on have fired, when none was left out before these.
+    schedule.ran := awa._few_ranges(schedule.ran + tstzmultirange(tstzrange(
+      case
+        when schedule.last_tick = schedule.decided_until and missed = 0 and v_ticks[1] = v_due.ticks[1]
+          then schedule.last_tick
+        else v_ticks[1]
+      end, v_tick, '[]')));
+    schedule.last_tick := v_tick;
+  end if;
+  v_next_at := case
+    when v_waiting is not null then least(v_due.next_tick, now + interval '1 second')
+    when more then now
+    else v_due.next_tick
+  end;
+  update awa.schedules s
+     set decided_until = v_due.decided_until, next_tick = v_due.next_tick,
+         next_wall = v_due.next_tick at time zone v_zone, next_at = v_next_at, last_tick = schedule.last_tick,
+         last_job_id = schedule.last_job_id, waiting_tick = v_waiting, ran = schedule.ran,
+         times_missed = s.times_missed + missed, times_skipped = s.times_skipped + skipped, failures = 0, error = null,
+         failed_at = null
+   where s.name = schedule.name;
+end
+$$;
+comment on function awa._fire is
+  'Fires a schedule whose time has come, or notes why it does not; enqueues room jobs at most';
+
+-- The ticks of a schedule for which jobs are to be enqueued now, by what it says of missed ones; room ticks at most.
+-- Returns how many it leaves out, up to which time that decides, and the next tick after it. A tick of the last minute
+-- is on time. A tick that ran, in a backfill say, does not come again.
+create or replace function awa._due_ticks(
+  schedule awa.schedules,
+  cron awa.cron_row,
+  zone text,
+  now timestamptz,
+  room int,
+  out ticks timestamptz[],
+  out missed int,
+  out decided_until timestamptz,
+  out next_tick timestamptz
+)
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_edge constant timestamptz := now - interval '1 minute';
+  v_from timestamptz;
+  v_latest timestamptz;
+begin
+  ticks := '{}';
+  missed := 0;
+  decided_until := schedule.decided_until;
+  next_tick := schedule.next_tick;
+  if next_tick at time zone zone is distinct from schedule.next_wall then -- the data of the zone have changed
+    next_tick := awa._tick_after(schedule, cron, zone, decided_until);
+  end if;
+  v_from := case
+    when schedule.missed = 'all' then now - schedule.missed_for - interval '1 microsecond'
+    else v_edge
+  end;
+  if next_tick <= v_from then
+    missed := awa._count_ticks(schedule, cron, zone, decided_until, v_from);
+    if schedule.missed = 'latest' then
+      v_latest := awa._last_tick(schedule, cron, zone, decided_until, v_from);
+    end if;
+    decided_until := v_from;
+    next_tick := awa._tick_after(schedule, cron, zone, v_from);
+  end if;
+  for i in 1..room loop
+    exit when next_tick is null or next_tick > now;
+    if not next_tick <@ schedule.ran then
+      ticks := ticks || next_tick;
+    end if;
+    decided_until := next_tick;
+    next_tick := awa._tick_after(schedule, cron, zone, next_tick);
+  end loop;
+  if ticks = '{}' and not v_latest <@ schedule.ran then
+    ticks := array[v_latest];
+    missed := missed - 1;
+  end if;
+end
+$$;
+comment on function awa._due_ticks is
+  'The ticks of a schedule for which jobs are to be enqueued now, by what it says of missed ones; room ticks at most';
+
+-- Notes that a schedule has failed to fire, and puts it off.
+create or replace function awa._note_failure(schedule awa.schedules, now timestamptz, error text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  update awa.schedules s
+     set failures = s.failures + 1, error = error, failed_at = now,
+         next_at = now + least(interval '5 seconds' * 2 ^ least(s.failures, 10), '1 hour')
+   where s.name = schedule.name;
+end
+$$;
+comment on function awa._note_failure is 'Notes that a schedule has failed to fire, and puts it off';
+
+-- Looks after schedules once a minute: removes those that were removed 30 days ago, and makes those due whose next tick
+-- was computed with other data of their zone.
+-- Skips those that others hold.
+create or replace function awa._refresh_schedules(now timestamptz) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_zone text;
+begin
+  delete from awa.schedules s
+   where s.name = any(array(
+     select s.name from awa.schedules s
+      where s.removed_at < now - interval '30 days' limit 1000 for update skip locked));
+  for v_zone in select distinct s.timezone from awa.schedules s where s.next_tick is not null loop
+    begin
+      update awa.schedules s
+         set next_at = now
+       where s.name = any(array(
+         select s.name
+           from awa.schedules s
+          where s.timezone = v_zone
+            and s.next_at > now
+            and s.next_wall <> s.next_tick at time zone (':' || v_zone)
+            for update skip locked));
+    exception when data_exception then
+      null; -- the zone is gone: they fail when they are due
+    end;
+  end loop;
+end
+$$;
+comment on function awa._refresh_schedules is
+  'Looks after schedules once a minute: removes those that were removed 30 days ago, and makes those due whose next '
+  'tick was computed with other data of their zone';

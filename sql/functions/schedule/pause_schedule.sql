@@ -1,0 +1,31 @@
+-- Pauses a schedule: it does not fire until it is resumed.
+-- A tick that waits for the last job to end goes on waiting. Pausing it again changes the reason.
+-- Locks: the schedule, until the transaction ends.
+-- Raises 22023, JQ007, 55P03.
+create or replace function awa.pause_schedule(name text, reason text default null) returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+declare
+  v_schedule awa.schedules;
+begin
+  if char_length(reason) > 1000 then
+    perform awa._refuse('reason must be at most 1000 characters long', reason, 'Pass a short one.');
+  end if;
+  v_schedule := awa._lock_schedule(name);
+  v_schedule.paused_at := coalesce(v_schedule.paused_at, awa._schedule_clock());
+  v_schedule.paused_by := session_user;
+  v_schedule.pause_reason := coalesce(reason, v_schedule.pause_reason);
+  perform awa._store_schedule(awa._planned(v_schedule));
+end
+$$;
+comment on function awa.pause_schedule is 'Pauses a schedule: it does not fire until it is resumed';

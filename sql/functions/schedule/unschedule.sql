@@ -1,0 +1,29 @@
+-- Removes a schedule.
+-- Its jobs stay. Its last tick is kept for 30 days: a schedule that comes back under its name fires none of its times
+-- again.
+-- Locks: the schedule, until the transaction ends.
+-- Raises 22023, JQ007, 55P03.
+create or replace function awa.unschedule(name text) returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+declare
+  v_schedule awa.schedules := awa._lock_schedule(name);
+begin
+  v_schedule.removed_at := awa._schedule_clock();
+  v_schedule.changed_at := v_schedule.removed_at;
+  v_schedule.changed_by := session_user;
+  v_schedule.waiting_tick := null;
+  perform awa._store_schedule(awa._planned(v_schedule));
+end
+$$;
+comment on function awa.unschedule is 'Removes a schedule';

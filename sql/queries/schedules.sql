@@ -1,0 +1,36 @@
+-- name: Schedule :exec
+select awa.schedule(
+  name => @name, queue => @queue, kind => @kind, cron => sqlc.narg(cron), every => sqlc.narg(every)::text::interval,
+  args => @args, timezone => sqlc.narg(timezone), missed => sqlc.narg(missed),
+  missed_for => sqlc.narg(missed_for)::text::interval, overlap => sqlc.narg(overlap),
+  starts_at => sqlc.narg(starts_at), ends_at => sqlc.narg(ends_at), priority => sqlc.narg(priority),
+  max_attempts => sqlc.narg(max_attempts), tags => sqlc.narg(tags)::text[], metadata => sqlc.narg(metadata));
+
+-- name: Unschedule :exec
+select awa.unschedule(name => @name);
+
+-- name: PauseSchedule :exec
+select awa.pause_schedule(name => @name, reason => sqlc.narg(reason));
+
+-- name: ResumeSchedule :exec
+select awa.resume_schedule(name => @name);
+
+-- name: TriggerSchedule :one
+select awa.trigger_schedule(name => @name);
+
+-- name: BackfillSchedule :many
+select awa.backfill_schedule(
+  name => @name, "from" => @from_time, "to" => @to_time, max_jobs => sqlc.narg(max_jobs), repeat => @repeat);
+
+-- name: SyncSchedules :one
+select awa.sync_schedules(source => @source, schedules => @schedules, revision => sqlc.narg(revision));
+
+-- name: ListSchedules :many
+select name, source, queue, kind, cron, coalesce(every::text, '')::text as every, args, timezone, missed,
+       missed_for::text as missed_for, overlap, starts_at, ends_at, priority, max_attempts, tags, metadata, next_at,
+       last_at, last_job_id, last_job_state, waiting_at, paused_at, paused_by, pause_reason, times_missed,
+       times_skipped, failures, error, failed_at, made_at, changed_at, changed_by
+  from awa.list_schedules();
+
+-- name: ExplainSchedule :one
+select awa.explain_schedule(name => @name);
