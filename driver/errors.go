@@ -25,6 +25,8 @@ var (
 	// ErrWrongState says that the job's state does not allow the change, or that a queue has jobs that have not ended.
 	// SQLSTATE JQ005.
 	ErrWrongState = errors.New("wrong state")
+	// ErrNoSuchSchedule says that there is no schedule of that name, or no more. SQLSTATE JQ007.
+	ErrNoSuchSchedule = errors.New("no such schedule")
 	// ErrInvalidArgument says that an argument was refused, before anything was written: the text names it, and says
 	// what to pass. SQLSTATE 22023.
 	ErrInvalidArgument = errors.New("invalid argument")
@@ -77,6 +79,7 @@ var sentinels = map[string]error{
 	"JQ003":              ErrNoSuchJob,
 	"JQ004":              ErrIsolation,
 	"JQ005":              ErrWrongState,
+	"JQ007":              ErrNoSuchSchedule,
 	invalidParameter:     ErrInvalidArgument,
 	"22P05":              ErrUntranslatable,
 	"23505":              ErrUniqueKeyHeld,

@@ -61,7 +61,7 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 			require.ErrorIs(t, err, test.want)
 			for _, other := range []error{
 				driver.ErrStaleReceipt, driver.ErrNoSuchQueue, driver.ErrNoSuchJob, driver.ErrIsolation, driver.ErrWrongState,
-				driver.ErrInvalidArgument, driver.ErrUntranslatable,
+				driver.ErrNoSuchSchedule, driver.ErrInvalidArgument, driver.ErrUntranslatable,
 				driver.ErrUniqueKeyHeld, driver.ErrDeadlock, driver.ErrMovedOn, driver.ErrSerialization, driver.ErrLocked,
 				driver.ErrRestored, driver.ErrRowMissing,
 			} {

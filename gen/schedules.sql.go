@@ -63,8 +63,8 @@ func (q *Queries) ExplainSchedule(ctx context.Context, db DBTX, name string) (st
 
 const listSchedules = `-- name: ListSchedules :many
 select name, source, queue, kind, cron, coalesce(every::text, '')::text as every, args, timezone, missed,
-       missed_for::text as missed_for, overlap, starts_at, ends_at, priority, max_attempts, tags, metadata, next_at,
-       last_at, last_job_id, last_job_state, waiting_at, paused_at, paused_by, pause_reason, times_missed,
+       missed_for::text as missed_for, overlap, starts_at, ends_at, priority, max_attempts, tags, metadata, group_key,
+       next_at, last_at, last_job_id, last_job_state, waiting_at, paused_at, paused_by, pause_reason, times_missed,
        times_skipped, failures, error, failed_at, made_at, changed_at, changed_by
   from awa.list_schedules()
 `
@@ -87,6 +87,7 @@ type ListSchedulesRow struct {
 	MaxAttempts  *int32
 	Tags         []string
 	Metadata     json.RawMessage
+	GroupKey     *string
 	NextAt       *time.Time
 	LastAt       *time.Time
 	LastJobID    *int64
@@ -132,6 +133,7 @@ func (q *Queries) ListSchedules(ctx context.Context, db DBTX) ([]ListSchedulesRo
 			&i.MaxAttempts,
 			&i.Tags,
 			&i.Metadata,
+			&i.GroupKey,
 			&i.NextAt,
 			&i.LastAt,
 			&i.LastJobID,
@@ -188,7 +190,8 @@ select awa.schedule(
   args => $6, timezone => $7, missed => $8,
   missed_for => $9::text::interval, overlap => $10,
   starts_at => $11, ends_at => $12, priority => $13,
-  max_attempts => $14, tags => $15::text[], metadata => $16)
+  max_attempts => $14, tags => $15::text[], metadata => $16,
+  group_key => $17)
 `
 
 type ScheduleParams struct {
@@ -208,6 +211,7 @@ type ScheduleParams struct {
 	MaxAttempts *int32
 	Tags        []string
 	Metadata    json.RawMessage
+	GroupKey    *string
 }
 
 func (q *Queries) Schedule(ctx context.Context, db DBTX, arg ScheduleParams) error {
@@ -228,6 +232,7 @@ func (q *Queries) Schedule(ctx context.Context, db DBTX, arg ScheduleParams) err
 		arg.MaxAttempts,
 		arg.Tags,
 		arg.Metadata,
+		arg.GroupKey,
 	)
 	return err
 }

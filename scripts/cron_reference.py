@@ -4,7 +4,9 @@
     python3 -m venv .venv && .venv/bin/pip install cronsim==2.8 croniter==7.0.0
     .venv/bin/python scripts/cron_reference.py > pgtap/engine/cron_reference.txt
 
-It was made with the zones of tzdata 2025b. With --random N --seed S it prints N random triples instead, in the same
+It was made with the zones of tzdata 2025b. With --year it makes sql/testdata/schedules_of_a_year.txt, for
+sql/schedule_test.go: a hundred schedules in five zones, "expression|zone|how many times it comes in 2025|the MD5 of
+these times". With --random N --seed S it prints N random triples instead, in the same
 form, to be compared as pgtap/engine/cron_reference.sql does. Each line is an expression, a zone, a time, and the times
 that come next, each of them the first one after the one before it: "expression|zone|after|next next ...", all in UTC.
 
@@ -28,6 +30,7 @@ a day of week. Where they differ from Awa, this script corrects them:
 """
 
 import argparse
+import hashlib
 import random
 from datetime import datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
@@ -221,11 +224,48 @@ def random_line(rand, changes, count=1):
             return found
 
 
+def year(rand):
+    """A hundred schedules in five zones, with all their times in 2025: some near the hours of clock changes."""
+    begin, end = datetime(2025, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, tzinfo=UTC)
+    lines = []
+    for zone in ["Europe/Berlin", "America/Havana", "Australia/Lord_Howe", "Antarctica/Troll", "Africa/Casablanca"]:
+        expressions = [
+            "@daily", "30 2 * * *", "15 1,2 * * *", "45 1 * * *", "0 0 * * *", "*/30 2 * * *", "0 */6 * * *",
+            "0 12 L * 5L", "59 23 31 * *", "0 3 * * SUN",
+        ]  # fmt: skip
+        while len(expressions) < 20:
+            fields = [random_field(rand, f) for f in range(1 if rand.random() < 0.2 else 2, 7)]
+            try:
+                at, n = begin, 0
+                while at and at < end and n < 1000:
+                    at, n = next_of(" ".join(fields), zone, at), n + 1
+                if 12 < n < 1000:
+                    expressions.append(" ".join(fields))
+            except Exception as error:
+                if type(error).__name__ not in ("CronSimError", "StopIteration", "RuntimeError", "AssertionError"):
+                    raise
+        for expression in expressions:
+            at, found = begin, []
+            while True:
+                at = next_of("0 0 * * *" if expression == "@daily" else expression, zone, at)
+                if at is None or at > end:
+                    break
+                found.append(at.strftime("%Y-%m-%dT%H:%M:%SZ"))
+            digest = hashlib.md5(" ".join(found).encode()).hexdigest()
+            lines.append("|".join([expression, zone, str(len(found)), digest]))
+    return lines
+
+
 def main():
     parser = argparse.ArgumentParser()
+    parser.add_argument("--year", action="store_true")
     parser.add_argument("--random", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    if args.year:
+        print("# Made by scripts/cron_reference.py --year. Do not edit.")
+        print("\n".join(year(random.Random(args.seed))))
+        return
     first, last = datetime(2020, 1, 1, tzinfo=UTC), datetime(2026, 12, 31, tzinfo=UTC)
     changes = {z: transitions(ZoneInfo(z), first, last) for z in ZONES}
     changes["Pacific/Apia"].append(datetime(2011, 12, 30, 10, tzinfo=UTC))  # from Thursday to Saturday

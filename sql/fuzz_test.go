@@ -238,7 +238,7 @@ func (f *fuzzer) call(r routine) bool {
 		default:
 			value = f.fit(r, name, r.Types[i], attempts)
 		}
-		args = append(args, name+" => "+value)
+		args = append(args, pgx.Identifier{name}.Sanitize()+" => "+value)
 		values = append(values, value)
 	}
 	statement := fmt.Sprintf("select * from awa.%s(%s)", r.Name, strings.Join(args, ", "))
@@ -272,7 +272,7 @@ func (f *fuzzer) call(r routine) bool {
 		if r.Kind != "p" || !f.inside { // a procedure that commits
 			f.complain(r.Name+err.Code, "not an error of %s", err, r.Name)
 		}
-	case "JQ001", "JQ002", "JQ003", "JQ004", "JQ005", "40001", "55P03":
+	case "JQ001", "JQ002", "JQ003", "JQ004", "JQ005", "JQ007", "40001", "55P03":
 	case "23505":
 		if r.Name != "retry" && r.Name != "move" {
 			f.complain(r.Name+err.Code, "not an error of %s", err, r.Name)
@@ -482,7 +482,18 @@ func (f *fuzzer) fit(r routine, name, kind string, attempts []claimed) string {
 	case "kind":
 		return quote(pick(f, fuzzKinds...))
 	case "name":
-		return "'worker'"
+		return pick(f, "'worker'", "'nightly'")
+	case "schedules":
+		return pick(f, "'[]'::jsonb",
+			`'[{"name": "declared", "queue": "email", "kind": "k", "every": "1 second", "overlap": "replace"}]'::jsonb`)
+	case "every":
+		return pick(f, "null", "'1 second'", "'1 month'") + "::interval"
+	case "missed":
+		return pick(f, "'skip'", "'latest'", "'all'")
+	case "overlap":
+		return pick(f, "'allow'", "'skip'", "'wait'", "'replace'")
+	case "from", "to":
+		return pick(f, "now()", "now() - interval '1 minute'", "now() - interval '1 day'")
 	case "job_id":
 		if slices.Contains(r.Args, "receipt") {
 			return fmt.Sprint(attempt.JobID)

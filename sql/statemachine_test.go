@@ -57,6 +57,13 @@ const (
 	allIsDue = "with " + isDue + ", " + isLate + ", " + isOld +
 		` update awa.settings set segment_age = '1 microsecond', completed_retention = '0'`
 	isLeft = "select awa.rotate(true)"
+	// a schedule that is due, and whose last job it is
+	becomesReplaced = `insert into awa.schedules (name, queue, kind, cron, args, timezone, missed, missed_for, overlap,
+		  made_at, changed_at, decided_until, next_tick, next_wall, next_at, last_job_id)
+		select @queue, @queue || ' other', 'k', '@daily', '{}', 'UTC', 'latest', '1 day', 'replace', now(), now(),
+		       d.day at time zone 'UTC' - interval '1 hour', d.day at time zone 'UTC', d.day, now(), @job
+		  from date_trunc('day', now() at time zone 'UTC') d(day)`
+	isScheduled = "select awa.schedule(@queue, @queue || ' other', 'k', '@hourly')"
 )
 
 // steps are all calls that may change a job, and those of which one would not expect it. Every function that is not
@@ -108,6 +115,7 @@ var steps = []step{
 	{"prune_oldest", "", "select outcome from awa.prune_oldest()"},
 	{"prune_oldest", isLeft, "select outcome from awa.prune_oldest(true)"},
 	{"fire_due", "", "select fired from awa.fire_due()"},
+	{"fire_due", becomesReplaced, "select fired from awa.fire_due()"},
 	{"fold", "", "select more from awa.fold()"},
 	{"summarize", "", "select summarized from awa.summarize()"},
 	{"end_stuck_claimers", "", "select ended from awa.end_stuck_claimers()"},
@@ -141,6 +149,13 @@ var steps = []step{
 	{"delete_job", "", "select awa.delete_job(@job)"},
 	{"delete_where", "", "select awa.delete_where(queue => @queue)"},
 	{"delete_where", "", "select awa.delete_where(queue => @queue, kind => 'other')"},
+	{"schedule", "", isScheduled},
+	{"unschedule", isScheduled, "select awa.unschedule(@queue)"},
+	{"pause_schedule", isScheduled, "select awa.pause_schedule(@queue)"},
+	{"resume_schedule", isScheduled, "select awa.resume_schedule(@queue)"},
+	{"trigger_schedule", isScheduled, "select awa.trigger_schedule(@queue)"},
+	{"backfill_schedule", isScheduled, "select awa.backfill_schedule(@queue, now() - interval '1 day', now())"},
+	{"sync_schedules", "", "select awa.sync_schedules(@queue, '[]')"},
 	{"run_maintenance", "", "call awa.run_maintenance()"},
 	{"run_maintenance", allIsDue, "call awa.run_maintenance()"},
 }

@@ -83,7 +83,7 @@ insert into contract values
     'interval DEFAULT ''1 day''::interval, overlap text DEFAULT ''allow''::text, starts_at timestamp with time zone '
     'DEFAULT NULL::timestamp with time zone, ends_at timestamp with time zone DEFAULT NULL::timestamp with time zone, '
     'priority integer DEFAULT NULL::integer, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT '
-    'NULL::text[], metadata jsonb DEFAULT NULL::jsonb', 'void'),
+    'NULL::text[], metadata jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text', 'void'),
   ('unschedule', 'name text', 'void'),
   ('pause_schedule', 'name text, reason text DEFAULT NULL::text', 'void'),
   ('resume_schedule', 'name text', 'void'),
@@ -199,8 +199,9 @@ select is(pg_temp.columns_of('awa.fire_due_row'),
 select is(pg_temp.columns_of('awa.list_schedules_row'),
   'name text, source text, queue text, kind text, cron text, every interval, args jsonb, timezone text, missed text, '
   'missed_for interval, overlap text, starts_at timestamp with time zone, ends_at timestamp with time zone, '
-  'priority integer, max_attempts integer, tags text[], metadata jsonb, next_at timestamp with time zone, '
-  'last_at timestamp with time zone, last_job_id bigint, last_job_state text, waiting_at timestamp with time zone, '
+  'priority integer, max_attempts integer, tags text[], metadata jsonb, group_key text, next_at timestamp with time '
+  'zone, last_at timestamp with time zone, last_job_id bigint, last_job_state text, waiting_at timestamp with time '
+  'zone, '
   'paused_at timestamp with time zone, paused_by text, pause_reason text, times_missed bigint, times_skipped bigint, '
   'failures integer, error text, failed_at timestamp with time zone, made_at timestamp with time zone, '
   'changed_at timestamp with time zone, changed_by text', 'columns of list_schedules_row');

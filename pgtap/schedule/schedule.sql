@@ -4,20 +4,20 @@
 
 begin;
 \ir clock.psql
-select plan(66);
+select plan(67);
 
 create temp table told as
 select awa.schedule(name => 's', queue => pg_temp.q(), kind => 'send', cron => '15 1 * * *', args => '{"a": 1}',
   timezone => 'Europe/Berlin', missed => 'all', missed_for => '2 days', overlap => 'skip',
   starts_at => '2026-01-01 00:00+00', ends_at => '2027-01-01 00:00+00', priority => 3, max_attempts => 7,
-  tags => '{t}', metadata => '{"m": 1}')::text as answer;
+  tags => '{t}', metadata => '{"m": 1}', group_key => 'g')::text as answer;
 select is((select answer from told), '', 'schedule returns nothing');
 select is((select to_jsonb(l) - '{made_at,changed_at,changed_by,next_at}'::text[] from pg_temp.listed('s') l),
   jsonb_build_object('name', 's', 'source', null, 'queue', pg_temp.q(), 'kind', 'send', 'cron', '15 1 * * *',
     'every', null, 'args', jsonb_build_object('a', 1), 'timezone', 'Europe/Berlin', 'missed', 'all',
     'missed_for', interval '2 days', 'overlap', 'skip', 'starts_at', timestamptz '2026-01-01 00:00+00',
     'ends_at', timestamptz '2027-01-01 00:00+00', 'priority', 3, 'max_attempts', 7, 'tags', array['t'],
-    'metadata', jsonb_build_object('m', 1))
+    'metadata', jsonb_build_object('m', 1), 'group_key', 'g')
     || '{"last_at": null, "last_job_id": null, "last_job_state": null, "waiting_at": null, "paused_at": null,
       "paused_by": null, "pause_reason": null, "times_missed": 0, "times_skipped": 0, "failures": 0, "error": null,
       "failed_at": null}', 'all that was said is kept');
@@ -28,10 +28,10 @@ select is((select row(l.made_at, l.changed_at, l.changed_by)::text from pg_temp.
 -- The job
 select is(pg_temp.fire_at('2026-06-01 23:15:01+00'), 'fired 1', 'at its time it fires');
 select is(
-  (select row(j.kind, j.args, j.priority, j.max_attempts, j.tags, j.metadata, j.state)::text
+  (select row(j.kind, j.args, j.priority, j.max_attempts, j.tags, j.metadata, j.state, j.group_key)::text
      from awa.jobs j where j.queue = pg_temp.q()),
   '(send,"{""a"": 1}",3,7,{t},"{""m"": 1, ""schedule"": {""at"": ""2026-06-01T23:15:00Z"", ""name"": ""s""}}",'
-  'available)',
+  'available,g)',
   'the job has all of it, and its nominal time');
 select is(
   (select row(l.last_at, l.last_job_state, l.last_job_id = (select max(j.id) from awa.jobs j))::text
@@ -89,7 +89,7 @@ select is((select row(l.paused_at, l.pause_reason, l.next_at)::text from pg_temp
 
 -- null means the default
 select awa.schedule('n', pg_temp.q(), 'k', '@daily', null, null, null, null, null, null, null, null, null, null, null,
-  null) \g /dev/null
+  null, null) \g /dev/null
 select is((select row(l.args, l.timezone, l.missed, l.missed_for, l.overlap)::text from pg_temp.listed('n') l),
   '({},UTC,latest,"1 day",allow)', 'an explicit null means the default');
 select is(pg_temp.outcome($$select awa.schedule('n', pg_temp.q(), 'k', E'\t30  9 * * MON-FRI\n')$$), 'ok',
@@ -132,6 +132,7 @@ select pg_temp.refused(format('select awa.schedule(name => %s, queue => %s, kind
     (30, '''s''', '''q''', '''k''', 'cron => ''@daily'', metadata => ''[]''', 'metadata', 'metadata'),
     (31, '''s''', '''q''', '''k''', 'cron => ''@daily'', metadata => ''{"schedule": 1}''', 'metadata', 'its field'),
     (32, '''s''', '''q''', '''k''', 'cron => ''@daily'', args => pg_temp.nested(501)', 'args', 'args'),
+    (34, '''s''', '''q''', '''k''', 'cron => ''@daily'', group_key => ''''', 'group_key', 'an empty group'),
     (33, '''s''', '''q''', '''k''', 'every => ''1 day'', starts_at => ''9999-12-31 12:00+00''', 'starts_at', 'too late')
   ) c(n, name, queue, kind, rest, names, description)
  order by c.n;

@@ -37,11 +37,12 @@ select is(
 select is(pg_temp.declare(jsonb_build_array(pg_temp.entry('full', '{"cron": null, "every": "90 minutes",
     "args": {"a": [1]}, "timezone": "Europe/Berlin", "missed": "all", "missed_for": "2 days", "overlap": "wait",
     "starts_at": "2026-07-01T09:00:00+02:00", "ends_at": "2026-08-01T07:00:00Z", "priority": 1, "max_attempts": 3,
-    "tags": ["t"], "metadata": {"m": 1}}')), null, 'full'), 'true: full', 'the fields are those of schedule');
+    "tags": ["t"], "metadata": {"m": 1}, "group_key": "g"}')), null, 'full'), 'true: full',
+  'the fields are those of schedule');
 select is((select row(l.every, l.args, l.timezone, l.missed, l.missed_for, l.overlap, l.starts_at, l.ends_at,
-    l.priority, l.max_attempts, l.tags, l.metadata)::text from pg_temp.listed('full') l),
+    l.priority, l.max_attempts, l.tags, l.metadata, l.group_key)::text from pg_temp.listed('full') l),
   '(01:30:00,"{""a"": [1]}",Europe/Berlin,all,"2 days",wait,"2026-07-01 07:00:00+00","2026-08-01 07:00:00+00",1,3,{t},'
-  '"{""m"": 1}")', 'all of them');
+  '"{""m"": 1}",g)', 'all of them');
 
 -- Revisions
 select is(pg_temp.declare(pg_temp.entries('a'), 9), 'false: a b', 'a lower revision changes nothing');

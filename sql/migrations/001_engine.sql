@@ -358,6 +358,7 @@ create table awa.schedules (
   max_attempts  int,
   tags          text[],
   metadata      jsonb,
+  group_key     text,
   made_at       timestamptz not null,
   changed_at    timestamptz not null,
   changed_by    text not null default session_user,

@@ -4,7 +4,8 @@ select awa.schedule(
   args => @args, timezone => sqlc.narg(timezone), missed => sqlc.narg(missed),
   missed_for => sqlc.narg(missed_for)::text::interval, overlap => sqlc.narg(overlap),
   starts_at => sqlc.narg(starts_at), ends_at => sqlc.narg(ends_at), priority => sqlc.narg(priority),
-  max_attempts => sqlc.narg(max_attempts), tags => sqlc.narg(tags)::text[], metadata => sqlc.narg(metadata));
+  max_attempts => sqlc.narg(max_attempts), tags => sqlc.narg(tags)::text[], metadata => sqlc.narg(metadata),
+  group_key => sqlc.narg(group_key));
 
 -- name: Unschedule :exec
 select awa.unschedule(name => @name);
@@ -27,8 +28,8 @@ select awa.sync_schedules(source => @source, schedules => @schedules, revision =
 
 -- name: ListSchedules :many
 select name, source, queue, kind, cron, coalesce(every::text, '')::text as every, args, timezone, missed,
-       missed_for::text as missed_for, overlap, starts_at, ends_at, priority, max_attempts, tags, metadata, next_at,
-       last_at, last_job_id, last_job_state, waiting_at, paused_at, paused_by, pause_reason, times_missed,
+       missed_for::text as missed_for, overlap, starts_at, ends_at, priority, max_attempts, tags, metadata, group_key,
+       next_at, last_at, last_job_id, last_job_state, waiting_at, paused_at, paused_by, pause_reason, times_missed,
        times_skipped, failures, error, failed_at, made_at, changed_at, changed_by
   from awa.list_schedules();
 

@@ -1,8 +1,9 @@
 -- What list_schedules returns.
 create or replace view awa.list_schedules_row as
 select s.name, s.source, s.queue, s.kind, s.cron, s.every, s.args, s.timezone, s.missed, s.missed_for, s.overlap,
-       s.starts_at, s.ends_at, s.priority, s.max_attempts, s.tags, s.metadata, s.next_at, s.last_tick as last_at,
-       s.last_job_id, s.error as last_job_state, s.waiting_tick as waiting_at, s.paused_at, s.paused_by, s.pause_reason,
+       s.starts_at, s.ends_at, s.priority, s.max_attempts, s.tags, s.metadata, s.group_key, s.next_at,
+       s.last_tick as last_at, s.last_job_id, s.error as last_job_state, s.waiting_tick as waiting_at, s.paused_at,
+       s.paused_by, s.pause_reason,
        s.times_missed, s.times_skipped, s.failures, s.error, s.failed_at, s.made_at, s.changed_at, s.changed_by
   from awa.schedules s
  where false;
@@ -25,8 +26,9 @@ set enable_mergejoin = off
 set jit = off
 as $$
 select s.name, s.source, s.queue, s.kind, s.cron, s.every, s.args, s.timezone, s.missed, s.missed_for, s.overlap,
-       s.starts_at, s.ends_at, s.priority, s.max_attempts, s.tags, s.metadata, s.next_tick, s.last_tick,
-       s.last_job_id, awa._state_of(s.last_job_id), s.waiting_tick, s.paused_at, s.paused_by, s.pause_reason,
+       s.starts_at, s.ends_at, s.priority, s.max_attempts, s.tags, s.metadata, s.group_key, s.next_tick,
+       s.last_tick, s.last_job_id, awa._state_of(s.last_job_id), s.waiting_tick, s.paused_at, s.paused_by,
+       s.pause_reason,
        s.times_missed, s.times_skipped, s.failures, s.error, s.failed_at, s.made_at, s.changed_at, s.changed_by
   from awa.schedules s
  where s.removed_at is null

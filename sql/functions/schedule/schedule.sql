@@ -19,7 +19,8 @@ create or replace function awa.schedule(
   priority     int default null,
   max_attempts int default null,
   tags         text[] default null,
-  metadata     jsonb default null
+  metadata     jsonb default null,
+  group_key    text default null
 ) returns void
 language plpgsql
 volatile
@@ -53,6 +54,7 @@ begin
   v_schedule.max_attempts := max_attempts;
   v_schedule.tags := tags;
   v_schedule.metadata := metadata;
+  v_schedule.group_key := group_key;
   v_schedule := awa._checked_schedule(v_schedule, awa._schedule_clock());
   perform awa._bound_waits();
   perform awa._save_schedule(v_schedule);
@@ -77,7 +79,7 @@ begin
   schedule.overlap := coalesce(schedule.overlap, 'allow');
   perform awa._check_name('name', schedule.name);
   perform awa._check_options(schedule.queue, schedule.kind, schedule.priority, null, schedule.max_attempts,
-    schedule.tags);
+    schedule.tags, schedule.group_key);
   if num_nonnulls(schedule.cron, schedule.every) <> 1 then
     perform awa._refuse('cron or every must be given, and not both',
       schedule.cron || ' and ' || schedule.every, 'Pass cron => ''30 9 * * MON-FRI'', or every => ''1 hour''.');
@@ -241,13 +243,14 @@ as $$
 begin
   update awa.schedules s
      set (source, queue, kind, cron, every, args, timezone, missed, missed_for, overlap, starts_at, ends_at, priority,
-           max_attempts, tags, metadata, made_at, changed_at, changed_by, paused_at, paused_by, pause_reason,
+           max_attempts, tags, metadata, group_key, made_at, changed_at, changed_by, paused_at, paused_by, pause_reason,
            removed_at, decided_until, next_tick, next_wall, next_at, last_tick, last_job_id, waiting_tick, ran,
            times_missed, times_skipped, failures, error, failed_at)
        = (schedule.source, schedule.queue, schedule.kind, schedule.cron, schedule.every, schedule.args,
            schedule.timezone, schedule.missed, schedule.missed_for, schedule.overlap, schedule.starts_at,
            schedule.ends_at, schedule.priority, schedule.max_attempts, schedule.tags, schedule.metadata,
-           schedule.made_at, schedule.changed_at, schedule.changed_by, schedule.paused_at, schedule.paused_by,
+           schedule.group_key, schedule.made_at, schedule.changed_at, schedule.changed_by, schedule.paused_at,
+           schedule.paused_by,
            schedule.pause_reason, schedule.removed_at, schedule.decided_until, schedule.next_tick, schedule.next_wall,
            schedule.next_at, schedule.last_tick, schedule.last_job_id, schedule.waiting_tick, schedule.ran,
            schedule.times_missed, schedule.times_skipped, schedule.failures, schedule.error, schedule.failed_at)

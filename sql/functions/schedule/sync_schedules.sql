@@ -208,7 +208,7 @@ begin
   for v_field, v_value in select * from jsonb_each(entry) loop
     v_type := case
       when v_field in ('name', 'queue', 'kind', 'cron', 'every', 'timezone', 'missed', 'missed_for', 'overlap',
-        'starts_at', 'ends_at') then 'a string'
+        'starts_at', 'ends_at', 'group_key') then 'a string'
       when v_field in ('priority', 'max_attempts') then 'a whole number'
       when v_field = 'tags' then 'an array of strings'
       when v_field in ('args', 'metadata') then 'any'
@@ -216,7 +216,7 @@ begin
     if v_type is null then
       perform awa._refuse(format('there is no field %s', left(v_field, 100)), awa._brief(v_value),
         'The fields are name, queue, kind, cron, every, args, timezone, missed, missed_for, overlap, starts_at, '
-        'ends_at, priority, max_attempts, tags and metadata.');
+        'ends_at, priority, max_attempts, tags, metadata and group_key.');
     elsif v_value <> 'null' and not (case v_type
       when 'a string' then jsonb_typeof(v_value) = 'string'
       when 'a whole number' then jsonb_typeof(v_value) = 'number' and awa._brief(v_value) ~ '^-?[0-9]{1,9}$'
@@ -256,6 +256,7 @@ begin
   v_schedule.max_attempts := (entry ->> 'max_attempts')::int;
   v_schedule.tags := awa._texts(entry -> 'tags');
   v_schedule.metadata := nullif(entry -> 'metadata', 'null');
+  v_schedule.group_key := entry ->> 'group_key';
   return v_schedule;
 end
 $$;

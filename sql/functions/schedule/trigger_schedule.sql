@@ -33,7 +33,8 @@ language plpgsql
 as $$
 begin
   return (awa._append(schedule.queue, schedule.kind, array[schedule.args], schedule.priority, null,
-    schedule.max_attempts, schedule.tags, awa._tick_metadata(schedule, tick)))[1];
+    schedule.max_attempts, schedule.tags, awa._tick_metadata(schedule, tick),
+    schedule.group_key))[1];
 end
 $$;
 comment on function awa._enqueue_tick is 'Enqueues the job of a schedule for a time; returns the job''s id';
