@@ -2,7 +2,6 @@ package sql_test
 
 import (
 	"fmt"
-	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -312,10 +311,7 @@ func TestWhoSynchronises(t *testing.T) {
 		create role worker login in role awa_worker; create role producer login in role awa_producer;
 		create role olga login in role awa_operator`)
 	as := func(login string) *session {
-		u, err := url.Parse(d.url)
-		require.NoError(t, err)
-		u.User = url.User(login)
-		return database{t, u.String()}.session()
+		return database{t, withUser(t, server.URL(), login, "t")}.session()
 	}
 	ann, bob, carl := as("ann"), as("bob"), as("carl")
 	const sync = "select awa.sync_schedules('app', '[]')"

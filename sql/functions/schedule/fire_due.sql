@@ -251,9 +251,8 @@ end
 $$;
 comment on function awa._note_failure is 'Notes that a schedule has failed to fire, and puts it off';
 
--- Looks after schedules once a minute: removes those that were removed 30 days ago, and makes those due whose next tick
--- was computed with other data of their zone.
--- Skips those that others hold.
+-- Forgets schedules that were removed 30 days ago, and makes those due whose zone has other data by now.
+-- These are the ones whose next tick was computed with other data. Skips those that others hold.
 create or replace function awa._refresh_schedules(now timestamptz) returns void
 language plpgsql
 as $$
@@ -283,5 +282,4 @@ begin
 end
 $$;
 comment on function awa._refresh_schedules is
-  'Looks after schedules once a minute: removes those that were removed 30 days ago, and makes those due whose next '
-  'tick was computed with other data of their zone';
+  'Forgets schedules that were removed 30 days ago, and makes those due whose zone has other data by now';
