@@ -262,7 +262,14 @@ func (c *completer) isAboutTheAnswer(err error) bool {
 	}, func(class string) bool { return strings.HasPrefix(pg.Code, class) })
 }
 
+// byReceipt returns answers in the order of their receipts: so their claims are locked in the order of all others, and
+// the server closes those of a claim at a time.
+func byReceipt(answers []answer) []answer {
+	return slices.SortedStableFunc(slices.Values(answers), func(a, b answer) int { return cmp.Compare(a.receipt, b.receipt) })
+}
+
 func completeMany(ctx context.Context, db pipeline, answers []answer) ([]int64, error) {
+	answers = byReceipt(answers)
 	var params gen.CompleteManyParams
 	params.JobIds, params.Receipts = ids(answers)
 	for i, a := range answers {
@@ -278,6 +285,7 @@ func completeMany(ctx context.Context, db pipeline, answers []answer) ([]int64, 
 
 // failMany sends failures, either all with a delay or all without.
 func failMany(ctx context.Context, db pipeline, answers []answer) ([]int64, error) {
+	answers = byReceipt(answers)
 	params := gen.FailManyParams{Errors: make([]string, len(answers))}
 	params.JobIds, params.Receipts = ids(answers)
 	for i, a := range answers {
@@ -291,8 +299,7 @@ func failMany(ctx context.Context, db pipeline, answers []answer) ([]int64, erro
 
 // sendSingly sends answers for which there is no function that takes many. One that is stale fails them all.
 func sendSingly(ctx context.Context, db pipeline, answers []answer) (stale []int64, err error) {
-	// In the order in which all others lock claims.
-	answers = slices.SortedFunc(slices.Values(answers), func(a, b answer) int { return cmp.Compare(a.receipt, b.receipt) })
+	answers = byReceipt(answers)
 	err = db.all(ctx, func(db gen.DBTX) {
 		for _, a := range answers {
 			switch a.outcome {
@@ -336,8 +343,7 @@ func (c *completer) settle(ctx context.Context, answers []answer, stale []int64)
 	}
 	var unexpected []int64
 	if len(stale) > 0 {
-		answers = slices.SortedStableFunc(slices.Values(answers),
-			func(a, b answer) int { return cmp.Compare(a.receipt, b.receipt) })
+		answers = byReceipt(answers)
 	}
 	for _, a := range answers {
 		a.answered()

@@ -348,6 +348,27 @@ func TestStopLeavesStubbornHandlersBehind(t *testing.T) {
 	receive(t, finished)
 }
 
+// Answers are sent in the order of their receipts: the server need not sort them.
+func TestAnswersAreInOrder(t *testing.T) {
+	pool := testdb.New(t)
+	execute(t, pool, `
+		create table public.sent (in_order boolean);
+		alter function awa.complete_many rename to complete_many_as_before;
+		create function awa.complete_many(job_ids bigint[], receipts bigint[], outputs jsonb[] default null)
+		returns setof bigint language sql security definer as $$
+			insert into public.sent values (receipts = array(select r from unnest(receipts) r order by r));
+			select awa.complete_many_as_before(job_ids, receipts, outputs)
+		$$`)
+	for _, id := range together(t, pool, texts(60), 1, driver.WorkerConfig{}, func(*driver.Job[note]) error { return nil }) {
+		waitForState(t, pool, id, "completed")
+	}
+	var sent, inOrder int
+	require.NoError(t, pool.QueryRow(t.Context(), "select count(*), count(*) filter (where in_order) from public.sent").
+		Scan(&sent, &inOrder))
+	assert.Positive(t, sent)
+	assert.Equal(t, sent, inOrder)
+}
+
 // When the last answers can't be sent the worker stops all the same, says so, and gives the jobs back.
 func TestStopWithoutAnAnswer(t *testing.T) {
 	driver.SetTimeouts(t, time.Minute, time.Second, time.Minute)

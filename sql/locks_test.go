@@ -79,6 +79,45 @@ func TestManyBesideACrowd(t *testing.T) {
 	}
 }
 
+// A batch looks for what is closed when it has locked its claims, and knows that nobody answers for too many.
+func TestBatchBesideAnAnswerThatEnds(t *testing.T) {
+	stopped := func(t *testing.T, before string) (first, batch, watcher *session) {
+		d := newDatabase(t)
+		first, batch, watcher = d.session(), d.session(), d.session()
+		watcher.exec(changing("_close_batches", before, "perform pg_advisory_xact_lock_shared(42); "+before))
+		watcher.exec("select pg_advisory_lock(42)")
+		return first, batch, watcher
+	}
+	const many = "create temp table stale as select awa.complete_many($1, $2) as job_id"
+
+	t.Run("before it locks", func(t *testing.T) {
+		first, batch, watcher := stopped(t, "foreach v_claim_id in array v_claims loop")
+		first.enqueueMany("q", 3)
+		jobs := first.claim("q", 3)
+		wait := batch.background(many, ids(jobs), receipts(jobs))
+		watcher.waitUntilBlocked(batch)
+		first.exec("select awa.complete($1, $2)", jobs[1].JobID, jobs[1].Receipt)
+		watcher.exec("select pg_advisory_unlock(42)")
+		require.NoError(t, wait())
+		require.Equal(t, ids(jobs[1:2]), list[int64](batch, "select job_id from stale"))
+		batch.balanced()
+	})
+	t.Run("before it looks for a crowd", func(t *testing.T) {
+		crowd, batch, watcher := stopped(t, "if awa._is_crowded() then")
+		jobs := manyClaims(crowd, 70, 3)
+		last := jobs[len(jobs)-3:]
+		crowd.exec("begin")
+		require.Empty(t, crowd.completeMany(jobs[:len(jobs)-1]))
+		wait := batch.background(many, ids(last), receipts(last))
+		watcher.waitUntilBlocked(batch)
+		crowd.exec("commit")
+		watcher.exec("select pg_advisory_unlock(42)")
+		require.NoError(t, wait())
+		require.Equal(t, ids(last[:2]), list[int64](batch, "select job_id from stale"))
+		batch.balanced()
+	})
+}
+
 // A single answer at REPEATABLE READ leaves an empty batch row. It closes nothing else.
 func TestManyAfterAnAnswerAtRepeatableRead(t *testing.T) {
 	d := newDatabase(t)

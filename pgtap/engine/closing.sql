@@ -9,7 +9,7 @@ select job_id from awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :
 create temp table keyed as select * from pg_temp.take(' keyed', 2);
 
 begin;
-select plan(41);
+select plan(27);
 
 select pg_temp.fill(:'queue', 20) \g /dev/null
 create temp table c as select * from pg_temp.take('', 8);
@@ -32,9 +32,6 @@ return (
 );
 
 -- One
-select is((select row(f.size, f.holds_keys, f.job_ids)::text from c, awa._find_claim(c.receipt >> 12) f where n = 9),
-  (select row(6, false, pg_temp.jobs(9, 10, 11, 12, 13, 14))::text), 'a claim is found by its id');
-select is((select f.size from awa._find_claim(-1) f), null, 'or is not there');
 select is((select row(k.closed, k.holds_keys, k.needs_row)::text
   from c, awa._close_item(c.job_id, c.receipt, 'completed') k where n = 1), '(t,f,f)', 'an item is closed');
 select is((select k.closed from c, awa._close_item(c.job_id, c.receipt, 'completed') k where n = 1), false, 'once');
@@ -56,29 +53,7 @@ select throws_ok(format('select awa._close(%s, %s, %L)', job_id, receipt, 'faile
 select pg_temp.refused('select awa._close(null, 1, ''failed'')', '22023', 'job_id', 'no job');
 select pg_temp.refused('select awa._close(1, null, ''failed'')', '22023', 'receipt', 'no receipt');
 
--- Runs: whole claims, or a run of items of each
-create function pg_temp.runs(job_ids bigint[], receipts bigint[]) returns text
-language sql
-as $$ select awa._close_runs(job_ids, receipts) || ': ' || coalesce(pg_temp.closed(), '') $$;
 savepoint here;
-select is(pg_temp.runs(j, r), 'false: 1, 2, 3', d) from (values
-  (1, pg_temp.jobs(9), pg_temp.receipts(9), 'a single item is no run'),
-  (2, pg_temp.jobs(10, 9), pg_temp.receipts(10, 9), 'items in another order'),
-  (3, pg_temp.jobs(9, 11), pg_temp.receipts(9, 11), 'with one left out'),
-  (4, pg_temp.jobs(10, 9), pg_temp.receipts(9, 10), 'of other jobs'),
-  (5, pg_temp.jobs(5, 6), pg_temp.receipts(5, 6), 'of a claim that was answered in part'),
-  (6, pg_temp.jobs(13, 14, 15), pg_temp.receipts(13, 14, 15), 'with a claim of one job'),
-  (7, '{1,2}', '{4096000000000,4096000000001}', 'of a claim that is not there'),
-  (8, '{}', '{}', 'nothing'), (9, null, null, 'null')) x(n, j, r, d)
- order by n;
-select is(pg_temp.runs(pg_temp.jobs(10, 11, 12), pg_temp.receipts(10, 11, 12)),
-  'true: 1, 2, 3, 10 batch, 11 batch, 12 batch', 'a run of items is closed');
-select is(pg_temp.runs(pg_temp.jobs(13, 14), pg_temp.receipts(13, 14)),
-  'false: 1, 2, 3, 10 batch, 11 batch, 12 batch', 'after which the rest of the claim is answered in part');
-rollback to here;
-select is(pg_temp.runs(pg_temp.jobs(9, 10, 11, 12, 13, 14), pg_temp.receipts(9, 10, 11, 12, 13, 14)),
-  'true: 1, 2, 3, 9 batch, 10 batch, 11 batch, 12 batch, 13 batch, 14 batch', 'a whole claim is');
-rollback to here;
 
 -- Many
 create temp table many as

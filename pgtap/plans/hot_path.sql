@@ -49,7 +49,7 @@ as $$
 $$;
 create sequence pg_temp.next_key;
 
-select plan(162);
+select plan(166);
 
 -- On empty tables
 select pg_temp.measure('empty', array[
@@ -96,6 +96,10 @@ return array[
   select *
     from pg_temp.open('many') o, pg_temp.open('single') s,
       awa.complete_many(array[o.job_id, s.job_id], array[o.receipt, s.receipt])$$,
+  'complete_many, a part of a claim', $$
+  select *
+    from pg_temp.open('many') o, pg_temp.open('many') s,
+      awa.complete_many(array[s.job_id, o.job_id], array[s.receipt, o.receipt])$$,
   'complete_many with outputs', $$
   select *
     from pg_temp.open('many') o, pg_temp.open('single') s,

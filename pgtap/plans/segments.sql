@@ -10,7 +10,7 @@ truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims
 awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.queues;
 update awa.ring
    set current_segment = 0, cleaned_segment = null, cleaned_until = null, cleaned_by = null, old_snapshots = null;
-select plan(68);
+select plan(74);
 
 -- 100,000 jobs that were claimed, and completed, in claims of 950; of 400 more every fourth is buried
 select pg_temp.fill(pg_temp.q(), 100400) \g /dev/null
@@ -44,13 +44,16 @@ create function pg_temp.measured(at_what text) returns void
 language plpgsql
 as $$
 begin
-  insert into open (job_id, receipt) select c.job_id, c.receipt from awa.claim(pg_temp.q(), 10) c;
-  perform setval('pg_temp.next_open', (select max(o.n) - 9 from open o), false);
+  insert into open (job_id, receipt) select c.job_id, c.receipt from awa.claim(pg_temp.q(), 20) c;
+  perform setval('pg_temp.next_open', (select max(o.n) - 19 from open o), false);
   perform pg_temp.measure(at_what, array[
     'claim of 20', 'select * from awa.claim(pg_temp.q(), 20)',
     'claim of 1', 'select * from awa.claim(pg_temp.q())',
     'complete', 'select awa.complete(o.job_id, o.receipt) from pg_temp.open() o offset 0',
-    'complete_many', 'select * from pg_temp.open() o, awa.complete_many(array[o.job_id], array[o.receipt])',
+    'complete_many', $c$
+  select *
+    from pg_temp.open() o, pg_temp.open() p, awa.complete_many(array[o.job_id, p.job_id], array[o.receipt, p.receipt])$c$,
+    'complete_many of one', 'select * from pg_temp.open() o, awa.complete_many(array[o.job_id], array[o.receipt])',
     'fail', $c$select awa.fail(o.job_id, o.receipt, 'e') from pg_temp.open() o offset 0$c$,
     'release', 'select awa.release(o.job_id, o.receipt) from pg_temp.open() o offset 0',
     'extend', $c$select awa.extend(o.job_id, o.receipt, '1 hour') from pg_temp.open() o offset 0$c$,

@@ -25,6 +25,7 @@
 {{ template "engine/appending.sql" . }}
 {{ template "engine/ticks.sql" . }}
 {{ template "engine/closing.sql" . }}
+{{ template "engine/batches.sql" . }}
 {{ template "engine/taking.sql" . }}
 {{ template "engine/outcomes.sql" . }}
 {{ template "engine/jobs.sql" . }}

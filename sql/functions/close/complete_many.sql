@@ -37,7 +37,7 @@ begin
   job_ids := job_ids[:]; -- whatever their lower bounds were
   receipts := receipts[:];
   outputs := outputs[:];
-  if outputs is null and awa._close_runs(job_ids, receipts) then
+  if outputs is null and awa._close_batches(job_ids, receipts) then
     return;
   end if;
   perform awa._json_bytes('outputs', o) from unnest(outputs) o where pg_column_size(o) > 2000; -- smaller ones pass
