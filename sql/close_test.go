@@ -136,6 +136,7 @@ func TestAnswersBesideAnOpenCancel(t *testing.T) {
 					for _, single := range []string{
 						"select awa.complete($1, $2)", "select awa.fail($1, $2, 'e')", "select awa.release($1, $2)",
 						"select awa.extend($1, $2, '1 hour')",
+						"select awa.complete_many(array[$1::bigint], array[$2::bigint])",
 					} {
 						require.Equal(t, "55P03", sqlState(worker.try(single, held.JobID, held.Receipt)), single)
 					}

@@ -5,7 +5,8 @@
 -- Returns whether it has; then none was stale. It has closed nothing for all else: an attempt that is not open, or has
 -- a row in leases, or is given twice, claims that another session is inside of, or with unique keys, or, beside others,
 -- of a single job, or more than 64.
--- Locks: the claims, in ascending order, but waits for none; a single attempt is closed as _close_item does it.
+-- Locks: the claims, in ascending order, but waits for none; a single attempt is closed as _close does it.
+-- Raises 55P03 when a transaction that has closed a single one is open for longer than claim_wait.
 -- Why: nearly all answers are like that, and arrays are compared at a time. Each statement names its segment, as in
 -- _close_item.
 create or replace function awa._close_batches(job_ids bigint[], receipts bigint[]) returns boolean
@@ -28,6 +29,8 @@ declare
   v_ends int[] := '{}';
   v_batches smallint[] := '{}';
   v_batch smallint;
+  v_wait text;
+  v_is_closed boolean;
   v_now timestamptz := clock_timestamp();
 begin
   while v_at <= v_jobs loop
@@ -37,7 +40,10 @@ begin
     if v_claim.holds_keys is distinct from false or v_to < v_at then
       return false;
     elsif v_jobs = 1 then
-      return (awa._close_item(job_ids[1], receipts[1], 'completed')).closed;
+      v_wait := awa._shorten_waits();
+      v_is_closed := (awa._close_item(job_ids[1], receipts[1], 'completed')).closed;
+      perform set_config('lock_timeout', v_wait, true);
+      return v_is_closed;
     elsif v_claim.size = 1 or cardinality(v_claims) = awa._max_locks() then
       return false;
     elsif v_first >> 12 > v_claim_id
