@@ -92,6 +92,37 @@ func TestBehindAProxy(t *testing.T) {
 	}
 }
 
+// What is claimed ahead through such a proxy is run, or given back and run by another worker.
+func TestClaimedAheadBehindAProxy(t *testing.T) {
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeSimpleProtocol} {
+		t.Run(mode.String(), func(t *testing.T) {
+			want := claimAhead(t, 5, 50*time.Millisecond)
+			databaseURL := testdb.URL(t)
+			proxy := testdb.StartBouncer(t, databaseURL, 3)
+			direct, through := untapped(t, databaseURL), untapped(t, proxy.URL(databaseURL, mode))
+			ids := enqueueNotes(t, direct, 6)
+			g := newGate()
+			runWorker(t, through, handle(g.handle), aheadConfig)
+			first := receive(t, g.started)
+			want.Store(0)
+			other := newTally()
+			runWorker(t, through, handle(other.handle), driver.WorkerConfig{PollInterval: 20 * time.Millisecond})
+			for _, id := range ids {
+				if id != first {
+					assert.Equal(t, 1, waitForState(t, direct, id, "completed").Attempt)
+					assert.Equal(t, 1, other.of(id))
+				}
+			}
+			want.Store(5)
+			close(g.open)
+			for _, id := range append(enqueueNotes(t, direct, 100), first) {
+				waitForState(t, direct, id, "completed")
+				assert.Equal(t, 1, g.of(id)+other.of(id))
+			}
+		})
+	}
+}
+
 // The proxy of these tests does what makes proxies a trouble: a session is nobody's.
 func TestProxyPoolsTransactions(t *testing.T) {
 	databaseURL := testdb.URL(t)

@@ -36,7 +36,7 @@ create temp table told as
 create temp table after as select * from awa.jobs where queue like :'queue' || '%';
 
 begin;
-select plan(26);
+select plan(28);
 
 select is((select released from told), 5::bigint, 'what it does not know is released, and counted');
 select is((
@@ -91,6 +91,12 @@ select pg_temp.refused('select awa.release_unknown(1, ''{}'', null)', '22023', '
 select pg_temp.refused('select awa.release_unknown(1, ''{1}'', ''{}'')', '22023', 'receipts',
   'arrays that do not fit together');
 select pg_temp.agrees('the books balance');
+
+-- A worker may know more than it may answer for in one call: those that run, those that wait, and answers
+select is(awa.release_unknown(:other_id, array_agg(n), array_agg(n)), 1::bigint, 'it may know very many')
+  from generate_series(1, 100000) n;
+select pg_temp.refused(format('select awa.release_unknown(1, array_agg(n), array_agg(n)) from generate_series(1, %s) n',
+  100001), '22023', 'job_ids', 'but there is an end');
 
 -- One that somebody's trigger keeps from being given back, whatever it raises: the others are all the same
 create temp table more as select job_id from awa.claim(pg_temp.q(), 3, :worker_id);

@@ -149,15 +149,19 @@ comment on function awa._json_bytes is 'The bytes of a JSON value as text, as cl
 
 -- Refuses answers that do not fit together, and the wrong isolation level.
 -- Raises 22023, JQ004.
-create or replace function awa._check_answers(job_ids bigint[], receipts bigint[]) returns void
+create or replace function awa._check_answers(
+  job_ids bigint[],
+  receipts bigint[],
+  most int default 10000
+) returns void
 language plpgsql
 as $$
 begin
   if job_ids is null or receipts is null then
     perform awa._refuse('job_ids and receipts must not be null', null, 'Pass both as claim returned them.');
   end if;
-  perform awa._check_array('job_ids', job_ids, 10000);
-  perform awa._check_companion('receipts', receipts, job_ids, false);
+  perform awa._check_array('job_ids', job_ids, most);
+  perform awa._check_companion('receipts', receipts, job_ids, false, most);
   perform awa._check_isolation();
 end
 $$;
@@ -170,12 +174,13 @@ create or replace function awa._check_companion(
   argument text,
   value anyarray,
   job_ids bigint[],
-  may_hold_null boolean
+  may_hold_null boolean,
+  most int default 10000
 ) returns void
 language plpgsql
 as $$
 begin
-  perform awa._check_array(argument, value, 10000, may_hold_null);
+  perform awa._check_array(argument, value, most, may_hold_null);
   if cardinality(value) <> cardinality(job_ids) then
     perform awa._refuse(argument || ' must be as many as job_ids',
       cardinality(value) || ' beside ' || cardinality(job_ids),

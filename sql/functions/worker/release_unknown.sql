@@ -1,6 +1,7 @@
 -- Releases the open attempts of a worker that it does not know, which do not count; returns how many.
 -- The known ones are named by job_ids and receipts. For a worker that did not get the answer of a claim: its heartbeats
 -- would keep the jobs of that claim from all workers.
+-- There may be more than one call answers: a worker knows those that run, wait, and are not answered.
 -- Locks: the worker, for which it waits until the worker's open claims have committed, then the claims as complete_many
 -- does.
 -- Raises 22023, JQ004; 42501 when it was registered by another login; 55P03 when one of these is held for longer than
@@ -24,7 +25,7 @@ begin
   if worker_id is null then
     perform awa._refuse('worker_id must not be null', null, 'Pass what register_worker returned.');
   end if;
-  perform awa._check_answers(job_ids, receipts);
+  perform awa._check_answers(job_ids, receipts, 100000);
   select w.registered_by, w.member_of into v_worker from awa.workers w where w.worker_id = worker_id;
   if v_worker.registered_by <> session_user then
     perform awa._check_login(worker_id, v_worker.registered_by, v_worker.member_of);
