@@ -265,7 +265,8 @@ func (c *completer) isAboutTheAnswer(err error) bool {
 // byReceipt returns answers in the order of their receipts: so their claims are locked in the order of all others, and
 // the server closes those of a claim at a time.
 func byReceipt(answers []answer) []answer {
-	return slices.SortedStableFunc(slices.Values(answers), func(a, b answer) int { return cmp.Compare(a.receipt, b.receipt) })
+	return slices.SortedStableFunc(slices.Values(answers),
+		func(a, b answer) int { return cmp.Compare(a.receipt, b.receipt) })
 }
 
 func completeMany(ctx context.Context, db pipeline, answers []answer) ([]int64, error) {

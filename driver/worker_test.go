@@ -359,7 +359,8 @@ func TestAnswersAreInOrder(t *testing.T) {
 			insert into public.sent values (receipts = array(select r from unnest(receipts) r order by r));
 			select awa.complete_many_as_before(job_ids, receipts, outputs)
 		$$`)
-	for _, id := range together(t, pool, texts(60), 1, driver.WorkerConfig{}, func(*driver.Job[note]) error { return nil }) {
+	success := func(*driver.Job[note]) error { return nil }
+	for _, id := range together(t, pool, texts(60), 1, driver.WorkerConfig{}, success) {
 		waitForState(t, pool, id, "completed")
 	}
 	var sent, inOrder int

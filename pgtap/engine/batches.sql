@@ -25,10 +25,11 @@ return (select array_agg(c.receipt order by u.o) from unnest(ns) with ordinality
 create function pg_temp.closed() returns text
 language sql
 return (
-  select string_agg(case when r.item < 0 then '(' || r.jobs || ')' else r.jobs end, ' ' order by r.claim_id, r.item < 0, r.nth)
+  select string_agg(case when r.item < 0 then '(' || r.jobs || ')' else r.jobs end, ' '
+      order by r.claim_id, r.item < 0, r.nth)
     from (
       select k.claim_id, k.item, abs(k.item) as nth,
-             string_agg(c.n::text, ' ' order by array_position(k.items, (c.receipt & 4095)::smallint), c.n) as jobs
+             string_agg(c.n::text, ' ' order by c.n) as jobs
         from c
         join awa.lease_claim_closures k
           on k.claim_id = c.receipt >> 12 and (k.item = (c.receipt & 4095) or (c.receipt & 4095) = any(k.items))
@@ -37,7 +38,9 @@ return (
 );
 create function pg_temp.batches(variadic ns int[]) returns text
 language sql
-as $$ select awa._close_batches(pg_temp.jobs(variadic ns), pg_temp.receipts(variadic ns)) || ': ' || pg_temp.closed() $$;
+as $$
+  select awa._close_batches(pg_temp.jobs(variadic ns), pg_temp.receipts(variadic ns)) || ': ' || pg_temp.closed()
+$$;
 
 select is((select row(f.size, f.holds_keys, f.job_ids)::text from c, awa._find_claim(c.receipt >> 12) f where n = 9),
   (select row(6, false, pg_temp.jobs(9, 10, 11, 12, 13, 14))::text), 'a claim is found by its id');

@@ -44,15 +44,16 @@ create function pg_temp.measured(at_what text) returns void
 language plpgsql
 as $$
 begin
-  insert into open (job_id, receipt) select c.job_id, c.receipt from awa.claim(pg_temp.q(), 20) c;
-  perform setval('pg_temp.next_open', (select max(o.n) - 19 from open o), false);
+  insert into open (job_id, receipt) select c.job_id, c.receipt from awa.claim(pg_temp.q(), 14) c;
+  perform setval('pg_temp.next_open', (select max(o.n) - 13 from open o), false);
   perform pg_temp.measure(at_what, array[
     'claim of 20', 'select * from awa.claim(pg_temp.q(), 20)',
     'claim of 1', 'select * from awa.claim(pg_temp.q())',
     'complete', 'select awa.complete(o.job_id, o.receipt) from pg_temp.open() o offset 0',
     'complete_many', $c$
   select *
-    from pg_temp.open() o, pg_temp.open() p, awa.complete_many(array[o.job_id, p.job_id], array[o.receipt, p.receipt])$c$,
+    from pg_temp.open() o, pg_temp.open() p,
+      awa.complete_many(array[o.job_id, p.job_id], array[o.receipt, p.receipt])$c$,
     'complete_many of one', 'select * from pg_temp.open() o, awa.complete_many(array[o.job_id], array[o.receipt])',
     'fail', $c$select awa.fail(o.job_id, o.receipt, 'e') from pg_temp.open() o offset 0$c$,
     'release', 'select awa.release(o.job_id, o.receipt) from pg_temp.open() o offset 0',
