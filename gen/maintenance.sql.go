@@ -142,16 +142,17 @@ func (q *Queries) RunMaintenance(ctx context.Context, db DBTX) error {
 }
 
 const runPass = `-- name: RunPass :one
-select awa.run_pass(pass => $1, max_jobs => $2)
+select awa.run_pass(pass => $1, max_jobs => $2, if_due => $3)
 `
 
 type RunPassParams struct {
 	Pass    string
 	MaxJobs *int32
+	IfDue   *bool
 }
 
 func (q *Queries) RunPass(ctx context.Context, db DBTX, arg RunPassParams) (bool, error) {
-	row := db.QueryRow(ctx, runPass, arg.Pass, arg.MaxJobs)
+	row := db.QueryRow(ctx, runPass, arg.Pass, arg.MaxJobs, arg.IfDue)
 	var run_pass bool
 	err := row.Scan(&run_pass)
 	return run_pass, err

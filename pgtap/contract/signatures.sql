@@ -103,7 +103,7 @@ insert into contract values
   ('summarize', '', 'SETOF awa.summarize_row'),
   ('forget_workers', '', 'SETOF awa.forget_workers_row'),
   ('end_stuck_claimers', '', 'SETOF awa.end_stuck_claimers_row'),
-  ('run_pass', 'pass text, max_jobs integer DEFAULT NULL::integer', 'boolean'),
+  ('run_pass', 'pass text, max_jobs integer DEFAULT NULL::integer, if_due boolean DEFAULT false', 'boolean'),
   ('run_maintenance', '', ''),
   ('rebase_after_restore', '', 'SETOF awa.rebase_after_restore_row'),
   ('explain_job', 'job_id bigint', 'text'),

@@ -8,7 +8,7 @@ select count(*)
     run_at => clock_timestamp() + interval '1 hour') \g /dev/null
 
 begin;
-select plan(25);
+select plan(31);
 
 select set_config('test.passes', awa._passes()::text, true) \g /dev/null
 select ok((select p.prosrc from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = 'run_maintenance')
@@ -46,10 +46,27 @@ update awa.deferred_jobs
    set run_at = clock_timestamp() - interval '1 second'
  where awa._queue_of(lane) = awa._queue_id(:'queue');
 select is(awa.run_pass('promote_due', 3), true, 'there is more, when it has done as much as it may');
+select is(awa.run_pass('promote_due', 1, true), true, 'and then it is due again at once');
 select is(awa.run_pass('promote_due'), false, 'or not');
 select is(pg_temp.states(), 'available 5', 'all of it is done');
 select is(awa.run_pass('prune_oldest', null), false, 'an explicit null means the default');
 
+-- Whether it is due: its clock moves when it is run
+create function pg_temp.runs(ago interval, if_due boolean) returns boolean
+language plpgsql
+as $$
+declare
+  v_before bigint := setval('awa.pass_clock_end_stuck_claimers', awa._microseconds(clock_timestamp() - ago));
+begin
+  perform awa.run_pass('end_stuck_claimers', if_due => if_due);
+  return (select last_value from awa.pass_clock_end_stuck_claimers) <> v_before;
+end
+$$;
+select is(pg_temp.runs('3 seconds', true), false, 'a pass that has succeeded within its period is not due');
+select is(pg_temp.runs('3 seconds', false), true, 'it is run all the same where that was not asked');
+select is(pg_temp.runs('3 seconds', null), true, 'an explicit null means the default, too');
+select is(pg_temp.runs('4 seconds', true), true, 'after its period it is due');
+select is(pg_temp.runs('-1 hour', true), true, 'and after a success in the future, by a clock that was set back');
 select pg_temp.refused('select awa.run_pass(''vacuum'')', '22023', 'no such pass', 'a pass that is not there');
 select pg_temp.refused('select awa.run_pass(null)', '22023', 'no such pass', 'none');
 select pg_temp.refused('select awa.run_pass(''rescue'', 0)', '22023', 'max_jobs', 'no jobs');

@@ -35,4 +35,4 @@ select * from awa.forget_workers();
 select * from awa.end_stuck_claimers();
 
 -- name: RunPass :one
-select awa.run_pass(pass => @pass, max_jobs => sqlc.narg(max_jobs));
+select awa.run_pass(pass => @pass, max_jobs => sqlc.narg(max_jobs), if_due => sqlc.narg(if_due));

@@ -37,6 +37,24 @@ language sql stable
 return to_timestamp(pg_sequence_last_value(('awa.pass_clock_' || pass)::regclass) / 1000000.0);
 comment on function awa._succeeded_at is 'When a pass has succeeded last, to the second; null when it never has';
 
+-- How long a pass that has succeeded is not due again.
+-- Why: shorter than the time between two calls of one worker, a second for what is promptly done, five for the rest, a
+-- fifth sooner or later. So one worker alone leaves none out, and rescue finds no gap. Ten workers do each pass about as
+-- often as one does.
+create or replace function awa._pass_period(pass text) returns interval
+language sql immutable parallel safe
+return case when pass = any('{promote_due,fire_due}') then interval '0.5 seconds' else interval '4 seconds' end;
+comment on function awa._pass_period is 'How long a pass that has succeeded is not due again';
+
+-- Makes a pass due again, since it has left work.
+create or replace function awa._make_due(pass text) returns void
+language sql
+as $$
+  select setval(('awa.pass_clock_' || pass)::regclass,
+    awa._microseconds(clock_timestamp() - awa._pass_period(pass)))
+$$;
+comment on function awa._make_due is 'Makes a pass due again, since it has left work';
+
 -- Refuses invalid arguments of a pass, other isolation levels, and a restored database.
 -- Raises 22023, JQ004, 55000.
 -- Why: in a restored database transaction ids do not tell which rows are visible.

@@ -1,12 +1,13 @@
--- Runs all passes of maintenance, in short transactions.
--- A pass that fails does not keep the others from being run: the first error is raised at the end. A pass that another
--- session is running is left to that session: see run_pass. Each pass is run in batches, for ten seconds at most, and
--- the next call goes on. Safe to call from anywhere, as often as one likes, every few seconds for example; not inside a
+-- Runs the passes of maintenance that are due, in short transactions.
+-- A pass is due unless it has succeeded within its period, and left no work: see run_pass. A pass that is called by its
+-- name always runs. A pass that fails does not keep the others from being run: the first error is raised at the end. A
+-- pass that another session is running is left to that session. Each pass is run in batches, for ten seconds at most,
+-- and the next call goes on. Safe to call from anywhere, as often as one likes, every second for example; not inside a
 -- transaction.
--- Why: a procedure that commits can't run as its owner. So this one runs as its caller, who needs awa_maintainer. A
--- statement_timeout of the caller counts from the beginning of the CALL, and can't be changed inside. So the passes
--- share that time, begin at a random pass, and take smaller batches, and no batch begins when less time is left than
--- the longest batch so far has taken.
+-- Why: ten workers that do each pass ten times would read the same rows ten times. A procedure that commits can't run as
+-- its owner. So this one runs as its caller, who needs awa_maintainer. A statement_timeout of the caller counts from the
+-- beginning of the CALL, and can't be changed inside. So the passes share that time, begin at a random pass, and take
+-- smaller batches, and no batch begins when less time is left than the longest batch so far has taken.
 create or replace procedure awa.run_maintenance()
 language plpgsql
 as $$
@@ -25,6 +26,7 @@ declare
   v_until timestamptz;
   v_began timestamptz;
   v_longest interval := coalesce(v_timeout / 20, '0');
+  v_is_first boolean; -- the first batch of a pass
   v_more boolean;
   v_state text;
   v_message text;
@@ -35,13 +37,15 @@ begin
     v_pass := v_passes[1 + (v_first + v_nth - 1) % cardinality(v_passes)];
     v_until := least(clock_timestamp() + interval '10 seconds',
       clock_timestamp() + (v_end - clock_timestamp()) / (cardinality(v_passes) + 1 - v_nth));
+    v_is_first := true;
     loop
       commit;
       set transaction isolation level read committed;
       v_began := clock_timestamp();
       exit when v_began + v_longest > v_end;
       begin
-        v_more := awa.run_pass(v_pass, v_max);
+        v_more := awa.run_pass(v_pass, v_max, v_is_first);
+        v_is_first := false;
       exception when others then
         if v_state is null then
           get stacked diagnostics v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
@@ -59,4 +63,5 @@ begin
   end if;
 end
 $$;
-comment on procedure awa.run_maintenance is 'Runs all passes of maintenance, in short transactions';
+comment on procedure awa.run_maintenance is
+  'Runs the passes of maintenance that are due, in short transactions';

@@ -1,12 +1,18 @@
 -- Runs one pass of maintenance, unless another session is running it; returns whether there is more to do.
--- max_jobs bounds the pass, where the pass has such a limit. Where another session has the pass's lock, and the pass
--- has not succeeded for 5 seconds, it is run without the lock: one session must not hold up the others. Each pass skips
--- rows that others hold.
+-- max_jobs bounds the pass, where the pass has such a limit. if_due: leaves the pass out, too, where it has succeeded
+-- within its period (see _pass_period) and left no work. Where another session
+-- has the pass's lock, and the pass has not succeeded for 5 seconds, it is run without the lock: one session must not
+-- hold up the others. Each pass skips rows that others hold.
 -- Locks: the pass, where it can have it at once, until the transaction ends; then as the pass does.
 -- Raises 22023, and the errors of the pass.
 -- Why: run_maintenance runs as its caller, who may have no right on advisory locks, and has none on sequences. 5
--- seconds are half of the time after which rescue finds a gap.
-create or replace function awa.run_pass(pass text, max_jobs int default null) returns boolean
+-- seconds are half of the time after which rescue finds a gap. A clock that was set back leaves a success in the future,
+-- which does not count.
+create or replace function awa.run_pass(
+  pass     text,
+  max_jobs int default null,
+  if_due   boolean default false
+) returns boolean
 language plpgsql
 volatile
 security definer
@@ -15,17 +21,25 @@ as $$
 #variable_conflict use_variable
 declare
   v_key bigint := awa._pass_key(pass);
+  v_is_alone boolean;
+  v_since interval;
+  v_more boolean;
 begin
   if v_key is null then
     perform awa._refuse('there is no such pass', pass, format('Passes are %s.', array_to_string(awa._passes(), ', ')));
   end if;
   perform awa._check_pass(max_jobs);
-  if not pg_try_advisory_xact_lock(v_key)
-     and coalesce(awa._succeeded_at(pass) between clock_timestamp() - interval '5 seconds' and clock_timestamp(), false)
-  then
+  v_is_alone := pg_try_advisory_xact_lock(v_key);
+  -- the clock is read after the lock was tried: another session may have just ended
+  v_since := clock_timestamp() - awa._succeeded_at(pass);
+  if v_since >= '0' and v_since < (case
+    when not v_is_alone then interval '5 seconds'
+    when if_due then awa._pass_period(pass)
+    else '0'
+  end) then
     return false;
   end if;
-  return case pass
+  v_more := case pass
     when 'promote_due' then (select p.promoted >= coalesce(max_jobs, 4096) from awa.promote_due(max_jobs) p)
     when 'fire_due' then (select f.more from awa.fire_due(max_jobs) f)
     when 'fold' then (select f.more from awa.fold() f)
@@ -38,6 +52,10 @@ begin
     when 'prune_oldest' then (select p.outcome in ('cleaning', 'cleaned', 'truncating') from awa.prune_oldest() p)
     when 'forget_workers' then (select false from awa.forget_workers() f)
   end;
+  if v_more then
+    perform awa._make_due(pass);
+  end if;
+  return v_more;
 end
 $$;
 comment on function awa.run_pass is
