@@ -19,7 +19,7 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-// patience is how long a program may take for what takes it a second on a quiet machine.
+// patience is how long a condition may take that holds within a second on a quiet machine.
 const patience = 5 * time.Minute
 
 func TestMain(m *testing.M) { testdb.Main(m) }
@@ -75,16 +75,28 @@ func start(t *testing.T, dir string, env []string, name string, args ...string) 
 	return p
 }
 
-// wait waits until the command has ended with exit status 0.
+// wait waits until the command has ended with exit status 0. It has all the time of the tests: on a busy machine a
+// compiler takes many minutes.
 func (p *program) wait(t *testing.T) string {
 	t.Helper()
+	p.waitForItsEnd(t)
+	require.NoErrorf(t, p.err, "%s printed:\n%s", p.cmd, p.output.String())
+	return p.output.String()
+}
+
+// waitForItsEnd waits until the command has ended; half a minute before the tests' time is over it says which one has
+// not.
+func (p *program) waitForItsEnd(t *testing.T) {
+	t.Helper()
+	var over <-chan time.Time // never, where the tests have no end
+	if deadline, ok := t.Deadline(); ok {
+		over = time.After(time.Until(deadline) - 30*time.Second)
+	}
 	select {
 	case <-p.done:
-		require.NoErrorf(t, p.err, "%s printed:\n%s", p.cmd, p.output.String())
-	case <-time.After(patience):
+	case <-over:
 		require.Failf(t, "still running", "%s", p.cmd)
 	}
-	return p.output.String()
 }
 
 // run runs a command to its end, which has to be exit status 0, and returns what it printed.

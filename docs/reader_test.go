@@ -76,11 +76,7 @@ func (r *reader) run(t *testing.T, statements string, readOnly bool) (printed st
 	}
 	write(t, r.home, "block.sql", statements)
 	p := start(t, r.home, env, "psql", "--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--file", "block.sql", r.url)
-	select {
-	case <-p.done:
-	case <-time.After(patience):
-		require.Failf(t, "still running", "%s", statements)
-	}
+	p.waitForItsEnd(t)
 	printed = regexp.MustCompile(`(?m)[ \t]+$`).ReplaceAllString(p.output.String(), "")
 	writes = readOnly && strings.Contains(printed, "read-only transaction")
 	if p.err != nil && !writes {

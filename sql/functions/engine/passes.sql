@@ -38,9 +38,9 @@ return to_timestamp(pg_sequence_last_value(('awa.pass_clock_' || pass)::regclass
 comment on function awa._succeeded_at is 'When a pass has succeeded last, to the second; null when it never has';
 
 -- How long a pass that has succeeded is not due again.
--- Why: shorter than the time between two calls of one worker, a second for what is promptly done, five for the rest, a
--- fifth sooner or later. So one worker alone leaves none out, and rescue finds no gap. Ten workers do each pass about as
--- often as one does.
+-- Why: shorter than the time between two calls of one worker, a second for what is promptly done, five for the rest,
+-- a fifth sooner or later. So one worker alone leaves none out, and rescue finds no gap. Ten workers do each pass
+-- about as often as one does.
 create or replace function awa._pass_period(pass text) returns interval
 language sql immutable parallel safe
 return case when pass = any('{promote_due,fire_due}') then interval '0.5 seconds' else interval '4 seconds' end;

@@ -1,13 +1,13 @@
 -- Runs the passes of maintenance that are due, in short transactions.
--- A pass is due unless it has succeeded within its period, and left no work: see run_pass. A pass that is called by its
--- name always runs. A pass that fails does not keep the others from being run: the first error is raised at the end. A
--- pass that another session is running is left to that session. Each pass is run in batches, for ten seconds at most,
--- and the next call goes on. Safe to call from anywhere, as often as one likes, every second for example; not inside a
--- transaction.
--- Why: ten workers that do each pass ten times would read the same rows ten times. A procedure that commits can't run as
--- its owner. So this one runs as its caller, who needs awa_maintainer. A statement_timeout of the caller counts from the
--- beginning of the CALL, and can't be changed inside. So the passes share that time, begin at a random pass, and take
--- smaller batches, and no batch begins when less time is left than the longest batch so far has taken.
+-- A pass is due unless it has succeeded within its period, and left no work: see run_pass. A pass that is called by
+-- its name always runs. A pass that fails does not keep the others from being run: the first error is raised at the
+-- end. A pass that another session is running is left to that session. Each pass is run in batches, for ten seconds
+-- at most, and the next call goes on. Safe to call from anywhere, as often as one likes, every second for example;
+-- not inside a transaction.
+-- Why: ten workers that do each pass ten times would read the same rows ten times. A procedure that commits can't run
+-- as its owner. So this one runs as its caller, who needs awa_maintainer. A statement_timeout of the caller counts
+-- from the beginning of the CALL, and can't be changed inside. So the passes share that time, begin at a random pass,
+-- and take smaller batches, and no batch begins when less time is left than the longest batch so far has taken.
 create or replace procedure awa.run_maintenance()
 language plpgsql
 as $$
