@@ -1,8 +1,8 @@
 -- Runs one pass of maintenance, unless another session is running it; returns whether there is more to do.
 -- max_jobs bounds the pass, where the pass has such a limit. if_due: leaves the pass out, too, where it has succeeded
--- within its period (see _pass_period) and left no work. Where another session has the pass's lock, and the pass has not
--- succeeded for 5 seconds, it is run without the lock: one session must not hold up the others. Each pass skips rows
--- that others hold.
+-- within its period (see _pass_period), and left no work. Where another session has the pass's lock, and the pass has
+-- not succeeded for 5 seconds, it is run without the lock: one session must not hold up the others. Each pass skips
+-- rows that others hold.
 -- Locks: the pass, where it can have it at once, until the transaction ends; then as the pass does.
 -- Raises 22023, and the errors of the pass.
 -- Why: run_maintenance runs as its caller, who may have no right on advisory locks, and has none on sequences. 5
