@@ -158,4 +158,18 @@ func TestDoctorNamesWhoMayGrantTheOwner(t *testing.T) {
 	provoke(t, databaseURL,
 		wrong{"create role maker login; grant awa_owner to maker with admin true, inherit false, set false",
 			levelWarning, "roles", "awa_owner", "can be granted by maker, also to itself"})
+
+	// One that may install here has made the roles when it did, and can't give up to grant them: that is no warning.
+	execute(t, admin, "create role installer login createrole", "create database app owner installer")
+	databaseURL = strings.Replace(with(t, databaseURL, "user", "installer"), "/postgres?", "/app?", 1)
+	status, _, stderr := awa(t.Context(), "migrate", "--role-prefix", "app_", "--database-url", databaseURL)
+	require.Zero(t, status, stderr)
+	execute(t, testdb.Connect(t, databaseURL), "revoke app_owner from installer granted by installer")
+	findings := examined(t, databaseURL)
+	assert.NotNil(t, find(findings, levelOK, "roles", "app_owner", "can be granted by installer, who may install"))
+	for _, f := range findings {
+		if f.Topic == "roles" && f.Level != levelOK {
+			assert.Contains(t, f.Message, "snapshots of others")
+		}
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/assert"
@@ -95,6 +96,18 @@ func startServer(t *testing.T, cfg pgserver.Config) string {
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, server.Stop()) })
 	return server.URL()
+}
+
+// durable makes a server write safely to disk, on or off.
+func durable(t *testing.T, databaseURL, value string) {
+	t.Helper()
+	execute(t, testdb.Connect(t, databaseURL), "alter system set fsync = "+value,
+		"alter system set full_page_writes = "+value, "select pg_reload_conf()")
+	require.Eventually(t, func() (is bool) { // for new connections
+		require.NoError(t, testdb.Connect(t, databaseURL).QueryRow(t.Context(),
+			"select current_setting('fsync') = $1 and current_setting('full_page_writes') = $1", value).Scan(&is))
+		return is
+	}, time.Minute, 10*time.Millisecond)
 }
 
 // wrong is a statement, and what awa doctor has to say of it.
@@ -189,10 +202,12 @@ func TestDoctorIsInterrupted(t *testing.T) {
 
 // What was just installed is well; and what belongs to the whole server is missed.
 func TestDoctorOnAServerOfItsOwn(t *testing.T) {
-	databaseURL := startServer(t, pgserver.Config{Durable: true})
+	databaseURL := startServer(t, pgserver.Config{})
 	status, _, stderr := awa(t.Context(), "migrate", "--database-url", databaseURL)
 	require.Zero(t, status, stderr)
 
+	// Safe only now: to make a server and an installation takes long on a busy disk.
+	durable(t, databaseURL, "on")
 	status, stdout, stderr := awa(t.Context(), "doctor", "--database-url", databaseURL)
 	assert.Zero(t, status)
 	assert.Empty(t, stderr)
@@ -208,6 +223,7 @@ func TestDoctorOnAServerOfItsOwn(t *testing.T) {
 	assert.Zero(t, status)
 	assert.Equal(t, len(examined(t, databaseURL)), strings.Count(verbose, "\n"), "a line for each finding")
 
+	durable(t, databaseURL, "off")
 	provoke(t, databaseURL, []wrong{
 		{"revoke pg_read_all_stats from awa_owner", levelWarning, "roles", "awa_owner",
 			"may not see the snapshots of others"},
@@ -222,7 +238,7 @@ func TestDoctorOnAServerOfItsOwn(t *testing.T) {
 
 // An owner of another prefix is known as the owner when it can log in, too.
 func TestDoctorKnowsTheOwnerByItsPrefix(t *testing.T) {
-	databaseURL := startServer(t, pgserver.Config{Durable: true})
+	databaseURL := startServer(t, pgserver.Config{})
 	status, _, stderr := awa(t.Context(), "migrate", "--role-prefix", "app_", "--database-url", databaseURL)
 	require.Zero(t, status, stderr)
 	provoke(t, databaseURL, []wrong{
@@ -233,7 +249,7 @@ func TestDoctorKnowsTheOwnerByItsPrefix(t *testing.T) {
 
 // An installation for a role alone has no roles, whatever roles another database has made.
 func TestDoctorBesideRolesOfAnotherDatabase(t *testing.T) {
-	databaseURL := startServer(t, pgserver.Config{Durable: true})
+	databaseURL := startServer(t, pgserver.Config{})
 	status, _, stderr := awa(t.Context(), "migrate", "--database-url", databaseURL)
 	require.Zero(t, status, stderr)
 	execute(t, testdb.Connect(t, databaseURL), "create role plain login", "create database plain owner plain")
@@ -476,6 +492,10 @@ func TestDoctorOfAnotherVersion(t *testing.T) {
 	findings := examined(t, databaseURL)
 	assert.NotNil(t, find(findings, levelCritical, "version", "tables", "another Awa that was not released"))
 	assert.Nil(t, find(findings, levelOK, "tables", "", "they are this program's"))
+	// Where nothing is to be done, awa migrate does not read the table.
+	execute(t, conn, "delete from awa.schema_version")
+	findings = examined(t, databaseURL)
+	assert.NotNil(t, find(findings, levelCritical, "version", "schema", "awa.schema_version has lost its row"))
 	execute(t, conn, "drop table awa.schema_version")
 	findings = examined(t, databaseURL)
 	assert.NotNil(t, find(findings, levelCritical, "version", "", "can't be checked"))

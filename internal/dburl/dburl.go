@@ -4,6 +4,7 @@ package dburl
 import (
 	"errors"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -17,18 +18,26 @@ var ErrUnreadable = errors.New("the database URL can't be read")
 var parameterPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_.]*$`)
 
 // passwordPattern is what is in a URL, or in a list of keywords and values, beside a password, also where it is
-// encoded; urlPattern is a URL with one.
+// encoded; urlPattern is a URL with one; passwordNames are names of parameters that are meant for one.
 var (
+	passwordNames   = regexp.MustCompile(`(?i)passw|pwd|secret`)
 	passwordPattern = regexp.MustCompile(`(?i):|%(25)*(3a|40)|(passw\w*|pwd)\s*=`)
 	urlPattern      = regexp.MustCompile(`(?i)://|:[^@]*@|%(25)*40|(passw\w*|pwd)\s*=`)
 	plainPattern    = regexp.MustCompile(`^[A-Za-z0-9_-]*$`)
 	hostPattern     = regexp.MustCompile(`^[A-Za-z0-9._:%-]*$|^/|^@/`) // a name, an address, or a socket's directory
 )
 
+// knownParameters are settings that people put into a URL. The name of any other may be a piece of a password in which
+// & or a space is not encoded, and the server tells it where it is none.
+var knownParameters = strings.Fields(`application_name client_encoding datestyle default_transaction_isolation
+	default_transaction_read_only extra_float_digits idle_in_transaction_session_timeout intervalstyle jit lock_timeout
+	options plan_cache_mode role search_path statement_timeout synchronous_commit timezone work_mem`)
+
 func mayHoldPassword(s string) bool { return passwordPattern.MatchString(s) }
 
 // NotPlain returns the user, the database and the values of parameters that a URL, with the environment, says and that
-// are more than a word: errors tell them, and any may be a piece of a password.
+// are more than a word, and the names of parameters that are not known: errors tell them, and any may be a piece of a
+// password.
 func NotPlain(databaseURL string) (texts []string) {
 	cfg, err := Parse(databaseURL)
 	if err != nil {
@@ -37,6 +46,11 @@ func NotPlain(databaseURL string) (texts []string) {
 	for _, text := range append(values(cfg), cfg.User, cfg.Database) {
 		if len(text) > 2 && !plainPattern.MatchString(text) {
 			texts = append(texts, text)
+		}
+	}
+	for name := range cfg.RuntimeParams {
+		if len(name) > 2 && !slices.Contains(knownParameters, strings.ToLower(name)) {
+			texts = append(texts, name)
 		}
 	}
 	return texts
@@ -96,7 +110,7 @@ func Parse(databaseURL string) (*pgx.ConnConfig, error) {
 		return nil, ErrUnreadable
 	}
 	for name, value := range cfg.RuntimeParams {
-		if !parameterPattern.MatchString(name) || urlPattern.MatchString(value) {
+		if !parameterPattern.MatchString(name) || passwordNames.MatchString(name) || urlPattern.MatchString(value) {
 			return nil, ErrUnreadable
 		}
 	}

@@ -79,9 +79,10 @@ select 'warning', o.role, 'can log in, and then read and change everything', for
   from roles o join pg_roles r on r.oid = o.oid
  where o.name = 'owner' and r.rolcanlogin
 union all
-select 'warning', o.role,
+select case when not bool_or(m.reads) and m.installs then 'ok' else 'warning' end, o.role,
        case
          when bool_or(m.reads) then format('has the member %s, who can read and change everything', m.member::regrole)
+         when m.installs then format('can be granted by %s, who may install, also to itself', m.member::regrole)
          else format('can be granted by %s, also to itself', m.member::regrole)
        end,
        case
@@ -94,11 +95,14 @@ select 'warning', o.role,
     -- From PostgreSQL 16 on a member may be one that only grants, as its creator is.
     select m.roleid, m.member,
            coalesce((to_jsonb(m) ->> 'inherit_option')::boolean, true)
-             or coalesce((to_jsonb(m) ->> 'set_option')::boolean, true) as reads
+             or coalesce((to_jsonb(m) ->> 'set_option')::boolean, true) as reads,
+           -- It made the role when it installed, and can't give that up: the server has granted it.
+           r.rolcreaterole and has_database_privilege(r.oid, current_database(), 'create') as installs
       from pg_auth_members m
+      join pg_roles r on r.oid = m.member
   ) m on m.roleid = o.oid
  where o.name = 'owner'
- group by o.role, m.member
+ group by o.role, m.member, m.installs
 union all
 select 'warning', o.oid::regrole::text,
        'may not see the snapshots of others: a segment is kept until their sessions end',

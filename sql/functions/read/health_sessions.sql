@@ -124,8 +124,10 @@ select l.pid,
          select min(w.waitstart)
            from pg_locks w
           where w.locktype = l.locktype and not w.granted and w.database = l.database
-            and (w.relation, w.classid, w.objid,
-              w.objsubid) is not distinct from (l.relation, l.classid, l.objid, l.objsubid))) as since
+            and w.relation is not distinct from l.relation
+            and w.classid is not distinct from l.classid
+            and w.objid is not distinct from l.objid
+            and w.objsubid is not distinct from l.objsubid)) as since -- not by rows: see pgtap/contract/dump.sql
   from pg_locks l
   left join pg_stat_activity a on a.pid = l.pid
   left join pg_locks x on l.pid is null
