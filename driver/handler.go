@@ -11,10 +11,12 @@ import (
 	"unicode/utf8"
 )
 
-// Handlers are the functions that run jobs, by kind. The zero value is empty, and ready to use.
+// Handlers are the functions that run jobs, by kind, and the schedules of the program. The zero value is empty, and
+// ready to use.
 type Handlers struct {
-	byKind map[string]handlerFunc
-	others handlerFunc // nil for none
+	byKind    map[string]handlerFunc
+	others    handlerFunc // nil for none
+	schedules []Schedule
 }
 
 type handlerFunc func(ctx context.Context, job *RawJob) error
@@ -108,6 +110,7 @@ func around(handler handlerFunc, middleware []Middleware) handlerFunc {
 // within returns a copy of the handlers with middleware around each.
 func (h *Handlers) within(middleware []Middleware) *Handlers {
 	copied := NewHandlers()
+	copied.schedules = h.schedules
 	for kind, handler := range h.byKind {
 		copied.byKind[kind] = around(handler, middleware)
 	}

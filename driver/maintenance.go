@@ -13,6 +13,7 @@ import (
 // How often a worker does what. Variables for the sake of tests.
 var (
 	promoteEvery  = time.Second
+	fireEvery     = time.Second
 	maintainEvery = 5 * time.Second
 )
 
@@ -38,6 +39,7 @@ func passes(log *slog.Logger) []*pass {
 	return []*pass{
 		{trouble: trouble{log: log, what: "deferred jobs are not promoted by this worker"}, every: promoteEvery,
 			call: promote},
+		{trouble: trouble{log: log, what: "schedules are not fired by this worker"}, every: fireEvery, call: fireDue},
 		{trouble: trouble{log: log, what: "maintenance is not done by this worker"}, every: maintainEvery,
 			call: runMaintenance},
 	}

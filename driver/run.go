@@ -19,6 +19,7 @@ type run struct {
 
 	control       dedicated
 	trouble       trouble
+	syncTrouble   trouble // of one goroutine: that of Run, then that of syncLater
 	registrations registrations
 	retired       chan struct{} // there is one more
 	saidProxied   bool          // of the goroutine of pulse

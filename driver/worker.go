@@ -3,6 +3,7 @@ package driver
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -41,6 +42,8 @@ const (
 	keyDelay    = "delay"
 	keyReason   = "reason"
 	keySignal   = "signal"
+	keySource   = "source"   // of schedules
+	keyRevision = "revision" // of the schedules that a source declares
 	keyLeftOut  = "left_out" // records like this one that were not logged since the last one
 )
 
@@ -76,10 +79,20 @@ type WorkerConfig struct {
 	StopTimeout time.Duration
 	// Middleware is around all handlers, the first one outermost.
 	Middleware []Middleware
+	// ScheduleSource names the program whose schedules the handlers declare, in 1 to 200 characters: the server keeps
+	// apart what several programs declare. It has to be set where the handlers have schedules. All workers with the same
+	// source should declare the same schedules. Where it is set and the handlers have none, those of the source are
+	// removed.
+	ScheduleSource string
+	// ScheduleRevision says how new the schedules are that the handlers declare, as a number that grows with each release,
+	// such as that of a build. A worker whose revision is lower than the last one that was synchronised leaves the
+	// schedules as they are, and says so in its log: so an old release that starts again during a deploy does no harm. By
+	// default, 0, the worker that has started last decides.
+	ScheduleRevision int64
 	// NoMaintenance keeps the worker from maintenance, which is for all queues: every second it makes deferred jobs ready
-	// that are due, every 5 s it calls run_maintenance, which also ends attempts whose workers have died, and empties old
-	// history. Set it where the worker's role may not (it needs awa_maintainer), or where something else does it. Some
-	// process has to; any number of them may.
+	// that are due, and fires schedules; every 5 s it calls run_maintenance, which also ends attempts whose workers have
+	// died, and empties old history. Set it where the worker's role may not (it needs awa_maintainer), or where something
+	// else does it. Some process has to; any number of them may.
 	NoMaintenance bool
 	// Logger gets what the worker has to say; [slog.Default] by default. A warning is repeated once a minute at most, with
 	// the number of those that were left out as left_out.
@@ -162,6 +175,8 @@ func (c WorkerConfig) validate() error {
 		return errors.New("PollInterval must not be negative")
 	case utf8.RuneCountInString(c.Name) > 200:
 		return errors.New("Name must be 1 to 200 characters long")
+	case utf8.RuneCountInString(c.ScheduleSource) > 200:
+		return errors.New("ScheduleSource must be 1 to 200 characters long")
 	case c.HeartbeatEvery < 0:
 		return errors.New("HeartbeatEvery must not be negative")
 	case slices.ContainsFunc(c.Middleware, func(m Middleware) bool { return m == nil }):
@@ -180,6 +195,8 @@ type Worker struct {
 	cfg      WorkerConfig
 	log      *slog.Logger
 	stats    map[string]*queueStats // by queue
+
+	schedules json.RawMessage // those of the handlers, as they are sent
 
 	warnings warnings
 	unknown  warnings // of kinds without a handler
@@ -213,6 +230,10 @@ func NewWorker(pool *pgxpool.Pool, handlers *Handlers, cfg WorkerConfig) (*Worke
 	for _, q := range cfg.Queues {
 		w.stats[q.Name] = new(queueStats)
 	}
+	var err error
+	if w.schedules, err = encodeSchedules(handlers.schedules); err != nil {
+		return nil, fmt.Errorf("worker: %w", err)
+	}
 	return w, nil
 }
 
@@ -234,6 +255,9 @@ func (w *Worker) Stats() []QueueStats {
 // While it works it gets over a server that goes away and comes back, also if it is not there at first. A worker may be
 // run again, also while it runs.
 func (w *Worker) Run(ctx context.Context) error {
+	if len(w.handlers.schedules) > 0 && w.cfg.ScheduleSource == "" {
+		return fmt.Errorf("worker: %w", errNoSource)
+	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	background := context.WithoutCancel(ctx)
@@ -250,6 +274,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		stopHandling:  stopHandling,
 		control:       dedicated{pool: w.pool},
 		trouble:       trouble{log: w.log, what: "jobs can't be claimed"},
+		syncTrouble:   trouble{log: w.log, what: "schedules can't be synchronised"},
 		registrations: registrations{ids: map[int64]bool{}},
 		retired:       make(chan struct{}, 1),
 		channels:      map[string][]*queue{},
@@ -276,6 +301,10 @@ func (w *Worker) Run(ctx context.Context) error {
 		}
 		r.trouble.report(ctx, err)
 	}
+	syncLater, err := r.syncAtStart(ctx)
+	if err != nil {
+		return fmt.Errorf("worker: %w", errors.Join(err, r.deregister()))
+	}
 
 	// The grace period begins with the stop, whatever the worker is waiting for then.
 	endsGrace := context.AfterFunc(ctx, func() {
@@ -294,6 +323,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	helping, stopHelping := context.WithCancel(background) // heartbeats and maintenance: until the end
 	defer stopHelping()
 	helpers.Go(func() { r.pulse(helping) })
+	if syncLater {
+		helpers.Go(func() { r.syncLater(ctx) })
+	}
 	if !w.cfg.NoMaintenance {
 		for _, p := range passes(w.log) {
 			helpers.Go(func() { p.repeat(helping, w.pool) })
@@ -312,7 +344,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	stopHelping()
 	helpers.Wait()
 
-	err := r.deregister()
+	err = r.deregister()
 	if abandoned > 0 {
 		err = errors.Join(err, fmt.Errorf("%d handlers have not returned although their contexts have ended", abandoned))
 	}

@@ -7,6 +7,8 @@ package gen
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // The row that audit returns, one per queue. The view itself is always empty
@@ -136,6 +138,44 @@ type AwaListQueuesRow struct {
 	Cancelled          int64
 	Dead               int64
 	OldestReadyAt      *time.Time
+}
+
+// The row that list_schedules returns, one per schedule. The view itself is always empty
+type AwaListSchedulesRow struct {
+	Name         string
+	Source       *string
+	Queue        string
+	Kind         string
+	Cron         *string
+	Every        pgtype.Interval
+	Args         json.RawMessage
+	Timezone     string
+	Missed       string
+	MissedFor    pgtype.Interval
+	Overlap      string
+	StartsAt     *time.Time
+	EndsAt       *time.Time
+	Priority     *int32
+	MaxAttempts  *int32
+	Tags         []string
+	Metadata     json.RawMessage
+	GroupKey     *string
+	NextAt       *time.Time
+	LastAt       *time.Time
+	LastJobID    *int64
+	LastJobState *string
+	WaitingAt    *time.Time
+	PausedAt     *time.Time
+	PausedBy     *string
+	PauseReason  *string
+	TimesMissed  int64
+	TimesSkipped int64
+	Failures     int32
+	Error        *string
+	FailedAt     *time.Time
+	MadeAt       time.Time
+	ChangedAt    time.Time
+	ChangedBy    string
 }
 
 // The row that list_workers returns, one per worker. The view itself is always empty

@@ -50,6 +50,17 @@ func (q *Queries) BackfillSchedule(ctx context.Context, db DBTX, arg BackfillSch
 	return items, nil
 }
 
+const describeCron = `-- name: DescribeCron :one
+select awa.describe_cron(cron => $1)
+`
+
+func (q *Queries) DescribeCron(ctx context.Context, db DBTX, cron string) (string, error) {
+	row := db.QueryRow(ctx, describeCron, cron)
+	var describe_cron string
+	err := row.Scan(&describe_cron)
+	return describe_cron, err
+}
+
 const explainSchedule = `-- name: ExplainSchedule :one
 select awa.explain_schedule(name => $1)
 `
@@ -62,59 +73,18 @@ func (q *Queries) ExplainSchedule(ctx context.Context, db DBTX, name string) (st
 }
 
 const listSchedules = `-- name: ListSchedules :many
-select name, source, queue, kind, cron, coalesce(every::text, '')::text as every, args, timezone, missed,
-       missed_for::text as missed_for, overlap, starts_at, ends_at, priority, max_attempts, tags, metadata, group_key,
-       next_at, last_at, last_job_id, last_job_state, waiting_at, paused_at, paused_by, pause_reason, times_missed,
-       times_skipped, failures, error, failed_at, made_at, changed_at, changed_by
-  from awa.list_schedules()
+select name, source, queue, kind, cron, every, args, timezone, missed, missed_for, overlap, starts_at, ends_at, priority, max_attempts, tags, metadata, group_key, next_at, last_at, last_job_id, last_job_state, waiting_at, paused_at, paused_by, pause_reason, times_missed, times_skipped, failures, error, failed_at, made_at, changed_at, changed_by from awa.list_schedules()
 `
 
-type ListSchedulesRow struct {
-	Name         string
-	Source       *string
-	Queue        string
-	Kind         string
-	Cron         *string
-	Every        string
-	Args         json.RawMessage
-	Timezone     string
-	Missed       string
-	MissedFor    string
-	Overlap      string
-	StartsAt     *time.Time
-	EndsAt       *time.Time
-	Priority     *int32
-	MaxAttempts  *int32
-	Tags         []string
-	Metadata     json.RawMessage
-	GroupKey     *string
-	NextAt       *time.Time
-	LastAt       *time.Time
-	LastJobID    *int64
-	LastJobState *string
-	WaitingAt    *time.Time
-	PausedAt     *time.Time
-	PausedBy     *string
-	PauseReason  *string
-	TimesMissed  int64
-	TimesSkipped int64
-	Failures     int32
-	Error        *string
-	FailedAt     *time.Time
-	MadeAt       time.Time
-	ChangedAt    time.Time
-	ChangedBy    string
-}
-
-func (q *Queries) ListSchedules(ctx context.Context, db DBTX) ([]ListSchedulesRow, error) {
+func (q *Queries) ListSchedules(ctx context.Context, db DBTX) ([]AwaListSchedulesRow, error) {
 	rows, err := db.Query(ctx, listSchedules)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var items []ListSchedulesRow
+	var items []AwaListSchedulesRow
 	for rows.Next() {
-		var i ListSchedulesRow
+		var i AwaListSchedulesRow
 		if err := rows.Scan(
 			&i.Name,
 			&i.Source,
@@ -154,6 +124,43 @@ func (q *Queries) ListSchedules(ctx context.Context, db DBTX) ([]ListSchedulesRo
 			return nil, err
 		}
 		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const nextFires = `-- name: NextFires :many
+select awa.next_fires(
+  cron => $1, timezone => $2, "after" => $3, n => $4)
+`
+
+type NextFiresParams struct {
+	Cron      string
+	Timezone  *string
+	AfterTime *time.Time
+	N         *int32
+}
+
+func (q *Queries) NextFires(ctx context.Context, db DBTX, arg NextFiresParams) ([]time.Time, error) {
+	rows, err := db.Query(ctx, nextFires,
+		arg.Cron,
+		arg.Timezone,
+		arg.AfterTime,
+		arg.N,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []time.Time
+	for rows.Next() {
+		var next_fires time.Time
+		if err := rows.Scan(&next_fires); err != nil {
+			return nil, err
+		}
+		items = append(items, next_fires)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

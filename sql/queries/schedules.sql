@@ -27,11 +27,14 @@ select awa.backfill_schedule(
 select awa.sync_schedules(source => @source, schedules => @schedules, revision => sqlc.narg(revision));
 
 -- name: ListSchedules :many
-select name, source, queue, kind, cron, coalesce(every::text, '')::text as every, args, timezone, missed,
-       missed_for::text as missed_for, overlap, starts_at, ends_at, priority, max_attempts, tags, metadata, group_key,
-       next_at, last_at, last_job_id, last_job_state, waiting_at, paused_at, paused_by, pause_reason, times_missed,
-       times_skipped, failures, error, failed_at, made_at, changed_at, changed_by
-  from awa.list_schedules();
+select * from awa.list_schedules();
 
 -- name: ExplainSchedule :one
 select awa.explain_schedule(name => @name);
+
+-- name: NextFires :many
+select awa.next_fires(
+  cron => @cron, timezone => sqlc.narg(timezone), "after" => sqlc.narg(after_time), n => sqlc.narg(n));
+
+-- name: DescribeCron :one
+select awa.describe_cron(cron => @cron);
