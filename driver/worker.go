@@ -90,7 +90,7 @@ type WorkerConfig struct {
 	// default, 0, the worker that has started last decides.
 	ScheduleRevision int64
 	// NoMaintenance keeps the worker from maintenance, which is for all queues: every second it makes deferred jobs ready
-	// that are due, and fires schedules; every 5 s it calls run_maintenance, which also ends attempts whose workers have
+	// that are due, and fires schedules; every 5 s it calls run_passes, which also ends attempts whose workers have
 	// died, and empties old history. Set it where the worker's role may not (it needs awa_maintainer), or where something
 	// else does it. Some process has to; any number of them may.
 	NoMaintenance bool

@@ -133,7 +133,7 @@ func (q *Queries) Rotate(ctx context.Context, db DBTX, force bool) (AwaRotateRow
 }
 
 const runMaintenance = `-- name: RunMaintenance :exec
-call awa.run_maintenance()
+call awa.run_passes(if_due => true)
 `
 
 func (q *Queries) RunMaintenance(ctx context.Context, db DBTX) error {

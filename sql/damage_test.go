@@ -171,7 +171,7 @@ func TestCleaningGoesOnPastDamage(t *testing.T) {
 				fmt.Sprintf("the server can't read jobs that are alive in it: %d", jobs[1]))
 			require.Equal(t, "critical", one[string](s, "select level from awa.health() where topic = 'prune'"))
 		}
-		s.maintain()
+		s.exec("call awa.run_maintenance()")
 		if runs {
 			require.Equal(t, int64(2), one[int64](s, "select awa.deregister_worker($1)", worker))
 			require.Equal(t, "damaged", s.pruneOn())

@@ -71,16 +71,6 @@ func (s *session) halfAnHourLater() {
 	s.noGap()
 }
 
-// makeAllDue makes all passes of maintenance due, as if none had ever run.
-const makeAllDue = "select setval(('awa.pass_clock_' || p)::regclass, 1, false) from unnest(awa._passes()) p"
-
-// maintain runs all passes of maintenance.
-func (s *session) maintain() {
-	s.Helper()
-	s.exec(makeAllDue)
-	s.exec("call awa.run_maintenance()")
-}
-
 // noGap is as if rescue was called just now: a slow machine may let more than ten seconds go by.
 func (s *session) noGap() {
 	s.Helper()

@@ -73,7 +73,7 @@ func maintenanceBesidePrepared(t *testing.T, d database) {
 		}
 		s.rotate()
 		require.Contains(t, []string{"busy", "blocked"}, s.pruneOn())
-		s.maintain()
+		s.exec("call awa.run_maintenance()")
 		for i := range besides {
 			s.says("horizon", "it has been prepared")
 			require.Equal(t, 1, one[int](s,

@@ -80,7 +80,7 @@ func (s *session) changesAll() {
 	s.exec("select awa.retry_where(state => 'cancelled')")
 	s.exec("select awa.purge_dlq(queue => q.queue, max_jobs => 1) from awa.queue_counts() q where q.dead > 0")
 	s.exec("update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 second' where state = 'retryable'")
-	s.maintain()
+	s.exec("call awa.run_maintenance()")
 	s.exec("update awa.done_entries set finalized_at = finalized_at - interval '1 year' where state = 'failed'")
 	s.exec("select awa.expire_history()")
 	s.exec("select awa.drop_queue(q.queue, true) from awa.queue_counts() q where q.failed > 0 order by q.queue limit 1")
@@ -262,7 +262,7 @@ func TestRewrittenTables(t *testing.T) {
 		}
 		s.enqueue("q")
 		require.Len(t, s.claim("q", 1), 1, change)
-		s.maintain()
+		s.exec("call awa.run_maintenance()")
 		require.True(t, one[bool](s, "select o.xid = o.xmin from awa.origin o"), change)
 		s.balanced()
 	}
@@ -271,7 +271,7 @@ func TestRewrittenTables(t *testing.T) {
 	s := d.session()
 	s.exec("update awa.ring set tables = array[1, tables[2]]")
 	s.enqueue("q")
-	s.maintain()
+	s.exec("call awa.run_maintenance()")
 	require.True(t, one[bool](s, "select tables[1] = 'awa.ring'::regclass from awa.ring"))
 	// Upgraded: another identifier of the server, and the same row
 	s.exec(`do $$
@@ -284,7 +284,7 @@ func TestRewrittenTables(t *testing.T) {
 		  insert into awa.origin (xid, server) select v_xid, system_identifier + 1 from pg_control_system();
 		end $$`)
 	s.enqueue("q")
-	s.maintain()
+	s.exec("call awa.run_maintenance()")
 	s.exec(rewrite)
 	s.enqueue("q")
 	s.balanced()

@@ -223,7 +223,7 @@ func TestCleaningThatIsCutOff(t *testing.T) {
 	require.Equal(t, int64(62), one[int64](s, "select count(*) from awa.ready_entries where segment = 1"),
 		"a sixteenth of what it would have been")
 	require.Equal(t, int64(0), one[int64](s, "select count(*) from awa.health() where topic = 'prune'"))
-	s.maintain()
+	s.exec("call awa.run_maintenance()")
 	require.Equal(t, "empty", s.prune())
 	s.audited()
 	require.Equal(t, int64(3000), one[int64](s, "select available from awa.queue_counts()"))
@@ -246,7 +246,7 @@ func TestCleaningGoesOnAsItSucceeded(t *testing.T) {
 	}
 	require.LessOrEqual(t, one[int64](s, "select count(*) from awa.ready_entries where segment = 1"), int64(62+125))
 	require.LessOrEqual(t, one[int64](s, "select last_value from awa.prune_tries"), int64(4))
-	s.maintain()
+	s.exec("call awa.run_maintenance()")
 	require.Equal(t, "empty", s.prune())
 	require.Equal(t, int64(0), one[int64](s, "select last_value from awa.prune_tries"))
 	s.audited()
@@ -678,7 +678,6 @@ func TestToldByAClockThatWasAhead(t *testing.T) {
 func (s *session) maintains(setting, timeout string) string {
 	s.Helper()
 	s.exec("set " + setting + " = '" + timeout + "'")
-	s.exec(makeAllDue)
 	err := s.try("call awa.run_maintenance()")
 	if s.db.IsClosed() {
 		return "closed"
@@ -759,7 +758,6 @@ func TestMaintenanceThatIsEnded(t *testing.T) {
 		if strings.HasSuffix(way, "timeout") {
 			a.exec("set " + way + " = '5s'")
 		}
-		a.exec(makeAllDue)
 		ended := a.background("call awa.run_maintenance()")
 		if !strings.HasSuffix(way, "timeout") {
 			s.waitUntilBlocked(a)
@@ -781,7 +779,7 @@ func TestMaintenanceThatIsEnded(t *testing.T) {
 	require.Less(t, one[int64](s, "select pg_relation_size('awa.ready_entries_1')"),
 		one[int64](s, "select pg_relation_size('awa.ready_entries_0')"))
 	blocker.exec("commit")
-	s.maintain()
+	s.exec("call awa.run_maintenance()")
 	require.True(t, one[bool](s, "select awa._is_empty(0)"))
 	require.Empty(t, list[string](s, "select message from awa.health() where topic = 'prune'"))
 	s.audited()

@@ -55,8 +55,7 @@ const (
 	becomesOld  = "with " + isOld + " select"
 	// last, because it stays so
 	allIsDue = "with " + isDue + ", " + isLate + ", " + isOld +
-		` update awa.settings set segment_age = '1 microsecond', completed_retention = '0' where (select count(*) from (` +
-		makeAllDue + `) d) > 0`
+		` update awa.settings set segment_age = '1 microsecond', completed_retention = '0'`
 	isLeft = "select awa.rotate(true)"
 	// a schedule that is due, and whose last job it is
 	becomesReplaced = `insert into awa.schedules (name, queue, kind, cron, args, timezone, missed, missed_for, overlap,

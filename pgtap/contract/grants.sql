@@ -23,7 +23,7 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_maintainer', 'expire_history'),
   ('awa_maintainer', 'rotate'), ('awa_maintainer', 'prune_oldest'), ('awa_maintainer', 'run_maintenance'),
   ('awa_maintainer', 'fold'), ('awa_maintainer', 'summarize'), ('awa_maintainer', 'forget_workers'),
-  ('awa_maintainer', 'end_stuck_claimers'), ('awa_maintainer', 'run_pass'),
+  ('awa_maintainer', 'end_stuck_claimers'), ('awa_maintainer', 'run_pass'), ('awa_maintainer', 'run_passes'),
   ('awa_operator', 'configure'), ('awa_operator', 'configuration'), ('awa_operator', 'configure_queue'),
   ('awa_operator', 'pause_queue'), ('awa_operator', 'resume_queue'), ('awa_operator', 'drop_queue'),
   ('awa_operator', 'cancel'), ('awa_operator', 'cancel_where'), ('awa_operator', 'retry'),

@@ -25,8 +25,8 @@ select cmp_ok((select count(*) from relations), '>=', 30::bigint, 'and relations
 
 -- Public functions
 select is((select array_agg(signature order by signature) from functions where not private and not prosecdef),
-  '{awa.run_maintenance()}',
-  'every public function runs as its owner, but for the procedure: it commits, which none may that does');
+  '{awa.run_maintenance(),awa.run_passes(boolean)}',
+  'every public function runs as its owner, but for the procedures: these commit, which none may that does');
 select is((
   select array_agg(signature order by signature)
     from functions
@@ -34,7 +34,7 @@ select is((
 ),
   null, 'with a search_path of its own');
 select is((select array_agg(signature order by signature) from functions where not private and prokind <> 'f'),
-  '{awa.run_maintenance()}', 'there is one procedure');
+  '{awa.run_maintenance(),awa.run_passes(boolean)}', 'there are two procedures');
 
 -- Private ones
 -- The exceptions are run by triggers at commit, when the role is whoever the session is by then.
@@ -158,8 +158,8 @@ select is(
     ) s(setting)
     where not f.private
       and f.proname not in ('configure', 'configuration', 'configure_queue', 'pause_queue', 'resume_queue',
-        'register_worker', 'run_pass', 'run_maintenance', 'version', 'audit', 'rebase_after_restore', 'jobs_compat',
-        'next_fires', 'describe_cron')
+        'register_worker', 'run_pass', 'run_maintenance', 'run_passes', 'version', 'audit', 'rebase_after_restore',
+        'jobs_compat', 'next_fires', 'describe_cron')
       and not exists (select from unnest(f.proconfig) c where starts_with(c, s.setting || '='))
       and (f.proname, s.setting) <> ('health', 'enable_hashjoin')),
   null,

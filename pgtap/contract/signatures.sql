@@ -105,6 +105,7 @@ insert into contract values
   ('end_stuck_claimers', '', 'SETOF awa.end_stuck_claimers_row'),
   ('run_pass', 'pass text, max_jobs integer DEFAULT NULL::integer, if_due boolean DEFAULT false', 'boolean'),
   ('run_maintenance', '', ''),
+  ('run_passes', 'IN if_due boolean DEFAULT true', ''),
   ('rebase_after_restore', '', 'SETOF awa.rebase_after_restore_row'),
   ('explain_job', 'job_id bigint', 'text'),
   ('promote_due', 'max_jobs integer DEFAULT 4096', 'SETOF awa.promote_due_row'),
@@ -135,7 +136,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(174);
+select plan(176);
 
 select is(
   (

@@ -36,7 +36,7 @@ update awa.ring r
   from before;
 select pg_temp.step('setup') \g /dev/null
 
-select pg_temp.no_gap(), pg_temp.all_due() \g /dev/null
+select pg_temp.no_gap() \g /dev/null
 set role awa_maintainer;
 call awa.run_maintenance();
 reset role;
@@ -67,7 +67,6 @@ update awa.ring r set left_at[current_segment + 1] = clock_timestamp() - interva
 select pg_temp.no_gap() \g /dev/null
 create trigger fails before delete on awa.deferred_jobs for each row execute function pg_temp.fails('53UN1');
 create trigger fails before update on awa.ring for each row execute function pg_temp.fails('UN002');
-select pg_temp.all_due() \g /dev/null
 \set ON_ERROR_STOP off
 \set VERBOSITY sqlstate
 call awa.run_maintenance();
@@ -78,16 +77,15 @@ drop trigger fails on awa.deferred_jobs;
 drop trigger fails on awa.ring;
 create temp table failed as
 select pg_temp.states(' late') as late, (select j.state from c, awa.job(c.job_id) j where n = 4) as overdue;
-select pg_temp.all_due() \g /dev/null
 call awa.run_maintenance();
 create temp table again as select pg_temp.states(' late') as late;
 
 -- A pass that has just succeeded is not due
 update awa.ring r set left_at[current_segment + 1] = clock_timestamp() - interval '9 hours';
 create temp table idle as select current_segment as segment, null::smallint as later from awa.ring;
-call awa.run_maintenance();
+call awa.run_passes();
 update idle set later = r.current_segment from awa.ring r;
-select rotated from awa.rotate() \g /dev/null
+call awa.run_maintenance();
 
 begin;
 select plan(17);
@@ -105,8 +103,8 @@ select is(:'error'::text, '53UN1 53UN1 on purpose', 'the first error is raised i
 select is(overdue, 'retryable', 'a step that fails does not keep the next ones from being done') from failed;
 select is(late, 'scheduled 1', 'what it should have done waits') from failed;
 select is(late, 'available 1', 'for the next call') from again;
-select is(later, segment, 'a pass that has just succeeded is not run again') from idle;
-select isnt((select current_segment from awa.ring), later, 'unless it is called by its name') from idle;
+select is(later, segment, 'a pass that has just succeeded is not due') from idle;
+select isnt((select current_segment from awa.ring), later, 'and run_maintenance runs all') from idle;
 select is(pg_temp.outcome('call awa.run_maintenance()'), '2D000', 'it cannot be called inside a transaction');
 select is(pg_temp.unbalanced(), null, 'the books balance in the end');
 select pg_temp.steps_agree();

@@ -11,9 +11,9 @@ begin;
 select plan(31);
 
 select set_config('test.passes', awa._passes()::text, true) \g /dev/null
-select ok((select p.prosrc from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = 'run_maintenance')
+select ok((select p.prosrc from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = 'run_passes')
   ~ array_to_string(array(select format('''%s''', u) from unnest(awa._passes()) u), ',\s+'),
-  'run_maintenance goes through all passes, in their order');
+  'run_passes goes through all passes, in their order');
 select is((
   select count(distinct awa._pass_key(u)) from unnest(awa._passes()) u where awa._pass_key(u) < awa._crowd_key()
 ),

@@ -46,6 +46,7 @@ begin
           ('awa_maintainer', 'function awa.forget_workers'),
           ('awa_maintainer', 'function awa.run_pass'),
           ('awa_maintainer', 'procedure awa.run_maintenance'),
+          ('awa_maintainer', 'procedure awa.run_passes'),
           ('awa_operator', 'function awa.deregister_worker'),
           ('awa_operator', 'function awa.rotate'),
           ('awa_operator', 'function awa.prune_oldest'),

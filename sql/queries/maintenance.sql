@@ -17,7 +17,7 @@ select * from awa.rotate(force => @force);
 select * from awa.prune_oldest(force => @force);
 
 -- name: RunMaintenance :exec
-call awa.run_maintenance();
+call awa.run_passes(if_due => true);
 
 -- name: FireDue :one
 select * from awa.fire_due(max_jobs => sqlc.narg(max_jobs));

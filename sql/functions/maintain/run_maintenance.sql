@@ -1,14 +1,23 @@
--- Runs the passes of maintenance that are due, in short transactions.
--- A pass is due unless it has succeeded within its period, and left no work: see run_pass. A pass that is called by
--- its name always runs. A pass that fails does not keep the others from being run: the first error is raised at the
--- end. A pass that another session is running is left to that session. Each pass is run in batches, for ten seconds
--- at most, and the next call goes on. Safe to call from anywhere, as often as one likes, every second for example;
--- not inside a transaction.
+-- Runs all passes of maintenance, in short transactions.
+-- A pass that another session is running is left to that session. A pass that fails does not keep the others from
+-- being run: the first error is raised at the end. Each pass is run in batches, for ten seconds at most, and the next
+-- call goes on. Safe to call from anywhere, as often as one likes, every second for example; not inside a transaction.
+create or replace procedure awa.run_maintenance()
+language plpgsql
+as $$
+begin
+  call awa.run_passes(false);
+end
+$$;
+comment on procedure awa.run_maintenance is 'Runs all passes of maintenance, in short transactions';
+
+-- Runs the passes of maintenance, as run_maintenance does; with if_due those that are due.
+-- A pass is due unless it has succeeded within its period, in any session, and left no work: see run_pass.
 -- Why: ten workers that do each pass ten times would read the same rows ten times. A procedure that commits can't run
 -- as its owner. So this one runs as its caller, who needs awa_maintainer. A statement_timeout of the caller counts
 -- from the beginning of the CALL, and can't be changed inside. So the passes share that time, begin at a random pass,
 -- and take smaller batches, and no batch begins when less time is left than the longest batch so far has taken.
-create or replace procedure awa.run_maintenance()
+create or replace procedure awa.run_passes(if_due boolean default true)
 language plpgsql
 as $$
 declare
@@ -44,7 +53,7 @@ begin
       v_began := clock_timestamp();
       exit when v_began + v_longest > v_end;
       begin
-        v_more := awa.run_pass(v_pass, v_max, v_is_first);
+        v_more := awa.run_pass(v_pass, v_max, if_due and v_is_first);
         v_is_first := false;
       exception when others then
         if v_state is null then
@@ -63,5 +72,5 @@ begin
   end if;
 end
 $$;
-comment on procedure awa.run_maintenance is
-  'Runs the passes of maintenance that are due, in short transactions';
+comment on procedure awa.run_passes is
+  'Runs the passes of maintenance, as run_maintenance does; with if_due those that are due';
