@@ -23,6 +23,7 @@ const usage = `usage: awa COMMAND [ARGS]
   awa migrate     install Awa in a database, or bring it up to date
   awa doctor      say what is wrong with an installation, and what to do
   awa work        run a program for each job
+  awa schedules   list schedules, with their next and last times; pause, resume or trigger one
   awa demo        hash files as jobs, on a throw-away PostgreSQL server
   awa selftest    show that what others do in the database does not slow the queue
   awa sql         print the installation as one SQL file, for psql
@@ -83,6 +84,20 @@ tried again.
 
 Exit status: 0 it was stopped by a signal, and all was answered; 1 it failed; 2 the command line is wrong.
 `,
+	"schedules": `usage: awa schedules [list] [--json]
+       awa schedules next NAME [-n N]
+       awa schedules explain NAME
+       awa schedules pause NAME [REASON]
+       awa schedules resume NAME
+       awa schedules trigger NAME
+       each with [--database-url URL]
+
+Lists schedules with their next and last times, in the zone of each, their last jobs, and how they are;
+says when one fires next, N times (5), and why it does not fire; pauses and resumes one; or enqueues its
+job now. To list needs the role awa_reader, to change awa_operator.
+
+Exit status: 0 done; 1 it failed, or there is no such schedule; 2 the command line is wrong.
+`,
 	"sql": `usage: awa sql [--uninstall]
 
 Prints what awa migrate does, or with --uninstall what awa uninstall does, as one file for psql:
@@ -139,6 +154,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		err = runSelftest(ctx, args, stdout, stderr)
 	case "work":
 		err = runWork(ctx, args, stdout, stderr)
+	case "schedules":
+		err = runSchedules(ctx, args, stdout, stderr)
 	case "sql":
 		err = runSQL(args, stdout, stderr)
 	case "uninstall":

@@ -1,0 +1,303 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/internal/dburl"
+)
+
+// schedulesCommand is a call of awa schedules.
+type schedulesCommand struct {
+	action, name, reason string
+	count                int // of next
+	asJSON               bool
+	client               *driver.Client
+	stdout               io.Writer
+}
+
+func runSchedules(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	c := schedulesCommand{stdout: stdout}
+	operands, databaseURL, err := parse("schedules", args, 3, stdout, stderr, func(flags *flag.FlagSet) {
+		flags.BoolVar(&c.asJSON, "json", false, "")
+		flags.Func("n", "", func(value string) (err error) {
+			if c.count, err = strconv.Atoi(value); err != nil || c.count < 1 || c.count > 1000 {
+				return errors.New("should be a number from 1 to 1,000")
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if err := c.take(operands); err != nil {
+		fmt.Fprintf(stderr, "awa schedules: %s\n%s", err, usages["schedules"])
+		return errUsage
+	}
+	if databaseURL == "" {
+		return errors.New("which database? Pass --database-url, or set DATABASE_URL, as in\n" +
+			"\tawa schedules --database-url postgres://user:password@localhost:5432/mydb")
+	}
+	cfg, err := dburl.ParsePool(databaseURL)
+	if err != nil {
+		return explain(err)
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return explain(err)
+	}
+	defer pool.Close()
+	c.client = driver.NewClient(pool)
+	err = c.run(ctx)
+	if errors.Is(err, driver.ErrNoSuchSchedule) {
+		return errors.New("there is no schedule of this name\nawa schedules lists all of them")
+	}
+	return explain(err)
+}
+
+// take reads the operands. Its errors show nothing of them: a URL may be among them.
+func (c *schedulesCommand) take(operands []string) error {
+	operands = append(operands, "", "", "")
+	given := slices.Index(operands, "")
+	c.action, c.name, c.reason = cmp.Or(operands[0], "list"), operands[1], operands[2]
+	most, ok := map[string]int{"list": 1, "next": 2, "pause": 3, "resume": 2, "trigger": 2, "explain": 2}[c.action]
+	switch {
+	case !ok:
+		return errors.New("argument 1 should be list, next, pause, resume, trigger or explain")
+	case most > 1 && c.name == "":
+		return fmt.Errorf("%s needs the name of a schedule", c.action)
+	case given > most:
+		return fmt.Errorf("%s takes fewer arguments; quote a name with spaces", c.action)
+	case strings.Contains(c.name, "://"):
+		return errors.New("the name is a URL: pass that by --database-url")
+	case c.asJSON && c.action != "list":
+		return errors.New("--json is for list")
+	case c.count != 0 && c.action != "next":
+		return errors.New("-n is for next")
+	}
+	c.count = cmp.Or(c.count, 5)
+	return nil
+}
+
+func (c *schedulesCommand) run(ctx context.Context) (err error) {
+	switch c.action {
+	case "list":
+		return c.list(ctx)
+	case "next":
+		return c.next(ctx)
+	case "pause":
+		if err = c.client.PauseSchedule(ctx, c.name, c.reason); err == nil {
+			fmt.Fprintln(c.stdout, "It is paused.")
+		}
+	case "resume":
+		if err = c.client.ResumeSchedule(ctx, c.name); err == nil {
+			err = c.explain(ctx)
+		}
+	case "trigger":
+		var id int64
+		if id, err = c.client.TriggerSchedule(ctx, c.name); err == nil {
+			fmt.Fprintf(c.stdout, "Job %d is enqueued.\n", id)
+		}
+	case "explain":
+		return c.explain(ctx)
+	}
+	return err
+}
+
+func (c *schedulesCommand) explain(ctx context.Context) error {
+	says, err := c.client.ExplainSchedule(ctx, c.name)
+	if err == nil {
+		fmt.Fprintln(c.stdout, says)
+	}
+	return err
+}
+
+// scheduleJSON is a schedule as awa schedules --json has it.
+type scheduleJSON struct {
+	Name         string     `json:"name"`
+	State        string     `json:"state"`
+	Source       string     `json:"source"`
+	Queue        string     `json:"queue"`
+	Kind         string     `json:"kind"`
+	Cron         string     `json:"cron"`
+	Every        string     `json:"every"`
+	Timezone     string     `json:"timezone"`
+	NextAt       *time.Time `json:"next_at"`
+	LastAt       *time.Time `json:"last_at"`
+	LastJobID    *int64     `json:"last_job_id"`
+	LastJobState string     `json:"last_job_state"`
+	PausedAt     *time.Time `json:"paused_at"`
+	PausedBy     string     `json:"paused_by"`
+	PauseReason  string     `json:"pause_reason"`
+	TimesMissed  int64      `json:"times_missed"`
+	TimesSkipped int64      `json:"times_skipped"`
+	Failures     int        `json:"failures"`
+	Error        string     `json:"error"`
+}
+
+func (c *schedulesCommand) list(ctx context.Context) error {
+	schedules, err := c.client.ListSchedules(ctx)
+	if err != nil {
+		return err
+	}
+	if c.asJSON {
+		listed := make([]scheduleJSON, len(schedules))
+		for i, s := range schedules {
+			state, _ := stateOf(s)
+			listed[i] = scheduleJSON{Name: s.Name, State: state, Source: s.Source, Queue: s.Queue, Kind: s.Kind, Cron: s.Cron,
+				Every: every(s.Every), Timezone: s.Timezone, NextAt: s.NextAt, LastAt: s.LastAt, LastJobID: s.LastJobID,
+				LastJobState: s.LastJobState, PausedAt: s.PausedAt, PausedBy: s.PausedBy, PauseReason: s.PauseReason,
+				TimesMissed: s.TimesMissed, TimesSkipped: s.TimesSkipped, Failures: s.Failures, Error: s.Error}
+		}
+		encoder := json.NewEncoder(c.stdout)
+		encoder.SetEscapeHTML(false)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(listed)
+	}
+	if len(schedules) == 0 {
+		fmt.Fprintln(c.stdout, "There are no schedules.")
+		return nil
+	}
+	table := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "NAME\tTIMES\tNEXT\tLAST\tLAST JOB\tSTATE")
+	for _, s := range schedules {
+		times := s.Cron
+		if times == "" {
+			times = "every " + every(s.Every)
+		}
+		lastJob := "-"
+		if s.LastJobID != nil {
+			lastJob = fmt.Sprintf("%d %s", *s.LastJobID, cmp.Or(s.LastJobState, "gone"))
+		}
+		state, why := stateOf(s)
+		if why != "" {
+			state += ": " + why
+		}
+		fmt.Fprintf(table, "%s\t%s (%s)\t%s\t%s\t%s\t%s\n", oneLine(s.Name), oneLine(times), oneLine(s.Timezone),
+			inZone(s.NextAt, s.Timezone), inZone(s.LastAt, s.Timezone), lastJob, oneLine(state))
+	}
+	return table.Flush()
+}
+
+// stateOf returns a word for how a schedule is, and why.
+func stateOf(s driver.ScheduleInfo) (state, why string) {
+	switch {
+	case s.PausedAt != nil:
+		return "paused", s.PauseReason
+	case s.Failures > 0:
+		return "failing", s.Error
+	case s.WaitingAt != nil:
+		return "waiting", "the last job has not ended"
+	case s.NextAt == nil:
+		return "ended", ""
+	case time.Since(*s.NextAt) > time.Minute:
+		return "late", ""
+	}
+	return "on time", ""
+}
+
+// every is a period in words; "" for none.
+func every(period time.Duration) string {
+	unit, n := "", time.Duration(0)
+	switch {
+	case period == 0:
+		return ""
+	case period%driver.Year == 0:
+		unit, n = "year", period/driver.Year
+	case period%driver.Month == 0:
+		unit, n = "month", period/driver.Month
+	case period%driver.Week == 0:
+		unit, n = "week", period/driver.Week
+	case period%driver.Day == 0:
+		unit, n = "day", period/driver.Day
+	default:
+		return period.String()
+	}
+	if n == 1 {
+		return "1 " + unit
+	}
+	return fmt.Sprintf("%d %ss", n, unit)
+}
+
+// inZone is a time as the clocks of a zone show it, or in UTC where this machine does not know the zone.
+func inZone(t *time.Time, zone string) string {
+	if t == nil {
+		return "-"
+	}
+	location, err := time.LoadLocation(zone)
+	if err != nil {
+		location = time.UTC
+	}
+	return t.In(location).Format("2006-01-02 15:04:05 -07:00")
+}
+
+// next prints the next times of a schedule.
+func (c *schedulesCommand) next(ctx context.Context) error {
+	schedules, err := c.client.ListSchedules(ctx)
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(schedules, func(s driver.ScheduleInfo) bool { return s.Name == c.name })
+	if at < 0 {
+		return driver.ErrNoSuchSchedule
+	}
+	s := schedules[at]
+	if s.PausedAt != nil {
+		fmt.Fprintln(c.stdout, "It is paused: none of these times fires until it is resumed.")
+	} else if s.NextAt == nil {
+		fmt.Fprintln(c.stdout, "It has no time ahead.")
+		return nil
+	}
+	if s.Cron == "" {
+		if s.NextAt != nil {
+			fmt.Fprintln(c.stdout, inZone(s.NextAt, s.Timezone))
+		}
+		fmt.Fprintf(c.stdout, "every %s\n", every(s.Every))
+		return nil
+	}
+	says, err := c.client.DescribeCron(ctx, s.Cron)
+	if err != nil {
+		return err
+	}
+	times, err := c.fires(ctx, s)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(c.stdout, says)
+	for _, t := range times {
+		if s.EndsAt == nil || t.Before(*s.EndsAt) {
+			fmt.Fprintln(c.stdout, inZone(&t, s.Timezone))
+		}
+	}
+	return nil
+}
+
+// fires returns the next times of a schedule with an expression. The first one may be over, where the schedule is late.
+func (c *schedulesCommand) fires(ctx context.Context, s driver.ScheduleInfo) ([]time.Time, error) {
+	if s.NextAt == nil { // it is paused
+		var after time.Time
+		if s.StartsAt != nil && s.StartsAt.After(time.Now()) {
+			after = s.StartsAt.Add(-time.Microsecond)
+		}
+		return c.client.NextFires(ctx, s.Cron, s.Timezone, after, c.count)
+	}
+	times := []time.Time{*s.NextAt}
+	if c.count == 1 {
+		return times, nil
+	}
+	more, err := c.client.NextFires(ctx, s.Cron, s.Timezone, *s.NextAt, c.count-1)
+	return append(times, more...), err
+}
