@@ -608,9 +608,10 @@ func TestDoctorReadsTheSources(t *testing.T) {
 		 where c.relnamespace = 'awa'::regnamespace and not exists (select from pg_depend d where d.objid = c.oid
 		 and d.classid = 'pg_class'::regclass and d.deptype = 'i' and c.relkind = 'S')`), relations)
 	for _, f := range src.Functions {
-		functions = append(functions, f.Name)
+		functions = append(functions, f.Name+" "+strings.Join(f.Names, " "))
 	}
-	assert.ElementsMatch(t, list("select proname from pg_proc where pronamespace = 'awa'::regnamespace"), functions)
+	assert.ElementsMatch(t, list("select concat(p.proname, ' ', array_to_string(p.proargnames, ' ')) from pg_proc p "+
+		"where p.pronamespace = 'awa'::regnamespace"), functions)
 	for _, g := range src.Grants {
 		grants = append(grants, "awa_"+g.Role+" "+g.Name)
 	}

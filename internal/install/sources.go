@@ -179,6 +179,7 @@ func (s *Sources) readCode(text string) {
 				f.Defaults++
 			}
 			name, kind, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(a, "out "), "inout "), " ")
+			name = strings.Trim(name, `"`) // as the catalog has it
 			f.Names, f.Types = append(f.Names, name), append(f.Types, kind)
 		}
 		if m := resultPattern.FindStringSubmatch(rest); m != nil {
