@@ -356,6 +356,7 @@ declare
   v_month int := extract(month from at);
   v_day int := extract(day from at);
   v_first date := at::date - (v_day - 1);
+  v_days bigint; -- by itself, so that _lowest_bit becomes a part of the expression
   v_second int := awa._cron_second(cron, extract(epoch from at::time)::int);
 begin
   if v_second is null then
@@ -363,8 +364,8 @@ begin
   end if;
   loop
     if cron.months >> v_month & 1 = 1 then
-      v_day := awa._lowest_bit(
-        awa._cron_days(cron, (v_first + interval '1 month')::date - v_first, extract(dow from v_first)::int), v_day);
+      v_days := awa._cron_days(cron, (v_first + interval '1 month')::date - v_first, extract(dow from v_first)::int);
+      v_day := awa._lowest_bit(v_days, v_day);
       if v_day is not null then
         v_first := v_first + (v_day - 1);
         return v_first

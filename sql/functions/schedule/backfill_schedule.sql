@@ -70,9 +70,13 @@ comment on function awa.backfill_schedule is
 
 -- Ranges of times, the two oldest put together where there are more than 100.
 create or replace function awa._few_ranges(ranges tstzmultirange) returns tstzmultirange
-language sql immutable
-return case when (select count(*) from unnest(ranges)) <= 100 then ranges
-  else ranges + tstzmultirange(tstzrange(lower(ranges),
-    (select upper(r.range) from unnest(ranges) with ordinality r(range, n) where r.n = 2), '[]'))
-end;
+language plpgsql immutable
+as $$
+begin
+  return case when (select count(*) from unnest(ranges)) <= 100 then ranges
+    else ranges + tstzmultirange(tstzrange(lower(ranges),
+      (select upper(r.range) from unnest(ranges) with ordinality r(range, n) where r.n = 2), '[]'))
+  end;
+end
+$$;
 comment on function awa._few_ranges is 'Ranges of times, the two oldest put together where there are more than 100';

@@ -38,6 +38,10 @@ declare
   v_done awa.fire_due_row;
   v_replaced awa.schedules;
   v_looked int := 0;
+  v_expression text; -- read last, and its zone's name: many schedules have the same
+  v_cron awa.cron_row;
+  v_name text;
+  v_zone text;
 begin
   perform awa._check_pass(max_jobs);
   if date_trunc('minute', awa._succeeded_at('fire_due')) is distinct from date_trunc('minute', clock_timestamp()) then
@@ -48,12 +52,20 @@ begin
     select s.*
       from awa.schedules s
      where s.next_at <= v_now
-     order by s.missed = 'all' and s.next_tick < v_now - interval '1 minute', s.next_at
+     order by s.missed = 'all' and s.next_tick < v_now - interval '1 minute', s.next_at, s.cron
      limit v_max
        for update skip locked
   loop
     begin
-      v_result := awa._fire(v_schedule, v_now, least(v_max - v_done.fired, 1000)::int);
+      if v_schedule.cron <> coalesce(v_expression, '') then
+        v_cron := awa._parse_cron(v_schedule.cron);
+        v_expression := v_schedule.cron;
+      end if;
+      if v_schedule.timezone is distinct from v_name then
+        v_zone := awa._zone(v_schedule.timezone);
+        v_name := v_schedule.timezone;
+      end if;
+      v_result := awa._fire(v_schedule, v_cron, v_zone, v_now, least(v_max - v_done.fired, 1000)::int);
       v_done.fired := v_done.fired + v_result.fired;
       v_done.missed := v_done.missed + v_result.missed;
       v_done.skipped := v_done.skipped + v_result.skipped;
@@ -96,6 +108,8 @@ comment on function awa.fire_due is 'Enqueues the jobs of schedules whose time h
 -- job has to be cancelled first.
 create or replace function awa._fire(
   schedule awa.schedules,
+  cron awa.cron_row,
+  zone text,
   now timestamptz,
   room int,
   out fired int,
@@ -108,8 +122,6 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_zone text := awa._zone(schedule.timezone);
-  v_cron awa.cron_row;
   v_due record;
   v_ticks timestamptz[];
   v_tick timestamptz;
@@ -117,10 +129,7 @@ declare
   v_waiting timestamptz;
   v_next_at timestamptz;
 begin
-  if schedule.cron is not null then
-    v_cron := awa._parse_cron(schedule.cron);
-  end if;
-  v_due := awa._due_ticks(schedule, v_cron, v_zone, now, room);
+  v_due := awa._due_ticks(schedule, cron, zone, now, room);
   v_ticks := v_due.ticks;
   if schedule.waiting_tick <@ schedule.ran is false then
     v_ticks := schedule.waiting_tick || v_ticks;
@@ -153,13 +162,12 @@ begin
     fired := fired + 1;
   end loop;
   if fired > 0 then
-    -- All ticks from the last one on have fired, when none was left out before these.
-    schedule.ran := awa._few_ranges(schedule.ran + tstzmultirange(tstzrange(
-      case
-        when schedule.last_tick = schedule.decided_until and missed = 0 and v_ticks[1] = v_due.ticks[1]
-          then schedule.last_tick
-        else v_ticks[1]
-      end, v_tick, '[]')));
+    if schedule.last_tick = schedule.decided_until and missed = 0 and v_ticks[1] = v_due.ticks[1] then
+      -- none was left out: all from the last one on have fired
+      schedule.ran := schedule.ran + tstzmultirange(tstzrange(schedule.last_tick, v_tick, '[]'));
+    else
+      schedule.ran := awa._few_ranges(schedule.ran + tstzmultirange(tstzrange(v_ticks[1], v_tick, '[]')));
+    end if;
     schedule.last_tick := v_tick;
   end if;
   v_next_at := case
@@ -169,7 +177,7 @@ begin
   end;
   update awa.schedules s
      set decided_until = v_due.decided_until, next_tick = v_due.next_tick,
-         next_wall = v_due.next_tick at time zone v_zone, next_at = v_next_at, last_tick = schedule.last_tick,
+         next_wall = v_due.next_tick at time zone zone, next_at = v_next_at, last_tick = schedule.last_tick,
          last_job_id = schedule.last_job_id, waiting_tick = v_waiting, ran = schedule.ran,
          times_missed = s.times_missed + missed, times_skipped = s.times_skipped + skipped, failures = 0, error = null,
          failed_at = null
