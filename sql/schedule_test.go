@@ -233,6 +233,7 @@ func TestTwoSynchronisationsAtOnce(t *testing.T) {
 	} {
 		d := newDatabase(t)
 		a, b, s := d.session(), d.session(), d.session()
+		s.exec("select awa.sync_schedules('app', '[]', 0)")
 		a.exec("begin")
 		a.exec(test.first)
 		ended := b.background(test.second)

@@ -4,7 +4,7 @@
 
 begin;
 \ir clock.psql
-select plan(67);
+select plan(69);
 
 create temp table told as
 select awa.schedule(name => 's', queue => pg_temp.q(), kind => 'send', cron => '15 1 * * *', args => '{"a": 1}',
@@ -46,6 +46,12 @@ select is(pg_temp.fire(), 'fired 1', 'a time that was not served is made up for'
 select awa.schedule('c', pg_temp.q(), 'k', '15 2 * * *') \g /dev/null
 select is(pg_temp.next('c'), '03 02:15:00', 'a change at noon from 01:15 to 02:15 fires tomorrow');
 select is(pg_temp.fire(), '', 'not now');
+select awa.schedule('t', pg_temp.q(), 'k', '15 13 * * *') \g /dev/null
+select is(pg_temp.fire_at('2026-06-02 13:15:01+00'), 'fired 1', 'also after a time that was served at once');
+select pg_temp.at('2026-06-02 14:00+00') \g /dev/null
+select awa.schedule('t', pg_temp.q(), 'k', '45 13 * * *') \g /dev/null
+select is(pg_temp.next('t'), '03 13:45:00', 'the rest of the day is not made up for');
+select awa.unschedule('t') \g /dev/null
 select is((select row(l.last_at, l.last_job_id is not null, l.made_at)::text from pg_temp.listed('c') l),
   '("2026-06-02 01:15:00+00",t,"2026-06-01 23:15:01+00")', 'the record of the last time stays, and when it was made');
 select awa.schedule('c', pg_temp.q(), 'k', '15 2 * * *', timezone => 'Asia/Tokyo') \g /dev/null

@@ -4,7 +4,7 @@
 
 begin;
 \ir clock.psql
-select plan(13);
+select plan(14);
 
 select awa.schedule('s', pg_temp.q(), 'k', '* * * * *', overlap => 'wait') \g /dev/null
 select is(pg_temp.fire_at('2026-06-01 12:01:01+00'), 'fired 1', 'it fires');
@@ -23,6 +23,7 @@ select pg_temp.refused(format('select awa.unschedule(%s)', c.name), c.state, c.n
 -- The clock was set back meanwhile
 select pg_temp.at('2026-06-01 12:00:30+00') \g /dev/null
 select awa.schedule('s', pg_temp.q(), 'k', '* * * * *') \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 12:01:30+00'), '', 'made anew, it does not fire what has fired');
 select is(pg_temp.fire_at('2026-06-01 12:02:01+00'), 'fired 1', 'made anew, it fires what has not fired yet');
 select is(pg_temp.times('s'), '01 12:01, 01 12:02', 'each time once');
 
