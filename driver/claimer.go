@@ -114,7 +114,7 @@ func (r *run) work(ctx context.Context) {
 			sleep(ctx, pause.pause())
 		case errors.As(err, &pg) && r.control.isOpen():
 			// The server has refused this claim, because somebody has locked the queue, say. It may grant others.
-			q.patient = pg.Code == queryCanceled && !strings.Contains(pg.Where, "awa._lock_queue")
+			q.patient = pg.Code == queryCanceled && !strings.Contains(pg.Where, "awa._lock_shard")
 			if n > 1 && !isAboutOthers(pg.Code) && (pg.Code != queryCanceled || q.patient) {
 				q.most = n / 2 // there may be a job that it can't read, or not in time: those before it go on
 				continue

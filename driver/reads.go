@@ -207,6 +207,7 @@ type QueueInfo struct {
 	FailedRetention    time.Duration  // how long failed and cancelled jobs are kept, at least: 1 ms to 100 years
 	DLQRetention       time.Duration  // how long dead letters are kept, at least: 1 ms to 100 years
 	CompletedRetention time.Duration  // how long completed jobs are shown: up to that of the installation
+	Shards             int            // in how many shards new jobs are spread: 1 to 64
 	PausedAt           *time.Time     // since when nothing is claimed from it; nil when it is not paused
 	ChangedAt          *time.Time     // when its settings were changed last, or it was paused or resumed; nil for never
 	ChangedBy          string         // the login that did; "" for nobody
@@ -226,7 +227,7 @@ func (c *Client) ListQueues(ctx context.Context) ([]QueueInfo, error) {
 			Queue: row.Queue, DefaultPriority: int(row.DefaultPriority), DefaultMaxAttempts: int(row.DefaultMaxAttempts),
 			Lease: row.Lease, Deadline: row.Deadline, BackoffBase: row.BackoffBase, BackoffMax: row.BackoffMax,
 			DeadLetter: row.DeadLetter, AgingInterval: row.AgingInterval, FailedRetention: row.FailedRetention,
-			DLQRetention: row.DlqRetention, CompletedRetention: row.CompletedRetention,
+			DLQRetention: row.DlqRetention, CompletedRetention: row.CompletedRetention, Shards: int(row.Shards),
 			PausedAt: row.PausedAt, ChangedAt: row.ChangedAt, ChangedBy: value(row.ChangedBy), Workers: int(row.Workers),
 			Counts: QueueCounts{
 				Queue: row.Queue, Available: row.Available, Scheduled: row.Scheduled, Retryable: row.Retryable,

@@ -96,7 +96,7 @@ func TestListQueues(t *testing.T) {
 		"default_priority": 3, "default_max_attempts": 7, "lease": 90 * time.Second, "deadline": hour,
 		"backoff_base": 5 * time.Second,
 		"backoff_max":  2 * hour, "dead_letter": true, "aging_interval": 30 * time.Second, "failed_retention": 90 * 24 * hour,
-		"dlq_retention": "1 year", "completed_retention": 23 * hour,
+		"dlq_retention": "1 year", "completed_retention": 23 * hour, "shards": 8,
 	}))
 	require.NoError(t, client.PauseQueue(t.Context(), "b"))
 	execute(t, pool, "select awa.register_worker('w', '{a}'), awa.register_worker('x')")
@@ -111,7 +111,7 @@ func TestListQueues(t *testing.T) {
 		Queue: "a", DefaultPriority: 2, DefaultMaxAttempts: 25, Lease: time.Minute, BackoffBase: time.Second,
 		BackoffMax:    24 * hour,
 		AgingInterval: time.Minute, FailedRetention: 72 * hour, DLQRetention: 30 * 24 * hour, CompletedRetention: 24 * hour,
-		Workers: 2, Counts: counts,
+		Shards: 1, Workers: 2, Counts: counts,
 	}, queues[0])
 	assert.WithinDuration(t, queryValue[time.Time](t, pool, "select now()"), *queues[1].PausedAt, time.Hour)
 	assert.NotNil(t, queues[1].ChangedAt)
@@ -122,7 +122,7 @@ func TestListQueues(t *testing.T) {
 		BackoffBase: 5 * time.Second,
 		BackoffMax:  2 * hour, DeadLetter: true, AgingInterval: 30 * time.Second, FailedRetention: 90 * 24 * hour,
 		DLQRetention:       360 * 24 * hour,
-		CompletedRetention: 23 * hour, Workers: 1, Counts: driver.QueueCounts{Queue: "b"},
+		CompletedRetention: 23 * hour, Shards: 8, Workers: 1, Counts: driver.QueueCounts{Queue: "b"},
 	}, queues[1])
 }
 

@@ -124,6 +124,7 @@ type AwaListQueuesRow struct {
 	FailedRetention    time.Duration
 	DlqRetention       time.Duration
 	CompletedRetention time.Duration
+	Shards             int32
 	PausedAt           *time.Time
 	ChangedAt          *time.Time
 	ChangedBy          *string

@@ -227,7 +227,7 @@ func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]
 }
 
 const listQueues = `-- name: ListQueues :many
-select queue, default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention, paused_at, changed_at, changed_by, workers, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at from awa.list_queues()
+select queue, default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention, shards, paused_at, changed_at, changed_by, workers, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at from awa.list_queues()
 `
 
 func (q *Queries) ListQueues(ctx context.Context, db DBTX) ([]AwaListQueuesRow, error) {
@@ -252,6 +252,7 @@ func (q *Queries) ListQueues(ctx context.Context, db DBTX) ([]AwaListQueuesRow, 
 			&i.FailedRetention,
 			&i.DlqRetention,
 			&i.CompletedRetention,
+			&i.Shards,
 			&i.PausedAt,
 			&i.ChangedAt,
 			&i.ChangedBy,

@@ -61,7 +61,7 @@ func TestTwoClaimers(t *testing.T) {
 func TestTwoClaimersWithoutTheLock(t *testing.T) {
 	d := newDatabase(t)
 	a, b, watcher := d.session(), d.session(), d.session()
-	a.exec("create or replace function awa._lock_queue(queue_id bigint) returns void language sql as 'select'")
+	a.exec("create or replace function awa._lock_shard(shard bigint) returns void language sql as 'select'")
 	a.enqueueMany("q", 4)
 	a.exec("begin")
 	a.claim("q", 2)

@@ -25,6 +25,8 @@ func TestLocksThatAnybodyTakes(t *testing.T) {
 	}{
 		{"queue", "awa._queue_key(awa._queue_id('q'))", false, "the lock of queue q",
 			[]string{"select awa.claim('q')", "select awa.drop_queue('q', true)"}},
+		{"shards", "awa._shards_key(awa._queue_id('q'))", false, "the lock of the number of shards of queue q", []string{
+			"select awa.enqueue('q', 'k', group_key => 'g')", `select awa.configure_queue('q', '{"shards": 3}')`}},
 		{"worker", "awa._worker_key($worker)", false, "the lock of worker $worker",
 			[]string{"select awa.claim('q', worker_id => $worker)", "select awa.deregister_worker($worker)",
 				"select awa.release_unknown($worker, '{}', '{}')"}},

@@ -25,6 +25,7 @@ type setting struct {
 	home        string // where the job is then
 	maxAttempts int
 	deadLetter  bool
+	sharded     bool     // its queue has several shards, and it a group
 	company     bool     // two other jobs of its queue went the same way, in the same claims
 	path        []string // what happened to it
 	stale       bool     // its attempt is answered with the receipt of an earlier one
@@ -198,6 +199,7 @@ func settings() (all []setting) {
 	for i := range all {
 		all[i].deadLetter = all[i].state == "dead" || all[i].home == "purged"
 		all[i].company = strings.Contains(all[i].home, "with others")
+		all[i].sharded = i%2 == 1
 	}
 	for _, path := range [][]string{{claimIt}, {claimIt, materialize}} {
 		for _, company := range []bool{false, true} {
@@ -443,6 +445,10 @@ func (s *session) bring(way setting, queue string, foreignAttempt int64) subject
 		"queue": queue, "receipt": foreignAttempt, "worker": one[int64](s, "select awa.register_worker($1)", queue),
 		"attempts": way.maxAttempts,
 	}}
+	if way.sharded {
+		s.setShards(queue, 4)
+		options += ", group_key => 'g'"
+	}
 	if way.company {
 		job.company = append(job.company, s.enqueue(queue))
 	}

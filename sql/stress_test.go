@@ -40,7 +40,7 @@ const (
 
 type attempt struct {
 	job, receipt int64
-	queue        string
+	queue, group string
 	producer     int
 	priority     int32
 	attempt      int32
@@ -103,8 +103,10 @@ type client struct {
 	missing []int64 // known jobs that it did not find
 }
 
-// The last one is paused half of the time, so that its jobs and its cursors are carried from segment to segment.
-var stressQueues = []string{"a", "b", "c", "often paused"}
+// One is paused half of the time, so that its jobs and its cursors are carried from segment to segment. Two have
+// several shards, of a number that changes all the time, or would; the jobs that are enqueued to one of these have
+// groups.
+var stressQueues = []string{"a", "b", "c", "often paused", "shards", "groups"}
 
 // Nothing is lost, nothing comes twice, nothing comes out of thin air, and the books balance: 24 producers, 6 workers,
 // 4 operators and maintenance, with everything at random that a client may do, while the segments turn every few
@@ -128,13 +130,13 @@ func TestStress(t *testing.T) {
 	work, stopWorking := context.WithCancel(ctx)
 	defer stopWorking()
 	setUp := newClient(500)
-	for _, queue := range stressQueues {
+	for i, queue := range stressQueues {
 		var job int64
 		require.NoError(t,
 			setUp.db.QueryRow(ctx, `select awa.enqueue($1, 'k', metadata => '{"producer": 0}')`, queue).Scan(&job))
 		books.committed[job] = true
 		_, err := setUp.db.Exec(ctx, "select awa.configure_queue($1, $2)", queue,
-			map[string]any{"backoff_base": 0.01, "dead_letter": queue == "b"})
+			map[string]any{"backoff_base": 0.01, "dead_letter": queue == "b", "shards": 1 + 3*(i/4)})
 		require.NoError(t, err)
 	}
 	errs := make(chan error, 64)
@@ -291,18 +293,19 @@ func TestStress(t *testing.T) {
 	require.Zero(t, keys, "unique keys of jobs that have ended")
 	require.Zero(t, leases, "leases of attempts that have ended")
 
-	// First in, first out: what one producer committed one after the other was claimed in that order, lane by lane.
+	// First in, first out: what one producer committed one after the other was claimed in that order, lane by lane; or,
+	// where the queue has several shards, group by group.
 	type stream struct {
-		queue              string
+		queue, group       string
 		priority, producer int
 	}
 	last := map[stream]int64{}
 	slices.SortFunc(books.attempts, func(a, b attempt) int { return int(a.receipt - b.receipt) })
 	for _, a := range books.attempts {
-		if a.attempt > 1 || answered[a.job] > 0 || books.moved[a.job] {
+		if a.attempt > 1 || answered[a.job] > 0 || books.moved[a.job] || a.queue == "shards" {
 			continue
 		}
-		s := stream{a.queue, int(a.priority), a.producer}
+		s := stream{a.queue, a.group, int(a.priority), a.producer}
 		require.Less(t, last[s], a.job, "%v out of order", s)
 		last[s] = a.job
 	}
@@ -397,15 +400,19 @@ func (c *client) enqueue(ctx context.Context, tx pgx.Tx) ([]int64, error) {
 	queue := stressQueues[c.rand.IntN(len(stressQueues))]
 	priority := 1 + c.rand.IntN(4)
 	metadata := fmt.Sprintf(`{"producer": %d}`, c.id)
+	var group *string
+	if queue == "groups" {
+		group = new(fmt.Sprint("group ", c.rand.IntN(6)))
+	}
 	if c.rand.IntN(2) == 0 {
 		var id int64
-		err := tx.QueryRow(ctx, "select awa.enqueue($1, 'k', priority => $2, metadata => $3)", queue, priority,
-			metadata).Scan(&id)
+		err := tx.QueryRow(ctx, "select awa.enqueue($1, 'k', priority => $2, metadata => $3, group_key => $4)", queue,
+			priority, metadata, group).Scan(&id)
 		return []int64{id}, err
 	}
 	rows, _ := tx.Query(ctx,
-		"select awa.enqueue_many($1, 'k', array_fill('{}'::jsonb, array[$2::int]), priority => $3, metadata => $4)",
-		queue, 1+c.rand.IntN(12), priority, metadata)
+		"select awa.enqueue_many($1, 'k', array_fill('{}'::jsonb, array[$2::int]), priority => $3, metadata => $4, "+
+			"group_key => $5)", queue, 1+c.rand.IntN(12), priority, metadata, group)
 	return pgx.CollectRows(rows, pgx.RowTo[int64])
 }
 
@@ -456,10 +463,10 @@ func (c *client) work(ctx context.Context, worker *int64, mayEnqueue bool) error
 		}
 	}
 	rows, _ := tx.Query(ctx, `
-		select job_id, receipt, queue, (metadata ->> 'producer')::int, priority, attempt, '' from awa.claim($1, $2, $3, $4)`,
-		queue, max, claimer, lease)
+		select job_id, receipt, queue, coalesce(group_key, ''), (metadata ->> 'producer')::int, priority, attempt, ''
+		  from awa.claim($1, $2, $3, $4)`, queue, max, claimer, lease)
 	attempts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (a attempt, err error) {
-		err = row.Scan(&a.job, &a.receipt, &a.queue, &a.producer, &a.priority, &a.attempt, &a.ending)
+		err = row.Scan(&a.job, &a.receipt, &a.queue, &a.group, &a.producer, &a.priority, &a.attempt, &a.ending)
 		return a, err
 	})
 	if err != nil {
@@ -626,7 +633,7 @@ func (c *client) operate(ctx context.Context) error {
 	}
 	defer tx.Rollback(ctx)
 	for range 1 + c.rand.IntN(3) {
-		job, form := known[c.rand.IntN(len(known))], c.rand.IntN(10)
+		job, form := known[c.rand.IntN(len(known))], c.rand.IntN(12)
 		state := []string{"available", "running", "running", "scheduled", "retryable"}[c.rand.IntN(5)]
 		var open []int64
 		if open, err = c.list(ctx, "select id from awa.list_jobs(state => $1, max_jobs => 100)", state); err != nil {
@@ -670,6 +677,9 @@ func (c *client) operate(ctx context.Context) error {
 		case 9:
 			_, err = tx.Exec(ctx, "select awa.reschedule($1, clock_timestamp() + interval '10 milliseconds' * $2)", job,
 				c.rand.IntN(10))
+		case 10, 11:
+			_, err = tx.Exec(ctx, "select awa.configure_queue($1, jsonb_build_object('shards', $2::int))",
+				stressQueues[form-6], 1+c.rand.IntN(6))
 		}
 		if err != nil {
 			break
@@ -682,7 +692,7 @@ func (c *client) operate(ctx context.Context) error {
 		err = c.end(ctx, tx, nil, nil)
 	}
 	switch sqlState(err) {
-	case "40001", "40P01", "JQ003", "JQ005", "23505", "55P03": // somebody else was there first
+	case "40001", "40P01", "JQ003", "JQ005", "23505", "55P03", "55000": // somebody else was there first
 		return nil
 	}
 	return err
@@ -783,6 +793,26 @@ func (c *client) audit(ctx context.Context) error {
 	var problems *string
 	err := c.db.QueryRow(ctx,
 		"select string_agg(format('%s: %s', queue, problem), e'\n') from awa.audit() where not balanced").Scan(&problems)
+	if err != nil {
+		return err
+	}
+	var groups *string
+	err = c.db.QueryRow(ctx, `
+		select string_agg(g.group_key, ', ')
+		  from (
+		    select g.queue_id, g.group_key
+		      from (
+		        select a.queue_id, a.lane, a.group_key from awa._available a
+		        union all select r.queue_id, r.lane, r.group_key from awa._running r
+		        union all select d.lane >> 9, d.lane, d.group_key from awa.deferred_jobs d
+		      ) g
+		     where g.group_key is not null
+		     group by g.queue_id, g.group_key
+		    having count(distinct g.lane >> 3) > 1
+		  ) g`).Scan(&groups)
+	if err == nil && groups != nil {
+		err = fmt.Errorf("jobs in several shards of %s", *groups)
+	}
 	if err == nil && problems != nil {
 		err = errors.New(*problems)
 	}

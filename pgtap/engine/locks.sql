@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(18);
+select plan(22);
 
 -- The advisory locks that this transaction holds: their keys, and how
 create function pg_temp.locks() returns text
@@ -45,14 +45,26 @@ select is(pg_temp.after($$select awa._wait_for_lock(7, false, 'm', 'h')$$), '7 E
 set local lock_timeout = 0;
 
 -- Which lock is whose
-select is(pg_temp.after('select awa._lock_queue(5)'), awa._queue_key(5) || ' ExclusiveLock; 0', 'the lock of a queue');
+select is(pg_temp.after('select awa._lock_shard(5 << 6)'), awa._queue_key(5) || ' ExclusiveLock; 0',
+  'the lock of a shard');
+select is(pg_temp.after('select awa._lock_shards(5)'), awa._shards_key(5) || ' ExclusiveLock; 0',
+  'that of the number of shards of a queue');
+select is(pg_temp.after('select awa._wait_for_one(array[7, 8], false, $$m$$, $$h$$)'), '7 ExclusiveLock; 0',
+  'one of some is taken');
+savepoint queue;
+select awa._lock_queue(5) \g /dev/null
+select is((select count(distinct l.key) from (select l.classid::bigint << 32 | l.objid::bigint as key from pg_locks l
+  where l.locktype = 'advisory' and l.pid = pg_backend_pid()) l where l.key between -(5 << 6) - 63 and -(5 << 6)),
+  64::bigint, 'those of all shards that a queue can have');
+rollback to queue;
 select is(pg_temp.after('select awa._lock_worker(5, true)'), awa._worker_key(5) || ' ShareLock; 0',
   'that of a worker, shared, for its claims');
 select is(pg_temp.after('select awa._lock_worker(5, false)'), awa._worker_key(5) || ' ExclusiveLock; 0',
   'and exclusive, for who ends it');
 select is(pg_temp.after('select awa._lock_crowd()'), awa._crowd_key() || ' ShareLock; 0',
   'that of those that answer for very many claims');
-select is(pg_temp.after('select awa._lock_queue(5), awa._lock_queue(5)'), awa._queue_key(5) || ' ExclusiveLock; 0',
+select is(pg_temp.after('select awa._lock_shard(5 << 6), awa._lock_shard(5 << 6)'),
+  awa._queue_key(5) || ' ExclusiveLock; 0',
   'twice is once');
 select is(pg_temp.after('select awa._lock_worker(5, true), awa._lock_worker(5, false)'),
   format('%1$s ExclusiveLock, %1$s ShareLock; 0', awa._worker_key(5)),
@@ -64,8 +76,9 @@ select is(
   (select count(distinct k) from (
      select awa._queue_key(n) as k from generate_series(0, 99) n
      union all select awa._claim_key(n) from generate_series(-2, 99) n
+     union all select awa._shards_key(n) from generate_series(0, 99) n
      union all select awa._worker_key(n) from generate_series(1, 99) n) k),
-  301::bigint, 'no two of them are one');
+  401::bigint, 'no two of them are one');
 select cmp_ok(awa._crowd_key(), '<', awa._fold_key(), 'the crowd comes before the counts');
 select cmp_ok(awa._fold_key(), '<', awa._claim_key(0), 'and these before claims');
 select is(
@@ -73,10 +86,12 @@ select is(
     where awa._worker_key(w) between awa._queue_key((1::bigint << 54) - 1) - 63 and awa._queue_key(0)
        or awa._worker_key(w) between awa._crowd_key() and awa._claim_key(9223372036854775807 >> 12)),
   0::bigint, 'those of workers are in a range of their own');
+select ok(awa._shards_key(0) > awa._claim_key(9223372036854775807 >> 12)
+  and awa._shards_key((1::bigint << 54) - 1) < awa._worker_key(1), 'those of numbers of shards, too');
 
 -- No wait
 update awa.settings set claim_wait = '1 millisecond';
-select is(pg_temp.after('select awa._lock_queue(5)'), awa._queue_key(5) || ' ExclusiveLock; 0',
+select is(pg_temp.after('select awa._lock_shard(5 << 6)'), awa._queue_key(5) || ' ExclusiveLock; 0',
   'a lock that is free is not waited for');
 select is(pg_temp.after($$select awa._wait_for_lock(7, false, 'm', 'h')$$), '7 ExclusiveLock; 0',
   'the shortest wait is long enough for it');

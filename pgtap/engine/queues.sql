@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(27);
+select plan(40);
 
 select is(awa._queue_id('email'), ('x' || left(encode(sha256('email'), 'hex'), 15))::bit(60)::bigint >> 6,
   'the id of a queue is the first 54 bits of the SHA-256 of its name');
@@ -32,6 +32,41 @@ select cmp_ok(awa._claim_key((9223372036854775807 >> 12)), '<', -115292150460684
   'above those of claims, as far as receipts go');
 select cmp_ok(awa._claim_key(0), '<', awa._queue_key((1::bigint << 54) - 1) - 63, 'claim 0 among them');
 select isnt(awa._queue_key(awa._queue_id('a')), awa._queue_key(awa._queue_id('b')), 'two queues have two locks');
+
+
+-- Shards
+select is((select count(distinct awa._lane(5, p, s)) from generate_series(0, 4) p, generate_series(0, 63) s),
+  320::bigint, 'each priority of each shard is a lane of its own');
+select is(
+  (select array_agg(distinct awa._shard_of(awa._lane(5, p, 63))) from generate_series(0, 4) p),
+  array[5::bigint << 6 | 63],
+  'lanes of one shard have one number');
+select is(awa._shard_key(awa._shard_of(awa._first_lane(5))), awa._queue_key(5),
+  'the lock of the first is the queue''s');
+select is(awa._group_bits('größe'), ('x' || left(encode(sha256('\x6772c3b6c39f65'), 'hex'), 8))::bit(31)::int,
+  'a group''s number is the first 31 bits of the SHA-256 of its key');
+select awa.configure_queue(pg_temp.q(' shards'), '{"shards": 5}') \g /dev/null
+select is(awa._shard_for(awa._queue_id(pg_temp.q(' shards')), 17, null), 2, 'a job without a group goes by its id');
+select is(awa._shard_for(awa._queue_id(pg_temp.q(' shards')), 17, 'g'), awa._group_bits('g') % 5, 'or by its group');
+select is(awa._shard_for(awa._queue_id(pg_temp.q(' one')), 17, 'g'), 0, 'there is one shard by default');
+select is(
+  array[awa._ready_lane(awa._lane(q, 3, 60), 17, null), awa._ready_lane(awa._lane(q, 3, 60), 17, 'g')],
+  array[awa._lane(q, 3, 2), awa._lane(q, 3, 60)],
+  'a job becomes ready in a shard that there is; with a group, in its own')
+  from awa._queue_id(pg_temp.q(' shards')) q;
+select is(awa._may_have_shards(7), null, 'nothing is noted');
+select awa._note_shards(7) \g /dev/null
+select is(array[awa._may_have_shards(7), awa._may_have_shards(8)], '{t,f}', 'a queue is, and no other');
+select awa._note_shards(8) \g /dev/null
+select is(array[awa._may_have_shards(7), awa._may_have_shards(8)], '{t,t}', 'until it is, too');
+select setval('awa.sharded', 1, false) \g /dev/null
+select awa._use_lanes(array[awa._lane(awa._queue_id(pg_temp.q(' shards')), 1, 2),
+  awa._lane(awa._queue_id(pg_temp.q(' shards')), 2, 4)], pg_temp.q(' shards')) \g /dev/null
+select is((select array_agg(l) from awa._lanes_in_shard(awa._queue_id(pg_temp.q(' shards')) << 6 | 4) l),
+  array[awa._lane(awa._queue_id(pg_temp.q(' shards')), 2, 4)], 'the lanes of a shard are its own');
+select awa._check_settings_seen(awa._queue_id(pg_temp.q(' none'))) \g /dev/null
+select is((select count(*) from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q(' none'))), 0::bigint,
+  'a look at the settings leaves none');
 
 -- Wake-ups
 create temp table ticks as select to_hex(awa._queue_id(pg_temp.q()) >> 50) as digit;

@@ -57,10 +57,11 @@ select is((select count(*) from awa.claim(:'queue' || ' waits', 10)), 5::bigint,
 rollback to here;
 
 -- Cursors
-select is(awa._carry_cursors(:old::smallint, array[awa._queue_id(:'queue' || ' works'),
-  awa._queue_id(:'queue' || ' waits')]),
+select is(awa._carry_cursors(:old::smallint, array[awa._queue_id(:'queue' || ' works') << 6,
+  awa._queue_id(:'queue' || ' waits') << 6]),
   1::bigint, 'a cursor is carried');
-select is(awa._carry_cursors(:old::smallint, array[awa._queue_id(:'queue' || ' quiet')]), 1::bigint, 'another one');
+select is(awa._carry_cursors(:old::smallint, array[awa._queue_id(:'queue' || ' quiet') << 6]), 1::bigint,
+  'another one');
 select is((select count(*) from awa._cursors_in(:old::smallint)), 0::bigint, 'none is left there');
 select is((select array_agg(l.lane_seq - l.closed_seq order by l.lane_seq - l.closed_seq) from awa._lanes l
   where l.lane_seq > 0), '{0,3}', 'where all claims are counted, the carried cursor is, too');

@@ -16,7 +16,7 @@ begin atomic
 end;
 
 begin;
-select plan(114);
+select plan(125);
 
 -- The others
 create function pg_temp.others_now() returns text
@@ -27,6 +27,15 @@ begin atomic
     coalesce(s.dlq_retention::text, '-'), coalesce(s.completed_retention::text, '-'))
     from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q());
 end;
+
+create function pg_temp.shards_after(settings jsonb) returns int
+language plpgsql
+as $$
+begin
+  perform awa.configure_queue(pg_temp.q(), settings);
+  return (select s.shards from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q()));
+end
+$$;
 
 -- What it sets
 create temp table told as
@@ -54,6 +63,19 @@ select is(
   format('(%s,t,)', session_user), 'it keeps who changed it and when');
 select is((select count(*) from awa.queue_settings s where s.queue_id = awa._queue_id(pg_temp.q())), 1::bigint,
   'in one row');
+
+-- Shards
+select is(pg_temp.shards_after('{"shards": 64}'), 64, 'a number of shards, 64 at most');
+select is(pg_temp.shards_after('{"lease": 30}'), 64, 'which stays where it is not named');
+select is(pg_temp.shards_after('{"shards": 1}'), 1, 'or 1 at least');
+select is(pg_temp.shards_after('{"shards": null, "lease": null}'), null, 'null brings the default back');
+select awa.enqueue(pg_temp.q(), 'k', group_key => 'g', run_at => '2130-01-01') as grouped_id \gset
+select is(pg_temp.outcome(format('select awa.configure_queue(pg_temp.q(), %L)', '{"shards": 2}')), '55000',
+  'another number is refused while a job with a group waits');
+select is(pg_temp.shards_after('{"shards": 1}'), 1, 'the same number is not');
+select awa.cancel(:grouped_id) \g /dev/null
+select is(pg_temp.shards_after('{"shards": 2}'), 2, 'once it has ended, it may change');
+select awa.configure_queue(pg_temp.q(), '{"shards": null}') \g /dev/null
 
 select awa.configure_queue(pg_temp.q(),
   '{"deadline": "5 minutes", "dead_letter": true, "aging_interval": 30, "failed_retention": "90 days", '
@@ -124,6 +146,8 @@ select pg_temp.refused(format('select awa.configure_queue(pg_temp.q(), %L)', c.s
     (6, '{"leese": 1}', 'settings'), (7, '{"lease": 1, "Lease": 1}', 'settings'),
     (8, '{"paused_at": null}', 'settings'), (9, '{"": 1}', 'settings'), (10, '{"queue_id": 1}', 'settings'),
     (11, '{"default_priority": 0}', 'default_priority'), (12, '{"default_priority": 5}', 'default_priority'),
+    (201, '{"shards": 0}', 'shards'), (202, '{"shards": 65}', 'shards'), (203, '{"shards": 1.5}', 'shards'),
+    (204, '{"shards": "4"}', 'shards'),
     (13, '{"default_priority": "2"}', 'default_priority'),
     (14, '{"default_priority": 1.5}', 'default_priority'), (15, '{"default_priority": [1]}', 'default_priority'),
     (16, '{"default_max_attempts": 0}', 'default_max_attempts'),

@@ -23,6 +23,10 @@ comment on schema awa is 'Awa: a log-structured job queue';
 create sequence awa.job_ids;
 comment on sequence awa.job_ids is 'The id of a job; also its place among the jobs of one transaction';
 
+create sequence awa.sharded;
+comment on sequence awa.sharded is
+  'Bit n is set once a claim has found a queue, with an id that ends in the five bits n, in several shards';
+
 create sequence awa.claim_ids;
 comment on sequence awa.claim_ids is
   'The id of a claim; a crash may hand a number out again, so a receipt alone proves nothing';
@@ -153,6 +157,7 @@ create table awa.queue_settings (
   deadline             interval,
   dead_letter          boolean,
   aging_interval       interval,
+  shards               smallint,
   failed_retention     interval,
   dlq_retention        interval,
   completed_retention  interval,
@@ -175,6 +180,8 @@ comment on column awa.queue_settings.dead_letter is
   'Whether a job that fails for good becomes a dead letter; by default it is kept as failed';
 comment on column awa.queue_settings.aging_interval is
   'For each of these that the head of a lane has waited, its priority counts as one less; a minute by default';
+comment on column awa.queue_settings.shards is
+  'In how many shards new jobs are spread, each of which is claimed from by itself; 1 by default';
 comment on column awa.queue_settings.failed_retention is
   'How long failed and cancelled jobs are kept, at least; 72 hours by default';
 comment on column awa.queue_settings.dlq_retention is 'How long dead letters are kept, at least; 30 days by default';

@@ -19,8 +19,10 @@ comment on view awa._window_row is
   'A type: a part of a lane''s window, as claim reads it. The view itself is always empty';
 
 -- Takes up to max_jobs jobs of a queue for a lease, lane by lane, in the order (xid, job_id) of each lane.
--- durable: whether the caller's transaction waits for the disk when it commits. Null leaves that as it is.
--- Locks: the worker, shared, then the queue, until the caller's transaction ends.
+-- Of a queue with several shards, it takes the jobs of one that no other claim holds, and goes on with more such shards
+-- while there is room. durable: whether the caller's transaction waits for the disk when it commits. Null leaves that
+-- as it is.
+-- Locks: the worker, shared, then the queue, or the shards that it looks at, until the caller's transaction ends.
 -- Raises 22023, JQ004; 55P03 when another session holds one of these for too long; 42501 when the worker was registered
 -- by another login; 55000 in a database that was restored from a dump.
 -- Why: a window is the entries that became visible between two snapshots, lo and hi. It is read in two kinds of parts:
@@ -56,6 +58,7 @@ declare
   v_room int := coalesce(max_jobs, 1);
   v_bytes bigint;
   v_row_bytes int := 149 + octet_length(queue); -- of a row's fixed columns, in text format
+  v_shards bigint[] := '{}';
   v_lane bigint;
   v_window awa._window_row;
   v_limit int;
@@ -63,102 +66,102 @@ declare
   v_seq bigint;
   v_began timestamptz;
 begin
-  v_now := awa._begin_claim(queue, max_jobs, worker_id, lease, durable);
-  v_terms := awa._claim_terms(queue, v_now, lease);
-  v_bytes := v_terms.claim_bytes;
-  <<lanes>>
-  foreach v_lane in array v_terms.lanes loop
-    v_began := clock_timestamp();
-    v_window := awa._open_window(v_terms.segment, v_lane, v_now, v_terms.has_tombstones);
-    v_seq := v_window.lane_seq;
-    loop
-      v_limit := least(v_room, 960); -- a longer array would not stay in its row
-      if v_window.at_xid < pg_snapshot_xmax(v_window.lo) then
-        v_window := awa._late_part(v_lane, v_window, v_terms.cleaned, v_terms.cleaned_until);
-      end if;
-      return query
-        with entries as materialized (
-          select e.*, row_number() over (order by e.xid, e.job_id) as ordinality
-            from (
-              select e.xid, e.job_id, e.kind, e.args, e.priority, e.attempt, e.max_attempts, e.created_at, e.ready_at,
-                     e.tags, e.metadata, e.progress, e.group_key, e.unique_key, e.body_bytes
-                from awa.ready_entries e
-               where e.lane = v_lane
-                 and (e.segment <> v_terms.cleaned or not pg_visible_in_snapshot(e.xid, v_terms.cleaned_until))
-                 and (e.xid, e.job_id) > (v_window.at_xid, v_window.at_id)
-                 and e.xid <= v_window.to_xid
-                 and pg_visible_in_snapshot(e.xid, v_window.hi)
-                 and case when v_window.is_buried then not awa._is_buried(v_lane, e.xid, e.job_id) else true end
-               order by e.xid, e.job_id
-               limit v_limit
-            ) e
-        ), fitting as materialized (
-          select t.*, case when t.bytes <= v_bytes then t.entries else ( -- the first job of a claim whatever its size
-                   select count(*)::int
-                     from (
-                       select e.ordinality, sum(e.body_bytes + v_row_bytes) over w as bytes_through
-                         from entries e
-                       window w as (order by e.ordinality rows unbounded preceding)
-                     ) e
-                    where e.bytes_through <= v_bytes or e.ordinality = 1 and v_room = coalesce(max_jobs, 1)) end as jobs
-            from (
-              select array_agg(e.xid) as xids, array_agg(e.job_id) as job_ids, count(*)::int as entries,
-                     (sum(e.body_bytes) + count(*) * v_row_bytes)::bigint as bytes,
-                     bool_or(e.unique_key is not null) as holds_keys
-                from entries e
-            ) t
-        ), claim as materialized (
-          select awa._append_claim(
-                   (nextval('awa.claim_ids'), v_lane, v_window.lane_seq + 1, f.xids[1], f.job_ids[1], f.xids[f.jobs],
-                    f.job_ids[f.jobs], v_terms.claimed_at, v_terms.lease_until, v_terms.deadline_at, worker_id,
-                    v_terms.segment, least(f.bytes, 2147483647), f.holds_keys, v_window.hi,
-                    case when v_window.late is not null or f.entries = v_limit or f.jobs < f.entries
-                      then v_window.lo end,
-                    f.job_ids[1:f.jobs])::awa.lease_claims,
-                   case
-                     when f.holds_keys then (select array_agg(e.unique_key) from entries e where e.ordinality <= f.jobs)
-                   end) as claim_id
-            from fitting f where f.jobs > 0
-        )
-        select e.job_id, c.claim_id << 12 | (e.ordinality - 1), queue, e.kind, e.args, e.priority::int, e.attempt::int,
-               e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at, v_terms.deadline_at,
-               e.tags, e.metadata, e.progress, e.group_key
-          from claim c cross join entries e
-         limit (select f.jobs from fitting f);
-      get diagnostics v_jobs = row_count;
-      v_room := v_room - v_jobs;
-      exit lanes when v_room = 0;
-      v_window := awa._next_part(v_terms.segment, v_lane, v_now, v_window, v_jobs, v_room = coalesce(max_jobs, 1),
-        v_terms.cleaned, v_terms.cleaned_until);
-      v_bytes := v_bytes - v_window.bytes;
-      exit lanes when v_window.is_full or v_bytes <= 0;
-      exit when v_window.is_read;
-    end loop;
+  v_shards[1] := awa._begin_claim(queue, max_jobs, worker_id, lease, durable);
+  <<shards>>
+  while v_shards[1] is not null loop -- the newest comes first
+    v_now := awa._snapshot();
+    v_terms := awa._claim_terms(queue, v_shards[1], v_now, lease);
+    v_bytes := coalesce(v_bytes, v_terms.claim_bytes);
+    foreach v_lane in array v_terms.lanes loop
+      v_began := clock_timestamp();
+      v_window := awa._open_window(v_terms.segment, v_lane, v_now, v_terms.has_tombstones);
+      v_seq := v_window.lane_seq;
+      loop
+        v_limit := least(v_room, 960); -- a longer array would not stay in its row
+        if v_window.at_xid < pg_snapshot_xmax(v_window.lo) then
+          v_window := awa._late_part(v_lane, v_window, v_terms.cleaned, v_terms.cleaned_until);
+        end if;
+        return query
+          with entries as materialized (
+            select e.*, row_number() over (order by e.xid, e.job_id) as ordinality
+              from (
+                select e.xid, e.job_id, e.kind, e.args, e.priority, e.attempt, e.max_attempts, e.created_at, e.ready_at,
+                       e.tags, e.metadata, e.progress, e.group_key, e.unique_key, e.body_bytes
+                  from awa.ready_entries e
+                 where e.lane = v_lane
+                   and (e.segment <> v_terms.cleaned or not pg_visible_in_snapshot(e.xid, v_terms.cleaned_until))
+                   and (e.xid, e.job_id) > (v_window.at_xid, v_window.at_id)
+                   and e.xid <= v_window.to_xid
+                   and pg_visible_in_snapshot(e.xid, v_window.hi)
+                   and case when v_window.is_buried then not awa._is_buried(v_lane, e.xid, e.job_id) else true end
+                 order by e.xid, e.job_id
+                 limit v_limit
+              ) e
+          ), fitting as materialized (
+            select t.*, case when t.bytes <= v_bytes then t.entries else ( -- the first job of a claim whatever its size
+                     select awa._fitting(array_agg(e.body_bytes + v_row_bytes order by e.ordinality), v_bytes,
+                              v_room = coalesce(max_jobs, 1)) from entries e) end as jobs
+              from (
+                select array_agg(e.xid) as xids, array_agg(e.job_id) as job_ids, count(*)::int as entries,
+                       (sum(e.body_bytes) + count(*) * v_row_bytes)::bigint as bytes,
+                       bool_or(e.unique_key is not null) as holds_keys
+                  from entries e
+              ) t
+          ), claim as materialized (
+            select awa._append_claim(
+                     (nextval('awa.claim_ids'), v_lane, v_window.lane_seq + 1, f.xids[1], f.job_ids[1], f.xids[f.jobs],
+                      f.job_ids[f.jobs], v_terms.claimed_at, v_terms.lease_until, v_terms.deadline_at, worker_id,
+                      v_terms.segment, least(f.bytes, 2147483647), f.holds_keys, v_window.hi,
+                      case when v_window.late is not null or f.entries = v_limit or f.jobs < f.entries
+                        then v_window.lo end,
+                      f.job_ids[1:f.jobs])::awa.lease_claims,
+                     case when f.holds_keys
+                       then (select array_agg(e.unique_key) from entries e where e.ordinality <= f.jobs)
+                     end) as claim_id
+              from fitting f where f.jobs > 0
+          )
+          select e.job_id, c.claim_id << 12 | (e.ordinality - 1), queue, e.kind, e.args, e.priority::int,
+                 e.attempt::int, e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at,
+                 v_terms.deadline_at, e.tags, e.metadata, e.progress, e.group_key
+            from claim c cross join entries e
+           limit (select f.jobs from fitting f);
+        get diagnostics v_jobs = row_count;
+        v_room := v_room - v_jobs;
+        exit shards when v_room = 0;
+        v_window := awa._next_part(v_terms.segment, v_lane, v_now, v_window, v_jobs, v_room = coalesce(max_jobs, 1),
+          v_terms.cleaned, v_terms.cleaned_until);
+        v_bytes := v_bytes - v_window.bytes;
+        exit shards when v_window.is_full or v_bytes <= 0;
+        exit when v_window.is_read;
+      end loop;
 
-    -- A long way for nothing (a large rolled-back enqueue): move the cursor, so that nobody walks it again.
-    if v_window.lane_seq = v_seq and clock_timestamp() - v_began > interval '10 milliseconds' then
-      perform awa._append_claim((nextval('awa.claim_ids'), v_lane, v_seq + 1, '0', 0, '0', 0, v_terms.claimed_at,
-        v_terms.claimed_at, null, null, v_terms.segment, 0, false, v_now, null, '{}')::awa.lease_claims);
-    end if;
+      -- A long way for nothing (a large rolled-back enqueue): move the cursor, so that nobody walks it again.
+      if v_window.lane_seq = v_seq and clock_timestamp() - v_began > interval '10 milliseconds' then
+        perform awa._move_cursor(v_terms.segment, v_lane, v_seq + 1, v_now, v_terms.claimed_at);
+      end if;
+    end loop;
+    exit when not v_terms.has_others;
+    v_shards := awa._take_shard(v_terms.queue_id, v_shards, v_room < coalesce(max_jobs, 1)) || v_shards;
   end loop;
-  -- it was dropped while a producer had not committed yet
-  if not v_terms.is_there and v_room < coalesce(max_jobs, 1) then
-    insert into awa.queues (queue_id, name) values (v_terms.queue_id, queue);
+  if v_room < coalesce(max_jobs, 1) then
+    if not v_terms.is_there then -- it was dropped while a producer had not committed yet
+      insert into awa.queues (queue_id, name) values (v_terms.queue_id, queue);
+    end if;
   end if;
 end
 $$;
 comment on function awa.claim is
   'Takes up to max_jobs jobs of a queue for a lease, lane by lane, in the order (xid, job_id) of each lane';
 
--- Refuses invalid arguments of claim, and locks the worker and the queue.
--- Returns the snapshot up to which the claim reads.
+-- Refuses invalid arguments of claim, and locks the worker and a shard of the queue; returns the shard.
+-- Null where the queue has several, and no jobs.
 create or replace function awa._begin_claim(
   queue text,
   max_jobs int,
   worker_id bigint,
   lease interval,
   durable boolean
-) returns pg_snapshot
+) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -176,13 +179,70 @@ begin
     perform set_config('synchronous_commit', case when durable then 'on' else 'off' end, true);
   end if;
   v_queue_id := awa._queue_id(queue);
-  if not pg_try_advisory_xact_lock(awa._queue_key(v_queue_id)) then
-    perform awa._lock_queue(v_queue_id);
+  if awa._may_have_shards(v_queue_id) then
+    return awa._take_shard(v_queue_id, '{}', false);
+  elsif not pg_try_advisory_xact_lock(awa._queue_key(v_queue_id)) then
+    perform awa._lock_shard(v_queue_id << 6);
   end if;
-  return awa._snapshot();
+  return v_queue_id << 6;
 end
 $$;
-comment on function awa._begin_claim is 'Refuses invalid arguments of claim, and locks the worker and the queue';
+comment on function awa._begin_claim is
+  'Refuses invalid arguments of claim, and locks the worker and a shard of the queue; returns the shard';
+
+-- Locks a shard of a queue in which there is something to claim; returns it, or null where there is none.
+-- But for the shards that the claim holds already. It begins anywhere, and takes the first one that is free. Where all
+-- are held it waits, as long as the claim has no jobs: as _lock_shard does, or, while it holds a shard, for 10 ms.
+-- Raises 55000, 55P03.
+-- Why: a claim that came to an empty shard could be waited for by the very claim that it waits for. And it looks before
+-- it locks, since a claim that finds nothing should keep no other one off, and costs less.
+create or replace function awa._take_shard(queue_id bigint, held bigint[], has_jobs boolean) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_ring record;
+  v_shard bigint;
+  v_busy bigint[] := '{}';
+begin
+  select coalesce(r.cleaned_segment, -1) as cleaned, r.cleaned_until, awa._current_segment(), array(
+           select s.shard
+             from (
+               select distinct awa._shard_of(q.lane) as shard
+                 from awa.queues q
+                where q.queue_id = queue_id and q.lane is not null
+             ) s
+            where s.shard <> all(held)
+            order by random()
+         ) as shards into v_ring
+    from awa.ring r;
+  foreach v_shard in array v_ring.shards loop
+    if awa._by_age(array(select awa._lanes_in_shard(v_shard)), pg_current_snapshot(), clock_timestamp(),
+      interval '1 minute', v_ring.cleaned::smallint, v_ring.cleaned_until) <> '{}'
+    then
+      if pg_try_advisory_xact_lock(awa._shard_key(v_shard)) then
+        return v_shard;
+      end if;
+      v_busy := v_busy || v_shard;
+    end if;
+  end loop;
+  if has_jobs or v_busy = '{}' then
+    return null;
+  elsif held = '{}' then
+    return awa._lock_shard_of(v_busy);
+  end if;
+  begin
+    perform set_config('lock_timeout', '10', true);
+    v_shard := awa._lock_shard_of(v_busy);
+    perform set_config('lock_timeout', '0', true);
+    return v_shard;
+  exception when lock_not_available then
+    return null;
+  end;
+end
+$$;
+comment on function awa._take_shard is
+  'Locks a shard of a queue in which there is something to claim; returns it, or null where there is none';
 
 -- Refuses invalid arguments of claim, and locks the worker, shared.
 -- Raises 22023, JQ004, 42501, 55P03.
@@ -221,16 +281,16 @@ end
 $$;
 comment on function awa._check_claim is 'Refuses invalid arguments of claim, and locks the worker, shared';
 
--- The settings, the segments, and the lanes of a queue in the order in which a claim serves them.
--- A paused queue has no lanes.
+-- The settings, the segments, and the lanes of a shard of a queue in the order in which a claim serves them.
+-- A paused queue has no lanes. has_others: there are other shards.
 -- Raises 55000.
 -- Why: in a statement that begins after the snapshot. A session that pauses the queue, and then enqueues, can rely on
 -- the pause; and an entry that the snapshot shows lies in a lane that this statement sees. One statement, since each
 -- costs as much as some entries.
 create or replace function awa._claim_terms(
-  queue text, now pg_snapshot, lease interval, out queue_id bigint, out claim_bytes bigint, out segment smallint,
-  out cleaned smallint, out cleaned_until pg_snapshot, out lanes bigint[], out has_tombstones boolean,
-  out is_there boolean,
+  queue text, shard bigint, now pg_snapshot, lease interval, out queue_id bigint, out claim_bytes bigint,
+  out segment smallint, out cleaned smallint, out cleaned_until pg_snapshot, out lanes bigint[],
+  out has_tombstones boolean, out is_there boolean, out has_others boolean,
   out claimed_at timestamptz, out lease_until timestamptz, out deadline_at timestamptz
 )
 language plpgsql
@@ -248,13 +308,14 @@ begin
            and (select count(*) = 1 and bool_and(o.xid = o.xmin) from awa.origin o),
          q.paused_at is not null, claimed_at + coalesce(lease, q.lease, interval '1 minute'), claimed_at + q.deadline,
          coalesce(q.aging_interval, interval '1 minute'),
-         l.lanes, coalesce(l.has_tombstones, false), coalesce(l.is_there, false)
+         l.lanes, coalesce(l.has_tombstones, false), coalesce(l.is_there, false), coalesce(l.has_others, false)
     into claim_bytes, segment, cleaned, cleaned_until, v_is_at_home, v_is_paused, lease_until, deadline_at, v_aging,
-      lanes, has_tombstones, is_there
+      lanes, has_tombstones, is_there, has_others
     from awa.settings s
    cross join awa.ring r
    cross join (
-      select coalesce(array_agg(distinct l.lane) filter (where l.lane is not null), '{}') as lanes,
+      select coalesce(array_agg(distinct l.lane) filter (where awa._shard_of(l.lane) = shard), '{}') as lanes,
+             bool_or(awa._shard_of(l.lane) <> shard) as has_others,
              bool_or(l.has_tombstones) as has_tombstones, bool_or(l.dropped_at is null) as is_there
         from awa.queues l
        where l.queue_id = queue_id
@@ -266,15 +327,48 @@ begin
       perform awa._refuse_missing('settings', 'insert into awa.settings default values');
     end if;
   end if;
+  if has_others then
+    perform awa._note_shards(queue_id);
+  end if;
   if v_is_paused then
     lanes := '{}';
+    has_others := false;
   elsif cardinality(lanes) > 1 then
     lanes := awa._by_age(lanes, now, claimed_at, v_aging, cleaned, cleaned_until);
   end if;
 end
 $$;
 comment on function awa._claim_terms is
-  'The settings, the segments, and the lanes of a queue in the order in which a claim serves them';
+  'The settings, the segments, and the lanes of a shard of a queue in the order in which a claim serves them';
+
+-- How many jobs of these sizes, in their order, fit into so many bytes.
+-- The first job of a claim does, whatever its size.
+create or replace function awa._fitting(sizes int[], bytes bigint, is_first boolean) returns int
+language sql immutable
+as $$
+  select count(*)::int
+    from (
+      select s.ordinal, sum(s.size) over (order by s.ordinal rows unbounded preceding) as bytes_through
+        from unnest(sizes) with ordinality s(size, ordinal)
+    ) s
+   where s.bytes_through <= bytes or s.ordinal = 1 and is_first
+$$;
+comment on function awa._fitting is 'How many jobs of these sizes, in their order, fit into so many bytes';
+
+-- Appends a claim of no jobs, up to a snapshot.
+create or replace function awa._move_cursor(
+  segment smallint,
+  lane bigint,
+  lane_seq bigint,
+  hi pg_snapshot,
+  claimed_at timestamptz
+) returns void
+language sql
+as $$
+  select awa._append_claim((nextval('awa.claim_ids'), lane, lane_seq, '0', 0, '0', 0, claimed_at, claimed_at, null,
+    null, segment, 0, false, hi, null, '{}')::awa.lease_claims)
+$$;
+comment on function awa._move_cursor is 'Appends a claim of no jobs, up to a snapshot';
 
 -- Appends a claim, which is its lane's cursor from then on; returns its id.
 -- With the unique keys of its jobs, where it holds any.

@@ -25,6 +25,8 @@ declare
   v_beside int := octet_length(kind); -- bytes of text that go along with each of args
   v_queue_id bigint := awa._queue_id(queue);
   v_lane bigint;
+  v_shards int;
+  v_shard int := 0;
   v_priority smallint;
   v_max_attempts smallint;
   v_segment smallint;
@@ -46,11 +48,16 @@ begin
   end if;
   v_beside := v_beside + coalesce(octet_length(group_key), 0);
 
-  select s.default_priority, s.default_max_attempts into v_priority, v_max_attempts
+  select s.default_priority, s.default_max_attempts, s.shards into v_priority, v_max_attempts, v_shards
     from awa.queue_settings s where s.queue_id = v_queue_id;
   v_priority := coalesce(priority, v_priority, 2);
   v_max_attempts := coalesce(max_attempts, v_max_attempts, 25);
-  v_lane := awa._lane(v_queue_id, v_priority);
+  if group_key is not null then
+    v_shard := awa._shard_for(v_queue_id, null, group_key);
+  elsif v_shards > 1 then
+    v_shard := floor(random() * v_shards);
+  end if;
+  v_lane := awa._lane(v_queue_id, v_priority, v_shard);
   select true into v_is_in_use
     from awa.queues q where q.queue_id = v_queue_id and q.lane = v_lane and q.dropped_at is null;
   if v_is_in_use is null then

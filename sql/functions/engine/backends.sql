@@ -31,6 +31,7 @@ select a.pid, a.usesysid, q.name as queue, a.query_start as since
    and l.database = (select d.oid from pg_database d where d.datname = current_database())
   join (
     select distinct q.queue_id, q.name from awa.queues q
-  ) q on awa._queue_key(q.queue_id) = l.classid::bigint << 32 | l.objid::bigint
+  ) q on l.classid::bigint << 32 | l.objid::bigint
+           between awa._queue_key(q.queue_id) - 63 and awa._queue_key(q.queue_id)
  where a.wait_event = 'ClientWrite' and a.query_start < clock_timestamp() - interval '10 seconds';
 comment on view awa._stuck_claimers is 'Claimers whose clients have not read what they claimed';

@@ -134,7 +134,7 @@ comment on function awa._let_go_of_buried is
 -- An entry that was not claimed stays buried. Where the job was to be cancelled, its open attempt is closed. Otherwise
 -- the transaction fails. A session that decides before the end of its transaction may not stay idle in it for more than
 -- a second.
--- Locks: all queues in which the transaction has buried entries, in the order of their ids, and the claims of such
+-- Locks: all shards in which the transaction has buried entries, in the order of their ids, and the claims of such
 -- entries, shared; until the commit, which follows at once.
 -- Raises 40001.
 create or replace function awa._decide() returns trigger
@@ -159,13 +159,13 @@ declare
 begin
   delete from awa.decisions d where d.batch = new.batch;
   perform awa._end_when_idle();
-  perform awa._lock_queue(q.queue_id)
+  perform awa._lock_shard(s.shard)
      from (
-       select distinct awa._queue_of(t.lane) as queue_id
+       select distinct awa._shard_of(t.lane) as shard
          from awa.ready_tombstones t
         where t.by_xid = pg_current_xact_id()
         order by 1
-     ) q;
+     ) s;
   perform awa._moved_on(t.job_id)
      from awa._buried_now(new.batch) t
      join awa.queue_rollups r on r.lane = t.lane

@@ -361,16 +361,17 @@ comment on function awa._lanes_in_use is
 -- The places of entries that no cursor has passed. Two stretches of a lane hold them: the transactions that were in
 -- progress at one of the window's ends, probed one by one, and what comes after the position.
 create or replace view awa._available as
-select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.unique_key, l.queue_id, e.tags, e.args
+select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.unique_key, l.queue_id, e.tags, e.args,
+       e.group_key
   from awa._lanes l
  cross join lateral (
     select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at) as created_at,
-           e.unique_key, e.tags, e.args
+           e.unique_key, e.tags, e.args, e.group_key
       from awa._entries e
      where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id)
     union all
     select e.xid, e.job_id, e.segment, e.kind, e.ready_at, coalesce(e.created_at, e.ready_at), e.unique_key, e.tags,
-           e.args
+           e.args, e.group_key
       from awa._late_entries(l.lane, l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) e
   ) e
  where case
@@ -410,7 +411,7 @@ comment on view awa._open_items is 'The items of claims that are open in the led
 -- Open attempts: of the ledger, with the places of their entries, and those that have a row of their own.
 create or replace view awa._running as
 select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.ready_at) as created_at, e.segment,
-       o.queue_id, e.tags, e.args
+       o.queue_id, e.tags, e.args, e.group_key
   from awa._open_items o
  cross join lateral (
     select *
@@ -422,7 +423,8 @@ select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.read
     offset 0
   ) e
 union all
-select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, awa._queue_of(l.lane), l.tags, l.args
+select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, awa._queue_of(l.lane), l.tags, l.args,
+       l.group_key
   from awa.leases l;
 comment on view awa._running is 'Open attempts';
 

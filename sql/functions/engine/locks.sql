@@ -1,13 +1,20 @@
--- The keys of all advisory locks, and waiting for them. A transaction takes them in this order: pass, worker, rollups,
--- queues by their ids, claims by their ids.
--- The lock of a pass is only tried.
+-- The keys of all advisory locks, and waiting for them. A transaction takes them in this order: pass, worker, number of
+-- shards, rollups, shards of queues by their ids, claims by their ids.
+-- The lock of a pass is only tried, and so is that of a number of shards by whoever changes it. A claim that holds a
+-- shard only tries others, or waits for some milliseconds.
 
--- The key of the advisory lock on a queue.
--- There is room for 64 keys of each queue. Claim locks have keys below all of these.
+-- The key of the advisory lock on a shard of a queue.
+create or replace function awa._shard_key(shard bigint) returns bigint
+language sql immutable strict parallel safe
+return - shard;
+comment on function awa._shard_key is 'The key of the advisory lock on a shard of a queue';
+
+-- The key of the advisory lock on the first shard of a queue.
+-- The 63 keys below are those of its other shards. Claim locks have keys below all of these.
 create or replace function awa._queue_key(queue_id bigint) returns bigint
 language sql immutable strict parallel safe
 return - (queue_id << 6);
-comment on function awa._queue_key is 'The key of the advisory lock on a queue';
+comment on function awa._queue_key is 'The key of the advisory lock on the first shard of a queue';
 
 -- The key of the advisory lock on a worker: between those of claims and those of queues.
 create or replace function awa._worker_key(worker_id bigint) returns bigint
@@ -15,6 +22,13 @@ language sql immutable strict parallel safe
 return worker_id # -2305843009213693952; -- not a difference, which could overflow
 comment on function awa._worker_key is
   'The key of the advisory lock on a worker: between those of claims and those of queues';
+
+-- The key of the advisory lock on the number of shards of a queue: between those of claims and those of workers.
+create or replace function awa._shards_key(queue_id bigint) returns bigint
+language sql immutable strict parallel safe
+return queue_id - 3458764513820540928;
+comment on function awa._shards_key is
+  'The key of the advisory lock on the number of shards of a queue: between those of claims and those of workers';
 
 -- The key of the advisory lock on a claim: below all keys of queues.
 create or replace function awa._claim_key(claim_id bigint) returns bigint
@@ -50,57 +64,166 @@ return 64;
 comment on function awa._max_locks is 'How many claims, or queues, one call locks';
 
 -- Waits for an advisory lock that the caller has just tried in vain, and takes it until the transaction ends.
--- Waits for claim_wait at most, or for the caller's lock_timeout where that is shorter.
+-- Waits as _wait_for_one does.
 -- Raises 55P03 with this message, and names the holder.
--- Why: only here is a subtransaction, and a change of lock_timeout, which is as before when this returns.
 create or replace function awa._wait_for_lock(key bigint, shared boolean, message text, hint text) returns void
 language plpgsql
 as $$
-declare
-  v_before text := current_setting('lock_timeout');
-  v_wait interval;
-  v_holders text;
 begin
-  select least(s.claim_wait, nullif(v_before::interval, '0')) into v_wait from awa.settings s;
-  perform set_config('lock_timeout', awa._milliseconds(v_wait), true);
-  begin
-    if shared then
-      perform pg_advisory_xact_lock_shared(key);
-    else
-      perform pg_advisory_xact_lock(key);
-    end if;
-  exception when lock_not_available then
-    select string_agg(coalesce(awa._backend(l.pid), 'a prepared transaction'), ', ') into v_holders
-      from pg_locks l
-     where l.locktype = 'advisory' and l.granted and l.objsubid = 1
-       and l.database = (select d.oid from pg_database d where d.datname = current_database())
-       and l.classid::bigint << 32 | l.objid::bigint = key;
-    raise exception using errcode = '55P03', message = message,
-      detail = format('Waited %s for %s.', v_wait, coalesce(v_holders, 'a backend that has just let go')), hint = hint;
-  end;
-  perform set_config('lock_timeout', v_before, true);
+  perform awa._wait_for_one(array[key], shared, message, hint);
 end
 $$;
 comment on function awa._wait_for_lock is
   'Waits for an advisory lock that the caller has just tried in vain, and takes it until the transaction ends';
 
--- Takes the lock of a queue until the transaction ends.
+-- Waits for one of some advisory locks that the caller has just tried in vain; takes it until the transaction ends.
+-- Waits for claim_wait at most, or for the caller's lock_timeout where that is shorter. It waits for one of them, and
+-- looks at all of them every 50 milliseconds.
+-- Returns the key of the lock that it took.
+-- Raises 55P03 with this message, and names the holders.
+-- Why: only here is a subtransaction, and a change of lock_timeout, which is as before when this returns.
+create or replace function awa._wait_for_one(keys bigint[], shared boolean, message text, hint text) returns bigint
+language plpgsql
+as $$
+declare
+  v_before text := current_setting('lock_timeout');
+  v_wait interval;
+  v_end timestamptz;
+  v_left interval;
+  v_at int := 0;
+  v_key bigint;
+  v_is_taken boolean := false;
+begin
+  select least(s.claim_wait, nullif(v_before::interval, '0')) into v_wait from awa.settings s;
+  v_end := clock_timestamp() + v_wait;
+  v_left := v_wait;
+  loop
+    v_key := keys[1 + v_at % cardinality(keys)];
+    v_at := v_at + 1;
+    perform set_config('lock_timeout',
+      awa._milliseconds(case when cardinality(keys) = 1 then v_left else least(v_left, '50 milliseconds') end), true);
+    begin
+      if shared then
+        perform pg_advisory_xact_lock_shared(v_key);
+      else
+        perform pg_advisory_xact_lock(v_key);
+      end if;
+      exit;
+    exception when lock_not_available then
+      v_left := v_end - clock_timestamp();
+    end;
+    if cardinality(keys) = 1 or v_left <= interval '0' then
+      perform awa._refuse_lock(keys, v_wait, message, hint);
+    end if;
+    foreach v_key in array keys loop
+      v_is_taken := case
+        when shared then pg_try_advisory_xact_lock_shared(v_key)
+        else pg_try_advisory_xact_lock(v_key)
+      end;
+      exit when v_is_taken;
+    end loop;
+    exit when v_is_taken;
+  end loop;
+  perform set_config('lock_timeout', v_before, true);
+  return v_key;
+end
+$$;
+comment on function awa._wait_for_one is
+  'Waits for one of some advisory locks that the caller has just tried in vain; takes it until the transaction ends';
+
+-- Raises 55P03 with this message, and names the holders of advisory locks that were waited for so long.
+create or replace function awa._refuse_lock(keys bigint[], waited interval, message text, hint text) returns void
+language plpgsql
+as $$
+declare
+  v_holders text;
+begin
+  select string_agg(distinct coalesce(awa._backend(l.pid), 'a prepared transaction'), ', ') into v_holders
+    from pg_locks l
+   where l.locktype = 'advisory' and l.granted and l.objsubid = 1
+     and l.database = (select d.oid from pg_database d where d.datname = current_database())
+     and l.classid::bigint << 32 | l.objid::bigint = any(keys);
+  raise exception using errcode = '55P03', message = message,
+    detail = format('Waited %s for %s.', waited, coalesce(v_holders, 'a backend that has just let go')), hint = hint;
+end
+$$;
+comment on function awa._refuse_lock is
+  'Raises 55P03 with this message, and names the holders of advisory locks that were waited for so long';
+
+-- Takes the lock of one of some shards until the transaction ends; returns that shard.
+-- The caller has tried them in vain. Waits for claim_wait at most.
+-- Raises 55P03, and names the holders.
+create or replace function awa._lock_shard_of(shards bigint[]) returns bigint
+language plpgsql
+as $$
+begin
+  return - awa._wait_for_one(array(select awa._shard_key(s) from unnest(shards) s), false,
+    'the queue is locked by somebody else',
+    'A claim keeps the queue until its transaction ends and its result is sent: claim in a transaction of its own, '
+    'and read the answer. Where the holder is no claim: pg_terminate_backend.');
+end
+$$;
+comment on function awa._lock_shard_of is
+  'Takes the lock of one of some shards until the transaction ends; returns that shard';
+
+-- Takes the lock of a shard until the transaction ends.
 -- Waits for claim_wait at most.
+-- Raises 55P03, and names the holder.
+create or replace function awa._lock_shard(shard bigint) returns void
+language plpgsql
+as $$
+begin
+  if not pg_try_advisory_xact_lock(awa._shard_key(shard)) then
+    perform awa._lock_shard_of(array[shard]);
+  end if;
+end
+$$;
+comment on function awa._lock_shard is 'Takes the lock of a shard until the transaction ends';
+
+-- Takes the locks of all shards that a queue can have until the transaction ends.
+-- Waits for claim_wait at most, for all of them together.
 -- Raises 55P03, and names the holder.
 create or replace function awa._lock_queue(queue_id bigint) returns void
 language plpgsql
 as $$
 declare
-  v_key bigint := awa._queue_key(queue_id);
+  v_before text := current_setting('lock_timeout');
+  v_end timestamptz := clock_timestamp() + (select s.claim_wait from awa.settings s);
 begin
-  if not pg_try_advisory_xact_lock(v_key) then
-    perform awa._wait_for_lock(v_key, false, 'the queue is locked by somebody else',
-      'A claim keeps the queue until its transaction ends and its result is sent: claim in a transaction of its own, '
-      'and read the answer. Where the holder is no claim: pg_terminate_backend.');
-  end if;
+  for v_shard in 0..63 loop
+    if not pg_try_advisory_xact_lock(awa._shard_key(queue_id << 6 | v_shard)) then
+      perform set_config('lock_timeout', awa._milliseconds(greatest(v_end - clock_timestamp(), '1 millisecond')), true);
+      perform awa._lock_shard_of(array[queue_id << 6 | v_shard]);
+      perform set_config('lock_timeout', v_before, true);
+    end if;
+  end loop;
 end
 $$;
-comment on function awa._lock_queue is 'Takes the lock of a queue until the transaction ends';
+comment on function awa._lock_queue is 'Takes the locks of all shards that a queue can have until the transaction ends';
+
+-- Takes the lock of a queue's number of shards until the transaction ends, so that it can change.
+-- Waits for claim_wait at most, for transactions that have enqueued jobs with a group.
+-- Raises 55P03, and names the holders.
+-- Why: it tries again and again, since producers would wait behind a session that waits.
+create or replace function awa._lock_shards(queue_id bigint) returns void
+language plpgsql
+as $$
+declare
+  v_key bigint := awa._shards_key(queue_id);
+  v_wait interval := (select s.claim_wait from awa.settings s);
+  v_end timestamptz := clock_timestamp() + v_wait;
+begin
+  while not pg_try_advisory_xact_lock(v_key) loop
+    if clock_timestamp() > v_end then
+      perform awa._refuse_lock(array[v_key], v_wait, 'the number of shards of the queue is in use',
+        'A transaction that has enqueued a job with a group keeps it to its end: let that end, and try again.');
+    end if;
+    perform pg_sleep(0.005);
+  end loop;
+end
+$$;
+comment on function awa._lock_shards is
+  'Takes the lock of a queue''s number of shards until the transaction ends, so that it can change';
 
 -- Takes the lock of a worker until the transaction ends.
 -- Shared for a claim of the worker; exclusively to end the worker or to release its attempts, after its claims in

@@ -21,6 +21,96 @@ language sql immutable strict parallel safe
 return lane >> 9;
 comment on function awa._queue_of is 'The queue of a lane';
 
+-- The shard of a lane: the id of its queue, and six bits.
+create or replace function awa._shard_of(lane bigint) returns bigint
+language sql immutable strict parallel safe
+return lane >> 3;
+comment on function awa._shard_of is 'The shard of a lane: the id of its queue, and six bits';
+
+-- Whether a queue may have several shards.
+-- False also for one that has, until a claim has noticed. Then claims begin with its first shard.
+-- Why: a claim has to know it before it locks anything, and without a statement of its own. The planner puts the
+-- expression in the place of the call.
+create or replace function awa._may_have_shards(queue_id bigint) returns boolean
+language sql
+as $$ select pg_sequence_last_value('awa.sharded'::regclass) >> (queue_id & 31)::int & 1 = 1 $$;
+comment on function awa._may_have_shards is 'Whether a queue may have several shards';
+
+-- Notes that a queue has several shards.
+create or replace function awa._note_shards(queue_id bigint) returns void
+language plpgsql
+as $$
+begin
+  if awa._may_have_shards(queue_id) is not true then
+    perform setval('awa.sharded',
+      coalesce(pg_sequence_last_value('awa.sharded'::regclass), 0) | (1::bigint << (queue_id & 31)::int));
+  end if;
+end
+$$;
+comment on function awa._note_shards is 'Notes that a queue has several shards';
+
+-- The shard of a queue, from 0, to which a job goes; with a group, to that of the group.
+-- Locks: with a group, the queue's number of shards, shared, until the transaction ends.
+-- Raises 55P03; 40001 at REPEATABLE READ and above, when the settings of the queue have changed since the snapshot.
+create or replace function awa._shard_for(queue_id bigint, job_id bigint, group_key text) returns int
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_shards int;
+begin
+  if group_key is not null then
+    if not pg_try_advisory_xact_lock_shared(awa._shards_key(queue_id)) then
+      perform awa._wait_for_lock(awa._shards_key(queue_id), true, 'the number of shards of the queue is being changed',
+        'configure_queue, or drop_queue, keeps it until its transaction ends: let that end, and try again.');
+    end if;
+    if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
+      perform awa._check_settings_seen(queue_id);
+    end if;
+  end if;
+  -- in a statement that begins after the lock is held
+  v_shards := coalesce((select s.shards from awa.queue_settings s where s.queue_id = queue_id), 1);
+  return case when group_key is null then job_id else awa._group_bits(group_key) end % v_shards;
+end
+$$;
+comment on function awa._shard_for is
+  'The shard of a queue, from 0, to which a job goes; with a group, to that of the group';
+
+-- A number for a group: the first 31 bits of the SHA-256 of its key.
+create or replace function awa._group_bits(group_key text) returns int
+language sql stable strict parallel safe
+return ('x' || encode(sha256(convert_to(group_key, 'UTF8')), 'hex'))::bit(31)::int;
+comment on function awa._group_bits is 'A number for a group: the first 31 bits of the SHA-256 of its key';
+
+-- Raises 40001 where the settings of a queue have changed since the snapshot.
+-- In PostgreSQL a row with its key collides with one that the snapshot does not see, or sees in an older version. Where
+-- there is none, the row is removed at once.
+create or replace function awa._check_settings_seen(queue_id bigint) returns void
+language plpgsql
+as $$
+begin
+  perform set_config('lock_timeout', awa._milliseconds(s.claim_wait), true) from awa.settings s;
+  insert into awa.queue_settings (queue_id) values (queue_id) on conflict do nothing;
+  raise sqlstate 'JQ999'; -- see _look_up
+exception when sqlstate 'JQ999' then
+  null;
+end
+$$;
+comment on function awa._check_settings_seen is
+  'Raises 40001 where the settings of a queue have changed since the snapshot';
+
+-- The lane in which a job that waited becomes ready.
+-- With a group it is its own: while such a job waits, its queue keeps its number of shards. Others are spread over the
+-- shards that there are now.
+create or replace function awa._ready_lane(lane bigint, job_id bigint, group_key text) returns bigint
+language sql stable
+return case
+  when group_key is not null then lane
+  else awa._lane(awa._queue_of(lane), (lane & 7)::int,
+    (job_id % coalesce((select s.shards from awa.queue_settings s where s.queue_id = awa._queue_of(lane)), 1))::int)
+end;
+comment on function awa._ready_lane is 'The lane in which a job that waited becomes ready';
+
 -- The first lane that a queue can have.
 create or replace function awa._first_lane(queue_id bigint) returns bigint
 language sql immutable strict parallel safe
@@ -44,6 +134,14 @@ select distinct q.lane
  where q.queue_id = _lanes_of.queue_id and q.lane is not null
  order by q.lane $$;
 comment on function awa._lanes_of is 'The lanes of a queue that jobs have been put to, in ascending order';
+
+-- The lanes of a shard of a queue that jobs have been put to, as _lanes_of.
+create or replace function awa._lanes_in_shard(shard bigint, out lane bigint) returns setof bigint
+language sql stable
+as $$
+  select l.lane from awa._lanes_of(shard >> 6) l where awa._shard_of(l.lane) = shard
+$$;
+comment on function awa._lanes_in_shard is 'The lanes of a shard of a queue that jobs have been put to, as _lanes_of';
 
 -- Notes that lanes are in use, unless they are.
 -- Each function that appends to a lane calls this in the same transaction. The name of their queue is looked up where

@@ -70,7 +70,7 @@ end
 $$;
 comment on function awa._defer is 'Puts the jobs of attempts off to a time: one job for each attempt, and one error';
 
--- A job that waited, as an entry of a segment: in its lane, or in the front lane of its queue.
+-- A job that waited, as an entry of a segment: in its lane, or in the front lane of its shard.
 -- It is ready since its run_at.
 create or replace function awa._as_entry(
   job awa.deferred_jobs,
@@ -79,19 +79,24 @@ create or replace function awa._as_entry(
 ) returns setof awa.ready_entries
 language sql stable
 as $$
-  select case when in_front then job.lane & ~7::bigint else job.lane end, pg_current_xact_id(), job.job_id, job.run_at,
-         segment, (job.lane & 7)::smallint, job.attempt, job.max_attempts, job.body_bytes,
+  select case
+           when in_front then job.lane & ~7::bigint
+           else awa._ready_lane(job.lane, job.job_id, job.group_key)
+         end,
+         pg_current_xact_id(), job.job_id, job.run_at, segment, (job.lane & 7)::smallint, job.attempt,
+         job.max_attempts, job.body_bytes,
          job.unique_key, job.kind, job.args, job.tags, job.metadata, job.group_key, job.created_at, job.progress,
          job.errors
 $$;
 comment on function awa._as_entry is
-  'A job that waited, as an entry of a segment: in its lane, or in the front lane of its queue';
+  'A job that waited, as an entry of a segment: in its lane, or in the front lane of its shard';
 
 -- An entry, as a job that waits for a time.
 create or replace function awa._as_deferred(entry awa.ready_entries, run_at timestamptz) returns awa.deferred_jobs
 language sql stable
 as $$
-  select entry.job_id, entry.lane & ~7::bigint | entry.priority, 'scheduled', run_at,
+  select entry.job_id,
+         awa._ready_lane(entry.lane & ~7::bigint | entry.priority, entry.job_id, entry.group_key), 'scheduled', run_at,
          coalesce(entry.created_at, entry.ready_at), null::timestamptz, entry.attempt, entry.max_attempts,
          entry.body_bytes, entry.unique_key, entry.kind, entry.args, entry.tags, entry.metadata, entry.group_key,
          entry.progress, entry.errors
@@ -99,7 +104,7 @@ $$;
 comment on function awa._as_deferred is 'An entry, as a job that waits for a time';
 
 -- Appends jobs to the current segment, and wakes their queues.
--- To their lanes, or to the front lanes of their queues.
+-- To their lanes, or to the front lanes of their shards.
 create or replace function awa._append_ready(jobs awa.deferred_jobs[], in_front boolean default false) returns void
 language plpgsql
 as $$

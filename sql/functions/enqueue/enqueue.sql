@@ -30,6 +30,7 @@ as $$
 declare
   v_queue_id bigint;
   v_lane bigint;
+  v_shards int;
   v_priority smallint;
   v_max_attempts smallint;
   v_segment smallint;
@@ -42,10 +43,13 @@ begin
     and group_key is null and pg_column_size(array[args]) <= 2000 and octet_length(kind) between 1 and 200
   then
     v_queue_id := awa._queue_id(queue);
-    select s.default_priority, s.default_max_attempts into v_priority, v_max_attempts
+    select s.default_priority, s.default_max_attempts, s.shards into v_priority, v_max_attempts, v_shards
       from awa.queue_settings s where s.queue_id = v_queue_id;
     v_priority := coalesce(v_priority, 2);
     v_lane := awa._lane(v_queue_id, v_priority);
+    if v_shards > 1 then
+      v_lane := awa._lane(v_queue_id, v_priority, floor(random() * v_shards)::int);
+    end if;
     select true into v_is_in_use
       from awa.queues q where q.queue_id = v_queue_id and q.lane = v_lane and q.dropped_at is null;
     select r.current_segment, r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]

@@ -1,14 +1,14 @@
 -- Moving what is alive in a segment, some at a time, and what is in it.
 
 -- Moves unclaimed entries of a segment, and cursors, to the current one, at most so many.
--- Entries keep their places. Cursors are moved for at most 500 queues, since the server's lock table is small. The
+-- Entries keep their places. Cursors are moved for at most 500 shards, since the server's lock table is small. The
 -- caller has locked the counts.
 -- Returns cleaning; damaged or refused when the only jobs left are unreadable, or refused by the table, and ring then
 -- names them; or null when nothing is left to carry.
--- Locks: the queues that it can have at once, in the order of their ids; where there are none, the first one, for which
+-- Locks: the shards that it can have at once, in the order of their ids; where there are none, the first one, for which
 -- it waits.
 -- Raises 55P03.
--- Why: under the lock of a queue no other session claims from it. A claim before finds its entries at their old places,
+-- Why: under the lock of a shard no other session claims from it. A claim before finds its entries at their old places,
 -- and a claim after at the new ones. Sessions with an older snapshot go on to see the old rows, and the truncation
 -- waits for them.
 create or replace function awa._carry(segment smallint, max_entries int) returns text
@@ -20,8 +20,8 @@ declare
   v_refused bigint[];
   v_refusal text;
   v_lack text[];
-  v_queue_id bigint;
-  v_queue_ids bigint[];
+  v_shard bigint;
+  v_shards bigint[];
   v_locked bigint[] := '{}';
   v_is_stuck boolean := false;
   v_places awa._place[];
@@ -32,34 +32,39 @@ begin
   update awa.ring r set unreadable = null, refused = null, refusal = null where r.outcome in ('damaged', 'refused');
   select coalesce(r.unreadable, '{}'), coalesce(r.refused, '{}'), r.refusal into v_unreadable, v_refused, v_refusal
     from awa.ring r;
-  v_queue_ids := array(
-    select q from (
+  v_shards := array(
+    select s from (
       (
-        select awa._queue_of(a.lane) as q
+        select awa._shard_of(a.lane) as s
           from awa._available_in(segment) a
          where a.job_id <> all(v_unreadable || v_refused)
          limit max_entries
       )
       union
-      (select awa._queue_of(c) from awa._cursors_in(segment) c limit 500)
-    ) q order by q limit 500);
-  if v_queue_ids = '{}' then
+      (select awa._shard_of(c) from awa._cursors_in(segment) c limit 500)
+    ) s order by s limit 500);
+  if v_shards = '{}' then
     return case when v_unreadable <> '{}' then 'damaged' when v_refused <> '{}' then 'refused' end;
   end if;
-  foreach v_queue_id in array v_queue_ids loop
-    if pg_try_advisory_xact_lock(awa._queue_key(v_queue_id)) then
-      v_locked := v_locked || v_queue_id;
+  foreach v_shard in array v_shards loop
+    if pg_try_advisory_xact_lock(awa._shard_key(v_shard)) then
+      v_locked := v_locked || v_shard;
     end if;
   end loop;
   if v_locked = '{}' then
     -- nobody waits for this one meanwhile, but for the counts, without which they go on
-    perform awa._lock_for(array[awa._queue_key(v_queue_ids[1])], '500 milliseconds');
-    v_locked := v_queue_ids[1:1];
+    perform awa._lock_for(array[awa._shard_key(v_shards[1])], '500 milliseconds');
+    v_locked := v_shards[1:1];
   end if;
   v_places := array(
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
-      from unnest(v_locked) q
-     cross join lateral (select * from awa._available a where a.queue_id = q and a.segment = segment offset 0) a
+      from unnest(v_locked) s
+     cross join lateral (
+        select *
+          from awa._available a
+         where a.queue_id = s >> 6 and awa._shard_of(a.lane) = s and a.segment = segment
+        offset 0
+      ) a
      where a.job_id <> all(v_unreadable || v_refused)
      limit max_entries);
   begin
@@ -96,7 +101,7 @@ begin
     if awa._is_passing(sqlstate) or not awa._is_about_a_row(sqlstate) then
       raise;
     end if;
-    v_refusal := awa._refusal(sqlerrm, sqlstate); -- cursors of queues; they stay, and so does the segment
+    v_refusal := awa._refusal(sqlerrm, sqlstate); -- cursors; they stay, and so does the segment
     v_is_stuck := v_moved = 0;
   end;
   update awa.ring r
@@ -116,7 +121,7 @@ comment on function awa._carry is
   'Moves unclaimed entries of a segment, and cursors, to the current one, at most so many';
 
 -- Moves entries to the current segment, under the same places; returns how many.
--- The caller has locked their queues, and the counts.
+-- The caller has locked their shards, and the counts.
 create or replace function awa._move_entries(segment smallint, places awa._place[]) returns bigint
 language plpgsql
 as $$
@@ -162,10 +167,10 @@ $$;
 comment on function awa._move_entries is
   'Moves entries to the current segment, under the same places; returns how many';
 
--- Copies the cursors of queues that are in a segment to the current one; returns how many.
+-- Copies the cursors of shards that are in a segment to the current one; returns how many.
 -- Where all claims of a lane are counted, so is the copy, which took no jobs. The caller has locked the counts and the
--- queues.
-create or replace function awa._carry_cursors(segment smallint, queue_ids bigint[]) returns bigint
+-- shards.
+create or replace function awa._carry_cursors(segment smallint, shards bigint[]) returns bigint
 language sql
 as $$
   with carried as (
@@ -175,9 +180,14 @@ as $$
     select awa._current_segment(), nextval('awa.claim_ids'), l.lane, l.lane_seq + 1, l.hi, l.lo, l.pos_xid, l.pos_id,
            l.pos_xid, l.pos_id,
            clock_timestamp(), clock_timestamp(), false, '{}'
-      from (select distinct q from unnest(queue_ids) q) q
+      from (select distinct s from unnest(shards) s) s(shard)
      cross join lateral (
-        select * from awa._lanes l where l.queue_id = q.q and l.cursor_segment = _carry_cursors.segment offset 0
+        select *
+          from awa._lanes l
+         where l.queue_id = s.shard >> 6
+           and awa._shard_of(l.lane) = s.shard
+           and l.cursor_segment = _carry_cursors.segment
+        offset 0
       ) l
     returning lane, lane_seq
   ), counted as (
@@ -189,7 +199,7 @@ as $$
   select count(*) from carried
 $$;
 comment on function awa._carry_cursors is
-  'Copies the cursors of queues that are in a segment to the current one; returns how many';
+  'Copies the cursors of shards that are in a segment to the current one; returns how many';
 
 -- The lanes whose cursors are in a segment.
 create or replace function awa._cursors_in(segment smallint) returns setof bigint

@@ -108,7 +108,7 @@ begin
     or cut_off > 0
     or v_ring.outcome = 'busy' and v_ring.cleaned_segment is distinct from segment
     or pg_relation_size(format('awa.ready_entries_%s', segment)::regclass) > 67108864
-     or (select count(*) from (select distinct awa._queue_of(c) from awa._cursors_in(segment) c limit 501) c) > 500
+     or (select count(*) from (select distinct awa._shard_of(c) from awa._cursors_in(segment) c limit 501) c) > 500
   then
     -- from here on it does not look again
     update awa.ring r set carried_segment = segment, carried_since = awa._snapshot(), old_snapshots = null;
@@ -119,7 +119,7 @@ end
 $$;
 comment on function awa._begin_cleaning is 'Looks whether a segment can be cleaned, and how';
 
--- Copies all live rows of a segment to the current one, and locks its queues.
+-- Copies all live rows of a segment to the current one, and locks its shards of queues.
 -- The caller has locked the counts.
 -- Returns the snapshot up to which the segment no longer counts; null when there is more to count first.
 -- Raises 55P03 where another session holds a lock for too long.
@@ -131,7 +131,7 @@ declare
   v_ring awa.ring;
   v_before pg_snapshot;
   v_until pg_snapshot;
-  v_queue_ids bigint[];
+  v_shards bigint[];
   v_open bigint[];
   v_lanes bigint[];
 begin
@@ -167,19 +167,19 @@ begin
   )
   select coalesce(array_agg(c.lane), '{}') into v_lanes from carried c;
 
-  v_queue_ids := array(
-    select awa._queue_of(l) from unnest(v_lanes) l
+  v_shards := array(
+    select awa._shard_of(l) from unnest(v_lanes) l
     union
-    select awa._queue_of(c) from awa._cursors_in(segment) c
+    select awa._shard_of(c) from awa._cursors_in(segment) c
     order by 1);
-  perform awa._lock_for(array(select awa._queue_key(q) from unnest(v_queue_ids) q), wait);
+  perform awa._lock_for(array(select awa._shard_key(s) from unnest(v_shards) s), wait);
   v_until := awa._snapshot();
-  -- Something of another queue that was committed only now: a claim may be taking it, and would not find it where it
+  -- Something of another shard that was committed only now: a claim may be taking it, and would not find it where it
   -- was; and it is not counted.
   if exists (
     select from awa._lanes_in_segment(segment) l
      cross join lateral awa._put_since(segment, l.lane, v_before) x
-     where awa._queue_of(l.lane) <> all(v_queue_ids)
+     where awa._shard_of(l.lane) <> all(v_shards)
        and not pg_visible_in_snapshot(x, v_before)
        and pg_visible_in_snapshot(x, v_until))
   then
@@ -194,26 +194,29 @@ begin
   if awa._materialize(v_open, 1000) < cardinality(v_open) then
     raise lock_not_available;
   end if;
-  perform awa._fold(null, true,
-    v_queue_ids || array(select distinct awa._queue_of(u) from awa._uncounted_lanes(segment) u));
+  perform awa._fold(null, true, array(
+    select s >> 6 from unnest(v_shards) s
+    union
+    select awa._queue_of(u) from awa._uncounted_lanes(segment) u));
   if exists (select from awa._uncounted_lanes(segment)) then
     raise lock_not_available;
   end if;
 
-  perform awa._carry_late(segment, v_before, v_until, v_queue_ids, v_lanes);
-  perform awa._carry_cursors(segment, v_queue_ids);
+  perform awa._carry_late(segment, v_before, v_until, v_shards, v_lanes);
+  perform awa._carry_cursors(segment, v_shards);
   return v_until;
 end
 $$;
-comment on function awa._carry_all is 'Copies all live rows of a segment to the current one, and locks its queues';
+comment on function awa._carry_all is
+  'Copies all live rows of a segment to the current one, and locks its shards of queues';
 
 -- Copies the rows that were committed to a segment between two snapshots, and counts the copied ones.
--- The caller has locked the queues and the counts. lanes are those of the entries that were copied before.
+-- The caller has locked the shards and the counts. lanes are those of the entries that were copied before.
 create or replace function awa._carry_late(
   segment smallint,
   before pg_snapshot,
   until pg_snapshot,
-  queue_ids bigint[],
+  shards bigint[],
   lanes bigint[]
 ) returns void
 language plpgsql
@@ -228,8 +231,8 @@ begin
   with carried as (
     insert into awa.ready_entries
     select m.*
-      from unnest(queue_ids) q
-     cross join awa._lanes_of(q) l
+      from unnest(shards) s
+     cross join awa._lanes_in_shard(s) l
      cross join lateral (
         select distinct a.xid
           from awa._appended_since(l.lane, before, null) a

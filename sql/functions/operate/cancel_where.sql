@@ -67,7 +67,7 @@ begin
       select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
         from (
           -- each is locked at commit
-          select a.lane, a.xid, a.job_id, a.segment, dense_rank() over (order by awa._queue_of(a.lane)) as queues
+          select a.lane, a.xid, a.job_id, a.segment, dense_rank() over (order by awa._shard_of(a.lane)) as shards
             from (
               select a.lane, a.xid, a.job_id, a.segment
                 from (
@@ -81,7 +81,7 @@ begin
                limit v_max - v_cancelled
             ) a
         ) a
-       where a.queues <= 500), 'cancelled with others'));
+       where a.shards <= 500), 'cancelled with others'));
   end if;
   if state is null or state = 'running' then
     select array_agg(r.job_id), array_agg(r.receipt) into v_job_ids, v_receipts

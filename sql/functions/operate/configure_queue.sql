@@ -3,12 +3,20 @@
 -- lists the keys, with their ranges.
 -- Locks: the queue's name, shared, and its settings, until the transaction ends; only drop_queue and other changes of
 -- its settings wait.
--- Raises 22023.
+-- Another number of shards does not take effect while a transaction is open that has enqueued a job with a group: that
+-- is waited for, for claim_wait at most.
+-- Raises 22023; 55000 for another number of shards while jobs with a group wait or run; 55P03, JQ004 for the same.
 create or replace function awa.configure_queue(queue text, settings jsonb) returns void
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 #variable_conflict use_variable
 declare
@@ -27,9 +35,60 @@ begin
                  clock_timestamp(), session_user
             from jsonb_populate_record(s, v_checked) r)
    where s.queue_id = v_queue_id;
+  if v_checked ? 'shards' then
+    perform awa._set_shards(v_queue_id, (v_checked ->> 'shards')::int);
+  end if;
 end
 $$;
 comment on function awa.configure_queue is 'Changes settings of a queue';
+
+-- Changes the number of shards of a queue, whose settings the caller has locked.
+-- Locks: the number of shards, until the transaction ends.
+-- Raises 55000, 55P03, JQ004.
+-- Why: the jobs of a group are in one shard as long as all calls that put them there have read one number. What changes
+-- a job that waits or runs leaves it in its shard. So only what brings a job to the queue (enqueue, retry, move) holds
+-- that lock, too.
+create or replace function awa._set_shards(queue_id bigint, number int) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  if coalesce(number, 1) <> (select coalesce(s.shards, 1) from awa.queue_settings s where s.queue_id = queue_id) then
+    perform awa._check_isolation();
+    for v_look in 1..2 loop -- most often the first one says it all
+      if awa._has_groups(queue_id) then
+        raise exception using errcode = '55000', message = 'shards cannot change while jobs with a group wait or run',
+          detail = format('The queue has %s.',
+            (select coalesce(s.shards, 1) from awa.queue_settings s where s.queue_id = queue_id)),
+          hint = 'The order of a group lies in its shard: stop enqueuing with group_key, let these jobs end, and try '
+            'again; or use another queue.';
+      end if;
+      if v_look = 1 then
+        perform awa._lock_shards(queue_id);
+      end if;
+    end loop;
+  end if;
+  update awa.queue_settings s set shards = number where s.queue_id = queue_id;
+end
+$$;
+comment on function awa._set_shards is
+  'Changes the number of shards of a queue, whose settings the caller has locked';
+
+-- Whether jobs of a queue wait, or run, that have a group.
+-- Why: one statement, since between two of them a job could go from where the second looks to where the first did.
+create or replace function awa._has_groups(queue_id bigint) returns boolean
+language sql
+as $$
+  select exists (
+      select
+        from awa.deferred_jobs d
+       where d.lane between awa._first_lane(_has_groups.queue_id) and awa._last_lane(_has_groups.queue_id)
+         and d.group_key is not null
+    )
+    or exists (select from awa._available a where a.queue_id = _has_groups.queue_id and a.group_key is not null)
+    or exists (select from awa._running r where r.queue_id = _has_groups.queue_id and r.group_key is not null)
+$$;
+comment on function awa._has_groups is 'Whether jobs of a queue wait, or run, that have a group';
 
 -- The id of a queue, which is made if it does not exist.
 -- Locks: the queue's name, shared, until the transaction ends.

@@ -2,7 +2,8 @@
 -- Removes its settings, its name, and its waiting, failed, cancelled and dead jobs. With force, its other jobs are
 -- gone, too, and answers for its running jobs will be stale. Its completed jobs are no longer shown or counted. A job
 -- whose transaction has not committed when all waits are over stays, and brings the queue back.
--- Locks: the queue and the counts, for which it waits as claim does, its claims, and its jobs' rows.
+-- Locks: the queue's name, its number of shards where it has several, the queue and the counts, for which it waits as
+-- claim does, its claims, and its jobs' rows.
 -- Raises 22023, JQ002, JQ004, JQ005, 55P03.
 create or replace function awa.drop_queue(queue text, force boolean default false) returns void
 language plpgsql
@@ -29,9 +30,10 @@ declare
   v_keys bytea[];
   v_segment smallint;
 begin
-  perform awa._check_isolation();
+  perform awa._check_isolation(), awa._bound_waits();
+  perform from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null for update; -- waits for settings
+  perform awa._lock_shards(v_queue_id) from awa.queue_settings s where s.queue_id = v_queue_id and s.shards > 1;
   perform awa._lock_queue(v_queue_id);
-  perform awa._bound_waits();
   if not pg_try_advisory_xact_lock(awa._fold_key()) then
     perform awa._wait_for_lock(awa._fold_key(), false, 'the counts are locked by somebody else',
       'Maintenance holds them for a moment. If its transaction was left open, let it end, and try again.');
@@ -119,7 +121,6 @@ begin
         from awa._queue_counts(queue) q
     ) b
    where r.lane = (select max(l.lane) from awa._lanes_of(v_queue_id) l) and b.jobs <> b.enqueued;
-  -- waits for who writes its settings
   update awa.queues q set dropped_at = clock_timestamp() where q.queue_id = v_queue_id and q.dropped_at is null;
   delete from awa.queue_settings s where s.queue_id = v_queue_id;
 end

@@ -77,6 +77,8 @@ begin
   else
     delete from awa.done_entries d where d.job_id = job_id;
   end if;
+  v_job.lane := awa._lane(awa._queue_of(v_job.lane), (v_job.lane & 7)::int,
+    awa._shard_for(awa._queue_of(v_job.lane), job_id, v_job.group_key));
   if awa._has_place(v_job.lane, job_id) then
     perform awa._refuse_place(job_id, state);
   end if;

@@ -44,8 +44,13 @@ begin
   perform awa._bound_waits();
   for v_look in 1..10 loop
     v_place := awa._locate(job_id);
-    v_lane := awa._lane(coalesce(awa._queue_id(queue), awa._queue_of(v_place.lane)),
-      case when v_place.lane & 7 = 0 and queue is null then 0 else coalesce(priority, v_place.priority) end);
+    v_lane := v_place.lane & ~7::bigint
+      | case when v_place.lane & 7 = 0 and queue is null then 0 else coalesce(priority, v_place.priority) end;
+    if awa._queue_id(queue) <> awa._queue_of(v_place.lane) and v_place.state in ('scheduled', 'retryable', 'available')
+    then
+      v_lane := awa._lane(awa._queue_id(queue), (v_lane & 7)::int, awa._shard_for(awa._queue_id(queue), job_id,
+        (select j.group_key from awa.jobs j where j.id = job_id)));
+    end if;
     if v_place.state in ('scheduled', 'retryable', 'available') then
       -- also the one to which it goes from the front
       perform awa._use_lanes(array[v_lane, v_lane & ~7::bigint | coalesce(priority, v_place.priority)], queue);

@@ -16,6 +16,7 @@ declare
   v_job awa.jobs;
   v_now timestamptz := clock_timestamp();
   v_paused_at timestamptz;
+  v_has_shards boolean;
   v_error text;
   v_reason text;
   v_lease record;
@@ -78,10 +79,16 @@ begin
     v_waits := v_lease.lease_until <= v_now;
   elsif v_job.state = 'available' then
     v_ahead := awa._jobs_ahead(v_place);
+    v_has_shards := exists (
+      select
+        from awa._lanes_of(awa._queue_of(v_place.lane)) l
+       where awa._shard_of(l.lane) <> awa._shard_of(v_place.lane)
+    );
     v_says := format('It is available since %s, and waits in queue %s behind %s of priority %s', v_job.run_at,
       v_job.queue, case v_ahead when 1 then '1 job' when 10001 then 'more than 10000 jobs' else v_ahead || ' jobs' end,
       v_job.priority)
       || case when v_place.lane & 7 = 0 then ' that were given back, too' else '' end
+      || case when v_has_shards then ', in its shard' else '' end
       || '; jobs of other priorities may come before it.';
   end if;
   if v_job.state in ('available', 'scheduled', 'retryable') then
@@ -93,9 +100,10 @@ begin
       v_says := v_says || ' No live worker has registered for the queue.';
     end if;
     v_holder := (
-      select format('%s has held the lock of the queue since %s: nothing is claimed from it.', l.holder, l.since)
+      select format('%s has held the lock of the queue%s since %s: nothing is claimed from it.', l.holder,
+               case when v_has_shards then ', that of this job''s shard,' else '' end, l.since)
         from awa._held_locks l, awa.settings s
-       where l.queue = v_job.queue and l.since < v_now - greatest(s.claim_wait, interval '1 second')
+       where l.shard = awa._shard_of(v_place.lane) and l.since < v_now - greatest(s.claim_wait, interval '1 second')
        limit 1);
     v_says := concat_ws(' ', v_says, v_holder,
       case

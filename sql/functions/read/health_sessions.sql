@@ -141,29 +141,41 @@ select l.pid,
    and l.database = (select d.oid from pg_database d where d.datname = current_database());
 comment on view awa._locks is 'Who holds a lock in this database, and at least since when';
 
--- Who else holds a lock that others wait for: of a queue, of a worker, of a claim, or of those that answer for very
--- many claims. Not the shared lock of a claim, which an answer may keep in a long transaction; for that of the counts
--- see _maintenance_holders.
+-- Who else holds a lock that others wait for: of a queue, or of its number of shards, of a worker, of a claim, or of
+-- those that answer for very many claims. Not the shared lock of a claim, which an answer may keep in a long
+-- transaction; for that of the counts see _maintenance_holders.
 create or replace view awa._held_locks as
-select l.pid, l.holder, l.since, q.name as queue, w.worker_id, c.claim_id,
+select l.pid, l.holder, l.since, q.name as queue, q.shard, w.worker_id, c.claim_id,
        case
-         when q.name is not null then 'queue ' || q.name
+         when q.name is not null
+           then case when q.is_whole then '' else format('shard %s of ', q.shard & 63) end || 'queue ' || q.name
+         when n.name is not null then 'the number of shards of queue ' || n.name
          when w.worker_id is not null then 'worker ' || w.worker_id
          when c.claim_id is not null then 'claim ' || c.claim_id
          else 'answers for many claims'
        end as what,
        case when q.name is not null then 'nothing is claimed from it'
+            when n.name is not null then 'no job with a group is enqueued to it'
             when w.worker_id is null then 'answers wait'
             when l.mode = 'ShareLock' then 'it can''t be ended'
             else 'it claims nothing' end as so
   from awa._locks l
   left join lateral (
-    select q.name
+    select q.name, - l.key as shard, awa._may_have_shards(q.queue_id) is not true as is_whole
       from awa.queues q
      where l.mode = 'ExclusiveLock'
        and q.queue_id = case when l.key between -1152921504606846976 and 0 then (- l.key) >> 6 end
      limit 1
   ) q on true
+  left join lateral (
+    select q.name
+      from awa.queues q
+     where l.mode = 'ExclusiveLock'
+       and q.queue_id = case
+         when l.key between -3458764513820540928 and -3440750115311058945 then l.key + 3458764513820540928
+       end
+     limit 1
+  ) n on true
   left join lateral (select w.worker_id from awa.workers w where awa._worker_key(w.worker_id) = l.key limit 1) w on true
   left join lateral (
     select c.claim_id
@@ -174,6 +186,7 @@ select l.pid, l.holder, l.since, q.name as queue, w.worker_id, c.claim_id,
  where l.pid is distinct from pg_backend_pid()
    and (
      q.name is not null
+       or n.name is not null
        or w.worker_id is not null
        or c.claim_id is not null
        or l.mode = 'ExclusiveLock' and l.key = awa._crowd_key()
