@@ -45,7 +45,7 @@ func (j *RawJob) Schedule() (name string, at time.Time, ok bool) {
 			At   time.Time `json:"at"`
 		} `json:"schedule"`
 	}
-	if json.Unmarshal(j.Metadata, &metadata) != nil || metadata.Schedule == nil {
+	if json.Unmarshal(j.Metadata, &metadata) != nil || metadata.Schedule == nil || metadata.Schedule.Name == "" {
 		return "", time.Time{}, false
 	}
 	return metadata.Schedule.Name, metadata.Schedule.At, true
@@ -66,19 +66,22 @@ func (r *run) syncAtStart(ctx context.Context) (later bool, err error) {
 	if r.registrations.get() == nil { // the server is not there
 		return true, nil
 	}
-	err = r.syncSchedules(ctx)
-	if err != nil && isTemporary(err) {
+	switch err = r.syncSchedules(ctx, &r.control); {
+	case err == nil || !isTemporary(err):
+		return false, err
+	case ctx.Err() == nil:
 		r.syncTrouble.report(ctx, err)
-		return true, nil
 	}
-	return false, err
+	return true, nil
 }
 
 // syncLater synchronises the worker's schedules as soon as it can be done, or until the context ends.
 func (r *run) syncLater(ctx context.Context) {
 	var pause backoff
+	db := dedicated{pool: r.pool}
+	defer func() { db.close(r.background) }()
 	for sleep(ctx, pause.pause()) {
-		err := r.syncSchedules(ctx)
+		err := r.syncSchedules(ctx, &db)
 		if ctx.Err() != nil {
 			return
 		}
@@ -89,22 +92,11 @@ func (r *run) syncLater(ctx context.Context) {
 	}
 }
 
-// syncSchedules synchronises the worker's schedules, as the role that its logins have in common, if there is one: a
-// source belongs to the role that was set, or to the login.
-func (r *run) syncSchedules(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
+// syncSchedules synchronises the worker's schedules, on a connection of the worker's own.
+func (r *run) syncSchedules(ctx context.Context, db *dedicated) error {
 	var applied bool
-	err := pgx.BeginTxFunc(ctx, r.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
-		db := unpreparedDB{utf8DB{tx}, r.db.mode}
-		if r.cfg.MemberOf != "" {
-			if _, err := db.Exec(ctx, "select set_config('role', $1, true)", r.cfg.MemberOf); err != nil {
-				return err
-			}
-		}
-		applied, err = queries.SyncSchedules(ctx, db, gen.SyncSchedulesParams{
-			Source: r.cfg.ScheduleSource, Schedules: r.schedules, Revision: optional(r.cfg.ScheduleRevision),
-		})
+	_, err := db.callUntil(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+		applied, err = r.syncOn(ctx, conn)
 		return err
 	})
 	switch {
@@ -115,6 +107,24 @@ func (r *run) syncSchedules(ctx context.Context) error {
 			keySource, r.cfg.ScheduleSource, keyRevision, r.cfg.ScheduleRevision)
 	}
 	return nil
+}
+
+// syncOn calls sync_schedules as the role that the worker's logins have in common, if there is one: a source belongs to
+// the role that was set, or to the login.
+func (r *run) syncOn(ctx context.Context, conn *pgx.Conn) (applied bool, err error) {
+	err = pgx.BeginTxFunc(ctx, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
+		db := utf8DB{tx}
+		if r.cfg.MemberOf != "" {
+			if _, err := db.Exec(ctx, "select pg_catalog.set_config('role', $1, true)", r.cfg.MemberOf); err != nil {
+				return err
+			}
+		}
+		applied, err = queries.SyncSchedules(ctx, db, gen.SyncSchedulesParams{
+			Source: r.cfg.ScheduleSource, Schedules: r.schedules, Revision: optional(r.cfg.ScheduleRevision),
+		})
+		return err
+	})
+	return applied, err
 }
 
 // errNoSource says that schedules have no owner. No default would do: two programs that share it would remove each

@@ -58,9 +58,12 @@ func TestBehindAProxy(t *testing.T) {
 			}
 			// Several, so that they get each other's connections to the server.
 			for range 3 {
-				runWorker(t, through, handle(handler),
-					driver.WorkerConfig{PollInterval: 20 * time.Millisecond, HeartbeatEvery: 20 * time.Millisecond})
+				h := handle(handler)
+				h.Schedule(driver.Schedule{Name: "declared", Cron: "@yearly", Args: note{}})
+				runWorker(t, through, h, driver.WorkerConfig{PollInterval: 20 * time.Millisecond,
+					HeartbeatEvery: 20 * time.Millisecond, ScheduleSource: "this", MemberOf: "postgres"})
 			}
+			waitFor(t, func() bool { return len(scheduleNames(t, direct)) == 1 }, "no schedule is synchronised")
 			settings := `{"backoff_base": "1 hour"}`
 			for text, want := range map[string]string{
 				"": "completed", "fail": "retryable", "snooze": "scheduled", "discard": "failed", "cancel": "cancelled",

@@ -31,7 +31,7 @@ type Schedule struct {
 	// Overlap says what becomes of a time while the last job has not ended: "allow" (the job is enqueued, the default),
 	// "skip", "wait" or "replace".
 	Overlap  string
-	StartsAt time.Time // no time before this one; by default from now on
+	StartsAt time.Time // no time before this one, which should not change from start to start; by default from now on
 	EndsAt   time.Time // no time from this one on; by default without an end
 
 	Args        Args     // of the jobs; they also say the kind

@@ -375,3 +375,21 @@ func TestScheduleThatIsHeldAtTheStart(t *testing.T) {
 	waitFor(t, func() bool { return strings.Contains(log.String(), "no longer: schedules can't") },
 		"the end is not logged")
 }
+
+// Metadata of the producer's own that look like those of a schedule are not taken for these.
+func TestJobsOfNoSchedule(t *testing.T) {
+	pool := testdb.New(t)
+	seen := make(chan bool, 10)
+	runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		name, at, ok := job.Schedule()
+		seen <- ok || name != "" || !at.IsZero()
+		return nil
+	}), driver.WorkerConfig{NoMaintenance: true})
+	for _, metadata := range []any{
+		nil, map[string]any{"other": 1}, map[string]any{"schedule": "x"}, map[string]any{"schedule": map[string]any{}},
+		map[string]any{"schedule": map[string]any{"name": "x", "at": "tomorrow"}},
+	} {
+		enqueue(t, pool, note{}, driver.EnqueueOptions{Metadata: metadata})
+		assert.False(t, receive(t, seen), metadata)
+	}
+}

@@ -134,9 +134,12 @@ func TestStartBeforeTheServer(t *testing.T) {
 	pool := untapped(t, server.URL())
 	require.NoError(t, server.Halt())
 	ran := newTally()
-	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{})
+	h := handle(ran.handle)
+	h.Schedule(driver.Schedule{Name: "declared", Cron: "@yearly", Args: note{}})
+	runWorker(t, pool, h, driver.WorkerConfig{ScheduleSource: "this"})
 	require.NoError(t, server.Resume(t.Context()))
 	requireResumed(t, pool, ran)
+	waitFor(t, func() bool { return len(scheduleNames(t, pool)) == 1 }, "the schedules are not synchronised")
 }
 
 // Each connection of the worker dies in turn, whatever it is for. With an hour between polls a job is found in time
@@ -304,15 +307,18 @@ func TestExhaustedPool(t *testing.T) {
 
 	ran := newTally()
 	progressed := make(chan error, 1)
-	stop := runWorker(t, pool, handle(func(ctx context.Context, job *driver.Job[note]) error {
+	h := handle(func(ctx context.Context, job *driver.Job[note]) error {
 		if job.Args.Text == "progress" {
 			progressed <- job.SetProgress(ctx, 1) // waits for the pool
 		}
 		return ran.handle(ctx, job)
-	}), driver.WorkerConfig{})
+	})
+	h.Schedule(driver.Schedule{Name: "declared", Cron: "@yearly", Args: note{}})
+	stop := runWorker(t, pool, h, driver.WorkerConfig{ScheduleSource: "this"})
 	waits := enqueue(t, others, note{"progress"}, driver.EnqueueOptions{})
 	requireResumed(t, others, ran)
 	assert.Zero(t, ran.of(waits))
+	assert.Equal(t, []string{"declared"}, scheduleNames(t, others))
 	held.Release()
 	require.NoError(t, receive(t, progressed))
 	waitForState(t, others, waits, "completed")
