@@ -21,7 +21,7 @@ select j.id, j.state from awa.jobs j where j.queue in (pg_temp.q(' states'), pg_
 
 begin;
 \ir clock.psql
-select plan(71);
+select plan(74);
 
 select is(pg_temp.fire(), '', 'without schedules there is nothing to do');
 select awa.schedule('s', pg_temp.q(), 'k', '* * * * *') \g /dev/null
@@ -180,6 +180,18 @@ update awa.schedules set timezone = 'Europe/Atlantis' where name = 'gone';
 select setval('awa.pass_clock_fire_due', 1) \g /dev/null
 select is(pg_temp.fire(), '', 'a zone that is gone stops nobody');
 select awa.unschedule('gone') \g /dev/null
+
+-- A queue that is dropped, and a last job that is moved
+select pg_temp.at('2026-06-01 12:00:00+00') \g /dev/null
+select awa.schedule('dropped', pg_temp.q(' drop'), 'k', '* * * * *', overlap => 'skip') \g /dev/null
+select pg_temp.fire_at('2026-06-01 12:01:00+00') \g /dev/null
+select awa.drop_queue(pg_temp.q(' drop'), true) \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 12:02:00+00'), 'fired 1', 'a dropped queue is made anew, and its job has ended');
+select is(pg_temp.states(' drop'), 'available 1', 'the job is there');
+select l.last_job_id as job_id from pg_temp.listed('dropped') l \gset
+select awa.move(:job_id, pg_temp.q(' moved')) \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 12:03:00+00'), 'skipped 1', 'a job that was moved is still the last one');
+select awa.unschedule('dropped') \g /dev/null
 
 -- Arguments, and the pass
 select pg_temp.refused(format('select awa.fire_due(%s)', n), '22023', 'max_jobs', 'max_jobs ' || n)
