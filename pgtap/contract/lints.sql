@@ -18,7 +18,7 @@ select c.* from pg_class c
   );
 
 begin;
-select plan(39);
+select plan(40);
 
 select cmp_ok((select count(*) from functions where not private), '>=', 40::bigint, 'there are functions to look at');
 select cmp_ok((select count(*) from relations), '>=', 30::bigint, 'and relations');
@@ -260,6 +260,14 @@ select is((
 ),
   null, 'public functions return rows of such views, or of jobs');
 
+select is((
+  select array_agg(p.proname::text order by p.proname)
+    from pg_proc p
+   where p.pronamespace = 'awa'::regnamespace
+     and p.prosrc ~ '\mstate (not )?in \(\s*''|\mstate (=|<>) (any|all) ?\(''\{'
+     and p.proname <> '_states'
+),
+  null, 'no function but _states lists states of jobs');
 select is((select array_agg(c.relname::text order by c.relname::text)
     from pg_class c
    where c.relnamespace = 'awa'::regnamespace and c.relkind = 'r'

@@ -2,7 +2,7 @@
 \set name states
 \ir ../prelude.psql
 begin;
-select plan(15);
+select plan(20);
 
 select is(awa._states('known'),
   '{scheduled,available,running,retryable,waiting_external,completed,failed,cancelled,dead}', 'the states there are');
@@ -11,6 +11,18 @@ select is(awa._states('live'), '{scheduled,available,running,retryable,waiting_e
 select is(awa._states('cancellable'), awa._states('live'), 'in which it can be cancelled');
 select is(awa._states('ended'), '{completed,failed,cancelled,dead}', 'those in which it has');
 select is(awa._states('retriable'), '{scheduled,retryable,failed,cancelled,dead}', 'those from which it can run again');
+select is(awa._states('logged'), '{available,running,completed}', 'the log holds jobs in these');
+select is(awa._states('deferred'), '{scheduled,retryable}', 'deferred_jobs in these');
+select is(awa._states('done'), '{failed,cancelled,dead}', 'and done_entries alone in these');
+select is((
+  select array_agg(s) from unnest(awa._states('known')) s
+   where s <> all(awa._states('logged') || awa._states('deferred') || awa._states('done'))
+),
+  '{waiting_external}', 'each state has one of these, but the reserved one');
+select is((
+  select array_agg(s) from unnest(awa._states('ended')) s where s <> all(awa._states('done'))
+),
+  '{completed}', 'what ended otherwise than it should has a row of its own');
 select is(awa._states('other'), null, 'nothing else is known of them');
 -- What can't be derived says the same
 select is(
@@ -34,7 +46,7 @@ select is(
       ),
         '''(\w+)''', 'g') m
   ),
-  '{retryable,scheduled}', 'deferred ones in two');
+  (select array_agg(s order by s) from unnest(awa._states('deferred')) s), 'deferred ones in theirs');
 select is(
   (
     select array_agg(a.attname::text order by a.attname)
@@ -56,10 +68,10 @@ select cmp_ok(cardinality(awa._states('known')), '<=', 14, 'each state has a bit
 do $do$
 declare
   v_old constant text := pg_get_functiondef('awa._states'::regproc);
-  v_new text := replace(v_old, '(9, ''dead'',             false, true)',
+  v_new text := replace(v_old, '(9, ''dead'',             false, true,  ''done'')',
     (
-      select '(9, ''dead'', false, true)'
-        || string_agg(format(', (%s, %L, true, false)', n, 'state' || n), '' order by n)
+      select '(9, ''dead'', false, true, ''done'')'
+        || string_agg(format(', (%s, %L, true, false, null)', n, 'state' || n), '' order by n)
         from generate_series(10, 14) n
     ));
 begin

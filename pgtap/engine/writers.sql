@@ -11,7 +11,7 @@ select job_id
 create temp table c as select t.job_id, t.receipt from awa.claim(:'queue', 1, :worker_id) t;
 
 begin;
-select plan(23);
+select plan(24);
 
 -- An attempt of which each column says something, that was given back once
 create temp table attempt as
@@ -101,6 +101,20 @@ select is((select to_jsonb(awa._in_segment(x.e, 1::smallint)) - 'segment' from e
 select awa._arrive(123456, 2), awa._arrive(123456, -1), awa._arrive(123456, 0) \g /dev/null
 select is((select array_agg(a.jobs order by a.jobs) from awa.arrivals a where a.lane = 123456), '{-1,2}',
   'arrivals and leavings are noted, nothing for none');
+
+create temp table ended as
+select d
+  from jsonb_populate_record(null::awa.done_entries,
+    '{"job_id": 1, "lane": 8, "state": "dead", "reason": "r", "attempt": 5, "max_attempts": 5, "body_bytes": 3, "kind": '
+    '"k", "args": 1, "tags": ["t"], "metadata": 2, "group_key": "g", "progress": 3, "errors": [4], "output": 6}') d;
+select is((select to_jsonb(r) from ended e cross join lateral awa._revived(e.d) r),
+  (
+    select jsonb_object_agg(a.attname, case a.attname when 'attempt' then '1' else to_jsonb(e.d) -> a.attname end)
+      || '{"run_at": null, "attempted_at": null}'
+      from ended e, pg_attribute a
+     where a.attrelid = 'awa.deferred_jobs'::regclass and a.attnum > 0
+  ),
+  'a job that is revived has its body, and begins with its first attempt');
 
 select * from finish();
 rollback;

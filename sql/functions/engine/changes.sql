@@ -287,7 +287,8 @@ begin
     v_place := awa._locate(job_id);
     v_is_over := case
       when v_place.state = any(awa._states('ended')) then true
-      when v_place.state in ('scheduled', 'retryable') then cardinality(awa._cancel_deferred(array[job_id], reason)) > 0
+      when v_place.state = any(awa._states('deferred'))
+        then cardinality(awa._cancel_deferred(array[job_id], reason)) > 0
       when v_place.state = 'available' then cardinality(awa._cancel_ready(array[v_place], reason)) > 0
       when v_place.state = 'running'
         then cardinality(awa._cancel_running(array[job_id], array[v_place.receipt], reason)) > 0

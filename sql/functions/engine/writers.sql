@@ -103,6 +103,16 @@ as $$
 $$;
 comment on function awa._as_deferred is 'An entry, as a job that waits for a time';
 
+-- An ended job, as one that waits for its first attempt.
+create or replace function awa._revived(job awa.done_entries) returns setof awa.deferred_jobs
+language sql stable
+as $$
+  select job.job_id, job.lane, job.state, null::timestamptz, job.created_at, null::timestamptz, 1::smallint,
+         job.max_attempts, job.body_bytes, job.unique_key, job.kind, job.args, job.tags, job.metadata, job.group_key,
+         job.progress, job.errors
+$$;
+comment on function awa._revived is 'An ended job, as one that waits for its first attempt';
+
 -- Appends jobs to the current segment, and wakes their queues.
 -- To their lanes, or to the front lanes of their shards.
 create or replace function awa._append_ready(jobs awa.deferred_jobs[], in_front boolean default false) returns void

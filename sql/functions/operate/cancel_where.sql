@@ -39,7 +39,7 @@ begin
   perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('cancellable'), tag, args);
   perform awa._check_isolation();
   perform awa._bound_waits();
-  if state is null or state in ('scheduled', 'retryable') then
+  if state is null or state = any(awa._states('deferred')) then
     if v_most is not null then
       select d.job_id into v_last
         from awa.deferred_jobs d

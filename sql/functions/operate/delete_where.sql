@@ -42,7 +42,7 @@ begin
   perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('ended'), tag, args);
   perform awa._check_isolation();
   perform awa._bound_waits();
-  if state is null or state in ('failed', 'cancelled', 'dead') then
+  if state is null or state = any(awa._states('done')) then
     if v_most is not null then
       select d.job_id into v_last
         from awa.done_entries d

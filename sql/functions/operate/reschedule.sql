@@ -155,7 +155,7 @@ language plpgsql
 as $$
 begin
   perform awa._refuse_state(job_id, state || case
-    when state in ('available', 'scheduled') then ', and has begun'
+    when state = 'available' or state = 'scheduled' then ', and has begun'
     else ''
   end,
     'Only a job that is scheduled or available, and of which no attempt counts, can be rescheduled.');

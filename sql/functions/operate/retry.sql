@@ -52,12 +52,14 @@ declare
   v_job awa.deferred_jobs;
 begin
   -- As a deferred job that is due.
-  if state in ('scheduled', 'retryable') then
+  if state = any(awa._states('deferred')) then
     select d.* into v_job from awa.deferred_jobs d where d.job_id = job_id and d.state = state for update;
-  elsif state in ('failed', 'cancelled', 'dead') then
-    select d.job_id, d.lane, d.state, null, d.created_at, null, 1, d.max_attempts, d.body_bytes, d.unique_key, d.kind,
-           d.args, d.tags, d.metadata, d.group_key, d.progress, d.errors
-      into v_job from awa.done_entries d where d.job_id = job_id and d.state = state for update;
+  elsif state = any(awa._states('done')) then
+    select w.* into v_job
+      from awa.done_entries d
+     cross join lateral awa._revived(d) w
+     where d.job_id = job_id and d.state = state
+       for update of d;
   else
     return null;
   end if;
@@ -65,14 +67,14 @@ begin
     return 'gone';
   end if;
 
-  if state in ('failed', 'cancelled', 'dead') and awa._holds(v_job.unique_key, 'available') then
+  if state = any(awa._states('done')) and awa._holds(v_job.unique_key, 'available') then
     if not (awa._take_key(substr(v_job.unique_key, 1, 32), true, job_id)).taken then
       return 'taken';
     end if;
   else
     perform awa._move_keys(array[job_id], array[v_job.unique_key], state, 'available');
   end if;
-  if state in ('scheduled', 'retryable') then
+  if state = any(awa._states('deferred')) then
     delete from awa.deferred_jobs d where d.job_id = job_id;
   else
     delete from awa.done_entries d where d.job_id = job_id;

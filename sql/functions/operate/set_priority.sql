@@ -36,6 +36,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_place awa._place;
+  v_waits boolean;
   v_lane bigint;
   v_batch bigint;
   v_key bytea;
@@ -44,14 +45,14 @@ begin
   perform awa._bound_waits();
   for v_look in 1..10 loop
     v_place := awa._locate(job_id);
+    v_waits := v_place.state = 'available' or v_place.state = any(awa._states('deferred'));
     v_lane := v_place.lane & ~7::bigint
       | case when v_place.lane & 7 = 0 and queue is null then 0 else coalesce(priority, v_place.priority) end;
-    if awa._queue_id(queue) <> awa._queue_of(v_place.lane) and v_place.state in ('scheduled', 'retryable', 'available')
-    then
+    if v_waits and awa._queue_id(queue) <> awa._queue_of(v_place.lane) then
       v_lane := awa._lane(awa._queue_id(queue), (v_lane & 7)::int, awa._shard_for(awa._queue_id(queue), job_id,
         (select j.group_key from awa.jobs j where j.id = job_id)));
     end if;
-    if v_place.state in ('scheduled', 'retryable', 'available') then
+    if v_waits then
       -- also the one to which it goes from the front
       perform awa._use_lanes(array[v_lane, v_lane & ~7::bigint | coalesce(priority, v_place.priority)], queue);
     end if;
@@ -61,7 +62,7 @@ begin
       and not (awa._take_key(substr(v_key, 1, 32), true, job_id)).taken then
       perform awa._refuse_key(job_id, substr(v_key, 1, 32));
     end if;
-    if v_place.state in ('scheduled', 'retryable') then
+    if v_place.state = any(awa._states('deferred')) then
       update awa.deferred_jobs d
          set lane = v_lane, unique_key = v_key
        where d.job_id = job_id and d.lane = v_place.lane;

@@ -34,7 +34,7 @@ begin
    where w.heartbeat_at > v_now - (select s.warn_silence from awa.settings s)
      and (w.queues is null or v_job.queue = any(w.queues));
   v_says := case
-    when v_job.state in ('scheduled', 'retryable') and v_job.errors -> -1 ? 'put_off' then
+    when v_job.state = any(awa._states('deferred')) and v_job.errors -> -1 ? 'put_off' then
       format(
         'It was put off in attempt %s of %s, because the server refuses a row of it (%s). It is tried again in %s, at '
         '%s.',
@@ -51,7 +51,7 @@ begin
     when v_job.state = 'cancelled'
       then format('It was cancelled at %s by %s: %s.', v_job.finalized_at, v_job.errors -> -1 ->> 'by', v_error)
   end;
-  if v_job.state in ('scheduled', 'retryable') and v_job.run_at <= v_now then
+  if v_job.state = any(awa._states('deferred')) and v_job.run_at <= v_now then
     v_says := v_says
       || ' That is over: it becomes available when maintenance promotes it (promote_due), which is late if this lasts.';
   elsif v_job.state = 'dead' then
@@ -91,7 +91,7 @@ begin
       || case when v_has_shards then ', in its shard' else '' end
       || '; jobs of other priorities may come before it.';
   end if;
-  if v_job.state in ('available', 'scheduled', 'retryable') then
+  if (v_job.state = 'available' or v_job.state = any(awa._states('deferred'))) then
     if v_paused_at is not null then
       v_says := v_says
         || format(' The queue is paused since %s: nothing is claimed from it until resume_queue.', v_paused_at);
@@ -111,7 +111,7 @@ begin
           then 'The database was restored from a dump: nothing is claimed until rebase_after_restore was called.'
       end);
   end if;
-  if (v_waits or v_job.state in ('scheduled', 'retryable'))
+  if (v_waits or v_job.state = any(awa._states('deferred')))
     and awa._maintained_at() < v_now - (select s.warn_silence from awa.settings s) then
     v_says := v_says || format(' Maintenance has not been called since %s.', awa._maintained_at());
   end if;

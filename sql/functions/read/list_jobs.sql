@@ -80,7 +80,7 @@ begin
   perform awa._check_state(state);
   perform awa._check_tag(tag);
 
-  if state in ('available', 'running') then
+  if state = 'available' or state = 'running' then
     select coalesce(sum(c.available), 0) <= 10000,
            coalesce(array_agg(awa._queue_id(c.queue))
              filter (where case state when 'available' then c.available else c.running end > 0), '{}')
@@ -116,7 +116,7 @@ begin
           select * from awa._leased j where p.xid is null and j.id = p.job_id
         ) j
        order by j.id desc;
-  elsif state in ('scheduled', 'retryable') then
+  elsif state = any(awa._states('deferred')) then
     return query
       select *
         from (select * from awa._deferred j where j.id < v_until and j.state = state order by j.id desc limit v_most) j
@@ -124,7 +124,7 @@ begin
          and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
        order by j.id desc
        limit v_left;
-  elsif state in ('failed', 'cancelled', 'dead') then
+  elsif state = any(awa._states('done')) then
     return query
       select *
         from (
@@ -137,7 +137,7 @@ begin
          and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
        order by j.id desc
        limit v_left;
-  elsif state is distinct from 'waiting_external' then
+  elsif state is null or state = any(awa._states('logged')) then
     while v_left > 0 and v_until > 1 loop
       v_from := greatest(v_until - v_length, 1);
       if v_most is not null then
