@@ -20,15 +20,19 @@ import (
 
 const batch = 500
 
+// rescued is how many attempts each measured call of rescue ends.
+const rescued = 100
+
 var payload = json.RawMessage(`{"data": "` + strings.Repeat("x", 188) + `"}`) // 200 bytes
 
 func main() {
 	url := flag.String("database-url", os.Getenv("DATABASE_URL"), "a migrated database for the measurements alone")
 	history := flag.String("history", "0,1000000,5000000", "rows of completed history to measure at, ascending")
+	beside := flag.String("beside", "", "another such database, of another version, say, to measure in turn")
 	rounds := flag.Int("rounds", 5, "rounds; the median of their medians is printed")
 	flag.Parse()
 	log.SetFlags(0)
-	if err := run(context.Background(), *url, *history, *rounds); err != nil {
+	if err := run(context.Background(), *url, *beside, *history, *rounds); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -50,7 +54,7 @@ func open(ctx context.Context, config *pgx.ConnConfig, database string) (*bench,
 	return &bench{ctx, db}, err
 }
 
-func run(ctx context.Context, url, history string, rounds int) error {
+func run(ctx context.Context, url, beside, history string, rounds int) error {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		return err
@@ -100,6 +104,18 @@ func run(ctx context.Context, url, history string, rounds int) error {
 		stages = append(stages, &stage{bench: b, title: fmt.Sprintf("%d jobs of history", want)})
 	}
 	last := stages[len(stages)-1].bench
+	if beside != "" {
+		other, err := pgx.ParseConfig(beside)
+		if err != nil {
+			return err
+		}
+		b, err := open(ctx, other, "")
+		if err != nil {
+			return err
+		}
+		defer b.db.Close(ctx)
+		stages = append(stages, &stage{bench: b, title: "the other database"})
+	}
 	pinner, err := open(ctx, last.db.Config(), "")
 	if err != nil {
 		return err
@@ -193,7 +209,7 @@ func (b *bench) reads() error {
 }
 
 var calls = []string{"enqueue_many(500)", "claim(500)", "complete_many(500)", "select 1", "enqueue", "claim(1)",
-	"complete"}
+	"complete", "fail", "rescue(100)"}
 
 // A stage is one line of the report.
 type stage struct {
@@ -247,6 +263,36 @@ func (s *stage) measure() error {
 			return err
 		}
 	}
+	for range 100 {
+		jobs, receipts, err := s.claimNew(1, "1 minute")
+		if err != nil {
+			return err
+		}
+		if err := timed("fail", func() error {
+			return s.exec("select awa.fail($1, $2, 'it failed', '1 day')", jobs[0], receipts[0])
+		}); err != nil {
+			return err
+		}
+	}
+	for range 3 {
+		// as beside a worker: older claims are counted, and no gap spares these
+		if err := s.exec("call awa.run_maintenance()"); err != nil {
+			return err
+		}
+		if _, _, err := s.claimNew(rescued, "1 second"); err != nil {
+			return err
+		}
+		time.Sleep(1100 * time.Millisecond)
+		var n int
+		if err := timed("rescue(100)", func() error {
+			return s.db.QueryRow(s.ctx, "select rescued from awa.rescue()").Scan(&n)
+		}); err != nil {
+			return err
+		}
+		if n != rescued {
+			return fmt.Errorf("rescue ended %d attempts of %d", n, rescued)
+		}
+	}
 	if s.ms == nil {
 		s.ms = map[string][]float64{}
 	}
@@ -254,6 +300,19 @@ func (s *stage) measure() error {
 		s.ms[call] = append(s.ms[call], median(all))
 	}
 	return nil
+}
+
+// claimNew enqueues and claims jobs.
+func (s *stage) claimNew(n int, lease string) (jobs, receipts []int64, err error) {
+	if err := s.enqueueMany(n); err != nil {
+		return nil, nil, err
+	}
+	err = s.db.QueryRow(s.ctx, "select array_agg(c.job_id), array_agg(c.receipt) from awa.claim($1, $2, lease => $3) c",
+		queue, n, lease).Scan(&jobs, &receipts)
+	if err == nil && len(jobs) != n {
+		err = fmt.Errorf("claim returned %d jobs of %d", len(jobs), n)
+	}
+	return jobs, receipts, err
 }
 
 func (s *stage) print() {
@@ -346,7 +405,9 @@ func (b *bench) claim(n int) (jobs, receipts []int64, err error) {
 	defer rows.Close()
 	for rows.Next() {
 		var job, receipt int64
-		if err := rows.Scan(&job, &receipt, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil); err != nil {
+		columns := make([]any, len(rows.FieldDescriptions())) // other versions have others
+		columns[0], columns[1] = &job, &receipt
+		if err := rows.Scan(columns...); err != nil {
 			return nil, nil, err
 		}
 		jobs, receipts = append(jobs, job), append(receipts, receipt)

@@ -4,7 +4,7 @@
 -- Every table has a replica identity (a primary key, a unique index, or the whole row), so that a publication of all
 -- tables refuses nothing.
 
--- Whoever may create objects in public must not be able to slip in a function or a type.
+-- A role that may create objects in public must not be able to slip in a function or a type.
 set local search_path = pg_catalog, pg_temp;
 
 do $$

@@ -342,7 +342,7 @@ begin
         end if;
         exit;
       end if;
-      -- Waits for who is about to take it.
+      -- waits for a transaction that is about to take it
       if v_holder.round is null then
         insert into awa.unique_claims (key, job_id) values (key, job_id) on conflict do nothing;
       else
@@ -357,7 +357,7 @@ begin
     elsif cardinality(v_holder.line) > 1 then
       taken := false; -- an heir of this transaction
     else
-      -- waits for who is about to let go of it
+      -- waits for a transaction that is about to let go of it
       insert into awa.unique_claims (key, round, job_id)
       values (key, v_holder.round, v_holder.job_id)
       on conflict do nothing;

@@ -35,7 +35,7 @@ select 6, case when w.heartbeat_at < n.at - t.warn_silence then 'warning' else '
      limit 1
   ) l on true
 union all
--- Who keeps old rows from being removed, here and everywhere else in the database.
+-- Sessions that keep old rows from being removed, here and everywhere else in the database.
 select 7, case when (h.since < n.at - t.warn_transaction_age or h.is_abandoned) then 'warning' else 'ok' end, 'horizon',
        h.holder,
        format('%s for %s: no row that was deleted since can be removed', h.what, awa._in_words(n.at - h.since)),
