@@ -21,6 +21,9 @@ func wakeChannel(queue string) string {
 // lostChannel is the channel on which workers are notified, by their id, that an attempt was taken from them.
 const lostChannel = "awa_lost_attempts"
 
+// dueChannel is the channel on which maintenance is notified of deferred jobs that are due before it looks again.
+const dueChannel = "awa_due"
+
 // isDirect says whether nobody else has opened the connection to the server: if so, the process that the greeting named
 // is not the server's. A proxy that pools transactions would let "listen" pass, but no notification; those would go to
 // whoever gets that connection next.
@@ -36,7 +39,11 @@ func isDirect(ctx context.Context, conn *pgx.Conn) (bool, error) {
 func (r *run) listen(ctx context.Context, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errSilent)
 	defer cancel()
-	for _, channel := range append([]string{lostChannel}, slices.Sorted(maps.Keys(r.channels))...) {
+	channels := []string{lostChannel}
+	if !r.cfg.NoMaintenance {
+		channels = append(channels, dueChannel)
+	}
+	for _, channel := range append(channels, slices.Sorted(maps.Keys(r.channels))...) {
 		if _, err := conn.Exec(ctx, "listen "+pgx.Identifier{channel}.Sanitize()); err != nil {
 			return err
 		}
@@ -77,6 +84,8 @@ func (r *run) hear(ctx context.Context, conn *pgx.Conn, direct bool, beat, until
 			return nil
 		case err != nil:
 			return err
+		case notification.Channel == dueChannel:
+			signalTo(r.due)
 		case notification.Channel != lostChannel:
 			r.wakeQueues(r.channels[notification.Channel])
 		default:

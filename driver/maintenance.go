@@ -8,14 +8,23 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/awa-pg/awa/gen"
 )
 
-// How often a worker does what. Variables for the sake of tests.
+// Variables for the sake of tests.
 var (
-	promoteEvery  = time.Second
-	fireEvery     = time.Second
+	// promoteEvery is how long a worker sleeps at most before it looks again whether deferred jobs are due.
+	promoteEvery = time.Second
+	// fireEvery is how often a worker fires schedules.
+	fireEvery = time.Second
+	// maintainEvery is how often a worker calls run_maintenance.
 	maintainEvery = 5 * time.Second
 )
+
+// promotionsApart is how much later a worker looks again when jobs were due, because others may have become due, or
+// the worker that promotes them may have failed.
+const promotionsApart = 20 * time.Millisecond
 
 // maintainTimeout bounds a whole run of maintenance, in which a large segment may be counted and emptied.
 const maintainTimeout = 10 * time.Minute
@@ -34,11 +43,9 @@ type pass struct {
 	call    func(context.Context, *pgxpool.Conn, pgx.QueryExecMode) error
 }
 
-// passes returns what there is to do.
+// passes returns what there is to do, beside the promotion of deferred jobs.
 func passes(log *slog.Logger) []*pass {
 	return []*pass{
-		{trouble: trouble{log: log, what: "deferred jobs are not promoted by this worker"}, every: promoteEvery,
-			call: promote},
 		{trouble: trouble{log: log, what: "schedules are not fired by this worker"}, every: fireEvery, call: fireDue},
 		{trouble: trouble{log: log, what: "maintenance is not done by this worker"}, every: maintainEvery,
 			call: runMaintenance},
@@ -62,6 +69,11 @@ func (p *pass) pause(random float64) time.Duration {
 
 // run calls a pass on a connection of the pool.
 func (p *pass) run(ctx context.Context, pool *pgxpool.Pool) error {
+	return onPool(ctx, pool, func(conn *pgxpool.Conn, mode pgx.QueryExecMode) error { return p.call(ctx, conn, mode) })
+}
+
+// onPool calls a function with a connection of the pool.
+func onPool(ctx context.Context, pool *pgxpool.Pool, call func(*pgxpool.Conn, pgx.QueryExecMode) error) error {
 	acquiring, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	conn, err := pool.Acquire(acquiring)
@@ -69,23 +81,75 @@ func (p *pass) run(ctx context.Context, pool *pgxpool.Pool) error {
 		return err
 	}
 	defer conn.Release()
-	return p.call(ctx, conn, unprepared(conn.Conn().Config()))
+	return call(conn, unprepared(conn.Conn().Config()))
 }
 
-// promote makes ready what is due, until nothing is left. A call that is under way is finished.
-func promote(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode) error {
+// promoteOnTime makes deferred jobs ready when they are due, until the context ends. It sleeps until the next one is
+// due, for promoteEvery at most. Jobs that come meanwhile and are due sooner are notified: see [run.hear]. All workers
+// wake at that time. The lock of the pass lets one of them promote, and the others look again a little later.
+func (r *run) promoteOnTime(ctx context.Context) {
+	trouble := trouble{log: r.log, what: "deferred jobs are not promoted by this worker"}
+	again := promoteEvery
 	for {
-		var promoted int64
-		calling, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-		err := pgx.BeginTxFunc(calling, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
-			promoted, err = queries.PromoteDue(calling, unpreparedDB{tx, mode}, promoteMax)
+		var wait time.Duration
+		err := onPool(ctx, r.pool, func(conn *pgxpool.Conn, mode pgx.QueryExecMode) (err error) {
+			wait, err = promote(ctx, conn, mode)
 			return err
 		})
-		cancel()
-		if err != nil || promoted < promoteMax || ctx.Err() != nil {
-			return err
+		if ctx.Err() != nil {
+			return
 		}
+		trouble.report(ctx, err)
+		pause := min(duePause(wait, err, rand.Float64()), again)
+		again = min(2*again, promoteEvery)
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-r.due:
+			again = promotionsApart // a job that came just after the notification got none of its own
+		case <-ctx.Done():
+		}
+		timer.Stop()
 	}
+}
+
+// duePause returns how long a worker sleeps before it looks again whether deferred jobs are due, when it has to wait
+// for so long for the next one. random is between 0 and 1. Only the longest sleep varies: what is due must not wait.
+func duePause(wait time.Duration, err error, random float64) time.Duration {
+	switch {
+	case err != nil || wait >= promoteEvery:
+		return time.Duration(float64(promoteEvery) * (1 - jitter*random))
+	case wait <= 0:
+		return time.Duration(float64(promotionsApart) * (0.5 + random))
+	}
+	return wait
+}
+
+// promote makes ready what is due, until nothing is left, or leaves that to a worker that is doing it. It returns how
+// long it is until the next job is due, 0 when some were. A call that is under way is finished.
+func promote(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode) (wait time.Duration, err error) {
+	calling, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	seconds, err := queries.UntilNextReady(calling, unpreparedDB{conn, mode})
+	if err != nil || seconds > 0 {
+		return time.Duration(min(seconds, maintainTimeout.Seconds()) * float64(time.Second)), err
+	}
+	for more := true; more && err == nil && ctx.Err() == nil; {
+		more, err = promoteSome(ctx, conn, mode)
+	}
+	return 0, err
+}
+
+// promoteSome says whether there may be more that is due.
+func promoteSome(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode) (more bool, err error) {
+	calling, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	err = pgx.BeginTxFunc(calling, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
+		more, err = queries.RunPass(calling, unpreparedDB{tx, mode},
+			gen.RunPassParams{Pass: "promote_due", MaxJobs: new(int32(promoteMax))})
+		return err
+	})
+	return more, err
 }
 
 // runMaintenance is interrupted at the worker's end, for it may take a while. It commits by itself, so it is in no

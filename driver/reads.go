@@ -152,6 +152,19 @@ func (c *Client) ExplainJob(ctx context.Context, id int64) (string, error) {
 	return says, nil
 }
 
+// NextReadyAt returns when the next deferred job of these queues, or of all, is due: a time that has passed when it
+// waits for maintenance; the zero time when there is none.
+func (c *Client) NextReadyAt(ctx context.Context, queues ...string) (time.Time, error) {
+	at, err := queries.NextReadyAt(ctx, utf8DB{c.pool}, queues)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("next ready at: %w", mapError(err))
+	}
+	return at, nil
+}
+
 // QueueCounts are the numbers of a queue's jobs by state, exact at the moment of the call.
 type QueueCounts struct {
 	Queue           string

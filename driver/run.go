@@ -28,6 +28,7 @@ type run struct {
 	channels   map[string][]*queue // on which notifications for them come
 	slots      *slots
 	wake       chan struct{} // a queue was woken, or there is no registration any more
+	due        chan struct{} // a deferred job has come that is due soon
 	completer  *completer
 	goroutines sync.WaitGroup // of attempts: they run handlers, and answer
 	active     atomic.Int64   // handlers that run

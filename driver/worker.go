@@ -279,6 +279,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		retired:       make(chan struct{}, 1),
 		channels:      map[string][]*queue{},
 		wake:          make(chan struct{}, 1),
+		due:           make(chan struct{}, 1),
 	}
 	for _, cfg := range w.cfg.Queues {
 		log := w.log.With(keyQueue, cfg.Name)
@@ -327,6 +328,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		helpers.Go(func() { r.syncLater(ctx) })
 	}
 	if !w.cfg.NoMaintenance {
+		helpers.Go(func() { r.promoteOnTime(helping) })
 		for _, p := range passes(w.log) {
 			helpers.Go(func() { p.repeat(helping, w.pool) })
 		}

@@ -168,3 +168,14 @@ func (q *Queries) Summarize(ctx context.Context, db DBTX) (int64, error) {
 	err := row.Scan(&summarized)
 	return summarized, err
 }
+
+const untilNextReady = `-- name: UntilNextReady :one
+select coalesce(extract(epoch from awa.next_ready_at() - clock_timestamp()), 86400)::float8 as seconds
+`
+
+func (q *Queries) UntilNextReady(ctx context.Context, db DBTX) (float64, error) {
+	row := db.QueryRow(ctx, untilNextReady)
+	var seconds float64
+	err := row.Scan(&seconds)
+	return seconds, err
+}

@@ -8,6 +8,7 @@ package gen
 import (
 	"context"
 	"encoding/json"
+	"time"
 )
 
 const audit = `-- name: Audit :many
@@ -310,6 +311,17 @@ func (q *Queries) ListWorkers(ctx context.Context, db DBTX) ([]AwaListWorkersRow
 		return nil, err
 	}
 	return items, nil
+}
+
+const nextReadyAt = `-- name: NextReadyAt :one
+select n.at::timestamptz as at from awa.next_ready_at(queues => $1::text[]) n(at) where n.at is not null
+`
+
+func (q *Queries) NextReadyAt(ctx context.Context, db DBTX, queues []string) (time.Time, error) {
+	row := db.QueryRow(ctx, nextReadyAt, queues)
+	var at time.Time
+	err := row.Scan(&at)
+	return at, err
 }
 
 const queueCounts = `-- name: QueueCounts :many

@@ -165,3 +165,69 @@ func TestPromotionOfABacklogGoesForward(t *testing.T) {
 	}
 	require.Equal(t, int64(2), s.promote())
 }
+
+// A transaction elsewhere keeps all rows that were promoted: the look for the next job does not go over them, nor over
+// those of other queues.
+func TestNextReadyAtReadsLittle(t *testing.T) {
+	d := newDatabase(t)
+	old, s := d.session(), d.session()
+	old.exec("begin isolation level repeatable read")
+	old.exec("select 1 from awa.settings")
+	many := "select count(*) from awa.enqueue_many($1, 'k', array_fill('{}'::jsonb, array[3000]), run_at => " +
+		"clock_timestamp() + $2::interval)"
+	require.Equal(t, 3000, one[int](s, many, "q", "200 years"))
+	s.exec("update awa.deferred_jobs set run_at = clock_timestamp()")
+	require.Equal(t, int64(3000), s.promote())
+	require.Equal(t, 3000, one[int](s, many, "other", "1 hour"))
+	s.exec("select awa.enqueue('q', 'k', run_at => '2131-01-01 00:00+00')")
+	require.Equal(t, 3000, one[int](s, many, "q", "101 years"))
+	reads := func(queues any) int64 {
+		s.exec("begin")
+		s.exec("select "+succeeded, "promote_due", "0") // it has just looked back
+		read := "select pg_stat_get_xact_tuples_returned('awa.deferred_jobs_pkey'::regclass) + " +
+			"pg_stat_get_xact_tuples_returned('awa.deferred_jobs_lane'::regclass)"
+		before := one[int64](s, read)
+		require.Equal(t, queues != nil,
+			one[bool](s, "select awa.next_ready_at($1::text[]) > now() + interval '1 year'", queues))
+		defer s.exec("commit")
+		return one[int64](s, read) - before
+	}
+	require.LessOrEqual(t, reads(nil), int64(2))
+	require.LessOrEqual(t, reads([]string{"q"}), int64(2))
+}
+
+// A job that is due before maintenance looks again is notified, whatever defers it; others are not.
+func TestNotificationsOfDueJobs(t *testing.T) {
+	d := newDatabase(t)
+	listener, s := d.session(), d.session()
+	listener.exec("listen awa_due")
+	attempt := func() claimed {
+		s.enqueue("q")
+		return s.claim("q", 1)[0]
+	}
+	for _, c := range []struct {
+		call  func()
+		heard bool
+	}{
+		{func() {
+			s.exec("select awa.enqueue('d', 'k', run_at => clock_timestamp() + interval '500 milliseconds')")
+		}, true},
+		{func() { s.exec("select awa.enqueue('d', 'k', run_at => clock_timestamp() + interval '1 minute')") }, false},
+		{func() { j := attempt(); s.exec("select awa.fail($1, $2, 'e', '0')", j.JobID, j.Receipt) }, true},
+		{func() { j := attempt(); s.exec("select awa.fail($1, $2, 'e')", j.JobID, j.Receipt) }, false},
+		{func() { j := attempt(); s.exec("select awa.snooze($1, $2, '0')", j.JobID, j.Receipt) }, true},
+		{func() { s.exec("select awa.reschedule($1, clock_timestamp() + interval '1 second')", s.enqueue("r")) }, true},
+		{func() { s.exec("select awa.reschedule($1, clock_timestamp() + interval '1 hour')", s.enqueue("r")) }, false},
+	} {
+		s.exec("select setval('awa.due_clock', 1)") // as if the last notification were long ago
+		c.call()
+		s.exec("notify awa_due, 'end'")
+		notification, err := listener.db.WaitForNotification(s.ctx)
+		require.NoError(t, err)
+		require.Equal(t, c.heard, notification.Payload == "")
+		if c.heard {
+			_, err = listener.db.WaitForNotification(s.ctx)
+			require.NoError(t, err)
+		}
+	}
+}

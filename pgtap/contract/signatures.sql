@@ -59,6 +59,7 @@ insert into contract values
   ('retry', 'job_id bigint', 'text'),
   ('set_priority', 'job_id bigint, priority integer', 'text'),
   ('move', 'job_id bigint, queue text', 'text'),
+  ('next_ready_at', 'queues text[] DEFAULT NULL::text[]', 'timestamp with time zone'),
   ('reschedule', 'job_id bigint, run_at timestamp with time zone, args jsonb DEFAULT NULL::jsonb', 'text'),
   ('cancel_where',
     'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
@@ -136,7 +137,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(176);
+select plan(178);
 
 select is(
   (
@@ -149,8 +150,8 @@ select is(
 select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
   case
     when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'configuration',
-      'list_queues', 'list_workers', 'list_schedules', 'explain_schedule', 'next_fires', 'explain_job', 'health',
-      'version')
+      'list_queues', 'list_workers', 'list_schedules', 'explain_schedule', 'next_fires', 'next_ready_at', 'explain_job',
+      'health', 'version')
       then 's'
     when c.name = 'describe_cron' then 'i'
     else 'v'

@@ -45,8 +45,10 @@ select ok(awa._succeeded_at('rescue') <= clock_timestamp(), 'or back, when it wa
 update awa.deferred_jobs
    set run_at = clock_timestamp() - interval '1 second'
  where awa._queue_of(lane) = awa._queue_id(:'queue');
+select setval('awa.pass_clock_promote_due', 1) \g /dev/null
 select is(awa.run_pass('promote_due', 3), true, 'there is more, when it has done as much as it may');
 select is(awa.run_pass('promote_due', 1, true), true, 'and then it is due again at once');
+select setval('awa.pass_clock_promote_due', 1) \g /dev/null
 select is(awa.run_pass('promote_due'), false, 'or not');
 select is(pg_temp.states(), 'available 5', 'all of it is done');
 select is(awa.run_pass('prune_oldest', null), false, 'an explicit null means the default');

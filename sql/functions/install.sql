@@ -85,6 +85,7 @@
 {{ template "read/next_fires.sql" . }}
 {{ template "read/describe_cron.sql" . }}
 {{ template "read/list_schedules.sql" . }}
+{{ template "read/next_ready_at.sql" . }}
 {{ template "read/explain_job.sql" . }}
 {{ template "read/explain_schedule.sql" . }}
 {{ template "read/audit.sql" . }}

@@ -36,6 +36,10 @@ comment on sequence awa.promoted_until is
   'Microseconds since 1970: promote_due has promoted what was due before, late commits aside. A sequence, so that '
   'moving it leaves no dead row';
 
+create sequence awa.due_clock;
+comment on sequence awa.due_clock is
+  'The 5 ms tick of the last notification on channel awa_due; a sequence, so that a rollback does not turn it back';
+
 create sequence awa.folded_until minvalue 0;
 comment on sequence awa.folded_until is
   'The last claim before those that maintenance looks at again: older ones are counted, or noted as open. A sequence, '
@@ -708,7 +712,7 @@ create table awa.deferred_jobs (
 -- Not unique: a session that reschedules an available job in an open transaction, and the answer to an attempt that
 -- began meanwhile, would wait for each other; one of the two is refused anyway.
 create index deferred_jobs_job on awa.deferred_jobs (job_id);
-create index deferred_jobs_lane on awa.deferred_jobs (lane, state);
+create index deferred_jobs_lane on awa.deferred_jobs (lane, state, run_at);
 create index deferred_jobs_put_off on awa.deferred_jobs (lane) where (errors -> -1) ? 'put_off';
 comment on table awa.deferred_jobs is 'One job that may not run yet; deleted when it is promoted to ready_entries';
 comment on column awa.deferred_jobs.state is

@@ -33,3 +33,6 @@ select * from awa.audit();
 
 -- name: Health :many
 select * from awa.health();
+
+-- name: NextReadyAt :one
+select n.at::timestamptz as at from awa.next_ready_at(queues => sqlc.narg(queues)::text[]) n(at) where n.at is not null;

@@ -4,11 +4,8 @@ comment on view awa.promote_due_row is
   'The row that promote_due returns: how many jobs it made ready. The view itself is always empty';
 
 -- Makes deferred jobs ready whose time has come, at most max_jobs; returns how many.
--- The longest due first. Safe to call from anywhere, as often as one likes. A fast pass reads from a little before the
--- last pass's horizon, so that it never walks over deleted rows. Jobs that were committed later than that are found by
--- a sweep over everything, which may take one fiftieth of the time: on every call when the table is small, seldom when
--- a transaction elsewhere keeps millions of deleted rows in it. A horizon ahead of now was written by a clock that was
--- set back: then the sweep is due.
+-- The longest due first. Safe to call from anywhere, as often as one likes: see _promote_due. Looks ten seconds back
+-- for jobs that were committed late.
 -- Locks: the rows that it promotes. Skips rows that others hold.
 -- Raises 22023; and the error of a resource that the server lacks, such as disk, where it could promote no job for
 -- that.
@@ -16,6 +13,32 @@ create or replace function awa.promote_due(max_jobs int default 4096) returns se
 language plpgsql
 volatile
 security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+begin
+  if coalesce(max_jobs, 4096) not between 1 and 10000 then
+    perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 4096.');
+  end if;
+  return query select awa._promote_due(max_jobs, true);
+end
+$$;
+comment on function awa.promote_due is
+  'Makes deferred jobs ready whose time has come, at most max_jobs; returns how many';
+
+-- Makes deferred jobs ready whose time has come, where it is looked for them; returns how many.
+-- A fast pass reads from the last pass's horizon, so that it never walks over deleted rows; or from ten seconds before
+-- it: always, or once a second. Jobs that were committed later than that are found by a sweep over everything, which
+-- may take one fiftieth of the time: on every call when the table is small, seldom when a transaction elsewhere keeps
+-- millions of deleted rows in it. A horizon ahead of now was written by a clock that was set back: then the sweep is
+-- due.
+create or replace function awa._promote_due(max_jobs int, looks_back boolean) returns bigint
+language plpgsql
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan
 set enable_seqscan = off
@@ -33,12 +56,9 @@ declare
   v_is_lacking boolean;
   v_lack text[];
 begin
-  if v_max not between 1 and 10000 then
-    perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 4096.');
-  end if;
   select case when s.is_called then to_timestamp(s.last_value / 1000000.0) else '-infinity' end into v_until
     from awa.promoted_until s;
-  select * into v_pass from awa._promote(least(v_until, v_now) - interval '10 seconds', v_now, v_max);
+  select * into v_pass from awa._promote(awa._due_from(v_now, looks_back), v_now, v_max);
   while v_pass.is_full
     and v_pass.promoted = 0
     and v_pass.lack is not null
@@ -48,7 +68,8 @@ begin
   end loop;
   v_is_lacking := v_pass.promoted = 0 and v_pass.lack is not null;
   if not v_pass.is_full then
-    perform setval('awa.promoted_until', awa._microseconds(v_now)) where not v_is_lacking;
+    perform setval('awa.promoted_until', awa._microseconds(v_now))
+      where not v_is_lacking and (v_pass.promoted > 0 or v_until not between v_now - interval '5 seconds' and v_now);
     if v_until > v_now + interval '1 second'
        or (
          select not to_timestamp(s.last_value / 1000000.0) between v_now and v_now + awa._sweep_pause(l.last_value)
@@ -64,11 +85,11 @@ begin
     perform awa._fail_for(coalesce(v_pass.lack, v_lack));
   end if;
   perform awa._note_success('promote_due');
-  return query select v_pass.promoted + v_swept;
+  return v_pass.promoted + v_swept;
 end
 $$;
-comment on function awa.promote_due is
-  'Makes deferred jobs ready whose time has come, at most max_jobs; returns how many';
+comment on function awa._promote_due is
+  'Makes deferred jobs ready whose time has come, where it is looked for them; returns how many';
 
 -- Looks everywhere for due jobs that were committed late.
 -- Where that was cut off (by statement_timeout, for example) or took long, piece by piece, from now back into the past,

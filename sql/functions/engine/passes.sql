@@ -80,6 +80,25 @@ return least(most, nullif(current_setting('statement_timeout')::interval, '0') /
   nullif(current_setting('transaction_timeout', true)::interval, '0') / share);
 comment on function awa._budget is 'How long a step of maintenance may take';
 
+-- From which time on deferred jobs are looked for that are due, or come next: where the last pass has ended.
+-- Ten seconds earlier, for jobs that were committed late: always, or unless a pass has looked there within the last
+-- second. A horizon ahead of now was written by a clock that was set back.
+-- Why: a transaction elsewhere may keep all rows that were promoted within these ten seconds.
+create or replace function awa._due_from(now timestamptz, looks_back boolean) returns timestamptz
+language sql stable
+as $$
+  select case
+           when not s.is_called then '-infinity'
+           when not looks_back and s.until <= now
+            and awa._succeeded_at('promote_due') between now - interval '1 second' and now
+             then s.until
+           else least(s.until, now) - interval '10 seconds'
+         end
+    from (select p.is_called, to_timestamp(p.last_value / 1000000.0) as until from awa.promoted_until p) s
+$$;
+comment on function awa._due_from is
+  'From which time on deferred jobs are looked for that are due, or come next: where the last pass has ended';
+
 -- A time for a sequence, in microseconds since 1970.
 create or replace function awa._microseconds(at timestamptz) returns bigint
 language sql immutable

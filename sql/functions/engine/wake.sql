@@ -10,6 +10,20 @@ as $$
 $$;
 comment on function awa._is_awake is 'Whether somebody has notified the workers of a queue within the same 5 ms';
 
+-- Notifies maintenance, when the caller commits, of a deferred job that is due before it looks again.
+-- That is within a second, and some time for the commit. At most once per 5 ms.
+create or replace function awa._wake_due(run_at timestamptz) returns void
+language plpgsql
+as $$
+begin
+  if run_at < clock_timestamp() + interval '1.2 seconds' then
+    perform awa._notify_once('awa.due_clock', 'awa_due');
+  end if;
+end
+$$;
+comment on function awa._wake_due is
+  'Notifies maintenance, when the caller commits, of a deferred job that is due before it looks again';
+
 -- Notifies the workers of a queue when the caller commits, at most once per 5 ms.
 -- The channel is awa_wake_ and the first hexadecimal digit of the SHA-256 of the queue's name: queues that share it
 -- wake together.
@@ -18,16 +32,27 @@ language plpgsql
 as $$
 declare
   v_digit text := to_hex(queue_id >> 50);
-  v_clock regclass := 'awa.wake_clock_' || v_digit;
-  v_tick bigint := extract(epoch from clock_timestamp()) * 200;
 begin
-  -- before, or a clock that was ahead; the next tick is of somebody who was quicker
-  if coalesce(pg_sequence_last_value(v_clock), 0) not between v_tick and v_tick + 1 then
-    perform setval(v_clock, v_tick), awa._notify('awa_wake_' || v_digit, '');
-  end if;
+  perform awa._notify_once(('awa.wake_clock_' || v_digit)::regclass, 'awa_wake_' || v_digit);
 end
 $$;
 comment on function awa._wake is 'Notifies the workers of a queue when the caller commits, at most once per 5 ms';
+
+-- Notifies when the caller commits, unless somebody has done so within the same 5 ms of a clock.
+create or replace function awa._notify_once(clock regclass, channel text) returns void
+language plpgsql
+as $$
+declare
+  v_tick bigint := extract(epoch from clock_timestamp()) * 200;
+begin
+  -- before, or a clock that was ahead; the next tick is of somebody who was quicker
+  if coalesce(pg_sequence_last_value(clock), 0) not between v_tick and v_tick + 1 then
+    perform setval(clock, v_tick), awa._notify(channel, '');
+  end if;
+end
+$$;
+comment on function awa._notify_once is
+  'Notifies when the caller commits, unless somebody has done so within the same 5 ms of a clock';
 
 -- Notifies when the caller commits, if that is safe and the settings allow it.
 -- It is not while the server's queue of notifications is half full: when it is full, commits fail. Everything works

@@ -66,6 +66,7 @@ as $$
 #variable_conflict use_variable
 begin
   insert into awa.deferred_jobs select w.* from awa._waiting(attempts, state, run_at, errors, counts) w;
+  perform awa._wake_due((select min(r) from unnest(run_at) r));
 end
 $$;
 comment on function awa._defer is 'Puts the jobs of attempts off to a time: one job for each attempt, and one error';

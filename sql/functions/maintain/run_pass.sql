@@ -40,7 +40,7 @@ begin
     return false;
   end if;
   v_more := case pass
-    when 'promote_due' then (select p.promoted >= coalesce(max_jobs, 4096) from awa.promote_due(max_jobs) p)
+    when 'promote_due' then awa._promote_due(max_jobs, false) >= coalesce(max_jobs, 4096)
     when 'fire_due' then (select f.more from awa.fire_due(max_jobs) f)
     when 'fold' then (select f.more from awa.fold() f)
     when 'end_stuck_claimers' then (select false from awa.end_stuck_claimers() e)

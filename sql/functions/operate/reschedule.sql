@@ -65,6 +65,7 @@ begin
   update awa.deferred_jobs d
      set run_at = run_at, args = v_job.args, body_bytes = v_job.body_bytes
    where d.job_id = job_id and d.state = 'scheduled';
+  perform awa._wake_due(run_at);
   return run_at > clock_timestamp() or awa._retry(job_id, 'scheduled') = 'retried';
 end
 $$;
@@ -109,6 +110,7 @@ begin
     end if;
     perform awa._use_lanes(array[v_job.lane]);
     insert into awa.deferred_jobs values (v_job.*);
+    perform awa._wake_due(run_at);
   else
     if awa._has_place(v_job.lane, v_job.job_id) then
       perform awa._refuse_place(v_job.job_id, place.state);
