@@ -15,7 +15,8 @@ select awa.enqueue(:'queue', 'k'), awa.enqueue(:'queue', 'k', priority => 4, run
 select is(awa.next_ready_at(), '2130-01-01 00:00+00', 'the next of all queues');
 select is(awa.next_ready_at(queues => null), '2130-01-01 00:00+00', 'null stands for all');
 select is(awa.next_ready_at(array[:'queue']), '2130-01-02 00:00+00', 'the next of a queue, whatever its priority');
-select is(awa.next_ready_at(array[:'queue', :'queue' || ' other', 'there is none']), '2130-01-01 00:00+00', 'of several');
+select is(awa.next_ready_at(array[:'queue', :'queue' || ' other', 'there is none']), '2130-01-01 00:00+00',
+  'of several');
 select is(awa.next_ready_at('{}'), null, 'of none');
 update awa.deferred_jobs set state = 'retryable' where run_at = '2130-01-02 00:00+00';
 select is(awa.next_ready_at(array[:'queue']), '2130-01-02 00:00+00', 'a retry counts');
