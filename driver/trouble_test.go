@@ -629,8 +629,8 @@ func TestPromotionBesideMaintenance(t *testing.T) {
 	driver.SetMaintenance(t, 10*time.Millisecond)
 	pool := testdb.New(t)
 	_, err := pool.Exec(t.Context(),
-		"create or replace procedure awa.run_maintenance() language plpgsql as $$ begin perform pg_advisory_xact_lock(7); "+
-			"end $$")
+		"create or replace procedure awa.run_passes(if_due boolean default true) language plpgsql as $$ "+
+			"begin perform pg_advisory_xact_lock(7); end $$")
 	require.NoError(t, err)
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
@@ -640,7 +640,7 @@ func TestPromotionBesideMaintenance(t *testing.T) {
 	ran := newTally()
 	runWorker(t, pool, handle(ran.handle), driver.WorkerConfig{})
 	waiting := "select exists (select from pg_stat_activity where datname = current_database() and wait_event_type = " +
-		"'Lock' and query like '%run_maintenance%')"
+		"'Lock' and query like '%run_passes%')"
 	waitFor(t, func() bool { return queryValue[bool](t, pool, waiting) }, "maintenance does not wait")
 	id := enqueue(t, pool, note{}, driver.EnqueueOptions{RunAt: time.Now().Add(20 * time.Millisecond)})
 	waitForState(t, pool, id, "completed")
