@@ -335,9 +335,9 @@ func ids(answers []answer) (jobIDs, receipts []int64) {
 	return jobIDs, receipts
 }
 
-// settle takes note of what the server has said. A stale answer is nothing that the handler's author could do anything
-// about: the attempt was given to somebody else meanwhile, or this is a repetition after a lost connection.
-func (c *completer) settle(ctx context.Context, answers []answer, stale []int64) {
+// acknowledge takes note of what the server has said. A stale answer is nothing that the handler's author could do
+// anything about: the attempt was given to somebody else meanwhile, or this is a repetition after a lost connection.
+func (c *completer) acknowledge(ctx context.Context, answers []answer, stale []int64) {
 	isStale := make(map[int64]int, len(stale))
 	for _, id := range stale {
 		isStale[id]++

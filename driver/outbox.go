@@ -193,7 +193,7 @@ func (c *completer) sendFresh(ctx context.Context, o *outbox, now time.Time) {
 		stale, err := c.try(ctx, o.fresh[:n], o.send, wait)
 		switch {
 		case err == nil:
-			c.settle(ctx, o.fresh[:n], stale)
+			c.acknowledge(ctx, o.fresh[:n], stale)
 			if o.fresh = o.fresh[n:]; len(o.fresh) == 0 {
 				o.fresh = nil
 			}
@@ -231,7 +231,7 @@ func (c *completer) sendSuspects(ctx context.Context, o *outbox) {
 		stale, err := c.try(ctx, []answer{a}, o.send, nextLockWait)
 		switch {
 		case err == nil:
-			c.settle(ctx, []answer{a}, stale)
+			c.acknowledge(ctx, []answer{a}, stale)
 			o.passed++
 			c.well(ctx)
 		case c.isUnreached(ctx, err):
@@ -344,7 +344,7 @@ func (c *completer) sendOtherwise(
 		}
 		stale, err := c.try(ctx, []answer{a}, c.of(a).send, nextLockWait)
 		if err == nil {
-			c.settle(ctx, []answer{a}, stale)
+			c.acknowledge(ctx, []answer{a}, stale)
 		}
 		gone = !c.db.isOpen()
 		refusal = mapError(err)

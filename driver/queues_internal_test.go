@@ -137,7 +137,7 @@ func TestTwoAnswersForOneJob(t *testing.T) {
 	c := newCompleter(nil, slog.New(slog.DiscardHandler))
 	stats := new(queueStats)
 	older, newer := &attempt{jobID: 1, receipt: 1, stats: stats}, &attempt{jobID: 1, receipt: 2, stats: stats}
-	c.settle(t.Context(), []answer{{attempt: older}, {attempt: newer}}, []int64{1})
+	c.acknowledge(t.Context(), []answer{{attempt: older}, {attempt: newer}}, []int64{1})
 	assert.Equal(t, QueueStats{Completed: 1, Stale: 1}, stats.read(""))
 	assert.Equal(t, 1, c.stale)
 }

@@ -320,12 +320,12 @@ func TestSharedCodeIsNamedFirst(t *testing.T) {
 		{"trigger t on awa.schema_version",
 			"create trigger t before update on awa.schema_version for each row execute function eve.fire()",
 			"drop trigger t on awa.schema_version"},
-		{"trigger decide on awa.decisions",
-			"drop trigger decide on awa.decisions; create trigger decide after insert on awa.decisions execute function " +
-				"eve.fire()",
-			"drop trigger decide on awa.decisions; create constraint trigger decide after insert on awa.decisions deferrable " +
-				"initially deferred for each row execute function awa._decide(); alter table awa.decisions enable always trigger " +
-				"decide"},
+		{"trigger resolve on awa.pending_changes",
+			"drop trigger resolve on awa.pending_changes; create trigger resolve after insert on awa.pending_changes " +
+				"execute function eve.fire()",
+			"drop trigger resolve on awa.pending_changes; create constraint trigger resolve after insert on " +
+				"awa.pending_changes deferrable initially deferred for each row execute function awa._resolve_change(); " +
+				"alter table awa.pending_changes enable always trigger resolve"},
 		{"trigger inherit on awa.heirs calls",
 			"drop trigger inherit on awa.heirs; create constraint trigger inherit after insert on awa.heirs for each row when " +
 				"(eve.is()) execute function awa._inherit()",
@@ -398,7 +398,7 @@ func TestInstallDropsTriggersOfOthers(t *testing.T) {
 	result, err := driver.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
 	require.True(t, result.Changed)
-	require.ElementsMatch(t, []string{"decide", "inherit", "keep_row", "keep_row"},
+	require.ElementsMatch(t, []string{"resolve", "inherit", "keep_row", "keep_row"},
 		list[string](s,
 			"select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace = 'awa'::regnamespace"))
 	require.Empty(t, list[string](s, `select rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class

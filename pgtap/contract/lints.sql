@@ -39,7 +39,8 @@ select is((select array_agg(signature order by signature) from functions where n
 -- Private ones
 -- The exceptions are run by triggers at commit, when the role is whoever the session is by then.
 select is((select array_agg(signature order by signature) from functions where private and prosecdef),
-  '{awa._decide(),awa._inherit()}', 'private functions run as their caller, but for those that decide at commit');
+  '{awa._inherit(),awa._resolve_change()}',
+  'private functions run as their caller, but for those that decide at commit');
 select is((
   select array_agg(signature order by signature)
     from functions
@@ -55,7 +56,7 @@ select is(
       join functions f on f.oid = t.tgfoid
      where t.tgparentid = 0
   ),
-  '{"awa.decisions t t","awa.heirs t t","awa.ring f f","awa.settings f f"}',
+  '{"awa.heirs t t","awa.pending_changes t t","awa.ring f f","awa.settings f f"}',
   'and are the only triggers that are deferred to the end of the transaction; two others keep rows');
 select is((
   select count(*) from pg_trigger t join functions f on f.oid = t.tgfoid where t.tgdeferrable and t.tgenabled = 'A'

@@ -72,15 +72,15 @@ select is((
    where l.pid = pg_backend_pid() and l.locktype = 'advisory' and l.mode = 'ExclusiveLock'
 ),
   0::bigint, 'no queue is locked for it');
-insert into awa.decisions (batch) values (1);
-select is(pg_temp.outcome('truncate awa.decisions'), '55006',
+insert into awa.pending_changes (batch) values (1);
+select is(pg_temp.outcome('truncate awa.pending_changes'), '55006',
   'something is to be decided at the end of the transaction');
 set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is((
   select count(*) from awa.ready_tombstones t join jobs j on j.id = t.job_id where t.by_xid = pg_current_xact_id()
 ),
   2::bigint, 'they stand when it is decided');
-select is((select count(*) from awa.decisions), 0::bigint, 'and nothing is left to decide');
+select is((select count(*) from awa.pending_changes), 0::bigint, 'and nothing is left to decide');
 select is((
   select count(*)
     from pg_locks l
@@ -172,7 +172,7 @@ as $$
 begin
   set constraints all deferred;
   perform awa._bury(array[(select p.place from places p where p.n = name)], 2, false);
-  insert into awa.decisions (batch) values (2);
+  insert into awa.pending_changes (batch) values (2);
   set constraints all immediate;
   set local idle_in_transaction_session_timeout = 0;
   return 'moved';

@@ -623,14 +623,14 @@ $$;
 
 -- Beside the hot path -----------------------------------------------------------------------------
 
-create table awa.decisions (
+create table awa.pending_changes (
   batch bigint primary key,
   xid   xid8 not null default pg_current_xact_id()
 );
-comment on table awa.decisions is
+comment on table awa.pending_changes is
   'A batch of buried entries about which a transaction decides at its end: some may have been claimed meanwhile. The '
   'row is gone by then';
-comment on column awa.decisions.batch is 'The batch of the tombstones';
+comment on column awa.pending_changes.batch is 'The batch of the tombstones';
 
 create table awa.heirs (
   xid     xid8 not null default pg_current_xact_id(),

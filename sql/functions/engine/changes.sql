@@ -1,10 +1,10 @@
 -- Changes of jobs from outside, about which their transaction decides at its end.
 
 -- Buries entries; returns the ids of those that were still there, and not buried before.
--- No claim takes them any more once the caller commits. The caller has to add the batch to decisions when it has
+-- No claim takes them any more once the caller commits. The caller has to add the batch to pending_changes when it has
 -- written all that belongs to it.
 -- Locks: the tables of their segments, so that these are not truncated before the caller has committed.
-create or replace function awa._bury(places awa._place[], batch bigint, cancels boolean) returns bigint[]
+create or replace function awa._bury(entries awa._place[], batch bigint, cancels boolean) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -13,11 +13,11 @@ declare
   v_buried bigint[] := '{}';
 begin
   perform awa._current_segment(); -- in a restored database, places mean nothing
-  for v_segment in select distinct p.segment from unnest(places) p order by 1 loop
+  for v_segment in select distinct p.segment from unnest(entries) p order by 1 loop
     with buried as (
       insert into awa.ready_tombstones (segment, lane, xid, job_id, batch, cancels)
       select p.segment, p.lane, p.xid, p.id, batch, cancels
-        from unnest(places) p
+        from unnest(entries) p
        where p.segment = v_segment
          and (
            select true
@@ -31,7 +31,7 @@ begin
     )
     select v_buried || array_agg(b.job_id) into v_buried from buried b;
   end loop;
-  perform awa._use_lanes(array(select distinct p.lane from unnest(places) p), buried => true);
+  perform awa._use_lanes(array(select distinct p.lane from unnest(entries) p), buried => true);
   return v_buried;
 end
 $$;
@@ -137,7 +137,7 @@ comment on function awa._let_go_of_buried is
 -- Locks: all shards in which the transaction has buried entries, in the order of their ids, and the claims of such
 -- entries, shared; until the commit, which follows at once.
 -- Raises 40001.
-create or replace function awa._decide() returns trigger
+create or replace function awa._resolve_change() returns trigger
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
@@ -157,7 +157,7 @@ declare
   v_state text;
   v_attempts awa.leases[];
 begin
-  delete from awa.decisions d where d.batch = new.batch;
+  delete from awa.pending_changes d where d.batch = new.batch;
   perform awa._end_when_idle();
   perform awa._lock_shard(s.shard)
      from (
@@ -244,7 +244,7 @@ begin
   return null;
 end
 $$;
-comment on function awa._decide is
+comment on function awa._resolve_change is
   'Decides, at the end of a transaction that has buried entries, about those that were claimed meanwhile';
 
 -- Not for rows that a restore or a subscription brings: these were decided elsewhere, and a role that applies a
@@ -255,17 +255,17 @@ begin
   if (
     select count(*)
       from pg_trigger t
-     where t.tgrelid in ('awa.decisions'::regclass, 'awa.heirs'::regclass)
-       and t.tgname in ('decide', 'inherit')
+     where t.tgrelid in ('awa.pending_changes'::regclass, 'awa.heirs'::regclass)
+       and t.tgname in ('resolve', 'inherit')
        and t.tgenabled = 'A'
   ) < 2 then
-    drop trigger if exists decide on awa.decisions;
+    drop trigger if exists resolve on awa.pending_changes;
     drop trigger if exists inherit on awa.heirs;
-    create constraint trigger decide after insert on awa.decisions deferrable initially deferred
-      for each row when (new.xid = pg_current_xact_id()) execute function awa._decide();
+    create constraint trigger resolve after insert on awa.pending_changes deferrable initially deferred
+      for each row when (new.xid = pg_current_xact_id()) execute function awa._resolve_change();
     create constraint trigger inherit after insert on awa.heirs deferrable initially deferred
       for each row when (new.xid = pg_current_xact_id()) execute function awa._inherit();
-    alter table awa.decisions enable always trigger decide;
+    alter table awa.pending_changes enable always trigger resolve;
     alter table awa.heirs enable always trigger inherit;
   end if;
 end
@@ -347,18 +347,18 @@ comment on function awa._cancel_deferred is 'Cancels deferred jobs; returns thei
 -- If one is claimed before the caller commits, its attempt is cancelled then. Their unique keys are let go of then,
 -- too.
 -- Why: a session that has claimed a job should not have to wait.
-create or replace function awa._cancel_ready(places awa._place[], reason text) returns bigint[]
+create or replace function awa._cancel_ready(entries awa._place[], reason text) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_batch bigint := nextval('awa.claim_ids'); -- any number that nobody else has
-  v_buried bigint[] := awa._bury(places, v_batch, true);
+  v_buried bigint[] := awa._bury(entries, v_batch, true);
 begin
   perform awa._end(e, 'cancelled')
-     from awa._entries_as_attempts(array(select p from unnest(places) p where p.id = any(v_buried)), reason) e;
+     from awa._entries_as_attempts(array(select p from unnest(entries) p where p.id = any(v_buried)), reason) e;
   if v_buried <> '{}' then
-    insert into awa.decisions (batch) values (v_batch);
+    insert into awa.pending_changes (batch) values (v_batch);
   end if;
   return v_buried;
 end
@@ -367,7 +367,7 @@ comment on function awa._cancel_ready is
   'Cancels jobs that are available; returns the ids of those that no other session buried first';
 
 -- Entries that were cancelled, as attempts that never began, in arrays of about 64 MB.
-create or replace function awa._entries_as_attempts(places awa._place[], reason text) returns setof awa.leases[]
+create or replace function awa._entries_as_attempts(entries awa._place[], reason text) returns setof awa.leases[]
 language plpgsql stable
 as $$
 #variable_conflict use_variable
@@ -382,7 +382,7 @@ begin
                     e.metadata, e.group_key, e.progress, awa._add_error(
                       e.errors, e.attempt - 1, coalesce(reason, 'cancelled'),
                       by => session_user))::awa.leases as attempt
-              from unnest(places) p
+              from unnest(entries) p
              cross join lateral (
                 select * from awa._entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
               ) e

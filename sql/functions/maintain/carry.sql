@@ -122,7 +122,7 @@ comment on function awa._carry is
 
 -- Moves entries to the current segment, under the same places; returns how many.
 -- The caller has locked their shards, and the counts.
-create or replace function awa._move_entries(segment smallint, places awa._place[]) returns bigint
+create or replace function awa._move_entries(segment smallint, entries awa._place[]) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -135,7 +135,7 @@ begin
      where e.segment = segment
        and e.ctid = any(array( -- found place by place: a join might read the whole segment
          select p.ctid
-           from unnest(places) d
+           from unnest(entries) d
           cross join lateral (
              select e.ctid
                from awa.ready_entries e

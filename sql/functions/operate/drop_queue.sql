@@ -67,7 +67,7 @@ begin
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
       from awa._available a
      where a.queue_id = v_queue_id and a.xid = pg_current_xact_id_if_assigned()), v_batch, false);
-  insert into awa.decisions (batch) values (v_batch);
+  insert into awa.pending_changes (batch) values (v_batch);
   -- Nothing is left to decide about. Each delete names its segment, so that the other segments' tables are not locked.
   for v_segment in
     select distinct t.segment from awa.ready_tombstones t

@@ -73,8 +73,8 @@ comment on function awa._reschedule_deferred is
   'Gives a scheduled job another time; false when it is not there any more';
 
 -- Gives an available job another time; false when it is not there any more.
--- It leaves its place with a tombstone: _decide sees, at the end of the transaction, whether it was claimed meanwhile,
--- and lets go of a unique key that the job does not hold while it is scheduled.
+-- It leaves its place with a tombstone: _resolve_change sees, at the end of the transaction, whether it was claimed
+-- meanwhile, and lets go of a unique key that the job does not hold while it is scheduled.
 create or replace function awa._reschedule_ready(place awa._place, run_at timestamptz, args jsonb) returns boolean
 language plpgsql
 as $$
@@ -117,7 +117,7 @@ begin
     end if;
     perform awa._append_ready(array[v_job]);
   end if;
-  insert into awa.decisions (batch) values (v_batch);
+  insert into awa.pending_changes (batch) values (v_batch);
   return true;
 end
 $$;

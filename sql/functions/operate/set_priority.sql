@@ -29,7 +29,7 @@ comment on function awa.set_priority is
 
 -- Moves a job that waits to another queue or priority; returns the state that it was in.
 -- Null leaves the queue or the priority. Where the queue is a part of its unique key, the job takes the key of the new
--- queue. It lets go of the old key, at commit if it was available: see _decide.
+-- queue. It lets go of the old key, at commit if it was available: see _resolve_change.
 create or replace function awa._relocate(job_id bigint, queue text, priority int) returns text
 language plpgsql
 as $$
@@ -98,7 +98,7 @@ begin
         v_entry.created_at := coalesce(v_entry.created_at, v_entry.ready_at);
         insert into awa.ready_entries values (v_entry.*);
         perform awa._note_moved(v_place.lane, v_lane);
-        insert into awa.decisions (batch) values (v_batch);
+        insert into awa.pending_changes (batch) values (v_batch);
         perform awa._wake(awa._queue_of(v_lane));
         return v_place.state;
       end if;

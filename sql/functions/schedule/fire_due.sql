@@ -87,8 +87,8 @@ begin
   if v_replaced.name is not null and v_done.fired + v_done.failed = 0 then
     begin
       perform awa._cancel(v_replaced.last_job_id, 'replaced by the next job of schedule ' || v_replaced.name);
-      set constraints awa.decide immediate;
-      set constraints awa.decide deferred;
+      set constraints awa.resolve immediate;
+      set constraints awa.resolve deferred;
     exception when others then
       if not awa._is_about_a_row(sqlstate) then
         raise;
