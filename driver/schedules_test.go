@@ -376,6 +376,28 @@ func TestScheduleThatIsHeldAtTheStart(t *testing.T) {
 		"the end is not logged")
 }
 
+// The last tick of a schedule fires once, and the worker goes on to fire the others.
+func TestLastTickOfASchedule(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	h := handle(func(context.Context, *driver.Job[note]) error { return nil })
+	every := driver.Schedule{Name: "goes on", Every: time.Second, Args: note{}}
+	ending := every
+	ending.Name, ending.EndsAt = "ends", time.Now().Add(2500*time.Millisecond)
+	require.NoError(t, client.Schedule(t.Context(), every))
+	require.NoError(t, client.Schedule(t.Context(), ending))
+	var log syncBuffer
+	runWorker(t, pool, h, driver.WorkerConfig{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	waitFor(t, func() bool {
+		listed, err := client.ListSchedules(t.Context())
+		require.NoError(t, err)
+		ends, goesOn := listed[0], listed[1]
+		return ends.NextAt == nil && ends.LastAt != nil && goesOn.LastAt != nil &&
+			goesOn.LastAt.After(ending.EndsAt.Add(time.Second))
+	}, "no schedule fires after the last tick")
+	assert.NotContains(t, log.String(), "schedules are not fired")
+}
+
 // Metadata of the producer's own that look like those of a schedule are not taken for these.
 func TestJobsOfNoSchedule(t *testing.T) {
 	pool := testdb.New(t)

@@ -8,7 +8,7 @@ select count(*)
     run_at => clock_timestamp() + interval '1 hour') \g /dev/null
 
 begin;
-select plan(31);
+select plan(32);
 
 select set_config('test.passes', awa._passes()::text, true) \g /dev/null
 select ok((select p.prosrc from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = 'run_passes')
@@ -72,6 +72,9 @@ select is(pg_temp.runs('-1 hour', true), true, 'and after a success in the futur
 select pg_temp.refused('select awa.run_pass(''vacuum'')', '22023', 'no such pass', 'a pass that is not there');
 select pg_temp.refused('select awa.run_pass(null)', '22023', 'no such pass', 'none');
 select pg_temp.refused('select awa.run_pass(''rescue'', 0)', '22023', 'max_jobs', 'no jobs');
+create or replace function awa.forget_workers() returns setof awa.forget_workers_row language sql as $$
+select f.* from awa.workers w cross join awa.forget_workers_row f where false $$;
+select is(awa.run_pass('forget_workers'), false, 'a pass that does not say whether there is more has no more to do');
 
 select * from finish();
 rollback;

@@ -21,7 +21,7 @@ select j.id, j.state from awa.jobs j where j.queue in (pg_temp.q(' states'), pg_
 
 begin;
 \ir clock.psql
-select plan(74);
+select plan(78);
 
 select is(pg_temp.fire(), '', 'without schedules there is nothing to do');
 select awa.schedule('s', pg_temp.q(), 'k', '* * * * *') \g /dev/null
@@ -33,6 +33,16 @@ select is(pg_temp.fire_at('2026-06-01 12:00:00+00'), '', 'not again after the cl
 select is(pg_temp.fire_at('2026-06-01 12:02:59+00'), '', 'nor when it is there again');
 select is(pg_temp.times('s'), '01 12:01, 01 12:02', 'each time once');
 select awa.pause_schedule('s') \g /dev/null
+
+-- The last time
+select awa.schedule('last', pg_temp.q(), 'k', '* * * * *', ends_at => '2026-06-01 12:05+00') \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 12:03:59+00'), 'fired 1', 'before the last time');
+select pg_temp.at('2026-06-01 12:04:00+00') \g /dev/null
+select is((select row(f.fired, f.more)::text from awa.fire_due() f), '(1,f)', 'after the last time there is no more');
+select is(awa.run_pass('fire_due'), false, 'for run_pass, too');
+select is(pg_temp.times('last'), '01 12:03, 01 12:04', 'it has fired once, and has ended');
+select awa.unschedule('last') \g /dev/null
+select pg_temp.at('2026-06-01 12:02:59+00') \g /dev/null
 
 -- What is missed
 create temp table missed as select m as name from unnest('{skip,latest,all}'::text[]) m;

@@ -39,7 +39,7 @@ begin
   end) then
     return false;
   end if;
-  v_more := case pass
+  v_more := coalesce(case pass
     when 'promote_due' then awa._promote_due(max_jobs, false) >= coalesce(max_jobs, 4096)
     when 'fire_due' then (select f.more from awa.fire_due(max_jobs) f)
     when 'fold' then (select f.more from awa.fold() f)
@@ -51,7 +51,7 @@ begin
     when 'rotate' then (select false from awa.rotate() r)
     when 'prune_oldest' then (select p.outcome in ('cleaning', 'cleaned', 'truncating') from awa.prune_oldest() p)
     when 'forget_workers' then (select false from awa.forget_workers() f)
-  end;
+  end, false);
   if v_more then
     perform awa._make_due(pass);
   end if;

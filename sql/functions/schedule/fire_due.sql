@@ -137,7 +137,7 @@ begin
   fired := 0;
   missed := v_due.missed;
   skipped := 0;
-  more := v_due.next_tick <= now;
+  more := coalesce(v_due.next_tick <= now, false); -- after the last tick there is none
   replaces := false;
   if schedule.overlap <> 'allow' and v_ticks <> '{}' then
     v_has_lived := coalesce(awa._state_of(schedule.last_job_id) <> all(awa._states('ended')), false);
