@@ -101,6 +101,29 @@ func TestManyMaintainers(t *testing.T) {
 	s.balanced()
 }
 
+// An open change of a queue's number of shards keeps nothing but the schedules with a group of that queue, which are
+// left for a later pass. It is no failure of theirs.
+func TestFiringBesideAnOpenChangeOfShards(t *testing.T) {
+	d := newDatabase(t)
+	s, operator := d.session().neverWaits(), d.session()
+	s.exec("update awa.settings set claim_wait = '1 hour'")
+	s.setShards("q", 4)
+	s.setsClock("2026-06-01 12:00:30+00")
+	s.exec("select awa.schedule('s' || n, 'q', 'k', '* * * * *', group_key => 'g') from generate_series(1, 3) n")
+	s.exec("select awa.schedule('other', 'r', 'k', '* * * * *', group_key => 'g')")
+	s.clockIs("2026-06-01 12:01:01+00")
+	operator.exec("begin")
+	operator.setShards("q", 8)
+	require.EqualValues(t, 1, s.fire())
+	require.Equal(t, []string{"12:01"}, s.times("other"))
+	require.Zero(t, one[int](s, "select count(*) from awa.schedules where failures > 0 or error is not null"))
+	require.Equal(t, "0", one[string](s, "show lock_timeout"))
+	operator.exec("commit")
+	require.EqualValues(t, 3, s.fire())
+	require.Equal(t, []int{one[int](s, "select awa._group_bits('g') % 8")}, s.shardsOf("q"))
+	s.balanced()
+}
+
 // The job and the tick are in one transaction: whatever ends it before its commit, neither is there, and the tick fires
 // later. A server that crashes right after the enqueue is such an end.
 func TestCrashBetweenEnqueueAndTick(t *testing.T) {

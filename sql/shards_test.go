@@ -114,6 +114,135 @@ func TestClaimWithAnEmptyShardWaitsForAMoment(t *testing.T) {
 	require.NotEmpty(t, b.claim("q", 1))
 }
 
+// locks returns how many advisory locks a session holds.
+func (s *session) locks() int {
+	s.Helper()
+	return one[int](s, "select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()")
+}
+
+// withIdleShards is a queue of two shards, each of which was used, and is empty. A transaction was in progress when
+// they were read to their ends. It rolls back.
+func withIdleShards(t *testing.T) (a, b *session, groups []string) {
+	d := newDatabase(t)
+	s, old := d.session(), d.session()
+	s.setShards("q", 2)
+	groups = []string{s.group(0, 2), s.group(1, 2)}
+	old.exec("begin")
+	old.exec("select pg_current_xact_id()")
+	for _, group := range groups {
+		s.enqueueGroup("q", group, 1)
+	}
+	require.Len(t, s.claim("q", 10), 2)
+	require.Empty(t, s.claim("q", 10))
+	old.exec("rollback")
+	return s, d.session().neverWaits(), groups
+}
+
+// A claim holds no shard in which there is nothing, although transactions have ended that were in progress when it was
+// read: so another claim has what comes.
+func TestClaimOfIdleShardsHoldsNone(t *testing.T) {
+	a, b, groups := withIdleShards(t)
+	a.exec("begin")
+	require.Empty(t, a.claim("q", 10))
+	require.Zero(t, a.locks())
+	job := b.enqueue("q")
+	require.Equal(t, []int64{job}, ids(b.claim("q", 1)))
+	a.exec("commit")
+	job = a.enqueueGroup("q", groups[1], 1)[0]
+	a.exec("begin")
+	require.Equal(t, []int64{job}, ids(a.claim("q", 10)))
+	require.Equal(t, 1, a.locks(), "also a claim with room left")
+	job = b.enqueueGroup("q", groups[0], 1)[0]
+	require.Equal(t, []int64{job}, ids(b.claim("q", 10)))
+	a.exec("commit")
+
+	// What commits late counts, alone in its shard.
+	for shard := range groups {
+		b.exec("begin")
+		job = b.enqueueGroup("q", groups[shard], 1)[0]
+		a.enqueueGroup("q", groups[shard], 1)
+		require.Len(t, a.claim("q", 10), 1)
+		b.exec("commit")
+		require.Equal(t, []int64{job}, ids(a.claim("q", 10)))
+	}
+	require.Empty(t, a.claim("q", 10))
+	a.audited()
+}
+
+// A shard in which all is buried is looked into once, and so is one where the look takes long.
+func TestClaimsMoveCursorsOfIdleShards(t *testing.T) {
+	a, b, groups := withIdleShards(t)
+	idle := func() {
+		t.Helper()
+		a.exec("begin")
+		require.Empty(t, a.claim("q", 10))
+		require.Zero(t, a.locks())
+		a.exec("commit")
+	}
+	for _, group := range groups {
+		for _, job := range a.enqueueGroup("q", group, 3) {
+			a.exec("select awa.cancel($1)", job)
+		}
+	}
+	require.Empty(t, b.claim("q", 10))
+	idle()
+
+	moved := "select count(*) from awa.lease_claims where job_ids = '{}'"
+	before := one[int](a, moved)
+	a.exec(changing("claim", "interval '10 milliseconds'", "interval '-1 second'"))
+	require.Empty(t, b.claim("q", 10))
+	require.Equal(t, before, one[int](a, moved))
+	a.exec(changing("_shards_with_jobs", "interval '10 milliseconds'", "interval '-1 second'"))
+	require.Empty(t, b.claim("q", 10))
+	require.Equal(t, before+2, one[int](a, moved))
+	a.audited()
+}
+
+// A claim that waits for a shard takes what comes to another one meanwhile.
+func TestWaitingClaimSeesOtherShards(t *testing.T) {
+	d := newDatabase(t)
+	a, b, s := d.session(), d.session(), d.session()
+	s.exec("update awa.settings set claim_wait = '1 hour'")
+	b.exec("set statement_timeout = '1min'")
+	s.setShards("q", 4)
+	s.enqueueGroup("q", s.group(0, 4), 1)
+	s.enqueueGroup("q", s.group(2, 4), 1)
+	require.Len(t, s.claim("q", 10), 2)
+	s.enqueueGroup("q", s.group(0, 4), 5)
+	a.exec("begin")
+	require.NotEmpty(t, a.claim("q", 1))
+	wait := b.background("create table taken as select job_id from awa.claim('q')")
+	s.waitUntilBlocked(b)
+	job := s.enqueueGroup("q", s.group(2, 4), 1)[0]
+	require.NoError(t, wait())
+	require.Equal(t, []int64{job}, list[int64](b, "select job_id from taken"))
+	a.exec("commit")
+}
+
+// Who locks several shards waits for all of them together as long as for one.
+func TestShardsAreWaitedForTogether(t *testing.T) {
+	d := newDatabase(t)
+	s, a := d.session(), d.session()
+	s.setShards("q", 3)
+	s.exec("create table waits (n bigint generated always as identity, wait interval); grant insert on waits to public")
+	s.exec("create or replace function awa._lock_shard_within(shard bigint, wait interval) returns boolean " +
+		"language sql as 'insert into public.waits (wait) values (wait); select pg_sleep(0.001); select true'")
+	var jobs []int64
+	for shard := range 3 {
+		jobs = append(jobs, s.enqueueGroup("q", s.group(shard, 3), 1)...)
+	}
+	a.exec("begin")
+	a.exec("select pg_advisory_xact_lock(awa._shard_key(awa._queue_id('q') << 6 | n)) from generate_series(0, 2) n")
+	s.exec("begin")
+	for _, job := range jobs {
+		s.exec("select awa.cancel($1)", job)
+	}
+	s.exec("commit")
+	a.exec("commit")
+	require.Equal(t, []int{1, 2, 3}, list[int](s,
+		"select rank() over (order by wait desc) from waits where n <= 3 order by n"), "the first cancel waits for all")
+}
+
 // Claims begin anywhere: with jobs in each shard, one claimer does not serve the first shard alone. It is noticed when
 // a claim has found others; until then nothing is lost.
 func TestClaimsBeginAnywhere(t *testing.T) {
@@ -300,6 +429,27 @@ func TestOldSnapshotOfShards(t *testing.T) {
 				return sqlState(s.try(`select awa.configure_queue('q', '{"shards": 3}')`))
 			}())
 		}
+	}
+}
+
+// A snapshot from before a drop shows a number that the queue has lost.
+func TestOldSnapshotOfADroppedQueue(t *testing.T) {
+	for _, level := range []string{"repeatable read", "serializable"} {
+		d := newDatabase(t)
+		s, operator := d.session().neverWaits(), d.session().neverWaits()
+		s.setShards("q", 8)
+		group := s.group(5, 8)
+		s.completes(func() []claimed { s.enqueueGroup("q", group, 1); return s.claim("q", 1) }())
+		s.exec("begin isolation level " + level)
+		s.exec("select")
+		operator.exec("select awa.drop_queue('q', true)")
+		require.Equal(t, "40001", sqlState(s.try("select awa.enqueue('q', 'k', group_key => $1)", group)))
+		s.exec("rollback")
+		s.exec("begin isolation level " + level)
+		s.enqueueGroup("q", group, 1)
+		s.exec("commit")
+		require.Equal(t, []int{0}, s.shardsOf("q"))
+		s.audited()
 	}
 }
 

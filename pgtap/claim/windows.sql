@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(13);
+select plan(15);
 
 select pg_temp.fill(:'queue', 5) \g /dev/null
 select awa._lane(awa._queue_id(:'queue'), 2) as lane, awa._lane(awa._queue_id(:'queue'), 1) as other_lane,
@@ -19,6 +19,10 @@ select is((select h.ready_at from awa._head(:lane, :'xid', :last_id, 99::smallin
   'after its last entry there is none');
 select is(awa._by_age(array[:lane, :other_lane]::bigint[], :'now', now(), '1 minute', 99::smallint, '1:1:'),
   array[:lane]::bigint[], 'a lane without entries is not served');
+
+select is(awa._shards_with_jobs(awa._queue_id(:'queue'), '{}'), array[awa._shard_of(:lane)], 'a shard with jobs');
+select is(awa._shards_with_jobs(awa._queue_id(:'queue'), array[awa._shard_of(:lane)]), '{}',
+  'but for that one there is none');
 
 create function pg_temp.brief(w awa._window_row) returns text
 language sql

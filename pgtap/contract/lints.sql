@@ -177,7 +177,8 @@ select is(
   (select array_agg(f.signature order by f.signature)
      from functions f
     where (
-      f.prosrc ~ '_(lock_queue|lock_shard|lock_schedule|bound_waits|cancel|relocate|take_open|clean|truncate)\('
+      f.prosrc ~
+        '_(lock_(queue|shard|each_shard|within|schedule)|bound_waits|cancel|relocate|take_open|clean|truncate)\('
         or f.prosrc ~ $$set_config\('lock_timeout'$$) and (not f.private or f.prosecdef)
       and not coalesce('lock_timeout=0' = any(f.proconfig), false)), null,
         'who bounds the waits for locks leaves the caller''s lock_timeout as it was');

@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(22);
+select plan(23);
 
 -- The advisory locks that this transaction holds: their keys, and how
 create function pg_temp.locks() returns text
@@ -49,8 +49,10 @@ select is(pg_temp.after('select awa._lock_shard(5 << 6)'), awa._queue_key(5) || 
   'the lock of a shard');
 select is(pg_temp.after('select awa._lock_shards(5)'), awa._shards_key(5) || ' ExclusiveLock; 0',
   'that of the number of shards of a queue');
-select is(pg_temp.after('select awa._wait_for_one(array[7, 8], false, $$m$$, $$h$$)'), '7 ExclusiveLock; 0',
-  'one of some is taken');
+select is(pg_temp.after($$select awa._lock_within(7, true, '1 s')$$), '7 ShareLock; 0',
+  'one within some time is taken');
+select is(pg_temp.after($$select awa._lock_shard_within(5 << 6, '1 s')$$), awa._queue_key(5) || ' ExclusiveLock; 0',
+  'so is a shard''s');
 savepoint queue;
 select awa._lock_queue(5) \g /dev/null
 select is((select count(distinct l.key) from (select l.classid::bigint << 32 | l.objid::bigint as key from pg_locks l

@@ -135,8 +135,9 @@ begin
         exit when v_window.is_read;
       end loop;
 
-      -- A long way for nothing (a large rolled-back enqueue): move the cursor, so that nobody walks it again.
-      if v_window.lane_seq = v_seq and clock_timestamp() - v_began > interval '10 milliseconds' then
+      -- A long way for nothing (a large rolled-back enqueue), or buried entries in one of several shards: not again.
+      if v_window.lane_seq = v_seq and (v_terms.has_others and v_window.is_buried
+        or clock_timestamp() - v_began > interval '10 milliseconds') then
         perform awa._move_cursor(v_terms.segment, v_lane, v_seq + 1, v_now, v_terms.claimed_at);
       end if;
     end loop;
@@ -191,9 +192,10 @@ comment on function awa._begin_claim is
   'Refuses invalid arguments of claim, and locks the worker and a shard of the queue; returns the shard';
 
 -- Locks a shard of a queue in which there is something to claim; returns it, or null where there is none.
--- But for the shards that the claim holds already. It begins anywhere, and takes the first one that is free. Where all
--- are held it waits, as long as the claim has no jobs: as _lock_shard does, or, while it holds a shard, for 10 ms.
--- Raises 55000, 55P03.
+-- But for the shards that the claim holds already. It takes, in random order, the first one that is free. Where all
+-- are held it waits, as long as the claim has no jobs: for claim_wait at most, or, while it holds a shard, for 10 ms.
+-- Every 50 ms it looks again, so that it sees what has come to a shard that is free.
+-- Raises 55000; 55P03, and names the holders.
 -- Why: a claim that came to an empty shard could be waited for by the very claim that it waits for. And it looks before
 -- it locks, since a claim that finds nothing should keep no other one off, and costs less.
 create or replace function awa._take_shard(queue_id bigint, held bigint[], has_jobs boolean) returns bigint
@@ -201,44 +203,38 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_ring record;
   v_shard bigint;
-  v_busy bigint[] := '{}';
+  v_busy bigint[];
+  v_wait interval;
+  v_end timestamptz;
+  v_left interval;
 begin
-  select coalesce(r.cleaned_segment, -1) as cleaned, r.cleaned_until, awa._current_segment(), array(
-           select s.shard
-             from (
-               select distinct awa._shard_of(q.lane) as shard
-                 from awa.queues q
-                where q.queue_id = queue_id and q.lane is not null
-             ) s
-            where s.shard <> all(held)
-            order by random()
-         ) as shards into v_ring
-    from awa.ring r;
-  foreach v_shard in array v_ring.shards loop
-    if awa._by_age(array(select awa._lanes_in_shard(v_shard)), pg_current_snapshot(), clock_timestamp(),
-      interval '1 minute', v_ring.cleaned::smallint, v_ring.cleaned_until) <> '{}'
-    then
+  loop
+    v_busy := '{}';
+    foreach v_shard in array awa._shards_with_jobs(queue_id, held) loop
       if pg_try_advisory_xact_lock(awa._shard_key(v_shard)) then
         return v_shard;
       end if;
       v_busy := v_busy || v_shard;
+    end loop;
+    if has_jobs or v_busy = '{}' then
+      return null;
+    end if;
+    if v_end is null then
+      v_wait := case when held = '{}' then awa._wait() else '10 milliseconds' end;
+      v_end := clock_timestamp() + v_wait;
+    end if;
+    v_left := v_end - clock_timestamp();
+    if v_left > interval '0' then
+      if awa._lock_shard_within(v_busy[1], least(v_left, '50 milliseconds')) then
+        return v_busy[1];
+      end if;
+    elsif held = '{}' then
+      perform awa._refuse_shards(v_busy, v_wait);
+    else
+      return null;
     end if;
   end loop;
-  if has_jobs or v_busy = '{}' then
-    return null;
-  elsif held = '{}' then
-    return awa._lock_shard_of(v_busy);
-  end if;
-  begin
-    perform set_config('lock_timeout', '10', true);
-    v_shard := awa._lock_shard_of(v_busy);
-    perform set_config('lock_timeout', '0', true);
-    return v_shard;
-  exception when lock_not_available then
-    return null;
-  end;
 end
 $$;
 comment on function awa._take_shard is

@@ -41,6 +41,65 @@ $$;
 comment on function awa._by_age is
   'Lanes in the order in which claim serves them, without lanes that have no new entries';
 
+-- The shards of a queue, but for these, in which there is something to claim, in random order.
+-- Also those in which all entries are buried, and those where the look took long: a claim moves their cursors.
+-- Raises 55000.
+-- Why: one statement for all lanes. A transaction that was in progress at one end of a window counts where it has
+-- entries in the lane: if all of them did, a claim with room left would lock each shard that was ever used. The columns
+-- of a list of a query are computed from left to right.
+create or replace function awa._shards_with_jobs(queue_id bigint, except_for bigint[]) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  perform awa._current_segment();
+  return array(
+    select awa._shard_of(s.lane)
+      from (
+        select l.lane, clock_timestamp() as began,
+               coalesce((
+                 select true
+                   from awa.ready_entries e
+                  where e.lane = l.lane
+                    and (e.xid, e.job_id) > (f.from_xid, f.from_id)
+                    and (e.segment <> r.cleaned or not pg_visible_in_snapshot(e.xid, r.cleaned_until))
+                  limit 1
+               ), (
+                 select true
+                   from awa._late(c.lo, c.hi, c.pos_xid, c.pos_id, f.from_xid, f.from_id) x
+                  cross join lateral (
+                     select true
+                       from awa.ready_entries e
+                      where e.lane = l.lane and e.xid = x.xid and e.job_id > x.after_id and e.job_id <= x.until_id
+                        and (e.segment <> r.cleaned or not pg_visible_in_snapshot(e.xid, r.cleaned_until))
+                      limit 1
+                  ) e
+                  limit 1
+               ), false) as has_jobs, clock_timestamp() as ended
+          from (select coalesce(r.cleaned_segment, -1) as cleaned, r.cleaned_until from awa.ring r) r
+         cross join (
+            select distinct q.lane
+              from awa.queues q
+             where q.queue_id = queue_id and q.lane is not null and awa._shard_of(q.lane) <> all(except_for)
+          ) l
+          left join lateral (
+            select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
+          ) c on true
+         cross join lateral (
+            select greatest(case when c.lo is not null then c.pos_xid end,
+                     pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
+                   case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0
+                   end as from_id
+          ) f
+      ) s
+     where s.has_jobs or s.ended - s.began > interval '10 milliseconds'
+     group by awa._shard_of(s.lane)
+     order by random());
+end
+$$;
+comment on function awa._shards_with_jobs is
+  'The shards of a queue, but for these, in which there is something to claim, in random order';
+
 -- Since when the first entry of a lane after a place is ready, and whether it was hard to find.
 -- Late commits do not count, and buried entries do. took is the time of the look. is_far: it took long twice, which
 -- distinguishes a long way over invisible entries from a busy machine.

@@ -159,13 +159,11 @@ declare
 begin
   delete from awa.pending_changes d where d.batch = new.batch;
   perform awa._end_when_idle();
-  perform awa._lock_shard(s.shard)
-     from (
-       select distinct awa._shard_of(t.lane) as shard
-         from awa.ready_tombstones t
-        where t.by_xid = pg_current_xact_id()
-        order by 1
-     ) s;
+  perform awa._lock_each_shard(array(
+    select distinct awa._shard_of(t.lane) as shard
+      from awa.ready_tombstones t
+     where t.by_xid = pg_current_xact_id()
+     order by 1));
   perform awa._moved_on(t.job_id)
      from awa._buried_now(new.batch) t
      join awa.queue_rollups r on r.lane = t.lane

@@ -64,72 +64,53 @@ return 64;
 comment on function awa._max_locks is 'How many claims, or queues, one call locks';
 
 -- Waits for an advisory lock that the caller has just tried in vain, and takes it until the transaction ends.
--- Waits as _wait_for_one does.
+-- Waits for claim_wait at most, or for the caller's lock_timeout where that is shorter.
 -- Raises 55P03 with this message, and names the holder.
 create or replace function awa._wait_for_lock(key bigint, shared boolean, message text, hint text) returns void
 language plpgsql
 as $$
+declare
+  v_wait interval := awa._wait();
 begin
-  perform awa._wait_for_one(array[key], shared, message, hint);
+  if not awa._lock_within(key, shared, v_wait) then
+    perform awa._refuse_lock(array[key], v_wait, message, hint);
+  end if;
 end
 $$;
 comment on function awa._wait_for_lock is
   'Waits for an advisory lock that the caller has just tried in vain, and takes it until the transaction ends';
 
--- Waits for one of some advisory locks that the caller has just tried in vain; takes it until the transaction ends.
--- Waits for claim_wait at most, or for the caller's lock_timeout where that is shorter. It waits for one of them, and
--- looks at all of them every 50 milliseconds.
--- Returns the key of the lock that it took.
--- Raises 55P03 with this message, and names the holders.
+-- How long the caller waits for a lock: claim_wait, or its lock_timeout where that is shorter.
+create or replace function awa._wait() returns interval
+language sql stable
+as $$ select least(s.claim_wait, nullif(current_setting('lock_timeout')::interval, '0')) from awa.settings s $$;
+comment on function awa._wait is
+  'How long the caller waits for a lock: claim_wait, or its lock_timeout where that is shorter';
+
+-- Waits for an advisory lock for so long at most; returns whether the transaction holds it.
 -- Why: only here is a subtransaction, and a change of lock_timeout, which is as before when this returns.
-create or replace function awa._wait_for_one(keys bigint[], shared boolean, message text, hint text) returns bigint
+create or replace function awa._lock_within(key bigint, shared boolean, wait interval) returns boolean
 language plpgsql
 as $$
 declare
   v_before text := current_setting('lock_timeout');
-  v_wait interval;
-  v_end timestamptz;
-  v_left interval;
-  v_at int := 0;
-  v_key bigint;
-  v_is_taken boolean := false;
 begin
-  select least(s.claim_wait, nullif(v_before::interval, '0')) into v_wait from awa.settings s;
-  v_end := clock_timestamp() + v_wait;
-  v_left := v_wait;
-  loop
-    v_key := keys[1 + v_at % cardinality(keys)];
-    v_at := v_at + 1;
-    perform set_config('lock_timeout',
-      awa._milliseconds(case when cardinality(keys) = 1 then v_left else least(v_left, '50 milliseconds') end), true);
-    begin
-      if shared then
-        perform pg_advisory_xact_lock_shared(v_key);
-      else
-        perform pg_advisory_xact_lock(v_key);
-      end if;
-      exit;
-    exception when lock_not_available then
-      v_left := v_end - clock_timestamp();
-    end;
-    if cardinality(keys) = 1 or v_left <= interval '0' then
-      perform awa._refuse_lock(keys, v_wait, message, hint);
+  begin
+    perform set_config('lock_timeout', awa._milliseconds(greatest(wait, '1 millisecond')), true);
+    if shared then
+      perform pg_advisory_xact_lock_shared(key);
+    else
+      perform pg_advisory_xact_lock(key);
     end if;
-    foreach v_key in array keys loop
-      v_is_taken := case
-        when shared then pg_try_advisory_xact_lock_shared(v_key)
-        else pg_try_advisory_xact_lock(v_key)
-      end;
-      exit when v_is_taken;
-    end loop;
-    exit when v_is_taken;
-  end loop;
+  exception when lock_not_available then
+    return false; -- with lock_timeout as before
+  end;
   perform set_config('lock_timeout', v_before, true);
-  return v_key;
+  return true;
 end
 $$;
-comment on function awa._wait_for_one is
-  'Waits for one of some advisory locks that the caller has just tried in vain; takes it until the transaction ends';
+comment on function awa._lock_within is
+  'Waits for an advisory lock for so long at most; returns whether the transaction holds it';
 
 -- Raises 55P03 with this message, and names the holders of advisory locks that were waited for so long.
 create or replace function awa._refuse_lock(keys bigint[], waited interval, message text, hint text) returns void
@@ -150,53 +131,72 @@ $$;
 comment on function awa._refuse_lock is
   'Raises 55P03 with this message, and names the holders of advisory locks that were waited for so long';
 
--- Takes the lock of one of some shards until the transaction ends; returns that shard.
--- The caller has tried them in vain. Waits for claim_wait at most.
--- Raises 55P03, and names the holders.
-create or replace function awa._lock_shard_of(shards bigint[]) returns bigint
+-- Waits for the lock of a shard for so long at most; returns whether the transaction holds it.
+create or replace function awa._lock_shard_within(shard bigint, wait interval) returns boolean
 language plpgsql
 as $$
 begin
-  return - awa._wait_for_one(array(select awa._shard_key(s) from unnest(shards) s), false,
+  return awa._lock_within(awa._shard_key(shard), false, wait);
+end
+$$;
+comment on function awa._lock_shard_within is
+  'Waits for the lock of a shard for so long at most; returns whether the transaction holds it';
+
+-- Raises 55P03, and names the holders of shards that were waited for so long.
+create or replace function awa._refuse_shards(shards bigint[], waited interval) returns void
+language plpgsql
+as $$
+begin
+  perform awa._refuse_lock(array(select awa._shard_key(s) from unnest(shards) s), waited,
     'the queue is locked by somebody else',
     'A claim keeps the queue until its transaction ends and its result is sent: claim in a transaction of its own, '
     'and read the answer. Where the holder is no claim: pg_terminate_backend.');
 end
 $$;
-comment on function awa._lock_shard_of is
-  'Takes the lock of one of some shards until the transaction ends; returns that shard';
+comment on function awa._refuse_shards is 'Raises 55P03, and names the holders of shards that were waited for so long';
+
+-- Takes the locks of shards, in this order, until the transaction ends.
+-- Waits as _wait_for_lock does, so long for all of them together.
+-- Raises 55P03, and names the holder.
+create or replace function awa._lock_each_shard(shards bigint[]) returns void
+language plpgsql
+as $$
+declare
+  v_wait interval := awa._wait();
+  v_end timestamptz := clock_timestamp() + v_wait;
+  v_shard bigint;
+begin
+  foreach v_shard in array shards loop
+    if not pg_try_advisory_xact_lock(awa._shard_key(v_shard))
+      and not awa._lock_shard_within(v_shard, v_end - clock_timestamp())
+    then
+      perform awa._refuse_shards(array[v_shard], v_wait);
+    end if;
+  end loop;
+end
+$$;
+comment on function awa._lock_each_shard is 'Takes the locks of shards, in this order, until the transaction ends';
 
 -- Takes the lock of a shard until the transaction ends.
--- Waits for claim_wait at most.
+-- Waits as _wait_for_lock does.
 -- Raises 55P03, and names the holder.
 create or replace function awa._lock_shard(shard bigint) returns void
 language plpgsql
 as $$
 begin
-  if not pg_try_advisory_xact_lock(awa._shard_key(shard)) then
-    perform awa._lock_shard_of(array[shard]);
-  end if;
+  perform awa._lock_each_shard(array[shard]);
 end
 $$;
 comment on function awa._lock_shard is 'Takes the lock of a shard until the transaction ends';
 
 -- Takes the locks of all shards that a queue can have until the transaction ends.
--- Waits for claim_wait at most, for all of them together.
+-- Waits as _wait_for_lock does, so long for all of them together.
 -- Raises 55P03, and names the holder.
 create or replace function awa._lock_queue(queue_id bigint) returns void
 language plpgsql
 as $$
-declare
-  v_before text := current_setting('lock_timeout');
-  v_end timestamptz := clock_timestamp() + (select s.claim_wait from awa.settings s);
 begin
-  for v_shard in 0..63 loop
-    if not pg_try_advisory_xact_lock(awa._shard_key(queue_id << 6 | v_shard)) then
-      perform set_config('lock_timeout', awa._milliseconds(greatest(v_end - clock_timestamp(), '1 millisecond')), true);
-      perform awa._lock_shard_of(array[queue_id << 6 | v_shard]);
-      perform set_config('lock_timeout', v_before, true);
-    end if;
-  end loop;
+  perform awa._lock_each_shard(array(select queue_id << 6 | s from generate_series(0, 63) s));
 end
 $$;
 comment on function awa._lock_queue is 'Takes the locks of all shards that a queue can have until the transaction ends';

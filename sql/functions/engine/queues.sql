@@ -84,13 +84,18 @@ comment on function awa._group_bits is 'A number for a group: the first 31 bits 
 
 -- Raises 40001 where the settings of a queue have changed since the snapshot.
 -- In PostgreSQL a row with its key collides with one that the snapshot does not see, or sees in an older version. Where
--- there is none, the row is removed at once.
+-- one was removed since, the snapshot shows both. The row is taken back at once.
 create or replace function awa._check_settings_seen(queue_id bigint) returns void
 language plpgsql
 as $$
+#variable_conflict use_variable
 begin
   perform set_config('lock_timeout', awa._milliseconds(s.claim_wait), true) from awa.settings s;
   insert into awa.queue_settings (queue_id) values (queue_id) on conflict do nothing;
+  if (select count(*) > 1 from awa.queue_settings s where s.queue_id = queue_id) then
+    raise exception using errcode = '40001', message = 'the queue was dropped since the snapshot',
+      detail = 'It has lost its settings.', hint = 'Run the transaction again.';
+  end if;
   raise sqlstate 'JQ999'; -- see _look_up
 exception when sqlstate 'JQ999' then
   null;

@@ -13,7 +13,8 @@ comment on view awa.fire_due_row is
 -- Each tick of a schedule once: its row is locked, its job enqueued and its tick noted in one transaction. Safe to
 -- call from anywhere, as often as one likes. Schedules that were missed, and have to make up for many ticks, come last.
 -- A schedule that fails is noted, and put off: for 5 seconds, and twice as long each time, up to an hour. Where overlap
--- is replace, a call that finds nothing else to do cancels one job, and the next one fires.
+-- is replace, a call that finds nothing else to do cancels one job, and the next one fires. Where another session is in
+-- the way for 100 ms (configure_queue, say), the schedules of that queue are left for the next call.
 -- Locks: the schedules that it fires, until the transaction ends; skips those that others hold. For a job that it
 -- cancels, as cancel.
 -- Raises 22023, JQ004, 55000.
@@ -42,6 +43,7 @@ declare
   v_cron awa.cron_row;
   v_name text;
   v_zone text;
+  v_busy text[] := '{}';
 begin
   perform awa._check_pass(max_jobs);
   if date_trunc('minute', awa._succeeded_at('fire_due')) is distinct from date_trunc('minute', clock_timestamp()) then
@@ -56,7 +58,9 @@ begin
      limit v_max
        for update skip locked
   loop
+    continue when v_schedule.queue = any(v_busy);
     begin
+      perform set_config('lock_timeout', '100', true);
       if v_schedule.cron <> coalesce(v_expression, '') then
         v_cron := awa._parse_cron(v_schedule.cron);
         v_expression := v_schedule.cron;
@@ -73,12 +77,16 @@ begin
       if v_result.replaces then
         v_replaced := v_schedule;
       end if;
+      perform set_config('lock_timeout', '0', true);
     exception when others then
-      if not awa._is_about_a_row(sqlstate) then
+      if awa._is_passing(sqlstate) then
+        v_busy := v_busy || v_schedule.queue;
+      elsif not awa._is_about_a_row(sqlstate) then
         raise;
+      else
+        perform awa._note_failure(v_schedule, v_now, awa._refusal(sqlerrm, sqlstate));
+        v_done.failed := v_done.failed + 1;
       end if;
-      perform awa._note_failure(v_schedule, v_now, awa._refusal(sqlerrm, sqlstate));
-      v_done.failed := v_done.failed + 1;
     end;
     v_looked := v_looked + 1;
     exit when v_done.fired >= v_max;
