@@ -268,25 +268,75 @@ func TestTwoSynchronisationsAtOnce(t *testing.T) {
 }
 
 // A job that is claimed while it is replaced is cancelled all the same, where the cancel comes first or where it finds
-// the claim; a claim that is open keeps the schedule from firing for now, and holds up no other.
+// the claim; a claim that is open keeps the schedule from firing for now, which is no failure, and holds up no other.
 func TestReplaceBesideAnOpenClaim(t *testing.T) {
 	d, s := dueSchedule(t, ", overlap => 'replace'")
-	s.exec(`select awa.configure('{"claim_wait": "50 milliseconds"}')`)
+	s.exec(`select awa.configure('{"claim_wait": "20 seconds"}')`)
 	require.EqualValues(t, 1, s.fire())
 	job := one[int64](s, "select last_job_id from awa.list_schedules()")
 	a := d.session()
 	a.exec("begin")
 	require.Len(t, a.claim("q", 1), 1)
 	s.clockIs("2026-06-01 12:02:01+00")
-	require.EqualValues(t, 0, s.fire(), "the queue is locked: the cancel fails")
-	require.EqualValues(t, 1, one[int](s, "select failures from awa.list_schedules()"))
+	began := time.Now()
+	require.EqualValues(t, 0, s.fire(), "the queue is locked: the job can't be cancelled now")
+	require.Less(t, time.Since(began), 10*time.Second, "and nobody waits for it")
+	require.EqualValues(t, 0, one[int](s, "select failures from awa.list_schedules()"))
 	require.Equal(t, "available", s.state(job))
+	require.EqualValues(t, "0 f", one[string](s, "select fired || ' ' || left(more::text, 1) from awa.fire_due()"))
 	a.exec("commit")
-	s.clockIs("2026-06-01 12:02:06+00")
+	s.clockIs("2026-06-01 12:02:02.5+00")
 	require.EqualValues(t, 0, s.fire(), "it is cancelled")
 	require.Equal(t, "cancelled", s.state(job))
 	require.EqualValues(t, 1, s.fire(), "and the next call fires")
 	require.Equal(t, []string{"12:01", "12:02"}, s.times("s"))
+	s.balanced()
+}
+
+// Jobs of many schedules that are replaced: a call looks at a few of them, cancels these together, and writes nothing
+// about those that wait.
+func TestReplaceOfMany(t *testing.T) {
+	s := newDatabase(t).session()
+	s.setsClock("2026-06-01 12:00:30+00")
+	s.exec("select awa.schedule('s' || n, 'q', 'k', '* * * * *', overlap => 'replace') from generate_series(1, 30) n")
+	s.clockIs("2026-06-01 12:01:01+00")
+	for s.fire() > 0 {
+	}
+	s.clockIs("2026-06-01 12:02:01+00")
+	const places = "select string_agg(ctid::text, ' ' order by name) from awa.schedules"
+	before := one[string](s, places)
+	require.EqualValues(t, 0, s.fire())
+	require.Equal(t, before, one[string](s, places), "no row is written")
+	require.EqualValues(t, 10, one[int](s, "select count(*) from awa.jobs where state = 'cancelled'"))
+	calls := 1
+	for more := true; more; calls++ {
+		more = one[bool](s, "select more from awa.fire_due()")
+	}
+	require.LessOrEqual(t, calls, 7)
+	require.EqualValues(t, "30 60", one[string](s,
+		"select count(*) filter (where state = 'available') || ' ' || count(*) from awa.jobs"))
+	s.balanced()
+}
+
+// After a standstill of many schedules, a call ends in time, and what it has done stays: here each call has time for
+// one of them. Those that are on time come first, all fire in the end, and none twice.
+func TestManySchedulesAfterAStandstill(t *testing.T) {
+	s := newDatabase(t).session()
+	s.setsClock("2026-06-01 12:00:30+00")
+	s.exec(`select awa.schedule('s' || n, 'q', 'k', '* * * * *', missed => (array['skip', 'latest', 'all'])[1 + n % 3])
+		from generate_series(1, 12) n`)
+	s.exec("select awa.schedule('on time', 'q', 'k', '0 13 * * *')")
+	s.exec(changing("fire_due", "interval '1 second'", "interval '0 seconds'"))
+	s.clockIs("2026-06-01 13:00:30+00")
+	require.EqualValues(t, "1 t", one[string](s, "select fired || ' ' || left(more::text, 1) from awa.fire_due()"))
+	require.Equal(t, []string{"13:00"}, s.times("on time"))
+	for range 12 {
+		require.Positive(t, s.fire())
+	}
+	require.EqualValues(t, 0, s.fire())
+	require.False(t, one[bool](s, "select more from awa.fire_due()"))
+	require.EqualValues(t, "249 249", // 4 with all of 60 times, 8 with one, and the one on time
+		one[string](s, "select count(*) || ' ' || count(distinct metadata -> 'schedule') from awa.jobs"))
 	s.balanced()
 }
 

@@ -7,7 +7,7 @@ select count(*) from awa.enqueue_many(:'queue', 'k', array_fill('{}'::jsonb, arr
 create temp table taken as select * from pg_temp.take('', 1);
 
 begin;
-select plan(35);
+select plan(36);
 set local timezone = 'UTC';
 
 select ok(awa._schedule_clock() between now() and clock_timestamp(), 'schedules go by the clock of the server');
@@ -79,6 +79,8 @@ select is(pg_temp.count(c.fields, c.after, c.until), c.ticks, c.description)
 
 select is(awa._state_of((select job_id from taken)), 'running', 'the state of a job');
 select is(awa._state_of(-1), null, 'of one that is gone');
+select ok((select 'jit=off' = any(p.proconfig) from pg_proc p where p.oid = 'awa._state_of'::regproc),
+  'its plan is not compiled, which would take seconds');
 select is(awa._state_of(null), null, 'of none');
 set local timezone = 'Asia/Tokyo';
 select is(awa._as_rfc3339('2026-01-01 00:00:00+00'), '2026-01-01T00:00:00Z', 'a time in UTC');

@@ -280,7 +280,7 @@ declare
   v_place awa._place;
   v_is_over boolean; -- null in a state that is not handled here
 begin
-  perform awa._bound_waits();
+  perform awa._shorten_waits();
   for v_look in 1..10 loop
     v_place := awa._locate(job_id);
     v_is_over := case

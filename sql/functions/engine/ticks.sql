@@ -125,6 +125,7 @@ set enable_seqscan = off
 set enable_bitmapscan = on
 set enable_hashjoin = off
 set enable_mergejoin = off
+set jit = off
 as $$
 #variable_conflict use_variable
 declare

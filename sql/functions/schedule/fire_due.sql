@@ -11,10 +11,11 @@ comment on view awa.fire_due_row is
 
 -- Enqueues the jobs of schedules whose time has come, max_jobs at most.
 -- Each tick of a schedule once: its row is locked, its job enqueued and its tick noted in one transaction. Safe to
--- call from anywhere, as often as one likes. Schedules that were missed, and have to make up for many ticks, come last.
--- A schedule that fails is noted, and put off: for 5 seconds, and twice as long each time, up to an hour. Where overlap
--- is replace, a call that finds nothing else to do cancels one job, and the next one fires. Where another session is in
--- the way for 100 ms (configure_queue, say), the schedules of that queue are left for the next call.
+-- call from anywhere, as often as one likes. A call begins no schedule after a second. Schedules that were missed come
+-- last, of these the ones that make up for many ticks. A schedule that fails is noted, and put off: for 5 seconds, and
+-- twice as long each time, up to an hour. Where overlap is replace, a call that finds nothing else to do cancels the
+-- jobs of up to ten schedules of one queue, and the next one fires. Where another session is in the way for 100 ms
+-- (configure_queue, say), the schedules of that queue are left for the next call.
 -- Locks: the schedules that it fires, until the transaction ends; skips those that others hold. For a job that it
 -- cancels, as cancel.
 -- Raises 22023, JQ004, 55000.
@@ -37,13 +38,15 @@ declare
   v_schedule awa.schedules;
   v_result record;
   v_done awa.fire_due_row;
-  v_replaced awa.schedules;
+  v_until timestamptz := clock_timestamp() + interval '1 second';
+  v_replaced awa.schedules[] := '{}';
   v_looked int := 0;
   v_expression text; -- read last, and its zone's name: many schedules have the same
   v_cron awa.cron_row;
   v_name text;
   v_zone text;
   v_busy text[] := '{}';
+  v_is_full boolean := false;
 begin
   perform awa._check_pass(max_jobs);
   if date_trunc('minute', awa._succeeded_at('fire_due')) is distinct from date_trunc('minute', clock_timestamp()) then
@@ -54,7 +57,8 @@ begin
     select s.*
       from awa.schedules s
      where s.next_at <= v_now
-     order by s.missed = 'all' and s.next_tick < v_now - interval '1 minute', s.next_at, s.cron
+     order by coalesce(s.next_tick < v_now - interval '1 minute', false),
+           s.missed = 'all' and s.next_tick < v_now - interval '1 minute', s.overlap = 'replace', s.next_at, s.cron
      limit v_max
        for update skip locked
   loop
@@ -75,12 +79,13 @@ begin
       v_done.skipped := v_done.skipped + v_result.skipped;
       v_done.more := v_done.more or v_result.more;
       if v_result.replaces then
-        v_replaced := v_schedule;
+        v_replaced := v_replaced || v_schedule;
       end if;
       perform set_config('lock_timeout', '0', true);
     exception when others then
       if awa._is_passing(sqlstate) then
         v_busy := v_busy || v_schedule.queue;
+        v_until := v_until + interval '100 milliseconds'; -- those behind it get their time
       elsif not awa._is_about_a_row(sqlstate) then
         raise;
       else
@@ -89,27 +94,51 @@ begin
       end if;
     end;
     v_looked := v_looked + 1;
-    exit when v_done.fired >= v_max;
+    v_is_full := v_done.fired >= v_max or cardinality(v_replaced) >= 10 or clock_timestamp() > v_until;
+    exit when v_is_full;
   end loop;
-  v_done.more := v_done.more or v_looked >= v_max or v_done.fired >= v_max;
-  if v_replaced.name is not null and v_done.fired + v_done.failed = 0 then
-    begin
-      perform awa._cancel(v_replaced.last_job_id, 'replaced by the next job of schedule ' || v_replaced.name);
-      set constraints awa.resolve immediate;
-      set constraints awa.resolve deferred;
-    exception when others then
-      if not awa._is_about_a_row(sqlstate) then
-        raise;
-      end if;
-      perform awa._note_failure(v_replaced, v_now, awa._refusal(sqlerrm, sqlstate));
-      v_done.failed := 1;
-    end;
+  v_done.more := v_done.more or v_looked >= v_max or v_is_full;
+  if v_done.fired + v_done.failed = 0 then
+    foreach v_schedule in array v_replaced loop
+      v_done.failed := v_done.failed
+        + (v_schedule.queue = v_replaced[1].queue and not awa._replace_job(v_schedule, v_now))::int;
+    end loop;
   end if;
   perform awa._note_success('fire_due');
   return next v_done;
 end
 $$;
 comment on function awa.fire_due is 'Enqueues the jobs of schedules whose time has come, max_jobs at most';
+
+-- Cancels the last job of a schedule, so that the next call fires it; returns false when that fails, and notes it.
+-- Where another session is in the way, the schedule is put off for a second, and that is no failure.
+-- Why: decides at once, so that a failure is caught. Waits for 100 ms at most, since others are due; so the lock for
+-- which the decision would wait longer is taken before.
+create or replace function awa._replace_job(schedule awa.schedules, now timestamptz) returns boolean
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  perform set_config('lock_timeout', '100ms', true);
+  perform awa._lock_shard(awa._shard_of(p.lane)) from awa._locate(schedule.last_job_id) p where p.state = 'available';
+  perform awa._cancel(schedule.last_job_id, 'replaced by the next job of schedule ' || schedule.name);
+  set constraints awa.resolve immediate;
+  set constraints awa.resolve deferred;
+  perform set_config('lock_timeout', '0', true);
+  return true;
+exception when others then
+  if awa._is_passing(sqlstate) then
+    update awa.schedules s set next_at = now + interval '1 second' where s.name = schedule.name;
+    return true;
+  elsif not awa._is_about_a_row(sqlstate) then
+    raise;
+  end if;
+  perform awa._note_failure(schedule, now, awa._refusal(sqlerrm, sqlstate));
+  return false;
+end
+$$;
+comment on function awa._replace_job is
+  'Cancels the last job of a schedule, so that the next call fires it; returns false when that fails, and notes it';
 
 -- Fires a schedule whose time has come, or notes why it does not; enqueues room jobs at most.
 -- Returns how many jobs it enqueued and ticks it left out, whether there is more to do at once, and whether the last
@@ -150,7 +179,6 @@ begin
   if schedule.overlap <> 'allow' and v_ticks <> '{}' then
     v_has_lived := coalesce(awa._state_of(schedule.last_job_id) <> all(awa._states('ended')), false);
     if schedule.overlap = 'replace' and v_has_lived then
-      update awa.schedules s set next_at = now where s.name = schedule.name;
       missed := 0;
       more := true;
       replaces := true;
