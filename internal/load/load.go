@@ -285,9 +285,11 @@ func (l *Load) consume(ctx context.Context, conn *pgx.Conn) error {
 		}
 		var jobs, receipts []int64
 		err := l.call(ctx, conn, "claim", func(rows pgx.Rows) error {
+			var job, receipt int64
 			for rows.Next() {
-				var job, receipt int64
-				if err := rows.Scan(&job, &receipt, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil, nil); err != nil {
+				columns := make([]any, len(rows.FieldDescriptions())) // those that stay nil are not decoded
+				columns[0], columns[1] = &job, &receipt
+				if err := rows.Scan(columns...); err != nil {
 					return err
 				}
 				jobs, receipts = append(jobs, job), append(receipts, receipt)
