@@ -40,6 +40,7 @@ declare
   v_lane bigint;
   v_batch bigint;
   v_key bytea;
+  v_group_key text;
   v_entry awa.ready_entries;
 begin
   perform awa._bound_waits();
@@ -49,8 +50,14 @@ begin
     v_lane := v_place.lane & ~7::bigint
       | case when v_place.lane & 7 = 0 and queue is null then 0 else coalesce(priority, v_place.priority) end;
     if v_waits and awa._queue_id(queue) <> awa._queue_of(v_place.lane) then
-      v_lane := awa._lane(awa._queue_id(queue), (v_lane & 7)::int, awa._shard_for(awa._queue_id(queue), job_id,
-        (select j.group_key from awa.jobs j where j.id = job_id)));
+      begin
+        select j.group_key into v_group_key from awa.jobs j where j.id = job_id;
+        raise sqlstate 'JQ999'; -- see _look_up
+      exception when sqlstate 'JQ999' then
+        null;
+      end;
+      v_lane := awa._lane(awa._queue_id(queue), (v_lane & 7)::int,
+        awa._shard_for(awa._queue_id(queue), job_id, v_group_key));
     end if;
     if v_waits then
       -- also the one to which it goes from the front
