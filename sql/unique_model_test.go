@@ -281,7 +281,9 @@ func (m keyModel) letGo(job int64, key string) {
 func (m keyModel) changes(job int64, state, queue string) {
 	j := m.jobs[job]
 	before, after := j.keyIn(j.queue), j.keyIn(queue)
-	began := j.holdsIn(state) && !j.holdsIn(j.state) || j.holdsIn(state) && before != after
+	// A retry asks for the key also where the job had none: it may have ended while another job held its key.
+	retried := slices.Contains([]string{"failed", "cancelled", "dead"}, j.state) && state == "available"
+	began := j.holdsIn(state) && (retried || !j.holdsIn(j.state) || before != after)
 	if before != after {
 		m.letGo(job, before)
 	}
