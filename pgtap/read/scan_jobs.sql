@@ -62,9 +62,10 @@ select is((select s.from_id from awa._stretch(2, 1000, 100000) s), 1::bigint, 't
 
 -- Refusals
 select pg_temp.refused(format('select * from awa.scan_jobs(%L)', c.filter), '22023', c.names, c.filter)
-  from (values (1, '[]', 'filter'), (2, '"x"', 'filter'), (3, '{"queu": "x"}', 'filter'), (4, '{"queue": 1}', 'queue'),
-    (5, '{"state": "done"}', 'state'), (6, '{"before": "soon"}', 'before'), (7, '{"tag": ""}', 'tag'),
-    (8, '{"tag": ["t"]}', 'tag')) c(n, filter, names)
+  from (values (1, '[]', 'filter'), (2, '"x"', 'filter'), (3, '{"queu": "x"}', 'filter'),
+    (4, '{"queue": 1}', 'filter: queue'), (5, '{"state": "done"}', 'filter: state'),
+    (6, '{"before": "soon"}', 'filter: before'), (7, '{"tag": ""}', 'filter: tag'),
+    (8, '{"tag": ["t"]}', 'filter: tag')) c(n, filter, names)
  order by c.n;
 
 select * from finish();

@@ -218,32 +218,33 @@ end
 $$;
 comment on function awa._check_change is 'Refuses a change of a job that is not named, and the wrong isolation level';
 
--- Refuses an unknown state.
+-- Refuses an unknown state; argument: what the caller has called it.
 -- Raises 22023.
-create or replace function awa._check_state(state text) returns void
+create or replace function awa._check_state(state text, argument text default 'state') returns void
 language plpgsql
 as $$
 begin
   if state <> all(awa._states('known')) then
-    perform awa._refuse('state must be a state of a job', state,
+    perform awa._refuse(argument || ' must be a state of a job', state,
       'The states are ' || array_to_string(awa._states('known'), ', ') || '.');
   end if;
 end
 $$;
-comment on function awa._check_state is 'Refuses an unknown state';
+comment on function awa._check_state is 'Refuses an unknown state; argument: what the caller has called it';
 
--- Refuses a tag that no job can have.
+-- Refuses a tag that no job can have; argument: what the caller has called it.
 -- Raises 22023.
-create or replace function awa._check_tag(tag text) returns void
+create or replace function awa._check_tag(tag text, argument text default 'tag') returns void
 language plpgsql
 as $$
 begin
   if char_length(tag) not between 1 and 200 then
-    perform awa._refuse('tag must be 1 to 200 characters long', tag, 'Pass one of the job''s tags, or leave it out.');
+    perform awa._refuse(argument || ' must be 1 to 200 characters long', tag,
+      'Pass one of the job''s tags, or leave it out.');
   end if;
 end
 $$;
-comment on function awa._check_tag is 'Refuses a tag that no job can have';
+comment on function awa._check_tag is 'Refuses a tag that no job can have; argument: what the caller has called it';
 
 -- Raises JQ005.
 create or replace function awa._refuse_state(job_id bigint, state text, hint text) returns void

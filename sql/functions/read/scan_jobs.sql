@@ -38,7 +38,7 @@ begin
       perform awa._refuse('filter holds an unknown key', v_key,
         'The keys are queue, kind, state, before, tag and args.');
     elsif v_key <> 'args' and jsonb_typeof(v_value) not in ('string', 'null') then
-      perform awa._refuse(format('%s must be a string', v_key), awa._brief(v_value),
+      perform awa._refuse(format('filter: %s must be a string', v_key), awa._brief(v_value),
         'Pass it in quotation marks, or leave it out.');
     end if;
   end loop;
@@ -48,10 +48,11 @@ begin
     v_is_time := false;
   end;
   if not v_is_time then
-    perform awa._refuse('before must be a time', v_filter ->> 'before', 'Pass one such as 2026-01-31T12:00:00Z.');
+    perform awa._refuse('filter: before must be a time', v_filter ->> 'before',
+      'Pass one such as 2026-01-31T12:00:00Z.');
   end if;
-  perform awa._check_state(v_filter ->> 'state');
-  perform awa._check_tag(v_filter ->> 'tag');
+  perform awa._check_state(v_filter ->> 'state', 'filter: state');
+  perform awa._check_tag(v_filter ->> 'tag', 'filter: tag');
   return query
     select s.next_before_id, s.job_ids
       from awa._scan(v_filter ->> 'queue', v_filter ->> 'kind', v_filter ->> 'state', v_before, v_filter ->> 'tag',
