@@ -2,7 +2,7 @@
 \set name states
 \ir ../prelude.psql
 begin;
-select plan(20);
+select plan(23);
 
 select is(awa._states('known'),
   '{scheduled,available,running,retryable,waiting_external,completed,failed,cancelled,dead}', 'the states there are');
@@ -63,15 +63,26 @@ select is((
 ),
   null, 'and in the books');
 
+select is((
+  select array_agg(s order by s)
+    from pg_attribute a
+   cross join unnest(awa._states('counted_as_' || a.attname)) s
+   where a.attrelid = 'awa.queue_counts_row'::regclass and a.attnum > 0
+),
+  (select array_agg(s order by s) from unnest(awa._states('known')) s), 'in one column');
+select is(awa._jobs_in((null, 1, 10, 100, 1000, 10000, 100000, 0, 0, 5, null)::awa.queue_counts_row, 'live'),
+  11111::bigint, 'live jobs are counted by their states');
+
 -- Without a flag of its own for the queue, the tenth state would say of each key that its queue is a part of it
 select cmp_ok(cardinality(awa._states('known')), '<=', 14, 'each state has a bit of a unique key');
 do $do$
 declare
   v_old constant text := pg_get_functiondef('awa._states'::regproc);
-  v_new text := replace(v_old, '(9, ''dead'',             false, true,  ''done'')',
+  v_new text := replace(v_old, '(9, ''dead'',             false, true,  ''done'',     ''dead'')',
     (
-      select '(9, ''dead'', false, true, ''done'')'
-        || string_agg(format(', (%s, %L, true, false, null)', n, 'state' || n), '' order by n)
+      select '(9, ''dead'', false, true, ''done'', ''dead'')'
+        || string_agg(format(', (%s, %L, true, false, %L, ''scheduled'')', n, 'state' || n,
+             case when n > 10 then 'deferred' end), '' order by n)
         from generate_series(10, 14) n
     ));
 begin
@@ -81,6 +92,17 @@ begin
   execute v_new;
 end
 $do$;
+-- It is counted as its row says
+alter table awa.deferred_jobs drop constraint deferred_jobs_state_check;
+select awa.enqueue(:'queue' || ' counted', 'k', run_at => now() + interval '1 day')
+  from generate_series(1, 3) \g /dev/null
+update awa.deferred_jobs d
+   set state = case when d.job_id % 2 = 0 then 'state11' else 'state12' end
+ where d.lane = awa._lane(awa._queue_id(:'queue' || ' counted'), 2);
+select is((
+  select row(c.scheduled, c.waiting_external, c.retryable)::text from awa._queue_counts(:'queue' || ' counted') c
+),
+  '(3,0,0)', 'a new state is counted as its row says');
 select is((
   select array_agg(awa._names_queue(awa._unique_key('q', 'k', '{}', null, b, null, null, null, now())) order by n)
     from (values (1, '{queue}'::text[]), (2, '{kind,args}')) b(n, b)

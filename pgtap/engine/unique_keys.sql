@@ -2,8 +2,18 @@
 \set name unique_keys
 \ir ../prelude.psql
 
+-- Jobs with keys, one for each way out of a state
+create temp table c (nth serial, what text, job_id bigint, receipt bigint);
+insert into c (what, job_id)
+select w, (awa.enqueue_unique(:'queue' || w, 'k', unique_key => w || :'queue', run_at => r)).job_id
+  from (values ('scheduled', now() + interval '1 day'), ('available', null), ('running', null),
+          ('failed', null), ('completed', null), ('retried', now() + interval '1 day')) w(w, r);
+update c set receipt = t.receipt
+  from (select what, (awa.claim(:'queue' || what)).receipt from c where what in ('running', 'failed', 'completed')) t
+ where t.what = c.what;
+
 begin;
-select plan(29);
+select plan(32);
 
 -- States
 select is(
@@ -57,22 +67,23 @@ return (
     from (select * from awa.unique_claims where job_id is not null) u
     join unnest(array['mine', 'other''s', 'kept', 'new']) n(name) on u.key = sha256(convert_to(n.name, 'UTF8'))
 );
-select awa._move_keys(null, null, 'running', 'completed') \g /dev/null
-select awa._move_keys('{-1}', array[null]::bytea[], 'running', 'completed') \g /dev/null
+select awa._change_state(null, null, null, 'running', 'completed') \g /dev/null
+select awa._change_state('{-1}', '{0}', array[null]::bytea[], 'running', 'completed') \g /dev/null
 select is(pg_temp.holders(), 'kept -1, mine -1, other''s -2', 'no keys, nothing happens');
-select awa._move_keys('{-1,-1}',
+select awa._change_state('{-1,-1}', '{0,0}',
   array[pg_temp.key('mine', '{running}'), pg_temp.key('kept', '{running,failed}')], 'running', 'failed') \g /dev/null
 select is(pg_temp.holders(), 'kept -1, other''s -2',
   'a key is let go of in a state that does not hold it, and kept in one that does');
-select awa._move_keys('{-1}', array[pg_temp.key('other''s', '{running}')], 'running', 'failed') \g /dev/null
+select awa._change_state('{-1}', '{0}', array[pg_temp.key('other''s', '{running}')], 'running', 'failed') \g /dev/null
 select is(pg_temp.holders(), 'kept -1, other''s -2', 'another job''s is not let go of');
-select awa._move_keys('{-1,-1}',
+select awa._change_state('{-1,-1}', '{0,0}',
   array[pg_temp.key('new', '{failed}'), pg_temp.key('other''s', '{failed}')], 'running', 'failed') \g /dev/null
 select is(pg_temp.holders(), 'kept -1, new -1, other''s -2',
   'a key is taken in a state that holds it, unless another job has it');
-select awa._move_keys('{-1}', array[pg_temp.key('mine', '{running,failed}')], 'running', 'failed') \g /dev/null
+select awa._change_state('{-1}', '{0}', array[pg_temp.key('mine', '{running,failed}')], 'running',
+  'failed') \g /dev/null
 select is(pg_temp.holders(), 'kept -1, new -1, other''s -2', 'what was lost while it could be held is not taken again');
-select awa._move_keys('{-1,-1,-1}',
+select awa._change_state('{-1,-1,-1}', '{0,0,0}',
   array[pg_temp.key('new', '{failed}'), null, pg_temp.key('kept', '{running,failed}')], 'failed', null) \g /dev/null
 select is(pg_temp.holders(), 'other''s -2', 'who goes for good lets go of all');
 
@@ -120,6 +131,38 @@ select is(
   awa._keep_keys('{-10,-11}',
     array[pg_temp.until(sha256('late'), '20 seconds'), pg_temp.until(sha256('later'), '70 seconds')], '{1,1}'),
   '{1}', 'a job that completes just after the end keeps its key, too, for such a call');
+
+-- The hook is called at each change of a state in which something may be held
+create temp table changes (
+  nth bigint generated always as identity, job_id bigint, lane bigint, from_state text, to_state text
+);
+grant insert on changes to public; -- the hook runs as the owner of awa
+create or replace function awa._change_state(
+  job_ids bigint[], lanes bigint[], keys bytea[], from_state text, to_state text
+) returns void
+language sql
+as $$
+  insert into pg_temp.changes (job_id, lane, from_state, to_state)
+  select k.job_id, k.lane, _change_state.from_state, _change_state.to_state
+    from unnest(job_ids, lanes, keys) k(job_id, lane, key)
+   where k.key is not null
+$$;
+select awa.cancel(job_id) from c where what in ('scheduled', 'available', 'running') \g /dev/null
+select awa.fail(job_id, receipt, 'error') from c where what = 'failed' \g /dev/null
+select awa.complete(job_id, receipt) from c where what = 'completed' \g /dev/null
+select awa.retry(job_id) from c where what = 'retried' \g /dev/null
+select is((select string_agg(c.what || ': ' || h.from_state || ' to ' || h.to_state, ', ' order by c.nth)
+             from changes h join c using (job_id)),
+  'scheduled: scheduled to cancelled, running: running to cancelled, failed: running to retryable, '
+  'completed: running to completed, retried: scheduled to available', 'the hook is called at each change');
+set constraints all immediate;
+select is((select string_agg(c.what || ': ' || h.from_state || ' to ' || h.to_state, ', ' order by c.nth)
+             from changes h join c using (job_id) where what = 'available'),
+  'available: available to cancelled',
+  'of a job that was cancelled while it was available, at the end of the transaction');
+select is((select array_agg(distinct what) from changes h join c using (job_id)
+            where h.lane is distinct from awa._lane(awa._queue_id(:'queue' || c.what), 2)),
+  null, 'with their lanes');
 
 select * from finish();
 rollback;

@@ -483,15 +483,11 @@ comment on column awa.ready_entries.group_key is 'The group that the job belongs
 comment on column awa.ready_entries.created_at is 'When the job was enqueued; null when that is ready_at';
 comment on column awa.ready_entries.errors is 'How earlier attempts failed, oldest first';
 
-create table awa.rebasing (
-  like awa.ready_entries,
-  step bigint not null
-);
+create table awa.rebasing (like awa.ready_entries);
 alter table awa.rebasing replica identity full;
 comment on table awa.rebasing is
   'What rebase_after_restore gives new places to, while it does; otherwise empty. Not made by it: creating a table may '
   'fire an event trigger';
-comment on column awa.rebasing.step is 'The place in the lane, as far as it has to be kept';
 
 create table awa.ready_tombstones (
   lane    bigint not null,

@@ -299,16 +299,14 @@ declare
 begin
   claimed_at := clock_timestamp();
   queue_id := awa._queue_id(queue);
-  select s.claim_bytes, r.current_segment, coalesce(r.cleaned_segment, -1), r.cleaned_until,
-         r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]
-           and (select count(*) = 1 and bool_and(o.xid = o.xmin) from awa.origin o),
+  select s.claim_bytes, h.current_segment, coalesce(h.cleaned_segment, -1), h.cleaned_until, h.is_at_home,
          q.paused_at is not null, claimed_at + coalesce(lease, q.lease, interval '1 minute'), claimed_at + q.deadline,
          coalesce(q.aging_interval, interval '1 minute'),
          l.lanes, coalesce(l.has_tombstones, false), coalesce(l.is_there, false), coalesce(l.has_others, false)
     into claim_bytes, segment, cleaned, cleaned_until, v_is_at_home, v_is_paused, lease_until, deadline_at, v_aging,
       lanes, has_tombstones, is_there, has_others
     from awa.settings s
-   cross join awa.ring r
+   cross join awa._home h
    cross join (
       select coalesce(array_agg(distinct l.lane) filter (where awa._shard_of(l.lane) = shard), '{}') as lanes,
              bool_or(awa._shard_of(l.lane) <> shard) as has_others,
@@ -381,7 +379,7 @@ begin
     when 3 then insert into awa.lease_claims_3 values (claim.*);
   end case;
   if keys is not null then
-    perform awa._move_keys(array_agg(k.job_id), array_agg(k.key), 'available', 'running')
+    perform awa._change_state(array_agg(k.job_id), array_agg(claim.lane), array_agg(k.key), 'available', 'running')
        from unnest(claim.job_ids, keys) k(job_id, key)
       where k.key is not null;
   end if;

@@ -262,7 +262,8 @@ begin
      cross join lateral awa._as_entry(t.job, r.current_segment) e
     returning lane
   ), keys as (
-    select awa._move_keys(array_agg((t.job).job_id), array_agg((t.job).unique_key), (t.job).state, 'available')
+    select awa._change_state(array_agg((t.job).job_id), array_agg((t.job).lane), array_agg((t.job).unique_key),
+             (t.job).state, 'available')
       from taken t
      where (t.job).unique_key is not null
      group by (t.job).state
@@ -270,8 +271,7 @@ begin
   select count(*), array_agg(distinct a.lane) into v_promoted, v_lanes
     from appended a
    where (select count(*) from keys) >= 0;
-  perform awa._use_lanes(v_lanes);
-  perform awa._wake(q) from (select distinct awa._queue_of(l) as q from unnest(v_lanes) l) l;
+  perform awa._note_appended(v_lanes);
   return v_promoted;
 end
 $$;

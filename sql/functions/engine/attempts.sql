@@ -13,11 +13,7 @@ language sql stable
 as $$
   select l.* from awa.leases l where l.receipt = any(receipts)
   union all
-  select c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1), e.job_id, e.lane, e.priority, e.ready_at,
-         coalesce(e.created_at, e.ready_at), c.claimed_at, c.lease_until - c.claimed_at, c.lease_until, c.deadline_at,
-         c.worker_id,
-         e.attempt, e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata,
-         e.group_key, e.progress, e.errors
+  select t.*
     from (
       select r >> 12 as claim_id, array_agg(r) as receipts
         from unnest(receipts) r
@@ -36,7 +32,9 @@ as $$
         from awa._claimed_entries(c.lane, c.first_xid, c.first_id, c.pos_xid, c.pos_id, j.first_id, j.last_id)
       offset 0
     ) e
-   where c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1) = any(a.receipts)
+   cross join lateral awa._as_attempt(e, c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1), c.claimed_at,
+      c.lease_until, c.deadline_at, c.worker_id) t
+   where t.receipt = any(a.receipts)
      and case
            when (select true from awa.ready_tombstones limit 1)
            then (

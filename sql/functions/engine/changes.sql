@@ -99,9 +99,10 @@ language plpgsql
 as $$
 declare
   v_job_ids bigint[];
+  v_lanes bigint[];
   v_keys bytea[];
 begin
-  select array_agg(d.job_id), array_agg(d.unique_key) into v_job_ids, v_keys
+  select array_agg(d.job_id), array_agg(d.lane), array_agg(d.unique_key) into v_job_ids, v_lanes, v_keys
     from awa._buried_now(batch) t
    cross join lateral (
       select *
@@ -109,7 +110,7 @@ begin
        where t.cancels and d.job_id = t.job_id and d.state = 'cancelled' and d.unique_key is not null
        limit 1
     ) d;
-  perform awa._move_keys(v_job_ids, v_keys, 'available', 'cancelled');
+  perform awa._change_state(v_job_ids, v_lanes, v_keys, 'available', 'cancelled');
   -- Keys that jobs may have left behind.
   perform awa._let_go(array_agg(t.job_id), array_agg(substr(e.unique_key, 1, 32)))
      from awa._buried_now(batch) t
@@ -324,16 +325,12 @@ declare
   v_gone bigint[] := '{}';
 begin
   for v_batch in v_batches loop
-    perform awa._move_keys(array_agg(g.job_id), array_agg(g.unique_key), g.state, 'cancelled')
+    perform awa._change_state(array_agg(g.job_id), array_agg(g.lane), array_agg(g.unique_key), g.state, 'cancelled')
        from unnest(v_batch.jobs) g
       where g.unique_key is not null
       group by g.state;
-    perform awa._end(array(
-      select (null, g.job_id, g.lane, g.lane & 7, g.run_at, g.created_at, g.attempted_at, null, null, null, null,
-              g.attempt - 1, g.max_attempts, g.body_bytes,
-              g.unique_key, g.kind, g.args, g.tags, g.metadata, g.group_key, g.progress,
-              awa._add_error(g.errors, g.attempt - 1, coalesce(reason, 'cancelled'), by => session_user))::awa.leases
-        from unnest(v_batch.jobs) g), 'cancelled');
+    perform awa._end_as_cancelled(
+      array(select a from unnest(v_batch.jobs) g cross join lateral awa._last_attempt(g) a), reason);
     v_gone := v_gone || array(select g.job_id from unnest(v_batch.jobs) g);
   end loop;
   return v_gone;
@@ -353,8 +350,8 @@ declare
   v_batch bigint := nextval('awa.claim_ids'); -- any number that nobody else has
   v_buried bigint[] := awa._bury(entries, v_batch, true);
 begin
-  perform awa._end(e, 'cancelled')
-     from awa._entries_as_attempts(array(select p from unnest(entries) p where p.id = any(v_buried)), reason) e;
+  perform awa._end_as_cancelled(e, reason)
+     from awa._entries_as_attempts(array(select p from unnest(entries) p where p.id = any(v_buried))) e;
   if v_buried <> '{}' then
     insert into awa.pending_changes (batch) values (v_batch);
   end if;
@@ -364,8 +361,8 @@ $$;
 comment on function awa._cancel_ready is
   'Cancels jobs that are available; returns the ids of those that no other session buried first';
 
--- Entries that were cancelled, as attempts that never began, in arrays of about 64 MB.
-create or replace function awa._entries_as_attempts(entries awa._place[], reason text) returns setof awa.leases[]
+-- Entries that were cancelled, as attempts that have not begun, in arrays of about 64 MB.
+create or replace function awa._entries_as_attempts(entries awa._place[]) returns setof awa.leases[]
 language plpgsql stable
 as $$
 #variable_conflict use_variable
@@ -373,19 +370,14 @@ begin
   return query
     select array_agg(b.attempt order by (b.attempt).job_id) -- in an order: otherwise they might all be hashed in memory
       from (
-        select a.attempt, sum(pg_column_size(a.attempt)) over (rows unbounded preceding) / 67108864 as batch
-          from (
-            select (null, e.job_id, e.lane, e.priority, e.ready_at, coalesce(e.created_at, e.ready_at), null, null,
-                    null, null, null, e.attempt - 1, e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags,
-                    e.metadata, e.group_key, e.progress, awa._add_error(
-                      e.errors, e.attempt - 1, coalesce(reason, 'cancelled'),
-                      by => session_user))::awa.leases as attempt
-              from unnest(entries) p
-             cross join lateral (
-                select * from awa._entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
-              ) e
-            offset 0
-          ) a
+        select a as attempt, sum(
+                 pg_column_size(a) + pg_column_size(array[a.errors])
+               ) over (rows unbounded preceding) / 67108864 as batch
+          from unnest(entries) p
+         cross join lateral (
+            select * from awa._entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
+          ) e
+         cross join lateral awa._as_attempt(e) a
       ) b
      group by b.batch;
   raise sqlstate 'JQ999'; -- see _look_up
@@ -394,7 +386,7 @@ exception when sqlstate 'JQ999' then
 end
 $$;
 comment on function awa._entries_as_attempts is
-  'Entries that were cancelled, as attempts that never began, in arrays of about 64 MB';
+  'Entries that were cancelled, as attempts that have not begun, in arrays of about 64 MB';
 
 -- Cancels open attempts; returns the ids of those jobs whose attempts were still open.
 -- Locks: in the order of the _many forms: the claims, then items of the ledger, then rows of leases.

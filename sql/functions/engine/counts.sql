@@ -150,8 +150,7 @@ with span as (
    cross join awa._lanes_of(s.queue_id) l
    where _queue_counts.queue is not null
 ), parts as (
-  select awa._queue_of(l.lane) as queue_id, null::text as name, false as is_there, c.available, 0::bigint as scheduled,
-         0::bigint as retryable, c.running, c.completed, c.failed, c.cancelled, c.dead, c.oldest_ready_at
+  select awa._queue_of(l.lane) as queue_id, n.state, n.jobs, c.oldest_ready_at, null::text as name, false as is_there
     from lanes l
    cross join lateral (
       select 0::bigint as available, 0::bigint as running, l.completed, l.failed, l.cancelled, l.dead,
@@ -163,8 +162,13 @@ with span as (
        where not l.is_known and c.queue_id = awa._queue_of(l.lane) and c.lane = l.lane
       offset 0
     ) c
+   cross join lateral (
+      values ('available', c.available), ('running', c.running), ('completed', c.completed), ('failed', c.failed),
+        ('cancelled', c.cancelled), ('dead', c.dead)
+    ) n(state, jobs)
+   where n.jobs <> 0 or c.oldest_ready_at is not null
   union all
-  select awa._queue_of(l.lane), null, false, 0, 0, 0, count(*), 0, 0, 0, 0, null
+  select awa._queue_of(l.lane), 'running', count(*), null, null, false
     from span s
    cross join lateral (
       select l.lane
@@ -174,8 +178,7 @@ with span as (
     ) l
    group by 1
   union all
-  select awa._queue_of(d.lane), null, false, 0, count(*) filter (where d.state = 'scheduled'),
-         count(*) filter (where d.state = 'retryable'), 0, 0, 0, 0, 0, null
+  select awa._queue_of(d.lane), d.state, count(*), null, null, false
     from span s
    cross join lateral (
       select d.lane, d.state
@@ -183,11 +186,9 @@ with span as (
        where d.lane >= awa._first_lane(s.first_id) and d.lane <= awa._last_lane(s.last_id)
       offset 0
     ) d
-   group by 1
+   group by 1, 2
   union all
-  select awa._queue_of(f.lane), null, false, 0, 0, 0, 0, count(*) filter (where f.state = 'completed'),
-         count(*) filter (where f.state = 'failed'), count(*) filter (where f.state = 'cancelled'),
-         count(*) filter (where f.state = 'dead'), null
+  select awa._queue_of(f.lane), f.state, count(*), null, null, false
     from span s
    cross join lateral (
       select f.lane, f.state
@@ -195,26 +196,38 @@ with span as (
        where not f.counted_by_closure and f.lane >= awa._first_lane(s.first_id) and f.lane <= awa._last_lane(s.last_id)
       offset 0
     ) f
-   group by 1
+   group by 1, 2
   union all
-  select q.queue_id, q.name, q.dropped_at is null, 0, 0, 0, 0, 0, 0, 0, 0, null
+  select q.queue_id, null, 0, null, q.name, q.dropped_at is null
     from span s
    cross join lateral (select * from awa.queues q where q.queue_id >= s.first_id and q.queue_id <= s.last_id offset 0) q
 )
 select max(p.name) as queue,
-       sum(p.available)::bigint as available,
-       sum(p.scheduled)::bigint as scheduled,
-       sum(p.retryable)::bigint as retryable,
-       sum(p.running)::bigint as running,
-       0::bigint as waiting_external,
-       sum(p.completed)::bigint as completed,
-       sum(p.failed)::bigint as failed,
-       sum(p.cancelled)::bigint as cancelled,
-       sum(p.dead)::bigint as dead,
+       coalesce(sum(p.jobs) filter (where p.state = any(awa._states('counted_as_available'))), 0)::bigint as available,
+       coalesce(sum(p.jobs) filter (where p.state = any(awa._states('counted_as_scheduled'))), 0)::bigint as scheduled,
+       coalesce(sum(p.jobs) filter (where p.state = any(awa._states('counted_as_retryable'))), 0)::bigint as retryable,
+       coalesce(sum(p.jobs) filter (where p.state = any(awa._states('counted_as_running'))), 0)::bigint as running,
+       coalesce(sum(p.jobs) filter (where p.state = any(awa._states('counted_as_waiting_external'))), 0)::bigint
+         as waiting_external,
+       coalesce(sum(p.jobs) filter (where p.state = any(awa._states('counted_as_completed'))), 0)::bigint as completed,
+       coalesce(sum(p.jobs) filter (where p.state = any(awa._states('counted_as_failed'))), 0)::bigint as failed,
+       coalesce(sum(p.jobs) filter (where p.state = any(awa._states('counted_as_cancelled'))), 0)::bigint as cancelled,
+       coalesce(sum(p.jobs) filter (where p.state = any(awa._states('counted_as_dead'))), 0)::bigint as dead,
        min(p.oldest_ready_at) as oldest_ready_at
   from parts p
  group by p.queue_id
-having max(p.name) is not null and (bool_or(p.is_there) or sum(p.available + p.running + p.scheduled + p.retryable) > 0)
+having max(p.name) is not null
+   and (bool_or(p.is_there) or bool_or(p.jobs <> 0 and p.state = any(awa._states('live'))))
  order by 1
 $$;
 comment on function awa._queue_counts is 'Exact counts of jobs by queue and state, as queue_counts returns them';
+
+-- How many jobs these counts have in states that share a property.
+create or replace function awa._jobs_in(counts awa.queue_counts_row, fact text) returns bigint
+language sql stable
+as $$
+  select sum(c.jobs::bigint)
+    from jsonb_each_text(to_jsonb(counts)) c("column", jobs)
+   where c.column = any(awa._states(fact))
+$$;
+comment on function awa._jobs_in is 'How many jobs these counts have in states that share a property';

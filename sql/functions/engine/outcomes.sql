@@ -116,16 +116,26 @@ create or replace function awa._record_cancels(attempts awa.leases[], reason tex
 language plpgsql
 as $$
 begin
+  perform awa._end_as_cancelled(attempts, reason);
+  perform awa._end_attempts(attempts, 'cancelled');
+end
+$$;
+comment on function awa._record_cancels is 'Writes the ends of attempts that were closed as cancelled';
+
+-- Writes the ends of cancelled jobs, after their last attempts.
+create or replace function awa._end_as_cancelled(attempts awa.leases[], reason text) returns void
+language plpgsql
+as $$
+begin
   perform awa._end(attempts, 'cancelled',
     errors => array(
       select awa._add_error(a.errors, a.attempt, coalesce(reason, 'cancelled'), by => session_user)
         from unnest(attempts) with ordinality a
        order by a.ordinality
     ));
-  perform awa._end_attempts(attempts, 'cancelled');
 end
 $$;
-comment on function awa._record_cancels is 'Writes the ends of attempts that were closed as cancelled';
+comment on function awa._end_as_cancelled is 'Writes the ends of cancelled jobs, after their last attempts';
 
 -- Notes for the registered workers of attempts that they have lost them, with a reason for each.
 create or replace function awa._record_lost_attempts(attempts awa.leases[], reasons text[]) returns void

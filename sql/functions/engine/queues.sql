@@ -197,6 +197,20 @@ end
 $$;
 comment on function awa._require_queue is 'The id of a queue that exists';
 
+-- The OIDs of tables by which a restore is known.
+create or replace function awa._own_tables() returns oid[]
+language sql immutable
+as $$ select array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[] $$;
+comment on function awa._own_tables is 'The OIDs of tables by which a restore is known';
+
+-- Whether the database is at home, at a glance, and the segments. Where it is not, _current_segment looks more closely.
+-- A database that was restored, or a table that was rewritten, has other values: see _is_restored.
+create or replace view awa._home as
+select r.current_segment, r.cleaned_segment, r.cleaned_until,
+       r.tables = awa._own_tables() and array(select o.xid = o.xmin from awa.origin o) = array[true] as is_at_home
+  from awa.ring r;
+comment on view awa._home is 'Whether the database is at home, at a glance, and the segments';
+
 -- The segment that new entries and claims go to.
 -- Raises 55000 in a database that was restored from a dump: the transaction ids in it are another server's.
 create or replace function awa._current_segment() returns smallint
@@ -206,10 +220,7 @@ declare
   v_segment smallint;
   v_is_at_home boolean;
 begin
-  select r.current_segment, r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]
-         and array(select o.xid = o.xmin from awa.origin o) = array[true]
-    into v_segment, v_is_at_home
-    from awa.ring r;
+  select h.current_segment, h.is_at_home into v_segment, v_is_at_home from awa._home h;
   if v_is_at_home is not true then
     if v_segment is null then
       perform awa._refuse_missing('ring',
@@ -247,7 +258,7 @@ language sql stable
 as $$
   select coalesce(
     bool_or(
-      case (r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[])::int + (o.xid = o.xmin)::int
+      case (r.tables = awa._own_tables())::int + (o.xid = o.xmin)::int
              when 2 then false
              when 0 then true
              else o.server <> (select c.system_identifier from pg_control_system() c)
@@ -264,7 +275,7 @@ as $$
 declare
   v_xid xid;
 begin
-  update awa.ring r set tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]; -- one at a time
+  update awa.ring r set tables = awa._own_tables(); -- one at a time
   delete from awa.origin;
   insert into awa.origin (xid, server) values ('0', 0) returning xmin into v_xid;
   delete from awa.origin;
@@ -280,7 +291,7 @@ create or replace function awa._keep_origin() returns void
 language sql
 as $$
   select awa._set_origin()
-   where (select r.tables from awa.ring r) <> array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]
+   where (select r.tables from awa.ring r) <> awa._own_tables()
       or exists (
         select from awa.origin o, pg_control_system() c where o.xid <> o.xmin or o.server <> c.system_identifier
       )

@@ -3,7 +3,7 @@
 -- The states of a job that share a property.
 -- known: all of them. live: it has not ended; by default it holds a unique key. ended. cancellable: by cancel_where.
 -- retriable: by retry_where. The table that holds the job: logged: ready_entries, with claims and closures; deferred:
--- deferred_jobs; done: done_entries alone.
+-- deferred_jobs; done: done_entries alone. counted_as_running and so on: the column of queue_counts that counts them.
 -- Why: the place of a state is its bit in a unique key, so a new one comes last. There is room for 14. Other functions
 -- ask for a fact, and do not list states: a lint says so.
 create or replace function awa._states(fact text) returns text[]
@@ -11,23 +11,23 @@ language sql immutable parallel safe
 as $$
   select array_agg(s.state order by s.place)
     from (values
-      (1, 'scheduled',        true,  true,  'deferred'),
-      (2, 'available',        true,  false, 'logged'),
-      (3, 'running',          true,  false, 'logged'),
-      (4, 'retryable',        true,  true,  'deferred'),
-      (5, 'waiting_external', true,  false, null), -- reserved
-      (6, 'completed',        false, false, 'logged'),
-      (7, 'failed',           false, true,  'done'),
-      (8, 'cancelled',        false, true,  'done'),
-      (9, 'dead',             false, true,  'done')
-    ) s(place, state, is_live, is_retriable, home)
+      (1, 'scheduled',        true,  true,  'deferred', 'scheduled'),
+      (2, 'available',        true,  false, 'logged',   'available'),
+      (3, 'running',          true,  false, 'logged',   'running'),
+      (4, 'retryable',        true,  true,  'deferred', 'retryable'),
+      (5, 'waiting_external', true,  false, null,       'waiting_external'), -- reserved
+      (6, 'completed',        false, false, 'logged',   'completed'),
+      (7, 'failed',           false, true,  'done',     'failed'),
+      (8, 'cancelled',        false, true,  'done',     'cancelled'),
+      (9, 'dead',             false, true,  'done',     'dead')
+    ) s(place, state, is_live, is_retriable, home, counted_as)
    where case fact
      when 'known' then true
      when 'live' then s.is_live
      when 'cancellable' then s.is_live
      when 'ended' then not s.is_live
      when 'retriable' then s.is_retriable
-     else s.home = fact
+     else fact in (s.home, 'counted_as_' || s.counted_as)
    end
 $$;
 comment on function awa._states is 'The states of a job that share a property';

@@ -18,19 +18,36 @@ end;
 comment on function awa._held_until is
   'Until when a job with this key holds it after it has completed; null when the key has no such end';
 
--- Lets go of unique keys that jobs do not hold in their new state, and takes those that they begin to hold.
--- A key that another job has, or is just about to have, stays with that job: no wait here. With no new state (null) all
--- keys are let go of. Keys may be null.
-create or replace function awa._move_keys(job_ids bigint[], keys bytea[], from_state text, to_state text) returns void
+-- Changes what jobs hold, when they go to another state: they let go of some of it, and take what they begin to hold.
+-- The one hook for all such changes: when attempts end, when waiting jobs are promoted, claimed, rescheduled, retried
+-- or cancelled, and when they are kept no longer: with no new state (null) they let go of everything. Today jobs hold
+-- unique keys. A key that another job has, or is just about to have, stays with that job: no wait here. Callers leave
+-- out jobs that hold nothing: all arrays are null where none does. Keys may be null.
+create or replace function awa._change_state(
+  job_ids bigint[],
+  lanes bigint[],
+  keys bytea[],
+  from_state text,
+  to_state text
+) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_wait text := current_setting('lock_timeout');
+  v_wait text;
+  v_held bigint[];
   v_job record;
 begin
   if keys is null then
     return;
+  end if;
+  if to_state = 'completed' then
+    v_held := awa._keep_keys(job_ids, keys, lanes);
+    if v_held <> '{}' then
+      select array_agg(k.job_id), array_agg(k.key) into job_ids, keys
+        from unnest(job_ids, keys) with ordinality k(job_id, key, ordinal)
+       where k.ordinal <> all(v_held);
+    end if;
   end if;
   perform awa._let_go(array_agg(k.job_id), array_agg(substr(k.key, 1, 32)))
      from unnest(job_ids, keys) k(job_id, key)
@@ -41,6 +58,7 @@ begin
   if keys is null then
     return;
   end if;
+  v_wait := current_setting('lock_timeout');
   perform set_config('lock_timeout', '10', true);
   begin
     perform awa._take_key(k.key, true, k.job_id) from unnest(job_ids, keys) k(job_id, key);
@@ -57,8 +75,8 @@ begin
   perform set_config('lock_timeout', v_wait, true);
 end
 $$;
-comment on function awa._move_keys is
-  'Lets go of unique keys that jobs do not hold in their new state, and takes those that they begin to hold';
+comment on function awa._change_state is
+  'Changes what jobs hold, when they go to another state: they let go of some of it, and take what they begin to hold';
 
 -- Lets go of unique keys, where these jobs hold them and have not completed.
 -- Why: a deleted row stays in the way of each look for its key, for as long as some snapshot is older. So a key that is
@@ -152,17 +170,17 @@ return interval '1 minute';
 comment on function awa._key_grace is 'How long a completed job has its key past the end of its period';
 
 -- Notes until when the keys of completed jobs are held; returns the ordinals of those that are held.
-create or replace function awa._keep_keys(job_ids bigint[], keys bytea[], queue_ids bigint[]) returns bigint[]
+create or replace function awa._keep_keys(job_ids bigint[], keys bytea[], lanes bigint[]) returns bigint[]
 language sql
 as $$
   with held as (
     select k.*, awa._held_until(k.key) as until
-      from unnest(job_ids, keys, queue_ids) with ordinality k(job_id, key, queue_id, ordinal)
+      from unnest(job_ids, keys, lanes) with ordinality k(job_id, key, lane, ordinal)
      where awa._held_until(k.key) > clock_timestamp() - awa._key_grace()
      order by k.key
   ), noted as (
     update awa.unique_claims u
-       set held_until = k.until, queue_id = k.queue_id
+       set held_until = k.until, queue_id = awa._queue_of(k.lane)
       from held k
      where u.key = substr(k.key, 1, 32)
        and u.round = (

@@ -1,37 +1,24 @@
 -- The one writer of each table that jobs go to.
 
--- Lets go of the unique keys and lease rows of attempts, once their jobs go to another state.
--- Of unique keys only where the jobs do not hold them in that state.
+-- Ends attempts, once their jobs go to another state: changes what the jobs hold, and removes lease rows.
 create or replace function awa._end_attempts(attempts awa.leases[], state text) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_job_ids bigint[];
+  v_lanes bigint[];
   v_keys bytea[];
-  v_queue_ids bigint[];
-  v_held bigint[];
 begin
-  select array_agg(a.job_id), array_agg(a.unique_key), array_agg(awa._queue_of(a.lane)) into v_job_ids, v_keys,
-         v_queue_ids
+  select array_agg(a.job_id), array_agg(a.lane), array_agg(a.unique_key) into v_job_ids, v_lanes, v_keys
     from unnest(attempts) a
    where a.unique_key is not null;
-  if v_keys is not null then
-    if state = 'completed' then
-      v_held := awa._keep_keys(v_job_ids, v_keys, v_queue_ids);
-      if v_held <> '{}' then
-        select array_agg(k.job_id), array_agg(k.key) into v_job_ids, v_keys
-          from unnest(v_job_ids, v_keys) with ordinality k(job_id, key, ordinal)
-         where k.ordinal <> all(v_held);
-      end if;
-    end if;
-    perform awa._move_keys(v_job_ids, v_keys, 'running', state);
-  end if;
+  perform awa._change_state(v_job_ids, v_lanes, v_keys, 'running', state);
   delete from awa.leases l where l.receipt = any(array(select a.receipt from unnest(attempts) a));
 end
 $$;
 comment on function awa._end_attempts is
-  'Lets go of the unique keys and lease rows of attempts, once their jobs go to another state';
+  'Ends attempts, once their jobs go to another state: changes what the jobs hold, and removes lease rows';
 
 -- The jobs of attempts, as they wait for a time.
 -- There is one job for each attempt, and one error. Their next attempt has the same number, or the next one where the
@@ -92,17 +79,37 @@ $$;
 comment on function awa._as_entry is
   'A job that waited, as an entry of a segment: in its lane, or in the front lane of its shard';
 
--- An entry, as a job that waits for a time.
-create or replace function awa._as_deferred(entry awa.ready_entries, run_at timestamptz) returns awa.deferred_jobs
+-- An entry, as an attempt: of a claim, or, without a receipt, one that has not begun.
+create or replace function awa._as_attempt(
+  entry awa.ready_entries,
+  receipt bigint default null,
+  claimed_at timestamptz default null,
+  lease_until timestamptz default null,
+  deadline_at timestamptz default null,
+  worker_id bigint default null
+) returns setof awa.leases
 language sql stable
 as $$
-  select entry.job_id,
-         awa._ready_lane(entry.lane & ~7::bigint | entry.priority, entry.job_id, entry.group_key), 'scheduled', run_at,
-         coalesce(entry.created_at, entry.ready_at), null::timestamptz, entry.attempt, entry.max_attempts,
+  select receipt, entry.job_id, entry.lane, entry.priority, entry.ready_at, coalesce(entry.created_at, entry.ready_at),
+         claimed_at, lease_until - claimed_at, lease_until, deadline_at, worker_id,
+         case when receipt is null then entry.attempt - 1::smallint else entry.attempt end, entry.max_attempts,
          entry.body_bytes, entry.unique_key, entry.kind, entry.args, entry.tags, entry.metadata, entry.group_key,
          entry.progress, entry.errors
 $$;
-comment on function awa._as_deferred is 'An entry, as a job that waits for a time';
+comment on function awa._as_attempt is
+  'An entry, as an attempt: of a claim, or, without a receipt, one that has not begun';
+
+-- A deferred job, as the attempt before the one that it waits for: it has ended, or there was none.
+create or replace function awa._last_attempt(job awa.deferred_jobs) returns setof awa.leases
+language sql stable
+as $$
+  select null::bigint, job.job_id, job.lane, (job.lane & 7)::smallint, job.run_at, job.created_at, job.attempted_at,
+         null::interval, null::timestamptz, null::timestamptz, null::bigint, job.attempt - 1::smallint,
+         job.max_attempts, job.body_bytes,
+         job.unique_key, job.kind, job.args, job.tags, job.metadata, job.group_key, job.progress, job.errors
+$$;
+comment on function awa._last_attempt is
+  'A deferred job, as the attempt before the one that it waits for: it has ended, or there was none';
 
 -- An ended job, as one that waits for its first attempt.
 create or replace function awa._revived(job awa.done_entries) returns setof awa.deferred_jobs
@@ -130,22 +137,34 @@ begin
     returning lane
   )
   select array_agg(distinct a.lane) into v_lanes from appended a;
-  perform awa._use_lanes(v_lanes);
-  perform awa._wake(q) from (select distinct awa._queue_of(l) as q from unnest(v_lanes) l) l;
+  perform awa._note_appended(v_lanes);
 end
 $$;
 comment on function awa._append_ready is 'Appends jobs to the current segment, and wakes their queues';
 
+-- Notes that jobs have been appended to lanes: these are in use, and their queues are woken.
+create or replace function awa._note_appended(lanes bigint[]) returns void
+language plpgsql
+as $$
+begin
+  perform awa._use_lanes(lanes);
+  perform awa._wake(q) from (select distinct awa._queue_of(l) as q from unnest(lanes) l) l;
+end
+$$;
+comment on function awa._note_appended is
+  'Notes that jobs have been appended to lanes: these are in use, and their queues are woken';
+
 -- Writes the ends of jobs, after their last attempts.
--- The attempt of a job that never ran has no receipt. errors, outputs, and whether a closure counts the job as
--- completed, are there for each job, or for none.
+-- The attempt of a job that never ran has no receipt. errors, outputs, whether a closure counts the job as completed,
+-- and when it ended, are there for each job, or for none; without a time it ends now.
 create or replace function awa._end(
   attempts awa.leases[],
   state text,
   reason text default null,
   errors jsonb[] default null,
   outputs jsonb[] default null,
-  counted_by_closure boolean[] default null
+  counted_by_closure boolean[] default null,
+  ended_at timestamptz[] default null
 ) returns void
 language plpgsql
 as $$
@@ -156,7 +175,8 @@ begin
      finalized_at, attempt, max_attempts, body_bytes, unique_key,
      kind, args, tags, metadata, group_key, progress, errors, output)
   select a.job_id, a.lane & ~7::bigint | a.priority, state, reason, coalesce(counted_by_closure[a.ordinality], false),
-         a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at, clock_timestamp(),
+         a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at,
+         coalesce(ended_at[a.ordinality], clock_timestamp()),
          a.attempt, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata,
          a.group_key,
          case when state <> 'completed' then a.progress end,
@@ -177,16 +197,22 @@ end
 $$;
 comment on function awa._lease is 'Gives attempts rows of their own in leases';
 
--- An entry, as it is in another segment.
-create or replace function awa._in_segment(entry awa.ready_entries, segment smallint) returns awa.ready_entries
+-- An entry, as it is in another segment, and with another xid where one is given.
+create or replace function awa._in_segment(
+  entry awa.ready_entries,
+  segment smallint,
+  xid xid8 default null
+) returns awa.ready_entries
 language plpgsql immutable
 as $$
+#variable_conflict use_variable
 begin
   entry.segment := segment;
+  entry.xid := coalesce(xid, entry.xid);
   return entry;
 end
 $$;
-comment on function awa._in_segment is 'An entry, as it is in another segment';
+comment on function awa._in_segment is 'An entry, as it is in another segment, and with another xid where one is given';
 
 -- Notes, for the counts, that jobs have come to a lane without an entry, or, negative, have left it.
 create or replace function awa._arrive(lane bigint, jobs bigint) returns void

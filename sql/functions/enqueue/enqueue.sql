@@ -52,10 +52,7 @@ begin
     end if;
     select true into v_is_in_use
       from awa.queues q where q.queue_id = v_queue_id and q.lane = v_lane and q.dropped_at is null;
-    select r.current_segment, r.tables = array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]
-           and array(select o.xid = o.xmin from awa.origin o) = array[true]
-      into v_segment, v_is_at_home
-      from awa.ring r;
+    select h.current_segment, h.is_at_home into v_segment, v_is_at_home from awa._home h;
     if v_is_in_use and v_is_at_home then
       insert into awa.ready_entries
         (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args)

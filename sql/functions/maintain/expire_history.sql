@@ -146,12 +146,13 @@ begin
     )
     select g.lane, g.state, g.counted_by_closure, count(*) as jobs,
            array_agg(g.job_id) filter (where g.unique_key is not null) as keyed,
+           array_agg(g.lane) filter (where g.unique_key is not null) as lanes,
            array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
       from gone g
      group by g.lane, g.state, g.counted_by_closure
      order by g.lane, g.state, g.counted_by_closure
   loop
-    perform awa._move_keys(v_jobs.keyed, v_jobs.keys, v_jobs.state, null);
+    perform awa._change_state(v_jobs.keyed, v_jobs.lanes, v_jobs.keys, v_jobs.state, null);
     if not v_jobs.counted_by_closure then -- its claim counts it otherwise
       perform awa._count_gone(v_jobs.lane, v_jobs.state, v_jobs.jobs);
     end if;

@@ -38,8 +38,7 @@ begin
     perform awa._wait_for_lock(awa._fold_key(), false, 'the counts are locked by somebody else',
       'Maintenance holds them for a moment. If its transaction was left open, let it end, and try again.');
   end if;
-  select c.available + c.scheduled + c.retryable + c.running + c.waiting_external into v_live
-    from awa._queue_counts(queue) c;
+  select awa._jobs_in(c, 'live') into v_live from awa._queue_counts(queue) c;
   if v_live > 0 and force is not true then
     raise exception using errcode = 'JQ005', message = 'the queue has jobs that have not ended',
       detail = format('%s of them.', v_live),
@@ -115,8 +114,7 @@ begin
   update awa.queue_rollups r
      set enqueued = b.jobs - b.enqueued
     from (
-      select q.available + q.scheduled + q.retryable + q.running + q.waiting_external
-               + q.completed + q.failed + q.cancelled + q.dead as jobs,
+      select awa._jobs_in(q, 'known') as jobs,
              (select sum(c.enqueued) from awa._lane_counts c where c.queue_id = v_queue_id)::bigint as enqueued
         from awa._queue_counts(queue) q
     ) b

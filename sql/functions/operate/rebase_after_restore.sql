@@ -26,13 +26,14 @@ set jit = off
 set lock_timeout = 0
 as $$
 declare
-  v_room numeric;
+  v_batch record;
+  v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
   v_lanes bigint[];
   v_enqueued bigint[];
   v_counted bigint[];
   v_available bigint;
-  v_running bigint;
-  v_completed bigint;
+  v_running bigint := 0;
+  v_completed bigint := 0;
 begin
   perform awa._check_isolation();
   for v_look in 1..2 loop
@@ -58,60 +59,28 @@ begin
   -- What is alive, by the old ids: only compared with each other. After a restore of data alone, ring does not tell
   -- which segment was cleaned: what was carried from it is there twice.
   truncate awa.rebasing;
-  insert into awa.rebasing
-  select e.*, sum((e.job_id < l.before)::int) over (partition by e.lane order by e.xid, e.job_id)
-    from (
-      select a.segment, a.lane, a.xid, a.job_id,
-             lag(a.job_id, 1, a.job_id) over (partition by a.lane order by a.xid, a.job_id) as before
-        from (
-          select distinct on (a.lane, a.xid, a.job_id) a.segment, a.lane, a.xid, a.job_id
-            from awa._available a
-           order by a.lane, a.xid, a.job_id, a.segment
-        ) a
-    ) l
-    join awa.ready_entries e on e.segment = l.segment and e.lane = l.lane and e.xid = l.xid and e.job_id = l.job_id;
-  get diagnostics v_available = row_count;
-  insert into awa.leases
-  select a.* from awa._attempts(array(select o.receipt from awa._open_items o)) a on conflict do nothing;
-  get diagnostics v_running = row_count;
+  v_available := awa._place_anew();
+  for v_batch in v_batches(array(select o.receipt from awa._open_items o)) loop
+    perform awa._lease(v_batch.attempts);
+    v_running := v_running + cardinality(v_batch.attempts);
+  end loop;
   select coalesce(array_agg(c.lane), '{}'), array_agg(c.enqueued), array_agg(c.completed)
     into v_lanes, v_enqueued, v_counted
     from awa._lane_counts c;
-  with completed as (
-    insert into awa.done_entries
-      (job_id, lane, state, counted_by_closure, receipt, worker_id, ready_at, created_at, attempted_at, finalized_at,
-       attempt, max_attempts, body_bytes, unique_key,
-       kind, args, tags, metadata, group_key, errors)
-    select distinct on (e.job_id, j.receipt)
-           e.job_id, e.lane & ~7::bigint | e.priority, 'completed', false, j.receipt, j.worker_id, e.ready_at,
-           j.created_at, j.attempted_at, j.finalized_at, e.attempt, e.max_attempts, e.body_bytes, e.unique_key,
-           e.kind, e.args, e.tags, e.metadata, e.group_key, e.errors
-      from awa._ledger j
-      join awa.ready_entries e on e.segment = j.segment and e.lane = j.lane and e.xid = j.xid and e.job_id = j.id
-     where j.state = 'completed'
-    returning lane
-  ), by_lane as (
-    select c.lane, count(*) as jobs from completed c group by c.lane
-  )
-  select coalesce(sum(b.jobs), 0),
-         coalesce((
-           select array_agg(l.completed - coalesce(b.jobs, 0) order by l.n)
-             from unnest(v_lanes, v_counted) with ordinality l(lane, completed, n)
-             left join by_lane b on b.lane = l.lane
-         ), '{}')
-    into v_completed, v_counted
-    from by_lane b;
+  for v_batch in select * from awa._completed_in_ledger() loop
+    perform awa._end(v_batch.attempts, 'completed', ended_at => v_batch.ended_at);
+    v_completed := v_completed + cardinality(v_batch.attempts);
+    v_counted := array(
+      select l.completed - coalesce(b.jobs, 0)
+        from unnest(v_lanes, v_counted) with ordinality l(lane, completed, n)
+        left join (
+          select a.lane & ~7::bigint | a.priority as lane, count(*) as jobs from unnest(v_batch.attempts) a group by 1
+        ) b on b.lane = l.lane
+       order by l.n);
+  end loop;
 
   truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures;
-  v_room := pg_snapshot_xmin(pg_current_snapshot())::text::numeric - 3;
-  insert into awa.ready_entries
-    (segment, lane, xid, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags,
-      metadata, group_key, created_at, progress, errors)
-  select awa._current_segment(), e.lane,
-         (3 + floor(e.step * least(1, v_room / (1 + (select max(m.step) from awa.rebasing m)))))::text::xid8, e.job_id,
-         e.ready_at, e.priority, e.attempt, e.max_attempts,
-         e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.group_key, e.created_at, e.progress, e.errors
-    from awa.rebasing e;
+  insert into awa.ready_entries select e.* from awa.rebasing e;
 
   delete from awa.queue_rollups r where r.lane <> all(v_lanes);
   insert into awa.queue_rollups as r (lane, counted, enqueued, completed)
@@ -138,6 +107,67 @@ end
 $$;
 comment on function awa.rebase_after_restore is
   'Makes the jobs of a database that was restored from a dump claimable again';
+
+-- Copies all available entries to rebasing, under other transaction ids, in their order; returns how many.
+-- Each stretch of a lane in which job ids ascend gets a transaction id, as far as this server has had as many.
+create or replace function awa._place_anew() returns bigint
+language plpgsql
+as $$
+declare
+  v_room numeric := pg_snapshot_xmin(pg_current_snapshot())::text::numeric - 3;
+  v_placed bigint;
+begin
+  insert into awa.rebasing
+  select n.*
+    from (
+      select p.entry, p.step, max(p.step) over () as last_step
+        from (
+          select e as entry,
+                 sum((e.job_id < l.before)::int) over (partition by e.lane order by e.xid, e.job_id) as step
+            from (
+              select a.segment, a.lane, a.xid, a.job_id,
+                     lag(a.job_id, 1, a.job_id) over (partition by a.lane order by a.xid, a.job_id) as before
+                from (
+                  select distinct on (a.lane, a.xid, a.job_id) a.segment, a.lane, a.xid, a.job_id
+                    from awa._available a
+                   order by a.lane, a.xid, a.job_id, a.segment
+                ) a
+            ) l
+            join awa.ready_entries e
+              on e.segment = l.segment and e.lane = l.lane and e.xid = l.xid and e.job_id = l.job_id
+        ) p
+    ) p
+   cross join awa._current_segment() r(current_segment)
+   cross join lateral awa._in_segment(p.entry, r.current_segment,
+      (3 + floor(p.step * least(1, v_room / (1 + p.last_step))))::text::xid8) n;
+  get diagnostics v_placed = row_count;
+  return v_placed;
+end
+$$;
+comment on function awa._place_anew is
+  'Copies all available entries to rebasing, under other transaction ids, in their order; returns how many';
+
+-- The completed jobs that the ledgers describe, as attempts, and when they ended, in arrays of about 64 MB.
+create or replace function awa._completed_in_ledger() returns table (attempts awa.leases[], ended_at timestamptz[])
+language sql stable
+as $$
+  select array_agg(b.attempt order by (b.attempt).job_id), array_agg(b.ended_at order by (b.attempt).job_id)
+    from (
+      select c.attempt, c.ended_at, sum(
+               pg_column_size(c.attempt) + pg_column_size(array[(c.attempt).errors])
+             ) over (order by c.id, c.receipt rows unbounded preceding) / 67108864 as batch
+        from (
+          select distinct on (j.id, j.receipt) j.id, j.receipt, a as attempt, j.finalized_at as ended_at
+            from awa._ledger j
+            join awa.ready_entries e on e.segment = j.segment and e.lane = j.lane and e.xid = j.xid and e.job_id = j.id
+           cross join lateral awa._as_attempt(e, j.receipt, j.attempted_at, worker_id => j.worker_id) a
+           where j.state = 'completed'
+        ) c
+    ) b
+   group by b.batch
+$$;
+comment on function awa._completed_in_ledger is
+  'The completed jobs that the ledgers describe, as attempts, and when they ended, in arrays of about 64 MB';
 
 -- Moves sequences past the highest id in any table.
 -- Why: logical replication copies rows, but not sequences.

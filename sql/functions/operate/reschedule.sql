@@ -96,7 +96,11 @@ begin
   if v_entry.job_id is null then
     return false;
   end if;
-  v_job := awa._with_args(awa._as_deferred(v_entry, greatest(run_at, v_now)), args, place.state);
+  select w.* into v_job
+    from awa._as_attempt(v_entry) a
+   cross join lateral awa._waiting(array[a], 'scheduled', array[greatest(run_at, v_now)], counts => true) w;
+  v_job.lane := awa._ready_lane(v_job.lane, v_job.job_id, v_job.group_key);
+  v_job := awa._with_args(v_job, args, place.state);
   if run_at <= v_now and args is null then
     return true;
   end if;
@@ -106,7 +110,8 @@ begin
   end if;
   if run_at > v_now then
     if awa._holds(v_job.unique_key, 'scheduled') then
-      perform awa._move_keys(array[v_job.job_id], array[v_job.unique_key], 'available', 'scheduled');
+      perform awa._change_state(array[v_job.job_id], array[v_job.lane], array[v_job.unique_key], 'available',
+        'scheduled');
     end if;
     perform awa._use_lanes(array[v_job.lane]);
     insert into awa.deferred_jobs values (v_job.*);

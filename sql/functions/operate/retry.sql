@@ -72,7 +72,7 @@ begin
       return 'taken';
     end if;
   else
-    perform awa._move_keys(array[job_id], array[v_job.unique_key], state, 'available');
+    perform awa._change_state(array[job_id], array[v_job.lane], array[v_job.unique_key], state, 'available');
   end if;
   if state = any(awa._states('deferred')) then
     delete from awa.deferred_jobs d where d.job_id = job_id;

@@ -1,8 +1,6 @@
 -- What each queue has got, and where it is now.
 create or replace view awa._books as
-select n.queue_id, q.*, e.enqueued::bigint as enqueued,
-       q.available + q.scheduled + q.retryable + q.running + q.waiting_external + q.completed + q.failed + q.cancelled
-         + q.dead as jobs
+select n.queue_id, q.*, e.enqueued::bigint as enqueued, awa._jobs_in(q, 'known') as jobs
   from awa.queue_counts(null) q
  cross join lateral (select awa._queue_id(q.queue) as queue_id) n
  cross join lateral (
