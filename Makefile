@@ -1,7 +1,8 @@
 ## make demo       run the demo on a throw-away PostgreSQL server
 ## make test       check formatting, generated code and everything that has tests
 ## make sql        write the installation, and its end, as files for psql: dist/
-## make generate   generate the Go code of the SQL queries (sqlc)
+## make generate   generate the Go code of the SQL queries (sqlc), and the catalog that an
+##                 installation and awa doctor compare with
 ##
 ## demo and test use the PostgreSQL server they find, 15 or newer; AWA_PG_BINDIR
 ## names the directory of its programs when it should be another one.
@@ -38,3 +39,4 @@ sql:
 .PHONY: generate
 generate:
 	$(SQLC) generate
+	go generate ./internal/install

@@ -3,7 +3,7 @@ package sql
 
 import (
 	"embed"
-	"regexp"
+	"strings"
 )
 
 // Migrations are the numbered files that create and change tables, in the form that tern reads.
@@ -22,7 +22,9 @@ var Version = func() string {
 	if err != nil {
 		panic(err)
 	}
-	return string(regexp.MustCompile(`select '([0-9.]+)'`).FindSubmatch(text)[1])
+	_, version, _ := strings.Cut(string(text), "as $$ select '")
+	version, _, _ = strings.Cut(version, "'")
+	return version
 }()
 
 // Install are the templates of what installs these, and of what removes them.

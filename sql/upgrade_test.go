@@ -2,6 +2,7 @@ package sql_test
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/awa-pg/awa/driver"
 	"github.com/awa-pg/awa/internal/install"
+	"github.com/awa-pg/awa/internal/testdb"
 	"github.com/awa-pg/awa/sql"
 )
 
@@ -50,9 +52,80 @@ func version(t *testing.T, number string, edits ...edit) *install.Sources {
 	require.NoError(t, err)
 	functions, err := fs.Sub(files, "functions")
 	require.NoError(t, err)
-	sources, err := install.Load(migrations, functions)
+	sources, err := install.Load(migrations, functions, describe(t, migrations, functions))
 	require.NoError(t, err)
 	return sources
+}
+
+// described holds the catalogs of edited sources by their edits.
+var described sync.Map
+
+// describe returns the catalog of sources, as a server has it.
+func describe(t *testing.T, migrations, functions fs.FS) install.Catalog {
+	t.Helper()
+	hash := sha256.New()
+	for _, tree := range []fs.FS{migrations, functions} {
+		require.NoError(t, fs.WalkDir(tree, ".", func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			data, err := fs.ReadFile(tree, path)
+			fmt.Fprintf(hash, "%s %d\n%s", path, len(data), data)
+			return err
+		}))
+	}
+	key := string(hash.Sum(nil))
+	if catalog, ok := described.Load(key); ok {
+		return catalog.(install.Catalog)
+	}
+	conn, err := pgx.Connect(t.Context(), testdb.EmptyURL(t))
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	catalog, err := install.Describe(t.Context(), conn, migrations, functions)
+	require.NoError(t, err)
+	described.Store(key, catalog)
+	return catalog
+}
+
+// The catalog that the program carries is that of its sources.
+func TestCatalogIsOfTheSources(t *testing.T) {
+	conn, err := pgx.Connect(t.Context(), testdb.EmptyURL(t))
+	require.NoError(t, err)
+	defer conn.Close(context.Background())
+	want, embedded, err := install.DescribeEmbedded(t.Context(), conn)
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(embedded), "run go generate ./internal/install")
+	this, err := install.Embedded()
+	require.NoError(t, err)
+
+	// What the program takes from the text, the server has, too.
+	bodies := map[string]string{}
+	rows, _ := conn.Query(t.Context(),
+		"select p.proname, p.prosrc from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.prosqlbody is null")
+	var name, body string
+	_, err = pgx.ForEachRow(rows, []any{&name, &body}, func() error {
+		bodies[name] = body
+		return nil
+	})
+	require.NoError(t, err)
+	for _, f := range this.Functions {
+		if f.Body != nil {
+			require.Equal(t, bodies[f.Name], *f.Body, f.Name)
+			delete(bodies, f.Name)
+		}
+	}
+	require.Empty(t, bodies)
+	var views []string
+	for _, v := range this.Views {
+		views = append(views, v.Name)
+	}
+	rows, _ = conn.Query(t.Context(), `select c.relname::text from pg_class c
+		where c.relnamespace = 'awa'::regnamespace and c.relkind = 'v' order by c.relname collate "C"`)
+	installed, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	require.Equal(t, installed, views)
+	require.NoError(t, conn.QueryRow(t.Context(), "select awa.version()").Scan(&name))
+	require.Equal(t, name, this.Version)
 }
 
 // installs installs sources, as driver.Migrate does.

@@ -582,57 +582,6 @@ func TestDoctorOnHistory(t *testing.T) {
 	assert.Nil(t, find(examined(t, databaseURL), levelWarning, "disk", "ring", ""), "now it can be pruned")
 }
 
-// In what the program knows of its own SQL nothing is missing, and nothing is invented.
-func TestDoctorReadsTheSources(t *testing.T) {
-	src := embedded(t)
-	conn := testdb.Connect(t, testdb.URL(t))
-	list := func(sql string) []string {
-		rows, _ := conn.Query(t.Context(), sql)
-		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		require.NoError(t, err)
-		return names
-	}
-	var relations, functions, grants, triggers []string
-	for _, r := range src.Relations {
-		relations = append(relations, r.Kind+" "+r.Name)
-	}
-	assert.ElementsMatch(t, list(`
-		select concat(case
-		  when c.relispartition then 'partition'
-		  when c.relkind in ('r', 'p') then 'table'
-		  when c.relkind = 'S' then 'sequence'
-		  when c.relkind = 'v' then 'view'
-		  else 'index'
-		end,
-		  ' ', c.relname)
-		  from pg_class c
-		 where c.relnamespace = 'awa'::regnamespace and not exists (select from pg_depend d where d.objid = c.oid
-		 and d.classid = 'pg_class'::regclass and d.deptype = 'i' and c.relkind = 'S')`), relations)
-	for _, f := range src.Functions {
-		functions = append(functions, f.Name+" "+strings.Join(f.Names, " "))
-	}
-	assert.ElementsMatch(t, list("select concat(p.proname, ' ', array_to_string(p.proargnames, ' ')) from pg_proc p "+
-		"where p.pronamespace = 'awa'::regnamespace"), functions)
-	for _, g := range src.Grants {
-		grants = append(grants, "awa_"+g.Role+" "+g.Name)
-	}
-	assert.ElementsMatch(t, list(`
-		select concat(a.grantee::regrole, ' ', p.proname)
-		  from pg_proc p, aclexplode(p.proacl) a
-		 where p.pronamespace = 'awa'::regnamespace and a.grantee <> p.proowner
-		union all
-		select concat(a.grantee::regrole, ' ', c.relname) from pg_class c, aclexplode(c.relacl) a
-		where c.relnamespace = 'awa'::regnamespace and a.grantee <> c.relowner`), grants)
-	for _, tr := range src.Triggers {
-		triggers = append(triggers, tr.Name+" "+tr.Table+" "+tr.Function)
-	}
-	assert.ElementsMatch(t,
-		list("select concat(t.tgname, ' ', c.relname, ' ', p.proname) from pg_trigger t join pg_proc p on p.oid = t.tgfoid "+
-			"join pg_class c on c.oid = t.tgrelid where c.relnamespace = 'awa'::regnamespace and t.tgparentid = 0"), triggers)
-	assert.Subset(t, src.Roles, []string{"owner", "reader"})
-	assert.Equal(t, list("select awa.version()"), []string{src.Version})
-}
-
 func TestDoctorPrints(t *testing.T) {
 	var findings []finding
 	for i := range 7 {

@@ -3,10 +3,12 @@ package install
 import (
 	"crypto/md5"
 	"crypto/sha256"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"regexp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -15,57 +17,25 @@ import (
 	"github.com/awa-pg/awa/sql"
 )
 
-// Sources is what a version of Awa installs, in the words of pg_catalog where that is easy.
+// Sources is what a version of Awa installs, and what the catalog holds of it then.
 type Sources struct {
-	Schema    int        `json:"schema"`  // the number of migrations
-	Version   string     `json:"version"` // what awa.version() returns
-	Functions []Function `json:"functions"`
-	Relations []Relation `json:"relations"`
-	Triggers  []Trigger  `json:"triggers"`
-	Roles     []string   `json:"roles"` // without the prefix
-	Grants    []Grant    `json:"grants"`
-	Views     []View     `json:"-"`
+	Catalog
+	Schema  int      `json:"schema"`  // the number of migrations
+	Version string   `json:"version"` // what awa.version() returns
+	Roles   []string `json:"roles"`   // without the prefix
+	Views   []View   `json:"-"`
 
 	Migrations []Migration `json:"-"`
 	Pieces     []Piece     `json:"-"` // of the code package, in order
 	Hash       string      `json:"-"` // of all that is installed
-}
 
-type Function struct {
-	Name       string   `json:"name"`
-	Names      []string `json:"names"` // of arguments, the out ones included
-	Types      []string `json:"types"`
-	Defaults   int      `json:"defaults"`
-	Result     string   `json:"result"`     // empty when the out arguments are it
-	Attributes []string `json:"attributes"` // sorted
-	Settings   []string `json:"settings"`   // sorted
-	Body       *string  `json:"body"`       // nil when it is in standard SQL
-	SQL        string   `json:"-"`          // the statement that creates it
-}
-
-type Relation struct {
-	Name    string   `json:"name"`
-	Kind    string   `json:"kind"` // table, partition, sequence, index or view
-	Options []string `json:"options"`
-}
-
-type Trigger struct {
-	Name     string `json:"name"`
-	Table    string `json:"table"`
-	Function string `json:"function"`
-}
-
-type Grant struct {
-	Role string `json:"role"` // without the prefix
-	Kind string `json:"kind"` // function or relation
-	Name string `json:"name"`
+	functions []string // statements that create no view
 }
 
 type View struct {
-	Name    string
-	Options []string
-	Query   string
-	Hash    string // of all statements that create it
+	Name  string
+	Query string
+	Hash  string // of all statements that create it
 }
 
 type Migration struct {
@@ -85,21 +55,39 @@ var roles = []string{"owner", "producer", "worker", "maintainer", "operator", "r
 
 // Embedded returns the sources of this program.
 func Embedded() (*Sources, error) {
-	migrations, err := fs.Sub(sql.Migrations, "migrations")
+	migrations, functions, err := embeddedFiles()
 	if err != nil {
 		return nil, err
 	}
-	functions, err := fs.Sub(sql.Functions, "functions")
-	if err != nil {
+	var catalog Catalog
+	if err := json.Unmarshal(embeddedCatalog, &catalog); err != nil {
 		return nil, err
 	}
-	return Load(migrations, functions)
+	return Load(migrations, functions, catalog)
 }
 
-// Load reads migrations and a code package, both in the form that tern reads, and takes them apart. It knows no more of
-// SQL than the files need; tests compare what it finds with what a server makes of them.
-func Load(migrations, functions fs.FS) (*Sources, error) {
-	s := &Sources{Functions: []Function{}, Relations: []Relation{}, Triggers: []Trigger{}, Grants: []Grant{}, Roles: roles}
+func embeddedFiles() (migrations, functions fs.FS, err error) {
+	migrations, err = fs.Sub(sql.Migrations, "migrations")
+	if err != nil {
+		return nil, nil, err
+	}
+	functions, err = fs.Sub(sql.Functions, "functions")
+	return migrations, functions, err
+}
+
+// Load reads migrations and a code package, both in the form that tern reads. The catalog is that of a server on which
+// they are installed: see [Describe].
+func Load(migrations, functions fs.FS, catalog Catalog) (*Sources, error) {
+	s, err := read(migrations, functions)
+	if err != nil {
+		return nil, err
+	}
+	return s, s.use(catalog)
+}
+
+// read reads sources without a catalog.
+func read(migrations, functions fs.FS) (*Sources, error) {
+	s := &Sources{Roles: roles}
 	names, err := migrate.FindMigrations(migrations)
 	if err != nil {
 		return nil, err
@@ -110,10 +98,9 @@ func Load(migrations, functions fs.FS) (*Sources, error) {
 		if err != nil {
 			return nil, err
 		}
-		io.WriteString(tables, statements(string(text)))
+		io.WriteString(tables, withoutComments(string(text)))
 		hash.Write(text)
 		s.Migrations = append(s.Migrations, Migration{i + 1, string(text), fmt.Sprintf("%x", tables.Sum(nil)[:16])})
-		s.readTables(string(text))
 	}
 	s.Schema = len(names)
 	code, err := migrate.LoadCodePackage(functions)
@@ -138,166 +125,114 @@ func Load(migrations, functions fs.FS) (*Sources, error) {
 		hash.Write(text)
 	}
 	s.Hash = fmt.Sprintf("%x", hash.Sum(nil)[:16])
-	// The installation makes it, before the first migration.
-	s.Relations = append(s.Relations, Relation{Name: "schema_version", Kind: "table", Options: []string{}},
-		Relation{Name: "schema_version_pkey", Kind: "index", Options: []string{}})
 	return s, nil
 }
 
-var (
-	functionPattern = regexp.MustCompile(`(?ms)^create or replace (?:function|procedure) awa\.(\w+)\((.*?)\n(?:as ` +
-		`\$\$(.*?)\$\$;|return .*?;(?: --[^\n]*)?)$`)
-	attributePattern = regexp.MustCompile(`\b(?:immutable|stable|strict|parallel safe|parallel restricted|security ` +
-		`definer)\b`)
-	settingPattern = regexp.MustCompile(`(?m)^set (\w+) = (.+)$`)
-	resultPattern  = regexp.MustCompile(`^ returns (.+)`)
-	versionPattern = regexp.MustCompile(`'(.*)'`)
-	viewPattern    = regexp.MustCompile(`(?ms)^create or replace view awa\.(\w+)(?: with \(([^)]*)\))? as\s+(.*?);$`)
-	triggerPattern = regexp.MustCompile(`create (?:constraint|or replace) trigger (\w+) [^;]*? on awa\.(\w+)[^;]*? ` +
-		`execute function awa\.(\w+)`)
-	grantPattern    = regexp.MustCompile(`\('awa_(\w+)', '(function|procedure|view) awa\.(\w+)'\)`)
-	callAllPattern  = regexp.MustCompile(`'function awa\.(\w+)'\s+from unnest\(array\[(.*?)\]`)
-	quotedPattern   = regexp.MustCompile(`'(\w+)'`)
-	relationPattern = regexp.MustCompile(`(?s)create (table|sequence|unique index|index) (?:awa\.)?([\w%$]+)(.*?);`)
-	optionsPattern  = regexp.MustCompile(`partition of .* with \(([^)]*)\)`)
-)
-
-// readCode finds functions, views, triggers and grants in the code package.
+// readCode splits the code package into statements that create a view, and what stands between them.
 func (s *Sources) readCode(text string) {
-	for _, m := range functionPattern.FindAllStringSubmatch(text, -1) {
-		f := Function{SQL: m[0], Name: m[1], Names: []string{}, Types: []string{}, Attributes: []string{},
-			Settings: []string{}}
-		arguments, rest := splitArguments(m[2])
-		if _, columns, ok := strings.Cut(rest, " returns table ("); ok { // they are out arguments
-			var more []string
-			more, rest = splitArguments(columns)
-			arguments = append(arguments, more...)
+	hashes := map[string]string{}
+	views := map[string]View{}
+	between := ""
+	for _, statement := range splitStatements(text) {
+		code := withoutHeader(statement)
+		if body, ok := bodyOf(code, "version"); ok {
+			_, body, _ = strings.Cut(body, "'")
+			s.Version, _, _ = strings.Cut(body, "'")
 		}
-		for _, a := range arguments {
-			a, _, hasDefault := strings.Cut(a, " default ")
-			if hasDefault {
-				f.Defaults++
-			}
-			name, kind, _ := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(a, "out "), "inout "), " ")
-			name = strings.Trim(name, `"`) // as the catalog has it
-			f.Names, f.Types = append(f.Names, name), append(f.Types, kind)
+		name, rest, ok := named(code, "create or replace view awa.")
+		if !ok {
+			between += statement
+			s.functions = append(s.functions, code)
+			continue
 		}
-		if m := resultPattern.FindStringSubmatch(rest); m != nil {
-			f.Result = m[1]
-		}
-		f.Attributes = append(f.Attributes, attributePattern.FindAllString(rest, -1)...)
-		slices.Sort(f.Attributes)
-		for _, m := range settingPattern.FindAllStringSubmatch(rest, -1) {
-			f.Settings = append(f.Settings, m[1]+"="+m[2])
-		}
-		slices.Sort(f.Settings)
-		if strings.HasSuffix(m[0], "$$;") {
-			f.Body = &m[3]
-		}
-		if f.Name == "version" {
-			s.Version = versionPattern.FindStringSubmatch(m[3])[1]
-		}
-		s.Functions = append(s.Functions, f)
-	}
-	at := 0
-	for _, m := range viewPattern.FindAllStringSubmatchIndex(text, -1) {
-		name, statement := text[m[2]:m[3]], text[m[0]:m[1]]
-		s.Pieces = append(s.Pieces, Piece{"", text[at:m[0]]}, Piece{name, statement})
-		at = m[1]
+		s.Pieces = append(s.Pieces, Piece{"", between}, Piece{name, statement})
+		between = ""
 		// Where one needs the other, a view is created twice: the last time counts.
-		view := View{Name: name, Options: []string{}, Query: text[m[6]:m[7]]}
-		if m[4] >= 0 {
-			view.Options = strings.Split(strings.ReplaceAll(text[m[4]:m[5]], " ", ""), ",")
-		}
-		s.Views = slices.DeleteFunc(s.Views, func(v View) bool {
-			if v.Name == name {
-				view.Hash = v.Hash
-			}
-			return v.Name == name
-		})
-		view.Hash = fmt.Sprintf("%x", md5.Sum([]byte(view.Hash+statement)))
-		s.Views = append(s.Views, view)
+		hashes[name] = fmt.Sprintf("%x", md5.Sum([]byte(hashes[name]+code)))
+		_, query, _ := strings.Cut(strings.ReplaceAll(rest, " as\n", " as "), " as ")
+		views[name] = View{Name: name, Query: strings.TrimSuffix(query, ";"), Hash: hashes[name]}
 	}
-	s.Pieces = append(s.Pieces, Piece{"", text[at:]})
-	for _, v := range s.Views {
-		s.Relations = append(s.Relations, Relation{Name: v.Name, Kind: "view", Options: v.Options})
-	}
-	for _, m := range triggerPattern.FindAllStringSubmatch(text, -1) {
-		s.Triggers = append(s.Triggers, Trigger{m[1], m[2], m[3]})
-	}
-	for _, m := range grantPattern.FindAllStringSubmatch(text, -1) {
-		kind := "function"
-		if m[2] == "view" {
-			kind = "relation"
-		}
-		s.Grants = append(s.Grants, Grant{m[1], kind, m[3]})
-	}
-	for _, m := range callAllPattern.FindAllStringSubmatch(text, -1) {
-		for _, role := range quoted(m[2]) {
-			s.Grants = append(s.Grants, Grant{strings.TrimPrefix(role, "awa_"), "function", m[1]})
-		}
+	s.Pieces = append(s.Pieces, Piece{"", between})
+	for _, name := range slices.Sorted(maps.Keys(views)) {
+		s.Views = append(s.Views, views[name])
 	}
 }
 
-// readTables finds tables, sequences and indexes in a migration. Loops create them by format: %1$s is a segment, %s a
-// digit of the wake clocks.
-func (s *Sources) readTables(text string) {
-	for _, m := range relationPattern.FindAllStringSubmatch(text, -1) {
-		r := Relation{Kind: strings.TrimPrefix(m[1], "unique "), Options: []string{}}
-		definition := oneLine(m[3])
-		if options := optionsPattern.FindStringSubmatch(definition); options != nil {
-			r.Kind, r.Options = "partition", strings.Split(strings.ReplaceAll(options[1], " ", ""), ",")
-		}
-		for _, digit := range "0123456789abcdef" {
-			r.Name = strings.NewReplacer("%1$s", string(digit), "%s", string(digit)).Replace(m[2])
-			if strings.Contains(m[2], "%1$s") && digit > '3' {
-				break
-			}
-			s.Relations = append(s.Relations, r)
-			if r.Name == m[2] {
-				break
-			}
-		}
-		if strings.Contains(definition, "primary key") {
-			s.Relations = append(s.Relations, Relation{Name: r.Name + "_pkey", Kind: "index", Options: []string{}})
-		}
-	}
-}
-
-// splitArguments splits what follows the opening parenthesis of a list of arguments, up to the closing one.
-func splitArguments(text string) (arguments []string, rest string) {
-	depth, quoted, from := 0, false, 0
-	for i, c := range text {
-		switch {
-		case c == '\'':
+// splitStatements splits text where a line ends with a semicolon, but not inside a body or a literal in $$.
+func splitStatements(text string) (statements []string) {
+	quoted, from, at := false, 0, 0
+	for line := range strings.Lines(text) {
+		at += len(line)
+		code, _, _ := strings.Cut(line, " -- ")
+		if strings.Count(line, "$$")%2 == 1 {
 			quoted = !quoted
-		case quoted:
-		case c == '(':
-			depth++
-		case c == ')' && depth > 0:
-			depth--
-		case (c == ',' || c == ')') && depth == 0:
-			if a := oneLine(text[from:i]); a != "" {
-				arguments = append(arguments, a)
-			}
-			if c == ')' {
-				return arguments, text[i+1:]
-			}
-			from = i + 1
+		}
+		if !quoted && strings.HasSuffix(strings.TrimRight(code, " \n"), ";") && !strings.HasPrefix(line, "--") {
+			statements = append(statements, text[from:at])
+			from = at
 		}
 	}
-	return arguments, ""
+	return append(statements, text[from:])
 }
 
-func quoted(text string) (names []string) {
-	for _, m := range quotedPattern.FindAllStringSubmatch(text, -1) {
-		names = append(names, m[1])
+// withoutHeader returns a statement without the blank lines and the comment before it.
+func withoutHeader(statement string) string {
+	for line := range strings.Lines(statement) {
+		if strings.TrimSpace(line) != "" && !strings.HasPrefix(line, "--") {
+			break
+		}
+		statement = statement[len(line):]
 	}
-	return names
+	return strings.TrimSpace(statement)
 }
 
-// statements returns a migration without lines of comment, and with single blanks: what its fingerprint is of.
-func statements(text string) string {
+// named returns the name of what a statement creates, and what follows it.
+func named(statement, prefix string) (name, rest string, ok bool) {
+	rest, ok = strings.CutPrefix(statement, prefix)
+	end := strings.IndexFunc(rest, func(c rune) bool { return c == ' ' || c == '(' })
+	if !ok || end < 0 {
+		return "", "", false
+	}
+	return rest[:end], rest[end:], true
+}
+
+// bodyOf returns the text between $$ of a statement that creates a function, where it has one.
+func bodyOf(statement, function string) (body string, ok bool) {
+	name, rest, ok := named(strings.Replace(statement, " procedure ", " function ", 1), "create or replace function awa.")
+	if !ok || name != function {
+		return "", false
+	}
+	_, body, ok = strings.Cut(rest, "\nas $$")
+	return strings.TrimSuffix(body, "$$;"), ok
+}
+
+// use takes over a catalog, and adds the text of functions.
+func (s *Sources) use(catalog Catalog) error {
+	s.Catalog = catalog
+	s.Functions = slices.Clone(catalog.Functions)
+	code := map[string]string{}
+	for _, statement := range s.functions {
+		for _, prefix := range []string{"create or replace function awa.", "create or replace procedure awa."} {
+			if name, _, ok := named(statement, prefix); ok {
+				code[name] = statement
+			}
+		}
+	}
+	for i, f := range s.Functions {
+		f.SQL = code[f.Name]
+		if body, ok := bodyOf(f.SQL, f.Name); ok {
+			f.Body = &body
+		}
+		s.Functions[i] = f
+	}
+	if len(code) != len(s.Functions) || slices.ContainsFunc(s.Functions, func(f Function) bool { return f.SQL == "" }) {
+		return errors.New("the catalog is of other sources: run go generate ./internal/install")
+	}
+	return nil
+}
+
+// withoutComments returns a migration without lines of comment, and with single blanks: what its fingerprint is of.
+func withoutComments(text string) string {
 	lines := strings.Split(text, "\n")
 	return oneLine(strings.Join(slices.DeleteFunc(lines, func(line string) bool {
 		return strings.HasPrefix(strings.TrimSpace(line), "--")
