@@ -266,12 +266,14 @@ func TestASchemaMadeBeforehand(t *testing.T) {
 	admin.exec("create role eve login")
 	for name, c := range map[string]struct{ prepare, problem string }{
 		"version": {`create table awa.schema_version (only_row boolean primary key default true, version int, functions text,
-			role_prefix text, tables text, sources text, catalog text, views jsonb default '{}');
+			role_prefix text, tables text, sources text, catalog text, views jsonb default '{}',
+			routines jsonb default '{}');
 			insert into awa.schema_version values (true, 0, '0', 'awa_', null, null, null, '{}');
 			create trigger t before insert or update on awa.schema_version for each row execute function hers.fire()`,
 			"holds version 0, which there is none"},
 		"no_row": {`create table awa.schema_version (only_row boolean primary key default true, version int, functions text,
-			role_prefix text, tables text, sources text, catalog text, views jsonb default '{}');
+			role_prefix text, tables text, sources text, catalog text, views jsonb default '{}',
+			routines jsonb default '{}');
 			create trigger t before insert or update on awa.schema_version for each row execute function hers.fire()`,
 			"has lost its row"},
 		"type":     {"create type awa.t as enum ('a')", "is not empty"},

@@ -287,10 +287,13 @@ func TestInstallBecomesAMemberOfAwasOwnerOnly(t *testing.T) {
 	require.False(t, one[bool](s, "select pg_has_role('installer', 'their_owner', 'member')"))
 
 	s.exec("drop schema awa")
-	_, err = driver.Migrate(t.Context(), withUser(t, own.URL(), "shy", "app"))
-	require.Equal(t, "42501", sqlState(err))
-	require.ErrorContains(t, err, "does not inherit")
-	require.ErrorContains(t, err, "alter role shy inherit")
+	// From PostgreSQL 16 on a role that makes another one is granted it as it says, whatever it inherits otherwise.
+	if one[int](admin, "select current_setting('server_version_num')::int") < 160000 {
+		_, err = driver.Migrate(t.Context(), withUser(t, own.URL(), "shy", "app"))
+		require.Equal(t, "42501", sqlState(err))
+		require.ErrorContains(t, err, "does not inherit")
+		require.ErrorContains(t, err, "alter role shy inherit")
+	}
 	_, err = driver.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
 	s.exec("grant awa_owner to shy; comment on schema awa is null")

@@ -44,8 +44,14 @@ type Migration struct {
 	Fingerprint string // of the tables: of this migration and those before it
 }
 
-// A Piece is a part of the code package: one statement that creates a view, or what stands between two of them.
-type Piece struct{ View, SQL string }
+// A Piece is a part of the code package: one statement that creates a view or a routine (a function or a procedure),
+// with the comment that follows, or what stands between two of them. Only the former have a name.
+type Piece struct{ Kind, Name, SQL, Hash string }
+
+// Routines returns the pieces that create functions and procedures.
+func (s *Sources) Routines() []Piece {
+	return slices.DeleteFunc(slices.Clone(s.Pieces), func(p Piece) bool { return p.Kind != "routine" })
+}
 
 // Fingerprint returns that of the last migration.
 func (s *Sources) Fingerprint() string { return s.Migrations[len(s.Migrations)-1].Fingerprint }
@@ -128,34 +134,74 @@ func read(migrations, functions fs.FS) (*Sources, error) {
 	return s, nil
 }
 
-// readCode splits the code package into statements that create a view, and what stands between them.
+// readCode splits the code package into its pieces.
 func (s *Sources) readCode(text string) {
-	hashes := map[string]string{}
 	views := map[string]View{}
-	between := ""
+	last := Piece{}
+	end := func() {
+		s.Pieces = append(s.Pieces, last)
+		last = Piece{}
+	}
 	for _, statement := range splitStatements(text) {
 		code := withoutHeader(statement)
 		if body, ok := bodyOf(code, "version"); ok {
 			_, body, _ = strings.Cut(body, "'")
 			s.Version, _, _ = strings.Cut(body, "'")
 		}
-		name, rest, ok := named(code, "create or replace view awa.")
-		if !ok {
-			between += statement
+		kind, name, rest := created(code)
+		if kind != "view" {
 			s.functions = append(s.functions, code)
-			continue
 		}
-		s.Pieces = append(s.Pieces, Piece{"", between}, Piece{name, statement})
-		between = ""
-		// Where one needs the other, a view is created twice: the last time counts.
-		hashes[name] = fmt.Sprintf("%x", md5.Sum([]byte(hashes[name]+code)))
-		_, query, _ := strings.Cut(strings.ReplaceAll(rest, " as\n", " as "), " as ")
-		views[name] = View{Name: name, Query: strings.TrimSuffix(query, ";"), Hash: hashes[name]}
+		switch {
+		case kind == "view":
+			end()
+			last = Piece{Kind: kind, Name: name, SQL: statement}
+			_, query, _ := strings.Cut(strings.ReplaceAll(rest, " as\n", " as "), " as ")
+			views[name] = View{Name: name, Query: strings.TrimSuffix(query, ";")}
+		case kind == "routine":
+			end()
+			last = Piece{Kind: kind, Name: name, SQL: statement}
+		case last.Kind == "" || isCommentOn(code, last.Name):
+			last.SQL += statement
+		default:
+			end()
+			last.SQL = statement
+		}
 	}
-	s.Pieces = append(s.Pieces, Piece{"", between})
+	end()
+	// Where one needs the other, a view is created twice: the hash is of both statements.
+	texts := map[string]string{}
+	for _, p := range s.Pieces {
+		texts[p.Kind+p.Name] += withoutHeader(p.SQL)
+	}
+	for i, p := range s.Pieces {
+		s.Pieces[i].Hash = fmt.Sprintf("%x", md5.Sum([]byte(texts[p.Kind+p.Name])))
+	}
 	for _, name := range slices.Sorted(maps.Keys(views)) {
-		s.Views = append(s.Views, views[name])
+		view := views[name] // as it was created last
+		view.Hash = fmt.Sprintf("%x", md5.Sum([]byte(texts["view"+name])))
+		s.Views = append(s.Views, view)
 	}
+}
+
+// created returns what a statement creates, if that is a view or a routine, and what follows the name.
+func created(statement string) (kind, name, rest string) {
+	for prefix, kind := range map[string]string{"view": "view", "function": "routine", "procedure": "routine"} {
+		if name, rest, ok := named(statement, "create or replace "+prefix+" awa."); ok {
+			return kind, name, rest
+		}
+	}
+	return "", "", ""
+}
+
+// isCommentOn tells whether a statement is the comment on a view or a routine.
+func isCommentOn(statement, of string) bool {
+	for _, kind := range []string{"view", "function", "procedure"} {
+		if name, _, ok := named(statement, "comment on "+kind+" awa."); ok && name == of {
+			return true
+		}
+	}
+	return false
 }
 
 // splitStatements splits text where a line ends with a semicolon, but not inside a body or a literal in $$.

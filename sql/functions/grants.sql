@@ -104,6 +104,8 @@ begin
       select r.oid, case when a.what like 'view %' then 'relation' else 'routine' end as kind,
              split_part(a.what, '.', 2) as name
         from allowed a join pg_roles r on r.rolname = v_prefix || substr(a.role, 5)
+    ), grantees as (
+      select g.kind, g.name, array_agg(g.oid) as roles from granted g group by g.kind, g.name
     ), objects as (
       select 'schema awa' as object, n.nspowner as owner, coalesce(n.nspacl, acldefault('n', n.nspowner)) as acl,
              acldefault('n', n.nspowner) as default_acl,
@@ -112,30 +114,41 @@ begin
       union all
       select format('routine %s', p.oid::regprocedure), p.proowner, coalesce(p.proacl, acldefault('f', p.proowner)),
              acldefault('f', p.proowner),
-             array(select g.oid from granted g where g.kind = 'routine' and g.name = p.proname), 'EXECUTE', '{}'
-        from pg_proc p where p.pronamespace = 'awa'::regnamespace
+             coalesce(g.roles, '{}'), 'EXECUTE', '{}'
+        from pg_proc p
+        left join grantees g on g.kind = 'routine' and g.name = p.proname
+       where p.pronamespace = 'awa'::regnamespace
       union all
       select format('%s %s', case c.relkind when 'S' then 'sequence' else 'table' end, c.oid::regclass), c.relowner,
              coalesce(c.relacl, acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner)),
              acldefault(case c.relkind when 'S' then 's' else 'r' end::"char", c.relowner),
-             array(select g.oid from granted g where g.kind = 'relation' and g.name = c.relname), 'SELECT',
+             coalesce(g.roles, '{}'), 'SELECT',
              array(select distinct x.grantee from pg_attribute a, aclexplode(a.attacl) x where a.attrelid = c.oid)
         from pg_class c
+        left join grantees g on g.kind = 'relation' and g.name = c.relname
        where c.relnamespace = 'awa'::regnamespace and c.relkind in ('r', 'p', 'v', 'S') and c.relowner = v_owner
     )
     select o.object, o.grantees, o.privilege,
            array(select distinct a.grantee from aclexplode(o.acl) a where a.grantee <> o.owner) || o.by_column as others
       from objects o
-     where o.by_column <> '{}'
-        or array(
-          select format('%s %s %s', a.grantee, a.privilege_type, a.is_grantable) from aclexplode(o.acl) a order by 1
-        )
-           <> array(
-             select format('%s %s false', o.owner, a.privilege_type)
-               from aclexplode(o.default_acl) a
-              where a.grantee = o.owner
-                    union all select format('%s %s false', g, o.privilege) from unnest(o.grantees) g
-                    order by 1)
+     where case
+             when o.by_column <> '{}' then true
+             -- Most are as this has left them, which is seen fast: others wait meanwhile.
+             when o.privilege = 'EXECUTE' and o.acl = array(
+               select makeaclitem(g.grantee, o.owner, 'EXECUTE', false)
+                 from unnest(o.owner || o.grantees) with ordinality g(grantee, n) order by g.n
+             ) then false
+             else array(
+               select format('%s %s %s', a.grantee, a.privilege_type, a.is_grantable)
+                 from aclexplode(o.acl) a
+                order by 1
+             ) <> array(
+               select format('%s %s %s', o.owner, a.privilege_type, false)
+                 from aclexplode(o.default_acl) a
+                where a.grantee = o.owner
+                      union all select format('%s %s %s', g, o.privilege, false) from unnest(o.grantees) g
+                      order by 1)
+           end
   loop
     for v_command in
       select format('revoke all on %s from %s cascade', v_object.object,

@@ -46,7 +46,8 @@ select d.objid
             hint = 'Nothing was changed. Try again when that has ended, or end it with pg_terminate_backend.';
       end;
 {{end}}
-{{define "as_owner"}}
+{{define "as_owner"}}{{template "make"}}{{template "call"}}{{end}}
+{{define "make"}}
     -- Whoever may change the schema can attach code to anything in it, and has it run by whoever touches that: by
     -- triggers, rules, policies, defaults, checks, casts, expressions of indexes. Here it runs
     -- with the rights of the owner, which its author has anyhow: in a function that is the owner's (v_as), and that
@@ -55,7 +56,6 @@ select d.objid
     -- with hold, or leave a search_path to the session. So a materialized view calls the
     -- function, while which PostgreSQL refuses the first, and takes the second back. It does not refuse functions and
     -- types in pg_temp, where the session would find them later: these are looked for.
-    v_temporary := array({{template "temporary"}});
     execute format(
       'create function awa.%I(jsonb) returns jsonb language plpgsql security definer set search_path = pg_catalog, '
       'pg_temp as %L',
@@ -63,6 +63,9 @@ select d.objid
     if v_as <> v_me then
       execute format('alter function awa.%I(jsonb) owner to %s', v_name, v_as::regrole);
     end if;
+{{end}}
+{{define "call"}}
+    v_temporary := array({{template "temporary"}});
     execute format('create materialized view awa.%I as select awa.%I(%L::pg_catalog.jsonb) as said', v_name, v_name,
       v_arguments);
     if not exists (

@@ -3,11 +3,13 @@
 begin
   return (
     select jsonb_build_object('version', s.version, 'functions', s.functions, 'role_prefix', s.role_prefix, 'tables',
-      to_jsonb(s) -> 'tables', 'views', s.views)
+      to_jsonb(s) -> 'tables', 'views', s.views, 'routines', s.routines)
       from awa.schema_version s
   );
 end
 {{end}}
+{{- /* What the catalog has made of a function, but for its owner and its grants. */ -}}
+{{define "made"}}md5((to_jsonb(p) - '{proowner,proacl}'::text[])::text){{end}}
 {{define "look"}}
 declare
   v_prefix text;
@@ -48,6 +50,7 @@ declare
     null);
   v_catalog text;
   v_gone oid[];
+  v_kept constant text[] := array(select jsonb_array_elements_text($1 -> 'kept'));
   v_object record;
   v_problem text;
   v_command text;
@@ -61,7 +64,8 @@ begin
       functions   text not null,
       role_prefix text not null,
       tables      text,
-      views       jsonb not null default '{}'
+      views       jsonb not null default '{}',
+      routines    jsonb not null default '{}'
     );
     comment on table awa.schema_version is 'What is installed, in one row';
     comment on column awa.schema_version.version is 'The number of the last migration';
@@ -70,6 +74,8 @@ begin
     comment on column awa.schema_version.tables is 'A hash of the migrations that were run';
     comment on column awa.schema_version.views is
       'Hashes of the text of each view, and of what the catalog made of it, so that what is as it was is not locked';
+    comment on column awa.schema_version.routines is
+      'The same of each function and procedure, so that sessions do not compile anew what is as it was';
     insert into awa.schema_version (version, functions, role_prefix) values (0, '0', v_prefix);
   end if;
   -- Triggers, rules and policies that this version does not have go, also those of an older one.
@@ -136,17 +142,20 @@ begin
     execute $awa_code${{.SQL}}$awa_code$;
   end if;
 {{end}}
-  -- Functions, views and triggers; and the rest of the functions' package. A view that is as it should be is left
-  -- alone.
+  -- Functions, views and triggers; and the rest of the functions' package. A view or function that is as it should be
+  -- is left alone.
   for v_object in
     select p.* from (values
 {{range $i, $p := .Pieces}}{{if $i}},
-{{end}}      ({{$i}}, {{if $p.View}}'{{$p.View}}'{{else}}null{{end}}, $awa_code${{$p.SQL}}$awa_code$){{end}}
-    ) p(n, view, code) order by p.n
+{{end}}      ({{$i}}, '{{$p.Kind}}', '{{$p.Name}}', '{{$p.Hash}}', $awa_code${{$p.SQL}}$awa_code$){{end}}
+    ) p(n, kind, name, hash, code)
+     where format('%s %s', p.name, p.hash) <> all (v_kept)
+        or not exists (select from pg_proc r where r.pronamespace = v_namespace and r.proname = p.name)
+     order by p.n
   loop
-    if v_object.view is null
-      or v_object.view = any (v_changed)
-      or not exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = v_object.view) then
+    if v_object.kind <> 'view'
+      or v_object.name = any (v_changed)
+      or not exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = v_object.name) then
       execute v_object.code;
     end if;
   end loop;
@@ -161,13 +170,21 @@ begin
   end if;
 
   execute c_catalog into v_catalog using v_ours;
-  update awa.schema_version
+  update awa.schema_version s
      set version = c_schema, functions = c_version, tables = '{{.Fingerprint}}',
          views = (select jsonb_object_agg(p.view, jsonb_build_array(p.hash, md5(concat(r.ev_action, c.reloptions))))
                     from (values {{range $i, $p := .Views}}{{if $i}},
                       {{end}}('{{$p.Name}}', '{{$p.Hash}}'){{end}}) p(view, hash)
                     join pg_class c on c.relnamespace = v_namespace and c.relname = p.view
-                    join pg_rewrite r on r.ev_class = c.oid);
+                    join pg_rewrite r on r.ev_class = c.oid),
+         routines = (select jsonb_object_agg(e.name,
+                              case
+                                when format('%s %s', e.name, e.hash) = any (v_kept) then s.routines -> e.name
+                                else jsonb_build_array(e.hash, {{template "made"}})
+                              end)
+                       from (values {{range $i, $p := .Routines}}{{if $i}},
+                         {{end}}('{{$p.Name}}', '{{$p.Hash}}'){{end}}) e(name, hash)
+                       join pg_proc p on p.pronamespace = v_namespace and p.proname = e.name);
   -- What everybody can read without touching anything of the schema: so nothing is done, or locked, where nothing was
   -- changed. The last hash is of what the catalog holds, owners and grants included.
   execute format('comment on schema awa is %L', format('Awa %s, schema version %s, roles %s, sources %s, catalog %s',

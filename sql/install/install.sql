@@ -16,6 +16,8 @@ declare
   c_foreign constant text := $awa_code${{.ForeignQuery}}$awa_code$;
   c_expected constant jsonb := jsonb_build_object('relations', c_relations, 'triggers',
     $awa_code${{.TriggersJSON}}$awa_code$::jsonb);
+  c_order constant text[] := '{settings,queue_settings,ring,queues,origin,lease_claims,lease_claim_closures,'
+    'ready_tombstones,leases,deferred_jobs,ready_entries}';
   -- How the owner is granted: to inherit its rights, and to give it things, from PostgreSQL 16 on two options.
   c_with constant text :=
     case when current_setting('server_version_num')::int >= 160000 then ' with inherit true, set true' else '' end;
@@ -32,6 +34,8 @@ declare
   v_functions text;
   v_glance text[];
   v_views jsonb;
+  v_routines jsonb;
+  v_kept text[];
   v_before int;
   v_problem text;
   v_role text;
@@ -139,8 +143,9 @@ begin
                  when (
                    select count(*)
                      from pg_attribute a
-                    where a.attrelid = c.oid and a.attname in ('version', 'functions', 'role_prefix', 'views')
-                 ) <> 4
+                    where a.attrelid = c.oid
+                      and a.attname in ('version', 'functions', 'role_prefix', 'views', 'routines')
+                 ) <> 5
                    then 'lacks columns'
                end
           into v_problem
@@ -155,7 +160,8 @@ begin
         v_body := $awa_inside${{template "read" .}}$awa_inside$;
 {{template "as_owner" .}}
         select r.* into v_record
-          from jsonb_to_record(v_said) r(version int, functions text, role_prefix text, tables text, views jsonb);
+          from jsonb_to_record(v_said) r(version int, functions text, role_prefix text, tables text, views jsonb,
+            routines jsonb);
         if v_record.version is null then
           raise exception using errcode = '55000', message = 'awa.schema_version has lost its row',
             detail = 'Its data were left out of a dump, say.',
@@ -179,6 +185,7 @@ begin
             hint = 'Remove it with the program that installed it, and install anew: awa uninstall, awa migrate.';
         end if;
         v_views := v_record.views;
+        v_routines := v_record.routines;
       else
         select string_agg(pg_describe_object(d.classid, d.objid, 0), ', ' order by d.classid, d.objid) into v_problem
           from (select d.classid, d.objid from pg_depend d
@@ -262,6 +269,11 @@ begin
       or (
         v_views -> p.view ->> 0 = p.hash and v_views -> p.view ->> 1 = md5(concat(r.ev_action, c.reloptions))
       ) is not true;
+  -- Functions that are as they should be are left alone, so that no session compiles them anew.
+  v_kept := array(select format('%s %s', p.proname, r.value ->> 0)
+                    from jsonb_each(v_routines) r
+                    join pg_proc p on p.pronamespace = v_namespace and p.proname = r.key
+                   where not v_passes and r.value ->> 1 = {{template "made"}});
   select coalesce(array_agg(c.oid), '{}') into v_tables
     from pg_class c
    where c.relnamespace = v_namespace and v_before > 0 and c.relkind in ('r', 'p') and not c.relispartition
@@ -279,21 +291,26 @@ begin
                                  from pg_trigger g
                                 where g.tgrelid = c.oid and g.tgname = t.name and g.tgenabled in ('O', 'A')
                              )));
-  select array(select format('lock table %s in access exclusive mode', t::regclass) from unnest(v_tables) t order by 1)
-         -- Locks the view alone, and nothing that it reads.
-         || array(select format('alter view awa.%I owner to %s', c.relname, c.relowner::regrole)
+  -- Views first, where reports are met. Then the tables in about the order in which claims, answers and producers lock
+  -- them: who has a table that this waits for seldom needs one that it holds.
+  -- To alter its owner locks a view alone, and nothing that it reads.
+  select array(select format('alter view awa.%I owner to %s', c.relname, c.relowner::regrole)
+                 from pg_class c
+                where v_before > 0
+                  and c.relnamespace = v_namespace
+                  and c.relkind = 'v'
+                  and (
+                    c.relname = any (v_changed)
+                      or c.relowner <> v_owner
+                      or not exists (
+                        select from jsonb_to_recordset(c_relations) e(name text) where e.name = c.relname
+                      )
+                  )
+                order by 1)
+         || array(select format('lock table %s in access exclusive mode', c.oid::regclass)
                     from pg_class c
-                   where v_before > 0
-                     and c.relnamespace = v_namespace
-                     and c.relkind = 'v'
-                     and (
-                       c.relname = any (v_changed)
-                         or c.relowner <> v_owner
-                         or not exists (
-                           select from jsonb_to_recordset(c_relations) e(name text) where e.name = c.relname
-                         )
-                     )
-                   order by 1)
+                   where c.oid = any (v_tables)
+                   order by array_position(c_order, c.relname::text), c.relname)
     into v_locks;
   v_tables := v_tables
     || array(
@@ -301,6 +318,23 @@ begin
         from pg_class c
        where c.relnamespace = v_namespace and c.relkind = 'v' and (c.relname = any (v_changed) or c.relowner <> v_owner)
     );
+  -- What can be done before others have to wait.
+  for v_command in
+    select format('alter schema awa owner to %s', v_owner::regrole)
+      from pg_namespace n
+     where n.oid = v_namespace and n.nspowner <> v_owner
+    union all
+    select format('grant all on schema awa to %s', v_owner::regrole)
+     where not (
+       has_schema_privilege(v_owner, v_namespace, 'usage') and has_schema_privilege(v_owner, v_namespace, 'create')
+     )
+  loop
+    execute v_command;
+  end loop;
+  v_schema_owner := v_owner;
+  v_as := v_owner;
+  v_body := $awa_inside${{template "inside" .}}$awa_inside$;
+{{template "make" .}}
 {{template "lock" .}}
 
   -- Code of one role's does not become another's.
@@ -319,15 +353,6 @@ begin
 
   -- Whatever of Awa's is there is given to its owner, with all rights on it. This runs nothing of anybody's.
   for v_command in
-    select format('alter schema awa owner to %s', v_owner::regrole)
-      from pg_namespace n
-     where n.oid = v_namespace and n.nspowner <> v_owner
-    union all
-    select format('grant all on schema awa to %s', v_owner::regrole)
-     where not (
-       has_schema_privilege(v_owner, v_namespace, 'usage') and has_schema_privilege(v_owner, v_namespace, 'create')
-     )
-    union all
     select format('alter %s %s owner to %s',
       case c.relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end, c.oid::regclass, v_owner::regrole)
       from pg_class c
@@ -361,11 +386,9 @@ begin
     execute v_command;
   end loop;
 
-  v_schema_owner := v_owner;
-  v_as := v_owner;
-  v_arguments := jsonb_build_object('name', v_name, 'before', v_before, 'role_prefix', v_prefix, 'changed', v_changed);
-  v_body := $awa_inside${{template "inside" .}}$awa_inside$;
-{{template "as_owner" .}}
+  v_arguments := jsonb_build_object('name', v_name, 'before', v_before, 'role_prefix', v_prefix, 'changed', v_changed,
+    'kept', v_kept);
+{{template "call" .}}
   perform set_config('awa.installed',
     json_build_object('before', v_before, 'after', c_schema, 'functions', c_version, 'newer', false, 'changed', true,
       'role', current_user, 'role_prefix', v_prefix,

@@ -27,12 +27,12 @@
 {{end}}
 {{define "lock"}}
   -- Others wait behind each lock that is waited for, and behind those that are held: so all of them come within a tenth
-  -- of a second, or none is kept. The next try takes twice as long, up to half a second; and so does the pause before
-  -- it, in which others get on.
+  -- of a second, or none is kept. The next try takes twice as long, no more; and so does the pause before it, in which
+  -- others get on.
   v_try := 0;
   loop
     begin
-      v_until := clock_timestamp() + least('100 milliseconds'::interval * 2 ^ least(v_try, 3), '500 milliseconds',
+      v_until := clock_timestamp() + least('100 milliseconds'::interval * 2 ^ least(v_try, 1),
         current_setting('deadlock_timeout')::interval / 2);
       foreach v_command in array v_locks loop
         perform set_config('lock_timeout',
