@@ -37,7 +37,14 @@ func readCheck(topic, ok, name string) check {
 	if err != nil {
 		panic(err)
 	}
-	return check{topic, ok, strings.Replace(readFile(name), "{{foreign}}", string(foreign), 1)}
+	members, err := sql.Install.ReadFile("install/members.sql")
+	if err != nil {
+		panic(err)
+	}
+	_, query, _ := strings.Cut(string(members), `{{define "members"}}`)
+	query, _, _ = strings.Cut(query, "{{end}}")
+	return check{topic, ok, strings.NewReplacer("{{foreign}}", string(foreign), "{{members}}", query).
+		Replace(readFile(name))}
 }
 
 var (

@@ -395,6 +395,10 @@ func TestDoctorFinds(t *testing.T) {
 			{"create function public.fire() returns trigger language plpgsql as 'begin return new; end'; create trigger t " +
 				"before insert on awa.ready_entries_2 for each row execute function public.fire()",
 				levelWarning, "tables", "trigger t on awa.ready_entries_2", "is none of Awa's"},
+			{"alter extension plpgsql add schema awa", levelCritical, "tables", "schema awa",
+				"belongs to extension plpgsql: pg_dump leaves it out"},
+			{"alter extension plpgsql add table awa.leases", levelCritical, "tables", "table awa.leases",
+				"belongs to extension plpgsql"},
 			{"create rule r as on insert to awa.jobs do instead nothing", levelWarning, "tables", "rule r on awa.jobs",
 				"is none of Awa's"},
 		}...)

@@ -121,7 +121,7 @@ begin
         end if;
       end if;
 {{template "pin"}}    end loop;
-    if v_namespace is null then
+{{template "no_members"}}    if v_namespace is null then
       if not has_database_privilege(current_database(), 'create') then
         raise exception using errcode = '42501',
           message = format('permission denied for database %s', current_database()),

@@ -40,7 +40,7 @@ begin
         hint = format('Run this as %s or as a member of it.', v_schema_owner::regrole);
     end if;
 {{template "pin"}}  end loop;
-  v_prefix := coalesce(v_asked, 'awa_');
+{{template "no_members"}}  v_prefix := coalesce(v_asked, 'awa_');
   if v_namespace is not null then
     if not exists (
       select from pg_class c where c.relnamespace = v_namespace and c.relname = 'schema_version' and c.relkind = 'r'

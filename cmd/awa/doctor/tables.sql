@@ -58,6 +58,11 @@ select 'critical', format('trigger %s on %s', e.name, c.name),
   left join pg_trigger t on t.tgrelid = c.oid and t.tgname = e.name
  where t.oid is null or t.tgenabled not in ('O', 'A')
 union all
+select 'critical', m.object, format('belongs to extension %s: pg_dump leaves it out, with its rows', m.extension), m.cure
+  from (
+{{members}}
+  ) m
+union all
 select 'warning', f.object, 'is none of Awa''s',
        case
          when f.cure is null then 'Left by another version, or put there: drop it, or move it to another schema.'
