@@ -58,7 +58,8 @@ select 'critical', format('trigger %s on %s', e.name, c.name),
   left join pg_trigger t on t.tgrelid = c.oid and t.tgname = e.name
  where t.oid is null or t.tgenabled not in ('O', 'A')
 union all
-select 'critical', m.object, format('belongs to extension %s: pg_dump leaves it out, with its rows', m.extension), m.cure
+select 'critical', m.object, format('belongs to extension %s: pg_dump leaves it out, with its rows', m.extension),
+       m.cure
   from (
 {{members}}
   ) m
