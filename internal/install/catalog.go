@@ -29,6 +29,7 @@ type Function struct {
 	Result     string   `json:"result"`     // empty when the out arguments are it
 	Attributes []string `json:"attributes"` // sorted
 	Settings   []string `json:"settings"`   // sorted
+	Header     string   `json:"header"`     // a hash of the text before the body, so that a program knows an old catalog
 	// From the text: nil when it is in standard SQL.
 	Body *string `json:"body,omitempty"`
 	SQL  string  `json:"-"` // the statement that creates it
@@ -76,7 +77,13 @@ func Describe(ctx context.Context, conn *pgx.Conn, migrations, functions fs.FS) 
 	if err := conn.QueryRow(ctx, catalogQuery).Scan(&text); err != nil {
 		return catalog, err
 	}
-	return catalog, json.Unmarshal(text, &catalog)
+	if err := json.Unmarshal(text, &catalog); err != nil {
+		return catalog, err
+	}
+	for i, f := range catalog.Functions {
+		catalog.Functions[i].Header = headerHash(s.routines[f.Name])
+	}
+	return catalog, nil
 }
 
 // DescribeEmbedded returns the catalog of the sources of this program, as it should be, as JSON, and as it is embedded.

@@ -29,7 +29,7 @@ type Sources struct {
 	Pieces     []Piece     `json:"-"` // of the code package, in order
 	Hash       string      `json:"-"` // of all that is installed
 
-	functions []string // statements that create no view
+	routines map[string]string // the statements that create them, by name
 }
 
 type View struct {
@@ -93,7 +93,7 @@ func Load(migrations, functions fs.FS, catalog Catalog) (*Sources, error) {
 
 // read reads sources without a catalog.
 func read(migrations, functions fs.FS) (*Sources, error) {
-	s := &Sources{Roles: roles}
+	s := &Sources{Roles: roles, routines: map[string]string{}}
 	names, err := migrate.FindMigrations(migrations)
 	if err != nil {
 		return nil, err
@@ -149,9 +149,6 @@ func (s *Sources) readCode(text string) {
 			s.Version, _, _ = strings.Cut(body, "'")
 		}
 		kind, name, rest := created(code)
-		if kind != "view" {
-			s.functions = append(s.functions, code)
-		}
 		switch {
 		case kind == "view":
 			end()
@@ -159,6 +156,7 @@ func (s *Sources) readCode(text string) {
 			_, query, _ := strings.Cut(strings.ReplaceAll(rest, " as\n", " as "), " as ")
 			views[name] = View{Name: name, Query: strings.TrimSuffix(query, ";")}
 		case kind == "routine":
+			s.routines[name] = code
 			end()
 			last = Piece{Kind: kind, Name: name, SQL: statement}
 		case last.Kind == "" || isCommentOn(code, last.Name):
@@ -252,26 +250,27 @@ func bodyOf(statement, function string) (body string, ok bool) {
 	return strings.TrimSuffix(body, "$$;"), ok
 }
 
+// headerHash returns a hash of what comes before the body of a function.
+func headerHash(statement string) string {
+	header, _, _ := strings.Cut(statement, "\nas $$")
+	return fmt.Sprintf("%.4x", md5.Sum([]byte(oneLine(header))))
+}
+
 // use takes over a catalog, and adds the text of functions.
 func (s *Sources) use(catalog Catalog) error {
 	s.Catalog = catalog
 	s.Functions = slices.Clone(catalog.Functions)
-	code := map[string]string{}
-	for _, statement := range s.functions {
-		for _, prefix := range []string{"create or replace function awa.", "create or replace procedure awa."} {
-			if name, _, ok := named(statement, prefix); ok {
-				code[name] = statement
-			}
-		}
-	}
+	code := s.routines
+	isOld := len(code) != len(s.Functions)
 	for i, f := range s.Functions {
 		f.SQL = code[f.Name]
 		if body, ok := bodyOf(f.SQL, f.Name); ok {
 			f.Body = &body
 		}
+		isOld = isOld || f.SQL == "" || f.Header != headerHash(f.SQL)
 		s.Functions[i] = f
 	}
-	if len(code) != len(s.Functions) || slices.ContainsFunc(s.Functions, func(f Function) bool { return f.SQL == "" }) {
+	if isOld {
 		return errors.New("the catalog is of other sources: run go generate ./internal/install")
 	}
 	return nil

@@ -1,4 +1,4 @@
--- What claim returns.
+-- The row that claim returns, one per job.
 create or replace view awa.claimed_job_row as
 select e.job_id, c.claim_id as receipt, q.name as queue, e.kind, e.args, e.priority::int as priority,
        e.attempt::int as attempt,

@@ -1,4 +1,4 @@
--- What promote_due returns.
+-- The row that promote_due returns: how many jobs it made ready.
 create or replace view awa.promote_due_row as select c.claim_id as promoted from awa.lease_claims c where false;
 comment on view awa.promote_due_row is
   'The row that promote_due returns: how many jobs it made ready. The view itself is always empty';

@@ -122,7 +122,7 @@ select r.lane, null,
  where greatest(c.last, r.closed_seq) - c.first + 1 <> c.claims and (r.closed_seq > 0 or c.claims > 0);
 comment on view awa._imbalances is 'What is missing from the ledgers, by lane and segment';
 
--- What queue_counts returns.
+-- The row that queue_counts returns, one per queue.
 create or replace view awa.queue_counts_row as
 select q.name as queue, q.queue_id as available, q.queue_id as scheduled, q.queue_id as retryable,
        q.queue_id as running, q.queue_id as waiting_external,

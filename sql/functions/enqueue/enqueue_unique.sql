@@ -1,4 +1,4 @@
--- What enqueue_unique returns.
+-- The row that enqueue_unique returns: the job that holds the key, and whether this call inserted it.
 create or replace view awa.enqueue_unique_row as
 select t.job_id, t.cancels as inserted
   from awa.ready_tombstones t

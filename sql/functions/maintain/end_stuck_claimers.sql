@@ -1,4 +1,4 @@
--- What end_stuck_claimers returns.
+-- The row that end_stuck_claimers returns: how many sessions it ended.
 create or replace view awa.end_stuck_claimers_row as select c.claim_id as ended from awa.lease_claims c where false;
 comment on view awa.end_stuck_claimers_row is
   'The row that end_stuck_claimers returns: how many sessions it ended. The view itself is always empty';

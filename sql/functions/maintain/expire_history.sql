@@ -1,4 +1,4 @@
--- What expire_history returns.
+-- The row that expire_history returns: how many jobs it removed.
 create or replace view awa.expire_history_row as select c.claim_id as expired from awa.lease_claims c where false;
 comment on view awa.expire_history_row is
   'The row that expire_history returns: how many jobs it removed. The view itself is always empty';

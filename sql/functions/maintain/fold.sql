@@ -1,4 +1,4 @@
--- What fold returns.
+-- The row that fold returns: whether there is more to count.
 create or replace view awa.fold_row as select r.only_row as more from awa.ring r where false;
 comment on view awa.fold_row is
   'The row that fold returns: whether there is more to count. The view itself is always empty';

@@ -1,4 +1,4 @@
--- What forget_workers returns.
+-- The row that forget_workers returns: how many workers it removed.
 create or replace view awa.forget_workers_row as select c.claim_id as forgotten from awa.lease_claims c where false;
 comment on view awa.forget_workers_row is
   'The row that forget_workers returns: how many workers it removed. The view itself is always empty';

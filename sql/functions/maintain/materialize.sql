@@ -1,4 +1,4 @@
--- What materialize returns.
+-- The row that materialize returns: how many attempts got a row of their own.
 create or replace view awa.materialize_row as select c.claim_id as materialized from awa.lease_claims c where false;
 comment on view awa.materialize_row is
   'The row that materialize returns: how many attempts got a row of their own. The view itself is always empty';

@@ -1,4 +1,4 @@
--- What prune_oldest returns.
+-- The row that prune_oldest returns: the oldest segment, and what became of it.
 create or replace view awa.prune_oldest_row as
 select r.current_segment as segment, q.name as outcome
   from awa.ring r, awa.queues q

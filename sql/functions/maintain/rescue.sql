@@ -1,4 +1,4 @@
--- What rescue returns.
+-- The row that rescue returns: how many attempts it ended.
 create or replace view awa.rescue_row as select c.claim_id as rescued from awa.lease_claims c where false;
 comment on view awa.rescue_row is
   'The row that rescue returns: how many attempts it ended. The view itself is always empty';

@@ -1,4 +1,4 @@
--- What rotate returns.
+-- The row that rotate returns: whether it moved on, and the segment that is current now.
 create or replace view awa.rotate_row as select r.only_row as rotated, r.current_segment from awa.ring r where false;
 comment on view awa.rotate_row is
   'The row that rotate returns: whether it moved on, and the segment that is current now. The view itself is always '

@@ -1,4 +1,4 @@
--- What summarize returns.
+-- The row that summarize returns: how many ranges of blocks got a summary.
 create or replace view awa.summarize_row as select c.claim_id as summarized from awa.lease_claims c where false;
 comment on view awa.summarize_row is
   'The row that summarize returns: how many ranges of blocks got a summary. The view itself is always empty';

@@ -1,4 +1,4 @@
--- What rebase_after_restore returns.
+-- The row that rebase_after_restore returns: how many jobs of each state it has moved.
 create or replace view awa.rebase_after_restore_row as
 select c.claim_id as available, c.claim_id as running, c.claim_id as completed
   from awa.lease_claims c

@@ -9,7 +9,7 @@ select n.queue_id, q.*, e.enqueued::bigint as enqueued, awa._jobs_in(q, 'known')
   ) e;
 comment on view awa._books is 'What each queue has got, and where it is now';
 
--- What audit returns.
+-- The row that audit returns, one per queue.
 create or replace view awa.audit_row as
 select b.queue, b.enqueued, b.available, b.scheduled, b.retryable, b.running, b.waiting_external, b.completed, b.failed,
        b.cancelled, b.dead,

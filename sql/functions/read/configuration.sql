@@ -1,4 +1,4 @@
--- What configuration returns.
+-- The row that configuration returns, one per setting.
 create or replace view awa.configuration_row as
 select q.name, q.name as type, w.info as value, w.info as default_value, w.info as min_value, w.info as max_value,
        q.name as description

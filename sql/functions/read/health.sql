@@ -1,4 +1,4 @@
--- What health returns.
+-- The row that health returns, one per thing that is looked at.
 create or replace view awa.health_row as
 select q.name as level, q.name as topic, q.name as subject, q.name as message, q.name as hint, w.info as details
   from awa.queues q, awa.workers w

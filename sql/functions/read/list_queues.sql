@@ -1,4 +1,4 @@
--- What list_queues returns.
+-- The row that list_queues returns, one per queue.
 create or replace view awa.list_queues_row as
 select q.name as queue, 0 as default_priority, 0 as default_max_attempts, l.lease, s.deadline,
        l.lease as backoff_base, l.lease as backoff_max, false as dead_letter, l.lease as aging_interval,

@@ -1,4 +1,4 @@
--- What list_schedules returns.
+-- The row that list_schedules returns, one per schedule.
 create or replace view awa.list_schedules_row as
 select s.name, s.source, s.queue, s.kind, s.cron, s.every, s.args, s.timezone, s.missed, s.missed_for, s.overlap,
        s.starts_at, s.ends_at, s.priority, s.max_attempts, s.tags, s.metadata, s.group_key, s.next_at,

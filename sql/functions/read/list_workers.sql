@@ -1,4 +1,4 @@
--- What list_workers returns.
+-- The row that list_workers returns, one per worker.
 create or replace view awa.list_workers_row as
 select w.worker_id, w.name, w.queues, w.info, w.started_at, w.heartbeat_at, false as overdue,
        w.worker_id as open_attempts, w.registered_by

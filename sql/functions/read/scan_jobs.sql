@@ -1,4 +1,4 @@
--- What scan_jobs returns.
+-- The row that scan_jobs returns: where to go on, and the jobs found.
 create or replace view awa.scan_jobs_row as
 select c.claim_id as next_before_id, c.job_ids
   from awa.lease_claims c

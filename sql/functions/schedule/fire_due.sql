@@ -1,4 +1,5 @@
--- What fire_due returns.
+-- The row that fire_due returns: how many jobs it enqueued, how many ticks it left out because they were missed or
+-- the last job had not ended, how many schedules failed, and whether there is more to do.
 create or replace view awa.fire_due_row as
 select s.times_missed as fired, s.times_missed as missed, s.times_missed as skipped, s.times_missed as failed,
        s.removed_at is null as more

@@ -1,4 +1,4 @@
--- What heartbeat returns.
+-- The row that heartbeat returns.
 create or replace view awa.lost_attempt_row as
 select e.job_id, c.claim_id as receipt, e.kind as reason from awa.ready_entries e, awa.lease_claims c where false;
 comment on view awa.lost_attempt_row is 'The row that heartbeat returns. The view itself is always empty';
