@@ -23,8 +23,8 @@ func (s *session) later(span time.Duration) {
 		"update awa.lost_attempts set told_at = told_at - $1::interval",
 		"select setval('awa.next_fold_at', greatest(last_value - (extract(epoch from $1::interval) * 1000000)::bigint, 1)) " +
 			"from awa.next_fold_at where is_called",
-		"select setval('awa.rescued_at', last_value - (extract(epoch from $1::interval) * 1000000)::bigint) from " +
-			"awa.rescued_at where is_called",
+		"select setval('awa.rescue_called_at', last_value - (extract(epoch from $1::interval) * 1000000)::bigint) from " +
+			"awa.rescue_called_at where is_called",
 	} {
 		s.exec(sql, span)
 	}
@@ -191,7 +191,7 @@ func TestClockThatIsSetBack(t *testing.T) {
 				  from (
 				    select heartbeat_at as at from awa.workers union all select attempted_at from awa.jobs where state = 'running'
 				        union all select ended_at from awa.rescue_gaps union all select to_timestamp(last_value / 1000000.0)
-				        from awa.rescued_at) a`), time.Second)
+				        from awa.rescue_called_at) a`), time.Second)
 			if !comesBack {
 				require.Zero(t, s.passes(4*time.Minute))
 				require.Equal(t, int64(4), s.passes(2*time.Minute), "%s", ahead)

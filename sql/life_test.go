@@ -74,7 +74,7 @@ func (s *session) halfAnHourLater() {
 // noGap is as if rescue was called just now: a slow machine may let more than ten seconds go by.
 func (s *session) noGap() {
 	s.Helper()
-	s.exec("select setval('awa.rescued_at', (extract(epoch from clock_timestamp()) * 1000000)::bigint)")
+	s.exec("select setval('awa.rescue_called_at', (extract(epoch from clock_timestamp()) * 1000000)::bigint)")
 }
 
 // neverWaits fails a statement of this session that waits for as long as another session's transaction is open.

@@ -85,9 +85,11 @@ select is(
   case r.role
     when 'awa_reader'
       then array['audit select', 'dlq_entries select', 'health select', 'jobs select', 'queue_counts select']
+    when 'awa_maintainer' then array['passes select']
   end,
   format('%s has no right on a table%s', r.role,
-    case r.role when 'awa_reader' then ', but reads five views' else '' end))
+    case r.role when 'awa_reader' then ', but reads five views'
+      when 'awa_maintainer' then ', but reads one' else '' end))
   from (select distinct role from allowed) r order by r.role;
 select is(
   (select array_agg(c.relname || ' ' || p.privilege order by c.relname || ' ' || p.privilege)
@@ -191,7 +193,7 @@ select format('select count(*) from %s', c.oid::regclass)
   from pg_class c
  where c.relnamespace = 'awa'::regnamespace
    and c.relkind in ('r', 'p', 'v', 'S')
-   and c.relname not in ('jobs', 'dlq_entries', 'queue_counts', 'audit', 'health')
+   and c.relname not in ('jobs', 'dlq_entries', 'queue_counts', 'audit', 'health', 'passes')
 union all select 'insert into awa.ready_entries (lane, job_id) values (1, 1)'
 union all select 'delete from awa.deferred_jobs'
 union all select 'truncate awa.lease_claims'

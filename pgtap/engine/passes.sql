@@ -51,9 +51,9 @@ set local statement_timeout = 0;
 select setval('awa.prune_tried_at', awa._microseconds('2026-11-28 10:00:00+00')) \g /dev/null
 select is(awa._last_prune_at(), '2026-11-28 10:00:00+00'::timestamptz, 'when a prune began last');
 delete from awa.rescue_gaps;
-select setval('awa.rescued_at', 1, false) \g /dev/null
+select setval('awa.rescue_called_at', 1, false) \g /dev/null
 select is(awa._maintained_at(), null, 'maintenance that was never called');
-select setval('awa.rescued_at', awa._microseconds('2026-11-28 10:00:00+00')) \g /dev/null
+select setval('awa.rescue_called_at', awa._microseconds('2026-11-28 10:00:00+00')) \g /dev/null
 select is(awa._maintained_at(), '2026-11-28 10:00:00+00'::timestamptz, 'that was');
 insert into awa.rescue_gaps (began_at, ended_at) values ('2026-11-28 10:00+00', '2026-11-28 11:00+00');
 select is(awa._maintained_at(), '2026-11-28 11:00:00+00'::timestamptz, 'and again, after a gap');

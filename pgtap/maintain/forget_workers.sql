@@ -25,7 +25,7 @@ update awa.workers
    set heartbeat_at = clock_timestamp() - interval '61 minutes'
  where worker_id in (:dead_id, :working_id, :leased_id);
 select pg_temp.no_gap() \g /dev/null
-select setval('awa.rescued_at', awa._microseconds(clock_timestamp() - interval '2 minutes')) \g /dev/null
+select setval('awa.rescue_called_at', awa._microseconds(clock_timestamp() - interval '2 minutes')) \g /dev/null
 select is((select forgotten from awa.forget_workers()), 0::bigint,
   'silence counts up to the last call of rescue: the server may have been down since');
 select is(names, 'dead, leased, silent, working', 'so all stay') from those;
@@ -38,7 +38,7 @@ select is((select array_agg(r.worker_id) from awa.lost_attempts r where r.worker
   array[:silent_id]::bigint[], 'with what they were to be told');
 select ok(awa._succeeded_at('forget_workers') > clock_timestamp() - interval '1 minute', 'it has succeeded');
 select is((select forgotten from awa.forget_workers()), 0::bigint, 'once');
-select setval('awa.rescued_at', 1, false) \g /dev/null
+select setval('awa.rescue_called_at', 1, false) \g /dev/null
 select is((select forgotten from awa.forget_workers()), 0::bigint, 'where rescue was never called nobody is forgotten');
 select pg_temp.no_gap() \g /dev/null
 select is((select count(*) from awa.forget_workers_row), 0::bigint, 'the view that names the column is empty');

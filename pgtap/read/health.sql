@@ -65,7 +65,7 @@ delete from awa.rescue_gaps;
 select is((pg_temp.details('maintenance') ->> 'late_seconds')::int / 60, 2, 'by so many seconds');
 select is((select h.hint from awa.health() h where h.topic = 'maintenance' and h.level = 'warning'),
   'Run workers, or call awa.run_maintenance() every few seconds.', 'what to do');
-select setval('awa.rescued_at', 1, false) \g /dev/null
+select setval('awa.rescue_called_at', 1, false) \g /dev/null
 select is(pg_temp.late('run_maintenance'), null, 'where there was never a queue it need not be called');
 insert into awa.queues (queue_id, name, created_at) values (1, 'q', pg_temp.ago('3 minutes 1 second'));
 select is(pg_temp.late('run_maintenance'), 'nobody has called it, for 00:03', 'where there is one it must');
@@ -276,7 +276,7 @@ set local role awa_reader;
 select count(*) as read_by_reader from awa.health() \gset
 reset role;
 select is(:read_by_reader::bigint, n, 'readers see all of it') from all_rows;
-select setval('awa.rescued_at', :rescued_at, :'was_called') \g /dev/null
+select setval('awa.rescue_called_at', :rescue_called_at, :'was_called') \g /dev/null
 
 select * from finish();
 rollback;

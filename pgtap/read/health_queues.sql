@@ -138,7 +138,7 @@ select matches(pg_temp.says('claimer'),
     pg_backend_pid()),
   'a claimer whose client does not read');
 select is(pg_temp.details('claimer'), jsonb_build_object('pid', pg_backend_pid(), 'queue', 'q'), 'in numbers');
-select setval('awa.rescued_at', :rescued_at, :'was_called') \g /dev/null
+select setval('awa.rescue_called_at', :rescue_called_at, :'was_called') \g /dev/null
 
 select * from finish();
 rollback;

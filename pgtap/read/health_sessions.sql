@@ -27,7 +27,7 @@ select matches((
 ),
   '^ok: .* workers are not notified .*: Jobs wait for the poll interval of their workers',
   'without notifications jobs wait for the poll interval');
-select setval('awa.rescued_at', :rescued_at, :'was_called') \g /dev/null
+select setval('awa.rescue_called_at', :rescue_called_at, :'was_called') \g /dev/null
 
 select * from finish();
 rollback;

@@ -54,8 +54,8 @@ comment on sequence awa.fold_from is
   'The lane before which a look at all queues goes on, where the last one was cut off; 0 when it begins anew';
 select setval('awa.fold_from', 0);
 
-create sequence awa.rescued_at;
-comment on sequence awa.rescued_at is 'Microseconds since 1970: when rescue was called last, to the second';
+create sequence awa.rescue_called_at;
+comment on sequence awa.rescue_called_at is 'Microseconds since 1970: when rescue was called last, to the second';
 
 create sequence awa.next_sweep_at;
 comment on sequence awa.next_sweep_at is

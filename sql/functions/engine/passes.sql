@@ -1,17 +1,36 @@
 -- What passes of maintenance have in common.
 
--- The passes of maintenance, in the order in which run_maintenance goes through them.
--- Why: fold comes before the passes that search for open attempts, since they read all claims that are not counted. A
+-- The passes of maintenance, in the order in which run_maintenance goes through them, and how long each is not due
+-- again once it has succeeded.
+-- Order: fold comes before the passes that search for open attempts, since they read all claims that are not counted. A
 -- stuck claimer holds a queue, which prune_oldest may need. rescue ends attempts before materialize gives rows to the
 -- others, and before forget_workers looks for attempts of silent workers. summarize comes before rotate, which
 -- completes the segment that it leaves.
+-- Period: shorter than the time between two calls of one worker, a second for what is promptly done, five for the rest,
+-- a fifth sooner or later. So one worker alone leaves none out, and rescue finds no gap. Ten workers do each pass about
+-- as often as one does.
+create or replace view awa.passes as
+select p.place, p.pass, p.period
+  from (values
+    (1, 'promote_due', interval '0.5 seconds'),
+    (2, 'fire_due', '0.5 seconds'),
+    (3, 'fold', '4 seconds'),
+    (4, 'end_stuck_claimers', '4 seconds'),
+    (5, 'rescue', '4 seconds'),
+    (6, 'materialize', '4 seconds'),
+    (7, 'expire_history', '4 seconds'),
+    (8, 'summarize', '4 seconds'),
+    (9, 'rotate', '4 seconds'),
+    (10, 'prune_oldest', '4 seconds'),
+    (11, 'forget_workers', '4 seconds')
+  ) p(place, pass, period);
+comment on view awa.passes is
+  'The passes of maintenance, in their order, and how long each is not due again once it has succeeded';
+
+-- The passes of maintenance, in the order in which run_maintenance goes through them.
 create or replace function awa._passes() returns text[]
 language sql immutable parallel safe
-as $$
-  select
-    '{promote_due,fire_due,fold,end_stuck_claimers,rescue,materialize,expire_history,summarize,rotate,'
-    'prune_oldest,forget_workers}'::text[]
-$$;
+as $$ select array_agg(p.pass order by p.place) from awa.passes p $$;
 comment on function awa._passes is 'The passes of maintenance, in the order in which run_maintenance goes through them';
 
 -- Remembers that a pass has succeeded: moves its clock, at most once a second.
@@ -38,12 +57,9 @@ return to_timestamp(pg_sequence_last_value(('awa.pass_clock_' || pass)::regclass
 comment on function awa._succeeded_at is 'When a pass has succeeded last, to the second; null when it never has';
 
 -- How long a pass that has succeeded is not due again.
--- Why: shorter than the time between two calls of one worker, a second for what is promptly done, five for the rest,
--- a fifth sooner or later. So one worker alone leaves none out, and rescue finds no gap. Ten workers do each pass
--- about as often as one does.
 create or replace function awa._pass_period(pass text) returns interval
 language sql immutable parallel safe
-return case when pass = any('{promote_due,fire_due}') then interval '0.5 seconds' else interval '4 seconds' end;
+as $$ select p.period from awa.passes p where p.pass = _pass_period.pass $$;
 comment on function awa._pass_period is 'How long a pass that has succeeded is not due again';
 
 -- Makes a pass due again, since it has left work.
@@ -117,6 +133,6 @@ comment on function awa._last_prune_at is
 create or replace function awa._maintained_at() returns timestamptz
 language sql stable
 return (
-  select greatest((select to_timestamp(s.last_value / 1000000.0) from awa.rescued_at s where s.is_called),
+  select greatest((select to_timestamp(s.last_value / 1000000.0) from awa.rescue_called_at s where s.is_called),
     (select g.ended_at from awa.rescue_gaps g order by g.began_at desc, g.ended_at desc limit 1)));
 comment on function awa._maintained_at is 'When maintenance was called last; null when it never was';

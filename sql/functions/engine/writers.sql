@@ -13,7 +13,9 @@ begin
   select array_agg(a.job_id), array_agg(a.lane), array_agg(a.unique_key) into v_job_ids, v_lanes, v_keys
     from unnest(attempts) a
    where a.unique_key is not null;
-  perform awa._change_state(v_job_ids, v_lanes, v_keys, 'running', state);
+  if v_keys is not null then
+    perform awa._change_state(v_job_ids, v_lanes, v_keys, 'running', state);
+  end if;
   delete from awa.leases l where l.receipt = any(array(select a.receipt from unnest(attempts) a));
 end
 $$;

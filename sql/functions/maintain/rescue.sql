@@ -36,7 +36,7 @@ declare
   v_lack text[];
 begin
   perform awa._check_pass(max_jobs);
-  perform awa._note_pass(v_now);
+  perform awa._note_call(v_now), awa._set_times_back(v_now);
   v_materialized := array(
     select l.receipt
       from awa.leases l
@@ -180,11 +180,11 @@ $$;
 comment on function awa._overdue_reasons is 'The reasons why attempts are overdue, one for each';
 
 -- Notes that rescue is called, and the gap since the last call, if that was more than 10 seconds ago.
--- Sets back times that a clock which was ahead has written.
--- Why: a change of rescued_at is visible to all sessions at once, but the row of a gap only when it commits, and it may
--- roll back. So rescued_at moves only past a gap that is older than this transaction. Otherwise other sessions would
--- end attempts that the gap spares.
-create or replace function awa._note_pass(now timestamptz) returns void
+-- Where the clock was set back, the gaps that lie ahead become one that ends now.
+-- Why: a change of rescue_called_at is visible to all sessions at once, but the row of a gap only when it commits, and
+-- it may roll back. So rescue_called_at moves only past a gap that is older than this transaction. Otherwise other
+-- sessions would end attempts that the gap spares.
+create or replace function awa._note_call(now timestamptz) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -192,9 +192,10 @@ declare
   v_called_at timestamptz;
   v_gap_ended_at timestamptz;
   v_last timestamptz;
-  v_longest interval;
 begin
-  select case when s.is_called then to_timestamp(s.last_value / 1000000.0) end into v_called_at from awa.rescued_at s;
+  select case when s.is_called then to_timestamp(s.last_value / 1000000.0) end
+    into v_called_at
+    from awa.rescue_called_at s;
   select g.ended_at into v_gap_ended_at from awa.rescue_gaps g order by g.began_at desc, g.ended_at desc limit 1;
   v_last := greatest(v_called_at, v_gap_ended_at);
   if v_last > now + interval '1 second' then -- the clock was set back
@@ -210,14 +211,43 @@ begin
       from gone g
     having count(*) > 0
     on conflict do nothing;
-    perform setval('awa.rescued_at', (extract(epoch from now) * 1000000)::bigint);
+    perform setval('awa.rescue_called_at', awa._microseconds(now));
   elsif v_last < now - interval '10 seconds' then
     insert into awa.rescue_gaps (began_at, ended_at) values (v_last, now) on conflict do nothing;
   elsif (v_called_at is null or v_called_at < now - interval '1 second')
     and (v_gap_ended_at is null or v_gap_ended_at < transaction_timestamp()) then
-    perform setval('awa.rescued_at', (extract(epoch from now) * 1000000)::bigint);
+    perform setval('awa.rescue_called_at', awa._microseconds(now));
   end if;
+  if exists (select from awa.rescue_gaps) then
+    perform awa._forget_gaps(least(v_last, now));
+  end if;
+end
+$$;
+comment on function awa._note_call is
+  'Notes that rescue is called, and the gap since the last call, if that was more than 10 seconds ago';
 
+-- Removes the gaps that ended so long before the last call of rescue that no attempt is as old.
+-- Why: a gap is of no use to attempts that began after it, nor to workers.
+create or replace function awa._forget_gaps(last_call timestamptz) returns void
+language sql
+as $$
+  delete from awa.rescue_gaps g
+   where (g.began_at, g.ended_at) in (
+     select h.began_at, h.ended_at
+       from awa.rescue_gaps h
+      where h.ended_at < last_call - greatest(interval '1 hour', (select max(l.lease) from awa.leases l),
+        (select max(o.lease_until - o.claimed_at) from awa._open_items o where o.queue_id = any(awa._busy_queues())))
+        for update skip locked)
+$$;
+comment on function awa._forget_gaps is
+  'Removes the gaps that ended so long before the last call of rescue that no attempt is as old';
+
+-- Sets back times of workers and leases that a clock which was ahead has written.
+create or replace function awa._set_times_back(now timestamptz) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
   update awa.workers w set heartbeat_at = now
    where w.worker_id = any(
      array(
@@ -232,19 +262,7 @@ begin
        from awa.leases l
       where l.claimed_at > now + interval '1 second' or l.lease_until > now + l.lease + interval '1 second'
         for update skip locked));
-
-  -- A gap is of no use to attempts that began after it, nor to workers.
-  if exists (select from awa.rescue_gaps) then
-    v_longest := greatest(interval '1 hour', (select max(l.lease) from awa.leases l),
-      (select max(o.lease_until - o.claimed_at) from awa._open_items o where o.queue_id = any(awa._busy_queues())));
-    delete from awa.rescue_gaps g
-     where (g.began_at, g.ended_at) in (
-       select h.began_at, h.ended_at
-         from awa.rescue_gaps h
-        where h.ended_at < least(v_last, now - v_longest)
-          for update skip locked);
-  end if;
 end
 $$;
-comment on function awa._note_pass is
-  'Notes that rescue is called, and the gap since the last call, if that was more than 10 seconds ago';
+comment on function awa._set_times_back is
+  'Sets back times of workers and leases that a clock which was ahead has written';

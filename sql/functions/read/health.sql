@@ -82,7 +82,7 @@ select 1, 'critical', 'restore', 'database', 'it was restored from a dump: nothi
  where awa._is_restored()
 union all
 -- Work that maintenance should have done by now, and passes that have not succeeded.
-select 2, case when coalesce(m.late_since, f.since) is null then 'ok' else 'warning' end, 'maintenance', m.pass,
+select 2, case when coalesce(m.late_since, f.since) is null then 'ok' else 'warning' end, 'maintenance', p.pass,
        case when coalesce(m.late_since, f.since) is null then 'it keeps up'
             else concat_ws('; ',
               case
@@ -108,8 +108,9 @@ select 2, case when coalesce(m.late_since, f.since) is null then 'ok' else 'warn
                 'job_id', m.job_id, 'succeeded_at', awa._succeeded_at(f.pass))
             ) end
   from now n
- cross join awa._late_work(n.at) m
-  left join awa._failing_passes f on f.pass = m.pass
+ cross join unnest(array_prepend('run_maintenance', awa._passes())) p(pass)
+  left join awa._late_work(n.at) m on m.pass = p.pass
+  left join awa._failing_passes f on f.pass = p.pass
 union all
 -- Transactions that were left open after a call of maintenance, or hang in one.
 select 2, 'warning', 'maintenance', awa._backend(h.pid),
@@ -232,8 +233,6 @@ select 'prune_oldest', 'the oldest segment is past its retention', (
   select min(c.left_at) + s.completed_retention from segments c, settings s, ring r
    where not c.is_current and not c.is_empty and r.outcome is null
    group by s.completed_retention having min(c.left_at) < now - s.completed_retention - interval '1 hour'), null
-union all
-select p, null, null, null from unnest('{fold,end_stuck_claimers,summarize,forget_workers}'::text[]) p
 $$;
 comment on function awa._late_work is
   'Work that maintenance should have done by now: which pass, how much, since when, and one of the jobs';
