@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgtype"
@@ -258,6 +259,7 @@ type ScheduleInfo struct {
 	Kind        string
 	Cron        string        // "" where Every is set
 	Every       time.Duration // a month counts as [Month] here, a day as [Day]; 0 where Cron is set
+	EveryText   string        // Every with its months and days: "1 month 3 days 2h0m0s"; "" where Cron is set
 	Args        json.RawMessage
 	Timezone    string
 	Missed      string // skip, latest or all
@@ -299,8 +301,9 @@ func (c *Client) ListSchedules(ctx context.Context) ([]ScheduleInfo, error) {
 	for i, row := range rows {
 		schedules[i] = ScheduleInfo{
 			Name: row.Name, Source: value(row.Source), Queue: row.Queue, Kind: row.Kind, Cron: value(row.Cron),
-			Every: durationOf(row.Every), Args: row.Args, Timezone: row.Timezone, Missed: row.Missed,
-			MissedFor: durationOf(row.MissedFor), Overlap: row.Overlap, StartsAt: row.StartsAt, EndsAt: row.EndsAt,
+			Every: durationOf(row.Every), EveryText: intervalText(row.Every), Args: row.Args, Timezone: row.Timezone,
+			Missed: row.Missed, MissedFor: durationOf(row.MissedFor), Overlap: row.Overlap, StartsAt: row.StartsAt,
+			EndsAt:   row.EndsAt,
 			Priority: int(value(row.Priority)), MaxAttempts: int(value(row.MaxAttempts)), Tags: row.Tags,
 			Metadata: row.Metadata, GroupKey: value(row.GroupKey),
 			NextAt: row.NextAt, LastAt: row.LastAt, LastJobID: row.LastJobID, LastJobState: value(row.LastJobState),
@@ -316,6 +319,34 @@ func (c *Client) ListSchedules(ctx context.Context) ([]ScheduleInfo, error) {
 // durationOf is the period that interval writes like this.
 func durationOf(i pgtype.Interval) time.Duration {
 	return time.Duration(i.Months)*Month + time.Duration(i.Days)*Day + time.Duration(i.Microseconds)*time.Microsecond
+}
+
+// intervalText is an interval in words, in years or weeks where these are whole.
+func intervalText(i pgtype.Interval) string {
+	var parts []string
+	count := func(n int32, unit string) {
+		switch n {
+		case 0:
+		case 1:
+			parts = append(parts, "1 "+unit)
+		default:
+			parts = append(parts, fmt.Sprintf("%d %ss", n, unit))
+		}
+	}
+	if i.Months%12 == 0 {
+		count(i.Months/12, "year")
+	} else {
+		count(i.Months, "month")
+	}
+	if i.Days%7 == 0 {
+		count(i.Days/7, "week")
+	} else {
+		count(i.Days, "day")
+	}
+	if i.Microseconds != 0 {
+		parts = append(parts, (time.Duration(i.Microseconds) * time.Microsecond).String())
+	}
+	return strings.Join(parts, " ")
 }
 
 // ExplainSchedule says in words when a schedule fires next, and why it does not fire now. It fails with

@@ -199,6 +199,31 @@ func TestRefusalsOfSchedules(t *testing.T) {
 	assert.Empty(t, listed)
 }
 
+// An interval of months, days and less is shown as it is, though none of these has a fixed length.
+func TestIntervalsOfSchedules(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	want := map[string]string{
+		"1 year": "1 year", "18 months": "18 months", "14 days": "2 weeks", "3 days": "3 days", "90 minutes": "1h30m0s",
+		"1 month": "1 month", "1 month 3 days": "1 month 3 days", "2 years 7 days 1.5 seconds": "2 years 1 week 1.5s",
+		"36 hours": "36h0m0s",
+	}
+	for every := range want {
+		execute(t, pool, "select awa.schedule($1, 'q', 'k', every => $1::text::interval)", every)
+	}
+	listed, err := client.ListSchedules(t.Context())
+	require.NoError(t, err)
+	got := map[string]string{}
+	for _, s := range listed {
+		got[s.Name] = s.EveryText
+	}
+	assert.Equal(t, want, got)
+	require.NoError(t, client.Schedule(t.Context(), driver.Schedule{Name: "cron", Cron: "@daily", Args: note{}}))
+	listed, err = client.ListSchedules(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, listed[len(listed)-1].EveryText)
+}
+
 func TestNextFires(t *testing.T) {
 	client := driver.NewClient(testdb.New(t))
 	after := time.Date(2026, 3, 28, 12, 0, 0, 0, time.UTC)

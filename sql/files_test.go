@@ -182,8 +182,15 @@ func TestUninstall(t *testing.T) {
 		require.Equal(t, empty, catalog(a))
 	}
 
-	// Without jobs it goes by itself, but not with what others made of it.
+	// A schedule is worth as much as a job, until it is removed.
 	migrate(d)
+	a.exec("select awa.schedule('s', 'q', 'k', '@daily')")
+	_, err = byProgram(d, install.Options{})
+	require.ErrorContains(t, err, "there are jobs, or schedules")
+	require.Contains(t, detail(err), "awa.schedules")
+	a.exec("select awa.unschedule('s')")
+
+	// Without jobs it goes by itself, but not with what others made of it.
 	a.exec("create view public.mine as select id from awa.jobs; create table public.ids (id bigint default " +
 		"nextval('awa.job_ids'))")
 	_, err = byProgram(d, install.Options{})

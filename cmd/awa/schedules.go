@@ -158,7 +158,7 @@ func (c *schedulesCommand) list(ctx context.Context) error {
 		for i, s := range schedules {
 			state, _ := stateOf(s)
 			listed[i] = scheduleJSON{Name: s.Name, State: state, Source: s.Source, Queue: s.Queue, Kind: s.Kind, Cron: s.Cron,
-				Every: every(s.Every), Timezone: s.Timezone, NextAt: s.NextAt, LastAt: s.LastAt, LastJobID: s.LastJobID,
+				Every: s.EveryText, Timezone: s.Timezone, NextAt: s.NextAt, LastAt: s.LastAt, LastJobID: s.LastJobID,
 				LastJobState: s.LastJobState, PausedAt: s.PausedAt, PausedBy: s.PausedBy, PauseReason: s.PauseReason,
 				TimesMissed: s.TimesMissed, TimesSkipped: s.TimesSkipped, Failures: s.Failures, Error: s.Error}
 		}
@@ -176,7 +176,7 @@ func (c *schedulesCommand) list(ctx context.Context) error {
 	for _, s := range schedules {
 		times := s.Cron
 		if times == "" {
-			times = "every " + every(s.Every)
+			times = "every " + s.EveryText
 		}
 		lastJob := "-"
 		if s.LastJobID != nil {
@@ -207,29 +207,6 @@ func stateOf(s driver.ScheduleInfo) (state, why string) {
 		return "late", ""
 	}
 	return "on time", ""
-}
-
-// every is a period in words; "" for none.
-func every(period time.Duration) string {
-	unit, n := "", time.Duration(0)
-	switch {
-	case period == 0:
-		return ""
-	case period%driver.Year == 0:
-		unit, n = "year", period/driver.Year
-	case period%driver.Month == 0:
-		unit, n = "month", period/driver.Month
-	case period%driver.Week == 0:
-		unit, n = "week", period/driver.Week
-	case period%driver.Day == 0:
-		unit, n = "day", period/driver.Day
-	default:
-		return period.String()
-	}
-	if n == 1 {
-		return "1 " + unit
-	}
-	return fmt.Sprintf("%d %ss", n, unit)
 }
 
 // inZone is a time as the clocks of a zone show it, or in UTC where this machine does not know the zone.
@@ -265,7 +242,7 @@ func (c *schedulesCommand) next(ctx context.Context) error {
 		if s.NextAt != nil {
 			fmt.Fprintln(c.stdout, inZone(s.NextAt, s.Timezone))
 		}
-		fmt.Fprintf(c.stdout, "every %s\n", every(s.Every))
+		fmt.Fprintf(c.stdout, "every %s\n", s.EveryText)
 		return nil
 	}
 	says, err := c.client.DescribeCron(ctx, s.Cron)

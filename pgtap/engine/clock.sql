@@ -36,7 +36,8 @@ select is(awa._zone(z.zone), ':' || z.zone, z.zone || ' is a zone')
 select pg_temp.refused(format('select awa._zone(%L)', z.zone), '22023', 'timezone',
   coalesce(quote_literal(z.zone), 'null') || ' is none')
   from unnest('{UTC+3,UTC-3,+03,03:00,Berln2,Berlin,CEST,EDT,localtime,LocalTime,posixrules,Factory,'
-      'right/Europe/Berlin,"",:UTC," ",NULL,../Europe/Berlin,/usr/share/zoneinfo/UTC,Europe,Europe/,Europe/Berlin5,'
+      'right/Europe/Berlin,posix/Europe/Berlin,Posix/UTC,'
+      '"",:UTC," ",NULL,../Europe/Berlin,/usr/share/zoneinfo/UTC,Europe,Europe/,Europe/Berlin5,'
       'EST5EDT4,<+03>-3,zone.tab}'::text[]) with ordinality z(zone, n) order by z.n;
 select pg_temp.refused(format('select awa._zone(%L)', repeat('x', 300)), '22023', 'timezone', 'nor is a long text');
 select is((select array_agg(z.name) from pg_timezone_names z

@@ -4,7 +4,7 @@
 
 begin;
 \ir clock.psql
-select plan(33);
+select plan(47);
 
 select awa.schedule('s', pg_temp.q(), 'k', '0 * * * *') \g /dev/null
 select pg_temp.fire_at('2026-06-01 13:00:01+00'), pg_temp.fire_at('2026-06-01 14:00:01+00') \g /dev/null
@@ -63,12 +63,58 @@ select is((select count(*) from awa.backfill_schedule('e', '2026-06-01 00:00+00'
   'an interval has no time before the first one');
 select is(pg_temp.times('e'), '01 21:30, 01 22:30', 'which is one interval after it was made');
 
--- Ranges
-select is(awa._few_ranges('{[2026-01-01,2026-01-02]}'), '{[2026-01-01,2026-01-02]}', 'a few ranges stay as they are');
-select is((select row(count(*), min(upper(r)))::text
-  from unnest(awa._few_ranges((select range_agg(tstzrange('2026-01-01'::timestamptz + n * interval '1 hour',
-    '2026-01-01'::timestamptz + n * interval '1 hour', '[]')) from generate_series(1, 101) n))) r),
-  '(100,"2026-01-01 02:00:00+00")', 'of more than 100, the oldest two are put together');
+-- More than 100 gaps: of the oldest ones it is not known any more which times ran
+create function pg_temp.unsure(schedule text) returns text
+language sql
+as $$
+  select case when isempty(s.unsure) then 'sure' else
+           to_char(lower(s.unsure), 'DD HH24:MI') || ' to ' || to_char(upper(s.unsure), 'DD HH24:MI') end
+    from awa.schedules s where s.name = schedule
+$$;
+create function pg_temp.backfill("from" timestamptz, "to" timestamptz, repeat boolean default false) returns text
+language plpgsql
+as $$
+begin
+  return (select count(*) from awa.backfill_schedule('g', "from", "to", repeat => repeat));
+exception when invalid_parameter_value then
+  return sqlerrm;
+end
+$$;
+select awa.schedule('g', pg_temp.q(), 'k', '0 * * * *') \g /dev/null
+update awa.schedules s
+   set ran = (select range_agg(tstzrange(t, t, '[]'))
+     from generate_series(timestamptz '2026-01-01 00:00+00', '2026-01-09 06:00+00', '2 hours') t)
+ where s.name = 'g';
+select is(pg_temp.backfill('2026-02-01 00:00+00', '2026-02-01 00:30+00'), '1', 'a gap more than 100');
+select is((select count(*) || ', ' || pg_temp.unsure('g') from awa.schedules s, unnest(s.ran) where s.name = 'g'),
+  '100, 01 00:00 to 01 02:00', 'the oldest times are put together');
+select is(pg_temp.backfill('2026-02-03 00:00+00', '2026-02-03 00:30+00') || ', ' || pg_temp.unsure('g'),
+  '1, 01 00:00 to 01 04:00', 'and the next ones');
+select matches(pg_temp.backfill('2026-01-01 00:00+00', '2026-01-01 05:30+00'), '^from and to must leave out',
+  'times that may not have run are not taken for times that ran: they are refused');
+select is(pg_temp.backfill('2025-12-31 22:00+00', '2026-01-01 01:00+00'), '2', 'none of them, and none that ran');
+select is(pg_temp.backfill('2026-01-01 04:00+00', '2026-01-01 07:30+00'), '2', 'from then on what has not run');
+select is(pg_temp.backfill('2026-01-01 00:00+00', '2026-01-01 02:30+00', true) || ', ' || pg_temp.unsure('g'),
+  '3, 01 02:00 to 01 04:00', 'with repeat all of them, which have run then');
+select is(pg_temp.backfill('2026-01-01 03:00+00', '2026-01-01 03:30+00', true) || ', ' || pg_temp.unsure('g'),
+  '1, 01 02:00 to 01 04:00', 'each one');
+select is(pg_temp.backfill('2026-01-01 02:00+00', '2026-01-01 04:30+00', true) || ', ' || pg_temp.unsure('g'),
+  '3, sure', 'until it is known again');
+select is(pg_temp.backfill('2026-01-01 00:00+00', '2026-01-01 07:30+00'), '0', 'and each time has run once');
+select is((select string_agg(pg_temp.backfill(t, t + interval '1 hour'), '')
+  from generate_series(timestamptz '2025-01-01 00:00+00', '2025-01-07 00:00+00', '2 hours') t), repeat('1', 73),
+  'many gaps that are older');
+select is((select count(*) || ', ' || pg_temp.unsure('g') from awa.schedules s, unnest(s.ran) where s.name = 'g'),
+  '100, 01 07:00 to 07 06:00', 'shorten what is known of the others, as little as can be');
+select is(pg_temp.backfill('2025-01-01 00:00+00', '2025-01-01 05:30+00'), '3', 'the other ones are known');
+
+-- Another expression
+select awa.schedule('g', pg_temp.q(), 'k', '30 * * * *') \g /dev/null
+select matches(pg_temp.backfill('2026-01-01 00:00+00', '2026-01-01 05:30+00'), '^from and to must leave out',
+  'times of another expression that lie where all of the other one have run');
+select is(pg_temp.backfill('2024-12-31 00:00+00', '2025-01-01 00:00+00'), '24', 'before that none has run');
+select awa.schedule('g', pg_temp.q(), 'k', '30 * * * *', missed => 'all') \g /dev/null
+select is(pg_temp.backfill('2024-12-31 00:00+00', '2025-01-01 00:00+00'), '0', 'another change leaves it so');
 
 select pg_temp.refused(format('select awa.backfill_schedule(%s)', c.call), c.state, c.names, c.description)
   from (values

@@ -4,7 +4,7 @@
 
 begin;
 \ir clock.psql
-select plan(69);
+select plan(70);
 
 create temp table told as
 select awa.schedule(name => 's', queue => pg_temp.q(), kind => 'send', cron => '15 1 * * *', args => '{"a": 1}',
@@ -76,6 +76,14 @@ select is(pg_temp.next('c'), '10 09:00:00', 'which is a time of it where it matc
 select awa.schedule('p', pg_temp.q(), 'k', '@hourly', starts_at => '2026-01-01 00:00+00',
   ends_at => '2026-02-01 00:00+00') \g /dev/null
 select is(pg_temp.next('p'), null, 'one whose time is over never fires');
+
+-- A time that is due, and that a change leaves out
+select awa.schedule('due', pg_temp.q(), 'k', '@hourly') \g /dev/null
+select pg_temp.at('2026-06-03 02:00:00.5+00') \g /dev/null
+select awa.schedule('due', pg_temp.q(), 'k', '@daily') \g /dev/null
+select is((select l.times_missed from pg_temp.listed('due') l), 2::bigint,
+  'times that were due before another expression count as missed');
+select awa.unschedule('due') \g /dev/null
 
 -- Dropped, and made anew
 select pg_temp.at('2026-06-05 00:00:10+00') \g /dev/null

@@ -5,7 +5,7 @@
 
 begin;
 \ir clock.psql
-select plan(62);
+select plan(64);
 
 create function pg_temp.entry(name text, fields jsonb default '{}') returns jsonb
 language sql
@@ -55,35 +55,38 @@ select is(pg_temp.declare(pg_temp.entries('b', 'd'), 11), 'true: b d', 'a higher
 select is((select s.last_tick is null and s.removed_at = awa._schedule_clock() from awa.schedules s where s.name = 'a'),
   true, 'what is removed is kept for a while');
 select is(pg_temp.declare(pg_temp.entries('b', 'd', 'e')), 'true: b d e', 'without a revision it is always done');
-select is(pg_temp.declare(pg_temp.entries('b', 'd'), 2), 'true: b d', 'and revisions begin anew');
+select is(pg_temp.declare(pg_temp.entries('a'), 10), 'false: b d e', 'and the last revision stays');
+select is(pg_temp.declare(pg_temp.entries('b', 'd'), 11), 'true: b d', 'which may come back, as it was');
+select pg_temp.refused($$select awa.sync_schedules('app', pg_temp.entries('b', 'd', 'e'), 11)$$, '22023', 'revision',
+  'and not otherwise');
 
 -- What stays
 select pg_temp.fire_at('2026-06-01 13:00:00+00') \g /dev/null
 create temp table before as select * from awa.schedules;
 select pg_temp.at('2026-06-01 14:30:00+00') \g /dev/null
-select is(pg_temp.declare(pg_temp.entries('b', 'd'), 3), 'true: b d', 'a deploy that changes nothing');
+select is(pg_temp.declare(pg_temp.entries('b', 'd'), 13), 'true: b d', 'a deploy that changes nothing');
 select is((select array_agg(s.name) from awa.schedules s join before b on b.name = s.name
   where s <> b and s.name in ('b', 'd')), null, 'writes nothing: what is due stays due');
 select is(pg_temp.declare(jsonb_build_array(pg_temp.entry('b', '{"args": 1}'), pg_temp.entry('d',
-  '{"cron": "@daily"}')), 4), 'true: b d', 'one that changes something');
+  '{"cron": "@daily"}')), 14), 'true: b d', 'one that changes something');
 select is((select row(l.args, l.next_at, l.last_at)::text from pg_temp.listed('b') l),
   '(1,"2026-06-01 14:00:00+00","2026-06-01 13:00:00+00")', 'keeps the time that is due');
 select is((select row(l.next_at, l.last_at)::text from pg_temp.listed('d') l),
   '("2026-06-02 00:00:00+00","2026-06-01 13:00:00+00")', 'unless the expression is another one');
-select is(pg_temp.declare(jsonb_build_array(pg_temp.entry('i', '{"cron": null, "every": "7 days"}')), 5), 'true: i',
+select is(pg_temp.declare(jsonb_build_array(pg_temp.entry('i', '{"cron": null, "every": "7 days"}')), 15), 'true: i',
   'an interval');
 select pg_temp.at('2026-06-03 00:00:00+00') \g /dev/null
-select is(pg_temp.declare(pg_temp.entries('b'), 6), 'true: b', 'that a deploy removes');
+select is(pg_temp.declare(pg_temp.entries('b'), 16), 'true: b', 'that a deploy removes');
 select pg_temp.at('2026-06-04 00:00:00+00') \g /dev/null
-select is(pg_temp.declare(jsonb_build_array(pg_temp.entry('i', '{"cron": null, "every": "7 days"}')), 7), 'true: i',
+select is(pg_temp.declare(jsonb_build_array(pg_temp.entry('i', '{"cron": null, "every": "7 days"}')), 17), 'true: i',
   'and the next one brings back');
 select is(pg_temp.next('i'), '08 14:30:00', 'counts from when it was first made');
 
 -- Nothing but its own
-select is(pg_temp.declare('[]', 8), 'true', 'an empty declaration removes all');
+select is(pg_temp.declare('[]', 18), 'true', 'an empty declaration removes all');
 select is((select string_agg(l.name, ' ' order by l.name) from awa.list_schedules() l
   where l.name in ('a', 'b', 'c', 'd', 'e', 'full', 'hand', 'i')), 'c full hand', 'of this source, and nothing else');
-select pg_temp.refused(format('select awa.sync_schedules(%L, %L, %s)', 'app', c.entries, 9), '22023', c.names,
+select pg_temp.refused(format('select awa.sync_schedules(%L, %L, %s)', 'app', c.entries, 19), '22023', c.names,
   c.description)
   from (values
     (1, pg_temp.entries('c'), 'schedules: name', 'a name of another source'),

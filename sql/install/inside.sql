@@ -21,7 +21,8 @@ begin
     select s.role_prefix into v_prefix from awa.schema_version s;
   end if;
   for v_table in select jsonb_array_elements_text($1 -> 'tables') loop
-    execute format('select exists (select from awa.%I)', v_table) into v_rows;
+    execute format('select exists (select from awa.%I%s)', v_table,
+      case v_table when 'schedules' then ' where removed_at is null' end) into v_rows;
     if v_rows then
       v_jobs := v_jobs || format('awa.%I', v_table);
     end if;

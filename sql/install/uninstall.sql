@@ -1,7 +1,7 @@
 {{- /* Removes an installation. See internal/install. */ -}}
--- Removes Awa: the schema, and those of its roles that nothing else needs. Refuses while there are jobs, or objects of
--- others that depend on it, unless it is told to (awa.force). What is read in the schema is read by its owner: see
--- as_owner.sql.
+-- Removes Awa: the schema, and those of its roles that nothing else needs. Refuses while there are jobs, schedules, or
+-- objects of others that depend on it, unless it is told to (awa.force). What is read in the schema is read by its
+-- owner: see as_owner.sql.
 do $awa$
 declare
   c_roles constant text[] := '{ {{- range $i, $r := .Roles}}{{if $i}},{{end}}{{$r}}{{end -}} }';
@@ -79,7 +79,7 @@ begin
       'tables', array(select c.relname from pg_class c
                        where not v_force
                          and c.relnamespace = v_namespace
-                         and c.relname in ('ready_entries', 'deferred_jobs', 'leases', 'done_entries')));
+                         and c.relname in ('ready_entries', 'deferred_jobs', 'leases', 'done_entries', 'schedules')));
     v_body := $awa_inside${{template "look" .}}$awa_inside$;
 {{template "as_owner" .}}
     v_prefix := coalesce(v_said ->> 'role_prefix', v_prefix);
@@ -96,8 +96,8 @@ begin
     end if;
     v_jobs := array(select jsonb_array_elements_text(v_said -> 'jobs'));
     if v_jobs <> '{}' and not v_force then
-      raise exception using errcode = '55000', message = 'there are jobs',
-        detail = format('They are in %s: jobs that wait, or run, and those that have ended and are kept.',
+      raise exception using errcode = '55000', message = 'there are jobs, or schedules',
+        detail = format('They are in %s: schedules, jobs that wait, or run, and those that have ended and are kept.',
           array_to_string(v_jobs, ', ')),
         hint = 'Nothing was changed. To remove them, too: --force, for psql -v force=on.';
     end if;

@@ -385,6 +385,7 @@ create table awa.schedules (
   last_job_id   bigint,
   waiting_tick  timestamptz,
   ran           tstzmultirange not null default '{}',
+  unsure        tstzrange not null default 'empty',
   times_missed  bigint not null default 0,
   times_skipped bigint not null default 0,
   failures      int not null default 0,
@@ -426,6 +427,9 @@ comment on column awa.schedules.last_job_id is 'The job that it enqueued last, b
 comment on column awa.schedules.waiting_tick is 'The tick that waits for the last job to end, where overlap is wait';
 comment on column awa.schedules.ran is
   'From which to which time all of its ticks have fired; at most 100 ranges, the older ones put together';
+comment on column awa.schedules.unsure is
+  'Between which times ran may hold ticks that have not fired: where ranges were put together, or the expression was '
+  'another one';
 comment on column awa.schedules.times_missed is 'How many ticks were left out because they were missed';
 comment on column awa.schedules.times_skipped is 'How many ticks were left out because the last job had not ended';
 comment on column awa.schedules.failures is 'How often it has failed to fire since it fired last';
@@ -440,8 +444,8 @@ create table awa.schedule_sources (
 );
 comment on table awa.schedule_sources is 'A program that declares schedules by sync_schedules';
 comment on column awa.schedule_sources.owner is 'The role that synchronised it first: it may do so, and its members';
-comment on column awa.schedule_sources.revision is 'The revision that was synchronised last; null when it had none';
-comment on column awa.schedule_sources.content is 'The SHA-256 of what was declared last';
+comment on column awa.schedule_sources.revision is 'The last revision that was synchronised; null when none had one';
+comment on column awa.schedule_sources.content is 'The SHA-256 of what was declared with that revision';
 
 -- The hot families: append only, never updated, emptied by TRUNCATE --------------------------------
 

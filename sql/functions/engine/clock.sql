@@ -10,7 +10,7 @@ language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
-  v_is_known boolean := coalesce(zone !~* '^(localtime|posixrules|factory|right/.*)$', false);
+  v_is_known boolean := coalesce(zone !~* '^(localtime|posixrules|factory|(posix|right)/.*)$', false);
 begin
   if v_is_known then
     begin

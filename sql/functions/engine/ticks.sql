@@ -117,6 +117,68 @@ $$;
 comment on function awa._count_ticks is
   'How many ticks that have not run a schedule has after a time, and at or before another one; of the first 1000';
 
+-- A schedule of which all ticks from one time to another have fired, too.
+-- Keeps at most 100 ranges. Of more, two neighbours are put together, and unsure says where: such that this is short.
+-- Why: the oldest ones would be a year apart while a backfill of that year is done in parts.
+create or replace function awa._with_ran(schedule awa.schedules, first timestamptz, last timestamptz)
+returns awa.schedules
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_ran constant tstzrange := tstzrange(first, last, '[]');
+  v_is_more constant boolean := not schedule.ran && v_ran;
+  v_gap tstzrange;
+begin
+  schedule.ran := schedule.ran + tstzmultirange(v_ran);
+  if schedule.unsure && v_ran then
+    schedule.unsure := range_merge(tstzmultirange(schedule.unsure) - tstzmultirange(v_ran));
+  end if;
+  if v_is_more and (select count(*) from unnest(schedule.ran)) > 100 then
+    select g.gap into v_gap
+      from (
+        select tstzrange(upper(r.range), lead(lower(r.range)) over (order by r.range), '()') as gap
+          from unnest(schedule.ran) r(range)
+      ) g
+     cross join lateral (select range_merge(schedule.unsure, g.gap) as unsure) m
+     where not upper_inf(g.gap)
+     order by upper(m.unsure) - lower(m.unsure), g.gap
+     limit 1;
+    schedule.ran := schedule.ran + tstzmultirange(v_gap);
+    schedule.unsure := range_merge(schedule.unsure, v_gap);
+  end if;
+  return schedule;
+end
+$$;
+comment on function awa._with_ran is
+  'A schedule of which all ticks from one time to another have fired, too';
+
+-- A schedule that goes on at now: ticks that are due, and have not fired, are counted as missed, and left out.
+-- What can't be read any more has no ticks.
+create or replace function awa._without_due(schedule awa.schedules, now timestamptz) returns awa.schedules
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_cron awa.cron_row;
+begin
+  if schedule.next_tick <= now then
+    if schedule.cron is not null then
+      v_cron := awa._parse_cron(schedule.cron);
+    end if;
+    schedule.times_missed := schedule.times_missed
+      + awa._count_ticks(schedule, v_cron, awa._zone(schedule.timezone), schedule.decided_until, now);
+  end if;
+  schedule.decided_until := greatest(schedule.decided_until, now);
+  return schedule;
+exception when invalid_parameter_value then
+  schedule.decided_until := greatest(schedule.decided_until, now);
+  return schedule;
+end
+$$;
+comment on function awa._without_due is
+  'A schedule that goes on at now: ticks that are due, and have not fired, are counted as missed, and left out';
+
 -- The state of a job that may be gone; null when it is.
 create or replace function awa._state_of(job_id bigint) returns text
 language plpgsql stable

@@ -1,7 +1,8 @@
 -- Enqueues the jobs of a schedule for times that are over, from one time up to, but without, another one.
 -- Returns their ids, max_jobs (1 to 10,000) at most: call it again until it returns none. Each time once, so those that
 -- ran are left out; with repeat they are enqueued again. The ticks go on as before, and overlap is not looked at. Also
--- for a schedule that is paused, and for times before it was made.
+-- for a schedule that is paused, and for times before it was made. Refused without repeat where it is not known any
+-- more which times ran: between the oldest of more than 100 gaps, and before the expression was another one.
 -- Locks: the schedule, until the transaction ends; meanwhile it does not fire.
 -- Raises 22023, JQ007, 55P03.
 create or replace function awa.backfill_schedule(
@@ -46,6 +47,9 @@ begin
     v_cron := awa._parse_cron(v_schedule.cron);
   end if;
   v_zone := awa._zone(v_schedule.timezone);
+  if repeat is not true then
+    perform awa._check_sure(v_schedule, v_cron, v_zone, "from", "to");
+  end if;
   v_tick := awa._tick_after(v_schedule, v_cron, v_zone, "from" - interval '1 microsecond');
   v_first := v_tick;
   while v_tick < "to" and v_jobs < v_max loop
@@ -59,24 +63,35 @@ begin
     v_tick := awa._tick_after(v_schedule, v_cron, v_zone, v_last);
   end loop;
   if v_jobs > 0 then
-    update awa.schedules s
-       set ran = awa._few_ranges(s.ran + tstzmultirange(tstzrange(v_first, v_last, '[]')))
-     where s.name = v_schedule.name;
+    v_schedule := awa._with_ran(v_schedule, v_first, v_last);
+    update awa.schedules s set ran = v_schedule.ran, unsure = v_schedule.unsure where s.name = v_schedule.name;
   end if;
 end
 $$;
 comment on function awa.backfill_schedule is
   'Enqueues the jobs of a schedule for times that are over, from one time up to, but without, another one';
 
--- Ranges of times, the two oldest put together where there are more than 100.
-create or replace function awa._few_ranges(ranges tstzmultirange) returns tstzmultirange
-language plpgsql immutable
+-- Refuses times of which it is not known whether they ran.
+-- Raises 22023.
+create or replace function awa._check_sure(
+  schedule awa.schedules,
+  cron awa.cron_row,
+  zone text,
+  "from" timestamptz,
+  "to" timestamptz
+) returns void
+language plpgsql
 as $$
 begin
-  return case when (select count(*) from unnest(ranges)) <= 100 then ranges
-    else ranges + tstzmultirange(tstzrange(lower(ranges),
-      (select upper(r.range) from unnest(ranges) with ordinality r(range, n) where r.n = 2), '[]'))
-  end;
+  if not isempty(schedule.unsure)
+    and awa._tick_after(schedule, cron, zone, greatest("from" - interval '1 microsecond', lower(schedule.unsure)))
+      < least("to", upper(schedule.unsure))
+  then
+    perform awa._refuse('from and to must leave out times of which it is not known whether they ran',
+      format('%s and %s', "from", "to"),
+      format('These lie between %s and %s: the schedule had other times then, or many gaps. With repeat => true, all '
+        'of them are enqueued, also those that ran. See awa.jobs.', lower(schedule.unsure), upper(schedule.unsure)));
+  end if;
 end
 $$;
-comment on function awa._few_ranges is 'Ranges of times, the two oldest put together where there are more than 100';
+comment on function awa._check_sure is 'Refuses times of which it is not known whether they ran';

@@ -199,12 +199,12 @@ begin
     fired := fired + 1;
   end loop;
   if fired > 0 then
-    if schedule.last_tick = schedule.decided_until and missed = 0 and v_ticks[1] = v_due.ticks[1] then
-      -- none was left out: all from the last one on have fired
-      schedule.ran := schedule.ran + tstzmultirange(tstzrange(schedule.last_tick, v_tick, '[]'));
-    else
-      schedule.ran := awa._few_ranges(schedule.ran + tstzmultirange(tstzrange(v_ticks[1], v_tick, '[]')));
-    end if;
+    schedule := awa._with_ran(schedule,
+      case
+        when schedule.last_tick = schedule.decided_until and missed = 0 and v_ticks[1] = v_due.ticks[1]
+          then schedule.last_tick -- none was left out: all from the last one on have fired
+        else v_ticks[1]
+      end, v_tick);
     schedule.last_tick := v_tick;
   end if;
   v_next_at := case
@@ -216,6 +216,7 @@ begin
      set decided_until = v_due.decided_until, next_tick = v_due.next_tick,
          next_wall = v_due.next_tick at time zone zone, next_at = v_next_at, last_tick = schedule.last_tick,
          last_job_id = schedule.last_job_id, waiting_tick = v_waiting, ran = schedule.ran,
+         unsure = schedule.unsure,
          times_missed = s.times_missed + missed, times_skipped = s.times_skipped + skipped, failures = 0, error = null,
          failed_at = null
    where s.name = schedule.name;

@@ -1,5 +1,6 @@
 -- Pauses a schedule: it does not fire until it is resumed.
--- A tick that waits for the last job to end goes on waiting. Pausing it again changes the reason.
+-- A tick that is due, and has not fired yet, counts as missed. One that waits for the last job to end goes on waiting.
+-- Pausing it again changes the reason.
 -- Locks: the schedule, until the transaction ends.
 -- Raises 22023, JQ007, 55P03.
 create or replace function awa.pause_schedule(name text, reason text default null) returns void
@@ -22,7 +23,10 @@ begin
     perform awa._refuse('reason must be at most 1000 characters long', reason, 'Pass a short one.');
   end if;
   v_schedule := awa._lock_schedule(name);
-  v_schedule.paused_at := coalesce(v_schedule.paused_at, awa._schedule_clock());
+  if v_schedule.paused_at is null then
+    v_schedule.paused_at := awa._schedule_clock();
+    v_schedule := awa._without_due(v_schedule, v_schedule.paused_at);
+  end if;
   v_schedule.paused_by := session_user;
   v_schedule.pause_reason := coalesce(reason, v_schedule.pause_reason);
   perform awa._store_schedule(awa._planned(v_schedule));

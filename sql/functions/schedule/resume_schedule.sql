@@ -28,6 +28,7 @@ begin
   v_schedule.pause_reason := null;
   v_schedule.decided_until := v_now;
   v_schedule.ran := v_schedule.ran * tstzmultirange(tstzrange(null, v_now, '[]'));
+  v_schedule.unsure := v_schedule.unsure * tstzrange(null, v_now, '[]');
   v_schedule.last_tick := case when v_schedule.last_tick <= v_now then v_schedule.last_tick end;
   perform awa._store_schedule(awa._planned(v_schedule));
 end

@@ -109,6 +109,7 @@ begin
   schedule.changed_by := session_user;
   schedule.decided_until := now;
   schedule.ran := '{}';
+  schedule.unsure := 'empty';
   schedule.times_missed := 0;
   schedule.times_skipped := 0;
   schedule.failures := 0;
@@ -177,15 +178,20 @@ begin
   elsif v_old.removed_at is null and schedule.source is not null and awa._declares(schedule) = awa._declares(v_old) then
     return;
   end if;
-  v_has_other_times := v_old.removed_at is not null or (v_old.cron, v_old.every::text, v_old.timezone, v_old.starts_at)
+  v_has_other_times := (v_old.cron, v_old.every::text, v_old.timezone, v_old.starts_at)
     is distinct from (schedule.cron, schedule.every::text, schedule.timezone, schedule.starts_at);
-  if v_old.removed_at is null or schedule.source is not null then -- else it is made anew
+  if v_old.removed_at is null or v_old.source = schedule.source then -- else it is made anew
     schedule.made_at := v_old.made_at;
     schedule.paused_at := v_old.paused_at;
     schedule.paused_by := v_old.paused_by;
     schedule.pause_reason := v_old.pause_reason;
   end if;
-  if not v_has_other_times then
+  if v_has_other_times and v_old.ran <> '{}' then
+    v_old.unsure := range_merge(v_old.unsure, tstzrange(lower(v_old.ran), upper(v_old.ran), '()'));
+  end if;
+  if v_old.removed_at is not null or v_has_other_times then
+    v_old := awa._without_due(v_old, schedule.changed_at); -- one that is removed or paused has none
+  else
     if (v_old.ends_at <= schedule.changed_at) is not true then -- what it would have had after its end is over
       schedule.decided_until := v_old.decided_until;
     end if;
@@ -196,6 +202,7 @@ begin
   schedule.last_tick := v_old.last_tick;
   schedule.last_job_id := v_old.last_job_id;
   schedule.ran := v_old.ran;
+  schedule.unsure := v_old.unsure;
   schedule.times_missed := v_old.times_missed;
   schedule.times_skipped := v_old.times_skipped
     + (schedule.waiting_tick is null and v_old.waiting_tick is not null)::int;
@@ -211,8 +218,8 @@ language plpgsql stable
 as $$
 begin
   return to_jsonb(schedule) - '{made_at,changed_at,changed_by,paused_at,paused_by,pause_reason,removed_at,'
-    'decided_until,next_tick,next_wall,next_at,last_tick,last_job_id,waiting_tick,ran,times_missed,times_skipped,'
-    'failures,error,failed_at}'::text[];
+    'decided_until,next_tick,next_wall,next_at,last_tick,last_job_id,waiting_tick,ran,unsure,times_missed,'
+    'times_skipped,failures,error,failed_at}'::text[];
 end
 $$;
 comment on function awa._declares is 'What a schedule says, without what has become of it';
@@ -245,7 +252,7 @@ begin
      set (source, queue, kind, cron, every, args, timezone, missed, missed_for, overlap, starts_at, ends_at, priority,
            max_attempts, tags, metadata, group_key, made_at, changed_at, changed_by, paused_at, paused_by, pause_reason,
            removed_at, decided_until, next_tick, next_wall, next_at, last_tick, last_job_id, waiting_tick, ran,
-           times_missed, times_skipped, failures, error, failed_at)
+           unsure, times_missed, times_skipped, failures, error, failed_at)
        = (schedule.source, schedule.queue, schedule.kind, schedule.cron, schedule.every, schedule.args,
            schedule.timezone, schedule.missed, schedule.missed_for, schedule.overlap, schedule.starts_at,
            schedule.ends_at, schedule.priority, schedule.max_attempts, schedule.tags, schedule.metadata,
@@ -253,7 +260,8 @@ begin
            schedule.paused_by,
            schedule.pause_reason, schedule.removed_at, schedule.decided_until, schedule.next_tick, schedule.next_wall,
            schedule.next_at, schedule.last_tick, schedule.last_job_id, schedule.waiting_tick, schedule.ran,
-           schedule.times_missed, schedule.times_skipped, schedule.failures, schedule.error, schedule.failed_at)
+           schedule.unsure, schedule.times_missed, schedule.times_skipped, schedule.failures, schedule.error,
+           schedule.failed_at)
    where s.name = schedule.name;
 end
 $$;

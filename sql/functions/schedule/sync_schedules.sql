@@ -1,8 +1,8 @@
 -- Makes the schedules of a program be those that it declares; returns whether it did.
 -- schedules is an array of objects with the fields of schedule. Those that the source declared before, and no longer
 -- does, are removed; those of other sources, and those made by hand, are left alone. A revision that is lower than the
--- last one changes nothing, and returns false: an old version of the program that starts again does no harm. Pauses
--- last.
+-- last one changes nothing, and returns false: an old version of the program that starts again does no harm. Without a
+-- revision it is always done, and the last revision stays. Pauses last.
 -- Locks: the source, and the schedules that it changes, until the transaction ends.
 -- Raises 22023, which names the element and its field; 42501, 55P03.
 create or replace function awa.sync_schedules(source text, schedules jsonb, revision bigint default null)
@@ -75,7 +75,8 @@ begin
   end loop;
   update awa.schedule_sources s
      set owner = case when to_regrole(quote_ident(s.owner)) is null then awa._declarer() else s.owner end,
-         revision = revision, content = v_content, synced_at = v_now
+         revision = coalesce(revision, s.revision), synced_at = v_now,
+         content = case when revision is null and s.revision is not null then s.content else v_content end
    where s.source = source;
   return true;
 end
