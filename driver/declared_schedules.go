@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/awa-pg/awa/gen"
 )
@@ -130,19 +129,3 @@ func (r *run) syncOn(ctx context.Context, conn *pgx.Conn) (applied bool, err err
 // errNoSource says that schedules have no owner. No default would do: two programs that share it would remove each
 // other's schedules.
 var errNoSource = errors.New("the handlers have schedules, so ScheduleSource must name this program")
-
-// fireDue enqueues the jobs of schedules whose time has come, unless another worker is doing so.
-func fireDue(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode) error {
-	for {
-		var more bool
-		calling, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
-		err := pgx.BeginTxFunc(calling, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
-			more, err = queries.RunPass(calling, unpreparedDB{tx, mode}, gen.RunPassParams{Pass: "fire_due"})
-			return err
-		})
-		cancel()
-		if err != nil || !more || ctx.Err() != nil {
-			return err
-		}
-	}
-}

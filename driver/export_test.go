@@ -17,9 +17,9 @@ func SetTimeouts(t *testing.T, abandon, windUp, deregister time.Duration) {
 
 // SetMaintenance has the workers of a test do all maintenance so often.
 func SetMaintenance(t *testing.T, every time.Duration) {
-	oldPromote, oldFire, oldMaintain := promoteEvery, fireEvery, maintainEvery
-	promoteEvery, fireEvery, maintainEvery = every, every, every
-	t.Cleanup(func() { promoteEvery, fireEvery, maintainEvery = oldPromote, oldFire, oldMaintain })
+	oldLook, oldMaintain := lookEvery, maintainEvery
+	lookEvery, maintainEvery = every, every
+	t.Cleanup(func() { lookEvery, maintainEvery = oldLook, oldMaintain })
 }
 
 // SetCallTimeouts changes how long the worker waits for a server until the test ends.

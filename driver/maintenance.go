@@ -2,7 +2,6 @@ package driver
 
 import (
 	"context"
-	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -14,23 +13,27 @@ import (
 
 // Variables for the sake of tests.
 var (
-	// promoteEvery is how long a worker sleeps at most before it looks again whether deferred jobs are due.
-	promoteEvery = time.Second
-	// fireEvery is how often a worker fires schedules.
-	fireEvery = time.Second
+	// lookEvery is how long a worker sleeps at most before it looks again whether deferred jobs or schedules are due.
+	lookEvery = time.Second
 	// maintainEvery is how often a worker calls run_maintenance.
 	maintainEvery = 5 * time.Second
 )
 
-// promotionsApart is how much later a worker looks again when jobs were due, because others may have become due, or
-// the worker that promotes them may have failed.
-const promotionsApart = 20 * time.Millisecond
+// looksApart is how much later a worker looks again when something was due, because more may have become due, or the
+// worker that does it may have failed.
+const looksApart = 20 * time.Millisecond
+
+// longestLook is how much later it looks again at most while schedules stay due: another session may hold one of them.
+const longestLook = 16 * looksApart
 
 // maintainTimeout bounds a whole run of maintenance, in which a large segment may be counted and emptied.
 const maintainTimeout = 10 * time.Minute
 
 // promoteMax is how many jobs are promoted at a time, as the function has it by default.
 const promoteMax = 4096
+
+// fireMax is how many schedules are fired at a time: others see the jobs when all of them have fired.
+const fireMax = 250
 
 // jitter is how much sooner or later a pass is done, as a part of its time: the passes of many workers that were
 // started at once spread.
@@ -41,15 +44,6 @@ type pass struct {
 	trouble trouble
 	every   time.Duration
 	call    func(context.Context, *pgxpool.Conn, pgx.QueryExecMode) error
-}
-
-// passes returns what there is to do, beside the promotion of deferred jobs.
-func passes(log *slog.Logger) []*pass {
-	return []*pass{
-		{trouble: trouble{log: log, what: "schedules are not fired by this worker"}, every: fireEvery, call: fireDue},
-		{trouble: trouble{log: log, what: "maintenance is not done by this worker"}, every: maintainEvery,
-			call: runMaintenance},
-	}
 }
 
 // repeat runs a pass again and again, until the context ends.
@@ -84,72 +78,105 @@ func onPool(ctx context.Context, pool *pgxpool.Pool, call func(*pgxpool.Conn, pg
 	return call(conn, unprepared(conn.Conn().Config()))
 }
 
-// promoteOnTime makes deferred jobs ready when they are due, until the context ends. It sleeps until the next one is
-// due, for promoteEvery at most. Jobs that come meanwhile and are due sooner are notified: see [run.hear]. All workers
-// wake at that time. The lock of the pass lets one of them promote, and the others look again a little later.
-func (r *run) promoteOnTime(ctx context.Context) {
-	trouble := trouble{log: r.log, what: "deferred jobs are not promoted by this worker"}
-	again := promoteEvery
+// duty is a pass that is run when something is due: a deferred job, or a schedule.
+type duty struct {
+	trouble trouble
+	pass    string
+	maxJobs *int32
+	longest time.Duration // between two looks while it stays due
+	apart   time.Duration // the next time
+}
+
+// beOnTime makes deferred jobs ready, and fires schedules, when they are due, until the context ends. It sleeps until
+// the next one is due, for lookEvery at most. What comes meanwhile and is due sooner is notified: see [run.hear]. All
+// workers wake at that time. The lock of the pass lets one of them run it, and the others look again a little later.
+func (r *run) beOnTime(ctx context.Context) {
+	promote := &duty{pass: "promote_due", maxJobs: new(int32(promoteMax)), longest: looksApart,
+		trouble: trouble{log: r.log, what: "deferred jobs are not promoted by this worker"}}
+	fire := &duty{pass: "fire_due", maxJobs: new(int32(fireMax)), longest: longestLook,
+		trouble: trouble{log: r.log, what: "schedules are not fired by this worker"}}
+	again := lookEvery
 	for {
-		var wait time.Duration
-		err := onPool(ctx, r.pool, func(conn *pgxpool.Conn, mode pgx.QueryExecMode) (err error) {
-			wait, err = promote(ctx, conn, mode)
-			return err
+		pause := again
+		err := onPool(ctx, r.pool, func(conn *pgxpool.Conn, mode pgx.QueryExecMode) error {
+			waits, err := untilDue(ctx, conn, mode)
+			if err != nil {
+				return err
+			}
+			// schedules first: they are few
+			pause = min(pause, fire.perform(ctx, conn, mode, waits.FireDue))
+			pause = min(pause, promote.perform(ctx, conn, mode, waits.PromoteDue))
+			return nil
 		})
 		if ctx.Err() != nil {
 			return
 		}
-		trouble.report(ctx, err)
-		pause := min(duePause(wait, err, rand.Float64()), again)
-		again = min(2*again, promoteEvery)
+		promote.trouble.report(ctx, err)
+		if err != nil {
+			pause = longestSleep(rand.Float64())
+		}
+		again = min(2*again, lookEvery)
 		timer := time.NewTimer(pause)
 		select {
 		case <-timer.C:
 		case <-r.due:
-			again = promotionsApart // a job that came just after the notification got none of its own
+			again = looksApart // what came just after the notification got none of its own
 		case <-ctx.Done():
 		}
 		timer.Stop()
 	}
 }
 
-// duePause returns how long a worker sleeps before it looks again whether deferred jobs are due, when it has to wait
-// for so long for the next one. random is between 0 and 1. Only the longest sleep varies: what is due must not wait.
-func duePause(wait time.Duration, err error, random float64) time.Duration {
-	switch {
-	case err != nil || wait >= promoteEvery:
-		return time.Duration(float64(promoteEvery) * (1 - jitter*random))
-	case wait <= 0:
-		return time.Duration(float64(promotionsApart) * (0.5 + random))
-	}
-	return wait
-}
-
-// promote makes ready what is due, until nothing is left, or leaves that to a worker that is doing it. It returns how
-// long it is until the next job is due, 0 when some were. A call that is under way is finished.
-func promote(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode) (wait time.Duration, err error) {
+// untilDue returns how many seconds it is until something is due.
+func untilDue(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode) (gen.UntilPassesAreDueRow, error) {
 	calling, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	seconds, err := queries.UntilNextReady(calling, unpreparedDB{conn, mode})
-	if err != nil || seconds > 0 {
-		return time.Duration(min(seconds, maintainTimeout.Seconds()) * float64(time.Second)), err
-	}
-	for more := true; more && err == nil && ctx.Err() == nil; {
-		more, err = promoteSome(ctx, conn, mode)
-	}
-	return 0, err
+	return queries.UntilPassesAreDue(calling, unpreparedDB{conn, mode})
 }
 
-// promoteSome says whether there may be more that is due.
-func promoteSome(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode) (more bool, err error) {
+// perform runs the pass when it is due, until nothing is left, or leaves that to a worker that is doing it. It returns
+// how long to sleep then. A call that is under way is finished.
+func (d *duty) perform(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode, seconds float64) time.Duration {
+	var err error
+	if seconds <= 0 {
+		for more := true; more && err == nil && ctx.Err() == nil; {
+			more, err = d.performSome(ctx, conn, mode)
+		}
+	}
+	if ctx.Err() == nil {
+		d.trouble.report(ctx, err)
+	}
+	return d.pause(time.Duration(min(seconds, maintainTimeout.Seconds())*float64(time.Second)), err, rand.Float64())
+}
+
+// performSome says whether there may be more that is due.
+func (d *duty) performSome(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode) (more bool, err error) {
 	calling, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
 	err = pgx.BeginTxFunc(calling, conn, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
-		more, err = queries.RunPass(calling, unpreparedDB{tx, mode},
-			gen.RunPassParams{Pass: "promote_due", MaxJobs: new(int32(promoteMax))})
+		more, err = queries.RunPass(calling, unpreparedDB{tx, mode}, gen.RunPassParams{Pass: d.pass, MaxJobs: d.maxJobs})
 		return err
 	})
 	return more, err
+}
+
+// pause returns how long a worker sleeps before it looks again, when it has to wait for so long. random is between 0
+// and 1. Only the longest sleep varies: what is due must not wait. What stays due is looked at less and less often.
+func (d *duty) pause(wait time.Duration, err error, random float64) time.Duration {
+	switch {
+	case err != nil || wait >= lookEvery:
+		d.apart = 0
+		return longestSleep(random)
+	case wait <= 0:
+		d.apart = min(max(2*d.apart, looksApart), d.longest)
+		return time.Duration(float64(d.apart) * (0.5 + random))
+	}
+	d.apart = 0
+	return wait
+}
+
+func longestSleep(random float64) time.Duration {
+	return time.Duration(float64(lookEvery) * (1 - jitter*random))
 }
 
 // runMaintenance is interrupted at the worker's end, for it may take a while. It commits by itself, so it is in no

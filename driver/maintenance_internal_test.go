@@ -2,7 +2,6 @@ package driver
 
 import (
 	"errors"
-	"log/slog"
 	"testing"
 	"time"
 
@@ -15,21 +14,29 @@ func TestPassesHaveJitter(t *testing.T) {
 	require.Equal(t, 4*time.Second, p.pause(0))
 	require.Equal(t, 5*time.Second, p.pause(0.5))
 	require.Equal(t, 6*time.Second, p.pause(1))
-	for _, p := range passes(slog.New(slog.DiscardHandler)) {
-		require.Less(t, p.pause(0), p.every)
-		require.Greater(t, p.pause(1), p.every)
-	}
 }
 
-// A worker wakes when the next job is due, neither later nor again and again before; only the longest sleep varies.
-func TestSleepUntilAJobIsDue(t *testing.T) {
+// A worker wakes when the next job or schedule is due, neither later nor again and again before; only the longest sleep
+// varies. What stays due, since another session holds it, or does it, is looked at again soon, but not all the time.
+func TestSleepUntilSomethingIsDue(t *testing.T) {
 	for _, random := range []float64{0, 0.5, 1} {
-		require.Equal(t, 700*time.Millisecond, duePause(700*time.Millisecond, nil, random))
-		require.Equal(t, time.Microsecond, duePause(time.Microsecond, nil, random))
+		part := func(of time.Duration) time.Duration { return time.Duration((0.5 + random) * float64(of)) }
+		d := duty{longest: longestLook}
+		require.Equal(t, 700*time.Millisecond, d.pause(700*time.Millisecond, nil, random))
+		require.Equal(t, time.Microsecond, d.pause(time.Microsecond, nil, random))
 		for _, long := range []time.Duration{time.Second, time.Hour} {
-			require.Equal(t, time.Second-time.Duration(random*float64(200*time.Millisecond)), duePause(long, nil, random))
+			require.Equal(t, time.Second-time.Duration(random*float64(200*time.Millisecond)), d.pause(long, nil, random))
 		}
-		require.Equal(t, duePause(time.Hour, nil, random), duePause(0, errors.New("no server"), random))
-		require.Equal(t, time.Duration((0.5+random)*float64(20*time.Millisecond)), duePause(0, nil, random))
+		require.Equal(t, d.pause(time.Hour, nil, random), d.pause(0, errors.New("no server"), random))
+		for _, apart := range []time.Duration{20, 40, 80, 160, 320, 320} {
+			require.Equal(t, part(apart*time.Millisecond), d.pause(0, nil, random))
+		}
+		require.Equal(t, time.Millisecond, d.pause(time.Millisecond, nil, random))
+		require.Equal(t, part(20*time.Millisecond), d.pause(-time.Second, nil, random), "that is over")
+
+		d.longest = looksApart // jobs may become due all the time
+		for range 3 {
+			require.Equal(t, part(20*time.Millisecond), d.pause(0, nil, random))
+		}
 	}
 }

@@ -39,6 +39,37 @@ func TestWorkerWakesForAJobThatComes(t *testing.T) {
 	}
 }
 
+// A schedule fires when it is due, also one that is made while the worker sleeps; and the next one while another
+// session holds the first one.
+func TestWorkerWakesWhenAScheduleIsDue(t *testing.T) {
+	driver.SetMaintenance(t, time.Hour)
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	make := func(name string) {
+		require.NoError(t, client.Schedule(t.Context(), driver.Schedule{Name: name, Every: time.Second, Args: note{}}))
+	}
+	fired := func(name string, times int) {
+		t.Helper()
+		waitFor(t, func() bool {
+			return queryValue[bool](t, pool, "select count(distinct metadata #>> '{schedule,at}') >= $2 from awa.jobs "+
+				"where metadata #>> '{schedule,name}' = $1 and state = 'completed'", name, times)
+		}, name+" did not fire")
+	}
+	make("before")
+	runWorker(t, pool, handle(newTally().handle), driver.WorkerConfig{})
+	fired("before", 2)
+	make("meanwhile")
+	fired("meanwhile", 2)
+
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, client.PauseScheduleTx(t.Context(), tx, "before", ""))
+	make("beside")
+	fired("beside", 3)
+	require.NoError(t, tx.Rollback(t.Context()))
+	fired("before", 4)
+}
+
 func TestNextReadyAt(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)

@@ -152,8 +152,8 @@ func (c *Client) ExplainJob(ctx context.Context, id int64) (string, error) {
 	return says, nil
 }
 
-// NextReadyAt returns when the next deferred job of these queues, or of all, is due: a time that has passed when it
-// waits for maintenance; the zero time when there is none.
+// NextReadyAt returns when the next deferred job, or the next tick of a schedule, of these queues, or of all, is due: a
+// time that has passed when it waits for maintenance; the zero time when there is none.
 func (c *Client) NextReadyAt(ctx context.Context, queues ...string) (time.Time, error) {
 	at, err := queries.NextReadyAt(ctx, utf8DB{c.pool}, queues)
 	if errors.Is(err, pgx.ErrNoRows) {

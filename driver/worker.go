@@ -328,10 +328,10 @@ func (w *Worker) Run(ctx context.Context) error {
 		helpers.Go(func() { r.syncLater(ctx) })
 	}
 	if !w.cfg.NoMaintenance {
-		helpers.Go(func() { r.promoteOnTime(helping) })
-		for _, p := range passes(w.log) {
-			helpers.Go(func() { p.repeat(helping, w.pool) })
-		}
+		helpers.Go(func() { r.beOnTime(helping) })
+		maintain := pass{trouble: trouble{log: w.log, what: "maintenance is not done by this worker"},
+			every: maintainEvery, call: runMaintenance}
+		helpers.Go(func() { maintain.repeat(helping, w.pool) })
 	}
 
 	r.work(ctx)

@@ -169,13 +169,19 @@ func (q *Queries) Summarize(ctx context.Context, db DBTX) (int64, error) {
 	return summarized, err
 }
 
-const untilNextReady = `-- name: UntilNextReady :one
-select coalesce(extract(epoch from awa.next_ready_at() - clock_timestamp()), 86400)::float8 as seconds
+const untilPassesAreDue = `-- name: UntilPassesAreDue :one
+select coalesce(extract(epoch from awa.pass_due_at('promote_due') - clock_timestamp()), 86400)::float8 as promote_due,
+       coalesce(extract(epoch from awa.pass_due_at('fire_due') - clock_timestamp()), 86400)::float8 as fire_due
 `
 
-func (q *Queries) UntilNextReady(ctx context.Context, db DBTX) (float64, error) {
-	row := db.QueryRow(ctx, untilNextReady)
-	var seconds float64
-	err := row.Scan(&seconds)
-	return seconds, err
+type UntilPassesAreDueRow struct {
+	PromoteDue float64
+	FireDue    float64
+}
+
+func (q *Queries) UntilPassesAreDue(ctx context.Context, db DBTX) (UntilPassesAreDueRow, error) {
+	row := db.QueryRow(ctx, untilPassesAreDue)
+	var i UntilPassesAreDueRow
+	err := row.Scan(&i.PromoteDue, &i.FireDue)
+	return i, err
 }

@@ -69,3 +69,41 @@ func TestSummarizeBesideAVacuum(t *testing.T) {
 	s.exec("select awa.summarize()")
 	require.True(t, one[bool](s, "select awa._succeeded_at('summarize') is not null"))
 }
+
+// A pass that another session runs just then is not run a second time: whether it is due is looked at under its lock.
+func TestPassThatAnotherSessionHasJustRun(t *testing.T) {
+	d := newDatabase(t)
+	a, b, s := d.session(), d.session(), d.session()
+	s.exec("create table public.runs (n int); grant all on public.runs to public")
+	s.exec("create or replace function awa._pass_period(pass text) returns interval language sql immutable " +
+		"return interval '10 minutes'")
+	s.exec(changing("run_pass", "interval '5 seconds'", "interval '1 hour'"))
+	s.exec("create or replace function awa.forget_workers() returns setof awa.forget_workers_row language sql " +
+		"security definer as $$ insert into public.runs values (1); select awa._note_success('forget_workers'); " +
+		"select f.* from awa.forget_workers_row f $$")
+	// a session that has read when the pass has succeeded waits, where the test says so
+	s.exec("alter function awa._succeeded_at rename to _succeeded_at_once")
+	s.exec(`create function awa._succeeded_at(pass text) returns timestamptz language plpgsql as $$
+		declare
+		  v_at constant timestamptz := awa._succeeded_at_once(pass);
+		begin
+		  if current_setting('test.waits', true) = 'on' then
+		    perform pg_advisory_xact_lock(4711);
+		  end if;
+		  return v_at;
+		end $$`)
+	s.exec("select "+succeeded, "forget_workers", "30 minutes")
+	s.exec("select pg_advisory_lock(4711)")
+	b.exec("set test.waits = on")
+	ended := b.background("select awa.run_pass('forget_workers', if_due => true)")
+	s.waitUntilBlocked(b)
+	require.False(t, one[bool](a, "select awa.run_pass('forget_workers', if_due => true)"))
+	s.exec("select pg_advisory_unlock(4711)")
+	require.NoError(t, ended())
+	require.Equal(t, 1, one[int](s, "select count(*) from public.runs"))
+	a.exec("select awa.run_pass('forget_workers', if_due => true)")
+	require.Equal(t, 1, one[int](s, "select count(*) from public.runs"), "nor later, within its period")
+	a.exec("select awa._make_due('forget_workers')")
+	a.exec("select awa.run_pass('forget_workers', if_due => true)")
+	require.Equal(t, 2, one[int](s, "select count(*) from public.runs"), "unless it has left work")
+}

@@ -340,6 +340,59 @@ func TestManySchedulesAfterAStandstill(t *testing.T) {
 	s.balanced()
 }
 
+// Schedules that are on time fire many at once, whatever their queues, zones and options are. One that fails holds
+// up no other one, and all fire once.
+func TestManySchedulesAtOneTick(t *testing.T) {
+	s := newDatabase(t).session()
+	s.exec("select awa.configure_queue('q 1', '{\"default_priority\": 3, \"default_max_attempts\": 7}')")
+	s.setShards("q 2", 4)
+	s.setsClock("2026-06-01 12:00:30+00")
+	s.exec(`select awa.schedule('s' || n, 'q ' || n % 3, 'k', cron => case when n % 5 > 0 then '* * * * *' end,
+			every => case n % 5 when 0 then interval '30 seconds' end, args => to_jsonb(n), overlap =>
+			(array['allow', 'skip', 'wait', 'replace'])[1 + n % 4], timezone => (array['UTC', 'Europe/Berlin'])[1 + n % 2],
+			tags => case n % 2 when 0 then '{t}'::text[] end, priority => nullif(n % 4, 0),
+			group_key => case n % 7 when 0 then 'g' end, metadata => case n % 6 when 0 then '{"m": 1}'::jsonb end,
+			ends_at => case when n % 10 = 1 then timestamptz '2026-06-01 12:02+00' end)
+		from generate_series(1, 300) n`)
+	s.clockIs("2026-06-01 12:01:00+00")
+	s.exec(changing("_fire", "fired := 0;", "raise 'by itself';")) // none of them has to be looked at by itself
+	require.EqualValues(t, "300 0 f",
+		one[string](s, "select fired || ' ' || failed || ' ' || left(more::text, 1) from awa.fire_due()"))
+	// a job is as it would be, had its schedule fired by itself
+	s.exec(changing("_fire", "raise 'by itself';", "fired := 0;"))
+	s.exec("create temp table many as select j.*, e.body_bytes from awa.jobs j " +
+		"join awa.ready_entries e on e.job_id = j.id")
+	s.exec("create temp table triggered as select awa.trigger_schedule('s' || n) as id from generate_series(1, 300) n")
+	require.Zero(t, one[int](s, `
+		select count(*)
+		  from triggered d
+		  join awa.jobs j on j.id = d.id
+		  join many m on m.args = j.args
+		  join awa.ready_entries e on e.job_id = j.id
+		 where (j.queue, j.kind, j.state, j.attempt, j.max_attempts, j.priority, j.tags, j.group_key,
+		         j.metadata #- '{schedule,at}', e.body_bytes)
+		    is distinct from (m.queue, m.kind, m.state, m.attempt, m.max_attempts, m.priority, m.tags, m.group_key,
+		         m.metadata #- '{schedule,at}', m.body_bytes)`))
+	require.Equal(t, 300, one[int](s, "select count(*) from many m join awa.list_schedules() l on l.args = m.args"))
+	require.Equal(t, []int{0, 1, 2, 3}, s.shardsOf("q 2"))
+
+	s.exec("create function public.refuse() returns trigger language plpgsql as $$ begin raise 'full'; end $$")
+	s.exec("create trigger refuse before insert on awa.ready_entries for each row when (new.args = '44') " +
+		"execute function public.refuse()")
+	s.exec("update awa.schedules set last_job_id = -1") // nothing overlaps
+	s.clockIs("2026-06-01 12:02:00+00")
+	for more := true; more; {
+		more = one[bool](s, "select more from awa.fire_due()")
+	}
+	require.Equal(t, "s44 1", one[string](s,
+		"select string_agg(name || ' ' || failures, ', ') from awa.list_schedules() where failures > 0"))
+	require.Zero(t, one[int](s, "select count(*) from awa.list_schedules() where every is null and last_at <> case "+
+		"when ends_at is null and failures = 0 then timestamptz '2026-06-01 12:02+00' else '2026-06-01 12:01+00' end"))
+	require.Zero(t, one[int](s, `select count(*) from (select 1 from awa.jobs where id not in (select id from triggered)
+		group by metadata -> 'schedule' having count(*) > 1) twice`))
+	s.balanced()
+}
+
 // The cancel of a job that is replaced holds its queue until the transaction ends. So it is the only thing that its
 // transaction does: no other schedule fires in it, or is lost with it.
 func TestReplaceInATransactionOfItsOwn(t *testing.T) {

@@ -59,10 +59,11 @@ const (
 		` update awa.settings set segment_age = '1 microsecond', completed_retention = '0'`
 	isLeft = "select awa.rotate(true)"
 	// a schedule that is due, and whose last job it is
-	becomesReplaced = `insert into awa.schedules (name, queue, kind, cron, args, timezone, missed, missed_for, overlap,
-		  made_at, changed_at, decided_until, next_tick, next_wall, next_at, last_job_id)
-		select @queue, @queue || ' other', 'k', '@daily', '{}', 'UTC', 'latest', '1 day', 'replace', now(), now(),
-		       d.day at time zone 'UTC' - interval '1 hour', d.day at time zone 'UTC', d.day, now(), @job
+	becomesReplaced = `insert into awa.schedules (name, queue, kind, cron, cron_bits, args, timezone, missed, missed_for,
+		  overlap, made_at, changed_at, decided_until, next_tick, next_wall, next_at, last_job_id)
+		select @queue, @queue || ' other', 'k', '@daily', awa._cron_bits('@daily'), '{}', 'UTC', 'latest', '1 day',
+		       'replace', now(), now(), d.day at time zone 'UTC' - interval '1 hour', d.day at time zone 'UTC', d.day,
+		       now(), @job
 		  from date_trunc('day', now() at time zone 'UTC') d(day)`
 	isScheduled = "select awa.schedule(@queue, @queue || ' other', 'k', '@hourly')"
 )

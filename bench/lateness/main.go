@@ -1,5 +1,5 @@
-// Command lateness measures how long after their time scheduled jobs begin with Go workers, and what a worker costs
-// while it has nothing to do.
+// Command lateness measures how long after their time scheduled jobs, and those of schedules, begin with Go workers,
+// and what a worker costs while it has nothing to do.
 //
 //	go run ./internal/withpg -- bash -c 'cd bench && go run ./lateness'
 //
@@ -31,7 +31,8 @@ var (
 	workers  = flag.Int("workers", 2, "workers")
 	pinned   = flag.Bool("pinned", false, "beside a transaction that holds a snapshot")
 	idle     = flag.Duration("idle", time.Minute, "for how long workers are idle")
-	parts    = flag.String("parts", "idle,seconds,rate", "what to measure")
+	minutes  = flag.Int("minutes", 3, "for how long schedules fire each minute")
+	parts    = flag.String("parts", "idle,seconds,rate,schedules", "what to measure")
 )
 
 type nothing struct{}
@@ -106,7 +107,52 @@ func run(ctx context.Context) error {
 			return err
 		}
 	}
+	if strings.Contains(*parts, "schedules") {
+		// one expression for all; and many, which are read and computed each by itself
+		for _, cron := range []string{"* * * * *", "%s-59,0-59 %s-23,0-23 * * *"} {
+			if err := measureSchedules(ctx, pool, cron); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
+}
+
+// measureSchedules measures 1,000 schedules that fire each minute. A job is ready at the time of its entry; others see
+// it when fire_due has committed, which its claim shows.
+func measureSchedules(ctx context.Context, pool *pgxpool.Pool, cron string) error {
+	_, err := pool.Exec(ctx, `
+		select awa.sync_schedules('lateness', jsonb_agg(jsonb_build_object('name', 'schedule ' || n, 'queue', 'schedules',
+		         'kind', 'nothing', 'cron', format($1, n % 60, n / 60), 'args', jsonb_build_object('n', n))))
+		  from generate_series(1, 1000) n`, cron)
+	if err != nil {
+		return err
+	}
+	stop, err := work(ctx, pool, "schedules")
+	if err != nil {
+		return err
+	}
+	began := time.Now().Truncate(time.Minute).Add(time.Minute)
+	time.Sleep(time.Until(began.Add(time.Duration(*minutes-1)*time.Minute + 10*time.Second)))
+	if _, err := pool.Exec(ctx, "select awa.sync_schedules('lateness', '[]')"); err != nil {
+		return err
+	}
+	if err := stop(); err != nil {
+		return err
+	}
+	var ms json.RawMessage
+	err = pool.QueryRow(ctx, `
+		with jobs as (
+		  select 1000 * extract(epoch from j.run_at - s.at) as ready,
+		         1000 * extract(epoch from j.attempted_at - s.at) as begun
+		    from awa.jobs j, cast(j.metadata #>> '{schedule,at}' as timestamptz) s(at)
+		   where j.queue = 'schedules' and j.state = 'completed' and s.at >= $1
+		)
+		select jsonb_build_object('jobs', count(*), 'ready', percentile_disc('{0.5,0.99,1}'::float8[]) within group (order by
+		         round(ready)), 'begun', percentile_disc('{0.5,0.99,1}'::float8[]) within group (order by round(begun)))
+		  from jobs`, began).Scan(&ms)
+	fmt.Printf("1000 schedules each minute, %s: p50, p99, longest: %s (ms)\n", cron, ms)
+	return err
 }
 
 func enqueue(ctx context.Context, pool *pgxpool.Pool, queue string, at time.Time, n int) error {

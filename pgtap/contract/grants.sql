@@ -23,7 +23,8 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_maintainer', 'expire_history'),
   ('awa_maintainer', 'rotate'), ('awa_maintainer', 'prune_oldest'), ('awa_maintainer', 'run_maintenance'),
   ('awa_maintainer', 'fold'), ('awa_maintainer', 'summarize'), ('awa_maintainer', 'forget_workers'),
-  ('awa_maintainer', 'end_stuck_claimers'), ('awa_maintainer', 'run_pass'), ('awa_maintainer', 'run_passes'),
+  ('awa_maintainer', 'end_stuck_claimers'), ('awa_maintainer', 'run_pass'), ('awa_maintainer', 'pass_due_at'),
+  ('awa_maintainer', 'run_passes'),
   ('awa_operator', 'configure'), ('awa_operator', 'configuration'), ('awa_operator', 'configure_queue'),
   ('awa_operator', 'pause_queue'), ('awa_operator', 'resume_queue'), ('awa_operator', 'drop_queue'),
   ('awa_operator', 'cancel'), ('awa_operator', 'cancel_where'), ('awa_operator', 'retry'),
@@ -188,7 +189,8 @@ values
   (65, 'awa_operator', format('select awa.unschedule(%L)', pg_temp.q(' s'))),
   (66, 'awa_operator', format('select awa.sync_schedules(%L, %L)', pg_temp.q(), '[]')),
   (67, 'awa_reader', 'select * from awa.list_schedules()'),
-  (68, 'awa_maintainer', 'select * from awa.fire_due()');
+  (68, 'awa_maintainer', 'select * from awa.fire_due()'),
+  (69, 'awa_maintainer', 'select awa.pass_due_at(''fire_due'')');
 create temp table forbidden (command text);
 insert into forbidden
 select format('select count(*) from %s', c.oid::regclass)

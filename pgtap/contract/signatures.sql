@@ -60,6 +60,7 @@ insert into contract values
   ('set_priority', 'job_id bigint, priority integer', 'text'),
   ('move', 'job_id bigint, queue text', 'text'),
   ('next_ready_at', 'queues text[] DEFAULT NULL::text[]', 'timestamp with time zone'),
+  ('pass_due_at', 'pass text', 'timestamp with time zone'),
   ('reschedule', 'job_id bigint, run_at timestamp with time zone, args jsonb DEFAULT NULL::jsonb', 'text'),
   ('cancel_where',
     'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
@@ -137,7 +138,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(178);
+select plan(180);
 
 select is(
   (
@@ -151,7 +152,7 @@ select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa
   case
     when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'configuration',
       'list_queues', 'list_workers', 'list_schedules', 'explain_schedule', 'next_fires', 'next_ready_at', 'explain_job',
-      'health', 'version')
+      'pass_due_at', 'health', 'version')
       then 's'
     when c.name = 'describe_cron' then 'i'
     else 'v'

@@ -15,7 +15,8 @@ select ok(awa._schedule_clock() between now() and clock_timestamp(), 'schedules 
 create function pg_temp.made(fields jsonb) returns awa.schedules
 language sql
 return jsonb_populate_record(null::awa.schedules,
-  '{"timezone": "UTC", "made_at": "2026-01-01 00:00:30+00", "ran": "{}"}' || fields);
+  '{"timezone": "UTC", "made_at": "2026-01-01 00:00:30+00", "ran": "{}"}' || fields
+    || jsonb_build_object('cron_bits', awa._cron_bits(fields ->> 'cron')));
 create function pg_temp.next(fields jsonb, after text) returns text
 language sql
 return (awa._next_tick(pg_temp.made(fields), after::timestamptz) at time zone 'UTC')::text;

@@ -5,7 +5,8 @@
 begin;
 -- Whatever else is deferred in this database stays out of this.
 delete from awa.deferred_jobs;
-select plan(20);
+update awa.schedules set next_at = null;
+select plan(26);
 
 select is(awa.next_ready_at(), null, 'nothing is deferred');
 select is(awa.next_ready_at(array[:'queue']), null, 'nor in a queue that there is not');
@@ -40,6 +41,20 @@ select ok(awa.next_ready_at() < now(), 'nor is it hidden by a clock that was ahe
 select promoted from awa.promote_due() \g /dev/null
 select is(awa.next_ready_at(), '2130-01-01 00:00+00', 'when it is promoted, the next one comes next');
 select is(awa.next_ready_at(array[:'queue']), '2130-01-02 00:00+00', 'in its queue, too');
+
+-- The next tick of a schedule
+select awa.schedule(pg_temp.q(' a'), pg_temp.q(), 'k', '@daily', starts_at => '2129-01-02 00:00+00'),
+       awa.schedule(pg_temp.q(' b'), pg_temp.q(' other'), 'k', '@daily', starts_at => '2129-01-01 00:00+00')
+\g /dev/null
+select is(awa.next_ready_at(), '2129-01-01 00:00+00', 'a schedule may come before all jobs');
+select is(awa.next_ready_at(array[:'queue']), '2129-01-02 00:00+00', 'one of these queues');
+select is(awa.next_ready_at(array['there is none']), null, 'not one of others');
+select awa.pause_schedule(pg_temp.q(' b')) \g /dev/null
+select is(awa.next_ready_at(), '2129-01-02 00:00+00', 'nor one that is paused');
+delete from awa.deferred_jobs;
+select is(awa.next_ready_at(), '2129-01-02 00:00+00', 'without a job, too');
+select awa.unschedule(pg_temp.q(' a')) \g /dev/null
+select is(awa.next_ready_at(), null, 'or there is none');
 
 -- Refusals
 select pg_temp.refused(format('select awa.next_ready_at(%s)', c.queues), '22023', 'queues', c.description)

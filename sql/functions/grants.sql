@@ -45,6 +45,7 @@ begin
           ('awa_maintainer', 'function awa.summarize'),
           ('awa_maintainer', 'function awa.forget_workers'),
           ('awa_maintainer', 'function awa.run_pass'),
+          ('awa_maintainer', 'function awa.pass_due_at'),
           ('awa_maintainer', 'procedure awa.run_maintenance'),
           ('awa_maintainer', 'procedure awa.run_passes'),
           ('awa_operator', 'function awa.deregister_worker'),

@@ -73,6 +73,7 @@
 {{ template "maintain/prune_oldest.sql" . }}
 {{ template "maintain/forget_workers.sql" . }}
 {{ template "maintain/run_pass.sql" . }}
+{{ template "maintain/pass_due_at.sql" . }}
 {{ template "maintain/run_maintenance.sql" . }}
 {{ template "read/jobs.sql" . }}
 {{ template "read/job.sql" . }}

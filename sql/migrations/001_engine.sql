@@ -357,6 +357,7 @@ create table awa.schedules (
   queue         text not null,
   kind          text not null,
   cron          text,
+  cron_bits     bigint[],
   every         interval,
   args          jsonb not null,
   timezone      text not null,
@@ -391,7 +392,8 @@ create table awa.schedules (
   failures      int not null default 0,
   error         text,
   failed_at     timestamptz,
-  check (num_nonnulls(cron, every) = 1)
+  check (num_nonnulls(cron, every) = 1),
+  check (num_nulls(cron, cron_bits) in (0, 2))
 ) with (fillfactor = 70);
 create index schedules_next_at on awa.schedules (next_at) where next_at is not null;
 comment on table awa.schedules is
@@ -399,6 +401,7 @@ comment on table awa.schedules is
 comment on column awa.schedules.source is
   'The program that declared it by sync_schedules; null when it was made by hand';
 comment on column awa.schedules.cron is 'Its expression, as it was written; null when it has an interval';
+comment on column awa.schedules.cron_bits is 'What _cron_bits has read in it, so that a tick need not read it again';
 comment on column awa.schedules.every is
   'Its interval, which counts from starts_at, or from made_at; null when it has an expression';
 comment on column awa.schedules.timezone is 'The time zone of cron, and of the days and months of every';

@@ -37,5 +37,6 @@ select * from awa.end_stuck_claimers();
 -- name: RunPass :one
 select awa.run_pass(pass => @pass, max_jobs => sqlc.narg(max_jobs), if_due => sqlc.narg(if_due));
 
--- name: UntilNextReady :one
-select coalesce(extract(epoch from awa.next_ready_at() - clock_timestamp()), 86400)::float8 as seconds;
+-- name: UntilPassesAreDue :one
+select coalesce(extract(epoch from awa.pass_due_at('promote_due') - clock_timestamp()), 86400)::float8 as promote_due,
+       coalesce(extract(epoch from awa.pass_due_at('fire_due') - clock_timestamp()), 86400)::float8 as fire_due;

@@ -240,6 +240,26 @@ $$;
 comment on function awa._parse_cron is
   'Reads a cron expression: five fields, six with seconds first, or a name such as @daily';
 
+-- What a cron expression says, as numbers that can be stored; null for none.
+-- Raises 22023.
+create or replace function awa._cron_bits(cron text) returns bigint[]
+language plpgsql immutable strict
+as $$
+declare
+  v_cron constant awa.cron_row := awa._parse_cron(cron);
+begin
+  return array[v_cron.seconds, v_cron.minutes, v_cron.hours, v_cron.days, v_cron.months, v_cron.weekdays,
+    v_cron.needs_both::int, v_cron.by_wall::int];
+end
+$$;
+comment on function awa._cron_bits is 'What a cron expression says, as numbers that can be stored; null for none';
+
+-- A cron expression that was read by _cron_bits.
+create or replace function awa._cron_of(bits bigint[]) returns awa.cron_row
+language sql immutable
+return row(bits[1], bits[2], bits[3], bits[4], bits[5], bits[6], bits[7] = 1, bits[8] = 1)::awa.cron_row;
+comment on function awa._cron_of is 'A cron expression that was read by _cron_bits';
+
 -- The days of a month that match a cron expression, as bits 1 to 31.
 -- length is the number of the month's days, first_weekday the day of the week on which it begins; 0 is Sunday.
 create or replace function awa._cron_days(cron awa.cron_row, length int, first_weekday int) returns bigint

@@ -115,6 +115,19 @@ $$;
 comment on function awa._due_from is
   'From which time on deferred jobs are looked for that are due, or come next: where the last pass has ended';
 
+-- When the next deferred job is due.
+-- Why: begins where the last pass has ended, since a transaction elsewhere may keep millions of promoted rows before.
+create or replace function awa._next_deferred() returns timestamptz
+language plpgsql stable
+as $$
+declare
+  v_from constant timestamptz := awa._due_from(clock_timestamp(), false);
+begin
+  return (select d.run_at from awa.deferred_jobs d where d.run_at >= v_from order by d.run_at, d.job_id limit 1);
+end
+$$;
+comment on function awa._next_deferred is 'When the next deferred job is due';
+
 -- A time for a sequence, in microseconds since 1970.
 create or replace function awa._microseconds(at timestamptz) returns bigint
 language sql immutable

@@ -44,9 +44,7 @@ as $$
 declare
   v_cron awa.cron_row;
 begin
-  if schedule.cron is not null then
-    v_cron := awa._parse_cron(schedule.cron);
-  end if;
+  v_cron := awa._cron_of(schedule.cron_bits);
   return awa._tick_after(schedule, v_cron, awa._zone(schedule.timezone), after);
 end
 $$;
@@ -163,9 +161,7 @@ declare
   v_cron awa.cron_row;
 begin
   if schedule.next_tick <= now then
-    if schedule.cron is not null then
-      v_cron := awa._parse_cron(schedule.cron);
-    end if;
+    v_cron := awa._cron_of(schedule.cron_bits);
     schedule.times_missed := schedule.times_missed
       + awa._count_ticks(schedule, v_cron, awa._zone(schedule.timezone), schedule.decided_until, now);
   end if;
@@ -178,6 +174,23 @@ end
 $$;
 comment on function awa._without_due is
   'A schedule that goes on at now: ticks that are due, and have not fired, are counted as missed, and left out';
+
+-- When fire_due has to look at a schedule of these queues, or of any, next; null when never.
+create or replace function awa._next_tick_of(queues text[]) returns timestamptz
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+begin
+  return (
+    select s.next_at
+      from awa.schedules s
+     where s.next_at is not null and (queues is null or s.queue = any(queues))
+     order by s.next_at
+     limit 1);
+end
+$$;
+comment on function awa._next_tick_of is
+  'When fire_due has to look at a schedule of these queues, or of any, next; null when never';
 
 -- The state of a job that may be gone; null when it is.
 create or replace function awa._state_of(job_id bigint) returns text
@@ -203,6 +216,35 @@ exception when sqlstate 'JQ999' then
 end
 $$;
 comment on function awa._state_of is 'The state of a job that may be gone; null when it is';
+
+-- Those of some jobs that have not ended; each may be gone.
+create or replace function awa._living(job_ids bigint[]) returns bigint[]
+language plpgsql stable
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = on
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+  v_living bigint[];
+begin
+  if job_ids <> '{}' then
+    v_living := array(
+      select j.id
+        from unnest(job_ids) j(id)
+       cross join lateral (select p.state from awa._place p where p.id = j.id offset 0) p
+       where p.state <> all(awa._states('ended')));
+    raise sqlstate 'JQ999'; -- see _look_up
+  end if;
+  return '{}';
+exception when sqlstate 'JQ999' then
+  return v_living;
+end
+$$;
+comment on function awa._living is 'Those of some jobs that have not ended; each may be gone';
 
 -- A time as in RFC 3339, in UTC, whatever the session's settings are.
 create or replace function awa._as_rfc3339(at timestamptz) returns text

@@ -10,7 +10,7 @@ as $$
 $$;
 comment on function awa._is_awake is 'Whether somebody has notified the workers of a queue within the same 5 ms';
 
--- Notifies maintenance, when the caller commits, of a deferred job that is due before it looks again.
+-- Notifies maintenance, when the caller commits, of a deferred job, or a schedule, that is due before it looks again.
 -- That is within a second, and some time for the commit. At most once per 5 ms.
 create or replace function awa._wake_due(run_at timestamptz) returns void
 language plpgsql
@@ -22,7 +22,7 @@ begin
 end
 $$;
 comment on function awa._wake_due is
-  'Notifies maintenance, when the caller commits, of a deferred job that is due before it looks again';
+  'Notifies maintenance, when the caller commits, of a deferred job, or a schedule, that is due before it looks again';
 
 -- Notifies the workers of a queue when the caller commits, at most once per 5 ms.
 -- The channel is awa_wake_ and the first hexadecimal digit of the SHA-256 of the queue's name: queues that share it

@@ -1,10 +1,11 @@
--- When the next deferred job is due, of these queues or of all; null when there is none.
--- A time that has passed: call promote_due. A job that was committed late, after promote_due has gone past its time,
--- counts for ten seconds.
+-- When the next deferred job, or the next tick of a schedule, is due, of these queues or of all; null when none is.
+-- A time that has passed: call promote_due and fire_due, or run_maintenance. A job that was committed late, after
+-- promote_due has gone past its time, counts for ten seconds.
 -- Raises 22023.
--- Why: a caller of promote_due can wait until then, a second at most: jobs that come meanwhile, and are due sooner,
--- are notified on the channel awa_due. Reads one entry of an index, or one for each lane and state. It begins where
--- the last pass has ended, since a transaction elsewhere may keep millions of promoted rows before that.
+-- Why: a caller can wait until then, a second at most: what comes meanwhile, and is due sooner, is notified on the
+-- channel awa_due. Reads two entries of indexes; with queues, one for each lane and state, and the schedules up to the
+-- first one of these queues. Of deferred jobs it begins where the last pass has ended, since a transaction elsewhere
+-- may keep millions of promoted rows before that.
 create or replace function awa.next_ready_at(queues text[] default null) returns timestamptz
 language plpgsql
 stable
@@ -21,10 +22,10 @@ declare
   v_from timestamptz := awa._due_from(clock_timestamp(), false);
 begin
   if queues is null then
-    return (select d.run_at from awa.deferred_jobs d where d.run_at >= v_from order by d.run_at, d.job_id limit 1);
+    return least(awa._next_deferred(), awa._next_tick_of(null));
   end if;
   perform awa._check_array('queues', queues, 10000);
-  return (
+  return least(awa._next_tick_of(queues), (
     select min(d.run_at)
       from (select distinct q.name from unnest(queues) q(name)) q
      cross join lateral (select l.lane from awa._lanes_of(awa._queue_id(q.name)) l(lane) offset 0) l
@@ -35,8 +36,8 @@ begin
          where d.lane = l.lane and d.state = s.state and d.run_at >= v_from
          order by d.run_at
          limit 1
-      ) d);
+      ) d));
 end
 $$;
 comment on function awa.next_ready_at is
-  'When the next deferred job is due, of these queues or of all; null when there is none';
+  'When the next deferred job, or the next tick of a schedule, is due, of these queues or of all; null when none is';

@@ -43,9 +43,7 @@ begin
     perform awa._refuse('max_jobs must be between 1 and 10000', v_max::text, 'Leave it out for 1000.');
   end if;
   v_schedule := awa._lock_schedule(name);
-  if v_schedule.cron is not null then
-    v_cron := awa._parse_cron(v_schedule.cron);
-  end if;
+  v_cron := awa._cron_of(v_schedule.cron_bits);
   v_zone := awa._zone(v_schedule.timezone);
   if repeat is not true then
     perform awa._check_sure(v_schedule, v_cron, v_zone, "from", "to");

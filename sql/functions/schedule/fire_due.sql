@@ -12,9 +12,10 @@ comment on view awa.fire_due_row is
 
 -- Enqueues the jobs of schedules whose time has come, max_jobs at most.
 -- Each tick of a schedule once: its row is locked, its job enqueued and its tick noted in one transaction. Safe to
--- call from anywhere, as often as one likes. A call begins no schedule after a second. Schedules that were missed come
--- last, of these the ones that make up for many ticks. A schedule that fails is noted, and put off: for 5 seconds, and
--- twice as long each time, up to an hour. Where overlap is replace, a call that finds nothing else to do cancels the
+-- call from anywhere, as often as one likes. A call begins no schedule after a second. Those on time come first, many
+-- at once; where one of them fails, each by itself. Schedules that were missed come last, of these the ones that make
+-- up for many ticks. A schedule that fails is noted, and put off: for 5 seconds, and twice as long each time, up to an
+-- hour. Where overlap is replace, a call that finds nothing else to do cancels the
 -- jobs of up to ten schedules of one queue, and the next one fires. Where another session is in the way for 100 ms
 -- (configure_queue, say), the schedules of that queue are left for the next call.
 -- Locks: the schedules that it fires, until the transaction ends; skips those that others hold. For a job that it
@@ -42,9 +43,10 @@ declare
   v_until timestamptz := clock_timestamp() + interval '1 second';
   v_replaced awa.schedules[] := '{}';
   v_looked int := 0;
-  v_expression text; -- read last, and its zone's name: many schedules have the same
-  v_cron awa.cron_row;
-  v_name text;
+  v_is_due constant boolean := exists (select from awa.schedules s where s.next_at <= v_now);
+  v_left text[] := '{}';
+  v_room int := 250;
+  v_name text; -- of the zone that was read last: many schedules have the same
   v_zone text;
   v_busy text[] := '{}';
   v_is_full boolean := false;
@@ -54,10 +56,24 @@ begin
     perform awa._refresh_schedules(v_now);
   end if;
   v_done := (0, 0, 0, 0, false);
+  while v_is_due loop
+    v_result := awa._fire_many(v_now, least(v_max - v_done.fired, v_room)::int, v_left);
+    v_done.fired := v_done.fired + v_result.fired;
+    v_left := v_result.left_out;
+    if v_result.has_failed then
+      v_room := 1 + v_room / 5; -- until it is the one that fails
+      v_until := v_until + interval '100 milliseconds';
+    else
+      v_room := least(v_room * 5, 250);
+    end if;
+    v_is_full := v_done.fired > 0 and (v_done.fired >= v_max or clock_timestamp() > v_until);
+    exit when v_is_full or v_result.is_last;
+  end loop;
   for v_schedule in
     select s.*
       from awa.schedules s
      where s.next_at <= v_now
+       and not v_is_full
      order by coalesce(s.next_tick < v_now - interval '1 minute', false),
            s.missed = 'all' and s.next_tick < v_now - interval '1 minute', s.overlap = 'replace', s.next_at, s.cron
      limit v_max
@@ -66,15 +82,12 @@ begin
     continue when v_schedule.queue = any(v_busy);
     begin
       perform set_config('lock_timeout', '100', true);
-      if v_schedule.cron <> coalesce(v_expression, '') then
-        v_cron := awa._parse_cron(v_schedule.cron);
-        v_expression := v_schedule.cron;
-      end if;
       if v_schedule.timezone is distinct from v_name then
         v_zone := awa._zone(v_schedule.timezone);
         v_name := v_schedule.timezone;
       end if;
-      v_result := awa._fire(v_schedule, v_cron, v_zone, v_now, least(v_max - v_done.fired, 1000)::int);
+      v_result := awa._fire(v_schedule, awa._cron_of(v_schedule.cron_bits), v_zone, v_now,
+        least(v_max - v_done.fired, 1000)::int);
       v_done.fired := v_done.fired + v_result.fired;
       v_done.missed := v_done.missed + v_result.missed;
       v_done.skipped := v_done.skipped + v_result.skipped;
@@ -110,6 +123,155 @@ begin
 end
 $$;
 comment on function awa.fire_due is 'Enqueues the jobs of schedules whose time has come, max_jobs at most';
+
+-- Fires schedules of which one tick is due and on time: room at most, all at once, or none where one of them fails.
+-- Returns how many, the names of those that have to be looked at one by one, and whether there are no others.
+create or replace function awa._fire_many(
+  now timestamptz,
+  room int,
+  inout left_out text[],
+  out fired int,
+  out has_failed boolean,
+  out is_last boolean
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_before constant text[] := left_out;
+  v_due awa.schedules[];
+  v_living bigint[];
+begin
+  fired := 0;
+  has_failed := false;
+  perform set_config('lock_timeout', '100', true);
+  v_due := array(
+    select s
+      from awa.schedules s
+     where s.next_at <= now
+       and s.next_tick > now - interval '1 minute'
+       and s.next_tick <= now
+       and s.waiting_tick is null
+       and s.failures = 0
+       and s.name <> all(v_before)
+     order by s.overlap <> 'allow', s.next_at, s.cron, s.timezone
+     limit room
+       for update skip locked);
+  is_last := cardinality(v_due) < room;
+  v_living := awa._living(array(select d.last_job_id from unnest(v_due) d where d.overlap <> 'allow'));
+  left_out := v_before || array(
+    select d.name
+      from unnest(v_due) d
+     where d.overlap <> 'allow' and d.last_job_id = any(v_living)
+        or d.next_tick <@ d.ran
+        or d.next_wall <> d.next_tick at time zone (':' || d.timezone)); -- the data of the zone have changed
+  fired := awa._fire_together(array(select d from unnest(v_due) d where d.name <> all(left_out)), now);
+  left_out := left_out || array(select d.name from unnest(v_due) d where d.overlap <> 'allow');
+  perform set_config('lock_timeout', '0', true);
+exception when others then
+  if not awa._is_passing(sqlstate) and not awa._is_about_a_row(sqlstate) then
+    raise;
+  end if;
+  fired := 0;
+  has_failed := true;
+  left_out := v_before || case
+    when cardinality(v_due) = 1 then array[v_due[1].name]
+    when awa._is_passing(sqlstate) then array(select d.name from unnest(v_due) d where d.group_key is not null)
+    else '{}'
+  end;
+  is_last := coalesce(cardinality(v_due), 0) = 0;
+end
+$$;
+comment on function awa._fire_many is
+  'Fires schedules of which one tick is due and on time: room at most, all at once, or none where one of them fails';
+
+-- Enqueues the jobs of schedules for their next ticks, and notes these; returns how many.
+-- Leaves out those with an overlap of which another tick is due: the first job would be the last one of the second.
+create or replace function awa._fire_together(due awa.schedules[], now timestamptz) returns int
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_segment constant smallint := awa._current_segment();
+  v_schedule awa.schedules;
+  v_last awa.schedules;
+  v_next timestamptz; -- neighbours have the same
+  v_fires awa.schedules[] := '{}';
+  v_lane record;
+begin
+  foreach v_schedule in array due loop
+    if v_schedule.cron is null or (v_schedule.cron, v_schedule.timezone, v_schedule.next_tick, v_schedule.ends_at)
+      is distinct from (v_last.cron, v_last.timezone, v_last.next_tick, v_last.ends_at)
+    then
+      v_next := awa._tick_after(v_schedule, awa._cron_of(v_schedule.cron_bits), ':' || v_schedule.timezone,
+        v_schedule.next_tick);
+      v_last := v_schedule;
+    end if;
+    continue when v_schedule.overlap <> 'allow' and v_next <= now;
+    v_fires := v_fires || awa._fired(v_schedule, v_next);
+  end loop;
+  for v_lane in
+    with fires as materialized (
+      select d.*, awa._tick_metadata(d.metadata, d.name, d.last_tick) as job_metadata,
+             coalesce(d.priority, q.default_priority, 2) as job_priority,
+             coalesce(d.max_attempts, q.default_max_attempts, 25) as most_attempts,
+             awa._lane(awa._queue_id(d.queue), coalesce(d.priority, q.default_priority, 2), case
+               when d.group_key is not null then awa._shard_for(awa._queue_id(d.queue), null, d.group_key)
+               when q.shards > 1 then floor(random() * q.shards)::int
+               else 0
+             end) as lane
+        from unnest(v_fires) d
+        left join awa.queue_settings q on q.queue_id = awa._queue_id(d.queue)
+    ), appended as (
+      insert into awa.ready_entries
+        (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args, tags, metadata,
+         group_key)
+      select v_segment, f.lane, f.last_job_id, clock_timestamp(), f.job_priority, 1, f.most_attempts,
+             octet_length(f.kind) + octet_length(f.args::text) + octet_length(f.job_metadata::text)
+               + coalesce(octet_length(f.tags::text), 0) + coalesce(octet_length(f.group_key), 0),
+             f.kind, f.args, f.tags, f.job_metadata, f.group_key
+        from fires f
+    ), noted as (
+      update awa.schedules s
+         set decided_until = f.decided_until, next_tick = f.next_tick, next_at = f.next_at,
+             next_wall = f.next_tick at time zone (':' || f.timezone), last_tick = f.last_tick,
+             last_job_id = f.last_job_id, ran = f.ran, unsure = f.unsure
+        from fires f
+       where s.name = f.name
+    )
+    select distinct f.queue, f.lane from fires f
+  loop
+    perform awa._use_lanes(array[v_lane.lane], v_lane.queue), awa._wake(awa._queue_id(v_lane.queue));
+  end loop;
+  return cardinality(v_fires);
+end
+$$;
+comment on function awa._fire_together is
+  'Enqueues the jobs of schedules for their next ticks, and notes these; returns how many';
+
+-- A schedule that has fired at its next tick, and comes next at a time; its last job gets an id.
+create or replace function awa._fired(schedule awa.schedules, next timestamptz) returns awa.schedules
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_tick constant timestamptz := schedule.next_tick;
+begin
+  if schedule.last_tick = schedule.decided_until then -- all from the last one on have fired
+    schedule.ran := schedule.ran + tstzmultirange(tstzrange(schedule.last_tick, v_tick, '[]'));
+  else
+    schedule := awa._with_ran(schedule, v_tick, v_tick);
+  end if;
+  schedule.decided_until := v_tick;
+  schedule.last_tick := v_tick;
+  schedule.next_tick := next;
+  schedule.next_at := next;
+  schedule.last_job_id := nextval('awa.job_ids');
+  return schedule;
+end
+$$;
+comment on function awa._fired is
+  'A schedule that has fired at its next tick, and comes next at a time; its last job gets an id';
 
 -- Cancels the last job of a schedule, so that the next call fires it; returns false when that fails, and notes it.
 -- Where another session is in the way, the schedule is put off for a second, and that is no failure.

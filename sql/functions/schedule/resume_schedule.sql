@@ -30,7 +30,8 @@ begin
   v_schedule.ran := v_schedule.ran * tstzmultirange(tstzrange(null, v_now, '[]'));
   v_schedule.unsure := v_schedule.unsure * tstzrange(null, v_now, '[]');
   v_schedule.last_tick := case when v_schedule.last_tick <= v_now then v_schedule.last_tick end;
-  perform awa._store_schedule(awa._planned(v_schedule));
+  v_schedule := awa._planned(v_schedule);
+  perform awa._store_schedule(v_schedule), awa._wake_due(v_schedule.next_at);
 end
 $$;
 comment on function awa.resume_schedule is 'Ends the pause of a schedule: it fires from now on';

@@ -103,7 +103,9 @@ begin
     perform awa._refuse('metadata must be an object without the field schedule', awa._brief(schedule.metadata),
       'The name and the time of the schedule go into that field.');
   end if;
-  perform awa._check_body(array[schedule.args], schedule.tags, awa._tick_metadata(schedule, now));
+  schedule.cron_bits := awa._cron_bits(schedule.cron);
+  perform awa._check_body(array[schedule.args], schedule.tags,
+    awa._tick_metadata(schedule.metadata, schedule.name, now));
   schedule.made_at := now;
   schedule.changed_at := now;
   schedule.changed_by := session_user;
@@ -120,14 +122,10 @@ comment on function awa._checked_schedule is
   'A schedule as it is when it is made now, with the defaults of what was left out';
 
 -- The metadata of a job that a schedule enqueues: its own, and the name and the nominal time of the schedule.
-create or replace function awa._tick_metadata(schedule awa.schedules, tick timestamptz) returns jsonb
-language plpgsql stable
-as $$
-begin
-  return coalesce(schedule.metadata, '{}')
-    || jsonb_build_object('schedule', jsonb_build_object('name', schedule.name, 'at', awa._as_rfc3339(tick)));
-end
-$$;
+create or replace function awa._tick_metadata(metadata jsonb, name text, tick timestamptz) returns jsonb
+language sql stable
+return coalesce(metadata, '{}')
+  || jsonb_build_object('schedule', jsonb_build_object('name', name, 'at', awa._as_rfc3339(tick)));
 comment on function awa._tick_metadata is
   'The metadata of a job that a schedule enqueues: its own, and the name and the nominal time of the schedule';
 
@@ -170,6 +168,7 @@ begin
     exit when found;
     insert into awa.schedules select schedule.* on conflict do nothing;
     if found then
+      perform awa._wake_due(schedule.next_at);
       return;
     end if;
   end loop;
@@ -206,7 +205,8 @@ begin
   schedule.times_missed := v_old.times_missed;
   schedule.times_skipped := v_old.times_skipped
     + (schedule.waiting_tick is null and v_old.waiting_tick is not null)::int;
-  perform awa._store_schedule(awa._planned(schedule));
+  schedule := awa._planned(schedule);
+  perform awa._store_schedule(schedule), awa._wake_due(schedule.next_at);
 end
 $$;
 comment on function awa._save_schedule is
@@ -249,12 +249,12 @@ language plpgsql
 as $$
 begin
   update awa.schedules s
-     set (source, queue, kind, cron, every, args, timezone, missed, missed_for, overlap, starts_at, ends_at, priority,
-           max_attempts, tags, metadata, group_key, made_at, changed_at, changed_by, paused_at, paused_by, pause_reason,
-           removed_at, decided_until, next_tick, next_wall, next_at, last_tick, last_job_id, waiting_tick, ran,
-           unsure, times_missed, times_skipped, failures, error, failed_at)
-       = (schedule.source, schedule.queue, schedule.kind, schedule.cron, schedule.every, schedule.args,
-           schedule.timezone, schedule.missed, schedule.missed_for, schedule.overlap, schedule.starts_at,
+     set (source, queue, kind, cron, cron_bits, every, args, timezone, missed, missed_for, overlap, starts_at, ends_at,
+           priority, max_attempts, tags, metadata, group_key, made_at, changed_at, changed_by, paused_at, paused_by,
+           pause_reason, removed_at, decided_until, next_tick, next_wall, next_at, last_tick, last_job_id, waiting_tick,
+           ran, unsure, times_missed, times_skipped, failures, error, failed_at)
+       = (schedule.source, schedule.queue, schedule.kind, schedule.cron, schedule.cron_bits, schedule.every,
+           schedule.args, schedule.timezone, schedule.missed, schedule.missed_for, schedule.overlap, schedule.starts_at,
            schedule.ends_at, schedule.priority, schedule.max_attempts, schedule.tags, schedule.metadata,
            schedule.group_key, schedule.made_at, schedule.changed_at, schedule.changed_by, schedule.paused_at,
            schedule.paused_by,

@@ -65,7 +65,7 @@ begin
       from awa.schedules s
      where s.source = source
        and s.removed_at is null
-       and s.name <> all(array(select d.name from unnest(v_declared) d))
+       and s.name not in (select d.name from unnest(v_declared) d)
      order by s.name
        for update
   loop

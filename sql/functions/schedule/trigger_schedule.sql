@@ -33,7 +33,7 @@ language plpgsql
 as $$
 begin
   return (awa._append(schedule.queue, schedule.kind, array[schedule.args], schedule.priority, null,
-    schedule.max_attempts, schedule.tags, awa._tick_metadata(schedule, tick),
+    schedule.max_attempts, schedule.tags, awa._tick_metadata(schedule.metadata, schedule.name, tick),
     schedule.group_key))[1];
 end
 $$;
