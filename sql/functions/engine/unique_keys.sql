@@ -265,7 +265,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_own xid8 := pg_current_xact_id_if_assigned();
-  v_heir bigint;
+  v_heirs bigint[];
 begin
   select u.round, case when u.held_until <= now then null else u.job_id end, u.held_until is not null,
          exists (
@@ -291,17 +291,30 @@ begin
   end if;
   line := array[job_id];
   while leaves loop
-    select h.heir_id into v_heir from awa.heirs h where h.xid = v_own and h.job_id = job_id;
-    exit when not found;
-    job_id := v_heir;
-    line := line || v_heir;
+    -- Those that this transaction has cancelled are passed over at once: the line may be long.
+    with recursive heirs(job_id, n) as (
+      select h.heir_id, 1 from awa.heirs h where h.xid = v_own and h.job_id = job_id
+      union all
+      select h.heir_id, l.n + 1
+        from heirs l
+       cross join lateral (select * from awa.heirs h where h.xid = v_own and h.job_id = l.job_id offset 0) h
+       where exists (
+         select
+           from awa.done_entries d
+          where d.job_id = l.job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled')
+       )
+    )
+    select array_agg(h.job_id order by h.n) into v_heirs from heirs h;
+    exit when v_heirs is null;
+    line := line || v_heirs;
+    job_id := line[cardinality(line)];
     leaves := exists (
       select
         from awa.done_entries d
-       where d.job_id = v_heir and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled')
+       where d.job_id = job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled')
     );
     if not leaves then -- looks for it everywhere, so each time that the key was used would cost milliseconds
-      leaves := not awa._is_holder(v_heir, key);
+      leaves := not awa._is_holder(job_id, key);
     end if;
   end loop;
 end
