@@ -214,7 +214,7 @@ func claimJobs(ctx context.Context, db pipeline, params gen.ClaimWithinParams) (
 			JobID: job.JobID, Receipt: job.Receipt, Queue: job.Queue, Kind: job.Kind, Args: job.Args, Priority: job.Priority,
 			Attempt: job.Attempt, MaxAttempts: job.MaxAttempts,
 			CreatedAt: job.CreatedAt, ReadyAt: job.ReadyAt, DeadlineAt: job.DeadlineAt, Tags: job.Tags, Metadata: job.Metadata,
-			Progress: job.Progress, GroupKey: job.GroupKey,
+			Progress: job.Progress, GroupKey: job.GroupKey, ExpiresAt: job.ExpiresAt,
 		}, undecodable(errs[i])}
 		if job.Bytes > params.MaxBytes {
 			jobs[i].err = fmt.Errorf("%w: it has %d bytes, and only %d came in time when it, or another one, was claimed before",

@@ -44,6 +44,9 @@ type EnqueueOptions struct {
 	Metadata    any      // stored as JSON beside the arguments; nil for none
 	// what the jobs of a group have in common, such as the id of a customer: 1 to 200 characters; "" for no group
 	GroupKey string
+	// the job is cancelled unless an attempt that counts has begun by then; not in the past, and after RunAt; the zero
+	// value means never
+	ExpiresAt time.Time
 }
 
 // DefaultQueue is the queue of jobs and workers that name none.
@@ -143,6 +146,10 @@ func (c *Client) EnqueueUniqueTx(
 	if err != nil {
 		return 0, false, fmt.Errorf("enqueue: %w", err)
 	}
+	expiresAt, err := optionalTime("ExpiresAt", 9999, opts.ExpiresAt)
+	if err != nil {
+		return 0, false, fmt.Errorf("enqueue: %w", err)
+	}
 	row, err := queries.EnqueueUnique(ctx, utf8DB{tx}, gen.EnqueueUniqueParams{
 		Queue:        cmp.Or(opts.Queue, DefaultQueue),
 		Kind:         args.Kind(),
@@ -158,6 +165,7 @@ func (c *Client) EnqueueUniqueTx(
 		Tags:         opts.Tags,
 		Metadata:     metadata,
 		GroupKey:     optional(opts.GroupKey),
+		ExpiresAt:    expiresAt,
 	})
 	if err != nil {
 		return 0, false, fmt.Errorf("enqueue: %w", mapError(err))
@@ -204,6 +212,9 @@ func (c *Client) CancelByUniqueKeyTx(
 	return ids[0], true, nil
 }
 
+// timeFormat is how a batch names times.
+const timeFormat = "2006-01-02T15:04:05.999999Z"
+
 // BatchJob is a job of a batch: see [Client.EnqueueBatch].
 type BatchJob struct {
 	Args    Args
@@ -247,6 +258,7 @@ func (c *Client) EnqueueBatchTx(ctx context.Context, tx DBTX, jobs []BatchJob) (
 		Tags        []string        `json:"tags,omitempty"`
 		Metadata    json.RawMessage `json:"metadata,omitempty"`
 		GroupKey    *string         `json:"group_key,omitempty"`
+		ExpiresAt   *string         `json:"expires_at,omitempty"`
 		Unique      *uniqueJSON     `json:"unique,omitempty"`
 	}
 	batch := make([]jobJSON, len(jobs))
@@ -268,7 +280,12 @@ func (c *Client) EnqueueBatchTx(ctx context.Context, tx DBTX, jobs []BatchJob) (
 		if at, err := optionalTime("RunAt", 9999, job.Options.RunAt); err != nil {
 			return nil, fmt.Errorf("enqueue: %w", err)
 		} else if at != nil {
-			batch[i].RunAt = new(at.UTC().Format("2006-01-02T15:04:05.999999Z"))
+			batch[i].RunAt = new(at.UTC().Format(timeFormat))
+		}
+		if at, err := optionalTime("ExpiresAt", 9999, job.Options.ExpiresAt); err != nil {
+			return nil, fmt.Errorf("enqueue: %w", err)
+		} else if at != nil {
+			batch[i].ExpiresAt = new(at.UTC().Format(timeFormat))
 		}
 		if u := job.Unique; u != nil {
 			batch[i].Unique = &uniqueJSON{Key: optional(u.Key), By: u.By, Period: interval(u.Period), Zone: optional(u.Zone),
@@ -331,6 +348,9 @@ func enqueue(ctx context.Context, tx DBTX, args []Args, opts EnqueueOptions) ([]
 		return nil, fmt.Errorf("enqueue: %w", err)
 	}
 	if params.RunAt, err = optionalTime("RunAt", 9999, opts.RunAt); err != nil {
+		return nil, fmt.Errorf("enqueue: %w", err)
+	}
+	if params.ExpiresAt, err = optionalTime("ExpiresAt", 9999, opts.ExpiresAt); err != nil {
 		return nil, fmt.Errorf("enqueue: %w", err)
 	}
 	ids, err := queries.EnqueueMany(ctx, utf8DB{tx}, params)

@@ -35,6 +35,7 @@ func TestEnqueueDefaults(t *testing.T) {
 	assert.Nil(t, job.Tags)
 	assert.Nil(t, job.Metadata)
 	assert.Empty(t, job.GroupKey)
+	assert.Nil(t, job.ExpiresAt)
 	assert.Nil(t, job.Receipt)
 	assert.Nil(t, job.AttemptedAt)
 	assert.Nil(t, job.FinalizedAt)
@@ -47,7 +48,7 @@ func TestEnqueueOptions(t *testing.T) {
 	runAt := time.Now().Add(time.Hour).Truncate(time.Microsecond)
 	id, err := client.Enqueue(t.Context(), note{}, driver.EnqueueOptions{
 		Queue: "other", Priority: 4, RunAt: runAt, MaxAttempts: 7, Tags: []string{"a", "b"}, Metadata: map[string]int{"n": 1},
-		GroupKey: "g",
+		GroupKey: "g", ExpiresAt: runAt.Add(time.Hour),
 	})
 	require.NoError(t, err)
 	job, err := client.Job(t.Context(), id)
@@ -60,6 +61,7 @@ func TestEnqueueOptions(t *testing.T) {
 	assert.Equal(t, []string{"a", "b"}, job.Tags)
 	assert.JSONEq(t, `{"n": 1}`, string(job.Metadata))
 	assert.Equal(t, "g", job.GroupKey)
+	assert.True(t, runAt.Add(time.Hour).Equal(*job.ExpiresAt), job.ExpiresAt)
 }
 
 func TestEnqueueManyKeepsTheOrder(t *testing.T) {
@@ -211,7 +213,7 @@ func TestEnqueueUniqueOptions(t *testing.T) {
 	runAt := time.Now().Add(time.Hour).Truncate(time.Microsecond)
 	id, _, err := client.EnqueueUnique(t.Context(), note{"x"}, driver.UniqueOptions{}, driver.EnqueueOptions{
 		Queue: "other", Priority: 4, RunAt: runAt, MaxAttempts: 7, Tags: []string{"a"}, Metadata: map[string]int{"n": 1},
-		GroupKey: "g",
+		GroupKey: "g", ExpiresAt: runAt.Add(time.Hour),
 	})
 	require.NoError(t, err)
 	job, err := client.Job(t.Context(), id)
@@ -225,6 +227,7 @@ func TestEnqueueUniqueOptions(t *testing.T) {
 	assert.Equal(t, []string{"a"}, job.Tags)
 	assert.JSONEq(t, `{"n": 1}`, string(job.Metadata))
 	assert.Equal(t, "g", job.GroupKey)
+	assert.True(t, runAt.Add(time.Hour).Equal(*job.ExpiresAt), job.ExpiresAt)
 }
 
 func TestEnqueueUniqueRefuses(t *testing.T) {
@@ -473,7 +476,7 @@ func TestEnqueueBatch(t *testing.T) {
 	at := time.Date(2126, 1, 2, 3, 4, 5, 678000, time.FixedZone("", 3600))
 	jobs := []driver.BatchJob{
 		{Args: note{"a"}, Options: driver.EnqueueOptions{Queue: "q", Priority: 3, RunAt: at, MaxAttempts: 4,
-			Tags: []string{"t"}, Metadata: map[string]int{"m": 1}, GroupKey: "g"}},
+			Tags: []string{"t"}, Metadata: map[string]int{"m": 1}, GroupKey: "g", ExpiresAt: at.Add(time.Hour)}},
 		{Args: note{"b"}, Unique: &driver.UniqueOptions{}},
 		{Args: otherKind{}, Unique: &driver.UniqueOptions{Key: "k", Period: driver.Month, Zone: "Europe/Berlin",
 			States: []string{"available", "completed"}}},
@@ -493,6 +496,7 @@ func TestEnqueueBatch(t *testing.T) {
 		[]any{job.Queue, job.Priority, job.RunAt.Equal(at), job.MaxAttempts, job.Tags})
 	assert.JSONEq(t, `{"m": 1}`, string(job.Metadata))
 	assert.Equal(t, "g", job.GroupKey)
+	assert.True(t, at.Add(time.Hour).Equal(*job.ExpiresAt), job.ExpiresAt)
 
 	second, err := client.EnqueueBatch(t.Context(), jobs[1:3])
 	require.NoError(t, err)

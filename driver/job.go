@@ -26,6 +26,7 @@ type RawJob struct {
 	Metadata    json.RawMessage // nil for none
 	Progress    json.RawMessage // what an earlier attempt said with SetProgress; nil for none
 	GroupKey    string          // "" for a job without a group
+	ExpiresAt   *time.Time      // by when the first attempt had to begin; nil for never
 
 	db          handlersDB
 	output      any
@@ -43,7 +44,7 @@ func newRawJob(j gen.AwaClaimedJobRow, db handlersDB) *RawJob {
 		ID: j.JobID, Receipt: j.Receipt, Queue: j.Queue, Kind: j.Kind, Args: j.Args, Attempt: int(j.Attempt),
 		MaxAttempts: int(j.MaxAttempts), Priority: int(j.Priority), CreatedAt: j.CreatedAt, ReadyAt: j.ReadyAt,
 		DeadlineAt: j.DeadlineAt, Tags: j.Tags, Metadata: j.Metadata, Progress: j.Progress,
-		GroupKey: value(j.GroupKey), db: db,
+		GroupKey: value(j.GroupKey), ExpiresAt: j.ExpiresAt, db: db,
 	}
 }
 

@@ -38,6 +38,7 @@ type JobInfo struct {
 	Output      json.RawMessage // what [RawJob.SetOutput] was given; nil for none
 	WorkerID    *int64          // of the attempt that runs, or was the last; nil for none
 	GroupKey    string          // "" for a job without a group
+	ExpiresAt   *time.Time      // by when the first attempt has to begin; nil for never
 }
 
 // AttemptError is how one attempt failed, or why the job was cancelled.
@@ -45,7 +46,7 @@ type AttemptError struct {
 	Attempt int       `json:"attempt"`
 	At      time.Time `json:"at"`
 	Error   string    `json:"error"`
-	By      string    `json:"by"` // the role that cancelled the job; "" for a failure
+	By      string    `json:"by"` // the role that cancelled the job; "" for a failure, and for a job that expired
 
 	// Of more than 40 errors the first and the last 20 are kept. An AttemptError between them stands for the others: it
 	// has nothing but their number.
@@ -71,6 +72,7 @@ func newJobInfo(row gen.AwaJob) JobInfo {
 		RunAt: row.RunAt, DeadlineAt: row.DeadlineAt, AttemptedAt: row.AttemptedAt, FinalizedAt: row.FinalizedAt,
 		CreatedAt: row.CreatedAt, Metadata: row.Metadata, Tags: row.Tags, UniqueKey: row.UniqueKey, Receipt: row.Receipt,
 		Progress: row.Progress, Output: row.Output, WorkerID: row.WorkerID, GroupKey: value(row.GroupKey),
+		ExpiresAt: row.ExpiresAt,
 	}
 	// what a client put into their details may be nested too deep
 	if err := json.Unmarshal(row.Errors, &job.Errors); err != nil {

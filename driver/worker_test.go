@@ -22,8 +22,10 @@ import (
 
 func TestRoundTrip(t *testing.T) {
 	pool := testdb.New(t)
+	expiresAt := time.Now().Add(time.Hour).Truncate(time.Microsecond)
 	id := enqueue(t, pool, note{"hello"}, driver.EnqueueOptions{
 		Queue: "q", Priority: 1, MaxAttempts: 3, Tags: []string{"x"}, Metadata: map[string]int{"n": 1}, GroupKey: "g",
+		ExpiresAt: expiresAt,
 	})
 	jobs := make(chan *driver.Job[note], 1)
 	stop := runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
@@ -45,6 +47,7 @@ func TestRoundTrip(t *testing.T) {
 	assert.Equal(t, []string{"x"}, job.Tags)
 	assert.JSONEq(t, `{"n": 1}`, string(job.Metadata))
 	assert.Equal(t, "g", job.GroupKey)
+	assert.True(t, expiresAt.Equal(*job.ExpiresAt), job.ExpiresAt)
 
 	require.NoError(t, stop())
 	info := waitForState(t, pool, id, "completed")

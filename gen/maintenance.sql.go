@@ -11,6 +11,17 @@ import (
 	"time"
 )
 
+const cancelExpired = `-- name: CancelExpired :one
+select cancelled from awa.cancel_expired(max_jobs => $1)
+`
+
+func (q *Queries) CancelExpired(ctx context.Context, db DBTX, maxJobs *int32) (int64, error) {
+	row := db.QueryRow(ctx, cancelExpired, maxJobs)
+	var cancelled int64
+	err := row.Scan(&cancelled)
+	return cancelled, err
+}
+
 const endStuckClaimers = `-- name: EndStuckClaimers :one
 select ended from awa.end_stuck_claimers()
 `

@@ -45,6 +45,7 @@ type AwaClaimedJobRow struct {
 	Metadata    json.RawMessage
 	Progress    json.RawMessage
 	GroupKey    *string
+	ExpiresAt   *time.Time
 }
 
 // The row that configuration returns, one per setting. The view itself is always empty
@@ -108,6 +109,7 @@ type AwaJob struct {
 	Output      json.RawMessage
 	WorkerID    *int64
 	GroupKey    *string
+	ExpiresAt   *time.Time
 }
 
 // The row that list_queues returns, one per queue. The view itself is always empty

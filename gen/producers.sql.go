@@ -63,7 +63,7 @@ const enqueue = `-- name: Enqueue :one
 select awa.enqueue(
   queue => $1, kind => $2, args => $3, priority => $4, run_at => $5,
   max_attempts => $6, tags => $7::text[], metadata => $8,
-  group_key => $9)
+  group_key => $9, expires_at => $10)
 `
 
 type EnqueueParams struct {
@@ -76,6 +76,7 @@ type EnqueueParams struct {
 	Tags        []string
 	Metadata    json.RawMessage
 	GroupKey    *string
+	ExpiresAt   *time.Time
 }
 
 func (q *Queries) Enqueue(ctx context.Context, db DBTX, arg EnqueueParams) (int64, error) {
@@ -89,6 +90,7 @@ func (q *Queries) Enqueue(ctx context.Context, db DBTX, arg EnqueueParams) (int6
 		arg.Tags,
 		arg.Metadata,
 		arg.GroupKey,
+		arg.ExpiresAt,
 	)
 	var enqueue int64
 	err := row.Scan(&enqueue)
@@ -123,7 +125,7 @@ const enqueueMany = `-- name: EnqueueMany :many
 select awa.enqueue_many(
   queue => $1, kind => $2, args => $3::jsonb[], priority => $4, run_at => $5,
   max_attempts => $6, tags => $7::text[], metadata => $8,
-  group_key => $9)
+  group_key => $9, expires_at => $10)
 `
 
 type EnqueueManyParams struct {
@@ -136,6 +138,7 @@ type EnqueueManyParams struct {
 	Tags        []string
 	Metadata    json.RawMessage
 	GroupKey    *string
+	ExpiresAt   *time.Time
 }
 
 func (q *Queries) EnqueueMany(ctx context.Context, db DBTX, arg EnqueueManyParams) ([]int64, error) {
@@ -149,6 +152,7 @@ func (q *Queries) EnqueueMany(ctx context.Context, db DBTX, arg EnqueueManyParam
 		arg.Tags,
 		arg.Metadata,
 		arg.GroupKey,
+		arg.ExpiresAt,
 	)
 	if err != nil {
 		return nil, err
@@ -175,7 +179,7 @@ select job_id, inserted from awa.enqueue_unique(
   unique_period => $6::text::interval, unique_zone => $7,
   unique_states => $8::text[], priority => $9,
   run_at => $10, max_attempts => $11, tags => $12::text[],
-  metadata => $13, group_key => $14)
+  metadata => $13, group_key => $14, expires_at => $15)
 `
 
 type EnqueueUniqueParams struct {
@@ -193,6 +197,7 @@ type EnqueueUniqueParams struct {
 	Tags         []string
 	Metadata     json.RawMessage
 	GroupKey     *string
+	ExpiresAt    *time.Time
 }
 
 func (q *Queries) EnqueueUnique(ctx context.Context, db DBTX, arg EnqueueUniqueParams) (AwaEnqueueUniqueRow, error) {
@@ -211,6 +216,7 @@ func (q *Queries) EnqueueUnique(ctx context.Context, db DBTX, arg EnqueueUniqueP
 		arg.Tags,
 		arg.Metadata,
 		arg.GroupKey,
+		arg.ExpiresAt,
 	)
 	var i AwaEnqueueUniqueRow
 	err := row.Scan(&i.JobID, &i.Inserted)

@@ -124,7 +124,7 @@ func (q *Queries) Health(ctx context.Context, db DBTX) ([]AwaHealthRow, error) {
 }
 
 const job = `-- name: Job :one
-select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id, group_key from awa.job(job_id => $1)
+select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id, group_key, expires_at from awa.job(job_id => $1)
 `
 
 func (q *Queries) Job(ctx context.Context, db DBTX, jobID int64) (AwaJob, error) {
@@ -154,12 +154,13 @@ func (q *Queries) Job(ctx context.Context, db DBTX, jobID int64) (AwaJob, error)
 		&i.Output,
 		&i.WorkerID,
 		&i.GroupKey,
+		&i.ExpiresAt,
 	)
 	return i, err
 }
 
 const listJobs = `-- name: ListJobs :many
-select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id, group_key from awa.list_jobs(
+select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id, group_key, expires_at from awa.list_jobs(
   queue => $1, state => $2, kind => $3, before_id => $4,
   max_jobs => $5,
   tag => $6, args => $7)
@@ -216,6 +217,7 @@ func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]
 			&i.Output,
 			&i.WorkerID,
 			&i.GroupKey,
+			&i.ExpiresAt,
 		); err != nil {
 			return nil, err
 		}

@@ -27,7 +27,7 @@ func (q *Queries) CancelAttempt(ctx context.Context, db DBTX, arg CancelAttemptP
 }
 
 const claim = `-- name: Claim :many
-select job_id, receipt, queue, kind, args, priority, attempt, max_attempts, created_at, ready_at, deadline_at, tags, metadata, progress, group_key
+select job_id, receipt, queue, kind, args, priority, attempt, max_attempts, created_at, ready_at, deadline_at, tags, metadata, progress, group_key, expires_at
   from awa.claim(queue => $1, max_jobs => $2, worker_id => $3, lease => $4,
     durable => $5)
 `
@@ -71,6 +71,7 @@ func (q *Queries) Claim(ctx context.Context, db DBTX, arg ClaimParams) ([]AwaCla
 			&i.Metadata,
 			&i.Progress,
 			&i.GroupKey,
+			&i.ExpiresAt,
 		); err != nil {
 			return nil, err
 		}
@@ -87,7 +88,8 @@ select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= $1::bigint th
        c.priority, c.attempt, c.max_attempts, c.created_at, c.ready_at, c.deadline_at,
        (case when s.bytes <= $1 then c.tags end)::text[] as tags,
        (case when s.bytes <= $1 then c.metadata end)::jsonb as metadata,
-       (case when s.bytes <= $1 then c.progress end)::jsonb as progress, c.group_key, s.bytes::bigint as bytes
+       (case when s.bytes <= $1 then c.progress end)::jsonb as progress, c.group_key,
+       c.expires_at, s.bytes::bigint as bytes
   from awa.claim(queue => $2, max_jobs => $3, worker_id => $4, lease => $5,
     durable => $6) c
  cross join lateral (
@@ -124,6 +126,7 @@ type ClaimWithinRow struct {
 	Metadata    json.RawMessage
 	Progress    json.RawMessage
 	GroupKey    *string
+	ExpiresAt   *time.Time
 	Bytes       int64
 }
 
@@ -159,6 +162,7 @@ func (q *Queries) ClaimWithin(ctx context.Context, db DBTX, arg ClaimWithinParam
 			&i.Metadata,
 			&i.Progress,
 			&i.GroupKey,
+			&i.ExpiresAt,
 			&i.Bytes,
 		); err != nil {
 			return nil, err

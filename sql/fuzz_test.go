@@ -582,6 +582,9 @@ func (f *fuzzer) fit(r routine, name, kind string, attempts []claimed) string {
 		return fmt.Sprint(1 + f.rand.IntN(20))
 	case "run_at":
 		return pick(f, "now()", "now() + interval '50 milliseconds'", "now() + interval '1 hour'", "now() - interval '1 day'")
+	case "expires_at":
+		return pick(f, "clock_timestamp() + interval '20 milliseconds'", "now() + interval '1 second'",
+			"now() + interval '2 hours'", "now() - interval '1 day'")
 	case "before":
 		return pick(f, "now()", "now() - interval '1 second'")
 	case "jobs":
@@ -617,7 +620,8 @@ func (f *fuzzer) batch() string {
 	var jobs []string
 	for range f.rand.IntN(4) {
 		fields := map[string]string{"queue": jsonString(pick(f, fuzzQueues...)), "kind": `"k"`}
-		for _, field := range f.some("args", "priority", "max_attempts", "run_at", "tags", "metadata", "group_key") {
+		for _, field := range f.some("args", "priority", "max_attempts", "run_at", "tags", "metadata", "group_key",
+			"expires_at") {
 			fields[field] = map[string]string{
 				"args":         `{"n": 1}`,
 				"priority":     fmt.Sprint(1 + f.rand.IntN(4)),
@@ -626,17 +630,18 @@ func (f *fuzzer) batch() string {
 				"tags":         `["a", "b"]`,
 				"metadata":     `{"m": null}`,
 				"group_key":    `"g"`,
+				"expires_at":   jsonString(pick(f, "2032-05-01T09:00:00Z", "2131-05-01 09:00:00+02", "1970-01-01T00:00Z")),
 			}[field]
 		}
 		if f.rand.IntN(3) == 0 {
-			field := pick(f, "queue", "kind", "args", "priority", "max_attempts", "run_at", "tags", "metadata", "group_key", "",
-				"Queue", "unknown")
+			field := pick(f, "queue", "kind", "args", "priority", "max_attempts", "run_at", "tags", "metadata", "group_key",
+				"expires_at", "", "Queue", "unknown")
 			fields[field] = pick(f, f.json(2), f.json(2), jsonString(f.oddTime()), jsonString(pick(f, oddTexts...)),
 				fmt.Sprint(f.oddInt()))
 		}
 		var pairs []string
 		for _, field := range []string{"queue", "kind", "args", "priority", "max_attempts", "run_at", "tags", "metadata",
-			"group_key", "", "Queue", "unknown"} {
+			"group_key", "expires_at", "", "Queue", "unknown"} {
 			if value, ok := fields[field]; ok {
 				pairs = append(pairs, jsonString(field)+": "+value)
 			}

@@ -98,6 +98,7 @@ func (s *session) live(late *session) {
 	s.enqueueUnique("waits", "waits")
 	s.exec("select awa.enqueue_unique('waits', 'k', unique_key => 'scheduled', run_at => now() + interval '1 hour', " +
 		"tags => '{a}', metadata => '{\"m\": 1}', group_key => 'g')")
+	s.exec("select awa.enqueue('expires', 'k', expires_at => now() + interval '1 day')")
 	s.exec("select awa.enqueue('group', 'k', group_key => 'g') from generate_series(1, 3)")
 	s.exec("select awa.complete(job_id, receipt) from awa.claim('group')")
 	s.claim("group", 1)

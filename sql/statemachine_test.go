@@ -51,9 +51,13 @@ const (
 		late_claim as (update awa.lease_claims set deadline_at = clock_timestamp() where @job = any(job_ids))`
 	isOld = `done as (update awa.done_entries set finalized_at = finalized_at - interval '10 years' where job_id ` +
 		`= @job)`
-	becomesDue  = "with " + isDue + " select"
-	becomesLate = "with " + isLate + " select"
-	becomesOld  = "with " + isOld + " select"
+	isExpired = `queue as (update awa.queues set may_expire = true where name = @queue),
+		entry as (update awa.ready_entries set expires_at = now() where job_id = @job),
+		deferred as (update awa.deferred_jobs set expires_at = now(), run_at = clock_timestamp() where job_id = @job)`
+	becomesExpired = "with " + isExpired + " select"
+	becomesDue     = "with " + isDue + " select"
+	becomesLate    = "with " + isLate + " select"
+	becomesOld     = "with " + isOld + " select"
 	// last, because it stays so
 	allIsDue = "with " + isDue + ", " + isLate + ", " + isOld +
 		` update awa.settings set segment_age = '1 microsecond', completed_retention = '0'`
@@ -89,6 +93,7 @@ var steps = []step{
 	{"deregister_worker", "", "select awa.deregister_worker(@worker)"},
 	{"release_unknown", "", "select awa.release_unknown(@worker, '{}', '{}')"},
 	{"claim", "", claimIt},
+	{"claim", becomesExpired, claimIt},
 	{"complete", "", "select awa.complete(@job, @receipt)"},
 	{"complete", "", "select awa.complete(@job, @receipt, '{}')"},
 	{"complete_many", "", "select awa.complete_many(array[@job]::bigint[], array[@receipt]::bigint[])"},
@@ -106,6 +111,9 @@ var steps = []step{
 	{"set_progress", "", "select awa.set_progress(@job, @receipt, '1')"},
 	{"promote_due", "", "select promoted from awa.promote_due()"},
 	{"promote_due", becomesDue, "select promoted from awa.promote_due()"},
+	{"promote_due", becomesExpired, "select promoted from awa.promote_due()"},
+	{"cancel_expired", "", "select cancelled from awa.cancel_expired()"},
+	{"cancel_expired", becomesExpired, "select cancelled from awa.cancel_expired()"},
 	{"materialize", "", "select materialized from awa.materialize()"},
 	{"materialize", "", "select materialized from awa.materialize('0', 10000)"},
 	{"rescue", "", "select rescued from awa.rescue()"},
@@ -168,7 +176,7 @@ var allPasses = []string{"run_maintenance", "run_passes"}
 
 // maintenance is what they call.
 var maintenance = []string{"promote_due", "fire_due", "fold", "end_stuck_claimers", "rescue", "materialize",
-	"expire_history", "summarize", "rotate", "prune_oldest", "forget_workers"}
+	"cancel_expired", "expire_history", "summarize", "rotate", "prune_oldest", "forget_workers"}
 
 // settings are the ways into each state.
 func settings() (all []setting) {
@@ -250,9 +258,13 @@ func TestStateMachine(t *testing.T) {
 			"%s: it goes with its segment, or expires", home)
 		walked.homes[pruned][home], walked.homes[expired][home] = true, true
 	}
-	begun := edge{"available", "scheduled", "reschedule"}
-	require.False(t, walked.homes[begun]["promoted"], "it has begun")
-	walked.homes[begun]["promoted"] = true
+	for _, e := range []edge{
+		{"available", "scheduled", "reschedule"}, {"available", "cancelled", "claim"},
+		{"available", "cancelled", "cancel_expired"},
+	} {
+		require.False(t, walked.homes[e]["promoted"], "it has begun")
+		walked.homes[e]["promoted"] = true
+	}
 	for e := range rules {
 		for home := range homes[e.from] {
 			if !walked.homes[e][home] {

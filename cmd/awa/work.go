@@ -244,9 +244,11 @@ func encodeJob(job *driver.RawJob) ([]byte, error) {
 		Metadata    json.RawMessage `json:"metadata"`
 		Progress    json.RawMessage `json:"progress"`
 		GroupKey    *string         `json:"group_key"`
+		ExpiresAt   *time.Time      `json:"expires_at"`
 	}{
 		job.ID, job.Receipt, job.Queue, job.Kind, job.Args, job.Priority, job.Attempt, job.MaxAttempts,
 		job.CreatedAt, job.ReadyAt, job.DeadlineAt, job.Tags, job.Metadata, job.Progress, groupKey,
+		job.ExpiresAt,
 	})
 	return line.Bytes(), err
 }

@@ -323,7 +323,7 @@ func TestWorkInput(t *testing.T) {
 	pool := connect(t, databaseURL)
 	id := enqueueKind(t, pool, "default", "k<i>nd",
 		`'{"b": "<é>", "n": 12345678901234567890.5}'`, "priority => 3", "max_attempts => 7", "tags => '{x,y}'",
-		`metadata => '{"m": 1}'`, "group_key => 'g'")
+		`metadata => '{"m": 1}'`, "group_key => 'g'", "expires_at => now() + interval '1 hour'")
 	_, err := pool.Exec(t.Context(), `select awa.configure_queue('default', '{"deadline": "1 hour"}')`)
 	require.NoError(t, err)
 	_, err = pool.Exec(t.Context(),
@@ -338,7 +338,7 @@ func TestWorkInput(t *testing.T) {
 	decoder := json.NewDecoder(bytes.NewReader(job.Output))
 	decoder.UseNumber()
 	require.NoError(t, decoder.Decode(&input))
-	for _, name := range []string{"created_at", "ready_at", "deadline_at"} {
+	for _, name := range []string{"created_at", "ready_at", "deadline_at", "expires_at"} {
 		_, err := time.Parse(time.RFC3339Nano, fmt.Sprint(input[name]))
 		assert.NoError(t, err)
 		delete(input, name)
@@ -353,7 +353,7 @@ func TestWorkInput(t *testing.T) {
 	}, input)
 
 	require.NoError(t, json.Unmarshal(waitForJob(t, pool, plain, "completed").Output, &input))
-	for _, name := range []string{"deadline_at", "metadata", "progress", "tags", "group_key"} {
+	for _, name := range []string{"deadline_at", "metadata", "progress", "tags", "group_key", "expires_at"} {
 		assert.Contains(t, input, name)
 		assert.Nil(t, input[name])
 	}

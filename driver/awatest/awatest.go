@@ -58,6 +58,7 @@ type Enqueued[T driver.Args] struct {
 	Tags        []string
 	Metadata    json.RawMessage // nil for none
 	GroupKey    string          // "" for a job without a group
+	ExpiresAt   *time.Time      // by when it has to begin; nil for never
 }
 
 // RequireEnqueued ends the test unless exactly one job of T's kind waits to be run, now or later, for which where, if
@@ -107,6 +108,7 @@ func enqueued[T driver.Args](t testing.TB, db driver.DBTX, where []func(Enqueued
 			job := Enqueued[T]{
 				ID: row.ID, Queue: row.Queue, State: row.State, Priority: int(row.Priority), Attempt: int(row.Attempt),
 				MaxAttempts: int(row.MaxAttempts), RunAt: row.RunAt, Tags: row.Tags, Metadata: row.Metadata,
+				ExpiresAt: row.ExpiresAt,
 			}
 			if row.GroupKey != nil {
 				job.GroupKey = *row.GroupKey

@@ -71,7 +71,7 @@ func TestRequireEnqueued(t *testing.T) {
 	enqueue(t, client, pool, other{}, driver.EnqueueOptions{})
 	first := enqueue(t, client, pool, note{"a"},
 		driver.EnqueueOptions{Queue: "q", Priority: 3, MaxAttempts: 7, RunAt: runAt, Tags: []string{"x"},
-			Metadata: map[string]int{"n": 1}, GroupKey: "g"})
+			Metadata: map[string]int{"n": 1}, GroupKey: "g", ExpiresAt: runAt.Add(time.Hour)})
 	job := awatest.RequireEnqueued[note](t, pool)
 	assert.Equal(t, first, job.ID)
 	assert.Equal(t, "q", job.Queue)
@@ -84,6 +84,7 @@ func TestRequireEnqueued(t *testing.T) {
 	assert.Equal(t, []string{"x"}, job.Tags)
 	assert.JSONEq(t, `{"n": 1}`, string(job.Metadata))
 	assert.Equal(t, "g", job.GroupKey)
+	assert.True(t, runAt.Add(time.Hour).Equal(*job.ExpiresAt))
 
 	second := enqueue(t, client, pool, note{"b"}, driver.EnqueueOptions{})
 	isB := func(job awatest.Enqueued[note]) bool { return job.Args.Text == "b" }

@@ -167,7 +167,7 @@ select is(
   jsonb_build_object('job_id', :row_id, 'queue', pg_temp.q(' row'), 'kind', 'full', 'args', '{"a": 1}'::jsonb,
     'priority', 3, 'attempt', 1,
     'max_attempts', 7, 'deadline_at', null, 'tags', '["x", "y"]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
-    'group_key', 'g', 'progress',
+    'group_key', 'g', 'expires_at', null, 'progress',
     null),
   'a claimed row shows the job');
 select ok((
@@ -180,7 +180,7 @@ select is(
   jsonb_build_object('job_id', :plain_id, 'queue', pg_temp.q(' plain'), 'kind', 'plain', 'args', '{}'::jsonb,
     'priority', 2, 'attempt', 1,
     'max_attempts', 25, 'deadline_at', null, 'tags', null, 'metadata', null,
-    'group_key', null, 'progress', null),
+    'group_key', null, 'expires_at', null, 'progress', null),
   'a job that named nothing is claimed with the defaults');
 select is(
   (
@@ -280,7 +280,7 @@ select is(
     select array_agg(c.args #>> '{}' order by c.n)
       from rows
       from (awa.claim(pg_temp.q(' age ' || a.n), 10)) with ordinality c(job_id, receipt, queue, kind, args, priority,
-        attempt, max_attempts, created_at, ready_at, deadline_at, tags, metadata, progress, group_key, n)
+        attempt, max_attempts, created_at, ready_at, deadline_at, tags, metadata, progress, group_key, expires_at, n)
   ),
   a.expected, a.description) from ages a order by a.n;
 select is((select array_agg(c.args #>> '{}') from awa.claim(pg_temp.q(' front'), 10) c), '{4 0s,1 1h}',

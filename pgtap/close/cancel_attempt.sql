@@ -35,7 +35,7 @@ select is(
     select jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'args', '{"n": 1}'::jsonb, 'state', 'cancelled',
       'priority', 3, 'attempt', 1, 'max_attempts', 5,
     'heartbeat_at', null, 'deadline_at', null, 'metadata', '{"m": 1}'::jsonb,
-    'group_key', 'g', 'tags', '["t"]'::jsonb, 'unique_key',
+    'group_key', 'g', 'expires_at', null, 'tags', '["t"]'::jsonb, 'unique_key',
     null,
     'receipt', receipt, 'progress', null, 'output', null, 'worker_id', :worker_id)
       from c

@@ -32,7 +32,7 @@ select is(
     select jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'args', '{"n": 1}'::jsonb, 'state', 'completed',
       'priority', 2, 'attempt', 1, 'max_attempts', 25,
     'heartbeat_at', null, 'deadline_at', null, 'errors', '[]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
-    'group_key', 'g', 'tags',
+    'group_key', 'g', 'expires_at', null, 'tags',
     '["t"]'::jsonb, 'unique_key', null,
     'receipt', receipt, 'progress', null, 'output', null, 'worker_id', null)
       from c
@@ -56,7 +56,7 @@ select is(
     select jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'args', '{"n": 2}'::jsonb, 'state', 'completed',
       'priority', 2, 'attempt', 1, 'max_attempts', 25,
     'heartbeat_at', null, 'deadline_at', null, 'errors', '[]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
-    'group_key', 'g', 'tags',
+    'group_key', 'g', 'expires_at', null, 'tags',
     '["t"]'::jsonb, 'unique_key', null,
     'receipt', receipt, 'progress', null, 'output', '{"o": [1]}'::jsonb, 'worker_id', null)
       from c

@@ -43,7 +43,7 @@ select is(
     select jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'args', '{"n": 1}'::jsonb, 'state', 'failed',
       'priority', 3, 'attempt', 1, 'max_attempts', 5,
     'heartbeat_at', null, 'deadline_at', null, 'metadata', '{"m": 1}'::jsonb,
-    'group_key', 'g', 'tags', '["t"]'::jsonb, 'unique_key',
+    'group_key', 'g', 'expires_at', null, 'tags', '["t"]'::jsonb, 'unique_key',
     null,
     'receipt', receipt, 'progress', null, 'output', null, 'worker_id', :worker_id)
       from c
@@ -88,7 +88,7 @@ select is(
     select jsonb_build_object('kind', 'k', 'queue', pg_temp.q(' dead'), 'args', 1, 'state', 'dead', 'priority', 1,
       'attempt', 1, 'max_attempts', 25,
     'heartbeat_at', null, 'deadline_at', null, 'metadata', null,
-    'group_key', null, 'tags', null, 'unique_key', null,
+    'group_key', null, 'expires_at', null, 'tags', null, 'unique_key', null,
     'receipt', receipt, 'progress', null, 'output', null, 'worker_id', null)
       from d
      where n = 1), 'with all that it was');

@@ -65,7 +65,7 @@ select is(
   jsonb_build_object('kind', 'k', 'queue', pg_temp.q(), 'args', '{"n": 1}'::jsonb, 'state', 'retryable', 'priority', 3,
     'attempt', 1, 'max_attempts', 5,
     'heartbeat_at', null, 'deadline_at', null, 'finalized_at', null, 'metadata', '{"m": 1}'::jsonb,
-    'group_key', 'g', 'tags',
+    'group_key', 'g', 'expires_at', null, 'tags',
     '["t"]'::jsonb, 'unique_key', null,
     'receipt', null, 'progress', null, 'output', null, 'worker_id', null), 'with all that it was');
 select is((
@@ -201,7 +201,7 @@ select is(
   jsonb_build_object('kind', 'k', 'queue', pg_temp.q(' once'), 'args', '{}'::jsonb, 'state', 'failed', 'priority', 2,
     'attempt', 1, 'max_attempts', 1,
     'heartbeat_at', null, 'deadline_at', null, 'metadata', null,
-    'group_key', null, 'tags', null, 'unique_key', null, 'progress', null,
+    'group_key', null, 'expires_at', null, 'tags', null, 'unique_key', null, 'progress', null,
     'output', null, 'worker_id', null), 'which is as it was');
 
 -- Dead letters
@@ -219,7 +219,7 @@ select is(
     select jsonb_build_object('kind', 'k', 'queue', pg_temp.q(' dead'), 'args', 1, 'state', 'dead', 'priority', 1,
       'attempt', 1, 'max_attempts', 1,
     'heartbeat_at', null, 'deadline_at', null, 'metadata', '{"m": 1}'::jsonb,
-    'group_key', 'g', 'tags', '["t"]'::jsonb, 'unique_key',
+    'group_key', 'g', 'expires_at', null, 'tags', '["t"]'::jsonb, 'unique_key',
     null, 'receipt', receipt, 'progress', null, 'output', null, 'worker_id', null)
       from d
      where n = 1), 'which is as it was');

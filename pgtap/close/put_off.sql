@@ -55,7 +55,7 @@ select is(
     'attempt', 1, 'max_attempts', 3,
     'heartbeat_at', null, 'deadline_at', null, 'finalized_at', null, 'errors',
     '[{"attempt": 1, "error": "the failure was refused", "put_off": true}]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
-    'group_key', 'g',
+    'group_key', 'g', 'expires_at', null,
     'tags', '["t"]'::jsonb, 'unique_key', null, 'receipt', null, 'progress', null, 'output', null, 'worker_id', null),
   'the job is scheduled as it was, the attempt counts, and it is written down why');
 select ok((

@@ -57,7 +57,7 @@ select is(
     'attempt', 0, 'max_attempts', 5,
     'heartbeat_at', null, 'deadline_at', null, 'attempted_at', null, 'finalized_at', null, 'errors', '[]'::jsonb,
     'metadata', '{"m": 1}'::jsonb,
-    'group_key', 'g',
+    'group_key', 'g', 'expires_at', null,
     'tags', '["t"]'::jsonb, 'unique_key', null, 'receipt', null, 'progress', null, 'output', null, 'worker_id', null),
   'the job is available as it was, and the attempt is not counted');
 select ok((

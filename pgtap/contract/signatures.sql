@@ -8,18 +8,21 @@ insert into contract values
   ('enqueue',
     'queue text, kind text, args jsonb DEFAULT ''{}''::jsonb, priority integer DEFAULT NULL::integer, run_at timestamp '
     'with time zone DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] '
-    'DEFAULT NULL::text[], metadata jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text', 'bigint'),
+    'DEFAULT NULL::text[], metadata jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text, '
+    'expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'bigint'),
   ('enqueue_many',
     'queue text, kind text, args jsonb[], priority integer DEFAULT NULL::integer, run_at timestamp with time zone '
     'DEFAULT NULL::timestamp with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT '
-    'NULL::text[], metadata jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text', 'SETOF bigint'),
+    'NULL::text[], metadata jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text, '
+    'expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone', 'SETOF bigint'),
   ('enqueue_batch', 'jobs jsonb', 'SETOF awa.enqueue_unique_row'),
   ('enqueue_unique',
     'queue text, kind text, args jsonb DEFAULT ''{}''::jsonb, unique_key text DEFAULT NULL::text, unique_by text[] '
     'DEFAULT ''{kind,args}''::text[], unique_period interval DEFAULT NULL::interval, unique_states text[] DEFAULT '
     'NULL::text[], priority integer DEFAULT NULL::integer, run_at timestamp with time zone DEFAULT NULL::timestamp '
     'with time zone, max_attempts integer DEFAULT NULL::integer, tags text[] DEFAULT NULL::text[], metadata jsonb '
-    'DEFAULT NULL::jsonb, unique_zone text DEFAULT ''UTC''::text, group_key text DEFAULT NULL::text',
+    'DEFAULT NULL::jsonb, unique_zone text DEFAULT ''UTC''::text, group_key text DEFAULT NULL::text, '
+    'expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone',
     'SETOF awa.enqueue_unique_row'),
   ('cancel_by_unique_key',
     'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, args jsonb DEFAULT ''{}''::jsonb, unique_key text '
@@ -98,6 +101,7 @@ insert into contract values
   ('rescue', 'max_jobs integer DEFAULT 1000', 'SETOF awa.rescue_row'),
   ('materialize',
     'older_than interval DEFAULT NULL::interval, max_jobs integer DEFAULT 1000', 'SETOF awa.materialize_row'),
+  ('cancel_expired', 'max_jobs integer DEFAULT 1000', 'SETOF awa.cancel_expired_row'),
   ('expire_history', '', 'SETOF awa.expire_history_row'),
   ('rotate', 'force boolean DEFAULT false', 'SETOF awa.rotate_row'),
   ('prune_oldest', 'force boolean DEFAULT false', 'SETOF awa.prune_oldest_row'),
@@ -138,7 +142,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(180);
+select plan(183);
 
 select is(
   (
@@ -163,14 +167,16 @@ select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa
 select is(pg_temp.columns_of('awa.claimed_job_row'),
   'job_id bigint, receipt bigint, queue text, kind text, args jsonb, priority integer, attempt integer, max_attempts '
   'integer, created_at timestamp with time zone, ready_at timestamp with time zone, '
-  'deadline_at timestamp with time zone, tags text[], metadata jsonb, progress jsonb, group_key text',
+  'deadline_at timestamp with time zone, tags text[], metadata jsonb, progress jsonb, group_key text, '
+  'expires_at timestamp with time zone',
   'columns of claimed_job');
 select is(pg_temp.columns_of('awa.jobs'),
   'id bigint, kind text, queue text, args jsonb, state text, priority integer, attempt integer, max_attempts integer, '
   'run_at timestamp with time zone, heartbeat_at timestamp with time zone, '
   'deadline_at timestamp with time zone, attempted_at timestamp with time zone, finalized_at timestamp with time zone, '
   'created_at timestamp with time zone, errors jsonb, metadata jsonb, tags text[], '
-  'unique_key text, receipt bigint, progress jsonb, output jsonb, worker_id bigint, group_key text',
+  'unique_key text, receipt bigint, progress jsonb, output jsonb, worker_id bigint, group_key text, '
+  'expires_at timestamp with time zone',
   'columns of jobs');
 select is(pg_temp.columns_of('awa.scan_jobs_row'), 'next_before_id bigint, job_ids bigint[]',
   'columns of scan_jobs_row');
@@ -210,6 +216,7 @@ select is(pg_temp.columns_of('awa.list_schedules_row'),
   'changed_at timestamp with time zone, changed_by text', 'columns of list_schedules_row');
 select is(pg_temp.columns_of('awa.rescue_row'), 'rescued bigint', 'columns of rescue');
 select is(pg_temp.columns_of('awa.materialize_row'), 'materialized bigint', 'columns of materialize');
+select is(pg_temp.columns_of('awa.cancel_expired_row'), 'cancelled bigint', 'columns of cancel_expired');
 select is(pg_temp.columns_of('awa.expire_history_row'), 'expired bigint', 'columns of expire_history');
 select is(pg_temp.columns_of('awa.rotate_row'), 'rotated boolean, current_segment smallint', 'columns of rotate');
 select is(pg_temp.columns_of('awa.prune_oldest_row'), 'segment smallint, outcome text', 'columns of prune_oldest');

@@ -51,7 +51,7 @@ select is(
       'deadline_at', null, 'unique_key', null, 'worker_id', null, 'attempt', 1, 'max_attempts', 5, 'kind', 'k', 'args',
       '{"n": 5}'::jsonb,
     'tags', '["t"]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
-    'group_key', 'g', 'progress', null, 'errors', null)
+    'group_key', 'g', 'expires_at', null, 'progress', null, 'errors', null)
       from c
      where n = 5), 'an attempt is its entry and its claim');
 select ok((

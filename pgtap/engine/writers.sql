@@ -7,7 +7,7 @@ select awa.configure_queue(:'queue', '{"deadline": "1 hour"}') \g /dev/null
 select job_id
   from awa.enqueue_unique(:'queue', 'k', '{"a": 1}', unique_key => :'queue', priority => 3, max_attempts => 5,
     tags => '{t}', metadata => '{"m": 1}',
-    group_key => 'g') \g /dev/null
+    group_key => 'g', expires_at => '2101-01-01 UTC') \g /dev/null
 create temp table c as select t.job_id, t.receipt from awa.claim(:'queue', 1, :worker_id) t;
 
 begin;

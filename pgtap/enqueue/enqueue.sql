@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(80);
+select plan(88);
 
 -- Defaults
 create temp table made as select awa.enqueue(queue => pg_temp.q(), kind => 'plain') as id;
@@ -15,7 +15,7 @@ select is(
     'attempt', 0, 'max_attempts', 25,
     'heartbeat_at', null, 'deadline_at', null, 'attempted_at', null, 'finalized_at', null, 'errors', '[]'::jsonb,
     'metadata', null,
-    'group_key', null,
+    'group_key', null, 'expires_at', null,
     'tags', null, 'unique_key', null, 'receipt', null, 'progress', null, 'output', null, 'worker_id', null),
   'a job that names nothing has the defaults');
 select ok(
@@ -34,14 +34,14 @@ create temp table full_job as
 select awa.enqueue(queue => pg_temp.q(), kind => 'full', args => '{"a": [1, null]}', priority => 4,
   run_at => '2000-01-01',
   max_attempts => 7, tags => '{x,y}', metadata => '{"m": 1}',
-  group_key => 'g') as id;
+  group_key => 'g', expires_at => '2130-01-01 UTC') as id;
 select is(
   (
-    select row(j.kind, j.args, j.priority, j.max_attempts, j.tags, j.metadata, j.group_key, j.state)::text
+    select row(j.kind, j.args, j.priority, j.max_attempts, j.tags, j.metadata, j.group_key, j.expires_at, j.state)::text
       from full_job m, awa.job(m.id) j
   ),
   row('full'::text, '{"a": [1, null]}'::jsonb, 4, 7, '{x,y}'::text[], '{"m": 1}'::jsonb, 'g'::text,
-    'available'::text)::text,
+    '2130-01-01 UTC'::timestamptz, 'available'::text)::text,
   'a job has what its caller named');
 select ok((select j.run_at between now() and clock_timestamp() from full_job m, awa.job(m.id) j),
   'a run_at in the past means now');
@@ -124,6 +124,10 @@ select is(pg_temp.outcome(format('select awa.enqueue(%s)', c.args)), 'ok', c.des
     (15, $$pg_temp.q(), 'k', pg_temp.nested(500, '{"some key": ', '}')$$, 'objects nested 500 deep'),
     (16, $$pg_temp.q(), 'k', run_at => '9999-12-31 09:59:59.999999+00'$$,
       'a run_at that is before the year 10000 in every zone'),
+    (20, $$pg_temp.q(), 'k', expires_at => '9999-12-31 09:59:59.999999+00'$$, 'the last expires_at'),
+    (21, $$pg_temp.q(), 'k', run_at => '2130-01-01', expires_at => '2130-01-01 00:00:00.000001'$$,
+      'an expires_at that is later than run_at'),
+    (22, $$pg_temp.q(), 'k', run_at => '2000-01-01', expires_at => '2130-01-01'$$, 'or than now'),
     (18, $$pg_temp.q(), 'k', group_key => repeat('語', 200)$$, 'a group of 200 characters'),
     (19, $$pg_temp.q(), 'k', group_key => ' '$$, 'a group of one character'),
     (17, $$pg_temp.q(), 'k', run_at => '4713-01-01 00:00:00+00 BC'$$, 'one before Christ, which is past')
@@ -174,7 +178,15 @@ select pg_temp.refused(format('select awa.enqueue(%s)', c.args), '22023', c.name
     (33, $$pg_temp.q(' refused'), 'k', group_key => ''$$, 'group_key', 'an empty group'),
     (34, $$pg_temp.q(' refused'), 'k', group_key => repeat('語', 201)$$, 'group_key', 'a group of 201 characters'),
     (35, $$pg_temp.q(' refused'), 'k', group_key => '', run_at => '2130-01-01'$$, 'group_key',
-      'an empty group of a scheduled job')
+      'an empty group of a scheduled job'),
+    (36, $$pg_temp.q(' refused'), 'k', expires_at => clock_timestamp()$$, 'expires_at',
+      'an expires_at that has passed'),
+    (37, $$pg_temp.q(' refused'), 'k', expires_at => '-infinity'$$, 'expires_at', 'one that always has'),
+    (38, $$pg_temp.q(' refused'), 'k', expires_at => 'infinity'$$, 'expires_at', 'one that never comes'),
+    (39, $$pg_temp.q(' refused'), 'k', expires_at => '9999-12-31 10:00:00+00'$$, 'expires_at',
+      'one that many clients cannot read'),
+    (40, $$pg_temp.q(' refused'), 'k', run_at => '2130-01-01', expires_at => '2130-01-01'$$, 'expires_at',
+      'one that is not later than run_at')
   ) c(n, args, names, description)
  order by c.n;
 select pg_temp.refused(format('select awa.enqueue_many(%s)', c.args), '22023', c.names, c.description)

@@ -5,7 +5,7 @@
 
 begin;
 set local track_functions = 'pl';
-select plan(137);
+select plan(141);
 
 -- Order, mixed queues, fields
 create temp table made as
@@ -50,7 +50,7 @@ select is(
     'attempt', 0, 'max_attempts', 25,
     'heartbeat_at', null, 'deadline_at', null, 'attempted_at', null, 'finalized_at', null, 'errors', '[]'::jsonb,
     'metadata', null,
-    'group_key', null,
+    'group_key', null, 'expires_at', null,
     'tags', null, 'unique_key', null, 'receipt', null, 'progress', null, 'output', null, 'worker_id', null),
   'a job that names nothing has the defaults');
 select is(
@@ -59,19 +59,20 @@ select is(
        $$awa.enqueue_batch(
          jsonb_build_array(
            jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'args', null, 'priority', null, 'run_at', null,
-       'max_attempts', null, 'tags', null, 'metadata', null, 'group_key', null)))$$) j),
+       'max_attempts', null, 'tags', null, 'metadata', null, 'group_key', null,
+       'expires_at', null)))$$) j),
   (select to_jsonb(j) - '{id,run_at,created_at}'::text[] from plain m, awa.job(m.id) j),
   'an explicit null means the default, for every optional field');
 select is(
-  (select row(j.args, j.priority, j.run_at, j.max_attempts, j.tags, j.metadata, j.group_key)::text
+  (select row(j.args, j.priority, j.run_at, j.max_attempts, j.tags, j.metadata, j.group_key, j.expires_at)::text
      from pg_temp.made(
        $$awa.enqueue_batch(
          jsonb_build_array(
            jsonb_build_object('queue', pg_temp.q(), 'kind', 'k', 'args', '{"a": 1}'::jsonb, 'priority', 3,
        'run_at', '2130-05-01 09:00:00+02', 'max_attempts', 1000, 'tags', '["b", "a"]'::jsonb, 'metadata',
-       '{"m": 1}'::jsonb, 'group_key', 'g')))$$) j),
+       '{"m": 1}'::jsonb, 'group_key', 'g', 'expires_at', '2130-05-01T09:00:00.5+02:00')))$$) j),
   row('{"a": 1}'::jsonb, 3, '2130-05-01 07:00:00+00'::timestamptz, 1000, '{b,a}'::text[], '{"m": 1}'::jsonb,
-    'g'::text)::text,
+    'g'::text, '2130-05-01 07:00:00.5+00'::timestamptz)::text,
   'a job has what its fields say');
 select is(
   (select array_agg(row(j.priority, j.max_attempts, j.tags, j.metadata, j.group_key)::text)
@@ -221,7 +222,12 @@ select pg_temp.refused(
     (34, jsonb_build_object('metadata', pg_temp.nested(501)), 'metadata', 'metadata nested 501 deep'),
     (35, '{"group_key": 7}', 'jobs', 'a group that is a number'),
     (36, '{"group_key": ""}', 'group_key', 'an empty group'),
-    (37, jsonb_build_object('group_key', repeat('g', 201)), 'group_key', 'a group of 201 characters')
+    (37, jsonb_build_object('group_key', repeat('g', 201)), 'group_key', 'a group of 201 characters'),
+    (38, '{"expires_at": 7}', 'jobs', 'an expires_at that is a number'),
+    (39, '{"expires_at": "2000-01-01T00:00:00Z"}', 'expires_at', 'an expires_at that has passed'),
+    (40, '{"expires_at": "tomorrow"}', 'expires_at', 'an expires_at that is a word'),
+    (41, '{"expires_at": "2130-01-01T00:00:00Z", "run_at": "2130-01-01T01:00:00+01:00"}', 'expires_at',
+      'an expires_at that is not later than run_at')
   ) c(n, fields, names, description)
  order by c.n;
 select pg_temp.refused($$select * from awa.enqueue_batch('[{"kind": "k"}]')$$, '22023', 'queue', 'no queue');

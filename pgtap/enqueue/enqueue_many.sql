@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(38);
+select plan(39);
 
 create temp table made as
 select e.id, e.n
@@ -20,7 +20,7 @@ select is(
       'max_attempts', 25,
     'heartbeat_at', null, 'deadline_at', null, 'attempted_at', null, 'finalized_at', null, 'errors', '[]'::jsonb,
     'metadata', null,
-    'group_key', null,
+    'group_key', null, 'expires_at', null,
     'tags', null, 'unique_key', null, 'receipt', null, 'progress', null, 'output', null, 'worker_id', null)],
   'jobs that name nothing have the defaults');
 select is(
@@ -31,12 +31,15 @@ select is(
   (select array_agg(distinct to_jsonb(j) - '{id,args,run_at,created_at}'::text[]) from made m, awa.job(m.id) j),
   'an explicit null means the default, for every optional argument');
 select is(
-  (select array_agg(distinct row(j.state, j.priority, j.max_attempts, j.tags, j.metadata, j.group_key)::text)
+  (select array_agg(distinct row(j.state, j.priority, j.max_attempts, j.tags, j.metadata, j.group_key,
+            j.expires_at)::text)
      from pg_temp.made(
        $$awa.enqueue_many(queue => pg_temp.q(), kind => 'k', args => array['{}', '{}']::jsonb[], priority => 1,
          run_at => '2001-01-01',
-       max_attempts => 3, tags => '{a,b}', metadata => '{"m": 1}', group_key => 'g')$$) j),
-  array[row('available'::text, 1, 3, '{a,b}'::text[], '{"m": 1}'::jsonb, 'g'::text)::text],
+       max_attempts => 3, tags => '{a,b}', metadata => '{"m": 1}', group_key => 'g',
+         expires_at => '2130-01-01 UTC')$$) j),
+  array[row('available'::text, 1, 3, '{a,b}'::text[], '{"m": 1}'::jsonb, 'g'::text,
+    '2130-01-01 UTC'::timestamptz)::text],
   'every job has what the caller named');
 select is(
   (select string_agg(j.state || (j.args ->> 'n') || ' ' || (j.run_at at time zone 'UTC')::text, ', ')
@@ -96,7 +99,8 @@ select pg_temp.refused(format('select * from awa.enqueue_many(%s)', c.args), '22
     (18, $$pg_temp.q(' refused'), 'k', '{"{}"}', run_at => 'infinity'$$, 'run_at', 'a run_at that never comes'),
     (19, $$pg_temp.q(' refused'), '', '{}'$$, 'kind', 'an empty kind, even for no jobs'),
     (20, $$pg_temp.q(' refused'), 'k', '{"{}"}', group_key => repeat('g', 201)$$, 'group_key',
-      'a group of 201 characters')
+      'a group of 201 characters'),
+    (21, $$pg_temp.q(' refused'), 'k', '{"{}"}', expires_at => now()$$, 'expires_at', 'an expires_at that has passed')
   ) c(n, args, names, description)
  order by c.n;
 select is(pg_temp.outcome(format('select * from awa.enqueue_many(%s)', c.args)), 'ok', c.description)

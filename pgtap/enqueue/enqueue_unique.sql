@@ -120,7 +120,7 @@ select count(*)
 select pg_temp.step('batches') \g /dev/null
 
 begin;
-select plan(75);
+select plan(76);
 
 -- Its row
 create temp table made as
@@ -135,7 +135,7 @@ select is(
     'attempt', 0, 'max_attempts', 7,
     'heartbeat_at', null, 'deadline_at', null, 'attempted_at', null, 'finalized_at', null, 'errors', '[]'::jsonb,
     'metadata', '{"m": 1}'::jsonb,
-    'group_key', 'g',
+    'group_key', 'g', 'expires_at', null,
     'tags', '["x", "y"]'::jsonb, 'unique_key',
     encode(sha256(convert_to(jsonb_build_object('key', pg_temp.q(' row'))::text, 'UTF8')), 'hex'),
     'receipt', null, 'progress', null, 'output', null, 'worker_id', null),
@@ -298,6 +298,7 @@ select pg_temp.refused(format('select * from awa.enqueue_unique(%s)', c.args), '
       '21 tags'),
     (10, $$pg_temp.q(' refused'), 'k', run_at => 'infinity'$$, 'run_at', 'a run_at that never comes'),
     (50, $$pg_temp.q(' refused'), 'k', group_key => ''$$, 'group_key', 'an empty group'),
+    (51, $$pg_temp.q(' refused'), 'k', expires_at => now()$$, 'expires_at', 'an expires_at that has passed'),
     (11, $$pg_temp.q(' refused'), 'k', unique_key => ''$$, 'unique_key', 'an empty key'),
     (12, $$pg_temp.q(' refused'), 'k', unique_key => repeat('k', 10001)$$, 'unique_key', 'a key of 10,001 characters'),
     (13, $$pg_temp.q(' refused'), 'k', unique_by => '{}'$$, 'unique_by', 'a key of nothing'),

@@ -69,7 +69,7 @@ select is(
         j
       ) -
         '{id,kind,queue,args,run_at,created_at,attempted_at,finalized_at,errors,deadline_at,heartbeat_at,'
-        'metadata,tags,max_attempts,unique_key,output,group_key}'::text[])
+        'metadata,tags,max_attempts,unique_key,output,group_key,expires_at}'::text[])
       from told t
       join jobs using (n), awa.job(jobs.id) j
   ),

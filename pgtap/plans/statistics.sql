@@ -64,6 +64,7 @@ return array[
   'rescue', 'select * from awa.rescue()',
   'forget_workers', 'select * from awa.forget_workers()',
   'materialize', 'select * from awa.materialize()',
+  'cancel_expired', 'select * from awa.cancel_expired()',
   'expire_history', 'select * from awa.expire_history()',
   'rotate', 'select * from awa.rotate(true)',
   'rotate and prune', 'select * from awa.rotate(true), awa.prune_oldest(true)',
@@ -140,7 +141,7 @@ language sql
 as $$ update awa.queue_rollups set folded_at = '-infinity';
 select setval('awa.next_fold_at', 1); select pg_temp.no_gap() $$;
 
-select plan(55);
+select plan(56);
 
 -- Plans that were made when there was nothing
 select pg_temp.analyze() \g /dev/null

@@ -37,6 +37,7 @@ begin
           ('awa_maintainer', 'function awa.fire_due'),
           ('awa_maintainer', 'function awa.materialize'),
           ('awa_maintainer', 'function awa.rescue'),
+          ('awa_maintainer', 'function awa.cancel_expired'),
           ('awa_maintainer', 'function awa.expire_history'),
           ('awa_maintainer', 'function awa.rotate'),
           ('awa_maintainer', 'function awa.prune_oldest'),

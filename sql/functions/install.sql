@@ -30,6 +30,7 @@
 {{ template "engine/outcomes.sql" . }}
 {{ template "engine/jobs.sql" . }}
 {{ template "engine/changes.sql" . }}
+{{ template "engine/expiry.sql" . }}
 {{ template "engine/scan.sql" . }}
 {{ template "engine/rollups.sql" . }}
 {{ template "engine/counts.sql" . }}
@@ -63,6 +64,7 @@
 {{ template "lease/set_progress.sql" . }}
 {{ template "maintain/fold.sql" . }}
 {{ template "maintain/end_stuck_claimers.sql" . }}
+{{ template "maintain/cancel_expired.sql" . }}
 {{ template "maintain/rescue.sql" . }}
 {{ template "maintain/materialize.sql" . }}
 {{ template "maintain/expire_history.sql" . }}

@@ -54,6 +54,16 @@ comment on sequence awa.fold_from is
   'The lane before which a look at all queues goes on, where the last one was cut off; 0 when it begins anew';
 select setval('awa.fold_from', 0);
 
+create sequence awa.expiry_lane minvalue 0;
+comment on sequence awa.expiry_lane is
+  'The lane in which cancel_expired goes on to look for jobs that have expired; 0 when it begins anew. A sequence, so '
+  'that moving it leaves no dead row';
+create sequence awa.expiry_xid minvalue 0;
+comment on sequence awa.expiry_xid is 'The transaction of the entry, in that lane, after which it goes on';
+create sequence awa.expiry_id minvalue 0;
+comment on sequence awa.expiry_id is 'The job of that entry';
+select setval('awa.expiry_lane', 0), setval('awa.expiry_xid', 0), setval('awa.expiry_id', 0);
+
 create sequence awa.rescue_called_at;
 comment on sequence awa.rescue_called_at is 'Microseconds since 1970: when rescue was called last, to the second';
 
@@ -99,6 +109,9 @@ create sequence awa.pass_clock_fire_due;
 comment on sequence awa.pass_clock_fire_due is 'Microseconds since 1970: when fire_due succeeded last, to the second';
 create sequence awa.pass_clock_fold;
 comment on sequence awa.pass_clock_fold is 'Microseconds since 1970: when fold succeeded last, to the second';
+create sequence awa.pass_clock_cancel_expired;
+comment on sequence awa.pass_clock_cancel_expired is
+  'Microseconds since 1970: when cancel_expired succeeded last, to the second';
 create sequence awa.pass_clock_end_stuck_claimers;
 comment on sequence awa.pass_clock_end_stuck_claimers is
   'Microseconds since 1970: when end_stuck_claimers succeeded last, to the second';
@@ -128,6 +141,7 @@ create table awa.queues (
   lane       bigint,
   name       text not null,
   has_tombstones boolean not null default false,
+  may_expire boolean not null default false,
   created_at timestamptz not null default now(),
   dropped_at timestamptz,
   forget_after xid8
@@ -140,6 +154,8 @@ comment on table awa.queues is
   'usually one. Read the distinct ones';
 comment on column awa.queues.has_tombstones is
   'Whether an entry of the lane was ever buried: a row of its own, before the first tombstone can be seen';
+comment on column awa.queues.may_expire is
+  'Whether a job of the lane ever had an expires_at: a row of its own, before the first such job can be seen';
 comment on column awa.queues.dropped_at is
   'When the queue was dropped; what was enqueued in a transaction that committed later still finds its name';
 comment on column awa.queues.forget_after is
@@ -468,6 +484,7 @@ create table awa.ready_entries (
   tags         text[],
   metadata     jsonb,
   group_key    text,
+  expires_at   timestamptz,
   created_at   timestamptz,
   progress     jsonb,
   errors       jsonb
@@ -487,6 +504,8 @@ comment on column awa.ready_entries.unique_key is
   'or its args are a part of it, and, where it outlives the completed job, eight for the end of the period; null when '
   'it has none';
 comment on column awa.ready_entries.group_key is 'The group that the job belongs to; null for none';
+comment on column awa.ready_entries.expires_at is
+  'When the job is cancelled, unless an attempt that counts has begun by then; null for never';
 comment on column awa.ready_entries.created_at is 'When the job was enqueued; null when that is ready_at';
 comment on column awa.ready_entries.errors is 'How earlier attempts failed, oldest first';
 
@@ -667,6 +686,7 @@ create table awa.leases (
   tags         text[],
   metadata     jsonb,
   group_key    text,
+  expires_at   timestamptz,
   progress     jsonb,
   errors       jsonb
 ) with (fillfactor = 70);
@@ -708,6 +728,7 @@ create table awa.deferred_jobs (
   tags         text[],
   metadata     jsonb,
   group_key    text,
+  expires_at   timestamptz,
   progress     jsonb,
   errors       jsonb,
   primary key (run_at, job_id)
@@ -744,6 +765,7 @@ create table awa.done_entries (
   tags               text[],
   metadata           jsonb,
   group_key          text,
+  expires_at         timestamptz,
   progress           jsonb,
   errors             jsonb,
   output             jsonb

@@ -7,6 +7,9 @@ select * from awa.materialize(older_than => sqlc.narg(older_than), max_jobs => s
 -- name: Rescue :one
 select * from awa.rescue(max_jobs => sqlc.narg(max_jobs));
 
+-- name: CancelExpired :one
+select * from awa.cancel_expired(max_jobs => sqlc.narg(max_jobs));
+
 -- name: ExpireHistory :one
 select * from awa.expire_history();
 

@@ -2,13 +2,13 @@
 select awa.enqueue(
   queue => @queue, kind => @kind, args => @args, priority => sqlc.narg(priority), run_at => sqlc.narg(run_at),
   max_attempts => sqlc.narg(max_attempts), tags => sqlc.narg(tags)::text[], metadata => sqlc.narg(metadata),
-  group_key => sqlc.narg(group_key));
+  group_key => sqlc.narg(group_key), expires_at => sqlc.narg(expires_at));
 
 -- name: EnqueueMany :many
 select awa.enqueue_many(
   queue => @queue, kind => @kind, args => @args::jsonb[], priority => sqlc.narg(priority), run_at => sqlc.narg(run_at),
   max_attempts => sqlc.narg(max_attempts), tags => sqlc.narg(tags)::text[], metadata => sqlc.narg(metadata),
-  group_key => sqlc.narg(group_key));
+  group_key => sqlc.narg(group_key), expires_at => sqlc.narg(expires_at));
 
 -- name: EnqueueBatch :many
 select * from awa.enqueue_batch(jobs => @jobs);
@@ -20,7 +20,7 @@ select * from awa.enqueue_unique(
   unique_period => sqlc.narg(unique_period)::text::interval, unique_zone => sqlc.narg(unique_zone),
   unique_states => sqlc.narg(unique_states)::text[], priority => sqlc.narg(priority),
   run_at => sqlc.narg(run_at), max_attempts => sqlc.narg(max_attempts), tags => sqlc.narg(tags)::text[],
-  metadata => sqlc.narg(metadata), group_key => sqlc.narg(group_key));
+  metadata => sqlc.narg(metadata), group_key => sqlc.narg(group_key), expires_at => sqlc.narg(expires_at));
 
 -- name: CancelByUniqueKey :many
 select awa.cancel_by_unique_key(

@@ -21,7 +21,8 @@ select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= @max_bytes::b
        c.priority, c.attempt, c.max_attempts, c.created_at, c.ready_at, c.deadline_at,
        (case when s.bytes <= @max_bytes then c.tags end)::text[] as tags,
        (case when s.bytes <= @max_bytes then c.metadata end)::jsonb as metadata,
-       (case when s.bytes <= @max_bytes then c.progress end)::jsonb as progress, c.group_key, s.bytes::bigint as bytes
+       (case when s.bytes <= @max_bytes then c.progress end)::jsonb as progress, c.group_key,
+       c.expires_at, s.bytes::bigint as bytes
   from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease),
     durable => sqlc.narg(durable)) c
  cross join lateral (

@@ -3,7 +3,7 @@ create or replace view awa.claimed_job_row as
 select e.job_id, c.claim_id as receipt, q.name as queue, e.kind, e.args, e.priority::int as priority,
        e.attempt::int as attempt,
        e.max_attempts::int as max_attempts, e.ready_at as created_at, e.ready_at, c.deadline_at, e.tags, e.metadata,
-       e.progress, e.group_key
+       e.progress, e.group_key, e.expires_at
   from awa.ready_entries e, awa.lease_claims c, awa.queues q
  where false;
 comment on view awa.claimed_job_row is 'The row that claim returns, one per job. The view itself is always empty';
@@ -12,7 +12,8 @@ comment on view awa.claimed_job_row is 'The row that claim returns, one per job.
 -- transaction: of one transaction that was committed late, or of all that came after lo.
 create or replace view awa._window_row as
 select c.lane_seq, c.lo, c.hi, c.pos_xid as at_xid, c.pos_id as at_id, c.first_xid as to_xid, c.first_xid as late,
-       c.bytes, c.holds_keys as is_newest, c.holds_keys as is_buried, c.holds_keys as is_read, c.holds_keys as is_full
+       c.bytes, c.holds_keys as is_newest, c.holds_keys as is_buried, c.holds_keys as is_read, c.holds_keys as is_full,
+       c.bytes as expired
   from awa.lease_claims c
  where false;
 comment on view awa._window_row is
@@ -20,8 +21,8 @@ comment on view awa._window_row is
 
 -- Takes up to max_jobs jobs of a queue for a lease, lane by lane, in the order (xid, job_id) of each lane.
 -- Of a queue with several shards, it takes the jobs of one that no other claim holds, and goes on with more such shards
--- while there is room. durable: whether the caller's transaction waits for the disk when it commits. Null leaves that
--- as it is.
+-- while there is room. Jobs that have expired are cancelled instead; a claim that has met a thousand of them ends.
+-- durable: whether the caller's transaction waits for the disk when it commits. Null leaves that as it is.
 -- Locks: the worker, shared, then the queue, or the shards that it looks at, until the caller's transaction ends.
 -- Raises 22023, JQ004; 55P03 when another session holds one of these for too long; 42501 when the worker was registered
 -- by another login; 55000 in a database that was restored from a dump.
@@ -32,11 +33,8 @@ comment on view awa._window_row is
 -- lower bound for the index: with a second one beside it the scan would begin at the beginning of the lane. The upper
 -- bound is of the transaction alone: a row comparison does not end the scan where the second column decides.
 create or replace function awa.claim(
-  queue     text,
-  max_jobs  int default 1,
-  worker_id bigint default null,
-  lease     interval default null,
-  durable   boolean default null
+  queue text, max_jobs int default 1, worker_id bigint default null, lease interval default null,
+  durable boolean default null
 ) returns setof awa.claimed_job_row
 language plpgsql
 volatile
@@ -57,16 +55,16 @@ declare
   v_now pg_snapshot;
   v_room int := coalesce(max_jobs, 1);
   v_bytes bigint;
-  v_row_bytes int := 149 + octet_length(queue); -- of a row's fixed columns, in text format
-  v_shards bigint[] := '{}';
+  v_row_bytes int := 153 + octet_length(queue); -- of a row's fixed columns, in text format
+  v_shards bigint[] := array[awa._begin_claim(queue, max_jobs, worker_id, lease, durable)];
   v_lane bigint;
   v_window awa._window_row;
   v_limit int;
   v_jobs int;
+  v_expired int := 0;
   v_seq bigint;
   v_began timestamptz;
 begin
-  v_shards[1] := awa._begin_claim(queue, max_jobs, worker_id, lease, durable);
   <<shards>>
   while v_shards[1] is not null loop -- the newest comes first
     v_now := awa._snapshot();
@@ -77,16 +75,18 @@ begin
       v_window := awa._open_window(v_terms.segment, v_lane, v_now, v_terms.has_tombstones);
       v_seq := v_window.lane_seq;
       loop
-        v_limit := least(v_room, 960); -- a longer array would not stay in its row
+        v_limit := least(v_room + 2 * v_expired, 960); -- a longer array would not stay in its row
         if v_window.at_xid < pg_snapshot_xmax(v_window.lo) then
           v_window := awa._late_part(v_lane, v_window, v_terms.cleaned, v_terms.cleaned_until);
         end if;
         return query
           with entries as materialized (
-            select e.*, row_number() over (order by e.xid, e.job_id) as ordinality
+            select e.*, row_number() over (order by e.xid, e.job_id) as ordinality,
+                   case when v_terms.may_expire and awa._is_expired(e.expires_at, e.attempt, v_terms.claimed_at)
+                     then null else e.body_bytes + v_row_bytes end as size -- null where it has expired
               from (
                 select e.xid, e.job_id, e.kind, e.args, e.priority, e.attempt, e.max_attempts, e.created_at, e.ready_at,
-                       e.tags, e.metadata, e.progress, e.group_key, e.unique_key, e.body_bytes
+                       e.tags, e.metadata, e.progress, e.group_key, e.expires_at, e.unique_key, e.body_bytes
                   from awa.ready_entries e
                  where e.lane = v_lane
                    and (e.segment <> v_terms.cleaned or not pg_visible_in_snapshot(e.xid, v_terms.cleaned_until))
@@ -98,40 +98,40 @@ begin
                  limit v_limit
               ) e
           ), fitting as materialized (
-            select t.*, case when t.bytes <= v_bytes then t.entries else ( -- the first job of a claim whatever its size
-                     select awa._fitting(array_agg(e.body_bytes + v_row_bytes order by e.ordinality), v_bytes,
+            select t.*, case when t.bytes <= v_bytes and t.entries <= v_room then t.entries else (
+                     select awa._fitting(array_agg(e.size order by e.ordinality), v_bytes, v_room,
                               v_room = coalesce(max_jobs, 1)) from entries e) end as jobs
               from (
                 select array_agg(e.xid) as xids, array_agg(e.job_id) as job_ids, count(*)::int as entries,
-                       (sum(e.body_bytes) + count(*) * v_row_bytes)::bigint as bytes,
-                       bool_or(e.unique_key is not null) as holds_keys
-                  from entries e
-              ) t
+                       coalesce(sum(e.size), 0) as bytes, bool_or(e.unique_key is not null) as holds_keys,
+                       array_agg(e.ordinality - 1) filter (where e.size is null) as expired
+                  from entries e) t
           ), claim as materialized (
             select awa._append_claim(
                      (nextval('awa.claim_ids'), v_lane, v_window.lane_seq + 1, f.xids[1], f.job_ids[1], f.xids[f.jobs],
                       f.job_ids[f.jobs], v_terms.claimed_at, v_terms.lease_until, v_terms.deadline_at, worker_id,
                       v_terms.segment, least(f.bytes, 2147483647), f.holds_keys, v_window.hi,
                       case when v_window.late is not null or f.entries = v_limit or f.jobs < f.entries
-                        then v_window.lo end,
-                      f.job_ids[1:f.jobs])::awa.lease_claims,
-                     case when f.holds_keys
-                       then (select array_agg(e.unique_key) from entries e where e.ordinality <= f.jobs)
-                     end) as claim_id
+                        then v_window.lo end, f.job_ids[1:f.jobs])::awa.lease_claims,
+                     case when f.holds_keys then (select array_agg(case when e.size is not null then e.unique_key end)
+                                                    from entries e where e.ordinality <= f.jobs) end,
+                     f.expired) as claim_id, f.jobs, f.expired is null as is_whole
               from fitting f where f.jobs > 0
           )
           select e.job_id, c.claim_id << 12 | (e.ordinality - 1), queue, e.kind, e.args, e.priority::int,
                  e.attempt::int, e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at,
-                 v_terms.deadline_at, e.tags, e.metadata, e.progress, e.group_key
+                 v_terms.deadline_at, e.tags, e.metadata, e.progress, e.group_key, e.expires_at
             from claim c cross join entries e
+           where c.is_whole or e.size is not null and e.ordinality <= c.jobs
            limit (select f.jobs from fitting f);
         get diagnostics v_jobs = row_count;
         v_room := v_room - v_jobs;
         exit shards when v_room = 0;
         v_window := awa._next_part(v_terms.segment, v_lane, v_now, v_window, v_jobs, v_room = coalesce(max_jobs, 1),
-          v_terms.cleaned, v_terms.cleaned_until);
+          v_terms.cleaned, v_terms.cleaned_until, v_terms.may_expire);
         v_bytes := v_bytes - v_window.bytes;
-        exit shards when v_window.is_full or v_bytes <= 0;
+        v_expired := v_expired + v_window.expired;
+        exit shards when v_window.is_full or v_bytes <= 0 or v_expired >= 1000;
         exit when v_window.is_read;
       end loop;
 
@@ -144,15 +144,33 @@ begin
     exit when not v_terms.has_others;
     v_shards := awa._take_shard(v_terms.queue_id, v_shards, v_room < coalesce(max_jobs, 1)) || v_shards;
   end loop;
-  if v_room < coalesce(max_jobs, 1) then
-    if not v_terms.is_there then -- it was dropped while a producer had not committed yet
-      insert into awa.queues (queue_id, name) values (v_terms.queue_id, queue);
+  if v_room < coalesce(max_jobs, 1) or v_expired > 0 then
+    if not v_terms.is_there or v_expired >= 1000 then
+      perform awa._end_claim(queue, v_terms.is_there, v_room = coalesce(max_jobs, 1));
     end if;
   end if;
 end
 $$;
 comment on function awa.claim is
   'Takes up to max_jobs jobs of a queue for a lease, lane by lane, in the order (xid, job_id) of each lane';
+
+-- Gives the queue of a claim its name where it has lost it, and wakes it where the claim was empty-handed too soon.
+-- It was too soon where many jobs had expired.
+create or replace function awa._end_claim(queue text, is_there boolean, is_empty boolean) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  if not is_there then -- it was dropped while a producer had not committed yet
+    insert into awa.queues (queue_id, name) values (awa._queue_id(queue), queue);
+  end if;
+  if is_empty then
+    perform awa._wake(awa._queue_id(queue));
+  end if;
+end
+$$;
+comment on function awa._end_claim is
+  'Gives the queue of a claim its name where it has lost it, and wakes it where the claim was empty-handed too soon';
 
 -- Refuses invalid arguments of claim, and locks the worker and a shard of the queue; returns the shard.
 -- Null where the queue has several, and no jobs.
@@ -286,7 +304,7 @@ comment on function awa._check_claim is 'Refuses invalid arguments of claim, and
 create or replace function awa._claim_terms(
   queue text, shard bigint, now pg_snapshot, lease interval, out queue_id bigint, out claim_bytes bigint,
   out segment smallint, out cleaned smallint, out cleaned_until pg_snapshot, out lanes bigint[],
-  out has_tombstones boolean, out is_there boolean, out has_others boolean,
+  out has_tombstones boolean, out may_expire boolean, out is_there boolean, out has_others boolean,
   out claimed_at timestamptz, out lease_until timestamptz, out deadline_at timestamptz
 )
 language plpgsql
@@ -302,15 +320,17 @@ begin
   select s.claim_bytes, h.current_segment, coalesce(h.cleaned_segment, -1), h.cleaned_until, h.is_at_home,
          q.paused_at is not null, claimed_at + coalesce(lease, q.lease, interval '1 minute'), claimed_at + q.deadline,
          coalesce(q.aging_interval, interval '1 minute'),
-         l.lanes, coalesce(l.has_tombstones, false), coalesce(l.is_there, false), coalesce(l.has_others, false)
+         l.lanes, coalesce(l.has_tombstones, false), coalesce(l.may_expire, false), coalesce(l.is_there, false),
+         coalesce(l.has_others, false)
     into claim_bytes, segment, cleaned, cleaned_until, v_is_at_home, v_is_paused, lease_until, deadline_at, v_aging,
-      lanes, has_tombstones, is_there, has_others
+      lanes, has_tombstones, may_expire, is_there, has_others
     from awa.settings s
    cross join awa._home h
    cross join (
       select coalesce(array_agg(distinct l.lane) filter (where awa._shard_of(l.lane) = shard), '{}') as lanes,
              bool_or(awa._shard_of(l.lane) <> shard) as has_others,
-             bool_or(l.has_tombstones) as has_tombstones, bool_or(l.dropped_at is null) as is_there
+             bool_or(l.has_tombstones) as has_tombstones, bool_or(l.may_expire) as may_expire,
+             bool_or(l.dropped_at is null) as is_there
         from awa.queues l
        where l.queue_id = queue_id
     ) l
@@ -335,19 +355,21 @@ $$;
 comment on function awa._claim_terms is
   'The settings, the segments, and the lanes of a shard of a queue in the order in which a claim serves them';
 
--- How many jobs of these sizes, in their order, fit into so many bytes.
--- The first job of a claim does, whatever its size.
-create or replace function awa._fitting(sizes int[], bytes bigint, is_first boolean) returns int
+-- How many jobs of these sizes, in their order, a claim takes that has room for so many jobs and bytes.
+-- The first job of a claim fits, whatever its size. Those that have expired have no size, and take no room.
+create or replace function awa._fitting(sizes int[], bytes bigint, room int, is_first boolean) returns int
 language sql immutable
 as $$
   select count(*)::int
     from (
-      select s.ordinal, sum(s.size) over (order by s.ordinal rows unbounded preceding) as bytes_through
+      select coalesce(sum(s.size) over through, 0) as bytes_through, count(s.size) over through as jobs_through
         from unnest(sizes) with ordinality s(size, ordinal)
+      window through as (order by s.ordinal rows unbounded preceding)
     ) s
-   where s.bytes_through <= bytes or s.ordinal = 1 and is_first
+   where s.jobs_through <= room and (s.bytes_through <= bytes or s.jobs_through = 1 and is_first)
 $$;
-comment on function awa._fitting is 'How many jobs of these sizes, in their order, fit into so many bytes';
+comment on function awa._fitting is
+  'How many jobs of these sizes, in their order, a claim takes that has room for so many jobs and bytes';
 
 -- Appends a claim of no jobs, up to a snapshot.
 create or replace function awa._move_cursor(
@@ -365,9 +387,14 @@ $$;
 comment on function awa._move_cursor is 'Appends a claim of no jobs, up to a snapshot';
 
 -- Appends a claim, which is its lane's cursor from then on; returns its id.
--- With the unique keys of its jobs, where it holds any.
+-- With the unique keys of its jobs, where it holds any, and the items that have expired, where any have, of which those
+-- in the claim are cancelled.
 -- Why: each statement names the table of its segment, so that no other segment has to be looked up, or locked.
-create or replace function awa._append_claim(claim awa.lease_claims, keys bytea[] default null) returns bigint
+create or replace function awa._append_claim(
+  claim awa.lease_claims,
+  keys bytea[] default null,
+  expired bigint[] default null
+) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -382,6 +409,10 @@ begin
     perform awa._change_state(array_agg(k.job_id), array_agg(claim.lane), array_agg(k.key), 'available', 'running')
        from unnest(claim.job_ids, keys) k(job_id, key)
       where k.key is not null;
+  end if;
+  if expired is not null then
+    perform awa._expire_claimed(
+      array(select claim.claim_id << 12 | i from unnest(expired) i where i < cardinality(claim.job_ids)));
   end if;
   return claim.claim_id;
 end

@@ -191,12 +191,12 @@ begin
      limit 1;
   end if;
   if v_cursor.lane_seq is null then
-    v_window := (0, '3:3:', now, '0', 0, null, null, 0, true, false, false, false);
+    v_window := (0, '3:3:', now, '0', 0, null, null, 0, true, false, false, false, 0);
   elsif v_cursor.lo is null then
-    v_window := (v_cursor.lane_seq, v_cursor.hi, now, '0', 0, null, null, 0, true, false, false, false);
+    v_window := (v_cursor.lane_seq, v_cursor.hi, now, '0', 0, null, null, 0, true, false, false, false, 0);
   else
     v_window := (v_cursor.lane_seq, v_cursor.lo, v_cursor.hi, v_cursor.pos_xid, v_cursor.pos_id, null, null, 0, false,
-      false, false, false);
+      false, false, false, 0);
     if v_window.at_xid >= pg_snapshot_xmax(v_window.lo)
        and (pg_snapshot_xmin(v_window.hi) > v_window.at_xid
          or (
@@ -280,7 +280,8 @@ comment on function awa._late_part is
   'The next part of a window whose late commits may not have been read: those of one transaction, or all after lo';
 
 -- The part of a window that comes after a part of which so many jobs were taken.
--- is_read: nothing is left in the lane. is_full: jobs are left, and do not fit. bytes are those of the part.
+-- is_read: nothing is left in the lane. is_full: jobs are left, and do not fit. bytes, and expired, are those of the
+-- part. may_expire: more jobs may have been taken from the lane, which had expired.
 create or replace function awa._next_part(
   segment smallint,
   lane bigint,
@@ -289,20 +290,32 @@ create or replace function awa._next_part(
   jobs int,
   is_first boolean,
   cleaned smallint,
-  cleaned_until pg_snapshot
+  cleaned_until pg_snapshot,
+  may_expire boolean
 ) returns awa._window_row
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
+  v_claim record;
+  v_is_claimed boolean := false;
   v_is_read boolean;
 begin
   part.bytes := 0;
-  if jobs > 0 then
-    part.lane_seq := part.lane_seq + 1;
-    select c.pos_xid, c.pos_id, c.bytes, c.lo is null into part.at_xid, part.at_id, part.bytes, v_is_read
+  part.expired := 0;
+  if jobs > 0 or may_expire then
+    select c.pos_xid, c.pos_id, c.bytes, c.lo, cardinality(c.job_ids) as items into v_claim
       from awa.lease_claims c
-     where c.segment = segment and c.lane = lane and c.lane_seq = part.lane_seq;
+     where c.segment = segment and c.lane = lane and c.lane_seq = part.lane_seq + 1;
+    v_is_claimed := found;
+  end if;
+  if v_is_claimed then
+    part.lane_seq := part.lane_seq + 1;
+    part.at_xid := v_claim.pos_xid;
+    part.at_id := v_claim.pos_id;
+    part.bytes := v_claim.bytes;
+    part.expired := v_claim.items - jobs;
+    v_is_read := v_claim.lo is null;
   elsif not is_first and (
     select true
       from awa.ready_entries e

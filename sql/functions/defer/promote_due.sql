@@ -1,11 +1,12 @@
 -- The row that promote_due returns: how many jobs it made ready.
 create or replace view awa.promote_due_row as select c.claim_id as promoted from awa.lease_claims c where false;
 comment on view awa.promote_due_row is
-  'The row that promote_due returns: how many jobs it made ready. The view itself is always empty';
+  'The row that promote_due returns: how many jobs it made ready, or cancelled since they had expired. The view itself '
+  'is always empty';
 
 -- Makes deferred jobs ready whose time has come, at most max_jobs; returns how many.
--- The longest due first. Safe to call from anywhere, as often as one likes: see _promote_due. Looks ten seconds back
--- for jobs that were committed late.
+-- Those that have expired by then are cancelled, and counted, too. The longest due first. Safe to call from anywhere,
+-- as often as one likes: see _promote_due. Looks ten seconds back for jobs that were committed late.
 -- Locks: the rows that it promotes. Skips rows that others hold.
 -- Raises 22023; and the error of a resource that the server lacks, such as disk, where it could promote no job for
 -- that.
@@ -181,12 +182,15 @@ as $$
 #variable_conflict use_variable
 declare
   v_due bigint[];
+  v_expired bigint[];
   v_job_id bigint;
   v_refusal text;
 begin
-  select array_agg(d.job_id), coalesce(count(*) = max_jobs, false), max(d.run_at) into v_due, is_full, run_at
+  select array_agg(d.job_id), coalesce(count(*) = max_jobs, false), max(d.run_at),
+         coalesce(array_agg(d.job_id) filter (where awa._is_expired(d.expires_at, d.attempt, clock_timestamp())), '{}')
+    into v_due, is_full, run_at, v_expired
     from (
-      select d.job_id, d.run_at
+      select d.job_id, d.run_at, d.expires_at, d.attempt
         from awa.deferred_jobs d
        where d.run_at >= due_from and d.run_at <= due_until
        order by d.run_at, d.job_id
@@ -198,7 +202,7 @@ begin
     return;
   end if;
   begin
-    promoted := awa._make_ready(v_due);
+    promoted := awa._make_ready(v_due, v_expired);
     return;
   exception when others then
     if not awa._is_about_a_row(sqlstate) then
@@ -207,7 +211,8 @@ begin
   end;
   foreach v_job_id in array v_due loop
     begin
-      promoted := promoted + awa._make_ready(array[v_job_id]);
+      promoted := promoted + awa._make_ready(array[v_job_id],
+        case when v_job_id = any(v_expired) then array[v_job_id] else '{}' end);
     exception when others then
       if sqlstate = 'XX001' then
         perform awa._warn_unreadable(v_job_id, sqlerrm);
@@ -245,14 +250,19 @@ $$;
 comment on function awa._promote is 'Promotes due jobs, and puts off those that can''t be promoted';
 
 -- Moves deferred jobs to ready_entries, and wakes their queues; returns how many.
-create or replace function awa._make_ready(job_ids bigint[]) returns bigint
+-- expired: those that it cancels instead.
+create or replace function awa._make_ready(job_ids bigint[], expired bigint[] default '{}') returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
+  v_cancelled bigint := 0;
   v_promoted bigint;
   v_lanes bigint[];
 begin
+  if expired <> '{}' then
+    v_cancelled := cardinality(awa._cancel_deferred(expired, 'expired', null));
+  end if;
   with taken as (
     delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d as job
   ), appended as (
@@ -272,7 +282,7 @@ begin
     from appended a
    where (select count(*) from keys) >= 0;
   perform awa._note_appended(v_lanes);
-  return v_promoted;
+  return v_promoted + v_cancelled;
 end
 $$;
 comment on function awa._make_ready is 'Moves deferred jobs to ready_entries, and wakes their queues; returns how many';

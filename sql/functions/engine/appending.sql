@@ -14,6 +14,7 @@ create or replace function awa._append(
   tags         text[],
   metadata     jsonb,
   group_key    text default null,
+  expires_at   timestamptz default null,
   job_ids      bigint[] default null,
   unique_keys  bytea[] default null,
   now          timestamptz default clock_timestamp()
@@ -35,9 +36,9 @@ declare
 begin
   -- At a glance, what is most often right. A lane in use has a queue with a name that is allowed.
   if (priority is null and run_at is null and max_attempts is null and tags is null
-    and group_key is null and octet_length(kind) between 1 and 200) is not true
+    and group_key is null and expires_at is null and octet_length(kind) between 1 and 200) is not true
   then
-    perform awa._check_options(queue, kind, priority, run_at, max_attempts, tags, group_key);
+    perform awa._check_options(queue, kind, priority, run_at, max_attempts, tags, group_key, expires_at);
   end if;
   if cardinality(args) = 0 then
     perform awa._check_name('queue', queue);
@@ -46,7 +47,7 @@ begin
   if tags is not null or metadata is not null or pg_column_size(args) > 2000 then
     v_beside := v_beside + awa._check_body(args, tags, metadata);
   end if;
-  v_beside := v_beside + coalesce(octet_length(group_key), 0);
+  v_beside := v_beside + coalesce(octet_length(group_key), 0) + case when expires_at is null then 0 else 29 end;
 
   select s.default_priority, s.default_max_attempts, s.shards into v_priority, v_max_attempts, v_shards
     from awa.queue_settings s where s.queue_id = v_queue_id;
@@ -59,19 +60,24 @@ begin
   end if;
   v_lane := awa._lane(v_queue_id, v_priority, v_shard);
   select true into v_is_in_use
-    from awa.queues q where q.queue_id = v_queue_id and q.lane = v_lane and q.dropped_at is null;
+    from awa.queues q
+   where q.queue_id = v_queue_id
+     and q.lane = v_lane
+     and q.dropped_at is null
+     and q.may_expire >= (expires_at is not null);
   if v_is_in_use is null then
     perform awa._check_name('queue', queue);
-    perform awa._use_lanes(array[v_lane], queue);
+    perform awa._use_lanes(array[v_lane], queue, expiring => expires_at is not null);
   end if;
 
   if run_at > now then
     with appended as (
       insert into awa.deferred_jobs
         (job_id, lane, state, run_at, created_at, attempt, max_attempts, body_bytes, unique_key, kind, args, tags,
-         metadata, group_key)
+         metadata, group_key, expires_at)
       select coalesce(a.job_id, nextval('awa.job_ids')), v_lane, 'scheduled', run_at, now, 1, v_max_attempts,
-             v_beside + octet_length(a.args::text), a.unique_key, kind, a.args, tags, metadata, group_key
+             v_beside + octet_length(a.args::text), a.unique_key, kind, a.args, tags, metadata, group_key,
+             expires_at
         from unnest(args, job_ids, unique_keys) a(args, job_id, unique_key)
       returning deferred_jobs.job_id
     )
@@ -85,9 +91,10 @@ begin
   with appended as (
     insert into awa.ready_entries
       (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags,
-       metadata, group_key)
+       metadata, group_key, expires_at)
     select v_segment, v_lane, coalesce(a.job_id, nextval('awa.job_ids')), now, v_priority, 1, v_max_attempts,
-           v_beside + octet_length(a.args::text), a.unique_key, kind, a.args, tags, metadata, group_key
+           v_beside + octet_length(a.args::text), a.unique_key, kind, a.args, tags, metadata, group_key,
+           expires_at
       from unnest(args, job_ids, unique_keys) a(args, job_id, unique_key)
     returning ready_entries.job_id
   )
@@ -127,7 +134,8 @@ create or replace function awa._check_options(
   run_at timestamptz,
   max_attempts int,
   tags text[],
-  group_key text
+  group_key text,
+  expires_at timestamptz default null
 ) returns void
 language plpgsql
 as $$
@@ -154,6 +162,7 @@ begin
       'Pass what the jobs of a group have in common, such as the id of a customer; leave it out for none.');
   end if;
   perform awa._check_run_at(run_at);
+  perform awa._check_expires_at(expires_at, run_at);
 end
 $$;
 comment on function awa._check_options is 'Refuses invalid arguments of enqueue';

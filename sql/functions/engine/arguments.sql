@@ -86,6 +86,28 @@ end
 $$;
 comment on function awa._check_run_at is 'Refuses a time at which no job may run';
 
+-- Refuses a time by which a job must have begun, where it has passed, or comes before the job may run.
+-- Null passes.
+-- Raises 22023.
+create or replace function awa._check_expires_at(expires_at timestamptz, run_at timestamptz) returns void
+language plpgsql
+as $$
+begin
+  if expires_at >= '9999-12-31 10:00:00+00' then
+    perform awa._refuse('expires_at must be a time before 9999-12-31 10:00 UTC', expires_at::text,
+      'Pass a time, or null for never.');
+  elsif expires_at <= clock_timestamp() then
+    perform awa._refuse('expires_at must not have passed', expires_at::text,
+      'Pass the time by which the job must have begun, or null for never.');
+  elsif expires_at <= run_at then
+    perform awa._refuse('expires_at must be later than run_at', format('%s for run_at %s', expires_at, run_at),
+      'The job may begin from run_at on, and must have begun by expires_at.');
+  end if;
+end
+$$;
+comment on function awa._check_expires_at is
+  'Refuses a time by which a job must have begun, where it has passed, or comes before the job may run';
+
 -- Refuses an isolation level other than READ COMMITTED.
 -- Raises JQ004.
 -- Why: at others the snapshot could be older than the locks.

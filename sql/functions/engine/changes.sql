@@ -304,7 +304,12 @@ $$;
 comment on function awa._cancel is 'Cancels a job unless it has ended; returns the state that it was in';
 
 -- Cancels deferred jobs; returns their ids.
-create or replace function awa._cancel_deferred(job_ids bigint[], reason text) returns bigint[]
+-- by: who cancels them; null for their time.
+create or replace function awa._cancel_deferred(
+  job_ids bigint[],
+  reason text,
+  by text default session_user
+) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -330,7 +335,7 @@ begin
       where g.unique_key is not null
       group by g.state;
     perform awa._end_as_cancelled(
-      array(select a from unnest(v_batch.jobs) g cross join lateral awa._last_attempt(g) a), reason);
+      array(select a from unnest(v_batch.jobs) g cross join lateral awa._last_attempt(g) a), reason, by);
     v_gone := v_gone || array(select g.job_id from unnest(v_batch.jobs) g);
   end loop;
   return v_gone;

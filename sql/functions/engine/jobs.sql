@@ -39,6 +39,7 @@ select e.lane,
        null::jsonb as output,
        c.worker_id,
        e.group_key,
+       e.expires_at,
        e.segment,
        e.unique_key as full_key,
        case when k.outcome is null then false
@@ -106,7 +107,7 @@ comment on view awa._whole_ledger is 'The jobs that the ledgers describe, also t
 create or replace view awa._ledger as
 select lane, xid, id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at,
        attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id,
-       group_key, segment, full_key
+       group_key, expires_at, segment, full_key
   from awa._whole_ledger
  where not hidden;
 comment on view awa._ledger is
@@ -135,7 +136,8 @@ select d.job_id as id,
        d.progress,
        null::jsonb as output,
        null::bigint as worker_id,
-       d.group_key
+       d.group_key,
+       d.expires_at
   from awa.deferred_jobs d;
 comment on view awa._deferred is 'The jobs that may not run yet: scheduled, retryable';
 
@@ -162,7 +164,8 @@ select f.job_id as id,
        f.progress,
        f.output,
        f.worker_id,
-       f.group_key
+       f.group_key,
+       f.expires_at
   from awa.done_entries f
  where case
          when f.state <> 'completed' then true
@@ -198,7 +201,8 @@ select l.job_id as id,
        l.progress,
        null::jsonb as output,
        l.worker_id,
-       l.group_key
+       l.group_key,
+       l.expires_at
   from awa.leases l;
 comment on view awa._leased is 'The jobs whose attempts have a row of their own: running';
 
@@ -208,7 +212,7 @@ comment on view awa._leased is 'The jobs whose attempts have a row of their own:
 create or replace view awa._shown with (security_barrier = true) as
 select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at,
        finalized_at, created_at,
-       errors, metadata, tags, unique_key, receipt, progress, output, worker_id, group_key
+       errors, metadata, tags, unique_key, receipt, progress, output, worker_id, group_key, expires_at
   from awa._ledger;
 comment on view awa._shown is 'The jobs that the ledgers describe, for readers: their conditions see no others';
 

@@ -123,13 +123,18 @@ $$;
 comment on function awa._record_cancels is 'Writes the ends of attempts that were closed as cancelled';
 
 -- Writes the ends of cancelled jobs, after their last attempts.
-create or replace function awa._end_as_cancelled(attempts awa.leases[], reason text) returns void
+-- by: who has cancelled them; null for their time.
+create or replace function awa._end_as_cancelled(
+  attempts awa.leases[],
+  reason text,
+  by text default session_user
+) returns void
 language plpgsql
 as $$
 begin
   perform awa._end(attempts, 'cancelled',
     errors => array(
-      select awa._add_error(a.errors, a.attempt, coalesce(reason, 'cancelled'), by => session_user)
+      select awa._add_error(a.errors, a.attempt, coalesce(reason, 'cancelled'), by => by)
         from unnest(attempts) with ordinality a
        order by a.ordinality
     ));

@@ -18,11 +18,12 @@ select p.place, p.pass, p.period
     (4, 'end_stuck_claimers', '4 seconds'),
     (5, 'rescue', '4 seconds'),
     (6, 'materialize', '4 seconds'),
-    (7, 'expire_history', '4 seconds'),
-    (8, 'summarize', '4 seconds'),
-    (9, 'rotate', '4 seconds'),
-    (10, 'prune_oldest', '4 seconds'),
-    (11, 'forget_workers', '4 seconds')
+    (7, 'cancel_expired', '4 seconds'),
+    (8, 'expire_history', '4 seconds'),
+    (9, 'summarize', '4 seconds'),
+    (10, 'rotate', '4 seconds'),
+    (11, 'prune_oldest', '4 seconds'),
+    (12, 'forget_workers', '4 seconds')
   ) p(place, pass, period);
 comment on view awa.passes is
   'The passes of maintenance, in their order, and how long each is not due again once it has succeeded';

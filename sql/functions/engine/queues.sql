@@ -150,19 +150,20 @@ comment on function awa._lanes_in_shard is 'The lanes of a shard of a queue that
 
 -- Notes that lanes are in use, unless they are.
 -- Each function that appends to a lane calls this in the same transaction. The name of their queue is looked up where
--- it is not given. buried: they get tombstones, too.
+-- it is not given. buried: they get tombstones, too. expiring: jobs that may expire.
 -- Why: no unique index, since no session may wait for the commit of another one. A row that another transaction has not
 -- committed yet is not found, and one that was dropped with its queue does not count: then there is one more.
 create or replace function awa._use_lanes(
   lanes bigint[],
   queue text default null,
-  buried boolean default false
+  buried boolean default false,
+  expiring boolean default false
 ) returns void
 language plpgsql
 as $$
 begin
-  insert into awa.queues (queue_id, lane, has_tombstones, name)
-  select awa._queue_of(u.lane), u.lane, buried,
+  insert into awa.queues (queue_id, lane, has_tombstones, may_expire, name)
+  select awa._queue_of(u.lane), u.lane, buried, expiring,
          coalesce(queue, (select q.name from awa.queues q where q.queue_id = awa._queue_of(u.lane) limit 1))
     from (select distinct l as lane from unnest(lanes) l) u
    where (
@@ -171,6 +172,7 @@ begin
        where q.queue_id = awa._queue_of(u.lane)
          and q.lane = u.lane
          and q.has_tombstones >= buried
+         and q.may_expire >= expiring
          and q.dropped_at is null
        limit 1
     ) is null;

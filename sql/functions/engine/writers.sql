@@ -36,8 +36,8 @@ language sql stable
 as $$
   select a.job_id, a.lane & ~7::bigint | a.priority, state, run_at[a.ordinality], a.created_at, a.claimed_at,
          least(a.attempt + counts::int, a.max_attempts)::smallint, a.max_attempts, a.body_bytes,
-         a.unique_key, a.kind, a.args, a.tags, a.metadata, a.group_key, a.progress,
-         coalesce(_waiting.errors[a.ordinality], a.errors)
+         a.unique_key, a.kind, a.args, a.tags, a.metadata, a.group_key, a.expires_at,
+         a.progress, coalesce(_waiting.errors[a.ordinality], a.errors)
     from unnest(attempts) with ordinality a
 $$;
 comment on function awa._waiting is 'The jobs of attempts, as they wait for a time';
@@ -75,8 +75,8 @@ as $$
          end,
          pg_current_xact_id(), job.job_id, job.run_at, segment, (job.lane & 7)::smallint, job.attempt,
          job.max_attempts, job.body_bytes,
-         job.unique_key, job.kind, job.args, job.tags, job.metadata, job.group_key, job.created_at, job.progress,
-         job.errors
+         job.unique_key, job.kind, job.args, job.tags, job.metadata, job.group_key, job.expires_at, job.created_at,
+         job.progress, job.errors
 $$;
 comment on function awa._as_entry is
   'A job that waited, as an entry of a segment: in its lane, or in the front lane of its shard';
@@ -96,7 +96,7 @@ as $$
          claimed_at, lease_until - claimed_at, lease_until, deadline_at, worker_id,
          case when receipt is null then entry.attempt - 1::smallint else entry.attempt end, entry.max_attempts,
          entry.body_bytes, entry.unique_key, entry.kind, entry.args, entry.tags, entry.metadata, entry.group_key,
-         entry.progress, entry.errors
+         entry.expires_at, entry.progress, entry.errors
 $$;
 comment on function awa._as_attempt is
   'An entry, as an attempt: of a claim, or, without a receipt, one that has not begun';
@@ -108,7 +108,8 @@ as $$
   select null::bigint, job.job_id, job.lane, (job.lane & 7)::smallint, job.run_at, job.created_at, job.attempted_at,
          null::interval, null::timestamptz, null::timestamptz, null::bigint, job.attempt - 1::smallint,
          job.max_attempts, job.body_bytes,
-         job.unique_key, job.kind, job.args, job.tags, job.metadata, job.group_key, job.progress, job.errors
+         job.unique_key, job.kind, job.args, job.tags, job.metadata, job.group_key, job.expires_at,
+         job.progress, job.errors
 $$;
 comment on function awa._last_attempt is
   'A deferred job, as the attempt before the one that it waits for: it has ended, or there was none';
@@ -119,7 +120,7 @@ language sql stable
 as $$
   select job.job_id, job.lane, job.state, null::timestamptz, job.created_at, null::timestamptz, 1::smallint,
          job.max_attempts, job.body_bytes, job.unique_key, job.kind, job.args, job.tags, job.metadata, job.group_key,
-         job.progress, job.errors
+         job.expires_at, job.progress, job.errors
 $$;
 comment on function awa._revived is 'An ended job, as one that waits for its first attempt';
 
@@ -175,12 +176,12 @@ begin
   insert into awa.done_entries
     (job_id, lane, state, reason, counted_by_closure, receipt, worker_id, ready_at, created_at, attempted_at,
      finalized_at, attempt, max_attempts, body_bytes, unique_key,
-     kind, args, tags, metadata, group_key, progress, errors, output)
+     kind, args, tags, metadata, group_key, expires_at, progress, errors, output)
   select a.job_id, a.lane & ~7::bigint | a.priority, state, reason, coalesce(counted_by_closure[a.ordinality], false),
          a.receipt, a.worker_id, a.ready_at, a.created_at, a.claimed_at,
          coalesce(ended_at[a.ordinality], clock_timestamp()),
          a.attempt, a.max_attempts, a.body_bytes, a.unique_key, a.kind, a.args, a.tags, a.metadata,
-         a.group_key,
+         a.group_key, a.expires_at,
          case when state <> 'completed' then a.progress end,
          coalesce(errors[a.ordinality], a.errors), outputs[a.ordinality]
     from unnest(attempts) with ordinality a;

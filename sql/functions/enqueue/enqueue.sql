@@ -1,4 +1,5 @@
 -- Appends one job and returns its id; it exists when the caller's transaction commits.
+-- A job that has not begun by expires_at is cancelled: see _is_expired.
 -- Takes no lock that another producer or a claim waits for.
 -- Raises 22023.
 -- Why: in a transaction of its own, most of a small job's time goes into what each transaction sets up anew: for each
@@ -13,7 +14,8 @@ create or replace function awa.enqueue(
   max_attempts int default null,
   tags         text[] default null,
   metadata     jsonb default null,
-  group_key    text default null
+  group_key    text default null,
+  expires_at   timestamptz default null
 ) returns bigint
 language plpgsql
 volatile
@@ -40,7 +42,8 @@ declare
 begin
   -- The short way, for a small job that names nothing else, in a lane in use: so the queue has a name that is allowed.
   if priority is null and run_at is null and max_attempts is null and tags is null and metadata is null
-    and group_key is null and pg_column_size(array[args]) <= 2000 and octet_length(kind) between 1 and 200
+    and group_key is null and expires_at is null
+    and pg_column_size(array[args]) <= 2000 and octet_length(kind) between 1 and 200
   then
     v_queue_id := awa._queue_id(queue);
     select s.default_priority, s.default_max_attempts, s.shards into v_priority, v_max_attempts, v_shards
@@ -67,7 +70,8 @@ begin
     end if;
   end if;
   return (
-    awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata, group_key)
+    awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata, group_key,
+      expires_at)
   )[1];
 end
 $$;

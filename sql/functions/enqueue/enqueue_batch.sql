@@ -96,7 +96,7 @@ begin
      order by n.run
   loop
     perform awa._append(o.queue, o.kind, v_run.args, o.priority, o.run_at, o.max_attempts, o.tags, o.metadata,
-      o.group_key, v_run.job_ids, v_run.keys, v_now)
+      o.group_key, o.expires_at, v_run.job_ids, v_run.keys, v_now)
        from awa._job_options(v_run.rest) o;
   end loop;
   return query select unnest(v_job_ids), unnest(v_inserted);
@@ -124,7 +124,7 @@ begin
   for v_job in select j.job, j.ordinal from jsonb_array_elements(jobs) with ordinality j(job, ordinal) loop
     v_options := awa._job_options(v_job.job);
     perform awa._check_options(v_options.queue, v_options.kind, v_options.priority, v_options.run_at,
-      v_options.max_attempts, v_options.tags, v_options.group_key);
+      v_options.max_attempts, v_options.tags, v_options.group_key, v_options.expires_at);
     if pg_column_size(v_job.job) > 2000 then
       perform awa._check_body(array[v_job.job -> 'args'], v_options.tags, v_options.metadata);
     end if;
@@ -154,7 +154,8 @@ create or replace function awa._job_options(
   out max_attempts int,
   out tags         text[],
   out metadata     jsonb,
-  out group_key    text
+  out group_key    text,
+  out expires_at   timestamptz
 )
 language plpgsql
 as $$
@@ -167,6 +168,7 @@ begin
   tags := awa._texts(job -> 'tags');
   metadata := nullif(job -> 'metadata', 'null');
   group_key := job ->> 'group_key';
+  expires_at := awa._timestamp(job ->> 'expires_at', 'expires_at');
 end
 $$;
 comment on function awa._job_options is 'The fields of a job object, but for args';
@@ -195,6 +197,7 @@ begin
           when 'max_attempts'
             then jsonb_typeof(v_value) not in ('null', 'number') or awa._brief(v_value) !~ '^(null|-?[0-9]{1,9})$'
           when 'run_at' then jsonb_typeof(v_value) not in ('null', 'string')
+          when 'expires_at' then jsonb_typeof(v_value) not in ('null', 'string')
           when 'group_key' then jsonb_typeof(v_value) not in ('null', 'string')
           when 'tags' then not awa._is_list(v_value)
           when 'unique' then jsonb_typeof(v_value) not in ('null', 'object')
@@ -203,8 +206,8 @@ begin
     then
       perform awa._refuse('jobs holds an object with an unknown or unfit field',
         format('element %s, %s: %s', ordinal, left(v_field, 100), awa._brief(v_value)),
-        'The fields are those of enqueue: queue, kind (strings), args, priority, max_attempts (whole numbers), run_at '
-        '(a string such as "2031-05-01T09:00:00+02:00"), tags (an array of strings), metadata, group_key (a '
+        'The fields are those of enqueue: queue, kind (strings), args, priority, max_attempts (whole numbers), run_at, '
+        'expires_at (strings such as "2031-05-01T09:00:00+02:00"), tags (an array of strings), metadata, group_key (a '
         'string); and unique, an object.');
     end if;
     if v_field = 'unique' then

@@ -9,7 +9,8 @@ create or replace function awa.enqueue_many(
   max_attempts int default null,
   tags         text[] default null,
   metadata     jsonb default null,
-  group_key    text default null
+  group_key    text default null,
+  expires_at   timestamptz default null
 ) returns setof bigint
 language plpgsql
 volatile
@@ -29,7 +30,8 @@ begin
     perform awa._check_array('args', args, 10000);
   end if;
   return query
-    select unnest(awa._append(queue, kind, args, priority, run_at, max_attempts, tags, metadata, group_key));
+    select unnest(awa._append(queue, kind, args, priority, run_at, max_attempts, tags, metadata, group_key,
+      expires_at));
 end
 $$;
 comment on function awa.enqueue_many is

@@ -28,7 +28,8 @@ create or replace function awa.enqueue_unique(
   tags          text[] default null,
   metadata      jsonb default null,
   unique_zone   text default 'UTC',
-  group_key     text default null
+  group_key     text default null,
+  expires_at    timestamptz default null
 ) returns setof awa.enqueue_unique_row
 language plpgsql
 volatile
@@ -47,14 +48,14 @@ declare
   v_key bytea;
   v_job record;
 begin
-  perform awa._check_options(queue, kind, priority, run_at, max_attempts, tags, group_key);
+  perform awa._check_options(queue, kind, priority, run_at, max_attempts, tags, group_key, expires_at);
   v_key := awa._unique_key(queue, kind, args, unique_key, unique_by, unique_period, unique_zone, unique_states,
     coalesce(run_at, v_now));
   v_job := awa._take_key(substr(v_key, 1, 32),
     awa._holds(v_key, case when run_at > v_now then 'scheduled' else 'available' end), null, v_now);
   if v_job.taken then
     perform awa._append(queue, kind, array[coalesce(args, '{}')], priority, run_at, max_attempts, tags, metadata,
-      group_key, array[v_job.job_id], array[v_key], v_now);
+      group_key, expires_at, array[v_job.job_id], array[v_key], v_now);
   end if;
   return query select v_job.job_id, v_job.taken;
 end

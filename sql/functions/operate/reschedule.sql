@@ -3,8 +3,9 @@
 -- scheduled job is ready at the end of its lane, and an available one stays in its place, unless it gets other args.
 -- The unique key stays, also that of a period.
 -- Locks: the job's row, until the transaction ends; for an available job its queue, at commit.
--- Raises 22023, also for args of which the unique key is made; JQ003, JQ004; JQ005 when it has begun or ended, or when
--- this transaction has put it into the same place before; 55P03; 40001, also at commit, when it moved on meanwhile.
+-- Raises 22023, also for args of which the unique key is made, and for a time at which the job will have expired;
+-- JQ003, JQ004; JQ005 when it has begun or ended, or when this transaction has put it into the same place before;
+-- 55P03; 40001, also at commit, when it moved on meanwhile.
 create or replace function awa.reschedule(job_id bigint, run_at timestamptz, args jsonb default null) returns text
 language plpgsql
 volatile
@@ -62,6 +63,7 @@ begin
     return false;
   end if;
   v_job := awa._with_args(v_job, args, v_job.state);
+  perform awa._check_expiry(v_job.expires_at, run_at);
   update awa.deferred_jobs d
      set run_at = run_at, args = v_job.args, body_bytes = v_job.body_bytes
    where d.job_id = job_id and d.state = 'scheduled';
@@ -101,6 +103,7 @@ begin
    cross join lateral awa._waiting(array[a], 'scheduled', array[greatest(run_at, v_now)], counts => true) w;
   v_job.lane := awa._ready_lane(v_job.lane, v_job.job_id, v_job.group_key);
   v_job := awa._with_args(v_job, args, place.state);
+  perform awa._check_expiry(v_job.expires_at, run_at);
   if run_at <= v_now and args is null then
     return true;
   end if;
@@ -127,6 +130,21 @@ begin
 end
 $$;
 comment on function awa._reschedule_ready is 'Gives an available job another time; false when it is not there any more';
+
+-- Refuses a time at which a job will have expired.
+-- Raises 22023.
+create or replace function awa._check_expiry(expires_at timestamptz, run_at timestamptz) returns void
+language plpgsql
+as $$
+begin
+  if expires_at <= greatest(run_at, clock_timestamp()) then
+    perform awa._refuse('run_at must be before the expires_at of the job',
+      format('%s for expires_at %s', run_at, expires_at),
+      'The job would be cancelled: pass an earlier time, or cancel the job and enqueue another one.');
+  end if;
+end
+$$;
+comment on function awa._check_expiry is 'Refuses a time at which a job will have expired';
 
 -- A job that has not begun, with other args where given.
 -- state is the one that it was found in.

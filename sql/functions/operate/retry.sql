@@ -1,6 +1,6 @@
 -- Lets a job run now that has ended without success or that waits; returns the state that it was in.
 -- A failed, dead or cancelled job starts again with no attempts counted, and keeps its errors. A scheduled or retryable
--- one runs ahead of its time.
+-- one runs ahead of its time. An expires_at that has passed is taken away.
 -- Locks: the job's row, until the transaction ends.
 -- Raises 22023, JQ003, JQ004; JQ005 when it is available, runs or completed, or when this transaction has put it into
 -- the same place before; 23505 when another job holds its unique key by now; 55P03; 40001 when it moved on meanwhile.
@@ -85,6 +85,9 @@ begin
     perform awa._refuse_place(job_id, state);
   end if;
   v_job.run_at := clock_timestamp();
+  if v_job.expires_at <= v_job.run_at then
+    v_job.expires_at := null; -- otherwise it would be cancelled at once
+  end if;
   perform awa._append_ready(array[v_job]);
   return 'retried';
 end

@@ -41,6 +41,7 @@ declare
   v_batch bigint;
   v_key bytea;
   v_group_key text;
+  v_expires_at timestamptz;
   v_entry awa.ready_entries;
 begin
   perform awa._bound_waits();
@@ -51,7 +52,7 @@ begin
       | case when v_place.lane & 7 = 0 and queue is null then 0 else coalesce(priority, v_place.priority) end;
     if v_waits and awa._queue_id(queue) <> awa._queue_of(v_place.lane) then
       begin
-        select j.group_key into v_group_key from awa.jobs j where j.id = job_id;
+        select j.group_key, j.expires_at into v_group_key, v_expires_at from awa.jobs j where j.id = job_id;
         raise sqlstate 'JQ999'; -- see _look_up
       exception when sqlstate 'JQ999' then
         null;
@@ -61,7 +62,8 @@ begin
     end if;
     if v_waits then
       -- also the one to which it goes from the front
-      perform awa._use_lanes(array[v_lane, v_lane & ~7::bigint | coalesce(priority, v_place.priority)], queue);
+      perform awa._use_lanes(array[v_lane, v_lane & ~7::bigint | coalesce(priority, v_place.priority)], queue,
+        expiring => v_expires_at is not null);
     end if;
     v_key := awa._moved_key(v_place.unique_key, awa._queue_of(v_place.lane), awa._queue_of(v_lane));
     if v_key <> v_place.unique_key

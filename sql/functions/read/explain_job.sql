@@ -49,7 +49,7 @@ begin
       then format('It failed for good at %s, after attempt %s of %s: %s. retry lets it run again.', v_job.finalized_at,
         v_job.attempt, v_job.max_attempts, v_error)
     when v_job.state = 'cancelled'
-      then format('It was cancelled at %s by %s: %s.', v_job.finalized_at, v_job.errors -> -1 ->> 'by', v_error)
+      then format('It was cancelled at %s%s: %s.', v_job.finalized_at, ' by ' || (v_job.errors -> -1 ->> 'by'), v_error)
   end;
   if v_job.state = any(awa._states('deferred')) and v_job.run_at <= v_now then
     v_says := v_says
@@ -105,7 +105,7 @@ begin
         from awa._held_locks l, awa.settings s
        where l.shard = awa._shard_of(v_place.lane) and l.since < v_now - greatest(s.claim_wait, interval '1 second')
        limit 1);
-    v_says := concat_ws(' ', v_says, v_holder,
+    v_says := concat_ws(' ', v_says, awa._expiry_in_words(v_job, v_now), v_holder,
       case
         when awa._is_restored()
           then 'The database was restored from a dump: nothing is claimed until rebase_after_restore was called.'
@@ -119,6 +119,18 @@ begin
 end
 $$;
 comment on function awa.explain_job is 'Explains in words why a job is not running now, or how it has ended';
+
+-- By when a job that waits has to begin, in words; null where it may wait for ever.
+create or replace function awa._expiry_in_words(job awa.jobs, now timestamptz) returns text
+language sql stable
+return case
+  when job.attempt > 0 then null
+  when job.expires_at <= now
+    then format('It has expired at %s: the next claim that comes to it, or maintenance, cancels it.', job.expires_at)
+  when job.expires_at is not null then format('It is cancelled if it has not begun by %s.', job.expires_at)
+end;
+comment on function awa._expiry_in_words is
+  'By when a job that waits has to begin, in words; null where it may wait for ever';
 
 -- An interval in words, to the second.
 create or replace function awa._span(span interval) returns text

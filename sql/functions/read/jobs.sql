@@ -19,7 +19,8 @@ select d.job_id,
        d.receipt,
        d.progress,
        d.worker_id,
-       d.group_key
+       d.group_key,
+       d.expires_at
   from awa.done_entries d
  where d.state = 'dead';
 comment on view awa.dlq_entries is 'The dead letters, and why each has no attempt more';

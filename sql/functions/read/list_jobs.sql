@@ -92,7 +92,7 @@ begin
     return query
       select j.id, j.kind, j.queue, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.run_at, j.heartbeat_at,
              j.deadline_at, j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata, j.tags, j.unique_key,
-             j.receipt, j.progress, j.output, j.worker_id, j.group_key
+             j.receipt, j.progress, j.output, j.worker_id, j.group_key, j.expires_at
         from (
           select * from (
             select a.lane, a.xid, a.job_id, a.kind, a.queue_id, a.tags, a.args from awa._available a
@@ -110,7 +110,7 @@ begin
        cross join lateral (
           select j.id, j.kind, j.queue, j.args, j.state, j.priority, j.attempt, j.max_attempts, j.run_at,
                  j.heartbeat_at, j.deadline_at, j.attempted_at, j.finalized_at, j.created_at, j.errors, j.metadata,
-                 j.tags, j.unique_key, j.receipt, j.progress, j.output, j.worker_id, j.group_key
+                 j.tags, j.unique_key, j.receipt, j.progress, j.output, j.worker_id, j.group_key, j.expires_at
             from awa._ledger j where p.xid is not null and j.lane = p.lane and j.xid = p.xid and j.id = p.job_id
           union all
           select * from awa._leased j where p.xid is null and j.id = p.job_id
