@@ -202,6 +202,34 @@ func TestNotificationsByTheClockAndTheSettings(t *testing.T) {
 	}
 }
 
+// While a transaction is about to notify, others that enqueue leave it to that one, for 50 ms: a transaction that
+// notifies keeps a lock of the whole server until its commit is on the disk, and each would wait for the one before.
+func TestNotificationsBesideOneThatIsDue(t *testing.T) {
+	for _, last := range []struct {
+		ago    string // since somebody notified
+		open   bool   // that transaction has not committed
+		notify bool
+	}{{"1 minute", true, false}, {"1 hour", true, true}, {"1 minute", false, true}} {
+		t.Run(fmt.Sprintf("%v", last), func(t *testing.T) {
+			d := newDatabase(t)
+			first, second := d.session(), d.session()
+			first.exec(changing("_notify_once", "v_tick - 10", "v_tick - 200 * 600"))
+			digit := one[string](first, "select left(encode(sha256('q'), 'hex'), 1)")
+			tick := func() int64 { return one[int64](second, "select last_value from awa.wake_clock_"+digit) }
+			first.exec("begin")
+			first.enqueue("q")
+			if !last.open {
+				first.exec("commit")
+			}
+			second.exec("select setval('awa.wake_clock_"+digit+
+				"', (extract(epoch from clock_timestamp() - $1::interval) * 200)::bigint)", last.ago)
+			before := tick()
+			second.enqueue("q")
+			require.Equal(t, last.notify, tick() > before)
+		})
+	}
+}
+
 // A listener that stays in a transaction fills the server's queue of notifications. That keeps nobody from enqueuing,
 // and is named; when the listener has gone, maintenance empties the queue. That of older servers takes 4 GB to fill.
 func TestFullNotificationQueue(t *testing.T) {

@@ -56,6 +56,14 @@ as $$ select awa._claim_key(-2) - array_position(awa._passes(), pass) $$;
 comment on function awa._pass_key is
   'The key of the advisory lock on a pass of maintenance, by its place in the list: below that of the crowd';
 
+-- The key of the advisory lock of a transaction that notifies: below those of passes.
+-- It is only tried.
+create or replace function awa._notifier_key() returns bigint
+language sql immutable parallel safe
+return awa._claim_key(-1000);
+comment on function awa._notifier_key is
+  'The key of the advisory lock of a transaction that notifies: below those of passes';
+
 -- How many claims, or queues, one call locks.
 -- Why: PostgreSQL's lock table has room for so many, by default, for each connection.
 create or replace function awa._max_locks() returns int
@@ -352,13 +360,24 @@ comment on function awa._try_take_claim is
   'Keeps other sessions off a claim until the transaction ends, as far as they hold its lock';
 
 -- Whether another transaction answers for more claims than it has locks for.
--- The lock is taken and given back in one expression. It looks more than once, since another session that is just
--- looking does not count.
+-- The lock is taken and given back in one expression. The planner puts it in the place of the call.
 create or replace function awa._is_crowded() returns boolean
+language sql
+as $$
+  select case
+    when pg_try_advisory_lock(awa._crowd_key()) then not pg_advisory_unlock(awa._crowd_key())
+    else awa._stays_crowded()
+  end
+$$;
+comment on function awa._is_crowded is 'Whether another transaction answers for more claims than it has locks for';
+
+-- Whether it seems so again and again.
+-- Another session that is just looking does not count.
+create or replace function awa._stays_crowded() returns boolean
 language plpgsql
 as $$
 begin
-  for v_look in 1..5 loop
+  for v_look in 1..4 loop
     if (case when pg_try_advisory_lock(awa._crowd_key()) then pg_advisory_unlock(awa._crowd_key()) else false end) then
       return false;
     end if;
@@ -366,7 +385,7 @@ begin
   return true;
 end
 $$;
-comment on function awa._is_crowded is 'Whether another transaction answers for more claims than it has locks for';
+comment on function awa._stays_crowded is 'Whether it seems so again and again';
 
 -- Locks the claims of some receipts, in ascending order; returns the claims whose items need a row each.
 -- These are claims of one job, which need no lock, claims that another session is answering for, and claims that are

@@ -39,14 +39,20 @@ $$;
 comment on function awa._wake is 'Notifies the workers of a queue when the caller commits, at most once per 5 ms';
 
 -- Notifies when the caller commits, unless somebody has done so within the same 5 ms of a clock.
+-- Nor when another transaction is about to notify, and somebody has done so within 50 ms.
+-- Why: a transaction that notifies keeps a lock of the whole server while its commit is written to the disk. Where that
+-- takes longer than 5 ms, those that notify would come faster than they go, until every producer is one of them.
 create or replace function awa._notify_once(clock regclass, channel text) returns void
 language plpgsql
 as $$
 declare
   v_tick bigint := extract(epoch from clock_timestamp()) * 200;
+  v_last bigint := coalesce(pg_sequence_last_value(clock), 0);
 begin
   -- before, or a clock that was ahead; the next tick is of somebody who was quicker
-  if coalesce(pg_sequence_last_value(clock), 0) not between v_tick and v_tick + 1 then
+  if v_last not between v_tick and v_tick + 1
+    and (pg_try_advisory_xact_lock(awa._notifier_key()) or v_last not between v_tick - 10 and v_tick + 1)
+  then
     perform setval(clock, v_tick), awa._notify(channel, '');
   end if;
 end
