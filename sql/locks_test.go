@@ -91,7 +91,7 @@ func TestBatchBesideAnAnswerThatEnds(t *testing.T) {
 	const many = "create temp table stale as select awa.complete_many($1, $2) as job_id"
 
 	t.Run("before it locks", func(t *testing.T) {
-		first, batch, watcher := stopped(t, "foreach v_claim_id in array v_claims loop")
+		first, batch, watcher := stopped(t, "while v_to < v_jobs loop")
 		first.enqueueMany("q", 3)
 		jobs := first.claim("q", 3)
 		wait := batch.background(many, ids(jobs), receipts(jobs))

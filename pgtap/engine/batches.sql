@@ -42,57 +42,53 @@ as $$
   select awa._close_batches(pg_temp.jobs(variadic ns), pg_temp.receipts(variadic ns)) || ': ' || pg_temp.closed()
 $$;
 
-select is((select row(f.size, f.holds_keys, f.job_ids)::text from c, awa._find_claim(c.receipt >> 12) f where n = 9),
-  (select row(6, false, pg_temp.jobs(9, 10, 11, 12, 13, 14))::text), 'a claim is found by its id');
-select is((select f.size from awa._find_claim(-1) f), null, 'or is not there');
-
 -- What goes the long way
 select k.closed from c, awa._close_item(c.job_id, c.receipt, 'completed') k where n = 1 \g /dev/null
 select awa.extend(job_id, receipt, '1 hour') from c where n = 2 \g /dev/null
 savepoint here;
-select is(awa._close_batches(j, r), false, d) from (values
+select is(awa._close_batches(j, r), case when d ~ 'order|twice' then null else 0 end, d) from (values
   (1, pg_temp.jobs(1, 3), pg_temp.receipts(1, 3), 'one that is closed is left to others'),
   (2, pg_temp.jobs(2), pg_temp.receipts(2), 'so is one that has a row of its own'),
   (3, pg_temp.jobs(9, 10, 9), pg_temp.receipts(9, 10, 9), 'one that is given twice'),
-  (4, pg_temp.jobs(9, 9), pg_temp.receipts(9, 9), 'and nothing else is'),
+  (4, pg_temp.jobs(9, 9), pg_temp.receipts(9, 9), 'twice and nothing else'),
   (5, pg_temp.jobs(10, 9), pg_temp.receipts(9, 10), 'those of other jobs'),
-  (6, pg_temp.jobs(11, 10, 13), pg_temp.receipts(11, 9, 13), 'in any order'),
-  (7, pg_temp.jobs(13, 14, 15), pg_temp.receipts(13, 14, 15), 'claims of a single job'),
+  (6, pg_temp.jobs(10, 11, 13), pg_temp.receipts(9, 11, 13), 'with gaps, too'),
+  (7, pg_temp.jobs(14, 13, 15), pg_temp.receipts(14, 13, 15), 'those that are not in order'),
   (8, array[1, 2], array[4096000000000, 4096000000001], 'one of no claim'),
   (9, pg_temp.jobs(14) || 1::bigint, pg_temp.receipts(14) || (pg_temp.receipts(14))[1] + 1, 'or past the end of one'),
   (10, array[1, 2], array[-1, 9223372036854775807], 'or of none that could be'),
   (11, '{}', '{}', 'nothing'), (12, null, null, 'null')) x(n, j, r, d)
  order by n;
-select is((select awa._close_batches(array_agg(job_id), array_agg(receipt)) from keyed where n = 2), false,
+select is((select awa._close_batches(array_agg(job_id), array_agg(receipt)) from keyed where n = 2), 0,
   'a claim that holds a unique key');
 select is(pg_temp.closed(), '1 2', 'of all these none is closed');
 
 -- What is closed
-select is(pg_temp.batches(9, 10, 11, 12, 13, 14), 'true: 1 2 (9 10 11 12 13 14)', 'a whole claim is a row');
+select is(pg_temp.batches(9, 10, 11, 12, 13, 14), '6: 1 2 (9 10 11 12 13 14)', 'a whole claim is a row');
 rollback to here;
-select is(pg_temp.batches(11, 12), 'true: 1 2 (11 12)', 'a run of items is');
-select is(pg_temp.batches(9, 13), 'true: 1 2 (11 12) (9 13)', 'items that are no run are, beside those of before');
-select is(pg_temp.batches(14), 'true: 1 2 14 (11 12) (9 13)', 'a single one is an item row');
-select is(pg_temp.batches(10, 12), 'false: 1 2 14 (11 12) (9 13)', 'none is closed with one that is closed');
-select is(pg_temp.batches(10, 14), 'false: 1 2 14 (11 12) (9 13)', 'whatever row has closed it');
-select is(pg_temp.batches(12), 'false: 1 2 14 (11 12) (9 13)', 'nor that one');
-select is(pg_temp.batches(15), 'true: 1 2 14 (11 12) (9 13) 15', 'the one of a claim of one job is');
+select is(pg_temp.batches(11, 12), '2: 1 2 (11 12)', 'a run of items is');
+select is(pg_temp.batches(9, 13), '2: 1 2 (11 12) (9 13)', 'items that are no run are, beside those of before');
+select is(pg_temp.batches(14), '1: 1 2 14 (11 12) (9 13)', 'a single one is an item row');
+select is(pg_temp.batches(10, 12), '0: 1 2 14 (11 12) (9 13)', 'none is closed with one that is closed');
+select is(pg_temp.batches(10, 14), '0: 1 2 14 (11 12) (9 13)', 'whatever row has closed it');
+select is(pg_temp.batches(12), '0: 1 2 14 (11 12) (9 13)', 'nor that one');
+select is(pg_temp.batches(15), '1: 1 2 14 (11 12) (9 13) 15', 'the one of a claim of one job is');
 rollback to here;
-select is(pg_temp.batches(7, 8, 9, 10), 'true: 1 2 (7 8) (9 10)', 'of two claims, a row for each');
+select is(pg_temp.batches(7, 8, 9, 10), '4: 1 2 (7 8) (9 10)', 'of two claims, a row for each');
 rollback to here;
-select is(pg_temp.batches(9, 10, 7, 8), 'true: 1 2 (7 8) (9 10)', 'in any order of the claims');
+select is(pg_temp.batches(3, 4, 5, 7, 9, 12, 14), '7: 1 2 (3 4 5 7) (9 12 14)', 'whatever items');
 rollback to here;
-select is(pg_temp.batches(14, 5, 9, 3, 7, 12, 4), 'true: 1 2 (3 4 5 7) (9 12 14)', 'and of the items');
+select is(pg_temp.batches(13, 14, 15, 16), '4: 1 2 (13 14) 15 16', 'claims of one job get the row of their item');
+select is(pg_temp.batches(9, 10, 15, 16), '2: 1 2 (13 14) (9 10) 15 16', 'up to a claim of which one is closed');
+select is(pg_temp.batches(15, 16), '0: 1 2 (13 14) (9 10) 15 16', 'one of a single job, too');
 rollback to here;
 
 -- The numbers of the rows
-select is((select awa._next_batch(x.segment, c.receipt >> 12, '{3,4}') from c, awa._find_claim(c.receipt >> 12) x
-  where c.n = 9), -1::smallint, 'the first batch of a claim is number -1');
 insert into awa.lease_claim_closures (segment, claim_id, item, items, outcome, closed_at)
-select x.segment, c.receipt >> 12, -1, '{}', 'completed', now() from c, awa._find_claim(c.receipt >> 12) x
-  where c.n = 9;
-select is((select awa._next_batch(x.segment, c.receipt >> 12, '{3,4}') from c, awa._find_claim(c.receipt >> 12) x
-  where c.n = 9), -2::smallint, 'one that closes nothing counts, too');
+select (select r.current_segment from awa.ring r), c.receipt >> 12, -1, '{}', 'completed', now() from c where c.n = 9;
+select is(pg_temp.batches(9, 10), '2: 1 2 (9 10)', 'a row that closes nothing has taken a number');
+select is((select min(k.item) from c, awa.lease_claim_closures k where k.claim_id = c.receipt >> 12 and c.n = 9),
+  -2::smallint, 'so this is the next one');
 
 select * from finish();
 rollback;

@@ -578,11 +578,8 @@ create table awa.lease_claim_closures (
   closed_at timestamptz not null,
   segment   smallint not null,
   item      smallint not null,
-  outcome text not null check (
-    outcome in ('completed', 'completed_with_row', 'failed', 'released', 'snoozed', 'cancelled', 'materialized')
-  ),
-  items     smallint[],
-  check ((item < 0) = (items is not null))
+  outcome   text not null,
+  items     smallint[]
 ) partition by list (segment);
 comment on table awa.lease_claim_closures is
   'How one item, or a batch of items, of a claim ended; in the segment of its claim';

@@ -1,200 +1,226 @@
--- Closing many attempts at once in the usual case: nothing of them was closed before, and nobody else answers for their
--- claims.
+-- Closing many attempts at once in the usual case: none of them is closed, and nobody else answers for their claims.
 
--- Closes attempts, by a batch row for each claim, where all of them are open in the ledger and nobody is in the way.
--- Returns whether it has; then none was stale. It has closed nothing for all else: an attempt that is not open, or has
--- a row in leases, or is given twice, claims that another session is inside of, or with unique keys, or, beside others,
--- of a single job, or more than 64.
--- Locks: the claims, in ascending order, but waits for none; a single attempt is closed as _close does it.
+-- Closes the first ones of some attempts, claim by claim, in one row for each, where all of a claim are open in the
+-- ledger and nobody is in the way.
+-- Returns how many it has closed, none of which was stale; null, and closes nothing, where the receipts are not in
+-- ascending order, or one is given twice. It stops before the first claim in which an attempt is not open, or has a row
+-- in leases, or which holds unique keys, or which another session is inside of. It closes nothing of more than 64
+-- claims.
+-- Locks: the claims, in ascending order, but waits for none of them; of a single attempt, as _close_item.
 -- Raises 55P03 when a transaction that has closed a single one is open for longer than claim_wait.
--- Why: nearly all answers are like that, and arrays are compared at a time. Each statement names its segment, as in
--- _close_item.
-create or replace function awa._close_batches(job_ids bigint[], receipts bigint[]) returns boolean
+-- Why: nearly all answers are like that, and arrays are compared at a time. It closes nothing before it has all locks,
+-- and has seen that no session answers for too many.
+create or replace function awa._close_batches(job_ids bigint[], receipts bigint[]) returns int
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_jobs int := coalesce(cardinality(receipts), 0);
-  v_in_order bigint[];
+  v_jobs int := cardinality(receipts);
+  v_newest smallint;
+  v_is_run boolean;
   v_at int := 1;
-  v_to int;
-  v_first bigint;
-  v_claim_id bigint := -1;
-  v_claim record;
-  v_items smallint[] := '{}'; -- of all claims
-  v_some smallint[]; -- of one
-  v_taken bigint[];
-  v_segments int[] := '{}';
-  v_claims bigint[] := '{}';
-  v_ends int[] := '{}';
-  v_batches smallint[] := '{}';
-  v_batch smallint;
-  v_wait text;
+  v_to int := 0;
+  v_ends int[] := '{}'; -- the last attempt of each claim
   v_is_closed boolean;
-  v_now timestamptz := clock_timestamp();
 begin
-  while v_at <= v_jobs loop
-    v_first := receipts[v_at];
-    v_claim := awa._find_claim(v_first >> 12);
-    v_to := least(v_jobs, v_at - 1 + v_claim.size - (v_first & 4095)); -- of a run
-    if v_claim.holds_keys is distinct from false or v_to < v_at then
-      return false;
-    elsif v_jobs = 1 then
-      v_wait := awa._shorten_waits();
-      v_is_closed := (awa._close_item(job_ids[1], receipts[1], 'completed')).closed;
-      perform set_config('lock_timeout', v_wait, true);
-      return v_is_closed;
-    elsif v_claim.size = 1 or cardinality(v_claims) = awa._max_locks() then
-      return false;
-    elsif v_first >> 12 > v_claim_id
-      and receipts[v_at : v_to] = array(select generate_series(v_first, v_first + v_to - v_at))
-    then
-      v_some := array(select i::smallint from generate_series(v_first & 4095, (v_first & 4095) + v_to - v_at) i);
-      v_taken := v_claim.job_ids[(v_first & 4095) + 1 : (v_first & 4095) + 1 + v_to - v_at];
-    else
-      if v_in_order is null then
-        v_in_order := array(select distinct r from unnest(receipts) r order by r);
-        if v_in_order <> receipts then
-          return cardinality(v_in_order) = v_jobs and awa._close_batches(
-            array(select a.job_id from unnest(job_ids, receipts) a(job_id, receipt) order by a.receipt), v_in_order);
-        end if;
-      end if;
-      v_to := width_bucket(v_first | 4095, receipts); -- the last one of the claim
-      v_some := array(select (r & 4095)::smallint from unnest(receipts[v_at : v_to]) r);
-      v_taken := array(select v_claim.job_ids[i + 1] from unnest(v_some) i);
-    end if;
-    if job_ids[v_at : v_to] is distinct from v_taken then
-      return false;
-    end if;
-    v_claim_id := v_first >> 12;
-    v_segments := v_segments || v_claim.segment::int;
-    v_claims := v_claims || v_claim_id;
-    v_items := v_items || v_some;
-    v_ends := v_ends || v_to;
-    v_at := v_to + 1;
-  end loop;
-  if v_jobs = 0 then
-    return false;
+  if v_jobs = 1 then
+    return awa._close_keyless(job_ids[1], receipts[1])::int;
+  elsif receipts[1] < 9000000000000000000 is not true then -- so that the numbers below do not overflow
+    return 0;
   end if;
-  -- Only now: with a lock in hand, receipts in another order would wait for claims before it.
-  foreach v_claim_id in array v_claims loop
-    if not pg_try_advisory_xact_lock(awa._claim_key(v_claim_id)) then
-      return false;
-    end if;
+  select r.current_segment, receipts = array(select generate_series(receipts[1], receipts[1] + v_jobs - 1))
+    into v_newest, v_is_run
+    from awa.ring r;
+  if not v_is_run and receipts <> array(select distinct r from unnest(receipts) r order by r) then
+    return null;
+  elsif v_jobs > awa._max_locks() and (receipts[v_jobs] >> 12) - (receipts[1] >> 12) >= awa._max_locks()
+    and (select count(distinct r >> 12) from unnest(receipts) r) > awa._max_locks()
+  then
+    return 0;
+  end if;
+  while v_to < v_jobs loop
+    exit when not pg_try_advisory_xact_lock(awa._claim_key(receipts[v_to + 1] >> 12));
+    v_to := width_bucket(receipts[v_to + 1] | 4095, receipts);
+    v_ends := v_ends || v_to;
   end loop;
   if awa._is_crowded() then
-    return false;
+    return 0;
   end if;
-  v_at := 1;
-  for v_nth in 1 .. cardinality(v_claims) loop
-    v_batch := awa._next_batch(v_segments[v_nth], v_claims[v_nth], v_items[v_at : v_ends[v_nth]]);
-    if v_batch is null then
-      return false;
-    end if;
-    v_batches := v_batches || v_batch;
-    v_at := v_ends[v_nth] + 1;
+  foreach v_to in array v_ends loop
+    for v_back in 0..3 loop -- most often it is in the current one
+      v_is_closed := awa._close_batch((v_newest + 4 - v_back) % 4, job_ids[v_at : v_to], receipts[v_at : v_to]);
+      exit when v_is_closed is not null;
+    end loop;
+    exit when v_is_closed is not true;
+    v_at := v_to + 1;
   end loop;
-  v_at := 1;
-  for v_nth in 1 .. cardinality(v_claims) loop
-    perform awa._append_closure((v_claims[v_nth], v_now, v_segments[v_nth], v_batches[v_nth], 'completed',
-      v_items[v_at : v_ends[v_nth]])::awa.lease_claim_closures);
-    v_at := v_ends[v_nth] + 1;
-  end loop;
-  return true;
+  return v_at - 1;
 end
 $$;
 comment on function awa._close_batches is
-  'Closes attempts, by a batch row for each claim, where all of them are open in the ledger and nobody is in the way';
+  'Closes the first ones of some attempts, claim by claim, in one row for each, where all of a claim are open in the '
+  'ledger and nobody is in the way';
 
--- The number of the next batch row of a claim, or null where one of these items is closed.
-create or replace function awa._next_batch(segment int, claim_id bigint, items smallint[]) returns smallint
+-- Closes one attempt as _close does, where it is open in the ledger, and its claim holds no unique keys.
+-- Returns whether it has.
+-- Raises 55P03 as _close does.
+create or replace function awa._close_keyless(job_id bigint, receipt bigint) returns boolean
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_batch smallint;
+  v_wait text := awa._shorten_waits();
+  v_is_closed boolean := (awa._close_item(job_id, receipt, 'completed', keyless => true)).closed;
+begin
+  perform set_config('lock_timeout', v_wait, true);
+  return v_is_closed;
+end
+$$;
+comment on function awa._close_keyless is
+  'Closes one attempt as _close does, where it is open in the ledger, and its claim holds no unique keys';
+
+-- Closes attempts of one claim, which the caller has locked, where all of them are open in the ledger.
+-- Returns whether it has, or null where the claim is not in this segment. The receipts are in ascending order. It
+-- closes none of a claim with unique keys.
+-- Raises 55P03 as _close_batches does.
+-- Why: one row has all items. A claim of one job can be closed without its lock, so its row is that of its item. Each
+-- statement names the tables of its segment, as in _close_item.
+create or replace function awa._close_batch(segment int, job_ids bigint[], receipts bigint[]) returns boolean
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_claim_id bigint := receipts[1] >> 12;
+  v_first int := (receipts[1] & 4095) + 1;
+  v_last int := (receipts[cardinality(receipts)] & 4095) + 1;
+  v_size int;
+  v_items smallint[];
+  v_is_open boolean;
+  v_first_row int;
+  v_row int;
+  v_wait text;
 begin
   case segment
     when 0 then
-      select case when bool_or(i in (select unnest(items))) then null else least(min(k.item), 0) - 1 end into v_batch
-        from awa.lease_claim_closures k
-        left join lateral unnest(coalesce(k.items, array[k.item])) i on true
-       where k.segment = 0 and k.claim_id = claim_id;
+      select cardinality(c.job_ids), array(select (r & 4095)::smallint from unnest(receipts) r),
+             not c.holds_keys and job_ids = case
+               when v_last - v_first = cardinality(receipts) - 1 then c.job_ids[v_first : v_last]
+               else array(select c.job_ids[(r & 4095) + 1] from unnest(receipts) r)
+             end, (
+               select k.item from awa.lease_claim_closures_0 k
+                where k.claim_id = v_claim_id order by k.claim_id, k.item limit 1
+             )
+        into v_size, v_items, v_is_open, v_first_row
+        from awa.lease_claims_0 c
+       where c.claim_id = v_claim_id;
     when 1 then
-      select case when bool_or(i in (select unnest(items))) then null else least(min(k.item), 0) - 1 end into v_batch
-        from awa.lease_claim_closures k
-        left join lateral unnest(coalesce(k.items, array[k.item])) i on true
-       where k.segment = 1 and k.claim_id = claim_id;
+      select cardinality(c.job_ids), array(select (r & 4095)::smallint from unnest(receipts) r),
+             not c.holds_keys and job_ids = case
+               when v_last - v_first = cardinality(receipts) - 1 then c.job_ids[v_first : v_last]
+               else array(select c.job_ids[(r & 4095) + 1] from unnest(receipts) r)
+             end, (
+               select k.item from awa.lease_claim_closures_1 k
+                where k.claim_id = v_claim_id order by k.claim_id, k.item limit 1
+             )
+        into v_size, v_items, v_is_open, v_first_row
+        from awa.lease_claims_1 c
+       where c.claim_id = v_claim_id;
     when 2 then
-      select case when bool_or(i in (select unnest(items))) then null else least(min(k.item), 0) - 1 end into v_batch
-        from awa.lease_claim_closures k
-        left join lateral unnest(coalesce(k.items, array[k.item])) i on true
-       where k.segment = 2 and k.claim_id = claim_id;
+      select cardinality(c.job_ids), array(select (r & 4095)::smallint from unnest(receipts) r),
+             not c.holds_keys and job_ids = case
+               when v_last - v_first = cardinality(receipts) - 1 then c.job_ids[v_first : v_last]
+               else array(select c.job_ids[(r & 4095) + 1] from unnest(receipts) r)
+             end, (
+               select k.item from awa.lease_claim_closures_2 k
+                where k.claim_id = v_claim_id order by k.claim_id, k.item limit 1
+             )
+        into v_size, v_items, v_is_open, v_first_row
+        from awa.lease_claims_2 c
+       where c.claim_id = v_claim_id;
     when 3 then
-      select case when bool_or(i in (select unnest(items))) then null else least(min(k.item), 0) - 1 end into v_batch
-        from awa.lease_claim_closures k
-        left join lateral unnest(coalesce(k.items, array[k.item])) i on true
-       where k.segment = 3 and k.claim_id = claim_id;
+      select cardinality(c.job_ids), array(select (r & 4095)::smallint from unnest(receipts) r),
+             not c.holds_keys and job_ids = case
+               when v_last - v_first = cardinality(receipts) - 1 then c.job_ids[v_first : v_last]
+               else array(select c.job_ids[(r & 4095) + 1] from unnest(receipts) r)
+             end, (
+               select k.item from awa.lease_claim_closures_3 k
+                where k.claim_id = v_claim_id order by k.claim_id, k.item limit 1
+             )
+        into v_size, v_items, v_is_open, v_first_row
+        from awa.lease_claims_3 c
+       where c.claim_id = v_claim_id;
   end case;
-  return v_batch;
+  if v_size is null then
+    return null;
+  elsif not v_is_open or v_first_row is not null and awa._is_any_closed(segment, receipts) then
+    return false;
+  elsif v_size > 1 then
+    v_row := least(v_first_row, 0) - 1;
+  else
+    v_row := 0;
+    v_items := null;
+    v_wait := awa._shorten_waits();
+  end if;
+  case segment
+    when 0 then
+      insert into awa.lease_claim_closures_0
+      values (v_claim_id, clock_timestamp(), segment, v_row, 'completed', v_items) on conflict do nothing;
+    when 1 then
+      insert into awa.lease_claim_closures_1
+      values (v_claim_id, clock_timestamp(), segment, v_row, 'completed', v_items) on conflict do nothing;
+    when 2 then
+      insert into awa.lease_claim_closures_2
+      values (v_claim_id, clock_timestamp(), segment, v_row, 'completed', v_items) on conflict do nothing;
+    when 3 then
+      insert into awa.lease_claim_closures_3
+      values (v_claim_id, clock_timestamp(), segment, v_row, 'completed', v_items) on conflict do nothing;
+  end case;
+  v_is_open := found;
+  if v_wait is not null then
+    perform set_config('lock_timeout', v_wait, true);
+  end if;
+  return v_is_open;
 end
 $$;
-comment on function awa._next_batch is
-  'The number of the next batch row of a claim, or null where one of these items is closed';
+comment on function awa._close_batch is
+  'Closes attempts of one claim, which the caller has locked, where all of them are open in the ledger';
 
--- A claim, by its id.
--- It is looked for from the current segment back.
-create or replace function awa._find_claim(
-  claim_id bigint,
-  out segment smallint,
-  out size int,
-  out holds_keys boolean,
-  out job_ids bigint[]
-)
+-- Whether any of some attempts of one claim is closed in the ledger.
+create or replace function awa._is_any_closed(segment int, receipts bigint[]) returns boolean
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_segment smallint := (select r.current_segment from awa.ring r);
+  v_claim_id bigint := receipts[1] >> 12;
+  v_closed boolean;
 begin
-  for v_look in 1..4 loop
-    case v_segment
-      when 0 then
-        select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids
-          from awa.lease_claims c
-         where c.segment = 0 and c.claim_id = claim_id;
-      when 1 then
-        select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids
-          from awa.lease_claims c
-         where c.segment = 1 and c.claim_id = claim_id;
-      when 2 then
-        select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids
-          from awa.lease_claims c
-         where c.segment = 2 and c.claim_id = claim_id;
-      when 3 then
-        select c.segment, cardinality(c.job_ids), c.holds_keys, c.job_ids into segment, size, holds_keys, job_ids
-          from awa.lease_claims c
-         where c.segment = 3 and c.claim_id = claim_id;
-    end case;
-    exit when size is not null;
-    v_segment := (v_segment + 3) % 4;
-  end loop;
-end
-$$;
-comment on function awa._find_claim is 'A claim, by its id';
-
--- Appends a closure.
-create or replace function awa._append_closure(closure awa.lease_claim_closures) returns void
-language plpgsql
-as $$
-#variable_conflict use_variable
-begin
-  case closure.segment
-    when 0 then insert into awa.lease_claim_closures_0 values (closure.*);
-    when 1 then insert into awa.lease_claim_closures_1 values (closure.*);
-    when 2 then insert into awa.lease_claim_closures_2 values (closure.*);
-    when 3 then insert into awa.lease_claim_closures_3 values (closure.*);
+  case segment
+    when 0 then
+      select true into v_closed
+        from awa.lease_claim_closures_0 k
+       cross join unnest(coalesce(k.items, array[k.item])) i
+       where k.claim_id = v_claim_id and v_claim_id << 12 | i in (select unnest(receipts)) -- hashed
+       limit 1;
+    when 1 then
+      select true into v_closed
+        from awa.lease_claim_closures_1 k
+       cross join unnest(coalesce(k.items, array[k.item])) i
+       where k.claim_id = v_claim_id and v_claim_id << 12 | i in (select unnest(receipts)) -- hashed
+       limit 1;
+    when 2 then
+      select true into v_closed
+        from awa.lease_claim_closures_2 k
+       cross join unnest(coalesce(k.items, array[k.item])) i
+       where k.claim_id = v_claim_id and v_claim_id << 12 | i in (select unnest(receipts)) -- hashed
+       limit 1;
+    when 3 then
+      select true into v_closed
+        from awa.lease_claim_closures_3 k
+       cross join unnest(coalesce(k.items, array[k.item])) i
+       where k.claim_id = v_claim_id and v_claim_id << 12 | i in (select unnest(receipts)) -- hashed
+       limit 1;
   end case;
+  return v_closed is true;
 end
 $$;
-comment on function awa._append_closure is 'Appends a closure';
+comment on function awa._is_any_closed is 'Whether any of some attempts of one claim is closed in the ledger';

@@ -40,7 +40,8 @@ $$;
 comment on function awa._close is
   'Closes one attempt, in the ledger, or else locks its lease row for the caller to delete';
 
--- Closes one item of a claim, where it is open; joined: the caller has joined the claim.
+-- Closes one item of a claim, where it is open; joined: the caller has joined the claim; keyless: none of a claim with
+-- unique keys.
 -- Returns whether it closed it; whether the claim holds unique keys; and whether a row of done_entries has to follow,
 -- for an output or a key that outlasts the job.
 -- Locks: the claim, shared, so that a long transaction keeps no session off the claim's other items. No batch row can
@@ -54,6 +55,7 @@ create or replace function awa._close_item(
   receipt bigint,
   outcome text,
   joined boolean default false,
+  keyless boolean default false,
   out closed boolean,
   out holds_keys boolean,
   out needs_row boolean
@@ -93,7 +95,7 @@ begin
     v_segment := (v_segment + 3) % 4;
   end loop;
   holds_keys := coalesce(v_claim.holds_keys, false);
-  if v_claim.job_id is distinct from job_id then
+  if v_claim.job_id is distinct from job_id or holds_keys and keyless then
     return;
   end if;
   if outcome = 'completed' and holds_keys and (awa._keeping(array[receipt])) <> '{}' then
@@ -144,7 +146,7 @@ begin
 end
 $$;
 comment on function awa._close_item is
-  'Closes one item of a claim, where it is open; joined: the caller has joined the claim';
+  'Closes one item of a claim, where it is open';
 
 -- Raises 40001 where a claim exists that the snapshot does not see: its receipt is not stale.
 -- A row with its number collides with it, which raises 40001 in PostgreSQL. Where there is none, the row is removed at
