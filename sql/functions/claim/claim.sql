@@ -358,15 +358,19 @@ comment on function awa._claim_terms is
 -- How many jobs of these sizes, in their order, a claim takes that has room for so many jobs and bytes.
 -- The first job of a claim fits, whatever its size. Those that have expired have no size, and take no room.
 create or replace function awa._fitting(sizes int[], bytes bigint, room int, is_first boolean) returns int
-language sql immutable
+language plpgsql immutable
 as $$
-  select count(*)::int
-    from (
-      select coalesce(sum(s.size) over through, 0) as bytes_through, count(s.size) over through as jobs_through
-        from unnest(sizes) with ordinality s(size, ordinal)
-      window through as (order by s.ordinal rows unbounded preceding)
-    ) s
-   where s.jobs_through <= room and (s.bytes_through <= bytes or s.jobs_through = 1 and is_first)
+begin
+  return (
+    select count(*)
+      from (
+        select coalesce(sum(s.size) over through, 0) as bytes_through, count(s.size) over through as jobs_through
+          from unnest(sizes) with ordinality s(size, ordinal)
+        window through as (order by s.ordinal rows unbounded preceding)
+      ) s
+     where s.jobs_through <= room and (s.bytes_through <= bytes or s.jobs_through = 1 and is_first)
+  );
+end
 $$;
 comment on function awa._fitting is
   'How many jobs of these sizes, in their order, a claim takes that has room for so many jobs and bytes';

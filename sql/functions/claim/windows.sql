@@ -1,6 +1,7 @@
 -- Lanes in the order in which claim serves them, without lanes that have no new entries.
 -- The front lane comes first, then the lanes by their priority, less one for each aging interval that the head has
 -- waited.
+-- Why: a function in SQL that is not put in the place of its call would be planned anew by each transaction.
 create or replace function awa._by_age(
   lanes bigint[],
   now pg_snapshot,
@@ -9,34 +10,39 @@ create or replace function awa._by_age(
   cleaned smallint,
   cleaned_until pg_snapshot
 ) returns bigint[]
-language sql stable
+language plpgsql stable
 as $$
-  select coalesce(array_agg(l.lane), '{}')
-    from (
-      select l.lane
-        from unnest(lanes) l(lane)
-        left join lateral (
-          select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
-        ) c on true
-       cross join lateral awa._head(l.lane,
-          greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
-          case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end, cleaned,
-          cleaned_until) h
-       where h.ready_at is not null
-          or h.took > interval '10 milliseconds'
-          or (select true
-                from (select pg_snapshot_xip(c.lo) union all select pg_snapshot_xip(c.hi)) x(xid)
-               where pg_visible_in_snapshot(x.xid, now)
-               limit 1)
-       order by (l.lane & 7) <> 0,
-                h.ready_at is not null and h.is_far desc, -- taken at once, so that nobody has to go that way again
-                (l.lane & 7) - floor(
-                  greatest(extract(epoch from _by_age.claimed_at - h.ready_at)::float8, 0)
-                    / extract(epoch from aging)::float8
-                ),
-                h.ready_at,
-                l.lane
-    ) l
+#variable_conflict use_column
+begin
+  return (
+    select coalesce(array_agg(l.lane), '{}')
+      from (
+        select l.lane
+          from unnest(lanes) l(lane)
+          left join lateral (
+            select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
+          ) c on true
+         cross join lateral awa._head(l.lane,
+            greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
+            case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end, cleaned,
+            cleaned_until) h
+         where h.ready_at is not null
+            or h.took > interval '10 milliseconds'
+            or (select true
+                  from (select pg_snapshot_xip(c.lo) union all select pg_snapshot_xip(c.hi)) x(xid)
+                 where pg_visible_in_snapshot(x.xid, now)
+                 limit 1)
+         order by (l.lane & 7) <> 0,
+                  h.ready_at is not null and h.is_far desc, -- taken at once, so that nobody has to go that way again
+                  (l.lane & 7) - floor(
+                    greatest(extract(epoch from _by_age.claimed_at - h.ready_at)::float8, 0)
+                      / extract(epoch from aging)::float8
+                  ),
+                  h.ready_at,
+                  l.lane
+      ) l
+  );
+end
 $$;
 comment on function awa._by_age is
   'Lanes in the order in which claim serves them, without lanes that have no new entries';

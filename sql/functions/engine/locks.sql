@@ -56,14 +56,6 @@ as $$ select awa._claim_key(-2) - array_position(awa._passes(), pass) $$;
 comment on function awa._pass_key is
   'The key of the advisory lock on a pass of maintenance, by its place in the list: below that of the crowd';
 
--- The key of the advisory lock of a transaction that notifies: below those of passes.
--- It is only tried.
-create or replace function awa._notifier_key() returns bigint
-language sql immutable parallel safe
-return awa._claim_key(-1000);
-comment on function awa._notifier_key is
-  'The key of the advisory lock of a transaction that notifies: below those of passes';
-
 -- How many claims, or queues, one call locks.
 -- Why: PostgreSQL's lock table has room for so many, by default, for each connection.
 create or replace function awa._max_locks() returns int
@@ -90,8 +82,12 @@ comment on function awa._wait_for_lock is
 
 -- How long the caller waits for a lock: claim_wait, or its lock_timeout where that is shorter.
 create or replace function awa._wait() returns interval
-language sql stable
-as $$ select least(s.claim_wait, nullif(current_setting('lock_timeout')::interval, '0')) from awa.settings s $$;
+language plpgsql stable
+as $$
+begin
+  return (select least(s.claim_wait, nullif(current_setting('lock_timeout')::interval, '0')) from awa.settings s);
+end
+$$;
 comment on function awa._wait is
   'How long the caller waits for a lock: claim_wait, or its lock_timeout where that is shorter';
 
