@@ -218,7 +218,7 @@ select relname, n_tup_upd, n_tup_del
   from pg_stat_xact_user_tables
  where schemaname = 'awa' and relname ~ '^(ready|lease)';
 select awa.enqueue(:'queue' || ' quiet', 'k', run_at => '2130-01-01') as quiet_id \gset
-update awa.deferred_jobs d set run_at = now() where d.job_id = :quiet_id;
+update awa.deferred_jobs d set run_at = clock_timestamp() where d.job_id = :quiet_id;
 select is((select promoted from awa.promote_due()), 1::bigint, 'a promotion');
 select is((
   select count(*)
