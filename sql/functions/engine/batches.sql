@@ -1,7 +1,6 @@
 -- Closing many attempts at once in the usual case: none of them is closed, and nobody else answers for their claims.
 
--- Closes the first ones of some attempts, claim by claim, in one row for each, where all of a claim are open in the
--- ledger and nobody is in the way.
+-- Closes the first ones of some attempts, in one row for each claim, as far as they are open and nobody is in the way.
 -- Returns how many it has closed, none of which was stale; null, and closes nothing, where the receipts are not in
 -- ascending order, or one is given twice. It stops before the first claim in which an attempt is not open, or has a row
 -- in leases, or which holds unique keys, or which another session is inside of. It closes nothing of more than 64
@@ -58,8 +57,7 @@ begin
 end
 $$;
 comment on function awa._close_batches is
-  'Closes the first ones of some attempts, claim by claim, in one row for each, where all of a claim are open in the '
-  'ledger and nobody is in the way';
+  'Closes the first ones of some attempts, in one row for each claim, as far as they are open and nobody is in the way';
 
 -- Closes one attempt as _close does, where it is open in the ledger, and its claim holds no unique keys.
 -- Returns whether it has.

@@ -40,8 +40,8 @@ $$;
 comment on function awa._close is
   'Closes one attempt, in the ledger, or else locks its lease row for the caller to delete';
 
--- Closes one item of a claim, where it is open; joined: the caller has joined the claim; keyless: none of a claim with
--- unique keys.
+-- Closes one item of a claim, where it is open.
+-- joined: the caller has joined the claim. keyless: it closes none of a claim with unique keys.
 -- Returns whether it closed it; whether the claim holds unique keys; and whether a row of done_entries has to follow,
 -- for an output or a key that outlasts the job.
 -- Locks: the claim, shared, so that a long transaction keeps no session off the claim's other items. No batch row can
@@ -145,8 +145,7 @@ begin
   closed := found;
 end
 $$;
-comment on function awa._close_item is
-  'Closes one item of a claim, where it is open';
+comment on function awa._close_item is 'Closes one item of a claim, where it is open';
 
 -- Raises 40001 where a claim exists that the snapshot does not see: its receipt is not stale.
 -- A row with its number collides with it, which raises 40001 in PostgreSQL. Where there is none, the row is removed at
