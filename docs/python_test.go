@@ -2,11 +2,13 @@ package docs_test
 
 import (
 	"context"
+	"fmt"
 	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -16,86 +18,197 @@ import (
 
 // The programs of docs/python.md do what it says, run as a reader would.
 func TestPython(t *testing.T) {
-	databaseURL := testdb.URL(t)
-	pool, err := pgxpool.New(t.Context(), databaseURL)
-	require.NoError(t, err)
-	t.Cleanup(pool.Close)
-	dir, env, python := t.TempDir(), []string{"DATABASE_URL=" + databaseURL}, pythonWithPsycopg(t)
-	for _, b := range blocks(t, "docs/python.md") {
-		if b.language == "python" {
-			write(t, dir, fileName(t, b.text), b.text)
-		}
-	}
-	state := func(ctx context.Context, jobID int64) (state, errors string) {
-		row := pool.QueryRow(ctx, "select state, coalesce(errors::text, '') from awa.job($1)", jobID)
-		require.NoError(t, row.Scan(&state, &errors))
-		return state, errors
-	}
-	enqueue := func(args string, jobs int) (lastID int64) {
-		row := pool.QueryRow(t.Context(), `
-			select max(awa.enqueue('email', 'confirm_order', $1)) from generate_series(1, $2)`, args, jobs)
-		require.NoError(t, row.Scan(&lastID))
-		return lastID
-	}
-	completed := func(jobs int64) func(context.Context) bool {
-		return func(ctx context.Context) bool {
-			var n int64
-			require.NoError(t, pool.QueryRow(ctx, "select completed from awa.queue_counts('email')").Scan(&n))
-			return n == jobs
-		}
-	}
+	p := pythonPrograms(t)
+	require.Equal(t, "1\n", p.run("order.py"))
+	require.Equal(t, "1000\n", p.run("newsletter.py"))
+	bad := p.enqueue("{}", 1)
+	long := p.enqueue(`{"order": 1, "seconds": 86400}`, 1)
 
-	require.Equal(t, "1\n", run(t, dir, env, python, "order.py"))
-	require.Equal(t, "1000\n", run(t, dir, env, python, "newsletter.py"))
-	bad := enqueue("{}", 1)
-	long := enqueue(`{"order": 1, "seconds": 86400}`, 1)
+	worker := p.start("worker.py")
+	p.eventuallyCompleted("all jobs are completed", 1001)
+	p.eventuallyState("a handler that raises fails the attempt", bad, "retryable", "no order in the arguments")
 
-	worker := start(t, dir, env, python, "worker.py")
-	eventually(t, "all jobs are completed", completed(1001))
-	eventually(t, "a handler that raises fails the attempt", func(ctx context.Context) bool {
-		s, errors := state(ctx, bad)
-		return s == "retryable" && strings.Contains(errors, "no order in the arguments")
-	})
+	p.eventuallyState("the long job runs", long, "running", "")
+	p.exec("select awa.cancel($1)", long)
+	eventuallyPrinted(t, worker, "the handler of a cancelled job is told", cancelled(long))
 
-	eventually(t, "the long job runs", func(ctx context.Context) bool { s, _ := state(ctx, long); return s == "running" })
-	_, err = pool.Exec(t.Context(), "select awa.cancel($1)", long)
-	require.NoError(t, err)
-	eventually(t, "the handler of a cancelled job is told", func(context.Context) bool {
-		return strings.Contains(worker.output.String(), "was cancelled, or given to another worker")
-	})
-
-	_, err = pool.Exec(t.Context(), `
-		create function refuse() returns trigger language plpgsql as $$ begin raise 'not here'; end $$;
-		create trigger refuse before insert on awa.deferred_jobs for each row
-			when (new.errors::text like '%no order%') execute function refuse()`)
-	require.NoError(t, err)
-	enqueue("{}", 1)
-	enqueue(`{"order": 2}`, 100)
-	eventually(t, "the other jobs are completed though an answer is refused", completed(1101))
-	eventually(t, "the log says so", func(context.Context) bool {
-		return strings.Contains(worker.output.String(), "its answer was refused: not here")
-	})
-
-	_, err = pool.Exec(t.Context(), `
+	_, err := p.pool.Exec(t.Context(), `
 		select pg_terminate_backend(pid) from pg_stat_activity
 		 where datname = current_database() and pid <> pg_backend_pid()`)
 	if err != nil { // a connection of this pool was among them
-		require.NoError(t, pool.Ping(t.Context()))
+		require.NoError(t, p.pool.Ping(t.Context()))
 	}
-	pool.Reset()
-	enqueue(`{"order": 3}`, 200)
-	eventually(t, "jobs are completed after all connections were lost", completed(1301))
+	p.pool.Reset()
+	p.enqueue(`{"order": 3}`, 200)
+	p.eventuallyCompleted("jobs are completed after all connections were lost", 1201)
 
 	require.NoError(t, worker.cmd.Process.Signal(syscall.SIGTERM))
 	worker.wait(t)
 	var workers int
-	require.NoError(t, pool.QueryRow(t.Context(), "select count(*) from awa.workers").Scan(&workers))
+	require.NoError(t, p.pool.QueryRow(t.Context(), "select count(*) from awa.workers").Scan(&workers))
 	assert.Zero(t, workers, "it has deregistered")
 
-	last := enqueue(`{"order": 4}`, 1)
-	assert.Empty(t, run(t, dir, env, python, "once.py"))
-	s, _ := state(t.Context(), last)
-	assert.Equal(t, "completed", s)
+	last := p.enqueue(`{"order": 4}`, 1)
+	assert.Empty(t, p.run("once.py"))
+	state, _ := p.state(t.Context(), last)
+	assert.Equal(t, "completed", state)
+}
+
+// In the Python worker, one job that can't be decoded, or answered for, holds up no other, and its attempt counts.
+func TestPythonWorkerGoesPastOneJob(t *testing.T) {
+	p := pythonPrograms(t)
+
+	// Python reads no number of more than 4,300 digits. All of these jobs are in one claim.
+	p.exec(`
+		select awa.enqueue('email', 'newsletter'), awa.enqueue('email', 'newsletter', '{"n": 1e5000}'),
+		       awa.enqueue('email', 'newsletter', metadata => '{"n": 1e5000}'),
+		       awa.enqueue('email', 'newsletter', (repeat('[', 500) || repeat(']', 500))::jsonb)`)
+	worker := p.start("worker.py")
+	for _, job := range []int64{2, 3} {
+		p.eventuallyState("an attempt fails whose job can't be decoded", job, "retryable", "4300 digits")
+	}
+	p.eventuallyCompleted("the jobs that were claimed with it are completed", 2)
+
+	p.exec(`select awa.configure('{"claim_wait": "1 hour"}')`) // an answer waits no longer than the worker's lock_timeout
+	held, tx := p.cancelWhileItRuns()
+	onlyHeldIsOpen := func(ctx context.Context) bool {
+		var open int64
+		row := p.pool.QueryRow(ctx, "select available + running from awa.queue_counts('email')")
+		require.NoError(t, row.Scan(&open))
+		return open == 1
+	}
+	eventually(t, "those are completed that ran with a job that an open transaction cancels", onlyHeldIsOpen)
+	again := fmt.Sprintf("job %d: its answer is sent again", held)
+	eventuallyPrinted(t, worker, "the log says why its answer waits", again)
+	p.enqueue(`{"order": 1}`, 100)
+	eventually(t, "those are completed that come later", onlyHeldIsOpen)
+	require.NotContains(t, worker.output.String(), cancelled(held))
+	require.NoError(t, tx.Commit(t.Context()))
+	eventuallyPrinted(t, worker, "the answer is sent until the transaction ends", cancelled(held))
+	assert.Equal(t, 1, strings.Count(worker.output.String(), again), "and the log says so once")
+
+	p.exec("create table refused (job_id bigint); grant select on refused to public")
+	p.exec(`
+		create function refuse() returns trigger language plpgsql as $$ begin
+		  if new.outcome = 'completed' and exists (
+		    select from awa.lease_claims c, unnest(coalesce(new.items, array[new.item])) item, public.refused r
+		     where c.claim_id = new.claim_id and c.job_ids[item + 1] = r.job_id
+		  ) then
+		    raise 'not this one';
+		  end if;
+		  return new;
+		end $$;
+		create trigger refuse before insert on awa.lease_claim_closures for each row execute function refuse()`)
+	before := p.completed(t.Context())
+	p.exec(`
+		with jobs as (select awa.enqueue_many('email', 'newsletter', array_fill('{}'::jsonb, '{11}')) as id)
+		insert into refused select min(id) from jobs`)
+	var refused int64
+	require.NoError(t, p.pool.QueryRow(t.Context(), "select job_id from refused").Scan(&refused))
+	p.eventuallyState("the attempt fails whose completion is refused", refused, "retryable", "refused: not this one")
+	p.eventuallyCompleted("the jobs that were answered for with it are completed", before+10)
+
+	p.exec(`
+		create function refuse_failure() returns trigger language plpgsql as $$ begin raise 'not here'; end $$;
+		create trigger refuse before insert on awa.deferred_jobs for each row
+			when (new.errors::text like '%no order%') execute function refuse_failure()`)
+	putOff := p.enqueue("{}", 1)
+	p.enqueue(`{"order": 2}`, 100)
+	p.eventuallyState("a job is put off whose failure is refused", putOff, "scheduled", `"put_off": true`)
+	eventuallyPrinted(t, worker, "the log says so", fmt.Sprintf("job %d: the answer was refused: not here", putOff))
+	p.eventuallyCompleted("the other jobs are completed", before+110)
+}
+
+// python is a directory with the programs of docs/python.md, and a database for them.
+type python struct {
+	t      *testing.T
+	pool   *pgxpool.Pool
+	dir    string
+	env    []string
+	binary string
+}
+
+func pythonPrograms(t *testing.T) *python {
+	databaseURL := testdb.URL(t)
+	pool, err := pgxpool.New(t.Context(), databaseURL)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	p := &python{t, pool, t.TempDir(), []string{"DATABASE_URL=" + databaseURL}, pythonWithPsycopg(t)}
+	for _, b := range blocks(t, "docs/python.md") {
+		if b.language == "python" {
+			write(t, p.dir, fileName(t, b.text), b.text)
+		}
+	}
+	return p
+}
+
+func (p *python) start(name string) *program      { return start(p.t, p.dir, p.env, p.binary, name) }
+func (p *python) run(name string) (output string) { return run(p.t, p.dir, p.env, p.binary, name) }
+
+func (p *python) exec(sql string, args ...any) {
+	p.t.Helper()
+	_, err := p.pool.Exec(p.t.Context(), sql, args...)
+	require.NoError(p.t, err)
+}
+
+// enqueue enqueues jobs in one transaction.
+func (p *python) enqueue(args string, jobs int) (lastID int64) {
+	row := p.pool.QueryRow(p.t.Context(), `
+		select max(awa.enqueue('email', 'confirm_order', $1)) from generate_series(1, $2)`, args, jobs)
+	require.NoError(p.t, row.Scan(&lastID))
+	return lastID
+}
+
+func (p *python) state(ctx context.Context, jobID int64) (state, errors string) {
+	row := p.pool.QueryRow(ctx, "select state, coalesce(errors::text, '') from awa.job($1)", jobID)
+	require.NoError(p.t, row.Scan(&state, &errors))
+	return state, errors
+}
+
+func (p *python) completed(ctx context.Context) (jobs int64) {
+	require.NoError(p.t, p.pool.QueryRow(ctx, "select completed from awa.queue_counts('email')").Scan(&jobs))
+	return jobs
+}
+
+func (p *python) eventuallyCompleted(what string, jobs int64) {
+	p.t.Helper()
+	eventually(p.t, what, func(ctx context.Context) bool { return p.completed(ctx) == jobs })
+}
+
+func (p *python) eventuallyState(what string, jobID int64, state, errors string) {
+	p.t.Helper()
+	eventually(p.t, what, func(ctx context.Context) bool {
+		s, e := p.state(ctx, jobID)
+		return s == state && strings.Contains(e, errors)
+	})
+}
+
+// cancelWhileItRuns cancels one of ten jobs that run, in a transaction that stays open. Their handlers end meanwhile.
+func (p *python) cancelWhileItRuns() (jobID int64, tx pgx.Tx) {
+	for seconds := 2; ; seconds *= 2 { // longer where the handler has ended before the cancel
+		jobID = p.enqueue(fmt.Sprintf(`{"order": 1, "seconds": %d}`, seconds), 10) - 9
+		eventually(p.t, "the job has begun", func(ctx context.Context) bool {
+			state, _ := p.state(ctx, jobID)
+			return state != "available"
+		})
+		tx, err := p.pool.Begin(p.t.Context())
+		require.NoError(p.t, err)
+		if _, err = tx.Exec(p.t.Context(), "select awa.cancel($1)", jobID); err == nil {
+			p.t.Cleanup(func() { tx.Rollback(context.Background()) }) // before the pool is closed
+			return jobID, tx
+		}
+		require.NoError(p.t, tx.Rollback(p.t.Context()))
+	}
+}
+
+func eventuallyPrinted(t *testing.T, p *program, what, text string) {
+	t.Helper()
+	eventually(t, what, func(context.Context) bool { return strings.Contains(p.output.String(), text) })
+}
+
+// cancelled is what the worker prints of a cancelled job when its handler has ended.
+func cancelled(jobID int64) string {
+	return fmt.Sprintf("job %d was cancelled, or given to another worker", jobID)
 }
 
 // The first Python that has psycopg: the one of the user, or the one of the
