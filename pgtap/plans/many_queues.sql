@@ -35,7 +35,7 @@ begin;
 truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases,
 awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.workers, awa.lost_attempts;
 delete from awa.queues;
-select plan(10);
+select plan(16);
 
 select pg_temp.queues(1, 100) \g /dev/null
 select pg_temp.measure('100', pg_temp.calls()) \g /dev/null
@@ -77,6 +77,33 @@ select cmp_ok((
    where a.at = '400' and b.at = 'changed' and what = 'queue_counts'
 ),
   '<', 500::bigint, 'which costs as much as these few queues');
+
+-- A transaction that has buried jobs in one queue counts them there, and not once for each lane of all queues
+select pg_temp.fill(pg_temp.q(' 10 new'), 60) \g /dev/null
+create function pg_temp.counts_of_one() returns text[]
+language sql
+return array[
+  'queue_counts of one', format('select * from awa.queue_counts(%L)', pg_temp.q(' 10 new')),
+  'list_jobs of one', format('select * from awa.list_jobs(%L, ''available'')', pg_temp.q(' 10 new')),
+  'list_queues', 'select * from awa.list_queues()',
+  'list_jobs available', $$select * from awa.list_jobs(state => 'available')$$,
+  'list_jobs running', $$select * from awa.list_jobs(state => 'running')$$
+];
+select pg_temp.measure('nothing buried', pg_temp.counts_of_one()) \g /dev/null
+insert into costs
+select 'nothing buried', 'drop_queue', c.*
+  from pg_temp.cost(format('select awa.drop_queue(%L, true)', pg_temp.q(' 8'))) c;
+select awa.cancel_where(pg_temp.q(' 10 new'), max_jobs => 50) \g /dev/null
+select pg_temp.measure('50 buried', pg_temp.counts_of_one()) \g /dev/null
+insert into costs
+select '50 buried', 'drop_queue', c.*
+  from pg_temp.cost(format('select awa.drop_queue(%L, true)', pg_temp.q(' 10 new'))) c;
+select cmp_ok(
+  (select b.blocks - a.blocks from costs a join costs b using (what)
+    where a.at = 'nothing buried' and b.at = '50 buried' and what = w.what),
+  '<', 500::bigint, format('%s: few blocks for each buried job', w.what))
+  from (values ('queue_counts of one'), ('list_jobs of one'), ('list_queues'), ('list_jobs available'),
+    ('list_jobs running'), ('drop_queue')) w(what);
 
 select * from finish();
 rollback;

@@ -1,12 +1,12 @@
 -- What the ledgers say of each lane, and whether it is there.
 
 -- What the ledgers say of each lane, exactly: what is counted of its past, and what came after. An entry that this very
--- transaction has buried, and that somebody claimed meanwhile, is running for it no more.
+-- transaction has buried, and that somebody claimed meanwhile, is running for it no more, and was available only once.
 create or replace view awa._lane_counts as
 select l.lane,
        (l.enqueued + n.enqueued)::bigint as enqueued,
-       (l.appended + n.entries - l.buried - n.tombstones - l.claimed - c.claimed + o.jobs)::bigint as available,
-       (c.claimed - c.closed - o.jobs)::bigint as running,
+       (l.appended + n.entries - l.buried - n.tombstones - l.claimed - c.claimed + o.claimed)::bigint as available,
+       (c.claimed - c.closed - o.open)::bigint as running,
        (l.completed + c.completed - n.deleted)::bigint as completed,
        l.failed, l.cancelled, l.dead,
        least(h.ready_at, a.ready_at) as oldest_ready_at,
@@ -37,14 +37,38 @@ select l.lane,
     offset 0
   ) c
   cross join lateral (
-    select count(*) as jobs
+    select count(*) as claimed, count(*) filter (where k.is_open) as open
       from (
         select *
           from awa.ready_tombstones t
-         where t.by_xid = pg_current_xact_id_if_assigned() and t.lane = l.lane
+         where t.by_xid = pg_current_xact_id_if_assigned()
+           and t.lane = l.lane
+           and pg_visible_in_snapshot(t.xid, l.dropped) is not true
+           and case
+                 when l.lo is null then pg_visible_in_snapshot(t.xid, l.hi)
+                 else pg_visible_in_snapshot(t.xid, l.lo)
+                   or pg_visible_in_snapshot(t.xid, l.hi) and (t.xid, t.job_id) <= (l.pos_xid, l.pos_id)
+               end
         offset 0
       ) t
-     where (select true from awa._open_items i where i.lane = t.lane and i.job_id = t.job_id limit 1)
+     cross join lateral (
+        select c.claim_id, array_position(c.job_ids, t.job_id) - 1 as item
+          from awa.lease_claims c
+         where c.lane = l.lane
+           and (c.pos_xid, c.pos_id) >= (t.xid, t.job_id)
+           and (c.first_xid, c.first_id) <= (t.xid, t.job_id)
+           and pg_visible_in_snapshot(t.xid, c.hi)
+           and t.job_id = any(c.job_ids)
+         order by c.pos_xid, c.pos_id
+         limit 1
+      ) c
+     cross join lateral (
+        select not exists (
+          select
+            from awa.lease_claim_closures k
+           where k.claim_id = c.claim_id and (k.item = c.item or c.item = any(k.items))
+        ) as is_open
+      ) k
     offset 0
   ) o
   left join lateral (

@@ -102,7 +102,13 @@ begin
               end, j.job_id
   loop
     if awa._retry(v_job.job_id, case v_job.home
-         when 'done' then (select d.state from awa.done_entries d where d.job_id = v_job.job_id)
+         when 'done' then (
+           -- two rows where this transaction has cancelled it, and somebody answered for it meanwhile
+           select d.state
+             from awa.done_entries d
+            where d.job_id = v_job.job_id and d.state <> 'completed' and (state is null or d.state = state)
+            limit 1
+         )
          else state
        end) = 'retried'
     then
