@@ -507,6 +507,20 @@ func TestDoctorOfAnotherVersion(t *testing.T) {
 	assert.NotNil(t, find(findings, levelCritical, "functions", "awa.pause_queue(text)", "is missing"), "it goes on")
 }
 
+// A row that the installation needs, and the statement that brings it back.
+func TestDoctorOfARowThatIsMissing(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	conn := testdb.Connect(t, databaseURL)
+	for _, table := range []string{"ring", "settings"} {
+		execute(t, conn, "set session_replication_role = replica", "delete from awa."+table,
+			"reset session_replication_role")
+		f := find(examined(t, databaseURL), levelCritical, "restore", "awa."+table, "it has lost its row")
+		require.NotNil(t, f, table)
+		execute(t, conn, strings.Trim(strings.TrimPrefix(f.Hint, "Run: "), "."))
+		assert.NotContains(t, topics(examined(t, databaseURL), levelCritical), "restore")
+	}
+}
+
 func TestDoctorWhereNothingCanBeWritten(t *testing.T) {
 	findings := examined(t, with(t, testdb.URL(t), "options", "-c default_transaction_read_only=on"))
 	assert.NotNil(t, find(findings, levelCritical, "server", "", "transactions are read-only here"))

@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(70);
+select plan(72);
 
 create function pg_temp.late(step text) returns text
 language sql
@@ -48,6 +48,23 @@ select is(pg_temp.says('restore'),
   'critical: database: it was restored from a dump: nothing is enqueued or claimed -> Call awa.rebase_after_restore() '
   'once.',
   'a database that was restored');
+rollback to well;
+-- A row that is missing, and the way back
+set local session_replication_role = replica;
+delete from awa.settings;
+set local session_replication_role = origin;
+select is(pg_temp.says('restore'),
+  'critical: awa.settings: it has lost its row: nothing is claimed, and maintenance fails -> Run: insert into '
+  'awa.settings default values.',
+  'the settings are gone');
+rollback to well;
+set local session_replication_role = replica;
+delete from awa.ring;
+set local session_replication_role = origin;
+select is(pg_temp.says('restore'),
+  'critical: awa.ring: it has lost its row: nothing is claimed, and maintenance fails -> Run: insert into awa.ring '
+  '(tables) values (array[''awa.ring''::regclass, ''awa.ready_entries''::regclass]::oid[]).',
+  'ring is gone: that comes before a call of rebase_after_restore');
 rollback to well;
 
 -- Maintenance

@@ -338,7 +338,7 @@ begin
   if v_is_at_home is not true then
     segment := awa._current_segment();
     if claim_bytes is null then
-      perform awa._refuse_missing('settings', 'insert into awa.settings default values');
+      perform awa._refuse_missing('settings');
     end if;
   end if;
   if has_others then

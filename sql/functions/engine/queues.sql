@@ -225,8 +225,7 @@ begin
   select h.current_segment, h.is_at_home into v_segment, v_is_at_home from awa._home h;
   if v_is_at_home is not true then
     if v_segment is null then
-      perform awa._refuse_missing('ring',
-        $q$insert into awa.ring (tables) values (array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[])$q$);
+      perform awa._refuse_missing('ring');
     elsif awa._is_restored() then -- which takes longer
       raise exception using errcode = '55000', message = 'the database was restored from a dump',
         detail = 'The order of its jobs is in the transaction ids of the server that the dump came from.',
@@ -238,14 +237,26 @@ end
 $$;
 comment on function awa._current_segment is 'The segment that new entries and claims go to';
 
+-- The tables of one row that have lost it, and the statement that brings it back.
+create or replace view awa._missing_rows as
+select m.name, m.cure
+  from (values
+    ('ring', (select true from awa.ring limit 1),
+      'insert into awa.ring (tables) values (array[''awa.ring''::regclass, ''awa.ready_entries''::regclass]::oid[])'),
+    ('settings', (select true from awa.settings limit 1), 'insert into awa.settings default values')
+  ) m(name, is_there, cure)
+ where m.is_there is null;
+comment on view awa._missing_rows is 'The tables of one row that have lost it, and the statement that brings it back';
+
 -- Raises 55000 for a table whose row is missing.
-create or replace function awa._refuse_missing(name text, cure text) returns void
+create or replace function awa._refuse_missing(name text) returns void
 language plpgsql
 as $$
 begin
   raise exception using errcode = '55000', message = format('awa.%s has lost its row', name),
     detail = 'Somebody has removed it, or a restore has not brought it back.',
-    hint = format('Run: %s.', cure);
+    hint = coalesce((select format('Run: %s.', m.cure) from awa._missing_rows m where m.name = _refuse_missing.name),
+      'It is back by now: try again.');
 end
 $$;
 comment on function awa._refuse_missing is 'Raises 55000 for a table whose row is missing';

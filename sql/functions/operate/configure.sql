@@ -25,7 +25,7 @@ begin
                  r.warn_transaction_age
             from jsonb_populate_record(s, v_checked) r);
   if not found then
-    perform awa._refuse_missing('settings', 'insert into awa.settings default values');
+    perform awa._refuse_missing('settings');
   end if;
 end
 $$;

@@ -68,7 +68,7 @@ select p.pass, p.since
  where p.since < clock_timestamp() - t.silence and awa._maintained_at() >= clock_timestamp() - t.silence;
 comment on view awa._failing_passes is 'Passes that have not succeeded, although maintenance was called';
 
--- The rows of health about maintenance, and about a database that was restored.
+-- The rows of health about maintenance, about a database that was restored, and about rows that are missing.
 create or replace function awa._health_maintenance() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
 )
@@ -79,7 +79,11 @@ with now as (
 )
 select 1, 'critical', 'restore', 'database', 'it was restored from a dump: nothing is enqueued or claimed',
        'Call awa.rebase_after_restore() once.' as hint, null::jsonb as details
- where awa._is_restored()
+ where awa._is_restored() and exists (select from awa.ring)
+union all
+select 1, 'critical', 'restore', 'awa.' || m.name, 'it has lost its row: nothing is claimed, and maintenance fails',
+       format('Run: %s.', m.cure), null
+  from awa._missing_rows m
 union all
 -- Work that maintenance should have done by now, and passes that have not succeeded.
 select 2, case when coalesce(m.late_since, f.since) is null then 'ok' else 'warning' end, 'maintenance', p.pass,
@@ -122,7 +126,7 @@ select 2, 'warning', 'maintenance', awa._backend(h.pid),
  where h.since < n.at - interval '1 minute'
 $$;
 comment on function awa._health_maintenance is
-  'The rows of health about maintenance, and about a database that was restored';
+  'The rows of health about maintenance, about a database that was restored, and about rows that are missing';
 
 -- Work that maintenance should have done by now: which pass, how much, since when, and one of the jobs.
 create or replace function awa._late_work(now timestamptz) returns table (
