@@ -27,6 +27,9 @@ func TestLocksThatAnybodyTakes(t *testing.T) {
 			[]string{"select awa.claim('q')", "select awa.drop_queue('q', true)"}},
 		{"shards", "awa._shards_key(awa._queue_id('q'))", false, "the lock of the number of shards of queue q", []string{
 			"select awa.enqueue('q', 'k', group_key => 'g')", `select awa.configure_queue('q', '{"shards": 3}')`}},
+		{"numbers of shards", "awa._many_shards_key()", false, "the lock of the numbers of shards", []string{
+			"select awa.enqueue_batch((select jsonb_agg(jsonb_build_object('queue', 'q' || n, 'kind', 'k', 'group_key', 'g')) " +
+				"from generate_series(1, 65) n))", `select awa.configure_queue('q', '{"shards": 3}')`}},
 		{"worker", "awa._worker_key($worker)", false, "the lock of worker $worker",
 			[]string{"select awa.claim('q', worker_id => $worker)", "select awa.deregister_worker($worker)",
 				"select awa.release_unknown($worker, '{}', '{}')"}},

@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(23);
+select plan(26);
 
 -- The advisory locks that this transaction holds: their keys, and how
 create function pg_temp.locks() returns text
@@ -49,6 +49,12 @@ select is(pg_temp.after('select awa._lock_shard(5 << 6)'), awa._queue_key(5) || 
   'the lock of a shard');
 select is(pg_temp.after('select awa._lock_shards(5)'), awa._shards_key(5) || ' ExclusiveLock; 0',
   'that of the number of shards of a queue');
+select is(pg_temp.after('select awa._try_lock_shards(5)'), awa._shards_key(5) || ' ExclusiveLock; 0',
+  'where it is free, at once');
+select is(pg_temp.after('select awa._keep_shards(5, false)'), awa._shards_key(5) || ' ShareLock; 0',
+  'shared, for who puts jobs with a group there');
+select is(pg_temp.after('select awa._keep_shards(5, true), awa._keep_shards(6, true)'),
+  awa._many_shards_key() || ' ShareLock; 0', 'or one for those of many queues');
 select is(pg_temp.after($$select awa._lock_within(7, true, '1 s')$$), '7 ShareLock; 0',
   'one within some time is taken');
 select is(pg_temp.after($$select awa._lock_shard_within(5 << 6, '1 s')$$), awa._queue_key(5) || ' ExclusiveLock; 0',
@@ -78,9 +84,9 @@ select is(
   (select count(distinct k) from (
      select awa._queue_key(n) as k from generate_series(0, 99) n
      union all select awa._claim_key(n) from generate_series(-2, 99) n
-     union all select awa._shards_key(n) from generate_series(0, 99) n
+     union all select awa._shards_key(n) from generate_series(-1, 99) n
      union all select awa._worker_key(n) from generate_series(1, 99) n) k),
-  401::bigint, 'no two of them are one');
+  402::bigint, 'no two of them are one');
 select cmp_ok(awa._crowd_key(), '<', awa._fold_key(), 'the crowd comes before the counts');
 select cmp_ok(awa._fold_key(), '<', awa._claim_key(0), 'and these before claims');
 select is(
@@ -89,6 +95,7 @@ select is(
        or awa._worker_key(w) between awa._crowd_key() and awa._claim_key(9223372036854775807 >> 12)),
   0::bigint, 'those of workers are in a range of their own');
 select ok(awa._shards_key(0) > awa._claim_key(9223372036854775807 >> 12)
+  and awa._many_shards_key() > awa._claim_key(9223372036854775807 >> 12)
   and awa._shards_key((1::bigint << 54) - 1) < awa._worker_key(1), 'those of numbers of shards, too');
 
 -- No wait

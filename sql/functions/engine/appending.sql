@@ -1,8 +1,8 @@
 -- How new jobs are appended, wherever they come from.
 
 -- Appends one job per element of args, and returns the ids in that order.
--- Every form of enqueue ends in it. Ids are drawn, and there are no unique keys, unless there is one for each. now
--- decides whether run_at has passed.
+-- Every form of enqueue ends in it. among_many is for _shard_for. Ids are drawn, and there are no unique keys, unless
+-- there is one for each. now decides whether run_at has passed.
 -- Why: now is read once, since the keys that a job holds depend on it.
 create or replace function awa._append(
   queue        text,
@@ -17,7 +17,8 @@ create or replace function awa._append(
   expires_at   timestamptz default null,
   job_ids      bigint[] default null,
   unique_keys  bytea[] default null,
-  now          timestamptz default clock_timestamp()
+  now          timestamptz default clock_timestamp(),
+  among_many   boolean default false
 ) returns bigint[]
 language plpgsql
 as $$
@@ -54,7 +55,7 @@ begin
   v_priority := coalesce(priority, v_priority, 2);
   v_max_attempts := coalesce(max_attempts, v_max_attempts, 25);
   if group_key is not null then
-    v_shard := awa._shard_for(v_queue_id, null, group_key);
+    v_shard := awa._shard_for(v_queue_id, null, group_key, among_many);
   elsif v_shards > 1 then
     v_shard := floor(random() * v_shards);
   end if;

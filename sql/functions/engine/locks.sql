@@ -30,6 +30,13 @@ return queue_id - 3458764513820540928;
 comment on function awa._shards_key is
   'The key of the advisory lock on the number of shards of a queue: between those of claims and those of workers';
 
+-- The key of the advisory lock of sessions that keep very many numbers of shards: below those of the numbers.
+create or replace function awa._many_shards_key() returns bigint
+language sql immutable parallel safe
+return awa._shards_key(-1);
+comment on function awa._many_shards_key is
+  'The key of the advisory lock of sessions that keep very many numbers of shards: below those of the numbers';
+
 -- The key of the advisory lock on a claim: below all keys of queues.
 create or replace function awa._claim_key(claim_id bigint) returns bigint
 language sql immutable strict parallel safe
@@ -204,30 +211,6 @@ begin
 end
 $$;
 comment on function awa._lock_queue is 'Takes the locks of all shards that a queue can have until the transaction ends';
-
--- Takes the lock of a queue's number of shards until the transaction ends, so that it can change.
--- Waits for claim_wait at most, for transactions that have enqueued jobs with a group.
--- Raises 55P03, and names the holders.
--- Why: it tries again and again, since producers would wait behind a session that waits.
-create or replace function awa._lock_shards(queue_id bigint) returns void
-language plpgsql
-as $$
-declare
-  v_key bigint := awa._shards_key(queue_id);
-  v_wait interval := (select s.claim_wait from awa.settings s);
-  v_end timestamptz := clock_timestamp() + v_wait;
-begin
-  while not pg_try_advisory_xact_lock(v_key) loop
-    if clock_timestamp() > v_end then
-      perform awa._refuse_lock(array[v_key], v_wait, 'the number of shards of the queue is in use',
-        'A transaction that has enqueued a job with a group keeps it to its end: let that end, and try again.');
-    end if;
-    perform pg_sleep(0.005);
-  end loop;
-end
-$$;
-comment on function awa._lock_shards is
-  'Takes the lock of a queue''s number of shards until the transaction ends, so that it can change';
 
 -- Takes the lock of a worker until the transaction ends.
 -- Shared for a claim of the worker; exclusively to end the worker or to release its attempts, after its claims in

@@ -50,9 +50,15 @@ $$;
 comment on function awa._note_shards is 'Notes that a queue has several shards';
 
 -- The shard of a queue, from 0, to which a job goes; with a group, to that of the group.
--- Locks: with a group, the queue's number of shards, shared, until the transaction ends.
+-- Locks: with a group, the queue's number of shards, shared, until the transaction ends; where the call puts jobs with
+-- groups into very many queues, one lock for all of them.
 -- Raises 55P03; 40001 at REPEATABLE READ and above, when the settings of the queue have changed since the snapshot.
-create or replace function awa._shard_for(queue_id bigint, job_id bigint, group_key text) returns int
+create or replace function awa._shard_for(
+  queue_id bigint,
+  job_id bigint,
+  group_key text,
+  among_many boolean default false
+) returns int
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -60,10 +66,7 @@ declare
   v_shards int;
 begin
   if group_key is not null then
-    if not pg_try_advisory_xact_lock_shared(awa._shards_key(queue_id)) then
-      perform awa._wait_for_lock(awa._shards_key(queue_id), true, 'the number of shards of the queue is being changed',
-        'configure_queue, or drop_queue, keeps it until its transaction ends: let that end, and try again.');
-    end if;
+    perform awa._keep_shards(queue_id, among_many);
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
       perform awa._check_settings_seen(queue_id);
     end if;
@@ -75,6 +78,83 @@ end
 $$;
 comment on function awa._shard_for is
   'The shard of a queue, from 0, to which a job goes; with a group, to that of the group';
+
+-- Keeps the number of shards of a queue from changing until the transaction ends.
+-- Locks: the number, shared. Among many queues, one lock for all: then the number's own only has to be free for a
+-- moment, once that one is held. Who changes a number holds its lock, and looks for the other one.
+-- Raises 55P03, and names the holder.
+create or replace function awa._keep_shards(queue_id bigint, among_many boolean) returns void
+language plpgsql
+as $$
+declare
+  v_key bigint := awa._shards_key(queue_id);
+begin
+  if among_many and not pg_try_advisory_xact_lock_shared(awa._many_shards_key()) then
+    perform awa._wait_for_lock(awa._many_shards_key(), true, 'the numbers of shards are locked by somebody else',
+      'Let that session end its transaction, or enqueue jobs with a group to at most 64 queues in one call.');
+  end if;
+  -- Nothing can interrupt a single expression: a lock of the session would outlast an error.
+  if not (case
+            when not among_many then pg_try_advisory_xact_lock_shared(v_key)
+            when pg_try_advisory_lock_shared(v_key) then pg_advisory_unlock_shared(v_key)
+            else false
+          end)
+  then
+    perform awa._wait_for_lock(v_key, true, 'the number of shards of the queue is being changed',
+      'configure_queue, or drop_queue, keeps it until its transaction ends: let that end, and try again.');
+  end if;
+end
+$$;
+comment on function awa._keep_shards is
+  'Keeps the number of shards of a queue from changing until the transaction ends';
+
+-- Takes the lock of a queue's number of shards, where nobody keeps the number; returns whether it has it.
+-- Why: in a subtransaction, which lets go of it: producers would wait for a session that waits for the others.
+create or replace function awa._try_lock_shards(queue_id bigint) returns boolean
+language plpgsql
+as $$
+begin
+  if pg_try_advisory_xact_lock(awa._shards_key(queue_id)) then
+    if (case
+          when pg_try_advisory_lock(awa._many_shards_key()) then pg_advisory_unlock(awa._many_shards_key())
+          else false
+        end)
+    then
+      return true;
+    end if;
+    raise sqlstate 'JQ999'; -- see _look_up
+  end if;
+  return false;
+exception when sqlstate 'JQ999' then
+  return false;
+end
+$$;
+comment on function awa._try_lock_shards is
+  'Takes the lock of a queue''s number of shards, where nobody keeps the number; returns whether it has it';
+
+-- Takes the lock of a queue's number of shards until the transaction ends, so that it can change.
+-- Waits for claim_wait at most, for transactions that have enqueued jobs with a group.
+-- Raises 55P03, and names the holders.
+-- Why: it tries again and again, since producers would wait behind a session that waits.
+create or replace function awa._lock_shards(queue_id bigint) returns void
+language plpgsql
+as $$
+declare
+  v_wait interval := (select s.claim_wait from awa.settings s);
+  v_end timestamptz := clock_timestamp() + v_wait;
+begin
+  while not awa._try_lock_shards(queue_id) loop
+    if clock_timestamp() > v_end then
+      perform awa._refuse_lock(array[awa._shards_key(queue_id), awa._many_shards_key()], v_wait,
+        'the number of shards of the queue is in use',
+        'A transaction that has enqueued a job with a group keeps it to its end: let that end, and try again.');
+    end if;
+    perform pg_sleep(0.005);
+  end loop;
+end
+$$;
+comment on function awa._lock_shards is
+  'Takes the lock of a queue''s number of shards until the transaction ends, so that it can change';
 
 -- A number for a group: the first 31 bits of the SHA-256 of its key.
 create or replace function awa._group_bits(group_key text) returns int

@@ -3,7 +3,8 @@
 -- and states, as the arguments of enqueue_unique. Where a job was not inserted, the id is that of the job that holds
 -- the key. Neighbours that differ in args and unique alone are appended together, so sort them when there are
 -- thousands.
--- Locks: the unique keys, in their order; waits as enqueue_unique.
+-- Locks: the unique keys, in their order; waits as enqueue_unique. For jobs with a group, as enqueue; where they go to
+-- more than 64 queues, one lock for all of these.
 -- Raises as enqueue_unique does.
 create or replace function awa.enqueue_batch(jobs jsonb) returns setof awa.enqueue_unique_row
 language plpgsql
@@ -19,6 +20,7 @@ set jit = off
 as $$
 declare
   v_now timestamptz := clock_timestamp();
+  v_is_many boolean; -- queues to which jobs with a group go
   v_jobs int := jsonb_array_length(case when jsonb_typeof(jobs) = 'array' then jobs else '[]' end);
   v_job_ids bigint[];
   v_keys bytea[];
@@ -73,6 +75,11 @@ begin
     v_last_id := v_taken.job_id;
   end loop;
 
+  v_is_many := v_jobs > awa._max_locks() and (
+    select count(distinct j.job ->> 'queue') > awa._max_locks()
+      from jsonb_array_elements(jobs) j(job)
+     where j.job ->> 'group_key' is not null
+  );
   for v_run in
     with fields as (
       select j.ordinal, coalesce(nullif(j.job -> 'args', 'null'), '{}') as args,
@@ -96,7 +103,7 @@ begin
      order by n.run
   loop
     perform awa._append(o.queue, o.kind, v_run.args, o.priority, o.run_at, o.max_attempts, o.tags, o.metadata,
-      o.group_key, o.expires_at, v_run.job_ids, v_run.keys, v_now)
+      o.group_key, o.expires_at, v_run.job_ids, v_run.keys, v_now, v_is_many)
        from awa._job_options(v_run.rest) o;
   end loop;
   return query select unnest(v_job_ids), unnest(v_inserted);

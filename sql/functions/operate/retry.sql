@@ -42,9 +42,10 @@ comment on function awa.retry is
   'Lets a job run now that has ended without success or that waits; returns the state that it was in';
 
 -- Makes a job ready from one of the states that allow it.
+-- among_many is for _shard_for.
 -- Returns retried; taken, when another job holds its unique key; gone, when the job is in another state by now, or
 -- should be looked at again; null when the state does not allow it.
-create or replace function awa._retry(job_id bigint, state text) returns text
+create or replace function awa._retry(job_id bigint, state text, among_many boolean default false) returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -80,7 +81,7 @@ begin
     delete from awa.done_entries d where d.job_id = job_id;
   end if;
   v_job.lane := awa._lane(awa._queue_of(v_job.lane), (v_job.lane & 7)::int,
-    awa._shard_for(awa._queue_of(v_job.lane), job_id, v_job.group_key));
+    awa._shard_for(awa._queue_of(v_job.lane), job_id, v_job.group_key, among_many));
   if awa._has_place(v_job.lane, job_id) then
     perform awa._refuse_place(job_id, state);
   end if;

@@ -3,7 +3,8 @@
 -- their arguments contain. Without a state: failed, dead and cancelled jobs. Changes at most max_jobs (1 to 10,000),
 -- the oldest ids first. A filter by tag or arguments reads at most 100,000 jobs of each home; scan_jobs finds the rest.
 -- Skips jobs whose unique key another job holds, and jobs that another session is changing.
--- Locks: the jobs' rows, until the transaction ends.
+-- Locks: the jobs' rows, until the transaction ends; for jobs with a group, as retry, but one lock for all after the
+-- 64th, unless they are of one queue.
 -- Raises 22023, JQ004.
 create or replace function awa.retry_where(
   queue    text default null,
@@ -110,7 +111,7 @@ begin
             limit 1
          )
          else state
-       end) = 'retried'
+       end, queue is null and v_retried >= awa._max_locks()) = 'retried'
     then
       v_retried := v_retried + 1;
     end if;

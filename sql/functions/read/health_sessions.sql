@@ -142,8 +142,8 @@ select l.pid,
 comment on view awa._locks is 'Who holds a lock in this database, and at least since when';
 
 -- Who else holds a lock that others wait for: of a queue, or of its number of shards, of a worker, of a claim, or of
--- those that answer for very many claims. Not the shared lock of a claim, which an answer may keep in a long
--- transaction; for that of the counts see _maintenance_holders.
+-- those that answer for very many claims, or keep very many numbers of shards. Not the shared lock of a claim, which an
+-- answer may keep in a long transaction; for that of the counts see _maintenance_holders.
 create or replace view awa._held_locks as
 select l.pid, l.holder, l.since, q.name as queue, q.shard, w.worker_id, c.claim_id,
        case
@@ -152,10 +152,12 @@ select l.pid, l.holder, l.since, q.name as queue, q.shard, w.worker_id, c.claim_
          when n.name is not null then 'the number of shards of queue ' || n.name
          when w.worker_id is not null then 'worker ' || w.worker_id
          when c.claim_id is not null then 'claim ' || c.claim_id
+         when l.key = awa._many_shards_key() then 'the numbers of shards'
          else 'answers for many claims'
        end as what,
        case when q.name is not null then 'nothing is claimed from it'
             when n.name is not null then 'no job with a group is enqueued to it'
+            when l.key = awa._many_shards_key() then 'no jobs with groups are enqueued to many queues'
             when w.worker_id is null then 'answers wait'
             when l.mode = 'ShareLock' then 'it can''t be ended'
             else 'it claims nothing' end as so
@@ -189,7 +191,7 @@ select l.pid, l.holder, l.since, q.name as queue, q.shard, w.worker_id, c.claim_
        or n.name is not null
        or w.worker_id is not null
        or c.claim_id is not null
-       or l.mode = 'ExclusiveLock' and l.key = awa._crowd_key()
+       or l.mode = 'ExclusiveLock' and l.key in (awa._crowd_key(), awa._many_shards_key())
    );
 comment on view awa._held_locks is 'Who else holds a lock that others wait for';
 

@@ -216,7 +216,7 @@ begin
              coalesce(d.priority, q.default_priority, 2) as job_priority,
              coalesce(d.max_attempts, q.default_max_attempts, 25) as most_attempts,
              awa._lane(awa._queue_id(d.queue), coalesce(d.priority, q.default_priority, 2), case
-               when d.group_key is not null then awa._shard_for(awa._queue_id(d.queue), null, d.group_key)
+               when d.group_key is not null then awa._shard_for(awa._queue_id(d.queue), null, d.group_key, true)
                when q.shards > 1 then floor(random() * q.shards)::int
                else 0
              end) as lane
@@ -357,7 +357,7 @@ begin
     skipped := skipped - cardinality(v_ticks) - (v_waiting is not null)::int;
   end if;
   foreach v_tick in array v_ticks loop
-    schedule.last_job_id := awa._enqueue_tick(schedule, v_tick);
+    schedule.last_job_id := awa._enqueue_tick(schedule, v_tick, true);
     fired := fired + 1;
   end loop;
   if fired > 0 then

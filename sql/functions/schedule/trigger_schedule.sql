@@ -27,14 +27,19 @@ comment on function awa.trigger_schedule is
   'Enqueues the job of a schedule now, whatever the clock says, also while it is paused; returns the job''s id';
 
 -- Enqueues the job of a schedule for a time; returns the job's id.
+-- among_many is for _shard_for.
 -- Raises as enqueue does.
-create or replace function awa._enqueue_tick(schedule awa.schedules, tick timestamptz) returns bigint
+create or replace function awa._enqueue_tick(
+  schedule awa.schedules,
+  tick timestamptz,
+  among_many boolean default false
+) returns bigint
 language plpgsql
 as $$
 begin
   return (awa._append(schedule.queue, schedule.kind, array[schedule.args], schedule.priority, null,
     schedule.max_attempts, schedule.tags, awa._tick_metadata(schedule.metadata, schedule.name, tick),
-    schedule.group_key))[1];
+    schedule.group_key, among_many => among_many))[1];
 end
 $$;
 comment on function awa._enqueue_tick is 'Enqueues the job of a schedule for a time; returns the job''s id';
