@@ -83,6 +83,14 @@ func (s *session) waitUntilBlocked(other *session) {
 	}, patience, time.Millisecond, "session %d never waited for a lock", other.pid)
 }
 
+// waitUntilSleeping returns when another session sleeps between two tries.
+func (s *session) waitUntilSleeping(other *session) {
+	s.Helper()
+	require.Eventually(s, func() bool {
+		return one[bool](s, "select coalesce(wait_event, '') = 'PgSleep' from pg_stat_activity where pid = $1", other.pid)
+	}, patience, time.Millisecond, "session %d never slept", other.pid)
+}
+
 // A server is one of the test's own: with roles, transaction ids and crashes of its own.
 type server struct {
 	*pgserver.Server

@@ -2,7 +2,6 @@ package sql_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
@@ -77,7 +76,7 @@ func TestShardsBesideGroupsInManyQueues(t *testing.T) {
 	operator.exec("begin")
 	operator.exec(change)
 	wait := producer.background(enqueueInManyQueues)
-	watcher.waitUntilBlocked(producer)
+	watcher.waitUntilSleeping(producer)
 	other.exec("select awa.enqueue('q8', 'k', group_key => 'g')")
 	operator.exec("commit")
 	require.NoError(t, wait())
@@ -94,10 +93,7 @@ func TestShardsBesideGroupsInManyQueues(t *testing.T) {
 	require.Contains(t, err.(*pgconn.PgError).Message, "the number of shards of the queue is in use")
 	watcher.exec("update awa.settings set claim_wait = '1 hour'")
 	wait = operator.background(change)
-	require.Eventually(t, func() bool {
-		return one[bool](watcher, "select coalesce(wait_event, '') = 'PgSleep' from pg_stat_activity where pid = $1",
-			operator.pid)
-	}, patience, time.Millisecond)
+	watcher.waitUntilSleeping(operator)
 	for range 20 {
 		other.exec("select awa.enqueue('q7', 'k', group_key => 'g')") // beside one that tries again and again
 	}

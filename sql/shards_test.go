@@ -380,10 +380,7 @@ func TestShardsOfGroups(t *testing.T) {
 	s.exec("begin")
 	s.enqueueGroup("q", group, 1)
 	wait := operator.background(fmt.Sprintf(change, 7))
-	require.Eventually(t, func() bool {
-		return one[bool](watcher, "select coalesce(wait_event, '') = 'PgSleep' from pg_stat_activity where pid = $1",
-			operator.pid)
-	}, patience, 1e6)
+	watcher.waitUntilSleeping(operator)
 	other.exec("begin")
 	other.enqueueGroup("q", group, 1)
 	other.exec("rollback")
@@ -392,7 +389,7 @@ func TestShardsOfGroups(t *testing.T) {
 	operator.exec("begin")
 	operator.setShards("q", 9)
 	wait = s.background(fmt.Sprintf("select awa.enqueue('q', 'k', group_key => '%s')", group))
-	watcher.waitUntilBlocked(s)
+	watcher.waitUntilSleeping(s)
 	operator.exec("commit")
 	require.NoError(t, wait())
 	require.Equal(t, one[int](s, "select awa._group_bits($1) % 9", group), one[int](s,
@@ -542,4 +539,30 @@ func TestPruneOfShards(t *testing.T) {
 	s.completes(claimed)
 	require.ElementsMatch(t, jobs, append(ids(s.claim("q", 99)), ids(claimed)...))
 	s.audited()
+}
+
+// A session that has claimed waits for a number of shards that is being changed, and who changes it waits for the
+// session's claim. Neither fails with 40P01, nor does a claim of others that waits beside them: the first wait ends.
+func TestNumberOfShardsBesideAClaim(t *testing.T) {
+	d := newDatabase(t)
+	a, b, watcher := d.session(), d.session(), d.session()
+	a.enqueue("q")
+	a.setShards("g", 2)
+	for _, s := range []*session{a, b} {
+		s.exec("set deadlock_timeout = '1ms'")
+	}
+	a.exec("begin")
+	require.Len(t, a.claim("q", 1), 1)
+	b.exec("begin")
+	b.setShards("g", 3)
+	watcher.exec("update awa.settings set claim_wait = '2 seconds'")
+	claim := b.background("select awa.claim('q')")
+	watcher.waitUntilBlocked(b)
+	watcher.exec("update awa.settings set claim_wait = '1 hour'")
+	enqueue := a.background("select awa.enqueue('g', 'k', group_key => 'x')")
+	require.Equal(t, "55P03", sqlState(claim()))
+	require.NoError(t, enqueue())
+	a.exec("commit")
+	b.exec("rollback")
+	require.Equal(t, 1, one[int](watcher, "select available from awa.queue_counts('g')"))
 }

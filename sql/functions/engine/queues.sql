@@ -83,26 +83,32 @@ comment on function awa._shard_for is
 -- Locks: the number, shared. Among many queues, one lock for all: then the number's own only has to be free for a
 -- moment, once that one is held. Who changes a number holds its lock, and looks for the other one.
 -- Raises 55P03, and names the holder.
+-- Why: it tries again and again. A caller that has claimed, and waited in PostgreSQL's line, would make a deadlock with
+-- a session that changes the number and waits for the claim's shard; PostgreSQL may end a claim beside them for that.
 create or replace function awa._keep_shards(queue_id bigint, among_many boolean) returns void
 language plpgsql
 as $$
 declare
   v_key bigint := awa._shards_key(queue_id);
+  v_end timestamptz := clock_timestamp() + awa._wait();
 begin
   if among_many and not pg_try_advisory_xact_lock_shared(awa._many_shards_key()) then
     perform awa._wait_for_lock(awa._many_shards_key(), true, 'the numbers of shards are locked by somebody else',
       'Let that session end its transaction, or enqueue jobs with a group to at most 64 queues in one call.');
   end if;
   -- Nothing can interrupt a single expression: a lock of the session would outlast an error.
-  if not (case
-            when not among_many then pg_try_advisory_xact_lock_shared(v_key)
-            when pg_try_advisory_lock_shared(v_key) then pg_advisory_unlock_shared(v_key)
-            else false
-          end)
-  then
-    perform awa._wait_for_lock(v_key, true, 'the number of shards of the queue is being changed',
-      'configure_queue, or drop_queue, keeps it until its transaction ends: let that end, and try again.');
-  end if;
+  while not (case
+               when not among_many then pg_try_advisory_xact_lock_shared(v_key)
+               when pg_try_advisory_lock_shared(v_key) then pg_advisory_unlock_shared(v_key)
+               else false
+             end)
+  loop
+    if clock_timestamp() > v_end then
+      perform awa._refuse_lock(array[v_key], awa._wait(), 'the number of shards of the queue is being changed',
+        'configure_queue, or drop_queue, keeps it until its transaction ends: let that end, and try again.');
+    end if;
+    perform pg_sleep(0.005);
+  end loop;
 end
 $$;
 comment on function awa._keep_shards is
