@@ -134,7 +134,7 @@ insert into c select * from awa.claim(pg_temp.q(), 1, null, '2 minutes');
 update awa.lease_claims set claimed_at = pg_temp.ago('20 seconds');
 select is(pg_temp.late('materialize'), null, 'attempts get rows of their own within a minute');
 update awa.lease_claims set claimed_at = pg_temp.ago('1 minute 1 second');
-select is(pg_temp.late('materialize'), 'attempts that last have no rows of their own, for 00:01',
+select is(pg_temp.late('materialize'), 'long-running attempts have no rows of their own, for 00:01',
   'or materialize is late');
 update awa.lease_claims set claimed_at = pg_temp.ago('2 minutes 1 second'), lease_until = pg_temp.ago('1 second');
 select is(pg_temp.late('rescue'), null, 'attempts end within half a minute after their leases');

@@ -19,46 +19,23 @@ declare
   v_unreadable bigint[];
   v_refused bigint[];
   v_refusal text;
-  v_lack text[];
-  v_shard bigint;
   v_shards bigint[];
-  v_locked bigint[] := '{}';
-  v_is_stuck boolean := false;
   v_places awa._place[];
-  v_place awa._place;
-  v_moved bigint := 0;
+  v_moves record;
+  v_is_stuck boolean;
 begin
   -- somebody may have mended them since
   update awa.ring r set unreadable = null, refused = null, refusal = null where r.outcome in ('damaged', 'refused');
   select coalesce(r.unreadable, '{}'), coalesce(r.refused, '{}'), r.refusal into v_unreadable, v_refused, v_refusal
     from awa.ring r;
-  v_shards := array(
-    select s from (
-      (
-        select awa._shard_of(a.lane) as s
-          from awa._available_in(segment) a
-         where a.job_id <> all(v_unreadable || v_refused)
-         limit max_entries
-      )
-      union
-      (select awa._shard_of(c) from awa._cursors_in(segment) c limit 500)
-    ) s order by s limit 500);
+  v_shards := awa._shards_to_carry(segment, v_unreadable || v_refused, max_entries);
   if v_shards = '{}' then
     return case when v_unreadable <> '{}' then 'damaged' when v_refused <> '{}' then 'refused' end;
   end if;
-  foreach v_shard in array v_shards loop
-    if pg_try_advisory_xact_lock(awa._shard_key(v_shard)) then
-      v_locked := v_locked || v_shard;
-    end if;
-  end loop;
-  if v_locked = '{}' then
-    -- nobody waits for this one meanwhile, but for the counts, without which they go on
-    perform awa._lock_for(array[awa._shard_key(v_shards[1])], '500 milliseconds');
-    v_locked := v_shards[1:1];
-  end if;
+  v_shards := awa._lock_some(v_shards);
   v_places := array(
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
-      from unnest(v_locked) s
+      from unnest(v_shards) s
      cross join lateral (
         select *
           from awa._available a
@@ -67,48 +44,24 @@ begin
       ) a
      where a.job_id <> all(v_unreadable || v_refused)
      limit max_entries);
+  v_moves := awa._move_most(segment, v_places);
+  v_unreadable := v_unreadable || v_moves.unreadable;
+  v_refused := v_refused || v_moves.refused;
+  v_refusal := coalesce(v_moves.refusal, v_refusal);
+  v_is_stuck := v_moves.moved = 0 and v_places <> '{}' and cardinality(v_places) < max_entries;
   begin
-    v_moved := awa._move_entries(segment, v_places);
-  exception when others then
-    if sqlstate = '55P03' or not awa._is_about_a_row(sqlstate) then
-      raise;
-    end if;
-    -- One by one: the rest must not wait for a job that the server can't read, or whose row it refuses.
-    foreach v_place in array v_places loop
-      begin
-        v_moved := v_moved + awa._move_entries(segment, array[v_place]);
-      exception when others then
-        if sqlstate = 'XX001' then
-          v_unreadable := v_unreadable || v_place.id;
-        elsif awa._is_passing(sqlstate) then
-          null;
-        elsif awa._is_about_a_row(sqlstate) then
-          v_refused := v_refused || v_place.id;
-          v_refusal := awa._refusal(sqlerrm, sqlstate);
-          v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
-        else
-          raise;
-        end if;
-      end;
-    end loop;
-    if v_moved = 0 then
-      perform awa._fail_for(v_lack);
-    end if;
-  end;
-  begin
-    perform awa._carry_cursors(segment, v_locked);
+    perform awa._carry_cursors(segment, v_shards);
   exception when others then
     if awa._is_passing(sqlstate) or not awa._is_about_a_row(sqlstate) then
       raise;
     end if;
     v_refusal := awa._refusal(sqlerrm, sqlstate); -- cursors; they stay, and so does the segment
-    v_is_stuck := v_moved = 0;
+    v_is_stuck := v_is_stuck or v_moves.moved = 0;
   end;
   update awa.ring r
      set unreadable = v_unreadable, refused = v_refused, refusal = v_refusal
    where (v_unreadable, v_refused, v_refusal) is distinct from (coalesce(r.unreadable, '{}'), coalesce(r.refused, '{}'),
      r.refusal);
-  v_is_stuck := v_is_stuck or v_moved = 0 and v_places <> '{}' and cardinality(v_places) < max_entries;
   return case
     when not v_is_stuck then 'cleaning'
     when v_unreadable <> '{}' then 'damaged'
@@ -119,6 +72,106 @@ end
 $$;
 comment on function awa._carry is
   'Moves unclaimed entries of a segment, and cursors, to the current one, at most so many';
+
+-- The shards, at most 500, of which a segment holds unclaimed entries, but for those of some jobs, or cursors.
+create or replace function awa._shards_to_carry(segment smallint, but_job_ids bigint[], max_entries int)
+returns bigint[]
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+begin
+  return array(
+    select s from (
+      (
+        select awa._shard_of(a.lane) as s
+          from awa._available_in(segment) a
+         where a.job_id <> all(but_job_ids)
+         limit max_entries
+      )
+      union
+      (select awa._shard_of(c) from awa._cursors_in(segment) c limit 500)
+    ) s order by s limit 500);
+end
+$$;
+comment on function awa._shards_to_carry is
+  'The shards, at most 500, of which a segment holds unclaimed entries, but for those of some jobs, or cursors';
+
+-- Locks those of some shards that it can have at once, or else the first one; returns which.
+-- Locks: these, in the order given, until the transaction ends.
+-- Raises 55P03.
+create or replace function awa._lock_some(shards bigint[]) returns bigint[]
+language plpgsql
+as $$
+declare
+  v_shard bigint;
+  v_locked bigint[] := '{}';
+begin
+  foreach v_shard in array shards loop
+    if pg_try_advisory_xact_lock(awa._shard_key(v_shard)) then
+      v_locked := v_locked || v_shard;
+    end if;
+  end loop;
+  if v_locked = '{}' then
+    -- nobody waits for this one meanwhile, but for the counts, without which they go on
+    perform awa._lock_for(array[awa._shard_key(shards[1])], '500 milliseconds');
+    v_locked := shards[1:1];
+  end if;
+  return v_locked;
+end
+$$;
+comment on function awa._lock_some is
+  'Locks those of some shards that it can have at once, or else the first one; returns which';
+
+-- Moves entries to the current segment, but for those that the server can't read, or whose rows it refuses.
+-- Returns how many it moved, the jobs that it left for one of these reasons, and the last refusal.
+-- Raises what the server lacks, such as memory, where none was moved.
+-- Why: one by one after an error, since the rest must not wait for one job.
+create or replace function awa._move_most(
+  segment smallint,
+  entries awa._place[],
+  out moved bigint,
+  out unreadable bigint[],
+  out refused bigint[],
+  out refusal text
+)
+language plpgsql
+as $$
+declare
+  v_entry awa._place;
+  v_lack text[];
+begin
+  unreadable := '{}';
+  refused := '{}';
+  moved := awa._move_entries(segment, entries);
+exception when others then
+  if sqlstate = '55P03' or not awa._is_about_a_row(sqlstate) then
+    raise;
+  end if;
+  moved := 0;
+  foreach v_entry in array entries loop
+    begin
+      moved := moved + awa._move_entries(segment, array[v_entry]);
+    exception when others then
+      if sqlstate = 'XX001' then
+        unreadable := unreadable || v_entry.id;
+      elsif awa._is_passing(sqlstate) then
+        null;
+      elsif awa._is_about_a_row(sqlstate) then
+        refused := refused || v_entry.id;
+        refusal := awa._refusal(sqlerrm, sqlstate);
+        v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
+      else
+        raise;
+      end if;
+    end;
+  end loop;
+  if moved = 0 then
+    perform awa._fail_for(v_lack);
+  end if;
+end
+$$;
+comment on function awa._move_most is
+  'Moves entries to the current segment, but for those that the server can''t read, or whose rows it refuses';
 
 -- Moves entries to the current segment, under the same places; returns how many.
 -- The caller has locked their shards, and the counts.

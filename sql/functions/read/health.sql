@@ -30,6 +30,8 @@ select r.level, r.topic, r.subject, r.message, r.hint, r.details
     union all
     select * from awa._health_queues()
     union all
+    select * from awa._health_refusals()
+    union all
     select * from awa._health_schedules()
     union all
     select * from awa._health_sessions()
@@ -134,23 +136,11 @@ create or replace function awa._late_work(now timestamptz) returns table (
 )
 language sql stable
 as $$
-with ring as (
-  select * from awa.ring
-), settings as (
-  select * from awa.settings
-), segments as materialized (
-  select * from awa._segments
-), open as (
-  select o.job_id, o.claimed_at,
-         awa._is_overdue(o.lease_until + interval '30 seconds', o.deadline_at + interval '30 seconds',
-           o.lease_until - o.claimed_at + interval '30 seconds', o.worker_id, now) as is_overdue
-    from awa._open_items o
-   where o.queue_id = any(array(select awa._queue_of(l.lane) from awa._lanes_in_use() l where not l.is_counted))
-)
-select 'run_maintenance' as pass, 'nobody has called it' as problem, (
+select 'run_maintenance', 'nobody has called it', (
   select m.at
-    from (select coalesce(awa._maintained_at(), (select min(q.created_at) from awa.queues q)) as at) m, settings s
-   where m.at < now - s.warn_silence) as late_since, null::bigint as job_id
+    from awa.settings s
+   cross join (select coalesce(awa._maintained_at(), (select min(q.created_at) from awa.queues q)) as at) m
+   where m.at < now - s.warn_silence), null::bigint
 union all
 (select 'promote_due', 'jobs that are due wait', d.run_at, d.job_id
    from (select) x
@@ -172,6 +162,28 @@ union all
       limit 1
    ) s on true)
 union all
+select * from awa._late_attempts(now)
+union all
+select * from awa._late_history(now)
+union all
+select * from awa._late_segments(now)
+$$;
+comment on function awa._late_work is
+  'Work that maintenance should have done by now: which pass, how much, since when, and one of the jobs';
+
+-- Open attempts that rescue or materialize should have taken by now, as _late_work returns them.
+create or replace function awa._late_attempts(now timestamptz) returns table (
+  pass text, problem text, late_since timestamptz, job_id bigint
+)
+language sql stable
+as $$
+with open as (
+  select o.job_id, o.claimed_at,
+         awa._is_overdue(o.lease_until + interval '30 seconds', o.deadline_at + interval '30 seconds',
+           o.lease_until - o.claimed_at + interval '30 seconds', o.worker_id, now) as is_overdue
+    from awa._open_items o
+   where o.queue_id = any(array(select awa._queue_of(l.lane) from awa._lanes_in_use() l where not l.is_counted))
+)
 select 'rescue', 'attempts that are overdue run on', least(
   (
     select min(l.claimed_at)
@@ -179,20 +191,29 @@ select 'rescue', 'attempts that are overdue run on', least(
      where awa._is_overdue(l.lease_until + interval '30 seconds', l.deadline_at + interval '30 seconds',
        l.lease + interval '30 seconds', l.worker_id, now)
   ),
-  (select min(o.claimed_at) from open o where o.is_overdue)), null
+  (select min(o.claimed_at) from open o where o.is_overdue)), null::bigint
 union all
-select 'materialize', 'attempts that last have no rows of their own', o.claimed_at, o.job_id
+select 'materialize', 'long-running attempts have no rows of their own', o.claimed_at, o.job_id
   from (select) x
   left join lateral (
     select * from open o where o.claimed_at < now - interval '1 minute' order by o.claimed_at limit 1
   ) o on true
-union all
+$$;
+comment on function awa._late_attempts is
+  'Open attempts that rescue or materialize should have taken by now, as _late_work returns them';
+
+-- Ended jobs that expire_history should have removed by now, as _late_work returns them.
+create or replace function awa._late_history(now timestamptz) returns table (
+  pass text, problem text, late_since timestamptz, job_id bigint
+)
+language sql stable
+as $$
 select 'expire_history', 'jobs are past their retention', e.until, e.job_id from (select) x left join lateral (
   select e.until, e.job_id
     from (
       (
         select d.finalized_at + s.completed_retention as until, d.job_id
-          from awa.done_entries d, settings s
+          from awa.done_entries d, awa.settings s
          where d.state = 'completed'
          order by d.finalized_at
          limit 1
@@ -217,29 +238,41 @@ select 'expire_history', 'jobs are past their retention', e.until, e.job_id from
    where e.until < now - interval '1 hour'
    order by e.until
    limit 1) e on true
-union all
+$$;
+comment on function awa._late_history is
+  'Ended jobs that expire_history should have removed by now, as _late_work returns them';
+
+-- Segments that rotate or prune_oldest should have taken by now, as _late_work returns them.
+create or replace function awa._late_segments(now timestamptz) returns table (
+  pass text, problem text, late_since timestamptz, job_id bigint
+)
+language sql stable
+as $$
+with segments as materialized (
+  select * from awa._segments
+)
 select 'rotate', 'the current segment should have been left', (
   select c.left_at + s.segment_age
-    from segments c, settings s
+    from segments c, awa.settings s
    where c.is_current
      and not c.is_empty
      and (select x.is_empty from segments x where x.segment = (c.segment + 1) % 4)
      and c.left_at < now - s.segment_age - interval '1 hour'
   union all
   select c.left_at
-    from segments c, settings s
+    from segments c, awa.settings s
    where c.is_current
      and c.entry_bytes > 4 * s.segment_bytes
      and (select x.is_empty from segments x where x.segment = (c.segment + 1) % 4)
-   limit 1), null
+   limit 1), null::bigint
 union all
 select 'prune_oldest', 'the oldest segment is past its retention', (
-  select min(c.left_at) + s.completed_retention from segments c, settings s, ring r
+  select min(c.left_at) + s.completed_retention from segments c, awa.settings s, awa.ring r
    where not c.is_current and not c.is_empty and r.outcome is null
    group by s.completed_retention having min(c.left_at) < now - s.completed_retention - interval '1 hour'), null
 $$;
-comment on function awa._late_work is
-  'Work that maintenance should have done by now: which pass, how much, since when, and one of the jobs';
+comment on function awa._late_segments is
+  'Segments that rotate or prune_oldest should have taken by now, as _late_work returns them';
 
 -- The rows of health about obstacles to emptying the oldest segment.
 create or replace function awa._health_prune() returns table (

@@ -120,7 +120,23 @@ select 5, case when w.waits and s.paused_at is null then 'warning' else 'ok' end
      where w.waits
  ) c on true
 union all
--- Of the jobs that ended of late, how many failed. Of the hundred queues with most of these: others have few.
+-- Of the hundred queues with most failures: others have few.
+select f.*
+  from awa._health_failures(array(
+    select c.queue
+      from counts c
+     where c.failed + c.dead + c.retryable > 0
+     order by c.failed + c.dead + c.retryable desc
+     limit 100)) f
+$$;
+comment on function awa._health_queues is 'The rows of health about queues';
+
+-- The rows of health about how many of the recently ended jobs of some queues failed.
+create or replace function awa._health_failures(queues text[]) returns table (
+  ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
+)
+language sql stable
+as $$
 select 5,
        case
          when f.failed >= 3 and f.failed > t.warn_failed_share * (f.failed + f.completed) then 'warning'
@@ -135,21 +151,23 @@ select 5,
        end,
        jsonb_build_object('failed', f.failed, 'completed', f.completed, 'seconds',
          floor(extract(epoch from n.at - f.counted_since)))
-  from (
-    select c.queue
-      from counts c
-     where c.failed + c.dead + c.retryable > 0
-     order by c.failed + c.dead + c.retryable desc
-     limit 100
-  ) q
- cross join now n
- cross join settings t
+  from (select clock_timestamp() as at) n
+ cross join awa.settings t
+ cross join unnest(queues) q(queue)
  cross join lateral (select awa._queue_id(q.queue) as queue_id) x
  cross join lateral awa._results(x.queue_id, n.at - interval '1 day') f
  where f.failed > 0
-union all
--- Jobs that were put off, because the server refuses to store how they failed, or to make them ready; of the first
--- 10,000 of these.
+$$;
+comment on function awa._health_failures is
+  'The rows of health about how many of the recently ended jobs of some queues failed';
+
+-- The rows of health about jobs that were put off, because the server refuses to store their failure.
+-- Or refuses to make them ready. Reads 10,000 of these at most.
+create or replace function awa._health_refusals() returns table (
+  ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
+)
+language sql stable
+as $$
 select 5, 'warning', 'refusals', coalesce((select x.name from awa.queues x where x.queue_id = q.queue_id limit 1), '?'),
        format(
          'jobs that are put off, because the server refuses to store how they failed, or to make them ready: %s; the '
@@ -167,7 +185,8 @@ select 5, 'warning', 'refusals', coalesce((select x.name from awa.queues x where
   ) q
   join awa.deferred_jobs d on d.job_id = q.job_id
 $$;
-comment on function awa._health_queues is 'The rows of health about queues';
+comment on function awa._health_refusals is
+  'The rows of health about jobs that were put off, because the server refuses to store their failure';
 
 -- How many jobs of a queue failed in their last attempt since a time, and how many completed.
 -- Jobs that wait for a retry have failed, too. Looks at the last 200 claims of each lane, and counts from where these
