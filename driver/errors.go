@@ -111,6 +111,9 @@ const serializationFailure = "40001"
 // queryCanceled is the SQLSTATE of what a timeout has ended.
 const queryCanceled = "57014"
 
+// lockNotAvailable is the SQLSTATE of a wait for a lock that was too long.
+const lockNotAvailable = "55P03"
+
 // serverError is an error of the server, with all that it has to say, and the sentinel for its SQLSTATE.
 type serverError struct {
 	err      error

@@ -313,7 +313,7 @@ func (r *run) giveBack(ctx context.Context, tasks []*task) {
 		if r.registrations.get() == reg {
 			jobIDs, receipts := reg.known()
 			_, err = r.control.call(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-				_, err = queries.ReleaseUnknown(ctx, pipeline{conn: conn, timeout: longestRetry},
+				_, err = queries.ReleaseUnknown(ctx, awayFrom(conn, longestRetry),
 					gen.ReleaseUnknownParams{WorkerID: reg.id, JobIds: jobIDs, Receipts: receipts})
 				return err
 			})
@@ -338,7 +338,7 @@ func (r *run) windDown(ctx context.Context, db *dedicated, reg *registration) er
 		released, err = r.deregisterOne(ctx, db, reg, longestRetry)
 	} else if err = r.beatOne(ctx, db, reg); err == nil {
 		_, err = db.callUntil(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-			released, err = queries.ReleaseUnknown(ctx, pipeline{conn: conn, timeout: longestRetry},
+			released, err = queries.ReleaseUnknown(ctx, awayFrom(conn, longestRetry),
 				gen.ReleaseUnknownParams{WorkerID: reg.id, JobIds: jobIDs, Receipts: receipts})
 			return err
 		})
@@ -346,10 +346,16 @@ func (r *run) windDown(ctx context.Context, db *dedicated, reg *registration) er
 	if released > 0 {
 		r.log.InfoContext(ctx, "attempts were given back whose claim was lost", keyJobs, released)
 	}
-	if hasCode(err, queryCanceled) && db.isOpen() {
+	if (hasCode(err, queryCanceled) || hasCode(err, lockNotAvailable)) && db.isOpen() {
 		return nil
 	}
 	return err
+}
+
+// awayFrom runs a query that gives attempts back. Those that another session keeps are left out after a fourth of the
+// time: otherwise the whole query would be cancelled beside one of them.
+func awayFrom(conn *pgx.Conn, timeout time.Duration) pipeline {
+	return pipeline{conn: conn, timeout: timeout, lockTimeout: timeout / 4}
 }
 
 // deregister ends the worker, and gives back what is still open. One registration that can't be ended, because a claim
@@ -388,7 +394,7 @@ func (r *run) deregister() error {
 func (r *run) deregisterOne(ctx context.Context, db *dedicated, reg *registration,
 	timeout time.Duration) (released int64, err error) {
 	_, err = db.callUntil(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
-		released, err = queries.DeregisterWorker(ctx, pipeline{conn: conn, timeout: timeout}, reg.id)
+		released, err = queries.DeregisterWorker(ctx, awayFrom(conn, timeout), reg.id)
 		return err
 	})
 	if err == nil {

@@ -680,6 +680,43 @@ func TestStopBesideAHangingClaim(t *testing.T) {
 	unlock()
 }
 
+// A job that an open transaction cancels does not keep a worker, at its end, from giving back its other jobs.
+func TestStopBesideAnOpenCancel(t *testing.T) {
+	driver.SetTimeouts(t, time.Minute, time.Minute, 12*time.Second)
+	pool := testdb.New(t)
+	started := make(chan struct{})
+	w, err := driver.NewWorker(pool, handle(func(ctx context.Context, _ *driver.Job[note]) error {
+		started <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}), driver.WorkerConfig{NoMaintenance: true, StopTimeout: -1, Queues: []driver.QueueConfig{{Name: "q"}},
+		Logger: logger(t)})
+	require.NoError(t, err)
+	var ids []int64
+	for range 4 {
+		ids = append(ids, enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "q"}))
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	result := make(chan error, 1)
+	go func() { result <- w.Run(ctx) }()
+	for range ids {
+		receive(t, started)
+	}
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	_, err = tx.Exec(t.Context(), "select awa.cancel($1)", ids[1])
+	require.NoError(t, err)
+	stop()
+	require.NoError(t, receive(t, result))
+	for _, id := range []int64{ids[0], ids[2], ids[3]} {
+		assert.Zero(t, waitForState(t, pool, id, "available").Attempt)
+	}
+	require.NoError(t, tx.Commit(t.Context()))
+	waitForState(t, pool, ids[1], "cancelled")
+	assert.Zero(t, queryValue[int](t, pool, "select count(*) from awa.workers"))
+}
+
 // Where claims may wait for longer than the worker waits for an answer, a locked queue does not hold up the others for
 // long.
 func TestLockedQueueWithALongWait(t *testing.T) {

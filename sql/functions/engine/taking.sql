@@ -1,4 +1,5 @@
--- Maintenance closes attempts, and leaves those alone that are being answered for.
+-- Closing attempts, and leaving those alone that other sessions are answering for: maintenance does, and so do calls
+-- that end many attempts.
 
 -- Closes open items for maintenance, but for those that are being answered for; returns their receipts.
 -- At most max_jobs, the oldest claims first. It only tries the claims, and goes on where it can't have one. For claims
@@ -74,3 +75,27 @@ begin
 end
 $$;
 comment on function awa._take_items is 'Closes items by a row each; returns the receipts of those that were open';
+
+-- Joins the claims of some receipts, in ascending order, but for those of which another session answers for many.
+-- Returns the claims that it has joined.
+-- Locks: as _join_claim, but it waits for none of them.
+create or replace function awa._join_free_claims(receipts bigint[]) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_claim_id bigint;
+  v_nth int := 0;
+  v_joined bigint[] := '{}';
+begin
+  for v_claim_id in select distinct r >> 12 as claim_id from unnest(receipts) r order by 1 loop
+    v_nth := v_nth + 1;
+    if awa._try_join_claim(v_claim_id, v_nth) then
+      v_joined := v_joined || v_claim_id;
+    end if;
+  end loop;
+  return v_joined;
+end
+$$;
+comment on function awa._join_free_claims is
+  'Joins the claims of some receipts, in ascending order, but for those of which another session answers for many';

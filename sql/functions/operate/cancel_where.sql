@@ -2,9 +2,10 @@
 -- At least one filter is required: a queue, a kind, a state, a time before which they were enqueued, a tag, or an
 -- object that their arguments contain. Changes at most max_jobs (1 to 10,000), and available jobs of at most 500
 -- queues: call it again until it returns 0. A filter by tag or arguments reads at most 100,000 jobs of each state, the
--- first in line; scan_jobs finds the rest. Skips deferred jobs that another session is changing.
+-- first in line; scan_jobs finds the rest. Skips deferred jobs that another session is changing, and other jobs that
+-- another session is changing, or answering for, for longer than claim_wait.
 -- Locks: as cancel, for each job.
--- Raises 22023 for the filter, JQ004; 55P03, 40001 as cancel does.
+-- Raises 22023 for the filter, JQ004; 40001 as cancel does.
 create or replace function awa.cancel_where(
   queue    text default null,
   kind     text default null,
@@ -33,8 +34,7 @@ declare
   v_queue_id bigint := awa._queue_id(queue);
   v_last bigint; -- of the deferred jobs that it looks at; null: of all
   v_cancelled bigint := 0;
-  v_job_ids bigint[];
-  v_receipts bigint[];
+  v_running awa._place[];
 begin
   perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('cancellable'), tag, args);
   perform awa._check_isolation();
@@ -63,7 +63,7 @@ begin
          for update skip locked), 'cancelled with others'));
   end if;
   if state is null or state = 'available' then
-    v_cancelled := v_cancelled + cardinality(awa._cancel_ready(array(
+    v_cancelled := v_cancelled + awa._cancel_free(array(
       select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
         from (
           -- each is locked at commit
@@ -81,30 +81,83 @@ begin
                limit v_max - v_cancelled
             ) a
         ) a
-       where a.shards <= 500), 'cancelled with others'));
+       where a.shards <= 500), 'cancelled with others');
   end if;
   if state is null or state = 'running' then
-    select array_agg(r.job_id), array_agg(r.receipt) into v_job_ids, v_receipts
-      from (
-        select r.job_id, r.receipt
-          from (
-            select r.job_id, r.receipt, r.kind, r.created_at, r.tags, r.args
-              from awa._running r
-             where queue is null or r.queue_id = v_queue_id
-             limit v_most
-          ) r
-         where (kind is null or r.kind = kind) and (before is null or r.created_at < before)
-           and (tag is null or r.tags @> array[tag]) and (args is null or r.args @> args)
-         order by r.receipt
-         limit v_max - v_cancelled
-      ) r;
+    v_running := array(
+      select (r.job_id, 'running', r.receipt, null, null, null, null, null)::awa._place
+        from (
+          select r.job_id, r.receipt, r.kind, r.created_at, r.tags, r.args
+            from awa._running r
+           where queue is null or r.queue_id = v_queue_id
+           limit v_most
+        ) r
+       where (kind is null or r.kind = kind) and (before is null or r.created_at < before)
+         and (tag is null or r.tags @> array[tag]) and (args is null or r.args @> args)
+       order by r.receipt
+       limit v_max - v_cancelled);
     perform set_config('plan_cache_mode', 'force_generic_plan', true); -- one plan for all of them
-    v_cancelled := v_cancelled + cardinality(awa._cancel_running(v_job_ids, v_receipts, 'cancelled with others'));
+    v_cancelled := v_cancelled + awa._cancel_free(v_running, 'cancelled with others');
   end if;
   return v_cancelled;
 end
 $$;
 comment on function awa.cancel_where is 'Cancels matching jobs that have not ended; returns how many';
+
+-- Cancels jobs that are available or running, but for those that other sessions keep; returns how many.
+-- Where one of them is kept for too long, it goes on with half of them at a time; less where that fails, more where it
+-- does not, for five seconds at most, or a fourth of the caller's timeout.
+-- Why: as _release_some.
+create or replace function awa._cancel_free(places awa._place[], reason text) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_before text := current_setting('lock_timeout');
+  v_until timestamptz;
+  v_free bigint[];
+  v_at int := 1;
+  v_size int;
+  v_cancelled bigint := 0;
+begin
+  begin
+    return awa._cancel_all(places, reason);
+  exception when lock_not_available then
+    v_until := clock_timestamp() + awa._budget('5 seconds', 4);
+  end;
+  perform set_config('lock_timeout', '10', true);
+  v_free := awa._join_free_claims(array(select p.receipt from unnest(places) p where p.receipt is not null));
+  places := array(
+    select p from unnest(places) p where p.receipt is null or p.receipt >> 12 in (select unnest(v_free))); -- hashed
+  v_size := greatest(cardinality(places) / 2, 1);
+  while v_at <= cardinality(places) and clock_timestamp() < v_until loop
+    begin
+      v_cancelled := v_cancelled + awa._cancel_all(places[v_at : v_at + v_size - 1], reason);
+      v_at := v_at + v_size;
+      v_size := 2 * v_size;
+    exception when lock_not_available then
+      v_at := v_at + (v_size = 1)::int;
+      v_size := greatest(least(v_size, cardinality(places) - v_at + 1) / 2, 1);
+    end;
+  end loop;
+  perform set_config('lock_timeout', v_before, true);
+  return v_cancelled;
+end
+$$;
+comment on function awa._cancel_free is
+  'Cancels jobs that are available or running, but for those that other sessions keep; returns how many';
+
+-- Cancels jobs that are available or running; returns how many.
+-- Raises 55P03.
+create or replace function awa._cancel_all(places awa._place[], reason text) returns bigint
+language sql
+as $$
+  select cardinality(awa._cancel_ready(array(select p from unnest(places) p where p.receipt is null), reason))
+    + cardinality(awa._cancel_running(array_agg(p.id) filter (where p.receipt is not null),
+      array_agg(p.receipt) filter (where p.receipt is not null), reason))
+    from unnest(places) p
+$$;
+comment on function awa._cancel_all is 'Cancels jobs that are available or running; returns how many';
 
 -- Refuses a filter without a condition, or by an unknown state.
 -- Raises 22023.

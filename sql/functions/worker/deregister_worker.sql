@@ -1,10 +1,11 @@
 -- Ends a worker and releases its open attempts, which do not count; returns how many.
--- Unknown workers have none, and are not locked. Where there were some, the worker is notified on the channel
--- awa_lost_attempts, since another session may have ended it. For the login that registered the worker, members of the
--- role that was named then, and operators.
+-- Leaves out, with a notice, those that another session is answering for, or changing, for longer than claim_wait: they
+-- end with their leases, unless release_unknown is called before. Unknown workers have none, and are not locked. Where
+-- there were some, the worker is notified on the channel awa_lost_attempts, since another session may have ended it.
+-- For the login that registered the worker, members of the role that was named then, and operators.
 -- Locks: the worker, for which it waits until the worker's open claims have committed, its row, then its claims as
 -- complete_many does.
--- Raises 22023, JQ004, 42501; 55P03 when one of these is held for longer than claim_wait.
+-- Raises 22023, JQ004, 42501; 55P03 when the worker, or its row, is held for longer than claim_wait.
 create or replace function awa.deregister_worker(worker_id bigint) returns bigint
 language plpgsql
 volatile
@@ -20,7 +21,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_worker record;
-  v_released bigint;
+  v_released record;
 begin
   if worker_id is null then
     perform awa._refuse('worker_id must not be null', null, 'Pass what register_worker returned.');
@@ -37,34 +38,42 @@ begin
   delete from awa.workers w where w.worker_id = worker_id;
   v_released := awa._release_open(worker_id, '{}', '{}');
   delete from awa.lost_attempts h where h.worker_id = worker_id; -- last: it may have waited for a cancel
-  if v_released > 0 then
+  if v_released.released + v_released.left_out > 0 then
     perform awa._notify('awa_lost_attempts', worker_id::text);
   end if;
-  return v_released;
+  if v_released.left_out > 0 then
+    raise notice '% attempts stay open: other sessions are answering for them, or changing them', v_released.left_out
+      using hint = format('They end with their leases. To release them before: select awa.release_unknown(%s, ''{}'', '
+        '''{}'').', worker_id);
+  end if;
+  return v_released.released;
 end
 $$;
 comment on function awa.deregister_worker is
   'Ends a worker and releases its open attempts, which do not count; returns how many';
 
--- Releases the open attempts of a worker, but for some; returns how many.
+-- Releases the open attempts of a worker, but for some; returns how many, and how many it had to leave out.
 -- The caller has locked the worker.
 create or replace function awa._release_open(
   worker_id bigint,
   but_job_ids bigint[],
-  but_receipts bigint[]
-) returns bigint
+  but_receipts bigint[],
+  out released bigint,
+  out left_out bigint
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_job_ids bigint[];
   v_receipts bigint[];
-  v_one record;
-  v_released bigint;
-  v_lack text[];
+  v_wait text;
+  v_some record;
 begin
+  released := 0;
+  left_out := 0;
   perform awa._current_segment(); -- in a restored database, what is visible means nothing
-  select array_agg(r.job_id), array_agg(r.receipt) into v_job_ids, v_receipts
+  select array_agg(r.job_id order by r.receipt), array_agg(r.receipt order by r.receipt) into v_job_ids, v_receipts
     from (
       select o.job_id, o.receipt from awa._open_items o where o.worker_id = worker_id
       union all
@@ -73,43 +82,90 @@ begin
       select b.job_id, b.receipt from unnest(but_job_ids, but_receipts) b(job_id, receipt)
     ) r;
   if v_receipts is null then
-    return 0;
+    return;
   end if;
+  v_wait := awa._shorten_waits();
   begin
-    v_released := awa._release_all(v_job_ids, v_receipts);
+    released := awa._release_all(v_job_ids, v_receipts);
   exception when others then
-    -- to wait for each attempt that somebody holds would take too long
-    if not awa._is_about_a_row(sqlstate) or sqlstate = '55P03' then
+    if not awa._is_about_a_row(sqlstate) then
       raise;
     end if;
-    -- One by one: the rest must not wait for a job that the server can't read, or refuses to give back because of a
-    -- trigger of somebody else's. Its attempt ends with its lease.
-    v_released := 0;
-    for v_one in
-      select a.job_id, a.receipt from unnest(v_job_ids, v_receipts) a(job_id, receipt) order by a.receipt
-    loop
-      begin
-        v_released := v_released + awa._release_all(array[v_one.job_id], array[v_one.receipt]);
-      exception when others then
-        if sqlstate = 'XX001' then
-          perform awa._warn_unreadable(v_one.job_id, sqlerrm);
-        elsif awa._is_about_a_row(sqlstate) and sqlstate <> '55P03' then
-          v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
-          raise warning 'an attempt of job % can''t be released', v_one.job_id using errcode = sqlstate,
-            detail = sqlerrm;
-        else
-          raise;
-        end if;
-      end;
-    end loop;
-    if v_released = 0 then
-      perform awa._fail_for(v_lack);
-    end if;
+    v_some := awa._release_some(v_job_ids, v_receipts);
+    released := v_some.released;
+    left_out := v_some.left_out;
   end;
-  return v_released;
+  perform set_config('lock_timeout', v_wait, true);
 end
 $$;
-comment on function awa._release_open is 'Releases the open attempts of a worker, but for some; returns how many';
+comment on function awa._release_open is
+  'Releases the open attempts of a worker, but for some; returns how many, and how many it had to leave out';
+
+-- Releases attempts, but for those that can't be; returns how many, and how many other sessions kept from it.
+-- The receipts are in ascending order. Begins with half of them at a time; less where that fails, more where it does
+-- not, for five seconds at most, or a fourth of the caller's timeout. An attempt that the server can't read, or whose
+-- job a trigger of somebody else's refuses, ends with its lease.
+-- Locks: as complete_many, but it waits for milliseconds for each.
+-- Why: the others must not wait for one. To try each by itself would take long where there are thousands.
+create or replace function awa._release_some(
+  job_ids bigint[],
+  receipts bigint[],
+  out released bigint,
+  out left_out bigint
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_until timestamptz := clock_timestamp() + awa._budget('5 seconds', 4);
+  v_jobs int;
+  v_at int := 1;
+  v_size int;
+  v_lack text[];
+begin
+  perform set_config('lock_timeout', '10', true);
+  released := 0;
+  left_out := cardinality(receipts);
+  select coalesce(array_agg(a.job_id order by a.receipt), '{}'), coalesce(array_agg(a.receipt order by a.receipt), '{}')
+    into job_ids, receipts
+    from unnest(job_ids, receipts) a(job_id, receipt)
+   where a.receipt >> 12 in (select unnest(awa._join_free_claims(receipts))); -- hashed
+  v_jobs := cardinality(receipts);
+  left_out := left_out - v_jobs;
+  v_size := greatest(v_jobs / 2, 1);
+  while v_at <= v_jobs and clock_timestamp() < v_until loop
+    v_size := least(v_size, v_jobs - v_at + 1);
+    begin
+      released := released
+        + awa._release_all(job_ids[v_at : v_at + v_size - 1], receipts[v_at : v_at + v_size - 1]);
+      v_at := v_at + v_size;
+      v_size := 2 * v_size;
+    exception when others then
+      if not awa._is_about_a_row(sqlstate) then
+        raise;
+      elsif v_size > 1 then
+        v_size := v_size / 2;
+        continue;
+      elsif sqlstate = 'XX001' then
+        perform awa._warn_unreadable(job_ids[v_at], sqlerrm);
+      elsif awa._is_passing(sqlstate) then
+        left_out := left_out + 1;
+      else
+        v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
+        raise warning 'an attempt of job % can''t be released', job_ids[v_at] using errcode = sqlstate,
+          detail = sqlerrm;
+      end if;
+      v_at := v_at + 1;
+    end;
+  end loop;
+  left_out := left_out + v_jobs - v_at + 1;
+  if released = 0 then
+    perform awa._fail_for(v_lack);
+  end if;
+end
+$$;
+comment on function awa._release_some is
+  'Releases attempts, but for those that can''t be; returns how many, and how many other sessions kept from it';
 
 -- Releases attempts; returns how many of them were open.
 create or replace function awa._release_all(job_ids bigint[], receipts bigint[]) returns bigint
