@@ -16,19 +16,20 @@ func TestMaintenanceLooksAtBusyQueues(t *testing.T) {
 	require.True(t, one[bool](s, "select last_value > extract(epoch from now()) * 1000000 from awa.next_fold_at"))
 	// not for now
 	s.exec("select setval('awa.next_fold_at', (extract(epoch from now() + interval '30 minutes') * 1000000)::bigint)")
-	require.Equal(t, "{}", one[string](s, "select awa._busy_queues()::text"))
+	require.Equal(t, "{}", one[string](s, "select array(select awa._busy_queues())::text"))
 	counted := one[int64](s, "select count(*) from awa.queue_rollups")
 
 	s.exec("select awa.enqueue('busy', 'k') from generate_series(1, 3)")
 	jobs := s.claim("busy", 2)
-	require.True(t, one[bool](s, "select awa._busy_queues() = array[awa._queue_id('busy')]"))
+	require.True(t, one[bool](s, "select array(select awa._busy_queues()) = array[awa._queue_id('busy')]"))
 	require.Equal(t, int64(2), one[int64](s, "select materialized from awa.materialize('0')"))
 	s.exec("select awa.fold()")
 	require.Equal(t, counted+1, one[int64](s, "select count(*) from awa.queue_rollups"), "the lane that was claimed from")
 	require.Empty(t, s.completeMany(jobs))
 	s.exec("update awa.lease_claims set claimed_at = claimed_at - interval '1 minute'")
 	s.exec("select awa._fold(), awa._fold()")
-	require.Equal(t, "{}", one[string](s, "select awa._busy_queues()::text"), "all is counted, and nobody claims")
+	require.Equal(t, "{}", one[string](s, "select array(select awa._busy_queues())::text"),
+		"all is counted, and nobody claims")
 
 	// One that stays open is known, however long it lasts.
 	s.exec("update awa.queue_rollups set folded_at = folded_at - interval '1 minute'")
@@ -283,12 +284,12 @@ func TestPassThatIsRolledBack(t *testing.T) {
 	s.exec("begin")
 	s.exec("select awa._fold()")
 	s.exec("rollback")
-	require.NotEqual(t, "{}", one[string](s, "select awa._busy_queues()::text"))
+	require.NotEqual(t, "{}", one[string](s, "select array(select awa._busy_queues())::text"))
 	s.exec("begin")
 	s.exec("select setval('awa.next_fold_at', 1), awa._fold(), awa._fold()") // at worst it has looked at all queues, too
 	s.exec("rollback")
 	took := one[float64](s, "select extract(epoch from clock_timestamp())") - began
-	require.Equal(t, "{}", one[string](s, "select awa._busy_queues()::text"), "it is not known")
+	require.Equal(t, "{}", one[string](s, "select array(select awa._busy_queues())::text"), "it is not known")
 	require.Less(t, one[float64](s, "select last_value / 1000000.0 from awa.next_fold_at"), began+51*took,
 		"until fifty times as long has passed as the look took")
 	s.exec("select setval('awa.next_fold_at', 1), awa._fold()")

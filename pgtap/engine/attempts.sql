@@ -32,9 +32,13 @@ end
 $$;
 
 select count(*) from awa.enqueue_many(:'queue' || ' missing', 'k', array_fill('{}'::jsonb, array[4])) \g /dev/null
+select count(*) from awa.enqueue_many(:'queue' || ' older', 'k', array_fill('"older"'::jsonb, array[2])) \g /dev/null
+select count(*) from awa.enqueue_many(:'queue' || ' answers', 'k', array_fill('{}'::jsonb, array[9])) \g /dev/null
+select awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue', unique_period => '1 hour') \g /dev/null
 
 begin;
-select plan(33);
+select plan(46);
+set local track_functions = 'pl'; -- first: what is called before it is not tracked later
 
 update awa.settings set claim_bytes = 100000000; -- a claim's ledger row holds 960 jobs
 create temp table c as select * from pg_temp.take('', 998);
@@ -104,6 +108,57 @@ select is((select count(*) from awa._attempts((select array_agg(receipt) from th
   3::bigint, 'all of them, when asked together');
 select is((select count(distinct a.created_at) from thrice t, awa._attempts(array[t.receipt]) a), 1::bigint,
   'and all say when the job was created');
+
+-- In the segment of its claim, where most entries are
+create temp table segments as
+select r.current_segment as now, ((r.current_segment + 1) % 4)::smallint as next from awa.ring r;
+select is((
+  select count(*)
+    from segments s, c, awa._attempt_in(s.now, c.receipt) a, awa._attempts(array[c.receipt]) b
+   where c.n % 10 = 0 and to_jsonb(a) = to_jsonb(b)
+),
+  99::bigint, 'where the entry is in the segment of its claim, it is looked for there alone');
+select is((select count(*) from segments s, thrice t, awa._attempt_in(s.now, t.receipt) a where a.job_id = :thrice_id),
+  3::bigint, 'each attempt of a job');
+select is((select count(*) from segments s, c, awa._attempt_in(s.next, c.receipt) a where c.n <= 10), 0::bigint,
+  'and nowhere else');
+update awa.ring r set current_segment = s.next from segments s;
+create temp table older as select * from pg_temp.take(' older', 2);
+select is((select count(*) from segments s, older o, awa._attempt_in(s.next, o.receipt) a), 0::bigint,
+  'not where the entry is in an older segment than its claim');
+select is((select awa.fail(job_id, receipt, 'e') from older where n = 1), 'retryable',
+  'an attempt whose entry is in an older segment than its claim is found all the same');
+select is((select j.args from older o, awa.job(o.job_id) j where n = 1), '"older"', 'with its body');
+update awa.ring r set current_segment = s.now from segments s;
+
+-- Each answer looks its attempt up once: that is most of what it costs.
+create temp table answers as select * from pg_temp.take(' answers', 9);
+create temp table keyed as select * from pg_temp.take(' keyed', 1);
+create function pg_temp.look_ups() returns bigint
+language sql volatile
+return (select coalesce(sum(f.calls), 0)
+          from pg_stat_xact_user_functions f
+         where f.schemaname = 'awa' and f.funcname in ('_look_up', '_keeping'));
+create function pg_temp.look_ups(call text, job_id bigint, receipt bigint) returns bigint
+language plpgsql
+as $$
+declare
+  v_before bigint := pg_temp.look_ups();
+begin
+  execute format(call, job_id, receipt);
+  return pg_temp.look_ups() - v_before;
+end
+$$;
+select is(pg_temp.look_ups(f.call, a.job_id, a.receipt), f.times, format('%s looks it up %s times', f.call, f.times))
+  from (values
+    (1, 'select awa.complete(%s, %s)', 0::bigint), (2, 'select awa.complete(%s, %s, ''{}'')', 1),
+    (3, 'select awa.fail(%s, %s, ''e'')', 1), (4, 'select awa.discard(%s, %s, ''e'')', 1),
+    (5, 'select awa.snooze(%s, %s, ''1 hour'')', 1), (6, 'select awa.fail_many(array[%s], array[%s], ''{e}'')', 1)
+  ) f(n, call, times)
+  join answers a on a.n = f.n
+ order by f.n;
+select is((select pg_temp.look_ups('select awa.complete(%s, %s)', job_id, receipt) from keyed), 1::bigint,
+  'and so does complete of a job with a unique key that outlasts it');
 
 -- What a job carries of its failures is bounded
 create temp table history (n int, errors jsonb);

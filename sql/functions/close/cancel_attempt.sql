@@ -13,9 +13,11 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
+declare
+  v_segment smallint;
 begin
-  perform awa._close(job_id, receipt, 'cancelled');
-  perform awa._record_cancels(awa._look_up(array[receipt]), reason);
+  v_segment := (awa._close(job_id, receipt, 'cancelled')).segment;
+  perform awa._record_cancels(awa._look_up(array[receipt], v_segment), reason);
 end
 $$;
 comment on function awa.cancel_attempt is 'Cancels the job of one attempt, as its worker decides';

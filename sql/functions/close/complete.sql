@@ -20,10 +20,12 @@ declare
   v_closed record;
   v_attempts awa.leases[];
 begin
-  perform awa._json_bytes('output', output);
+  if output is not null then
+    perform awa._json_bytes('output', output);
+  end if;
   v_closed := awa._close(job_id, receipt, case when output is null then 'completed' else 'completed_with_row' end);
   if v_closed.materialized or v_closed.needs_row or v_closed.holds_keys then
-    v_attempts := awa._look_up(array[receipt]);
+    v_attempts := coalesce(nullif(v_closed.attempts, '{}'), awa._look_up(array[receipt], v_closed.segment));
     if v_closed.materialized or v_closed.needs_row then
       perform awa._end(v_attempts, 'completed', outputs => array[output],
         counted_by_closure => array[not v_closed.materialized]);

@@ -19,14 +19,18 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
+declare
+  v_segment smallint;
 begin
   if error is null then
     perform awa._refuse('error must not be null', null,
       'Say why nobody should try it again, in a text that is read in awa.jobs.');
   end if;
-  perform awa._json_bytes('details', details, most => 65536);
-  perform awa._close(job_id, receipt, 'failed');
-  return awa._record_failures(awa._look_up(array[receipt]), array[error], null, details, final => true);
+  if details is not null then
+    perform awa._json_bytes('details', details, most => 65536);
+  end if;
+  v_segment := (awa._close(job_id, receipt, 'failed')).segment;
+  return awa._record_failures(awa._look_up(array[receipt], v_segment), array[error], null, details, final => true);
 end
 $$;
 comment on function awa.discard is

@@ -22,14 +22,20 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
+declare
+  v_segment smallint;
 begin
   if error is null then
     perform awa._refuse('error must not be null', null, 'Say what went wrong, in a text that is read in awa.jobs.');
   end if;
-  perform awa._json_bytes('details', details, most => 65536);
-  perform awa._check_delays(array[retry_after]);
-  perform awa._close(job_id, receipt, 'failed');
-  return awa._record_failures(awa._look_up(array[receipt]), array[error], array[retry_after], details);
+  if details is not null then
+    perform awa._json_bytes('details', details, most => 65536);
+  end if;
+  if not awa._fits(retry_after, '0', '10 years') then
+    perform awa._check_delays(array[retry_after]);
+  end if;
+  v_segment := (awa._close(job_id, receipt, 'failed')).segment;
+  return awa._record_failures(awa._look_up(array[receipt], v_segment), array[error], array[retry_after], details);
 end
 $$;
 comment on function awa.fail is 'Fails one attempt; returns the state that followed: retryable, failed or dead';

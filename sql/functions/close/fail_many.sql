@@ -19,6 +19,7 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
+  v_segment smallint;
   v_ordinals bigint[];
   v_receipts bigint[];
   v_found bigint[] := '{}';
@@ -36,6 +37,13 @@ begin
   receipts := receipts[:];
   errors := errors[:];
   retry_after := retry_after[:];
+  if cardinality(receipts) = 1 then -- at a glance, what is most often right
+    v_segment := awa._close_single(job_ids[1], receipts[1], 'failed');
+    if v_segment is not null then
+      perform awa._record_failures(awa._look_up(receipts, v_segment), errors, retry_after);
+      return;
+    end if;
+  end if;
   v_ordinals := (awa._close_many(job_ids, receipts, 'failed', (awa._lock_claims(receipts)).by_item)).ordinals;
   v_receipts := array(select receipts[p] from unnest(v_ordinals) p);
   for v_batch in v_batches(v_receipts) loop

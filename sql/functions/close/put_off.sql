@@ -16,13 +16,15 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
+declare
+  v_segment smallint;
 begin
   if error is null then
     perform awa._refuse('error must not be null', null,
       'Say what was refused, and why, in a text that is read in awa.jobs.');
   end if;
-  perform awa._close(job_id, receipt, 'snoozed');
-  return awa._put_off(awa._look_up(array[receipt]), error);
+  v_segment := (awa._close(job_id, receipt, 'snoozed')).segment;
+  return awa._put_off(awa._look_up(array[receipt], v_segment), error);
 end
 $$;
 comment on function awa.put_off is

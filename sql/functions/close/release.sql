@@ -14,9 +14,11 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
+declare
+  v_segment smallint;
 begin
-  perform awa._close(job_id, receipt, 'released');
-  perform awa._give_back(awa._look_up(array[receipt]));
+  v_segment := (awa._close(job_id, receipt, 'released')).segment;
+  perform awa._give_back(awa._look_up(array[receipt], v_segment));
 end
 $$;
 comment on function awa.release is 'Gives one attempt back without counting it: the job is ready at once';

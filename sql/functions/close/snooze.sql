@@ -14,13 +14,14 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
+  v_segment smallint;
   v_attempts awa.leases[];
 begin
   if delay is null or not awa._fits(delay, '0', '10 years') then
     perform awa._refuse('delay must be between 0 and 10 years', delay::text, 'Say how long the job should wait.');
   end if;
-  perform awa._close(job_id, receipt, 'snoozed');
-  v_attempts := awa._look_up(array[receipt]);
+  v_segment := (awa._close(job_id, receipt, 'snoozed')).segment;
+  v_attempts := awa._look_up(array[receipt], v_segment);
   perform awa._defer(v_attempts, 'scheduled', array[clock_timestamp() + delay]);
   perform awa._end_attempts(v_attempts, 'scheduled');
 end

@@ -23,7 +23,7 @@ declare
   v_is_closed boolean;
 begin
   if v_jobs = 1 then
-    return awa._close_keyless(job_ids[1], receipts[1])::int;
+    return (awa._close_single(job_ids[1], receipts[1], 'completed', keyless => true) is not null)::int;
   elsif receipts[1] < 9000000000000000000 is not true then -- so that the numbers below do not overflow
     return 0;
   end if;
@@ -59,23 +59,28 @@ $$;
 comment on function awa._close_batches is
   'Closes the first ones of some attempts, in one row for each claim, as far as they are open and nobody is in the way';
 
--- Closes one attempt as _close does, where it is open in the ledger, and its claim holds no unique keys.
--- Returns whether it has.
+-- Closes one attempt as _close does, where it is open in the ledger.
+-- keyless: and its claim holds no unique keys.
+-- Returns the segment in which it has closed it, or null.
 -- Raises 55P03 as _close does.
-create or replace function awa._close_keyless(job_id bigint, receipt bigint) returns boolean
+create or replace function awa._close_single(
+  job_id bigint,
+  receipt bigint,
+  outcome text,
+  keyless boolean default false
+) returns smallint
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_wait text := awa._shorten_waits();
-  v_is_closed boolean := (awa._close_item(job_id, receipt, 'completed', keyless => true)).closed;
+  v_segment smallint := (awa._close_item(job_id, receipt, outcome, keyless => keyless)).segment;
 begin
-  perform set_config('lock_timeout', v_wait, true);
-  return v_is_closed;
+  v_wait := set_config('lock_timeout', v_wait, true);
+  return v_segment;
 end
 $$;
-comment on function awa._close_keyless is
-  'Closes one attempt as _close does, where it is open in the ledger, and its claim holds no unique keys';
+comment on function awa._close_single is 'Closes one attempt as _close does, where it is open in the ledger';
 
 -- Closes attempts of one claim, which the caller has locked, where all of them are open in the ledger.
 -- Returns whether it has, or null where the claim is not in this segment. The receipts are in ascending order. It
@@ -175,7 +180,7 @@ begin
   end case;
   v_is_open := found;
   if v_wait is not null then
-    perform set_config('lock_timeout', v_wait, true);
+    v_wait := set_config('lock_timeout', v_wait, true);
   end if;
   return v_is_open;
 end

@@ -1,6 +1,7 @@
 -- Closing attempts: in the ledger, or in leases.
 
 -- Closes one attempt, in the ledger, or else locks its lease row for the caller to delete.
+-- Returns what _close_item does, and materialized where it has a lease row.
 -- Raises JQ001; 55P03 when a transaction that has closed it is open for longer than claim_wait.
 create or replace function awa._close(
   job_id bigint,
@@ -8,7 +9,9 @@ create or replace function awa._close(
   outcome text,
   out materialized boolean,
   out holds_keys boolean,
-  out needs_row boolean
+  out needs_row boolean,
+  out segment smallint,
+  out attempts awa.leases[]
 )
 language plpgsql
 as $$
@@ -25,6 +28,8 @@ begin
   materialized := not v_item.closed;
   holds_keys := v_item.holds_keys;
   needs_row := v_item.needs_row;
+  segment := v_item.segment;
+  attempts := v_item.attempts;
   if materialized then
     perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for update;
     if not found then
@@ -34,7 +39,7 @@ begin
       perform awa._refuse_stale(job_id, receipt);
     end if;
   end if;
-  perform set_config('lock_timeout', v_wait, true);
+  v_wait := set_config('lock_timeout', v_wait, true);
 end
 $$;
 comment on function awa._close is
@@ -42,8 +47,9 @@ comment on function awa._close is
 
 -- Closes one item of a claim, where it is open.
 -- joined: the caller has joined the claim. keyless: it closes none of a claim with unique keys.
--- Returns whether it closed it; whether the claim holds unique keys; and whether a row of done_entries has to follow,
--- for an output or a key that outlasts the job.
+-- Returns whether it closed it; whether the claim holds unique keys; whether a row of done_entries has to follow, for
+-- an output or a key that outlasts the job; the segment, where it closed it; and the attempt, where it had to look at
+-- it.
 -- Locks: the claim, shared, so that a long transaction keeps no session off the claim's other items. No batch row can
 -- come meanwhile, and sessions that only try the claim (rescue, materialize) leave it alone. Of two answers for one
 -- item the unique index lets the first one pass: the second waits for it.
@@ -58,7 +64,9 @@ create or replace function awa._close_item(
   keyless boolean default false,
   out closed boolean,
   out holds_keys boolean,
-  out needs_row boolean
+  out needs_row boolean,
+  out segment smallint,
+  out attempts awa.leases[]
 )
 language plpgsql
 as $$
@@ -75,19 +83,19 @@ begin
   for v_try in 1..4 loop
     case v_segment
       when 0 then
-        select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim
+        select c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim
           from awa.lease_claims c
          where c.segment = 0 and c.claim_id = v_claim_id;
       when 1 then
-        select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim
+        select c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim
           from awa.lease_claims c
          where c.segment = 1 and c.claim_id = v_claim_id;
       when 2 then
-        select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim
+        select c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim
           from awa.lease_claims c
          where c.segment = 2 and c.claim_id = v_claim_id;
       when 3 then
-        select c.segment, c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim
+        select c.job_ids[v_item + 1] as job_id, cardinality(c.job_ids) as size, c.holds_keys into v_claim
           from awa.lease_claims c
          where c.segment = 3 and c.claim_id = v_claim_id;
     end case;
@@ -98,15 +106,18 @@ begin
   if v_claim.job_id is distinct from job_id or holds_keys and keyless then
     return;
   end if;
-  if outcome = 'completed' and holds_keys and (awa._keeping(array[receipt])) <> '{}' then
-    outcome := 'completed_with_row';
+  if holds_keys and outcome = 'completed' then
+    attempts := awa._look_up(array[receipt], v_segment, checks => false);
+    if awa._holds(attempts[1].unique_key, 'completed') then
+      outcome := 'completed_with_row';
+    end if;
   end if;
   needs_row := outcome = 'completed_with_row';
   if not joined then
     perform awa._join_claim(v_claim_id);
   end if;
   if v_claim.size > 1 then -- one of a single job is never closed by a batch row
-    case v_claim.segment
+    case v_segment
       when 0 then
         select least(min(k.item), 0) - 1 as next_item,
                coalesce(bool_or(v_item = any(k.items)), false) as has_item into v_batches
@@ -135,14 +146,17 @@ begin
       -- The snapshot may be older than a batch row. An empty batch row under the next number collides with it, which
       -- raises 40001.
       insert into awa.lease_claim_closures (segment, claim_id, item, items, outcome, closed_at)
-      values (v_claim.segment, v_claim_id, v_batches.next_item, '{}', outcome, clock_timestamp())
+      values (v_segment, v_claim_id, v_batches.next_item, '{}', outcome, clock_timestamp())
       on conflict do nothing;
     end if;
   end if;
   insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at)
-  values (v_claim.segment, v_claim_id, v_item, outcome, clock_timestamp())
+  values (v_segment, v_claim_id, v_item, outcome, clock_timestamp())
   on conflict do nothing;
   closed := found;
+  if closed then
+    segment := v_segment;
+  end if;
 end
 $$;
 comment on function awa._close_item is 'Closes one item of a claim, where it is open';
@@ -233,7 +247,7 @@ begin
   if v_ordinals is not null then
     ordinals := array(select v_ordinals[p] from unnest(ordinals) p);
   end if;
-  perform set_config('lock_timeout', v_wait, true);
+  v_wait := set_config('lock_timeout', v_wait, true);
 end
 $$;
 comment on function awa._close_many is

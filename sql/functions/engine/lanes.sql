@@ -1,6 +1,6 @@
 -- The model of a lane: entries that count, its cursor, what is available, what is open.
 
--- The entries of a claim's stretch of its lane, with ids from and to.
+-- The entries of a claim's stretch of its lane, with ids from and to; in one segment only, where one is given.
 -- Other entries may lie between them: not visible to the claim, or buried. The limits and the offset of the caller
 -- fence it off.
 -- Why: in two parts, each with both its ends in the index. A row comparison ends a scan only where its first column
@@ -12,13 +12,15 @@ create or replace function awa._claimed_entries(
   pos_xid xid8,
   pos_id bigint,
   from_id bigint,
-  to_id bigint
+  to_id bigint,
+  segment smallint default null
 ) returns setof awa.ready_entries
 language sql stable
 as $$
   select e.*
     from awa._entries e
    where e.lane = _claimed_entries.lane
+     and (_claimed_entries.segment is null or e.segment = _claimed_entries.segment)
      and e.xid = pos_xid
      and e.job_id >= case when first_xid = pos_xid then greatest(first_id, from_id) else from_id end
      and e.job_id <= least(pos_id, to_id)
@@ -27,11 +29,13 @@ as $$
     from awa._entries e
    where first_xid < pos_xid
      and e.lane = _claimed_entries.lane
+     and (_claimed_entries.segment is null or e.segment = _claimed_entries.segment)
      and (e.xid, e.job_id) >= (first_xid, first_id)
      and e.xid < pos_xid
      and e.job_id between from_id and to_id
 $$;
-comment on function awa._claimed_entries is 'The entries of a claim''s stretch of its lane, with ids from and to';
+comment on function awa._claimed_entries is
+  'The entries of a claim''s stretch of its lane, with ids from and to; in one segment only, where one is given';
 
 -- The claims of a lane that are not counted yet: those that were passed over while open, and later ones.
 create or replace function awa._uncounted(
@@ -431,15 +435,15 @@ comment on view awa._running is 'Open attempts';
 -- The queues in which claims may be open, or not counted.
 -- These are queues with claims that fold has not looked at, and queues with claims that are known to be open. A claim
 -- whose transaction took more than 30 seconds may be missing until all queues are looked at.
-create or replace function awa._busy_queues() returns bigint[]
+-- Why: a set, so that it becomes a part of the query that calls it. An array would be planned anew at each call.
+create or replace function awa._busy_queues() returns setof bigint
 language sql stable
 as $$
-  select array(
-    select awa._queue_of(c.lane)
-      from awa.lease_claims c
-     where c.claim_id > (select s.last_value from awa.folded_until s)
-    union
-    select awa._queue_of(r.lane) from awa.queue_rollups r where r.open_seqs <> '{}')
+  select awa._queue_of(c.lane)
+    from awa.lease_claims c
+   where c.claim_id > (select s.last_value from awa.folded_until s)
+  union
+  select awa._queue_of(r.lane) from awa.queue_rollups r where r.open_seqs <> '{}'
 $$;
 comment on function awa._busy_queues is 'The queues in which claims may be open, or not counted';
 

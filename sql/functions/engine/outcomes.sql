@@ -19,14 +19,11 @@ declare
   v_errors jsonb[];
   v_state text;
   v_ordinals int[];
-  v_attempts awa.leases[] := attempts;
 begin
-  select array_agg(f.state order by f.ordinal), array_agg(f.run_at order by f.ordinal),
-         array_agg(f.errors order by f.ordinal)
+  select array_agg(f.state), array_agg(f.run_at), array_agg(f.errors)
     into v_states, v_run_at, v_errors
     from (
-      select a.ordinality as ordinal,
-             case
+      select case
                when a.attempt < a.max_attempts and not final then 'retryable'
                when s.dead_letter then 'dead'
                else 'failed'
@@ -39,26 +36,46 @@ begin
              awa._add_error(a.errors, a.attempt, errors[a.ordinality], details) as errors
         from unnest(attempts) with ordinality a
         left join awa.queue_settings s on s.queue_id = awa._queue_of(a.lane)
+       order by a.ordinality
     ) f;
+  v_state := v_states[1];
+  if v_state = all(v_states) then
+    perform awa._record_failed(attempts, v_state, v_run_at, v_errors, final);
+    return v_state;
+  end if;
   foreach v_state in array array(select distinct s from unnest(v_states) s) loop
     v_ordinals := array_positions(v_states, v_state);
-    if cardinality(v_ordinals) < cardinality(v_states) then
-      v_attempts := array(select attempts[p] from unnest(v_ordinals) p);
-    end if;
-    if v_state = 'retryable' then
-      perform awa._defer(v_attempts, v_state, array(select v_run_at[p] from unnest(v_ordinals) p),
-        array(select v_errors[p] from unnest(v_ordinals) p), counts => true);
-    else
-      perform awa._end(v_attempts, v_state, reason => case when final then 'discarded' else 'attempts used up' end,
-        errors => array(select v_errors[p] from unnest(v_ordinals) p));
-    end if;
-    perform awa._end_attempts(v_attempts, v_state);
+    perform awa._record_failed(array(select attempts[p] from unnest(v_ordinals) p), v_state,
+      array(select v_run_at[p] from unnest(v_ordinals) p), array(select v_errors[p] from unnest(v_ordinals) p),
+      final);
   end loop;
   return v_state;
 end
 $$;
 comment on function awa._record_failures is
   'Writes the rows that follow failed attempts that were closed; returns the state of one of them';
+
+-- Writes the rows that follow failed attempts, all of which go to one state.
+create or replace function awa._record_failed(
+  attempts awa.leases[],
+  state    text,
+  run_at   timestamptz[],
+  errors   jsonb[],
+  final    boolean
+) returns void
+language plpgsql
+as $$
+begin
+  if state = 'retryable' then
+    perform awa._defer(attempts, state, run_at, errors, counts => true);
+  else
+    perform awa._end(attempts, state, reason => case when final then 'discarded' else 'attempts used up' end,
+      errors => errors);
+  end if;
+  perform awa._end_attempts(attempts, state);
+end
+$$;
+comment on function awa._record_failed is 'Writes the rows that follow failed attempts, all of which go to one state';
 
 -- Writes the rows that follow closed attempts whose failure the server refuses to store.
 -- Returns when the last of the jobs runs again.
@@ -100,11 +117,10 @@ comment on function awa._put_off_delay is 'How long to put a job off that was pu
 create or replace function awa._give_back(attempts awa.leases[]) returns void
 language plpgsql
 as $$
+declare
+  v_run_at timestamptz[] := array_fill(clock_timestamp(), array[cardinality(attempts)]); -- no part of the query below
 begin
-  perform awa._append_ready(array(
-    select w from awa._waiting(attempts, 'available', array(select clock_timestamp() from unnest(attempts))) w
-  ),
-    in_front => true);
+  perform awa._append_ready(array(select w from awa._waiting(attempts, 'available', v_run_at) w), in_front => true);
   perform awa._end_attempts(attempts, 'available');
 end
 $$;

@@ -47,7 +47,7 @@ begin
         from awa.next_fold_at s);
     v_until := awa._claimed_until(v_began - interval '30 seconds'); -- by then each was counted, or noted as open
     if not v_is_sweep then
-      queue_ids := awa._busy_queues();
+      queue_ids := array(select q from awa._busy_queues() q);
     else
       v_before := (select nullif(s.last_value, 0) from awa.fold_from s);
       v_is_whole := v_before is null;

@@ -10,11 +10,13 @@ declare
   v_lanes bigint[];
   v_keys bytea[];
 begin
-  select array_agg(a.job_id), array_agg(a.lane), array_agg(a.unique_key) into v_job_ids, v_lanes, v_keys
-    from unnest(attempts) a
-   where a.unique_key is not null;
-  if v_keys is not null then
-    perform awa._change_state(v_job_ids, v_lanes, v_keys, 'running', state);
+  if cardinality(attempts) > 1 or attempts[1].unique_key is not null then
+    select array_agg(a.job_id), array_agg(a.lane), array_agg(a.unique_key) into v_job_ids, v_lanes, v_keys
+      from unnest(attempts) a
+     where a.unique_key is not null;
+    if v_keys is not null then
+      perform awa._change_state(v_job_ids, v_lanes, v_keys, 'running', state);
+    end if;
   end if;
   delete from awa.leases l where l.receipt = any(array(select a.receipt from unnest(attempts) a));
 end
@@ -55,7 +57,10 @@ as $$
 #variable_conflict use_variable
 begin
   insert into awa.deferred_jobs select w.* from awa._waiting(attempts, state, run_at, errors, counts) w;
-  perform awa._wake_due((select min(r) from unnest(run_at) r));
+  if cardinality(run_at) > 1 then
+    run_at := array[(select min(r) from unnest(run_at) r)];
+  end if;
+  perform awa._wake_due(run_at[1]);
 end
 $$;
 comment on function awa._defer is 'Puts the jobs of attempts off to a time: one job for each attempt, and one error';

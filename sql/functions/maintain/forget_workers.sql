@@ -32,12 +32,16 @@ begin
     delete from awa.workers w
      where w.worker_id = any(array(
        select w.worker_id from awa.workers w
-        where awa._is_overdue(w.heartbeat_at + interval '1 hour', null, interval '1 hour', w.worker_id, v_now)
+        cross join lateral awa._is_overdue(w.heartbeat_at + interval '1 hour', null, interval '1 hour', w.worker_id,
+           v_now) o(is_overdue)
+        where o.is_overdue
           and not exists (select from awa.leases l where l.worker_id = w.worker_id)
           and not exists (
-           select from awa._open_items o where o.queue_id = any(awa._busy_queues()) and o.worker_id = w.worker_id
+           select
+             from awa._open_items o
+            where o.queue_id = any(array(select q from awa._busy_queues() q)) and o.worker_id = w.worker_id
          )
-          for update skip locked))
+          for update of w skip locked))
     returning 1
   )
   select count(*) into v_forgotten from gone;

@@ -39,7 +39,7 @@ begin
   v_open := array(
     select o.receipt
       from awa._open_items o
-     where o.queue_id = any(awa._busy_queues())
+     where o.queue_id = any(array(select q from awa._busy_queues() q))
        and (o.claimed_at <= v_now - coalesce(older_than, interval '5 seconds')
          or o.claimed_at > v_now + interval '1 second')); -- by a clock that was ahead: rescue corrects the rows
   begin

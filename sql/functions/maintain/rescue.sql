@@ -40,7 +40,7 @@ begin
   v_materialized := array(
     select l.receipt
       from awa.leases l
-     where awa._is_overdue(l.lease_until, l.deadline_at, l.lease, l.worker_id, v_now)
+     where (select o from awa._is_overdue(l.lease_until, l.deadline_at, l.lease, l.worker_id, v_now) o)
      order by l.receipt
      limit v_max
        for update skip locked);
@@ -48,8 +48,11 @@ begin
     v_others := array(
       select o.receipt
         from awa._open_items o
-       where o.queue_id = any(awa._busy_queues())
-         and awa._is_overdue(o.lease_until, o.deadline_at, o.lease_until - o.claimed_at, o.worker_id, v_now));
+       where o.queue_id = any(array(select q from awa._busy_queues() q))
+         and (
+          select d
+            from awa._is_overdue(o.lease_until, o.deadline_at, o.lease_until - o.claimed_at, o.worker_id, v_now) d
+        ));
   end if;
   begin
     v_rescued := awa._rescue(v_materialized, v_others, v_max - cardinality(v_materialized), v_now);
@@ -62,7 +65,7 @@ begin
     v_materialized := array(
       select l.receipt
         from awa.leases l
-       where awa._is_overdue(l.lease_until, l.deadline_at, l.lease, l.worker_id, v_now)
+       where (select o from awa._is_overdue(l.lease_until, l.deadline_at, l.lease, l.worker_id, v_now) o)
        order by random()
        limit v_max
          for update skip locked);
@@ -218,7 +221,7 @@ begin
     and (v_gap_ended_at is null or v_gap_ended_at < transaction_timestamp()) then
     perform setval('awa.rescue_called_at', awa._microseconds(now));
   end if;
-  if exists (select from awa.rescue_gaps) then
+  if exists (select from awa.rescue_gaps g where g.ended_at < least(v_last, now) - interval '1 hour') then
     perform awa._forget_gaps(least(v_last, now));
   end if;
 end
@@ -236,7 +239,11 @@ as $$
      select h.began_at, h.ended_at
        from awa.rescue_gaps h
       where h.ended_at < last_call - greatest(interval '1 hour', (select max(l.lease) from awa.leases l),
-        (select max(o.lease_until - o.claimed_at) from awa._open_items o where o.queue_id = any(awa._busy_queues())))
+        (
+          select max(o.lease_until - o.claimed_at)
+            from awa._open_items o
+           where o.queue_id = any(array(select q from awa._busy_queues() q))
+        ))
         for update skip locked)
 $$;
 comment on function awa._forget_gaps is

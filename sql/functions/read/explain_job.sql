@@ -65,7 +65,9 @@ begin
       union all
       select c.lease_until, c.lease_until - c.claimed_at from awa.lease_claims c where c.claim_id = v_job.receipt >> 12
     ) l limit 1;
-    v_lease.lease_until := awa._lease_ends_at(v_lease.lease_until, v_lease.lease, v_job.worker_id);
+    v_lease.lease_until := (
+      select e from awa._lease_ends_at(v_lease.lease_until, v_lease.lease, v_job.worker_id) e
+    );
     v_says := format('It is running: attempt %s, since %s, with %s. ', v_job.attempt, v_job.attempted_at,
         coalesce(
           (select format('worker %s (%s)', w.worker_id, w.name) from awa.workers w where w.worker_id = v_job.worker_id),

@@ -178,18 +178,19 @@ create or replace function awa._late_attempts(now timestamptz) returns table (
 language sql stable
 as $$
 with open as (
-  select o.job_id, o.claimed_at,
-         awa._is_overdue(o.lease_until + interval '30 seconds', o.deadline_at + interval '30 seconds',
-           o.lease_until - o.claimed_at + interval '30 seconds', o.worker_id, now) as is_overdue
+  select o.job_id, o.claimed_at, d.is_overdue
     from awa._open_items o
+   cross join lateral awa._is_overdue(o.lease_until + interval '30 seconds', o.deadline_at + interval '30 seconds',
+      o.lease_until - o.claimed_at + interval '30 seconds', o.worker_id, now) d(is_overdue)
    where o.queue_id = any(array(select awa._queue_of(l.lane) from awa._lanes_in_use() l where not l.is_counted))
 )
 select 'rescue', 'attempts that are overdue run on', least(
   (
     select min(l.claimed_at)
       from awa.leases l
-     where awa._is_overdue(l.lease_until + interval '30 seconds', l.deadline_at + interval '30 seconds',
-       l.lease + interval '30 seconds', l.worker_id, now)
+     cross join lateral awa._is_overdue(l.lease_until + interval '30 seconds', l.deadline_at + interval '30 seconds',
+        l.lease + interval '30 seconds', l.worker_id, now) d(is_overdue)
+     where d.is_overdue
   ),
   (select min(o.claimed_at) from open o where o.is_overdue)), null::bigint
 union all
