@@ -50,7 +50,9 @@ select is(awa._shard_for(awa._queue_id(pg_temp.q(' shards')), 17, null), 2, 'a j
 select is(awa._shard_for(awa._queue_id(pg_temp.q(' shards')), 17, 'g'), awa._group_bits('g') % 5, 'or by its group');
 select is(awa._shard_for(awa._queue_id(pg_temp.q(' one')), 17, 'g'), 0, 'there is one shard by default');
 select is(
-  array[awa._ready_lane(awa._lane(q, 3, 60), 17, null), awa._ready_lane(awa._lane(q, 3, 60), 17, 'g')],
+  array[
+    (select awa._ready_lane(awa._lane(q, 3, 60), 17, null)), (select awa._ready_lane(awa._lane(q, 3, 60), 17, 'g'))
+  ],
   array[awa._lane(q, 3, 2), awa._lane(q, 3, 60)],
   'a job becomes ready in a shard that there is; with a group, in its own')
   from awa._queue_id(pg_temp.q(' shards')) q;

@@ -4,7 +4,7 @@
 
 begin;
 \ir clock.psql
-select plan(70);
+select plan(72);
 
 create temp table told as
 select awa.schedule(name => 's', queue => pg_temp.q(), kind => 'send', cron => '15 1 * * *', args => '{"a": 1}',
@@ -178,6 +178,10 @@ select is(awa._tick_metadata(s.metadata, s.name, '2026-06-01 00:00:00.5+00'),
   '{"m": 1, "schedule": {"at": "2026-06-01T00:00:00.500000Z", "name": "s"}}', '_tick_metadata keeps fractions')
   from awa.schedules s where s.name = 's';
 select pg_temp.refused('select awa._lock_schedule(''none'')', 'JQ007', 'no such schedule', 'one that is not there');
+
+set local timezone = 'Asia/Tokyo';
+select is(awa._as_rfc3339('2026-01-01 00:00:00+00'), '2026-01-01T00:00:00Z', 'a time in UTC');
+select is(awa._as_rfc3339('2026-01-01 00:00:00.25+00'), '2026-01-01T00:00:00.250000Z', 'with its fraction');
 
 select * from finish();
 rollback;

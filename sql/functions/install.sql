@@ -25,7 +25,6 @@
 {{ template "engine/appending.sql" . }}
 {{ template "engine/ticks.sql" . }}
 {{ template "engine/closing.sql" . }}
-{{ template "engine/batches.sql" . }}
 {{ template "engine/taking.sql" . }}
 {{ template "engine/outcomes.sql" . }}
 {{ template "engine/jobs.sql" . }}
@@ -43,6 +42,7 @@
 {{ template "claim/claim.sql" . }}
 {{ template "claim/windows.sql" . }}
 {{ template "close/complete.sql" . }}
+{{ template "close/batches.sql" . }}
 {{ template "close/complete_many.sql" . }}
 {{ template "close/fail.sql" . }}
 {{ template "close/fail_many.sql" . }}

@@ -116,3 +116,19 @@ end
 $$;
 comment on function awa.complete_many is
   'Completes many attempts, of any claims and queues; returns the jobs whose attempts were stale';
+
+-- The receipts, of some, whose jobs keep their unique keys when they have completed.
+-- The key goes with the row in done_entries.
+create or replace function awa._keeping(receipts bigint[]) returns bigint[]
+language plpgsql stable
+as $$
+declare
+  v_keeping bigint[];
+begin
+  v_keeping := array(select a.receipt from awa._attempts(receipts) a where awa._holds(a.unique_key, 'completed'));
+  raise sqlstate 'JQ999'; -- see _look_up
+exception when sqlstate 'JQ999' then
+  return v_keeping;
+end
+$$;
+comment on function awa._keeping is 'The receipts, of some, whose jobs keep their unique keys when they have completed';

@@ -250,39 +250,17 @@ $$;
 comment on function awa._promote is 'Promotes due jobs, and puts off those that can''t be promoted';
 
 -- Moves deferred jobs to ready_entries, and wakes their queues; returns how many.
--- expired: those that it cancels instead.
+-- expired: those that it cancels instead, and counts, too.
 create or replace function awa._make_ready(job_ids bigint[], expired bigint[] default '{}') returns bigint
 language plpgsql
 as $$
-#variable_conflict use_variable
 declare
   v_cancelled bigint := 0;
-  v_promoted bigint;
-  v_lanes bigint[];
 begin
   if expired <> '{}' then
     v_cancelled := cardinality(awa._cancel_deferred(expired, 'expired', null));
   end if;
-  with taken as (
-    delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d as job
-  ), appended as (
-    insert into awa.ready_entries
-    select e.*
-      from awa._current_segment() r(current_segment), taken t
-     cross join lateral awa._as_entry(t.job, r.current_segment) e
-    returning lane
-  ), keys as (
-    select awa._change_state(array_agg((t.job).job_id), array_agg((t.job).lane), array_agg((t.job).unique_key),
-             (t.job).state, 'available')
-      from taken t
-     where (t.job).unique_key is not null
-     group by (t.job).state
-  )
-  select count(*), array_agg(distinct a.lane) into v_promoted, v_lanes
-    from appended a
-   where (select count(*) from keys) >= 0;
-  perform awa._note_appended(v_lanes);
-  return v_promoted + v_cancelled;
+  return v_cancelled + awa._append_deferred(job_ids);
 end
 $$;
 comment on function awa._make_ready is 'Moves deferred jobs to ready_entries, and wakes their queues; returns how many';

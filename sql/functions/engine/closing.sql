@@ -181,22 +181,6 @@ $$;
 comment on function awa._check_snapshot is
   'Raises 40001 where a claim exists that the snapshot does not see: its receipt is not stale';
 
--- The receipts, of some, whose jobs keep their unique keys when they have completed.
--- The key goes with the row in done_entries.
-create or replace function awa._keeping(receipts bigint[]) returns bigint[]
-language plpgsql stable
-as $$
-declare
-  v_keeping bigint[];
-begin
-  v_keeping := array(select a.receipt from awa._attempts(receipts) a where awa._holds(a.unique_key, 'completed'));
-  raise sqlstate 'JQ999'; -- see _look_up
-exception when sqlstate 'JQ999' then
-  return v_keeping;
-end
-$$;
-comment on function awa._keeping is 'The receipts, of some, whose jobs keep their unique keys when they have completed';
-
 -- Closes attempts whose claims the caller has locked, in the ledger, or else locks their lease rows.
 -- The caller deletes these. An answer that is given twice counts once.
 -- Returns the ordinals, in the two arrays, of the attempts that were open; the receipts of those that have a lease row;
@@ -333,19 +317,3 @@ begin
 end
 $$;
 comment on function awa._close_items is 'Closes items of claims that the caller has locked';
-
--- The jobs whose answers were not taken; closed has the ordinals of those that were.
-create or replace function awa._stale(job_ids bigint[], receipts bigint[], closed bigint[]) returns setof bigint
-language plpgsql
-as $$
-begin
-  if cardinality(closed) < cardinality(receipts) then
-    return query
-      select a.job_id
-        from unnest(job_ids, receipts) with ordinality a(job_id, receipt, ordinal)
-       where (a.job_id, a.receipt) not in (select job_ids[p], receipts[p] from unnest(closed) p)
-       order by a.ordinal;
-  end if;
-end
-$$;
-comment on function awa._stale is 'The jobs whose answers were not taken; closed has the ordinals of those that were';

@@ -193,13 +193,17 @@ comment on function awa._check_settings_seen is
 -- The lane in which a job that waited becomes ready.
 -- With a group it is its own: while such a job waits, its queue keeps its number of shards. Others are spread over the
 -- shards that there are now.
-create or replace function awa._ready_lane(lane bigint, job_id bigint, group_key text) returns bigint
+-- Why: a set of one, so that it becomes a part of the query that calls it.
+create or replace function awa._ready_lane(lane bigint, job_id bigint, group_key text) returns setof bigint
 language sql stable
-return case
-  when group_key is not null then lane
-  else awa._lane(awa._queue_of(lane), (lane & 7)::int,
-    (job_id % coalesce((select s.shards from awa.queue_settings s where s.queue_id = awa._queue_of(lane)), 1))::int)
-end;
+as $$
+  select case
+           when group_key is not null then lane
+           else awa._lane(awa._queue_of(lane), (lane & 7)::int,
+             (job_id % coalesce((select s.shards from awa.queue_settings s where s.queue_id = awa._queue_of(lane)),
+               1))::int)
+         end
+$$;
 comment on function awa._ready_lane is 'The lane in which a job that waited becomes ready';
 
 -- The first lane that a queue can have.

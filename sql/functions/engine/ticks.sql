@@ -1,6 +1,8 @@
 -- Ticks: the times at which schedules fire.
 
 -- The time by which schedules fire.
+-- Nominal times, and what follows from them, go by this clock alone. How long a call takes, whether a worker is alive,
+-- and the times of jobs go by the server's, clock_timestamp().
 -- Why: in one place, so that a test can put another clock here.
 create or replace function awa._schedule_clock() returns timestamptz
 language sql volatile
@@ -245,13 +247,6 @@ exception when sqlstate 'JQ999' then
 end
 $$;
 comment on function awa._living is 'Those of some jobs that have not ended; each may be gone';
-
--- A time as in RFC 3339, in UTC, whatever the session's settings are.
-create or replace function awa._as_rfc3339(at timestamptz) returns text
-language sql stable
-return to_char(at at time zone 'UTC',
-  'YYYY-MM-DD"T"HH24:MI:SS' || case when extract(second from at) % 1 = 0 then '"Z"' else '.US"Z"' end);
-comment on function awa._as_rfc3339 is 'A time as in RFC 3339, in UTC, whatever the session''s settings are';
 
 -- Raises JQ007.
 create or replace function awa._refuse_schedule(name text) returns void

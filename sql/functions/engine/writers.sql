@@ -76,7 +76,7 @@ language sql stable
 as $$
   select case
            when in_front then job.lane & ~7::bigint
-           else awa._ready_lane(job.lane, job.job_id, job.group_key)
+           else (select l from awa._ready_lane(job.lane, job.job_id, job.group_key) l)
          end,
          pg_current_xact_id(), job.job_id, job.run_at, segment, (job.lane & 7)::smallint, job.attempt,
          job.max_attempts, job.body_bytes,
@@ -149,6 +149,40 @@ begin
 end
 $$;
 comment on function awa._append_ready is 'Appends jobs to the current segment, and wakes their queues';
+
+-- Moves deferred jobs to the current segment, as _append_ready appends jobs; returns how many.
+-- Why: in one statement, since an array of thousands of jobs might not fit into 1 GB.
+create or replace function awa._append_deferred(job_ids bigint[]) returns bigint
+language plpgsql
+as $$
+declare
+  v_appended bigint;
+  v_lanes bigint[];
+begin
+  with taken as (
+    delete from awa.deferred_jobs d where d.job_id = any(job_ids) returning d as job
+  ), appended as (
+    insert into awa.ready_entries
+    select e.*
+      from awa._current_segment() r(current_segment), taken t
+     cross join lateral awa._as_entry(t.job, r.current_segment) e
+    returning lane
+  ), keys as (
+    select awa._change_state(array_agg((t.job).job_id), array_agg((t.job).lane), array_agg((t.job).unique_key),
+             (t.job).state, 'available')
+      from taken t
+     where (t.job).unique_key is not null
+     group by (t.job).state
+  )
+  select count(*), array_agg(distinct a.lane) into v_appended, v_lanes
+    from appended a
+   where (select count(*) from keys) >= 0;
+  perform awa._note_appended(v_lanes);
+  return v_appended;
+end
+$$;
+comment on function awa._append_deferred is
+  'Moves deferred jobs to the current segment, as _append_ready appends jobs; returns how many';
 
 -- Notes that jobs have been appended to lanes: these are in use, and their queues are woken.
 create or replace function awa._note_appended(lanes bigint[]) returns void

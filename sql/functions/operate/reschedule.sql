@@ -101,7 +101,7 @@ begin
   select w.* into v_job
     from awa._as_attempt(v_entry) a
    cross join lateral awa._waiting(array[a], 'scheduled', array[greatest(run_at, v_now)], counts => true) w;
-  v_job.lane := awa._ready_lane(v_job.lane, v_job.job_id, v_job.group_key);
+  v_job.lane := (select l from awa._ready_lane(v_job.lane, v_job.job_id, v_job.group_key) l);
   v_job := awa._with_args(v_job, args, place.state);
   perform awa._check_expiry(v_job.expires_at, run_at);
   if run_at <= v_now and args is null then

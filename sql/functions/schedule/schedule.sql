@@ -121,6 +121,13 @@ $$;
 comment on function awa._checked_schedule is
   'A schedule as it is when it is made now, with the defaults of what was left out';
 
+-- A time as in RFC 3339, in UTC, whatever the session's settings are.
+create or replace function awa._as_rfc3339(at timestamptz) returns text
+language sql stable
+return to_char(at at time zone 'UTC',
+  'YYYY-MM-DD"T"HH24:MI:SS' || case when extract(second from at) % 1 = 0 then '"Z"' else '.US"Z"' end);
+comment on function awa._as_rfc3339 is 'A time as in RFC 3339, in UTC, whatever the session''s settings are';
+
 -- The metadata of a job that a schedule enqueues: its own, and the name and the nominal time of the schedule.
 create or replace function awa._tick_metadata(metadata jsonb, name text, tick timestamptz) returns jsonb
 language sql stable

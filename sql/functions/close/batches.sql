@@ -1,4 +1,4 @@
--- Closing many attempts at once in the usual case: none of them is closed, and nobody else answers for their claims.
+-- What the _many forms share. Most often none of the attempts is closed, and nobody else answers for their claims.
 
 -- Closes the first ones of some attempts, in one row for each claim, as far as they are open and nobody is in the way.
 -- Returns how many it has closed, none of which was stale; null, and closes nothing, where the receipts are not in
@@ -227,3 +227,19 @@ begin
 end
 $$;
 comment on function awa._is_any_closed is 'Whether any of some attempts of one claim is closed in the ledger';
+
+-- The jobs whose answers were not taken; closed has the ordinals of those that were.
+create or replace function awa._stale(job_ids bigint[], receipts bigint[], closed bigint[]) returns setof bigint
+language plpgsql
+as $$
+begin
+  if cardinality(closed) < cardinality(receipts) then
+    return query
+      select a.job_id
+        from unnest(job_ids, receipts) with ordinality a(job_id, receipt, ordinal)
+       where (a.job_id, a.receipt) not in (select job_ids[p], receipts[p] from unnest(closed) p)
+       order by a.ordinal;
+  end if;
+end
+$$;
+comment on function awa._stale is 'The jobs whose answers were not taken; closed has the ordinals of those that were';
