@@ -1,10 +1,12 @@
 ## make demo       run the demo on a throw-away PostgreSQL server
 ## make test       check formatting, generated code and everything that has tests
+## make bench      compare Awa with other queues, in some six minutes: docs/benchmarks.md
+## make bench-full the same, of all systems in all scenarios: half a day
 ## make sql        write the installation, and its end, as files for psql: dist/
 ## make generate   generate the Go code of the SQL queries (sqlc), and the catalog that an
 ##                 installation and awa doctor compare with
 ##
-## demo and test use the PostgreSQL server they find, 15 or newer; AWA_PG_BINDIR
+## demo, test and bench use the PostgreSQL server they find, 15 or newer; AWA_PG_BINDIR
 ## names the directory of its programs when it should be another one.
 
 # Without cgo sqlc builds several times faster, and without a C compiler.
@@ -29,6 +31,16 @@ test:
 	cd otelawa && go vet ./...
 	$(SQLC) diff
 	go run ./internal/withpg -- scripts/test.sh
+
+# BENCH: more arguments, such as "-systems all -rounds 5"
+.PHONY: bench bench-full
+bench:
+	@scripts/setup.sh demo
+	cd bench && go run . run $(BENCH)
+
+bench-full:
+	@scripts/setup.sh demo
+	cd bench && go run . run -systems all -scenarios full -warm 5s -for 20s -rounds 5 $(BENCH)
 
 .PHONY: sql
 sql:

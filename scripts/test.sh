@@ -11,5 +11,6 @@ status=0
 # takes the longest first, so that the others run beside it.
 scripts/pgtap.sh || status=1
 go test -count=1 -timeout 60m ./sql ./... || status=1
+(cd bench && go test -count=1 -timeout 10m ./harness ./systems) || status=1
 (cd otelawa && go test -count=1 -timeout 60m ./...) || status=1
 exit $status

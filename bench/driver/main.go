@@ -1,17 +1,15 @@
-// Command driver measures the Go worker as it is by default, with handlers that do nothing: jobs per second, how soon a
+// Package driver measures the Go worker as it is by default, with handlers that do nothing: jobs per second, how soon a
 // job is picked up, and how much of the processors the driver takes. Give it a database of its own, freshly migrated,
 // on this
 // machine.
-package main
+package driver
 
 import (
 	"context"
 	"flag"
 	"fmt"
-	"log"
 	"log/slog"
 	"os"
-	"os/signal"
 	"runtime/pprof"
 	"slices"
 	"strconv"
@@ -43,32 +41,29 @@ func (noop) Kind() string { return "noop" }
 
 var payload = noop{Data: strings.Repeat("x", 188)}
 
-func main() {
-	url := flag.String("database-url", os.Getenv("DATABASE_URL"), "a migrated database for this alone")
-	jobs := flag.Int("jobs", 200_000, "jobs of each run")
-	rounds := flag.Int("rounds", 3, "runs of each kind, in turn")
-	length := flag.Duration("for", 20*time.Second, "how long jobs are offered at each rate")
-	rates := flag.String("rates", "10,100,1000", "jobs per second to offer")
-	slots := flag.Int("slots", 0, "of the worker; 0 for its default")
-	takes := flag.Duration("handler", 0, "how long a handler takes")
-	profile := flag.String("cpuprofile", "", "file for a profile of the processor time of this process")
-	flag.Parse()
-	log.SetFlags(0)
+// Main runs the sub-command "driver".
+func Main(ctx context.Context, arguments []string) error {
+	flags := flag.NewFlagSet("driver", flag.ExitOnError)
+	url := flags.String("database-url", os.Getenv("DATABASE_URL"), "a migrated database for this alone")
+	jobs := flags.Int("jobs", 200_000, "jobs of each run")
+	rounds := flags.Int("rounds", 3, "runs of each kind, in turn")
+	length := flags.Duration("for", 20*time.Second, "how long jobs are offered at each rate")
+	rates := flags.String("rates", "10,100,1000", "jobs per second to offer")
+	slots := flags.Int("slots", 0, "of the worker; 0 for its default")
+	takes := flags.Duration("handler", 0, "how long a handler takes")
+	profile := flags.String("cpuprofile", "", "file for a profile of the processor time of this process")
+	flags.Parse(arguments)
 	if *profile != "" {
 		f, err := os.Create(*profile)
 		if err != nil {
-			log.Fatal("driver: ", err)
+			return err
 		}
 		if err := pprof.StartCPUProfile(f); err != nil {
-			log.Fatal("driver: ", err)
+			return err
 		}
 		defer pprof.StopCPUProfile()
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, *url, *jobs, *rounds, *slots, *takes, *length, *rates); err != nil {
-		log.Fatal("driver: ", err)
-	}
+	return run(ctx, *url, *jobs, *rounds, *slots, *takes, *length, *rates)
 }
 
 func run(ctx context.Context, url string, jobs, rounds, slots int, takes, length time.Duration, rates string) error {

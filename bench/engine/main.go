@@ -1,7 +1,7 @@
-// Command engine measures the SQL functions of Awa by themselves: milliseconds per call, WAL and dead rows per job, and
+// Package engine measures the SQL functions of Awa by themselves: milliseconds per call, WAL and dead rows per job, and
 // whether any of it grows with history or with somebody's open transaction. Give it a database of its own, freshly
 // migrated; it clones it for each length of history.
-package main
+package engine
 
 import (
 	"context"
@@ -9,7 +9,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log"
 	"os"
 	"slices"
 	"strings"
@@ -25,16 +24,15 @@ const rescued = 100
 
 var payload = json.RawMessage(`{"data": "` + strings.Repeat("x", 188) + `"}`) // 200 bytes
 
-func main() {
-	url := flag.String("database-url", os.Getenv("DATABASE_URL"), "a migrated database for the measurements alone")
-	history := flag.String("history", "0,1000000,5000000", "rows of completed history to measure at, ascending")
-	beside := flag.String("beside", "", "another such database, of another version, say, to measure in turn")
-	rounds := flag.Int("rounds", 5, "rounds; the median of their medians is printed")
-	flag.Parse()
-	log.SetFlags(0)
-	if err := run(context.Background(), *url, *beside, *history, *rounds); err != nil {
-		log.Fatal(err)
-	}
+// Main runs the sub-command "engine".
+func Main(ctx context.Context, arguments []string) error {
+	flags := flag.NewFlagSet("engine", flag.ExitOnError)
+	url := flags.String("database-url", os.Getenv("DATABASE_URL"), "a migrated database for the measurements alone")
+	history := flags.String("history", "0,1000000,5000000", "rows of completed history to measure at, ascending")
+	beside := flags.String("beside", "", "another such database, of another version, say, to measure in turn")
+	rounds := flags.Int("rounds", 5, "rounds; the median of their medians is printed")
+	flags.Parse(arguments)
+	return run(ctx, *url, *beside, *history, *rounds)
 }
 
 type bench struct {

@@ -1,17 +1,12 @@
-// Command lateness measures how long after their time scheduled jobs, and those of schedules, begin with Go workers,
+// Package lateness measures how long after their time scheduled jobs, and those of schedules, begin with Go workers,
 // and what a worker costs while it has nothing to do.
-//
-//	go run ./internal/withpg -- bash -c 'cd bench && go run ./lateness'
-//
-// It makes its own database on the server that PGHOST and the like name, as a superuser.
-package main
+package lateness
 
 import (
 	"context"
 	"encoding/json"
 	"flag"
 	"fmt"
-	"log"
 	"log/slog"
 	"os"
 	"strings"
@@ -25,53 +20,41 @@ import (
 )
 
 var (
-	deferred = flag.Int("deferred", 1_000_000, "jobs that are deferred for a year, beside those that are measured")
-	rate     = flag.Int("rate", 10_000, "jobs that come due each second in the second part")
-	seconds  = flag.Int("seconds", 10, "for how long")
-	workers  = flag.Int("workers", 2, "workers")
-	pinned   = flag.Bool("pinned", false, "beside a transaction that holds a snapshot")
-	idle     = flag.Duration("idle", time.Minute, "for how long workers are idle")
-	minutes  = flag.Int("minutes", 3, "for how long schedules fire each minute")
-	parts    = flag.String("parts", "idle,seconds,rate,schedules", "what to measure")
+	flags    = flag.NewFlagSet("lateness", flag.ExitOnError)
+	url      = flags.String("database-url", os.Getenv("DATABASE_URL"), "a migrated database for this alone")
+	deferred = flags.Int("deferred", 1_000_000, "jobs that are deferred for a year, beside those that are measured")
+	rate     = flags.Int("rate", 10_000, "jobs that come due each second in the second part")
+	seconds  = flags.Int("seconds", 10, "for how long")
+	workers  = flags.Int("workers", 2, "workers")
+	pinned   = flags.Bool("pinned", false, "beside a transaction that holds a snapshot")
+	idle     = flags.Duration("idle", time.Minute, "for how long workers are idle")
+	minutes  = flags.Int("minutes", 3, "for how long schedules fire each minute")
+	parts    = flags.String("parts", "idle,seconds,rate,schedules", "what to measure")
 )
 
 type nothing struct{}
 
 func (nothing) Kind() string { return "nothing" }
 
-func main() {
-	flag.Parse()
-	if err := run(context.Background()); err != nil {
-		log.Fatal(err)
-	}
+// Main runs the sub-command "lateness".
+func Main(ctx context.Context, arguments []string) error {
+	flags.Parse(arguments)
+	return run(ctx)
 }
 
 func run(ctx context.Context) error {
-	admin, err := pgx.Connect(ctx, "")
-	if err != nil {
-		return err
-	}
-	defer admin.Close(ctx)
-	name := fmt.Sprintf("lateness_%d", os.Getpid())
-	if _, err := admin.Exec(ctx, "create database "+name); err != nil {
-		return err
-	}
-	defer admin.Exec(ctx, "drop database "+name+" with (force)")
-	pool, err := pgxpool.New(ctx, "dbname="+name)
+	pool, err := pgxpool.New(ctx, *url)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	if _, err := driver.Migrate(ctx, "dbname="+name); err != nil {
-		return err
-	}
 	if strings.Contains(*parts, "idle") {
 		if err := measureIdle(ctx, pool); err != nil {
 			return err
 		}
 	}
 	if *pinned {
-		conn, err := pgx.Connect(ctx, "dbname="+name)
+		conn, err := pgx.Connect(ctx, *url)
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,6 @@
-// Command soak runs Awa for a long time with small segments, and shows minute by minute whether anything grows or
+// Package soak runs Awa for a long time with small segments, and shows minute by minute whether anything grows or
 // stalls. Give it a database of its own, freshly migrated.
-package main
+package soak
 
 import (
 	"cmp"
@@ -8,10 +8,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log"
 	"maps"
 	"os"
-	"os/signal"
 	"slices"
 	"strings"
 	"sync"
@@ -31,6 +29,7 @@ const (
 )
 
 type options struct {
+	flags                           *flag.FlagSet
 	url                             string
 	length, retention               time.Duration
 	dump, dumpAfter                 time.Duration
@@ -39,29 +38,25 @@ type options struct {
 	pin, longJob                    bool
 }
 
-func main() {
-	var o options
-	flag.StringVar(&o.url, "database-url", os.Getenv("DATABASE_URL"), "a migrated database for this alone")
-	flag.DurationVar(&o.length, "for", time.Hour, "ends after this long")
-	flag.IntVar(&o.most, "jobs", 20_000_000, "or after so many jobs")
-	flag.IntVar(&o.depth, "depth", 4000, "jobs on their way")
-	flag.IntVar(&o.producers, "producers", 2, "connections")
-	flag.IntVar(&o.consumers, "consumers", 2, "connections")
-	flag.IntVar(&o.segmentMiB, "segment-mib", 128, "entries in a segment, about 3,000 jobs per MiB")
-	flag.DurationVar(&o.retention, "retention", 10*time.Second, "how long a segment is kept after it was left")
-	flag.BoolVar(&o.pin, "pin", false, "another session holds an idle transaction with an id all the time")
-	flag.DurationVar(&o.dump, "dump", 0,
+// Main runs the sub-command "soak".
+func Main(ctx context.Context, arguments []string) error {
+	o := options{flags: flag.NewFlagSet("soak", flag.ExitOnError)}
+	o.flags.StringVar(&o.url, "database-url", os.Getenv("DATABASE_URL"), "a migrated database for this alone")
+	o.flags.DurationVar(&o.length, "for", time.Hour, "ends after this long")
+	o.flags.IntVar(&o.most, "jobs", 20_000_000, "or after so many jobs")
+	o.flags.IntVar(&o.depth, "depth", 4000, "jobs on their way")
+	o.flags.IntVar(&o.producers, "producers", 2, "connections")
+	o.flags.IntVar(&o.consumers, "consumers", 2, "connections")
+	o.flags.IntVar(&o.segmentMiB, "segment-mib", 128, "entries in a segment, about 3,000 jobs per MiB")
+	o.flags.DurationVar(&o.retention, "retention", 10*time.Second, "how long a segment is kept after it was left")
+	o.flags.BoolVar(&o.pin, "pin", false, "another session holds an idle transaction with an id all the time")
+	o.flags.DurationVar(&o.dump, "dump", 0,
 		"another session holds ACCESS SHARE on all tables, and a snapshot, for this long, as pg_dump does")
-	flag.DurationVar(&o.dumpAfter, "dump-after", time.Minute, "when that begins")
-	flag.IntVar(&o.paused, "paused", 0, "so many jobs wait in another queue, which is paused")
-	flag.BoolVar(&o.longJob, "longjob", false, "one job is claimed at the start and completed at the end")
-	flag.Parse()
-	log.SetFlags(0)
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	defer stop()
-	if err := run(ctx, o); err != nil {
-		log.Fatal(err)
-	}
+	o.flags.DurationVar(&o.dumpAfter, "dump-after", time.Minute, "when that begins")
+	o.flags.IntVar(&o.paused, "paused", 0, "so many jobs wait in another queue, which is paused")
+	o.flags.BoolVar(&o.longJob, "longjob", false, "one job is claimed at the start and completed at the end")
+	o.flags.Parse(arguments)
+	return run(ctx, o)
 }
 
 type soak struct {
@@ -232,7 +227,7 @@ func (s *soak) prepare(ctx context.Context, db *pgx.Conn) error {
 		}
 	}
 	fmt.Println(version)
-	flag.VisitAll(func(f *flag.Flag) {
+	s.flags.VisitAll(func(f *flag.Flag) {
 		if f.Name != "database-url" { // which may hold a password
 			fmt.Printf("-%s %s ", f.Name, f.Value)
 		}

@@ -1,8 +1,8 @@
-// Command wakeups measures how soon the Go worker, as it is by default, picks up jobs from transactions that stay open
+// Package wakeups measures how soon the Go worker, as it is by default, picks up jobs from transactions that stay open
 // after they have enqueued: in bursts, so that the notifications of most of them are suppressed. Then how many claims
 // the worker
 // makes while it is idle. Give it a database of its own, freshly migrated, on this machine.
-package main
+package wakeups
 
 import (
 	"context"
@@ -25,17 +25,16 @@ type noop struct{}
 
 func (noop) Kind() string { return "noop" }
 
-func main() {
-	url := flag.String("database-url", os.Getenv("DATABASE_URL"), "a migrated database for this alone")
-	bursts := flag.Int("bursts", 30, "bursts of transactions")
-	producers := flag.Int("producers", 5, "transactions in a burst")
-	open := flag.Duration("open", 100*time.Millisecond, "how long each stays open, give or take half of it")
-	rollBack := flag.Float64("roll-back", 0.1, "the share of them that rolls back")
-	flag.Parse()
-	log.SetFlags(0)
-	if err := run(context.Background(), *url, *bursts, *producers, *open, *rollBack); err != nil {
-		log.Fatal("wakeups: ", err)
-	}
+// Main runs the sub-command "wakeups".
+func Main(ctx context.Context, arguments []string) error {
+	flags := flag.NewFlagSet("wakeups", flag.ExitOnError)
+	url := flags.String("database-url", os.Getenv("DATABASE_URL"), "a migrated database for this alone")
+	bursts := flags.Int("bursts", 30, "bursts of transactions")
+	producers := flags.Int("producers", 5, "transactions in a burst")
+	open := flags.Duration("open", 100*time.Millisecond, "how long each stays open, give or take half of it")
+	rollBack := flags.Float64("roll-back", 0.1, "the share of them that rolls back")
+	flags.Parse(arguments)
+	return run(ctx, *url, *bursts, *producers, *open, *rollBack)
 }
 
 func run(ctx context.Context, url string, bursts, producers int, open time.Duration, rollBack float64) error {

@@ -1,4 +1,4 @@
-// Package load puts load on one queue, as producers and workers do, and measures it: for "awa selftest" and bench/soak.
+// Package load puts load on one queue, as producers and workers do, and measures it: for "awa selftest", "bench soak".
 package load
 
 import (
