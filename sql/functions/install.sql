@@ -28,6 +28,7 @@
 {{ template "engine/taking.sql" . }}
 {{ template "engine/outcomes.sql" . }}
 {{ template "engine/jobs.sql" . }}
+{{ template "engine/cursors.sql" . }}
 {{ template "engine/changes.sql" . }}
 {{ template "engine/expiry.sql" . }}
 {{ template "engine/scan.sql" . }}

@@ -134,7 +134,7 @@ comment on function awa._let_go_of_buried is
 -- Decides, at the end of a transaction that has buried entries, about those that were claimed meanwhile.
 -- An entry that was not claimed stays buried. Where the job was to be cancelled, its open attempt is closed. Otherwise
 -- the transaction fails. A session that decides before the end of its transaction may not stay idle in it for more than
--- a second.
+-- a second. Where the transaction has buried many entries of a lane, the lane's cursor moves past those at its head.
 -- Locks: all shards in which the transaction has buried entries, in the order of their ids, and the claims of such
 -- entries, shared; until the commit, which follows at once.
 -- Raises 40001.
@@ -151,6 +151,7 @@ set jit = off
 set lock_timeout = 0
 as $$
 declare
+  v_all record;
   v_taken record;
   v_claims int := 0;
   v_last bigint;
@@ -160,11 +161,12 @@ declare
 begin
   delete from awa.pending_changes d where d.batch = new.batch;
   perform awa._end_when_idle();
-  perform awa._lock_each_shard(array(
-    select distinct awa._shard_of(t.lane) as shard
-      from awa.ready_tombstones t
-     where t.by_xid = pg_current_xact_id()
-     order by 1));
+  select array_agg(distinct awa._shard_of(t.lane) order by awa._shard_of(t.lane)) as shards,
+         count(*) filter (where t.batch = new.batch) as buried
+    into v_all
+    from awa.ready_tombstones t
+   where t.by_xid = pg_current_xact_id();
+  perform awa._lock_each_shard(coalesce(v_all.shards, '{}'));
   perform awa._moved_on(t.job_id)
      from awa._buried_now(new.batch) t
      join awa.queue_rollups r on r.lane = t.lane
@@ -240,6 +242,16 @@ begin
   end loop;
 
   perform awa._let_go_of_buried(new.batch);
+  if v_all.buried >= 100 then -- not for those that are cancelled one by one
+    perform awa._pass_buried(l.lane, 2 * l.entries)
+       from (
+         select t.lane, count(*)::int as entries
+           from awa._buried_now(new.batch) t
+          group by t.lane
+         having count(*) >= 100
+          order by t.lane
+       ) l;
+  end if;
   return null;
 end
 $$;
