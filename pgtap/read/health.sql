@@ -213,7 +213,7 @@ select is(pg_temp.details('prune'),
 update awa.ring set outcome = 'busy', cleaned_segment = 3;
 select is(pg_temp.says('prune'),
   'warning: segment 3: not emptied for 00:02: somebody is at work on what is alive in it: nobody by now, and it is '
-  'tried again -> It is tried again. Who is named for long should end the transaction.',
+  'tried again -> It is tried again. A session that is named for long should end its transaction.',
   'busy');
 update awa.ring set outcome = 'waiting', old_snapshots = '{"backend 1, since then","replication slot s"}';
 select is(pg_temp.says('prune'),

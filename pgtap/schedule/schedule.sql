@@ -173,7 +173,7 @@ select is((select j.metadata #>> '{schedule,at}' from awa.jobs j where j.queue =
 
 -- Private ones
 select is((awa._declares(s) ? 'cron')::text || (awa._declares(s) ? 'ran')::text, 'truefalse',
-  '_declares is what a schedule says') from awa.schedules s where s.name = 's';
+  '_declares is the declaration of a schedule') from awa.schedules s where s.name = 's';
 select is(awa._tick_metadata(s.metadata, s.name, '2026-06-01 00:00:00.5+00'),
   '{"m": 1, "schedule": {"at": "2026-06-01T00:00:00.500000Z", "name": "s"}}', '_tick_metadata keeps fractions')
   from awa.schedules s where s.name = 's';

@@ -1,5 +1,5 @@
--- Grants: all in one place, and last. Each object gets exactly the rights that stand here: what anybody else was
--- granted, or got by the default privileges of the role that installs, is revoked. The roles are made before, and have
+-- Grants: all in one place, and last. Each object gets exactly the rights that stand here: all others, also those by
+-- the default privileges of the role that installs, are revoked. The roles are made before, and have
 -- the prefix of the installation where it says awa_ here.
 do $$
 declare

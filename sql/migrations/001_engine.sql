@@ -157,7 +157,7 @@ comment on column awa.queues.has_tombstones is
 comment on column awa.queues.may_expire is
   'Whether a job of the lane ever had an expires_at: a row of its own, before the first such job can be seen';
 comment on column awa.queues.dropped_at is
-  'When the queue was dropped; what was enqueued in a transaction that committed later still finds its name';
+  'When the queue was dropped; jobs of a transaction that committed later still find its name';
 comment on column awa.queues.forget_after is
   'Once all transactions before this one have ended, maintenance may remove the name: nothing else is left of the '
   'dropped queue';
@@ -186,7 +186,7 @@ create table awa.queue_settings (
   changed_by           text not null default session_user
 ) with (fillfactor = 50);
 comment on table awa.queue_settings is
-  'What an operator set for a queue; where nothing is set, here or for want of a row, the default holds';
+  'The settings of a queue, as an operator set them; where nothing is set, or there is no row, the default holds';
 comment on column awa.queue_settings.default_priority is 'Priority of a job that names none; 2 by default';
 comment on column awa.queue_settings.default_max_attempts is 'Attempts of a job that names none; 25 by default';
 comment on column awa.queue_settings.lease is
@@ -308,22 +308,24 @@ comment on column awa.ring.left_at is
   'When each segment (1 for segment 0, ...) was left for the next one; the current one''s is when it was begun';
 comment on column awa.ring.carried_segment is
   'The segment that entries are carried out of, before it is cleaned; null when there is none';
-comment on column awa.ring.carried_since is 'A snapshot from before the first of them was';
+comment on column awa.ring.carried_since is 'A snapshot from before the first of them was carried';
 comment on column awa.ring.cleaned_segment is
-  'The segment from which all that lives was carried to the current one; null when there is none';
+  'The segment from which all live rows were carried to the current one; null when there is none';
 comment on column awa.ring.cleaned_until is 'Entries of the cleaned segment that are visible in it count no more';
 comment on column awa.ring.cleaned_by is 'The transaction that cleaned it';
 comment on column awa.ring.old_snapshots is
-  'Whose snapshots are waited for: those that were there when somebody looked first, and still are; null until then';
+  'The sessions whose old snapshots delay the truncation: those that had one at the first look, and still have it; '
+  'null before that look';
 comment on column awa.ring.unreadable is 'Jobs that were not carried because the server can''t read them';
 comment on column awa.ring.refused is
-  'Jobs that were not carried because a trigger or a constraint of somebody else''s refuses their rows';
-comment on column awa.ring.refusal is 'With which error the last one was refused';
+  'Jobs that were not carried because a trigger or a constraint that is none of Awa''s refuses their rows';
+comment on column awa.ring.refusal is 'The error with which the last one was refused';
 comment on column awa.ring.outcome is
-  'What is in the way of emptying the oldest segment, as prune_oldest says it; null when nothing is';
-comment on column awa.ring.tries is 'How often it was in the way, since the oldest segment was last cleaned or emptied';
-comment on column awa.ring.retry_at is 'When that is tried again';
-comment on column awa.ring.stuck_since is 'Since when something is in the way';
+  'The obstacle to emptying the oldest segment, as prune_oldest returns it; null when there is none';
+comment on column awa.ring.tries is
+  'How often the obstacle was met, since the oldest segment was last cleaned or emptied';
+comment on column awa.ring.retry_at is 'When emptying is tried again';
+comment on column awa.ring.stuck_since is 'Since when there is an obstacle';
 comment on column awa.ring.tables is
   'The OIDs of ring and ready_entries: a logical restore gives them others, and transaction ids a new meaning';
 
@@ -422,10 +424,10 @@ comment on column awa.schedules.every is
   'Its interval, which counts from starts_at, or from made_at; null when it has an expression';
 comment on column awa.schedules.timezone is 'The time zone of cron, and of the days and months of every';
 comment on column awa.schedules.missed is
-  'What becomes of ticks that nobody served within a minute: skip, latest or all';
+  'The policy for ticks that were not served within a minute: skip, latest or all';
 comment on column awa.schedules.missed_for is 'How old a missed tick may be, where missed is all';
 comment on column awa.schedules.overlap is
-  'What becomes of a tick while the last job has not ended: allow, skip, wait or replace';
+  'The policy for a tick while the last job has not ended: allow, skip, wait or replace';
 comment on column awa.schedules.starts_at is 'It has no tick before this time';
 comment on column awa.schedules.ends_at is 'It has no tick at this time, or later';
 comment on column awa.schedules.made_at is 'When it was first made; every counts from here where starts_at is null';
@@ -436,7 +438,7 @@ comment on column awa.schedules.decided_until is
 comment on column awa.schedules.next_tick is
   'The first tick after that; null when there is none, and while it is paused';
 comment on column awa.schedules.next_wall is
-  'What the clock of its zone shows at next_tick, when that was computed: it differs when the data of the zone have '
+  'The local time of its zone at next_tick, as it was computed: it differs when the data of the zone have '
   'changed';
 comment on column awa.schedules.next_at is
   'When fire_due looks at it next: at next_tick, later where it was put off, sooner where a tick waits; null when '
@@ -512,7 +514,7 @@ comment on column awa.ready_entries.errors is 'How earlier attempts failed, olde
 create table awa.rebasing (like awa.ready_entries);
 alter table awa.rebasing replica identity full;
 comment on table awa.rebasing is
-  'What rebase_after_restore gives new places to, while it does; otherwise empty. Not made by it: creating a table may '
+  'Jobs to which rebase_after_restore is giving new places; otherwise empty. Not made by it: creating a table may '
   'fire an event trigger';
 
 create table awa.ready_tombstones (
@@ -561,7 +563,7 @@ comment on table awa.lease_claims is
   'One claim: the entries that one caller took; the newest one of a lane is the lane''s cursor';
 comment on column awa.lease_claims.lane_seq is 'The claim''s number within its lane';
 comment on column awa.lease_claims.hi is
-  'Upper end of the window: what is visible in it, up to the position, is claimed';
+  'Upper end of the window: entries that are visible in it, up to the position, are claimed';
 comment on column awa.lease_claims.lo is 'Lower end of the window; null when the window was read to its end';
 comment on column awa.lease_claims.first_xid is 'With first_id, the first place taken';
 comment on column awa.lease_claims.pos_xid is 'With pos_id, the last place taken';
@@ -584,8 +586,10 @@ create table awa.lease_claim_closures (
 comment on table awa.lease_claim_closures is
   'How one item, or a batch of items, of a claim ended; in the segment of its claim';
 comment on column awa.lease_claim_closures.item is
-  'The item that ended, from 0; in a batch row -1, -2, ... in the order in which they came';
-comment on column awa.lease_claim_closures.items is 'The items of a batch row; null in an item row';
+  'The number of the row in its claim, which no two rows share: of the item that it closes, from 0; of a row that '
+  'closes several, -1, -2, ... in the order in which they came';
+comment on column awa.lease_claim_closures.items is
+  'The items that a batch row closes, none where it only keeps its number taken; null in the row of one item';
 comment on column awa.lease_claim_closures.outcome is
   'completed; completed_with_row: completed, and done_entries has a row of the job; failed: deferred_jobs has the next '
   'attempt, or done_entries the end; released: back in ready_entries; snoozed: in deferred_jobs; cancelled: in '
@@ -695,7 +699,7 @@ comment on table awa.leases is
 comment on column awa.leases.lease is 'How long it stays its worker''s after a heartbeat';
 comment on column awa.leases.lease_until is 'Until when it stays its worker''s without one';
 comment on column awa.leases.deadline_at is 'When it ends whatever its worker says';
-comment on column awa.leases.progress is 'What the worker said last about how far it is';
+comment on column awa.leases.progress is 'The progress that the worker reported last';
 
 create table awa.lost_attempts (
   worker_id bigint not null,
@@ -767,8 +771,8 @@ create table awa.done_entries (
   errors             jsonb,
   output             jsonb
 );
--- Not unique: who cancels a job in an open transaction, and who answers for it meanwhile, would wait for each other;
--- one of the two is refused anyway.
+-- Not unique: a session that cancels a job in an open transaction, and one that answers for it, would wait for each
+-- other; one of the two is refused anyway.
 alter table awa.done_entries replica identity full;
 create index done_entries_job on awa.done_entries (job_id);
 create index done_entries_state on awa.done_entries (state, job_id) where state <> 'completed';
@@ -776,7 +780,7 @@ create index done_entries_completed on awa.done_entries (lane, finalized_at) whe
 create index done_entries_lane on awa.done_entries (lane, state, finalized_at) where not counted_by_closure;
 comment on table awa.done_entries is
   'One ended job that the ledgers alone do not describe: it failed, was cancelled, is a dead letter, left an output, '
-  'or its attempt lasted';
+  'or its attempt had a row in leases';
 comment on column awa.done_entries.reason is
   'Why a failed or dead job has no attempt more: attempts used up, or discarded; null for the others';
 comment on column awa.done_entries.counted_by_closure is
@@ -814,7 +818,7 @@ create index unique_claims_free_since on awa.unique_claims (free_since) where fr
 comment on table awa.unique_claims is
   'One unique key that a job holds. Of the rows of a key the one of the highest round counts';
 comment on column awa.unique_claims.key is
-  'What the job carries as its key, without the states and the end of the period';
+  'The hash in the key that the job carries: without the states and the end of the period';
 comment on column awa.unique_claims.round is
   '0 in the first row of a key, which keeps others out. Some keys that were let go of have a second row, whose round '
   'grows each time that it changes: it is found without a look at what it replaced, which an old snapshot may keep';

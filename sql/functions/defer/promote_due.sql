@@ -168,6 +168,7 @@ comment on function awa._sweep_pause is 'The longest pause before the next sweep
 -- each time, up to an hour, and its errors tell so, where health finds it.
 -- Returns how many it promoted, whether it met as many as it may, when the last of them was due, and the resource that
 -- the server lacks, if any.
+-- Locks: the rows of these jobs, until the transaction ends. Skips rows that others hold.
 create or replace function awa._promote(
   due_from timestamptz,
   due_until timestamptz,

@@ -3,6 +3,7 @@
 -- Appends one job per element of args, and returns the ids in that order.
 -- Every form of enqueue ends in it. among_many is for _shard_for. Ids are drawn, and there are no unique keys, unless
 -- there is one for each. now decides whether run_at has passed.
+-- Raises 22023.
 -- Why: now is read once, since the keys that a job holds depend on it.
 create or replace function awa._append(
   queue        text,
@@ -154,7 +155,7 @@ begin
   perform awa._check_array('tags', tags, 20);
   if tags is not null then
     perform awa._refuse('tags must be 1 to 200 characters long each', t,
-      'Pass short words; what is longer goes into metadata.')
+      'Pass short words; put longer texts into metadata.')
        from unnest(tags) t
       where char_length(t) not between 1 and 200;
   end if;

@@ -1,4 +1,4 @@
--- What every capability needs to check its arguments.
+-- Checks of arguments, for every capability.
 
 -- Raises 22023 with a constant message, the value in DETAIL and the remedy in HINT.
 create or replace function awa._refuse(message text, value text, hint text) returns void
@@ -240,7 +240,7 @@ end
 $$;
 comment on function awa._check_change is 'Refuses a change of a job that is not named, and the wrong isolation level';
 
--- Refuses an unknown state; argument: what the caller has called it.
+-- Refuses an unknown state; argument: its name in the caller's signature.
 -- Raises 22023.
 create or replace function awa._check_state(state text, argument text default 'state') returns void
 language plpgsql
@@ -252,9 +252,9 @@ begin
   end if;
 end
 $$;
-comment on function awa._check_state is 'Refuses an unknown state; argument: what the caller has called it';
+comment on function awa._check_state is 'Refuses an unknown state; argument: its name in the caller''s signature';
 
--- Refuses a tag that no job can have; argument: what the caller has called it.
+-- Refuses a tag that no job can have; argument: its name in the caller's signature.
 -- Raises 22023.
 create or replace function awa._check_tag(tag text, argument text default 'tag') returns void
 language plpgsql
@@ -266,7 +266,8 @@ begin
   end if;
 end
 $$;
-comment on function awa._check_tag is 'Refuses a tag that no job can have; argument: what the caller has called it';
+comment on function awa._check_tag is
+  'Refuses a tag that no job can have; argument: its name in the caller''s signature';
 
 -- Raises JQ005.
 create or replace function awa._refuse_state(job_id bigint, state text, hint text) returns void

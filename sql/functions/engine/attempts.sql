@@ -1,7 +1,7 @@
 -- Attempts: looked up once, and passed on as values.
 --
--- What answers and changes of jobs read in all segments, they read in a subtransaction that is rolled back: so the
--- transaction of the caller, which may last, keeps no table of them locked, and holds up no truncation. Values survive.
+-- Answers and changes of jobs that read all segments do so in a subtransaction that is rolled back. So the transaction
+-- of the caller, which may be long, keeps none of their tables locked, and holds up no truncation. Values survive.
 
 -- The attempts behind some receipts that the caller has closed, or whose lease rows it has locked.
 -- Reads the claims' own stretch of the lane, however long the history is. A job has one entry there that is not buried:

@@ -316,7 +316,7 @@ $$;
 comment on function awa._cancel is 'Cancels a job unless it has ended; returns the state that it was in';
 
 -- Cancels deferred jobs; returns their ids.
--- by: who cancels them; null for their time.
+-- by: the login that cancels them; null where they have expired.
 create or replace function awa._cancel_deferred(
   job_ids bigint[],
   reason text,

@@ -2,6 +2,7 @@
 
 -- Closes one attempt, in the ledger, or else locks its lease row for the caller to delete.
 -- Returns what _close_item does, and materialized where it has a lease row.
+-- Locks: the claim, as _close_item, or the lease row, until the transaction ends.
 -- Raises JQ001; 55P03 when a transaction that has closed it is open for longer than claim_wait.
 create or replace function awa._close(
   job_id bigint,

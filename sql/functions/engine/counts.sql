@@ -1,6 +1,6 @@
--- What the ledgers say of each lane, and whether it is there.
+-- The counts of each lane in the ledgers, and whether they are right.
 
--- What the ledgers say of each lane, exactly: what is counted of its past, and what came after. An entry that this very
+-- The exact counts of each lane in the ledgers: the counts of its past, and what came after. An entry that this very
 -- transaction has buried, and that somebody claimed meanwhile, is running for it no more, and was available only once.
 create or replace view awa._lane_counts as
 select l.lane,
@@ -99,9 +99,9 @@ select l.lane,
       ) e
     offset 0
   ) a;
-comment on view awa._lane_counts is 'What the ledgers say of each lane';
+comment on view awa._lane_counts is 'The exact counts of each lane in the ledgers';
 
--- What is missing from the ledgers, by lane and segment, as far as these are known.
+-- Rows that are missing from the ledgers, by lane and segment, as far as these are known.
 create or replace view awa._imbalances as
 select l.lane, s.segment::smallint as segment,
        format('segment %s: %s entries counted, %s there', s.segment, l.segment_entries[s.segment + 1],
@@ -144,7 +144,7 @@ select r.lane, null,
      where c.lane = r.lane
   ) c
  where greatest(c.last, r.closed_seq) - c.first + 1 <> c.claims and (r.closed_seq > 0 or c.claims > 0);
-comment on view awa._imbalances is 'What is missing from the ledgers, by lane and segment';
+comment on view awa._imbalances is 'Rows that are missing from the ledgers, by lane and segment';
 
 -- The row that queue_counts returns, one per queue.
 create or replace view awa.queue_counts_row as

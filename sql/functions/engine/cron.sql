@@ -240,7 +240,7 @@ $$;
 comment on function awa._parse_cron is
   'Reads a cron expression: five fields, six with seconds first, or a name such as @daily';
 
--- What a cron expression says, as numbers that can be stored; null for none.
+-- A cron expression as numbers that can be stored; null for none.
 -- Raises 22023.
 create or replace function awa._cron_bits(cron text) returns bigint[]
 language plpgsql immutable strict
@@ -252,7 +252,7 @@ begin
     v_cron.needs_both::int, v_cron.by_wall::int];
 end
 $$;
-comment on function awa._cron_bits is 'What a cron expression says, as numbers that can be stored; null for none';
+comment on function awa._cron_bits is 'A cron expression as numbers that can be stored; null for none';
 
 -- A cron expression that was read by _cron_bits.
 create or replace function awa._cron_of(bits bigint[]) returns awa.cron_row

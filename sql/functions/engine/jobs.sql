@@ -206,9 +206,9 @@ select l.job_id as id,
   from awa.leases l;
 comment on view awa._leased is 'The jobs whose attempts have a row of their own: running';
 
--- Barriers: what readers put into where comes after the filters of _ledger and _done, but for leakproof operators.
--- Otherwise a cheap function of theirs would be given the jobs that were dropped, deleted, moved or answered, too. Here
--- and not at jobs: the planner takes a union apart.
+-- Barriers: conditions of readers come after the filters of _ledger and _done, but for leakproof operators. Otherwise a
+-- cheap function of theirs would be given the jobs that were dropped, deleted, moved or answered, too. Here and not at
+-- jobs: the planner takes a union apart.
 create or replace view awa._shown with (security_barrier = true) as
 select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at,
        finalized_at, created_at,
@@ -251,8 +251,8 @@ select f.job_id, f.state, f.receipt, f.lane, (f.lane & 7)::int, null, null, f.un
        end;
 comment on view awa._place is 'Where each job is: its state, and its place there';
 
--- The completed jobs, wherever they are, also those that their queue keeps no longer: what is hidden is on the disk,
--- and can be deleted.
+-- The completed jobs, wherever they are, also those that their queue keeps no longer: these are hidden, but on the
+-- disk, and can be deleted.
 create or replace view awa._completed as
 select j.id, j.kind, j.queue, j.args, j.finalized_at, j.tags
   from awa._whole_ledger j

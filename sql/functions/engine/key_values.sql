@@ -1,4 +1,4 @@
--- The bytes of unique keys: what a job carries as its key.
+-- The bytes of unique keys, as jobs carry them.
 
 -- The unique key of a job: see ready_entries.
 -- at is the time whose period counts.

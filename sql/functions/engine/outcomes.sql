@@ -1,4 +1,4 @@
--- What follows attempts that were closed.
+-- The rows that follow attempts that were closed.
 
 -- Writes the rows that follow failed attempts that were closed; returns the state of one of them.
 -- The next attempt goes to deferred_jobs, the end to done_entries. There is an error and a delay for each attempt. With
@@ -139,7 +139,7 @@ $$;
 comment on function awa._record_cancels is 'Writes the ends of attempts that were closed as cancelled';
 
 -- Writes the ends of cancelled jobs, after their last attempts.
--- by: who has cancelled them; null for their time.
+-- by: the login that has cancelled them; null where they have expired.
 create or replace function awa._end_as_cancelled(
   attempts awa.leases[],
   reason text,

@@ -1,4 +1,4 @@
--- What passes of maintenance have in common.
+-- Passes of maintenance: their order, periods and clocks.
 
 -- The passes of maintenance, in the order in which run_maintenance goes through them, and how long each is not due
 -- again once it has succeeded.

@@ -81,7 +81,7 @@ comment on function awa._shard_for is
 
 -- Keeps the number of shards of a queue from changing until the transaction ends.
 -- Locks: the number, shared. Among many queues, one lock for all: then the number's own only has to be free for a
--- moment, once that one is held. Who changes a number holds its lock, and looks for the other one.
+-- moment, once that one is held. A session that changes a number holds its lock, and looks for the other one.
 -- Raises 55P03, and names the holder.
 -- Why: it tries again and again. A caller that has claimed, and waited in PostgreSQL's line, would make a deadlock with
 -- a session that changes the number and waits for the claim's shard; PostgreSQL may end a claim beside them for that.

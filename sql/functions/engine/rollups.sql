@@ -8,6 +8,7 @@
 -- after max_claims claims. Lanes are read some at a time. When a look at all queues is cut off, the next call goes on
 -- with it; a look at the busy ones begins anywhere.
 -- Returns whether there is more to count.
+-- Locks: the counts, until the transaction ends; where another session has them, it does nothing.
 create or replace function awa._fold(
   max_claims int default 20000, everything boolean default false, queue_ids bigint[] default null
 ) returns boolean
@@ -146,7 +147,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_rollup awa.queue_rollups;
-  v_end xid8; -- what this transaction and later ones have put there is counted later
+  v_end xid8; -- rows of this transaction and of later ones are counted later
   v_now pg_snapshot;
   v_new record;
   v_claim record;

@@ -154,7 +154,7 @@ comment on function awa._with_ran is
   'A schedule of which all ticks from one time to another have fired, too';
 
 -- A schedule that goes on at now: ticks that are due, and have not fired, are counted as missed, and left out.
--- What can't be read any more has no ticks.
+-- A schedule whose expression can't be read any more has no ticks.
 create or replace function awa._without_due(schedule awa.schedules, now timestamptz) returns awa.schedules
 language plpgsql stable
 as $$

@@ -133,6 +133,7 @@ comment on function awa._let_go is 'Lets go of unique keys, where these jobs hol
 
 -- Lets go of all unique keys of jobs, also of those that they hold to the end of a period.
 -- Keys may be null.
+-- Locks: the rows of the keys, in their order, until the transaction ends.
 create or replace function awa._let_go_of_all(job_ids bigint[], keys bytea[]) returns void
 language plpgsql
 as $$
@@ -195,6 +196,7 @@ comment on function awa._keep_keys is
 
 -- Lets go of keys whose period is over, and removes the rows of keys that no job holds, at most 2,000 of each kind.
 -- Both rows of a key are removed.
+-- Locks: these rows, until the transaction ends. Skips rows that others hold.
 -- Why: a key that is in use under an old snapshot keeps its second row. Without it, each look would go over all
 -- versions that this row ever had.
 create or replace function awa._expire_keys() returns void

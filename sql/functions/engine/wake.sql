@@ -11,7 +11,7 @@ $$;
 comment on function awa._is_awake is 'Whether somebody has notified the workers of a queue within the same 5 ms';
 
 -- Notifies maintenance, when the caller commits, of a deferred job, or a schedule, that is due before it looks again.
--- That is within a second, and some time for the commit. At most once per 5 ms.
+-- It looks within a second, and some time is left for the commit. At most once per 5 ms.
 create or replace function awa._wake_due(run_at timestamptz) returns void
 language plpgsql
 as $$

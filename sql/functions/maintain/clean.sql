@@ -1,4 +1,4 @@
--- Cleaning a segment: what is alive in it is carried to the current one, as in a log-structured file system.
+-- Cleaning a segment: its live rows are carried to the current one, as in a log-structured file system.
 
 -- Carries the live rows of a segment to the current one.
 -- These are entries that no claim has passed, under the same place; cursors; and, to leases, open attempts. Then ring

@@ -50,7 +50,7 @@ begin
     return query select null::smallint, 'busy';
     return;
   end if;
-  -- What was cleaned is finished first: what it holds would count again.
+  -- A segment that was cleaned is finished first: its rows would count again.
   select s into v_segment
     from generate_series(1, 3) n, lateral (select ((v_ring.current_segment + n) % 4)::smallint) o(s)
    where not awa._is_empty(s)
@@ -168,8 +168,8 @@ begin
   if v_family is not null then
     perform set_config('lock_timeout', awa._milliseconds(wait), true);
     begin
-      -- Nobody writes there any more, but readers go on while this one looks. What transactions that were older have
-      -- put there since the cleaning calls for another one.
+      -- No session writes there any more, but readers go on while this one looks. Rows that older transactions have
+      -- put there since the cleaning call for another one.
       execute format('lock table awa.%s_%s in share mode', v_family, segment);
       if (case v_family
             when 'ready_entries' then

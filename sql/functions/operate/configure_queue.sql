@@ -45,9 +45,9 @@ comment on function awa.configure_queue is 'Changes settings of a queue';
 -- Changes the number of shards of a queue, whose settings the caller has locked.
 -- Locks: the number of shards, until the transaction ends.
 -- Raises 55000, 55P03, JQ004.
--- Why: the jobs of a group are in one shard as long as all calls that put them there have read one number. What changes
--- a job that waits or runs leaves it in its shard. So only what brings a job to the queue (enqueue, retry, move) holds
--- that lock, too.
+-- Why: the jobs of a group are in one shard as long as all calls that put them there have read one number. A change
+-- of a job that waits or runs leaves it in its shard. So only calls that bring a job to the queue (enqueue, retry,
+-- move) hold that lock, too.
 create or replace function awa._set_shards(queue_id bigint, number int) returns void
 language plpgsql
 as $$

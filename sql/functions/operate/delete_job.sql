@@ -1,6 +1,6 @@
 -- Deletes a job that has ended; returns the state that it was in.
 -- Also a job that its queue no longer shows. From then on it is neither shown nor counted, and holds no unique key.
--- What the ledgers hold of a completed job, such as its arguments, leaves the disk with its segment.
+-- The rows of a completed job in the ledgers, with its arguments, leave the disk with their segment.
 -- Locks: the job's row, or the note of it, until the transaction ends.
 -- Raises 22023, JQ003, JQ004; JQ005 when the job has not ended, or when this transaction has cancelled it while it was
 -- available; 55P03 when another session is changing it in a long transaction; 40001 when it moved on meanwhile.

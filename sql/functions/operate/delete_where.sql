@@ -69,7 +69,7 @@ begin
          for update skip locked));
   end if;
   if v_deleted < v_max and (state is null or state = 'completed') then
-    loop -- what somebody else has deleted meanwhile makes room for more
+    loop -- jobs that another session has deleted meanwhile make room for more
       v_asked := v_max - v_deleted;
       v_completed := awa._scan(queue, kind, 'completed', before, tag, args, v_before_id, v_asked, hidden => true);
       v_before_id := v_completed.next_before_id;

@@ -45,17 +45,17 @@ begin
       hint = 'Let them end, cancel them, or pass force => true to drop them with it.';
   end if;
 
-  -- Whoever is changing a job now, or answering for it, may leave it in another state: that is waited for before it is
-  -- decided what goes.
+  -- A session that is changing a job now, or answering for it, may leave it in another state: this one waits for it
+  -- before it decides which jobs go.
   perform from awa.deferred_jobs d where d.lane between v_first and v_last for update;
   perform from awa.done_entries d where d.lane between v_first and v_last for update;
   perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped')
      from awa._running r
     where r.queue_id = v_queue_id;
-  v_now := awa._snapshot(); -- what commits from here on stays
+  v_now := awa._snapshot(); -- jobs that commit from here on stay
 
-  -- Every cursor goes past what is ready, and the counts begin anew. What this transaction itself has enqueued is too
-  -- young for that, and buried.
+  -- Every cursor goes past the ready jobs, and the counts begin anew. Jobs that this transaction itself has enqueued
+  -- are too young for that, and are buried.
   perform awa._let_go(array_agg(a.job_id), array_agg(substr(a.unique_key, 1, 32)))
      from awa._available a
     where a.queue_id = v_queue_id
@@ -110,7 +110,7 @@ begin
   perform awa._free_keys(array(
     select u.key from awa.unique_claims u where u.held_until is not null and u.queue_id = v_queue_id
        for update skip locked));
-  -- For the books: what others did before their rows could be locked.
+  -- For the books: changes that other sessions made before the rows could be locked.
   update awa.queue_rollups r
      set enqueued = b.jobs - b.enqueued
     from (

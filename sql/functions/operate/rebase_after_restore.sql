@@ -45,8 +45,8 @@ begin
       select from pg_subscription_rel s join pg_class c on c.oid = s.srrelid where c.relnamespace = 'awa'::regnamespace
     ) then
       raise exception using errcode = '55000', message = 'a subscription still fills the tables',
-        detail = 'What comes from the other server has that server''s transaction ids.',
-        hint = 'Stop what works there, wait until all has come, and drop the subscription; then call this again.';
+        detail = 'Rows that come from the other server have that server''s transaction ids.',
+        hint = 'Stop all work there, wait until all rows have come, and drop the subscription; then call this again.';
     end if;
     perform awa._bound_waits();
     lock table awa.lease_claim_closures, awa.lease_claims, awa.ready_entries, awa.ready_tombstones, awa.arrivals
@@ -56,8 +56,8 @@ begin
   perform awa._set_origin();
   perform awa._advance_sequences();
 
-  -- What is alive, by the old ids: only compared with each other. After a restore of data alone, ring does not tell
-  -- which segment was cleaned: what was carried from it is there twice.
+  -- The live rows, by the old ids: only compared with each other. After a restore of data alone, ring does not tell
+  -- which segment was cleaned: rows that were carried from it are there twice.
   truncate awa.rebasing;
   v_available := awa._place_anew();
   for v_batch in v_batches(array(select o.receipt from awa._open_items o)) loop

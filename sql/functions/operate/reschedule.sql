@@ -51,6 +51,8 @@ comment on function awa.reschedule is
   'Gives a job that has not begun another time, and other args where given; returns the state that it was in';
 
 -- Gives a scheduled job another time; false when it is not there any more.
+-- Locks: its row, until the transaction ends.
+-- Raises 22023 where it would expire before.
 create or replace function awa._reschedule_deferred(job_id bigint, run_at timestamptz, args jsonb) returns boolean
 language plpgsql
 as $$
@@ -77,6 +79,7 @@ comment on function awa._reschedule_deferred is
 -- Gives an available job another time; false when it is not there any more.
 -- It leaves its place with a tombstone: _resolve_change sees, at the end of the transaction, whether it was claimed
 -- meanwhile, and lets go of a unique key that the job does not hold while it is scheduled.
+-- Raises 22023 where it would expire before; JQ005 where this transaction has put the job into that lane before.
 create or replace function awa._reschedule_ready(place awa._place, run_at timestamptz, args jsonb) returns boolean
 language plpgsql
 as $$

@@ -1,4 +1,4 @@
--- What each queue has got, and where it is now.
+-- The jobs that each queue has got, and the states that they are in.
 create or replace view awa._books as
 select n.queue_id, q.*, e.enqueued::bigint as enqueued, awa._jobs_in(q, 'known') as jobs
   from awa.queue_counts(null) q
@@ -7,7 +7,7 @@ select n.queue_id, q.*, e.enqueued::bigint as enqueued, awa._jobs_in(q, 'known')
     select sum(c.enqueued) as enqueued from awa._lane_counts c where c.queue_id = n.queue_id
     offset 0
   ) e;
-comment on view awa._books is 'What each queue has got, and where it is now';
+comment on view awa._books is 'The jobs that each queue has got, and the states that they are in';
 
 -- The row that audit returns, one per queue.
 create or replace view awa.audit_row as

@@ -44,7 +44,7 @@ comment on function awa.health is 'The condition of the installation: one row pe
 
 create or replace view awa.health as
 select h.level, h.topic, h.subject, h.message, h.hint, h.details from awa.health() h;
-comment on view awa.health is 'How the installation is: what needs somebody first, in words';
+comment on view awa.health is 'The condition of the installation: one row per topic, what needs attention first';
 
 -- The segments, and how large they are.
 create or replace view awa._segments as
@@ -322,7 +322,7 @@ select 3,
            then 'A page is damaged: see "Jobs that can''t be read" in the reference of Awa. The others were moved.'
          when 'refused' then 'Mend the trigger or the constraint that refuses it. The others were moved.'
          when 'full' then 'Have the jobs worked on, or raise carry_max. Meanwhile the current segment grows.'
-         when 'busy' then 'It is tried again. Who is named for long should end the transaction.'
+         when 'busy' then 'It is tried again. A session that is named for long should end its transaction.'
          else
            'End these transactions when they need not go on. Meanwhile the current segment grows; claims are as fast '
            'as ever.'

@@ -110,7 +110,7 @@ select 9, case when u.usage >= 0.5 then 'warning' else 'ok' end, 'notifications'
 $$;
 comment on function awa._health_sessions is 'The rows of health about workers, old snapshots, and notifications';
 
--- Who holds a lock in this database, and at least since when: since the end of the last statement, the beginning of
+-- The holders of locks in this database, and at least since when: since the end of the last statement, the beginning of
 -- this one, or since others wait. key is that of an advisory lock.
 create or replace view awa._locks as
 select l.pid,
@@ -139,11 +139,11 @@ select l.pid,
  where l.granted
    and l.locktype in ('relation', 'advisory')
    and l.database = (select d.oid from pg_database d where d.datname = current_database());
-comment on view awa._locks is 'Who holds a lock in this database, and at least since when';
+comment on view awa._locks is 'The holders of locks in this database, and at least since when';
 
--- Who else holds a lock that others wait for: of a queue, or of its number of shards, of a worker, of a claim, or of
--- those that answer for very many claims, or keep very many numbers of shards. Not the shared lock of a claim, which an
--- answer may keep in a long transaction; for that of the counts see _maintenance_holders.
+-- Other sessions that hold a lock that others wait for: of a queue, or of its number of shards, of a worker, of a
+-- claim, or of those that answer for very many claims, or keep very many numbers of shards. Not the shared lock of a
+-- claim, which an answer may keep in a long transaction; for that of the counts see _maintenance_holders.
 create or replace view awa._held_locks as
 select l.pid, l.holder, l.since, q.name as queue, q.shard, w.worker_id, c.claim_id,
        case
@@ -193,7 +193,7 @@ select l.pid, l.holder, l.since, q.name as queue, q.shard, w.worker_id, c.claim_
        or c.claim_id is not null
        or l.mode = 'ExclusiveLock' and l.key in (awa._crowd_key(), awa._many_shards_key())
    );
-comment on view awa._held_locks is 'Who else holds a lock that others wait for';
+comment on view awa._held_locks is 'Other sessions that hold a lock that others wait for';
 
 -- Transactions that hold what maintenance needs: the lock of the counts, the row of ring, or the lock of a pass.
 create or replace view awa._maintenance_holders as

@@ -50,6 +50,7 @@ return 100 + octet_length(job.args::text)::bigint + octet_length(job.errors::tex
 comment on function awa._job_bytes is 'The bytes of what may be large of a job, as text';
 
 -- The jobs of a page, of any size.
+-- Raises 22023.
 create or replace function awa._list_jobs(
   queue     text,
   state     text,

@@ -10,7 +10,7 @@ select s.name, s.source, s.queue, s.kind, s.cron, s.every, s.args, s.timezone, s
 comment on view awa.list_schedules_row is
   'The row that list_schedules returns, one per schedule. The view itself is always empty';
 
--- All schedules, by name: what each one says, when it fires next, and what has become of it.
+-- All schedules, by name: what each one enqueues, when it fires next, and how it fared.
 -- Returns the next and the last nominal time, the last job with its state, null when it is gone, the time that waits
 -- for that job to end, who paused it, since when and why, how many times were left out, and the error with which it
 -- fails.
@@ -35,4 +35,4 @@ select s.name, s.source, s.queue, s.kind, s.cron, s.every, s.args, s.timezone, s
  order by s.name
 $$;
 comment on function awa.list_schedules is
-  'All schedules, by name: what each one says, when it fires next, and what has become of it';
+  'All schedules, by name: what each one enqueues, when it fires next, and how it fared';

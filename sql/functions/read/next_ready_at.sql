@@ -2,10 +2,10 @@
 -- A time that has passed: call promote_due and fire_due, or run_maintenance. A job that was committed late, after
 -- promote_due has gone past its time, counts for ten seconds.
 -- Raises 22023.
--- Why: a caller can wait until then, a second at most: what comes meanwhile, and is due sooner, is notified on the
--- channel awa_due. Reads two entries of indexes; with queues, one for each lane and state, and the schedules up to the
--- first one of these queues. Of deferred jobs it begins where the last pass has ended, since a transaction elsewhere
--- may keep millions of promoted rows before that.
+-- Why: a caller can wait until then, a second at most: jobs that come meanwhile, and are due sooner, are notified on
+-- the channel awa_due. Reads two entries of indexes; with queues, one for each lane and state, and the schedules up to
+-- the first one of these queues. Of deferred jobs it begins where the last pass has ended, since a transaction
+-- elsewhere may keep millions of promoted rows before that.
 create or replace function awa.next_ready_at(queues text[] default null) returns timestamptz
 language plpgsql
 stable

@@ -1,6 +1,6 @@
 -- Ends the pause of a schedule: it fires from now on.
--- What fell into the pause is not missed. A schedule that is not paused, but whose last tick lies ahead, since the
--- clock was ahead when it fired, also fires from now on; times that have fired ahead come again.
+-- Ticks that fell into the pause are not missed. A schedule that is not paused, but whose last tick lies ahead, since
+-- the clock was ahead when it fired, also fires from now on; times that have fired ahead come again.
 -- Locks: the schedule, until the transaction ends.
 -- Raises 22023, JQ007, 55P03.
 create or replace function awa.resume_schedule(name text) returns void

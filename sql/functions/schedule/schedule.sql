@@ -219,7 +219,7 @@ $$;
 comment on function awa._save_schedule is
   'Makes a schedule, or puts it in the place of the one that has its name';
 
--- What a schedule says, without what has become of it.
+-- The declaration of a schedule, without its progress.
 create or replace function awa._declares(schedule awa.schedules) returns jsonb
 language plpgsql stable
 as $$
@@ -229,7 +229,7 @@ begin
     'times_skipped,failures,error,failed_at}'::text[];
 end
 $$;
-comment on function awa._declares is 'What a schedule says, without what has become of it';
+comment on function awa._declares is 'The declaration of a schedule, without its progress';
 
 -- Raises 22023 for a name that belongs to another source.
 create or replace function awa._refuse_source(schedule awa.schedules, holder awa.schedules) returns void

@@ -84,12 +84,12 @@ $$;
 comment on function awa.sync_schedules is
   'Makes the schedules of a program be those that it declares; returns whether it did';
 
--- Who declares schedules: the role that the session has set, or its login.
+-- The role that declares schedules: the one that the session has set, or its login.
 -- Why: logins may change, and share a role.
 create or replace function awa._declarer() returns text
 language sql stable
 return case current_setting('role') when 'none' then session_user::text else current_setting('role') end;
-comment on function awa._declarer is 'Who declares schedules: the role that the session has set, or its login';
+comment on function awa._declarer is 'The role that declares schedules: the one that the session has set, or its login';
 
 -- Refuses a login that is neither an operator, nor a worker and a producer.
 -- Raises 42501.
