@@ -11,6 +11,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -138,12 +139,20 @@ func withDatabase(ctx context.Context, args []string, part func(context.Context,
 }
 
 // sources are where systems that others make come from.
-type sources struct{ pgque, pgmq string }
+type sources struct{ pgque, pgmq, children, python string }
 
 func (s *sources) register(flags *flag.FlagSet) *flag.FlagSet {
 	flags.StringVar(&s.pgque, "pgque", os.Getenv("BENCH_PGQUE"), "PgQue's `file` sql/pgque.sql; or BENCH_PGQUE")
 	flags.StringVar(&s.pgmq, "pgmq", os.Getenv("BENCH_PGMQ"), "pgmq's `file` pgmq-extension/sql/pgmq.sql; or BENCH_PGMQ")
+	flags.StringVar(&s.children, "children", "children", "`directory` of the children in other languages")
+	flags.StringVar(&s.python, "python", cmp.Or(os.Getenv("BENCH_PYTHON"), "python3"),
+		"a Python `program` that has the package awa-pg; or BENCH_PYTHON")
 	return flags
+}
+
+// arguments are the flags that register has, as they were given.
+func (s *sources) arguments() []string {
+	return []string{"-pgque", s.pgque, "-pgmq", s.pgmq, "-children", s.children, "-python", s.python}
 }
 
 // all are the systems, in the order in which they are listed.
@@ -152,6 +161,8 @@ func (s *sources) all() []systems.Info {
 		systems.Floor(), systems.AwaSQL(1), systems.AwaSQL(4), systems.AwaSQL(16), systems.Awa(),
 		systems.PgQue(s.pgque, 10*time.Millisecond), systems.PgQue(s.pgque, 100*time.Millisecond), systems.PgQ(),
 		systems.Pgmq(s.pgmq), systems.River(true), systems.River(false),
+		systems.Node("graphile-worker", s.children), systems.Node("pg-boss", s.children), systems.Node("bullmq", s.children),
+		systems.DBOS(), systems.AwaRust(s.python, s.children),
 	}
 }
 
@@ -176,7 +187,7 @@ func run(ctx context.Context, args []string) error {
 			return err
 		}
 	}
-	systems.ChildFlags = []string{"-pgque", from.pgque, "-pgmq", from.pgmq}
+	systems.ChildFlags = from.arguments()
 	todo := harness.Main(*warm, *length)
 	if *scenarios != "main" {
 		todo = harness.Full(*warm, *length)

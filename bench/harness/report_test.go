@@ -2,6 +2,8 @@ package harness
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -103,4 +105,14 @@ func TestNumbers(t *testing.T) {
 	for want, x := range map[string]float64{"0.012": 0.0123, "1.23": 1.234, "12.3": 12.34, "1,234": 1234.5} {
 		assert.Equal(t, want, short(x))
 	}
+}
+
+func TestPlot(t *testing.T) {
+	dir := t.TempDir()
+	files, err := Plot(results([]float64{1000, 4000}, []float64{500, 2000}), dir)
+	require.NoError(t, err)
+	assert.Equal(t, map[string]string{"bulk": "bulk.svg"}, files)
+	text, err := os.ReadFile(filepath.Join(dir, "bulk.svg"))
+	require.NoError(t, err)
+	assert.Contains(t, string(text), "awa-sql")
 }

@@ -25,13 +25,14 @@ type pgq struct {
 const pgqContract = "event queue; one consumer, acknowledged per batch of a tick; no priorities; insert and " +
 	"acknowledgement wait for the disk"
 
-// PgQ is PgQ, from its Debian package. Its daemon pgqd is replaced by sessions that call what it calls.
+// PgQ is PgQ, from its Debian package. Its daemon pgqd is replaced by sessions that call what it calls, more often than
+// its default of once a second.
 func PgQ() Info {
 	return Info{
 		Name: "pgq", Ask: "select extversion from pg_extension where extname = 'pgq'", Schema: "pgq", Scan: "pgq.event_1",
-		Contract: pgqContract + "; ticks every 100 ms",
+		Contract: pgqContract + "; ticks every 10 ms",
 		Features: Features{Consume: true, Tx: true, Solo: true},
-		New:      func() System { return &pgq{schema: "pgq", tick: 100 * time.Millisecond} },
+		New:      func() System { return &pgq{schema: "pgq", tick: 10 * time.Millisecond} },
 	}
 }
 

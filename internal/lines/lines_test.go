@@ -25,7 +25,7 @@ func eachFile(t *testing.T, what func(name, text string)) {
 		switch {
 		case err != nil:
 			return err
-		case entry.IsDir() && (strings.HasPrefix(entry.Name(), ".git") || name == "gen"):
+		case entry.IsDir() && (strings.HasPrefix(entry.Name(), ".git") || name == "gen" || entry.Name() == "node_modules"):
 			return fs.SkipDir
 		case !slices.Contains([]string{".sql", ".psql", ".go", ".py", ".sh"}, filepath.Ext(name)) || entry.IsDir():
 			return nil
