@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(15);
+select plan(18);
 
 select pg_temp.fill(:'queue', 5) \g /dev/null
 select awa._lane(awa._queue_id(:'queue'), 2) as lane, awa._lane(awa._queue_id(:'queue'), 1) as other_lane,
@@ -23,6 +23,7 @@ select is(awa._by_age(array[:lane, :other_lane]::bigint[], :'now', now(), '1 min
 select is(awa._shards_with_jobs(awa._queue_id(:'queue'), '{}'), array[awa._shard_of(:lane)], 'a shard with jobs');
 select is(awa._shards_with_jobs(awa._queue_id(:'queue'), array[awa._shard_of(:lane)]), '{}',
   'but for that one there is none');
+select is(awa._some_shards_with_jobs(awa._queue_id(:'queue')), array[awa._shard_of(:lane)], 'at a glance, too');
 
 create function pg_temp.brief(w awa._window_row) returns text
 language sql
@@ -49,7 +50,10 @@ select count(*) from awa.claim(:'queue', 2) \g /dev/null
 select is(pg_temp.brief(pg_temp.window(:'now')),
   format('1: 3:3: to %s, after %s %s, newest t, read f, full f', :'now', :'xid', :first_id + 1),
   'a claim that left jobs is gone on with');
+select is(awa._some_shards_with_jobs(awa._queue_id(:'queue')), array[awa._shard_of(:lane)],
+  'its shard has jobs at a glance');
 select count(*) from awa.claim(:'queue', 10) \g /dev/null
+select is(awa._some_shards_with_jobs(awa._queue_id(:'queue')), '{}', 'and none when all are claimed');
 select is(pg_temp.brief(pg_temp.window(:'now')),
   format('2: %s to %s, after 0 0, newest t, read f, full f',
     (select c.hi from awa.lease_claims c where c.lane = :lane and c.lane_seq = 2), :'now'),

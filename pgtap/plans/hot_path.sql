@@ -49,7 +49,7 @@ as $$
 $$;
 create sequence pg_temp.next_key;
 
-select plan(170);
+select plan(174);
 
 -- On empty tables
 select pg_temp.measure('empty', array[
@@ -90,6 +90,7 @@ return array[
   'claim of 100', format('select * from awa.claim(%L, 100)', queue),
   'claim of 1', format('select * from awa.claim(%L)', queue),
   'the shards with jobs', format('select awa._shards_with_jobs(awa._queue_id(%L), %L)', queue, '{}'),
+  'some of them', format('select awa._some_shards_with_jobs(awa._queue_id(%L))', queue),
   'complete', $$select awa.complete(o.job_id, o.receipt) from pg_temp.open('many') o offset 0$$,
   'complete, a claim of one', $$select awa.complete(o.job_id, o.receipt) from pg_temp.open('single') o offset 0$$,
   'complete with output', $$select awa.complete(o.job_id, o.receipt, '1') from pg_temp.open('many') o offset 0$$,

@@ -106,6 +106,114 @@ $$;
 comment on function awa._shards_with_jobs is
   'The shards of a queue, but for these, in which there is something to claim, in random order';
 
+-- Up to eight shards of a queue that have new entries in the current segment, in random order.
+-- Late commits do not count, nor entries in other segments. Of a lane that was not claimed from in this segment all
+-- entries in it are new.
+-- Why: most often one of these is free, and it costs a third of what _shards_with_jobs does, since each statement names
+-- the tables of its segment, and stops when it has found so many.
+create or replace function awa._some_shards_with_jobs(queue_id bigint) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_shards bigint[];
+begin
+  case (select r.current_segment from awa.ring r)
+    when 0 then
+      v_shards := array(
+        select awa._shard_of(l.lane)
+          from (select q.lane from awa.queues q where q.queue_id = queue_id and q.lane is not null order by random()) l
+          left join lateral (
+            select c.lo, c.hi, c.pos_xid, c.pos_id
+              from awa.lease_claims_0 c
+             where c.lane = l.lane
+             order by c.lane_seq desc
+             limit 1
+          ) c on true
+         cross join lateral (
+            select true
+              from awa.ready_entries_0 e
+             where e.lane = l.lane
+               and (e.xid, e.job_id) > (
+                 greatest(case when c.lo is not null then c.pos_xid end,
+                   pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
+                 case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end)
+             limit 1
+          ) e
+         limit 8);
+    when 1 then
+      v_shards := array(
+        select awa._shard_of(l.lane)
+          from (select q.lane from awa.queues q where q.queue_id = queue_id and q.lane is not null order by random()) l
+          left join lateral (
+            select c.lo, c.hi, c.pos_xid, c.pos_id
+              from awa.lease_claims_1 c
+             where c.lane = l.lane
+             order by c.lane_seq desc
+             limit 1
+          ) c on true
+         cross join lateral (
+            select true
+              from awa.ready_entries_1 e
+             where e.lane = l.lane
+               and (e.xid, e.job_id) > (
+                 greatest(case when c.lo is not null then c.pos_xid end,
+                   pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
+                 case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end)
+             limit 1
+          ) e
+         limit 8);
+    when 2 then
+      v_shards := array(
+        select awa._shard_of(l.lane)
+          from (select q.lane from awa.queues q where q.queue_id = queue_id and q.lane is not null order by random()) l
+          left join lateral (
+            select c.lo, c.hi, c.pos_xid, c.pos_id
+              from awa.lease_claims_2 c
+             where c.lane = l.lane
+             order by c.lane_seq desc
+             limit 1
+          ) c on true
+         cross join lateral (
+            select true
+              from awa.ready_entries_2 e
+             where e.lane = l.lane
+               and (e.xid, e.job_id) > (
+                 greatest(case when c.lo is not null then c.pos_xid end,
+                   pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
+                 case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end)
+             limit 1
+          ) e
+         limit 8);
+    when 3 then
+      v_shards := array(
+        select awa._shard_of(l.lane)
+          from (select q.lane from awa.queues q where q.queue_id = queue_id and q.lane is not null order by random()) l
+          left join lateral (
+            select c.lo, c.hi, c.pos_xid, c.pos_id
+              from awa.lease_claims_3 c
+             where c.lane = l.lane
+             order by c.lane_seq desc
+             limit 1
+          ) c on true
+         cross join lateral (
+            select true
+              from awa.ready_entries_3 e
+             where e.lane = l.lane
+               and (e.xid, e.job_id) > (
+                 greatest(case when c.lo is not null then c.pos_xid end,
+                   pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
+                 case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end)
+             limit 1
+          ) e
+         limit 8);
+  end case;
+  return v_shards;
+end
+$$;
+comment on function awa._some_shards_with_jobs is
+  'Up to eight shards of a queue that have new entries in the current segment, in random order';
+
 -- Since when the first entry of a lane after a place is ready, and whether it was hard to find.
 -- Late commits do not count, and buried entries do. took is the time of the look. is_far: it took long twice, which
 -- distinguishes a long way over invisible entries from a busy machine.

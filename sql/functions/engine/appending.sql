@@ -4,7 +4,8 @@
 -- Every form of enqueue ends in it. among_many is for _shard_for. Ids are drawn, and there are no unique keys, unless
 -- there is one for each. now decides whether run_at has passed.
 -- Raises 22023.
--- Why: now is read once, since the keys that a job holds depend on it.
+-- Why: now is read once, since the keys that a job holds depend on it. An array is unnested in a list of a query: after
+-- FROM it would be copied to the side first.
 create or replace function awa._append(
   queue        text,
   kind         text,
@@ -80,7 +81,7 @@ begin
       select coalesce(a.job_id, nextval('awa.job_ids')), v_lane, 'scheduled', run_at, now, 1, v_max_attempts,
              v_beside + octet_length(a.args::text), a.unique_key, kind, a.args, tags, metadata, group_key,
              expires_at
-        from unnest(args, job_ids, unique_keys) a(args, job_id, unique_key)
+        from (select unnest(args) as args, unnest(job_ids) as job_id, unnest(unique_keys) as unique_key) a
       returning deferred_jobs.job_id
     )
     select array_agg(n.job_id) into v_job_ids from appended n;
@@ -97,7 +98,7 @@ begin
     select v_segment, v_lane, coalesce(a.job_id, nextval('awa.job_ids')), now, v_priority, 1, v_max_attempts,
            v_beside + octet_length(a.args::text), a.unique_key, kind, a.args, tags, metadata, group_key,
            expires_at
-      from unnest(args, job_ids, unique_keys) a(args, job_id, unique_key)
+      from (select unnest(args) as args, unnest(job_ids) as job_id, unnest(unique_keys) as unique_key) a
     returning ready_entries.job_id
   )
   select array_agg(n.job_id) into v_job_ids from appended n;
@@ -120,8 +121,8 @@ declare
   v_beside int := coalesce(octet_length(tags::text), 0);
 begin
   v_beside := v_beside + coalesce(awa._json_bytes('metadata', metadata, v_beside), 0);
-  perform awa._json_bytes('args', a, v_beside) from unnest(args) a
-    where pg_column_size(a) > 2000 or v_beside >= 100000000;
+  perform awa._json_bytes('args', a.args, v_beside) from (select unnest(args) as args) a
+    where pg_column_size(a.args) > 2000 or v_beside >= 100000000;
   return v_beside;
 end
 $$;
