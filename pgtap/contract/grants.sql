@@ -206,7 +206,7 @@ union all select 'truncate awa.lease_claims'
 union all select 'update awa.settings set claim_bytes = 1'
 union all select 'select nextval(''awa.job_ids'')'
 union all select 'select awa._queue_id(''q'')'
-union all select 'select awa._give_back(null)'
+union all select 'select awa._record_releases(null)'
 union all select 'delete from awa.unique_claims'
 union all
 select 'insert into awa.ready_tombstones (lane, xid, job_id, segment, batch, cancels) values (1, ''3'', 1, 0, 1, true)'

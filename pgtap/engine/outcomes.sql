@@ -67,7 +67,7 @@ select is(awa._put_off_delay((select jsonb_agg('{"put_off": true}'::jsonb) from 
   interval '1 hour', 'for an hour, at most');
 
 -- Given back, cancelled
-select awa._give_back(pg_temp.attempts(7)) \g /dev/null
+select awa._record_releases(pg_temp.attempts(7)) \g /dev/null
 select is((select row(e.lane & 7, e.priority, e.attempt)::text from c join awa.ready_entries e using (job_id)
   where n = 7 and e.xid = pg_current_xact_id()), '(0,2,1)', 'what is given back comes first, and has lost no attempt');
 select awa._record_cancels(pg_temp.attempts(8), 'not today') \g /dev/null

@@ -18,7 +18,7 @@ declare
   v_segment smallint;
 begin
   v_segment := (awa._close(job_id, receipt, 'released')).segment;
-  perform awa._give_back(awa._look_up(array[receipt], v_segment));
+  perform awa._record_releases(awa._look_up(array[receipt], v_segment));
 end
 $$;
 comment on function awa.release is 'Gives one attempt back without counting it: the job is ready at once';

@@ -1,7 +1,7 @@
 -- The keys of all advisory locks, and waiting for them. A transaction takes them in this order: pass, worker, number of
 -- shards, rollups, shards of queues by their ids, claims by their ids.
--- The lock of a pass is only tried, and so is that of a number of shards by whoever changes it. A claim that holds a
--- shard only tries others, or waits for some milliseconds.
+-- The locks of a pass and of a transaction that notifies are only tried, and so is that of a number of shards by a
+-- session that changes the number. A claim that holds a shard only tries others, or waits for some milliseconds.
 
 -- The key of the advisory lock on a shard of a queue.
 create or replace function awa._shard_key(shard bigint) returns bigint
@@ -62,6 +62,14 @@ language sql immutable strict parallel safe
 as $$ select awa._claim_key(-2) - array_position(awa._passes(), pass) $$;
 comment on function awa._pass_key is
   'The key of the advisory lock on a pass of maintenance, by its place in the list: below that of the crowd';
+
+-- The key of the advisory lock of a transaction that notifies: below those of passes.
+-- It is only tried.
+create or replace function awa._notifier_key() returns bigint
+language sql immutable parallel safe
+return awa._claim_key(-1000);
+comment on function awa._notifier_key is
+  'The key of the advisory lock of a transaction that notifies: below those of passes';
 
 -- How many claims, or queues, one call locks.
 -- Why: PostgreSQL's lock table has room for so many, by default, for each connection.

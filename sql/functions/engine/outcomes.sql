@@ -40,12 +40,12 @@ begin
     ) f;
   v_state := v_states[1];
   if v_state = all(v_states) then
-    perform awa._record_failed(attempts, v_state, v_run_at, v_errors, final);
+    perform awa._write_failures(attempts, v_state, v_run_at, v_errors, final);
     return v_state;
   end if;
   foreach v_state in array array(select distinct s from unnest(v_states) s) loop
     v_ordinals := array_positions(v_states, v_state);
-    perform awa._record_failed(array(select attempts[p] from unnest(v_ordinals) p), v_state,
+    perform awa._write_failures(array(select attempts[p] from unnest(v_ordinals) p), v_state,
       array(select v_run_at[p] from unnest(v_ordinals) p), array(select v_errors[p] from unnest(v_ordinals) p),
       final);
   end loop;
@@ -56,7 +56,7 @@ comment on function awa._record_failures is
   'Writes the rows that follow failed attempts that were closed; returns the state of one of them';
 
 -- Writes the rows that follow failed attempts, all of which go to one state.
-create or replace function awa._record_failed(
+create or replace function awa._write_failures(
   attempts awa.leases[],
   state    text,
   run_at   timestamptz[],
@@ -75,7 +75,7 @@ begin
   perform awa._end_attempts(attempts, state);
 end
 $$;
-comment on function awa._record_failed is 'Writes the rows that follow failed attempts, all of which go to one state';
+comment on function awa._write_failures is 'Writes the rows that follow failed attempts, all of which go to one state';
 
 -- Writes the rows that follow closed attempts whose failure the server refuses to store.
 -- Returns when the last of the jobs runs again.
@@ -113,8 +113,8 @@ return (
      0));
 comment on function awa._put_off_delay is 'How long to put a job off that was put off after each of its last attempts';
 
--- Appends the jobs of attempts that were given back to the front lane of their queue.
-create or replace function awa._give_back(attempts awa.leases[]) returns void
+-- Appends the jobs of attempts that were released to the front lanes of their queues.
+create or replace function awa._record_releases(attempts awa.leases[]) returns void
 language plpgsql
 as $$
 declare
@@ -124,8 +124,8 @@ begin
   perform awa._end_attempts(attempts, 'available');
 end
 $$;
-comment on function awa._give_back is
-  'Appends the jobs of attempts that were given back to the front lane of their queue';
+comment on function awa._record_releases is
+  'Appends the jobs of attempts that were released to the front lanes of their queues';
 
 -- Writes the ends of attempts that were closed as cancelled.
 create or replace function awa._record_cancels(attempts awa.leases[], reason text) returns void

@@ -38,14 +38,6 @@ end
 $$;
 comment on function awa._wake is 'Notifies the workers of a queue when the caller commits, at most once per 5 ms';
 
--- The key of the advisory lock of a transaction that notifies: below those of passes.
--- It is only tried.
-create or replace function awa._notifier_key() returns bigint
-language sql immutable parallel safe
-return awa._claim_key(-1000);
-comment on function awa._notifier_key is
-  'The key of the advisory lock of a transaction that notifies: below those of passes';
-
 -- Notifies when the caller commits, unless somebody has done so within the same 5 ms of a clock.
 -- Nor when another transaction is about to notify, and somebody has done so within 50 ms.
 -- Why: a transaction that notifies keeps a lock of the whole server while its commit is written to the disk. Where that

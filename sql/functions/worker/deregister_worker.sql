@@ -181,7 +181,7 @@ begin
     select receipts[p]
       from unnest((awa._close_many(job_ids, receipts, 'released', (awa._lock_claims(receipts)).by_item)).ordinals) p);
   for v_batch in v_batches(v_released) loop
-    perform awa._give_back(v_batch.attempts);
+    perform awa._record_releases(v_batch.attempts);
     v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
   end loop;
   perform awa._check_found(v_released, v_found);
