@@ -34,7 +34,11 @@ select r.level, r.topic, r.subject, r.message, r.hint, r.details
     union all
     select * from awa._health_schedules()
     union all
-    select * from awa._health_sessions()
+    select * from awa._health_workers()
+    union all
+    select * from awa._health_horizon()
+    union all
+    select * from awa._health_notifications()
     union all
     select * from awa._health_segments()
   ) r

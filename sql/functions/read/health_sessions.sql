@@ -1,7 +1,7 @@
 -- Health of workers and other sessions, and the locks that sessions hold.
 
--- The rows of health about workers, old snapshots, and notifications.
-create or replace function awa._health_sessions() returns table (
+-- The rows of health about workers.
+create or replace function awa._health_workers() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
 )
 language sql stable
@@ -34,8 +34,21 @@ select 6, case when w.heartbeat_at < n.at - t.warn_silence then 'warning' else '
      where r.worker_id = w.worker_id and w.heartbeat_at < n.at - t.warn_silence
      limit 1
   ) l on true
-union all
--- Sessions that keep old rows from being removed, here and everywhere else in the database.
+$$;
+comment on function awa._health_workers is 'The rows of health about workers';
+
+-- The rows of health about sessions that keep old rows from being removed.
+-- Here and everywhere else in the database.
+create or replace function awa._health_horizon() returns table (
+  ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
+)
+language sql stable
+as $$
+with now as (
+  select clock_timestamp() as at
+), settings as (
+  select * from awa.settings
+)
 select 7, case when (h.since < n.at - t.warn_transaction_age or h.is_abandoned) then 'warning' else 'ok' end, 'horizon',
        h.holder,
        format('%s for %s: no row that was deleted since can be removed', h.what, awa._in_words(n.at - h.since)),
@@ -73,9 +86,22 @@ select 7, case when (h.since < n.at - t.warn_transaction_age or h.is_abandoned) 
      where s.xmin is not null
   ) h
  where h.since < n.at - interval '1 minute' or h.pid is null
-union all
+$$;
+comment on function awa._health_horizon is 'The rows of health about sessions that keep old rows from being removed';
+
+-- The rows of health about notifications.
 -- A listener holds the server's queue of notifications while it is in a transaction. The server does not say who
 -- listens: the oldest transaction, of one whose last statement was a listen if there is any.
+create or replace function awa._health_notifications() returns table (
+  ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
+)
+language sql stable
+as $$
+with now as (
+  select clock_timestamp() as at
+), settings as (
+  select * from awa.settings
+)
 select 9, case when u.usage >= 0.5 then 'warning' else 'ok' end, 'notifications', 'notification queue',
        format('%s %% full', round(u.usage::numeric * 100))
          || case when not s.notifications then '; workers are not notified (setting notifications), and poll'
@@ -108,7 +134,7 @@ select 9, case when u.usage >= 0.5 then 'warning' else 'ok' end, 'notifications'
      limit 1
   ) l on true
 $$;
-comment on function awa._health_sessions is 'The rows of health about workers, old snapshots, and notifications';
+comment on function awa._health_notifications is 'The rows of health about notifications';
 
 -- The holders of locks in this database, and at least since when: since the end of the last statement, the beginning of
 -- this one, or since others wait. key is that of an advisory lock.
