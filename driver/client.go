@@ -389,7 +389,7 @@ func optional[T comparable](v T) *T {
 	return &v
 }
 
-// What a timestamptz holds, in seconds since 1970: from 4713 BC to the year 294276.
+// The range of timestamptz, in seconds since 1970: from 4713 BC to the year 294276.
 const minTime, maxTime = -210_866_803_200, 9_224_318_015_999
 
 // optionalTime leaves out what is zero, and refuses what the server does not have: it would become another time on the

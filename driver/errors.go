@@ -9,8 +9,7 @@ import (
 
 // Errors that a caller may want to react to. Test for them with [errors.Is]. Where the server has raised an error, it
 // is in the same chain as a [*pgconn.PgError], with its SQLSTATE, DETAIL and HINT; the text of the error has all three.
-// What a
-// caller's own transaction returns, its commit say, has them after [MapError].
+// Errors of a caller's own transaction, such as of its commit, have them after [MapError].
 var (
 	// ErrStaleReceipt says that an attempt is no longer the caller's: it was answered before, or given to somebody
 	// else. Drop its result. SQLSTATE JQ001.

@@ -9,7 +9,7 @@ import (
 
 // printFindings prints what is wrong, a line for each thing, and one line for a topic where nothing is: all that was
 // found when verbose.
-// What is wrong with several subjects alike is said once.
+// A finding about several subjects is printed once.
 func printFindings(w io.Writer, findings []finding, verbose bool) {
 	for len(findings) > 0 {
 		topic := findings[0].Topic

@@ -33,7 +33,7 @@ const (
 	maintainEvery   = 2 * time.Second
 )
 
-// What the self-test has to meet. Variables for the sake of tests.
+// The limits of the self-test. Variables for the sake of tests.
 var (
 	leastRatio = 0.97 // of the throughput without the disturbance
 	mostDead   = 500  // tuples

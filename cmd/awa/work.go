@@ -116,8 +116,8 @@ func runWork(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		return err
 	}
 
-	// Who reads the log may go: that is no reason to die, and to leave CMDs behind. It is not ignored, because CMD would
-	// inherit that.
+	// The reader of the log may go: that is no reason to die, and to leave CMDs behind. The signal is not ignored, because
+	// CMD would inherit that.
 	broken := make(chan os.Signal, 1)
 	signal.Notify(broken, syscall.SIGPIPE)
 	defer signal.Stop(broken)

@@ -79,8 +79,8 @@ select is(pg_temp.says('queue'),
 select count(*) from awa.claim(pg_temp.q(), 1) \g /dev/null
 select is(pg_temp.says('queue'),
   format(
-    'warning: %s: 3 ready, the oldest for 00:05, 2 running -> Those who claim from it, unregistered, do not keep up: '
-    'run more of them.',
+    'warning: %s: 3 ready, the oldest for 00:05, 2 running -> Callers that claim from it, unregistered, do not keep '
+    'up: run more of them.',
     pg_temp.q()),
   'and one from which others claim');
 select count(*) from awa.claim(pg_temp.q(), 5) \g /dev/null

@@ -85,7 +85,7 @@ select 5, case when w.waits and s.paused_at is null then 'warning' else 'ok' end
          when c.claimed_at > n.at - t.warn_silence and w.is_worked_on
            then 'Its workers do not keep up: run more of them.'
          when c.claimed_at > n.at - t.warn_silence
-           then 'Those who claim from it, unregistered, do not keep up: run more of them.'
+           then 'Callers that claim from it, unregistered, do not keep up: run more of them.'
          when w.is_worked_on and q.running > 0
            then 'Its workers are busy with what runs: run more of them, or look at what takes so long.'
          when w.is_worked_on then 'Its workers are alive, and claim nothing: see what they log.'
