@@ -35,7 +35,7 @@ begin;
 truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures, awa.leases,
 awa.deferred_jobs, awa.done_entries, awa.unique_claims, awa.queue_rollups, awa.workers, awa.lost_attempts;
 delete from awa.queues;
-select plan(16);
+select plan(18);
 
 select pg_temp.queues(1, 100) \g /dev/null
 select pg_temp.measure('100', pg_temp.calls()) \g /dev/null
@@ -104,6 +104,31 @@ select cmp_ok(
   '<', 500::bigint, format('%s: few blocks for each buried job', w.what))
   from (values ('queue_counts of one'), ('list_jobs of one'), ('list_queues'), ('list_jobs available'),
     ('list_jobs running'), ('drop_queue')) w(what);
+
+-- A job that waits in each of them, and is counted: only since when is looked up
+create procedure pg_temp.waiting(first int, last int)
+language plpgsql
+as $$
+begin
+  for n in first..last loop
+    perform pg_temp.fill(pg_temp.q(' waiting ' || n), 1);
+  end loop;
+  while awa._fold(everything => true) loop
+  end loop;
+end
+$$;
+call pg_temp.waiting(1, 100);
+select pg_temp.measure('100 wait', pg_temp.calls()) \g /dev/null
+call pg_temp.waiting(101, 300);
+select pg_temp.measure('300 wait', pg_temp.calls()) \g /dev/null
+select cmp_ok((
+  select (b.blocks - a.blocks) / 200
+    from costs a
+    join costs b using (what)
+   where a.at = '100 wait' and b.at = '300 wait' and what = w.what
+),
+  '<', w.blocks::bigint, format('%s: few blocks for each queue in which a job waits', w.what))
+  from (values ('queue_counts', 55), ('health', 60)) w(what, blocks);
 
 select * from finish();
 rollback;

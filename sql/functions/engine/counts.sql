@@ -1,5 +1,55 @@
 -- The counts of each lane in the ledgers, and whether they are right.
 
+-- The time at which the first entry of a lane became ready that no cursor has passed.
+-- Given the lane and its cursor. Looks into the range behind the cursor, and at entries that were committed late.
+create or replace function awa._oldest_ready(
+  lane bigint,
+  lo pg_snapshot,
+  hi pg_snapshot,
+  pos_xid xid8,
+  pos_id bigint,
+  from_xid xid8,
+  from_id bigint
+) returns setof timestamptz
+language sql stable
+as $$
+  select least(h.ready_at, a.ready_at)
+    from (select) x
+    left join lateral (
+      select e.ready_at
+        from awa._entries e
+       where e.lane = _oldest_ready.lane and (e.xid, e.job_id) > (from_xid, from_id)
+         and (
+          select true
+            from awa.ready_tombstones t
+           where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id
+           limit 1
+        ) is null
+       order by e.xid, e.job_id
+       limit 1
+    ) h on true
+   cross join lateral (
+      select min(e.ready_at) as ready_at
+        from awa._late(lo, hi, pos_xid, pos_id, from_xid, from_id) x
+       cross join lateral (
+          select e.ready_at
+            from awa._entries e
+           where e.lane = _oldest_ready.lane and e.xid = x.xid and e.job_id > x.after_id and e.job_id <= x.until_id
+             and (
+              select true
+                from awa.ready_tombstones t
+               where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id
+               limit 1
+            ) is null
+           order by e.job_id
+           limit 1
+        ) e
+      offset 0
+    ) a
+$$;
+comment on function awa._oldest_ready is
+  'The time at which the first entry of a lane became ready that no cursor has passed';
+
 -- The exact counts of each lane in the ledgers: the counts of its past, and what came after. An entry that this very
 -- transaction has buried, and that somebody claimed meanwhile, is running for it no more, and was available only once.
 create or replace view awa._lane_counts as
@@ -9,7 +59,7 @@ select l.lane,
        (c.claimed - c.closed - o.open)::bigint as running,
        (l.completed + c.completed - n.deleted)::bigint as completed,
        l.failed, l.cancelled, l.dead,
-       least(h.ready_at, a.ready_at) as oldest_ready_at,
+       h.ready_at as oldest_ready_at,
        l.queue_id
   from awa._lanes l
  cross join lateral (
@@ -71,34 +121,7 @@ select l.lane,
       ) k
     offset 0
   ) o
-  left join lateral (
-    select e.ready_at
-      from awa._entries e
-     where e.lane = l.lane and (e.xid, e.job_id) > (l.from_xid, l.from_id)
-       and (
-        select true from awa.ready_tombstones t where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id limit 1
-      ) is null
-     order by e.xid, e.job_id
-     limit 1
-  ) h on true
- cross join lateral (
-    select min(e.ready_at) as ready_at
-      from awa._late(l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) x
-     cross join lateral (
-        select e.ready_at
-          from awa._entries e
-         where e.lane = l.lane and e.xid = x.xid and e.job_id > x.after_id and e.job_id <= x.until_id
-           and (
-            select true
-              from awa.ready_tombstones t
-             where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id
-             limit 1
-          ) is null
-         order by e.job_id
-         limit 1
-      ) e
-    offset 0
-  ) a;
+  cross join lateral awa._oldest_ready(l.lane, l.lo, l.hi, l.pos_xid, l.pos_id, l.from_xid, l.from_id) h(ready_at);
 comment on view awa._lane_counts is 'The exact counts of each lane in the ledgers';
 
 -- Rows that are missing from the ledgers, by lane and segment, as far as these are known.
@@ -165,32 +188,39 @@ with span as (
   select i.queue_id, coalesce(i.queue_id, 0) as first_id, coalesce(i.queue_id, (1::bigint << 54) - 1) as last_id
     from (select awa._queue_id(_queue_counts.queue) as queue_id) i
 ), lanes as (
-  select l.lane, l.is_counted and l.available = 0 as is_known, l.completed, l.failed, l.cancelled, l.dead
+  select l.lane, l.is_counted, l.available, l.completed, l.failed, l.cancelled, l.dead
     from awa._lanes_in_use() l
    where _queue_counts.queue is null
   union all
-  select l.lane, false, 0, 0, 0, 0
+  select l.lane, false, 0, 0, 0, 0, 0
     from span s
    cross join awa._lanes_of(s.queue_id) l
    where _queue_counts.queue is not null
 ), parts as (
-  select awa._queue_of(l.lane) as queue_id, n.state, n.jobs, c.oldest_ready_at, null::text as name, false as is_there
+  select awa._queue_of(l.lane) as queue_id, n.state, n.jobs, n.oldest_ready_at, null::text as name, false as is_there
     from lanes l
    cross join lateral (
       select 0::bigint as available, 0::bigint as running, l.completed, l.failed, l.cancelled, l.dead,
              null::timestamptz as oldest_ready_at
-       where l.is_known
+       where l.is_counted and l.available = 0
+      union all
+      select l.available, 0, l.completed, l.failed, l.cancelled, l.dead, h.ready_at
+        from awa._lanes c
+       cross join lateral awa._oldest_ready(c.lane, c.lo, c.hi, c.pos_xid, c.pos_id, c.from_xid, c.from_id)
+            h(ready_at)
+       where l.is_counted and l.available <> 0 and c.queue_id = awa._queue_of(l.lane) and c.lane = l.lane
       union all
       select c.available, c.running, c.completed, c.failed, c.cancelled, c.dead, c.oldest_ready_at
         from awa._lane_counts c
-       where not l.is_known and c.queue_id = awa._queue_of(l.lane) and c.lane = l.lane
+       where not l.is_counted and c.queue_id = awa._queue_of(l.lane) and c.lane = l.lane
       offset 0
     ) c
    cross join lateral (
-      values ('available', c.available), ('running', c.running), ('completed', c.completed), ('failed', c.failed),
-        ('cancelled', c.cancelled), ('dead', c.dead)
-    ) n(state, jobs)
-   where n.jobs <> 0 or c.oldest_ready_at is not null
+      values ('available', c.available, c.oldest_ready_at), ('running', c.running, null),
+        ('completed', c.completed, null), ('failed', c.failed, null), ('cancelled', c.cancelled, null),
+        ('dead', c.dead, null)
+    ) n(state, jobs, oldest_ready_at)
+   where n.jobs <> 0 or n.oldest_ready_at is not null
   union all
   select awa._queue_of(l.lane), 'running', count(*), null, null, false
     from span s

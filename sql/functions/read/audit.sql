@@ -1,8 +1,11 @@
 -- The jobs that each queue has got, and the states that they are in.
 create or replace view awa._books as
-select n.queue_id, q.*, e.enqueued::bigint as enqueued, awa._jobs_in(q, 'known') as jobs
+select n.queue_id, q.*, e.enqueued::bigint as enqueued, n.jobs
   from awa.queue_counts(null) q
- cross join lateral (select awa._queue_id(q.queue) as queue_id) n
+ cross join lateral (
+    select awa._queue_id(q.queue) as queue_id, awa._jobs_in(q, 'known') as jobs
+    offset 0 -- once for each queue
+  ) n
  cross join lateral (
     select sum(c.enqueued) as enqueued from awa._lane_counts c where c.queue_id = n.queue_id
     offset 0
@@ -35,7 +38,7 @@ as $$
 begin
   perform awa._current_segment(); -- in a restored database, what is visible means nothing
   return query
-    with books as (
+    with books as materialized (
       select b.*, concat_ws('; ',
                case
                  when b.jobs <> b.enqueued then format('%s jobs were enqueued, %s are there', b.enqueued, b.jobs)
