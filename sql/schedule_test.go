@@ -293,12 +293,14 @@ func TestReplaceBesideAnOpenClaim(t *testing.T) {
 	s.balanced()
 }
 
-// Jobs of many schedules that are replaced: a call looks at a few of them, cancels these together, and writes nothing
-// about those that wait.
+// Jobs of many schedules that are replaced: a call cancels those of one queue together, and writes nothing about
+// those that wait.
 func TestReplaceOfMany(t *testing.T) {
 	s := newDatabase(t).session()
 	s.setsClock("2026-06-01 12:00:30+00")
-	s.exec("select awa.schedule('s' || n, 'q', 'k', '* * * * *', overlap => 'replace') from generate_series(1, 30) n")
+	s.exec("select awa.schedule('s' || n, 'q' || n % 2, 'k', '* * * * *', overlap => 'replace') " +
+		"from generate_series(1, 30) n")
+	s.exec(changing("_replace_jobs", "250 milliseconds", "1 hour"))
 	s.clockIs("2026-06-01 12:01:01+00")
 	for s.fire() > 0 {
 	}
@@ -307,12 +309,13 @@ func TestReplaceOfMany(t *testing.T) {
 	before := one[string](s, places)
 	require.EqualValues(t, 0, s.fire())
 	require.Equal(t, before, one[string](s, places), "no row is written")
-	require.EqualValues(t, 10, one[int](s, "select count(*) from awa.jobs where state = 'cancelled'"))
+	require.EqualValues(t, "15 1", one[string](s,
+		"select count(*) || ' ' || count(distinct queue) from awa.jobs where state = 'cancelled'"))
 	calls := 1
 	for more := true; more; calls++ {
 		more = one[bool](s, "select more from awa.fire_due()")
 	}
-	require.LessOrEqual(t, calls, 7)
+	require.LessOrEqual(t, calls, 5)
 	require.EqualValues(t, "30 60", one[string](s,
 		"select count(*) filter (where state = 'available') || ' ' || count(*) from awa.jobs"))
 	s.balanced()
@@ -495,4 +498,39 @@ func TestYearOfSchedules(t *testing.T) {
 			  from awa.ready_entries e where e.metadata #>> '{schedule,name}' = 's' || $1::int`, n), line)
 	}
 	require.Zero(t, one[int](s, "select sum(times_missed + times_skipped + failures) from awa.list_schedules()"))
+}
+
+// Many schedules that fail at the same time hold up no others: a call ends in time, what it has decided stays, and
+// those that do not fail fire. Here each call has time for a part of them.
+func TestManySchedulesThatFail(t *testing.T) {
+	s := newDatabase(t).session()
+	s.setsClock("2026-06-01 12:00:30+00")
+	s.exec(`select awa.schedule('s' || n, 'q', case when n % 100 = 0 then 'good' else 'bad' end, '* * * * *',
+			overlap => (array['allow', 'skip'])[1 + n % 2])
+		from generate_series(1, 1000) n`)
+	s.exec("create function public.refuse() returns trigger language plpgsql as $$ begin raise 'full'; end $$")
+	s.exec("create trigger refuse before insert on awa.ready_entries for each row when (new.kind = 'bad') " +
+		"execute function public.refuse()")
+	s.exec(changing("fire_due", "interval '1 second'", "interval '200 milliseconds'"))
+	s.clockIs("2026-06-01 12:01:01+00")
+	var fired, failed, calls int64
+	for more := true; more; calls++ {
+		began := time.Now()
+		parts := strings.Fields(one[string](s, "select fired || ' ' || failed || ' ' || more from awa.fire_due()"))
+		require.Less(t, time.Since(began), 10*time.Second)
+		var f, b int64
+		_, err := fmt.Sscan(parts[0]+" "+parts[1], &f, &b)
+		require.NoError(t, err)
+		more = parts[2] == "true"
+		require.True(t, f+b > 0 || !more, "each call decides something")
+		fired, failed = fired+f, failed+b
+	}
+	require.EqualValues(t, []int64{10, 990}, []int64{fired, failed})
+	require.Greater(t, calls, int64(2), "no call does it all")
+	require.Equal(t, 10, one[int](s, "select count(*) from awa.jobs where kind = 'good'"))
+	require.Equal(t, 990, one[int](s, "select count(*) from awa.list_schedules() where failures = 1 and error ~ 'full'"))
+	s.clockIs("2026-06-01 12:02:01+00")
+	s.exec("update awa.schedules set last_job_id = -1")
+	require.EqualValues(t, 10, s.fire(), "those that have failed come last")
+	s.balanced()
 }

@@ -171,7 +171,7 @@ select is((
     from functions
    where private and not prosecdef and proconfig is not null
 ),
-  '{_fold,_fold_segment,_is_holder,_is_unbalanced,_living,_promote_due,_results,_state_of}',
+  '{_fold,_fold_segment,_is_holder,_is_unbalanced,_promote_due,_results,_states_of}',
   'private functions take the settings of those that call them, but for those that count, or look for a job by its id');
 select is(
   (select array_agg(f.signature order by f.signature)

@@ -80,7 +80,7 @@ select is(pg_temp.count(c.fields, c.after, c.until), c.ticks, c.description)
 
 select is(awa._state_of((select job_id from taken)), 'running', 'the state of a job');
 select is(awa._state_of(-1), null, 'of one that is gone');
-select ok((select 'jit=off' = any(p.proconfig) from pg_proc p where p.oid = 'awa._state_of'::regproc),
+select ok((select 'jit=off' = any(p.proconfig) from pg_proc p where p.oid = 'awa._states_of'::regproc),
   'its plan is not compiled, which would take seconds');
 select is(awa._state_of(null), null, 'of none');
 select is(awa._is_worked_on(pg_temp.q()), true, 'a queue that somebody claims from is worked on');

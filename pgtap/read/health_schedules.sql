@@ -4,7 +4,7 @@
 
 begin;
 \ir ../schedule/clock.psql
-select plan(11);
+select plan(13);
 delete from awa.workers;
 update awa.schedules set next_at = null;
 
@@ -31,7 +31,13 @@ update awa.schedules set failures = 9, error = 'no space' where name = 'a';
 select is(pg_temp.says(), 'ok all: 1 schedules, the next one in 00:02:50', 'nine failures are not too many');
 update awa.schedules set failures = 10 where name = 'a';
 select is(pg_temp.says(), 'warning a: it has failed to fire 10 times in a row: no space', 'ten are');
-update awa.schedules set failures = 0 where name = 'a';
+update awa.schedules set failures = 1, next_at = next_tick + interval '10 minutes' where name = 'a';
+select is(pg_temp.says(), 'ok all: 1 schedules, the next one in 00:12:50', 'one failure is not too many');
+update awa.schedules set next_tick = awa._schedule_clock() - interval '61 seconds' where name = 'a';
+select is(pg_temp.says(), 'warning a: it has failed to fire 1 times in a row: no space',
+  'unless its time was more than a minute ago, however long it is put off');
+update awa.schedules
+   set failures = 0, next_tick = '2026-06-01 12:10:00+00', next_at = '2026-06-01 12:10:00+00' where name = 'a';
 select awa.schedule(n, pg_temp.q(' typo'), 'k', '@daily') from unnest('{b,c}'::text[]) n \g /dev/null
 select is(pg_temp.says(),
   format('warning b: nobody works on its queue %s typo | warning c: nobody works on its queue %1$s typo', pg_temp.q()),

@@ -4,7 +4,7 @@
 
 begin;
 \ir ../schedule/clock.psql
-select plan(6);
+select plan(8);
 
 select is((select count(*) from awa.list_schedules() l where l.queue = pg_temp.q()), 0::bigint, 'there is none');
 select awa.schedule(n, pg_temp.q(), 'k', '0 * * * *') from unnest('{b,a,c}'::text[]) n \g /dev/null
@@ -25,6 +25,34 @@ select is((select l.last_job_state from pg_temp.listed('b') l), 'cancelled', 'th
 update awa.schedules set last_job_id = -1 where name = 'b';
 select is((select row(l.last_job_id, l.last_job_state)::text from pg_temp.listed('b') l), '(-1,)',
   'one that is gone has none');
+
+-- Many
+select awa.schedule('n' || n, pg_temp.q(), 'k', '0 * * * *') from generate_series(1, 1100) n \g /dev/null
+with jobs as materialized (
+  select j.id, j.n
+    from awa.enqueue_many(pg_temp.q(), 'k', array_fill('{}'::jsonb, array[1100])) with ordinality j(id, n)
+), cancelled as materialized (
+  select awa.cancel(j.id) from jobs j where j.n % 100 = 0
+), linked as (
+  update awa.schedules s set last_job_id = j.id from jobs j where s.name = 'n' || j.n and j.n % 7 > 0
+)
+select count(*) from cancelled \g /dev/null
+select set_config('test.began', clock_timestamp()::text, true) \g /dev/null
+create temp table listed as select * from awa.list_schedules() l where l.name ~ '^n';
+select set_config('test.listed', clock_timestamp()::text, true) \g /dev/null
+create temp table looked as select l.name, awa._state_of(l.last_job_id) as state from listed l where l.last_job_id > 0;
+select ok(clock_timestamp() - current_setting('test.listed')::timestamptz
+  > 3 * (current_setting('test.listed')::timestamptz - current_setting('test.began')::timestamptz),
+  'the states of many jobs are looked up together');
+select is(
+  (select string_agg(format('%s %s', s.state, s.schedules), ', ' order by s.state)
+     from (
+       select coalesce(l.last_job_state, 'none') as state, count(*) as schedules
+         from listed l
+         left join looked o on o.name = l.name
+        where l.last_job_state is not distinct from o.state
+        group by 1
+     ) s), 'available 933, cancelled 10, none 157', 'each has that of its own');
 
 select * from finish();
 rollback;

@@ -21,7 +21,7 @@ select j.id, j.state from awa.jobs j where j.queue in (pg_temp.q(' states'), pg_
 
 begin;
 \ir clock.psql
-select plan(78);
+select plan(80);
 
 select is(pg_temp.fire(), '', 'without schedules there is nothing to do');
 select awa.schedule('s', pg_temp.q(), 'k', '* * * * *') \g /dev/null
@@ -68,6 +68,16 @@ select awa.unschedule(name) from missed \g /dev/null
 select is(pg_temp.fire_at('2026-09-01 00:30:00+00'), 'fired 1, missed 999', 'latest fires however old it is');
 select is(pg_temp.times('old'), '01 00:00', 'the last one');
 select awa.unschedule('old') \g /dev/null
+
+select pg_temp.at('2026-06-01 11:59:30+00') \g /dev/null
+select awa.schedule('short ' || o, pg_temp.q(), 'k', '* * * * *', missed => 'all', missed_for => '1 second',
+  overlap => o)
+  from unnest('{allow,wait}'::text[]) o \g /dev/null
+update awa.schedules set last_job_id = -1, failures = 1 where name ~ '^short';
+select is(pg_temp.fire_at('2026-06-01 12:00:59+00'), 'fired 2',
+  'with a shorter missed_for, too, a time that is served within a minute is on time');
+select is(pg_temp.fire_at('2026-06-01 12:03:00.5+00'), 'fired 1, missed 4', 'and an older one is missed');
+select awa.unschedule('short ' || o) from unnest('{allow,wait}'::text[]) o \g /dev/null
 
 -- A schedule for each second, after a year
 select pg_temp.at('2026-06-01 12:00:00+00') \g /dev/null

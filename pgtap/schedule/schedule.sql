@@ -4,7 +4,7 @@
 
 begin;
 \ir clock.psql
-select plan(72);
+select plan(76);
 
 create temp table told as
 select awa.schedule(name => 's', queue => pg_temp.q(), kind => 'send', cron => '15 1 * * *', args => '{"a": 1}',
@@ -84,6 +84,27 @@ select awa.schedule('due', pg_temp.q(), 'k', '@daily') \g /dev/null
 select is((select l.times_missed from pg_temp.listed('due') l), 2::bigint,
   'times that were due before another expression count as missed');
 select awa.unschedule('due') \g /dev/null
+
+-- An end that has passed
+select awa.schedule(n, pg_temp.q(), 'k', '*/10 * * * *', missed => 'all', ends_at => '2026-06-03 03:00+00')
+  from unnest('{end,args}'::text[]) n \g /dev/null
+select pg_temp.at('2026-06-03 03:00:05+00') \g /dev/null
+select awa.schedule('end', pg_temp.q(), 'k', '*/10 * * * *', missed => 'all'),
+       awa.schedule('args', pg_temp.q(), 'k', '*/10 * * * *', args => '1', missed => 'all',
+         ends_at => '2026-06-03 03:00+00') \g /dev/null
+select is((select row(l.times_missed, l.next_at)::text from pg_temp.listed('end') l), '(5,"2026-06-03 03:10:00+00")',
+  'another end, after it has passed: what was due before it counts as missed');
+select is((select row(l.times_missed, l.next_at)::text from pg_temp.listed('args') l), '(0,"2026-06-03 02:10:00+00")',
+  'with the same end, what is due stays due');
+select is(pg_temp.fire(), 'fired 5', 'and fires');
+select awa.schedule('wait', pg_temp.q(), 'k', '* * * * *', overlap => 'wait', ends_at => '2026-06-03 03:03+00')
+  \g /dev/null
+select awa.trigger_schedule('wait'), pg_temp.fire_at('2026-06-03 03:01:30+00') \g /dev/null
+select pg_temp.at('2026-06-03 03:04:00.5+00') \g /dev/null
+select awa.schedule('wait', pg_temp.q(), 'k', '* * * * *', overlap => 'wait') \g /dev/null
+select is((select row(l.waiting_at, l.times_missed, l.next_at)::text from pg_temp.listed('wait') l),
+  '("2026-06-03 03:01:00+00",1,"2026-06-03 03:05:00+00")', 'what waits goes on waiting');
+select awa.unschedule(n) from unnest('{end,args,wait}'::text[]) n \g /dev/null
 
 -- Dropped, and made anew
 select pg_temp.at('2026-06-05 00:00:10+00') \g /dev/null

@@ -60,6 +60,7 @@
 {{ template "schedule/trigger_schedule.sql" . }}
 {{ template "schedule/backfill_schedule.sql" . }}
 {{ template "schedule/sync_schedules.sql" . }}
+{{ template "schedule/fire_many.sql" . }}
 {{ template "schedule/fire_due.sql" . }}
 {{ template "lease/extend.sql" . }}
 {{ template "lease/set_progress.sql" . }}

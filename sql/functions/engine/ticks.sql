@@ -177,6 +177,40 @@ $$;
 comment on function awa._without_due is
   'A schedule that goes on at now: ticks that are due, and have not fired, are counted as missed, and left out';
 
+-- Whether something of a schedule is of a clock that was ahead: it lies more than a minute ahead of now.
+-- A clock that is set back by less changes nothing: ticks that have fired do not come again.
+create or replace function awa._is_ahead(schedule awa.schedules, now timestamptz) returns boolean
+language sql immutable
+as $$
+select greatest(schedule.decided_until, schedule.made_at, schedule.last_tick, schedule.waiting_tick, schedule.failed_at,
+  upper(schedule.ran), upper(schedule.unsure),
+  -- it was put off: for a second, unless it has failed
+  case when schedule.failures = 0 and schedule.next_at > schedule.next_tick then schedule.next_at end
+) > now + interval '1 minute'
+$$;
+comment on function awa._is_ahead is
+  'Whether something of a schedule is of a clock that was ahead: it lies more than a minute ahead of now';
+
+-- A schedule without what is of a clock that was ahead: it goes on at now, and ticks that fired ahead come again.
+-- One that has nothing of it stays as it is.
+create or replace function awa._set_right(schedule awa.schedules, now timestamptz) returns awa.schedules
+language plpgsql immutable
+as $$
+begin
+  if awa._is_ahead(schedule, now) then
+    schedule.made_at := least(schedule.made_at, now);
+    schedule.decided_until := least(schedule.decided_until, now);
+    schedule.last_tick := case when schedule.last_tick <= now then schedule.last_tick end;
+    schedule.waiting_tick := case when schedule.waiting_tick <= now then schedule.waiting_tick end;
+    schedule.ran := schedule.ran * tstzmultirange(tstzrange(null, now, '[]'));
+    schedule.unsure := schedule.unsure * tstzrange(null, now, '[]');
+  end if;
+  return schedule;
+end
+$$;
+comment on function awa._set_right is
+  'A schedule without what is of a clock that was ahead: it goes on at now, and ticks that fired ahead come again';
+
 -- When fire_due has to look at a schedule of these queues, or of any, next; null when never.
 create or replace function awa._next_tick_of(queues text[]) returns timestamptz
 language plpgsql stable
@@ -194,59 +228,39 @@ $$;
 comment on function awa._next_tick_of is
   'When fire_due has to look at a schedule of these queues, or of any, next; null when never';
 
+-- The states of jobs, in their order; null for each that is gone.
+create or replace function awa._states_of(job_ids bigint[]) returns text[]
+language plpgsql stable
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = on
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+  v_states text[];
+begin
+  if num_nonnulls(variadic job_ids) = 0 then
+    return array_fill(null::text, array[cardinality(job_ids)]);
+  end if;
+  v_states := array(
+    select (select p.state from awa._place p where p.id = j.id limit 1) -- it is there twice while a segment is cleaned
+      from unnest(job_ids) with ordinality j(id, n)
+     order by j.n);
+  raise sqlstate 'JQ999'; -- see _look_up
+exception when sqlstate 'JQ999' then
+  return v_states;
+end
+$$;
+comment on function awa._states_of is 'The states of jobs, in their order; null for each that is gone';
+
 -- The state of a job that may be gone; null when it is.
 create or replace function awa._state_of(job_id bigint) returns text
-language plpgsql stable
-set plan_cache_mode = force_custom_plan
-set enable_seqscan = off
-set enable_bitmapscan = on
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
-as $$
-#variable_conflict use_variable
-declare
-  v_state text;
-begin
-  if job_id is not null then
-    select p.state into v_state from awa._place p where p.id = job_id;
-    raise sqlstate 'JQ999'; -- see _look_up
-  end if;
-  return null;
-exception when sqlstate 'JQ999' then
-  return v_state;
-end
-$$;
+language sql stable
+return (awa._states_of(array[job_id]))[1];
 comment on function awa._state_of is 'The state of a job that may be gone; null when it is';
-
--- Those of some jobs that have not ended; each may be gone.
-create or replace function awa._living(job_ids bigint[]) returns bigint[]
-language plpgsql stable
-set plan_cache_mode = force_custom_plan
-set enable_seqscan = off
-set enable_bitmapscan = on
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
-as $$
-#variable_conflict use_variable
-declare
-  v_living bigint[];
-begin
-  if job_ids <> '{}' then
-    v_living := array(
-      select j.id
-        from unnest(job_ids) j(id)
-       cross join lateral (select p.state from awa._place p where p.id = j.id offset 0) p
-       where p.state <> all(awa._states('ended')));
-    raise sqlstate 'JQ999'; -- see _look_up
-  end if;
-  return '{}';
-exception when sqlstate 'JQ999' then
-  return v_living;
-end
-$$;
-comment on function awa._living is 'Those of some jobs that have not ended; each may be gone';
 
 -- Raises JQ007.
 create or replace function awa._refuse_schedule(name text) returns void

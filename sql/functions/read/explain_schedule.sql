@@ -31,14 +31,14 @@ begin
       then format('It is paused since %s by %s%s. resume_schedule lets it fire from then on; what fell into the pause '
         'is not missed.', v_schedule.paused_at, v_schedule.paused_by, ': ' || v_schedule.pause_reason)
     when v_schedule.failures > 0
-      then format('It has failed to fire %s times in a row, the last time at %s: %s. It is tried again at %s.',
-        v_schedule.failures, v_schedule.failed_at, v_schedule.error, v_schedule.next_at)
+      then format('It has failed to fire %s times in a row, the last time at %s: %s. It is tried again at %s, or at '
+        'once after resume_schedule.', v_schedule.failures, v_schedule.failed_at, v_schedule.error, v_schedule.next_at)
+    when awa._is_ahead(v_schedule, v_now)
+      then format('The clock of the server was ahead: what came up to then has fired, or was left out, and it fires '
+        'again at %s. resume_schedule lets it fire from now on.', coalesce(v_schedule.next_at::text, 'no time'))
     when v_schedule.waiting_tick is not null
       then format('Its time %s waits for job %s to end, which is %s.', v_schedule.waiting_tick, v_schedule.last_job_id,
         v_state)
-    when v_schedule.decided_until > v_now + interval '1 minute'
-      then format('The clock of the server was ahead: all up to %s has fired, or was left out. It fires again after '
-        'that. resume_schedule lets it fire from now on.', v_schedule.decided_until)
     when v_schedule.next_tick is null and v_schedule.ends_at <= v_now
       then format('It has ended at %s, and does not fire any more.', v_schedule.ends_at)
     when v_schedule.next_tick is null then 'It has no time ahead, and does not fire any more.'

@@ -1,6 +1,6 @@
 -- Health of schedules.
 
--- The rows of health about schedules: those that are late, that fail, or that name a queue nobody works on.
+-- The rows of health about schedules: those that are late, fail, are of a clock ahead, or of a queue nobody works on.
 -- At most 100 of each kind; one row when all is well.
 create or replace function awa._health_schedules() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
@@ -10,9 +10,24 @@ as $$
 with now as (
   select awa._schedule_clock() as at
 ), late as (
-  select s.* from awa.schedules s, now n where s.next_at < n.at - interval '1 minute' order by s.next_at limit 100
+  select s.*
+    from awa.schedules s, now n
+   where s.next_at < n.at - interval '1 minute' and s.failures = 0
+   order by s.next_at
+   limit 100
 ), failing as (
-  select s.* from awa.schedules s where s.failures >= 10 and s.next_at is not null order by s.name limit 100
+  select s.*
+    from awa.schedules s, now n
+   where s.next_at is not null
+     and (s.failures >= 10 or s.failures > 0 and least(s.next_at, s.next_tick) < n.at - interval '1 minute')
+   order by s.name
+   limit 100
+), ahead as (
+  select s.*
+    from awa.schedules s, now n
+   where s.next_at is not null and s.failures = 0 and awa._is_ahead(s, n.at)
+   order by s.name
+   limit 100
 ), unserved as (
   select s.*
     from awa.schedules s
@@ -31,9 +46,15 @@ with now as (
     from late l, now n
   union all
   select f.name, format('it has failed to fire %s times in a row: %s', f.failures, f.error),
-         'Change it, or what refuses its job. It is tried again each hour; at once after awa.schedule.',
+         'Change it, or what refuses its job. It is tried again each hour at least; at once after '
+         'awa.resume_schedule(name).',
          jsonb_build_object('failures', f.failures, 'failed_at', f.failed_at)
     from failing f
+  union all
+  select a.name, format('the clock of the server was ahead: it fires again in %s', awa._in_words(a.next_at - n.at)),
+         'awa.resume_schedule(name) lets it fire from now on. See awa.explain_schedule(name).',
+         jsonb_build_object('next_at', a.next_at)
+    from ahead a, now n
   union all
   select u.name, format('nobody works on its queue %s', u.queue),
          'Run a worker for this queue, or name another one with awa.schedule.',
@@ -51,4 +72,4 @@ select 5, 'ok', 'schedule', 'all', format('%s schedules, the next one in %s', s.
  where s.schedules > 0 and not exists (select from problems)
 $$;
 comment on function awa._health_schedules is
-  'The rows of health about schedules: those that are late, that fail, or that name a queue nobody works on';
+  'The rows of health about schedules: those that are late, fail, are of a clock ahead, or of a queue nobody works on';

@@ -14,6 +14,7 @@ comment on view awa.list_schedules_row is
 -- Returns the next and the last nominal time, the last job with its state, null when it is gone, the time that waits
 -- for that job to end, who paused it, since when and why, how many times were left out, and the error with which it
 -- fails.
+-- Why: the states of jobs are looked up 500 at a time, since each look is planned anew.
 create or replace function awa.list_schedules() returns setof awa.list_schedules_row
 language sql stable
 security definer
@@ -25,13 +26,19 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
+with numbered as materialized (
+  select s.*, (row_number() over (order by s.name) - 1)::int as n from awa.schedules s where s.removed_at is null
+), batches as materialized (
+  select b.batch, awa._states_of(b.job_ids) as states
+    from (select s.n / 500 as batch, array_agg(s.last_job_id order by s.n) as job_ids from numbered s group by 1) b
+)
 select s.name, s.source, s.queue, s.kind, s.cron, s.every, s.args, s.timezone, s.missed, s.missed_for, s.overlap,
        s.starts_at, s.ends_at, s.priority, s.max_attempts, s.tags, s.metadata, s.group_key, s.next_tick,
-       s.last_tick, s.last_job_id, awa._state_of(s.last_job_id), s.waiting_tick, s.paused_at, s.paused_by,
+       s.last_tick, s.last_job_id, b.states[s.n % 500 + 1], s.waiting_tick, s.paused_at, s.paused_by,
        s.pause_reason,
        s.times_missed, s.times_skipped, s.failures, s.error, s.failed_at, s.made_at, s.changed_at, s.changed_by
-  from awa.schedules s
- where s.removed_at is null
+  from numbered s
+  join batches b on b.batch = s.n / 500
  order by s.name
 $$;
 comment on function awa.list_schedules is

@@ -12,12 +12,14 @@ comment on view awa.fire_due_row is
 
 -- Enqueues the jobs of schedules whose time has come, max_jobs at most.
 -- Each tick of a schedule once: its row is locked, its job enqueued and its tick noted in one transaction. Safe to
--- call from anywhere, as often as one likes. A call begins no schedule after a second. Those on time come first, many
--- at once; where one of them fails, each by itself. Schedules that were missed come last, of these the ones that make
--- up for many ticks. A schedule that fails is noted, and put off: for 5 seconds, and twice as long each time, up to an
--- hour. Where overlap is replace, a call that finds nothing else to do cancels the
--- jobs of up to ten schedules of one queue, and the next one fires. Where another session is in the way for 100 ms
--- (configure_queue, say), the schedules of that queue are left for the next call.
+-- call from anywhere, as often as one likes. A call ends after a second, whatever fails: what was decided by then
+-- stays, and it says that there is more. Those on time come first, many at once; where one of them fails, it and its
+-- neighbours fire by themselves. Schedules that were missed come after them, of these the ones that make up for many
+-- ticks later, and last those that have failed before. A schedule that fails is noted, and put off: for 5 seconds, and
+-- twice as long each time, up to an hour. Where overlap is replace, a call that finds nothing else to do cancels the
+-- jobs of up to 50 schedules of one queue, for a quarter of a second, and the next one fires. Where another session is
+-- in the way for 100 ms (configure_queue, say; from the tenth time on 1 ms), the schedules of that queue are left for
+-- the next call.
 -- Locks: the schedules that it fires, until the transaction ends; skips those that others hold. For a job that it
 -- cancels, as cancel.
 -- Raises 22023, JQ004, 55000.
@@ -37,86 +39,65 @@ as $$
 declare
   v_max constant int := coalesce(max_jobs, 1000);
   v_now constant timestamptz := awa._schedule_clock();
+  v_until constant timestamptz := clock_timestamp() + interval '1 second';
+  v_done awa.fire_due_row := (0, 0, 0, 0, false);
+  v_due awa.schedules[];
+  v_states text[];
   v_schedule awa.schedules;
   v_result record;
-  v_done awa.fire_due_row;
-  v_until timestamptz := clock_timestamp() + interval '1 second';
-  v_replaced awa.schedules[] := '{}';
-  v_looked int := 0;
-  v_is_due constant boolean := exists (select from awa.schedules s where s.next_at <= v_now);
-  v_left text[] := '{}';
-  v_room int := 250;
-  v_name text; -- of the zone that was read last: many schedules have the same
-  v_zone text;
-  v_busy text[] := '{}';
+  v_has_decided boolean := false;
+  v_is_late boolean; -- whether those on time are done
   v_is_full boolean := false;
+  v_left text[] := '{}';
+  v_busy text[] := '{}';
+  v_waits int := 0;
+  v_replaced awa.schedules[] := '{}';
 begin
   perform awa._check_pass(max_jobs);
   if date_trunc('minute', awa._succeeded_at('fire_due')) is distinct from date_trunc('minute', clock_timestamp()) then
     perform awa._refresh_schedules(v_now);
   end if;
-  v_done := (0, 0, 0, 0, false);
-  while v_is_due loop
-    v_result := awa._fire_many(v_now, least(v_max - v_done.fired, v_room)::int, v_left);
-    v_done.fired := v_done.fired + v_result.fired;
-    v_left := v_result.left_out;
-    if v_result.has_failed then
-      v_room := 1 + v_room / 5; -- until it is the one that fails
-      v_until := v_until + interval '100 milliseconds';
-    else
-      v_room := least(v_room * 5, 250);
-    end if;
-    v_is_full := v_done.fired > 0 and (v_done.fired >= v_max or clock_timestamp() > v_until);
-    exit when v_is_full or v_result.is_last;
-  end loop;
-  for v_schedule in
-    select s.*
-      from awa.schedules s
-     where s.next_at <= v_now
-       and not v_is_full
-     order by coalesce(s.next_tick < v_now - interval '1 minute', false),
-           s.missed = 'all' and s.next_tick < v_now - interval '1 minute', s.overlap = 'replace', s.next_at, s.cron
-     limit v_max
-       for update skip locked
-  loop
-    continue when v_schedule.queue = any(v_busy);
-    begin
-      perform set_config('lock_timeout', '100', true);
-      if v_schedule.timezone is distinct from v_name then
-        v_zone := awa._zone(v_schedule.timezone);
-        v_name := v_schedule.timezone;
-      end if;
-      v_result := awa._fire(v_schedule, awa._cron_of(v_schedule.cron_bits), v_zone, v_now,
-        least(v_max - v_done.fired, 1000)::int);
+  v_is_late := not exists (select from awa.schedules s where s.next_at <= v_now);
+  while not v_is_full loop
+    v_due := awa._due_schedules(v_now, v_is_late, v_left, v_busy, least(v_max - v_done.fired, 250)::int);
+    if v_due = '{}' then
+      exit when v_is_late;
+      v_is_late := true;
+      continue;
+    elsif not v_is_late then
+      v_result := awa._fire_many(v_due, v_now, v_until);
       v_done.fired := v_done.fired + v_result.fired;
-      v_done.missed := v_done.missed + v_result.missed;
-      v_done.skipped := v_done.skipped + v_result.skipped;
-      v_done.more := v_done.more or v_result.more;
+      v_due := v_result.alone;
+      v_waits := v_waits + v_result.waits;
+      v_has_decided := v_has_decided or v_result.fired > 0;
+    end if;
+    v_states := awa._last_states(v_due);
+    for i in 1..cardinality(v_due) loop
+      exit when v_done.fired >= v_max or v_has_decided and clock_timestamp() > v_until;
+      v_schedule := v_due[i];
+      continue when v_schedule.group_key is not null and v_schedule.queue = any(v_busy);
+      v_result := awa._fire_alone(v_schedule, v_states[i], v_states is null, v_now,
+        least(v_max - v_done.fired, 1000)::int, case when v_waits < 10 then '100' else '1' end);
+      v_done := (v_done.fired + v_result.fired, v_done.missed + v_result.missed, v_done.skipped + v_result.skipped,
+        v_done.failed + v_result.failed, v_done.more or v_result.more);
+      v_has_decided := v_has_decided or not v_result.is_busy;
+      v_waits := v_waits + v_result.is_busy::int;
+      if v_result.is_busy and v_schedule.group_key is not null then
+        v_busy := v_busy || v_schedule.queue;
+      elsif v_result.is_busy or v_result.more then
+        v_left := v_left || v_schedule.name;
+      end if;
       if v_result.replaces then
         v_replaced := v_replaced || v_schedule;
+        exit when cardinality(v_replaced) >= 50;
       end if;
-      perform set_config('lock_timeout', '0', true);
-    exception when others then
-      if awa._is_passing(sqlstate) then
-        v_busy := v_busy || v_schedule.queue;
-        v_until := v_until + interval '100 milliseconds'; -- those behind it get their time
-      elsif not awa._is_about_a_row(sqlstate) then
-        raise;
-      else
-        perform awa._note_failure(v_schedule, v_now, awa._refusal(sqlerrm, sqlstate));
-        v_done.failed := v_done.failed + 1;
-      end if;
-    end;
-    v_looked := v_looked + 1;
-    v_is_full := v_done.fired >= v_max or cardinality(v_replaced) >= 10 or clock_timestamp() > v_until;
-    exit when v_is_full;
-  end loop;
-  v_done.more := v_done.more or v_looked >= v_max or v_is_full;
-  if v_done.fired + v_done.failed = 0 then
-    foreach v_schedule in array v_replaced loop
-      v_done.failed := v_done.failed
-        + (v_schedule.queue = v_replaced[1].queue and not awa._replace_job(v_schedule, v_now))::int;
     end loop;
+    v_is_full := v_done.fired >= v_max or cardinality(v_replaced) >= 50
+      or v_has_decided and clock_timestamp() > v_until;
+  end loop;
+  v_done.more := v_done.more or v_is_full;
+  if v_done.fired + v_done.failed = 0 then
+    v_done.failed := awa._replace_jobs(v_replaced, v_now);
   end if;
   perform awa._note_success('fire_due');
   return next v_done;
@@ -124,154 +105,143 @@ end
 $$;
 comment on function awa.fire_due is 'Enqueues the jobs of schedules whose time has come, max_jobs at most';
 
--- Fires schedules of which one tick is due and on time: room at most, all at once, or none where one of them fails.
--- Returns how many, the names of those that have to be looked at one by one, and whether there are no others.
-create or replace function awa._fire_many(
+-- Schedules whose time has come, room at most: those on time, or else the others, in the order in which they fire.
+-- Leaves out some by their names, and those with a group of a queue that is busy.
+-- Locks: the schedules, until the transaction ends; skips those that others hold.
+create or replace function awa._due_schedules(
+  now timestamptz,
+  is_late boolean,
+  left_out text[],
+  busy text[],
+  room int
+) returns awa.schedules[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  if not is_late then
+    return array(
+      select s
+        from awa.schedules s
+       where s.next_at <= now
+         and s.next_tick > now - interval '1 minute'
+         and s.next_tick <= now
+         and s.waiting_tick is null
+         and s.failures = 0
+         and s.name <> all(left_out)
+         and (s.group_key is null or s.queue <> all(busy))
+       order by s.overlap <> 'allow', case s.overlap when 'replace' then s.queue end nulls first, s.next_at, s.cron,
+             s.timezone
+       limit room
+         for update skip locked);
+  end if;
+  return array(
+    select s
+      from awa.schedules s
+     where s.next_at <= now
+       and s.name <> all(left_out)
+       and (s.group_key is null or s.queue <> all(busy))
+     order by s.failures > 0, coalesce(s.next_tick < now - interval '1 minute', false),
+           s.missed = 'all' and s.next_tick < now - interval '1 minute',
+           case s.overlap when 'replace' then s.queue end nulls first, s.next_at, s.cron
+     limit least(room, 100)
+       for update skip locked);
+end
+$$;
+comment on function awa._due_schedules is
+  'Schedules whose time has come, room at most: those on time, or else the others, in the order in which they fire';
+
+-- The states of the last jobs of schedules, where overlap asks for them; null where one of them can't be read.
+create or replace function awa._last_states(schedules awa.schedules[]) returns text[]
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+begin
+  return awa._states_of(array(
+    select case when s.overlap <> 'allow' then s.last_job_id end
+      from unnest(schedules) with ordinality s
+     order by s.ordinality));
+exception when others then
+  if not awa._is_about_a_row(sqlstate) then
+    raise;
+  end if;
+  return null;
+end
+$$;
+comment on function awa._last_states is
+  'The states of the last jobs of schedules, where overlap asks for them; null where one of them can''t be read';
+
+-- Fires a schedule by itself, as _fire does, and notes where that fails.
+-- state is that of its last job; looks: it is not known. Waits for another session for so many milliseconds at most;
+-- is_busy: it was in the way for longer, and the schedule is as it was.
+create or replace function awa._fire_alone(
+  schedule awa.schedules,
+  state text,
+  looks boolean,
   now timestamptz,
   room int,
-  inout left_out text[],
+  wait text,
   out fired int,
-  out has_failed boolean,
-  out is_last boolean
+  out missed int,
+  out skipped int,
+  out failed int,
+  out more boolean,
+  out replaces boolean,
+  out is_busy boolean
 )
 language plpgsql
 as $$
 #variable_conflict use_variable
-declare
-  v_before constant text[] := left_out;
-  v_due awa.schedules[];
-  v_living bigint[];
 begin
-  fired := 0;
-  has_failed := false;
-  perform set_config('lock_timeout', '100', true);
-  v_due := array(
-    select s
-      from awa.schedules s
-     where s.next_at <= now
-       and s.next_tick > now - interval '1 minute'
-       and s.next_tick <= now
-       and s.waiting_tick is null
-       and s.failures = 0
-       and s.name <> all(v_before)
-     order by s.overlap <> 'allow', s.next_at, s.cron, s.timezone
-     limit room
-       for update skip locked);
-  is_last := cardinality(v_due) < room;
-  v_living := awa._living(array(select d.last_job_id from unnest(v_due) d where d.overlap <> 'allow'));
-  left_out := v_before || array(
-    select d.name
-      from unnest(v_due) d
-     where d.overlap <> 'allow' and d.last_job_id = any(v_living)
-        or d.next_tick <@ d.ran
-        or d.next_wall <> d.next_tick at time zone (':' || d.timezone)); -- the data of the zone have changed
-  fired := awa._fire_together(array(select d from unnest(v_due) d where d.name <> all(left_out)), now);
-  left_out := left_out || array(select d.name from unnest(v_due) d where d.overlap <> 'allow');
+  failed := 0;
+  is_busy := false;
+  perform set_config('lock_timeout', wait, true);
+  if looks and schedule.overlap <> 'allow' then
+    state := awa._state_of(schedule.last_job_id);
+  end if;
+  select f.fired, f.missed, f.skipped, f.more, f.replaces
+    into fired, missed, skipped, more, replaces
+    from awa._fire(schedule, state, now, room) f;
   perform set_config('lock_timeout', '0', true);
 exception when others then
-  if not awa._is_passing(sqlstate) and not awa._is_about_a_row(sqlstate) then
-    raise;
-  end if;
   fired := 0;
-  has_failed := true;
-  left_out := v_before || case
-    when cardinality(v_due) = 1 then array[v_due[1].name]
-    when awa._is_passing(sqlstate) then array(select d.name from unnest(v_due) d where d.group_key is not null)
-    else '{}'
-  end;
-  is_last := coalesce(cardinality(v_due), 0) = 0;
-end
-$$;
-comment on function awa._fire_many is
-  'Fires schedules of which one tick is due and on time: room at most, all at once, or none where one of them fails';
-
--- Enqueues the jobs of schedules for their next ticks, and notes these; returns how many.
--- Leaves out those with an overlap of which another tick is due: the first job would be the last one of the second.
-create or replace function awa._fire_together(due awa.schedules[], now timestamptz) returns int
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_segment constant smallint := awa._current_segment();
-  v_schedule awa.schedules;
-  v_last awa.schedules;
-  v_next timestamptz; -- neighbours have the same
-  v_fires awa.schedules[] := '{}';
-  v_lane record;
-begin
-  foreach v_schedule in array due loop
-    if v_schedule.cron is null or (v_schedule.cron, v_schedule.timezone, v_schedule.next_tick, v_schedule.ends_at)
-      is distinct from (v_last.cron, v_last.timezone, v_last.next_tick, v_last.ends_at)
-    then
-      v_next := awa._tick_after(v_schedule, awa._cron_of(v_schedule.cron_bits), ':' || v_schedule.timezone,
-        v_schedule.next_tick);
-      v_last := v_schedule;
-    end if;
-    continue when v_schedule.overlap <> 'allow' and v_next <= now;
-    v_fires := v_fires || awa._fired(v_schedule, v_next);
-  end loop;
-  for v_lane in
-    with fires as materialized (
-      select d.*, awa._tick_metadata(d.metadata, d.name, d.last_tick) as job_metadata,
-             coalesce(d.priority, q.default_priority, 2) as job_priority,
-             coalesce(d.max_attempts, q.default_max_attempts, 25) as most_attempts,
-             awa._lane(awa._queue_id(d.queue), coalesce(d.priority, q.default_priority, 2), case
-               when d.group_key is not null then awa._shard_for(awa._queue_id(d.queue), null, d.group_key, true)
-               when q.shards > 1 then floor(random() * q.shards)::int
-               else 0
-             end) as lane
-        from unnest(v_fires) d
-        left join awa.queue_settings q on q.queue_id = awa._queue_id(d.queue)
-    ), appended as (
-      insert into awa.ready_entries
-        (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args, tags, metadata,
-         group_key)
-      select v_segment, f.lane, f.last_job_id, clock_timestamp(), f.job_priority, 1, f.most_attempts,
-             octet_length(f.kind) + octet_length(f.args::text) + octet_length(f.job_metadata::text)
-               + coalesce(octet_length(f.tags::text), 0) + coalesce(octet_length(f.group_key), 0),
-             f.kind, f.args, f.tags, f.job_metadata, f.group_key
-        from fires f
-    ), noted as (
-      update awa.schedules s
-         set decided_until = f.decided_until, next_tick = f.next_tick, next_at = f.next_at,
-             next_wall = f.next_tick at time zone (':' || f.timezone), last_tick = f.last_tick,
-             last_job_id = f.last_job_id, ran = f.ran, unsure = f.unsure
-        from fires f
-       where s.name = f.name
-    )
-    select distinct f.queue, f.lane from fires f
-  loop
-    perform awa._use_lanes(array[v_lane.lane], v_lane.queue), awa._wake(awa._queue_id(v_lane.queue));
-  end loop;
-  return cardinality(v_fires);
-end
-$$;
-comment on function awa._fire_together is
-  'Enqueues the jobs of schedules for their next ticks, and notes these; returns how many';
-
--- A schedule that has fired at its next tick, and comes next at a time; its last job gets an id.
-create or replace function awa._fired(schedule awa.schedules, next timestamptz) returns awa.schedules
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_tick constant timestamptz := schedule.next_tick;
-begin
-  if schedule.last_tick = schedule.decided_until then -- all from the last one on have fired
-    schedule.ran := schedule.ran + tstzmultirange(tstzrange(schedule.last_tick, v_tick, '[]'));
-  else
-    schedule := awa._with_ran(schedule, v_tick, v_tick);
+  missed := 0;
+  skipped := 0;
+  more := false;
+  replaces := false;
+  is_busy := awa._is_passing(sqlstate);
+  if not is_busy and not awa._is_about_a_row(sqlstate) then
+    raise;
+  elsif not is_busy then
+    perform awa._note_failure(schedule, now, awa._refusal(sqlerrm, sqlstate));
+    failed := 1;
   end if;
-  schedule.decided_until := v_tick;
-  schedule.last_tick := v_tick;
-  schedule.next_tick := next;
-  schedule.next_at := next;
-  schedule.last_job_id := nextval('awa.job_ids');
-  return schedule;
 end
 $$;
-comment on function awa._fired is
-  'A schedule that has fired at its next tick, and comes next at a time; its last job gets an id';
+comment on function awa._fire_alone is 'Fires a schedule by itself, as _fire does, and notes where that fails';
+
+-- Cancels the last jobs of schedules of one queue, the first one's, for a quarter of a second; returns how many fail.
+-- Why: the queue is locked until the transaction ends.
+create or replace function awa._replace_jobs(schedules awa.schedules[], now timestamptz) returns int
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_until constant timestamptz := clock_timestamp() + interval '250 milliseconds';
+  v_schedule awa.schedules;
+  v_failed int := 0;
+begin
+  foreach v_schedule in array schedules loop
+    if v_schedule.queue = schedules[1].queue then
+      v_failed := v_failed + (not awa._replace_job(v_schedule, now))::int;
+      exit when clock_timestamp() > v_until;
+    end if;
+  end loop;
+  return v_failed;
+end
+$$;
+comment on function awa._replace_jobs is
+  'Cancels the last jobs of schedules of one queue, the first one''s, for a quarter of a second; returns how many fail';
 
 -- Cancels the last job of a schedule, so that the next call fires it; returns false when that fails, and notes it.
 -- Where another session is in the way, the schedule is put off for a second, and that is no failure.
@@ -304,12 +274,12 @@ comment on function awa._replace_job is
   'Cancels the last job of a schedule, so that the next call fires it; returns false when that fails, and notes it';
 
 -- Fires a schedule whose time has come, or notes why it does not; enqueues room jobs at most.
+-- state is that of its last job, where overlap asks for it.
 -- Returns how many jobs it enqueued and ticks it left out, whether there is more to do at once, and whether the last
 -- job has to be cancelled first.
 create or replace function awa._fire(
   schedule awa.schedules,
-  cron awa.cron_row,
-  zone text,
+  state text,
   now timestamptz,
   room int,
   out fired int,
@@ -322,6 +292,7 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
+  v_zone constant text := awa._zone(schedule.timezone);
   v_due record;
   v_ticks timestamptz[];
   v_tick timestamptz;
@@ -329,7 +300,7 @@ declare
   v_waiting timestamptz;
   v_next_at timestamptz;
 begin
-  v_due := awa._due_ticks(schedule, cron, zone, now, room);
+  v_due := awa._due_ticks(schedule, awa._cron_of(schedule.cron_bits), v_zone, now, room);
   v_ticks := v_due.ticks;
   if schedule.waiting_tick <@ schedule.ran is false then
     v_ticks := schedule.waiting_tick || v_ticks;
@@ -340,7 +311,7 @@ begin
   more := coalesce(v_due.next_tick <= now, false); -- after the last tick there is none
   replaces := false;
   if schedule.overlap <> 'allow' and v_ticks <> '{}' then
-    v_has_lived := coalesce(awa._state_of(schedule.last_job_id) <> all(awa._states('ended')), false);
+    v_has_lived := coalesce(state <> all(awa._states('ended')), false);
     if schedule.overlap = 'replace' and v_has_lived then
       missed := 0;
       more := true;
@@ -376,7 +347,7 @@ begin
   end;
   update awa.schedules s
      set decided_until = v_due.decided_until, next_tick = v_due.next_tick,
-         next_wall = v_due.next_tick at time zone zone, next_at = v_next_at, last_tick = schedule.last_tick,
+         next_wall = v_due.next_tick at time zone v_zone, next_at = v_next_at, last_tick = schedule.last_tick,
          last_job_id = schedule.last_job_id, waiting_tick = v_waiting, ran = schedule.ran,
          unsure = schedule.unsure,
          times_missed = s.times_missed + missed, times_skipped = s.times_skipped + skipped, failures = 0, error = null,
@@ -417,7 +388,7 @@ begin
     next_tick := awa._tick_after(schedule, cron, zone, decided_until);
   end if;
   v_from := case
-    when schedule.missed = 'all' then now - schedule.missed_for - interval '1 microsecond'
+    when schedule.missed = 'all' then least(v_edge, now - schedule.missed_for - interval '1 microsecond')
     else v_edge
   end;
   if next_tick <= v_from then

@@ -1,6 +1,6 @@
--- Ends the pause of a schedule: it fires from now on.
--- Ticks that fell into the pause are not missed. A schedule that is not paused, but whose last tick lies ahead, since
--- the clock was ahead when it fired, also fires from now on; times that have fired ahead come again.
+-- Ends the pause of a schedule: it fires from now on. Also the reset of one that is not paused.
+-- Ticks that fell into the pause are not missed. A schedule that fails is tried again at once. After a clock that was
+-- ahead by more than a minute, it fires from now on; times that have fired ahead come again.
 -- Locks: the schedule, until the transaction ends.
 -- Raises 22023, JQ007, 55P03.
 create or replace function awa.resume_schedule(name text) returns void
@@ -20,18 +20,19 @@ declare
   v_schedule awa.schedules := awa._lock_schedule(name);
   v_now constant timestamptz := awa._schedule_clock();
 begin
-  if v_schedule.paused_at is null and v_schedule.decided_until <= v_now then
-    return;
+  v_schedule := awa._set_right(v_schedule, v_now);
+  if v_schedule.paused_at is not null then
+    v_schedule.paused_at := null;
+    v_schedule.paused_by := null;
+    v_schedule.pause_reason := null;
+    v_schedule.decided_until := v_now;
   end if;
-  v_schedule.paused_at := null;
-  v_schedule.paused_by := null;
-  v_schedule.pause_reason := null;
-  v_schedule.decided_until := v_now;
-  v_schedule.ran := v_schedule.ran * tstzmultirange(tstzrange(null, v_now, '[]'));
-  v_schedule.unsure := v_schedule.unsure * tstzrange(null, v_now, '[]');
-  v_schedule.last_tick := case when v_schedule.last_tick <= v_now then v_schedule.last_tick end;
+  v_schedule.failures := 0;
+  v_schedule.error := null;
+  v_schedule.failed_at := null;
   v_schedule := awa._planned(v_schedule);
   perform awa._store_schedule(v_schedule), awa._wake_due(v_schedule.next_at);
 end
 $$;
-comment on function awa.resume_schedule is 'Ends the pause of a schedule: it fires from now on';
+comment on function awa.resume_schedule is
+  'Ends the pause of a schedule: it fires from now on. Also the reset of one that is not paused';

@@ -144,6 +144,10 @@ as $$
 begin
   if schedule.paused_at is null and schedule.removed_at is null then
     schedule.next_tick := awa._next_tick(schedule, schedule.decided_until);
+    while schedule.next_tick <@ schedule.ran loop -- the clock was set back a little
+      schedule.decided_until := (select upper(r) from unnest(schedule.ran) r where schedule.next_tick <@ r);
+      schedule.next_tick := awa._next_tick(schedule, schedule.decided_until);
+    end loop;
     schedule.next_at := case
       when schedule.waiting_tick is null then schedule.next_tick
       else schedule.decided_until
@@ -160,7 +164,8 @@ $$;
 comment on function awa._planned is 'A schedule with its next tick, computed anew';
 
 -- Makes a schedule, or puts it in the place of the one that has its name.
--- It comes from _checked_schedule. One that a program declares again as it is stays as it is.
+-- It comes from _checked_schedule. One that a program declares again as it is stays as it is; a change also takes away
+-- what is of a clock that was ahead.
 -- Locks: the schedule, until the transaction ends.
 -- Raises 22023 where the name belongs to another source.
 create or replace function awa._save_schedule(schedule awa.schedules) returns void
@@ -169,6 +174,7 @@ as $$
 declare
   v_old awa.schedules;
   v_has_other_times boolean;
+  v_has_ended boolean;
 begin
   loop
     select s.* into v_old from awa.schedules s where s.name = schedule.name for update;
@@ -184,6 +190,7 @@ begin
   elsif v_old.removed_at is null and schedule.source is not null and awa._declares(schedule) = awa._declares(v_old) then
     return;
   end if;
+  v_old := awa._set_right(v_old, schedule.changed_at);
   v_has_other_times := (v_old.cron, v_old.every::text, v_old.timezone, v_old.starts_at)
     is distinct from (schedule.cron, schedule.every::text, schedule.timezone, schedule.starts_at);
   if v_old.removed_at is null or v_old.source = schedule.source then -- else it is made anew
@@ -195,15 +202,15 @@ begin
   if v_has_other_times and v_old.ran <> '{}' then
     v_old.unsure := range_merge(v_old.unsure, tstzrange(lower(v_old.ran), upper(v_old.ran), '()'));
   end if;
-  if v_old.removed_at is not null or v_has_other_times then
+  -- with another end it would have had ticks since then
+  v_has_ended := v_old.ends_at <= schedule.changed_at and v_old.ends_at is distinct from schedule.ends_at;
+  if v_old.removed_at is not null or v_has_other_times or v_has_ended then
     v_old := awa._without_due(v_old, schedule.changed_at); -- one that is removed or paused has none
   else
-    if (v_old.ends_at <= schedule.changed_at) is not true then -- what it would have had after its end is over
-      schedule.decided_until := v_old.decided_until;
-    end if;
-    if schedule.overlap = 'wait' then
-      schedule.waiting_tick := v_old.waiting_tick;
-    end if;
+    schedule.decided_until := v_old.decided_until;
+  end if;
+  if v_old.removed_at is null and not v_has_other_times and schedule.overlap = 'wait' then
+    schedule.waiting_tick := v_old.waiting_tick;
   end if;
   schedule.last_tick := v_old.last_tick;
   schedule.last_job_id := v_old.last_job_id;

@@ -1,6 +1,6 @@
 -- Removes a schedule.
 -- Its jobs stay. Its last tick is kept for 30 days: a schedule that comes back under its name fires none of its times
--- again.
+-- again. Nothing else of it comes back, also where its program declares it anew.
 -- Locks: the schedule, until the transaction ends.
 -- Raises 22023, JQ007, 55P03.
 create or replace function awa.unschedule(name text) returns void
@@ -22,6 +22,7 @@ begin
   v_schedule.removed_at := awa._schedule_clock();
   v_schedule.changed_at := v_schedule.removed_at;
   v_schedule.changed_by := session_user;
+  v_schedule.source := null;
   v_schedule.waiting_tick := null;
   perform awa._store_schedule(awa._planned(v_schedule));
 end
