@@ -157,13 +157,14 @@ func (s *sources) arguments() []string {
 
 // all are the systems, in the order in which they are listed.
 func (s *sources) all() []systems.Info {
-	return []systems.Info{
+	all := []systems.Info{
 		systems.Floor(), systems.AwaSQL(1), systems.AwaSQL(4), systems.AwaSQL(16), systems.Awa(),
 		systems.PgQue(s.pgque, 10*time.Millisecond), systems.PgQue(s.pgque, 100*time.Millisecond), systems.PgQ(),
 		systems.Pgmq(s.pgmq), systems.River(true), systems.River(false),
 		systems.Node("graphile-worker", s.children), systems.Node("pg-boss", s.children), systems.Node("bullmq", s.children),
 		systems.DBOS(), systems.AwaRust(s.python, s.children),
 	}
+	return append(all, systems.History()...)
 }
 
 func run(ctx context.Context, args []string) error {
@@ -180,8 +181,10 @@ func run(ctx context.Context, args []string) error {
 	flags.Parse(args)
 
 	all := from.all()
-	chosen := all
-	if *names != "all" {
+	var chosen []systems.Info
+	if *names == "all" { // history's variants are no peers
+		chosen = all[:len(all)-len(systems.History())]
+	} else {
 		var err error
 		if chosen, err = systems.Find(all, *names); err != nil {
 			return err
