@@ -2,7 +2,7 @@
 //
 //	go run . run [-systems a,b] [-scenarios x,y] [-rounds n] [-out DIR]   compare systems; see -help
 //	go run . compare A.jsonl B.jsonl                                      what has changed between two runs
-//	go run . report RESULTS.jsonl                                         write a run's report again
+//	go run . report [-into FILE.md -section NAME] RESULTS.jsonl           write a run's report again
 //	go run . systems                                                      which there are
 //	go run . engine|driver|soak|lateness|wakeups                          Awa by itself
 //
@@ -75,14 +75,17 @@ func command(ctx context.Context, name string, args []string) error {
 		harness.Compare(os.Stdout, a, b)
 		return nil
 	case "report":
-		if len(args) != 1 {
+		flags := flag.NewFlagSet(name, flag.ExitOnError)
+		var p page
+		p.register(flags).Parse(args)
+		if flags.NArg() != 1 {
 			return errors.New("report takes a file of results")
 		}
-		results, err := harness.ReadFile(args[0])
+		results, err := harness.ReadFile(flags.Arg(0))
 		if err != nil {
 			return err
 		}
-		return report(results, filepath.Dir(args[0]), os.Stdout)
+		return p.report(results, filepath.Dir(flags.Arg(0)), os.Stdout)
 	case "systems":
 		var s sources
 		s.register(flag.NewFlagSet(name, flag.ExitOnError)).Parse(args)
@@ -170,7 +173,8 @@ func (s *sources) all() []systems.Info {
 func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("run", flag.ExitOnError)
 	var from sources
-	from.register(flags)
+	var into page
+	into.register(from.register(flags))
 	url := flags.String("database-url", os.Getenv("DATABASE_URL"), "a server to use, as a superuser, in place of its own")
 	names := flags.String("systems", "floor,awa-sql,awa,pgque,pgmq,river", "which, or \"all\"")
 	scenarios := flags.String("scenarios", "main", "which; \"main\", \"full\"; a name may end in *")
@@ -221,20 +225,56 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	fmt.Fprintf(os.Stderr, "%s; took %s\n", file.Name(), time.Since(began).Round(time.Second))
-	return errors.Join(err, report(results, *out, os.Stdout))
+	return errors.Join(err, into.report(results, *out, os.Stdout))
 }
 
-// report writes a report and its plots into a directory, and the report to the writer, too.
-func report(results *harness.Results, dir string, w io.Writer) error {
+// page is a document that shows results.
+type page struct{ file, section string }
+
+func (p *page) register(flags *flag.FlagSet) *flag.FlagSet {
+	flags.StringVar(&p.file, "into", "", "a Markdown `file` to fill, too: a section of it")
+	flags.StringVar(&p.section, "section", "main", "what is between <!-- results NAME --> and <!-- end NAME -->")
+	return flags
+}
+
+// report writes a report and its plots into a directory, and the report to the writer, and into the page.
+func (p *page) report(results *harness.Results, dir string, w io.Writer) error {
 	scenarios := harness.Full(0, 0)
 	plots, err := harness.Plot(results, dir)
 	if err != nil {
 		return err
 	}
-	file, err := os.Create(filepath.Join(dir, "report.md"))
+	var text strings.Builder
+	harness.Report(&text, results, scenarios, plots, "#")
+	fmt.Fprint(w, text.String())
+	title := "# Side by side\n\n"
+	err = os.WriteFile(filepath.Join(dir, "report.md"), []byte(title+text.String()), 0o644)
+	if err != nil || p.file == "" {
+		return err
+	}
+	images := strings.TrimSuffix(p.file, ".md") // a directory beside the page
+	images, err = filepath.Abs(filepath.Join(images, p.section))
+	if err == nil {
+		err = os.MkdirAll(images, 0o755)
+	}
 	if err != nil {
 		return err
 	}
-	harness.Report(io.MultiWriter(file, w), results, scenarios, plots)
-	return file.Close()
+	if plots, err = harness.Plot(results, images); err != nil {
+		return err
+	}
+	for scenario, name := range plots {
+		plots[scenario] = filepath.Join(strings.TrimSuffix(filepath.Base(p.file), ".md"), p.section, name)
+	}
+	text.Reset()
+	harness.Report(&text, results, scenarios, plots, "##")
+	old, err := os.ReadFile(p.file)
+	if err != nil {
+		return err
+	}
+	filled, err := harness.Fill(string(old), p.section, text.String())
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(p.file, []byte(filled), 0o644)
 }

@@ -81,8 +81,9 @@ func plainly(x func(Sample) float64) func(Sample) (float64, bool) {
 	return func(s Sample) (float64, bool) { return x(s), x(s) >= 0 }
 }
 
-// Report writes the results as Markdown. Plots, by scenario, are the names of files that it shows.
-func Report(w io.Writer, r *Results, scenarios []Scenario, plots map[string]string) {
+// Report writes the results as Markdown, with headings below the given one, which may be "#". Plots, by scenario, are
+// the names of files that it shows.
+func Report(w io.Writer, r *Results, scenarios []Scenario, plots map[string]string, heading string) {
 	t := tabulate(r)
 	h := r.Header
 	loads := []float64{}
@@ -94,7 +95,7 @@ func Report(w io.Writer, r *Results, scenarios []Scenario, plots map[string]stri
 	for _, name := range slices.Sorted(maps.Keys(h.Settings)) {
 		settings = append(settings, fmt.Sprintf("`%s = %s`", name, h.Settings[name]))
 	}
-	fmt.Fprintf(w, "# Side by side\n\n%s UTC. %s. %s; %s, durable, else its defaults. Jobs of %d bytes. Rounds: %d, "+
+	fmt.Fprintf(w, "%s UTC. %s. %s; %s, durable, else its defaults. Jobs of %d bytes. Rounds: %d, "+
 		"systems in turn within each; medians, and the range in parentheses; ratios are of figures of one round. Load "+
 		"average before the runs: %.1f (%.1f to %.1f).\n\n", h.Began.Format("2006-01-02 15:04"), h.Machine, h.Server,
 		strings.Join(settings, ", "), payload, h.Rounds, load.Median, load.Min, load.Max)
@@ -123,7 +124,7 @@ func Report(w io.Writer, r *Results, scenarios []Scenario, plots map[string]stri
 		if i := slices.IndexFunc(scenarios, func(s Scenario) bool { return s.Name == name }); i >= 0 {
 			what = name + ": " + scenarios[i].What
 		}
-		fmt.Fprintf(w, "\n## %s\n", what)
+		fmt.Fprintf(w, "\n%s# %s\n", heading, what)
 		if file := plots[name]; file != "" {
 			fmt.Fprintf(w, "\n![%s](%s)\n", name, file)
 		}
@@ -131,15 +132,26 @@ func Report(w io.Writer, r *Results, scenarios []Scenario, plots map[string]stri
 			t.reportPhases(w, name)
 		}
 		for _, phase := range t.phases[name] {
-			t.reportPhase(w, name, phase)
+			t.reportPhase(w, name, phase, heading)
 		}
 	}
+}
+
+// Fill puts text into a page, in place of what is in a section, between two comments.
+func Fill(page, section, text string) (string, error) {
+	begin, end := fmt.Sprintf("<!-- results %s -->\n", section), fmt.Sprintf("<!-- end %s -->", section)
+	before, rest, found := strings.Cut(page, begin)
+	_, after, closed := strings.Cut(rest, end)
+	if !found || !closed {
+		return "", fmt.Errorf("the page has no section between %q and %q", strings.TrimSpace(begin), end)
+	}
+	return before + begin + "\n" + strings.Trim(text, "\n") + "\n\n" + end + after, nil
 }
 
 func oneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 // reportPhase writes a line for each system, the fastest first.
-func (t *table) reportPhase(w io.Writer, scenario, phase string) {
+func (t *table) reportPhase(w io.Writer, scenario, phase, heading string) {
 	at := func(system string) cell { return cell{scenario, phase, system} }
 	var names []string
 	for _, system := range t.systems {
@@ -154,7 +166,7 @@ func (t *table) reportPhase(w io.Writer, scenario, phase string) {
 		return t.spread(at(names[i]), rate).Median > t.spread(at(names[j]), rate).Median
 	})
 	if len(t.phases[scenario]) > 1 {
-		fmt.Fprintf(w, "\n### %s\n", phase)
+		fmt.Fprintf(w, "\n%s## %s\n", heading, phase)
 	}
 	columns := []string{"system", "jobs/s", "÷ floor", "awa-sql is ×", "awa is ×", "end to end p50 / p95 / p99, ms",
 		"pick-up p50 / p95 / p99, ms", "depth", "WAL, B/job", "commits/job", "CPU of the server, µs/job", "of the client",

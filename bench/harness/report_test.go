@@ -34,12 +34,13 @@ func TestReport(t *testing.T) {
 	r.Samples = append(r.Samples, Sample{Kind: "sample", Round: 3, Scenario: "bulk", System: "awa-sql", Phase: "run",
 		Error: "5 jobs are lost"})
 	var out bytes.Buffer
-	Report(&out, r, Main(0, 0), map[string]string{"bulk": "bulk.svg"})
+	Report(&out, r, Main(0, 0), map[string]string{"bulk": "bulk.svg"}, "##")
 	text := out.String()
 	assert.Contains(t, text, "2026-01-02 03:04 UTC")
 	assert.Contains(t, text, "| floor | 1 | none |")
 	assert.Contains(t, text, "Left out: **absent**: no file")
 	assert.Contains(t, text, "Round 3 of bulk, **awa-sql**, counts for nothing: 5 jobs are lost")
+	assert.Contains(t, text, "\n### bulk: 2 producers")
 	assert.Contains(t, text, "![bulk](bulk.svg)")
 	assert.Contains(t, text, "| awa-sql | 1,500 (500 to 2,000) | 0.50 (0.50 to 0.75) |  |  | 1.0 / 2.0 / 3.0 |")
 	assert.Contains(t, text, "1,234 (t)")
@@ -56,7 +57,7 @@ func TestReportOfPhases(t *testing.T) {
 		}
 	}
 	var out bytes.Buffer
-	Report(&out, r, nil, nil)
+	Report(&out, r, nil, nil, "#")
 	assert.Contains(t, out.String(), "| system | idle transaction | readers elsewhere | readers |")
 	assert.Contains(t, out.String(), "| awa-sql | 96 % (95 to 98) | 45 % (40 to 50) | 99 % (98 to 100) |")
 }
@@ -115,4 +116,16 @@ func TestPlot(t *testing.T) {
 	text, err := os.ReadFile(filepath.Join(dir, "bulk.svg"))
 	require.NoError(t, err)
 	assert.Contains(t, string(text), "awa-sql")
+}
+
+func TestFill(t *testing.T) {
+	const page = "# Page\n<!-- results a -->\nold\n<!-- end a -->\nmore\n<!-- results b -->\n<!-- end b -->\n"
+	filled, err := Fill(page, "a", "new\n")
+	require.NoError(t, err)
+	assert.Equal(t, strings.Replace(page, "old\n", "\nnew\n\n", 1), filled)
+	again, err := Fill(filled, "a", "new\n")
+	require.NoError(t, err)
+	assert.Equal(t, filled, again)
+	_, err = Fill(page, "c", "")
+	assert.ErrorContains(t, err, "<!-- results c -->")
 }

@@ -52,6 +52,9 @@ func (s Scenario) needs() systems.Features {
 // fits says why a system can't be measured in the scenario; "" if it can.
 func (s Scenario) fits(f systems.Features) string {
 	needs := s.needs()
+	if f.Many && s.Workers < 16 {
+		return "few consumers"
+	}
 	var lacks []string
 	for _, n := range []struct {
 		needs, has bool

@@ -33,8 +33,9 @@ func AwaSQL(shards int) Info {
 		Name: name, Version: "this checkout", Schema: "awa", Scan: "awa.jobs",
 		Contract: "job queue; acknowledged per job, sent per claim; priorities, retries, history of each job; enqueue " +
 			"and acknowledgement wait for the disk, the claim does not",
-		Features: Features{Consume: true, Queues: true, Priorities: true, Delay: true, Retry: true, Tx: true},
-		New:      func() System { return &awaSQL{shards: shards} },
+		Features: Features{Consume: true, Queues: true, Priorities: true, Delay: true, Retry: true, Tx: true,
+			Many: shards > 1},
+		New: func() System { return &awaSQL{shards: shards} },
 	}
 }
 

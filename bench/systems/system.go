@@ -61,6 +61,7 @@ type Features struct {
 	Delay      bool // jobs that may not begin before a time
 	Retry      bool // a failed attempt runs again, after RetryAfter
 	Tx         bool // enqueues in the caller's transaction
+	Many       bool // of interest only beside many consumers
 	Solo       bool // it has one consumer, in one process
 	Library    bool // its own worker runs handlers: the number of jobs at once is Env.Slots, not Workers and Batch
 }
