@@ -46,6 +46,27 @@ select d.objid
             hint = 'Nothing was changed. Try again when that has ended, or end it with pg_terminate_backend.';
       end;
 {{end}}
+{{define "not_in_disguise"}}
+    -- Code that gets a moment as this role could undo that: reset role, reset session authorization. The role that has
+    -- logged in is known to the server's statistics alone.
+    select string_agg(r.rolname, ', ') into v_holders
+      from pg_roles r
+     where r.rolsuper
+       and not (select m.rolsuper from pg_roles m where m.oid = v_me)
+       and (
+         r.rolname = session_user
+           or r.oid = (select a.usesysid from pg_stat_activity a where a.pid = pg_backend_pid())
+       );
+    if v_holders is not null then
+      raise exception using errcode = '55000',
+        message = format('this session is the superuser %s''s, acting as %s', v_holders, current_user),
+        detail = 'Code in schema awa could become that superuser.',
+        hint = format(
+          'Nothing was changed. Log in as %s; or say "reset role", and "reset session authorization", first. What sets '
+          'the role may be the database: see pg_db_role_setting.',
+          current_user);
+    end if;
+{{end}}
 {{define "as_owner"}}{{template "make"}}{{template "call"}}{{end}}
 {{define "make"}}
     -- Whoever may change the schema can attach code to anything in it, and has it run by whoever touches that: by
@@ -55,9 +76,11 @@ select d.objid
     -- enough: such code could put off some of itself to the end of the transaction, by deferred triggers or cursors
     -- with hold, or leave a search_path to the session. So a materialized view calls the
     -- function, while which PostgreSQL refuses the first, and takes the second back. It does not refuse functions and
-    -- types in pg_temp, where the session would find them later: these are looked for.
+    -- types in pg_temp, where the session would find them later: these are looked for. Nothing is read from the view:
+    -- where its owner is the schema's, such code could have put another one in its place, and to plan a query runs
+    -- code, too. The answer is the function's comment, which is read from the server's catalog.
     execute format(
-      'create function awa.%I(jsonb) returns jsonb language plpgsql security definer set search_path = pg_catalog, '
+      'create function awa.%I(jsonb) returns boolean language plpgsql security definer set search_path = pg_catalog, '
       'pg_temp as %L',
       v_name, v_body);
     if v_as <> v_me then
@@ -66,13 +89,13 @@ select d.objid
 {{end}}
 {{define "call"}}
     v_temporary := array({{template "temporary"}});
-    execute format('create materialized view awa.%I as select awa.%I(%L::pg_catalog.jsonb) as said', v_name, v_name,
-      v_arguments);
+    execute format('create materialized view awa.%I as select awa.%I(%L::pg_catalog.jsonb) as done', v_name, v_name,
+      v_arguments || jsonb_build_object('name', v_name));
     if not exists (
-      select
-        from pg_class c
-        join pg_attribute a on a.attrelid = c.oid and a.attname = 'said' and a.atttypid = 'jsonb'::regtype
-                    where c.oid = to_regclass(format('awa.%I', v_name)) and c.relkind = 'm' and c.relowner = v_me)
+         select
+           from pg_class c
+          where c.oid = to_regclass(format('awa.%I', v_name)) and c.relkind = 'm' and c.relowner = v_me
+       )
        or not exists (
          select
            from pg_proc p
@@ -93,8 +116,7 @@ select d.objid
             'expressions of indexes. It ran as %s.',
           v_as::regrole);
     end if;
-    -- Through text: a long value would be in the table of that view, which goes.
-    execute format('select m.said::text::jsonb from awa.%I m', v_name) into v_said;
+    v_said := obj_description(to_regprocedure(format('awa.%I(jsonb)', v_name)), 'pg_proc');
     execute format('drop materialized view awa.%I', v_name);
     execute format('drop function awa.%I(jsonb)', v_name);
 {{end}}

@@ -1,11 +1,16 @@
 {{- /* What runs inside the schema, as its owner: bodies of the function of as_owner.sql. */ -}}
+{{- /* An answer, as JSON, for who called it. */ -}}
+{{define "say"}}  execute format('comment on function awa.%I(jsonb) is %L', $1 ->> 'name', v_said);
+  return true;{{end}}
 {{define "read"}}
+declare
+  v_said jsonb;
 begin
-  return (
-    select jsonb_build_object('version', s.version, 'functions', s.functions, 'role_prefix', s.role_prefix, 'tables',
-      to_jsonb(s) -> 'tables', 'views', s.views, 'routines', s.routines)
-      from awa.schema_version s
-  );
+  select jsonb_build_object('version', s.version, 'functions', s.functions, 'role_prefix', s.role_prefix, 'tables',
+           to_jsonb(s) -> 'tables', 'views', s.views, 'routines', s.routines)
+    into v_said
+    from awa.schema_version s;
+{{template "say"}}
 end
 {{end}}
 {{- /* What the catalog has made of a function, but for its owner and its grants. */ -}}
@@ -16,6 +21,7 @@ declare
   v_table text;
   v_rows boolean;
   v_jobs text[] := '{}';
+  v_said jsonb;
 begin
   if ($1 -> 'version')::boolean then
     select s.role_prefix into v_prefix from awa.schema_version s;
@@ -27,7 +33,8 @@ begin
       v_jobs := v_jobs || format('awa.%I', v_table);
     end if;
   end loop;
-  return jsonb_build_object('role_prefix', v_prefix, 'jobs', v_jobs);
+  v_said := jsonb_build_object('role_prefix', v_prefix, 'jobs', v_jobs);
+{{template "say"}}
 end
 {{end}}
 {{define "inside"}}
@@ -190,6 +197,6 @@ begin
   -- changed. The last hash is of what the catalog holds, owners and grants included.
   execute format('comment on schema awa is %L', format('Awa %s, schema version %s, roles %s, sources %s, catalog %s',
     c_version, c_schema, v_prefix, c_sources, v_catalog));
-  return null;
+  return true;
 end
 {{end}}

@@ -78,8 +78,7 @@ begin
 
   -- What is there: twice, since another installation may have changed it before this one has the installation's lock.
   for v_look in 1..2 loop
-{{template "glance" .}}
-    loop
+{{template "glance" .}}{{template "not_in_disguise"}}    loop
       v_namespace := null;
       v_before := 0;
       select n.oid, n.nspowner into v_namespace, v_schema_owner from pg_namespace n where n.nspname = 'awa';
@@ -386,7 +385,7 @@ begin
     execute v_command;
   end loop;
 
-  v_arguments := jsonb_build_object('name', v_name, 'before', v_before, 'role_prefix', v_prefix, 'changed', v_changed,
+  v_arguments := jsonb_build_object('before', v_before, 'role_prefix', v_prefix, 'changed', v_changed,
     'kept', v_kept);
 {{template "call" .}}
   perform set_config('awa.installed',

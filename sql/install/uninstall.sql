@@ -29,7 +29,7 @@ begin
     raise exception using errcode = '22023', message = 'role_prefix is not the beginning of a role''s name',
       detail = format('It is %L.', v_asked), hint = 'Use the one that was installed with.';
   end if;
-{{template "alone" .}}
+{{template "not_in_disguise"}}{{template "alone" .}}
   loop
     v_namespace := null;
     select n.oid, n.nspowner into v_namespace, v_schema_owner from pg_namespace n where n.nspname = 'awa';
