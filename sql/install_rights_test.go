@@ -357,6 +357,17 @@ func TestSharedCodeIsNamedFirst(t *testing.T) {
 		{"type awa.mine", "create domain awa.mine as int", "drop domain awa.mine"},
 		{"operator awa.===", "create operator awa.=== (leftarg = int, rightarg = int, function = int4eq)",
 			"drop operator awa.=== (int, int)"},
+		{"index awa.mine calls", "create index mine on awa.leases ((eve.is() and job_id > 0))", "drop index awa.mine"},
+		{"statistics eve.s on awa.ring", "create statistics eve.s on (eve.is()) from awa.ring", "drop statistics eve.s"},
+		{"statistics awa.s on awa.ready_entries_1", "create statistics awa.s on (eve.is()) from awa.ready_entries_1",
+			"drop statistics awa.s"},
+		{"cast (awa.settings as text)", "create function eve.text(awa.settings) returns text immutable return 'x'; create " +
+			"cast (awa.settings as text) with function eve.text(awa.settings) as assignment",
+			"drop cast (awa.settings as text); drop function eve.text(awa.settings)"},
+		{"publication p of eve, with awa.leases", "create publication p for table awa.leases", "drop publication p"},
+		{"table eve.parent, of which awa.heirs inherits",
+			"create table eve.parent (); alter table awa.heirs inherit eve.parent",
+			"alter table awa.heirs no inherit eve.parent; drop table eve.parent"},
 		{"table eve.child, which inherits from awa.settings", "create table eve.child () inherits (awa.settings)",
 			"drop table eve.child"},
 	} {
@@ -396,7 +407,12 @@ func TestInstallDropsTriggersOfOthers(t *testing.T) {
 		create rule r as on insert to awa.jobs do instead nothing;
 		create policy p on awa.queues using (true);
 		alter table awa.queues enable row level security, force row level security;
-		create index mine on awa.leases (job_id, lane)`)
+		create index mine on awa.leases (job_id, lane);
+		create function mine.is(int) returns int language plpgsql immutable as 'begin return 1; end';
+		create statistics mine.s on (mine.is(1)) from awa.ready_entries; create statistics awa.s on lane, job_id from
+		awa.leases;
+		create function mine.text(awa.settings) returns text immutable return 'x';
+		create cast (awa.settings as text) with function mine.text(awa.settings)`)
 	result, err := driver.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
 	require.True(t, result.Changed)
@@ -406,10 +422,63 @@ func TestInstallDropsTriggersOfOthers(t *testing.T) {
 	require.Empty(t, list[string](s, `select rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class
 		where c.relnamespace = 'awa'::regnamespace and rulename <> '_RETURN'
 		union all select polname from pg_policy union all select relname from pg_class where relrowsecurity
-		or relforcerowsecurity`))
+		or relforcerowsecurity
+		union all select stxname from pg_statistic_ext
+		union all select 'cast' from pg_cast where castsource = 'awa.settings'::regtype`))
 	require.True(t, one[bool](s, "select to_regclass('awa.mine') is not null"))
 	result, err = driver.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
 	require.False(t, result.Changed)
 	s.enqueue("q")
+}
+
+// Code on Awa's tables that an installation can't take away is refused, also where the schema keeps its owner.
+func TestInstallRefusesCodeOfOthers(t *testing.T) {
+	own := newServer(t)
+	d := own.database("app", true)
+	s := d.session()
+	s.exec(`create schema mine; create table mine.hits (by text); grant usage on schema mine to public;
+		grant insert on mine.hits to public;
+		create function mine.hit() returns boolean language plpgsql as
+		$$ begin insert into mine.hits values (current_user); return true; end $$;
+		create function mine.is() returns boolean language plpgsql immutable as $$ begin return mine.hit(); end $$;
+		create domain mine.d as int check (mine.is())`)
+	this, err := install.Embedded()
+	require.NoError(t, err)
+	for _, c := range []struct{ object, make, drop string }{
+		{"index awa.mine calls", "create index mine on awa.ready_entries ((mine.is() and job_id > 0))", "drop index awa.mine"},
+		{"index awa.mine calls", "create index mine on awa.leases (job_id) where mine.is()", "drop index awa.mine"},
+		{"constraint c on awa.leases calls", "alter table awa.leases add constraint c check (mine.is()) not valid",
+			"alter table awa.leases drop constraint c"},
+		{"default of awa.leases.g calls",
+			"alter table awa.leases add column g boolean generated always as (mine.is()) stored",
+			"alter table awa.leases drop column g"},
+		{"default of awa.jobs.id calls", "alter view awa.jobs alter id set default mine.is()::int",
+			"alter view awa.jobs alter id drop default"},
+		{"column awa.leases.g of type mine.d", "alter table awa.leases add column g mine.d",
+			"alter table awa.leases drop column g"},
+		{"table mine.child, which inherits from awa.settings", "create table mine.child () inherits (awa.settings)",
+			"drop table mine.child"},
+	} {
+		s.exec(c.make + "; comment on schema awa is null; truncate mine.hits")
+		_, err := d.installs(this, install.Options{})
+		require.Equal(t, "55000", sqlState(err), "%s: %v", c.make, err)
+		require.ErrorContains(t, err, "there is code on Awa's tables that is none of Awa's")
+		require.Contains(t, detail(err), c.object)
+		require.Empty(t, list[string](s, "select by from mine.hits where by <> 'awa_owner'"), c.make)
+		s.exec(c.drop)
+	}
+	_, err = d.installs(this, install.Options{})
+	require.NoError(t, err)
+
+	// Statistics are not their table's owner's to drop.
+	s.exec(`create role eve login; grant awa_owner to eve; create schema eve authorization eve; set role eve;
+		create statistics eve.s on job_id, lane from awa.leases; reset role; revoke awa_owner from eve;
+		create role deploy login createrole; grant awa_owner to deploy`)
+	_, err = database{t, withUser(t, d.url, "deploy", "app")}.installs(this, install.Options{})
+	require.Equal(t, "55000", sqlState(err), err)
+	require.ErrorContains(t, err, "there are statistics on Awa's tables")
+	_, err = d.installs(this, install.Options{})
+	require.NoError(t, err)
+	require.Zero(t, one[int](s, "select count(*) from pg_statistic_ext"))
 }

@@ -412,6 +412,27 @@ func TestDoctorFinds(t *testing.T) {
 			{"create index mine_too on awa.leases (job_id, lane)", levelWarning, "tables", "index awa.mine_too on awa.leases",
 				"is none of Awa's"},
 			{"create domain awa.kind as text", levelWarning, "tables", "type awa.kind", "is none of Awa's"},
+			{"create statistics public.mine on job_id, lane from awa.leases", levelWarning, "tables",
+				"statistics public.mine on awa.leases", "is none of Awa's"},
+			{"create function public.text(awa.settings) returns text immutable return 'x'; create cast (awa.settings as text) " +
+				"with function public.text(awa.settings)", levelWarning, "tables", "cast (awa.settings as text)",
+				"is none of Awa's"},
+			{"create function public.one() returns bigint language sql as 'select 1::bigint'; create or replace function " +
+				"awa.queue_counts(queue text default public.one()::text) returns setof awa.queue_counts_row language plpgsql as 'begin end'",
+				levelWarning, "functions", "awa.queue_counts(text)", "is not this program's: body, defaults"},
+			{"do $$ begin if to_regrole('awa_test_web') is null then create role awa_test_web; end if; end $$; create publication " +
+				"mine for table awa.leases; alter publication mine owner to awa_test_web", levelWarning, "tables",
+				"publication mine of awa_test_web, with awa.leases",
+				"is none of Awa's"},
+		}...)
+	})
+	t.Run("code that is none of Awa's", func(t *testing.T) {
+		provoke(t, testdb.URL(t), []wrong{
+			{"create function public.same(bigint) returns bigint language sql immutable as 'select $1'; create index mine on " +
+				"awa.leases (public.same(job_id))", levelWarning, "tables",
+				"index awa.mine calls a function that none of Awa's calls", ""},
+			{"create table public.parent (); alter table awa.heirs inherit public.parent", levelWarning, "tables",
+				"table public.parent, of which awa.heirs inherits", "is none of Awa's"},
 			{"alter table awa.workers add constraint c check (query_to_xml('select 1', true, true, '') is not null) not valid",
 				levelWarning, "tables", "constraint c on awa.workers calls a function that none of Awa's calls", ""},
 			{"create function public.id() returns bigint language sql immutable as 'select 1::bigint'; alter table awa.leases " +

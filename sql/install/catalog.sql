@@ -32,6 +32,20 @@ select md5(string_agg(o.text, E'\n' order by o.text collate "C"))
                  ' ' order by t.tgname)
                  from pg_trigger t
                 where t.tgrelid = c.oid and not t.tgisinternal
+             ),
+             (
+               select string_agg(concat_ws(' ', t.stxnamespace::regnamespace, t.stxname, t.stxkeys, t.stxexprs), ' '
+                        order by t.stxnamespace::regnamespace::text, t.stxname)
+                 from pg_statistic_ext t
+                where t.stxrelid = c.oid
+             ),
+             (
+               select string_agg(concat_ws(' ', k.castsource::regtype, k.casttarget::regtype, k.castfunc::regprocedure,
+                        k.castcontext, k.castmethod), ' ' order by k.castsource::regtype::text,
+                        k.casttarget::regtype::text)
+                 from pg_type y
+                 join pg_cast k on k.castsource in (y.oid, y.typarray) or k.casttarget in (y.oid, y.typarray)
+                where y.oid = c.reltype
              ))
       from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = 'awa' and c.oid <> all ($1)
        -- What a materialized view is filled in while this runs, from PostgreSQL 17 on.

@@ -36,7 +36,10 @@ select f.*
       union all
       select 'pg_class'::regclass, i.indexrelid, c.oid, format('index awa.%I', x.relname),
              concat(i.indexprs::text, i.indpred::text), 0
-        from relations c join pg_index i on i.indrelid = c.oid join relations x on x.oid = i.indexrelid and x.ours
+        from relations c join pg_index i on i.indrelid = c.oid join pg_class x on x.oid = i.indexrelid
+      union all
+      select 'pg_class'::regclass, c.oid, c.oid, format('partition key of %s', c.name), k.partexprs::text, 0
+        from relations c join pg_partitioned_table k on k.partrelid = c.oid
       union all
       select 'pg_trigger'::regclass, t.oid, t.tgrelid, t.name, t.tgqual::text, t.tgfoid
         from triggers t
@@ -72,7 +75,31 @@ select f.*
       from pg_depend d join pg_namespace n on n.oid = d.refobjid and n.nspname = 'awa'
      where d.refclassid = 'pg_namespace'::regclass
        and d.classid not in ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_default_acl'::regclass,
-         'pg_publication_namespace'::regclass)
+         'pg_publication_namespace'::regclass, 'pg_statistic_ext'::regclass)
+    union all
+    -- Their expressions run when a query of the table is planned. They may be in any schema.
+    select 'statistics', format('statistics %I.%I on %s', n.nspname, t.stxname, c.name), c.oid,
+           format('drop statistics %I.%I', n.nspname, t.stxname)
+      from relations c
+      join pg_statistic_ext t on t.stxrelid = c.oid
+      join pg_namespace n on n.oid = t.stxnamespace
+    union all
+    select 'cast', format('cast (%s as %s)', k.castsource::regtype, k.casttarget::regtype), null,
+           format('drop cast (%s as %s)', k.castsource::regtype, k.casttarget::regtype)
+      from pg_cast k
+     where exists (
+       select
+         from relations c
+         join pg_type t on t.oid = c.reltype
+        where k.castsource in (t.oid, t.typarray) or k.casttarget in (t.oid, t.typarray)
+     )
+    union all
+    select case when p.pubowner = c.relowner then 'own publication' else 'publication' end,
+           format('publication %I of %s, with %s', p.pubname, p.pubowner::regrole, c.name), c.oid, null
+      from relations c
+      join pg_publication_rel r on r.prrelid = c.oid
+      join pg_publication p on p.oid = r.prpubid
+      join pg_roles o on o.oid = p.pubowner and not o.rolsuper
     union all
     select 'trigger', t.name, t.tgrelid, format('drop trigger %I on %s', t.tgname, t.tgrelid::regclass)
       from triggers t
@@ -97,6 +124,11 @@ select f.*
       from relations c
       join pg_inherits i on i.inhparent = c.oid
      where c.relkind in ('r', 'p') and i.inhrelid not in (select o.oid from relations o)
+    union all
+    select 'parent', format('table %s, of which %s inherits', i.inhparent::regclass, c.name), c.oid, null
+      from relations c
+      join pg_inherits i on i.inhrelid = c.oid
+     where c.relkind in ('r', 'p') and i.inhparent not in (select o.oid from relations o)
     union all
     select 'constraint', format('constraint %I on %s', k.conname, k.conrelid::regclass), c.oid, null
       from relations c

@@ -254,8 +254,19 @@ begin
   end if;
   execute format(
     'select array_agg(distinct coalesce(i.inhparent, f.relation)) from (%s) f left join pg_inherits i on i.inhrelid = '
-    'f.relation where f.cure is not null',
+    'f.relation where f.cure is not null and f.relation is not null',
     c_foreign) into v_foreign using c_expected;
+  -- What would run code, and can't be taken away without loss, has to go first. Where the schema gets another owner all
+  -- that is none of Awa's has to: see below.
+  execute format(
+    'select string_agg(f.object, '', '' order by f.object) from (%s) f where f.kind in (''expression'', ''column'', '
+    '''child'')',
+    c_foreign) into v_problem using c_expected;
+  if v_problem is not null and not v_passes then
+    raise exception using errcode = '55000', message = 'there is code on Awa''s tables that is none of Awa''s',
+      detail = format('It runs with the rights of %s, or of who calls: %s.', v_owner::regrole, v_problem),
+      hint = 'Nothing was changed. Find out who did it, drop it, and run this again.';
+  end if;
 
   -- What has to be locked: a view only where it differs, tables only where a migration, an owner or a trigger changes
   -- them.
@@ -349,6 +360,19 @@ begin
           'run this again.';
     end if;
   end if;
+
+  -- Statistics are their owner's, who may be another role than the table's. Another schema may hold them.
+  for v_command in
+    execute format('select f.cure from (%s) f where f.kind = ''statistics''', c_foreign) using c_expected
+  loop
+    begin
+      execute v_command;
+    exception when insufficient_privilege then
+      raise exception using errcode = '55000', message = 'there are statistics on Awa''s tables that are none of Awa''s',
+        detail = format('Their expressions run when a query is planned. %s may not drop them.', current_user),
+        hint = format('Nothing was changed. Let their owner, or a superuser, say: %s.', v_command);
+    end;
+  end loop;
 
   -- Whatever of Awa's is there is given to its owner, with all rights on it. This runs nothing of anybody's.
   for v_command in

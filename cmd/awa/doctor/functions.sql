@@ -1,5 +1,5 @@
 -- A function whose body is in standard SQL (return ...) is kept as a parse tree, without its text: of these, all but
--- the body is compared. Of defaults, only how many there are.
+-- the body is compared. Of defaults: how many there are, and whether they call what none of Awa's do.
 with expected as (
   select e.*, format('awa.%s(%s)', e.name, array_to_string(e.types, ', ')) as signature,
          array(select to_regtype(t.name)::oid from unnest(e.types) with ordinality t(name, n) order by t.n) as oids
@@ -13,7 +13,24 @@ with expected as (
               array[case when p.prosecdef then 'security definer' end, case when p.proisstrict then 'strict' end,
                 case p.proparallel when 's' then 'parallel safe' when 'r' then 'parallel restricted' end,
                    case p.provolatile when 'i' then 'immutable' when 's' then 'stable' end]) a
-           where a is not null) as attributes
+           where a is not null) as attributes,
+         -- a body in standard SQL depends on Awa's objects
+         exists (
+           select
+             from pg_depend d
+            cross join lateral pg_identify_object(d.refclassid, d.refobjid, 0) i
+            where d.classid = 'pg_proc'::regclass
+              and d.objid = p.oid
+              and d.refobjid >= 16384
+              and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass, 'pg_type'::regclass)
+              and i.schema <> 'awa'
+         )
+           or exists (
+             select
+               from regexp_matches(p.proargdefaults::text, ':(?:funcid|opfuncid|elemfuncid) (\d+)', 'g') m
+               join pg_proc f on f.oid = m[1]::oid
+              where f.provolatile <> 'i' and f.proname not in ('now', 'clock_timestamp')
+           ) as calls
     from pg_proc p
    where p.pronamespace = (select n.oid from pg_namespace n where n.nspname = 'awa')
 ), compared as (
@@ -21,7 +38,7 @@ with expected as (
          array_to_string(array[
            case when p.prosrc <> coalesce(e.body, '') or (p.prosqlbody is null) <> (e.body is not null) then 'body' end,
            case when coalesce(p.proargnames, '{}') <> e.names then 'names of arguments' end,
-           case when p.pronargdefaults <> e.defaults then 'defaults' end,
+           case when p.pronargdefaults <> e.defaults or p.calls then 'defaults' end,
            case when e.result <> '' and format('%s%s', case when p.proretset then 'setof ' end, p.prorettype::regtype)
                 <> format('%s%s', substring(e.result from '^setof '),
                   to_regtype(replace(e.result, 'setof ', ''))) then 'result' end,

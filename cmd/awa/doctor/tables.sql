@@ -66,10 +66,13 @@ select 'critical', m.object, format('belongs to extension %s: pg_dump leaves it 
 union all
 select 'warning', f.object, 'is none of Awa''s',
        case
+         when f.kind = 'publication'
+           then 'Its owner decides what it sends, and can stop updates: drop it, or let a superuser own it.'
          when f.cure is null then 'Left by another version, or put there: drop it, or move it to another schema.'
          else 'Run awa migrate, which drops it.'
        end
   from (
 {{foreign}}
   ) f
+ where f.kind <> 'own publication'
  order by level, subject
