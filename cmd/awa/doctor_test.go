@@ -418,10 +418,10 @@ func TestDoctorFinds(t *testing.T) {
 				"with function public.text(awa.settings)", levelWarning, "tables", "cast (awa.settings as text)",
 				"is none of Awa's"},
 			{"create function public.one() returns bigint language sql as 'select 1::bigint'; create or replace function " +
-				"awa.queue_counts(queue text default public.one()::text) returns setof awa.queue_counts_row language plpgsql as 'begin end'",
-				levelWarning, "functions", "awa.queue_counts(text)", "is not this program's: body, defaults"},
-			{"do $$ begin if to_regrole('awa_test_web') is null then create role awa_test_web; end if; end $$; create publication " +
-				"mine for table awa.leases; alter publication mine owner to awa_test_web", levelWarning, "tables",
+				"awa.queue_counts(queue text default public.one()::text) returns setof awa.queue_counts_row language plpgsql " +
+				"as 'begin end'", levelWarning, "functions", "awa.queue_counts(text)", "is not this program's: body, defaults"},
+			{"do $$ begin if to_regrole('awa_test_web') is null then create role awa_test_web; end if; end $$; create " +
+				"publication mine for table awa.leases; alter publication mine owner to awa_test_web", levelWarning, "tables",
 				"publication mine of awa_test_web, with awa.leases",
 				"is none of Awa's"},
 		}...)

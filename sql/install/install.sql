@@ -368,7 +368,7 @@ begin
     begin
       execute v_command;
     exception when insufficient_privilege then
-      raise exception using errcode = '55000', message = 'there are statistics on Awa''s tables that are none of Awa''s',
+      raise exception using errcode = '55000', message = 'statistics on Awa''s tables are none of Awa''s',
         detail = format('Their expressions run when a query is planned. %s may not drop them.', current_user),
         hint = format('Nothing was changed. Let their owner, or a superuser, say: %s.', v_command);
     end;
