@@ -453,6 +453,20 @@ func TestWhoSynchronises(t *testing.T) {
 	bob.exec(sync)
 	require.Equal(t, "42501", sqlState(carl.try(sync)), "who is no member of the owner")
 	as("olga").exec(sync)
+	require.Equal(t, "team", one[string](s, "select owner from awa.schedule_sources"), "an operator takes nothing over")
+	as("olga").exec("select awa.sync_schedules('new', '[]')")
+	carl.exec("select awa.sync_schedules('new', '[]')")
+	require.Equal(t, "42501", sqlState(bob.try("select awa.sync_schedules('new', '[]')")), "nor for itself")
+
+	s.exec("alter role team rename to crew; create role team role carl")
+	require.Equal(t, "42501", sqlState(carl.try(sync)), "another role has the name of the owner by now")
+	bob.exec(sync)
+	s.exec("grant crew to carl")
+	carl.exec(sync)
+	s.exec("revoke crew from carl; create role heir in role awa_worker, awa_producer role bob; drop role crew")
+	carl.exec(sync)
+	require.Equal(t, "carl", one[string](s, "select owner from awa.schedule_sources where source = 'app'"),
+		"the role is gone: the next one owns the source")
 	carl.exec("select awa.sync_schedules('own', '[]')")
 	require.Equal(t, "42501", sqlState(bob.try("select awa.sync_schedules('own', '[]')")))
 }

@@ -5,7 +5,7 @@
 
 begin;
 \ir clock.psql
-select plan(64);
+select plan(67);
 
 create function pg_temp.entry(name text, fields jsonb default '{}') returns jsonb
 language sql
@@ -142,8 +142,8 @@ select pg_temp.refused(format('select awa.sync_schedules(%s)', c.call), '22023',
     c(n, call, names, description) order by c.n;
 
 -- Who may: sessions of other logins are in TestWhoSynchronises
-select is((select s.owner from awa.schedule_sources s where s.source = 'app'), session_user::text,
-  'the first to declare a source owns it');
+select is((select s.owner from awa.schedule_sources s where s.source = 'app'), null,
+  'an operator does not own what it declares');
 create role pgtap_sync_team;
 set local role pgtap_sync_team;
 select is(pg_temp.outcome('select awa.sync_schedules(''team'', ''[]'')'), '42501',
@@ -156,10 +156,27 @@ select awa.sync_schedules('team', '[]') \g /dev/null
 reset role;
 select is((select s.owner from awa.schedule_sources s where s.source = 'team'), 'pgtap_sync_team',
   'a role that the session has set owns it');
-update awa.schedule_sources set owner = 'nobody any more' where source = 'team';
 select is(awa.sync_schedules('team', '[]'), true, 'an operator declares all');
-select is((select s.owner from awa.schedule_sources s where s.source = 'team'), session_user::text,
-  'and becomes the owner of what belongs to nobody any more');
+select is((select s.owner from awa.schedule_sources s where s.source = 'team'), 'pgtap_sync_team',
+  'and leaves it to its owner');
+alter role pgtap_sync_team rename to pgtap_sync_crew;
+create role pgtap_sync_team in role awa_worker;
+set local role pgtap_sync_crew;
+select awa.sync_schedules('team', '[]') \g /dev/null
+reset role;
+select is((select s.owner from awa.schedule_sources s where s.source = 'team'), 'pgtap_sync_crew',
+  'a role that was renamed owns it, and none that has its name by now');
+revoke all on schema awa from pgtap_sync_crew;
+drop role pgtap_sync_crew;
+select awa.sync_schedules('team', '[]') \g /dev/null
+select is((select row(s.owner, s.owner_id)::text from awa.schedule_sources s where s.source = 'team'), '(,)',
+  'when it is gone, nobody owns it');
+grant usage on schema awa to pgtap_sync_team;
+set local role pgtap_sync_team;
+select awa.sync_schedules('team', '[]') \g /dev/null
+reset role;
+select is((select s.owner from awa.schedule_sources s where s.source = 'team'), 'pgtap_sync_team',
+  'but the next one to declare it');
 
 select * from finish();
 rollback;

@@ -458,13 +458,17 @@ comment on column awa.schedules.error is 'Why it failed to fire the last time';
 
 create table awa.schedule_sources (
   source    text primary key,
-  owner     text not null,
+  owner     text,
+  owner_id  oid,
   revision  bigint,
   content   bytea not null,
   synced_at timestamptz not null default now()
 );
 comment on table awa.schedule_sources is 'A program that declares schedules by sync_schedules';
-comment on column awa.schedule_sources.owner is 'The role that synchronised it first: it may do so, and its members';
+comment on column awa.schedule_sources.owner is
+  'The role that synchronised it first, by its name of the last time; null while only operators have';
+comment on column awa.schedule_sources.owner_id is
+  'The OID of that role, which may synchronise the source, and so may its members, while it is there';
 comment on column awa.schedule_sources.revision is 'The last revision that was synchronised; null when none had one';
 comment on column awa.schedule_sources.content is 'The SHA-256 of what was declared with that revision';
 

@@ -53,6 +53,7 @@ begin
       in access exclusive mode;
   end loop;
   perform set_config('lock_timeout', '0', true);
+  perform awa._own_sources();
   perform awa._set_origin();
   perform awa._advance_sequences();
 

@@ -25,6 +25,7 @@ declare
   v_declared awa.schedules[];
   v_content bytea;
   v_source awa.schedule_sources;
+  v_owner oid;
   v_schedule awa.schedules;
 begin
   perform awa._check_name('source', source), awa._check_declarer();
@@ -46,8 +47,8 @@ begin
   v_content := coalesce(v_content, '');
 
   perform awa._bound_waits();
-  insert into awa.schedule_sources (source, owner, revision, content)
-  values (source, awa._declarer(), revision, v_content)
+  insert into awa.schedule_sources (source, revision, content)
+  values (source, revision, v_content)
   on conflict do nothing;
   if not found then
     select s.* into v_source from awa.schedule_sources s where s.source = source for update;
@@ -73,8 +74,9 @@ begin
     v_schedule.waiting_tick := null;
     perform awa._store_schedule(awa._planned(v_schedule));
   end loop;
+  v_owner := coalesce(awa._owner_of(v_source), awa._declarer());
   update awa.schedule_sources s
-     set owner = case when to_regrole(quote_ident(s.owner)) is null then awa._declarer() else s.owner end,
+     set owner = (select r.rolname from pg_roles r where r.oid = v_owner), owner_id = v_owner,
          revision = coalesce(revision, s.revision), synced_at = v_now,
          content = case when revision is null and s.revision is not null then s.content else v_content end
    where s.source = source;
@@ -84,12 +86,18 @@ $$;
 comment on function awa.sync_schedules is
   'Makes the schedules of a program be those that it declares; returns whether it did';
 
--- The role that declares schedules: the one that the session has set, or its login.
--- Why: logins may change, and share a role.
-create or replace function awa._declarer() returns text
+-- The role that declares schedules: the one that the session has set, or its login; null for an operator.
+-- Why: logins may change, and share a role. A source that an operator owned would be closed to its program.
+create or replace function awa._declarer() returns oid
 language sql stable
-return case current_setting('role') when 'none' then session_user::text else current_setting('role') end;
-comment on function awa._declarer is 'The role that declares schedules: the one that the session has set, or its login';
+as $$
+select r.oid
+  from pg_roles r
+ where r.rolname = case current_setting('role') when 'none' then session_user else current_setting('role') end
+   and not awa._is_operator(r.rolname)
+$$;
+comment on function awa._declarer is
+  'The role that declares schedules: the one that the session has set, or its login; null for an operator';
 
 -- Refuses a login that is neither an operator, nor a worker and a producer.
 -- Raises 42501.
@@ -112,14 +120,15 @@ comment on function awa._check_declarer is
 create or replace function awa._check_owner(source awa.schedule_sources) returns void
 language plpgsql
 as $$
+declare
+  v_owner constant oid := awa._owner_of(source);
 begin
-  if source.owner is not null
-    and pg_has_role(session_user, to_regrole(quote_ident(source.owner)), 'member') is not true
-    and not awa._is_operator()
-  then
+  if v_owner is not null and not pg_has_role(session_user, v_owner, 'member') and not awa._is_operator() then
     raise exception using errcode = '42501', message = 'the source belongs to another role',
-      detail = format('Source %s belongs to %s; this session is of %s.', source.source, source.owner, session_user),
-      hint = 'Choose another source. For logins that change, set a role of which all of them are members.';
+      detail = format('Source %s belongs to %s; this session is of %s.', source.source, v_owner::regrole,
+        session_user),
+      hint = 'Choose another source, or be granted that role. For logins that change, set a role of which all of them '
+        'are members.';
   end if;
 end
 $$;
