@@ -121,7 +121,8 @@ comment on function awa._begin_cleaning is 'Looks whether a segment can be clean
 
 -- Copies all live rows of a segment to the current one, and locks its shards of queues.
 -- The caller has locked the counts.
--- Returns the snapshot up to which the segment no longer counts; null when there is more to count first.
+-- Returns the snapshot up to which the segment no longer counts; null when there is more to count, or more open
+-- attempts are to get rows of their own, first.
 -- Raises 55P03 where another session holds a lock for too long.
 create or replace function awa._carry_all(segment smallint, wait interval) returns pg_snapshot
 language plpgsql
@@ -136,13 +137,17 @@ declare
   v_lanes bigint[];
 begin
   select * into v_ring from awa.ring r;
-  -- Before anything is copied: is somebody answering for an open attempt?
+  v_open := array(select awa._open_in(segment) limit 1001);
+  if cardinality(v_open) > 1000 then -- some in each call
+    if awa._materialize(v_open, 1000) = 0 then
+      raise lock_not_available;
+    end if;
+    return null;
+  end if;
+  -- Before anything is copied: is another session answering for an open attempt?
   if exists (
-    select from (
-      select distinct awa._claim_key(o.receipt >> 12) as key
-        from (select o as receipt from awa._open_in(segment) o) o
-       limit 1000
-    ) c where not case when pg_try_advisory_lock(c.key) then pg_advisory_unlock(c.key) else false end)
+    select from (select distinct awa._claim_key(r >> 12) as key from unnest(v_open) r) c
+     where not case when pg_try_advisory_lock(c.key) then pg_advisory_unlock(c.key) else false end)
   then
     raise lock_not_available;
   end if;
