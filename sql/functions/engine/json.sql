@@ -15,11 +15,15 @@ comment on function awa._as_interval is 'An interval from a text';
 
 -- The strings of a JSON array; null for any other value.
 create or replace function awa._texts(value jsonb) returns text[]
-language sql immutable
-return case
-  when jsonb_typeof(value) = 'array'
-    then array(select t.text from jsonb_array_elements_text(value) with ordinality t(text, n) order by t.n)
-end;
+language plpgsql immutable
+as $$
+begin
+  if jsonb_typeof(value) = 'array' then
+    return array(select t.text from jsonb_array_elements_text(value) with ordinality t(text, n) order by t.n);
+  end if;
+  return null;
+end
+$$;
 comment on function awa._texts is 'The strings of a JSON array; null for any other value';
 
 -- A timestamp from a text as in RFC 3339, whatever DateStyle and TimeZone are.

@@ -258,9 +258,13 @@ comment on function awa._in_segment is 'An entry, as it is in another segment, a
 
 -- Notes, for the counts, that jobs have come to a lane without an entry, or, negative, have left it.
 create or replace function awa._arrive(lane bigint, jobs bigint) returns void
-language sql
+language plpgsql
 as $$
-  insert into awa.arrivals (segment, lane, jobs) select awa._current_segment(), lane, jobs where jobs <> 0
+begin
+  if jobs <> 0 then
+    insert into awa.arrivals (segment, lane, jobs) values (awa._current_segment(), lane, jobs);
+  end if;
+end
 $$;
 comment on function awa._arrive is
   'Notes, for the counts, that jobs have come to a lane without an entry, or, negative, have left it';

@@ -47,8 +47,11 @@ comment on function awa.retry is
 -- should be looked at again; null when the state does not allow it.
 -- Locks: the job's row, until the transaction ends.
 -- Raises JQ005 where this transaction has put the job into that lane before.
+-- Why: plans of its own, since its callers plan their searches at each call, and would plan it anew for each job.
 create or replace function awa._retry(job_id bigint, state text, among_many boolean default false) returns text
 language plpgsql
+set plan_cache_mode = force_generic_plan
+set enable_bitmapscan = off
 as $$
 #variable_conflict use_variable
 declare
