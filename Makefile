@@ -1,7 +1,7 @@
 ## make demo       run the demo on a throw-away PostgreSQL server
 ## make test       check formatting, generated code and everything that has tests
 ## make bench      compare Awa with other queues, in some six minutes: docs/benchmarks.md
-## make bench-docs fill the tables of docs/benchmarks.md, in some ten minutes
+## make bench-docs fill the tables of docs/benchmarks.md, in 11 minutes
 ## make bench-full the same, of all systems in all scenarios: half a day
 ## make sql        write the installation, and its end, as files for psql: dist/
 ## make generate   generate the Go code of the SQL queries (sqlc), and the catalog that an
@@ -41,7 +41,7 @@ bench:
 
 bench-docs:
 	@scripts/setup.sh demo
-	cd bench && go run . run -rounds 3 -into ../docs/benchmarks.md $(BENCH) -systems \
+	cd bench && go run . run -rounds 5 -within 11m -into ../docs/benchmarks.md $(BENCH) -systems \
 		floor,awa-sql,awa-sql-4,awa-sql-16,awa,pgque,pgq,pgmq,river,graphile-worker,pg-boss,bullmq,dbos,awa-rust
 
 bench-full:

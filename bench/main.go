@@ -179,6 +179,7 @@ func run(ctx context.Context, args []string) error {
 	names := flags.String("systems", "floor,awa-sql,awa,pgque,pgmq,river", "which, or \"all\"")
 	scenarios := flags.String("scenarios", "main", "which; \"main\", \"full\"; a name may end in *")
 	rounds := flags.Int("rounds", 3, "rounds")
+	within := flags.Duration("within", 0, "begin no round that would not end within this time")
 	warm := flags.Duration("warm", time.Second, "length of a warm-up")
 	length := flags.Duration("for", 2*time.Second, "length of a measured phase")
 	out := flags.String("out", "results", "directory for the results, the report and its plots")
@@ -220,7 +221,7 @@ func run(ctx context.Context, args []string) error {
 	defer server.Stop()
 	began := time.Now()
 	results, err := harness.Run(ctx, harness.Options{Server: server, Systems: chosen, Scenarios: todo, Rounds: *rounds,
-		Out: file, Log: os.Stderr})
+		Within: *within, Out: file, Log: os.Stderr})
 	if results == nil || len(results.Samples) == 0 {
 		return err
 	}

@@ -19,6 +19,7 @@ type Header struct {
 	Rounds   int               `json:"rounds"`
 	Systems  []SystemRecord    `json:"systems"`
 	LeftOut  []SystemRecord    `json:"left_out,omitempty"` // with the reason
+	Unfit    []SystemRecord    `json:"unfit,omitempty"`    // not in one scenario, with the reason
 }
 
 // SystemRecord is what the report says about a system.
@@ -26,6 +27,7 @@ type SystemRecord struct {
 	Name     string `json:"name"`
 	Version  string `json:"version,omitempty"`
 	Contract string `json:"contract,omitempty"`
+	Scenario string `json:"scenario,omitempty"`
 	Reason   string `json:"reason,omitempty"`
 }
 

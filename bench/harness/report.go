@@ -86,9 +86,9 @@ func plainly(x func(Sample) float64) func(Sample) (float64, bool) {
 func Report(w io.Writer, r *Results, scenarios []Scenario, plots map[string]string, heading string) {
 	t := tabulate(r)
 	h := r.Header
-	loads := []float64{}
+	loads, rounds := []float64{}, 0
 	for _, s := range r.Samples {
-		loads = append(loads, s.Load)
+		loads, rounds = append(loads, s.Load), max(rounds, s.Round)
 	}
 	load := SpreadOf(loads)
 	var settings []string
@@ -98,7 +98,7 @@ func Report(w io.Writer, r *Results, scenarios []Scenario, plots map[string]stri
 	fmt.Fprintf(w, "%s UTC. %s. %s; %s, durable, else its defaults. Jobs of %d bytes. Rounds: %d, "+
 		"systems in turn within each; medians, and the range in parentheses; ratios are of figures of one round. Load "+
 		"average before the runs: %.1f (%.1f to %.1f).\n\n", h.Began.Format("2006-01-02 15:04"), h.Machine, h.Server,
-		strings.Join(settings, ", "), payload, h.Rounds, load.Median, load.Min, load.Max)
+		strings.Join(settings, ", "), payload, rounds, load.Median, load.Min, load.Max)
 	fmt.Fprint(w, "| system | version | what an acknowledged job means |\n| --- | --- | --- |\n")
 	for _, s := range h.Systems {
 		fmt.Fprintf(w, "| %s | %s | %s |\n", s.Name, s.Version, s.Contract)
@@ -125,6 +125,15 @@ func Report(w io.Writer, r *Results, scenarios []Scenario, plots map[string]stri
 			what = name + ": " + scenarios[i].What
 		}
 		fmt.Fprintf(w, "\n%s# %s\n", heading, what)
+		var unfit []string
+		for _, s := range h.Unfit {
+			if s.Scenario == name {
+				unfit = append(unfit, fmt.Sprintf("%s (%s)", s.Name, s.Reason))
+			}
+		}
+		if len(unfit) > 0 {
+			fmt.Fprintf(w, "\nNot in it: %s.\n", strings.Join(unfit, ", "))
+		}
 		if file := plots[name]; file != "" {
 			fmt.Fprintf(w, "\n![%s](%s)\n", name, file)
 		}

@@ -18,7 +18,8 @@ func results(floor, awa []float64) *Results {
 	r := &Results{Header: Header{Kind: "header", Began: began, Machine: "M", Server: "S",
 		Settings: map[string]string{"shared_buffers": "1GB"}, Rounds: len(floor), Systems: []SystemRecord{
 			{Name: "floor", Version: "1", Contract: "none"}, {Name: "awa-sql", Version: "2", Contract: "all"}},
-		LeftOut: []SystemRecord{{Name: "absent", Reason: "no\nfile"}}}}
+		LeftOut: []SystemRecord{{Name: "absent", Reason: "no\nfile"}},
+		Unfit:   []SystemRecord{{Name: "solo", Scenario: "bulk", Reason: "one consumer"}}}}
 	for i := range floor {
 		for name, x := range map[string]float64{"floor": floor[i], "awa-sql": awa[i]} {
 			r.Samples = append(r.Samples, Sample{Kind: "sample", Round: i + 1, Scenario: "bulk", System: name, Phase: "clean",
@@ -39,6 +40,7 @@ func TestReport(t *testing.T) {
 	assert.Contains(t, text, "2026-01-02 03:04 UTC")
 	assert.Contains(t, text, "| floor | 1 | none |")
 	assert.Contains(t, text, "Left out: **absent**: no file")
+	assert.Contains(t, text, "Not in it: solo (one consumer).")
 	assert.Contains(t, text, "Round 3 of bulk, **awa-sql**, counts for nothing: 5 jobs are lost")
 	assert.Contains(t, text, "\n### bulk: 2 producers")
 	assert.Contains(t, text, "![bulk](bulk.svg)")

@@ -55,6 +55,9 @@ func (s Scenario) fits(f systems.Features) string {
 	if f.Many && s.Workers < 16 {
 		return "few consumers"
 	}
+	if f.Solo && s.Rate == 0 && s.Claim > 0 && s.Claim < 100 {
+		return "one consumer, who reads by the batch"
+	}
 	var lacks []string
 	for _, n := range []struct {
 		needs, has bool

@@ -36,6 +36,9 @@ func TestFits(t *testing.T) {
 	assert.Equal(t, "no workers", fits("bulk", systems.Features{}))
 	assert.Equal(t, "no priorities", fits("priorities", systems.Features{Consume: true}))
 	assert.Equal(t, "no worker with handlers", fits("worker", systems.Features{Consume: true}))
+	assert.NotEmpty(t, fits("single", systems.Features{Consume: true, Solo: true}))
+	assert.Empty(t, fits("rate-10", systems.Features{Consume: true, Solo: true}))
+	assert.Equal(t, "few consumers", fits("bulk", systems.Features{Consume: true, Many: true}))
 	assert.Equal(t, "no several consumers", fits("processes", systems.Features{Consume: true, Solo: true}))
 }
 
