@@ -484,3 +484,59 @@ func TestInstallRefusesCodeOfOthers(t *testing.T) {
 	require.NoError(t, err)
 	require.Zero(t, one[int](s, "select count(*) from pg_statistic_ext"))
 }
+
+// What is recorded of functions and views is in a table that the owner may write: each is compared with what this
+// version makes.
+func TestInstallKeepsNoForgedFunction(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	definitions := func() []string {
+		return list[string](s, `select pg_get_functiondef(p.oid) from pg_proc p
+			where p.pronamespace = 'awa'::regnamespace and p.proname in ('version', '_wake', '_queue_key', 'queue_counts')
+			union all
+			select pg_get_viewdef(c.oid) || coalesce(c.reloptions::text, '') from pg_class c
+			where c.relnamespace = 'awa'::regnamespace and c.relname in ('dlq_entries', 'queue_counts', '_shown') order by 1`)
+	}
+	rows := func() string {
+		return one[string](s, `select string_agg(p.xmin::text, ' ' order by p.oid) from pg_proc p
+			where p.pronamespace = 'awa'::regnamespace`)
+	}
+	wanted := definitions()
+	for _, forge := range []string{
+		"do $$ begin execute replace(pg_get_functiondef('awa.version()'::regprocedure), 'select ''', 'select ''x'); " +
+			"end $$",
+		"do $$ begin execute replace(pg_get_functiondef('awa._wake(bigint)'::regprocedure), 'begin', 'begin perform 1;'); " +
+			"end $$",
+		"create or replace function awa._queue_key(queue_id bigint) returns bigint language sql immutable strict parallel " +
+			"safe return - queue_id - 1",
+		"do $$ begin execute replace(pg_get_functiondef('awa.queue_counts(text)'::regprocedure), 'DEFAULT NULL::text', " +
+			"'default ''x'''); end $$",
+		"do $$ begin execute format('create or replace view awa.dlq_entries with (security_barrier = true) as select * " +
+			"from (%s) d where false', rtrim(pg_get_viewdef('awa.dlq_entries'::regclass), ';')); end $$",
+		"alter view awa._shown set (security_barrier = false)",
+		"",
+	} {
+		if forge != "" {
+			s.exec(forge)
+			require.NotEqual(t, wanted, definitions(), forge)
+		}
+		s.exec(`update awa.schema_version s
+			set routines = (select jsonb_object_agg(r.key, jsonb_build_array(r.value -> 0,
+			      md5((to_jsonb(p) - '{proowner,proacl}'::text[])::text)))
+			      from jsonb_each(s.routines) r
+			      join pg_proc p on p.proname = r.key and p.pronamespace = 'awa'::regnamespace),
+			    views = (select jsonb_object_agg(r.key, jsonb_build_array(r.value -> 0, md5(concat(w.ev_action, c.reloptions))))
+			      from jsonb_each(s.views) r
+			      join pg_class c on c.relname = r.key and c.relnamespace = 'awa'::regnamespace
+			      join pg_rewrite w on w.ev_class = c.oid);
+			comment on schema awa is null`)
+		before := rows()
+		result, err := driver.Migrate(t.Context(), d.url)
+		require.NoError(t, err)
+		require.True(t, result.Changed)
+		require.Equal(t, wanted, definitions(), forge)
+		if forge == "" { // and what is right is left alone
+			require.Equal(t, before, rows())
+		}
+	}
+}

@@ -15,6 +15,11 @@ end
 {{end}}
 {{- /* What the catalog has made of a function, but for its owner and its grants. */ -}}
 {{define "made"}}md5((to_jsonb(p) - '{proowner,proacl}'::text[])::text){{end}}
+{{define "made_of"}}(
+          select string_agg({{template "made"}}, ' ' order by p.oid)
+            from pg_proc p
+           where p.pronamespace = v_namespace and p.proname = v_object.name
+        ){{end}}
 {{define "look"}}
 declare
   v_prefix text;
@@ -37,34 +42,8 @@ begin
 {{template "say"}}
 end
 {{end}}
-{{define "inside"}}
-declare
-  c_schema constant int := {{.Schema}};
-  c_version constant text := '{{.Version}}';
-  c_sources constant text := '{{.Hash}}';
-  c_functions constant jsonb := $awa_code${{.FunctionsJSON}}$awa_code$;
-  c_relations constant jsonb := $awa_code${{.RelationsJSON}}$awa_code$;
-  c_foreign constant text := $awa_code${{.ForeignQuery}}$awa_code$;
-  c_expected constant jsonb := jsonb_build_object('relations', c_relations, 'triggers',
-    $awa_code${{.TriggersJSON}}$awa_code$::jsonb);
-  c_catalog constant text := $awa_code${{.CatalogQuery}}$awa_code$;
-  v_before constant int := $1 ->> 'before';
-  v_prefix constant text := $1 ->> 'role_prefix';
-  v_changed constant text[] := array(select jsonb_array_elements_text($1 -> 'changed'));
-  v_namespace constant oid := 'awa'::regnamespace;
-  -- What this runs in is no part of the installation.
-  v_ours constant oid[] := array_remove(array[to_regprocedure(format('awa.%I(jsonb)', $1 ->> 'name'))::oid,
-    to_regclass(format('awa.%I', $1 ->> 'name'))::oid],
-    null);
-  v_catalog text;
-  v_gone oid[];
-  v_kept constant text[] := array(select jsonb_array_elements_text($1 -> 'kept'));
-  v_object record;
-  v_problem text;
-  v_command text;
-  v_holders text;
-begin
-  -- The table of the version says before all else whose roles these are: the grants read it.
+{{- /* What comes before the functions' package. */ -}}
+{{define "prepare"}}  -- The table of the version says before all else whose roles these are: the grants read it.
   if not exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = 'schema_version') then
     create table awa.schema_version (
       only_row    boolean primary key default true check (only_row),
@@ -150,6 +129,74 @@ begin
     execute $awa_code${{.SQL}}$awa_code$;
   end if;
 {{end}}
+{{end}}
+{{- /* Which of the views that were recorded as they should be are: answers, and ends. A view is compared with one of
+       the same text, which is undone. */ -}}
+{{define "compare_views"}}  for v_object in
+    select p.* from (values
+{{range $i, $p := .Views}}{{if $i}},
+{{end}}      ('{{$p.Name}}', $awa_code${{$p.Query}}$awa_code$){{end}}
+    ) p(name, query)
+     where p.name <> all (v_changed)
+  loop
+    v_now := null;
+    begin
+      execute format('create view awa.%I as %s', $1 ->> 'name' || '_view', v_object.query);
+      v_now := pg_get_viewdef(format('awa.%I', $1 ->> 'name' || '_view')::regclass);
+      raise exception 'undone';
+    exception when others then
+      null;
+    end;
+    if (
+      select pg_get_viewdef(c.oid) = v_now
+         and e.options = array(select o from unnest(c.reloptions) o order by o collate "C")
+        from pg_class c
+        join jsonb_to_recordset(c_relations) e(name text, options text[]) on e.name = c.relname
+       where c.relnamespace = v_namespace and c.relname = v_object.name
+    ) is not true then
+      v_differ := v_differ || v_object.name;
+    end if;
+  end loop;
+  v_said := jsonb_build_object('kept', v_same, 'changed', v_differ);
+{{template "say"}}
+{{end}}
+{{define "inside"}}
+declare
+  c_schema constant int := {{.Schema}};
+  c_version constant text := '{{.Version}}';
+  c_sources constant text := '{{.Hash}}';
+  c_functions constant jsonb := $awa_code${{.FunctionsJSON}}$awa_code$;
+  c_relations constant jsonb := $awa_code${{.RelationsJSON}}$awa_code$;
+  c_foreign constant text := $awa_code${{.ForeignQuery}}$awa_code$;
+  c_expected constant jsonb := jsonb_build_object('relations', c_relations, 'triggers',
+    $awa_code${{.TriggersJSON}}$awa_code$::jsonb);
+  c_catalog constant text := $awa_code${{.CatalogQuery}}$awa_code$;
+  v_before constant int := $1 ->> 'before';
+  v_prefix constant text := $1 ->> 'role_prefix';
+  v_changed constant text[] := array(select jsonb_array_elements_text($1 -> 'changed'));
+  v_namespace constant oid := 'awa'::regnamespace;
+  -- What this runs in is no part of the installation.
+  v_ours constant oid[] := array_remove(array[to_regprocedure(format('awa.%I(jsonb)', $1 ->> 'name'))::oid,
+    to_regclass(format('awa.%I', $1 ->> 'name'))::oid],
+    null);
+  v_catalog text;
+  v_gone oid[];
+  v_kept constant text[] := array(select jsonb_array_elements_text($1 -> 'kept'));
+  -- Only to tell which of the functions and views that were recorded as they should be are: what is recorded, the
+  -- schema's owner may change. Before others have to wait for a lock.
+  v_compare constant boolean := coalesce(($1 ->> 'compare')::boolean, false);
+  v_same text[] := '{}';
+  v_differ text[] := v_changed;
+  v_now text;
+  v_said jsonb;
+  v_object record;
+  v_problem text;
+  v_command text;
+  v_holders text;
+begin
+  if not v_compare then
+{{template "prepare" .}}  end if;
+
   -- Functions, views and triggers; and the rest of the functions' package. A view or function that is as it should be
   -- is left alone.
   for v_object in
@@ -157,16 +204,33 @@ begin
 {{range $i, $p := .Pieces}}{{if $i}},
 {{end}}      ({{$i}}, '{{$p.Kind}}', '{{$p.Name}}', '{{$p.Hash}}', $awa_code${{$p.SQL}}$awa_code$){{end}}
     ) p(n, kind, name, hash, code)
-     where format('%s %s', p.name, p.hash) <> all (v_kept)
-        or not exists (select from pg_proc r where r.pronamespace = v_namespace and r.proname = p.name)
+     where case
+             when v_compare then p.kind = 'routine' and format('%s %s', p.name, p.hash) = any (v_kept)
+             else format('%s %s', p.name, p.hash) <> all (v_kept)
+               or not exists (select from pg_proc r where r.pronamespace = v_namespace and r.proname = p.name)
+           end
      order by p.n
   loop
-    if v_object.kind <> 'view'
+    if v_compare then
+      v_now := null;
+      begin
+        execute v_object.code;
+        v_now := {{template "made_of"}};
+        raise exception 'undone';
+      exception when others then
+        null; -- other sessions never hear of it
+      end;
+      if v_now = {{template "made_of"}} then
+        v_same := v_same || format('%s %s', v_object.name, v_object.hash);
+      end if;
+    elsif v_object.kind <> 'view'
       or v_object.name = any (v_changed)
       or not exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = v_object.name) then
       execute v_object.code;
     end if;
   end loop;
+  if v_compare then
+{{template "compare_views" .}}  end if;
 
   select string_agg(c.oid::regclass::text, ', ') into v_command
     from pg_class c

@@ -284,6 +284,14 @@ begin
                     from jsonb_each(v_routines) r
                     join pg_proc p on p.pronamespace = v_namespace and p.proname = r.key
                    where not v_passes and r.value ->> 1 = {{template "made"}});
+  v_as := v_owner;
+  v_body := $awa_inside${{template "inside" .}}$awa_inside$;
+  if v_before > 0 and not v_passes then
+    v_arguments := jsonb_build_object('compare', true, 'kept', v_kept, 'changed', v_changed);
+{{template "as_owner" .}}
+    v_kept := array(select jsonb_array_elements_text(v_said -> 'kept'));
+    v_changed := array(select jsonb_array_elements_text(v_said -> 'changed'));
+  end if;
   select coalesce(array_agg(c.oid), '{}') into v_tables
     from pg_class c
    where c.relnamespace = v_namespace and v_before > 0 and c.relkind in ('r', 'p') and not c.relispartition
@@ -342,8 +350,6 @@ begin
     execute v_command;
   end loop;
   v_schema_owner := v_owner;
-  v_as := v_owner;
-  v_body := $awa_inside${{template "inside" .}}$awa_inside$;
 {{template "make" .}}
 {{template "lock" .}}
 

@@ -20,7 +20,8 @@ begin
       if v_same is not true then
         return next jsonb_build_object('level', 'warning', 'topic', v.topic, 'subject', v.subject, 'message',
           'is not this program''s', 'hint',
-          'Run awa migrate; put changes of your own in views and functions of your own.');
+          'Run awa migrate, and where that finds nothing to do, once more after: comment on schema awa is null. Put '
+          'changes of your own in views and functions of your own.');
       end if;
     exception when undefined_table or undefined_function or undefined_column or undefined_object then
       return next jsonb_build_object('level', ''); -- other checks tell which

@@ -56,7 +56,8 @@ select 'critical' as level, c.signature as subject, 'is missing' as message, 'Ru
  where c.proname is null
 union all
 select 'warning', c.signature, format('is not this program''s: %s', c.differences),
-       'Run awa migrate; put changes of your own in functions of your own.'
+       'Run awa migrate, and where that finds nothing to do, once more after: comment on schema awa is null. Put '
+       'changes of your own in functions of your own.'
   from compared c
  where c.differences <> '' and c.proname is not null and c.name is not null
 union all
