@@ -22,7 +22,8 @@ type Schedule struct {
 	// Cron is an expression of five fields, or of six with the seconds first, such as "30 9 * * MON-FRI".
 	Cron string
 	// Every is the distance of two times, from StartsAt on, or from when the schedule was first made. [Day], [Week], and
-	// whole numbers of [Month] and [Year] are those of the calendar in Timezone.
+	// whole numbers of [Month] and [Year] are those of the calendar in Timezone; so 24 * time.Hour is a day of the
+	// calendar, whose length varies where clocks are changed.
 	Every    time.Duration
 	Timezone string // by its IANA name, such as "Europe/Berlin"; UTC by default
 	// Missed says what becomes of times at which nobody ran maintenance: "latest" (one job for all of them, the default),

@@ -214,6 +214,27 @@ func TestFiringBesideOpenChanges(t *testing.T) {
 	}
 }
 
+// A synchronisation that changes nothing keeps none of its schedules from firing while it is open, and waits for none.
+func TestFiringBesideAnOpenSynchronisation(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.setsClock("2026-06-01 12:00:30+00")
+	const sync = `select awa.sync_schedules('app', '[{"name": "s", "queue": "q", "kind": "k", "cron": "* * * * *"}]')`
+	s.exec(sync)
+	s.clockIs("2026-06-01 12:01:01+00")
+	a, b := d.session(), d.session().neverWaits()
+	a.exec("begin")
+	a.exec(sync)
+	require.EqualValues(t, 1, b.fire())
+	a.exec("commit")
+	a.exec("begin")
+	s.clockIs("2026-06-01 12:02:01+00")
+	require.EqualValues(t, 1, a.fire())
+	b.exec(sync)
+	a.exec("commit")
+	require.Equal(t, []string{"12:01", "12:02"}, s.times("s"))
+}
+
 // A call that changes a schedule does not wait without end for a transaction that is left open.
 func TestChangesOfAScheduleWaitWithinBounds(t *testing.T) {
 	d, s := dueSchedule(t, "")

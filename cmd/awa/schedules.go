@@ -242,7 +242,7 @@ func (c *schedulesCommand) next(ctx context.Context) error {
 		if s.NextAt != nil {
 			fmt.Fprintln(c.stdout, inZone(s.NextAt, s.Timezone))
 		}
-		fmt.Fprintf(c.stdout, "every %s\n", s.EveryText)
+		fmt.Fprintf(c.stdout, "every %s (of an interval, the next time alone is shown)\n", s.EveryText)
 		return nil
 	}
 	says, err := c.client.DescribeCron(ctx, s.Cron)

@@ -57,7 +57,8 @@ func TestSchedules(t *testing.T) {
 		last = at
 	}
 	assert.Len(t, strings.Split(strings.TrimSpace(schedules(t, "next", "-n", "1", "weekly report")), "\n"), 2)
-	assert.Regexp(t, `^\S+ \S+ \+00:00\nevery 1 month\n$`, schedules(t, "next", "clean"))
+	assert.Regexp(t, `^\S+ \S+ \+00:00\nevery 1 month \(of an interval, the next time alone is shown\)\n$`,
+		schedules(t, "next", "clean"))
 	assert.Equal(t, "It has no time ahead.\n", schedules(t, "next", "over"))
 	assert.Contains(t, schedules(t, "explain", "over"), "It has ended at ")
 

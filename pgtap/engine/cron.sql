@@ -33,7 +33,7 @@ end
 $$;
 
 begin;
-select plan(159);
+select plan(163);
 
 -- What a field holds
 create temp table fields (n int generated always as identity, field int, value text, bits text);
@@ -75,6 +75,8 @@ select is(concat_ws(' ', case when c.needs_both then 'both' else 'either' end,
     (14, '*,5 2 * * *', 'both wall'), (15, '* 30 2 * * *', 'both time')) e(n, cron, rules)
       cross join lateral awa._parse_cron(e.cron) c order by e.n;
 
+select is(awa._cron_bits('00000 * * * *'), awa._cron_bits('0 * * * *'), 'zeros before a number are fine');
+
 -- What is refused
 select pg_temp.refused_cron(r.cron, r.field, r.hint)
   from (values
@@ -112,6 +114,9 @@ select pg_temp.refused_cron(r.cron, r.field, r.hint)
     (36, '0 0 0 * *', 'cron, day of month: 0 is not', '1 to 31'),
       (37, '0 0 32 * *', 'cron, day of month: 32 is not', '1 to 31'), (38, '0 0 * 0 *', 'cron, month: 0 is not', 'JAN'),
       (39, '0 0 * 13 *', 'cron, month: 13', 'JAN'), (40, '0 0 * * 8', 'cron, day of week: 8', '7 are Sunday'),
+    (410, '99999 * * * *', 'cron, minute: 99999 is not in', '0 to 59'),
+      (411, '0 0 * * * +02:00', 'cron, day of week: can', 'Pass the zone as timezone'),
+      (412, '1 2 3 4 5 6 7', 'cron must have five', 'These are 7 fields'),
     (41, '99999999999999999999 * * * *', 'cron, minute: ', '0 to 59'), (42, '-5 * * * *', 'cron, minute: ', '0 to 59'),
       (43, '1.5 * * * *', 'cron, minute: ', '0 to 59'), (44, '1, * * * *', 'cron, minute: a part is empty', 'comma'),
       (45, ',1 * * * *', 'cron, minute: a part', 'comma'),

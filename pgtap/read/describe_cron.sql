@@ -40,11 +40,11 @@ insert into descriptions (cron, words) values
   ('0 0 15W * *', 'at 00:00, on the weekday (Monday to Friday) nearest to day 15 of the month'),
   ('0 0 31W * *', 'at 00:00, on the last weekday (Monday to Friday) of the month'),
   ('0 0 1,15W,L 1,6-8 *',
-    'at 00:00, on day 1 of the month and on the last day of the month and on the weekday (Monday to Friday) nearest '
+    'at 00:00, on day 1 of the month or on the last day of the month or on the weekday (Monday to Friday) nearest '
         'to day 15 of the month, in January and June to August'),
   ('0 12 * * 5L', 'at 12:00, on the last Friday of the month'),
   ('0 12 * * 1L,2L', 'at 12:00, on the last Monday and Tuesday of the month'),
-  ('0 12 * * 1#1,3#3', 'at 12:00, on the first Monday of the month and on the third Wednesday of the month'),
+  ('0 12 * * 1#1,3#3', 'at 12:00, on the first Monday of the month or on the third Wednesday of the month'),
   ('0 0 * * 6-7', 'at 00:00, on Saturday and Sunday'),
   ('0 0 * * 0,6', 'at 00:00, on Saturday and Sunday'),
   ('0 0 29 2 *', 'at 00:00, on day 29 of the month, in February'),

@@ -4,7 +4,7 @@
 
 begin;
 \ir ../schedule/clock.psql
-select plan(18);
+select plan(19);
 
 create function pg_temp.explains(pattern text, description text, schedule text default 's') returns text
 language sql
@@ -48,6 +48,11 @@ select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *', ends_at => '2026-06-05 
 select pg_temp.explains('^It has ended at 2026-06-05 13:00:00.00, and does not fire any more.', 'its end');
 select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *', ends_at => '2026-06-05 13:30+00') \g /dev/null
 select pg_temp.explains('^It has no time ahead, and does not fire any more.', 'no time before its end');
+savepoint restored;
+update awa.ring set tables = '{1,2}';
+update awa.origin set xid = '5';
+select pg_temp.explains('^The database was restored from a dump: .* rebase_after_restore', 'a restored database');
+rollback to restored;
 select awa.unschedule('s') \g /dev/null
 select pg_temp.explains('^It was removed at 2026-06-05 13:00:10.00 by ', 'one that was removed');
 select pg_temp.refused('select awa.explain_schedule(null)', '22023', 'name', 'no name');

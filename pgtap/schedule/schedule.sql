@@ -4,7 +4,7 @@
 
 begin;
 \ir clock.psql
-select plan(76);
+select plan(78);
 
 create temp table told as
 select awa.schedule(name => 's', queue => pg_temp.q(), kind => 'send', cron => '15 1 * * *', args => '{"a": 1}',
@@ -84,6 +84,16 @@ select awa.schedule('due', pg_temp.q(), 'k', '@daily') \g /dev/null
 select is((select l.times_missed from pg_temp.listed('due') l), 2::bigint,
   'times that were due before another expression count as missed');
 select awa.unschedule('due') \g /dev/null
+
+-- The same times, written otherwise
+select awa.schedule('spaces', pg_temp.q(), 'k', '0 * * * *', timezone => 'Europe/Berlin') \g /dev/null
+select pg_temp.at('2026-06-03 03:00:00.5+00') \g /dev/null
+select awa.schedule('spaces', pg_temp.q(), 'k', '0  * * * *', timezone => 'europe/berlin') \g /dev/null
+select is((select row(l.times_missed, l.cron)::text from pg_temp.listed('spaces') l), '(0,"0  * * * *")',
+  'an expression that is only written otherwise');
+select is(pg_temp.fire(), 'fired 1', 'loses nothing that is due');
+select awa.unschedule('spaces') \g /dev/null
+select pg_temp.at('2026-06-03 02:00:00.5+00') \g /dev/null
 
 -- An end that has passed
 select awa.schedule(n, pg_temp.q(), 'k', '*/10 * * * *', missed => 'all', ends_at => '2026-06-03 03:00+00')

@@ -43,7 +43,7 @@ return case
   when part ~ '^R([(/]|$)|~' then 'Choose a value: random times are not supported.'
   when part ~ '^(19|20)[0-9][0-9]' and field = 6 then
     'Years can''t be given: leave the year out, and pass ends_at to schedule.'
-  when field = 6 and part ~ '^([A-Z_]+/[A-Z].*|UTC|GMT|[A-Z]{2,4}T|Z)$' then
+  when field = 6 and part ~ '^([A-Z_]+/[A-Z].*|UTC|GMT|[A-Z]{2,4}T|Z|((UTC|GMT)?[+-][0-9:]+))$' then
     'Pass the zone as timezone, not in the expression.'
   when field = 4 and part ~ '^L-' then
     'Days that are counted back from the last one are not supported: L is the last day, LW the last weekday.'
@@ -72,8 +72,8 @@ declare
   v_max constant int := ('{59,59,23,31,12,7}'::int[])[field];
   v_value int;
 begin
-  if value ~ '^[0-9]{1,4}$' then
-    v_value := value;
+  if value ~ '^[0-9]+$' then
+    v_value := coalesce(nullif(left(ltrim(value, '0'), 5), ''), '0');
     if v_value between v_min and v_max then
       return v_value;
     end if;
@@ -85,7 +85,7 @@ begin
   if v_value is null then
     perform awa._refuse_cron(cron, field, format('can''t read "%s"', left(part, 50)), awa._cron_hint(field, part));
   elsif value ~ '^[0-9]' then
-    perform awa._refuse_cron(cron, field, format('%s is not in the range %s to %s', value, v_min, v_max),
+    perform awa._refuse_cron(cron, field, format('%s is not in the range %s to %s', left(value, 50), v_min, v_max),
       case when field = 3 and v_value = 24 then 'Midnight is hour 0.' else awa._cron_hint(field, part) end);
   end if;
   return v_value;
@@ -215,7 +215,8 @@ begin
   if v_text is null or cardinality(v_fields) <> 6 then
     perform awa._refuse('cron must have five fields, or six with seconds first', cron,
       case
-        when cardinality(v_fields) > 6 then 'Leave years and zones out: a zone is passed as timezone.'
+        when cardinality(v_fields) > 6 then
+          format('These are %s fields. Leave years and zones out: a zone is passed as timezone.', cardinality(v_fields))
         else 'The fields are minute, hour, day of month, month, day of week: 30 9 * * MON-FRI.'
       end);
   end if;
@@ -242,6 +243,8 @@ comment on function awa._parse_cron is
 
 -- A cron expression as numbers that can be stored; null for none.
 -- Raises 22023.
+-- Why: reading an expression takes longer than finding its next time. schedules.cron_bits holds what was read when the
+-- schedule was saved, so the migration of a version that reads expressions otherwise has to compute it anew.
 create or replace function awa._cron_bits(cron text) returns bigint[]
 language plpgsql immutable strict
 as $$

@@ -175,8 +175,8 @@ begin
   end if;
   return case
     when v_in_month is null and v_in_week is null then 'every day'
-    when v_in_week is null then 'on ' || array_to_string(v_in_month, ' and on ')
-    when v_in_month is null then 'on ' || array_to_string(v_in_week, ' and on ')
+    when v_in_week is null then 'on ' || array_to_string(v_in_month, ' or on ')
+    when v_in_month is null then 'on ' || array_to_string(v_in_week, ' or on ')
     when cron.needs_both then
       format('on %s and only if it is %s', array_to_string(v_in_month, ' or '), array_to_string(v_in_week, ' or '))
     else format('on %s or on %s', array_to_string(v_in_month, ' or on '), array_to_string(v_in_week, ' or on '))

@@ -66,7 +66,12 @@ begin
         when not awa._is_worked_on(v_schedule.queue) then format('Nobody works on its queue %s.', v_schedule.queue)
       end);
   end if;
-  return concat_ws(' ', v_says,
+  return concat_ws(' ',
+    case
+      when awa._is_restored()
+        then 'The database was restored from a dump: no schedule fires before rebase_after_restore was called.'
+    end,
+    v_says,
     case
       when v_schedule.last_job_id is not null
         then format('Its last time was %s, its last job %s, which is %s.', coalesce(v_schedule.last_tick::text, 'none'),

@@ -166,7 +166,7 @@ comment on function awa._planned is 'A schedule with its next tick, computed ane
 -- Makes a schedule, or puts it in the place of the one that has its name.
 -- It comes from _checked_schedule. One that a program declares again as it is stays as it is; a change also takes away
 -- what is of a clock that was ahead.
--- Locks: the schedule, until the transaction ends.
+-- Locks: the schedule, until the transaction ends, unless it stays as it is.
 -- Raises 22023 where the name belongs to another source.
 create or replace function awa._save_schedule(schedule awa.schedules) returns void
 language plpgsql
@@ -176,6 +176,12 @@ declare
   v_has_other_times boolean;
   v_has_ended boolean;
 begin
+  if schedule.source is not null then -- without a lock, so that a deploy that changes nothing keeps none from firing
+    select s.* into v_old from awa.schedules s where s.name = schedule.name and s.removed_at is null;
+    if awa._declares(schedule) = awa._declares(v_old) then
+      return;
+    end if;
+  end if;
   loop
     select s.* into v_old from awa.schedules s where s.name = schedule.name for update;
     exit when found;
@@ -191,8 +197,8 @@ begin
     return;
   end if;
   v_old := awa._set_right(v_old, schedule.changed_at);
-  v_has_other_times := (v_old.cron, v_old.every::text, v_old.timezone, v_old.starts_at)
-    is distinct from (schedule.cron, schedule.every::text, schedule.timezone, schedule.starts_at);
+  v_has_other_times := (v_old.cron_bits, v_old.every::text, lower(v_old.timezone), v_old.starts_at)
+    is distinct from (schedule.cron_bits, schedule.every::text, lower(schedule.timezone), schedule.starts_at);
   if v_old.removed_at is null or v_old.source = schedule.source then -- else it is made anew
     schedule.made_at := v_old.made_at;
     schedule.paused_at := v_old.paused_at;

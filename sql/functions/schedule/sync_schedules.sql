@@ -3,7 +3,7 @@
 -- does, are removed; those of other sources, and those made by hand, are left alone. A revision that is lower than the
 -- last one changes nothing, and returns false: an old version of the program that starts again does no harm. Without a
 -- revision it is always done, and the last revision stays. Pauses last.
--- Locks: the source, and the schedules that it changes, until the transaction ends.
+-- Locks: the source, and the schedules that it changes, until the transaction ends; not those that stay as they are.
 -- Raises 22023, which names the element and its field; 42501, 55P03.
 create or replace function awa.sync_schedules(source text, schedules jsonb, revision bigint default null)
 returns boolean
