@@ -4,7 +4,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(18);
+select plan(14);
 
 select pg_temp.fill(:'queue', 5) \g /dev/null
 select awa._lane(awa._queue_id(:'queue'), 2) as lane, awa._lane(awa._queue_id(:'queue'), 1) as other_lane,
@@ -19,11 +19,6 @@ select is((select h.ready_at from awa._head(:lane, :'xid', :last_id, 99::smallin
   'after its last entry there is none');
 select is(awa._by_age(array[:lane, :other_lane]::bigint[], :'now', now(), '1 minute', 99::smallint, '1:1:'),
   array[:lane]::bigint[], 'a lane without entries is not served');
-
-select is(awa._shards_with_jobs(awa._queue_id(:'queue'), '{}'), array[awa._shard_of(:lane)], 'a shard with jobs');
-select is(awa._shards_with_jobs(awa._queue_id(:'queue'), array[awa._shard_of(:lane)]), '{}',
-  'but for that one there is none');
-select is(awa._some_shards_with_jobs(awa._queue_id(:'queue')), array[awa._shard_of(:lane)], 'at a glance, too');
 
 create function pg_temp.brief(w awa._window_row) returns text
 language sql
@@ -50,15 +45,23 @@ select count(*) from awa.claim(:'queue', 2) \g /dev/null
 select is(pg_temp.brief(pg_temp.window(:'now')),
   format('1: 3:3: to %s, after %s %s, newest t, read f, full f', :'now', :'xid', :first_id + 1),
   'a claim that left jobs is gone on with');
-select is(awa._some_shards_with_jobs(awa._queue_id(:'queue')), array[awa._shard_of(:lane)],
-  'its shard has jobs at a glance');
 select count(*) from awa.claim(:'queue', 10) \g /dev/null
-select is(awa._some_shards_with_jobs(awa._queue_id(:'queue')), '{}', 'and none when all are claimed');
 select is(pg_temp.brief(pg_temp.window(:'now')),
   format('2: %s to %s, after 0 0, newest t, read f, full f',
     (select c.hi from awa.lease_claims c where c.lane = :lane and c.lane_seq = 2), :'now'),
   'the next window begins where the last one ended');
 
+create function pg_temp.plan(query text) returns setof text
+language plpgsql
+as $$
+begin
+  return query execute 'explain ' || query;
+end
+$$;
+select is_empty($$
+  select l
+    from pg_temp.plan('select * from awa._read_part(1, 0::smallint, ''1:1:'', ''0'', 0, ''5'', ''1:1:'', false, 1)') l
+   where l ~ 'Function Scan'$$, 'a part is read by the statement itself, not by a call');
 select is(awa._is_buried(:lane, :'xid', :first_id), false, 'an entry is not buried');
 insert into awa.ready_tombstones (lane, xid, job_id, segment, batch, cancels)
 values (:lane, :'xid', :first_id, :segment, 1, true);

@@ -42,6 +42,7 @@
 {{ template "enqueue/cancel_by_unique_key.sql" . }}
 {{ template "claim/claim.sql" . }}
 {{ template "claim/windows.sql" . }}
+{{ template "claim/shards.sql" . }}
 {{ template "close/complete.sql" . }}
 {{ template "close/batches.sql" . }}
 {{ template "close/complete_many.sql" . }}

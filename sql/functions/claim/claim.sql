@@ -29,9 +29,7 @@ comment on view awa._window_row is
 -- Why: a window is the entries that became visible between two snapshots, lo and hi. It is read in two kinds of parts:
 -- the entries of each transaction that was in progress at lo (late commits, one claim row for each), then all entries
 -- that began after lo. Reading "up to a snapshot" is how PgQ makes batches; here the position within the window is kept
--- too. One statement reads a part, appends the claim and returns the jobs, so that each entry is read once. It has one
--- lower bound for the index: with a second one beside it the scan would begin at the beginning of the lane. The upper
--- bound is of the transaction alone: a row comparison does not end the scan where the second column decides.
+-- too. One statement reads a part, appends the claim and returns the jobs, so that each entry is read once.
 create or replace function awa.claim(
   queue text, max_jobs int default 1, worker_id bigint default null, lease interval default null,
   durable boolean default null
@@ -84,19 +82,8 @@ begin
             select e.*, row_number() over (order by e.xid, e.job_id) as ordinality,
                    case when v_terms.may_expire and awa._is_expired(e.expires_at, e.attempt, v_terms.claimed_at)
                      then null else e.body_bytes + v_row_bytes end as size -- null where it has expired
-              from (
-                select e.xid, e.job_id, e.kind, e.args, e.priority, e.attempt, e.max_attempts, e.created_at, e.ready_at,
-                       e.tags, e.metadata, e.progress, e.group_key, e.expires_at, e.unique_key, e.body_bytes
-                  from awa.ready_entries e
-                 where e.lane = v_lane
-                   and (e.segment <> v_terms.cleaned or not pg_visible_in_snapshot(e.xid, v_terms.cleaned_until))
-                   and (e.xid, e.job_id) > (v_window.at_xid, v_window.at_id)
-                   and e.xid <= v_window.to_xid
-                   and pg_visible_in_snapshot(e.xid, v_window.hi)
-                   and case when v_window.is_buried then not awa._is_buried(v_lane, e.xid, e.job_id) else true end
-                 order by e.xid, e.job_id
-                 limit v_limit
-              ) e
+              from awa._read_part(v_lane, v_terms.cleaned, v_terms.cleaned_until, v_window.at_xid, v_window.at_id,
+                     v_window.to_xid, v_window.hi, v_window.is_buried, v_limit) e
           ), fitting as materialized (
             select t.*, case when t.bytes <= v_bytes and t.entries <= v_room then t.entries else (
                      select awa._fitting(array_agg(e.size order by e.ordinality), v_bytes, v_room,
@@ -207,64 +194,6 @@ end
 $$;
 comment on function awa._begin_claim is
   'Refuses invalid arguments of claim, and locks the worker and a shard of the queue; returns the shard';
-
--- Locks a shard of a queue in which there is something to claim; returns it, or null where there is none.
--- But for the shards that the claim holds already. It takes, in random order, the first one that is free. Where all
--- are held it waits, as long as the claim has no jobs: for claim_wait at most, or, while it holds a shard, for 10 ms.
--- Every 50 ms it looks again, so that it sees what has come to a shard that is free.
--- Raises 55000; 55P03, and names the holders.
--- Why: a claim that came to an empty shard could be waited for by the very claim that it waits for. And it looks before
--- it locks, since a claim that finds nothing should keep no other one off, and costs less. One claim in sixteen looks
--- at all shards, so that those in which only late commits wait have their turn beside busy ones.
-create or replace function awa._take_shard(queue_id bigint, held bigint[], has_jobs boolean) returns bigint
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_shards bigint[] := '{}';
-  v_shard bigint;
-  v_busy bigint[];
-  v_wait interval;
-  v_end timestamptz;
-  v_left interval;
-begin
-  if held = '{}' and random() < 15 / 16.0 then
-    v_shards := awa._some_shards_with_jobs(queue_id);
-  end if;
-  loop
-    if v_shards = '{}' then
-      v_shards := awa._shards_with_jobs(queue_id, held);
-    end if;
-    v_busy := '{}';
-    foreach v_shard in array v_shards loop
-      if pg_try_advisory_xact_lock(awa._shard_key(v_shard)) then
-        return v_shard;
-      end if;
-      v_busy := v_busy || v_shard;
-    end loop;
-    if has_jobs or v_busy = '{}' then
-      return null;
-    end if;
-    if v_end is null then
-      v_wait := case when held = '{}' then awa._wait() else '10 milliseconds' end;
-      v_end := clock_timestamp() + v_wait;
-    end if;
-    v_left := v_end - clock_timestamp();
-    if v_left > interval '0' then
-      if awa._lock_shard_within(v_busy[1], least(v_left, '50 milliseconds')) then
-        return v_busy[1];
-      end if;
-    elsif held = '{}' then
-      perform awa._refuse_shards(v_busy, v_wait);
-    else
-      return null;
-    end if;
-    v_shards := '{}';
-  end loop;
-end
-$$;
-comment on function awa._take_shard is
-  'Locks a shard of a queue in which there is something to claim; returns it, or null where there is none';
 
 -- Refuses invalid arguments of claim, and locks the worker, shared.
 -- Raises 22023, JQ004, 42501, 55P03.

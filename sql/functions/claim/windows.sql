@@ -47,173 +47,6 @@ $$;
 comment on function awa._by_age is
   'Lanes in the order in which claim serves them, without lanes that have no new entries';
 
--- The shards of a queue, but for these, in which there is something to claim, in random order.
--- Also those in which all entries are buried, and those where the look took long: a claim moves their cursors.
--- Raises 55000.
--- Why: one statement for all lanes. A transaction that was in progress at one end of a window counts where it has
--- entries in the lane: if all of them did, a claim with room left would lock each shard that was ever used. The columns
--- of a list of a query are computed from left to right.
-create or replace function awa._shards_with_jobs(queue_id bigint, except_for bigint[]) returns bigint[]
-language plpgsql
-as $$
-#variable_conflict use_variable
-begin
-  perform awa._current_segment();
-  return array(
-    select awa._shard_of(s.lane)
-      from (
-        select l.lane, clock_timestamp() as began,
-               coalesce((
-                 select true
-                   from awa.ready_entries e
-                  where e.lane = l.lane
-                    and (e.xid, e.job_id) > (f.from_xid, f.from_id)
-                    and (e.segment <> r.cleaned or not pg_visible_in_snapshot(e.xid, r.cleaned_until))
-                  limit 1
-               ), (
-                 select true
-                   from awa._late(c.lo, c.hi, c.pos_xid, c.pos_id, f.from_xid, f.from_id) x
-                  cross join lateral (
-                     select true
-                       from awa.ready_entries e
-                      where e.lane = l.lane and e.xid = x.xid and e.job_id > x.after_id and e.job_id <= x.until_id
-                        and (e.segment <> r.cleaned or not pg_visible_in_snapshot(e.xid, r.cleaned_until))
-                      limit 1
-                  ) e
-                  limit 1
-               ), false) as has_jobs, clock_timestamp() as ended
-          from (select coalesce(r.cleaned_segment, -1) as cleaned, r.cleaned_until from awa.ring r) r
-         cross join (
-            select distinct q.lane
-              from awa.queues q
-             where q.queue_id = queue_id and q.lane is not null and awa._shard_of(q.lane) <> all(except_for)
-          ) l
-          left join lateral (
-            select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
-          ) c on true
-         cross join lateral (
-            select greatest(case when c.lo is not null then c.pos_xid end,
-                     pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))) as from_xid,
-                   case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0
-                   end as from_id
-          ) f
-      ) s
-     where s.has_jobs or s.ended - s.began > interval '10 milliseconds'
-     group by awa._shard_of(s.lane)
-     order by random());
-end
-$$;
-comment on function awa._shards_with_jobs is
-  'The shards of a queue, but for these, in which there is something to claim, in random order';
-
--- Up to eight shards of a queue that have new entries in the current segment, in random order.
--- Late commits do not count, nor entries in other segments. Of a lane that was not claimed from in this segment all
--- entries in it are new.
--- Why: most often one of these is free, and it costs a third of what _shards_with_jobs does, since each statement names
--- the tables of its segment, and stops when it has found so many.
-create or replace function awa._some_shards_with_jobs(queue_id bigint) returns bigint[]
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_shards bigint[];
-begin
-  case (select r.current_segment from awa.ring r)
-    when 0 then
-      v_shards := array(
-        select awa._shard_of(l.lane)
-          from (select q.lane from awa.queues q where q.queue_id = queue_id and q.lane is not null order by random()) l
-          left join lateral (
-            select c.lo, c.hi, c.pos_xid, c.pos_id
-              from awa.lease_claims_0 c
-             where c.lane = l.lane
-             order by c.lane_seq desc
-             limit 1
-          ) c on true
-         cross join lateral (
-            select true
-              from awa.ready_entries_0 e
-             where e.lane = l.lane
-               and (e.xid, e.job_id) > (
-                 greatest(case when c.lo is not null then c.pos_xid end,
-                   pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
-                 case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end)
-             limit 1
-          ) e
-         limit 8);
-    when 1 then
-      v_shards := array(
-        select awa._shard_of(l.lane)
-          from (select q.lane from awa.queues q where q.queue_id = queue_id and q.lane is not null order by random()) l
-          left join lateral (
-            select c.lo, c.hi, c.pos_xid, c.pos_id
-              from awa.lease_claims_1 c
-             where c.lane = l.lane
-             order by c.lane_seq desc
-             limit 1
-          ) c on true
-         cross join lateral (
-            select true
-              from awa.ready_entries_1 e
-             where e.lane = l.lane
-               and (e.xid, e.job_id) > (
-                 greatest(case when c.lo is not null then c.pos_xid end,
-                   pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
-                 case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end)
-             limit 1
-          ) e
-         limit 8);
-    when 2 then
-      v_shards := array(
-        select awa._shard_of(l.lane)
-          from (select q.lane from awa.queues q where q.queue_id = queue_id and q.lane is not null order by random()) l
-          left join lateral (
-            select c.lo, c.hi, c.pos_xid, c.pos_id
-              from awa.lease_claims_2 c
-             where c.lane = l.lane
-             order by c.lane_seq desc
-             limit 1
-          ) c on true
-         cross join lateral (
-            select true
-              from awa.ready_entries_2 e
-             where e.lane = l.lane
-               and (e.xid, e.job_id) > (
-                 greatest(case when c.lo is not null then c.pos_xid end,
-                   pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
-                 case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end)
-             limit 1
-          ) e
-         limit 8);
-    when 3 then
-      v_shards := array(
-        select awa._shard_of(l.lane)
-          from (select q.lane from awa.queues q where q.queue_id = queue_id and q.lane is not null order by random()) l
-          left join lateral (
-            select c.lo, c.hi, c.pos_xid, c.pos_id
-              from awa.lease_claims_3 c
-             where c.lane = l.lane
-             order by c.lane_seq desc
-             limit 1
-          ) c on true
-         cross join lateral (
-            select true
-              from awa.ready_entries_3 e
-             where e.lane = l.lane
-               and (e.xid, e.job_id) > (
-                 greatest(case when c.lo is not null then c.pos_xid end,
-                   pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
-                 case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end)
-             limit 1
-          ) e
-         limit 8);
-  end case;
-  return v_shards;
-end
-$$;
-comment on function awa._some_shards_with_jobs is
-  'Up to eight shards of a queue that have new entries in the current segment, in random order';
-
 -- Since when the first entry of a lane after a place is ready, and whether it was hard to find.
 -- Late commits do not count, and buried entries do. took is the time of the look. is_far: it took long twice, which
 -- distinguishes a long way over invisible entries from a busy machine.
@@ -392,6 +225,40 @@ end
 $$;
 comment on function awa._late_part is
   'The next part of a window whose late commits may not have been read: those of one transaction, or all after lo';
+
+-- The first entries of a part of a window, in their order.
+-- Why: a query of SQL, which the planner puts in the place of its call. It has one lower bound for the index: with a
+-- second one beside it the scan would begin at the beginning of the lane. The upper bound is of the transaction alone:
+-- a row comparison does not end the scan where the second column decides.
+create or replace function awa._read_part(
+  lane bigint,
+  cleaned smallint,
+  cleaned_until pg_snapshot,
+  at_xid xid8,
+  at_id bigint,
+  to_xid xid8,
+  hi pg_snapshot,
+  is_buried boolean,
+  max_entries int,
+  out xid xid8, out job_id bigint, out kind text, out args jsonb, out priority smallint, out attempt smallint,
+  out max_attempts smallint, out created_at timestamptz, out ready_at timestamptz, out tags text[], out metadata jsonb,
+  out progress jsonb, out group_key text, out expires_at timestamptz, out unique_key bytea, out body_bytes int
+) returns setof record
+language sql stable
+as $$
+  select e.xid, e.job_id, e.kind, e.args, e.priority, e.attempt, e.max_attempts, e.created_at, e.ready_at, e.tags,
+         e.metadata, e.progress, e.group_key, e.expires_at, e.unique_key, e.body_bytes
+    from awa.ready_entries e
+   where e.lane = _read_part.lane
+     and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
+     and (e.xid, e.job_id) > (at_xid, at_id)
+     and e.xid <= to_xid
+     and pg_visible_in_snapshot(e.xid, hi)
+     and case when is_buried then not awa._is_buried(_read_part.lane, e.xid, e.job_id) else true end
+   order by e.xid, e.job_id
+   limit max_entries
+$$;
+comment on function awa._read_part is 'The first entries of a part of a window, in their order';
 
 -- The part of a window that comes after a part of which so many jobs were taken.
 -- is_read: nothing is left in the lane. is_full: jobs are left, and do not fit. bytes, and expired, are those of the
