@@ -2,11 +2,14 @@ package sql_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
@@ -361,4 +364,44 @@ func TestACopyGetsRolesOfItsOwn(t *testing.T) {
 	result, err = driver.Migrate(t.Context(), target.url)
 	require.NoError(t, err)
 	require.Equal(t, []any{"copy_", false}, []any{result.RolePrefix, result.Changed})
+}
+
+// psql sends a file in the encoding of its session, which may be any.
+func TestFilesAreASCII(t *testing.T) {
+	this, err := install.Embedded()
+	require.NoError(t, err)
+	for _, text := range []string{file(t, this), uninstallFile(t)} {
+		n := 0
+		for line := range strings.Lines(text) {
+			n++
+			require.NotRegexp(t, `[^\x00-\x7f]`, line, n)
+		}
+	}
+}
+
+// A limit on the length of transactions, which the database's owner may have set, does not end an installation.
+func TestInstallIsNotCutShort(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	if one[int](s, "select current_setting('server_version_num')::int") < 170000 {
+		t.Skip("there is no transaction_timeout")
+	}
+	this, err := install.Embedded()
+	require.NoError(t, err)
+	for _, do := range []func() error{
+		func() error { _, err := d.installs(this, install.Options{Wait: patience}); return err },
+		func() error { _, err := d.uninstalls(this, install.Options{Wait: patience}); return err },
+	} {
+		s.exec("comment on schema awa is null")
+		s.exec(fmt.Sprintf("select pg_advisory_lock(%d)", lockKey))
+		s.exec(fmt.Sprintf(`alter database %q set transaction_timeout = 2000`, one[string](s, "select current_database()")))
+		done := make(chan error, 1)
+		go func() { done <- do() }()
+		require.Eventually(t, func() bool {
+			return len(done) > 0 || one[bool](s, "select exists (select from pg_stat_activity a where a.datname = "+
+				"current_database() and a.wait_event = 'PgSleep' and a.xact_start < clock_timestamp() - interval '3 seconds')")
+		}, patience, 10*time.Millisecond)
+		s.exec("select pg_advisory_unlock_all()")
+		require.NoError(t, <-done)
+	}
 }

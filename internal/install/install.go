@@ -107,6 +107,7 @@ const begin = `begin isolation level read committed read write;
 set local search_path = pg_catalog, pg_temp;
 set local standard_conforming_strings = on;
 set local statement_timeout = 0;
+set local idle_in_transaction_session_timeout = 0;
 set local lock_timeout = '5s';
 set local client_min_messages = notice;
 set local quote_all_identifiers = off;

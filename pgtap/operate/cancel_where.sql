@@ -34,7 +34,7 @@ select awa.cancel_where(queue => :'queue' || ' served', kind => 'x', max_jobs =>
 create temp table served as select row_number() over () as place, t.* from awa.claim(:'queue' || ' served', 10) t;
 
 begin;
-select plan(57);
+select plan(59);
 
 select is(pg_temp.states(' a'), 'available 7, completed 2, failed 1, retryable 2, running 3, scheduled 2', 'before');
 
@@ -165,7 +165,9 @@ select pg_temp.refused(format('select awa.cancel_where(%s)', c.args), '22023', c
     (8, 'pg_temp.q(), max_jobs => 0', 'max_jobs', 'no jobs'),
     (9, 'pg_temp.q(), max_jobs => -1', 'max_jobs', '-1 jobs'),
     (10, 'pg_temp.q(), max_jobs => 10001', 'max_jobs', '10,001 jobs'),
-    (11, $$tag => ''$$, 'tag', 'an empty tag')
+    (11, $$tag => ''$$, 'tag', 'an empty tag'),
+    (12, $$args => '{}'$$, 'filter', 'an object that is in the arguments of each job'),
+    (13, $$args => '[]', max_jobs => 10$$, 'filter', 'an empty array')
   ) c(n, args, names, description)
  order by c.n;
 select is(current_setting('lock_timeout'), '0', 'the caller''s lock_timeout is as it was');

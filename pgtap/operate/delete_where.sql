@@ -31,7 +31,7 @@ select awa.complete(t.job_id, t.receipt) from awa.claim(:'queue' || ' b') t \g /
 select pg_temp.step('setup') \g /dev/null
 
 begin;
-select plan(48);
+select plan(50);
 
 select is(pg_temp.states(' a'), 'available 1, cancelled 2, completed 6, dead 1, failed 2, running 1', 'before');
 create function pg_temp.deleted(args text) returns text
@@ -126,7 +126,9 @@ select pg_temp.refused(format('select awa.delete_where(%s)', c.args), '22023', c
     (7, 'pg_temp.q(), max_jobs => -1', 'max_jobs', '-1 jobs'),
     (8, 'pg_temp.q(), max_jobs => 10001', 'max_jobs', '10,001 jobs'),
     (9, $$tag => ''$$, 'tag', 'an empty tag'),
-    (10, $$tag => repeat('t', 201)$$, 'tag', 'a tag of 201 characters')
+    (10, $$tag => repeat('t', 201)$$, 'tag', 'a tag of 201 characters'),
+    (11, $$args => '{}'$$, 'filter', 'an object that is in the arguments of each job'),
+    (12, $$args => '[]', max_jobs => 10$$, 'filter', 'an empty array')
   ) c(n, args, names, description)
  order by c.n;
 select is(current_setting('lock_timeout'), '0', 'the caller''s lock_timeout is as it was');

@@ -18,7 +18,7 @@ select awa.discard(t.job_id, t.receipt, 'e') from awa.claim(:'queue' || ' b') t 
 select pg_temp.step('setup') \g /dev/null
 
 begin;
-select plan(32);
+select plan(34);
 
 select is(pg_temp.states(' a'), 'dead 5, failed 1, running 1', 'before');
 create function pg_temp.purged(args text) returns text
@@ -76,7 +76,9 @@ select pg_temp.refused(format('select awa.purge_dlq(%s)', c.args), '22023', c.na
     (4, $$pg_temp.q(), state => 'Dead'$$, 'state', 'a state in capitals'),
     (5, 'pg_temp.q(), max_jobs => 0', 'max_jobs', 'no jobs'),
     (6, 'pg_temp.q(), max_jobs => -1', 'max_jobs', '-1 jobs'),
-    (7, 'pg_temp.q(), max_jobs => 10001', 'max_jobs', '10,001 jobs')
+    (7, 'pg_temp.q(), max_jobs => 10001', 'max_jobs', '10,001 jobs'),
+    (8, $$args => '{}'$$, 'filter', 'an object that is in the arguments of each job'),
+    (9, $$args => '[]', max_jobs => 10$$, 'filter', 'an empty array')
   ) c(n, args, names, description)
  order by c.n;
 select is(pg_temp.states(' a'), 'dead 5, failed 1, running 1', 'a refused call removes nothing');

@@ -43,7 +43,7 @@ select pg_temp.step('retried') \g /dev/null
 create temp table served as select row_number() over () as place, t.* from awa.claim(:'queue' || ' served', 10) t;
 
 begin;
-select plan(51);
+select plan(53);
 
 select is(pg_temp.states(' a'),
   'available 1, cancelled 2, completed 1, dead 2, failed 4, retryable 2, running 1, scheduled 1', 'before');
@@ -162,7 +162,9 @@ select pg_temp.refused(format('select awa.retry_where(%s)', c.args), '22023', c.
     (6, $$pg_temp.q(), state => 'Failed'$$, 'state', 'a state in capitals'),
     (7, 'pg_temp.q(), max_jobs => 0', 'max_jobs', 'no jobs'),
     (8, 'pg_temp.q(), max_jobs => -1', 'max_jobs', '-1 jobs'),
-    (9, 'pg_temp.q(), max_jobs => 10001', 'max_jobs', '10,001 jobs')
+    (9, 'pg_temp.q(), max_jobs => 10001', 'max_jobs', '10,001 jobs'),
+    (10, $$args => '{}'$$, 'filter', 'an object that is in the arguments of each job'),
+    (11, $$args => '[]', max_jobs => 10$$, 'filter', 'an empty array')
   ) c(n, args, names, description)
  order by c.n;
 select is(current_setting('lock_timeout'), '0', 'the caller''s lock_timeout is as it was');

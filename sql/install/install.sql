@@ -55,6 +55,8 @@ declare
 {{template "declare" .}}
 {{- template "declare_as_owner" .}}
 begin
+  -- from PostgreSQL 17 on
+  perform set_config(s.name, '0', true) from pg_settings s where s.name = 'transaction_timeout';
   if current_setting('server_version_num')::int < 150000 then
     raise exception using errcode = '0A000', message = 'awa needs PostgreSQL 15 or newer',
       detail = format('This is PostgreSQL %s.', current_setting('server_version'));

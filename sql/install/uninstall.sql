@@ -25,6 +25,8 @@ declare
 {{template "declare" .}}
 {{- template "declare_as_owner" .}}
 begin
+  -- from PostgreSQL 17 on
+  perform set_config(s.name, '0', true) from pg_settings s where s.name = 'transaction_timeout';
   if {{template "bad_prefix" "v_asked"}} then
     raise exception using errcode = '22023', message = 'role_prefix is not the beginning of a role''s name',
       detail = format('It is %L.', v_asked), hint = 'Use the one that was installed with.';

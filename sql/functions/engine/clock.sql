@@ -213,7 +213,7 @@ $$;
 comment on function awa._last_cron is
   'When a cron expression came last, at or before a time and after another one; null when it did not';
 
--- The time anchor + n × every: its months and days are those of the calendar in a zone, hours and less are exact.
+-- The time anchor + n * every: its months and days are those of the calendar in a zone, hours and less are exact.
 create or replace function awa._nth_time(anchor timestamptz, every interval, zone text, n bigint) returns timestamptz
 language plpgsql stable
 as $$
@@ -228,9 +228,9 @@ begin
 end
 $$;
 comment on function awa._nth_time is
-  'The time anchor + n × every: its months and days are those of the calendar in a zone, hours and less are exact';
+  'The time anchor + n * every: its months and days are those of the calendar in a zone, hours and less are exact';
 
--- The next of the times anchor + n × every after a time, from n = 0 on; null when there is none.
+-- The next of the times anchor + n * every after a time, from n = 0 on; null when there is none.
 -- Months and days are those of the calendar in a zone from _zone, hours and less are exact.
 -- Raises 22023.
 -- Why: each time is computed from the anchor, so that 31 January is followed by the last of February, and then by 31
@@ -277,4 +277,4 @@ begin
 end
 $$;
 comment on function awa._next_every is
-  'The next of the times anchor + n × every after a time, from n = 0 on; null when there is none';
+  'The next of the times anchor + n * every after a time, from n = 0 on; null when there is none';

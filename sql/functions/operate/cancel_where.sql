@@ -174,7 +174,8 @@ create or replace function awa._check_filter(
 language plpgsql
 as $$
 begin
-  if num_nonnulls(queue, kind, state, before, tag, args) = 0 then
+  -- an empty object is in the arguments of each job
+  if num_nonnulls(queue, kind, state, before, tag, nullif(nullif(args, '{}'), '[]')) = 0 then
     perform awa._refuse('a filter must name a queue, kind, state, before, tag or args', null,
       'Say which jobs: at least one of these.');
   end if;
