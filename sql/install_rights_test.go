@@ -253,7 +253,7 @@ func TestInstallNamesWhoMayGrantTheOwner(t *testing.T) {
 		require.Equal(t, "Unless they install: revoke awa_owner from maker cascade.", result.Warnings[0].Hint)
 		s.exec("comment on schema awa is null")
 	}
-	s.exec("revoke awa_owner from maker cascade")
+	s.exec("revoke awa_owner, awa_producer, awa_worker, awa_maintainer, awa_operator, awa_reader from maker cascade")
 	result, err := driver.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
 	require.Empty(t, result.Warnings)
@@ -539,4 +539,26 @@ func TestInstallKeepsNoForgedFunction(t *testing.T) {
 			require.Equal(t, before, rows())
 		}
 	}
+}
+
+// Whoever has made one of the other roles beforehand, with Awa's mark, may grant it, too.
+func TestInstallNamesWhoMayGrantARole(t *testing.T) {
+	own := newServer(t)
+	d := own.database("app", false)
+	s := d.session()
+	s.exec("create role maker login createrole; create role lead login; set role maker; create role awa_reader; " +
+		"comment on role awa_reader is 'Awa: made by an installation of it'; reset role; create role awa_worker; " +
+		"grant awa_worker to lead with admin option")
+	wanted := "roles of Awa can be granted by others: awa_reader by maker, awa_worker by lead"
+	if one[int](s, "select current_setting('server_version_num')::int") < 160000 { // whoever makes a role gets no right
+		wanted = "roles of Awa can be granted by others: awa_worker by lead"
+	}
+	result, err := driver.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.NotEmpty(t, result.Warnings)
+	require.Equal(t, wanted, result.Warnings[0].Message)
+	s.exec("comment on schema awa is null; revoke awa_worker from lead cascade; revoke awa_reader from maker cascade")
+	result, err = driver.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	require.Empty(t, result.Warnings)
 }

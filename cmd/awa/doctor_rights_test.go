@@ -150,6 +150,8 @@ func TestDoctorParsesAsTheOwner(t *testing.T) {
 // From PostgreSQL 16 on a role that makes the owner beforehand keeps the right to grant it.
 func TestDoctorNamesWhoMayGrantTheOwner(t *testing.T) {
 	databaseURL, admin := prepare(t)
+	provoke(t, databaseURL, wrong{"create role lead login; grant awa_reader to lead with admin option",
+		levelWarning, "roles", "awa_reader", "can be granted by lead, also to itself"})
 	var version int
 	require.NoError(t, admin.QueryRow(t.Context(), "select current_setting('server_version_num')::int").Scan(&version))
 	if version < 160000 {

@@ -123,8 +123,8 @@
               using detail = 'They can read and change everything here.',
                 hint =
                   format(
-                    'Unless that is meant: revoke %s from %s. Or install with roles of its own: --role-prefix, for '
-                    'psql -v role_prefix=...',
+                    'Unless that is meant: revoke %s from %s cascade. Or install with roles of its own: --role-prefix, '
+                    'for psql -v role_prefix=...',
                   v_owner_role::regrole, v_members);
           elsif v_members is not null then
             raise exception using errcode = '55000',
@@ -132,8 +132,8 @@
               detail = 'They could read and change everything here.',
               hint =
                 format(
-                  'Let somebody who may say: revoke %s from %s. Or choose roles of this database''s own: --role-prefix '
-                  'app_, for psql -v role_prefix=app_.',
+                  'Let somebody who may say: revoke %s from %s cascade. Or choose roles of this database''s own: '
+                  '--role-prefix app_, for psql -v role_prefix=app_.',
                 v_owner_role::regrole, v_members);
           end if;
         end if;
@@ -156,6 +156,18 @@
         raise warning 'the role % can be granted by: %', v_owner_role::regrole, v_others
           using detail = 'Also to themselves. Its members can read and change everything here.',
             hint = format('Unless they install: revoke %s from %s cascade.', v_owner_role::regrole, v_others);
+      end if;
+      -- So with the other roles. Who is a member of the owner, or may become one, may do all of that anyhow.
+      select string_agg(distinct format('%s by %s', m.roleid::regrole, m.member::regrole), ', ') into v_others
+        from unnest(c_roles) e(role)
+        join pg_roles o on o.rolname = v_prefix || e.role and o.oid <> v_owner_role
+        join pg_auth_members m on m.roleid = o.oid and m.admin_option and m.member <> v_me
+        join pg_roles r on r.oid = m.member and not r.rolsuper
+       where m.member not in (select w.member from pg_auth_members w where w.roleid = v_owner_role);
+      if v_others is not null then
+        raise warning 'roles of Awa can be granted by others: %', v_others
+          using detail = 'Also to themselves, and to anybody.',
+            hint = 'Unless that is meant: revoke ... from ... cascade.';
       end if;
       select string_agg(r.rolname, ', ' order by r.rolname) into v_others
         from pg_roles r join unnest(c_roles) e(role) on r.rolname = v_prefix || e.role

@@ -87,7 +87,7 @@ select case when not bool_or(m.reads) and m.installs then 'ok' else 'warning' en
        end,
        case
          when bool_or(m.reads)
-           then format('When nothing is to be installed: revoke %I from %s;', o.role, m.member::regrole)
+           then format('When nothing is to be installed: revoke %I from %s cascade;', o.role, m.member::regrole)
          else format('Unless it installs: revoke %I from %s cascade;', o.role, m.member::regrole)
        end
   from roles o
@@ -103,6 +103,18 @@ select case when not bool_or(m.reads) and m.installs then 'ok' else 'warning' en
   ) m on m.roleid = o.oid
  where o.name = 'owner'
  group by o.role, m.member, m.installs
+union all
+-- Who is a member of the owner, or may become one, is named already.
+select 'warning', o.role, format('can be granted by %s, also to itself', m.member::regrole),
+       format('Unless that is meant: revoke %I from %s cascade;', o.role, m.member::regrole)
+  from roles o
+  join pg_auth_members m on m.roleid = o.oid and m.admin_option
+  join pg_roles r on r.oid = m.member and not r.rolsuper
+ where o.name <> 'owner'
+   and m.member not in (
+     select w.member from roles p join pg_auth_members w on w.roleid = p.oid where p.name = 'owner'
+   )
+ group by o.role, m.member
 union all
 select 'warning', o.oid::regrole::text,
        'may not see the snapshots of others: a segment is kept until their sessions end',
