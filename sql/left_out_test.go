@@ -12,7 +12,8 @@ var keeping = []answer{
 	{"select awa.cancel($1) where $2::bigint > 0", "cancelled"},
 	{"select awa.extend($1, $2, '2 hours')", "running"},
 	{"select awa.complete($1, $2)", "completed"},
-	{"select awa.fail_many(array[$1::bigint], array[$2::bigint], '{error}', '{1 hour}')", "retryable"},
+	// for two answers it locks the whole claim; one that is given twice counts once
+	{"select awa.fail_many(array[$1::bigint, $1], array[$2::bigint, $2], '{e,e}', '{1 hour,1 hour}')", "retryable"},
 }
 
 // One attempt that another session is answering for, or changing, in a transaction that stays open keeps none of the
