@@ -164,7 +164,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stdout, "awa %s (%s)\n", version(), runtime.Version())
 	case "help", "-h", "-help", "--help":
 		text := usage
-		if len(args) > 0 {
+		if len(args) > 0 && args[0] != "version" && args[0] != "help" {
 			if text = usages[args[0]]; text == "" {
 				fmt.Fprintf(stderr, "awa: unknown command\n%s", usage)
 				return 2

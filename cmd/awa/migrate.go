@@ -19,7 +19,7 @@ func runMigrate(ctx context.Context, args []string, stdout, stderr io.Writer) er
 	var cfg driver.MigrateConfig
 	_, databaseURL, err := parse("migrate", args, 0, stdout, stderr, func(flags *flag.FlagSet) {
 		flags.Func("role-prefix", "", rolePrefix(&cfg.RolePrefix))
-		flags.DurationVar(&cfg.Wait, "wait", time.Minute, "")
+		flags.Func("wait", "", wait(&cfg.Wait))
 	})
 	if err != nil {
 		return err
@@ -45,6 +45,16 @@ func rolePrefix(prefix *string) func(string) error {
 			return errors.New("this is not the beginning of a role's name")
 		}
 		*prefix = value
+		return nil
+	}
+}
+
+// wait reads how long others may be in the way; without the flag a minute.
+func wait(d *time.Duration) func(string) error {
+	return func(value string) (err error) {
+		if *d, err = time.ParseDuration(value); err != nil || *d <= 0 {
+			return errors.New("this is no duration longer than 0, as in 30s")
+		}
 		return nil
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -41,7 +40,7 @@ func runUninstall(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	var options install.Options
 	_, databaseURL, err := parse("uninstall", args, 0, stdout, stderr, func(flags *flag.FlagSet) {
 		flags.Func("role-prefix", "", rolePrefix(&options.RolePrefix))
-		flags.DurationVar(&options.Wait, "wait", time.Minute, "")
+		flags.Func("wait", "", wait(&options.Wait))
 		flags.BoolVar(&options.Force, "force", false, "")
 	})
 	if err != nil {
