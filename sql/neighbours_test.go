@@ -43,7 +43,6 @@ func TestLocksThatAnybodyTakes(t *testing.T) {
 			"select awa.release($job, $receipt)", "select awa.snooze($job, $receipt, '1 second')",
 			"select awa.cancel_attempt($job, $receipt)",
 			"select awa.extend($job, $receipt, '1 hour')", "select awa.set_progress($job, $receipt, '1')",
-			"select awa.deregister_worker($worker)", "select awa.release_unknown($worker, '{}', '{}')",
 			"select awa.drop_queue('q', true)"}},
 		{"answers for many claims", "awa._crowd_key()", false, "the lock of answers for many claims",
 			[]string{"select awa.complete_many($jobs, $receipts)", "select awa.deregister_worker($worker)"}},

@@ -546,7 +546,7 @@ func TestManySchedulesThatFail(t *testing.T) {
 	s.exec("create function public.refuse() returns trigger language plpgsql as $$ begin raise 'full'; end $$")
 	s.exec("create trigger refuse before insert on awa.ready_entries for each row when (new.kind = 'bad') " +
 		"execute function public.refuse()")
-	s.exec(changing("fire_due", "interval '1 second'", "interval '200 milliseconds'"))
+	s.exec(changing("fire_due", "interval '1 second'", "interval '1 millisecond'"))
 	s.clockIs("2026-06-01 12:01:01+00")
 	var fired, failed, calls int64
 	for more := true; more; calls++ {

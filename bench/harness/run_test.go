@@ -45,7 +45,7 @@ func TestRun(t *testing.T) {
 	if url == "" {
 		t.Skip("AWA_TEST_DATABASE_URL names no server: run by internal/withpg")
 	}
-	stallTimeout = 200 * time.Millisecond // where jobs are missing, none comes
+	stallTimeout = 3 * time.Second // where jobs are missing, none comes
 	server, err := StartServer(t.Context(), url)
 	require.NoError(t, err)
 	defer server.Stop()
@@ -56,7 +56,7 @@ func TestRun(t *testing.T) {
 		return info
 	}
 	absent := systems.Pgmq("")
-	scenario := Scenario{Name: "short", Producers: 2, Batch: 50, Workers: 2, Claim: 50, Slots: 50, Depth: 200,
+	scenario := Scenario{Name: "short", Producers: 2, Batch: 50, Workers: 2, Claim: 100, Slots: 100, Depth: 400,
 		Phases: []Phase{{Name: "clean", Length: 200 * time.Millisecond},
 			{Name: "readers", Length: 200 * time.Millisecond, Disturb: Readers}}}
 	var file bytes.Buffer

@@ -182,8 +182,8 @@ func TestMigrateWithoutPermission(t *testing.T) {
 	databaseURL := testdb.EmptyURL(t)
 	admin := testdb.Connect(t, databaseURL)
 	role := testRole(t, admin)
-	status, _, stderr := awa(t.Context(), "migrate", "--database-url",
-		with(t, databaseURL, "options", "-c role="+role))
+	execute(t, admin, "alter role "+role+" login")
+	status, _, stderr := awa(t.Context(), "migrate", "--database-url", with(t, databaseURL, "user", role))
 	assert.Equal(t, 1, status)
 	assert.Contains(t, stderr, "permission denied")
 	assert.Contains(t, stderr, "grant create on database")
