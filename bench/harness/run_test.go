@@ -45,7 +45,7 @@ func TestRun(t *testing.T) {
 	if url == "" {
 		t.Skip("AWA_TEST_DATABASE_URL names no server: run by internal/withpg")
 	}
-	stallTimeout = 3 * time.Second // where jobs are missing, none comes
+	stallTimeout = time.Second // where jobs are missing, none comes
 	server, err := StartServer(t.Context(), url)
 	require.NoError(t, err)
 	defer server.Stop()

@@ -66,10 +66,10 @@ func (f *floor) Work(ctx context.Context, done Sink) error {
 	calm := context.WithoutCancel(ctx)
 	for ctx.Err() == nil {
 		rows, err := f.pool.Query(calm, `
-			select xid::text, job_id, args
-			  from floor.entries
-			 where lane = 1 and (xid, job_id) > ($1::text::xid8, $2) and xid < pg_snapshot_xmin(pg_current_snapshot())
-			 order by xid, job_id
+			select e.xid::text, job_id, args
+			  from floor.entries e
+			 where lane = 1 and (e.xid, job_id) > ($1::text::xid8, $2) and e.xid < pg_snapshot_xmin(pg_current_snapshot())
+			 order by e.xid, job_id
 			 limit $3`, xid, id, f.env.Batch)
 		if err != nil {
 			return err
