@@ -15,7 +15,7 @@ import (
 var (
 	// lookEvery is how long a worker sleeps at most before it looks again whether deferred jobs or schedules are due.
 	lookEvery = time.Second
-	// maintainEvery is how often a worker calls run_maintenance.
+	// maintainEvery is how often a worker calls run_passes.
 	maintainEvery = 5 * time.Second
 )
 
@@ -179,9 +179,8 @@ func longestSleep(random float64) time.Duration {
 	return time.Duration(float64(lookEvery) * (1 - jitter*random))
 }
 
-// runMaintenance is interrupted at the worker's end, for it may take a while. It commits by itself, so it is in no
-// transaction;
-// it chooses its isolation level itself, too.
+// runMaintenance calls run_passes. It is interrupted at the worker's end, for it may take a while. The procedure
+// commits by itself, so it is called in no transaction, and chooses its isolation level itself, too.
 func runMaintenance(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode) error {
 	ctx, cancel := context.WithTimeout(ctx, maintainTimeout)
 	defer cancel()

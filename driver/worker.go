@@ -89,8 +89,8 @@ type WorkerConfig struct {
 	// schedules as they are, and says so in its log: so an old release that starts again during a deploy does no harm. By
 	// default, 0, the worker that has started last decides.
 	ScheduleRevision int64
-	// NoMaintenance keeps the worker from maintenance, which is for all queues: it makes deferred jobs ready when they are
-	// due, fires schedules every second, and every 5 s calls run_passes, which also ends attempts whose workers have died,
+	// NoMaintenance keeps the worker from maintenance, which is for all queues: it makes deferred jobs ready and
+	// fires schedules when they are due, and every 5 s calls run_passes, which also ends attempts whose workers have died,
 	// and empties old history. Set it where the worker's role may not (it needs awa_maintainer), or where something else
 	// does it. Some process has to; any number of them may.
 	NoMaintenance bool
