@@ -237,6 +237,17 @@ func TestUpgrade(t *testing.T) {
 	require.Equal(t, "the database has Awa 0.2.0 (schema version 2), newer than this program's "+sql.Version+" (1)",
 		older.Warnings[0].Message)
 	require.Equal(t, "0.2.0", one[string](s, "select awa.version()"))
+	// It does not remove it either, and blames nobody for what the newer one has made.
+	embedded, err := install.Embedded()
+	require.NoError(t, err)
+	_, err = d.uninstalls(embedded, install.Options{})
+	require.Equal(t, "55000", sqlState(err))
+	require.ErrorContains(t, err,
+		"the database has Awa 0.2.0 (schema version 2), newer than this program's "+sql.Version+" (1)")
+	output, well := d.psql(uninstallFile(t))
+	require.False(t, well)
+	require.Contains(t, output, "newer than this program's")
+	require.Contains(t, output, "Use the program of its version")
 	for _, number := range []string{"0.3.0", "1.0.0"} {
 		s.exec("update awa.schema_version set functions = $1", number)
 		s.exec("comment on schema awa is null") // as after a restore without comments

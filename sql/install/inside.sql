@@ -22,14 +22,16 @@ end
         ){{end}}
 {{define "look"}}
 declare
-  v_prefix text;
+  v_version jsonb;
   v_table text;
   v_rows boolean;
   v_jobs text[] := '{}';
   v_said jsonb;
 begin
   if ($1 -> 'version')::boolean then
-    select s.role_prefix into v_prefix from awa.schema_version s;
+    select jsonb_build_object('version', s.version, 'functions', s.functions, 'role_prefix', s.role_prefix)
+      into v_version
+      from awa.schema_version s;
   end if;
   for v_table in select jsonb_array_elements_text($1 -> 'tables') loop
     execute format('select exists (select from awa.%I%s)', v_table,
@@ -38,7 +40,7 @@ begin
       v_jobs := v_jobs || format('awa.%I', v_table);
     end if;
   end loop;
-  v_said := jsonb_build_object('role_prefix', v_prefix, 'jobs', v_jobs);
+  v_said := coalesce(v_version, '{}') || jsonb_build_object('jobs', v_jobs);
 {{template "say"}}
 end
 {{end}}

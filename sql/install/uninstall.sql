@@ -4,6 +4,8 @@
 -- owner: see as_owner.sql.
 do $awa$
 declare
+  c_schema constant int := {{.Schema}};
+  c_version constant text := '{{.Version}}';
   c_roles constant text[] := '{ {{- range $i, $r := .Roles}}{{if $i}},{{end}}{{$r}}{{end -}} }';
   c_relations constant jsonb := $awa_code${{.RelationsJSON}}$awa_code$;
   v_wait constant interval := coalesce(nullif(current_setting('awa.install_wait', true), ''), '1 minute')::interval;
@@ -95,6 +97,21 @@ begin
       raise exception using errcode = '55000',
         message = format('Awa is installed here with the role prefix %s, not %s', v_prefix, v_asked),
         hint = 'Leave the prefix out: the database knows it.';
+    end if;
+    -- An older program takes what it does not know for somebody else's.
+    if not v_force
+      and (
+        (v_said ->> 'version')::int > c_schema
+          or case
+            when v_said ->> 'functions' ~ '^[0-9]{1,9}([.][0-9]{1,9})*$'
+              then string_to_array(v_said ->> 'functions', '.')::int[] > string_to_array(c_version, '.')::int[]
+          end
+      ) then
+      raise exception using errcode = '55000',
+        message = format('the database has Awa %s (schema version %s), newer than this program''s %s (%s)',
+          v_said ->> 'functions', v_said ->> 'version', c_version, c_schema),
+        hint = 'Nothing was changed. Use the program of its version, or the file that this makes: awa sql --uninstall. '
+          'Or insist: --force, for psql -v force=on.';
     end if;
     v_jobs := array(select jsonb_array_elements_text(v_said -> 'jobs'));
     if v_jobs <> '{}' and not v_force then
