@@ -2,6 +2,7 @@ package sql_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -67,6 +68,33 @@ func TestHealthNamesWhoHoldsAQueue(t *testing.T) {
 		}
 		require.Zero(t, one[int](s, "select count(*) from awa.health() h where h.topic = 'claimer'"))
 	}
+}
+
+// A session that holds all shards of a queue is named once, with the other locks that it holds.
+func TestHealthNamesAHolderOfShardsOnce(t *testing.T) {
+	d := newDatabase(t)
+	holder, s := d.session(), d.session()
+	s.setClaimWait("1 millisecond")
+	s.enqueueMany("q", 3)
+	s.exec("select awa.configure_queue('q', '{\"shards\": 2}')")
+	s.exec("select awa._note_shards(awa._queue_id('q'))")
+	w := s.registerWorker()
+	s.exec("update awa.settings set warn_ready_age = '1 millisecond'")
+	holder.exec("begin; select awa._lock_queue(awa._queue_id('q'))")
+	holder.exec("select awa._lock_worker($1, false)", w)
+	said := fmt.Sprintf(`select coalesce(array_agg(regexp_replace(h.message, ' for [0-9:]+: ', ': ') order by h.message), '{}')
+		from awa.health() h where h.topic = 'claimer' and (h.details ->> 'pid')::int = %d`, holder.pid)
+	s.says("claimer", "has held the lock of") // after a second
+	require.Equal(t, []string{"has held the lock of 64 shards of queue q: nothing is claimed from it",
+		fmt.Sprintf("has held the lock of worker %d: it claims nothing", w)}, one[[]string](s, said))
+	require.Equal(t, 1, strings.Count(s.says("queue", "ready"), fmt.Sprintf("backend %d ", holder.pid)))
+
+	// A claim keeps its worker, too: that is no row of its own.
+	holder.exec("rollback; begin")
+	holder.exec("select awa._lock_worker($1, true)", w)
+	holder.exec("select awa._lock_shard(awa._queue_id('q') << 6)")
+	s.says("claimer", "has held the lock of")
+	require.Equal(t, []string{"has held the lock of shard 0 of queue q: nothing is claimed from it"}, one[[]string](s, said))
 }
 
 // Who is in the way of emptying the oldest segment is named: who answers for an attempt in it, who holds a queue, who

@@ -25,7 +25,7 @@ comment on view awa._locked_workers is 'The workers whose rows are locked, and t
 
 -- Claimers that hold a queue, because their clients have not read what they claimed for ten seconds.
 create or replace view awa._stuck_claimers as
-select a.pid, a.usesysid, q.name as queue, a.query_start as since
+select distinct a.pid, a.usesysid, q.name as queue, a.query_start as since
   from pg_stat_activity a
   join pg_locks l on l.pid = a.pid and l.locktype = 'advisory' and l.granted and l.objsubid = 1
    and l.database = (select d.oid from pg_database d where d.datname = current_database())

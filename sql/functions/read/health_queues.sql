@@ -10,16 +10,30 @@ with now as (
   select clock_timestamp() as at
 ), settings as (
   select * from awa.settings
-), locks as materialized (
+), held as materialized (
   select l.*
     from awa._held_locks l, settings s, now n
    where l.since < n.at - greatest(s.claim_wait, interval '1 second')
+), locks as (
+  select l.pid, l.holder, l.mode, l.since, l.queue, l.worker_id, l.claim_id, l.what, l.so from held l
+   where l.queue is null
+  union all
+  -- of the shards of a queue one row
+  select l.pid, l.holder, null, min(l.since), l.queue, null, null,
+         case
+           when min(l.what) = max(l.what) then min(l.what)
+           else format('%s shards of queue %s', count(*), l.queue)
+         end,
+         min(l.so)
+    from held l
+   where l.queue is not null
+   group by l.pid, l.holder, l.queue
 )
 select 4, 'warning', 'claimer', awa._backend(c.pid),
        format('holds up the claims of queue %s: its client has not read its jobs for %s', c.queue,
          awa._in_words(n.at - c.since)),
-       'End it with pg_terminate_backend. For maintenance to do so, let a superuser say: grant pg_signal_backend to '
-       'awa_owner.',
+       format('End it with pg_terminate_backend. For maintenance to do so, let a superuser say: grant '
+         'pg_signal_backend to %I.', current_user), -- whom maintenance runs as, too
        jsonb_build_object('pid', c.pid, 'queue', c.queue)
   from awa._stuck_claimers c
  cross join now n
@@ -41,7 +55,8 @@ select 4, 'warning', 'claimer', l.holder,
  where not exists (select from awa._stuck_claimers c where c.pid = l.pid)
    -- a claim keeps its worker, too
    and (
-     l.queue is not null
+     l.worker_id is null
+       or l.mode <> 'ShareLock'
        or not exists (
          select from locks q where q.queue is not null and q.pid is not distinct from l.pid and q.holder = l.holder
        )
@@ -106,7 +121,7 @@ select 5, case when w.waits and s.paused_at is null then 'warning' else 'ok' end
               where coalesce(q.queue = any(w.queues), true) and w.heartbeat_at > n.at - t.warn_silence
            ) as is_worked_on
  ) w
-  left join lateral (select string_agg(l.holder, ', ') as holder from locks l where l.queue = q.queue) l on true
+  left join lateral (select string_agg(distinct l.holder, ', ') as holder from locks l where l.queue = q.queue) l on true
   left join lateral (
     select max(c.claimed_at) as claimed_at
       from awa._lanes_of(x.queue_id) l

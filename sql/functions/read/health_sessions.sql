@@ -171,7 +171,7 @@ comment on view awa._locks is 'The holders of locks in this database, and at lea
 -- claim, or of those that answer for very many claims, or keep very many numbers of shards. Not the shared lock of a
 -- claim, which an answer may keep in a long transaction; for that of the counts see _maintenance_holders.
 create or replace view awa._held_locks as
-select l.pid, l.holder, l.since, q.name as queue, q.shard, w.worker_id, c.claim_id,
+select l.pid, l.holder, l.mode, l.since, q.name as queue, q.shard, w.worker_id, c.claim_id,
        case
          when q.name is not null
            then case when q.is_whole then '' else format('shard %s of ', q.shard & 63) end || 'queue ' || q.name
