@@ -135,7 +135,8 @@ func (e *serverError) Error() string {
 		text.WriteString("; hint: Somebody else changes it, or answers for it, in a transaction that lasts. Try again.")
 	case e.pg.Code == "42501": // insufficient privilege
 		text.WriteString("; hint: Grant the role what it needs: awa_producer to enqueue, awa_worker to work, " +
-			"awa_maintainer for maintenance, awa_operator to change jobs, awa_reader to read.")
+			"awa_maintainer for maintenance, awa_operator to change jobs, awa_reader to read. Where Awa was installed with " +
+			"another prefix than awa_, their names begin with that.")
 	}
 	return text.String()
 }

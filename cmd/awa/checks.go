@@ -134,13 +134,18 @@ func (d *doctor) runInside(ctx context.Context, c check, roles ...string) {
 		d.conclude(c, found, err)
 	case d.superuser:
 		d.add(levelWarning, "access", c.topic, "not looked at: it would run with all rights of a superuser",
-			"Run this as a login that is a member of awa_reader, and of no other role.")
+			d.asReader())
 	case c.topic == healthCheck.topic: // as any program calls it
 		found, err = d.collect(ctx, c)
 		d.conclude(c, found, err)
 	default:
 		d.fail(c.topic, err)
 	}
+}
+
+// asReader is the hint to run it with few rights.
+func (d *doctor) asReader() string {
+	return "Run this as a login that is a member of " + d.reader + ", and of no other role."
 }
 
 // collectAs runs the body of a function that belongs to a role, which is given in SQL, in a transaction of a mode.
@@ -178,7 +183,8 @@ func (d *doctor) fail(topic string, err error) {
 			return
 		}
 		d.add(levelWarning, "access", topic, "not checked: this role may not look there",
-			"To monitor, run this as a member of awa_reader. To see all, run it as a superuser, or as the role that installs.")
+			"To monitor, run this as a member of "+cmp.Or(d.reader, "awa_reader")+". To see all, run it as a superuser, or as the "+
+				"role that installs.")
 		return
 	}
 	d.add(levelCritical, topic, "", "can't be checked: "+err.Error(), "")

@@ -43,7 +43,7 @@ func (d *doctor) compareDefinitions(ctx context.Context, functions bool) (same b
 		switch {
 		case d.superuser:
 			d.add(levelWarning, "access", "views", "not looked at: their text would be parsed with all rights of a superuser",
-				"Run this as a login that is a member of awa_reader, and of no other role.")
+				d.asReader())
 			return false
 		case !functions:
 			d.fail("views", err)

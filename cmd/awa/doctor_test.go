@@ -245,6 +245,14 @@ func TestDoctorKnowsTheOwnerByItsPrefix(t *testing.T) {
 		{"alter role app_owner superuser", levelWarning, "roles", "app_owner", "is a superuser"},
 		{"alter role app_owner login", levelWarning, "roles", "app_owner", "can log in"},
 	}...)
+	execute(t, testdb.Connect(t, databaseURL), "create role nobody login")
+	denied := find(examined(t, with(t, databaseURL, "user", "nobody")), levelWarning, "access", "disk", "may not look")
+	require.NotNil(t, denied)
+	assert.Contains(t, denied.Hint, "as a member of app_reader.")
+	status, _, stderr = awa(t.Context(), "selftest", "--phase", "300ms", "--database-url",
+		with(t, databaseURL, "user", "nobody"))
+	assert.Equal(t, 1, status)
+	assert.Contains(t, stderr, "grant app_producer, app_worker, app_maintainer, app_operator, app_reader to ROLE")
 }
 
 // An installation for a role alone has no roles, whatever roles another database has made.
