@@ -92,12 +92,19 @@ func TestDeleteBesideAnOpenOne(t *testing.T) {
 		job := a.ended("q", how)
 		a.exec("begin")
 		a.exec(deleteJob, job)
-		require.Equal(t, "55P03", sqlState(b.try(deleteJob, job)), how.name)
+		err := b.try(deleteJob, job)
+		require.Equal(t, "55P03", sqlState(err), how.name)
+		require.ErrorContains(t, err, fmt.Sprintf("job %d is being changed by somebody else", job))
+		require.Contains(t, detail(err), fmt.Sprintf("Waited 00:00:00.001 for backend %d (", a.pid), how.name)
 		if how.state != "completed" { // those skip what somebody else is changing
 			require.Zero(t, one[int](b, "select awa.delete_where('q')"))
 		}
 		a.exec("commit")
 	}
+	job := a.ended("q", ends[0])
+	a.exec("begin; select awa.delete_where('q')")
+	require.Contains(t, detail(b.try(deleteJob, job)), fmt.Sprintf(" for backend %d (", a.pid))
+	a.exec("commit")
 	a.balanced()
 }
 

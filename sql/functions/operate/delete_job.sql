@@ -20,6 +20,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_place awa._place;
+  v_detail text;
 begin
   perform awa._check_change(job_id);
   perform awa._bound_waits();
@@ -31,14 +32,48 @@ begin
     elsif job_id = any(awa._undecided()) then
       perform awa._refuse_state(job_id, 'cancelled by this transaction',
         'Whether it was claimed meanwhile is decided at the commit: delete it afterwards.');
-    elsif awa._delete_rows(array[job_id]) + awa._delete_completed(array[job_id]) > 0 then
-      return v_place.state;
     end if;
+    begin
+      if awa._delete_rows(array[job_id]) + awa._delete_completed(array[job_id]) > 0 then
+        return v_place.state;
+      end if;
+    exception when lock_not_available then
+      get stacked diagnostics v_detail = pg_exception_detail;
+      if v_detail <> '' then
+        raise; -- it names the holder
+      end if;
+      perform awa._refuse_deletion(job_id);
+    end;
   end loop;
   perform awa._moved_on(job_id);
 end
 $$;
 comment on function awa.delete_job is 'Deletes a job that has ended; returns the state that it was in';
+
+-- Raises 55P03: somebody else is changing this ended job, and was waited for for claim_wait.
+-- Names the transactions that have changed ended jobs and were open all that time: it is one of them.
+create or replace function awa._refuse_deletion(job_id bigint) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_wait interval := current_setting('lock_timeout')::interval;
+  v_holders text;
+begin
+  select string_agg(distinct l.holder, ', ') into v_holders
+    from awa._locks l
+    left join pg_stat_activity a on a.pid = l.pid
+   where l.relation in ('awa.done_entries'::regclass, 'awa.deleted_jobs'::regclass)
+     and l.mode = 'RowExclusiveLock'
+     and l.pid is distinct from pg_backend_pid()
+     and coalesce(a.xact_start, '-infinity') < clock_timestamp() - v_wait;
+  raise exception using errcode = '55P03', message = format('job %s is being changed by somebody else', job_id),
+    detail = format('Waited %s for %s.', v_wait, coalesce(v_holders, 'a transaction that has just ended')),
+    hint = 'Somebody retries it, or deletes it, in a transaction that lasts: let that end, and try again.';
+end
+$$;
+comment on function awa._refuse_deletion is
+  'Raises 55P03: somebody else is changing this ended job, and was waited for for claim_wait';
 
 -- The jobs that were available when this transaction cancelled them.
 -- At its end the transaction decides about those that were claimed meanwhile.
