@@ -44,6 +44,7 @@ declare
   v_missing text;
   v_marked boolean;
   v_others text;
+  v_cure text;
   v_members text;
   v_elsewhere text;
   v_catalog text;

@@ -158,7 +158,9 @@
             hint = format('Unless they install: revoke %s from %s cascade.', v_owner_role::regrole, v_others);
       end if;
       -- So with the other roles. Who is a member of the owner, or may become one, may do all of that anyhow.
-      select string_agg(distinct format('%s by %s', m.roleid::regrole, m.member::regrole), ', ') into v_others
+      select string_agg(distinct format('%s by %s', m.roleid::regrole, m.member::regrole), ', '),
+             string_agg(distinct format('revoke %s from %s cascade;', m.roleid::regrole, m.member::regrole), ' ')
+        into v_others, v_cure
         from unnest(c_roles) e(role)
         join pg_roles o on o.rolname = v_prefix || e.role and o.oid <> v_owner_role
         join pg_auth_members m on m.roleid = o.oid and m.admin_option and m.member <> v_me
@@ -167,7 +169,7 @@
       if v_others is not null then
         raise warning 'roles of Awa can be granted by others: %', v_others
           using detail = 'Also to themselves, and to anybody.',
-            hint = 'Unless that is meant: revoke ... from ... cascade.';
+            hint = format('Unless that is meant: %s', v_cure);
       end if;
       select string_agg(r.rolname, ', ' order by r.rolname) into v_others
         from pg_roles r join unnest(c_roles) e(role) on r.rolname = v_prefix || e.role
