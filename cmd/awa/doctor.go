@@ -62,6 +62,9 @@ func runDoctor(ctx context.Context, args []string, stdout, stderr io.Writer) (st
 	}
 	d := doctor{src: src, parameter: string(parameter)}
 	d.examine(ctx, databaseURL)
+	if d.conn != nil {
+		showNames(databaseURL, stdout, stderr)
+	}
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
 	}

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/awa-pg/awa/driver"
@@ -29,6 +30,10 @@ func runMigrate(ctx context.Context, args []string, stdout, stderr io.Writer) er
 			"\tawa migrate --database-url postgres://user:password@localhost:5432/mydb")
 	}
 	result, err := driver.MigrateWithConfig(ctx, databaseURL, cfg)
+	var connect *pgconn.ConnectError
+	if !errors.As(err, &connect) {
+		showNames(databaseURL, stdout, stderr)
+	}
 	if err != nil {
 		return explain(err)
 	}
@@ -47,6 +52,17 @@ func rolePrefix(prefix *string) func(string) error {
 		*prefix = value
 		return nil
 	}
+}
+
+// sharedRoles returns the names of all of Awa's roles but the owner, with the prefix that it was installed with.
+func sharedRoles(ctx context.Context, conn *pgx.Conn) string {
+	prefix := "awa_" // also where the server does not answer
+	_ = conn.QueryRow(ctx, `
+		select coalesce(substring(o.rolname from '^(.*)owner$'), 'awa_')
+		  from pg_catalog.pg_namespace n
+		  join pg_catalog.pg_roles o on o.oid = n.nspowner
+		 where n.nspname = 'awa'`).Scan(&prefix)
+	return fmt.Sprintf("%[1]sproducer, %[1]sworker, %[1]smaintainer, %[1]soperator, %[1]sreader", prefix)
 }
 
 // wait reads how long others may be in the way; without the flag a minute.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/awa-pg/awa/internal/dburl"
 )
 
 // printable passes text on with everything escaped that a terminal may take for a command, or that reorders a line:
@@ -32,6 +34,16 @@ func (p *printable) hide(texts []string) {
 		}
 	}
 	p.hidden = strings.NewReplacer(pairs...)
+}
+
+// showNames has the user and the database of a URL printed from now on, once the server has let this program in: so
+// they are names, and no pieces of a password, and hints that name them can be run.
+func showNames(databaseURL string, writers ...io.Writer) {
+	for _, w := range writers {
+		if p, ok := w.(*printable); ok {
+			p.hide(dburl.NotPlainSettings(databaseURL))
+		}
+	}
 }
 
 func (p *printable) Write(b []byte) (int, error) {

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/awa-pg/awa/internal/pgserver"
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
@@ -91,4 +92,18 @@ func TestNothingMovesTheCursor(t *testing.T) {
 	check("selftest", "selftest", "--phase", "300ms", "--database-url", databaseURL)
 	assert.Contains(t, printed["selftest"], "Removed")
 	assert.Contains(t, printed["selftest"], "evil")
+}
+
+// A name that is more than a word is shown once the server has let it in, so that a hint with it can be run.
+func TestNamesAreShownOnceConnected(t *testing.T) {
+	databaseURL := startServer(t, pgserver.Config{})
+	execute(t, testdb.Connect(t, databaseURL), `create role "jane.doe" login`,
+		`create database "jane's" owner "jane.doe"`)
+	hers := with(t, with(t, databaseURL, "user", "jane.doe"), "dbname", "jane's")
+	_, stdout, stderr := awa(t.Context(), "migrate", "--database-url", hers)
+	assert.Contains(t, stdout+stderr, `for "jane.doe" alone`)
+	_, stdout, stderr = awa(t.Context(), "doctor", "--verbose", "--database-url", hers)
+	assert.Contains(t, stdout+stderr, "database jane's, as jane.doe")
+	_, stdout, stderr = awa(t.Context(), "uninstall", "--database-url", with(t, hers, "dbname", "jane.s"))
+	assert.Contains(t, stdout+stderr, `database "(not shown)" does not exist`, "it may be a password")
 }

@@ -89,25 +89,9 @@ func runSelftest(ctx context.Context, args []string, stdout, stderr io.Writer) (
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "42501" { // insufficient_privilege
 		err = fmt.Errorf("%w\nThe role has to be a member of all of Awa's roles but the owner:\n\tgrant %s to ROLE", err,
-			t.roles(ctx))
+			sharedRoles(ctx, t.db))
 	}
 	return err
-}
-
-// roles returns the names of the roles that a self-test needs, whatever prefix Awa was installed with.
-func (t *selftest) roles(ctx context.Context) string {
-	prefix := "awa_"
-	// Without an answer it stays that.
-	_ = t.db.QueryRow(ctx, `
-		select coalesce(substring(o.rolname from '^(.*)owner$'), 'awa_')
-		  from pg_catalog.pg_namespace n
-		  join pg_catalog.pg_roles o on o.oid = n.nspowner
-		 where n.nspname = 'awa'`).Scan(&prefix)
-	roles := []string{"producer", "worker", "maintainer", "operator", "reader"}
-	for i := range roles {
-		roles[i] = prefix + roles[i]
-	}
-	return strings.Join(roles, ", ")
 }
 
 // inDatabase runs the self-test, and leaves nothing.

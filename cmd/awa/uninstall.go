@@ -63,6 +63,7 @@ func runUninstall(ctx context.Context, args []string, stdout, stderr io.Writer) 
 		return explain(err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
+	showNames(databaseURL, stdout, stderr)
 	removal, err := sources.Uninstall(ctx, conn, options)
 	if err != nil {
 		return explain(driver.MapError(err))

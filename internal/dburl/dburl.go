@@ -43,17 +43,27 @@ func NotPlain(databaseURL string) (texts []string) {
 	if err != nil {
 		return nil // nothing of it is told
 	}
-	for _, text := range append(values(cfg), cfg.User, cfg.Database) {
-		if len(text) > 2 && !plainPattern.MatchString(text) {
-			texts = append(texts, text)
-		}
+	return append(notPlain(cfg.User, cfg.Database), NotPlainSettings(databaseURL)...)
+}
+
+// NotPlainSettings is [NotPlain] without the user and the database: for a URL with which somebody has connected, so
+// that the server knows both.
+func NotPlainSettings(databaseURL string) (texts []string) {
+	cfg, err := Parse(databaseURL)
+	if err != nil {
+		return nil
 	}
+	texts = notPlain(values(cfg)...)
 	for name := range cfg.RuntimeParams {
 		if len(name) > 2 && !slices.Contains(knownParameters, strings.ToLower(name)) {
 			texts = append(texts, name)
 		}
 	}
 	return texts
+}
+
+func notPlain(texts ...string) []string {
+	return slices.DeleteFunc(texts, func(s string) bool { return len(s) <= 2 || plainPattern.MatchString(s) })
 }
 
 // values are the values of parameters, and the pieces of those that the server takes apart.
