@@ -82,8 +82,10 @@ func TestHealthNamesAHolderOfShardsOnce(t *testing.T) {
 	s.exec("update awa.settings set warn_ready_age = '1 millisecond'")
 	holder.exec("begin; select awa._lock_queue(awa._queue_id('q'))")
 	holder.exec("select awa._lock_worker($1, false)", w)
-	said := fmt.Sprintf(`select coalesce(array_agg(regexp_replace(h.message, ' for [0-9:]+: ', ': ') order by h.message), '{}')
-		from awa.health() h where h.topic = 'claimer' and (h.details ->> 'pid')::int = %d`, holder.pid)
+	said := fmt.Sprintf(`
+		select array_agg(regexp_replace(h.message, ' for [0-9:]+: ', ': ') order by h.message)
+		  from awa.health() h
+		 where h.topic = 'claimer' and (h.details ->> 'pid')::int = %d`, holder.pid)
 	s.says("claimer", "has held the lock of") // after a second
 	require.Equal(t, []string{"has held the lock of 64 shards of queue q: nothing is claimed from it",
 		fmt.Sprintf("has held the lock of worker %d: it claims nothing", w)}, one[[]string](s, said))
@@ -94,7 +96,8 @@ func TestHealthNamesAHolderOfShardsOnce(t *testing.T) {
 	holder.exec("select awa._lock_worker($1, true)", w)
 	holder.exec("select awa._lock_shard(awa._queue_id('q') << 6)")
 	s.says("claimer", "has held the lock of")
-	require.Equal(t, []string{"has held the lock of shard 0 of queue q: nothing is claimed from it"}, one[[]string](s, said))
+	require.Equal(t, []string{"has held the lock of shard 0 of queue q: nothing is claimed from it"},
+		one[[]string](s, said))
 }
 
 // Who is in the way of emptying the oldest segment is named: who answers for an attempt in it, who holds a queue, who

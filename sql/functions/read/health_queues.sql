@@ -121,7 +121,9 @@ select 5, case when w.waits and s.paused_at is null then 'warning' else 'ok' end
               where coalesce(q.queue = any(w.queues), true) and w.heartbeat_at > n.at - t.warn_silence
            ) as is_worked_on
  ) w
-  left join lateral (select string_agg(distinct l.holder, ', ') as holder from locks l where l.queue = q.queue) l on true
+  left join lateral (
+    select string_agg(distinct l.holder, ', ') as holder from locks l where l.queue = q.queue
+ ) l on true
   left join lateral (
     select max(c.claimed_at) as claimed_at
       from awa._lanes_of(x.queue_id) l
