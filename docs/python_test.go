@@ -119,6 +119,37 @@ func TestPythonWorkerGoesPastOneJob(t *testing.T) {
 	p.eventuallyCompleted("the other jobs are completed", before+110)
 }
 
+// Behind a pooler of transactions the worker works, and leaves nothing in the sessions that others use, too.
+func TestPythonWorkerBehindAPooler(t *testing.T) {
+	const sessions = 3
+	p := pythonPrograms(t)
+	databaseURL := strings.TrimPrefix(p.env[0], "DATABASE_URL=")
+	url := testdb.StartBouncer(t, databaseURL, sessions).URL(databaseURL, pgx.QueryExecModeSimpleProtocol)
+	p.env = []string{"DATABASE_URL=" + strings.Replace(url, "default_query_exec_mode=simple_protocol&", "", 1)}
+	worker := p.start("worker.py")
+	p.enqueue(`{"order": 1}`, 100)
+	p.eventuallyCompleted("jobs are completed", 100)
+	p.enqueue(`{"order": 2}`, 100) // there are none before: it polls
+	p.eventuallyCompleted("those that come later are, too", 200)
+	bad := p.enqueue("{}", 1)
+	p.eventuallyState("a handler that raises fails the attempt", bad, "retryable", "no order in the arguments")
+	require.NoError(t, worker.cmd.Process.Signal(syscall.SIGTERM))
+	worker.wait(t)
+	assert.NotContains(t, worker.output.String(), "prepared statement")
+	for range sessions {
+		conn, err := pgx.Connect(t.Context(), url)
+		require.NoError(t, err)
+		t.Cleanup(func() { conn.Close(context.Background()) })
+		tx, err := conn.Begin(t.Context()) // keeps its session until the test ends
+		require.NoError(t, err)
+		var left string
+		require.NoError(t, tx.QueryRow(t.Context(), `
+			select concat_ws(' ', current_setting('lock_timeout'), array(select pg_listening_channels()),
+			         (select count(*) from pg_prepared_statements))`).Scan(&left))
+		assert.Equal(t, "0 {} 0", left)
+	}
+}
+
 // python is a directory with the programs of docs/python.md, and a database for them.
 type python struct {
 	t      *testing.T
