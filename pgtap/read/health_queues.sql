@@ -134,8 +134,8 @@ select pg_backend_pid() as pid, 10::oid as usesysid, 'q'::text as queue,
 select matches(pg_temp.says('claimer'),
   format(
     '^warning: backend %s \(.*\): holds up the claims of queue q: its client has not read its jobs for 00:01 -> End it '
-    'with pg_terminate_backend\. ',
-    pg_backend_pid()),
+    'with pg_terminate_backend\. .*: grant pg_signal_backend to %I\.$',
+    pg_backend_pid(), (select n.nspowner::regrole from pg_namespace n where n.nspname = 'awa')),
   'a claimer whose client does not read');
 select is(pg_temp.details('claimer'), jsonb_build_object('pid', pg_backend_pid(), 'queue', 'q'), 'in numbers');
 select setval('awa.rescue_called_at', :rescue_called_at, :'was_called') \g /dev/null

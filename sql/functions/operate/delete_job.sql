@@ -60,10 +60,12 @@ declare
   v_wait interval := current_setting('lock_timeout')::interval;
   v_holders text;
 begin
-  select string_agg(distinct l.holder, ', ') into v_holders
-    from awa._locks l
+  select string_agg(distinct coalesce(awa._backend(l.pid), 'a prepared transaction'), ', ') into v_holders
+    from pg_locks l
     left join pg_stat_activity a on a.pid = l.pid
-   where l.relation in ('awa.done_entries'::regclass, 'awa.deleted_jobs'::regclass)
+   where l.locktype = 'relation'
+     and l.database = (select d.oid from pg_database d where d.datname = current_database())
+     and l.relation in ('awa.done_entries'::regclass, 'awa.deleted_jobs'::regclass)
      and l.mode = 'RowExclusiveLock'
      and l.pid is distinct from pg_backend_pid()
      and coalesce(a.xact_start, '-infinity') < clock_timestamp() - v_wait;
