@@ -82,6 +82,8 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 	waitForState(t, pool, job, "available")
 	_, err := client.Enqueue(t.Context(), note{}, driver.EnqueueOptions{Priority: 9})
 	assert.ErrorIs(t, err, driver.ErrInvalidArgument)
+	_, err = pool.Exec(t.Context(), "do $$ begin raise exception using errcode = '42501'; end $$")
+	assert.ErrorContains(t, driver.MapError(err), "Where Awa was installed with another prefix than awa_")
 }
 
 // Somebody who answers for a job in a transaction that lasts keeps others from changing it.
