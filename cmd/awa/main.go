@@ -108,9 +108,10 @@ Exit status: 0 printed; 2 the command line is wrong.
 	"uninstall": `usage: awa uninstall [--database-url URL] [--role-prefix PREFIX] [--wait DURATION] [--force]
 
 Removes Awa from a database: the schema awa, and its roles where nothing else on the server needs them.
-Refuses while there are jobs, ended ones too, or schedules, and while objects of others depend on it.
+Refuses while there are jobs, ended ones too, or schedules, while objects of others depend on it, and
+where a newer program has installed it.
 
-  --force               remove these, too
+  --force               remove it all the same
   --role-prefix PREFIX  of the roles, where the schema is gone already (awa_)
   --wait DURATION       how long others may be in the way before it gives up (1m)
 
