@@ -2,6 +2,7 @@
 -- It locks all that there is, so the whole is in one transaction. The real dump and restore is in sql/restore_test.go.
 \set name rebase_after_restore
 \ir ../prelude.psql
+call pg_temp.one_segment();
 
 -- All that there may be, beside what other files have left: jobs in every state, given back, changed, with keys; queues
 -- that are paused, or were dropped
