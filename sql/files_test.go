@@ -273,18 +273,20 @@ func TestUninstall(t *testing.T) {
 	// Roles that another database shares, or that have rights on other things, stay, and it says why.
 	second := own.database("second", true)
 	migrate(d)
-	a.exec("create table public.theirs (n int); grant select on public.theirs to awa_reader")
+	a.exec("create table public.theirs (n int); grant select on public.theirs to awa_reader; " +
+		"alter default privileges grant execute on functions to awa_reader")
 	removal, err := byProgram(d, install.Options{})
 	require.NoError(t, err)
 	require.Empty(t, removal.Dropped)
 	require.Len(t, removal.Kept, 6)
 	require.Equal(t, "it owns, or has rights on: database second", removal.Kept["awa_owner"])
-	require.Equal(t, "it owns, or has rights on: database app, database second", removal.Kept["awa_reader"])
+	require.Equal(t, "it owns, or has rights on: database second, default privileges on new functions "+
+		"belonging to role postgres, table public.theirs", removal.Kept["awa_reader"])
 	second.session().enqueue("q")
 	removal, err = byProgram(second, install.Options{Force: true})
 	require.NoError(t, err)
 	require.Equal(t, map[string]string{"awa_reader": "it owns, or has rights on: database app"}, removal.Kept)
-	a.exec("drop table public.theirs")
+	a.exec("drop table public.theirs; alter default privileges revoke execute on functions from awa_reader")
 	_, err = byProgram(d, install.Options{})
 	require.NoError(t, err)
 	require.Empty(t, roles())

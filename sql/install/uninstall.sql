@@ -214,12 +214,20 @@ begin
       or a.rolsuper as used, shobj_description(a.oid, 'pg_authid') is not distinct from {{template "mark"}} as marked
       from pg_roles a join unnest(c_roles) r(name) on a.rolname = v_prefix || r.name order by a.rolname
   loop
-    select string_agg(distinct case s.dbid
-      when 0 then 'things of the whole server'
-      else format('database %s', coalesce((select d.datname from pg_database d where d.oid = s.dbid), s.dbid::text))
-    end,
-      ', ') into v_reason
-      from pg_shdepend s where s.refclassid = 'pg_authid'::regclass and s.refobjid = v_role.oid;
+    select string_agg(o.object, ', ' order by o.object) into v_reason
+      from (
+        select distinct case
+                 when s.dbid = 0 then 'things of the whole server'
+                 when d.datname = current_database() then pg_describe_object(s.classid, s.objid, s.objsubid)
+                 else format('database %s', coalesce(d.datname, s.dbid::text))
+               end as object
+          from pg_shdepend s
+          left join pg_database d on d.oid = s.dbid
+         where s.refclassid = 'pg_authid'::regclass
+           and s.refobjid = v_role.oid
+         order by 1
+         limit 20
+      ) o;
     v_reason := case
       when not v_role.marked then 'Awa did not make it'
       when v_role.used then 'it can log in, or is a superuser, so it is not as Awa made it'
