@@ -24,6 +24,9 @@ var (
 	// ErrWrongState says that the job's state does not allow the change, or that a queue has jobs that have not ended.
 	// SQLSTATE JQ005.
 	ErrWrongState = errors.New("wrong state")
+	// ErrQueueFull says that more jobs of the queue are ready than its max_depth: nothing was enqueued. Try again when
+	// workers have claimed some. SQLSTATE JQ006.
+	ErrQueueFull = errors.New("queue full")
 	// ErrNoSuchSchedule says that there is no schedule of that name, or no more. SQLSTATE JQ007.
 	ErrNoSuchSchedule = errors.New("no such schedule")
 	// ErrInvalidArgument says that an argument was refused, before anything was written: the text names it, and says
@@ -78,6 +81,7 @@ var sentinels = map[string]error{
 	"JQ003":              ErrNoSuchJob,
 	"JQ004":              ErrIsolation,
 	"JQ005":              ErrWrongState,
+	"JQ006":              ErrQueueFull,
 	"JQ007":              ErrNoSuchSchedule,
 	invalidParameter:     ErrInvalidArgument,
 	"22P05":              ErrUntranslatable,

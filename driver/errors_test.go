@@ -33,6 +33,9 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 			[]string{"REPEATABLE READ", "; hint: "}},
 		"JQ005": {"select awa.drop_queue('default')", driver.ErrWrongState,
 			[]string{"detail: 1 of them.", "; hint: "}},
+		"JQ006": {`select awa.configure_queue('default', '{"max_depth": 1}'); select awa.enqueue('default', 'k'); ` +
+			`select awa.enqueue('default', 'k')`, driver.ErrQueueFull,
+			[]string{"detail: Queue default has 2 jobs ready or more, and its max_depth is 1.", "; hint: "}},
 		"22023": {"select awa.enqueue('', 'k')", driver.ErrInvalidArgument,
 			[]string{"queue must be", "detail: Got an empty text.", "; hint: "}},
 		"22P05": {`do $$ begin raise exception using errcode = '22P05'; end $$`, driver.ErrUntranslatable,
@@ -61,7 +64,7 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 			require.ErrorIs(t, err, test.want)
 			for _, other := range []error{
 				driver.ErrStaleReceipt, driver.ErrNoSuchQueue, driver.ErrNoSuchJob, driver.ErrIsolation, driver.ErrWrongState,
-				driver.ErrNoSuchSchedule, driver.ErrInvalidArgument, driver.ErrUntranslatable,
+				driver.ErrQueueFull, driver.ErrNoSuchSchedule, driver.ErrInvalidArgument, driver.ErrUntranslatable,
 				driver.ErrUniqueKeyHeld, driver.ErrDeadlock, driver.ErrMovedOn, driver.ErrSerialization, driver.ErrLocked,
 				driver.ErrRestored, driver.ErrRowMissing,
 			} {

@@ -223,6 +223,7 @@ type QueueInfo struct {
 	DLQRetention       time.Duration  // how long dead letters are kept, at least: 1 ms to 100 years
 	CompletedRetention time.Duration  // how long completed jobs are shown: up to that of the installation
 	Shards             int            // in how many shards new jobs are spread: 1 to 64
+	MaxDepth           *int           // how many jobs may be ready before new ones are refused; nil for any number
 	PausedAt           *time.Time     // since when nothing is claimed from it; nil when it is not paused
 	ChangedAt          *time.Time     // when its settings were changed last, or it was paused or resumed; nil for never
 	ChangedBy          string         // the login that did; "" for nobody
@@ -243,7 +244,8 @@ func (c *Client) ListQueues(ctx context.Context) ([]QueueInfo, error) {
 			Lease: row.Lease, Deadline: row.Deadline, BackoffBase: row.BackoffBase, BackoffMax: row.BackoffMax,
 			DeadLetter: row.DeadLetter, AgingInterval: row.AgingInterval, FailedRetention: row.FailedRetention,
 			DLQRetention: row.DlqRetention, CompletedRetention: row.CompletedRetention, Shards: int(row.Shards),
-			PausedAt: row.PausedAt, ChangedAt: row.ChangedAt, ChangedBy: value(row.ChangedBy), Workers: int(row.Workers),
+			MaxDepth: intOf(row.MaxDepth), PausedAt: row.PausedAt, ChangedAt: row.ChangedAt,
+			ChangedBy: value(row.ChangedBy), Workers: int(row.Workers),
 			Counts: QueueCounts{
 				Queue: row.Queue, Available: row.Available, Scheduled: row.Scheduled, Retryable: row.Retryable,
 				Running: row.Running, WaitingExternal: row.WaitingExternal, Completed: row.Completed, Failed: row.Failed,
@@ -422,4 +424,13 @@ func value[T any](p *T) (v T) {
 		v = *p
 	}
 	return v
+}
+
+// intOf returns the number that p points to as an int; nil for none.
+func intOf(p *int32) *int {
+	if p == nil {
+		return nil
+	}
+	v := int(*p)
+	return &v
 }

@@ -91,12 +91,12 @@ func TestListQueues(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)
 	enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "a"})
-	hour := time.Hour
+	hour, depth := time.Hour, 1000
 	require.NoError(t, client.ConfigureQueue(t.Context(), "b", driver.QueueSettings{
 		"default_priority": 3, "default_max_attempts": 7, "lease": 90 * time.Second, "deadline": hour,
 		"backoff_base": 5 * time.Second,
 		"backoff_max":  2 * hour, "dead_letter": true, "aging_interval": 30 * time.Second, "failed_retention": 90 * 24 * hour,
-		"dlq_retention": "1 year", "completed_retention": 23 * hour, "shards": 8,
+		"dlq_retention": "1 year", "completed_retention": 23 * hour, "shards": 8, "max_depth": 1000,
 	}))
 	require.NoError(t, client.PauseQueue(t.Context(), "b"))
 	execute(t, pool, "select awa.register_worker('w', '{a}'), awa.register_worker('x')")
@@ -122,7 +122,7 @@ func TestListQueues(t *testing.T) {
 		BackoffBase: 5 * time.Second,
 		BackoffMax:  2 * hour, DeadLetter: true, AgingInterval: 30 * time.Second, FailedRetention: 90 * 24 * hour,
 		DLQRetention:       360 * 24 * hour,
-		CompletedRetention: 23 * hour, Shards: 8, Workers: 1, Counts: driver.QueueCounts{Queue: "b"},
+		CompletedRetention: 23 * hour, Shards: 8, MaxDepth: &depth, Workers: 1, Counts: driver.QueueCounts{Queue: "b"},
 	}, queues[1])
 }
 

@@ -127,6 +127,7 @@ type AwaListQueuesRow struct {
 	DlqRetention       time.Duration
 	CompletedRetention time.Duration
 	Shards             int32
+	MaxDepth           *int32
 	PausedAt           *time.Time
 	ChangedAt          *time.Time
 	ChangedBy          *string

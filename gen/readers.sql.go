@@ -230,7 +230,7 @@ func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]
 }
 
 const listQueues = `-- name: ListQueues :many
-select queue, default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention, shards, paused_at, changed_at, changed_by, workers, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at from awa.list_queues()
+select queue, default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention, shards, max_depth, paused_at, changed_at, changed_by, workers, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at from awa.list_queues()
 `
 
 func (q *Queries) ListQueues(ctx context.Context, db DBTX) ([]AwaListQueuesRow, error) {
@@ -256,6 +256,7 @@ func (q *Queries) ListQueues(ctx context.Context, db DBTX) ([]AwaListQueuesRow, 
 			&i.DlqRetention,
 			&i.CompletedRetention,
 			&i.Shards,
+			&i.MaxDepth,
 			&i.PausedAt,
 			&i.ChangedAt,
 			&i.ChangedBy,

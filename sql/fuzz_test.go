@@ -294,7 +294,7 @@ func (f *fuzzer) call(r routine) bool {
 		if r.Kind != "p" || !f.inside { // a procedure that commits
 			f.complain(r.Name+err.Code, "not an error of %s", err, r.Name)
 		}
-	case "JQ001", "JQ002", "JQ003", "JQ004", "JQ005", "JQ007", "40001", "55P03":
+	case "JQ001", "JQ002", "JQ003", "JQ004", "JQ005", "JQ006", "JQ007", "40001", "55P03":
 	case "55000":
 		if r.Name != "configure_queue" {
 			f.complain(r.Name+err.Code, "not an error of %s", err, r.Name)

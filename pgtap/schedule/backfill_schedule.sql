@@ -4,7 +4,7 @@
 
 begin;
 \ir clock.psql
-select plan(47);
+select plan(49);
 
 select awa.schedule('s', pg_temp.q(), 'k', '0 * * * *') \g /dev/null
 select pg_temp.fire_at('2026-06-01 13:00:01+00'), pg_temp.fire_at('2026-06-01 14:00:01+00') \g /dev/null
@@ -128,6 +128,15 @@ select pg_temp.refused(format('select awa.backfill_schedule(%s)', c.call), c.sta
     (8, '''s'', ''2026-01-01'', ''2026-01-02'', 10001', '22023', 'max_jobs', 'too many'),
     (9, '''none'', ''2026-01-01'', ''2026-01-02''', 'JQ007', 'no such schedule', 'an unknown one')
   ) c(n, call, state, names, description) order by c.n;
+
+-- Into a queue with a limit
+select awa.schedule('deep', pg_temp.q(' deep'), 'k', '30 * * * *') \g /dev/null
+select awa.configure_queue(pg_temp.q(' deep'), '{"max_depth": 2}') \g /dev/null
+select is((select count(*) from awa.backfill_schedule('deep', '2025-01-01 00:00+00', '2025-01-01 05:00+00')), 5::bigint,
+  'max_depth of its queue takes a call as a whole');
+select is(
+  pg_temp.outcome('select awa.backfill_schedule($$deep$$, $$2025-01-02 00:00+00$$, $$2025-01-02 05:00+00$$)'), 'JQ006',
+  'or refuses it');
 select pg_temp.agrees('the books balance');
 
 select * from finish();

@@ -21,7 +21,7 @@ select j.id, j.state from awa.jobs j where j.queue in (pg_temp.q(' states'), pg_
 
 begin;
 \ir clock.psql
-select plan(80);
+select plan(88);
 
 select is(pg_temp.fire(), '', 'without schedules there is nothing to do');
 select awa.schedule('s', pg_temp.q(), 'k', '* * * * *') \g /dev/null
@@ -212,6 +212,33 @@ select l.last_job_id as job_id from pg_temp.listed('dropped') l \gset
 select awa.move(:job_id, pg_temp.q(' moved')) \g /dev/null
 select is(pg_temp.fire_at('2026-06-01 12:03:00+00'), 'skipped 1', 'a job that was moved is still the last one');
 select awa.unschedule('dropped') \g /dev/null
+
+-- A full queue
+select pg_temp.at('2026-06-01 12:00:00+00') \g /dev/null
+select awa.schedule('full' || n, pg_temp.q(' full'), 'k', '* * * * *') from generate_series(1, 3) n \g /dev/null
+select awa.schedule('beside', pg_temp.q(' beside'), 'k', '* * * * *') \g /dev/null
+select awa.schedule('replaces', pg_temp.q(' full'), 'k', '* * * * *', overlap => 'replace') \g /dev/null
+select awa.configure_queue(pg_temp.q(' full'), '{"max_depth": 6}') \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 12:01:00+00'), 'fired 5', 'schedules of a queue with room fire, many at once');
+select is(pg_temp.fire_at('2026-06-01 12:02:00+00'), 'fired 4, failed 1',
+  'as long as there is room when one fires');
+select is(pg_temp.fire_at('2026-06-01 12:03:00+00'), 'fired 1, failed 4',
+  'one of a full queue is refused, no other one');
+select is((select row(l.failures, l.error, l.failed_at, l.next_at)::text from pg_temp.listed('full1') l),
+  '(1,"the queue is deeper than its max_depth (SQLSTATE JQ006)","2026-06-01 12:03:00+00","2026-06-01 12:03:00+00")',
+  'its row says why, and for which time');
+select is((select j.state from pg_temp.listed('replaces') l cross join awa.job(l.last_job_id) j), 'available',
+  'no job is cancelled for one that is refused');
+select awa.configure_queue(pg_temp.q(' full'), '{"max_depth": 100}') \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 12:03:05+00'), 'fired 3',
+  'those put off for the first time fire when there is room');
+select is((select l.error from pg_temp.listed('full1') l), null, 'and its row says so');
+select awa.unschedule(name) from unnest('{full1,full2,full3,replaces,beside}'::text[]) name \g /dev/null
+select awa.configure_queue(pg_temp.q(' full'), '{"max_depth": 1}') \g /dev/null
+select awa.schedule('many', pg_temp.q(' many'), 'k', '* * * * *', missed => 'all') \g /dev/null
+select awa.configure_queue(pg_temp.q(' many'), '{"max_depth": 2}') \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 12:13:05+00'), 'fired 10', 'what one makes up for counts as one call');
+select awa.unschedule('many') \g /dev/null
 
 -- Arguments, and the pass
 select pg_temp.refused(format('select awa.fire_due(%s)', n), '22023', 'max_jobs', 'max_jobs ' || n)

@@ -4,7 +4,7 @@
 
 begin;
 \ir clock.psql
-select plan(10);
+select plan(11);
 
 select awa.schedule('s', pg_temp.q(), 'send', '0 13 * * *', args => '{"a": 1}', priority => 1, overlap => 'skip',
   metadata => '{"m": 1}') \g /dev/null
@@ -25,6 +25,8 @@ select isnt(awa.trigger_schedule('over'), null, 'or over');
 select pg_temp.refused(format('select awa.trigger_schedule(%s)', c.call), c.state, c.names, c.description)
   from (values (1, 'null', '22023', 'name', 'no name'), (2, '''none''', 'JQ007', 'no such schedule', 'an unknown one')
     ) c(n, call, state, names, description) order by c.n;
+select awa.configure_queue(pg_temp.q(), '{"max_depth": 1}') \g /dev/null
+select is(pg_temp.outcome('select awa.trigger_schedule($$s$$)'), 'JQ006', 'a full queue');
 select awa.unschedule('s') \g /dev/null
 select pg_temp.refused('select awa.trigger_schedule(''s'')', 'JQ007', 'no such schedule', 'one that was removed');
 select pg_temp.agrees('the books balance');

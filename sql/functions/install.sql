@@ -34,6 +34,7 @@
 {{ template "engine/scan.sql" . }}
 {{ template "engine/rollups.sql" . }}
 {{ template "engine/counts.sql" . }}
+{{ template "engine/depth.sql" . }}
 
 {{ template "enqueue/enqueue.sql" . }}
 {{ template "enqueue/enqueue_many.sql" . }}

@@ -31,6 +31,20 @@ create sequence awa.claim_ids;
 comment on sequence awa.claim_ids is
   'The id of a claim; a crash may hand a number out again, so a receipt alone proves nothing';
 
+do $$
+declare
+  v_digit text;
+begin
+  foreach v_digit in array string_to_array('0,1,2,3,4,5,6,7,8,9,a,b,c,d,e,f', ',') loop
+    execute format('create sequence awa.room_%s', v_digit);
+    execute format('comment on sequence awa.room_%s is %L', v_digit,
+      'The last id of a job before the depth of a queue, with an id that begins with ' || v_digit
+      || ', is looked at again, and 19 bits of that queue: see _has_room. A sequence, so that moving it leaves no dead '
+      'row');
+  end loop;
+end
+$$;
+
 create sequence awa.promoted_until;
 comment on sequence awa.promoted_until is
   'Microseconds since 1970: promote_due has promoted what was due before, late commits aside. A sequence, so that '
@@ -178,6 +192,7 @@ create table awa.queue_settings (
   dead_letter          boolean,
   aging_interval       interval,
   shards               smallint,
+  max_depth            integer,
   failed_retention     interval,
   dlq_retention        interval,
   completed_retention  interval,
@@ -202,6 +217,8 @@ comment on column awa.queue_settings.aging_interval is
   'For each of these that the head of a lane has waited, its priority counts as one less; a minute by default';
 comment on column awa.queue_settings.shards is
   'In how many shards new jobs are spread, each of which is claimed from by itself; 1 by default';
+comment on column awa.queue_settings.max_depth is
+  'How many jobs may be ready before new ones are refused; any number by default';
 comment on column awa.queue_settings.failed_retention is
   'How long failed and cancelled jobs are kept, at least; 72 hours by default';
 comment on column awa.queue_settings.dlq_retention is 'How long dead letters are kept, at least; 30 days by default';

@@ -2,8 +2,8 @@
 
 -- Appends one job per element of args, and returns the ids in that order.
 -- Every form of enqueue ends in it. among_many is for _shard_for. Ids are drawn, and there are no unique keys, unless
--- there is one for each. now decides whether run_at has passed.
--- Raises 22023.
+-- there is one for each. now decides whether run_at has passed. checks_depth: the first jobs of a call for the queue.
+-- Raises 22023; JQ006 where the queue is deeper than its max_depth.
 -- Why: now is read once, since the keys that a job holds depend on it. An array is unnested in a list of a query: after
 -- FROM it would be copied to the side first.
 create or replace function awa._append(
@@ -20,7 +20,8 @@ create or replace function awa._append(
   job_ids      bigint[] default null,
   unique_keys  bytea[] default null,
   now          timestamptz default clock_timestamp(),
-  among_many   boolean default false
+  among_many   boolean default false,
+  checks_depth boolean default true
 ) returns bigint[]
 language plpgsql
 as $$
@@ -31,6 +32,7 @@ declare
   v_lane bigint;
   v_shards int;
   v_shard int := 0;
+  v_max_depth int;
   v_priority smallint;
   v_max_attempts smallint;
   v_segment smallint;
@@ -52,8 +54,12 @@ begin
   end if;
   v_beside := v_beside + coalesce(octet_length(group_key), 0) + case when expires_at is null then 0 else 29 end;
 
-  select s.default_priority, s.default_max_attempts, s.shards into v_priority, v_max_attempts, v_shards
+  select s.default_priority, s.default_max_attempts, s.shards, s.max_depth
+    into v_priority, v_max_attempts, v_shards, v_max_depth
     from awa.queue_settings s where s.queue_id = v_queue_id;
+  if v_max_depth is not null and checks_depth then
+    perform awa._check_depth(queue, v_queue_id, v_max_depth);
+  end if;
   v_priority := coalesce(priority, v_priority, 2);
   v_max_attempts := coalesce(max_attempts, v_max_attempts, 25);
   if group_key is not null then

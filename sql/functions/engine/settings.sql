@@ -27,6 +27,7 @@ select k.of_queue, k.name, k.type, k.min_value, k.max_value, k.default_value
     (true, 'dead_letter', 'boolean', null, null, 'false'),
     (true, 'aging_interval', 'interval', '1 millisecond', '1 year', '1 minute'),
     (true, 'shards', 'integer', '1', '64', '1'),
+    (true, 'max_depth', 'integer', '1', '1000000000', null),
     (true, 'failed_retention', 'interval', '1 millisecond', '100 years', '72 hours'),
     (true, 'dlq_retention', 'interval', '1 millisecond', '100 years', '30 days'),
     (true, 'completed_retention', 'interval', '1 millisecond', null, null)

@@ -1,7 +1,7 @@
 -- Appends one job and returns its id; it exists when the caller's transaction commits.
 -- A job that has not begun by expires_at is cancelled: see _is_expired.
 -- Takes no lock that another producer or a claim waits for.
--- Raises 22023.
+-- Raises 22023; JQ006 where more jobs are ready than the queue's max_depth.
 -- Why: in a transaction of its own, most of a small job's time goes into what each transaction sets up anew: for each
 -- statement, each table that it reads, and each function and operator in an expression. So the short way has few, and
 -- none that joins.
@@ -33,6 +33,7 @@ declare
   v_queue_id bigint;
   v_lane bigint;
   v_shards int;
+  v_max_depth int;
   v_priority smallint;
   v_max_attempts smallint;
   v_segment smallint;
@@ -46,7 +47,8 @@ begin
     and pg_column_size(array[args]) <= 2000 and octet_length(kind) between 1 and 200
   then
     v_queue_id := awa._queue_id(queue);
-    select s.default_priority, s.default_max_attempts, s.shards into v_priority, v_max_attempts, v_shards
+    select s.default_priority, s.default_max_attempts, s.shards, s.max_depth
+      into v_priority, v_max_attempts, v_shards, v_max_depth
       from awa.queue_settings s where s.queue_id = v_queue_id;
     v_priority := coalesce(v_priority, 2);
     v_lane := awa._lane(v_queue_id, v_priority);
@@ -57,6 +59,9 @@ begin
       from awa.queues q where q.queue_id = v_queue_id and q.lane = v_lane and q.dropped_at is null;
     select h.current_segment, h.is_at_home into v_segment, v_is_at_home from awa._home h;
     if v_is_in_use and v_is_at_home then
+      if v_max_depth is not null then
+        perform awa._check_depth(queue, v_queue_id, v_max_depth);
+      end if;
       insert into awa.ready_entries
         (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args)
       values

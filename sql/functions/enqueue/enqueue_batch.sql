@@ -97,13 +97,14 @@ begin
       select s.*, count(*) filter (where s.starts) over (order by s.ordinal) as run from starts s
     )
     select n.rest, array_agg(n.args order by n.ordinal) as args, array_agg(n.job_id order by n.ordinal) as job_ids,
-           array_agg(n.key order by n.ordinal) as keys
+           array_agg(n.key order by n.ordinal) as keys,
+           row_number() over (partition by n.rest -> 'queue' order by n.run) = 1 as is_first_of_queue
       from numbered n
      group by n.run, n.rest
      order by n.run
   loop
     perform awa._append(o.queue, o.kind, v_run.args, o.priority, o.run_at, o.max_attempts, o.tags, o.metadata,
-      o.group_key, o.expires_at, v_run.job_ids, v_run.keys, v_now, v_is_many)
+      o.group_key, o.expires_at, v_run.job_ids, v_run.keys, v_now, v_is_many, v_run.is_first_of_queue)
        from awa._job_options(v_run.rest) o;
   end loop;
   return query select unnest(v_job_ids), unnest(v_inserted);

@@ -1,5 +1,5 @@
 -- Appends one job per element of args, all of one kind, and returns the ids in that order: the fast path.
--- Raises 22023.
+-- Raises 22023, JQ006.
 create or replace function awa.enqueue_many(
   queue        text,
   kind         text,

@@ -29,10 +29,10 @@ begin
   insert into awa.queue_settings (queue_id) values (v_queue_id) on conflict do nothing;
   update awa.queue_settings s
      set (default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter,
-          aging_interval, failed_retention, dlq_retention, completed_retention, changed_at, changed_by)
+          aging_interval, max_depth, failed_retention, dlq_retention, completed_retention, changed_at, changed_by)
        = (select r.default_priority, r.default_max_attempts, r.lease, r.deadline, r.backoff_base, r.backoff_max,
-                 r.dead_letter, r.aging_interval, r.failed_retention, r.dlq_retention, r.completed_retention,
-                 clock_timestamp(), session_user
+                 r.dead_letter, r.aging_interval, r.max_depth, r.failed_retention, r.dlq_retention,
+                 r.completed_retention, clock_timestamp(), session_user
             from jsonb_populate_record(s, v_checked) r)
    where s.queue_id = v_queue_id;
   if v_checked ? 'shards' then

@@ -2,7 +2,8 @@
 create or replace view awa.list_queues_row as
 select q.name as queue, 0 as default_priority, 0 as default_max_attempts, l.lease, s.deadline,
        l.lease as backoff_base, l.lease as backoff_max, false as dead_letter, l.lease as aging_interval,
-       l.lease as failed_retention, l.lease as dlq_retention, l.lease as completed_retention, 0 as shards, s.paused_at,
+       l.lease as failed_retention, l.lease as dlq_retention, l.lease as completed_retention, 0 as shards,
+       s.max_depth, s.paused_at,
        s.paused_at as changed_at, w.member_of as changed_by, q.queue_id as workers, q.queue_id as available,
        q.queue_id as scheduled, q.queue_id as retryable, q.queue_id as running, q.queue_id as waiting_external,
        q.queue_id as completed,
@@ -54,7 +55,7 @@ select c.queue,
        coalesce(s.dead_letter, d.dead_letter), coalesce(s.aging_interval, d.aging_interval),
        coalesce(s.failed_retention, d.failed_retention), coalesce(s.dlq_retention, d.dlq_retention),
        least(s.completed_retention, (select i.completed_retention from awa.settings i)),
-       coalesce(s.shards, d.shards)::int, s.paused_at, s.changed_at, s.changed_by,
+       coalesce(s.shards, d.shards)::int, s.max_depth, s.paused_at, s.changed_at, s.changed_by,
        w.everywhere + coalesce((w.by_queue -> c.queue)::bigint, 0),
        c.available, c.scheduled, c.retryable, c.running, c.waiting_external, c.completed, c.failed,
        c.cancelled, c.dead, c.oldest_ready_at

@@ -4,7 +4,7 @@
 -- for a schedule that is paused, and for times before it was made. Refused without repeat where it is not known any
 -- more which times ran: between the oldest of more than 100 gaps, and before the expression was another one.
 -- Locks: the schedule, until the transaction ends; meanwhile it does not fire.
--- Raises 22023, JQ007, 55P03.
+-- Raises 22023, JQ006, JQ007, 55P03.
 create or replace function awa.backfill_schedule(
   name     text,
   "from"   timestamptz,
@@ -55,7 +55,7 @@ begin
     if v_tick <@ v_schedule.ran and repeat is not true then
       v_last := least("to", (select upper(r) from unnest(v_schedule.ran) r where v_tick <@ r));
     else
-      return next awa._enqueue_tick(v_schedule, v_tick);
+      return next awa._enqueue_tick(v_schedule, v_tick, checks_depth => v_jobs = 0);
       v_jobs := v_jobs + 1;
     end if;
     v_tick := awa._tick_after(v_schedule, v_cron, v_zone, v_last);

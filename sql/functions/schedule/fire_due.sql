@@ -313,6 +313,7 @@ begin
   if schedule.overlap <> 'allow' and v_ticks <> '{}' then
     v_has_lived := coalesce(state <> all(awa._states('ended')), false);
     if schedule.overlap = 'replace' and v_has_lived then
+      perform awa._check_depth_of(schedule.queue); -- else the next call may be refused, and that job is cancelled
       missed := 0;
       more := true;
       replaces := true;
@@ -328,7 +329,7 @@ begin
     skipped := skipped - cardinality(v_ticks) - (v_waiting is not null)::int;
   end if;
   foreach v_tick in array v_ticks loop
-    schedule.last_job_id := awa._enqueue_tick(schedule, v_tick, true);
+    schedule.last_job_id := awa._enqueue_tick(schedule, v_tick, true, fired = 0);
     fired := fired + 1;
   end loop;
   if fired > 0 then

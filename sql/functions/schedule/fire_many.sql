@@ -1,7 +1,7 @@
 -- Fires schedules of which one tick is due and on time, many at once; begins none after a time.
--- Returns how many, and those that have to be looked at by themselves: whose last job lives, whose tick ran, or whose
--- zone has other data; and where many fail together, the ten at most among which one fails. Those that are in neither
--- are left for the next call. waits: how often another session was in the way for 100 ms.
+-- Returns how many, and those that have to be looked at by themselves: whose last job lives, whose queue is full, whose
+-- tick ran, or whose zone has other data; and where many fail together, the ten at most among which one fails. Those
+-- that are in neither are left for the next call. waits: how often another session was in the way for 100 ms.
 create or replace function awa._fire_many(
   due awa.schedules[],
   now timestamptz,
@@ -63,16 +63,19 @@ as $$
 declare
   v_states text[];
   v_alone text[];
+  v_full text[];
 begin
   perform set_config('lock_timeout', '100', true);
   v_states := awa._states_of(array(
     select case when d.overlap <> 'allow' then d.last_job_id end
       from unnest(due) with ordinality d
      order by d.ordinality));
+  v_full := awa._full_queues(array(select distinct d.queue from unnest(due) d));
   v_alone := array(
     select d.name
       from unnest(due) with ordinality d
      where v_states[d.ordinality] <> all(awa._states('ended'))
+        or d.queue = any(v_full)
         or d.next_tick <@ d.ran
         or d.next_wall <> d.next_tick at time zone (':' || d.timezone)); -- the data of the zone have changed
   select t.fired, array(select d from unnest(due) d where d.name = any(v_alone)) || t.alone

@@ -1,7 +1,7 @@
 -- Enqueues the job of a schedule now, whatever the clock says, also while it is paused; returns the job's id.
 -- The ticks go on as before. The job counts as the last one, where overlap asks whether it has ended.
 -- Locks: the schedule, until the transaction ends; meanwhile it does not fire.
--- Raises 22023, JQ007, 55P03.
+-- Raises 22023, JQ006, JQ007, 55P03.
 create or replace function awa.trigger_schedule(name text) returns bigint
 language plpgsql
 volatile
@@ -27,19 +27,20 @@ comment on function awa.trigger_schedule is
   'Enqueues the job of a schedule now, whatever the clock says, also while it is paused; returns the job''s id';
 
 -- Enqueues the job of a schedule for a time; returns the job's id.
--- among_many is for _shard_for.
+-- among_many and checks_depth are for _append.
 -- Raises as enqueue does.
 create or replace function awa._enqueue_tick(
   schedule awa.schedules,
   tick timestamptz,
-  among_many boolean default false
+  among_many boolean default false,
+  checks_depth boolean default true
 ) returns bigint
 language plpgsql
 as $$
 begin
   return (awa._append(schedule.queue, schedule.kind, array[schedule.args], schedule.priority, null,
     schedule.max_attempts, schedule.tags, awa._tick_metadata(schedule.metadata, schedule.name, tick),
-    schedule.group_key, among_many => among_many))[1];
+    schedule.group_key, among_many => among_many, checks_depth => checks_depth))[1];
 end
 $$;
 comment on function awa._enqueue_tick is 'Enqueues the job of a schedule for a time; returns the job''s id';

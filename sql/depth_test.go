@@ -1,0 +1,115 @@
+package sql_test
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// Producers of a queue with a max_depth wait for nobody: neither for one that has looked at the depth and not
+// committed, nor for a change of the setting. What is not committed is not ready.
+func TestProducersOfALimitedQueueDoNotWait(t *testing.T) {
+	d := newDatabase(t)
+	a, b := d.session(), d.session().neverWaits()
+	b.exec(`select awa.configure_queue('q', '{"max_depth": 3}')`)
+	a.exec("begin")
+	a.enqueueMany("q", 10)
+	b.enqueueMany("q", 3)
+	b.enqueue("q")
+	require.Equal(t, "JQ006", sqlState(b.try("select awa.enqueue('q', 'k')")), "four are ready")
+	b.claim("q", 2)
+	b.enqueue("q")
+	a.exec("commit")
+	require.Equal(t, "JQ006", sqlState(b.try("select awa.enqueue('q', 'k')")))
+
+	a.exec("begin")
+	a.exec(`select awa.configure_queue('q', '{"max_depth": null}')`)
+	require.Equal(t, "JQ006", sqlState(b.try("select awa.enqueue('q', 'k')")), "another setting holds from its commit on")
+	a.exec("commit")
+	b.enqueue("q")
+}
+
+// Jobs of a transaction that was in progress when maintenance counted are ready from its commit on.
+func TestLateCommitsOfALimitedQueue(t *testing.T) {
+	d := newDatabase(t)
+	a, b := d.session(), d.session()
+	b.exec(`select awa.configure_queue('q', '{"max_depth": 3}')`)
+	b.enqueue("q")
+	a.exec("begin")
+	a.enqueueMany("q", 3)
+	b.exec("select awa._fold(null, true)")
+	b.enqueue("q")
+	a.exec("commit")
+	require.Equal(t, "JQ006", sqlState(b.try("select awa.enqueue('q', 'k')")), "five are ready")
+
+	// and what it has cancelled is not
+	a.exec("begin")
+	a.exec("select awa.cancel(j.id) from awa.jobs j where j.queue = 'q'")
+	b.exec("select awa._fold(null, true)")
+	require.Equal(t, "JQ006", sqlState(b.try("select awa.enqueue('q', 'k')")))
+	a.exec("commit")
+	b.enqueue("q")
+}
+
+// With a backlog of many thousands, whether maintenance has counted it or not, a look finds the limit, and a job does
+// not take one.
+func TestDepthBesideMuch(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.exec(`select awa.configure_queue('q', '{"max_depth": 20000}')`)
+	s.enqueueMany("q", 10_000)
+	s.enqueueMany("q", 9_000)
+	s.claim("q", 500)
+	look := func() int64 { return one[int64](s, "select awa._depth(awa._queue_id('q'), 20000)") }
+	room := func() int64 {
+		return one[int64](s, "select sum(coalesce(last_value, 0))::bigint from pg_sequences where sequencename ~ '^room_'")
+	}
+	require.Equal(t, one[int64](s, "select available from awa.queue_counts('q')"), look(), "nothing is counted yet")
+	require.Equal(t, int64(5001), one[int64](s, "select awa._depth(awa._queue_id('q'), 5000)"), "it reads no further")
+	s.exec("select awa._fold(null, true)")
+	require.Equal(t, one[int64](s, "select available from awa.queue_counts('q')"), look(), "all is counted")
+
+	before := room()
+	s.enqueue("q")
+	after := room()
+	require.NotEqual(t, before, after, "the first one looks")
+	for range 600 {
+		s.enqueue("q")
+	}
+	require.Equal(t, after, room(), "the next ones, up to a 32nd of max_depth, do not")
+	for range 100 {
+		s.enqueue("q")
+	}
+	require.NotEqual(t, after, room(), "then one looks again")
+	s.enqueueMany("q", 2_000)
+	require.Equal(t, "JQ006", sqlState(s.try("select count(*) from awa.enqueue_many('q', 'k', "+
+		"array_fill('{}'::jsonb, array[1000]))")))
+}
+
+// Many producers at once go past max_depth by no more than a look lasts for, and one job of each.
+func TestManyProducersOfALimitedQueue(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	const depth, producers = 640, 8
+	s.exec(fmt.Sprintf(`select awa.configure_queue('q', '{"max_depth": %d}')`, depth))
+	var wg sync.WaitGroup
+	for range producers {
+		p := d.session()
+		wg.Go(func() {
+			for {
+				if err := p.try("select awa.enqueue('q', 'k')"); err != nil {
+					assert.Equal(t, "JQ006", sqlState(err))
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	ready := one[int64](s, "select available from awa.queue_counts('q')")
+	require.Greater(t, ready, int64(depth))
+	// a look lasts for 20; a producer that had looked before it, and one that had passed before, may each add one more
+	require.LessOrEqual(t, ready, int64(depth+20+2*producers))
+}

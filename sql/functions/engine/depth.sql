@@ -1,0 +1,173 @@
+-- Back pressure: whether a queue is deeper than its max_depth.
+
+-- Whether the depth of a queue need not be looked at yet.
+-- That is so for the ids of jobs that come next after a look, as many as a 32nd of max_depth. The ids are those of the
+-- installation, so they run out sooner where jobs go to other queues. The planner puts the expression in the place of
+-- the call.
+-- Why: a look reads at most about as many entries as max_depth, so it costs each job at most 32. A sequence is seen by
+-- all producers at once, and none of them waits. It holds a number that is valid only near to the ids that there are:
+-- so neither another max_depth nor a restore leaves one that allows too much.
+create or replace function awa._has_room(queue_id bigint, max_depth int) returns boolean
+language sql
+as $$
+  select pg_sequence_last_value(('awa.room_' || to_hex(queue_id >> 50))::regclass) - ((queue_id & 524287) << 43)
+    - coalesce(pg_sequence_last_value('awa.job_ids'::regclass), 0) between 0 and max_depth / 32 - 1
+$$;
+comment on function awa._has_room is 'Whether the depth of a queue need not be looked at yet';
+
+-- Refuses a new job where more jobs of the queue are ready than max_depth.
+-- Raises JQ006.
+-- Why: jobs whose ids are drawn before the look, and committed after it, are not seen. So the last id is read first.
+create or replace function awa._check_depth(queue text, queue_id bigint, max_depth int) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_last_id bigint;
+  v_depth bigint;
+begin
+  if awa._has_room(queue_id, max_depth) then
+    return;
+  end if;
+  v_last_id := coalesce(pg_sequence_last_value('awa.job_ids'::regclass), 0);
+  v_depth := awa._depth(queue_id, max_depth);
+  if v_depth > max_depth then
+    raise exception using errcode = 'JQ006', message = 'the queue is deeper than its max_depth',
+      detail = format('Queue %s has %s jobs ready or more, and its max_depth is %s.', queue, v_depth, max_depth),
+      hint = 'Try again when workers have claimed some of them; or change max_depth with configure_queue.';
+  elsif max_depth >= 32 then
+    perform setval(('awa.room_' || to_hex(queue_id >> 50))::regclass,
+      ((queue_id & 524287) << 43) | ((v_last_id + max_depth / 32 - 1) & 8796093022207));
+  end if;
+end
+$$;
+comment on function awa._check_depth is 'Refuses a new job where more jobs of the queue are ready than max_depth';
+
+-- Refuses a new job as _check_depth does, where the queue has a max_depth.
+-- Raises JQ006.
+create or replace function awa._check_depth_of(queue text) returns void
+language plpgsql
+as $$
+begin
+  perform awa._check_depth(queue, s.queue_id, s.max_depth)
+     from awa.queue_settings s
+    where s.queue_id = awa._queue_id(queue) and s.max_depth is not null;
+end
+$$;
+comment on function awa._check_depth_of is 'Refuses a new job as _check_depth does, where the queue has a max_depth';
+
+-- Those of the queues to which a new job would be refused.
+create or replace function awa._full_queues(queues text[]) returns text[]
+language plpgsql
+as $$
+begin
+  return array(
+    select q.queue
+      from unnest(queues) q(queue)
+     cross join lateral (
+        select s.queue_id, s.max_depth
+          from awa.queue_settings s
+         where s.queue_id = awa._queue_id(q.queue) and s.max_depth is not null
+        offset 0
+      ) s
+     where case when awa._has_room(s.queue_id, s.max_depth) then false
+                else awa._depth(s.queue_id, s.max_depth) > s.max_depth end);
+end
+$$;
+comment on function awa._full_queues is 'Those of the queues to which a new job would be refused';
+
+-- How many jobs of a queue are ready; or, where they are more than max_depth, some number that is larger, too.
+-- Adds to the counts what has come since, where that is little. Otherwise goes through what no cursor has passed.
+-- Why: the first takes long where much has come since maintenance counted, the second where the queue is deep.
+create or replace function awa._depth(queue_id bigint, max_depth int) returns bigint
+language plpgsql
+as $$
+declare
+  v_most constant int := least(max_depth, 100000);
+  v_depth bigint := awa._counted_depth(queue_id, least(max_depth, 5000));
+begin
+  if v_depth is null then
+    select count(*) into v_depth
+      from (select from awa._available a where a.queue_id = _depth.queue_id limit v_most + 1) a;
+    if v_depth > v_most and v_most < max_depth then
+      v_depth := coalesce(awa._counted_depth(queue_id, 1000000), v_depth);
+    end if;
+  end if;
+  return v_depth;
+end
+$$;
+comment on function awa._depth is
+  'How many jobs of a queue are ready; or, where they are more than max_depth, some number that is larger, too';
+
+-- How many jobs of a queue are ready: what is counted of the past of its lanes, and what came after.
+-- Null where a lane has got more than max_rows entries, or as many claims, since it was counted.
+-- Why: small statements, of which most queues need two. A connection that enqueues one job has to plan them first: for
+-- _appended_since, that took 20 ms.
+create or replace function awa._counted_depth(queue_id bigint, max_rows int) returns bigint
+language plpgsql stable
+as $$
+declare
+  v_lane record;
+  v_since xid8;
+  v_rows bigint;
+  v_depth bigint := 0;
+begin
+  for v_lane in
+    select l.lane, l.has_tombstones, coalesce(r.appended - r.buried - r.claimed, 0) as depth,
+           coalesce(r.counted, '3:3:') as counted, r.dropped, coalesce(r.closed_seq, 0) as closed_seq,
+           coalesce(r.open_seqs, '{}') as open_seqs
+      from (
+        select q.lane, bool_or(q.has_tombstones) as has_tombstones
+          from awa.queues q
+         where q.queue_id = _counted_depth.queue_id and q.lane is not null
+         group by q.lane
+      ) l
+      left join lateral (select * from awa.queue_rollups r where r.lane = l.lane limit 1) r on true
+  loop
+    v_since := pg_snapshot_xmax(v_lane.counted);
+    v_depth := v_depth + v_lane.depth;
+    select count(*) into v_rows
+      from (
+        select from awa._entries e where e.lane = v_lane.lane and (e.xid, e.job_id) > (v_since, 0) limit max_rows + 1
+      ) e;
+    if pg_snapshot_xmin(v_lane.counted) < v_since then -- transactions were in progress
+      v_rows := v_rows + (
+        select count(*)
+          from (
+            select
+              from pg_snapshot_xip(v_lane.counted) x
+             cross join lateral (select from awa._entries e where e.lane = v_lane.lane and e.xid = x offset 0) e
+             limit max_rows + 1
+          ) e);
+    end if;
+    if v_rows > max_rows then
+      return null;
+    end if;
+    v_depth := v_depth + v_rows;
+    if v_lane.has_tombstones then
+      v_depth := v_depth - (
+        select count(*)
+          from (
+            select t.xid
+              from awa.ready_tombstones t
+             where t.lane = v_lane.lane and t.by_xid >= v_since
+            union all
+            select t.xid
+              from pg_snapshot_xip(v_lane.counted) x
+             cross join lateral (
+                select t.xid from awa.ready_tombstones t where t.by_xid = x and t.lane = v_lane.lane offset 0
+              ) t
+          ) t
+         where pg_visible_in_snapshot(t.xid, v_lane.dropped) is not true);
+    end if;
+    select v_depth - coalesce(sum(cardinality(c.job_ids)), 0), count(*) into v_depth, v_rows
+      from awa._uncounted(v_lane.lane, v_lane.closed_seq, v_lane.open_seqs, max_rows + 1) c;
+    if v_rows > max_rows + cardinality(v_lane.open_seqs) then
+      return null;
+    end if;
+  end loop;
+  return v_depth;
+end
+$$;
+comment on function awa._counted_depth is
+  'How many jobs of a queue are ready: what is counted of the past of its lanes, and what came after';
