@@ -22,9 +22,7 @@ begin
       from pg_stat_xact_user_functions f
       join pg_proc p on p.oid = f.funcid
       join pg_language l on l.oid = p.prolang
-     where f.schemaname = 'awa'
-       and l.lanname = 'sql'
-       and f.funcname <> '_move_cursor'; -- after ten milliseconds, on a slow machine
+     where f.schemaname = 'awa' and l.lanname = 'sql';
 end
 $$;
 -- The functions in SQL that a call runs as functions, so many times or more

@@ -24,6 +24,7 @@
 {{ template "engine/json.sql" . }}
 {{ template "engine/appending.sql" . }}
 {{ template "engine/ticks.sql" . }}
+{{ template "engine/ledgers.sql" . }}
 {{ template "engine/closing.sql" . }}
 {{ template "engine/taking.sql" . }}
 {{ template "engine/outcomes.sql" . }}

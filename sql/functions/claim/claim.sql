@@ -9,11 +9,12 @@ select e.job_id, c.claim_id as receipt, q.name as queue, e.kind, e.args, e.prior
 comment on view awa.claimed_job_row is 'The row that claim returns, one per job. The view itself is always empty';
 
 -- A part of a lane's window, as claim reads it: the entries that are visible in hi, after a place and up to a
--- transaction: of one transaction that was committed late, or of all that came after lo.
+-- transaction: of one transaction that was committed late, or of all that came after lo. from_seq is the number of the
+-- lane's newest claim before this call, and began_at when this call came to the lane.
 create or replace view awa._window_row as
 select c.lane_seq, c.lo, c.hi, c.pos_xid as at_xid, c.pos_id as at_id, c.first_xid as to_xid, c.first_xid as late,
        c.bytes, c.holds_keys as is_newest, c.holds_keys as is_buried, c.holds_keys as is_read, c.holds_keys as is_full,
-       c.bytes as expired
+       c.bytes as expired, c.lane_seq as from_seq, c.claimed_at as began_at
   from awa.lease_claims c
  where false;
 comment on view awa._window_row is
@@ -60,8 +61,6 @@ declare
   v_limit int;
   v_jobs int;
   v_expired int := 0;
-  v_seq bigint;
-  v_began timestamptz;
 begin
   <<shards>>
   while v_shards[1] is not null loop -- the newest comes first
@@ -69,9 +68,7 @@ begin
     v_terms := awa._claim_terms(queue, v_shards[1], v_now, lease);
     v_bytes := coalesce(v_bytes, v_terms.claim_bytes);
     foreach v_lane in array v_terms.lanes loop
-      v_began := clock_timestamp();
       v_window := awa._open_window(v_terms.segment, v_lane, v_now, v_terms.has_tombstones);
-      v_seq := v_window.lane_seq;
       loop
         v_limit := least(v_room + 2 * v_expired, 960); -- a longer array would not stay in its row
         if v_window.at_xid < pg_snapshot_xmax(v_window.lo) then
@@ -114,23 +111,17 @@ begin
         v_room := v_room - v_jobs;
         exit shards when v_room = 0;
         v_window := awa._next_part(v_terms.segment, v_lane, v_now, v_window, v_jobs, v_room = coalesce(max_jobs, 1),
-          v_terms.cleaned, v_terms.cleaned_until, v_terms.may_expire);
+          v_terms.cleaned, v_terms.cleaned_until, v_terms.may_expire, v_terms.has_others);
         v_bytes := v_bytes - v_window.bytes;
         v_expired := v_expired + v_window.expired;
         exit shards when v_window.is_full or v_bytes <= 0 or v_expired >= 1000;
         exit when v_window.is_read;
       end loop;
-
-      -- A long way for nothing (a large rolled-back enqueue), or buried entries in one of several shards: not again.
-      if v_window.lane_seq = v_seq and (v_terms.has_others and v_window.is_buried
-        or clock_timestamp() - v_began > interval '10 milliseconds') then
-        perform awa._move_cursor(v_terms.segment, v_lane, v_seq + 1, v_now, v_terms.claimed_at);
-      end if;
     end loop;
     exit when not v_terms.has_others;
     v_shards := awa._take_shard(v_terms.queue_id, v_shards, v_room < coalesce(max_jobs, 1)) || v_shards;
   end loop;
-  if v_room < coalesce(max_jobs, 1) or v_expired > 0 then
+  if v_room < coalesce(max_jobs, 1) or v_expired > 0 then -- only then it has read the terms
     if not v_terms.is_there or v_expired >= 1000 then
       perform awa._end_claim(queue, v_terms.is_there, v_room = coalesce(max_jobs, 1));
     end if;
@@ -148,7 +139,7 @@ as $$
 #variable_conflict use_variable
 begin
   if not is_there then -- it was dropped while a producer had not committed yet
-    insert into awa.queues (queue_id, name) values (awa._queue_id(queue), queue);
+    perform awa._add_queue(queue);
   end if;
   if is_empty then
     perform awa._wake(awa._queue_id(queue));
@@ -312,51 +303,3 @@ end
 $$;
 comment on function awa._fitting is
   'How many jobs of these sizes, in their order, a claim takes that has room for so many jobs and bytes';
-
--- Appends a claim of no jobs, up to a snapshot.
-create or replace function awa._move_cursor(
-  segment smallint,
-  lane bigint,
-  lane_seq bigint,
-  hi pg_snapshot,
-  claimed_at timestamptz
-) returns void
-language sql
-as $$
-  select awa._append_claim((nextval('awa.claim_ids'), lane, lane_seq, '0', 0, '0', 0, claimed_at, claimed_at, null,
-    null, segment, 0, false, hi, null, '{}')::awa.lease_claims)
-$$;
-comment on function awa._move_cursor is 'Appends a claim of no jobs, up to a snapshot';
-
--- Appends a claim, which is its lane's cursor from then on; returns its id.
--- With the unique keys of its jobs, where it holds any, and the items that have expired, where any have, of which those
--- in the claim are cancelled.
--- Why: each statement names the table of its segment, so that no other segment has to be looked up, or locked.
-create or replace function awa._append_claim(
-  claim awa.lease_claims,
-  keys bytea[] default null,
-  expired bigint[] default null
-) returns bigint
-language plpgsql
-as $$
-#variable_conflict use_variable
-begin
-  case claim.segment
-    when 0 then insert into awa.lease_claims_0 values (claim.*);
-    when 1 then insert into awa.lease_claims_1 values (claim.*);
-    when 2 then insert into awa.lease_claims_2 values (claim.*);
-    when 3 then insert into awa.lease_claims_3 values (claim.*);
-  end case;
-  if keys is not null then
-    perform awa._change_state(array_agg(k.job_id), array_agg(claim.lane), array_agg(k.key), 'available', 'running')
-       from unnest(claim.job_ids, keys) k(job_id, key)
-      where k.key is not null;
-  end if;
-  if expired is not null then
-    perform awa._expire_claimed(
-      array(select claim.claim_id << 12 | i from unnest(expired) i where i < cardinality(claim.job_ids)));
-  end if;
-  return claim.claim_id;
-end
-$$;
-comment on function awa._append_claim is 'Appends a claim, which is its lane''s cursor from then on; returns its id';

@@ -101,6 +101,7 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
+  v_began_at timestamptz := clock_timestamp();
   v_cursor record;
   v_window awa._window_row;
 begin
@@ -138,12 +139,13 @@ begin
      limit 1;
   end if;
   if v_cursor.lane_seq is null then
-    v_window := (0, '3:3:', now, '0', 0, null, null, 0, true, false, false, false, 0);
+    v_window := (0, '3:3:', now, '0', 0, null, null, 0, true, false, false, false, 0, 0, v_began_at);
   elsif v_cursor.lo is null then
-    v_window := (v_cursor.lane_seq, v_cursor.hi, now, '0', 0, null, null, 0, true, false, false, false, 0);
+    v_window := (v_cursor.lane_seq, v_cursor.hi, now, '0', 0, null, null, 0, true, false, false, false, 0,
+      v_cursor.lane_seq, v_began_at);
   else
     v_window := (v_cursor.lane_seq, v_cursor.lo, v_cursor.hi, v_cursor.pos_xid, v_cursor.pos_id, null, null, 0, false,
-      false, false, false, 0);
+      false, false, false, 0, v_cursor.lane_seq, v_began_at);
     if v_window.at_xid >= pg_snapshot_xmax(v_window.lo)
        and (pg_snapshot_xmin(v_window.hi) > v_window.at_xid
          or (
@@ -262,7 +264,9 @@ comment on function awa._read_part is 'The first entries of a part of a window, 
 
 -- The part of a window that comes after a part of which so many jobs were taken.
 -- is_read: nothing is left in the lane. is_full: jobs are left, and do not fit. bytes, and expired, are those of the
--- part. may_expire: more jobs may have been taken from the lane, which had expired.
+-- part. may_expire: more jobs may have been taken from the lane, which had expired. Moves the cursor where a lane was
+-- read to its end for nothing, and either that took long (a large enqueue was rolled back), or there are others, and
+-- buried entries in this one of several shards: the next claim does not go that way again.
 create or replace function awa._next_part(
   segment smallint,
   lane bigint,
@@ -272,7 +276,8 @@ create or replace function awa._next_part(
   is_first boolean,
   cleaned smallint,
   cleaned_until pg_snapshot,
-  may_expire boolean
+  may_expire boolean,
+  has_others boolean
 ) returns awa._window_row
 language plpgsql
 as $$
@@ -317,6 +322,11 @@ begin
   end if;
   if v_is_read and part.is_newest then
     part.is_read := true;
+    if part.lane_seq = part.from_seq
+      and (has_others and part.is_buried or clock_timestamp() - part.began_at > interval '10 milliseconds')
+    then
+      perform awa._move_cursor(segment, lane, part.lane_seq + 1, now);
+    end if;
   elsif v_is_read then
     part.lo := part.hi;
     part.hi := now;

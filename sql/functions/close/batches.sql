@@ -158,27 +158,13 @@ begin
   elsif not v_is_open or v_first_row is not null and awa._is_any_closed(segment, receipts) then
     return false;
   elsif v_size > 1 then
-    v_row := least(v_first_row, 0) - 1;
+    v_row := awa._next_batch(v_first_row);
   else
     v_row := 0;
     v_items := null;
     v_wait := awa._shorten_waits();
   end if;
-  case segment
-    when 0 then
-      insert into awa.lease_claim_closures_0
-      values (v_claim_id, clock_timestamp(), segment, v_row, 'completed', v_items) on conflict do nothing;
-    when 1 then
-      insert into awa.lease_claim_closures_1
-      values (v_claim_id, clock_timestamp(), segment, v_row, 'completed', v_items) on conflict do nothing;
-    when 2 then
-      insert into awa.lease_claim_closures_2
-      values (v_claim_id, clock_timestamp(), segment, v_row, 'completed', v_items) on conflict do nothing;
-    when 3 then
-      insert into awa.lease_claim_closures_3
-      values (v_claim_id, clock_timestamp(), segment, v_row, 'completed', v_items) on conflict do nothing;
-  end case;
-  v_is_open := found;
+  v_is_open := awa._append_closure(segment::smallint, v_claim_id, v_row, v_items, 'completed');
   if v_wait is not null then
     v_wait := set_config('lock_timeout', v_wait, true);
   end if;

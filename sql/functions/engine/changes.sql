@@ -1,8 +1,8 @@
 -- Changes of jobs from outside, about which their transaction decides at its end.
 
 -- Buries entries; returns the ids of those that were still there, and not buried before.
--- No claim takes them any more once the caller commits. The caller has to add the batch to pending_changes when it has
--- written all that belongs to it.
+-- No claim takes them any more once the caller commits. The caller has to call _decide_at_end with the batch, once it
+-- has written all that belongs to it.
 -- Locks: the tables of their segments, so that these are not truncated before the caller has committed.
 create or replace function awa._bury(entries awa._place[], batch bigint, cancels boolean) returns bigint[]
 language plpgsql
@@ -37,6 +37,20 @@ end
 $$;
 comment on function awa._bury is
   'Buries entries; returns the ids of those that were still there, and not buried before';
+
+-- Has this transaction decide at its end about a batch of buried entries: some may have been claimed meanwhile.
+-- At once, where the caller has set its constraints to immediate.
+-- Raises as _resolve_change does, then.
+create or replace function awa._decide_at_end(batch bigint) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  insert into awa.pending_changes (batch) values (batch);
+end
+$$;
+comment on function awa._decide_at_end is
+  'Has this transaction decide at its end about a batch of buried entries: some may have been claimed meanwhile';
 
 -- Gives an heir, at the end of its transaction, the unique key that the job before it has let go of.
 -- Unless the heir has left by then, too. It has asked after the transaction began.
@@ -370,7 +384,7 @@ begin
   perform awa._end_as_cancelled(e, reason)
      from awa._entries_as_attempts(array(select p from unnest(entries) p where p.id = any(v_buried))) e;
   if v_buried <> '{}' then
-    insert into awa.pending_changes (batch) values (v_batch);
+    perform awa._decide_at_end(v_batch);
   end if;
   return v_buried;
 end

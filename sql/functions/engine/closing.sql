@@ -116,17 +116,12 @@ begin
       return;
     end if;
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
-      -- The snapshot may be older than a batch row. An empty batch row under the next number collides with it, which
-      -- raises 40001.
-      insert into awa.lease_claim_closures (segment, claim_id, item, items, outcome, closed_at)
-      values (v_segment, v_claim_id, v_batches.next_number, '{}', outcome, clock_timestamp())
-      on conflict do nothing;
+      -- The snapshot may be older than a batch row. A batch row of no items under the next number collides with it,
+      -- which raises 40001.
+      perform awa._append_closure(v_segment, v_claim_id, v_batches.next_number, '{}', outcome);
     end if;
   end if;
-  insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at)
-  values (v_segment, v_claim_id, v_item, outcome, clock_timestamp())
-  on conflict do nothing;
-  closed := found;
+  closed := awa._append_closure(v_segment, v_claim_id, v_item, null, outcome);
   if closed then
     segment := v_segment;
   end if;
@@ -161,32 +156,12 @@ create or replace function awa._batches_in(
 ) returns setof record
 language sql stable
 as $$
-  select least(min(k.item), 0) - 1, coalesce(bool_or((receipt & 4095) = any(k.items)), false)
+  select awa._next_batch(min(k.item)), coalesce(bool_or((receipt & 4095) = any(k.items)), false)
     from awa.lease_claim_closures k
    where k.segment = _batches_in.segment and k.claim_id = receipt >> 12 and k.item < 0
 $$;
 comment on function awa._batches_in is
   'The batch rows of a claim in a segment: the number of the next one, and whether one of them closes an item';
-
--- Raises 40001 where a claim exists that the snapshot does not see: its receipt is not stale.
--- A row with its number collides with it, which raises 40001 in PostgreSQL. Where there is none, the row is removed at
--- once.
-create or replace function awa._check_snapshot(claim_id bigint) returns void
-language plpgsql
-as $$
-#variable_conflict use_variable
-begin
-  insert into awa.lease_claims (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at,
-    lease_until, holds_keys, job_ids)
-  select s, claim_id, 0, -claim_id, '3:3:', '0', 0, '0', 0, now(), now(), false, '{}' from generate_series(0, 3) s
-  on conflict do nothing;
-  raise exception using errcode = 'JQ001';
-exception when sqlstate 'JQ001' then
-  null;
-end
-$$;
-comment on function awa._check_snapshot is
-  'Raises 40001 where a claim exists that the snapshot does not see: its receipt is not stale';
 
 -- Closes attempts whose claims the caller has locked, in the ledger, or else locks their lease rows.
 -- The caller deletes these. An answer that is given twice counts once.
@@ -260,7 +235,9 @@ as $$
 declare
   v_now timestamptz := clock_timestamp();
   v_open record;
+  v_closures awa.lease_claim_closures[];
   v_taken bigint[];
+  v_batches bigint;
 begin
   begin
     with asked as materialized (
@@ -286,7 +263,7 @@ begin
     select array_agg(c.segment) as segments, array_agg(c.claim_id) as claims, array_agg(i.item) as items,
            array_agg(i.ordinal) as ordinals, array_agg(c.claim_id << 12 | i.item) as receipts,
            array_agg(c.holds_keys) as hold_keys, array_agg(c.is_by_item) as are_by_item,
-           array_agg(least(c.first_item, 0) - 1) as batches
+           array_agg(awa._next_batch(c.first_item)) as batches
       into v_open
       from claims c
      cross join unnest(c.items, c.jobs, c.ordinals) i(item, job_id, ordinal)
@@ -296,24 +273,22 @@ begin
   exception when sqlstate 'JQ999' then
     null;
   end;
-  insert into awa.lease_claim_closures (segment, claim_id, item, items, outcome, closed_at)
-  select o.segment, o.claim_id, o.batch, array_agg(o.item::smallint), outcome, v_now
-    from unnest(v_open.segments, v_open.claims, v_open.items, v_open.batches, v_open.are_by_item)
-           o(segment, claim_id, item, batch, is_by_item)
-   where not o.is_by_item
-   group by o.segment, o.claim_id, o.batch;
-  if by_item <> '{}' then
-    with singles as (
-      insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at)
-      select o.segment, o.claim_id, o.item, outcome, v_now
-        from unnest(v_open.segments, v_open.claims, v_open.items, v_open.are_by_item)
-               o(segment, claim_id, item, is_by_item)
-       where o.is_by_item
-       order by o.claim_id, o.item
-      on conflict do nothing
-      returning claim_id << 12 | item as receipt
-    )
-    select array_agg(s.receipt) into v_taken from singles s;
+  v_closures := array(
+    select (o.claim_id, v_now, o.segment, o.batch, outcome, array_agg(o.item::smallint))::awa.lease_claim_closures
+      from unnest(v_open.segments, v_open.claims, v_open.items, v_open.batches, v_open.are_by_item)
+             o(segment, claim_id, item, batch, is_by_item)
+     where not o.is_by_item
+     group by o.segment, o.claim_id, o.batch
+    union all
+    select (o.claim_id, v_now, o.segment, o.item, outcome, null)::awa.lease_claim_closures
+      from unnest(v_open.segments, v_open.claims, v_open.items, v_open.are_by_item)
+             o(segment, claim_id, item, is_by_item)
+     where o.is_by_item);
+  select array_agg(k.claim_id << 12 | k.item) filter (where k.items is null), count(k.items) into v_taken, v_batches
+    from awa._append_closures(v_closures) k;
+  if v_batches < (select count(k.items) from unnest(v_closures) k) then
+    raise exception using errcode = '40001', message = 'another session has answered for a claim that is locked',
+      hint = 'Give the answers again.';
   end if;
   select coalesce(array_agg(o.ordinal), '{}'), coalesce(array_agg(o.receipt) filter (where o.holds_keys), '{}')
     into ordinals, holding

@@ -71,12 +71,8 @@ begin
     v_id := 0;
   end loop;
   if v_passed > 0 then
-    insert into awa.lease_claims
-      (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until,
-        holds_keys, job_ids)
-    values (awa._current_segment(), nextval('awa.claim_ids'), lane, v_lane.lane_seq + 1, v_cursor.hi, v_cursor.lo,
-      v_cursor.pos_xid, v_cursor.pos_id, v_cursor.pos_xid, v_cursor.pos_id, clock_timestamp(), clock_timestamp(), false,
-      '{}');
+    perform awa._move_cursor(awa._current_segment(), lane, v_lane.lane_seq + 1, v_cursor.hi, v_cursor.lo,
+      v_cursor.pos_xid, v_cursor.pos_id);
   end if;
   return v_passed;
 end

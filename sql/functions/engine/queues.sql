@@ -177,7 +177,7 @@ as $$
 #variable_conflict use_variable
 begin
   perform set_config('lock_timeout', awa._milliseconds(s.claim_wait), true) from awa.settings s;
-  insert into awa.queue_settings (queue_id) values (queue_id) on conflict do nothing;
+  perform awa._add_settings(queue_id);
   if (select count(*) > 1 from awa.queue_settings s where s.queue_id = queue_id) then
     raise exception using errcode = '40001', message = 'the queue was dropped since the snapshot',
       detail = 'It has lost its settings.', hint = 'Run the transaction again.';
@@ -269,6 +269,31 @@ begin
 end
 $$;
 comment on function awa._use_lanes is 'Notes that lanes are in use, unless they are';
+
+-- Makes a queue without a job.
+create or replace function awa._add_queue(queue text) returns void
+language plpgsql
+as $$
+#variable_conflict use_column
+begin
+  insert into awa.queues (queue_id, name) values (awa._queue_id(queue), queue);
+end
+$$;
+comment on function awa._add_queue is 'Makes a queue without a job';
+
+-- Gives a queue a row of settings, where it has none; nothing is set in it.
+-- Locks: waits for a transaction that has just made one.
+-- Raises 40001 at REPEATABLE READ and above, where the snapshot does not see the row that is there.
+create or replace function awa._add_settings(queue_id bigint) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  insert into awa.queue_settings (queue_id) values (queue_id) on conflict do nothing;
+end
+$$;
+comment on function awa._add_settings is
+  'Gives a queue a row of settings, where it has none; nothing is set in it';
 
 -- The id of a queue that exists.
 -- Raises 22023, JQ002.

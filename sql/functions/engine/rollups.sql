@@ -131,6 +131,18 @@ end
 $$;
 comment on function awa._fold is 'Adds new entries and closed claims to queue_rollups, lane by lane';
 
+-- Gives lanes a row of counts each, where they have none.
+-- The caller has locked the counts.
+create or replace function awa._add_rollups(lanes bigint[]) returns void
+language plpgsql
+as $$
+begin
+  insert into awa.queue_rollups (lane)
+  select l from unnest(lanes) l where (select true from awa.queue_rollups r where r.lane = l limit 1) is null;
+end
+$$;
+comment on function awa._add_rollups is 'Gives lanes a row of counts each, where they have none';
+
 -- Adds the new rows of one lane to its counts, at most about max_rows entries and as many claims at a time.
 -- Goes on with the entries until the time that is given. The entries, tombstones and arrivals of one transaction are
 -- counted together. The caller has locked the counts.
@@ -154,9 +166,7 @@ declare
   v_counted int := 0;
 begin
   is_more := false;
-  insert into awa.queue_rollups (lane)
-  select lane
-   where (select true from awa.queue_rollups r where r.lane = lane limit 1) is null;
+  perform awa._add_rollups(array[lane]);
   select * into v_rollup from awa.queue_rollups r where r.lane = lane;
   loop
     v_end := awa._nth_after(lane, pg_snapshot_xmax(v_rollup.counted), max_rows);

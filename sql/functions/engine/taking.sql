@@ -51,11 +51,10 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_taken bigint[];
+  v_closures awa.lease_claim_closures[];
 begin
-  with taken as (
-    insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at)
-    select c.segment, c.claim_id, r & 4095, outcome, clock_timestamp()
+  v_closures := array(
+    select (c.claim_id, clock_timestamp(), c.segment, r & 4095, outcome, null)::awa.lease_claim_closures
       from unnest(receipts) r
      cross join lateral (
         select * from awa.lease_claims c where c.claim_id = r >> 12 limit 1
@@ -65,13 +64,8 @@ begin
           from awa.lease_claim_closures k
          where k.claim_id = c.claim_id and k.item < 0 and (r & 4095) = any(k.items)
          limit 1
-      ) is null
-     order by r
-    on conflict do nothing
-    returning claim_id << 12 | item as receipt
-  )
-  select array_agg(t.receipt) into v_taken from taken t;
-  return coalesce(v_taken, '{}');
+      ) is null);
+  return array(select k.claim_id << 12 | k.item from awa._append_closures(v_closures) k);
 end
 $$;
 comment on function awa._take_items is 'Closes items by a row each; returns the receipts of those that were open';

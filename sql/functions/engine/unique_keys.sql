@@ -345,6 +345,20 @@ end
 $$;
 comment on function awa._is_holder is 'Whether a job is in a state in which it holds a unique key';
 
+-- Takes a unique key for a job where it has no row of this round; returns whether it has.
+-- Locks: waits for a transaction that is adding such a row, or removing it.
+create or replace function awa._try_key(key bytea, job_id bigint, round bigint default 0) returns boolean
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  insert into awa.unique_claims (key, round, job_id) values (key, round, job_id) on conflict do nothing;
+  return found;
+end
+$$;
+comment on function awa._try_key is
+  'Takes a unique key for a job where it has no row of this round; returns whether it has';
+
 -- Takes a unique key for a job, or finds the job that holds it.
 -- For a job that does not hold the key yet, only looks for the holder. Draws the job's id where it has none, and needs
 -- one. now: as for _holder, also after a wait.
@@ -377,24 +391,21 @@ begin
       end if;
       -- waits for a transaction that is about to take it
       if v_holder.round is null then
-        insert into awa.unique_claims (key, job_id) values (key, job_id) on conflict do nothing;
+        exit when awa._try_key(key, job_id);
       else
         update awa.unique_claims u
            set job_id = job_id, held_until = null, free_since = null, queue_id = null,
                round = case when u.round > 0 then nextval('awa.claim_ids') else 0 end
          where u.key = key and u.round = v_holder.round and (u.free_since is not null or u.held_until <= now);
+        exit when found;
       end if;
-      exit when found;
     elsif v_holder.job_id = job_id then
       exit;
     elsif cardinality(v_holder.line) > 1 then
       taken := false; -- an heir of this transaction
     else
       -- waits for a transaction that is about to let go of it
-      insert into awa.unique_claims (key, round, job_id)
-      values (key, v_holder.round, v_holder.job_id)
-      on conflict do nothing;
-      if found then
+      if awa._try_key(key, v_holder.job_id, v_holder.round) then
         delete from awa.unique_claims u where u.key = key and u.round = v_holder.round; -- it did: once more
       else
         taken := (awa._holder(key, now)).job_id is distinct from v_holder.job_id;

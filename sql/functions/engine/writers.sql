@@ -150,6 +150,17 @@ end
 $$;
 comment on function awa._append_ready is 'Appends jobs to the current segment, and wakes their queues';
 
+-- Appends an entry, as it is.
+-- The caller has noted its lane as one in use, and wakes the queue.
+create or replace function awa._append_entry(entry awa.ready_entries) returns void
+language plpgsql
+as $$
+begin
+  insert into awa.ready_entries values (entry.*);
+end
+$$;
+comment on function awa._append_entry is 'Appends an entry, as it is';
+
 -- Moves deferred jobs to the current segment, as _append_ready appends jobs; returns how many.
 -- Why: in one statement, since an array of thousands of jobs might not fit into 1 GB.
 create or replace function awa._append_deferred(job_ids bigint[]) returns bigint

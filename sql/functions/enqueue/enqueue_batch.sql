@@ -66,8 +66,7 @@ begin
       v_last_key := v_key.key;
       v_last_id := v_job_ids[v_key.ordinal];
       -- most often nobody has it
-      insert into awa.unique_claims (key, job_id) values (v_key.key, v_last_id) on conflict do nothing;
-      continue when found;
+      continue when awa._try_key(v_key.key, v_last_id);
     end if;
     v_taken := awa._take_key(v_key.key, v_key.holds, v_job_ids[v_key.ordinal], v_now);
     v_job_ids[v_key.ordinal] := v_taken.job_id;

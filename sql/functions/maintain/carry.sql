@@ -227,13 +227,10 @@ create or replace function awa._carry_cursors(segment smallint, shards bigint[])
 language sql
 as $$
   with carried as (
-    insert into awa.lease_claims
-      (segment, claim_id, lane, lane_seq, hi, lo, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until,
-        holds_keys, job_ids)
-    select awa._current_segment(), nextval('awa.claim_ids'), l.lane, l.lane_seq + 1, l.hi, l.lo, l.pos_xid, l.pos_id,
-           l.pos_xid, l.pos_id,
-           clock_timestamp(), clock_timestamp(), false, '{}'
-      from (select distinct s from unnest(shards) s) s(shard)
+    select l.lane,
+           awa._move_cursor(r.current_segment, l.lane, l.lane_seq + 1, l.hi, l.lo, l.pos_xid, l.pos_id) as lane_seq
+      from awa._current_segment() r(current_segment)
+     cross join (select distinct s from unnest(shards) s) s(shard)
      cross join lateral (
         select *
           from awa._lanes l
@@ -242,7 +239,6 @@ as $$
            and l.cursor_segment = _carry_cursors.segment
         offset 0
       ) l
-    returning lane, lane_seq
   ), counted as (
     update awa.queue_rollups r
        set closed_seq = c.lane_seq

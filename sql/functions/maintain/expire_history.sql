@@ -170,12 +170,13 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 begin
-  insert into awa.queue_rollups as r (lane, completed, failed, cancelled, dead)
-  values (lane, case state when 'completed' then jobs else 0 end, case state when 'failed' then jobs else 0 end,
-    case state when 'cancelled' then jobs else 0 end, case state when 'dead' then jobs else 0 end)
-  on conflict on constraint queue_rollups_pkey do update
-    set completed = r.completed + excluded.completed, failed = r.failed + excluded.failed,
-        cancelled = r.cancelled + excluded.cancelled, dead = r.dead + excluded.dead;
+  perform awa._add_rollups(array[lane]);
+  update awa.queue_rollups r
+     set completed = r.completed + case when state = 'completed' then jobs else 0 end,
+         failed = r.failed + case when state = 'failed' then jobs else 0 end,
+         cancelled = r.cancelled + case when state = 'cancelled' then jobs else 0 end,
+         dead = r.dead + case when state = 'dead' then jobs else 0 end
+   where r.lane = lane;
 end
 $$;
 comment on function awa._count_gone is 'Adds jobs that are no longer kept to the counts of their lane';

@@ -195,6 +195,7 @@ declare
   v_called_at timestamptz;
   v_gap_ended_at timestamptz;
   v_last timestamptz;
+  v_began_at timestamptz; -- of a gap
 begin
   select case when s.is_called then to_timestamp(s.last_value / 1000000.0) end
     into v_called_at
@@ -209,17 +210,16 @@ begin
         )
       returning g.began_at
     )
-    insert into awa.rescue_gaps (began_at, ended_at)
-    select least(min(g.began_at), now), now
-      from gone g
-    having count(*) > 0
-    on conflict do nothing;
+    select least(min(g.began_at), case when count(*) > 0 then now end) into v_began_at from gone g;
     perform setval('awa.rescue_called_at', awa._microseconds(now));
   elsif v_last < now - interval '10 seconds' then
-    insert into awa.rescue_gaps (began_at, ended_at) values (v_last, now) on conflict do nothing;
+    v_began_at := v_last;
   elsif (v_called_at is null or v_called_at < now - interval '1 second')
     and (v_gap_ended_at is null or v_gap_ended_at < transaction_timestamp()) then
     perform setval('awa.rescue_called_at', awa._microseconds(now));
+  end if;
+  if v_began_at is not null then
+    insert into awa.rescue_gaps (began_at, ended_at) values (v_began_at, now) on conflict do nothing;
   end if;
   if exists (select from awa.rescue_gaps g where g.ended_at < least(v_last, now) - interval '1 hour') then
     perform awa._forget_gaps(least(v_last, now));

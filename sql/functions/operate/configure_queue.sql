@@ -26,7 +26,6 @@ begin
   perform awa._check_name('queue', queue);
   v_checked := awa._checked_settings(true, settings);
   v_queue_id := awa._make_queue(queue);
-  insert into awa.queue_settings (queue_id) values (v_queue_id) on conflict do nothing;
   update awa.queue_settings s
      set (default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter,
           aging_interval, max_depth, failed_retention, dlq_retention, completed_retention, changed_at, changed_by)
@@ -90,7 +89,7 @@ as $$
 $$;
 comment on function awa._has_groups is 'Whether jobs of a queue wait, or run, that have a group';
 
--- The id of a queue, which is made if it does not exist.
+-- The id of a queue, which is made if it does not exist, with a row of settings.
 -- Locks: the queue's name, shared, until the transaction ends.
 -- Raises 22023.
 -- Why: drop_queue would leave behind the settings that the caller is about to write, for the next queue of that name.
@@ -103,9 +102,10 @@ begin
   perform awa._check_name('queue', queue);
   perform from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null for share;
   if not found then
-    insert into awa.queues (queue_id, name) values (v_queue_id, queue);
+    perform awa._add_queue(queue);
   end if;
+  perform awa._add_settings(v_queue_id);
   return v_queue_id;
 end
 $$;
-comment on function awa._make_queue is 'The id of a queue, which is made if it does not exist';
+comment on function awa._make_queue is 'The id of a queue, which is made if it does not exist, with a row of settings';

@@ -101,13 +101,9 @@ begin
       delete from awa.done_entries d
        where d.job_id = any(job_ids)
       returning d.job_id, d.lane, d.counted_by_closure, d.unique_key
-    ), deleted as (
-      insert into awa.deleted_jobs (job_id, lane, segment)
-      select d.job_id, d.lane, awa._current_segment()
-        from done d
-       where d.counted_by_closure
     )
     select g.lane, count(*) as jobs, count(*) filter (where not g.counted_by_closure) as noted,
+           array_agg(g.job_id) filter (where g.counted_by_closure) as completed,
            array_agg(g.job_id) filter (where g.unique_key is not null) as keyed,
            array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
       from done g
@@ -115,6 +111,7 @@ begin
      order by g.lane
   loop
     perform awa._arrive(v_jobs.lane, - v_jobs.noted);
+    perform awa._note_deleted(v_jobs.completed, array_fill(v_jobs.lane, array[v_jobs.jobs - v_jobs.noted]::int[]));
     v_deleted := v_deleted + v_jobs.jobs;
     v_keyed := v_keyed || v_jobs.keyed;
     v_keys := v_keys || v_jobs.keys;
@@ -125,6 +122,34 @@ end
 $$;
 comment on function awa._delete_rows is 'Deletes jobs that have ended and have rows of their own; returns how many';
 
+-- Notes that completed jobs, which the ledgers hold, are deleted; returns those of which no other session has.
+-- With the transactions of their entries, where done_entries does not describe them.
+-- Locks: waits for a transaction that is deleting one of them.
+create or replace function awa._note_deleted(
+  job_ids bigint[],
+  lanes bigint[],
+  xids xid8[] default null
+) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_noted bigint[];
+begin
+  with noted as (
+    insert into awa.deleted_jobs (job_id, lane, xid, segment)
+    select d.job_id, d.lane, d.xid, awa._current_segment() from unnest(job_ids, lanes, xids) d(job_id, lane, xid)
+     order by d.job_id
+    on conflict do nothing
+    returning deleted_jobs.job_id
+  )
+  select coalesce(array_agg(n.job_id), '{}') into v_noted from noted n;
+  return v_noted;
+end
+$$;
+comment on function awa._note_deleted is
+  'Notes that completed jobs, which the ledgers hold, are deleted; returns those of which no other session has';
+
 -- Deletes jobs that completed in the ledgers, unless another session has deleted them; returns how many.
 -- Reads the entries between the lowest id and the highest.
 create or replace function awa._delete_completed(job_ids bigint[]) returns bigint
@@ -134,28 +159,21 @@ as $$
 declare
   v_first bigint;
   v_last bigint;
-  v_jobs record;
+  v_found record;
+  v_deleted bigint[];
 begin
   select min(j), max(j) into v_first, v_last from unnest(job_ids) j;
-  with found as materialized (
-    select j.id, j.lane, j.xid, j.full_key
-      from awa._whole_ledger j
-     -- by the range: each id by itself would read the whole BRIN index
-     where j.id >= v_first and j.id <= v_last and j.id + 0 = any(job_ids)
-       and j.state = 'completed'
-  ), deleted as (
-    insert into awa.deleted_jobs (job_id, lane, xid, segment)
-    select f.id, f.lane, f.xid, awa._current_segment() from found f order by f.id
-    on conflict do nothing
-    returning job_id
-  )
-  select count(*) as jobs, array_agg(f.id) filter (where f.full_key is not null) as keyed,
-         array_agg(f.full_key) filter (where f.full_key is not null) as keys
-    into v_jobs
-    from found f
-   where f.id = any(array(select d.job_id from deleted d)); -- not a join, which would have to be a nested loop
-  perform awa._let_go_of_all(v_jobs.keyed, v_jobs.keys);
-  return v_jobs.jobs;
+  select array_agg(j.id) as ids, array_agg(j.lane) as lanes, array_agg(j.xid) as xids, array_agg(j.full_key) as keys
+    into v_found
+    from awa._whole_ledger j
+   -- by the range: each id by itself would read the whole BRIN index
+   where j.id >= v_first and j.id <= v_last and j.id + 0 = any(job_ids)
+     and j.state = 'completed';
+  v_deleted := awa._note_deleted(v_found.ids, v_found.lanes, v_found.xids);
+  perform awa._let_go_of_all(array_agg(f.id), array_agg(f.full_key))
+     from unnest(v_found.ids, v_found.keys) f(id, full_key)
+    where f.full_key is not null and f.id = any(v_deleted);
+  return cardinality(v_deleted);
 end
 $$;
 comment on function awa._delete_completed is

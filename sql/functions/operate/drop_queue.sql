@@ -66,7 +66,7 @@ begin
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
       from awa._available a
      where a.queue_id = v_queue_id and a.xid = pg_current_xact_id_if_assigned()), v_batch, false);
-  insert into awa.pending_changes (batch) values (v_batch);
+  perform awa._decide_at_end(v_batch);
   -- Nothing is left to decide about. Each delete names its segment, so that the other segments' tables are not locked.
   for v_segment in
     select distinct t.segment from awa.ready_tombstones t
@@ -76,25 +76,20 @@ begin
      where t.segment = v_segment and t.by_xid = pg_current_xact_id_if_assigned()
        and t.lane between v_first and v_last and pg_visible_in_snapshot(t.xid, v_now);
   end loop;
-  with cursors as (
-    insert into awa.lease_claims
-      (segment, claim_id, lane, lane_seq, hi, first_xid, first_id, pos_xid, pos_id, claimed_at, lease_until, holds_keys,
-        job_ids)
-    select g.current_segment, nextval('awa.claim_ids'), l.lane, coalesce(c.lane_seq, 0) + 1, v_now, '0', 0, '0', 0,
-           clock_timestamp(), clock_timestamp(), false, '{}'
+  perform awa._add_rollups(array(select l.lane from awa._lanes_of(v_queue_id) l));
+  with cursors as materialized (
+    select l.lane, awa._move_cursor(g.current_segment, l.lane, coalesce(c.lane_seq, 0) + 1, v_now) as lane_seq
       from awa._current_segment() g(current_segment)
      cross join awa._lanes_of(v_queue_id) l
       left join lateral (
         select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
       ) c on true
-    returning lane, lane_seq
   )
-  insert into awa.queue_rollups as r (lane, counted, closed_seq, dropped)
-  select c.lane, v_now, c.lane_seq, v_now from cursors c
-  on conflict on constraint queue_rollups_pkey do update
-    set counted = excluded.counted, closed_seq = excluded.closed_seq, open_seqs = '{}', dropped = excluded.dropped,
-        enqueued = 0, appended = 0, segment_entries = '{0,0,0,0}', buried = 0, claimed = 0, completed = 0, failed = 0,
-        cancelled = 0, dead = 0;
+  update awa.queue_rollups r
+     set counted = v_now, closed_seq = c.lane_seq, open_seqs = '{}', dropped = v_now, enqueued = 0, appended = 0,
+         segment_entries = '{0,0,0,0}', buried = 0, claimed = 0, completed = 0, failed = 0, cancelled = 0, dead = 0
+    from cursors c
+   where r.lane = c.lane;
 
   with deferred as (
     delete from awa.deferred_jobs d where d.lane between v_first and v_last and force returning d.job_id, d.unique_key

@@ -12,10 +12,9 @@ as $$
 declare
   v_queue_id bigint := awa._make_queue(queue);
 begin
-  insert into awa.queue_settings as s (queue_id, paused_at) values (v_queue_id, clock_timestamp())
-  on conflict (queue_id) do update
-    set paused_at = coalesce(s.paused_at, excluded.paused_at), changed_at = clock_timestamp(),
-        changed_by = session_user;
+  update awa.queue_settings s
+     set paused_at = coalesce(s.paused_at, clock_timestamp()), changed_at = clock_timestamp(), changed_by = session_user
+   where s.queue_id = v_queue_id;
 end
 $$;
 comment on function awa.pause_queue is 'Stops claims from a queue';

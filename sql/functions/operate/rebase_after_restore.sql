@@ -84,13 +84,12 @@ begin
   insert into awa.ready_entries select e.* from awa.rebasing e;
 
   delete from awa.queue_rollups r where r.lane <> all(v_lanes);
-  insert into awa.queue_rollups as r (lane, counted, enqueued, completed)
-  select c.lane, awa._snapshot(), c.enqueued, c.completed
+  perform awa._add_rollups(v_lanes);
+  update awa.queue_rollups r
+     set counted = awa._snapshot(), enqueued = c.enqueued, completed = c.completed, appended = 0,
+         segment_entries = '{0,0,0,0}', buried = 0, closed_seq = 0, open_seqs = '{}', claimed = 0, dropped = null
     from unnest(v_lanes, v_enqueued, v_counted) c(lane, enqueued, completed)
-  on conflict on constraint queue_rollups_pkey do update
-    set counted = excluded.counted, enqueued = excluded.enqueued, completed = excluded.completed,
-        appended = 0, segment_entries = '{0,0,0,0}', buried = 0, closed_seq = 0, open_seqs = '{}', claimed = 0,
-        dropped = null;
+   where r.lane = c.lane;
   update awa.queue_rollups r
      set appended = n.entries, segment_entries[awa._current_segment() + 1] = n.entries
     from (select e.lane, count(*) as entries from awa.rebasing e group by e.lane) n

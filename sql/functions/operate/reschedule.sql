@@ -120,15 +120,14 @@ begin
         'scheduled');
     end if;
     perform awa._use_lanes(array[v_job.lane]);
-    insert into awa.deferred_jobs values (v_job.*);
-    perform awa._wake_due(run_at);
+    perform awa._defer(array(select a from awa._last_attempt(v_job) a), 'scheduled', array[run_at], counts => true);
   else
     if awa._has_place(v_job.lane, v_job.job_id) then
       perform awa._refuse_place(v_job.job_id, place.state);
     end if;
     perform awa._append_ready(array[v_job]);
   end if;
-  insert into awa.pending_changes (batch) values (v_batch);
+  perform awa._decide_at_end(v_batch);
   return true;
 end
 $$;

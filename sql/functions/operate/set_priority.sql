@@ -107,9 +107,9 @@ begin
         v_entry.priority := coalesce(priority, v_entry.priority);
         v_entry.unique_key := v_key;
         v_entry.created_at := coalesce(v_entry.created_at, v_entry.ready_at);
-        insert into awa.ready_entries values (v_entry.*);
+        perform awa._append_entry(v_entry);
         perform awa._note_moved(v_place.lane, v_lane);
-        insert into awa.pending_changes (batch) values (v_batch);
+        perform awa._decide_at_end(v_batch);
         perform awa._wake(awa._queue_of(v_lane));
         return v_place.state;
       end if;

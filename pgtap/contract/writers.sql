@@ -1,0 +1,69 @@
+-- Without this, a column that is added to a table would be missing in one of its lists, and rows would differ by where
+-- they were written.
+\set name writers
+\ir ../prelude.psql
+begin;
+select plan(4);
+
+-- Each insert of a function into a table, without comments and literals; a segment is its table
+create temp table inserts as
+select distinct regexp_replace(m[1], '_[0-3]$', '') as into_table, p.proname::text as writer
+  from pg_proc p
+ cross join lateral regexp_matches(regexp_replace(regexp_replace(coalesce(pg_get_function_sqlbody(p.oid), p.prosrc),
+   '--[^\n]*', '', 'g'), '''([^'']|'''')*''', '', 'g'), '\minsert\s+into\s+awa\.(\w+)', 'gi') m
+ where p.pronamespace = 'awa'::regnamespace;
+select cmp_ok((select count(*) from inserts), '>=', 30::bigint, 'inserts are found');
+
+create temp table writers (into_table text, writer text, why text); -- null: the writer
+insert into writers values
+  ('arrivals', '_arrive', null),
+  ('deferred_jobs', '_defer', null),
+  ('deferred_jobs', '_append', 'new jobs, from the arguments of enqueue: an array of them would be copied'),
+  ('deleted_jobs', '_note_deleted', null),
+  ('done_entries', '_end', null),
+  ('heirs', '_take_key', null),
+  ('lease_claim_closures', '_append_closure', null),
+  ('lease_claim_closures', '_append_closures', 'many in one statement'),
+  ('lease_claims', '_append_claim', null),
+  ('lease_claims', '_check_snapshot', 'a row that is taken back at once'),
+  ('leases', '_lease', null),
+  ('lost_attempts', '_record_lost_attempts', null),
+  ('origin', '_set_origin', null),
+  ('pending_changes', '_decide_at_end', null),
+  ('queue_rollups', '_add_rollups', null),
+  ('queue_settings', '_add_settings', null),
+  ('queues', '_use_lanes', null),
+  ('queues', '_add_queue', 'a queue without a lane'),
+  ('ready_entries', '_append_ready', null),
+  ('ready_entries', '_append', 'new jobs, from the arguments of enqueue: an array of them would be copied'),
+  ('ready_entries', 'enqueue', 'the short way of one job, to which each function would add'),
+  ('ready_entries', '_fire_together', 'the jobs of many schedules in one statement'),
+  ('ready_entries', '_append_deferred', 'many in one statement, which deletes them where they were'),
+  ('ready_entries', '_append_entry', 'an entry as it is'),
+  ('ready_entries', '_carry_all', 'entries as they are'),
+  ('ready_entries', '_carry_late', 'entries as they are'),
+  ('ready_entries', '_move_entries', 'entries as they are'),
+  ('ready_entries', 'rebase_after_restore', 'entries as they are'),
+  ('ready_tombstones', '_bury', null),
+  ('ready_tombstones', '_carry_late', 'tombstones as they are'),
+  ('rebasing', '_place_anew', null),
+  ('rescue_gaps', '_note_call', null),
+  ('schedule_sources', 'sync_schedules', null),
+  ('schedules', '_save_schedule', null),
+  ('unique_claims', '_try_key', null),
+  ('unique_claims', '_let_go', 'the second rows of keys'),
+  ('workers', 'register_worker', null);
+select is((select array_agg(format('%s into %s', i.writer, i.into_table) order by i.writer, i.into_table)
+             from inserts i
+            where not exists (select from writers w where (w.into_table, w.writer) = (i.into_table, i.writer))),
+  null, 'nothing else inserts into a table than its writer, and what has a reason');
+select is((select array_agg(format('%s into %s', w.writer, w.into_table) order by w.writer, w.into_table)
+             from writers w
+            where not exists (select from inserts i where (i.into_table, i.writer) = (w.into_table, w.writer))),
+  null, 'and all of these do');
+select is((select array_agg(w.into_table) from (
+             select w.into_table from writers w where w.why is null group by w.into_table having count(*) > 1) w),
+  null, 'a table has one writer');
+
+select * from finish();
+rollback;
