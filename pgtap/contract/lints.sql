@@ -263,12 +263,16 @@ select is((
 ),
   null, 'public functions return rows of such views, or of jobs');
 
+-- As an array, in any of its forms, or as rows. What a closure says is no state.
 select is((
   select array_agg(p.proname::text order by p.proname)
     from pg_proc p
+   cross join (select string_agg(s, '|') as known from unnest(awa._states('known')) s) k
    where p.pronamespace = 'awa'::regnamespace
-     and p.prosrc ~ '\mstate (not )?in \(\s*''|\mstate (=|<>) (any|all) ?\(''\{'
-     and p.proname <> '_states'
+     and regexp_replace(coalesce(pg_get_function_sqlbody(p.oid), p.prosrc), '--[^\n]*', '', 'g') ~ format(
+       $$'\{(%1$s)[,}]|\marray\['(%1$s)'|(?<!outcome )\m(in|any|all|values) ?\(\s*\(?'(%1$s)'$$, k.known)
+     -- _queue_counts names the columns of a lane's counts, _resolve_change the reason that a worker gets
+     and p.proname not in ('_states', '_queue_counts', '_resolve_change')
 ),
   null, 'no function but _states lists states of jobs');
 select is((select array_agg(c.relname::text order by c.relname::text)

@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(8);
+select plan(14);
 
 select is((select array_agg(k.name order by k.name) from awa._known_settings k where not k.of_queue),
   (select array_agg(a.attname::text order by a.attname) from pg_attribute a where a.attrelid = 'awa.settings'::regclass
@@ -71,6 +71,19 @@ select is((select array_agg(coalesce(awa._interval(v.value)::text, 'none') order
   from (values (1, '"1 hour"'::jsonb), (2, '90'), (3, '0.001'), (4, '"soon"'), (5, 'true'), (6, '{}'), (7, 'null')) v(n,
   value)),
   '{01:00:00,00:01:30,00:00:00.001,none,none,none,none}', 'intervals are texts or seconds');
+
+-- The defaults of a queue are written in one place
+select is((select array_agg(k.name || ' ' || k.default_value order by k.name)
+             from awa._known_settings k
+            where k.of_queue and k.default_value is not null),
+  '{"aging_interval 00:01:00","backoff_base 00:00:01","backoff_max 24:00:00","dead_letter false",'
+  '"default_max_attempts 25","default_priority 2","dlq_retention 30 days","failed_retention 72:00:00","lease 00:01:00",'
+  '"shards 1"}', 'the defaults of a queue');
+select is(awa._default_interval('other'), null, 'another setting has none');
+select is(awa._default_number('other'), null, 'of either kind');
+select is(awa._retention('cancelled', null, '1 day'), interval '72 hours', 'cancelled jobs are kept as failed ones');
+select is(awa._retention('dead', '1 day', null), interval '30 days', 'dead ones by a setting of their own');
+select is(awa._retention('dead', '1 day', '2 days'), interval '2 days', 'which an operator may have set');
 
 select * from finish();
 rollback;

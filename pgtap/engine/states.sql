@@ -2,7 +2,7 @@
 \set name states
 \ir ../prelude.psql
 begin;
-select plan(23);
+select plan(26);
 
 select is(awa._states('known'),
   '{scheduled,available,running,retryable,waiting_external,completed,failed,cancelled,dead}', 'the states there are');
@@ -23,6 +23,9 @@ select is((
   select array_agg(s) from unnest(awa._states('ended')) s where s <> all(awa._states('done'))
 ),
   '{completed}', 'what ended otherwise than it should has a row of its own');
+select is(awa._states('completed_retention'), '{completed}', 'a setting says how long completed jobs are kept');
+select is(awa._states('failed_retention'), '{failed,cancelled}', 'another one how long failed and cancelled ones are');
+select is(awa._states('dlq_retention'), '{dead}', 'and a third one how long dead letters are');
 select is(awa._states('other'), null, 'nothing else is known of them');
 -- What can't be derived says the same
 select is(
@@ -78,10 +81,11 @@ select cmp_ok(cardinality(awa._states('known')), '<=', 14, 'each state has a bit
 do $do$
 declare
   v_old constant text := pg_get_functiondef('awa._states'::regproc);
-  v_new text := replace(v_old, '(9, ''dead'',             false, true,  ''done'',     ''dead'')',
+  v_new text := replace(v_old,
+    '(9, ''dead'',             false, true,  ''done'',     ''dead'',             ''dlq_retention'')',
     (
-      select '(9, ''dead'', false, true, ''done'', ''dead'')'
-        || string_agg(format(', (%s, %L, true, false, %L, ''scheduled'')', n, 'state' || n,
+      select '(9, ''dead'', false, true, ''done'', ''dead'', ''dlq_retention'')'
+        || string_agg(format(', (%s, %L, true, false, %L, ''scheduled'', null)', n, 'state' || n,
              case when n > 10 then 'deferred' end), '' order by n)
         from generate_series(10, 14) n
     ));

@@ -66,7 +66,8 @@ select is(pg_temp.answers(f.call), null, f.call)
     ('select awa.cancel_attempt(%s, %s)'), ('select awa.fail_many(array[%s], array[%s], ''{e}'')'),
     ('select awa.complete_many(array[%s], array[%s])')) f(call);
 
-select awa.enqueue(:'queue' || ' new', 'k') \g /dev/null
+-- The first call of a kind computes what is constant.
+select awa.enqueue(:'queue' || ' new', 'k') from generate_series(1, 2) \g /dev/null
 select is(pg_temp.not_inlined(format('select awa.enqueue(%L, ''k'')', :'queue' || ' new')), null, 'enqueue');
 select awa.enqueue(:'queue' || ' new', 'k', run_at => now() + interval '1 day') \g /dev/null
 select is(pg_temp.not_inlined(format('select awa.enqueue(%L, ''k'', run_at => now() + interval ''1 day'')',
@@ -76,6 +77,7 @@ language sql
 return (select jsonb_agg(jsonb_build_object('queue', pg_temp.q(' new'), 'kind', 'k')) from generate_series(1, jobs));
 select is(pg_temp.not_inlined('select count(*) from awa.enqueue_batch(pg_temp.batch(20))', 20), null,
   'enqueue_batch of many');
+select count(*) from awa.claim(:'queue') \g /dev/null
 select is(pg_temp.not_inlined(format('select * from awa.claim(%L)', :'queue')), null, 'claim');
 
 -- Maintenance may call some of them once, but none for each job

@@ -201,27 +201,25 @@ create table awa.queue_settings (
   changed_by           text not null default session_user
 ) with (fillfactor = 50);
 comment on table awa.queue_settings is
-  'The settings of a queue, as an operator set them; where nothing is set, or there is no row, the default holds';
-comment on column awa.queue_settings.default_priority is 'Priority of a job that names none; 2 by default';
-comment on column awa.queue_settings.default_max_attempts is 'Attempts of a job that names none; 25 by default';
-comment on column awa.queue_settings.lease is
-  'How long a claim lasts for a caller that names no lease; a minute by default';
-comment on column awa.queue_settings.backoff_base is
-  'The n-th retry waits 2^n times this, and up to a quarter more; a second by default';
-comment on column awa.queue_settings.backoff_max is 'No retry waits longer than this; 24 hours by default';
+  'The settings of a queue, as an operator set them; where nothing is set, or there is no row, the default '
+  'of awa._known_settings holds';
+comment on column awa.queue_settings.default_priority is 'Priority of a job that names none';
+comment on column awa.queue_settings.default_max_attempts is 'Attempts of a job that names none';
+comment on column awa.queue_settings.lease is 'How long a claim lasts for a caller that names no lease';
+comment on column awa.queue_settings.backoff_base is 'The n-th retry waits 2^n times this, and up to a quarter more';
+comment on column awa.queue_settings.backoff_max is 'No retry waits longer than this';
 comment on column awa.queue_settings.deadline is
   'How long an attempt may take, whatever its worker says; without end by default';
 comment on column awa.queue_settings.dead_letter is
   'Whether a job that fails for good becomes a dead letter; by default it is kept as failed';
 comment on column awa.queue_settings.aging_interval is
-  'For each of these that the head of a lane has waited, its priority counts as one less; a minute by default';
+  'For each of these that the head of a lane has waited, its priority counts as one less';
 comment on column awa.queue_settings.shards is
-  'In how many shards new jobs are spread, each of which is claimed from by itself; 1 by default';
+  'In how many shards new jobs are spread, each of which is claimed from by itself';
 comment on column awa.queue_settings.max_depth is
   'How many jobs may be ready before new ones are refused; any number by default';
-comment on column awa.queue_settings.failed_retention is
-  'How long failed and cancelled jobs are kept, at least; 72 hours by default';
-comment on column awa.queue_settings.dlq_retention is 'How long dead letters are kept, at least; 30 days by default';
+comment on column awa.queue_settings.failed_retention is 'How long failed and cancelled jobs are kept, at least';
+comment on column awa.queue_settings.dlq_retention is 'How long dead letters are kept, at least';
 comment on column awa.queue_settings.completed_retention is
   'How long completed jobs are shown, where that is shorter than settings.completed_retention';
 comment on column awa.queue_settings.paused_at is 'Since when nothing is claimed from the queue; null when it runs';

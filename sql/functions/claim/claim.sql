@@ -260,7 +260,7 @@ begin
     into v_is_paused, v_lease, deadline_at, v_aging
     from awa.queue_settings q
    where q.queue_id = queue_id;
-  lease_until := claimed_at + coalesce(lease, v_lease, interval '1 minute');
+  lease_until := claimed_at + coalesce(lease, v_lease, awa._default_interval('lease'));
   if (v_is_at_home and claim_bytes is not null) is not true then
     segment := awa._current_segment();
     if claim_bytes is null then
@@ -276,7 +276,8 @@ begin
   elsif cardinality(lanes) > 1 then
     lanes := array(select distinct l from unnest(lanes) l);
     if cardinality(lanes) > 1 then
-      lanes := awa._by_age(lanes, now, claimed_at, coalesce(v_aging, interval '1 minute'), cleaned, cleaned_until);
+      lanes := awa._by_age(lanes, now, claimed_at, coalesce(v_aging, awa._default_interval('aging_interval')), cleaned,
+        cleaned_until);
     end if;
   end if;
 end

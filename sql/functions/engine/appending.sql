@@ -60,8 +60,8 @@ begin
   if v_max_depth is not null and checks_depth then
     perform awa._check_depth(queue, v_queue_id, v_max_depth);
   end if;
-  v_priority := coalesce(priority, v_priority, 2);
-  v_max_attempts := coalesce(max_attempts, v_max_attempts, 25);
+  v_priority := coalesce(priority, v_priority, awa._default_number('default_priority'));
+  v_max_attempts := coalesce(max_attempts, v_max_attempts, awa._default_number('default_max_attempts'));
   if group_key is not null then
     v_shard := awa._shard_for(v_queue_id, null, group_key, among_many);
   elsif v_shards > 1 then

@@ -29,10 +29,9 @@ begin
                else 'failed'
              end as state,
              clock_timestamp() + coalesce(retry_after[a.ordinality], make_interval(secs => least(
-               extract(
-                 epoch from coalesce(s.backoff_base, '1 second')
-               ) * power(2::float8, least(a.attempt, 62)) * (1 + random() / 4),
-               extract(epoch from coalesce(s.backoff_max, '24 hours'))))) as run_at,
+               extract(epoch from coalesce(s.backoff_base, awa._default_interval('backoff_base')))
+                 * power(2::float8, least(a.attempt, 62)) * (1 + random() / 4),
+               extract(epoch from coalesce(s.backoff_max, awa._default_interval('backoff_max')))))) as run_at,
              awa._add_error(a.errors, a.attempt, errors[a.ordinality], details) as errors
         from unnest(attempts) with ordinality a
         left join awa.queue_settings s on s.queue_id = awa._queue_of(a.lane)

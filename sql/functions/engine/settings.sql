@@ -1,8 +1,43 @@
--- The settings of the installation.
+-- The settings of the installation, and of queues.
+
+-- The default of a setting of a queue that is a whole number.
+-- Why: the planner puts the number in the place of the call, so that a hot call pays nothing for it.
+create or replace function awa._default_number(setting text) returns int
+language sql immutable parallel safe
+return case setting when 'default_priority' then 2 when 'default_max_attempts' then 25 when 'shards' then 1 end;
+comment on function awa._default_number is 'The default of a setting of a queue that is a whole number';
+
+-- The default of a setting of a queue that is an interval.
+-- Why: as _default_number.
+create or replace function awa._default_interval(setting text) returns interval
+language sql immutable parallel safe
+return case setting
+  when 'lease' then interval '1 minute'
+  when 'backoff_base' then interval '1 second'
+  when 'backoff_max' then interval '24 hours'
+  when 'aging_interval' then interval '1 minute'
+  when 'failed_retention' then interval '72 hours'
+  when 'dlq_retention' then interval '30 days'
+end;
+comment on function awa._default_interval is 'The default of a setting of a queue that is an interval';
+
+-- How long a failed, cancelled or dead job is kept, at least, by two settings of its queue.
+create or replace function awa._retention(
+  state text,
+  failed_retention interval,
+  dlq_retention interval
+) returns interval
+language sql immutable parallel safe
+return case
+  when state = any(awa._states('dlq_retention')) then coalesce(dlq_retention, awa._default_interval('dlq_retention'))
+  else coalesce(failed_retention, awa._default_interval('failed_retention'))
+end;
+comment on function awa._retention is
+  'How long a failed, cancelled or dead job is kept, at least, by two settings of its queue';
 
 -- type is interval, integer, number or boolean. A queue's completed_retention is at most, and by default, that of the
 -- installation, which _checked_settings and list_queues look up. The defaults of the installation are also those of the
--- columns of awa.settings. The defaults of a queue are also those of claim, fail, enqueue and expire_history.
+-- columns of awa.settings, since no table may depend on a function; a test compares them.
 create or replace view awa._known_settings as
 select k.of_queue, k.name, k.type, k.min_value, k.max_value, k.default_value
   from (values
@@ -18,18 +53,21 @@ select k.of_queue, k.name, k.type, k.min_value, k.max_value, k.default_value
     (false, 'warn_failed_share', 'number', '0', '1', '0.25'),
     (false, 'warn_silence', 'interval', '1 millisecond', '100 years', '1 minute'),
     (false, 'warn_transaction_age', 'interval', '1 millisecond', '100 years', '1 hour'),
-    (true, 'default_priority', 'integer', '1', '4', '2'),
-    (true, 'default_max_attempts', 'integer', '1', '1000', '25'),
-    (true, 'lease', 'interval', '1 millisecond', '1 year', '1 minute'),
+    (true, 'default_priority', 'integer', '1', '4', awa._default_number('default_priority')::text),
+    (true, 'default_max_attempts', 'integer', '1', '1000',
+      awa._default_number('default_max_attempts')::text),
+    (true, 'lease', 'interval', '1 millisecond', '1 year', awa._default_interval('lease')::text),
     (true, 'deadline', 'interval', '1 millisecond', '1 year', null),
-    (true, 'backoff_base', 'interval', '1 millisecond', '1 year', '1 second'),
-    (true, 'backoff_max', 'interval', '1 millisecond', '1 year', '24 hours'),
+    (true, 'backoff_base', 'interval', '1 millisecond', '1 year', awa._default_interval('backoff_base')::text),
+    (true, 'backoff_max', 'interval', '1 millisecond', '1 year', awa._default_interval('backoff_max')::text),
     (true, 'dead_letter', 'boolean', null, null, 'false'),
-    (true, 'aging_interval', 'interval', '1 millisecond', '1 year', '1 minute'),
-    (true, 'shards', 'integer', '1', '64', '1'),
+    (true, 'aging_interval', 'interval', '1 millisecond', '1 year', awa._default_interval('aging_interval')::text),
+    (true, 'shards', 'integer', '1', '64', awa._default_number('shards')::text),
     (true, 'max_depth', 'integer', '1', '1000000000', null),
-    (true, 'failed_retention', 'interval', '1 millisecond', '100 years', '72 hours'),
-    (true, 'dlq_retention', 'interval', '1 millisecond', '100 years', '30 days'),
+    (true, 'failed_retention', 'interval', '1 millisecond', '100 years',
+      awa._default_interval('failed_retention')::text),
+    (true, 'dlq_retention', 'interval', '1 millisecond', '100 years',
+      awa._default_interval('dlq_retention')::text),
     (true, 'completed_retention', 'interval', '1 millisecond', null, null)
   ) k(of_queue, name, type, min_value, max_value, default_value);
 comment on view awa._known_settings is 'The settings that there are, with their ranges and defaults';

@@ -4,6 +4,7 @@
 -- known: all of them. live: it has not ended; by default it holds a unique key. ended. cancellable: by cancel_where.
 -- retriable: by retry_where. The table that holds the job: logged: ready_entries, with claims and closures; deferred:
 -- deferred_jobs; done: done_entries alone. counted_as_running and so on: the column of queue_counts that counts them.
+-- failed_retention and so on: the setting that says how long they are kept.
 -- Why: the place of a state is its bit in a unique key, so a new one comes last. There is room for 14. Other functions
 -- ask for a fact, and do not list states: a lint says so.
 create or replace function awa._states(fact text) returns text[]
@@ -11,23 +12,23 @@ language sql immutable parallel safe
 as $$
   select array_agg(s.state order by s.place)
     from (values
-      (1, 'scheduled',        true,  true,  'deferred', 'scheduled'),
-      (2, 'available',        true,  false, 'logged',   'available'),
-      (3, 'running',          true,  false, 'logged',   'running'),
-      (4, 'retryable',        true,  true,  'deferred', 'retryable'),
-      (5, 'waiting_external', true,  false, null,       'waiting_external'), -- reserved
-      (6, 'completed',        false, false, 'logged',   'completed'),
-      (7, 'failed',           false, true,  'done',     'failed'),
-      (8, 'cancelled',        false, true,  'done',     'cancelled'),
-      (9, 'dead',             false, true,  'done',     'dead')
-    ) s(place, state, is_live, is_retriable, home, counted_as)
+      (1, 'scheduled',        true,  true,  'deferred', 'scheduled',        null),
+      (2, 'available',        true,  false, 'logged',   'available',        null),
+      (3, 'running',          true,  false, 'logged',   'running',          null),
+      (4, 'retryable',        true,  true,  'deferred', 'retryable',        null),
+      (5, 'waiting_external', true,  false, null,       'waiting_external', null), -- reserved
+      (6, 'completed',        false, false, 'logged',   'completed',        'completed_retention'),
+      (7, 'failed',           false, true,  'done',     'failed',           'failed_retention'),
+      (8, 'cancelled',        false, true,  'done',     'cancelled',        'failed_retention'),
+      (9, 'dead',             false, true,  'done',     'dead',             'dlq_retention')
+    ) s(place, state, is_live, is_retriable, home, counted_as, kept_for)
    where case fact
      when 'known' then true
      when 'live' then s.is_live
      when 'cancellable' then s.is_live
      when 'ended' then not s.is_live
      when 'retriable' then s.is_retriable
-     else fact in (s.home, 'counted_as_' || s.counted_as)
+     else fact in (s.home, 'counted_as_' || s.counted_as, s.kept_for)
    end
 $$;
 comment on function awa._states is 'The states of a job that share a property';

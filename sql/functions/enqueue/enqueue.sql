@@ -50,7 +50,7 @@ begin
     select s.default_priority, s.default_max_attempts, s.shards, s.max_depth
       into v_priority, v_max_attempts, v_shards, v_max_depth
       from awa.queue_settings s where s.queue_id = v_queue_id;
-    v_priority := coalesce(v_priority, 2);
+    v_priority := coalesce(v_priority, awa._default_number('default_priority'));
     v_lane := awa._lane(v_queue_id, v_priority);
     if v_shards > 1 then
       v_lane := awa._lane(v_queue_id, v_priority, floor(random() * v_shards)::int);
@@ -65,7 +65,8 @@ begin
       insert into awa.ready_entries
         (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args)
       values
-        (v_segment, v_lane, nextval('awa.job_ids'), clock_timestamp(), v_priority, 1, coalesce(v_max_attempts, 25),
+        (v_segment, v_lane, nextval('awa.job_ids'), clock_timestamp(), v_priority, 1,
+         coalesce(v_max_attempts, awa._default_number('default_max_attempts')),
          octet_length(kind) + octet_length(coalesce(args, '{}')::text), kind, coalesce(args, '{}'))
       returning job_id into v_job_id;
       if awa._is_awake(v_queue_id) is not true then

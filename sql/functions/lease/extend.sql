@@ -33,6 +33,7 @@ $$;
 comment on function awa.extend is 'Extends the lease of one attempt to so long from now; returns when it ends';
 
 -- Locks the lease row of an attempt, or makes one.
+-- Locks: that row, and before it has one the claim, shared, until the transaction ends.
 -- Raises JQ001; 55P03 when another transaction keeps it for longer than claim_wait.
 create or replace function awa._lock_lease(job_id bigint, receipt bigint) returns void
 language plpgsql
@@ -40,10 +41,14 @@ as $$
 #variable_conflict use_variable
 declare
   v_wait text := awa._shorten_waits();
+  v_closed record;
 begin
   perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for no key update;
-  if not found and not (awa._close(job_id, receipt, 'materialized')).materialized then
-    perform awa._lease(awa._look_up(array[receipt]));
+  if not found then
+    v_closed := awa._close(job_id, receipt, 'materialized');
+    if not v_closed.materialized then
+      perform awa._lease(awa._look_up(array[receipt], v_closed.segment));
+    end if;
   end if;
   perform set_config('lock_timeout', v_wait, true);
 end

@@ -4,10 +4,9 @@ comment on view awa.expire_history_row is
   'The row that expire_history returns: how many jobs it removed. The view itself is always empty';
 
 -- Removes ended jobs that are past their retention, at most 2,000 of each kind; returns how many.
--- Failed and cancelled jobs are kept for failed_retention, 72 hours by default; dead letters for dlq_retention, 30 days
--- by default; completed jobs with rows of their own for completed_retention, or for that of their queue where it is
--- shorter. They stay in the counts. Also removes unique keys of completed jobs whose period is over. Safe to call from
--- anywhere, as often as one likes.
+-- Failed and cancelled jobs are kept for failed_retention, dead letters for dlq_retention, completed jobs with rows of
+-- their own for completed_retention, or for that of their queue where it is shorter. They stay in the counts. Also
+-- removes unique keys of completed jobs whose period is over. Safe to call from anywhere, as often as one likes.
 -- Locks: their rows. Skips rows that another session is changing.
 create or replace function awa.expire_history() returns setof awa.expire_history_row
 language plpgsql
@@ -38,23 +37,20 @@ begin
     end if;
     raise warning 'unique keys can''t be removed' using errcode = sqlstate, detail = sqlerrm;
   end;
-  v_expired := awa._expire('{failed,cancelled,dead}', array(
+  v_expired := awa._expire(awa._states('done'), array(
     select d.job_id
       from awa._done_lanes() l(lane)
       left join lateral (select * from awa.queue_settings s where s.queue_id = awa._queue_of(l.lane) limit 1) s on true
-     cross join lateral (
-        values ('failed', coalesce(s.failed_retention, interval '72 hours')),
-          ('cancelled', coalesce(s.failed_retention, interval '72 hours')),
-          ('dead', coalesce(s.dlq_retention, interval '30 days'))
-      ) f(state, keep)
+     cross join unnest(awa._states('done')) f(state)
      cross join lateral (
         select d.job_id from awa.done_entries d
-         where d.lane = l.lane and d.state = f.state and not d.counted_by_closure and d.finalized_at < v_now - f.keep
+         where d.lane = l.lane and d.state = f.state and not d.counted_by_closure
+           and d.finalized_at < v_now - awa._retention(f.state, s.failed_retention, s.dlq_retention)
          order by d.finalized_at limit 2000
       ) d
      limit 2000));
   -- Completed jobs that have a row of their own; the others go with their segment.
-  v_expired := v_expired + awa._expire('{completed}', array(
+  v_expired := v_expired + awa._expire(awa._states('completed_retention'), array(
     select d.job_id
       from (
         select l.lane,
@@ -172,10 +168,10 @@ as $$
 begin
   perform awa._add_rollups(array[lane]);
   update awa.queue_rollups r
-     set completed = r.completed + case when state = 'completed' then jobs else 0 end,
-         failed = r.failed + case when state = 'failed' then jobs else 0 end,
-         cancelled = r.cancelled + case when state = 'cancelled' then jobs else 0 end,
-         dead = r.dead + case when state = 'dead' then jobs else 0 end
+     set completed = r.completed + case when state = any(awa._states('counted_as_completed')) then jobs else 0 end,
+         failed = r.failed + case when state = any(awa._states('counted_as_failed')) then jobs else 0 end,
+         cancelled = r.cancelled + case when state = any(awa._states('counted_as_cancelled')) then jobs else 0 end,
+         dead = r.dead + case when state = any(awa._states('counted_as_dead')) then jobs else 0 end
    where r.lane = lane;
 end
 $$;

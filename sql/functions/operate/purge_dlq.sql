@@ -30,7 +30,7 @@ declare
   v_queue_id bigint := awa._queue_id(queue);
   v_last bigint; -- of the dead letters that it looks at; null: of all
 begin
-  perform awa._check_filter(queue, kind, state, before, max_jobs, '{dead}', tag, args);
+  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('dlq_retention'), tag, args);
   if tag is not null or args is not null then
     select d.job_id into v_last
       from awa.done_entries d

@@ -55,12 +55,13 @@ set enable_bitmapscan = off
 as $$
 #variable_conflict use_variable
 declare
+  v_has_ended boolean := state = any(awa._states('done'));
   v_job awa.deferred_jobs;
 begin
   -- As a deferred job that is due.
   if state = any(awa._states('deferred')) then
     select d.* into v_job from awa.deferred_jobs d where d.job_id = job_id and d.state = state for update;
-  elsif state = any(awa._states('done')) then
+  elsif v_has_ended then
     select w.* into v_job
       from awa.done_entries d
      cross join lateral awa._revived(d) w
@@ -73,17 +74,17 @@ begin
     return 'gone';
   end if;
 
-  if state = any(awa._states('done')) and awa._holds(v_job.unique_key, 'available') then
+  if v_has_ended and awa._holds(v_job.unique_key, 'available') then
     if not (awa._take_key(substr(v_job.unique_key, 1, 32), true, job_id)).taken then
       return 'taken';
     end if;
   else
     perform awa._change_state(array[job_id], array[v_job.lane], array[v_job.unique_key], state, 'available');
   end if;
-  if state = any(awa._states('deferred')) then
-    delete from awa.deferred_jobs d where d.job_id = job_id;
-  else
+  if v_has_ended then
     delete from awa.done_entries d where d.job_id = job_id;
+  else
+    delete from awa.deferred_jobs d where d.job_id = job_id;
   end if;
   v_job.lane := awa._lane(awa._queue_of(v_job.lane), (v_job.lane & 7)::int,
     awa._shard_for(awa._queue_of(v_job.lane), job_id, v_job.group_key, among_many));

@@ -226,12 +226,8 @@ select 'expire_history', 'jobs are past their retention', e.until, e.job_id from
       )
       union all
       -- Of those that are kept longer, the first hundred of each state will do.
-      select d.finalized_at + case f.state
-        when 'dead' then coalesce(q.dlq_retention, '30 days')
-        else coalesce(q.failed_retention, '72 hours')
-      end,
-             d.job_id
-        from unnest('{failed,cancelled,dead}'::text[]) f(state)
+      select d.finalized_at + awa._retention(f.state, q.failed_retention, q.dlq_retention), d.job_id
+        from unnest(awa._states('done')) f(state)
        cross join lateral (
           select d.lane, d.job_id, d.finalized_at
             from awa.done_entries d

@@ -29,7 +29,7 @@ begin
     select min(d.run_at)
       from (select distinct q.name from unnest(queues) q(name)) q
      cross join lateral (select l.lane from awa._lanes_of(awa._queue_id(q.name)) l(lane) offset 0) l
-     cross join unnest('{scheduled,retryable}'::text[]) s(state)
+     cross join unnest(awa._states('deferred')) s(state)
      cross join lateral (
         select d.run_at
           from awa.deferred_jobs d

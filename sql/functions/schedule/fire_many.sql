@@ -132,15 +132,19 @@ begin
   for v_lane in
     with fires as materialized (
       select d.*, awa._tick_metadata(d.metadata, d.name, d.last_tick) as job_metadata,
-             coalesce(d.priority, q.default_priority, 2) as job_priority,
-             coalesce(d.max_attempts, q.default_max_attempts, 25) as most_attempts,
-             awa._lane(awa._queue_id(d.queue), coalesce(d.priority, q.default_priority, 2), case
+             p.priority as job_priority,
+             coalesce(d.max_attempts, q.default_max_attempts, awa._default_number('default_max_attempts'))
+               as most_attempts,
+             awa._lane(awa._queue_id(d.queue), p.priority, case
                when d.group_key is not null then awa._shard_for(awa._queue_id(d.queue), null, d.group_key, true)
                when q.shards > 1 then floor(random() * q.shards)::int
                else 0
              end) as lane
         from unnest(v_fires) d
         left join awa.queue_settings q on q.queue_id = awa._queue_id(d.queue)
+       cross join lateral (
+          select coalesce(d.priority, q.default_priority, awa._default_number('default_priority')) as priority
+        ) p
     ), appended as (
       insert into awa.ready_entries
         (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args, tags, metadata,
