@@ -28,6 +28,7 @@
 {{ template "engine/closing.sql" . }}
 {{ template "engine/taking.sql" . }}
 {{ template "engine/outcomes.sql" . }}
+{{ template "engine/gaps.sql" . }}
 {{ template "engine/jobs.sql" . }}
 {{ template "engine/cursors.sql" . }}
 {{ template "engine/changes.sql" . }}

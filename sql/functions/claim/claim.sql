@@ -151,6 +151,8 @@ comment on function awa._end_claim is
 
 -- Refuses invalid arguments of claim, and locks the worker and a shard of the queue; returns the shard.
 -- Null where the queue has several, and no jobs.
+-- Locks: these, until the transaction ends.
+-- Raises 22023, JQ004, 42501, 55P03, 55000.
 create or replace function awa._begin_claim(
   queue text,
   max_jobs int,
@@ -187,6 +189,7 @@ comment on function awa._begin_claim is
   'Refuses invalid arguments of claim, and locks the worker and a shard of the queue; returns the shard';
 
 -- Refuses invalid arguments of claim, and locks the worker, shared.
+-- Locks: that worker, until the transaction ends.
 -- Raises 22023, JQ004, 42501, 55P03.
 -- Why: until the claim commits, the worker can't be deregistered.
 create or replace function awa._check_claim(queue text, max_jobs int, worker_id bigint, lease interval) returns void

@@ -54,6 +54,7 @@ comment on function awa._decide_at_end is
 
 -- Gives an heir, at the end of its transaction, the unique key that the job before it has let go of.
 -- Unless the heir has left by then, too. It has asked after the transaction began.
+-- Locks: the key, until the transaction ends; waits for it for 100 ms.
 -- Raises 40001 where another job has taken the key: the one before it was claimed meanwhile, and did not hold it while
 -- it ran.
 create or replace function awa._inherit() returns trigger

@@ -54,6 +54,8 @@ comment on function awa._close is
 -- Locks: the claim, shared, so that a long transaction keeps no session off the claim's other items. No batch row can
 -- come meanwhile, and sessions that only try the claim (rescue, materialize) leave it alone. Of two answers for one
 -- item the unique index lets the first one pass: the second waits for it.
+-- Raises 55P03 when another transaction that answers for the claim is open for longer than lock_timeout; 40001 at
+-- REPEATABLE READ and above, where the snapshot does not see another answer.
 -- Why: each statement names its segment, and no plan holds another one. A transaction keeps the locks of all tables
 -- that it has read to its end, and would keep the oldest segment from being truncated. The claim is looked for from the
 -- current segment back.
@@ -167,6 +169,7 @@ comment on function awa._batches_in is
 -- The caller deletes these. An answer that is given twice counts once.
 -- Returns the ordinals, in the two arrays, of the attempts that were open; the receipts of those that have a lease row;
 -- and the receipts of those that hold something: a lease row, or perhaps a unique key.
+-- Locks: lease rows, in ascending order, until the transaction ends.
 -- Raises 55P03 when a transaction that has closed one of them is open for longer than claim_wait.
 -- Why: otherwise all would wait for as long as that one lasts.
 create or replace function awa._close_many(
@@ -221,6 +224,7 @@ comment on function awa._close_many is
 
 -- Closes items of claims that the caller has locked.
 -- Returns the ordinals of those that were open, and the receipts of those whose claims hold unique keys.
+-- Raises 40001 where another row has the number of a batch row, which the locks of the claims rule out.
 create or replace function awa._close_items(
   job_ids bigint[],
   receipts bigint[],

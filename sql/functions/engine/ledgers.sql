@@ -167,10 +167,10 @@ $$;
 comment on function awa._append_closures is
   'Appends closures, in the order of their claims and numbers; returns those whose numbers were not taken';
 
--- The number of a claim's next batch row, after the lowest number that its closures have: -1, -2, ...
--- Without a closure, the lowest one is null.
+-- The number of a claim's next batch row, after the lowest number that its closures have.
+-- That is -1, -2, and so on. Without a closure, the lowest one is null.
 create or replace function awa._next_batch(lowest int) returns int
 language sql immutable parallel safe
 return least(lowest, 0) - 1;
 comment on function awa._next_batch is
-  'The number of a claim''s next batch row, after the lowest number that its closures have: -1, -2, ...';
+  'The number of a claim''s next batch row, after the lowest number that its closures have';

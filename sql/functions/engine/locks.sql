@@ -288,7 +288,8 @@ comment on function awa._lock_crowd is
 
 -- Keeps batch rows off a claim until the transaction ends, so that its items can be closed by rows of their own.
 -- Waits for a batch row that is not committed, and lets none come. Other items stay free for others.
--- Raises 55P03.
+-- Locks: as _try_join_claim.
+-- Raises 55P03, and names the holder.
 create or replace function awa._join_claim(claim_id bigint, nth int default 1) returns void
 language plpgsql
 as $$
@@ -307,6 +308,7 @@ comment on function awa._join_claim is
 -- Locks: the claim, shared. For the nth claim of a call, when that is too many for the server's lock table, one lock
 -- for all of them: a writer of batch rows looks for it once it holds its claims. Then the claim's own lock only has to
 -- be free for a moment, once the other one is held.
+-- Raises 55P03 where it waits for the lock of all.
 create or replace function awa._try_join_claim(claim_id bigint, nth int) returns boolean
 language plpgsql
 as $$
@@ -329,6 +331,7 @@ comment on function awa._try_join_claim is
 -- For the nth claim of a call, when that is too many for the server's lock table, only batch rows (see
 -- _try_join_claim).
 -- Returns false where another session is answering for it, or holds the lock of all.
+-- Locks: the claim, or the lock of all, shared.
 create or replace function awa._try_take_claim(claim_id bigint, nth int) returns boolean
 language plpgsql
 as $$
@@ -378,6 +381,8 @@ comment on function awa._stays_crowded is 'Whether it seems so again and again';
 -- These are claims of one job, which need no lock, claims that another session is answering for, and claims that are
 -- too many for a lock each. Where any session has answered for too many, all items get a row each. Also returns whether
 -- any claim holds a unique key.
+-- Locks: these claims, and shared those that another session is answering for, until the transaction ends.
+-- Raises 55P03, and names the holder.
 create or replace function awa._lock_claims(receipts bigint[], out by_item bigint[], out holds_keys boolean)
 language plpgsql
 as $$
@@ -423,6 +428,7 @@ comment on function awa._lock_claims is
   'Locks the claims of some receipts, in ascending order; returns the claims whose items need a row each';
 
 -- Takes advisory locks in their order, and waits so long at most, for all of them together.
+-- Raises 55P03.
 create or replace function awa._lock_for(keys bigint[], wait interval) returns void
 language plpgsql
 as $$

@@ -5,6 +5,7 @@
 -- At most max_jobs, the oldest claims first. It only tries the claims, and goes on where it can't have one. For claims
 -- of a single job, answers by a _many form hold no lock to try: there it waits for milliseconds, then leaves them
 -- alone. Changes lock_timeout: the calling function has to have a SET clause for it.
+-- Locks: the claims, where it can have them at once, until the transaction ends.
 create or replace function awa._take_open(receipts bigint[], max_jobs int, outcome text) returns bigint[]
 language plpgsql
 as $$

@@ -23,6 +23,7 @@ comment on function awa._held_until is
 -- or cancelled, and when they are kept no longer: with no new state (null) they let go of everything. Today jobs hold
 -- unique keys. A key that another job has, or is just about to have, stays with that job: no wait here. Callers leave
 -- out jobs that hold nothing: all arrays are null where none does. Keys may be null.
+-- Locks: the keys, until the transaction ends, as far as no other session has them.
 create or replace function awa._change_state(
   job_ids bigint[],
   lanes bigint[],

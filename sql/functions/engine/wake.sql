@@ -40,6 +40,7 @@ comment on function awa._wake is 'Notifies the workers of a queue when the calle
 
 -- Notifies when the caller commits, unless somebody has done so within the same 5 ms of a clock.
 -- Nor when another transaction is about to notify, and somebody has done so within 50 ms.
+-- Locks: that of the transaction that notifies, where it can have it at once, until the transaction ends.
 -- Why: a transaction that notifies keeps a lock of the whole server while its commit is written to the disk. Where that
 -- takes longer than 5 ms, those that notify would come faster than they go, until every producer is one of them.
 create or replace function awa._notify_once(clock regclass, channel text) returns void

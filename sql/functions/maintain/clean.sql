@@ -5,6 +5,7 @@
 -- says that the segment no longer counts, up to a snapshot. It may have to be called again, for rows that an older
 -- transaction has put there since. Where many rows are alive, or a call before was blocked or cut off, it first moves
 -- entries and cursors queue by queue, some in each call: then a call that is cut off has lost little.
+-- Locks: the counts; once it copies what is left, the shards whose rows these are; until the transaction ends.
 -- Why: it copies the rest first, and locks the queues only then, for the changes since. So their claims wait for
 -- milliseconds. Entries that were claimed meanwhile are there twice until the commit, and only once after it.
 create or replace function awa._clean(segment smallint, force boolean, cut_off int, wait interval) returns text
@@ -123,6 +124,7 @@ comment on function awa._begin_cleaning is 'Looks whether a segment can be clean
 -- The caller has locked the counts.
 -- Returns the snapshot up to which the segment no longer counts; null when there is more to count, or more open
 -- attempts are to get rows of their own, first.
+-- Locks: these shards, and claims whose attempts are open, until the transaction ends.
 -- Raises 55P03 where another session holds a lock for too long.
 create or replace function awa._carry_all(segment smallint, wait interval) returns pg_snapshot
 language plpgsql

@@ -7,7 +7,9 @@ comment on view awa.expire_history_row is
 -- Failed and cancelled jobs are kept for failed_retention, dead letters for dlq_retention, completed jobs with rows of
 -- their own for completed_retention, or for that of their queue where it is shorter. They stay in the counts. Also
 -- removes unique keys of completed jobs whose period is over. Safe to call from anywhere, as often as one likes.
--- Locks: their rows. Skips rows that another session is changing.
+-- Locks: the counts, or else it leaves all to the session that holds them; and the rows. Skips rows that another
+-- session is changing.
+-- Raises the error of a resource that the server lacks, such as disk, where it could remove no job for that.
 create or replace function awa.expire_history() returns setof awa.expire_history_row
 language plpgsql
 volatile
@@ -118,6 +120,7 @@ comment on function awa._expire is
   'Removes ended jobs in some states, but for rows that another session is changing; returns how many';
 
 -- Removes rows of ended jobs in some states that no other session has locked, and counts them; returns how many.
+-- Locks: these rows, until the transaction ends.
 create or replace function awa._remove_done(states text[], job_ids bigint[]) returns bigint
 language plpgsql
 as $$

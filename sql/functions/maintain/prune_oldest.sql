@@ -132,6 +132,7 @@ comment on function awa._prune_wait is
 -- Truncates one table of a segment that was cleaned, unless a session may still need it.
 -- In this order: entries, tombstones, arrivals, claims, closures. When the entries are gone, it removes the notes of
 -- deleted jobs, some in each call.
+-- Locks: that table, exclusively, until the transaction ends; waits so long for it, and returns blocked after that.
 -- Why: one table in each transaction, since a session that holds one of them may be about to lock another.
 create or replace function awa._truncate(segment smallint, wait interval) returns text
 language plpgsql

@@ -2,6 +2,7 @@
 -- A pass that another session is running is left to that session. A pass that fails does not keep the others from
 -- being run: the first error is raised at the end. Each pass is run in batches, for ten seconds at most, and the next
 -- call goes on. Safe to call from anywhere, as often as one likes, every second for example; not inside a transaction.
+-- Raises the first error of a pass, at the end.
 create or replace procedure awa.run_maintenance()
 language plpgsql
 as $$
@@ -13,6 +14,7 @@ comment on procedure awa.run_maintenance is 'Runs all passes of maintenance, in 
 
 -- Runs the passes of maintenance, as run_maintenance does; with if_due those that are due.
 -- A pass is due unless it has succeeded within its period, in any session, and left no work: see run_pass.
+-- Raises the first error of a pass, at the end.
 -- Why: ten workers that do each pass ten times would read the same rows ten times. A procedure that commits can't run
 -- as its owner. So this one runs as its caller, who needs awa_maintainer. A statement_timeout of the caller counts
 -- from the beginning of the CALL, and can't be changed inside. So the passes share that time, begin at a random pass,

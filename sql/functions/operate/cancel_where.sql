@@ -107,6 +107,7 @@ comment on function awa.cancel_where is 'Cancels matching jobs that have not end
 -- Cancels jobs that are available or running, but for those that other sessions keep; returns how many.
 -- Where one of them is kept for too long, it goes on with half of them at a time; less where that fails, more where it
 -- does not, for five seconds at most, or a fourth of the caller's timeout.
+-- Locks: as complete_many, but it waits for milliseconds for each.
 -- Why: as _release_some.
 create or replace function awa._cancel_free(places awa._place[], reason text) returns bigint
 language plpgsql

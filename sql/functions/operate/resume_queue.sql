@@ -1,4 +1,5 @@
 -- Lets claims from a paused queue go on, and wakes its workers.
+-- Locks: the row of the queue's settings, until the transaction ends.
 -- Raises 22023, JQ002.
 create or replace function awa.resume_queue(queue text) returns void
 language plpgsql

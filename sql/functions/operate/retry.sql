@@ -45,7 +45,7 @@ comment on function awa.retry is
 -- among_many is for _shard_for.
 -- Returns retried; taken, when another job holds its unique key; gone, when the job is in another state by now, or
 -- should be looked at again; null when the state does not allow it.
--- Locks: the job's row, until the transaction ends.
+-- Locks: the job's row, its unique key, and with a group its queue's number of shards, until the transaction ends.
 -- Raises JQ005 where this transaction has put the job into that lane before.
 -- Why: plans of its own, since its callers plan their searches at each call, and would plan it anew for each job.
 create or replace function awa._retry(job_id bigint, state text, among_many boolean default false) returns text

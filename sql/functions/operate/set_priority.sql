@@ -30,8 +30,10 @@ comment on function awa.set_priority is
 -- Moves a job that waits to another queue or priority; returns the state that it was in.
 -- Null leaves the queue or the priority. Where the queue is a part of its unique key, the job takes the key of the new
 -- queue. It lets go of the old key, at commit if it was available: see _resolve_change.
--- Raises JQ005 where the job does not wait, or this transaction has put it into that lane before; 23505 where another
--- job holds the key.
+-- Locks: the job's row, or the tables of its entry's segment; its unique keys, old and new; with a group, the number of
+-- shards of the new queue; until the transaction ends.
+-- Raises JQ003; JQ005 where the job does not wait, or this transaction has put it into that lane before; 23505 where
+-- another job holds the key; 55P03, 40001.
 create or replace function awa._relocate(job_id bigint, queue text, priority int) returns text
 language plpgsql
 as $$

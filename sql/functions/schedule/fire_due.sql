@@ -245,6 +245,7 @@ comment on function awa._replace_jobs is
 
 -- Cancels the last job of a schedule, so that the next call fires it; returns false when that fails, and notes it.
 -- Where another session is in the way, the schedule is put off for a second, and that is no failure.
+-- Locks: the job's shard, where it is available, and its rows, until the transaction ends.
 -- Why: decides at once, so that a failure is caught. Waits for 100 ms at most, since others are due; so the lock for
 -- which the decision would wait longer is taken before.
 create or replace function awa._replace_job(schedule awa.schedules, now timestamptz) returns boolean
@@ -433,6 +434,7 @@ comment on function awa._note_failure is 'Notes that a schedule has failed to fi
 
 -- Forgets schedules that were removed 30 days ago, and makes those due whose zone has other data by now.
 -- These are the ones whose next tick was computed with other data. Skips those that others hold.
+-- Locks: these schedules, until the transaction ends.
 create or replace function awa._refresh_schedules(now timestamptz) returns void
 language plpgsql
 as $$

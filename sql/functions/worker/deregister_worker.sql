@@ -168,6 +168,8 @@ comment on function awa._release_some is
   'Releases attempts, but for those that can''t be; returns how many, and how many other sessions kept from it';
 
 -- Releases attempts; returns how many of them were open.
+-- Locks: the claims, then items of the ledger, then rows of leases, until the transaction ends.
+-- Raises 55P03; XX001 where an entry is missing.
 create or replace function awa._release_all(job_ids bigint[], receipts bigint[]) returns bigint
 language plpgsql
 as $$
