@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -146,6 +147,40 @@ func TestDropQueueBesideAnOpenChange(t *testing.T) {
 			a.completes(a.claim(queue, 9))
 		}
 		a.balanced()
+	}
+}
+
+// A job that is scheduled, or runs, is being cancelled in an open transaction: a drop waits for a bounded time, says
+// for whom, and has dropped nothing; afterwards it drops all.
+func TestDropQueueBesideAnOpenCancel(t *testing.T) {
+	for _, state := range []string{"scheduled", "running", "running, with a row of its own"} {
+		for _, end := range []string{"commit", "rollback"} {
+			t.Log(state, end)
+			d := newDatabase(t)
+			a, b := d.session(), d.session()
+			b.setClaimWait("50 milliseconds")
+			job := b.enqueue("q")
+			if state == "scheduled" {
+				b.exec("select awa.reschedule($1, now() + interval '1 hour')", job)
+			} else {
+				b.claim("q", 1)
+			}
+			if state == "running, with a row of its own" {
+				b.materialize()
+			}
+			other := b.enqueue("q")
+			a.exec("begin")
+			a.exec("select awa.cancel($1)", job)
+			err := b.try("select awa.drop_queue('q', true)")
+			require.Equal(t, "55P03", sqlState(err))
+			require.Contains(t, detail(err), fmt.Sprintf(" for backend %d (", a.pid))
+			require.Equal(t, "available", b.state(other))
+			b.balanced()
+			a.exec(end)
+			b.exec("select awa.drop_queue('q', true)")
+			require.Zero(t, one[int](b, "select count(*) from awa.jobs"))
+			b.balanced()
+		}
 	}
 }
 

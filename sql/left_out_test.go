@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -109,6 +110,53 @@ func TestCancelWhereLeavesOutWhatOthersKeep(t *testing.T) {
 			b.balanced()
 		}
 	}
+}
+
+// One ended job whose unique key another session is about to take keeps none of the others from running again; nor does
+// one that this transaction itself has put into the same place before.
+func TestRetryWhereLeavesOutWhatOthersKeep(t *testing.T) {
+	for _, end := range []string{"commit", "rollback"} {
+		for _, filter := range []string{"'q'", "kind => 'k'", "'q', state => 'failed'"} {
+			t.Log(end, filter)
+			d := newDatabase(t)
+			a, b := d.session(), d.session()
+			b.setClaimWait("100 milliseconds")
+			for key := range 9 {
+				b.exec("select awa.enqueue_unique('q', 'k', unique_key => $1)", fmt.Sprint(key))
+			}
+			jobs := b.claim("q", 9)
+			for _, j := range jobs {
+				b.exec("select awa.discard($1, $2, 'error')", j.JobID, j.Receipt)
+			}
+			a.exec("begin")
+			a.exec("select awa.enqueue_unique('q', 'k', unique_key => k) from unnest('{2,7}'::text[]) k")
+			require.Equal(t, 7, one[int](b, "select awa.retry_where("+filter+")"))
+			require.Equal(t, "0", one[string](b, "show lock_timeout"))
+			require.Equal(t, "failed", b.state(jobs[2].JobID))
+			require.Equal(t, "failed", b.state(jobs[7].JobID))
+			a.exec(end)
+			want := 0
+			if end == "rollback" {
+				want = 2
+			}
+			require.Equal(t, want, one[int](b, "select awa.retry_where("+filter+")"))
+			require.Len(t, b.claim("q", 20), 9)
+			require.Empty(t, list[string](b, keysThatAreWrong))
+			b.balanced()
+		}
+	}
+
+	d := newDatabase(t)
+	s := d.session()
+	s.enqueue("q")
+	s.exec("select awa.cancel(id) from awa.jobs")
+	s.exec("begin")
+	s.exec("select awa.cancel($1)", s.enqueue("q"))
+	require.Equal(t, 1, one[int](s, "select awa.retry_where('q')"))
+	s.exec("commit")
+	require.Equal(t, 1, one[int](s, "select awa.retry_where('q')"))
+	require.Len(t, s.claim("q", 9), 2)
+	s.balanced()
 }
 
 // Where many are kept, what is left is given back all the same, in a bounded time.

@@ -166,6 +166,8 @@ comment on function awa._sweep_pause is 'The longest pause before the next sweep
 -- A job is put off, with a warning, when the server can't read it, because a page is damaged, or refuses to make it
 -- ready, because of a user's trigger: the others must not wait for it. For a minute; a refused one for twice as long
 -- each time, up to an hour, and its errors tell so, where health finds it.
+-- Leaves out jobs whose entries this transaction itself has buried: in the same lane again they would be buried, too,
+-- and those that another session has put there are no longer the caller's.
 -- Returns how many it promoted, whether it met as many as it may, when the last of them was due, and the resource that
 -- the server lacks, if any.
 -- Locks: the rows of these jobs, until the transaction ends. Skips rows that others hold.
@@ -182,18 +184,27 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
+  v_buried bigint[] := '{}';
   v_due bigint[];
   v_expired bigint[];
   v_job_id bigint;
   v_refusal text;
 begin
+  if pg_current_xact_id_if_assigned() is not null then
+    begin
+      v_buried := array(select b.job_id from awa._buried_here b);
+      raise sqlstate 'JQ999'; -- see _look_up
+    exception when sqlstate 'JQ999' then
+      null;
+    end;
+  end if;
   select array_agg(d.job_id), coalesce(count(*) = max_jobs, false), max(d.run_at),
          coalesce(array_agg(d.job_id) filter (where awa._is_expired(d.expires_at, d.attempt, clock_timestamp())), '{}')
     into v_due, is_full, run_at, v_expired
     from (
       select d.job_id, d.run_at, d.expires_at, d.attempt
         from awa.deferred_jobs d
-       where d.run_at >= due_from and d.run_at <= due_until
+       where d.run_at >= due_from and d.run_at <= due_until and d.job_id <> all(v_buried)
        order by d.run_at, d.job_id
        limit max_jobs
          for update skip locked

@@ -35,3 +35,29 @@ select distinct a.pid, a.usesysid, q.name as queue, a.query_start as since
            between awa._queue_key(q.queue_id) - 63 and awa._queue_key(q.queue_id)
  where a.wait_event = 'ClientWrite' and a.query_start < clock_timestamp() - interval '10 seconds';
 comment on view awa._stuck_claimers is 'Claimers whose clients have not read what they claimed';
+
+-- Raises 55P03: a row of some tables was waited for, for as long as lock_timeout says.
+-- Names the transactions that have changed these tables and were open all that time: it is one of them.
+create or replace function awa._refuse_wait(relations regclass[], message text, hint text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_wait interval := current_setting('lock_timeout')::interval;
+  v_holders text;
+begin
+  select string_agg(distinct coalesce(awa._backend(l.pid), 'a prepared transaction'), ', ') into v_holders
+    from pg_locks l
+    left join pg_stat_activity a on a.pid = l.pid
+   where l.locktype = 'relation'
+     and l.database = (select d.oid from pg_database d where d.datname = current_database())
+     and l.relation = any(relations::oid[])
+     and l.mode = 'RowExclusiveLock'
+     and l.pid is distinct from pg_backend_pid()
+     and coalesce(a.xact_start, '-infinity') < clock_timestamp() - v_wait;
+  raise exception using errcode = '55P03', message = message,
+    detail = format('Waited %s for %s.', v_wait, coalesce(v_holders, 'a transaction that has just ended')), hint = hint;
+end
+$$;
+comment on function awa._refuse_wait is
+  'Raises 55P03: a row of some tables was waited for, for as long as lock_timeout says';

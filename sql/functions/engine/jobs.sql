@@ -1,5 +1,47 @@
 -- Every job that is still kept, and where it is.
 
+-- The jobs whose entries this transaction has buried, to cancel or to move them.
+-- Another session may claim such an entry before this transaction decides, and then answer for it, too. So the job may
+-- have two homes for this transaction: where the transaction itself has put it, and where the other session has. Only
+-- the first is shown to it: that is where the job is once it commits, and otherwise it fails.
+-- Views, not functions: whoever reads a view has to have the right to call its functions.
+create or replace view awa._buried_here as
+select t.job_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned();
+comment on view awa._buried_here is 'The jobs whose entries this transaction has buried, to cancel or to move them';
+
+-- The deferred jobs that count for this transaction: of those in _buried_here, its own rows.
+-- A row that is visible, and whose transaction is in progress, is its own. Its xmin may be the id of a subtransaction,
+-- which follows that of the transaction; the upper half is missing there.
+create or replace view awa._deferred_here as
+select d.*
+  from awa.deferred_jobs d
+ where case
+         when d.job_id not in (select b.job_id from awa._buried_here b) then true
+         else (
+           select true
+             from (select pg_current_xact_id_if_assigned()::text::bigint as xid) own
+            cross join lateral (select (d.xmin::text::bigint - own.xid) & 4294967295 as after) n
+            where n.after < 2147483648 and pg_xact_status((own.xid + n.after)::text::xid8) = 'in progress'
+         )
+       end;
+comment on view awa._deferred_here is 'The deferred jobs that count for this transaction';
+
+-- The ended jobs with a row of their own that count for this transaction: as _deferred_here.
+create or replace view awa._done_here as
+select d.*
+  from awa.done_entries d
+ where case
+         when d.job_id not in (select b.job_id from awa._buried_here b) then true
+         else (
+           select true
+             from (select pg_current_xact_id_if_assigned()::text::bigint as xid) own
+            cross join lateral (select (d.xmin::text::bigint - own.xid) & 4294967295 as after) n
+            where n.after < 2147483648 and pg_xact_status((own.xid + n.after)::text::xid8) = 'in progress'
+         )
+       end;
+comment on view awa._done_here is
+  'The ended jobs with a row of their own that count for this transaction';
+
 -- Every job that is still kept, one row each, in one state.
 --
 -- An entry is claimed when its lane's cursor has passed it. Its claim is then the first one, in the order of last
@@ -97,6 +139,8 @@ select e.lane,
             where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id
             limit 1
          ) then false
+         when e.job_id in (select b.job_id from awa._buried_here b) and e.xid <> pg_current_xact_id_if_assigned()
+           then false
          when c.claim_id is null then not p.passed
          when k.outcome is null then true
          when k.outcome <> 'completed' then false
@@ -138,7 +182,7 @@ select d.job_id as id,
        null::bigint as worker_id,
        d.group_key,
        d.expires_at
-  from awa.deferred_jobs d;
+  from awa._deferred_here d;
 comment on view awa._deferred is 'The jobs that may not run yet: scheduled, retryable';
 
 create or replace view awa._done as
@@ -166,7 +210,7 @@ select f.job_id as id,
        f.worker_id,
        f.group_key,
        f.expires_at
-  from awa.done_entries f
+  from awa._done_here f
  where case
          when f.state <> 'completed' then true
          else (
@@ -203,7 +247,8 @@ select l.job_id as id,
        l.worker_id,
        l.group_key,
        l.expires_at
-  from awa.leases l;
+  from awa.leases l
+ where l.job_id not in (select b.job_id from awa._buried_here b);
 comment on view awa._leased is 'The jobs whose attempts have a row of their own: running';
 
 -- Barriers: conditions of readers come after the filters of _ledger and _done, but for leakproof operators. Otherwise a
@@ -235,12 +280,15 @@ comment on view awa.jobs is 'Every job that is still kept, one row each, in one 
 create or replace view awa._place as
 select j.id, j.state, j.receipt, j.lane, j.priority, j.xid, j.segment, j.full_key as unique_key from awa._ledger j
 union all
-select d.job_id, d.state, null, d.lane, (d.lane & 7)::int, null, null, d.unique_key from awa.deferred_jobs d
+select d.job_id, d.state, null, d.lane, (d.lane & 7)::int, null, null, d.unique_key
+  from awa._deferred_here d
 union all
-select l.job_id, 'running', l.receipt, l.lane, l.priority, null, null, l.unique_key from awa.leases l
+select l.job_id, 'running', l.receipt, l.lane, l.priority, null, null, l.unique_key
+  from awa.leases l
+ where l.job_id not in (select b.job_id from awa._buried_here b)
 union all
 select f.job_id, f.state, f.receipt, f.lane, (f.lane & 7)::int, null, null, f.unique_key
-  from awa.done_entries f
+  from awa._done_here f
  where case
          when f.state <> 'completed' then true
          else (

@@ -59,6 +59,11 @@ begin
          and (tag is null or d.tags @> array[tag])
          and (args is null or d.args @> args)
          and (v_last is null or d.job_id <= v_last)
+         and case -- see _buried_here
+           when d.job_id in (select b.job_id from awa._buried_here b)
+             then d.run_at in (select h.run_at from awa._deferred_here h where h.job_id = d.job_id)
+           else true
+         end
        limit v_max
          for update skip locked), 'cancelled with others'));
   end if;

@@ -42,40 +42,15 @@ begin
       if v_detail <> '' then
         raise; -- it names the holder
       end if;
-      perform awa._refuse_deletion(job_id);
+      perform awa._refuse_wait(array['awa.done_entries', 'awa.deleted_jobs']::regclass[],
+        format('job %s is being changed by somebody else', job_id),
+        'Somebody retries it, or deletes it, in a transaction that lasts: let that end, and try again.');
     end;
   end loop;
   perform awa._moved_on(job_id);
 end
 $$;
 comment on function awa.delete_job is 'Deletes a job that has ended; returns the state that it was in';
-
--- Raises 55P03: somebody else is changing this ended job, and was waited for for claim_wait.
--- Names the transactions that have changed ended jobs and were open all that time: it is one of them.
-create or replace function awa._refuse_deletion(job_id bigint) returns void
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_wait interval := current_setting('lock_timeout')::interval;
-  v_holders text;
-begin
-  select string_agg(distinct coalesce(awa._backend(l.pid), 'a prepared transaction'), ', ') into v_holders
-    from pg_locks l
-    left join pg_stat_activity a on a.pid = l.pid
-   where l.locktype = 'relation'
-     and l.database = (select d.oid from pg_database d where d.datname = current_database())
-     and l.relation in ('awa.done_entries'::regclass, 'awa.deleted_jobs'::regclass)
-     and l.mode = 'RowExclusiveLock'
-     and l.pid is distinct from pg_backend_pid()
-     and coalesce(a.xact_start, '-infinity') < clock_timestamp() - v_wait;
-  raise exception using errcode = '55P03', message = format('job %s is being changed by somebody else', job_id),
-    detail = format('Waited %s for %s.', v_wait, coalesce(v_holders, 'a transaction that has just ended')),
-    hint = 'Somebody retries it, or deletes it, in a transaction that lasts: let that end, and try again.';
-end
-$$;
-comment on function awa._refuse_deletion is
-  'Raises 55P03: somebody else is changing this ended job, and was waited for for claim_wait';
 
 -- The jobs that were available when this transaction cancelled them.
 -- At its end the transaction decides about those that were claimed meanwhile.

@@ -1,7 +1,8 @@
 -- Removes a queue and its jobs; refused while it has jobs that have not ended, unless forced.
 -- Removes its settings, its name, and its waiting, failed, cancelled and dead jobs. With force, its other jobs are
 -- gone, too, and answers for its running jobs will be stale. Its completed jobs are no longer shown or counted. A job
--- whose transaction has not committed when all waits are over stays, and brings the queue back.
+-- whose transaction has not committed when all waits are over stays, and brings the queue back. All or nothing: beside
+-- a job that another session cancels, or answers for, for longer than claim_wait it fails, and names the session.
 -- Locks: the queue's name, its number of shards where it has several, the queue and the counts, for which it waits as
 -- claim does, its claims, and its jobs' rows.
 -- Raises 22023, JQ002, JQ004, JQ005, 55P03.
@@ -45,13 +46,7 @@ begin
       hint = 'Let them end, cancel them, or pass force => true to drop them with it.';
   end if;
 
-  -- A session that is changing a job now, or answering for it, may leave it in another state: this one waits for it
-  -- before it decides which jobs go.
-  perform from awa.deferred_jobs d where d.lane between v_first and v_last for update;
-  perform from awa.done_entries d where d.lane between v_first and v_last for update;
-  perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped')
-     from awa._running r
-    where r.queue_id = v_queue_id;
+  perform awa._stop_jobs(v_queue_id);
   v_now := awa._snapshot(); -- jobs that commit from here on stay
 
   -- Every cursor goes past the ready jobs, and the counts begin anew. Jobs that this transaction itself has enqueued
@@ -120,3 +115,34 @@ end
 $$;
 comment on function awa.drop_queue is
   'Removes a queue and its jobs; refused while it has jobs that have not ended, unless forced';
+
+-- Locks the waiting and ended jobs of a queue, and ends its open attempts.
+-- Raises 55P03.
+-- Why: a session that is changing a job now, or answering for it, may leave it in another state. This one waits for it
+-- before it decides which jobs go.
+create or replace function awa._stop_jobs(queue_id bigint) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_first bigint := awa._first_lane(queue_id);
+  v_last bigint := awa._last_lane(queue_id);
+  v_detail text;
+begin
+  perform from awa.deferred_jobs d where d.lane between v_first and v_last for update;
+  perform from awa.done_entries d where d.lane between v_first and v_last for update;
+  perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped')
+     from awa._running r
+    where r.queue_id = queue_id;
+exception when lock_not_available then
+  get stacked diagnostics v_detail = pg_exception_detail;
+  if v_detail <> '' then
+    raise; -- it names the holder
+  end if;
+  perform awa._refuse_wait(
+    array['awa.deferred_jobs', 'awa.done_entries', 'awa.leases', 'awa.lease_claim_closures']::regclass[],
+    'jobs of the queue are being changed by somebody else',
+    'Somebody cancels one, or answers for it, in a transaction that lasts: let that end, and try again.');
+end
+$$;
+comment on function awa._stop_jobs is 'Locks the waiting and ended jobs of a queue, and ends its open attempts';

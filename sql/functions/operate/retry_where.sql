@@ -2,7 +2,8 @@
 -- At least one filter is required: a queue, a kind, a state, a time before which they ended, a tag, or an object that
 -- their arguments contain. Without a state: failed, dead and cancelled jobs. Changes at most max_jobs (1 to 10,000),
 -- the oldest ids first. A filter by tag or arguments reads at most 100,000 jobs of each home; scan_jobs finds the rest.
--- Skips jobs whose unique key another job holds, and jobs that another session is changing.
+-- Skips jobs whose unique key another job holds, or another session is about to take for longer than claim_wait, jobs
+-- that another session is changing, and jobs that this transaction has put into the same place before.
 -- Locks: the jobs' rows, until the transaction ends; for jobs with a group, as retry, but one lock for all after the
 -- 64th, unless they are of one queue.
 -- Raises 22023, JQ004.
@@ -30,9 +31,9 @@ as $$
 #variable_conflict use_variable
 declare
   v_queue_id bigint := awa._queue_id(queue);
-  v_job record;
   v_max int := coalesce(max_jobs, 1000);
-  v_retried bigint := 0;
+  v_job_ids bigint[];
+  v_homes text[];
   v_most int := case when tag is not null or args is not null then 100000 end; -- null: all
   v_last_done bigint; -- of the jobs that it looks at; null: of all
   v_last_deferred bigint;
@@ -57,51 +58,131 @@ begin
     offset v_most - 1
      limit 1;
   end if;
-  for v_job in
-    select j.job_id, j.home
-      from (
-        select j.*
-          from (
-            select job_id, 'done' as home from unnest(array(
-              select d.job_id
-                from awa.done_entries d
-               where d.state <> 'completed'
-                 and (state is null or d.state = state)
-                 and not awa._is_taken(d.unique_key, d.job_id)
-                 and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
-                 and (kind is null or d.kind = kind)
-                 and (before is null or d.finalized_at < before)
-                 and (tag is null or d.tags @> array[tag])
-                 and (args is null or d.args @> args)
-                 and (v_last_done is null or d.job_id <= v_last_done)
-               order by d.job_id
-               limit v_max
-                 for update skip locked)) job_id
-            union all
-            select job_id, 'deferred' from unnest(array(
-              select d.job_id
-                from awa.deferred_jobs d
-               where d.state = state
-                 and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
-                 and (kind is null or d.kind = kind)
-                 and (before is null or d.created_at < before)
-                 and (tag is null or d.tags @> array[tag])
-                 and (args is null or d.args @> args)
-                 and (v_last_deferred is null or d.job_id <= v_last_deferred)
-               order by d.job_id
-               limit v_max
-                 for update skip locked)) job_id
-          ) j
-         order by j.job_id
-         limit v_max
-      ) j
-     -- Keys are taken in their order, as everywhere.
-     order by case j.home
-                when 'done'
-                  then (select substr(d.unique_key, 1, 32) from awa.done_entries d where d.job_id = j.job_id limit 1)
-                else (select substr(d.unique_key, 1, 32) from awa.deferred_jobs d where d.job_id = j.job_id)
-              end, j.job_id
-  loop
+  select array_agg(j.job_id order by j.key, j.job_id), array_agg(j.home order by j.key, j.job_id)
+    into v_job_ids, v_homes
+    from (
+      select j.job_id, j.home,
+             case j.home
+               when 'done'
+                 then (select substr(d.unique_key, 1, 32) from awa.done_entries d where d.job_id = j.job_id limit 1)
+               else (select substr(d.unique_key, 1, 32) from awa.deferred_jobs d where d.job_id = j.job_id limit 1)
+             end as key -- taken in their order, as everywhere
+        from (
+          select j.*
+            from (
+              select job_id, 'done' as home from unnest(array(
+                select d.job_id
+                  from awa.done_entries d
+                 where d.state <> 'completed'
+                   and (state is null or d.state = state)
+                   and not awa._is_taken(d.unique_key, d.job_id)
+                   and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+                   and (kind is null or d.kind = kind)
+                   and (before is null or d.finalized_at < before)
+                   and (tag is null or d.tags @> array[tag])
+                   and (args is null or d.args @> args)
+                   and (v_last_done is null or d.job_id <= v_last_done)
+                   and case -- see _buried_here
+                     when d.job_id in (select b.job_id from awa._buried_here b)
+                       then d.finalized_at in (select h.finalized_at from awa._done_here h where h.job_id = d.job_id)
+                     else true
+                   end
+                 order by d.job_id
+                 limit v_max
+                   for update skip locked)) job_id
+              union all
+              select job_id, 'deferred' from unnest(array(
+                select d.job_id
+                  from awa.deferred_jobs d
+                 where d.state = state
+                   and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+                   and (kind is null or d.kind = kind)
+                   and (before is null or d.created_at < before)
+                   and (tag is null or d.tags @> array[tag])
+                   and (args is null or d.args @> args)
+                   and (v_last_deferred is null or d.job_id <= v_last_deferred)
+                   and case
+                     when d.job_id in (select b.job_id from awa._buried_here b)
+                       then d.run_at in (select h.run_at from awa._deferred_here h where h.job_id = d.job_id)
+                     else true
+                   end
+                 order by d.job_id
+                 limit v_max
+                   for update skip locked)) job_id
+            ) j
+           order by j.job_id
+           limit v_max
+        ) j
+    ) j;
+  return awa._retry_free(v_job_ids, v_homes, state, queue is null);
+end
+$$;
+comment on function awa.retry_where is
+  'Lets matching jobs run now that have ended without success or that wait, as retry does; returns how many';
+
+-- Makes jobs ready, but for those that are kept from it; returns how many.
+-- Where one is kept for too long, it goes on with half of them at a time; less where that fails, more where it does
+-- not, for five seconds at most, or a fourth of the caller's timeout.
+-- Why: as _cancel_free.
+create or replace function awa._retry_free(
+  job_ids bigint[],
+  homes text[],
+  state text,
+  in_all_queues boolean
+) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_before text := current_setting('lock_timeout');
+  v_jobs int := coalesce(cardinality(job_ids), 0);
+  v_until timestamptz;
+  v_at int := 1;
+  v_size int;
+  v_retried bigint := 0;
+begin
+  begin
+    return awa._retry_all(job_ids, homes, state, in_all_queues, 0);
+  exception when lock_not_available or sqlstate 'JQ005' then
+    v_until := clock_timestamp() + awa._budget('5 seconds', 4);
+  end;
+  perform set_config('lock_timeout', '10', true);
+  v_size := greatest(v_jobs / 2, 1);
+  while v_at <= v_jobs and clock_timestamp() < v_until loop
+    begin
+      v_retried := v_retried
+        + awa._retry_all(job_ids[v_at : v_at + v_size - 1], homes[v_at : v_at + v_size - 1], state, in_all_queues,
+            v_retried);
+      v_at := v_at + v_size;
+      v_size := 2 * v_size;
+    exception when lock_not_available or sqlstate 'JQ005' then
+      v_at := v_at + (v_size = 1)::int;
+      v_size := greatest(least(v_size, v_jobs - v_at + 1) / 2, 1);
+    end;
+  end loop;
+  perform set_config('lock_timeout', v_before, true);
+  return v_retried;
+end
+$$;
+comment on function awa._retry_free is 'Makes jobs ready, but for those that are kept from it; returns how many';
+
+-- Makes jobs ready, some after others; returns how many.
+-- Raises 55P03, JQ005.
+create or replace function awa._retry_all(
+  job_ids bigint[],
+  homes text[],
+  state text,
+  in_all_queues boolean,
+  retried bigint
+) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_job record;
+  v_retried bigint := 0;
+begin
+  for v_job in select j.job_id, j.home from unnest(job_ids, homes) j(job_id, home) loop
     if awa._retry(v_job.job_id, case v_job.home
          when 'done' then (
            -- two rows where this transaction has cancelled it, and somebody answered for it meanwhile
@@ -111,7 +192,7 @@ begin
             limit 1
          )
          else state
-       end, queue is null and v_retried >= awa._max_locks()) = 'retried'
+       end, in_all_queues and retried + v_retried >= awa._max_locks()) = 'retried'
     then
       v_retried := v_retried + 1;
     end if;
@@ -119,8 +200,7 @@ begin
   return v_retried;
 end
 $$;
-comment on function awa.retry_where is
-  'Lets matching jobs run now that have ended without success or that wait, as retry does; returns how many';
+comment on function awa._retry_all is 'Makes jobs ready, some after others; returns how many';
 
 -- Whether another job holds the unique key that a job would hold when it is available.
 create or replace function awa._is_taken(unique_key bytea, job_id bigint) returns boolean

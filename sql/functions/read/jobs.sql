@@ -21,7 +21,7 @@ select d.job_id,
        d.worker_id,
        d.group_key,
        d.expires_at
-  from awa.done_entries d
+  from awa._done_here d
  where d.state = 'dead';
 comment on view awa.dlq_entries is 'The dead letters, and why each has no attempt more';
 
