@@ -139,7 +139,7 @@ func TestCancelOfAJobThatWaits(t *testing.T) {
 	assert.Zero(t, g.of(ids[1]))
 }
 
-// Jobs that wait while somebody ends their worker are not started, but run under its next registration.
+// Jobs that wait while another session ends their worker are not started, but run under its next registration.
 func TestEndOfAWorkerWithJobsThatWait(t *testing.T) {
 	claimAhead(t, 5, time.Hour)
 	pool := testdb.New(t)

@@ -22,8 +22,8 @@ const (
 	// within 5 ms of an enqueue that is committed later, or rolled back.
 	firstDistance = 5 * time.Millisecond
 
-	// longestRetry bounds a claim from a queue that could not be claimed from the last time, because somebody has
-	// locked it, say: the other queues have to wait meanwhile.
+	// longestRetry bounds a claim from a queue that could not be claimed from the last time, because another
+	// session has locked it, say: the other queues have to wait meanwhile.
 	longestRetry = time.Second
 
 	// maxClaim is how many jobs the server lets a claim take.
@@ -113,7 +113,7 @@ func (r *run) work(ctx context.Context) {
 			}
 			sleep(ctx, pause.pause())
 		case errors.As(err, &pg) && r.control.isOpen():
-			// The server has refused this claim, because somebody has locked the queue, say. It may grant others.
+			// The server has refused this claim, because another session has locked the queue, say. It may grant others.
 			q.patient = pg.Code == queryCanceled && !strings.Contains(pg.Where, "awa._lock_shard")
 			if n > 1 && !isAboutOthers(pg.Code) && (pg.Code != queryCanceled || q.patient) {
 				q.most = n / 2 // there may be a job that it can't read, or not in time: those before it go on
@@ -173,8 +173,8 @@ func (r *run) claim(
 		return jobs, nil
 	}
 	if unknown {
-		// The claim may have been committed, or hang and be committed later, and nobody knows what it takes. Heartbeats for
-		// this registration keep those jobs from everybody, so it gets none of the coming claims, and is wound down.
+		// The claim may have been committed, or hang and be committed later, and it is not known what it takes. Heartbeats
+		// for this registration keep those jobs from everybody, so it gets none of the coming claims, and is wound down.
 		r.registrations.retire(registration)
 		signalTo(r.retired)
 	}

@@ -52,7 +52,7 @@ type EnqueueOptions struct {
 // DefaultQueue is the queue of jobs and workers that name none.
 const DefaultQueue = "default"
 
-// Client enqueues jobs, changes them, and reads what became of them. It is safe for concurrent use. What it does in a
+// Client enqueues jobs, changes them, and reads their states. It is safe for concurrent use. All that it does in a
 // transaction of its own it does at READ COMMITTED, whatever the database's default isolation level is.
 type Client struct {
 	pool *pgxpool.Pool
@@ -129,8 +129,7 @@ func (c *Client) EnqueueUnique(
 
 // EnqueueUniqueTx is [Client.EnqueueUnique] inside the caller's transaction: the job exists if and when that commits,
 // and until then others that want the key wait. At REPEATABLE READ and above it fails with [ErrSerialization] when
-// somebody has
-// taken the key since the transaction's snapshot.
+// the key was taken since the transaction's snapshot.
 func (c *Client) EnqueueUniqueTx(
 	ctx context.Context, tx DBTX, args Args, unique UniqueOptions, opts EnqueueOptions,
 ) (id int64, inserted bool, err error) {
@@ -405,7 +404,7 @@ func optionalTime(name string, lastYear int, t time.Time) (*time.Time, error) {
 	return &t, nil
 }
 
-// optionalInt leaves out what is zero. What does not fit is refused by the server, as anything out of range is.
+// optionalInt leaves out zero. The server refuses a number that does not fit, as any one that is out of range.
 func optionalInt(v int) *int32 {
 	if v == 0 {
 		return nil

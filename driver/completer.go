@@ -231,7 +231,7 @@ type errUnreached struct{ error }
 
 func (e errUnreached) Unwrap() error { return e.error }
 
-// try sends answers once. Nobody who holds a lock keeps the others waiting for long.
+// try sends answers once. No session that holds a lock keeps the others waiting for long.
 func (c *completer) try(
 	ctx context.Context, answers []answer, send sendFunc, wait time.Duration,
 ) (stale []int64, err error) {
@@ -336,7 +336,7 @@ func ids(answers []answer) (jobIDs, receipts []int64) {
 }
 
 // acknowledge takes note of what the server has said. A stale answer is nothing that the handler's author could do
-// anything about: the attempt was given to somebody else meanwhile, or this is a repetition after a lost connection.
+// anything about: the attempt was given to another worker meanwhile, or this is a repetition after a lost connection.
 func (c *completer) acknowledge(ctx context.Context, answers []answer, stale []int64) {
 	isStale := make(map[int64]int, len(stale))
 	for _, id := range stale {

@@ -381,8 +381,8 @@ func isAboutOthers(code string) bool {
 	return strings.HasPrefix(code, "40") || strings.HasPrefix(code, "55") // serialization, deadlock; lock not available
 }
 
-// isWait says whether the server itself has ended the wait for a lock, so that somebody holds it. A trigger that raises
-// the same code does so in another of the server's routines, whose names are the same in each language.
+// isWait says whether the server itself has ended the wait for a lock, so that another session holds it. A trigger that
+// raises the same code does so in another of the server's routines, whose names are the same in each language.
 func isWait(pg *pgconn.PgError) bool { return pg.Code == "55P03" && pg.Routine == "ProcessInterrupts" }
 
 // backoff gives the pauses between attempts to reach the server: each about twice as long as the one before.

@@ -17,8 +17,8 @@ import (
 	"github.com/awa-pg/awa/internal/testdb"
 )
 
-// A worker that somebody else has ended stops its handlers: their jobs run again. Only the end of its context ends the
-// handler.
+// A worker that another session has ended stops its handlers: their jobs run again. Only the end of its context ends
+// the handler.
 func TestHandlersOfAWorkerThatSomebodyElseHasEnded(t *testing.T) {
 	for name, end := range map[string]func(t *testing.T, pool *pgxpool.Pool, workerID int64){
 		"deregistered": func(t *testing.T, pool *pgxpool.Pool, workerID int64) {
@@ -44,7 +44,7 @@ func TestHandlersOfAWorkerThatSomebodyElseHasEnded(t *testing.T) {
 	}
 }
 
-// A worker that somebody else ends does not wait for its next heartbeat to learn that its attempts are gone.
+// A worker that another session ends does not wait for its next heartbeat to learn that its attempts are gone.
 func TestEndedWorkerStopsAtOnce(t *testing.T) {
 	pool := testdb.New(t)
 	id := enqueueRetrying(t, pool, note{}, 5)
@@ -78,8 +78,8 @@ func runEnded(t *testing.T, pool *pgxpool.Pool, id int64, cfg driver.WorkerConfi
 	assert.Equal(t, int64(2), attempts.Load())
 }
 
-// Somebody else ends the worker between the commit of a claim and its answer: no handler is started for what is not the
-// worker's any more.
+// Another session ends the worker between the commit of a claim and its answer: no handler is started for what is not
+// the worker's any more.
 func TestClaimOfAWorkerThatSomebodyElseHasEnded(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	admin, others := testdb.Connect(t, databaseURL), untapped(t, databaseURL)

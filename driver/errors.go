@@ -11,8 +11,8 @@ import (
 // is in the same chain as a [*pgconn.PgError], with its SQLSTATE, DETAIL and HINT; the text of the error has all three.
 // Errors of a caller's own transaction, such as of its commit, have them after [MapError].
 var (
-	// ErrStaleReceipt says that an attempt is no longer the caller's: it was answered before, or given to somebody
-	// else. Drop its result. SQLSTATE JQ001.
+	// ErrStaleReceipt says that an attempt is no longer the caller's: it was answered before, or given to another
+	// worker. Drop its result. SQLSTATE JQ001.
 	ErrStaleReceipt = errors.New("stale receipt")
 	// ErrNoSuchQueue says that there is no queue of that name: nothing was ever enqueued to it, nor was it configured or
 	// paused. SQLSTATE JQ002.
@@ -35,17 +35,17 @@ var (
 	// ErrUniqueKeyHeld says that another job holds the unique key of a job that was to be retried. Wait until that one has
 	// ended, or cancel it. SQLSTATE 23505.
 	ErrUniqueKeyHeld = errors.New("another job holds the unique key")
-	// ErrMovedOn says that somebody else changed the job meanwhile, and that nothing was done. It may come as late as the
-	// commit of the caller's own transaction. Try again: the next call sees the new state. SQLSTATE 40001.
+	// ErrMovedOn says that another session changed the job meanwhile, and that nothing was done. It may come as late as
+	// the commit of the caller's own transaction. Try again: the next call sees the new state. SQLSTATE 40001.
 	ErrMovedOn = errors.New("the job moved on meanwhile")
 	// ErrSerialization says that the transaction, at REPEATABLE READ or above, can't be reconciled with what others did
 	// meanwhile. Begin it again. SQLSTATE 40001, when PostgreSQL itself raises it.
 	ErrSerialization = errors.New("the transaction has to begin again")
 	// ErrDeadlock says that the transaction waited for another one that waited for it. Begin it again. SQLSTATE 40P01.
 	ErrDeadlock = errors.New("deadlock")
-	// ErrLocked says that somebody else holds what the call needs, for longer than the call waits: the queue, in a
+	// ErrLocked says that another session holds what the call needs, for longer than the call waits: the queue, in a
 	// claim that lasts, or the job, in a transaction that changes it or answers for it. Try again. SQLSTATE 55P03.
-	ErrLocked = errors.New("locked by somebody else")
+	ErrLocked = errors.New("locked by another session")
 	// ErrRestored says that the database was restored from a dump: nothing is enqueued or claimed until an operator has
 	// called awa.rebase_after_restore. SQLSTATE 55000.
 	ErrRestored = errors.New("the database was restored from a dump")
@@ -136,7 +136,7 @@ func (e *serverError) Error() string {
 	case e.pg.Code == "3F000" || e.pg.Code == "42883": // no such schema, no such function
 		text.WriteString("; hint: Run awa migrate on this database.")
 	case e.pg.Code == "55P03":
-		text.WriteString("; hint: Somebody else changes it, or answers for it, in a transaction that lasts. Try again.")
+		text.WriteString("; hint: Another session changes it, or answers for it, in a transaction that lasts. Try again.")
 	case e.pg.Code == "42501": // insufficient privilege
 		text.WriteString("; hint: Grant the role what it needs: awa_producer to enqueue, awa_worker to work, " +
 			"awa_maintainer for maintenance, awa_operator to change jobs, awa_reader to read. Where Awa was installed with " +
@@ -154,8 +154,7 @@ func (e *serverError) Unwrap() []error {
 
 // MapError adds to an error of the server one of the errors of this package that it is, for [errors.Is], and DETAIL and
 // HINT to its text. Other errors stay as they are, nil included. All that this package returns is like that already: it
-// is for
-// what a transaction of the caller's own returns.
+// is for what a transaction of the caller's own returns.
 //
 //	if err := driver.MapError(tx.Commit(ctx)); errors.Is(err, driver.ErrMovedOn) { // once more
 func MapError(err error) error { return mapError(err) }

@@ -45,11 +45,11 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 		"40P01": {`do $$ begin raise exception using errcode = '40P01'; end $$`, driver.ErrDeadlock,
 			[]string{"SQLSTATE 40P01"}},
 		"40001, by Awa": {`do $$ begin perform awa._moved_on(1); end $$`, driver.ErrMovedOn,
-			[]string{"detail: Somebody else was changing job 1.", "hint: Try again"}},
+			[]string{"detail: Another session was changing job 1.", "hint: Try again"}},
 		"40001, else": {`do $$ begin raise exception using errcode = '40001', message = 'could not serialize access'; ` +
 			`end $$`, driver.ErrSerialization, []string{"could not serialize"}},
 		"55P03": {`do $$ begin raise exception using errcode = '55P03', message = 'canceling statement due to ` +
-			`lock timeout'; end $$`, driver.ErrLocked, []string{"hint: Somebody else changes it"}},
+			`lock timeout'; end $$`, driver.ErrLocked, []string{"hint: Another session changes it"}},
 		"55000, restore": {"insert into awa.origin select * from awa.origin; select awa.enqueue('q', 'k')",
 			driver.ErrRestored, []string{"; detail: ", "hint: Call awa.rebase_after_restore() once."}},
 		"55000, row": {"set local session_replication_role = replica; delete from awa.ring; select awa.enqueue('q', 'k')",
@@ -89,7 +89,7 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 	assert.ErrorContains(t, driver.MapError(err), "Where Awa was installed with another prefix than awa_")
 }
 
-// Somebody who answers for a job in a transaction that lasts keeps others from changing it.
+// A session that answers for a job in a transaction that lasts keeps others from changing it.
 func TestErrLocked(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)
@@ -102,7 +102,7 @@ func TestErrLocked(t *testing.T) {
 	require.NoError(t, client.CompleteTx(t.Context(), tx, id, attempt.Receipt, nil))
 	_, err = client.Cancel(t.Context(), id, "")
 	assert.ErrorIs(t, err, driver.ErrLocked)
-	assert.ErrorContains(t, err, "hint: Somebody else changes it, or answers for it")
+	assert.ErrorContains(t, err, "hint: Another session changes it, or answers for it")
 }
 
 // What is decided at commit comes from the caller's own commit.

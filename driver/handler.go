@@ -26,17 +26,14 @@ func NewHandlers() *Handlers { return &Handlers{byKind: map[string]handlerFunc{}
 
 // Middleware is called in place of a handler, and calls the handler by next, once, or not at all. It may pass on
 // another context, look at what the handler has returned (a [*PanicError] if it panicked), and return something else,
-// which then
-// decides what becomes of the job. It must be safe to run many times at once.
+// which then decides what becomes of the job. It must be safe to run many times at once.
 type Middleware func(ctx context.Context, job *RawJob, next func(context.Context) error) error
 
 // Handle registers the function that runs the jobs of T's kind, with middleware around it, the first one outermost;
 // that of the [WorkerConfig] is around these. When it returns nil the job is completed; when it returns an error or
-// panics, or
-// the arguments can't be decoded into a T, the attempt fails with that text. Errors made by [Snooze], [Discard],
-// [Cancel] and [RetryAfter], also when they are wrapped, say something else. It must be safe to run many times at once,
-// and, since
-// a job can run more than once, to repeat.
+// panics, or the arguments can't be decoded into a T, the attempt fails with that text. Errors made by [Snooze],
+// [Discard], [Cancel] and [RetryAfter], also when they are wrapped, say something else. It must be safe to run many
+// times at once, and, since a job can run more than once, to repeat.
 //
 // The context ends
 //   - when the job was cancelled, or the attempt is no longer the worker's for another reason: [context.Cause] is
@@ -168,7 +165,7 @@ func recoverAsError(err *error) {
 // errExited is the failure of a handler that ended its goroutine.
 var errExited = errors.New("the handler called runtime.Goexit")
 
-// call runs the handler of an attempt, and then done, also when middleware panics, or somebody ends the goroutine.
+// call runs the handler of an attempt, and then done, also when middleware panics, or the handler ends the goroutine.
 func (h handlerFunc) call(ctx context.Context, job *RawJob, done func(error)) {
 	err := errExited
 	defer func() { done(err) }()

@@ -20,8 +20,7 @@ type Ran struct {
 // RunOne claims one job of the worker's queues, of the first that has any, runs it in the calling goroutine, and
 // answers for it, on a connection that it makes for this alone. It returns nil when no job is ready. It is for tests,
 // and for programs that are started when there is something to do; it does no maintenance, and sends no heartbeats: the
-// attempt is
-// the caller's for the lease, or for as long as the handler says by [RawJob.Extend].
+// attempt is the caller's for the lease, or for as long as the handler says by [RawJob.Extend].
 //
 // When the context ends, so does the handler's; an attempt that then returns an error is given back, and does not
 // count.

@@ -68,8 +68,7 @@ func (j *RawJob) CompleteTx(ctx context.Context, tx DBTX) error {
 
 // SetProgress says how far the job is: at once, so that [Client.Job] shows it, and the next attempt gets it if this one
 // fails. It is stored as JSON; nil clears it. It fails with [ErrStaleReceipt] when the attempt is no longer this
-// worker's:
-// return the error.
+// worker's: return the error.
 //
 // The first call of an attempt is the dearest: it gives the attempt a row of its own.
 func (j *RawJob) SetProgress(ctx context.Context, v any) error {

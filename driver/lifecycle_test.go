@@ -96,7 +96,7 @@ func TestBusyQueueDoesNotStarveAnother(t *testing.T) {
 	require.NoError(t, receive(t, result))
 }
 
-// A queue that somebody has locked does not keep the worker from another one.
+// A queue that another session has locked does not keep the worker from another one.
 func TestLockedQueueBesideAnother(t *testing.T) {
 	driver.SetCallTimeouts(t, 5*time.Minute, 5*time.Second) // so that it is not this that ends a claim
 	pool := testdb.New(t)
@@ -120,7 +120,7 @@ func TestLockedQueueBesideAnother(t *testing.T) {
 	}
 	require.NoError(t, tx.Rollback(t.Context()))
 	waitForState(t, pool, locked, "completed")
-	assert.Regexp(t, `jobs of this queue can't be claimed".* queue=locked .*the queue is locked by somebody else`,
+	assert.Regexp(t, `jobs of this queue can't be claimed".* queue=locked .*the queue is locked by another session`,
 		log.String())
 }
 

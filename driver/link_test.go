@@ -125,8 +125,8 @@ func TestRunOneOfAJobThatIsTooLargeForItsLink(t *testing.T) {
 }
 
 // A claim that takes long by itself, because its job is large, say, comes to its end all the same: also when the last
-// one failed because somebody had locked the queue, after which the worker waits for a second only, and where the
-// database ends statements early.
+// one failed because another session had locked the queue, after which the worker waits for a second only, and where
+// the database ends statements early.
 func TestClaimThatTakesLong(t *testing.T) {
 	for name, prepare := range map[string]func(t *testing.T, pool *pgxpool.Pool){
 		"after a lock": func(t *testing.T, pool *pgxpool.Pool) {
@@ -139,7 +139,7 @@ func TestClaimThatTakesLong(t *testing.T) {
 			var log syncBuffer
 			runWorker(t, pool, handle(newTally().handle),
 				driver.WorkerConfig{NoMaintenance: true, Slots: 1, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-			waitFor(t, func() bool { return strings.Contains(log.String(), "the queue is locked by somebody else") },
+			waitFor(t, func() bool { return strings.Contains(log.String(), "the queue is locked by another session") },
 				"no claim fails")
 		},
 		"statement_timeout": func(t *testing.T, pool *pgxpool.Pool) {

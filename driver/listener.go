@@ -24,7 +24,7 @@ const lostChannel = "awa_lost_attempts"
 // dueChannel is the channel on which maintenance is notified of deferred jobs that are due before it looks again.
 const dueChannel = "awa_due"
 
-// isDirect says whether nobody else has opened the connection to the server: if so, the process that the greeting named
+// isDirect says whether no proxy has opened the connection to the server: if so, the process that the greeting named
 // is not the server's. A proxy that pools transactions would let "listen" pass, but no notification; those would go to
 // whoever gets that connection next.
 func isDirect(ctx context.Context, conn *pgx.Conn) (bool, error) {

@@ -88,8 +88,9 @@ type duty struct {
 }
 
 // beOnTime makes deferred jobs ready, and fires schedules, when they are due, until the context ends. It sleeps until
-// the next one is due, for lookEvery at most. What comes meanwhile and is due sooner is notified: see [run.hear]. All
-// workers wake at that time. The lock of the pass lets one of them run it, and the others look again a little later.
+// the next one is due, for lookEvery at most. A job that comes meanwhile and is due sooner is notified: see [run.hear].
+// All workers wake at that time. The lock of the pass lets one of them run it, and the others look again a little
+// later.
 func (r *run) beOnTime(ctx context.Context) {
 	promote := &duty{pass: "promote_due", maxJobs: new(int32(promoteMax)), longest: looksApart,
 		trouble: trouble{log: r.log, what: "deferred jobs are not promoted by this worker"}}
@@ -161,7 +162,8 @@ func (d *duty) performSome(ctx context.Context, conn *pgxpool.Conn, mode pgx.Que
 }
 
 // pause returns how long a worker sleeps before it looks again, when it has to wait for so long. random is between 0
-// and 1. Only the longest sleep varies: what is due must not wait. What stays due is looked at less and less often.
+// and 1. Only the longest sleep varies: a pass that is due must not wait. One that stays due is looked at less and less
+// often.
 func (d *duty) pause(wait time.Duration, err error, random float64) time.Duration {
 	switch {
 	case err != nil || wait >= lookEvery:

@@ -45,10 +45,8 @@ type MigrateResult struct {
 
 // Migrate installs Awa in a database, or brings an older installation up to date: tables by numbered migrations,
 // functions, views, owners and grants, in one transaction. It is safe to repeat, from many processes at once, and while
-// workers work:
-// where there
-// is nothing to do, nothing is locked. Otherwise it locks what it changes for a moment, and tries again where others
-// are in the way. Connect to the server itself, not to a proxy that pools transactions.
+// workers work: where there is nothing to do, nothing is locked. Otherwise it locks what it changes for a moment, and
+// tries again where others are in the way. Connect to the server itself, not to a proxy that pools transactions.
 //
 // The databaseURL is in any form that [pgx.ParseConfig] takes; what it leaves out comes from the variables of libpq
 // (PGHOST and so on). Migrate uses one connection and closes it.

@@ -26,11 +26,9 @@ type JobFilter struct {
 	Contains any
 }
 
-// Cancel cancels a job that has not ended, in a transaction of its own, and returns the state that it was in. What runs
-// is taken from its worker: the handler's context ends at once, and its answer is stale. The reason is kept with the
-// job;
-// ""
-// for none.
+// Cancel cancels a job that has not ended, in a transaction of its own, and returns the state that it was in. A running
+// job is taken from its worker: the handler's context ends at once, and its answer is stale. The reason is kept with
+// the job; "" for none.
 //
 // It fails with [ErrNoSuchJob]; with [ErrWrongState] when the job has ended; with [ErrMovedOn]; and with [ErrLocked]
 // when a transaction that lasts is answering for the job.
@@ -122,7 +120,7 @@ func changeError(what string, id int64, err error) error {
 }
 
 // CancelWhere cancels jobs that have not ended, in a transaction of its own, all of them or, on an error, none. It
-// returns how many. Deferred jobs that somebody else is changing are left alone. A filter that filters nothing fails
+// returns how many. Deferred jobs that another session is changing are left alone. A filter that filters nothing fails
 // with [ErrInvalidArgument]; otherwise it fails as [Client.Cancel] does.
 func (c *Client) CancelWhere(ctx context.Context, filter JobFilter) (int64, error) {
 	return c.CancelWhereTx(ctx, ownTx{c.pool}, filter)
@@ -143,8 +141,8 @@ func (c *Client) CancelWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (
 
 // RetryWhere lets jobs run now as [Client.Retry] does, those with the lowest ids first, in a transaction of its own. It
 // returns how many. Without a State they are those that failed, are dead or were cancelled. Jobs whose unique key
-// another one holds, and those that somebody else is changing, are left alone. A filter that filters nothing fails with
-// [ErrInvalidArgument].
+// another one holds, and those that another session is changing, are left alone. A filter that filters nothing fails
+// with [ErrInvalidArgument].
 func (c *Client) RetryWhere(ctx context.Context, filter JobFilter) (int64, error) {
 	return c.RetryWhereTx(ctx, ownTx{c.pool}, filter)
 }
@@ -162,7 +160,7 @@ func (c *Client) RetryWhereTx(ctx context.Context, tx DBTX, filter JobFilter) (i
 	return n, nil
 }
 
-// PurgeDLQ removes dead letters for good, in a transaction of its own, and returns how many. Those that somebody else
+// PurgeDLQ removes dead letters for good, in a transaction of its own, and returns how many. Those that another session
 // is changing are left alone. A filter that filters nothing fails with [ErrInvalidArgument]: the State "dead" stands
 // for all.
 func (c *Client) PurgeDLQ(ctx context.Context, filter JobFilter) (int64, error) {
@@ -183,7 +181,7 @@ func (c *Client) PurgeDLQTx(ctx context.Context, tx DBTX, filter JobFilter) (int
 }
 
 // DeleteJob deletes a job that has ended, in a transaction of its own, and returns the state that it was in. From then
-// on it is neither shown nor counted. What it has left in the log leaves the disk later: see the reference of
+// on it is neither shown nor counted. Its rows in the log leave the disk later: see the reference of
 // delete_job.
 //
 // It fails as [Client.Cancel] does, with [ErrWrongState] when the job has not ended.
@@ -295,7 +293,7 @@ func encodeSettings[S ~map[string]any](settings S) (json.RawMessage, error) {
 	return encode("settings", values)
 }
 
-// PauseQueue stops claims from a queue, in a transaction of its own. What runs goes on, and so does enqueue. It makes
+// PauseQueue stops claims from a queue, in a transaction of its own. Running jobs go on, and so does enqueue. It makes
 // the queue if there is none.
 func (c *Client) PauseQueue(ctx context.Context, queue string) error {
 	return c.PauseQueueTx(ctx, ownTx{c.pool}, queue)
@@ -324,13 +322,12 @@ func (c *Client) ResumeQueueTx(ctx context.Context, tx DBTX, queue string) error
 
 // DropQueue removes a queue, its settings, and its jobs that wait, failed, were cancelled or are dead, in a transaction
 // of its own. It fails with [ErrNoSuchQueue]; with [ErrWrongState] while the queue has jobs that have not ended, unless
-// it is
-// forced: then these go, too, and what runs is taken from its worker.
+// it is forced: then these go, too, and what runs is taken from its worker.
 func (c *Client) DropQueue(ctx context.Context, queue string, force bool) error {
 	return c.DropQueueTx(ctx, ownTx{c.pool}, queue, force)
 }
 
-// DropQueueTx is [Client.DropQueue] inside the caller's transaction. Commit soon: nobody can claim from the queue
+// DropQueueTx is [Client.DropQueue] inside the caller's transaction. Commit soon: no worker can claim from the queue
 // before. It fails with [ErrIsolation] at any isolation level but READ COMMITTED.
 func (c *Client) DropQueueTx(ctx context.Context, tx DBTX, queue string, force bool) error {
 	if err := queries.DropQueue(ctx, utf8DB{tx}, gen.DropQueueParams{Queue: queue, Force: force}); err != nil {

@@ -26,8 +26,8 @@ const (
 	// maxSuspects is how many answers are sent again alone before the others have their turn.
 	maxSuspects = 4
 
-	// How long an answer may wait for a lock that somebody holds: the first time, and when it is known that there is
-	// such a one.
+	// How long an answer may wait for a lock that another session holds: the first time, and when it is known that there
+	// is such a one.
 	firstLockWait = time.Second
 	nextLockWait  = 50 * time.Millisecond
 )
@@ -301,14 +301,14 @@ func (c *completer) mayGiveUp(o *outbox, a answer, othersPass bool, err error) b
 	switch {
 	case c.isAboutTheAnswer(err):
 		return true
-	case errors.As(err, &pg) && isWait(pg): // somebody holds the attempt: that ends some time
+	case errors.As(err, &pg) && isWait(pg): // another session holds the attempt: that ends some time
 		return false
 	case pg != nil && isAboutOthers(pg.Code): // when others pass for long, it is the answer, whatever the code says
 		return othersPass && a.refusal.times >= maxRefusals && time.Since(a.refusal.first) >= refusalPatience
 	case othersPass:
 		return a.refusal.times >= maxRefusals
 	}
-	// None passes. What is given up first shows whether the server takes anything else. Each answer has the same
+	// None passes. The one that is given up first shows whether the server takes anything else. Each answer has the same
 	// patience: those that come late, too.
 	long := time.Since(o.ill) >= refusalPatience && time.Since(a.since) >= refusalPatience
 	if isTemporary(err) && !hasCode(err, readOnly) {

@@ -54,7 +54,7 @@ type queue struct {
 	distance   time.Duration // from an empty look to the next one
 	pause      backoff       // after an error that concerns this queue alone
 	most       int           // how many jobs to ask for at most, while there is one that can't be claimed; 0 for no limit
-	patient    bool          // the last claim took too long, but not because somebody had locked the queue
+	patient    bool          // the last claim took too long, but not because another session had locked the queue
 	link       link
 	trouble    trouble
 }

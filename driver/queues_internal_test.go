@@ -153,7 +153,7 @@ func TestIsTemporary(t *testing.T) {
 }
 
 // Whatever has happened before: who is chosen may take at least one, no queue gets more than its slots, and none that
-// lacks most is passed over; when nobody is chosen there is nothing to do before next.
+// lacks most is passed over; when none is chosen there is nothing to do before next.
 func TestChoose(t *testing.T) {
 	seed := rand.Uint64()
 	t.Log("seed", seed)

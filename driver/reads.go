@@ -116,9 +116,8 @@ func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, er
 }
 
 // ScanJobs returns the ids of the jobs that a filter matches, the newest first, from 100,000 jobs at most; and where to
-// go on:
-// the beforeID of the next call, 0 at the end. The first call's is 0, too. The filter may be empty, and MaxJobs has no
-// meaning.
+// go on: the beforeID of the next call, 0 at the end. The first call's is 0, too. The filter may be empty, and MaxJobs
+// has no meaning.
 func (c *Client) ScanJobs(
 	ctx context.Context, filter JobFilter, beforeID int64,
 ) (ids []int64, nextBeforeID int64, err error) {
@@ -226,7 +225,7 @@ type QueueInfo struct {
 	MaxDepth           *int           // how many jobs may be ready before new ones are refused; nil for any number
 	PausedAt           *time.Time     // since when nothing is claimed from it; nil when it is not paused
 	ChangedAt          *time.Time     // when its settings were changed last, or it was paused or resumed; nil for never
-	ChangedBy          string         // the login that did; "" for nobody
+	ChangedBy          string         // the login that did; "" for none
 	Workers            int            // those that work on it, and sent a heartbeat within [Configuration.WarnSilence]
 	Counts             QueueCounts
 }
@@ -366,7 +365,7 @@ type HealthFinding struct {
 	Details json.RawMessage // the same as numbers: seconds, bytes, process ids
 }
 
-// Health says how the installation is, beginning with what needs somebody.
+// Health says how the installation is, beginning with what needs attention.
 func (c *Client) Health(ctx context.Context) ([]HealthFinding, error) {
 	rows, err := queries.Health(ctx, ownTx{c.pool})
 	if err != nil {
@@ -380,8 +379,8 @@ func (c *Client) Health(ctx context.Context) ([]HealthFinding, error) {
 	return findings, nil
 }
 
-// AuditFinding says whether the books of a queue balance, and what they say. What belongs to no queue is in one without
-// a Queue, which has a Problem and no numbers.
+// AuditFinding says whether the books of a queue balance, and what they say. Findings that belong to no queue are in
+// one without a Queue, which has a Problem and no numbers.
 type AuditFinding struct {
 	Queue           string
 	Enqueued        int64

@@ -375,7 +375,7 @@ func TestAnswersThatAreTooMuchTogether(t *testing.T) {
 	}
 }
 
-// An answer that waits for somebody who holds its attempt keeps no other one waiting, however long that is.
+// An answer that waits for a session that holds its attempt keeps no other one waiting, however long that is.
 func TestAnswerBesideAnOpenTransaction(t *testing.T) {
 	driver.SetRefusalPatience(t, 0)
 	pool := testdb.New(t)

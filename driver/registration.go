@@ -104,7 +104,7 @@ func (r *registration) lose(jobID, receipt int64) (found bool) {
 	return found
 }
 
-// loseAll ends the contexts of all handlers, and returns how many: somebody else has ended the worker, and so all its
+// loseAll ends the contexts of all handlers, and returns how many: another session has ended the worker, and so all its
 // attempts.
 func (r *registration) loseAll() (running int) {
 	r.mu.Lock()
@@ -225,7 +225,7 @@ func checkVersion(ctx context.Context, db gen.DBTX) error {
 	return err
 }
 
-// olderVersion says whether version a, as in 0.10.2, comes before version b. What is no version is not older.
+// olderVersion says whether version a, as in 0.10.2, comes before version b. A text that is no version is not older.
 func olderVersion(a, b string) bool {
 	as, bs := strings.Split(a, "."), strings.Split(b, ".")
 	for i := range min(len(as), len(bs)) {
@@ -276,7 +276,7 @@ func (r *run) beatOne(ctx context.Context, db *dedicated, reg *registration) err
 	})
 	if hasCode(err, invalidParameter) {
 		running := reg.loseAll()
-		const what = "the server no longer knows this worker: its attempts are nobody's or somebody else's, and it begins " +
+		const what = "the server no longer knows this worker: its attempts are no worker's or another one's, and it begins " +
 			"anew"
 		r.warnings.warn(ctx, r.log, slog.LevelWarn, what, what, keyWorkerID, reg.id, keyJobs, running)
 		r.registrations.forget(reg)
@@ -328,8 +328,7 @@ func (r *run) giveBack(ctx context.Context, tasks []*task) {
 
 // windDown keeps the attempts of a retired registration that are known alive, and gives back all others, also what a
 // claim takes that was on its way for so long. When none is left it ends the registration. It leaves for the next time
-// what would
-// keep it waiting.
+// what would keep it waiting.
 func (r *run) windDown(ctx context.Context, db *dedicated, reg *registration) error {
 	jobIDs, receipts := reg.known()
 	var released int64

@@ -34,8 +34,8 @@ type run struct {
 	active     atomic.Int64   // handlers that run
 }
 
-// tasks returns what a claim has brought. What is not the worker's any more, since somebody has ended it meanwhile, is
-// left out.
+// tasks returns the jobs that a claim has brought. Jobs that are not the worker's any more, since it was ended
+// meanwhile, are left out.
 func (r *run) tasks(registration *registration, q *queue, jobs []claimedJob, until time.Time) []*task {
 	tasks := make([]*task, 0, len(jobs))
 	for _, claimed := range jobs {
@@ -95,7 +95,7 @@ func (r *run) runTask(t *task) (took time.Duration) {
 		lost := a.returned()
 		t.queue.stats.running.Add(-1)
 		r.active.Add(-1)
-		if !lost && (err == nil || r.handling.Err() == nil) { // otherwise it is somebody else's, or given back at the end
+		if !lost && (err == nil || r.handling.Err() == nil) { // otherwise it is another worker's, or given back at the end
 			r.completer.send(judge(r.background, r.log, a, job, err))
 		}
 	})

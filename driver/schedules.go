@@ -26,7 +26,7 @@ type Schedule struct {
 	// calendar, whose length varies where clocks are changed.
 	Every    time.Duration
 	Timezone string // by its IANA name, such as "Europe/Berlin"; UTC by default
-	// Missed says what becomes of times at which nobody ran maintenance: "latest" (one job for all of them, the default),
+	// Missed says what becomes of times at which maintenance was not run: "latest" (one job for all of them, the default),
 	// "all" or "skip".
 	Missed    string
 	MissedFor time.Duration // how old a time may be that is made up for by "all": 1 s to 10 years; a day by default
@@ -154,7 +154,7 @@ func (c *Client) UnscheduleTx(ctx context.Context, tx DBTX, name string) error {
 	return scheduleError("remove", name, queries.Unschedule(ctx, utf8DB{tx}, name))
 }
 
-// PauseSchedule keeps a schedule from firing until it is resumed, in a transaction of its own. What falls into the
+// PauseSchedule keeps a schedule from firing until it is resumed, in a transaction of its own. Ticks that fall into the
 // pause is not missed, and a deploy does not end it. The reason, up to 1,000 characters, is shown by
 // [Client.ListSchedules]; "" for none. It fails as [Client.Unschedule] does.
 func (c *Client) PauseSchedule(ctx context.Context, name, reason string) error {
@@ -282,7 +282,7 @@ type ScheduleInfo struct {
 	PausedAt     *time.Time // nil when it is not paused
 	PausedBy     string
 	PauseReason  string
-	TimesMissed  int64 // left out because nobody ran maintenance
+	TimesMissed  int64 // left out because maintenance was not run
 	TimesSkipped int64 // left out because the last job had not ended
 	Failures     int   // how often in a row it has failed to fire
 	Error        string

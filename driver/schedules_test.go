@@ -374,7 +374,7 @@ func TestDeclarationsThatPanic(t *testing.T) {
 		func() { h.Schedule(driver.Schedule{Name: "s"}) })
 }
 
-// A worker that starts while somebody holds one of its schedules works on, and synchronises when it can.
+// A worker that starts while another session holds one of its schedules works on, and synchronises when it can.
 func TestScheduleThatIsHeldAtTheStart(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)

@@ -107,9 +107,8 @@ type QueueConfig struct {
 	// many as the worker has.
 	Slots int
 	// Weight is the queue's share of the worker's slots when there are more jobs than slots, beside those of the other
-	// queues that have jobs, 1 to 1,000; 1 by default. What one queue does not need the others use, so that a slot may
-	// be taken by
-	// another queue's job, until that ends.
+	// queues that have jobs, 1 to 1,000; 1 by default. Slots that one queue does not need are used by the others, so that
+	// a slot may be taken by another queue's job, until that ends.
 	Weight int
 }
 

@@ -327,7 +327,7 @@ func TestHardStopGivesJobsBack(t *testing.T) {
 	waitForState(t, pool, id, "completed")
 }
 
-// A handler that does not care about its context is left behind, and its job goes to somebody else.
+// A handler that does not care about its context is left behind, and its job goes to another worker.
 func TestStopLeavesStubbornHandlersBehind(t *testing.T) {
 	driver.SetTimeouts(t, time.Millisecond, time.Minute, time.Minute)
 	pool := testdb.New(t)

@@ -6,8 +6,7 @@
 // [ObserveWorker] exports what a worker counts.
 //
 // Spans and metrics are those of the semantic conventions for messaging, version 1.43.0, which are still in
-// development:
-// https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/ and
+// development: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/ and
 // https://opentelemetry.io/docs/specs/semconv/messaging/messaging-metrics/. An operation's name is its type, "send" or
 // "process", the destination is the queue, the message is the job. What the conventions have no name for begins with
 // "awa.":
@@ -37,10 +36,10 @@ type Config struct {
 	TracerProvider trace.TracerProvider
 	// MeterProvider makes the metrics; [otel.GetMeterProvider] by default.
 	MeterProvider metric.MeterProvider
-	// Propagator puts the context of a trace into the metadata of jobs, and takes it from there: each of its fields is
-	// a key whose value is a string. [propagation.TraceContext] by default, not the global one, so that producers and
-	// workers agree
-	// in every program and language: traceparent and tracestate, as https://www.w3.org/TR/trace-context/ has them.
+	// Propagator puts the context of a trace into the metadata of jobs, and takes it from there: each of its fields is a
+	// key whose value is a string. [propagation.TraceContext] by default, not the global one, so that producers and
+	// workers agree in every program and language: traceparent and tracestate, as https://www.w3.org/TR/trace-context/ has
+	// them.
 	Propagator propagation.TextMapPropagator
 }
 

@@ -94,7 +94,7 @@ func TestDeleteBesideAnOpenOne(t *testing.T) {
 		a.exec(deleteJob, job)
 		err := b.try(deleteJob, job)
 		require.Equal(t, "55P03", sqlState(err), how.name)
-		require.ErrorContains(t, err, fmt.Sprintf("job %d is being changed by somebody else", job))
+		require.ErrorContains(t, err, fmt.Sprintf("job %d is being changed by another session", job))
 		require.Contains(t, detail(err), fmt.Sprintf("Waited 00:00:00.001 for backend %d (", a.pid), how.name)
 		if how.state != "completed" { // those skip what somebody else is changing
 			require.Zero(t, one[int](b, "select awa.delete_where('q')"))

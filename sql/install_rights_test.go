@@ -260,7 +260,7 @@ func TestInstallNamesWhoMayGrantTheOwner(t *testing.T) {
 	require.Empty(t, result.Warnings)
 }
 
-// A schema that somebody made beforehand is taken only if it is empty: what is in it would run as the role that becomes
+// A schema that was made beforehand is taken only if it is empty: what is in it would run as the role that becomes
 // its owner.
 func TestASchemaMadeBeforehand(t *testing.T) {
 	own := newServer(t)

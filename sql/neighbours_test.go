@@ -76,7 +76,7 @@ func TestLocksThatAnybodyTakes(t *testing.T) {
 			require.Equal(t, int64(0), one[int64](worker, "select awa.deregister_worker(-5)"))
 			for _, pass := range []string{"materialize('0')", "rescue()", "promote_due()", "fire_due()", "expire_history()",
 				"fold()", "forget_workers()", "end_stuck_claimers()", "summarize()"} {
-				worker.exec("select * from awa." + pass) // maintenance waits for nobody
+				worker.exec("select * from awa." + pass) // maintenance waits for no other session
 			}
 			if c.health != "" {
 				s.exec("update awa.settings set claim_wait = '1 millisecond'")

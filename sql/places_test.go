@@ -96,7 +96,7 @@ func TestWhatWasCleanedIsFinishedFirst(t *testing.T) {
 	s.balanced()
 }
 
-// While somebody keeps an old snapshot, a segment can't be truncated, and claims would have to pass over what was
+// While a session keeps an old snapshot, a segment can't be truncated, and claims would have to pass over what was
 // carried: so much is not carried. A mere lock keeps only the truncation. And where readers come and go, it is cleaned
 // all the same.
 func TestMuchIsNotCarriedBesideALongReader(t *testing.T) {

@@ -448,7 +448,7 @@ func TestPruneBesideALock(t *testing.T) {
 	s.balanced()
 }
 
-// One job that runs for hours, and a queue that nobody works on, while the ring turns: the answer is taken, the order
+// One job that runs for hours, and a queue without workers, while the ring turns: the answer is taken, the order
 // is kept.
 func TestRingTurns(t *testing.T) {
 	d := newDatabase(t)

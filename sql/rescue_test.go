@@ -184,7 +184,7 @@ func TestWorkerIsTold(t *testing.T) {
 	}
 }
 
-// A worker that somebody else ends hears of it, so that it stops what runs.
+// A worker that another session ends hears of it, so that it stops what runs.
 func TestEndedWorkerIsNotified(t *testing.T) {
 	d := newDatabase(t)
 	s, other := d.session(), d.session()

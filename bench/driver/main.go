@@ -1,7 +1,6 @@
 // Package driver measures the Go worker as it is by default, with handlers that do nothing: jobs per second, how soon a
 // job is picked up, and how much of the processors the driver takes. Give it a database of its own, freshly migrated,
-// on this
-// machine.
+// on this machine.
 package driver
 
 import (
@@ -233,7 +232,7 @@ func (b *bench) offer(ctx context.Context, rate float64, length time.Duration) e
 		if err != nil {
 			return err
 		}
-		// As many producers as keep up with the rate, each with a share of the schedule, which waits for nobody.
+		// As many producers as keep up with the rate, each with a share of the schedule, which waits for no answer.
 		producers := max(1, int(rate/100))
 		began := time.Now()
 		errs := make(chan error, producers)

@@ -1,5 +1,5 @@
 // Package engine measures the SQL functions of Awa by themselves: milliseconds per call, WAL and dead rows per job, and
-// whether any of it grows with history or with somebody's open transaction. Give it a database of its own, freshly
+// whether any of it grows with history or with an open transaction elsewhere. Give it a database of its own, freshly
 // migrated; it clones it for each length of history.
 package engine
 

@@ -21,7 +21,7 @@ type Scenario struct {
 	Slots     int // handlers at once, of systems with a worker of their own
 
 	Depth int64   // jobs on their way, where Rate is 0
-	Rate  float64 // jobs per second that are offered, by a schedule that waits for nobody
+	Rate  float64 // jobs per second that are offered, by a schedule that waits for no answer
 
 	Queues     int           // 1 where it is 0
 	Priorities bool          // 1 to 4 in turn

@@ -52,7 +52,7 @@ func TestPick(t *testing.T) {
 	assert.ErrorContains(t, err, `no scenario is called "none"; there are backlog, bulk`)
 }
 
-// A schedule waits for nobody: what is due while producers are slow is due at its time, and counts from then.
+// A schedule waits for no other session: what is due while producers are slow is due at its time, and counts from then.
 func TestPacerOfARate(t *testing.T) {
 	p := &pacer{tracker: NewTracker()}
 	p.setRate(1000)

@@ -1,7 +1,6 @@
 // Package wakeups measures how soon the Go worker, as it is by default, picks up jobs from transactions that stay open
 // after they have enqueued: in bursts, so that the notifications of most of them are suppressed. Then how many claims
-// the worker
-// makes while it is idle. Give it a database of its own, freshly migrated, on this machine.
+// the worker makes while it is idle. Give it a database of its own, freshly migrated, on this machine.
 package wakeups
 
 import (

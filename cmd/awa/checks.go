@@ -113,7 +113,7 @@ func (d *doctor) conclude(c check, found []finding, err error) bool {
 // errNotMade says that no function could be made for a check.
 var errNotMade = errors.New("no function could be made")
 
-// runInside runs a check that reads tables, or calls functions, of the schema. What is there is its owner's, and may
+// runInside runs a check that reads tables, or calls functions, of the schema. Its objects are its owner's, and may
 // differ from what it was a moment ago, whatever was compared. So it runs as the owner, or as another role of the
 // installation, and no more: in a function of theirs, in a transaction that is read-only and rolled back.
 func (d *doctor) runInside(ctx context.Context, c check, roles ...string) {

@@ -88,7 +88,7 @@ type sources struct {
 	Heartbeat   float64 `json:"heartbeat"`   // seconds between heartbeats of a worker of the driver's
 }
 
-// doctor examines an installation. It changes nothing. What is in the schema may hold code of those who may change it:
+// doctor examines an installation. It changes nothing. Objects in the schema may hold code of those who may change it:
 // so it compares the catalog with what this program installs, and does what reads tables or calls functions with the
 // rights of the schema's owner or its readers.
 // See runInside.

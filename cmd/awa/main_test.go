@@ -189,8 +189,8 @@ func TestMigrateWithoutPermission(t *testing.T) {
 	assert.Contains(t, stderr, "grant create on database")
 }
 
-// Where somebody has locked the table of the version, the installation waits for as long as it may, and names that
-// session.
+// Where another session has locked the table of the version, the installation waits for as long as it may, and names
+// that session.
 func TestMigrateNamesTheHolder(t *testing.T) {
 	databaseURL := testdb.URL(t)
 	holder := testdb.Connect(t, with(t, databaseURL, "application_name", "holder"))

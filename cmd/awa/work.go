@@ -270,7 +270,7 @@ func outputOf(written []byte) any {
 var (
 	// escapes finds the escapes in JSON, the two of a surrogate pair as one.
 	escapes = regexp.MustCompile(`\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|u....|.)`)
-	// hugeNumber finds numbers that numeric may not hold, and some that it would; nobody means those.
+	// hugeNumber finds numbers that numeric may not hold, and some that it would; those are not meant.
 	hugeNumber = regexp.MustCompile(`[eE][+-]?\d{4}|.{1000}`)
 )
 
@@ -383,7 +383,7 @@ func (w *lineWriter) flush() {
 	}
 }
 
-// sharedWriter is a writer for many goroutines. It goes on when nobody reads it any more.
+// sharedWriter is a writer for many goroutines. It goes on when it is not read any more.
 type sharedWriter struct {
 	mu sync.Mutex
 	w  io.Writer

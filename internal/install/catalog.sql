@@ -1,4 +1,4 @@
--- What the catalog holds of an installation, as JSON: see Catalog.
+-- The objects of an installation in the catalog, as JSON: see Catalog.
 with schema as (
   select n.oid, pg_get_userbyid(n.nspowner) as owner from pg_namespace n where n.nspname = 'awa'
 ), relations as (

@@ -45,7 +45,7 @@ type Call struct {
 type Offer struct {
 	For  time.Duration
 	Jobs int // at most; 0: as many as the time allows
-	// Rate in jobs per second: at the times of a schedule that waits for nobody, so that who is slow falls behind. 0:
+	// Rate in jobs per second: at the times of a schedule that waits for no answer, so that who is slow falls behind. 0:
 	// as many as the consumers complete, with Depth jobs on their way.
 	Rate  float64
 	Depth int

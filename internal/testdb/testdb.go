@@ -2,8 +2,7 @@
 //
 // The databases are in the server that AWA_TEST_DATABASE_URL names or, when that is not set, in a private one that the
 // test binary starts when a test first needs it. Each database is a clone of a template, which the first test that
-// finds none
-// for this version of the SQL creates. On a server that stays, the templates (awa_template_...) stay too.
+// finds none for this version of the SQL creates. On a server that stays, the templates (awa_template_...) stay too.
 package testdb
 
 import (
@@ -39,8 +38,7 @@ const (
 
 // Main runs the tests of a package: call it from TestMain. Afterwards it stops the private server, if there is one,
 // and, when all is well, runs the checks, each until it passes, or for a minute: what a test has closed may still be at
-// its end,
-// a connection whose server is silent for 15 s. It does not return.
+// its end, a connection whose server is silent for 15 s. It does not return.
 func Main(m *testing.M, checks ...func() error) {
 	status := m.Run()
 	if private.server != nil {

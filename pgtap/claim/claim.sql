@@ -17,7 +17,7 @@ begin
 end
 $$;
 
--- What a claimed row shows
+-- Columns of a claimed row
 select awa.enqueue(:'queue' || ' row', 'full', '{"a": 1}', 3, null, 7, '{x,y}', '{"m": 1}', 'g') as row_id \gset
 select awa.enqueue(:'queue' || ' plain', 'plain') as plain_id \gset
 

@@ -1,5 +1,5 @@
--- Without this, claims of a queue with shards would wait for each other, or pass jobs by. What several sessions do is
--- covered by tests in Go.
+-- Without this, claims of a queue with shards would wait for each other, or pass jobs by. Interleavings of several
+-- sessions are covered by tests in Go.
 \set name claim_shards
 \ir ../prelude.psql
 

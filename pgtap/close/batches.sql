@@ -42,7 +42,7 @@ as $$
   select awa._close_batches(pg_temp.jobs(variadic ns), pg_temp.receipts(variadic ns)) || ': ' || pg_temp.closed()
 $$;
 
--- What goes the long way
+-- Answers that go the long way
 select k.closed from c, awa._close_item(c.job_id, c.receipt, 'completed') k where n = 1 \g /dev/null
 select awa.extend(job_id, receipt, '1 hour') from c where n = 2 \g /dev/null
 savepoint here;
@@ -63,7 +63,7 @@ select is((select awa._close_batches(array_agg(job_id), array_agg(receipt)) from
   'a claim that holds a unique key');
 select is(pg_temp.closed(), '1 2', 'of all these none is closed');
 
--- What is closed
+-- Closed items
 select is(pg_temp.batches(9, 10, 11, 12, 13, 14), '6: 1 2 (9 10 11 12 13 14)', 'a whole claim is a row');
 rollback to here;
 select is(pg_temp.batches(11, 12), '2: 1 2 (11 12)', 'a run of items is');

@@ -16,7 +16,7 @@ select awa.extend(job_id, receipt, '1 hour') from l \g /dev/null
 begin;
 select plan(55);
 
--- What it does
+-- Effects
 create temp table told as
 select awa.complete(job_id => c.job_id, receipt => c.receipt)::text as answer
   from c

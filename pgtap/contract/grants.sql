@@ -48,7 +48,7 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_producer', 'version'), ('awa_worker', 'version'), ('awa_maintainer', 'version'), ('awa_operator', 'version'),
   ('awa_reader', 'version');
 
--- What becomes of a statement when this role runs it: ok, or its SQLSTATE.
+-- The outcome of a statement when this role runs it: ok, or its SQLSTATE.
 create function pg_temp.outcome_as(role text, command text) returns text
 language plpgsql
 as $$

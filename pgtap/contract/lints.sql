@@ -1,4 +1,4 @@
--- Without this, a function could be run with somebody else's search_path, be executable by everybody, or get a plan for
+-- Without this, a function could be run with another role's search_path, be executable by everybody, or get a plan for
 -- the statistics of a moment.
 \set name lints
 \ir ../prelude.psql

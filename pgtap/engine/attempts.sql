@@ -160,7 +160,7 @@ select is(pg_temp.look_ups(f.call, a.job_id, a.receipt), f.times, format('%s loo
 select is((select pg_temp.look_ups('select awa.complete(%s, %s)', job_id, receipt) from keyed), 1::bigint,
   'and so does complete of a job with a unique key that outlasts it');
 
--- What a job carries of its failures is bounded
+-- The errors of a job are bounded
 create temp table history (n int, errors jsonb);
 do $$
 declare

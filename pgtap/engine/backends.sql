@@ -1,4 +1,4 @@
--- Without this, health would name a process by a number, and nobody would know whose it is.
+-- Without this, health would name a process by a number, and it would not be noticed whose it is.
 \set name backends
 \ir ../prelude.psql
 begin;

@@ -8,7 +8,7 @@ select count(*) from awa.enqueue_many(:'queue', 'k', array_fill('{}'::jsonb, arr
 begin;
 select plan(28);
 
--- What becomes of a statement when this login runs it: ok, or its SQLSTATE with its detail.
+-- The outcome of a statement when this login runs it: ok, or its SQLSTATE with its detail.
 create function pg_temp.outcome_of(login text, command text) returns text
 language plpgsql
 as $$

@@ -159,7 +159,7 @@ set constraints all deferred;
 rollback to one;
 set constraints all deferred;
 
--- What ended meanwhile, in any way
+-- Jobs that ended meanwhile, in any way
 select is(pg_temp.cancelled_late(n), '40001',
   'cancelled late, but it was ' || n || ' meanwhile: the caller tries again')
   from unnest(array['completed', 'batch', 'failed', 'released']) n;

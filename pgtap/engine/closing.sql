@@ -1,4 +1,4 @@
--- Without this, an answer would close the attempt of another job, or count twice. What two sessions do at once is
+-- Without this, an answer would close the attempt of another job, or count twice. Interleavings of two sessions are
 -- covered by tests with several; what follows, by those of close.
 \set name closing
 \ir ../prelude.psql

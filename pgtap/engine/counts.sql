@@ -39,7 +39,7 @@ select e.segment, e.lane, e.xid, e.job_id from awa.ready_entries e where e.job_i
 select is(pg_temp.counts(), 'available 4, running 0, completed 4', 'a completed job that was deleted is not counted');
 rollback to here;
 
--- What is missing
+-- Missing rows
 create function pg_temp.problems() returns text
 language sql
 return (

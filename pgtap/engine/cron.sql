@@ -35,7 +35,7 @@ $$;
 begin;
 select plan(163);
 
--- What a field holds
+-- Fields
 create temp table fields (n int generated always as identity, field int, value text, bits text);
 insert into fields (field, value, bits) values
   (2, '5', '5'), (2, '05', '5'), (2, '0', '0'), (2, '59', '59'), (2, '1,3,5', '1 3 5'), (2, '10-13', '10 11 12 13'),
@@ -56,7 +56,7 @@ insert into fields (field, value, bits) values
 select is(pg_temp.values_of(awa._cron_field('', f.field, f.value)), f.bits, format('field %s: %s', f.field, f.value))
   from fields f order by f.n;
 
--- What an expression is
+-- Expressions
 select is(awa._parse_cron(e.cron)::text, awa._parse_cron(e.means)::text,
   format('%s is %s', regexp_replace(e.cron, E'[\t\r\n]', ' ', 'g'), e.means))
   from (values (1, '@yearly', '0 0 1 1 *'), (2, '@annually', '0 0 1 1 *'), (3, '@monthly', '0 0 1 * *'),
@@ -77,7 +77,7 @@ select is(concat_ws(' ', case when c.needs_both then 'both' else 'either' end,
 
 select is(awa._cron_bits('00000 * * * *'), awa._cron_bits('0 * * * *'), 'zeros before a number are fine');
 
--- What is refused
+-- Refusals
 select pg_temp.refused_cron(r.cron, r.field, r.hint)
   from (values
     (1, null, 'cron must have five fields', 'minute, hour, day of month'),
@@ -142,7 +142,7 @@ select pg_temp.refused_cron(r.cron, r.field, r.hint)
       (73, '0 0 */30 * 1#2', 'cron, day of month: no such day', 'both')
   ) r(n, cron, field, hint) order by r.n;
 
--- What comes, however seldom
+-- Expressions that seldom fire
 select is(pg_temp.outcome(format('select awa._parse_cron(%L)', c)), 'ok', c || ' comes')
   from unnest('{0 0 29 2 *,0 0 30 2 1,0 0 31W 2 *,0 0 */28 2 0#5,"0 0 31 1,4 *"}'::text[]) with ordinality u(c, n)
   order by n;

@@ -1,5 +1,5 @@
--- Without this, a schedule would come at other times than in Debian's cron, and nobody would know: near a change of
--- the clocks, or on days that are rare. The table is made by scripts/cron_reference.py, which says where it is from.
+-- Without this, a schedule would come at other times than in Debian's cron, and it would not be noticed: near a change
+-- of the clocks, or on days that are rare. The table is made by scripts/cron_reference.py, which says where it is from.
 \set name cron_reference
 \ir ../prelude.psql
 

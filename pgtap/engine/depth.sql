@@ -71,7 +71,7 @@ select is((select count(*)
       from generate_series(1, 10) n))),
   10::bigint, 'also one that mixes kinds');
 
--- What is no enqueue goes on
+-- Calls that are no enqueue go on
 savepoint here;
 select awa.configure_queue(pg_temp.q(), '{"max_depth": null}') \g /dev/null
 select awa.enqueue(pg_temp.q(), 'later', run_at => now() + interval '1 day') as later_id \gset

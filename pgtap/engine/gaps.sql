@@ -1,5 +1,5 @@
 -- Without this, attempts would end because the server was down, and a clock that was ahead would keep dead workers
--- alive. What two sessions do at once is covered by tests with several.
+-- alive. Interleavings of two sessions are covered by tests with several.
 \set name gaps
 \ir ../prelude.psql
 

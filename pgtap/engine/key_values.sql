@@ -41,7 +41,7 @@ select is(awa._moved_key(awa._unique_key('q', 'k', '1', null, b, '1 day', null, 
     'a job that is moved has the key of its new queue: ' || b::text)
   from (values ('{queue}'::text[]), ('{queue,kind,args}'), ('{args,queue}'), ('{kind,args}')) b(b);
 
--- What is equal has one key
+-- Equal values have one key
 select is(pg_temp.hash('q', 'k', a.a::jsonb, null, null) = pg_temp.hash('q', 'k', b.a::jsonb, null, null),
   a.a::jsonb = b.a::jsonb, format('%s and %s', a.a, b.a))
   from (values (1, '{"a":1}'), (2, '{"a":1.0}'), (3, '{"a":100e-2}'), (4, '{"a":10}'), (5, '{"a":1.05}'),

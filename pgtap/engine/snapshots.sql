@@ -35,7 +35,7 @@ select is(awa._cut_snapshot(s.snapshot::pg_snapshot, s.until::xid8)::text, s.cut
   ) s(n, snapshot, until, cut, description)
  order by s.n;
 
--- Who looks back
+-- Snapshots that look back
 select ok(awa._horizon() <= pg_snapshot_xmin(pg_current_snapshot()), 'no snapshot looks further than the present one');
 select is((select count(*) from awa._old_snapshots(:'own') s where s.holder like format('backend %s,%%',
   pg_backend_pid())),

@@ -27,7 +27,7 @@ select is(awa._states('completed_retention'), '{completed}', 'a setting says how
 select is(awa._states('failed_retention'), '{failed,cancelled}', 'another one how long failed and cancelled ones are');
 select is(awa._states('dlq_retention'), '{dead}', 'and a third one how long dead letters are');
 select is(awa._states('other'), null, 'nothing else is known of them');
--- What can't be derived says the same
+-- Lists that can't be derived say the same
 select is(
   (
     select array_agg(m[1] order by m[1])

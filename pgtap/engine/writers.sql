@@ -84,7 +84,7 @@ select awa._end(pg_temp.attempts(), 'completed', outputs => '{"1"}'::jsonb[], co
 select is((select row(d.state, d.output, d.counted_by_closure, d.progress)::text from awa.done_entries d
   join c using (job_id)), '(completed,1,t,)', 'of a completed one with its output, and without progress');
 
--- What an attempt holds
+-- Keys of attempts
 select is((select count(*) from awa.unique_claims u join c using (job_id)), 1::bigint,
   'while it runs it holds its key');
 select awa._end_attempts(pg_temp.attempts(), 'retryable') \g /dev/null

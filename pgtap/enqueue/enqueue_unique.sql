@@ -323,7 +323,7 @@ select pg_temp.refused(format('select * from awa.enqueue_unique(%s)', c.args), '
 select is((select count(*) from awa.queues where name = pg_temp.q(' refused')), 0::bigint,
   'a refused call makes no queue');
 
--- What it writes
+-- Rows that it writes
 select awa.enqueue(:'queue' || ' quiet', 'k') \g /dev/null
 create temp table rows_before as
 select relname, n_tup_ins, n_tup_upd, n_tup_del

@@ -51,7 +51,7 @@ select pg_temp.step('setup') \g /dev/null
 begin;
 select plan(50);
 
--- What others have left in this database
+-- Rows that others have left in this database
 select expired from awa.expire_history() \g /dev/null
 update awa.settings set completed_retention = '1000 days';
 create temp table before as select * from awa.queue_counts() c where starts_with(c.queue, pg_temp.q());

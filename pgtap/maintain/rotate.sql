@@ -67,7 +67,7 @@ insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_a
 select is(pg_temp.rotated(true), 't 1', 'not in the one after that');
 rollback to old;
 
--- What it notes
+-- Notes
 create temp table before as select r.*, clock_timestamp() as at from awa.ring r;
 select is(pg_temp.rotated(true), 't 1', 'forced at any time');
 select ok((

@@ -1,5 +1,5 @@
--- Without this, ten workers would scan the same rows ten times, and nobody would know which pass has stopped. What a
--- session that hangs does to the others is tested with two sessions.
+-- Without this, ten workers would scan the same rows ten times, and it would not be noticed which pass has stopped.
+-- What a session that hangs does to the others is tested with two sessions.
 \set name run_pass
 \ir ../prelude.psql
 

@@ -116,7 +116,7 @@ select is((
 ) + (select count(*) from awa.leases l join jobs on jobs.id = l.job_id),
   0::bigint, 'nothing is left where it was');
 
--- What a worker hears
+-- Notifications
 create temp table lost as select * from awa.heartbeat(:worker_id);
 select results_eq('select c.n, l.reason from lost l join c using (job_id, receipt) order by c.n',
   $$values ('leased', 'no more'), ('running', 'no more')$$, 'the worker is told which attempts to stop, and why');
@@ -160,7 +160,7 @@ select is((select row(j.attempt, jsonb_array_length(j.errors))::text from jobs, 
 select is((select string_agg(a.args #>> '{}', ' ' order by a.receipt) from again a), 'front again bystander',
   'others were served meanwhile');
 
--- What has ended
+-- Ended jobs
 select pg_temp.refused(format('select awa.cancel(%s)', id), 'JQ005', 'state', 'a job that is ' || n)
   from jobs
  where n in ('completed', 'output', 'failed', 'dead')

@@ -114,7 +114,7 @@ select matches(pg_temp.cancelled(format('%L, max_jobs => %s', pg_temp.q(' a'), n
   '^' || n || ': .*cancelled ' || n || ',', format('at most %s', n))
   from unnest(array[1, 3, 5, 11, 13]) n;
 
--- What becomes of them
+-- Afterwards
 select awa.cancel_where(queue => :'queue' || ' a', before => clock_timestamp()) \g /dev/null
 set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is(pg_temp.states(' a'), 'cancelled 14, completed 2, failed 1', 'all that had not ended');

@@ -12,7 +12,7 @@ select plan(84);
 select awa.configure((select jsonb_object_agg(c.name, null) from awa.configuration() c)) \g /dev/null
 create temp table defaults as select pg_temp.set_now() as settings;
 
--- What it sets
+-- Settings
 create temp table told as
 select awa.configure(settings => '{"claim_wait": "2 seconds", "claim_bytes": 1000, "segment_bytes": 2000000000,
   "segment_age": 1800, "completed_retention": "90 minutes", "carry_max": 7, "prune_wait": 0.1, "notifications": false,
@@ -38,7 +38,7 @@ select is(pg_temp.set_now(), (select settings || '{"claim_bytes": 2}' from defau
   'a whole number may be written with a fraction of zero');
 select awa.configure('{"claim_bytes": null}') \g /dev/null
 
--- What is allowed: the bounds
+-- Bounds
 select is(pg_temp.outcome(format('select awa.configure(%L)', jsonb_build_object(c.name, c.min_value))), 'ok',
     c.name || ': the least')
   from awa.configuration() c where c.type <> 'boolean' order by c.name;
@@ -99,7 +99,7 @@ select is(pg_temp.message(m.settings), m.message, m.message)
  order by m.n;
 select is(pg_temp.set_now(), (select settings from defaults), 'a refused call changes nothing');
 
--- What it does
+-- Effects
 select awa.configure('{"claim_bytes": 1}') \g /dev/null
 select pg_temp.fill(pg_temp.q(), 3) \g /dev/null
 select is((select count(*) from awa.claim(pg_temp.q(), 3)), 1::bigint, 'the next claim goes by it');

@@ -37,7 +37,7 @@ begin
 end
 $$;
 
--- What it sets
+-- Settings
 create temp table told as
 select awa.configure_queue(queue => pg_temp.q(),
   settings =>
@@ -90,7 +90,7 @@ select awa.configure_queue(pg_temp.q(),
   '"dlq_retention": null, "completed_retention": null, "lease": null}') \g /dev/null
 select is(pg_temp.others_now(), '- - - - - -', 'null brings their defaults back');
 
--- What is allowed
+-- Bounds
 select is(pg_temp.outcome(format('select awa.configure_queue(pg_temp.q(), %L)', c.settings)), 'ok', c.settings)
   from (values (1, '{"default_priority": 1}'), (2, '{"default_priority": 4}'), (3, '{"default_max_attempts": 1}'),
     (4, '{"default_max_attempts": 1000}'), (5, '{"lease": "1 millisecond"}'),
@@ -103,7 +103,7 @@ select is(pg_temp.outcome(format('select awa.configure_queue(pg_temp.q(), %L)', 
       '"dlq_retention": null}')) c(n, settings)
  order by c.n;
 
--- What it does
+-- Effects
 select awa.configure_queue(pg_temp.q(),
   '{"default_priority": 4, "default_max_attempts": 2, "lease": "13 seconds", "backoff_base": 100, '
   '"backoff_max": 150}') \g /dev/null

@@ -143,7 +143,7 @@ select is(pg_temp.states(),
   ),
   'as awa.jobs shows');
 
--- What the transaction itself enqueued
+-- Jobs that the transaction itself enqueued
 select is((select string_agg(kind, ' ') from own), 'after',
   'what a transaction enqueued before it dropped the queue is never claimed; what it enqueued after that is');
 select is((select string_agg(j.kind || ' ' || j.state, ', ') from awa.jobs j where j.queue = pg_temp.q(' own')),

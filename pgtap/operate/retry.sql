@@ -113,7 +113,7 @@ select is((
 select is(awa.retry(id), 'failed', 'a job may be retried again') from again where n = 1;
 select pg_temp.agrees('and the books balance then');
 
--- What cannot be retried
+-- Jobs that cannot be retried
 select pg_temp.refused(format('select awa.retry(%s)', id), 'JQ005', 'state', 'a job that is ' || n)
   from jobs
  where n in ('available', 'running', 'leased', 'completed', 'output')

@@ -281,7 +281,7 @@ insert into costs
 select 'history', 'claim after late commits', c.*
   from pg_temp.steady_cost($$select * from awa.claim(pg_temp.q(' late'), 3)$$) c;
 
--- What it came to
+-- Totals
 select is(c.seq_scans, 0::bigint, format('%s, %s: nothing is read from one end to the other', c.what, c.at))
   from costs c
  order by c.at, c.what;

@@ -1,7 +1,6 @@
--- Without this, a job could be lost and nobody would know; or the books be off for no reason, and nobody would believe
--- them any more.
--- The tables are emptied for the time of this transaction, so that all is known, and are as they were when it rolls
--- back.
+-- Without this, a job could be lost and it would not be noticed; or the books be off for no reason, and nobody would
+-- believe them any more. The tables are emptied for the time of this transaction, so that all is known, and are as they
+-- were when it rolls back.
 \set name audit
 \ir ../prelude.psql
 
@@ -24,7 +23,7 @@ return (select j.id from jobs j where j.name = id.name order by j.id desc limit 
 select is((select row(a.enqueued, a.available, a.running, a.balanced, a.problem)::text from awa.audit() a),
   '(60,20,40,t,)', 'what was enqueued waits or runs');
 
--- What somebody does, and what does not balance then
+-- Damage, and the balance that finds it
 create function pg_temp.after(command text) returns text
 language plpgsql
 as $$
@@ -178,7 +177,7 @@ select cmp_ok((
    where a.queue = pg_temp.q()
 ),
   '>=', 1::bigint, 'in all states that there are');
--- What becomes of a queue, and of a segment
+-- A queue and a segment afterwards
 select is(pg_temp.after(command), null, description)
   from (values
     (1, $$select awa.drop_queue(pg_temp.q(' moved'), true)$$, 'drop_queue'),

@@ -60,7 +60,7 @@ select pg_temp.says('second', 'behind 1 job of priority 2;');
 select pg_temp.says('third', 'behind 2 jobs of priority 2;');
 select pg_temp.says('released', 'behind 0 jobs of priority 3 that were given back, too;');
 
--- What is ahead is what can be claimed
+-- Only claimable jobs are ahead
 select awa.cancel(id) from kinds where name = 'available' \g /dev/null
 select pg_temp.says('third', 'behind 1 job of priority 2;');
 select awa.set_priority(id, 4) from kinds where name = 'third' \g /dev/null

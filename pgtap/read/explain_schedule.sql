@@ -13,7 +13,7 @@ as $$ select matches(awa.explain_schedule(schedule), pattern, description) $$;
 delete from awa.workers; -- those of other files, some of which work on all queues
 select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *') \g /dev/null
 select pg_temp.explains('^It fires in 00:59:30, at 2026-06-01 13:00:00.00.', 'when it fires');
-select pg_temp.explains('Nobody works on its queue explain_schedule', 'a queue that nobody works on');
+select pg_temp.explains('No worker works on its queue explain_schedule', 'a queue without workers');
 select pg_temp.explains('It has not fired yet.$', 'that it has not yet');
 select awa.register_worker('w') \g /dev/null
 select is(awa.explain_schedule(name => 's') ~ 'Nobody', false, 'a queue with a worker');

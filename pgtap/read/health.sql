@@ -11,7 +11,7 @@ language sql
 return (select string_agg(h.message || coalesce(' -> ' || h.hint, ''), ' | ') from (
   select regexp_replace(h.message, '(\d\d:\d\d):\d\d', '\1', 'g') as message,
          nullif(regexp_replace(h.hint,
-           ' Where somebody does, something is in the way of job \d+: see the server''s log\.$', ''),
+           ' Where it is called, something is in the way of job \d+: see the server''s log\.$', ''),
            'Run workers, or call awa.run_maintenance() every few seconds.') as hint
     from awa.health() h where h.topic = 'maintenance' and h.subject = step and h.level = 'warning') h);
 
@@ -71,9 +71,9 @@ rollback to well;
 select pg_temp.looked('20 seconds') \g /dev/null
 select is(pg_temp.late('run_maintenance'), null, 'maintenance is called once a minute, at least');
 select pg_temp.looked('2 minutes 1 second') \g /dev/null
-select is(pg_temp.late('run_maintenance'), 'nobody has called it, for 00:02', 'or is late');
+select is(pg_temp.late('run_maintenance'), 'it was not called, for 00:02', 'or is late');
 select promoted from awa.promote_due() \g /dev/null
-select is(pg_temp.late('run_maintenance'), 'nobody has called it, for 00:02', 'also when jobs are promoted');
+select is(pg_temp.late('run_maintenance'), 'it was not called, for 00:02', 'also when jobs are promoted');
 update awa.settings set warn_silence = '5 minutes';
 select is(pg_temp.late('run_maintenance'), null, 'how late is a setting');
 update awa.settings set warn_silence = '1 minute';
@@ -86,7 +86,7 @@ select is((select h.hint from awa.health() h where h.topic = 'maintenance' and h
 select setval('awa.rescue_called_at', 1, false) \g /dev/null
 select is(pg_temp.late('run_maintenance'), null, 'where there was never a queue it need not be called');
 insert into awa.queues (queue_id, name, created_at) values (1, 'q', pg_temp.ago('3 minutes 1 second'));
-select is(pg_temp.late('run_maintenance'), 'nobody has called it, for 00:03', 'where there is one it must');
+select is(pg_temp.late('run_maintenance'), 'it was not called, for 00:03', 'where there is one it must');
 select awa.enqueue(pg_temp.q(), 'k', run_at => '2130-01-01') \g /dev/null
 select pg_temp.looked('-1 hour') \g /dev/null
 update awa.deferred_jobs set run_at = pg_temp.ago('1 minute 1 second');
@@ -212,8 +212,8 @@ select is(pg_temp.details('prune'),
   jsonb_build_object('outcome', 'full', 'tries', 7, 'retry_at', timestamptz '2130-01-01', 'pids', null), 'in numbers');
 update awa.ring set outcome = 'busy', cleaned_segment = 3;
 select is(pg_temp.says('prune'),
-  'warning: segment 3: not emptied for 00:02: somebody is at work on what is alive in it: nobody by now, and it is '
-  'tried again -> It is tried again. A session that is named for long should end its transaction.',
+  'warning: segment 3: not emptied for 00:02: sessions are at work on what is alive in it: no session by now, and it '
+  'is tried again -> It is tried again. A session that is named for long should end its transaction.',
   'busy');
 update awa.ring set outcome = 'waiting', old_snapshots = '{"backend 1, since then","replication slot s"}';
 select is(pg_temp.says('prune'),
@@ -245,7 +245,7 @@ select is((select h.level from awa.health() h where h.subject = 'segment 0'), 'o
   'may be four times as large as it should be');
 update awa.settings set segment_bytes = pg_relation_size('awa.ready_entries_0') / 4 - 1;
 select matches(pg_temp.says('segment', '0'),
-  '^warning: segment 0: current for 01:00, \d+ kB -> Nobody has left it for the next one, which is empty: see '
+  '^warning: segment 0: current for 01:00, \d+ kB -> It was not left for the next one, which is empty: see '
   'maintenance\.$',
   'not when nobody rotates');
 select is(pg_temp.late('rotate'), 'the current segment should have been left, for 01:00', 'which is late');
@@ -267,7 +267,7 @@ select matches(pg_temp.says('segment', '0'), '^ok: segment 0: left 01:00 ago, \d
 update awa.ring set cleaned_segment = 0, cleaned_until = awa._snapshot();
 select matches(pg_temp.says('segment', '0'), '^ok: segment 0: left 01:00 ago, \d+ kB, cleaned$', 'and cleaned');
 
--- What needs somebody first comes first
+-- The most urgent comes first
 update awa.origin set xid = '5';
 update awa.ring set tables = '{1,2}', outcome = 'unbalanced', stuck_since = clock_timestamp();
 insert into awa.workers (name, heartbeat_at) values ('quick', clock_timestamp()), ('silent', pg_temp.ago('2 minutes'));

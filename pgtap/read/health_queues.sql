@@ -1,4 +1,4 @@
--- Without this, a queue that nobody works on would show only when somebody misses a job.
+-- Without this, a queue without workers would show only when somebody misses a job.
 \set name health_queues
 \ir ../prelude.psql
 
@@ -15,7 +15,7 @@ $$;
 
 \ir health.psql
 
--- What waits, and for whom
+-- Jobs that wait, and for which workers
 select pg_temp.fill(pg_temp.q(), 5) \g /dev/null
 update awa.ready_entries set ready_at = pg_temp.ago('4 minutes 1 second');
 select is(pg_temp.says('queue'), format('ok: %s: 5 ready, the oldest for 00:04, 0 running', pg_temp.q()),

@@ -1,4 +1,4 @@
--- Without this, a schedule could stop, and nobody would know.
+-- Without this, a schedule could stop, and it would not be noticed.
 \set name health_schedules
 \ir ../prelude.psql
 
@@ -40,8 +40,9 @@ update awa.schedules
    set failures = 0, next_tick = '2026-06-01 12:10:00+00', next_at = '2026-06-01 12:10:00+00' where name = 'a';
 select awa.schedule(n, pg_temp.q(' typo'), 'k', '@daily') from unnest('{b,c}'::text[]) n \g /dev/null
 select is(pg_temp.says(),
-  format('warning b: nobody works on its queue %s typo | warning c: nobody works on its queue %1$s typo', pg_temp.q()),
-  'a queue that nobody works on');
+  format('warning b: no worker works on its queue %s typo | warning c: no worker works on its queue %1$s typo',
+    pg_temp.q()),
+  'a queue without workers');
 select is((select bool_and(h.hint is not null and h.details is not null) from awa._health_schedules() h), true,
   'each says what to do');
 select awa.pause_schedule('b'), awa.unschedule('c') \g /dev/null

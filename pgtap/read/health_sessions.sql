@@ -1,5 +1,5 @@
--- Without this, a worker that died would show only when its jobs run again, and nobody would know why workers poll.
--- Old snapshots, and a queue of notifications that is full, are covered by tests with several sessions.
+-- Without this, a worker that died would show only when its jobs run again, and it would not be noticed why workers
+-- poll. Old snapshots, and a queue of notifications that is full, are covered by tests with several sessions.
 \set name health_sessions
 \ir ../prelude.psql
 

@@ -22,7 +22,7 @@ select is(awa.next_ready_at('{}'), null, 'of none');
 update awa.deferred_jobs set state = 'retryable' where run_at = '2130-01-02 00:00+00';
 select is(awa.next_ready_at(array[:'queue']), '2130-01-02 00:00+00', 'a retry counts');
 
--- What waits for promote_due
+-- Jobs that wait for promote_due
 update awa.deferred_jobs set run_at = '2020-01-01 00:00+00' where run_at = '2130-01-03 00:00+00';
 select setval('awa.promoted_until', 1) \g /dev/null
 select is(awa.next_ready_at(), '2020-01-01 00:00+00', 'a job that is due, where no pass has been');

@@ -43,7 +43,7 @@ select is((select count(*) from awa.backfill_schedule('s', '2026-06-01 15:00+00'
 select is(pg_temp.fire(), '', 'does not fire again');
 select is(pg_temp.next('s'), '01 16:00:00', 'the next one does');
 
--- What was left out
+-- Ticks that were left out
 select awa.schedule('k', pg_temp.q(), 'k', '0 * * * *', missed => 'skip') \g /dev/null
 select awa.pause_schedule('s') \g /dev/null
 select is(pg_temp.fire_at('2026-06-01 18:30:00+00'), 'missed 3', 'times that were missed');

@@ -44,7 +44,7 @@ select is(pg_temp.times('last'), '01 12:03, 01 12:04', 'it has fired once, and h
 select awa.unschedule('last') \g /dev/null
 select pg_temp.at('2026-06-01 12:02:59+00') \g /dev/null
 
--- What is missed
+-- Missed ticks
 create temp table missed as select m as name from unnest('{skip,latest,all}'::text[]) m;
 select awa.schedule(name, pg_temp.q(), 'k', '*/10 * * * *', missed => name, missed_for => '90 minutes')
   from missed \g /dev/null

@@ -140,7 +140,7 @@ select is((select row(l.args, l.timezone, l.missed, l.missed_for, l.overlap)::te
 select is(pg_temp.outcome($$select awa.schedule('n', pg_temp.q(), 'k', E'\t30  9 * * MON-FRI\n')$$), 'ok',
   'tabs and newlines are fine');
 
--- What is refused
+-- Refusals
 select pg_temp.refused(format('select awa.schedule(name => %s, queue => %s, kind => %s, %s)', c.name, c.queue, c.kind,
   c.rest), '22023', c.names, c.description)
   from (values

@@ -60,7 +60,7 @@ select is(pg_temp.declare(pg_temp.entries('b', 'd'), 11), 'true: b d', 'which ma
 select pg_temp.refused($$select awa.sync_schedules('app', pg_temp.entries('b', 'd', 'e'), 11)$$, '22023', 'revision',
   'and not otherwise');
 
--- What stays
+-- Rows that stay
 select pg_temp.fire_at('2026-06-01 13:00:00+00') \g /dev/null
 create temp table before as select * from awa.schedules;
 select pg_temp.at('2026-06-01 14:30:00+00') \g /dev/null

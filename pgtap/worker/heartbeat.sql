@@ -52,7 +52,7 @@ select pg_temp.refused(format('select * from awa.heartbeat(%s)', c.id), '22023',
 select awa.complete(job_id, receipt) from c \g /dev/null
 select is((select j.heartbeat_at from awa.job(:job_id) j), null, 'an ended job shows no heartbeat');
 
--- What it lost
+-- Lost attempts
 create function pg_temp.told(worker_id bigint) returns text
 language sql
 return (

@@ -48,6 +48,6 @@ select md5(string_agg(o.text, E'\n' order by o.text collate "C"))
                 where y.oid = c.reltype
              ))
       from pg_class c join pg_namespace n on n.oid = c.relnamespace where n.nspname = 'awa' and c.oid <> all ($1)
-       -- What a materialized view is filled in while this runs, from PostgreSQL 17 on.
+       -- The schema in which a materialized view is filled while this runs, from PostgreSQL 17 on.
        and c.relname !~ '^pg_temp_[0-9]+$'
   ) o

@@ -1,4 +1,4 @@
--- What is in schema awa, or on its tables, and is none of Awa's; functions apart. $1: relations and triggers of this
+-- Objects in schema awa, or on its tables, that are none of Awa's; functions apart. $1: relations and triggers of this
 -- version, as JSON.
 select f.*
   from (

@@ -1,4 +1,4 @@
-{{- /* What is seen at a glance: in the catalog alone, without a lock, by whoever may look there. */ -}}
+{{- /* A look at a glance: in the catalog alone, without a lock, by whoever may look there. */ -}}
 {{define "done"}}perform set_config('awa.installed',
             json_build_object('before', v_before, 'after', v_before, 'functions', v_functions, 'newer', {{.}},
               'changed', false, 'role', current_user, 'role_prefix', v_prefix,
@@ -27,7 +27,7 @@
         end if;
 {{end}}
 {{define "glance"}}
-    -- What the last installation has left as the schema's comment. It is taken for what it says only where the schema
+    -- The schema's comment, as the last installation has left it. It is taken for what it says only where the schema
     -- belongs to the owner's role, and whoever runs this has to do with these roles; or where it belongs to whoever
     -- runs this, who can't have it shared. The second time what the first one has found out counts.
     select regexp_match(obj_description(n.oid, 'pg_namespace'), '^Awa ([0-9.]{1,20}), schema version ([0-9]{1,6}), '
@@ -52,7 +52,8 @@
 {{template "newer"}}
       execute c_catalog into v_catalog using '{}'::oid[];
       if v_before = c_schema and v_glance[4] = c_sources and v_glance[5] = v_catalog
-         -- Whoever may make roles, or grant what the owner needs, makes up for what another installer could not.
+         -- An installer that may make roles, or grant what the owner needs, makes up for what another installer could
+         -- not.
          and (v_look = 2 or not v_may_create
               or not exists (select from unnest(c_roles) e(role)
                               where not exists (select from pg_roles r where r.rolname = v_prefix || e.role)))

@@ -1,4 +1,4 @@
-{{- /* What runs inside the schema, as its owner: bodies of the function of as_owner.sql. */ -}}
+{{- /* Code that runs inside the schema, as its owner: bodies of the function of as_owner.sql. */ -}}
 {{- /* An answer, as JSON, for who called it. */ -}}
 {{define "say"}}  execute format('comment on function awa.%I(jsonb) is %L', $1 ->> 'name', v_said);
   return true;{{end}}
@@ -13,7 +13,7 @@ begin
 {{template "say"}}
 end
 {{end}}
-{{- /* What the catalog has made of a function, but for its owner and its grants. */ -}}
+{{- /* A function as the catalog has it, but for its owner and its grants. */ -}}
 {{define "made"}}md5((to_jsonb(p) - '{proowner,proacl}'::text[])::text){{end}}
 {{define "made_of"}}(
           select string_agg({{template "made"}}, ' ' order by p.oid)
@@ -44,7 +44,7 @@ begin
 {{template "say"}}
 end
 {{end}}
-{{- /* What comes before the functions' package. */ -}}
+{{- /* The part before the functions' package. */ -}}
 {{define "prepare"}}  -- The table of the version says before all else whose roles these are: the grants read it.
   if not exists (select from pg_class c where c.relnamespace = v_namespace and c.relname = 'schema_version') then
     create table awa.schema_version (
@@ -74,7 +74,7 @@ end
   update awa.schema_version set role_prefix = v_prefix, functions = c_version;
 
   -- Functions that this version does not have, or not in this form, go, with what of the schema depends on them: that
-  -- is made again. What depends on them elsewhere is its owner's.
+  -- is made again. Objects elsewhere that depend on them are their owners'.
   select array_agg(distinct p.oid) into v_gone
     from pg_proc p
    where p.pronamespace = v_namespace and p.oid <> all (v_ours)
@@ -177,7 +177,7 @@ declare
   v_prefix constant text := $1 ->> 'role_prefix';
   v_changed constant text[] := array(select jsonb_array_elements_text($1 -> 'changed'));
   v_namespace constant oid := 'awa'::regnamespace;
-  -- What this runs in is no part of the installation.
+  -- The function that this runs in is no part of the installation.
   v_ours constant oid[] := array_remove(array[to_regprocedure(format('awa.%I(jsonb)', $1 ->> 'name'))::oid,
     to_regclass(format('awa.%I', $1 ->> 'name'))::oid],
     null);
@@ -259,8 +259,8 @@ begin
                        from (values {{range $i, $p := .Routines}}{{if $i}},
                          {{end}}('{{$p.Name}}', '{{$p.Hash}}'){{end}}) e(name, hash)
                        join pg_proc p on p.pronamespace = v_namespace and p.proname = e.name);
-  -- What everybody can read without touching anything of the schema: so nothing is done, or locked, where nothing was
-  -- changed. The last hash is of what the catalog holds, owners and grants included.
+  -- A comment, which everybody can read without touching anything of the schema: so nothing is done, or locked, where
+  -- nothing was changed. The last hash is of what the catalog holds, owners and grants included.
   execute format('comment on schema awa is %L', format('Awa %s, schema version %s, roles %s, sources %s, catalog %s',
     c_version, c_schema, v_prefix, c_sources, v_catalog));
   return true;

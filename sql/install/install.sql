@@ -79,7 +79,7 @@ begin
               'In this one, let Go programs set client_encoding=UTF8.';
   end if;
 
-  -- What is there: twice, since another installation may have changed it before this one has the installation's lock.
+  -- It looks twice, since another installation may have changed it before this one has the installation's lock.
   for v_look in 1..2 loop
 {{template "glance" .}}{{template "not_in_disguise"}}    loop
       v_namespace := null;
@@ -240,7 +240,7 @@ begin
   set local check_function_bodies = off;
   set local client_min_messages = warning;
 
-  -- Whatever has another owner now becomes this one's.
+  -- Objects that have another owner now become this one's.
   v_passes := v_before > 0 and (v_schema_owner <> v_owner
     or exists (
       select
@@ -259,8 +259,8 @@ begin
     'select array_agg(distinct coalesce(i.inhparent, f.relation)) from (%s) f left join pg_inherits i on i.inhrelid = '
     'f.relation where f.cure is not null and f.relation is not null',
     c_foreign) into v_foreign using c_expected;
-  -- What would run code, and can't be taken away without loss, has to go first. Where the schema gets another owner all
-  -- that is none of Awa's has to: see below.
+  -- Objects that would run code, and can't be taken away without loss, have to go first. Where the schema gets another
+  -- owner all that is none of Awa's has to: see below.
   execute format(
     'select string_agg(f.object, '', '' order by f.object) from (%s) f where f.kind in (''expression'', ''column'', '
     '''child'')',
@@ -271,8 +271,8 @@ begin
       hint = 'Nothing was changed. Find out who did it, drop it, and run this again.';
   end if;
 
-  -- What has to be locked: a view only where it differs, tables only where a migration, an owner or a trigger changes
-  -- them.
+  -- The objects to be locked: a view only where it differs, tables only where a migration, an owner or a trigger
+  -- changes them.
   select coalesce(array_agg(p.view), '{}') into v_changed
     from (values {{range $i, $p := .Views}}{{if $i}}, {{end}}('{{$p.Name}}', '{{$p.Hash}}'){{end}}) p(view, hash)
     left join pg_class c on c.relnamespace = v_namespace and c.relname = p.view and c.relkind = 'v'
@@ -339,7 +339,7 @@ begin
         from pg_class c
        where c.relnamespace = v_namespace and c.relkind = 'v' and (c.relname = any (v_changed) or c.relowner <> v_owner)
     );
-  -- What can be done before others have to wait.
+  -- The part that can be done before others have to wait.
   for v_command in
     select format('alter schema awa owner to %s', v_owner::regrole)
       from pg_namespace n
@@ -383,7 +383,7 @@ begin
     end;
   end loop;
 
-  -- Whatever of Awa's is there is given to its owner, with all rights on it. This runs nothing of anybody's.
+  -- All that is there of Awa's is given to its owner, with all rights on it. This runs nothing of anybody's.
   for v_command in
     select format('alter %s %s owner to %s',
       case c.relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end, c.oid::regclass, v_owner::regrole)

@@ -7,7 +7,7 @@
   v_holders text;
 {{end}}
 {{define "alone"}}
-    -- One at a time. Whoever can connect may take this lock, so the wait ends.
+    -- One at a time. Every login may take this lock, so the wait ends.
     while not pg_try_advisory_xact_lock({{.LockKey}}::bigint) loop
       if clock_timestamp() > v_began + v_wait then
         select string_agg(format('process %s of role %s', a.pid, a.usename), ', ') into v_holders

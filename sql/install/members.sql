@@ -1,4 +1,4 @@
-{{- /* What of the schema is a member of an extension. Takes nothing, returns extension, object and cure. */ -}}
+{{- /* Objects of the schema that are members of an extension. Takes nothing, returns extension, object and cure. */ -}}
 {{define "members"}}select e.extname as extension, pg_describe_object(d.classid, d.objid, 0) as object,
        format('alter extension %I drop %s %s;', e.extname, i.type, i.identity) as cure
   from pg_depend d

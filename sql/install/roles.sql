@@ -60,7 +60,7 @@
               'Choose roles of Awa''s own: --role-prefix app_awa_, for psql -v role_prefix=app_awa_. Or alter that '
               'role: nosuperuser, nologin.';
         end if;
-        -- What is there already may hold code of its present owner's: it does not become somebody else's.
+        -- Objects that are there may hold code of their present owner's: they do not become another role's.
         if v_before > 0 and v_schema_owner <> v_owner_role and not v_marked then
           raise exception using errcode = '55000',
             message = format('the role %s is there, and was not made by Awa', v_owner_role::regrole),
@@ -108,7 +108,7 @@
               v_elsewhere, current_user),
             hint = 'Choose roles of this database''s own: --role-prefix app_, for psql -v role_prefix=app_.';
         end if;
-        -- Whoever was a member when the roles were another database's, which is gone, would read and change all here.
+        -- A member from when the roles were another database's, which is gone, would read and change all here.
         if v_before = 0 then
           select string_agg(m.member::regrole::text, ', ' order by m.member::regrole::text) into v_members
             from pg_auth_members m join pg_roles r on r.oid = m.member
@@ -157,7 +157,7 @@
           using detail = 'Also to themselves. Its members can read and change everything here.',
             hint = format('Unless they install: revoke %s from %s cascade.', v_owner_role::regrole, v_others);
       end if;
-      -- So with the other roles. Who is a member of the owner, or may become one, may do all of that anyhow.
+      -- So with the other roles. Members of the owner, and roles that may become one, may do all of that anyhow.
       select string_agg(distinct format('%s by %s', m.roleid::regrole, m.member::regrole), ', '),
              string_agg(distinct format('revoke %s from %s cascade;', m.roleid::regrole, m.member::regrole), ' ')
         into v_others, v_cure

@@ -1,6 +1,6 @@
 {{- /* Removes an installation. See internal/install. */ -}}
 -- Removes Awa: the schema, and those of its roles that nothing else needs. Refuses while there are jobs, schedules, or
--- objects of others that depend on it, unless it is told to (awa.force). What is read in the schema is read by its
+-- objects of others that depend on it, unless it is told to (awa.force). The schema is read by its
 -- owner: see as_owner.sql.
 do $awa$
 declare

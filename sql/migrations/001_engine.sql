@@ -176,7 +176,7 @@ comment on column awa.queues.forget_after is
   'Once all transactions before this one have ended, maintenance may remove the name: nothing else is left of the '
   'dropped queue';
 comment on column awa.queues.queue_id is
-  'The first 54 bits of the SHA-256 of the name, so that nobody has to agree on a number';
+  'The first 54 bits of the SHA-256 of the name, so that no agreement on a number is needed';
 comment on column awa.queues.lane is
   'A lane that jobs have been put to: it has a row before anything of it can be seen. Null where the queue was made '
   'without a job';
@@ -273,14 +273,14 @@ create table awa.settings (
 insert into awa.settings default values;
 comment on table awa.settings is 'Settings of the whole installation, in one row';
 comment on column awa.settings.claim_wait is
-  'How long a call waits for a lock that somebody else holds, a claim for another claim on the same queue, say, before '
-  'it gives up with 55P03';
+  'How long a call waits for a lock that another session holds, a claim for another claim on the same queue, say, '
+  'before it gives up with 55P03';
 comment on column awa.settings.segment_bytes is
   'Bytes of entries at which the current segment is left for the next one';
 comment on column awa.settings.segment_age is 'Age at which the current segment is left for the next one';
 comment on column awa.settings.completed_retention is 'How long completed jobs are kept, at least';
 comment on column awa.settings.carry_max is
-  'How many entries that nobody has claimed, or open attempts, are carried out of a segment; where there are more it '
+  'How many entries that were not claimed, or open attempts, are carried out of a segment; where there are more it '
   'stays';
 comment on column awa.settings.prune_wait is
   'How long the truncation of a segment waits for its locks, and others behind it, at the first try; twice as long at '
@@ -296,7 +296,7 @@ comment on column awa.settings.warn_transaction_age is
   'How long a transaction may keep old rows from being removed before health warns';
 comment on column awa.settings.claim_bytes is
   'Bytes of a claim''s result, estimated, but at least one job: so small that it fits the buffers of a Unix socket '
-  '(204 kB on Linux) when nobody reads it';
+  '(204 kB on Linux) when its reader does not read';
 
 create table awa.ring (
   only_row        boolean primary key default true check (only_row),
@@ -352,7 +352,7 @@ create table awa.origin (
 alter table awa.origin replica identity full;
 comment on table awa.origin is 'One row that says where it was written';
 comment on column awa.origin.xid is
-  'The transaction that wrote this row: its xmin, unless somebody has written it again';
+  'The transaction that wrote this row: its xmin, unless it was written again';
 comment on column awa.origin.server is 'The identifier of the server on which it was written';
 
 create table awa.workers (
@@ -842,7 +842,7 @@ comment on column awa.unique_claims.round is
   '0 in the first row of a key, which keeps others out. Some keys that were let go of have a second row, whose round '
   'grows each time that it changes: it is found without a look at what it replaced, which an old snapshot may keep';
 comment on column awa.unique_claims.job_id is
-  'The job that holds the key; null in a row that counts when nobody does, and in the first row of a key that has two';
+  'The job that holds the key; null in a row that counts when no job does, and in the first row of a key that has two';
 comment on column awa.unique_claims.held_until is 'The end of the period, once the job has completed';
 comment on column awa.unique_claims.free_since is
   'In a second row: the transaction that let go of the key; null while a job holds it';

@@ -1,4 +1,4 @@
--- What views of Awa read from the system catalog: sqlc finds it only under the name of its schema.
+-- Tables of the system catalog that views of Awa read: sqlc finds it only under the name of its schema.
 create view pg_stat_activity as select * from pg_catalog.pg_stat_activity;
 create view pg_locks as select * from pg_catalog.pg_locks;
 create view pg_prepared_xacts as select * from pg_catalog.pg_prepared_xacts;

@@ -1,5 +1,5 @@
 -- Body of a function in PL/pgSQL. The server keeps views, and functions in standard SQL, only as it has parsed them. So
--- this program's text is parsed, too, and what comes of both is compared. What was made for that is rolled back.
+-- this program's text is parsed, too, and the results are compared. Objects that were made for that are rolled back.
 declare
   c_schema constant text := case when has_schema_privilege('awa', 'create') then 'awa' else 'pg_temp' end;
   v record;

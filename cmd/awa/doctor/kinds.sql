@@ -1,4 +1,4 @@
--- What has the name of a table may be something else, which runs somebody's code when it is read.
+-- A relation that has the name of a table may be something else, which runs code that is not Awa's when it is read.
 select 'critical' as level, format('awa.%I', c.relname) as subject,
        case
          when k.kinds is null then 'is neither a table, a view, a sequence nor an index'

@@ -104,7 +104,7 @@ select case when not bool_or(m.reads) and m.installs then 'ok' else 'warning' en
  where o.name = 'owner'
  group by o.role, m.member, m.installs
 union all
--- Who is a member of the owner, or may become one, is named already.
+-- Members of the owner, and roles that may become one, are named already.
 select 'warning', o.role, format('can be granted by %s, also to itself', m.member::regrole),
        format('Unless that is meant: revoke %I from %s cascade;', o.role, m.member::regrole)
   from roles o

@@ -1,4 +1,4 @@
--- What is in awa.schema_version, once it is sure that it is a table.
+-- The content of awa.schema_version, once it is sure that it is a table.
 select case when v.version is null then 'critical' when v.version = e.schema then 'ok' else 'warning' end as level,
        'schema' as subject,
        case

@@ -1,5 +1,5 @@
 select 'warning' as level, format('prune_wait = %s', s.prune_wait) as subject,
-       format('not shorter than deadlock_timeout (%s): a prune may end the transaction of somebody who waits behind it',
+       format('not shorter than deadlock_timeout (%s): a prune may end the transaction of one that waits behind it',
          current_setting('deadlock_timeout')) as message,
        'Raise deadlock_timeout, or lower prune_wait with awa.configure.' as hint
   from awa.settings s

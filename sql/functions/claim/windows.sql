@@ -33,7 +33,7 @@ begin
                  where pg_visible_in_snapshot(x.xid, now)
                  limit 1)
          order by (l.lane & 7) <> 0,
-                  h.ready_at is not null and h.is_far desc, -- taken at once, so that nobody has to go that way again
+                  h.ready_at is not null and h.is_far desc, -- taken at once, so that no claim has to go that way again
                   (l.lane & 7) - floor(
                     greatest(extract(epoch from _by_age.claimed_at - h.ready_at)::float8, 0)
                       / extract(epoch from aging)::float8

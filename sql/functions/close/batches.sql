@@ -1,6 +1,6 @@
--- What the _many forms share. Most often none of the attempts is closed, and nobody else answers for their claims.
+-- Parts of the _many forms. Most often none of the attempts is closed, and no other session answers for their claims.
 
--- Closes the first ones of some attempts, in one row for each claim, as far as they are open and nobody is in the way.
+-- Closes the first ones of some attempts, in one row for each claim, as far as they are open and free.
 -- Returns how many it has closed, none of which was stale; null, and closes nothing, where the receipts are not in
 -- ascending order, or one is given twice. It stops before the first claim in which an attempt is not open, or has a row
 -- in leases, or which holds unique keys, or which another session is inside of. It closes nothing of more than 64
@@ -57,7 +57,7 @@ begin
 end
 $$;
 comment on function awa._close_batches is
-  'Closes the first ones of some attempts, in one row for each claim, as far as they are open and nobody is in the way';
+  'Closes the first ones of some attempts, in one row for each claim, as far as they are open and free';
 
 -- Closes one attempt as _close does, where it is open in the ledger.
 -- keyless: and its claim holds no unique keys.

@@ -24,7 +24,7 @@ declare
 begin
   if error is null then
     perform awa._refuse('error must not be null', null,
-      'Say why nobody should try it again, in a text that is read in awa.jobs.');
+      'Say why it should not be tried again, in a text that is read in awa.jobs.');
   end if;
   if details is not null then
     perform awa._json_bytes('details', details, most => 65536);

@@ -298,7 +298,7 @@ language plpgsql
 as $$
 begin
   raise exception using errcode = '40001', message = 'the job moved on meanwhile',
-    detail = format('Somebody else was changing job %s.', job_id),
+    detail = format('Another session was changing job %s.', job_id),
     hint = 'Try again: the next call sees the job''s new state.';
 end
 $$;
@@ -311,7 +311,7 @@ as $$
 begin
   raise exception using errcode = 'JQ001', message = 'stale receipt',
     detail = format('Receipt %s is not, or no longer, an open attempt of job %s.', receipt, job_id),
-    hint = 'The attempt was answered before, or given to somebody else: drop its result.';
+    hint = 'The attempt was answered before, or given to another worker: drop its result.';
 end
 $$;
 comment on function awa._refuse_stale is 'Raises JQ001';

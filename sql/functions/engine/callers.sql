@@ -21,7 +21,7 @@ as $$ select awa._may_call('awa.drop_queue', role) $$;
 comment on function awa._is_operator is
   'Whether the session''s login, or another role, may act as an operator, by itself or after set role';
 
--- The role that owns a source of schedules; null where nobody does, or its role is gone.
+-- The role that owns a source of schedules; null where no role does, or it is gone.
 -- Why: by its OID, since another role may have its name by now. In a database that was restored from another server,
 -- whose roles have other OIDs, by its name, until rebase_after_restore has run.
 create or replace function awa._owner_of(source awa.schedule_sources) returns oid
@@ -32,7 +32,7 @@ select r.oid
  where case when awa._is_restored() then r.rolname = source.owner else r.oid = source.owner_id end
 $$;
 comment on function awa._owner_of is
-  'The role that owns a source of schedules; null where nobody does, or its role is gone';
+  'The role that owns a source of schedules; null where no role does, or it is gone';
 
 -- Notes by their OIDs on this server which roles own sources of schedules, in a database that was restored.
 create or replace function awa._own_sources() returns void

@@ -186,8 +186,8 @@ begin
      from awa._buried_now(new.batch) t
      join awa.queue_rollups r on r.lane = t.lane
     where pg_visible_in_snapshot(t.xid, r.dropped); -- its queue was dropped with it
-  -- Somebody else has buried it, and cleaning has put its entry, or a tombstone, into another segment: no unique index
-  -- spans these.
+  -- Another session has buried it, and cleaning has put its entry, or a tombstone, into another segment: no unique
+  -- index spans these.
   perform awa._moved_on(t.job_id)
      from awa._buried_now(new.batch) t
     where (
@@ -196,7 +196,7 @@ begin
         where o.lane = t.lane and o.xid = t.xid and o.job_id = t.job_id and o.by_xid <> t.by_xid
         limit 1
      );
-  perform set_config('lock_timeout', '100', true); -- nobody waits for the queue longer than this
+  perform set_config('lock_timeout', '100', true); -- no session waits for the queue longer than this
   for v_taken in
     select t.*, c.claim_id, c.receipt
       from awa._buried_now(new.batch) t
@@ -379,7 +379,7 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_batch bigint := nextval('awa.claim_ids'); -- any number that nobody else has
+  v_batch bigint := nextval('awa.claim_ids'); -- any number that is not in use
   v_buried bigint[] := awa._bury(entries, v_batch, true);
 begin
   perform awa._end_as_cancelled(e, reason)

@@ -51,7 +51,7 @@ comment on function awa._oldest_ready is
   'The time at which the first entry of a lane became ready that no cursor has passed';
 
 -- The exact counts of each lane in the ledgers: the counts of its past, and what came after. An entry that this very
--- transaction has buried, and that somebody claimed meanwhile, is running for it no more, and was available only once.
+-- transaction has buried, and that was claimed meanwhile, is running for it no more, and was available only once.
 create or replace view awa._lane_counts as
 select l.lane,
        (l.enqueued + n.enqueued)::bigint as enqueued,

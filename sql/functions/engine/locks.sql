@@ -167,7 +167,7 @@ language plpgsql
 as $$
 begin
   perform awa._refuse_lock(array(select awa._shard_key(s) from unnest(shards) s), waited,
-    'the queue is locked by somebody else',
+    'the queue is locked by another session',
     'A claim keeps the queue until its transaction ends and its result is sent: claim in a transaction of its own, '
     'and read the answer. Where the holder is no claim: pg_terminate_backend.');
 end
@@ -231,7 +231,7 @@ declare
   v_key bigint := awa._worker_key(worker_id);
 begin
   if not (case when shared then pg_try_advisory_xact_lock_shared(v_key) else pg_try_advisory_xact_lock(v_key) end) then
-    perform awa._wait_for_lock(v_key, shared, 'the worker is locked by somebody else',
+    perform awa._wait_for_lock(v_key, shared, 'the worker is locked by another session',
       'A claim keeps its worker, and so does whoever ends it, until the transaction ends: let that end, and try '
       'again.');
   end if;
@@ -259,7 +259,7 @@ begin
   begin
     perform from awa.workers w where w.worker_id = worker_id for no key update;
   exception when lock_not_available then
-    raise exception using errcode = '55P03', message = 'the worker is locked by somebody else',
+    raise exception using errcode = '55P03', message = 'the worker is locked by another session',
       detail = format('Waited %s for %s.', v_wait, coalesce(
         (select r.holder from awa._locked_workers r where r.worker_id = worker_id), 'a backend that has just let go')),
       hint = 'A heartbeat, or whoever ends the worker, keeps its row until the transaction ends: send heartbeats in '
@@ -278,7 +278,7 @@ language plpgsql
 as $$
 begin
   if not pg_try_advisory_xact_lock_shared(awa._crowd_key()) then
-    perform awa._wait_for_lock(awa._crowd_key(), true, 'answers for very many claims are locked by somebody else',
+    perform awa._wait_for_lock(awa._crowd_key(), true, 'answers for very many claims are locked by another session',
       'Let that session end its transaction, or answer for at most 64 claims in one call.');
   end if;
 end
@@ -295,8 +295,8 @@ language plpgsql
 as $$
 begin
   if not awa._try_join_claim(claim_id, nth) then
-    perform awa._wait_for_lock(awa._claim_key(claim_id), true, 'the claim is locked by somebody else',
-      'Somebody is answering for its jobs, or cancelling one of them, in a transaction that lasts: let that end, and '
+    perform awa._wait_for_lock(awa._claim_key(claim_id), true, 'the claim is locked by another session',
+      'A session is answering for its jobs, or cancelling one of them, in a transaction that lasts: let that end, and '
       'try again.');
   end if;
 end

@@ -93,7 +93,7 @@ declare
   v_end timestamptz := clock_timestamp() + awa._wait();
 begin
   if among_many and not pg_try_advisory_xact_lock_shared(awa._many_shards_key()) then
-    perform awa._wait_for_lock(awa._many_shards_key(), true, 'the numbers of shards are locked by somebody else',
+    perform awa._wait_for_lock(awa._many_shards_key(), true, 'the numbers of shards are locked by another session',
       'Let that session end its transaction, or enqueue jobs with a group to at most 64 queues in one call.');
   end if;
   -- Nothing can interrupt a single expression: a lock of the session would outlast an error.
@@ -114,7 +114,7 @@ $$;
 comment on function awa._keep_shards is
   'Keeps the number of shards of a queue from changing until the transaction ends';
 
--- Takes the lock of a queue's number of shards, where nobody keeps the number; returns whether it has it.
+-- Takes the lock of a queue's number of shards, where no session keeps the number; returns whether it has it.
 -- Why: in a subtransaction, which lets go of it: producers would wait for a session that waits for the others.
 create or replace function awa._try_lock_shards(queue_id bigint) returns boolean
 language plpgsql
@@ -136,7 +136,7 @@ exception when sqlstate 'JQ999' then
 end
 $$;
 comment on function awa._try_lock_shards is
-  'Takes the lock of a queue''s number of shards, where nobody keeps the number; returns whether it has it';
+  'Takes the lock of a queue''s number of shards, where no session keeps the number; returns whether it has it';
 
 -- Takes the lock of a queue's number of shards until the transaction ends, so that it can change.
 -- Waits for claim_wait at most, for transactions that have enqueued jobs with a group.
@@ -369,7 +369,7 @@ language plpgsql
 as $$
 begin
   raise exception using errcode = '55000', message = format('awa.%s has lost its row', name),
-    detail = 'Somebody has removed it, or a restore has not brought it back.',
+    detail = 'It was removed, or a restore has not brought it back.',
     hint = coalesce((select format('Run: %s.', m.cure) from awa._missing_rows m where m.name = _refuse_missing.name),
       'It is back by now: try again.');
 end

@@ -42,7 +42,7 @@ begin
   end if;
   if queue_ids is null and not everything then
     -- Those that have been claimed from, and all that have changed as often as that takes a fiftieth of the time (or if
-    -- a clock was ahead): for claims that were committed late, and entries that nobody claims.
+    -- a clock was ahead): for claims that were committed late, and entries that no worker claims.
     v_is_sweep := (
       select (extract(epoch from v_began) * 1000000)::bigint not between s.last_value - 3600000000 and s.last_value
         from awa.next_fold_at s);

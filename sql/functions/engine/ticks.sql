@@ -273,7 +273,7 @@ end
 $$;
 comment on function awa._refuse_schedule is 'Raises JQ007';
 
--- Whether somebody works on a queue.
+-- Whether a worker works on a queue.
 -- A registered worker that is alive and has not named other queues; or whoever has claimed from it in the last day.
 create or replace function awa._is_worked_on(queue text) returns boolean
 language plpgsql stable
@@ -300,4 +300,4 @@ begin
     );
 end
 $$;
-comment on function awa._is_worked_on is 'Whether somebody works on a queue';
+comment on function awa._is_worked_on is 'Whether a worker works on a queue';

@@ -1,14 +1,14 @@
 -- Notifications.
 
--- Whether somebody has notified the workers of a queue within the same 5 ms.
--- The next tick is of somebody who was quicker. The planner puts the expression in the place of the call.
+-- Whether a session has notified the workers of a queue within the same 5 ms.
+-- The next tick is that of a quicker session. The planner puts the expression in the place of the call.
 create or replace function awa._is_awake(queue_id bigint) returns boolean
 language sql
 as $$
   select pg_sequence_last_value(('awa.wake_clock_' || to_hex(queue_id >> 50))::regclass)
     - (date_part('epoch', clock_timestamp()) * 200)::bigint in (0, 1)
 $$;
-comment on function awa._is_awake is 'Whether somebody has notified the workers of a queue within the same 5 ms';
+comment on function awa._is_awake is 'Whether a session has notified the workers of a queue within the same 5 ms';
 
 -- Notifies maintenance, when the caller commits, of a deferred job, or a schedule, that is due before it looks again.
 -- It looks within a second, and some time is left for the commit. At most once per 5 ms.
@@ -38,8 +38,8 @@ end
 $$;
 comment on function awa._wake is 'Notifies the workers of a queue when the caller commits, at most once per 5 ms';
 
--- Notifies when the caller commits, unless somebody has done so within the same 5 ms of a clock.
--- Nor when another transaction is about to notify, and somebody has done so within 50 ms.
+-- Notifies when the caller commits, unless another session has done so within the same 5 ms of a clock.
+-- Nor when another transaction is about to notify, and another session has done so within 50 ms.
 -- Locks: that of the transaction that notifies, where it can have it at once, until the transaction ends.
 -- Why: a transaction that notifies keeps a lock of the whole server while its commit is written to the disk. Where that
 -- takes longer than 5 ms, those that notify would come faster than they go, until every producer is one of them.
@@ -50,7 +50,7 @@ declare
   v_tick bigint := extract(epoch from clock_timestamp()) * 200;
   v_last bigint := coalesce(pg_sequence_last_value(clock), 0);
 begin
-  -- before, or a clock that was ahead; the next tick is of somebody who was quicker
+  -- before, or a clock that was ahead; the next tick is that of a quicker session
   if v_last not between v_tick and v_tick + 1
     and (pg_try_advisory_xact_lock(awa._notifier_key()) or v_last not between v_tick - 10 and v_tick + 1)
   then
@@ -59,7 +59,7 @@ begin
 end
 $$;
 comment on function awa._notify_once is
-  'Notifies when the caller commits, unless somebody has done so within the same 5 ms of a clock';
+  'Notifies when the caller commits, unless another session has done so within the same 5 ms of a clock';
 
 -- Notifies when the caller commits, if that is safe and the settings allow it.
 -- It is not while the server's queue of notifications is half full: when it is full, commits fail. Everything works

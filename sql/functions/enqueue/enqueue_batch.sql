@@ -65,7 +65,7 @@ begin
     if v_key.holds then
       v_last_key := v_key.key;
       v_last_id := v_job_ids[v_key.ordinal];
-      -- most often nobody has it
+      -- most often no job has it
       continue when awa._try_key(v_key.key, v_last_id);
     end if;
     v_taken := awa._take_key(v_key.key, v_key.holds, v_job_ids[v_key.ordinal], v_now);

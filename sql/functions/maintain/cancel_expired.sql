@@ -1,4 +1,4 @@
--- What cancel_expired returns.
+-- The row that cancel_expired returns.
 create or replace view awa.cancel_expired_row as select c.claim_id as cancelled from awa.lease_claims c where false;
 comment on view awa.cancel_expired_row is
   'The row that cancel_expired returns: how many jobs it cancelled. The view itself is always empty';
@@ -8,8 +8,8 @@ comment on view awa.cancel_expired_row is
 -- goes on where it has stopped. Safe to call from anywhere, as often as one likes.
 -- Locks: the shard of the queue, for which it waits for 0.1 s, until the transaction ends.
 -- Raises 22023, JQ004; and the error of a resource that the server lacks, where it could cancel no job for that.
--- Why: claims cancel what they meet. This is for jobs that no claim comes to: in a queue that is paused, or that nobody
--- works on, and behind others. One shard, so that its claims wait for one batch only.
+-- Why: claims cancel what they meet. This is for jobs that no claim comes to: in a queue that is paused, or that no
+-- worker works on, and behind others. One shard, so that its claims wait for one batch only.
 create or replace function awa.cancel_expired(max_jobs int default 1000) returns setof awa.cancel_expired_row
 language plpgsql
 volatile
@@ -233,7 +233,7 @@ begin
        and (
          select true from awa.ready_tombstones t where t.lane = lane and t.xid = p.xid and t.job_id = p.id limit 1
        ) is null);
-  v_buried := awa._bury(v_left, nextval('awa.claim_ids'), true); -- any batch that nobody else has
+  v_buried := awa._bury(v_left, nextval('awa.claim_ids'), true); -- any number that is not in use
   for v_batch in v_batches(array(select p from unnest(v_left) p where p.id = any(v_buried))) loop
     perform awa._end_expired(v_batch.attempts);
   end loop;

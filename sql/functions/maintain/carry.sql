@@ -24,7 +24,7 @@ declare
   v_moves record;
   v_is_stuck boolean;
 begin
-  -- somebody may have mended them since
+  -- they may have been mended since
   update awa.ring r set unreadable = null, refused = null, refusal = null where r.outcome in ('damaged', 'refused');
   select coalesce(r.unreadable, '{}'), coalesce(r.refused, '{}'), r.refusal into v_unreadable, v_refused, v_refusal
     from awa.ring r;
@@ -112,7 +112,7 @@ begin
     end if;
   end loop;
   if v_locked = '{}' then
-    -- nobody waits for this one meanwhile, but for the counts, without which they go on
+    -- no session waits for this one meanwhile, but for the counts, without which they go on
     perform awa._lock_for(array[awa._shard_key(shards[1])], '500 milliseconds');
     v_locked := shards[1:1];
   end if;

@@ -87,7 +87,7 @@ begin
     return 'full';
   end if;
   if not force then
-    -- While somebody keeps an old snapshot it can't be truncated, and claims would have to pass over what was carried.
+    -- While a session keeps an old snapshot it can't be truncated, and claims would have to pass over what was carried.
     -- Where others come and go it is cleaned all the same.
     if v_alive > 1000 then
       v_readers := array(
@@ -234,7 +234,7 @@ declare
   v_late_lanes bigint[];
 begin
   select * into v_ring from awa.ring r;
-  -- What was committed meanwhile; claimed or not, it makes no difference.
+  -- Entries that were committed meanwhile; claimed or not, it makes no difference.
   with carried as (
     insert into awa.ready_entries
     select m.*

@@ -28,7 +28,7 @@ declare
   v_expired bigint;
 begin
   if not pg_try_advisory_xact_lock(awa._fold_key()) then
-    return query select 0::bigint; -- somebody else is counting
+    return query select 0::bigint; -- another session is counting
     return;
   end if;
   begin

@@ -36,7 +36,7 @@ begin
   perform awa._lock_shards(v_queue_id) from awa.queue_settings s where s.queue_id = v_queue_id and s.shards > 1;
   perform awa._lock_queue(v_queue_id);
   if not pg_try_advisory_xact_lock(awa._fold_key()) then
-    perform awa._wait_for_lock(awa._fold_key(), false, 'the counts are locked by somebody else',
+    perform awa._wait_for_lock(awa._fold_key(), false, 'the counts are locked by another session',
       'Maintenance holds them for a moment. If its transaction was left open, let it end, and try again.');
   end if;
   select awa._jobs_in(c, 'live') into v_live from awa._queue_counts(queue) c;
@@ -56,7 +56,7 @@ begin
     where a.queue_id = v_queue_id
       and a.unique_key is not null
       and (pg_visible_in_snapshot(a.xid, v_now) or a.xid = pg_current_xact_id_if_assigned());
-  v_batch := nextval('awa.claim_ids'); -- any number that nobody else has
+  v_batch := nextval('awa.claim_ids'); -- any number that is not in use
   perform awa._bury(array(
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place
       from awa._available a

@@ -110,7 +110,7 @@ begin
   if run_at <= v_now and args is null then
     return true;
   end if;
-  v_batch := nextval('awa.claim_ids'); -- any number that nobody else has
+  v_batch := nextval('awa.claim_ids'); -- any number that is not in use
   if cardinality(awa._bury(array[place], v_batch, false)) = 0 then
     return false;
   end if;

@@ -185,7 +185,7 @@ begin
   for v_job in select j.job_id, j.home from unnest(job_ids, homes) j(job_id, home) loop
     if awa._retry(v_job.job_id, case v_job.home
          when 'done' then (
-           -- two rows where this transaction has cancelled it, and somebody answered for it meanwhile
+           -- two rows where this transaction has cancelled it, and another session answered for it meanwhile
            select d.state
              from awa.done_entries d
             where d.job_id = v_job.job_id and d.state <> 'completed' and (state is null or d.state = state)

@@ -63,7 +63,7 @@ begin
             v_state)
       end,
       case
-        when not awa._is_worked_on(v_schedule.queue) then format('Nobody works on its queue %s.', v_schedule.queue)
+        when not awa._is_worked_on(v_schedule.queue) then format('No worker works on its queue %s.', v_schedule.queue)
       end);
   end if;
   return concat_ws(' ',

@@ -110,7 +110,7 @@ select 2, case when coalesce(m.late_since, f.since) is null then 'ok' else 'warn
               then 'Run workers, or call awa.run_maintenance() every few seconds.'
                 || case
                   when m.job_id is null then ''
-                  else format(' Where somebody does, something is in the way of job %s: see the server''s log.',
+                  else format(' Where it is called, something is in the way of job %s: see the server''s log.',
                     m.job_id)
                 end end,
        case when coalesce(m.late_since, f.since) is not null
@@ -141,7 +141,7 @@ create or replace function awa._late_work(now timestamptz) returns table (
 )
 language sql stable
 as $$
-select 'run_maintenance', 'nobody has called it', (
+select 'run_maintenance', 'it was not called', (
   select m.at
     from awa.settings s
    cross join (select coalesce(awa._maintained_at(), (select min(q.created_at) from awa.queues q)) as at) m
@@ -302,7 +302,7 @@ select 3,
            when 'damaged' then 'not emptied for %s: the server can''t read jobs that are alive in it: %s'
            when 'refused' then 'not emptied for %s: the server refuses to carry what is alive in it: %s'
            when 'full' then 'not emptied for %s: more is alive in it than carry_max'
-           when 'busy' then 'not emptied for %s: somebody is at work on what is alive in it: %s'
+           when 'busy' then 'not emptied for %s: sessions are at work on what is alive in it: %s'
            when 'waiting' then 'not emptied for %s: there are older snapshots: %s'
            else 'not emptied for %s: others hold locks on it: %s'
          end, awa._in_words(n.at - r.stuck_since),
@@ -311,7 +311,7 @@ select 3,
            when r.outcome = 'damaged' then array_to_string(r.unreadable[:20], ', ')
            when r.outcome = 'refused'
              then concat_ws(', ', 'job ' || nullif(array_to_string(r.refused[:20], ', job '), ''), r.refusal)
-           else coalesce(b.holders, 'nobody by now, and it is tried again')
+           else coalesce(b.holders, 'no session by now, and it is tried again')
          end)
        end,
        case when c.tries > 0 then
@@ -406,7 +406,7 @@ select 8, case when c.is_current and c.entry_bytes > 4 * s.segment_bytes then 'w
               case when c.segment = r.cleaned_segment then ', cleaned' else '' end) end,
        case when not c.is_current or c.entry_bytes <= 4 * s.segment_bytes then null
             when (select x.is_empty from segments x where x.segment = (c.segment + 1) % 4)
-              then 'Nobody has left it for the next one, which is empty: see maintenance.'
+              then 'It was not left for the next one, which is empty: see maintenance.'
             else
               'The next one is not empty yet: see prune, or keep completed jobs for a shorter time '
               '(completed_retention).' end,

@@ -1,6 +1,6 @@
 -- Health of schedules.
 
--- The rows of health about schedules: those that are late, fail, are of a clock ahead, or of a queue nobody works on.
+-- The rows of health about schedules: those that are late, fail, are of a clock ahead, or of a queue without workers.
 -- At most 100 of each kind; one row when all is well.
 create or replace function awa._health_schedules() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
@@ -56,7 +56,7 @@ with now as (
          jsonb_build_object('next_at', a.next_at)
     from ahead a, now n
   union all
-  select u.name, format('nobody works on its queue %s', u.queue),
+  select u.name, format('no worker works on its queue %s', u.queue),
          'Run a worker for this queue, or name another one with awa.schedule.',
          jsonb_build_object('queue', u.queue)
     from unserved u
@@ -72,4 +72,4 @@ select 5, 'ok', 'schedule', 'all', format('%s schedules, the next one in %s', s.
  where s.schedules > 0 and not exists (select from problems)
 $$;
 comment on function awa._health_schedules is
-  'The rows of health about schedules: those that are late, fail, are of a clock ahead, or of a queue nobody works on';
+  'The rows of health about schedules: those that are late, fail, are of a clock ahead, or of a queue without workers';

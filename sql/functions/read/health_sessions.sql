@@ -79,7 +79,7 @@ select 7, case when (h.since < n.at - t.warn_transaction_age or h.is_abandoned) 
     select 'replication slot ' || s.slot_name,
            case
              when s.active then 'it has kept rows, at least'
-             else 'nobody uses it, and it has kept rows, at least'
+             else 'it is not in use, and has kept rows, at least'
            end,
            n.at, null, age(s.xmin), not s.active
       from pg_replication_slots s

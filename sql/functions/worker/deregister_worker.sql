@@ -104,7 +104,7 @@ comment on function awa._release_open is
 -- Releases attempts, but for those that can't be; returns how many, and how many other sessions kept from it.
 -- The receipts are in ascending order. Begins with half of them at a time; less where that fails, more where it does
 -- not, for five seconds at most, or a fourth of the caller's timeout. An attempt that the server can't read, or whose
--- job a trigger of somebody else's refuses, ends with its lease.
+-- job a trigger that is not Awa's refuses, ends with its lease.
 -- Locks: as complete_many, but it waits for milliseconds for each.
 -- Why: the others must not wait for one. To try each by itself would take long where there are thousands.
 create or replace function awa._release_some(
