@@ -29,7 +29,8 @@ comment on sequence awa.sharded is
 
 create sequence awa.claim_ids;
 comment on sequence awa.claim_ids is
-  'The id of a claim; a crash may hand a number out again, so a receipt alone proves nothing';
+  'The id of a claim, a batch of burials, or a round of a unique key; a crash may hand a number out again, so a '
+  'receipt alone proves nothing';
 
 do $$
 declare
@@ -476,8 +477,7 @@ create table awa.schedule_sources (
   owner     text,
   owner_id  oid,
   revision  bigint,
-  content   bytea not null,
-  synced_at timestamptz not null default now()
+  content   bytea not null
 );
 comment on table awa.schedule_sources is 'A program that declares schedules by sync_schedules';
 comment on column awa.schedule_sources.owner is

@@ -93,126 +93,101 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_claim_id bigint := receipts[1] >> 12;
-  v_first int := (receipts[1] & 4095) + 1;
-  v_last int := (receipts[cardinality(receipts)] & 4095) + 1;
-  v_size int;
+  v_batch record;
   v_items smallint[];
-  v_is_open boolean;
-  v_first_row int;
   v_row int;
   v_wait text;
+  v_is_closed boolean;
 begin
   case segment
-    when 0 then
-      select cardinality(c.job_ids), array(select (r & 4095)::smallint from unnest(receipts) r),
-             not c.holds_keys and job_ids = case
-               when v_last - v_first = cardinality(receipts) - 1 then c.job_ids[v_first : v_last]
-               else array(select c.job_ids[(r & 4095) + 1] from unnest(receipts) r)
-             end, (
-               select k.item from awa.lease_claim_closures_0 k
-                where k.claim_id = v_claim_id order by k.claim_id, k.item limit 1
-             )
-        into v_size, v_items, v_is_open, v_first_row
-        from awa.lease_claims_0 c
-       where c.claim_id = v_claim_id;
-    when 1 then
-      select cardinality(c.job_ids), array(select (r & 4095)::smallint from unnest(receipts) r),
-             not c.holds_keys and job_ids = case
-               when v_last - v_first = cardinality(receipts) - 1 then c.job_ids[v_first : v_last]
-               else array(select c.job_ids[(r & 4095) + 1] from unnest(receipts) r)
-             end, (
-               select k.item from awa.lease_claim_closures_1 k
-                where k.claim_id = v_claim_id order by k.claim_id, k.item limit 1
-             )
-        into v_size, v_items, v_is_open, v_first_row
-        from awa.lease_claims_1 c
-       where c.claim_id = v_claim_id;
-    when 2 then
-      select cardinality(c.job_ids), array(select (r & 4095)::smallint from unnest(receipts) r),
-             not c.holds_keys and job_ids = case
-               when v_last - v_first = cardinality(receipts) - 1 then c.job_ids[v_first : v_last]
-               else array(select c.job_ids[(r & 4095) + 1] from unnest(receipts) r)
-             end, (
-               select k.item from awa.lease_claim_closures_2 k
-                where k.claim_id = v_claim_id order by k.claim_id, k.item limit 1
-             )
-        into v_size, v_items, v_is_open, v_first_row
-        from awa.lease_claims_2 c
-       where c.claim_id = v_claim_id;
-    when 3 then
-      select cardinality(c.job_ids), array(select (r & 4095)::smallint from unnest(receipts) r),
-             not c.holds_keys and job_ids = case
-               when v_last - v_first = cardinality(receipts) - 1 then c.job_ids[v_first : v_last]
-               else array(select c.job_ids[(r & 4095) + 1] from unnest(receipts) r)
-             end, (
-               select k.item from awa.lease_claim_closures_3 k
-                where k.claim_id = v_claim_id order by k.claim_id, k.item limit 1
-             )
-        into v_size, v_items, v_is_open, v_first_row
-        from awa.lease_claims_3 c
-       where c.claim_id = v_claim_id;
+    when 0 then select b.* into v_batch from awa._batch_in(0::smallint, job_ids, receipts) b;
+    when 1 then select b.* into v_batch from awa._batch_in(1::smallint, job_ids, receipts) b;
+    when 2 then select b.* into v_batch from awa._batch_in(2::smallint, job_ids, receipts) b;
+    when 3 then select b.* into v_batch from awa._batch_in(3::smallint, job_ids, receipts) b;
   end case;
-  if v_size is null then
+  if v_batch.size is null then
     return null;
-  elsif not v_is_open or v_first_row is not null and awa._is_any_closed(segment, receipts) then
+  elsif not v_batch.fits or v_batch.first_row is not null and awa._is_any_closed(segment, receipts) then
     return false;
-  elsif v_size > 1 then
-    v_row := awa._next_batch(v_first_row);
+  elsif v_batch.size > 1 then
+    v_row := awa._next_batch(v_batch.first_row);
+    v_items := v_batch.items;
   else
     v_row := 0;
-    v_items := null;
     v_wait := awa._shorten_waits();
   end if;
-  v_is_open := awa._append_closure(segment::smallint, v_claim_id, v_row, v_items, 'completed');
+  v_is_closed := awa._append_closure(segment::smallint, receipts[1] >> 12, v_row, v_items, 'completed');
   if v_wait is not null then
     v_wait := set_config('lock_timeout', v_wait, true);
   end if;
-  return v_is_open;
+  return v_is_closed;
 end
 $$;
 comment on function awa._close_batch is
   'Closes attempts of one claim, which the caller has locked, where all of them are open in the ledger';
 
+-- The claim of some attempts in a segment: how many jobs it has, whether the attempts fit it, and its closures.
+-- They fit where they are of these jobs, and the claim holds no unique keys. Also returns their items, and the lowest
+-- number of the closures that there are. The receipts are in ascending order.
+-- Why: a constant for the segment leaves the other ones out of the plan. Arrays are compared at a time.
+create or replace function awa._batch_in(
+  segment smallint,
+  job_ids bigint[],
+  receipts bigint[],
+  out size int,
+  out fits boolean,
+  out items smallint[],
+  out first_row int
+) returns setof record
+language sql stable
+as $$
+  select cardinality(c.job_ids), not c.holds_keys and _batch_in.job_ids = case
+           when receipts[cardinality(receipts)] - receipts[1] = cardinality(receipts) - 1
+             then c.job_ids[(receipts[1] & 4095) + 1 : (receipts[cardinality(receipts)] & 4095) + 1]
+           else array(select c.job_ids[(r & 4095) + 1] from unnest(receipts) r)
+         end,
+         array(select (r & 4095)::smallint from unnest(receipts) r), (
+           select k.item
+             from awa.lease_claim_closures k
+            where k.segment = _batch_in.segment and k.claim_id = receipts[1] >> 12
+            order by k.claim_id, k.item
+            limit 1
+         )
+    from awa.lease_claims c
+   where c.segment = _batch_in.segment and c.claim_id = receipts[1] >> 12
+$$;
+comment on function awa._batch_in is
+  'The claim of some attempts in a segment: how many jobs it has, whether the attempts fit it, and its closures';
+
 -- Whether any of some attempts of one claim is closed in the ledger.
 create or replace function awa._is_any_closed(segment int, receipts bigint[]) returns boolean
 language plpgsql
 as $$
-#variable_conflict use_variable
-declare
-  v_claim_id bigint := receipts[1] >> 12;
-  v_closed boolean;
 begin
-  case segment
-    when 0 then
-      select true into v_closed
-        from awa.lease_claim_closures_0 k
-       cross join unnest(coalesce(k.items, array[k.item])) i
-       where k.claim_id = v_claim_id and v_claim_id << 12 | i in (select unnest(receipts)) -- hashed
-       limit 1;
-    when 1 then
-      select true into v_closed
-        from awa.lease_claim_closures_1 k
-       cross join unnest(coalesce(k.items, array[k.item])) i
-       where k.claim_id = v_claim_id and v_claim_id << 12 | i in (select unnest(receipts)) -- hashed
-       limit 1;
-    when 2 then
-      select true into v_closed
-        from awa.lease_claim_closures_2 k
-       cross join unnest(coalesce(k.items, array[k.item])) i
-       where k.claim_id = v_claim_id and v_claim_id << 12 | i in (select unnest(receipts)) -- hashed
-       limit 1;
-    when 3 then
-      select true into v_closed
-        from awa.lease_claim_closures_3 k
-       cross join unnest(coalesce(k.items, array[k.item])) i
-       where k.claim_id = v_claim_id and v_claim_id << 12 | i in (select unnest(receipts)) -- hashed
-       limit 1;
-  end case;
-  return v_closed is true;
+  return case segment
+    when 0 then exists (select from awa._closed_in(0::smallint, receipts))
+    when 1 then exists (select from awa._closed_in(1::smallint, receipts))
+    when 2 then exists (select from awa._closed_in(2::smallint, receipts))
+    when 3 then exists (select from awa._closed_in(3::smallint, receipts))
+  end;
 end
 $$;
 comment on function awa._is_any_closed is 'Whether any of some attempts of one claim is closed in the ledger';
+
+-- The attempts, of some of one claim, that are closed in a segment: one of them will do.
+-- Why: as _batch_in.
+create or replace function awa._closed_in(segment smallint, receipts bigint[]) returns setof bigint
+language sql stable
+as $$
+  select k.claim_id << 12 | i
+    from awa.lease_claim_closures k
+   cross join unnest(coalesce(k.items, array[k.item])) i
+   where k.segment = _closed_in.segment and k.claim_id = receipts[1] >> 12
+     and k.claim_id << 12 | i in (select unnest(receipts)) -- hashed
+   limit 1
+$$;
+comment on function awa._closed_in is
+  'The attempts, of some of one claim, that are closed in a segment: one of them will do';
 
 -- The jobs whose answers were not taken; closed has the ordinals of those that were.
 create or replace function awa._stale(job_ids bigint[], receipts bigint[], closed bigint[]) returns setof bigint

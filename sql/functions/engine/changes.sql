@@ -38,6 +38,12 @@ $$;
 comment on function awa._bury is
   'Buries entries; returns the ids of those that were still there, and not buried before';
 
+-- A number for a batch of buried entries, which no other batch has.
+create or replace function awa._new_batch() returns bigint
+language sql volatile
+return nextval('awa.claim_ids');
+comment on function awa._new_batch is 'A number for a batch of buried entries, which no other batch has';
+
 -- Has this transaction decide at its end about a batch of buried entries: some may have been claimed meanwhile.
 -- At once, where the caller has set its constraints to immediate.
 -- Raises as _resolve_change does, then.
@@ -379,7 +385,7 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_batch bigint := nextval('awa.claim_ids'); -- any number that is not in use
+  v_batch bigint := awa._new_batch();
   v_buried bigint[] := awa._bury(entries, v_batch, true);
 begin
   perform awa._end_as_cancelled(e, reason)

@@ -233,7 +233,7 @@ begin
        and (
          select true from awa.ready_tombstones t where t.lane = lane and t.xid = p.xid and t.job_id = p.id limit 1
        ) is null);
-  v_buried := awa._bury(v_left, nextval('awa.claim_ids'), true); -- any number that is not in use
+  v_buried := awa._bury(v_left, awa._new_batch(), true);
   for v_batch in v_batches(array(select p from unnest(v_left) p where p.id = any(v_buried))) loop
     perform awa._end_expired(v_batch.attempts);
   end loop;

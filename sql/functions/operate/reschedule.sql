@@ -110,7 +110,7 @@ begin
   if run_at <= v_now and args is null then
     return true;
   end if;
-  v_batch := nextval('awa.claim_ids'); -- any number that is not in use
+  v_batch := awa._new_batch();
   if cardinality(awa._bury(array[place], v_batch, false)) = 0 then
     return false;
   end if;

@@ -90,7 +90,7 @@ begin
       if v_lane = v_place.lane and coalesce(priority, v_place.priority) = v_place.priority then
         return v_place.state;
       end if;
-      v_batch := nextval('awa.claim_ids'); -- any number that is not in use
+      v_batch := awa._new_batch();
       if cardinality(awa._bury(array[v_place], v_batch, false)) > 0 then
         begin
           select e.* into v_entry

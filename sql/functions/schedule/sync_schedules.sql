@@ -77,7 +77,7 @@ begin
   v_owner := coalesce(awa._owner_of(v_source), awa._declarer());
   update awa.schedule_sources s
      set owner = (select r.rolname from pg_roles r where r.oid = v_owner), owner_id = v_owner,
-         revision = coalesce(revision, s.revision), synced_at = v_now,
+         revision = coalesce(revision, s.revision),
          content = case when revision is null and s.revision is not null then s.content else v_content end
    where s.source = source;
   return true;
