@@ -43,8 +43,8 @@ begin
         raise; -- it names the holder
       end if;
       perform awa._refuse_wait(array['awa.done_entries', 'awa.deleted_jobs']::regclass[],
-        format('job %s is being changed by somebody else', job_id),
-        'Somebody retries it, or deletes it, in a transaction that lasts: let that end, and try again.');
+        format('job %s is being changed by another session', job_id),
+        'A session retries it, or deletes it, in a transaction that lasts: let that end, and try again.');
     end;
   end loop;
   perform awa._moved_on(job_id);

@@ -141,8 +141,8 @@ exception when lock_not_available then
   end if;
   perform awa._refuse_wait(
     array['awa.deferred_jobs', 'awa.done_entries', 'awa.leases', 'awa.lease_claim_closures']::regclass[],
-    'jobs of the queue are being changed by somebody else',
-    'Somebody cancels one, or answers for it, in a transaction that lasts: let that end, and try again.');
+    'jobs of the queue are being changed by another session',
+    'A session cancels one, or answers for it, in a transaction that lasts: let that end, and try again.');
 end
 $$;
 comment on function awa._stop_jobs is 'Locks the waiting and ended jobs of a queue, and ends its open attempts';
