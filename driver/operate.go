@@ -15,12 +15,13 @@ import (
 // Nothing indexes tags and arguments. With a filter by these, one call looks at 100,000 jobs of a state at most: use
 // [Client.ScanJobs] to find the rest.
 type JobFilter struct {
-	Queue   string
-	Kind    string
-	State   string    // one that allows the change, as [JobInfo] names it
-	Before  time.Time // enqueued before this time or, for jobs that have ended, ended before it
-	MaxJobs int       // 1 to 10,000; 1,000 by default
-	Tag     string    // one of the job's tags
+	Queue    string
+	Kind     string
+	State    string    // one that allows the change, as [JobInfo] names it
+	Before   time.Time // enqueued before this time or, for jobs that have ended, ended before it
+	MaxJobs  int       // 1 to 10,000; 1,000 by default
+	Tag      string    // one of the job's tags
+	GroupKey string    // of the group that they belong to
 
 	// Contains is what the arguments contain, as JSON: of an object, a part of its fields. Nil for any.
 	Contains any
@@ -226,7 +227,7 @@ func (f JobFilter) params() (gen.CancelWhereParams, error) {
 	return gen.CancelWhereParams{
 		Queue: optional(f.Queue), Kind: optional(f.Kind), State: optional(f.State), Before: before,
 		MaxJobs: optionalInt(f.MaxJobs),
-		Tag:     optional(f.Tag), Args: args,
+		Tag:     optional(f.Tag), Args: args, GroupKey: optional(f.GroupKey),
 	}, err
 }
 
@@ -318,6 +319,22 @@ func (c *Client) ResumeQueueTx(ctx context.Context, tx DBTX, queue string) error
 		return fmt.Errorf("resume queue %q: %w", queue, mapError(err))
 	}
 	return nil
+}
+
+// DrainQueue stops claims from a queue as [Client.PauseQueue] does, in a transaction of its own, and returns how many
+// of its jobs run. None begins from then on, until [Client.ResumeQueue]: so once it has returned 0, nothing of the
+// queue runs. Call it again until then, before a deploy, say. It fails with [ErrLocked] when a claim is left open.
+func (c *Client) DrainQueue(ctx context.Context, queue string) (running int64, err error) {
+	return c.DrainQueueTx(ctx, ownTx{c.pool}, queue)
+}
+
+// DrainQueueTx is [Client.DrainQueue] inside the caller's transaction: claims of the queue wait until that ends.
+func (c *Client) DrainQueueTx(ctx context.Context, tx DBTX, queue string) (running int64, err error) {
+	running, err = queries.DrainQueue(ctx, utf8DB{tx}, queue)
+	if err != nil {
+		return 0, fmt.Errorf("drain queue %q: %w", queue, mapError(err))
+	}
+	return running, nil
 }
 
 // DropQueue removes a queue, its settings, and its jobs that wait, failed, were cancelled or are dead, in a transaction

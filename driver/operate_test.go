@@ -2,6 +2,7 @@ package driver_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -279,6 +280,66 @@ func TestConfigureQueue(t *testing.T) {
 	require.ErrorContains(t, err, "rollback")
 	_, err = client.QueueCounts(t.Context(), "other")
 	assert.ErrorIs(t, err, driver.ErrNoSuchQueue)
+}
+
+// Jobs of a group are found, listed, cancelled, retried and deleted by it.
+func TestJobsByGroup(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	completed := enqueue(t, pool, note{}, driver.EnqueueOptions{GroupKey: "acme"})
+	job := claim(t, pool, 1)[0]
+	require.NoError(t, client.CompleteTx(t.Context(), pool, job.JobID, job.Receipt, nil))
+	waits := enqueue(t, pool, note{}, driver.EnqueueOptions{GroupKey: "acme"})
+	other := enqueue(t, pool, note{}, driver.EnqueueOptions{GroupKey: "other"})
+
+	ids, _, err := client.ScanJobs(t.Context(), driver.JobFilter{GroupKey: "acme"}, 0)
+	require.NoError(t, err)
+	assert.Equal(t, []int64{waits, completed}, ids)
+	jobs, err := client.ListJobs(t.Context(), driver.ListFilter{GroupKey: "acme", State: "available"})
+	require.NoError(t, err)
+	require.Len(t, jobs, 1)
+	assert.Equal(t, []any{waits, "acme"}, []any{jobs[0].ID, jobs[0].GroupKey})
+	says, err := client.ExplainJob(t.Context(), waits)
+	require.NoError(t, err)
+	assert.Contains(t, says, "Its group is acme.")
+
+	acme := driver.JobFilter{GroupKey: "acme"}
+	for name, change := range map[string]func() (int64, error){
+		"1 cancel": func() (int64, error) { return client.CancelWhere(t.Context(), acme) },
+		"2 retry":  func() (int64, error) { return client.RetryWhere(t.Context(), acme) },
+		"3 purge":  func() (int64, error) { return client.PurgeDLQ(t.Context(), acme) },
+		"4 delete": func() (int64, error) { return client.DeleteWhere(t.Context(), acme) },
+	} {
+		_, err := change()
+		require.NoError(t, err, name)
+	}
+	_, err = client.Job(t.Context(), completed)
+	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
+	waitForState(t, pool, other, "available")
+	_, err = client.CancelWhere(t.Context(), driver.JobFilter{GroupKey: strings.Repeat("g", 201)})
+	assert.ErrorIs(t, err, driver.ErrInvalidArgument)
+	assert.ErrorContains(t, err, "group_key")
+}
+
+// Before a deploy a queue is drained: no job begins, and the caller learns when none runs.
+func TestDrainQueue(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	job := claim(t, pool, 1)[0]
+	running, err := client.DrainQueue(t.Context(), driver.DefaultQueue)
+	require.NoError(t, err)
+	assert.EqualValues(t, 1, running)
+	assert.Zero(t, queryValue[int](t, pool, "select count(*) from awa.claim($1)", driver.DefaultQueue))
+	require.NoError(t, client.CompleteTx(t.Context(), pool, job.JobID, job.Receipt, nil))
+	running, err = client.DrainQueue(t.Context(), driver.DefaultQueue)
+	require.NoError(t, err)
+	assert.Zero(t, running)
+	require.NoError(t, client.ResumeQueue(t.Context(), driver.DefaultQueue))
+	assert.Len(t, claim(t, pool, 1), 1)
+	_, err = client.DrainQueue(t.Context(), "")
+	assert.ErrorIs(t, err, driver.ErrInvalidArgument)
 }
 
 // Settings of the installation are changed by a call, and those that are not named stay.

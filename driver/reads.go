@@ -90,11 +90,12 @@ type ListFilter struct {
 	MaxJobs  int    // 1 to 10,000; 100 by default
 	Tag      string // one of the job's tags
 	Contains any    // what the arguments contain, as JSON; nil for any
+	GroupKey string // of the group that they belong to
 }
 
-// ListJobs lists jobs in the descending order of their ids: a page. With a Tag, or with Contains, it reads 100,000 jobs
-// at most, so that a page may be short though there are more: [Client.ScanJobs] goes through all of them. A page of
-// more than 64 MiB of text is short, too, but has a job: without Tag and Contains an empty page is the last one.
+// ListJobs lists jobs in the descending order of their ids: a page. With a Tag, a GroupKey, or with Contains, it reads
+// 100,000 jobs at most, so that a page may be short though there are more: [Client.ScanJobs] goes through all of them.
+// A page of more than 64 MiB of text is short, too, but has a job: without these three an empty page is the last one.
 func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, error) {
 	args, err := encode("Contains", filter.Contains)
 	if err != nil {
@@ -104,6 +105,7 @@ func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, er
 		Queue: optional(filter.Queue), Kind: optional(filter.Kind), State: optional(filter.State),
 		BeforeID: optional(filter.BeforeID),
 		MaxJobs:  optionalInt(filter.MaxJobs), Tag: optional(filter.Tag), Args: args,
+		GroupKey: optional(filter.GroupKey),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list jobs: %w", mapError(err))
@@ -132,7 +134,8 @@ func (c *Client) ScanJobs(
 		Before *time.Time      `json:"before,omitempty"`
 		Tag    *string         `json:"tag,omitempty"`
 		Args   json.RawMessage `json:"args,omitempty"`
-	}{params.Queue, params.Kind, params.State, params.Before, params.Tag, params.Args})
+		Group  *string         `json:"group_key,omitempty"`
+	}{params.Queue, params.Kind, params.State, params.Before, params.Tag, params.Args, params.GroupKey})
 	if err != nil {
 		return nil, 0, fmt.Errorf("scan jobs: %w", err)
 	}

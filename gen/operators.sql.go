@@ -31,17 +31,18 @@ const cancelWhere = `-- name: CancelWhere :one
 select awa.cancel_where(
   queue => $1, kind => $2, state => $3, before => $4,
   max_jobs => $5,
-  tag => $6, args => $7)
+  tag => $6, args => $7, group_key => $8)
 `
 
 type CancelWhereParams struct {
-	Queue   *string
-	Kind    *string
-	State   *string
-	Before  *time.Time
-	MaxJobs *int32
-	Tag     *string
-	Args    json.RawMessage
+	Queue    *string
+	Kind     *string
+	State    *string
+	Before   *time.Time
+	MaxJobs  *int32
+	Tag      *string
+	Args     json.RawMessage
+	GroupKey *string
 }
 
 func (q *Queries) CancelWhere(ctx context.Context, db DBTX, arg CancelWhereParams) (int64, error) {
@@ -53,6 +54,7 @@ func (q *Queries) CancelWhere(ctx context.Context, db DBTX, arg CancelWhereParam
 		arg.MaxJobs,
 		arg.Tag,
 		arg.Args,
+		arg.GroupKey,
 	)
 	var cancel_where int64
 	err := row.Scan(&cancel_where)
@@ -97,17 +99,18 @@ const deleteWhere = `-- name: DeleteWhere :one
 select awa.delete_where(
   queue => $1, kind => $2, state => $3, before => $4,
   max_jobs => $5,
-  tag => $6, args => $7)
+  tag => $6, args => $7, group_key => $8)
 `
 
 type DeleteWhereParams struct {
-	Queue   *string
-	Kind    *string
-	State   *string
-	Before  *time.Time
-	MaxJobs *int32
-	Tag     *string
-	Args    json.RawMessage
+	Queue    *string
+	Kind     *string
+	State    *string
+	Before   *time.Time
+	MaxJobs  *int32
+	Tag      *string
+	Args     json.RawMessage
+	GroupKey *string
 }
 
 func (q *Queries) DeleteWhere(ctx context.Context, db DBTX, arg DeleteWhereParams) (int64, error) {
@@ -119,10 +122,22 @@ func (q *Queries) DeleteWhere(ctx context.Context, db DBTX, arg DeleteWhereParam
 		arg.MaxJobs,
 		arg.Tag,
 		arg.Args,
+		arg.GroupKey,
 	)
 	var delete_where int64
 	err := row.Scan(&delete_where)
 	return delete_where, err
+}
+
+const drainQueue = `-- name: DrainQueue :one
+select awa.drain_queue(queue => $1)
+`
+
+func (q *Queries) DrainQueue(ctx context.Context, db DBTX, queue string) (int64, error) {
+	row := db.QueryRow(ctx, drainQueue, queue)
+	var drain_queue int64
+	err := row.Scan(&drain_queue)
+	return drain_queue, err
 }
 
 const dropQueue = `-- name: DropQueue :exec
@@ -168,17 +183,18 @@ const purgeDLQ = `-- name: PurgeDLQ :one
 select awa.purge_dlq(
   queue => $1, kind => $2, state => $3, before => $4,
   max_jobs => $5,
-  tag => $6, args => $7)
+  tag => $6, args => $7, group_key => $8)
 `
 
 type PurgeDLQParams struct {
-	Queue   *string
-	Kind    *string
-	State   *string
-	Before  *time.Time
-	MaxJobs *int32
-	Tag     *string
-	Args    json.RawMessage
+	Queue    *string
+	Kind     *string
+	State    *string
+	Before   *time.Time
+	MaxJobs  *int32
+	Tag      *string
+	Args     json.RawMessage
+	GroupKey *string
 }
 
 func (q *Queries) PurgeDLQ(ctx context.Context, db DBTX, arg PurgeDLQParams) (int64, error) {
@@ -190,6 +206,7 @@ func (q *Queries) PurgeDLQ(ctx context.Context, db DBTX, arg PurgeDLQParams) (in
 		arg.MaxJobs,
 		arg.Tag,
 		arg.Args,
+		arg.GroupKey,
 	)
 	var purge_dlq int64
 	err := row.Scan(&purge_dlq)
@@ -248,17 +265,18 @@ const retryWhere = `-- name: RetryWhere :one
 select awa.retry_where(
   queue => $1, kind => $2, state => $3, before => $4,
   max_jobs => $5,
-  tag => $6, args => $7)
+  tag => $6, args => $7, group_key => $8)
 `
 
 type RetryWhereParams struct {
-	Queue   *string
-	Kind    *string
-	State   *string
-	Before  *time.Time
-	MaxJobs *int32
-	Tag     *string
-	Args    json.RawMessage
+	Queue    *string
+	Kind     *string
+	State    *string
+	Before   *time.Time
+	MaxJobs  *int32
+	Tag      *string
+	Args     json.RawMessage
+	GroupKey *string
 }
 
 func (q *Queries) RetryWhere(ctx context.Context, db DBTX, arg RetryWhereParams) (int64, error) {
@@ -270,6 +288,7 @@ func (q *Queries) RetryWhere(ctx context.Context, db DBTX, arg RetryWhereParams)
 		arg.MaxJobs,
 		arg.Tag,
 		arg.Args,
+		arg.GroupKey,
 	)
 	var retry_where int64
 	err := row.Scan(&retry_where)

@@ -163,7 +163,7 @@ const listJobs = `-- name: ListJobs :many
 select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id, group_key, expires_at from awa.list_jobs(
   queue => $1, state => $2, kind => $3, before_id => $4,
   max_jobs => $5,
-  tag => $6, args => $7)
+  tag => $6, args => $7, group_key => $8)
 `
 
 type ListJobsParams struct {
@@ -174,6 +174,7 @@ type ListJobsParams struct {
 	MaxJobs  *int32
 	Tag      *string
 	Args     json.RawMessage
+	GroupKey *string
 }
 
 func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]AwaJob, error) {
@@ -185,6 +186,7 @@ func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]
 		arg.MaxJobs,
 		arg.Tag,
 		arg.Args,
+		arg.GroupKey,
 	)
 	if err != nil {
 		return nil, err

@@ -176,8 +176,8 @@ func (f *fuzzer) choose() routine {
 			return 40
 		case "prune_oldest": // once for each table of a segment
 			return 20
-		case "drop_queue", "pause_queue", "jobs_compat", "queue_counts", "list_queues", "list_workers", "configure",
-			"deregister_worker", "release_unknown", "expire_history", "audit", "health", "run_maintenance",
+		case "drop_queue", "pause_queue", "drain_queue", "jobs_compat", "queue_counts", "list_queues", "list_workers",
+			"configure", "deregister_worker", "release_unknown", "expire_history", "audit", "health", "run_maintenance",
 			"rebase_after_restore":
 			return 3
 		default:

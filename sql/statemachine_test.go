@@ -139,6 +139,7 @@ var steps = []step{
 		`select awa.configure_queue(@queue, '{"default_priority": 4, "default_max_attempts": 1, "deadline": "1 second", ` +
 			`"failed_retention": "1 hour"}')`},
 	{"pause_queue", "", "select awa.pause_queue(@queue)"},
+	{"drain_queue", "", "select awa.drain_queue(@queue)"},
 	{"resume_queue", "", "select awa.resume_queue(@queue)"},
 	{"drop_queue", "", "select awa.drop_queue(@queue)"},
 	{"drop_queue", "", "select awa.drop_queue(@queue, true)"},

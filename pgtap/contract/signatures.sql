@@ -57,6 +57,7 @@ insert into contract values
   ('configure_queue', 'queue text, settings jsonb', 'void'),
   ('pause_queue', 'queue text', 'void'),
   ('resume_queue', 'queue text', 'void'),
+  ('drain_queue', 'queue text', 'bigint'),
   ('drop_queue', 'queue text, force boolean DEFAULT false', 'void'),
   ('cancel', 'job_id bigint, reason text DEFAULT NULL::text', 'text'),
   ('retry', 'job_id bigint', 'text'),
@@ -68,20 +69,20 @@ insert into contract values
   ('cancel_where',
     'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
     'time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, '
-    'args jsonb DEFAULT NULL::jsonb', 'bigint'),
+    'args jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text', 'bigint'),
   ('retry_where',
     'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
     'time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, '
-    'args jsonb DEFAULT NULL::jsonb', 'bigint'),
+    'args jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text', 'bigint'),
   ('purge_dlq',
     'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
     'time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, '
-    'args jsonb DEFAULT NULL::jsonb', 'bigint'),
+    'args jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text', 'bigint'),
   ('delete_job', 'job_id bigint', 'text'),
   ('delete_where',
     'queue text DEFAULT NULL::text, kind text DEFAULT NULL::text, state text DEFAULT NULL::text, before timestamp with '
     'time zone DEFAULT NULL::timestamp with time zone, max_jobs integer DEFAULT 1000, tag text DEFAULT NULL::text, '
-    'args jsonb DEFAULT NULL::jsonb', 'bigint'),
+    'args jsonb DEFAULT NULL::jsonb, group_key text DEFAULT NULL::text', 'bigint'),
   ('schedule',
     'name text, queue text, kind text, cron text DEFAULT NULL::text, every interval DEFAULT NULL::interval, args jsonb '
     'DEFAULT ''{}''::jsonb, timezone text DEFAULT ''UTC''::text, missed text DEFAULT ''latest''::text, missed_for '
@@ -119,8 +120,8 @@ insert into contract values
   ('job', 'job_id bigint', 'SETOF awa.jobs'),
   ('list_jobs',
     'queue text DEFAULT NULL::text, state text DEFAULT NULL::text, kind text DEFAULT NULL::text, before_id bigint '
-    'DEFAULT NULL::bigint, max_jobs integer DEFAULT 100, tag text DEFAULT NULL::text, args jsonb DEFAULT NULL::jsonb',
-    'SETOF awa.jobs'),
+    'DEFAULT NULL::bigint, max_jobs integer DEFAULT 100, tag text DEFAULT NULL::text, args jsonb DEFAULT '
+    'NULL::jsonb, group_key text DEFAULT NULL::text', 'SETOF awa.jobs'),
   ('scan_jobs', 'filter jsonb, before_id bigint DEFAULT NULL::bigint', 'SETOF awa.scan_jobs_row'),
   ('queue_counts', 'queue text DEFAULT NULL::text', 'SETOF awa.queue_counts_row'),
   ('configuration', '', 'SETOF awa.configuration_row'),
@@ -142,7 +143,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(183);
+select plan(185);
 
 select is(
   (

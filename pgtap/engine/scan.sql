@@ -12,7 +12,8 @@ select min(id) as first_id, max(id) + 1 as end_id from made \gset
 
 create function pg_temp.scan(
   queue text default null, kind text default null, state text default null, before timestamptz default null,
-  tag text default null, args jsonb default null, before_id bigint default 9223372036854775807, max_jobs int default 100
+  tag text default null, args jsonb default null, group_key text default null,
+  before_id bigint default 9223372036854775807, max_jobs int default 100
 ) returns text
 language plpgsql
 as $$
@@ -20,7 +21,7 @@ as $$
 declare
   v_scan record;
 begin
-  v_scan := awa._scan(queue, kind, state, before, tag, args, before_id, max_jobs, false);
+  v_scan := awa._scan(queue, kind, state, before, tag, args, group_key, before_id, max_jobs, false);
   return concat_ws(' ',
     (select string_agg(m.n::text, ' ' order by i.o)
        from unnest(v_scan.job_ids) with ordinality i(id, o)

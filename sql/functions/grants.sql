@@ -57,6 +57,7 @@ begin
           ('awa_operator', 'function awa.configure_queue'),
           ('awa_operator', 'function awa.pause_queue'),
           ('awa_operator', 'function awa.resume_queue'),
+          ('awa_operator', 'function awa.drain_queue'),
           ('awa_operator', 'function awa.drop_queue'),
           ('awa_operator', 'function awa.cancel'),
           ('awa_operator', 'function awa.cancel_where'),

@@ -107,6 +107,7 @@
 {{ template "operate/configure_queue.sql" . }}
 {{ template "operate/pause_queue.sql" . }}
 {{ template "operate/resume_queue.sql" . }}
+{{ template "operate/drain_queue.sql" . }}
 {{ template "operate/drop_queue.sql" . }}
 {{ template "operate/cancel.sql" . }}
 {{ template "operate/cancel_where.sql" . }}

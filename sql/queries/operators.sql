@@ -10,6 +10,9 @@ select awa.pause_queue(queue => @queue);
 -- name: ResumeQueue :exec
 select awa.resume_queue(queue => @queue);
 
+-- name: DrainQueue :one
+select awa.drain_queue(queue => @queue);
+
 -- name: DropQueue :exec
 select awa.drop_queue(queue => @queue, force => @force);
 
@@ -20,7 +23,7 @@ select awa.cancel(job_id => @job_id, reason => sqlc.narg(reason));
 select awa.cancel_where(
   queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before),
   max_jobs => sqlc.narg(max_jobs),
-  tag => sqlc.narg(tag), args => sqlc.narg(args));
+  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key));
 
 -- name: Retry :one
 select awa.retry(job_id => @job_id);
@@ -29,7 +32,7 @@ select awa.retry(job_id => @job_id);
 select awa.retry_where(
   queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before),
   max_jobs => sqlc.narg(max_jobs),
-  tag => sqlc.narg(tag), args => sqlc.narg(args));
+  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key));
 
 -- name: SetPriority :one
 select awa.set_priority(job_id => @job_id, priority => @priority);
@@ -44,7 +47,7 @@ select awa.reschedule(job_id => @job_id, run_at => @run_at, args => sqlc.narg(ar
 select awa.purge_dlq(
   queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before),
   max_jobs => sqlc.narg(max_jobs),
-  tag => sqlc.narg(tag), args => sqlc.narg(args));
+  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key));
 
 -- name: DeleteJob :one
 select awa.delete_job(job_id => @job_id);
@@ -53,7 +56,7 @@ select awa.delete_job(job_id => @job_id);
 select awa.delete_where(
   queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before),
   max_jobs => sqlc.narg(max_jobs),
-  tag => sqlc.narg(tag), args => sqlc.narg(args));
+  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key));
 
 -- name: RebaseAfterRestore :one
 select * from awa.rebase_after_restore();

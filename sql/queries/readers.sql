@@ -5,7 +5,7 @@ select * from awa.job(job_id => @job_id);
 select * from awa.list_jobs(
   queue => sqlc.narg(queue), state => sqlc.narg(state), kind => sqlc.narg(kind), before_id => sqlc.narg(before_id),
   max_jobs => sqlc.narg(max_jobs),
-  tag => sqlc.narg(tag), args => sqlc.narg(args));
+  tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key));
 
 -- name: ScanJobs :one
 select * from awa.scan_jobs(filter => @filter, before_id => sqlc.narg(before_id));

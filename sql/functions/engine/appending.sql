@@ -166,9 +166,8 @@ begin
        from unnest(tags) t
       where char_length(t) not between 1 and 200;
   end if;
-  if char_length(group_key) not between 1 and 200 then
-    perform awa._refuse('group_key must be 1 to 200 characters long', group_key,
-      'Pass what the jobs of a group have in common, such as the id of a customer; leave it out for none.');
+  if group_key is not null then
+    perform awa._check_group(group_key);
   end if;
   perform awa._check_run_at(run_at);
   perform awa._check_expires_at(expires_at, run_at);

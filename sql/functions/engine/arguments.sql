@@ -269,6 +269,22 @@ $$;
 comment on function awa._check_tag is
   'Refuses a tag that no job can have; argument: its name in the caller''s signature';
 
+-- Refuses the key of a group that no job can have; argument: its name in the caller's signature.
+-- Null passes.
+-- Raises 22023.
+create or replace function awa._check_group(group_key text, argument text default 'group_key') returns void
+language plpgsql
+as $$
+begin
+  if char_length(group_key) not between 1 and 200 then
+    perform awa._refuse(argument || ' must be 1 to 200 characters long', group_key,
+      'Pass what the jobs of a group have in common, such as the id of a customer; leave it out for none.');
+  end if;
+end
+$$;
+comment on function awa._check_group is
+  'Refuses the key of a group that no job can have; argument: its name in the caller''s signature';
+
 -- Raises JQ005.
 create or replace function awa._refuse_state(job_id bigint, state text, hint text) returns void
 language plpgsql

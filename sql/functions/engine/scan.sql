@@ -9,6 +9,7 @@ create or replace function awa._scan(
   before timestamptz,
   tag text,
   args jsonb,
+  group_key text,
   before_id bigint,
   max_jobs int,
   hidden boolean,
@@ -40,6 +41,7 @@ begin
            and (kind is null or j.kind = kind)
            and (tag is null or j.tags @> array[tag])
            and (args is null or j.args @> args)
+           and (group_key is null or j.group_key = group_key)
            and (before is null or j.finalized_at < before)
          order by j.id desc
          limit max_jobs - cardinality(job_ids))
@@ -52,6 +54,7 @@ begin
            and (state is null or j.state = state)
            and (tag is null or j.tags @> array[tag])
            and (args is null or j.args @> args)
+           and (group_key is null or j.group_key = group_key)
            and (before is null or coalesce(j.finalized_at, j.created_at) < before)
          order by j.id desc
          limit max_jobs - cardinality(job_ids)) end;

@@ -1,19 +1,20 @@
 -- Cancels matching jobs that have not ended; returns how many.
--- At least one filter is required: a queue, a kind, a state, a time before which they were enqueued, a tag, or an
--- object that their arguments contain. Changes at most max_jobs (1 to 10,000), and available jobs of at most 500
--- queues: call it again until it returns 0. A filter by tag or arguments reads at most 100,000 jobs of each state, the
--- first in line; scan_jobs finds the rest. Skips deferred jobs that another session is changing, and other jobs that
--- another session is changing, or answering for, for longer than claim_wait.
+-- At least one filter is required: a queue, a kind, a state, a time before which they were enqueued, a tag, an object
+-- that their arguments contain, or a group. Changes at most max_jobs (1 to 10,000), and available jobs of at most 500
+-- queues: call it again until it returns 0. A filter by tag, arguments or group reads at most 100,000 jobs of each
+-- state, the first in line; scan_jobs finds the rest. Skips deferred jobs that another session is changing, and other
+-- jobs that another session is changing, or answering for, for longer than claim_wait.
 -- Locks: as cancel, for each job.
 -- Raises 22023 for the filter, JQ004; 40001 as cancel does.
 create or replace function awa.cancel_where(
-  queue    text default null,
-  kind     text default null,
-  state    text default null,
-  before   timestamptz default null,
-  max_jobs int default 1000,
-  tag      text default null,
-  args     jsonb default null
+  queue     text default null,
+  kind      text default null,
+  state     text default null,
+  before    timestamptz default null,
+  max_jobs  int default 1000,
+  tag       text default null,
+  args      jsonb default null,
+  group_key text default null
 ) returns bigint
 language plpgsql
 volatile
@@ -30,13 +31,13 @@ as $$
 #variable_conflict use_variable
 declare
   v_max int := coalesce(max_jobs, 1000);
-  v_most int := case when tag is not null or args is not null then 100000 end; -- null: all
+  v_most int := case when num_nonnulls(tag, args, group_key) > 0 then 100000 end; -- null: all
   v_queue_id bigint := awa._queue_id(queue);
   v_last bigint; -- of the deferred jobs that it looks at; null: of all
   v_cancelled bigint := 0;
   v_running awa._place[];
 begin
-  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('cancellable'), tag, args);
+  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('cancellable'), tag, args, group_key);
   perform awa._check_isolation();
   perform awa._bound_waits();
   if state is null or state = any(awa._states('deferred')) then
@@ -58,6 +59,7 @@ begin
          and (before is null or d.created_at < before)
          and (tag is null or d.tags @> array[tag])
          and (args is null or d.args @> args)
+         and (group_key is null or d.group_key = group_key)
          and (v_last is null or d.job_id <= v_last)
          and case -- see _buried_here
            when d.job_id in (select b.job_id from awa._buried_here b)
@@ -76,13 +78,15 @@ begin
             from (
               select a.lane, a.xid, a.job_id, a.segment
                 from (
-                  select a.lane, a.xid, a.job_id, a.segment, a.kind, a.created_at, a.tags, a.args
+                  select a.lane, a.xid, a.job_id, a.segment, a.kind, a.created_at, a.tags, a.args,
+                         a.group_key
                     from awa._available a
                    where queue is null or a.queue_id = v_queue_id
                    limit v_most
                 ) a
                where (kind is null or a.kind = kind) and (before is null or a.created_at < before)
                  and (tag is null or a.tags @> array[tag]) and (args is null or a.args @> args)
+                 and (group_key is null or a.group_key = group_key)
                limit v_max - v_cancelled
             ) a
         ) a
@@ -92,13 +96,14 @@ begin
     v_running := array(
       select (r.job_id, 'running', r.receipt, null, null, null, null, null)::awa._place
         from (
-          select r.job_id, r.receipt, r.kind, r.created_at, r.tags, r.args
+          select r.job_id, r.receipt, r.kind, r.created_at, r.tags, r.args, r.group_key
             from awa._running r
            where queue is null or r.queue_id = v_queue_id
            limit v_most
         ) r
        where (kind is null or r.kind = kind) and (before is null or r.created_at < before)
          and (tag is null or r.tags @> array[tag]) and (args is null or r.args @> args)
+         and (group_key is null or r.group_key = group_key)
        order by r.receipt
        limit v_max - v_cancelled);
     perform set_config('plan_cache_mode', 'force_generic_plan', true); -- one plan for all of them
@@ -175,14 +180,15 @@ create or replace function awa._check_filter(
   max_jobs int,
   states text[],
   tag text,
-  args jsonb
+  args jsonb,
+  group_key text
 ) returns void
 language plpgsql
 as $$
 begin
   -- an empty object is in the arguments of each job
-  if num_nonnulls(queue, kind, state, before, tag, nullif(nullif(args, '{}'), '[]')) = 0 then
-    perform awa._refuse('a filter must name a queue, kind, state, before, tag or args', null,
+  if num_nonnulls(queue, kind, state, before, tag, nullif(nullif(args, '{}'), '[]'), group_key) = 0 then
+    perform awa._refuse('a filter must name a queue, kind, state, before, tag, args or group_key', null,
       'Say which jobs: at least one of these.');
   end if;
   if state <> all(states) then
@@ -193,6 +199,7 @@ begin
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 1000.');
   end if;
   perform awa._check_tag(tag);
+  perform awa._check_group(group_key);
 end
 $$;
 comment on function awa._check_filter is 'Refuses a filter without a condition, or by an unknown state';

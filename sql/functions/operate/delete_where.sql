@@ -1,19 +1,20 @@
 -- Deletes matching jobs that have ended, as delete_job does; returns how many.
--- At least one filter is required: a queue, a kind, a state, a time before which they ended, a tag, or an object that
--- their arguments contain. Changes at most max_jobs (1 to 10,000). For completed jobs it reads at most 100,000 entries
--- of the ledgers that are not deleted, the newest first; a filter by tag or arguments reads as many of the others. A
--- notice says so when there are more: scan_jobs finds the rest. Skips failed, cancelled and dead jobs that another
--- session is changing, and jobs that this transaction has cancelled while they were available.
+-- At least one filter is required: a queue, a kind, a state, a time before which they ended, a tag, an object that
+-- their arguments contain, or a group. Changes at most max_jobs (1 to 10,000). For completed jobs it reads at most
+-- 100,000 entries of the ledgers that are not deleted, the newest first; a filter by tag, arguments or group reads as
+-- many of the others. A notice says so when there are more: scan_jobs finds the rest. Skips failed, cancelled and dead
+-- jobs that another session is changing, and jobs that this transaction has cancelled while they were available.
 -- Locks: as delete_job.
 -- Raises 22023, JQ004, 55P03.
 create or replace function awa.delete_where(
-  queue    text default null,
-  kind     text default null,
-  state    text default null,
-  before   timestamptz default null,
-  max_jobs int default 1000,
-  tag      text default null,
-  args     jsonb default null
+  queue     text default null,
+  kind      text default null,
+  state     text default null,
+  before    timestamptz default null,
+  max_jobs  int default 1000,
+  tag       text default null,
+  args      jsonb default null,
+  group_key text default null
 ) returns bigint
 language plpgsql
 volatile
@@ -31,7 +32,7 @@ as $$
 declare
   v_queue_id bigint := awa._queue_id(queue);
   v_max int := coalesce(max_jobs, 1000);
-  v_most int := case when tag is not null or args is not null then 100000 end; -- null: all
+  v_most int := case when num_nonnulls(tag, args, group_key) > 0 then 100000 end; -- null: all
   v_last bigint; -- of the jobs that it looks at; null: of all
   v_undecided bigint[];
   v_completed record;
@@ -39,7 +40,7 @@ declare
   v_asked int;
   v_deleted bigint := 0;
 begin
-  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('ended'), tag, args);
+  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('ended'), tag, args, group_key);
   perform awa._check_isolation();
   perform awa._bound_waits();
   if state is null or state = any(awa._states('done')) then
@@ -63,6 +64,7 @@ begin
          and (before is null or d.finalized_at < before)
          and (tag is null or d.tags @> array[tag])
          and (args is null or d.args @> args)
+         and (group_key is null or d.group_key = group_key)
          and (v_last is null or d.job_id <= v_last)
        order by d.job_id
        limit v_max
@@ -71,7 +73,8 @@ begin
   if v_deleted < v_max and (state is null or state = 'completed') then
     loop -- jobs that another session has deleted meanwhile make room for more
       v_asked := v_max - v_deleted;
-      v_completed := awa._scan(queue, kind, 'completed', before, tag, args, v_before_id, v_asked, hidden => true);
+      v_completed := awa._scan(queue, kind, 'completed', before, tag, args, group_key, v_before_id, v_asked,
+        hidden => true);
       v_before_id := v_completed.next_before_id;
       v_deleted := v_deleted + awa._delete_rows(v_completed.job_ids) + awa._delete_completed(v_completed.job_ids);
       exit when v_deleted >= v_max or v_before_id is null or cardinality(v_completed.job_ids) < v_asked;

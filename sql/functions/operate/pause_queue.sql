@@ -8,6 +8,17 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+begin
+  perform awa._pause_queue(queue);
+end
+$$;
+comment on function awa.pause_queue is 'Stops claims from a queue';
+
+-- Stops claims from a queue, from the commit on.
+-- Raises 22023.
+create or replace function awa._pause_queue(queue text) returns void
+language plpgsql
+as $$
 #variable_conflict use_variable
 declare
   v_queue_id bigint := awa._make_queue(queue);
@@ -17,4 +28,4 @@ begin
    where s.queue_id = v_queue_id;
 end
 $$;
-comment on function awa.pause_queue is 'Stops claims from a queue';
+comment on function awa._pause_queue is 'Stops claims from a queue, from the commit on';

@@ -1,17 +1,18 @@
 -- Removes matching dead letters for good; returns how many.
 -- At least one filter is required: a queue, a kind, a time before which they died, a tag, an object that their
--- arguments contain, or the state dead. Removes at most max_jobs (1 to 10,000). A filter by tag or arguments reads at
--- most 100,000, the oldest ids first; scan_jobs finds the rest.
+-- arguments contain, a group, or the state dead. Removes at most max_jobs (1 to 10,000). A filter by tag, arguments or
+-- group reads at most 100,000, the oldest ids first; scan_jobs finds the rest.
 -- Locks: their rows. Skips rows that another session is changing.
 -- Raises 22023.
 create or replace function awa.purge_dlq(
-  queue    text default null,
-  kind     text default null,
-  state    text default null,
-  before   timestamptz default null,
-  max_jobs int default 1000,
-  tag      text default null,
-  args     jsonb default null
+  queue     text default null,
+  kind      text default null,
+  state     text default null,
+  before    timestamptz default null,
+  max_jobs  int default 1000,
+  tag       text default null,
+  args      jsonb default null,
+  group_key text default null
 ) returns bigint
 language plpgsql
 volatile
@@ -30,8 +31,8 @@ declare
   v_queue_id bigint := awa._queue_id(queue);
   v_last bigint; -- of the dead letters that it looks at; null: of all
 begin
-  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('dlq_retention'), tag, args);
-  if tag is not null or args is not null then
+  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('dlq_retention'), tag, args, group_key);
+  if num_nonnulls(tag, args, group_key) > 0 then
     select d.job_id into v_last
       from awa.done_entries d
      where d.state = 'dead'
@@ -49,6 +50,7 @@ begin
        and (before is null or d.finalized_at < before)
        and (tag is null or d.tags @> array[tag])
        and (args is null or d.args @> args)
+       and (group_key is null or d.group_key = group_key)
        and (v_last is null or d.job_id <= v_last)
      order by d.job_id
      limit coalesce(max_jobs, 1000)

@@ -1,20 +1,21 @@
 -- Lets matching jobs run now that have ended without success or that wait, as retry does; returns how many.
--- At least one filter is required: a queue, a kind, a state, a time before which they ended, a tag, or an object that
--- their arguments contain. Without a state: failed, dead and cancelled jobs. Changes at most max_jobs (1 to 10,000),
--- the oldest ids first. A filter by tag or arguments reads at most 100,000 jobs of each home; scan_jobs finds the rest.
--- Skips jobs whose unique key another job holds, or another session is about to take for longer than claim_wait, jobs
--- that another session is changing, and jobs that this transaction has put into the same place before.
+-- At least one filter is required: a queue, a kind, a state, a time before which they ended, a tag, an object that
+-- their arguments contain, or a group. Without a state: failed, dead and cancelled jobs. Changes at most max_jobs (1 to
+-- 10,000), the oldest ids first. A filter by tag, arguments or group reads at most 100,000 jobs of each home; scan_jobs
+-- finds the rest. Skips jobs whose unique key another job holds, or another session is about to take for longer than
+-- claim_wait, jobs that another session is changing, and jobs that this transaction has put into the same place before.
 -- Locks: the jobs' rows, until the transaction ends; for jobs with a group, as retry, but one lock for all after the
 -- 64th, unless they are of one queue.
 -- Raises 22023, JQ004.
 create or replace function awa.retry_where(
-  queue    text default null,
-  kind     text default null,
-  state    text default null,
-  before   timestamptz default null,
-  max_jobs int default 1000,
-  tag      text default null,
-  args     jsonb default null
+  queue     text default null,
+  kind      text default null,
+  state     text default null,
+  before    timestamptz default null,
+  max_jobs  int default 1000,
+  tag       text default null,
+  args      jsonb default null,
+  group_key text default null
 ) returns bigint
 language plpgsql
 volatile
@@ -34,11 +35,11 @@ declare
   v_max int := coalesce(max_jobs, 1000);
   v_job_ids bigint[];
   v_homes text[];
-  v_most int := case when tag is not null or args is not null then 100000 end; -- null: all
+  v_most int := case when num_nonnulls(tag, args, group_key) > 0 then 100000 end; -- null: all
   v_last_done bigint; -- of the jobs that it looks at; null: of all
   v_last_deferred bigint;
 begin
-  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('retriable'), tag, args);
+  perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('retriable'), tag, args, group_key);
   perform awa._check_isolation();
   perform awa._bound_waits();
   if v_most is not null then
@@ -81,6 +82,7 @@ begin
                    and (before is null or d.finalized_at < before)
                    and (tag is null or d.tags @> array[tag])
                    and (args is null or d.args @> args)
+                   and (group_key is null or d.group_key = group_key)
                    and (v_last_done is null or d.job_id <= v_last_done)
                    and case -- see _buried_here
                      when d.job_id in (select b.job_id from awa._buried_here b)
@@ -100,6 +102,7 @@ begin
                    and (before is null or d.created_at < before)
                    and (tag is null or d.tags @> array[tag])
                    and (args is null or d.args @> args)
+                   and (group_key is null or d.group_key = group_key)
                    and (v_last_deferred is null or d.job_id <= v_last_deferred)
                    and case
                      when d.job_id in (select b.job_id from awa._buried_here b)

@@ -107,8 +107,8 @@ begin
         from awa._held_locks l, awa.settings s
        where l.shard = awa._shard_of(v_place.lane) and l.since < v_now - greatest(s.claim_wait, interval '1 second')
        limit 1);
-    v_says := concat_ws(' ', v_says, awa._expiry_in_words(v_job, v_now), v_holder,
-      case
+    v_says := concat_ws(' ', v_says, 'Its group is ' || v_job.group_key || '.', awa._expiry_in_words(v_job, v_now),
+      v_holder, case
         when awa._is_restored()
           then 'The database was restored from a dump: nothing is claimed until rebase_after_restore was called.'
       end);

@@ -1,10 +1,10 @@
 -- One page of matching jobs, in the descending order of their ids.
 -- The next page is the one before the last id of this one. Completed jobs, jobs in any state, and available jobs where
 -- they are many, are read in stretches of ids, each twice as long as the one before, until the page is full. Jobs in
--- the other states are read from where they are, however long the history is. Nothing indexes tags and arguments: with
--- a filter by these, one call reads at most 100,000 entries. So a page may be short, or empty, before the last one;
--- scan_jobs tells where to go on. A page ends before the job with which its text would be larger than 64 MiB, but holds
--- at least one job.
+-- the other states are read from where they are, however long the history is. Nothing indexes tags, arguments and
+-- groups: with a filter by these, one call reads at most 100,000 entries. So a page may be short, or empty, before the
+-- last one; scan_jobs tells where to go on. A page ends before the job with which its text would be larger than 64 MiB,
+-- but holds at least one job.
 -- Raises 22023.
 create or replace function awa.list_jobs(
   queue     text default null,
@@ -13,7 +13,8 @@ create or replace function awa.list_jobs(
   before_id bigint default null,
   max_jobs  int default 100,
   tag       text default null,
-  args      jsonb default null
+  args      jsonb default null,
+  group_key text default null
 ) returns setof awa.jobs
 language plpgsql stable
 security definer
@@ -31,7 +32,7 @@ declare
   v_bytes bigint := 0;
   v_is_page boolean := false; -- it has a job
 begin
-  for v_job in select * from awa._list_jobs(queue, state, kind, before_id, max_jobs, tag, args) loop
+  for v_job in select * from awa._list_jobs(queue, state, kind, before_id, max_jobs, tag, args, group_key) loop
     v_bytes := v_bytes + awa._job_bytes(v_job);
     exit when v_bytes > 67108864 and v_is_page;
     return next v_job;
@@ -58,7 +59,8 @@ create or replace function awa._list_jobs(
   before_id bigint,
   max_jobs  int,
   tag       text,
-  args      jsonb
+  args      jsonb,
+  group_key text
 ) returns setof awa.jobs
 language plpgsql stable
 as $$
@@ -72,7 +74,7 @@ declare
   v_is_short boolean := false; -- few are available
   v_queue_ids bigint[]; -- that have jobs in this state
   -- entries to be read; null: as many as it takes
-  v_most bigint := case when tag is not null or args is not null then 100000 end;
+  v_most bigint := case when num_nonnulls(tag, args, group_key) > 0 then 100000 end;
   v_stretch record;
 begin
   if v_left not between 1 and 10000 then
@@ -80,6 +82,7 @@ begin
   end if;
   perform awa._check_state(state);
   perform awa._check_tag(tag);
+  perform awa._check_group(group_key);
 
   if state = 'available' or state = 'running' then
     select coalesce(sum(c.available), 0) <= 10000,
@@ -96,15 +99,17 @@ begin
              j.receipt, j.progress, j.output, j.worker_id, j.group_key, j.expires_at
         from (
           select * from (
-            select a.lane, a.xid, a.job_id, a.kind, a.queue_id, a.tags, a.args from awa._available a
+            select a.lane, a.xid, a.job_id, a.kind, a.queue_id, a.tags, a.args, a.group_key
+              from awa._available a
              where state = 'available'
             union all
-            (select r.lane, r.xid, r.job_id, r.kind, r.queue_id, r.tags, r.args from awa._running r
+            (select r.lane, r.xid, r.job_id, r.kind, r.queue_id, r.tags, r.args, r.group_key from awa._running r
               where state = 'running' and r.queue_id = any(v_queue_ids)
               limit v_most)
           ) p
            where p.job_id < v_until and p.queue_id = any(v_queue_ids) and (kind is null or p.kind = kind)
              and (tag is null or p.tags @> array[tag]) and (args is null or p.args @> args)
+             and (group_key is null or p.group_key = group_key)
            order by p.job_id desc
            limit v_left
         ) p
@@ -123,6 +128,7 @@ begin
         from (select * from awa._deferred j where j.id < v_until and j.state = state order by j.id desc limit v_most) j
        where (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
          and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
+         and (group_key is null or j.group_key = group_key)
        order by j.id desc
        limit v_left;
   elsif state = any(awa._states('done')) then
@@ -136,6 +142,7 @@ begin
         ) j
        where (queue is null or j.queue = queue) and (kind is null or j.kind = kind)
          and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
+         and (group_key is null or j.group_key = group_key)
        order by j.id desc
        limit v_left;
   elsif state is null or state = any(awa._states('logged')) then
@@ -153,6 +160,7 @@ begin
            and (queue is null or j.queue = queue)
            and (kind is null or j.kind = kind)
            and (tag is null or j.tags @> array[tag]) and (args is null or j.args @> args)
+           and (group_key is null or j.group_key = group_key)
          order by j.id desc
          limit v_left;
       get diagnostics v_found = row_count;

@@ -8,7 +8,7 @@ comment on view awa.scan_jobs_row is
 
 -- The ids of matching jobs, of at most 100,000 entries, and where to go on; the newest first.
 -- The filter is an object with any of queue, kind, state, before (enqueued before or, for ended jobs, ended before),
--- tag, and args (contains). next_before_id is the before_id of the next call; null at the end.
+-- tag, args (contains) and group_key. next_before_id is the before_id of the next call; null at the end.
 -- Raises 22023.
 create or replace function awa.scan_jobs(filter jsonb, before_id bigint default null) returns setof awa.scan_jobs_row
 language plpgsql stable
@@ -34,9 +34,9 @@ begin
       'Pass something like {"queue": "email", "tag": "eu"}.');
   end if;
   for v_key, v_value in select * from jsonb_each(v_filter) loop
-    if v_key not in ('queue', 'kind', 'state', 'before', 'tag', 'args') then
+    if v_key not in ('queue', 'kind', 'state', 'before', 'tag', 'args', 'group_key') then
       perform awa._refuse('filter holds an unknown key', v_key,
-        'The keys are queue, kind, state, before, tag and args.');
+        'The keys are queue, kind, state, before, tag, args and group_key.');
     elsif v_key <> 'args' and jsonb_typeof(v_value) not in ('string', 'null') then
       perform awa._refuse(format('filter: %s must be a string', v_key), awa._brief(v_value),
         'Pass it in quotation marks, or leave it out.');
@@ -53,10 +53,11 @@ begin
   end if;
   perform awa._check_state(v_filter ->> 'state', 'filter: state');
   perform awa._check_tag(v_filter ->> 'tag', 'filter: tag');
+  perform awa._check_group(v_filter ->> 'group_key', 'filter: group_key');
   return query
     select s.next_before_id, s.job_ids
       from awa._scan(v_filter ->> 'queue', v_filter ->> 'kind', v_filter ->> 'state', v_before, v_filter ->> 'tag',
-        nullif(v_filter -> 'args', 'null'), before_id, null, false) s;
+        nullif(v_filter -> 'args', 'null'), v_filter ->> 'group_key', before_id, null, false) s;
 end
 $$;
 comment on function awa.scan_jobs is
