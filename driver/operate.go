@@ -231,23 +231,68 @@ func (f JobFilter) params() (gen.CancelWhereParams, error) {
 	}, err
 }
 
-// QueueSettings are settings of a queue, by their keys: default_priority, default_max_attempts, lease, deadline,
-// backoff_base, backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention. Times
-// are a [time.Duration], or a text such as
-// "30 days". Nil brings the default back. See the reference of configure_queue.
-type QueueSettings map[string]any
+// QueueSettings are settings of a queue, as [Client.ConfigureQueue] changes them. One that is left out stays as it is,
+// whoever set it; [Set] gives it a value, zero included, and [Default] takes it away:
+//
+//	driver.QueueSettings{MaxDepth: driver.Set(100_000), Deadline: driver.Default[time.Duration]()}
+//
+// The reference of configure_queue has their ranges and defaults.
+type QueueSettings struct {
+	DefaultPriority    Setting[int]           `json:"default_priority,omitzero"`     // of a job that names none
+	DefaultMaxAttempts Setting[int]           `json:"default_max_attempts,omitzero"` // of a job that names none
+	Lease              Setting[time.Duration] `json:"lease,omitzero"`                // of a claim that names none
+	Deadline           Setting[time.Duration] `json:"deadline,omitzero"`             // how long an attempt may take
+	BackoffBase        Setting[time.Duration] `json:"backoff_base,omitzero"`         // the n-th retry waits 2^n times this
+	BackoffMax         Setting[time.Duration] `json:"backoff_max,omitzero"`          // no retry waits longer
+	DeadLetter         Setting[bool]          `json:"dead_letter,omitzero"`          // keep what fails for good as dead
+	AgingInterval      Setting[time.Duration] `json:"aging_interval,omitzero"`       // see [QueueInfo]
+	Shards             Setting[int]           `json:"shards,omitzero"`               // in how many new jobs are spread
+	MaxDepth           Setting[int]           `json:"max_depth,omitzero"`            // refuse new jobs when more are ready
+	FailedRetention    Setting[time.Duration] `json:"failed_retention,omitzero"`     // of failed and cancelled jobs
+	DLQRetention       Setting[time.Duration] `json:"dlq_retention,omitzero"`        // of dead letters
+	CompletedRetention Setting[time.Duration] `json:"completed_retention,omitzero"`  // of completed jobs, as shown
+}
+
+// A Setting says what becomes of a setting: it stays as it is, as the zero value says; it gets a value, by [Set]; or it
+// is taken away, so that the default holds, by [Default].
+type Setting[T any] struct {
+	value   *T
+	isNamed bool
+}
+
+// Set gives a setting a value.
+func Set[T any](value T) Setting[T] { return Setting[T]{&value, true} }
+
+// Default takes a setting away: the default holds, which of a limit is none.
+func Default[T any]() Setting[T] { return Setting[T]{nil, true} }
+
+// IsZero reports whether the setting stays as it is.
+func (s Setting[T]) IsZero() bool { return !s.isNamed }
+
+// MarshalJSON returns the value as the server takes it: null for the default, a time in seconds.
+func (s Setting[T]) MarshalJSON() ([]byte, error) {
+	if s.value == nil {
+		return []byte("null"), nil
+	}
+	if d, ok := any(*s.value).(time.Duration); ok {
+		return json.Marshal(d.Seconds())
+	}
+	return json.Marshal(*s.value)
+}
 
 // ConfigureQueue changes settings of a queue, in a transaction of its own; those that are not named stay. It makes the
 // queue if there is none, so that a deploy can configure it before the first job. It fails with [ErrInvalidArgument]
-// for a key that
-// there is not, or a value out of range, and changes nothing then.
+// for a value out of range, and changes nothing then.
+//
+// It also changes what an operator has set: so call it where a queue is set up, in a migration say, and not at each
+// start of a program. A worker's start changes no settings.
 func (c *Client) ConfigureQueue(ctx context.Context, queue string, settings QueueSettings) error {
 	return c.ConfigureQueueTx(ctx, ownTx{c.pool}, queue, settings)
 }
 
 // ConfigureQueueTx is [Client.ConfigureQueue] inside the caller's transaction.
 func (c *Client) ConfigureQueueTx(ctx context.Context, tx DBTX, queue string, settings QueueSettings) error {
-	encoded, err := encodeSettings(settings)
+	encoded, err := encode("settings", settings)
 	if err == nil {
 		err = mapError(queries.ConfigureQueue(ctx, utf8DB{tx}, gen.ConfigureQueueParams{Queue: queue, Settings: encoded}))
 	}
@@ -283,7 +328,7 @@ func (c *Client) ConfigureTx(ctx context.Context, tx DBTX, settings Settings) er
 }
 
 // encodeSettings returns settings as the server takes them: times as seconds.
-func encodeSettings[S ~map[string]any](settings S) (json.RawMessage, error) {
+func encodeSettings(settings Settings) (json.RawMessage, error) {
 	values := make(map[string]any, len(settings))
 	for key, v := range settings {
 		if d, ok := v.(time.Duration); ok {

@@ -1,6 +1,7 @@
 package driver_test
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -237,13 +238,14 @@ func TestPurgeDLQ(t *testing.T) {
 func TestConfigureQueue(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)
-	require.NoError(t, client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{"lease": 13 * time.Second,
-		"default_max_attempts": 7, "failed_retention": "90 days"}))
+	require.NoError(t, client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{
+		Lease: driver.Set(13 * time.Second), DefaultMaxAttempts: driver.Set(7),
+		FailedRetention: driver.Set(90 * 24 * time.Hour)}))
 	require.NoError(t, client.PauseQueue(t.Context(), "q"))
-	require.NoError(t, client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{"default_max_attempts": nil,
-		"deadline": 1500 * time.Millisecond}))
-	require.NoError(t, client.ConfigureQueue(t.Context(), "q", nil))
-	assert.Equal(t, "00:00:13 00:00:01.5 - 90 days t", queryValue[string](t, pool,
+	require.NoError(t, client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{
+		DefaultMaxAttempts: driver.Default[int](), Deadline: driver.Set(1500 * time.Millisecond)}))
+	require.NoError(t, client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{}))
+	assert.Equal(t, "00:00:13 00:00:01.5 - 2160:00:00 t", queryValue[string](t, pool,
 		"select concat_ws(' ', lease, deadline, coalesce(default_max_attempts::text, '-'), failed_retention, paused_at is "+
 			"not null) from awa.queue_settings"))
 	counts, err := client.AllQueueCounts(t.Context())
@@ -262,17 +264,16 @@ func TestConfigureQueue(t *testing.T) {
 
 	assert.ErrorIs(t, client.ResumeQueue(t.Context(), "unknown"), driver.ErrNoSuchQueue)
 	assert.ErrorIs(t, client.PauseQueue(t.Context(), ""), driver.ErrInvalidArgument)
-	for name, settings := range map[string]driver.QueueSettings{"unknown key": {"leese": 1},
-		"out of range": {"lease": -time.Second}, "bad type": {"dead_letter": "yes"}} {
+	for name, settings := range map[string]driver.QueueSettings{"negative": {Lease: driver.Set(-time.Second)},
+		"too large": {Shards: driver.Set(65)}, "zero is a value": {MaxDepth: driver.Set(0)}} {
 		assert.ErrorIs(t, client.ConfigureQueue(t.Context(), "new", settings), driver.ErrInvalidArgument, name)
 	}
-	assert.ErrorContains(t, client.ConfigureQueue(t.Context(), "new", driver.QueueSettings{"lease": func() {}}),
-		"settings")
 	_, err = client.QueueCounts(t.Context(), "new")
 	assert.ErrorIs(t, err, driver.ErrNoSuchQueue)
 
 	err = pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
-		require.NoError(t, client.ConfigureQueueTx(t.Context(), tx, "other", driver.QueueSettings{"lease": 1}))
+		require.NoError(t, client.ConfigureQueueTx(t.Context(), tx, "other",
+			driver.QueueSettings{Lease: driver.Set(time.Second)}))
 		require.NoError(t, client.PauseQueueTx(t.Context(), tx, "other"))
 		require.NoError(t, client.ResumeQueueTx(t.Context(), tx, "other"))
 		return errors.New("rollback")
@@ -280,6 +281,78 @@ func TestConfigureQueue(t *testing.T) {
 	require.ErrorContains(t, err, "rollback")
 	_, err = client.QueueCounts(t.Context(), "other")
 	assert.ErrorIs(t, err, driver.ErrNoSuchQueue)
+}
+
+// A setting that is left out stays, one that is taken away has its default, and zero is a value of its own: for each
+// setting that the server knows.
+func TestQueueSettingsAreThreeThings(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	set := driver.QueueSettings{
+		DefaultPriority: driver.Set(3), DefaultMaxAttempts: driver.Set(7), Lease: driver.Set(90 * time.Second),
+		Deadline: driver.Set(time.Hour), BackoffBase: driver.Set(5 * time.Second), BackoffMax: driver.Set(time.Hour),
+		DeadLetter: driver.Set(true), AgingInterval: driver.Set(30 * time.Second),
+		FailedRetention: driver.Set(time.Hour), DLQRetention: driver.Set(time.Hour),
+		CompletedRetention: driver.Set(time.Hour), Shards: driver.Set(8), MaxDepth: driver.Set(1000),
+	}
+	unset := driver.QueueSettings{
+		DefaultPriority: driver.Default[int](), DefaultMaxAttempts: driver.Default[int](),
+		Lease: driver.Default[time.Duration](), Deadline: driver.Default[time.Duration](),
+		BackoffBase: driver.Default[time.Duration](), BackoffMax: driver.Default[time.Duration](),
+		DeadLetter: driver.Default[bool](), AgingInterval: driver.Default[time.Duration](),
+		FailedRetention: driver.Default[time.Duration](), DLQRetention: driver.Default[time.Duration](),
+		CompletedRetention: driver.Default[time.Duration](), Shards: driver.Default[int](),
+		MaxDepth: driver.Default[int](),
+	}
+	named := func() int { // settings that have a value
+		return queryValue[int](t, pool, `select count(*)
+			from awa.queue_settings s cross join jsonb_each(to_jsonb(s)) v join awa._known_settings k on k.of_queue and
+				k.name = v.key
+			where v.value <> 'null'`)
+	}
+	known := queryValue[int](t, pool, "select count(*) from awa._known_settings k where k.of_queue")
+	require.NoError(t, client.ConfigureQueue(t.Context(), "q", set))
+	require.Equal(t, known, named(), "each setting has a field")
+	require.NoError(t, client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{}))
+	require.Equal(t, known, named(), "those that are left out stay")
+	require.NoError(t, client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{DeadLetter: driver.Set(false)}))
+	require.Equal(t, known, named())
+	require.Equal(t, "false", queryValue[string](t, pool, "select dead_letter::text from awa.queue_settings"))
+	require.NoError(t, client.ConfigureQueue(t.Context(), "q", unset))
+	require.Zero(t, named(), "those that are taken away are gone")
+}
+
+// Two releases, with other slots and weights, restart by turns: none changes what an operator has set meanwhile.
+func TestWorkersChangeNoSettings(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	settings := func() string {
+		return queryValue[string](t, pool, "select to_jsonb(s)::text from awa.queue_settings s")
+	}
+	done := make(chan struct{})
+	handlers := handle(func(context.Context, *driver.Job[note]) error { done <- struct{}{}; return nil })
+	releases := []driver.WorkerConfig{
+		{Slots: 3, Lease: 20 * time.Second, Queues: []driver.QueueConfig{{Name: driver.DefaultQueue, Slots: 2}}},
+		{Slots: 70, Queues: []driver.QueueConfig{{Name: driver.DefaultQueue, Slots: 50, Weight: 9}}},
+	}
+	for i, operators := range []driver.QueueSettings{
+		{MaxDepth: driver.Set(1000), Lease: driver.Set(5 * time.Minute)}, {MaxDepth: driver.Set(10)},
+		{MaxDepth: driver.Default[int]()}, {Lease: driver.Default[time.Duration]()},
+	} {
+		require.NoError(t, client.ConfigureQueue(t.Context(), driver.DefaultQueue, operators))
+		want := settings()
+		for range 2 { // one release begins before the other one ends
+			stop := runWorker(t, pool, handlers, releases[i%2])
+			enqueue(t, pool, note{}, driver.EnqueueOptions{})
+			<-done
+			stopOther := runWorker(t, pool, handlers, releases[(i+1)%2])
+			require.NoError(t, stop())
+			enqueue(t, pool, note{}, driver.EnqueueOptions{})
+			<-done
+			require.NoError(t, stopOther())
+			require.Equal(t, want, settings())
+		}
+	}
 }
 
 // Jobs of a group are found, listed, cancelled, retried and deleted by it.

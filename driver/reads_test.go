@@ -93,10 +93,11 @@ func TestListQueues(t *testing.T) {
 	enqueue(t, pool, note{}, driver.EnqueueOptions{Queue: "a"})
 	hour, depth := time.Hour, 1000
 	require.NoError(t, client.ConfigureQueue(t.Context(), "b", driver.QueueSettings{
-		"default_priority": 3, "default_max_attempts": 7, "lease": 90 * time.Second, "deadline": hour,
-		"backoff_base": 5 * time.Second,
-		"backoff_max":  2 * hour, "dead_letter": true, "aging_interval": 30 * time.Second, "failed_retention": 90 * 24 * hour,
-		"dlq_retention": "1 year", "completed_retention": 23 * hour, "shards": 8, "max_depth": 1000,
+		DefaultPriority: driver.Set(3), DefaultMaxAttempts: driver.Set(7), Lease: driver.Set(90 * time.Second),
+		Deadline: driver.Set(hour), BackoffBase: driver.Set(5 * time.Second), BackoffMax: driver.Set(2 * hour),
+		DeadLetter: driver.Set(true), AgingInterval: driver.Set(30 * time.Second),
+		FailedRetention: driver.Set(90 * 24 * hour), DLQRetention: driver.Set(360 * 24 * hour),
+		CompletedRetention: driver.Set(23 * hour), Shards: driver.Set(8), MaxDepth: driver.Set(1000),
 	}))
 	require.NoError(t, client.PauseQueue(t.Context(), "b"))
 	execute(t, pool, "select awa.register_worker('w', '{a}'), awa.register_worker('x')")
