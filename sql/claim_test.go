@@ -331,7 +331,7 @@ func TestNumbersThatAreLongAsText(t *testing.T) {
 	require.Eventually(t, func() bool { // due a millisecond after it was enqueued
 		s.exec("select awa.promote_due()")
 		return one[int](s, "select available::int from awa.queue_counts('later')") == 10
-	}, 10*time.Second, time.Millisecond)
+	}, patience, time.Millisecond)
 	for _, queue := range []string{"one", "many", "batch", "metadata", "later", "progress"} {
 		require.Len(t, s.claim(queue, 10), 3, queue)
 	}

@@ -113,7 +113,7 @@ func TestMuchIsNotCarriedBesideALongReader(t *testing.T) {
 		require.Eventually(t, func() bool {
 			return one[bool](s,
 				"select exists (select from awa._long_readers() where holder like format('backend %s,%%', $1::int))", reader.pid)
-		}, 20*time.Second, 10*time.Millisecond)
+		}, patience, 10*time.Millisecond)
 	}
 	s.enqueueMany("q", 1001)
 	s.rotate()

@@ -2,6 +2,7 @@ package sql_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -18,13 +19,13 @@ func TestPruneBesideManyOpenAttempts(t *testing.T) {
 	}
 	s.exec("select awa.rotate(true)")
 	var outcomes []string
-	for range 40 {
-		outcome := one[string](s, "select outcome from awa.prune_oldest(true)")
-		outcomes = append(outcomes, outcome)
-		if outcome == "truncated" {
-			break
+	require.Eventually(t, func() bool {
+		outcome := s.prune()
+		if outcome != "waiting" { // for snapshots of whoever uses the server beside this test
+			outcomes = append(outcomes, outcome)
 		}
-	}
+		return outcome == "truncated" || len(outcomes) > 40
+	}, patience, time.Millisecond)
 	require.Equal(t, "truncated", outcomes[len(outcomes)-1], outcomes)
 	require.NotContains(t, outcomes, "busy")
 	require.Equal(t, len(jobs), one[int](s, "select count(*) from awa.leases"))

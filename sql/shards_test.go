@@ -198,12 +198,32 @@ func TestClaimsMoveCursorsOfIdleShards(t *testing.T) {
 	a.audited()
 }
 
+// Most claims find a shard at a glance, and do not look at all lanes of the queue; some do, so that shards in which
+// only late commits wait have their turn.
+func TestMostClaimsLookAtAGlance(t *testing.T) {
+	s := newDatabase(t).session()
+	s.setShards("q", 4)
+	const claims = 160
+	s.exec("select awa.enqueue('q', 'k') from generate_series(1, $1)", claims)
+	s.exec("set track_functions = 'all'")
+	s.exec("select setseed(0.5)")
+	s.exec("begin")
+	for range claims {
+		require.Len(t, s.claim("q", 1), 1)
+	}
+	looks := one[int](s,
+		"select coalesce(pg_stat_get_xact_function_calls('awa._shards_with_jobs(bigint,bigint[])'::regprocedure), 0)")
+	s.exec("commit")
+	require.Greater(t, looks, 0)
+	require.Less(t, looks, claims/4)
+}
+
 // A claim that waits for a shard takes what comes to another one meanwhile.
 func TestWaitingClaimSeesOtherShards(t *testing.T) {
 	d := newDatabase(t)
 	a, b, s := d.session(), d.session(), d.session()
 	s.exec("update awa.settings set claim_wait = '1 hour'")
-	b.exec("set statement_timeout = '1min'")
+	b.exec("set statement_timeout = '5min'")
 	s.setShards("q", 4)
 	s.enqueueGroup("q", s.group(0, 4), 1)
 	s.enqueueGroup("q", s.group(2, 4), 1)
