@@ -116,38 +116,19 @@ begin
 end
 $$;
 
--- One clock for each pass of maintenance. Sequences, so that moving them leaves no dead rows.
-create sequence awa.pass_clock_promote_due;
-comment on sequence awa.pass_clock_promote_due is
-  'Microseconds since 1970: when promote_due succeeded last, to the second';
-create sequence awa.pass_clock_fire_due;
-comment on sequence awa.pass_clock_fire_due is 'Microseconds since 1970: when fire_due succeeded last, to the second';
-create sequence awa.pass_clock_fold;
-comment on sequence awa.pass_clock_fold is 'Microseconds since 1970: when fold succeeded last, to the second';
-create sequence awa.pass_clock_cancel_expired;
-comment on sequence awa.pass_clock_cancel_expired is
-  'Microseconds since 1970: when cancel_expired succeeded last, to the second';
-create sequence awa.pass_clock_end_stuck_claimers;
-comment on sequence awa.pass_clock_end_stuck_claimers is
-  'Microseconds since 1970: when end_stuck_claimers succeeded last, to the second';
-create sequence awa.pass_clock_rescue;
-comment on sequence awa.pass_clock_rescue is 'Microseconds since 1970: when rescue succeeded last, to the second';
-create sequence awa.pass_clock_materialize;
-comment on sequence awa.pass_clock_materialize is
-  'Microseconds since 1970: when materialize succeeded last, to the second';
-create sequence awa.pass_clock_expire_history;
-comment on sequence awa.pass_clock_expire_history is
-  'Microseconds since 1970: when expire_history succeeded last, to the second';
-create sequence awa.pass_clock_summarize;
-comment on sequence awa.pass_clock_summarize is 'Microseconds since 1970: when summarize succeeded last, to the second';
-create sequence awa.pass_clock_rotate;
-comment on sequence awa.pass_clock_rotate is 'Microseconds since 1970: when rotate succeeded last, to the second';
-create sequence awa.pass_clock_prune_oldest;
-comment on sequence awa.pass_clock_prune_oldest is
-  'Microseconds since 1970: when prune_oldest succeeded last, to the second';
-create sequence awa.pass_clock_forget_workers;
-comment on sequence awa.pass_clock_forget_workers is
-  'Microseconds since 1970: when forget_workers succeeded last, to the second';
+-- One clock for each pass of maintenance (see the view passes). Sequences, so that moving them leaves no dead rows.
+do $$
+declare
+  v_pass text;
+begin
+  foreach v_pass in array string_to_array('promote_due,fire_due,fold,end_stuck_claimers,rescue,materialize,'
+    'cancel_expired,expire_history,summarize,rotate,prune_oldest,forget_workers', ',') loop
+    execute format('create sequence awa.pass_clock_%s', v_pass);
+    execute format('comment on sequence awa.pass_clock_%s is %L', v_pass,
+      'Microseconds since 1970: when ' || v_pass || ' succeeded last, to the second');
+  end loop;
+end
+$$;
 
 -- Queues ----------------------------------------------------------------------------------------
 
