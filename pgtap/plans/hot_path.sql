@@ -63,7 +63,7 @@ begin
 end
 $$;
 
-select plan(174);
+select plan(182);
 
 -- On empty tables
 select pg_temp.measure('empty', array[
@@ -131,6 +131,9 @@ return array[
   'release', $$select awa.release(o.job_id, o.receipt) from pg_temp.open('many') o offset 0$$,
   'enqueue', format('select awa.enqueue(%L, %L)', queue, 'k'),
   'enqueue_many', format('select * from awa.enqueue_many(%L, %L, array_fill(%L::jsonb, array[100]))', queue, 'k', '{}'),
+  'enqueue to a queue with a max_depth', format('select awa.enqueue(%L, %L)', queue || ' limited', 'k'),
+  'a look at its depth', format('select pg_temp.in_claim(%L)',
+    format('select awa._depth(awa._queue_id(%L), 100)', queue || ' limited')),
   'discard', $$select awa.discard(o.job_id, o.receipt, 'e') from pg_temp.open('many') o offset 0$$,
   'snooze', $$select awa.snooze(o.job_id, o.receipt, '1 hour') from pg_temp.open('many') o offset 0$$,
   'cancel_attempt', $$select awa.cancel_attempt(o.job_id, o.receipt) from pg_temp.open('many') o offset 0$$,
@@ -191,6 +194,9 @@ $$;
 select pg_temp.fill(pg_temp.q(' few'), 600) \g /dev/null
 select pg_temp.fill_keyed(pg_temp.q(' few keyed'), 400) \g /dev/null
 select pg_temp.fill(pg_temp.q(' few buried'), 400) \g /dev/null
+select pg_temp.fill(pg_temp.q(' few limited'), 400) \g /dev/null
+select awa.configure_queue(pg_temp.q(s), '{"max_depth": 1000000}')
+  from unnest('{" few limited"," deep limited"}'::text[]) s \g /dev/null
 insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels)
 select e.segment, e.lane, e.xid, e.job_id, e.xid, 1, true
   from awa.ready_entries e
@@ -219,6 +225,7 @@ select e.segment, e.lane, e.xid, e.job_id, e.xid, 1, true
  where e.lane = awa._lane(awa._queue_id(pg_temp.q(' deep buried')), 2) and e.job_id % 2 = 0;
 select awa._use_lanes(array[awa._lane(awa._queue_id(pg_temp.q(' deep buried')), 2)], buried => true) \g /dev/null
 select pg_temp.fill(pg_temp.q(' deep'), 102200) \g /dev/null
+select pg_temp.fill(pg_temp.q(' deep limited'), 20000) \g /dev/null
 select pg_temp.fill(pg_temp.q(' late'), 20000) \g /dev/null
 select pg_temp.measure('backlog',
   array['claim of 100', $$select * from awa.claim(pg_temp.q(' deep'), 100)$$]) \g /dev/null
@@ -298,7 +305,7 @@ select cmp_ok(h.tuples, '<=', f.tuples + 8, format('%s: 100,000 jobs of history 
  where h.at = 'history' and f.at = 'few'
  order by h.what;
 select cmp_ok(h.blocks, '<=',
-  f.blocks + f.blocks / 4 + case when h.what ~ '^claim .*(keys|buried)' then 800 else 30 end,
+  f.blocks + f.blocks / 4 + case when h.what ~ '^claim .*(keys|buried)|^a look' then 800 else 30 end,
   format('%s: nor blocks, but for a level of an index, for each probe', h.what))
   from costs h
   join costs f using (what)
