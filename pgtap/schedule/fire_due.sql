@@ -21,7 +21,7 @@ select j.id, j.state from awa.jobs j where j.queue in (pg_temp.q(' states'), pg_
 
 begin;
 \ir clock.psql
-select plan(88);
+select plan(94);
 
 select is(pg_temp.fire(), '', 'without schedules there is nothing to do');
 select awa.schedule('s', pg_temp.q(), 'k', '* * * * *') \g /dev/null
@@ -200,6 +200,16 @@ update awa.schedules set timezone = 'Europe/Atlantis' where name = 'gone';
 select setval('awa.pass_clock_fire_due', 1) \g /dev/null
 select is(pg_temp.fire(), '', 'a zone that is gone stops nobody');
 select awa.unschedule('gone') \g /dev/null
+
+select is(awa._is_time_to_refresh(c.last, c.now), c.expected, c.description)
+  from (values
+    (null::timestamptz, timestamptz '2026-06-01 12:00:05+00', true, 'the first pass looks for other data of zones'),
+    ('2026-06-01 12:00:30+00', '2026-06-01 12:00:38+00', true, 'then once a minute'),
+    ('2026-06-01 12:00:37+00', '2026-06-01 12:00:59+00', false, 'and not again'),
+    ('2026-06-01 11:59:58+00', '2026-06-01 12:00:00+00', false, 'nor when the minute begins, and most schedules fire'),
+    ('2026-06-01 11:59:59.7+00', '2026-06-01 12:00:00.2+00', false, 'nor in the passes that follow this one'),
+    ('2026-06-01 12:00:50+00', '2026-06-01 12:00:05+00', true, 'a clock that was ahead does not put it off')
+  ) c(last, now, expected, description);
 
 -- A queue that is dropped, and a last job that is moved
 select pg_temp.at('2026-06-01 12:00:00+00') \g /dev/null

@@ -4,16 +4,16 @@
 
 begin;
 \ir clock.psql
-select plan(9);
+select plan(15);
 
-create function pg_temp.due() returns awa.schedules[]
+create function pg_temp.due() returns text[]
 language sql
 as $$ select awa._due_schedules(awa._schedule_clock(), false, '{}', '{}', 250) $$;
 create function pg_temp.many(until timestamptz) returns text
 language sql
 as $$
-  select concat_ws(' ', f.fired, f.waits, (select count(*) from unnest(f.alone)),
-           (select min(a.name) from unnest(f.alone) a where a.kind = 'refused'))
+  select concat_ws(' ', f.fired, f.waits, cardinality(f.alone),
+           (select s.name from awa.schedules s where s.name = any(f.alone) and s.kind = 'refused'))
     from awa._fire_many(pg_temp.due(), awa._schedule_clock(), until) f
 $$;
 create function pg_temp.refuse() returns trigger language plpgsql as $$ begin raise exception 'full'; end $$;
@@ -42,12 +42,52 @@ update awa.schedules s
  where s.name in ('s1', 's2');
 select is(cardinality(awa._last_states(pg_temp.due())), 120, 'states are those of all');
 select awa.unschedule('s77') \g /dev/null
-select is((select f.fired from awa._fire_together(pg_temp.due(), '2026-06-01 12:02:00+00') f), 117,
-  'one with an overlap of which another time is due does not fire with others');
+update awa.schedules set every = '20 seconds', cron = null, cron_bits = null, made_at = '2026-06-01 12:00:21+00'
+ where name in ('s1', 's3');
+select is((select row(f.fired, f.alone)::text from awa._fire_part(pg_temp.due(), '2026-06-01 12:01:21+00') f),
+  '(118,{s1})', 'one with an overlap of which another time is due does not fire with others');
 rollback to here;
-select is((select row(f.last_tick, f.next_tick, f.last_job_id > 0)::text
-  from awa._fired((pg_temp.due())[1], '2026-06-01 12:02+00') f),
-  '("2026-06-01 12:01:00+00","2026-06-01 12:02:00+00",t)', 'one that has fired');
+select awa.unschedule('s77') \g /dev/null
+select is(awa._fire_together('{s1,s2}', '{2026-06-01 12:02+00,null}'), 2, 'two fire together');
+select is((
+    select array_agg((s.last_tick, s.decided_until, s.next_tick, s.next_wall, s.next_at, s.ran, s.last_job_id > 0)::text
+             order by s.name)
+      from awa.schedules s
+     where s.name in ('s1', 's2')),
+  array[
+    '("2026-06-01 12:01:00+00","2026-06-01 12:01:00+00","2026-06-01 12:02:00+00","2026-06-01 12:02:00",'
+      || '"2026-06-01 12:02:00+00","{[""2026-06-01 12:01:00+00"",""2026-06-01 12:01:00+00""]}",t)',
+    '("2026-06-01 12:01:00+00","2026-06-01 12:01:00+00",,,,'
+      || '"{[""2026-06-01 12:01:00+00"",""2026-06-01 12:01:00+00""]}",t)'],
+  'and know their next times');
+select is(awa._fire_together('{s1}', '{2026-06-01 12:03+00}'), 1, 'again');
+select is((select s.ran::text from awa.schedules s where s.name = 's1'),
+  '{["2026-06-01 12:01:00+00","2026-06-01 12:02:00+00"]}', 'all from the last one on have fired');
+rollback to here;
+
+-- Last jobs that live
+select awa.unschedule('s77') \g /dev/null
+select awa.enqueue(pg_temp.q(' last'), 'k') as last_id \gset
+update awa.schedules s set last_job_id = :last_id, overlap = (array['skip', 'wait', 'replace'])[substr(s.name, 2)::int]
+ where s.name in ('s1', 's2', 's3');
+create temp table alone as select * from awa.schedules where name in ('s1', 's2');
+select is((select row(f.fired, f.skipped, f.decided, f.alone)::text
+  from awa._fire_part(pg_temp.due(), awa._schedule_clock()) f), '(116,1,118,{s3})',
+  'times are left out, or wait; a job that is to be replaced is looked at by itself');
+select is((select array_agg(s.name) from awa.schedules s where s.name = any(pg_temp.due())), '{s3}'::text[],
+  'it was decided about the others');
+select string_agg(s::text, ' ' order by s.name) as together
+  from awa.schedules s
+ where s.name in ('s1', 's2') \gset
+rollback to here;
+select awa.unschedule('s77') \g /dev/null
+update awa.schedules s set last_job_id = :last_id, overlap = (array['skip', 'wait', 'replace'])[substr(s.name, 2)::int]
+ where s.name in ('s1', 's2', 's3');
+select awa._fire(s, 'available', awa._schedule_clock(), 10)
+  from awa.schedules s
+ where s.name in ('s1', 's2') \g /dev/null
+select is((select string_agg(s::text, ' ' order by s.name) from awa.schedules s where s.name in ('s1', 's2')),
+  :'together', 'each as it does by itself');
 
 select * from finish();
 rollback;

@@ -117,41 +117,44 @@ $$;
 comment on function awa._count_ticks is
   'How many ticks that have not run a schedule has after a time, and at or before another one; of the first 1000';
 
--- A schedule of which all ticks from one time to another have fired, too.
+-- What is to be remembered of a schedule of which all ticks from one time to another have fired, too: ran and unsure.
 -- Keeps at most 100 ranges. Of more, two neighbours are put together, and unsure says where: such that this is short.
 -- Why: the oldest ones would be a year apart while a backfill of that year is done in parts.
-create or replace function awa._with_ran(schedule awa.schedules, first timestamptz, last timestamptz)
-returns awa.schedules
+create or replace function awa._with_ran(
+  inout ran tstzmultirange,
+  inout unsure tstzrange,
+  first timestamptz,
+  last timestamptz
+)
 language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
   v_ran constant tstzrange := tstzrange(first, last, '[]');
-  v_is_more constant boolean := not schedule.ran && v_ran;
+  v_is_more constant boolean := not ran && v_ran;
   v_gap tstzrange;
 begin
-  schedule.ran := schedule.ran + tstzmultirange(v_ran);
-  if schedule.unsure && v_ran then
-    schedule.unsure := range_merge(tstzmultirange(schedule.unsure) - tstzmultirange(v_ran));
+  ran := ran + tstzmultirange(v_ran);
+  if unsure && v_ran then
+    unsure := range_merge(tstzmultirange(unsure) - tstzmultirange(v_ran));
   end if;
-  if v_is_more and (select count(*) from unnest(schedule.ran)) > 100 then
+  if v_is_more and (select count(*) from unnest(ran)) > 100 then
     select g.gap into v_gap
       from (
         select tstzrange(upper(r.range), lead(lower(r.range)) over (order by r.range), '()') as gap
-          from unnest(schedule.ran) r(range)
+          from unnest(ran) r(range)
       ) g
-     cross join lateral (select range_merge(schedule.unsure, g.gap) as unsure) m
+     cross join lateral (select range_merge(unsure, g.gap) as unsure) m
      where not upper_inf(g.gap)
      order by upper(m.unsure) - lower(m.unsure), g.gap
      limit 1;
-    schedule.ran := schedule.ran + tstzmultirange(v_gap);
-    schedule.unsure := range_merge(schedule.unsure, v_gap);
+    ran := ran + tstzmultirange(v_gap);
+    unsure := range_merge(unsure, v_gap);
   end if;
-  return schedule;
 end
 $$;
 comment on function awa._with_ran is
-  'A schedule of which all ticks from one time to another have fired, too';
+  'What is to be remembered of a schedule of which all ticks from one time to another have fired, too: ran and unsure';
 
 -- A schedule that goes on at now: ticks that are due, and have not fired, are counted as missed, and left out.
 -- A schedule whose expression can't be read any more has no ticks.

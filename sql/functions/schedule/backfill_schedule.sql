@@ -61,8 +61,10 @@ begin
     v_tick := awa._tick_after(v_schedule, v_cron, v_zone, v_last);
   end loop;
   if v_jobs > 0 then
-    v_schedule := awa._with_ran(v_schedule, v_first, v_last);
-    update awa.schedules s set ran = v_schedule.ran, unsure = v_schedule.unsure where s.name = v_schedule.name;
+    update awa.schedules s
+       set (ran, unsure) = (
+         select r.ran, r.unsure from awa._with_ran(v_schedule.ran, v_schedule.unsure, v_first, v_last) r)
+     where s.name = v_schedule.name;
   end if;
 end
 $$;

@@ -41,7 +41,7 @@ declare
   v_now constant timestamptz := awa._schedule_clock();
   v_until constant timestamptz := clock_timestamp() + interval '1 second';
   v_done awa.fire_due_row := (0, 0, 0, 0, false);
-  v_due awa.schedules[];
+  v_due text[];
   v_states text[];
   v_schedule awa.schedules;
   v_result record;
@@ -51,10 +51,10 @@ declare
   v_left text[] := '{}';
   v_busy text[] := '{}';
   v_waits int := 0;
-  v_replaced awa.schedules[] := '{}';
+  v_replaced text[] := '{}';
 begin
   perform awa._check_pass(max_jobs);
-  if date_trunc('minute', awa._succeeded_at('fire_due')) is distinct from date_trunc('minute', clock_timestamp()) then
+  if awa._is_time_to_refresh(awa._succeeded_at('fire_due'), clock_timestamp()) then
     perform awa._refresh_schedules(v_now);
   end if;
   v_is_late := not exists (select from awa.schedules s where s.next_at <= v_now);
@@ -67,14 +67,15 @@ begin
     elsif not v_is_late then
       v_result := awa._fire_many(v_due, v_now, v_until);
       v_done.fired := v_done.fired + v_result.fired;
+      v_done.skipped := v_done.skipped + v_result.skipped;
       v_due := v_result.alone;
       v_waits := v_waits + v_result.waits;
-      v_has_decided := v_has_decided or v_result.fired > 0;
+      v_has_decided := v_has_decided or v_result.decided > 0;
     end if;
     v_states := awa._last_states(v_due);
     for i in 1..cardinality(v_due) loop
       exit when v_done.fired >= v_max or v_has_decided and clock_timestamp() > v_until;
-      v_schedule := v_due[i];
+      select s.* into v_schedule from awa.schedules s where s.name = v_due[i];
       continue when v_schedule.group_key is not null and v_schedule.queue = any(v_busy);
       v_result := awa._fire_alone(v_schedule, v_states[i], v_states is null, v_now,
         least(v_max - v_done.fired, 1000)::int, case when v_waits < 10 then '100' else '1' end);
@@ -88,7 +89,7 @@ begin
         v_left := v_left || v_schedule.name;
       end if;
       if v_result.replaces then
-        v_replaced := v_replaced || v_schedule;
+        v_replaced := v_replaced || v_schedule.name;
         exit when cardinality(v_replaced) >= 50;
       end if;
     end loop;
@@ -105,8 +106,8 @@ end
 $$;
 comment on function awa.fire_due is 'Enqueues the jobs of schedules whose time has come, max_jobs at most';
 
--- Schedules whose time has come, room at most: those on time, or else the others, in the order in which they fire.
--- Leaves out some by their names, and those with a group of a queue that is busy.
+-- The names of schedules whose time has come, room at most, in the order in which they fire.
+-- Those on time, or else the others. Leaves out some by their names, and those with a group of a queue that is busy.
 -- Locks: the schedules, until the transaction ends; skips those that others hold.
 create or replace function awa._due_schedules(
   now timestamptz,
@@ -114,14 +115,14 @@ create or replace function awa._due_schedules(
   left_out text[],
   busy text[],
   room int
-) returns awa.schedules[]
+) returns text[]
 language plpgsql
 as $$
 #variable_conflict use_variable
 begin
   if not is_late then
     return array(
-      select s
+      select s.name
         from awa.schedules s
        where s.next_at <= now
          and s.next_tick > now - interval '1 minute'
@@ -136,7 +137,7 @@ begin
          for update skip locked);
   end if;
   return array(
-    select s
+    select s.name
       from awa.schedules s
      where s.next_at <= now
        and s.name <> all(left_out)
@@ -149,18 +150,19 @@ begin
 end
 $$;
 comment on function awa._due_schedules is
-  'Schedules whose time has come, room at most: those on time, or else the others, in the order in which they fire';
+  'The names of schedules whose time has come, room at most, in the order in which they fire';
 
 -- The states of the last jobs of schedules, where overlap asks for them; null where one of them can't be read.
-create or replace function awa._last_states(schedules awa.schedules[]) returns text[]
+create or replace function awa._last_states(names text[]) returns text[]
 language plpgsql stable
 as $$
 #variable_conflict use_variable
 begin
   return awa._states_of(array(
     select case when s.overlap <> 'allow' then s.last_job_id end
-      from unnest(schedules) with ordinality s
-     order by s.ordinality));
+      from unnest(names) with ordinality n(name, place)
+     cross join lateral (select * from awa.schedules s where s.name = n.name offset 0) s
+     order by n.place));
 exception when others then
   if not awa._is_about_a_row(sqlstate) then
     raise;
@@ -222,17 +224,21 @@ comment on function awa._fire_alone is 'Fires a schedule by itself, as _fire doe
 
 -- Cancels the last jobs of schedules of one queue, the first one's, for a quarter of a second; returns how many fail.
 -- Why: the queue is locked until the transaction ends.
-create or replace function awa._replace_jobs(schedules awa.schedules[], now timestamptz) returns int
+create or replace function awa._replace_jobs(names text[], now timestamptz) returns int
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_until constant timestamptz := clock_timestamp() + interval '250 milliseconds';
+  v_name text;
   v_schedule awa.schedules;
+  v_queue text;
   v_failed int := 0;
 begin
-  foreach v_schedule in array schedules loop
-    if v_schedule.queue = schedules[1].queue then
+  foreach v_name in array names loop
+    select s.* into v_schedule from awa.schedules s where s.name = v_name;
+    v_queue := coalesce(v_queue, v_schedule.queue);
+    if v_schedule.queue = v_queue then
       v_failed := v_failed + (not awa._replace_job(v_schedule, now))::int;
       exit when clock_timestamp() > v_until;
     end if;
@@ -334,12 +340,12 @@ begin
     fired := fired + 1;
   end loop;
   if fired > 0 then
-    schedule := awa._with_ran(schedule,
-      case
+    select r.ran, r.unsure into schedule.ran, schedule.unsure
+      from awa._with_ran(schedule.ran, schedule.unsure, case
         when schedule.last_tick = schedule.decided_until and missed = 0 and v_ticks[1] = v_due.ticks[1]
           then schedule.last_tick -- none was left out: all from the last one on have fired
         else v_ticks[1]
-      end, v_tick);
+      end, v_tick) r;
     schedule.last_tick := v_tick;
   end if;
   v_next_at := case
@@ -431,6 +437,15 @@ begin
 end
 $$;
 comment on function awa._note_failure is 'Notes that a schedule has failed to fire, and puts it off';
+
+-- Whether schedules have to be refreshed in a pass, by when the last one has succeeded: once a minute.
+-- Why: not when a minute begins. Most schedules fire then, and their jobs would wait for it.
+create or replace function awa._is_time_to_refresh(last timestamptz, now timestamptz) returns boolean
+language sql immutable
+return date_trunc('minute', last - interval '37 seconds', 'UTC')
+  is distinct from date_trunc('minute', now - interval '37 seconds', 'UTC');
+comment on function awa._is_time_to_refresh is
+  'Whether schedules have to be refreshed in a pass, by when the last one has succeeded: once a minute';
 
 -- Forgets schedules that were removed 30 days ago, and makes those due whose zone has other data by now.
 -- These are the ones whose next tick was computed with other data. Skips those that others hold.

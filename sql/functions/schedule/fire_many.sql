@@ -1,41 +1,53 @@
 -- Fires schedules of which one tick is due and on time, many at once; begins none after a time.
--- Returns how many, and those that have to be looked at by themselves: whose last job lives, whose queue is full, whose
--- tick ran, or whose zone has other data; and where many fail together, the ten at most among which one fails. Those
--- that are in neither are left for the next call. waits: how often another session was in the way for 100 ms.
+-- due are their names; the caller has locked them.
+-- Returns how many have fired, of how many the tick was skipped, about how many it was decided, and those that have to
+-- be looked at by themselves: see _fire_part; and where many fail together, the ten at most among which one fails.
+-- Those that are in neither are left for the next call. waits: how often another session was in the way for 100 ms.
 create or replace function awa._fire_many(
-  due awa.schedules[],
+  due text[],
   now timestamptz,
   until timestamptz,
   out fired int,
-  out alone awa.schedules[],
+  out skipped int,
+  out decided int,
+  out alone text[],
   out waits int
 )
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_part awa.schedules[];
+  v_part text[];
   v_size int := 250;
   v_result record;
+  v_grouped text[];
 begin
   fired := 0;
+  skipped := 0;
+  decided := 0;
   alone := '{}';
   waits := 0;
   while due <> '{}' loop
-    exit when clock_timestamp() > until and (fired > 0 or alone <> '{}');
+    exit when clock_timestamp() > until and (decided > 0 or alone <> '{}');
     v_part := due[:v_size];
     v_result := awa._fire_part(v_part, now);
     if v_result.problem is null then
       fired := fired + v_result.fired;
+      skipped := skipped + v_result.skipped;
+      decided := decided + v_result.decided;
       alone := alone || v_result.alone;
       due := due[v_size + 1:];
       v_size := least(v_size * 5, 250);
       continue;
     end if;
-    waits := waits + awa._is_passing(v_result.problem)::int;
-    if awa._is_passing(v_result.problem) and exists (select from unnest(v_part) p where p.group_key is not null) then
-      alone := alone || array(select p from unnest(v_part) p where p.group_key is not null);
-      due := array(select p from unnest(v_part) p where p.group_key is null) || due[v_size + 1:];
+    v_grouped := '{}';
+    if awa._is_passing(v_result.problem) then
+      waits := waits + 1;
+      v_grouped := array(select s.name from awa.schedules s where s.name = any(v_part) and s.group_key is not null);
+    end if;
+    if v_grouped <> '{}' then
+      alone := alone || v_grouped;
+      due := array(select p from unnest(v_part) p where p <> all(v_grouped)) || due[v_size + 1:];
     elsif v_size > 10 then
       v_size := v_size / 5;
     else
@@ -49,44 +61,96 @@ comment on function awa._fire_many is
   'Fires schedules of which one tick is due and on time, many at once; begins none after a time';
 
 -- Fires schedules of which one tick is due and on time, all at once, or none where one of them fails.
--- Returns how many, those that have to be looked at by themselves, and the SQLSTATE where it fails.
+-- Returns how many have fired, of how many the tick was skipped, about how many it was decided, and the SQLSTATE where
+-- it fails. alone are those that have to be looked at by themselves: the queue is full, the tick ran, the zone has
+-- other data, the last job is to be replaced, or another tick is due where the first job would be the last one of the
+-- second.
 create or replace function awa._fire_part(
-  due awa.schedules[],
+  due text[],
   now timestamptz,
   out fired int,
-  out alone awa.schedules[],
+  out skipped int,
+  out decided int,
+  out alone text[],
   out problem text
 )
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
+  v_full constant text[] := awa._full_queues(array(
+    select distinct s.queue
+      from unnest(due) d(name)
+     cross join lateral (select * from awa.schedules s where s.name = d.name offset 0) s));
+  v_due record;
+  v_last awa.schedules;
+  v_next timestamptz; -- neighbours have the same
+  v_fired text[] := '{}';
+  v_fired_next timestamptz[] := '{}';
+  v_asked text[] := '{}'; -- those whose last jobs may live
+  v_asked_next timestamptz[] := '{}';
+  v_asked_overlap text[] := '{}';
+  v_last_jobs bigint[] := '{}';
   v_states text[];
-  v_alone text[];
-  v_full text[];
+  v_left text[] := '{}';
+  v_left_next timestamptz[] := '{}';
 begin
   perform set_config('lock_timeout', '100', true);
-  v_states := awa._states_of(array(
-    select case when d.overlap <> 'allow' then d.last_job_id end
-      from unnest(due) with ordinality d
-     order by d.ordinality));
-  v_full := awa._full_queues(array(select distinct d.queue from unnest(due) d));
-  v_alone := array(
-    select d.name
-      from unnest(due) with ordinality d
-     where v_states[d.ordinality] <> all(awa._states('ended'))
-        or d.queue = any(v_full)
-        or d.next_tick <@ d.ran
-        or d.next_wall <> d.next_tick at time zone (':' || d.timezone)); -- the data of the zone have changed
-  select t.fired, array(select d from unnest(due) d where d.name = any(v_alone)) || t.alone
-    into fired, alone
-    from awa._fire_together(array(select d from unnest(due) d where d.name <> all(v_alone)), now) t;
+  alone := '{}';
+  for v_due in
+    select s.name, s.cron_bits, s.timezone, s.next_tick, s.ends_at, s.overlap, s.last_job_id,
+           s.queue = any(v_full)
+             or s.next_tick <@ s.ran
+             or s.next_wall <> s.next_tick at time zone (':' || s.timezone) as is_special
+      from unnest(due) with ordinality d(name, place)
+     cross join lateral (select * from awa.schedules s where s.name = d.name offset 0) s
+     order by d.place
+  loop
+    if v_due.is_special then
+      alone := alone || v_due.name;
+      continue;
+    end if;
+    if v_due.cron_bits is null or (v_due.cron_bits, v_due.timezone, v_due.next_tick, v_due.ends_at)
+      is distinct from (v_last.cron_bits, v_last.timezone, v_last.next_tick, v_last.ends_at)
+    then
+      select s.* into v_last from awa.schedules s where s.name = v_due.name;
+      v_next := awa._tick_after(v_last, awa._cron_of(v_last.cron_bits), ':' || v_last.timezone, v_last.next_tick);
+    end if;
+    if v_due.overlap = 'allow' then
+      v_fired := v_fired || v_due.name;
+      v_fired_next := v_fired_next || v_next;
+    elsif v_next <= now then
+      alone := alone || v_due.name;
+    else
+      v_asked := v_asked || v_due.name;
+      v_asked_overlap := v_asked_overlap || v_due.overlap;
+      v_asked_next := v_asked_next || v_next;
+      v_last_jobs := v_last_jobs || v_due.last_job_id;
+    end if;
+  end loop;
+  v_states := awa._states_of(v_last_jobs);
+  for i in 1..cardinality(v_asked) loop
+    if (v_states[i] <> all(awa._states('ended'))) is not true then
+      v_fired := v_fired || v_asked[i];
+      v_fired_next := v_fired_next || v_asked_next[i];
+    elsif v_asked_overlap[i] = 'replace' then
+      alone := alone || v_asked[i];
+    else
+      v_left := v_left || v_asked[i];
+      v_left_next := v_left_next || v_asked_next[i];
+    end if;
+  end loop;
+  fired := awa._fire_together(v_fired, v_fired_next);
+  skipped := awa._leave_out(v_left, v_left_next, now);
+  decided := cardinality(v_fired) + cardinality(v_left);
   perform set_config('lock_timeout', '0', true);
 exception when others then
   if not awa._is_passing(sqlstate) and not awa._is_about_a_row(sqlstate) then
     raise;
   end if;
   fired := 0;
+  skipped := 0;
+  decided := 0;
   alone := '{}';
   problem := sqlstate;
 end
@@ -95,103 +159,91 @@ comment on function awa._fire_part is
   'Fires schedules of which one tick is due and on time, all at once, or none where one of them fails';
 
 -- Enqueues the jobs of schedules for their next ticks, and notes these; returns how many.
--- alone are those that it leaves out, with an overlap, and another tick that is due: the first job would be the last
--- one of the second.
-create or replace function awa._fire_together(
-  due awa.schedules[],
-  now timestamptz,
-  out fired int,
-  out alone awa.schedules[]
-)
+-- next are their ticks after these.
+create or replace function awa._fire_together(names text[], next timestamptz[]) returns int
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_segment constant smallint := awa._current_segment();
-  v_schedule awa.schedules;
-  v_last awa.schedules;
-  v_next timestamptz; -- neighbours have the same
-  v_fires awa.schedules[] := '{}';
+  v_fired int := 0;
   v_lane record;
 begin
-  alone := '{}';
-  foreach v_schedule in array due loop
-    if v_schedule.cron is null or (v_schedule.cron, v_schedule.timezone, v_schedule.next_tick, v_schedule.ends_at)
-      is distinct from (v_last.cron, v_last.timezone, v_last.next_tick, v_last.ends_at)
-    then
-      v_next := awa._tick_after(v_schedule, awa._cron_of(v_schedule.cron_bits), ':' || v_schedule.timezone,
-        v_schedule.next_tick);
-      v_last := v_schedule;
-    end if;
-    if v_schedule.overlap <> 'allow' and v_next <= now then
-      alone := alone || v_schedule;
-    else
-      v_fires := v_fires || awa._fired(v_schedule, v_next);
-    end if;
-  end loop;
   for v_lane in
-    with fires as materialized (
-      select d.*, awa._tick_metadata(d.metadata, d.name, d.last_tick) as job_metadata,
-             p.priority as job_priority,
-             coalesce(d.max_attempts, q.default_max_attempts, awa._default_number('default_max_attempts'))
-               as most_attempts,
-             awa._lane(awa._queue_id(d.queue), p.priority, case
-               when d.group_key is not null then awa._shard_for(awa._queue_id(d.queue), null, d.group_key, true)
-               when q.shards > 1 then floor(random() * q.shards)::int
-               else 0
-             end) as lane
-        from unnest(v_fires) d
-        left join awa.queue_settings q on q.queue_id = awa._queue_id(d.queue)
-       cross join lateral (
-          select coalesce(d.priority, q.default_priority, awa._default_number('default_priority')) as priority
-        ) p
+    with fires as (
+      update awa.schedules s
+         set decided_until = s.next_tick, next_tick = n.next, next_at = n.next,
+             next_wall = n.next at time zone (':' || s.timezone), last_tick = s.next_tick,
+             last_job_id = nextval('awa.job_ids'),
+             ran = case
+               when s.last_tick = s.decided_until -- all from the last one on have fired
+                 then s.ran + tstzmultirange(tstzrange(s.last_tick, s.next_tick, '[]'))
+               else (awa._with_ran(s.ran, s.unsure, s.next_tick, s.next_tick)).ran
+             end,
+             unsure = case
+               when s.last_tick = s.decided_until then s.unsure
+               else (awa._with_ran(s.ran, s.unsure, s.next_tick, s.next_tick)).unsure
+             end
+        from (select unnest(names) as name, unnest(next) as next) n
+       where s.name = any(array[n.name]) -- with =, a plan that was made for few schedules would go through all of them
+      returning s.queue, awa._queue_id(s.queue) as queue_id, s.last_job_id, s.kind, s.args, s.tags, s.group_key,
+                s.priority, s.max_attempts, awa._tick_metadata(s.metadata, s.name, s.last_tick) as metadata
     ), appended as (
       insert into awa.ready_entries
         (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args, tags, metadata,
          group_key)
-      select v_segment, f.lane, f.last_job_id, clock_timestamp(), f.job_priority, 1, f.most_attempts,
-             octet_length(f.kind) + octet_length(f.args::text) + octet_length(f.job_metadata::text)
+      select v_segment,
+             awa._lane(f.queue_id, p.priority, case
+               when f.group_key is not null then awa._shard_for(f.queue_id, null, f.group_key, true)
+               when q.shards > 1 then floor(random() * q.shards)::int
+               else 0
+             end),
+             f.last_job_id, clock_timestamp(), p.priority, 1,
+             coalesce(f.max_attempts, q.default_max_attempts, awa._default_number('default_max_attempts')),
+             octet_length(f.kind) + octet_length(f.args::text) + octet_length(f.metadata::text)
                + coalesce(octet_length(f.tags::text), 0) + coalesce(octet_length(f.group_key), 0),
-             f.kind, f.args, f.tags, f.job_metadata, f.group_key
+             f.kind, f.args, f.tags, f.metadata, f.group_key
         from fires f
-    ), noted as (
-      update awa.schedules s
-         set decided_until = f.decided_until, next_tick = f.next_tick, next_at = f.next_at,
-             next_wall = f.next_tick at time zone (':' || f.timezone), last_tick = f.last_tick,
-             last_job_id = f.last_job_id, ran = f.ran, unsure = f.unsure
-        from fires f
-       where s.name = f.name
+        left join awa.queue_settings q on q.queue_id = f.queue_id
+       cross join lateral (
+          select coalesce(f.priority, q.default_priority, awa._default_number('default_priority')) as priority
+        ) p
+      returning ready_entries.lane
     )
-    select distinct f.queue, f.lane from fires f
+    select a.lane, a.jobs, (select f.queue from fires f where f.queue_id = awa._queue_of(a.lane) limit 1) as queue
+      from (select a.lane, count(*) as jobs from appended a group by a.lane) a
   loop
-    perform awa._use_lanes(array[v_lane.lane], v_lane.queue), awa._wake(awa._queue_id(v_lane.queue));
+    v_fired := v_fired + v_lane.jobs;
+    perform awa._use_lanes(array[v_lane.lane], v_lane.queue), awa._wake(awa._queue_of(v_lane.lane));
   end loop;
-  fired := cardinality(v_fires);
+  return v_fired;
 end
 $$;
 comment on function awa._fire_together is
   'Enqueues the jobs of schedules for their next ticks, and notes these; returns how many';
 
--- A schedule that has fired at its next tick, and comes next at a time; its last job gets an id.
-create or replace function awa._fired(schedule awa.schedules, next timestamptz) returns awa.schedules
+-- Leaves the next ticks of schedules out whose last jobs have not ended, or lets them wait; returns how many it skips.
+-- next are their ticks after these.
+create or replace function awa._leave_out(names text[], next timestamptz[], now timestamptz) returns int
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_tick constant timestamptz := schedule.next_tick;
+  v_skipped int;
 begin
-  if schedule.last_tick = schedule.decided_until then -- all from the last one on have fired
-    schedule.ran := schedule.ran + tstzmultirange(tstzrange(schedule.last_tick, v_tick, '[]'));
-  else
-    schedule := awa._with_ran(schedule, v_tick, v_tick);
-  end if;
-  schedule.decided_until := v_tick;
-  schedule.last_tick := v_tick;
-  schedule.next_tick := next;
-  schedule.next_at := next;
-  schedule.last_job_id := nextval('awa.job_ids');
-  return schedule;
+  with left_out as (
+    update awa.schedules s
+       set decided_until = s.next_tick, next_tick = n.next, next_wall = n.next at time zone (':' || s.timezone),
+           next_at = case s.overlap when 'wait' then least(n.next, now + interval '1 second') else n.next end,
+           waiting_tick = case s.overlap when 'wait' then s.next_tick end,
+           times_skipped = s.times_skipped + (s.overlap <> 'wait')::int
+      from (select unnest(names) as name, unnest(next) as next) n
+     where s.name = any(array[n.name]) -- as in _fire_together
+    returning s.overlap
+  )
+  select count(*) filter (where l.overlap <> 'wait') into v_skipped from left_out l;
+  return v_skipped;
 end
 $$;
-comment on function awa._fired is
-  'A schedule that has fired at its next tick, and comes next at a time; its last job gets an id';
+comment on function awa._leave_out is
+  'Leaves the next ticks of schedules out whose last jobs have not ended, or lets them wait; returns how many it skips';

@@ -125,14 +125,17 @@ comment on function awa._checked_schedule is
 create or replace function awa._as_rfc3339(at timestamptz) returns text
 language sql stable
 return to_char(at at time zone 'UTC',
-  'YYYY-MM-DD"T"HH24:MI:SS' || case when extract(second from at) % 1 = 0 then '"Z"' else '.US"Z"' end);
+  case when at = date_trunc('second', at) then 'YYYY-MM-DD"T"HH24:MI:SS"Z"' else 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"' end);
 comment on function awa._as_rfc3339 is 'A time as in RFC 3339, in UTC, whatever the session''s settings are';
 
 -- The metadata of a job that a schedule enqueues: its own, and the name and the nominal time of the schedule.
 create or replace function awa._tick_metadata(metadata jsonb, name text, tick timestamptz) returns jsonb
 language sql stable
-return coalesce(metadata, '{}')
-  || jsonb_build_object('schedule', jsonb_build_object('name', name, 'at', awa._as_rfc3339(tick)));
+return case
+  when metadata is null
+    then jsonb_build_object('schedule', jsonb_build_object('name', name, 'at', awa._as_rfc3339(tick)))
+  else metadata || jsonb_build_object('schedule', jsonb_build_object('name', name, 'at', awa._as_rfc3339(tick)))
+end;
 comment on function awa._tick_metadata is
   'The metadata of a job that a schedule enqueues: its own, and the name and the nominal time of the schedule';
 
