@@ -288,6 +288,22 @@ func TestTwoSynchronisationsAtOnce(t *testing.T) {
 	}
 }
 
+// A program finds its schedules declared as it declares them, while another session, which declares them otherwise, has
+// not committed yet. The last one to synchronise wins all the same.
+func TestSynchronisationOfWhatChangesMeanwhile(t *testing.T) {
+	const declare = `select awa.sync_schedules('app', '[{"name": "a", "queue": "q", "kind": "k", "cron": "%s"}]')`
+	d := newDatabase(t)
+	a, b, s := d.session(), d.session(), d.session()
+	s.exec(fmt.Sprintf(declare, "@daily"))
+	a.exec("begin")
+	a.exec(fmt.Sprintf(declare, "@hourly"))
+	ended := b.background(fmt.Sprintf(declare, "@daily"))
+	s.waitUntilBlocked(b)
+	a.exec("commit")
+	require.NoError(t, ended())
+	require.Equal(t, "@daily", one[string](s, "select cron from awa.list_schedules()"))
+}
+
 // A job that is claimed while it is replaced is cancelled all the same, where the cancel comes first or where it finds
 // the claim; a claim that is open keeps the schedule from firing for now, which is no failure, and holds up no other.
 func TestReplaceBesideAnOpenClaim(t *testing.T) {

@@ -5,7 +5,7 @@
 
 begin;
 \ir clock.psql
-select plan(67);
+select plan(97);
 
 create function pg_temp.entry(name text, fields jsonb default '{}') returns jsonb
 language sql
@@ -177,6 +177,47 @@ select awa.sync_schedules('team', '[]') \g /dev/null
 reset role;
 select is((select s.owner from awa.schedule_sources s where s.source = 'team'), 'pgtap_sync_team',
   'but the next one to declare it');
+
+-- What is declared again as it was is not checked again
+select pg_temp.declare(jsonb_build_array(pg_temp.entry('bare'), pg_temp.entry('whole', '{"cron": null,
+  "every": "90 minutes", "args": {"a": 1}, "timezone": "Europe/Berlin", "missed": "all", "missed_for": "2 days",
+  "overlap": "skip", "starts_at": "2026-07-01T00:00:00Z", "ends_at": "2027-07-01T00:00:00Z", "priority": 1,
+  "max_attempts": 3, "tags": ["t"], "metadata": {"m": 1}, "group_key": "g"}')), null, 'same') \g /dev/null
+create function pg_temp.is_declared(name text, fields jsonb default '{}') returns boolean
+language sql
+as $$
+  select awa._is_declared('same', e.entry || fields)
+    from (select pg_temp.entry('bare') as entry, 'bare' as name
+          union all
+          select to_jsonb(s) - '{source,cron_bits,made_at,changed_at,changed_by,decided_until,next_tick,next_wall,'
+                   'next_at,ran,unsure,times_missed,times_skipped,failures,paused_at,paused_by,pause_reason,removed_at,'
+                   'last_tick,last_job_id,waiting_tick,error,failed_at}'::text[], s.name
+            from awa.schedules s where s.name = 'whole') e
+   where e.name = is_declared.name
+$$;
+select ok(pg_temp.is_declared(n), n) from unnest('{bare,whole}'::text[]) n;
+select is(pg_temp.is_declared(c.name, c.fields), c.expected, format('%s with %s', c.name, c.fields))
+  from (values
+    ('bare', '{"timezone": null, "missed": "latest", "missed_for": "24:00:00", "tags": null}'::jsonb, false),
+    ('bare', '{"timezone": null, "missed": "latest", "missed_for": "1 days", "tags": null}', true),
+    ('whole', '{"every": "5400 seconds", "starts_at": "2026-07-01T02:00:00+02:00"}', true),
+    ('whole', '{"every": "5401 seconds"}', false), ('whole', '{"every": 5400}', false),
+    ('bare', '{"queue": "other"}', false), ('bare', '{"kind": "other"}', false), ('bare', '{"cron": "@daily"}', false),
+    ('bare', '{"other": 1}', false), ('bare', '{"name": "none"}', false), ('whole', '{"args": {"a": 1.0}}', false),
+    ('whole', '{"args": null}', false), ('whole', '{"timezone": "UTC"}', false), ('whole', '{"missed": "skip"}', false),
+    ('whole', '{"missed_for": "3 days"}', false), ('whole', '{"overlap": "wait"}', false),
+    ('whole', '{"starts_at": null}', false), ('whole', '{"ends_at": "2027-07-01T00:00:01Z"}', false),
+    ('whole', '{"priority": 2}', false), ('whole', '{"priority": "1"}', false),
+    ('whole', '{"max_attempts": null}', false),
+    ('whole', '{"tags": ["t", "u"]}', false), ('whole', '{"metadata": {"m": 2}}', false),
+    ('whole', '{"group_key": "h"}', false)
+  ) c(name, fields, expected);
+select is(awa._is_declared('app', pg_temp.entry('bare')), false, 'of another source');
+select is(awa._is_declared('app', '5'), false, 'what is no object');
+select pg_temp.refused($$select pg_temp.declare(pg_temp.entries('bare', 'bare'), null, 'same')$$, '22023', 'twice',
+  'a name that stands there twice, as it was declared before');
+select awa.unschedule('bare') \g /dev/null
+select is(pg_temp.declare(pg_temp.entries('bare'), null, 'same'), 'true: bare', 'one that was removed is made anew');
 
 select * from finish();
 rollback;
