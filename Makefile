@@ -1,5 +1,6 @@
 ## make demo       run the demo on a throw-away PostgreSQL server
 ## make test       check formatting, generated code and everything that has tests
+## make models     check the models of docs/models with SPIN, in some five minutes
 ## make bench      compare Awa with other queues, in some six minutes: docs/benchmarks.md
 ## make bench-docs fill the main tables of docs/benchmarks.md, in 11 minutes at most;
 ##                 bench-docs-others those of the slower systems
@@ -33,6 +34,11 @@ test:
 	cd otelawa && go vet ./...
 	$(SQLC) diff
 	go run ./internal/withpg -- scripts/test.sh
+
+.PHONY: models
+models:
+	@scripts/setup.sh models
+	@scripts/models.sh
 
 # BENCH: more arguments, such as "-systems all -rounds 5"
 .PHONY: bench bench-docs bench-docs-others bench-full

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# setup.sh demo|test: checks that the machine has what "make demo" or "make test"
-# needs. With apt-get, and as root or with a sudo that asks for no password, it
+# setup.sh demo|test|models: checks that the machine has what "make demo", "make
+# test" or "make models" needs. With apt-get, and as root or with a sudo that asks for no password, it
 # installs what is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 mode=${1:-}
-if [[ $mode != demo && $mode != test ]]; then
-	echo "usage: $0 demo|test" >&2
+if [[ $mode != demo && $mode != test && $mode != models ]]; then
+	echo "usage: $0 demo|test|models" >&2
 	exit 2
 fi
 if ! command -v go >/dev/null; then
@@ -28,6 +28,15 @@ give_up() {
 # that help.
 check() {
 	missing=() packages=() bindir=
+	if [[ $mode != demo ]] && ! command -v spin >/dev/null; then
+		missing+=("no spin: install spin, or see https://spinroot.com")
+		packages+=(spin)
+	fi
+	if [[ $mode != demo ]] && ! echo '#include <stdio.h>' | gcc -E - >/dev/null 2>&1; then
+		missing+=("no C compiler: install gcc and libc6-dev")
+		packages+=(gcc libc6-dev)
+	fi
+	[[ $mode != models ]] || return 0
 	if ! bindir=$("$tmp/withpg" -bindir 2>"$tmp/error"); then
 		missing+=("$(sed 's/^withpg: //' "$tmp/error")")
 		[[ -z ${AWA_PG_BINDIR:-} ]] || give_up # no package changes that directory
@@ -71,12 +80,14 @@ install() {
 	echo "setup.sh: installing what is missing with apt-get"
 	$sudo apt-get update -qq </dev/null
 
-	if [[ $bindir =~ ^/usr/lib/postgresql/([0-9]+)/bin$ ]]; then
+	if [[ $mode == models ]]; then
+		major=
+	elif [[ $bindir =~ ^/usr/lib/postgresql/([0-9]+)/bin$ ]]; then
 		major=${BASH_REMATCH[1]}
 	else
 		major=$(apt-cache show --no-all-versions postgresql | sed -nE 's/^Version: ([0-9]+).*/\1/p')
 	fi
-	if ((major < 15)); then
+	if [[ $mode != models ]] && ((major < 15)); then
 		echo "setup.sh: this distribution has PostgreSQL $major; see https://apt.postgresql.org for a newer one" >&2
 		exit 1
 	fi
