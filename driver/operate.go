@@ -251,6 +251,26 @@ type QueueSettings struct {
 	FailedRetention    Setting[time.Duration] `json:"failed_retention,omitzero"`     // of failed and cancelled jobs
 	DLQRetention       Setting[time.Duration] `json:"dlq_retention,omitzero"`        // of dead letters
 	CompletedRetention Setting[time.Duration] `json:"completed_retention,omitzero"`  // of completed jobs, as shown
+	GroupMaxRunning    Setting[int]           `json:"group_max_running,omitzero"`    // of a group at once
+	MaxRunning         Setting[int]           `json:"max_running,omitzero"`          // of the queue at once
+	Rate               Setting[Rate]          `json:"rate,omitzero"`                 // how often jobs begin
+}
+
+// A Rate lets Jobs begin in each Per, evenly; and up to Burst at once, where fewer have begun before. In any stretch of
+// time as long as Per, at most Jobs + Burst begin.
+type Rate struct {
+	Jobs  int
+	Per   time.Duration
+	Burst int // 0 for a twentieth of Jobs, at least 1
+}
+
+// MarshalJSON returns the rate as the server takes it.
+func (r Rate) MarshalJSON() ([]byte, error) {
+	return json.Marshal(struct {
+		Jobs  int     `json:"jobs"`
+		Per   float64 `json:"per"`
+		Burst int     `json:"burst,omitzero"`
+	}{r.Jobs, r.Per.Seconds(), r.Burst})
 }
 
 // A Setting says what becomes of a setting: it stays as it is, as the zero value says; it gets a value, by [Set]; or it

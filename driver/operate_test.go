@@ -293,7 +293,9 @@ func TestQueueSettingsAreThreeThings(t *testing.T) {
 		Deadline: driver.Set(time.Hour), BackoffBase: driver.Set(5 * time.Second), BackoffMax: driver.Set(time.Hour),
 		DeadLetter: driver.Set(true), AgingInterval: driver.Set(30 * time.Second),
 		FailedRetention: driver.Set(time.Hour), DLQRetention: driver.Set(time.Hour),
-		CompletedRetention: driver.Set(time.Hour), Shards: driver.Set(8), MaxDepth: driver.Set(1000),
+		CompletedRetention: driver.Set(time.Hour), Shards: driver.Set(1), MaxDepth: driver.Set(1000),
+		GroupMaxRunning: driver.Set(2), MaxRunning: driver.Set(3),
+		Rate: driver.Set(driver.Rate{Jobs: 100, Per: time.Minute}),
 	}
 	unset := driver.QueueSettings{
 		DefaultPriority: driver.Default[int](), DefaultMaxAttempts: driver.Default[int](),
@@ -302,7 +304,8 @@ func TestQueueSettingsAreThreeThings(t *testing.T) {
 		DeadLetter: driver.Default[bool](), AgingInterval: driver.Default[time.Duration](),
 		FailedRetention: driver.Default[time.Duration](), DLQRetention: driver.Default[time.Duration](),
 		CompletedRetention: driver.Default[time.Duration](), Shards: driver.Default[int](),
-		MaxDepth: driver.Default[int](),
+		MaxDepth: driver.Default[int](), GroupMaxRunning: driver.Default[int](), MaxRunning: driver.Default[int](),
+		Rate: driver.Default[driver.Rate](),
 	}
 	named := func() int { // settings that have a value
 		return queryValue[int](t, pool, `select count(*)

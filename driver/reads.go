@@ -213,23 +213,26 @@ func (c *Client) AllQueueCounts(ctx context.Context) ([]QueueCounts, error) {
 // counts. A month of a setting counts as 30 days here.
 type QueueInfo struct {
 	Queue              string
-	DefaultPriority    int            // of a job that names none: 1 (first) to 4 (last)
-	DefaultMaxAttempts int            // of a job that names none: 1 to 1,000
-	Lease              time.Duration  // of a claim that names none: 1 ms to a year
-	Deadline           *time.Duration // how long an attempt may take: 1 ms to a year; nil for no end
-	BackoffBase        time.Duration  // the n-th retry waits 2^n times this: 1 ms to a year
-	BackoffMax         time.Duration  // no retry waits longer: 1 ms to a year
-	DeadLetter         bool           // whether jobs that fail for good become dead letters
-	AgingInterval      time.Duration  // for each that a job has waited, its priority counts as one higher: 1 ms to a year
-	FailedRetention    time.Duration  // how long failed and cancelled jobs are kept, at least: 1 ms to 100 years
-	DLQRetention       time.Duration  // how long dead letters are kept, at least: 1 ms to 100 years
-	CompletedRetention time.Duration  // how long completed jobs are shown: up to that of the installation
-	Shards             int            // in how many shards new jobs are spread: 1 to 64
-	MaxDepth           *int           // how many jobs may be ready before new ones are refused; nil for any number
-	PausedAt           *time.Time     // since when nothing is claimed from it; nil when it is not paused
-	ChangedAt          *time.Time     // when its settings were changed last, or it was paused or resumed; nil for never
-	ChangedBy          string         // the login that did; "" for none
-	Workers            int            // those that work on it, and sent a heartbeat within [Configuration.WarnSilence]
+	DefaultPriority    int             // of a job that names none: 1 (first) to 4 (last)
+	DefaultMaxAttempts int             // of a job that names none: 1 to 1,000
+	Lease              time.Duration   // of a claim that names none: 1 ms to a year
+	Deadline           *time.Duration  // how long an attempt may take: 1 ms to a year; nil for no end
+	BackoffBase        time.Duration   // the n-th retry waits 2^n times this: 1 ms to a year
+	BackoffMax         time.Duration   // no retry waits longer: 1 ms to a year
+	DeadLetter         bool            // whether jobs that fail for good become dead letters
+	AgingInterval      time.Duration   // for each that a job has waited, its priority counts as one higher: 1 ms to a year
+	FailedRetention    time.Duration   // how long failed and cancelled jobs are kept, at least: 1 ms to 100 years
+	DLQRetention       time.Duration   // how long dead letters are kept, at least: 1 ms to 100 years
+	CompletedRetention time.Duration   // how long completed jobs are shown: up to that of the installation
+	Shards             int             // in how many shards new jobs are spread: 1 to 64
+	MaxDepth           *int            // how many jobs may be ready before new ones are refused; nil for any number
+	GroupMaxRunning    *int            // how many jobs of a group run at once, at most; nil for any number
+	MaxRunning         *int            // how many jobs of the queue run at once, at most; nil for any number
+	Rate               json.RawMessage // how often jobs begin: jobs, per and burst; nil for any rate
+	PausedAt           *time.Time      // since when nothing is claimed from it; nil when it is not paused
+	ChangedAt          *time.Time      // when its settings were changed last, or it was paused or resumed; nil for never
+	ChangedBy          string          // the login that did; "" for none
+	Workers            int             // those that work on it, and sent a heartbeat within [Configuration.WarnSilence]
 	Counts             QueueCounts
 }
 
@@ -246,7 +249,8 @@ func (c *Client) ListQueues(ctx context.Context) ([]QueueInfo, error) {
 			Lease: row.Lease, Deadline: row.Deadline, BackoffBase: row.BackoffBase, BackoffMax: row.BackoffMax,
 			DeadLetter: row.DeadLetter, AgingInterval: row.AgingInterval, FailedRetention: row.FailedRetention,
 			DLQRetention: row.DlqRetention, CompletedRetention: row.CompletedRetention, Shards: int(row.Shards),
-			MaxDepth: intOf(row.MaxDepth), PausedAt: row.PausedAt, ChangedAt: row.ChangedAt,
+			MaxDepth: intOf(row.MaxDepth), GroupMaxRunning: intOf(row.GroupMaxRunning),
+			MaxRunning: intOf(row.MaxRunning), Rate: row.Rate, PausedAt: row.PausedAt, ChangedAt: row.ChangedAt,
 			ChangedBy: value(row.ChangedBy), Workers: int(row.Workers),
 			Counts: QueueCounts{
 				Queue: row.Queue, Available: row.Available, Scheduled: row.Scheduled, Retryable: row.Retryable,

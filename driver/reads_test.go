@@ -2,6 +2,7 @@ package driver_test
 
 import (
 	"context"
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -97,7 +98,9 @@ func TestListQueues(t *testing.T) {
 		Deadline: driver.Set(hour), BackoffBase: driver.Set(5 * time.Second), BackoffMax: driver.Set(2 * hour),
 		DeadLetter: driver.Set(true), AgingInterval: driver.Set(30 * time.Second),
 		FailedRetention: driver.Set(90 * 24 * hour), DLQRetention: driver.Set(360 * 24 * hour),
-		CompletedRetention: driver.Set(23 * hour), Shards: driver.Set(8), MaxDepth: driver.Set(1000),
+		CompletedRetention: driver.Set(23 * hour), MaxDepth: driver.Set(1000),
+		GroupMaxRunning: driver.Set(2), MaxRunning: driver.Set(3),
+		Rate: driver.Set(driver.Rate{Jobs: 100, Per: time.Minute}),
 	}))
 	require.NoError(t, client.PauseQueue(t.Context(), "b"))
 	execute(t, pool, "select awa.register_worker('w', '{a}'), awa.register_worker('x')")
@@ -123,7 +126,9 @@ func TestListQueues(t *testing.T) {
 		BackoffBase: 5 * time.Second,
 		BackoffMax:  2 * hour, DeadLetter: true, AgingInterval: 30 * time.Second, FailedRetention: 90 * 24 * hour,
 		DLQRetention:       360 * 24 * hour,
-		CompletedRetention: 23 * hour, Shards: 8, MaxDepth: &depth, Workers: 1, Counts: driver.QueueCounts{Queue: "b"},
+		CompletedRetention: 23 * hour, Shards: 1, MaxDepth: &depth, GroupMaxRunning: new(2), MaxRunning: new(3),
+		Rate:    json.RawMessage(`{"per": "00:01:00", "jobs": 100, "burst": 5}`),
+		Workers: 1, Counts: driver.QueueCounts{Queue: "b"},
 	}, queues[1])
 }
 

@@ -128,6 +128,9 @@ type AwaListQueuesRow struct {
 	CompletedRetention time.Duration
 	Shards             int32
 	MaxDepth           *int32
+	GroupMaxRunning    *int32
+	MaxRunning         *int32
+	Rate               json.RawMessage
 	PausedAt           *time.Time
 	ChangedAt          *time.Time
 	ChangedBy          *string

@@ -15,8 +15,8 @@ var bodyTables = []string{"ready_entries", "deferred_jobs", "leases", "done_entr
 // notBody are their columns that do not belong to the body of a job: where it is, and what happens to it there. A
 // column that does not stand here has to survive each way through the tables.
 var notBody = []string{"lane", "xid", "job_id", "ready_at", "segment", "priority", "attempt", "receipt", "claimed_at",
-	"lease", "lease_until", "deadline_at", "worker_id", "state", "run_at", "attempted_at", "reason",
-	"counted_by_closure", "finalized_at", "output"}
+	"lease", "lease_until", "deadline_at", "worker_id", "group_id", "holds_queue", "state", "run_at",
+	"attempted_at", "reason", "counted_by_closure", "finalized_at", "output"}
 
 // bodyOf returns the body of a job where it is now, and how the view of all jobs shows it, as far as it does.
 const bodyOf = `

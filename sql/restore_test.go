@@ -102,6 +102,10 @@ func (s *session) live(late *session) {
 	s.exec("select awa.enqueue('group', 'k', group_key => 'g') from generate_series(1, 3)")
 	s.exec("select awa.complete(job_id, receipt) from awa.claim('group')")
 	s.claim("group", 1)
+	s.limits("limited", `{"group_max_running": 1, "max_running": 3}`)
+	s.enqueueInGroup("limited", "g", 4)
+	s.completeMany(s.claim("limited", 4))
+	s.claim("limited", 4)
 	for n, call := range []string{
 		"complete($1, $2)", "complete($1, $2, '{}')", "fail($1, $2, 'error', '1 hour')", "snooze($1, $2, '1 hour')",
 		"release($1, $2)", "cancel_attempt($1, $2)", "discard($1, $2, 'error', '{}')",

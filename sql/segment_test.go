@@ -301,11 +301,14 @@ func (b *beside) ended(s *session, committed bool, or string) {
 // worksOff ends all that is alive.
 func (s *session) worksOff() {
 	s.Helper()
-	for _, queue := range list[string](s, "select queue from awa.queue_counts where available > 0") {
-		for len(s.claim(queue, 100)) > 0 {
+	for jobs := []claimed{{}}; len(jobs) > 0; { // some wait for others of their group
+		for _, queue := range list[string](s, "select queue from awa.queue_counts where available > 0") {
+			for len(s.claim(queue, 100)) > 0 {
+			}
 		}
+		jobs = s.running()
+		s.completes(jobs)
 	}
-	s.completes(s.running())
 	s.exec("select awa.cancel(id) from awa.jobs where state in ('scheduled', 'retryable')")
 	require.Zero(s,
 		one[int64](s, "select coalesce(sum(available + running + scheduled + retryable), 0)::bigint from awa.queue_counts"))

@@ -105,8 +105,8 @@ type client struct {
 
 // One is paused half of the time, so that its jobs and its cursors are carried from segment to segment. Two have
 // several shards, of a number that changes all the time, or would; the jobs that are enqueued to one of these have
-// groups.
-var stressQueues = []string{"a", "b", "c", "often paused", "shards", "groups"}
+// groups. The last two have limits: of one they change all the time, the other one has several shards.
+var stressQueues = []string{"a", "b", "c", "often paused", "shards", "groups", "limited", "limited groups"}
 
 // Nothing is lost, nothing comes twice, nothing comes out of thin air, and the books balance: 24 producers, 6 workers,
 // 4 operators and maintenance, with everything at random that a client may do, while the segments turn every few
@@ -136,9 +136,13 @@ func TestStress(t *testing.T) {
 			setUp.db.QueryRow(ctx, `select awa.enqueue($1, 'k', metadata => '{"producer": 0}')`, queue).Scan(&job))
 		books.committed[job] = true
 		_, err := setUp.db.Exec(ctx, "select awa.configure_queue($1, $2)", queue,
-			map[string]any{"backoff_base": 0.01, "dead_letter": queue == "b", "shards": 1 + 3*(i/4)})
+			map[string]any{"backoff_base": 0.01, "dead_letter": queue == "b", "shards": []int{1, 1, 1, 1, 4, 4, 1, 4}[i]})
 		require.NoError(t, err)
 	}
+	_, err := setUp.db.Exec(ctx, `
+		select awa.configure_queue('limited', '{"group_max_running": 4, "max_running": 30}'),
+		       awa.configure_queue('limited groups', '{"group_max_running": 2}')`)
+	require.NoError(t, err)
 	errs := make(chan error, 64)
 	run := func(wg *sync.WaitGroup, until context.Context, step func(context.Context) error) {
 		wg.Go(func() {
@@ -169,7 +173,7 @@ func TestStress(t *testing.T) {
 	reads := 0
 	run(&workers, work, books.beside(3, func(ctx context.Context) error { reads++; return reader.checkStates(ctx) }))
 	run(&workers, work, keeper.keep)
-	_, err := setUp.db.Exec(ctx, "update awa.settings set completed_retention = '0', prune_wait = '100 milliseconds'")
+	_, err = setUp.db.Exec(ctx, "update awa.settings set completed_retention = '0', prune_wait = '100 milliseconds'")
 	require.NoError(t, err)
 	// Half of the cleanings move what is alive some at a time, as they do where it is much.
 	_, err = setUp.db.Exec(ctx, changing("_begin_cleaning", "or cut_off > 0", "or random() < 0.5"))
@@ -285,11 +289,13 @@ func TestStress(t *testing.T) {
 	for _, state := range []string{"completed", "failed", "dead", "cancelled"} {
 		require.Positive(t, ends[state], "no job is %s: the test tests too little", state)
 	}
-	var keys, leases int64
+	var keys, leases, waiting, kept int64
 	require.NoError(t,
 		settled.db.QueryRow(ctx,
 			"select (select count(*) from awa.unique_claims where job_id is not null), (select count(*) from "+
-				"awa.leases)").Scan(&keys, &leases))
+				"awa.leases), (select count(*) from awa.limited_jobs), (select count(*) from awa.turns)").
+			Scan(&keys, &leases, &waiting, &kept))
+	require.Zero(t, waiting, "jobs that wait for their groups")
 	require.Zero(t, keys, "unique keys of jobs that have ended")
 	require.Zero(t, leases, "leases of attempts that have ended")
 
@@ -401,7 +407,7 @@ func (c *client) enqueue(ctx context.Context, tx pgx.Tx) ([]int64, error) {
 	priority := 1 + c.rand.IntN(4)
 	metadata := fmt.Sprintf(`{"producer": %d}`, c.id)
 	var group *string
-	if queue == "groups" {
+	if queue == "groups" || queue == "limited groups" || queue == "limited" && c.rand.IntN(4) > 0 {
 		group = new(fmt.Sprint("group ", c.rand.IntN(6)))
 	}
 	if c.rand.IntN(2) == 0 {
@@ -633,7 +639,7 @@ func (c *client) operate(ctx context.Context) error {
 	}
 	defer tx.Rollback(ctx)
 	for range 1 + c.rand.IntN(3) {
-		job, form := known[c.rand.IntN(len(known))], c.rand.IntN(12)
+		job, form := known[c.rand.IntN(len(known))], c.rand.IntN(14)
 		state := []string{"available", "running", "running", "scheduled", "retryable"}[c.rand.IntN(5)]
 		var open []int64
 		if open, err = c.list(ctx, "select id from awa.list_jobs(state => $1, max_jobs => 100)", state); err != nil {
@@ -680,6 +686,11 @@ func (c *client) operate(ctx context.Context) error {
 		case 10, 11:
 			_, err = tx.Exec(ctx, "select awa.configure_queue($1, jsonb_build_object('shards', $2::int))",
 				stressQueues[form-6], 1+c.rand.IntN(6))
+		case 12, 13:
+			_, err = tx.Exec(ctx, `
+				select awa.configure_queue('limited', jsonb_build_object('group_max_running', nullif($1::int, 0), 'max_running',
+				         nullif($2::int, 0), 'rate', nullif($3, '')::jsonb))`, c.rand.IntN(5), c.rand.IntN(2)*(3+c.rand.IntN(28)),
+				[]string{"", "", `{"jobs": 300, "per": "1 second"}`}[c.rand.IntN(3)])
 		}
 		if err != nil {
 			break
@@ -802,7 +813,7 @@ func (c *client) audit(ctx context.Context) error {
 		  from (
 		    select g.queue_id, g.group_key
 		      from (
-		        select a.queue_id, a.lane, a.group_key from awa._available a
+		        select a.queue_id, a.lane, a.group_key from awa._all_available a
 		        union all select r.queue_id, r.lane, r.group_key from awa._running r
 		        union all select d.lane >> 9, d.lane, d.group_key from awa.deferred_jobs d
 		      ) g
@@ -812,6 +823,33 @@ func (c *client) audit(ctx context.Context) error {
 		  ) g`).Scan(&groups)
 	if err == nil && groups != nil {
 		err = fmt.Errorf("jobs in several shards of %s", *groups)
+	}
+	if err != nil {
+		return err
+	}
+	var over *string
+	err = c.db.QueryRow(ctx, `
+		select string_agg(format('%s: %s', o.lane, o.n), ', ')
+		  from (
+		    select o.lane >> 3 as lane, o.group_id, count(*) as n
+		      from awa._holders o
+		     where o.queue_id = awa._queue_id('limited groups')
+		     group by 1, 2
+		    having count(*) > 2
+		    union all
+		    select o.lane >> 3, o.group_id, count(*)
+		      from awa._holders o
+		     where o.queue_id = awa._queue_id('limited') and o.group_id is not null
+		     group by 1, 2
+		    having count(*) > 4
+		    union all
+		    select 0, 0, count(*)
+		      from awa._holders o
+		     where o.queue_id = awa._queue_id('limited') and o.holds_queue
+		    having count(*) > 30
+		  ) o`).Scan(&over)
+	if err == nil && over != nil {
+		err = fmt.Errorf("more attempts than a limit allows: %s", *over)
 	}
 	if err == nil && problems != nil {
 		err = errors.New(*problems)

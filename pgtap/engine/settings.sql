@@ -20,6 +20,7 @@ select is((select array_agg(k.name order by k.name)
       and a.attname = k.name
    where format_type(a.atttypid, null) <> all (
            case k.type when 'integer' then '{smallint,integer,bigint}' when 'number' then '{numeric}'
+             when 'rate' then '{jsonb}'
              else array[k.type] end)),
   null,
   'of the type of its column');

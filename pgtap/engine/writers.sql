@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 select awa.register_worker(:'queue') as worker_id \gset
-select awa.configure_queue(:'queue', '{"deadline": "1 hour"}') \g /dev/null
+select awa.configure_queue(:'queue', '{"deadline": "1 hour", "group_max_running": 1, "max_running": 1}') \g /dev/null
 select job_id
   from awa.enqueue_unique(:'queue', 'k', '{"a": 1}', unique_key => :'queue', priority => 3, max_attempts => 5,
     tags => '{t}', metadata => '{"m": 1}',

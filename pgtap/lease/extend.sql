@@ -38,6 +38,7 @@ select is(
   (
     select jsonb_build_object('receipt', receipt, 'job_id', job_id, 'priority', 3, 'lease', interval '10 minutes',
       'deadline_at', null, 'worker_id', :worker_id, 'attempt', 1, 'max_attempts', 5, 'unique_key', null,
+      'group_id', null, 'holds_queue', false,
      'kind', 'k', 'args', '{"n": 1}'::jsonb, 'tags', '["t"]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
     'group_key', 'g', 'expires_at', null, 'progress', null,
      'errors', null)

@@ -20,7 +20,9 @@
 {{ template "engine/clock.sql" . }}
 {{ template "engine/lanes.sql" . }}
 {{ template "engine/attempts.sql" . }}
+{{ template "engine/slots.sql" . }}
 {{ template "engine/writers.sql" . }}
+{{ template "engine/limited.sql" . }}
 {{ template "engine/json.sql" . }}
 {{ template "engine/appending.sql" . }}
 {{ template "engine/ticks.sql" . }}
@@ -37,6 +39,7 @@
 {{ template "engine/rollups.sql" . }}
 {{ template "engine/counts.sql" . }}
 {{ template "engine/depth.sql" . }}
+{{ template "engine/limit_books.sql" . }}
 
 {{ template "enqueue/enqueue.sql" . }}
 {{ template "enqueue/enqueue_many.sql" . }}
@@ -46,6 +49,10 @@
 {{ template "claim/claim.sql" . }}
 {{ template "claim/windows.sql" . }}
 {{ template "claim/shards.sql" . }}
+{{ template "claim/limits.sql" . }}
+{{ template "claim/admission.sql" . }}
+{{ template "claim/limited.sql" . }}
+{{ template "claim/turns.sql" . }}
 {{ template "close/complete.sql" . }}
 {{ template "close/batches.sql" . }}
 {{ template "close/complete_many.sql" . }}

@@ -138,6 +138,7 @@ create table awa.queues (
   name       text not null,
   has_tombstones boolean not null default false,
   may_expire boolean not null default false,
+  has_limits boolean not null default false,
   created_at timestamptz not null default now(),
   dropped_at timestamptz,
   forget_after xid8
@@ -152,6 +153,8 @@ comment on column awa.queues.has_tombstones is
   'Whether an entry of the lane was ever buried: a row of its own, before the first tombstone can be seen';
 comment on column awa.queues.may_expire is
   'Whether a job of the lane ever had an expires_at: a row of its own, before the first such job can be seen';
+comment on column awa.queues.has_limits is
+  'Whether the queue ever had a limit: a row of its own, without a lane, from then on';
 comment on column awa.queues.dropped_at is
   'When the queue was dropped; jobs of a transaction that committed later still find its name';
 comment on column awa.queues.forget_after is
@@ -178,6 +181,9 @@ create table awa.queue_settings (
   failed_retention     interval,
   dlq_retention        interval,
   completed_retention  interval,
+  group_max_running    integer,
+  max_running          integer,
+  rate                 jsonb,
   paused_at            timestamptz,
   changed_at           timestamptz not null default now(),
   changed_by           text not null default session_user
@@ -204,6 +210,12 @@ comment on column awa.queue_settings.failed_retention is 'How long failed and ca
 comment on column awa.queue_settings.dlq_retention is 'How long dead letters are kept, at least';
 comment on column awa.queue_settings.completed_retention is
   'How long completed jobs are shown, where that is shorter than settings.completed_retention';
+comment on column awa.queue_settings.group_max_running is
+  'How many jobs of a group run at once, at most; without end by default';
+comment on column awa.queue_settings.max_running is
+  'How many jobs of the queue run at once, at most; without end by default';
+comment on column awa.queue_settings.rate is
+  'How often jobs begin: jobs, per (an interval) and burst; without end by default';
 comment on column awa.queue_settings.paused_at is 'Since when nothing is claimed from the queue; null when it runs';
 
 -- Control ---------------------------------------------------------------------------------------
@@ -557,7 +569,9 @@ create table awa.lease_claims (
   holds_keys  boolean not null,
   hi          pg_snapshot not null,
   lo          pg_snapshot,
-  job_ids     bigint[] not null
+  job_ids     bigint[] not null,
+  groups      bigint[],
+  holds_queue boolean not null default false
 ) partition by list (segment);
 comment on table awa.lease_claims is
   'One claim: the entries that one caller took; the newest one of a lane is the lane''s cursor';
@@ -574,6 +588,9 @@ comment on column awa.lease_claims.holds_keys is
   'Whether any of the jobs has a unique key, so that closing the others costs nothing';
 comment on column awa.lease_claims.job_ids is
   'The jobs taken, in order; item i (from 0) has the receipt claim_id << 12 | i';
+comment on column awa.lease_claims.groups is
+  'The group in which each attempt holds a slot, null where it holds none; null where no attempt does';
+comment on column awa.lease_claims.holds_queue is 'Whether each attempt holds a slot of the queue: it has max_running';
 
 create table awa.lease_claim_closures (
   claim_id  bigint not null,
@@ -593,7 +610,7 @@ comment on column awa.lease_claim_closures.items is
 comment on column awa.lease_claim_closures.outcome is
   'completed; completed_with_row: completed, and done_entries has a row of the job; failed: deferred_jobs has the next '
   'attempt, or done_entries the end; released: back in ready_entries; snoozed: in deferred_jobs; cancelled: in '
-  'done_entries; materialized: the attempt goes on in leases';
+  'done_entries; materialized: the attempt goes on in leases; limited: no attempt began, the job is in limited_jobs';
 
 do $$
 declare
@@ -689,7 +706,9 @@ create table awa.leases (
   group_key    text,
   expires_at   timestamptz,
   progress     jsonb,
-  errors       jsonb
+  errors       jsonb,
+  group_id     bigint,
+  holds_queue  boolean not null default false
 ) with (fillfactor = 70);
 create index leases_job on awa.leases (job_id);
 create index leases_lane on awa.leases (lane);
@@ -700,6 +719,8 @@ comment on column awa.leases.lease is 'How long it stays its worker''s after a h
 comment on column awa.leases.lease_until is 'Until when it stays its worker''s without one';
 comment on column awa.leases.deadline_at is 'When it ends whatever its worker says';
 comment on column awa.leases.progress is 'The progress that the worker reported last';
+comment on column awa.leases.group_id is 'The group in which it holds a slot; null where it holds none';
+comment on column awa.leases.holds_queue is 'Whether it holds a slot of its queue';
 
 create table awa.lost_attempts (
   worker_id bigint not null,
@@ -744,6 +765,115 @@ comment on column awa.deferred_jobs.state is
   'scheduled: for a time, by its producer or by a snooze; retryable: its last attempt failed';
 comment on column awa.deferred_jobs.attempt is 'The number of the attempt to come, from 1';
 comment on column awa.deferred_jobs.attempted_at is 'When the last attempt began; null for a job that never ran';
+
+-- Limits ------------------------------------------------------------------------------------------
+-- All of these are written and read under the lock of the shard, but for slots, which anybody appends. Rows that are
+-- over are deleted, and vacuumed; no search begins before a position that is kept, so dead rows are in nobody's way.
+
+create sequence awa.waiting_ids;
+comment on sequence awa.waiting_ids is 'The place of a job in the line of its group';
+create sequence awa.turn_ids;
+comment on sequence awa.turn_ids is 'The place of a turn in its lane';
+create sequence awa.state_ids;
+comment on sequence awa.state_ids is 'The order of the states of a group, and of a shard';
+
+create table awa.slots (
+  shard    bigint not null,
+  xid      xid8 not null default pg_current_xact_id(),
+  of_queue integer not null default 0,
+  freed    bigint[] not null default '{}',
+  looks    bigint[] not null default '{}'
+);
+create index slots_shard on awa.slots (shard, xid);
+alter table awa.slots replica identity full;
+comment on table awa.slots is
+  'Slots that attempts have given back, and groups to look at again, until a claim has read them';
+comment on column awa.slots.of_queue is 'How many slots of the queue were given back';
+comment on column awa.slots.freed is 'The groups of which a slot was given back, once for each';
+comment on column awa.slots.looks is 'Groups that may have room for those that wait, though nothing was given back';
+
+create table awa.shard_states (
+  shard             bigint not null,
+  state_id          bigint not null,
+  read_until        pg_snapshot not null,
+  turns_until       bigint[] not null,
+  running           integer not null,
+  next_at           timestamptz,
+  group_max_running integer,
+  primary key (shard, state_id)
+);
+comment on table awa.shard_states is
+  'What claims know of a shard of a queue with limits. The newest row counts';
+comment on column awa.shard_states.read_until is 'Slots that are visible in it are read';
+comment on column awa.shard_states.turns_until is
+  'The last turn that was served in the lane of each priority (1 for the front lane, 2 for priority 1, ...)';
+comment on column awa.shard_states.running is 'How many attempts hold a slot of the queue; in its first shard';
+comment on column awa.shard_states.next_at is
+  'When the next job may begin under the rate of the queue, if it had no burst; in its first shard';
+comment on column awa.shard_states.group_max_running is 'The setting by which claims have looked at the groups last';
+
+create table awa.group_states (
+  shard       bigint not null,
+  group_id    bigint not null,
+  state_id    bigint not null,
+  running     integer not null,
+  has_line    boolean not null,
+  has_front   boolean not null,
+  taken       bigint not null,
+  front_taken bigint not null,
+  primary key (shard, group_id, state_id)
+);
+create index group_states_idle on awa.group_states (state_id) where running = 0 and not has_line and not has_front;
+create index group_states_line on awa.group_states (shard, group_id) where has_line or has_front;
+comment on table awa.group_states is
+  'A group as a claim has left it. The newest row counts; a group without one is idle';
+comment on column awa.group_states.group_id is 'The first 64 bits of the SHA-256 of the group''s key';
+comment on column awa.group_states.running is 'How many attempts and turns hold a slot of the group';
+comment on column awa.group_states.has_line is 'Whether jobs may wait in its line, without a turn';
+comment on column awa.group_states.has_front is 'Whether jobs that were given back may wait there: they come first';
+comment on column awa.group_states.taken is 'The last one in its line that got a turn';
+comment on column awa.group_states.front_taken is 'The last one, of those that were given back, that got a turn';
+
+create table awa.limited_jobs (
+  waiting_id   bigint primary key,
+  shard        bigint not null,
+  group_id     bigint not null,
+  job_id       bigint not null,
+  lane         bigint not null,
+  ready_at     timestamptz not null,
+  created_at   timestamptz not null,
+  attempt      smallint not null,
+  max_attempts smallint not null,
+  body_bytes   integer not null,
+  unique_key   bytea,
+  kind         text not null,
+  args         jsonb not null,
+  tags         text[],
+  metadata     jsonb,
+  group_key    text not null,
+  expires_at   timestamptz,
+  progress     jsonb,
+  errors       jsonb
+);
+create index limited_jobs_line on awa.limited_jobs (shard, group_id, waiting_id);
+create index limited_jobs_job on awa.limited_jobs (job_id);
+create index limited_jobs_lane on awa.limited_jobs (lane, ready_at);
+create index limited_jobs_expires_at on awa.limited_jobs (expires_at) where expires_at is not null and attempt = 1;
+comment on table awa.limited_jobs is
+  'One available job that a claim came to, and that waits for its group; deleted when it begins';
+comment on column awa.limited_jobs.waiting_id is
+  'Its place in the line of its group; negative where it was given back: these come first';
+comment on column awa.limited_jobs.lane is 'The lane of its priority';
+
+create table awa.turns (
+  turn_id    bigint not null,
+  lane       bigint not null,
+  group_id   bigint not null,
+  waiting_id bigint not null,
+  primary key (lane, turn_id)
+);
+comment on table awa.turns is
+  'A slot of a group that is kept for a job of its line: the next claim that comes to its lane begins it';
 
 create table awa.done_entries (
   job_id             bigint not null,

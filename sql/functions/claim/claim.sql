@@ -66,6 +66,14 @@ begin
   while v_shards[1] is not null loop -- the newest comes first
     v_now := awa._snapshot();
     v_terms := awa._claim_terms(queue, v_shards[1], v_now, lease);
+    if v_terms.has_limits then
+      return query select * from awa._claim_limited(queue, v_shards[1], v_now, v_room, worker_id, lease);
+      get diagnostics v_jobs = row_count;
+      v_room := v_room - v_jobs;
+      exit when v_jobs > 0 or not v_terms.has_others;
+      v_shards := awa._take_shard(v_terms.queue_id, v_shards, false) || v_shards;
+      continue;
+    end if;
     v_bytes := coalesce(v_bytes, v_terms.claim_bytes);
     foreach v_lane in array v_terms.lanes loop
       v_window := awa._open_window(v_terms.segment, v_lane, v_now, v_terms.has_tombstones);
@@ -96,7 +104,7 @@ begin
                       f.job_ids[f.jobs], v_terms.claimed_at, v_terms.lease_until, v_terms.deadline_at, worker_id,
                       v_terms.segment, least(f.bytes, 2147483647), f.holds_keys, v_window.hi,
                       case when v_window.late is not null or f.entries = v_limit or f.jobs < f.entries
-                        then v_window.lo end, f.job_ids[1:f.jobs])::awa.lease_claims,
+                        then v_window.lo end, f.job_ids[1:f.jobs], null, false)::awa.lease_claims,
                      case when f.holds_keys then (select array_agg(case when e.size is not null then e.unique_key end)
                                                     from entries e where e.ordinality <= f.jobs) end,
                      f.expired) as claim_id, f.jobs
@@ -235,7 +243,8 @@ comment on function awa._check_claim is 'Refuses invalid arguments of claim, and
 create or replace function awa._claim_terms(
   queue text, shard bigint, now pg_snapshot, lease interval, out queue_id bigint, out claim_bytes bigint,
   out segment smallint, out cleaned smallint, out cleaned_until pg_snapshot, out lanes bigint[],
-  out has_tombstones boolean, out may_expire boolean, out is_there boolean, out has_others boolean,
+  out has_tombstones boolean, out may_expire boolean, out has_limits boolean, out is_there boolean,
+  out has_others boolean,
   out claimed_at timestamptz, out lease_until timestamptz, out deadline_at timestamptz
 )
 language plpgsql
@@ -255,8 +264,9 @@ begin
     from awa._home h;
   select coalesce(array_agg(l.lane) filter (where awa._shard_of(l.lane) = shard), '{}'),
          coalesce(bool_or(awa._shard_of(l.lane) <> shard), false), coalesce(bool_or(l.has_tombstones), false),
-         coalesce(bool_or(l.may_expire), false), coalesce(bool_or(l.dropped_at is null), false)
-    into lanes, has_others, has_tombstones, may_expire, is_there
+         coalesce(bool_or(l.may_expire), false), coalesce(bool_or(l.has_limits), false),
+         coalesce(bool_or(l.dropped_at is null), false)
+    into lanes, has_others, has_tombstones, may_expire, has_limits, is_there
     from awa.queues l
    where l.queue_id = queue_id;
   select q.paused_at is not null, q.lease, claimed_at + q.deadline, q.aging_interval

@@ -59,7 +59,8 @@ comment on function awa._take_shard is
   'Locks a shard of a queue in which there is something to claim; returns it, or null where there is none';
 
 -- The shards of a queue, but for these, in which there is something to claim, in random order.
--- Also those in which all entries are buried, and those where the look took long: a claim moves their cursors.
+-- Also those with turns, or slots that no claim has read; those in which all entries are buried, and those where the
+-- look took long: a claim moves their cursors.
 -- Raises 55000.
 -- Why: one statement for all lanes. A transaction that was in progress at one end of a window counts where it has
 -- entries in the lane: if all of them did, a claim with room left would lock each shard that was ever used. The columns
@@ -92,7 +93,10 @@ begin
                       limit 1
                   ) e
                   limit 1
-               ), false) as has_jobs, clock_timestamp() as ended
+               ),
+               (select true from awa.turns t where t.lane = l.lane limit 1),
+               (select true from awa.slots s where s.shard = awa._shard_of(l.lane) limit 1), false) as has_jobs,
+               clock_timestamp() as ended
           from (select coalesce(r.cleaned_segment, -1) as cleaned, r.cleaned_until from awa.ring r) r
          cross join (
             select distinct q.lane

@@ -120,6 +120,10 @@ begin
   if v_wait is not null then
     v_wait := set_config('lock_timeout', v_wait, true);
   end if;
+  if v_is_closed and (v_batch.groups is not null or v_batch.holds_queue) then
+    perform awa._free_slots(v_batch.shard, array(select v_batch.groups[(r & 4095) + 1] from unnest(receipts) r),
+      case when v_batch.holds_queue then cardinality(receipts) else 0 end);
+  end if;
   return v_is_closed;
 end
 $$;
@@ -137,7 +141,10 @@ create or replace function awa._batch_in(
   out size int,
   out fits boolean,
   out items smallint[],
-  out first_row int
+  out first_row int,
+  out shard bigint,
+  out groups bigint[],
+  out holds_queue boolean
 ) returns setof record
 language sql stable
 as $$
@@ -152,7 +159,8 @@ as $$
             where k.segment = _batch_in.segment and k.claim_id = receipts[1] >> 12
             order by k.claim_id, k.item
             limit 1
-         )
+         ),
+         awa._shard_of(c.lane), c.groups, c.holds_queue
     from awa.lease_claims c
    where c.segment = _batch_in.segment and c.claim_id = receipts[1] >> 12
 $$;

@@ -33,7 +33,7 @@ as $$
       offset 0
     ) e
    cross join lateral awa._as_attempt(e, c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1), c.claimed_at,
-      c.lease_until, c.deadline_at, c.worker_id) t
+      c.lease_until, c.deadline_at, c.worker_id, c.groups[array_position(c.job_ids, e.job_id)], c.holds_queue) t
    where t.receipt = any(a.receipts)
      and case
            when (select true from awa.ready_tombstones limit 1)
@@ -68,7 +68,8 @@ as $$
                _attempt_in.segment)
       offset 0
     ) e
-   cross join lateral awa._as_attempt(e, receipt, c.claimed_at, c.lease_until, c.deadline_at, c.worker_id) t
+   cross join lateral awa._as_attempt(e, receipt, c.claimed_at, c.lease_until, c.deadline_at, c.worker_id,
+      c.groups[(receipt & 4095) + 1], c.holds_queue) t
    where (
       select true
         from awa.ready_tombstones t

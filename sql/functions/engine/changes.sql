@@ -377,8 +377,8 @@ $$;
 comment on function awa._cancel_deferred is 'Cancels deferred jobs; returns their ids';
 
 -- Cancels jobs that are available; returns the ids of those that no other session buried first.
--- If one is claimed before the caller commits, its attempt is cancelled then. Their unique keys are let go of then,
--- too.
+-- Those without an xid are in limited_jobs, which they leave at once. If another one is claimed before the caller
+-- commits, its attempt is cancelled then. Their unique keys are let go of then, too.
 -- Why: a session that has claimed a job should not have to wait.
 create or replace function awa._cancel_ready(entries awa._place[], reason text) returns bigint[]
 language plpgsql
@@ -386,14 +386,20 @@ as $$
 #variable_conflict use_variable
 declare
   v_batch bigint := awa._new_batch();
-  v_buried bigint[] := awa._bury(entries, v_batch, true);
+  v_limited bigint[] := array(select p.id from unnest(entries) p where p.xid is null);
+  v_buried bigint[];
 begin
+  if v_limited <> '{}' then
+    v_limited := awa._cancel_limited(v_limited, reason);
+    entries := array(select p from unnest(entries) p where p.xid is not null);
+  end if;
+  v_buried := awa._bury(entries, v_batch, true);
   perform awa._end_as_cancelled(e, reason)
      from awa._entries_as_attempts(array(select p from unnest(entries) p where p.id = any(v_buried))) e;
   if v_buried <> '{}' then
     perform awa._decide_at_end(v_batch);
   end if;
-  return v_buried;
+  return v_limited || v_buried;
 end
 $$;
 comment on function awa._cancel_ready is

@@ -126,28 +126,35 @@ begin
   closed := awa._append_closure(v_segment, v_claim_id, v_item, null, outcome);
   if closed then
     segment := v_segment;
+    if (v_claim.group_id is not null or v_claim.holds_queue) and outcome <> 'materialized' then
+      perform awa._free_slots(v_claim.shard, array[v_claim.group_id], v_claim.holds_queue::int);
+    end if;
   end if;
 end
 $$;
 comment on function awa._close_item is 'Closes one item of a claim, where it is open';
 
--- An item of a claim in a segment: its job, how many items the claim has, and whether it holds unique keys.
+-- An item of a claim in a segment: its job, the size of the claim, whether it holds unique keys, and the slots held.
 -- Why: a constant for the segment leaves the other ones out of the plan; so with _batches_in.
 create or replace function awa._item_in(
   segment smallint,
   receipt bigint,
   out job_id bigint,
   out size int,
-  out holds_keys boolean
+  out holds_keys boolean,
+  out shard bigint,
+  out group_id bigint,
+  out holds_queue boolean
 ) returns setof record
 language sql stable
 as $$
-  select c.job_ids[(receipt & 4095) + 1], cardinality(c.job_ids), c.holds_keys
+  select c.job_ids[(receipt & 4095) + 1], cardinality(c.job_ids), c.holds_keys, awa._shard_of(c.lane),
+         c.groups[(receipt & 4095) + 1], c.holds_queue
     from awa.lease_claims c
    where c.segment = _item_in.segment and c.claim_id = receipt >> 12
 $$;
 comment on function awa._item_in is
-  'An item of a claim in a segment: its job, how many items the claim has, and whether it holds unique keys';
+  'An item of a claim in a segment: its job, the size of the claim, whether it holds unique keys, and the slots held';
 
 -- The batch rows of a claim in a segment: the number of the next one, and whether one of them closes an item.
 create or replace function awa._batches_in(
@@ -250,7 +257,8 @@ begin
         from unnest(job_ids, receipts) with ordinality a(job_id, receipt, ordinal)
        group by 1
     ), claims as materialized (
-      select a.*, c.segment, c.job_ids, c.holds_keys, k.closed, k.first_item,
+      select a.*, c.segment, c.job_ids, c.holds_keys, c.groups is not null or c.holds_queue as holds_slots, k.closed,
+             k.first_item,
              (a.claim_id in (select unnest(by_item))) is true as is_by_item -- hashed, for there may be thousands
         from asked a
        cross join lateral (
@@ -267,7 +275,7 @@ begin
     select array_agg(c.segment) as segments, array_agg(c.claim_id) as claims, array_agg(i.item) as items,
            array_agg(i.ordinal) as ordinals, array_agg(c.claim_id << 12 | i.item) as receipts,
            array_agg(c.holds_keys) as hold_keys, array_agg(c.is_by_item) as are_by_item,
-           array_agg(awa._next_batch(c.first_item)) as batches
+           array_agg(awa._next_batch(c.first_item)) as batches, bool_or(c.holds_slots) as hold_slots
       into v_open
       from claims c
      cross join unnest(c.items, c.jobs, c.ordinals) i(item, job_id, ordinal)
@@ -300,6 +308,9 @@ begin
            o(receipt, ordinal, holds_keys, is_by_item)
    where not o.is_by_item
       or o.receipt in (select unnest(v_taken)); -- hashed
+  if v_open.hold_slots and outcome <> 'materialized' then
+    perform awa._free_slots_of(array(select receipts[p] from unnest(ordinals) p));
+  end if;
 end
 $$;
 comment on function awa._close_items is 'Closes items of claims that the caller has locked';

@@ -242,6 +242,16 @@ with span as (
     ) d
    group by 1, 2
   union all
+  select awa._queue_of(w.lane), 'available', count(*), min(w.ready_at), null, false
+    from span s
+   cross join lateral (
+      select w.lane, w.ready_at
+        from awa.limited_jobs w
+       where w.lane >= awa._first_lane(s.first_id) and w.lane <= awa._last_lane(s.last_id)
+      offset 0
+    ) w
+   group by 1
+  union all
   select awa._queue_of(f.lane), f.state, count(*), null, null, false
     from span s
    cross join lateral (

@@ -84,8 +84,20 @@ language plpgsql
 as $$
 declare
   v_most constant int := least(max_depth, 100000);
-  v_depth bigint := awa._counted_depth(queue_id, least(max_depth, 5000));
+  v_limited bigint; -- those that wait for their groups
+  v_depth bigint;
 begin
+  select count(*) into v_limited
+    from (
+      select
+        from awa.limited_jobs w
+       where w.lane between awa._first_lane(queue_id) and awa._last_lane(queue_id)
+       limit max_depth::bigint + 1
+    ) w;
+  if v_limited > max_depth then
+    return v_limited;
+  end if;
+  v_depth := awa._counted_depth(queue_id, least(max_depth, 5000));
   if v_depth is null then
     select count(*) into v_depth
       from (select from awa._available a where a.queue_id = _depth.queue_id limit v_most + 1) a;
@@ -93,7 +105,7 @@ begin
       v_depth := coalesce(awa._counted_depth(queue_id, 1000000), v_depth);
     end if;
   end if;
-  return v_depth;
+  return v_limited + v_depth;
 end
 $$;
 comment on function awa._depth is

@@ -50,7 +50,7 @@ as $$
 declare
   v_batches cursor for select l as attempts from awa._look_up_many(receipts) l;
 begin
-  perform awa._take_items(receipts, 'cancelled');
+  perform awa._take_items(receipts, 'cancelled', begun => false);
   for v_batch in v_batches loop
     perform awa._end_expired(array(select awa._unbegun(a) from unnest(v_batch.attempts) a));
   end loop;
@@ -67,7 +67,7 @@ declare
   v_attempts awa.leases[];
 begin
   raise warning 'a job that has expired can''t be cancelled' using detail = error;
-  perform awa._take_items(array[receipt], 'snoozed');
+  perform awa._take_items(array[receipt], 'snoozed', begun => false);
   v_attempts := awa._look_up(array[receipt]);
   perform awa._defer(v_attempts, 'scheduled',
     array(select clock_timestamp() + awa._put_off_delay(a.errors) from unnest(v_attempts) a),

@@ -185,6 +185,35 @@ select d.job_id as id,
   from awa._deferred_here d;
 comment on view awa._deferred is 'The jobs that may not run yet: scheduled, retryable';
 
+create or replace view awa._limited as
+select w.job_id as id,
+       w.kind,
+       (select q.name from awa.queues q where q.queue_id = w.lane >> 9 limit 1) as queue,
+       w.args,
+       'available'::text as state,
+       (w.lane & 7)::int as priority,
+       w.attempt - 1 as attempt,
+       w.max_attempts::int as max_attempts,
+       w.ready_at as run_at,
+       null::timestamptz as heartbeat_at,
+       null::timestamptz as deadline_at,
+       null::timestamptz as attempted_at,
+       null::timestamptz as finalized_at,
+       w.created_at,
+       coalesce(w.errors, '[]') as errors,
+       w.metadata,
+       w.tags,
+       encode(substr(w.unique_key, 1, 32), 'hex') as unique_key,
+       null::bigint as receipt,
+       w.progress,
+       null::jsonb as output,
+       null::bigint as worker_id,
+       w.group_key,
+       w.expires_at
+  from awa.limited_jobs w
+ where w.job_id not in (select b.job_id from awa._buried_here b);
+comment on view awa._limited is 'The available jobs that claims have put aside, since their groups were full';
+
 create or replace view awa._done as
 select f.job_id as id,
        f.kind,
@@ -271,17 +300,23 @@ select * from awa._shown
 union all
 select * from awa._deferred
 union all
+select * from awa._limited
+union all
 select * from awa._leased
 union all
 select * from awa._shown_done;
 comment on view awa.jobs is 'Every job that is still kept, one row each, in one state';
 
--- Where each job is: its state, and its place there.
+-- Where each job is: its state, and its place there. An available job without an xid is in limited_jobs.
 create or replace view awa._place as
 select j.id, j.state, j.receipt, j.lane, j.priority, j.xid, j.segment, j.full_key as unique_key from awa._ledger j
 union all
 select d.job_id, d.state, null, d.lane, (d.lane & 7)::int, null, null, d.unique_key
   from awa._deferred_here d
+union all
+select w.job_id, 'available', null, w.lane, (w.lane & 7)::int, null, null, w.unique_key
+  from awa.limited_jobs w
+ where w.job_id not in (select b.job_id from awa._buried_here b)
 union all
 select l.job_id, 'running', l.receipt, l.lane, l.priority, null, null, l.unique_key
   from awa.leases l

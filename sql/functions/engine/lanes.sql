@@ -390,6 +390,22 @@ select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.u
        end;
 comment on view awa._available is 'The places of entries that may be claimed';
 
+-- All jobs that may be claimed: those that no cursor has passed, and those that wait for their groups.
+-- The latter have no xid.
+create or replace view awa._all_available as
+select a.lane, a.xid, a.job_id, a.segment, a.kind, a.ready_at, a.created_at, a.unique_key, a.queue_id, a.tags, a.args,
+       a.group_key
+  from awa._available a
+union all
+select w.lane, null, w.job_id, null, w.kind, w.ready_at, w.created_at, w.unique_key, w.lane >> 9, w.tags, w.args,
+       w.group_key
+  from awa.limited_jobs w
+ where w.job_id not in (
+    select t.job_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned()
+  );
+comment on view awa._all_available is
+  'All jobs that may be claimed: those that no cursor has passed, and those that wait for their groups';
+
 -- The items of claims that are open in the ledger: they are all in claims that are not counted yet.
 create or replace view awa._open_items as
 select c.lane, c.claim_id << 12 | (j.ordinal - 1) as receipt, j.job_id, c.claimed_at, c.lease_until, c.deadline_at,
@@ -431,6 +447,20 @@ select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, awa._queue
        l.group_key
   from awa.leases l;
 comment on view awa._running is 'Open attempts';
+
+-- Open attempts that hold slots: of their group, of their queue.
+create or replace view awa._holders as
+select o.lane, o.job_id, o.receipt, c.groups[(o.receipt & 4095) + 1] as group_id, c.holds_queue, o.queue_id
+  from awa._open_items o
+ cross join lateral (
+    select c.groups, c.holds_queue from awa.lease_claims c where c.claim_id = o.receipt >> 12 limit 1
+  ) c
+ where c.groups[(o.receipt & 4095) + 1] is not null or c.holds_queue
+union all
+select l.lane, l.job_id, l.receipt, l.group_id, l.holds_queue, awa._queue_of(l.lane)
+  from awa.leases l
+ where l.group_id is not null or l.holds_queue;
+comment on view awa._holders is 'Open attempts that hold slots: of their group, of their queue';
 
 -- The queues in which claims may be open, or not counted.
 -- These are queues with claims that fold has not looked at, and queues with claims that are known to be open. A claim

@@ -88,6 +88,7 @@ begin
   v_claim.hi := hi;
   v_claim.lo := lo;
   v_claim.job_ids := '{}';
+  v_claim.holds_queue := false;
   return v_claim;
 end
 $$;

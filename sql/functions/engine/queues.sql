@@ -271,12 +271,12 @@ $$;
 comment on function awa._use_lanes is 'Notes that lanes are in use, unless they are';
 
 -- Makes a queue without a job.
-create or replace function awa._add_queue(queue text) returns void
+create or replace function awa._add_queue(queue text, has_limits boolean default false) returns void
 language plpgsql
 as $$
 #variable_conflict use_column
 begin
-  insert into awa.queues (queue_id, name) values (awa._queue_id(queue), queue);
+  insert into awa.queues (queue_id, name, has_limits) values (awa._queue_id(queue), queue, _add_queue.has_limits);
 end
 $$;
 comment on function awa._add_queue is 'Makes a queue without a job';

@@ -383,6 +383,7 @@ begin
              )
              or (select true from awa.leases s where s.lane between l.first and l.last limit 1)
              or (select true from awa.deferred_jobs d where d.lane between l.first and l.last limit 1)
+             or (select true from awa.limited_jobs w where w.lane between l.first and l.last limit 1)
              or (
                select true
                  from awa.done_entries d

@@ -99,6 +99,7 @@ begin
       from (
         select from awa.ready_entries e where e.job_id >= from_id and e.job_id < until_id
         union all select from awa.deferred_jobs d where d.job_id >= from_id and d.job_id < until_id
+        union all select from awa.limited_jobs w where w.job_id >= from_id and w.job_id < until_id
         union all select from awa.leases l where l.job_id >= from_id and l.job_id < until_id
         union all select from awa.done_entries d where d.job_id >= from_id and d.job_id < until_id
         limit most + v_deleted + 1

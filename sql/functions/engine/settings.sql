@@ -35,9 +35,10 @@ end;
 comment on function awa._retention is
   'How long a failed, cancelled or dead job is kept, at least, by two settings of its queue';
 
--- type is interval, integer, number or boolean. A queue's completed_retention is at most, and by default, that of the
--- installation, which _checked_settings and list_queues look up. The defaults of the installation are also those of the
--- columns of awa.settings, since no table may depend on a function; a test compares them.
+-- type is interval, integer, number, boolean or rate: see _checked_rate. A queue's completed_retention is at most, and
+-- by default, that of the installation, which _checked_settings and list_queues look up. The defaults of the
+-- installation are also those of the columns of awa.settings, since no table may depend on a function; a test compares
+-- them.
 create or replace view awa._known_settings as
 select k.of_queue, k.name, k.type, k.min_value, k.max_value, k.default_value
   from (values
@@ -68,7 +69,10 @@ select k.of_queue, k.name, k.type, k.min_value, k.max_value, k.default_value
       awa._default_interval('failed_retention')::text),
     (true, 'dlq_retention', 'interval', '1 millisecond', '100 years',
       awa._default_interval('dlq_retention')::text),
-    (true, 'completed_retention', 'interval', '1 millisecond', null, null)
+    (true, 'completed_retention', 'interval', '1 millisecond', null, null),
+    (true, 'group_max_running', 'integer', '1', '1000000', null),
+    (true, 'max_running', 'integer', '1', '1000000', null),
+    (true, 'rate', 'rate', '1', '1000000', null)
   ) k(of_queue, name, type, min_value, max_value, default_value);
 comment on view awa._known_settings is 'The settings that there are, with their ranges and defaults';
 
@@ -118,7 +122,9 @@ declare
   v_interval interval;
   v_number numeric;
 begin
-  if known.type = 'boolean' then
+  if known.type = 'rate' then
+    return awa._checked_rate(known, value);
+  elsif known.type = 'boolean' then
     if jsonb_typeof(value) <> 'boolean' then
       perform awa._refuse(known.name || ' must be true or false', awa._brief(value),
         'Pass true or false, without quotation marks.');
@@ -144,12 +150,61 @@ begin
     perform awa._refuse(
       format('%s must be a %s between %s and %s', known.name,
         case known.type when 'integer' then 'whole number' else 'number' end, known.min_value, known.max_value),
-      awa._brief(value), 'Pass a number, without quotation marks.');
+      awa._brief(value),
+      case
+        when v_number = 0 and known.name = 'max_running' then 'To let no job begin, pause the queue: pause_queue.'
+        when v_number = 0 and known.name = 'group_max_running' then 'To let no job begin, pause the queue: pause_queue.'
+        else 'Pass a number, without quotation marks.'
+      end);
   end if;
   return to_jsonb(case known.type when 'integer' then trunc(v_number) else v_number end);
 end
 $$;
 comment on function awa._checked_setting is 'The value of one setting once it is checked';
+
+-- A rate once it is checked: an object with jobs, per, and burst, which is a twentieth of jobs by default, at least 1.
+-- min_value and max_value are those of jobs and burst.
+-- Raises 22023.
+create or replace function awa._checked_rate(known awa._known_settings, value jsonb) returns jsonb
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_hint constant text := 'Pass something like {"jobs": 100, "per": "1 minute", "burst": 5}.';
+  v_per interval;
+  v_number jsonb;
+begin
+  if jsonb_typeof(value) <> 'object' or not value ? 'jobs' or not value ? 'per' then
+    perform awa._refuse(known.name || ' must be an object with jobs and per', awa._brief(value), v_hint);
+  end if;
+  perform awa._refuse(known.name || ' holds an unknown key', k, 'The keys are burst, jobs, per.')
+     from jsonb_object_keys(value) k
+    where k <> all('{jobs,per,burst}');
+  if value -> 'burst' = 'null' then
+    value := value - 'burst';
+  end if;
+  v_per := awa._interval(value -> 'per');
+  if extract(month from v_per) <> 0 or extract(year from v_per) <> 0
+    or awa._fits(v_per, '1 millisecond', '366 days') is not true then
+    perform awa._refuse(known.name || '.per must be an interval between 1 millisecond and 366 days, without months',
+      awa._brief(value -> 'per'), 'Pass an interval such as "1 minute", or a number of seconds.');
+  end if;
+  foreach v_number in array array[value -> 'jobs', coalesce(value -> 'burst', '1')] loop
+    if jsonb_typeof(v_number) <> 'number'
+      or (v_number #>> '{}')::numeric <> trunc((v_number #>> '{}')::numeric)
+      or not (v_number #>> '{}')::numeric between known.min_value::numeric and known.max_value::numeric
+    then
+      perform awa._refuse(
+        format('%s.jobs and %1$s.burst must be whole numbers between %s and %s', known.name, known.min_value,
+          known.max_value), awa._brief(v_number), v_hint);
+    end if;
+  end loop;
+  return jsonb_build_object('jobs', trunc((value ->> 'jobs')::numeric), 'per', v_per::text, 'burst',
+    coalesce(trunc((value ->> 'burst')::numeric), greatest(trunc((value ->> 'jobs')::numeric / 20), 1)));
+end
+$$;
+comment on function awa._checked_rate is
+  'A rate once it is checked: an object with jobs, per, and burst, which is a twentieth of jobs by default, at least 1';
 
 -- An interval from JSON: a text that PostgreSQL reads as one, or a number of seconds; null for anything else.
 create or replace function awa._interval(value jsonb) returns interval

@@ -47,12 +47,15 @@ comment on function awa._take_open is
   'Closes open items for maintenance, but for those that are being answered for; returns their receipts';
 
 -- Closes items by a row each; returns the receipts of those that were open.
-create or replace function awa._take_items(receipts bigint[], outcome text) returns bigint[]
+-- begun: they are attempts; otherwise they hold no slots.
+create or replace function awa._take_items(receipts bigint[], outcome text, begun boolean default true)
+returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_closures awa.lease_claim_closures[];
+  v_taken bigint[];
 begin
   v_closures := array(
     select (c.claim_id, clock_timestamp(), c.segment, r & 4095, outcome, null)::awa.lease_claim_closures
@@ -66,7 +69,11 @@ begin
          where k.claim_id = c.claim_id and k.item < 0 and (r & 4095) = any(k.items)
          limit 1
       ) is null);
-  return array(select k.claim_id << 12 | k.item from awa._append_closures(v_closures) k);
+  v_taken := array(select k.claim_id << 12 | k.item from awa._append_closures(v_closures) k);
+  if begun and v_taken <> '{}' and outcome <> 'materialized' then
+    perform awa._free_slots_of(v_taken);
+  end if;
+  return v_taken;
 end
 $$;
 comment on function awa._take_items is 'Closes items by a row each; returns the receipts of those that were open';

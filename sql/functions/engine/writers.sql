@@ -1,6 +1,7 @@
 -- The one writer of each table that jobs go to.
 
 -- Ends attempts, once their jobs go to another state: changes what the jobs hold, and removes lease rows.
+-- Gives back the slots that such rows hold; those of the ledger were given back with the closure.
 create or replace function awa._end_attempts(attempts awa.leases[], state text) returns void
 language plpgsql
 as $$
@@ -9,6 +10,7 @@ declare
   v_job_ids bigint[];
   v_lanes bigint[];
   v_keys bytea[];
+  v_freed record;
 begin
   if cardinality(attempts) > 1 or attempts[1].unique_key is not null then
     select array_agg(a.job_id), array_agg(a.lane), array_agg(a.unique_key) into v_job_ids, v_lanes, v_keys
@@ -18,7 +20,28 @@ begin
       perform awa._change_state(v_job_ids, v_lanes, v_keys, 'running', state);
     end if;
   end if;
-  delete from awa.leases l where l.receipt = any(array(select a.receipt from unnest(attempts) a));
+  if (case
+        when cardinality(attempts) = 1 then attempts[1].group_id is null and not attempts[1].holds_queue
+        else not exists (select from unnest(attempts) a where a.group_id is not null or a.holds_queue)
+      end)
+  then
+    delete from awa.leases l where l.receipt = any(array(select a.receipt from unnest(attempts) a));
+    return;
+  end if;
+  for v_freed in
+    with gone as (
+      delete from awa.leases l where l.receipt = any(array(select a.receipt from unnest(attempts) a))
+      returning l.lane, l.group_id, l.holds_queue
+    )
+    select awa._shard_of(g.lane) as shard, array_agg(g.group_id) as groups,
+           (count(*) filter (where g.holds_queue))::int as of_queue
+      from gone g
+     where g.group_id is not null or g.holds_queue
+     group by 1
+     order by 1
+  loop
+    perform awa._free_slots(v_freed.shard, v_freed.groups, v_freed.of_queue);
+  end loop;
 end
 $$;
 comment on function awa._end_attempts is
@@ -93,7 +116,9 @@ create or replace function awa._as_attempt(
   claimed_at timestamptz default null,
   lease_until timestamptz default null,
   deadline_at timestamptz default null,
-  worker_id bigint default null
+  worker_id bigint default null,
+  group_id bigint default null,
+  holds_queue boolean default false
 ) returns setof awa.leases
 language sql stable
 as $$
@@ -101,7 +126,7 @@ as $$
          claimed_at, lease_until - claimed_at, lease_until, deadline_at, worker_id,
          case when receipt is null then entry.attempt - 1::smallint else entry.attempt end, entry.max_attempts,
          entry.body_bytes, entry.unique_key, entry.kind, entry.args, entry.tags, entry.metadata, entry.group_key,
-         entry.expires_at, entry.progress, entry.errors
+         entry.expires_at, entry.progress, entry.errors, group_id, holds_queue
 $$;
 comment on function awa._as_attempt is
   'An entry, as an attempt: of a claim, or, without a receipt, one that has not begun';
@@ -114,7 +139,7 @@ as $$
          null::interval, null::timestamptz, null::timestamptz, null::bigint, job.attempt - 1::smallint,
          job.max_attempts, job.body_bytes,
          job.unique_key, job.kind, job.args, job.tags, job.metadata, job.group_key, job.expires_at,
-         job.progress, job.errors
+         job.progress, job.errors, null::bigint, false
 $$;
 comment on function awa._last_attempt is
   'A deferred job, as the attempt before the one that it waits for: it has ended, or there was none';

@@ -80,7 +80,7 @@ begin
                 from (
                   select a.lane, a.xid, a.job_id, a.segment, a.kind, a.created_at, a.tags, a.args,
                          a.group_key
-                    from awa._available a
+                    from awa._all_available a
                    where queue is null or a.queue_id = v_queue_id
                    limit v_most
                 ) a

@@ -28,18 +28,50 @@ begin
   v_queue_id := awa._make_queue(queue);
   update awa.queue_settings s
      set (default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter,
-          aging_interval, max_depth, failed_retention, dlq_retention, completed_retention, changed_at, changed_by)
+          aging_interval, max_depth, failed_retention, dlq_retention, completed_retention, group_max_running,
+          max_running, rate, changed_at, changed_by)
        = (select r.default_priority, r.default_max_attempts, r.lease, r.deadline, r.backoff_base, r.backoff_max,
                  r.dead_letter, r.aging_interval, r.max_depth, r.failed_retention, r.dlq_retention,
-                 r.completed_retention, clock_timestamp(), session_user
+                 r.completed_retention, r.group_max_running, r.max_running, r.rate, clock_timestamp(), session_user
             from jsonb_populate_record(s, v_checked) r)
    where s.queue_id = v_queue_id;
   if v_checked ? 'shards' then
     perform awa._set_shards(v_queue_id, (v_checked ->> 'shards')::int);
   end if;
+  perform awa._note_limits(v_queue_id, queue);
 end
 $$;
 comment on function awa.configure_queue is 'Changes settings of a queue';
+
+-- Lets claims look at the limits of a queue from now on, where it has some; checks that they fit its shards.
+-- The caller has locked its settings. Where limits wait for more room, its workers are woken.
+-- Raises 22023.
+create or replace function awa._note_limits(queue_id bigint, queue text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_settings awa.queue_settings;
+  v_has_limits boolean;
+begin
+  select s.* into v_settings from awa.queue_settings s where s.queue_id = queue_id;
+  if v_settings.shards > 1 and num_nonnulls(v_settings.max_running, v_settings.rate) > 0 then
+    perform awa._refuse('max_running and rate need a queue of one shard', format('%s shards', v_settings.shards),
+      'A limit of the whole queue is kept in one shard: set shards to 1, or limit the groups.');
+  end if;
+  v_has_limits := exists (
+    select from awa.queues q where q.queue_id = queue_id and q.has_limits and q.dropped_at is null);
+  if not v_has_limits and num_nonnulls(v_settings.group_max_running, v_settings.max_running, v_settings.rate) > 0 then
+    perform awa._add_queue(queue, true);
+    v_has_limits := true;
+  end if;
+  if v_has_limits then
+    perform awa._wake(queue_id);
+  end if;
+end
+$$;
+comment on function awa._note_limits is
+  'Lets claims look at the limits of a queue from now on, where it has some; checks that they fit its shards';
 
 -- Changes the number of shards of a queue, whose settings the caller has locked.
 -- Locks: the number of shards, until the transaction ends.
@@ -84,7 +116,7 @@ as $$
        where d.lane between awa._first_lane(_has_groups.queue_id) and awa._last_lane(_has_groups.queue_id)
          and d.group_key is not null
     )
-    or exists (select from awa._available a where a.queue_id = _has_groups.queue_id and a.group_key is not null)
+    or exists (select from awa._all_available a where a.queue_id = _has_groups.queue_id and a.group_key is not null)
     or exists (select from awa._running r where r.queue_id = _has_groups.queue_id and r.group_key is not null)
 $$;
 comment on function awa._has_groups is 'Whether jobs of a queue wait, or run, that have a group';

@@ -56,6 +56,7 @@ begin
     where a.queue_id = v_queue_id
       and a.unique_key is not null
       and (pg_visible_in_snapshot(a.xid, v_now) or a.xid = pg_current_xact_id_if_assigned());
+  perform awa._forget_limits(v_queue_id);
   v_batch := awa._new_batch();
   perform awa._bury(array(
     select (a.job_id, 'available', null, a.lane, a.lane & 7, a.xid, a.segment, null)::awa._place

@@ -94,6 +94,7 @@ begin
      set appended = n.entries, segment_entries[awa._current_segment() + 1] = n.entries
     from (select e.lane, count(*) as entries from awa.rebasing e group by e.lane) n
    where r.lane = n.lane;
+  perform awa._recount_limits();
   update awa.ring r
      set carried_segment = null, carried_since = null, cleaned_segment = null, cleaned_until = null, cleaned_by = null,
          old_snapshots = null, unreadable = null, refused = null, refusal = null, outcome = null, tries = 0,
@@ -182,6 +183,7 @@ as $$
                        union all select max(j) from awa.lease_claims c, unnest(c.job_ids) j
                        union all select max(l.job_id) from awa.leases l
                        union all select max(d.job_id) from awa.deferred_jobs d
+                       union all select max(w.job_id) from awa.limited_jobs w
                        union all select max(d.job_id) from awa.done_entries d
                        union all select max(d.job_id) from awa.deleted_jobs d
                        union all select max(u.job_id) from awa.unique_claims u) i) as highest
@@ -193,6 +195,14 @@ as $$
                        union all select max(d.receipt >> 12) from awa.done_entries d
                        union all select max(h.receipt >> 12) from awa.lost_attempts h
                        union all select max(u.round) from awa.unique_claims u) i)
+      union all
+      select 'awa.waiting_ids', (
+               select max(case when w.waiting_id < 0 then w.waiting_id + 4611686018427387904 else w.waiting_id end)
+                 from awa.limited_jobs w)
+      union all
+      select 'awa.turn_ids', (select max(t.turn_id) from awa.turns t)
+      union all
+      select 'awa.state_ids', (select max(s.state_id) from awa.shard_states s)
       union all
       select pg_get_serial_sequence('awa.workers', 'worker_id')::regclass, (
                select max(i.id)

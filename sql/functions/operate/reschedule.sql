@@ -90,6 +90,9 @@ declare
   v_job awa.deferred_jobs;
   v_batch bigint;
 begin
+  if place.xid is null then
+    return awa._reschedule_limited(place.id, run_at, args);
+  end if;
   begin
     select e.* into v_entry
       from awa._entries e
@@ -132,6 +135,48 @@ begin
 end
 $$;
 comment on function awa._reschedule_ready is 'Gives an available job another time; false when it is not there any more';
+
+-- Gives a job that waits for its group another time; false when it is not there any more.
+-- It leaves its line, and comes back as any job that was scheduled.
+-- Raises as _reschedule_ready does.
+create or replace function awa._reschedule_limited(job_id bigint, run_at timestamptz, args jsonb) returns boolean
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_now timestamptz := clock_timestamp();
+  v_job awa.deferred_jobs;
+begin
+  select d.* into v_job
+    from awa.limited_jobs w
+   cross join lateral awa._as_deferred(w) d
+   where w.job_id = job_id;
+  if not found then
+    return false;
+  end if;
+  v_job := awa._with_args(v_job, args, 'available');
+  perform awa._check_expiry(v_job.expires_at, run_at);
+  if run_at <= v_now and args is null then
+    return true;
+  elsif not exists (select from awa._leave_lines(array[job_id])) then
+    return false;
+  end if;
+  if run_at <= v_now then
+    if awa._has_place(v_job.lane, job_id) then
+      perform awa._refuse_place(job_id, 'available');
+    end if;
+    perform awa._append_ready(array[v_job]);
+    return true;
+  end if;
+  if v_job.unique_key is not null then
+    perform awa._change_state(array[job_id], array[v_job.lane], array[v_job.unique_key], 'available', 'scheduled');
+  end if;
+  perform awa._defer(array(select a from awa._last_attempt(v_job) a), 'scheduled', array[run_at], counts => true);
+  return true;
+end
+$$;
+comment on function awa._reschedule_limited is
+  'Gives a job that waits for its group another time; false when it is not there any more';
 
 -- Refuses a time at which a job will have expired.
 -- Raises 22023.

@@ -47,6 +47,7 @@ declare
   v_group_key text;
   v_expires_at timestamptz;
   v_entry awa.ready_entries;
+  v_limited awa.deferred_jobs;
 begin
   perform awa._bound_waits();
   for v_look in 1..10 loop
@@ -88,6 +89,21 @@ begin
       end if;
     elsif v_place.state = 'available' then
       if v_lane = v_place.lane and coalesce(priority, v_place.priority) = v_place.priority then
+        return v_place.state;
+      end if;
+      if v_place.xid is null then -- it waits for its group
+        select d.* into v_limited from awa._leave_lines(array[job_id]) d;
+        continue when v_limited.job_id is null;
+        if awa._has_place(v_lane, job_id) then
+          perform awa._refuse_place(job_id, v_place.state);
+        end if;
+        v_limited.lane := v_lane;
+        v_limited.unique_key := v_key;
+        perform awa._append_ready(array[v_limited]);
+        if v_key <> v_place.unique_key then
+          perform awa._let_go(array[job_id], array[substr(v_place.unique_key, 1, 32)]);
+        end if;
+        perform awa._note_moved(v_place.lane, v_lane);
         return v_place.state;
       end if;
       v_batch := awa._new_batch();

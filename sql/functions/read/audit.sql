@@ -23,7 +23,8 @@ comment on view awa.audit_row is 'The row that audit returns, one per queue. The
 
 -- Checks that the books balance: one row per queue, and what is wrong, in words.
 -- They balance when each job that was enqueued to a queue is available, scheduled, retryable, running, completed,
--- failed, cancelled or dead; when the counts equal the rows; and when no row is missing in the ledgers. Jobs that are
+-- failed, cancelled or dead; when the counts equal the rows; when no row is missing in the ledgers; and when the slots
+-- of groups and queues are those that attempts hold. Jobs that are
 -- not kept any more are counted, purged ones are not. One more row, without a queue, for all that belongs to none.
 -- Reads all that is kept, so it takes seconds for millions of jobs. Writes nothing. A row that was removed before
 -- maintenance has counted it (within seconds) leaves no trace.
@@ -51,10 +52,10 @@ begin
                  when coalesce(r.jobs, 0) <> b.running
                    then format('%s jobs are counted as running, %s are', b.running, coalesce(r.jobs, 0))
                end,
-               i.problems) as problem
+               i.problems, l.problems) as problem
         from awa._books b
         left join (
-          select awa._queue_of(a.lane) as queue_id, count(*) as jobs from awa._available a group by 1
+          select awa._queue_of(a.lane) as queue_id, count(*) as jobs from awa._all_available a group by 1
         ) a on a.queue_id = b.queue_id
         left join (
           select awa._queue_of(r.lane) as queue_id, count(*) as jobs from awa._running r group by 1
@@ -70,6 +71,14 @@ begin
            where i.n <= 20
            group by i.queue_id
         ) i on i.queue_id = b.queue_id
+        left join (
+          select l.queue_id, string_agg(l.problem, '; ') as problems
+            from (
+              select l.queue_id, l.problem, row_number() over (partition by l.queue_id) as n from awa._limit_problems l
+            ) l
+           where l.n <= 20
+           group by l.queue_id
+        ) l on l.queue_id = b.queue_id
     )
     select b.queue, b.enqueued, b.available, b.scheduled, b.retryable, b.running, b.waiting_external, b.completed,
            b.failed, b.cancelled, b.dead,

@@ -82,16 +82,16 @@ begin
   elsif v_job.state = 'available' then
     v_ahead := awa._jobs_ahead(v_place);
     v_has_shards := exists (
-      select
-        from awa._lanes_of(awa._queue_of(v_place.lane)) l
+      select from awa._lanes_of(awa._queue_of(v_place.lane)) l
        where awa._shard_of(l.lane) <> awa._shard_of(v_place.lane)
     );
-    v_says := format('It is available since %s, and waits in queue %s behind %s of priority %s', v_job.run_at,
+    v_says := coalesce(awa._line_in_words(v_job, awa._shard_of(v_place.lane)),
+      format('It is available since %s, and waits in queue %s behind %s of priority %s', v_job.run_at,
       v_job.queue, case v_ahead when 1 then '1 job' when 10001 then 'more than 10000 jobs' else v_ahead || ' jobs' end,
       v_job.priority)
       || case when v_place.lane & 7 = 0 then ' that were given back, too' else '' end
       || case when v_has_shards then ', in its shard' else '' end
-      || '; jobs of other priorities may come before it.';
+      || '; jobs of other priorities may come before it.');
   end if;
   if (v_job.state = 'available' or v_job.state = any(awa._states('deferred'))) then
     if v_paused_at is not null then
@@ -107,8 +107,8 @@ begin
         from awa._held_locks l, awa.settings s
        where l.shard = awa._shard_of(v_place.lane) and l.since < v_now - greatest(s.claim_wait, interval '1 second')
        limit 1);
-    v_says := concat_ws(' ', v_says, 'Its group is ' || v_job.group_key || '.', awa._expiry_in_words(v_job, v_now),
-      v_holder, case
+    v_says := concat_ws(' ', v_says, awa._waits_in_words(v_job, awa._queue_of(v_place.lane), v_now), v_holder,
+      case
         when awa._is_restored()
           then 'The database was restored from a dump: nothing is claimed until rebase_after_restore was called.'
       end);
@@ -122,6 +122,72 @@ end
 $$;
 comment on function awa.explain_job is 'Explains in words why a job is not running now, or how it has ended';
 
+-- What an available job waits for that stands in the line of its group, in words.
+create or replace function awa._line_in_words(job awa.jobs, shard bigint) returns text
+language sql stable
+as $$
+  select format('It is available since %s, and waits for its group %s: %s%s%s', job.run_at, job.group_key,
+           case
+             when t.turn_id is not null then 'it has its turn, and begins with the next claim that has room'
+             else format('%s%s run', coalesce(g.running, 0), ' of ' || s.group_max_running)
+           end,
+           ' (jobs ' || (
+             select string_agg(h.job_id::text, ', ' order by h.job_id)
+               from (
+                 select h.job_id
+                   from awa._holders h
+                  where h.queue_id = shard >> 6 and awa._shard_of(h.lane) = shard and h.group_id = w.group_id
+                  limit 5
+               ) h
+           ) || ')',
+           case when t.turn_id is null then format(', %s before it.', (
+             select count(*)
+               from (
+                 select
+                   from awa.limited_jobs o
+                  where o.shard = shard and o.group_id = w.group_id and o.waiting_id < w.waiting_id
+                  limit 10001
+               ) o
+           )) else '.' end)
+    from awa.limited_jobs w
+    left join awa.turns t on t.lane between shard << 3 and shard << 3 | 7 and t.waiting_id = w.waiting_id
+    left join awa.queue_settings s on s.queue_id = shard >> 6
+    left join lateral (
+      select g.running
+        from awa.group_states g
+       where g.shard = shard and g.group_id = w.group_id
+       order by g.state_id desc
+       limit 1
+    ) g on true
+   where w.job_id = job.id
+   limit 1
+$$;
+comment on function awa._line_in_words is
+  'What an available job waits for that stands in the line of its group, in words';
+
+-- The limits of a queue that let no job begin now, in words; null where there are none.
+create or replace function awa._limits_in_words(queue_id bigint, now timestamptz) returns text
+language sql stable
+as $$
+  select concat_ws(' ',
+           case when n.running >= s.max_running
+             then format('It waits for its queue, too: %s of %s run.', n.running, s.max_running) end,
+           case when o.at > now then format('It waits for the rate of its queue, next at %s.', o.at) end)
+    from awa.queue_settings s
+   cross join lateral (
+      select n.running, n.next_at
+        from awa.shard_states n
+       where n.shard = queue_id << 6
+       order by n.state_id desc
+       limit 1
+    ) n
+   cross join lateral (select awa._rate_opens_at(s.rate, n.next_at) as at) o
+   where s.queue_id = _limits_in_words.queue_id
+     and (n.running >= s.max_running or o.at > now)
+$$;
+comment on function awa._limits_in_words is
+  'The limits of a queue that let no job begin now, in words; null where there are none';
+
 -- By when a job that waits has to begin, in words; null where it may wait for ever.
 create or replace function awa._expiry_in_words(job awa.jobs, now timestamptz) returns text
 language sql stable
@@ -133,6 +199,14 @@ return case
 end;
 comment on function awa._expiry_in_words is
   'By when a job that waits has to begin, in words; null where it may wait for ever';
+
+-- What keeps a job that waits from its beginning, and by when it has to begin, in words.
+create or replace function awa._waits_in_words(job awa.jobs, queue_id bigint, now timestamptz) returns text
+language sql stable
+return nullif(concat_ws(' ', 'Its group is ' || job.group_key || '.',
+  case when job.state = 'available' then awa._limits_in_words(queue_id, now) end, awa._expiry_in_words(job, now)), '');
+comment on function awa._waits_in_words is
+  'What keeps a job that waits from its beginning, and by when it has to begin, in words';
 
 -- An interval in words, to the second.
 create or replace function awa._span(span interval) returns text

@@ -100,8 +100,7 @@ begin
         from (
           select * from (
             select a.lane, a.xid, a.job_id, a.kind, a.queue_id, a.tags, a.args, a.group_key
-              from awa._available a
-             where state = 'available'
+              from awa._all_available a where state = 'available'
             union all
             (select r.lane, r.xid, r.job_id, r.kind, r.queue_id, r.tags, r.args, r.group_key from awa._running r
               where state = 'running' and r.queue_id = any(v_queue_ids)
@@ -119,7 +118,9 @@ begin
                  j.tags, j.unique_key, j.receipt, j.progress, j.output, j.worker_id, j.group_key, j.expires_at
             from awa._ledger j where p.xid is not null and j.lane = p.lane and j.xid = p.xid and j.id = p.job_id
           union all
-          select * from awa._leased j where p.xid is null and j.id = p.job_id
+          select * from awa._leased j where p.xid is null and state = 'running' and j.id = p.job_id
+          union all
+          select * from awa._limited j where p.xid is null and state = 'available' and j.id = p.job_id
         ) j
        order by j.id desc;
   elsif state = any(awa._states('deferred')) then

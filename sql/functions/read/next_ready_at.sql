@@ -1,4 +1,5 @@
 -- When the next deferred job, or the next tick of a schedule, is due, of these queues or of all; null when none is.
+-- With queues, also when the next job may begin under the rate of one that has let none begin just now.
 -- A time that has passed: call promote_due and fire_due, or run_maintenance. A job that was committed late, after
 -- promote_due has gone past its time, counts for ten seconds.
 -- Raises 22023.
@@ -25,7 +26,7 @@ begin
     return least(awa._next_deferred(), awa._next_tick_of(null));
   end if;
   perform awa._check_array('queues', queues, 10000);
-  return least(awa._next_tick_of(queues), (
+  return least(awa._next_tick_of(queues), awa._next_under_rate(queues), (
     select min(d.run_at)
       from (select distinct q.name from unnest(queues) q(name)) q
      cross join lateral (select l.lane from awa._lanes_of(awa._queue_id(q.name)) l(lane) offset 0) l
@@ -41,3 +42,21 @@ end
 $$;
 comment on function awa.next_ready_at is
   'When the next deferred job, or the next tick of a schedule, is due, of these queues or of all; null when none is';
+
+-- When the next job may begin under the rate of one of these queues, if that lies ahead; null when it does not.
+create or replace function awa._next_under_rate(queues text[]) returns timestamptz
+language sql stable
+as $$
+  select min(o.at)
+    from (select distinct awa._queue_id(q.name) as queue_id from unnest(queues) q(name)) q
+   cross join lateral (
+      select s.rate from awa.queue_settings s where s.queue_id = q.queue_id and s.rate is not null limit 1
+    ) s
+   cross join lateral (
+      select s.next_at from awa.shard_states s where s.shard = q.queue_id << 6 order by s.state_id desc limit 1
+    ) n
+   cross join lateral (select awa._rate_opens_at(s.rate, n.next_at) as at) o
+   where o.at > clock_timestamp()
+$$;
+comment on function awa._next_under_rate is
+  'When the next job may begin under the rate of one of these queues, if that lies ahead; null when it does not';

@@ -1,0 +1,198 @@
+-- Which new entries begin, and which wait for their groups.
+
+-- The entries of a part of a window, in their order, and which of them a claim takes (takes is 1).
+-- Of the others, those with a size are to wait for their groups, and those without have expired. A claim takes those
+-- whose group has room, and no line; what was given back waits only for its like.
+-- Why: a query of SQL, which the planner puts in the place of its call. States are looked up row by row: a join between
+-- the parts of one statement would look at all pairs.
+create or replace function awa._admission(
+  shard bigint,
+  lane bigint,
+  part awa._window_row,
+  cleaned smallint,
+  cleaned_until pg_snapshot,
+  max_entries int,
+  row_bytes int,
+  group_max_running int,
+  at timestamptz
+) returns table (
+  xid xid8, job_id bigint, kind text, args jsonb, priority smallint, attempt smallint, max_attempts smallint,
+  created_at timestamptz, ready_at timestamptz, tags text[], metadata jsonb, progress jsonb, group_key text,
+  expires_at timestamptz, unique_key bytea, body_bytes int, ordinality bigint, size int, group_id bigint, place tid,
+  running int, has_line boolean, has_front boolean, taken bigint, front_taken bigint, takes int
+)
+language sql stable
+as $$
+  select k.*,
+         case
+           when k.size is null then 0
+           when k.group_id is null then 1
+           when k.has_front or k.has_line and _admission.lane & 7 <> 0 then 0
+           when row_number() over (partition by k.group_id, k.size is null order by k.ordinality)
+             <= group_max_running - k.running then 1
+           else (group_max_running is null)::int
+         end
+    from (
+      select e.*, s.place, coalesce(s.running, 0) as running, coalesce(s.has_line, false) as has_line,
+             coalesce(s.has_front, false) as has_front, coalesce(s.taken, 0) as taken,
+             coalesce(s.front_taken, -9223372036854775808) as front_taken
+        from (
+          select e.*, row_number() over (order by e.xid, e.job_id) as ordinality,
+                 case when not awa._is_expired(e.expires_at, e.attempt, at) then e.body_bytes + row_bytes end as size,
+                 awa._group_id(e.group_key) as group_id
+            from awa._read_part(_admission.lane, cleaned, cleaned_until, (part).at_xid, (part).at_id, (part).to_xid,
+                   (part).hi, (part).is_buried, max_entries) e
+        ) e
+        left join lateral (
+          select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken
+            from awa.group_states s
+           where s.shard = _admission.shard and s.group_id = e.group_id
+           order by s.state_id desc
+           limit 1
+        ) s on true
+    ) k
+$$;
+comment on function awa._admission is
+  'The entries of a part of a window, in their order, and which of them a claim takes (takes is 1)';
+
+-- Takes the entries of a part of a window that may begin, and puts the others into the lines of their groups.
+-- As far as there is room for jobs and bytes. claim: the row to append, but for what depends on the entries.
+create or replace function awa._admit_part(
+  queue text,
+  shard bigint,
+  lane bigint,
+  part awa._window_row,
+  cleaned smallint,
+  cleaned_until pg_snapshot,
+  max_entries int,
+  room int,
+  room_bytes bigint,
+  is_first boolean,
+  group_max_running int,
+  claim awa.lease_claims
+) returns setof awa.claimed_job_row
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  return query
+    with decided as materialized (
+      select d.*, sum(d.takes) over through as jobs_through,
+             sum(case when d.takes = 1 then d.size else 0 end) over through as bytes_through
+        from awa._admission(shard, lane, part, cleaned, cleaned_until, max_entries, awa._row_bytes(queue),
+               group_max_running, claim.claimed_at) d
+      window through as (order by d.ordinality rows unbounded preceding)
+    ), cut as materialized (
+      select count(*)::int as entries, count(*) filter (
+               where d.jobs_through - d.takes < room
+                 and (d.bytes_through <= room_bytes or d.jobs_through = 0 or d.jobs_through = 1 and is_first)
+             )::int as jobs
+        from decided d
+    ), changed as materialized (
+      select d.group_id, (array_agg(d.place))[1] as place, min(d.running) + sum(d.takes) as running,
+             bool_or(d.has_line) as has_line, bool_or(d.has_front) as has_front, bool_or(d.takes = 0) as is_put_aside,
+             min(d.taken) as taken, min(d.front_taken) as front_taken
+        from cut c
+       cross join decided d
+       where d.ordinality <= c.jobs and d.group_id is not null and d.size is not null
+         and (group_max_running is not null or d.takes = 0)
+       group by d.group_id
+    ), gone as (
+      delete from awa.group_states s where s.ctid = any(array(select c.place from changed c))
+    ), states as (
+      insert into awa.group_states
+        (shard, group_id, state_id, running, has_line, has_front, taken, front_taken)
+      select shard, c.group_id, nextval('awa.state_ids'), c.running, c.has_line or c.is_put_aside and lane & 7 <> 0,
+             c.has_front or c.is_put_aside and lane & 7 = 0, c.taken, c.front_taken
+        from changed c
+    ), put_aside as (
+      insert into awa.limited_jobs
+        (waiting_id, shard, group_id, job_id, lane, ready_at, created_at, attempt, max_attempts, body_bytes,
+         unique_key, kind, args, tags, metadata, group_key, expires_at, progress, errors)
+      select nextval('awa.waiting_ids') - case when lane & 7 = 0 then 4611686018427387904 else 0 end, shard, e.group_id,
+             e.job_id, shard << 3 | e.priority, e.ready_at, coalesce(e.created_at, e.ready_at), e.attempt,
+             e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.group_key, e.expires_at,
+             e.progress, case when e.created_at is not null then ( -- otherwise it is new
+               select r.errors
+                 from awa.ready_entries r
+                where r.lane = lane and r.xid = e.xid and r.job_id = e.job_id
+                limit 1
+             ) end
+        from (
+          select d.*
+            from cut c
+           cross join decided d
+           where d.takes = 0 and d.size is not null and d.ordinality <= c.jobs
+           order by d.ordinality
+        ) e
+    ), claim as materialized (
+      select awa._append_limited(claim, part.late is not null or f.entries = max_entries or f.jobs < f.entries, f.xids,
+               f.job_ids, f.keys, f.groups, f.bytes, f.aside, f.expired) as claim_id
+        from (
+          select c.entries, c.jobs, array_agg(d.xid order by d.ordinality) as xids,
+                 array_agg(d.job_id order by d.ordinality) as job_ids, coalesce(sum(d.size * d.takes), 0) as bytes,
+                 array_agg(case when d.takes = 1 then d.unique_key end order by d.ordinality) as keys,
+                 array_agg(case when d.takes = 1 and group_max_running is not null then d.group_id end
+                   order by d.ordinality) as groups,
+                 array_agg(d.ordinality - 1) filter (where d.size is null) as expired,
+                 array_agg((d.ordinality - 1)::smallint) filter (where d.takes = 0 and d.size is not null) as aside
+            from cut c
+           cross join decided d
+           where d.ordinality <= c.jobs
+           group by c.entries, c.jobs
+        ) f
+    )
+    select e.job_id, c.claim_id << 12 | (e.ordinality - 1), queue, e.kind, e.args, e.priority::int, e.attempt::int,
+           e.max_attempts::int, coalesce(e.created_at, e.ready_at), e.ready_at, claim.deadline_at, e.tags, e.metadata,
+           e.progress, e.group_key, e.expires_at
+      from claim c
+     cross join cut u
+     cross join decided e
+     where e.ordinality <= u.jobs and e.takes = 1;
+end
+$$;
+comment on function awa._admit_part is
+  'Takes the entries of a part of a window that may begin, and puts the others into the lines of their groups';
+
+-- Appends a claim of some entries, in their order; returns its id. Those that are put aside are closed at once.
+-- keys, groups: of those that begin; null where there is none. goes_on: its window is not read to its end. expired,
+-- aside: the items that have expired, and those that are put aside.
+create or replace function awa._append_limited(
+  claim awa.lease_claims,
+  goes_on boolean,
+  xids xid8[],
+  job_ids bigint[],
+  keys bytea[],
+  groups bigint[],
+  bytes bigint,
+  aside smallint[],
+  expired bigint[]
+) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_size constant int := cardinality(job_ids);
+begin
+  claim.claim_id := nextval('awa.claim_ids');
+  claim.first_xid := xids[1];
+  claim.first_id := job_ids[1];
+  claim.pos_xid := xids[v_size];
+  claim.pos_id := job_ids[v_size];
+  claim.lo := case when goes_on then claim.lo end;
+  claim.bytes := least(bytes, 2147483647);
+  claim.job_ids := job_ids;
+  claim.holds_keys := array_remove(keys, null) <> '{}';
+  if array_remove(groups, null) <> '{}' then
+    claim.groups := groups;
+  end if;
+  perform awa._append_claim(claim, case when claim.holds_keys then keys end, expired);
+  if aside is not null then -- a claim of one job is never closed by a batch row
+    perform awa._append_closure(claim.segment, claim.claim_id,
+      case when v_size = 1 then 0 else awa._next_batch(null) end, case when v_size > 1 then aside end, 'limited');
+  end if;
+  return claim.claim_id;
+end
+$$;
+comment on function awa._append_limited is
+  'Appends a claim of some entries, in their order; returns its id. Those that are put aside are closed at once';

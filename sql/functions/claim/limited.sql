@@ -1,0 +1,195 @@
+-- Claims from a queue that has, or had, limits.
+
+-- Takes up to max_jobs jobs of a shard that the caller has locked, as the limits of its queue allow.
+-- First what was given back, which comes first in its group; then the groups that have room get turns for those that
+-- wait in their lines; then it goes through the lanes: in each it begins the jobs that have turns, then reads new
+-- entries. It takes those whose group has room and no line, and puts the others into the line of their group: out of
+-- the log, into limited_jobs. It reads at most about 2,000 entries; where it has come that far for nothing, it wakes
+-- the queue.
+-- now: a snapshot that was taken under the lock. Limits of the queue as a whole lower the number of jobs: their state
+-- is that of the first shard, whose lock it tries where it claims from another one.
+-- Why: all that decides who may begin is written and read under the lock of the shard. Only that a slot is free comes
+-- from outside: see _free_slots.
+create or replace function awa._claim_limited(
+  queue text,
+  shard bigint,
+  now pg_snapshot,
+  max_jobs int,
+  worker_id bigint,
+  lease interval
+) returns setof awa.claimed_job_row
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_terms record := awa._claim_terms(queue, shard, now, lease);
+  v_limits record;
+  v_settings awa.queue_settings;
+  v_state awa.shard_states;
+  v_bytes bigint := v_terms.claim_bytes;
+  v_room int;
+  v_groups bigint[];
+  v_freed int[];
+  v_lanes bigint[];
+  v_lane bigint;
+  v_window awa._window_row;
+  v_jobs int;
+  v_turns record;
+  v_is_dealt boolean := false;
+  v_last bigint := 0;
+  v_scanned int := 0;
+begin
+  v_limits := awa._limits_now(v_terms.queue_id, shard, now, v_terms.claimed_at, max_jobs);
+  if v_limits.most is null then
+    return;
+  end if;
+  v_settings := v_limits.settings;
+  v_state := v_limits.state;
+  v_groups := v_limits.groups;
+  v_freed := v_limits.freed;
+  v_room := v_limits.most;
+  v_lanes := awa._limited_lanes(shard, true, v_state.turns_until, now, v_terms.claimed_at, v_settings.aging_interval,
+    v_terms.cleaned, v_terms.cleaned_until);
+  if v_lanes <> '{}' and v_groups <> '{}' then -- what was given back comes before turns, and may take what is free
+    perform awa._give_turns(shard, v_groups, v_freed, v_settings.group_max_running, false);
+    v_freed := array_fill(0, array[cardinality(v_groups)]);
+  end if;
+  <<rounds>>
+  for v_round in 0..3 loop
+    if v_round > 0 then
+      exit when v_round > 1 and v_groups = '{}';
+      if v_groups <> '{}' then
+        perform awa._give_turns(shard, v_groups, v_freed, v_settings.group_max_running, true);
+        v_groups := '{}';
+        v_freed := '{}';
+      end if;
+      v_is_dealt := true;
+      exit when v_room <= 0;
+      v_last := (select s.last_value from awa.turn_ids s); -- turns that are put off get later ones
+      v_lanes := awa._limited_lanes(shard, false, v_state.turns_until, now, v_terms.claimed_at,
+        v_settings.aging_interval, v_terms.cleaned, v_terms.cleaned_until);
+    end if;
+    foreach v_lane in array v_lanes loop
+      loop -- jobs that have turns
+        exit rounds when v_room <= 0 or v_bytes <= 0;
+        v_turns := awa._next_turns(v_lane, v_state.turns_until[(v_lane & 7) + 1], v_last, least(v_room, 450), v_bytes,
+          awa._row_bytes(queue), v_terms.claimed_at, v_room = v_limits.most);
+        exit when v_turns.last_id is null;
+        exit rounds when v_turns.last_id = 0; -- the next one does not fit
+        v_state.turns_until[(v_lane & 7) + 1] := v_turns.last_id;
+        v_groups := v_groups || v_turns.void;
+        v_freed := v_freed || array_fill(1, array[cardinality(v_turns.void)]);
+        continue when v_turns.waiting_ids = '{}';
+        return query
+          select *
+            from awa._begin_turns(queue, shard, now, v_turns.waiting_ids, v_settings.max_running is not null,
+                   v_terms.segment, v_terms.claimed_at, v_terms.lease_until, v_terms.deadline_at, worker_id,
+                   v_turns.bytes);
+        get diagnostics v_jobs = row_count;
+        v_room := v_room - v_jobs;
+        v_bytes := v_bytes - v_turns.bytes;
+      end loop;
+      v_window := awa._open_window(v_terms.segment, v_lane, now, v_terms.has_tombstones);
+      loop -- new entries
+        exit rounds when v_room <= 0 or v_bytes <= 0 or v_scanned >= 2000;
+        if v_window.at_xid < pg_snapshot_xmax(v_window.lo) then
+          v_window := awa._late_part(v_lane, v_window, v_terms.cleaned, v_terms.cleaned_until);
+        end if;
+        return query
+          select *
+            from awa._admit_part(queue, shard, v_lane, v_window, v_terms.cleaned, v_terms.cleaned_until,
+                   least(v_room + 50, 450), v_room, v_bytes, v_room = v_limits.most, v_settings.group_max_running,
+                   (0, v_lane, v_window.lane_seq + 1, '0', 0, '0', 0, v_terms.claimed_at, v_terms.lease_until,
+                    v_terms.deadline_at, worker_id, v_terms.segment, 0, false, v_window.hi, v_window.lo, '{}', null,
+                    v_settings.max_running is not null)::awa.lease_claims);
+        get diagnostics v_jobs = row_count;
+        v_room := v_room - v_jobs;
+        v_window := awa._next_part(v_terms.segment, v_lane, now, v_window, v_jobs, v_room = v_limits.most,
+          v_terms.cleaned, v_terms.cleaned_until, true, v_terms.has_others);
+        v_bytes := v_bytes - v_window.bytes;
+        v_scanned := v_scanned + v_jobs + v_window.expired;
+        exit rounds when v_window.is_full;
+        exit when v_window.is_read;
+      end loop;
+    end loop;
+  end loop;
+
+  if v_groups <> '{}' then
+    perform awa._give_turns(shard, v_groups, v_freed, v_settings.group_max_running, v_is_dealt);
+    if not v_is_dealt then -- what was given back is not read to its end
+      perform awa._look_again(shard, v_groups);
+    end if;
+  end if;
+  v_jobs := v_limits.most - v_room;
+  perform awa._keep_limits(v_settings, v_state, v_limits.whole, v_terms.claimed_at, v_jobs,
+    case when v_limits.has_slots then now end);
+  if v_jobs = 0 and v_scanned >= 2000 then
+    perform awa._wake(v_terms.queue_id);
+  end if;
+end
+$$;
+comment on function awa._claim_limited is
+  'Takes up to max_jobs jobs of a shard that the caller has locked, as the limits of its queue allow';
+
+-- The bytes of the fixed columns of a claimed row, in text format.
+create or replace function awa._row_bytes(queue text) returns int
+language sql immutable
+return 153 + octet_length(queue);
+comment on function awa._row_bytes is 'The bytes of the fixed columns of a claimed row, in text format';
+
+-- The lanes of a shard in the order in which claims serve them, without lanes that have neither turns nor new entries.
+-- in_front: its front lane alone, otherwise all others, but for the one of turns. By their priority, less one for each
+-- aging interval that the first one in line has waited.
+create or replace function awa._limited_lanes(
+  shard bigint,
+  in_front boolean,
+  turns_until bigint[],
+  now pg_snapshot,
+  claimed_at timestamptz,
+  aging interval,
+  cleaned smallint,
+  cleaned_until pg_snapshot
+) returns bigint[]
+language plpgsql stable
+as $$
+#variable_conflict use_column
+begin
+  return (
+    select coalesce(array_agg(l.lane), '{}')
+      from (
+        select l.lane
+          from awa._lanes_in_shard(shard) l
+          left join lateral (
+            select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
+          ) c on true
+         cross join lateral awa._head(l.lane,
+            greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
+            case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end, cleaned,
+            cleaned_until) h
+          left join lateral (
+            select t.turn_id, (select w.ready_at from awa.limited_jobs w where w.waiting_id = t.waiting_id) as ready_at
+              from awa.turns t
+             where t.lane = l.lane and t.turn_id > turns_until[(l.lane & 7) + 1]
+             order by t.turn_id
+             limit 1
+          ) t on true
+         where case when in_front then l.lane & 7 = 0 else l.lane & 7 between 1 and 4 end
+           and (h.ready_at is not null
+             or h.took > interval '10 milliseconds'
+             or t.turn_id is not null
+             or (select true
+                   from (select pg_snapshot_xip(c.lo) union all select pg_snapshot_xip(c.hi)) x(xid)
+                  where pg_visible_in_snapshot(x.xid, now)
+                  limit 1))
+         order by (l.lane & 7) - floor(
+                    greatest(extract(epoch from _limited_lanes.claimed_at - least(h.ready_at, t.ready_at))::float8, 0)
+                      / extract(epoch from coalesce(aging, awa._default_interval('aging_interval')))::float8
+                  ),
+                  least(h.ready_at, t.ready_at),
+                  l.lane
+      ) l
+  );
+end
+$$;
+comment on function awa._limited_lanes is
+  'The lanes of a shard in the order in which claims serve them, without lanes that have neither turns nor new entries';

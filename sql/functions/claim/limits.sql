@@ -1,0 +1,161 @@
+-- The limits of a queue, and what claims keep of them.
+
+-- Reads the settings and the state of a shard, and its new slots, and says how many jobs may begin: null for none now.
+-- whole is the state that has the limits of the whole queue.
+-- Returns also the groups to look at, how many slots each has got back, and whether there were slots.
+-- Locks: the first shard of the queue, tried, where the limits of the whole queue are asked for another one.
+create or replace function awa._limits_now(
+  queue_id bigint,
+  shard bigint,
+  now pg_snapshot,
+  at timestamptz,
+  max_jobs int,
+  out settings awa.queue_settings,
+  out state awa.shard_states,
+  out whole awa.shard_states,
+  out groups bigint[],
+  out freed int[],
+  out has_slots boolean,
+  out most int
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_first constant bigint := awa._first_shard(shard);
+  v_slots record;
+  v_lines bigint[];
+begin
+  select s.* into settings from awa.queue_settings s where s.queue_id = queue_id;
+  if settings.paused_at is not null then
+    return;
+  end if;
+  if settings.rate is not null and current_setting('synchronous_commit') = 'off' then
+    perform set_config('synchronous_commit', 'on', true); -- a crash must not forget that jobs have begun
+  end if;
+  state := awa._shard_state(shard);
+  whole := state;
+  if shard <> v_first and num_nonnulls(settings.max_running, settings.rate) > 0 then
+    if not pg_try_advisory_xact_lock(awa._shard_key(v_first)) then
+      return;
+    end if;
+    whole := awa._shard_state(v_first);
+  end if;
+  v_slots := awa._read_slots(shard, state.read_until, now);
+  groups := v_slots.groups;
+  freed := v_slots.freed;
+  has_slots := v_slots.is_any;
+  whole.running := whole.running - v_slots.of_queue;
+  if state.group_max_running is distinct from settings.group_max_running then
+    v_lines := awa._take_turns_back(shard);
+    groups := groups || v_lines;
+    freed := freed || array_fill(0, array[cardinality(v_lines)]);
+  end if;
+  most := greatest(least(max_jobs, settings.max_running - whole.running,
+    awa._rate_allows(settings.rate, whole.next_at, at)), 0);
+end
+$$;
+comment on function awa._limits_now is
+  'Reads the settings and the state of a shard, and its new slots, and says how many jobs may begin: null for none now';
+
+-- Writes the states that a claim leaves, by which so many jobs have begun.
+create or replace function awa._keep_limits(
+  settings awa.queue_settings,
+  state awa.shard_states,
+  whole awa.shard_states,
+  at timestamptz,
+  jobs int,
+  read_until pg_snapshot
+) returns void
+language plpgsql
+as $$
+begin
+  state.group_max_running := settings.group_max_running;
+  whole.running := whole.running + case when settings.max_running is null then 0 else jobs end;
+  whole.next_at := awa._rate_after(settings.rate, whole.next_at, at, jobs);
+  if state.shard = whole.shard then
+    state.running := whole.running;
+    state.next_at := whole.next_at;
+  else
+    perform awa._keep_shard_state(whole);
+  end if;
+  perform awa._keep_shard_state(state, read_until);
+end
+$$;
+comment on function awa._keep_limits is 'Writes the states that a claim leaves, by which so many jobs have begun';
+
+-- What claims know of a shard: its newest state, or the one of a shard without limits so far.
+create or replace function awa._shard_state(shard bigint) returns awa.shard_states
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_state awa.shard_states;
+begin
+  select s.* into v_state from awa.shard_states s where s.shard = shard order by s.state_id desc limit 1;
+  if not found then
+    v_state := (shard, 0, '3:3:', '{0,0,0,0,0}', 0, null, null);
+  end if;
+  return v_state;
+end
+$$;
+comment on function awa._shard_state is
+  'What claims know of a shard: its newest state, or the one of a shard without limits so far';
+
+-- Writes the new state of a shard, where it differs from the newest one.
+-- read_until: the snapshot up to which slots are read, if there were any.
+create or replace function awa._keep_shard_state(
+  state awa.shard_states,
+  read_until pg_snapshot default null
+) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_old awa.shard_states := awa._shard_state(state.shard);
+begin
+  if read_until is not null or (state.turns_until, state.running, state.next_at, state.group_max_running)
+    is distinct from (v_old.turns_until, v_old.running, v_old.next_at, v_old.group_max_running)
+  then
+    state.read_until := coalesce(read_until, state.read_until);
+    insert into awa.shard_states
+      (shard, state_id, read_until, turns_until, running, next_at, group_max_running)
+    values (state.shard, nextval('awa.state_ids'), state.read_until, state.turns_until, state.running, state.next_at,
+      state.group_max_running);
+    delete from awa.shard_states s where s.shard = state.shard and s.state_id = v_old.state_id;
+  end if;
+end
+$$;
+comment on function awa._keep_shard_state is
+  'Writes the new state of a shard, where it differs from the newest one';
+
+-- How many jobs may begin under a rate; null without one.
+-- next_at: when the next one may begin if there was no burst. A time that a clock which was ahead has written counts as
+-- the latest one that there can be.
+create or replace function awa._rate_allows(rate jsonb, next_at timestamptz, at timestamptz) returns int
+language sql immutable
+return case when rate is not null then
+    greatest(0, floor(
+      (rate ->> 'burst')::float8
+        - greatest(0, least(coalesce(extract(epoch from next_at - at)::float8 / awa._rate_step(rate), 0),
+            (rate ->> 'burst')::float8))
+        + 1e-6))::int
+  end;
+comment on function awa._rate_allows is 'How many jobs may begin under a rate; null without one';
+
+-- When the next job may begin under a rate if there was no burst, once so many have begun.
+create or replace function awa._rate_after(
+  rate jsonb,
+  next_at timestamptz,
+  at timestamptz,
+  jobs int
+) returns timestamptz
+language sql immutable
+return case
+    when rate is null or jobs = 0 then next_at
+    else greatest(at, least(coalesce(next_at, at),
+        at + make_interval(secs => (rate ->> 'burst')::float8 * awa._rate_step(rate))))
+      + make_interval(secs => jobs * awa._rate_step(rate))
+  end;
+comment on function awa._rate_after is
+  'When the next job may begin under a rate if there was no burst, once so many have begun';

@@ -1,0 +1,359 @@
+-- Turns: which of the jobs that wait for their group begin next.
+--
+-- A turn holds a slot of its group. So to begin a job that has one takes no look at the group, and each job gets its
+-- turn in the lane of its own priority.
+
+-- Reads the slots of a shard that have come since a snapshot, up to another one.
+-- Returns the groups to look at, and how many slots each has got back; how many slots of the queue; and whether there
+-- were any.
+create or replace function awa._read_slots(
+  shard bigint,
+  since pg_snapshot,
+  until pg_snapshot,
+  out groups bigint[],
+  out freed int[],
+  out of_queue int,
+  out is_any boolean
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_freed bigint[];
+  v_looks bigint[];
+begin
+  with gone as (
+    delete from awa.slots s
+     where s.ctid = any(array(
+       select s.ctid
+         from awa.slots s
+        where s.shard = shard and s.xid >= pg_snapshot_xmax(since) and pg_visible_in_snapshot(s.xid, until)
+       union all
+       select s.ctid
+         from (select x from pg_snapshot_xip(since) x where pg_visible_in_snapshot(x, until)) x(xid)
+        cross join lateral (
+           select s.ctid from awa.slots s where s.shard = shard and s.xid = x.xid offset 0
+         ) s))
+    returning s.of_queue, s.freed, s.looks
+  )
+  select count(*) > 0, coalesce(sum(g.of_queue), 0),
+         array(select f from gone o cross join unnest(o.freed) f),
+         array(select l from gone o cross join unnest(o.looks) l)
+    into is_any, of_queue, v_freed, v_looks
+    from gone g;
+  select coalesce(array_agg(g.group_id), '{}'), coalesce(array_agg(g.freed), '{}') into groups, freed
+    from (
+      select g.group_id, sum(g.freed)::int as freed
+        from (select f as group_id, 1 as freed from unnest(v_freed) f union all select l, 0 from unnest(v_looks) l) g
+       group by 1
+    ) g;
+end
+$$;
+comment on function awa._read_slots is 'Reads the slots of a shard that have come since a snapshot, up to another one';
+
+-- Notes groups that the next claim is to look at.
+create or replace function awa._look_again(shard bigint, groups bigint[]) returns void
+language plpgsql
+as $$
+begin
+  insert into awa.slots (shard, looks)
+  select shard, groups[n : n + 9999] from generate_series(1, cardinality(groups), 10000) n;
+end
+$$;
+comment on function awa._look_again is 'Notes groups that the next claim is to look at';
+
+-- Takes slots back into their groups, and gives turns to the first ones in line, as far as there is room.
+-- A group is named once. deals: whether it gives turns. At most 1,000 turns for each group, and 10,000 in all: the next
+-- claim goes on.
+create or replace function awa._give_turns(
+  shard bigint,
+  groups bigint[],
+  freed int[],
+  group_max_running int,
+  deals boolean
+) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_later bigint[];
+begin
+  with asked as materialized (
+    select g.group_id, sum(g.freed)::int as freed from unnest(groups, freed) g(group_id, freed) group by 1
+  ), known as materialized (
+    select k.*, sum(k.room) over (order by k.group_id rows unbounded preceding) > 10000 as is_later
+      from (
+        select a.group_id, s.place, s.running - a.freed as running, s.has_line, s.has_front, s.taken, s.front_taken,
+               case when deals and (s.has_line or s.has_front)
+                 then greatest(least(group_max_running - s.running + a.freed, 1000), 0) else 0 end as room
+          from asked a
+         cross join lateral (
+            select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken
+              from awa.group_states s
+             where s.shard = shard and s.group_id = a.group_id
+             order by s.state_id desc
+             limit 1
+          ) s
+      ) k
+  ), dealt as materialized (
+    select k.*, h.ids, h.lanes, coalesce(cardinality(h.ids), 0) as turns,
+           (select max(i) from unnest(h.ids) i where i >= 0) as last,
+           (select max(i) from unnest(h.ids) i where i < 0) as last_in_front
+      from known k
+     cross join lateral (
+        select array_agg(h.waiting_id) as ids, array_agg(h.lane) as lanes
+          from (
+            (
+              select w.waiting_id, w.lane
+                from awa.limited_jobs w
+               where w.shard = shard and w.group_id = k.group_id and w.waiting_id > k.front_taken and w.waiting_id < 0
+               order by w.waiting_id
+               limit case when k.is_later then 0 else k.room end
+            )
+            union all
+            (
+              select w.waiting_id, w.lane
+                from awa.limited_jobs w
+               where w.shard = shard and w.group_id = k.group_id and w.waiting_id > k.taken
+               order by w.waiting_id
+               limit case when k.is_later then 0 else k.room end
+            )
+            limit case when k.is_later then 0 else k.room end
+          ) h
+      ) h
+  ), turns as (
+    insert into awa.turns (turn_id, lane, group_id, waiting_id)
+    select nextval('awa.turn_ids'), t.lane, t.group_id, t.waiting_id
+      from (
+        select u.lane, d.group_id, u.waiting_id
+          from dealt d
+         cross join unnest(d.ids, d.lanes) u(waiting_id, lane)
+         order by u.waiting_id
+      ) t
+  ), gone as (
+    delete from awa.group_states s where s.ctid = any(array(select d.place from dealt d))
+  ), states as (
+    insert into awa.group_states
+      (shard, group_id, state_id, running, has_line, has_front, taken, front_taken)
+    select shard, d.group_id, nextval('awa.state_ids'), d.running + d.turns,
+           d.has_line and (d.is_later or d.room = 0 or d.turns = d.room),
+           d.has_front and (d.is_later or d.room = 0 or d.last is null and d.turns = d.room),
+           greatest(d.taken, d.last), greatest(d.front_taken, d.last_in_front)
+      from dealt d
+  )
+  select array_agg(d.group_id) into v_later
+    from dealt d
+   where d.is_later and d.room > 0 or d.turns = 1000 and group_max_running is null;
+  if v_later is not null then
+    perform awa._look_again(shard, v_later);
+  end if;
+end
+$$;
+comment on function awa._give_turns is
+  'Takes slots back into their groups, and gives turns to the first ones in line, as far as there is room';
+
+-- Takes all turns of a shard back, and returns all groups that have a line.
+-- The jobs with turns are first in line again.
+-- Why: after a change of the limit. A turn that was given under a larger one would begin a job for which there is no
+-- room any more.
+create or replace function awa._take_turns_back(shard bigint) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  with back as (
+    delete from awa.turns t where t.lane between shard << 3 and shard << 3 | 7 returning t.group_id, t.waiting_id
+  ), known as materialized (
+    select b.*, s.*
+      from (
+        select b.group_id as of_group, count(*)::int as turns,
+               min(b.waiting_id) filter (where b.waiting_id >= 0) as first,
+               min(b.waiting_id) filter (where b.waiting_id < 0) as first_in_front
+          from back b
+         group by b.group_id
+      ) b
+     cross join lateral (
+        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken
+          from awa.group_states s
+         where s.shard = shard and s.group_id = b.of_group
+         order by s.state_id desc
+         limit 1
+      ) s
+  ), gone as (
+    delete from awa.group_states s where s.ctid = any(array(select k.place from known k))
+  )
+  insert into awa.group_states
+    (shard, group_id, state_id, running, has_line, has_front, taken, front_taken)
+  select shard, k.of_group, nextval('awa.state_ids'), k.running - k.turns, k.has_line or k.first is not null,
+         k.has_front or k.first_in_front is not null, least(k.taken, k.first - 1),
+         least(k.front_taken, k.first_in_front - 1)
+    from known k;
+  return array(
+    select distinct s.group_id from awa.group_states s where s.shard = shard and (s.has_line or s.has_front));
+end
+$$;
+comment on function awa._take_turns_back is
+  'Takes all turns of a shard back, and returns all groups that have a line';
+
+-- The next turns of a lane, after one and up to another one, whose jobs can begin: as many as fit.
+-- Returns the places of these jobs, whose rows it has locked, and their bytes; the groups of turns whose jobs have
+-- gone, or have expired, once for each; and the last turn: null where there is none, 0 where the next job does not fit.
+-- A turn whose job another session is changing comes last in its lane.
+-- Locks: the rows of these jobs, tried.
+create or replace function awa._next_turns(
+  lane bigint,
+  after_id bigint,
+  until_id bigint,
+  room int,
+  room_bytes bigint,
+  row_bytes int,
+  at timestamptz,
+  is_first boolean,
+  out waiting_ids bigint[],
+  out bytes bigint,
+  out void bigint[],
+  out last_id bigint
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_turns record;
+  v_size int;
+  v_locked bigint[];
+  v_expired bigint[];
+begin
+  select array_agg(t.turn_id order by t.turn_id) as ids, array_agg(t.waiting_id order by t.turn_id) as waiting_ids,
+         array_agg(t.group_id order by t.turn_id) as groups, array_agg(t.size order by t.turn_id) as sizes,
+         array_agg(t.expired order by t.turn_id) as expired
+    into v_turns
+    from (
+      select t.turn_id, t.waiting_id, t.group_id, case when w.is_expired then w.job_id end as expired,
+             case when not w.is_expired then w.body_bytes + row_bytes end as size -- null where it is not to begin
+        from (
+          select *
+            from awa.turns t
+           where t.lane = lane and t.turn_id > after_id and t.turn_id <= until_id
+           order by t.turn_id
+           limit room
+        ) t
+        left join lateral (
+          select w.job_id, w.body_bytes, awa._is_expired(w.expires_at, w.attempt, at) as is_expired
+            from awa.limited_jobs w
+           where w.waiting_id = t.waiting_id
+           limit 1
+        ) w on true
+    ) t;
+  if v_turns.ids is null then
+    return;
+  end if;
+  v_size := awa._fitting(v_turns.sizes, room_bytes, room, is_first);
+  if v_size = 0 then
+    last_id := 0;
+    return;
+  end if;
+  last_id := v_turns.ids[v_size];
+  v_locked := array(
+    select w.waiting_id
+      from unnest(v_turns.waiting_ids[1:v_size]) t(waiting_id)
+     cross join lateral (
+        select w.waiting_id from awa.limited_jobs w where w.waiting_id = t.waiting_id limit 1 for update skip locked
+      ) w);
+  v_expired := array(
+    select t.job_id
+      from unnest(v_turns.expired[1:v_size], v_turns.waiting_ids[1:v_size]) t(job_id, waiting_id)
+     where t.job_id is not null and t.waiting_id in (select unnest(v_locked)));
+  if v_expired <> '{}' then
+    begin
+      perform awa._cancel_limited(v_expired, 'expired', null);
+    exception when others then -- a user's trigger refuses the end of one: it stays in line
+      if not awa._is_about_a_row(sqlstate) then
+        raise;
+      end if;
+    end;
+  end if;
+  with turns as materialized (
+    select t.turn_id, t.waiting_id, t.group_id, t.size,
+           t.waiting_id in (select unnest(v_locked)) and t.size is not null as begins,
+           (select true from awa.limited_jobs w where w.waiting_id = t.waiting_id limit 1) is true as is_there
+      from unnest(v_turns.ids[1:v_size], v_turns.waiting_ids[1:v_size], v_turns.groups[1:v_size],
+             v_turns.sizes[1:v_size]) t(turn_id, waiting_id, group_id, size)
+  ), gone as (
+    delete from awa.turns t where t.lane = lane and t.turn_id = any(v_turns.ids[1:v_size])
+  ), kept as (
+    insert into awa.turns (turn_id, lane, group_id, waiting_id)
+    select nextval('awa.turn_ids'), lane, t.group_id, t.waiting_id from turns t where t.is_there and not t.begins
+  )
+  select coalesce(array_agg(t.waiting_id order by t.turn_id) filter (where t.begins), '{}'),
+         coalesce(sum(t.size) filter (where t.begins), 0),
+         coalesce(array_agg(t.group_id) filter (where not t.is_there), '{}')
+    into waiting_ids, bytes, void
+    from turns t;
+end
+$$;
+comment on function awa._next_turns is
+  'The next turns of a lane, after one and up to another one, whose jobs can begin: as many as fit';
+
+-- Begins jobs that have turns: moves them into the log, to the lane of turns of their shard, as entries of one claim.
+-- The caller has locked their rows.
+-- Why: the entries come with their claim, so no cursor comes to them. From then on each is an attempt as any other.
+create or replace function awa._begin_turns(
+  queue text,
+  shard bigint,
+  now pg_snapshot,
+  waiting_ids bigint[],
+  holds_queue boolean,
+  segment smallint,
+  claimed_at timestamptz,
+  lease_until timestamptz,
+  deadline_at timestamptz,
+  worker_id bigint,
+  bytes bigint
+) returns setof awa.claimed_job_row
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_lane constant bigint := shard << 3 | 7;
+  v_xid constant xid8 := pg_current_xact_id();
+  v_seq constant bigint := (awa._open_window(segment, v_lane, now, false)).lane_seq + 1;
+  v_end bigint := greatest(pg_snapshot_xmax(now)::text::bigint, v_xid::text::bigint + 1);
+  v_hi constant pg_snapshot := format('%s:%s:', v_end, v_end); -- all that ever was here is claimed
+begin
+  perform awa._use_lanes(array[v_lane], queue);
+  return query
+    with gone as (
+      delete from awa.limited_jobs w where w.waiting_id = any(waiting_ids) returning w.*
+    ), begun as materialized (
+      select g.*, row_number() over (order by g.waiting_id) as ordinality from gone g
+    ), entries as (
+      insert into awa.ready_entries
+        (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags,
+         metadata, group_key, expires_at, created_at, progress, errors)
+      select segment, v_lane, b.job_id, b.ready_at, b.lane & 7, b.attempt, b.max_attempts, b.body_bytes, b.unique_key,
+             b.kind, b.args, b.tags, b.metadata, b.group_key, b.expires_at, b.created_at, b.progress, b.errors
+        from begun b
+    ), claim as materialized (
+      select awa._append_claim(
+               (nextval('awa.claim_ids'), v_lane, v_seq, v_xid, f.first_id, v_xid, f.last_id, claimed_at, lease_until,
+                deadline_at, worker_id, segment, least(bytes, 2147483647), f.holds_keys, v_hi, null, f.job_ids,
+                f.groups, holds_queue)::awa.lease_claims,
+               case when f.holds_keys then f.keys end) as claim_id
+        from (
+          select min(b.job_id) as first_id, max(b.job_id) as last_id,
+                 array_agg(b.job_id order by b.ordinality) as job_ids,
+                 array_agg(b.group_id order by b.ordinality) as groups,
+                 array_agg(b.unique_key order by b.ordinality) as keys, bool_or(b.unique_key is not null) as holds_keys
+            from begun b
+        ) f
+       where f.job_ids is not null
+    )
+    select b.job_id, c.claim_id << 12 | (b.ordinality - 1), queue, b.kind, b.args, (b.lane & 7)::int, b.attempt::int,
+           b.max_attempts::int, b.created_at, b.ready_at, deadline_at, b.tags, b.metadata, b.progress, b.group_key,
+           b.expires_at
+      from claim c
+     cross join begun b;
+end
+$$;
+comment on function awa._begin_turns is
+  'Begins jobs that have turns: moves them into the log, to the lane of turns of their shard, as entries of one claim';

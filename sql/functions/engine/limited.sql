@@ -1,0 +1,164 @@
+-- Jobs that claims have put aside, since their groups were full.
+
+-- A job that waits for its group, as one that waits for a time.
+create or replace function awa._as_deferred(job awa.limited_jobs) returns setof awa.deferred_jobs
+language sql stable
+as $$
+  select job.job_id, job.lane, 'available', job.ready_at, job.created_at, null::timestamptz, job.attempt,
+         job.max_attempts, job.body_bytes, job.unique_key, job.kind, job.args, job.tags, job.metadata, job.group_key,
+         job.expires_at, job.progress, job.errors
+$$;
+comment on function awa._as_deferred is 'A job that waits for its group, as one that waits for a time';
+
+-- Takes jobs out of the lines of their groups; returns them, as jobs that wait for a time.
+-- Those that have gone meanwhile are left out. Wakes their queues: others may be next.
+-- Locks: the jobs' rows, until the transaction ends. A claim passes over such a row, and comes back to it.
+create or replace function awa._leave_lines(job_ids bigint[]) returns setof awa.deferred_jobs
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_queue_ids bigint[];
+begin
+  v_queue_ids := array(
+    select distinct awa._queue_of(w.lane) from awa.limited_jobs w where w.job_id = any(job_ids) order by 1);
+  return query
+    with gone as (
+      delete from awa.limited_jobs w where w.job_id = any(job_ids) returning w as job
+    )
+    select d.* from gone g cross join lateral awa._as_deferred(g.job) d;
+  perform awa._wake(q) from unnest(v_queue_ids) q;
+end
+$$;
+comment on function awa._leave_lines is
+  'Takes jobs out of the lines of their groups; returns them, as jobs that wait for a time';
+
+-- Cancels jobs that wait for their groups; returns their ids.
+-- by: the login that cancels them; null where they have expired.
+create or replace function awa._cancel_limited(
+  job_ids bigint[],
+  reason text,
+  by text default session_user
+) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_batches cursor for -- a cursor is read row by row, a query by fifty rows
+    select array_agg(b.job order by (b.job).job_id) as jobs -- in an order: otherwise they might all be hashed in memory
+      from (
+        select g as job,
+               sum(
+                 pg_column_size(g) + pg_column_size(array[g.errors])
+               ) over (rows unbounded preceding) / 67108864 as batch
+          from awa._leave_lines(job_ids) g
+      ) b
+     group by b.batch;
+  v_gone bigint[] := '{}';
+begin
+  for v_batch in v_batches loop
+    perform awa._change_state(array_agg(g.job_id), array_agg(g.lane), array_agg(g.unique_key), 'available', 'cancelled')
+       from unnest(v_batch.jobs) g
+      where g.unique_key is not null;
+    perform awa._end_as_cancelled(
+      array(select a from unnest(v_batch.jobs) g cross join lateral awa._last_attempt(g) a), reason, by);
+    v_gone := v_gone || array(select g.job_id from unnest(v_batch.jobs) g);
+  end loop;
+  return v_gone;
+end
+$$;
+comment on function awa._cancel_limited is 'Cancels jobs that wait for their groups; returns their ids';
+
+-- Removes all that is known of the limits of a queue: lines, with their jobs, turns, slots and states.
+-- The caller has locked the queue, and ended its attempts.
+create or replace function awa._forget_limits(queue_id bigint) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_first bigint := queue_id << 6;
+  v_last bigint := queue_id << 6 | 63;
+  v_job_ids bigint[];
+  v_keys bytea[];
+begin
+  with gone as (
+    delete from awa.limited_jobs w where w.shard between v_first and v_last returning w.job_id, w.unique_key
+  )
+  select array_agg(g.job_id), array_agg(substr(g.unique_key, 1, 32)) into v_job_ids, v_keys
+    from gone g
+   where g.unique_key is not null;
+  perform awa._let_go(v_job_ids, v_keys);
+  delete from awa.turns t where t.lane between awa._first_lane(queue_id) and awa._last_lane(queue_id);
+  delete from awa.slots s where s.shard between v_first and v_last;
+  delete from awa.group_states s where s.shard between v_first and v_last;
+  delete from awa.shard_states s where s.shard between v_first and v_last;
+end
+$$;
+comment on function awa._forget_limits is
+  'Removes all that is known of the limits of a queue: lines, with their jobs, turns, slots and states';
+
+-- Removes states of groups that are idle, at most so many.
+-- Locks: these rows. Skips those that a claim is replacing.
+-- Why: without one a group is idle as well. A claim does not do it, since the search for the newest state would have to
+-- pass over all older ones that a transaction elsewhere keeps.
+create or replace function awa._forget_idle_groups(max_groups int) returns void
+language sql
+as $$
+  delete from awa.group_states s
+   where s.ctid = any(array(
+     select s.ctid
+       from awa.group_states s
+      where s.running = 0 and not s.has_line and not s.has_front
+      limit max_groups
+        for update skip locked))
+$$;
+comment on function awa._forget_idle_groups is 'Removes states of groups that are idle, at most so many';
+
+-- Begins the states of limits anew, after a restore: what runs is counted, and what waits is in line.
+-- The caller has given all open attempts a row in leases.
+-- Why: the transaction ids in slots are those of another server. The times of rates stay.
+create or replace function awa._recount_limits() returns void
+language plpgsql
+as $$
+declare
+  v_now pg_snapshot := awa._snapshot();
+begin
+  delete from awa.turns;
+  delete from awa.slots;
+  delete from awa.group_states;
+  insert into awa.group_states
+    (shard, group_id, state_id, running, has_line, has_front, taken, front_taken)
+  select g.shard, g.group_id, nextval('awa.state_ids'), sum(g.running), bool_or(g.in_line), bool_or(g.in_front), 0,
+         -9223372036854775808
+    from (
+      select awa._shard_of(l.lane) as shard, l.group_id, 1 as running, false as in_line, false as in_front
+        from awa.leases l
+       where l.group_id is not null
+      union all
+      select w.shard, w.group_id, 0, w.waiting_id >= 0, w.waiting_id < 0 from awa.limited_jobs w
+    ) g
+   group by g.shard, g.group_id;
+  insert into awa.shard_states (shard, state_id, read_until, turns_until, running, next_at, group_max_running)
+  select s.shard, nextval('awa.state_ids'), v_now, '{0,0,0,0,0}',
+         (
+           select count(*)
+             from awa.leases l
+            where l.holds_queue and awa._first_shard(awa._shard_of(l.lane)) = s.shard
+         ), s.next_at, 0 -- not a setting: claims look at all groups
+    from (
+      select distinct on (s.shard) s.shard, s.next_at, s.state_id
+        from (
+          select s.shard, s.next_at, s.state_id from awa.shard_states s
+          union all
+          select g.shard, null, -1 from awa.group_states g
+          union all
+          select awa._first_shard(awa._shard_of(l.lane)), null, -1 from awa.leases l where l.holds_queue
+        ) s
+       order by s.shard, s.state_id desc
+    ) s;
+  delete from awa.shard_states s
+   where exists (select from awa.shard_states n where n.shard = s.shard and n.state_id > s.state_id);
+end
+$$;
+comment on function awa._recount_limits is
+  'Begins the states of limits anew, after a restore: what runs is counted, and what waits is in line';

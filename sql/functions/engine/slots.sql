@@ -1,0 +1,81 @@
+-- Slots: what an attempt holds of its group and its queue, and gives back when it ends.
+
+-- The id of a group: the first 64 bits of the SHA-256 of its key.
+create or replace function awa._group_id(group_key text) returns bigint
+language sql stable strict parallel safe
+return ('x' || encode(sha256(convert_to(group_key, 'UTF8')), 'hex'))::bit(64)::bigint;
+comment on function awa._group_id is 'The id of a group: the first 64 bits of the SHA-256 of its key';
+
+-- The first shard of a queue: claims keep there what limits the queue as a whole.
+create or replace function awa._first_shard(shard bigint) returns bigint
+language sql immutable strict parallel safe
+return shard >> 6 << 6;
+comment on function awa._first_shard is
+  'The first shard of a queue: claims keep there what limits the queue as a whole';
+
+-- Gives slots back that attempts of a shard have held, and wakes the queue.
+-- freed has the group of each attempt, null where it held none; of_queue is how many slots of the queue were held. The
+-- next claim reads them, once the caller has committed. The caller has closed the attempts.
+-- Why: appended, so that nobody waits for anybody who ends an attempt.
+create or replace function awa._free_slots(shard bigint, freed bigint[], of_queue int) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_first bigint := awa._first_shard(shard);
+begin
+  freed := coalesce(array_remove(freed, null), '{}');
+  if freed <> '{}' or of_queue > 0 and shard = v_first then
+    insert into awa.slots (shard, freed, of_queue)
+    values (shard, freed, case when shard = v_first then of_queue else 0 end);
+  end if;
+  if of_queue > 0 and shard <> v_first then
+    insert into awa.slots (shard, of_queue) values (v_first, of_queue);
+  end if;
+  if awa._is_awake(shard >> 6) is not true then
+    perform awa._wake(shard >> 6);
+  end if;
+end
+$$;
+comment on function awa._free_slots is 'Gives slots back that attempts of a shard have held, and wakes the queue';
+
+-- Gives back the slots of attempts that the caller has closed in the ledger.
+create or replace function awa._free_slots_of(receipts bigint[]) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_held record;
+begin
+  for v_held in
+    select awa._shard_of(c.lane) as shard, array_agg(c.group_id) as freed,
+           (count(*) filter (where c.holds_queue))::int as of_queue
+      from unnest(receipts) r
+     cross join lateral (
+        select c.lane, c.groups[(r & 4095) + 1] as group_id, c.holds_queue, c.groups is not null as has_groups
+          from awa.lease_claims c
+         where c.claim_id = r >> 12
+         limit 1
+      ) c
+     where c.has_groups or c.holds_queue
+     group by 1
+     order by 1
+  loop
+    perform awa._free_slots(v_held.shard, v_held.freed, v_held.of_queue);
+  end loop;
+end
+$$;
+comment on function awa._free_slots_of is 'Gives back the slots of attempts that the caller has closed in the ledger';
+
+-- The seconds between two jobs that begin under a rate.
+create or replace function awa._rate_step(rate jsonb) returns float8
+language sql immutable
+return extract(epoch from (rate ->> 'per')::interval)::float8 / (rate ->> 'jobs')::float8;
+comment on function awa._rate_step is 'The seconds between two jobs that begin under a rate';
+
+-- When the next job of a queue may begin under its rate; a time that has passed where one may begin now.
+create or replace function awa._rate_opens_at(rate jsonb, next_at timestamptz) returns timestamptz
+language sql immutable
+return next_at - make_interval(secs => ((rate ->> 'burst')::float8 - 1) * awa._rate_step(rate));
+comment on function awa._rate_opens_at is
+  'When the next job of a queue may begin under its rate; a time that has passed where one may begin now';

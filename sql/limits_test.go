@@ -1,0 +1,567 @@
+package sql_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// limits gives a queue limits.
+func (s *session) limits(queue, settings string) {
+	s.Helper()
+	s.exec("select awa.configure_queue($1, $2)", queue, settings)
+}
+
+// enqueueGroup makes jobs of a group, in a transaction each.
+func (s *session) enqueueInGroup(queue, group string, jobs int) (ids []int64) {
+	s.Helper()
+	for range jobs {
+		ids = append(ids, one[int64](s, "select awa.enqueue($1, 'k', group_key => $2)", queue, group))
+	}
+	return ids
+}
+
+// slots says that the books of limits are right.
+func (s *session) slots() {
+	s.Helper()
+	s.exec("set jit = off") // to compile the view would take seconds on a busy machine
+	require.Empty(s, list[string](s, "select problem from awa._limit_problems"))
+}
+
+// holds is how many open attempts hold slots of a group, or of a queue without one.
+func (s *session) holds(queue string, group *string) int {
+	s.Helper()
+	return one[int](s, `
+		select count(*)::int from awa._holders h
+		 where h.queue_id = awa._queue_id($1)
+		   and case when $2::text is null then h.holds_queue else h.group_id = awa._group_id($2) end`, queue, group)
+}
+
+// An end is what ends an attempt, whoever does it.
+var attemptEnds = []struct{ name, call string }{
+	{"complete", "select awa.complete($1, $2)"},
+	{"complete with an output", "select awa.complete($1, $2, '{}')"},
+	{"complete_many", "select awa.complete_many(array[$1::bigint], array[$2::bigint])"},
+	{"complete_many with an output", "select awa.complete_many(array[$1::bigint], array[$2::bigint], '{1}')"},
+	{"complete_many that is told twice",
+		"select awa.complete_many(array[$1::bigint, $1], array[$2::bigint, $2])"},
+	{"fail", "select awa.fail($1, $2, 'error', '1 hour')"},
+	{"fail_many", "select awa.fail_many(array[$1::bigint], array[$2::bigint], '{error}', '{1 hour}')"},
+	{"discard", "select awa.discard($1, $2, 'error')"},
+	{"snooze", "select awa.snooze($1, $2, '1 hour')"},
+	{"put_off", "select awa.put_off($1, $2, 'error')"},
+	{"cancel_attempt", "select awa.cancel_attempt($1, $2)"},
+	{"cancel", "select awa.cancel($1) where $2 > 0"},
+	{"cancel_where", "select awa.cancel_where(kind => 'k', state => 'running') where $1 > 0 and $2 > 0"},
+	{"rescue", "select awa.rescue() where $1 > 0 and $2 > 0"},
+	{"rescue that retries", "select awa.rescue() where $1 > 0 and $2 > 0"},
+}
+
+// Whatever ends an attempt gives its slots back, once, in the transaction that ends it: of its group, and of its queue.
+// Also where the attempt has a row of its own, and where the same is said again.
+func TestEveryEndGivesItsSlotBack(t *testing.T) {
+	d := newDatabase(t)
+	s, other := d.session(), d.session()
+	s.noGap()
+	for _, materialized := range []bool{false, true} {
+		for n, end := range attemptEnds {
+			queue := fmt.Sprint(end.name, materialized)
+			s.limits(queue, `{"group_max_running": 1, "max_running": 1, "dead_letter": true, "lease": "1 millisecond"}`)
+			if end.name != "rescue" && end.name != "rescue that retries" {
+				s.limits(queue, `{"lease": "1 hour"}`)
+			}
+			s.enqueueInGroup(queue, "g", 3)
+			job := s.claim(queue, 9)
+			require.Len(t, job, 1, queue)
+			if materialized {
+				require.Positive(t, s.materialize(), queue)
+			}
+			require.Empty(t, s.claim(queue, 9), queue)
+			s.slots()
+			s.noGap()
+
+			for _, commits := range []bool{false, true} {
+				s.exec("begin")
+				s.exec(end.call, job[0].JobID, job[0].Receipt)
+				require.Empty(t, other.claim(queue, 9), "%s gives its slot before it commits", queue)
+				s.exec(map[bool]string{false: "rollback", true: "commit"}[commits])
+				other.slots()
+			}
+			if n != 11 && n < 12 { // a stale answer gives nothing
+				_ = s.try(end.call, job[0].JobID, job[0].Receipt)
+			}
+			s.slots()
+			next := other.claim(queue, 9)
+			require.Len(t, next, 1, "%s gives one slot", queue)
+			require.NotEqual(t, job[0].JobID, next[0].JobID)
+			require.Equal(t, 1, s.holds(queue, new("g")), queue)
+			require.Equal(t, 1, s.holds(queue, nil), queue)
+			s.slots()
+		}
+	}
+	s.audited()
+}
+
+// What was given back comes first in its group, whoever gave it back: before those that wait, also where one of these
+// has its turn by then.
+func TestWhatWasGivenBackComesFirst(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	for _, call := range []string{"select awa.release($1, $2)", "select awa.deregister_worker($3)",
+		"select awa.release_unknown($3, '{}', '{}')"} {
+		for _, materialized := range []bool{false, true} {
+			queue := fmt.Sprint(call, materialized)
+			s.limits(queue, `{"group_max_running": 2, "max_running": 2}`)
+			jobs := s.enqueueInGroup(queue, "g", 5)
+			worker := s.registerWorker()
+			require.Len(t, s.claimAs(worker, queue, 9), 2)
+			receipt := one[int64](s, "select receipt from awa.job($1)", jobs[0])
+			if materialized {
+				s.materialize()
+			}
+			if call == "select awa.release($1, $2)" {
+				s.exec(call, jobs[0], receipt)
+				require.Equal(t, jobs[:1], ids(s.claim(queue, 9)))
+			} else {
+				s.exec("select awa.release($1, $2)", jobs[0], receipt)
+				s.exec(map[bool]string{false: "select awa.deregister_worker($1)",
+					true: "select awa.release_unknown($1, '{}', '{}')"}[call != "select awa.deregister_worker($3)"], worker)
+				require.Equal(t, jobs[:2], ids(s.claim(queue, 9)))
+			}
+			s.slots()
+		}
+	}
+	// It waits, too, where its group is full meanwhile; and then comes before those that wait for longer.
+	s.limits("q", `{"group_max_running": 2}`)
+	jobs := s.enqueueInGroup("q", "g", 5)
+	first := s.claim("q", 2)
+	require.Equal(t, jobs[:2], ids(first))
+	require.Empty(t, s.claim("q", 9)) // the others are in line
+	s.limits("q", `{"group_max_running": 1}`)
+	s.exec("select awa.release($1, $2)", first[1].JobID, first[1].Receipt)
+	require.Empty(t, s.claim("q", 9))
+	s.slots()
+	s.completeMany(first[:1])
+	for _, job := range jobs[1:] {
+		got := s.claim("q", 9)
+		require.Equal(t, []int64{job}, ids(got))
+		s.completeMany(got)
+	}
+	s.slots()
+}
+
+// Two attempts of a group end in open transactions: each slot comes back when its own commits, also the older one last.
+func TestSlotsThatCommitLate(t *testing.T) {
+	d := newDatabase(t)
+	s, a, b := d.session(), d.session(), d.session()
+	s.limits("q", `{"group_max_running": 2, "max_running": 9}`)
+	jobs := s.enqueueInGroup("q", "g", 5)
+	first := s.claim("q", 9)
+	require.Len(t, first, 2)
+	a.exec("begin")
+	a.completes(first[:1])
+	b.exec("begin")
+	b.completes(first[1:])
+	b.exec("commit")
+	require.Equal(t, jobs[2:3], ids(s.claim("q", 9)))
+	require.Empty(t, s.claim("q", 9))
+	a.exec("commit")
+	require.Equal(t, jobs[3:4], ids(s.claim("q", 9)))
+	require.Empty(t, s.claim("q", 9))
+	s.slots()
+}
+
+// A transaction that ends an attempt and then claims gets the slot with a later claim, once.
+func TestSlotOfTheClaimersOwn(t *testing.T) {
+	d := newDatabase(t)
+	s, other := d.session(), d.session()
+	s.limits("q", `{"group_max_running": 1}`)
+	jobs := s.enqueueInGroup("q", "g", 3)
+	first := s.claim("q", 9)
+	s.exec("begin")
+	s.completes(first)
+	require.Empty(t, s.claim("q", 9))
+	s.exec("commit")
+	require.Equal(t, jobs[1:2], ids(other.claim("q", 9)))
+	require.Empty(t, s.claim("q", 9))
+	s.slots()
+}
+
+// A claim that rolls back has taken nothing: no slot, no turn, no part of a rate, and nobody's place in line.
+func TestClaimThatRollsBack(t *testing.T) {
+	d := newDatabase(t)
+	s, other := d.session(), d.session()
+	s.limits("q", `{"group_max_running": 1, "max_running": 3, "rate": {"jobs": 4, "per": "1 hour", "burst": 4}}`)
+	jobs := append(s.enqueueInGroup("q", "g", 3), s.enqueueInGroup("q", "h", 3)...)
+	for range 3 {
+		s.exec("begin")
+		require.Equal(t, []int64{jobs[0], jobs[3]}, ids(s.claim("q", 9)))
+		s.exec("rollback")
+		other.slots()
+	}
+	first := s.claim("q", 9)
+	require.Equal(t, []int64{jobs[0], jobs[3]}, ids(first))
+	s.completeMany(first)
+	s.exec("begin")
+	require.Equal(t, []int64{jobs[1], jobs[4]}, ids(s.claim("q", 9)))
+	s.exec("rollback")
+	require.Equal(t, []int64{jobs[1], jobs[4]}, ids(other.claim("q", 9)))
+	other.slots()
+}
+
+// A larger limit holds at once, a smaller one stops nothing that runs, and begins nothing before there is room; also
+// not a job that has its turn already. Taken away and set again, it loses nobody.
+func TestChangedLimits(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.limits("q", `{"group_max_running": 1}`)
+	jobs := s.enqueueInGroup("q", "g", 12)
+	one := s.claim("q", 9)
+	require.Equal(t, jobs[:1], ids(one))
+	s.limits("q", `{"group_max_running": 3}`)
+	require.Equal(t, jobs[1:2], ids(s.claim("q", 1))) // another one has its turn
+	s.slots()
+	s.limits("q", `{"group_max_running": 2}`)
+	require.Empty(t, s.claim("q", 9))
+	s.slots()
+	s.completeMany(one)
+	two := s.claim("q", 9)
+	require.Equal(t, jobs[2:3], ids(two))
+	s.limits("q", `{"group_max_running": null}`)
+	more := s.enqueueInGroup("q", "g", 1)
+	three := s.claim("q", 5)
+	require.Equal(t, jobs[3:8], ids(three))
+	s.limits("q", `{"group_max_running": 6}`)
+	require.Empty(t, s.claim("q", 9))
+	s.slots()
+	s.completeMany(append(two, three...))
+	require.Equal(t, append(jobs[8:], more...), ids(s.claim("q", 9)))
+	s.slots()
+}
+
+// A job of priority 1 without a group begins with the next claim, whatever waits for its group, or has its turn.
+func TestPrioritiesBesideGroups(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.limits("q", `{"group_max_running": 1}`)
+	s.enqueueInGroup("q", "g", 50)
+	s.enqueueInGroup("q", "h", 50)
+	first := s.claim("q", 9)
+	require.Len(t, first, 2)
+	require.Empty(t, s.claim("q", 9))
+	s.completeMany(first)
+	urgent := s.enqueueWithPriority("q", 1)
+	require.Equal(t, []int64{urgent}, ids(s.claim("q", 1)))
+	require.Len(t, s.claim("q", 9), 2)
+	s.slots()
+}
+
+// A job that waits can be cancelled, moved, and given another priority or time: with its turn, and without. The
+// transaction that does it holds up nobody else, and may roll back.
+func TestChangesOfWhatWaits(t *testing.T) {
+	for _, c := range []struct {
+		call, state string
+	}{
+		{"select awa.cancel($1)", "cancelled"},
+		{"select awa.cancel_where(queue => 'q', state => 'available', max_jobs => 1) where $1 > 0", "cancelled"},
+		{"select awa.move($1, 'other')", "available"},
+		{"select awa.set_priority($1, 4)", "available"},
+		{"select awa.reschedule($1, now() + interval '1 hour')", "scheduled"},
+		{"select awa.reschedule($1, now(), '{\"new\": true}')", "available"},
+	} {
+		for _, hasTurn := range []bool{false, true} {
+			for _, commits := range []bool{false, true} {
+				d := newDatabase(t)
+				s, other := d.session(), d.session()
+				s.limits("q", `{"group_max_running": 1}`)
+				s.limits("other", `{"group_max_running": 1}`)
+				jobs := s.enqueueInGroup("q", "g", 4)
+				first := s.claim("q", 9)
+				require.Empty(t, s.claim("q", 9))
+				if hasTurn { // the turn is given, and nothing may begin
+					s.exec("select awa.complete($1, $2)", first[0].JobID, first[0].Receipt)
+					blocker := s.enqueueWithPriority("q", 1)
+					require.Equal(t, []int64{blocker}, ids(s.claim("q", 1)))
+					require.Equal(t, 1, one[int](s, "select count(*)::int from awa.turns"), "a turn")
+					first = []claimed{{blocker, one[int64](s, "select receipt from awa.job($1)", blocker)}}
+				}
+				require.Equal(t, 3, one[int](s, "select count(*)::int from awa.limited_jobs"), "they wait")
+				s.exec("begin")
+				s.exec(c.call, jobs[1])
+				other.completeMany(first)
+				require.Empty(t, other.claim("q", 9), "the turn stays with the one that is being changed: %s", c.call)
+				other.slots()
+				s.exec(map[bool]string{false: "rollback", true: "commit"}[commits])
+				other.slots()
+				order := []int64{}
+				for range 6 {
+					for _, queue := range []string{"q", "other"} {
+						got := s.claim(queue, 9)
+						require.LessOrEqual(t, len(got), 1)
+						if len(got) > 0 {
+							order = append(order, ids(got)...)
+							s.completeMany(got)
+						}
+						s.slots()
+					}
+				}
+				switch {
+				case !commits:
+					require.ElementsMatch(t, jobs[1:], order, c.call)
+				case c.state != "available":
+					require.Equal(t, jobs[2:], order, c.call)
+					require.Equal(t, c.state, s.state(jobs[1]))
+				default:
+					require.ElementsMatch(t, jobs[1:], order, c.call)
+				}
+				s.balanced()
+			}
+		}
+	}
+}
+
+// The last one in line is cancelled: the group is free for the next job, and leaves no row behind.
+func TestLastInLineIsCancelled(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.limits("q", `{"group_max_running": 1}`)
+	jobs := s.enqueueInGroup("q", "g", 2)
+	first := s.claim("q", 9)
+	require.Empty(t, s.claim("q", 9))
+	s.exec("select awa.cancel($1)", jobs[1])
+	s.completeMany(first)
+	next := s.enqueueInGroup("q", "g", 1)
+	got := s.claim("q", 9)
+	require.Equal(t, next, ids(got))
+	s.completeMany(got)
+	require.Empty(t, s.claim("q", 9))
+	s.slots()
+	s.exec("select awa.fold()")
+	require.Equal(t, []int{0, 0, 0, 0}, list[int](s, `
+		select count(*)::int from awa.group_states union all select count(*)::int from awa.limited_jobs
+		union all select count(*)::int from awa.turns union all select count(*)::int from awa.slots`))
+}
+
+// A queue has no more attempts at once than max_running, whoever claims, and whichever shard a job lies in.
+func TestMaxRunning(t *testing.T) {
+	d := newDatabase(t)
+	s, a, b := d.session(), d.session(), d.session()
+	s.limits("q", `{"shards": 4}`)
+	s.enqueueInGroup("q", "a", 3)
+	for i := range 8 {
+		s.enqueueInGroup("q", fmt.Sprint("group ", i), 2)
+	}
+	require.Equal(t, "22023", sqlState(s.try(`select awa.configure_queue('q', '{"max_running": 3}')`)))
+	require.Equal(t, "22023",
+		sqlState(s.try(`select awa.configure_queue('q', '{"rate": {"jobs": 1, "per": "1 second"}}')`)))
+	s.limits("r", `{"max_running": 3}`)
+	require.Equal(t, "22023", sqlState(s.try(`select awa.configure_queue('r', '{"shards": 2}')`)))
+	s.enqueueMany("r", 9)
+	a.exec("begin")
+	require.Len(t, a.claim("r", 2), 2)
+	claims := b.background("select count(*) from awa.claim('r', 9)")
+	s.waitUntilBlocked(b)
+	a.exec("commit")
+	require.NoError(t, claims())
+	require.Equal(t, 3, s.holds("r", nil))
+	require.Empty(t, s.claim("r", 9))
+	require.Contains(t,
+		one[string](s, "select awa.explain_job(min(id)) from awa.jobs where queue = 'r' and state = 'available'"),
+		"3 of 3 run")
+	s.slots()
+}
+
+// Jobs of a group lie in one shard, so the limit of a group holds on any number of them; whatever waits is found there.
+func TestLimitsOnShards(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.limits("q", `{"shards": 8, "group_max_running": 2}`)
+	want := []int64{}
+	for i := range 20 {
+		want = append(want, s.enqueueInGroup("q", fmt.Sprint("group ", i), 5)...)
+	}
+	got := []int64{}
+	for len(got) < len(want) {
+		jobs := []claimed{}
+		for more := s.claim("q", 100); len(more) > 0; more = s.claim("q", 100) {
+			jobs = append(jobs, more...)
+		}
+		require.NotEmpty(t, jobs, "%d of %d have begun", len(got), len(want))
+		require.Empty(t, list[int64](s, "select group_id from awa._holders group by group_id having count(*) > 2"))
+		s.slots()
+		s.completeMany(jobs)
+		got = append(got, ids(jobs)...)
+	}
+	require.ElementsMatch(t, want, got)
+}
+
+// A rate lets burst jobs begin at once, then one for each of its steps. Jobs that are given back have begun; claims
+// that come back empty use nothing up.
+func TestRate(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.limits("q", `{"rate": {"jobs": 60, "per": "1 hour"}}`)
+	require.Equal(t, "3", one[string](s, "select rate ->> 'burst' from awa.queue_settings"))
+	passes := func(span string) {
+		s.exec("update awa.shard_states set next_at = next_at - $1::interval", span)
+	}
+	s.enqueueMany("q", 20)
+	require.Len(t, s.claim("q", 9), 3)
+	for range 3 {
+		require.Empty(t, s.claim("q", 9))
+	}
+	next := one[float64](s, "select extract(epoch from awa.next_ready_at('{q}') - now())::float8")
+	require.InDelta(t, 60, next, 50)
+	require.Contains(t,
+		one[string](s, "select awa.explain_job(max(id)) from awa.jobs"), "waits for the rate of its queue, next at")
+	passes("60 seconds")
+	got := s.claim("q", 9)
+	require.Len(t, got, 1)
+	s.exec("select awa.release($1, $2)", got[0].JobID, got[0].Receipt)
+	require.Empty(t, s.claim("q", 9))
+	passes("100 seconds")
+	require.Equal(t, ids(got), ids(s.claim("q", 9)))
+	passes("1 day")
+	require.Len(t, s.claim("q", 9), 3, "no more than burst, however long it was quiet")
+	s.exec("update awa.shard_states set next_at = now() + interval '1 year'") // by a clock that was ahead
+	passes("0")
+	require.Less(t, one[float64](s, "select extract(epoch from awa._rate_opens_at(rate, awa._rate_after(rate, next_at, "+
+		"now(), 1)) - now())::float8 from awa.shard_states, awa.queue_settings"), 3700.0)
+	s.limits("q", `{"rate": null}`)
+	require.Len(t, s.claim("q", 9), 9)
+	s.slots()
+	require.Equal(t, "on", one[string](s, `
+		with c as (select awa.configure_queue('r', '{"rate": {"jobs": 1, "per": "1 second"}}'))
+		select 'on' from c`))
+	s.exec("begin")
+	s.claim("r", 1)
+	s.exec("commit")
+	s.exec("begin")
+	s.exec("select awa.claim('r', durable => false)")
+	require.Equal(t, "on", one[string](s, "select current_setting('synchronous_commit')"), "it waits for the disk")
+	s.exec("commit")
+}
+
+// What waits for its group is in no segment: the ring turns, and each slot, line and turn is what it was. Attempts are
+// carried with the slots that they hold.
+func TestLimitsWhileTheRingTurns(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.exec("update awa.settings set completed_retention = '0'")
+	s.limits("q", `{"group_max_running": 2}`)
+	jobs := s.enqueueInGroup("q", "g", 30)
+	running := s.claim("q", 9)
+	require.Empty(t, s.claim("q", 9))
+	for turn := range 6 {
+		s.exec("select awa.rotate(true)")
+		for range 20 {
+			if outcome := s.prune(); outcome == "truncated" || outcome == "empty" {
+				break
+			}
+		}
+		s.slots()
+		s.completeMany(running[:1])
+		next := s.claim("q", 9)
+		require.Equal(t, jobs[turn+2:turn+3], ids(next))
+		running = append(running[1:], next...)
+		require.Empty(t, s.claim("q", 9))
+		s.slots()
+		s.balanced()
+	}
+}
+
+// A queue that is dropped leaves nothing of its limits to the next one of its name.
+func TestDropForgetsLimits(t *testing.T) {
+	d := newDatabase(t)
+	s, late := d.session(), d.session()
+	s.limits("q", `{"group_max_running": 1, "max_running": 2}`)
+	s.enqueueInGroup("q", "g", 5)
+	s.enqueueInGroup("q", "h", 5)
+	first := s.claim("q", 9)
+	require.Len(t, first, 2)
+	s.completeMany(first[:1])
+	require.Len(t, s.claim("q", 9), 1)
+	late.exec("begin")
+	late.completes(first[1:])
+	drops := s.background("select awa.drop_queue('q', true)")
+	late.waitUntilBlocked(s)
+	late.exec("commit")
+	require.NoError(t, drops())
+	require.Equal(t, []int{0, 0, 0, 0, 0}, list[int](s, `
+		select count(*)::int from awa.group_states union all select count(*)::int from awa.limited_jobs
+		union all select count(*)::int from awa.turns union all select count(*)::int from awa.slots
+		union all select count(*)::int from awa.shard_states`))
+	s.limits("q", `{"group_max_running": 2}`)
+	jobs := s.enqueueInGroup("q", "g", 5)
+	require.Equal(t, jobs[:2], ids(s.claim("q", 9)))
+	s.slots()
+}
+
+// Jobs that expire in line are cancelled, by a claim that comes to their turn, or by maintenance, and take no slot with
+// them.
+func TestExpiryInLine(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.limits("q", `{"group_max_running": 1}`)
+	for range 6 {
+		s.exec("select awa.enqueue('q', 'k', group_key => 'g', expires_at => now() + interval '1 day')")
+	}
+	jobs := list[int64](s, "select id from awa.jobs order by 1")
+	first := s.claim("q", 9)
+	require.Empty(t, s.claim("q", 9))
+	s.exec("update awa.limited_jobs set expires_at = now() - interval '1 second' where job_id = any($1)", jobs[1:3])
+	s.completeMany(first)
+	first = s.claim("q", 9)
+	require.Equal(t, jobs[3:4], ids(first), "the claim passes over those that have expired")
+	require.Equal(t, "cancelled", s.state(jobs[1]))
+	s.slots()
+	s.exec("update awa.limited_jobs set expires_at = now() - interval '1 second' where job_id = any($1)", jobs[4:])
+	require.Equal(t, int64(2), s.cancelExpired())
+	require.Equal(t, "cancelled", s.state(jobs[5]))
+	s.completeMany(first)
+	require.Empty(t, s.claim("q", 9))
+	s.slots()
+	s.balanced()
+}
+
+// audit finds what somebody has removed by hand.
+func TestAuditOfLimits(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.limits("q", `{"group_max_running": 1, "max_running": 5}`)
+	s.enqueueInGroup("q", "g", 4)
+	s.enqueueInGroup("q", "h", 4)
+	first := s.claim("q", 9)
+	require.Empty(t, s.claim("q", 9))
+	s.completeMany(first)
+	s.completeMany(s.claim("q", 1)) // the other group has a turn
+	s.slots()
+	s.audited()
+	for _, table := range []string{"turns", "slots", "limited_jobs", "group_states", "shard_states"} {
+		require.Positive(t, one[int](s, "select count(*)::int from awa."+table), table)
+		s.exec("begin")
+		s.exec("delete from awa." + table)
+		require.NotEmpty(t, list[string](s, "select problem from awa.audit() where not balanced"), table)
+		s.exec("rollback")
+	}
+	s.exec("update awa.group_states set taken = 1000000")
+	require.Contains(t, one[string](s, "select problem from awa.audit() where not balanced"), "are not known")
+}
+
+// A queue that never had a limit takes the path that it took before: none of its calls touches a table of limits.
+func TestNoLimitsNoTables(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	jobs := s.enqueueInGroup("q", "g", 6)
+	got := s.claim("q", 3)
+	require.Equal(t, jobs[:3], ids(got))
+	s.completes(got[:1])
+	require.Empty(t, s.completeMany(got[1:2]))
+	s.exec("select awa.fail($1, $2, 'error')", got[2].JobID, got[2].Receipt)
+	require.Equal(t, []int64{0}, list[int64](s, `
+		select count(*) from (
+		  select true from awa.slots union all select true from awa.group_states union all select true from awa.shard_states
+		  union all select true from awa.limited_jobs union all select true from awa.turns) t`))
+	require.True(t, one[bool](s, "select bool_and(groups is null and not holds_queue) from awa.lease_claims"))
+}
