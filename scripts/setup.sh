@@ -53,6 +53,14 @@ check() {
 		missing+=("no pgTAP: install postgresql-<version>-pgtap, or see https://pgtap.org")
 		packages+=(pgtap)
 	fi
+	# For a server of Debian's; there is no package for others.
+	if [[ -z $bindir ]]; then
+		packages+=(plpgsql-check)
+	elif [[ $bindir =~ ^/usr/lib/postgresql/([0-9]+)/bin$ ]] &&
+		! [[ -e /usr/lib/postgresql/${BASH_REMATCH[1]}/lib/plpgsql_check.so ]]; then
+		missing+=("no plpgsql_check: install postgresql-${BASH_REMATCH[1]}-plpgsql-check")
+		packages+=(plpgsql-check)
+	fi
 	if ! command -v pgbouncer >/dev/null && ! [[ -x /usr/sbin/pgbouncer ]]; then
 		missing+=("no pgbouncer: install pgbouncer")
 		packages+=(pgbouncer)
@@ -103,8 +111,10 @@ install() {
 		printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
 		$sudo chmod +x "$policy"
 	fi
+	packages=("${packages[@]/#pgtap/postgresql-$major-pgtap}")
+	packages=("${packages[@]/#plpgsql-check/postgresql-$major-plpgsql-check}")
 	$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-		"${packages[@]/#pgtap/postgresql-$major-pgtap}" </dev/null || status=1
+		"${packages[@]}" </dev/null || status=1
 	$sudo rm "$conf" ${policy:+"$policy"}
 	if [[ " ${packages[*]} " == *' pgbouncer '* ]] && command -v systemctl >/dev/null; then
 		$sudo systemctl --quiet disable pgbouncer 2>/dev/null || true # or it would start with the machine

@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 trap 'exit 130' INT # to bash, "go test" that was interrupted has merely failed
 status=0
 scripts/models.sh -small || status=1
+scripts/lint.sh || status=1
 # pgTAP by itself: its tests of plans count blocks, and a server that does much
 # else meanwhile has sessions read the catalog again. Then the package that
 # takes the longest first, so that the others run beside it.

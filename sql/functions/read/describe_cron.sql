@@ -71,7 +71,6 @@ language plpgsql immutable
 as $$
 #variable_conflict use_variable
 declare
-  v_step int;
   v_times text;
 begin
   -- Few times: as a clock shows them
