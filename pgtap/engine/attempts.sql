@@ -52,6 +52,7 @@ select is(
   ),
   (
     select jsonb_build_object('receipt', receipt, 'job_id', job_id, 'priority', 3, 'lease', interval '1 minute',
+      'group_id', null, 'holds_queue', false,
       'deadline_at', null, 'unique_key', null, 'worker_id', null, 'attempt', 1, 'max_attempts', 5, 'kind', 'k', 'args',
       '{"n": 5}'::jsonb,
     'tags', '["t"]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
