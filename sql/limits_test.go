@@ -64,9 +64,9 @@ func TestEveryEndGivesItsSlotBack(t *testing.T) {
 	d := newDatabase(t)
 	s, other := d.session(), d.session()
 	s.noGap()
-	for _, materialized := range []bool{false, true} {
+	for _, row := range []string{"no row", "materialize", "extend"} {
 		for n, end := range attemptEnds {
-			queue := fmt.Sprint(end.name, materialized)
+			queue := end.name + ", " + row
 			s.limits(queue, `{"group_max_running": 1, "max_running": 1, "dead_letter": true, "lease": "1 millisecond"}`)
 			if end.name != "rescue" && end.name != "rescue that retries" {
 				s.limits(queue, `{"lease": "1 hour"}`)
@@ -74,8 +74,11 @@ func TestEveryEndGivesItsSlotBack(t *testing.T) {
 			s.enqueueInGroup(queue, "g", 3)
 			job := s.claim(queue, 9)
 			require.Len(t, job, 1, queue)
-			if materialized {
+			switch row {
+			case "materialize":
 				require.Positive(t, s.materialize(), queue)
+			case "extend":
+				s.exec("select awa.extend($1, $2, '1 millisecond')", job[0].JobID, job[0].Receipt)
 			}
 			require.Empty(t, s.claim(queue, 9), queue)
 			s.slots()
@@ -112,10 +115,11 @@ func TestWhatWasGivenBackComesFirst(t *testing.T) {
 		"select awa.release_unknown($3, '{}', '{}')"} {
 		for _, materialized := range []bool{false, true} {
 			queue := fmt.Sprint(call, materialized)
-			s.limits(queue, `{"group_max_running": 2, "max_running": 2}`)
+			s.limits(queue, `{"group_max_running": 2}`)
 			jobs := s.enqueueInGroup(queue, "g", 5)
 			worker := s.registerWorker()
 			require.Len(t, s.claimAs(worker, queue, 9), 2)
+			require.Empty(t, s.claim(queue, 9)) // the others are in line
 			receipt := one[int64](s, "select receipt from awa.job($1)", jobs[0])
 			if materialized {
 				s.materialize()
