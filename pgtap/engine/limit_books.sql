@@ -13,32 +13,41 @@ language sql
 return (select string_agg(l.problem, '; ' order by l.problem) from awa._limit_problems l
   where l.queue_id = awa._queue_id(pg_temp.q()));
 
+-- The problems after damage, which is undone.
+create function pg_temp.problems_after(damage text, queue_id bigint default awa._queue_id(pg_temp.q())) returns text
+language plpgsql
+as $$
+declare
+  v_problems text;
+begin
+  execute replace(replace(damage, ':shard', (queue_id << 6)::text), ':queue_id', queue_id::text);
+  v_problems := pg_temp.problems();
+  raise sqlstate 'JQ999';
+exception when sqlstate 'JQ999' then
+  return v_problems;
+end
+$$;
+
 select is(pg_temp.problems(), null, 'the books are right');
-savepoint s;
-update awa.group_states s set running = 2 where s.shard = awa._queue_id(:'queue') << 6;
-select is(pg_temp.problems(), format('group %s: 1 slots are held, 2 are counted', awa._group_id('g')),
-  'a slot that nobody holds');
-rollback to s;
-delete from awa.group_states s where s.shard = awa._queue_id(:'queue') << 6;
-select ok(pg_temp.problems() like '%(g): of its line of 2 jobs some are not known%1 slots are held, 0 are counted%',
-  'a group without its state');
-rollback to s;
-update awa.group_states s set taken = 9000000000000000000 where s.shard = awa._queue_id(:'queue') << 6;
-select is(pg_temp.problems(), format('group %s (g): of its line of 2 jobs some are not known', awa._group_id('g')),
-  'jobs that were passed over');
-rollback to s;
-update awa.shard_states s set group_max_running = 2 where s.shard = awa._queue_id(:'queue') << 6;
-select is(pg_temp.problems(), format('group %s (g): 2 jobs wait, there is room, and nothing wakes them',
-  awa._group_id('g')), 'a group that nobody looks at');
-select awa._look_again(awa._queue_id(:'queue') << 6, array[awa._group_id('g')]) \g /dev/null
-select is(pg_temp.problems(), null, 'a claim is to look at it');
-rollback to s;
-update awa.shard_states s set running = 0 where s.shard = awa._queue_id(:'queue') << 6;
-select is(pg_temp.problems(), '1 slots of the queue are held, 0 are counted', 'a slot of the queue');
-rollback to s;
-delete from awa.lease_claims c where c.lane >> 9 = awa._queue_id(:'queue');
-select ok(pg_temp.problems() like '%0 slots are held, 1 are counted%', 'a claim that was removed');
-rollback to s;
+select is(pg_temp.problems_after('update awa.group_states set running = 2 where shard = :shard'),
+  format('group %s: 1 slots are held, 2 are counted', awa._group_id('g')), 'a slot that nobody holds');
+select alike(pg_temp.problems_after('delete from awa.group_states where shard = :shard'),
+  '%(g): of its line of 2 jobs some are not known%1 slots are held, 0 are counted%', 'a group without its state');
+select is(
+  pg_temp.problems_after('update awa.group_states set taken = 9000000000000000000 where shard = :shard'),
+  format('group %s (g): of its line of 2 jobs some are not known', awa._group_id('g')), 'jobs that were passed over');
+select is(pg_temp.problems_after('update awa.shard_states set group_max_running = 2 where shard = :shard'),
+  format('group %s (g): 2 jobs wait, there is room, and nothing wakes them', awa._group_id('g')),
+  'a group that nobody looks at');
+select is(
+  pg_temp.problems_after($$
+    do 'begin update awa.shard_states set group_max_running = 2 where shard = :shard;
+      perform awa._look_again(:shard, array[awa._group_id(''g'')]); end'$$),
+  null, 'a claim is to look at it');
+select is(pg_temp.problems_after('update awa.shard_states set running = 0 where shard = :shard'),
+  '1 slots of the queue are held, 0 are counted', 'a slot of the queue');
+select alike(pg_temp.problems_after('delete from awa.lease_claims where lane >> 9 = :queue_id'),
+  '%0 slots are held, 1 are counted%', 'a claim that was removed');
 
 select * from finish();
 rollback;

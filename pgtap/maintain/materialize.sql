@@ -65,7 +65,7 @@ select is(
     select jsonb_build_object('receipt', receipt, 'job_id', job_id, 'priority', 3, 'lease', interval '1 hour',
       'deadline_at', null, 'worker_id', :worker_id, 'attempt', 1, 'max_attempts', 5, 'unique_key', null,
      'kind', 'k', 'args', '{"n": 4}'::jsonb, 'tags', '["t"]'::jsonb, 'metadata', '{"m": 1}'::jsonb,
-    'group_key', 'g', 'expires_at', null, 'progress', null,
+     'group_key', 'g', 'group_id', null, 'holds_queue', false, 'expires_at', null, 'progress', null,
      'errors', null)
        from c
       where n = 4), 'an attempt takes its body along');
