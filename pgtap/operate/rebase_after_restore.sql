@@ -87,7 +87,8 @@ create temp table order_before as
 select a.lane, a.job_id, row_number() over (partition by a.lane order by a.xid, a.job_id) as place
   from awa._available a;
 create temp table promised as
-select count(*) filter (where state = 'available') as available, (select count(*) from awa._open_items) as running,
+select count(*) filter (where state = 'available' and id not in (select w.job_id from awa.limited_jobs w)) as available,
+       (select count(*) from awa._open_items) as running,
        (select count(*) from awa._ledger l where l.state = 'completed') as completed
   from before;
 create function pg_temp.changed() returns text
