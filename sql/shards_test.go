@@ -189,7 +189,7 @@ func TestClaimsMoveCursorsOfIdleShards(t *testing.T) {
 
 	moved := "select count(*) from awa.lease_claims where job_ids = '{}'"
 	before := one[int](a, moved)
-	a.exec(changing("claim", "interval '10 milliseconds'", "interval '-1 second'"))
+	a.exec(changing("_next_part", "interval '10 milliseconds'", "interval '-1 second'"))
 	require.Empty(t, b.claim("q", 10))
 	require.Equal(t, before, one[int](a, moved))
 	a.exec(changing("_shards_with_jobs", "interval '10 milliseconds'", "interval '-1 second'"))

@@ -172,12 +172,12 @@ create or replace function awa._is_any_closed(segment int, receipts bigint[]) re
 language plpgsql
 as $$
 begin
-  return case segment
-    when 0 then exists (select from awa._closed_in(0::smallint, receipts))
-    when 1 then exists (select from awa._closed_in(1::smallint, receipts))
-    when 2 then exists (select from awa._closed_in(2::smallint, receipts))
-    when 3 then exists (select from awa._closed_in(3::smallint, receipts))
-  end;
+  case segment -- a statement for each: one of all four would lock the tables of all
+    when 0 then return exists (select from awa._closed_in(0::smallint, receipts));
+    when 1 then return exists (select from awa._closed_in(1::smallint, receipts));
+    when 2 then return exists (select from awa._closed_in(2::smallint, receipts));
+    when 3 then return exists (select from awa._closed_in(3::smallint, receipts));
+  end case;
 end
 $$;
 comment on function awa._is_any_closed is 'Whether any of some attempts of one claim is closed in the ledger';
