@@ -4,7 +4,7 @@
 
 begin;
 \ir clock.psql
-select plan(15);
+select plan(17);
 
 create function pg_temp.due() returns text[]
 language sql
@@ -63,6 +63,15 @@ select is((
 select is(awa._fire_together('{s1}', '{2026-06-01 12:03+00}'), 1, 'again');
 select is((select s.ran::text from awa.schedules s where s.name = 's1'),
   '{["2026-06-01 12:01:00+00","2026-06-01 12:02:00+00"]}', 'all from the last one on have fired');
+rollback to here;
+
+-- A look at a depth that fails
+select awa.unschedule('s77') \g /dev/null
+select awa.configure_queue(pg_temp.q(), '{"max_depth": 1}') \g /dev/null
+create or replace function awa._depth(queue_id bigint, max_depth int) returns bigint
+language plpgsql as $$ begin raise exception 'damaged' using errcode = 'XX001'; end $$;
+select is(awa._full_queues(array[pg_temp.q()]), '{}', 'a queue whose depth can not be read is taken for not full');
+select is(pg_temp.fire(), 'fired 119', 'and stops no schedule');
 rollback to here;
 
 -- Last jobs that live

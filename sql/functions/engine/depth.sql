@@ -57,12 +57,17 @@ $$;
 comment on function awa._check_depth_of is 'Refuses a new job as _check_depth does, where the queue has a max_depth';
 
 -- Those of the queues to which a new job would be refused.
+-- A queue whose look fails is taken for one that is not full: an error there must not stop the others. Where another
+-- session is in the way, so are those that come after it, since each look may wait for as long.
 create or replace function awa._full_queues(queues text[]) returns text[]
 language plpgsql
 as $$
+declare
+  v_full text[] := '{}';
+  v_queue record;
 begin
-  return array(
-    select q.queue
+  for v_queue in
+    select q.queue, s.queue_id, s.max_depth
       from unnest(queues) q(queue)
      cross join lateral (
         select s.queue_id, s.max_depth
@@ -70,8 +75,17 @@ begin
          where s.queue_id = awa._queue_id(q.queue) and s.max_depth is not null
         offset 0
       ) s
-     where case when awa._has_room(s.queue_id, s.max_depth) then false
-                else awa._depth(s.queue_id, s.max_depth) > s.max_depth end);
+     where awa._has_room(s.queue_id, s.max_depth) is not true
+  loop
+    begin
+      if awa._depth(v_queue.queue_id, v_queue.max_depth) > v_queue.max_depth then
+        v_full := v_full || v_queue.queue;
+      end if;
+    exception when others then
+      exit when awa._is_passing(sqlstate);
+    end;
+  end loop;
+  return v_full;
 end
 $$;
 comment on function awa._full_queues is 'Those of the queues to which a new job would be refused';

@@ -78,10 +78,7 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_full constant text[] := awa._full_queues(array(
-    select distinct s.queue
-      from unnest(due) d(name)
-     cross join lateral (select * from awa.schedules s where s.name = d.name offset 0) s));
+  v_full text[];
   v_due record;
   v_last awa.schedules;
   v_next timestamptz; -- neighbours have the same
@@ -96,6 +93,10 @@ declare
   v_left_next timestamptz[] := '{}';
 begin
   perform set_config('lock_timeout', '100', true);
+  v_full := awa._full_queues(array(
+    select distinct s.queue
+      from unnest(due) d(name)
+     cross join lateral (select * from awa.schedules s where s.name = d.name offset 0) s));
   alone := '{}';
   for v_due in
     select s.name, s.cron_bits, s.timezone, s.next_tick, s.ends_at, s.overlap, s.last_job_id,
