@@ -245,6 +245,42 @@ func TestChangedLimits(t *testing.T) {
 	s.slots()
 }
 
+// A group gets at most a thousand turns with a claim; the next claims give it the others, as far as there is room.
+func TestManyTurns(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	for queue, limit := range map[string]string{"q": "5000", "r": "null"} {
+		s.limits(queue, `{"group_max_running": 1}`)
+		s.exec("select awa.enqueue($1, 'k', group_key => 'g') from generate_series(1, 2500)", queue)
+		require.Len(t, s.claim(queue, 1), 1)
+		for one[int](s, "select count(*)::int from awa.limited_jobs where lane >> 9 = awa._queue_id($1)", queue) < 2499 {
+			require.Empty(t, s.claim(queue, 9))
+		}
+		s.limits(queue, `{"group_max_running": `+limit+`}`)
+		for left := 2499; left > 0; {
+			got := len(s.claim(queue, 500))
+			require.Positive(t, got, "%s, %d wait", limit, left)
+			left -= got
+		}
+		s.slots()
+	}
+}
+
+// Of a group, explain_job tells what it is in the job's queue.
+func TestGroupsOfTwoQueues(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.limits("a", `{"group_max_running": 1}`)
+	s.limits("b", `{"group_max_running": 3}`)
+	a, b := s.enqueueInGroup("a", "g", 4), s.enqueueInGroup("b", "g", 4)
+	for _, queue := range []string{"a", "b", "a", "b"} {
+		s.claim(queue, 9)
+	}
+	says := func(job int64) string { return one[string](s, "select awa.explain_job($1)", job) }
+	require.Contains(t, says(a[3]), fmt.Sprintf("group g: 1 of 1 run (jobs %d), 2 before it.", a[0]))
+	require.Contains(t, says(b[3]), fmt.Sprintf("group g: 3 of 3 run (jobs %d, %d, %d), 0 before it.", b[0], b[1], b[2]))
+}
+
 // A job of priority 1 without a group begins with the next claim, whatever waits for its group, or has its turn.
 func TestPrioritiesBesideGroups(t *testing.T) {
 	d := newDatabase(t)

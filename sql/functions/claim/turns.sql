@@ -143,7 +143,7 @@ begin
   )
   select array_agg(d.group_id) into v_later
     from dealt d
-   where d.is_later and d.room > 0 or d.turns = 1000 and group_max_running is null;
+   where d.is_later and d.room > 0 or d.turns = 1000;
   if v_later is not null then
     perform awa._look_again(shard, v_later);
   end if;

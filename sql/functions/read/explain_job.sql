@@ -85,7 +85,7 @@ begin
       select from awa._lanes_of(awa._queue_of(v_place.lane)) l
        where awa._shard_of(l.lane) <> awa._shard_of(v_place.lane)
     );
-    v_says := coalesce(awa._line_in_words(v_job, awa._shard_of(v_place.lane)),
+    v_says := coalesce(awa._line_in_words(v_job),
       format('It is available since %s, and waits in queue %s behind %s of priority %s', v_job.run_at,
       v_job.queue, case v_ahead when 1 then '1 job' when 10001 then 'more than 10000 jobs' else v_ahead || ' jobs' end,
       v_job.priority)
@@ -123,7 +123,7 @@ $$;
 comment on function awa.explain_job is 'Explains in words why a job is not running now, or how it has ended';
 
 -- What an available job waits for that stands in the line of its group, in words.
-create or replace function awa._line_in_words(job awa.jobs, shard bigint) returns text
+create or replace function awa._line_in_words(job awa.jobs) returns text
 language sql stable
 as $$
   select format('It is available since %s, and waits for its group %s: %s%s%s', job.run_at, job.group_key,
@@ -136,7 +136,7 @@ as $$
                from (
                  select h.job_id
                    from awa._holders h
-                  where h.queue_id = shard >> 6 and awa._shard_of(h.lane) = shard and h.group_id = w.group_id
+                  where h.queue_id = w.shard >> 6 and awa._shard_of(h.lane) = w.shard and h.group_id = w.group_id
                   limit 5
                ) h
            ) || ')',
@@ -145,17 +145,17 @@ as $$
                from (
                  select
                    from awa.limited_jobs o
-                  where o.shard = shard and o.group_id = w.group_id and o.waiting_id < w.waiting_id
+                  where o.shard = w.shard and o.group_id = w.group_id and o.waiting_id < w.waiting_id
                   limit 10001
                ) o
            )) else '.' end)
     from awa.limited_jobs w
-    left join awa.turns t on t.lane between shard << 3 and shard << 3 | 7 and t.waiting_id = w.waiting_id
-    left join awa.queue_settings s on s.queue_id = shard >> 6
+    left join awa.turns t on t.lane between w.shard << 3 and w.shard << 3 | 7 and t.waiting_id = w.waiting_id
+    left join awa.queue_settings s on s.queue_id = w.shard >> 6
     left join lateral (
       select g.running
         from awa.group_states g
-       where g.shard = shard and g.group_id = w.group_id
+       where g.shard = w.shard and g.group_id = w.group_id
        order by g.state_id desc
        limit 1
     ) g on true
