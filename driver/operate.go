@@ -388,7 +388,8 @@ func (c *Client) ResumeQueueTx(ctx context.Context, tx DBTX, queue string) error
 
 // DrainQueue stops claims from a queue as [Client.PauseQueue] does, in a transaction of its own, and returns how many
 // of its jobs run. None begins from then on, until [Client.ResumeQueue]: so once it has returned 0, nothing of the
-// queue runs. Call it again until then, before a deploy, say. It fails with [ErrLocked] when a claim is left open.
+// queue runs. Call it again until then, before a deploy, say. It fails with [ErrLocked] when a claim is left open, and
+// with [ErrNoSuchQueue].
 func (c *Client) DrainQueue(ctx context.Context, queue string) (running int64, err error) {
 	return c.DrainQueueTx(ctx, ownTx{c.pool}, queue)
 }

@@ -414,6 +414,8 @@ func TestDrainQueue(t *testing.T) {
 	assert.Zero(t, running)
 	require.NoError(t, client.ResumeQueue(t.Context(), driver.DefaultQueue))
 	assert.Len(t, claim(t, pool, 1), 1)
+	_, err = client.DrainQueue(t.Context(), "mistyped")
+	assert.ErrorIs(t, err, driver.ErrNoSuchQueue)
 	_, err = client.DrainQueue(t.Context(), "")
 	assert.ErrorIs(t, err, driver.ErrInvalidArgument)
 }

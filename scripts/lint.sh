@@ -11,6 +11,7 @@ if [[ $(sql -c "select count(*) from pg_available_extensions where name = 'plpgs
 	[[ -n ${AWA_PG_BINDIR:-} ]] # a server from elsewhere, which no package is for
 	exit
 fi
+sql -c "set client_min_messages = warning" -c "drop database if exists $db" # of a run that was killed
 sql -c "create database $db"
 trap 'sql -c "drop database $db"' EXIT
 go run ./cmd/awa migrate --database-url "postgres:///$db"

@@ -150,19 +150,26 @@ func TestDropQueueBesideAnOpenChange(t *testing.T) {
 	}
 }
 
-// A job that is scheduled, or runs, is being cancelled in an open transaction: a drop waits for a bounded time, says
-// for whom, and has dropped nothing; afterwards it drops all.
+// A job that is scheduled, or waits for its group, or runs, is being cancelled in an open transaction: a drop waits for
+// a bounded time, says for whom, and has dropped nothing; afterwards it drops all.
 func TestDropQueueBesideAnOpenCancel(t *testing.T) {
-	for _, state := range []string{"scheduled", "running", "running, with a row of its own"} {
+	for _, state := range []string{"scheduled", "in line", "running", "running, with a row of its own"} {
 		for _, end := range []string{"commit", "rollback"} {
 			t.Log(state, end)
 			d := newDatabase(t)
 			a, b := d.session(), d.session()
 			b.setClaimWait("50 milliseconds")
-			job := b.enqueue("q")
-			if state == "scheduled" {
-				b.exec("select awa.reschedule($1, now() + interval '1 hour')", job)
-			} else {
+			var job int64
+			switch state {
+			case "scheduled":
+				job = one[int64](b, "select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')")
+			case "in line":
+				b.limits("q", `{"group_max_running": 1}`)
+				job = b.enqueueInGroup("q", "g", 2)[1]
+				b.claim("q", 9)
+				require.Equal(t, []int64{job}, list[int64](b, "select job_id from awa.limited_jobs"))
+			default:
+				job = b.enqueue("q")
 				b.claim("q", 1)
 			}
 			if state == "running, with a row of its own" {

@@ -106,6 +106,51 @@ func TestEveryEndGivesItsSlotBack(t *testing.T) {
 	s.audited()
 }
 
+// Many answers at once, some of them stale, some given twice, of two claims: each attempt that was open gives its slots
+// back, once, and no other does.
+func TestManyAnswersGiveEachSlotOnce(t *testing.T) {
+	for _, row := range []bool{false, true} {
+		for _, call := range []string{
+			"select awa.complete_many($1, $2)",
+			"select awa.complete_many($1, $2, array_fill('{}'::jsonb, array[cardinality($1::bigint[])]))",
+			"select awa.fail_many($1, $2, array_fill('error'::text, array[cardinality($1::bigint[])]))",
+		} {
+			d := newDatabase(t)
+			s := d.session()
+			s.noGap()
+			s.limits("q", `{"group_max_running": 6, "max_running": 6, "backoff_base": "1 hour"}`)
+			s.enqueueInGroup("q", "g", 4)
+			first := s.claim("q", 9)
+			require.Len(t, first, 4)
+			s.enqueueInGroup("q", "g", 10)
+			second := s.claim("q", 9)
+			require.Len(t, second, 2)
+			if row {
+				require.Positive(t, s.materialize())
+			}
+			s.completes(first[:1])
+			require.Len(t, s.claim("q", 9), 1)
+			s.slots()
+
+			stale, open := first[0], []claimed{first[1], first[2], second[0]}
+			other := claimed{first[3].JobID, second[1].Receipt} // a receipt that is not of this job
+			asked := []claimed{open[0], stale, open[1], open[0], other, stale, open[2], open[1]}
+			jobs, receipts := []int64{}, []int64{}
+			for _, a := range asked {
+				jobs, receipts = append(jobs, a.JobID), append(receipts, a.Receipt)
+			}
+			require.Equal(t, []int64{stale.JobID, other.JobID, stale.JobID}, list[int64](s, call, jobs, receipts), call)
+			s.slots()
+			require.Equal(t, 3, s.holds("q", new("g")), call)
+			require.Len(t, s.claim("q", 9), 3, "each slot once: %s", call)
+			require.Equal(t, 6, s.holds("q", nil), call)
+			require.Empty(t, s.claim("q", 9), call)
+			s.slots()
+			s.balanced()
+		}
+	}
+}
+
 // What was given back comes first in its group, whoever gave it back: before those that wait, also where one of these
 // has its turn by then.
 func TestWhatWasGivenBackComesFirst(t *testing.T) {

@@ -30,8 +30,9 @@ select is((select count(*) from awa.claim(pg_temp.q(), 10)), 0::bigint, 'and non
 select is((select row(q.paused_at between now() and clock_timestamp(), q.changed_by)::text
   from awa.list_queues() q where q.queue = pg_temp.q()), format('(t,%s)', session_user),
   'the queue is shown as paused, since the first call, and by whom');
-select is(awa.drain_queue(pg_temp.q(' new')), 0::bigint, 'a queue that nobody has enqueued to is made');
-select is((select count(*) from awa.queue_counts(pg_temp.q(' new'))), 1::bigint, 'and is there');
+select pg_temp.refused(format('select awa.drain_queue(%L)', pg_temp.q(' new')), 'JQ002', 'no such queue',
+  'a queue that does not exist');
+select is((select count(*) from awa.queue_counts(pg_temp.q(' new'))), 0::bigint, 'nor is it made');
 select pg_temp.refused(format('select awa.drain_queue(%s)', c.queue), '22023', 'queue', c.description)
   from (values (1, 'null', 'no queue'), (2, $$''$$, 'an empty queue')) c(n, queue, description)
  order by c.n;

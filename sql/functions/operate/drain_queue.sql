@@ -1,11 +1,12 @@
 -- Stops claims from a queue, as pause_queue does, and returns how many of its jobs run.
 -- No job begins after they were counted, until resume_queue: so once it has returned 0, nothing of the queue runs. Call
--- it again until then. Makes the queue if it does not exist.
+-- it again until then.
 -- Locks: as pause_queue; and the queue, or its shards, until the transaction ends: it waits for claims that are going
 -- on, for claim_wait at most, and claims wait for it.
--- Raises 22023, JQ004, 55P03.
+-- Raises 22023, JQ002, JQ004, 55P03.
 -- Why: a claim that has read the settings before the pause commits its jobs later. With its lock this session counts
--- them, and any other claim sees the pause.
+-- them, and any other claim sees the pause. It makes no queue: a script with a mistyped name would take its 0 for an
+-- answer.
 create or replace function awa.drain_queue(queue text) returns bigint
 language plpgsql
 volatile
@@ -20,7 +21,7 @@ set jit = off
 set lock_timeout = 0
 as $$
 begin
-  perform awa._check_name('queue', queue);
+  perform awa._require_queue(queue);
   perform awa._check_isolation();
   perform awa._bound_waits();
   perform awa._pause_queue(queue);

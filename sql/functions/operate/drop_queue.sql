@@ -130,6 +130,8 @@ declare
   v_last bigint := awa._last_lane(queue_id);
   v_detail text;
 begin
+  -- Lines first: what leaves one while this waits is deferred, or has ended, then.
+  perform from awa.limited_jobs w where w.shard between queue_id << 6 and queue_id << 6 | 63 for update;
   perform from awa.deferred_jobs d where d.lane between v_first and v_last for update;
   perform from awa.done_entries d where d.lane between v_first and v_last for update;
   perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped')
@@ -141,7 +143,8 @@ exception when lock_not_available then
     raise; -- it names the holder
   end if;
   perform awa._refuse_wait(
-    array['awa.deferred_jobs', 'awa.done_entries', 'awa.leases', 'awa.lease_claim_closures']::regclass[],
+    array['awa.limited_jobs', 'awa.deferred_jobs', 'awa.done_entries', 'awa.leases',
+      'awa.lease_claim_closures']::regclass[],
     'jobs of the queue are being changed by another session',
     'A session cancels one, or answers for it, in a transaction that lasts: let that end, and try again.');
 end
