@@ -3,6 +3,7 @@ package sql_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 )
@@ -650,4 +651,40 @@ func TestNoLimitsNoTables(t *testing.T) {
 		  select true from awa.slots union all select true from awa.group_states union all select true from awa.shard_states
 		  union all select true from awa.limited_jobs union all select true from awa.turns) t`))
 	require.True(t, one[bool](s, "select bool_and(groups is null and not holds_queue) from awa.lease_claims"))
+}
+
+// A rate that is changed holds with the next claims, and so does one whose time a clock that was ahead has written: the
+// wait ends after burst steps at most. In no stretch do more begin than jobs + burst.
+func TestRateThatIsChanged(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.limits("q", `{"rate": {"jobs": 1, "per": "1 day"}}`)
+	s.enqueueMany("q", 40)
+	require.Len(t, s.claim("q", 1), 1)
+	require.Empty(t, s.claim("q", 9))
+	s.limits("q", `{"rate": {"jobs": 10, "per": "10 seconds", "burst": 3}}`)
+	for _, at := range []string{"", "update awa.shard_states set next_at = clock_timestamp() + interval '1 hour'"} {
+		if at != "" {
+			s.exec(at) // as a clock that was ahead would have
+		}
+		next := one[float64](s, "select extract(epoch from awa.next_ready_at('{q}') - clock_timestamp())::float8")
+		require.LessOrEqual(t, next, 1.0, "a step")
+		begun, claims := 0, 0
+		start := time.Now()
+		for time.Since(start) < 5*time.Second {
+			got := len(s.claim("q", 9))
+			if got > 0 {
+				claims++
+			}
+			begun += got
+			require.LessOrEqual(t, begun, 3+int(time.Since(start)/time.Second), "burst, and one for each step")
+			if why := one[*string](s, "select awa._limits_in_words(awa._queue_id('q'), clock_timestamp())"); why != nil {
+				require.Contains(t, *why, "waits for the rate")
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+		require.GreaterOrEqual(t, begun, 2, "burst steps at most")
+		require.GreaterOrEqual(t, claims, 1)
+	}
+	s.slots()
 }

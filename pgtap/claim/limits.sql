@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(15);
+select plan(17);
 
 select is(awa._rate_allows(null, now(), now()), null, 'without a rate any number of jobs may begin');
 select is(awa._rate_allows('{"jobs": 60, "per": "1 minute", "burst": 5}', null, now()), 5, 'at first, burst jobs');
@@ -25,7 +25,13 @@ select is(awa._rate_after('{"jobs": 60, "per": "1 minute", "burst": 5}', '2040-0
   '2030-01-01'::timestamptz + interval '6 seconds',
   'a time that a clock which was ahead has written ends with the burst');
 select is(awa._rate_after('{"jobs": 60, "per": "1 minute", "burst": 5}', '2040-01-01', '2030-01-01', 0),
-  '2040-01-01'::timestamptz, 'no job changes nothing');
+  '2030-01-01'::timestamptz + interval '5 seconds', 'also where no job has begun');
+select is((
+    select array_agg(awa._rate_after('{"jobs": 60, "per": "1 minute", "burst": 5}', n.at, '2030-01-01', 0)
+             order by n.at)
+      from (values ('2029-01-01'::timestamptz), ('2030-01-01 00:00:05'), (null)) n(at)
+  ),
+  '{2029-01-01,2030-01-01 00:00:05,null}'::timestamptz[], 'otherwise no job changes nothing');
 select is(awa._rate_after(null, '2040-01-01', '2030-01-01', 7), '2040-01-01'::timestamptz, 'nor does no rate');
 
 -- In any stretch as long as per, at most jobs + burst begin, whenever claims come
@@ -51,6 +57,10 @@ select cmp_ok((select max(n) from (
       from begun) w),
   '<=', 24::bigint, 'in any stretch as long as per at most jobs + burst begin');
 select cmp_ok((select count(*) from begun), '>', 1000::bigint, 'and many do');
+
+-- Steps and bursts that a claim cannot count in
+select throws_ok($$ select awa.configure_queue('q', '{"rate": {"jobs": 1, "per": "366 days", "burst": 1000000}}') $$,
+  '22023', 'rate.burst * per / jobs must be at most 100 years', 'a burst that no claim could add to a time is refused');
 
 -- The state of a shard
 select is(awa._shard_state(-7)::text, (-7, 0, '3:3:', '{0,0,0,0,0}', 0, null, null)::awa.shard_states::text,

@@ -142,20 +142,3 @@ return case when rate is not null then
         + 1e-6))::int
   end;
 comment on function awa._rate_allows is 'How many jobs may begin under a rate; null without one';
-
--- When the next job may begin under a rate if there was no burst, once so many have begun.
-create or replace function awa._rate_after(
-  rate jsonb,
-  next_at timestamptz,
-  at timestamptz,
-  jobs int
-) returns timestamptz
-language sql immutable
-return case
-    when rate is null or jobs = 0 then next_at
-    else greatest(at, least(coalesce(next_at, at),
-        at + make_interval(secs => (rate ->> 'burst')::float8 * awa._rate_step(rate))))
-      + make_interval(secs => jobs * awa._rate_step(rate))
-  end;
-comment on function awa._rate_after is
-  'When the next job may begin under a rate if there was no burst, once so many have begun';

@@ -199,6 +199,12 @@ begin
           known.max_value), awa._brief(v_number), v_hint);
     end if;
   end loop;
+  -- The time until a burst may begin again: claims add it to a time.
+  if (value ->> 'burst')::numeric * extract(epoch from v_per) / (value ->> 'jobs')::numeric
+    > extract(epoch from interval '36525 days')
+  then
+    perform awa._refuse(known.name || '.burst * per / jobs must be at most 100 years', awa._brief(value), v_hint);
+  end if;
   return jsonb_build_object('jobs', trunc((value ->> 'jobs')::numeric), 'per', v_per::text, 'burst',
     coalesce(trunc((value ->> 'burst')::numeric), greatest(trunc((value ->> 'jobs')::numeric / 20), 1)));
 end

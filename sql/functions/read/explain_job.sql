@@ -181,7 +181,7 @@ as $$
        order by n.state_id desc
        limit 1
     ) n
-   cross join lateral (select awa._rate_opens_at(s.rate, n.next_at) as at) o
+   cross join lateral (select awa._rate_opens_at(s.rate, awa._rate_after(s.rate, n.next_at, now, 0)) as at) o
    where s.queue_id = _limits_in_words.queue_id
      and (n.running >= s.max_running or o.at > now)
 $$;

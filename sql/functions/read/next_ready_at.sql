@@ -55,8 +55,11 @@ as $$
    cross join lateral (
       select s.next_at from awa.shard_states s where s.shard = q.queue_id << 6 order by s.state_id desc limit 1
     ) n
-   cross join lateral (select awa._rate_opens_at(s.rate, n.next_at) as at) o
-   where o.at > clock_timestamp()
+   cross join lateral (select clock_timestamp() as now offset 0) c
+   cross join lateral (
+      select awa._rate_opens_at(s.rate, awa._rate_after(s.rate, n.next_at, c.now, 0)) as at offset 0
+    ) o
+   where o.at > c.now
 $$;
 comment on function awa._next_under_rate is
   'When the next job may begin under the rate of one of these queues, if that lies ahead; null when it does not';
