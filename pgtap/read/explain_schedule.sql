@@ -4,7 +4,7 @@
 
 begin;
 \ir ../schedule/clock.psql
-select plan(19);
+select plan(20);
 
 create function pg_temp.explains(pattern text, description text, schedule text default 's') returns text
 language sql
@@ -44,6 +44,9 @@ update awa.schedules
  where name = 's';
 select pg_temp.explains('^It has failed to fire 3 times in a row, the last time at 2026-06-05 13:00:00.00: no space. '
   'It is tried again at 2026-06-05 14:00:00.00.', 'failures');
+update awa.schedules set failures = 0, error = 'too deep (SQLSTATE JQ006)' where name = 's';
+select pg_temp.explains('^Its queue explain_schedule.* was full at 2026-06-05 13:00:00.00: too deep .SQLSTATE JQ006.. '
+  'It is tried again at 2026-06-05 14:00:00.00.', 'a full queue');
 select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *', ends_at => '2026-06-05 13:00+00') \g /dev/null
 select pg_temp.explains('^It has ended at 2026-06-05 13:00:00.00, and does not fire any more.', 'its end');
 select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *', ends_at => '2026-06-05 13:30+00') \g /dev/null

@@ -4,7 +4,7 @@
 
 begin;
 \ir ../schedule/clock.psql
-select plan(13);
+select plan(16);
 delete from awa.workers;
 update awa.schedules set next_at = null;
 
@@ -36,8 +36,18 @@ select is(pg_temp.says(), 'ok all: 1 schedules, the next one in 00:12:50', 'one 
 update awa.schedules set next_tick = awa._schedule_clock() - interval '61 seconds' where name = 'a';
 select is(pg_temp.says(), 'warning a: it has failed to fire 1 times in a row: no space',
   'unless its time was more than a minute ago, however long it is put off');
+update awa.schedules set failures = 10, error = 'the queue is deeper than its max_depth (SQLSTATE JQ006)'
+ where name = 'a';
+select is(pg_temp.says(),
+  format('warning a: its queue %s is full: the queue is deeper than its max_depth (SQLSTATE JQ006)', pg_temp.q()),
+  'one whose queue is full for more than a minute');
+select is((select h.hint ~ 'raise its max_depth' and h.hint !~ 'Change it' from awa._health_schedules() h), true,
+  'with advice about the queue');
+update awa.schedules set next_tick = awa._schedule_clock() - interval '59 seconds' where name = 'a';
+select is(pg_temp.says() ~ '^ok', true, 'not for less');
 update awa.schedules
-   set failures = 0, next_tick = '2026-06-01 12:10:00+00', next_at = '2026-06-01 12:10:00+00' where name = 'a';
+   set failures = 0, error = null, next_tick = '2026-06-01 12:10:00+00', next_at = '2026-06-01 12:10:00+00'
+ where name = 'a';
 select awa.schedule(n, pg_temp.q(' typo'), 'k', '@daily') from unnest('{b,c}'::text[]) n \g /dev/null
 select is(pg_temp.says(),
   format('warning b: no worker works on its queue %s typo | warning c: no worker works on its queue %1$s typo',

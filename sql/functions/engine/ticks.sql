@@ -194,6 +194,12 @@ $$;
 comment on function awa._is_ahead is
   'Whether something of a schedule is of a clock that was ahead: it lies more than a minute ahead of now';
 
+-- Whether a schedule was refused last because its queue is full.
+create or replace function awa._is_refused(schedule awa.schedules) returns boolean
+language sql immutable
+as $$ select coalesce(schedule.error like '%(SQLSTATE JQ006)', false) $$;
+comment on function awa._is_refused is 'Whether a schedule was refused last because its queue is full';
+
 -- A schedule without what is of a clock that was ahead: it goes on at now, and ticks that fired ahead come again.
 -- One that has nothing of it stays as it is.
 create or replace function awa._set_right(schedule awa.schedules, now timestamptz) returns awa.schedules

@@ -30,6 +30,9 @@ begin
     when v_schedule.paused_at is not null
       then format('It is paused since %s by %s%s. resume_schedule lets it fire from then on; what fell into the pause '
         'is not missed.', v_schedule.paused_at, v_schedule.paused_by, ': ' || v_schedule.pause_reason)
+    when awa._is_refused(v_schedule)
+      then format('Its queue %s was full at %s: %s. It is tried again at %s.', v_schedule.queue, v_schedule.failed_at,
+        v_schedule.error, v_schedule.next_at)
     when v_schedule.failures > 0
       then format('It has failed to fire %s times in a row, the last time at %s: %s. It is tried again at %s, or at '
         'once after resume_schedule.', v_schedule.failures, v_schedule.failed_at, v_schedule.error, v_schedule.next_at)

@@ -1,6 +1,6 @@
 -- Health of schedules.
 
--- The rows of health about schedules: those that are late, fail, are of a clock ahead, or of a queue without workers.
+-- The rows of health about schedules: those that are late, fail, are of a clock ahead, or of a full or unserved queue.
 -- At most 100 of each kind; one row when all is well.
 create or replace function awa._health_schedules() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
@@ -19,7 +19,16 @@ with now as (
   select s.*
     from awa.schedules s, now n
    where s.next_at is not null
+     and not awa._is_refused(s)
      and (s.failures >= 10 or s.failures > 0 and least(s.next_at, s.next_tick) < n.at - interval '1 minute')
+   order by s.name
+   limit 100
+), refused as (
+  select s.*
+    from awa.schedules s, now n
+   where s.next_at is not null
+     and awa._is_refused(s)
+     and least(s.next_at, s.next_tick, s.waiting_tick) < n.at - interval '1 minute'
    order by s.name
    limit 100
 ), ahead as (
@@ -51,6 +60,12 @@ with now as (
          jsonb_build_object('failures', f.failures, 'failed_at', f.failed_at)
     from failing f
   union all
+  select r.name, format('its queue %s is full: %s', r.queue, r.error),
+         'Run more workers for the queue, or raise its max_depth with awa.configure_queue. The schedule is tried again '
+         'every 5 seconds.',
+         jsonb_build_object('queue', r.queue, 'failed_at', r.failed_at)
+    from refused r
+  union all
   select a.name, format('the clock of the server was ahead: it fires again in %s', awa._in_words(a.next_at - n.at)),
          'awa.resume_schedule(name) lets it fire from now on. See awa.explain_schedule(name).',
          jsonb_build_object('next_at', a.next_at)
@@ -72,4 +87,4 @@ select 5, 'ok', 'schedule', 'all', format('%s schedules, the next one in %s', s.
  where s.schedules > 0 and not exists (select from problems)
 $$;
 comment on function awa._health_schedules is
-  'The rows of health about schedules: those that are late, fail, are of a clock ahead, or of a queue without workers';
+  'The rows of health about schedules: those that are late, fail, are of a clock ahead, or of a full or unserved queue';

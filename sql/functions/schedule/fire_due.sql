@@ -16,10 +16,11 @@ comment on view awa.fire_due_row is
 -- stays, and it says that there is more. Those on time come first, many at once; where one of them fails, it and its
 -- neighbours fire by themselves. Schedules that were missed come after them, of these the ones that make up for many
 -- ticks later, and last those that have failed before. A schedule that fails is noted, and put off: for 5 seconds, and
--- twice as long each time, up to an hour. Where overlap is replace, a call that finds nothing else to do cancels the
--- jobs of up to 50 schedules of one queue, for a quarter of a second, and the next one fires. Where another session is
--- in the way for 100 ms (configure_queue, say; from the tenth time on 1 ms), the schedules of that queue are left for
--- the next call.
+-- twice as long each time, up to an hour. Those of a queue that is full are put off for 5 seconds, all that are due
+-- after one look at the queue, and count as failed in what the call returns. Where overlap is replace, a call that
+-- finds nothing else to do cancels the jobs of up to 50 schedules of one queue, for a quarter of a second, and the next
+-- one fires. Where another session is in the way for 100 ms (configure_queue, say; from the tenth time on 1 ms), the
+-- schedules of that queue are left for the next call.
 -- Locks: the schedules that it fires, until the transaction ends; skips those that others hold. For a job that it
 -- cancels, as cancel.
 -- Raises 22023, JQ004, 55000.
@@ -50,6 +51,8 @@ declare
   v_is_full boolean := false;
   v_left text[] := '{}';
   v_busy text[] := '{}';
+  v_full text[] := '{}'; -- queues
+  v_refused text[];
   v_waits int := 0;
   v_replaced text[] := '{}';
 begin
@@ -65,24 +68,35 @@ begin
       v_is_late := true;
       continue;
     elsif not v_is_late then
-      v_result := awa._fire_many(v_due, v_now, v_until);
+      v_result := awa._fire_many(v_due, v_now, v_until, v_full);
       v_done.fired := v_done.fired + v_result.fired;
       v_done.skipped := v_done.skipped + v_result.skipped;
+      v_done.failed := v_done.failed + v_result.refused;
       v_due := v_result.alone;
+      v_full := v_result.full_queues;
       v_waits := v_waits + v_result.waits;
       v_has_decided := v_has_decided or v_result.decided > 0;
     end if;
     v_states := awa._last_states(v_due);
+    v_refused := '{}';
     for i in 1..cardinality(v_due) loop
       exit when v_done.fired >= v_max or v_has_decided and clock_timestamp() > v_until;
       select s.* into v_schedule from awa.schedules s where s.name = v_due[i];
       continue when v_schedule.group_key is not null and v_schedule.queue = any(v_busy);
+      if v_schedule.queue = any(v_full) then
+        v_refused := v_refused || v_schedule.name;
+        continue;
+      end if;
       v_result := awa._fire_alone(v_schedule, v_states[i], v_states is null, v_now,
         least(v_max - v_done.fired, 1000)::int, case when v_waits < 10 then '100' else '1' end);
       v_done := (v_done.fired + v_result.fired, v_done.missed + v_result.missed, v_done.skipped + v_result.skipped,
         v_done.failed + v_result.failed, v_done.more or v_result.more);
       v_has_decided := v_has_decided or not v_result.is_busy;
       v_waits := v_waits + v_result.is_busy::int;
+      if v_result.is_full then
+        v_full := v_full || v_schedule.queue;
+        v_refused := v_refused || v_schedule.name;
+      end if;
       if v_result.is_busy and v_schedule.group_key is not null then
         v_busy := v_busy || v_schedule.queue;
       elsif v_result.is_busy or v_result.more then
@@ -93,6 +107,10 @@ begin
         exit when cardinality(v_replaced) >= 50;
       end if;
     end loop;
+    if v_refused <> '{}' then
+      v_done.failed := v_done.failed + awa._put_off_full(v_refused, v_now);
+      v_has_decided := true;
+    end if;
     v_is_full := v_done.fired >= v_max or cardinality(v_replaced) >= 50
       or v_has_decided and clock_timestamp() > v_until;
   end loop;
@@ -175,7 +193,7 @@ comment on function awa._last_states is
 
 -- Fires a schedule by itself, as _fire does, and notes where that fails.
 -- state is that of its last job; looks: it is not known. Waits for another session for so many milliseconds at most;
--- is_busy: it was in the way for longer, and the schedule is as it was.
+-- is_busy: it was in the way for longer; is_full: the queue is full. In both cases, the schedule is as it was.
 create or replace function awa._fire_alone(
   schedule awa.schedules,
   state text,
@@ -189,7 +207,8 @@ create or replace function awa._fire_alone(
   out failed int,
   out more boolean,
   out replaces boolean,
-  out is_busy boolean
+  out is_busy boolean,
+  out is_full boolean
 )
 language plpgsql
 as $$
@@ -197,6 +216,7 @@ as $$
 begin
   failed := 0;
   is_busy := false;
+  is_full := false;
   perform set_config('lock_timeout', wait, true);
   if looks and schedule.overlap <> 'allow' then
     state := awa._state_of(schedule.last_job_id);
@@ -212,9 +232,10 @@ exception when others then
   more := false;
   replaces := false;
   is_busy := awa._is_passing(sqlstate);
+  is_full := sqlstate = 'JQ006';
   if not is_busy and not awa._is_about_a_row(sqlstate) then
     raise;
-  elsif not is_busy then
+  elsif not is_busy and not is_full then
     perform awa._note_failure(schedule, now, awa._refusal(sqlerrm, sqlstate));
     failed := 1;
   end if;
@@ -423,20 +444,6 @@ end
 $$;
 comment on function awa._due_ticks is
   'The ticks of a schedule for which jobs are to be enqueued now, by what it says of missed ones; room ticks at most';
-
--- Notes that a schedule has failed to fire, and puts it off.
-create or replace function awa._note_failure(schedule awa.schedules, now timestamptz, error text) returns void
-language plpgsql
-as $$
-#variable_conflict use_variable
-begin
-  update awa.schedules s
-     set failures = s.failures + 1, error = error, failed_at = now,
-         next_at = now + least(interval '5 seconds' * 2 ^ least(s.failures, 10), '1 hour')
-   where s.name = schedule.name;
-end
-$$;
-comment on function awa._note_failure is 'Notes that a schedule has failed to fire, and puts it off';
 
 -- Whether schedules have to be refreshed in a pass, by when the last one has succeeded: once a minute.
 -- Why: not when a minute begins. Most schedules fire then, and their jobs would wait for it.

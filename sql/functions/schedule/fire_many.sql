@@ -1,14 +1,18 @@
 -- Fires schedules of which one tick is due and on time, many at once; begins none after a time.
--- due are their names; the caller has locked them.
--- Returns how many have fired, of how many the tick was skipped, about how many it was decided, and those that have to
--- be looked at by themselves: see _fire_part; and where many fail together, the ten at most among which one fails.
--- Those that are in neither are left for the next call. waits: how often another session was in the way for 100 ms.
+-- due are their names; the caller has locked them. full_queues are queues that are known to be full, and are not
+-- looked at again; others that are found full are added.
+-- Returns how many have fired, of how many the tick was skipped, how many a full queue refused, about how many it was
+-- decided, and those that have to be looked at by themselves: see _fire_part; and where many fail together, the ten at
+-- most among which one fails. Those that are in neither are left for the next call. waits: how often another session
+-- was in the way for 100 ms.
 create or replace function awa._fire_many(
   due text[],
   now timestamptz,
   until timestamptz,
+  inout full_queues text[],
   out fired int,
   out skipped int,
+  out refused int,
   out decided int,
   out alone text[],
   out waits int
@@ -24,16 +28,19 @@ declare
 begin
   fired := 0;
   skipped := 0;
+  refused := 0;
   decided := 0;
   alone := '{}';
   waits := 0;
   while due <> '{}' loop
     exit when clock_timestamp() > until and (decided > 0 or alone <> '{}');
     v_part := due[:v_size];
-    v_result := awa._fire_part(v_part, now);
+    v_result := awa._fire_part(v_part, now, full_queues);
+    full_queues := v_result.full_queues;
     if v_result.problem is null then
       fired := fired + v_result.fired;
       skipped := skipped + v_result.skipped;
+      refused := refused + v_result.refused;
       decided := decided + v_result.decided;
       alone := alone || v_result.alone;
       due := due[v_size + 1:];
@@ -61,15 +68,18 @@ comment on function awa._fire_many is
   'Fires schedules of which one tick is due and on time, many at once; begins none after a time';
 
 -- Fires schedules of which one tick is due and on time, all at once, or none where one of them fails.
--- Returns how many have fired, of how many the tick was skipped, about how many it was decided, and the SQLSTATE where
--- it fails. alone are those that have to be looked at by themselves: the queue is full, the tick ran, the zone has
+-- Those that would fire, or replace a job, and whose queue is full, are put off together. full_queues: see _fire_many.
+-- Returns how many have fired, of how many the tick was skipped, how many are put off, about how many it was decided,
+-- and the SQLSTATE where it fails. alone are those that have to be looked at by themselves: the tick ran, the zone has
 -- other data, the last job is to be replaced, or another tick is due where the first job would be the last one of the
 -- second.
 create or replace function awa._fire_part(
   due text[],
   now timestamptz,
+  inout full_queues text[],
   out fired int,
   out skipped int,
+  out refused int,
   out decided int,
   out alone text[],
   out problem text
@@ -78,7 +88,6 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_full text[];
   v_due record;
   v_last awa.schedules;
   v_next timestamptz; -- neighbours have the same
@@ -87,28 +96,34 @@ declare
   v_asked text[] := '{}'; -- those whose last jobs may live
   v_asked_next timestamptz[] := '{}';
   v_asked_overlap text[] := '{}';
+  v_asked_full boolean[] := '{}';
   v_last_jobs bigint[] := '{}';
   v_states text[];
+  v_lives boolean;
   v_left text[] := '{}';
   v_left_next timestamptz[] := '{}';
+  v_refused text[] := '{}';
 begin
   perform set_config('lock_timeout', '100', true);
-  v_full := awa._full_queues(array(
+  full_queues := full_queues || awa._full_queues(array(
     select distinct s.queue
       from unnest(due) d(name)
-     cross join lateral (select * from awa.schedules s where s.name = d.name offset 0) s));
+     cross join lateral (select * from awa.schedules s where s.name = d.name offset 0) s
+     where s.queue <> all(full_queues)));
   alone := '{}';
   for v_due in
     select s.name, s.cron_bits, s.timezone, s.next_tick, s.ends_at, s.overlap, s.last_job_id,
-           s.queue = any(v_full)
-             or s.next_tick <@ s.ran
-             or s.next_wall <> s.next_tick at time zone (':' || s.timezone) as is_special
+           s.queue = any(full_queues) as is_full,
+           s.next_tick <@ s.ran or s.next_wall <> s.next_tick at time zone (':' || s.timezone) as is_special
       from unnest(due) with ordinality d(name, place)
      cross join lateral (select * from awa.schedules s where s.name = d.name offset 0) s
      order by d.place
   loop
     if v_due.is_special then
       alone := alone || v_due.name;
+      continue;
+    elsif v_due.is_full and v_due.overlap = 'allow' then
+      v_refused := v_refused || v_due.name;
       continue;
     end if;
     if v_due.cron_bits is null or (v_due.cron_bits, v_due.timezone, v_due.next_tick, v_due.ends_at)
@@ -125,13 +140,17 @@ begin
     else
       v_asked := v_asked || v_due.name;
       v_asked_overlap := v_asked_overlap || v_due.overlap;
+      v_asked_full := v_asked_full || v_due.is_full;
       v_asked_next := v_asked_next || v_next;
       v_last_jobs := v_last_jobs || v_due.last_job_id;
     end if;
   end loop;
   v_states := awa._states_of(v_last_jobs);
   for i in 1..cardinality(v_asked) loop
-    if (v_states[i] <> all(awa._states('ended'))) is not true then
+    v_lives := (v_states[i] <> all(awa._states('ended'))) is true;
+    if v_asked_full[i] and (not v_lives or v_asked_overlap[i] = 'replace') then
+      v_refused := v_refused || v_asked[i];
+    elsif not v_lives then
       v_fired := v_fired || v_asked[i];
       v_fired_next := v_fired_next || v_asked_next[i];
     elsif v_asked_overlap[i] = 'replace' then
@@ -143,7 +162,8 @@ begin
   end loop;
   fired := awa._fire_together(v_fired, v_fired_next);
   skipped := awa._leave_out(v_left, v_left_next, now);
-  decided := cardinality(v_fired) + cardinality(v_left);
+  refused := awa._put_off_full(v_refused, now);
+  decided := cardinality(v_fired) + cardinality(v_left) + refused;
   perform set_config('lock_timeout', '0', true);
 exception when others then
   if not awa._is_passing(sqlstate) and not awa._is_about_a_row(sqlstate) then
@@ -151,6 +171,7 @@ exception when others then
   end if;
   fired := 0;
   skipped := 0;
+  refused := 0;
   decided := 0;
   alone := '{}';
   problem := sqlstate;
@@ -175,7 +196,7 @@ begin
       update awa.schedules s
          set decided_until = s.next_tick, next_tick = n.next, next_at = n.next,
              next_wall = n.next at time zone (':' || s.timezone), last_tick = s.next_tick,
-             last_job_id = nextval('awa.job_ids'),
+             last_job_id = nextval('awa.job_ids'), error = null, failed_at = null,
              ran = case
                when s.last_tick = s.decided_until -- all from the last one on have fired
                  then s.ran + tstzmultirange(tstzrange(s.last_tick, s.next_tick, '[]'))
@@ -237,7 +258,7 @@ begin
        set decided_until = s.next_tick, next_tick = n.next, next_wall = n.next at time zone (':' || s.timezone),
            next_at = case s.overlap when 'wait' then least(n.next, now + interval '1 second') else n.next end,
            waiting_tick = case s.overlap when 'wait' then s.next_tick end,
-           times_skipped = s.times_skipped + (s.overlap <> 'wait')::int
+           times_skipped = s.times_skipped + (s.overlap <> 'wait')::int, error = null, failed_at = null
       from (select unnest(names) as name, unnest(next) as next) n
      where s.name = any(array[n.name]) -- as in _fire_together
     returning s.overlap
@@ -248,3 +269,37 @@ end
 $$;
 comment on function awa._leave_out is
   'Leaves the next ticks of schedules out whose last jobs have not ended, or lets them wait; returns how many it skips';
+
+-- Notes that a schedule has failed to fire, and puts it off.
+create or replace function awa._note_failure(schedule awa.schedules, now timestamptz, error text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  update awa.schedules s
+     set failures = s.failures + 1, error = error, failed_at = now,
+         next_at = now + least(interval '5 seconds' * 2 ^ least(s.failures, 10), '1 hour')
+   where s.name = schedule.name;
+end
+$$;
+comment on function awa._note_failure is 'Notes that a schedule has failed to fire, and puts it off';
+
+-- Puts schedules off whose queue is full, for 5 seconds, and notes why; returns how many.
+-- Why: a full queue is no failure of a schedule. It is tried again soon, and as soon as all others of the queue.
+create or replace function awa._put_off_full(names text[], now timestamptz) returns int
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_count int;
+begin
+  update awa.schedules s
+     set next_at = now + interval '5 seconds', failed_at = now,
+         error = awa._refusal('the queue is deeper than its max_depth', 'JQ006')
+   where s.name = any(names);
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+comment on function awa._put_off_full is
+  'Puts schedules off whose queue is full, for 5 seconds, and notes why; returns how many';
