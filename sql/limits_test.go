@@ -483,6 +483,41 @@ func TestLimitsOnShards(t *testing.T) {
 	require.ElementsMatch(t, want, got)
 }
 
+// Where nothing but a line is in a shard, a claim comes to it when the limit was raised, or taken away, and after a
+// restore. Before that none does.
+func TestLinesOnShards(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	for queue, want := range map[string]int{"raised": 4, "taken away": 9, "restored": 1} {
+		s.limits(queue, `{"shards": 4, "group_max_running": 1}`)
+		s.enqueueMany(queue, 40)
+		jobs := s.enqueueInGroup(queue, "g", 10)
+		all := []claimed{}
+		for more := s.claim(queue, 90); len(more) > 0; more = s.claim(queue, 90) {
+			all = append(all, more...)
+		}
+		shards := "select cardinality(awa._shards_with_jobs(awa._queue_id($1), '{}'))"
+		require.Equal(t, 0, one[int](s, shards, queue))
+		switch queue {
+		case "raised":
+			s.limits(queue, `{"group_max_running": 5}`)
+		case "taken away":
+			s.limits(queue, `{"group_max_running": null}`)
+		case "restored":
+			s.completeMany(all)
+			s.exec("select awa._recount_limits()") // the slots of another server are not to be read
+		}
+		require.Equal(t, 1, one[int](s, shards, queue))
+		require.Equal(t, jobs[1:want+1], ids(s.claim(queue, 90)), queue)
+		require.Equal(t, 0, one[int](s, shards, queue))
+		if queue != "restored" {
+			s.slots()
+			s.completeMany(all)
+		}
+		s.exec("select awa.drop_queue($1, true)", queue) // recounting would have to know its attempts
+	}
+}
+
 // A rate lets burst jobs begin at once, then one for each of its steps. Jobs that are given back have begun; claims
 // that come back empty use nothing up.
 func TestRate(t *testing.T) {
@@ -651,6 +686,17 @@ func TestNoLimitsNoTables(t *testing.T) {
 		  select true from awa.slots union all select true from awa.group_states union all select true from awa.shard_states
 		  union all select true from awa.limited_jobs union all select true from awa.turns) t`))
 	require.True(t, one[bool](s, "select bool_and(groups is null and not holds_queue) from awa.lease_claims"))
+	s.limits("r", `{"shards": 8}`)
+	s.enqueueMany("r", 30)
+	for len(s.claim("r", 90)) > 0 {
+	}
+	s.exec("begin")
+	require.Equal(t, 0, one[int](s, "select cardinality(awa._shards_with_jobs(awa._queue_id('r'), '{}'))"))
+	require.Equal(t, 0, one[int](s, `
+		select sum(pg_stat_get_xact_numscans(i.indexrelid))::int
+		  from pg_index i
+		 where i.indrelid = any(array['awa.slots', 'awa.turns', 'awa.shard_states', 'awa.group_states']::regclass[])`))
+	s.exec("rollback")
 }
 
 // A rate that is changed holds with the next claims, and so does one whose time a clock that was ahead has written: the

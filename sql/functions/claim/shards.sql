@@ -59,8 +59,9 @@ comment on function awa._take_shard is
   'Locks a shard of a queue in which there is something to claim; returns it, or null where there is none';
 
 -- The shards of a queue, but for these, in which there is something to claim, in random order.
--- Also those with turns, or slots that no claim has read; those in which all entries are buried, and those where the
--- look took long: a claim moves their cursors.
+-- Also those with turns, or slots that no claim has read, or with a line that no claim has looked at since the limit of
+-- groups was changed; those in which all entries are buried, and those where the look took long: a claim moves their
+-- cursors.
 -- Raises 55000.
 -- Why: one statement for all lanes. A transaction that was in progress at one end of a window counts where it has
 -- entries in the lane: if all of them did, a claim with room left would lock each shard that was ever used. The columns
@@ -94,8 +95,34 @@ begin
                   ) e
                   limit 1
                ),
-               (select true from awa.turns t where t.lane = l.lane limit 1),
-               (select true from awa.slots s where s.shard = awa._shard_of(l.lane) limit 1), false) as has_jobs,
+               case when (select true from awa.queues q where q.queue_id = queue_id and q.has_limits limit 1) then (
+                 select coalesce((
+                          select true
+                            from awa.turns t
+                           where t.lane = l.lane and t.turn_id > s.turns_until[(l.lane & 7) + 1]
+                           limit 1
+                        ), (
+                          select true
+                            from awa.slots n
+                           where n.shard = s.shard and n.xid >= pg_snapshot_xmax(s.read_until)
+                           limit 1
+                        ), (
+                          select true
+                            from pg_snapshot_xip(s.read_until) x(xid)
+                           cross join lateral (
+                              select true from awa.slots n where n.shard = s.shard and n.xid = x.xid limit 1
+                            ) n
+                           limit 1
+                        ), (
+                          select true
+                            from awa.group_states g
+                           where g.shard = s.shard and (g.has_line or g.has_front)
+                             and s.group_max_running is distinct from (
+                               select q.group_max_running from awa.queue_settings q where q.queue_id = queue_id)
+                           limit 1
+                        ))
+                   from awa._shard_state(awa._shard_of(l.lane)) s
+               ) end, false) as has_jobs,
                clock_timestamp() as ended
           from (select coalesce(r.cleaned_segment, -1) as cleaned, r.cleaned_until from awa.ring r) r
          cross join (
