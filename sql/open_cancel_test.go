@@ -147,3 +147,48 @@ func TestCountsOfACancelWhoseJobsAreClaimed(t *testing.T) {
 	a.exec("rollback")
 	b.balanced()
 }
+
+// A transaction has cancelled an available job, and then many at once; meanwhile the job was claimed, and has a row of
+// its own. It is no running job of others for that transaction, so that its commit decides about it as ever.
+func TestCancelsOfManyLeaveOutWhatWasCancelled(t *testing.T) {
+	for _, materialized := range []bool{false, true} {
+		d := newDatabase(t)
+		a, b := d.session(), d.session()
+		job, other := a.enqueue("q"), a.enqueue("q")
+		a.exec("begin")
+		a.exec("select awa.cancel($1)", job)
+		jobs := b.claim("q", 2)
+		require.Equal(t, []int64{job, other}, ids(jobs))
+		if materialized {
+			require.Positive(t, b.materialize())
+		}
+		require.Equal(t, int64(1), one[int64](a, "select awa.cancel_where('q')"))
+		require.Equal(t, int64(0), one[int64](a, "select awa.cancel_where('q')"))
+		a.exec("commit")
+		for _, j := range jobs {
+			require.Equal(t, "cancelled", b.state(j.JobID))
+			b.refuses(j)
+		}
+		b.balanced()
+	}
+}
+
+// The same before its queue is dropped: nothing of the attempt stays behind.
+func TestDropQueueOfACancelWhoseJobHasARow(t *testing.T) {
+	d := newDatabase(t)
+	a, b := d.session(), d.session()
+	job := a.enqueue("q")
+	a.exec("begin")
+	a.exec("select awa.cancel($1)", job)
+	jobs := b.claim("q", 1)
+	require.Positive(t, b.materialize())
+	a.exec("select awa.drop_queue('q', true)")
+	a.exec("commit")
+	require.Zero(t, one[int](b, "select count(*) from awa.jobs"))
+	require.Zero(t, one[int](b, "select count(*) from awa.leases"))
+	require.Zero(t, one[int](b, "select count(*) from awa.queue_counts"))
+	b.refuses(jobs[0])
+	b.enqueue("q")
+	require.Len(t, b.claim("q", 9), 1)
+	b.balanced()
+}

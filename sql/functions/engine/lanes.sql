@@ -445,7 +445,10 @@ select o.lane, e.xid, o.job_id, o.receipt, e.kind, coalesce(e.created_at, e.read
 union all
 select l.lane, null, l.job_id, l.receipt, l.kind, l.created_at, null, awa._queue_of(l.lane), l.tags, l.args,
        l.group_key
-  from awa.leases l;
+  from awa.leases l
+ where l.job_id not in (
+    select t.job_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned()
+  );
 comment on view awa._running is 'Open attempts';
 
 -- Open attempts that hold slots: of their group, of their queue.

@@ -134,9 +134,13 @@ begin
   perform from awa.limited_jobs w where w.shard between queue_id << 6 and queue_id << 6 | 63 for update;
   perform from awa.deferred_jobs d where d.lane between v_first and v_last for update;
   perform from awa.done_entries d where d.lane between v_first and v_last for update;
+  -- Also the rows of jobs that this transaction has buried: nothing is decided about these at its end.
   perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped')
-     from awa._running r
-    where r.queue_id = queue_id;
+     from (
+       select r.job_id, r.receipt from awa._running r where r.queue_id = queue_id
+       union -- some are in both
+       select l.job_id, l.receipt from awa.leases l where l.lane between v_first and v_last
+     ) r;
 exception when lock_not_available then
   get stacked diagnostics v_detail = pg_exception_detail;
   if v_detail <> '' then
