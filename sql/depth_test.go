@@ -89,6 +89,24 @@ func TestDepthBesideMuch(t *testing.T) {
 		"array_fill('{}'::jsonb, array[1000]))")))
 }
 
+// Where more has come since maintenance counted than the counts are read for, a queue with a large max_depth has a
+// depth: it is refused beyond that, and not before. The numbers are small ones here.
+func TestDepthBesideMoreThanIsRead(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.exec(changing("_depth", "max_depth, 5000)", "max_depth, 5)"))
+	s.exec(changing("_depth", "1000000)", "20)"))
+	s.exec(changing("_depth", "100000)", "10)"))
+	s.exec(`select awa.configure_queue('q', '{"max_depth": 30}')`)
+	s.enqueueMany("q", 41)
+	require.Equal(t, "JQ006", sqlState(s.try("select awa.enqueue('q', 'k')")), "41 are ready")
+	s.claim("q", 11)
+	s.enqueue("q")
+	require.Equal(t, "JQ006", sqlState(s.try("select awa.enqueue('q', 'k')")), "31 are")
+	s.claim("q", 15)
+	s.enqueue("q")
+}
+
 // Many producers at once go past max_depth by no more than a look lasts for, and one job of each.
 func TestManyProducersOfALimitedQueue(t *testing.T) {
 	d := newDatabase(t)

@@ -116,7 +116,11 @@ begin
     select count(*) into v_depth
       from (select from awa._available a where a.queue_id = _depth.queue_id limit v_most + 1) a;
     if v_depth > v_most and v_most < max_depth then
-      v_depth := coalesce(awa._counted_depth(queue_id, 1000000), v_depth);
+      v_depth := awa._counted_depth(queue_id, greatest(max_depth, 1000000));
+    end if;
+    if v_depth is null then -- much has come, and some of it may have been claimed
+      select count(*) into v_depth
+        from (select from awa._available a where a.queue_id = _depth.queue_id limit max_depth::bigint + 1) a;
     end if;
   end if;
   return v_limited + v_depth;
