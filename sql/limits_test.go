@@ -734,3 +734,40 @@ func TestRateThatIsChanged(t *testing.T) {
 	}
 	s.slots()
 }
+
+// A fold that stays open holds rows of groups that were idle. Claims do not wait for it, whatever they do with such a
+// group, and the row that stays, where it rolls back, is one that counts no more.
+func TestClaimsBesideAnOpenFold(t *testing.T) {
+	for _, end := range []string{"commit", "rollback"} {
+		d := newDatabase(t)
+		s, folder := d.session(), d.session()
+		s.limits("q", `{"group_max_running": 1}`)
+		s.enqueueInGroup("q", "g", 1)
+		s.completeMany(s.claim("q", 9))
+		require.Empty(t, s.claim("q", 9))
+		require.Equal(t, 1, one[int](s, "select count(*)::int from awa.group_states where running = 0"), "it is idle")
+		folder.exec("begin")
+		folder.exec("select awa.fold()")
+		s.exec("set statement_timeout = '5s'")
+		jobs := s.enqueueInGroup("q", "g", 3)
+		got := s.claim("q", 9)
+		require.Equal(t, jobs[:1], ids(got))
+		s.slots()
+		require.Empty(t, s.claim("q", 9), "one at once")
+		s.completeMany(got)
+		got = s.claim("q", 9)
+		require.Equal(t, jobs[1:2], ids(got))
+		s.slots()
+		folder.exec(end)
+		s.slots()
+		require.Empty(t, s.claim("q", 9), "one at once")
+		s.completeMany(got)
+		got = s.claim("q", 9)
+		require.Equal(t, jobs[2:], ids(got))
+		s.completeMany(got)
+		require.Empty(t, s.claim("q", 9))
+		s.balanced()
+		s.exec("select awa.fold()")
+		require.Zero(t, one[int](s, "select count(*)::int from awa.group_states"))
+	}
+}

@@ -57,6 +57,7 @@ comment on function awa._admission is
 
 -- Takes the entries of a part of a window that may begin, and puts the others into the lines of their groups.
 -- As far as there is room for jobs and bytes. claim: the row to append, but for what depends on the entries.
+-- Locks: the states that it replaces, tried.
 create or replace function awa._admit_part(
   queue text,
   shard bigint,
@@ -98,7 +99,12 @@ begin
          and (group_max_running is not null or d.takes = 0)
        group by d.group_id
     ), gone as (
-      delete from awa.group_states s where s.ctid = any(array(select c.place from changed c))
+      delete from awa.group_states s where s.ctid = any(array(
+        select s.ctid
+          from awa.group_states s
+         where s.ctid = any(array(select c.place from changed c))
+           for update skip locked -- fold may be removing it: it counts no more
+      ))
     ), states as (
       insert into awa.group_states
         (shard, group_id, state_id, running, has_line, has_front, taken, front_taken)

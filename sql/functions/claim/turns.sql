@@ -65,6 +65,7 @@ comment on function awa._look_again is 'Notes groups that the next claim is to l
 -- Takes slots back into their groups, and gives turns to the first ones in line, as far as there is room.
 -- A group is named once. deals: whether it gives turns. At most 1,000 turns for each group, and 10,000 in all: the next
 -- claim goes on.
+-- Locks: the states that it replaces, tried.
 create or replace function awa._give_turns(
   shard bigint,
   groups bigint[],
@@ -131,7 +132,12 @@ begin
          order by u.waiting_id
       ) t
   ), gone as (
-    delete from awa.group_states s where s.ctid = any(array(select d.place from dealt d))
+    delete from awa.group_states s where s.ctid = any(array(
+      select s.ctid
+        from awa.group_states s
+       where s.ctid = any(array(select d.place from dealt d))
+         for update skip locked -- fold may be removing it: it counts no more
+    ))
   ), states as (
     insert into awa.group_states
       (shard, group_id, state_id, running, has_line, has_front, taken, front_taken)
@@ -154,6 +160,7 @@ comment on function awa._give_turns is
 
 -- Takes all turns of a shard back, and returns all groups that have a line.
 -- The jobs with turns are first in line again.
+-- Locks: the states that it replaces, tried.
 -- Why: after a change of the limit. A turn that was given under a larger one would begin a job for which there is no
 -- room any more.
 create or replace function awa._take_turns_back(shard bigint) returns bigint[]
@@ -180,7 +187,12 @@ begin
          limit 1
       ) s
   ), gone as (
-    delete from awa.group_states s where s.ctid = any(array(select k.place from known k))
+    delete from awa.group_states s where s.ctid = any(array(
+      select s.ctid
+        from awa.group_states s
+       where s.ctid = any(array(select k.place from known k))
+         for update skip locked -- fold may be removing it: it counts no more
+    ))
   )
   insert into awa.group_states
     (shard, group_id, state_id, running, has_line, has_front, taken, front_taken)
