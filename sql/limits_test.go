@@ -771,3 +771,58 @@ func TestClaimsBesideAnOpenFold(t *testing.T) {
 		require.Zero(t, one[int](s, "select count(*)::int from awa.group_states"))
 	}
 }
+
+// A claim puts a job aside that an open transaction cancels: it is cancelled all the same when this one commits. One
+// that moves it, or changes its priority, fails, and the job has its place in line.
+func TestPutAsideBesideAnOpenChange(t *testing.T) {
+	for _, c := range []struct{ call, state string }{
+		{"select awa.cancel($1)", "cancelled"},
+		{"select awa.cancel_where(queue => 'q', state => 'available') where $1 > 0", "cancelled"},
+		{"with c as (select awa.cancel($1) as c) select awa.retry($1) from c where c is not null", "available"},
+		{"select awa.move($1, 'other')", "fails"},
+		{"select awa.set_priority($1, 4)", "fails"},
+		{"select awa.reschedule($1, now() + interval '1 hour')", "fails"},
+	} {
+		for _, size := range []int{1, 3} { // of the claim that puts it aside
+			for _, hasTurn := range []bool{false, true} {
+				t.Log(c.call, size, hasTurn)
+				d := newDatabase(t)
+				s, other := d.session(), d.session()
+				s.exec("set statement_timeout = '5s'")
+				s.limits("q", `{"group_max_running": 1}`)
+				first := s.enqueueInGroup("q", "g", 1)
+				running := s.claim("q", 9)
+				require.Equal(t, first, ids(running))
+				job := one[int64](s, "select job_id from awa.enqueue_unique('q', 'k', unique_key => 'key', group_key => 'g')")
+				s.enqueueMany("q", size-1)
+				other.exec("begin")
+				require.NoError(t, other.try(c.call, job))
+				require.Len(t, s.claim("q", 9), size-1)
+				require.Equal(t, 1, one[int](s, "select count(*)::int from awa.limited_jobs where job_id = $1", job))
+				if hasTurn {
+					s.completeMany(running)
+					running = nil
+					blocker := s.enqueueWithPriority("q", 1)
+					require.Equal(t, []int64{blocker}, ids(s.claim("q", 1)))
+					require.Equal(t, 1, one[int](s, "select count(*)::int from awa.turns"), "a turn")
+				}
+				err := other.try("commit")
+				s.slots()
+				if c.state == "fails" {
+					require.ErrorContains(t, err, "40001")
+					require.Equal(t, "available", s.state(job))
+				} else {
+					require.NoError(t, err)
+					require.Equal(t, c.state, s.state(job))
+				}
+				require.Equal(t, c.state == "cancelled", one[bool](s,
+					"select (select job_id from awa.enqueue_unique('q', 'k', unique_key => 'key', group_key => 'g')) <> $1", job))
+				if len(running) > 0 {
+					s.completeMany(running)
+				}
+				require.Len(t, s.claim("q", 9), 1, "the group goes on")
+				s.balanced()
+			}
+		}
+	}
+}

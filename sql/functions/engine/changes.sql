@@ -153,11 +153,12 @@ comment on function awa._let_go_of_buried is
   'Lets go of the unique keys of buried jobs, at the end of the transaction that has written a batch of tombstones';
 
 -- Decides, at the end of a transaction that has buried entries, about those that were claimed meanwhile.
--- An entry that was not claimed stays buried. Where the job was to be cancelled, its open attempt is closed. Otherwise
--- the transaction fails. A session that decides before the end of its transaction may not stay idle in it for more than
--- a second. Where the transaction has buried many entries of a lane, the lane's cursor moves past those at its head.
+-- An entry that was not claimed stays buried. Where the job was to be cancelled, its open attempt is closed, or it
+-- leaves the line of its group. Otherwise the transaction fails. A session that decides before the end of its
+-- transaction may not stay idle in it for more than a second. Where the transaction has buried many entries of a lane,
+-- the lane's cursor moves past those at its head.
 -- Locks: all shards in which the transaction has buried entries, in the order of their ids, and the claims of such
--- entries, shared; until the commit, which follows at once.
+-- entries, shared, and rows of limited_jobs; until the commit, which follows at once.
 -- Raises 40001.
 create or replace function awa._resolve_change() returns trigger
 language plpgsql
@@ -240,7 +241,7 @@ begin
       v_closed := (awa._close_item(v_taken.job_id, v_taken.receipt, 'cancelled', joined => true)).closed;
       if not v_closed then
         perform from awa.leases l where l.receipt = v_taken.receipt for update;
-        v_closed := found;
+        v_closed := found or awa._cancel_put_aside(v_taken.job_id);
       end if;
     exception when lock_not_available then
       v_closed := false;

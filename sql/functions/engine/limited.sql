@@ -69,6 +69,27 @@ end
 $$;
 comment on function awa._cancel_limited is 'Cancels jobs that wait for their groups; returns their ids';
 
+-- Takes a job that this transaction has cancelled out of the line of its group; returns whether it was there.
+-- A claim has put it aside since. Where the transaction has retried it, too, it has its place in the log, and keeps its
+-- unique key.
+-- Locks: the job's row.
+create or replace function awa._cancel_put_aside(job_id bigint) returns boolean
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_jobs awa.deferred_jobs[] := array(select g from awa._leave_lines(array[job_id]) g);
+begin
+  perform awa._change_state(array[g.job_id], array[g.lane], array[g.unique_key], 'available', 'cancelled')
+     from unnest(v_jobs) g
+    where g.unique_key is not null
+      and (select true from awa.done_entries d where d.job_id = job_id and d.state = 'cancelled' limit 1);
+  return v_jobs <> '{}';
+end
+$$;
+comment on function awa._cancel_put_aside is
+  'Takes a job that this transaction has cancelled out of the line of its group; returns whether it was there';
+
 -- Removes all that is known of the limits of a queue: lines, with their jobs, turns, slots and states.
 -- The caller has locked the queue, and ended its attempts.
 create or replace function awa._forget_limits(queue_id bigint) returns void
