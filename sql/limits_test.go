@@ -459,6 +459,38 @@ func TestMaxRunning(t *testing.T) {
 	s.slots()
 }
 
+// A queue that has one shard now may have its jobs in others from before. Its limits hold for them, and they begin as
+// those before them end; what belongs to groups of the first shard is left for its own claims.
+func TestMaxRunningBesideTheFirstShard(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.limits("q", `{"shards": 64}`)
+	want := []int64{}
+	for range 4 {
+		want = append(want, s.enqueueMany("q", 3)...)
+	}
+	require.True(t, one[bool](s, "select bool_or(awa._shard_of(lane) & 63 <> 0) from awa.ready_entries"))
+	s.limits("q", `{"shards": 1, "max_running": 1, "group_max_running": 1}`)
+	got := []int64{}
+	for len(got) < 12+3 {
+		jobs := []claimed{}
+		for n := 0; n < 40 && len(jobs) == 0; n++ {
+			jobs = s.claim("q", 9)
+		}
+		require.Len(t, jobs, 1, "after %d", len(got))
+		require.Empty(t, s.claim("q", 9))
+		require.Equal(t, 1, s.holds("q", nil))
+		s.slots()
+		s.completeMany(jobs)
+		s.slots()
+		if got = append(got, ids(jobs)...); len(got) == 6 { // from now on there are jobs in the first shard, too
+			want = append(want, s.enqueueInGroup("q", "g", 3)...)
+		}
+	}
+	require.ElementsMatch(t, want, got)
+	s.audited()
+}
+
 // Jobs of a group lie in one shard, so the limit of a group holds on any number of them; whatever waits is found there.
 func TestLimitsOnShards(t *testing.T) {
 	d := newDatabase(t)

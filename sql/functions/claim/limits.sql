@@ -1,7 +1,8 @@
 -- The limits of a queue, and what claims keep of them.
 
 -- Reads the settings and the state of a shard, and its new slots, and says how many jobs may begin: null for none now.
--- whole is the state that has the limits of the whole queue.
+-- whole is the state that has the limits of the whole queue. Where that is one of another shard, its slots are read,
+-- too: there may be no job in it that a claim would come for. Its groups are left to the next claim there.
 -- Returns also the groups to look at, how many slots each has got back, and whether there were slots.
 -- Locks: the first shard of the queue, tried, where the limits of the whole queue are asked for another one.
 create or replace function awa._limits_now(
@@ -23,6 +24,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_first constant bigint := awa._first_shard(shard);
+  v_until pg_snapshot;
   v_slots record;
   v_lines bigint[];
 begin
@@ -39,7 +41,18 @@ begin
     if not pg_try_advisory_xact_lock(awa._shard_key(v_first)) then
       return;
     end if;
+    v_until := awa._snapshot(); -- under the lock: the first shard may have been read since now
     whole := awa._shard_state(v_first);
+    v_slots := awa._read_slots(v_first, whole.read_until, v_until);
+    if v_slots.is_any then
+      whole.running := whole.running - v_slots.of_queue;
+      whole.read_until := v_until;
+      perform awa._keep_shard_state(whole, v_until);
+      perform awa._give_turns(v_first, v_slots.groups, v_slots.freed, settings.group_max_running, false);
+      if v_slots.groups <> '{}' then
+        perform awa._look_again(v_first, v_slots.groups);
+      end if;
+    end if;
   end if;
   v_slots := awa._read_slots(shard, state.read_until, now);
   groups := v_slots.groups;
