@@ -679,6 +679,44 @@ func TestExpiryInLine(t *testing.T) {
 	s.balanced()
 }
 
+// A job that has expired, and whose end a user's trigger refuses, leaves its line: the next one of its group begins, and
+// the pass of those that have expired goes on.
+func TestRefusedExpiryInLine(t *testing.T) {
+	for _, by := range []string{"claim", "cancel_expired"} {
+		t.Run(by, func(t *testing.T) {
+			s := newDatabase(t).session()
+			s.limits("q", `{"group_max_running": 1}`)
+			for n := range 4 {
+				s.exec("select awa.enqueue_unique('q', 'k', to_jsonb($1::int), unique_key => 'key ' || $1::int, "+
+					"group_key => 'g', expires_at => now() + interval '1 day')", n)
+			}
+			jobs := list[int64](s, "select id from awa.jobs order by 1")
+			first := s.claim("q", 9)
+			s.exec("update awa.limited_jobs set expires_at = now() - interval '1 second' where job_id = any($1)", jobs[1:3])
+			s.exec("create function public.refuse() returns trigger language plpgsql as $$ begin if new.args = '1' then " +
+				"raise check_violation; end if; return new; end $$")
+			s.exec("create trigger refuse before insert on awa.done_entries for each row execute function public.refuse()")
+			if by == "cancel_expired" {
+				require.Equal(t, int64(1), s.cancelExpired())
+			}
+			s.completeMany(first)
+			first = s.claim("q", 9)
+			require.Equal(t, jobs[3:], ids(first))
+			require.Equal(t, "scheduled", s.state(jobs[1]))
+			require.Equal(t, "cancelled", s.state(jobs[2]))
+			s.completeMany(first)
+			s.slots()
+			s.exec("drop trigger refuse on awa.done_entries")
+			s.exec("update awa.deferred_jobs set run_at = now()")
+			s.exec("select awa.promote_due()")
+			require.Empty(t, s.claim("q", 9))
+			require.Equal(t, "cancelled", s.state(jobs[1]))
+			s.slots()
+			s.balanced()
+		})
+	}
+}
+
 // audit finds what somebody has removed by hand.
 func TestAuditOfLimits(t *testing.T) {
 	d := newDatabase(t)

@@ -233,7 +233,6 @@ declare
   v_turns record;
   v_size int;
   v_locked bigint[];
-  v_expired bigint[];
 begin
   select array_agg(t.turn_id order by t.turn_id) as ids, array_agg(t.waiting_id order by t.turn_id) as waiting_ids,
          array_agg(t.group_id order by t.turn_id) as groups, array_agg(t.size order by t.turn_id) as sizes,
@@ -271,19 +270,10 @@ begin
      cross join lateral (
         select w.waiting_id from awa.limited_jobs w where w.waiting_id = t.waiting_id limit 1 for update skip locked
       ) w);
-  v_expired := array(
+  perform awa._expire_limited(array(
     select t.job_id
       from unnest(v_turns.expired[1:v_size], v_turns.waiting_ids[1:v_size]) t(job_id, waiting_id)
-     where t.job_id is not null and t.waiting_id in (select unnest(v_locked)));
-  if v_expired <> '{}' then
-    begin
-      perform awa._cancel_limited(v_expired, 'expired', null);
-    exception when others then -- a user's trigger refuses the end of one: it stays in line
-      if not awa._is_about_a_row(sqlstate) then
-        raise;
-      end if;
-    end;
-  end if;
+     where t.job_id is not null and t.waiting_id in (select unnest(v_locked))));
   with turns as materialized (
     select t.turn_id, t.waiting_id, t.group_id, t.size,
            t.waiting_id in (select unnest(v_locked)) and t.size is not null as begins,

@@ -69,6 +69,70 @@ end
 $$;
 comment on function awa._cancel_limited is 'Cancels jobs that wait for their groups; returns their ids';
 
+-- Cancels jobs that wait for their groups, and have expired; returns how many.
+-- A job whose end the server refuses to store, because of a user's trigger, is put off, as promote_due does it: it
+-- leaves its line, and the others go on.
+-- Locks: the jobs' rows, until the transaction ends.
+create or replace function awa._expire_limited(job_ids bigint[]) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_job_id bigint;
+  v_cancelled bigint := 0;
+begin
+  if job_ids = '{}' then
+    return 0;
+  end if;
+  begin
+    return cardinality(awa._cancel_limited(job_ids, 'expired', null));
+  exception when others then
+    if not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if; -- one by one
+  end;
+  foreach v_job_id in array job_ids loop
+    begin
+      v_cancelled := v_cancelled + cardinality(awa._cancel_limited(array[v_job_id], 'expired', null));
+    exception when others then
+      if not awa._is_about_a_row(sqlstate) then
+        raise;
+      end if;
+      perform awa._put_off_limited(v_job_id, awa._refusal(sqlerrm, sqlstate));
+    end;
+  end loop;
+  return v_cancelled;
+end
+$$;
+comment on function awa._expire_limited is
+  'Cancels jobs that wait for their groups, and have expired; returns how many';
+
+-- Puts off a job that waits for its group, and has expired, since the server refuses to store its end.
+create or replace function awa._put_off_limited(job_id bigint, error text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_jobs awa.deferred_jobs[] := array(select g from awa._leave_lines(array[job_id]) g);
+  v_attempts awa.leases[] := array(select a from unnest(v_jobs) g cross join lateral awa._last_attempt(g) a);
+begin
+  raise warning 'a job that has expired can''t be cancelled' using detail = error;
+  perform awa._change_state(array[g.job_id], array[g.lane], array[g.unique_key], 'available', 'scheduled')
+     from unnest(v_jobs) g
+    where g.unique_key is not null;
+  perform awa._defer(v_attempts, 'scheduled',
+    array(select clock_timestamp() + awa._put_off_delay(a.errors) from unnest(v_attempts) a),
+    array(
+      select jsonb_set(awa._add_error(a.errors, a.attempt, 'to cancel it was refused: ' || error), '{-1,put_off}',
+               'true')
+        from unnest(v_attempts) a
+    ),
+    counts => true);
+end
+$$;
+comment on function awa._put_off_limited is
+  'Puts off a job that waits for its group, and has expired, since the server refuses to store its end';
+
 -- Takes a job that this transaction has cancelled out of the line of its group; returns whether it was there.
 -- A claim has put it aside since. Where the transaction has retried it, too, it has its place in the log, and keeps its
 -- unique key.

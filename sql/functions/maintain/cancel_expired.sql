@@ -37,7 +37,13 @@ declare
   v_cancelled bigint := 0;
 begin
   perform awa._check_pass(max_jobs);
-  v_cancelled := awa._expire_limited(coalesce(max_jobs, 1000));
+  v_cancelled := awa._expire_limited(array(
+    select w.job_id
+      from awa.limited_jobs w
+     where w.expires_at <= clock_timestamp() and w.attempt = 1 and w.expires_at is not null
+     order by w.expires_at
+     limit coalesce(max_jobs, 1000)
+       for update skip locked));
   v_lanes := array(
     select l.lane
       from (select distinct q.queue_id from awa.queues q where q.may_expire) q
@@ -67,53 +73,6 @@ end
 $$;
 comment on function awa.cancel_expired is
   'Cancels available jobs that have not begun by their expires_at, at most max_jobs, of one shard; returns how many';
-
--- Cancels jobs that wait for their groups and have expired, at most so many; returns how many.
--- Where that fails, since a user's trigger refuses one, it cancels them one by one. Skips jobs that another session is
--- changing.
--- Locks: their rows.
-create or replace function awa._expire_limited(max_jobs int) returns bigint
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_now constant timestamptz := clock_timestamp();
-  v_job_ids bigint[];
-  v_job_id bigint;
-  v_cancelled bigint := 0;
-begin
-  v_job_ids := array(
-    select w.job_id
-      from awa.limited_jobs w
-     where w.expires_at <= v_now and w.attempt = 1 and w.expires_at is not null
-     order by w.expires_at
-     limit max_jobs
-       for update skip locked);
-  if v_job_ids = '{}' then
-    return 0;
-  end if;
-  begin
-    return cardinality(awa._cancel_limited(v_job_ids, 'expired', null));
-  exception when others then
-    if not awa._is_about_a_row(sqlstate) then
-      raise;
-    end if; -- one by one
-  end;
-  foreach v_job_id in array v_job_ids loop
-    begin
-      v_cancelled := v_cancelled + cardinality(awa._cancel_limited(array[v_job_id], 'expired', null));
-    exception when others then
-      if not awa._is_about_a_row(sqlstate) then
-        raise;
-      end if;
-      raise warning 'job % has expired, and can''t be cancelled', v_job_id using errcode = sqlstate, detail = sqlerrm;
-    end;
-  end loop;
-  return v_cancelled;
-end
-$$;
-comment on function awa._expire_limited is
-  'Cancels jobs that wait for their groups and have expired, at most so many; returns how many';
 
 -- The place from which cancel_expired goes on.
 create or replace function awa._expiry_place() returns awa._place
