@@ -679,8 +679,8 @@ func TestExpiryInLine(t *testing.T) {
 	s.balanced()
 }
 
-// A job that has expired, and whose end a user's trigger refuses, leaves its line: the next one of its group begins, and
-// the pass of those that have expired goes on.
+// A job that has expired, and whose end a user's trigger refuses, leaves its line: the next one of its group begins,
+// and the pass over those that have expired goes on.
 func TestRefusedExpiryInLine(t *testing.T) {
 	for _, by := range []string{"claim", "cancel_expired"} {
 		t.Run(by, func(t *testing.T) {
