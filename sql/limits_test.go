@@ -291,10 +291,11 @@ func TestChangedLimits(t *testing.T) {
 	s.slots()
 }
 
-// A group gets at most a thousand turns with a claim; the next claims give it the others, as far as there is room.
+// A claim gives so many turns at most; the next ones give the others, as far as there is room.
 func TestManyTurns(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
+	s.exec(changing("_give_turns", "greatest(10000 /", "greatest(1000 /"))
 	for queue, limit := range map[string]string{"q": "5000", "r": "null"} {
 		s.limits(queue, `{"group_max_running": 1}`)
 		s.exec("select awa.enqueue($1, 'k', group_key => 'g') from generate_series(1, 2500)", queue)
@@ -310,6 +311,27 @@ func TestManyTurns(t *testing.T) {
 		}
 		s.slots()
 	}
+}
+
+// Where a limit is taken away from many groups that wait, the claims after that are full.
+func TestLimitTakenFromManyGroups(t *testing.T) {
+	s := newDatabase(t).session()
+	s.limits("q", `{"group_max_running": 1}`)
+	const groups = 2500
+	for range 2 {
+		s.exec("select awa.enqueue_batch(jsonb_agg(jsonb_build_object('queue', 'q', 'kind', 'k', 'group_key', 'g' || n))) "+
+			"from generate_series(1, $1) n", groups)
+	}
+	for running := 0; running < groups || one[int](s, "select count(*)::int from awa.limited_jobs") < groups; {
+		running += len(s.claim("q", 500))
+	}
+	s.limits("q", `{"group_max_running": null}`)
+	for range groups / 100 {
+		require.Len(t, s.claim("q", 100), 100)
+	}
+	require.Empty(t, s.claim("q", 1))
+	s.slots()
+	s.balanced()
 }
 
 // Of a group, explain_job tells what it is in the job's queue.

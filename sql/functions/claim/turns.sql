@@ -63,8 +63,8 @@ $$;
 comment on function awa._look_again is 'Notes groups that the next claim is to look at';
 
 -- Takes slots back into their groups, and gives turns to the first ones in line, as far as there is room.
--- A group is named once. deals: whether it gives turns. At most 1,000 turns for each group, and 10,000 in all: the next
--- claim goes on.
+-- A group is named once. deals: whether it gives turns. At most 10,000 turns in all, or ten for each group; and of the
+-- groups that got no slot back, it looks at 1,000 at most, any of them. The next claim goes on.
 -- Locks: the states that it replaces, tried.
 create or replace function awa._give_turns(
   shard bigint,
@@ -77,49 +77,60 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
+  v_all record;
   v_later bigint[];
 begin
-  with asked as materialized (
-    select g.group_id, sum(g.freed)::int as freed from unnest(groups, freed) g(group_id, freed) group by 1
-  ), known as materialized (
-    select k.*, sum(k.room) over (order by k.group_id rows unbounded preceding) > 10000 as is_later
+  select array_agg(g.group_id) filter (where g.freed > 0) as freed_groups,
+         array_agg(g.freed) filter (where g.freed > 0) as freed,
+         array_agg(g.group_id order by random()) filter (where g.freed = 0 and deals) as others
+    into v_all
+    from (select g.group_id, sum(g.freed)::int as freed from unnest(groups, freed) g(group_id, freed) group by 1) g;
+  with known as materialized (
+    select a.group_id, a.freed, s.place, s.running - a.freed as running, s.has_line, s.has_front, s.taken,
+           s.front_taken, case
+             when not deals or not (s.has_line or s.has_front) then 0
+             else greatest(least(group_max_running - s.running + a.freed, 10000), 0)
+           end as room
       from (
-        select a.group_id, s.place, s.running - a.freed as running, s.has_line, s.has_front, s.taken, s.front_taken,
-               case when deals and (s.has_line or s.has_front)
-                 then greatest(least(group_max_running - s.running + a.freed, 1000), 0) else 0 end as room
-          from asked a
-         cross join lateral (
-            select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken
-              from awa.group_states s
-             where s.shard = shard and s.group_id = a.group_id
-             order by s.state_id desc
-             limit 1
-          ) s
-      ) k
+        select g.group_id, g.freed from unnest(v_all.freed_groups, v_all.freed) g(group_id, freed)
+        union all
+        select g, 0 from unnest(v_all.others[:1000]) g
+      ) a
+     cross join lateral (
+        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken
+          from awa.group_states s
+         where s.shard = shard and s.group_id = a.group_id
+         order by s.state_id desc
+         limit 1
+      ) s
+  ), bounded as materialized (
+    select k.*, least(k.room, (select greatest(10000 / nullif(count(*), 0), 10) from known k where k.room > 0)) as most
+      from known k
+     where k.freed > 0 or k.room > 0
   ), dealt as materialized (
-    select k.*, h.ids, h.lanes, coalesce(cardinality(h.ids), 0) as turns,
+    select b.*, h.ids, h.lanes, coalesce(cardinality(h.ids), 0) as turns,
            (select max(i) from unnest(h.ids) i where i >= 0) as last,
            (select max(i) from unnest(h.ids) i where i < 0) as last_in_front
-      from known k
+      from bounded b
      cross join lateral (
         select array_agg(h.waiting_id) as ids, array_agg(h.lane) as lanes
           from (
             (
               select w.waiting_id, w.lane
                 from awa.limited_jobs w
-               where w.shard = shard and w.group_id = k.group_id and w.waiting_id > k.front_taken and w.waiting_id < 0
+               where w.shard = shard and w.group_id = b.group_id and w.waiting_id > b.front_taken and w.waiting_id < 0
                order by w.waiting_id
-               limit case when k.is_later then 0 else k.room end
+               limit b.most
             )
             union all
             (
               select w.waiting_id, w.lane
                 from awa.limited_jobs w
-               where w.shard = shard and w.group_id = k.group_id and w.waiting_id > k.taken
+               where w.shard = shard and w.group_id = b.group_id and w.waiting_id > b.taken
                order by w.waiting_id
-               limit case when k.is_later then 0 else k.room end
+               limit b.most
             )
-            limit case when k.is_later then 0 else k.room end
+            limit b.most
           ) h
       ) h
   ), turns as (
@@ -141,16 +152,16 @@ begin
   ), states as (
     insert into awa.group_states
       (shard, group_id, state_id, running, has_line, has_front, taken, front_taken)
-    select shard, d.group_id, nextval('awa.state_ids'), d.running + d.turns,
-           d.has_line and (d.is_later or d.room = 0 or d.turns = d.room),
-           d.has_front and (d.is_later or d.room = 0 or d.last is null and d.turns = d.room),
-           greatest(d.taken, d.last), greatest(d.front_taken, d.last_in_front)
+    select shard, d.group_id, nextval('awa.state_ids'), d.running + d.turns, d.has_line and d.turns = d.most,
+           d.has_front and (d.most = 0 or d.last is null and d.turns = d.most), greatest(d.taken, d.last),
+           greatest(d.front_taken, d.last_in_front)
       from dealt d
   )
   select array_agg(d.group_id) into v_later
     from dealt d
-   where d.is_later and d.room > 0 or d.turns = 1000;
-  if v_later is not null then
+   where d.turns > 0 and d.turns = d.most and (d.running + d.turns < group_max_running) is not false;
+  v_later := v_later || v_all.others[1001:];
+  if v_later <> '{}' then
     perform awa._look_again(shard, v_later);
   end if;
 end
