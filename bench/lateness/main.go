@@ -130,13 +130,15 @@ func measureSchedules(ctx context.Context, pool *pgxpool.Pool, isOne bool) error
 	var ms json.RawMessage
 	err = pool.QueryRow(ctx, `
 		with jobs as (
-		  select 1000 * extract(epoch from j.run_at - s.at) as ready,
+		  select s.at, 1000 * extract(epoch from j.run_at - s.at) as ready,
 		         1000 * extract(epoch from j.attempted_at - s.at) as begun
 		    from awa.jobs j, cast(j.metadata #>> '{schedule,at}' as timestamptz) s(at)
 		   where j.queue = 'schedules' and j.state = 'completed' and s.at >= $1
 		)
 		select jsonb_build_object('jobs', count(*), 'ready', percentile_disc('{0.5,0.99,1}'::float8[]) within group (order by
-		         round(ready)), 'begun', percentile_disc('{0.5,0.99,1}'::float8[]) within group (order by round(begun)))
+		         round(ready)), 'begun', percentile_disc('{0.5,0.99,1}'::float8[]) within group (order by round(begun)),
+		         'longest of each minute', (select array_agg(m.longest order by m.at)
+		                                      from (select at, round(max(begun)) as longest from jobs group by at) m))
 		  from jobs`, began).Scan(&ms)
 	what := map[bool]string{true: "one expression for all", false: "an expression for each"}[isOne]
 	fmt.Printf("1000 schedules each minute, %s: p50, p99, longest: %s (ms)\n", what, ms)

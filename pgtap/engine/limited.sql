@@ -41,8 +41,8 @@ select is((select to_jsonb(d) - '{lane,state,run_at,attempted_at}'::text[] from 
      from awa.ready_entries e where e.job_id = :second_id), '_leave_lines takes the job as it was enqueued');
 select is_empty(format('select from awa._leave_lines(array[%s])', :second_id), 'once');
 rollback to s;
-select is(awa._cancel_limited(array[:second_id, :first_id, -1], 'why'), array[:second_id::bigint],
-  '_cancel_limited cancels those that wait');
+select is(awa._cancel_waiting(array[:second_id, :first_id, -1], 'why'), array[:second_id::bigint],
+  '_cancel_waiting cancels those that wait');
 select results_eq(format('select j.state, j.errors -> -1 ->> ''error'', j.attempt from awa.job(%s) j', :second_id),
   $$ values ('cancelled', 'why', 0) $$, 'for this reason, without an attempt');
 select is((select count(*) from awa.unique_claims u where u.job_id = :second_id), 0::bigint, 'and lets go of its key');

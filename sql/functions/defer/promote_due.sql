@@ -270,7 +270,7 @@ declare
   v_cancelled bigint := 0;
 begin
   if expired <> '{}' then
-    v_cancelled := cardinality(awa._cancel_deferred(expired, 'expired', null));
+    v_cancelled := cardinality(awa._cancel_waiting(expired, 'expired', null));
   end if;
   return v_cancelled + awa._append_deferred(job_ids);
 end

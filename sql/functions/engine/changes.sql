@@ -321,7 +321,7 @@ begin
     v_is_over := case
       when v_place.state = any(awa._states('ended')) then true
       when v_place.state = any(awa._states('deferred'))
-        then cardinality(awa._cancel_deferred(array[job_id], reason)) > 0
+        then cardinality(awa._cancel_waiting(array[job_id], reason)) > 0
       when v_place.state = 'available' then cardinality(awa._cancel_ready(array[v_place], reason)) > 0
       when v_place.state = 'running'
         then cardinality(awa._cancel_running(array[job_id], array[v_place.receipt], reason)) > 0
@@ -337,9 +337,9 @@ end
 $$;
 comment on function awa._cancel is 'Cancels a job unless it has ended; returns the state that it was in';
 
--- Cancels deferred jobs; returns their ids.
+-- Cancels jobs that wait, for a time or for their groups; returns their ids.
 -- by: the login that cancels them; null where they have expired.
-create or replace function awa._cancel_deferred(
+create or replace function awa._cancel_waiting(
   job_ids bigint[],
   reason text,
   by text default session_user
@@ -354,11 +354,15 @@ declare
     )
     select array_agg(b.job order by (b.job).job_id) as jobs -- in an order: otherwise they might all be hashed in memory
       from (
-        select g.job,
+        select w.job,
                sum(
-                 pg_column_size(g.job) + pg_column_size(array[(g.job).errors])
+                 pg_column_size(w.job) + pg_column_size(array[(w.job).errors])
                ) over (rows unbounded preceding) / 67108864 as batch
-          from gone g
+          from (
+            select g.job from gone g
+             union all
+            select l from awa._leave_lines(job_ids) l
+          ) w
       ) b
      group by b.batch;
   v_gone bigint[] := '{}';
@@ -375,7 +379,8 @@ begin
   return v_gone;
 end
 $$;
-comment on function awa._cancel_deferred is 'Cancels deferred jobs; returns their ids';
+comment on function awa._cancel_waiting is
+  'Cancels jobs that wait, for a time or for their groups; returns their ids';
 
 -- Cancels jobs that are available; returns the ids of those that no other session buried first.
 -- Those without an xid are in limited_jobs, which they leave at once. If another one is claimed before the caller
@@ -391,7 +396,7 @@ declare
   v_buried bigint[];
 begin
   if v_limited <> '{}' then
-    v_limited := awa._cancel_limited(v_limited, reason);
+    v_limited := awa._cancel_waiting(v_limited, reason);
     entries := array(select p from unnest(entries) p where p.xid is not null);
   end if;
   v_buried := awa._bury(entries, v_batch, true);

@@ -33,42 +33,6 @@ $$;
 comment on function awa._leave_lines is
   'Takes jobs out of the lines of their groups; returns them, as jobs that wait for a time';
 
--- Cancels jobs that wait for their groups; returns their ids.
--- by: the login that cancels them; null where they have expired.
-create or replace function awa._cancel_limited(
-  job_ids bigint[],
-  reason text,
-  by text default session_user
-) returns bigint[]
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_batches cursor for -- a cursor is read row by row, a query by fifty rows
-    select array_agg(b.job order by (b.job).job_id) as jobs -- in an order: otherwise they might all be hashed in memory
-      from (
-        select g as job,
-               sum(
-                 pg_column_size(g) + pg_column_size(array[g.errors])
-               ) over (rows unbounded preceding) / 67108864 as batch
-          from awa._leave_lines(job_ids) g
-      ) b
-     group by b.batch;
-  v_gone bigint[] := '{}';
-begin
-  for v_batch in v_batches loop
-    perform awa._change_state(array_agg(g.job_id), array_agg(g.lane), array_agg(g.unique_key), 'available', 'cancelled')
-       from unnest(v_batch.jobs) g
-      where g.unique_key is not null;
-    perform awa._end_as_cancelled(
-      array(select a from unnest(v_batch.jobs) g cross join lateral awa._last_attempt(g) a), reason, by);
-    v_gone := v_gone || array(select g.job_id from unnest(v_batch.jobs) g);
-  end loop;
-  return v_gone;
-end
-$$;
-comment on function awa._cancel_limited is 'Cancels jobs that wait for their groups; returns their ids';
-
 -- Cancels jobs that wait for their groups, and have expired; returns how many.
 -- A job whose end the server refuses to store, because of a user's trigger, is put off, as promote_due does it: it
 -- leaves its line, and the others go on.
@@ -85,7 +49,7 @@ begin
     return 0;
   end if;
   begin
-    return cardinality(awa._cancel_limited(job_ids, 'expired', null));
+    return cardinality(awa._cancel_waiting(job_ids, 'expired', null));
   exception when others then
     if not awa._is_about_a_row(sqlstate) then
       raise;
@@ -93,7 +57,7 @@ begin
   end;
   foreach v_job_id in array job_ids loop
     begin
-      v_cancelled := v_cancelled + cardinality(awa._cancel_limited(array[v_job_id], 'expired', null));
+      v_cancelled := v_cancelled + cardinality(awa._cancel_waiting(array[v_job_id], 'expired', null));
     exception when others then
       if not awa._is_about_a_row(sqlstate) then
         raise;

@@ -50,7 +50,7 @@ begin
       offset v_most - 1
        limit 1;
     end if;
-    v_cancelled := cardinality(awa._cancel_deferred(array(
+    v_cancelled := cardinality(awa._cancel_waiting(array(
       select d.job_id
         from awa.deferred_jobs d
        where (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
