@@ -5,7 +5,7 @@
 
 begin;
 set local track_functions = 'pl';
-select plan(141);
+select plan(144);
 
 -- Order, mixed queues, fields
 create temp table made as
@@ -352,5 +352,55 @@ select is((
     from calls c
 ),
   '_take_key 0, _unique_key 10', 'each key is made once, and looked at only where it is taken');
+
+-- A glance at all jobs takes no field that enqueue refuses: with unique, even null, each is looked at by itself
+create temp table fields (n int generated always as identity, field text, value jsonb);
+insert into fields (field, value)
+select f.field, v.value
+  from unnest('{queue,kind,args,priority,max_attempts,run_at,expires_at,tags,metadata,group_key}'::text[]) f(field)
+ cross join (
+    select v.value
+      from jsonb_array_elements('[null, true, 0, 1, 4, 5, 1.0, 2.0, 1e0, -1, 1000, 1001, 99999999999, "", "1", [], {}]')
+             v(value)
+    union all
+    select to_jsonb(s)
+      from unnest(
+        array[
+          repeat('x', 200), repeat('x', 201), repeat('ü', 200), repeat('ü', 201), E'\n', ' ', '2031-01-01T00:00:00Z',
+          '2001-01-01T00:00:00Z', '2131-02-29T00:00:00Z', '9999-12-31T10:00:00Z', 'infinity'
+        ]) s
+    union all
+    select to_jsonb(a)
+      from (
+        values (array['t']), (array['']), (array[repeat('t', 200)]), (array[repeat('t', 201)]),
+          (array[repeat('ü', 200)]), (array[E'a\nb']),
+          (array_fill('t'::text, array[20])), (array_fill('t'::text, array[21])), (array['t', null])
+      ) a(a)
+    union all
+    values ('["t", 1]'::jsonb), ('[["t"]]'), (to_jsonb(repeat('x', 3000))), (pg_temp.nested(501))
+  ) v;
+insert into fields (field, value) values ('Queue', '"q"'), ('unique', 'null'), ('unique', '{"key": "x"}'), ('x', '1');
+create temp table glances as
+select f.n, g.are_plain,
+       pg_temp.outcome(format('select * from awa.enqueue_batch(%L)', jsonb_build_array(j.job))) as outcome,
+       pg_temp.outcome(format('select * from awa.enqueue_batch(%L)', jsonb_build_array(j.job || '{"unique": null}')))
+         as looked_at
+  from fields f
+ cross join lateral (
+    select jsonb_build_object('queue', pg_temp.q(' glance'), 'kind', 'k', 'run_at', '2131-01-01T00:00:00Z')
+             || jsonb_build_object(f.field, f.value) as job
+  ) j
+ cross join lateral awa._glance_at_jobs(jsonb_build_array(j.job)) g;
+select is((select array_agg(f.field || ' ' || left(f.value::text, 20)) from glances g join fields f using (n)
+  where g.outcome is distinct from g.looked_at and f.field <> 'unique'), null, 'both ways refuse the same');
+select is((select array_agg(distinct f.field || ' ' || left(f.value::text, 20)) from glances g join fields f using (n)
+  where not g.are_plain and g.outcome = 'ok'),
+  array['unique null', 'unique {"key": "x"}'], 'and of those that are taken none has to be looked at by itself');
+create temp table checks as select pg_stat_get_xact_function_calls('awa._check_fields'::regproc) as before;
+select awa.enqueue_batch(
+    jsonb_agg(jsonb_build_object('queue', pg_temp.q(' glance'), 'kind', 'k', 'group_key', 'g' || n)))
+  from generate_series(1, 10) n \g /dev/null
+select is(pg_stat_get_xact_function_calls('awa._check_fields'::regproc), c.before, 'so none of a batch is')
+  from checks c;
 select * from finish();
 rollback;
