@@ -254,6 +254,7 @@ type QueueSettings struct {
 	GroupMaxRunning    Setting[int]           `json:"group_max_running,omitzero"`    // of a group at once
 	MaxRunning         Setting[int]           `json:"max_running,omitzero"`          // of the queue at once
 	Rate               Setting[Rate]          `json:"rate,omitzero"`                 // how often jobs begin
+	GroupOrder         Setting[string]        `json:"group_order,omitzero"`          // of a group: start, strict or halt
 }
 
 // A Rate lets Jobs begin in each Per, evenly; and up to Burst at once, where fewer have begun before. In any stretch of

@@ -131,6 +131,7 @@ type AwaListQueuesRow struct {
 	GroupMaxRunning    *int32
 	MaxRunning         *int32
 	Rate               json.RawMessage
+	GroupOrder         *string
 	PausedAt           *time.Time
 	ChangedAt          *time.Time
 	ChangedBy          *string

@@ -232,7 +232,7 @@ func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]
 }
 
 const listQueues = `-- name: ListQueues :many
-select queue, default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention, shards, max_depth, group_max_running, max_running, rate, paused_at, changed_at, changed_by, workers, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at from awa.list_queues()
+select queue, default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention, shards, max_depth, group_max_running, max_running, rate, group_order, paused_at, changed_at, changed_by, workers, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at from awa.list_queues()
 `
 
 func (q *Queries) ListQueues(ctx context.Context, db DBTX) ([]AwaListQueuesRow, error) {
@@ -262,6 +262,7 @@ func (q *Queries) ListQueues(ctx context.Context, db DBTX) ([]AwaListQueuesRow, 
 			&i.GroupMaxRunning,
 			&i.MaxRunning,
 			&i.Rate,
+			&i.GroupOrder,
 			&i.PausedAt,
 			&i.ChangedAt,
 			&i.ChangedBy,

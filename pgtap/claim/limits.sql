@@ -63,10 +63,10 @@ select throws_ok($$ select awa.configure_queue('q', '{"rate": {"jobs": 1, "per":
   '22023', 'rate.burst * per / jobs must be at most 100 years', 'a burst that no claim could add to a time is refused');
 
 -- The state of a shard
-select is(awa._shard_state(-7)::text, (-7, 0, '3:3:', '{0,0,0,0,0}', 0, null, null)::awa.shard_states::text,
+select is(awa._shard_state(-7)::text, (-7, 0, '3:3:', '{0,0,0,0,0}', 0, null, null, 'start')::awa.shard_states::text,
   'a shard without limits has read nothing');
-select awa._keep_shard_state((-7, 0, '3:3:', '{0,0,9,0,0}', 2, null, 3)::awa.shard_states, '5:5:') \g /dev/null
-select awa._keep_shard_state((-7, 0, '3:3:', '{0,0,9,0,0}', 4, null, 3)::awa.shard_states) \g /dev/null
+select awa._keep_shard_state((-7, 0, '3:3:', '{0,0,9,0,0}', 2, null, 3, 'start')::awa.shard_states, '5:5:') \g /dev/null
+select awa._keep_shard_state((-7, 0, '3:3:', '{0,0,9,0,0}', 4, null, 3, 'start')::awa.shard_states) \g /dev/null
 select results_eq('
     select s.read_until::text, s.turns_until, s.running, s.group_max_running
       from awa.shard_states s

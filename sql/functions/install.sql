@@ -21,6 +21,7 @@
 {{ template "engine/lanes.sql" . }}
 {{ template "engine/attempts.sql" . }}
 {{ template "engine/slots.sql" . }}
+{{ template "engine/holders.sql" . }}
 {{ template "engine/writers.sql" . }}
 {{ template "engine/limited.sql" . }}
 {{ template "engine/json.sql" . }}

@@ -184,6 +184,7 @@ create table awa.queue_settings (
   group_max_running    integer,
   max_running          integer,
   rate                 jsonb,
+  group_order          text check (group_order in ('start', 'strict', 'halt')),
   paused_at            timestamptz,
   changed_at           timestamptz not null default now(),
   changed_by           text not null default session_user
@@ -216,6 +217,9 @@ comment on column awa.queue_settings.max_running is
   'How many jobs of the queue run at once, at most; without end by default';
 comment on column awa.queue_settings.rate is
   'How often jobs begin: jobs, per (an interval) and burst; without end by default';
+comment on column awa.queue_settings.group_order is
+  'start: the next job of a group begins when there is room. strict: when the one before has ended for good. halt: as '
+  'strict, and not while one that failed for good is kept';
 comment on column awa.queue_settings.paused_at is 'Since when nothing is claimed from the queue; null when it runs';
 
 -- Control ---------------------------------------------------------------------------------------
@@ -782,7 +786,9 @@ create table awa.slots (
   xid      xid8 not null default pg_current_xact_id(),
   of_queue integer not null default 0,
   freed    bigint[] not null default '{}',
-  looks    bigint[] not null default '{}'
+  looks    bigint[] not null default '{}',
+  keeps    bigint[] not null default '{}',
+  leaves   bigint[] not null default '{}'
 );
 create index slots_shard on awa.slots (shard, xid);
 alter table awa.slots replica identity full;
@@ -791,6 +797,10 @@ comment on table awa.slots is
 comment on column awa.slots.of_queue is 'How many slots of the queue were given back';
 comment on column awa.slots.freed is 'The groups of which a slot was given back, once for each';
 comment on column awa.slots.looks is 'Groups that may have room for those that wait, though nothing was given back';
+comment on column awa.slots.keeps is
+  'Jobs whose attempts have ended, and which may come again; of the groups in looks, one for each';
+comment on column awa.slots.leaves is
+  'Jobs that were to come again, and do not; of the groups in looks, one for each';
 
 create table awa.shard_states (
   shard             bigint not null,
@@ -800,6 +810,7 @@ create table awa.shard_states (
   running           integer not null,
   next_at           timestamptz,
   group_max_running integer,
+  group_order       text,
   primary key (shard, state_id)
 );
 comment on table awa.shard_states is
@@ -810,7 +821,8 @@ comment on column awa.shard_states.turns_until is
 comment on column awa.shard_states.running is 'How many attempts hold a slot of the queue; in its first shard';
 comment on column awa.shard_states.next_at is
   'When the next job may begin under the rate of the queue, if it had no burst; in its first shard';
-comment on column awa.shard_states.group_max_running is 'The setting by which claims have looked at the groups last';
+comment on column awa.shard_states.group_max_running is 'The limit by which claims have looked at the groups last';
+comment on column awa.shard_states.group_order is 'The setting by which claims have looked at the groups last';
 
 create table awa.group_states (
   shard       bigint not null,
@@ -821,10 +833,13 @@ create table awa.group_states (
   has_front   boolean not null,
   taken       bigint not null,
   front_taken bigint not null,
+  holder      bigint,
   primary key (shard, group_id, state_id)
 );
-create index group_states_idle on awa.group_states (state_id) where running = 0 and not has_line and not has_front;
-create index group_states_line on awa.group_states (shard, group_id) where has_line or has_front;
+create index group_states_idle on awa.group_states (state_id)
+  where running = 0 and not has_line and not has_front and holder is null;
+create index group_states_line on awa.group_states (shard, group_id)
+  where has_line or has_front or holder is not null;
 comment on table awa.group_states is
   'A group as a claim has left it. The newest row counts; a group without one is idle';
 comment on column awa.group_states.group_id is 'The first 64 bits of the SHA-256 of the group''s key';
@@ -833,6 +848,8 @@ comment on column awa.group_states.has_line is 'Whether jobs may wait in its lin
 comment on column awa.group_states.has_front is 'Whether jobs that were given back may wait there: they come first';
 comment on column awa.group_states.taken is 'The last one in its line that got a turn';
 comment on column awa.group_states.front_taken is 'The last one, of those that were given back, that got a turn';
+comment on column awa.group_states.holder is
+  'The job for which it is kept, by its order: one that runs again, or that failed for good. No other one begins';
 
 create table awa.limited_jobs (
   waiting_id   bigint primary key,

@@ -2,7 +2,8 @@
 
 -- The entries of a part of a window, in their order, and which of them a claim takes (takes is 1).
 -- Of the others, those with a size are to wait for their groups, and those without have expired. A claim takes those
--- whose group has room, and no line; what was given back waits only for its like.
+-- whose group has room, and no line; what was given back waits only for its like. Of a group that is kept for a job it
+-- takes that one alone, or puts it into the front of the line, which keeps its place from then on.
 -- Why: a query of SQL, which the planner puts in the place of its call. States are looked up row by row: a join between
 -- the parts of one statement would look at all pairs.
 create or replace function awa._admission(
@@ -19,7 +20,7 @@ create or replace function awa._admission(
   xid xid8, job_id bigint, kind text, args jsonb, priority smallint, attempt smallint, max_attempts smallint,
   created_at timestamptz, ready_at timestamptz, tags text[], metadata jsonb, progress jsonb, group_key text,
   expires_at timestamptz, unique_key bytea, body_bytes int, ordinality bigint, size int, group_id bigint, place tid,
-  running int, has_line boolean, has_front boolean, taken bigint, front_taken bigint, takes int
+  running int, has_line boolean, has_front boolean, taken bigint, front_taken bigint, holder bigint, takes int
 )
 language sql stable
 as $$
@@ -27,6 +28,8 @@ as $$
          case
            when k.size is null then 0
            when k.group_id is null then 1
+           when k.job_id = k.holder then (k.running < group_max_running)::int
+           when k.holder is not null then 0
            when k.has_front or k.has_line and _admission.lane & 7 <> 0 then 0
            when row_number() over (partition by k.group_id, k.size is null order by k.ordinality)
              <= group_max_running - k.running then 1
@@ -35,7 +38,7 @@ as $$
     from (
       select e.*, s.place, coalesce(s.running, 0) as running, coalesce(s.has_line, false) as has_line,
              coalesce(s.has_front, false) as has_front, coalesce(s.taken, 0) as taken,
-             coalesce(s.front_taken, -9223372036854775808) as front_taken
+             coalesce(s.front_taken, -9223372036854775808) as front_taken, s.holder
         from (
           select e.*, row_number() over (order by e.xid, e.job_id) as ordinality,
                  case when not awa._is_expired(e.expires_at, e.attempt, at) then e.body_bytes + row_bytes end as size,
@@ -44,7 +47,7 @@ as $$
                    (part).hi, (part).is_buried, max_entries) e
         ) e
         left join lateral (
-          select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken
+          select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder
             from awa.group_states s
            where s.shard = _admission.shard and s.group_id = e.group_id
            order by s.state_id desc
@@ -91,8 +94,11 @@ begin
         from decided d
     ), changed as materialized (
       select d.group_id, (array_agg(d.place))[1] as place, min(d.running) + sum(d.takes) as running,
-             bool_or(d.has_line) as has_line, bool_or(d.has_front) as has_front, bool_or(d.takes = 0) as is_put_aside,
-             min(d.taken) as taken, min(d.front_taken) as front_taken
+             bool_or(d.has_line) as has_line, bool_or(d.has_front) as has_front,
+             bool_or(d.takes = 0 and lane & 7 <> 0 and d.job_id is distinct from d.holder) as is_in_line,
+             bool_or(d.takes = 0 and (lane & 7 = 0 or d.job_id = d.holder) is true) as is_in_front,
+             min(d.taken) as taken, min(d.front_taken) as front_taken,
+             nullif(min(d.holder), min(d.job_id) filter (where d.job_id = d.holder)) as holder
         from cut c
        cross join decided d
        where d.ordinality <= c.jobs and d.group_id is not null and d.size is not null
@@ -107,18 +113,19 @@ begin
       ))
     ), states as (
       insert into awa.group_states
-        (shard, group_id, state_id, running, has_line, has_front, taken, front_taken)
-      select shard, c.group_id, nextval('awa.state_ids'), c.running, c.has_line or c.is_put_aside and lane & 7 <> 0,
-             c.has_front or c.is_put_aside and lane & 7 = 0, c.taken, c.front_taken
+        (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder)
+      select shard, c.group_id, nextval('awa.state_ids'), c.running, c.has_line or c.is_in_line,
+             c.has_front or c.is_in_front, c.taken, c.front_taken, c.holder
         from changed c
     ), put_aside as (
       insert into awa.limited_jobs
         (waiting_id, shard, group_id, job_id, lane, ready_at, created_at, attempt, max_attempts, body_bytes,
          unique_key, kind, args, tags, metadata, group_key, expires_at, progress, errors)
-      select nextval('awa.waiting_ids') - case when lane & 7 = 0 then 4611686018427387904 else 0 end, shard, e.group_id,
-             e.job_id, shard << 3 | e.priority, e.ready_at, coalesce(e.created_at, e.ready_at), e.attempt,
-             e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.group_key, e.expires_at,
-             e.progress, case when e.created_at is not null then ( -- otherwise it is new
+      select nextval('awa.waiting_ids')
+               - case when lane & 7 = 0 or e.job_id = e.holder then 4611686018427387904 else 0 end,
+             shard, e.group_id, e.job_id, shard << 3 | e.priority, e.ready_at, coalesce(e.created_at, e.ready_at),
+             e.attempt, e.max_attempts, e.body_bytes, e.unique_key, e.kind, e.args, e.tags, e.metadata, e.group_key,
+             e.expires_at, e.progress, case when e.created_at is not null then ( -- otherwise it is new
                select r.errors
                  from awa.ready_entries r
                 where r.lane = lane and r.xid = e.xid and r.job_id = e.job_id

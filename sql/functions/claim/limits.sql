@@ -29,6 +29,8 @@ declare
   v_lines bigint[];
 begin
   select s.* into settings from awa.queue_settings s where s.queue_id = queue_id;
+  settings.group_order := coalesce(settings.group_order, 'start');
+  settings.group_max_running := awa._group_limit(settings.group_max_running, settings.group_order);
   if settings.paused_at is not null then
     return;
   end if;
@@ -48,6 +50,7 @@ begin
       whole.running := whole.running - v_slots.of_queue;
       whole.read_until := v_until;
       perform awa._keep_shard_state(whole, v_until);
+      perform awa._change_holders(v_first, v_slots.looks, v_slots.keeps, v_slots.leaves, settings.group_order);
       perform awa._give_turns(v_first, v_slots.groups, v_slots.freed, settings.group_max_running, false);
       if v_slots.groups <> '{}' then
         perform awa._look_again(v_first, v_slots.groups);
@@ -59,6 +62,12 @@ begin
   freed := v_slots.freed;
   has_slots := v_slots.is_any;
   whole.running := whole.running - v_slots.of_queue;
+  perform awa._change_holders(shard, v_slots.looks, v_slots.keeps, v_slots.leaves, settings.group_order);
+  if state.group_order is distinct from settings.group_order then
+    v_lines := awa._end_holders(shard, settings.group_order);
+    groups := groups || v_lines;
+    freed := freed || array_fill(0, array[cardinality(v_lines)]);
+  end if;
   if state.group_max_running is distinct from settings.group_max_running then
     v_lines := awa._take_turns_back(shard);
     groups := groups || v_lines;
@@ -84,6 +93,7 @@ language plpgsql
 as $$
 begin
   state.group_max_running := settings.group_max_running;
+  state.group_order := settings.group_order;
   whole.running := whole.running + case when settings.max_running is null then 0 else jobs end;
   whole.next_at := awa._rate_after(settings.rate, whole.next_at, at, jobs);
   if state.shard = whole.shard then
@@ -107,7 +117,7 @@ declare
 begin
   select s.* into v_state from awa.shard_states s where s.shard = shard order by s.state_id desc limit 1;
   if not found then
-    v_state := (shard, 0, '3:3:', '{0,0,0,0,0}', 0, null, null);
+    v_state := (shard, 0, '3:3:', '{0,0,0,0,0}', 0, null, null, 'start');
   end if;
   return v_state;
 end
@@ -127,14 +137,15 @@ as $$
 declare
   v_old awa.shard_states := awa._shard_state(state.shard);
 begin
-  if read_until is not null or (state.turns_until, state.running, state.next_at, state.group_max_running)
-    is distinct from (v_old.turns_until, v_old.running, v_old.next_at, v_old.group_max_running)
+  if read_until is not null
+    or (state.turns_until, state.running, state.next_at, state.group_max_running, state.group_order)
+      is distinct from (v_old.turns_until, v_old.running, v_old.next_at, v_old.group_max_running, v_old.group_order)
   then
     state.read_until := coalesce(read_until, state.read_until);
     insert into awa.shard_states
-      (shard, state_id, read_until, turns_until, running, next_at, group_max_running)
+      (shard, state_id, read_until, turns_until, running, next_at, group_max_running, group_order)
     values (state.shard, nextval('awa.state_ids'), state.read_until, state.turns_until, state.running, state.next_at,
-      state.group_max_running);
+      state.group_max_running, state.group_order);
     delete from awa.shard_states s where s.shard = state.shard and s.state_id = v_old.state_id;
   end if;
 end

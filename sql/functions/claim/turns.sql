@@ -5,7 +5,7 @@
 
 -- Reads the slots of a shard that have come since a snapshot, up to another one.
 -- Returns the groups to look at, and how many slots each has got back; how many slots of the queue; and whether there
--- were any.
+-- were any. looks, keeps and leaves: groups, with the job that comes again for each, or the one that does not.
 create or replace function awa._read_slots(
   shard bigint,
   since pg_snapshot,
@@ -13,7 +13,10 @@ create or replace function awa._read_slots(
   out groups bigint[],
   out freed int[],
   out of_queue int,
-  out is_any boolean
+  out is_any boolean,
+  out looks bigint[],
+  out keeps bigint[],
+  out leaves bigint[]
 )
 language plpgsql
 as $$
@@ -34,12 +37,19 @@ begin
         cross join lateral (
            select s.ctid from awa.slots s where s.shard = shard and s.xid = x.xid offset 0
          ) s))
-    returning s.of_queue, s.freed, s.looks
+    returning s.of_queue, s.freed, s.looks, s.keeps, s.leaves
+  ), places as (
+    select p.*
+      from gone g
+     cross join unnest(g.looks, g.keeps, g.leaves) p(group_id, keeps, leaves)
+     where num_nonnulls(p.keeps, p.leaves) > 0
   )
   select count(*) > 0, coalesce(sum(g.of_queue), 0),
          array(select f from gone o cross join unnest(o.freed) f),
-         array(select l from gone o cross join unnest(o.looks) l)
-    into is_any, of_queue, v_freed, v_looks
+         array(select l from gone o cross join unnest(o.looks) l),
+         (select array_agg(p.group_id) from places p), (select array_agg(p.keeps) from places p),
+         (select array_agg(p.leaves) from places p)
+    into is_any, of_queue, v_freed, v_looks, looks, keeps, leaves
     from gone g;
   select coalesce(array_agg(g.group_id), '{}'), coalesce(array_agg(g.freed), '{}') into groups, freed
     from (
@@ -87,8 +97,8 @@ begin
     from (select g.group_id, sum(g.freed)::int as freed from unnest(groups, freed) g(group_id, freed) group by 1) g;
   with known as materialized (
     select a.group_id, a.freed, s.place, s.running - a.freed as running, s.has_line, s.has_front, s.taken,
-           s.front_taken, case
-             when not deals or not (s.has_line or s.has_front) then 0
+           s.front_taken, s.holder, case
+             when not deals or not (s.has_line or s.has_front) or s.holder is not null then 0
              else greatest(least(group_max_running - s.running + a.freed, 10000), 0)
            end as room
       from (
@@ -97,7 +107,7 @@ begin
         select g, 0 from unnest(v_all.others[:1000]) g
       ) a
      cross join lateral (
-        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken
+        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder
           from awa.group_states s
          where s.shard = shard and s.group_id = a.group_id
          order by s.state_id desc
@@ -151,10 +161,10 @@ begin
     ))
   ), states as (
     insert into awa.group_states
-      (shard, group_id, state_id, running, has_line, has_front, taken, front_taken)
+      (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder)
     select shard, d.group_id, nextval('awa.state_ids'), d.running + d.turns, d.has_line and d.turns = d.most,
            d.has_front and (d.most = 0 or d.last is null and d.turns = d.most), greatest(d.taken, d.last),
-           greatest(d.front_taken, d.last_in_front)
+           greatest(d.front_taken, d.last_in_front), d.holder
       from dealt d
   )
   select array_agg(d.group_id) into v_later
@@ -191,7 +201,7 @@ begin
          group by b.group_id
       ) b
      cross join lateral (
-        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken
+        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder
           from awa.group_states s
          where s.shard = shard and s.group_id = b.of_group
          order by s.state_id desc
@@ -206,10 +216,10 @@ begin
     ))
   )
   insert into awa.group_states
-    (shard, group_id, state_id, running, has_line, has_front, taken, front_taken)
+    (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder)
   select shard, k.of_group, nextval('awa.state_ids'), k.running - k.turns, k.has_line or k.first is not null,
          k.has_front or k.first_in_front is not null, least(k.taken, k.first - 1),
-         least(k.front_taken, k.first_in_front - 1)
+         least(k.front_taken, k.first_in_front - 1), k.holder
     from known k;
   return array(
     select distinct s.group_id from awa.group_states s where s.shard = shard and (s.has_line or s.has_front));

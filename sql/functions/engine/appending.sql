@@ -33,6 +33,7 @@ declare
   v_shards int;
   v_shard int := 0;
   v_max_depth int;
+  v_group_order text;
   v_priority smallint;
   v_max_attempts smallint;
   v_segment smallint;
@@ -54,8 +55,8 @@ begin
   end if;
   v_beside := v_beside + coalesce(octet_length(group_key), 0) + case when expires_at is null then 0 else 29 end;
 
-  select s.default_priority, s.default_max_attempts, s.shards, s.max_depth
-    into v_priority, v_max_attempts, v_shards, v_max_depth
+  select s.default_priority, s.default_max_attempts, s.shards, s.max_depth, s.group_order
+    into v_priority, v_max_attempts, v_shards, v_max_depth, v_group_order
     from awa.queue_settings s where s.queue_id = v_queue_id;
   if v_max_depth is not null and checks_depth then
     perform awa._check_depth(queue, v_queue_id, v_max_depth);
@@ -68,6 +69,9 @@ begin
     v_shard := floor(random() * v_shards);
   end if;
   v_lane := awa._lane(v_queue_id, v_priority, v_shard);
+  if v_group_order is not null and run_at > now is not true then
+    v_lane := awa._lane_in_order(v_lane, group_key, v_group_order);
+  end if;
   select true into v_is_in_use
     from awa.queues q
    where q.queue_id = v_queue_id

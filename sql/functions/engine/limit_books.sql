@@ -2,11 +2,12 @@
 
 -- What is wrong with the slots, lines and turns of queues with limits; also rows that somebody has removed.
 -- The slots of a group are held by open attempts and by turns, or given back and not read by a claim yet. Each job in
--- line is behind what its state says was taken. A group with a line has no room, or the next claim is to look at it.
+-- line is behind what its state says was taken. A group with a line has no room, or is kept
+-- for a job that comes, or the next claim is to look at it.
 create or replace view awa._limit_problems as
 with states as (
   select distinct on (s.shard, s.group_id) s.shard, s.group_id, s.running, s.has_line, s.has_front, s.taken,
-         s.front_taken
+         s.front_taken, s.holder
     from awa.group_states s
    order by s.shard, s.group_id, s.state_id desc
 ), shards as (
@@ -53,8 +54,19 @@ select l.shard >> 6,
   from lines l
   join states s on s.shard = l.shard and s.group_id = l.group_id
   join shards h on h.shard = l.shard
- where (s.running < h.group_max_running or h.group_max_running is null)
+ where (s.running < h.group_max_running or h.group_max_running is null) and s.holder is null
    and not exists (select from unread u where u.shard = l.shard and u.group_id = l.group_id)
+union all
+select s.shard >> 6, format('group %s is kept for job %s, which does not come', s.group_id, s.holder)
+  from states s
+ where s.holder is not null
+   and not exists (select from awa.slots n where n.shard = s.shard and s.holder = any(n.leaves))
+   and not exists (
+    select
+      from awa._place p
+     where p.id = s.holder and awa._shard_of(p.lane) = s.shard
+       and p.state = any(awa._states('keeps_group'))
+  )
 union all
 select q.queue_id, format('%s slots of the queue are held, %s are counted', q.slots, coalesce(s.running, 0))
   from (

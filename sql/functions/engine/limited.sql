@@ -157,13 +157,13 @@ as $$
    where s.ctid = any(array(
      select s.ctid
        from awa.group_states s
-      where s.running = 0 and not s.has_line and not s.has_front
+      where s.running = 0 and not s.has_line and not s.has_front and s.holder is null
       limit max_groups
         for update skip locked))
 $$;
 comment on function awa._forget_idle_groups is 'Removes states of groups that are idle, at most so many';
 
--- Begins the states of limits anew, after a restore: what runs is counted, and what waits is in line.
+-- Begins the states of limits anew, after a restore: what runs is counted, what waits is in line, and holders hold.
 -- The caller has given all open attempts a row in leases.
 -- Why: the transaction ids in slots are those of another server. The times of rates stay.
 create or replace function awa._recount_limits() returns void
@@ -172,36 +172,56 @@ as $$
 declare
   v_now pg_snapshot := awa._snapshot();
 begin
+  perform awa._change_holders(c.shard, c.groups, c.keeps, c.leaves, coalesce(s.group_order, 'start'))
+     from (
+       select n.shard, array_agg(p.group_id) as groups, array_agg(p.keeps) as keeps, array_agg(p.leaves) as leaves
+         from awa.slots n
+        cross join unnest(n.looks, n.keeps, n.leaves) p(group_id, keeps, leaves)
+        where num_nonnulls(p.keeps, p.leaves) > 0
+        group by n.shard
+     ) c
+     left join awa.queue_settings s on s.queue_id = c.shard >> 6;
   delete from awa.turns;
   delete from awa.slots;
-  delete from awa.group_states;
+  with known as (
+    delete from awa.group_states s returning s.shard, s.group_id, s.state_id, s.holder
+  )
   insert into awa.group_states
-    (shard, group_id, state_id, running, has_line, has_front, taken, front_taken)
+    (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder)
   select g.shard, g.group_id, nextval('awa.state_ids'), sum(g.running), bool_or(g.in_line), bool_or(g.in_front), 0,
-         -9223372036854775808
+         -9223372036854775808, min(g.holder)
     from (
-      select awa._shard_of(l.lane) as shard, l.group_id, 1 as running, false as in_line, false as in_front
+      select awa._shard_of(l.lane) as shard, l.group_id, 1 as running, false as in_line, false as in_front,
+             null::bigint as holder
         from awa.leases l
        where l.group_id is not null
       union all
-      select w.shard, w.group_id, 0, w.waiting_id >= 0, w.waiting_id < 0 from awa.limited_jobs w
+      select w.shard, w.group_id, 0, w.waiting_id >= 0, w.waiting_id < 0, null from awa.limited_jobs w
+      union all
+      (
+        select distinct on (k.shard, k.group_id) k.shard, k.group_id, 0, false, false, k.holder
+          from known k
+         order by k.shard, k.group_id, k.state_id desc
+      )
     ) g
-   group by g.shard, g.group_id;
-  insert into awa.shard_states (shard, state_id, read_until, turns_until, running, next_at, group_max_running)
+   group by g.shard, g.group_id
+  having sum(g.running) > 0 or bool_or(g.in_line) or bool_or(g.in_front) or min(g.holder) is not null;
+  insert into awa.shard_states
+    (shard, state_id, read_until, turns_until, running, next_at, group_max_running, group_order)
   select s.shard, nextval('awa.state_ids'), v_now, '{0,0,0,0,0}',
          (
            select count(*)
              from awa.leases l
             where l.holds_queue and awa._first_shard(awa._shard_of(l.lane)) = s.shard
-         ), s.next_at, 0 -- not a setting: claims look at all groups
+         ), s.next_at, 0, s.group_order -- 0 is not a setting: claims look at all groups
     from (
-      select distinct on (s.shard) s.shard, s.next_at, s.state_id
+      select distinct on (s.shard) s.shard, s.next_at, s.group_order, s.state_id
         from (
-          select s.shard, s.next_at, s.state_id from awa.shard_states s
+          select s.shard, s.next_at, s.group_order, s.state_id from awa.shard_states s
           union all
-          select g.shard, null, -1 from awa.group_states g
+          select g.shard, null, null, -1 from awa.group_states g
           union all
-          select awa._first_shard(awa._shard_of(l.lane)), null, -1 from awa.leases l where l.holds_queue
+          select awa._first_shard(awa._shard_of(l.lane)), null, null, -1 from awa.leases l where l.holds_queue
         ) s
        order by s.shard, s.state_id desc
     ) s;
@@ -210,4 +230,4 @@ begin
 end
 $$;
 comment on function awa._recount_limits is
-  'Begins the states of limits anew, after a restore: what runs is counted, and what waits is in line';
+  'Begins the states of limits anew, after a restore: what runs is counted, what waits is in line, and holders hold';

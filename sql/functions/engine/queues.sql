@@ -198,7 +198,8 @@ create or replace function awa._ready_lane(lane bigint, job_id bigint, group_key
 language sql stable
 as $$
   select case
-           when group_key is not null then lane
+           when group_key is not null then awa._lane_in_order(lane, group_key,
+             (select s.group_order from awa.queue_settings s where s.queue_id = awa._queue_of(lane)))
            else awa._lane(awa._queue_of(lane), (lane & 7)::int,
              (job_id % coalesce((select s.shards from awa.queue_settings s where s.queue_id = awa._queue_of(lane)),
                1))::int)

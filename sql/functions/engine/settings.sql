@@ -35,7 +35,8 @@ end;
 comment on function awa._retention is
   'How long a failed, cancelled or dead job is kept, at least, by two settings of its queue';
 
--- type is interval, integer, number, boolean or rate: see _checked_rate. A queue's completed_retention is at most, and
+-- type is interval, integer, number, boolean, choice (see _choices) or rate (see _checked_rate). A queue's
+-- completed_retention is at most, and
 -- by default, that of the installation, which _checked_settings and list_queues look up. The defaults of the
 -- installation are also those of the columns of awa.settings, since no table may depend on a function; a test compares
 -- them.
@@ -72,7 +73,8 @@ select k.of_queue, k.name, k.type, k.min_value, k.max_value, k.default_value
     (true, 'completed_retention', 'interval', '1 millisecond', null, null),
     (true, 'group_max_running', 'integer', '1', '1000000', null),
     (true, 'max_running', 'integer', '1', '1000000', null),
-    (true, 'rate', 'rate', '1', '1000000', null)
+    (true, 'rate', 'rate', '1', '1000000', null),
+    (true, 'group_order', 'choice', null, null, 'start')
   ) k(of_queue, name, type, min_value, max_value, default_value);
 comment on view awa._known_settings is 'The settings that there are, with their ranges and defaults';
 
@@ -124,6 +126,12 @@ declare
 begin
   if known.type = 'rate' then
     return awa._checked_rate(known, value);
+  elsif known.type = 'choice' then
+    if (value #>> '{}' = any(awa._choices(known.name))) is not true then
+      perform awa._refuse(format('%s must be one of %s', known.name, array_to_string(awa._choices(known.name), ', ')),
+        awa._brief(value), 'Pass one of these, as a string.');
+    end if;
+    return value;
   elsif known.type = 'boolean' then
     if jsonb_typeof(value) <> 'boolean' then
       perform awa._refuse(known.name || ' must be true or false', awa._brief(value),
@@ -161,6 +169,12 @@ begin
 end
 $$;
 comment on function awa._checked_setting is 'The value of one setting once it is checked';
+
+-- The values that a setting of the type choice may have.
+create or replace function awa._choices(setting text) returns text[]
+language sql immutable
+return case setting when 'group_order' then '{start,strict,halt}'::text[] end;
+comment on function awa._choices is 'The values that a setting of the type choice may have';
 
 -- A rate once it is checked: an object with jobs, per, and burst, which is a twentieth of jobs by default, at least 1.
 -- min_value and max_value are those of jobs and burst.

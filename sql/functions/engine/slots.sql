@@ -13,6 +13,25 @@ return shard >> 6 << 6;
 comment on function awa._first_shard is
   'The first shard of a queue: claims keep there what limits the queue as a whole';
 
+-- How many jobs of a group may run at once: one where they go in order; null without a limit.
+create or replace function awa._group_limit(group_max_running int, group_order text) returns int
+language sql immutable parallel safe
+return coalesce(group_max_running, case when group_order in ('strict', 'halt') then 1 end);
+comment on function awa._group_limit is
+  'How many jobs of a group may run at once: one where they go in order; null without a limit';
+
+-- The lane for an entry that is to go to this one: that of priority 2 where its group goes in order.
+-- Why: claims read a lane in its order, and the lanes one after the other: one job of a group must not be read before
+-- an earlier one of another priority.
+create or replace function awa._lane_in_order(lane bigint, group_key text, group_order text) returns bigint
+language sql immutable parallel safe
+return case
+    when group_key is not null and group_order in ('strict', 'halt') and lane & 7 <> 0 then lane & ~7::bigint | 2
+    else lane
+  end;
+comment on function awa._lane_in_order is
+  'The lane for an entry that is to go to this one: that of priority 2 where its group goes in order';
+
 -- Gives slots back that attempts of a shard have held, and wakes the queue.
 -- freed has the group of each attempt, null where it held none; of_queue is how many slots of the queue were held. The
 -- next claim reads them, once the caller has committed. The caller has closed the attempts.

@@ -1,7 +1,8 @@
 -- The one writer of each table that jobs go to.
 
 -- Ends attempts, once their jobs go to another state: changes what the jobs hold, and removes lease rows.
--- Gives back the slots that such rows hold; those of the ledger were given back with the closure.
+-- Gives back the slots that such rows hold; those of the ledger were given back with the closure. Where the jobs may
+-- come again, or failed for good, notes that their groups may be kept for them.
 create or replace function awa._end_attempts(attempts awa.leases[], state text) returns void
 language plpgsql
 as $$
@@ -42,6 +43,9 @@ begin
   loop
     perform awa._free_slots(v_freed.shard, v_freed.groups, v_freed.of_queue);
   end loop;
+  if state = any(awa._states('keeps_group')) then
+    perform awa._keep_places(attempts);
+  end if;
 end
 $$;
 comment on function awa._end_attempts is

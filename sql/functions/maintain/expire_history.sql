@@ -141,12 +141,15 @@ begin
          )
        )
          and d.state = any(states)
-      returning d.job_id, d.lane, d.state, d.counted_by_closure, d.unique_key
+      returning d.job_id, d.lane, d.state, d.counted_by_closure, d.unique_key, d.group_key
     )
     select g.lane, g.state, g.counted_by_closure, count(*) as jobs,
            array_agg(g.job_id) filter (where g.unique_key is not null) as keyed,
            array_agg(g.lane) filter (where g.unique_key is not null) as lanes,
-           array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
+           array_agg(g.unique_key) filter (where g.unique_key is not null) as keys,
+           array_agg(g.job_id) filter (where g.group_key is not null) as grouped,
+           array_agg(g.lane) filter (where g.group_key is not null) as group_lanes,
+           array_agg(g.group_key) filter (where g.group_key is not null) as groups
       from gone g
      group by g.lane, g.state, g.counted_by_closure
      order by g.lane, g.state, g.counted_by_closure
@@ -155,6 +158,7 @@ begin
     if not v_jobs.counted_by_closure then -- its claim counts it otherwise
       perform awa._count_gone(v_jobs.lane, v_jobs.state, v_jobs.jobs);
     end if;
+    perform awa._leave_places(v_jobs.grouped, v_jobs.group_lanes, v_jobs.groups);
     v_removed := v_removed + v_jobs.jobs;
   end loop;
   return v_removed;

@@ -29,10 +29,11 @@ begin
   update awa.queue_settings s
      set (default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter,
           aging_interval, max_depth, failed_retention, dlq_retention, completed_retention, group_max_running,
-          max_running, rate, changed_at, changed_by)
+          max_running, rate, group_order, changed_at, changed_by)
        = (select r.default_priority, r.default_max_attempts, r.lease, r.deadline, r.backoff_base, r.backoff_max,
                  r.dead_letter, r.aging_interval, r.max_depth, r.failed_retention, r.dlq_retention,
-                 r.completed_retention, r.group_max_running, r.max_running, r.rate, clock_timestamp(), session_user
+                 r.completed_retention, r.group_max_running, r.max_running, r.rate, r.group_order, clock_timestamp(),
+                 session_user
             from jsonb_populate_record(s, v_checked) r)
    where s.queue_id = v_queue_id;
   if v_checked ? 'shards' then
@@ -59,11 +60,24 @@ begin
     perform awa._refuse('max_running and rate need a queue of one shard', format('%s shards', v_settings.shards),
       'A limit of the whole queue is kept in one shard: set shards to 1, or limit the groups.');
   end if;
+  if v_settings.group_order in ('strict', 'halt') and v_settings.group_max_running > 1 then
+    perform awa._refuse('group_max_running must be 1 with the group_order strict or halt',
+      v_settings.group_max_running::text, 'In order means one at a time: leave group_max_running out, or set it to 1.');
+  end if;
   v_has_limits := exists (
     select from awa.queues q where q.queue_id = queue_id and q.has_limits and q.dropped_at is null);
-  if not v_has_limits and num_nonnulls(v_settings.group_max_running, v_settings.max_running, v_settings.rate) > 0 then
+  if not v_has_limits
+    and num_nonnulls(awa._group_limit(v_settings.group_max_running, v_settings.group_order), v_settings.max_running,
+      v_settings.rate) > 0
+  then
     perform awa._add_queue(queue, true);
     v_has_limits := true;
+  end if;
+  if v_settings.group_order in ('strict', 'halt') then -- entries go to one lane, and turns to those of their priorities
+    perform awa._use_lanes(array(
+      select awa._lane(queue_id, p, s)
+        from generate_series(1, 4) p
+       cross join generate_series(0, coalesce(v_settings.shards, awa._default_number('shards')) - 1) s), queue);
   end if;
   if v_has_limits then
     perform awa._wake(queue_id);

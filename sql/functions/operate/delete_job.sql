@@ -75,18 +75,22 @@ begin
     with done as (
       delete from awa.done_entries d
        where d.job_id = any(job_ids)
-      returning d.job_id, d.lane, d.counted_by_closure, d.unique_key
+      returning d.job_id, d.lane, d.counted_by_closure, d.unique_key, d.group_key
     )
     select g.lane, count(*) as jobs, count(*) filter (where not g.counted_by_closure) as noted,
            array_agg(g.job_id) filter (where g.counted_by_closure) as completed,
            array_agg(g.job_id) filter (where g.unique_key is not null) as keyed,
-           array_agg(g.unique_key) filter (where g.unique_key is not null) as keys
+           array_agg(g.unique_key) filter (where g.unique_key is not null) as keys,
+           array_agg(g.job_id) filter (where g.group_key is not null) as grouped,
+           array_agg(g.lane) filter (where g.group_key is not null) as group_lanes,
+           array_agg(g.group_key) filter (where g.group_key is not null) as groups
       from done g
      group by g.lane
      order by g.lane
   loop
     perform awa._arrive(v_jobs.lane, - v_jobs.noted);
     perform awa._note_deleted(v_jobs.completed, array_fill(v_jobs.lane, array[v_jobs.jobs - v_jobs.noted]::int[]));
+    perform awa._leave_places(v_jobs.grouped, v_jobs.group_lanes, v_jobs.groups);
     v_deleted := v_deleted + v_jobs.jobs;
     v_keyed := v_keyed || v_jobs.keyed;
     v_keys := v_keys || v_jobs.keys;

@@ -70,7 +70,13 @@ begin
      set run_at = run_at, args = v_job.args, body_bytes = v_job.body_bytes
    where d.job_id = job_id and d.state = 'scheduled';
   perform awa._wake_due(run_at);
-  return run_at > clock_timestamp() or awa._retry(job_id, 'scheduled') = 'retried';
+  if run_at <= clock_timestamp() then
+    return awa._retry(job_id, 'scheduled') = 'retried';
+  end if;
+  if v_job.attempted_at is not null then
+    perform awa._leave_places(array[job_id], array[v_job.lane], array[v_job.group_key]);
+  end if;
+  return true;
 end
 $$;
 comment on function awa._reschedule_deferred is
@@ -107,7 +113,9 @@ begin
   select w.* into v_job
     from awa._as_attempt(v_entry) a
    cross join lateral awa._waiting(array[a], 'scheduled', array[greatest(run_at, v_now)], counts => true) w;
-  v_job.lane := (select l from awa._ready_lane(v_job.lane, v_job.job_id, v_job.group_key) l);
+  if v_job.group_key is null then
+    v_job.lane := (select l from awa._ready_lane(v_job.lane, v_job.job_id, null) l);
+  end if;
   v_job := awa._with_args(v_job, args, place.state);
   perform awa._check_expiry(v_job.expires_at, run_at);
   if run_at <= v_now and args is null then
@@ -124,8 +132,9 @@ begin
     end if;
     perform awa._use_lanes(array[v_job.lane]);
     perform awa._defer(array(select a from awa._last_attempt(v_job) a), 'scheduled', array[run_at], counts => true);
+    perform awa._leave_places(array[v_job.job_id], array[v_job.lane], array[v_job.group_key]);
   else
-    if awa._has_place(v_job.lane, v_job.job_id) then
+    if awa._has_place((select l from awa._ready_lane(v_job.lane, v_job.job_id, v_job.group_key) l), v_job.job_id) then
       perform awa._refuse_place(v_job.job_id, place.state);
     end if;
     perform awa._append_ready(array[v_job]);
@@ -162,7 +171,7 @@ begin
     return false;
   end if;
   if run_at <= v_now then
-    if awa._has_place(v_job.lane, job_id) then
+    if awa._has_place((select l from awa._ready_lane(v_job.lane, job_id, v_job.group_key) l), job_id) then
       perform awa._refuse_place(job_id, 'available');
     end if;
     perform awa._append_ready(array[v_job]);

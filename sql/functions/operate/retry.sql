@@ -57,6 +57,7 @@ as $$
 declare
   v_has_ended boolean := state = any(awa._states('done'));
   v_job awa.deferred_jobs;
+  v_lane bigint;
 begin
   -- As a deferred job that is due.
   if state = any(awa._states('deferred')) then
@@ -86,9 +87,13 @@ begin
   else
     delete from awa.deferred_jobs d where d.job_id = job_id;
   end if;
-  v_job.lane := awa._lane(awa._queue_of(v_job.lane), (v_job.lane & 7)::int,
+  v_lane := awa._lane(awa._queue_of(v_job.lane), (v_job.lane & 7)::int,
     awa._shard_for(awa._queue_of(v_job.lane), job_id, v_job.group_key, among_many));
-  if awa._has_place(v_job.lane, job_id) then
+  if v_lane <> v_job.lane then -- its queue had another number of shards when it ended
+    perform awa._leave_places(array[job_id], array[v_job.lane], array[v_job.group_key]);
+    v_job.lane := v_lane;
+  end if;
+  if awa._has_place((select l from awa._ready_lane(v_job.lane, job_id, v_job.group_key) l), job_id) then
     perform awa._refuse_place(job_id, state);
   end if;
   v_job.run_at := clock_timestamp();

@@ -85,6 +85,7 @@ begin
           perform awa._let_go(array[job_id], array[substr(v_place.unique_key, 1, 32)]);
         end if;
         perform awa._note_moved(v_place.lane, v_lane);
+        perform awa._leave_places(array[job_id], array[v_place.lane], array[v_group_key]);
         return v_place.state;
       end if;
     elsif v_place.state = 'available' then
@@ -94,7 +95,7 @@ begin
       if v_place.xid is null then -- it waits for its group
         select d.* into v_limited from awa._leave_lines(array[job_id]) d;
         continue when v_limited.job_id is null;
-        if awa._has_place(v_lane, job_id) then
+        if awa._has_place((select l from awa._ready_lane(v_lane, job_id, v_limited.group_key) l), job_id) then
           perform awa._refuse_place(job_id, v_place.state);
         end if;
         v_limited.lane := v_lane;
@@ -116,6 +117,10 @@ begin
         exception when sqlstate 'JQ999' then
           null;
         end;
+        if v_entry.group_key is not null then
+          v_lane := (select l from awa._ready_lane(v_lane, job_id, v_entry.group_key) l);
+          perform awa._use_lanes(array[v_lane]);
+        end if;
         if v_entry.job_id is null or awa._has_place(v_lane, job_id) then
           perform awa._refuse_place(job_id, v_place.state);
         end if;
@@ -127,6 +132,7 @@ begin
         v_entry.created_at := coalesce(v_entry.created_at, v_entry.ready_at);
         perform awa._append_entry(v_entry);
         perform awa._note_moved(v_place.lane, v_lane);
+        perform awa._leave_places(array[job_id], array[v_place.lane], array[v_group_key]);
         perform awa._decide_at_end(v_batch);
         perform awa._wake(awa._queue_of(v_lane));
         return v_place.state;

@@ -128,6 +128,7 @@ language sql stable
 as $$
   select format('It is available since %s, and waits for its group %s: %s%s%s', job.run_at, job.group_key,
            case
+             when g.holder is not null then awa._holder_in_words(g.holder)
              when t.turn_id is not null then 'it has its turn, and begins with the next claim that has room'
              else format('%s%s run', coalesce(g.running, 0), ' of ' || s.group_max_running)
            end,
@@ -136,7 +137,8 @@ as $$
                from (
                  select h.job_id
                    from awa._holders h
-                  where h.queue_id = w.shard >> 6 and awa._shard_of(h.lane) = w.shard and h.group_id = w.group_id
+                  where g.holder is null
+                    and h.queue_id = w.shard >> 6 and awa._shard_of(h.lane) = w.shard and h.group_id = w.group_id
                   limit 5
                ) h
            ) || ')',
@@ -153,7 +155,7 @@ as $$
     left join awa.turns t on t.lane between w.shard << 3 and w.shard << 3 | 7 and t.waiting_id = w.waiting_id
     left join awa.queue_settings s on s.queue_id = w.shard >> 6
     left join lateral (
-      select g.running
+      select g.running, g.holder
         from awa.group_states g
        where g.shard = w.shard and g.group_id = w.group_id
        order by g.state_id desc
@@ -164,6 +166,28 @@ as $$
 $$;
 comment on function awa._line_in_words is
   'What an available job waits for that stands in the line of its group, in words';
+
+-- The job for which a group is kept, and what it waits for, in words.
+create or replace function awa._holder_in_words(holder bigint) returns text
+language sql stable
+as $$
+  select coalesce((
+      select format('it is kept for job %s, which %s%s', j.id,
+               case
+                 when j.state = 'retryable' then format('waits for its retry at %s', j.run_at)
+                 when j.state = any(awa._states('deferred')) then format('is put off until %s', j.run_at)
+                 when j.state = 'available' then 'begins first'
+                 else format('is %s since %s; to retry or to delete it lets the group go on', j.state, j.finalized_at)
+               end,
+               case when j.state = any(awa._states('deferred'))
+                 then '; to retry or to cancel that one lets the group go on at once' end
+                 || coalesce('; its last error: ' || (j.errors -> -1 ->> 'error'), ''))
+        from awa.jobs j
+       where j.id = holder
+       limit 1
+    ), format('it is kept for job %s, which has left', holder))
+$$;
+comment on function awa._holder_in_words is 'The job for which a group is kept, and what it waits for, in words';
 
 -- The limits of a queue that let no job begin now, in words; null where there are none.
 create or replace function awa._limits_in_words(queue_id bigint, now timestamptz) returns text

@@ -215,11 +215,11 @@ begin
         (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, kind, args, tags, metadata,
          group_key)
       select v_segment,
-             awa._lane(f.queue_id, p.priority, case
+             awa._lane_in_order(awa._lane(f.queue_id, p.priority, case
                when f.group_key is not null then awa._shard_for(f.queue_id, null, f.group_key, true)
                when q.shards > 1 then floor(random() * q.shards)::int
                else 0
-             end),
+             end), f.group_key, q.group_order),
              f.last_job_id, clock_timestamp(), p.priority, 1,
              coalesce(f.max_attempts, q.default_max_attempts, awa._default_number('default_max_attempts')),
              octet_length(f.kind) + octet_length(f.args::text) + octet_length(f.metadata::text)

@@ -1,0 +1,77 @@
+-- Without this, a group would be kept for a job that never comes, or for none although one does.
+\set name holders
+\ir ../prelude.psql
+
+select awa.configure_queue(:'queue', '{"group_order": "halt", "dead_letter": true}') \g /dev/null
+select awa.enqueue(:'queue', 'k', group_key => g) as id from unnest('{a,b,c,a}'::text[]) g \g /dev/null
+create temp table c as select * from awa.claim(:'queue', 9);
+
+begin;
+select plan(16);
+
+create function pg_temp.shard() returns bigint language sql return awa._queue_id(pg_temp.q('')) << 6;
+create function pg_temp.holders() returns text
+language sql
+return (
+  select string_agg(c.group_key || coalesce(' ' || (s.holder = c.job_id)::text, ''), ', ' order by c.group_key)
+    from c
+   cross join lateral (
+      select s.holder
+        from awa.group_states s
+       where s.shard = pg_temp.shard() and s.group_id = awa._group_id(c.group_key)
+       order by s.state_id desc
+       limit 1
+    ) s
+);
+create function pg_temp.change(keeps text, leaves text, group_order text) returns void
+language sql
+as $$
+  select awa._change_holders(pg_temp.shard(), array_agg(awa._group_id(c.group_key)),
+           array_agg(case when c.group_key = any(keeps::text[]) then c.job_id end),
+           array_agg(case when c.group_key = any(leaves::text[]) then c.job_id end), group_order)
+    from c
+$$;
+
+-- What attempts write that end
+select awa.fail(c.job_id, c.receipt, 'error') from c where c.group_key = 'a' \g /dev/null
+select awa.discard(c.job_id, c.receipt, 'error') from c where c.group_key = 'b' \g /dev/null
+select results_eq('select s.looks, s.keeps from awa.slots s where s.keeps <> ''{}'' and s.shard = pg_temp.shard()
+    order by s.keeps',
+  $$ select array[awa._group_id(c.group_key)], array[c.job_id] from c where c.group_key <> 'c' order by c.job_id $$,
+  '_keep_places names the jobs that come again, and those that failed for good');
+select awa.complete(c.job_id, c.receipt) from c where c.group_key = 'c' \g /dev/null
+select is((select count(*) from awa.slots s where s.keeps <> '{}' and s.shard = pg_temp.shard()), 2::bigint,
+  'but none that completed');
+select awa._leave_places('{7,8}', array[pg_temp.shard() << 3, pg_temp.shard() << 3], '{a,null}') \g /dev/null
+select results_eq('select s.looks, s.leaves from awa.slots s where s.leaves <> ''{}'' and s.shard = pg_temp.shard()',
+  $$ select array[awa._group_id('a')], '{7}'::bigint[] $$, '_leave_places names those that do not come, with a group');
+select awa._leave_places('{9}', array[awa._queue_id(pg_temp.q('no limits')) << 9], '{a}'),
+       awa._leave_places(null, null, null) \g /dev/null
+select is((select count(*) from awa.slots s where s.leaves <> '{}'), 1::bigint, 'where the queue has limits');
+
+-- Whom a group is kept for
+select is(array(select awa._keeps_group(c.job_id, o) from c, unnest('{start,strict,halt}'::text[]) o
+                 where c.group_key < 'c' order by c.group_key, o),
+  '{t,f,t,t,f,f}', 'start keeps a group for nobody, strict for jobs that come again, halt for dead ones, too');
+
+-- What claims make of it
+select is(pg_temp.holders(), 'a, b, c', 'no group is kept before a claim');
+select pg_temp.change('{a,b}', '{}', 'start') \g /dev/null
+select is(pg_temp.holders(), 'a, b, c', 'nor under start');
+select pg_temp.change('{a,b}', '{}', 'strict') \g /dev/null
+select is(pg_temp.holders(), 'a true, b, c', 'under strict, not for one that is dead');
+select pg_temp.change('{b,c}', '{c}', 'halt') \g /dev/null
+select is(pg_temp.holders(), 'a true, b true, c', 'under halt it is; and not for one that has left since');
+select awa._change_holders(pg_temp.shard(), array[awa._group_id('a')], '{1}', null, 'strict') \g /dev/null
+select is(pg_temp.holders(), 'a true, b true, c', 'it is kept for one job');
+select awa._change_holders(pg_temp.shard(), array[awa._group_id('a')], null, '{1}', 'strict') \g /dev/null
+select is(pg_temp.holders(), 'a true, b true, c', 'and not let go of for another one');
+select is(awa._end_holders(pg_temp.shard(), 'halt'), '{}', 'the same order changes nothing');
+select is(awa._end_holders(pg_temp.shard(), 'strict'), array[awa._group_id('b')], 'strict lets go of dead ones');
+select is(awa._end_holders(pg_temp.shard(), 'start'), array[awa._group_id('a')], 'start of all');
+select is(pg_temp.holders(), 'a, b, c', 'which hold nothing any more');
+select pg_temp.change('{a}', '{}', 'strict'), pg_temp.change('{}', '{a}', 'strict') \g /dev/null
+select is(pg_temp.holders(), 'a, b, c', 'nor does one that leaves');
+
+select * from finish();
+rollback;

@@ -1,0 +1,151 @@
+-- Holders: the jobs for which groups are kept whose jobs go in order.
+--
+-- An attempt that ends gives its slot back, whatever comes then. Where its job comes again, its group is kept for it:
+-- the state of the group names it, and no other job begins before it has begun, or has left. It is named by its id, so
+-- it does not matter where it waits; and to say that a job has left which holds nothing changes nothing.
+
+-- Notes for the next claim that attempts have ended that held slots, and whose jobs come again, or failed for good.
+-- The caller has given their slots back. Under an order other than start, their groups are kept for them.
+-- Why: settings are not asked here, since a claim knows those that hold by the time it reads this.
+create or replace function awa._keep_places(attempts awa.leases[]) returns void
+language plpgsql
+as $$
+begin
+  insert into awa.slots (shard, looks, keeps)
+  select awa._shard_of(a.lane), array_agg(a.group_id order by a.job_id), array_agg(a.job_id order by a.job_id)
+    from unnest(attempts) a
+   where a.group_id is not null
+   group by 1;
+end
+$$;
+comment on function awa._keep_places is
+  'Notes for the next claim that attempts have ended that held slots, and whose jobs come again, or failed for good';
+
+-- Notes for the next claim that jobs do not come again for which their groups may be kept, and wakes their queues.
+-- Of any jobs that leave without an attempt: for those that hold no place it changes nothing.
+create or replace function awa._leave_places(job_ids bigint[], lanes bigint[], group_keys text[]) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_queue_ids bigint[];
+begin
+  if array_remove(group_keys, null) = '{}' is not false then
+    return;
+  end if;
+  with left_now as (
+    insert into awa.slots (shard, looks, leaves)
+    select awa._shard_of(j.lane), array_agg(awa._group_id(j.group_key) order by j.job_id),
+           array_agg(j.job_id order by j.job_id)
+      from unnest(job_ids, lanes, group_keys) j(job_id, lane, group_key)
+     where j.group_key is not null
+       and (
+         select true
+           from awa.queues q
+          where q.queue_id = awa._queue_of(j.lane) and q.has_limits and q.dropped_at is null
+          limit 1
+       )
+     group by 1
+    returning shard
+  )
+  select array_agg(distinct l.shard >> 6) into v_queue_ids from left_now l;
+  perform awa._wake(q) from unnest(v_queue_ids) q;
+end
+$$;
+comment on function awa._leave_places is
+  'Notes for the next claim that jobs do not come again for which their groups may be kept, and wakes their queues';
+
+-- Keeps groups for the jobs that come again, and lets go of those that were kept for jobs that do not.
+-- groups: for each, keeps has the job that comes again, or leaves the one that does not. A job that is in both has left
+-- since: before it could come again, a claim would have read that it left.
+-- A group is kept for one job: where two attempts have ended that had begun under another order, the other one comes as
+-- any job. One that failed for good keeps its group under halt alone.
+-- Locks: the states that it replaces, tried.
+create or replace function awa._change_holders(
+  shard bigint,
+  groups bigint[],
+  keeps bigint[],
+  leaves bigint[],
+  group_order text
+) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  if groups is null then
+    return;
+  end if;
+  with changes as materialized (
+    select c.group_id as of_group, coalesce(array_agg(c.leaves) filter (where c.leaves is not null), '{}') as gone,
+           array_agg(c.keeps order by c.keeps) filter (where c.keeps is not null) as come
+      from unnest(groups, keeps, leaves) c(group_id, keeps, leaves)
+     group by c.group_id
+  ), known as materialized (
+    select s.*, coalesce(
+             case when s.holder <> all(c.gone) then s.holder end,
+             (
+               select k
+                 from unnest(c.come) k
+                where k <> all(c.gone) and awa._keeps_group(k, group_order)
+                limit 1
+             )) as new_holder
+      from changes c
+     cross join lateral (
+        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.group_id
+          from awa.group_states s
+         where s.shard = shard and s.group_id = c.of_group
+         order by s.state_id desc
+         limit 1
+      ) s
+  ), gone as (
+    delete from awa.group_states s where s.ctid = any(array(
+      select s.ctid
+        from awa.group_states s
+       where s.ctid = any(array(select k.place from known k where k.holder is distinct from k.new_holder))
+         for update skip locked -- fold may be removing it: it counts no more
+    ))
+  )
+  insert into awa.group_states (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder)
+  select shard, k.group_id, nextval('awa.state_ids'), k.running, k.has_line, k.has_front, k.taken, k.front_taken,
+         k.new_holder
+    from known k
+   where k.holder is distinct from k.new_holder;
+end
+$$;
+comment on function awa._change_holders is
+  'Keeps groups for the jobs that come again, and lets go of those that were kept for jobs that do not';
+
+-- Whether a group is kept, under an order, for a job that comes again, or failed for good.
+create or replace function awa._keeps_group(job_id bigint, group_order text) returns boolean
+language sql stable
+return case group_order
+    when 'halt' then true
+    when 'strict' then (select true from awa.done_entries d where d.job_id = _keeps_group.job_id limit 1) is null
+    else false
+  end;
+comment on function awa._keeps_group is
+  'Whether a group is kept, under an order, for a job that comes again, or failed for good';
+
+-- Lets go of the groups of a shard that another order does not keep; returns them.
+-- Locks: the states that it replaces, tried.
+-- Why: after a change of the order. A job that keeps its place under both goes on to do so.
+create or replace function awa._end_holders(shard bigint, group_order text) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_held record;
+begin
+  select array_agg(h.group_id) as groups, array_agg(h.holder) as holders
+    into v_held
+    from (
+      select distinct s.group_id, s.holder
+        from awa.group_states s
+       where s.shard = shard and s.holder is not null and not awa._keeps_group(s.holder, group_order)
+    ) h;
+  perform awa._change_holders(shard, v_held.groups, null, v_held.holders, group_order);
+  return coalesce(v_held.groups, '{}');
+end
+$$;
+comment on function awa._end_holders is
+  'Lets go of the groups of a shard that another order does not keep; returns them';
