@@ -235,21 +235,21 @@ begin
         ) q
     ), given as (
       select q.queue, q.queue_id, q.luck, coalesce(s.shards, 1) as shards, s.default_priority, s.default_max_attempts,
-             unnest(q.jobs) as job, unnest(q.job_ids) as job_id, unnest(q.unique_keys) as unique_key
+             s.group_order, unnest(q.jobs) as job, unnest(q.job_ids) as job_id, unnest(q.unique_keys) as unique_key
         from queues q
         left join awa.queue_settings s on s.queue_id = q.queue_id
     ), placed as materialized (
       select f.*, f.run_at > now as is_deferred,
-             awa._lane(f.queue_id, f.priority, case
+             awa._lane_in_order(awa._lane(f.queue_id, f.priority, case
                when f.shards = 1 then 0
                when f.group_key is not null then awa._group_bits(f.group_key) % f.shards
                else floor(f.luck * f.shards)::int
-             end) as lane,
+             end), case when f.run_at > now is not true then f.group_key end, f.group_order) as lane,
              octet_length(f.kind) + octet_length(f.args::text) + coalesce(octet_length(f.tags::text), 0)
                + coalesce(octet_length(f.metadata::text), 0) + coalesce(octet_length(f.group_key), 0)
                + case when f.expires_at is null then 0 else 29 end as body_bytes
         from (
-          select g.queue, g.queue_id, g.luck, g.shards, g.job_id, g.unique_key, g.job ->> 'kind' as kind,
+          select g.queue, g.queue_id, g.luck, g.shards, g.group_order, g.job_id, g.unique_key, g.job ->> 'kind' as kind,
                  coalesce(nullif(g.job -> 'args', 'null'), '{}') as args,
                  coalesce((g.job ->> 'priority')::int, g.default_priority, awa._default_number('default_priority'))
                    as priority,
