@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(19);
+select plan(26);
 
 select pg_temp.fill(:'queue', 6) \g /dev/null
 create temp table j as
@@ -43,6 +43,17 @@ select is((select row(p.state, p.priority, p.segment, p.receipt)::text from j, a
 select is((select p.receipt from j, awa._locate(j.id) p where n = 4), (select receipt from c where n = 4),
   'or with its attempt');
 select pg_temp.refused('select awa._locate(-1)', 'JQ003', 'no such job', 'one that is not there');
+select is((select array_agg(p.id order by o) from unnest(awa._places_of((select array_agg(id order by n) || -1 from j)))
+  with ordinality p(id, state, receipt, lane, priority, xid, segment, unique_key, o)),
+  (select array_agg(id order by n) || null::bigint from j), 'many are located at once, in their order');
+select is(awa._states_of((select array_agg(id order by n) || array[-1, null]::bigint[] from j)),
+  '{completed,completed,retryable,running,running,available,null,null}', 'with their states');
+select is(awa._states_of('{}'), '{}', 'of no jobs none');
+select is(awa._state_of((select id from j where n = 4)), 'running', 'the state of a job');
+select is(awa._state_of(-1), null, 'of one that is gone');
+select is(awa._state_of(null), null, 'of none');
+select ok((select 'jit=off' = any(p.proconfig) from pg_proc p where p.oid = 'awa._places_of'::regproc),
+  'its plan is not compiled, which would take seconds');
 
 -- Hidden: past the retention of its queue
 update awa.lease_claim_closures k set closed_at = closed_at - interval '2 hours'

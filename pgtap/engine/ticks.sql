@@ -7,7 +7,7 @@ select count(*) from awa.enqueue_many(:'queue', 'k', array_fill('{}'::jsonb, arr
 create temp table taken as select * from pg_temp.take('', 1);
 
 begin;
-select plan(34);
+select plan(30);
 set local timezone = 'UTC';
 
 select ok(awa._schedule_clock() between now() and clock_timestamp(), 'schedules go by the clock of the server');
@@ -78,11 +78,6 @@ select is(pg_temp.count(c.fields, c.after, c.until), c.ticks, c.description)
     (4, '{"cron": "* * * * * *"}', '2026-01-01 09:00', '2027-01-01 12:00', 1000, 'of the first 1000')
   ) c(n, fields, after, until, ticks, description) order by c.n;
 
-select is(awa._state_of((select job_id from taken)), 'running', 'the state of a job');
-select is(awa._state_of(-1), null, 'of one that is gone');
-select ok((select 'jit=off' = any(p.proconfig) from pg_proc p where p.oid = 'awa._states_of'::regproc),
-  'its plan is not compiled, which would take seconds');
-select is(awa._state_of(null), null, 'of none');
 select is(awa._is_worked_on(pg_temp.q()), true, 'a queue that somebody claims from is worked on');
 select is(awa._is_worked_on(pg_temp.q(' none')), exists (select from awa.workers w where w.queues is null
   and w.heartbeat_at > clock_timestamp() - interval '1 minute'), 'another one is not');

@@ -1,4 +1,4 @@
--- Without this, nobody would see what a schedule does next, or that it has stopped.
+-- Without this, no user would see what a schedule does next, or that it has stopped.
 \set name list_schedules
 \ir ../prelude.psql
 
@@ -38,9 +38,9 @@ with jobs as materialized (
   update awa.schedules s set last_job_id = j.id from jobs j where s.name = 'n' || j.n and j.n % 7 > 0
 )
 select count(*) from cancelled \g /dev/null
-select coalesce(pg_stat_get_xact_function_calls('awa._states_of'::regproc), 0) as calls \gset
+select coalesce(pg_stat_get_xact_function_calls('awa._places_of'::regproc), 0) as calls \gset
 create temp table listed as select * from awa.list_schedules() l where l.name ~ '^n';
-select ok(pg_stat_get_xact_function_calls('awa._states_of'::regproc) - :calls between 1 and 4,
+select ok(pg_stat_get_xact_function_calls('awa._places_of'::regproc) - :calls between 1 and 4,
   'the states of many jobs are looked up together');
 create temp table looked as select l.name, awa._state_of(l.last_job_id) as state from listed l where l.last_job_id > 0;
 select is(

@@ -116,9 +116,9 @@ select awa.enqueue(pg_temp.q(' last'), 'k') as last_id \gset
 update awa.schedules s set last_job_id = :last_id, overlap = (array['skip', 'wait', 'replace'])[substr(s.name, 2)::int]
  where s.name in ('s1', 's2', 's3');
 create temp table alone as select * from awa.schedules where name in ('s1', 's2');
-select is((select row(f.fired, f.skipped, f.decided, f.alone)::text
-  from awa._fire_part(pg_temp.due(), awa._schedule_clock(), '{}') f), '(116,1,118,{s3})',
-  'times are left out, or wait; a job that is to be replaced is looked at by itself');
+select is((select row(f.fired, f.skipped, f.decided, f.replaces, f.alone)::text
+  from awa._fire_part(pg_temp.due(), awa._schedule_clock(), '{}') f), '(116,1,118,{s3},{})',
+  'times are left out, or wait; a job that is to be replaced has to be cancelled first');
 select is((select array_agg(s.name) from awa.schedules s where s.name = any(pg_temp.due())), '{s3}'::text[],
   'it was decided about the others');
 select string_agg(s::text, ' ' order by s.name) as together

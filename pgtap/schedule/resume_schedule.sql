@@ -93,7 +93,7 @@ select is(pg_temp.fire(), 'fired 1', 'resume_schedule lets it fire at once, also
 select is((select row(l.failures, l.error, l.times_missed)::text from pg_temp.listed('f') l), '(0,,0)',
   'it fails no more');
 select pg_temp.at('2026-06-04 12:04:30+00') \g /dev/null
-update awa.schedules set next_at = '2027-01-01' where name = 'f'; -- _replace_job does this for a second
+update awa.schedules set next_at = '2027-01-01' where name = 'f'; -- _replace_jobs does this for a second
 select is(pg_temp.fire(), '', 'one that was put off for a second by such a clock');
 select awa.resume_schedule('f') \g /dev/null
 select is(pg_temp.fire(), 'fired 1', 'fires, too');

@@ -35,12 +35,13 @@
 {{ template "engine/jobs.sql" . }}
 {{ template "engine/cursors.sql" . }}
 {{ template "engine/changes.sql" . }}
+{{ template "engine/cancelling.sql" . }}
 {{ template "engine/expiry.sql" . }}
 {{ template "engine/scan.sql" . }}
 {{ template "engine/rollups.sql" . }}
 {{ template "engine/counts.sql" . }}
 {{ template "engine/depth.sql" . }}
-{{ template "engine/limit_books.sql" . }}
+{{ template "engine/limit_problems.sql" . }}
 
 {{ template "enqueue/enqueue.sql" . }}
 {{ template "enqueue/enqueue_many.sql" . }}
@@ -73,6 +74,7 @@
 {{ template "schedule/backfill_schedule.sql" . }}
 {{ template "schedule/sync_schedules.sql" . }}
 {{ template "schedule/fire_many.sql" . }}
+{{ template "schedule/replace_jobs.sql" . }}
 {{ template "schedule/fire_due.sql" . }}
 {{ template "lease/extend.sql" . }}
 {{ template "lease/set_progress.sql" . }}

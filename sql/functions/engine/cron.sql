@@ -244,7 +244,7 @@ comment on function awa._parse_cron is
 -- A cron expression as numbers that can be stored; null for none.
 -- Raises 22023.
 -- Why: reading an expression takes longer than finding its next time. schedules.cron_bits holds what was read when the
--- schedule was saved, so the migration of a version that reads expressions otherwise has to compute it anew.
+-- schedule was saved, and _refresh_expressions reads each one anew once an hour.
 create or replace function awa._cron_bits(cron text) returns bigint[]
 language plpgsql immutable strict
 as $$
@@ -332,11 +332,11 @@ $$;
 comment on function awa._cron_comes is
   'Whether any day of the fourteen calendars that years have matches a cron expression';
 
--- The lowest bit that is set, from a place on; null when there is none.
+-- The lowest bit that is set, from a position on; null when there is none.
 create or replace function awa._lowest_bit(bits bigint, from_bit int default 0) returns int
 language sql immutable
 return 64 - nullif(position(B'1' in ((bits >> from_bit << from_bit) & -(bits >> from_bit << from_bit))::bit(64)), 0);
-comment on function awa._lowest_bit is 'The lowest bit that is set, from a place on; null when there is none';
+comment on function awa._lowest_bit is 'The lowest bit that is set, from a position on; null when there is none';
 
 -- The first second of a day that matches a cron expression, from a second on; null when there is none.
 create or replace function awa._cron_second(cron awa.cron_row, second int) returns int

@@ -2,7 +2,7 @@
 
 -- The jobs whose entries this transaction has buried, to cancel or to move them.
 -- Another session may claim such an entry before this transaction decides, and then answer for it, too. So the job may
--- have two homes for this transaction: where the transaction itself has put it, and where the other session has. Only
+-- be in two places for this transaction: where the transaction itself has put it, and where the other session has. Only
 -- the first is shown to it: that is where the job is once it commits, and otherwise it fails.
 -- Views, not functions: whoever reads a view has to have the right to call its functions.
 create or replace view awa._buried_here as
@@ -27,6 +27,7 @@ select d.*
 comment on view awa._deferred_here is 'The deferred jobs that count for this transaction';
 
 -- The ended jobs with a row of their own that count for this transaction: as _deferred_here.
+-- Why: the condition is written twice. A view has no parameters, and readers may not call private functions.
 create or replace view awa._done_here as
 select d.*
   from awa.done_entries d
@@ -374,3 +375,45 @@ begin
 end
 $$;
 comment on function awa._locate is 'The state of a job, and its place there';
+
+-- The places of jobs, in their order; null for each that is gone.
+create or replace function awa._places_of(job_ids bigint[]) returns awa._place[]
+language plpgsql stable
+set plan_cache_mode = force_custom_plan
+set enable_seqscan = off
+set enable_bitmapscan = on
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+  v_places awa._place[];
+begin
+  if num_nonnulls(variadic job_ids) = 0 then
+    return array_fill(null::awa._place, array[cardinality(job_ids)]);
+  end if;
+  v_places := array(
+    select (select p from awa._place p where p.id = j.id limit 1) -- it is there twice while a segment is cleaned
+      from unnest(job_ids) with ordinality j(id, n)
+     order by j.n);
+  raise sqlstate 'JQ999'; -- see _look_up
+exception when sqlstate 'JQ999' then
+  return v_places;
+end
+$$;
+comment on function awa._places_of is 'The places of jobs, in their order; null for each that is gone';
+
+-- The states of jobs, in their order; null for each that is gone.
+create or replace function awa._states_of(job_ids bigint[]) returns text[]
+language sql stable
+as $$
+  select array(select p.state from unnest(awa._places_of(job_ids)) with ordinality p order by p.ordinality)
+$$;
+comment on function awa._states_of is 'The states of jobs, in their order; null for each that is gone';
+
+-- The state of a job that may be gone; null when it is.
+create or replace function awa._state_of(job_id bigint) returns text
+language sql stable
+return (awa._states_of(array[job_id]))[1];
+comment on function awa._state_of is 'The state of a job that may be gone; null when it is';

@@ -237,40 +237,6 @@ $$;
 comment on function awa._next_tick_of is
   'When fire_due has to look at a schedule of these queues, or of any, next; null when never';
 
--- The states of jobs, in their order; null for each that is gone.
-create or replace function awa._states_of(job_ids bigint[]) returns text[]
-language plpgsql stable
-set plan_cache_mode = force_custom_plan
-set enable_seqscan = off
-set enable_bitmapscan = on
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
-as $$
-#variable_conflict use_variable
-declare
-  v_states text[];
-begin
-  if num_nonnulls(variadic job_ids) = 0 then
-    return array_fill(null::text, array[cardinality(job_ids)]);
-  end if;
-  v_states := array(
-    select (select p.state from awa._place p where p.id = j.id limit 1) -- it is there twice while a segment is cleaned
-      from unnest(job_ids) with ordinality j(id, n)
-     order by j.n);
-  raise sqlstate 'JQ999'; -- see _look_up
-exception when sqlstate 'JQ999' then
-  return v_states;
-end
-$$;
-comment on function awa._states_of is 'The states of jobs, in their order; null for each that is gone';
-
--- The state of a job that may be gone; null when it is.
-create or replace function awa._state_of(job_id bigint) returns text
-language sql stable
-return (awa._states_of(array[job_id]))[1];
-comment on function awa._state_of is 'The state of a job that may be gone; null when it is';
-
 -- Raises JQ007.
 create or replace function awa._refuse_schedule(name text) returns void
 language plpgsql

@@ -115,8 +115,8 @@ $$;
 comment on function awa.cancel_where is 'Cancels matching jobs that have not ended; returns how many';
 
 -- Cancels jobs that are available or running, but for those that other sessions keep; returns how many.
--- Where one of them is kept for too long, it goes on with half of them at a time; less where that fails, more where it
--- does not, for five seconds at most, or a fourth of the caller's timeout.
+-- Where one of them is locked for too long, it goes on with half of them at a time; less where that fails, more where
+-- it does not, for five seconds at most, or a fourth of the caller's timeout.
 -- Locks: as complete_many, but it waits for milliseconds for each.
 -- Why: as _release_some.
 create or replace function awa._cancel_free(places awa._place[], reason text) returns bigint
@@ -132,7 +132,7 @@ declare
   v_cancelled bigint := 0;
 begin
   begin
-    return awa._cancel_all(places, reason);
+    return cardinality(awa._cancel_there(places, reason));
   exception when lock_not_available then
     v_until := clock_timestamp() + awa._budget('5 seconds', 4);
   end;
@@ -143,7 +143,7 @@ begin
   v_size := greatest(cardinality(places) / 2, 1);
   while v_at <= cardinality(places) and clock_timestamp() < v_until loop
     begin
-      v_cancelled := v_cancelled + awa._cancel_all(places[v_at : v_at + v_size - 1], reason);
+      v_cancelled := v_cancelled + cardinality(awa._cancel_there(places[v_at : v_at + v_size - 1], reason));
       v_at := v_at + v_size;
       v_size := 2 * v_size;
     exception when lock_not_available then
@@ -157,18 +157,6 @@ end
 $$;
 comment on function awa._cancel_free is
   'Cancels jobs that are available or running, but for those that other sessions keep; returns how many';
-
--- Cancels jobs that are available or running; returns how many.
--- Raises 55P03.
-create or replace function awa._cancel_all(places awa._place[], reason text) returns bigint
-language sql
-as $$
-  select cardinality(awa._cancel_ready(array(select p from unnest(places) p where p.receipt is null), reason))
-    + cardinality(awa._cancel_running(array_agg(p.id) filter (where p.receipt is not null),
-      array_agg(p.receipt) filter (where p.receipt is not null), reason))
-    from unnest(places) p
-$$;
-comment on function awa._cancel_all is 'Cancels jobs that are available or running; returns how many';
 
 -- Refuses a filter without a condition, or by an unknown state.
 -- Raises 22023.

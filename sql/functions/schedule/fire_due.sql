@@ -18,11 +18,11 @@ comment on view awa.fire_due_row is
 -- ticks later, and last those that have failed before. A schedule that fails is noted, and put off: for 5 seconds, and
 -- twice as long each time, up to an hour. Those of a queue that is full are put off for 5 seconds, all that are due
 -- after one look at the queue, and count as failed in what the call returns. Where overlap is replace, a call that
--- finds nothing else to do cancels the jobs of up to 50 schedules of one queue, for a quarter of a second, and the next
--- one fires. Where another session is in the way for 100 ms (configure_queue, say; from the tenth time on 1 ms), the
--- schedules of that queue are left for the next call.
--- Locks: the schedules that it fires, until the transaction ends; skips those that others hold. For a job that it
--- cancels, as cancel.
+-- finds nothing else to do cancels the last jobs, many at once, and the next call fires. Where another session is in
+-- the way for 100 ms (configure_queue, say; from the tenth time on 1 ms), the schedules of that queue are left for the
+-- next call.
+-- Locks: the schedules that it fires, until the transaction ends; skips those that others hold. For jobs that it
+-- cancels, as _replace_part.
 -- Raises 22023, JQ004, 55000.
 create or replace function awa.fire_due(max_jobs int default 1000) returns setof awa.fire_due_row
 language plpgsql
@@ -76,6 +76,8 @@ begin
       v_full := v_result.full_queues;
       v_waits := v_waits + v_result.waits;
       v_has_decided := v_has_decided or v_result.decided > 0;
+      v_replaced := v_replaced || v_result.replaces;
+      v_left := v_left || v_result.replaces;
     end if;
     v_states := awa._last_states(v_due);
     v_refused := '{}';
@@ -104,17 +106,17 @@ begin
       end if;
       if v_result.replaces then
         v_replaced := v_replaced || v_schedule.name;
-        exit when cardinality(v_replaced) >= 50;
+        exit when cardinality(v_replaced) >= 100;
       end if;
     end loop;
     if v_refused <> '{}' then
       v_done.failed := v_done.failed + awa._put_off_full(v_refused, v_now);
       v_has_decided := true;
     end if;
-    v_is_full := v_done.fired >= v_max or cardinality(v_replaced) >= 50
+    v_is_full := v_done.fired >= v_max or cardinality(v_replaced) >= 100
       or v_has_decided and clock_timestamp() > v_until;
   end loop;
-  v_done.more := v_done.more or v_is_full;
+  v_done.more := v_done.more or v_is_full or v_replaced <> '{}';
   if v_done.fired + v_done.failed = 0 then
     v_done.failed := awa._replace_jobs(v_replaced, v_now);
   end if;
@@ -178,9 +180,9 @@ as $$
 begin
   return awa._states_of(array(
     select case when s.overlap <> 'allow' then s.last_job_id end
-      from unnest(names) with ordinality n(name, place)
+      from unnest(names) with ordinality n(name, ordinal)
      cross join lateral (select * from awa.schedules s where s.name = n.name offset 0) s
-     order by n.place));
+     order by n.ordinal));
 exception when others then
   if not awa._is_about_a_row(sqlstate) then
     raise;
@@ -242,64 +244,6 @@ exception when others then
 end
 $$;
 comment on function awa._fire_alone is 'Fires a schedule by itself, as _fire does, and notes where that fails';
-
--- Cancels the last jobs of schedules of one queue, the first one's, for a quarter of a second; returns how many fail.
--- Why: the queue is locked until the transaction ends.
-create or replace function awa._replace_jobs(names text[], now timestamptz) returns int
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_until constant timestamptz := clock_timestamp() + interval '250 milliseconds';
-  v_name text;
-  v_schedule awa.schedules;
-  v_queue text;
-  v_failed int := 0;
-begin
-  foreach v_name in array names loop
-    select s.* into v_schedule from awa.schedules s where s.name = v_name;
-    v_queue := coalesce(v_queue, v_schedule.queue);
-    if v_schedule.queue = v_queue then
-      v_failed := v_failed + (not awa._replace_job(v_schedule, now))::int;
-      exit when clock_timestamp() > v_until;
-    end if;
-  end loop;
-  return v_failed;
-end
-$$;
-comment on function awa._replace_jobs is
-  'Cancels the last jobs of schedules of one queue, the first one''s, for a quarter of a second; returns how many fail';
-
--- Cancels the last job of a schedule, so that the next call fires it; returns false when that fails, and notes it.
--- Where another session is in the way, the schedule is put off for a second, and that is no failure.
--- Locks: the job's shard, where it is available, and its rows, until the transaction ends.
--- Why: decides at once, so that a failure is caught. Waits for 100 ms at most, since others are due; so the lock for
--- which the decision would wait longer is taken before.
-create or replace function awa._replace_job(schedule awa.schedules, now timestamptz) returns boolean
-language plpgsql
-as $$
-#variable_conflict use_variable
-begin
-  perform set_config('lock_timeout', '100ms', true);
-  perform awa._lock_shard(awa._shard_of(p.lane)) from awa._locate(schedule.last_job_id) p where p.state = 'available';
-  perform awa._cancel(schedule.last_job_id, 'replaced by the next job of schedule ' || schedule.name);
-  set constraints awa.resolve immediate;
-  set constraints awa.resolve deferred;
-  perform set_config('lock_timeout', '0', true);
-  return true;
-exception when others then
-  if awa._is_passing(sqlstate) then
-    update awa.schedules s set next_at = now + interval '1 second' where s.name = schedule.name;
-    return true;
-  elsif not awa._is_about_a_row(sqlstate) then
-    raise;
-  end if;
-  perform awa._note_failure(schedule, now, awa._refusal(sqlerrm, sqlstate));
-  return false;
-end
-$$;
-comment on function awa._replace_job is
-  'Cancels the last job of a schedule, so that the next call fires it; returns false when that fails, and notes it';
 
 -- Fires a schedule whose time has come, or notes why it does not; enqueues room jobs at most.
 -- state is that of its last job, where overlap asks for it.
@@ -468,6 +412,7 @@ begin
    where s.name = any(array(
      select s.name from awa.schedules s
       where s.removed_at < now - interval '30 days' limit 1000 for update skip locked));
+  perform awa._refresh_expressions(now);
   for v_zone in select distinct s.timezone from awa.schedules s where s.next_tick is not null loop
     begin
       update awa.schedules s
@@ -487,3 +432,41 @@ end
 $$;
 comment on function awa._refresh_schedules is
   'Forgets schedules that were removed 30 days ago, and makes those due whose zone has other data by now';
+
+-- Reads a sixtieth of the expressions anew, and has schedules whose expression means something else now look again.
+-- One that is refused now goes on as it was read before. Skips schedules that others hold.
+-- Locks: the schedules that it changes, until the transaction ends.
+-- Why: a new version of Awa may read an expression otherwise than the one that stored it.
+create or replace function awa._refresh_expressions(now timestamptz) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_old record;
+  v_bits bigint[];
+begin
+  for v_old in
+    select distinct s.cron, s.cron_bits
+      from awa.schedules s
+     where get_byte(sha256(convert_to(s.cron, 'UTF8')), 0) % 60 = extract(minute from now)
+  loop
+    begin
+      v_bits := awa._cron_bits(v_old.cron);
+    exception when data_exception then
+      continue;
+    end;
+    if v_bits <> v_old.cron_bits then
+      update awa.schedules s
+         set cron_bits = v_bits, next_wall = '-infinity',
+             next_at = case when s.next_at > now then now else s.next_at end
+       where s.name = any(array(
+         select s.name
+           from awa.schedules s
+          where s.cron = v_old.cron and s.cron_bits = v_old.cron_bits
+            for update skip locked));
+    end if;
+  end loop;
+end
+$$;
+comment on function awa._refresh_expressions is
+  'Reads a sixtieth of the expressions anew, and has schedules whose expression means something else now look again';

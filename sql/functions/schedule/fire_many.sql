@@ -2,9 +2,9 @@
 -- due are their names; the caller has locked them. full_queues are queues that are known to be full, and are not
 -- looked at again; others that are found full are added.
 -- Returns how many have fired, of how many the tick was skipped, how many a full queue refused, about how many it was
--- decided, and those that have to be looked at by themselves: see _fire_part; and where many fail together, the ten at
--- most among which one fails. Those that are in neither are left for the next call. waits: how often another session
--- was in the way for 100 ms.
+-- decided, those whose last jobs have to be cancelled first, and those that have to be looked at by themselves: see
+-- _fire_part; and where many fail together, the ten at most among which one fails. All others are left for the next
+-- call. waits: how often another session was in the way for 100 ms.
 create or replace function awa._fire_many(
   due text[],
   now timestamptz,
@@ -14,6 +14,7 @@ create or replace function awa._fire_many(
   out skipped int,
   out refused int,
   out decided int,
+  out replaces text[],
   out alone text[],
   out waits int
 )
@@ -30,6 +31,7 @@ begin
   skipped := 0;
   refused := 0;
   decided := 0;
+  replaces := '{}';
   alone := '{}';
   waits := 0;
   while due <> '{}' loop
@@ -42,6 +44,7 @@ begin
       skipped := skipped + v_result.skipped;
       refused := refused + v_result.refused;
       decided := decided + v_result.decided;
+      replaces := replaces || v_result.replaces;
       alone := alone || v_result.alone;
       due := due[v_size + 1:];
       v_size := least(v_size * 5, 250);
@@ -70,9 +73,9 @@ comment on function awa._fire_many is
 -- Fires schedules of which one tick is due and on time, all at once, or none where one of them fails.
 -- Those that would fire, or replace a job, and whose queue is full, are put off together. full_queues: see _fire_many.
 -- Returns how many have fired, of how many the tick was skipped, how many are put off, about how many it was decided,
--- and the SQLSTATE where it fails. alone are those that have to be looked at by themselves: the tick ran, the zone has
--- other data, the last job is to be replaced, or another tick is due where the first job would be the last one of the
--- second.
+-- and the SQLSTATE where it fails. replaces are those whose last jobs have to be cancelled first. alone are those that
+-- have to be looked at by themselves: the tick ran, the zone has other data, or another tick is due where the first job
+-- would be the last one of the second.
 create or replace function awa._fire_part(
   due text[],
   now timestamptz,
@@ -81,6 +84,7 @@ create or replace function awa._fire_part(
   out skipped int,
   out refused int,
   out decided int,
+  out replaces text[],
   out alone text[],
   out problem text
 )
@@ -104,20 +108,21 @@ declare
   v_left_next timestamptz[] := '{}';
   v_refused text[] := '{}';
 begin
+  replaces := '{}';
+  alone := '{}';
   perform set_config('lock_timeout', '100', true);
   full_queues := full_queues || awa._full_queues(array(
     select distinct s.queue
       from unnest(due) d(name)
      cross join lateral (select * from awa.schedules s where s.name = d.name offset 0) s
      where s.queue <> all(full_queues)));
-  alone := '{}';
   for v_due in
     select s.name, s.cron_bits, s.timezone, s.next_tick, s.ends_at, s.overlap, s.last_job_id,
            s.queue = any(full_queues) as is_full,
            s.next_tick <@ s.ran or s.next_wall <> s.next_tick at time zone (':' || s.timezone) as is_special
-      from unnest(due) with ordinality d(name, place)
+      from unnest(due) with ordinality d(name, ordinal)
      cross join lateral (select * from awa.schedules s where s.name = d.name offset 0) s
-     order by d.place
+     order by d.ordinal
   loop
     if v_due.is_special then
       alone := alone || v_due.name;
@@ -154,7 +159,7 @@ begin
       v_fired := v_fired || v_asked[i];
       v_fired_next := v_fired_next || v_asked_next[i];
     elsif v_asked_overlap[i] = 'replace' then
-      alone := alone || v_asked[i];
+      replaces := replaces || v_asked[i];
     else
       v_left := v_left || v_asked[i];
       v_left_next := v_left_next || v_asked_next[i];
@@ -173,6 +178,7 @@ exception when others then
   skipped := 0;
   refused := 0;
   decided := 0;
+  replaces := '{}';
   alone := '{}';
   problem := sqlstate;
 end

@@ -166,7 +166,7 @@ end
 $$;
 comment on function awa._planned is 'A schedule with its next tick, computed anew';
 
--- Makes a schedule, or puts it in the place of the one that has its name.
+-- Makes a schedule, or changes the one that has its name.
 -- It comes from _checked_schedule. One that a program declares again as it is stays as it is; a change also takes away
 -- what is of a clock that was ahead.
 -- Locks: the schedule, until the transaction ends, unless it stays as it is.
@@ -233,7 +233,7 @@ begin
 end
 $$;
 comment on function awa._save_schedule is
-  'Makes a schedule, or puts it in the place of the one that has its name';
+  'Makes a schedule, or changes the one that has its name';
 
 -- The declaration of a schedule, without its progress.
 create or replace function awa._declares(schedule awa.schedules) returns jsonb
