@@ -4,7 +4,7 @@
 
 begin;
 \ir ../schedule/clock.psql
-select plan(20);
+select plan(21);
 
 create function pg_temp.explains(pattern text, description text, schedule text default 's') returns text
 language sql
@@ -23,8 +23,13 @@ select awa.resume_queue(pg_temp.q()) \g /dev/null
 select pg_temp.at('2026-06-01 13:00:10+00') \g /dev/null
 select pg_temp.explains('^It is due since 2026-06-01 13:00:00.00: it fires when maintenance is called', 'maintenance');
 select pg_temp.fire_at('2026-06-03 15:00:10+00') \g /dev/null
-select pg_temp.explains('Its last time was 2026-06-03 13:00:00.00, its last job [0-9]+, which is available. '
+select pg_temp.explains('Its last time was 2026-06-03 13:00:00.00. Its last job is [0-9]+, which is available. '
   'Left out because they were missed: 2.$', 'what has become of it');
+select awa.schedule('t', pg_temp.q(), 'k', '0 13 * * *') \g /dev/null
+select awa.trigger_schedule('t') \g /dev/null
+select pg_temp.explains('It has not fired yet. Its last job is [0-9]+, which is available.$', 'a triggered job',
+  't');
+select awa.unschedule('t') \g /dev/null
 select awa.pause_schedule('s', 'too dear') \g /dev/null
 select pg_temp.explains('^It is paused since 2026-06-03 15:00:10.00 by ' || session_user
   || ': too dear. resume_schedule lets it', 'a pause');

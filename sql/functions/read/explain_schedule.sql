@@ -76,10 +76,12 @@ begin
     end,
     v_says,
     case
+      when v_schedule.last_tick is null then 'It has not fired yet.'
+      else format('Its last time was %s.', v_schedule.last_tick)
+    end,
+    case
       when v_schedule.last_job_id is not null
-        then format('Its last time was %s, its last job %s, which is %s.', coalesce(v_schedule.last_tick::text, 'none'),
-          v_schedule.last_job_id, v_state)
-      else 'It has not fired yet.'
+        then format('Its last job is %s, which is %s.', v_schedule.last_job_id, v_state)
     end,
     case
       when v_schedule.times_missed > 0 then format('Left out because they were missed: %s.', v_schedule.times_missed)
