@@ -274,6 +274,24 @@ func (r Rate) MarshalJSON() ([]byte, error) {
 	}{r.Jobs, r.Per.Seconds(), r.Burst})
 }
 
+// UnmarshalJSON reads the rate as MarshalJSON writes it, or as the server does.
+func (r *Rate) UnmarshalJSON(encoded []byte) error {
+	var rate struct {
+		Jobs  int             `json:"jobs"`
+		Per   json.RawMessage `json:"per"`
+		Burst int             `json:"burst"`
+	}
+	if err := json.Unmarshal(encoded, &rate); err != nil {
+		return err
+	}
+	per, err := decodeDuration(rate.Per)
+	if err != nil {
+		return fmt.Errorf("per: %w", err)
+	}
+	*r = Rate{rate.Jobs, per, rate.Burst}
+	return nil
+}
+
 // A Setting says what becomes of a setting: it stays as it is, as the zero value says; it gets a value, by [Set]; or it
 // is taken away, so that the default holds, by [Default].
 type Setting[T any] struct {
@@ -301,6 +319,30 @@ func (s Setting[T]) MarshalJSON() ([]byte, error) {
 	return json.Marshal(*s.value)
 }
 
+// UnmarshalJSON reads the value as MarshalJSON writes it, or as the server does, which writes a time as a text such as
+// "30 days" or "01:30:00". So what list_queues returns can be read into [QueueSettings], and what configuration returns
+// into [Settings].
+func (s *Setting[T]) UnmarshalJSON(encoded []byte) error {
+	if string(encoded) == "null" {
+		*s = Default[T]()
+		return nil
+	}
+	var value T
+	if err := decodeSetting(encoded, &value); err != nil {
+		return err
+	}
+	*s = Set(value)
+	return nil
+}
+
+// Value returns the value of a setting, and whether it has one: it has none where it stays as it is, or is taken away.
+func (s Setting[T]) Value() (value T, ok bool) {
+	if s.value == nil {
+		return value, false
+	}
+	return *s.value, true
+}
+
 // ConfigureQueue changes settings of a queue, in a transaction of its own; those that are not named stay. It makes the
 // queue if there is none, so that a deploy can configure it before the first job. It fails with [ErrInvalidArgument]
 // for a value out of range, and changes nothing then.
@@ -323,14 +365,26 @@ func (c *Client) ConfigureQueueTx(ctx context.Context, tx DBTX, queue string, se
 	return nil
 }
 
-// Settings are settings of the installation, by their keys: claim_wait, claim_bytes, segment_bytes, segment_age,
-// completed_retention, carry_max, prune_wait, notifications, warn_ready_age, warn_failed_share, warn_silence,
-// warn_transaction_age. Times are a [time.Duration], or a text such as "30 days". Nil brings the default back.
-// [Configuration] says what they mean, with their ranges.
-type Settings map[string]any
+// Settings are settings of the installation, as [Client.Configure] changes them. One that is left out stays as it is;
+// [Set] gives it a value, zero included, and [Default] brings the default back. [Configuration] says what they mean,
+// with their ranges.
+type Settings struct {
+	ClaimWait          Setting[time.Duration] `json:"claim_wait,omitzero"`
+	ClaimBytes         Setting[int]           `json:"claim_bytes,omitzero"`
+	SegmentBytes       Setting[int64]         `json:"segment_bytes,omitzero"`
+	SegmentAge         Setting[time.Duration] `json:"segment_age,omitzero"`
+	CompletedRetention Setting[time.Duration] `json:"completed_retention,omitzero"`
+	CarryMax           Setting[int]           `json:"carry_max,omitzero"`
+	PruneWait          Setting[time.Duration] `json:"prune_wait,omitzero"`
+	Notifications      Setting[bool]          `json:"notifications,omitzero"`
+	WarnReadyAge       Setting[time.Duration] `json:"warn_ready_age,omitzero"`
+	WarnFailedShare    Setting[float64]       `json:"warn_failed_share,omitzero"`
+	WarnSilence        Setting[time.Duration] `json:"warn_silence,omitzero"`
+	WarnTransactionAge Setting[time.Duration] `json:"warn_transaction_age,omitzero"`
+}
 
-// Configure changes settings of the installation, in a transaction of its own; those that are not named stay. It fails
-// with [ErrInvalidArgument] for a key that there is not, or a value out of range, and changes nothing then.
+// Configure changes settings of the installation, in a transaction of its own; those that are left out stay. It
+// fails with [ErrInvalidArgument] for a value out of range, and changes nothing then.
 func (c *Client) Configure(ctx context.Context, settings Settings) error {
 	return c.ConfigureTx(ctx, ownTx{c.pool}, settings)
 }
@@ -338,7 +392,7 @@ func (c *Client) Configure(ctx context.Context, settings Settings) error {
 // ConfigureTx is [Client.Configure] inside the caller's transaction. Other changes of the settings wait until that
 // ends.
 func (c *Client) ConfigureTx(ctx context.Context, tx DBTX, settings Settings) error {
-	encoded, err := encodeSettings(settings)
+	encoded, err := encode("settings", settings)
 	if err == nil {
 		err = mapError(queries.Configure(ctx, utf8DB{tx}, encoded))
 	}
@@ -346,18 +400,6 @@ func (c *Client) ConfigureTx(ctx context.Context, tx DBTX, settings Settings) er
 		return fmt.Errorf("configure the installation: %w", err)
 	}
 	return nil
-}
-
-// encodeSettings returns settings as the server takes them: times as seconds.
-func encodeSettings(settings Settings) (json.RawMessage, error) {
-	values := make(map[string]any, len(settings))
-	for key, v := range settings {
-		if d, ok := v.(time.Duration); ok {
-			v = d.Seconds()
-		}
-		values[key] = v
-	}
-	return encode("settings", values)
 }
 
 // PauseQueue stops claims from a queue, in a transaction of its own. Running jobs go on, and so does enqueue. It makes

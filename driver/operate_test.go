@@ -2,7 +2,10 @@ package driver_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"math"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -325,6 +328,63 @@ func TestQueueSettingsAreThreeThings(t *testing.T) {
 	require.Zero(t, named(), "those that are taken away are gone")
 }
 
+// What the server returns of settings can be read into those that change them: each has a field, and a copy of a
+// queue's settings, or of the installation's, is what they were.
+func TestSettingsThereAndBack(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	require.NoError(t, client.ConfigureQueue(t.Context(), "a", driver.QueueSettings{
+		Lease: driver.Set(90 * time.Second), FailedRetention: driver.Set(90 * 24 * time.Hour),
+		DeadLetter: driver.Set(true), MaxRunning: driver.Set(3),
+		Rate: driver.Set(driver.Rate{Jobs: 100, Per: 1500 * time.Millisecond, Burst: 7}),
+	}))
+	const row = "select (to_jsonb(q) - 'queue')::text from awa.list_queues() q where q.queue = $1"
+	var settings driver.QueueSettings
+	require.NoError(t, json.Unmarshal([]byte(queryValue[string](t, pool, row, "a")), &settings))
+	lease, ok := settings.Lease.Value()
+	assert.True(t, ok)
+	assert.Equal(t, 90*time.Second, lease)
+	rate, _ := settings.Rate.Value()
+	assert.Equal(t, driver.Rate{Jobs: 100, Per: 1500 * time.Millisecond, Burst: 7}, rate)
+	_, ok = settings.MaxDepth.Value()
+	assert.False(t, ok)
+	assert.False(t, settings.MaxDepth.IsZero(), "it is taken away")
+	encoded, err := json.Marshal(settings)
+	require.NoError(t, err)
+	var again driver.QueueSettings
+	require.NoError(t, json.Unmarshal(encoded, &again))
+	assert.Equal(t, settings, again)
+	require.NoError(t, client.ConfigureQueue(t.Context(), "b", settings))
+	queues, err := client.ListQueues(t.Context())
+	require.NoError(t, err)
+	a, b := queues[0], queues[1]
+	b.Queue, b.Counts.Queue, b.ChangedAt = a.Queue, a.Counts.Queue, a.ChangedAt
+	assert.Equal(t, a, b)
+
+	require.NoError(t, client.Configure(t.Context(), driver.Settings{
+		ClaimWait: driver.Set(time.Second), WarnFailedShare: driver.Set(0.5), Notifications: driver.Set(false)}))
+	before, err := client.Configuration(t.Context())
+	require.NoError(t, err)
+	var all driver.Settings
+	require.NoError(t, json.Unmarshal([]byte(queryValue[string](t, pool,
+		"select jsonb_object_agg(c.name, c.value)::text from awa.configuration() c")), &all))
+	for i := range reflect.TypeFor[driver.Settings]().NumField() {
+		assert.False(t, reflect.ValueOf(all).Field(i).IsZero(), "each field is a setting")
+	}
+	assert.Equal(t, reflect.TypeFor[driver.Settings]().NumField(),
+		queryValue[int](t, pool, "select count(*) from awa.configuration()"), "each setting has a field")
+	require.NoError(t, client.Configure(t.Context(), driver.Settings{
+		ClaimWait: driver.Default[time.Duration](), WarnFailedShare: driver.Default[float64](),
+		Notifications: driver.Default[bool]()}))
+	require.NoError(t, client.Configure(t.Context(), all))
+	after, err := client.Configuration(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, before, after)
+
+	assert.Error(t, json.Unmarshal([]byte(`{"lease": true}`), &settings))
+	assert.Error(t, json.Unmarshal([]byte(`{"rate": {"jobs": 1, "per": "no time"}}`), &settings))
+}
+
 // Two releases, with other slots and weights, restart by turns: none changes what an operator has set meanwhile.
 func TestWorkersChangeNoSettings(t *testing.T) {
 	pool := testdb.New(t)
@@ -437,10 +497,12 @@ func TestConfigure(t *testing.T) {
 	}
 	assert.Equal(t, defaults, configuration())
 	require.NoError(t, client.Configure(t.Context(), driver.Settings{
-		"claim_wait": 1500 * time.Millisecond, "claim_bytes": 1000, "segment_bytes": 1 << 40,
-		"segment_age":         "1 day 02:00:00.5",
-		"completed_retention": "1 month", "carry_max": 7, "prune_wait": time.Millisecond, "notifications": false,
-		"warn_ready_age": 90, "warn_failed_share": 0.5, "warn_silence": "2 minutes", "warn_transaction_age": 48 * time.Hour,
+		ClaimWait: driver.Set(1500 * time.Millisecond), ClaimBytes: driver.Set(1000),
+		SegmentBytes: driver.Set(int64(1 << 40)), SegmentAge: driver.Set(26*time.Hour + 500*time.Millisecond),
+		CompletedRetention: driver.Set(30 * 24 * time.Hour), CarryMax: driver.Set(7),
+		PruneWait: driver.Set(time.Millisecond), Notifications: driver.Set(false),
+		WarnReadyAge: driver.Set(90 * time.Second), WarnFailedShare: driver.Set(0.5),
+		WarnSilence: driver.Set(2 * time.Minute), WarnTransactionAge: driver.Set(48 * time.Hour),
 	}))
 	changed := driver.Configuration{
 		ClaimWait: 1500 * time.Millisecond, ClaimBytes: 1000, SegmentBytes: 1 << 40,
@@ -450,18 +512,21 @@ func TestConfigure(t *testing.T) {
 		WarnTransactionAge: 48 * time.Hour,
 	}
 	assert.Equal(t, changed, configuration())
-	require.NoError(t, client.Configure(t.Context(), nil))
-	require.NoError(t, client.Configure(t.Context(), driver.Settings{"carry_max": nil}))
+	require.NoError(t, client.Configure(t.Context(), driver.Settings{}))
+	assert.Equal(t, changed, configuration(), "those that are left out stay")
+	require.NoError(t, client.Configure(t.Context(), driver.Settings{CarryMax: driver.Set(0)}))
+	changed.CarryMax = 0
+	assert.Equal(t, changed, configuration(), "zero is a value")
+	require.NoError(t, client.Configure(t.Context(), driver.Settings{CarryMax: driver.Default[int]()}))
 	changed.CarryMax = defaults.CarryMax
 	assert.Equal(t, changed, configuration())
 
-	for name, settings := range map[string]driver.Settings{"unknown key": {"claim_wat": 1},
-		"out of range": {"claim_wait": -time.Second}, "bad type": {"notifications": "yes"}} {
-		assert.ErrorIs(t, client.Configure(t.Context(), settings), driver.ErrInvalidArgument, name)
-	}
-	assert.ErrorContains(t, client.Configure(t.Context(), driver.Settings{"claim_wait": func() {}}), "settings")
+	assert.ErrorIs(t, client.Configure(t.Context(), driver.Settings{ClaimWait: driver.Set(-time.Second)}),
+		driver.ErrInvalidArgument)
+	assert.ErrorContains(t, client.Configure(t.Context(), driver.Settings{WarnFailedShare: driver.Set(math.NaN())}),
+		"settings")
 	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
-		require.NoError(t, client.ConfigureTx(t.Context(), tx, driver.Settings{"carry_max": 1}))
+		require.NoError(t, client.ConfigureTx(t.Context(), tx, driver.Settings{CarryMax: driver.Set(1)}))
 		return errors.New("rollback")
 	})
 	require.ErrorContains(t, err, "rollback")

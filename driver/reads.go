@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -213,26 +214,26 @@ func (c *Client) AllQueueCounts(ctx context.Context) ([]QueueCounts, error) {
 // counts. A month of a setting counts as 30 days here.
 type QueueInfo struct {
 	Queue              string
-	DefaultPriority    int             // of a job that names none: 1 (first) to 4 (last)
-	DefaultMaxAttempts int             // of a job that names none: 1 to 1,000
-	Lease              time.Duration   // of a claim that names none: 1 ms to a year
-	Deadline           *time.Duration  // how long an attempt may take: 1 ms to a year; nil for no end
-	BackoffBase        time.Duration   // the n-th retry waits 2^n times this: 1 ms to a year
-	BackoffMax         time.Duration   // no retry waits longer: 1 ms to a year
-	DeadLetter         bool            // whether jobs that fail for good become dead letters
-	AgingInterval      time.Duration   // for each that a job has waited, its priority counts as one higher: 1 ms to a year
-	FailedRetention    time.Duration   // how long failed and cancelled jobs are kept, at least: 1 ms to 100 years
-	DLQRetention       time.Duration   // how long dead letters are kept, at least: 1 ms to 100 years
-	CompletedRetention time.Duration   // how long completed jobs are shown: up to that of the installation
-	Shards             int             // in how many shards new jobs are spread: 1 to 64
-	MaxDepth           *int            // how many jobs may be ready before new ones are refused; nil for any number
-	GroupMaxRunning    *int            // how many jobs of a group run at once, at most; nil for any number
-	MaxRunning         *int            // how many jobs of the queue run at once, at most; nil for any number
-	Rate               json.RawMessage // how often jobs begin: jobs, per and burst; nil for any rate
-	PausedAt           *time.Time      // since when nothing is claimed from it; nil when it is not paused
-	ChangedAt          *time.Time      // when its settings were changed last, or it was paused or resumed; nil for never
-	ChangedBy          string          // the login that did; "" for none
-	Workers            int             // those that work on it, and sent a heartbeat within [Configuration.WarnSilence]
+	DefaultPriority    int            // of a job that names none: 1 (first) to 4 (last)
+	DefaultMaxAttempts int            // of a job that names none: 1 to 1,000
+	Lease              time.Duration  // of a claim that names none: 1 ms to a year
+	Deadline           *time.Duration // how long an attempt may take: 1 ms to a year; nil for no end
+	BackoffBase        time.Duration  // the n-th retry waits 2^n times this: 1 ms to a year
+	BackoffMax         time.Duration  // no retry waits longer: 1 ms to a year
+	DeadLetter         bool           // whether jobs that fail for good become dead letters
+	AgingInterval      time.Duration  // for each that a job has waited, its priority counts as one higher: 1 ms to a year
+	FailedRetention    time.Duration  // how long failed and cancelled jobs are kept, at least: 1 ms to 100 years
+	DLQRetention       time.Duration  // how long dead letters are kept, at least: 1 ms to 100 years
+	CompletedRetention time.Duration  // how long completed jobs are shown: up to that of the installation
+	Shards             int            // in how many shards new jobs are spread: 1 to 64
+	MaxDepth           *int           // how many jobs may be ready before new ones are refused; nil for any number
+	GroupMaxRunning    *int           // how many jobs of a group run at once, at most; nil for any number
+	MaxRunning         *int           // how many jobs of the queue run at once, at most; nil for any number
+	Rate               *Rate          // how often jobs begin; nil for any rate
+	PausedAt           *time.Time     // since when nothing is claimed from it; nil when it is not paused
+	ChangedAt          *time.Time     // when its settings were changed last, or it was paused or resumed; nil for never
+	ChangedBy          string         // the login that did; "" for none
+	Workers            int            // those that work on it, and sent a heartbeat within [Configuration.WarnSilence]
 	Counts             QueueCounts
 }
 
@@ -250,7 +251,7 @@ func (c *Client) ListQueues(ctx context.Context) ([]QueueInfo, error) {
 			DeadLetter: row.DeadLetter, AgingInterval: row.AgingInterval, FailedRetention: row.FailedRetention,
 			DLQRetention: row.DlqRetention, CompletedRetention: row.CompletedRetention, Shards: int(row.Shards),
 			MaxDepth: intOf(row.MaxDepth), GroupMaxRunning: intOf(row.GroupMaxRunning),
-			MaxRunning: intOf(row.MaxRunning), Rate: row.Rate, PausedAt: row.PausedAt, ChangedAt: row.ChangedAt,
+			MaxRunning: intOf(row.MaxRunning), PausedAt: row.PausedAt, ChangedAt: row.ChangedAt,
 			ChangedBy: value(row.ChangedBy), Workers: int(row.Workers),
 			Counts: QueueCounts{
 				Queue: row.Queue, Available: row.Available, Scheduled: row.Scheduled, Retryable: row.Retryable,
@@ -258,6 +259,11 @@ func (c *Client) ListQueues(ctx context.Context) ([]QueueInfo, error) {
 				Cancelled: row.Cancelled,
 				Dead:      row.Dead, OldestReadyAt: row.OldestReadyAt,
 			},
+		}
+		if row.Rate != nil {
+			if err := json.Unmarshal(row.Rate, &queues[i].Rate); err != nil {
+				return nil, fmt.Errorf("list queues: rate of queue %q: %w", row.Queue, err)
+			}
 		}
 	}
 	return queues, nil
@@ -343,23 +349,33 @@ func (c *Client) Configuration(ctx context.Context) (Configuration, error) {
 	return configuration, nil
 }
 
-// decodeSetting reads the value of a setting. The server writes intervals as texts.
-func decodeSetting(encoded json.RawMessage, field any) error {
-	duration, ok := field.(*time.Duration)
-	if !ok {
-		return json.Unmarshal(encoded, field)
-	}
-	var text string
-	if err := json.Unmarshal(encoded, &text); err != nil {
+// decodeSetting reads the value of a setting into the variable that field points to.
+func decodeSetting(encoded json.RawMessage, field any) (err error) {
+	if duration, ok := field.(*time.Duration); ok {
+		*duration, err = decodeDuration(encoded)
 		return err
 	}
-	var interval pgtype.Interval
-	if err := interval.Scan(text); err != nil {
-		return err
+	return json.Unmarshal(encoded, field)
+}
+
+// decodeDuration reads a time as the server writes it: as a text, or a number of seconds.
+func decodeDuration(encoded json.RawMessage) (time.Duration, error) {
+	var value any
+	if err := json.Unmarshal(encoded, &value); err != nil {
+		return 0, err
 	}
-	days := time.Duration(interval.Months)*30 + time.Duration(interval.Days)
-	*duration = days*24*time.Hour + time.Duration(interval.Microseconds)*time.Microsecond
-	return nil
+	switch value := value.(type) {
+	case float64:
+		return time.Duration(math.Round(value*1e6)) * time.Microsecond, nil
+	case string:
+		var interval pgtype.Interval
+		if err := interval.Scan(value); err != nil {
+			return 0, err
+		}
+		days := time.Duration(interval.Months)*30 + time.Duration(interval.Days)
+		return days*24*time.Hour + time.Duration(interval.Microseconds)*time.Microsecond, nil
+	}
+	return 0, fmt.Errorf("%s is neither a number of seconds nor a text", encoded)
 }
 
 // HealthFinding is one thing that [Client.Health] has looked at.

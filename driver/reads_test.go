@@ -2,7 +2,6 @@ package driver_test
 
 import (
 	"context"
-	"encoding/json"
 	"testing"
 	"time"
 
@@ -127,7 +126,7 @@ func TestListQueues(t *testing.T) {
 		BackoffMax:  2 * hour, DeadLetter: true, AgingInterval: 30 * time.Second, FailedRetention: 90 * 24 * hour,
 		DLQRetention:       360 * 24 * hour,
 		CompletedRetention: 23 * hour, Shards: 1, MaxDepth: &depth, GroupMaxRunning: new(2), MaxRunning: new(3),
-		Rate:    json.RawMessage(`{"per": "00:01:00", "jobs": 100, "burst": 5}`),
+		Rate:    &driver.Rate{Jobs: 100, Per: time.Minute, Burst: 5},
 		Workers: 1, Counts: driver.QueueCounts{Queue: "b"},
 	}, queues[1])
 }

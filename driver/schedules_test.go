@@ -380,7 +380,7 @@ func TestScheduleThatIsHeldAtTheStart(t *testing.T) {
 	client := driver.NewClient(pool)
 	_, err := client.SyncSchedules(t.Context(), "shop", []driver.Schedule{tick}, 0)
 	require.NoError(t, err)
-	require.NoError(t, client.Configure(t.Context(), driver.Settings{"claim_wait": 10 * time.Millisecond}))
+	require.NoError(t, client.Configure(t.Context(), driver.Settings{ClaimWait: driver.Set(10 * time.Millisecond)}))
 	tx, err := pool.Begin(t.Context())
 	require.NoError(t, err)
 	defer tx.Rollback(context.Background())
