@@ -1,6 +1,8 @@
 package driver_test
 
 import (
+	"bytes"
+	"sync"
 	"testing"
 	"time"
 
@@ -68,6 +70,51 @@ func TestWorkerWakesWhenAScheduleIsDue(t *testing.T) {
 	fired("beside", 3)
 	require.NoError(t, tx.Rollback(t.Context()))
 	fired("before", 4)
+}
+
+// A schedule that stays due, since another session holds it, is looked at less and less often, three times a second in
+// the end; and fires soon after it is free.
+func TestWorkerBesideAScheduleThatStaysDue(t *testing.T) {
+	driver.SetMaintenance(t, time.Hour)
+	admin := testdb.New(t)
+	client := driver.NewClient(admin)
+	require.NoError(t, client.Schedule(t.Context(), driver.Schedule{Name: "held", Every: time.Second, Args: note{}}))
+	tx, err := admin.Begin(t.Context())
+	require.NoError(t, err)
+	require.NoError(t, client.PauseScheduleTx(t.Context(), tx, "held", ""))
+	waitFor(t, func() bool {
+		return queryValue[bool](t, admin, "select awa.pass_due_at('fire_due') < clock_timestamp()")
+	}, "it is not due")
+
+	var mu sync.Mutex
+	var looks []time.Time
+	tap := &wiretap{onWrite: func(_ *tappedConn, sent []byte) (func() error, error) {
+		if bytes.Contains(sent, []byte("fire_due")) && bytes.Contains(sent, []byte("run_pass")) {
+			mu.Lock()
+			defer mu.Unlock()
+			looks = append(looks, time.Now())
+		}
+		return nil, nil
+	}}
+	runWorker(t, tap.pool(t, admin.Config().ConnString()), handle(newTally().handle), driver.WorkerConfig{})
+	waitFor(t, func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		n := len(looks)
+		if n < 6 {
+			return false
+		}
+		for i := n - 4; i < n; i++ {
+			if looks[i].Sub(looks[i-1]) < 150*time.Millisecond {
+				return false
+			}
+		}
+		return true
+	}, "it looks all the time")
+	require.NoError(t, tx.Rollback(t.Context()))
+	waitFor(t, func() bool {
+		return queryValue[bool](t, admin, "select exists (select from awa.jobs where state = 'completed')")
+	}, "it does not fire")
 }
 
 func TestNextReadyAt(t *testing.T) {
