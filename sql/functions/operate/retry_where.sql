@@ -1,8 +1,8 @@
 -- Lets matching jobs run now that have ended without success or that wait, as retry does; returns how many.
 -- At least one filter is required: a queue, a kind, a state, a time before which they ended, a tag, an object that
 -- their arguments contain, or a group. Without a state: failed, dead and cancelled jobs. Changes at most max_jobs (1 to
--- 10,000), the oldest ids first. A filter by tag, arguments or group reads at most 100,000 jobs of each home; scan_jobs
--- finds the rest. Skips jobs whose unique key another job holds, or another session is about to take for longer than
+-- 10,000), the oldest ids first. A filter by tag, arguments or group reads at most 100,000 jobs; scan_jobs finds the
+-- rest. Skips jobs whose unique key another job holds, or another session is about to take for longer than
 -- claim_wait, jobs that another session is changing, and jobs that this transaction has put into the same place before.
 -- Locks: the jobs' rows, until the transaction ends; for jobs with a group, as retry, but one lock for all after the
 -- 64th, unless they are of one queue.
@@ -33,103 +33,95 @@ as $$
 declare
   v_queue_id bigint := awa._queue_id(queue);
   v_max int := coalesce(max_jobs, 1000);
-  v_job_ids bigint[];
-  v_homes text[];
   v_most int := case when num_nonnulls(tag, args, group_key) > 0 then 100000 end; -- null: all
-  v_last_done bigint; -- of the jobs that it looks at; null: of all
-  v_last_deferred bigint;
+  v_last bigint; -- of the jobs that it looks at; null: of all
+  v_job_ids bigint[]; -- by their keys, which are taken in this order everywhere
 begin
   perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('retriable'), tag, args, group_key);
   perform awa._check_isolation();
   perform awa._bound_waits();
-  if v_most is not null then
-    select d.job_id into v_last_done
-      from awa.done_entries d
-     where d.state <> 'completed'
-       and (state is null or d.state = state)
-       and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
-     order by d.job_id
-    offset v_most - 1
-     limit 1;
-    select d.job_id into v_last_deferred
-      from awa.deferred_jobs d
-     where d.state = state
-       and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
-     order by d.job_id
-    offset v_most - 1
-     limit 1;
-  end if;
-  select array_agg(j.job_id order by j.key, j.job_id), array_agg(j.home order by j.key, j.job_id)
-    into v_job_ids, v_homes
-    from (
-      select j.job_id, j.home,
-             case j.home
-               when 'done'
-                 then (select substr(d.unique_key, 1, 32) from awa.done_entries d where d.job_id = j.job_id limit 1)
-               else (select substr(d.unique_key, 1, 32) from awa.deferred_jobs d where d.job_id = j.job_id limit 1)
-             end as key -- taken in their order, as everywhere
+  if state = any(awa._states('deferred')) then
+    if v_most is not null then
+      select d.job_id into v_last
+        from awa.deferred_jobs d
+       where d.state = state
+         and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+       order by d.job_id
+      offset v_most - 1
+       limit 1;
+    end if;
+    v_job_ids := array(
+      select j.job_id
         from (
-          select j.*
-            from (
-              select job_id, 'done' as home from unnest(array(
-                select d.job_id
-                  from awa.done_entries d
-                 where d.state <> 'completed'
-                   and (state is null or d.state = state)
-                   and not awa._is_taken(d.unique_key, d.job_id)
-                   and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
-                   and (kind is null or d.kind = kind)
-                   and (before is null or d.finalized_at < before)
-                   and (tag is null or d.tags @> array[tag])
-                   and (args is null or d.args @> args)
-                   and (group_key is null or d.group_key = group_key)
-                   and (v_last_done is null or d.job_id <= v_last_done)
-                   and case -- see _buried_here
-                     when d.job_id in (select b.job_id from awa._buried_here b)
-                       then d.finalized_at in (select h.finalized_at from awa._done_here h where h.job_id = d.job_id)
-                     else true
-                   end
-                 order by d.job_id
-                 limit v_max
-                   for update skip locked)) job_id
-              union all
-              select job_id, 'deferred' from unnest(array(
-                select d.job_id
-                  from awa.deferred_jobs d
-                 where d.state = state
-                   and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
-                   and (kind is null or d.kind = kind)
-                   and (before is null or d.created_at < before)
-                   and (tag is null or d.tags @> array[tag])
-                   and (args is null or d.args @> args)
-                   and (group_key is null or d.group_key = group_key)
-                   and (v_last_deferred is null or d.job_id <= v_last_deferred)
-                   and case
-                     when d.job_id in (select b.job_id from awa._buried_here b)
-                       then d.run_at in (select h.run_at from awa._deferred_here h where h.job_id = d.job_id)
-                     else true
-                   end
-                 order by d.job_id
-                 limit v_max
-                   for update skip locked)) job_id
-            ) j
-           order by j.job_id
+          select d.job_id, substr(d.unique_key, 1, 32) as key
+            from awa.deferred_jobs d
+           where d.state = state
+             and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+             and (kind is null or d.kind = kind)
+             and (before is null or d.created_at < before)
+             and (tag is null or d.tags @> array[tag])
+             and (args is null or d.args @> args)
+             and (group_key is null or d.group_key = group_key)
+             and (v_last is null or d.job_id <= v_last)
+             and case -- see _buried_here
+               when d.job_id in (select b.job_id from awa._buried_here b)
+                 then d.run_at in (select h.run_at from awa._deferred_here h where h.job_id = d.job_id)
+               else true
+             end
+           order by d.job_id
            limit v_max
+             for update skip locked
         ) j
-    ) j;
-  return awa._retry_free(v_job_ids, v_homes, state, queue is null);
+       order by j.key, j.job_id);
+  else
+    if v_most is not null then
+      select d.job_id into v_last
+        from awa.done_entries d
+       where d.state <> 'completed'
+         and (state is null or d.state = state)
+         and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+       order by d.job_id
+      offset v_most - 1
+       limit 1;
+    end if;
+    v_job_ids := array(
+      select j.job_id
+        from (
+          select d.job_id, substr(d.unique_key, 1, 32) as key
+            from awa.done_entries d
+           where d.state <> 'completed'
+             and (state is null or d.state = state)
+             and not awa._is_taken(d.unique_key, d.job_id)
+             and (queue is null or d.lane between awa._first_lane(v_queue_id) and awa._last_lane(v_queue_id))
+             and (kind is null or d.kind = kind)
+             and (before is null or d.finalized_at < before)
+             and (tag is null or d.tags @> array[tag])
+             and (args is null or d.args @> args)
+             and (group_key is null or d.group_key = group_key)
+             and (v_last is null or d.job_id <= v_last)
+             and case
+               when d.job_id in (select b.job_id from awa._buried_here b)
+                 then d.finalized_at in (select h.finalized_at from awa._done_here h where h.job_id = d.job_id)
+               else true
+             end
+           order by d.job_id
+           limit v_max
+             for update skip locked
+        ) j
+       order by j.key, j.job_id);
+  end if;
+  return awa._retry_free(v_job_ids, state, queue is null);
 end
 $$;
 comment on function awa.retry_where is
   'Lets matching jobs run now that have ended without success or that wait, as retry does; returns how many';
 
--- Makes jobs ready, but for those that are kept from it; returns how many.
--- Where one is kept for too long, it goes on with half of them at a time; less where that fails, more where it does
+-- Makes jobs ready, but for those that another session keeps from it; returns how many.
+-- Where one is locked for too long, it goes on with half of them at a time; less where that fails, more where it does
 -- not, for five seconds at most, or a fourth of the caller's timeout.
 -- Why: as _cancel_free.
 create or replace function awa._retry_free(
   job_ids bigint[],
-  homes text[],
   state text,
   in_all_queues boolean
 ) returns bigint
@@ -138,14 +130,14 @@ as $$
 #variable_conflict use_variable
 declare
   v_before text := current_setting('lock_timeout');
-  v_jobs int := coalesce(cardinality(job_ids), 0);
+  v_jobs int := cardinality(job_ids);
   v_until timestamptz;
   v_at int := 1;
   v_size int;
   v_retried bigint := 0;
 begin
   begin
-    return awa._retry_all(job_ids, homes, state, in_all_queues, 0);
+    return awa._retry_all(job_ids, state, in_all_queues, 0);
   exception when lock_not_available or sqlstate 'JQ005' then
     v_until := clock_timestamp() + awa._budget('5 seconds', 4);
   end;
@@ -154,8 +146,7 @@ begin
   while v_at <= v_jobs and clock_timestamp() < v_until loop
     begin
       v_retried := v_retried
-        + awa._retry_all(job_ids[v_at : v_at + v_size - 1], homes[v_at : v_at + v_size - 1], state, in_all_queues,
-            v_retried);
+        + awa._retry_all(job_ids[v_at : v_at + v_size - 1], state, in_all_queues, v_retried);
       v_at := v_at + v_size;
       v_size := 2 * v_size;
     exception when lock_not_available or sqlstate 'JQ005' then
@@ -167,13 +158,14 @@ begin
   return v_retried;
 end
 $$;
-comment on function awa._retry_free is 'Makes jobs ready, but for those that are kept from it; returns how many';
+comment on function awa._retry_free is
+  'Makes jobs ready, but for those that another session keeps from it; returns how many';
 
 -- Makes jobs ready, some after others; returns how many.
+-- state: of all of them; null: they have ended.
 -- Raises 55P03, JQ005.
 create or replace function awa._retry_all(
   job_ids bigint[],
-  homes text[],
   state text,
   in_all_queues boolean,
   retried bigint
@@ -182,19 +174,20 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_job record;
+  v_is_deferred constant boolean := coalesce(state = any(awa._states('deferred')), false);
+  v_job_id bigint;
   v_retried bigint := 0;
 begin
-  for v_job in select j.job_id, j.home from unnest(job_ids, homes) j(job_id, home) loop
-    if awa._retry(v_job.job_id, case v_job.home
-         when 'done' then (
+  foreach v_job_id in array job_ids loop
+    if awa._retry(v_job_id, case
+         when v_is_deferred then state
+         else (
            -- two rows where this transaction has cancelled it, and another session answered for it meanwhile
            select d.state
              from awa.done_entries d
-            where d.job_id = v_job.job_id and d.state <> 'completed' and (state is null or d.state = state)
+            where d.job_id = v_job_id and d.state <> 'completed' and (state is null or d.state = state)
             limit 1
          )
-         else state
        end, in_all_queues and retried + v_retried >= awa._max_locks()) = 'retried'
     then
       v_retried := v_retried + 1;
