@@ -251,7 +251,7 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_is_at_home boolean;
+  v_is_original boolean;
   v_is_paused boolean;
   v_lease interval;
   v_aging interval;
@@ -259,9 +259,9 @@ begin
   claimed_at := clock_timestamp();
   queue_id := awa._queue_id(queue);
   select s.claim_bytes into claim_bytes from awa.settings s;
-  select h.current_segment, coalesce(h.cleaned_segment, -1), h.cleaned_until, h.is_at_home
-    into segment, cleaned, cleaned_until, v_is_at_home
-    from awa._home h;
+  select r.current_segment, coalesce(r.cleaned_segment, -1), r.cleaned_until, r.is_original
+    into segment, cleaned, cleaned_until, v_is_original
+    from awa._checked_ring r;
   select coalesce(array_agg(l.lane) filter (where awa._shard_of(l.lane) = shard), '{}'),
          coalesce(bool_or(awa._shard_of(l.lane) <> shard), false), coalesce(bool_or(l.has_tombstones), false),
          coalesce(bool_or(l.may_expire), false), coalesce(bool_or(l.has_limits), false),
@@ -274,7 +274,7 @@ begin
     from awa.queue_settings q
    where q.queue_id = queue_id;
   lease_until := claimed_at + coalesce(lease, v_lease, awa._default_interval('lease'));
-  if (v_is_at_home and claim_bytes is not null) is not true then
+  if (v_is_original and claim_bytes is not null) is not true then
     segment := awa._current_segment();
     if claim_bytes is null then
       perform awa._refuse_missing('settings');

@@ -56,12 +56,12 @@ language sql immutable parallel safe
 as $$ select awa._claim_key(-1) $$;
 comment on function awa._fold_key is 'The key of the advisory lock on queue_rollups: below those of claims';
 
--- The key of the advisory lock on a pass of maintenance, by its place in the list: below that of the crowd.
+-- The key of the advisory lock on a pass of maintenance, by its position in the list: below that of the crowd.
 create or replace function awa._pass_key(pass text) returns bigint
 language sql immutable strict parallel safe
 as $$ select awa._claim_key(-2) - array_position(awa._passes(), pass) $$;
 comment on function awa._pass_key is
-  'The key of the advisory lock on a pass of maintenance, by its place in the list: below that of the crowd';
+  'The key of the advisory lock on a pass of maintenance, by its position in the list: below that of the crowd';
 
 -- The key of the advisory lock of a transaction that notifies: below those of passes.
 -- It is only tried.

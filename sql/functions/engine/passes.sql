@@ -10,7 +10,7 @@
 -- a fifth sooner or later. So one worker alone leaves none out, and rescue finds no gap. Ten workers do each pass about
 -- as often as one does.
 create or replace view awa.passes as
-select p.place, p.pass, p.period
+select p.position, p.pass, p.period
   from (values
     (1, 'promote_due', interval '0.5 seconds'),
     (2, 'fire_due', '0.5 seconds'),
@@ -24,14 +24,14 @@ select p.place, p.pass, p.period
     (10, 'rotate', '4 seconds'),
     (11, 'prune_oldest', '4 seconds'),
     (12, 'forget_workers', '4 seconds')
-  ) p(place, pass, period);
+  ) p(position, pass, period);
 comment on view awa.passes is
   'The passes of maintenance, in their order, and how long each is not due again once it has succeeded';
 
 -- The passes of maintenance, in the order in which run_maintenance goes through them.
 create or replace function awa._passes() returns text[]
 language sql immutable parallel safe
-as $$ select array_agg(p.pass order by p.place) from awa.passes p $$;
+as $$ select array_agg(p.pass order by p.position) from awa.passes p $$;
 comment on function awa._passes is 'The passes of maintenance, in the order in which run_maintenance goes through them';
 
 -- Remembers that a pass has succeeded: moves its clock, at most once a second.

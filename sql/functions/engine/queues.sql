@@ -1,4 +1,4 @@
--- The id of a queue, the current segment, and whether the database is at home on this server.
+-- The id of a queue, the current segment, and whether the database is the original one, or was restored.
 
 -- The id of a queue: the first 54 bits of the SHA-256 of its name.
 -- Why: no producer has to wait for another one to agree on it.
@@ -321,13 +321,15 @@ language sql immutable
 as $$ select array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[] $$;
 comment on function awa._own_tables is 'The OIDs of tables by which a restore is known';
 
--- Whether the database is at home, at a glance, and the segments. Where it is not, _current_segment looks more closely.
+-- The segments of the ring, and whether the database is the original one, at a glance. Where it seems not to be,
+-- _current_segment looks more closely.
 -- A database that was restored, or a table that was rewritten, has other values: see _is_restored.
-create or replace view awa._home as
+create or replace view awa._checked_ring as
 select r.current_segment, r.cleaned_segment, r.cleaned_until,
-       r.tables = awa._own_tables() and array(select o.xid = o.xmin from awa.origin o) = array[true] as is_at_home
+       r.tables = awa._own_tables() and array(select o.xid = o.xmin from awa.origin o) = array[true] as is_original
   from awa.ring r;
-comment on view awa._home is 'Whether the database is at home, at a glance, and the segments';
+comment on view awa._checked_ring is
+  'The segments of the ring, and whether the database is the original one, at a glance';
 
 -- The segment that new entries and claims go to.
 -- Raises 55000 in a database that was restored from a dump: the transaction ids in it are another server's.
@@ -336,10 +338,10 @@ language plpgsql stable
 as $$
 declare
   v_segment smallint;
-  v_is_at_home boolean;
+  v_is_original boolean;
 begin
-  select h.current_segment, h.is_at_home into v_segment, v_is_at_home from awa._home h;
-  if v_is_at_home is not true then
+  select r.current_segment, r.is_original into v_segment, v_is_original from awa._checked_ring r;
+  if v_is_original is not true then
     if v_segment is null then
       perform awa._refuse_missing('ring');
     elsif awa._is_restored() then -- which takes longer
@@ -396,7 +398,7 @@ as $$
 $$;
 comment on function awa._is_restored is 'Whether a database was restored from a dump, or filled by logical replication';
 
--- Notes that the database is at home on this server.
+-- Notes that the database is an original one on this server.
 -- Why: in a subtransaction, the xmin of a row is that of the subtransaction.
 create or replace function awa._set_origin() returns void
 language plpgsql
@@ -411,7 +413,7 @@ begin
   insert into awa.origin (xid, server) select v_xid, c.system_identifier from pg_control_system() c;
 end
 $$;
-comment on function awa._set_origin is 'Notes that the database is at home on this server';
+comment on function awa._set_origin is 'Notes that the database is an original one on this server';
 
 -- Writes origin again where a table was rewritten, or the server has another identifier since pg_upgrade.
 -- Writes the OIDs in ring, too. The caller has locked ring, and seen that the database was not restored.

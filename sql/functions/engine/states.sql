@@ -6,12 +6,12 @@
 -- table that holds the job: logged: ready_entries, with claims and closures; deferred:
 -- deferred_jobs; done: done_entries alone. counted_as_running and so on: the column of queue_counts that counts them.
 -- failed_retention and so on: the setting that says how long they are kept.
--- Why: the place of a state is its bit in a unique key, so a new one comes last. There is room for 14. Other functions
--- ask for a fact, and do not list states: a lint says so.
+-- Why: the position of a state is its bit in a unique key, so a new one comes last. There is room for 14. Other
+-- functions ask for a fact, and do not list states: a lint says so.
 create or replace function awa._states(fact text) returns text[]
 language sql immutable parallel safe
 as $$
-  select array_agg(s.state order by s.place)
+  select array_agg(s.state order by s.position)
     from (values
       (1, 'scheduled',        true,  true,  'deferred', 'scheduled',        null),
       (2, 'available',        true,  false, 'logged',   'available',        null),
@@ -22,7 +22,7 @@ as $$
       (7, 'failed',           false, true,  'done',     'failed',           'failed_retention'),
       (8, 'cancelled',        false, true,  'done',     'cancelled',        'failed_retention'),
       (9, 'dead',             false, true,  'done',     'dead',             'dlq_retention')
-    ) s(place, state, is_live, is_retriable, home, counted_as, kept_for)
+    ) s(position, state, is_live, is_retriable, held_in, counted_as, kept_for)
    where case fact
      when 'known' then true
      when 'live' then s.is_live
@@ -30,7 +30,7 @@ as $$
      when 'ended' then not s.is_live
      when 'retriable' then s.is_retriable
      when 'keeps_group' then s.state not in ('running', 'completed', 'cancelled')
-     else fact in (s.home, 'counted_as_' || s.counted_as, s.kept_for)
+     else fact in (s.held_in, 'counted_as_' || s.counted_as, s.kept_for)
    end
 $$;
 comment on function awa._states is 'The states of a job that share a property';

@@ -37,7 +37,7 @@ declare
   v_priority smallint;
   v_max_attempts smallint;
   v_segment smallint;
-  v_is_at_home boolean;
+  v_is_original boolean;
   v_is_in_use boolean;
   v_job_id bigint;
 begin
@@ -57,8 +57,8 @@ begin
     end if;
     select true into v_is_in_use
       from awa.queues q where q.queue_id = v_queue_id and q.lane = v_lane and q.dropped_at is null;
-    select h.current_segment, h.is_at_home into v_segment, v_is_at_home from awa._home h;
-    if v_is_in_use and v_is_at_home then
+    select r.current_segment, r.is_original into v_segment, v_is_original from awa._checked_ring r;
+    if v_is_in_use and v_is_original then
       if v_max_depth is not null then
         perform awa._check_depth(queue, v_queue_id, v_max_depth);
       end if;

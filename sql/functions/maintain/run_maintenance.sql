@@ -30,7 +30,7 @@ declare
     nullif(current_setting('transaction_timeout', true)::interval, '0')) < '10 seconds',
     false);
   v_max int := case when v_is_short then 500 end;
-  v_passes text[] := array(select p.pass from awa.passes p order by p.place);
+  v_passes text[] := array(select p.pass from awa.passes p order by p.position);
   v_first int := case when v_is_short then floor(random() * cardinality(v_passes))::int else 0 end;
   v_pass text;
   v_until timestamptz;

@@ -27,11 +27,11 @@ create or replace function awa._describe_values(
 ) returns text
 language sql immutable
 return (
-  select coalesce(string_agg(w.word, ', ' order by w.place) filter (where w.place < w.words)
+  select coalesce(string_agg(w.word, ', ' order by w.position) filter (where w.position < w.words)
            || format(' %s ', conjunction), '')
-         || max(w.word) filter (where w.place = w.words)
+         || max(w.word) filter (where w.position = w.words)
     from (
-      select p.word, row_number() over (order by r.first, p.n) as place, count(*) over () as words
+      select p.word, row_number() over (order by r.first, p.n) as position, count(*) over () as words
         from (
           select min(b.bit) as first, max(b.bit) as last
             from (

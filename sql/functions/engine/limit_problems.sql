@@ -1,4 +1,4 @@
--- The books of limits, and whether they are right.
+-- Whether the counts of limits are right.
 
 -- What is wrong with the slots, lines and turns of queues with limits; also rows that somebody has removed.
 -- The slots of a group are held by open attempts and by turns, or given back and not read by a claim yet. Each job in

@@ -1,5 +1,5 @@
--- Without this, a slot that was lost would be missing for ever, and nobody would know why a group stands still.
-\set name limit_books
+-- Without this, a slot that was lost would be missing for ever, and no user would know why a group stands still.
+\set name limit_problems
 \ir ../prelude.psql
 
 select awa.configure_queue(:'queue', '{"group_max_running": 1, "max_running": 9}') \g /dev/null
@@ -30,7 +30,7 @@ $$;
 
 select is(pg_temp.problems(), null, 'the books are right');
 select is(pg_temp.problems_after('update awa.group_states set running = 2 where shard = :shard'),
-  format('group %s: 1 slots are held, 2 are counted', awa._group_id('g')), 'a slot that nobody holds');
+  format('group %s: 1 slots are held, 2 are counted', awa._group_id('g')), 'a slot that no job holds');
 select alike(pg_temp.problems_after('delete from awa.group_states where shard = :shard'),
   '%(g): of its line of 2 jobs some are not known%1 slots are held, 0 are counted%', 'a group without its state');
 select is(
