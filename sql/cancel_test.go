@@ -213,7 +213,7 @@ func TestChangeOfAJobThatMovesOnMeanwhile(t *testing.T) {
 	}
 }
 
-// Nobody claims the job meanwhile: it is cancelled, or has gone where it should.
+// No worker claims the job meanwhile: it is cancelled, or has gone where it should.
 func TestChangeOfAJobThatStays(t *testing.T) {
 	for _, change := range []struct{ call, state, queue string }{
 		{"select awa.cancel($1)", "cancelled", "q"},

@@ -95,7 +95,7 @@ func TestManyOutOfOrderBesideAnOpenMany(t *testing.T) {
 	wait := many.background("create temp table stale as select awa.complete_many($1, $2) as job_id", ids(jobs),
 		receipts(jobs))
 	watcher.waitUntilBlocked(many)
-	require.Empty(t, open.completeMany(after[:2]), "nobody waits for both of them")
+	require.Empty(t, open.completeMany(after[:2]), "no session waits for both of them")
 	open.exec("commit")
 	require.NoError(t, wait())
 	require.Zero(t, one[int64](many, "select count(*) from stale"))

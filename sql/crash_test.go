@@ -17,7 +17,7 @@ import (
 // workers of before are refused, what was answered stays answered, and what was enqueued is there.
 func TestCrash(t *testing.T) {
 	server, err := pgserver.Start(t.Context(), pgserver.Config{Settings: map[string]string{
-		"wal_writer_delay": "10s", // what nobody waits for is not written before the crash
+		"wal_writer_delay": "10s", // what no session waits for is not written before the crash
 	}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, server.Stop()) })

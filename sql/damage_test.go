@@ -193,7 +193,7 @@ func TestCleaningGoesOnPastDamage(t *testing.T) {
 	}
 }
 
-// A job that a trigger of somebody else's keeps from being carried, where it waits or runs, does not stop what is
+// A job that a user's trigger keeps from being carried, where it waits or runs, does not stop what is
 // emptied beside it: the others are moved; health names the job; and when the trigger is gone, it goes on. So with the
 // cursor of a queue.
 func TestCleaningGoesOnPastRefusals(t *testing.T) {

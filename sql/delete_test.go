@@ -96,7 +96,7 @@ func TestDeleteBesideAnOpenOne(t *testing.T) {
 		require.Equal(t, "55P03", sqlState(err), how.name)
 		require.ErrorContains(t, err, fmt.Sprintf("job %d is being changed by another session", job))
 		require.Contains(t, detail(err), fmt.Sprintf("Waited 00:00:00.001 for backend %d (", a.pid), how.name)
-		if how.state != "completed" { // those skip what somebody else is changing
+		if how.state != "completed" { // those skip what another session is changing
 			require.Zero(t, one[int](b, "select awa.delete_where('q')"))
 		}
 		a.exec("commit")

@@ -244,7 +244,8 @@ func TestBegunJobsDoNotExpire(t *testing.T) {
 	s.balanced()
 }
 
-// Whoever retries a job that has expired wants it to run; a time to come stays. It cannot be put off past its time.
+// A session that retries a job that has expired wants it to run; a time to come stays. It cannot be put off
+// past its time.
 func TestChangesOfExpiringJobs(t *testing.T) {
 	const expiresAt = "select coalesce((select expires_at::text from awa.job($1)), 'never')"
 	d := newDatabase(t)

@@ -441,7 +441,7 @@ func (f *fuzzer) booksBalance() bool {
 			union all
 			select 'not held', k.job_id, k.state
 			  from keyed k
-			 where substr(k.unique_key, 33) = '\x001f' -- the default states: nobody else can have taken it in between
+			 where substr(k.unique_key, 33) = '\x001f' -- the default states: no other session can have taken it in between
 			   and awa._holds(k.unique_key, k.state)
 			   and not exists (
 			     select from awa.unique_claims u where u.key = substr(k.unique_key, 1, 32) and u.job_id = k.job_id

@@ -41,7 +41,7 @@ func (s *session) passes(span time.Duration) (rescued int64) {
 	return rescued
 }
 
-// openAttempts claims four jobs for five minutes: of a worker and of nobody, in the ledger and with rows of their own.
+// openAttempts claims four jobs for five minutes: with and without a worker, in the ledger and with rows of their own.
 // It returns the worker.
 func (s *session) openAttempts() (worker int64) {
 	s.Helper()

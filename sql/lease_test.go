@@ -157,8 +157,8 @@ func TestFirstPassesAtOnce(t *testing.T) {
 	}
 }
 
-// extend and set_progress give an attempt a row of its own. Beside an open one nobody else ends the attempt: rescue
-// skips it, a cancel and another answer wait.
+// extend and set_progress give an attempt a row of its own. Beside an open one no other session ends the attempt:
+// rescue skips it, a cancel and another answer wait.
 func TestRescueBesideAnOpenExtend(t *testing.T) {
 	for _, shape := range shapes {
 		t.Run(shape.name, func(t *testing.T) {

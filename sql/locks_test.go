@@ -148,7 +148,8 @@ func TestCrowdBesideAnOpenMany(t *testing.T) {
 	crowd.balanced()
 }
 
-// Where nobody answers for too many claims, a batch is one row: who just looks whether anybody does is in nobody's way.
+// Where no session answers for too many claims, a batch is one row. A session that looks for such ones is in no other
+// session's way.
 func TestBatchesAreOneRow(t *testing.T) {
 	d := newDatabase(t)
 	s, other := d.session(), d.session()

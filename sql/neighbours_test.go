@@ -95,7 +95,7 @@ func TestLocksThatAnybodyTakes(t *testing.T) {
 	}
 }
 
-// A worker that nobody registered is not locked: whoever holds its key is in nobody's way.
+// A worker that was never registered is not locked: whoever holds its key is in no session's way.
 func TestUnknownWorkerIsNotLocked(t *testing.T) {
 	d := newDatabase(t)
 	s, neighbour := d.session().neverWaits(), d.session()

@@ -57,7 +57,7 @@ func TestPassesThatHang(t *testing.T) {
 	}
 }
 
-// The current segment is summarized once nobody holds a lock on it: a vacuum, say.
+// The current segment is summarized once no session holds a lock on it: a vacuum, say.
 func TestSummarizeBesideAVacuum(t *testing.T) {
 	d := newDatabase(t)
 	a, s := d.session(), d.session().neverWaits()

@@ -152,7 +152,7 @@ func forgetWorkersBesidePrepared(t *testing.T, d database) {
 }
 
 // A unique key that a prepared transaction takes, or lets go of, is decided at its end, also by those that look after
-// maintenance has gone over the keys that nobody holds.
+// maintenance has gone over the keys that no job holds.
 func uniqueKeysBesidePrepared(t *testing.T, d database) {
 	s, other, watcher := d.session(), d.session(), d.session()
 	s.exec(`select awa.configure('{"notifications": false}')`)

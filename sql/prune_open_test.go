@@ -8,7 +8,7 @@ import (
 )
 
 // However many attempts are open in a segment, emptying it gives them rows of their own, and comes to its end, also
-// where nobody calls materialize.
+// where no program calls materialize.
 func TestPruneBesideManyOpenAttempts(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()

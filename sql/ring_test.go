@@ -266,7 +266,7 @@ func TestIdleMaintenanceIsNamed(t *testing.T) {
 		a.exec("begin")
 		a.exec("select awa.health(), awa.audit(), awa.queue_counts(), awa.enqueue('q', 'k')")
 		require.Empty(t, list[int32](s, "select pid from awa._maintenance_holders"),
-			"who reads, or enqueues, is in nobody's way")
+			"who reads, or enqueues, is in no session's way")
 	}
 }
 
@@ -303,7 +303,7 @@ func TestMovesWhatIsNotCounted(t *testing.T) {
 	s.exec("select awa._fold(null, true)")
 	s.rotate()
 	require.Equal(t, "cleaning", s.prune(), "it has looked")
-	producer.exec("commit") // nobody counts from here on
+	producer.exec("commit") // no program counts from here on
 	require.Equal(t, "cleaning", s.prune())
 	require.Equal(t, []int64{2, 0},
 		list[int64](s, "select (select count(*) from awa.ready_entries where segment = n) from generate_series(1, 0, -1) n"),

@@ -29,7 +29,7 @@ func TestMaintenanceLooksAtBusyQueues(t *testing.T) {
 	s.exec("update awa.lease_claims set claimed_at = claimed_at - interval '1 minute'")
 	s.exec("select awa._fold(), awa._fold()")
 	require.Equal(t, "{}", one[string](s, "select array(select awa._busy_queues())::text"),
-		"all is counted, and nobody claims")
+		"all is counted, and no worker claims")
 
 	// One that stays open is known, however long it lasts.
 	s.exec("update awa.queue_rollups set folded_at = folded_at - interval '1 minute'")

@@ -55,7 +55,7 @@ func (s *session) prunesLater() {
 // balanced.
 func (s *session) audited() {
 	s.Helper()
-	s.exec("select awa._fold(null, true)") // nothing, while somebody else is counting
+	s.exec("select awa._fold(null, true)") // nothing, while another session is counting
 	require.Empty(s, list[string](s, `
 		select concat_ws(': ', queue, problem) from awa.audit() where not balanced
 		union all
@@ -314,8 +314,8 @@ func (s *session) worksOff() {
 		one[int64](s, "select coalesce(sum(available + running + scheduled + retryable), 0)::bigint from awa.queue_counts"))
 }
 
-// Whatever stands in an open transaction while a segment is emptied: nobody waits for it, nothing is lost, nothing is
-// there twice.
+// Whatever stands in an open transaction while a segment is emptied: no session waits for it, nothing is lost, and
+// nothing is there twice.
 func TestPruneBesideOpenTransactions(t *testing.T) {
 	type moment struct {
 		name string

@@ -21,7 +21,7 @@ func TestTwoChangesOfSettings(t *testing.T) {
 		a.exec(c.first)
 		second := b.background(c.second)
 		watcher.waitUntilBlocked(b)
-		require.Len(t, claimer.claim("q", 1), 1, "nobody else waits")
+		require.Len(t, claimer.claim("q", 1), 1, "no other session waits")
 		claimer.enqueue("q")
 		a.exec("commit")
 		require.NoError(t, second())

@@ -703,7 +703,7 @@ func (c *client) operate(ctx context.Context) error {
 		err = c.end(ctx, tx, nil, nil)
 	}
 	switch sqlState(err) {
-	case "40001", "40P01", "JQ003", "JQ005", "23505", "55P03", "55000": // somebody else was there first
+	case "40001", "40P01", "JQ003", "JQ005", "23505", "55P03", "55000": // another session was there first
 		return nil
 	}
 	return err

@@ -633,7 +633,7 @@ func TestBatchesInOppositeOrder(t *testing.T) {
 	other := b.background(fmt.Sprintf(both, "y", "x"))
 	watcher.waitUntilBlocked(a)
 	watcher.waitUntilBlocked(b)
-	watcher.neverWaits().enqueuesUnique("")() // nobody holds another key meanwhile
+	watcher.neverWaits().enqueuesUnique("")() // no session takes another key meanwhile
 	require.Equal(t, 1,
 		len(list[int](watcher,
 			"select 1 from awa.enqueue_unique('q', 'k', unique_key => case $1 when 'x' then 'y' else 'x' end) where inserted",
@@ -644,7 +644,7 @@ func TestBatchesInOppositeOrder(t *testing.T) {
 	watcher.balanced()
 }
 
-// A key of a queue goes with a job that is moved, at the commit; and nobody waits for it before.
+// A key of a queue goes with a job that is moved, at the commit; and no session waits for it before.
 func TestKeyOfAJobThatIsMoved(t *testing.T) {
 	for _, state := range []string{"available", "scheduled", "running"} { // running: claimed meanwhile
 		for _, end := range []string{"commit", "rollback"} {
@@ -786,7 +786,7 @@ func TestKeyThatIsUsedAgainAndAgain(t *testing.T) {
 				    commit;
 				    perform %s;
 				    commit;
-				    if round %% 20 = 0 then -- a pause: nobody holds the key when maintenance looks
+				    if round %% 20 = 0 then -- a pause: no job holds the key when maintenance looks
 				      perform awa.expire_history();
 				      commit;
 				    end if;
@@ -812,7 +812,7 @@ func TestKeyThatIsUsedAgainAndAgain(t *testing.T) {
 	}
 }
 
-// expiresKeys waits until maintenance has removed the rows of all keys that nobody holds: as soon as no snapshot is
+// expiresKeys waits until maintenance has removed the rows of all keys that no job holds: as soon as no snapshot is
 // older, of whoever uses the server beside this test.
 func (s *session) expiresKeys() {
 	s.Helper()

@@ -399,9 +399,9 @@ func TestKeyPassesOnOnlyFromWhoLetsGo(t *testing.T) {
 	require.False(t, inserted)
 }
 
-// A cancel of the holder that somebody else commits is no cancel of the producer's own: the producer takes the key, and
-// who comes next finds it taken. The producer is held up between its looks at the key and at the jobs that have ended,
-// if there are two.
+// A cancel of the holder that another session commits is no cancel of the producer's own: the producer takes the
+// key, and the next one finds it taken. The producer is held up between its looks at the key and at the jobs that have
+// ended, if there are two.
 func TestCancelThatCommitsBesideAUniqueProducer(t *testing.T) {
 	d := newDatabase(t)
 	a, b, canceller, locker, watcher := d.session(), d.session(), d.session(), d.session(), d.session()
@@ -570,7 +570,7 @@ func TestHeirThatLeaves(t *testing.T) {
 	}
 }
 
-// The job before the heir was claimed meanwhile, which freed its key, and somebody else has taken that: two jobs with
+// The job before the heir was claimed meanwhile, which freed its key, and another session has taken that: two jobs with
 // one key would be there.
 func TestKeyThatIsTakenBeforeItPassesOn(t *testing.T) {
 	for _, end := range []string{"commit", "rollback", ""} {
@@ -622,8 +622,8 @@ func TestRunAtThatPassesMeanwhile(t *testing.T) {
 	require.NotZero(t, one[int](s, "select count(*) from awa.jobs where state = 'scheduled'"))
 }
 
-// Whoever takes many keys takes them in their order, whatever that of the jobs is: otherwise a retry of many, and a
-// producer of the same keys, would wait for each other.
+// A session that takes many keys takes them in their order, whatever that of the jobs is: otherwise a retry of many,
+// and a producer of the same keys, would wait for each other.
 func TestRetryOfManyBesideAProducerOfTheirKeys(t *testing.T) {
 	d := newDatabase(t)
 	s, producer, watcher := d.session(), d.session(), d.session()

@@ -60,7 +60,7 @@ select is(
       select array_agg(receipt order by n) || array[-1, 0, 9223372036854775807]
         from (select * from c where n = 7 union all select * from s where n in (1, 2)) x
     )) r),
-  array[-1, 0, 9223372036854775807], 'claims of several jobs, claims of one, and receipts that nobody gave out');
+  array[-1, 0, 9223372036854775807], 'claims of several jobs, claims of one, and receipts that no claim gave out');
 select is(pg_temp.states(), 'available 12, completed 9, running 39', 'are told apart');
 select is(
   (select array_agg(r) from awa.complete_many(array[a.job_id, x.job_id], array[x.receipt, a.receipt]) r),

@@ -22,7 +22,7 @@ create temp table d as select * from pg_temp.take(' dead', 2);
 select awa.set_progress(job_id, receipt, '0.5') from c where n = 11 \g /dev/null
 select awa.set_progress(job_id, receipt, '0.5') from d where n = 2 \g /dev/null
 
--- A job that fails again and again: what each attempt waits for, and what became of it. Nobody waits here: its time is
+-- A job that fails again and again: what each attempt waits for, and what became of it. No test waits here: its time is
 -- moved.
 create temp table rounds (attempt int, state text, delay float8, took float8, errors int, history jsonb,
   claimed_attempt int, run_at timestamptz, attempted_at timestamptz);

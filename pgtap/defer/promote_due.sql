@@ -3,7 +3,7 @@
 \set name promote_due
 \ir ../prelude.psql
 
--- A retry and a scheduled job, both due and promoted, then claimed below. Nobody waits here: their time is moved.
+-- A retry and a scheduled job, both due and promoted, then claimed below. No test waits here: their time is moved.
 select awa.enqueue(:'queue' || ' retry', 'k', '{"a": 1}', 3, null, 5, '{t}', '{"m": 1}', 'g') as retry_id \gset
 select awa.enqueue(:'queue' || ' retry', 'scheduled', '{"a": 2}', 1, '2130-01-01', 7, '{u}',
   '{"m": 2}', 'h') as scheduled_id \gset
@@ -115,7 +115,7 @@ select pg_temp.refused(format('select * from awa.promote_due(%s)', n), '22023', 
   from unnest(array[0, -1, 10001, 2147483647, -2147483648]) with ordinality u(n, place)
  order by place;
 
--- A job that somebody's trigger keeps from being made ready: the others are all the same
+-- A job that a user's trigger keeps from being made ready: the others are all the same
 create temp table due_again as
 select j as job_id
   from awa.enqueue_many(:'queue' || ' refused', 'k', array_fill('{}'::jsonb, array[3]), run_at => '2130-01-01') j;
@@ -191,7 +191,7 @@ $$;
 set local client_min_messages = error;
 select is(pg_temp.promotes(c), '1 put off', 'one that is refused with ' || c)
   from unnest('{55000,53100,58P01,25006}'::text[]) c;
-select is(pg_temp.promotes(c), '1 left', 'one in whose way somebody else was: ' || c) from unnest('{40P01}'::text[]) c;
+select is(pg_temp.promotes(c), '1 left', 'another session was in its way: ' || c) from unnest('{40P01}'::text[]) c;
 select throws_ok($$select pg_temp.promotes('57P01')$$, '57P01', 'no', 'the end of the server ends the pass');
 select awa.enqueue(:'queue' || ' codes', 'bad', run_at => '2130-01-01') \g /dev/null
 update awa.deferred_jobs d set run_at = clock_timestamp();
@@ -232,7 +232,7 @@ select is((select count(*) from awa.deferred_jobs d where d.job_id = :quiet_id),
 select is((select row(q.available, q.scheduled)::text from awa.queue_counts(pg_temp.q(' quiet')) q), '(1,0)',
   'the books agree');
 select is((select count(*) from awa.claim(pg_temp.q(' quiet'))), 0::bigint,
-  'until the promotion commits nobody claims the job');
+  'until the promotion commits no worker claims the job');
 
 select * from finish();
 rollback;

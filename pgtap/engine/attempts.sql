@@ -90,7 +90,7 @@ select is((select count(*) from awa._attempts('{}')), 0::bigint, 'no receipts, n
 select is((
   select count(*) from awa._attempts(array[0, -1, 9223372036854775807, -9223372036854775808, 7654321987654321])
 ),
-  0::bigint, 'nor for receipts that nobody gave out');
+  0::bigint, 'nor for receipts that no claim gave out');
 select is((select count(*) from awa._attempts(array[receipt + 960, receipt | 4095])), 0::bigint,
   'nor past the end of a claim')
   from c

@@ -142,7 +142,7 @@ select pg_temp.agrees('the books balance');
 select is(pg_temp.cancelled_late('leased'), 'cancelled 1 t late', 'also one that has a row of its own');
 select is((select count(*) from awa.leases l join c using (receipt)), 0::bigint, 'which goes');
 select pg_temp.agrees('the books balance then');
-select is(pg_temp.cancelled_late('keyed'), 'cancelled 0 f late', 'one that nobody claimed stays buried');
+select is(pg_temp.cancelled_late('keyed'), 'cancelled 0 f late', 'one that no worker claimed stays buried');
 select pg_temp.agrees('its key is free');
 rollback to one;
 set constraints all deferred;
@@ -188,10 +188,10 @@ select ((place).segment + 1) % 4, (place).lane, (place).xid, (place).id, '3', 1,
   from places
  where n = 'keyed';
 select is(pg_temp.moved_late('keyed'), '40001',
-  'moved late, but somebody else has moved it, and cleaning has carried the tombstone to another segment');
+  'moved late, but another session has moved it, and cleaning has carried the tombstone to another segment');
 rollback to elsewhere;
 set constraints all deferred;
-select is(pg_temp.moved_late('keyed'), 'moved', 'one that nobody claimed is moved');
+select is(pg_temp.moved_late('keyed'), 'moved', 'one that no worker claimed is moved');
 rollback to one;
 set constraints all deferred;
 

@@ -40,7 +40,7 @@ select is((select k.closed from c, awa._close_item(c.job_id + 1, c.receipt, 'com
 select is((select k.closed from c, awa._close_item(c.job_id, c.receipt | 4095, 'completed') k where n = 2), false,
   'nor by a receipt past the end of its claim');
 select is((select k.closed from awa._close_item(1, 9223372036854775807, 'completed') k), false,
-  'nor by one that nobody gave out');
+  'nor by one that no claim gave out');
 select is(pg_temp.closed(), '1', 'nothing else is closed');
 select is((select row(k.materialized, k.holds_keys)::text from c, awa._close(c.job_id, c.receipt, 'failed') k
   where n = 2), '(f,f)', 'an attempt is closed in the ledger');

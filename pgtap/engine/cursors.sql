@@ -1,5 +1,5 @@
--- Without this, each call of cancel_where would walk over all that the calls before it have buried, while nobody claims
--- from the queue. Late commits, and claims beside it, need several sessions: see the Go tests.
+-- Without this, each call of cancel_where would walk over all that the calls before it have buried, while no worker
+-- claims from the queue. Late commits, and claims beside it, need several sessions: see the Go tests.
 \set name cursors
 \ir ../prelude.psql
 \ir ../plans/cost.psql

@@ -87,7 +87,7 @@ select awa._change_state('{-1,-1,-1}', '{0,0,0}',
   array[pg_temp.key('new', '{failed}'), null, pg_temp.key('kept', '{running,failed}')], 'failed', null) \g /dev/null
 select is(pg_temp.holders(), 'other''s -2', 'who goes for good lets go of all');
 
--- Rows of keys that nobody holds
+-- Rows of keys that no job holds
 select ok(awa._horizon() <= pg_snapshot_xmin(pg_current_snapshot()), 'no snapshot looks further than the present one');
 insert into awa.unique_claims (key, round, job_id, free_since)
 values (sha256('idle'), 0, null, null), (sha256('idle'), 1000000000, null, '3'), (sha256('busy'), 0, null, null),

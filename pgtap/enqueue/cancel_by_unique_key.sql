@@ -86,7 +86,7 @@ select is(pg_temp.cancelled(format('unique_key => %L', pg_temp.q(' available')))
 select is((select inserted from awa.enqueue_unique(pg_temp.q(), 'k', unique_key => pg_temp.q(' available'))), true,
   'the key is free again');
 select is(pg_temp.cancelled(format('unique_key => %L', pg_temp.q(' unheard of'))), null,
-  'a key that nobody ever held: no row');
+  'a key that no job ever held: no row');
 select is((select errors -> -1 ->> 'error' from jobs, awa.job(jobs.id) j where jobs.n = 'available'), 'cancelled',
   'the reason says that it was cancelled');
 

@@ -274,7 +274,7 @@ select 1 as n, u.job_id
   from awa.enqueue_unique(pg_temp.q(' two'), 'k', unique_key => pg_temp.q(' two'), unique_states => '{cancelled}') u;
 insert into two select 2, u.job_id from awa.enqueue_unique(pg_temp.q(' two'), 'k', unique_key => pg_temp.q(' two')) u;
 select isnt((select job_id from two where n = 1), (select job_id from two where n = 2),
-  'a key that nobody holds yet can be taken');
+  'a key that no job holds yet can be taken');
 select awa.cancel(job_id) from two where n = 1 \g /dev/null
 set constraints all immediate\; set local idle_in_transaction_session_timeout = 0;
 select is(pg_temp.tried(pg_temp.q(' two'), (select job_id from two where n = 2)), 'held',

@@ -1,4 +1,4 @@
--- Without this, nobody could see how far a long job is, nor the next attempt go on where the last one stopped.
+-- Without this, no user could see how far a long job is, nor the next attempt go on where the last one stopped.
 \set name set_progress
 \ir ../prelude.psql
 

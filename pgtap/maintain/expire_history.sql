@@ -167,7 +167,7 @@ select is((select count(*) from awa.claim(pg_temp.q(), 10)), 2::bigint, 'the que
 select is((select count(*) from awa.expire_history_row), 0::bigint, 'the view that names the column is empty');
 select pg_temp.steps_agree();
 
--- Rows that somebody's trigger keeps: the others go
+-- Rows that a user's trigger keeps: the others go
 update awa.done_entries d set finalized_at = d.finalized_at - interval '31 days' from r where d.job_id = r.job_id;
 select set_config('test.refused', (select array_agg(job_id)::text from r where n % 3 = 2), true),
        job_id as refused_id

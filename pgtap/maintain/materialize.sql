@@ -130,7 +130,7 @@ update awa.lease_claims k
 select is((select materialized from awa.materialize(null, null)), 3::bigint,
   'for five seconds, by default; explicit nulls mean the same');
 
--- A row that somebody's trigger refuses: the others get theirs
+-- A row that a user's trigger refuses: the others get theirs
 select pg_temp.fill(pg_temp.q(' refused'), 3) \g /dev/null
 create temp table refused as select * from pg_temp.take(' refused', 3);
 update awa.lease_claims k

@@ -164,7 +164,7 @@ update awa.workers set heartbeat_at = clock_timestamp() - interval '11 minutes' 
 select pg_temp.no_gap() \g /dev/null
 select is((select rescued from awa.rescue()), 1::bigint, 'but not for ever');
 
--- A failure that somebody's trigger refuses: the others are ended all the same
+-- A failure that a user's trigger refuses: the others are ended all the same
 insert into c
 select 'more ' || row_number() over (order by t.receipt), t.job_id, t.receipt
   from awa.claim(pg_temp.q(), 3) t;

@@ -203,7 +203,7 @@ select is((select count(*) from awa.queues where name = pg_temp.q(' new')), 0::b
 select is(pg_temp.outcome(
   $$select awa.configure_queue(pg_temp.q(' new'), '{"lease": "13 seconds", "default_priority": 3}')$$
 ),
-  'ok', 'a queue that nobody has enqueued to is made');
+  'ok', 'a queue that no job was enqueued to is made');
 select is((
   select row(q.queue, q.available, q.running, q.completed, q.oldest_ready_at)::text
     from awa.queue_counts(pg_temp.q(' new')) q

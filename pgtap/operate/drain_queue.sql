@@ -1,4 +1,4 @@
--- Without this, nobody could be sure before a deploy that none of a queue's jobs runs, or begins.
+-- Without this, no user could be sure before a deploy that none of a queue's jobs runs, or begins.
 \set name drain_queue
 \ir ../prelude.psql
 

@@ -1,4 +1,4 @@
--- Without this, a queue that nobody needs would be listed for ever; or be dropped with work that somebody waits for.
+-- Without this, a queue that nobody needs would be listed for ever; or be dropped with work that a user waits for.
 \set name drop_queue
 \ir ../prelude.psql
 \ir ../read/states.psql
@@ -159,7 +159,7 @@ select pg_temp.refused(format('select awa.drop_queue(%s)', c.queue), c.state, c.
   from (values
     (1, 'null', '22023', 'queue', 'no queue'), (2, $$''$$, '22023', 'queue', 'an empty queue'),
     (3, $$repeat('q', 201)$$, '22023', 'queue', 'a queue of 201 characters'),
-    (4, $$pg_temp.q(' unknown')$$, 'JQ002', 'queue', 'a queue that nobody has enqueued to'),
+    (4, $$pg_temp.q(' unknown')$$, 'JQ002', 'queue', 'a queue that no job was enqueued to'),
     (5, $$pg_temp.q(' idle')$$, 'JQ002', 'queue', 'a queue that was dropped')
   ) c(n, queue, state, names, description)
  order by c.n;

@@ -1,4 +1,4 @@
--- Without this, work that came to a queue that nobody serves would have to be enqueued anew.
+-- Without this, work that came to a queue that no worker serves would have to be enqueued anew.
 \set name move
 \ir ../prelude.psql
 

@@ -52,7 +52,7 @@ select pg_temp.refused(format('select awa.pause_queue(%s)', c.queue), c.state, c
   ) c(n, queue, state, names, description)
  order by c.n;
 select is(pg_temp.outcome($$select awa.pause_queue(pg_temp.q(' new'))$$), 'ok',
-  'a queue that nobody has enqueued to is made');
+  'a queue that no job was enqueued to is made');
 select is((select count(*) from awa.queue_counts(pg_temp.q(' new'))), 1::bigint, 'it is there');
 select pg_temp.fill(pg_temp.q(' new'), 1) \g /dev/null
 select is((select count(*) from awa.claim(pg_temp.q(' new'))), 0::bigint, 'and paused: its first job is not claimed');

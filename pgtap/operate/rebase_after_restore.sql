@@ -272,7 +272,7 @@ update awa.done_entries
 select expired from awa.expire_history() \g /dev/null
 select is(pg_temp.kept(), 0::bigint, 'until its retention is over');
 select is((select count(*) from awa.unique_claims u where u.free_since > pg_current_xact_id()), 0::bigint,
-  'what is kept of a key that nobody holds can be removed in its time');
+  'what is kept of a key that no job holds can be removed in its time');
 update awa.deferred_jobs set run_at = clock_timestamp() - interval '1 second' where job_id = :due_id;
 select promoted from awa.promote_due() \g /dev/null
 select is((select j.state from awa.job(:due_id) j), 'available', 'what is scheduled comes in its time');

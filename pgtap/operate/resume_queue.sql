@@ -31,7 +31,7 @@ select pg_temp.refused(format('select awa.resume_queue(%s)', c.queue), c.state, 
   from (values
     (1, 'null', '22023', 'queue', 'no queue'), (2, $$''$$, '22023', 'queue', 'an empty queue'),
     (3, $$repeat('q', 201)$$, '22023', 'queue', 'a queue of 201 characters'),
-    (4, $$pg_temp.q(' unknown')$$, 'JQ002', 'queue', 'a queue that nobody has enqueued to')
+    (4, $$pg_temp.q(' unknown')$$, 'JQ002', 'queue', 'a queue that no job was enqueued to')
   ) c(n, queue, state, names, description)
  order by c.n;
 select is((select count(*) from awa.queues where name = pg_temp.q(' unknown')), 0::bigint,

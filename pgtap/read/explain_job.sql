@@ -111,7 +111,7 @@ update awa.workers set heartbeat_at = clock_timestamp() - interval '2 minutes';
 select pg_temp.says('lasting',
   '\. Its lease ended at .+, and the next rescue ends the attempt, at most until 2130-01-01.*\.$');
 
--- Maintenance that nobody calls
+-- Maintenance that no program calls
 select setval('awa.rescue_called_at',
   (extract(epoch from clock_timestamp() - interval '2 minutes') * 1000000)::bigint) \g /dev/null
 delete from awa.rescue_gaps;

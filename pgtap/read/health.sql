@@ -1,5 +1,5 @@
--- Without this, what goes wrong slowly (maintenance that nobody runs, a segment that cannot be emptied, workers that
--- died) would show only when the disk is full, or somebody misses a job.
+-- Without this, what goes wrong slowly (maintenance that no program runs, a segment that cannot be emptied, workers
+-- that died) would show only when the disk is full, or a user misses a job.
 \set name health
 \ir ../prelude.psql
 
@@ -94,7 +94,7 @@ select is(pg_temp.late('promote_due'), 'jobs that are due wait, for 00:01',
   'jobs that are due are promoted within half a minute');
 update awa.deferred_jobs set run_at = pg_temp.ago('1 second');
 select is(pg_temp.late('promote_due'), null, 'seconds do not matter');
--- Passes that fail, or that nobody calls
+-- Passes that fail, or that no program calls
 select pg_temp.succeeded('20 seconds') \g /dev/null
 select is((select string_agg(h.subject, ' ') from awa.health() h where h.topic = 'maintenance' and h.level <> 'ok'),
   null, 'passes succeed once a minute, at least');
@@ -247,7 +247,7 @@ update awa.settings set segment_bytes = pg_relation_size('awa.ready_entries_0') 
 select matches(pg_temp.says('segment', '0'),
   '^warning: segment 0: current for 01:00, \d+ kB -> It was not left for the next one, which is empty: see '
   'maintenance\.$',
-  'not when nobody rotates');
+  'not when no program rotates');
 select is(pg_temp.late('rotate'), 'the current segment should have been left, for 01:00', 'which is late');
 insert into awa.lease_claim_closures (segment, claim_id, item, outcome, closed_at) values (1, 1, 0, 'completed', now());
 select is(pg_temp.late('rotate'), null, 'or can''t');

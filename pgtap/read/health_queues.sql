@@ -1,4 +1,4 @@
--- Without this, a queue without workers would show only when somebody misses a job.
+-- Without this, a queue without workers would show only when a user misses a job.
 \set name health_queues
 \ir ../prelude.psql
 
@@ -24,7 +24,7 @@ update awa.ready_entries set ready_at = pg_temp.ago('5 minutes 1 second');
 select is(pg_temp.says('queue'),
   format('warning: %s: 5 ready, the oldest for 00:05, 0 running -> No registered worker is alive that works on it.',
     pg_temp.q()),
-  'one that nobody works on');
+  'one that no worker works on');
 select is(pg_temp.details('queue') - 'oldest_ready_seconds', '{"running": 0, "available": 5, "paused_at": null}',
   'in numbers');
 select is((pg_temp.details('queue') ->> 'oldest_ready_seconds')::int / 60, 5, 'and seconds');

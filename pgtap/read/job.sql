@@ -1,4 +1,4 @@
--- Without this, nobody could say what became of one job, or would have to read all of them to find out.
+-- Without this, no user could say what became of one job, or would have to read all of them to find out.
 \set name job
 \ir ../prelude.psql
 \ir states.psql

@@ -1,4 +1,4 @@
--- Without this, nobody could see which settings hold for a queue, that it is paused, or that nobody works on it.
+-- Without this, no user could see which settings hold for a queue, that it is paused, or that no worker works on it.
 \set name list_queues
 \ir ../prelude.psql
 \ir states.psql

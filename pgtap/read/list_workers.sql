@@ -1,4 +1,4 @@
--- Without this, nobody could see which workers there are, and which of them holds jobs and is silent.
+-- Without this, no user could see which workers there are, and which of them holds jobs and is silent.
 \set name list_workers
 \ir ../prelude.psql
 

@@ -1,4 +1,4 @@
--- Without this, nobody could look at when an expression comes before trusting it.
+-- Without this, no user could look at when an expression comes before trusting it.
 \set name next_fires
 \ir ../prelude.psql
 

@@ -76,7 +76,7 @@ select is((
 ),
   '(1,0,)', 'where none is ready there is no oldest');
 select is((select count(*) from awa.queue_counts(pg_temp.q(' unknown'))), 0::bigint,
-  'no row for a queue that nobody has enqueued to');
+  'no row for a queue that no job was enqueued to');
 select is((select count(*) from awa.queue_counts(null)),
   (select count(distinct q.name) from awa.queues q where q.dropped_at is null), 'an explicit null means every queue');
 select is((

@@ -1,4 +1,4 @@
--- Without this, nobody could tell from a database which functions are installed in it.
+-- Without this, no user could tell from a database which functions are installed in it.
 \set name version
 \ir ../prelude.psql
 

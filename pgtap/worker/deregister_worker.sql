@@ -13,7 +13,7 @@ select awa.set_progress(job_id, receipt, '0.5') from lasts \g /dev/null
 select awa.enqueue(:'queue' || ' lost', 'k') as lost_id \gset
 select count(*) from awa.claim(:'queue' || ' lost', 1, :worker_id) \g /dev/null
 select awa.cancel(:lost_id) \g /dev/null
--- Six in one claim, of which it answers three; one in a claim of its own; two of another worker; one of nobody.
+-- Six in one claim, of which it answers three; one in a claim of its own; two of another worker; one without a worker.
 create temp table c as select row_number() over () as n, * from awa.claim(:'queue', 6, :worker_id);
 create temp table single as select * from awa.claim(:'queue', 1, :worker_id);
 create temp table other as select * from awa.claim(:'queue', 2, :other_id);
@@ -80,7 +80,7 @@ select is(awa.deregister_worker(:worker_id), 0::bigint, 'a worker that has left 
 select is(awa.deregister_worker(:idle_id), 0::bigint, 'nor has one that was idle');
 select is((select count(*) from awa.workers w where w.worker_id = :idle_id), 0::bigint, 'which is gone too');
 select is(awa.deregister_worker(9223372036854775807) + awa.deregister_worker(0) + awa.deregister_worker(-1), 0::bigint,
-  'nor one that nobody registered');
+  'nor one that was never registered');
 select pg_temp.refused('select awa.deregister_worker(null)', '22023', 'worker_id', 'no worker');
 select pg_temp.refused(format('select * from awa.claim(pg_temp.q(), worker_id => %s)', :worker_id), '22023',
   'worker_id', 'a worker that has left claims nothing');
@@ -97,7 +97,7 @@ select is((select count(*) from awa.lost_attempts r where r.worker_id = :worker_
   'and nobody is left to be told');
 select pg_temp.agrees('the books balance');
 
--- One that somebody's trigger keeps from being given back: the others are all the same
+-- One that a user's trigger keeps from being given back: the others are all the same
 select set_config('test.refused', (select job_id::text from refused where n = 2), true) \g /dev/null
 create function public.refuse(
 ) returns

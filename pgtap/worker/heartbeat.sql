@@ -46,7 +46,7 @@ select is(
   '{job_id bigint,receipt bigint,reason text}', 'what it returns names the attempts to stop');
 select pg_temp.refused(format('select * from awa.heartbeat(%s)', c.id), '22023', 'worker_id', c.description)
   from (values (1, 'null', 'no worker'), (2, '0', 'worker 0'), (3, '-1', 'worker -1'),
-    (4, '9223372036854775807', 'a worker that nobody registered'),
+    (4, '9223372036854775807', 'a worker that was never registered'),
     (5, :'left_id', 'a worker that has left')) c(n, id, description)
  order by c.n;
 select awa.complete(job_id, receipt) from c \g /dev/null

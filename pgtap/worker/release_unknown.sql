@@ -8,7 +8,7 @@ select count(*)
   from awa.enqueue_many(:'queue', 'k', array(select to_jsonb('w' || n) from generate_series(1, 12) n), 3) \g /dev/null
 select u.job_id as keyed_id from awa.enqueue_unique(:'queue' || ' lasts', 'k', unique_key => :'queue') u \gset
 -- Two that last, of which it knows one; six in one claim, of which it knows two and has answered one; one in a claim of
--- its own; one of another worker, and one of nobody.
+-- its own; one of another worker, and one without a worker.
 select awa.enqueue(:'queue' || ' lasts', 'k') as lasting_id \gset
 create temp table lasts as select row_number() over () as n, * from awa.claim(:'queue' || ' lasts', 2, :worker_id);
 select awa.set_progress(job_id, receipt, '0.5') from lasts \g /dev/null
@@ -84,7 +84,7 @@ select is((select string_agg(args #>> '{}', ' ') from (select * from awa.claim(p
 select is(awa.release_unknown(:worker_id, '{}', '{}'), 5::bigint, 'a worker that knows nothing gives everything back');
 select is(awa.release_unknown(:worker_id, '{}', '{}'), 0::bigint, 'a second time there is nothing');
 select is(awa.release_unknown(9223372036854775807, '{}', '{}'), 0::bigint,
-  'nor does a worker have anything that nobody registered');
+  'nor does a worker have anything that was never registered');
 select pg_temp.refused('select awa.release_unknown(null, ''{}'', ''{}'')', '22023', 'worker_id', 'no worker');
 select pg_temp.refused('select awa.release_unknown(1, null, ''{}'')', '22023', 'job_ids', 'no jobs');
 select pg_temp.refused('select awa.release_unknown(1, ''{}'', null)', '22023', 'receipts', 'no receipts');
@@ -98,7 +98,7 @@ select is(awa.release_unknown(:other_id, array_agg(n), array_agg(n)), 1::bigint,
 select pg_temp.refused(format('select awa.release_unknown(1, array_agg(n), array_agg(n)) from generate_series(1, %s) n',
   100001), '22023', 'job_ids', 'but there is an end');
 
--- One that somebody's trigger keeps from being given back, whatever it raises: the others are all the same
+-- One that a user's trigger keeps from being given back, whatever it raises: the others are all the same
 create temp table more as select job_id from awa.claim(pg_temp.q(), 3, :worker_id);
 select set_config('test.refused', (select min(job_id)::text from more), true) \g /dev/null
 create function public.refuse(

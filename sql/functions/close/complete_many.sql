@@ -119,6 +119,8 @@ comment on function awa.complete_many is
 
 -- The receipts, of some, whose jobs keep their unique keys when they have completed.
 -- The key goes with the row in done_entries.
+-- Why: looked up before the attempts are closed, since such an attempt is closed with another outcome. The caller looks
+-- them up again, with their bodies, some at a time: the bodies of 10,000 jobs may not fit into memory.
 create or replace function awa._keeping(receipts bigint[]) returns bigint[]
 language plpgsql stable
 as $$

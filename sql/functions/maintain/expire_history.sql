@@ -10,6 +10,7 @@ comment on view awa.expire_history_row is
 -- Locks: the counts, or else it leaves all to the session that holds them; and the rows. Skips rows that another
 -- session is changing.
 -- Raises the error of a resource that the server lacks, such as disk, where it could remove no job for that.
+-- Why: completed jobs are looked for by an index of their own, so that one with an output is in that one only.
 create or replace function awa.expire_history() returns setof awa.expire_history_row
 language plpgsql
 volatile
