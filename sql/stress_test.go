@@ -408,7 +408,7 @@ func (c *client) enqueue(ctx context.Context, tx pgx.Tx) ([]int64, error) {
 	metadata := fmt.Sprintf(`{"producer": %d}`, c.id)
 	var group *string
 	if queue == "groups" || queue == "limited groups" || queue == "limited" && c.rand.IntN(4) > 0 {
-		group = new(fmt.Sprint("group ", c.rand.IntN(6)))
+		group = new(c.group())
 	}
 	if c.rand.IntN(2) == 0 {
 		var id int64
@@ -547,7 +547,8 @@ func (c *client) answer(ctx context.Context, attempts []attempt) error {
 		case form == 3:
 			single(completed, "select awa.complete($1, $2, '{}')")
 		case form == 4:
-			single(snoozed, "select awa.snooze($1, $2, $3)", time.Duration(c.rand.IntN(50))*time.Millisecond)
+			single(snoozed, "select awa.snooze($1, $2, $3, $4)", time.Duration(c.rand.IntN(50))*time.Millisecond,
+				c.rand.IntN(3) == 0)
 		case form == 5:
 			single(discarded, "select awa.discard($1, $2, 'no')")
 		case form == 6:
@@ -639,7 +640,7 @@ func (c *client) operate(ctx context.Context) error {
 	}
 	defer tx.Rollback(ctx)
 	for range 1 + c.rand.IntN(3) {
-		job, form := known[c.rand.IntN(len(known))], c.rand.IntN(14)
+		job, form := known[c.rand.IntN(len(known))], c.rand.IntN(18)
 		state := []string{"available", "running", "running", "scheduled", "retryable"}[c.rand.IntN(5)]
 		var open []int64
 		if open, err = c.list(ctx, "select id from awa.list_jobs(state => $1, max_jobs => 100)", state); err != nil {
@@ -691,6 +692,18 @@ func (c *client) operate(ctx context.Context) error {
 				select awa.configure_queue('limited', jsonb_build_object('group_max_running', nullif($1::int, 0), 'max_running',
 				         nullif($2::int, 0), 'rate', nullif($3, '')::jsonb))`, c.rand.IntN(5), c.rand.IntN(2)*(3+c.rand.IntN(28)),
 				[]string{"", "", `{"jobs": 300, "per": "1 second"}`}[c.rand.IntN(3)])
+		case 14:
+			_, err = tx.Exec(ctx, "select awa.pause_group($1, $2, until => clock_timestamp() + interval '1 second' * $3)",
+				stressQueues[5+c.rand.IntN(3)], c.group(), c.rand.Float64())
+		case 15:
+			_, err = tx.Exec(ctx, "select awa.resume_group($1, $2)", stressQueues[5+c.rand.IntN(3)], c.group())
+		case 16:
+			_, err = tx.Exec(ctx,
+				"select awa.configure_group($1, $2, jsonb_build_object('group_max_running', nullif($3::int, 0)))",
+				stressQueues[6], c.group(), c.rand.IntN(5))
+		case 17:
+			_, err = tx.Exec(ctx, "select awa.configure_queue($1, jsonb_build_object('group_rate', nullif($2, '')::jsonb))",
+				stressQueues[6+c.rand.IntN(2)], []string{"", `{"jobs": 100, "per": "1 second"}`}[c.rand.IntN(2)])
 		}
 		if err != nil {
 			break
@@ -708,6 +721,9 @@ func (c *client) operate(ctx context.Context) error {
 	}
 	return err
 }
+
+// group is the key of a group.
+func (c *client) group() string { return fmt.Sprint("group ", c.rand.IntN(6)) }
 
 // rest keeps a transaction open; some clients with a snapshot, for which the pruner has to wait.
 func (c *client) rest(ctx context.Context, tx pgx.Tx, longest time.Duration) error {

@@ -1,72 +1,22 @@
--- Without this, a rate would let more jobs begin than it says, or a state of a shard would be lost.
+-- Without this, a state of a shard would be lost, or claims would not know of a limit.
 \set name limits
 \ir ../prelude.psql
 
 begin;
-select plan(17);
-
-select is(awa._rate_allows(null, now(), now()), null, 'without a rate any number of jobs may begin');
-select is(awa._rate_allows('{"jobs": 60, "per": "1 minute", "burst": 5}', null, now()), 5, 'at first, burst jobs');
-select is((
-    select array_agg(awa._rate_allows('{"jobs": 60, "per": "1 minute", "burst": 5}', now() + s * interval '1 second',
-             now()) order by s)
-      from generate_series(-1, 6) s
-  ),
-  '{5,5,4,3,2,1,0,0}', 'then one less for each that has begun');
-select is(awa._rate_allows('{"jobs": 60, "per": "1 minute", "burst": 5}', now() + interval '4.5 seconds', now()), 0,
-  'half a step is none');
-select is(awa._rate_after('{"jobs": 60, "per": "1 minute", "burst": 5}', null, '2030-01-01', 3),
-  '2030-01-01'::timestamptz + interval '3 seconds', 'each job takes a step');
-select is(awa._rate_after('{"jobs": 60, "per": "1 minute", "burst": 5}', '2020-01-01', '2030-01-01', 1),
-  '2030-01-01'::timestamptz + interval '1 second', 'what was not used in the past is not kept');
-select is(awa._rate_after('{"jobs": 60, "per": "1 minute", "burst": 5}', '2030-01-01 00:00:02', '2030-01-01', 1),
-  '2030-01-01'::timestamptz + interval '3 seconds', 'what was used, is');
-select is(awa._rate_after('{"jobs": 60, "per": "1 minute", "burst": 5}', '2040-01-01', '2030-01-01', 1),
-  '2030-01-01'::timestamptz + interval '6 seconds',
-  'a time that a clock which was ahead has written ends with the burst');
-select is(awa._rate_after('{"jobs": 60, "per": "1 minute", "burst": 5}', '2040-01-01', '2030-01-01', 0),
-  '2030-01-01'::timestamptz + interval '5 seconds', 'also where no job has begun');
-select is((
-    select array_agg(awa._rate_after('{"jobs": 60, "per": "1 minute", "burst": 5}', n.at, '2030-01-01', 0)
-             order by n.at)
-      from (values ('2029-01-01'::timestamptz), ('2030-01-01 00:00:05'), (null)) n(at)
-  ),
-  '{2029-01-01,2030-01-01 00:00:05,null}'::timestamptz[], 'otherwise no job changes nothing');
-select is(awa._rate_after(null, '2040-01-01', '2030-01-01', 7), '2040-01-01'::timestamptz, 'nor does no rate');
-
--- In any stretch as long as per, at most jobs + burst begin, whenever claims come
-create temp table begun (at timestamptz);
-do $$
-declare
-  v_rate constant jsonb := '{"jobs": 20, "per": "10 seconds", "burst": 4}';
-  v_next timestamptz;
-  v_at timestamptz := '2030-01-01';
-  v_jobs int;
-begin
-  perform setseed(0.5);
-  for n in 1..2000 loop
-    v_at := v_at + random() * random() * interval '2 seconds';
-    v_jobs := least(awa._rate_allows(v_rate, v_next, v_at), floor(random() * 6));
-    v_next := awa._rate_after(v_rate, v_next, v_at, v_jobs);
-    insert into begun select v_at from generate_series(1, v_jobs);
-  end loop;
-end
-$$;
-select cmp_ok((select max(n) from (
-    select count(*) over (order by at range between current row and interval '9.999999 seconds' following) as n
-      from begun) w),
-  '<=', 24::bigint, 'in any stretch as long as per at most jobs + burst begin');
-select cmp_ok((select count(*) from begun), '>', 1000::bigint, 'and many do');
+select plan(4);
 
 -- Steps and bursts that a claim cannot count in
 select throws_ok($$ select awa.configure_queue('q', '{"rate": {"jobs": 1, "per": "366 days", "burst": 1000000}}') $$,
   '22023', 'rate.burst * per / jobs must be at most 100 years', 'a burst that no claim could add to a time is refused');
 
 -- The state of a shard
-select is(awa._shard_state(-7)::text, (-7, 0, '3:3:', '{0,0,0,0,0}', 0, null, null, 'start')::awa.shard_states::text,
+select is(awa._shard_state(-7)::text,
+  (-7, 0, '3:3:', '{0,0,0,0,0}', 0, null, null, 'start', null, null)::awa.shard_states::text,
   'a shard without limits has read nothing');
-select awa._keep_shard_state((-7, 0, '3:3:', '{0,0,9,0,0}', 2, null, 3, 'start')::awa.shard_states, '5:5:') \g /dev/null
-select awa._keep_shard_state((-7, 0, '3:3:', '{0,0,9,0,0}', 4, null, 3, 'start')::awa.shard_states) \g /dev/null
+select awa._keep_shard_state((-7, 0, '3:3:', '{0,0,9,0,0}', 2, null, 3, 'start', null, null)::awa.shard_states, '5:5:')
+  \g /dev/null
+select awa._keep_shard_state((-7, 0, '3:3:', '{0,0,9,0,0}', 4, null, 3, 'start', null, null)::awa.shard_states)
+  \g /dev/null
 select results_eq('
     select s.read_until::text, s.turns_until, s.running, s.group_max_running
       from awa.shard_states s

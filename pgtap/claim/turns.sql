@@ -10,6 +10,9 @@ create temp table s as select awa._queue_id(:'queue') << 6 as shard, awa._group_
 
 begin;
 select plan(18);
+create function pg_temp.settings(group_max_running int) returns awa.queue_settings
+language sql
+return jsonb_populate_record(null::awa.queue_settings, jsonb_build_object('group_max_running', group_max_running));
 create function pg_temp.turns() returns int[]
 language sql
 return (
@@ -24,19 +27,19 @@ return (
       select * from awa.group_states x where x.shard = s.shard and x.group_id = s.g order by x.state_id desc limit 1) x
 );
 select is(pg_temp.state(), '1 t f', 'one runs, and others wait');
-select awa._give_turns(shard, array[g], '{0}', 1, true) from s \g /dev/null
+select awa._give_turns(shard, array[g], '{0}', pg_temp.settings(1), false, now(), true) from s \g /dev/null
 select is(pg_temp.turns(), null, 'no room, no turn');
-select awa._give_turns(shard, array[g], '{1}', 1, false) from s \g /dev/null
+select awa._give_turns(shard, array[g], '{1}', pg_temp.settings(1), false, now(), false) from s \g /dev/null
 select is(pg_temp.state(), '0 t f', 'a slot comes back');
-select awa._give_turns(shard, array[g], '{0}', 2, true) from s \g /dev/null
+select awa._give_turns(shard, array[g], '{0}', pg_temp.settings(2), false, now(), true) from s \g /dev/null
 select is(pg_temp.state(), '2 t f', 'turns hold slots');
 select is(pg_temp.turns(), '{4,6}', 'the first in line get them');
-select awa._give_turns(shard, array[g], '{0}', 9, true) from s \g /dev/null
+select awa._give_turns(shard, array[g], '{0}', pg_temp.settings(9), false, now(), true) from s \g /dev/null
 select is(pg_temp.state(), '5 f f', 'all of them have a turn');
 select is((select count(*) from awa.turns t join s on t.lane >> 3 = s.shard), 5::bigint, 'once each');
 select is(awa._take_turns_back(shard), array[g], '_take_turns_back returns the groups with lines') from s;
 select is(pg_temp.state(), '0 t f', 'they wait again');
-select awa._give_turns(shard, array[g], '{0}', 1, true) from s \g /dev/null
+select awa._give_turns(shard, array[g], '{0}', pg_temp.settings(1), false, now(), true) from s \g /dev/null
 select is(pg_temp.turns(), '{4}', 'in the same order');
 
 -- Serving turns

@@ -47,7 +47,7 @@ select awa.release(job_id, receipt) from pg_temp.take(' front', 1) \g /dev/null
 create temp table front as select * from pg_temp.take(' front', 1);
 
 begin;
-select plan(32);
+select plan(36);
 
 create temp table told as
 select awa.snooze(job_id => c.job_id, receipt => c.receipt, delay => '90 minutes')::text as answer
@@ -101,6 +101,21 @@ select is((select awa.fail(job_id, receipt, 'second') from again), 'failed', 'wh
 select is((select jsonb_agg(e - 'at') from awa.job(:history_id) j, jsonb_array_elements(j.errors) e),
   '[{"attempt": 1, "error": "first"}, {"attempt": 2, "error": "second"}]', 'and the history is whole');
 select pg_temp.steps_agree();
+
+-- With its group
+savepoint business;
+select awa.snooze(job_id => job_id, receipt => receipt, delay => '1 hour', hold_group => true)
+  from c where n = 6 \g /dev/null
+select is((select row(j.state, j.attempt)::text from c, awa.job(c.job_id) j where n = 6), '(available,0)',
+  'with its group, it waits in its line');
+select is((
+  select row(s.group_key, s.reason, s.paused_until > now() + interval '59 minutes')::text
+    from awa.group_settings s
+   where s.queue_id = awa._queue_id(:'queue')
+), (select format('(g,"held by job %s",t)', job_id) from c where n = 6), 'and the group is paused');
+select is((select count(*) from awa.claim(:'queue', 9)), 0::bigint, 'nothing of it begins');
+select pg_temp.agrees('each is in one state');
+rollback to business;
 
 -- Refusals
 savepoint business;

@@ -27,6 +27,7 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_maintainer', 'end_stuck_claimers'), ('awa_maintainer', 'run_pass'), ('awa_maintainer', 'pass_due_at'),
   ('awa_maintainer', 'run_passes'),
   ('awa_operator', 'configure'), ('awa_operator', 'configuration'), ('awa_operator', 'configure_queue'),
+  ('awa_operator', 'configure_group'), ('awa_operator', 'pause_group'), ('awa_operator', 'resume_group'),
   ('awa_operator', 'pause_queue'), ('awa_operator', 'resume_queue'), ('awa_operator', 'drain_queue'),
   ('awa_operator', 'drop_queue'),
   ('awa_operator', 'cancel'), ('awa_operator', 'cancel_where'), ('awa_operator', 'retry'),

@@ -48,7 +48,7 @@ insert into contract values
     'SETOF bigint'),
   ('release', 'job_id bigint, receipt bigint', 'void'),
   ('discard', 'job_id bigint, receipt bigint, error text, details jsonb DEFAULT NULL::jsonb', 'text'),
-  ('snooze', 'job_id bigint, receipt bigint, delay interval', 'void'),
+  ('snooze', 'job_id bigint, receipt bigint, delay interval, hold_group boolean DEFAULT false', 'void'),
   ('put_off', 'job_id bigint, receipt bigint, error text', 'timestamp with time zone'),
   ('cancel_attempt', 'job_id bigint, receipt bigint, reason text DEFAULT NULL::text', 'void'),
   ('extend', 'job_id bigint, receipt bigint, lease interval', 'timestamp with time zone'),
@@ -58,6 +58,11 @@ insert into contract values
   ('pause_queue', 'queue text', 'void'),
   ('resume_queue', 'queue text', 'void'),
   ('drain_queue', 'queue text', 'bigint'),
+  ('configure_group', 'queue text, group_key text, settings jsonb', 'void'),
+  ('pause_group',
+    'queue text, group_key text, reason text DEFAULT NULL::text, until timestamp with time zone DEFAULT '
+    'NULL::timestamp with time zone', 'void'),
+  ('resume_group', 'queue text, group_key text', 'void'),
   ('drop_queue', 'queue text, force boolean DEFAULT false', 'void'),
   ('cancel', 'job_id bigint, reason text DEFAULT NULL::text', 'text'),
   ('retry', 'job_id bigint', 'text'),
@@ -143,7 +148,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(185);
+select plan(191);
 
 select is(
   (

@@ -22,6 +22,8 @@
 {{ template "engine/attempts.sql" . }}
 {{ template "engine/slots.sql" . }}
 {{ template "engine/holders.sql" . }}
+{{ template "engine/rates.sql" . }}
+{{ template "engine/groups.sql" . }}
 {{ template "engine/writers.sql" . }}
 {{ template "engine/limited.sql" . }}
 {{ template "engine/json.sql" . }}
@@ -118,6 +120,9 @@
 {{ template "operate/pause_queue.sql" . }}
 {{ template "operate/resume_queue.sql" . }}
 {{ template "operate/drain_queue.sql" . }}
+{{ template "operate/configure_group.sql" . }}
+{{ template "operate/pause_group.sql" . }}
+{{ template "operate/resume_group.sql" . }}
 {{ template "operate/drop_queue.sql" . }}
 {{ template "operate/cancel.sql" . }}
 {{ template "operate/cancel_where.sql" . }}

@@ -182,6 +182,7 @@ create table awa.queue_settings (
   dlq_retention        interval,
   completed_retention  interval,
   group_max_running    integer,
+  group_rate           jsonb,
   max_running          integer,
   rate                 jsonb,
   group_order          text check (group_order in ('start', 'strict', 'halt')),
@@ -213,6 +214,8 @@ comment on column awa.queue_settings.completed_retention is
   'How long completed jobs are shown, where that is shorter than settings.completed_retention';
 comment on column awa.queue_settings.group_max_running is
   'How many jobs of a group run at once, at most; without end by default';
+comment on column awa.queue_settings.group_rate is
+  'How often jobs of a group begin: jobs, per (an interval) and burst; without end by default';
 comment on column awa.queue_settings.max_running is
   'How many jobs of the queue run at once, at most; without end by default';
 comment on column awa.queue_settings.rate is
@@ -788,7 +791,8 @@ create table awa.slots (
   freed    bigint[] not null default '{}',
   looks    bigint[] not null default '{}',
   keeps    bigint[] not null default '{}',
-  leaves   bigint[] not null default '{}'
+  leaves   bigint[] not null default '{}',
+  changed  bigint[] not null default '{}'
 );
 create index slots_shard on awa.slots (shard, xid);
 alter table awa.slots replica identity full;
@@ -801,6 +805,7 @@ comment on column awa.slots.keeps is
   'Jobs whose attempts have ended, and which may come again; of the groups in looks, one for each';
 comment on column awa.slots.leaves is
   'Jobs that were to come again, and do not; of the groups in looks, one for each';
+comment on column awa.slots.changed is 'Groups whose own limits have changed: their turns go back first';
 
 create table awa.shard_states (
   shard             bigint not null,
@@ -811,6 +816,8 @@ create table awa.shard_states (
   next_at           timestamptz,
   group_max_running integer,
   group_order       text,
+  group_rate        jsonb,
+  opened_until      timestamptz,
   primary key (shard, state_id)
 );
 comment on table awa.shard_states is
@@ -823,6 +830,8 @@ comment on column awa.shard_states.next_at is
   'When the next job may begin under the rate of the queue, if it had no burst; in its first shard';
 comment on column awa.shard_states.group_max_running is 'The limit by which claims have looked at the groups last';
 comment on column awa.shard_states.group_order is 'The setting by which claims have looked at the groups last';
+comment on column awa.shard_states.group_rate is 'The setting by which claims have looked at the groups last';
+comment on column awa.shard_states.opened_until is 'Groups that open before this time were looked at since';
 
 create table awa.group_states (
   shard       bigint not null,
@@ -834,10 +843,14 @@ create table awa.group_states (
   taken       bigint not null,
   front_taken bigint not null,
   holder      bigint,
+  next_at     timestamptz,
+  rate_turns  integer not null,
+  opens_at    timestamptz,
   primary key (shard, group_id, state_id)
 );
-create index group_states_idle on awa.group_states (state_id)
+create index group_states_idle on awa.group_states ((coalesce(next_at, '-infinity')))
   where running = 0 and not has_line and not has_front and holder is null;
+create index group_states_opens_at on awa.group_states (shard, opens_at) where opens_at is not null;
 create index group_states_line on awa.group_states (shard, group_id)
   where has_line or has_front or holder is not null;
 comment on table awa.group_states is
@@ -850,6 +863,38 @@ comment on column awa.group_states.taken is 'The last one in its line that got a
 comment on column awa.group_states.front_taken is 'The last one, of those that were given back, that got a turn';
 comment on column awa.group_states.holder is
   'The job for which it is kept, by its order: one that runs again, or that failed for good. No other one begins';
+comment on column awa.group_states.next_at is
+  'When the next job may begin under the rate of the group, if it had no burst';
+comment on column awa.group_states.rate_turns is 'How many of its turns wait to be served, where it has a rate';
+comment on column awa.group_states.opens_at is
+  'When a claim is to look at its line again: its rate lets the next one begin, or a pause is over';
+
+create table awa.group_settings (
+  queue_id          bigint not null,
+  group_id          bigint not null,
+  group_key         text not null,
+  group_max_running integer,
+  group_rate        jsonb,
+  paused_at         timestamptz,
+  paused_until      timestamptz,
+  reason            text,
+  changed_at        timestamptz not null,
+  changed_by        text not null,
+  primary key (queue_id, group_id)
+) with (fillfactor = 50);
+create index group_settings_rate on awa.group_settings (queue_id) where group_rate is not null;
+create index group_settings_paused_until on awa.group_settings (paused_until)
+  where group_max_running is null and group_rate is null and paused_until is not null;
+comment on table awa.group_settings is
+  'One group that has limits of its own, or is paused, whether it has jobs or not';
+comment on column awa.group_settings.group_id is 'As group_states.group_id';
+comment on column awa.group_settings.group_max_running is 'As the setting of the queue, for which it stands';
+comment on column awa.group_settings.group_rate is 'As the setting of the queue, for which it stands';
+comment on column awa.group_settings.paused_at is 'Since when no job of it begins; null when it is not paused';
+comment on column awa.group_settings.paused_until is 'When the pause ends by itself; null when it does not';
+comment on column awa.group_settings.reason is 'Why it is paused';
+comment on column awa.group_settings.changed_at is 'When the row was changed last';
+comment on column awa.group_settings.changed_by is 'The login that changed it';
 
 create table awa.limited_jobs (
   waiting_id   bigint primary key,

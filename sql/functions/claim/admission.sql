@@ -14,13 +14,16 @@ create or replace function awa._admission(
   cleaned_until pg_snapshot,
   max_entries int,
   row_bytes int,
-  group_max_running int,
+  settings awa.queue_settings,
+  has_own boolean,
   at timestamptz
 ) returns table (
   xid xid8, job_id bigint, kind text, args jsonb, priority smallint, attempt smallint, max_attempts smallint,
   created_at timestamptz, ready_at timestamptz, tags text[], metadata jsonb, progress jsonb, group_key text,
   expires_at timestamptz, unique_key bytea, body_bytes int, ordinality bigint, size int, group_id bigint, place tid,
-  running int, has_line boolean, has_front boolean, taken bigint, front_taken bigint, holder bigint, takes int
+  running int, has_line boolean, has_front boolean, taken bigint, front_taken bigint, holder bigint,
+  next_at timestamptz, rate_turns int, opens_at timestamptz, room int, max_running int, rate jsonb,
+  is_paused boolean, paused_until timestamptz, takes int
 )
 language sql stable
 as $$
@@ -28,17 +31,23 @@ as $$
          case
            when k.size is null then 0
            when k.group_id is null then 1
-           when k.job_id = k.holder then (k.running < group_max_running)::int
+           when k.job_id = k.holder then ((k.room > 0) is not false)::int
            when k.holder is not null then 0
            when k.has_front or k.has_line and _admission.lane & 7 <> 0 then 0
            when row_number() over (partition by k.group_id, k.size is null order by k.ordinality)
-             <= group_max_running - k.running then 1
-           else (group_max_running is null)::int
+             > k.room then 0
+           else 1
          end
     from (
       select e.*, s.place, coalesce(s.running, 0) as running, coalesce(s.has_line, false) as has_line,
              coalesce(s.has_front, false) as has_front, coalesce(s.taken, 0) as taken,
-             coalesce(s.front_taken, -9223372036854775808) as front_taken, s.holder
+             coalesce(s.front_taken, -9223372036854775808) as front_taken, s.holder, s.next_at,
+             coalesce(s.rate_turns, 0) as rate_turns, s.opens_at,
+             case
+               when t.is_paused then 0
+               else least(t.max_running - coalesce(s.running, 0),
+                 awa._rate_allows(t.rate, s.next_at, at) - coalesce(s.rate_turns, 0))
+             end as room, t.*
         from (
           select e.*, row_number() over (order by e.xid, e.job_id) as ordinality,
                  case when not awa._is_expired(e.expires_at, e.attempt, at) then e.body_bytes + row_bytes end as size,
@@ -47,12 +56,15 @@ as $$
                    (part).hi, (part).is_buried, max_entries) e
         ) e
         left join lateral (
-          select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder
+          select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
+                 s.rate_turns, s.opens_at
             from awa.group_states s
            where s.shard = _admission.shard and s.group_id = e.group_id
            order by s.state_id desc
            limit 1
         ) s on true
+        left join lateral awa._group_terms(settings, _admission.shard >> 6, e.group_id, has_own, at) t
+          on e.group_id is not null
     ) k
 $$;
 comment on function awa._admission is
@@ -72,7 +84,8 @@ create or replace function awa._admit_part(
   room int,
   room_bytes bigint,
   is_first boolean,
-  group_max_running int,
+  settings awa.queue_settings,
+  has_own boolean,
   claim awa.lease_claims
 ) returns setof awa.claimed_job_row
 language plpgsql
@@ -84,7 +97,7 @@ begin
       select d.*, sum(d.takes) over through as jobs_through,
              sum(case when d.takes = 1 then d.size else 0 end) over through as bytes_through
         from awa._admission(shard, lane, part, cleaned, cleaned_until, max_entries, awa._row_bytes(queue),
-               group_max_running, claim.claimed_at) d
+               settings, has_own, claim.claimed_at) d
       window through as (order by d.ordinality rows unbounded preceding)
     ), cut as materialized (
       select count(*)::int as entries, count(*) filter (
@@ -93,16 +106,19 @@ begin
              )::int as jobs
         from decided d
     ), changed as materialized (
-      select d.group_id, (array_agg(d.place))[1] as place, min(d.running) + sum(d.takes) as running,
-             bool_or(d.has_line) as has_line, bool_or(d.has_front) as has_front,
-             bool_or(d.takes = 0 and lane & 7 <> 0 and d.job_id is distinct from d.holder) as is_in_line,
-             bool_or(d.takes = 0 and (lane & 7 = 0 or d.job_id = d.holder) is true) as is_in_front,
+      select d.group_id, (array_agg(d.place))[1] as place,
+             min(d.running) + case when min(d.max_running) is null then 0 else sum(d.takes) end as running,
+             bool_or(d.has_line or d.takes = 0 and lane & 7 <> 0 and d.job_id is distinct from d.holder) as has_line,
+             bool_or(d.has_front or d.takes = 0 and (lane & 7 = 0 or d.job_id = d.holder) is true) as has_front,
              min(d.taken) as taken, min(d.front_taken) as front_taken,
-             nullif(min(d.holder), min(d.job_id) filter (where d.job_id = d.holder)) as holder
+             nullif(min(d.holder), min(d.job_id) filter (where d.job_id = d.holder)) as holder,
+             awa._rate_after((array_agg(d.rate))[1], min(d.next_at), claim.claimed_at, sum(d.takes)::int) as next_at,
+             min(d.rate_turns) as rate_turns, min(d.opens_at) as opens_at, bool_or(d.is_paused) as is_paused,
+             min(d.paused_until) as paused_until, (array_agg(d.rate))[1] as rate
         from cut c
        cross join decided d
        where d.ordinality <= c.jobs and d.group_id is not null and d.size is not null
-         and (group_max_running is not null or d.takes = 0)
+         and (num_nonnulls(d.max_running, d.rate) > 0 or d.takes = 0)
        group by d.group_id
     ), gone as (
       delete from awa.group_states s where s.ctid = any(array(
@@ -113,9 +129,13 @@ begin
       ))
     ), states as (
       insert into awa.group_states
-        (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder)
-      select shard, c.group_id, nextval('awa.state_ids'), c.running, c.has_line or c.is_in_line,
-             c.has_front or c.is_in_front, c.taken, c.front_taken, c.holder
+        (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder, next_at, rate_turns,
+         opens_at)
+      select shard, c.group_id, nextval('awa.state_ids'), c.running, c.has_line, c.has_front, c.taken, c.front_taken,
+             c.holder, c.next_at, c.rate_turns,
+             case when c.has_line or c.has_front then coalesce(
+               awa._opens_at(c.is_paused, c.paused_until, c.rate, c.next_at, c.rate_turns, claim.claimed_at),
+               c.opens_at) end
         from changed c
     ), put_aside as (
       insert into awa.limited_jobs
@@ -145,7 +165,7 @@ begin
           select c.entries, c.jobs, array_agg(d.xid order by d.ordinality) as xids,
                  array_agg(d.job_id order by d.ordinality) as job_ids, coalesce(sum(d.size * d.takes), 0) as bytes,
                  array_agg(case when d.takes = 1 then d.unique_key end order by d.ordinality) as keys,
-                 array_agg(case when d.takes = 1 and group_max_running is not null then d.group_id end
+                 array_agg(case when d.takes = 1 and d.max_running is not null then d.group_id end
                    order by d.ordinality) as groups,
                  array_agg(d.ordinality - 1) filter (where d.size is null) as expired,
                  array_agg((d.ordinality - 1)::smallint) filter (where d.takes = 0 and d.size is not null) as aside

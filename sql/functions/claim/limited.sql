@@ -51,7 +51,7 @@ begin
   v_lanes := awa._limited_lanes(shard, true, v_state.turns_until, now, v_terms.claimed_at, v_settings.aging_interval,
     v_terms.cleaned, v_terms.cleaned_until);
   if v_lanes <> '{}' and v_groups <> '{}' then -- what was given back comes before turns, and may take what is free
-    perform awa._give_turns(shard, v_groups, v_freed, v_settings.group_max_running, false);
+    perform awa._give_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, v_terms.claimed_at, false);
     v_freed := array_fill(0, array[cardinality(v_groups)]);
   end if;
   <<rounds>>
@@ -59,7 +59,7 @@ begin
     if v_round > 0 then
       exit when v_round > 1 and v_groups = '{}';
       if v_groups <> '{}' then
-        perform awa._give_turns(shard, v_groups, v_freed, v_settings.group_max_running, true);
+        perform awa._give_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, v_terms.claimed_at, true);
         v_groups := '{}';
         v_freed := '{}';
       end if;
@@ -79,6 +79,8 @@ begin
         v_state.turns_until[(v_lane & 7) + 1] := v_turns.last_id;
         v_groups := v_groups || v_turns.void;
         v_freed := v_freed || array_fill(1, array[cardinality(v_turns.void)]);
+        perform awa._count_served(shard, v_turns.groups, v_turns.void, v_settings, v_limits.has_own, v_terms.claimed_at)
+          where v_settings.group_rate is not null or v_limits.has_own;
         continue when v_turns.waiting_ids = '{}';
         return query
           select *
@@ -98,7 +100,7 @@ begin
         return query
           select *
             from awa._admit_part(queue, shard, v_lane, v_window, v_terms.cleaned, v_terms.cleaned_until,
-                   least(v_room + 50, 450), v_room, v_bytes, v_room = v_limits.most, v_settings.group_max_running,
+                   least(v_room + 50, 450), v_room, v_bytes, v_room = v_limits.most, v_settings, v_limits.has_own,
                    (0, v_lane, v_window.lane_seq + 1, '0', 0, '0', 0, v_terms.claimed_at, v_terms.lease_until,
                     v_terms.deadline_at, worker_id, v_terms.segment, 0, false, v_window.hi, v_window.lo, '{}', null,
                     v_settings.max_running is not null)::awa.lease_claims);
@@ -115,7 +117,7 @@ begin
   end loop;
 
   if v_groups <> '{}' then
-    perform awa._give_turns(shard, v_groups, v_freed, v_settings.group_max_running, v_is_dealt);
+    perform awa._give_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, v_terms.claimed_at, v_is_dealt);
     if not v_is_dealt then -- what was given back is not read to its end
       perform awa._look_again(shard, v_groups);
     end if;

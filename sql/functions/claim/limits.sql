@@ -3,7 +3,8 @@
 -- Reads the settings and the state of a shard, and its new slots, and says how many jobs may begin: null for none now.
 -- whole is the state that has the limits of the whole queue. Where that is one of another shard, its slots are read,
 -- too: there may be no job in it that a claim would come for. Its groups are left to the next claim there.
--- Returns also the groups to look at, how many slots each has got back, and whether there were slots.
+-- Returns also the groups to look at, how many slots each has got back, and whether there were slots; and has_own:
+-- whether any group of the queue has a row of settings.
 -- Locks: the first shard of the queue, tried, where the limits of the whole queue are asked for another one.
 create or replace function awa._limits_now(
   queue_id bigint,
@@ -17,6 +18,7 @@ create or replace function awa._limits_now(
   out groups bigint[],
   out freed int[],
   out has_slots boolean,
+  out has_own boolean,
   out most int
 )
 language plpgsql
@@ -27,6 +29,7 @@ declare
   v_until pg_snapshot;
   v_slots record;
   v_lines bigint[];
+  v_opened timestamptz;
 begin
   select s.* into settings from awa.queue_settings s where s.queue_id = queue_id;
   settings.group_order := coalesce(settings.group_order, 'start');
@@ -34,7 +37,10 @@ begin
   if settings.paused_at is not null then
     return;
   end if;
-  if settings.rate is not null and current_setting('synchronous_commit') = 'off' then
+  has_own := exists (select from awa.group_settings g where g.queue_id = queue_id);
+  if current_setting('synchronous_commit') = 'off' and (num_nonnulls(settings.rate, settings.group_rate) > 0
+    or has_own and exists (select from awa.group_settings g where g.queue_id = queue_id and g.group_rate is not null))
+  then
     perform set_config('synchronous_commit', 'on', true); -- a crash must not forget that jobs have begun
   end if;
   state := awa._shard_state(shard);
@@ -51,7 +57,8 @@ begin
       whole.read_until := v_until;
       perform awa._keep_shard_state(whole, v_until);
       perform awa._change_holders(v_first, v_slots.looks, v_slots.keeps, v_slots.leaves, settings.group_order);
-      perform awa._give_turns(v_first, v_slots.groups, v_slots.freed, settings.group_max_running, false);
+      perform awa._take_turns_back(v_first, v_slots.changed) where v_slots.changed <> '{}';
+      perform awa._give_turns(v_first, v_slots.groups, v_slots.freed, settings, has_own, at, false);
       if v_slots.groups <> '{}' then
         perform awa._look_again(v_first, v_slots.groups);
       end if;
@@ -68,11 +75,25 @@ begin
     groups := groups || v_lines;
     freed := freed || array_fill(0, array[cardinality(v_lines)]);
   end if;
-  if state.group_max_running is distinct from settings.group_max_running then
+  if (state.group_max_running, state.group_rate) is distinct from (settings.group_max_running, settings.group_rate) then
     v_lines := awa._take_turns_back(shard);
-    groups := groups || v_lines;
-    freed := freed || array_fill(0, array[cardinality(v_lines)]);
+  else
+    perform awa._take_turns_back(shard, v_slots.changed) where v_slots.changed <> '{}';
+    select array_agg(o.group_id), max(o.opens_at) into v_lines, v_opened
+      from (
+        select s.group_id, s.opens_at
+          from awa.group_states s
+         where s.shard = shard and s.opens_at >= coalesce(state.opened_until, '-infinity') and s.opens_at <= at
+         order by s.opens_at
+         limit 1000
+      ) o;
+    state.opened_until := case
+      when state.opened_until > at then at -- the clock was set back
+      else coalesce(v_opened, state.opened_until)
+    end;
   end if;
+  groups := groups || v_lines;
+  freed := freed || array_fill(0, array[coalesce(cardinality(v_lines), 0)]);
   most := greatest(least(max_jobs, settings.max_running - whole.running,
     awa._rate_allows(settings.rate, whole.next_at, at)), 0);
 end
@@ -94,6 +115,7 @@ as $$
 begin
   state.group_max_running := settings.group_max_running;
   state.group_order := settings.group_order;
+  state.group_rate := settings.group_rate;
   whole.running := whole.running + case when settings.max_running is null then 0 else jobs end;
   whole.next_at := awa._rate_after(settings.rate, whole.next_at, at, jobs);
   if state.shard = whole.shard then
@@ -117,7 +139,7 @@ declare
 begin
   select s.* into v_state from awa.shard_states s where s.shard = shard order by s.state_id desc limit 1;
   if not found then
-    v_state := (shard, 0, '3:3:', '{0,0,0,0,0}', 0, null, null, 'start');
+    v_state := (shard, 0, '3:3:', '{0,0,0,0,0}', 0, null, null, 'start', null, null);
   end if;
   return v_state;
 end
@@ -138,31 +160,20 @@ declare
   v_old awa.shard_states := awa._shard_state(state.shard);
 begin
   if read_until is not null
-    or (state.turns_until, state.running, state.next_at, state.group_max_running, state.group_order)
-      is distinct from (v_old.turns_until, v_old.running, v_old.next_at, v_old.group_max_running, v_old.group_order)
+    or (state.turns_until, state.running, state.next_at, state.group_max_running, state.group_order, state.group_rate,
+        state.opened_until)
+      is distinct from (v_old.turns_until, v_old.running, v_old.next_at, v_old.group_max_running, v_old.group_order,
+        v_old.group_rate, v_old.opened_until)
   then
     state.read_until := coalesce(read_until, state.read_until);
     insert into awa.shard_states
-      (shard, state_id, read_until, turns_until, running, next_at, group_max_running, group_order)
+      (shard, state_id, read_until, turns_until, running, next_at, group_max_running, group_order, group_rate,
+       opened_until)
     values (state.shard, nextval('awa.state_ids'), state.read_until, state.turns_until, state.running, state.next_at,
-      state.group_max_running, state.group_order);
+      state.group_max_running, state.group_order, state.group_rate, state.opened_until);
     delete from awa.shard_states s where s.shard = state.shard and s.state_id = v_old.state_id;
   end if;
 end
 $$;
 comment on function awa._keep_shard_state is
   'Writes the new state of a shard, where it differs from the newest one';
-
--- How many jobs may begin under a rate; null without one.
--- next_at: when the next one may begin if there was no burst. A time that a clock which was ahead has written counts as
--- the latest one that there can be.
-create or replace function awa._rate_allows(rate jsonb, next_at timestamptz, at timestamptz) returns int
-language sql immutable
-return case when rate is not null then
-    greatest(0, floor(
-      (rate ->> 'burst')::float8
-        - greatest(0, least(coalesce(extract(epoch from next_at - at)::float8 / awa._rate_step(rate), 0),
-            (rate ->> 'burst')::float8))
-        + 1e-6))::int
-  end;
-comment on function awa._rate_allows is 'How many jobs may begin under a rate; null without one';

@@ -59,9 +59,9 @@ comment on function awa._take_shard is
   'Locks a shard of a queue in which there is something to claim; returns it, or null where there is none';
 
 -- The shards of a queue, but for these, in which there is something to claim, in random order.
--- Also those with turns, or slots that no claim has read, or with a line that no claim has looked at since the limit or
--- the order of groups was changed; those in which all entries are buried, and those where the look took long: a claim
--- moves their cursors.
+-- Also those with turns, or slots that no claim has read, or with a line that has opened since, or that no claim has
+-- looked at since the limits or the order of groups were changed; those in which all entries are buried, and those
+-- where the look took long: a claim moves their cursors.
 -- Raises 55000.
 -- Why: one statement for all lanes. A transaction that was in progress at one end of a window counts where it has
 -- entries in the lane: if all of them did, a claim with room left would lock each shard that was ever used. The columns
@@ -116,6 +116,12 @@ begin
                         ), (
                           select true
                             from awa.group_states g
+                           where g.shard = s.shard and g.opens_at >= coalesce(s.opened_until, '-infinity')
+                             and g.opens_at <= clock_timestamp()
+                           limit 1
+                        ), (
+                          select true
+                            from awa.group_states g
                            where g.shard = s.shard and (g.has_line or g.has_front)
                              and not exists (
                                select
@@ -123,6 +129,7 @@ begin
                                 where q.queue_id = queue_id
                                   and awa._group_limit(q.group_max_running, q.group_order)
                                     is not distinct from s.group_max_running
+                                  and q.group_rate is not distinct from s.group_rate
                                   and coalesce(q.group_order, 'start') = coalesce(s.group_order, 'start'))
                            limit 1
                         ))

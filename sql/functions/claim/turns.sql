@@ -4,14 +4,16 @@
 -- turn in the lane of its own priority.
 
 -- Reads the slots of a shard that have come since a snapshot, up to another one.
--- Returns the groups to look at, and how many slots each has got back; how many slots of the queue; and whether there
--- were any. looks, keeps and leaves: groups, with the job that comes again for each, or the one that does not.
+-- Returns the groups to look at, and how many slots each has got back; those whose own limits have changed, which are
+-- among them; how many slots of the queue; and whether there were any. looks, keeps and leaves: groups, with the job
+-- that comes again for each, or the one that does not.
 create or replace function awa._read_slots(
   shard bigint,
   since pg_snapshot,
   until pg_snapshot,
   out groups bigint[],
   out freed int[],
+  out changed bigint[],
   out of_queue int,
   out is_any boolean,
   out looks bigint[],
@@ -37,7 +39,7 @@ begin
         cross join lateral (
            select s.ctid from awa.slots s where s.shard = shard and s.xid = x.xid offset 0
          ) s))
-    returning s.of_queue, s.freed, s.looks, s.keeps, s.leaves
+    returning s.of_queue, s.freed, s.looks, s.keeps, s.leaves, s.changed
   ), places as (
     select p.*
       from gone g
@@ -47,14 +49,19 @@ begin
   select count(*) > 0, coalesce(sum(g.of_queue), 0),
          array(select f from gone o cross join unnest(o.freed) f),
          array(select l from gone o cross join unnest(o.looks) l),
+         array(select distinct c from gone o cross join unnest(o.changed) c),
          (select array_agg(p.group_id) from places p), (select array_agg(p.keeps) from places p),
          (select array_agg(p.leaves) from places p)
-    into is_any, of_queue, v_freed, v_looks, looks, keeps, leaves
+    into is_any, of_queue, v_freed, v_looks, changed, looks, keeps, leaves
     from gone g;
   select coalesce(array_agg(g.group_id), '{}'), coalesce(array_agg(g.freed), '{}') into groups, freed
     from (
       select g.group_id, sum(g.freed)::int as freed
-        from (select f as group_id, 1 as freed from unnest(v_freed) f union all select l, 0 from unnest(v_looks) l) g
+        from (
+        select f as group_id, 1 as freed from unnest(v_freed) f
+        union all
+        select l, 0 from unnest(v_looks || changed) l
+      ) g
        group by 1
     ) g;
 end
@@ -74,13 +81,16 @@ comment on function awa._look_again is 'Notes groups that the next claim is to l
 
 -- Takes slots back into their groups, and gives turns to the first ones in line, as far as there is room.
 -- A group is named once. deals: whether it gives turns. At most 10,000 turns in all, or ten for each group; and of the
--- groups that got no slot back, it looks at 1,000 at most, any of them. The next claim goes on.
+-- groups that got no slot back, it looks at 1,000 at most, any of them. The next claim goes on. Of a group that a rate,
+-- or a pause, keeps closed, it notes when it opens. settings, has_own: see _group_terms.
 -- Locks: the states that it replaces, tried.
 create or replace function awa._give_turns(
   shard bigint,
   groups bigint[],
   freed int[],
-  group_max_running int,
+  settings awa.queue_settings,
+  has_own boolean,
+  at timestamptz,
   deals boolean
 ) returns void
 language plpgsql
@@ -96,10 +106,10 @@ begin
     into v_all
     from (select g.group_id, sum(g.freed)::int as freed from unnest(groups, freed) g(group_id, freed) group by 1) g;
   with known as materialized (
-    select a.group_id, a.freed, s.place, s.running - a.freed as running, s.has_line, s.has_front, s.taken,
-           s.front_taken, s.holder, case
-             when not deals or not (s.has_line or s.has_front) or s.holder is not null then 0
-             else greatest(least(group_max_running - s.running + a.freed, 10000), 0)
+    select a.group_id, a.freed, s.*, t.*, awa._rate_allows(t.rate, s.next_at, at) as allowed, case
+             when not deals or t.is_paused or not (s.has_line or s.has_front) or s.holder is not null then 0
+             else greatest(least(t.max_running - s.running + a.freed,
+               awa._rate_allows(t.rate, s.next_at, at) - s.rate_turns, 10000), 0)
            end as room
       from (
         select g.group_id, g.freed from unnest(v_all.freed_groups, v_all.freed) g(group_id, freed)
@@ -107,16 +117,22 @@ begin
         select g, 0 from unnest(v_all.others[:1000]) g
       ) a
      cross join lateral (
-        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder
+        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
+               s.rate_turns, s.opens_at
           from awa.group_states s
          where s.shard = shard and s.group_id = a.group_id
          order by s.state_id desc
          limit 1
       ) s
+     cross join lateral awa._group_terms(settings, shard >> 6, a.group_id, has_own, at) t
   ), bounded as materialized (
     select k.*, least(k.room, (select greatest(10000 / nullif(count(*), 0), 10) from known k where k.room > 0)) as most
       from known k
      where k.freed > 0 or k.room > 0
+        or deals and k.opens_at is distinct from case
+             when k.has_line or k.has_front
+               then awa._opens_at(k.is_paused, k.paused_until, k.rate, k.next_at, k.rate_turns, at)
+           end
   ), dealt as materialized (
     select b.*, h.ids, h.lanes, coalesce(cardinality(h.ids), 0) as turns,
            (select max(i) from unnest(h.ids) i where i >= 0) as last,
@@ -161,15 +177,26 @@ begin
     ))
   ), states as (
     insert into awa.group_states
-      (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder)
-    select shard, d.group_id, nextval('awa.state_ids'), d.running + d.turns, d.has_line and d.turns = d.most,
-           d.has_front and (d.most = 0 or d.last is null and d.turns = d.most), greatest(d.taken, d.last),
-           greatest(d.front_taken, d.last_in_front), d.holder
+      (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder, next_at, rate_turns,
+       opens_at)
+    select shard, d.group_id, nextval('awa.state_ids'), d.running - d.freed + d.turns, l.has_line, l.has_front,
+           greatest(d.taken, d.last), greatest(d.front_taken, d.last_in_front), d.holder, d.next_at, l.rate_turns,
+           case
+             when not deals then d.opens_at
+             when l.has_line or l.has_front
+               then awa._opens_at(d.is_paused, d.paused_until, d.rate, d.next_at, l.rate_turns, at)
+           end
       from dealt d
+     cross join lateral (
+        select d.has_line and d.turns = d.most as has_line,
+               d.has_front and (d.most = 0 or d.last is null and d.turns = d.most) as has_front,
+               d.rate_turns + case when d.rate is null then 0 else d.turns end as rate_turns
+      ) l
   )
   select array_agg(d.group_id) into v_later
     from dealt d
-   where d.turns > 0 and d.turns = d.most and (d.running + d.turns < group_max_running) is not false;
+   where d.turns > 0 and d.turns = d.most and (d.running - d.freed + d.turns < d.max_running) is not false
+     and (d.rate_turns + d.turns < d.allowed) is not false;
   v_later := v_later || v_all.others[1001:];
   if v_later <> '{}' then
     perform awa._look_again(shard, v_later);
@@ -179,18 +206,20 @@ $$;
 comment on function awa._give_turns is
   'Takes slots back into their groups, and gives turns to the first ones in line, as far as there is room';
 
--- Takes all turns of a shard back, and returns all groups that have a line.
+-- Takes the turns of a shard back, all or those of some groups; returns these, or all groups that have a line.
 -- The jobs with turns are first in line again.
 -- Locks: the states that it replaces, tried.
--- Why: after a change of the limit. A turn that was given under a larger one would begin a job for which there is no
+-- Why: after a change of a limit. A turn that was given under a larger one would begin a job for which there is no
 -- room any more.
-create or replace function awa._take_turns_back(shard bigint) returns bigint[]
+create or replace function awa._take_turns_back(shard bigint, groups bigint[] default null) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
 begin
   with back as (
-    delete from awa.turns t where t.lane between shard << 3 and shard << 3 | 7 returning t.group_id, t.waiting_id
+    delete from awa.turns t
+     where t.lane between shard << 3 and shard << 3 | 7 and (groups is null or t.group_id = any(groups))
+    returning t.group_id, t.waiting_id
   ), known as materialized (
     select b.*, s.*
       from (
@@ -201,7 +230,8 @@ begin
          group by b.group_id
       ) b
      cross join lateral (
-        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder
+        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
+               s.opens_at
           from awa.group_states s
          where s.shard = shard and s.group_id = b.of_group
          order by s.state_id desc
@@ -216,21 +246,23 @@ begin
     ))
   )
   insert into awa.group_states
-    (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder)
+    (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder, next_at, rate_turns,
+     opens_at)
   select shard, k.of_group, nextval('awa.state_ids'), k.running - k.turns, k.has_line or k.first is not null,
          k.has_front or k.first_in_front is not null, least(k.taken, k.first - 1),
-         least(k.front_taken, k.first_in_front - 1), k.holder
+         least(k.front_taken, k.first_in_front - 1), k.holder, k.next_at, 0, k.opens_at
     from known k;
-  return array(
-    select distinct s.group_id from awa.group_states s where s.shard = shard and (s.has_line or s.has_front));
+  return coalesce(groups, array(
+    select distinct s.group_id from awa.group_states s where s.shard = shard and (s.has_line or s.has_front)));
 end
 $$;
 comment on function awa._take_turns_back is
-  'Takes all turns of a shard back, and returns all groups that have a line';
+  'Takes the turns of a shard back, all or those of some groups; returns these, or all groups that have a line';
 
 -- The next turns of a lane, after one and up to another one, whose jobs can begin: as many as fit.
--- Returns the places of these jobs, whose rows it has locked, and their bytes; the groups of turns whose jobs have
--- gone, or have expired, once for each; and the last turn: null where there is none, 0 where the next job does not fit.
+-- Returns the places of these jobs, whose rows it has locked, their groups, once for each, and their bytes; the groups
+-- of turns whose jobs have gone, or have expired, once for each; and the last turn: null where there is none, 0 where
+-- the next job does not fit.
 -- A turn whose job another session is changing comes last in its lane.
 -- Locks: the rows of these jobs, tried.
 create or replace function awa._next_turns(
@@ -243,6 +275,7 @@ create or replace function awa._next_turns(
   at timestamptz,
   is_first boolean,
   out waiting_ids bigint[],
+  out groups bigint[],
   out bytes bigint,
   out void bigint[],
   out last_id bigint
@@ -308,14 +341,66 @@ begin
     select nextval('awa.turn_ids'), lane, t.group_id, t.waiting_id from turns t where t.is_there and not t.begins
   )
   select coalesce(array_agg(t.waiting_id order by t.turn_id) filter (where t.begins), '{}'),
+         coalesce(array_agg(t.group_id) filter (where t.begins), '{}'),
          coalesce(sum(t.size) filter (where t.begins), 0),
          coalesce(array_agg(t.group_id) filter (where not t.is_there), '{}')
-    into waiting_ids, bytes, void
+    into waiting_ids, groups, bytes, void
     from turns t;
 end
 $$;
 comment on function awa._next_turns is
   'The next turns of a lane, after one and up to another one, whose jobs can begin: as many as fit';
+
+-- Counts turns of groups with a rate that were served: of the jobs that begin, and of those that have gone.
+-- Groups are named once for each.
+-- Locks: the states that it replaces, tried.
+create or replace function awa._count_served(
+  shard bigint,
+  begun bigint[],
+  void bigint[],
+  settings awa.queue_settings,
+  has_own boolean,
+  at timestamptz
+) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  with served as materialized (
+    select a.turns, a.jobs, a.of_group, s.*, t.rate
+      from (
+        select g.of_group, count(*)::int as turns, sum(g.jobs)::int as jobs
+          from (select b as of_group, 1 as jobs from unnest(begun) b union all select v, 0 from unnest(void) v) g
+         group by g.of_group
+      ) a
+     cross join lateral (
+        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
+               s.rate_turns, s.opens_at
+          from awa.group_states s
+         where s.shard = shard and s.group_id = a.of_group
+         order by s.state_id desc
+         limit 1
+      ) s
+     cross join lateral awa._group_terms(settings, shard >> 6, a.of_group, has_own, at) t
+     where s.rate_turns > 0
+  ), gone as (
+    delete from awa.group_states s where s.ctid = any(array(
+      select s.ctid
+        from awa.group_states s
+       where s.ctid = any(array(select d.place from served d))
+         for update skip locked -- fold may be removing it: it counts no more
+    ))
+  )
+  insert into awa.group_states
+    (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder, next_at, rate_turns,
+     opens_at)
+  select shard, d.of_group, nextval('awa.state_ids'), d.running, d.has_line, d.has_front, d.taken, d.front_taken,
+         d.holder, awa._rate_after(d.rate, d.next_at, at, d.jobs), greatest(d.rate_turns - d.turns, 0), d.opens_at
+    from served d;
+end
+$$;
+comment on function awa._count_served is
+  'Counts turns of groups with a rate that were served: of the jobs that begin, and of those that have gone';
 
 -- Begins jobs that have turns: moves them into the log, to the lane of turns of their shard, as entries of one claim.
 -- The caller has locked their rows.

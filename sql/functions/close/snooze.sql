@@ -1,7 +1,15 @@
 -- Puts one attempt off without counting it: the job runs after a delay.
--- Locks: the claim, shared, until the transaction ends.
+-- hold_group: nothing of its group begins until then either, and the job comes first then. It waits in the line of its
+-- group, so it is available. A group that is paused for longer stays paused, and resume_group opens it before its time.
+-- Of a job without a group it changes nothing.
+-- Locks: the claim, shared, and with hold_group the row of the group, until the transaction ends.
 -- Raises JQ001, 22023; 55P03, 40001 as complete does.
-create or replace function awa.snooze(job_id bigint, receipt bigint, delay interval) returns void
+create or replace function awa.snooze(
+  job_id bigint,
+  receipt bigint,
+  delay interval,
+  hold_group boolean default false
+) returns void
 language plpgsql
 volatile
 security definer
@@ -22,8 +30,37 @@ begin
   end if;
   v_segment := (awa._close(job_id, receipt, 'snoozed')).segment;
   v_attempts := awa._look_up(array[receipt], v_segment);
-  perform awa._defer(v_attempts, 'scheduled', array[clock_timestamp() + delay]);
-  perform awa._end_attempts(v_attempts, 'scheduled');
+  if hold_group and v_attempts[1].group_key is not null then
+    perform awa._hold_group(v_attempts[1].lane, v_attempts[1].group_key, job_id, clock_timestamp() + delay);
+    perform awa._record_releases(v_attempts);
+  else
+    perform awa._defer(v_attempts, 'scheduled', array[clock_timestamp() + delay]);
+    perform awa._end_attempts(v_attempts, 'scheduled');
+  end if;
 end
 $$;
 comment on function awa.snooze is 'Puts one attempt off without counting it: the job runs after a delay';
+
+-- Closes the group of a job until a time; one that is paused for longer stays as it is.
+-- Locks: the row of the group, until the transaction ends.
+create or replace function awa._hold_group(
+  lane bigint,
+  group_key text,
+  job_id bigint,
+  until timestamptz
+) returns void
+language plpgsql
+as $$
+declare
+  v_queue_id constant bigint := awa._queue_of(lane);
+  v_row awa.group_settings := awa._lock_group(v_queue_id, group_key);
+begin
+  if (v_row.paused_at is not null and (v_row.paused_until >= until) is not false) is not true then
+    perform awa._limit_queue(v_queue_id, (
+      select q.name from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null limit 1));
+    perform awa._pause_group(v_queue_id, awa._shard_of(lane), group_key, format('held by job %s', job_id), until);
+  end if;
+end
+$$;
+comment on function awa._hold_group is
+  'Closes the group of a job until a time; one that is paused for longer stays as it is';

@@ -91,7 +91,8 @@ begin
              )) as new_holder
       from changes c
      cross join lateral (
-        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.group_id
+        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.group_id,
+               s.next_at, s.rate_turns, s.opens_at
           from awa.group_states s
          where s.shard = shard and s.group_id = c.of_group
          order by s.state_id desc
@@ -105,9 +106,11 @@ begin
          for update skip locked -- fold may be removing it: it counts no more
     ))
   )
-  insert into awa.group_states (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder)
+  insert into awa.group_states
+    (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder, next_at, rate_turns,
+     opens_at)
   select shard, k.group_id, nextval('awa.state_ids'), k.running, k.has_line, k.has_front, k.taken, k.front_taken,
-         k.new_holder
+         k.new_holder, k.next_at, k.rate_turns, k.opens_at
     from known k
    where k.holder is distinct from k.new_holder;
 end

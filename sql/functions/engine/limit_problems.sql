@@ -2,22 +2,22 @@
 
 -- What is wrong with the slots, lines and turns of queues with limits; also rows that somebody has removed.
 -- The slots of a group are held by open attempts and by turns, or given back and not read by a claim yet. Each job in
--- line is behind what its state says was taken. A group with a line has no room, or is kept
--- for a job that comes, or the next claim is to look at it.
+-- line is behind what its state says was taken. A group with a line has no room, or is paused, or is kept for a job
+-- that comes, or a claim is to look at it: the next one, or the first one after a time.
 create or replace view awa._limit_problems as
 with states as (
   select distinct on (s.shard, s.group_id) s.shard, s.group_id, s.running, s.has_line, s.has_front, s.taken,
-         s.front_taken, s.holder
+         s.front_taken, s.holder, s.rate_turns, s.opens_at
     from awa.group_states s
    order by s.shard, s.group_id, s.state_id desc
 ), shards as (
-  select distinct on (s.shard) s.shard, s.running, s.group_max_running
+  select distinct on (s.shard) s.shard, s.running, s.group_max_running, s.opened_until
     from awa.shard_states s
    order by s.shard, s.state_id desc
 ), unread as (
   select s.shard, f as group_id, 1 as slots from awa.slots s cross join unnest(s.freed) f
   union all
-  select s.shard, l, 0 from awa.slots s cross join unnest(s.looks) l
+  select s.shard, l, 0 from awa.slots s cross join unnest(s.looks || s.changed) l
 ), held as (
   select h.shard, h.group_id, sum(h.slots) as slots
     from (
@@ -54,7 +54,12 @@ select l.shard >> 6,
   from lines l
   join states s on s.shard = l.shard and s.group_id = l.group_id
   join shards h on h.shard = l.shard
- where (s.running < h.group_max_running or h.group_max_running is null) and s.holder is null
+  left join awa.group_settings o on o.queue_id = l.shard >> 6 and o.group_id = l.group_id
+  left join awa.queue_settings q on q.queue_id = l.shard >> 6
+ where (s.running < coalesce(awa._group_limit(o.group_max_running, q.group_order), h.group_max_running)) is not false
+   and s.holder is null
+   and (s.opens_at >= coalesce(h.opened_until, '-infinity')) is not true
+   and (o.paused_at is not null and o.paused_until is null) is not true
    and not exists (select from unread u where u.shard = l.shard and u.group_id = l.group_id)
 union all
 select s.shard >> 6, format('group %s is kept for job %s, which does not come', s.group_id, s.holder)
@@ -67,6 +72,14 @@ select s.shard >> 6, format('group %s is kept for job %s, which does not come', 
      where p.id = s.holder and awa._shard_of(p.lane) = s.shard
        and p.state = any(awa._states('keeps_group'))
   )
+union all
+select s.shard >> 6,
+       format('group %s: %s turns under its rate are counted, %s are there', s.group_id, s.rate_turns, t.turns)
+  from states s
+ cross join lateral (
+    select count(*) as turns from awa.turns t where t.lane >> 3 = s.shard and t.group_id = s.group_id
+  ) t
+ where s.rate_turns > t.turns
 union all
 select q.queue_id, format('%s slots of the queue are held, %s are counted', q.slots, coalesce(s.running, 0))
   from (

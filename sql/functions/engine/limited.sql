@@ -140,6 +140,7 @@ begin
   delete from awa.turns t where t.lane between awa._first_lane(queue_id) and awa._last_lane(queue_id);
   delete from awa.slots s where s.shard between v_first and v_last;
   delete from awa.group_states s where s.shard between v_first and v_last;
+  delete from awa.group_settings g where g.queue_id = queue_id;
   delete from awa.shard_states s where s.shard between v_first and v_last;
 end
 $$;
@@ -158,6 +159,7 @@ as $$
      select s.ctid
        from awa.group_states s
       where s.running = 0 and not s.has_line and not s.has_front and s.holder is null
+        and coalesce(s.next_at, '-infinity') <= clock_timestamp() -- otherwise its rate needs it
       limit max_groups
         for update skip locked))
 $$;
@@ -184,28 +186,29 @@ begin
   delete from awa.turns;
   delete from awa.slots;
   with known as (
-    delete from awa.group_states s returning s.shard, s.group_id, s.state_id, s.holder
+    delete from awa.group_states s returning s.shard, s.group_id, s.state_id, s.holder, s.next_at
   )
   insert into awa.group_states
-    (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder)
+    (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder, next_at, rate_turns)
   select g.shard, g.group_id, nextval('awa.state_ids'), sum(g.running), bool_or(g.in_line), bool_or(g.in_front), 0,
-         -9223372036854775808, min(g.holder)
+         -9223372036854775808, min(g.holder), max(g.next_at), 0
     from (
       select awa._shard_of(l.lane) as shard, l.group_id, 1 as running, false as in_line, false as in_front,
-             null::bigint as holder
+             null::bigint as holder, null::timestamptz as next_at
         from awa.leases l
        where l.group_id is not null
       union all
-      select w.shard, w.group_id, 0, w.waiting_id >= 0, w.waiting_id < 0, null from awa.limited_jobs w
+      select w.shard, w.group_id, 0, w.waiting_id >= 0, w.waiting_id < 0, null, null from awa.limited_jobs w
       union all
       (
-        select distinct on (k.shard, k.group_id) k.shard, k.group_id, 0, false, false, k.holder
+        select distinct on (k.shard, k.group_id) k.shard, k.group_id, 0, false, false, k.holder, k.next_at
           from known k
          order by k.shard, k.group_id, k.state_id desc
       )
     ) g
    group by g.shard, g.group_id
-  having sum(g.running) > 0 or bool_or(g.in_line) or bool_or(g.in_front) or min(g.holder) is not null;
+  having sum(g.running) > 0 or bool_or(g.in_line) or bool_or(g.in_front) or min(g.holder) is not null
+      or max(g.next_at) is not null;
   insert into awa.shard_states
     (shard, state_id, read_until, turns_until, running, next_at, group_max_running, group_order)
   select s.shard, nextval('awa.state_ids'), v_now, '{0,0,0,0,0}',

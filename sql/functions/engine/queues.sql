@@ -282,6 +282,19 @@ end
 $$;
 comment on function awa._add_queue is 'Makes a queue without a job';
 
+-- Lets claims look at the limits of a queue from now on.
+create or replace function awa._limit_queue(queue_id bigint, queue text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  if not exists (select from awa.queues q where q.queue_id = queue_id and q.has_limits and q.dropped_at is null) then
+    perform awa._add_queue(queue, true);
+  end if;
+end
+$$;
+comment on function awa._limit_queue is 'Lets claims look at the limits of a queue from now on';
+
 -- Gives a queue a row of settings, where it has none; nothing is set in it.
 -- Locks: waits for a transaction that has just made one.
 -- Raises 40001 at REPEATABLE READ and above, where the snapshot does not see the row that is there.

@@ -72,6 +72,7 @@ select k.of_queue, k.name, k.type, k.min_value, k.max_value, k.default_value
       awa._default_interval('dlq_retention')::text),
     (true, 'completed_retention', 'interval', '1 millisecond', null, null),
     (true, 'group_max_running', 'integer', '1', '1000000', null),
+    (true, 'group_rate', 'rate', '1', '1000000', null),
     (true, 'max_running', 'integer', '1', '1000000', null),
     (true, 'rate', 'rate', '1', '1000000', null),
     (true, 'group_order', 'choice', null, null, 'start')
@@ -161,7 +162,8 @@ begin
       awa._brief(value),
       case
         when v_number = 0 and known.name = 'max_running' then 'To let no job begin, pause the queue: pause_queue.'
-        when v_number = 0 and known.name = 'group_max_running' then 'To let no job begin, pause the queue: pause_queue.'
+        when v_number = 0 and known.name = 'group_max_running'
+          then 'To let no job of a group begin, pause it: pause_group.'
         else 'Pass a number, without quotation marks.'
       end);
   end if;

@@ -16,7 +16,7 @@ comment on function awa._first_shard is
 -- How many jobs of a group may run at once: one where they go in order; null without a limit.
 create or replace function awa._group_limit(group_max_running int, group_order text) returns int
 language sql immutable parallel safe
-return coalesce(group_max_running, case when group_order in ('strict', 'halt') then 1 end);
+return case when group_order in ('strict', 'halt') then 1 else group_max_running end;
 comment on function awa._group_limit is
   'How many jobs of a group may run at once: one where they go in order; null without a limit';
 
@@ -85,35 +85,3 @@ begin
 end
 $$;
 comment on function awa._free_slots_of is 'Gives back the slots of attempts that the caller has closed in the ledger';
-
--- The seconds between two jobs that begin under a rate.
-create or replace function awa._rate_step(rate jsonb) returns float8
-language sql immutable
-return extract(epoch from (rate ->> 'per')::interval)::float8 / (rate ->> 'jobs')::float8;
-comment on function awa._rate_step is 'The seconds between two jobs that begin under a rate';
-
--- When the next job may begin under a rate if there was no burst, once so many have begun.
--- A time that lies further ahead than the burst, as a slower rate or a clock that was ahead has written it, ends with
--- the burst: also where none has begun, so that the wait for it begins with the first claim that meets it.
-create or replace function awa._rate_after(
-  rate jsonb,
-  next_at timestamptz,
-  at timestamptz,
-  jobs int
-) returns timestamptz
-language sql immutable
-return case
-    when rate is null or jobs = 0 and next_at is null then next_at
-    else greatest(case when jobs > 0 then at end, least(coalesce(next_at, at),
-        at + make_interval(secs => (rate ->> 'burst')::float8 * awa._rate_step(rate))))
-      + make_interval(secs => jobs * awa._rate_step(rate))
-  end;
-comment on function awa._rate_after is
-  'When the next job may begin under a rate if there was no burst, once so many have begun';
-
--- When the next job of a queue may begin under its rate; a time that has passed where one may begin now.
-create or replace function awa._rate_opens_at(rate jsonb, next_at timestamptz) returns timestamptz
-language sql immutable
-return next_at - make_interval(secs => ((rate ->> 'burst')::float8 - 1) * awa._rate_step(rate));
-comment on function awa._rate_opens_at is
-  'When the next job of a queue may begin under its rate; a time that has passed where one may begin now';

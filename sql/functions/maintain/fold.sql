@@ -33,6 +33,7 @@ begin
   end if;
   v_more := awa._fold();
   perform awa._forget_idle_groups(10000);
+  perform awa._forget_pauses(10000);
   perform awa._note_success('fold');
   return query select v_more;
 end

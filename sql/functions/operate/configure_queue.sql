@@ -29,10 +29,11 @@ begin
   update awa.queue_settings s
      set (default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter,
           aging_interval, max_depth, failed_retention, dlq_retention, completed_retention, group_max_running,
-          max_running, rate, group_order, changed_at, changed_by)
+          group_rate, max_running, rate, group_order, changed_at, changed_by)
        = (select r.default_priority, r.default_max_attempts, r.lease, r.deadline, r.backoff_base, r.backoff_max,
                  r.dead_letter, r.aging_interval, r.max_depth, r.failed_retention, r.dlq_retention,
-                 r.completed_retention, r.group_max_running, r.max_running, r.rate, r.group_order, clock_timestamp(),
+                 r.completed_retention, r.group_max_running, r.group_rate, r.max_running, r.rate, r.group_order,
+                 clock_timestamp(),
                  session_user
             from jsonb_populate_record(s, v_checked) r)
    where s.queue_id = v_queue_id;
@@ -66,11 +67,10 @@ begin
   end if;
   v_has_limits := exists (
     select from awa.queues q where q.queue_id = queue_id and q.has_limits and q.dropped_at is null);
-  if not v_has_limits
-    and num_nonnulls(awa._group_limit(v_settings.group_max_running, v_settings.group_order), v_settings.max_running,
-      v_settings.rate) > 0
+  if num_nonnulls(awa._group_limit(v_settings.group_max_running, v_settings.group_order), v_settings.group_rate,
+    v_settings.max_running, v_settings.rate) > 0
   then
-    perform awa._add_queue(queue, true);
+    perform awa._limit_queue(queue_id, queue);
     v_has_limits := true;
   end if;
   if v_settings.group_order in ('strict', 'halt') then -- entries go to one lane, and turns to those of their priorities

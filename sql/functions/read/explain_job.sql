@@ -107,7 +107,7 @@ begin
         from awa._held_locks l, awa.settings s
        where l.shard = awa._shard_of(v_place.lane) and l.since < v_now - greatest(s.claim_wait, interval '1 second')
        limit 1);
-    v_says := concat_ws(' ', v_says, awa._waits_in_words(v_job, awa._queue_of(v_place.lane), v_now), v_holder,
+    v_says := concat_ws(' ', v_says, awa._waits_in_words(v_job, v_place.lane, v_now), v_holder,
       case
         when awa._is_restored()
           then 'The database was restored from a dump: nothing is claimed until rebase_after_restore was called.'
@@ -130,7 +130,8 @@ as $$
            case
              when g.holder is not null then awa._holder_in_words(g.holder)
              when t.turn_id is not null then 'it has its turn, and begins with the next claim that has room'
-             else format('%s%s run', coalesce(g.running, 0), ' of ' || s.group_max_running)
+             else format('%s%s run', coalesce(g.running, 0),
+               ' of ' || coalesce(o.group_max_running, s.group_max_running))
            end,
            ' (jobs ' || (
              select string_agg(h.job_id::text, ', ' order by h.job_id)
@@ -154,6 +155,7 @@ as $$
     from awa.limited_jobs w
     left join awa.turns t on t.lane between w.shard << 3 and w.shard << 3 | 7 and t.waiting_id = w.waiting_id
     left join awa.queue_settings s on s.queue_id = w.shard >> 6
+    left join awa.group_settings o on o.queue_id = w.shard >> 6 and o.group_id = w.group_id
     left join lateral (
       select g.running, g.holder
         from awa.group_states g
@@ -188,6 +190,36 @@ as $$
     ), format('it is kept for job %s, which has left', holder))
 $$;
 comment on function awa._holder_in_words is 'The job for which a group is kept, and what it waits for, in words';
+
+-- The pause, or the rate, of a group that lets none of its jobs begin now, in words; null where there is none.
+create or replace function awa._gate_in_words(
+  queue_id bigint,
+  lane bigint,
+  group_key text,
+  now timestamptz
+) returns text
+language sql stable
+as $$
+  select case
+           when t.is_paused then format('Its group is paused since %s%s%s.', o.paused_at, ' until ' || o.paused_until,
+             ': ' || o.reason)
+           when r.at > now then format('It waits for the rate of its group, next at %s.', r.at)
+         end
+    from (select awa._group_id(group_key) as group_id where group_key is not null) g
+    left join awa.queue_settings s on s.queue_id = _gate_in_words.queue_id
+   cross join lateral awa._group_terms(s, _gate_in_words.queue_id, g.group_id, true, now) t
+    left join awa.group_settings o on o.queue_id = _gate_in_words.queue_id and o.group_id = g.group_id
+    left join lateral (
+      select n.next_at
+        from awa.group_states n
+       where n.shard = awa._shard_of(lane) and n.group_id = g.group_id
+       order by n.state_id desc
+       limit 1
+    ) n on true
+   cross join lateral (select awa._rate_opens_at(t.rate, awa._rate_after(t.rate, n.next_at, now, 0)) as at) r
+$$;
+comment on function awa._gate_in_words is
+  'The pause, or the rate, of a group that lets none of its jobs begin now, in words; null where there is none';
 
 -- The limits of a queue that let no job begin now, in words; null where there are none.
 create or replace function awa._limits_in_words(queue_id bigint, now timestamptz) returns text
@@ -225,10 +257,12 @@ comment on function awa._expiry_in_words is
   'By when a job that waits has to begin, in words; null where it may wait for ever';
 
 -- What keeps a job that waits from its beginning, and by when it has to begin, in words.
-create or replace function awa._waits_in_words(job awa.jobs, queue_id bigint, now timestamptz) returns text
+create or replace function awa._waits_in_words(job awa.jobs, lane bigint, now timestamptz) returns text
 language sql stable
 return nullif(concat_ws(' ', 'Its group is ' || job.group_key || '.',
-  case when job.state = 'available' then awa._limits_in_words(queue_id, now) end, awa._expiry_in_words(job, now)), '');
+  awa._gate_in_words(awa._queue_of(lane), lane, job.group_key, now),
+  case when job.state = 'available' then awa._limits_in_words(awa._queue_of(lane), now) end,
+  awa._expiry_in_words(job, now)), '');
 comment on function awa._waits_in_words is
   'What keeps a job that waits from its beginning, and by when it has to begin, in words';
 

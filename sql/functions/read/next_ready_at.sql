@@ -1,5 +1,6 @@
 -- When the next deferred job, or the next tick of a schedule, is due, of these queues or of all; null when none is.
--- With queues, also when the next job may begin under the rate of one that has let none begin just now.
+-- With queues, also when the next job may begin under the rate of one that has let none begin just now, and when a
+-- group opens that has jobs waiting: its rate lets the next one begin, or a pause is over.
 -- A time that has passed: call promote_due and fire_due, or run_maintenance. A job that was committed late, after
 -- promote_due has gone past its time, counts for ten seconds.
 -- Raises 22023.
@@ -26,7 +27,7 @@ begin
     return least(awa._next_deferred(), awa._next_tick_of(null));
   end if;
   perform awa._check_array('queues', queues, 10000);
-  return least(awa._next_tick_of(queues), awa._next_under_rate(queues), (
+  return least(awa._next_tick_of(queues), awa._next_under_rate(queues), awa._next_opening(queues), (
     select min(d.run_at)
       from (select distinct q.name from unnest(queues) q(name)) q
      cross join lateral (select l.lane from awa._lanes_of(awa._queue_id(q.name)) l(lane) offset 0) l
@@ -63,3 +64,28 @@ as $$
 $$;
 comment on function awa._next_under_rate is
   'When the next job may begin under the rate of one of these queues, if that lies ahead; null when it does not';
+
+-- When a claim is to look at a group of one of these queues again, whose jobs wait for a time; null when it is not.
+create or replace function awa._next_opening(queues text[]) returns timestamptz
+language sql stable
+as $$
+  select min(g.opens_at)
+    from (
+      select distinct awa._shard_of(l.lane) as shard
+        from (select distinct awa._queue_id(q.name) as queue_id from unnest(queues) q(name)) q
+       cross join lateral awa._lanes_of(q.queue_id) l
+       where exists (select from awa.queues n where n.queue_id = q.queue_id and n.has_limits)
+    ) s
+    left join lateral (
+      select n.opened_until from awa.shard_states n where n.shard = s.shard order by n.state_id desc limit 1
+    ) n on true
+   cross join lateral (
+      select g.opens_at
+        from awa.group_states g
+       where g.shard = s.shard and g.opens_at >= coalesce(n.opened_until, '-infinity')
+       order by g.opens_at
+       limit 1
+    ) g
+$$;
+comment on function awa._next_opening is
+  'When a claim is to look at a group of one of these queues again, whose jobs wait for a time; null when it is not';

@@ -1,0 +1,109 @@
+-- Groups with limits of their own, and paused groups.
+
+-- The limits that hold for a group at a time: its own, otherwise those of its queue.
+-- settings: of the queue. has_own: whether any group of the queue has a row.
+-- Why: a set of one, so that it becomes a part of the query that calls it.
+create or replace function awa._group_terms(
+  settings awa.queue_settings,
+  queue_id bigint,
+  group_id bigint,
+  has_own boolean,
+  at timestamptz
+) returns table (max_running int, rate jsonb, is_paused boolean, paused_until timestamptz)
+language sql stable
+as $$
+  select awa._group_limit(coalesce(o.group_max_running, (settings).group_max_running), (settings).group_order),
+         coalesce(o.group_rate, (settings).group_rate), o.paused_at is not null and (o.paused_until > at) is not false,
+         o.paused_until
+    from (select) x
+    left join lateral (
+      select *
+        from awa.group_settings g
+       where has_own and g.queue_id = _group_terms.queue_id and g.group_id = _group_terms.group_id
+       limit 1
+    ) o on true
+$$;
+comment on function awa._group_terms is
+  'The limits that hold for a group at a time: its own, otherwise those of its queue';
+
+-- The row of a group, which is made if there is none, locked.
+-- Locks: the row, until the transaction ends.
+create or replace function awa._lock_group(queue_id bigint, group_key text) returns awa.group_settings
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_row awa.group_settings;
+begin
+  insert into awa.group_settings as g (queue_id, group_id, group_key, changed_at, changed_by)
+  values (queue_id, awa._group_id(group_key), group_key, clock_timestamp(), session_user)
+  on conflict on constraint group_settings_pkey do update set changed_at = g.changed_at
+  returning g.* into v_row;
+  return v_row;
+end
+$$;
+comment on function awa._lock_group is 'The row of a group, which is made if there is none, locked';
+
+-- Writes the row of a group that _lock_group has returned, and has claims look at the group.
+-- Without limits, and not paused, it leaves no row.
+create or replace function awa._keep_group(new_row awa.group_settings, shard bigint) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  if num_nonnulls(new_row.group_max_running, new_row.group_rate, new_row.paused_at) = 0 then
+    delete from awa.group_settings g where g.queue_id = new_row.queue_id and g.group_id = new_row.group_id;
+  else
+    update awa.group_settings g
+       set (group_max_running, group_rate, paused_at, paused_until, reason, changed_at, changed_by)
+         = (new_row.group_max_running, new_row.group_rate, new_row.paused_at, new_row.paused_until, new_row.reason,
+            clock_timestamp(), session_user)
+     where g.queue_id = new_row.queue_id and g.group_id = new_row.group_id;
+  end if;
+  insert into awa.slots (shard, changed) values (shard, array[new_row.group_id]);
+  perform awa._wake(new_row.queue_id);
+end
+$$;
+comment on function awa._keep_group is
+  'Writes the row of a group that _lock_group has returned, and has claims look at the group';
+
+-- Closes a group until a time; without one, until it is opened.
+-- The caller has made its queue one with limits. Claims that have begun before may begin jobs of it.
+-- Locks: the row of the group, until the transaction ends.
+create or replace function awa._pause_group(
+  queue_id bigint,
+  shard bigint,
+  group_key text,
+  reason text,
+  until timestamptz
+) returns void
+language plpgsql
+as $$
+declare
+  v_row awa.group_settings := awa._lock_group(queue_id, group_key);
+begin
+  if v_row.paused_at is null or v_row.paused_until <= clock_timestamp() then
+    v_row.paused_at := clock_timestamp();
+  end if;
+  v_row.paused_until := until;
+  v_row.reason := reason;
+  perform awa._keep_group(v_row, shard);
+end
+$$;
+comment on function awa._pause_group is 'Closes a group until a time; without one, until it is opened';
+
+-- Removes rows of groups that have no limits of their own, and whose pause is over, at most so many.
+-- Locks: these rows. Skips those that others hold.
+create or replace function awa._forget_pauses(max_groups int) returns void
+language sql
+as $$
+  delete from awa.group_settings g
+   where g.ctid = any(array(
+     select g.ctid
+       from awa.group_settings g
+      where g.group_max_running is null and g.group_rate is null and g.paused_until <= clock_timestamp()
+      limit max_groups
+        for update skip locked))
+$$;
+comment on function awa._forget_pauses is
+  'Removes rows of groups that have no limits of their own, and whose pause is over, at most so many';

@@ -1,0 +1,35 @@
+-- Opens a group that is paused, and wakes the workers of its queue.
+-- Also one that a worker has closed (snooze with hold_group). Of a group that is not paused, it changes nothing.
+-- Locks: the queue's number of shards, shared, and the row of the group, until the transaction ends.
+-- Raises 22023, JQ002; 55P03, 40001 as pause_group does.
+create or replace function awa.resume_group(queue text, group_key text) returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+  v_queue_id bigint := awa._require_queue(queue);
+  v_row awa.group_settings;
+begin
+  perform awa._check_named_group(group_key);
+  select g.* into v_row
+    from awa.group_settings g
+   where g.queue_id = v_queue_id and g.group_id = awa._group_id(group_key) and g.paused_at is not null
+     for update;
+  if found then
+    v_row.paused_at := null;
+    v_row.paused_until := null;
+    v_row.reason := null;
+    perform awa._keep_group(v_row, awa._shard_of_group(v_queue_id, group_key));
+  end if;
+end
+$$;
+comment on function awa.resume_group is 'Opens a group that is paused, and wakes the workers of its queue';
