@@ -846,9 +846,10 @@ create table awa.group_states (
   next_at     timestamptz,
   rate_turns  integer not null,
   opens_at    timestamptz,
+  xid         xid8 not null default pg_current_xact_id(),
   primary key (shard, group_id, state_id)
 );
-create index group_states_idle on awa.group_states ((coalesce(next_at, '-infinity')))
+create index group_states_idle on awa.group_states ((coalesce(next_at, '-infinity')), xid)
   where running = 0 and not has_line and not has_front and holder is null;
 create index group_states_opens_at on awa.group_states (shard, opens_at) where opens_at is not null;
 create index group_states_line on awa.group_states (shard, group_id)
@@ -868,6 +869,8 @@ comment on column awa.group_states.next_at is
 comment on column awa.group_states.rate_turns is 'How many of its turns wait to be served, where it has a rate';
 comment on column awa.group_states.opens_at is
   'When a claim is to look at its line again: its rate lets the next one begin, or a pause is over';
+comment on column awa.group_states.xid is
+  'The transaction that wrote it: once no snapshot looks further back, the states before it are in no scan''s way';
 
 create table awa.group_settings (
   queue_id          bigint not null,

@@ -148,20 +148,43 @@ comment on function awa._forget_limits is
   'Removes all that is known of the limits of a queue: lines, with their jobs, turns, slots and states';
 
 -- Removes states of groups that are idle, at most so many.
+-- Those that were written since the oldest snapshot stay.
 -- Locks: these rows. Skips those that a claim is replacing.
--- Why: without one a group is idle as well. A claim does not do it, since the search for the newest state would have to
--- pass over all older ones that a transaction elsewhere keeps.
+-- Why: without one a group is idle as well. But while a transaction elsewhere keeps the older ones, a look for the
+-- newest state would pass over all of them if it was gone.
 create or replace function awa._forget_idle_groups(max_groups int) returns void
-language sql
+language plpgsql
 as $$
+declare
+  v_horizon constant xid8 := awa._horizon();
+begin
   delete from awa.group_states s
    where s.ctid = any(array(
      select s.ctid
        from awa.group_states s
-      where s.running = 0 and not s.has_line and not s.has_front and s.holder is null
-        and coalesce(s.next_at, '-infinity') <= clock_timestamp() -- otherwise its rate needs it
-      limit max_groups
-        for update skip locked))
+      where s.ctid = any(array(
+        (
+          select s.ctid
+            from awa.group_states s
+           where s.running = 0 and not s.has_line and not s.has_front and s.holder is null
+             and coalesce(s.next_at, '-infinity') = '-infinity' and s.xid < v_horizon
+           order by s.xid
+           limit max_groups
+        )
+        union all
+        (
+          select s.ctid
+            from awa.group_states s
+           where s.running = 0 and not s.has_line and not s.has_front and s.holder is null
+             and coalesce(s.next_at, '-infinity') > '-infinity'
+             and coalesce(s.next_at, '-infinity') <= clock_timestamp() -- before, its rate needs it
+             and s.xid < v_horizon
+           order by coalesce(s.next_at, '-infinity')
+           limit max_groups
+        )
+      ))
+        for update skip locked));
+end
 $$;
 comment on function awa._forget_idle_groups is 'Removes states of groups that are idle, at most so many';
 
