@@ -1,23 +1,27 @@
 -- Back pressure: whether a queue is deeper than its max_depth.
 
--- Whether the depth of a queue need not be looked at yet.
+-- Whether the depth of a queue need not be looked at yet; or whether that was so until so many ids ago.
 -- That is so for the ids of jobs that come next after a look, as many as a 32nd of max_depth. The ids are those of the
 -- installation, so they run out sooner where jobs go to other queues. The planner puts the expression in the place of
 -- the call.
 -- Why: a look reads at most about as many entries as max_depth, so it costs each job at most 32. A sequence is seen by
 -- all producers at once, and none of them waits. It holds a number that is valid only near to the ids that there are:
 -- so neither another max_depth nor a restore leaves one that allows too much.
-create or replace function awa._has_room(queue_id bigint, max_depth int) returns boolean
+create or replace function awa._has_room(queue_id bigint, max_depth int, ago int default 0) returns boolean
 language sql
 as $$
   select pg_sequence_last_value(('awa.room_' || to_hex(queue_id >> 50))::regclass) - ((queue_id & 524287) << 43)
-    - coalesce(pg_sequence_last_value('awa.job_ids'::regclass), 0) between 0 and max_depth / 32 - 1
+    - coalesce(pg_sequence_last_value('awa.job_ids'::regclass), 0) between - ago and max_depth / 32 - 1 - ago
 $$;
-comment on function awa._has_room is 'Whether the depth of a queue need not be looked at yet';
+comment on function awa._has_room is
+  'Whether the depth of a queue need not be looked at yet; or whether that was so until so many ids ago';
 
 -- Refuses a new job where more jobs of the queue are ready than max_depth.
+-- Locks: the look at this depth, tried. While another transaction has it, jobs are taken without a look, for a 32nd of
+-- max_depth more.
 -- Raises JQ006.
 -- Why: jobs whose ids are drawn before the look, and committed after it, are not seen. So the last id is read first.
+-- Without the lock, all producers of a queue would look at the same time.
 create or replace function awa._check_depth(queue text, queue_id bigint, max_depth int) returns void
 language plpgsql
 as $$
@@ -26,7 +30,9 @@ declare
   v_last_id bigint;
   v_depth bigint;
 begin
-  if awa._has_room(queue_id, max_depth) then
+  if awa._has_room(queue_id, max_depth)
+    or awa._has_room(queue_id, max_depth, max_depth / 32) and not pg_try_advisory_xact_lock(awa._look_key(queue_id))
+  then
     return;
   end if;
   v_last_id := coalesce(pg_sequence_last_value('awa.job_ids'::regclass), 0);

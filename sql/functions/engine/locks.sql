@@ -1,7 +1,7 @@
 -- The keys of all advisory locks, and waiting for them. A transaction takes them in this order: pass, worker, number of
--- shards, rollups, shards of queues by their ids, claims by their ids.
--- The locks of a pass and of a transaction that notifies are only tried, and so is that of a number of shards by a
--- session that changes the number. A claim that holds a shard only tries others, or waits for some milliseconds.
+-- shards, rollups, shards of queues by their ids, claims by their ids. Those of a pass, of a look at a depth and of a
+-- transaction that notifies are only tried, and so is that of a number of shards by a session that changes the number.
+-- A claim that holds a shard only tries others, or waits for some milliseconds.
 
 -- The key of the advisory lock on a shard of a queue.
 create or replace function awa._shard_key(shard bigint) returns bigint
@@ -36,6 +36,12 @@ language sql immutable parallel safe
 return awa._shards_key(-1);
 comment on function awa._many_shards_key is
   'The key of the advisory lock of sessions that keep very many numbers of shards: below those of the numbers';
+
+-- The key of the advisory lock on a look at the depth of a queue.
+create or replace function awa._look_key(queue_id bigint) returns bigint
+language sql immutable strict parallel safe
+return awa._shards_key(queue_id) + 36028797018963968;
+comment on function awa._look_key is 'The key of the advisory lock on a look at the depth of a queue';
 
 -- The key of the advisory lock on a claim: below all keys of queues.
 create or replace function awa._claim_key(claim_id bigint) returns bigint
