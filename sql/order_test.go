@@ -321,6 +321,32 @@ func TestOrderBesideOlderAttempts(t *testing.T) {
 	s.balanced()
 }
 
+// Under strict and halt a group has one attempt at once, also one with a limit of its own from before.
+func TestOrderBesideAnOwnLimit(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.limits("q", `{"group_max_running": 1}`)
+	s.exec(`select awa.configure_group('q', 'g', '{"group_max_running": 5}')`)
+	jobs := s.enqueueInGroup("q", "g", 9)
+	first := s.claim("q", 3)
+	require.Len(t, first, 3)
+	s.limits("q", `{"group_order": "strict"}`)
+	s.slots()
+	require.Empty(t, s.claim("q", 9))
+	s.slots()
+	s.completeMany(first)
+	for _, job := range jobs[3:6] {
+		got := s.claim("q", 9)
+		require.Equal(t, []int64{job}, ids(got))
+		s.slots()
+		s.completeMany(got)
+	}
+	s.limits("q", `{"group_order": "start"}`)
+	s.slots()
+	require.Equal(t, jobs[6:], ids(s.claim("q", 9)), "its own limit holds again")
+	s.slots()
+}
+
 // Jobs of a group begin in the order in which they came, whatever their priorities are, and whatever claims have read.
 func TestOrderAmongPriorities(t *testing.T) {
 	d := newDatabase(t)

@@ -11,7 +11,7 @@ with states as (
     from awa.group_states s
    order by s.shard, s.group_id, s.state_id desc
 ), shards as (
-  select distinct on (s.shard) s.shard, s.running, s.group_max_running, s.opened_until
+  select distinct on (s.shard) s.shard, s.running, s.group_max_running, s.group_order, s.opened_until
     from awa.shard_states s
    order by s.shard, s.state_id desc
 ), unread as (
@@ -55,8 +55,7 @@ select l.shard >> 6,
   join states s on s.shard = l.shard and s.group_id = l.group_id
   join shards h on h.shard = l.shard
   left join awa.group_settings o on o.queue_id = l.shard >> 6 and o.group_id = l.group_id
-  left join awa.queue_settings q on q.queue_id = l.shard >> 6
- where (s.running < coalesce(awa._group_limit(o.group_max_running, q.group_order), h.group_max_running)) is not false
+ where (s.running < awa._group_limit(coalesce(o.group_max_running, h.group_max_running), h.group_order)) is not false
    and s.holder is null
    and (s.opens_at >= coalesce(h.opened_until, '-infinity')) is not true
    and (o.paused_at is not null and o.paused_until is null) is not true
