@@ -240,11 +240,15 @@ begin
         left join awa.queue_settings s on s.queue_id = q.queue_id
     ), placed as materialized (
       select f.*, f.run_at > now as is_deferred,
-             awa._lane_in_order(awa._lane(f.queue_id, f.priority, case
+             awa._lane(f.queue_id, case -- as _lane_in_order
+               when f.group_key is not null and f.group_order in ('strict', 'halt') and (f.run_at > now) is not true
+                 then 2
+               else f.priority
+             end, case
                when f.shards = 1 then 0
                when f.group_key is not null then awa._group_bits(f.group_key) % f.shards
                else floor(f.luck * f.shards)::int
-             end), case when f.run_at > now is not true then f.group_key end, f.group_order) as lane,
+             end) as lane,
              octet_length(f.kind) + octet_length(f.args::text) + coalesce(octet_length(f.tags::text), 0)
                + coalesce(octet_length(f.metadata::text), 0) + coalesce(octet_length(f.group_key), 0)
                + case when f.expires_at is null then 0 else 29 end as body_bytes
