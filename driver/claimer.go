@@ -26,6 +26,12 @@ const (
 	// session has locked it, say: the other queues have to wait meanwhile.
 	longestRetry = time.Second
 
+	// askAgain is how soon a queue is asked again when something of it may begin, after an answer that there is nothing.
+	askAgain = time.Second
+
+	// longestOpening is for how long such an answer counts.
+	longestOpening = time.Minute
+
 	// maxClaim is how many jobs the server lets a claim take.
 	maxClaim = 10_000
 )
@@ -102,6 +108,9 @@ func (r *run) work(ctx context.Context) {
 				}
 				q.nextLook = q.lastLook.Add(q.distance)
 				q.distance *= 2
+				if opens := r.opensAt(ctx, q, now); !opens.IsZero() && opens.Before(q.nextLook) {
+					q.nextLook = opens
+				}
 			} else {
 				q.distance = firstDistance
 			}
@@ -133,6 +142,28 @@ func (r *run) work(ctx context.Context) {
 			sleep(ctx, pause.pause())
 		}
 	}
+}
+
+// opensAt returns when something of a queue may begin that let nothing begin at a time: its rate, or that of a group,
+// lets the next job begin, the pause of a group is over, or a deferred job is due; the zero time when that is not
+// known.
+// It asks the server once for each of these times, and once in a while where there is none.
+func (r *run) opensAt(ctx context.Context, q *queue, now time.Time) time.Time {
+	if !now.Before(q.askAt) && ctx.Err() == nil {
+		q.opens, q.askAt = time.Time{}, now.Add(askAgain)
+		_, err := r.control.call(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+			seconds, err := queries.NextReadyIn(ctx, pipeline{conn: conn}, []string{q.Name})
+			if seconds > 0 {
+				q.opens = time.Now().Add(time.Duration(min(seconds, longestOpening.Seconds()) * float64(time.Second)))
+				q.askAt = q.opens
+			}
+			return err
+		})
+		if err != nil { // the next claim has the same trouble, and reports it
+			return time.Time{}
+		}
+	}
+	return q.opens
 }
 
 // wakeUp has the queues looked at that were woken, and returns the time.

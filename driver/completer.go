@@ -52,8 +52,10 @@ type answer struct {
 	output  json.RawMessage
 	failure string         // also why it was discarded or cancelled
 	delay   *time.Duration // of a snooze or, unless it is the queue's backoff, before the next attempt
-	since   time.Time      // when it was put into its outbox
-	refusal *refusal       // nil for one that was not refused when it was sent alone
+
+	holdsGroup bool      // whether a snooze closes the job's group
+	since      time.Time // when it was put into its outbox
+	refusal    *refusal  // nil for one that was not refused when it was sent alone
 }
 
 func (a *answer) size() int { return len(a.output) + len(a.failure) }
@@ -313,7 +315,9 @@ func sendSingly(ctx context.Context, db pipeline, answers []answer) (stale []int
 				}
 				queries.Snooze(ctx, db, gen.SnoozeParams{JobID: a.jobID, Receipt: a.receipt, Delay: *a.delay})
 			case snoozed, unknownKind:
-				queries.Snooze(ctx, db, gen.SnoozeParams{JobID: a.jobID, Receipt: a.receipt, Delay: *a.delay})
+				queries.Snooze(ctx, db, gen.SnoozeParams{
+					JobID: a.jobID, Receipt: a.receipt, Delay: *a.delay, HoldGroup: a.holdsGroup,
+				})
 			case discarded:
 				queries.Discard(ctx, db, gen.DiscardParams{JobID: a.jobID, Receipt: a.receipt, Error: a.failure})
 			case cancelled:

@@ -252,6 +252,7 @@ type QueueSettings struct {
 	DLQRetention       Setting[time.Duration] `json:"dlq_retention,omitzero"`        // of dead letters
 	CompletedRetention Setting[time.Duration] `json:"completed_retention,omitzero"`  // of completed jobs, as shown
 	GroupMaxRunning    Setting[int]           `json:"group_max_running,omitzero"`    // of a group at once
+	GroupRate          Setting[Rate]          `json:"group_rate,omitzero"`           // how often jobs of a group begin
 	MaxRunning         Setting[int]           `json:"max_running,omitzero"`          // of the queue at once
 	Rate               Setting[Rate]          `json:"rate,omitzero"`                 // how often jobs begin
 	GroupOrder         Setting[string]        `json:"group_order,omitzero"`          // of a group: start, strict or halt

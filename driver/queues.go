@@ -46,6 +46,8 @@ type queue struct {
 
 	// Of the goroutine that claims.
 	nextLook   time.Time // when to look for jobs again
+	opens      time.Time // when something may begin that may not yet; the zero time when that is not known
+	askAt      time.Time // when to ask for that again
 	measuredAt time.Time
 	rate       average       // of ended jobs, per second
 	handler    average       // what a handler takes, in seconds

@@ -183,6 +183,7 @@ type QueueCounts struct {
 	Cancelled       int64
 	Dead            int64
 	OldestReadyAt   *time.Time // since when the oldest available job may run; nil when none is available
+	Limited         int64      // how many of the available wait for a limit of their groups, or of the queue
 }
 
 // QueueCounts counts the jobs of a queue by state. It fails with [ErrNoSuchQueue] when there is none.
@@ -228,6 +229,7 @@ type QueueInfo struct {
 	Shards             int            // in how many shards new jobs are spread: 1 to 64
 	MaxDepth           *int           // how many jobs may be ready before new ones are refused; nil for any number
 	GroupMaxRunning    *int           // how many jobs of a group run at once, at most; nil for any number
+	GroupRate          *Rate          // how often jobs of a group begin; nil for any rate
 	MaxRunning         *int           // how many jobs of the queue run at once, at most; nil for any number
 	Rate               *Rate          // how often jobs begin; nil for any rate
 	PausedAt           *time.Time     // since when nothing is claimed from it; nil when it is not paused
@@ -257,12 +259,16 @@ func (c *Client) ListQueues(ctx context.Context) ([]QueueInfo, error) {
 				Queue: row.Queue, Available: row.Available, Scheduled: row.Scheduled, Retryable: row.Retryable,
 				Running: row.Running, WaitingExternal: row.WaitingExternal, Completed: row.Completed, Failed: row.Failed,
 				Cancelled: row.Cancelled,
-				Dead:      row.Dead, OldestReadyAt: row.OldestReadyAt,
+				Dead:      row.Dead, OldestReadyAt: row.OldestReadyAt, Limited: row.Limited,
 			},
 		}
-		if row.Rate != nil {
-			if err := json.Unmarshal(row.Rate, &queues[i].Rate); err != nil {
-				return nil, fmt.Errorf("list queues: rate of queue %q: %w", row.Queue, err)
+		for rate, of := range map[*json.RawMessage]**Rate{
+			&row.Rate: &queues[i].Rate, &row.GroupRate: &queues[i].GroupRate,
+		} {
+			if *rate != nil {
+				if err := json.Unmarshal(*rate, of); err != nil {
+					return nil, fmt.Errorf("list queues: rate of queue %q: %w", row.Queue, err)
+				}
 			}
 		}
 	}

@@ -16,6 +16,12 @@ func Snooze(delay time.Duration) error {
 	return &verdict{outcome: snoozed, delay: delay, text: fmt.Sprintf("snooze for %s", delay)}
 }
 
+// SnoozeGroup is [Snooze] for the whole group of the job: nothing of it begins before the delay is over, and then the
+// job comes first. It is for a server that asks to wait (Retry-After). Of a job without a group it is Snooze.
+func SnoozeGroup(delay time.Duration) error {
+	return &verdict{outcome: snoozed, delay: delay, holdsGroup: true, text: fmt.Sprintf("snooze its group for %s", delay)}
+}
+
 // Discard returns an error for a handler to return: the job ends as failed, whatever attempts are left, or as dead
 // where its queue keeps dead letters.
 func Discard(err error) error {
@@ -43,6 +49,8 @@ type verdict struct {
 	delay   time.Duration
 	err     error  // nil where there is none
 	text    string // for when there is none
+
+	holdsGroup bool // of a snooze
 }
 
 func (v *verdict) Error() string {
@@ -104,7 +112,7 @@ func judge(ctx context.Context, log *slog.Logger, a *attempt, job *RawJob, err e
 	if v, ok := errors.AsType[*verdict](err); ok {
 		result.outcome = v.outcome
 		if v.outcome == failed || v.outcome == snoozed {
-			result.delay = &v.delay
+			result.delay, result.holdsGroup = &v.delay, v.holdsGroup
 		}
 	}
 	decided = true

@@ -112,6 +112,18 @@ type AwaJob struct {
 	ExpiresAt   *time.Time
 }
 
+// The row that list_groups returns, one per group. The view itself is always empty
+type AwaListGroupsRow struct {
+	GroupKey        string
+	Running         int32
+	Waiting         int64
+	OldestWaitingAt *time.Time
+	NextAt          *time.Time
+	PausedAt        *time.Time
+	PausedUntil     *time.Time
+	Reason          *string
+}
+
 // The row that list_queues returns, one per queue. The view itself is always empty
 type AwaListQueuesRow struct {
 	Queue              string
@@ -129,6 +141,7 @@ type AwaListQueuesRow struct {
 	Shards             int32
 	MaxDepth           *int32
 	GroupMaxRunning    *int32
+	GroupRate          json.RawMessage
 	MaxRunning         *int32
 	Rate               json.RawMessage
 	GroupOrder         *string
@@ -146,6 +159,7 @@ type AwaListQueuesRow struct {
 	Cancelled          int64
 	Dead               int64
 	OldestReadyAt      *time.Time
+	Limited            int64
 }
 
 // The row that list_schedules returns, one per schedule. The view itself is always empty
@@ -225,6 +239,7 @@ type AwaQueueCountsRow struct {
 	Cancelled       int64
 	Dead            int64
 	OldestReadyAt   *time.Time
+	Limited         int64
 }
 
 // The row that rebase_after_restore returns: how many jobs of each state it has moved. The view itself is always empty

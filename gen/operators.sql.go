@@ -70,6 +70,21 @@ func (q *Queries) Configure(ctx context.Context, db DBTX, settings json.RawMessa
 	return err
 }
 
+const configureGroup = `-- name: ConfigureGroup :exec
+select awa.configure_group(queue => $1, group_key => $2, settings => $3)
+`
+
+type ConfigureGroupParams struct {
+	Queue    string
+	GroupKey string
+	Settings json.RawMessage
+}
+
+func (q *Queries) ConfigureGroup(ctx context.Context, db DBTX, arg ConfigureGroupParams) error {
+	_, err := db.Exec(ctx, configureGroup, arg.Queue, arg.GroupKey, arg.Settings)
+	return err
+}
+
 const configureQueue = `-- name: ConfigureQueue :exec
 select awa.configure_queue(queue => $1, settings => $2)
 `
@@ -170,6 +185,28 @@ func (q *Queries) Move(ctx context.Context, db DBTX, arg MoveParams) (string, er
 	return move, err
 }
 
+const pauseGroup = `-- name: PauseGroup :exec
+select awa.pause_group(queue => $1, group_key => $2, reason => $3,
+  until => $4)
+`
+
+type PauseGroupParams struct {
+	Queue    string
+	GroupKey string
+	Reason   *string
+	Until    *time.Time
+}
+
+func (q *Queries) PauseGroup(ctx context.Context, db DBTX, arg PauseGroupParams) error {
+	_, err := db.Exec(ctx, pauseGroup,
+		arg.Queue,
+		arg.GroupKey,
+		arg.Reason,
+		arg.Until,
+	)
+	return err
+}
+
 const pauseQueue = `-- name: PauseQueue :exec
 select awa.pause_queue(queue => $1)
 `
@@ -239,6 +276,20 @@ func (q *Queries) Reschedule(ctx context.Context, db DBTX, arg RescheduleParams)
 	var reschedule string
 	err := row.Scan(&reschedule)
 	return reschedule, err
+}
+
+const resumeGroup = `-- name: ResumeGroup :exec
+select awa.resume_group(queue => $1, group_key => $2)
+`
+
+type ResumeGroupParams struct {
+	Queue    string
+	GroupKey string
+}
+
+func (q *Queries) ResumeGroup(ctx context.Context, db DBTX, arg ResumeGroupParams) error {
+	_, err := db.Exec(ctx, resumeGroup, arg.Queue, arg.GroupKey)
+	return err
 }
 
 const resumeQueue = `-- name: ResumeQueue :exec

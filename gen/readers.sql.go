@@ -159,6 +159,45 @@ func (q *Queries) Job(ctx context.Context, db DBTX, jobID int64) (AwaJob, error)
 	return i, err
 }
 
+const listGroups = `-- name: ListGroups :many
+select group_key, running, waiting, oldest_waiting_at, next_at, paused_at, paused_until, reason from awa.list_groups(queue => $1, after_key => $2, max_groups => $3)
+`
+
+type ListGroupsParams struct {
+	Queue     string
+	AfterKey  *string
+	MaxGroups *int32
+}
+
+func (q *Queries) ListGroups(ctx context.Context, db DBTX, arg ListGroupsParams) ([]AwaListGroupsRow, error) {
+	rows, err := db.Query(ctx, listGroups, arg.Queue, arg.AfterKey, arg.MaxGroups)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AwaListGroupsRow
+	for rows.Next() {
+		var i AwaListGroupsRow
+		if err := rows.Scan(
+			&i.GroupKey,
+			&i.Running,
+			&i.Waiting,
+			&i.OldestWaitingAt,
+			&i.NextAt,
+			&i.PausedAt,
+			&i.PausedUntil,
+			&i.Reason,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listJobs = `-- name: ListJobs :many
 select id, kind, queue, args, state, priority, attempt, max_attempts, run_at, heartbeat_at, deadline_at, attempted_at, finalized_at, created_at, errors, metadata, tags, unique_key, receipt, progress, output, worker_id, group_key, expires_at from awa.list_jobs(
   queue => $1, state => $2, kind => $3, before_id => $4,
@@ -232,7 +271,7 @@ func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]
 }
 
 const listQueues = `-- name: ListQueues :many
-select queue, default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention, shards, max_depth, group_max_running, max_running, rate, group_order, paused_at, changed_at, changed_by, workers, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at from awa.list_queues()
+select queue, default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention, shards, max_depth, group_max_running, group_rate, max_running, rate, group_order, paused_at, changed_at, changed_by, workers, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at, limited from awa.list_queues()
 `
 
 func (q *Queries) ListQueues(ctx context.Context, db DBTX) ([]AwaListQueuesRow, error) {
@@ -260,6 +299,7 @@ func (q *Queries) ListQueues(ctx context.Context, db DBTX) ([]AwaListQueuesRow, 
 			&i.Shards,
 			&i.MaxDepth,
 			&i.GroupMaxRunning,
+			&i.GroupRate,
 			&i.MaxRunning,
 			&i.Rate,
 			&i.GroupOrder,
@@ -277,6 +317,7 @@ func (q *Queries) ListQueues(ctx context.Context, db DBTX) ([]AwaListQueuesRow, 
 			&i.Cancelled,
 			&i.Dead,
 			&i.OldestReadyAt,
+			&i.Limited,
 		); err != nil {
 			return nil, err
 		}
@@ -333,8 +374,19 @@ func (q *Queries) NextReadyAt(ctx context.Context, db DBTX, queues []string) (ti
 	return at, err
 }
 
+const nextReadyIn = `-- name: NextReadyIn :one
+select coalesce(extract(epoch from awa.next_ready_at(queues => $1::text[]) - clock_timestamp()), -1)::float8
+`
+
+func (q *Queries) NextReadyIn(ctx context.Context, db DBTX, queues []string) (float64, error) {
+	row := db.QueryRow(ctx, nextReadyIn, queues)
+	var column_1 float64
+	err := row.Scan(&column_1)
+	return column_1, err
+}
+
 const queueCounts = `-- name: QueueCounts :many
-select queue, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at from awa.queue_counts(queue => $1)
+select queue, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at, limited from awa.queue_counts(queue => $1)
 `
 
 func (q *Queries) QueueCounts(ctx context.Context, db DBTX, queue *string) ([]AwaQueueCountsRow, error) {
@@ -358,6 +410,7 @@ func (q *Queries) QueueCounts(ctx context.Context, db DBTX, queue *string) ([]Aw
 			&i.Cancelled,
 			&i.Dead,
 			&i.OldestReadyAt,
+			&i.Limited,
 		); err != nil {
 			return nil, err
 		}

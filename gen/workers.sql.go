@@ -449,16 +449,22 @@ func (q *Queries) SetProgress(ctx context.Context, db DBTX, arg SetProgressParam
 }
 
 const snooze = `-- name: Snooze :exec
-select awa.snooze(job_id => $1, receipt => $2, delay => $3)
+select awa.snooze(job_id => $1, receipt => $2, delay => $3, hold_group => $4)
 `
 
 type SnoozeParams struct {
-	JobID   int64
-	Receipt int64
-	Delay   time.Duration
+	JobID     int64
+	Receipt   int64
+	Delay     time.Duration
+	HoldGroup bool
 }
 
 func (q *Queries) Snooze(ctx context.Context, db DBTX, arg SnoozeParams) error {
-	_, err := db.Exec(ctx, snooze, arg.JobID, arg.Receipt, arg.Delay)
+	_, err := db.Exec(ctx, snooze,
+		arg.JobID,
+		arg.Receipt,
+		arg.Delay,
+		arg.HoldGroup,
+	)
 	return err
 }

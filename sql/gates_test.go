@@ -51,6 +51,18 @@ func TestPausedGroup(t *testing.T) {
 			require.Empty(t, s.claim("q", 9))
 		}
 		s.slots()
+		if limits == `{"group_max_running": 2}` { // another one has its turn
+			s.enqueueInGroup("q", "turns", 5)
+			two := s.claim("q", 9)
+			require.Len(t, two, 2)
+			require.Empty(t, s.claim("q", 9))
+			s.completeMany(two)
+			require.Len(t, s.claim("q", 1), 1)
+			s.exec("select awa.pause_group('q', 'turns')")
+			require.Empty(t, s.claim("q", 9))
+			s.exec("select awa.resume_group('q', 'turns')")
+			require.Len(t, s.claim("q", 9), 1)
+		}
 		s.exec("select awa.resume_group('q', 'new')")
 		require.Equal(t, fresh, ids(s.claim("q", 9)))
 		s.slots()

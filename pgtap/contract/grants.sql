@@ -44,6 +44,7 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_reader', 'list_schedules'), ('awa_reader', 'explain_schedule'),
   ('awa_reader', 'jobs_compat'), ('awa_reader', 'job'), ('awa_reader', 'list_jobs'), ('awa_reader', 'scan_jobs'),
   ('awa_reader', 'queue_counts'), ('awa_reader', 'configuration'), ('awa_reader', 'list_queues'),
+  ('awa_reader', 'list_groups'),
   ('awa_reader', 'list_workers'), ('awa_reader', 'next_fires'), ('awa_reader', 'describe_cron'),
   ('awa_reader', 'next_ready_at'), ('awa_worker', 'next_ready_at'), ('awa_maintainer', 'next_ready_at'),
   ('awa_reader', 'explain_job'), ('awa_reader', 'audit'), ('awa_reader', 'health'),

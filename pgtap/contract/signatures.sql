@@ -131,6 +131,8 @@ insert into contract values
   ('queue_counts', 'queue text DEFAULT NULL::text', 'SETOF awa.queue_counts_row'),
   ('configuration', '', 'SETOF awa.configuration_row'),
   ('list_queues', '', 'SETOF awa.list_queues_row'),
+  ('list_groups', 'queue text, after_key text DEFAULT NULL::text, max_groups integer DEFAULT 100',
+    'SETOF awa.list_groups_row'),
   ('list_workers', '', 'SETOF awa.list_workers_row'),
   ('list_schedules', '', 'SETOF awa.list_schedules_row'),
   ('explain_schedule', 'name text', 'text'),
@@ -148,7 +150,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(191);
+select plan(194);
 
 select is(
   (
@@ -161,7 +163,8 @@ select is(
 select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
   case
     when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'configuration',
-      'list_queues', 'list_workers', 'list_schedules', 'explain_schedule', 'next_fires', 'next_ready_at', 'explain_job',
+      'list_queues', 'list_groups', 'list_workers', 'list_schedules', 'explain_schedule', 'next_fires',
+      'next_ready_at', 'explain_job',
       'pass_due_at', 'health', 'version')
       then 's'
     when c.name = 'describe_cron' then 'i'
@@ -191,7 +194,7 @@ select is(pg_temp.columns_of('awa.lost_attempt_row'), 'job_id bigint, receipt bi
 select is(pg_temp.columns_of('awa.queue_counts_row'),
   'queue text, available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external bigint, '
   'completed bigint, failed bigint, cancelled bigint, dead bigint, '
-  'oldest_ready_at timestamp with time zone', 'columns of queue_counts');
+  'oldest_ready_at timestamp with time zone, limited bigint', 'columns of queue_counts');
 select is(pg_temp.columns_of('awa.configuration_row'),
   'name text, type text, value jsonb, default_value jsonb, min_value jsonb, max_value jsonb, description text',
   'columns of configuration_row');
@@ -199,11 +202,15 @@ select is(pg_temp.columns_of('awa.list_queues_row'),
   'queue text, default_priority integer, default_max_attempts integer, lease interval, deadline interval, backoff_base '
   'interval, backoff_max interval, dead_letter boolean, aging_interval interval, '
   'failed_retention interval, dlq_retention interval, completed_retention interval, shards integer, max_depth integer, '
-  'group_max_running integer, max_running integer, rate jsonb, group_order text, '
+  'group_max_running integer, group_rate jsonb, max_running integer, rate jsonb, group_order text, '
   'paused_at timestamp with time zone, changed_at timestamp with time zone, changed_by text, workers bigint, '
   'available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external bigint, completed bigint, '
   'failed bigint, cancelled bigint, dead bigint, '
-  'oldest_ready_at timestamp with time zone', 'columns of list_queues_row');
+  'oldest_ready_at timestamp with time zone, limited bigint', 'columns of list_queues_row');
+select is(pg_temp.columns_of('awa.list_groups_row'),
+  'group_key text, running integer, waiting bigint, oldest_waiting_at timestamp with time zone, next_at timestamp with '
+  'time zone, paused_at timestamp with time zone, paused_until timestamp with time zone, reason text',
+  'columns of list_groups_row');
 select is(pg_temp.columns_of('awa.list_workers_row'),
   'worker_id bigint, name text, queues text[], info jsonb, started_at timestamp with time zone, heartbeat_at timestamp '
   'with time zone, overdue boolean, open_attempts bigint, registered_by text',

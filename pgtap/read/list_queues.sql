@@ -19,7 +19,8 @@ select is((select to_jsonb(q) from pg_temp.queue(' default') q) - '{queue,availa
     "backoff_base": "00:00:01", "backoff_max": "24:00:00", "dead_letter": false, "aging_interval": "00:01:00",
     "failed_retention": "72:00:00",
     "dlq_retention": "30 days", "completed_retention": "24:00:00", "shards": 1, "max_depth": null,
-    "group_max_running": null, "max_running": null, "rate": null, "group_order": "start", "paused_at": null,
+    "group_max_running": null, "group_rate": null, "max_running": null, "rate": null, "group_order": "start",
+    "limited": 0, "paused_at": null,
     "changed_at": null, "changed_by": null, "workers": 0, "scheduled": 0, "retryable": 0, "running": 0,
     "waiting_external": 0, "completed": 0, "failed": 0,
     "cancelled": 0, "dead": 0}'::jsonb, 'the defaults, of a queue that has no settings of its own');

@@ -55,7 +55,7 @@ select plan(26);
 select is(
   (select to_jsonb(c) - 'oldest_ready_at' from awa.queue_counts(queue => pg_temp.q()) c),
   jsonb_build_object('queue', pg_temp.q(), 'available', 4, 'scheduled', 2, 'retryable', 1, 'running', 2,
-    'waiting_external', 0, 'completed', 4, 'failed', 1, 'cancelled', 2, 'dead', 1),
+    'waiting_external', 0, 'completed', 4, 'failed', 1, 'cancelled', 2, 'dead', 1, 'limited', 0),
   'one count per state');
 select is((select c.oldest_ready_at from awa.queue_counts(pg_temp.q()) c),
   (select min(j.run_at) from awa.jobs j where j.queue = pg_temp.q() and j.state = 'available'),

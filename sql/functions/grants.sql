@@ -91,6 +91,7 @@ begin
           ('awa_reader', 'function awa.queue_counts'),
           ('awa_reader', 'function awa.configuration'),
           ('awa_reader', 'function awa.list_queues'),
+          ('awa_reader', 'function awa.list_groups'),
           ('awa_reader', 'function awa.list_workers'),
           ('awa_reader', 'function awa.list_schedules'),
           ('awa_reader', 'function awa.next_fires'),

@@ -102,6 +102,7 @@
 {{ template "read/queue_counts.sql" . }}
 {{ template "read/configuration.sql" . }}
 {{ template "read/list_queues.sql" . }}
+{{ template "read/list_groups.sql" . }}
 {{ template "read/list_workers.sql" . }}
 {{ template "read/next_fires.sql" . }}
 {{ template "read/describe_cron.sql" . }}

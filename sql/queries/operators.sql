@@ -4,6 +4,16 @@ select awa.configure(settings => @settings);
 -- name: ConfigureQueue :exec
 select awa.configure_queue(queue => @queue, settings => @settings);
 
+-- name: ConfigureGroup :exec
+select awa.configure_group(queue => @queue, group_key => @group_key, settings => @settings);
+
+-- name: PauseGroup :exec
+select awa.pause_group(queue => @queue, group_key => @group_key, reason => sqlc.narg(reason),
+  until => sqlc.narg(until));
+
+-- name: ResumeGroup :exec
+select awa.resume_group(queue => @queue, group_key => @group_key);
+
 -- name: PauseQueue :exec
 select awa.pause_queue(queue => @queue);
 

@@ -19,6 +19,12 @@ select * from awa.configuration();
 -- name: ListQueues :many
 select * from awa.list_queues();
 
+-- name: ListGroups :many
+select * from awa.list_groups(queue => @queue, after_key => sqlc.narg(after_key), max_groups => sqlc.narg(max_groups));
+
+-- name: NextReadyIn :one
+select coalesce(extract(epoch from awa.next_ready_at(queues => @queues::text[]) - clock_timestamp()), -1)::float8;
+
 -- name: ListWorkers :many
 select * from awa.list_workers();
 

@@ -57,7 +57,7 @@ select awa.release(job_id => @job_id, receipt => @receipt);
 select awa.discard(job_id => @job_id, receipt => @receipt, error => @error, details => sqlc.narg(details));
 
 -- name: Snooze :exec
-select awa.snooze(job_id => @job_id, receipt => @receipt, delay => @delay);
+select awa.snooze(job_id => @job_id, receipt => @receipt, delay => @delay, hold_group => @hold_group);
 
 -- name: PutOff :one
 select awa.put_off(job_id => @job_id, receipt => @receipt, error => @error);

@@ -174,13 +174,35 @@ create or replace view awa.queue_counts_row as
 select q.name as queue, q.queue_id as available, q.queue_id as scheduled, q.queue_id as retryable,
        q.queue_id as running, q.queue_id as waiting_external,
        q.queue_id as completed, q.queue_id as failed, q.queue_id as cancelled, q.queue_id as dead,
-       q.created_at as oldest_ready_at
+       q.created_at as oldest_ready_at, q.queue_id as limited
   from awa.queues q
  where false;
 comment on view awa.queue_counts_row is
   'The row that queue_counts returns, one per queue. The view itself is always empty';
 
+-- How many jobs of a queue its own limits let begin now, as claims and answers have left it; null for any number.
+create or replace function awa._room_of(queue_id bigint) returns bigint
+language sql stable
+as $$
+  select greatest(0, least(
+           s.max_running - n.running + (select coalesce(sum(f.of_queue), 0) from awa.slots f where f.shard = n.shard),
+           awa._rate_allows(s.rate, n.next_at, clock_timestamp())))::bigint
+    from awa.queue_settings s
+   cross join lateral (
+      select n.shard, n.running, n.next_at
+        from awa.shard_states n
+       where n.shard = s.queue_id << 6
+       order by n.state_id desc
+       limit 1
+    ) n
+   where s.queue_id = _room_of.queue_id and num_nonnulls(s.max_running, s.rate) > 0
+$$;
+comment on function awa._room_of is
+  'How many jobs of a queue its own limits let begin now, as claims and answers have left it; null for any number';
+
 -- Exact counts of jobs by queue and state, as queue_counts returns them.
+-- limited is how many of the available wait for a limit: in the lines of their groups, without a turn, or more than
+-- those of the queue let begin now.
 create or replace function awa._queue_counts(queue text) returns setof awa.queue_counts_row
 language sql stable
 as $$
@@ -242,14 +264,28 @@ with span as (
     ) d
    group by 1, 2
   union all
-  select awa._queue_of(w.lane), 'available', count(*), min(w.ready_at), null, false
+  select w.queue_id, n.state, w.jobs, w.ready_at, null, false
+    from (
+      select awa._queue_of(w.lane) as queue_id, count(*) as jobs, min(w.ready_at) as ready_at
+        from span s
+       cross join lateral (
+          select w.lane, w.ready_at
+            from awa.limited_jobs w
+           where w.lane >= awa._first_lane(s.first_id) and w.lane <= awa._last_lane(s.last_id)
+          offset 0
+        ) w
+       group by 1
+    ) w
+   cross join unnest('{available,in line}'::text[]) n(state)
+  union all
+  select awa._queue_of(t.lane), 'in line', -count(*), null, null, false -- those that have turns
     from span s
    cross join lateral (
-      select w.lane, w.ready_at
-        from awa.limited_jobs w
-       where w.lane >= awa._first_lane(s.first_id) and w.lane <= awa._last_lane(s.last_id)
+      select t.lane
+        from awa.turns t
+       where t.lane >= awa._first_lane(s.first_id) and t.lane <= awa._last_lane(s.last_id)
       offset 0
-    ) w
+    ) t
    group by 1
   union all
   select awa._queue_of(f.lane), f.state, count(*), null, null, false
@@ -277,7 +313,10 @@ select max(p.name) as queue,
        coalesce(sum(p.jobs) filter (where p.state = any(awa._states('counted_as_failed'))), 0)::bigint as failed,
        coalesce(sum(p.jobs) filter (where p.state = any(awa._states('counted_as_cancelled'))), 0)::bigint as cancelled,
        coalesce(sum(p.jobs) filter (where p.state = any(awa._states('counted_as_dead'))), 0)::bigint as dead,
-       min(p.oldest_ready_at) as oldest_ready_at
+       min(p.oldest_ready_at) as oldest_ready_at,
+       greatest(0, sum(p.jobs) filter (where p.state = 'in line'),
+         sum(p.jobs) filter (where p.state = any(awa._states('counted_as_available')))
+           - awa._room_of(p.queue_id))::bigint as limited
   from parts p
  group by p.queue_id
 having max(p.name) is not null

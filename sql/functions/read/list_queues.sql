@@ -3,11 +3,12 @@ create or replace view awa.list_queues_row as
 select q.name as queue, 0 as default_priority, 0 as default_max_attempts, l.lease, s.deadline,
        l.lease as backoff_base, l.lease as backoff_max, false as dead_letter, l.lease as aging_interval,
        l.lease as failed_retention, l.lease as dlq_retention, l.lease as completed_retention, 0 as shards,
-       s.max_depth, s.group_max_running, s.max_running, s.rate, s.group_order, s.paused_at,
+       s.max_depth, s.group_max_running, s.group_rate, s.max_running, s.rate, s.group_order, s.paused_at,
        s.paused_at as changed_at, w.member_of as changed_by, q.queue_id as workers, q.queue_id as available,
        q.queue_id as scheduled, q.queue_id as retryable, q.queue_id as running, q.queue_id as waiting_external,
        q.queue_id as completed,
-       q.queue_id as failed, q.queue_id as cancelled, q.queue_id as dead, s.paused_at as oldest_ready_at
+       q.queue_id as failed, q.queue_id as cancelled, q.queue_id as dead, s.paused_at as oldest_ready_at,
+       q.queue_id as limited
   from awa.queues q, awa.queue_settings s, awa.leases l, awa.workers w
  where false;
 comment on view awa.list_queues_row is
@@ -55,11 +56,11 @@ select c.queue,
        coalesce(s.dead_letter, d.dead_letter), coalesce(s.aging_interval, d.aging_interval),
        coalesce(s.failed_retention, d.failed_retention), coalesce(s.dlq_retention, d.dlq_retention),
        least(s.completed_retention, (select i.completed_retention from awa.settings i)),
-       coalesce(s.shards, d.shards)::int, s.max_depth, s.group_max_running, s.max_running, s.rate,
+       coalesce(s.shards, d.shards)::int, s.max_depth, s.group_max_running, s.group_rate, s.max_running, s.rate,
        coalesce(s.group_order, 'start'), s.paused_at, s.changed_at, s.changed_by,
        w.everywhere + coalesce((w.by_queue -> c.queue)::bigint, 0),
        c.available, c.scheduled, c.retryable, c.running, c.waiting_external, c.completed, c.failed,
-       c.cancelled, c.dead, c.oldest_ready_at
+       c.cancelled, c.dead, c.oldest_ready_at, c.limited
   from awa.queue_counts(null) c
  cross join defaults d
  cross join working w

@@ -1,5 +1,6 @@
 -- Exact counts of jobs by queue and state, of all queues or of one.
--- They include jobs that are not kept any more. Of all queues it looks only at the lanes that have changed since they
+-- limited is how many of the available wait for a limit of their groups, or of the queue. They include jobs that are
+-- not kept any more. Of all queues it looks only at the lanes that have changed since they
 -- were counted, or that have available jobs.
 create or replace function awa.queue_counts(queue text default null) returns setof awa.queue_counts_row
 language sql stable
@@ -19,6 +20,6 @@ comment on function awa.queue_counts is 'Exact counts of jobs by queue and state
 -- Reads the function, which does without JIT: compiling would take seconds.
 create or replace view awa.queue_counts as
 select c.queue, c.available, c.scheduled, c.retryable, c.running, c.waiting_external, c.completed, c.failed,
-       c.cancelled, c.dead, c.oldest_ready_at
+       c.cancelled, c.dead, c.oldest_ready_at, c.limited
   from awa.queue_counts(null) c;
 comment on view awa.queue_counts is 'Exact counts of jobs by queue and state';
