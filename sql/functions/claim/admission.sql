@@ -20,7 +20,7 @@ create or replace function awa._admission(
 ) returns table (
   xid xid8, job_id bigint, kind text, args jsonb, priority smallint, attempt smallint, max_attempts smallint,
   created_at timestamptz, ready_at timestamptz, tags text[], metadata jsonb, progress jsonb, group_key text,
-  expires_at timestamptz, unique_key bytea, body_bytes int, ordinality bigint, size int, group_id bigint, place tid,
+  expires_at timestamptz, unique_key bytea, body_bytes int, ordinality bigint, size int, group_id bigint, row_id tid,
   running int, has_line boolean, has_front boolean, taken bigint, front_taken bigint, holder bigint,
   next_at timestamptz, rate_turns int, opens_at timestamptz, room int, max_running int, rate jsonb,
   is_paused boolean, paused_until timestamptz, takes int
@@ -39,7 +39,7 @@ as $$
            else 1
          end
     from (
-      select e.*, s.place, coalesce(s.running, 0) as running, coalesce(s.has_line, false) as has_line,
+      select e.*, s.row_id, coalesce(s.running, 0) as running, coalesce(s.has_line, false) as has_line,
              coalesce(s.has_front, false) as has_front, coalesce(s.taken, 0) as taken,
              coalesce(s.front_taken, -9223372036854775808) as front_taken, s.holder, s.next_at,
              coalesce(s.rate_turns, 0) as rate_turns, s.opens_at,
@@ -56,7 +56,7 @@ as $$
                    (part).hi, (part).is_buried, max_entries) e
         ) e
         left join lateral (
-          select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
+          select s.ctid as row_id, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
                  s.rate_turns, s.opens_at
             from awa.group_states s
            where s.shard = _admission.shard and s.group_id = e.group_id
@@ -106,7 +106,7 @@ begin
              )::int as jobs
         from decided d
     ), changed as materialized (
-      select d.group_id, (array_agg(d.place))[1] as place,
+      select d.group_id, (array_agg(d.row_id))[1] as row_id,
              min(d.running) + case when min(d.max_running) is null then 0 else sum(d.takes) end as running,
              bool_or(d.has_line or d.takes = 0 and lane & 7 <> 0 and d.job_id is distinct from d.holder) as has_line,
              bool_or(d.has_front or d.takes = 0 and (lane & 7 = 0 or d.job_id = d.holder) is true) as has_front,
@@ -124,7 +124,7 @@ begin
       delete from awa.group_states s where s.ctid = any(array(
         select s.ctid
           from awa.group_states s
-         where s.ctid = any(array(select c.place from changed c))
+         where s.ctid = any(array(select c.row_id from changed c))
            for update skip locked -- fold may be removing it: it counts no more
       ))
     ), states as (

@@ -117,7 +117,7 @@ begin
         select g, 0 from unnest(v_all.others[:1000]) g
       ) a
      cross join lateral (
-        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
+        select s.ctid as row_id, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
                s.rate_turns, s.opens_at
           from awa.group_states s
          where s.shard = shard and s.group_id = a.group_id
@@ -172,7 +172,7 @@ begin
     delete from awa.group_states s where s.ctid = any(array(
       select s.ctid
         from awa.group_states s
-       where s.ctid = any(array(select d.place from dealt d))
+       where s.ctid = any(array(select d.row_id from dealt d))
          for update skip locked -- fold may be removing it: it counts no more
     ))
   ), states as (
@@ -230,7 +230,7 @@ begin
          group by b.group_id
       ) b
      cross join lateral (
-        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
+        select s.ctid as row_id, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
                s.opens_at
           from awa.group_states s
          where s.shard = shard and s.group_id = b.of_group
@@ -241,7 +241,7 @@ begin
     delete from awa.group_states s where s.ctid = any(array(
       select s.ctid
         from awa.group_states s
-       where s.ctid = any(array(select k.place from known k))
+       where s.ctid = any(array(select k.row_id from known k))
          for update skip locked -- fold may be removing it: it counts no more
     ))
   )
@@ -336,7 +336,7 @@ begin
              v_turns.sizes[1:v_size]) t(turn_id, waiting_id, group_id, size)
   ), gone as (
     delete from awa.turns t where t.lane = lane and t.turn_id = any(v_turns.ids[1:v_size])
-  ), kept as (
+  ), put_back as (
     insert into awa.turns (turn_id, lane, group_id, waiting_id)
     select nextval('awa.turn_ids'), lane, t.group_id, t.waiting_id from turns t where t.is_there and not t.begins
   )
@@ -374,7 +374,7 @@ begin
          group by g.of_group
       ) a
      cross join lateral (
-        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
+        select s.ctid as row_id, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
                s.rate_turns, s.opens_at
           from awa.group_states s
          where s.shard = shard and s.group_id = a.of_group
@@ -387,7 +387,7 @@ begin
     delete from awa.group_states s where s.ctid = any(array(
       select s.ctid
         from awa.group_states s
-       where s.ctid = any(array(select d.place from served d))
+       where s.ctid = any(array(select d.row_id from served d))
          for update skip locked -- fold may be removing it: it counts no more
     ))
   )

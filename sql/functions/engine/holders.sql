@@ -91,7 +91,7 @@ begin
              )) as new_holder
       from changes c
      cross join lateral (
-        select s.ctid as place, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.group_id,
+        select s.ctid as row_id, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.group_id,
                s.next_at, s.rate_turns, s.opens_at
           from awa.group_states s
          where s.shard = shard and s.group_id = c.of_group
@@ -102,7 +102,7 @@ begin
     delete from awa.group_states s where s.ctid = any(array(
       select s.ctid
         from awa.group_states s
-       where s.ctid = any(array(select k.place from known k where k.holder is distinct from k.new_holder))
+       where s.ctid = any(array(select k.row_id from known k where k.holder is distinct from k.new_holder))
          for update skip locked -- fold may be removing it: it counts no more
     ))
   )
