@@ -62,9 +62,9 @@ select pg_temp.change('{a,b}', '{}', 'strict') \g /dev/null
 select is(pg_temp.holders(), 'a true, b, c', 'under strict, not for one that is dead');
 select pg_temp.change('{b,c}', '{c}', 'halt') \g /dev/null
 select is(pg_temp.holders(), 'a true, b true, c', 'under halt it is; and not for one that has left since');
-select awa._change_holders(pg_temp.shard(), array[awa._group_id('a')], '{1}', null, 'strict') \g /dev/null
+select awa._change_holders(pg_temp.shard(), array[awa._group_id('a')], '{-1}', null, 'strict') \g /dev/null
 select is(pg_temp.holders(), 'a true, b true, c', 'it is kept for one job');
-select awa._change_holders(pg_temp.shard(), array[awa._group_id('a')], null, '{1}', 'strict') \g /dev/null
+select awa._change_holders(pg_temp.shard(), array[awa._group_id('a')], null, '{-1}', 'strict') \g /dev/null
 select is(pg_temp.holders(), 'a true, b true, c', 'and not let go of for another one');
 select is(awa._end_holders(pg_temp.shard(), 'halt'), '{}', 'the same order changes nothing');
 select is(awa._end_holders(pg_temp.shard(), 'strict'), array[awa._group_id('b')], 'strict lets go of dead ones');
