@@ -321,6 +321,32 @@ func TestOrderBesideOlderAttempts(t *testing.T) {
 	s.balanced()
 }
 
+// However many jobs come again at once, a job of priority 1 begins with the next claim.
+func TestManyHoldersComeBack(t *testing.T) {
+	const groups = 10_000
+	s := newDatabase(t).session()
+	s.limits("q", `{"group_order": "strict", "max_running": 20000}`)
+	s.exec("select awa.enqueue_batch(jsonb_agg(jsonb_build_object('queue', 'q', 'kind', 'k', 'group_key', 'g' || n))) "+
+		"from generate_series(1, $1) n", groups)
+	all := []claimed{}
+	for len(all) < groups {
+		got := s.claim("q", 500)
+		require.NotEmpty(t, got)
+		all = append(all, got...)
+	}
+	require.Empty(t, list[int64](s, "select awa.fail_many($1, $2, array_fill('error'::text, array[$3::int]), "+
+		"array_fill('0'::interval, array[$3::int]))", ids(all), receipts(all), groups))
+	require.Empty(t, s.claim("q", 9))
+	require.Equal(t, groups, one[int](s, "select count(distinct group_id)::int from awa.group_states where holder > 0"))
+	s.promotesAll()
+	s.exec("select awa.promote_due(10000)")
+	urgent := s.enqueueWithPriority("q", 1)
+	require.Equal(t, []int64{urgent}, ids(s.claim("q", 1)))
+	got := s.claim("q", 500)
+	require.Equal(t, ids(all)[:len(got)], ids(got))
+	s.slots()
+}
+
 // Under strict and halt a group has one attempt at once, also one with a limit of its own from before.
 func TestOrderBesideAnOwnLimit(t *testing.T) {
 	d := newDatabase(t)

@@ -72,8 +72,8 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 begin
-  if groups is null then
-    return;
+  if groups is null or group_order = 'start' and keeps is not null then
+    return; -- under start there are no holders, once _end_holders has been called
   end if;
   with changes as materialized (
     select c.group_id as of_group, coalesce(array_agg(c.leaves) filter (where c.leaves is not null), '{}') as gone,

@@ -159,7 +159,9 @@ begin
     if not v_jobs.counted_by_closure then -- its claim counts it otherwise
       perform awa._count_gone(v_jobs.lane, v_jobs.state, v_jobs.jobs);
     end if;
-    perform awa._leave_places(v_jobs.grouped, v_jobs.group_lanes, v_jobs.groups);
+    if v_jobs.state = any(awa._states('keeps_group')) then
+      perform awa._leave_places(v_jobs.grouped, v_jobs.group_lanes, v_jobs.groups);
+    end if;
     v_removed := v_removed + v_jobs.jobs;
   end loop;
   return v_removed;
