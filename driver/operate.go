@@ -382,6 +382,7 @@ type Settings struct {
 	WarnFailedShare    Setting[float64]       `json:"warn_failed_share,omitzero"`
 	WarnSilence        Setting[time.Duration] `json:"warn_silence,omitzero"`
 	WarnTransactionAge Setting[time.Duration] `json:"warn_transaction_age,omitzero"`
+	WarnGroupAge       Setting[time.Duration] `json:"warn_group_age,omitzero"`
 }
 
 // Configure changes settings of the installation, in a transaction of its own; those that are left out stay. It

@@ -321,6 +321,7 @@ type Configuration struct {
 	WarnReadyAge       time.Duration // a queue's first job is ready for so long: 1 ms to 100 years; 5 minutes by default
 	WarnFailedShare    float64       // more than this share of a queue's jobs failed of late: 0 to 1; 0.25 by default
 	WarnSilence        time.Duration // no maintenance or heartbeat for so long: 1 ms to 100 years; 1 minute by default
+	WarnGroupAge       time.Duration // jobs of a group wait for one of it: 1 ms to 100 years; 15 minutes by default
 	WarnTransactionAge time.Duration // a transaction keeps old rows for so long: 1 ms to 100 years; 1 hour by default
 }
 
@@ -344,6 +345,7 @@ func (c *Client) Configuration(ctx context.Context) (Configuration, error) {
 		"warn_failed_share":    &configuration.WarnFailedShare,
 		"warn_silence":         &configuration.WarnSilence,
 		"warn_transaction_age": &configuration.WarnTransactionAge,
+		"warn_group_age":       &configuration.WarnGroupAge,
 	}
 	for _, row := range rows {
 		if field, ok := fields[row.Name]; ok { // a newer version may have others

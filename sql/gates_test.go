@@ -440,3 +440,35 @@ func TestGatesOfGroupsInOrder(t *testing.T) {
 	s.slots()
 	s.audited()
 }
+
+// Health names a job for which others of its group wait for long: one that runs, and one for which the group is kept;
+// and has nobody add workers for jobs that wait for a limit.
+func TestHealthOfGroups(t *testing.T) {
+	s := newDatabase(t).session()
+	s.exec("select awa.configure('{\"warn_group_age\": \"1 millisecond\", \"warn_ready_age\": \"1 millisecond\"}')")
+	s.limits("runs", `{"group_max_running": 1}`)
+	s.limits("keeps", `{"group_order": "strict"}`)
+	groups := func() []string {
+		return list[string](s, "select message from awa.health() where topic = 'group' order by subject")
+	}
+	for _, queue := range []string{"runs", "keeps"} {
+		s.enqueueInGroup(queue, "acme", 1)
+	}
+	runs, keeps := s.claim("runs", 9), s.claim("keeps", 9)
+	s.materialize()
+	require.Empty(t, groups(), "nobody waits")
+	for _, queue := range []string{"runs", "keeps"} {
+		s.enqueueInGroup(queue, "acme", 1)
+		require.Empty(t, s.claim(queue, 9))
+	}
+	s.exec("select awa.fail($1, $2, 'error', '1 hour')", keeps[0].JobID, keeps[0].Receipt)
+	require.Empty(t, s.claim("keeps", 9))
+	said := groups()
+	require.Len(t, said, 2)
+	require.Contains(t, said[0], fmt.Sprintf("group acme wait for job %d, which has its place", keeps[0].JobID))
+	require.Contains(t, said[1], fmt.Sprintf("group acme wait for job %d, which has run", runs[0].JobID))
+	require.Contains(t, one[string](s, "select hint from awa.health() where topic = 'queue' and subject = 'runs'"),
+		"waits for a limit")
+	s.exec("select awa.configure('{\"warn_group_age\": null}')")
+	require.Empty(t, groups())
+}

@@ -11,6 +11,7 @@ select * from unnest(array[
   'completed_retention = ''100 years''', 'carry_max = 0', 'carry_max = 10000000',
   'prune_wait = ''1 millisecond''', 'prune_wait = ''500 milliseconds''',
   'warn_ready_age = ''1 millisecond''', 'warn_silence = ''100 years''', 'warn_transaction_age = ''1 day''',
+  'warn_group_age = ''1 day''',
   'warn_failed_share = 0', 'warn_failed_share = 1']) with ordinality u(setting, n);
 create temp table bad as
 select * from unnest(array[
@@ -23,6 +24,7 @@ select * from unnest(array[
   'carry_max = -1', 'carry_max = 10000001', 'carry_max = 2147483647', 'prune_wait = ''0''',
   'prune_wait = ''501 milliseconds''', 'prune_wait = ''-1 year 360 days 20 milliseconds''',
   'warn_ready_age = ''0''', 'warn_silence = ''-1 second''', 'warn_transaction_age = ''101 years''',
+  'warn_group_age = ''0''',
   'warn_failed_share = -0.1', 'warn_failed_share = 1.1', 'warn_failed_share = ''NaN''']) with ordinality u(setting, n);
 insert into bad (setting, n)
 select format('%s = %L', s, v), 100

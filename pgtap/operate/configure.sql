@@ -8,7 +8,7 @@ language sql
 return (select to_jsonb(s) from awa.settings s);
 
 begin;
-select plan(84);
+select plan(86);
 select awa.configure((select jsonb_object_agg(c.name, null) from awa.configuration() c)) \g /dev/null
 create temp table defaults as select pg_temp.set_now() as settings;
 
@@ -17,12 +17,12 @@ create temp table told as
 select awa.configure(settings => '{"claim_wait": "2 seconds", "claim_bytes": 1000, "segment_bytes": 2000000000,
   "segment_age": 1800, "completed_retention": "90 minutes", "carry_max": 7, "prune_wait": 0.1, "notifications": false,
   "warn_ready_age": "1 hour", "warn_failed_share": 0.5, "warn_silence": "2 minutes",
-  "warn_transaction_age": "6 hours"}')::text as answer;
+  "warn_transaction_age": "6 hours", "warn_group_age": "1 hour"}')::text as answer;
 select is((select answer from told), '', 'configure returns nothing');
 select is(pg_temp.set_now() - 'only_row', '{"claim_wait": "00:00:02", "claim_bytes": 1000, "segment_bytes": 2000000000,
   "segment_age": "00:30:00", "completed_retention": "01:30:00", "carry_max": 7, "prune_wait": "00:00:00.1",
   "notifications": false, "warn_ready_age": "01:00:00", "warn_failed_share": 0.5, "warn_silence": "00:02:00",
-  "warn_transaction_age": "06:00:00"}'::jsonb, 'every key is set');
+  "warn_transaction_age": "06:00:00", "warn_group_age": "01:00:00"}'::jsonb, 'every key is set');
 create temp table set_all as select pg_temp.set_now() as settings;
 select awa.configure('{"carry_max": 8}') \g /dev/null
 select is(pg_temp.set_now(), (select settings || '{"carry_max": 8}' from set_all), 'those that are not named stay');

@@ -269,6 +269,10 @@ create table awa.settings (
   warn_transaction_age interval not null default
     '1 hour' constraint "warn_transaction_age must be 1 millisecond to 100 years" check (
       extract(epoch from warn_transaction_age) between 0.001 and 3155760000
+    ),
+  warn_group_age interval not null default
+    '15 minutes' constraint "warn_group_age must be 1 millisecond to 100 years" check (
+      extract(epoch from warn_group_age) between 0.001 and 3155760000
     )
 );
 insert into awa.settings default values;
@@ -295,6 +299,8 @@ comment on column awa.settings.warn_silence is
   'How long maintenance may not be called, or a worker send no heartbeat, before health warns';
 comment on column awa.settings.warn_transaction_age is
   'How long a transaction may keep old rows from being removed before health warns';
+comment on column awa.settings.warn_group_age is
+  'How long jobs of a group may wait for one job of it before health warns';
 comment on column awa.settings.claim_bytes is
   'Bytes of a claim''s result, estimated, but at least one job: so small that it fits the buffers of a Unix socket '
   '(204 kB on Linux) when its reader does not read';

@@ -55,6 +55,7 @@ select k.of_queue, k.name, k.type, k.min_value, k.max_value, k.default_value
     (false, 'warn_failed_share', 'number', '0', '1', '0.25'),
     (false, 'warn_silence', 'interval', '1 millisecond', '100 years', '1 minute'),
     (false, 'warn_transaction_age', 'interval', '1 millisecond', '100 years', '1 hour'),
+    (false, 'warn_group_age', 'interval', '1 millisecond', '100 years', '15 minutes'),
     (true, 'default_priority', 'integer', '1', '4', awa._default_number('default_priority')::text),
     (true, 'default_max_attempts', 'integer', '1', '1000',
       awa._default_number('default_max_attempts')::text),

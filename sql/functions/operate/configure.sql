@@ -19,10 +19,11 @@ begin
      where not k.of_queue and v_checked -> k.name = 'null'), '{}');
   update awa.settings s
      set (claim_wait, claim_bytes, segment_bytes, segment_age, completed_retention, carry_max, prune_wait,
-          notifications, warn_ready_age, warn_failed_share, warn_silence, warn_transaction_age)
+          notifications, warn_ready_age, warn_failed_share, warn_silence, warn_transaction_age,
+          warn_group_age)
        = (select r.claim_wait, r.claim_bytes, r.segment_bytes, r.segment_age, r.completed_retention, r.carry_max,
                  r.prune_wait, r.notifications, r.warn_ready_age, r.warn_failed_share, r.warn_silence,
-                 r.warn_transaction_age
+                 r.warn_transaction_age, r.warn_group_age
             from jsonb_populate_record(s, v_checked) r);
   if not found then
     perform awa._refuse_missing('settings');

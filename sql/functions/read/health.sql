@@ -31,6 +31,8 @@ select r.level, r.topic, r.subject, r.message, r.hint, r.details
     union all
     select * from awa._health_queues()
     union all
+    select * from awa._health_groups()
+    union all
     select * from awa._health_refusals()
     union all
     select * from awa._health_schedules()

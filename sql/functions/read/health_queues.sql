@@ -97,6 +97,8 @@ select 5, case when w.waits and s.paused_at is null then 'warning' else 'ok' end
          when not w.waits or s.paused_at is not null then null
          when l.holder is not null
            then format('Nothing is claimed from it while %s holds its lock: see claimer.', l.holder)
+         when q.limited >= q.available
+           then 'All that is ready waits for a limit, of the queue or of its groups: more workers begin none of it.'
          when c.claimed_at > n.at - t.warn_silence and w.is_worked_on
            then 'Its workers do not keep up: run more of them.'
          when c.claimed_at > n.at - t.warn_silence
@@ -147,6 +149,57 @@ select f.*
      limit 100)) f
 $$;
 comment on function awa._health_queues is 'The rows of health about queues';
+
+-- The rows of health about groups whose jobs wait long for one job: one that runs, or for which their group is kept.
+-- One row for each queue.
+create or replace function awa._health_groups() returns table (
+  ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
+)
+language sql stable
+as $$
+with limits as (
+  select clock_timestamp() as at, clock_timestamp() - t.warn_group_age as since from awa.settings t
+), held as (
+  select awa._shard_of(l.lane) as shard, l.group_id, l.job_id, l.claimed_at as since, 'has run' as what
+    from awa.leases l
+   cross join limits t
+   where l.group_id is not null and l.claimed_at < t.since
+  union all
+  select s.shard, s.group_id, s.holder, w.ready_at, 'has its place'
+    from awa.group_states s
+   cross join limits t
+   cross join lateral (
+      select w.ready_at
+        from awa.limited_jobs w
+       where w.shard = s.shard and w.group_id = s.group_id
+       order by w.waiting_id
+       limit 1
+    ) w
+   where s.holder is not null and w.ready_at < t.since
+), worst as (
+  select distinct on (h.shard >> 6) h.*, w.group_key, count(*) over (partition by h.shard >> 6) as jobs
+    from held h
+   cross join lateral (
+      select w.group_key from awa.limited_jobs w where w.shard = h.shard and w.group_id = h.group_id limit 1
+    ) w
+   order by h.shard >> 6, h.since
+)
+select 5, 'warning', 'group', q.name,
+       format('others of group %s wait for job %s, which %s for %s', w.group_key, w.job_id, w.what,
+         awa._in_words(t.at - w.since))
+         || case when w.jobs > 1 then format('; so for %s more jobs', w.jobs - 1) else '' end,
+       format('Look at it: explain_job(%s). To cancel it, or to delete it if it has ended, lets the others go on.',
+         w.job_id),
+       jsonb_build_object('queue', q.name, 'group_key', w.group_key, 'job_id', w.job_id, 'seconds',
+         floor(extract(epoch from t.at - w.since)), 'jobs', w.jobs)
+  from worst w
+ cross join limits t
+ cross join lateral (
+    select q.name from awa.queues q where q.queue_id = w.shard >> 6 and q.dropped_at is null limit 1
+  ) q
+$$;
+comment on function awa._health_groups is
+  'The rows of health about groups whose jobs wait long for one job: one that runs, or for which their group is kept';
 
 -- The rows of health about how many of the recently ended jobs of some queues failed.
 create or replace function awa._health_failures(queues text[]) returns table (
