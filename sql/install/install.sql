@@ -232,7 +232,7 @@ begin
 {{template "alone" .}}
   end loop;
 
-  if v_namespace is null then
+{{template "empty"}}  if v_namespace is null then
     execute format('create schema awa authorization %s', v_owner::regrole);
     v_namespace := 'awa'::regnamespace;
     v_schema_owner := v_owner;
@@ -354,21 +354,13 @@ begin
   end loop;
   v_schema_owner := v_owner;
 {{template "make" .}}
+  if v_passes then
+{{template "foreign_first" .}}{{template "moves" .}}  end if;
 {{template "lock" .}}
 
-  -- Code of one role's does not become another's.
   if v_passes then
-    execute format('select string_agg(f.object, '', '') from (%s) f', c_foreign) into v_problem using c_expected;
-    if v_problem is not null then
-      raise exception using errcode = '55000',
-        message = format('there are things in schema awa that are none of Awa''s, and it would become %s''s',
-          v_owner::regrole),
-        detail = format('They are: %s.', v_problem),
-        hint =
-          'Nothing was changed. What runs code there would run it as that role. Drop them, or move them elsewhere, and '
-          'run this again.';
-    end if;
-  end if;
+    v_namespace := 'awa'::regnamespace;
+{{template "foreign_first" .}}  end if;
 
   -- Statistics are their owner's, who may be another role than the table's. Another schema may hold them.
   for v_command in

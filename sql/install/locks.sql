@@ -5,6 +5,7 @@
   v_until timestamptz;
   v_command text;
   v_holders text;
+  v_left oid; -- a schema that is dropped
 {{end}}
 {{define "alone"}}
     -- One at a time. Every login may take this lock, so the wait ends.
@@ -46,15 +47,15 @@
     select string_agg(h.holder, '; ') into v_holders
       from (
         select distinct format('process %s of role %s%s holds %s%s', a.pid, a.usename,
-          ' (' || nullif(a.application_name, '') || ')', l.relation::regclass,
+          ' (' || nullif(a.application_name, '') || ')', coalesce(l.relation::regclass::text, 'schema awa'),
           ', in a transaction since ' || date_trunc('second', a.xact_start)) as holder
           from pg_locks l join pg_stat_activity a on a.pid = l.pid
-         where l.locktype = 'relation'
-           and l.granted
+         where l.granted
            and l.pid <> pg_backend_pid()
            and l.database = (select d.oid from pg_database d where d.datname = current_database())
            and (
-             l.relation = any (v_tables)
+             l.locktype = 'object' and l.classid = 'pg_namespace'::regclass and l.objid = v_left
+               or l.relation = any (v_tables)
                or l.relation in (select i.inhrelid from pg_inherits i where i.inhparent = any (v_tables))
            )
          order by 1
@@ -62,7 +63,8 @@
       ) h;
     if clock_timestamp() > v_began + v_wait then
       raise exception using errcode = '55P03',
-        message = format('others are in the way: %s has not become free within %s', v_command, v_wait),
+        message = format('others are in the way: %s has not become free within %s',
+          case when v_command ~ '^drop schema' then 'schema awa' else v_command end, v_wait),
         detail = format('%s.', coalesce(v_holders, 'Nobody holds anything now')),
         hint = 'Nothing was changed. Try again when these have ended, or end them with pg_terminate_backend.';
     end if;
