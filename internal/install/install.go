@@ -71,11 +71,43 @@ func run(ctx context.Context, conn *pgx.Conn, o Options, text, setting string, r
 	// The result is read in the transaction: behind a proxy that pools transactions, the next one may be in another
 	// session.
 	results, err := conn.PgConn().Exec(ctx, begin+settings.String()+text+
-		fmt.Sprintf("select pg_catalog.current_setting(%s);\nreset %s;\ncommit;", quote(setting), setting)).ReadAll()
-	if err != nil {
-		return nameHolders(ctx, conn, err)
+		fmt.Sprintf("select pg_catalog.current_setting(%s);\nreset %s;", quote(setting), setting)).ReadAll()
+	if err == nil {
+		err = ctx.Err()
 	}
-	return json.Unmarshal(results[len(results)-3].Rows[0][0], result)
+	if err != nil {
+		err = nameHolders(ctx, conn, err)
+		undo(conn)
+		return err
+	}
+	if err := commit(ctx, conn); err != nil {
+		return err
+	}
+	return json.Unmarshal(results[len(results)-2].Rows[0][0], result)
+}
+
+// commit commits, in a message of its own: what is interrupted before it is undone by the server, however little of it
+// the server has done by then. What is sent is waited for, since nobody can take it back.
+func commit(ctx context.Context, conn *pgx.Conn) error {
+	ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Minute, errors.New("no answer to the commit"))
+	defer cancel()
+	_, err := conn.PgConn().Exec(ctx, "commit").ReadAll()
+	if pg := (*pgconn.PgError)(nil); err != nil && !errors.As(err, &pg) {
+		return fmt.Errorf("it is not known whether it was done: commit: %w", err)
+	}
+	return err
+}
+
+// undo ends a transaction that has failed. Where the context has ended, it waits until the server was told: a program
+// that exits before goes on there.
+func undo(conn *pgx.Conn) {
+	if conn.IsClosed() {
+		<-conn.PgConn().CleanupDone()
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(context.Background(), 10*time.Second, errors.New("no answer to the rollback"))
+	defer cancel()
+	_ = conn.PgConn().Exec(ctx, "rollback").Close() // or the connection's end undoes it
 }
 
 // nameHolders adds to an error about a lock, where it does not say so, which sessions hold tables of the schema.
