@@ -54,6 +54,7 @@
 {{ template "claim/windows.sql" . }}
 {{ template "claim/shards.sql" . }}
 {{ template "claim/limits.sql" . }}
+{{ template "claim/whole.sql" . }}
 {{ template "claim/admission.sql" . }}
 {{ template "claim/limited.sql" . }}
 {{ template "claim/turns.sql" . }}

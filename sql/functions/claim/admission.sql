@@ -70,6 +70,32 @@ $$;
 comment on function awa._admission is
   'The entries of a part of a window, in their order, and which of them a claim takes (takes is 1)';
 
+-- Whether a part of a window has entries. They may be buried.
+-- Why: most often, where a lane has turns, it has none; and the statement of _admit_part takes ten times as long.
+create or replace function awa._has_entries(
+  lane bigint,
+  part awa._window_row,
+  cleaned smallint,
+  cleaned_until pg_snapshot
+) returns boolean
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  return (
+    select true
+      from awa.ready_entries e
+     where e.lane = lane
+       and (e.segment <> cleaned or not pg_visible_in_snapshot(e.xid, cleaned_until))
+       and (e.xid, e.job_id) > (part.at_xid, part.at_id)
+       and e.xid <= part.to_xid
+       and pg_visible_in_snapshot(e.xid, part.hi)
+     limit 1
+  ) is true;
+end
+$$;
+comment on function awa._has_entries is 'Whether a part of a window has entries. They may be buried';
+
 -- Takes the entries of a part of a window that may begin, and puts the others into the lines of their groups.
 -- As far as there is room for jobs and bytes. claim: the row to append, but for what depends on the entries.
 -- Locks: the states that it replaces, tried.
@@ -92,6 +118,9 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 begin
+  if not awa._has_entries(lane, part, cleaned, cleaned_until) then
+    return;
+  end if;
   return query
     with decided as materialized (
       select d.*, sum(d.takes) over through as jobs_through,

@@ -20,6 +20,16 @@ select c.lane_seq, c.lo, c.hi, c.pos_xid as at_xid, c.pos_id as at_id, c.first_x
 comment on view awa._window_row is
   'A type: a part of a lane''s window, as claim reads it. The view itself is always empty';
 
+-- What a claim has to know of a shard before it reads entries.
+create or replace view awa._terms_row as
+select q.queue_id, s.claim_bytes::bigint, c.segment, c.segment as cleaned, c.hi as cleaned_until, c.job_ids as lanes,
+       q.has_tombstones, q.may_expire, q.has_limits, q.has_limits as limits_groups, q.has_limits as is_there,
+       q.has_limits as has_others, c.claimed_at, c.lease_until, c.deadline_at
+  from awa.queues q, awa.settings s, awa.lease_claims c
+ where false;
+comment on view awa._terms_row is
+  'A type: what a claim has to know of a shard before it reads entries. The view itself is always empty';
+
 -- Takes up to max_jobs jobs of a queue for a lease, lane by lane, in the order (xid, job_id) of each lane.
 -- Of a queue with several shards, it takes the jobs of one that no other claim holds, and goes on with more such shards
 -- while there is room. Jobs that have expired are cancelled instead; a claim that has met a thousand of them ends.
@@ -50,9 +60,12 @@ set lock_timeout = 0
 as $$
 #variable_conflict use_variable
 declare
-  v_terms record;
+  v_terms awa._terms_row;
   v_now pg_snapshot;
-  v_room int := coalesce(max_jobs, 1);
+  v_limits record;
+  v_holds_queue boolean; -- null without limits of the queue as a whole
+  v_most int := coalesce(max_jobs, 1);
+  v_room int := v_most;
   v_bytes bigint;
   v_row_bytes int := 153 + octet_length(queue); -- of a row's fixed columns, in text format
   v_shards bigint[] := array[awa._begin_claim(queue, max_jobs, worker_id, lease, durable)];
@@ -67,12 +80,20 @@ begin
     v_now := awa._snapshot();
     v_terms := awa._claim_terms(queue, v_shards[1], v_now, lease);
     if v_terms.has_limits then
-      return query select * from awa._claim_limited(queue, v_shards[1], v_now, v_room, worker_id, lease);
-      get diagnostics v_jobs = row_count;
-      v_room := v_room - v_jobs;
-      exit when v_jobs > 0 or not v_terms.has_others;
-      v_shards := awa._take_shard(v_terms.queue_id, v_shards, false) || v_shards;
-      continue;
+      v_limits := awa._whole_limits(v_terms, v_shards[1], v_now, v_room);
+      if v_limits.most is null then
+        return query select * from awa._claim_limited(queue, v_shards[1], v_now, v_terms, v_room, worker_id);
+        get diagnostics v_jobs = row_count;
+        v_room := v_room - v_jobs;
+        exit when v_jobs > 0 or not v_terms.has_others;
+        v_shards := awa._take_shard(v_terms.queue_id, v_shards, false) || v_shards;
+        continue;
+      end if;
+      v_holds_queue := (v_limits.settings).max_running is not null;
+      v_terms.lanes := v_limits.lanes;
+      v_most := v_limits.most;
+      v_room := v_most;
+      exit when v_room = 0;
     end if;
     v_bytes := coalesce(v_bytes, v_terms.claim_bytes);
     foreach v_lane in array v_terms.lanes loop
@@ -92,7 +113,7 @@ begin
           ), fitting as materialized (
             select t.*, case when t.bytes <= v_bytes and t.entries <= v_room then t.entries else (
                      select awa._fitting(array_agg(e.size order by e.ordinality), v_bytes, v_room,
-                              v_room = coalesce(max_jobs, 1)) from entries e) end as jobs
+                              v_room = v_most) from entries e) end as jobs
               from (
                 select array_agg(e.xid) as xids, array_agg(e.job_id) as job_ids, count(*)::int as entries,
                        coalesce(sum(e.size), 0) as bytes, bool_or(e.unique_key is not null) as holds_keys,
@@ -104,7 +125,7 @@ begin
                       f.job_ids[f.jobs], v_terms.claimed_at, v_terms.lease_until, v_terms.deadline_at, worker_id,
                       v_terms.segment, least(f.bytes, 2147483647), f.holds_keys, v_window.hi,
                       case when v_window.late is not null or f.entries = v_limit or f.jobs < f.entries
-                        then v_window.lo end, f.job_ids[1:f.jobs], null, false)::awa.lease_claims,
+                        then v_window.lo end, f.job_ids[1:f.jobs], null, v_holds_queue is true)::awa.lease_claims,
                      case when f.holds_keys then (select array_agg(case when e.size is not null then e.unique_key end)
                                                     from entries e where e.ordinality <= f.jobs) end,
                      f.expired) as claim_id, f.jobs
@@ -118,7 +139,7 @@ begin
         get diagnostics v_jobs = row_count;
         v_room := v_room - v_jobs;
         exit shards when v_room = 0;
-        v_window := awa._next_part(v_terms.segment, v_lane, v_now, v_window, v_jobs, v_room = coalesce(max_jobs, 1),
+        v_window := awa._next_part(v_terms.segment, v_lane, v_now, v_window, v_jobs, v_room = v_most,
           v_terms.cleaned, v_terms.cleaned_until, v_terms.may_expire, v_terms.has_others);
         v_bytes := v_bytes - v_window.bytes;
         v_expired := v_expired + v_window.expired;
@@ -127,11 +148,15 @@ begin
       end loop;
     end loop;
     exit when not v_terms.has_others;
-    v_shards := awa._take_shard(v_terms.queue_id, v_shards, v_room < coalesce(max_jobs, 1)) || v_shards;
+    v_shards := awa._take_shard(v_terms.queue_id, v_shards, v_room < v_most) || v_shards;
   end loop;
-  if v_room < coalesce(max_jobs, 1) or v_expired > 0 then -- only then it has read the terms
+  if v_holds_queue is not null then
+    perform awa._keep_limits(v_limits.settings, v_limits.state, v_limits.state, v_terms.claimed_at, v_most - v_room,
+      case when v_limits.has_slots then v_now end);
+  end if;
+  if v_room < v_most or v_expired > 0 then -- only then it has read the terms
     if not v_terms.is_there or v_expired >= 1000 then
-      perform awa._end_claim(queue, v_terms.is_there, v_room = coalesce(max_jobs, 1));
+      perform awa._end_claim(queue, v_terms.is_there, v_room = v_most);
     end if;
   end if;
 end
@@ -235,68 +260,84 @@ $$;
 comment on function awa._check_claim is 'Refuses invalid arguments of claim, and locks the worker, shared';
 
 -- The settings, the segments, and the lanes of a shard of a queue in the order in which a claim serves them.
--- A paused queue has no lanes. has_others: there are other shards.
+-- A paused queue has no lanes; of one with limits all are there, in no order. has_others: there are other shards.
 -- Raises 55000.
 -- Why: in statements that begin after the snapshot. A session that pauses the queue, and then enqueues, can rely on the
 -- pause; and an entry that the snapshot shows lies in a lane that is seen here. A statement for each table costs less
 -- than one that joins them.
 create or replace function awa._claim_terms(
-  queue text, shard bigint, now pg_snapshot, lease interval, out queue_id bigint, out claim_bytes bigint,
-  out segment smallint, out cleaned smallint, out cleaned_until pg_snapshot, out lanes bigint[],
-  out has_tombstones boolean, out may_expire boolean, out has_limits boolean, out is_there boolean,
-  out has_others boolean,
-  out claimed_at timestamptz, out lease_until timestamptz, out deadline_at timestamptz
-)
+  queue text,
+  shard bigint,
+  now pg_snapshot,
+  lease interval
+) returns awa._terms_row
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
+  v_terms awa._terms_row;
   v_is_original boolean;
   v_is_paused boolean;
   v_lease interval;
   v_aging interval;
 begin
-  claimed_at := clock_timestamp();
-  queue_id := awa._queue_id(queue);
-  select s.claim_bytes into claim_bytes from awa.settings s;
+  v_terms.claimed_at := clock_timestamp();
+  v_terms.queue_id := awa._queue_id(queue);
+  select s.claim_bytes into v_terms.claim_bytes from awa.settings s;
   select r.current_segment, coalesce(r.cleaned_segment, -1), r.cleaned_until, r.is_original
-    into segment, cleaned, cleaned_until, v_is_original
+    into v_terms.segment, v_terms.cleaned, v_terms.cleaned_until, v_is_original
     from awa._checked_ring r;
   select coalesce(array_agg(l.lane) filter (where awa._shard_of(l.lane) = shard), '{}'),
          coalesce(bool_or(awa._shard_of(l.lane) <> shard), false), coalesce(bool_or(l.has_tombstones), false),
          coalesce(bool_or(l.may_expire), false), coalesce(bool_or(l.has_limits), false),
          coalesce(bool_or(l.dropped_at is null), false)
-    into lanes, has_others, has_tombstones, may_expire, has_limits, is_there
+    into v_terms.lanes, v_terms.has_others, v_terms.has_tombstones, v_terms.may_expire, v_terms.has_limits,
+         v_terms.is_there
     from awa.queues l
-   where l.queue_id = queue_id;
-  select q.paused_at is not null, q.lease, claimed_at + q.deadline, q.aging_interval
-    into v_is_paused, v_lease, deadline_at, v_aging
+   where l.queue_id = v_terms.queue_id;
+  select q.paused_at is not null, q.lease, v_terms.claimed_at + q.deadline, q.aging_interval,
+         num_nonnulls(q.group_max_running, q.group_rate) > 0 or coalesce(q.group_order, 'start') <> 'start'
+    into v_is_paused, v_lease, v_terms.deadline_at, v_aging, v_terms.limits_groups
     from awa.queue_settings q
-   where q.queue_id = queue_id;
-  lease_until := claimed_at + coalesce(lease, v_lease, awa._default_interval('lease'));
-  if (v_is_original and claim_bytes is not null) is not true then
-    segment := awa._current_segment();
-    if claim_bytes is null then
+   where q.queue_id = v_terms.queue_id;
+  v_terms.lease_until := v_terms.claimed_at + coalesce(lease, v_lease, awa._default_interval('lease'));
+  if (v_is_original and v_terms.claim_bytes is not null) is not true then
+    v_terms.segment := awa._current_segment();
+    if v_terms.claim_bytes is null then
       perform awa._refuse_missing('settings');
     end if;
   end if;
-  if has_others then
-    perform awa._note_shards(queue_id);
+  if v_terms.has_others then
+    perform awa._note_shards(v_terms.queue_id);
   end if;
   if v_is_paused then
-    lanes := '{}';
-    has_others := false;
-  elsif cardinality(lanes) > 1 then
-    lanes := array(select distinct l from unnest(lanes) l);
-    if cardinality(lanes) > 1 then
-      lanes := awa._by_age(lanes, now, claimed_at, coalesce(v_aging, awa._default_interval('aging_interval')), cleaned,
-        cleaned_until);
-    end if;
+    v_terms.lanes := '{}';
+    v_terms.has_others := false;
+  elsif not v_terms.has_limits and cardinality(v_terms.lanes) > 1 then
+    v_terms.lanes := awa._in_order(v_terms, now, v_aging);
   end if;
+  return v_terms;
 end
 $$;
 comment on function awa._claim_terms is
   'The settings, the segments, and the lanes of a shard of a queue in the order in which a claim serves them';
+
+-- The lanes of a shard in the order in which a claim serves them.
+create or replace function awa._in_order(terms awa._terms_row, now pg_snapshot, aging interval) returns bigint[]
+language plpgsql
+as $$
+declare
+  v_lanes constant bigint[] := array(select distinct l from unnest(terms.lanes) l);
+begin
+  return case
+    when cardinality(v_lanes) > 1
+      then awa._by_age(v_lanes, now, terms.claimed_at, coalesce(aging, awa._default_interval('aging_interval')),
+        terms.cleaned, terms.cleaned_until)
+    else v_lanes
+  end;
+end
+$$;
+comment on function awa._in_order is 'The lanes of a shard in the order in which a claim serves them';
 
 -- How many jobs of these sizes, in their order, a claim takes that has room for so many jobs and bytes.
 -- The first job of a claim fits, whatever its size. Those that have expired have no size, and take no room.

@@ -14,23 +14,22 @@ create or replace function awa._claim_limited(
   queue text,
   shard bigint,
   now pg_snapshot,
+  terms awa._terms_row,
   max_jobs int,
-  worker_id bigint,
-  lease interval
+  worker_id bigint
 ) returns setof awa.claimed_job_row
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_terms record := awa._claim_terms(queue, shard, now, lease);
   v_limits record;
   v_settings awa.queue_settings;
   v_state awa.shard_states;
-  v_bytes bigint := v_terms.claim_bytes;
+  v_bytes bigint := terms.claim_bytes;
   v_room int;
   v_groups bigint[];
   v_freed int[];
-  v_lanes bigint[];
+  v_lanes bigint[] := '{}';
   v_lane bigint;
   v_window awa._window_row;
   v_jobs int;
@@ -39,7 +38,7 @@ declare
   v_last bigint := 0;
   v_scanned int := 0;
 begin
-  v_limits := awa._limits_now(v_terms.queue_id, shard, now, v_terms.claimed_at, max_jobs);
+  v_limits := awa._limits_now(terms.queue_id, shard, now, terms.claimed_at, max_jobs);
   if v_limits.most is null then
     return;
   end if;
@@ -48,10 +47,12 @@ begin
   v_groups := v_limits.groups;
   v_freed := v_limits.freed;
   v_room := v_limits.most;
-  v_lanes := awa._limited_lanes(shard, true, v_state.turns_until, now, v_terms.claimed_at, v_settings.aging_interval,
-    v_terms.cleaned, v_terms.cleaned_until);
+  if shard << 3 = any(terms.lanes) then
+    v_lanes := awa._limited_lanes(shard, true, v_state.turns_until, now, terms.claimed_at, v_settings.aging_interval,
+      terms.cleaned, terms.cleaned_until);
+  end if;
   if v_lanes <> '{}' and v_groups <> '{}' then -- what was given back comes before turns, and may take what is free
-    perform awa._give_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, v_terms.claimed_at, false);
+    perform awa._give_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, terms.claimed_at, false);
     v_freed := array_fill(0, array[cardinality(v_groups)]);
   end if;
   <<rounds>>
@@ -59,55 +60,54 @@ begin
     if v_round > 0 then
       exit when v_round > 1 and v_groups = '{}';
       if v_groups <> '{}' then
-        perform awa._give_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, v_terms.claimed_at, true);
+        perform awa._give_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, terms.claimed_at, true);
         v_groups := '{}';
         v_freed := '{}';
       end if;
       v_is_dealt := true;
       exit when v_room <= 0;
       v_last := (select s.last_value from awa.turn_ids s); -- turns that are put off get later ones
-      v_lanes := awa._limited_lanes(shard, false, v_state.turns_until, now, v_terms.claimed_at,
-        v_settings.aging_interval, v_terms.cleaned, v_terms.cleaned_until);
+      v_lanes := awa._limited_lanes(shard, false, v_state.turns_until, now, terms.claimed_at,
+        v_settings.aging_interval, terms.cleaned, terms.cleaned_until);
     end if;
     foreach v_lane in array v_lanes loop
       loop -- jobs that have turns
         exit rounds when v_room <= 0 or v_bytes <= 0;
         v_turns := awa._next_turns(v_lane, v_state.turns_until[(v_lane & 7) + 1], v_last, least(v_room, 450), v_bytes,
-          awa._row_bytes(queue), v_terms.claimed_at, v_room = v_limits.most);
+          awa._row_bytes(queue), terms.claimed_at, v_room = v_limits.most);
         exit when v_turns.last_id is null;
         exit rounds when v_turns.last_id = 0; -- the next one does not fit
         v_state.turns_until[(v_lane & 7) + 1] := v_turns.last_id;
         v_groups := v_groups || v_turns.void;
         v_freed := v_freed || array_fill(1, array[cardinality(v_turns.void)]);
-        perform awa._count_served(shard, v_turns.groups, v_turns.void, v_settings, v_limits.has_own, v_terms.claimed_at)
+        perform awa._count_served(shard, v_turns.groups, v_turns.void, v_settings, v_limits.has_own, terms.claimed_at)
           where v_settings.group_rate is not null or v_limits.has_own;
         continue when v_turns.waiting_ids = '{}';
         return query
           select *
             from awa._begin_turns(queue, shard, now, v_turns.waiting_ids, v_settings.max_running is not null,
-                   v_terms.segment, v_terms.claimed_at, v_terms.lease_until, v_terms.deadline_at, worker_id,
-                   v_turns.bytes);
+                   terms.segment, terms.claimed_at, terms.lease_until, terms.deadline_at, worker_id, v_turns.bytes);
         get diagnostics v_jobs = row_count;
         v_room := v_room - v_jobs;
         v_bytes := v_bytes - v_turns.bytes;
       end loop;
-      v_window := awa._open_window(v_terms.segment, v_lane, now, v_terms.has_tombstones);
+      v_window := awa._open_window(terms.segment, v_lane, now, terms.has_tombstones);
       loop -- new entries
         exit rounds when v_room <= 0 or v_bytes <= 0 or v_scanned >= 2000;
         if v_window.at_xid < pg_snapshot_xmax(v_window.lo) then
-          v_window := awa._late_part(v_lane, v_window, v_terms.cleaned, v_terms.cleaned_until);
+          v_window := awa._late_part(v_lane, v_window, terms.cleaned, terms.cleaned_until);
         end if;
         return query
           select *
-            from awa._admit_part(queue, shard, v_lane, v_window, v_terms.cleaned, v_terms.cleaned_until,
+            from awa._admit_part(queue, shard, v_lane, v_window, terms.cleaned, terms.cleaned_until,
                    least(v_room + 50, 450), v_room, v_bytes, v_room = v_limits.most, v_settings, v_limits.has_own,
-                   (0, v_lane, v_window.lane_seq + 1, '0', 0, '0', 0, v_terms.claimed_at, v_terms.lease_until,
-                    v_terms.deadline_at, worker_id, v_terms.segment, 0, false, v_window.hi, v_window.lo, '{}', null,
+                   (0, v_lane, v_window.lane_seq + 1, '0', 0, '0', 0, terms.claimed_at, terms.lease_until,
+                    terms.deadline_at, worker_id, terms.segment, 0, false, v_window.hi, v_window.lo, '{}', null,
                     v_settings.max_running is not null)::awa.lease_claims);
         get diagnostics v_jobs = row_count;
         v_room := v_room - v_jobs;
-        v_window := awa._next_part(v_terms.segment, v_lane, now, v_window, v_jobs, v_room = v_limits.most,
-          v_terms.cleaned, v_terms.cleaned_until, true, v_terms.has_others);
+        v_window := awa._next_part(terms.segment, v_lane, now, v_window, v_jobs, v_room = v_limits.most,
+          terms.cleaned, terms.cleaned_until, true, terms.has_others);
         v_bytes := v_bytes - v_window.bytes;
         v_scanned := v_scanned + v_jobs + v_window.expired;
         exit rounds when v_window.is_full;
@@ -117,16 +117,16 @@ begin
   end loop;
 
   if v_groups <> '{}' then
-    perform awa._give_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, v_terms.claimed_at, v_is_dealt);
+    perform awa._give_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, terms.claimed_at, v_is_dealt);
     if not v_is_dealt then -- what was given back is not read to its end
       perform awa._look_again(shard, v_groups);
     end if;
   end if;
   v_jobs := v_limits.most - v_room;
-  perform awa._keep_limits(v_settings, v_state, v_limits.whole, v_terms.claimed_at, v_jobs,
+  perform awa._keep_limits(v_settings, v_state, v_limits.whole, terms.claimed_at, v_jobs,
     case when v_limits.has_slots then now end);
   if v_jobs = 0 and v_scanned >= 2000 then
-    perform awa._wake(v_terms.queue_id);
+    perform awa._wake(terms.queue_id);
   end if;
 end
 $$;

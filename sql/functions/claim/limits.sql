@@ -117,7 +117,9 @@ begin
   state.group_order := settings.group_order;
   state.group_rate := settings.group_rate;
   whole.running := whole.running + case when settings.max_running is null then 0 else jobs end;
-  whole.next_at := awa._rate_after(settings.rate, whole.next_at, at, jobs);
+  if settings.rate is not null then
+    whole.next_at := awa._rate_after(settings.rate, whole.next_at, at, jobs);
+  end if;
   if state.shard = whole.shard then
     state.running := whole.running;
     state.next_at := whole.next_at;

@@ -54,6 +54,11 @@ begin
          (select array_agg(p.leaves) from places p)
     into is_any, of_queue, v_freed, v_looks, changed, looks, keeps, leaves
     from gone g;
+  groups := '{}';
+  freed := '{}';
+  if v_freed = '{}' and v_looks = '{}' and changed = '{}' then
+    return;
+  end if;
   select coalesce(array_agg(g.group_id), '{}'), coalesce(array_agg(g.freed), '{}') into groups, freed
     from (
       select g.group_id, sum(g.freed)::int as freed

@@ -1,0 +1,81 @@
+-- The short way of claims from a queue whose groups have no limits.
+
+-- What limits a queue as a whole, where that alone limits it: its settings and state, and how many jobs may begin.
+-- most is null where a claim has to take the way of _claim_limited: where groups are limited, or were, so that a job is
+-- in line, or has a turn, or a slot of its group comes back; where one group is, or is paused; where the queue is
+-- paused; and where there are other shards. Otherwise lanes are those of the shard in their order. has_slots: slots of
+-- the queue have come back, and are read. The caller has locked the shard.
+-- Why: then nothing has to be known of the jobs. A claim goes through the lanes as one without limits does, and takes
+-- fewer. A group with a line, that is not named by slots, has no turns, and need not be looked at by the time, has no
+-- room; and without a limit it has room.
+create or replace function awa._whole_limits(
+  terms awa._terms_row,
+  shard bigint,
+  now pg_snapshot,
+  max_jobs int,
+  out settings awa.queue_settings,
+  out state awa.shard_states,
+  out has_slots boolean,
+  out most int,
+  out lanes bigint[]
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_of_groups boolean;
+begin
+  if terms.limits_groups or terms.has_others or shard <> awa._first_shard(shard) then
+    return;
+  end if;
+  select s.* into settings from awa.queue_settings s where s.queue_id = terms.queue_id;
+  settings.group_order := coalesce(settings.group_order, 'start');
+  state := awa._shard_state(shard);
+  if settings.paused_at is not null
+    or num_nonnulls(settings.group_max_running, settings.group_rate, state.group_max_running, state.group_rate) > 0
+    or (settings.group_order, state.group_order) is distinct from ('start', 'start')
+    or (select true from awa.group_settings g where g.queue_id = terms.queue_id limit 1)
+    or (
+      select true
+        from awa.group_states g
+       where g.shard = shard and g.opens_at >= coalesce(state.opened_until, '-infinity')
+       limit 1)
+    or (
+      select true
+        from unnest(state.turns_until) with ordinality u(turn_id, n)
+       cross join lateral (
+          select from awa.turns t where t.lane = (shard << 3) + u.n - 1 and t.turn_id > u.turn_id limit 1
+        ) t
+       limit 1)
+  then
+    return;
+  end if;
+  select count(*) > 0, coalesce(bool_or(s.freed || s.looks || s.changed <> '{}'), false) into has_slots, v_of_groups
+    from (
+      select s.xid, s.freed, s.looks, s.changed
+        from awa.slots s
+       where s.shard = shard and s.xid >= pg_snapshot_xmax(state.read_until)
+      union all
+      select s.xid, s.freed, s.looks, s.changed
+        from pg_snapshot_xip(state.read_until) x(xid)
+       cross join lateral (select * from awa.slots s where s.shard = shard and s.xid = x.xid offset 0) s
+    ) s
+   where pg_visible_in_snapshot(s.xid, now);
+  if v_of_groups then
+    return;
+  end if;
+  if has_slots then
+    state.running := state.running - (awa._read_slots(shard, state.read_until, now)).of_queue;
+  end if;
+  if settings.rate is not null and current_setting('synchronous_commit') = 'off' then
+    perform set_config('synchronous_commit', 'on', true); -- a crash must not forget that jobs have begun
+  end if;
+  most := greatest(least(max_jobs, settings.max_running - state.running,
+    awa._rate_allows(settings.rate, state.next_at, terms.claimed_at)), 0);
+  if most > 0 then
+    lanes := awa._in_order(terms, now, settings.aging_interval);
+  end if;
+end
+$$;
+comment on function awa._whole_limits is
+  'What limits a queue as a whole, where that alone limits it: its settings and state, and how many jobs may begin';
