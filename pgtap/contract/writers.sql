@@ -67,9 +67,11 @@ insert into writers values
   ('slots', '_look_again', 'groups to look at, of which no slot was given back'),
   ('slots', '_keep_places', 'jobs that come again, beside the slots that their attempts gave back'),
   ('slots', '_leave_places', 'jobs that do not, which held no slot'),
+  ('slots', '_put_off_turn', 'the slot of a turn, whose job may come again'),
   ('slots', '_keep_group', 'a group whose own limits have changed'),
   ('turns', '_give_turns', null),
   ('turns', '_next_turns', 'turns that are put off'),
+  ('turns', '_put_off_turn', 'a turn whose job can neither begin nor be put off'),
   ('unique_claims', '_try_key', null),
   ('unique_claims', '_let_go', 'the second rows of keys'),
   ('workers', 'register_worker', null);

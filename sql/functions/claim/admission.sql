@@ -121,6 +121,10 @@ begin
   if not awa._has_entries(lane, part, cleaned, cleaned_until) then
     return;
   end if;
+  claim.lane := lane;
+  claim.lane_seq := part.lane_seq + 1;
+  claim.hi := part.hi;
+  claim.lo := part.lo;
   return query
     with decided as materialized (
       select d.*, sum(d.takes) over through as jobs_through,

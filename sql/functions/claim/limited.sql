@@ -1,5 +1,28 @@
 -- Claims from a queue that has, or had, limits.
 
+-- Takes jobs from a queue with limits: see _take_limited.
+-- Where the server refuses one of them, because of a user's trigger, it begins those that were in line one by one.
+create or replace function awa._claim_limited(
+  queue text,
+  shard bigint,
+  now pg_snapshot,
+  terms awa._terms_row,
+  max_jobs int,
+  worker_id bigint
+) returns setof awa.claimed_job_row
+language plpgsql
+as $$
+begin
+  return query select * from awa._take_limited(queue, shard, now, terms, max_jobs, worker_id, false);
+exception when others then
+  if awa._is_passing(sqlstate) or not awa._is_about_a_row(sqlstate) then
+    raise;
+  end if;
+  return query select * from awa._take_limited(queue, shard, now, terms, max_jobs, worker_id, true);
+end
+$$;
+comment on function awa._claim_limited is 'Takes jobs from a queue with limits: see _take_limited';
+
 -- Takes up to max_jobs jobs of a shard that the caller has locked, as the limits of its queue allow.
 -- First what was given back, which comes first in its group; then the groups that have room get turns for those that
 -- wait in their lines; then it goes through the lanes: in each it begins the jobs that have turns, then reads new
@@ -10,13 +33,14 @@
 -- is that of the first shard, whose lock it tries where it claims from another one.
 -- Why: all that decides who may begin is written and read under the lock of the shard. Only that a slot is free comes
 -- from outside: see _free_slots.
-create or replace function awa._claim_limited(
+create or replace function awa._take_limited(
   queue text,
   shard bigint,
   now pg_snapshot,
   terms awa._terms_row,
   max_jobs int,
-  worker_id bigint
+  worker_id bigint,
+  one_by_one boolean
 ) returns setof awa.claimed_job_row
 language plpgsql
 as $$
@@ -32,6 +56,7 @@ declare
   v_lanes bigint[] := '{}';
   v_lane bigint;
   v_window awa._window_row;
+  v_claim awa.lease_claims;
   v_jobs int;
   v_turns record;
   v_is_dealt boolean := false;
@@ -47,6 +72,8 @@ begin
   v_groups := v_limits.groups;
   v_freed := v_limits.freed;
   v_room := v_limits.most;
+  v_claim := (0, 0, 0, null, 0, null, 0, terms.claimed_at, terms.lease_until, terms.deadline_at, worker_id,
+    terms.segment, 0, false, null, null, null, null, v_settings.max_running is not null)::awa.lease_claims;
   if shard << 3 = any(terms.lanes) then
     v_lanes := awa._limited_lanes(shard, true, v_state.turns_until, now, terms.claimed_at, v_settings.aging_interval,
       terms.cleaned, terms.cleaned_until);
@@ -83,10 +110,7 @@ begin
         perform awa._count_served(shard, v_turns.groups, v_turns.void, v_settings, v_limits.has_own, terms.claimed_at)
           where v_settings.group_rate is not null or v_limits.has_own;
         continue when v_turns.waiting_ids = '{}';
-        return query
-          select *
-            from awa._begin_turns(queue, shard, now, v_turns.waiting_ids, v_settings.max_running is not null,
-                   terms.segment, terms.claimed_at, terms.lease_until, terms.deadline_at, worker_id, v_turns.bytes);
+        return query select * from awa._begin_turns(queue, shard, now, v_turns.waiting_ids, v_claim, one_by_one);
         get diagnostics v_jobs = row_count;
         v_room := v_room - v_jobs;
         v_bytes := v_bytes - v_turns.bytes;
@@ -101,9 +125,7 @@ begin
           select *
             from awa._admit_part(queue, shard, v_lane, v_window, terms.cleaned, terms.cleaned_until,
                    least(v_room + 50, 450), v_room, v_bytes, v_room = v_limits.most, v_settings, v_limits.has_own,
-                   (0, v_lane, v_window.lane_seq + 1, '0', 0, '0', 0, terms.claimed_at, terms.lease_until,
-                    terms.deadline_at, worker_id, terms.segment, 0, false, v_window.hi, v_window.lo, '{}', null,
-                    v_settings.max_running is not null)::awa.lease_claims);
+                   v_claim);
         get diagnostics v_jobs = row_count;
         v_room := v_room - v_jobs;
         v_window := awa._next_part(terms.segment, v_lane, now, v_window, v_jobs, v_room = v_limits.most,
@@ -130,7 +152,7 @@ begin
   end if;
 end
 $$;
-comment on function awa._claim_limited is
+comment on function awa._take_limited is
   'Takes up to max_jobs jobs of a shard that the caller has locked, as the limits of its queue allow';
 
 -- The bytes of the fixed columns of a claimed row, in text format.

@@ -408,32 +408,44 @@ comment on function awa._count_served is
   'Counts turns of groups with a rate that were served: of the jobs that begin, and of those that have gone';
 
 -- Begins jobs that have turns: moves them into the log, to the lane of turns of their shard, as entries of one claim.
--- The caller has locked their rows.
+-- The caller has locked their rows. claim: the row to append, but for what depends on the jobs. one_by_one: each has a
+-- claim of its own, and one that the server refuses, because of a user's trigger, is put off.
 -- Why: the entries come with their claim, so no cursor comes to them. From then on each is an attempt as any other.
 create or replace function awa._begin_turns(
   queue text,
   shard bigint,
   now pg_snapshot,
   waiting_ids bigint[],
-  holds_queue boolean,
-  segment smallint,
-  claimed_at timestamptz,
-  lease_until timestamptz,
-  deadline_at timestamptz,
-  worker_id bigint,
-  bytes bigint
+  claim awa.lease_claims,
+  one_by_one boolean
 ) returns setof awa.claimed_job_row
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_lane constant bigint := shard << 3 | 7;
   v_xid constant xid8 := pg_current_xact_id();
-  v_seq constant bigint := (awa._open_window(segment, v_lane, now, false)).lane_seq + 1;
   v_end bigint := greatest(pg_snapshot_xmax(now)::text::bigint, v_xid::text::bigint + 1);
-  v_hi constant pg_snapshot := format('%s:%s:', v_end, v_end); -- all that ever was here is claimed
+  v_waiting_id bigint;
 begin
-  perform awa._use_lanes(array[v_lane], queue);
+  if one_by_one then
+    foreach v_waiting_id in array waiting_ids loop
+      begin
+        return query select * from awa._begin_turns(queue, shard, now, array[v_waiting_id], claim, false);
+      exception when others then
+        if awa._is_passing(sqlstate) or not awa._is_about_a_row(sqlstate) then
+          raise;
+        end if;
+        perform awa._put_off_turn(v_waiting_id, sqlerrm, sqlstate);
+      end;
+    end loop;
+    return;
+  end if;
+  claim.lane := shard << 3 | 7;
+  claim.lane_seq := (awa._open_window(claim.segment, claim.lane, now, false)).lane_seq + 1;
+  claim.first_xid := v_xid;
+  claim.pos_xid := v_xid;
+  claim.hi := format('%s:%s:', v_end, v_end); -- all that ever was here is claimed
+  perform awa._use_lanes(array[claim.lane], queue);
   return query
     with gone as (
       delete from awa.limited_jobs w where w.waiting_id = any(waiting_ids) returning w.*
@@ -443,17 +455,20 @@ begin
       insert into awa.ready_entries
         (segment, lane, job_id, ready_at, priority, attempt, max_attempts, body_bytes, unique_key, kind, args, tags,
          metadata, group_key, expires_at, created_at, progress, errors)
-      select segment, v_lane, b.job_id, b.ready_at, b.lane & 7, b.attempt, b.max_attempts, b.body_bytes, b.unique_key,
-             b.kind, b.args, b.tags, b.metadata, b.group_key, b.expires_at, b.created_at, b.progress, b.errors
+      select claim.segment, claim.lane, b.job_id, b.ready_at, b.lane & 7, b.attempt, b.max_attempts, b.body_bytes,
+             b.unique_key, b.kind, b.args, b.tags, b.metadata, b.group_key, b.expires_at, b.created_at, b.progress,
+             b.errors
         from begun b
-    ), claim as materialized (
+    ), appended as materialized (
       select awa._append_claim(
-               (nextval('awa.claim_ids'), v_lane, v_seq, v_xid, f.first_id, v_xid, f.last_id, claimed_at, lease_until,
-                deadline_at, worker_id, segment, least(bytes, 2147483647), f.holds_keys, v_hi, null, f.job_ids,
-                f.groups, holds_queue)::awa.lease_claims,
+               (nextval('awa.claim_ids'), claim.lane, claim.lane_seq, v_xid, f.first_id, v_xid, f.last_id,
+                claim.claimed_at, claim.lease_until, claim.deadline_at, claim.worker_id, claim.segment,
+                least(f.bytes, 2147483647), f.holds_keys, claim.hi, null, f.job_ids, f.groups,
+                claim.holds_queue)::awa.lease_claims,
                case when f.holds_keys then f.keys end) as claim_id
         from (
           select min(b.job_id) as first_id, max(b.job_id) as last_id,
+                 sum(b.body_bytes + awa._row_bytes(queue)) as bytes,
                  array_agg(b.job_id order by b.ordinality) as job_ids,
                  array_agg(b.group_id order by b.ordinality) as groups,
                  array_agg(b.unique_key order by b.ordinality) as keys, bool_or(b.unique_key is not null) as holds_keys
@@ -462,9 +477,9 @@ begin
        where f.job_ids is not null
     )
     select b.job_id, c.claim_id << 12 | (b.ordinality - 1), queue, b.kind, b.args, (b.lane & 7)::int, b.attempt::int,
-           b.max_attempts::int, b.created_at, b.ready_at, deadline_at, b.tags, b.metadata, b.progress, b.group_key,
-           b.expires_at
-      from claim c
+           b.max_attempts::int, b.created_at, b.ready_at, claim.deadline_at, b.tags, b.metadata, b.progress,
+           b.group_key, b.expires_at
+      from appended c
      cross join begun b;
 end
 $$;

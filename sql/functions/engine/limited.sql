@@ -62,7 +62,7 @@ begin
       if not awa._is_about_a_row(sqlstate) then
         raise;
       end if;
-      perform awa._put_off_limited(v_job_id, awa._refusal(sqlerrm, sqlstate));
+      perform awa._put_off_limited(v_job_id, 'cancel', awa._refusal(sqlerrm, sqlstate));
     end;
   end loop;
   return v_cancelled;
@@ -71,8 +71,8 @@ $$;
 comment on function awa._expire_limited is
   'Cancels jobs that wait for their groups, and have expired; returns how many';
 
--- Puts off a job that waits for its group, and has expired, since the server refuses to store its end.
-create or replace function awa._put_off_limited(job_id bigint, error text) returns void
+-- Puts off a job that waits for its group, since the server refuses to begin it, or to cancel it when it has expired.
+create or replace function awa._put_off_limited(job_id bigint, deed text, error text) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -80,22 +80,52 @@ declare
   v_jobs awa.deferred_jobs[] := array(select g from awa._leave_lines(array[job_id]) g);
   v_attempts awa.leases[] := array(select a from unnest(v_jobs) g cross join lateral awa._last_attempt(g) a);
 begin
-  raise warning 'a job that has expired can''t be cancelled' using detail = error;
+  raise warning 'to % job % was refused', deed, job_id using detail = error;
   perform awa._change_state(array[g.job_id], array[g.lane], array[g.unique_key], 'available', 'scheduled')
      from unnest(v_jobs) g
     where g.unique_key is not null;
   perform awa._defer(v_attempts, 'scheduled',
     array(select clock_timestamp() + awa._put_off_delay(a.errors) from unnest(v_attempts) a),
     array(
-      select jsonb_set(awa._add_error(a.errors, a.attempt, 'to cancel it was refused: ' || error), '{-1,put_off}',
-               'true')
+      select jsonb_set(awa._add_error(a.errors, a.attempt, format('to %s it was refused: %s', deed, error)),
+               '{-1,put_off}', 'true')
         from unnest(v_attempts) a
     ),
     counts => true);
 end
 $$;
 comment on function awa._put_off_limited is
-  'Puts off a job that waits for its group, and has expired, since the server refuses to store its end';
+  'Puts off a job that waits for its group, since the server refuses to begin it, or to cancel it when it has expired';
+
+-- Puts off a job that had its turn, since the server refuses to begin it, and gives its slot back.
+-- Where it can't be put off either, its turn goes to the end of its lane. It keeps its place in a group in order.
+create or replace function awa._put_off_turn(waiting_id bigint, message text, code text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_job record;
+begin
+  select w.shard, w.group_id, w.job_id, w.lane into v_job
+    from awa.limited_jobs w
+   where w.waiting_id = waiting_id;
+  begin
+    perform awa._put_off_limited(v_job.job_id, 'begin', awa._refusal(message, code));
+    insert into awa.slots (shard, freed, looks, keeps)
+    values (v_job.shard, array[v_job.group_id], array[v_job.group_id], array[v_job.job_id]);
+    perform awa._wake(v_job.shard >> 6);
+  exception when others then
+    if not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if;
+    raise warning 'job % can''t begin', v_job.job_id using errcode = code, detail = message;
+    insert into awa.turns (turn_id, lane, group_id, waiting_id)
+    values (nextval('awa.turn_ids'), v_job.lane, v_job.group_id, waiting_id);
+  end;
+end
+$$;
+comment on function awa._put_off_turn is
+  'Puts off a job that had its turn, since the server refuses to begin it, and gives its slot back';
 
 -- Takes a job that this transaction has cancelled out of the line of its group; returns whether it was there.
 -- A claim has put it aside since. Where the transaction has retried it, too, it has its place in the log, and keeps its

@@ -1,0 +1,80 @@
+package sql_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A job in line that a user's trigger refuses to let begin is put off, and its slot comes back: all others of the shard
+// begin, also with it in one claim. Under strict it keeps its place. Where it can't be put off either, it has its turn
+// later.
+func TestRefusedTurn(t *testing.T) {
+	for _, settings := range []string{`{"group_max_running": 1}`, `{"group_order": "strict"}`,
+		`{"group_max_running": 1, "group_rate": {"jobs": 1000, "per": "1 second"}}`} {
+		for _, room := range []int{1, 10} {
+			for _, also := range []bool{false, true} {
+				s := newDatabase(t).session()
+				s.limits("q", settings)
+				first := append(s.enqueueInGroup("q", "g", 1), s.enqueueInGroup("q", "h", 1)...)
+				running := s.claim("q", 10)
+				require.Equal(t, first, ids(running))
+				bad := one[int64](s, "select awa.enqueue('q', 'bad', group_key => 'g')")
+				next := s.enqueueInGroup("q", "g", 1)
+				other := s.enqueueInGroup("q", "h", 2)
+				require.Empty(t, s.claim("q", 10))
+				s.exec("create function public.refuse() returns trigger language plpgsql as $$ begin if new.kind = 'bad' " +
+					"then raise check_violation; end if; return new; end $$")
+				s.exec("create trigger refuse before insert on awa.ready_entries for each row execute function public.refuse()")
+				if also {
+					s.exec("create trigger refuse before insert on awa.deferred_jobs for each row execute function public.refuse()")
+				}
+				s.completeMany(running)
+				begun := s.claimsToTheEnd("q", room)
+				if also {
+					require.Equal(t, other[:1], ids(begun), settings)
+					require.Equal(t, "available", s.state(bad))
+					s.slots()
+					s.exec("drop trigger refuse on awa.deferred_jobs")
+					begun = append(begun, s.claimsToTheEnd("q", room)...)
+				}
+				if settings == `{"group_order": "strict"}` {
+					require.Equal(t, other[:1], ids(begun))
+					require.Equal(t, &bad, s.holder("q", "g"))
+				} else {
+					require.ElementsMatch(t, []int64{next[0], other[0]}, ids(begun), settings)
+				}
+				require.Equal(t, "scheduled", s.state(bad))
+				require.Contains(t, one[string](s, "select errors::text from awa.jobs where id = $1", bad),
+					"to begin it was refused")
+				s.slots()
+				s.completeMany(begun)
+				require.Equal(t, other[1:], ids(s.claimsToTheEnd("q", room)))
+				s.exec("drop trigger refuse on awa.ready_entries")
+				s.promotesAll()
+				last := s.claimsToTheEnd("q", room)
+				require.Equal(t, bad, last[0].JobID)
+				s.completeMany(last)
+				if settings == `{"group_order": "strict"}` {
+					require.Equal(t, next, ids(s.claimsToTheEnd("q", room)))
+				}
+				s.slots()
+				s.balanced()
+			}
+		}
+	}
+}
+
+// claimsToTheEnd claims until two claims in a row come back empty.
+func (s *session) claimsToTheEnd(queue string, room int) (all []claimed) {
+	s.Helper()
+	for empty := 0; empty < 2; {
+		jobs := s.claim(queue, room)
+		all = append(all, jobs...)
+		empty++
+		if len(jobs) > 0 {
+			empty = 0
+		}
+	}
+	return all
+}
