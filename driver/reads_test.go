@@ -98,7 +98,7 @@ func TestListQueues(t *testing.T) {
 		DeadLetter: driver.Set(true), AgingInterval: driver.Set(30 * time.Second),
 		FailedRetention: driver.Set(90 * 24 * hour), DLQRetention: driver.Set(360 * 24 * hour),
 		CompletedRetention: driver.Set(23 * hour), MaxDepth: driver.Set(1000),
-		GroupMaxRunning: driver.Set(2), MaxRunning: driver.Set(3),
+		GroupMaxRunning: driver.Set(1), MaxRunning: driver.Set(3), GroupOrder: driver.Set("strict"),
 		Rate: driver.Set(driver.Rate{Jobs: 100, Per: time.Minute}),
 	}))
 	require.NoError(t, client.PauseQueue(t.Context(), "b"))
@@ -114,7 +114,7 @@ func TestListQueues(t *testing.T) {
 		Queue: "a", DefaultPriority: 2, DefaultMaxAttempts: 25, Lease: time.Minute, BackoffBase: time.Second,
 		BackoffMax:    24 * hour,
 		AgingInterval: time.Minute, FailedRetention: 72 * hour, DLQRetention: 30 * 24 * hour, CompletedRetention: 24 * hour,
-		Shards: 1, Workers: 2, Counts: counts,
+		Shards: 1, GroupOrder: "start", Workers: 2, Counts: counts,
 	}, queues[0])
 	assert.WithinDuration(t, queryValue[time.Time](t, pool, "select now()"), *queues[1].PausedAt, time.Hour)
 	assert.NotNil(t, queues[1].ChangedAt)
@@ -125,9 +125,10 @@ func TestListQueues(t *testing.T) {
 		BackoffBase: 5 * time.Second,
 		BackoffMax:  2 * hour, DeadLetter: true, AgingInterval: 30 * time.Second, FailedRetention: 90 * 24 * hour,
 		DLQRetention:       360 * 24 * hour,
-		CompletedRetention: 23 * hour, Shards: 1, MaxDepth: &depth, GroupMaxRunning: new(2), MaxRunning: new(3),
-		Rate:    &driver.Rate{Jobs: 100, Per: time.Minute, Burst: 5},
-		Workers: 1, Counts: driver.QueueCounts{Queue: "b"},
+		CompletedRetention: 23 * hour, Shards: 1, MaxDepth: &depth, GroupMaxRunning: new(1), MaxRunning: new(3),
+		GroupOrder: "strict",
+		Rate:       &driver.Rate{Jobs: 100, Per: time.Minute, Burst: 5},
+		Workers:    1, Counts: driver.QueueCounts{Queue: "b"},
 	}, queues[1])
 }
 
