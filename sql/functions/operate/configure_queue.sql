@@ -2,10 +2,11 @@
 -- Settings that are not named stay; null brings a default back. Makes the queue if it does not exist. The reference
 -- lists the keys, with their ranges.
 -- Locks: the queue's name, shared, and its settings, until the transaction ends; only drop_queue and other changes of
--- its settings wait.
+-- its settings wait, for claim_wait at most.
 -- Another number of shards does not take effect while a transaction is open that has enqueued a job with a group: that
 -- is waited for, for claim_wait at most.
--- Raises 22023; 55000 for another number of shards while jobs with a group wait or run; 55P03, JQ004 for the same.
+-- Raises 22023; 55000 for another number of shards while jobs with a group wait or run; JQ004 for the same; 55P03, and
+-- names the holder.
 create or replace function awa.configure_queue(queue text, settings jsonb) returns void
 language plpgsql
 volatile
@@ -26,6 +27,7 @@ begin
   perform awa._check_name('queue', queue);
   v_checked := awa._checked_settings(true, settings);
   v_queue_id := awa._make_queue(queue);
+  perform awa._lock_settings(v_queue_id);
   update awa.queue_settings s
      set (default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter,
           aging_interval, max_depth, failed_retention, dlq_retention, completed_retention, group_max_running,
@@ -136,22 +138,64 @@ $$;
 comment on function awa._has_groups is 'Whether jobs of a queue wait, or run, that have a group';
 
 -- The id of a queue, which is made if it does not exist, with a row of settings.
--- Locks: the queue's name, shared, until the transaction ends.
--- Raises 22023.
+-- Locks: the queue's name, shared, until the transaction ends. Waits for claim_wait at most.
+-- Raises 22023; 55P03, and names the holder.
 -- Why: drop_queue would leave behind the settings that the caller is about to write, for the next queue of that name.
 create or replace function awa._make_queue(queue text) returns bigint
 language plpgsql
 as $$
 declare
   v_queue_id bigint := awa._queue_id(queue);
+  v_before text;
 begin
   perform awa._check_name('queue', queue);
-  perform from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null for share;
-  if not found then
-    perform awa._add_queue(queue);
-  end if;
-  perform awa._add_settings(v_queue_id);
+  v_before := awa._shorten_waits();
+  begin
+    perform from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null for share;
+    if not found then
+      perform awa._add_queue(queue);
+    end if;
+    perform awa._add_settings(v_queue_id);
+  exception when lock_not_available then
+    perform awa._refuse_settings();
+  end;
+  perform set_config('lock_timeout', v_before, true);
   return v_queue_id;
 end
 $$;
 comment on function awa._make_queue is 'The id of a queue, which is made if it does not exist, with a row of settings';
+
+-- Locks the settings of a queue until the transaction ends.
+-- Waits for claim_wait at most, or for the caller's lock_timeout where that is shorter.
+-- Raises 55P03, and names the holder.
+create or replace function awa._lock_settings(queue_id bigint) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_before text := awa._shorten_waits();
+begin
+  begin
+    perform from awa.queue_settings s where s.queue_id = queue_id for no key update;
+  exception when lock_not_available then
+    perform awa._refuse_settings();
+  end;
+  perform set_config('lock_timeout', v_before, true);
+end
+$$;
+comment on function awa._lock_settings is 'Locks the settings of a queue until the transaction ends';
+
+-- Raises 55P03: the settings of a queue were waited for, for as long as lock_timeout says.
+-- Names the holder.
+create or replace function awa._refuse_settings() returns void
+language plpgsql
+as $$
+begin
+  perform awa._refuse_wait(array['awa.queues', 'awa.queue_settings']::regclass[],
+    'the settings of the queue are being changed by another session',
+    'configure_queue, pause_queue, resume_queue and drop_queue keep them until their transaction ends: let that end, '
+    'and try again.');
+end
+$$;
+comment on function awa._refuse_settings is
+  'Raises 55P03: the settings of a queue were waited for, for as long as lock_timeout says';
