@@ -114,6 +114,7 @@ func (d *doctor) begin(ctx context.Context, mode string) (pgx.Tx, error) {
 	// bounded for a monitor's sake: when the tables are locked, that is a finding too.
 	return d.conn.BeginTx(ctx, pgx.TxOptions{BeginQuery: "begin isolation level read committed " + mode + `;
 		set local search_path = pg_catalog, pg_temp;
+		set local quote_all_identifiers = off;
 		set local application_name = 'awa doctor';
 		set local statement_timeout = '30s';
 		set local check_function_bodies = off;
