@@ -109,3 +109,80 @@ func TestInstallWaitsForATableThatIsNotYetCommitted(t *testing.T) {
 		requireNothingOfMal(t, d.session())
 	}
 }
+
+// Where nothing is to be done, nothing is: an installer that had to become a member of the owner to look is none
+// afterwards.
+func TestInstallThatOnlyLooksGrantsNothing(t *testing.T) {
+	own := newServer(t)
+	d := own.database("app", true)
+	s := d.session()
+	if one[int](s, "select current_setting('server_version_num')::int") >= 160000 {
+		t.Skip("createrole is no right to grant every role")
+	}
+	s.exec("create role lone login createrole")
+	url := withUser(t, own.URL(), "lone", "app")
+	result, err := driver.Migrate(t.Context(), url)
+	require.NoError(t, err)
+	require.False(t, result.Changed)
+	this, err := install.Embedded()
+	require.NoError(t, err)
+	output, well := database{t, url}.psql(file(t, this))
+	require.True(t, well, output)
+	require.Empty(t, list[string](s, "select roleid::regrole::text from pg_auth_members where member = 'lone'::regrole"))
+}
+
+// The function of an event trigger that can't find its table stops an installation, which names it.
+func TestInstallNamesAnEventTrigger(t *testing.T) {
+	d := newServer(t).database("app", false)
+	s := d.session()
+	s.exec(`create table ddl_log (tag text);
+		create function log_ddl() returns event_trigger language plpgsql as
+		'begin insert into ddl_log values (tg_tag); end';
+		create event trigger audit on ddl_command_end execute function log_ddl()`)
+	_, err := driver.Migrate(t.Context(), d.url)
+	require.Equal(t, "42P01", sqlState(err), err)
+	require.Contains(t, detail(err), "The event trigger audit called public.log_ddl, which is none of Awa's.")
+	s.exec("alter function public.log_ddl() security definer set search_path = public, pg_temp")
+	_, err = driver.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+}
+
+// A removal waits for the roles that another database needs just now as long as it is told to, and names the session.
+func TestUninstallNamesWhoUsesARole(t *testing.T) {
+	own := newServer(t)
+	d, other := own.database("app", true), own.database("other", false)
+	holder := other.session()
+	holder.exec("begin; create table t (); grant select on t to awa_maintainer")
+	this, err := install.Embedded()
+	require.NoError(t, err)
+	_, err = d.uninstalls(this, install.Options{Wait: 50 * time.Millisecond})
+	require.Equal(t, "55P03", sqlState(err), err)
+	require.ErrorContains(t, err, "role awa_maintainer has not become free within")
+	require.Contains(t, detail(err), "in database other")
+	holder.exec("commit")
+	removal, err := d.uninstalls(this, install.Options{})
+	require.NoError(t, err)
+	require.Contains(t, removal.Kept, "awa_maintainer")
+}
+
+// A table of another role's in the schema is named, and goes by force.
+func TestUninstallBesideATableOfAnother(t *testing.T) {
+	own := newServer(t)
+	d := own.database("app", false)
+	s := d.session()
+	s.exec("create role boss login createrole; create role mal; alter database app owner to boss")
+	d.url = withUser(t, own.URL(), "boss", "app")
+	_, err := driver.Migrate(t.Context(), d.url)
+	require.NoError(t, err)
+	s.exec("grant create, usage on schema awa to mal; set role mal; create table awa.mine (n int); " +
+		"create view awa.seen as select 1; reset role")
+	this, err := install.Embedded()
+	require.NoError(t, err)
+	_, err = d.uninstalls(this, install.Options{})
+	require.Equal(t, "2BP01", sqlState(err), err)
+	require.Contains(t, detail(err), "table awa.mine")
+	require.Contains(t, detail(err), "view awa.seen")
+	removal, err := d.uninstalls(this, install.Options{Force: true})
+	require.NoError(t, err)
+	require.Contains(t, removal.Others, "table awa.mine")
+}

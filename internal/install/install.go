@@ -76,7 +76,7 @@ func run(ctx context.Context, conn *pgx.Conn, o Options, text, setting string, r
 		err = ctx.Err()
 	}
 	if err != nil {
-		err = nameHolders(ctx, conn, err)
+		err = nameTriggers(ctx, conn, nameHolders(ctx, conn, err))
 		undo(conn)
 		return err
 	}
@@ -128,6 +128,35 @@ rollback;`).ReadAll()
 	if e == nil && len(results[3].Rows) == 1 && results[3].Rows[0][0] != nil {
 		pg.Detail = string(results[3].Rows[0][0]) + "."
 		pg.Hint = "Try again when these have ended, or end them with pg_terminate_backend."
+	}
+	return err
+}
+
+// nameTriggers adds to an error in the function of an event trigger which one it is, since nothing else tells that the
+// function is none of Awa's.
+func nameTriggers(ctx context.Context, conn *pgx.Conn, err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) || pg.Where == "" {
+		return err
+	}
+	results, e := conn.PgConn().Exec(ctx, `rollback; begin read only; set local search_path = pg_catalog, pg_temp;
+select e.evtname, p.proname, format('%I.%I', n.nspname, p.proname)
+  from pg_event_trigger e join pg_proc p on p.oid = e.evtfoid join pg_namespace n on n.oid = p.pronamespace
+ where e.evtenabled in ('O', 'A');
+rollback;`).ReadAll()
+	if e != nil {
+		return err
+	}
+	for _, row := range results[3].Rows {
+		if name := string(row[1]); strings.Contains(pg.Where, " function "+name+"(") ||
+			strings.Contains(pg.Where, " function "+string(row[2])+"(") {
+			pg.Detail = strings.TrimSpace(fmt.Sprintf("%s The event trigger %s called %s, which is none of Awa's.", pg.Detail,
+				row[0], row[2]))
+			pg.Hint = fmt.Sprintf("Nothing was changed. Awa is installed with the search_path pg_catalog, pg_temp, in part by "+
+				"its owner's role: let that function have a path and rights of its own: alter function %s() security definer "+
+				"set search_path = public, pg_temp.", row[2])
+			break
+		}
 	}
 	return err
 }

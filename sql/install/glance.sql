@@ -1,5 +1,8 @@
 {{- /* A look at a glance: in the catalog alone, without a lock, by whoever may look there. */ -}}
-{{define "done"}}perform set_config('awa.installed',
+{{define "done"}}if v_granted is not null then -- it was only to look
+            execute format('revoke %s from current_user', v_granted::regrole);
+          end if;
+          perform set_config('awa.installed',
             json_build_object('before', v_before, 'after', v_before, 'functions', v_functions, 'newer', {{.}},
               'changed', false, 'role', current_user, 'role_prefix', v_prefix,
               'shared', exists (select from pg_roles r where r.rolname = v_prefix || 'producer'))::text, false);{{end}}

@@ -53,6 +53,7 @@ declare
   v_tables oid[];
   v_foreign oid[];
   v_passes boolean;
+  v_granted oid; -- the role that was granted for the installation
 {{template "declare" .}}
 {{- template "declare_as_owner" .}}
 begin
@@ -100,6 +101,7 @@ begin
             raise insufficient_privilege;
           end if;
           execute format('grant %s to current_user%s', v_schema_owner::regrole, c_with);
+          v_granted := v_schema_owner;
         exception when insufficient_privilege then
           null;
         end;

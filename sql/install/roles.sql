@@ -195,6 +195,7 @@
           if not pg_has_role(v_owner_role, 'usage')
             or (case when c_with <> '' then not pg_has_role(v_owner_role, 'set') end) then
             execute format('grant %s to current_user%s', v_owner_role::regrole, c_with);
+            v_granted := v_owner_role;
           end if;
           v_owner := v_owner_role;
         exception

@@ -59,12 +59,13 @@ begin
       select format('lock table %s in access exclusive mode', c.oid::regclass)
         from pg_class c
        where c.relnamespace = v_namespace and c.relkind in ('r', 'p') and not c.relispartition
+         and pg_has_role(c.relowner, 'usage') -- those of others are named below
        order by 1
     )
       || array(
         select format('alter view %s owner to %s', c.oid::regclass, c.relowner::regrole)
           from pg_class c
-         where c.relnamespace = v_namespace and c.relkind = 'v'
+         where c.relnamespace = v_namespace and c.relkind = 'v' and pg_has_role(c.relowner, 'usage')
          order by 1
       );
     v_tables := array(select c.oid from pg_class c where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v'));
@@ -235,6 +236,8 @@ begin
     end;
     if v_reason is null then
       begin
+        perform set_config('lock_timeout',
+          greatest(1, ceil(extract(epoch from v_began + v_wait - clock_timestamp()) * 1000))::text, true);
         execute format('drop role %I', v_role.rolname);
         v_gone := v_gone || v_role.rolname::text;
       exception
@@ -242,6 +245,17 @@ begin
           v_reason := format('%s may not drop it', current_user);
         when dependent_objects_still_exist then
           v_reason := 'it is needed elsewhere';
+        when lock_not_available then
+          select string_agg(distinct format('process %s of role %s%s in database %s', a.pid, a.usename,
+              ' (' || nullif(a.application_name, '') || ')', a.datname), '; ') into v_holders
+            from pg_locks l
+            join pg_stat_activity a on a.pid = l.pid
+           where l.locktype = 'object' and l.classid = 'pg_authid'::regclass and l.objid = v_role.oid and l.granted
+             and l.pid <> pg_backend_pid();
+          raise exception using errcode = '55P03',
+            message = format('others are in the way: role %I has not become free within %s', v_role.rolname, v_wait),
+            detail = format('It is used by %s.', coalesce(v_holders, 'a transaction that holds no lock on it now')),
+            hint = 'Nothing was changed. An installation in another database, say: try again when it has ended.';
       end;
     end if;
     if v_reason is not null then
