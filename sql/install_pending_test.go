@@ -186,3 +186,27 @@ func TestUninstallBesideATableOfAnother(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, removal.Others, "table awa.mine")
 }
+
+// A copy by a template, on the same server, gets roles of its own when its objects are taken from the first one's
+// owner.
+func TestATemplateCopyGetsRolesOfItsOwn(t *testing.T) {
+	own := newServer(t)
+	app := own.database("app", true).session()
+	app.exec("select awa.enqueue('q', 'k', '{}')")
+	require.NoError(t, app.db.Close(app.ctx))
+	admin := database{t, own.URL()}.session()
+	require.Eventually(t, func() bool { return admin.try("create database copy template app") == nil }, patience,
+		10*time.Millisecond, "the last session of it ends")
+	copied := named(own, t, "copy")
+	s := copied.session()
+	_, err := driver.MigrateWithConfig(t.Context(), copied.url, driver.MigrateConfig{RolePrefix: "copy_"})
+	require.ErrorContains(t, err, "installed here with the role prefix awa_, not copy_")
+	s.exec("reassign owned by awa_owner to current_user")
+	_, err = driver.MigrateWithConfig(t.Context(), copied.url, driver.MigrateConfig{RolePrefix: "copy_"})
+	require.NoError(t, err)
+	s.exec("select awa.enqueue('q', 'k', '{}')")
+	require.Equal(t, 2, one[int](s, "select count(*) from awa.jobs"))
+	require.Empty(t, list[string](s, `select distinct r.rolname::text
+		from pg_shdepend d join pg_roles r on r.oid = d.refobjid
+		where d.dbid = (select oid from pg_database where datname = current_database()) and r.rolname ~ '^awa_'`))
+}
