@@ -27,8 +27,8 @@ comment on function awa._claim_limited is 'Takes jobs from a queue with limits: 
 -- First what was given back, which comes first in its group; then the groups that have room get turns for those that
 -- wait in their lines; then it goes through the lanes: in each it begins the jobs that have turns, then reads new
 -- entries. It takes those whose group has room and no line, and puts the others into the line of their group: out of
--- the log, into limited_jobs. It reads at most about 2,000 entries; where it has come that far for nothing, it wakes
--- the queue.
+-- the log, into limited_jobs. It reads at most about 2,000 entries; where it has come that far for nothing, or
+-- has left groups to the next claim, it wakes the queue.
 -- now: a snapshot that was taken under the lock. Limits of the queue as a whole lower the number of jobs: their state
 -- is that of the first shard, whose lock it tries where it claims from another one.
 -- Why: all that decides who may begin is written and read under the lock of the shard. Only that a slot is free comes
@@ -147,7 +147,7 @@ begin
   v_jobs := v_limits.most - v_room;
   perform awa._keep_limits(v_settings, v_state, v_limits.whole, terms.claimed_at, v_jobs,
     case when v_limits.has_slots then now end);
-  if v_jobs = 0 and v_scanned >= 2000 then
+  if v_jobs = 0 and (v_scanned >= 2000 or v_is_dealt and awa._looks_again(shard)) then
     perform awa._wake(terms.queue_id);
   end if;
 end

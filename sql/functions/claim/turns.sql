@@ -84,6 +84,14 @@ end
 $$;
 comment on function awa._look_again is 'Notes groups that the next claim is to look at';
 
+-- Whether this transaction has noted groups of a shard that the next claim is to look at.
+create or replace function awa._looks_again(shard bigint) returns boolean
+language sql stable
+return exists (
+  select from awa.slots s where s.shard = _looks_again.shard and s.xid = pg_current_xact_id() and s.looks <> '{}');
+comment on function awa._looks_again is
+  'Whether this transaction has noted groups of a shard that the next claim is to look at';
+
 -- Takes slots back into their groups, and gives turns to the first ones in line, as far as there is room.
 -- A group is named once. deals: whether it gives turns. At most 10,000 turns in all, or ten for each group; and of the
 -- groups that got no slot back, it looks at 1,000 at most, any of them. The next claim goes on. Of a group that a rate,
