@@ -1,5 +1,5 @@
 -- Gives a job that waits another priority (1 to 4); returns the state that it was in.
--- It goes to the end of its new lane.
+-- It goes to the end of its new lane. One that was given back, and waits for its group, keeps its place there.
 -- Locks: the job's row, until the transaction ends; for an available job its queue, at commit.
 -- Raises 22023, JQ003, JQ004; JQ005 when it runs or has ended, or when this transaction has put it into the same place
 -- before; 55P03; 40001, also at commit, when it moved on meanwhile.
@@ -93,6 +93,13 @@ begin
         return v_place.state;
       end if;
       if v_place.xid is null then -- it waits for its group
+        if awa._queue_of(v_lane) = awa._queue_of(v_place.lane) then
+          update awa.limited_jobs w set lane = v_lane where w.job_id = job_id and w.waiting_id < 0;
+          if found then -- it comes first in its group, and goes on to
+            perform awa._wake(awa._queue_of(v_lane));
+            return v_place.state;
+          end if;
+        end if;
         select d.* into v_limited from awa._leave_lines(array[job_id]) d;
         continue when v_limited.job_id is null;
         if awa._has_place((select l from awa._ready_lane(v_lane, job_id, v_limited.group_key) l), job_id) then
