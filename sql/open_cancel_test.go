@@ -132,18 +132,26 @@ func TestPromotionInTheTransactionThatPutOff(t *testing.T) {
 	s.balanced()
 }
 
-// Jobs that it has cancelled, and others have claimed, are neither available nor running for it.
+// Jobs that it has cancelled, and others have claimed, are cancelled for it, and nothing else: each is counted once,
+// and the books balance.
 func TestCountsOfACancelWhoseJobsAreClaimed(t *testing.T) {
 	d := newDatabase(t)
 	a, b := d.session(), d.session()
-	all := a.enqueueMany("q", 6)
+	all := a.enqueueMany("q", 9)
 	a.exec("begin")
-	a.exec("select awa.cancel(j) from unnest($1::bigint[]) j", all[:4])
-	jobs := b.claim("q", 3)
+	a.exec("select awa.cancel(j) from unnest($1::bigint[]) j", all[:7])
+	jobs := b.claim("q", 6)
 	b.completes(jobs[:1])
-	require.Equal(t, "available 2, running 0, cancelled 4, completed 1",
-		one[string](a, "select format('available %s, running %s, cancelled %s, completed %s', available, running, "+
-			"cancelled, completed) from awa.queue_counts('q')"))
+	b.exec("select awa.complete($1, $2, output => '1')", jobs[1].JobID, jobs[1].Receipt)
+	b.exec("select awa.fail($1, $2, 'error', '1 hour')", jobs[2].JobID, jobs[2].Receipt)
+	b.exec("select awa.discard($1, $2, 'error')", jobs[3].JobID, jobs[3].Receipt)
+	require.Equal(t, int64(1), one[int64](b, "select awa._materialize($1, 1)", receipts(jobs[4:5])))
+	for _, counts := range []string{"queue_counts('q')", "queue_counts()", "audit()"} {
+		require.Equal(t, "available 2, running 0, retryable 0, failed 0, cancelled 7, completed 0",
+			one[string](a, "select format('available %s, running %s, retryable %s, failed %s, cancelled %s, completed %s', "+
+				"available, running, retryable, failed, cancelled, completed) from awa."+counts), counts)
+	}
+	require.Empty(t, list[string](a, "select problem from awa.audit() where not balanced"))
 	a.exec("rollback")
 	b.balanced()
 }
@@ -190,5 +198,74 @@ func TestDropQueueOfACancelWhoseJobHasARow(t *testing.T) {
 	b.refuses(jobs[0])
 	b.enqueue("q")
 	require.Len(t, b.claim("q", 9), 1)
+	b.balanced()
+}
+
+// A transaction has changed an available job, which another session has claimed since, and drops the queue. That is
+// decided at once: an attempt is over whose job was cancelled, and its answer is stale; else the drop fails as the
+// commit would, since the job would be there twice.
+func TestDropQueueOfWhatWasClaimedMeanwhile(t *testing.T) {
+	end := func(answer string) func(*session, claimed) {
+		return func(s *session, j claimed) { s.exec("select awa."+answer, j.JobID, j.Receipt) }
+	}
+	d := newDatabase(t)
+	a, b := d.session(), d.session()
+	n := 0
+	for _, change := range []string{"cancel($1)", "cancel_where($2)", "move($1, 'p')", "set_priority($1, 1)",
+		"reschedule($1, now() + interval '1 hour')"} {
+		isCancel := strings.HasPrefix(change, "cancel")
+		for name, meanwhile := range map[string]func(*session, claimed){
+			"nothing":      nil,
+			"claimed":      func(*session, claimed) {},
+			"materialized": func(s *session, _ claimed) { require.Positive(s, s.materialize()) },
+			"completed":    end("complete($1, $2)"),
+			"failed":       end("fail($1, $2, 'error', '1 hour')"),
+			"released":     end("release($1, $2)"),
+			"gone": func(s *session, j claimed) {
+				end("release($1, $2)")(s, j)
+				s.exec("select awa.move($1, 'elsewhere')", j.JobID)
+			},
+		} {
+			for _, force := range []bool{false, true} {
+				t.Log(change, name, force)
+				n++
+				q := fmt.Sprint("q", n)
+				job := a.enqueue(q)
+				a.exec("begin")
+				a.exec("select awa."+change+" where $1::bigint > 0 and $2::text > ''", job, q)
+				var jobs []claimed
+				if meanwhile != nil {
+					jobs = b.claim(q, 1)
+					require.Len(t, jobs, 1)
+					meanwhile(b, jobs[0])
+				}
+				err := a.try("select awa.drop_queue($1, $2)", q, force)
+				stays := change == "set_priority($1, 1)" || strings.HasPrefix(change, "reschedule")
+				switch {
+				case stays && !force:
+					require.Equal(t, "JQ005", sqlState(err))
+					a.exec("rollback")
+				case meanwhile == nil, isCancel && (name == "claimed" || name == "materialized"):
+					require.NoError(t, err)
+					a.exec("commit")
+					require.Zero(t, one[int](b, "select count(*) from awa.jobs where queue = $1", q))
+					require.Equal(t, change == "move($1, 'p')",
+						one[bool](b, "select exists (select from awa.jobs where id = $1 and state = 'available')", job))
+					require.Zero(t, one[int](b, "select count(*) from awa.leases where job_id = $1", job))
+					for _, j := range jobs {
+						require.Equal(t, "JQ001", sqlState(b.try("select awa.complete($1, $2)", j.JobID, j.Receipt)))
+					}
+				default: // the job may be available, for another attempt
+					require.Contains(t, []string{"40001", "JQ005"}, sqlState(err))
+					a.exec("rollback")
+					if name == "claimed" || name == "materialized" {
+						b.completes(jobs)
+					}
+				}
+				b.enqueue(q)
+				require.NotEmpty(t, b.claim(q, 9))
+			}
+		}
+	}
 	b.balanced()
 }

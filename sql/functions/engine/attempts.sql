@@ -254,3 +254,42 @@ as $$
     or lease_until <= now and (select e from awa._lease_ends_at(lease_until, lease, worker_id) e) <= now
 $$;
 comment on function awa._is_overdue is 'Whether an attempt''s time is over';
+
+-- The claim that has taken an entry, and the receipt; no row where the lane's cursor has not passed it.
+create or replace function awa._claim_of(
+  lane bigint,
+  xid xid8,
+  job_id bigint,
+  out claim_id bigint,
+  out receipt bigint
+) returns setof record
+language sql stable
+as $$
+  select c.claim_id, c.claim_id << 12 | (array_position(c.job_ids, _claim_of.job_id) - 1)
+    from (
+      select c.lo, c.hi, c.pos_xid, c.pos_id
+        from awa.lease_claims c
+       where c.lane = _claim_of.lane
+       order by c.lane_seq desc
+       limit 1
+    ) cursor
+   cross join lateral (
+      select c.claim_id, c.job_ids
+        from awa.lease_claims c
+       where case
+               when cursor.lo is null then pg_visible_in_snapshot(_claim_of.xid, cursor.hi)
+               else pg_visible_in_snapshot(_claim_of.xid, cursor.lo)
+                 or pg_visible_in_snapshot(_claim_of.xid, cursor.hi)
+                and (_claim_of.xid, _claim_of.job_id) <= (cursor.pos_xid, cursor.pos_id)
+             end
+         and c.lane = _claim_of.lane
+         and (c.pos_xid, c.pos_id) >= (_claim_of.xid, _claim_of.job_id)
+         and (c.first_xid, c.first_id) <= (_claim_of.xid, _claim_of.job_id)
+         and pg_visible_in_snapshot(_claim_of.xid, c.hi)
+         and _claim_of.job_id = any(c.job_ids)
+       order by c.pos_xid, c.pos_id
+       limit 1
+    ) c
+$$;
+comment on function awa._claim_of is
+  'The claim that has taken an entry, and the receipt; no row where the lane''s cursor has not passed it';

@@ -207,29 +207,7 @@ begin
   for v_taken in
     select t.*, c.claim_id, c.receipt
       from awa._buried_now(new.batch) t
-     cross join lateral (
-        select c.lo, c.hi, c.pos_xid, c.pos_id
-          from awa.lease_claims c
-         where c.lane = t.lane
-         order by c.lane_seq desc
-         limit 1
-      ) cursor
-     cross join lateral (
-        select c.claim_id, c.claim_id << 12 | (array_position(c.job_ids, t.job_id) - 1) as receipt
-          from awa.lease_claims c
-         where case
-                 when cursor.lo is null then pg_visible_in_snapshot(t.xid, cursor.hi)
-                 else pg_visible_in_snapshot(t.xid, cursor.lo)
-                   or pg_visible_in_snapshot(t.xid, cursor.hi) and (t.xid, t.job_id) <= (cursor.pos_xid, cursor.pos_id)
-               end
-           and c.lane = t.lane
-           and (c.pos_xid, c.pos_id) >= (t.xid, t.job_id)
-           and (c.first_xid, c.first_id) <= (t.xid, t.job_id)
-           and pg_visible_in_snapshot(t.xid, c.hi)
-           and t.job_id = any(c.job_ids)
-         order by c.pos_xid, c.pos_id
-         limit 1
-      ) c
+     cross join lateral awa._claim_of(t.lane, t.xid, t.job_id) c
      order by c.claim_id
   loop
     v_claims := v_claims + (v_taken.claim_id is distinct from v_last)::int;

@@ -51,13 +51,14 @@ comment on function awa._oldest_ready is
   'The time at which the first entry of a lane became ready that no cursor has passed';
 
 -- The exact counts of each lane in the ledgers: the counts of its past, and what came after. An entry that this very
--- transaction has buried, and that was claimed meanwhile, is running for it no more, and was available only once.
+-- transaction has buried, and that was claimed meanwhile, is neither running nor completed for it, and was available
+-- only once.
 create or replace view awa._lane_counts as
 select l.lane,
        (l.enqueued + n.enqueued)::bigint as enqueued,
        (l.appended + n.entries - l.buried - n.tombstones - l.claimed - c.claimed + o.claimed)::bigint as available,
        (c.claimed - c.closed - o.open)::bigint as running,
-       (l.completed + c.completed - n.deleted)::bigint as completed,
+       (l.completed + c.completed - n.deleted - o.completed)::bigint as completed,
        l.failed, l.cancelled, l.dead,
        h.ready_at as oldest_ready_at,
        l.queue_id
@@ -87,7 +88,8 @@ select l.lane,
     offset 0
   ) c
   cross join lateral (
-    select count(*) as claimed, count(*) filter (where k.is_open) as open
+    select count(*) as claimed, count(*) filter (where k.outcome is null) as open,
+           count(*) filter (where k.outcome in ('completed', 'completed_with_row')) as completed
       from (
         select *
           from awa.ready_tombstones t
@@ -113,11 +115,12 @@ select l.lane,
          limit 1
       ) c
      cross join lateral (
-        select not exists (
-          select
+        select (
+          select k.outcome
             from awa.lease_claim_closures k
            where k.claim_id = c.claim_id and (k.item = c.item or c.item = any(k.items))
-        ) as is_open
+           limit 1
+        ) as outcome
       ) k
     offset 0
   ) o
@@ -200,6 +203,27 @@ $$;
 comment on function awa._room_of is
   'How many jobs of a queue its own limits let begin now, as claims and answers have left it; null for any number';
 
+-- The rows of deferred_jobs, limited_jobs and done_entries that do not count for this transaction: see _buried_here.
+-- A row of done_entries that a closure counts is left out.
+create or replace view awa._rows_of_others as
+select r.lane, r.state
+  from (select distinct b.job_id from awa._buried_here b) b
+ cross join lateral (
+    select d.lane, d.state from awa.deferred_jobs d where d.job_id = b.job_id
+    union all
+    select w.lane, 'available' from awa.limited_jobs w where w.job_id = b.job_id
+    union all
+    select f.lane, f.state from awa.done_entries f where f.job_id = b.job_id and not f.counted_by_closure
+    except all (
+      select d.lane, d.state from awa._deferred_here d where d.job_id = b.job_id
+      union all
+      select f.lane, f.state from awa._done_here f where f.job_id = b.job_id and not f.counted_by_closure
+    )
+    offset 0
+  ) r;
+comment on view awa._rows_of_others is
+  'The rows of deferred_jobs, limited_jobs and done_entries that do not count for this transaction';
+
 -- Exact counts of jobs by queue and state, as queue_counts returns them.
 -- limited is how many of the available wait for a limit: in the lines of their groups, without a turn, or more than
 -- those of the queue let begin now.
@@ -249,7 +273,9 @@ with span as (
    cross join lateral (
       select l.lane
         from awa.leases l
-       where l.lane >= awa._first_lane(s.first_id) and l.lane <= awa._last_lane(s.last_id)
+       where l.lane >= awa._first_lane(s.first_id)
+         and l.lane <= awa._last_lane(s.last_id)
+         and l.job_id not in (select b.job_id from awa._buried_here b)
       offset 0
     ) l
    group by 1
@@ -296,6 +322,16 @@ with span as (
        where not f.counted_by_closure and f.lane >= awa._first_lane(s.first_id) and f.lane <= awa._last_lane(s.last_id)
       offset 0
     ) f
+   group by 1, 2
+  union all
+  select awa._queue_of(r.lane), r.state, - count(*), null, null, false
+    from span s
+   cross join lateral (
+      select *
+        from awa._rows_of_others r
+       where r.lane >= awa._first_lane(s.first_id) and r.lane <= awa._last_lane(s.last_id)
+      offset 0
+    ) r
    group by 1, 2
   union all
   select q.queue_id, null, 0, null, q.name, q.dropped_at is null

@@ -5,7 +5,8 @@
 -- a job that another session cancels, or answers for, for longer than claim_wait it fails, and names the session.
 -- Locks: the queue's name, its number of shards where it has several, the queue and the counts, for which it waits as
 -- claim does, its claims, and its jobs' rows.
--- Raises 22023, JQ002, JQ004, JQ005, 55P03.
+-- Raises 22023, JQ002, JQ004, JQ005, 55P03; 40001 where a job that this transaction has changed was claimed meanwhile,
+-- as the commit does without a drop.
 create or replace function awa.drop_queue(queue text, force boolean default false) returns void
 language plpgsql
 volatile
@@ -118,7 +119,9 @@ comment on function awa.drop_queue is
   'Removes a queue and its jobs; refused while it has jobs that have not ended, unless forced';
 
 -- Locks the waiting and ended jobs of a queue, and ends its open attempts.
--- Raises 55P03.
+-- Also attempts of jobs that this transaction has cancelled while they were available, and another session has claimed
+-- since.
+-- Raises 55P03; 40001 where such a job was answered, or this transaction has moved it or put it off.
 -- Why: a session that is changing a job now, or answering for it, may leave it in another state. This one waits for it
 -- before it decides which jobs go.
 create or replace function awa._stop_jobs(queue_id bigint) returns void
@@ -128,19 +131,38 @@ as $$
 declare
   v_first bigint := awa._first_lane(queue_id);
   v_last bigint := awa._last_lane(queue_id);
+  v_taken record;
+  v_undecided bigint[] := '{}';
+  v_cancelled bigint[];
   v_detail text;
 begin
   -- Lines first: what leaves one while this waits is deferred, or has ended, then.
   perform from awa.limited_jobs w where w.shard between queue_id << 6 and queue_id << 6 | 63 for update;
   perform from awa.deferred_jobs d where d.lane between v_first and v_last for update;
   perform from awa.done_entries d where d.lane between v_first and v_last for update;
-  -- Also the rows of jobs that this transaction has buried: nothing is decided about these at its end.
-  perform awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped')
-     from (
-       select r.job_id, r.receipt from awa._running r where r.queue_id = queue_id
-       union -- some are in both
-       select l.job_id, l.receipt from awa.leases l where l.lane between v_first and v_last
-     ) r;
+  -- What this transaction has buried, and another session has claimed meanwhile: decided now, as _resolve_change would.
+  for v_taken in
+    select t.segment, t.lane, t.xid, t.job_id, t.cancels
+      from awa.ready_tombstones t
+     cross join lateral awa._claim_of(t.lane, t.xid, t.job_id) c
+     where t.by_xid = pg_current_xact_id_if_assigned() and t.lane between v_first and v_last
+  loop
+    if not v_taken.cancels then
+      perform awa._moved_on(v_taken.job_id);
+    end if;
+    v_undecided := v_undecided || v_taken.job_id;
+    delete from awa.ready_tombstones t -- so that its attempt is an open one, here as for others
+     where t.segment = v_taken.segment and t.lane = v_taken.lane and t.xid = v_taken.xid and t.job_id = v_taken.job_id;
+  end loop;
+  select awa._cancel_running(array_agg(r.job_id), array_agg(r.receipt), 'the queue was dropped') into v_cancelled
+    from awa._running r
+   where r.queue_id = queue_id;
+  perform awa._moved_on(j) -- it was answered: it may be anywhere
+     from unnest(v_undecided) j
+    where j <> all(v_cancelled)
+      and (
+        select true from awa.limited_jobs w where w.job_id = j and w.shard between queue_id << 6 and queue_id << 6 | 63
+      ) is null;
 exception when lock_not_available then
   get stacked diagnostics v_detail = pg_exception_detail;
   if v_detail <> '' then
