@@ -197,8 +197,11 @@ func TestCleaningGoesOnPastDamage(t *testing.T) {
 // emptied beside it: the others are moved; health names the job; and when the trigger is gone, it goes on. So with the
 // cursor of a queue.
 func TestCleaningGoesOnPastRefusals(t *testing.T) {
-	for _, runs := range []bool{false, true} {
+	for n, runs := range []bool{false, true, false, true} {
 		s := newDatabase(t).session()
+		if n > 1 {
+			s.carriesByLanes()
+		}
 		worker := s.registerWorker()
 		var jobs []int64
 		for n := range 3 {
@@ -236,21 +239,26 @@ func TestCleaningGoesOnPastRefusals(t *testing.T) {
 		}
 	}
 
-	s := newDatabase(t).session()
-	s.enqueue("q")
-	s.claim("q", 1)
-	waits := s.enqueue("other")
-	s.exec("update awa.settings set completed_retention = '0'")
-	s.rotate()
-	s.exec("create function public.refuse() returns trigger language plpgsql as $$ begin if new.job_ids = '{}' then " +
-		"raise exception 'no cursors'; end if; return new; end $$")
-	s.exec("create trigger refuse before insert on awa.lease_claims for each row execute function public.refuse()")
-	require.Equal(t, "refused", s.pruneOn())
-	require.Contains(t, one[string](s, "select message from awa.health() where topic = 'prune'"),
-		"no cursors (SQLSTATE P0001)")
-	require.Equal(t, []int64{waits}, list[int64](s, "select job_id from awa.ready_entries where segment <> 0"),
-		"jobs are moved")
-	s.exec("drop trigger refuse on awa.lease_claims")
-	s.prunes()
-	s.audited()
+	for _, byLanes := range []bool{false, true} {
+		s := newDatabase(t).session()
+		if byLanes {
+			s.carriesByLanes()
+		}
+		s.enqueue("q")
+		s.claim("q", 1)
+		waits := s.enqueue("other")
+		s.exec("update awa.settings set completed_retention = '0'")
+		s.rotate()
+		s.exec("create function public.refuse() returns trigger language plpgsql as $$ begin if new.job_ids = '{}' then " +
+			"raise exception 'no cursors'; end if; return new; end $$")
+		s.exec("create trigger refuse before insert on awa.lease_claims for each row execute function public.refuse()")
+		require.Equal(t, "refused", s.pruneOn())
+		require.Contains(t, one[string](s, "select message from awa.health() where topic = 'prune'"),
+			"no cursors (SQLSTATE P0001)")
+		require.Equal(t, []int64{waits}, list[int64](s, "select job_id from awa.ready_entries where segment <> 0"),
+			"jobs are moved")
+		s.exec("drop trigger refuse on awa.lease_claims")
+		s.prunes()
+		s.audited()
+	}
 }

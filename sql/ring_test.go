@@ -73,6 +73,26 @@ func (s *session) movesAll() {
 	s.exec(changing("_clean", "greatest(1000 >>", "greatest(2 >>"))
 }
 
+// carriesByLanes lets cleaning carry lane by lane, a piece of one lane and two jobs in each call, as it does where
+// there are very many lanes.
+func (s *session) carriesByLanes() {
+	s.Helper()
+	s.exec("set jit = off")
+	s.exec(changing("_begin_cleaning", "> 500", "> 0"))
+	s.exec(changing("_clean", "greatest(50 >>", "greatest(1 >>"))
+	s.exec(changing("_clean", "greatest(1000 >> least(cut_off, 5), 1))\n", "greatest(2 >> least(cut_off, 5), 1))\n"))
+	s.exec(changing("_carry_lanes", "v_tried >= 450", "v_tried >= 1"))
+}
+
+// settles begins to clean, and returns when no transaction can write to the segment any more.
+func (s *session) settles() {
+	s.Helper()
+	for range 3 {
+		require.Equal(s, "cleaning", s.prune())
+	}
+	require.True(s, one[bool](s, "select carried_before is not null from awa.ring"))
+}
+
 // moves lets cleaning move what is alive, and stops before the rest.
 func (s *session) moves(segment int) {
 	s.Helper()
@@ -155,18 +175,27 @@ func TestBurialOfWhatIsMoved(t *testing.T) {
 	for _, c := range []struct{ call, state string }{{"select awa.cancel($1)", "cancelled"},
 		{"select awa.set_priority($1, 4)", "available"},
 		{"select awa.reschedule($1, now() + interval '1 hour')", "scheduled"}} {
-		for _, commits := range []string{"before the cleaning", "after it", "never"} {
+		for n := range 6 {
+			commits, byLanes := []string{"before the cleaning", "after it", "never"}[n%3], n > 2
 			if commits == "never" && c.state != "cancelled" {
 				continue
 			}
-			t.Log(c.call, commits)
+			t.Log(c.call, commits, byLanes)
 			d := newDatabase(t)
 			operator, s := d.session(), d.session().neverWaits()
-			s.movesAll()
 			jobs := s.enqueueMany("q", 3)
+			if byLanes {
+				s.carriesByLanes()
+				s.rotate()
+				s.settles()
+			} else {
+				s.movesAll()
+			}
 			operator.exec("begin")
 			operator.exec(c.call, jobs[1])
-			s.rotate()
+			if !byLanes {
+				s.rotate()
+			}
 			s.moves(0)
 			if commits == "before the cleaning" {
 				operator.exec("commit")
@@ -174,17 +203,18 @@ func TestBurialOfWhatIsMoved(t *testing.T) {
 			for outcome := ""; outcome != "cleaned"; outcome = s.prune() {
 				require.Contains(t, []string{"", "cleaning", "busy"}, outcome)
 			}
-			want := []int64{jobs[0], jobs[2]}
+			s.audited()
+			want, state := []int64{jobs[0], jobs[2]}, c.state
 			switch commits {
 			case "after it":
 				operator.exec("commit")
 			case "never":
 				operator.exec("rollback")
-				want, c.state = jobs, "available"
+				want, state = jobs, "available"
 			}
 			s.prunesLater()
 			s.audited()
-			require.Equal(t, c.state, s.state(jobs[1]))
+			require.Equal(t, state, s.state(jobs[1]))
 			if strings.Contains(c.call, "priority") && commits != "never" {
 				want = append(want, jobs[1])
 			}
@@ -524,29 +554,36 @@ func TestBetweenTheMoves(t *testing.T) {
 			return func() { require.Equal(s, "40001", sqlState(a.try("commit"))) }, jobs
 		}},
 	} {
-		t.Log(c.name)
-		d := newDatabase(t)
-		s := d.session()
-		s.movesAll()
-		s.setPruneWait("1 millisecond")
-		jobs := s.enqueueMany("q", 6)
-		s.exec("select awa._fold(null, true)")
-		s.rotate()
-		require.Equal(t, "cleaning", s.prune(), "it has looked")
-		require.Equal(t, "cleaning", s.prune(), "two jobs are moved")
-		require.Equal(t, int64(4), one[int64](s, "select count(*) from awa.ready_entries where segment = 0"))
-		ends, want := c.does(d, s, slices.Clone(jobs))
-		s.audited()
-		s.cleans()
-		s.audited()
-		ends()
-		s.audited()
-		s.prunesLater()
-		s.audited()
-		taken := s.claim("q", 9)
-		require.Equal(t, want, ids(taken), c.name)
-		s.completes(taken)
-		s.audited()
+		for _, byLanes := range []bool{false, true} {
+			t.Log(c.name, byLanes)
+			d := newDatabase(t)
+			s := d.session()
+			s.setPruneWait("1 millisecond")
+			jobs := s.enqueueMany("q", 6)
+			s.exec("select awa._fold(null, true)")
+			s.rotate()
+			if byLanes {
+				s.carriesByLanes()
+				s.settles()
+			} else {
+				s.movesAll()
+				require.Equal(t, "cleaning", s.prune(), "it has looked")
+			}
+			require.Equal(t, "cleaning", s.prune(), "two jobs are moved")
+			require.Equal(t, int64(4), one[int64](s, "select count(*) from awa.ready_entries where segment = 0"))
+			ends, want := c.does(d, s, slices.Clone(jobs))
+			s.audited()
+			s.cleans()
+			s.audited()
+			ends()
+			s.audited()
+			s.prunesLater()
+			s.audited()
+			taken := s.claim("q", 9)
+			require.Equal(t, want, ids(taken), c.name)
+			s.completes(taken)
+			s.audited()
+		}
 	}
 }
 

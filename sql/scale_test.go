@@ -350,6 +350,32 @@ func TestDroppedQueuesAreForgotten(t *testing.T) {
 	s.balanced()
 }
 
+// Nor while a transaction is open that has found the name before the drop, got its id after it, and is the last one
+// that has begun: it is younger than what the snapshots of others end with.
+func TestDroppedQueueBesideTheYoungestTransaction(t *testing.T) {
+	d := newDatabase(t)
+	producer, blocker, s := d.session(), d.session(), d.session()
+	s.enqueue("q")
+	s.exec(changing("_append", "v_segment := awa._current_segment();",
+		"v_segment := awa._current_segment(); perform pg_advisory_lock_shared(42), pg_advisory_unlock_shared(42);"))
+	blocker.exec("select pg_advisory_lock(42)")
+	producer.exec("begin")
+	ended := producer.background("select awa.enqueue_many('q', 'k', array['{}'::jsonb])")
+	s.waitUntilBlocked(producer)
+	s.exec("select awa.drop_queue('q', true)")
+	s.exec("truncate awa.lease_claims, awa.lease_claim_closures, awa.ready_tombstones, awa.arrivals")
+	s.exec("delete from awa.ready_entries")
+	blocker.exec("select pg_advisory_unlock(42)")
+	require.NoError(t, ended())
+	for range 4 {
+		s.exec("select setval('awa.next_fold_at', 1)")
+		s.exec("select awa._fold()")
+	}
+	require.Equal(t, 1, one[int](s, "select count(distinct queue_id) from awa.queues"))
+	producer.exec("commit")
+	require.Len(t, s.claim("q", 9), 1)
+}
+
 // Without its row, settings would let nothing be claimed, and ring nothing enqueued.
 func TestRowsThatMustBeThere(t *testing.T) {
 	d := newDatabase(t)

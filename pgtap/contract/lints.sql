@@ -171,9 +171,9 @@ select is((
     from functions
    where private and not prosecdef and proconfig is not null
 ),
-  '{_fold,_fold_segment,_is_holder,_is_unbalanced,_places_of,_promote_due,_results,_retry}',
-  'private functions take the settings of those that call them, but for those that count, look for a job by its id, or '
-  'run for each of many jobs');
+  '{_carry_lanes,_fold,_fold_segment,_is_holder,_is_unbalanced,_places_of,_promote_due,_results,_retry}',
+  'private functions take the settings of those that call them, but for those that count, carry lanes, look for a job '
+  'by its id, or run for each of many jobs');
 select is(
   (select array_agg(f.signature order by f.signature)
      from functions f

@@ -56,7 +56,7 @@ insert into writers values
   ('ready_entries', 'rebase_after_restore', 'entries as they are'),
   ('ready_entries', '_begin_turns', 'many in one statement, which deletes them where they were'),
   ('ready_tombstones', '_bury', null),
-  ('ready_tombstones', '_carry_late', 'tombstones as they are'),
+  ('ready_tombstones', '_carry_burials', 'tombstones as they are'),
   ('rebasing', '_place_anew', null),
   ('rescue_gaps', '_note_call', null),
   ('schedule_sources', 'sync_schedules', null),

@@ -217,7 +217,8 @@ select is(pg_temp.says('prune'),
   'busy');
 update awa.ring set outcome = 'waiting', old_snapshots = '{"backend 1, since then","replication slot s"}';
 select is(pg_temp.says('prune'),
-  'warning: segment 3: not emptied for 00:02: there are older snapshots: backend 1, since then; replication slot s -> '
+  'warning: segment 3: not emptied for 00:02: there are older snapshots, or transactions: backend 1, since then; '
+  'replication slot s -> '
   'End these transactions when they need not go on. Meanwhile the current segment grows; claims are as fast as ever.',
   'waiting');
 update awa.ring set outcome = 'blocked';

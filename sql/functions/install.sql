@@ -91,6 +91,7 @@
 {{ template "maintain/rotate.sql" . }}
 {{ template "maintain/clean.sql" . }}
 {{ template "maintain/carry.sql" . }}
+{{ template "maintain/carry_lanes.sql" . }}
 {{ template "maintain/prune_oldest.sql" . }}
 {{ template "maintain/forget_workers.sql" . }}
 {{ template "maintain/run_pass.sql" . }}

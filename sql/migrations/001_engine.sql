@@ -311,6 +311,10 @@ create table awa.ring (
   left_at         timestamptz[] not null default array_fill(now(), array[4]),
   carried_segment smallint,
   carried_since   pg_snapshot,
+  settle_by       timestamptz,
+  settled_at      xid8,
+  carried_before  bigint,
+  passed_over     bigint[],
   cleaned_segment smallint,
   cleaned_until   pg_snapshot,
   cleaned_by      xid8,
@@ -331,6 +335,15 @@ comment on column awa.ring.left_at is
 comment on column awa.ring.carried_segment is
   'The segment that entries are carried out of, before it is cleaned; null when there is none';
 comment on column awa.ring.carried_since is 'A snapshot from before the first of them was carried';
+comment on column awa.ring.settle_by is
+  'Until when cleaning waits for transactions that can still write to a segment of very many lanes; null when '
+  'it does not';
+comment on column awa.ring.settled_at is
+  'When no older transaction than this one is in progress no transaction can write to that segment; null before that '
+  'is known';
+comment on column awa.ring.carried_before is
+  'Of a segment that no transaction can write to: lanes from this one on are carried; null for other segments';
+comment on column awa.ring.passed_over is 'The lanes among these that are not carried, and are tried again';
 comment on column awa.ring.cleaned_segment is
   'The segment from which all live rows were carried to the current one; null when there is none';
 comment on column awa.ring.cleaned_until is 'Entries of the cleaned segment that are visible in it count no more';

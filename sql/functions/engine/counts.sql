@@ -138,7 +138,10 @@ select l.lane, s.segment::smallint as segment,
     select e.lane, e.segment, count(*) as entries
       from awa._entries e
       join awa.queue_rollups r on r.lane = e.lane
-     where pg_visible_in_snapshot(e.xid, r.counted) and pg_visible_in_snapshot(e.xid, r.dropped) is not true
+      left join awa.ring g on g.carried_segment = e.segment
+     where pg_visible_in_snapshot(e.xid, r.counted)
+       and pg_visible_in_snapshot(e.xid, r.dropped) is not true
+       and (e.lane < g.carried_before or e.lane = any(g.passed_over)) is not false -- the others are carried
      group by e.lane, e.segment
   ) e on e.lane = l.lane and e.segment = s.segment
  where l.segment_entries[s.segment + 1] <> coalesce(e.entries, 0)

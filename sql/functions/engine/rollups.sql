@@ -238,15 +238,20 @@ comment on function awa._fold_lane is
 
 -- Adds the rows of a segment that is not the current one to the counts, lane by lane.
 -- Goes on until all rows are counted that are visible now, but for open claims. New rows of these lanes elsewhere do
--- not keep it from its end. The caller has locked the counts. Ends as _fold does.
+-- not keep it from its end. Of some lanes, if they are given. The caller has locked the counts. Ends as _fold does, or
+-- earlier, if it is to take less.
 -- Returns whether there is more.
-create or replace function awa._fold_segment(segment smallint) returns boolean
+create or replace function awa._fold_segment(
+  segment smallint,
+  lanes bigint[] default null,
+  most interval default '10 seconds'
+) returns boolean
 language plpgsql
 set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_variable
 declare
-  v_budget interval := awa._budget('10 seconds', 10);
+  v_budget interval := awa._budget(most, 10);
   v_end timestamptz := clock_timestamp() + v_budget;
   v_lane record;
   v_counted int := 0;
@@ -254,11 +259,12 @@ declare
 begin
   for v_lane in
     select l.lane, l.last_seq
-      from awa._lanes_in_segment(segment) l
+      from awa._lanes_in_segment(segment, lanes) l
       left join lateral (
         select * from awa.queue_rollups r where r.lane = l.lane limit 1
       ) r on true
      where l.last_seq > coalesce(r.closed_seq, 0)
+        or r.open_seqs <> '{}'
         or (select true from awa._put_since(segment, l.lane, coalesce(r.counted, '3:3:')) limit 1)
   loop
     if v_counted > 0 and clock_timestamp() > v_end then
@@ -399,15 +405,16 @@ begin
   )
   delete from awa.queue_rollups r using names n
    where r.lane >= awa._first_lane(n.queue_id) and r.lane <= awa._last_lane(n.queue_id);
+  perform pg_stat_clear_snapshot(); -- this transaction may have looked before the drop
   v_marked := array(
     select q.queue_id
       from awa.queues q
      where q.queue_id = any(v_gone) and q.forget_after is null
      group by q.queue_id
     having bool_and(not exists (select from awa._old_snapshots(q.xmin::text::xid8))));
-  -- By a snapshot that is younger: a transaction that has got an id since, and no snapshot any more, is waited for.
+  -- A transaction that has got an id since, and no snapshot any more, is waited for.
   update awa.queues q
-     set forget_after = pg_snapshot_xmax(awa._snapshot())
+     set forget_after = awa._next_xid()
    where q.queue_id = any(v_marked) and q.forget_after is null;
 end
 $$;

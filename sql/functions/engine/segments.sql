@@ -73,113 +73,119 @@ $$;
 comment on function awa._summarize is
   'Brings the BRIN indexes on ready_entries up to date; returns how many ranges of blocks got a summary';
 
--- The lanes that have rows in a segment, and the number of their last claim there.
--- Rows are entries, tombstones, arrivals, or claims. Walks through the indexes of that segment from one lane to the
--- next, as _lanes_in_use does, so other queues cost nothing.
+-- The lanes that have rows in a segment, from the last one back: those before a lane, or only so many.
+-- Where these are given. Rows are entries, tombstones, arrivals, or claims.
+-- Why: it walks through the indexes of that segment from one lane to the next, as _lanes_in_use does, so other queues
+-- cost nothing.
+create or replace function awa._next_lanes(
+  segment smallint,
+  before bigint default null,
+  max_lanes int default null
+) returns setof bigint
+language sql stable
+as $$
+  select u.lane
+    from (
+      select l.lane
+        from (
+          with recursive lanes(lane, is_there) as (
+            select coalesce(before, 9223372036854775807), null::boolean
+            union all
+            select n.lane, true
+              from lanes l
+             cross join lateral (
+                select e.lane
+                  from awa.ready_entries e
+                 where e.segment = _next_lanes.segment and e.lane < l.lane
+                 order by e.lane desc
+                 limit 1
+              ) n
+          )
+          select * from lanes l where l.is_there limit max_lanes
+        ) l
+      union
+      select l.lane
+        from (
+          with recursive lanes(lane, is_there) as (
+            select coalesce(before, 9223372036854775807), null::boolean
+            union all
+            select n.lane, true
+              from lanes l
+             cross join lateral (
+                select t.lane
+                  from awa.ready_tombstones t
+                 where t.segment = _next_lanes.segment and t.lane < l.lane
+                 order by t.lane desc
+                 limit 1
+              ) n
+          )
+          select * from lanes l where l.is_there limit max_lanes
+        ) l
+      union
+      select l.lane
+        from (
+          with recursive lanes(lane, is_there) as (
+            select coalesce(before, 9223372036854775807), null::boolean
+            union all
+            select n.lane, true
+              from lanes l
+             cross join lateral (
+                select a.lane
+                  from awa.arrivals a
+                 where a.segment = _next_lanes.segment and a.lane < l.lane
+                 order by a.lane desc
+                 limit 1
+              ) n
+          )
+          select * from lanes l where l.is_there limit max_lanes
+        ) l
+      union
+      select l.lane
+        from (
+          with recursive lanes(lane, is_there) as (
+            select coalesce(before, 9223372036854775807), null::boolean
+            union all
+            select n.lane, true
+              from lanes l
+             cross join lateral (
+                select c.lane
+                  from awa.lease_claims c
+                 where c.segment = _next_lanes.segment and c.lane < l.lane
+                 order by c.lane desc
+                 limit 1
+              ) n
+          )
+          select * from lanes l where l.is_there limit max_lanes
+        ) l
+    ) u
+   order by u.lane desc
+   limit max_lanes
+$$;
+comment on function awa._next_lanes is
+  'The lanes that have rows in a segment, from the last one back: those before a lane, or only so many';
+
+-- Lanes that have rows in a segment, all of them unless they are given, and the number of their last claim there.
 create or replace function awa._lanes_in_segment(
   segment smallint,
+  lanes bigint[] default null,
   out lane bigint,
   out last_seq bigint
 ) returns setof record
 language sql stable
 as $$
-  select u.lane, max(u.lane_seq)
-    from (
-      select l.lane, null::bigint as lane_seq
-        from (
-          with recursive lanes(lane) as (
-            (
-              select e.lane
-                from awa.ready_entries e
-               where e.segment = _lanes_in_segment.segment
-               order by e.lane desc
-               limit 1
-            )
-            union all
-            select n.lane
-              from lanes l
-             cross join lateral (
-                select e.lane
-                  from awa.ready_entries e
-                 where e.segment = _lanes_in_segment.segment and e.lane < l.lane
-                 order by e.lane desc
-                 limit 1
-              ) n
-          )
-          select * from lanes
-        ) l
-      union all
-      select l.lane, null
-        from (
-          with recursive lanes(lane) as (
-            (
-              select t.lane
-                from awa.ready_tombstones t
-               where t.segment = _lanes_in_segment.segment
-               order by t.lane desc
-               limit 1
-            )
-            union all
-            select n.lane
-              from lanes l
-             cross join lateral (
-                select t.lane
-                  from awa.ready_tombstones t
-                 where t.segment = _lanes_in_segment.segment and t.lane < l.lane
-                 order by t.lane desc
-                 limit 1
-              ) n
-          )
-          select * from lanes
-        ) l
-      union all
-      select l.lane, null
-        from (
-          with recursive lanes(lane) as (
-            (select a.lane from awa.arrivals a where a.segment = _lanes_in_segment.segment order by a.lane desc limit 1)
-            union all
-            select n.lane
-              from lanes l
-             cross join lateral (
-                select a.lane
-                  from awa.arrivals a
-                 where a.segment = _lanes_in_segment.segment and a.lane < l.lane
-                 order by a.lane desc
-                 limit 1
-              ) n
-          )
-          select * from lanes
-        ) l
-      union all
-      select l.lane, l.lane_seq
-        from (
-          with recursive lanes(lane, lane_seq) as (
-            (
-              select c.lane, c.lane_seq
-                from awa.lease_claims c
-               where c.segment = _lanes_in_segment.segment
-               order by c.lane desc, c.lane_seq desc
-               limit 1
-            )
-            union all
-            select n.lane, n.lane_seq
-              from lanes l
-             cross join lateral (
-                select c.lane, c.lane_seq
-                  from awa.lease_claims c
-                 where c.segment = _lanes_in_segment.segment and c.lane < l.lane
-                 order by c.lane desc, c.lane_seq desc
-                 limit 1
-              ) n
-          )
-          select * from lanes
-        ) l
-    ) u
-   where (select true from awa.queues q where q.queue_id = awa._queue_of(u.lane) limit 1)
-   group by u.lane
+  select l.lane, c.lane_seq
+    from unnest(coalesce(lanes, array(select n from awa._next_lanes(segment) n))) l(lane)
+    left join lateral (
+      select c.lane_seq
+        from awa.lease_claims c
+       where c.segment = _lanes_in_segment.segment and c.lane = l.lane
+       order by c.lane_seq desc
+       limit 1
+    ) c on true
+   where (select true from awa.queues q where q.queue_id = awa._queue_of(l.lane) limit 1)
 $$;
 comment on function awa._lanes_in_segment is
-  'The lanes that have rows in a segment, and the number of their last claim there';
+  'Lanes that have rows in a segment, all of them unless they are given, and the number of their last claim there';
 
 -- The transactions of the rows that a lane has got in a segment, and that are not visible in a snapshot.
 -- Rows are entries, tombstones and arrivals.

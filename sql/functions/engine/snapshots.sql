@@ -77,6 +77,28 @@ $$;
 comment on function awa._old_snapshots is
   'The sessions that could read this database with a snapshot that does not see a transaction';
 
+-- A transaction that is younger than all that have begun, so that these have ended once it is the oldest in progress.
+-- As of the same look at the sessions as _old_snapshots, in one transaction.
+-- Why: a snapshot's xmax is not: it follows the last transaction that has ended, and younger ones may be in progress.
+create or replace function awa._next_xid() returns xid8
+language sql
+as $$
+  with own as materialized (select pg_current_xact_id() as xid)
+  select ((
+           select max(o.xid::text::bigint + age(o.xid::xid) - age(x.xid))
+             from (
+               select o.xid::xid
+               union all
+               select a.backend_xid from pg_stat_activity a
+               union all
+               select p.transaction from pg_prepared_xacts p
+             ) x(xid)
+         ) + 1)::text::xid8
+    from own o
+$$;
+comment on function awa._next_xid is
+  'A transaction that is younger than all that have begun, so that these have ended once it is the oldest in progress';
+
 -- The sessions that have held a snapshot for more than a second, by the same names as _old_snapshots.
 create or replace function awa._long_readers() returns table (holder text)
 language sql stable

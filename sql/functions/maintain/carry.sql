@@ -96,10 +96,10 @@ $$;
 comment on function awa._shards_to_carry is
   'The shards, at most 500, of which a segment holds unclaimed entries, but for those of some jobs, or cursors';
 
--- Locks those of some shards that it can have at once, or else the first one; returns which.
+-- Locks those of some shards that it can have at once, or else the first one, if it waits; returns which.
 -- Locks: these, in the order given, until the transaction ends.
 -- Raises 55P03.
-create or replace function awa._lock_some(shards bigint[]) returns bigint[]
+create or replace function awa._lock_some(shards bigint[], waits boolean default true) returns bigint[]
 language plpgsql
 as $$
 declare
@@ -111,7 +111,7 @@ begin
       v_locked := v_locked || v_shard;
     end if;
   end loop;
-  if v_locked = '{}' then
+  if v_locked = '{}' and waits then
     -- no session waits for this one meanwhile, but for the counts, without which they go on
     perform awa._lock_for(array[awa._shard_key(shards[1])], '500 milliseconds');
     v_locked := shards[1:1];
@@ -120,7 +120,7 @@ begin
 end
 $$;
 comment on function awa._lock_some is
-  'Locks those of some shards that it can have at once, or else the first one; returns which';
+  'Locks those of some shards that it can have at once, or else the first one, if it waits; returns which';
 
 -- Moves entries to the current segment, but for those that the server can't read, or whose rows it refuses.
 -- Returns how many it moved, the jobs that it left for one of these reasons, and the last refusal.
@@ -250,22 +250,23 @@ $$;
 comment on function awa._carry_cursors is
   'Copies the cursors of shards that are in a segment to the current one; returns how many';
 
--- The lanes whose cursors are in a segment.
-create or replace function awa._cursors_in(segment smallint) returns setof bigint
+-- The lanes, of some or of all, whose cursors are in a segment.
+create or replace function awa._cursors_in(segment smallint, lanes bigint[] default null) returns setof bigint
 language sql stable
 as $$
   select l.lane
-    from awa._lanes_in_segment(_cursors_in.segment) l
+    from awa._lanes_in_segment(_cursors_in.segment, lanes) l
    where l.last_seq = (select c.lane_seq from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1)
 $$;
-comment on function awa._cursors_in is 'The lanes whose cursors are in a segment';
+comment on function awa._cursors_in is 'The lanes, of some or of all, whose cursors are in a segment';
 
--- The places of entries in a segment that no cursor has passed.
-create or replace function awa._available_in(segment smallint) returns setof awa._available
+-- The places of entries in a segment, of some lanes or of all, that no cursor has passed.
+create or replace function awa._available_in(segment smallint, lanes bigint[] default null)
+returns setof awa._available
 language sql stable
 as $$
   select a.*
-    from awa._lanes_in_segment(_available_in.segment) l
+    from awa._lanes_in_segment(_available_in.segment, lanes) l
    cross join lateral (
       select *
         from awa._available a
@@ -273,16 +274,17 @@ as $$
       offset 0
     ) a
 $$;
-comment on function awa._available_in is 'The places of entries in a segment that no cursor has passed';
+comment on function awa._available_in is
+  'The places of entries in a segment, of some lanes or of all, that no cursor has passed';
 
--- The receipts of open attempts that a segment holds, as claims or as entries.
+-- The receipts of open attempts, of some lanes or of all, that a segment holds, as claims or as entries.
 -- Skips lanes whose claims are all counted: they have no open attempt.
-create or replace function awa._open_in(segment smallint) returns setof bigint
+create or replace function awa._open_in(segment smallint, lanes bigint[] default null) returns setof bigint
 language sql stable
 as $$
-  with lanes as materialized (
+  with used as materialized (
     select l.lane
-      from awa._lanes_in_segment(_open_in.segment) l
+      from awa._lanes_in_segment(_open_in.segment, lanes) l
       left join lateral (
         select * from awa.queue_rollups r where r.lane = l.lane limit 1
       ) r on true
@@ -290,7 +292,7 @@ as $$
         or (select true from awa.lease_claims c where c.lane = l.lane and c.lane_seq > r.closed_seq limit 1)
   )
   select o.receipt
-    from lanes l
+    from used l
    cross join lateral (
       select o.receipt
         from awa._open_items o
@@ -299,7 +301,7 @@ as $$
     ) o
   union
   select r.receipt
-    from lanes l
+    from used l
    cross join lateral (
       select r.receipt
         from awa._running r
@@ -307,7 +309,8 @@ as $$
       offset 0
     ) r
 $$;
-comment on function awa._open_in is 'The receipts of open attempts that a segment holds, as claims or as entries';
+comment on function awa._open_in is
+  'The receipts of open attempts, of some lanes or of all, that a segment holds, as claims or as entries';
 
 -- The tombstones in a segment of transactions that are not visible in a snapshot.
 create or replace function awa._buried_since(segment smallint, since pg_snapshot) returns setof awa.ready_tombstones
@@ -324,12 +327,12 @@ $$;
 comment on function awa._buried_since is
   'The tombstones in a segment of transactions that are not visible in a snapshot';
 
--- The lanes that have claims in a segment that are not counted yet, such as open ones.
-create or replace function awa._uncounted_lanes(segment smallint) returns setof bigint
+-- The lanes, of some or of all, that have claims in a segment that are not counted yet, such as open ones.
+create or replace function awa._uncounted_lanes(segment smallint, lanes bigint[] default null) returns setof bigint
 language sql stable
 as $$
   select l.lane
-    from awa._lanes_in_segment(_uncounted_lanes.segment) l
+    from awa._lanes_in_segment(_uncounted_lanes.segment, lanes) l
     left join lateral (
       select * from awa.queue_rollups r where r.lane = l.lane limit 1
     ) r on true
@@ -344,7 +347,7 @@ as $$
           ) c)
 $$;
 comment on function awa._uncounted_lanes is
-  'The lanes that have claims in a segment that are not counted yet, such as open ones';
+  'The lanes, of some or of all, that have claims in a segment that are not counted yet, such as open ones';
 
 -- Whether rows are missing in a segment.
 -- Why: it counts all rows, so it needs other plans than the rest. It uses one processor, as other sessions need the

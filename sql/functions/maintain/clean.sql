@@ -4,7 +4,8 @@
 -- These are entries that no claim has passed, under the same place; cursors; and, to leases, open attempts. Then ring
 -- says that the segment no longer counts, up to a snapshot. It may have to be called again, for rows that an older
 -- transaction has put there since. Where many rows are alive, or a call before was blocked or cut off, it first moves
--- entries and cursors queue by queue, some in each call: then a call that is cut off has lost little.
+-- entries and cursors queue by queue, some in each call: then a call that is cut off has lost little. A segment of very
+-- many lanes is carried lane by lane, some in each call, when no transaction can write to it any more.
 -- Locks: the counts; once it copies what is left, the shards whose rows these are; until the transaction ends.
 -- Why: it copies the rest first, and locks the queues only then, for the changes since. So their claims wait for
 -- milliseconds. Entries that were claimed meanwhile are there twice until the commit, and only once after it.
@@ -16,10 +17,15 @@ declare
   v_ring awa.ring;
   v_outcome text;
   v_until pg_snapshot;
+  v_by_lanes boolean;
   v_each record;
 begin
   select * into v_ring from awa.ring r;
-  if v_ring.carried_segment is distinct from segment then
+  if v_ring.carried_segment = segment and v_ring.settle_by is not null then
+    return awa._settle();
+  end if;
+  v_by_lanes := v_ring.carried_before is not null and segment in (v_ring.carried_segment, v_ring.cleaned_segment);
+  if v_ring.carried_segment is distinct from segment and v_by_lanes is not true then
     v_outcome := awa._begin_cleaning(segment, force, cut_off);
     if v_outcome is not null then
       return v_outcome;
@@ -28,12 +34,16 @@ begin
   begin
     perform awa._lock_for(array[awa._fold_key()], wait);
     if v_ring.carried_segment = segment then
-      v_outcome := awa._carry(segment, greatest(1000 >> least(cut_off, 5), 1));
+      v_outcome := case
+        when v_by_lanes
+          then awa._carry_lanes(segment, greatest(50 >> least(cut_off, 5), 1), greatest(1000 >> least(cut_off, 5), 1))
+        else awa._carry(segment, greatest(1000 >> least(cut_off, 5), 1))
+      end;
       if v_outcome is not null then
         return v_outcome;
       end if;
     end if;
-    v_until := awa._carry_all(segment, wait);
+    v_until := case when v_by_lanes then awa._end_lanes(segment) else awa._carry_all(segment, wait) end;
     if v_until is null then
       return 'cleaning';
     end if;
@@ -44,8 +54,13 @@ begin
       if awa._is_passing(sqlstate) or not awa._is_about_a_row(sqlstate) then
         raise;
       end if;
+      if v_by_lanes then
+        update awa.ring r set refusal = awa._refusal(sqlerrm, sqlstate);
+        return 'refused';
+      end if;
       if v_ring.carried_segment is distinct from segment then -- the others are moved
-        update awa.ring r set carried_segment = segment, carried_since = awa._snapshot(), old_snapshots = null;
+        update awa.ring r
+           set carried_segment = segment, carried_since = awa._snapshot(), carried_before = null, old_snapshots = null;
         return 'cleaning';
       end if;
       v_each := awa._materialize_each(array(select o from awa._open_in(segment) o limit 1000));
@@ -56,7 +71,9 @@ begin
   end;
   update awa.ring r
      set cleaned_segment = segment, cleaned_until = v_until, cleaned_by = pg_current_xact_id(), carried_segment = null,
-         carried_since = null, old_snapshots = null, unreadable = null, refused = null, refusal = null;
+         carried_since = null, settle_by = null, settled_at = null,
+         carried_before = case when v_by_lanes then r.carried_before end, passed_over = null, old_snapshots = null,
+         unreadable = null, refused = null, refusal = null;
   return 'cleaned';
 end
 $$;
@@ -72,17 +89,26 @@ as $$
 declare
   v_ring awa.ring;
   v_settings awa.settings;
+  v_has_many_lanes boolean := (select count(*) > 500 from awa._next_lanes(segment, max_lanes => 501));
   v_alive bigint;
   v_readers text[];
 begin
   select * into v_ring from awa.ring r;
   select * into v_settings from awa.settings s;
-  select count(*) into v_alive
-    from (
-      select
-        from awa._available_in(segment) a
-       limit case when cut_off < 2 then v_settings.carry_max + 1 else least(v_settings.carry_max, 1000) + 1 end
-    ) a;
+  if v_has_many_lanes then -- as far as they are counted, and wherever they are: a look at each lane would take long
+    v_alive := (
+      select coalesce(sum(greatest(r.appended - r.buried - r.claimed, 0)), 0)
+        from awa.queue_rollups r
+       where r.segment_entries[segment + 1] > 0);
+  end if;
+  if v_alive is null or v_alive > v_settings.carry_max then
+    select count(*) into v_alive
+      from (
+        select
+          from awa._available_in(segment) a
+         limit case when cut_off < 2 then v_settings.carry_max + 1 else least(v_settings.carry_max, 1000) + 1 end
+      ) a;
+  end if;
   if v_alive > v_settings.carry_max then
     return 'full';
   end if;
@@ -105,14 +131,17 @@ begin
       return 'unbalanced';
     end if;
   end if;
-  if v_alive > 1000
+  if v_has_many_lanes
+    or v_alive > 1000
     or cut_off > 0
     or v_ring.outcome = 'busy' and v_ring.cleaned_segment is distinct from segment
     or pg_relation_size(format('awa.ready_entries_%s', segment)::regclass) > 67108864
-     or (select count(*) from (select distinct awa._shard_of(c) from awa._cursors_in(segment) c limit 501) c) > 500
   then
     -- from here on it does not look again
-    update awa.ring r set carried_segment = segment, carried_since = awa._snapshot(), old_snapshots = null;
+    update awa.ring r
+       set carried_segment = segment, carried_since = awa._snapshot(), old_snapshots = null, settled_at = null,
+           carried_before = null, passed_over = null,
+           settle_by = case when v_has_many_lanes then clock_timestamp() + interval '1 minute' end;
     return 'cleaning';
   end if;
   return null;
@@ -270,14 +299,25 @@ begin
        where r.segment_entries[segment + 1] > 0
     ) n
    where r.lane = n.lane;
-  -- Burials of entries that were carried before.
+  perform awa._carry_burials(segment,
+    case
+      when v_ring.cleaned_segment = segment then v_ring.cleaned_until
+      else case when v_ring.carried_segment = segment then v_ring.carried_since else before end
+    end, until);
+end
+$$;
+comment on function awa._carry_late is
+  'Copies the rows that were committed to a segment between two snapshots, and counts the copied ones';
+
+-- Copies the burials that were committed between two snapshots, of entries that were carried before.
+create or replace function awa._carry_burials(segment smallint, since pg_snapshot, until pg_snapshot) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
   insert into awa.ready_tombstones (segment, lane, xid, job_id, by_xid, batch, cancels)
   select e.segment, t.lane, t.xid, t.job_id, t.by_xid, t.batch, t.cancels
-    from awa._buried_since(segment,
-      case
-        when v_ring.cleaned_segment = segment then v_ring.cleaned_until
-        else case when v_ring.carried_segment = segment then v_ring.carried_since else before end
-      end) t
+    from awa._buried_since(segment, since) t
    cross join lateral (
       select e.segment
         from awa.ready_entries e
@@ -288,5 +328,5 @@ begin
   on conflict do nothing;
 end
 $$;
-comment on function awa._carry_late is
-  'Copies the rows that were committed to a segment between two snapshots, and counts the copied ones';
+comment on function awa._carry_burials is
+  'Copies the burials that were committed between two snapshots, of entries that were carried before';

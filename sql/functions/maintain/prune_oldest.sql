@@ -14,10 +14,10 @@ comment on view awa.prune_oldest_row is
 -- (there is more to carry), cleaned, truncating (there is more to truncate), truncated; or the obstacle: unbalanced
 -- (rows are missing: see audit), damaged (the server can't read a live job in it: see health), refused (the current
 -- segment does not take a row, because of a user's trigger: see health), full (more rows are alive than carry_max),
--- busy (another session is working on its live rows), waiting (for older snapshots), blocked (another session holds a
--- lock on it). Then it is tried again after a second, then two, four, up to five minutes. Or cut off: calls did not
--- come to their end. Then it is tried again 8 seconds after the last one began, 16, up to five minutes, and with
--- smaller batches until the segment is empty.
+-- busy (another session is working on its live rows), waiting (for older snapshots, or for transactions that may write
+-- to it), blocked (another session holds a lock on it). Then it is tried again after a second, then two, four, up to
+-- five minutes. Or cut off: calls did not come to their end. Then it is tried again 8 seconds after the last one began,
+-- 16, up to five minutes, and with smaller batches until the segment is empty.
 -- Locks: ring; to clean, the counts, then the queues of the rows that it carries, in the order of their ids, then
 -- claims, tried; to truncate, one of the segment's tables. The wait for them grows with the tries, up to half a second,
 -- which is less than deadlock_timeout.
@@ -172,7 +172,8 @@ begin
       -- No session writes there any more, but readers go on while this one looks. Rows that older transactions have
       -- put there since the cleaning call for another one.
       execute format('lock table awa.%s_%s in share mode', v_family, segment);
-      if (case v_family
+      if (v_ring.carried_before is null or v_family = 'ready_tombstones') -- to the others nobody can write
+        and (case v_family
             when 'ready_entries' then
               exists (
                 select from awa._lanes_in_segment(segment) l
@@ -229,7 +230,7 @@ begin
     end if;
   end if;
   update awa.ring r
-     set cleaned_segment = null, cleaned_until = null, cleaned_by = null, old_snapshots = null;
+     set cleaned_segment = null, cleaned_until = null, cleaned_by = null, carried_before = null, old_snapshots = null;
   return 'truncated';
 end
 $$;

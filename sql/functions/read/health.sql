@@ -305,7 +305,7 @@ select 3,
            when 'refused' then 'not emptied for %s: the server refuses to carry what is alive in it: %s'
            when 'full' then 'not emptied for %s: more is alive in it than carry_max'
            when 'busy' then 'not emptied for %s: sessions are at work on what is alive in it: %s'
-           when 'waiting' then 'not emptied for %s: there are older snapshots: %s'
+           when 'waiting' then 'not emptied for %s: there are older snapshots, or transactions: %s'
            else 'not emptied for %s: others hold locks on it: %s'
          end, awa._in_words(n.at - r.stuck_since),
          case
