@@ -206,10 +206,15 @@ $$;
 comment on function awa._room_of is
   'How many jobs of a queue its own limits let begin now, as claims and answers have left it; null for any number';
 
--- The rows of deferred_jobs, limited_jobs and done_entries that do not count for this transaction: see _buried_here.
--- A row of done_entries that a closure counts is left out.
-create or replace view awa._rows_of_others as
-select r.lane, r.state
+-- The jobs with lease rows that count for this transaction, each once; and less than none for the rows of
+-- deferred_jobs, limited_jobs and done_entries that do not: see _buried_here.
+-- Rows of done_entries that a closure counts are left out.
+create or replace view awa._leases_here as
+select l.lane, 'running' as state, 1 as jobs
+  from awa.leases l
+ where l.job_id not in (select b.job_id from awa._buried_here b)
+union all
+select r.lane, r.state, -1
   from (select distinct b.job_id from awa._buried_here b) b
  cross join lateral (
     select d.lane, d.state from awa.deferred_jobs d where d.job_id = b.job_id
@@ -224,8 +229,8 @@ select r.lane, r.state
     )
     offset 0
   ) r;
-comment on view awa._rows_of_others is
-  'The rows of deferred_jobs, limited_jobs and done_entries that do not count for this transaction';
+comment on view awa._leases_here is
+  'The jobs with lease rows that count for this transaction, less the other rows that do not';
 
 -- Exact counts of jobs by queue and state, as queue_counts returns them.
 -- limited is how many of the available wait for a limit: in the lines of their groups, without a turn, or more than
@@ -271,17 +276,15 @@ with span as (
     ) n(state, jobs, oldest_ready_at)
    where n.jobs <> 0 or n.oldest_ready_at is not null
   union all
-  select awa._queue_of(l.lane), 'running', count(*), null, null, false
+  select awa._queue_of(l.lane), l.state, sum(l.jobs), null, null, false
     from span s
    cross join lateral (
-      select l.lane
-        from awa.leases l
-       where l.lane >= awa._first_lane(s.first_id)
-         and l.lane <= awa._last_lane(s.last_id)
-         and l.job_id not in (select b.job_id from awa._buried_here b)
+      select l.lane, l.state, l.jobs
+        from awa._leases_here l
+       where l.lane >= awa._first_lane(s.first_id) and l.lane <= awa._last_lane(s.last_id)
       offset 0
     ) l
-   group by 1
+   group by 1, 2
   union all
   select awa._queue_of(d.lane), d.state, count(*), null, null, false
     from span s
@@ -325,16 +328,6 @@ with span as (
        where not f.counted_by_closure and f.lane >= awa._first_lane(s.first_id) and f.lane <= awa._last_lane(s.last_id)
       offset 0
     ) f
-   group by 1, 2
-  union all
-  select awa._queue_of(r.lane), r.state, - count(*), null, null, false
-    from span s
-   cross join lateral (
-      select *
-        from awa._rows_of_others r
-       where r.lane >= awa._first_lane(s.first_id) and r.lane <= awa._last_lane(s.last_id)
-      offset 0
-    ) r
    group by 1, 2
   union all
   select q.queue_id, null, 0, null, q.name, q.dropped_at is null
