@@ -174,7 +174,7 @@ create or replace function awa._lanes_in_segment(
 language sql stable
 as $$
   select l.lane, c.lane_seq
-    from unnest(coalesce(lanes, array(select n from awa._next_lanes(segment) n))) l(lane)
+    from unnest(coalesce(lanes, array(select n from awa._next_lanes(segment) n order by n))) l(lane)
     left join lateral (
       select c.lane_seq
         from awa.lease_claims c
