@@ -206,31 +206,29 @@ $$;
 comment on function awa._room_of is
   'How many jobs of a queue its own limits let begin now, as claims and answers have left it; null for any number';
 
--- The jobs with lease rows that count for this transaction, each once; and less than none for the rows of
--- deferred_jobs, limited_jobs and done_entries that do not: see _buried_here.
--- Rows of done_entries that a closure counts are left out.
+-- The lease rows that count for this transaction; and, of the jobs that it has buried, the other rows, to be taken off
+-- the counts, with its own ones (is_here): see _buried_here. Not rows of done_entries that a closure counts.
 create or replace view awa._leases_here as
-select l.lane, 'running' as state, 1 as jobs
+select l.lane, 'running'::text as state, true as is_here
   from awa.leases l
  where l.job_id not in (select b.job_id from awa._buried_here b)
 union all
-select r.lane, r.state, -1
+select r.lane, r.state, r.is_here
   from (select distinct b.job_id from awa._buried_here b) b
  cross join lateral (
-    select d.lane, d.state from awa.deferred_jobs d where d.job_id = b.job_id
+    select d.lane, d.state, false as is_here from awa.deferred_jobs d where d.job_id = b.job_id
     union all
-    select w.lane, 'available' from awa.limited_jobs w where w.job_id = b.job_id
+    select d.lane, d.state, true from awa._deferred_here d where d.job_id = b.job_id
     union all
-    select f.lane, f.state from awa.done_entries f where f.job_id = b.job_id and not f.counted_by_closure
-    except all (
-      select d.lane, d.state from awa._deferred_here d where d.job_id = b.job_id
-      union all
-      select f.lane, f.state from awa._done_here f where f.job_id = b.job_id and not f.counted_by_closure
-    )
+    select w.lane, 'available'::text, false from awa.limited_jobs w where w.job_id = b.job_id
+    union all
+    select f.lane, f.state, false from awa.done_entries f where f.job_id = b.job_id and not f.counted_by_closure
+    union all
+    select f.lane, f.state, true from awa._done_here f where f.job_id = b.job_id and not f.counted_by_closure
     offset 0
   ) r;
 comment on view awa._leases_here is
-  'The jobs with lease rows that count for this transaction, less the other rows that do not';
+  'The lease rows that count for this transaction; and the other rows of the jobs that it has buried';
 
 -- Exact counts of jobs by queue and state, as queue_counts returns them.
 -- limited is how many of the available wait for a limit: in the lines of their groups, without a turn, or more than
@@ -276,10 +274,10 @@ with span as (
     ) n(state, jobs, oldest_ready_at)
    where n.jobs <> 0 or n.oldest_ready_at is not null
   union all
-  select awa._queue_of(l.lane), l.state, sum(l.jobs), null, null, false
+  select awa._queue_of(l.lane), l.state, sum(case when l.is_here then 1 else -1 end), null, null, false
     from span s
    cross join lateral (
-      select l.lane, l.state, l.jobs
+      select l.lane, l.state, l.is_here
         from awa._leases_here l
        where l.lane >= awa._first_lane(s.first_id) and l.lane <= awa._last_lane(s.last_id)
       offset 0
