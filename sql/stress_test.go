@@ -178,6 +178,11 @@ func TestStress(t *testing.T) {
 	// Half of the cleanings move what is alive some at a time, as they do where it is much.
 	_, err = setUp.db.Exec(ctx, changing("_begin_cleaning", "or cut_off > 0", "or random() < 0.5"))
 	require.NoError(t, err)
+	// And half of them go lane by lane, as they do where there are very many.
+	_, err = setUp.db.Exec(ctx, changing("_begin_cleaning", "count(*) > 500", "count(*) > 0 and random() < 0.5"))
+	require.NoError(t, err)
+	_, err = setUp.db.Exec(ctx, changing("_clean", "greatest(50 >> least(cut_off, 5), 1)", "5"))
+	require.NoError(t, err)
 	pruner := newClient(202)
 	turns := map[string]int{}
 	var truncated atomic.Int64
