@@ -169,6 +169,36 @@ func TestLanesWaitForLateWriters(t *testing.T) {
 	}
 }
 
+// The rotation is to be committed before cleaning waits for those who can write to the segment: until then, others take
+// it for the current one.
+func TestLanesWaitForTheRotation(t *testing.T) {
+	d := newDatabase(t)
+	late, s := d.session(), d.session()
+	s.carriesByLanes()
+	s.exec("update awa.settings set notifications = false")
+	s.enqueue("q")
+	s.exec("begin")
+	s.rotate()
+	require.Equal(t, "cleaning", s.prune())
+	require.Equal(t, "waiting", s.prune())
+	late.exec("begin")
+	late.enqueue("late")
+	s.exec("commit")
+	for outcome := s.prune(); outcome != "waiting"; outcome = s.prune() {
+		require.Equal(t, "cleaning", outcome)
+		require.True(t, one[bool](s, "select carried_before is null from awa.ring"))
+	}
+	late.exec("commit")
+	for outcome := s.prune(); outcome != "cleaned"; outcome = s.prune() {
+		require.Equal(t, "cleaning", outcome)
+	}
+	s.prunes()
+	s.balanced()
+	require.Len(t, s.claim("q", 9), 1)
+	require.Len(t, s.claim("late", 9), 1)
+	s.balanced()
+}
+
 // It does not wait for long: then all lanes are looked at in one go, as where there are few, and what comes late calls
 // for another cleaning.
 func TestLanesDoNotWaitForLong(t *testing.T) {

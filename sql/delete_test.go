@@ -210,6 +210,28 @@ func TestForgetADroppedQueueWithDeletedJobs(t *testing.T) {
 	}, time.Minute, time.Millisecond)
 }
 
+// With the name of a dropped queue goes the cursor that the drop has left: it would be that of the next queue of the
+// name, which counts its claims from the first one on, until its segment is truncated.
+func TestForgottenQueueLeavesNoCursor(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.ended("q", ends[0])
+	s.rotate()
+	s.exec("select awa.drop_queue('q')")
+	s.prunes()
+	require.Equal(t, 1, one[int](s, "select count(*) from awa.lease_claims"))
+	require.Eventually(t, func() bool { // a process of the server may have an old snapshot for a moment
+		s.exec("select awa._forget_queues()")
+		return one[int](s, "select count(*) from awa.queues") == 0
+	}, time.Minute, time.Millisecond)
+	require.Zero(t, one[int](s, "select count(*) from awa.lease_claims"))
+	s.enqueue("q")
+	s.exec("select awa._fold(null, true)")
+	require.Len(t, s.claim("q", 9), 1)
+	require.Len(t, s.running(), 1)
+	s.balanced()
+}
+
 // What is noted of deleted jobs goes with the segment, or the next time around where it is committed only after the
 // cleaning, and the job is neither shown nor counted again.
 func TestPruneBesideAnOpenDelete(t *testing.T) {

@@ -87,7 +87,7 @@ func (s *session) carriesByLanes() {
 // settles begins to clean, and returns when no transaction can write to the segment any more.
 func (s *session) settles() {
 	s.Helper()
-	for range 3 {
+	for range 4 {
 		require.Equal(s, "cleaning", s.prune())
 	}
 	require.True(s, one[bool](s, "select carried_before is not null from awa.ring"))

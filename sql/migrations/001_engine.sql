@@ -337,10 +337,10 @@ comment on column awa.ring.carried_segment is
 comment on column awa.ring.carried_since is 'A snapshot from before the first of them was carried';
 comment on column awa.ring.settle_by is
   'Until when cleaning waits for transactions that can still write to a segment of very many lanes; null when '
-  'it does not';
+  'it does not, infinity until the transaction that has begun it is committed';
 comment on column awa.ring.settled_at is
   'When no older transaction than this one is in progress no transaction can write to that segment; null before that '
-  'is known';
+  'is known; at first the transaction that has begun the cleaning';
 comment on column awa.ring.carried_before is
   'Of a segment that no transaction can write to: lanes from this one on are carried; null for other segments';
 comment on column awa.ring.passed_over is 'The lanes among these that are not carried, and are tried again';

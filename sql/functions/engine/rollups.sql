@@ -362,7 +362,7 @@ comment on function awa._claimed_until is
   'The last claim before those that are younger than a time, among those that fold has not looked at';
 
 -- Removes the names of dropped queues that have no entry, arrival or job left, at most 1,000.
--- Their counts go, too.
+-- Their counts go, too, and their cursors: a queue of the same name counts its claims from the first one on.
 -- Why: it takes two steps. A transaction that has seen the name before the drop may still enqueue without another look:
 -- it has an older snapshot when the name is marked, or an id, and has ended when the name is removed.
 create or replace function awa._forget_queues() returns void
@@ -402,6 +402,9 @@ begin
     delete from awa.queues q
      where q.queue_id = any(v_gone) and q.forget_after <= pg_snapshot_xmin(v_now)
     returning q.queue_id
+  ), cursors as (
+    delete from awa.lease_claims c using names n
+     where c.lane between awa._first_lane(n.queue_id) and awa._last_lane(n.queue_id) and c.job_ids = '{}'
   )
   delete from awa.queue_rollups r using names n
    where r.lane >= awa._first_lane(n.queue_id) and r.lane <= awa._last_lane(n.queue_id);
@@ -413,6 +416,7 @@ begin
      group by q.queue_id
     having bool_and(not exists (select from awa._old_snapshots(q.xmin::text::xid8))));
   -- A transaction that has got an id since, and no snapshot any more, is waited for.
+  perform pg_stat_clear_snapshot(); -- see _next_xid
   update awa.queues q
      set forget_after = awa._next_xid()
    where q.queue_id = any(v_marked) and q.forget_after is null;

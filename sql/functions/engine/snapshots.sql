@@ -78,7 +78,7 @@ comment on function awa._old_snapshots is
   'The sessions that could read this database with a snapshot that does not see a transaction';
 
 -- A transaction that is younger than all that have begun, so that these have ended once it is the oldest in progress.
--- As of the same look at the sessions as _old_snapshots, in one transaction.
+-- Take it by a later look at the sessions than that of _old_snapshots: one that was on none had its id by then.
 -- Why: a snapshot's xmax is not: it follows the last transaction that has ended, and younger ones may be in progress.
 create or replace function awa._next_xid() returns xid8
 language sql

@@ -1,8 +1,9 @@
 -- Cleaning a segment of very many lanes: lane by lane, once no transaction can write to it any more.
 
 -- Waits until no transaction can write to a segment of very many lanes any more.
--- First no snapshot may be left that is older than carried_since: a statement with one may still take the segment for
--- the current one. Then the transactions have to end that have begun by then: they may have written to it.
+-- First the rotation is to be committed, and carried_since taken after it. Then no snapshot may be left that is older: a
+-- statement with one may still take the segment for the current one. Then the transactions have to end that have begun
+-- by then: they may have written to it.
 -- Returns cleaning; or waiting, and ring names these sessions. When settle_by is over, it is cleaned without that.
 create or replace function awa._settle() returns text
 language plpgsql
@@ -13,10 +14,18 @@ declare
   v_holders text[];
 begin
   select * into v_ring from awa.ring r;
-  if v_ring.settled_at is null then
+  if v_ring.settle_by = 'infinity' then -- settled_at is the transaction that has begun the cleaning
+    if not pg_visible_in_snapshot(v_ring.settled_at, awa._snapshot()) then
+      return 'waiting';
+    end if;
+    update awa.ring r
+       set carried_since = awa._snapshot(), settled_at = null, settle_by = clock_timestamp() + interval '1 minute';
+    return 'cleaning';
+  elsif v_ring.settled_at is null then
     perform pg_stat_clear_snapshot(); -- this transaction may have looked before
     v_holders := array(select o.holder from awa._old_snapshots(pg_snapshot_xmax(v_ring.carried_since)) o);
     if v_holders = '{}' then
+      perform pg_stat_clear_snapshot(); -- see _next_xid
       update awa.ring r set settled_at = awa._next_xid(), old_snapshots = null;
       return 'cleaning';
     end if;
@@ -142,7 +151,7 @@ begin
   refused := coalesce(refused, '{}');
   left_over := '{}';
   has_moved := false;
-  is_cut := awa._fold_segment(segment, lanes, '1 second'); -- most of it before their shards are locked
+  is_cut := awa._fold_segment(segment, lanes, '200 milliseconds'); -- most of it before their shards are locked
   if is_cut then
     has_moved := true;
     return;
@@ -163,7 +172,7 @@ begin
   refused := refused || v_moves.refused;
   refusal := v_moves.refusal;
   has_moved := v_moves.moved > 0;
-  is_cut := cardinality(v_places) = max_entries;
+  is_cut := cardinality(v_places) = max_entries and has_moved;
   if is_cut then
     return;
   end if;

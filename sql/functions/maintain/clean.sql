@@ -139,9 +139,9 @@ begin
   then
     -- from here on it does not look again
     update awa.ring r
-       set carried_segment = segment, carried_since = awa._snapshot(), old_snapshots = null, settled_at = null,
-           carried_before = null, passed_over = null,
-           settle_by = case when v_has_many_lanes then clock_timestamp() + interval '1 minute' end;
+       set carried_segment = segment, carried_since = awa._snapshot(), old_snapshots = null, carried_before = null,
+           passed_over = null, settle_by = case when v_has_many_lanes then 'infinity'::timestamptz end,
+           settled_at = case when v_has_many_lanes then pg_current_xact_id() end;
     return 'cleaning';
   end if;
   return null;
