@@ -914,7 +914,7 @@ func (c *client) checkStates(ctx context.Context) error {
 		         ''),
 		       coalesce((select string_agg(format('%s %s %s', c.queue, s.key, s.value), ', ' order by c.queue, s.key)
 		                   from awa.queue_counts() c,
-		                     jsonb_each_text(to_jsonb(c) - 'queue' - 'oldest_ready_at' - 'completed') s
+		                     jsonb_each_text(to_jsonb(c) - '{queue,oldest_ready_at,completed,limited}'::text[]) s
 		                  where s.value <> '0'), ''),
 		       coalesce((select string_agg(unique_key || ' ' || id, ', ' order by unique_key)
 		                   from jobs
