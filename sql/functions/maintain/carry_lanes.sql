@@ -1,9 +1,9 @@
 -- Cleaning a segment of very many lanes: lane by lane, once no transaction can write to it any more.
 
 -- Waits until no transaction can write to a segment of very many lanes any more.
--- First the rotation is to be committed, and carried_since taken after it. Then no snapshot may be left that is older: a
--- statement with one may still take the segment for the current one. Then the transactions have to end that have begun
--- by then: they may have written to it.
+-- First the rotation is to be committed, and carried_since taken after it. Then no snapshot may be left that is older:
+-- a statement with one may still take the segment for the current one. Then the transactions have to end that have
+-- begun by then: they may have written to it.
 -- Returns cleaning; or waiting, and ring names these sessions. When settle_by is over, it is cleaned without that.
 create or replace function awa._settle() returns text
 language plpgsql
