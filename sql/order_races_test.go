@@ -197,3 +197,38 @@ func TestPlacesAfterARestore(t *testing.T) {
 	require.ElementsMatch(t, []int64{jobs[1], other[1]}, ids(s.claim("q", 9)))
 	s.slots()
 }
+
+// A job that failed for good is retried before the next claim: under strict it is a new one, behind those in line, also
+// behind those that claims have not come to; under halt it goes first.
+func TestRetryBeforeTheNextClaim(t *testing.T) {
+	for _, order := range []string{"strict", "halt"} {
+		for _, end := range []string{"discard", "fail_many"} {
+			d := newDatabase(t)
+			s, other := d.session(), d.session()
+			s.limits("q", `{"group_order": "`+order+`", "default_max_attempts": 1}`)
+			first := s.enqueueInGroup("q", "g", 1)
+			attempt := s.claim("q", 9)
+			require.Equal(t, first, ids(attempt))
+			line := s.enqueueInGroup("q", "g", 1)
+			require.Empty(t, s.claim("q", 9))
+			late := s.enqueueInGroup("q", "g", 1)
+			if end == "discard" {
+				s.exec("select awa.discard($1, $2, 'error')", attempt[0].JobID, attempt[0].Receipt)
+			} else {
+				s.exec("select awa.fail_many($1, $2, '{error}')", ids(attempt), receipts(attempt))
+			}
+			other.exec("select awa.retry($1)", first[0])
+			want := append(append(line, late...), first...)
+			if order == "halt" {
+				want = append(first, append(line, late...)...)
+			}
+			for _, job := range want {
+				attempt = s.claim("q", 9)
+				require.Equal(t, []int64{job}, ids(attempt), order)
+				s.slots()
+				s.completeMany(attempt)
+			}
+			s.balanced()
+		}
+	}
+}

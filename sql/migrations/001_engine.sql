@@ -821,7 +821,7 @@ comment on column awa.slots.of_queue is 'How many slots of the queue were given 
 comment on column awa.slots.freed is 'The groups of which a slot was given back, once for each';
 comment on column awa.slots.looks is 'Groups that may have room for those that wait, though nothing was given back';
 comment on column awa.slots.keeps is
-  'Jobs whose attempts have ended, and which may come again; of the groups in looks, one for each';
+  'Jobs whose attempts have ended, negative where they failed for good; of the groups in looks, one for each';
 comment on column awa.slots.leaves is
   'Jobs that were to come again, and do not; of the groups in looks, one for each';
 comment on column awa.slots.changed is 'Groups whose own limits have changed: their turns go back first';

@@ -5,14 +5,17 @@
 -- it does not matter where it waits; and to say that a job has left which holds nothing changes nothing.
 
 -- Notes for the next claim that attempts have ended that held slots, and whose jobs come again, or failed for good.
--- The caller has given their slots back. Under an order other than start, their groups are kept for them.
--- Why: settings are not asked here, since a claim knows those that hold by the time it reads this.
-create or replace function awa._keep_places(attempts awa.leases[]) returns void
+-- The caller has given their slots back. Under an order other than start, their groups are kept for them. for_good:
+-- whether they failed for good.
+-- Why: settings are not asked here, since a claim knows those that hold by the time it reads this. And a claim does not
+-- ask whether a job has failed for good: it may have been retried by then, which is a new job under strict.
+create or replace function awa._keep_places(attempts awa.leases[], for_good boolean) returns void
 language plpgsql
 as $$
 begin
   insert into awa.slots (shard, looks, keeps)
-  select awa._shard_of(a.lane), array_agg(a.group_id order by a.job_id), array_agg(a.job_id order by a.job_id)
+  select awa._shard_of(a.lane), array_agg(a.group_id order by a.job_id),
+         array_agg(case when for_good then - a.job_id else a.job_id end order by a.job_id)
     from unnest(attempts) a
    where a.group_id is not null
    group by 1;
@@ -56,7 +59,8 @@ comment on function awa._leave_places is
   'Notes for the next claim that jobs do not come again for which their groups may be kept, and wakes their queues';
 
 -- Keeps groups for the jobs that come again, and lets go of those that were kept for jobs that do not.
--- groups: for each, keeps has the job that comes again, or leaves the one that does not. A job that is in both has left
+-- groups: for each, keeps has the job that comes again, negative where it failed for good, or leaves the one that does
+-- not. A job that is in both has left
 -- since: before it could come again, a claim would have read that it left.
 -- A group is kept for one job: where two attempts have ended that had begun under another order, the other one comes as
 -- any job. One that failed for good keeps its group under halt alone.
@@ -77,7 +81,8 @@ begin
   end if;
   with changes as materialized (
     select c.group_id as of_group, coalesce(array_agg(c.leaves) filter (where c.leaves is not null), '{}') as gone,
-           array_agg(c.keeps order by c.keeps) filter (where c.keeps is not null) as come
+           array_agg(abs(c.keeps) order by abs(c.keeps)) filter (
+             where group_order = 'halt' or group_order = 'strict' and c.keeps > 0) as come
       from unnest(groups, keeps, leaves) c(group_id, keeps, leaves)
      group by c.group_id
   ), known as materialized (
@@ -86,7 +91,7 @@ begin
              (
                select k
                  from unnest(c.come) k
-                where k <> all(c.gone) and awa._keeps_group(k, group_order)
+                where k <> all(c.gone)
                 limit 1
              )) as new_holder
       from changes c
@@ -118,17 +123,6 @@ $$;
 comment on function awa._change_holders is
   'Keeps groups for the jobs that come again, and lets go of those that were kept for jobs that do not';
 
--- Whether a group is kept, under an order, for a job that comes again, or failed for good.
-create or replace function awa._keeps_group(job_id bigint, group_order text) returns boolean
-language sql stable
-return case group_order
-    when 'halt' then true
-    when 'strict' then (select true from awa.done_entries d where d.job_id = _keeps_group.job_id limit 1) is null
-    else false
-  end;
-comment on function awa._keeps_group is
-  'Whether a group is kept, under an order, for a job that comes again, or failed for good';
-
 -- Lets go of the groups of a shard that another order does not keep; returns them.
 -- Locks: the states that it replaces, tried.
 -- Why: after a change of the order. A job that keeps its place under both goes on to do so.
@@ -144,7 +138,11 @@ begin
     from (
       select distinct s.group_id, s.holder
         from awa.group_states s
-       where s.shard = shard and s.holder is not null and not awa._keeps_group(s.holder, group_order)
+       where s.shard = shard and s.holder is not null
+         and case group_order
+           when 'start' then true
+           when 'strict' then exists (select from awa.done_entries d where d.job_id = s.holder)
+         end
     ) h;
   perform awa._change_holders(shard, v_held.groups, null, v_held.holders, group_order);
   return coalesce(v_held.groups, '{}');

@@ -44,7 +44,7 @@ begin
     perform awa._free_slots(v_freed.shard, v_freed.groups, v_freed.of_queue);
   end loop;
   if state = any(awa._states('keeps_group')) then
-    perform awa._keep_places(attempts);
+    perform awa._keep_places(attempts, state = any(awa._states('done')));
   end if;
 end
 $$;
