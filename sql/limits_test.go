@@ -942,7 +942,8 @@ func TestPutAsideBesideAnOpenChange(t *testing.T) {
 				s.enqueueMany("q", size-1)
 				other.exec("begin")
 				require.NoError(t, other.try(c.call, job))
-				require.Len(t, s.claim("q", 9), size-1)
+				worker := s.registerWorker()
+				require.Len(t, s.claimAs(worker, "q", 9), size-1)
 				require.Equal(t, 1, one[int](s, "select count(*)::int from awa.limited_jobs where job_id = $1", job))
 				if hasTurn {
 					s.completeMany(running)
@@ -959,6 +960,9 @@ func TestPutAsideBesideAnOpenChange(t *testing.T) {
 				} else {
 					require.NoError(t, err)
 					require.Equal(t, c.state, s.state(job))
+					require.Empty(t, s.lost(worker), "it never began")
+					require.Equal(t, c.state == "cancelled", one[bool](s, "select exists (select from awa.done_entries "+
+						"where job_id = $1 and attempt = 0 and num_nonnulls(receipt, attempted_at, worker_id) = 0)", job))
 				}
 				require.Equal(t, c.state == "cancelled", one[bool](s,
 					"select (select job_id from awa.enqueue_unique('q', 'k', unique_key => 'key', group_key => 'g')) <> $1", job))

@@ -178,6 +178,7 @@ declare
   v_claims int := 0;
   v_last bigint;
   v_closed boolean;
+  v_is_aside boolean;
   v_state text;
   v_attempts awa.leases[];
 begin
@@ -217,9 +218,11 @@ begin
     end if;
     begin
       v_closed := (awa._close_item(v_taken.job_id, v_taken.receipt, 'cancelled', joined => true)).closed;
+      v_is_aside := false;
       if not v_closed then
         perform from awa.leases l where l.receipt = v_taken.receipt for update;
-        v_closed := found or awa._cancel_put_aside(v_taken.job_id);
+        v_is_aside := not found and awa._cancel_put_aside(v_taken.job_id);
+        v_closed := found or v_is_aside;
       end if;
     exception when lock_not_available then
       v_closed := false;
@@ -230,6 +233,7 @@ begin
     -- the other segments' tables are not locked
     delete from awa.ready_tombstones t
      where t.segment = v_taken.segment and t.lane = v_taken.lane and t.xid = v_taken.xid and t.job_id = v_taken.job_id;
+    continue when v_is_aside; -- it never began
     v_attempts := awa._look_up(array[v_taken.receipt]);
     update awa.done_entries d
        set receipt = a.receipt, worker_id = a.worker_id, attempted_at = a.claimed_at, attempt = a.attempt
