@@ -104,11 +104,12 @@ begin
     perform awa._check_isolation();
     for v_look in 1..2 loop -- most often the first one says it all
       if awa._has_groups(queue_id) then
-        raise exception using errcode = '55000', message = 'shards cannot change while jobs with a group wait or run',
+        raise exception using errcode = '55000',
+          message = 'shards cannot change while jobs with a group wait or run, or keep their group',
           detail = format('The queue has %s.',
             (select coalesce(s.shards, 1) from awa.queue_settings s where s.queue_id = queue_id)),
-          hint = 'The order of a group lies in its shard: stop enqueuing with group_key, let these jobs end, and try '
-            'again; or use another queue.';
+          hint = 'The order of a group lies in its shard: stop enqueuing with group_key, let these jobs end, retry or '
+            'delete those that failed for good, and try again; or use another queue.';
       end if;
       if v_look = 1 then
         perform awa._lock_shards(queue_id);
@@ -121,7 +122,7 @@ $$;
 comment on function awa._set_shards is
   'Changes the number of shards of a queue, whose settings the caller has locked';
 
--- Whether jobs of a queue wait, or run, that have a group.
+-- Whether jobs of a queue wait, or run, that have a group, or have failed for good and keep their group.
 -- Why: one statement, since between two of them a job could go from where the second looks to where the first did.
 create or replace function awa._has_groups(queue_id bigint) returns boolean
 language sql
@@ -134,8 +135,25 @@ as $$
     )
     or exists (select from awa._all_available a where a.queue_id = _has_groups.queue_id and a.group_key is not null)
     or exists (select from awa._running r where r.queue_id = _has_groups.queue_id and r.group_key is not null)
+    or exists (
+      select
+        from (
+          select s.holder
+            from awa.group_states s
+           where s.shard between _has_groups.queue_id << 6 and _has_groups.queue_id << 6 | 63 and s.holder is not null
+          union all
+          select - k -- no claim has read it
+            from awa.slots n
+           cross join unnest(n.keeps) k
+           where n.shard between _has_groups.queue_id << 6 and _has_groups.queue_id << 6 | 63
+        ) h
+        join awa.done_entries d on d.job_id = h.holder
+       where exists (
+         select from awa.queue_settings s where s.queue_id = _has_groups.queue_id and s.group_order = 'halt')
+    )
 $$;
-comment on function awa._has_groups is 'Whether jobs of a queue wait, or run, that have a group';
+comment on function awa._has_groups is
+  'Whether jobs of a queue wait, or run, that have a group, or have failed for good and keep their group';
 
 -- The id of a queue, which is made if it does not exist, with a row of settings.
 -- Locks: the queue's name, shared, until the transaction ends. Waits for claim_wait at most.
