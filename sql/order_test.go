@@ -360,10 +360,12 @@ func TestOrderBesideAnOwnLimit(t *testing.T) {
 	s.slots()
 	require.Empty(t, s.claim("q", 9))
 	s.slots()
+	require.Contains(t, one[string](s, "select awa.explain_job($1)", jobs[8]), "group g: 3 of 1 run (jobs")
 	s.completeMany(first)
 	for _, job := range jobs[3:6] {
 		got := s.claim("q", 9)
 		require.Equal(t, []int64{job}, ids(got))
+		require.Contains(t, one[string](s, "select awa.explain_job($1)", jobs[8]), "group g: 1 of 1 run (jobs")
 		s.slots()
 		s.completeMany(got)
 	}

@@ -131,7 +131,7 @@ as $$
              when g.holder is not null then awa._holder_in_words(g.holder)
              when t.turn_id is not null then 'it has its turn, and begins with the next claim that has room'
              else format('%s%s run', coalesce(g.running, 0),
-               ' of ' || coalesce(o.group_max_running, s.group_max_running))
+               ' of ' || awa._group_limit(coalesce(o.group_max_running, s.group_max_running), s.group_order))
            end,
            ' (jobs ' || (
              select string_agg(h.job_id::text, ', ' order by h.job_id)
