@@ -472,3 +472,44 @@ func TestHealthOfGroups(t *testing.T) {
 	s.exec("select awa.configure('{\"warn_group_age\": null}')")
 	require.Empty(t, groups())
 }
+
+// Nobody waits for the row of a group for longer than claim_wait, whatever lock_timeout says: not a worker that closes
+// its group either, whose attempt goes on. And nobody holds that row who waits for the number of shards.
+func TestGroupThatIsBeingChanged(t *testing.T) {
+	d := newDatabase(t)
+	s, other, watcher := d.session(), d.session(), d.session()
+	s.limits("q", `{}`)
+	s.exec("update awa.settings set claim_wait = '50 milliseconds'")
+	s.exec("select awa.pause_group('q', 'g')")
+	s.exec("select awa.resume_group('q', 'g')")
+	s.enqueueInGroup("q", "g", 1)
+	attempt := s.claim("q", 1)[0]
+	s.exec("select awa.pause_group('q', 'g')")
+	other.exec("begin")
+	other.exec("select awa.pause_group('q', 'g', 'open')")
+	hold := "select awa.snooze($1, $2, '1 hour', hold_group => true)"
+	require.Equal(t, "55P03", sqlState(s.try(hold, attempt.JobID, attempt.Receipt)))
+	for _, call := range []string{"select awa.pause_group('q', 'g')", "select awa.resume_group('q', 'g')",
+		`select awa.configure_group('q', 'g', '{"group_max_running": 1}')`} {
+		require.Equal(t, "55P03", sqlState(s.try(call)), call)
+		require.Equal(t, "0", one[string](s, "show lock_timeout"))
+	}
+	other.exec("rollback")
+	s.exec("begin")
+	s.exec(hold, attempt.JobID, attempt.Receipt)
+	require.Equal(t, "0", one[string](s, "show lock_timeout"))
+	s.exec("commit")
+
+	s.exec("update awa.settings set claim_wait = '1 hour'")
+	for _, call := range []string{"select awa.pause_group('q', 'g')", "select awa.resume_group('q', 'g')",
+		`select awa.configure_group('q', 'g', '{"group_max_running": 1}')`} {
+		other.exec("begin")
+		other.exec("select pg_advisory_xact_lock(awa._shards_key(awa._queue_id('q')))") // as drop_queue does
+		wait := s.background(call)
+		watcher.waitUntilSleeping(s)
+		other.exec("select from awa.group_settings for update nowait")
+		other.exec("commit")
+		require.NoError(t, wait())
+	}
+	s.slots()
+}

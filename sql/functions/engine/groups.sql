@@ -27,18 +27,21 @@ comment on function awa._group_terms is
   'The limits that hold for a group at a time: its own, otherwise those of its queue';
 
 -- The row of a group, which is made if there is none, locked.
--- Locks: the row, until the transaction ends.
+-- Locks: the row, until the transaction ends. Waits for it for claim_wait, or lock_timeout where that is shorter.
+-- Raises 55P03.
 create or replace function awa._lock_group(queue_id bigint, group_key text) returns awa.group_settings
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_row awa.group_settings;
+  v_wait text := awa._shorten_waits();
 begin
   insert into awa.group_settings as g (queue_id, group_id, group_key, changed_at, changed_by)
   values (queue_id, awa._group_id(group_key), group_key, clock_timestamp(), session_user)
   on conflict on constraint group_settings_pkey do update set changed_at = g.changed_at
   returning g.* into v_row;
+  v_wait := set_config('lock_timeout', v_wait, true);
   return v_row;
 end
 $$;

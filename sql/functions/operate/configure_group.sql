@@ -19,6 +19,7 @@ as $$
 declare
   v_queue_id bigint;
   v_checked jsonb;
+  v_shard bigint;
   v_row awa.group_settings;
 begin
   perform awa._check_named_group(group_key);
@@ -30,6 +31,7 @@ begin
   v_checked := awa._checked_settings(true, settings);
   v_queue_id := awa._make_queue(queue);
   perform awa._limit_queue(v_queue_id, queue);
+  v_shard := awa._shard_of_group(v_queue_id, group_key); -- first, as pause_group
   v_row := awa._lock_group(v_queue_id, group_key);
   v_row := jsonb_populate_record(v_row, v_checked);
   if v_row.group_max_running > 1 and (
@@ -38,7 +40,7 @@ begin
     perform awa._refuse('group_max_running must be 1 with the group_order strict or halt',
       v_row.group_max_running::text, 'In order means one at a time: leave group_max_running out, or set it to 1.');
   end if;
-  perform awa._keep_group(v_row, awa._shard_of_group(v_queue_id, group_key));
+  perform awa._keep_group(v_row, v_shard);
 end
 $$;
 comment on function awa.configure_group is
