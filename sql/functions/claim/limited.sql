@@ -63,6 +63,9 @@ declare
   v_last bigint := 0;
   v_scanned int := 0;
 begin
+  if awa._is_closed(terms, shard, now) then
+    return;
+  end if;
   v_limits := awa._limits_now(terms.queue_id, shard, now, terms.claimed_at, max_jobs);
   if v_limits.most is null then
     return;
