@@ -103,7 +103,7 @@ begin
       array(select a from unnest(v_batch.jobs) g cross join lateral awa._last_attempt(g) a), reason, by);
     perform awa._leave_places(array_agg(g.job_id), array_agg(g.lane), array_agg(g.group_key))
        from unnest(v_batch.jobs) g
-      where g.attempted_at is not null;
+      where num_nonnulls(g.attempted_at, g.errors) > 0; -- one that was put off when it should begin has errors alone
     v_gone := v_gone || array(select g.job_id from unnest(v_batch.jobs) g);
   end loop;
   return v_gone;

@@ -73,7 +73,7 @@ begin
   if run_at <= clock_timestamp() then
     return awa._retry(job_id, 'scheduled') = 'retried';
   end if;
-  if v_job.attempted_at is not null then
+  if num_nonnulls(v_job.attempted_at, v_job.errors) > 0 then -- as in _cancel_waiting
     perform awa._leave_places(array[job_id], array[v_job.lane], array[v_job.group_key]);
   end if;
   return true;
