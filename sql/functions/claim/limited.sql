@@ -13,6 +13,11 @@ create or replace function awa._claim_limited(
 language plpgsql
 as $$
 begin
+  if terms.lanes = '{}' and not terms.has_others -- it was paused: without its front lane, others would go first
+    or awa._is_closed(terms, shard, now)
+  then
+    return;
+  end if;
   return query select * from awa._take_limited(queue, shard, now, terms, max_jobs, worker_id, false);
 exception when others then
   if awa._is_passing(sqlstate) or not awa._is_about_a_row(sqlstate) then
@@ -63,9 +68,6 @@ declare
   v_last bigint := 0;
   v_scanned int := 0;
 begin
-  if awa._is_closed(terms, shard, now) then
-    return;
-  end if;
   v_limits := awa._limits_now(terms.queue_id, shard, now, terms.claimed_at, max_jobs);
   if v_limits.most is null then
     return;
