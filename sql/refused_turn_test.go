@@ -65,6 +65,25 @@ func TestRefusedTurn(t *testing.T) {
 	}
 }
 
+// Where a job in line can't begin since the server lacks a resource, the claim fails, and puts off nothing.
+func TestTurnThatTheServerCannotBegin(t *testing.T) {
+	s := newDatabase(t).session()
+	s.limits("q", `{"group_order": "strict"}`)
+	s.enqueueInGroup("q", "g", 1)
+	running := s.claim("q", 10)
+	next := s.enqueueInGroup("q", "g", 1)
+	require.Empty(t, s.claim("q", 10))
+	s.exec("create function public.lack() returns trigger language plpgsql as $$ begin raise out_of_memory; end $$")
+	s.exec("create trigger lack before insert on awa.ready_entries for each row execute function public.lack()")
+	s.completeMany(running)
+	require.Equal(t, "53200", sqlState(s.try("select awa.claim('q', 10)")))
+	require.Equal(t, "available", s.state(next[0]))
+	s.slots()
+	s.exec("drop trigger lack on awa.ready_entries")
+	require.Equal(t, next, ids(s.claim("q", 10)))
+	s.slots()
+}
+
 // claimsToTheEnd claims until two claims in a row come back empty.
 func (s *session) claimsToTheEnd(queue string, room int) (all []claimed) {
 	s.Helper()

@@ -417,7 +417,8 @@ comment on function awa._count_served is
 
 -- Begins jobs that have turns: moves them into the log, to the lane of turns of their shard, as entries of one claim.
 -- The caller has locked their rows. claim: the row to append, but for what depends on the jobs. one_by_one: each has a
--- claim of its own, and one that the server refuses, because of a user's trigger, is put off.
+-- claim of its own, and one that the server refuses, because of a user's trigger, is put off; but not for a resource
+-- that the server lacks.
 -- Why: the entries come with their claim, so no cursor comes to them. From then on each is an attempt as any other.
 create or replace function awa._begin_turns(
   queue text,
@@ -440,7 +441,8 @@ begin
       begin
         return query select * from awa._begin_turns(queue, shard, now, array[v_waiting_id], claim, false);
       exception when others then
-        if awa._is_passing(sqlstate) or not awa._is_about_a_row(sqlstate) then
+        if awa._is_passing(sqlstate) or not awa._is_about_a_row(sqlstate) or awa._lack(sqlerrm, sqlstate) is not null
+        then
           raise;
         end if;
         perform awa._put_off_turn(v_waiting_id, sqlerrm, sqlstate);
