@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(11);
+select plan(13);
 select awa.configure_queue(:'queue', '{"group_max_running": 2}') \g /dev/null
 create temp table q as
 select awa._queue_id(:'queue') as id, awa._queue_id(:'queue') << 6 as shard, (s) as settings
@@ -24,6 +24,8 @@ select is(pg_temp.terms('h'), '(2,f)', 'others have not');
 select awa._pause_group(id, shard, 'g', 'why', now() + interval '1 hour') from q \g /dev/null
 select is(array[pg_temp.terms('g'), pg_temp.terms('g', now() + interval '1 hour')], '{"(7,t)","(7,f)"}',
   'a pause ends when it ends');
+select is((select (awa._lock_paused_group(id, 'g')).reason from q), 'why', '_lock_paused_group returns its row');
+select is((select (awa._lock_paused_group(id, 'h')).reason from q), null, 'and makes none');
 select awa._keep_group(jsonb_populate_record(r, '{"group_max_running": null, "paused_at": null}'), shard)
   from row1, q \g /dev/null
 select is((select count(*) from awa.group_settings g join q on q.id = g.queue_id), 0::bigint,

@@ -47,6 +47,26 @@ end
 $$;
 comment on function awa._lock_group is 'The row of a group, which is made if there is none, locked';
 
+-- The row of a group that is paused, locked; null where it is not.
+-- Locks, raises: as _lock_group.
+create or replace function awa._lock_paused_group(queue_id bigint, group_key text) returns awa.group_settings
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_row awa.group_settings;
+  v_wait text := awa._shorten_waits();
+begin
+  select g.* into v_row
+    from awa.group_settings g
+   where g.queue_id = queue_id and g.group_id = awa._group_id(group_key) and g.paused_at is not null
+     for update;
+  v_wait := set_config('lock_timeout', v_wait, true);
+  return v_row;
+end
+$$;
+comment on function awa._lock_paused_group is 'The row of a group that is paused, locked; null where it is not';
+
 -- Writes the row of a group that _lock_group has returned, and has claims look at the group.
 -- Without limits, and not paused, it leaves no row.
 create or replace function awa._keep_group(new_row awa.group_settings, shard bigint) returns void

@@ -19,16 +19,10 @@ declare
   v_queue_id bigint := awa._require_queue(queue);
   v_shard bigint;
   v_row awa.group_settings;
-  v_wait text;
 begin
   perform awa._check_named_group(group_key);
   v_shard := awa._shard_of_group(v_queue_id, group_key); -- first, as pause_group
-  v_wait := awa._shorten_waits();
-  select g.* into v_row
-    from awa.group_settings g
-   where g.queue_id = v_queue_id and g.group_id = awa._group_id(group_key) and g.paused_at is not null
-     for update;
-  v_wait := set_config('lock_timeout', v_wait, true);
+  v_row := awa._lock_paused_group(v_queue_id, group_key);
   if v_row.queue_id is not null then
     v_row.paused_at := null;
     v_row.paused_until := null;
