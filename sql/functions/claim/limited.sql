@@ -13,9 +13,7 @@ create or replace function awa._claim_limited(
 language plpgsql
 as $$
 begin
-  if terms.lanes = '{}' and not terms.has_others -- it was paused: without its front lane, others would go first
-    or awa._is_closed(terms, shard, now)
-  then
+  if terms.lanes = '{}' and not terms.has_others then -- it was paused: without its front lane, others would go first
     return;
   end if;
   return query select * from awa._take_limited(queue, shard, now, terms, max_jobs, worker_id, false);

@@ -101,46 +101,6 @@ $$;
 comment on function awa._limits_now is
   'Reads the settings and the state of a shard, and its new slots, and says how many jobs may begin: null for none now';
 
--- Whether the limits of a queue as a whole let no job begin, and what was given back waits for that.
--- Where no slot of the queue has come back. Of a queue with one shard.
--- Why: then a claim can't give turns, since what was given back comes first; and to read the slots, and note all groups
--- anew, would be work for each call that comes for nothing.
-create or replace function awa._is_closed(terms awa._terms_row, shard bigint, now pg_snapshot) returns boolean
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_settings awa.queue_settings;
-  v_state awa.shard_states;
-begin
-  select s.* into v_settings
-    from awa.queue_settings s
-   where s.queue_id = terms.queue_id and num_nonnulls(s.max_running, s.rate) > 0;
-  if not found or terms.has_others or shard <> awa._first_shard(shard) or shard << 3 <> all(terms.lanes) then
-    return false;
-  end if;
-  v_state := awa._shard_state(shard);
-  return (awa._rate_allows(v_settings.rate, v_state.next_at, terms.claimed_at) <= 0
-      or v_settings.max_running <= v_state.running
-      and not exists (
-        select
-          from (
-            select s.xid, s.of_queue
-              from awa.slots s
-             where s.shard = shard and s.xid >= pg_snapshot_xmax(v_state.read_until)
-            union all
-            select s.xid, s.of_queue
-              from pg_snapshot_xip(v_state.read_until) x(xid)
-             cross join lateral (select * from awa.slots s where s.shard = shard and s.xid = x.xid offset 0) s
-          ) s
-         where s.of_queue > 0 and pg_visible_in_snapshot(s.xid, now))) is true
-    and awa._limited_lanes(shard, true, v_state.turns_until, now, terms.claimed_at, v_settings.aging_interval,
-          terms.cleaned, terms.cleaned_until) <> '{}';
-end
-$$;
-comment on function awa._is_closed is
-  'Whether the limits of a queue as a whole let no job begin, and what was given back waits for that';
-
 -- Writes the states that a claim leaves, by which so many jobs have begun.
 create or replace function awa._keep_limits(
   settings awa.queue_settings,

@@ -66,24 +66,16 @@ comment on function awa._next_under_rate is
   'When the next job may begin under the rate of one of these queues, if that lies ahead; null when it does not';
 
 -- When a claim is to look at a group of one of these queues again, whose jobs wait for a time; null when it is not.
--- Not before the rate of its queue lets a job begin. Of a queue that is paused, or full, never: what opens it wakes.
 create or replace function awa._next_opening(queues text[]) returns timestamptz
 language sql stable
 as $$
-  select min(greatest(g.opens_at, w.opens_at))
-    from (select distinct awa._queue_id(q.name) as queue_id from unnest(queues) q(name)) q
-    left join awa.queue_settings t on t.queue_id = q.queue_id
-    left join lateral (
-      select n.running, n.next_at
-        from awa.shard_states n
-       where n.shard = q.queue_id << 6
-       order by n.state_id desc
-       limit 1
-    ) f on true
-   cross join lateral (
-      select awa._rate_opens_at(t.rate, awa._rate_after(t.rate, f.next_at, clock_timestamp(), 0)) as opens_at offset 0
-    ) w
-   cross join lateral (select distinct awa._shard_of(l.lane) as shard from awa._lanes_of(q.queue_id) l) s
+  select min(g.opens_at)
+    from (
+      select distinct awa._shard_of(l.lane) as shard
+        from (select distinct awa._queue_id(q.name) as queue_id from unnest(queues) q(name)) q
+       cross join lateral awa._lanes_of(q.queue_id) l
+       where exists (select from awa.queues n where n.queue_id = q.queue_id and n.has_limits)
+    ) s
     left join lateral (
       select n.opened_until from awa.shard_states n where n.shard = s.shard order by n.state_id desc limit 1
     ) n on true
@@ -94,8 +86,6 @@ as $$
        order by g.opens_at
        limit 1
     ) g
-   where exists (select from awa.queues n where n.queue_id = q.queue_id and n.has_limits)
-     and t.paused_at is null and (f.running >= t.max_running) is not true
 $$;
 comment on function awa._next_opening is
   'When a claim is to look at a group of one of these queues again, whose jobs wait for a time; null when it is not';
