@@ -71,7 +71,7 @@ func TestSnoozeGroup(t *testing.T) {
 			return driver.SnoozeGroup(time.Hour)
 		}
 		return nil
-	}), driver.WorkerConfig{Queues: []driver.QueueConfig{{Name: "q"}}})
+	}), driver.WorkerConfig{Slots: 1, Queues: []driver.QueueConfig{{Name: "q"}}}) // one after the other
 	require.Equal(t, seen{"g", "1"}, <-handled)
 	waitFor(t, func() bool {
 		groups, err := client.ListGroups(t.Context(), "q", "", 0)

@@ -490,7 +490,8 @@ func TestConfigure(t *testing.T) {
 		ClaimWait: 5 * time.Second, ClaimBytes: 184_320, SegmentBytes: 1 << 30, SegmentAge: 8 * time.Hour,
 		CompletedRetention: 24 * time.Hour,
 		CarryMax:           100_000, PruneWait: 20 * time.Millisecond, Notifications: true,
-		WarnReadyAge: 5 * time.Minute, WarnFailedShare: 0.25, WarnSilence: time.Minute, WarnTransactionAge: time.Hour,
+		WarnReadyAge: 5 * time.Minute, WarnFailedShare: 0.25, WarnSilence: time.Minute,
+		WarnGroupAge: 15 * time.Minute, WarnTransactionAge: time.Hour,
 	}
 	configuration := func() driver.Configuration {
 		c, err := client.Configuration(t.Context())
@@ -504,14 +505,15 @@ func TestConfigure(t *testing.T) {
 		CompletedRetention: driver.Set(30 * 24 * time.Hour), CarryMax: driver.Set(7),
 		PruneWait: driver.Set(time.Millisecond), Notifications: driver.Set(false),
 		WarnReadyAge: driver.Set(90 * time.Second), WarnFailedShare: driver.Set(0.5),
-		WarnSilence: driver.Set(2 * time.Minute), WarnTransactionAge: driver.Set(48 * time.Hour),
+		WarnSilence: driver.Set(2 * time.Minute), WarnGroupAge: driver.Set(20 * time.Minute),
+		WarnTransactionAge: driver.Set(48 * time.Hour),
 	}))
 	changed := driver.Configuration{
 		ClaimWait: 1500 * time.Millisecond, ClaimBytes: 1000, SegmentBytes: 1 << 40,
 		SegmentAge:         26*time.Hour + 500*time.Millisecond,
 		CompletedRetention: 30 * 24 * time.Hour, CarryMax: 7, PruneWait: time.Millisecond,
 		WarnReadyAge: 90 * time.Second, WarnFailedShare: 0.5, WarnSilence: 2 * time.Minute,
-		WarnTransactionAge: 48 * time.Hour,
+		WarnGroupAge: 20 * time.Minute, WarnTransactionAge: 48 * time.Hour,
 	}
 	assert.Equal(t, changed, configuration())
 	require.NoError(t, client.Configure(t.Context(), driver.Settings{}))

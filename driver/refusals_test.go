@@ -153,7 +153,8 @@ func TestAnswersOfOneKindThatAreRefused(t *testing.T) {
 			"bigint", withOutput, "the completion was refused: not today"},
 		"discards": {"discard(job_id bigint, receipt bigint, error text, details jsonb default null) returns text",
 			func(*driver.Job[note]) error { return driver.Discard(errors.New("no")) }, "the discard was refused: not today"},
-		"snoozes": {"snooze(job_id bigint, receipt bigint, delay interval) returns void",
+		"snoozes": {"snooze(job_id bigint, receipt bigint, delay interval, hold_group boolean default false) " +
+			"returns void",
 			func(*driver.Job[note]) error { return driver.Snooze(time.Hour) }, "the snooze was refused: not today"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -157,7 +157,7 @@ func TestLanesWaitForLateWriters(t *testing.T) {
 				goesOn(ss)
 			}
 			for outcome := s.prune(); outcome != "cleaned"; outcome = s.prune() {
-				require.Equal(t, "cleaning", outcome)
+				require.Contains(t, settling, outcome)
 				s.audited()
 			}
 			s.prunes()
@@ -190,7 +190,7 @@ func TestLanesWaitForTheRotation(t *testing.T) {
 	}
 	late.exec("commit")
 	for outcome := s.prune(); outcome != "cleaned"; outcome = s.prune() {
-		require.Equal(t, "cleaning", outcome)
+		require.Contains(t, settling, outcome)
 	}
 	s.prunes()
 	s.balanced()

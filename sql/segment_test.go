@@ -25,7 +25,9 @@ func (s *session) prune() string {
 func (s *session) pruneOn() string {
 	s.Helper()
 	for {
-		if outcome := s.prune(); outcome != "cleaning" && outcome != "cleaned" && outcome != "truncating" {
+		outcome := s.prune()
+		settles := outcome == "waiting" && one[bool](s, "select settle_by is not null from awa.ring")
+		if !settles && outcome != "cleaning" && outcome != "cleaned" && outcome != "truncating" {
 			return outcome
 		}
 	}
