@@ -271,6 +271,30 @@ func TestLanesThatAreHeldArePassedOver(t *testing.T) {
 	}
 }
 
+// A lane with more jobs that can't be carried than one call looks at holds up no other.
+func TestRefusedLaneHoldsUpNoOther(t *testing.T) {
+	s := newDatabase(t).session()
+	s.carriesByLanes()
+	for n := range 5 {
+		s.enqueueMany(fmt.Sprint("q", n), 3)
+	}
+	s.exec("create function public.refuse() returns trigger language plpgsql as $$ begin if new.lane in (select lane " +
+		"from awa._lanes where queue_id in (awa._queue_id('q1'), awa._queue_id('q3'))) then raise exception 'not these'; " +
+		"end if; return new; end $$")
+	s.rotate()
+	s.exec("create trigger refuse before insert on awa.ready_entries for each row execute function public.refuse()")
+	require.Equal(t, "refused", s.pruneOn())
+	require.Equal(t, []string{"q1", "q3"},
+		list[string](s, "select distinct q.name from awa._available a join awa.queues q using (queue_id) "+
+			"where a.segment = 0 order by 1"))
+	s.exec("drop trigger refuse on awa.ready_entries")
+	s.prunes()
+	s.balanced()
+	for n := range 5 {
+		require.Len(t, s.claim(fmt.Sprint("q", n), 9), 3)
+	}
+}
+
 // Where there are very many lanes, each call goes through some of them, and so does the last one.
 func TestEachCallGoesThroughFewLanes(t *testing.T) {
 	d := newDatabase(t)
