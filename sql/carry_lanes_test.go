@@ -199,33 +199,53 @@ func TestLanesWaitForTheRotation(t *testing.T) {
 	s.balanced()
 }
 
-// It does not wait for long: then all lanes are looked at in one go, as where there are few, and what comes late calls
-// for another cleaning.
-func TestLanesDoNotWaitForLong(t *testing.T) {
-	for _, clock := range []string{"- interval '61 seconds'", "+ interval '1 hour'"} {
-		d := newDatabase(t)
-		writer, s := d.session(), d.session().neverWaits()
-		s.carriesByLanes()
-		job := s.enqueue("q")
-		writer.exec("begin")
-		late := writer.enqueue("q")
-		s.rotate()
+// Cleaning of very many lanes waits only for sessions that would hold up the truncation, too. Other transactions have
+// ids and snapshots that are as old, and may last.
+func TestLanesDoNotWaitForOthers(t *testing.T) {
+	d, elsewhere := newDatabase(t), newDatabase(t)
+	old, reader, later, writer, other := d.session(), d.session(), d.session(), d.session(), elsewhere.session()
+	s := d.session().neverWaits()
+	s.carriesByLanes()
+	s.enqueue("q")
+	for _, o := range []*session{old, other} {
+		o.exec("create table public.t ()")
+		o.exec("begin")
+		o.exec("insert into t default values") // until the end of the test
+	}
+	reader.exec("begin isolation level repeatable read")
+	reader.exec("select 1")
+	writer.exec("begin")
+	job := writer.enqueue("q")
+	s.rotate()
+	says := func() string { return one[string](s, "select message from awa.health() where topic = 'prune'") }
+	waits := func(holder *session) {
 		for outcome := s.prune(); outcome != "waiting"; outcome = s.prune() {
 			require.Equal(t, "cleaning", outcome)
 		}
-		require.Contains(t, one[string](s, "select message from awa.health() where topic = 'prune'"),
-			fmt.Sprint("backend ", writer.pid))
-		s.exec("update awa.ring set settle_by = settle_by " + clock)
-		for outcome := s.prune(); outcome != "cleaned"; outcome = s.prune() {
-			require.Equal(t, "cleaning", outcome)
-		}
-		s.audited()
-		require.Equal(t, []int64{job}, ids(s.claim("q", 9)))
-		writer.exec("commit")
-		s.prunesLater()
-		s.balanced()
-		require.Equal(t, []int64{late}, ids(s.claim("q", 9)))
+		require.Contains(t, says(), fmt.Sprintf(": backend %d, ", holder.pid))
+		require.True(t, one[bool](s, "select carried_before is null from awa.ring"))
 	}
+	waits(reader)
+	// Its snapshot was taken later, and looks as old: the first transaction is still open.
+	later.exec("begin isolation level repeatable read")
+	later.exec("select 1")
+	waits(reader)
+	reader.exec("commit")
+	waits(writer)
+	require.NotContains(t, says(), fmt.Sprintf("backend %d,", old.pid))
+	writer.exec("commit")
+	require.Equal(t, "cleaning", s.prune())
+	require.True(t, one[bool](s, "select carried_before is not null from awa.ring"))
+	for outcome := s.prune(); outcome != "cleaned"; outcome = s.prune() {
+		require.Equal(t, "cleaning", outcome)
+	}
+	require.Equal(t, "waiting", s.prune())
+	later.exec("commit")
+	s.prunes()
+	s.balanced()
+	jobs := s.claim("q", 9)
+	require.Len(t, jobs, 2)
+	require.Equal(t, job, jobs[1].JobID)
 }
 
 // A lane that another session holds, or of whose attempts one is being answered for, is passed over: the others are
@@ -292,6 +312,55 @@ func TestRefusedLaneHoldsUpNoOther(t *testing.T) {
 	s.balanced()
 	for n := range 5 {
 		require.Len(t, s.claim(fmt.Sprint("q", n), 9), 3)
+	}
+}
+
+// More jobs of one lane are refused than one call looks at: cleaning goes through all of them, the other lanes are
+// carried, and it says since when that is so, and tries again later and later.
+func TestMoreRefusedThanACallLooksAt(t *testing.T) {
+	for _, byLanes := range []bool{false, true} {
+		s := newDatabase(t).session()
+		if byLanes {
+			s.carriesByLanes()
+		} else {
+			s.movesAll()
+		}
+		for _, q := range []string{"a", "bad", "c"} {
+			s.enqueueMany(q, 7)
+		}
+		s.exec("create function public.refuse() returns trigger language plpgsql as $$ begin if new.lane in (select lane " +
+			"from awa._lanes where queue_id = awa._queue_id('bad')) then raise exception 'not these'; end if; return new; " +
+			"end $$")
+		s.rotate()
+		s.exec("create trigger refuse before insert on awa.ready_entries for each row execute function public.refuse()")
+		since := ""
+		for n := range 8 {
+			calls := 0
+			for outcome := "cleaning"; outcome != "refused"; outcome = s.prune() {
+				require.Equal(t, "cleaning", outcome)
+				require.Less(t, calls, 50, "it goes round and round")
+				calls++
+				if n > 0 {
+					require.Contains(t, one[string](s, "select message from awa.health() where topic = 'prune'"), "not these")
+				}
+			}
+			require.Equal(t, n+1, one[int](s, "select tries from awa.ring"))
+			if n == 0 {
+				require.Greater(t, calls, 3)
+				since = one[string](s, "select stuck_since::text from awa.ring")
+			}
+			require.Equal(t, since, one[string](s, "select stuck_since::text from awa.ring"))
+			require.Equal(t, []string{"bad"},
+				list[string](s, "select distinct q.name from awa._available a join awa.queues q using (queue_id) "+
+					"where a.segment = 0"))
+			s.audited()
+		}
+		s.exec("drop trigger refuse on awa.ready_entries")
+		s.prunes()
+		s.balanced()
+		for _, q := range []string{"a", "bad", "c"} {
+			require.Len(t, s.claim(q, 9), 7)
+		}
 	}
 }
 

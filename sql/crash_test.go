@@ -2,6 +2,13 @@ package sql_test
 
 import (
 	"context"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -90,4 +97,115 @@ func TestCrash(t *testing.T) {
 	}
 	require.Equal(t, enqueued, answered)
 	require.Equal(t, int64(len(enqueued)), one[int64](s, "select completed from awa.queue_counts('q')"))
+}
+
+// kills ends all processes of the server at once, and starts it again.
+func (s server) kills() {
+	s.t.Helper()
+	pids := list[int](database{s.t, s.URL()}.session(), "select pid from pg_stat_activity where pid <> pg_backend_pid()")
+	file, err := os.ReadFile(filepath.Join(s.Dir(), "data", "postmaster.pid"))
+	require.NoError(s.t, err)
+	first, _, _ := strings.Cut(string(file), "\n")
+	postmaster, err := strconv.Atoi(first)
+	require.NoError(s.t, err)
+	for _, pid := range append([]int{postmaster}, pids...) {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	}
+	require.NoError(s.t, s.Halt())
+	require.Eventually(s.t, func() bool { // not while a process is still on its way out
+		err = s.Resume(s.t.Context())
+		return err == nil
+	}, patience, 10*time.Millisecond, "%v", err)
+}
+
+// The server crashes again and again while a segment is cleaned lane by lane: in the middle of a piece, after one, and
+// after one that is forgotten. Then cleaning goes on, and each job is there once, whatever happened in between.
+func TestCrashBetweenLanes(t *testing.T) {
+	own, err := pgserver.Start(t.Context(), pgserver.Config{Settings: map[string]string{
+		"wal_writer_delay": "10s", // what no session waits for is not written before the crash
+	}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, own.Stop()) })
+	server := server{own, t}
+	d := server.database("app", true)
+	s := d.session()
+	s.carriesByLanes()
+	alive, open := map[int64]bool{}, map[string][]claimed{}
+	enqueue := func(s *session, queue string, jobs int) {
+		for _, id := range s.enqueueMany(queue, jobs) {
+			alive[id] = true
+		}
+	}
+	const queues = 4
+	for n := range queues {
+		q := fmt.Sprint("q", n)
+		enqueue(s, q, 6)
+		jobs := s.claim(q, 3)
+		s.completes(jobs[:1])
+		delete(alive, jobs[0].JobID)
+		open[q] = jobs[1:]
+	}
+	s.exec("select awa._fold(null, true)")
+	s.rotate()
+	crashes, forgotten := map[string]int{}, 0
+	for n, outcome := 0, ""; outcome != "truncated" && outcome != "empty"; n++ {
+		require.Less(t, n, 200)
+		q := fmt.Sprint("q", n%queues)
+		enqueue(s, q, 1)
+		if len(open[q]) > 0 { // a claim that was forgotten leaves its jobs ready
+			if j := open[q][0]; len(s.completeMany([]claimed{j})) == 0 {
+				require.True(t, alive[j.JobID], "a job that was answered came again")
+				delete(alive, j.JobID)
+			} else {
+				require.Equal(t, "available", s.state(j.JobID))
+			}
+			open[q] = open[q][1:]
+		}
+		before := one[string](s, "select r::text from awa.ring r")
+		how := []string{"in the middle", "", "forgotten", "", "after"}[n%5]
+		switch how {
+		case "in the middle": // what it has written so far is on the disk
+			s.exec("begin")
+			s.prune()
+			enqueue(d.session(), "other", 1)
+		case "forgotten":
+			s.exec("set synchronous_commit = off")
+			open[q] = append(open[q], s.claim(q, 1)...)
+			s.prune()
+		default:
+			outcome = s.prune()
+		}
+		if how != "" {
+			server.kills()
+			s = d.session()
+			crashes[how]++
+			if how == "forgotten" && before == one[string](s, "select r::text from awa.ring r") {
+				forgotten++
+			}
+		}
+		s.audited()
+		require.ElementsMatch(t, slices.Collect(maps.Keys(alive)),
+			list[int64](s, "select id from awa.jobs where state in ('available', 'running')"), "%d, %s", n, how)
+	}
+	t.Log("crashes", crashes, "forgotten", forgotten)
+	require.Positive(t, forgotten, "no piece was forgotten: the test did not test anything")
+	require.Len(t, crashes, 3)
+	s.balanced()
+	for _, jobs := range open {
+		for _, j := range jobs {
+			if len(s.completeMany([]claimed{j})) == 0 {
+				delete(alive, j.JobID)
+			}
+		}
+	}
+	for _, q := range []string{"q0", "q1", "q2", "q3", "other"} {
+		jobs := s.claim(q, 500)
+		for _, j := range jobs {
+			require.True(t, alive[j.JobID], "a job that was answered came again")
+			delete(alive, j.JobID)
+		}
+		s.completes(jobs)
+	}
+	require.Empty(t, alive, "jobs that were lost")
+	s.balanced()
 }

@@ -150,51 +150,53 @@ func (s *session) refuses(j claimed) {
 func (s *session) balanced() {
 	s.Helper()
 	for range 2 {
-		require.Empty(s, list[int64](s, "select id from awa.jobs group by id having count(*) > 1"), "jobs in several states")
 		require.Empty(s, list[string](s, `
+			with jobs as materialized (
+			  select id, queue, state, unique_key from awa.jobs
+			), counts as (
+			  select c.queue, v.state, v.jobs
+			    from awa.queue_counts c
+			   cross join lateral (values ('available', c.available), ('scheduled', c.scheduled), ('retryable', c.retryable),
+			     ('running', c.running), ('waiting_external', c.waiting_external), ('completed', c.completed),
+			     ('failed', c.failed), ('cancelled', c.cancelled), ('dead', c.dead)) v(state, jobs)
+			   where v.jobs <> 0
+			), rows as (
+			  select 'entries' as name, lane from awa.ready_entries
+			  union all select 'tombstones', lane from awa.ready_tombstones
+			  union all select 'arrivals', lane from awa.arrivals
+			  union all select 'claims', lane from awa.lease_claims where job_ids <> '{}'
+			  union all select 'deferred jobs', lane from awa.deferred_jobs
+			  union all select 'ended jobs', lane from awa.done_entries
+			)
+			select format('job %s is in %s states', id, count(*)) from jobs group by id having count(*) > 1
+			union all -- what was pruned is only counted
 			select format('%s %s: %s counted, %s shown', queue, state, n.jobs, j.jobs)
-			  from (
-			    select c.queue, v.state, v.jobs
-			      from awa.queue_counts c
-			     cross join lateral (values ('available', c.available), ('scheduled', c.scheduled), ('retryable', c.retryable),
-			       ('running', c.running),
-			       ('waiting_external', c.waiting_external), ('completed', c.completed), ('failed', c.failed),
-			       ('cancelled', c.cancelled), ('dead', c.dead)) v(state, jobs)
-			     where v.jobs <> 0
-			  ) n
-			  full join (select queue, state, count(*) as jobs from awa.jobs group by 1, 2) j using (queue, state)
+			  from counts n
+			  full join (select queue, state, count(*) as jobs from jobs group by 1, 2) j using (queue, state)
 			 where n.jobs is distinct from j.jobs
 			   and not (
 			     state = 'completed' and n.jobs > coalesce(j.jobs, 0)
 			     and (select count(distinct l) > 1 from awa.ring, unnest(left_at) l)
-			   )`), "counts; what was pruned is only counted")
-		require.Empty(s, list[string](s, `
-			select format('%s: held by %s, job %s is %s', key, u.job_id, j.id, j.state)
+			   )
+			union all
+			select format('key %s: held by %s, job %s is %s', key, u.job_id, j.id, j.state)
 			  from (
 			    select encode(key, 'hex') as key, job_id from awa.unique_claims where job_id is not null and held_until is null
 			  ) u
 			  full join (
-			    select unique_key as key, id, state
-			      from awa.jobs
+			    select unique_key as key, id, state from jobs
 			     where unique_key is not null and state in ('scheduled', 'available', 'running', 'retryable')
 			  ) j using (key)
-			 where u.job_id is distinct from j.id`), "unique keys")
-		require.Empty(s, list[string](s, `
-			select format('%s in %s: lane %s', count(*), u.name, u.lane & 511)
-			  from (
-			    select 'entries' as name, lane from awa.ready_entries
-			    union all select 'tombstones', lane from awa.ready_tombstones
-			    union all select 'arrivals', lane from awa.arrivals
-			    union all select 'claims', lane from awa.lease_claims where job_ids <> '{}'
-			    union all select 'deferred jobs', lane from awa.deferred_jobs
-			    union all select 'ended jobs', lane from awa.done_entries
-			  ) u
-			 where u.lane not in (select q.lane from awa.queues q where q.lane is not null)
-			 group by u.name, u.lane`), "whatever there is lies in a lane that is known to be in use")
-		require.Zero(s,
-			one[int](s,
-				"select count(*) from awa.ready_tombstones t where not exists (select from awa.queues q where q.lane = t.lane and "+
-					"q.has_tombstones)"), "and so do tombstones")
+			 where u.job_id is distinct from j.id
+			union all -- whatever there is lies in a lane that is known to be in use
+			select format('%s in %s: lane %s', count(*), r.name, r.lane & 511)
+			  from rows r
+			 where r.lane not in (select q.lane from awa.queues q where q.lane is not null)
+			 group by r.name, r.lane
+			union all -- and so do tombstones
+			select format('tombstones that lane %s is not known to have', t.lane & 511)
+			  from awa.ready_tombstones t
+			 where not exists (select from awa.queues q where q.lane = t.lane and q.has_tombstones)`))
 		if s.db.PgConn().TxStatus() != 'I' {
 			return
 		}

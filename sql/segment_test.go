@@ -26,7 +26,7 @@ func (s *session) pruneOn() string {
 	s.Helper()
 	for {
 		outcome := s.prune()
-		settles := outcome == "waiting" && one[bool](s, "select settle_by is not null from awa.ring")
+		settles := outcome == "waiting" && one[bool](s, "select begun_by is not null from awa.ring")
 		if !settles && outcome != "cleaning" && outcome != "cleaned" && outcome != "truncating" {
 			return outcome
 		}

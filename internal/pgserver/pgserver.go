@@ -68,9 +68,11 @@ type Config struct {
 	// socket directory cannot be changed.
 	Settings map[string]string
 
-	// Durable makes the server write safely to disk. The zero value turns
-	// fsync off, which is faster and fits tests: what was committed still
-	// survives a crash of the server, but not one of the machine.
+	// Durable makes the server write safely to disk, and compile plans as it
+	// does by default. The zero value turns fsync off, which is faster and fits
+	// tests: what was committed still survives a crash of the server, but not
+	// one of the machine. It turns jit off, too: to compile a plan takes longer
+	// than to run it on the few rows of a test.
 	Durable bool
 }
 
@@ -234,6 +236,7 @@ func (s *Server) start(ctx context.Context, cfg Config) error {
 	if !cfg.Durable {
 		settings["fsync"] = "off"
 		settings["full_page_writes"] = "off"
+		settings["jit"] = "off"
 	}
 	maps.Copy(settings, cfg.Settings)
 	if err := s.configure(settings); err != nil {

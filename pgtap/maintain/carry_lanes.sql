@@ -5,7 +5,7 @@
 \set old 0
 
 begin;
-select plan(21);
+select plan(22);
 
 -- The tables are empty for the time of this transaction, so that all is known
 truncate awa.ready_entries, awa.ready_tombstones, awa.arrivals, awa.lease_claims, awa.lease_claim_closures,
@@ -35,21 +35,18 @@ select is((select array_agg(s.last_seq) from awa._lanes_in_segment(:old::smallin
   where lane = awa._lane(awa._queue_id(:'queue' || ' works'), 2))) s), '{1}', 'or some');
 
 -- Waiting for whoever may write to it: here, this transaction
-update awa.ring set carried_segment = :old, carried_since = awa._snapshot(), settle_by = clock_timestamp() + '1 minute';
-select isnt(awa._next_xid(), null, 'an id that is younger than all');
-select is(awa._next_xid() > pg_current_xact_id(), true, 'also than that of the caller');
-savepoint here;
-update awa.ring set settled_at = awa._next_xid();
-select is(awa._settle(), 'waiting', 'it is waited for');
-update awa.ring set settle_by = clock_timestamp() - interval '1 second';
-select is(awa._settle(), 'cleaning', 'for a minute');
-select is((select row(r.settle_by, r.settled_at, r.carried_before)::text from awa.ring r), '(,,)',
-  'and not again');
-rollback to here;
-update awa.ring set settled_at = pg_snapshot_xmin(pg_current_snapshot());
-select is(awa._settle(), 'cleaning', 'when it has ended, it goes on');
-select is((select row(r.settle_by, r.carried_before = 9223372036854775807, r.passed_over)::text from awa.ring r),
-  '(,t,{})', 'from the last lane on');
+update awa.ring set carried_segment = :old, begun_by = pg_current_xact_id(), carried_since = awa._snapshot();
+select is(awa._settle(:old::smallint), 'waiting', 'for the transaction that has begun');
+select is((select row(r.old_snapshots, r.carried_before)::text from awa.ring r), '(,)', 'it is not committed');
+update awa.ring set begun_by = '3', carried_since = '3:3:';
+select is(awa._settle(:old::smallint), 'cleaning', 'when it is');
+select is((select r.carried_since::text from awa.ring r), awa._snapshot()::text, 'sessions are looked for from then on');
+select is(awa._settle(:old::smallint), 'waiting', 'one that has written to the segment is waited for');
+select is((select row(r.begun_by is null, r.carried_before)::text from awa.ring r), '(f,)', 'until it has ended');
+select is((select r.old_snapshots from awa.ring r), array[awa._reader_name(pg_backend_pid(), now())], 'and named');
+select is(array(select w.holder from awa._writers(((:old + 2) % 4)::smallint) w), '{}'::text[],
+  'it has truncated the tables of another one, and written nothing there');
+update awa.ring set begun_by = null, carried_before = 9223372036854775807, passed_over = '{}';
 
 -- Some lanes in each call
 select is((select count(*) from awa._alive_lanes(:old::smallint, array(select lane from l))), 3::bigint,

@@ -351,8 +351,8 @@ begin
   end loop;
   for n in 1..100 loop
     if pg_temp.prune() = 'cleaning' then
-      update awa.ring set settle_by = null, carried_before = 9223372036854775807, passed_over = '{}'
-       where settle_by is not null;
+      update awa.ring set begun_by = null, carried_before = 9223372036854775807, passed_over = '{}'
+       where begun_by is not null;
     else
       return case when n > 2 then 'calls, ' else n || ' calls, ' end ||
         (select coalesce(r.outcome, 'cleaned ' || r.cleaned_segment) from awa.ring r);

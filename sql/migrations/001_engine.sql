@@ -311,8 +311,7 @@ create table awa.ring (
   left_at         timestamptz[] not null default array_fill(now(), array[4]),
   carried_segment smallint,
   carried_since   pg_snapshot,
-  settle_by       timestamptz,
-  settled_at      xid8,
+  begun_by        xid8,
   carried_before  bigint,
   passed_over     bigint[],
   cleaned_segment smallint,
@@ -335,22 +334,20 @@ comment on column awa.ring.left_at is
 comment on column awa.ring.carried_segment is
   'The segment that entries are carried out of, before it is cleaned; null when there is none';
 comment on column awa.ring.carried_since is 'A snapshot from before the first of them was carried';
-comment on column awa.ring.settle_by is
-  'Until when cleaning waits for transactions that can still write to a segment of very many lanes; null when '
-  'it does not, infinity until the transaction that has begun it is committed';
-comment on column awa.ring.settled_at is
-  'When no older transaction than this one is in progress no transaction can write to that segment; null before that '
-  'is known; at first the transaction that has begun the cleaning';
+comment on column awa.ring.begun_by is
+  'The transaction that has begun to clean a segment of very many lanes; null once no session can write to that '
+  'segment, and for other segments';
 comment on column awa.ring.carried_before is
-  'Of a segment that no transaction can write to: lanes from this one on are carried; null for other segments';
+  'Of a segment that no session can write to: lanes from this one on are carried; null for other segments';
 comment on column awa.ring.passed_over is 'The lanes among these that are not carried, and are tried again';
 comment on column awa.ring.cleaned_segment is
   'The segment from which all live rows were carried to the current one; null when there is none';
 comment on column awa.ring.cleaned_until is 'Entries of the cleaned segment that are visible in it count no more';
 comment on column awa.ring.cleaned_by is 'The transaction that cleaned it';
 comment on column awa.ring.old_snapshots is
-  'The sessions whose old snapshots delay the truncation: those that had one at the first look, and still have it; '
-  'null before that look';
+  'The sessions that delay the truncation, or the cleaning of a segment of very many lanes, because of their old '
+  'snapshots: those that had one at the first look, and still have it; null before that look. Then those that may have '
+  'rows in it that are not committed';
 comment on column awa.ring.unreadable is 'Jobs that were not carried because the server can''t read them';
 comment on column awa.ring.refused is
   'Jobs that were not carried because a trigger or a constraint that is none of Awa''s refuses their rows';

@@ -24,8 +24,10 @@ declare
   v_moves record;
   v_is_stuck boolean;
 begin
-  -- they may have been mended since
-  update awa.ring r set unreadable = null, refused = null, refusal = null where r.outcome in ('damaged', 'refused');
+  -- they may have been mended since; once in each try, which may take several calls
+  update awa.ring r
+     set unreadable = null, refused = null, refusal = null
+   where r.outcome in ('damaged', 'refused') and r.retry_at is not null;
   select coalesce(r.unreadable, '{}'), coalesce(r.refused, '{}'), r.refusal into v_unreadable, v_refused, v_refusal
     from awa.ring r;
   v_shards := awa._shards_to_carry(segment, v_unreadable || v_refused, max_entries);

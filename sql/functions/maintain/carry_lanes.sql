@@ -1,11 +1,13 @@
--- Cleaning a segment of very many lanes: lane by lane, once no transaction can write to it any more.
+-- Cleaning a segment of very many lanes: lane by lane, once no session can write to it any more.
 
--- Waits until no transaction can write to a segment of very many lanes any more.
--- First the rotation is to be committed, and carried_since taken after it. Then no snapshot may be left that is older:
--- a statement with one may still take the segment for the current one. Then the transactions have to end that have
--- begun by then: they may have written to it.
--- Returns cleaning; or waiting, and ring names these sessions. When settle_by is over, it is cleaned without that.
-create or replace function awa._settle() returns text
+-- Waits until no session can write to a segment of very many lanes any more.
+-- First the transaction that has begun the cleaning is to be committed, and with it the rotation; then carried_since is
+-- taken. Next, no snapshot may be left that is older: a statement with one may still take the segment for the current
+-- one. Of these, those count that were there at the first look: see _old_snapshots. Then no transaction may hold a lock
+-- to write on the segment's tables: its rows may not be committed.
+-- Returns cleaning; or waiting, and ring names these sessions.
+-- Why: it waits only for sessions that would hold up the truncation, too. Other transactions may last.
+create or replace function awa._settle(segment smallint) returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -14,45 +16,54 @@ declare
   v_holders text[];
 begin
   select * into v_ring from awa.ring r;
-  if v_ring.settle_by = 'infinity' then -- settled_at is the transaction that has begun the cleaning
-    if not pg_visible_in_snapshot(v_ring.settled_at, awa._snapshot()) then
+  if not pg_visible_in_snapshot(v_ring.begun_by, v_ring.carried_since) then
+    if not pg_visible_in_snapshot(v_ring.begun_by, awa._snapshot()) then
       return 'waiting';
     end if;
-    update awa.ring r
-       set carried_since = awa._snapshot(), settled_at = null, settle_by = clock_timestamp() + interval '1 minute';
+    update awa.ring r set carried_since = awa._snapshot(), old_snapshots = null;
     return 'cleaning';
-  elsif v_ring.settled_at is null then
-    perform pg_stat_clear_snapshot(); -- this transaction may have looked before
-    v_holders := array(select o.holder from awa._old_snapshots(pg_snapshot_xmax(v_ring.carried_since)) o);
-    if v_holders = '{}' then
-      perform pg_stat_clear_snapshot(); -- see _next_xid
-      update awa.ring r set settled_at = awa._next_xid(), old_snapshots = null;
-      return 'cleaning';
-    end if;
-  elsif pg_snapshot_xmin(pg_current_snapshot()) >= v_ring.settled_at then
-    update awa.ring r
-       set settle_by = null, carried_before = 9223372036854775807, passed_over = '{}', old_snapshots = null;
-    return 'cleaning';
-  else
-    v_holders := array(
-      select coalesce(awa._reader_name(a.pid, a.xact_start), format('transaction %s', x))
-        from pg_snapshot_xip(pg_current_snapshot()) x
-        left join pg_stat_activity a on a.backend_xid = x::xid
-       where x < v_ring.settled_at);
   end if;
-  if v_ring.settle_by - clock_timestamp() between interval '0' and interval '1 minute' then -- or a clock was ahead
+  perform pg_stat_clear_snapshot(); -- this transaction may have looked before
+  v_holders := array(
+    select o.holder
+      from awa._old_snapshots(pg_snapshot_xmax(v_ring.carried_since)) o
+     where v_ring.old_snapshots is null or o.holder = any(v_ring.old_snapshots));
+  if v_holders = '{}' then
+    v_holders := array(select w.holder from awa._writers(segment) w);
+  end if;
+  if v_holders <> '{}' then
     update awa.ring r set old_snapshots = v_holders;
     return 'waiting';
   end if;
-  update awa.ring r set settle_by = null, settled_at = null, old_snapshots = null;
+  update awa.ring r
+     set begun_by = null, carried_before = 9223372036854775807, passed_over = '{}', old_snapshots = null;
   return 'cleaning';
 end
 $$;
-comment on function awa._settle is
-  'Waits until no transaction can write to a segment of very many lanes any more';
+comment on function awa._settle is 'Waits until no session can write to a segment of very many lanes any more';
+
+-- The transactions that may have entries, arrivals or claims in a segment that are not committed.
+-- By the same names as _old_snapshots.
+-- Why: each row is written under a lock on its table, which lasts until the transaction ends, also a prepared one.
+create or replace function awa._writers(segment smallint) returns table (holder text)
+language sql stable
+as $$
+  select distinct coalesce(awa._reader_name(l.pid, a.xact_start), 'a prepared transaction')
+    from pg_locks l
+    left join pg_stat_activity a on a.pid = l.pid
+   where l.locktype = 'relation'
+     and l.database = (select d.oid from pg_database d where d.datname = current_database())
+     and l.relation in (
+       select format('awa.%s_%s', f, _writers.segment)::regclass
+         from unnest('{ready_entries,arrivals,lease_claims}'::text[]) f)
+     and l.mode = 'RowExclusiveLock'
+     and l.granted
+$$;
+comment on function awa._writers is
+  'The transactions that may have entries, arrivals or claims in a segment that are not committed';
 
 -- Carries what is alive in the lanes of a segment to the current one, some lanes in each call.
--- No transaction may write to the segment any more: then a lane that has nothing alive gets nothing. The others are
+-- No session may write to the segment any more: then a lane that has nothing alive gets nothing. The others are
 -- passed over, and tried again when all have been looked at: those that other sessions hold, and those with a job that
 -- can't be carried. Goes on for a fifth of a second, or a tenth of the time that the caller's timeouts leave.
 -- The caller has locked the counts.
@@ -73,8 +84,10 @@ declare
   v_tried int := 0;
   v_has_moved boolean := false;
 begin
-  -- they may have been mended since
-  update awa.ring r set unreadable = null, refused = null, refusal = null where r.outcome in ('damaged', 'refused');
+  -- they may have been mended since; once in each try, which may take several calls
+  update awa.ring r
+     set unreadable = null, refused = null, refusal = null
+   where r.outcome in ('damaged', 'refused') and r.retry_at is not null;
   select * into v_ring from awa.ring r;
   loop
     v_is_rest := cardinality(v_ring.passed_over) >= 500;

@@ -5,7 +5,7 @@
 -- says that the segment no longer counts, up to a snapshot. It may have to be called again, for rows that an older
 -- transaction has put there since. Where many rows are alive, or a call before was blocked or cut off, it first moves
 -- entries and cursors queue by queue, some in each call: then a call that is cut off has lost little. A segment of very
--- many lanes is carried lane by lane, some in each call, when no transaction can write to it any more.
+-- many lanes is carried lane by lane, some in each call, when no session can write to it any more.
 -- Locks: the counts; once it copies what is left, the shards whose rows these are; until the transaction ends.
 -- Why: it copies the rest first, and locks the queues only then, for the changes since. So their claims wait for
 -- milliseconds. Entries that were claimed meanwhile are there twice until the commit, and only once after it.
@@ -21,8 +21,8 @@ declare
   v_each record;
 begin
   select * into v_ring from awa.ring r;
-  if v_ring.carried_segment = segment and v_ring.settle_by is not null then
-    return awa._settle();
+  if v_ring.carried_segment = segment and v_ring.begun_by is not null then
+    return awa._settle(segment);
   end if;
   v_by_lanes := v_ring.carried_before is not null and segment in (v_ring.carried_segment, v_ring.cleaned_segment);
   if v_ring.carried_segment is distinct from segment and v_by_lanes is not true then
@@ -71,7 +71,7 @@ begin
   end;
   update awa.ring r
      set cleaned_segment = segment, cleaned_until = v_until, cleaned_by = pg_current_xact_id(), carried_segment = null,
-         carried_since = null, settle_by = null, settled_at = null,
+         carried_since = null, begun_by = null,
          carried_before = case when v_by_lanes then r.carried_before end, passed_over = null, old_snapshots = null,
          unreadable = null, refused = null, refusal = null;
   return 'cleaned';
@@ -140,8 +140,7 @@ begin
     -- from here on it does not look again
     update awa.ring r
        set carried_segment = segment, carried_since = awa._snapshot(), old_snapshots = null, carried_before = null,
-           passed_over = null, settle_by = case when v_has_many_lanes then 'infinity'::timestamptz end,
-           settled_at = case when v_has_many_lanes then pg_current_xact_id() end;
+           passed_over = null, begun_by = case when v_has_many_lanes then pg_current_xact_id() end;
     return 'cleaning';
   end if;
   return null;

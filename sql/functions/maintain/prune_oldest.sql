@@ -98,9 +98,12 @@ begin
        set outcome = v_outcome, tries = r.tries + 1, stuck_since = coalesce(r.stuck_since, clock_timestamp()),
            retry_at = clock_timestamp() + awa._backoff(r.tries);
   elsif v_outcome in ('cleaning', 'truncating') then
-    -- for the rest it waits about as long
+    -- For the rest it waits about as long. Where jobs can't be carried, the obstacle stays while it goes through others.
     update awa.ring r
-       set outcome = null, tries = least(r.tries, 4), stuck_since = null, retry_at = null
+       set outcome = case when c.is_stuck then r.outcome end,
+           tries = case when c.is_stuck then r.tries else least(r.tries, 4) end,
+           stuck_since = case when c.is_stuck then r.stuck_since end, retry_at = null
+      from (select (r.unreadable <> '{}' or r.refused <> '{}') is true as is_stuck from awa.ring r) c
      where r.outcome is not null;
   else
     update awa.ring r

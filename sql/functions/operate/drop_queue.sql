@@ -31,6 +31,7 @@ declare
   v_job_ids bigint[];
   v_keys bytea[];
   v_segment smallint;
+  v_changed bigint[];
 begin
   perform awa._check_isolation(), awa._bound_waits();
   perform from awa.queues q where q.queue_id = v_queue_id and q.dropped_at is null for update; -- waits for settings
@@ -47,7 +48,12 @@ begin
       hint = 'Let them end, cancel them, or pass force => true to drop them with it.';
   end if;
 
-  perform awa._stop_jobs(v_queue_id);
+  v_changed := awa._stop_jobs(v_queue_id);
+  perform awa._let_go_of_buried(t.batch) -- as the commit would, which does not find them then
+     from (
+       select distinct t.batch from awa.ready_tombstones t
+        where t.by_xid = pg_current_xact_id_if_assigned() and t.lane between v_first and v_last
+     ) t;
   v_now := awa._snapshot(); -- jobs that commit from here on stay
 
   -- Every cursor goes past the ready jobs, and the counts begin anew. Jobs that this transaction itself has enqueued
@@ -98,6 +104,10 @@ begin
   select array_agg(g.job_id), array_agg(substr(g.unique_key, 1, 32)) into v_job_ids, v_keys
     from gone g where g.unique_key is not null;
   perform awa._let_go(v_job_ids, v_keys);
+  -- A job that this transaction cancelled, retried and moved goes on elsewhere, with its key.
+  perform awa._change_state(array[p.id], array[p.lane], array[p.unique_key], 'cancelled', p.state)
+     from unnest(awa._places_of(v_changed)) p
+    where p.unique_key is not null;
   -- not those that a producer is taking
   perform awa._free_keys(array(
     select u.key from awa.unique_claims u where u.held_until is not null and u.queue_id = v_queue_id
@@ -121,10 +131,11 @@ comment on function awa.drop_queue is
 -- Locks the waiting and ended jobs of a queue, and ends its open attempts.
 -- Also attempts of jobs that this transaction has cancelled while they were available, and another session has claimed
 -- since.
+-- Returns the ids of these.
 -- Raises 55P03; 40001 where such a job was answered, or this transaction has moved it or put it off.
 -- Why: a session that is changing a job now, or answering for it, may leave it in another state. This one waits for it
 -- before it decides which jobs go.
-create or replace function awa._stop_jobs(queue_id bigint) returns void
+create or replace function awa._stop_jobs(queue_id bigint) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -163,6 +174,7 @@ begin
       and (
         select true from awa.limited_jobs w where w.job_id = j and w.shard between queue_id << 6 and queue_id << 6 | 63
       ) is null;
+  return v_undecided;
 exception when lock_not_available then
   get stacked diagnostics v_detail = pg_exception_detail;
   if v_detail <> '' then

@@ -96,8 +96,8 @@ begin
    where r.lane = n.lane;
   perform awa._recount_limits();
   update awa.ring r
-     set carried_segment = null, carried_since = null, settle_by = null, settled_at = null, carried_before = null,
-         passed_over = null, cleaned_segment = null, cleaned_until = null, cleaned_by = null,
+     set carried_segment = null, carried_since = null, begun_by = null, carried_before = null, passed_over = null,
+         cleaned_segment = null, cleaned_until = null, cleaned_by = null,
          old_snapshots = null, unreadable = null, refused = null, refusal = null, outcome = null, tries = 0,
          retry_at = null, stuck_since = null;
   update awa.unique_claims u set free_since = pg_current_xact_id() where u.free_since is not null;
