@@ -40,7 +40,7 @@ select is(awa._settle(:old::smallint), 'waiting', 'for the transaction that has 
 select is((select row(r.old_snapshots, r.carried_before)::text from awa.ring r), '(,)', 'it is not committed');
 update awa.ring set begun_by = '3', carried_since = '3:3:';
 select is(awa._settle(:old::smallint), 'cleaning', 'when it is');
-select is((select r.carried_since::text from awa.ring r), awa._snapshot()::text, 'sessions are looked for from then on');
+select is((select r.carried_since::text from awa.ring r), awa._snapshot()::text, 'it looks for sessions from then on');
 select is(awa._settle(:old::smallint), 'waiting', 'one that has written to the segment is waited for');
 select is((select row(r.begun_by is null, r.carried_before)::text from awa.ring r), '(f,)', 'until it has ended');
 select is((select r.old_snapshots from awa.ring r), array[awa._reader_name(pg_backend_pid(), now())], 'and named');
