@@ -98,7 +98,7 @@ begin
        set outcome = v_outcome, tries = r.tries + 1, stuck_since = coalesce(r.stuck_since, clock_timestamp()),
            retry_at = clock_timestamp() + awa._backoff(r.tries);
   elsif v_outcome in ('cleaning', 'truncating') then
-    -- For the rest it waits about as long. Where jobs can't be carried, the obstacle stays while it goes on with others.
+    -- For the rest it waits about as long. Where jobs can't be carried the obstacle stays while it looks at others.
     update awa.ring r
        set outcome = case when c.is_stuck then r.outcome end,
            tries = case when c.is_stuck then r.tries else least(r.tries, 4) end,
