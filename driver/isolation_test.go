@@ -54,7 +54,7 @@ func TestClientWhateverTheIsolationLevel(t *testing.T) {
 			require.NoError(t, err)
 			_, err = client.Cancel(t.Context(), one, "")
 			require.NoError(t, err)
-			state, err = client.Retry(t.Context(), one)
+			state, err = client.Retry(t.Context(), one, driver.RetryOptions{})
 			require.NoError(t, err)
 			assert.Equal(t, "cancelled", state)
 

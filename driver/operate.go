@@ -46,18 +46,31 @@ func (c *Client) CancelTx(ctx context.Context, tx DBTX, id int64, reason string)
 	return state, changeError("cancel", id, err)
 }
 
-// Retry lets a job run now, in a transaction of its own, and returns the state that it was in: one that failed, is dead
-// or was cancelled, with its attempts counted anew; or one that is scheduled or retryable, ahead of its time.
+// RetryOptions say where and when a job runs again. The zero value of each field leaves it as it is.
+type RetryOptions struct {
+	Queue    string    // 1 to 200 characters; the queue exists from then on
+	Priority int       // 1 (first) to 4 (last)
+	RunAt    time.Time // not before this time, which is before 9999-12-31 10:00 UTC; the zero value means now
+}
+
+// Retry lets a job run again, in a transaction of its own, and returns the state that it was in: one that failed, is
+// dead or was cancelled, with its attempts counted anew; or one that is scheduled or retryable, ahead of its time.
 //
 // It fails as [Client.Cancel] does, with [ErrWrongState] when the job is available, runs or has completed; and with
 // [ErrUniqueKeyHeld].
-func (c *Client) Retry(ctx context.Context, id int64) (state string, err error) {
-	return c.RetryTx(ctx, ownTx{c.pool}, id)
+func (c *Client) Retry(ctx context.Context, id int64, opts RetryOptions) (state string, err error) {
+	return c.RetryTx(ctx, ownTx{c.pool}, id, opts)
 }
 
 // RetryTx is [Client.Retry] inside the caller's transaction: the job may run when that commits.
-func (c *Client) RetryTx(ctx context.Context, tx DBTX, id int64) (state string, err error) {
-	state, err = queries.Retry(ctx, utf8DB{tx}, id)
+func (c *Client) RetryTx(ctx context.Context, tx DBTX, id int64, opts RetryOptions) (state string, err error) {
+	runAt, err := optionalTime("RunAt", 9999, opts.RunAt)
+	if err != nil {
+		return "", fmt.Errorf("retry job %d: %w", id, err)
+	}
+	state, err = queries.Retry(ctx, utf8DB{tx}, gen.RetryParams{
+		JobID: id, Queue: optional(opts.Queue), Priority: optionalInt(opts.Priority), RunAt: runAt,
+	})
 	return state, changeError("retry", id, err)
 }
 

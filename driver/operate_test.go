@@ -47,10 +47,10 @@ func TestRetry(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)
 	id := enqueue(t, pool, note{}, driver.EnqueueOptions{MaxAttempts: 1})
-	_, err := client.Retry(t.Context(), id)
+	_, err := client.Retry(t.Context(), id, driver.RetryOptions{})
 	assert.ErrorIs(t, err, driver.ErrWrongState)
 	assert.Equal(t, "failed", fails(t, pool))
-	was, err := client.Retry(t.Context(), id)
+	was, err := client.Retry(t.Context(), id, driver.RetryOptions{})
 	require.NoError(t, err)
 	assert.Equal(t, "failed", was)
 	job := waitForState(t, pool, id, "available")
@@ -58,10 +58,36 @@ func TestRetry(t *testing.T) {
 	assert.Len(t, job.Errors, 1)
 
 	later := enqueue(t, pool, note{}, driver.EnqueueOptions{RunAt: time.Now().Add(time.Hour)})
-	was, err = client.Retry(t.Context(), later)
+	was, err = client.Retry(t.Context(), later, driver.RetryOptions{})
 	require.NoError(t, err)
 	assert.Equal(t, "scheduled", was)
 	waitForState(t, pool, later, "available")
+
+	runAt := time.Now().Add(time.Hour).Truncate(time.Microsecond)
+	was, err = client.Retry(t.Context(), retriedLater(t, pool),
+		driver.RetryOptions{Queue: "elsewhere", Priority: 1, RunAt: runAt})
+	require.NoError(t, err)
+	assert.Equal(t, "cancelled", was)
+	jobs, err := client.ListJobs(t.Context(), driver.ListFilter{Queue: "elsewhere"})
+	require.NoError(t, err)
+	require.Len(t, jobs, 1)
+	assert.Equal(t, "scheduled", jobs[0].State)
+	assert.Equal(t, 1, jobs[0].Priority)
+	assert.True(t, runAt.Equal(jobs[0].RunAt))
+	for _, bad := range []driver.RetryOptions{
+		{Priority: 5}, {RunAt: time.Unix(1<<40, 0)}, {Queue: strings.Repeat("q", 201)},
+	} {
+		_, err = client.Retry(t.Context(), later, bad)
+		assert.Error(t, err)
+	}
+}
+
+// retriedLater returns a job that was cancelled.
+func retriedLater(t *testing.T, pool *pgxpool.Pool) int64 {
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	_, err := driver.NewClient(pool).Cancel(t.Context(), id, "")
+	require.NoError(t, err)
+	return id
 }
 
 func TestRetryOfAJobWhoseKeyIsHeld(t *testing.T) {
@@ -74,14 +100,14 @@ func TestRetryOfAJobWhoseKeyIsHeld(t *testing.T) {
 	second, inserted, err := client.EnqueueUnique(t.Context(), note{}, driver.UniqueOptions{}, driver.EnqueueOptions{})
 	require.NoError(t, err)
 	require.True(t, inserted)
-	_, err = client.Retry(t.Context(), first)
+	_, err = client.Retry(t.Context(), first, driver.RetryOptions{})
 	assert.ErrorIs(t, err, driver.ErrUniqueKeyHeld)
 	n, err := client.RetryWhere(t.Context(), driver.JobFilter{State: "cancelled"})
 	require.NoError(t, err)
 	assert.Zero(t, n)
 	_, err = client.Cancel(t.Context(), second, "")
 	require.NoError(t, err)
-	_, err = client.Retry(t.Context(), first)
+	_, err = client.Retry(t.Context(), first, driver.RetryOptions{})
 	require.NoError(t, err)
 }
 
@@ -642,7 +668,7 @@ func TestChangesOfAJobThatIsNot(t *testing.T) {
 	client := driver.NewClient(testdb.New(t))
 	_, err := client.Cancel(t.Context(), 1, "")
 	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
-	_, err = client.Retry(t.Context(), 1)
+	_, err = client.Retry(t.Context(), 1, driver.RetryOptions{})
 	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
 	_, err = client.SetPriority(t.Context(), 1, 1)
 	assert.ErrorIs(t, err, driver.ErrNoSuchJob)
@@ -667,8 +693,11 @@ func TestChangesInTransactions(t *testing.T) {
 	filter := driver.JobFilter{Queue: driver.DefaultQueue}
 	rollback := errors.New("rollback")
 	for name, change := range map[string]func(tx driver.DBTX) error{
-		"cancel":       func(tx driver.DBTX) error { _, err := client.CancelTx(t.Context(), tx, id, ""); return err },
-		"retry":        func(tx driver.DBTX) error { _, err := client.RetryTx(t.Context(), tx, failed); return err },
+		"cancel": func(tx driver.DBTX) error { _, err := client.CancelTx(t.Context(), tx, id, ""); return err },
+		"retry": func(tx driver.DBTX) error {
+			_, err := client.RetryTx(t.Context(), tx, failed, driver.RetryOptions{})
+			return err
+		},
 		"set priority": func(tx driver.DBTX) error { _, err := client.SetPriorityTx(t.Context(), tx, id, 4); return err },
 		"move":         func(tx driver.DBTX) error { _, err := client.MoveTx(t.Context(), tx, id, "q"); return err },
 		"reschedule": func(tx driver.DBTX) error {

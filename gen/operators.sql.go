@@ -302,11 +302,24 @@ func (q *Queries) ResumeQueue(ctx context.Context, db DBTX, queue string) error 
 }
 
 const retry = `-- name: Retry :one
-select awa.retry(job_id => $1)
+select awa.retry(
+  job_id => $1, queue => $2, priority => $3, run_at => $4)
 `
 
-func (q *Queries) Retry(ctx context.Context, db DBTX, jobID int64) (string, error) {
-	row := db.QueryRow(ctx, retry, jobID)
+type RetryParams struct {
+	JobID    int64
+	Queue    *string
+	Priority *int32
+	RunAt    *time.Time
+}
+
+func (q *Queries) Retry(ctx context.Context, db DBTX, arg RetryParams) (string, error) {
+	row := db.QueryRow(ctx, retry,
+		arg.JobID,
+		arg.Queue,
+		arg.Priority,
+		arg.RunAt,
+	)
 	var retry string
 	err := row.Scan(&retry)
 	return retry, err

@@ -150,6 +150,9 @@ var steps = []step{
 	{"cancel_where", "", "select awa.cancel_where(queue => @queue)"},
 	{"cancel_where", "", "select awa.cancel_where(queue => @queue, kind => 'other')"},
 	{"retry", "", "select awa.retry(@job)"},
+	{"retry", "", "select awa.retry(@job, @queue || ' moved', 1)"},
+	{"retry", "", "select awa.retry(@job, run_at => now() + interval '2 hours')"},
+	{"retry", "", "select awa.retry(@job, @queue || ' moved', 4, now() + interval '2 hours')"},
 	{"retry_where", "", "select awa.retry_where(queue => @queue)"},
 	{"retry_where", "", "select awa.retry_where(queue => @queue, state => 'scheduled')"},
 	{"retry_where", "", "select awa.retry_where(queue => @queue, state => 'retryable')"},
@@ -413,7 +416,7 @@ func walk(t *testing.T, way setting, rules map[edge]rule, walked *walks) {
 		}
 		if before.state == after.state {
 			switch step.function {
-			case "set_priority", "move", "reschedule", "extend", "set_progress", "heartbeat":
+			case "set_priority", "move", "reschedule", "retry", "extend", "set_progress", "heartbeat":
 			default:
 				require.Equal(t, before, after, what)
 			}

@@ -663,7 +663,9 @@ func (c *client) operate(ctx context.Context) error {
 		case 0, 1:
 			_, err = tx.Exec(ctx, "select awa.cancel($1)", job)
 		case 2:
-			_, err = tx.Exec(ctx, "select awa.retry($1)", job)
+			_, err = tx.Exec(ctx,
+				"select awa.retry($1, nullif($2, ''), nullif($3, 0), clock_timestamp() + interval '10 milliseconds' * $4)", job,
+				[]string{"", "", queue}[c.rand.IntN(3)], c.rand.IntN(5), max(c.rand.IntN(10)-5, 0))
 		case 3:
 			_, err = tx.Exec(ctx, "select awa.set_priority($1, $2)", job, 1+c.rand.IntN(4))
 		case 4:

@@ -142,7 +142,9 @@ func TestUniqueKeysAtRandom(t *testing.T) {
 			}
 			sql = fmt.Sprintf("select awa.move(%s, '%s')", job("'available', 'scheduled', 'retryable'"), pick("q", "r", "dead"))
 		case 12:
-			sql = "select awa.retry(" + job("'failed', 'cancelled', 'dead', 'scheduled', 'retryable'") + ")"
+			sql = fmt.Sprintf("select awa.retry(%s, queue => %s, run_at => now() + interval '%s')",
+				job("'failed', 'cancelled', 'dead', 'scheduled', 'retryable'"), pick("null", "null", "'q'", "'r'", "'dead'"),
+				pick("0", "0", "1 minute"))
 		case 13:
 			sql = "update awa.deferred_jobs set run_at = now() where job_id in (select job_id from awa.deferred_jobs " +
 				"where job_id not in (select job_id from awa._buried_here) for update skip locked); select awa.promote_due()"

@@ -65,7 +65,9 @@ insert into contract values
   ('resume_group', 'queue text, group_key text', 'void'),
   ('drop_queue', 'queue text, force boolean DEFAULT false', 'void'),
   ('cancel', 'job_id bigint, reason text DEFAULT NULL::text', 'text'),
-  ('retry', 'job_id bigint', 'text'),
+  ('retry',
+    'job_id bigint, queue text DEFAULT NULL::text, priority integer DEFAULT NULL::integer, run_at timestamp with time '
+    'zone DEFAULT NULL::timestamp with time zone', 'text'),
   ('set_priority', 'job_id bigint, priority integer', 'text'),
   ('move', 'job_id bigint, queue text', 'text'),
   ('next_ready_at', 'queues text[] DEFAULT NULL::text[]', 'timestamp with time zone'),

@@ -57,8 +57,26 @@ select awa.fail(job_id, receipt, 'round 2') from served where args = '1' \g /dev
 select awa.complete(job_id, receipt) from served where args = '3' \g /dev/null
 select pg_temp.step('served') \g /dev/null
 
+-- To be retried elsewhere, and later
+select awa.configure_queue(:'queue' || ' sent', '{"dead_letter": true}') \g /dev/null
+create temp table sent as
+select n, awa.enqueue(pg_temp.q(' sent'), 'k', to_jsonb(n), 3, null, 2, '{t}', '{"m": 1}', 'g',
+         now() + interval '1 day') as id
+  from generate_series(1, 4) n;
+select awa.discard(job_id, receipt, 'e') from pg_temp.take(' sent', 4) \g /dev/null
+insert into sent
+select n, awa.enqueue(pg_temp.q(' sent'), 'k', to_jsonb(n), 3, '2130-01-01', 2) from generate_series(5, 7) n;
+-- Of one key in each queue: the second holds that of the other one
+create temp table homes as
+select n, u.job_id
+  from (values (1, ' home'), (2, ' away'), (3, ' third')) q(n, suffix)
+ cross join lateral awa.enqueue_unique(pg_temp.q(q.suffix), 'k', unique_by => '{queue}',
+    run_at => case when n = 3 then timestamptz '2130-01-01' end, max_attempts => 1) u;
+select awa.fail(job_id, receipt, 'e') from pg_temp.take(' home', 1) \g /dev/null
+select pg_temp.step('to be sent') \g /dev/null
+
 begin;
-select plan(41);
+select plan(56);
 
 create temp table told as
 select j.n, awa.retry(job_id => j.id) as state
@@ -170,11 +188,75 @@ set constraints all immediate\; set local idle_in_transaction_session_timeout = 
 select pg_temp.agrees('the books balance after that');
 set constraints all deferred;
 
+-- Elsewhere, and later
+select is((
+  select array_agg(awa.retry(id,
+             queue => case when n in (2, 4, 6) then pg_temp.q(' new') end,
+             priority => case when n in (2, 3, 7) then 1 end,
+             run_at => case when n in (3, 4, 5, 6) then timestamptz '2129-01-01' end) order by n)
+    from sent
+   where n > 1
+),
+  '{dead,dead,dead,scheduled,scheduled,scheduled}',
+  'a job may be retried in another queue, with another priority, later');
+select is(awa.retry(id, null, null, '2000-01-01'), 'dead', 'a time that has passed means now') from sent where n = 1;
+select results_eq(format($$
+  select s.n, case j.queue when %L then 'sent' when %L then 'new' end, j.state, j.priority,
+         case when j.state = 'scheduled' then extract(year from j.run_at at time zone 'UTC')::int end
+    from sent s, awa.job(s.id) j
+   order by s.n$$, pg_temp.q(' sent'), pg_temp.q(' new')),
+  $$values (1, 'sent', 'available', 3, null::int), (2, 'new', 'available', 1, null),
+  (3, 'sent', 'scheduled', 1, 2129), (4, 'new', 'scheduled', 3, 2129),
+  (5, 'sent', 'scheduled', 3, 2129), (6, 'new', 'scheduled', 3, 2129), (7, 'sent', 'available', 1, null)$$,
+  'it goes there; what is not named stays');
+select is((
+  select array_agg(row(s.n, j.attempt, j.max_attempts, j.tags, j.metadata, j.group_key, j.expires_at is null,
+             jsonb_array_length(j.errors)) order by s.n)::text
+    from sent s, awa.job(s.id) j
+   where s.n in (2, 4)
+),
+  '{"(2,0,2,{t},\"{\"\"m\"\": 1}\",g,f,1)","(4,0,2,{t},\"{\"\"m\"\": 1}\",g,t,1)"}',
+  'with all that it was; an expires_at that will have passed is taken away');
+select pg_temp.agrees('the counts of both queues agree');
+select pg_temp.refused(format('select awa.retry(%s, %L)', job_id, pg_temp.q(' away')), '23505', 'unique key',
+  'a job whose key in the other queue another one holds')
+  from homes
+ where n = 1;
+select pg_temp.refused(format('select awa.retry(%s, %L)', job_id, pg_temp.q(' away')), '23505', 'unique key',
+  'nor one that waits')
+  from homes
+ where n = 3;
+select is(awa.retry(job_id, pg_temp.q(' home')), 'scheduled', 'one whose key there is free') from homes where n = 3;
+select is((
+  select count(*)
+    from awa.unique_claims u
+    join homes h using (job_id), awa.job(h.job_id) j
+   where encode(u.key, 'hex') = j.unique_key
+),
+  2::bigint, 'has the key of that queue, and no other');
+select pg_temp.refused(format('select awa.retry(%s)', job_id), '23505', 'unique key', 'which the first one can''t take')
+  from homes
+ where n = 1;
+select is(awa.retry(job_id, pg_temp.q(' third'), run_at => '2130-01-01'), 'failed',
+  'the first takes the one that is free')
+  from homes
+ where n = 1;
+select pg_temp.agrees('keys and all, again');
+
 -- Refusals
 select pg_temp.refused('select awa.retry(null)', '22023', 'job_id', 'no job');
 select pg_temp.refused(format('select awa.retry(%s)', id), 'JQ003', 'no such job', 'job ' || id)
   from unnest(array[0, -1, 9223372036854775807, -9223372036854775808]) with ordinality u(id, n)
  order by n;
+select pg_temp.refused(format('select awa.retry(%s, queue => %L)', id, ''), '22023', 'queue', 'an empty queue')
+  from again
+ where n = 2;
+select pg_temp.refused(format('select awa.retry(%s, priority => 5)', id), '22023', 'priority', 'priority 5')
+  from again
+ where n = 2;
+select pg_temp.refused(format('select awa.retry(%s, run_at => %L)', id, 'infinity'), '22023', 'run_at', 'no such time')
+  from again
+ where n = 2;
 select is(current_setting('lock_timeout'), '0', 'the caller''s lock_timeout is as it was');
 select pg_temp.steps_agree();
 

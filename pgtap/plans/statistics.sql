@@ -82,6 +82,8 @@ return array[
   'reschedule', format($$select awa.reschedule(%s, now() + '1 hour')$$, pg_temp.id('available')),
   'reschedule, scheduled', format($$select awa.reschedule(%s, now() + '1 hour')$$, pg_temp.id('scheduled')),
   'retry', format('select awa.retry(%s)', pg_temp.id('failed')),
+  'retry elsewhere', format('select awa.retry(%s, %L, 1)', pg_temp.id('failed'), pg_temp.q(' 2')),
+  'retry later', format('select awa.retry(%s, run_at => %L)', pg_temp.id('failed'), '2130-01-01'),
   'retry_where', format('select awa.retry_where(%L, max_jobs => 20)', pg_temp.q(' 1')),
   'purge_dlq', format('select awa.purge_dlq(%L)', pg_temp.q(' 1')),
   'drop_queue', format('select awa.drop_queue(%L, true)', pg_temp.q(' 2')),

@@ -36,7 +36,8 @@ select awa.cancel_where(
   tag => sqlc.narg(tag), args => sqlc.narg(args), group_key => sqlc.narg(group_key));
 
 -- name: Retry :one
-select awa.retry(job_id => @job_id);
+select awa.retry(
+  job_id => @job_id, queue => sqlc.narg(queue), priority => sqlc.narg(priority), run_at => sqlc.narg(run_at));
 
 -- name: RetryWhere :one
 select awa.retry_where(
