@@ -18,6 +18,7 @@ create temp table writers (into_table text, writer text, why text); -- null: the
 insert into writers values
   ('arrivals', '_arrive', null),
   ('deferred_jobs', '_defer', null),
+  ('deferred_jobs', '_record_failures', 'the next attempts, in the statement that finds their delays'),
   ('deferred_jobs', '_append', 'new jobs, from the arguments of enqueue: an array of them would be copied'),
   ('deferred_jobs', '_append_batch', 'the jobs of a batch in one statement'),
   ('deleted_jobs', '_note_deleted', null),
@@ -65,8 +66,8 @@ insert into writers values
   ('shard_states', '_recount_limits', 'all, after a restore'),
   ('slots', '_free_slots', null),
   ('slots', '_look_again', 'groups to look at, of which no slot was given back'),
-  ('slots', '_keep_places', 'jobs that come again, beside the slots that their attempts gave back'),
-  ('slots', '_leave_places', 'jobs that do not, which held no slot'),
+  ('slots', '_note_holders', 'jobs that come again, beside the slots that their attempts gave back'),
+  ('slots', '_note_leavers', 'jobs that do not, which held no slot'),
   ('slots', '_put_off_turn', 'the slot of a turn, whose job may come again'),
   ('slots', '_keep_group', 'a group whose own limits have changed'),
   ('turns', '_give_turns', null),

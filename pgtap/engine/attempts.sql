@@ -34,10 +34,14 @@ $$;
 select count(*) from awa.enqueue_many(:'queue' || ' missing', 'k', array_fill('{}'::jsonb, array[4])) \g /dev/null
 select count(*) from awa.enqueue_many(:'queue' || ' older', 'k', array_fill('"older"'::jsonb, array[2])) \g /dev/null
 select count(*) from awa.enqueue_many(:'queue' || ' answers', 'k', array_fill('{}'::jsonb, array[9])) \g /dev/null
+select awa.enqueue(:'queue' || ' pairs', 'k', '1') \g /dev/null
+select awa.enqueue(:'queue' || ' pairs', 'k', '2') \g /dev/null
+select awa.enqueue(:'queue' || ' pairs', 'k', '3') \g /dev/null
+select awa.enqueue(:'queue' || ' pairs', 'k', '4') \g /dev/null
 select awa.enqueue_unique(:'queue' || ' keyed', 'k', unique_key => :'queue', unique_period => '1 hour') \g /dev/null
 
 begin;
-select plan(46);
+select plan(52);
 set local track_functions = 'pl'; -- first: what is called before it is not tracked later
 
 update awa.settings set claim_bytes = 100000000; -- a claim's ledger row holds 960 jobs
@@ -132,9 +136,19 @@ select is((select awa.fail(job_id, receipt, 'e') from older where n = 1), 'retry
 select is((select j.args from older o, awa.job(o.job_id) j where n = 1), '"older"', 'with its body');
 update awa.ring r set current_segment = s.now from segments s;
 
--- Each answer looks its attempt up once: that is most of what it costs.
+-- An answer for an attempt that has no row of its own does not look for one.
+create function pg_temp.lease_scans() returns bigint
+language sql volatile
+return (select t.seq_scan + coalesce(t.idx_scan, 0)
+          from pg_stat_xact_user_tables t
+         where t.schemaname = 'awa' and t.relname = 'leases');
+select pg_temp.lease_scans() as lease_scans \gset
+
+-- An answer finds its attempt with the claim, where its entry lies at the end of it; otherwise it looks the attempt up
+-- once: that is most of what it costs.
 create temp table answers as select * from pg_temp.take(' answers', 9);
 create temp table keyed as select * from pg_temp.take(' keyed', 1);
+create temp table pairs as select * from pg_temp.take(' pairs', 4);
 create function pg_temp.look_ups() returns bigint
 language sql volatile
 return (select coalesce(sum(f.calls), 0)
@@ -152,14 +166,29 @@ end
 $$;
 select is(pg_temp.look_ups(f.call, a.job_id, a.receipt), f.times, format('%s looks it up %s times', f.call, f.times))
   from (values
-    (1, 'select awa.complete(%s, %s)', 0::bigint), (2, 'select awa.complete(%s, %s, ''{}'')', 1),
-    (3, 'select awa.fail(%s, %s, ''e'')', 1), (4, 'select awa.discard(%s, %s, ''e'')', 1),
-    (5, 'select awa.snooze(%s, %s, ''1 hour'')', 1), (6, 'select awa.fail_many(array[%s], array[%s], ''{e}'')', 1)
+    (1, 'select awa.complete(%s, %s)', 0::bigint), (2, 'select awa.complete(%s, %s, ''{}'')', 0),
+    (3, 'select awa.fail(%s, %s, ''e'')', 0), (4, 'select awa.discard(%s, %s, ''e'')', 0),
+    (5, 'select awa.snooze(%s, %s, ''1 hour'')', 0), (6, 'select awa.fail_many(array[%s], array[%s], ''{e}'')', 0),
+    (7, 'select awa.release(%s, %s)', 0), (8, 'select awa.cancel_attempt(%s, %s)', 0),
+    (9, 'select awa.put_off(%s, %s, ''e'')', 0)
   ) f(n, call, times)
   join answers a on a.n = f.n
  order by f.n;
+select is(pg_temp.lease_scans(), :lease_scans::bigint, 'none of these looks for a row of its own');
 select is((select pg_temp.look_ups('select awa.complete(%s, %s)', job_id, receipt) from keyed), 1::bigint,
-  'and so does complete of a job with a unique key that outlasts it');
+  'complete of a job with a unique key that outlasts it looks it up once');
+select is(
+  (
+    select string_agg(pg_temp.look_ups(f.call, p.job_id, p.receipt)::text, ' ' order by p.receipt)
+      from pairs p
+      join (values
+        (1, 'select awa.fail(%s, %s, ''e'')'), (2, 'select awa.fail(%s, %s, ''e'')'),
+        (3, 'select awa.fail_many(array[%s], array[%s], ''{e}'')'), (4, 'select awa.discard(%s, %s, ''e'')')
+      ) f(n, call) on f.n = p.n
+  ),
+  '1 1 1 0', 'so does an answer for a job that another transaction enqueued than the last one of its claim');
+select is((select string_agg(j.args #>> '{}' || ' ' || j.state, ', ' order by p.receipt)
+  from pairs p, awa.job(p.job_id) j), '1 retryable, 2 retryable, 3 retryable, 4 failed', 'each with its own body');
 
 -- The errors of a job are bounded
 create temp table history (n int, errors jsonb);

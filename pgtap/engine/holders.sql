@@ -41,15 +41,15 @@ select results_eq('select s.looks, s.keeps from awa.slots s where s.keeps <> ''{
   $$ select array[awa._group_id(c.group_key)], array[k] from c
       cross join lateral (select case c.group_key when 'b' then - c.job_id else c.job_id end as k) k
       where c.group_key <> 'c' order by k $$,
-  '_keep_places names the jobs that come again, and those that failed for good');
+  '_note_holders names the jobs that come again, and those that failed for good');
 select awa.complete(c.job_id, c.receipt) from c where c.group_key = 'c' \g /dev/null
 select is((select count(*) from awa.slots s where s.keeps <> '{}' and s.shard = pg_temp.shard()), 2::bigint,
   'but none that completed');
-select awa._leave_places('{7,8}', array[pg_temp.shard() << 3, pg_temp.shard() << 3], '{a,null}') \g /dev/null
+select awa._note_leavers('{7,8}', array[pg_temp.shard() << 3, pg_temp.shard() << 3], '{a,null}') \g /dev/null
 select results_eq('select s.looks, s.leaves from awa.slots s where s.leaves <> ''{}'' and s.shard = pg_temp.shard()',
-  $$ select array[awa._group_id('a')], '{7}'::bigint[] $$, '_leave_places names those that do not come, with a group');
-select awa._leave_places('{9}', array[awa._queue_id(pg_temp.q('no limits')) << 9], '{a}'),
-       awa._leave_places(null, null, null) \g /dev/null
+  $$ select array[awa._group_id('a')], '{7}'::bigint[] $$, '_note_leavers names those that do not come, with a group');
+select awa._note_leavers('{9}', array[awa._queue_id(pg_temp.q('no limits')) << 9], '{a}'),
+       awa._note_leavers(null, null, null) \g /dev/null
 select is((select count(*) from awa.slots s where s.leaves <> '{}'), 1::bigint, 'where the queue has limits');
 
 -- What claims make of it

@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(35);
+select plan(30);
 
 -- The entries of a lane: jobs 1 to 3 of each of four transactions, 101 to 104
 select awa._lane(awa._queue_id(:'queue'), 2) as lane \gset
@@ -93,7 +93,6 @@ select is((select array_agg(r.job_id order by r.job_id) from awa._running r wher
 select is((select count(*) from awa._uncounted(:lane, 0, '{}', null)), 1::bigint, 'its claim is not counted');
 select is((select count(*) from awa._uncounted(:lane, 1, '{}', null)), 0::bigint, 'or is');
 select is((select count(*) from awa._uncounted(:lane, 1, '{1}', null)), 1::bigint, 'or was passed over');
-select ok(awa._queue_id(:'queue') = any(array(select awa._busy_queues())), 'its queue may have open claims');
 insert into awa.ready_tombstones (segment, lane, xid, job_id, batch, cancels)
 select r.current_segment, :lane, '103', 32, 1, true from awa.ring r;
 select is(pg_temp.available(), '23 31 33 41 42 43', 'what was buried is not available');
@@ -107,20 +106,6 @@ select is((select array_agg(o.job_id order by o.job_id) from awa._open_items o
   '{21,22}', 'items that were closed are not open');
 select is((select array_agg(r.job_id order by r.job_id) from awa._running r where r.queue_id = awa._queue_id(:'queue')),
   '{13,21,22}', 'an attempt with a row of its own runs on');
-
--- Lanes in use
-create function pg_temp.in_use() returns text
-language sql
-return (select row(u.is_counted, u.available, u.completed)::text from awa._lanes_in_use() u
-  where u.lane = pg_temp.lane());
-select is(pg_temp.in_use(), '(f,0,0)', 'a lane that is not counted');
-select awa.complete(job_id, receipt) from c where n > 2 \g /dev/null
-update awa.ready_tombstones set by_xid = '110' where lane = :lane;
-select pg_temp.fold() \g /dev/null
-select is(pg_temp.in_use(), '(t,6,4)', 'one that is');
-select is((select array_agg(u.lane) from awa._lanes_in_use(:lane + 1, 1) u), array[:lane]::bigint[],
-  'the first one before a lane');
-select is((select count(*) from awa._lanes_in_use(1)), 0::bigint, 'none before the first');
 
 -- The places that this transaction has put
 select is(awa._has_place(:lane, 11), false, 'a job of another transaction');

@@ -4,13 +4,13 @@
 
 select awa.register_worker(:'queue') as worker_id \gset
 select count(*)
-  from awa.enqueue_many(:'queue', 'k', array(select to_jsonb(n) from generate_series(1, 10) n),
+  from awa.enqueue_many(:'queue', 'k', array(select to_jsonb(n) from generate_series(1, 12) n),
     max_attempts => 2) \g /dev/null
 create temp table c as
-select row_number() over (order by t.receipt)::int as n, t.job_id, t.receipt from awa.claim(:'queue', 9, :worker_id) t;
+select row_number() over (order by t.receipt)::int as n, t.job_id, t.receipt from awa.claim(:'queue', 11, :worker_id) t;
 
 begin;
-select plan(21);
+select plan(22);
 
 create function pg_temp.attempts(variadic ns int[]) returns awa.leases[]
 language sql
@@ -51,6 +51,15 @@ insert into awa.queue_settings (queue_id, dead_letter) values (awa._queue_id(:'q
 on conflict (queue_id) do update set dead_letter = true;
 select is(awa._record_failures(pg_temp.last(pg_temp.attempts(5)), '{five}', '{null}'), 'dead',
   'in a queue with dead letters it becomes one');
+select awa._record_failures(pg_temp.last(pg_temp.attempts(10)) || pg_temp.attempts(11), '{ten,eleven}',
+  '{3 hours,4 hours}') \g /dev/null
+select is(
+  (
+    select array_agg(format('%s: %s, %s', c.n, j.state, j.errors -> 0 ->> 'error') order by c.n)
+      from c, awa.job(c.job_id) j
+     where c.n >= 10 and j.state <> 'running' -- none of them was closed
+  ),
+  '{"10: dead, ten","11: retryable, eleven"}', 'of several each goes its own way, with its own error');
 
 -- Put off
 create temp table put_off as select awa._put_off(pg_temp.attempts(6), 'refused') as until;

@@ -19,6 +19,7 @@
 {{ template "engine/cron.sql" . }}
 {{ template "engine/clock.sql" . }}
 {{ template "engine/lanes.sql" . }}
+{{ template "engine/used_lanes.sql" . }}
 {{ template "engine/attempts.sql" . }}
 {{ template "engine/slots.sql" . }}
 {{ template "engine/holders.sql" . }}

@@ -23,7 +23,7 @@ declare
   v_is_closed boolean;
 begin
   if v_jobs = 1 then
-    return (awa._close_single(job_ids[1], receipts[1], 'completed', keyless => true) is not null)::int;
+    return ((awa._close_single(job_ids[1], receipts[1], 'completed', keyless => true)).segment is not null)::int;
   elsif receipts[1] < 9000000000000000000 is not true then -- so that the numbers below do not overflow
     return 0;
   end if;
@@ -60,24 +60,31 @@ comment on function awa._close_batches is
   'Closes the first ones of some attempts, in one row for each claim, as far as they are open and free';
 
 -- Closes one attempt as _close does, where it is open in the ledger.
--- keyless: and its claim holds no unique keys.
--- Returns the segment in which it has closed it, or null.
+-- keyless: and its claim holds no unique keys. looks_up: as _close does.
+-- Returns the segment in which it has closed it, or null; and the attempt, where it has looked it up.
 -- Raises 55P03 as _close does.
 create or replace function awa._close_single(
   job_id bigint,
   receipt bigint,
   outcome text,
-  keyless boolean default false
-) returns smallint
+  keyless boolean default false,
+  looks_up boolean default false,
+  out segment smallint,
+  out attempts awa.leases[]
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_wait text := awa._shorten_waits();
-  v_segment smallint := (awa._close_item(job_id, receipt, outcome, keyless => keyless)).segment;
+  v_begun record := awa._begin_close();
+  v_item record := awa._close_item(job_id, receipt, outcome, keyless => keyless, looks_up => looks_up,
+    newest => v_begun.newest);
 begin
-  v_wait := set_config('lock_timeout', v_wait, true);
-  return v_segment;
+  v_begun.wait := set_config('lock_timeout', v_begun.wait, true);
+  segment := v_item.segment;
+  if looks_up and segment is not null then
+    attempts := coalesce(v_item.attempts, awa._look_up(array[receipt], segment));
+  end if;
 end
 $$;
 comment on function awa._close_single is 'Closes one attempt as _close does, where it is open in the ledger';

@@ -14,10 +14,10 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-  v_segment smallint;
+  v_closed record;
 begin
-  v_segment := (awa._close(job_id, receipt, 'cancelled')).segment;
-  perform awa._record_cancels(awa._look_up(array[receipt], v_segment), reason);
+  v_closed := awa._close(job_id, receipt, 'cancelled', looks_up => true);
+  perform awa._record_cancels(v_closed.attempts, reason, leased => v_closed.materialized);
 end
 $$;
 comment on function awa.cancel_attempt is 'Cancels the job of one attempt, as its worker decides';

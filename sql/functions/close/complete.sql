@@ -23,7 +23,8 @@ begin
   if output is not null then
     perform awa._json_bytes('output', output);
   end if;
-  v_closed := awa._close(job_id, receipt, case when output is null then 'completed' else 'completed_with_row' end);
+  v_closed := awa._close(job_id, receipt, case when output is null then 'completed' else 'completed_with_row' end,
+    looks_up => output is not null);
   if v_closed.materialized or v_closed.needs_row or v_closed.holds_keys then
     v_attempts := coalesce(nullif(v_closed.attempts, '{}'), awa._look_up(array[receipt], v_closed.segment));
     if v_closed.materialized or v_closed.needs_row then
@@ -31,7 +32,7 @@ begin
         counted_by_closure => array[not v_closed.materialized]);
     end if;
     if v_closed.materialized or v_closed.holds_keys then
-      perform awa._end_attempts(v_attempts, 'completed');
+      perform awa._end_attempts(v_attempts, 'completed', leased => v_closed.materialized);
     end if;
   end if;
 end

@@ -20,7 +20,7 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-  v_segment smallint;
+  v_closed record;
 begin
   if error is null then
     perform awa._refuse('error must not be null', null,
@@ -29,8 +29,9 @@ begin
   if details is not null then
     perform awa._json_bytes('details', details, most => 65536);
   end if;
-  v_segment := (awa._close(job_id, receipt, 'failed')).segment;
-  return awa._record_failures(awa._look_up(array[receipt], v_segment), array[error], null, details, final => true);
+  v_closed := awa._close(job_id, receipt, 'failed', looks_up => true);
+  return awa._record_failures(v_closed.attempts, array[error], null, details, final => true,
+    leased => v_closed.materialized);
 end
 $$;
 comment on function awa.discard is

@@ -23,7 +23,7 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-  v_segment smallint;
+  v_closed record;
 begin
   if error is null then
     perform awa._refuse('error must not be null', null, 'Say what went wrong, in a text that is read in awa.jobs.');
@@ -34,8 +34,9 @@ begin
   if not awa._fits(retry_after, '0', '10 years') then
     perform awa._check_delays(array[retry_after]);
   end if;
-  v_segment := (awa._close(job_id, receipt, 'failed')).segment;
-  return awa._record_failures(awa._look_up(array[receipt], v_segment), array[error], array[retry_after], details);
+  v_closed := awa._close(job_id, receipt, 'failed', looks_up => true);
+  return awa._record_failures(v_closed.attempts, array[error], array[retry_after], details,
+    leased => v_closed.materialized);
 end
 $$;
 comment on function awa.fail is 'Fails one attempt; returns the state that followed: retryable, failed or dead';

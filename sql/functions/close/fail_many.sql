@@ -19,13 +19,27 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-  v_segment smallint;
+  v_closed record;
   v_ordinals bigint[];
   v_receipts bigint[];
   v_found bigint[] := '{}';
   v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
   v_asked bigint[]; -- for each of the attempts, its ordinal in the arrays
 begin
+  -- At a glance, what is most often right: one answer. An array whose only element is not the first one, or that has
+  -- several dimensions, has none at 1.
+  if cardinality(receipts) = 1 and cardinality(job_ids) = 1 and cardinality(errors) = 1 and receipts[1] is not null
+    and job_ids[1] is not null and errors[1] is not null
+    and (retry_after is null or cardinality(retry_after) = 1 and array_ndims(retry_after) = 1
+      and array_lower(retry_after, 1) = 1 and awa._fits(coalesce(retry_after[1], '0'), '0', '10 years'))
+    and current_setting('transaction_isolation') = 'read committed'
+  then
+    v_closed := awa._close_single(job_ids[1], receipts[1], 'failed', looks_up => true);
+    if v_closed.segment is not null then
+      perform awa._record_failures(v_closed.attempts, errors, retry_after, leased => false);
+      return;
+    end if;
+  end if;
   perform awa._check_answers(job_ids, receipts);
   if errors is null then
     perform awa._refuse('errors must not be null', null, 'Pass one for each job.');
@@ -37,14 +51,8 @@ begin
   receipts := receipts[:];
   errors := errors[:];
   retry_after := retry_after[:];
-  if cardinality(receipts) = 1 then -- at a glance, what is most often right
-    v_segment := awa._close_single(job_ids[1], receipts[1], 'failed');
-    if v_segment is not null then
-      perform awa._record_failures(awa._look_up(receipts, v_segment), errors, retry_after);
-      return;
-    end if;
-  end if;
-  v_ordinals := (awa._close_many(job_ids, receipts, 'failed', (awa._lock_claims(receipts)).by_item)).ordinals;
+  v_closed := awa._close_many(job_ids, receipts, 'failed', (awa._lock_claims(receipts)).by_item);
+  v_ordinals := v_closed.ordinals;
   v_receipts := array(select receipts[p] from unnest(v_ordinals) p);
   for v_batch in v_batches(v_receipts) loop
     v_asked := array(
@@ -53,7 +61,7 @@ begin
        order by a.ordinality
     );
     perform awa._record_failures(v_batch.attempts, array(select errors[p] from unnest(v_asked) p),
-      array(select retry_after[p] from unnest(v_asked) p));
+      array(select retry_after[p] from unnest(v_asked) p), leased => v_closed.materialized <> '{}');
     v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
   end loop;
   perform awa._check_found(v_receipts, v_found);

@@ -17,14 +17,14 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-  v_segment smallint;
+  v_closed record;
 begin
   if error is null then
     perform awa._refuse('error must not be null', null,
       'Say what was refused, and why, in a text that is read in awa.jobs.');
   end if;
-  v_segment := (awa._close(job_id, receipt, 'snoozed')).segment;
-  return awa._put_off(awa._look_up(array[receipt], v_segment), error);
+  v_closed := awa._close(job_id, receipt, 'snoozed', looks_up => true);
+  return awa._put_off(v_closed.attempts, error, leased => v_closed.materialized);
 end
 $$;
 comment on function awa.put_off is

@@ -15,10 +15,10 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-  v_segment smallint;
+  v_closed record;
 begin
-  v_segment := (awa._close(job_id, receipt, 'released')).segment;
-  perform awa._record_releases(awa._look_up(array[receipt], v_segment));
+  v_closed := awa._close(job_id, receipt, 'released', looks_up => true);
+  perform awa._record_releases(v_closed.attempts, leased => v_closed.materialized);
 end
 $$;
 comment on function awa.release is 'Gives one attempt back without counting it: the job is ready at once';

@@ -22,20 +22,22 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-  v_segment smallint;
+  v_closed record;
   v_attempts awa.leases[];
 begin
   if delay is null or not awa._fits(delay, '0', '10 years') then
     perform awa._refuse('delay must be between 0 and 10 years', delay::text, 'Say how long the job should wait.');
   end if;
-  v_segment := (awa._close(job_id, receipt, 'snoozed')).segment;
-  v_attempts := awa._look_up(array[receipt], v_segment);
+  v_closed := awa._close(job_id, receipt, 'snoozed', looks_up => true);
+  v_attempts := v_closed.attempts;
   if hold_group and v_attempts[1].group_key is not null then
     perform awa._hold_group(v_attempts[1].lane, v_attempts[1].group_key, job_id, clock_timestamp() + delay);
-    perform awa._record_releases(v_attempts);
+    perform awa._record_releases(v_attempts, leased => v_closed.materialized);
   else
     perform awa._defer(v_attempts, 'scheduled', array[clock_timestamp() + delay]);
-    perform awa._end_attempts(v_attempts, 'scheduled');
+    if not awa._holds_nothing(v_attempts, leased => v_closed.materialized) then
+      perform awa._end_attempts(v_attempts, 'scheduled', leased => v_closed.materialized);
+    end if;
   end if;
 end
 $$;

@@ -32,8 +32,11 @@ as $$
         from awa._claimed_entries(c.lane, c.first_xid, c.first_id, c.pos_xid, c.pos_id, j.first_id, j.last_id)
       offset 0
     ) e
-   cross join lateral awa._as_attempt(e, c.claim_id << 12 | (array_position(c.job_ids, e.job_id) - 1), c.claimed_at,
-      c.lease_until, c.deadline_at, c.worker_id, c.groups[array_position(c.job_ids, e.job_id)], c.holds_queue) t
+   cross join lateral (
+      select array_position(c.job_ids, e.job_id) as ordinal offset 0 -- once: it goes through the array
+    ) i
+   cross join lateral awa._as_attempt(e, c.claim_id << 12 | (i.ordinal - 1), c.claimed_at, c.lease_until,
+      c.deadline_at, c.worker_id, c.groups[i.ordinal], c.holds_queue) t
    where t.receipt = any(a.receipts)
      and case
            when (select true from awa.ready_tombstones limit 1)

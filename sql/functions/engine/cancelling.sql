@@ -101,7 +101,7 @@ begin
       group by g.state;
     perform awa._end_as_cancelled(
       array(select a from unnest(v_batch.jobs) g cross join lateral awa._last_attempt(g) a), reason, by);
-    perform awa._leave_places(array_agg(g.job_id), array_agg(g.lane), array_agg(g.group_key))
+    perform awa._note_leavers(array_agg(g.job_id), array_agg(g.lane), array_agg(g.group_key))
        from unnest(v_batch.jobs) g
       where num_nonnulls(g.attempted_at, g.errors) > 0; -- one that was put off when it should begin has errors alone
     v_gone := v_gone || array(select g.job_id from unnest(v_batch.jobs) g);
@@ -131,7 +131,7 @@ begin
   end if;
   v_buried := awa._bury(entries, v_batch, true);
   perform awa._end_as_cancelled(e, reason),
-          awa._leave_places(array(select a.job_id from unnest(e) a), array(select a.lane from unnest(e) a),
+          awa._note_leavers(array(select a.job_id from unnest(e) a), array(select a.lane from unnest(e) a),
             array(select a.group_key from unnest(e) a))
      from awa._entries_as_attempts(array(select p from unnest(entries) p where p.id = any(v_buried))) e;
   if v_buried <> '{}' then

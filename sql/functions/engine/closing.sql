@@ -1,13 +1,14 @@
 -- Closing attempts: in the ledger, or in leases.
 
 -- Closes one attempt, in the ledger, or else locks its lease row for the caller to delete.
--- Returns what _close_item does, and materialized where it has a lease row.
+-- Returns what _close_item does, and materialized where it has a lease row. looks_up: and the attempt.
 -- Locks: the claim, as _close_item, or the lease row, until the transaction ends.
 -- Raises JQ001; 55P03 when a transaction that has closed it is open for longer than claim_wait.
 create or replace function awa._close(
   job_id bigint,
   receipt bigint,
   outcome text,
+  looks_up boolean default false,
   out materialized boolean,
   out holds_keys boolean,
   out needs_row boolean,
@@ -18,14 +19,14 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
+  v_begun record;
   v_item record;
-  v_wait text;
 begin
   if job_id is null or receipt is null then
     perform awa._refuse('job_id and receipt must not be null', null, 'Pass both as claim returned them.');
   end if;
-  v_wait := awa._shorten_waits();
-  v_item := awa._close_item(job_id, receipt, outcome);
+  v_begun := awa._begin_close();
+  v_item := awa._close_item(job_id, receipt, outcome, looks_up => looks_up, newest => v_begun.newest);
   materialized := not v_item.closed;
   holds_keys := v_item.holds_keys;
   needs_row := v_item.needs_row;
@@ -40,17 +41,40 @@ begin
       perform awa._refuse_stale(job_id, receipt);
     end if;
   end if;
-  v_wait := set_config('lock_timeout', v_wait, true);
+  v_begun.wait := set_config('lock_timeout', v_begun.wait, true);
+  if looks_up and attempts is null then
+    attempts := awa._look_up(array[receipt], segment);
+  end if;
 end
 $$;
 comment on function awa._close is
   'Closes one attempt, in the ledger, or else locks its lease row for the caller to delete';
 
+-- Bounds the waits that follow as _shorten_waits does; returns lock_timeout as it was, and the current segment.
+-- Why: both in one statement.
+create or replace function awa._begin_close(out wait text, out newest smallint)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_set text;
+begin
+  wait := current_setting('lock_timeout');
+  select r.current_segment, set_config('lock_timeout', coalesce(awa._shorter_wait(s.claim_wait, wait), wait), true)
+    into newest, v_set
+    from awa.ring r
+    left join awa.settings s on true;
+end
+$$;
+comment on function awa._begin_close is
+  'Bounds the waits that follow as _shorten_waits does; returns lock_timeout as it was, and the current segment';
+
 -- Closes one item of a claim, where it is open.
--- joined: the caller has joined the claim. keyless: it closes none of a claim with unique keys.
+-- joined: the caller has joined the claim. keyless: it closes none of a claim with unique keys. newest: the current
+-- segment, where the caller knows it.
 -- Returns whether it closed it; whether the claim holds unique keys; whether a row of done_entries has to follow, for
 -- an output or a key that outlasts the job; the segment, where it closed it; and the attempt, where it had to look at
--- it.
+-- it; or, with looks_up, where it lies at the end of the claim, as most do.
 -- Locks: the claim, shared, so that a long transaction keeps no session off the claim's other items. No batch row can
 -- come meanwhile, and sessions that only try the claim (rescue, materialize) leave it alone. Of two answers for one
 -- item the unique index lets the first one pass: the second waits for it.
@@ -65,6 +89,8 @@ create or replace function awa._close_item(
   outcome text,
   joined boolean default false,
   keyless boolean default false,
+  looks_up boolean default false,
+  newest smallint default null,
   out closed boolean,
   out holds_keys boolean,
   out needs_row boolean,
@@ -82,14 +108,26 @@ declare
   v_batches record;
 begin
   closed := false;
-  v_segment := (select r.current_segment from awa.ring r);
+  v_segment := newest;
+  if newest is null then
+    v_segment := (select r.current_segment from awa.ring r);
+  end if;
   for v_try in 1..4 loop
-    case v_segment
-      when 0 then select i.* into v_claim from awa._item_in(0::smallint, receipt) i;
-      when 1 then select i.* into v_claim from awa._item_in(1::smallint, receipt) i;
-      when 2 then select i.* into v_claim from awa._item_in(2::smallint, receipt) i;
-      when 3 then select i.* into v_claim from awa._item_in(3::smallint, receipt) i;
-    end case;
+    if looks_up then
+      case v_segment
+        when 0 then select i.* into v_claim from awa._item_and_attempt_in(0::smallint, receipt) i;
+        when 1 then select i.* into v_claim from awa._item_and_attempt_in(1::smallint, receipt) i;
+        when 2 then select i.* into v_claim from awa._item_and_attempt_in(2::smallint, receipt) i;
+        when 3 then select i.* into v_claim from awa._item_and_attempt_in(3::smallint, receipt) i;
+      end case;
+    else
+      case v_segment
+        when 0 then select i.* into v_claim from awa._item_in(0::smallint, receipt) i;
+        when 1 then select i.* into v_claim from awa._item_in(1::smallint, receipt) i;
+        when 2 then select i.* into v_claim from awa._item_in(2::smallint, receipt) i;
+        when 3 then select i.* into v_claim from awa._item_in(3::smallint, receipt) i;
+      end case;
+    end if;
     exit when v_claim.size is not null;
     v_segment := (v_segment + 3) % 4;
   end loop;
@@ -104,7 +142,7 @@ begin
     end if;
   end if;
   needs_row := outcome = 'completed_with_row';
-  if not joined then
+  if not joined and not awa._try_join_claim(v_claim_id, 1) then -- no statement of its own: most often it is free
     perform awa._join_claim(v_claim_id);
   end if;
   if v_claim.size > 1 then -- one of a single job is never closed by a batch row
@@ -126,6 +164,9 @@ begin
   closed := awa._append_closure(v_segment, v_claim_id, v_item, null, outcome);
   if closed then
     segment := v_segment;
+    if looks_up then
+      attempts := case when (v_claim.attempt).receipt is not null then array[v_claim.attempt] end;
+    end if;
     if (v_claim.group_id is not null or v_claim.holds_queue) and outcome <> 'materialized' then
       perform awa._free_slots(v_claim.shard, array[v_claim.group_id], v_claim.holds_queue::int);
     end if;
@@ -155,6 +196,39 @@ as $$
 $$;
 comment on function awa._item_in is
   'An item of a claim in a segment: its job, the size of the claim, whether it holds unique keys, and the slots held';
+
+-- An item of a claim in a segment, as _item_in, and its attempt, where its entry lies there at the end of the claim.
+-- That is so for all items where one transaction has enqueued the jobs of the claim, and they were claimed at once.
+-- Why: the whole key of the entry is known then, and nothing else is read. It does not look whether the entry counts,
+-- or is buried: in one lane a transaction has one entry of a job, and that of an open item is neither cleaned nor
+-- buried. Whoever does so closes the item before, and then the caller can't.
+create or replace function awa._item_and_attempt_in(
+  segment smallint,
+  receipt bigint,
+  out job_id bigint,
+  out size int,
+  out holds_keys boolean,
+  out shard bigint,
+  out group_id bigint,
+  out holds_queue boolean,
+  out attempt awa.leases
+) returns setof record
+language sql stable
+as $$
+  select c.job_ids[(receipt & 4095) + 1], cardinality(c.job_ids), c.holds_keys, awa._shard_of(c.lane),
+         c.groups[(receipt & 4095) + 1], c.holds_queue, (
+           select t
+             from awa.ready_entries e
+            cross join lateral awa._as_attempt(e, receipt, c.claimed_at, c.lease_until, c.deadline_at, c.worker_id,
+               c.groups[(receipt & 4095) + 1], c.holds_queue) t
+            where e.segment = _item_and_attempt_in.segment and e.lane = c.lane and e.xid = c.pos_xid
+              and e.job_id = c.job_ids[(receipt & 4095) + 1]
+         )
+    from awa.lease_claims c
+   where c.segment = _item_and_attempt_in.segment and c.claim_id = receipt >> 12
+$$;
+comment on function awa._item_and_attempt_in is
+  'An item of a claim in a segment, as _item_in, and its attempt, where its entry lies there at the end of the claim';
 
 -- The batch rows of a claim in a segment: the number of the next one, and whether one of them closes an item.
 create or replace function awa._batches_in(

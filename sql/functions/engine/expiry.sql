@@ -110,7 +110,7 @@ begin
   perform awa._change_state(array_agg(a.job_id), array_agg(a.lane), array_agg(a.unique_key), 'available', 'cancelled')
      from unnest(attempts) a
     where a.unique_key is not null;
-  perform awa._leave_places(array_agg(a.job_id), array_agg(a.lane), array_agg(a.group_key)) from unnest(attempts) a;
+  perform awa._note_leavers(array_agg(a.job_id), array_agg(a.lane), array_agg(a.group_key)) from unnest(attempts) a;
 end
 $$;
 comment on function awa._end_expired is

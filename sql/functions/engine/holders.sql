@@ -9,7 +9,7 @@
 -- whether they failed for good.
 -- Why: settings are not asked here, since a claim knows those that hold by the time it reads this. And a claim does not
 -- ask whether a job has failed for good: it may have been retried by then, which is a new job under strict.
-create or replace function awa._keep_places(attempts awa.leases[], for_good boolean) returns void
+create or replace function awa._note_holders(attempts awa.leases[], for_good boolean) returns void
 language plpgsql
 as $$
 begin
@@ -21,12 +21,12 @@ begin
    group by 1;
 end
 $$;
-comment on function awa._keep_places is
+comment on function awa._note_holders is
   'Notes for the next claim that attempts have ended that held slots, and whose jobs come again, or failed for good';
 
 -- Notes for the next claim that jobs do not come again for which their groups may be kept, and wakes their queues.
--- Of any jobs that leave without an attempt: for those that hold no place it changes nothing.
-create or replace function awa._leave_places(job_ids bigint[], lanes bigint[], group_keys text[]) returns void
+-- Of any jobs that leave without an attempt: for those that are no holders it changes nothing.
+create or replace function awa._note_leavers(job_ids bigint[], lanes bigint[], group_keys text[]) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -55,7 +55,7 @@ begin
   perform awa._wake(q) from unnest(v_queue_ids) q;
 end
 $$;
-comment on function awa._leave_places is
+comment on function awa._note_leavers is
   'Notes for the next claim that jobs do not come again for which their groups may be kept, and wakes their queues';
 
 -- Keeps groups for the jobs that come again, and lets go of those that were kept for jobs that do not.
@@ -125,7 +125,7 @@ comment on function awa._change_holders is
 
 -- Lets go of the groups of a shard that another order does not keep; returns them.
 -- Locks: the states that it replaces, tried.
--- Why: after a change of the order. A job that keeps its place under both goes on to do so.
+-- Why: after a change of the order. A job for which its group is kept under both stays its holder.
 create or replace function awa._end_holders(shard bigint, group_order text) returns bigint[]
 language plpgsql
 as $$

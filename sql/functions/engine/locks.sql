@@ -470,19 +470,12 @@ as $$
 declare
   v_before text := current_setting('lock_timeout');
 begin
-  perform set_config('lock_timeout', awa._milliseconds(least(s.claim_wait, nullif(v_before::interval, '0'))), true)
-     from awa.settings s;
+  perform set_config('lock_timeout', awa._shorter_wait(s.claim_wait, v_before), true) from awa.settings s;
   return v_before;
 end
 $$;
 comment on function awa._shorten_waits is
   'Bounds the waits for locks that follow by claim_wait, or by the caller''s lock_timeout where that is shorter';
-
--- A length of time for lock_timeout.
-create or replace function awa._milliseconds(length interval) returns text
-language sql immutable
-return ceil(extract(epoch from length) * 1000)::bigint::text;
-comment on function awa._milliseconds is 'A length of time for lock_timeout';
 
 -- Has the server end this session when it stays idle in this transaction for a second.
 -- Why: where a transaction decides before its end (set constraints all immediate), it holds the queues from then on,

@@ -102,16 +102,21 @@ comment on function awa._budget is 'How long a step of maintenance may take';
 -- second. A horizon ahead of now was written by a clock that was set back.
 -- Why: a transaction elsewhere may keep all rows that were promoted within these ten seconds.
 create or replace function awa._due_from(now timestamptz, looks_back boolean) returns timestamptz
-language sql stable
+language plpgsql stable
 as $$
-  select case
-           when not s.is_called then '-infinity'
-           when not looks_back and s.until <= now
-            and awa._succeeded_at('promote_due') between now - interval '1 second' and now
-             then s.until
-           else least(s.until, now) - interval '10 seconds'
-         end
-    from (select p.is_called, to_timestamp(p.last_value / 1000000.0) as until from awa.promoted_until p) s
+declare
+  v_until timestamptz := (
+    select to_timestamp(p.last_value / 1000000.0) from awa.promoted_until p where p.is_called
+  );
+begin
+  return case
+    when v_until is null then '-infinity'
+    when not looks_back and v_until <= now
+     and awa._succeeded_at('promote_due') between now - interval '1 second' and now
+      then v_until
+    else least(v_until, now) - interval '10 seconds'
+  end;
+end
 $$;
 comment on function awa._due_from is
   'From which time on deferred jobs are looked for that are due, or come next: where the last pass has ended';

@@ -244,3 +244,16 @@ end
 $$;
 comment on function awa._interval is
   'An interval from JSON: a text that PostgreSQL reads as one, or a number of seconds; null for anything else';
+
+-- A length of time for lock_timeout.
+create or replace function awa._milliseconds(length interval) returns text
+language sql immutable
+return ceil(extract(epoch from length) * 1000)::bigint::text;
+comment on function awa._milliseconds is 'A length of time for lock_timeout';
+
+-- The shorter one of claim_wait and a lock_timeout that is not 0, for lock_timeout.
+create or replace function awa._shorter_wait(claim_wait interval, lock_timeout text) returns text
+language sql stable
+return awa._milliseconds(least(claim_wait, nullif(lock_timeout::interval, '0')));
+comment on function awa._shorter_wait is
+  'The shorter one of claim_wait and a lock_timeout that is not 0, for lock_timeout';

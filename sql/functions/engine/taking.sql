@@ -54,23 +54,31 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
+  v_now timestamptz := clock_timestamp();
   v_closures awa.lease_claim_closures[];
+  v_hold_slots boolean;
   v_taken bigint[];
 begin
-  v_closures := array(
-    select (c.claim_id, clock_timestamp(), c.segment, r & 4095, outcome, null)::awa.lease_claim_closures
-      from unnest(receipts) r
-     cross join lateral (
-        select * from awa.lease_claims c where c.claim_id = r >> 12 limit 1
-      ) c
-     where (
-        select true
-          from awa.lease_claim_closures k
-         where k.claim_id = c.claim_id and k.item < 0 and (r & 4095) = any(k.items)
-         limit 1
-      ) is null);
+  select array_agg((c.claim_id, v_now, c.segment, i.item, outcome, null)::awa.lease_claim_closures),
+         bool_or(c.groups is not null or c.holds_queue)
+    into v_closures, v_hold_slots
+    from (select r >> 12 as claim_id, array_agg(r & 4095) as items from unnest(receipts) r group by 1) a
+   cross join lateral (
+      select c.claim_id, c.segment, c.groups, c.holds_queue
+        from awa.lease_claims c
+       where c.claim_id = a.claim_id
+       limit 1
+    ) c
+   cross join lateral (
+      select array(
+        select unnest(k.items) from awa.lease_claim_closures k where k.claim_id = c.claim_id and k.item < 0
+      ) as items
+      offset 0
+    ) closed
+   cross join lateral unnest(a.items) i(item)
+   where i.item <> all(closed.items);
   v_taken := array(select k.claim_id << 12 | k.item from awa._append_closures(v_closures) k);
-  if begun and v_taken <> '{}' and outcome <> 'materialized' then
+  if begun and v_hold_slots and v_taken <> '{}' and outcome <> 'materialized' then
     perform awa._free_slots_of(v_taken);
   end if;
   return v_taken;

@@ -10,13 +10,21 @@ as $$
 $$;
 comment on function awa._is_awake is 'Whether a session has notified the workers of a queue within the same 5 ms';
 
+-- Whether maintenance may not look at the deferred jobs again before a time.
+-- It looks within a second, and some time is left for the commit. The planner puts the expression in the place of the
+-- call.
+create or replace function awa._is_due_soon(run_at timestamptz) returns boolean
+language sql volatile
+return run_at < clock_timestamp() + interval '1.2 seconds';
+comment on function awa._is_due_soon is 'Whether maintenance may not look at the deferred jobs again before a time';
+
 -- Notifies maintenance, when the caller commits, of a deferred job, or a schedule, that is due before it looks again.
--- It looks within a second, and some time is left for the commit. At most once per 5 ms.
+-- At most once per 5 ms.
 create or replace function awa._wake_due(run_at timestamptz) returns void
 language plpgsql
 as $$
 begin
-  if run_at < clock_timestamp() + interval '1.2 seconds' then
+  if awa._is_due_soon(run_at) then
     perform awa._notify_once('awa.due_clock', 'awa_due');
   end if;
 end

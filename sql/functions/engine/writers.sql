@@ -1,9 +1,14 @@
 -- The one writer of each table that jobs go to.
 
 -- Ends attempts, once their jobs go to another state: changes what the jobs hold, and removes lease rows.
--- Gives back the slots that such rows hold; those of the ledger were given back with the closure. Where the jobs may
--- come again, or failed for good, notes that their groups may be kept for them.
-create or replace function awa._end_attempts(attempts awa.leases[], state text) returns void
+-- leased: whether some of them may have such rows. Gives back the slots that these hold; those of the ledger were given
+-- back with the closure. Where the jobs may come again, or failed for good, notes that their groups may be kept for
+-- them. Where _holds_nothing says so it has nothing to do.
+create or replace function awa._end_attempts(
+  attempts awa.leases[],
+  state text,
+  leased boolean default true
+) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -11,6 +16,7 @@ declare
   v_job_ids bigint[];
   v_lanes bigint[];
   v_keys bytea[];
+  v_has_slots boolean;
   v_freed record;
 begin
   if cardinality(attempts) > 1 or attempts[1].unique_key is not null then
@@ -21,17 +27,20 @@ begin
       perform awa._change_state(v_job_ids, v_lanes, v_keys, 'running', state);
     end if;
   end if;
-  if (case
-        when cardinality(attempts) = 1 then attempts[1].group_id is null and not attempts[1].holds_queue
-        else not exists (select from unnest(attempts) a where a.group_id is not null or a.holds_queue)
-      end)
-  then
-    delete from awa.leases l where l.receipt = any(array(select a.receipt from unnest(attempts) a));
+  v_has_slots := case
+    when cardinality(attempts) = 1 then attempts[1].group_id is not null or attempts[1].holds_queue
+    else exists (select from unnest(attempts) a where a.group_id is not null or a.holds_queue)
+  end;
+  if not v_has_slots then
+    if leased then
+      delete from awa.leases l where l.receipt = any(array(select a.receipt from unnest(attempts) a));
+    end if;
     return;
   end if;
   for v_freed in
     with gone as (
-      delete from awa.leases l where l.receipt = any(array(select a.receipt from unnest(attempts) a))
+      delete from awa.leases l
+       where leased and l.receipt = any(array(select a.receipt from unnest(attempts) a))
       returning l.lane, l.group_id, l.holds_queue
     )
     select awa._shard_of(g.lane) as shard, array_agg(g.group_id) as groups,
@@ -44,12 +53,25 @@ begin
     perform awa._free_slots(v_freed.shard, v_freed.groups, v_freed.of_queue);
   end loop;
   if state = any(awa._states('keeps_group')) then
-    perform awa._keep_places(attempts, state = any(awa._states('done')));
+    perform awa._note_holders(attempts, state = any(awa._states('done')));
   end if;
 end
 $$;
 comment on function awa._end_attempts is
   'Ends attempts, once their jobs go to another state: changes what the jobs hold, and removes lease rows';
+
+-- Whether an attempt that ends holds nothing: no unique key, no slot, and, unless it is leased, no lease row.
+-- Of several it is not said.
+create or replace function awa._holds_nothing(attempts awa.leases[], leased boolean) returns boolean
+language plpgsql immutable
+as $$
+begin
+  return not leased and cardinality(attempts) = 1 and attempts[1].unique_key is null
+    and attempts[1].group_id is null and not attempts[1].holds_queue;
+end
+$$;
+comment on function awa._holds_nothing is
+  'Whether an attempt that ends holds nothing: no unique key, no slot, and, unless it is leased, no lease row';
 
 -- The jobs of attempts, as they wait for a time.
 -- There is one job for each attempt, and one error. Their next attempt has the same number, or the next one where the
@@ -63,13 +85,31 @@ create or replace function awa._waiting(
 ) returns setof awa.deferred_jobs
 language sql stable
 as $$
-  select a.job_id, a.lane & ~7::bigint | a.priority, state, run_at[a.ordinality], a.created_at, a.claimed_at,
-         least(a.attempt + counts::int, a.max_attempts)::smallint, a.max_attempts, a.body_bytes,
-         a.unique_key, a.kind, a.args, a.tags, a.metadata, a.group_key, a.expires_at,
-         a.progress, coalesce(_waiting.errors[a.ordinality], a.errors)
-    from unnest(attempts) with ordinality a
+  select w.*
+    from (
+      select unnest(attempts) as attempt, unnest(_waiting.run_at) as run_at, unnest(_waiting.errors) as errors
+    ) a
+   cross join lateral awa._as_waiting(a.attempt, _waiting.state, a.run_at, a.errors, _waiting.counts) w
 $$;
 comment on function awa._waiting is 'The jobs of attempts, as they wait for a time';
+
+-- The job of an attempt, as one that waits for a time, as in _waiting.
+create or replace function awa._as_waiting(
+  attempt awa.leases,
+  state text,
+  run_at timestamptz,
+  errors jsonb,
+  counts boolean
+) returns setof awa.deferred_jobs
+language sql stable
+as $$
+  select attempt.job_id, attempt.lane & ~7::bigint | attempt.priority, state, run_at, attempt.created_at,
+         attempt.claimed_at, least(attempt.attempt + counts::int, attempt.max_attempts)::smallint,
+         attempt.max_attempts, attempt.body_bytes,
+         attempt.unique_key, attempt.kind, attempt.args, attempt.tags, attempt.metadata, attempt.group_key,
+         attempt.expires_at, attempt.progress, coalesce(_as_waiting.errors, attempt.errors)
+$$;
+comment on function awa._as_waiting is 'The job of an attempt, as one that waits for a time, as in _waiting';
 
 -- Puts the jobs of attempts off to a time: one job for each attempt, and one error.
 create or replace function awa._defer(
@@ -87,7 +127,9 @@ begin
   if cardinality(run_at) > 1 then
     run_at := array[(select min(r) from unnest(run_at) r)];
   end if;
-  perform awa._wake_due(run_at[1]);
+  if awa._is_due_soon(run_at[1]) then
+    perform awa._wake_due(run_at[1]);
+  end if;
 end
 $$;
 comment on function awa._defer is 'Puts the jobs of attempts off to a time: one job for each attempt, and one error';
@@ -164,13 +206,14 @@ create or replace function awa._append_ready(jobs awa.deferred_jobs[], in_front 
 language plpgsql
 as $$
 declare
+  v_segment smallint := awa._current_segment();
   v_lanes bigint[];
 begin
   with appended as (
     insert into awa.ready_entries
     select e.*
-      from awa._current_segment() r(current_segment), unnest(jobs) j
-     cross join lateral awa._as_entry(j, r.current_segment, in_front) e
+      from unnest(jobs) j
+     cross join lateral awa._as_entry(j, v_segment, in_front) e
     returning lane
   )
   select array_agg(distinct a.lane) into v_lanes from appended a;
@@ -228,9 +271,23 @@ comment on function awa._append_deferred is
 create or replace function awa._note_appended(lanes bigint[]) returns void
 language plpgsql
 as $$
+declare
+  v_queue_id bigint;
 begin
-  perform awa._use_lanes(lanes);
-  perform awa._wake(q) from (select distinct awa._queue_of(l) as q from unnest(lanes) l) l;
+  if cardinality(lanes) = 1 is not true then
+    perform awa._use_lanes(lanes);
+    perform awa._wake(q) from (select distinct awa._queue_of(l) as q from unnest(lanes) l) l;
+    return;
+  end if;
+  v_queue_id := awa._queue_of(lanes[1]);
+  if not exists (
+    select from awa.queues q where q.queue_id = v_queue_id and q.lane = lanes[1] and q.dropped_at is null
+  ) then
+    perform awa._use_lanes(lanes);
+  end if;
+  if awa._is_awake(v_queue_id) is not true then
+    perform awa._wake(v_queue_id);
+  end if;
 end
 $$;
 comment on function awa._note_appended is

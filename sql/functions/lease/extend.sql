@@ -45,9 +45,9 @@ declare
 begin
   perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for no key update;
   if not found then
-    v_closed := awa._close(job_id, receipt, 'materialized');
+    v_closed := awa._close(job_id, receipt, 'materialized', looks_up => true);
     if not v_closed.materialized then
-      perform awa._lease(awa._look_up(array[receipt], v_closed.segment));
+      perform awa._lease(v_closed.attempts);
     end if;
   end if;
   perform set_config('lock_timeout', v_wait, true);

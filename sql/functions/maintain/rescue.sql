@@ -54,6 +54,11 @@ begin
             from awa._is_overdue(o.lease_until, o.deadline_at, o.lease_until - o.claimed_at, o.worker_id, v_now) d
         ));
   end if;
+  if v_materialized = '{}' and v_others = '{}' then
+    perform awa._note_success('rescue');
+    return query select 0::bigint;
+    return;
+  end if;
   begin
     v_rescued := awa._rescue(v_materialized, v_others, v_max - cardinality(v_materialized), v_now);
   exception when others then
@@ -121,7 +126,7 @@ begin
   for v_batch in v_batches(v_receipts) loop
     v_reasons := awa._overdue_reasons(v_batch.attempts, now);
     perform awa._record_lost_attempts(v_batch.attempts, v_reasons);
-    perform awa._record_failures(v_batch.attempts, v_reasons, null);
+    perform awa._record_failures(v_batch.attempts, v_reasons, null, leased => materialized <> '{}');
     v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
   end loop;
   perform awa._check_found(v_receipts, v_found, warns => true);

@@ -91,7 +91,7 @@ begin
   loop
     perform awa._arrive(v_jobs.lane, - v_jobs.noted);
     perform awa._note_deleted(v_jobs.completed, array_fill(v_jobs.lane, array[v_jobs.jobs - v_jobs.noted]::int[]));
-    perform awa._leave_places(v_jobs.grouped, v_jobs.group_lanes, v_jobs.groups);
+    perform awa._note_leavers(v_jobs.grouped, v_jobs.group_lanes, v_jobs.groups);
     v_deleted := v_deleted + v_jobs.jobs;
     v_keyed := v_keyed || v_jobs.keyed;
     v_keys := v_keys || v_jobs.keys;

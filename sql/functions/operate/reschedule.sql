@@ -74,7 +74,7 @@ begin
     return awa._retry(job_id, 'scheduled') = 'retried';
   end if;
   if num_nonnulls(v_job.attempted_at, v_job.errors) > 0 then -- as in _cancel_waiting
-    perform awa._leave_places(array[job_id], array[v_job.lane], array[v_job.group_key]);
+    perform awa._note_leavers(array[job_id], array[v_job.lane], array[v_job.group_key]);
   end if;
   return true;
 end
@@ -132,7 +132,7 @@ begin
     end if;
     perform awa._use_lanes(array[v_job.lane]);
     perform awa._defer(array(select a from awa._last_attempt(v_job) a), 'scheduled', array[run_at], counts => true);
-    perform awa._leave_places(array[v_job.job_id], array[v_job.lane], array[v_job.group_key]);
+    perform awa._note_leavers(array[v_job.job_id], array[v_job.lane], array[v_job.group_key]);
   else
     if awa._has_place((select l from awa._ready_lane(v_job.lane, v_job.job_id, v_job.group_key) l), v_job.job_id) then
       perform awa._refuse_place(v_job.job_id, place.state);

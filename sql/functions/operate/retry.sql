@@ -141,7 +141,7 @@ begin
     perform awa._use_lanes(array[v_lane], queue, expiring => v_job.expires_at is not null);
     perform awa._note_moved(v_job.lane, v_lane);
     if awa._shard_of(v_lane) <> awa._shard_of(v_job.lane) then -- its queue had another number of shards, or it moves
-      perform awa._leave_places(array[job_id], array[v_job.lane], array[v_job.group_key]);
+      perform awa._note_leavers(array[job_id], array[v_job.lane], array[v_job.group_key]);
     end if;
     v_job.lane := v_lane;
   end if;

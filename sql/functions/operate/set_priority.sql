@@ -85,7 +85,7 @@ begin
           perform awa._let_go(array[job_id], array[substr(v_place.unique_key, 1, 32)]);
         end if;
         perform awa._note_moved(v_place.lane, v_lane);
-        perform awa._leave_places(array[job_id], array[v_place.lane], array[v_group_key]);
+        perform awa._note_leavers(array[job_id], array[v_place.lane], array[v_group_key]);
         return v_place.state;
       end if;
     elsif v_place.state = 'available' then
@@ -139,7 +139,7 @@ begin
         v_entry.created_at := coalesce(v_entry.created_at, v_entry.ready_at);
         perform awa._append_entry(v_entry);
         perform awa._note_moved(v_place.lane, v_lane);
-        perform awa._leave_places(array[job_id], array[v_place.lane], array[v_group_key]);
+        perform awa._note_leavers(array[job_id], array[v_place.lane], array[v_group_key]);
         perform awa._decide_at_end(v_batch);
         perform awa._wake(awa._queue_of(v_lane));
         return v_place.state;

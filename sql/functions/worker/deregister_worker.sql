@@ -175,15 +175,15 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
+  v_closed record;
   v_released bigint[];
   v_found bigint[] := '{}';
   v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
 begin
-  v_released := array(
-    select receipts[p]
-      from unnest((awa._close_many(job_ids, receipts, 'released', (awa._lock_claims(receipts)).by_item)).ordinals) p);
+  v_closed := awa._close_many(job_ids, receipts, 'released', (awa._lock_claims(receipts)).by_item);
+  v_released := array(select receipts[p] from unnest(v_closed.ordinals) p);
   for v_batch in v_batches(v_released) loop
-    perform awa._record_releases(v_batch.attempts);
+    perform awa._record_releases(v_batch.attempts, leased => v_closed.materialized <> '{}');
     v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
   end loop;
   perform awa._check_found(v_released, v_found);
