@@ -8,7 +8,7 @@ select pg_temp.fill(:'queue' || ' keyed', 1) \g /dev/null
 create temp table keyed as select * from pg_temp.take(' keyed', 2);
 
 begin;
-select plan(29);
+select plan(30);
 
 -- 1 to 8 and 9 to 14 are items of a claim each, 15 and 16 are claims of one job
 select pg_temp.fill(:'queue', 20) \g /dev/null
@@ -89,6 +89,25 @@ select (select r.current_segment from awa.ring r), c.receipt >> 12, -1, '{}', 'c
 select is(pg_temp.batches(9, 10), '2: 1 2 (9 10)', 'a row that closes nothing has taken a number');
 select is((select min(k.item) from c, awa.lease_claim_closures k where k.claim_id = c.receipt >> 12 and c.n = 9),
   -2::smallint, 'so this is the next one');
+
+-- Of a claim with closed items, each is looked up in the answers by a hash, and not compared with all of them.
+create function pg_temp.plan_of(query text) returns text
+language plpgsql
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_line text;
+  v_plan text := '';
+begin
+  for v_line in execute 'explain ' || query loop
+    v_plan := v_plan || v_line;
+  end loop;
+  return v_plan;
+end
+$$;
+select matches(pg_temp.plan_of('select * from awa._closed_in(0::smallint, ''{4096,4097}'')'), 'hashed SubPlan',
+  'closed items are not compared with all answers');
 
 select * from finish();
 rollback;

@@ -128,7 +128,12 @@ begin
     v_wait := set_config('lock_timeout', v_wait, true);
   end if;
   if v_is_closed and (v_batch.groups is not null or v_batch.holds_queue) then
-    perform awa._free_slots(v_batch.shard, array(select v_batch.groups[(r & 4095) + 1] from unnest(receipts) r),
+    perform awa._free_slots(v_batch.shard, array(
+        select g.group_id
+          from unnest(v_batch.groups) with ordinality g(group_id, ordinal) -- with nulls, an item is far to look up
+         where g.group_id is not null
+           and (g.ordinal in (select (r & 4095) + 1 from unnest(receipts) r)) is true -- hashed
+      ),
       case when v_batch.holds_queue then cardinality(receipts) else 0 end);
   end if;
   return v_is_closed;
@@ -198,7 +203,7 @@ as $$
     from awa.lease_claim_closures k
    cross join unnest(coalesce(k.items, array[k.item])) i
    where k.segment = _closed_in.segment and k.claim_id = receipts[1] >> 12
-     and k.claim_id << 12 | i in (select unnest(receipts)) -- hashed
+     and (k.claim_id << 12 | i in (select unnest(receipts))) is true -- hashed, and not a join of all with all
    limit 1
 $$;
 comment on function awa._closed_in is
