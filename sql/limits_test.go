@@ -304,7 +304,7 @@ func TestChangedLimits(t *testing.T) {
 func TestManyTurns(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
-	s.exec(changing("_give_turns", "greatest(10000 /", "greatest(1000 /"))
+	s.exec(changing("_deal_turns", "greatest(10000 /", "greatest(1000 /"))
 	for queue, limit := range map[string]string{"q": "5000", "r": "null"} {
 		s.limits(queue, `{"group_max_running": 1}`)
 		s.exec("select awa.enqueue($1, 'k', group_key => 'g') from generate_series(1, 2500)", queue)
@@ -597,8 +597,14 @@ func TestLinesOnShards(t *testing.T) {
 		for more := s.claim(queue, 90); len(more) > 0; more = s.claim(queue, 90) {
 			all = append(all, more...)
 		}
-		shards := "select cardinality(awa._shards_with_jobs(awa._queue_id($1), '{}'))"
-		require.Equal(t, 0, one[int](s, shards, queue))
+		looksAt := func(want int) { // a shard whose look takes 10 ms counts, too: on a busy machine it is asked again
+			got := -1
+			for try := 0; try < 20 && got != want; try++ {
+				got = one[int](s, "select cardinality(awa._shards_with_jobs(awa._queue_id($1), '{}'))", queue)
+			}
+			require.Equal(t, want, got, queue)
+		}
+		looksAt(0)
 		switch queue {
 		case "raised":
 			s.limits(queue, `{"group_max_running": 5}`)
@@ -608,9 +614,9 @@ func TestLinesOnShards(t *testing.T) {
 			s.completeMany(all)
 			s.exec("select awa._recount_limits()") // the slots of another server are not to be read
 		}
-		require.Equal(t, 1, one[int](s, shards, queue))
+		looksAt(1)
 		require.Equal(t, jobs[1:want+1], ids(s.claim(queue, 90)), queue)
-		require.Equal(t, 0, one[int](s, shards, queue))
+		looksAt(0)
 		if queue != "restored" {
 			s.slots()
 			s.completeMany(all)

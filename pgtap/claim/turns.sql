@@ -9,10 +9,17 @@ select count(*) from awa.claim(:'queue', 9) \g /dev/null
 create temp table s as select awa._queue_id(:'queue') << 6 as shard, awa._group_id('g') as g;
 
 begin;
-select plan(18);
+select plan(20);
 create function pg_temp.settings(group_max_running int) returns awa.queue_settings
 language sql
 return jsonb_populate_record(null::awa.queue_settings, jsonb_build_object('group_max_running', group_max_running));
+create function pg_temp.deals(freed int, group_max_running int, deals boolean) returns void
+language sql
+return (
+  select awa._keep_turns(awa._deal_turns(s.shard, array[s.g], array[freed], pg_temp.settings(group_max_running), false,
+           now(), deals))
+    from s
+);
 create function pg_temp.turns() returns int[]
 language sql
 return (
@@ -27,53 +34,56 @@ return (
       select * from awa.group_states x where x.shard = s.shard and x.group_id = s.g order by x.state_id desc limit 1) x
 );
 select is(pg_temp.state(), '1 t f', 'one runs, and others wait');
-select awa._give_turns(shard, array[g], '{0}', pg_temp.settings(1), false, now(), true) from s \g /dev/null
+select pg_temp.deals(0, 1, true) \g /dev/null
 select is(pg_temp.turns(), null, 'no room, no turn');
-select awa._give_turns(shard, array[g], '{1}', pg_temp.settings(1), false, now(), false) from s \g /dev/null
+select pg_temp.deals(1, 1, false) \g /dev/null
 select is(pg_temp.state(), '0 t f', 'a slot comes back');
-select awa._give_turns(shard, array[g], '{0}', pg_temp.settings(2), false, now(), true) from s \g /dev/null
+select pg_temp.deals(0, 2, true) \g /dev/null
 select is(pg_temp.state(), '2 t f', 'turns hold slots');
 select is(pg_temp.turns(), '{4,6}', 'the first in line get them');
-select awa._give_turns(shard, array[g], '{0}', pg_temp.settings(9), false, now(), true) from s \g /dev/null
+select pg_temp.deals(0, 9, true) \g /dev/null
 select is(pg_temp.state(), '5 f f', 'all of them have a turn');
 select is((select count(*) from awa.turns t join s on t.lane >> 3 = s.shard), 5::bigint, 'once each');
 select is(awa._take_turns_back(shard), array[g], '_take_turns_back returns the groups with lines') from s;
 select is(pg_temp.state(), '0 t f', 'they wait again');
-select awa._give_turns(shard, array[g], '{0}', pg_temp.settings(1), false, now(), true) from s \g /dev/null
+select pg_temp.deals(0, 1, true) \g /dev/null
 select is(pg_temp.turns(), '{4}', 'in the same order');
 
 -- Serving turns
-select is((select t.last_id from s cross join lateral awa._next_turns(s.shard << 3 | 2, 0, 1::bigint << 60, 9, 10000, 0,
-    now(), true) t), null, 'a turn is in the lane of its job');
-select is((select t.last_id from s cross join lateral awa._next_turns(s.shard << 3 | 1, 0, 1::bigint << 60, 9, 1, 0,
-    now(), false) t), 0::bigint, 'one that does not fit waits');
-create temp table n as
-select t.* from s cross join lateral awa._next_turns(s.shard << 3 | 1, 0, 1::bigint << 60, 9, 10000, 10, now(), true) t;
-select results_eq('select n.waiting_ids, n.void, n.bytes from n',
-  format('select array[w.waiting_id], ''{}''::bigint[], w.body_bytes + 10::bigint from awa.limited_jobs w, s
-           where w.shard = s.shard and w.args = ''4''', :'queue'), 'or begins');
+create function pg_temp.served(priority int, room int, bytes bigint, dealt awa.turns[] default '{}') returns text
+language sql
+return (
+  select format('%s %s %s %s', (
+             select array_agg(w.args order by i.ordinality)
+               from unnest(t.waiting_ids) with ordinality i(id) join awa.limited_jobs w on w.waiting_id = i.id
+           ), t.bytes, t.void, case
+             when t.is_full then 'full' when t.is_read then 'read' else cardinality(t.left_over)::text
+           end)
+    from s
+   cross join lateral awa._next_turns(s.shard << 3 | priority, 0, 1::bigint << 60, dealt, room, bytes, 10, now(),
+      false) t
+);
+create temp table bytes as select w.body_bytes + 10 as n from awa.limited_jobs w join s using (shard) limit 1;
+select is(pg_temp.served(2, 9, 10000), ' 0 {} read', 'a turn is in the lane of its job');
+select is(pg_temp.served(1, 9, 1), ' 0 {} full', 'one that does not fit waits');
+select is(pg_temp.served(1, 9, 10000), format('{4} %s {} read', n), 'or begins') from bytes;
 select is((select count(*) from awa.turns t join s on t.lane >> 3 = s.shard), 0::bigint, 'once');
 insert into awa.turns select nextval('awa.turn_ids'), s.shard << 3 | 1, s.g, 999999999 from s;
-select results_eq('select t.waiting_ids, t.void from s
-    cross join lateral awa._next_turns(s.shard << 3 | 1, 0, 1::bigint << 60, 9, 10000, 0, now(), true) t',
-  $$ select '{}'::bigint[], array[g] from s $$, 'a turn whose job has gone is void');
+select is(pg_temp.served(1, 9, 10000), format(' 0 {%s} read', g), 'a turn whose job has gone is void') from s;
 
--- Slots
-delete from awa.slots x where x.shard = (select shard from s);
-insert into awa.slots (shard, xid, freed, looks, of_queue)
-select shard, x::text::xid8, f, l, q
-  from s, (values (100, '{1,2,2}'::bigint[], '{3}'::bigint[], 2), (104, '{1}', '{}', 1), (106, '{9}', '{}', 9))
-         v(x, f, l, q);
-select results_eq('
-    select array(select format(''%s:%s'', g, f) from unnest(r.groups, r.freed) u(g, f) order by g), of_queue
-      from s cross join lateral awa._read_slots(shard, ''101:101:'', ''106:106:'') r',
-  $$ values ('{1:1}'::text[], 1) $$, 'slots are read from one snapshot up to another');
-select results_eq('
-    select array(select format(''%s:%s'', g, f) from unnest(r.groups, r.freed) u(g, f) order by g), of_queue
-      from s cross join lateral awa._read_slots(shard, ''100:103:100,102'', ''103:103:'') r',
-  $$ values ('{1:1,2:2,3:0}'::text[], 2) $$, 'also late ones');
-select is((select array_agg(x.freed) from awa.slots x join s using (shard)), array['{9}'::bigint[]]::bigint[],
-  'and once');
+-- Turns that were just dealt
+select awa._take_turns_back(shard) from s \g /dev/null
+create temp table dealt as
+select awa._deal_turns(shard, array[g], '{1}', pg_temp.settings(9), false, now(), true) as turns from s;
+select is((select count(*) from awa.turns t join s on t.lane >> 3 = s.shard), 0::bigint, 'they are not written');
+select is(pg_temp.served(2, 9, 10000, turns), format('{1,3,5} %s {} read', 3 * n), 'they begin in their lanes')
+  from dealt, bytes;
+select is(pg_temp.served(2, 1, 10000, turns), format('{1} %s {} 3', n), 'or are left over, with those of other lanes')
+  from dealt, bytes;
+select is(pg_temp.served(2, 9, n + 1, turns), format('{1} %s {} 3', n), 'so where they do not fit') from dealt, bytes;
+select awa._keep_turns(array[turns[4]]) from dealt \g /dev/null
+select is(pg_temp.served(2, 9, 10000, turns[:3]), format('{5,1,3} %s {} read', 3 * n), 'those that wait come first')
+  from dealt, bytes;
 
 select * from finish();
 rollback;

@@ -58,6 +58,7 @@
 {{ template "claim/whole.sql" . }}
 {{ template "claim/admission.sql" . }}
 {{ template "claim/limited.sql" . }}
+{{ template "claim/slots.sql" . }}
 {{ template "claim/turns.sql" . }}
 {{ template "close/complete.sql" . }}
 {{ template "close/batches.sql" . }}

@@ -37,13 +37,7 @@ comment on function awa._claim_limited is 'Takes jobs from a queue with limits: 
 -- Why: all that decides who may begin is written and read under the lock of the shard. Only that a slot is free comes
 -- from outside: see _free_slots.
 create or replace function awa._take_limited(
-  queue text,
-  shard bigint,
-  now pg_snapshot,
-  terms awa._terms_row,
-  max_jobs int,
-  worker_id bigint,
-  one_by_one boolean
+  queue text, shard bigint, now pg_snapshot, terms awa._terms_row, max_jobs int, worker_id bigint, one_by_one boolean
 ) returns setof awa.claimed_job_row
 language plpgsql
 as $$
@@ -56,13 +50,14 @@ declare
   v_room int;
   v_groups bigint[];
   v_freed int[];
-  v_lanes bigint[] := '{}';
+  v_dealt awa.turns[] := '{}';
+  v_is_dealt boolean := false;
+  v_order record;
   v_lane bigint;
   v_window awa._window_row;
   v_claim awa.lease_claims;
   v_jobs int;
   v_turns record;
-  v_is_dealt boolean := false;
   v_last bigint := 0;
   v_scanned int := 0;
 begin
@@ -77,47 +72,49 @@ begin
   v_room := v_limits.most;
   v_claim := (0, 0, 0, null, 0, null, 0, terms.claimed_at, terms.lease_until, terms.deadline_at, worker_id,
     terms.segment, 0, false, null, null, null, null, v_settings.max_running is not null)::awa.lease_claims;
-  if shard << 3 = any(terms.lanes) then
-    v_lanes := awa._limited_lanes(shard, true, v_state.turns_until, now, terms.claimed_at, v_settings.aging_interval,
-      terms.cleaned, terms.cleaned_until);
-  end if;
-  if v_lanes <> '{}' and v_groups <> '{}' then -- what was given back comes before turns, and may take what is free
-    perform awa._give_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, terms.claimed_at, false);
-    v_freed := array_fill(0, array[cardinality(v_groups)]);
-  end if;
   <<rounds>>
   for v_round in 0..3 loop
-    if v_round > 0 then
+    if v_round = 0 then -- what was given back comes before turns, and may take what is free
+      continue when shard << 3 <> all(terms.lanes);
+      v_order := awa._limited_lanes(terms, shard, now, v_settings.aging_interval, v_state.turns_until, true);
+      if v_order.lanes <> '{}' and v_groups <> '{}' then
+        perform awa._deal_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, terms.claimed_at, false);
+        v_freed := array_fill(0, array[cardinality(v_groups)]);
+      end if;
+    else
       exit when v_round > 1 and v_groups = '{}';
       if v_groups <> '{}' then
-        perform awa._give_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, terms.claimed_at, true);
+        v_dealt := v_dealt
+          || awa._deal_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, terms.claimed_at, true);
         v_groups := '{}';
         v_freed := '{}';
       end if;
       v_is_dealt := true;
       exit when v_room <= 0;
       v_last := (select s.last_value from awa.turn_ids s); -- turns that are put off get later ones
-      v_lanes := awa._limited_lanes(shard, false, v_state.turns_until, now, terms.claimed_at,
-        v_settings.aging_interval, terms.cleaned, terms.cleaned_until);
+      v_order := awa._limited_lanes(terms, shard, now, v_settings.aging_interval, v_state.turns_until, false, v_dealt);
     end if;
-    foreach v_lane in array v_lanes loop
-      loop -- jobs that have turns
+    foreach v_lane in array v_order.lanes loop
+      while v_lane = any(v_order.turned) loop
         exit rounds when v_room <= 0 or v_bytes <= 0;
-        v_turns := awa._next_turns(v_lane, v_state.turns_until[(v_lane & 7) + 1], v_last, least(v_room, 450), v_bytes,
-          awa._row_bytes(queue), terms.claimed_at, v_room = v_limits.most);
-        exit when v_turns.last_id is null;
-        exit rounds when v_turns.last_id = 0; -- the next one does not fit
+        v_turns := awa._next_turns(v_lane, v_state.turns_until[(v_lane & 7) + 1], v_last, v_dealt, least(v_room, 450),
+          v_bytes, awa._row_bytes(queue), terms.claimed_at, v_room = v_limits.most);
+        exit rounds when v_turns.is_full;
+        v_dealt := v_turns.left_over;
         v_state.turns_until[(v_lane & 7) + 1] := v_turns.last_id;
         v_groups := v_groups || v_turns.void;
         v_freed := v_freed || array_fill(1, array[cardinality(v_turns.void)]);
         perform awa._count_served(shard, v_turns.groups, v_turns.void, v_settings, v_limits.has_own, terms.claimed_at)
           where v_settings.group_rate is not null or v_limits.has_own;
-        continue when v_turns.waiting_ids = '{}';
-        return query select * from awa._begin_turns(queue, shard, now, v_turns.waiting_ids, v_claim, one_by_one);
-        get diagnostics v_jobs = row_count;
-        v_room := v_room - v_jobs;
-        v_bytes := v_bytes - v_turns.bytes;
+        if v_turns.waiting_ids <> '{}' then
+          return query select * from awa._begin_turns(queue, shard, now, v_turns.waiting_ids, v_claim, one_by_one);
+          get diagnostics v_jobs = row_count;
+          v_room := v_room - v_jobs;
+          v_bytes := v_bytes - v_turns.bytes;
+        end if;
+        exit when v_turns.is_read;
       end loop;
+      continue when v_lane <> all(v_order.unread);
       v_window := awa._open_window(terms.segment, v_lane, now, terms.has_tombstones);
       loop -- new entries
         exit rounds when v_room <= 0 or v_bytes <= 0 or v_scanned >= 2000;
@@ -127,10 +124,11 @@ begin
         return query
           select *
             from awa._admit_part(queue, shard, v_lane, v_window, terms.cleaned, terms.cleaned_until,
-                   least(v_room + 50, 450), v_room, v_bytes, v_room = v_limits.most, v_settings, v_limits.has_own,
-                   v_claim);
+                   least(v_room + case v_room when 1 then least(v_scanned, 50) else 50 end, 450), v_room, v_bytes,
+                   v_room = v_limits.most, v_settings, v_limits.has_own, v_claim);
         get diagnostics v_jobs = row_count;
         v_room := v_room - v_jobs;
+        exit rounds when v_room = 0;
         v_window := awa._next_part(terms.segment, v_lane, now, v_window, v_jobs, v_room = v_limits.most,
           terms.cleaned, terms.cleaned_until, true, terms.has_others);
         v_bytes := v_bytes - v_window.bytes;
@@ -142,10 +140,12 @@ begin
   end loop;
 
   if v_groups <> '{}' then
-    perform awa._give_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, terms.claimed_at, v_is_dealt);
-    if not v_is_dealt then -- what was given back is not read to its end
-      perform awa._look_again(shard, v_groups);
-    end if;
+    v_dealt := v_dealt
+      || awa._deal_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, terms.claimed_at, v_is_dealt);
+    perform awa._look_again(shard, v_groups) where not v_is_dealt; -- what was given back is not read to its end
+  end if;
+  if v_dealt <> '{}' then
+    perform awa._keep_turns(v_dealt);
   end if;
   v_jobs := v_limits.most - v_room;
   perform awa._keep_limits(v_settings, v_state, v_limits.whole, terms.claimed_at, v_jobs,
@@ -166,56 +166,80 @@ comment on function awa._row_bytes is 'The bytes of the fixed columns of a claim
 
 -- The lanes of a shard in the order in which claims serve them, without lanes that have neither turns nor new entries.
 -- in_front: its front lane alone, otherwise all others, but for the one of turns. By their priority, less one for each
--- aging interval that the first one in line has waited.
+-- aging interval that the first one in line has waited. Of these, turned have turns, which wait or were just dealt, and
+-- unread perhaps new entries; one alone counts as unread.
 create or replace function awa._limited_lanes(
+  terms awa._terms_row,
   shard bigint,
-  in_front boolean,
-  turns_until bigint[],
   now pg_snapshot,
-  claimed_at timestamptz,
   aging interval,
-  cleaned smallint,
-  cleaned_until pg_snapshot
-) returns bigint[]
+  turns_until bigint[],
+  in_front boolean,
+  dealt awa.turns[] default '{}',
+  out lanes bigint[],
+  out turned bigint[],
+  out unread bigint[]
+)
 language plpgsql stable
 as $$
 #variable_conflict use_column
 begin
-  return (
-    select coalesce(array_agg(l.lane), '{}')
-      from (
-        select l.lane
-          from awa._lanes_in_shard(shard) l
-          left join lateral (
-            select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
-          ) c on true
-         cross join lateral awa._head(l.lane,
-            greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
-            case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end, cleaned,
-            cleaned_until) h
-          left join lateral (
-            select t.turn_id, (select w.ready_at from awa.limited_jobs w where w.waiting_id = t.waiting_id) as ready_at
-              from awa.turns t
-             where t.lane = l.lane and t.turn_id > turns_until[(l.lane & 7) + 1]
-             order by t.turn_id
-             limit 1
-          ) t on true
-         where case when in_front then l.lane & 7 = 0 else l.lane & 7 between 1 and 4 end
-           and (h.ready_at is not null
-             or h.took > interval '10 milliseconds'
-             or t.turn_id is not null
-             or (select true
-                   from (select pg_snapshot_xip(c.lo) union all select pg_snapshot_xip(c.hi)) x(xid)
-                  where pg_visible_in_snapshot(x.xid, now)
-                  limit 1))
-         order by (l.lane & 7) - floor(
-                    greatest(extract(epoch from _limited_lanes.claimed_at - least(h.ready_at, t.ready_at))::float8, 0)
-                      / extract(epoch from coalesce(aging, awa._default_interval('aging_interval')))::float8
-                  ),
-                  least(h.ready_at, t.ready_at),
-                  l.lane
-      ) l
-  );
+  lanes := array(select l.lane from awa._lanes_in_shard(shard) l where in_front = (l.lane & 7 = 0) and l.lane & 7 < 5);
+  if cardinality(lanes) = 1 and not in_front then -- most often there is one, and no order
+    unread := lanes;
+    turned := array(
+      select lanes[1]
+       where dealt <> '{}'
+          or exists (select from awa.turns t where t.lane = lanes[1] and t.turn_id > turns_until[(lanes[1] & 7) + 1]));
+    return;
+  end if;
+  select coalesce(array_agg(l.lane), '{}'), coalesce(array_agg(l.lane) filter (where l.first_turn is not null), '{}'),
+         coalesce(array_agg(l.lane) filter (where l.is_unread), '{}')
+    into lanes, turned, unread
+    from (
+      select l.lane, t.waiting_id as first_turn, u.is_unread
+        from unnest(lanes) l(lane)
+        left join lateral (
+          select * from awa.lease_claims c where c.lane = l.lane order by c.lane_seq desc limit 1
+        ) c on true
+       cross join lateral awa._head(l.lane,
+          greatest(case when c.lo is not null then c.pos_xid end, pg_snapshot_xmax(coalesce(c.lo, c.hi, '3:3:'))),
+          case when c.lo is not null and c.pos_xid >= pg_snapshot_xmax(c.lo) then c.pos_id else 0 end, terms.cleaned,
+          terms.cleaned_until) h
+       cross join lateral (
+          select h.ready_at is not null
+              or h.took > interval '10 milliseconds'
+              or (
+                select true
+                  from (select pg_snapshot_xip(c.lo) union all select pg_snapshot_xip(c.hi)) x(xid)
+                 where pg_visible_in_snapshot(x.xid, now)
+                 limit 1
+              ) is true as is_unread
+        ) u
+        left join lateral (
+          select t.waiting_id,
+                 (select w.ready_at from awa.limited_jobs w where w.waiting_id = t.waiting_id) as ready_at
+            from (
+              (
+                select t.waiting_id
+                  from awa.turns t
+                 where t.lane = l.lane and t.turn_id > turns_until[(l.lane & 7) + 1]
+                 order by t.turn_id
+                 limit 1
+              )
+              union all
+              select d.waiting_id from unnest(dealt) d where d.lane = l.lane
+            ) t
+           limit 1
+        ) t on true
+       where u.is_unread or t.waiting_id is not null
+       order by (l.lane & 7) - floor(
+                  greatest(extract(epoch from terms.claimed_at - least(h.ready_at, t.ready_at))::float8, 0)
+                    / extract(epoch from coalesce(aging, awa._default_interval('aging_interval')))::float8
+                ),
+                least(h.ready_at, t.ready_at),
+                l.lane
+    ) l;
 end
 $$;
 comment on function awa._limited_lanes is

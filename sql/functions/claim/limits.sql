@@ -55,10 +55,12 @@ begin
     if v_slots.is_any then
       whole.running := whole.running - v_slots.of_queue;
       whole.read_until := v_until;
-      perform awa._keep_shard_state(whole, v_until);
-      perform awa._change_holders(v_first, v_slots.looks, v_slots.keeps, v_slots.leaves, settings.group_order);
+      whole := awa._keep_shard_state(whole, v_until);
+      if v_slots.looks is not null then
+        perform awa._change_holders(v_first, v_slots.looks, v_slots.keeps, v_slots.leaves, settings.group_order);
+      end if;
       perform awa._take_turns_back(v_first, v_slots.changed) where v_slots.changed <> '{}';
-      perform awa._give_turns(v_first, v_slots.groups, v_slots.freed, settings, has_own, at, false);
+      perform awa._deal_turns(v_first, v_slots.groups, v_slots.freed, settings, has_own, at, false);
       if v_slots.groups <> '{}' then
         perform awa._look_again(v_first, v_slots.groups);
       end if;
@@ -69,7 +71,9 @@ begin
   freed := v_slots.freed;
   has_slots := v_slots.is_any;
   whole.running := whole.running - v_slots.of_queue;
-  perform awa._change_holders(shard, v_slots.looks, v_slots.keeps, v_slots.leaves, settings.group_order);
+  if v_slots.looks is not null then
+    perform awa._change_holders(shard, v_slots.looks, v_slots.keeps, v_slots.leaves, settings.group_order);
+  end if;
   if state.group_order is distinct from settings.group_order then
     v_lines := awa._end_holders(shard, settings.group_order);
     groups := groups || v_lines;
@@ -78,7 +82,9 @@ begin
   if (state.group_max_running, state.group_rate) is distinct from (settings.group_max_running, settings.group_rate) then
     v_lines := awa._take_turns_back(shard);
   else
-    perform awa._take_turns_back(shard, v_slots.changed) where v_slots.changed <> '{}';
+    if v_slots.changed <> '{}' then
+      perform awa._take_turns_back(shard, v_slots.changed);
+    end if;
     select array_agg(o.group_id), max(o.opens_at) into v_lines, v_opened
       from (
         select s.group_id, s.opens_at
@@ -149,33 +155,38 @@ $$;
 comment on function awa._shard_state is
   'What claims know of a shard: its newest state, or the one of a shard without limits so far';
 
--- Writes the new state of a shard, where it differs from the newest one.
+-- Writes the new state of a shard, where it differs from the newest one, which it was read from; returns it.
 -- read_until: the snapshot up to which slots are read, if there were any.
 create or replace function awa._keep_shard_state(
   state awa.shard_states,
   read_until pg_snapshot default null
-) returns void
+) returns awa.shard_states
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_old awa.shard_states := awa._shard_state(state.shard);
+  v_old awa.shard_states;
 begin
-  if read_until is not null
-    or (state.turns_until, state.running, state.next_at, state.group_max_running, state.group_order, state.group_rate,
+  if read_until is null then
+    v_old := awa._shard_state(state.shard);
+    if (state.turns_until, state.running, state.next_at, state.group_max_running, state.group_order, state.group_rate,
         state.opened_until)
-      is distinct from (v_old.turns_until, v_old.running, v_old.next_at, v_old.group_max_running, v_old.group_order,
-        v_old.group_rate, v_old.opened_until)
-  then
-    state.read_until := coalesce(read_until, state.read_until);
-    insert into awa.shard_states
-      (shard, state_id, read_until, turns_until, running, next_at, group_max_running, group_order, group_rate,
-       opened_until)
-    values (state.shard, nextval('awa.state_ids'), state.read_until, state.turns_until, state.running, state.next_at,
-      state.group_max_running, state.group_order, state.group_rate, state.opened_until);
-    delete from awa.shard_states s where s.shard = state.shard and s.state_id = v_old.state_id;
+      is not distinct from (v_old.turns_until, v_old.running, v_old.next_at, v_old.group_max_running,
+        v_old.group_order, v_old.group_rate, v_old.opened_until)
+    then
+      return v_old;
+    end if;
   end if;
+  delete from awa.shard_states s where s.shard = state.shard and s.state_id = state.state_id;
+  state.read_until := coalesce(read_until, state.read_until);
+  state.state_id := nextval('awa.state_ids');
+  insert into awa.shard_states
+    (shard, state_id, read_until, turns_until, running, next_at, group_max_running, group_order, group_rate,
+     opened_until)
+  values (state.shard, state.state_id, state.read_until, state.turns_until, state.running, state.next_at,
+    state.group_max_running, state.group_order, state.group_rate, state.opened_until);
+  return state;
 end
 $$;
 comment on function awa._keep_shard_state is
-  'Writes the new state of a shard, where it differs from the newest one';
+  'Writes the new state of a shard, where it differs from the newest one, which it was read from; returns it';

@@ -3,121 +3,39 @@
 -- A turn holds a slot of its group. So to begin a job that has one takes no look at the group, and each job gets its
 -- turn in the lane of its own priority.
 
--- Reads the slots of a shard that have come since a snapshot, up to another one.
--- Returns the groups to look at, and how many slots each has got back; those whose own limits have changed, which are
--- among them; how many slots of the queue; and whether there were any. looks, keeps and leaves: groups, with the job
--- that comes again for each, or the one that does not.
-create or replace function awa._read_slots(
-  shard bigint,
-  since pg_snapshot,
-  until pg_snapshot,
-  out groups bigint[],
-  out freed int[],
-  out changed bigint[],
-  out of_queue int,
-  out is_any boolean,
-  out looks bigint[],
-  out keeps bigint[],
-  out leaves bigint[]
-)
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_freed bigint[];
-  v_looks bigint[];
-begin
-  with gone as (
-    delete from awa.slots s
-     where s.ctid = any(array(
-       select s.ctid
-         from awa.slots s
-        where s.shard = shard and s.xid >= pg_snapshot_xmax(since) and pg_visible_in_snapshot(s.xid, until)
-       union all
-       select s.ctid
-         from (select x from pg_snapshot_xip(since) x where pg_visible_in_snapshot(x, until)) x(xid)
-        cross join lateral (
-           select s.ctid from awa.slots s where s.shard = shard and s.xid = x.xid offset 0
-         ) s))
-    returning s.of_queue, s.freed, s.looks, s.keeps, s.leaves, s.changed
-  ), places as (
-    select p.*
-      from gone g
-     cross join unnest(g.looks, g.keeps, g.leaves) p(group_id, keeps, leaves)
-     where num_nonnulls(p.keeps, p.leaves) > 0
-  )
-  select count(*) > 0, coalesce(sum(g.of_queue), 0),
-         array(select f from gone o cross join unnest(o.freed) f),
-         array(select l from gone o cross join unnest(o.looks) l),
-         array(select distinct c from gone o cross join unnest(o.changed) c),
-         (select array_agg(p.group_id) from places p), (select array_agg(p.keeps) from places p),
-         (select array_agg(p.leaves) from places p)
-    into is_any, of_queue, v_freed, v_looks, changed, looks, keeps, leaves
-    from gone g;
-  groups := '{}';
-  freed := '{}';
-  if v_freed = '{}' and v_looks = '{}' and changed = '{}' then
-    return;
-  end if;
-  select coalesce(array_agg(g.group_id), '{}'), coalesce(array_agg(g.freed), '{}') into groups, freed
-    from (
-      select g.group_id, sum(g.freed)::int as freed
-        from (
-        select f as group_id, 1 as freed from unnest(v_freed) f
-        union all
-        select l, 0 from unnest(v_looks || changed) l
-      ) g
-       group by 1
-    ) g;
-end
-$$;
-comment on function awa._read_slots is 'Reads the slots of a shard that have come since a snapshot, up to another one';
-
--- Notes groups that the next claim is to look at.
-create or replace function awa._look_again(shard bigint, groups bigint[]) returns void
-language plpgsql
-as $$
-begin
-  insert into awa.slots (shard, looks)
-  select shard, groups[n : n + 9999] from generate_series(1, cardinality(groups), 10000) n;
-end
-$$;
-comment on function awa._look_again is 'Notes groups that the next claim is to look at';
-
--- Whether this transaction has noted groups of a shard that the next claim is to look at.
-create or replace function awa._looks_again(shard bigint) returns boolean
-language sql stable
-return exists (
-  select from awa.slots s where s.shard = _looks_again.shard and s.xid = pg_current_xact_id() and s.looks <> '{}');
-comment on function awa._looks_again is
-  'Whether this transaction has noted groups of a shard that the next claim is to look at';
-
--- Takes slots back into their groups, and gives turns to the first ones in line, as far as there is room.
--- A group is named once. deals: whether it gives turns. At most 10,000 turns in all, or ten for each group; and of the
--- groups that got no slot back, it looks at 1,000 at most, any of them. The next claim goes on. Of a group that a rate,
--- or a pause, keeps closed, it notes when it opens. settings, has_own: see _group_terms.
+-- Takes slots back into their groups, and deals turns to the first ones in line, as far as there is room.
+-- Returns the turns, which have no ids yet, in the order of these jobs. A group is named once. deals: whether it deals
+-- any. At most 10,000 turns in all, or ten for each group; and of the groups that got no slot back, it looks at 1,000
+-- at most, any of them. The next claim goes on. Of a group that a rate, or a pause, keeps closed, it notes when it
+-- opens. settings, has_own: see _group_terms.
 -- Locks: the states that it replaces, tried.
-create or replace function awa._give_turns(
-  shard bigint,
-  groups bigint[],
-  freed int[],
-  settings awa.queue_settings,
-  has_own boolean,
-  at timestamptz,
-  deals boolean
-) returns void
+create or replace function awa._deal_turns(
+  shard bigint, groups bigint[], freed int[],
+  settings awa.queue_settings, has_own boolean, at timestamptz, deals boolean
+) returns awa.turns[]
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_all record;
+  v_dealt awa.turns[];
   v_later bigint[];
 begin
-  select array_agg(g.group_id) filter (where g.freed > 0) as freed_groups,
-         array_agg(g.freed) filter (where g.freed > 0) as freed,
-         array_agg(g.group_id order by random()) filter (where g.freed = 0 and deals) as others
-    into v_all
-    from (select g.group_id, sum(g.freed)::int as freed from unnest(groups, freed) g(group_id, freed) group by 1) g;
+  if cardinality(groups) < 5 then
+    select b.groups, b.freed into groups, freed from awa._take_slots_back(shard, groups, freed, deals) b;
+    if groups = '{}' then
+      return '{}';
+    end if;
+  elsif cardinality(groups) > 1000 then
+    select array_agg(g.group_id) filter (where g.is_in), array_agg(g.freed) filter (where g.is_in),
+           array_agg(g.group_id) filter (where deals and not g.is_in)
+      into groups, freed, v_later
+      from (
+        select u.g as group_id, sum(u.f)::int as freed,
+               sum(u.f) > 0 or row_number() over (partition by sum(u.f) > 0 order by random()) <= 1000 as is_in
+          from unnest(groups, freed) u(g, f)
+         group by u.g
+      ) g;
+  end if;
   with known as materialized (
     select a.group_id, a.freed, s.*, t.*, awa._rate_allows(t.rate, s.next_at, at) as allowed, case
              when not deals or t.is_paused or not (s.has_line or s.has_front) or s.holder is not null then 0
@@ -125,9 +43,7 @@ begin
                awa._rate_allows(t.rate, s.next_at, at) - s.rate_turns, 10000), 0)
            end as room
       from (
-        select g.group_id, g.freed from unnest(v_all.freed_groups, v_all.freed) g(group_id, freed)
-        union all
-        select g, 0 from unnest(v_all.others[:1000]) g
+        select g.group_id, sum(g.freed)::int as freed from unnest(groups, freed) g(group_id, freed) group by 1
       ) a
      cross join lateral (
         select s.ctid as row_id, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
@@ -172,15 +88,6 @@ begin
             limit b.most
           ) h
       ) h
-  ), turns as (
-    insert into awa.turns (turn_id, lane, group_id, waiting_id)
-    select nextval('awa.turn_ids'), t.lane, t.group_id, t.waiting_id
-      from (
-        select u.lane, d.group_id, u.waiting_id
-          from dealt d
-         cross join unnest(d.ids, d.lanes) u(waiting_id, lane)
-         order by u.waiting_id
-      ) t
   ), gone as (
     delete from awa.group_states s where s.ctid = any(array(
       select s.ctid
@@ -206,18 +113,78 @@ begin
                d.rate_turns + case when d.rate is null then 0 else d.turns end as rate_turns
       ) l
   )
-  select array_agg(d.group_id) into v_later
-    from dealt d
-   where d.turns > 0 and d.turns = d.most and (d.running - d.freed + d.turns < d.max_running) is not false
-     and (d.rate_turns + d.turns < d.allowed) is not false;
-  v_later := v_later || v_all.others[1001:];
+  select (
+           select array_agg((0, u.lane, d.group_id, u.waiting_id)::awa.turns order by u.waiting_id)
+             from dealt d
+            cross join unnest(d.ids, d.lanes) u(waiting_id, lane)
+         ),
+         v_later || array_agg(d.group_id) filter (
+           where d.turns > 0 and d.turns = d.most and (d.running - d.freed + d.turns < d.max_running) is not false
+             and (d.rate_turns + d.turns < d.allowed) is not false)
+    into v_dealt, v_later
+    from dealt d;
   if v_later <> '{}' then
     perform awa._look_again(shard, v_later);
   end if;
+  return coalesce(v_dealt, '{}');
 end
 $$;
-comment on function awa._give_turns is
-  'Takes slots back into their groups, and gives turns to the first ones in line, as far as there is room';
+comment on function awa._deal_turns is
+  'Takes slots back into their groups, and deals turns to the first ones in line, as far as there is room';
+
+-- Takes slots back into groups that have no line; returns the others, for _deal_turns.
+-- Why: where few slots have come back, as when jobs are claimed one by one, the statement of _deal_turns takes several
+-- times as long. A group that holds a slot is not idle: no fold removes its state.
+create or replace function awa._take_slots_back(
+  shard bigint,
+  inout groups bigint[],
+  inout freed int[],
+  deals boolean
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_groups bigint[] := '{}';
+  v_freed int[] := '{}';
+  v_state record;
+begin
+  for i in 1..cardinality(groups) loop
+    select s.ctid as row_id, s.*, s.has_line or s.has_front or s.holder is not null as has_others
+      into v_state
+      from awa.group_states s
+     where s.shard = shard and s.group_id = groups[i]
+     order by s.state_id desc
+     limit 1;
+    if freed[i] = 0 or v_state.has_others then
+      v_groups := v_groups || groups[i];
+      v_freed := v_freed || freed[i];
+    elsif found then
+      insert into awa.group_states
+        (shard, group_id, state_id, running, has_line, has_front, taken, front_taken, holder, next_at, rate_turns,
+         opens_at)
+      values (shard, groups[i], nextval('awa.state_ids'), v_state.running - freed[i], false, false, v_state.taken,
+        v_state.front_taken, null, v_state.next_at, v_state.rate_turns, case when not deals then v_state.opens_at end);
+      delete from awa.group_states s where s.ctid = v_state.row_id;
+    end if;
+  end loop;
+  groups := v_groups;
+  freed := v_freed;
+end
+$$;
+comment on function awa._take_slots_back is
+  'Takes slots back into groups that have no line; returns the others, for _deal_turns';
+
+-- Keeps turns that were dealt, and not served, for the claims to come.
+create or replace function awa._keep_turns(turns awa.turns[]) returns void
+language plpgsql
+as $$
+begin
+  insert into awa.turns (turn_id, lane, group_id, waiting_id)
+  select nextval('awa.turn_ids'), t.lane, t.group_id, t.waiting_id from unnest(turns) t;
+end
+$$;
+comment on function awa._keep_turns is 'Keeps turns that were dealt, and not served, for the claims to come';
 
 -- Takes the turns of a shard back, all or those of some groups; returns these, or all groups that have a line.
 -- The jobs with turns are first in line again.
@@ -272,16 +239,18 @@ $$;
 comment on function awa._take_turns_back is
   'Takes the turns of a shard back, all or those of some groups; returns these, or all groups that have a line';
 
--- The next turns of a lane, after one and up to another one, whose jobs can begin: as many as fit.
+-- The next turns of a lane whose jobs can begin: those that wait, after one and up to another one, then those dealt.
+-- As many as fit. A turn whose job another session is changing comes last in its lane.
 -- Returns the places of these jobs, whose rows it has locked, their groups, once for each, and their bytes; the groups
--- of turns whose jobs have gone, or have expired, once for each; and the last turn: null where there is none, 0 where
--- the next job does not fit.
--- A turn whose job another session is changing comes last in its lane.
+-- of turns whose jobs have gone, or have expired, once for each; the last of the turns that waited; whether the next
+-- job does not fit, and nothing was done; whether no turns are left in the lane; and the turns that were dealt and are
+-- left.
 -- Locks: the rows of these jobs, tried.
 create or replace function awa._next_turns(
   lane bigint,
   after_id bigint,
   until_id bigint,
+  dealt awa.turns[],
   room int,
   room_bytes bigint,
   row_bytes int,
@@ -291,7 +260,10 @@ create or replace function awa._next_turns(
   out groups bigint[],
   out bytes bigint,
   out void bigint[],
-  out last_id bigint
+  out last_id bigint,
+  out is_full boolean,
+  out is_read boolean,
+  out left_over awa.turns[]
 )
 language plpgsql
 as $$
@@ -299,20 +271,28 @@ as $$
 declare
   v_turns record;
   v_size int;
-  v_locked bigint[];
 begin
-  select array_agg(t.turn_id order by t.turn_id) as ids, array_agg(t.waiting_id order by t.turn_id) as waiting_ids,
-         array_agg(t.group_id order by t.turn_id) as groups, array_agg(t.size order by t.turn_id) as sizes,
-         array_agg(t.expired order by t.turn_id) as expired
+  select array_agg(t.turn_id) as ids, array_agg(t.waiting_id) as waiting_ids, array_agg(t.group_id) as groups,
+         array_agg(t.size) as sizes, array_agg(t.expired) as expired, max(t.turn_id) as last_id,
+         count(*)::int as turns, count(t.size) as ready, coalesce(sum(t.size), 0) as bytes
     into v_turns
     from (
       select t.turn_id, t.waiting_id, t.group_id, case when w.is_expired then w.job_id end as expired,
              case when not w.is_expired then w.body_bytes + row_bytes end as size -- null where it is not to begin
         from (
           select *
-            from awa.turns t
-           where t.lane = lane and t.turn_id > after_id and t.turn_id <= until_id
-           order by t.turn_id
+            from (
+              (
+                select t.turn_id, t.waiting_id, t.group_id
+                  from awa.turns t
+                 where t.lane = lane and t.turn_id > after_id and t.turn_id <= until_id
+                 order by t.turn_id
+                 limit room
+              )
+              union all
+              select null, d.waiting_id, d.group_id from unnest(dealt) d where d.lane = lane
+            ) t
+           order by t.turn_id, t.waiting_id
            limit room
         ) t
         left join lateral (
@@ -320,49 +300,51 @@ begin
             from awa.limited_jobs w
            where w.waiting_id = t.waiting_id
            limit 1
+             for update skip locked
         ) w on true
+       order by t.turn_id, t.waiting_id
     ) t;
-  if v_turns.ids is null then
-    return;
+  void := '{}';
+  if v_turns.ready = v_turns.turns and v_turns.bytes <= room_bytes then -- most often all of them begin
+    v_size := v_turns.turns;
+    last_id := coalesce(v_turns.last_id, after_id);
+    waiting_ids := coalesce(v_turns.waiting_ids, '{}');
+    groups := coalesce(v_turns.groups, '{}');
+    bytes := v_turns.bytes;
+    if v_turns.last_id is not null then
+      delete from awa.turns t where t.lane = lane and t.turn_id = any(v_turns.ids);
+    end if;
+  else
+    v_size := awa._fitting(v_turns.sizes, room_bytes, room, is_first);
+    perform awa._expire_limited(array_remove(v_turns.expired[1:v_size], null));
+    with turns as materialized (
+      select t.turn_id, t.waiting_id, t.group_id, t.size,
+             (select true from awa.limited_jobs w where w.waiting_id = t.waiting_id limit 1) is true as is_there
+        from unnest(v_turns.ids[1:v_size], v_turns.waiting_ids[1:v_size], v_turns.groups[1:v_size],
+               v_turns.sizes[1:v_size]) t(turn_id, waiting_id, group_id, size)
+    ), gone as (
+      delete from awa.turns t where t.lane = lane and t.turn_id = any(v_turns.ids[1:v_size])
+    ), put_back as (
+      insert into awa.turns (turn_id, lane, group_id, waiting_id)
+      select nextval('awa.turn_ids'), lane, t.group_id, t.waiting_id from turns t where t.is_there and t.size is null
+    )
+    select coalesce(array_agg(t.waiting_id order by t.turn_id, t.waiting_id) filter (where t.size is not null), '{}'),
+           coalesce(array_agg(t.group_id) filter (where t.size is not null), '{}'), coalesce(sum(t.size), 0),
+           coalesce(array_agg(t.group_id) filter (where not t.is_there), '{}'),
+           coalesce(max(t.turn_id), after_id)
+      into waiting_ids, groups, bytes, void, last_id
+      from turns t;
   end if;
-  v_size := awa._fitting(v_turns.sizes, room_bytes, room, is_first);
-  if v_size = 0 then
-    last_id := 0;
-    return;
-  end if;
-  last_id := v_turns.ids[v_size];
-  v_locked := array(
-    select w.waiting_id
-      from unnest(v_turns.waiting_ids[1:v_size]) t(waiting_id)
-     cross join lateral (
-        select w.waiting_id from awa.limited_jobs w where w.waiting_id = t.waiting_id limit 1 for update skip locked
-      ) w);
-  perform awa._expire_limited(array(
-    select t.job_id
-      from unnest(v_turns.expired[1:v_size], v_turns.waiting_ids[1:v_size]) t(job_id, waiting_id)
-     where t.job_id is not null and t.waiting_id in (select unnest(v_locked))));
-  with turns as materialized (
-    select t.turn_id, t.waiting_id, t.group_id, t.size,
-           t.waiting_id in (select unnest(v_locked)) and t.size is not null as begins,
-           (select true from awa.limited_jobs w where w.waiting_id = t.waiting_id limit 1) is true as is_there
-      from unnest(v_turns.ids[1:v_size], v_turns.waiting_ids[1:v_size], v_turns.groups[1:v_size],
-             v_turns.sizes[1:v_size]) t(turn_id, waiting_id, group_id, size)
-  ), gone as (
-    delete from awa.turns t where t.lane = lane and t.turn_id = any(v_turns.ids[1:v_size])
-  ), put_back as (
-    insert into awa.turns (turn_id, lane, group_id, waiting_id)
-    select nextval('awa.turn_ids'), lane, t.group_id, t.waiting_id from turns t where t.is_there and not t.begins
-  )
-  select coalesce(array_agg(t.waiting_id order by t.turn_id) filter (where t.begins), '{}'),
-         coalesce(array_agg(t.group_id) filter (where t.begins), '{}'),
-         coalesce(sum(t.size) filter (where t.begins), 0),
-         coalesce(array_agg(t.group_id) filter (where not t.is_there), '{}')
-    into waiting_ids, groups, bytes, void
-    from turns t;
+  is_full := v_size = 0 and v_turns.turns > 0;
+  is_read := v_size = v_turns.turns and v_turns.turns < room;
+  left_over := array(
+    select d
+      from unnest(dealt) d
+     where d.lane <> lane or not is_read and d.waiting_id not in (select unnest(v_turns.waiting_ids[1:v_size])));
 end
 $$;
 comment on function awa._next_turns is
-  'The next turns of a lane, after one and up to another one, whose jobs can begin: as many as fit';
+  'The next turns of a lane whose jobs can begin: those that wait, after one and up to another one, then those dealt';
 
 -- Counts turns of groups with a rate that were served: of the jobs that begin, and of those that have gone.
 -- Groups are named once for each.
@@ -455,7 +437,14 @@ begin
   claim.first_xid := v_xid;
   claim.pos_xid := v_xid;
   claim.hi := format('%s:%s:', v_end, v_end); -- all that ever was here is claimed
-  perform awa._use_lanes(array[claim.lane], queue);
+  if (
+    select true
+      from awa.queues q
+     where q.queue_id = shard >> 6 and q.lane = claim.lane and q.dropped_at is null
+     limit 1) is null
+  then
+    perform awa._use_lanes(array[claim.lane], queue);
+  end if;
   return query
     with gone as (
       delete from awa.limited_jobs w where w.waiting_id = any(waiting_ids) returning w.*
