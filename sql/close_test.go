@@ -28,15 +28,17 @@ func TestCompleteInsideATransactionThatRollsBack(t *testing.T) {
 
 // Of two answers for one attempt the first one counts; the second waits until it knows.
 func TestTwoAnswersForOneAttempt(t *testing.T) {
+	d := newDatabase(t)
+	a, b, watcher := d.session(), d.session(), d.session()
 	for _, size := range []int{1, 2} { // a claim of one job takes no lock
 		for _, commits := range []bool{true, false} {
 			for _, second := range []string{
 				"select awa.complete($1, $2)", "select awa.fail($1, $2, 'error')", "select awa.release($1, $2)",
 			} {
-				d := newDatabase(t)
-				a, b, watcher := d.session(), d.session(), d.session()
-				a.enqueueMany("q", size)
-				j := a.claim("q", size)[0]
+				t.Log(size, commits, second)
+				q := fmt.Sprint(size, commits, second)
+				a.enqueueMany(q, size)
+				j := a.claim(q, size)[0]
 				a.exec("begin")
 				a.exec("select awa.complete($1, $2)", j.JobID, j.Receipt)
 				wait := b.background(second, j.JobID, j.Receipt)
@@ -110,17 +112,18 @@ func TestAnswersBesideAnOpenCancel(t *testing.T) {
 		"outputs":       `select awa.complete_many($1, $2, (select array_agg('1'::jsonb) from unnest($1::bigint[])))`,
 		"fail_many":     "select awa.fail_many($1, $2, array_fill('e'::text, array[cardinality($1::bigint[])]))",
 	}
+	d := newDatabase(t)
 	for _, size := range []int{1, 3} { // a claim of one job takes no lock
 		for _, lasts := range []bool{false, true} { // with rows in leases
 			for name, answer := range many {
 				t.Run(fmt.Sprintf("%s of %d, lasting: %t", name, size, lasts), func(t *testing.T) {
-					d := newDatabase(t)
+					d := database{t, d.url}
 					operator, worker := d.session(), d.session()
 					worker.setClaimWait("100 milliseconds")
-					worker.enqueueMany("q", 3)
+					worker.enqueueMany(t.Name(), 3)
 					var jobs []claimed
 					for len(jobs) < 3 {
-						jobs = append(jobs, worker.claim("q", size)...)
+						jobs = append(jobs, worker.claim(t.Name(), size)...)
 					}
 					if lasts {
 						for _, j := range jobs {
@@ -146,7 +149,7 @@ func TestAnswersBesideAnOpenCancel(t *testing.T) {
 					worker.exec("commit")
 					operator.exec("rollback")
 					require.Equal(t, ids(jobs[1:]), list[int64](worker, answer, ids(jobs), receipts(jobs)))
-					require.Zero(t, one[int64](worker, "select running from awa.queue_counts('q')"))
+					require.Zero(t, one[int64](worker, "select running from awa.queue_counts($1)", t.Name()))
 				})
 			}
 		}

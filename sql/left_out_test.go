@@ -20,18 +20,19 @@ var keeping = []answer{
 // One attempt that another session is answering for, or changing, in a transaction that stays open keeps none of the
 // worker's other attempts from being given back. It can be given back later, uncounted.
 func TestReleaseLeavesOutWhatOthersKeep(t *testing.T) {
+	d := newDatabase(t)
+	a, b := d.session(), d.session()
+	b.setClaimWait("100 milliseconds")
 	for _, call := range []string{"select awa.deregister_worker($1)", "select awa.release_unknown($1, '{}', '{}')"} {
 		for _, materialized := range []bool{false, true} {
 			for _, first := range keeping {
 				for _, end := range []string{"commit", "rollback"} {
 					t.Log(call, materialized, first.call, end)
-					d := newDatabase(t)
-					a, b := d.session(), d.session()
-					b.setClaimWait("100 milliseconds")
+					q := fmt.Sprint(call, materialized, first.call, end)
 					worker := b.registerWorker()
-					jobs := b.enqueueMany("q", 9)
-					receipts := append(append(b.claimAs(worker, "q", 5), b.claimAs(worker, "q", 1)...),
-						b.claimAs(worker, "q", 3)...)
+					jobs := b.enqueueMany(q, 9)
+					receipts := append(append(b.claimAs(worker, q, 5), b.claimAs(worker, q, 1)...),
+						b.claimAs(worker, q, 3)...)
 					if materialized {
 						b.materialize()
 					}
@@ -55,9 +56,9 @@ func TestReleaseLeavesOutWhatOthersKeep(t *testing.T) {
 						require.Zero(t, one[int](b, "select count(*) from awa.jobs where state = 'available' and attempt > 0"))
 						if held == 2 { // the same for the second one, alone in its claim
 							worker = b.registerWorker()
-							b.exec("select awa.cancel_where('q')")
-							jobs = append(make([]int64, 5), b.enqueueMany("q", 4)...)
-							receipts = append(append(make([]int64, 5), b.claimAs(worker, "q", 1)...), b.claimAs(worker, "q", 3)...)
+							b.exec("select awa.cancel_where($1)", q)
+							jobs = append(make([]int64, 5), b.enqueueMany(q, 4)...)
+							receipts = append(append(make([]int64, 5), b.claimAs(worker, q, 1)...), b.claimAs(worker, q, 3)...)
 							if materialized {
 								b.materialize()
 							}
