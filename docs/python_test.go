@@ -3,7 +3,9 @@ package docs_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,6 +43,8 @@ func TestPython(t *testing.T) {
 	p.pool.Reset()
 	p.enqueue(`{"order": 3}`, 200)
 	p.eventuallyCompleted("jobs are completed after all connections were lost", 1201)
+	p.exec("select awa.enqueue('email', 'newsletter', run_at => now() + interval '1 second')")
+	p.eventuallyCompleted("a scheduled job is completed, as maintenance is performed", 1202)
 
 	require.NoError(t, worker.cmd.Process.Signal(syscall.SIGTERM))
 	worker.wait(t)
@@ -52,6 +56,39 @@ func TestPython(t *testing.T) {
 	assert.Empty(t, p.run("once.py"))
 	state, _ := p.state(t.Context(), last)
 	assert.Equal(t, "completed", state)
+}
+
+// A Python worker that listens begins jobs at once, and not when it looks again.
+func TestPythonWorkerThatListens(t *testing.T) {
+	p := pythonPrograms(t)
+	text, err := os.ReadFile(filepath.Join(p.dir, "awa_worker.py"))
+	require.NoError(t, err)
+	deaf := strings.Replace(string(text), "else min(2 * pause, 1)", "else 86400", 1) // it looks again tomorrow
+	require.NotEqual(t, string(text), deaf)
+	write(t, p.dir, "awa_worker.py", deaf)
+	p.start("listening_worker.py")
+	eventually(t, "it listens", func(ctx context.Context) (listens bool) {
+		row := p.pool.QueryRow(ctx, "select exists (select from pg_stat_activity where query ~ '^listen awa_wake_')")
+		require.NoError(t, row.Scan(&listens))
+		return listens
+	})
+	for jobs := range int64(10) {
+		p.exec("select awa.enqueue('email', 'newsletter')")
+		p.eventuallyCompleted("a job is completed, of which it was notified", jobs+1)
+	}
+}
+
+// A Python worker that another session has ended exits, so that none of its handlers runs beside a second run.
+func TestPythonWorkerThatWasEnded(t *testing.T) {
+	p := pythonPrograms(t)
+	worker := p.start("worker.py")
+	job := p.enqueue(`{"order": 1, "seconds": 86400}`, 1)
+	p.eventuallyState("the job runs", job, "running", "")
+	p.exec("select awa.deregister_worker(worker_id) from awa.workers")
+	worker.waitForItsEnd(t)
+	require.ErrorContains(t, worker.err, "exit status 1")
+	p.start("worker.py")
+	p.eventuallyState("another one runs it", job, "running", "")
 }
 
 // In the Python worker, one job that can't be decoded, or answered for, holds up no other, and its attempt counts.
