@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -107,6 +108,56 @@ func TestInstallWaitsForATableThatIsNotYetCommitted(t *testing.T) {
 		_, err = driver.Migrate(t.Context(), d.url)
 		require.NoError(t, err)
 		requireNothingOfMal(t, d.session())
+	}
+}
+
+// The same where it was created before an upgrade by a role that may not create there any more: the upgrade waits for
+// it, and drops it.
+func TestUpgradeLeavesNothingThatIsNotYetCommitted(t *testing.T) {
+	for _, as := range []string{"", "set local role awa_owner; "} {
+		for name, change := range map[string]string{
+			"a function": evil, "a function that is Awa's": "create or replace function awa.version() returns text " +
+				"language plpgsql as 'begin raise exception ''evil''; end'", "a view": "create view awa.seen as select 1"} {
+			if as == "" && name == "a function that is Awa's" {
+				continue // of which she is not the owner
+			}
+			t.Run(as+name, func(t *testing.T) {
+				_, d, mal := pendingDatabase(t)
+				_, err := driver.Migrate(t.Context(), d.url)
+				require.NoError(t, err)
+				s := d.session()
+				s.exec("grant awa_owner to mal")
+				mal.exec("begin; " + as + change)
+				s.exec("revoke awa_owner from mal; comment on schema awa is null") // all is installed again
+
+				wait := 50 * time.Millisecond
+				result, err := driver.MigrateWithConfig(t.Context(), d.url, driver.MigrateConfig{Wait: wait})
+				if as == "" { // which might have created anything, anywhere
+					require.NoError(t, err)
+					require.Len(t, result.Warnings, 1)
+					require.Contains(t, result.Warnings[0].Detail, fmt.Sprintf("process %d of role mal", mal.pid))
+					s.exec("comment on schema awa is null")
+				} else {
+					require.Equal(t, "55P03", sqlState(err), err)
+					require.ErrorContains(t, err, "what is in schema awa has not become free within 00:00:00.05")
+					require.Contains(t, detail(err), fmt.Sprintf("process %d of role mal", mal.pid))
+				}
+
+				installed := make(chan error, 1)
+				go func() {
+					_, err := driver.Migrate(t.Context(), d.url)
+					installed <- err
+				}()
+				require.Eventually(t, func() bool {
+					return one[bool](s, "select exists (select from pg_stat_activity where wait_event = 'PgSleep')")
+				}, patience, time.Millisecond, "the installation never waited")
+				mal.exec("commit")
+				require.NoError(t, <-installed)
+				requireNothingOfMal(t, s)
+				require.Empty(t, list[string](s, "select oid::regclass::text from pg_class "+
+					"where relnamespace = 'awa'::regnamespace and relname = 'seen'"))
+			})
+		}
 	}
 }
 

@@ -54,6 +54,9 @@ declare
   v_foreign oid[];
   v_passes boolean;
   v_granted oid; -- the role that was granted for the installation
+  v_pending text[];
+  v_found text[];
+  v_stops boolean;
 {{template "declare" .}}
 {{- template "declare_as_owner" .}}
 begin
@@ -257,6 +260,8 @@ begin
       hint = format('Bring it to this version as its present owner (%s) first, then run this again.',
         v_schema_owner::regrole);
   end if;
+  if v_before > 0 and not v_passes then
+{{template "pending" .}}  end if;
   execute format(
     'select array_agg(distinct coalesce(i.inhparent, f.relation)) from (%s) f left join pg_inherits i on i.inhrelid = '
     'f.relation where f.cure is not null and f.relation is not null',

@@ -26,6 +26,70 @@
       perform pg_sleep(0.01 * v_try);
     end loop;
 {{end}}
+{{- /* Transactions that may have put something into the schema of an installation, and have not ended. */ -}}
+{{define "pending"}}
+  -- Nobody sees what they have created, and it would come to light after this installation. Whoever creates an object
+  -- has locked the role that owns it until the transaction ends; whoever replaces a function or a view has written to
+  -- its row in the catalog. Roles that may create in the schema now could do so at any time: they are not waited for.
+  -- Neither are superusers, or transactions that come later.
+  v_try := 0;
+  loop
+    select array_agg(t.key), string_agg(t.holder, '; ' order by t.holder), bool_or(t.stops)
+      into v_found, v_holders, v_stops
+      from (
+        select concat(l.pid, ' ', l.virtualtransaction) as key,
+               case
+                 when l.pid is null then format('prepared transaction %s of role %s', x.gid, x.owner)
+                 else format('process %s of role %s%s, in a transaction since %s', l.pid, a.usename,
+                   ' (' || nullif(a.application_name, '') || ')', date_trunc('second', a.xact_start))
+               end as holder,
+               bool_or(l.locktype = 'transactionid' or l.objid = v_owner) as stops
+          from pg_locks l
+          left join pg_stat_activity a on a.pid = l.pid
+          left join (pg_locks t join pg_prepared_xacts x on x.transaction = t.transactionid)
+            on t.virtualtransaction = l.virtualtransaction and t.pid is null and l.pid is null
+         where l.granted
+           and l.pid is distinct from pg_backend_pid()
+           and current_database() in (a.datname, x.database)
+           and case l.locktype
+                 when 'object' then l.classid = 'pg_authid'::regclass and (
+                   l.objid = v_owner
+                     or (
+                       select not r.rolsuper and not has_schema_privilege(r.oid, v_namespace, 'create')
+                         from pg_roles r
+                        where r.oid = l.objid
+                     ))
+                 when 'transactionid' then l.transactionid in (
+                   select p.xmax from pg_proc p where p.pronamespace = v_namespace
+                   union all
+                   select w.xmax
+                     from pg_rewrite w
+                     join pg_class c on c.oid = w.ev_class
+                    where c.relnamespace = v_namespace
+                 )
+                 else false
+               end
+         group by 1, 2
+      ) t
+     where v_pending is null or t.key = any (v_pending);
+    v_pending := coalesce(v_pending, v_found);
+    exit when v_holders is null;
+    if v_stops and clock_timestamp() > v_began + v_wait then
+      raise exception using errcode = '55P03',
+        message = format('others are in the way: what is in schema awa has not become free within %s', v_wait),
+        detail = format('It is changed by %s.', v_holders),
+        hint = 'Nothing was changed. Try again when these have ended, or end them with pg_terminate_backend.';
+    elsif not v_stops and clock_timestamp() > v_began + v_wait / 2 then
+      raise warning 'there are transactions that have created something, perhaps in schema awa, and have not ended'
+        using detail = format('They are: %s.', v_holders),
+          hint = 'What a role creates there by a right that it has no longer is dropped by the next installation: run '
+            'awa doctor when they have ended.';
+      exit;
+    end if;
+    v_try := least(v_try + 1, 10);
+    perform pg_sleep(0.01 * v_try);
+  end loop;
+{{end}}
 {{define "lock"}}
   -- Others wait behind each lock that is waited for, and behind those that are held: so all of them come within a tenth
   -- of a second, or none is kept. The next try takes twice as long, no more; and so does the pause before it, in which
