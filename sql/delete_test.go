@@ -62,25 +62,44 @@ func TestTwoDeletesAtOnce(t *testing.T) {
 	}
 }
 
-// A delete_where that waits for another one goes on with what that has left.
+// A delete_where beside an open one deletes what that has left, and waits for nothing.
 func TestTwoDeletesWhereAtOnce(t *testing.T) {
 	d := newDatabase(t)
-	a, b, watcher := d.session(), d.session(), d.session()
-	a.setClaimWait("5 minutes")
-	for range 5 {
-		a.ended("q", ends[0])
+	a, b := d.session(), d.session().neverWaits()
+	const deleteWhere = "select awa.delete_where('q', state => 'completed', max_jobs => 3)"
+	for _, how := range ends[:3] {
+		for _, last := range []string{"commit", "rollback"} {
+			t.Log(how.name, last)
+			for range 5 {
+				a.ended("q", how)
+			}
+			a.exec("begin")
+			require.Equal(t, 3, one[int](a, deleteWhere))
+			require.Equal(t, 2, one[int](b, deleteWhere))
+			require.Zero(t, one[int](b, deleteWhere))
+			a.exec(last)
+			require.Equal(t, map[string]int{"commit": 0, "rollback": 3}[last], one[int](b, deleteWhere))
+			a.balanced()
+		}
 	}
-	require.Equal(t, "completed", ends[0].state)
-	const deleteWhere = "select awa.delete_where('q', max_jobs => 3)"
+}
+
+// A delete_where goes past as many jobs as another session is deleting, and reads no job twice for it.
+func TestDeleteWherePastManyOpenDeletes(t *testing.T) {
+	d := newDatabase(t)
+	a, b := d.session(), d.session().neverWaits()
+	a.exec("select awa.enqueue_many('q', 'k', array_fill('{}'::jsonb, '{2000}'))")
+	for jobs := a.claim("q", 500); len(jobs) > 0; jobs = a.claim("q", 500) {
+		require.Empty(t, a.completeMany(jobs))
+	}
+	oldest := one[int64](a, "select min(id) from awa.jobs")
 	a.exec("begin")
-	require.Equal(t, 3, one[int](a, deleteWhere))
-	second := b.background("do $$ begin if awa.delete_where('q', max_jobs => 3) <> 2 then raise 'not the other two'; " +
-		"end if; end $$")
-	watcher.waitUntilBlocked(b)
-	a.exec("commit")
-	require.NoError(t, second())
-	require.Zero(t, one[int](a, deleteWhere))
-	a.balanced()
+	require.Equal(t, 1999, one[int](a, "select awa.delete_where('q', max_jobs => 1999)"))
+	require.Equal(t, 1, one[int](b, "select awa.delete_where('q', max_jobs => 1)"))
+	require.Equal(t, []string{"gone"}, b.states(oldest))
+	a.exec("rollback")
+	require.Equal(t, 1999, one[int](b, "select awa.delete_where('q', max_jobs => 10000)"))
+	b.balanced()
 }
 
 // Who waits for somebody that deletes, or keeps a job from being deleted, waits as long as claim_wait says.
@@ -96,9 +115,7 @@ func TestDeleteBesideAnOpenOne(t *testing.T) {
 		require.Equal(t, "55P03", sqlState(err), how.name)
 		require.ErrorContains(t, err, fmt.Sprintf("job %d is being changed by another session", job))
 		require.Contains(t, detail(err), fmt.Sprintf("Waited 00:00:00.001 for backend %d (", a.pid), how.name)
-		if how.state != "completed" { // those skip what another session is changing
-			require.Zero(t, one[int](b, "select awa.delete_where('q')"))
-		}
+		require.Zero(t, one[int](b, "select awa.delete_where('q')"))
 		a.exec("commit")
 	}
 	job := a.ended("q", ends[0])

@@ -61,3 +61,24 @@ end
 $$;
 comment on function awa._refuse_wait is
   'Raises 55P03: a row of some tables was waited for, for as long as lock_timeout says';
+
+-- Raises 55P03: another session is changing a job, or answering for it, for longer than lock_timeout says.
+-- Names it as _refuse_wait does.
+create or replace function awa._refuse_change(job_id bigint) returns void
+language plpgsql
+as $$
+begin
+  perform awa._refuse_wait(
+    array(
+      select c.oid::regclass
+        from pg_class c
+       where c.relnamespace = 'awa'::regnamespace and c.relkind = 'r'
+         and c.relname ~ ('^(deferred_jobs|limited_jobs|leases|done_entries|deleted_jobs|unique_claims|'
+           'ready_tombstones_.|lease_claim_closures_.)$')
+    ),
+    format('job %s is being changed by another session', job_id),
+    'A session changes it, or answers for it, in a transaction that lasts: let that end, and try again.');
+end
+$$;
+comment on function awa._refuse_change is
+  'Raises 55P03: another session is changing a job, or answering for it, for longer than lock_timeout says';

@@ -9,13 +9,22 @@ as $$
 #variable_conflict use_variable
 declare
   v_place awa._place;
+  v_detail text;
 begin
   perform awa._shorten_waits();
   for v_look in 1..10 loop
     v_place := awa._locate(job_id);
-    if v_place.state = any(awa._states('ended')) or awa._cancel_there(array[v_place], reason) <> '{}' then
-      return v_place.state;
-    end if;
+    begin
+      if v_place.state = any(awa._states('ended')) or awa._cancel_there(array[v_place], reason) <> '{}' then
+        return v_place.state;
+      end if;
+    exception when lock_not_available then
+      get stacked diagnostics v_detail = pg_exception_detail;
+      if v_detail <> '' then
+        raise; -- it names the holder
+      end if;
+      perform awa._refuse_change(job_id);
+    end;
   end loop;
   perform awa._moved_on(job_id);
 end

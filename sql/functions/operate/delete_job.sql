@@ -1,7 +1,7 @@
 -- Deletes a job that has ended; returns the state that it was in.
 -- Also a job that its queue no longer shows. From then on it is neither shown nor counted, and holds no unique key.
 -- The rows of a completed job in the ledgers, with its arguments, leave the disk with their segment.
--- Locks: the job's row, or the note of it, until the transaction ends.
+-- Locks: the job's row; or its entry, and the note of it; until the transaction ends.
 -- Raises 22023, JQ003, JQ004; JQ005 when the job has not ended, or when this transaction has cancelled it while it was
 -- available; 55P03 when another session is changing it in a long transaction; 40001 when it moved on meanwhile.
 create or replace function awa.delete_job(job_id bigint) returns text
@@ -42,9 +42,7 @@ begin
       if v_detail <> '' then
         raise; -- it names the holder
       end if;
-      perform awa._refuse_wait(array['awa.done_entries', 'awa.deleted_jobs']::regclass[],
-        format('job %s is being changed by another session', job_id),
-        'A session retries it, or deletes it, in a transaction that lasts: let that end, and try again.');
+      perform awa._refuse_change(job_id);
     end;
   end loop;
   perform awa._moved_on(job_id);
@@ -131,8 +129,12 @@ comment on function awa._note_deleted is
   'Notes that completed jobs, which the ledgers hold, are deleted; returns those of which no other session has';
 
 -- Deletes jobs that completed in the ledgers, unless another session has deleted them; returns how many.
--- Reads the entries between the lowest id and the highest.
-create or replace function awa._delete_completed(job_ids bigint[]) returns bigint
+-- Reads the entries between the lowest id and the highest. Waits for a session that is deleting one of them; where most
+-- is given, it leaves such jobs out instead, and deletes at most so many.
+-- Locks: the jobs' entries, until the transaction ends.
+-- Why: a note that is not committed can only be waited for. An entry that is locked can be left out; nothing else locks
+-- it.
+create or replace function awa._delete_completed(job_ids bigint[], most bigint default null) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -140,16 +142,32 @@ declare
   v_first bigint;
   v_last bigint;
   v_found record;
+  v_free bigint[];
   v_deleted bigint[];
 begin
   select min(j), max(j) into v_first, v_last from unnest(job_ids) j;
-  select array_agg(j.id) as ids, array_agg(j.lane) as lanes, array_agg(j.xid) as xids, array_agg(j.full_key) as keys
+  select array_agg(j.id order by j.id) as ids, array_agg(j.segment order by j.id) as segments,
+         array_agg(j.lane order by j.id) as lanes, array_agg(j.xid order by j.id) as xids,
+         array_agg(j.full_key order by j.id) as keys
     into v_found
     from awa._whole_ledger j
    -- by the range: each id by itself would read the whole BRIN index
    where j.id >= v_first and j.id <= v_last and j.id + 0 = any(job_ids)
      and j.state = 'completed';
-  v_deleted := awa._note_deleted(v_found.ids, v_found.lanes, v_found.xids);
+  v_free := array(
+    select e.job_id
+      from unnest(v_found.ids, v_found.segments, v_found.lanes, v_found.xids) f(id, segment, lane, xid)
+     cross join lateral (
+        select e.job_id
+          from awa.ready_entries e
+         where e.segment = f.segment and e.lane = f.lane and e.xid = f.xid and e.job_id = f.id
+           for update skip locked
+     ) e
+     limit most);
+  v_deleted := (
+    select awa._note_deleted(array_agg(f.id), array_agg(f.lane), array_agg(f.xid))
+      from unnest(v_found.ids, v_found.lanes, v_found.xids) f(id, lane, xid)
+     where most is null or f.id in (select unnest(v_free))); -- hashed
   perform awa._let_go_of_all(array_agg(f.id), array_agg(f.full_key))
      from unnest(v_found.ids, v_found.keys) f(id, full_key)
     where f.full_key is not null and f.id = any(v_deleted);

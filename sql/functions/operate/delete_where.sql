@@ -2,8 +2,9 @@
 -- At least one filter is required: a queue, a kind, a state, a time before which they ended, a tag, an object that
 -- their arguments contain, or a group. Changes at most max_jobs (1 to 10,000). For completed jobs it reads at most
 -- 100,000 entries of the ledgers that are not deleted, the newest first; a filter by tag, arguments or group reads as
--- many of the others. A notice says so when there are more: scan_jobs finds the rest. Skips failed, cancelled and dead
--- jobs that another session is changing, and jobs that this transaction has cancelled while they were available.
+-- many of the others. A notice says so when there are more: scan_jobs finds the rest. Skips jobs that another session
+-- is changing, of completed ones at most 100,000, and jobs that this transaction has cancelled while they were
+-- available.
 -- Locks: as delete_job.
 -- Raises 22023, JQ004, 55P03.
 create or replace function awa.delete_where(
@@ -38,6 +39,7 @@ declare
   v_completed record;
   v_before_id bigint;
   v_asked int;
+  v_looked int := 0;
   v_deleted bigint := 0;
 begin
   perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('ended'), tag, args, group_key);
@@ -71,13 +73,23 @@ begin
          for update skip locked));
   end if;
   if v_deleted < v_max and (state is null or state = 'completed') then
-    loop -- jobs that another session has deleted meanwhile make room for more
-      v_asked := v_max - v_deleted;
+    v_asked := v_max - v_deleted;
+    loop -- jobs that another session deletes make room for more
       v_completed := awa._scan(queue, kind, 'completed', before, tag, args, group_key, v_before_id, v_asked,
         hidden => true);
       v_before_id := v_completed.next_before_id;
-      v_deleted := v_deleted + awa._delete_rows(v_completed.job_ids) + awa._delete_completed(v_completed.job_ids);
-      exit when v_deleted >= v_max or v_before_id is null or cardinality(v_completed.job_ids) < v_asked;
+      v_deleted := v_deleted + awa._delete_rows(array(
+        select d.job_id
+          from awa.done_entries d
+         where d.job_id = any(v_completed.job_ids)
+         order by d.job_id
+         limit v_max - v_deleted
+           for update skip locked));
+      v_deleted := v_deleted + awa._delete_completed(v_completed.job_ids, v_max - v_deleted);
+      v_looked := v_looked + cardinality(v_completed.job_ids);
+      exit when v_deleted >= v_max or v_before_id is null or cardinality(v_completed.job_ids) < v_asked
+        or v_looked >= 100000;
+      v_asked := least(2 * v_asked, 10000);
     end loop;
     if v_before_id is not null and v_deleted < v_max then
       raise notice 'more jobs may match: 100000 entries were read' using hint =

@@ -16,10 +16,21 @@ set enable_mergejoin = off
 set jit = off
 set lock_timeout = 0
 as $$
+declare
+  v_detail text;
 begin
   perform awa._check_name('queue', queue);
   perform awa._check_change(job_id);
-  return awa._relocate(job_id, queue, null);
+  perform awa._bound_waits();
+  begin
+    return awa._relocate(job_id, queue, null);
+  exception when lock_not_available then
+    get stacked diagnostics v_detail = pg_exception_detail;
+    if v_detail <> '' then
+      raise; -- it names the holder
+    end if;
+    perform awa._refuse_change(job_id);
+  end;
 end
 $$;
 comment on function awa.move is 'Moves a job that waits to another queue; returns the state that it was in';

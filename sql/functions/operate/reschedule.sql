@@ -23,6 +23,7 @@ as $$
 declare
   v_place awa._place;
   v_is_done boolean;
+  v_detail text;
 begin
   if run_at is null then
     perform awa._refuse('run_at must not be null', null, 'Pass a time; one that has passed means now.');
@@ -33,13 +34,21 @@ begin
   perform awa._bound_waits();
   for v_look in 1..10 loop
     v_place := awa._locate(job_id);
-    if v_place.state = 'scheduled' then
-      v_is_done := awa._reschedule_deferred(job_id, run_at, args);
-    elsif v_place.state = 'available' then
-      v_is_done := awa._reschedule_ready(v_place, run_at, args);
-    else
-      perform awa._refuse_begun(job_id, v_place.state);
-    end if;
+    begin
+      if v_place.state = 'scheduled' then
+        v_is_done := awa._reschedule_deferred(job_id, run_at, args);
+      elsif v_place.state = 'available' then
+        v_is_done := awa._reschedule_ready(v_place, run_at, args);
+      else
+        perform awa._refuse_begun(job_id, v_place.state);
+      end if;
+    exception when lock_not_available then
+      get stacked diagnostics v_detail = pg_exception_detail;
+      if v_detail <> '' then
+        raise; -- it names the holder
+      end if;
+      perform awa._refuse_change(job_id);
+    end;
     if v_is_done then
       return v_place.state;
     end if;

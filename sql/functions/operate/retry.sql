@@ -28,13 +28,22 @@ as $$
 declare
   v_place awa._place;
   v_outcome text;
+  v_detail text;
 begin
   perform awa._check_change(job_id);
   perform awa._check_target(queue, priority, run_at);
   perform awa._bound_waits();
   for v_look in 1..10 loop
     v_place := awa._locate(job_id);
-    v_outcome := awa._retry(job_id, v_place.state, queue => queue, priority => priority, run_at => run_at);
+    begin
+      v_outcome := awa._retry(job_id, v_place.state, queue => queue, priority => priority, run_at => run_at);
+    exception when lock_not_available then
+      get stacked diagnostics v_detail = pg_exception_detail;
+      if v_detail <> '' then
+        raise; -- it names the holder
+      end if;
+      perform awa._refuse_change(job_id);
+    end;
     if v_outcome = 'retried' then
       return v_place.state;
     elsif v_outcome = 'taken' then

@@ -16,12 +16,23 @@ set enable_mergejoin = off
 set jit = off
 set lock_timeout = 0
 as $$
+declare
+  v_detail text;
 begin
   if priority is null or priority not between 1 and 4 then
     perform awa._refuse('priority must be between 1 and 4', priority::text, 'Priority 1 is served first, 4 last.');
   end if;
   perform awa._check_change(job_id);
-  return awa._relocate(job_id, null, priority);
+  perform awa._bound_waits();
+  begin
+    return awa._relocate(job_id, null, priority);
+  exception when lock_not_available then
+    get stacked diagnostics v_detail = pg_exception_detail;
+    if v_detail <> '' then
+      raise; -- it names the holder
+    end if;
+    perform awa._refuse_change(job_id);
+  end;
 end
 $$;
 comment on function awa.set_priority is
@@ -49,7 +60,6 @@ declare
   v_entry awa.ready_entries;
   v_limited awa.deferred_jobs;
 begin
-  perform awa._bound_waits();
   for v_look in 1..10 loop
     v_place := awa._locate(job_id);
     v_waits := v_place.state = 'available' or v_place.state = any(awa._states('deferred'));
