@@ -42,7 +42,7 @@ func TestModelsNameWhatIsThere(t *testing.T) {
 
 	models, err := filepath.Glob(filepath.Join("models", "*.pml"))
 	require.NoError(t, err)
-	require.Len(t, models, 5)
+	require.Len(t, models, 6)
 	for _, path := range models {
 		name := strings.TrimSuffix(filepath.Base(path), ".pml")
 		bytes, err := os.ReadFile(path)
