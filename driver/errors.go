@@ -29,6 +29,8 @@ var (
 	ErrQueueFull = errors.New("queue full")
 	// ErrNoSuchSchedule says that there is no schedule of that name, or no more. SQLSTATE JQ007.
 	ErrNoSuchSchedule = errors.New("no such schedule")
+	// ErrNoSuchChange says that no change of many jobs has that id, or that it ended long ago. SQLSTATE JQ008.
+	ErrNoSuchChange = errors.New("no such change")
 	// ErrInvalidArgument says that an argument was refused, before anything was written: the text names it, and says
 	// what to pass. SQLSTATE 22023.
 	ErrInvalidArgument = errors.New("invalid argument")
@@ -83,6 +85,7 @@ var sentinels = map[string]error{
 	"JQ005":              ErrWrongState,
 	"JQ006":              ErrQueueFull,
 	"JQ007":              ErrNoSuchSchedule,
+	"JQ008":              ErrNoSuchChange,
 	invalidParameter:     ErrInvalidArgument,
 	"22P05":              ErrUntranslatable,
 	"23505":              ErrUniqueKeyHeld,

@@ -124,19 +124,7 @@ func (c *Client) ListJobs(ctx context.Context, filter ListFilter) ([]JobInfo, er
 func (c *Client) ScanJobs(
 	ctx context.Context, filter JobFilter, beforeID int64,
 ) (ids []int64, nextBeforeID int64, err error) {
-	params, err := filter.params()
-	if err != nil {
-		return nil, 0, fmt.Errorf("scan jobs: %w", err)
-	}
-	encoded, err := encode("filter", struct {
-		Queue  *string         `json:"queue,omitempty"`
-		Kind   *string         `json:"kind,omitempty"`
-		State  *string         `json:"state,omitempty"`
-		Before *time.Time      `json:"before,omitempty"`
-		Tag    *string         `json:"tag,omitempty"`
-		Args   json.RawMessage `json:"args,omitempty"`
-		Group  *string         `json:"group_key,omitempty"`
-	}{params.Queue, params.Kind, params.State, params.Before, params.Tag, params.Args, params.GroupKey})
+	encoded, err := filter.encode()
 	if err != nil {
 		return nil, 0, fmt.Errorf("scan jobs: %w", err)
 	}
@@ -145,6 +133,23 @@ func (c *Client) ScanJobs(
 		return nil, 0, fmt.Errorf("scan jobs: %w", mapError(err))
 	}
 	return page.JobIds, value(page.NextBeforeID), nil
+}
+
+// encode returns the filter as JSON, without what is not set.
+func (f JobFilter) encode() (json.RawMessage, error) {
+	params, err := f.params()
+	if err != nil {
+		return nil, err
+	}
+	return encode("filter", struct {
+		Queue  *string         `json:"queue,omitempty"`
+		Kind   *string         `json:"kind,omitempty"`
+		State  *string         `json:"state,omitempty"`
+		Before *time.Time      `json:"before,omitempty"`
+		Tag    *string         `json:"tag,omitempty"`
+		Args   json.RawMessage `json:"args,omitempty"`
+		Group  *string         `json:"group_key,omitempty"`
+	}{params.Queue, params.Kind, params.State, params.Before, params.Tag, params.Args, params.GroupKey})
 }
 
 // ExplainJob says in words why a job is not running now, or what became of it. It fails with [ErrNoSuchJob] when there

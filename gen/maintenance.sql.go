@@ -11,6 +11,17 @@ import (
 	"time"
 )
 
+const applyChanges = `-- name: ApplyChanges :one
+select changed, more from awa.apply_changes(max_jobs => $1)
+`
+
+func (q *Queries) ApplyChanges(ctx context.Context, db DBTX, maxJobs *int32) (AwaApplyChangesRow, error) {
+	row := db.QueryRow(ctx, applyChanges, maxJobs)
+	var i AwaApplyChangesRow
+	err := row.Scan(&i.Changed, &i.More)
+	return i, err
+}
+
 const cancelExpired = `-- name: CancelExpired :one
 select cancelled from awa.cancel_expired(max_jobs => $1)
 `

@@ -11,6 +11,12 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
+// The row that apply_changes returns: how many jobs it changed, and whether there is more to do. The view itself is always empty
+type AwaApplyChangesRow struct {
+	Changed int64
+	More    bool
+}
+
 // The row that audit returns, one per queue. The view itself is always empty
 type AwaAuditRow struct {
 	Queue           *string
@@ -110,6 +116,23 @@ type AwaJob struct {
 	WorkerID    *int64
 	GroupKey    *string
 	ExpiresAt   *time.Time
+}
+
+// The row that list_changes returns, one per change. The view itself is always empty
+type AwaListChangesRow struct {
+	ChangeID  int64
+	Action    string
+	Filter    json.RawMessage
+	Options   json.RawMessage
+	StartedBy string
+	Actor     *string
+	StartedAt time.Time
+	State     string
+	Found     int64
+	Changed   int64
+	Skipped   int64
+	LastError *string
+	EndedAt   *time.Time
 }
 
 // The row that list_groups returns, one per group. The view itself is always empty

@@ -374,3 +374,29 @@ func (q *Queries) SetPriority(ctx context.Context, db DBTX, arg SetPriorityParam
 	err := row.Scan(&set_priority)
 	return set_priority, err
 }
+
+const startChange = `-- name: StartChange :one
+select awa.start_change(action => $1, filter => $2, options => $3)
+`
+
+type StartChangeParams struct {
+	Action  string
+	Filter  json.RawMessage
+	Options json.RawMessage
+}
+
+func (q *Queries) StartChange(ctx context.Context, db DBTX, arg StartChangeParams) (int64, error) {
+	row := db.QueryRow(ctx, startChange, arg.Action, arg.Filter, arg.Options)
+	var start_change int64
+	err := row.Scan(&start_change)
+	return start_change, err
+}
+
+const stopChange = `-- name: StopChange :exec
+select awa.stop_change(change_id => $1)
+`
+
+func (q *Queries) StopChange(ctx context.Context, db DBTX, changeID int64) error {
+	_, err := db.Exec(ctx, stopChange, changeID)
+	return err
+}

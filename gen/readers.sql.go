@@ -159,6 +159,51 @@ func (q *Queries) Job(ctx context.Context, db DBTX, jobID int64) (AwaJob, error)
 	return i, err
 }
 
+const listChanges = `-- name: ListChanges :many
+select change_id, action, filter, options, started_by, actor, started_at, state, found, changed, skipped, last_error, ended_at from awa.list_changes(
+  state => $1, before_id => $2, max_changes => $3)
+`
+
+type ListChangesParams struct {
+	State      *string
+	BeforeID   *int64
+	MaxChanges *int32
+}
+
+func (q *Queries) ListChanges(ctx context.Context, db DBTX, arg ListChangesParams) ([]AwaListChangesRow, error) {
+	rows, err := db.Query(ctx, listChanges, arg.State, arg.BeforeID, arg.MaxChanges)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AwaListChangesRow
+	for rows.Next() {
+		var i AwaListChangesRow
+		if err := rows.Scan(
+			&i.ChangeID,
+			&i.Action,
+			&i.Filter,
+			&i.Options,
+			&i.StartedBy,
+			&i.Actor,
+			&i.StartedAt,
+			&i.State,
+			&i.Found,
+			&i.Changed,
+			&i.Skipped,
+			&i.LastError,
+			&i.EndedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const listGroups = `-- name: ListGroups :many
 select group_key, running, waiting, oldest_waiting_at, next_at, paused_at, paused_until, reason from awa.list_groups(queue => $1, after_key => $2, max_groups => $3)
 `

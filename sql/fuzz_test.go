@@ -294,7 +294,7 @@ func (f *fuzzer) call(r routine) bool {
 		if r.Kind != "p" || !f.inside { // a procedure that commits
 			f.complain(r.Name+err.Code, "not an error of %s", err, r.Name)
 		}
-	case "JQ001", "JQ002", "JQ003", "JQ004", "JQ005", "JQ006", "JQ007", "40001", "55P03":
+	case "JQ001", "JQ002", "JQ003", "JQ004", "JQ005", "JQ006", "JQ007", "JQ008", "40001", "55P03":
 	case "55000":
 		if r.Name != "configure_queue" {
 			f.complain(r.Name+err.Code, "not an error of %s", err, r.Name)
@@ -509,6 +509,14 @@ func (f *fuzzer) fit(r routine, name, kind string, attempts []claimed) string {
 		return quote(pick(f, fuzzKinds...))
 	case "name":
 		return pick(f, "'worker'", "'nightly'")
+	case "action":
+		return pick(f, "'cancel'", "'retry'", "'move'", "'set_priority'", "'delete'")
+	case "filter":
+		return fmt.Sprintf("jsonb_build_object('queue', %s)", quote(pick(f, fuzzQueues...)))
+	case "options":
+		return pick(f, "'{}'", `'{"queue": "email"}'`, `'{"priority": 1}'`, `'{"over": "1 minute"}'`) + "::jsonb"
+	case "change_id":
+		return fmt.Sprint(1 + f.rand.IntN(20))
 	case "schedules":
 		return pick(f, "'[]'::jsonb",
 			`'[{"name": "declared", "queue": "email", "kind": "k", "every": "1 second", "overlap": "replace"}]'::jsonb`)

@@ -114,6 +114,16 @@ var steps = []step{
 	{"promote_due", becomesExpired, "select promoted from awa.promote_due()"},
 	{"cancel_expired", "", "select cancelled from awa.cancel_expired()"},
 	{"cancel_expired", becomesExpired, "select cancelled from awa.cancel_expired()"},
+	{"apply_changes", starts("cancel", "", ""), "select changed from awa.apply_changes()"},
+	{"apply_changes", starts("retry", "", ""), "select changed from awa.apply_changes()"},
+	{"apply_changes", starts("retry", "scheduled", ""), "select changed from awa.apply_changes()"},
+	{"apply_changes", starts("retry", "retryable", ""), "select changed from awa.apply_changes()"},
+	{"apply_changes", starts("retry", "", `{"run_at": "2130-01-01"}`), "select changed from awa.apply_changes()"},
+	{"apply_changes", starts("move", "", `{"queue": "elsewhere"}`), "select changed from awa.apply_changes()"},
+	{"apply_changes", starts("set_priority", "", `{"priority": 4}`), "select changed from awa.apply_changes()"},
+	{"apply_changes", starts("delete", "", ""), "select changed from awa.apply_changes()"},
+	{"stop_change", starts("delete", "", ""), "select awa.stop_change(max(change_id)) from awa.changes"},
+	{"start_change", "", starts("delete", "", "")},
 	{"materialize", "", "select materialized from awa.materialize()"},
 	{"materialize", "", "select materialized from awa.materialize('0', 10000)"},
 	{"rescue", "", "select rescued from awa.rescue()"},
@@ -178,12 +188,18 @@ var steps = []step{
 	{"run_passes", "", "call awa.run_passes()"},
 }
 
+// starts starts a change of the job's queue.
+func starts(action, state, options string) string {
+	return fmt.Sprintf("select awa.start_change('%s', awa._without_nulls(jsonb_build_object('queue', @queue::text, "+
+		"'state', nullif('%s', ''))), nullif('%s', '')::jsonb)", action, state, options)
+}
+
 // allPasses are the calls that go through all passes of maintenance.
 var allPasses = []string{"run_maintenance", "run_passes"}
 
 // maintenance is what they call.
 var maintenance = []string{"promote_due", "fire_due", "fold", "end_stuck_claimers", "rescue", "materialize",
-	"cancel_expired", "expire_history", "summarize", "rotate", "prune_oldest", "forget_workers"}
+	"cancel_expired", "apply_changes", "expire_history", "summarize", "rotate", "prune_oldest", "forget_workers"}
 
 // settings are the ways into each state.
 func settings() (all []setting) {
@@ -416,7 +432,7 @@ func walk(t *testing.T, way setting, rules map[edge]rule, walked *walks) {
 		}
 		if before.state == after.state {
 			switch step.function {
-			case "set_priority", "move", "reschedule", "retry", "extend", "set_progress", "heartbeat":
+			case "set_priority", "move", "reschedule", "retry", "apply_changes", "extend", "set_progress", "heartbeat":
 			default:
 				require.Equal(t, before, after, what)
 			}

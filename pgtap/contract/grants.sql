@@ -7,6 +7,7 @@ select awa.enqueue(:'queue' || ' change', 'k') as cancelled_id,
        awa.enqueue(:'queue' || ' change', 'k') as moved_id, awa.enqueue(:'queue' || ' change', 'k') as retried_id,
        awa.enqueue(:'queue' || ' drop', 'k') \gset
 select awa.cancel(:retried_id) \g /dev/null
+select awa.start_change('delete', '{"tag": "none"}') as change_id \gset
 select job_id as unique_id from awa.enqueue_unique(:'queue' || ' change', 'k', unique_key => :'queue') \gset
 select count(*) from awa.enqueue_many(:'queue' || ' work', 'k', array_fill('{}'::jsonb, array[5])) \g /dev/null
 create temp table allowed (role text, function text);
@@ -20,7 +21,7 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_worker', 'snooze'), ('awa_worker', 'put_off'), ('awa_worker', 'cancel_attempt'), ('awa_worker', 'extend'),
   ('awa_worker', 'set_progress'),
   ('awa_maintainer', 'promote_due'), ('awa_maintainer', 'materialize'), ('awa_maintainer', 'rescue'),
-  ('awa_maintainer', 'cancel_expired'),
+  ('awa_maintainer', 'cancel_expired'), ('awa_maintainer', 'apply_changes'),
   ('awa_maintainer', 'expire_history'),
   ('awa_maintainer', 'rotate'), ('awa_maintainer', 'prune_oldest'), ('awa_maintainer', 'run_maintenance'),
   ('awa_maintainer', 'fold'), ('awa_maintainer', 'summarize'), ('awa_maintainer', 'forget_workers'),
@@ -33,7 +34,8 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_operator', 'cancel'), ('awa_operator', 'cancel_where'), ('awa_operator', 'retry'),
   ('awa_operator', 'retry_where'), ('awa_operator', 'set_priority'), ('awa_operator', 'move'),
   ('awa_operator', 'purge_dlq'), ('awa_operator', 'delete_job'), ('awa_operator', 'delete_where'),
-  ('awa_operator', 'reschedule'),
+  ('awa_operator', 'reschedule'), ('awa_operator', 'start_change'), ('awa_operator', 'stop_change'),
+  ('awa_operator', 'list_changes'), ('awa_reader', 'list_changes'),
   ('awa_operator', 'rebase_after_restore'), ('awa_operator', 'deregister_worker'), ('awa_operator', 'rotate'),
   ('awa_operator', 'prune_oldest'),
   ('awa_operator', 'schedule'), ('awa_operator', 'unschedule'), ('awa_operator', 'pause_schedule'),
@@ -195,7 +197,11 @@ values
   (66, 'awa_operator', format('select awa.sync_schedules(%L, %L)', pg_temp.q(), '[]')),
   (67, 'awa_reader', 'select * from awa.list_schedules()'),
   (68, 'awa_maintainer', 'select * from awa.fire_due()'),
-  (69, 'awa_maintainer', 'select awa.pass_due_at(''fire_due'')');
+  (69, 'awa_maintainer', 'select awa.pass_due_at(''fire_due'')'),
+  (70, 'awa_operator', format('select awa.start_change(%L, %L)', 'cancel', '{"tag": "none"}')),
+  (71, 'awa_operator', format('select awa.stop_change(%s)', :change_id)),
+  (72, 'awa_reader', 'select * from awa.list_changes()'),
+  (73, 'awa_maintainer', 'select * from awa.apply_changes()');
 create temp table forbidden (command text);
 insert into forbidden
 select format('select count(*) from %s', c.oid::regclass)
@@ -226,7 +232,7 @@ select is(
     select array_agg(
       a.n || ' '
         || case
-          when a.role = r.role or a.n in (38, 39, 47, 57, 58, 64, 67) and r.role = 'awa_operator'
+          when a.role = r.role or a.n in (38, 39, 47, 57, 58, 64, 67, 72) and r.role = 'awa_operator'
             or a.n in (45, 66) and r.role = 'awa_worker'
             then 'ok'
           else '42501'

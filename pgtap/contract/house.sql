@@ -45,7 +45,8 @@ select distinct format('%s/%s calls %s/%s', a.folder, c.caller, b.folder, c.call
 select is((select array_agg(call order by call) from crossings where folder = 'engine'), null,
   'the engine calls no capability');
 select is((select array_agg(call order by call) from crossings where folder <> 'engine'),
-  '{"maintain/run_pass calls defer/_promote_due","maintain/run_pass calls schedule/fire_due"}',
+  '{"maintain/run_pass calls defer/_promote_due","maintain/run_pass calls operate/apply_changes",
+    "maintain/run_pass calls schedule/fire_due"}',
   'no capability calls another one, but for the list of passes');
 
 -- Sizes

@@ -64,6 +64,12 @@ insert into contract values
     'NULL::timestamp with time zone', 'void'),
   ('resume_group', 'queue text, group_key text', 'void'),
   ('drop_queue', 'queue text, force boolean DEFAULT false', 'void'),
+  ('start_change', 'action text, filter jsonb, options jsonb DEFAULT ''{}''::jsonb', 'bigint'),
+  ('stop_change', 'change_id bigint', 'void'),
+  ('list_changes',
+    'state text DEFAULT NULL::text, before_id bigint DEFAULT NULL::bigint, max_changes integer DEFAULT 100',
+    'SETOF awa.list_changes_row'),
+  ('apply_changes', 'max_jobs integer DEFAULT 500', 'SETOF awa.apply_changes_row'),
   ('cancel', 'job_id bigint, reason text DEFAULT NULL::text', 'text'),
   ('retry',
     'job_id bigint, queue text DEFAULT NULL::text, priority integer DEFAULT NULL::integer, run_at timestamp with time '
@@ -152,7 +158,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(194);
+select plan(204);
 
 select is(
   (
@@ -165,7 +171,7 @@ select is(
 select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
   case
     when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'configuration',
-      'list_queues', 'list_groups', 'list_workers', 'list_schedules', 'explain_schedule', 'next_fires',
+      'list_queues', 'list_groups', 'list_workers', 'list_changes', 'list_schedules', 'explain_schedule', 'next_fires',
       'next_ready_at', 'explain_job',
       'pass_due_at', 'health', 'version')
       then 's'
@@ -217,6 +223,11 @@ select is(pg_temp.columns_of('awa.list_workers_row'),
   'worker_id bigint, name text, queues text[], info jsonb, started_at timestamp with time zone, heartbeat_at timestamp '
   'with time zone, overdue boolean, open_attempts bigint, registered_by text',
   'columns of list_workers_row');
+select is(pg_temp.columns_of('awa.list_changes_row'),
+  'change_id bigint, action text, filter jsonb, options jsonb, started_by text, actor text, started_at timestamp with '
+  'time zone, state text, found bigint, changed bigint, skipped bigint, last_error text, ended_at timestamp with time '
+  'zone', 'columns of list_changes_row');
+select is(pg_temp.columns_of('awa.apply_changes_row'), 'changed bigint, more boolean', 'columns of apply_changes');
 select is(pg_temp.columns_of('awa.enqueue_unique_row'), 'job_id bigint, inserted boolean', 'columns of enqueue_unique');
 select is(pg_temp.columns_of('awa.promote_due_row'), 'promoted bigint', 'columns of promote_due');
 select is(pg_temp.columns_of('awa.fire_due_row'),

@@ -17,6 +17,8 @@ select cmp_ok((select count(*) from inserts), '>=', 30::bigint, 'inserts are fou
 create temp table writers (into_table text, writer text, why text); -- null: the writer
 insert into writers values
   ('arrivals', '_arrive', null),
+  ('changes', 'start_change', null),
+  ('changes', '_note_change', 'one that was made at once'),
   ('deferred_jobs', '_defer', null),
   ('deferred_jobs', '_record_failures', 'the next attempts, in the statement that finds their delays'),
   ('deferred_jobs', '_append', 'new jobs, from the arguments of enqueue: an array of them would be copied'),

@@ -65,6 +65,7 @@ return array[
   'forget_workers', 'select * from awa.forget_workers()',
   'materialize', 'select * from awa.materialize()',
   'cancel_expired', 'select * from awa.cancel_expired()',
+  'start_change', format($$select awa.start_change('retry', jsonb_build_object('queue', %L))$$, pg_temp.q(' 1')),
   'expire_history', 'select * from awa.expire_history()',
   'rotate', 'select * from awa.rotate(true)',
   'rotate and prune', 'select * from awa.rotate(true), awa.prune_oldest(true)',

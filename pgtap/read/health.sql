@@ -23,13 +23,14 @@ select is((
     from (select topic, count(*) as n from awa.health() group by topic) h
    where h.topic <> 'horizon'
 ),
-  'maintenance 13, notifications 1, segment 4',
+  'maintenance 14, notifications 1, segment 4',
   'in an installation without queues there are maintenance and segments to look at');
 select is((select array_agg(distinct h.level) from awa.health() h where h.topic <> 'horizon'), '{ok}',
   'and all is well');
 select is((select array_agg(distinct h.hint) from awa.health() h where h.topic <> 'horizon'), array[null],
   'so nothing is to be done');
 select is(pg_temp.says('maintenance'),
+  'ok: apply_changes: it keeps up | '
   'ok: cancel_expired: it keeps up | ok: end_stuck_claimers: it keeps up | ok: expire_history: it keeps up | ok: '
   'fire_due: it keeps up | ok: fold: it keeps up |'
   ' ok: forget_workers: it keeps up | ok: materialize: it keeps up | ok: promote_due: it keeps up | ok: '

@@ -108,6 +108,7 @@
 {{ template "read/list_queues.sql" . }}
 {{ template "read/list_groups.sql" . }}
 {{ template "read/list_workers.sql" . }}
+{{ template "read/list_changes.sql" . }}
 {{ template "read/next_fires.sql" . }}
 {{ template "read/describe_cron.sql" . }}
 {{ template "read/list_schedules.sql" . }}
@@ -129,6 +130,9 @@
 {{ template "operate/pause_group.sql" . }}
 {{ template "operate/resume_group.sql" . }}
 {{ template "operate/drop_queue.sql" . }}
+{{ template "operate/start_change.sql" . }}
+{{ template "operate/stop_change.sql" . }}
+{{ template "operate/apply_changes.sql" . }}
 {{ template "operate/cancel.sql" . }}
 {{ template "operate/cancel_where.sql" . }}
 {{ template "operate/retry.sql" . }}

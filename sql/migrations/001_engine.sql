@@ -122,7 +122,7 @@ declare
   v_pass text;
 begin
   foreach v_pass in array string_to_array('promote_due,fire_due,fold,end_stuck_claimers,rescue,materialize,'
-    'cancel_expired,expire_history,summarize,rotate,prune_oldest,forget_workers', ',') loop
+    'cancel_expired,apply_changes,expire_history,summarize,rotate,prune_oldest,forget_workers', ',') loop
     execute format('create sequence awa.pass_clock_%s', v_pass);
     execute format('comment on sequence awa.pass_clock_%s is %L', v_pass,
       'Microseconds since 1970: when ' || v_pass || ' succeeded last, to the second');
@@ -1075,6 +1075,47 @@ comment on column awa.queue_rollups.open_seqs is 'Older claims that are still op
 comment on column awa.queue_rollups.dropped is
   'When the queue was dropped last: entries that are visible in it are not shown any more';
 comment on column awa.queue_rollups.failed is 'Failed jobs that are no longer kept; so with cancelled and dead';
+
+-- Changes of many jobs --------------------------------------------------------------------------
+
+create sequence awa.change_ids;
+comment on sequence awa.change_ids is 'The id of a change of many jobs';
+
+create table awa.changes (
+  change_id  bigint primary key,
+  action     text not null,
+  filter     jsonb not null,
+  options    jsonb not null,
+  started_by text not null,
+  actor      text,
+  started_at timestamptz not null,
+  state      text not null check (state in ('running', 'stopped', 'finished')),
+  before_id  bigint,
+  found      bigint not null default 0,
+  changed    bigint not null default 0,
+  skipped    bigint not null default 0,
+  last_error text,
+  turn_at    timestamptz not null,
+  moved_at   timestamptz not null,
+  ended_at   timestamptz,
+  check ((state = 'running') = (ended_at is null))
+);
+create index changes_running on awa.changes (change_id) where state = 'running';
+create index changes_ended_at on awa.changes (ended_at) where ended_at is not null;
+comment on table awa.changes is
+  'One change of all jobs that match a filter, which maintenance makes in parts; or one that was made at once, by a '
+  'session with the setting awa.actor. Kept for 90 days after its end';
+comment on column awa.changes.filter is 'As scan_jobs takes it; of a change of one job, its id as job_id';
+comment on column awa.changes.started_by is 'The login of the session that has started it';
+comment on column awa.changes.actor is 'The setting awa.actor of that session; null where it had none';
+comment on column awa.changes.before_id is
+  'The next part looks for jobs with lower ids. Jobs that were enqueued after the start have higher ones';
+comment on column awa.changes.found is 'How many jobs matched when their turn came: changed and skipped ones';
+comment on column awa.changes.skipped is
+  'How many of them could not be changed: another session was changing the job, or another job holds its unique key';
+comment on column awa.changes.last_error is 'Why the last one of these was skipped, or why the last part failed';
+comment on column awa.changes.turn_at is 'The change with the earliest one has the next turn';
+comment on column awa.changes.moved_at is 'When a part of it was made last; when it was started, before that';
 
 insert into awa.origin (xid, server) select pg_current_xact_id()::xid, c.system_identifier from pg_control_system() c;
 insert into awa.ring (tables) values (array['awa.ring'::regclass, 'awa.ready_entries'::regclass]::oid[]);

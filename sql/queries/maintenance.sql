@@ -10,6 +10,9 @@ select * from awa.rescue(max_jobs => sqlc.narg(max_jobs));
 -- name: CancelExpired :one
 select * from awa.cancel_expired(max_jobs => sqlc.narg(max_jobs));
 
+-- name: ApplyChanges :one
+select * from awa.apply_changes(max_jobs => sqlc.narg(max_jobs));
+
 -- name: ExpireHistory :one
 select * from awa.expire_history();
 

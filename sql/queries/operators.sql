@@ -26,6 +26,12 @@ select awa.drain_queue(queue => @queue);
 -- name: DropQueue :exec
 select awa.drop_queue(queue => @queue, force => @force);
 
+-- name: StartChange :one
+select awa.start_change(action => @action, filter => @filter, options => sqlc.narg(options));
+
+-- name: StopChange :exec
+select awa.stop_change(change_id => @change_id);
+
 -- name: Cancel :one
 select awa.cancel(job_id => @job_id, reason => sqlc.narg(reason));
 

@@ -28,6 +28,10 @@ select coalesce(extract(epoch from awa.next_ready_at(queues => @queues::text[]) 
 -- name: ListWorkers :many
 select * from awa.list_workers();
 
+-- name: ListChanges :many
+select * from awa.list_changes(
+  state => sqlc.narg(state), before_id => sqlc.narg(before_id), max_changes => sqlc.narg(max_changes));
+
 -- name: Version :one
 select awa.version();
 

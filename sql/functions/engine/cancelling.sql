@@ -32,9 +32,14 @@ $$;
 comment on function awa._cancel is 'Cancels a job unless it has ended; returns the state that it was in';
 
 -- Cancels jobs in these places; returns the ids of those that were still there. Leaves out those that have ended.
+-- by: the login that cancels them.
 -- Locks: rows of deferred_jobs, in any order; then as _cancel_ready and _cancel_running.
 -- Raises JQ005 in a state of which it does not know how to cancel the job.
-create or replace function awa._cancel_there(places awa._place[], reason text) returns bigint[]
+create or replace function awa._cancel_there(
+  places awa._place[],
+  reason text,
+  by text default session_user
+) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -59,13 +64,13 @@ begin
     end if;
   end loop;
   if v_waiting <> '{}' then
-    v_cancelled := awa._cancel_waiting(v_waiting, reason);
+    v_cancelled := awa._cancel_waiting(v_waiting, reason, by);
   end if;
   if v_ready <> '{}' then
-    v_cancelled := v_cancelled || awa._cancel_ready(v_ready, reason);
+    v_cancelled := v_cancelled || awa._cancel_ready(v_ready, reason, by);
   end if;
   if v_running <> '{}' then
-    v_cancelled := v_cancelled || awa._cancel_running(v_running, v_receipts, reason);
+    v_cancelled := v_cancelled || awa._cancel_running(v_running, v_receipts, reason, by);
   end if;
   return v_cancelled;
 end
@@ -125,7 +130,11 @@ comment on function awa._cancel_waiting is
 -- Those without an xid are in limited_jobs, which they leave at once. If another one is claimed before the caller
 -- commits, its attempt is cancelled then. Their unique keys are let go of then, too.
 -- Why: a session that has claimed a job should not have to wait.
-create or replace function awa._cancel_ready(entries awa._place[], reason text) returns bigint[]
+create or replace function awa._cancel_ready(
+  entries awa._place[],
+  reason text,
+  by text default session_user
+) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -135,11 +144,11 @@ declare
   v_buried bigint[];
 begin
   if v_limited <> '{}' then
-    v_limited := awa._cancel_waiting(v_limited, reason);
+    v_limited := awa._cancel_waiting(v_limited, reason, by);
     entries := array(select p from unnest(entries) p where p.xid is not null);
   end if;
   v_buried := awa._bury(entries, v_batch, true);
-  perform awa._end_as_cancelled(e, reason),
+  perform awa._end_as_cancelled(e, reason, by),
           awa._note_leavers(array(select a.job_id from unnest(e) a), array(select a.lane from unnest(e) a),
             array(select a.group_key from unnest(e) a))
      from awa._entries_as_attempts(array(select p from unnest(entries) p where p.id = any(v_buried))) e;
@@ -181,7 +190,12 @@ comment on function awa._entries_as_attempts is
 
 -- Cancels open attempts; returns the ids of those jobs whose attempts were still open.
 -- Locks: in the order of the _many forms: the claims, then items of the ledger, then rows of leases.
-create or replace function awa._cancel_running(job_ids bigint[], receipts bigint[], reason text) returns bigint[]
+create or replace function awa._cancel_running(
+  job_ids bigint[],
+  receipts bigint[],
+  reason text,
+  by text default session_user
+) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -219,7 +233,7 @@ begin
   for v_batch in v_batches(v_taken) loop
     perform awa._record_lost_attempts(v_batch.attempts,
       array(select coalesce(reason, 'cancelled') from unnest(v_batch.attempts)));
-    perform awa._record_cancels(v_batch.attempts, reason);
+    perform awa._record_cancels(v_batch.attempts, reason, by => by);
     v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
   end loop;
   perform awa._check_found(v_taken, v_found);

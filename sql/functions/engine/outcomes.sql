@@ -159,16 +159,17 @@ comment on function awa._record_releases is
   'Appends the jobs of attempts that were released to the front lanes of their queues';
 
 -- Writes the ends of attempts that were closed as cancelled.
--- leased: as for _end_attempts.
+-- leased: as for _end_attempts. by: the login that has cancelled them.
 create or replace function awa._record_cancels(
   attempts awa.leases[],
   reason text,
-  leased boolean default true
+  leased boolean default true,
+  by text default session_user
 ) returns void
 language plpgsql
 as $$
 begin
-  perform awa._end_as_cancelled(attempts, reason);
+  perform awa._end_as_cancelled(attempts, reason, by);
   if not awa._holds_nothing(attempts, leased) then
     perform awa._end_attempts(attempts, 'cancelled', leased);
   end if;

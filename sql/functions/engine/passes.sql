@@ -19,11 +19,12 @@ select p.position, p.pass, p.period
     (5, 'rescue', '4 seconds'),
     (6, 'materialize', '4 seconds'),
     (7, 'cancel_expired', '4 seconds'),
-    (8, 'expire_history', '4 seconds'),
-    (9, 'summarize', '4 seconds'),
-    (10, 'rotate', '4 seconds'),
-    (11, 'prune_oldest', '4 seconds'),
-    (12, 'forget_workers', '4 seconds')
+    (8, 'apply_changes', '4 seconds'),
+    (9, 'expire_history', '4 seconds'),
+    (10, 'summarize', '4 seconds'),
+    (11, 'rotate', '4 seconds'),
+    (12, 'prune_oldest', '4 seconds'),
+    (13, 'forget_workers', '4 seconds')
   ) p(position, pass, period);
 comment on view awa.passes is
   'The passes of maintenance, in their order, and how long each is not due again once it has succeeded';

@@ -1,11 +1,68 @@
 -- Reading jobs by stretches of ids.
 
+-- The conditions of a filter, once they are checked.
+-- Raises 22023.
+create or replace function awa._read_filter(
+  filter jsonb,
+  out queue text,
+  out kind text,
+  out state text,
+  out before timestamptz,
+  out tag text,
+  out args jsonb,
+  out group_key text
+)
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_filter jsonb := coalesce(filter, '{}');
+  v_key text;
+  v_value jsonb;
+  v_is_time boolean := true;
+begin
+  if jsonb_typeof(v_filter) <> 'object' then
+    perform awa._refuse('filter must be a JSON object', awa._brief(v_filter),
+      'Pass something like {"queue": "email", "tag": "eu"}.');
+  end if;
+  for v_key, v_value in select * from jsonb_each(v_filter) loop
+    if v_key not in ('queue', 'kind', 'state', 'before', 'tag', 'args', 'group_key') then
+      perform awa._refuse('filter holds an unknown key', v_key,
+        'The keys are queue, kind, state, before, tag, args and group_key.');
+    elsif v_key <> 'args' and jsonb_typeof(v_value) not in ('string', 'null') then
+      perform awa._refuse(format('filter: %s must be a string', v_key), awa._brief(v_value),
+        'Pass it in quotation marks, or leave it out.');
+    end if;
+  end loop;
+  begin
+    before := (v_filter ->> 'before')::timestamptz;
+  exception when data_exception then
+    v_is_time := false;
+  end;
+  if not v_is_time then
+    perform awa._refuse('filter: before must be a time', v_filter ->> 'before',
+      'Pass one such as 2026-01-31T12:00:00Z.');
+  end if;
+  queue := v_filter ->> 'queue';
+  kind := v_filter ->> 'kind';
+  state := v_filter ->> 'state';
+  tag := v_filter ->> 'tag';
+  args := nullif(v_filter -> 'args', 'null');
+  group_key := v_filter ->> 'group_key';
+  perform awa._check_state(state, 'filter: state');
+  perform awa._check_tag(tag, 'filter: tag');
+  perform awa._check_group(group_key, 'filter: group_key');
+end
+$$;
+comment on function awa._read_filter is 'The conditions of a filter, once they are checked';
+
 -- The ids of matching jobs, the newest first, at most so many; and where to go on, null at the end.
--- Of completed jobs, also hidden ones, where they are asked for. Reads at most 100,000 entries.
+-- states: null for all. hidden: of jobs that have ended, also completed ones that their queue keeps no longer. Reads at
+-- most so many entries.
 create or replace function awa._scan(
   queue text,
   kind text,
-  state text,
+  states text[],
   before timestamptz,
   tag text,
   args jsonb,
@@ -13,6 +70,7 @@ create or replace function awa._scan(
   before_id bigint,
   max_jobs int,
   hidden boolean,
+  max_entries bigint default 100000,
   out next_before_id bigint,
   out job_ids bigint[]
 )
@@ -21,7 +79,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_until bigint := least(before_id, (select s.last_value + 1 from awa.job_ids s));
-  v_left bigint := 100000;
+  v_left bigint := max_entries;
   v_length bigint := 1000;
   v_stretch record;
 begin
@@ -33,9 +91,17 @@ begin
       return;
     end if;
     if not v_stretch.is_empty then
-      job_ids := job_ids || case when hidden and state = 'completed' then array(
+      job_ids := job_ids || case when hidden then array(
         select j.id
-          from awa._completed j
+          from (
+            select j.id, j.queue, j.kind, j.tags, j.args, j.group_key, j.finalized_at
+              from awa._completed j
+             where 'completed' = any(states)
+            union all
+            select j.id, j.queue, j.kind, j.tags, j.args, j.group_key, j.finalized_at
+              from awa._done j
+             where j.state <> 'completed' and j.state = any(states)
+          ) j
          where j.id >= v_stretch.from_id and j.id < v_until
            and (queue is null or j.queue = queue)
            and (kind is null or j.kind = kind)
@@ -51,7 +117,7 @@ begin
          where j.id >= v_stretch.from_id and j.id < v_until
            and (queue is null or j.queue = queue)
            and (kind is null or j.kind = kind)
-           and (state is null or j.state = state)
+           and (states is null or j.state = any(states))
            and (tag is null or j.tags @> array[tag])
            and (args is null or j.args @> args)
            and (group_key is null or j.group_key = group_key)

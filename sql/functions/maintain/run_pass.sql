@@ -47,6 +47,7 @@ begin
     when 'rescue' then (select r.rescued >= coalesce(max_jobs, 1000) from awa.rescue(max_jobs) r)
     when 'materialize' then (select m.materialized >= coalesce(max_jobs, 1000) from awa.materialize(null, max_jobs) m)
     when 'cancel_expired' then (select c.cancelled > 0 from awa.cancel_expired(max_jobs) c)
+    when 'apply_changes' then (select c.more from awa.apply_changes(max_jobs) c)
     when 'expire_history' then (select e.expired >= 2000 from awa.expire_history() e)
     when 'summarize' then (select false from awa.summarize() s)
     when 'rotate' then (select false from awa.rotate() r)

@@ -109,6 +109,8 @@ begin
     perform set_config('plan_cache_mode', 'force_generic_plan', true); -- one plan for all of them
     v_cancelled := v_cancelled + awa._cancel_free(v_running, 'cancelled with others');
   end if;
+  perform awa._note_change('cancel', awa._as_filter(queue, kind, state, before, tag, args, group_key),
+    changed => v_cancelled);
   return v_cancelled;
 end
 $$;

@@ -35,6 +35,7 @@ begin
     end if;
     begin
       if awa._delete_rows(array[job_id]) + awa._delete_completed(array[job_id]) > 0 then
+        perform awa._note_change('delete', jsonb_build_object('job_id', job_id));
         return v_place.state;
       end if;
     exception when lock_not_available then

@@ -75,8 +75,8 @@ begin
   if v_deleted < v_max and (state is null or state = 'completed') then
     v_asked := v_max - v_deleted;
     loop -- jobs that another session deletes make room for more
-      v_completed := awa._scan(queue, kind, 'completed', before, tag, args, group_key, v_before_id, v_asked,
-        hidden => true);
+      v_completed := awa._scan(queue, kind, awa._states('completed_retention'), before, tag, args, group_key,
+        v_before_id, v_asked, hidden => true);
       v_before_id := v_completed.next_before_id;
       v_deleted := v_deleted + awa._delete_rows(array(
         select d.job_id
@@ -97,6 +97,8 @@ begin
         v_before_id);
     end if;
   end if;
+  perform awa._note_change('delete', awa._as_filter(queue, kind, state, before, tag, args, group_key),
+    changed => v_deleted);
   return v_deleted;
 end
 $$;

@@ -18,12 +18,13 @@ set lock_timeout = 0
 as $$
 declare
   v_detail text;
+  v_state text;
 begin
   perform awa._check_name('queue', queue);
   perform awa._check_change(job_id);
   perform awa._bound_waits();
   begin
-    return awa._relocate(job_id, queue, null);
+    v_state := awa._relocate(job_id, queue, null);
   exception when lock_not_available then
     get stacked diagnostics v_detail = pg_exception_detail;
     if v_detail <> '' then
@@ -31,6 +32,8 @@ begin
     end if;
     perform awa._refuse_change(job_id);
   end;
+  perform awa._note_change('move', jsonb_build_object('job_id', job_id), jsonb_build_object('queue', queue));
+  return v_state;
 end
 $$;
 comment on function awa.move is 'Moves a job that waits to another queue; returns the state that it was in';

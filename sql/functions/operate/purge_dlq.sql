@@ -30,6 +30,7 @@ as $$
 declare
   v_queue_id bigint := awa._queue_id(queue);
   v_last bigint; -- of the dead letters that it looks at; null: of all
+  v_deleted bigint;
 begin
   perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('dlq_retention'), tag, args, group_key);
   if num_nonnulls(tag, args, group_key) > 0 then
@@ -41,7 +42,7 @@ begin
     offset 99999
      limit 1;
   end if;
-  return awa._delete_rows(array(
+  v_deleted := awa._delete_rows(array(
     select d.job_id
       from awa.done_entries d
      where d.state = 'dead'
@@ -55,6 +56,9 @@ begin
      order by d.job_id
      limit coalesce(max_jobs, 1000)
        for update skip locked));
+  perform awa._note_change('delete', awa._as_filter(queue, kind, 'dead', before, tag, args, group_key),
+    changed => v_deleted);
+  return v_deleted;
 end
 $$;
 comment on function awa.purge_dlq is 'Removes matching dead letters for good; returns how many';

@@ -50,6 +50,8 @@ begin
       perform awa._refuse_change(job_id);
     end;
     if v_is_done then
+      perform awa._note_change('reschedule', jsonb_build_object('job_id', job_id),
+        jsonb_build_object('run_at', run_at, 'other_args', nullif(args is not null, false)));
       return v_place.state;
     end if;
   end loop;

@@ -45,6 +45,8 @@ begin
       perform awa._refuse_change(job_id);
     end;
     if v_outcome = 'retried' then
+      perform awa._note_change('retry', jsonb_build_object('job_id', job_id),
+        jsonb_build_object('queue', queue, 'priority', priority, 'run_at', run_at));
       return v_place.state;
     elsif v_outcome = 'taken' then
       perform awa._refuse_key(job_id, substr(awa._moved_key(v_place.unique_key, awa._queue_of(v_place.lane),

@@ -36,6 +36,7 @@ declare
   v_most int := case when num_nonnulls(tag, args, group_key) > 0 then 100000 end; -- null: all
   v_last bigint; -- of the jobs that it looks at; null: of all
   v_job_ids bigint[]; -- by their keys, which are taken in this order everywhere
+  v_retried bigint;
 begin
   perform awa._check_filter(queue, kind, state, before, max_jobs, awa._states('retriable'), tag, args, group_key);
   perform awa._check_isolation();
@@ -110,7 +111,10 @@ begin
         ) j
        order by j.key, j.job_id);
   end if;
-  return awa._retry_free(v_job_ids, state, queue is null);
+  v_retried := awa._retry_free(v_job_ids, state, queue is null);
+  perform awa._note_change('retry', awa._as_filter(queue, kind, state, before, tag, args, group_key),
+    changed => v_retried);
+  return v_retried;
 end
 $$;
 comment on function awa.retry_where is

@@ -18,6 +18,7 @@ set lock_timeout = 0
 as $$
 declare
   v_detail text;
+  v_state text;
 begin
   if priority is null or priority not between 1 and 4 then
     perform awa._refuse('priority must be between 1 and 4', priority::text, 'Priority 1 is served first, 4 last.');
@@ -25,7 +26,7 @@ begin
   perform awa._check_change(job_id);
   perform awa._bound_waits();
   begin
-    return awa._relocate(job_id, null, priority);
+    v_state := awa._relocate(job_id, null, priority);
   exception when lock_not_available then
     get stacked diagnostics v_detail = pg_exception_detail;
     if v_detail <> '' then
@@ -33,6 +34,9 @@ begin
     end if;
     perform awa._refuse_change(job_id);
   end;
+  perform awa._note_change('set_priority', jsonb_build_object('job_id', job_id),
+    jsonb_build_object('priority', priority));
+  return v_state;
 end
 $$;
 comment on function awa.set_priority is
@@ -164,6 +168,209 @@ end
 $$;
 comment on function awa._relocate is
   'Moves a job that waits to another queue or priority; returns the state that it was in';
+
+-- Moves jobs that wait to another queue or priority, as _relocate does, many at a time.
+-- Returns how many, and why the last of the others was not moved.
+-- Locks: as _relocate, for each job, and the rows of deferred ones, which the caller has locked; with a group, one lock
+-- for all numbers of shards after the 64th job.
+-- Raises as _relocate does: then none is moved.
+create or replace function awa._relocate_part(
+  places awa._place[],
+  queue text,
+  priority int,
+  out changed bigint,
+  out error text
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_place awa._place;
+  v_ready record;
+begin
+  changed := 0;
+  foreach v_place in array array(
+    select p from unnest(places) p where p.state <> 'available' or p.xid is null order by p.id
+  ) loop
+    if v_place.state = 'available' then -- it waits for its group
+      perform awa._relocate(v_place.id, queue, priority);
+      changed := changed + 1;
+    elsif awa._relocate_deferred(v_place, queue, priority) then
+      changed := changed + 1;
+    else
+      error := format('job %s: another job holds its unique key', v_place.id);
+    end if;
+  end loop;
+  v_ready := awa._relocate_ready(array(select p from unnest(places) p where p.xid is not null), queue, priority);
+  changed := changed + v_ready.moved;
+  error := coalesce(v_ready.error, error);
+end
+$$;
+comment on function awa._relocate_part is
+  'Moves jobs that wait to another queue or priority, as _relocate does, many at a time';
+
+-- The lane and the unique key of a job in another queue or priority.
+-- Takes the key, where it is another one, and the job holds it in its state. taken: another job has it.
+-- Locks: the key; with a group, the number of shards of the new queue; until the transaction ends.
+create or replace function awa._relocated(
+  place awa._place,
+  group_key text,
+  queue text,
+  priority int,
+  among_many boolean,
+  out lane bigint,
+  out unique_key bytea,
+  out taken boolean
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_from bigint := awa._queue_of(place.lane);
+  v_to bigint := coalesce(awa._queue_id(queue), v_from);
+begin
+  lane := place.lane & ~7::bigint
+    | case when place.lane & 7 = 0 and queue is null then 0 else coalesce(priority, place.priority) end;
+  if v_to <> v_from then
+    lane := awa._lane(v_to, (lane & 7)::int, awa._shard_for(v_to, place.id, group_key, among_many));
+  end if;
+  unique_key := awa._moved_key(place.unique_key, v_from, v_to);
+  taken := unique_key <> place.unique_key
+    and awa._holds(unique_key, place.state)
+    and not (awa._take_key(substr(unique_key, 1, 32), true, place.id)).taken;
+end
+$$;
+comment on function awa._relocated is 'The lane and the unique key of a job in another queue or priority';
+
+-- Moves a deferred job, whose row the caller has locked; false where another job holds its key there.
+-- Raises 40001 where it is not there any more.
+create or replace function awa._relocate_deferred(place awa._place, queue text, priority int) returns boolean
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_job record;
+  v_new record;
+begin
+  select d.group_key, d.expires_at is not null as expires into v_job
+    from awa.deferred_jobs d
+   where d.job_id = place.id and d.lane = place.lane;
+  v_new := awa._relocated(place, v_job.group_key, queue, priority, false);
+  if v_new.taken then
+    return false;
+  end if;
+  perform awa._use_lanes(array[v_new.lane], queue, expiring => v_job.expires);
+  update awa.deferred_jobs d
+     set lane = v_new.lane, unique_key = v_new.unique_key
+   where d.job_id = place.id and d.lane = place.lane;
+  if not found then
+    perform awa._moved_on(place.id);
+  end if;
+  if v_new.unique_key <> place.unique_key then
+    perform awa._let_go(array[place.id], array[substr(place.unique_key, 1, 32)]);
+  end if;
+  perform awa._note_moved(place.lane, v_new.lane);
+  if awa._queue_of(v_new.lane) <> awa._queue_of(place.lane) then
+    perform awa._note_leavers(array[place.id], array[place.lane], array[v_job.group_key]);
+  end if;
+  return true;
+end
+$$;
+comment on function awa._relocate_deferred is
+  'Moves a deferred job, whose row the caller has locked; false where another job holds its key there';
+
+-- Moves available jobs, with one decision at the end of the transaction for all of them.
+-- Returns how many, and why the last of the others was not moved.
+-- Raises 40001 where another session has taken one of them from its place.
+create or replace function awa._relocate_ready(
+  places awa._place[],
+  queue text,
+  priority int,
+  out moved bigint,
+  out error text
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_batch bigint := awa._new_batch();
+  v_job record;
+  v_new record;
+  v_from awa._place[] := '{}';
+  v_lanes bigint[] := '{}';
+  v_keys bytea[] := '{}';
+  v_left text[] := '{}'; -- the groups of those that leave their queue
+  v_expires boolean := false;
+  v_entry awa.ready_entries;
+  v_entries cursor for -- a cursor is read row by row, a query by fifty rows
+    select e as entry, m.new_lane, m.new_key
+      from unnest(v_from, v_lanes, v_keys)
+           m(id, state, receipt, lane, priority, xid, segment, unique_key, new_lane, new_key)
+     cross join lateral (
+        select * from awa._entries e where e.lane = m.lane and e.xid = m.xid and e.job_id = m.id limit 1
+     ) e;
+begin
+  moved := 0;
+  for v_job in
+    select p::awa._place as place, e.group_key, e.expires_at is not null as expires
+      from unnest(places) p
+     cross join lateral (
+        select * from awa._entries e where e.lane = p.lane and e.xid = p.xid and e.job_id = p.id limit 1
+     ) e
+  loop
+    v_new := awa._relocated(v_job.place, v_job.group_key, queue, priority, cardinality(v_from) >= awa._max_locks());
+    if v_new.taken then
+      error := format('job %s: another job holds its unique key', (v_job.place).id);
+      continue;
+    end if;
+    moved := moved + 1;
+    continue when v_new.lane = (v_job.place).lane
+      and coalesce(priority, (v_job.place).priority) = (v_job.place).priority; -- it is there
+    v_from := v_from || v_job.place;
+    v_keys := v_keys || array[v_new.unique_key];
+    v_left := v_left
+      || array[case when awa._queue_of(v_new.lane) <> awa._queue_of((v_job.place).lane) then v_job.group_key end];
+    if v_job.group_key is not null then
+      v_new.lane := (select l from awa._ready_lane(v_new.lane, (v_job.place).id, v_job.group_key) l);
+    end if;
+    v_lanes := v_lanes || v_new.lane;
+    v_expires := v_expires or v_job.expires;
+  end loop;
+  if v_from = '{}' then
+    return;
+  end if;
+
+  perform awa._use_lanes(v_lanes || array( -- also the one to which one goes from the front
+    select l.lane & ~7::bigint | coalesce(priority, v_from[l.n].priority)
+      from unnest(v_lanes) with ordinality l(lane, n)), queue, expiring => v_expires);
+  if cardinality(awa._bury(v_from, v_batch, false)) < cardinality(v_from) then
+    perform awa._moved_on(v_from[1].id);
+  end if;
+  for v_job in v_entries loop
+    v_entry := v_job.entry;
+    v_entry.segment := awa._current_segment();
+    v_entry.lane := v_job.new_lane;
+    v_entry.xid := pg_current_xact_id();
+    v_entry.priority := coalesce(priority, v_entry.priority);
+    v_entry.unique_key := v_job.new_key;
+    v_entry.created_at := coalesce(v_entry.created_at, v_entry.ready_at);
+    perform awa._append_entry(v_entry);
+  end loop;
+  perform awa._arrive(m.old_lane, - m.jobs), awa._arrive(m.new_lane, m.jobs)
+     from (
+       select p.lane as old_lane, p.new_lane, count(*) as jobs
+         from unnest(v_from, v_lanes) p(id, state, receipt, lane, priority, xid, segment, unique_key, new_lane)
+        where awa._queue_of(p.lane) <> awa._queue_of(p.new_lane)
+        group by p.lane, p.new_lane
+     ) m;
+  perform awa._note_leavers(array(select p.id from unnest(v_from) p), array(select p.lane from unnest(v_from) p),
+    v_left);
+  perform awa._decide_at_end(v_batch);
+  perform awa._wake(q) from (select distinct awa._queue_of(l) as q from unnest(v_lanes) l) l;
+end
+$$;
+comment on function awa._relocate_ready is
+  'Moves available jobs, with one decision at the end of the transaction for all of them';
 
 -- Notes that a job has gone to another queue.
 create or replace function awa._note_moved(from_lane bigint, to_lane bigint) returns void

@@ -169,6 +169,16 @@ union all
       limit 1
    ) s on true)
 union all
+(select 'apply_changes', format('change %s does not go on', c.change_id), c.moved_at, null::bigint
+   from (select) x
+   left join lateral (
+     select c.change_id, c.moved_at
+       from awa.changes c
+      where c.state = 'running' and c.moved_at < now - interval '5 minutes'
+      order by c.moved_at
+      limit 1
+   ) c on true)
+union all
 select * from awa._late_attempts(now)
 union all
 select * from awa._late_history(now)

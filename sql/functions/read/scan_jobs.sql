@@ -22,42 +22,12 @@ set enable_mergejoin = off
 set jit = off
 as $$
 #variable_conflict use_variable
-declare
-  v_filter jsonb := coalesce(filter, '{}');
-  v_key text;
-  v_value jsonb;
-  v_before timestamptz;
-  v_is_time boolean := true;
 begin
-  if jsonb_typeof(v_filter) <> 'object' then
-    perform awa._refuse('filter must be a JSON object', awa._brief(v_filter),
-      'Pass something like {"queue": "email", "tag": "eu"}.');
-  end if;
-  for v_key, v_value in select * from jsonb_each(v_filter) loop
-    if v_key not in ('queue', 'kind', 'state', 'before', 'tag', 'args', 'group_key') then
-      perform awa._refuse('filter holds an unknown key', v_key,
-        'The keys are queue, kind, state, before, tag, args and group_key.');
-    elsif v_key <> 'args' and jsonb_typeof(v_value) not in ('string', 'null') then
-      perform awa._refuse(format('filter: %s must be a string', v_key), awa._brief(v_value),
-        'Pass it in quotation marks, or leave it out.');
-    end if;
-  end loop;
-  begin
-    v_before := (v_filter ->> 'before')::timestamptz;
-  exception when data_exception then
-    v_is_time := false;
-  end;
-  if not v_is_time then
-    perform awa._refuse('filter: before must be a time', v_filter ->> 'before',
-      'Pass one such as 2026-01-31T12:00:00Z.');
-  end if;
-  perform awa._check_state(v_filter ->> 'state', 'filter: state');
-  perform awa._check_tag(v_filter ->> 'tag', 'filter: tag');
-  perform awa._check_group(v_filter ->> 'group_key', 'filter: group_key');
   return query
     select s.next_before_id, s.job_ids
-      from awa._scan(v_filter ->> 'queue', v_filter ->> 'kind', v_filter ->> 'state', v_before, v_filter ->> 'tag',
-        nullif(v_filter -> 'args', 'null'), v_filter ->> 'group_key', before_id, null, false) s;
+      from awa._read_filter(filter) f
+     cross join lateral awa._scan(f.queue, f.kind, case when f.state is not null then array[f.state] end, f.before,
+        f.tag, f.args, f.group_key, before_id, null, false) s;
 end
 $$;
 comment on function awa.scan_jobs is

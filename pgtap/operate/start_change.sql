@@ -1,0 +1,112 @@
+-- Without this, an operator who wants a million jobs changed would have to write a loop, and keep a session open.
+\set name start_change
+\ir ../prelude.psql
+
+begin;
+select plan(38);
+
+-- Refusals
+select pg_temp.refused(format('select awa.start_change(%s, %L, %L)', c.action, c.filter, c.options), '22023', c.names,
+  c.description)
+  from (values
+    (1, 'null', '{"queue": "q"}', null, 'action', 'no action'),
+    (2, '''purge''', '{"queue": "q"}', null, 'action', 'an unknown action'),
+    (3, '''cancel''', null, null, 'filter', 'no filter'),
+    (4, '''cancel''', '[]', null, 'filter', 'a filter that is no object'),
+    (5, '''cancel''', '{}', null, 'filter', 'a filter without a condition'),
+    (6, '''cancel''', '{"queue": null}', null, 'filter', 'a condition that is null'),
+    (7, '''cancel''', '{"args": {}}', null, 'filter', 'args that all jobs contain'),
+    (8, '''cancel''', '{"queues": "q"}', null, 'unknown key', 'an unknown condition'),
+    (9, '''cancel''', '{"queue": 1}', null, 'filter: queue', 'a queue that is a number'),
+    (10, '''cancel''', '{"before": "soon"}', null, 'filter: before', 'a time that is none'),
+    (11, '''cancel''', '{"state": "asleep"}', null, 'filter: state', 'an unknown state'),
+    (12, '''cancel''', '{"state": "failed"}', null, 'state', 'a state that cannot be cancelled'),
+    (13, '''retry''', '{"state": "available"}', null, 'state', 'or retried'),
+    (14, '''move''', '{"state": "running"}', '{"queue": "r"}', 'state', 'or moved'),
+    (15, '''delete''', '{"state": "scheduled"}', null, 'state', 'or deleted'),
+    (16, '''cancel''', '{"queue": "q"}', '[]', 'options', 'options that are no object'),
+    (17, '''cancel''', '{"queue": "q"}', '{"queue": "r"}', 'unknown key', 'a cancel with a queue'),
+    (18, '''cancel''', '{"queue": "q"}', '{"reason": 1}', 'options: reason', 'a reason that is a number'),
+    (19, '''delete''', '{"queue": "q"}', '{"reason": "r"}', 'unknown key', 'a delete has no options'),
+    (20, '''retry''', '{"queue": "q"}', '{"priority": 5}', 'options: priority', 'priority 5'),
+    (21, '''retry''', '{"queue": "q"}', '{"priority": "1"}', 'options: priority', 'a priority that is a string'),
+    (22, '''retry''', '{"queue": "q"}', '{"queue": ""}', 'options: queue', 'a queue without a name'),
+    (23, '''retry''', '{"queue": "q"}', '{"run_at": "soon"}', 'options: run_at', 'a run_at that is none'),
+    (24, '''retry''', '{"queue": "q"}', '{"run_at": "infinity"}', 'options: run_at', 'one that never comes'),
+    (25, '''retry''', '{"queue": "q"}', '{"over": "-1 hour"}', 'options: over', 'a negative time to spread over'),
+    (26, '''retry''', '{"queue": "q"}', '{"over": "11 years"}', 'options: over', 'one that is too long'),
+    (27, '''move''', '{"queue": "q"}', null, 'options: queue', 'a move without a queue'),
+    (28, '''move''', '{"queue": "q"}', '{"queue": null}', 'options: queue', 'or with none'),
+    (29, '''set_priority''', '{"queue": "q"}', '{}', 'options: priority', 'a priority that is not there'),
+    (30, '''cancel''', '{"tag": ""}', null, 'filter: tag', 'an empty tag')
+  ) c(n, action, filter, options, names, description)
+ order by c.n;
+select pg_temp.refused(
+  format('select awa.start_change(%L, %L)', 'cancel', jsonb_build_object('queue', repeat('q', 70000))), '22023',
+  'filter', 'a filter of 70,000 bytes');
+select is((select count(*) from awa.changes), 0::bigint, 'nothing of this was started');
+
+-- What is recorded
+set local timezone = 'Asia/Tokyo';
+set local awa.actor = 'Ada';
+select awa.start_change(action => 'retry',
+  filter => '{"queue": "q", "kind": null, "args": {"a": null}, "before": "2026-01-01"}',
+  options => '{"queue": "r", "priority": 1, "run_at": "2130-01-01 00:00", "over": 90}') as change_id \gset
+set local awa.actor = '';
+select awa.start_change('delete', '{"tag": "t"}', null) as other_id \gset
+set local timezone = 'UTC';
+select results_eq('select change_id, action, filter, options, started_by, actor, state, found, changed, skipped
+    from awa.list_changes()',
+  format($$values (%1$s::bigint, 'delete', '{"tag": "t"}'::jsonb, '{}'::jsonb, %3$L::text, null::text,
+    'running', 0::bigint, 0::bigint, 0::bigint),
+    (%2$s, 'retry', '{"queue": "q", "args": {"a": null}, "before": "2026-01-01T00:00:00+09:00"}',
+      '{"queue": "r", "priority": 1, "run_at": "2130-01-01T00:00:00+09:00", "over": "00:01:30"}', %3$L, 'Ada',
+      'running', 0, 0, 0)$$, :other_id, :change_id, session_user),
+  'who, what, which, and how: without nulls, and with times of a zone; an actor that is empty is none');
+select ok(c.started_at between now() and clock_timestamp() and c.ended_at is null, 'and when')
+  from awa.list_changes() c
+ where c.change_id = :change_id;
+
+-- Changes that are made at once are recorded for a session that names its actor
+select awa.enqueue(pg_temp.q(), 'k', run_at => '2130-01-01') as job_id \gset
+select awa.set_priority(:job_id, 1) \g /dev/null
+select is((select count(*) from awa.list_changes()), 2::bigint, 'a change of one job is not recorded');
+set local awa.actor = 'Ada';
+select awa.set_priority(:job_id, 3) \g /dev/null
+select awa.move(:job_id, pg_temp.q(' b')) \g /dev/null
+select awa.reschedule(:job_id, '2131-01-01 00:00+00', '2') \g /dev/null
+select awa.cancel(:job_id, 'why') \g /dev/null
+select awa.retry(:job_id, priority => 2, run_at => '2130-01-01 00:00+00') \g /dev/null
+select awa.cancel_where(pg_temp.q(' b'), tag => 'none') \g /dev/null
+select awa.cancel_where(pg_temp.q(' b')) \g /dev/null
+select awa.retry_where(pg_temp.q(' b'), state => 'cancelled') \g /dev/null
+select awa.purge_dlq(pg_temp.q(' b')) \g /dev/null
+select awa.delete_where(pg_temp.q(' b')) \g /dev/null
+select pg_temp.refused(format('select awa.move(%s, null)', :job_id), '22023', 'queue', 'a refusal is not recorded');
+set local awa.actor = '';
+select results_eq($$
+  select replace(c.filter::text, pg_temp.q(), 'Q')::jsonb - 'job_id', c.action,
+         replace(c.options::text, pg_temp.q(), 'Q')::jsonb, c.changed, c.filter ? 'job_id'
+    from awa.list_changes() c
+   where c.actor = 'Ada' and c.state = 'finished' and c.found = c.changed and c.skipped = 0
+     and c.ended_at = c.started_at and c.started_by = session_user
+   order by c.change_id$$,
+  $$values ('{}'::jsonb, 'set_priority', '{"priority": 3}'::jsonb, 1::bigint, true),
+    ('{}', 'move', '{"queue": "Q b"}', 1, true),
+    ('{}', 'reschedule', '{"run_at": "2131-01-01T00:00:00+00:00", "other_args": true}', 1, true),
+    ('{}', 'cancel', '{"reason": "why"}', 1, true),
+    ('{}', 'retry', '{"run_at": "2130-01-01T00:00:00+00:00", "priority": 2}', 1, true),
+    ('{"tag": "none", "queue": "Q b"}', 'cancel', '{}', 0, false),
+    ('{"queue": "Q b"}', 'cancel', '{}', 1, false),
+    ('{"queue": "Q b", "state": "cancelled"}', 'retry', '{}', 1, false),
+    ('{"queue": "Q b", "state": "dead"}', 'delete', '{}', 0, false),
+    ('{"queue": "Q b"}', 'delete', '{}', 0, false)$$,
+  'with an actor each is, with the job or the filter, what it was changed to, and how many');
+savepoint s;
+set local awa.actor = 'Ada';
+select awa.cancel_where(pg_temp.q(' b')) \g /dev/null
+rollback to s;
+select is((select count(*) from awa.list_changes()), 12::bigint, 'a change that rolls back never was');
+
+select * from finish();
+rollback;

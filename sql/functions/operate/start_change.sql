@@ -1,0 +1,209 @@
+-- Starts a change of all jobs that match a filter, which maintenance makes in parts; returns its id.
+-- Action: cancel, retry, move, set_priority or delete. The filter is as that of scan_jobs, with at least one condition.
+-- Without a state: all states that allow the action; for retry failed, cancelled and dead. Options: reason for cancel;
+-- queue for move; priority for set_priority; queue, priority, run_at and over for retry, where over is the time over
+-- which the retries are spread. Jobs that are enqueued after this call are not touched. The setting awa.actor is
+-- recorded beside the login.
+-- Raises 22023.
+create or replace function awa.start_change(action text, filter jsonb, options jsonb default '{}') returns bigint
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+#variable_conflict use_variable
+declare
+  v_states text[] := awa._changed_states(action);
+  v_filter record;
+  v_options jsonb;
+  v_change_id bigint;
+begin
+  if v_states is null then
+    perform awa._refuse('action must be one that changes jobs', action,
+      'The actions are cancel, retry, move, set_priority and delete.');
+  end if;
+  perform awa._json_bytes('filter', filter, most => 65536);
+  v_filter := awa._read_filter(filter);
+  -- an empty object is in the arguments of each job
+  if num_nonnulls(v_filter.queue, v_filter.kind, v_filter.state, v_filter.before, v_filter.tag,
+    nullif(nullif(v_filter.args, '{}'), '[]'), v_filter.group_key) = 0 then
+    perform awa._refuse('a filter must name a queue, kind, state, before, tag, args or group_key', awa._brief(filter),
+      'Say which jobs: at least one of these.');
+  elsif v_filter.state <> all(v_states) then
+    perform awa._refuse('filter: state must be one that allows this change', v_filter.state,
+      'It may be ' || array_to_string(v_states, ', ') || '.');
+  end if;
+  v_options := awa._checked_options(action, coalesce(options, '{}'));
+  insert into awa.changes
+    (change_id, action, filter, options, started_by, actor, started_at, state, before_id, turn_at, moved_at)
+  select nextval('awa.change_ids'), action,
+         awa._without_nulls(filter)
+           || case when v_filter.before is null then '{}' else jsonb_build_object('before', v_filter.before) end,
+         v_options, session_user, awa._actor(), t.now, 'running',
+         s.last_value + s.is_called::int, t.now, t.now
+    from awa.job_ids s, clock_timestamp() t(now)
+  returning changes.change_id into v_change_id;
+  return v_change_id;
+end
+$$;
+comment on function awa.start_change is
+  'Starts a change of all jobs that match a filter, which maintenance makes in parts; returns its id';
+
+-- The states of the jobs that an action changes; null for an unknown action.
+create or replace function awa._changed_states(action text) returns text[]
+language sql immutable parallel safe
+return case action
+  when 'cancel' then awa._states('cancellable')
+  when 'retry' then awa._states('retriable')
+  when 'move' then array_append(awa._states('deferred'), 'available')
+  when 'set_priority' then array_append(awa._states('deferred'), 'available')
+  when 'delete' then awa._states('ended')
+end;
+comment on function awa._changed_states is 'The states of the jobs that an action changes; null for an unknown action';
+
+-- The options of an action, once they are checked: without nulls, and with times that say their zone.
+-- Raises 22023.
+create or replace function awa._checked_options(action text, options jsonb) returns jsonb
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_known constant text[] := case action
+    when 'cancel' then '{reason}'
+    when 'retry' then '{queue,priority,run_at,over}'
+    when 'move' then '{queue}'
+    when 'set_priority' then '{priority}'
+    else '{}'
+  end;
+  v_checked jsonb := '{}';
+  v_key text;
+  v_value jsonb;
+begin
+  if jsonb_typeof(options) <> 'object' then
+    perform awa._refuse('options must be a JSON object', awa._brief(options),
+      'Pass something like {"queue": "email"}.');
+  end if;
+  perform awa._json_bytes('options', options, most => 65536);
+  for v_key, v_value in select * from jsonb_each(options) loop
+    if v_key <> all(v_known) then
+      perform awa._refuse('options holds an unknown key', v_key,
+        case when v_known = '{}' then action || ' has no options.'
+             else format('The keys for %s are %s.', action, array_to_string(v_known, ', ')) end);
+    elsif v_value <> 'null' then
+      v_checked := v_checked || jsonb_build_object(v_key, awa._checked_option(v_key, v_value));
+    end if;
+  end loop;
+  if (action = 'move' and not v_checked ? 'queue') or (action = 'set_priority' and not v_checked ? 'priority') then
+    perform awa._refuse(format('options: %s must be there for %s', v_known[1], action), awa._brief(options),
+      'Say where the jobs are to go.');
+  end if;
+  return v_checked;
+end
+$$;
+comment on function awa._checked_options is
+  'The options of an action, once they are checked: without nulls, and with times that say their zone';
+
+-- The value of one option, once it is checked.
+-- Raises 22023.
+create or replace function awa._checked_option(option text, value jsonb) returns jsonb
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_text text := value #>> '{}';
+  v_over interval;
+  v_run_at timestamptz;
+begin
+  if option = 'priority' then
+    if value not in ('1', '2', '3', '4') then
+      perform awa._refuse('options: priority must be between 1 and 4', awa._brief(value),
+        'Pass a number, without quotation marks. Priority 1 is served first, 4 last.');
+    end if;
+    return value;
+  elsif option = 'over' then
+    v_over := awa._interval(value);
+    if awa._fits(v_over, '0', '10 years') is not true then
+      perform awa._refuse('options: over must be an interval between 0 and 10 years', awa._brief(value),
+        'Pass an interval such as "2 hours", or a number of seconds.');
+    end if;
+    return to_jsonb(v_over::text);
+  elsif jsonb_typeof(value) <> 'string' then
+    perform awa._refuse(format('options: %s must be a string', option), awa._brief(value),
+      'Pass it in quotation marks, or leave it out.');
+  elsif option = 'queue' then
+    perform awa._check_name('options: queue', v_text);
+  elsif option = 'run_at' then
+    begin
+      v_run_at := v_text::timestamptz;
+    exception when data_exception then
+      null;
+    end;
+    if (v_run_at < '9999-12-31 10:00:00+00') is not true then
+      perform awa._refuse('options: run_at must be a time before 9999-12-31 10:00 UTC', v_text,
+        'Pass one such as 2026-01-31T12:00:00Z, or leave it out for now.');
+    end if;
+    return to_jsonb(v_run_at);
+  end if;
+  return value;
+end
+$$;
+comment on function awa._checked_option is 'The value of one option, once it is checked';
+
+-- An object without the fields that are null.
+create or replace function awa._without_nulls(value jsonb) returns jsonb
+language sql immutable
+as $$ select coalesce(jsonb_object_agg(v.key, v.value), '{}') from jsonb_each(value) v where v.value <> 'null' $$;
+comment on function awa._without_nulls is 'An object without the fields that are null';
+
+-- For whom the session acts: the setting awa.actor; null where it is not set.
+create or replace function awa._actor() returns text
+language sql stable
+return nullif(left(current_setting('awa.actor', true), 1000), '');
+comment on function awa._actor is 'For whom the session acts: the setting awa.actor; null where it is not set';
+
+-- Records a change that was made at once, where the session says for whom it acts.
+-- filter: which jobs; of one job, its id as job_id. Nulls in it, and in the options, are left out.
+-- Why: a session without the setting awa.actor pays nothing.
+create or replace function awa._note_change(
+  action text,
+  filter jsonb,
+  options jsonb default '{}',
+  changed bigint default 1
+) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  if awa._actor() is not null then
+    insert into awa.changes
+      (change_id, action, filter, options, started_by, actor, started_at, state, found, changed, turn_at, moved_at,
+       ended_at)
+    select nextval('awa.change_ids'), action, awa._without_nulls(filter), awa._without_nulls(options), session_user,
+           awa._actor(), t.now, 'finished', changed, changed, t.now, t.now, t.now
+      from clock_timestamp() t(now);
+  end if;
+end
+$$;
+comment on function awa._note_change is
+  'Records a change that was made at once, where the session says for whom it acts';
+
+-- The arguments of a call over a filter, as the filter of a change.
+create or replace function awa._as_filter(
+  queue text,
+  kind text,
+  state text,
+  before timestamptz,
+  tag text,
+  args jsonb,
+  group_key text
+) returns jsonb
+language sql stable
+return jsonb_build_object('queue', queue, 'kind', kind, 'state', state, 'before', before, 'tag', tag, 'args', args,
+  'group_key', group_key);
+comment on function awa._as_filter is 'The arguments of a call over a filter, as the filter of a change';

@@ -1,0 +1,34 @@
+-- Stops a change that start_change has started.
+-- What it has changed stays so, and once this has returned it changes no job more. One that has ended stays as it is.
+-- Locks: the change, until the transaction ends. It waits for the part that is being made.
+-- Raises 22023, JQ004, 55P03; JQ008 for an unknown change.
+create or replace function awa.stop_change(change_id bigint) returns void
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set lock_timeout = 0
+as $$
+#variable_conflict use_variable
+begin
+  if change_id is null then
+    perform awa._refuse('change_id must not be null', null, 'Pass the id that start_change returned.');
+  end if;
+  perform awa._check_isolation();
+  perform awa._bound_waits();
+  update awa.changes c
+     set state = 'stopped', ended_at = clock_timestamp()
+   where c.change_id = change_id and c.state = 'running';
+  if not found and not exists (select from awa.changes c where c.change_id = change_id) then
+    raise exception using errcode = 'JQ008', message = 'no such change', detail = format('Got %s.', change_id),
+      hint = 'It was never started, or it ended more than 90 days ago: see awa.list_changes().';
+  end if;
+end
+$$;
+comment on function awa.stop_change is 'Stops a change that start_change has started';
