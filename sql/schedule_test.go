@@ -406,7 +406,7 @@ func TestManySchedulesAfterAStandstill(t *testing.T) {
 	s.exec(`select awa.schedule('s' || n, 'q', 'k', '* * * * *', missed => (array['skip', 'latest', 'all'])[1 + n % 3])
 		from generate_series(1, 12) n`)
 	s.exec("select awa.schedule('on time', 'q', 'k', '0 13 * * *')")
-	s.exec(changing("fire_due", "interval '1 second'", "interval '0 seconds'"))
+	s.exec(changing("fire_due", "awa._budget('1 second', 4)", "interval '0 seconds'"))
 	s.clockIs("2026-06-01 13:00:30+00")
 	require.EqualValues(t, "1 t", one[string](s, "select fired || ' ' || left(more::text, 1) from awa.fire_due()"))
 	require.Equal(t, []string{"13:00"}, s.times("on time"))
@@ -602,7 +602,7 @@ func TestManySchedulesThatFail(t *testing.T) {
 	s.exec("create function public.refuse() returns trigger language plpgsql as $$ begin raise 'full'; end $$")
 	s.exec("create trigger refuse before insert on awa.ready_entries for each row when (new.kind = 'bad') " +
 		"execute function public.refuse()")
-	s.exec(changing("fire_due", "interval '1 second'", "interval '1 millisecond'"))
+	s.exec(changing("fire_due", "awa._budget('1 second', 4)", "interval '1 millisecond'"))
 	s.clockIs("2026-06-01 12:01:01+00")
 	var fired, failed, calls int64
 	for more := true; more; calls++ {

@@ -4,7 +4,7 @@
 
 begin;
 \ir ../schedule/clock.psql
-select plan(21);
+select plan(24);
 
 create function pg_temp.explains(pattern text, description text, schedule text default 's') returns text
 language sql
@@ -40,6 +40,7 @@ select pg_temp.explains('Its times are left out while job [0-9]+ has not ended, 
 select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *', overlap => 'wait') \g /dev/null
 select pg_temp.fire_at('2026-06-04 13:00:10+00') \g /dev/null
 select pg_temp.explains('^Its time 2026-06-04 13:00:00.00 waits for job [0-9]+ to end, which is available.', 'wait');
+select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *', overlap => 'skip'), pg_temp.fire() \g /dev/null
 select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *', overlap => 'replace') \g /dev/null
 select pg_temp.at('2026-06-05 13:00:10+00') \g /dev/null
 select pg_temp.explains('^Its time 2026-06-05 13:00:00.00 waits for job [0-9]+ to be cancelled', 'replace');
@@ -49,9 +50,10 @@ update awa.schedules
  where name = 's';
 select pg_temp.explains('^It has failed to fire 3 times in a row, the last time at 2026-06-05 13:00:00.00: no space. '
   'It is tried again at 2026-06-05 14:00:00.00.', 'failures');
-update awa.schedules set failures = 0, error = 'too deep (SQLSTATE JQ006)' where name = 's';
+update awa.schedules set failures = 0, error = 'too deep (SQLSTATE JQ006)', next_at = '2026-06-05 13:00:15+00'
+ where name = 's';
 select pg_temp.explains('^Its queue explain_schedule.* was full at 2026-06-05 13:00:00.00: too deep .SQLSTATE JQ006.. '
-  'It is tried again at 2026-06-05 14:00:00.00.', 'a full queue');
+  'It is tried again at 2026-06-05 13:00:15.00.', 'a full queue');
 select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *', ends_at => '2026-06-05 13:00+00') \g /dev/null
 select pg_temp.explains('^It has ended at 2026-06-05 13:00:00.00, and does not fire any more.', 'its end');
 select awa.schedule('s', pg_temp.q(), 'k', '0 13 * * *', ends_at => '2026-06-05 13:30+00') \g /dev/null
@@ -65,6 +67,22 @@ select awa.unschedule('s') \g /dev/null
 select pg_temp.explains('^It was removed at 2026-06-05 13:00:10.00 by ', 'one that was removed');
 select pg_temp.refused('select awa.explain_schedule(null)', '22023', 'name', 'no name');
 select pg_temp.refused('select awa.explain_schedule(''none'')', 'JQ007', 'no such schedule', 'an unknown one');
+
+-- What keeps it
+select pg_temp.at('2026-06-05 13:01:10+00') \g /dev/null
+select awa.schedule('kept', pg_temp.q(), 'k', '* * * * *') \g /dev/null
+update awa.schedules set error = 'busy (SQLSTATE 55P03)', failed_at = '2026-06-05 13:01:10+00',
+       next_tick = '2026-06-05 13:01+00', next_at = '2026-06-05 13:01:11+00', last_tick = '2026-06-05 12:00+00'
+ where name = 'kept';
+select pg_temp.explains('^Its time 2026-06-05 13:01:00.00 could not fire at 2026-06-05 13:01:10.00, since another '
+  'session is in its way: busy .SQLSTATE 55P03.. It is tried again at 2026-06-05 13:01:11.00.', 'another session',
+  'kept');
+update awa.schedules set next_tick = '2026-06-05 13:10+00' where name = 'kept';
+select pg_temp.explains('The time that could not fire was missed by then, and left out.', 'a time that is given up',
+  'kept');
+update awa.schedules set failures = 3, failed_at = '2027-06-05 13:01:10+00' where name = 'kept';
+select pg_temp.explains('^The clock of the server was ahead: .* It failed then: busy .SQLSTATE 55P03..',
+  'one that has failed by a clock that was ahead', 'kept');
 
 select * from finish();
 rollback;

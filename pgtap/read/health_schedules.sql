@@ -4,7 +4,7 @@
 
 begin;
 \ir ../schedule/clock.psql
-select plan(16);
+select plan(23);
 delete from awa.workers;
 update awa.schedules set next_at = null;
 
@@ -57,6 +57,41 @@ select is((select bool_and(h.hint is not null and h.details is not null) from aw
   'each says what to do');
 select awa.pause_schedule('b'), awa.unschedule('c') \g /dev/null
 select is(pg_temp.says(), 'ok all: 1 schedules, the next one in 00:02:50', 'one that is paused is nobody''s concern');
+
+-- A time that was given up
+select awa.unschedule('a') \g /dev/null
+create function pg_temp.refuse() returns trigger language plpgsql as $$ begin raise exception 'no'; end $$;
+create trigger refuse before insert on awa.ready_entries
+  for each row when (new.kind = 'bad') execute function pg_temp.refuse();
+select awa.register_worker('w2', array[pg_temp.q(' full')]) \g /dev/null
+select pg_temp.at('2026-06-01 12:19:00+00') \g /dev/null
+select awa.schedule('given up', pg_temp.q(), 'bad', '*/10 * * * *', missed => 'skip'),
+       awa.schedule('refused', pg_temp.q(' full'), 'k', '*/10 * * * *', missed => 'skip') \g /dev/null
+select awa.enqueue(pg_temp.q(' full'), 'k'), awa.enqueue(pg_temp.q(' full'), 'k') \g /dev/null
+select awa.configure_queue(pg_temp.q(' full'), '{"max_depth": 1}') \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 12:20:01+00'), 'failed 2', 'one fails, one is refused');
+select awa.pause_schedule('refused') \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 12:21:10+00'), 'missed 1', 'until its time is missed, which skip leaves out');
+select is(pg_temp.says(), 'warning given up: it has failed to fire 1 times in a row, and its time was left out: '
+  'no (SQLSTATE P0001)', 'health goes on to say so');
+select is(pg_temp.fire_at('2026-06-01 12:30:01+00') || ' ' || (select l.failures from pg_temp.listed('given up') l),
+  'failed 1 2', 'and its failures are counted on');
+update awa.schedules set kind = 'k' where name = 'given up';
+select is(pg_temp.fire_at('2026-06-01 12:40:01+00') || pg_temp.says(),
+  'fired 1, missed 1ok all: 1 schedules, the next one in 00:09:59', 'until it fires');
+select awa.unschedule('given up'), awa.resume_schedule('refused') \g /dev/null
+select is((select string_agg(pg_temp.fire_at(timestamptz '2026-06-01 12:50:01+00' + n * interval '70 seconds'), ', ')
+  from generate_series(0, 1) n) || ': ' || pg_temp.says(), format('failed 1, missed 1: warning refused: its queue %s '
+  'was full, and its time was left out: the queue is deeper than its max_depth (SQLSTATE JQ006)', pg_temp.q(' full')),
+  'so it does of a queue that was full');
+select awa.unschedule('refused') \g /dev/null
+
+-- One that has failed by a clock that was ahead
+select pg_temp.at('2027-06-01 12:00:30+00') \g /dev/null
+select awa.schedule('ahead', pg_temp.q(), 'bad', '* * * * *') \g /dev/null
+select pg_temp.fire_at('2027-06-01 12:01:00+00'), pg_temp.at('2026-06-01 12:30:00+00') \g /dev/null
+select is(pg_temp.says() ~ ('^warning ahead: the clock of the server was ahead: it fires again in 364 days .*; it '
+  'failed then: no .SQLSTATE P0001.$'), true, 'one that has failed by a clock that was ahead');
 
 select * from finish();
 rollback;

@@ -4,11 +4,11 @@
 
 begin;
 \ir clock.psql
-select plan(25);
+select plan(28);
 
 create function pg_temp.due() returns text[]
 language sql
-as $$ select awa._due_schedules(awa._schedule_clock(), false, '{}', '{}', 250) $$;
+as $$ select awa._due_schedules(awa._schedule_clock(), 'on time', '{}', '{}', 250) $$;
 create function pg_temp.many(until timestamptz) returns text
 language sql
 as $$
@@ -133,6 +133,22 @@ select awa._fire(s, 'available', awa._schedule_clock(), 10)
  where s.name in ('s1', 's2') \g /dev/null
 select is((select string_agg(s::text, ' ' order by s.name) from awa.schedules s where s.name in ('s1', 's2')),
   :'together', 'each as it does by itself');
+
+-- A constraint trigger of a user, which decides at the commit
+rollback to here;
+select awa.unschedule(s.name) from awa.schedules s where s.removed_at is null \g /dev/null
+create function pg_temp.decide() returns trigger language plpgsql as $$
+begin if new.kind = 'bad' then raise exception 'no'; end if; return new; end $$;
+create constraint trigger decide after insert on awa.ready_entries deferrable initially deferred
+  for each row execute function pg_temp.decide();
+select awa.schedule('deferred ' || k, pg_temp.q(), k, '* * * * *')
+  from unnest('{bad,good,other}'::text[]) k \g /dev/null
+update awa.schedules set failures = 1 where name = 'deferred other';
+select is(pg_temp.fire_at(awa._schedule_clock() + interval '1 minute'), 'fired 2, failed 1',
+  'a deferred constraint keeps one from firing, and no other');
+select is((select row(l.failures, l.error)::text from pg_temp.listed('deferred bad') l),
+  '(1,"no (SQLSTATE P0001)")', 'which is noted');
+select lives_ok('set constraints all immediate', 'nothing is left to the commit');
 
 select * from finish();
 rollback;

@@ -11,7 +11,7 @@ select awa.complete(job_id, receipt) from taken where n = 2 \g /dev/null
 
 begin;
 \ir clock.psql
-select plan(14);
+select plan(19);
 create temp table last_jobs as
 select 'available' as name, :available_id::bigint as id union all
 select 'scheduled', :scheduled_id union all
@@ -69,6 +69,42 @@ select is(pg_temp.ends(), 'available cancelled, ended completed, leased running,
   'scheduled cancelled', 'the others do not');
 select is((select string_agg(s.name || ' ' || s.failures || ' ' || s.error, ', ') from awa.schedules s
   where s.failures > 0), 'leased 1 not this one (SQLSTATE P0001)', 'and it is noted');
+
+drop trigger refuse on awa.done_entries;
+rollback to here;
+
+-- Beside schedules that make up for a standstill, of which each call fires some
+select awa.unschedule(s.name) from awa.schedules s where s.removed_at is null \g /dev/null
+do $do$
+begin
+  execute replace(pg_get_functiondef('awa.fire_due'::regproc), '''1 second''', '''1 minute''');
+end
+$do$;
+select pg_temp.at('2026-06-01 06:00:00.5+00') \g /dev/null
+select awa.schedule('flood ' || n, pg_temp.q(), 'k', '* * * * * *', missed => 'all')
+  from generate_series(1, 2) n \g /dev/null
+select pg_temp.at('2026-06-01 12:00:30+00') \g /dev/null
+select awa.schedule('replaces', pg_temp.q(), 'k', '* * * * *', overlap => 'replace') \g /dev/null
+update awa.schedules set last_job_id = :available_id where name = 'replaces';
+select pg_temp.at('2026-06-01 12:01:00.5+00') \g /dev/null
+select pg_temp.fire(50) from generate_series(1, 4) \g /dev/null
+select is(pg_temp.times('replaces'), '01 12:01', 'those keep no other from being replaced');
+select is((select count(*) > 0 from awa.jobs j where j.metadata #>> '{schedule,name}' ~ 'flood'), true,
+  'and go on meanwhile');
+select awa.unschedule('replaces') \g /dev/null
+select pg_temp.at('2026-06-01 11:59:30+00') \g /dev/null
+select awa.schedule('late', pg_temp.q(), 'k', '0 12 * * *', overlap => 'replace') \g /dev/null
+update awa.schedules set last_job_id = :scheduled_id where name = 'late';
+select pg_temp.at('2026-06-01 12:05:30.5+00') \g /dev/null
+select pg_temp.fire(50) from generate_series(1, 4) \g /dev/null
+select is(pg_temp.times('late'), '01 12:00', 'nor one that was missed');
+select awa.unschedule(s.name) from awa.schedules s where s.removed_at is null \g /dev/null
+select awa.schedule(n, pg_temp.q(), 'k', '0 13 * * *', overlap => case n when 'late' then 'replace' else 'allow' end)
+  from unnest('{late,failed}'::text[]) n \g /dev/null
+update awa.schedules s set timezone = 'Europe/Atlantis', failures = 1 where s.name = 'failed';
+update awa.schedules s set last_job_id = j.id from last_jobs j where s.name = 'late' and j.name = 'leased';
+select is(pg_temp.fire_at('2026-06-01 13:05:00+00'), 'more', 'nor do those that have failed before');
+select is(pg_temp.fire(), 'fired 1, failed 1', 'which come last');
 
 select * from finish();
 rollback;

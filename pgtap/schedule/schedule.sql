@@ -4,7 +4,7 @@
 
 begin;
 \ir clock.psql
-select plan(78);
+select plan(82);
 
 create temp table told as
 select awa.schedule(name => 's', queue => pg_temp.q(), kind => 'send', cron => '15 1 * * *', args => '{"a": 1}',
@@ -115,6 +115,23 @@ select awa.schedule('wait', pg_temp.q(), 'k', '* * * * *', overlap => 'wait') \g
 select is((select row(l.waiting_at, l.times_missed, l.next_at)::text from pg_temp.listed('wait') l),
   '("2026-06-03 03:01:00+00",1,"2026-06-03 03:05:00+00")', 'what waits goes on waiting');
 select awa.unschedule(n) from unnest('{end,args,wait}'::text[]) n \g /dev/null
+
+-- A time that waits, and another overlap
+select awa.schedule('to ' || o, pg_temp.q(), 'k', '* * * * *', overlap => 'wait')
+  from unnest('{allow,skip,replace}'::text[]) o \g /dev/null
+select awa.trigger_schedule('to ' || o) from unnest('{allow,skip,replace}'::text[]) o \g /dev/null
+select pg_temp.fire_at('2026-06-03 03:05:00.5+00') \g /dev/null
+select awa.schedule('to ' || o, pg_temp.q(), 'k', '* * * * *', overlap => o)
+  from unnest('{allow,skip,replace}'::text[]) o \g /dev/null
+select pg_temp.fire() from generate_series(1, 3) \g /dev/null
+select is((select row(l.last_at, l.waiting_at, l.times_skipped)::text from pg_temp.listed('to ' || c.overlap) l),
+  c.expected, 'overlap becomes ' || c.overlap)
+  from (values ('allow', '("2026-06-03 03:05:00+00",,0)'), ('skip', '(,,1)'),
+    ('replace', '("2026-06-03 03:05:00+00",,0)')) c(overlap, expected);
+select awa.unschedule('to ' || o) from unnest('{allow,skip,replace}'::text[]) o \g /dev/null
+select pg_temp.refused(format('select awa.schedule(''i'', ''q'', ''k'', every => %L)', case -- from 17 on
+  when current_setting('server_version_num')::int >= 170000 then 'infinity' else '11 years' end), '22023', 'every',
+  'an interval without end');
 
 -- Dropped, and made anew
 select pg_temp.at('2026-06-05 00:00:10+00') \g /dev/null

@@ -5,7 +5,7 @@
 
 begin;
 \ir clock.psql
-select plan(97);
+select plan(98);
 
 create function pg_temp.entry(name text, fields jsonb default '{}') returns jsonb
 language sql
@@ -218,6 +218,19 @@ select pg_temp.refused($$select pg_temp.declare(pg_temp.entries('bare', 'bare'),
   'a name that stands there twice, as it was declared before');
 select awa.unschedule('bare') \g /dev/null
 select is(pg_temp.declare(pg_temp.entries('bare'), null, 'same'), 'true: bare', 'one that was removed is made anew');
+
+-- A tick that waits, and one that is due, when it is removed
+create function pg_temp.waiter(schedules text) returns boolean
+language sql
+as $$ select awa.sync_schedules('waiter', schedules::jsonb) $$;
+select pg_temp.at('2026-07-01 12:00:30+00') \g /dev/null
+\set waits '[{"name": "waits", "queue": "q", "kind": "k", "cron": "* * * * *", "overlap": "wait"}]'
+select pg_temp.waiter(:'waits'),
+       awa.trigger_schedule('waits') \g /dev/null
+select pg_temp.fire_at('2026-07-01 12:01:01+00'), pg_temp.at('2026-07-01 12:02:01+00') \g /dev/null
+select pg_temp.waiter('[]'), pg_temp.waiter(:'waits') \g /dev/null
+select is((select row(l.times_skipped, l.times_missed, l.waiting_at)::text from pg_temp.listed('waits') l), '(1,1,)',
+  'what was due, or waited, when it was removed, counts as left out');
 
 select * from finish();
 rollback;

@@ -4,7 +4,7 @@
 
 begin;
 \ir clock.psql
-select plan(18);
+select plan(19);
 
 select awa.schedule('s', pg_temp.q(), 'k', '* * * * *', overlap => 'wait') \g /dev/null
 select is(pg_temp.fire_at('2026-06-01 12:01:01+00'), 'fired 1', 'it fires');
@@ -16,6 +16,8 @@ select is(pg_temp.fire_at('2026-06-01 12:10:00+00'), '', 'and does not fire');
 select is(pg_temp.states(), 'available 1', 'its jobs stay');
 select is((select row(s.last_tick, s.waiting_tick, s.changed_by)::text from awa.schedules s where s.name = 's'),
   format('("2026-06-01 12:01:00+00",,%s)', session_user), 'its last time is kept');
+select is((select row(s.times_skipped, s.times_missed)::text from awa.schedules s where s.name = 's'), '(1,0)',
+  'and the one that waited counts as left out');
 select pg_temp.refused(format('select awa.unschedule(%s)', c.name), c.state, c.names, c.description)
   from (values (1, '''s''', 'JQ007', 'no such schedule', 'one that was removed'),
     (2, 'null', '22023', 'name', 'no name')) c(n, name, state, names, description) order by c.n;

@@ -78,8 +78,10 @@
 {{ template "schedule/trigger_schedule.sql" . }}
 {{ template "schedule/backfill_schedule.sql" . }}
 {{ template "schedule/sync_schedules.sql" . }}
+{{ template "schedule/keep_waiting.sql" . }}
 {{ template "schedule/fire_many.sql" . }}
 {{ template "schedule/replace_jobs.sql" . }}
+{{ template "schedule/refresh_schedules.sql" . }}
 {{ template "schedule/fire_due.sql" . }}
 {{ template "lease/extend.sql" . }}
 {{ template "lease/set_progress.sql" . }}

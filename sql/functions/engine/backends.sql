@@ -23,6 +23,22 @@ select w.worker_id, coalesce(awa._backend(l.pid), 'a prepared transaction') as h
  where w.xmax <> '0';
 comment on view awa._locked_workers is 'The workers whose rows are locked, and the sessions that have locked them';
 
+-- The schedules that another session has locked, and that session.
+create or replace view awa._locked_schedules as
+select s.name, coalesce(awa._backend(l.pid), 'a prepared transaction') as holder
+  from awa.schedules s
+ cross join lateral (
+    select l.pid
+      from pg_locks l
+     where l.locktype = 'transactionid'
+       and l.granted
+       and l.transactionid = s.xmax
+       and l.pid is distinct from pg_backend_pid()
+     limit 1
+  ) l
+ where s.xmax <> '0';
+comment on view awa._locked_schedules is 'The schedules that another session has locked, and that session';
+
 -- Claimers that hold a queue, because their clients have not read what they claimed for ten seconds.
 create or replace view awa._stuck_claimers as
 select distinct a.pid, a.usesysid, q.name as queue, a.query_start as since

@@ -241,9 +241,9 @@ language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
-  v_seconds constant numeric := extract(epoch from every - date_trunc('day', every));
-  v_months constant int := extract(year from every) * 12 + extract(month from every);
-  v_days constant int := extract(day from every);
+  v_seconds numeric;
+  v_months int;
+  v_days int;
   v_elapsed numeric;
   v_low bigint;
   v_high bigint;
@@ -254,6 +254,9 @@ begin
     perform awa._refuse('every must be between 1 second and 10 years, without parts of different signs', every::text,
       'Pass an interval such as 15 minutes or 1 month.');
   end if;
+  v_seconds := extract(epoch from every - date_trunc('day', every));
+  v_months := extract(year from every) * 12 + extract(month from every);
+  v_days := extract(day from every);
   if not anchor between timestamptz '0001-01-03 00:00+00' and timestamptz '9999-12-31 10:00+00'
       or not after < timestamptz '9999-12-31 10:00+00' then
     return null;

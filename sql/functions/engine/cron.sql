@@ -50,6 +50,8 @@ return case
   when field = 4 and part ~ 'W' then
     'Write 15W for the weekday nearest to day 15, or LW for the last weekday of the month; not in ranges, nor with '
     'steps.'
+  when field = 4 and part ~ 'L' and part !~ '[A-Z]{3}' then
+    'Write L for the last day of the month, or LW for the last weekday; not in ranges, nor with steps.'
   when field = 6 and part ~ '[#L]' then
     'Write 5L for the last Friday of the month, or 5#2 for the second one; not in ranges, nor with steps.'
   when part ~ '[#LW]' and part !~ '[A-Z]{3}' then
@@ -199,6 +201,8 @@ begin
       perform awa._refuse('cron has an unknown name', cron,
         case
           when cron ~* '@reboot' then 'Nothing starts with the server: enqueue a job when your program starts.'
+          when cron ~* '@(yearly|annually|monthly|weekly|daily|midnight|hourly)\M' then
+            'Write nothing else beside such a name.'
           when cron ~* '@every' then 'Pass every to schedule, such as every => ''90 minutes''.'
           else 'The names are @yearly, @annually, @monthly, @weekly, @daily, @midnight and @hourly.'
         end);

@@ -187,7 +187,7 @@ language sql immutable
 as $$
 select greatest(schedule.decided_until, schedule.made_at, schedule.last_tick, schedule.waiting_tick, schedule.failed_at,
   upper(schedule.ran), upper(schedule.unsure),
-  -- it was put off: for a second, unless it has failed
+  -- it was put off: for 30 seconds at most, unless it has failed
   case when schedule.failures = 0 and schedule.next_at > schedule.next_tick then schedule.next_at end
 ) > now + interval '1 minute'
 $$;
@@ -199,6 +199,16 @@ create or replace function awa._is_refused(schedule awa.schedules) returns boole
 language sql immutable
 as $$ select coalesce(schedule.error like '%(SQLSTATE JQ006)', false) $$;
 comment on function awa._is_refused is 'Whether a schedule was refused last because its queue is full';
+
+-- Whether the tick that a schedule could not fire was given up since: it was missed by then.
+create or replace function awa._has_given_up(schedule awa.schedules) returns boolean
+language sql immutable
+as $$
+select coalesce(schedule.error is not null and schedule.waiting_tick is null
+  and schedule.next_tick > schedule.failed_at and schedule.last_tick is distinct from schedule.decided_until, false)
+$$;
+comment on function awa._has_given_up is
+  'Whether the tick that a schedule could not fire was given up since: it was missed by then';
 
 -- A schedule without what is of a clock that was ahead: it goes on at now, and ticks that fired ahead come again.
 -- One that has nothing of it stays as it is.

@@ -15,6 +15,7 @@ as $$
 declare
   v_now constant timestamptz := awa._schedule_clock();
   v_schedule awa.schedules;
+  v_due timestamptz;
   v_state text;
   v_says text;
 begin
@@ -23,38 +24,52 @@ begin
   if not found then
     perform awa._refuse_schedule(name);
   end if;
+  v_due := coalesce(v_schedule.waiting_tick, v_schedule.next_tick);
   v_state := coalesce(awa._state_of(v_schedule.last_job_id), 'gone');
   v_says := case
     when v_schedule.removed_at is not null
       then format('It was removed at %s by %s.', v_schedule.removed_at, v_schedule.changed_by)
     when v_schedule.paused_at is not null
       then format('It is paused since %s by %s%s. resume_schedule lets it fire from then on; what fell into the pause '
-        'is not missed.', v_schedule.paused_at, v_schedule.paused_by, ': ' || v_schedule.pause_reason)
+        'is not missed.', v_schedule.paused_at, v_schedule.paused_by,
+        ': ' || nullif(v_schedule.pause_reason, ''))
+    when awa._is_ahead(v_schedule, v_now)
+      then format('The clock of the server was ahead: what came up to then has fired, or was left out, and it fires '
+        'again at %s. resume_schedule lets it fire from now on.%s', coalesce(v_schedule.next_at::text, 'no time'),
+        ' It failed then: ' || v_schedule.error || '.')
     when awa._is_refused(v_schedule)
       then format('Its queue %s was full at %s: %s. It is tried again at %s.', v_schedule.queue, v_schedule.failed_at,
         v_schedule.error, v_schedule.next_at)
     when v_schedule.failures > 0
       then format('It has failed to fire %s times in a row, the last time at %s: %s. It is tried again at %s, or at '
         'once after resume_schedule.', v_schedule.failures, v_schedule.failed_at, v_schedule.error, v_schedule.next_at)
-    when awa._is_ahead(v_schedule, v_now)
-      then format('The clock of the server was ahead: what came up to then has fired, or was left out, and it fires '
-        'again at %s. resume_schedule lets it fire from now on.', coalesce(v_schedule.next_at::text, 'no time'))
-    when v_schedule.waiting_tick is not null
+    when v_schedule.error is not null
+      then format('Its time %s could not fire at %s, since another session is in its way: %s. It is tried again at %s.',
+        v_due, v_schedule.failed_at, v_schedule.error, v_schedule.next_at)
+    when v_schedule.waiting_tick is not null and v_schedule.overlap = 'wait'
       then format('Its time %s waits for job %s to end, which is %s.', v_schedule.waiting_tick, v_schedule.last_job_id,
         v_state)
-    when v_schedule.next_tick is null and v_schedule.ends_at <= v_now
+    when v_due is null and v_schedule.ends_at <= v_now
       then format('It has ended at %s, and does not fire any more.', v_schedule.ends_at)
-    when v_schedule.next_tick is null then 'It has no time ahead, and does not fire any more.'
+    when v_due is null then 'It has no time ahead, and does not fire any more.'
     when v_schedule.next_at <= v_now and v_schedule.overlap = 'replace' and v_state = any(awa._states('live'))
-      then format('Its time %s waits for job %s to be cancelled, which is %s.', v_schedule.next_tick,
-        v_schedule.last_job_id, v_state)
+      then format('Its time %s waits for job %s to be cancelled, which is %s.', v_due, v_schedule.last_job_id,
+        v_state)
     when v_schedule.next_at <= v_now
       then format('It is due since %s: it fires when maintenance is called (fire_due), which is late if this lasts.',
-        v_schedule.next_tick)
+        v_due)
     else format('It fires in %s, at %s.', awa._span(v_schedule.next_tick - v_now), v_schedule.next_tick)
   end;
   if v_schedule.paused_at is null and v_schedule.next_tick is not null then
     v_says := concat_ws(' ', v_says,
+      case
+        when awa._has_given_up(v_schedule) then 'The time that could not fire was missed by then, and left out.'
+      end,
+      (
+        select format('It is locked by %s, and does not fire until that transaction ends.', l.holder)
+          from awa._locked_schedules l
+         where l.name = name
+      ),
       (
         select format('Its queue is paused since %s: nothing is claimed from it.', q.paused_at)
           from awa.queue_settings q

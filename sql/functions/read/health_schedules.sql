@@ -12,15 +12,22 @@ with now as (
 ), late as (
   select s.*
     from awa.schedules s, now n
-   where s.next_at < n.at - interval '1 minute' and s.failures = 0
-   order by s.next_at
+   where s.next_at is not null
+     and s.error is null
+     and not awa._is_ahead(s, n.at)
+     and least(s.next_at, s.next_tick) < n.at - interval '1 minute'
+   order by least(s.next_at, s.next_tick)
    limit 100
 ), failing as (
   select s.*
     from awa.schedules s, now n
    where s.next_at is not null
+     and s.error is not null
      and not awa._is_refused(s)
-     and (s.failures >= 10 or s.failures > 0 and least(s.next_at, s.next_tick) < n.at - interval '1 minute')
+     and not awa._is_ahead(s, n.at)
+     and (s.failures >= 10
+       or least(s.next_at, s.next_tick) < n.at - interval '1 minute'
+       or awa._has_given_up(s))
    order by s.name
    limit 100
 ), refused as (
@@ -28,13 +35,14 @@ with now as (
     from awa.schedules s, now n
    where s.next_at is not null
      and awa._is_refused(s)
-     and least(s.next_at, s.next_tick, s.waiting_tick) < n.at - interval '1 minute'
+     and not awa._is_ahead(s, n.at)
+     and (least(s.next_at, s.next_tick, s.waiting_tick) < n.at - interval '1 minute' or awa._has_given_up(s))
    order by s.name
    limit 100
 ), ahead as (
   select s.*
     from awa.schedules s, now n
-   where s.next_at is not null and s.failures = 0 and awa._is_ahead(s, n.at)
+   where s.next_at is not null and awa._is_ahead(s, n.at)
    order by s.name
    limit 100
 ), unserved as (
@@ -49,24 +57,46 @@ with now as (
    order by s.name
    limit 100
 ), problems as (
-  select l.name, format('it is late: its time was %s ago', awa._in_words(n.at - l.next_at)) as problem,
-         'Run workers, or call awa.run_maintenance() every few seconds. See awa.explain_schedule(name).' as hint,
-         jsonb_build_object('late_seconds', floor(extract(epoch from n.at - l.next_at))) as details
-    from late l, now n
+  select l.name,
+         format('it is late: its time was %s ago%s', awa._in_words(n.at - least(l.next_at, l.next_tick)),
+           ', and it is locked by ' || h.holder) as problem,
+         case
+           when h.holder is null
+             then 'Run workers, or call awa.run_maintenance() every few seconds. See awa.explain_schedule(name).'
+           else 'Have that transaction end.'
+         end as hint,
+         jsonb_build_object('late_seconds', floor(extract(epoch from n.at - least(l.next_at, l.next_tick)))) as details
+    from late l
+    left join awa._locked_schedules h on h.name = l.name
+   cross join now n
   union all
-  select f.name, format('it has failed to fire %s times in a row: %s', f.failures, f.error),
-         'Change it, or what refuses its job. It is tried again each hour at least; at once after '
-         'awa.resume_schedule(name).',
+  select f.name,
+         format('%s%s: %s', case
+           when f.failures > 0 then format('it has failed to fire %s times in a row', f.failures)
+           else 'another session is in its way'
+         end, case when awa._has_given_up(f) then ', and its time was left out' end, f.error),
+         case
+           when f.failures > 0
+             then 'Change it, or what refuses its job. It is tried again each hour at least, or at its next time; at '
+               'once after awa.resume_schedule(name).'
+           else 'Have the transaction end that keeps its queue, or its last job. A trigger of yours may raise this '
+             'error, too. See awa.explain_schedule(name).'
+         end,
          jsonb_build_object('failures', f.failures, 'failed_at', f.failed_at)
     from failing f
   union all
-  select r.name, format('its queue %s is full: %s', r.queue, r.error),
+  select r.name, format(case
+           when awa._has_given_up(r) then 'its queue %s was full, and its time was left out: %s'
+           else 'its queue %s is full: %s'
+         end, r.queue, r.error),
          'Run more workers for the queue, or raise its max_depth with awa.configure_queue. The schedule is tried again '
          'every 5 seconds.',
          jsonb_build_object('queue', r.queue, 'failed_at', r.failed_at)
     from refused r
   union all
-  select a.name, format('the clock of the server was ahead: it fires again in %s', awa._in_words(a.next_at - n.at)),
+  select a.name,
+         format('the clock of the server was ahead: it fires again in %s%s', awa._in_words(a.next_at - n.at),
+           '; it failed then: ' || a.error),
          'awa.resume_schedule(name) lets it fire from now on. See awa.explain_schedule(name).',
          jsonb_build_object('next_at', a.next_at)
     from ahead a, now n

@@ -12,15 +12,17 @@ comment on view awa.fire_due_row is
 
 -- Enqueues the jobs of schedules whose time has come, max_jobs at most.
 -- Each tick of a schedule once: its row is locked, its job enqueued and its tick noted in one transaction. Safe to
--- call from anywhere, as often as one likes. A call ends after a second, whatever fails: what was decided by then
--- stays, and it says that there is more. Those on time come first, many at once; where one of them fails, it and its
--- neighbours fire by themselves. Schedules that were missed come after them, of these the ones that make up for many
--- ticks later, and last those that have failed before. A schedule that fails is noted, and put off: for 5 seconds, and
--- twice as long each time, up to an hour. Those of a queue that is full are put off for 5 seconds, all that are due
--- after one look at the queue, and count as failed in what the call returns. Where overlap is replace, a call that
--- finds nothing else to do cancels the last jobs, many at once, and the next call fires. Where another session is in
--- the way for 100 ms (configure_queue, say; from the tenth time on 1 ms), the schedules of that queue are left for the
--- next call.
+-- call from anywhere, as often as one likes. A call ends after a second, or a quarter of the caller's timeout, whatever
+-- fails: what was decided by then stays, and it says that there is more. Those on time come first, many at once; where
+-- one of them fails, it and its neighbours fire by themselves. Then come 250 of those that wait for their last jobs:
+-- one look at all of these jobs, and those that go on waiting are put off. Schedules that were missed come after them,
+-- of these the ones that make up for many ticks later, and last those that have failed before. A schedule that fails
+-- is noted, and put off: for 5 seconds, and twice as long each time, up to an hour. Those of a queue that is full are
+-- put off for 5 seconds, all that are due after one look at the queue, and count as failed in what the call returns.
+-- Where overlap is replace, a call that has fired none cancels the last jobs, many at once, and the next call fires. A
+-- call that has fired some on time leaves the rest to the next one where some replace or wait. Where another session
+-- is in the way for 100 ms (configure_queue, say; from the tenth time on 1 ms), the schedules of that queue are left
+-- for the next call; those that it has kept for ten seconds are noted, and put off.
 -- Locks: the schedules that it fires, until the transaction ends; skips those that others hold. For jobs that it
 -- cancels, as _replace_part.
 -- Raises 22023, JQ004, 55000.
@@ -40,16 +42,19 @@ as $$
 declare
   v_max constant int := coalesce(max_jobs, 1000);
   v_now constant timestamptz := awa._schedule_clock();
-  v_until constant timestamptz := clock_timestamp() + interval '1 second';
+  v_until constant timestamptz := clock_timestamp() + awa._budget('1 second', 4);
+  v_stage text;
   v_done awa.fire_due_row := (0, 0, 0, 0, false);
   v_due text[];
   v_states text[];
   v_schedule awa.schedules;
   v_result record;
   v_has_decided boolean := false;
-  v_is_late boolean; -- whether those on time are done
-  v_is_full boolean := false;
+  v_is_over boolean := false;
+  v_is_full boolean := false; -- more of them may be there that wait
   v_left text[] := '{}';
+  v_kept text[] := '{}'; -- those that another session keeps
+  v_keeps text[] := '{}'; -- the errors that say so
   v_busy text[] := '{}';
   v_full text[] := '{}'; -- queues
   v_refused text[];
@@ -60,63 +65,77 @@ begin
   if awa._is_time_to_refresh(awa._succeeded_at('fire_due'), clock_timestamp()) then
     perform awa._refresh_schedules(v_now);
   end if;
-  v_is_late := not exists (select from awa.schedules s where s.next_at <= v_now);
-  while not v_is_full loop
-    v_due := awa._due_schedules(v_now, v_is_late, v_left, v_busy, least(v_max - v_done.fired, 250)::int);
-    if v_due = '{}' then
-      exit when v_is_late;
-      v_is_late := true;
-      continue;
-    elsif not v_is_late then
-      v_result := awa._fire_many(v_due, v_now, v_until, v_full);
-      v_done.fired := v_done.fired + v_result.fired;
-      v_done.skipped := v_done.skipped + v_result.skipped;
-      v_done.failed := v_done.failed + v_result.refused;
-      v_due := v_result.alone;
-      v_full := v_result.full_queues;
-      v_waits := v_waits + v_result.waits;
-      v_has_decided := v_has_decided or v_result.decided > 0;
-      v_replaced := v_replaced || v_result.replaces;
-      v_left := v_left || v_result.replaces;
-    end if;
-    v_states := awa._last_states(v_due);
-    v_refused := '{}';
-    for i in 1..cardinality(v_due) loop
-      exit when v_done.fired >= v_max or v_has_decided and clock_timestamp() > v_until;
-      select s.* into v_schedule from awa.schedules s where s.name = v_due[i];
-      continue when v_schedule.group_key is not null and v_schedule.queue = any(v_busy);
-      if v_schedule.queue = any(v_full) then
-        v_refused := v_refused || v_schedule.name;
-        continue;
+  foreach v_stage in array awa._stages(v_now) loop
+    -- the jobs that have come are not to wait for those that wait
+    v_is_over := v_is_over or v_stage = 'waiting' and v_done.fired > 0 and awa._has_waiting(v_now);
+    exit when v_is_over or v_replaced <> '{}';
+    while not v_is_over loop
+      v_due := awa._due_schedules(v_now, v_stage, v_left, v_busy, least(v_max - v_done.fired, 250)::int);
+      exit when v_due = '{}';
+      if v_stage = 'on time' then
+        v_result := awa._fire_many(v_due, v_now, v_until, v_full);
+        v_done.fired := v_done.fired + v_result.fired;
+        v_done.skipped := v_done.skipped + v_result.skipped;
+        v_done.failed := v_done.failed + v_result.refused;
+        v_due := v_result.alone;
+        v_full := v_result.full_queues;
+        v_waits := v_waits + v_result.waits;
+        v_has_decided := v_has_decided or v_result.decided > 0;
+        v_replaced := v_replaced || v_result.replaces;
+        v_left := v_left || v_result.replaces;
+      elsif v_stage = 'waiting' then
+        v_is_full := cardinality(v_due) = 250;
+        v_due := awa._keep_waiting(v_due, v_now);
       end if;
-      v_result := awa._fire_alone(v_schedule, v_states[i], v_states is null, v_now,
-        least(v_max - v_done.fired, 1000)::int, case when v_waits < 10 then '100' else '1' end);
-      v_done := (v_done.fired + v_result.fired, v_done.missed + v_result.missed, v_done.skipped + v_result.skipped,
-        v_done.failed + v_result.failed, v_done.more or v_result.more);
-      v_has_decided := v_has_decided or not v_result.is_busy;
-      v_waits := v_waits + v_result.is_busy::int;
-      if v_result.is_full then
-        v_full := v_full || v_schedule.queue;
-        v_refused := v_refused || v_schedule.name;
+      v_states := awa._last_states(v_due);
+      v_refused := '{}';
+      for i in 1..cardinality(v_due) loop
+        exit when v_done.fired >= v_max
+          or (v_has_decided or v_kept <> '{}') and clock_timestamp() > v_until
+          or cardinality(v_replaced) >= 100;
+        select s.* into v_schedule from awa.schedules s where s.name = v_due[i];
+        continue when v_schedule.group_key is not null and v_schedule.queue = any(v_busy);
+        if v_schedule.queue = any(v_full) then
+          v_refused := v_refused || v_schedule.name;
+          continue;
+        end if;
+        v_is_over := v_replaced <> '{}' and awa._may_hold_up(v_schedule, v_now);
+        exit when v_is_over;
+        v_result := awa._fire_alone(v_schedule, v_states[i], v_states is null, v_now,
+          least(v_max - v_done.fired, 1000)::int, case when v_waits < 10 then '100' else '1' end);
+        v_done := (v_done.fired + v_result.fired, v_done.missed + v_result.missed, v_done.skipped + v_result.skipped,
+          v_done.failed + v_result.failed, v_done.more or v_result.more);
+        v_has_decided := v_has_decided or not v_result.is_busy;
+        v_waits := v_waits + v_result.is_busy::int;
+        if v_result.is_full then
+          v_full := v_full || v_schedule.queue;
+          v_refused := v_refused || v_schedule.name;
+        end if;
+        if v_result.is_busy then
+          v_kept := v_kept || v_schedule.name;
+          v_keeps := v_keeps || v_result.refusal;
+        end if;
+        if v_result.is_busy and v_schedule.group_key is not null then
+          v_busy := v_busy || v_schedule.queue;
+        elsif v_result.is_busy or v_result.more then
+          v_left := v_left || v_schedule.name;
+        end if;
+        if v_result.replaces then
+          v_replaced := v_replaced || v_schedule.name;
+        end if;
+      end loop;
+      if v_refused <> '{}' then
+        v_done.failed := v_done.failed + awa._put_off_full(v_refused, v_now);
+        v_has_decided := true;
       end if;
-      if v_result.is_busy and v_schedule.group_key is not null then
-        v_busy := v_busy || v_schedule.queue;
-      elsif v_result.is_busy or v_result.more then
-        v_left := v_left || v_schedule.name;
-      end if;
-      if v_result.replaces then
-        v_replaced := v_replaced || v_schedule.name;
-        exit when cardinality(v_replaced) >= 100;
-      end if;
+      v_is_over := v_is_over or v_done.fired >= v_max or cardinality(v_replaced) >= 100
+        or (v_has_decided or v_kept <> '{}') and clock_timestamp() > v_until;
+      v_is_over := v_is_over or v_is_full and v_done.fired > 0;
+      exit when v_stage = 'waiting'; -- one look; the next call looks at others
     end loop;
-    if v_refused <> '{}' then
-      v_done.failed := v_done.failed + awa._put_off_full(v_refused, v_now);
-      v_has_decided := true;
-    end if;
-    v_is_full := v_done.fired >= v_max or cardinality(v_replaced) >= 100
-      or v_has_decided and clock_timestamp() > v_until;
   end loop;
-  v_done.more := v_done.more or v_is_full or v_replaced <> '{}';
+  perform awa._note_kept(v_kept, v_keeps, v_now, v_is_over);
+  v_done.more := v_done.more or v_is_over or v_replaced <> '{}';
   if v_done.fired + v_done.failed = 0 then
     v_done.failed := awa._replace_jobs(v_replaced, v_now);
   end if;
@@ -126,12 +145,27 @@ end
 $$;
 comment on function awa.fire_due is 'Enqueues the jobs of schedules whose time has come, max_jobs at most';
 
+-- The stages of a call of fire_due, in their order; none where no schedule is due.
+create or replace function awa._stages(now timestamptz) returns text[]
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+begin
+  return case
+    when exists (select from awa.schedules s where s.next_at <= now) then '{on time,waiting,late}'::text[]
+    else '{}'
+  end;
+end
+$$;
+comment on function awa._stages is 'The stages of a call of fire_due, in their order; none where no schedule is due';
+
 -- The names of schedules whose time has come, room at most, in the order in which they fire.
--- Those on time, or else the others. Leaves out some by their names, and those with a group of a queue that is busy.
+-- stage: on time; waiting, for their last jobs; or late, which are all others. Leaves out some by their names, and
+-- those with a group of a queue that is busy.
 -- Locks: the schedules, until the transaction ends; skips those that others hold.
 create or replace function awa._due_schedules(
   now timestamptz,
-  is_late boolean,
+  stage text,
   left_out text[],
   busy text[],
   room int
@@ -140,7 +174,7 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 begin
-  if not is_late then
+  if stage = 'on time' then
     return array(
       select s.name
         from awa.schedules s
@@ -155,11 +189,20 @@ begin
              s.timezone
        limit room
          for update skip locked);
+  elsif stage = 'waiting' then
+    return array(
+      select s.name
+        from awa.schedules s
+       where s.next_at <= now and s.waiting_tick is not null and s.failures = 0 and s.name <> all(left_out)
+       order by s.next_at
+       limit room
+         for update skip locked);
   end if;
   return array(
     select s.name
       from awa.schedules s
      where s.next_at <= now
+       and (s.waiting_tick is null or s.failures > 0)
        and s.name <> all(left_out)
        and (s.group_key is null or s.queue <> all(busy))
      order by s.failures > 0, coalesce(s.next_tick < now - interval '1 minute', false),
@@ -171,6 +214,17 @@ end
 $$;
 comment on function awa._due_schedules is
   'The names of schedules whose time has come, room at most, in the order in which they fire';
+
+-- Whether a schedule that is late may take long: it makes up for many ticks, or has failed before.
+-- Why: jobs are replaced by a call that has fired none; such schedules would keep it from that again and again.
+create or replace function awa._may_hold_up(schedule awa.schedules, now timestamptz) returns boolean
+language sql immutable
+as $$
+select schedule.failures > 0
+  or coalesce(schedule.missed = 'all' and schedule.next_tick < now - interval '1 minute', false)
+$$;
+comment on function awa._may_hold_up is
+  'Whether a schedule that is late may take long: it makes up for many ticks, or has failed before';
 
 -- The states of the last jobs of schedules, where overlap asks for them; null where one of them can't be read.
 create or replace function awa._last_states(names text[]) returns text[]
@@ -195,7 +249,8 @@ comment on function awa._last_states is
 
 -- Fires a schedule by itself, as _fire does, and notes where that fails.
 -- state is that of its last job; looks: it is not known. Waits for another session for so many milliseconds at most;
--- is_busy: it was in the way for longer; is_full: the queue is full. In both cases, the schedule is as it was.
+-- is_busy: it was in the way for longer, and refusal says so; is_full: the queue is full. In both cases, the schedule
+-- is as it was.
 create or replace function awa._fire_alone(
   schedule awa.schedules,
   state text,
@@ -210,7 +265,8 @@ create or replace function awa._fire_alone(
   out more boolean,
   out replaces boolean,
   out is_busy boolean,
-  out is_full boolean
+  out is_full boolean,
+  out refusal text
 )
 language plpgsql
 as $$
@@ -226,6 +282,7 @@ begin
   select f.fired, f.missed, f.skipped, f.more, f.replaces
     into fired, missed, skipped, more, replaces
     from awa._fire(schedule, state, now, room) f;
+  perform awa._decide_constraints();
   perform set_config('lock_timeout', '0', true);
 exception when others then
   fired := 0;
@@ -235,10 +292,11 @@ exception when others then
   replaces := false;
   is_busy := awa._is_passing(sqlstate);
   is_full := sqlstate = 'JQ006';
+  refusal := awa._refusal(sqlerrm, sqlstate);
   if not is_busy and not awa._is_about_a_row(sqlstate) then
     raise;
   elsif not is_busy and not is_full then
-    perform awa._note_failure(schedule, now, awa._refusal(sqlerrm, sqlstate));
+    perform awa._note_failure(schedule, now, refusal);
     failed := 1;
   end if;
 end
@@ -248,7 +306,7 @@ comment on function awa._fire_alone is 'Fires a schedule by itself, as _fire doe
 -- Fires a schedule whose time has come, or notes why it does not; enqueues room jobs at most.
 -- state is that of its last job, where overlap asks for it.
 -- Returns how many jobs it enqueued and ticks it left out, whether there is more to do at once, and whether the last
--- job has to be cancelled first.
+-- job has to be cancelled first. Where it only gives up ticks that were missed, an error stays noted: it is why.
 create or replace function awa._fire(
   schedule awa.schedules,
   state text,
@@ -271,6 +329,7 @@ declare
   v_has_lived boolean;
   v_waiting timestamptz;
   v_next_at timestamptz;
+  v_gives_up boolean;
 begin
   v_due := awa._due_ticks(schedule, awa._cron_of(schedule.cron_bits), v_zone, now, room);
   v_ticks := v_due.ticks;
@@ -314,17 +373,19 @@ begin
     schedule.last_tick := v_tick;
   end if;
   v_next_at := case
-    when v_waiting is not null then least(v_due.next_tick, now + interval '1 second')
+    when v_waiting is not null then awa._next_look(v_waiting, now)
     when more then now
     else v_due.next_tick
   end;
+  v_gives_up := missed > 0 and fired + skipped = 0 and v_waiting is null;
   update awa.schedules s
      set decided_until = v_due.decided_until, next_tick = v_due.next_tick,
          next_wall = v_due.next_tick at time zone v_zone, next_at = v_next_at, last_tick = schedule.last_tick,
          last_job_id = schedule.last_job_id, waiting_tick = v_waiting, ran = schedule.ran,
          unsure = schedule.unsure,
-         times_missed = s.times_missed + missed, times_skipped = s.times_skipped + skipped, failures = 0, error = null,
-         failed_at = null
+         times_missed = s.times_missed + missed, times_skipped = s.times_skipped + skipped,
+         failures = case when v_gives_up then s.failures else 0 end, error = case when v_gives_up then s.error end,
+         failed_at = case when v_gives_up then s.failed_at end
    where s.name = schedule.name;
 end
 $$;
@@ -388,85 +449,3 @@ end
 $$;
 comment on function awa._due_ticks is
   'The ticks of a schedule for which jobs are to be enqueued now, by what it says of missed ones; room ticks at most';
-
--- Whether schedules have to be refreshed in a pass, by when the last one has succeeded: once a minute.
--- Why: not when a minute begins. Most schedules fire then, and their jobs would wait for it.
-create or replace function awa._is_time_to_refresh(last timestamptz, now timestamptz) returns boolean
-language sql immutable
-return date_trunc('minute', last - interval '37 seconds', 'UTC')
-  is distinct from date_trunc('minute', now - interval '37 seconds', 'UTC');
-comment on function awa._is_time_to_refresh is
-  'Whether schedules have to be refreshed in a pass, by when the last one has succeeded: once a minute';
-
--- Forgets schedules that were removed 30 days ago, and makes those due whose zone has other data by now.
--- These are the ones whose next tick was computed with other data. Skips those that others hold.
--- Locks: these schedules, until the transaction ends.
-create or replace function awa._refresh_schedules(now timestamptz) returns void
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_zone text;
-begin
-  delete from awa.schedules s
-   where s.name = any(array(
-     select s.name from awa.schedules s
-      where s.removed_at < now - interval '30 days' limit 1000 for update skip locked));
-  perform awa._refresh_expressions(now);
-  for v_zone in select distinct s.timezone from awa.schedules s where s.next_tick is not null loop
-    begin
-      update awa.schedules s
-         set next_at = now
-       where s.name = any(array(
-         select s.name
-           from awa.schedules s
-          where s.timezone = v_zone
-            and s.next_at > now
-            and s.next_wall <> s.next_tick at time zone (':' || v_zone)
-            for update skip locked));
-    exception when data_exception then
-      null; -- the zone is gone: they fail when they are due
-    end;
-  end loop;
-end
-$$;
-comment on function awa._refresh_schedules is
-  'Forgets schedules that were removed 30 days ago, and makes those due whose zone has other data by now';
-
--- Reads a sixtieth of the expressions anew, and has schedules whose expression means something else now look again.
--- One that is refused now goes on as it was read before. Skips schedules that others hold.
--- Locks: the schedules that it changes, until the transaction ends.
--- Why: a new version of Awa may read an expression otherwise than the one that stored it.
-create or replace function awa._refresh_expressions(now timestamptz) returns void
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_old record;
-  v_bits bigint[];
-begin
-  for v_old in
-    select distinct s.cron, s.cron_bits
-      from awa.schedules s
-     where get_byte(sha256(convert_to(s.cron, 'UTF8')), 0) % 60 = extract(minute from now)
-  loop
-    begin
-      v_bits := awa._cron_bits(v_old.cron);
-    exception when data_exception then
-      continue;
-    end;
-    if v_bits <> v_old.cron_bits then
-      update awa.schedules s
-         set cron_bits = v_bits, next_wall = '-infinity',
-             next_at = case when s.next_at > now then now else s.next_at end
-       where s.name = any(array(
-         select s.name
-           from awa.schedules s
-          where s.cron = v_old.cron and s.cron_bits = v_old.cron_bits
-            for update skip locked));
-    end if;
-  end loop;
-end
-$$;
-comment on function awa._refresh_expressions is
-  'Reads a sixtieth of the expressions anew, and has schedules whose expression means something else now look again';

@@ -169,6 +169,7 @@ begin
   skipped := awa._leave_out(v_left, v_left_next, now);
   refused := awa._put_off_full(v_refused, now);
   decided := cardinality(v_fired) + cardinality(v_left) + refused;
+  perform awa._decide_constraints();
   perform set_config('lock_timeout', '0', true);
 exception when others then
   if not awa._is_passing(sqlstate) and not awa._is_about_a_row(sqlstate) then
@@ -185,6 +186,24 @@ end
 $$;
 comment on function awa._fire_part is
   'Fires schedules of which one tick is due and on time, all at once, or none where one of them fails';
+
+-- Has deferred constraint triggers of users on ready_entries decide now, about jobs that were just enqueued.
+-- From then on, all constraints of the transaction are immediate. Where there are no such triggers, it changes nothing.
+-- Why: an error at the commit would take back all that the call has done, each time, and be noted nowhere.
+create or replace function awa._decide_constraints() returns void
+language plpgsql
+as $$
+begin
+  if exists (
+    select from pg_trigger t where t.tgrelid = 'awa.ready_entries'::regclass and t.tginitdeferred
+  )
+  then
+    set constraints all immediate;
+  end if;
+end
+$$;
+comment on function awa._decide_constraints is
+  'Has deferred constraint triggers of users on ready_entries decide now, about jobs that were just enqueued';
 
 -- Enqueues the jobs of schedules for their next ticks, and notes these; returns how many.
 -- next are their ticks after these.
@@ -262,7 +281,7 @@ begin
   with left_out as (
     update awa.schedules s
        set decided_until = s.next_tick, next_tick = n.next, next_wall = n.next at time zone (':' || s.timezone),
-           next_at = case s.overlap when 'wait' then least(n.next, now + interval '1 second') else n.next end,
+           next_at = case s.overlap when 'wait' then awa._next_look(s.next_tick, now) else n.next end,
            waiting_tick = case s.overlap when 'wait' then s.next_tick end,
            times_skipped = s.times_skipped + (s.overlap <> 'wait')::int, error = null, failed_at = null
       from (select unnest(names) as name, unnest(next) as next) n

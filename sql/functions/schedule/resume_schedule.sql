@@ -20,6 +20,7 @@ declare
   v_schedule awa.schedules := awa._lock_schedule(name);
   v_now constant timestamptz := awa._schedule_clock();
 begin
+  perform awa._zone(v_schedule.timezone, 'the timezone of the schedule'); -- it may be gone
   v_schedule := awa._set_right(v_schedule, v_now);
   if v_schedule.paused_at is not null then
     v_schedule.paused_at := null;

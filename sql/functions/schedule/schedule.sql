@@ -91,10 +91,10 @@ begin
   elsif schedule.overlap not in ('allow', 'skip', 'wait', 'replace') then
     perform awa._refuse('overlap must be allow, skip, wait or replace', schedule.overlap, 'Leave it out for allow.');
   elsif not (schedule.starts_at >= v_least and schedule.starts_at < v_end) then
-    perform awa._refuse('starts_at must be a time before 9999-12-31 10:00 UTC', schedule.starts_at::text,
-      'Pass a time, or null.');
+    perform awa._refuse('starts_at must be a time between 0001-01-03 and 9999-12-31 10:00 UTC',
+      schedule.starts_at::text, 'Pass a time, or null.');
   elsif not (schedule.ends_at >= v_least and schedule.ends_at < v_end) then
-    perform awa._refuse('ends_at must be a time before 9999-12-31 10:00 UTC', schedule.ends_at::text,
+    perform awa._refuse('ends_at must be a time between 0001-01-03 and 9999-12-31 10:00 UTC', schedule.ends_at::text,
       'Pass a time, or null.');
   elsif schedule.ends_at <= schedule.starts_at then
     perform awa._refuse('ends_at must be later than starts_at', schedule.ends_at::text,
@@ -186,8 +186,9 @@ begin
     end if;
   end if;
   loop
-    select s.* into v_old from awa.schedules s where s.name = schedule.name for update;
+    select s.* into v_old from awa.schedules s where s.name = schedule.name for update skip locked;
     exit when found;
+    perform awa._wait_for_schedule(schedule.name);
     insert into awa.schedules select schedule.* on conflict do nothing;
     if found then
       perform awa._wake_due(schedule.next_at);
@@ -218,7 +219,7 @@ begin
   else
     schedule.decided_until := v_old.decided_until;
   end if;
-  if v_old.removed_at is null and not v_has_other_times and schedule.overlap = 'wait' then
+  if v_old.removed_at is null and not v_has_other_times then -- overlap decides about it as about one that is due
     schedule.waiting_tick := v_old.waiting_tick;
   end if;
   schedule.last_tick := v_old.last_tick;
@@ -303,7 +304,11 @@ declare
 begin
   perform awa._check_name('name', name);
   perform awa._bound_waits();
-  select s.* into v_schedule from awa.schedules s where s.name = name and s.removed_at is null for update;
+  select s.* into v_schedule from awa.schedules s where s.name = name and s.removed_at is null for update skip locked;
+  if not found then
+    perform awa._wait_for_schedule(name);
+    select s.* into v_schedule from awa.schedules s where s.name = name and s.removed_at is null for update;
+  end if;
   if not found then
     perform awa._refuse_schedule(name);
   end if;
@@ -311,3 +316,43 @@ begin
 end
 $$;
 comment on function awa._lock_schedule is 'Locks a schedule that is there, and returns it';
+
+-- Waits until no other session has a schedule locked, or it is not there. The caller locks it then.
+-- Locks: the schedule, and lets go of it again.
+-- Raises 55P03, and names the holder.
+-- Why: the error can be caught in a subtransaction alone. A lock that one has taken does not say which session holds
+-- it, so it is undone.
+create or replace function awa._wait_for_schedule(name text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  perform from awa.schedules s where s.name = name for update;
+  raise sqlstate 'JQ999';
+exception
+  when sqlstate 'JQ999' then
+    null;
+  when lock_not_available then
+    raise exception using errcode = '55P03', message = 'the schedule is locked by another session',
+      detail = format('Waited %s for %s.', current_setting('lock_timeout')::interval, coalesce(
+        (select l.holder from awa._locked_schedules l where l.name = name), 'a session that has just let go')),
+      hint = 'Calls that change or trigger a schedule keep it until their transaction ends: let that end, and try '
+        'again.';
+end
+$$;
+comment on function awa._wait_for_schedule is
+  'Waits until no other session has a schedule locked, or it is not there. The caller locks it then';
+
+-- A schedule that is removed: what is due, or waits, is left out, and counted.
+create or replace function awa._removed(schedule awa.schedules, now timestamptz) returns awa.schedules
+language plpgsql
+as $$
+begin
+  schedule := awa._without_due(schedule, now);
+  schedule.times_skipped := schedule.times_skipped + (schedule.waiting_tick is not null)::int;
+  schedule.waiting_tick := null;
+  schedule.removed_at := now;
+  return awa._planned(schedule);
+end
+$$;
+comment on function awa._removed is 'A schedule that is removed: what is due, or waits, is left out, and counted';

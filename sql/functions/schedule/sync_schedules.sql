@@ -76,9 +76,7 @@ begin
      order by s.name
        for update
   loop
-    v_schedule.removed_at := v_now;
-    v_schedule.waiting_tick := null;
-    perform awa._store_schedule(awa._planned(v_schedule));
+    perform awa._store_schedule(awa._removed(v_schedule, v_now));
   end loop;
   v_owner := coalesce(awa._owner_of(v_source), awa._declarer());
   update awa.schedule_sources s

@@ -19,12 +19,11 @@ as $$
 declare
   v_schedule awa.schedules := awa._lock_schedule(name);
 begin
-  v_schedule.removed_at := awa._schedule_clock();
+  v_schedule := awa._removed(v_schedule, awa._schedule_clock());
   v_schedule.changed_at := v_schedule.removed_at;
   v_schedule.changed_by := session_user;
   v_schedule.source := null;
-  v_schedule.waiting_tick := null;
-  perform awa._store_schedule(awa._planned(v_schedule));
+  perform awa._store_schedule(v_schedule);
 end
 $$;
 comment on function awa.unschedule is 'Removes a schedule';
