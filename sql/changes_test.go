@@ -37,6 +37,7 @@ func TestTwoMaintainersOfAChange(t *testing.T) {
 		change := a.starts("cancel", "{}", "{}")
 		a.exec("begin")
 		require.EqualValues(t, 2, a.applies(2))
+		a.exec("set local idle_in_transaction_session_timeout = 0") // which a decision before the end has set
 		require.Zero(t, b.applies(2), "the part that is being made")
 		require.False(t, one[bool](b, "select more from awa.apply_changes()"), "it does not wait for that, either")
 		other := b.enqueue("r")
@@ -129,6 +130,9 @@ func TestChangeBesideAnotherOne(t *testing.T) {
 			other.exec(c.change, jobs[0])
 			a.exec("select pg_advisory_unlock(4711)")
 			require.NoError(t, applies())
+			a.exec(changing("_make_part", pause, "")) // what the first part had no time for
+			for one[bool](a, "select more from awa.apply_changes()") {
+			}
 			require.Equal(t, "finished: 3 found, 2 changed, 1 skipped", a.progress(change))
 			require.Equal(t, []string{c.state}, a.states(jobs[0]))
 			require.NotNil(t, one[*string](a, "select last_error from awa.list_changes()"))
@@ -200,6 +204,7 @@ func TestStopChangeInTheMiddle(t *testing.T) {
 		change := a.starts("cancel", "{}", "{}")
 		a.exec("begin")
 		require.EqualValues(t, 2, a.applies(2))
+		a.exec("set local idle_in_transaction_session_timeout = 0") // which a decision before the end has set
 		stops := b.background("select awa.stop_change($1)", change)
 		watcher.waitUntilBlocked(b)
 		a.exec(end)
