@@ -85,12 +85,13 @@ type duty struct {
 	maxJobs *int32
 	longest time.Duration // between two looks while it stays due
 	apart   time.Duration // the next time
+	more    bool          // whether its last batch has left some
 }
 
 // beOnTime makes deferred jobs ready, and fires schedules, when they are due, until the context ends. It sleeps until
 // the next one is due, for lookEvery at most. A job that comes meanwhile and is due sooner is notified: see [run.hear].
 // All workers wake at that time. The lock of the pass lets one of them run it, and the others look again a little
-// later.
+// later. The two passes take turns, a batch each: a backlog of one does not keep the other one waiting.
 func (r *run) beOnTime(ctx context.Context) {
 	promote := &duty{pass: "promote_due", maxJobs: new(int32(promoteMax)), longest: looksApart,
 		trouble: trouble{log: r.log, what: "deferred jobs are not promoted by this worker"}}
@@ -135,17 +136,19 @@ func untilDue(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode) (
 	return queries.UntilPassesAreDue(calling, unpreparedDB{conn, mode})
 }
 
-// perform runs the pass when it is due, until nothing is left, or leaves that to a worker that is doing it. It returns
-// how long to sleep then. A call that is under way is finished.
+// perform runs a batch of the pass when it is due, or leaves that to a worker that is doing it. It returns how long to
+// sleep then: not at all where the batch has left some. A call that is under way is finished.
 func (d *duty) perform(ctx context.Context, conn *pgxpool.Conn, mode pgx.QueryExecMode, seconds float64) time.Duration {
 	var err error
-	if seconds <= 0 {
-		for more := true; more && err == nil && ctx.Err() == nil; {
-			more, err = d.performSome(ctx, conn, mode)
-		}
+	if seconds <= 0 || d.more {
+		d.more, err = d.performSome(ctx, conn, mode)
+		d.more = d.more && err == nil
 	}
 	if ctx.Err() == nil {
 		d.trouble.report(ctx, err)
+	}
+	if d.more {
+		return 0
 	}
 	return d.pause(time.Duration(min(seconds, maintainTimeout.Seconds())*float64(time.Second)), err, rand.Float64())
 }

@@ -117,6 +117,46 @@ func TestWorkerBesideAScheduleThatStaysDue(t *testing.T) {
 	}, "it does not fire")
 }
 
+// While one of the two passes has more to do after each batch, the other one has its turn between two of them.
+func TestABacklogKeepsNoOtherPassWaiting(t *testing.T) {
+	driver.SetMaintenance(t, time.Hour)
+	for _, backlog := range []string{"fire_due", "promote_due"} {
+		t.Run(backlog, func(t *testing.T) {
+			pool := testdb.New(t)
+			execute(t, pool, "alter function awa.run_pass(text, int, boolean) rename to run_pass_once")
+			execute(t, pool, `create table awa.batches (pass text)`)
+			execute(t, pool, `create function awa.run_pass(pass text, max_jobs int default null, if_due boolean default false)
+				returns boolean language sql security definer as $$
+				insert into awa.batches values ($1);
+				select awa.run_pass_once($1, $2, $3) or $1 = '`+backlog+`' $$`)
+			runWorker(t, pool, handle(newTally().handle), driver.WorkerConfig{})
+			client := driver.NewClient(pool)
+			begins := map[string]func(){
+				"fire_due": func() {
+					require.NoError(t, client.Schedule(t.Context(), driver.Schedule{Name: "s", Every: time.Second, Args: note{}}))
+				},
+				"promote_due": func() {
+					enqueue(t, pool, note{}, driver.EnqueueOptions{RunAt: time.Now().Add(50 * time.Millisecond)})
+				},
+			}
+			begins[backlog]()
+			waitFor(t, func() bool {
+				return queryValue[bool](t, pool, "select count(*) > 3 from awa.batches where pass = $1", backlog)
+			}, "there is no backlog")
+			for pass, begin := range begins {
+				if pass != backlog {
+					begin()
+				}
+			}
+			waitFor(t, func() bool {
+				return queryValue[bool](t, pool, "select exists (select from awa.jobs where state = 'completed' "+
+					"and (metadata ? 'schedule') is not true) and exists (select from awa.jobs where state = 'completed' "+
+					"and metadata ? 'schedule')")
+			}, backlog+" keeps the other one waiting")
+		})
+	}
+}
+
 func TestNextReadyAt(t *testing.T) {
 	pool := testdb.New(t)
 	client := driver.NewClient(pool)

@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -35,6 +36,36 @@ func TestPassThatHangs(t *testing.T) {
 	require.Equal(t, []string{"rescue"}, list[string](s, "select what from awa._maintenance_holders"), "it is named")
 	a.exec("rollback")
 	s.balanced()
+}
+
+// Passes with a backlog take turns, a batch each, and what becomes due meanwhile has its turn, too. A pass that fails
+// is not tried again in the same call.
+func TestPassesTakeTurns(t *testing.T) {
+	s := newDatabase(t).session()
+	s.exec(`create table awa.batches (n serial, pass text)`)
+	s.exec(`create or replace function awa.pass_due_at(pass text) returns timestamptz language sql as $$
+		select case when pass = 'promote_due' then '-infinity'::timestamptz end $$`)
+	s.exec(`create or replace function awa.run_pass(
+		  pass text, max_jobs int default null, if_due boolean default false
+		) returns boolean language plpgsql as $$
+		begin
+		  insert into awa.batches (pass) values ($1);
+		  if $1 = 'summarize' then
+		    raise 'on purpose';
+		  end if;
+		  return (select count(*) from awa.batches b where b.pass = $1) < case $1
+		    when 'fire_due' then 4
+		    when 'rescue' then 3
+		    else 0
+		  end;
+		end $$`)
+	order := append(s.listPasses(), // the first round
+		"promote_due", "fire_due", "rescue", "promote_due", "fire_due", "rescue", "promote_due", "fire_due")
+	require.ErrorContains(t, s.try("call awa.run_maintenance()"), "on purpose")
+	calls := one[int](s, "select last_value::int from awa.batches_n_seq")
+	require.Equal(t, len(order), calls, "with the one that fails")
+	require.Equal(t, slices.DeleteFunc(order, func(pass string) bool { return pass == "summarize" }),
+		list[string](s, "select pass from awa.batches order by n"))
 }
 
 // Each pass is run beside one that hangs, and waits for nothing. Those that need what the other one holds are not said

@@ -1,7 +1,8 @@
 -- Runs all passes of maintenance, in short transactions.
 -- A pass that another session is running is left to that session. A pass that fails does not keep the others from
--- being run: the first error is raised at the end. Each pass is run in batches, for ten seconds at most, and the next
--- call goes on. Safe to call from anywhere, as often as one likes, every second for example; not inside a transaction.
+-- being run: the first error is raised at the end. The passes take turns, a batch each, for ten seconds at most for
+-- each pass, and the next call goes on. Safe to call from anywhere, as often as one likes, every second for example;
+-- not inside a transaction.
 -- Raises the first error of a pass, at the end.
 create or replace procedure awa.run_maintenance()
 language plpgsql
@@ -19,6 +20,7 @@ comment on procedure awa.run_maintenance is 'Runs all passes of maintenance, in 
 -- as its owner. So this one runs as its caller, who needs awa_maintainer. A statement_timeout of the caller counts
 -- from the beginning of the CALL, and can't be changed inside. So the passes share that time, begin at a random pass,
 -- and take smaller batches, and no batch begins when less time is left than the longest batch so far has taken.
+-- They take turns because a backlog of one must not keep the others waiting: what becomes due meanwhile has its turn.
 create or replace procedure awa.run_passes(if_due boolean default true)
 language plpgsql
 as $$
@@ -32,40 +34,50 @@ declare
   v_max int := case when v_is_short then 500 end;
   v_passes text[] := array(select p.pass from awa.passes p order by p.position);
   v_first int := case when v_is_short then floor(random() * cardinality(v_passes))::int else 0 end;
+  v_left text[]; -- that may have more to do
+  v_took interval[] := array_fill(interval '0', array[cardinality(v_passes)]);
+  v_is_first boolean := true; -- the first round
   v_pass text;
-  v_until timestamptz;
   v_began timestamptz;
   v_longest interval := coalesce(v_timeout / 20, '0');
-  v_is_first boolean; -- the first batch of a pass
   v_more boolean;
   v_state text;
   v_message text;
   v_detail text;
   v_hint text;
 begin
-  for v_nth in 1..cardinality(v_passes) loop
-    v_pass := v_passes[1 + (v_first + v_nth - 1) % cardinality(v_passes)];
-    v_until := least(clock_timestamp() + interval '10 seconds',
-      clock_timestamp() + (v_end - clock_timestamp()) / (cardinality(v_passes) + 1 - v_nth));
-    v_is_first := true;
-    loop
+  v_passes := v_passes[v_first + 1:] || v_passes[:v_first];
+  v_left := v_passes;
+  <<rounds>>
+  while v_left <> '{}' loop
+    for v_nth in 1..cardinality(v_passes) loop
+      v_pass := v_passes[v_nth];
+      continue when v_took[v_nth] > '10 seconds' or v_pass <> all(v_left || '{promote_due,fire_due}');
       commit;
       set transaction isolation level read committed;
       v_began := clock_timestamp();
-      exit when v_began + v_longest > v_end;
+      exit rounds when v_began + v_longest > v_end;
       begin
-        v_more := awa.run_pass(v_pass, v_max, if_due and v_is_first);
-        v_is_first := false;
+        v_more := case
+          when v_pass = any(v_left) then awa.run_pass(v_pass, v_max, if_due and v_is_first)
+          when awa.pass_due_at(v_pass) <= v_began then awa.run_pass(v_pass, v_max)
+        end;
       exception when others then
         if v_state is null then
           get stacked diagnostics v_state = returned_sqlstate, v_message = message_text, v_detail = pg_exception_detail,
           v_hint = pg_exception_hint;
         end if;
         v_more := false;
+        v_took[v_nth] := '1 day'; -- the next call tries it again
       end;
+      v_took[v_nth] := v_took[v_nth] + (clock_timestamp() - v_began);
       v_longest := greatest(v_longest, clock_timestamp() - v_began);
-      exit when not v_more or clock_timestamp() > v_until;
+      v_left := array_remove(v_left, v_pass);
+      if v_more and v_took[v_nth] <= '10 seconds' then
+        v_left := v_left || v_pass;
+      end if;
     end loop;
+    v_is_first := false;
   end loop;
   commit;
   if v_state is not null then
