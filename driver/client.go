@@ -90,7 +90,7 @@ type UniqueOptions struct {
 	// count from 1970.
 	Period time.Duration
 	Zone   string    // the time zone of the calendar by its IANA name, such as "Europe/Berlin"; UTC by default
-	RunAt  time.Time // only for [Client.CancelByUniqueKey]: the RunAt of the job, where its period is that
+	RunAt  time.Time // only for [Client.CancelByUniqueKey]: the RunAt of the job, where its period is that; or now
 	// States are the states in which a job holds its key, as [JobInfo] names them; by default all in which it has not
 	// ended, and with a Period when it has completed. Without meaning to [Client.CancelByUniqueKey].
 	States []string
@@ -399,7 +399,8 @@ func optionalTime(name string, lastYear int, t time.Time) (*time.Time, error) {
 	case t.IsZero():
 		return nil, nil
 	case s < minTime || s > maxTime:
-		return nil, fmt.Errorf("%s must be between 4713 BC and the year %d, and not %d s from 1970", name, lastYear, s)
+		return nil, fmt.Errorf("%w: %s must be between 4713 BC and the year %d, and not %d s from 1970", ErrInvalidArgument,
+			name, lastYear, s)
 	}
 	return &t, nil
 }

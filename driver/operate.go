@@ -18,7 +18,7 @@ type JobFilter struct {
 	Queue    string
 	Kind     string
 	State    string    // one that allows the change, as [JobInfo] names it
-	Before   time.Time // enqueued before this time or, for jobs that have ended, ended before it
+	Before   time.Time // enqueued before this time or, for jobs that have ended, ended before it; the zero time for any
 	MaxJobs  int       // 1 to 10,000; 1,000 by default
 	Tag      string    // one of the job's tags
 	GroupKey string    // of the group that they belong to
@@ -104,7 +104,7 @@ func (c *Client) MoveTx(ctx context.Context, tx DBTX, id int64, queue string) (s
 
 // Reschedule gives a job that has not begun another time, and other arguments unless args is nil, in a transaction of
 // its own. It returns the state that the job was in. A job has begun when an attempt of it counts. A time that has
-// passed means now. The arguments are stored as JSON; the job keeps its kind.
+// passed means now, as the zero time does. The arguments are stored as JSON; the job keeps its kind.
 //
 // It fails as [Client.Cancel] does, with [ErrWrongState] when the job has begun or ended; and with [ErrInvalidArgument]
 // for arguments of a job whose unique key is made of them.

@@ -199,7 +199,8 @@ type BackfillOptions struct {
 
 // BackfillSchedule enqueues the jobs of a schedule for times that are over, from one time up to, but without, another
 // one, in a transaction of its own. It returns their ids, MaxJobs at most: call it again until it returns none, unless
-// it is to repeat. It fails as [Client.Unschedule] does, and with [ErrInvalidArgument].
+// it is to repeat. It fails as [Client.Unschedule] does, and with [ErrInvalidArgument], also where from or to is the
+// zero time.
 func (c *Client) BackfillSchedule(
 	ctx context.Context, name string, from, to time.Time, opts BackfillOptions,
 ) ([]int64, error) {
@@ -210,8 +211,15 @@ func (c *Client) BackfillSchedule(
 func (c *Client) BackfillScheduleTx(
 	ctx context.Context, tx DBTX, name string, from, to time.Time, opts BackfillOptions,
 ) ([]int64, error) {
-	for field, t := range map[string]time.Time{"from": from, "to": to} {
-		if _, err := optionalTime(field, 294276, t); err != nil {
+	for _, given := range []struct {
+		field string
+		time.Time
+	}{{"from", from}, {"to", to}} {
+		_, err := optionalTime(given.field, 294276, given.Time)
+		if given.IsZero() {
+			err = fmt.Errorf("%w: %s must be given, and not be the zero time", ErrInvalidArgument, given.field)
+		}
+		if err != nil {
 			return nil, scheduleError("backfill", name, err)
 		}
 	}

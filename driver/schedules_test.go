@@ -192,8 +192,16 @@ func TestRefusalsOfSchedules(t *testing.T) {
 		require.ErrorIs(t, err, driver.ErrNoSuchSchedule)
 		assert.ErrorContains(t, err, `schedule "none"`)
 	}
-	_, err := client.BackfillSchedule(t.Context(), "s", time.Now(), time.Now().Add(-time.Hour), driver.BackfillOptions{})
-	assert.ErrorIs(t, err, driver.ErrInvalidArgument)
+	for field, times := range map[string][2]time.Time{
+		"from must be given":        {{}, time.Now()},
+		"to must be given":          {time.Unix(0, 0), {}},
+		"from must be between 4713": {time.Unix(1<<62, 0), time.Now()},
+		"to must be a time from":    {time.Now(), time.Now().Add(-time.Hour)},
+	} {
+		_, err := client.BackfillSchedule(t.Context(), "s", times[0], times[1], driver.BackfillOptions{})
+		require.ErrorIs(t, err, driver.ErrInvalidArgument, field)
+		assert.ErrorContains(t, err, field)
+	}
 	listed, err := client.ListSchedules(t.Context())
 	require.NoError(t, err)
 	assert.Empty(t, listed)
