@@ -14,6 +14,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/awa-pg/awa/driver"
@@ -26,6 +27,7 @@ type schedulesCommand struct {
 	count                int // of next
 	asJSON               bool
 	client               *driver.Client
+	pool                 *pgxpool.Pool
 	stdout               io.Writer
 }
 
@@ -60,12 +62,19 @@ func runSchedules(ctx context.Context, args []string, stdout, stderr io.Writer) 
 		return explain(err)
 	}
 	defer pool.Close()
-	c.client = driver.NewClient(pool)
+	c.client, c.pool = driver.NewClient(pool), pool
 	err = c.run(ctx)
 	if errors.Is(err, driver.ErrNoSuchSchedule) {
 		return errors.New("there is no schedule of this name\nawa schedules lists all of them")
 	}
 	return explain(err)
+}
+
+// isDatabaseURL says whether an argument is the URL of a database, which may hold a password. Names may be other URLs,
+// such as s3://reports.
+func isDatabaseURL(argument string) bool {
+	scheme, rest, ok := strings.Cut(strings.ToLower(argument), "://")
+	return ok && (scheme == "postgres" || scheme == "postgresql") && strings.ContainsAny(rest, "@?")
 }
 
 // take reads the operands. Its errors show nothing of them: a URL may be among them.
@@ -81,8 +90,8 @@ func (c *schedulesCommand) take(operands []string) error {
 		return fmt.Errorf("%s needs the name of a schedule", c.action)
 	case given > most:
 		return fmt.Errorf("%s takes fewer arguments; quote a name with spaces", c.action)
-	case strings.Contains(c.name, "://"):
-		return errors.New("the name is a URL: pass that by --database-url")
+	case isDatabaseURL(c.name):
+		return errors.New("the name is the URL of a database: pass that by --database-url")
 	case c.asJSON && c.action != "list":
 		return errors.New("--json is for list")
 	case c.count != 0 && c.action != "next":
@@ -125,27 +134,62 @@ func (c *schedulesCommand) explain(ctx context.Context) error {
 	return err
 }
 
-// scheduleJSON is a schedule as awa schedules --json has it.
+// scheduleJSON is a schedule as awa schedules --json has it: its state, and what list_schedules returns.
 type scheduleJSON struct {
-	Name         string     `json:"name"`
-	State        string     `json:"state"`
-	Source       string     `json:"source"`
-	Queue        string     `json:"queue"`
-	Kind         string     `json:"kind"`
-	Cron         string     `json:"cron"`
-	Every        string     `json:"every"`
-	Timezone     string     `json:"timezone"`
-	NextAt       *time.Time `json:"next_at"`
-	LastAt       *time.Time `json:"last_at"`
-	LastJobID    *int64     `json:"last_job_id"`
-	LastJobState string     `json:"last_job_state"`
-	PausedAt     *time.Time `json:"paused_at"`
-	PausedBy     string     `json:"paused_by"`
-	PauseReason  string     `json:"pause_reason"`
-	TimesMissed  int64      `json:"times_missed"`
-	TimesSkipped int64      `json:"times_skipped"`
-	Failures     int        `json:"failures"`
-	Error        string     `json:"error"`
+	Name         string          `json:"name"`
+	State        string          `json:"state"`
+	Source       string          `json:"source"`
+	Queue        string          `json:"queue"`
+	Kind         string          `json:"kind"`
+	Cron         string          `json:"cron"`
+	Every        string          `json:"every"`
+	Args         json.RawMessage `json:"args"`
+	Timezone     string          `json:"timezone"`
+	Missed       string          `json:"missed"`
+	MissedFor    string          `json:"missed_for"`
+	Overlap      string          `json:"overlap"`
+	StartsAt     *time.Time      `json:"starts_at"`
+	EndsAt       *time.Time      `json:"ends_at"`
+	Priority     *int            `json:"priority"`
+	MaxAttempts  *int            `json:"max_attempts"`
+	Tags         []string        `json:"tags"`
+	Metadata     json.RawMessage `json:"metadata"`
+	GroupKey     string          `json:"group_key"`
+	NextAt       *time.Time      `json:"next_at"`
+	LastAt       *time.Time      `json:"last_at"`
+	LastJobID    *int64          `json:"last_job_id"`
+	LastJobState string          `json:"last_job_state"`
+	WaitingAt    *time.Time      `json:"waiting_at"`
+	PausedAt     *time.Time      `json:"paused_at"`
+	PausedBy     string          `json:"paused_by"`
+	PauseReason  string          `json:"pause_reason"`
+	TimesMissed  int64           `json:"times_missed"`
+	TimesSkipped int64           `json:"times_skipped"`
+	Failures     int             `json:"failures"`
+	Error        string          `json:"error"`
+	FailedAt     *time.Time      `json:"failed_at"`
+	MadeAt       time.Time       `json:"made_at"`
+	ChangedAt    time.Time       `json:"changed_at"`
+	ChangedBy    string          `json:"changed_by"`
+}
+
+func newScheduleJSON(s driver.ScheduleInfo, state string) scheduleJSON {
+	number := func(n int) *int {
+		if n == 0 {
+			return nil
+		}
+		return &n
+	}
+	return scheduleJSON{
+		Name: s.Name, State: state, Source: s.Source, Queue: s.Queue, Kind: s.Kind, Cron: s.Cron, Every: s.EveryText,
+		Args: s.Args, Timezone: s.Timezone, Missed: s.Missed, MissedFor: s.MissedFor.String(), Overlap: s.Overlap,
+		StartsAt: s.StartsAt, EndsAt: s.EndsAt, Priority: number(s.Priority), MaxAttempts: number(s.MaxAttempts),
+		Tags: s.Tags, Metadata: s.Metadata, GroupKey: s.GroupKey,
+		NextAt: s.NextAt, LastAt: s.LastAt, LastJobID: s.LastJobID, LastJobState: s.LastJobState, WaitingAt: s.WaitingAt,
+		PausedAt: s.PausedAt, PausedBy: s.PausedBy, PauseReason: s.PauseReason,
+		TimesMissed: s.TimesMissed, TimesSkipped: s.TimesSkipped, Failures: s.Failures, Error: s.Error,
+		FailedAt: s.FailedAt, MadeAt: s.MadeAt, ChangedAt: s.ChangedAt, ChangedBy: s.ChangedBy,
+	}
 }
 
 func (c *schedulesCommand) list(ctx context.Context) error {
@@ -153,14 +197,15 @@ func (c *schedulesCommand) list(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var now time.Time // the server's: this machine's clock may be another one
+	if err := c.pool.QueryRow(ctx, "select clock_timestamp()", pgx.QueryExecModeExec).Scan(&now); err != nil {
+		return err
+	}
 	if c.asJSON {
 		listed := make([]scheduleJSON, len(schedules))
 		for i, s := range schedules {
-			state, _ := stateOf(s)
-			listed[i] = scheduleJSON{Name: s.Name, State: state, Source: s.Source, Queue: s.Queue, Kind: s.Kind, Cron: s.Cron,
-				Every: s.EveryText, Timezone: s.Timezone, NextAt: s.NextAt, LastAt: s.LastAt, LastJobID: s.LastJobID,
-				LastJobState: s.LastJobState, PausedAt: s.PausedAt, PausedBy: s.PausedBy, PauseReason: s.PauseReason,
-				TimesMissed: s.TimesMissed, TimesSkipped: s.TimesSkipped, Failures: s.Failures, Error: s.Error}
+			state, _ := stateOf(s, now)
+			listed[i] = newScheduleJSON(s, state)
 		}
 		encoder := json.NewEncoder(c.stdout)
 		encoder.SetEscapeHTML(false)
@@ -182,7 +227,7 @@ func (c *schedulesCommand) list(ctx context.Context) error {
 		if s.LastJobID != nil {
 			lastJob = fmt.Sprintf("%d %s", *s.LastJobID, cmp.Or(s.LastJobState, "gone"))
 		}
-		state, why := stateOf(s)
+		state, why := stateOf(s, now)
 		if why != "" {
 			state += ": " + why
 		}
@@ -192,18 +237,23 @@ func (c *schedulesCommand) list(ctx context.Context) error {
 	return table.Flush()
 }
 
-// stateOf returns a word for how a schedule is, and why.
-func stateOf(s driver.ScheduleInfo) (state, why string) {
+// stateOf returns a word for how a schedule is at a time, and why.
+func stateOf(s driver.ScheduleInfo, now time.Time) (state, why string) {
+	isAhead := func(t *time.Time) bool { return t != nil && t.Sub(now) > time.Minute }
 	switch {
 	case s.PausedAt != nil:
 		return "paused", s.PauseReason
-	case s.Failures > 0:
+	case isAhead(&s.MadeAt), isAhead(s.LastAt), isAhead(s.FailedAt), isAhead(s.WaitingAt):
+		return "ahead", "the clock of the server was ahead; awa schedules resume lets it fire from now on"
+	case strings.HasSuffix(s.Error, "(SQLSTATE JQ006)"): // that is no failure: it is tried again soon
+		return "queue full", s.Error
+	case s.Error != "":
 		return "failing", s.Error
 	case s.WaitingAt != nil:
 		return "waiting", "the last job has not ended"
 	case s.NextAt == nil:
 		return "ended", ""
-	case time.Since(*s.NextAt) > time.Minute:
+	case now.Sub(*s.NextAt) > time.Minute:
 		return "late", ""
 	}
 	return "on time", ""

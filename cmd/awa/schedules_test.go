@@ -98,7 +98,8 @@ func TestWrongCallsOfSchedules(t *testing.T) {
 		{[]string{"list", "s3cret"}, 2, "list takes fewer arguments"},
 		{[]string{"trigger", "weekly", "s3cret"}, 2, "trigger takes fewer arguments; quote a name"},
 		{[]string{"pause", "weekly", "for", "s3cret"}, 2, "unexpected argument: argument 4"},
-		{[]string{"explain", "postgres://user:s3cret@localhost/db"}, 2, "the name is a URL: pass that by --database-url"},
+		{[]string{"explain", "postgres://user:s3cret@localhost/db"}, 2,
+			"the name is the URL of a database: pass that by --database-url"},
 		{[]string{"next", "s", "--json"}, 2, "--json is for list"},
 		{[]string{"-n", "3"}, 2, "-n is for next"},
 		{[]string{"next", "s", "-n", "0"}, 2, "for flag -n: should be a number from 1 to 1,000"},
@@ -132,18 +133,58 @@ func TestWrongCallsOfSchedules(t *testing.T) {
 
 // How a schedule is, in one word, and its period in words.
 func TestStateOfASchedule(t *testing.T) {
-	ahead, over, late := time.Now().Add(time.Hour), time.Now().Add(-time.Second), time.Now().Add(-2*time.Minute)
-	for want, s := range map[string]driver.ScheduleInfo{
-		"on time": {NextAt: &ahead},
-		"late":    {NextAt: &late},
-		"ended":   {},
-		"waiting": {NextAt: &over, WaitingAt: &over},
-		"failing": {NextAt: &over, Failures: 3, Error: "no such zone"},
-		"paused":  {PausedAt: &over, Failures: 3},
+	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	in := func(d time.Duration) *time.Time { return new(now.Add(d)) }
+	soon, over := in(time.Hour), in(-time.Second)
+	const full = "the queue is deeper than its max_depth (SQLSTATE JQ006)"
+	for want, all := range map[string][]driver.ScheduleInfo{
+		"on time":    {{NextAt: soon}, {NextAt: over}, {NextAt: soon, LastAt: over, MadeAt: now.Add(time.Minute)}},
+		"late":       {{NextAt: in(-2 * time.Minute)}},
+		"ended":      {{}, {LastAt: over}},
+		"waiting":    {{NextAt: over, WaitingAt: over}},
+		"queue full": {{NextAt: over, Error: full}, {NextAt: soon, WaitingAt: over, Error: full}},
+		"failing":    {{NextAt: over, Failures: 3, Error: "no such zone"}, {NextAt: soon, Error: "refused"}},
+		"paused":     {{PausedAt: over, Failures: 3, Error: full, LastAt: soon}},
+		"ahead": {{NextAt: soon, LastAt: soon}, {NextAt: soon, MadeAt: *soon}, {WaitingAt: soon},
+			{FailedAt: soon, Failures: 1, Error: "refused"}, {LastAt: soon, FailedAt: soon, Error: full}},
 	} {
-		state, _ := stateOf(s)
-		assert.Equal(t, want, state)
+		for _, s := range all {
+			state, _ := stateOf(s, now)
+			assert.Equal(t, want, state, "%+v", s)
+		}
 	}
-	state, _ := stateOf(driver.ScheduleInfo{NextAt: &over})
-	assert.Equal(t, "on time", state)
+}
+
+// A name may be a URL. What the command shows of a schedule has its times in the schedule's zone, and as JSON all that
+// list_schedules returns.
+func TestSchedulesInAZone(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	t.Setenv("DATABASE_URL", databaseURL)
+	conn := testdb.Connect(t, databaseURL)
+	const name = "s3://reports@eu?x"
+	execute(t, conn, `select awa.schedule('`+name+`', 'q', 'k', cron => '0 9 * * *', timezone => 'Pacific/Chatham', `+
+		`priority => 3, tags => '{a}', metadata => '{"b": 1}', missed_for => '3 days')`)
+	assert.Regexp(t, `at \d{4}-\d\d-\d\d 09:00:00\+1[23]:45`, schedules(t, "explain", name))
+	assert.Equal(t, "It is paused.\n", schedules(t, "pause", name))
+	assert.Regexp(t, `paused since \d{4}-\d\d-\d\d [\d:.]+\+1[23]:45`, schedules(t, "explain", name))
+	assert.Regexp(t, `at \d{4}-\d\d-\d\d 09:00:00\+1[23]:45`, schedules(t, "resume", name))
+	assert.Regexp(t, `(.* 09:00:00 \+1[23]:45\n){5}$`, schedules(t, "next", name))
+	execute(t, conn, `update awa.schedules set error = awa._refusal('deep', 'JQ006'), waiting_tick = made_at`)
+	assert.Regexp(t, ` queue full: deep \(SQLSTATE JQ006\)\n$`, schedules(t))
+
+	var encoded []map[string]any
+	require.NoError(t, json.Unmarshal([]byte(schedules(t, "--json")), &encoded))
+	require.Len(t, encoded, 1)
+	rows, err := conn.Query(t.Context(), "select * from awa.list_schedules()")
+	require.NoError(t, err)
+	for _, column := range rows.FieldDescriptions() {
+		assert.Contains(t, encoded[0], column.Name)
+	}
+	rows.Close()
+	assert.Equal(t, []any{"queue full", 3.0, []any{"a"}, map[string]any{"b": 1.0}, nil},
+		[]any{encoded[0]["state"], encoded[0]["priority"], encoded[0]["tags"], encoded[0]["metadata"],
+			encoded[0]["max_attempts"]})
+	assert.NotNil(t, encoded[0]["waiting_at"])
+	execute(t, conn, "update awa.schedules set timezone = 'Europe/Atlantis', error = null, waiting_tick = null")
+	assert.Contains(t, schedules(t, "explain", name), ":00+00. ", "a zone that is gone")
 }

@@ -151,8 +151,8 @@ func parseQueue(value string) (driver.QueueConfig, error) {
 			return queue, errors.New("the weight should be a number from 1 to 1,000")
 		}
 	}
-	if strings.Contains(queue.Name, "://") && strings.Contains(queue.Name, "@") {
-		return queue, errors.New("the name looks like the URL of a database")
+	if isDatabaseURL(queue.Name) {
+		return queue, errors.New("the name is the URL of a database: pass that by --database-url")
 	}
 	if length := utf8.RuneCountInString(queue.Name); length < 1 || length > 200 {
 		return queue, errors.New("the name should be 1 to 200 characters long")

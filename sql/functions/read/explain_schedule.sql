@@ -1,4 +1,5 @@
 -- Explains in words when a schedule fires next, and why it does not fire now.
+-- Times are shown in the zone of the schedule, or in UTC where that is gone.
 -- Raises 22023, JQ007.
 create or replace function awa.explain_schedule(name text) returns text
 language plpgsql stable
@@ -10,6 +11,7 @@ set enable_bitmapscan = on
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
+set timezone = 'UTC'
 as $$
 #variable_conflict use_variable
 declare
@@ -20,6 +22,11 @@ declare
   v_says text;
 begin
   perform awa._check_name('name', name);
+  begin
+    perform set_config('timezone', s.timezone, true) from awa.schedules s where s.name = name;
+  exception when invalid_parameter_value then
+    null; -- the zone is gone
+  end;
   select s.* into v_schedule from awa.schedules s where s.name = name;
   if not found then
     perform awa._refuse_schedule(name);
