@@ -201,7 +201,7 @@ begin
       perform awa._refuse('cron has an unknown name', cron,
         case
           when cron ~* '@reboot' then 'Nothing starts with the server: enqueue a job when your program starts.'
-          when cron ~* '@(yearly|annually|monthly|weekly|daily|midnight|hourly)\M' then
+          when cron ~* '@(yearly|annually|monthly|weekly|daily|midnight|hourly)([^[:alnum:]_]|$)' then
             'Write nothing else beside such a name.'
           when cron ~* '@every' then 'Pass every to schedule, such as every => ''90 minutes''.'
           else 'The names are @yearly, @annually, @monthly, @weekly, @daily, @midnight and @hourly.'
