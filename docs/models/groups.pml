@@ -2,7 +2,8 @@
  * The groups: who may begin, and what wakes those that wait. One group, in one shard of one queue.
  *
  * Sessions:
- *   claimer     claims one or two jobs, again and again. A claim may roll back: it leaves nothing.
+ *   claimer     claims one or two jobs, again and again. A claim may roll back once it has written: it leaves nothing,
+ *               or does it all again with the snapshot that it has, as where the server refuses a row.
  *   worker      ends an attempt in a transaction that stays open for as long as it likes, and commits or rolls back.
  *               Two may answer for one attempt. The job completes, waits for its retry, is given back, or fails.
  *   mixed       ends an attempt, claims, and ends another one while its claim goes on, in one transaction.
@@ -15,7 +16,9 @@
  *   dropper     drops the queue. A job that is enqueued later brings it back.
  *
  * A claim is three steps: lock and snapshot; settings, slots, holders and turns; the lanes, up to its commit. What the
- * last one finds of other sessions are the rows of limited_jobs: some are gone, some are locked.
+ * last one finds of other sessions are the rows of limited_jobs: some are gone, some are locked. What it writes nobody
+ * sees before its commit, so it rolls back, or commits, in the same step: to wait in between would only be to write
+ * later. Places come from a sequence, and are not given again.
  *
  * Settings: LIMIT is how many may run at once, NEXT what it is changed to: 0 a pause, NONE no limit. ORDER is 0 for
  * start, 1 for strict, 2 for halt. AGAIN attempts end, at most, so that their job comes again.
@@ -44,6 +47,7 @@
  * broken  STALE_FREES            slot_once     -DJOBS=2 -DLIMIT=1
  * broken  RAISE_FREES            slot_once     -DJOBS=2 -DLIMIT=1 -DNEXT=2
  * broken  CURSOR_BY_NUMBER       slot_once     -DJOBS=3 -DLIMIT=2
+ * broken  CURSOR_STAYS           slot_once     -DJOBS=2 -DLIMIT=1
  * broken  OWN_ID_VISIBLE         slot_once     -DJOBS=3 -DLIMIT=2 -DMIXES
  * broken  DROP_KEEPS_SLOTS       slot_once     -DJOBS=2 -DLIMIT=1 -DDROPS
  * broken  DROP_WAITS_FOR_NOBODY  slot_once     -DJOBS=2 -DLIMIT=1 -DDROPS
@@ -54,12 +58,12 @@
  * broken  NO_LOOK_AGAIN          is_woken      -DJOBS=3 -DLIMIT=2 -DAGAIN=1
  * broken  NO_TURNS_BACK          limit_holds   -DJOBS=3 -DLIMIT=1 -DNEXT=2 -DCHANGES=2 -DWORKERS=1
  * broken  CHANGE_UNTOLD          limit_holds   -DJOBS=3 -DLIMIT=1 -DNEXT=2 -DCHANGES=2 -DWORKERS=1 -DOWN
- * broken  LOCKED_IS_GONE         no_lost_job   -DJOBS=3 -DLIMIT=1 -DCANCELS
+ * broken  LOCKED_IS_GONE         no_lost_job   -DJOBS=3 -DLIMIT=1 -DCANCELS -DWORKERS=1
  * broken  TURNS_BEFORE_FRONT     in_order      -DJOBS=2 -DLIMIT=1 -DAGAIN=1
  * broken  PASSES_LINE            in_order      -DJOBS=3 -DLIMIT=1 -DNEXT=2 -DWORKERS=1 -DOWN
  * broken  KEEPS_LATER            holder_comes  -DJOBS=2 -DLIMIT=1 -DORDER=1 -DAGAIN=1
  * broken  HOLDER_COMES_LAST      in_order      -DJOBS=2 -DLIMIT=1 -DORDER=1 -DAGAIN=1 -DOWN -DNEXT=0 -DCHANGES=2
- * broken  LEAVES_ANYHOW          in_order      -DJOBS=3 -DLIMIT=1 -DORDER=1 -DAGAIN=1 -DCANCELS
+ * broken  LEAVES_ANYHOW          in_order      -DJOBS=3 -DLIMIT=1 -DORDER=1 -DAGAIN=1 -DCANCELS -DWORKERS=1
  * broken  NO_LEAVES              holder_comes  -DJOBS=2 -DLIMIT=1 -DORDER=1 -DAGAIN=1 -DCANCELS
  */
 
@@ -146,6 +150,9 @@ Snapshot read_until, now;  /* of the state of the shard, and of the claim */
 byte known_limit = UNKNOWN; /* by which the groups were looked at */
 byte turn[JOBS + 1];       /* places, the next one first */
 byte turns;
+byte turn_then[JOBS + 1];  /* as committed, while a claim is at work */
+byte turns_then;
+short deleted;             /* slots, by the claim that is at work: ids */
 byte waiting_ids;
 
 byte limit = LIMIT;        /* as committed */
@@ -178,15 +185,18 @@ bool is_folding, is_replaced;
 #else
 #define is_unread(x) ((x) >= read_until.xmax || (read_until.xip & bit(x)))
 #endif
+#define is_deleted(x) (deleted & bit(x))
 #define is_written(x) (written & bit(x))
 #define is_committed(x) (!(running & bit(x)))
 
 /* The invariants. They are variables, so that a failure has a name. */
 hidden byte limit_holds, slot_once, in_order, no_lost_job, is_woken, holder_comes;
 
-hidden byte x, n, j, k, t, at, voids, of_group, gone, come, most, count, rooms, taken_before;
+hidden byte x, n, j, k, t, at, voids, of_group, gone, come, most, count, rooms;
 hidden byte line_before, front_before, takes, finds;
 hidden byte holder_before;
+hidden byte home_then[JOBS + 1], entry_then[JOBS + 1], place_then[JOBS + 1], attempt_then[JOBS + 1];
+hidden byte holds_then, room_then;
 
 inline get_xid(me) {
   own[me] = next_xid;
@@ -262,7 +272,7 @@ inline check_books() {
   do
   :: x < next_xid ->
     if
-    :: is_committed(x) && is_unread(x) ->
+    :: is_committed(x) && is_unread(x) && !is_deleted(x) ->
       count = count + freed[x];
       finds = finds || (leaves[x] && leaves[x] == now_holder)
     :: else
@@ -301,12 +311,7 @@ inline read_slots() {
 #ifndef CHANGE_UNTOLD
       of_group = of_group || (changed & bit(x));
 #endif
-      freed[x] = 0;
-      keeps[x] = 0;
-      leaves[x] = 0;
-      written = written & ~bit(x);
-      changed = changed & ~bit(x);
-      for_good = for_good & ~bit(x)
+      deleted = deleted | bit(x)
     :: else
     fi;
     x++
@@ -360,7 +365,7 @@ inline take_turns_back() {
   od
 }
 
-/* awa._give_turns(): takes slots back, and gives turns to the first ones in line. */
+/* awa._deal_turns(): takes slots back, and gives turns to the first ones in line. */
 inline give_turns(slots, deals) {
   most = 0;
   if
@@ -553,6 +558,12 @@ inline admit(lane) {
 inline read_limits() {
   is_working = true;
   copy(mine, state);
+  t = 0;
+  do
+  :: t <= JOBS -> turn_then[t] = turn[t]; t++
+  :: else -> break
+  od;
+  turns_then = turns;
   max = limit;
   is_named = false;
   of_group = false;
@@ -573,11 +584,6 @@ inline read_limits() {
 #ifndef NO_LOOK_AT_LINES
     is_named = true
 #endif
-  :: else
-  fi;
-  known_limit = max;
-  if
-  :: finds -> read_until.xmax = now.xmax; read_until.xip = now.xip
   :: else
   fi;
   has_front_entries = false;
@@ -677,6 +683,24 @@ inline check_woken() {
 
 /* The commit of a claim, in a transaction that has an id, or none. */
 inline commit_claim(me) {
+  known_limit = max;
+  if
+  :: deleted -> read_until.xmax = now.xmax; read_until.xip = now.xip
+  :: else
+  fi;
+  x = 1;
+  do
+  :: x < next_xid ->
+    if
+    :: is_deleted(x) -> freed[x] = 0; keeps[x] = 0; leaves[x] = 0
+    :: else
+    fi;
+    x++
+  :: else -> break
+  od;
+  written = written & ~deleted;
+  changed = changed & ~deleted;
+  for_good = for_good & ~deleted;
   if
   :: more ->
     if
@@ -705,13 +729,65 @@ inline commit_claim(me) {
   forget_ids()
 }
 
-inline let_go() {
-  is_locked = false;
+/* A claim goes through the lanes, and all that it has written is undone. */
+inline undo_claim() {
+  j = 1;
+  do
+  :: j <= JOBS ->
+    home_then[j] = home[j]; entry_then[j] = entry_xid[j]; place_then[j] = place[j]; attempt_then[j] = attempt[j];
+    j++
+  :: else -> break
+  od;
+  holds_then = holds;
+  room_then = room;
+  go_through_lanes();
+  j = 1;
+  do
+  :: j <= JOBS ->
+    home[j] = home_then[j]; entry_xid[j] = entry_then[j]; place[j] = place_then[j]; attempt[j] = attempt_then[j];
+    home_then[j] = 0; entry_then[j] = 0; place_then[j] = 0; attempt_then[j] = 0;
+    j++
+  :: else -> break
+  od;
+  holds = holds_then;
+  room = room_then;
+  holds_then = 0;
+  room_then = 0;
+  t = 0;
+  do
+  :: t <= JOBS -> turn[t] = turn_then[t]; t++
+  :: else -> break
+  od;
+  turns = turns_then;
+  more = false;
+#ifdef CURSOR_STAYS
+  if
+  :: deleted -> read_until.xmax = now.xmax; read_until.xip = now.xip
+  :: else
+  fi;
+#endif
+  end_work();
+  check_books()
+}
+
+inline end_work() {
   is_working = false;
   mine.running = 0; mine.has_line = false; mine.has_front = false; mine.taken = 0; mine.front_taken = 0;
   mine.holder = 0;
-  now.xmax = 0; now.xip = 0; max = 0; limit_then = 0; room = 0; is_named = false; has_front_entries = false;
+  t = 0;
+  do
+  :: t <= JOBS -> turn_then[t] = 0; t++
+  :: else -> break
+  od;
+  turns_then = 0;
+  deleted = 0; max = 0; is_named = false; has_front_entries = false;
   clear()
+}
+
+inline let_go() {
+  is_locked = false;
+  now.xmax = 0; now.xip = 0; limit_then = 0; room = 0;
+  end_work()
 }
 
 /* So that there are few states: ids, and places, are counted from one again. No row has those that are left out. */
@@ -810,17 +886,20 @@ proctype claimer() {
     };
     break
   :: atomic { has_work && !is_locked -> begin_claim(CLAIMER) };
-    if
-    :: d_step { rollbacks < ROLLBACKS -> rollbacks++; let_go(); forget_ids() }
+    do
     :: d_step { read_limits() };
-      d_step { go_through_lanes(); commit_claim(CLAIMER) }
-    fi
+      if
+      :: d_step { go_through_lanes(); commit_claim(CLAIMER) }; break
+      :: d_step { rollbacks < ROLLBACKS -> rollbacks++; undo_claim(); let_go(); forget_ids() }; break
+      :: d_step { rollbacks < ROLLBACKS -> rollbacks++; undo_claim() } /* awa._claim_limited(): again */
+      fi
+    od
   od
 }
 
 #define is_open(j) (home[j] == RUNS && held_by[j] != me + 1)
 
-/* complete, fail, release, discard: awa._close_item(), and awa._keep_places(). Of two answers the second one waits. */
+/* complete, fail, release, discard: awa._close_item(), and awa._note_holders(). Of two answers the second one waits. */
 proctype worker(byte me) {
   byte job, nth;
 #ifdef KEEPS_LATER
@@ -920,24 +999,23 @@ proctype mixed() {
       d_step { held_by[job] = me + 1; free_slot(me, job); first = job; job = 0 }
     };
     atomic { !is_locked -> begin_claim(me) };
-    if
-    :: d_step { rollbacks < ROLLBACKS -> rollbacks++; held_by[first] = 0; roll_back(me); let_go(); forget_ids() }
-    :: d_step { read_limits() };
-      atomic {
-        if
-        :: is_open(1) && !held_by[1] -> job = 1
-        :: is_open(2) && !held_by[2] -> job = 2
-        :: is_open(JOBS) && !held_by[JOBS] -> job = JOBS
-        :: true
-        fi;
-        d_step {
-          if
-          :: job -> held_by[job] = me + 1; free_slot(me, job)
-          :: else
-          fi
-        }
-      };
+    d_step { read_limits() };
+    atomic {
+      if
+      :: is_open(1) && !held_by[1] -> job = 1
+      :: is_open(2) && !held_by[2] -> job = 2
+      :: is_open(JOBS) && !held_by[JOBS] -> job = JOBS
+      :: true
+      fi;
       d_step {
+        if
+        :: job -> held_by[job] = me + 1; free_slot(me, job)
+        :: else
+        fi
+      }
+    };
+    if
+    :: d_step {
         go_through_lanes();
         end_attempt(first, ENDED);
         if
@@ -945,6 +1023,17 @@ proctype mixed() {
         :: else
         fi;
         commit_claim(me);
+      }
+    :: d_step {
+        rollbacks < ROLLBACKS ->
+        rollbacks++;
+        undo_claim();
+        held_by[first] = 0;
+        held_by[job] = 0;
+        roll_back(me);
+        let_go();
+        check_books();
+        forget_ids()
       }
     fi
   fi
@@ -1042,7 +1131,7 @@ proctype canceller() {
       fi
     }
   };
-  if
+  if /* whichever it is, it commits or rolls back */
   :: job && takes_row -> /* the row, or the attempt, is its own */
     d_step { end_attempt(job, ENDED); place[job] = 0; end_xid(me); check_books(); tidy() }
   :: job && !takes_row -> /* awa._resolve_change() */
