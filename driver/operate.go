@@ -269,6 +269,7 @@ type QueueSettings struct {
 	MaxRunning         Setting[int]           `json:"max_running,omitzero"`          // of the queue at once
 	Rate               Setting[Rate]          `json:"rate,omitzero"`                 // how often jobs begin
 	GroupOrder         Setting[string]        `json:"group_order,omitzero"`          // of a group: start, strict or halt
+	GroupTurns         Setting[bool]          `json:"group_turns,omitzero"`          // groups are served by turns
 }
 
 // A Rate lets Jobs begin in each Per, evenly; and up to Burst at once, where fewer have begun before. In any stretch of

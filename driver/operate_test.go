@@ -324,8 +324,9 @@ func TestQueueSettingsAreThreeThings(t *testing.T) {
 		FailedRetention: driver.Set(time.Hour), DLQRetention: driver.Set(time.Hour),
 		CompletedRetention: driver.Set(time.Hour), Shards: driver.Set(1), MaxDepth: driver.Set(1000),
 		GroupMaxRunning: driver.Set(1), MaxRunning: driver.Set(3), GroupOrder: driver.Set("strict"),
-		Rate:      driver.Set(driver.Rate{Jobs: 100, Per: time.Minute}),
-		GroupRate: driver.Set(driver.Rate{Jobs: 10, Per: time.Minute}),
+		GroupTurns: driver.Set(true),
+		Rate:       driver.Set(driver.Rate{Jobs: 100, Per: time.Minute}),
+		GroupRate:  driver.Set(driver.Rate{Jobs: 10, Per: time.Minute}),
 	}
 	unset := driver.QueueSettings{
 		DefaultPriority: driver.Default[int](), DefaultMaxAttempts: driver.Default[int](),
@@ -336,7 +337,7 @@ func TestQueueSettingsAreThreeThings(t *testing.T) {
 		CompletedRetention: driver.Default[time.Duration](), Shards: driver.Default[int](),
 		MaxDepth: driver.Default[int](), GroupMaxRunning: driver.Default[int](), MaxRunning: driver.Default[int](),
 		Rate: driver.Default[driver.Rate](), GroupRate: driver.Default[driver.Rate](),
-		GroupOrder: driver.Default[string](),
+		GroupOrder: driver.Default[string](), GroupTurns: driver.Default[bool](),
 	}
 	named := func() int { // settings that have a value
 		return queryValue[int](t, pool, `select count(*)

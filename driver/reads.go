@@ -236,6 +236,7 @@ type QueueInfo struct {
 	GroupMaxRunning    *int           // how many jobs of a group run at once, at most; nil for any number
 	GroupRate          *Rate          // how often jobs of a group begin; nil for any rate
 	GroupOrder         string         // when the next job of a group begins: start, strict or halt
+	GroupTurns         bool           // whether groups are served by turns
 	MaxRunning         *int           // how many jobs of the queue run at once, at most; nil for any number
 	Rate               *Rate          // how often jobs begin; nil for any rate
 	PausedAt           *time.Time     // since when nothing is claimed from it; nil when it is not paused
@@ -259,7 +260,8 @@ func (c *Client) ListQueues(ctx context.Context) ([]QueueInfo, error) {
 			DeadLetter: row.DeadLetter, AgingInterval: row.AgingInterval, FailedRetention: row.FailedRetention,
 			DLQRetention: row.DlqRetention, CompletedRetention: row.CompletedRetention, Shards: int(row.Shards),
 			MaxDepth: intOf(row.MaxDepth), GroupMaxRunning: intOf(row.GroupMaxRunning),
-			MaxRunning: intOf(row.MaxRunning), GroupOrder: value(row.GroupOrder), PausedAt: row.PausedAt,
+			MaxRunning: intOf(row.MaxRunning), GroupOrder: value(row.GroupOrder),
+			GroupTurns: value(row.GroupTurns), PausedAt: row.PausedAt,
 			ChangedAt: row.ChangedAt, ChangedBy: value(row.ChangedBy), Workers: int(row.Workers),
 			Counts: QueueCounts{
 				Queue: row.Queue, Available: row.Available, Scheduled: row.Scheduled, Retryable: row.Retryable,

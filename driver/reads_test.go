@@ -99,7 +99,7 @@ func TestListQueues(t *testing.T) {
 		FailedRetention: driver.Set(90 * 24 * hour), DLQRetention: driver.Set(360 * 24 * hour),
 		CompletedRetention: driver.Set(23 * hour), MaxDepth: driver.Set(1000),
 		GroupMaxRunning: driver.Set(1), MaxRunning: driver.Set(3), GroupOrder: driver.Set("strict"),
-		Rate: driver.Set(driver.Rate{Jobs: 100, Per: time.Minute}),
+		GroupTurns: driver.Set(true), Rate: driver.Set(driver.Rate{Jobs: 100, Per: time.Minute}),
 	}))
 	require.NoError(t, client.PauseQueue(t.Context(), "b"))
 	execute(t, pool, "select awa.register_worker('w', '{a}'), awa.register_worker('x')")
@@ -126,9 +126,9 @@ func TestListQueues(t *testing.T) {
 		BackoffMax:  2 * hour, DeadLetter: true, AgingInterval: 30 * time.Second, FailedRetention: 90 * 24 * hour,
 		DLQRetention:       360 * 24 * hour,
 		CompletedRetention: 23 * hour, Shards: 1, MaxDepth: &depth, GroupMaxRunning: new(1), MaxRunning: new(3),
-		GroupOrder: "strict",
-		Rate:       &driver.Rate{Jobs: 100, Per: time.Minute, Burst: 5},
-		Workers:    1, Counts: driver.QueueCounts{Queue: "b"},
+		GroupOrder: "strict", GroupTurns: true,
+		Rate:    &driver.Rate{Jobs: 100, Per: time.Minute, Burst: 5},
+		Workers: 1, Counts: driver.QueueCounts{Queue: "b"},
 	}, queues[1])
 }
 

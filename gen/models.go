@@ -168,6 +168,7 @@ type AwaListQueuesRow struct {
 	MaxRunning         *int32
 	Rate               json.RawMessage
 	GroupOrder         *string
+	GroupTurns         *bool
 	PausedAt           *time.Time
 	ChangedAt          *time.Time
 	ChangedBy          *string

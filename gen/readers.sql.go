@@ -316,7 +316,7 @@ func (q *Queries) ListJobs(ctx context.Context, db DBTX, arg ListJobsParams) ([]
 }
 
 const listQueues = `-- name: ListQueues :many
-select queue, default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention, shards, max_depth, group_max_running, group_rate, max_running, rate, group_order, paused_at, changed_at, changed_by, workers, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at, limited from awa.list_queues()
+select queue, default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter, aging_interval, failed_retention, dlq_retention, completed_retention, shards, max_depth, group_max_running, group_rate, max_running, rate, group_order, group_turns, paused_at, changed_at, changed_by, workers, available, scheduled, retryable, running, waiting_external, completed, failed, cancelled, dead, oldest_ready_at, limited from awa.list_queues()
 `
 
 func (q *Queries) ListQueues(ctx context.Context, db DBTX) ([]AwaListQueuesRow, error) {
@@ -348,6 +348,7 @@ func (q *Queries) ListQueues(ctx context.Context, db DBTX) ([]AwaListQueuesRow, 
 			&i.MaxRunning,
 			&i.Rate,
 			&i.GroupOrder,
+			&i.GroupTurns,
 			&i.PausedAt,
 			&i.ChangedAt,
 			&i.ChangedBy,

@@ -46,6 +46,7 @@ type orderSession struct {
 // Whatever clients, operators and maintenance do, in transactions that are open beside each other, commit, roll back,
 // or are prepared: under strict and halt no job of a group begins before the one before it has ended for good; new ones
 // begin in the order in which they came; and no group stands still, which the books say after each step, and the end.
+// Groups are served by turns half of the time.
 func TestOrderAtRandom(t *testing.T) {
 	for _, order := range []string{"strict", "halt", ""} {
 		t.Run("order "+order, func(t *testing.T) {
@@ -64,7 +65,8 @@ func TestOrderAtRandom(t *testing.T) {
 			m.observer.exec("set jit = off")
 			m.observer.limits("other", `{"group_order": "strict"}`)
 			m.observer.limits("q", `{"group_order": "`+map[bool]string{true: "strict", false: order}[order == ""]+
-				`", "max_running": 3, "dead_letter": true, "backoff_base": "1 millisecond"}`)
+				`", "max_running": 3, "dead_letter": true, "backoff_base": "1 millisecond", "group_turns": `+
+				fmt.Sprint(m.rand.IntN(2) == 0)+`}`)
 			for range 3 {
 				s := d.session()
 				s.exec("set statement_timeout = '2s'") // of two that would wait for each other's ends
@@ -126,13 +128,17 @@ func (m *orderModel) act(s *orderSession) error {
 		m.note("%d: %s %v", name, call, args)
 		return s.try(call, args...)
 	}
-	switch form := m.rand.IntN(24); {
+	switch form := m.rand.IntN(25); {
 	case form < 4:
 		if s.isOpen || len(jobs) > 60 { // new jobs come one after the other
 			return nil
 		}
 		priority := 1 + m.rand.IntN(4)
-		id := one[int64](s.session, "select awa.enqueue('q', 'k', group_key => $1, priority => $2)", group, priority)
+		if m.rand.IntN(6) == 0 {
+			group = ""
+		}
+		id := one[int64](s.session, "select awa.enqueue('q', 'k', group_key => nullif($1, ''), priority => $2)", group,
+			priority)
 		m.note("%d: enqueue %d, %s, priority %d", name, id, group, priority)
 		m.groups[id], m.first[id] = group, true
 		return nil
@@ -166,6 +172,8 @@ func (m *orderModel) act(s *orderSession) error {
 	case form == 21 && !s.isOpen:
 		s.exec("select setval('awa.rescue_called_at', (extract(epoch from clock_timestamp()) * 1000000)::bigint)")
 		return try("select awa.rescue()")
+	case form == 23:
+		return try("select awa.configure_queue('q', jsonb_build_object('group_turns', $1::boolean))", m.rand.IntN(2) == 0)
 	case form == 22 && m.order == "":
 		return try("select awa.configure_queue('q', jsonb_build_object('group_order', $1::text))",
 			[]string{"start", "strict", "halt"}[m.rand.IntN(3)])
@@ -187,7 +195,7 @@ func (m *orderModel) claims(s *orderSession, name int) error {
 	}
 	for _, a := range got {
 		group := m.groups[a.JobID]
-		if m.order != "" {
+		if m.order != "" && group != "" {
 			require.Contains(m, []int64{0, a.JobID}, m.holders[group], "%s is held when job %d begins", group, a.JobID)
 			if m.first[a.JobID] {
 				require.Less(m, m.began[group], a.JobID, "of %s a later job has begun before", group)
@@ -225,7 +233,9 @@ func (m *orderModel) end(s *orderSession, how string) {
 func (m *orderModel) committed(s *orderSession) {
 	for _, a := range s.begun {
 		group := m.groups[a.JobID]
-		m.holders[group] = a.JobID
+		if group != "" {
+			m.holders[group] = a.JobID
+		}
 		m.running = append(m.running, a)
 		if m.first[a.JobID] {
 			m.first[a.JobID], m.began[group] = false, a.JobID

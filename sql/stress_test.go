@@ -188,15 +188,17 @@ func TestStress(t *testing.T) {
 	// but the claim knows which job that was.
 	_, err = setUp.db.Exec(ctx, "create table public.put_off (job_id bigint); grant insert on public.put_off to public")
 	require.NoError(t, err)
-	_, err = setUp.db.Exec(ctx, changing("_next_turns", "), put_back as (", `
-		), noted as (
-		  insert into public.put_off
-		  select w.job_id
-		    from turns t
-		    join awa.limited_jobs w on w.waiting_id = t.waiting_id
-		   where t.is_there and t.size is null
-		), put_back as (`))
-	require.NoError(t, err)
+	for function, isPutOff := range map[string]string{"_next_turns": "t.size is null", "_next_by_turns": "not t.begins"} {
+		_, err = setUp.db.Exec(ctx, changing(function, "), put_back as (", `
+			), noted as (
+			  insert into public.put_off
+			  select w.job_id
+			    from turns t
+			    join awa.limited_jobs w on w.waiting_id = t.waiting_id
+			   where t.is_there and `+isPutOff+`
+			), put_back as (`))
+		require.NoError(t, err)
+	}
 	pruner := newClient(202)
 	turns := map[string]int{}
 	var truncated atomic.Int64
@@ -664,7 +666,7 @@ func (c *client) operate(ctx context.Context) error {
 	}
 	defer tx.Rollback(ctx)
 	for range 1 + c.rand.IntN(3) {
-		job, form := known[c.rand.IntN(len(known))], c.rand.IntN(18)
+		job, form := known[c.rand.IntN(len(known))], c.rand.IntN(19)
 		state := []string{"available", "running", "running", "scheduled", "retryable"}[c.rand.IntN(5)]
 		var open []int64
 		if open, err = c.list(ctx, "select id from awa.list_jobs(state => $1, max_jobs => 100)", state); err != nil {
@@ -716,6 +718,9 @@ func (c *client) operate(ctx context.Context) error {
 				select awa.configure_queue('limited', jsonb_build_object('group_max_running', nullif($1::int, 0), 'max_running',
 				         nullif($2::int, 0), 'rate', nullif($3, '')::jsonb))`, most, c.rand.IntN(2)*(3+c.rand.IntN(28)),
 				[]string{"", "", `{"jobs": 300, "per": "1 second"}`}[c.rand.IntN(3)])
+		case 18: // not the other one: by turns, attempts under no limit hold slots, too, and its books count these
+			_, err = tx.Exec(ctx, "select awa.configure_queue('limited groups', jsonb_build_object('group_turns', $1::boolean))",
+				c.rand.IntN(2) == 0)
 		case 14:
 			_, err = tx.Exec(ctx, "select awa.pause_group($1, $2, until => clock_timestamp() + interval '1 second' * $3)",
 				stressQueues[5+c.rand.IntN(3)], c.group(), c.rand.Float64())

@@ -11,12 +11,12 @@ select throws_ok($$ select awa.configure_queue('q', '{"rate": {"jobs": 1, "per":
 
 -- The state of a shard
 select is(awa._shard_state(-7)::text,
-  (-7, 0, '3:3:', '{0,0,0,0,0}', 0, null, null, 'start', null, null)::awa.shard_states::text,
+  (-7, 0, '3:3:', '{0,0,0,0,0}', 0, null, null, 'start', null, null, false)::awa.shard_states::text,
   'a shard without limits has read nothing');
-select awa._keep_shard_state((-7, 0, '3:3:', '{0,0,9,0,0}', 2, null, 3, 'start', null, null)::awa.shard_states, '5:5:')
-  \g /dev/null
+select awa._keep_shard_state((-7, 0, '3:3:', '{0,0,9,0,0}', 2, null, 3, 'start', null, null, false)::awa.shard_states,
+    '5:5:') \g /dev/null
 select awa._keep_shard_state((s.shard, s.state_id, s.read_until, s.turns_until, 4, s.next_at, s.group_max_running,
-    s.group_order, s.group_rate, s.opened_until)::awa.shard_states)
+    s.group_order, s.group_rate, s.opened_until, s.group_turns)::awa.shard_states)
   from awa._shard_state(-7) s \g /dev/null
 select results_eq('
     select s.read_until::text, s.turns_until, s.running, s.group_max_running

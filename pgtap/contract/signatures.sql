@@ -211,7 +211,8 @@ select is(pg_temp.columns_of('awa.list_queues_row'),
   'interval, backoff_max interval, dead_letter boolean, aging_interval interval, '
   'failed_retention interval, dlq_retention interval, completed_retention interval, shards integer, max_depth integer, '
   'group_max_running integer, group_rate jsonb, max_running integer, rate jsonb, group_order text, '
-  'paused_at timestamp with time zone, changed_at timestamp with time zone, changed_by text, workers bigint, '
+  'group_turns boolean, paused_at timestamp with time zone, changed_at timestamp with time zone, changed_by text, '
+  'workers bigint, '
   'available bigint, scheduled bigint, retryable bigint, running bigint, waiting_external bigint, completed bigint, '
   'failed bigint, cancelled bigint, dead bigint, '
   'oldest_ready_at timestamp with time zone, limited bigint', 'columns of list_queues_row');

@@ -79,7 +79,7 @@ select is((select array_agg(k.name || ' ' || k.default_value order by k.name)
             where k.of_queue and k.default_value is not null),
   '{"aging_interval 00:01:00","backoff_base 00:00:01","backoff_max 24:00:00","dead_letter false",'
   '"default_max_attempts 25","default_priority 2","dlq_retention 30 days","failed_retention 72:00:00",'
-  '"group_order start","lease 00:01:00","shards 1"}', 'the defaults of a queue');
+  '"group_order start","group_turns false","lease 00:01:00","shards 1"}', 'the defaults of a queue');
 select is(awa._default_interval('other'), null, 'another setting has none');
 select is(awa._default_number('other'), null, 'of either kind');
 select is(awa._retention('cancelled', null, '1 day'), interval '72 hours', 'cancelled jobs are kept as failed ones');

@@ -16,7 +16,7 @@ begin atomic
 end;
 
 begin;
-select plan(125);
+select plan(128);
 
 -- The others
 create function pg_temp.others_now() returns text
@@ -180,7 +180,9 @@ select pg_temp.refused(format('select awa.configure_queue(pg_temp.q(), %L)', c.s
     (59, '{"completed_retention": 0}', 'completed_retention'),
     (60, '{"completed_retention": "-1 hour"}', 'completed_retention'),
     (61, '{"completed_retention": "soon"}', 'completed_retention'),
-    (62, '{"completed_retention": true}', 'completed_retention')
+    (62, '{"completed_retention": true}', 'completed_retention'),
+    (63, '{"group_turns": "true"}', 'group_turns'), (64, '{"group_turns": 1}', 'group_turns'),
+    (65, '{"group_turns": []}', 'group_turns')
   ) c(n, settings, names)
  order by c.n;
 select ok(pg_temp.outcome($$select awa.configure_queue(pg_temp.q(), '{"default_priority": 2.0}')$$) in ('ok', '22023'),

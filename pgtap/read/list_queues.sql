@@ -20,6 +20,7 @@ select is((select to_jsonb(q) from pg_temp.queue(' default') q) - '{queue,availa
     "failed_retention": "72:00:00",
     "dlq_retention": "30 days", "completed_retention": "24:00:00", "shards": 1, "max_depth": null,
     "group_max_running": null, "group_rate": null, "max_running": null, "rate": null, "group_order": "start",
+    "group_turns": false,
     "limited": 0, "paused_at": null,
     "changed_at": null, "changed_by": null, "workers": 0, "scheduled": 0, "retryable": 0, "running": 0,
     "waiting_external": 0, "completed": 0, "failed": 0,
@@ -40,7 +41,7 @@ select '{"default_priority": 3, "default_max_attempts": 7, "lease": "00:01:30", 
   "backoff_base": "00:00:05", "backoff_max": "02:00:00", "dead_letter": true, "aging_interval": "00:00:30",
   "failed_retention": "90 days", "dlq_retention": "100 years", "completed_retention": "23:00:00",
   "shards": 4, "max_depth": 1000, "group_max_running": 1, "max_running": null, "rate": null,
-  "group_order": "halt"}'::jsonb as settings;
+  "group_order": "halt", "group_turns": true}'::jsonb as settings;
 select awa.configure_queue(pg_temp.q(' own'), o.settings) from own o \g /dev/null
 select is((select to_jsonb(q) from pg_temp.queue(' own') q) @> o.settings, true, 'or its own') from own o;
 select is((select row(q.changed_by, q.changed_at between now() and clock_timestamp())::text

@@ -60,6 +60,8 @@
 {{ template "claim/limited.sql" . }}
 {{ template "claim/slots.sql" . }}
 {{ template "claim/turns.sql" . }}
+{{ template "claim/serving.sql" . }}
+{{ template "claim/by_turns.sql" . }}
 {{ template "close/complete.sql" . }}
 {{ template "close/batches.sql" . }}
 {{ template "close/complete_many.sql" . }}

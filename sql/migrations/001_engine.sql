@@ -186,6 +186,7 @@ create table awa.queue_settings (
   max_running          integer,
   rate                 jsonb,
   group_order          text check (group_order in ('start', 'strict', 'halt')),
+  group_turns          boolean,
   paused_at            timestamptz,
   changed_at           timestamptz not null default now(),
   changed_by           text not null default session_user
@@ -220,6 +221,7 @@ comment on column awa.queue_settings.max_running is
   'How many jobs of the queue run at once, at most; without end by default';
 comment on column awa.queue_settings.rate is
   'How often jobs begin: jobs, per (an interval) and burst; without end by default';
+comment on column awa.queue_settings.group_turns is 'Whether groups are served by turns; null: no';
 comment on column awa.queue_settings.group_order is
   'start: the next job of a group begins when there is room. strict: when the one before has ended for good. halt: as '
   'strict, and not while one that failed for good is kept';
@@ -834,6 +836,7 @@ create table awa.shard_states (
   group_order       text,
   group_rate        jsonb,
   opened_until      timestamptz,
+  group_turns       boolean not null default false,
   primary key (shard, state_id)
 );
 comment on table awa.shard_states is
@@ -847,6 +850,7 @@ comment on column awa.shard_states.next_at is
 comment on column awa.shard_states.group_max_running is 'The limit by which claims have looked at the groups last';
 comment on column awa.shard_states.group_order is 'The setting by which claims have looked at the groups last';
 comment on column awa.shard_states.group_rate is 'The setting by which claims have looked at the groups last';
+comment on column awa.shard_states.group_turns is 'The setting by which claims have looked at the groups last';
 comment on column awa.shard_states.opened_until is 'Groups that open before this time were looked at since';
 
 create table awa.group_states (
@@ -882,7 +886,8 @@ comment on column awa.group_states.holder is
   'The job for which it is kept, by its order: one that runs again, or that failed for good. No other one begins';
 comment on column awa.group_states.next_at is
   'When the next job may begin under the rate of the group, if it had no burst';
-comment on column awa.group_states.rate_turns is 'How many of its turns wait to be served, where it has a rate';
+comment on column awa.group_states.rate_turns is
+  'How many of its turns wait to be served, where it has a rate, or groups are served by turns';
 comment on column awa.group_states.opens_at is
   'When a claim is to look at its line again: its rate lets the next one begin, or a pause is over';
 comment on column awa.group_states.xid is
@@ -918,7 +923,7 @@ comment on column awa.group_settings.changed_by is 'The login that changed it';
 create table awa.limited_jobs (
   waiting_id   bigint primary key,
   shard        bigint not null,
-  group_id     bigint not null,
+  group_id     bigint,
   job_id       bigint not null,
   lane         bigint not null,
   ready_at     timestamptz not null,
@@ -931,17 +936,19 @@ create table awa.limited_jobs (
   args         jsonb not null,
   tags         text[],
   metadata     jsonb,
-  group_key    text not null,
+  group_key    text,
   expires_at   timestamptz,
   progress     jsonb,
-  errors       jsonb
+  errors       jsonb,
+  check ((group_id is null) = (group_key is null))
 );
 create index limited_jobs_line on awa.limited_jobs (shard, group_id, waiting_id);
 create index limited_jobs_job on awa.limited_jobs (job_id);
 create index limited_jobs_lane on awa.limited_jobs (lane, ready_at);
 create index limited_jobs_expires_at on awa.limited_jobs (expires_at) where expires_at is not null and attempt = 1;
 comment on table awa.limited_jobs is
-  'One available job that a claim came to, and that waits for its group; deleted when it begins';
+  'One available job that a claim came to, and that waits for its group, or its turn; deleted when it begins';
+comment on column awa.limited_jobs.group_id is 'As group_states.group_id; null: it has no group, and has its turn';
 comment on column awa.limited_jobs.waiting_id is
   'Its place in the line of its group; negative where it was given back: these come first';
 comment on column awa.limited_jobs.lane is 'The lane of its priority';
@@ -949,12 +956,16 @@ comment on column awa.limited_jobs.lane is 'The lane of its priority';
 create table awa.turns (
   turn_id    bigint not null,
   lane       bigint not null,
-  group_id   bigint not null,
+  group_id   bigint,
   waiting_id bigint not null,
+  is_again   boolean not null default false,
   primary key (lane, turn_id)
 );
 comment on table awa.turns is
   'A slot of a group that is kept for a job of its line: the next claim that comes to its lane begins it';
+comment on column awa.turns.group_id is 'As group_states.group_id; null for a job without a group, which holds no slot';
+comment on column awa.turns.is_again is
+  'Whether its group was served since jobs of it wait, where groups are served by turns: claims read on before';
 
 create table awa.done_entries (
   job_id             bigint not null,

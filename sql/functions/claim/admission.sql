@@ -112,7 +112,8 @@ begin
   claim.lane_seq := part.lane_seq + 1;
   claim.hi := part.hi;
   claim.lo := part.lo;
-  if max_entries = 1 and is_first and not has_own and settings.group_rate is null then
+  if max_entries = 1 and is_first and not has_own and settings.group_rate is null and settings.group_turns is not true
+  then
     return query
       select * from awa._admit_first(queue, shard, part, cleaned, cleaned_until, settings.group_max_running, claim);
     if found then

@@ -297,6 +297,7 @@ begin
    where l.queue_id = v_terms.queue_id;
   select q.paused_at is not null, q.lease, v_terms.claimed_at + q.deadline, q.aging_interval,
          num_nonnulls(q.group_max_running, q.group_rate) > 0 or coalesce(q.group_order, 'start') <> 'start'
+           or q.group_turns is true
     into v_is_paused, v_lease, v_terms.deadline_at, v_aging, v_terms.limits_groups
     from awa.queue_settings q
    where q.queue_id = v_terms.queue_id;

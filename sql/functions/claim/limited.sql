@@ -30,8 +30,8 @@ comment on function awa._claim_limited is 'Takes jobs from a queue with limits: 
 -- First what was given back, which comes first in its group; then the groups that have room get turns for those that
 -- wait in their lines; then it goes through the lanes: in each it begins the jobs that have turns, then reads new
 -- entries. It takes those whose group has room and no line, and puts the others into the line of their group: out of
--- the log, into limited_jobs. It reads at most about 2,000 entries; where it has come that far for nothing, or
--- has left groups to the next claim, it wakes the queue.
+-- the log, into limited_jobs. Where groups are served by turns, _take_by_turns does that. It reads at most about 2,000
+-- entries; where it has come that far for nothing, or has left groups to the next claim, it wakes the queue.
 -- now: a snapshot that was taken under the lock. Limits of the queue as a whole lower the number of jobs: their state
 -- is that of the first shard, whose lock it tries where it claims from another one.
 -- Why: all that decides who may begin is written and read under the lock of the shard. Only that a slot is free comes
@@ -81,6 +81,10 @@ begin
         perform awa._deal_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, terms.claimed_at, false);
         v_freed := array_fill(0, array[cardinality(v_groups)]);
       end if;
+    elsif v_settings.group_turns then
+      return query select * from awa._take_by_turns(queue, shard, now, terms, v_settings, v_state, v_limits.whole,
+        v_limits.has_slots, v_limits.has_own, v_groups, v_freed, v_claim, v_limits.most, v_room, v_bytes, one_by_one);
+      return;
     else
       exit when v_round > 1 and v_groups = '{}';
       if v_groups <> '{}' then
@@ -121,11 +125,9 @@ begin
         if v_window.at_xid < pg_snapshot_xmax(v_window.lo) then
           v_window := awa._late_part(v_lane, v_window, terms.cleaned, terms.cleaned_until);
         end if;
-        return query
-          select *
-            from awa._admit_part(queue, shard, v_lane, v_window, terms.cleaned, terms.cleaned_until,
-                   least(v_room + case v_room when 1 then least(v_scanned, 50) else 50 end, 450), v_room, v_bytes,
-                   v_room = v_limits.most, v_settings, v_limits.has_own, v_claim);
+        return query select * from awa._admit_part(queue, shard, v_lane, v_window, terms.cleaned, terms.cleaned_until,
+          least(v_room + case v_room when 1 then least(v_scanned, 50) else 50 end, 450), v_room, v_bytes,
+          v_room = v_limits.most, v_settings, v_limits.has_own, v_claim);
         get diagnostics v_jobs = row_count;
         v_room := v_room - v_jobs;
         exit rounds when v_room = 0;
@@ -138,7 +140,6 @@ begin
       end loop;
     end loop;
   end loop;
-
   if v_groups <> '{}' then
     v_dealt := v_dealt
       || awa._deal_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, terms.claimed_at, v_is_dealt);

@@ -33,6 +33,7 @@ declare
 begin
   select s.* into settings from awa.queue_settings s where s.queue_id = queue_id;
   settings.group_order := coalesce(settings.group_order, 'start');
+  settings.group_turns := coalesce(settings.group_turns, false);
   settings.group_max_running := awa._group_limit(settings.group_max_running, settings.group_order);
   if settings.paused_at is not null then
     return;
@@ -79,7 +80,9 @@ begin
     groups := groups || v_lines;
     freed := freed || array_fill(0, array[cardinality(v_lines)]);
   end if;
-  if (state.group_max_running, state.group_rate) is distinct from (settings.group_max_running, settings.group_rate) then
+  if (state.group_max_running, state.group_rate, state.group_turns)
+    is distinct from (settings.group_max_running, settings.group_rate, settings.group_turns)
+  then
     v_lines := awa._take_turns_back(shard);
   else
     if v_slots.changed <> '{}' then
@@ -122,6 +125,7 @@ begin
   state.group_max_running := settings.group_max_running;
   state.group_order := settings.group_order;
   state.group_rate := settings.group_rate;
+  state.group_turns := settings.group_turns;
   whole.running := whole.running + case when settings.max_running is null then 0 else jobs end;
   if settings.rate is not null then
     whole.next_at := awa._rate_after(settings.rate, whole.next_at, at, jobs);
@@ -147,7 +151,7 @@ declare
 begin
   select s.* into v_state from awa.shard_states s where s.shard = shard order by s.state_id desc limit 1;
   if not found then
-    v_state := (shard, 0, '3:3:', '{0,0,0,0,0}', 0, null, null, 'start', null, null);
+    v_state := (shard, 0, '3:3:', '{0,0,0,0,0}', 0, null, null, 'start', null, null, false);
   end if;
   return v_state;
 end
@@ -170,9 +174,9 @@ begin
   if read_until is null then
     v_old := awa._shard_state(state.shard);
     if (state.turns_until, state.running, state.next_at, state.group_max_running, state.group_order, state.group_rate,
-        state.opened_until)
+        state.opened_until, state.group_turns)
       is not distinct from (v_old.turns_until, v_old.running, v_old.next_at, v_old.group_max_running,
-        v_old.group_order, v_old.group_rate, v_old.opened_until)
+        v_old.group_order, v_old.group_rate, v_old.opened_until, v_old.group_turns)
     then
       return v_old;
     end if;
@@ -182,9 +186,9 @@ begin
   state.state_id := nextval('awa.state_ids');
   insert into awa.shard_states
     (shard, state_id, read_until, turns_until, running, next_at, group_max_running, group_order, group_rate,
-     opened_until)
+     opened_until, group_turns)
   values (state.shard, state.state_id, state.read_until, state.turns_until, state.running, state.next_at,
-    state.group_max_running, state.group_order, state.group_rate, state.opened_until);
+    state.group_max_running, state.group_order, state.group_rate, state.opened_until, state.group_turns);
   return state;
 end
 $$;

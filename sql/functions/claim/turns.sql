@@ -114,7 +114,7 @@ begin
       ) l
   )
   select (
-           select array_agg((0, u.lane, d.group_id, u.waiting_id)::awa.turns order by u.waiting_id)
+           select array_agg((0, u.lane, d.group_id, u.waiting_id, false)::awa.turns order by u.waiting_id)
              from dealt d
             cross join unnest(d.ids, d.lanes) u(waiting_id, lane)
          ),
@@ -187,7 +187,7 @@ $$;
 comment on function awa._keep_turns is 'Keeps turns that were dealt, and not served, for the claims to come';
 
 -- Takes the turns of a shard back, all or those of some groups; returns these, or all groups that have a line.
--- The jobs with turns are first in line again.
+-- The jobs with turns are first in line again. Jobs without a group keep theirs.
 -- Locks: the states that it replaces, tried.
 -- Why: after a change of a limit. A turn that was given under a larger one would begin a job for which there is no
 -- room any more.
@@ -198,7 +198,8 @@ as $$
 begin
   with back as (
     delete from awa.turns t
-     where t.lane between shard << 3 and shard << 3 | 7 and (groups is null or t.group_id = any(groups))
+     where t.lane between shard << 3 and shard << 3 | 7
+       and case when groups is null then t.group_id is not null else t.group_id = any(groups) end
     returning t.group_id, t.waiting_id
   ), known as materialized (
     select b.*, s.*
@@ -469,7 +470,8 @@ begin
           select min(b.job_id) as first_id, max(b.job_id) as last_id,
                  sum(b.body_bytes + awa._row_bytes(queue)) as bytes,
                  array_agg(b.job_id order by b.ordinality) as job_ids,
-                 array_agg(b.group_id order by b.ordinality) as groups,
+                 case when bool_or(b.group_id is not null) then array_agg(b.group_id order by b.ordinality)
+                 end as groups,
                  array_agg(b.unique_key order by b.ordinality) as keys, bool_or(b.unique_key is not null) as holds_keys
             from begun b
         ) f

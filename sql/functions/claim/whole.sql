@@ -30,10 +30,11 @@ begin
   end if;
   select s.* into settings from awa.queue_settings s where s.queue_id = terms.queue_id;
   settings.group_order := coalesce(settings.group_order, 'start');
+  settings.group_turns := coalesce(settings.group_turns, false);
   state := awa._shard_state(shard);
   if settings.paused_at is not null
     or num_nonnulls(settings.group_max_running, settings.group_rate, state.group_max_running, state.group_rate) > 0
-    or (settings.group_order, state.group_order) is distinct from ('start', 'start')
+    or (settings.group_order, state.group_order) is distinct from ('start', 'start') or state.group_turns
     or (select true from awa.group_settings g where g.queue_id = terms.queue_id limit 1)
     or (
       select true

@@ -230,9 +230,42 @@ select r.lane, r.state, r.is_here
 comment on view awa._leases_here is
   'The lease rows that count for this transaction; and the other rows of the jobs that it has buried';
 
+-- How many of the jobs that claims have put aside wait for no limit, of the queues with such.
+-- They have turns; or their group, where groups are served by turns, has one, so no limit keeps it closed.
+create or replace function awa._unlimited(first_id bigint, last_id bigint) returns table (queue_id bigint, jobs bigint)
+language sql stable
+as $$
+  select awa._queue_of(t.lane), count(*)
+    from awa.turns t
+   where t.lane >= awa._first_lane(first_id) and t.lane <= awa._last_lane(last_id)
+   group by 1
+  union all
+  select q.queue_id, sum(greatest(w.jobs - s.rate_turns, 0))::bigint
+    from awa.queue_settings q
+   cross join lateral (
+      select s.shard, s.group_id, s.rate_turns
+        from awa.group_states s
+       where s.shard between q.queue_id << 6 and q.queue_id << 6 | 63
+         and (s.has_line or s.has_front or s.holder is not null) and s.rate_turns > 0
+         and not exists (
+           select
+             from awa.group_states n
+            where n.shard = s.shard and n.group_id = s.group_id and n.state_id > s.state_id
+         )
+      offset 0
+    ) s
+   cross join lateral (
+      select count(*) as jobs from awa.limited_jobs w where w.shard = s.shard and w.group_id = s.group_id offset 0
+    ) w
+   where q.queue_id between first_id and last_id and q.group_turns
+   group by q.queue_id
+$$;
+comment on function awa._unlimited is
+  'How many of the jobs that claims have put aside wait for no limit, of the queues with such';
+
 -- Exact counts of jobs by queue and state, as queue_counts returns them.
 -- limited is how many of the available wait for a limit: in the lines of their groups, without a turn, or more than
--- those of the queue let begin now.
+-- those of the queue let begin now. Not those that only wait for the next turn of their group.
 create or replace function awa._queue_counts(queue text) returns setof awa.queue_counts_row
 language sql stable
 as $$
@@ -308,15 +341,9 @@ with span as (
     ) w
    cross join unnest('{available,in line}'::text[]) n(state)
   union all
-  select awa._queue_of(t.lane), 'in line', -count(*), null, null, false -- those that have turns
+  select u.queue_id, 'in line', -u.jobs, null, null, false
     from span s
-   cross join lateral (
-      select t.lane
-        from awa.turns t
-       where t.lane >= awa._first_lane(s.first_id) and t.lane <= awa._last_lane(s.last_id)
-      offset 0
-    ) t
-   group by 1
+   cross join lateral awa._unlimited(s.first_id, s.last_id) u
   union all
   select awa._queue_of(f.lane), f.state, count(*), null, null, false
     from span s

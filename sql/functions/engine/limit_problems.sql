@@ -3,7 +3,8 @@
 -- What is wrong with the slots, lines and turns of queues with limits; also rows that somebody has removed.
 -- The slots of a group are held by open attempts and by turns, or given back and not read by a claim yet. Each job in
 -- line is behind what its state says was taken. A group with a line has no room, or is paused, or is kept for a job
--- that comes, or a claim is to look at it: the next one, or the first one after a time.
+-- that comes, or a claim is to look at it: the next one, or the first one after a time; or, where groups are served by
+-- turns, it has its turn. A job without a group that has left the log has its turn.
 create or replace view awa._limit_problems as
 with states as (
   select distinct on (s.shard, s.group_id) s.shard, s.group_id, s.running, s.has_line, s.has_front, s.taken,
@@ -11,7 +12,7 @@ with states as (
     from awa.group_states s
    order by s.shard, s.group_id, s.state_id desc
 ), shards as (
-  select distinct on (s.shard) s.shard, s.running, s.group_max_running, s.group_order, s.opened_until
+  select distinct on (s.shard) s.shard, s.running, s.group_max_running, s.group_order, s.opened_until, s.group_turns
     from awa.shard_states s
    order by s.shard, s.state_id desc
 ), unread as (
@@ -23,7 +24,7 @@ with states as (
     from (
       select o.lane >> 3 as shard, o.group_id, 1 as slots from awa._holders o where o.group_id is not null
       union all
-      select t.lane >> 3, t.group_id, 1 from awa.turns t
+      select t.lane >> 3, t.group_id, 1 from awa.turns t where t.group_id is not null
       union all
       select u.shard, u.group_id, u.slots from unread u
     ) h
@@ -33,7 +34,7 @@ with states as (
          min(w.waiting_id) filter (where w.waiting_id >= 0) as first,
          min(w.waiting_id) filter (where w.waiting_id < 0) as first_in_front
     from awa.limited_jobs w
-   where not exists (select from awa.turns t where t.lane >> 3 = w.shard and t.waiting_id = w.waiting_id)
+   where w.group_id is not null and w.waiting_id not in (select t.waiting_id from awa.turns t)
    group by w.shard, w.group_id
 )
 select coalesce(s.shard, h.shard) >> 6 as queue_id,
@@ -57,9 +58,14 @@ select l.shard >> 6,
   left join awa.group_settings o on o.queue_id = l.shard >> 6 and o.group_id = l.group_id
  where (s.running < awa._group_limit(coalesce(o.group_max_running, h.group_max_running), h.group_order)) is not false
    and s.holder is null
+   and not (h.group_turns and s.rate_turns > 0)
    and (s.opens_at >= coalesce(h.opened_until, '-infinity')) is not true
    and (o.paused_at is not null and o.paused_until is null) is not true
    and not exists (select from unread u where u.shard = l.shard and u.group_id = l.group_id)
+union all
+select w.shard >> 6, format('job %s has no group, and no turn', w.job_id)
+  from awa.limited_jobs w
+ where w.group_id is null and w.waiting_id not in (select t.waiting_id from awa.turns t)
 union all
 select s.shard >> 6, format('group %s is kept for job %s, which does not come', s.group_id, s.holder)
   from states s
@@ -73,7 +79,7 @@ select s.shard >> 6, format('group %s is kept for job %s, which does not come', 
   )
 union all
 select s.shard >> 6,
-       format('group %s: %s turns under its rate are counted, %s are there', s.group_id, s.rate_turns, t.turns)
+       format('group %s: %s turns are counted, %s are there', s.group_id, s.rate_turns, t.turns)
   from states s
  cross join lateral (
     select count(*) as turns from awa.turns t where t.lane >> 3 = s.shard and t.group_id = s.group_id

@@ -1,4 +1,4 @@
--- Jobs that claims have put aside, since their groups were full.
+-- Jobs that claims have put aside, since their groups were full, or are served by turns.
 
 -- A job that waits for its group, as one that waits for a time.
 create or replace function awa._as_deferred(job awa.limited_jobs) returns setof awa.deferred_jobs
@@ -112,7 +112,8 @@ begin
   begin
     perform awa._put_off_limited(v_job.job_id, 'begin', awa._refusal(message, code));
     insert into awa.slots (shard, freed, looks, keeps)
-    values (v_job.shard, array[v_job.group_id], array[v_job.group_id], array[v_job.job_id]);
+    select v_job.shard, array[v_job.group_id], array[v_job.group_id], array[v_job.job_id]
+     where v_job.group_id is not null;
     perform awa._wake(v_job.shard >> 6);
   exception when others then
     if not awa._is_about_a_row(sqlstate) then
@@ -236,7 +237,7 @@ begin
         group by n.shard
      ) c
      left join awa.queue_settings s on s.queue_id = c.shard >> 6;
-  delete from awa.turns;
+  delete from awa.turns t where t.group_id is not null;
   delete from awa.slots;
   with known as (
     delete from awa.group_states s returning s.shard, s.group_id, s.state_id, s.holder, s.next_at
@@ -251,7 +252,9 @@ begin
         from awa.leases l
        where l.group_id is not null
       union all
-      select w.shard, w.group_id, 0, w.waiting_id >= 0, w.waiting_id < 0, null, null from awa.limited_jobs w
+      select w.shard, w.group_id, 0, w.waiting_id >= 0, w.waiting_id < 0, null, null
+        from awa.limited_jobs w
+       where w.group_id is not null
       union all
       (
         select distinct on (k.shard, k.group_id) k.shard, k.group_id, 0, false, false, k.holder, k.next_at

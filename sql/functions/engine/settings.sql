@@ -76,7 +76,8 @@ select k.of_queue, k.name, k.type, k.min_value, k.max_value, k.default_value
     (true, 'group_rate', 'rate', '1', '1000000', null),
     (true, 'max_running', 'integer', '1', '1000000', null),
     (true, 'rate', 'rate', '1', '1000000', null),
-    (true, 'group_order', 'choice', null, null, 'start')
+    (true, 'group_order', 'choice', null, null, 'start'),
+    (true, 'group_turns', 'boolean', null, null, 'false')
   ) k(of_queue, name, type, min_value, max_value, default_value);
 comment on view awa._known_settings is 'The settings that there are, with their ranges and defaults';
 

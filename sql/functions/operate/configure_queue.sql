@@ -31,12 +31,11 @@ begin
   update awa.queue_settings s
      set (default_priority, default_max_attempts, lease, deadline, backoff_base, backoff_max, dead_letter,
           aging_interval, max_depth, failed_retention, dlq_retention, completed_retention, group_max_running,
-          group_rate, max_running, rate, group_order, changed_at, changed_by)
+          group_rate, max_running, rate, group_order, group_turns, changed_at, changed_by)
        = (select r.default_priority, r.default_max_attempts, r.lease, r.deadline, r.backoff_base, r.backoff_max,
                  r.dead_letter, r.aging_interval, r.max_depth, r.failed_retention, r.dlq_retention,
                  r.completed_retention, r.group_max_running, r.group_rate, r.max_running, r.rate, r.group_order,
-                 clock_timestamp(),
-                 session_user
+                 r.group_turns, clock_timestamp(), session_user
             from jsonb_populate_record(s, v_checked) r)
    where s.queue_id = v_queue_id;
   if v_checked ? 'shards' then
@@ -70,7 +69,7 @@ begin
   v_has_limits := exists (
     select from awa.queues q where q.queue_id = queue_id and q.has_limits and q.dropped_at is null);
   if num_nonnulls(awa._group_limit(v_settings.group_max_running, v_settings.group_order), v_settings.group_rate,
-    v_settings.max_running, v_settings.rate) > 0
+    v_settings.max_running, v_settings.rate, nullif(v_settings.group_turns, false)) > 0
   then
     perform awa._limit_queue(queue_id, queue);
     v_has_limits := true;

@@ -126,9 +126,21 @@ comment on function awa.explain_job is 'Explains in words why a job is not runni
 create or replace function awa._line_in_words(job awa.jobs) returns text
 language sql stable
 as $$
-  select format('It is available since %s, and waits for its group %s: %s%s%s', job.run_at, job.group_key,
+  select format('It is available since %s, and waits for its %s: %s%s%s', job.run_at,
+           coalesce('group ' || w.group_key || case when s.group_turns then ', which is served by turns' else '' end,
+             'turn beside the groups'),
            case
              when g.holder is not null then awa._holder_in_words(g.holder)
+             when s.group_turns and t.turn_id is not null then format('it has its turn, %s are before it', (
+               select count(*)
+                 from (
+                   select
+                     from awa.turns b
+                    where b.lane = t.lane and b.turn_id < t.turn_id
+                    order by b.turn_id desc
+                    limit 10001
+                 ) b
+             ))
              when t.turn_id is not null then 'it has its turn, and begins with the next claim that has room'
              else format('%s%s run', coalesce(g.running, 0),
                ' of ' || awa._group_limit(coalesce(o.group_max_running, s.group_max_running), s.group_order))

@@ -1,6 +1,6 @@
 -- The row that list_groups returns, one per group.
 create or replace view awa.list_groups_row as
-select w.group_key, 0 as running, w.job_id as waiting, w.ready_at as oldest_waiting_at, w.ready_at as next_at,
+select g.group_key, 0 as running, w.job_id as waiting, w.ready_at as oldest_waiting_at, w.ready_at as next_at,
        g.paused_at, g.paused_until, g.reason
   from awa.limited_jobs w, awa.group_settings g
  where false;
