@@ -144,7 +144,7 @@ language sql
 as $$ update awa.queue_rollups set folded_at = '-infinity';
 select setval('awa.next_fold_at', 1); select pg_temp.no_gap() $$;
 
-select plan(56);
+select plan(59);
 
 -- Plans that were made when there was nothing
 select pg_temp.analyze() \g /dev/null
