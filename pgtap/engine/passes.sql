@@ -5,7 +5,7 @@
 begin;
 select plan(29);
 
-select is(cardinality(awa._passes()), 12, 'there are twelve passes');
+select is(cardinality(awa._passes()), 13, 'there are thirteen passes');
 select is((select count(*) from unnest(awa._passes()) p where to_regclass('awa.pass_clock_' || p) is null), 0::bigint,
   'each has a clock');
 select is((select array_agg(p) from unnest(awa._passes()) p where not exists (
