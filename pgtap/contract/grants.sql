@@ -7,7 +7,6 @@ select awa.enqueue(:'queue' || ' change', 'k') as cancelled_id,
        awa.enqueue(:'queue' || ' change', 'k') as moved_id, awa.enqueue(:'queue' || ' change', 'k') as retried_id,
        awa.enqueue(:'queue' || ' drop', 'k') \gset
 select awa.cancel(:retried_id) \g /dev/null
-select awa.start_change('delete', '{"tag": "none"}') as change_id \gset
 select job_id as unique_id from awa.enqueue_unique(:'queue' || ' change', 'k', unique_key => :'queue') \gset
 select count(*) from awa.enqueue_many(:'queue' || ' work', 'k', array_fill('{}'::jsonb, array[5])) \g /dev/null
 create temp table allowed (role text, function text);
@@ -72,6 +71,7 @@ end
 $$;
 
 begin;
+select awa.start_change('delete', '{"tag": "none"}') as change_id \gset
 select plan(42);
 
 -- The matrix: everything that is built, for each role

@@ -81,7 +81,12 @@ return (
            ))
     from awa.ready_entries e);
 create temp table before as select j.id, j.state, to_jsonb(j) as job from awa.jobs j;
-create temp table counts_before as select * from awa.queue_counts();
+-- Turns are given anew by the next claim: until then, what they would let begin counts as limited.
+create temp view counts as
+select c.queue, to_jsonb(c) - case when s.group_turns then 'limited' else '' end as counts
+  from awa.queue_counts() c
+  left join awa.queue_settings s on s.queue_id = awa._queue_id(c.queue);
+create temp table counts_before as table counts;
 create temp table keys_before as select * from awa.unique_claims;
 create temp table order_before as
 select a.lane, a.job_id, row_number() over (partition by a.lane order by a.xid, a.job_id) as place
@@ -107,7 +112,7 @@ return (
           ) d
       ),
     'counts '
-      || (select string_agg(c.queue, ' ') from (table counts_before except all select * from awa.queue_counts()) c),
+      || (select string_agg(c.queue, ' ') from (table counts_before except all table counts) c),
     'keys ' || (select string_agg(k.job_id::text, ' ') from (table keys_before except all table awa.unique_claims) k),
     'places ' || (select string_agg(d.job_id::text, ' ') from (
       select o.job_id
