@@ -203,7 +203,8 @@ func TestLanesWaitForTheRotation(t *testing.T) {
 // ids and snapshots that are as old, and may last.
 func TestLanesDoNotWaitForOthers(t *testing.T) {
 	d, elsewhere := newDatabase(t), newDatabase(t)
-	old, reader, later, writer, other := d.session(), d.session(), d.session(), d.session(), elsewhere.session()
+	old, reader, later, latest := d.session(), d.session(), d.session(), d.session()
+	writer, other := d.session(), elsewhere.session()
 	s := d.session().neverWaits()
 	s.carriesByLanes()
 	s.enqueue("q")
@@ -234,18 +235,50 @@ func TestLanesDoNotWaitForOthers(t *testing.T) {
 	waits(writer)
 	require.NotContains(t, says(), fmt.Sprintf("backend %d,", old.pid))
 	writer.exec("commit")
+	waits(later) // It may have taken over a snapshot of the first ones.
+	latest.exec("begin isolation level repeatable read")
+	latest.exec("select 1")
+	waits(later)
+	later.exec("commit")
 	require.Equal(t, "cleaning", s.prune())
 	require.True(t, one[bool](s, "select carried_before is not null from awa.ring"))
 	for outcome := s.prune(); outcome != "cleaned"; outcome = s.prune() {
 		require.Equal(t, "cleaning", outcome)
 	}
 	require.Equal(t, "waiting", s.prune())
-	later.exec("commit")
+	latest.exec("commit")
 	s.prunes()
 	s.balanced()
 	jobs := s.claim("q", 9)
 	require.Len(t, jobs, 2)
 	require.Equal(t, job, jobs[1].JobID)
+}
+
+// A session that takes over the snapshot of another one, which then ends, writes to the segment that was current then.
+func TestLanesWaitForSnapshotsThatAreTakenOver(t *testing.T) {
+	d := newDatabase(t)
+	reader, heir := d.session(), d.session()
+	s := d.session().neverWaits()
+	s.carriesByLanes()
+	s.enqueue("q")
+	reader.exec("begin isolation level repeatable read")
+	snapshot := one[string](reader, "select pg_export_snapshot()")
+	s.rotate()
+	for outcome := s.prune(); outcome != "waiting"; outcome = s.prune() {
+		require.Equal(t, "cleaning", outcome)
+	}
+	heir.exec("begin isolation level repeatable read")
+	heir.exec("set transaction snapshot '" + snapshot + "'")
+	reader.exec("commit")
+	require.Equal(t, "waiting", s.prune())
+	job := heir.enqueue("q")
+	require.Equal(t, "waiting", s.prune())
+	heir.exec("commit")
+	s.prunes()
+	s.balanced()
+	jobs := s.claim("q", 9)
+	require.Len(t, jobs, 2)
+	require.Contains(t, []int64{jobs[0].JobID, jobs[1].JobID}, job)
 }
 
 // A lane that another session holds, or of whose attempts one is being answered for, is passed over: the others are

@@ -320,6 +320,7 @@ create table awa.ring (
   cleaned_until   pg_snapshot,
   cleaned_by      xid8,
   old_snapshots   text[],
+  looked_again    boolean not null default false,
   unreadable      bigint[],
   refused         bigint[],
   refusal         text,
@@ -350,6 +351,8 @@ comment on column awa.ring.old_snapshots is
   'The sessions that delay the truncation, or the cleaning of a segment of very many lanes, because of their old '
   'snapshots: those that had one at the first look, and still have it; null before that look. Then those that may have '
   'rows in it that are not committed';
+comment on column awa.ring.looked_again is
+  'Whether old_snapshots are of a second look, when those of the first had ended: see _settle';
 comment on column awa.ring.unreadable is 'Jobs that were not carried because the server can''t read them';
 comment on column awa.ring.refused is
   'Jobs that were not carried because a trigger or a constraint that is none of Awa''s refuses their rows';

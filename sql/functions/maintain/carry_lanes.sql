@@ -3,8 +3,9 @@
 -- Waits until no session can write to a segment of very many lanes any more.
 -- First the transaction that has begun the cleaning is to be committed, and with it the rotation; then carried_since is
 -- taken. Next, no snapshot may be left that is older: a statement with one may still take the segment for the current
--- one. Of these, those count that were there at the first look: see _old_snapshots. Then no transaction may hold a lock
--- to write on the segment's tables: its rows may not be committed.
+-- one. Of these, those count that were there at the first look (see _old_snapshots), and then those that were there when
+-- these had ended: a session may have taken one of their snapshots over. Then no transaction may hold a lock to write on
+-- the segment's tables: its rows may not be committed.
 -- Returns cleaning; or waiting, and ring names these sessions.
 -- Why: it waits only for sessions that would hold up the truncation, too. Other transactions may last.
 create or replace function awa._settle(segment smallint) returns text
@@ -20,7 +21,7 @@ begin
     if not pg_visible_in_snapshot(v_ring.begun_by, awa._snapshot()) then
       return 'waiting';
     end if;
-    update awa.ring r set carried_since = awa._snapshot(), old_snapshots = null;
+    update awa.ring r set carried_since = awa._snapshot(), old_snapshots = null, looked_again = false;
     return 'cleaning';
   end if;
   perform pg_stat_clear_snapshot(); -- this transaction may have looked before
@@ -28,6 +29,10 @@ begin
     select o.holder
       from awa._old_snapshots(pg_snapshot_xmax(v_ring.carried_since)) o
      where v_ring.old_snapshots is null or o.holder = any(v_ring.old_snapshots));
+  if v_holders = '{}' and v_ring.old_snapshots is not null and not v_ring.looked_again then
+    v_holders := array(select o.holder from awa._old_snapshots(pg_snapshot_xmax(v_ring.carried_since)) o);
+    update awa.ring r set looked_again = true;
+  end if;
   if v_holders = '{}' then
     v_holders := array(select w.holder from awa._writers(segment) w);
   end if;
