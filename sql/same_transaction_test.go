@@ -249,3 +249,50 @@ func (c trial) checks(s *session, job int64, state, at, queue string, enqueues f
 	delete(ready, map[bool]int64{true: job}[state == "retryable"])
 	require.Empty(s, ready, "%v: lost", c)
 }
+
+// A job whose key is also held by cancelled ones goes on in another queue, with its key, where one transaction cancels
+// it, retries it once it was claimed, moves it, and drops its queue.
+func TestKeyOfACancelledJobThatGoesOn(t *testing.T) {
+	d := newDatabase(t)
+	a, b := d.session(), d.session()
+	enqueues := func() (job int64, inserted bool) {
+		require.NoError(t, b.db.QueryRow(b.ctx, "select job_id, inserted from awa.enqueue_unique('q', 'k', "+
+			"unique_key => 'x', unique_states => '{available,cancelled}')").Scan(&job, &inserted))
+		return job, inserted
+	}
+	job, _ := enqueues()
+	a.exec("begin")
+	a.exec("select awa.cancel($1)", job)
+	require.Len(t, b.claim("q", 1), 1)
+	a.exec("select awa.retry($1)", job)
+	a.exec("select awa.move($1, 'other')", job)
+	a.exec("select awa.drop_queue('q', true)")
+	a.exec("commit")
+	require.Equal(t, "available", b.state(job))
+	held, inserted := enqueues()
+	require.False(t, inserted)
+	require.Equal(t, job, held)
+	b.balanced()
+}
+
+// A drop of a queue does not let go of the keys of jobs that its transaction has cancelled in others.
+func TestDropBesideACancelElsewhere(t *testing.T) {
+	s := newDatabase(t).session()
+	enqueues := func(queue string) (job int64, inserted bool) {
+		require.NoError(t, s.db.QueryRow(s.ctx, "select job_id, inserted from awa.enqueue_unique($1, 'k', "+
+			"unique_key => 'x')", queue).Scan(&job, &inserted))
+		return job, inserted
+	}
+	enqueues("other")
+	s.enqueue("q")
+	s.exec("begin")
+	require.Equal(t, int64(2), one[int64](s, "select awa.cancel_where(before => now() + interval '1 hour')"))
+	heir, inserted := enqueues("other")
+	require.True(t, inserted)
+	s.exec("select awa.drop_queue('q', true)")
+	held, inserted := enqueues("other")
+	require.False(t, inserted)
+	require.Equal(t, heir, held)
+	s.exec("commit")
+	s.balanced()
+}

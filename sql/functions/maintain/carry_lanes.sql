@@ -3,9 +3,9 @@
 -- Waits until no session can write to a segment of very many lanes any more.
 -- First the transaction that has begun the cleaning is to be committed, and with it the rotation; then carried_since is
 -- taken. Next, no snapshot may be left that is older: a statement with one may still take the segment for the current
--- one. Of these, those count that were there at the first look (see _old_snapshots), and then those that were there when
--- these had ended: a session may have taken one of their snapshots over. Then no transaction may hold a lock to write on
--- the segment's tables: its rows may not be committed.
+-- one. Of these, those count that were there at the first look (see _old_snapshots), and then those that were there
+-- when these had ended: a session may have taken one of their snapshots over. Then no transaction may hold a lock to
+-- write on the segment's tables: its rows may not be committed.
 -- Returns cleaning; or waiting, and ring names these sessions.
 -- Why: it waits only for sessions that would hold up the truncation, too. Other transactions may last.
 create or replace function awa._settle(segment smallint) returns text

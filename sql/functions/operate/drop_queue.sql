@@ -49,7 +49,7 @@ begin
   end if;
 
   v_changed := awa._stop_jobs(v_queue_id);
-  perform awa._let_go_of_buried(t.batch) -- as the commit would, which does not find them then
+  perform awa._let_go_of_buried(t.batch, v_first, v_last) -- as the commit would, which does not find them then
      from (
        select distinct t.batch from awa.ready_tombstones t
         where t.by_xid = pg_current_xact_id_if_assigned() and t.lane between v_first and v_last
@@ -105,7 +105,7 @@ begin
     from gone g where g.unique_key is not null;
   perform awa._let_go(v_job_ids, v_keys);
   -- A job that this transaction cancelled, retried and moved goes on elsewhere, with its key.
-  perform awa._change_state(array[p.id], array[p.lane], array[p.unique_key], 'cancelled', p.state)
+  perform awa._change_state(array[p.id], array[p.lane], array[p.unique_key], null, p.state) -- whatever held it before
      from unnest(awa._places_of(v_changed)) p
     where p.unique_key is not null;
   -- not those that a producer is taking
