@@ -138,3 +138,47 @@ func TestPassThatAnotherSessionHasJustRun(t *testing.T) {
 	a.exec("select awa.run_pass('forget_workers', if_due => true)")
 	require.Equal(t, 2, one[int](s, "select count(*) from public.runs"), "unless it has left work")
 }
+
+// Maintenance, and the trigger that keeps rows, run as their caller, by whose search_path functions, operators and types
+// of others fit better than the server's own: none of them is called.
+func TestMaintenanceCallsNothingOfOthers(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	s.completes(s.open("q", shapes[0]))
+	s.exec("create function public.hijacked() returns boolean language plpgsql as $$ begin raise 'hijacked'; end $$")
+	for _, function := range []string{
+		"current_setting(text) returns text", "statement_timestamp() returns timestamptz",
+		"floor(double precision) returns double precision", "cardinality(text[]) returns int",
+		"array_fill(interval, int[]) returns interval[]", "array_remove(text[], text) returns text[]",
+		"clock_timestamp() returns timestamptz", "random() returns double precision",
+		"differ(text[], text[]) returns boolean", "differ(text, text) returns boolean",
+		"format(text, name) returns text", "format(text, text) returns text", "lower(text) returns text",
+		"join_up(text[], text[]) returns text[]", "join_up(text[], text) returns text[]",
+	} {
+		s.exec("create function public." + function +
+			" language plpgsql as $$ begin perform public.hijacked(); return null; end $$")
+	}
+	for _, operator := range []string{
+		"<> (leftarg = text[], rightarg = text[], function = public.differ)",
+		"<> (leftarg = text, rightarg = text, function = public.differ)",
+		"|| (leftarg = text[], rightarg = text[], function = public.join_up)",
+		"|| (leftarg = text[], rightarg = text, function = public.join_up)",
+	} {
+		s.exec("create operator public." + operator)
+	}
+	for _, of := range []string{"text", "timestamptz"} {
+		s.exec("create domain public." + of + " as pg_catalog." + of + " check (public.hijacked())")
+	}
+	for _, path := range []string{`"$user", public`, "public, pg_catalog"} {
+		for _, timeout := range []string{"0", "5 s"} { // the short form draws a first pass
+			for _, call := range []string{"awa.run_maintenance()", "awa.run_passes()"} {
+				caller := d.session()
+				caller.exec("set statement_timeout = '" + timeout + "'")
+				caller.exec("set search_path = " + path)
+				caller.exec("call " + call)
+				require.Equal(t, path, one[string](caller, "show search_path"), "it is the caller's again")
+				require.ErrorContains(t, caller.try("delete from awa.settings"), "must keep its row")
+			}
+		}
+	}
+}

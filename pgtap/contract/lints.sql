@@ -18,7 +18,7 @@ select c.* from pg_class c
   );
 
 begin;
-select plan(40);
+select plan(41);
 
 select cmp_ok((select count(*) from functions where not private), '>=', 40::bigint, 'there are functions to look at');
 select cmp_ok((select count(*) from relations), '>=', 30::bigint, 'and relations');
@@ -35,6 +35,16 @@ select is((
   null, 'with a search_path of its own');
 select is((select array_agg(signature order by signature) from functions where not private and prokind <> 'f'),
   '{awa.run_maintenance(),awa.run_passes(boolean)}', 'there are two procedures');
+-- Defaults of variables are constants. The last commit is followed by nothing that calls.
+select is((
+  select array_agg(signature order by signature)
+    from functions f, regexp_replace(f.prosrc, '--[^\n]*', '', 'g') body,
+         (select 'set local search_path = pg_catalog, pg_temp;' as pin) s
+   where f.prokind = 'p'
+     and (body !~ format($$^\s*(declare(\s+v_\w+ [\w.\[\]]+( := (true|false))?;)*\s+)?begin\s+(%s|call awa\.)$$, s.pin)
+      or regexp_count(body, '\mcommit;') <> regexp_count(body, s.pin))
+),
+  null, 'which begin, and go on after each commit, with a search_path of their own');
 
 -- Private ones
 -- The exceptions are run by triggers at commit, when the role is whoever the session is by then.

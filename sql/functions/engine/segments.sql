@@ -1,13 +1,14 @@
 -- The segments of the hot families.
 
 -- Refuses to remove the one row of a table that has to have it.
--- Why: without settings nothing would be claimed, and without ring nothing enqueued.
+-- Why: without settings nothing would be claimed, and without ring nothing enqueued. It runs as the role that removes
+-- the row, with its search_path: so each call names its schema.
 create or replace function awa._keep_row() returns trigger
 language plpgsql
 as $$
 begin
-  raise exception using errcode = '55000', message = format('awa.%s must keep its row', tg_table_name),
-    detail = format('Tried to %s it.', lower(tg_op)),
+  raise exception using errcode = '55000', message = pg_catalog.format('awa.%s must keep its row', tg_table_name),
+    detail = pg_catalog.format('Tried to %s it.', pg_catalog.lower(tg_op)),
     hint = 'Update the row instead. Where it is missing, see the reference: "Rows that must be there".';
 end
 $$;

@@ -21,31 +21,41 @@ comment on procedure awa.run_maintenance is 'Runs all passes of maintenance, in 
 -- from the beginning of the CALL, and can't be changed inside. So the passes share that time, begin at a random pass,
 -- and take smaller batches, and no batch begins when less time is left than the longest batch so far has taken.
 -- They take turns because a backlog of one must not keep the others waiting: what becomes due meanwhile has its turn.
+-- By the caller's search_path the server may find functions of others that fit a call better than its own. So the body,
+-- and what follows each commit, begins by setting it, and no default of a variable calls anything.
 create or replace procedure awa.run_passes(if_due boolean default true)
 language plpgsql
 as $$
 declare
-  v_timeout interval := nullif(current_setting('statement_timeout')::interval, '0');
-  v_end timestamptz := statement_timestamp() + v_timeout; -- null where there is none
-  -- that one holds for each batch
-  v_is_short boolean := coalesce(least(v_timeout,
+  v_timeout interval;
+  v_end pg_catalog.timestamptz; -- null where there is none
+  v_is_short boolean; -- there is a limit that one holds for each batch
+  v_max int;
+  v_passes pg_catalog.text[];
+  v_first int;
+  v_left pg_catalog.text[]; -- that may have more to do
+  v_took interval[];
+  v_is_first boolean := true; -- the first round
+  v_pass pg_catalog.text;
+  v_began pg_catalog.timestamptz;
+  v_longest interval;
+  v_more boolean;
+  v_state pg_catalog.text;
+  v_message pg_catalog.text;
+  v_detail pg_catalog.text;
+  v_hint pg_catalog.text;
+begin
+  set local search_path = pg_catalog, pg_temp; -- before anything that calls a function or an operator
+  v_timeout := nullif(current_setting('statement_timeout')::interval, '0');
+  v_end := statement_timestamp() + v_timeout;
+  v_is_short := coalesce(least(v_timeout,
     nullif(current_setting('transaction_timeout', true)::interval, '0')) < '10 seconds',
     false);
-  v_max int := case when v_is_short then 500 end;
-  v_passes text[] := array(select p.pass from awa.passes p order by p.position);
-  v_first int := case when v_is_short then floor(random() * cardinality(v_passes))::int else 0 end;
-  v_left text[]; -- that may have more to do
-  v_took interval[] := array_fill(interval '0', array[cardinality(v_passes)]);
-  v_is_first boolean := true; -- the first round
-  v_pass text;
-  v_began timestamptz;
-  v_longest interval := coalesce(v_timeout / 20, '0');
-  v_more boolean;
-  v_state text;
-  v_message text;
-  v_detail text;
-  v_hint text;
-begin
+  v_max := case when v_is_short then 500 end;
+  v_passes := array(select p.pass from awa.passes p order by p.position);
+  v_first := case when v_is_short then floor(random() * cardinality(v_passes))::int else 0 end;
+  v_took := array_fill(interval '0', array[cardinality(v_passes)]);
+  v_longest := coalesce(v_timeout / 20, '0');
   v_passes := v_passes[v_first + 1:] || v_passes[:v_first];
   v_left := v_passes;
   <<rounds>>
@@ -55,6 +65,7 @@ begin
       continue when v_took[v_nth] > '10 seconds' or v_pass <> all(v_left || '{promote_due,fire_due}');
       commit;
       set transaction isolation level read committed;
+      set local search_path = pg_catalog, pg_temp;
       v_began := clock_timestamp();
       exit rounds when v_began + v_longest > v_end;
       begin
