@@ -25,10 +25,14 @@ func TestPython(t *testing.T) {
 	require.Equal(t, "1000\n", p.run("newsletter.py"))
 	bad := p.enqueue("{}", 1)
 	long := p.enqueue(`{"order": 1, "seconds": 86400}`, 1)
+	var unknown int64
+	require.NoError(t, p.pool.QueryRow(t.Context(), "select awa.enqueue('email', 'newer')").Scan(&unknown))
 
 	worker := p.start("worker.py")
 	p.eventuallyCompleted("all jobs are completed", 1001)
 	p.eventuallyState("a handler that raises fails the attempt", bad, "retryable", "no order in the arguments")
+
+	p.eventuallyState("a job of an unknown kind is put off", unknown, "scheduled", "no handler for kind newer")
 
 	p.eventuallyState("the long job runs", long, "running", "")
 	p.exec("select awa.cancel($1)", long)
@@ -89,6 +93,66 @@ func TestPythonWorkerThatWasEnded(t *testing.T) {
 	require.ErrorContains(t, worker.err, "exit status 1")
 	p.start("worker.py")
 	p.eventuallyState("another one runs it", job, "running", "")
+}
+
+// A heartbeat of the Python worker tells a handler that its attempt is lost, also where the answer is just being removed
+// by the other thread.
+func TestPythonHeartbeatBesideAnAnswer(t *testing.T) {
+	p := pythonPrograms(t)
+	write(t, p.dir, "race.py", `
+import threading, time
+from awa_worker import Worker
+
+
+class Running(dict):  # the other thread removes an attempt right after each look at it
+    def __contains__(self, receipt):
+        return self.pop(receipt, None) is not None
+
+    def get(self, receipt):
+        return self.pop(receipt, None)
+
+
+class Connection:
+    def execute(self, *_):
+        return self
+
+    def fetchall(self):
+        return [(7,), (7,)]
+
+
+def sleep(_):
+    print("the handler was told:", lost.is_set())
+    raise SystemExit
+
+
+lost, time.sleep = threading.Event(), sleep
+worker = Worker("email", {})
+worker.id, worker.running = 1, Running({7: (1, lost)})
+worker.heartbeat(Connection())
+`)
+	assert.Equal(t, "the handler was told: True\n", p.run("race.py"))
+}
+
+// A Python worker one of whose threads fails exits: without heartbeats its jobs would run twice.
+func TestPythonWorkerWhoseThreadFails(t *testing.T) {
+	p := pythonPrograms(t)
+	for _, step := range []string{"heartbeat", "maintain"} {
+		write(t, p.dir, step+".py", `
+import awa_worker
+
+
+def fail(self, conn):
+    raise KeyError("on purpose")
+
+
+awa_worker.Worker.`+step+` = fail
+awa_worker.Worker("email", {}).run()
+`)
+		worker := p.start(step + ".py")
+		worker.waitForItsEnd(t)
+		require.ErrorContains(t, worker.err, "exit status 1")
+		require.Contains(t, worker.output.String(), "on purpose")
+	}
 }
 
 // In the Python worker, one job that can't be decoded, or answered for, holds up no other, and its attempt counts.
@@ -276,7 +340,7 @@ func eventuallyPrinted(t *testing.T, p *program, what, text string) {
 
 // cancelled is what the worker prints of a cancelled job when its handler has ended.
 func cancelled(jobID int64) string {
-	return fmt.Sprintf("job %d was cancelled, or given to another worker", jobID)
+	return fmt.Sprintf("job %d was cancelled, given to another worker, or answered before", jobID)
 }
 
 // The first Python that has psycopg: the one of the user, or the one of the
