@@ -267,7 +267,8 @@ func TestUninstall(t *testing.T) {
 	require.Len(t, roles(), 6)
 	output, well := d.psql(uninstallFile(t))
 	require.True(t, well, output)
-	require.Contains(t, output, "There was no schema awa.\nNone of its roles is left.")
+	require.Contains(t, output, "There was no schema awa.\nNo role with the prefix awa_ is left. Where Awa was installed "+
+		"with another prefix, say so: -v role_prefix=app_.")
 	require.Equal(t, empty, catalog(a))
 
 	// Roles that another database shares, or that have rights on other things, stay, and it says why.

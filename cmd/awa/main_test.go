@@ -159,9 +159,22 @@ func TestSQLAndUninstall(t *testing.T) {
 	status, stdout, stderr = awa(t.Context(), "uninstall", "--force")
 	assert.Zero(t, status, stderr)
 	assert.Equal(t, "Awa is removed.\nNone of its roles is left.\n", stdout)
+	// The schema that knew the prefix is gone.
+	status, _, stderr = awa(t.Context(), "migrate", "--role-prefix", "app_")
+	require.Zero(t, status, stderr)
+	execute(t, testdb.Connect(t, databaseURL), "drop schema awa cascade")
 	status, stdout, stderr = awa(t.Context(), "uninstall")
 	assert.Zero(t, status, stderr)
-	assert.Equal(t, "There was no schema awa.\nNone of its roles is left.\n", stdout)
+	assert.Contains(t, stdout, "There was no schema awa.\n")
+	assert.NotContains(t, stdout, "None of its roles is left.", "there are those of app_")
+	assert.Contains(t, stdout, "--role-prefix app_")
+	status, stdout, stderr = awa(t.Context(), "uninstall", "--role-prefix", "app_")
+	assert.Zero(t, status, stderr)
+	assert.Contains(t, stdout, "No role with the prefix app_ is left.")
+	var roles int
+	row := testdb.Connect(t, databaseURL).QueryRow(t.Context(), "select count(*) from pg_roles where rolname ~ '^app_'")
+	require.NoError(t, row.Scan(&roles))
+	assert.Zero(t, roles)
 }
 
 func TestMigrate(t *testing.T) {

@@ -79,8 +79,13 @@ func runUninstall(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	for _, role := range slices.Sorted(maps.Keys(removal.Kept)) {
 		fmt.Fprintf(stdout, "Role %s stays: %s.\n", role, removal.Kept[role])
 	}
-	if len(removal.Kept) == 0 {
+	switch {
+	case len(removal.Kept) > 0:
+	case removal.Found:
 		fmt.Fprintln(stdout, "None of its roles is left.")
+	default: // the schema would have known the prefix
+		fmt.Fprintf(stdout, "No role with the prefix %s is left. Where Awa was installed with another prefix, say so: "+
+			"--role-prefix app_.\n", removal.Prefix)
 	}
 	return nil
 }

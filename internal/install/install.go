@@ -204,6 +204,7 @@ reset awa.installed;
 // Removal says what [Sources.Uninstall] did.
 type Removal struct {
 	Found   bool              `json:"found"`   // whether the schema was there
+	Prefix  string            `json:"prefix"`  // of the roles that were looked for
 	Others  []string          `json:"others"`  // what was dropped of others' objects, by force
 	Dropped []string          `json:"dropped"` // roles
 	Kept    map[string]string `json:"kept"`    // roles, with the reason
@@ -235,7 +236,10 @@ func (s *Sources) UninstallFile() (string, error) {
          else 'There was no schema awa.'
        end as awa_said,
        (select coalesce(pg_catalog.string_agg(pg_catalog.format('Role %s stays: %s.', k.key, k.value), E'\n'),
-                 'None of its roles is left.')
+                 case when (r ->> 'found')::pg_catalog.bool then 'None of its roles is left.'
+                   else pg_catalog.format('No role with the prefix %s is left. Where Awa was installed with another '
+                     'prefix, say so: -v role_prefix=app_.', r ->> 'prefix')
+                 end)
           from pg_catalog.json_each_text(r -> 'kept') k) as awa_roles
   from (select pg_catalog.current_setting('awa.uninstalled')::pg_catalog.json) i(r) \gset
 reset awa.uninstalled;
