@@ -2,6 +2,7 @@ package sql_test
 
 import (
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -252,7 +253,17 @@ func TestATemplateCopyGetsRolesOfItsOwn(t *testing.T) {
 	s := copied.session()
 	_, err := driver.MigrateWithConfig(t.Context(), copied.url, driver.MigrateConfig{RolePrefix: "copy_"})
 	require.ErrorContains(t, err, "installed here with the role prefix awa_, not copy_")
-	s.exec("reassign owned by awa_owner to current_user")
+	s.exec(`create function awa.planted() returns name language sql security definer as 'select current_user'`)
+	s.exec("alter function awa.planted() owner to awa_owner")
+	text, err := os.ReadFile("../docs/operating.md")
+	require.NoError(t, err)
+	for _, statement := range []string{"create role copy_owner nologin",
+		"comment on role copy_owner is 'Awa: made by an installation of it'",
+		"reassign owned by awa_owner to copy_owner"} {
+		require.Contains(t, string(text), "`"+statement+"`")
+		s.exec(statement)
+	}
+	require.Equal(t, "copy_owner", one[string](s, "select awa.planted()::text"), "it is no superuser's")
 	_, err = driver.MigrateWithConfig(t.Context(), copied.url, driver.MigrateConfig{RolePrefix: "copy_"})
 	require.NoError(t, err)
 	s.exec("select awa.enqueue('q', 'k', '{}')")
@@ -260,4 +271,7 @@ func TestATemplateCopyGetsRolesOfItsOwn(t *testing.T) {
 	require.Empty(t, list[string](s, `select distinct r.rolname::text
 		from pg_shdepend d join pg_roles r on r.oid = d.refobjid
 		where d.dbid = (select oid from pg_database where datname = current_database()) and r.rolname ~ '^awa_'`))
+	require.Equal(t, []string{"copy_owner"}, list[string](s, `select distinct r.rolname::text
+		from pg_class c join pg_roles r on r.oid = c.relowner where c.relnamespace = 'awa'::regnamespace`))
+	require.Equal(t, "copy_", one[string](s, "select role_prefix from awa.schema_version"))
 }
