@@ -13,6 +13,7 @@ import (
 	"github.com/awa-pg/awa/driver"
 	"github.com/awa-pg/awa/internal/pgserver"
 	"github.com/awa-pg/awa/internal/testdb"
+	"github.com/awa-pg/awa/sql"
 )
 
 func TestMigrateTwice(t *testing.T) {
@@ -104,7 +105,8 @@ func TestMigrateAsPlainRole(t *testing.T) {
 	require.NoError(t, testdb.Connect(t, u.String()).QueryRow(t.Context(), "select awa.enqueue('q', 'k')").Scan(&id))
 }
 
-// A worker on a database that is older than it says so, and how to go on; one that is newer suits it.
+// A worker on a database that is older than it says so, and how to go on; one that is newer suits it,
+// and one that differs in the third number only.
 func TestWorkerRefusesADatabaseThatIsTooOld(t *testing.T) {
 	pool := testdb.New(t)
 	worker, err := driver.NewWorker(pool, driver.NewHandlers(),
@@ -116,7 +118,7 @@ func TestWorkerRefusesADatabaseThatIsTooOld(t *testing.T) {
 				"pg_catalog, pg_temp as $$ select '"+version+"' $$")
 		require.NoError(t, err)
 	}
-	for _, version := range []string{"0.0.9", "0.0.10", "0.1"} {
+	for _, version := range []string{"0.0.9", "0.0.10", "0.0"} {
 		replace(version)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		err = worker.Run(ctx)
@@ -125,12 +127,18 @@ func TestWorkerRefusesADatabaseThatIsTooOld(t *testing.T) {
 		assert.ErrorContains(t, err, "it has Awa "+version)
 		assert.ErrorContains(t, err, "awa migrate")
 	}
-	replace("0.10.0")
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- worker.Run(ctx) }()
-	waitFor(t, func() bool { return queryValue[bool](t, pool, "select exists (select from awa.workers)") },
-		"it does not register")
-	cancel()
-	require.NoError(t, receive(t, done))
+	ours := sql.Version
+	t.Cleanup(func() { sql.Version = ours })
+	sql.Version = "0.2.1"
+	for _, version := range []string{"0.10.0", "0.2.0", "0.2", "0.2.1", "1.0"} {
+		replace(version)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- worker.Run(ctx) }()
+		waitFor(t, func() bool {
+			return len(done) > 0 || queryValue[bool](t, pool, "select exists (select from awa.workers)")
+		}, "it does not register")
+		cancel()
+		require.NoError(t, receive(t, done), version)
+	}
 }

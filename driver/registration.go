@@ -225,10 +225,11 @@ func checkVersion(ctx context.Context, db gen.DBTX) error {
 	return err
 }
 
-// olderVersion says whether version a, as in 0.10.2, comes before version b. A text that is no version is not older.
+// olderVersion says whether version a, as in 0.10.2, comes before version b in its first two numbers: versions that
+// differ in the third work together, in any order. A text that is no version is not older.
 func olderVersion(a, b string) bool {
 	as, bs := strings.Split(a, "."), strings.Split(b, ".")
-	for i := range min(len(as), len(bs)) {
+	for i := range min(len(as), len(bs), 2) {
 		x, errA := strconv.Atoi(as[i])
 		y, errB := strconv.Atoi(bs[i])
 		if errA != nil || errB != nil {
@@ -238,7 +239,7 @@ func olderVersion(a, b string) bool {
 			return x < y
 		}
 	}
-	return len(as) < len(bs)
+	return false
 }
 
 // info is what register_worker gets to know about the process.
