@@ -30,7 +30,7 @@ const (
 func TestREADME(t *testing.T) {
 	pool, env := localhost(t)
 	home := t.TempDir()
-	env = append(append(published(t), env...), "GOBIN="+home, "PATH="+home+string(os.PathListSeparator)+os.Getenv("PATH"))
+	env = append(append(published(t), env...), "GOPATH="+home, "GOBIN=")
 	write(t, home, "send-mail.sh", "#!/bin/sh\njq -r .args.order 2>/dev/null || cat\n")
 	completed := func(kind string, args string) func(context.Context) bool {
 		return func(ctx context.Context) bool {
@@ -56,6 +56,7 @@ func TestREADME(t *testing.T) {
 			worker.wait(t)
 		case b.language == "sh":
 			run(t, home, env, "sh", "-ec", b.text)
+			env = exported(env, home, b.text)
 		case b.language == "sql":
 			user.psql(t, b.text)
 		case b.language == "go":
@@ -69,6 +70,14 @@ func TestREADME(t *testing.T) {
 			assert.Failf(t, "a block that nothing runs", "%s\n%s", b.language, b.text)
 		}
 	}
+}
+
+// exported adds to the environment what a block has exported in the reader's terminal: where go install puts programs.
+func exported(env []string, gopath, block string) []string {
+	if strings.Contains(block, `export PATH="$PATH:$(go env GOPATH)/bin"`) {
+		env = append(env, "PATH="+os.Getenv("PATH")+string(os.PathListSeparator)+filepath.Join(gopath, "bin"))
+	}
+	return env
 }
 
 // localhost creates the database of the README, and returns a pool on it, and the environment in which the server

@@ -2,7 +2,6 @@ package docs_test
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -27,8 +26,7 @@ func TestTutorial(t *testing.T) {
 	t.Cleanup(dropRoles)
 	pool, env := localhost(t)
 	home := t.TempDir()
-	env = append(append(published(t), env...), "GOBIN="+home, "PATH="+home+string(os.PathListSeparator)+os.Getenv("PATH"),
-		"DATABASE_URL="+databaseURL)
+	env = append(append(published(t), env...), "GOPATH="+home, "GOBIN=", "DATABASE_URL="+databaseURL)
 
 	user := reader{pool: pool, url: databaseURL, home: home, env: env, receipts: map[string]string{}}
 	var worker *program
@@ -46,6 +44,7 @@ func TestTutorial(t *testing.T) {
 			worker = start(t, home, env, "./shop-worker")
 		case b.language == "sh":
 			printed := run(t, home, env, "sh", "-ec", b.text)
+			env = exported(env, home, b.text)
 			for line := range strings.Lines(b.text) {
 				if _, result, found := strings.Cut(line, "  # "); found {
 					assert.Contains(t, printed, strings.TrimSpace(result))
