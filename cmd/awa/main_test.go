@@ -365,7 +365,7 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 		"host=127.0.0.1 port=1 dbname='d " + secret + "'", `host=127.0.0.1 port=1 user='u"` + secret + `\\'`,
 	} {
 		for _, args := range [][]string{{"migrate"}, {"doctor"}, {"doctor", "--json"}, {"work", "--exec", "true"},
-			{"selftest"}, {"demo", "testdata"}} {
+			{"selftest"}, {"demo", "testdata"}, {"schedules"}, {"schedules", "pause", "s"}} {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second) // a worker goes on trying
 			_, stdout, stderr := awa(ctx, append(args, "--database-url", u)...)
 			cancel()
@@ -393,7 +393,8 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 	} {
 		none(s)
 		none("help", s)
-		for _, command := range []string{"migrate", "doctor", "work", "selftest", "demo", "sql", "uninstall", "nonsense"} {
+		for _, command := range []string{"migrate", "doctor", "work", "selftest", "demo", "sql", "uninstall",
+			"schedules", "nonsense"} {
 			none(command, s)
 			none(command, "--database-url=", s)
 			none(command, "--database-url", url, s)
@@ -410,7 +411,7 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 	}
 	none(secret)
 	none("help", secret)
-	for _, command := range []string{"migrate", "doctor", "work", "selftest", "demo", "sql", "uninstall"} {
+	for _, command := range []string{"migrate", "doctor", "work", "selftest", "demo", "sql", "uninstall", "schedules"} {
 		none(command, secret)
 	}
 	none("work", "--exec", "true", "--queue", url, "--database-url", url)
@@ -423,7 +424,7 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 		"postgres://127.0.0.1:1/?dbname=" + strings.ReplaceAll(url, "@", "%40"),
 		"postgres://u:%40" + secret + "%40h%2Fdb:x@127.0.0.1:1/" + "?user=u:" + secret,
 	} {
-		for _, args := range [][]string{{"migrate"}, {"doctor"}, {"work", "--exec", "true"}, {"uninstall"}} {
+		for _, args := range [][]string{{"migrate"}, {"doctor"}, {"work", "--exec", "true"}, {"uninstall"}, {"schedules"}} {
 			none(append(args, "--database-url", u)...)
 		}
 	}

@@ -34,8 +34,8 @@ func TestWithoutAdvisoryLocks(t *testing.T) {
 
 	docs, err := os.ReadFile("../../docs/security.md")
 	require.NoError(t, err)
-	block := regexp.MustCompile("(?s)## Advisory locks.*?```sql\n(.*?)```").FindSubmatch(docs)
-	require.NotNil(t, block, "docs/security.md has no statement")
+	block := regexp.MustCompile("(?s)## Advisory locks.*?```sql\n(.*?)```.*?```sql\n(.*?)```\n\n## ").FindSubmatch(docs)
+	require.NotNil(t, block, "docs/security.md has no statement, or none that takes it back")
 	execute(t, admin, string(block[1]))
 	for _, call := range []string{"pg_advisory_lock", "pg_advisory_lock_shared", "pg_advisory_xact_lock",
 		"pg_advisory_xact_lock_shared", "pg_try_advisory_lock", "pg_try_advisory_lock_shared", "pg_try_advisory_xact_lock",
@@ -86,4 +86,13 @@ func TestWithoutAdvisoryLocks(t *testing.T) {
 			with(t, soloURL, "user", "alone"))
 		require.Zero(t, status, stderr)
 	}
+
+	// Taken back, it keeps nobody from a lock, and no role from being dropped.
+	execute(t, admin, string(block[2]))
+	execute(t, testdb.Connect(t, soloURL), strings.Replace(string(block[2]), "awa_owner", "alone", 1))
+	execute(t, neighbour, "select pg_advisory_lock(-1)", "select pg_advisory_unlock_all()")
+	execute(t, admin, "drop owned by hand", "drop role hand")
+	status, stdout, stderr := awa(t.Context(), "uninstall", "--force", "--database-url", databaseURL)
+	require.Zero(t, status, stderr)
+	assert.Equal(t, "Awa is removed.\nNone of its roles is left.\n", stdout)
 }
