@@ -390,6 +390,9 @@ func TestDeletedJobsLeaveTheDisk(t *testing.T) {
 			s.exec(deleteJob, job)
 		}
 		other := s.ended("q", ends[0])
+		hidden := one[int64](s, "select awa.enqueue('short', 'k', '\"kept\"')")
+		s.completes(s.claim("short", 1))
+		s.exec(`select awa.configure_queue('short', '{"completed_retention": "1 millisecond"}')`)
 		waits := s.enqueue("q")
 		secrets := func() int {
 			n := 0
@@ -401,12 +404,15 @@ func TestDeletedJobsLeaveTheDisk(t *testing.T) {
 		}
 		require.Equal(t, 2*len(ends), secrets(), "each entry of them")
 		if rewritten {
+			require.Equal(t, []string{"gone"}, s.states(hidden))
+			s.exec(`select awa.configure_queue('short', '{"completed_retention": null}')`)
 			s.exec(`
 				update awa.ready_entries e set args = '{}', tags = null, metadata = null, group_key = null, progress = null,
 				       errors = null
 				 where not exists (select from awa.jobs j where j.id = e.job_id)`)
 			s.exec("vacuum full awa.ready_entries_0")
 			require.Equal(t, []string{"completed", "available"}, s.states(other, waits))
+			require.Equal(t, `"kept"`, one[string](s, "select args::text from awa.job($1)", hidden), "it is not deleted")
 		} else {
 			s.rotate()
 			s.prunes()
