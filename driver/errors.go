@@ -88,7 +88,6 @@ var sentinels = map[string]error{
 	"JQ008":              ErrNoSuchChange,
 	invalidParameter:     ErrInvalidArgument,
 	"22P05":              ErrUntranslatable,
-	"23505":              ErrUniqueKeyHeld,
 	serializationFailure: ErrSerialization,
 	"40P01":              ErrDeadlock,
 	"55P03":              ErrLocked,
@@ -100,6 +99,8 @@ func sentinelFor(pg *pgconn.PgError) error {
 	switch {
 	case pg.Code == serializationFailure && pg.Message == "the job moved on meanwhile":
 		return ErrMovedOn
+	case pg.Code == "23505" && pg.Message == "another job holds the job's unique key":
+		return ErrUniqueKeyHeld
 	case pg.Code == "55000" && pg.Message == "the database was restored from a dump":
 		return ErrRestored
 	case pg.Code == "55000" && strings.HasPrefix(pg.Message, "awa.") && strings.HasSuffix(pg.Message, " has lost its row"):
@@ -134,10 +135,11 @@ func (e *serverError) Error() string {
 		text.WriteString("; detail: " + e.pg.Detail)
 	}
 	switch {
+	case e.pg.Code == "3F000" && strings.Contains(e.pg.Message, `"awa"`), // no such schema, in any language
+		e.pg.Code == "42883" && strings.Contains(e.pg.Message, "awa."): // no such function
+		text.WriteString("; hint: Run awa migrate on this database.")
 	case e.pg.Hint != "":
 		text.WriteString("; hint: " + e.pg.Hint)
-	case e.pg.Code == "3F000" || e.pg.Code == "42883": // no such schema, no such function
-		text.WriteString("; hint: Run awa migrate on this database.")
 	case e.pg.Code == "55P03":
 		text.WriteString("; hint: Another session changes it, or answers for it, in a transaction that lasts. Try again.")
 	case e.pg.Code == "42501": // insufficient privilege

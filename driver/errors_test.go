@@ -2,6 +2,7 @@ package driver_test
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -85,6 +86,16 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 	waitForState(t, pool, job, "available")
 	_, err := client.Enqueue(t.Context(), note{}, driver.EnqueueOptions{Priority: 9})
 	assert.ErrorIs(t, err, driver.ErrInvalidArgument)
+	for statement, migrate := range map[string]bool{
+		"select awa.none()": true, "create table awb.t ()": false, "select public.none()": false, "select none()": false,
+	} {
+		_, err := pool.Exec(t.Context(), statement)
+		require.Error(t, err)
+		assert.Equal(t, migrate, strings.Contains(driver.MapError(err).Error(), "Run awa migrate"), statement)
+	}
+	_, err = pool.Exec(t.Context(), `do $$ begin raise exception using errcode = '23505',
+		message = 'duplicate key value violates unique constraint "orders_pkey"'; end $$`)
+	assert.NotErrorIs(t, driver.MapError(err), driver.ErrUniqueKeyHeld, "the caller's own table")
 	_, err = pool.Exec(t.Context(), "do $$ begin raise exception using errcode = '42501'; end $$")
 	assert.ErrorContains(t, driver.MapError(err), "Where Awa was installed with another prefix than awa_")
 }
