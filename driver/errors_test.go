@@ -113,7 +113,7 @@ func TestErrLocked(t *testing.T) {
 	require.NoError(t, client.CompleteTx(t.Context(), tx, id, attempt.Receipt, nil))
 	_, err = client.Cancel(t.Context(), id, "")
 	assert.ErrorIs(t, err, driver.ErrLocked)
-	assert.ErrorContains(t, err, "hint: Another session changes it, or answers for it")
+	assert.ErrorContains(t, err, "hint: A session changes it, or answers for it")
 }
 
 // What is decided at commit comes from the caller's own commit.
