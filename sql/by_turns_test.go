@@ -347,6 +347,41 @@ func TestTurnsInOrderAmongPriorities(t *testing.T) {
 	}
 }
 
+// Under an order, while the lane in which all jobs come is not read, a lane that comes before it and has nothing to
+// begin does not keep its jobs waiting: one that was used once, and whose last claim saw a transaction in progress; and
+// one whose job another session is cancelling.
+func TestTurnsBesideALaneWithNothingToBegin(t *testing.T) {
+	for _, order := range []string{"strict", "halt"} {
+		for _, way := range []string{"used once", "is cancelled"} {
+			d := newDatabase(t)
+			s, other := d.session(), d.session()
+			s.limits("q", `{"group_turns": true, "group_order": "`+order+`"}`)
+			other.exec("begin")
+			if way == "used once" {
+				other.exec("select awa.enqueue('r', 'k')")
+				s.enqueueWithPriority("q", 1)
+				require.Len(t, s.serves("q", 1), 1)
+				other.exec("commit")
+			} else {
+				for _, group := range []string{"a", "b"} {
+					s.exec("select awa.enqueue('q', 'k', group_key => $1, priority => 1)", group)
+				}
+				require.Equal(t, []string{"a"}, s.serves("q", 1))
+				other.exec("select awa.cancel(w.job_id) from awa.limited_jobs w join awa.turns t using (waiting_id)")
+			}
+			s.enqueueForGroups("q", 4500, "large")
+			for n := range 2 {
+				require.Equal(t, []string{"large"}, s.serves("q", 1), "%s, %s, claim %d", order, way, n)
+			}
+			if way == "is cancelled" {
+				other.exec("rollback")
+			}
+			s.slots()
+			s.balanced()
+		}
+	}
+}
+
 // Jobs that have expired in line take no turn with them, and however many there are, a claim ends.
 func TestTurnsOfExpiredJobs(t *testing.T) {
 	s := newDatabase(t).session()

@@ -40,6 +40,8 @@ declare
   v_scanned int := 0;
   v_credit int := 0; -- entries read, and not used up by jobs of groups that were served before
   v_is_all boolean;
+  v_is_mixed boolean; -- jobs of all priorities may come in a lane that is not read
+  v_before int;
   v_dealt bigint[];
   v_goes_on boolean;
   v_turns record;
@@ -71,16 +73,16 @@ begin
     end if;
     if v_is_all then
       v_open := v_lanes;
-    elsif settings.group_order <> 'start' and shard << 3 | 2 <> all(v_open) then -- jobs of all priorities come there
-      v_open := '{}';
     end if;
+    v_is_mixed := not v_is_all and settings.group_order <> 'start' and shard << 3 | 2 <> all(v_open);
     v_goes_on := not v_is_all and v_scanned < 2000;
     foreach v_lane in array v_lanes loop
+      v_before := room;
       loop
         exit rounds when room <= 0 or bytes <= 0 or v_passes >= 50;
         v_turns := awa._next_by_turns(v_lane, state.turns_until[(v_lane & 7) + 1], 9223372036854775807,
           least(room, 450), bytes, awa._row_bytes(queue), terms.claimed_at, room = most,
-          case when v_lane = any(v_open) is not true then v_credit / 200 end);
+          case when v_is_mixed or v_lane <> all(v_open) then v_credit / 200 end);
         exit when v_turns.last_id is null;
         exit rounds when v_turns.last_id = 0; -- the next one does not fit
         v_passes := v_passes + 1;
@@ -94,11 +96,12 @@ begin
         end if;
         v_dealt := awa._pass_turns(shard, v_turns.groups || v_turns.void,
           array_fill(0, array[cardinality(v_turns.groups)]) || array_fill(1, array[cardinality(v_turns.void)]), true,
-          settings, has_own, terms.claimed_at, v_turns.is_last and v_lane = any(v_open), room, bytes, v_lane);
+          settings, has_own, terms.claimed_at, v_turns.is_last and v_lane = any(v_open) and not v_is_mixed, room,
+          bytes, v_lane);
         v_goes_on := v_goes_on or not v_dealt <@ array[v_lane];
         exit when v_turns.waiting_ids = '{}' and v_turns.void = '{}'; -- other sessions change these jobs
       end loop;
-      exit when v_lane <> all(v_open); -- what comes first is read first
+      exit when v_lane <> all(v_open) or v_is_mixed and room < v_before; -- what comes first is read first
     end loop;
     exit when not v_goes_on;
   end loop;
