@@ -168,6 +168,29 @@ func TestTurnsOfFewLargeJobs(t *testing.T) {
 	s.slots()
 }
 
+// A claim copies what it reads, and ends soon, however large the jobs are: one of more than 8 kB counts for several.
+// All the same it begins as many as it may, also of a group that was served before.
+func TestTurnsReadSoManyBytes(t *testing.T) {
+	s := newDatabase(t).session()
+	s.limits("q", `{"group_turns": true}`)
+	const size, jobs = 100_000, 60
+	for _, group := range []any{"a", nil} { // these are read in one part; a job without a group has its turn at once
+		s.exec("select awa.enqueue('q', 'k', to_jsonb(repeat('x', $1)), group_key => $2) from generate_series(1, $3)",
+			size, group, jobs/2)
+	}
+	s.exec("select awa.enqueue('q', 'k', to_jsonb(repeat('x', $1)))", 200*8192+size) // more than a claim of one job reads
+	read := 0
+	for n := range jobs + 1 {
+		require.Len(t, s.claim("q", 1), 1, "claim %d", n)
+		now := s.leftTheLog("q", n+1)
+		require.LessOrEqual(t, now-read, 200*8192/size+1)
+		read = now
+		s.slots()
+	}
+	require.Empty(t, s.claim("q", 1))
+	s.balanced()
+}
+
 // A job without a group is a group by itself: it has its turn when claims come to it. It holds no slot, and its group's
 // pauses and limits are none of its business; another priority is served first, as ever.
 func TestTurnsOfJobsWithoutAGroup(t *testing.T) {

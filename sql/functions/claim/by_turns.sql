@@ -6,8 +6,9 @@
 -- one statement.
 
 -- Takes jobs of a shard as _take_limited does, from where that has served the front lane.
--- It reads new entries, up to 2,000, and begins the jobs that have turns. For each job that it gives to a group that
--- was served before it reads 200 entries at least, unless it has read the lane, and those before it, to their ends.
+-- It reads new entries, up to 2,000, and begins the jobs that have turns; a large entry counts for several. For each
+-- job that it gives to a group that was served before it reads 200 entries at least, unless it has read the lane, and
+-- those before it, to their ends.
 -- Where it has come that far for nothing, it wakes the queue. groups, freed: slots that have come back. most, room,
 -- bytes: how many jobs the claim may take, how many it may still take, and their bytes.
 -- Why: a large group is served beside those behind it in the log only as far as these can't be known yet.
@@ -115,9 +116,9 @@ $$;
 comment on function awa._take_by_turns is
   'Takes jobs of a shard as _take_limited does, from where that has served the front lane';
 
--- Puts the new entries of a lane into the lines of their groups, up to so many.
--- Returns how many it has read; whether none are left; the groups that had no line, and those that are kept for one of
--- these jobs, which are to get turns; and the lanes in which jobs without a group have got theirs.
+-- Puts the new entries of a lane into the lines of their groups, up to so many. An entry counts for one in each 8 kB.
+-- Returns how many it has read, counted so; whether none are left; the groups that had no line, and those that are kept
+-- for one of these jobs, which are to get turns; and the lanes in which jobs without a group have got theirs.
 create or replace function awa._line_up(
   shard bigint,
   lane bigint,
@@ -137,6 +138,7 @@ as $$
 declare
   v_window awa._window_row := awa._open_window(terms.segment, lane, now, terms.has_tombstones);
   v_part record;
+  v_large int;
 begin
   entries := 0;
   is_read := false;
@@ -144,6 +146,7 @@ begin
   held := '{}';
   lanes := '{}';
   while entries < max_entries and not is_read loop
+    v_large := 0;
     if v_window.at_xid < pg_snapshot_xmax(v_window.lo) then
       v_window := awa._late_part(lane, v_window, terms.cleaned, terms.cleaned_until);
     end if;
@@ -153,10 +156,11 @@ begin
       fresh := fresh || v_part.fresh;
       held := held || v_part.held;
       lanes := lanes || v_part.lanes;
+      v_large := least(v_part.bytes / 8192, 2000);
     end if;
     v_window := awa._next_part(terms.segment, lane, now, v_window, 0, true, terms.cleaned, terms.cleaned_until, true,
       terms.has_others);
-    entries := entries + v_window.expired;
+    entries := entries + greatest(v_window.expired, v_large);
     is_read := v_window.is_read;
   end loop;
 end
@@ -164,12 +168,13 @@ $$;
 comment on function awa._line_up is 'Puts the new entries of a lane into the lines of their groups, up to so many';
 
 -- Puts entries of a part of a window into the lines of their groups, by a claim that closes them at once.
--- Those that have expired are cancelled; those without a group get a turn. A job for which its group is kept goes to
--- the front of the line, which keeps its place from then on.
--- Returns groups and lanes as _line_up does.
+-- So many, and no more once their bodies have 8 kB for each of these. Those that have expired are cancelled; those
+-- without a group get a turn. A job for which its group is kept goes to the front of the line, which keeps its place
+-- from then on.
+-- Returns groups and lanes as _line_up does, and the bytes of these bodies.
 -- Locks: the states that it replaces, tried.
 -- Why: a group that has a line has its turn, or no room: its state need not change. So a part with jobs of one group
--- looks at one state.
+-- looks at one state. Bodies are copied: a claim is to end soon, however large they are.
 create or replace function awa._put_aside(
   shard bigint,
   lane bigint,
@@ -180,21 +185,29 @@ create or replace function awa._put_aside(
   claim awa.lease_claims,
   out fresh bigint[],
   out held bigint[],
-  out lanes bigint[]
+  out lanes bigint[],
+  out bytes bigint
 )
 language plpgsql
 as $$
 #variable_conflict use_variable
+declare
+  v_most constant bigint := max_entries * 8192::bigint;
 begin
   claim.lane := lane;
   claim.lane_seq := part.lane_seq + 1;
   claim.hi := part.hi;
   claim.lo := part.lo;
   with entries as materialized (
-    select e.*, row_number() over (order by e.xid, e.job_id) as ordinality, awa._group_id(e.group_key) as group_id,
+    select e.*, awa._group_id(e.group_key) as group_id,
            awa._is_expired(e.expires_at, e.attempt, claim.claimed_at) is true as is_expired
-      from awa._read_part(lane, cleaned, cleaned_until, part.at_xid, part.at_id, part.to_xid, part.hi, part.is_buried,
-             max_entries) e
+      from (
+        select e.*, row_number() over through as ordinality, sum(e.body_bytes) over through as bytes_through
+          from awa._read_part(lane, cleaned, cleaned_until, part.at_xid, part.at_id, part.to_xid, part.hi,
+                 part.is_buried, max_entries) e
+        window through as (order by e.xid, e.job_id rows unbounded preceding)
+      ) e
+     where e.bytes_through - e.body_bytes < v_most
   ), come as materialized (
     select array_agg(e.job_id) as job_ids from entries e where e.group_id is not null and not e.is_expired
   ), changed as materialized (
@@ -252,10 +265,10 @@ begin
     select nextval('awa.turn_ids'), a.of_lane, a.waiting_id from aside a where a.group_id is null
     returning turns.lane as of_lane
   ), appended as materialized (
-    select awa._append_limited(claim, part.late is not null or f.entries = max_entries, f.xids, f.job_ids, '{}', '{}',
-             0, f.aside, f.expired) as claim_id
+    select awa._append_limited(claim, part.late is not null or f.entries = max_entries or f.bytes >= v_most, f.xids,
+             f.job_ids, '{}', '{}', 0, f.aside, f.expired) as claim_id, f.bytes
       from (
-        select count(*) as entries, array_agg(e.xid order by e.ordinality) as xids,
+        select count(*) as entries, max(e.bytes_through) as bytes, array_agg(e.xid order by e.ordinality) as xids,
                array_agg(e.job_id order by e.ordinality) as job_ids,
                array_agg(e.ordinality - 1) filter (where e.is_expired) as expired,
                array_agg((e.ordinality - 1)::smallint) filter (where not e.is_expired) as aside
@@ -265,11 +278,11 @@ begin
   )
   select coalesce(array_agg(c.of_group order by c.place) filter (where not c.is_held), '{}'),
          coalesce(array_agg(c.of_group order by c.place) filter (where c.is_held), '{}'),
-         array(select distinct t.of_lane from turns t where a.claim_id is not null)
-    into fresh, held, lanes
-    from (select max(a.claim_id) as claim_id from appended a) a
+         array(select distinct t.of_lane from turns t where a.claim_id is not null), coalesce(a.bytes, 0)
+    into fresh, held, lanes, bytes
+    from (select max(a.claim_id) as claim_id, max(a.bytes) as bytes from appended a) a
     left join changed c on true
-   group by a.claim_id;
+   group by a.claim_id, a.bytes;
 end
 $$;
 comment on function awa._put_aside is
@@ -459,33 +472,3 @@ as $$
 $$;
 comment on function awa._line_heads is
   'What groups may get by turns: of each how many turns (room), and the first jobs in its line, up to so many';
-
--- Of groups, those that got slots back, and a thousand others, any of them. The next claim looks at the rest.
-create or replace function awa._first_thousand(
-  shard bigint,
-  inout groups bigint[],
-  inout freed int[],
-  inout turns int[]
-)
-language plpgsql
-as $$
-#variable_conflict use_variable
-declare
-  v_others bigint[] := array(
-    select g.group_id
-      from unnest(groups, freed) g(group_id, freed)
-     where g.freed = 0
-     order by random());
-  v_freed record;
-begin
-  select array_agg(g.group_id) as groups, array_agg(g.freed) as freed into v_freed
-    from unnest(groups, freed) g(group_id, freed)
-   where g.freed > 0;
-  perform awa._look_again(shard, v_others[1001:]) where cardinality(v_others) > 1000;
-  groups := v_freed.groups || v_others[:1000];
-  freed := v_freed.freed || array_fill(0, array[cardinality(v_others[:1000])]);
-  turns := array_fill(0, array[cardinality(groups)]);
-end
-$$;
-comment on function awa._first_thousand is
-  'Of groups, those that got slots back, and a thousand others, any of them. The next claim looks at the rest';

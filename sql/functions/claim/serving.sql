@@ -102,3 +102,33 @@ end
 $$;
 comment on function awa._next_by_turns is
   'The next turns of a lane, after one and up to another one, whose jobs can begin: as many as fit';
+
+-- Of groups, those that got slots back, and a thousand others, any of them. The next claim looks at the rest.
+create or replace function awa._first_thousand(
+  shard bigint,
+  inout groups bigint[],
+  inout freed int[],
+  inout turns int[]
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_others bigint[] := array(
+    select g.group_id
+      from unnest(groups, freed) g(group_id, freed)
+     where g.freed = 0
+     order by random());
+  v_freed record;
+begin
+  select array_agg(g.group_id) as groups, array_agg(g.freed) as freed into v_freed
+    from unnest(groups, freed) g(group_id, freed)
+   where g.freed > 0;
+  perform awa._look_again(shard, v_others[1001:]) where cardinality(v_others) > 1000;
+  groups := v_freed.groups || v_others[:1000];
+  freed := v_freed.freed || array_fill(0, array[cardinality(v_others[:1000])]);
+  turns := array_fill(0, array[cardinality(groups)]);
+end
+$$;
+comment on function awa._first_thousand is
+  'Of groups, those that got slots back, and a thousand others, any of them. The next claim looks at the rest';
