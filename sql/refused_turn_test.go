@@ -65,6 +65,39 @@ func TestRefusedTurn(t *testing.T) {
 	}
 }
 
+// Where groups are served by turns, a job that can neither begin nor be put off is tried once or twice by each claim,
+// and its group has no other turn meanwhile.
+func TestRefusedTurnByTurns(t *testing.T) {
+	for _, room := range []int{1, 10} {
+		s := newDatabase(t).session()
+		s.limits("q", `{"group_turns": true}`)
+		s.exec("create sequence public.tries")
+		s.exec("grant all on sequence public.tries to public")
+		s.exec("create function public.refuse() returns trigger language plpgsql as $$ begin if new.kind = 'bad' " +
+			"and nextval('public.tries') > 0 then raise check_violation; end if; return new; end $$")
+		bad := one[int64](s, "select awa.enqueue('q', 'bad', group_key => 'g')")
+		s.enqueueForGroups("q", 5, "g", "h")
+		s.exec("create trigger refuse before insert on awa.ready_entries for each row execute function public.refuse()")
+		s.exec("create trigger refuse before insert on awa.deferred_jobs for each row execute function public.refuse()")
+		got := map[string]int{}
+		for range 12 {
+			before := one[int64](s, "select last_value from public.tries")
+			for _, group := range s.serves("q", room) {
+				got[group]++
+			}
+			// to begin it with the others, by itself, and to put it off; once, or twice
+			require.LessOrEqual(t, one[int64](s, "select last_value from public.tries")-before, int64(6), "room %d", room)
+			s.slots()
+			require.Equal(t, 1, one[int](s, "select count(*)::int from awa.turns where group_id = awa._group_id('g')"))
+		}
+		require.Equal(t, map[string]int{"h": 5}, got)
+		s.exec("drop trigger refuse on awa.ready_entries")
+		require.Contains(t, ids(s.claimsToTheEnd("q", room)), bad)
+		s.slots()
+		s.balanced()
+	}
+}
+
 // Where a job in line can't begin since the server lacks a resource, the claim fails, and puts off nothing.
 func TestTurnThatTheServerCannotBegin(t *testing.T) {
 	s := newDatabase(t).session()

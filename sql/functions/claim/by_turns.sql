@@ -89,18 +89,22 @@ begin
         v_passes := v_passes + 1;
         state.turns_until[(v_lane & 7) + 1] := v_turns.last_id;
         v_credit := v_credit - 200 * v_turns.again;
+        v_jobs := 0;
         if v_turns.waiting_ids <> '{}' then
           return query select * from awa._begin_turns(queue, shard, now, v_turns.waiting_ids, claim, one_by_one);
           get diagnostics v_jobs = row_count;
           room := room - v_jobs;
           bytes := bytes - v_turns.bytes;
+          if v_jobs < cardinality(v_turns.waiting_ids) then
+            v_turns.groups := awa._without_turns(v_lane, v_turns.last_id, v_turns.waiting_ids, v_turns.groups);
+          end if;
         end if;
         v_dealt := awa._pass_turns(shard, v_turns.groups || v_turns.void,
           array_fill(0, array[cardinality(v_turns.groups)]) || array_fill(1, array[cardinality(v_turns.void)]), true,
           settings, has_own, terms.claimed_at, v_turns.is_last and v_lane = any(v_open) and not v_is_mixed, room,
           bytes, v_lane);
         v_goes_on := v_goes_on or not v_dealt <@ array[v_lane];
-        exit when v_turns.waiting_ids = '{}' and v_turns.void = '{}'; -- other sessions change these jobs
+        exit when v_jobs = 0 and v_turns.void = '{}'; -- other sessions change these jobs, or they can't begin
       end loop;
       exit when v_lane <> all(v_open) or v_is_mixed and room < v_before; -- what comes first is read first
     end loop;

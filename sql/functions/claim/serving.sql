@@ -1,7 +1,7 @@
 -- Serving turns where groups are served by turns: which jobs of a lane begin next.
 
 -- The next turns of a lane, after one and up to another one, whose jobs can begin: as many as fit.
--- Returns the places of these jobs, whose rows it has locked, their groups, once for each, and their bytes; the groups
+-- Returns the places of these jobs, whose rows it has locked, their groups, one for each, and their bytes; the groups
 -- of turns whose jobs have gone, or have expired, once for each; and the last turn: null where there is none, 0 where
 -- the next job does not fit. most_again: how many may be of groups that were served before; again is how many are.
 -- is_last: no turns are left.
@@ -92,7 +92,7 @@ begin
      where t.is_there and not t.begins
   )
   select coalesce(array_agg(t.waiting_id order by t.turn_id) filter (where t.begins), '{}'),
-         coalesce(array_agg(t.group_id) filter (where t.begins), '{}'),
+         coalesce(array_agg(t.group_id order by t.turn_id) filter (where t.begins), '{}'),
          coalesce(sum(t.size) filter (where t.begins), 0),
          coalesce(array_agg(t.group_id) filter (where not t.is_there), '{}'),
          count(*) filter (where t.begins and t.is_again), v_size = cardinality(v_turns.ids) and v_size < room
@@ -132,3 +132,30 @@ end
 $$;
 comment on function awa._first_thousand is
   'Of groups, those that got slots back, and a thousand others, any of them. The next claim looks at the rest';
+
+-- Of the groups of jobs that had turns up to one in a lane, those that have none later there.
+-- The others could neither begin nor be put off: they keep their turns (_put_off_turn).
+create or replace function awa._without_turns(
+  lane bigint,
+  last_id bigint,
+  waiting_ids bigint[],
+  groups bigint[]
+) returns bigint[]
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_kept bigint[] := array(
+    select t.waiting_id
+      from awa.turns t
+     where t.lane = lane and t.turn_id > last_id and t.waiting_id = any(waiting_ids));
+begin
+  return array(
+    select g.group_id
+      from unnest(waiting_ids, groups) with ordinality g(waiting_id, group_id, n)
+     where g.waiting_id <> all(v_kept)
+     order by g.n);
+end
+$$;
+comment on function awa._without_turns is
+  'Of the groups of jobs that had turns up to one in a lane, those that have none later there';
