@@ -458,6 +458,24 @@ func TestTurnsOnShards(t *testing.T) {
 	s.balanced()
 }
 
+// A job that runs for long keeps nobody waiting where its group has room: health says nothing of it, until it has none.
+func TestTurnsBesideALongJob(t *testing.T) {
+	for _, settings := range []string{`{"group_turns": true}`, `{"group_turns": true, "group_max_running": 2}`} {
+		s := newDatabase(t).session()
+		s.exec("select awa.configure('{\"warn_group_age\": \"1 millisecond\"}')")
+		s.limits("q", settings)
+		s.enqueueForGroups("q", 9, "a", "b")
+		require.Len(t, s.claim("q", 1), 1)
+		s.materialize()
+		s.exec("select pg_sleep(0.005)")
+		warnings := "select count(*)::int from awa.health() where topic = 'group'"
+		require.Zero(t, one[int](s, warnings), settings)
+		s.limits("q", `{"group_max_running": 1}`)
+		s.claim("q", 9)
+		require.Equal(t, 1, one[int](s, warnings), settings)
+	}
+}
+
 // A queue that is dropped leaves no turns to the next one of its name; what waits in line stays while the ring turns.
 func TestTurnsWhileTheRingTurns(t *testing.T) {
 	s := newDatabase(t).session()

@@ -151,7 +151,7 @@ $$;
 comment on function awa._health_queues is 'The rows of health about queues';
 
 -- The rows of health about groups whose jobs wait long for one job: one that runs, or for which their group is kept.
--- One row for each queue.
+-- One row for each queue. A job that runs keeps the others waiting only where its group has no room.
 create or replace function awa._health_groups() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
 )
@@ -163,7 +163,21 @@ with limits as (
   select awa._shard_of(l.lane) as shard, l.group_id, l.job_id, l.claimed_at as since, 'has run' as what
     from awa.leases l
    cross join limits t
-   where l.group_id is not null and l.claimed_at < t.since
+   cross join lateral awa._shard_of(l.lane) h(shard)
+   cross join lateral (
+      select s.running - s.rate_turns as running -- a job that has its turn waits for no other
+        from awa.group_states s
+       where s.shard = h.shard and s.group_id = l.group_id
+       order by s.state_id desc
+       limit 1
+    ) s
+   where l.group_id is not null
+     and l.claimed_at < t.since
+     and s.running >= (
+       select awa._group_limit(coalesce(o.group_max_running, c.group_max_running), c.group_order)
+         from (select h.shard >> 6 as queue_id) q
+         left join awa.queue_settings c on c.queue_id = q.queue_id
+         left join awa.group_settings o on o.queue_id = q.queue_id and o.group_id = l.group_id)
   union all
   select s.shard, s.group_id, s.holder, w.ready_at, 'has its place'
     from awa.group_states s
