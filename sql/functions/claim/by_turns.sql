@@ -339,7 +339,7 @@ begin
     v_each := greatest(ceil(jobs::float8 / cardinality(v_asked.groups)), 1);
   end if;
   if not are_served and cardinality(v_asked.groups) > 1000 then
-    v_asked := awa._first_thousand(shard, v_asked.groups, v_asked.freed, v_asked.turns);
+    v_asked := awa._first_thousand(shard, v_asked.groups, v_asked.freed);
   end if;
   with lines as materialized (
     select *

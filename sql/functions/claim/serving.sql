@@ -108,7 +108,7 @@ create or replace function awa._first_thousand(
   shard bigint,
   inout groups bigint[],
   inout freed int[],
-  inout turns int[]
+  out turns int[]
 )
 language plpgsql
 as $$

@@ -113,19 +113,19 @@ begin
     v_segment := (select r.current_segment from awa.ring r);
   end if;
   for v_try in 1..4 loop
-    if looks_up then
-      case v_segment
-        when 0 then select i.* into v_claim from awa._item_and_attempt_in(0::smallint, receipt) i;
-        when 1 then select i.* into v_claim from awa._item_and_attempt_in(1::smallint, receipt) i;
-        when 2 then select i.* into v_claim from awa._item_and_attempt_in(2::smallint, receipt) i;
-        when 3 then select i.* into v_claim from awa._item_and_attempt_in(3::smallint, receipt) i;
-      end case;
-    else
+    if not looks_up then
       case v_segment
         when 0 then select i.* into v_claim from awa._item_in(0::smallint, receipt) i;
         when 1 then select i.* into v_claim from awa._item_in(1::smallint, receipt) i;
         when 2 then select i.* into v_claim from awa._item_in(2::smallint, receipt) i;
         when 3 then select i.* into v_claim from awa._item_in(3::smallint, receipt) i;
+      end case;
+    else
+      case v_segment
+        when 0 then select i.* into v_claim from awa._item_and_attempt_in(0::smallint, receipt) i;
+        when 1 then select i.* into v_claim from awa._item_and_attempt_in(1::smallint, receipt) i;
+        when 2 then select i.* into v_claim from awa._item_and_attempt_in(2::smallint, receipt) i;
+        when 3 then select i.* into v_claim from awa._item_and_attempt_in(3::smallint, receipt) i;
       end case;
     end if;
     exit when v_claim.size is not null;

@@ -296,19 +296,13 @@ declare
   v_batch bigint := awa._new_batch();
   v_job record;
   v_new record;
+  v_lane bigint;
   v_from awa._place[] := '{}';
   v_lanes bigint[] := '{}';
   v_keys bytea[] := '{}';
   v_left text[] := '{}'; -- the groups of those that leave their queue
   v_expires boolean := false;
   v_entry awa.ready_entries;
-  v_entries cursor for -- a cursor is read row by row, a query by fifty rows
-    select e as entry, m.new_lane, m.new_key
-      from unnest(v_from, v_lanes, v_keys)
-           m(id, state, receipt, lane, priority, xid, segment, unique_key, new_lane, new_key)
-     cross join lateral (
-        select * from awa._entries e where e.lane = m.lane and e.xid = m.xid and e.job_id = m.id limit 1
-     ) e;
 begin
   moved := 0;
   for v_job in
@@ -326,14 +320,15 @@ begin
     moved := moved + 1;
     continue when v_new.lane = (v_job.place).lane
       and coalesce(priority, (v_job.place).priority) = (v_job.place).priority; -- it is there
+    v_lane := v_new.lane;
     v_from := v_from || v_job.place;
     v_keys := v_keys || array[v_new.unique_key];
     v_left := v_left
       || array[case when awa._queue_of(v_new.lane) <> awa._queue_of((v_job.place).lane) then v_job.group_key end];
     if v_job.group_key is not null then
-      v_new.lane := (select l from awa._ready_lane(v_new.lane, (v_job.place).id, v_job.group_key) l);
+      v_lane := (select l from awa._ready_lane(v_lane, (v_job.place).id, v_job.group_key) l);
     end if;
-    v_lanes := v_lanes || v_new.lane;
+    v_lanes := v_lanes || v_lane;
     v_expires := v_expires or v_job.expires;
   end loop;
   if v_from = '{}' then
@@ -346,13 +341,16 @@ begin
   if cardinality(awa._bury(v_from, v_batch, false)) < cardinality(v_from) then
     perform awa._moved_on(v_from[1].id);
   end if;
-  for v_job in v_entries loop
-    v_entry := v_job.entry;
+  for v_nth in 1..cardinality(v_from) loop
+    select e.* into v_entry
+      from awa._entries e
+     where e.lane = v_from[v_nth].lane and e.xid = v_from[v_nth].xid and e.job_id = v_from[v_nth].id
+     limit 1;
     v_entry.segment := awa._current_segment();
-    v_entry.lane := v_job.new_lane;
+    v_entry.lane := v_lanes[v_nth];
     v_entry.xid := pg_current_xact_id();
     v_entry.priority := coalesce(priority, v_entry.priority);
-    v_entry.unique_key := v_job.new_key;
+    v_entry.unique_key := v_keys[v_nth];
     v_entry.created_at := coalesce(v_entry.created_at, v_entry.ready_at);
     perform awa._append_entry(v_entry);
   end loop;
