@@ -139,8 +139,8 @@ func TestPassThatAnotherSessionHasJustRun(t *testing.T) {
 	require.Equal(t, 2, one[int](s, "select count(*) from public.runs"), "unless it has left work")
 }
 
-// Maintenance, and the trigger that keeps rows, run as their caller, by whose search_path functions, operators and types
-// of others fit better than the server's own: none of them is called.
+// Maintenance, and the trigger that keeps rows, run as their caller, by whose search_path functions, operators and
+// types of others fit better than the server's own: none of them is called.
 func TestMaintenanceCallsNothingOfOthers(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
