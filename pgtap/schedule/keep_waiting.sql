@@ -5,7 +5,7 @@
 select awa.enqueue(:'queue' || ' last', 'k') as live_id, awa.enqueue(:'queue' || ' last', 'k') as ended_id \gset
 begin;
 \ir clock.psql
-select plan(25);
+select plan(26);
 select awa.cancel(:ended_id) \g /dev/null
 
 create function pg_temp.wait_for(job_id bigint, schedules int) returns void
@@ -103,6 +103,12 @@ select is((select string_agg(s.name || ' ' || s.error || ' ' || s.failures, ', '
 select awa._note_kept('{kept 1,kept 2}', '{e1,e2}', awa._schedule_clock(), true) \g /dev/null
 select is((select string_agg(s.name || ' ' || s.error || ' ' || (s.next_at - s.failed_at), ', ' order by s.name)
   from awa.schedules s where s.error is not null), 'kept 1 e1 00:00:00.5, kept 2 e2 00:00:01.5', 'or all of them');
+update awa.schedules set next_tick = '2026-06-01 14:04:05+00', waiting_tick = null where name = 'kept 1';
+update awa.schedules set next_tick = '2026-06-01 13:59:00+00', waiting_tick = null where name = 'kept 2';
+select awa._note_kept('{kept 1,kept 2}', '{e1,e2}', awa._schedule_clock(), true) \g /dev/null
+select is((select string_agg(s.name || ' ' || (s.next_at - s.next_tick), ', ' order by s.name)
+  from awa.schedules s where s.error is not null), 'kept 1 00:00:59, kept 2 00:06:29.5',
+  'a tick is looked at once more before it is a missed one');
 
 -- One whose session is always in the way
 create function pg_temp.keep() returns trigger language plpgsql as $$

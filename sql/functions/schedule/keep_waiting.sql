@@ -57,7 +57,8 @@ $$;
 comment on function awa._has_waiting is 'Whether schedules are due that wait for their last jobs';
 
 -- Notes why schedules could not fire, since another session keeps them, and puts them off as those that wait.
--- Those that are due for less than ten seconds stay as they are, unless all are to be put off.
+-- Those that are due for less than ten seconds stay as they are, unless all are to be put off. A new tick is looked at
+-- once more before it is a minute old, and so a missed one.
 -- Why: it is no failure, most sessions end soon, and the next call fires them then. One that stays would keep each call
 -- waiting, and nobody would see why.
 create or replace function awa._note_kept(names text[], errors text[], now timestamptz, is_all boolean) returns void
@@ -67,7 +68,11 @@ as $$
 begin
   if names <> '{}' then
     update awa.schedules s
-       set error = n.error, failed_at = now, next_at = awa._next_look(coalesce(s.waiting_tick, s.next_tick), now)
+       set error = n.error, failed_at = now,
+           next_at = least(awa._next_look(coalesce(s.waiting_tick, s.next_tick), now), case
+             when s.waiting_tick is null and s.next_tick > now - interval '1 minute'
+               then greatest(now + interval '1 second', s.next_tick + interval '59 seconds')
+           end)
       from (select unnest(names) as name, unnest(errors) as error) n
      where s.name = any(array[n.name]) -- as in _fire_together
        and (is_all or coalesce(s.waiting_tick, s.next_tick) < now - interval '10 seconds');
