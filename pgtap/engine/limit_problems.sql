@@ -7,7 +7,7 @@ select count(*) from awa.enqueue_many(:'queue', 'k', array_fill('1'::jsonb, arra
 select count(*) from awa.claim(:'queue', 9) \g /dev/null
 
 begin;
-select plan(8);
+select plan(9);
 create function pg_temp.problems() returns text
 language sql
 return (select string_agg(l.problem, '; ' order by l.problem) from awa._limit_problems l
@@ -48,6 +48,13 @@ select is(pg_temp.problems_after('update awa.shard_states set running = 0 where 
   '1 slots of the queue are held, 0 are counted', 'a slot of the queue');
 select alike(pg_temp.problems_after('delete from awa.lease_claims where lane >> 9 = :queue_id'),
   '%0 slots are held, 1 are counted%', 'a claim that was removed');
+select alike(
+  pg_temp.problems_after($$
+    do 'begin update awa.shard_states set group_turns = true where shard = :shard;
+      update awa.group_states set running = 2 where shard = :shard;
+      insert into awa.turns (turn_id, lane, group_id, waiting_id) select nextval(''awa.turn_ids''), w.lane, w.group_id,
+        w.waiting_id from awa.limited_jobs w where w.shard = :shard order by w.waiting_id limit 1; end'$$),
+  '%: 0 turns are counted, 1 are there%', 'a turn that is not counted, where groups are served by turns');
 
 select * from finish();
 rollback;

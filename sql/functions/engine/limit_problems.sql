@@ -81,10 +81,11 @@ union all
 select s.shard >> 6,
        format('group %s: %s turns are counted, %s are there', s.group_id, s.rate_turns, t.turns)
   from states s
+  left join shards h on h.shard = s.shard
  cross join lateral (
     select count(*) as turns from awa.turns t where t.lane >> 3 = s.shard and t.group_id = s.group_id
   ) t
- where s.rate_turns > t.turns
+ where s.rate_turns > t.turns or h.group_turns and s.rate_turns < t.turns
 union all
 select q.queue_id, format('%s slots of the queue are held, %s are counted', q.slots, coalesce(s.running, 0))
   from (
