@@ -95,8 +95,8 @@ func TestPythonWorkerThatWasEnded(t *testing.T) {
 	p.eventuallyState("another one runs it", job, "running", "")
 }
 
-// A heartbeat of the Python worker tells a handler that its attempt is lost, also where the answer is just being removed
-// by the other thread.
+// A heartbeat of the Python worker tells a handler that its attempt is lost, also where the answer is just being
+// removed by the other thread.
 func TestPythonHeartbeatBesideAnAnswer(t *testing.T) {
 	p := pythonPrograms(t)
 	write(t, p.dir, "race.py", `

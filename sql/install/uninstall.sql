@@ -263,7 +263,7 @@ begin
     end if;
   end loop;
   perform set_config('awa.uninstalled',
-    json_build_object('found', v_namespace is not null, 'prefix', v_prefix, 'others', coalesce(v_dependent, '{}'), 'dropped', v_gone,
-      'kept', v_kept)::text, false);
+    json_build_object('found', v_namespace is not null, 'prefix', v_prefix, 'others', coalesce(v_dependent, '{}'),
+      'dropped', v_gone, 'kept', v_kept)::text, false);
 end
 $awa$;

@@ -120,7 +120,8 @@ $$;
 comment on function awa._take_by_turns is
   'Takes jobs of a shard as _take_limited does, from where that has served the front lane';
 
--- Puts the new entries of a lane into the lines of their groups, up to so many. An entry counts for one in each 8 kB.
+-- Puts the new entries of a lane into the lines of their groups, up to so many.
+-- An entry counts for one in each 8 kB.
 -- Returns how many it has read, counted so; whether none are left; the groups that had no line, and those that are kept
 -- for one of these jobs, which are to get turns; and the lanes in which jobs without a group have got theirs.
 create or replace function awa._line_up(
