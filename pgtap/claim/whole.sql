@@ -32,7 +32,7 @@ create function pg_temp.long_ways() returns bigint
 language sql
 as $$ select coalesce(pg_stat_get_xact_function_calls('awa._claim_limited'::regproc), 0) $$;
 set track_functions = 'pl';
-select plan(25);
+select plan(26);
 
 select awa.configure_queue(:'queue', '{"max_running": 3}') \g /dev/null
 select pg_temp.enqueues('{a1,a2,-1,b1,b2,-2,-3}') \g /dev/null
@@ -81,5 +81,12 @@ select awa.resume_group(:'queue', 'e') \g /dev/null
 select is(pg_temp.most(9), null, 'also just after it');
 select pg_temp.enqueues('{f1}') \g /dev/null
 select is(pg_temp.claims(9), 'f1', 'which then has looked at it');
+
+-- Turns that are switched on after a claim has read its terms
+create temp table terms as
+  select t from awa._claim_terms(:'queue', awa._queue_id(:'queue') << 6, awa._snapshot(), null) t;
+select awa.configure_queue(:'queue', '{"group_turns": true}') \g /dev/null
+select is((select l.lanes from terms t cross join lateral awa._whole_limits(t.t, awa._queue_id(:'queue') << 6,
+  awa._snapshot(), 9) l), null, 'it takes the other way');
 
 select * from finish();

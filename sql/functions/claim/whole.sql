@@ -34,7 +34,8 @@ begin
   state := awa._shard_state(shard);
   if settings.paused_at is not null
     or num_nonnulls(settings.group_max_running, settings.group_rate, state.group_max_running, state.group_rate) > 0
-    or (settings.group_order, state.group_order) is distinct from ('start', 'start') or state.group_turns
+    or (settings.group_order, state.group_order) is distinct from ('start', 'start')
+    or state.group_turns or settings.group_turns
     or (select true from awa.group_settings g where g.queue_id = terms.queue_id limit 1)
     or (
       select true
