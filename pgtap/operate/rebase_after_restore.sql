@@ -81,11 +81,11 @@ return (
            ))
     from awa.ready_entries e);
 create temp table before as select j.id, j.state, to_jsonb(j) as job from awa.jobs j;
--- Turns are given anew by the next claim: until then, what they would let begin counts as limited.
+-- The next claim gives turns anew: until then, their jobs, and those that only wait for them, count as limited.
 create temp view counts as
-select c.queue, to_jsonb(c) - case when s.group_turns then 'limited' else '' end as counts
-  from awa.queue_counts() c
-  left join awa.queue_settings s on s.queue_id = awa._queue_id(c.queue);
+select c.queue, to_jsonb(c) || jsonb_build_object('limited', c.limited + coalesce((
+           select sum(u.jobs) from awa._unlimited(awa._queue_id(c.queue), awa._queue_id(c.queue)) u), 0)) as counts
+  from awa.queue_counts() c;
 create temp table counts_before as table counts;
 create temp table keys_before as select * from awa.unique_claims;
 create temp table order_before as

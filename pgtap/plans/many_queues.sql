@@ -101,7 +101,7 @@ select '50 buried', 'drop_queue', c.*
 select cmp_ok(
   (select b.blocks - a.blocks from costs a join costs b using (what)
     where a.at = 'nothing buried' and b.at = '50 buried' and what = w.what),
-  '<', 1000::bigint, format('%s: few blocks for each buried job', w.what))
+  '<', 500::bigint, format('%s: few blocks for each buried job', w.what))
   from (values ('queue_counts of one'), ('list_jobs of one'), ('list_queues'), ('list_jobs available'),
     ('list_jobs running'), ('drop_queue')) w(what);
 

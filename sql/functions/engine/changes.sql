@@ -113,17 +113,11 @@ $$;
 comment on function awa._buried_now is 'The tombstones that this transaction has written in a batch';
 
 -- Lets go of the unique keys of buried jobs, at the end of the transaction that has written a batch of tombstones.
--- Of those that were buried in some lanes, where these are given.
 -- These are the keys of jobs that it has cancelled, the keys of queues that jobs have left, and keys that jobs do not
 -- hold while they are scheduled.
-create or replace function awa._let_go_of_buried(
-  batch bigint,
-  first_lane bigint default null,
-  last_lane bigint default null
-) returns void
+create or replace function awa._let_go_of_buried(batch bigint) returns void
 language plpgsql
 as $$
-#variable_conflict use_variable
 declare
   v_job_ids bigint[];
   v_lanes bigint[];
@@ -136,8 +130,7 @@ begin
         from awa.done_entries d
        where t.cancels and d.job_id = t.job_id and d.state = 'cancelled' and d.unique_key is not null
        limit 1
-    ) d
-   where first_lane is null or t.lane between first_lane and last_lane;
+    ) d;
   perform awa._change_state(v_job_ids, v_lanes, v_keys, 'available', 'cancelled');
   -- Keys that jobs may have left behind.
   perform awa._let_go(array_agg(t.job_id), array_agg(substr(e.unique_key, 1, 32)))
@@ -149,7 +142,7 @@ begin
         limit 1
      ) e
     where case
-      when e.unique_key is null or not coalesce(t.lane between first_lane and last_lane, true) then false
+      when e.unique_key is null then false
       when awa._names_queue(e.unique_key) or not awa._holds(e.unique_key, 'scheduled')
         then not awa._is_holder(t.job_id, substr(e.unique_key, 1, 32))
       else false

@@ -49,10 +49,11 @@ begin
   end if;
 
   v_changed := awa._stop_jobs(v_queue_id);
-  perform awa._let_go_of_buried(t.batch, v_first, v_last) -- as the commit would, which does not find them then
+  perform awa._let_go_of_buried(t.batch) -- as the commit would, which does not find them then
      from (
        select distinct t.batch from awa.ready_tombstones t
         where t.by_xid = pg_current_xact_id_if_assigned() and t.lane between v_first and v_last
+          and not t.cancels -- the rows of those that it has cancelled go below, with their keys
      ) t;
   v_now := awa._snapshot(); -- jobs that commit from here on stay
 
