@@ -56,14 +56,12 @@ create or replace function awa._begin_close(out wait text, out newest smallint)
 language plpgsql
 as $$
 #variable_conflict use_variable
-declare
-  v_set text;
 begin
   wait := current_setting('lock_timeout');
-  select r.current_segment, set_config('lock_timeout', coalesce(awa._shorter_wait(s.claim_wait, wait), wait), true)
-    into newest, v_set
+  select r.current_segment into newest
     from awa.ring r
-    left join awa.settings s on true;
+    left join awa.settings s on true
+   where set_config('lock_timeout', coalesce(awa._shorter_wait(s.claim_wait, wait), wait), true) is not null;
 end
 $$;
 comment on function awa._begin_close is
