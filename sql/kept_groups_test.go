@@ -1,6 +1,7 @@
 package sql_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -42,4 +43,21 @@ func TestShardsBesideKeptGroups(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A group is kept for a job no longer that is retried in another queue, now or later.
+func TestHolderThatIsRetriedElsewhere(t *testing.T) {
+	s := newDatabase(t).session()
+	for n, end := range []string{"select awa.discard($1, $2, 'never')", "select awa.fail($1, $2, 'error', '1 hour')"} {
+		for m, when := range []string{"", ", run_at => now() + interval '1 hour'"} {
+			queue := fmt.Sprint("q", n, m)
+			s.limits(queue, `{"group_order": "halt", "dead_letter": true}`)
+			jobs := s.enqueueInGroup(queue, "g", 2)
+			s.exec(end, jobs[0], s.claim(queue, 9)[0].Receipt)
+			require.Empty(t, s.claim(queue, 9))
+			s.exec("select awa.retry($1, 'other'"+when+")", jobs[0])
+			require.Equal(t, jobs[1:], ids(s.claim(queue, 9)), queue)
+		}
+	}
+	s.audited()
 }
