@@ -49,6 +49,7 @@ func (r *run) listen(ctx context.Context, conn *pgx.Conn) error {
 		}
 	}
 	r.wakeQueues(r.queues) // something may have happened before
+	signalTo(r.due)
 	return nil
 }
 

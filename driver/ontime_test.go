@@ -3,6 +3,7 @@ package driver_test
 import (
 	"bytes"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -39,6 +40,30 @@ func TestWorkerWakesForAJobThatComes(t *testing.T) {
 		id := enqueue(t, pool, note{}, driver.EnqueueOptions{RunAt: time.Now().Add(50 * time.Millisecond)})
 		waitForState(t, pool, id, "completed")
 	}
+}
+
+// And for one that comes when it has looked for the first time, and does not listen yet.
+func TestWorkerWakesForAJobThatCameBeforeItListened(t *testing.T) {
+	driver.SetMaintenance(t, time.Hour)
+	admin := testdb.New(t)
+	var once sync.Once
+	var id atomic.Int64
+	tap := &wiretap{onWrite: func(_ *tappedConn, sent []byte) (func() error, error) {
+		if bytes.Contains(sent, []byte(`listen "awa_due"`)) {
+			once.Do(func() {
+				waitFor(t, func() bool {
+					return queryValue[bool](t, admin, "select exists (select from pg_stat_activity "+
+						"where datname = current_database() and query like '%pass_due_at%' and state = 'idle' "+
+						"and pid <> pg_backend_pid())")
+				}, "it does not look")
+				id.Store(enqueue(t, admin, note{}, driver.EnqueueOptions{RunAt: time.Now().Add(50 * time.Millisecond)}))
+			})
+		}
+		return nil, nil
+	}}
+	runWorker(t, tap.pool(t, admin.Config().ConnString()), handle(newTally().handle), driver.WorkerConfig{})
+	waitFor(t, func() bool { return id.Load() != 0 }, "it does not listen")
+	waitForState(t, admin, id.Load(), "completed")
 }
 
 // A schedule fires when it is due, also one that is made while the worker sleeps; and the next one while another
