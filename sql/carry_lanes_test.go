@@ -420,7 +420,7 @@ func TestEachCallGoesThroughFewLanes(t *testing.T) {
 		require.LessOrEqual(t, locks(), 501)
 		s.exec("commit")
 	}
-	require.Greater(t, calls, 3)
+	require.GreaterOrEqual(t, calls, 3) // of 1,100 lanes
 	s.prunes()
 	s.balanced()
 	require.Len(t, s.claim("q1001", 9), 1)
