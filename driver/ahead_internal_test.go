@@ -126,7 +126,7 @@ func TestSharesOfQueuesWithJobsThatWait(t *testing.T) {
 	other.nextLook = now // it was woken
 	require.Nil(t, s.choose(now).queue)
 	s.end(busy, 0)
-	require.Equal(t, []int{3, 0}, runningOf(s.queues), "the slot is kept for the other queue")
+	require.Equal(t, []int{3, 0}, runningOf(s.queues), "the slot is reserved for the other queue")
 	require.Len(t, s.freed, 1)
 	c := s.choose(now)
 	require.Equal(t, choice{queue: other, slots: 1, next: c.next}, c)

@@ -81,7 +81,7 @@ type GroupInfo struct {
 	Reason          string     // why it is paused, or for which job it is kept; "" for nothing
 }
 
-// ListGroups lists groups of a queue that run, wait, are kept for a job, are paused, or have limits of their own: a
+// ListGroups lists groups of a queue that run, wait, are reserved for a job, are paused, or have limits of their own: a
 // page, in an order that means nothing. afterKey is the key of the last group of the page before; "" for the first
 // page. maxGroups is 1 to 1,000; 0 for 100. It fails with [ErrNoSuchQueue].
 func (c *Client) ListGroups(ctx context.Context, queue, afterKey string, maxGroups int) ([]GroupInfo, error) {

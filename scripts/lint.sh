@@ -24,7 +24,7 @@ select format('%s, line %s: %s: %s', p.oid::regprocedure, c.lineno, c.level, c.m
     case p.proname
       when '_resolve_change' then 'awa.pending_changes'::regclass
       when '_inherit' then 'awa.heirs'::regclass
-      when '_keep_row' then 'awa.ring'::regclass
+      when '_refuse_removal' then 'awa.ring'::regclass
       else 0::regclass
     end, extra_warnings => true, performance_warnings => false, security_warnings => true) c
  where p.pronamespace = 'awa'::regnamespace

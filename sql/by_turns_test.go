@@ -306,7 +306,7 @@ func TestTurnsBesideOtherLimits(t *testing.T) {
 	kept := groups[0]
 	_, groups = s.claimGroups("q", 50)
 	require.Len(t, groups, 2)
-	require.NotContains(t, groups, kept, "it is kept for its job")
+	require.NotContains(t, groups, kept, "it is reserved for its job")
 	s.slots()
 	s.promotesAll()
 	require.Equal(t, ids(got[:1]), ids(s.claim("q", 50)), "it keeps its place")

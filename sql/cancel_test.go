@@ -854,7 +854,7 @@ func TestCancelInAReplicaSession(t *testing.T) {
 		require.Empty(t, list[string](s, `
 			select format('%s on %s', t.tgname, t.tgrelid::regclass)
 			  from pg_trigger t join pg_class c on c.oid = t.tgrelid join pg_namespace n on n.oid = c.relnamespace
-			 where n.nspname = 'awa' and t.tgenabled <> 'A' and t.tgname <> 'keep_row'`),
+			 where n.nspname = 'awa' and t.tgenabled <> 'A' and t.tgname <> 'refuse_removal'`),
 			"no trigger is off in such a session, but those against a slip")
 	}
 }

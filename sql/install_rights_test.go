@@ -418,7 +418,7 @@ func TestInstallDropsTriggersOfOthers(t *testing.T) {
 	result, err := driver.Migrate(t.Context(), d.url)
 	require.NoError(t, err)
 	require.True(t, result.Changed)
-	require.ElementsMatch(t, []string{"resolve", "inherit", "keep_row", "keep_row"},
+	require.ElementsMatch(t, []string{"resolve", "inherit", "refuse_removal", "refuse_removal"},
 		list[string](s,
 			"select tgname from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace = 'awa'::regnamespace"))
 	require.Empty(t, list[string](s, `select rulename from pg_rewrite r join pg_class c on c.oid = r.ev_class

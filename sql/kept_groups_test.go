@@ -45,7 +45,7 @@ func TestShardsBesideKeptGroups(t *testing.T) {
 	}
 }
 
-// A group is kept for a job no longer that is retried in another queue, now or later.
+// A group is reserved for a job no longer that is retried in another queue, now or later.
 func TestHolderThatIsRetriedElsewhere(t *testing.T) {
 	s := newDatabase(t).session()
 	for n, end := range []string{"select awa.discard($1, $2, 'never')", "select awa.fail($1, $2, 'error', '1 hour')"} {

@@ -289,8 +289,8 @@ func TestChangedOrder(t *testing.T) {
 	s.audited()
 }
 
-// Two attempts that began under another order end: the group is kept for one of them, and the other one comes as any
-// job. One that can't begin for what runs from before comes first in its line.
+// Two attempts that began under another order end: the group is reserved for one of them, and the other one comes as
+// any job. One that can't begin for what runs from before comes first in its line.
 func TestOrderBesideOlderAttempts(t *testing.T) {
 	d := newDatabase(t)
 	s := d.session()
@@ -430,8 +430,8 @@ func TestHolderIsExplained(t *testing.T) {
 		attempt := s.claim(end, 9)
 		s.exec("select awa.fail($1, $2, 'no answer', '1 hour')", attempt[0].JobID, attempt[0].Receipt)
 		require.Empty(t, s.claim(end, 9))
-		require.Contains(t, says(jobs[2]), fmt.Sprintf("waits for its group acme: it is kept for job %d, which waits for "+
-			"its retry at %s", jobs[0], one[string](s, "select run_at::text from awa.job($1)", jobs[0])))
+		require.Contains(t, says(jobs[2]), fmt.Sprintf("waits for its group acme: it is reserved for job %d, which "+
+			"waits for its retry at %s", jobs[0], one[string](s, "select run_at::text from awa.job($1)", jobs[0])))
 		require.Contains(t, says(jobs[2]), "go on at once; its last error: no answer, 1 before it.")
 		s.exec("select awa."+end+"($1)", jobs[0])
 		want := jobs[0]
@@ -444,7 +444,7 @@ func TestHolderIsExplained(t *testing.T) {
 		require.Equal(t, []int64{want}, ids(attempt))
 		s.exec("select awa.discard($1, $2, 'never')", attempt[0].JobID, attempt[0].Receipt)
 		require.Empty(t, s.claim(end, 9))
-		require.Contains(t, says(jobs[2]), fmt.Sprintf("it is kept for job %d, which is dead since", want))
+		require.Contains(t, says(jobs[2]), fmt.Sprintf("it is reserved for job %d, which is dead since", want))
 		s.exec("select awa.snooze($1, $2, '0')", s.retried(end, want), one[int64](s, "select receipt from awa.job($1)", want))
 	}
 	s.audited()
@@ -470,14 +470,14 @@ func TestAuditOfPlaces(t *testing.T) {
 	require.Empty(t, s.claim("q", 9))
 	s.slots()
 	s.audited()
-	kept := "is kept for job %d, which does not come"
+	kept := "is reserved for job %d, which does not come"
 	for _, c := range [][2]string{
 		{"update awa.group_states set holder = null", "jobs wait, there is room, and nothing wakes them"},
 		{"update awa.group_states set holder = 1000000", fmt.Sprintf(kept, 1000000)},
 		{"delete from awa.deferred_jobs", fmt.Sprintf(kept, jobs[0])},
 		{"delete from awa.group_states", "are not known"},
 		{"update awa.group_states set running = 1", "0 slots are held, 1 are counted"},
-		{"insert into awa.slots (shard, leaves) select shard, array[holder] from awa.group_states", ""},
+		{"insert into awa.slots (shard, leavers) select shard, array[holder] from awa.group_states", ""},
 	} {
 		s.exec("begin")
 		s.exec(c[0])

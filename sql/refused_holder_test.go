@@ -6,8 +6,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// refusedHolder makes a queue in order, with a group that is kept for a job that a user's trigger refused to let begin;
-// returns that job, the next one of its group, and a function that takes the trigger away.
+// refusedHolder makes a queue in order, with a group that is reserved for a job that a user's trigger refused to let
+// begin; returns that job, the next one of its group, and a function that takes the trigger away.
 func refusedHolder(t *testing.T, order string) (s *session, bad int64, next []int64) {
 	s = newDatabase(t).session()
 	s.limits("q", `{"group_order": "`+order+`"}`)

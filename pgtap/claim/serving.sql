@@ -10,7 +10,7 @@ create temp table s as select awa._queue_id(:'queue') << 6 as shard, awa._group_
 
 begin;
 select plan(7);
-select awa._keep_turns(awa._deal_turns(shard, array[g], '{1}', jsonb_populate_record(null::awa.queue_settings,
+select awa._store_turns(awa._deal_turns(shard, array[g], '{1}', jsonb_populate_record(null::awa.queue_settings,
   '{"group_max_running": 1}'), false, now(), true)) from s \g /dev/null
 select is((select t.last_id from s cross join lateral awa._next_by_turns(s.shard << 3 | 2, 0, 1::bigint << 60, 9, 10000,
     0, now(), true) t), null, 'a turn is in the lane of its job');

@@ -16,7 +16,7 @@ return jsonb_populate_record(null::awa.queue_settings, jsonb_build_object('group
 create function pg_temp.deals(freed int, group_max_running int, deals boolean) returns void
 language sql
 return (
-  select awa._keep_turns(awa._deal_turns(s.shard, array[s.g], array[freed], pg_temp.settings(group_max_running), false,
+  select awa._store_turns(awa._deal_turns(s.shard, array[s.g], array[freed], pg_temp.settings(group_max_running), false,
            now(), deals))
     from s
 );
@@ -81,7 +81,7 @@ select is(pg_temp.served(2, 9, 10000, turns), format('{1,3,5} %s {} read', 3 * n
 select is(pg_temp.served(2, 1, 10000, turns), format('{1} %s {} 3', n), 'or are left over, with those of other lanes')
   from dealt, bytes;
 select is(pg_temp.served(2, 9, n + 1, turns), format('{1} %s {} 3', n), 'so where they do not fit') from dealt, bytes;
-select awa._keep_turns(array[turns[4]]) from dealt \g /dev/null
+select awa._store_turns(array[turns[4]]) from dealt \g /dev/null
 select is(pg_temp.served(2, 9, 10000, turns[:3]), format('{5,1,3} %s {} read', 3 * n), 'those that wait come first')
   from dealt, bytes;
 

@@ -153,7 +153,7 @@ create function pg_temp.look_ups() returns bigint
 language sql volatile
 return (select coalesce(sum(f.calls), 0)
           from pg_stat_xact_user_functions f
-         where f.schemaname = 'awa' and f.funcname in ('_look_up', '_keeping'));
+         where f.schemaname = 'awa' and f.funcname in ('_look_up', '_holding_keys'));
 create function pg_temp.look_ups(call text, job_id bigint, receipt bigint) returns bigint
 language plpgsql
 as $$

@@ -77,8 +77,8 @@ select is(pg_temp.closed(), '1, 2, 3, 9 batch, 10 batch, 11 batch, 15 batch, 16'
 rollback to here;
 
 -- Keys that outlast their jobs
-select is(awa._keeping(pg_temp.receipts(5, 6)), '{}', 'jobs without a key keep none');
-select is(awa._keeping((select array_agg(receipt) from keyed)), (select array[receipt] from keyed where n = 1),
+select is(awa._holding_keys(pg_temp.receipts(5, 6)), '{}', 'jobs without a key keep none');
+select is(awa._holding_keys((select array_agg(receipt) from keyed)), (select array[receipt] from keyed where n = 1),
   'of those with one, those that hold it when they have completed');
 select is((select row(k.closed, k.holds_keys, k.needs_row)::text
   from keyed, awa._close_item(job_id, receipt, 'completed') k where n = 1), '(t,t,t)', 'for which a row has to follow');

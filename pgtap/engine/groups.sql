@@ -17,7 +17,7 @@ select is(pg_temp.terms('g'), '(2,f)', 'a group has the limits of its queue');
 create temp table row1 as select awa._lock_group(id, 'g') as r from q;
 select is((select (r).group_key from row1), 'g', '_lock_group makes a row');
 select is((select (awa._lock_group(id, 'g')).changed_at from q), (select (r).changed_at from row1), 'once');
-select awa._keep_group(jsonb_populate_record(r, '{"group_max_running": 7}'), shard) from row1, q \g /dev/null
+select awa._store_group(jsonb_populate_record(r, '{"group_max_running": 7}'), shard) from row1, q \g /dev/null
 select is(pg_temp.terms('g'), '(7,f)', 'or its own');
 select is(pg_temp.terms('g', has_own => false), '(2,f)', 'unless no group has');
 select is(pg_temp.terms('h'), '(2,f)', 'others have not');
@@ -26,7 +26,7 @@ select is(array[pg_temp.terms('g'), pg_temp.terms('g', now() + interval '1 hour'
   'a pause ends when it ends');
 select is((select (awa._lock_paused_group(id, 'g')).reason from q), 'why', '_lock_paused_group returns its row');
 select is((select (awa._lock_paused_group(id, 'h')).reason from q), null, 'and makes none');
-select awa._keep_group(jsonb_populate_record(r, '{"group_max_running": null, "paused_at": null}'), shard)
+select awa._store_group(jsonb_populate_record(r, '{"group_max_running": null, "paused_at": null}'), shard)
   from row1, q \g /dev/null
 select is((select count(*) from awa.group_settings g join q on q.id = g.queue_id), 0::bigint,
   'where nothing is left, the row goes');

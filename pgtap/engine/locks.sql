@@ -51,9 +51,9 @@ select is(pg_temp.after('select awa._lock_shards(5)'), awa._shards_key(5) || ' E
   'that of the number of shards of a queue');
 select is(pg_temp.after('select awa._try_lock_shards(5)'), awa._shards_key(5) || ' ExclusiveLock; 0',
   'where it is free, at once');
-select is(pg_temp.after('select awa._keep_shards(5, false)'), awa._shards_key(5) || ' ShareLock; 0',
+select is(pg_temp.after('select awa._share_shards_lock(5, false)'), awa._shards_key(5) || ' ShareLock; 0',
   'shared, for who puts jobs with a group there');
-select is(pg_temp.after('select awa._keep_shards(5, true), awa._keep_shards(6, true)'),
+select is(pg_temp.after('select awa._share_shards_lock(5, true), awa._share_shards_lock(6, true)'),
   awa._many_shards_key() || ' ShareLock; 0', 'or one for those of many queues');
 select is(pg_temp.after($$select awa._lock_within(7, true, '1 s')$$), '7 ShareLock; 0',
   'one within some time is taken');

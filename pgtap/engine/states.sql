@@ -11,8 +11,8 @@ select is(awa._states('live'), '{scheduled,available,running,retryable,waiting_e
 select is(awa._states('cancellable'), awa._states('live'), 'in which it can be cancelled');
 select is(awa._states('ended'), '{completed,failed,cancelled,dead}', 'those in which it has');
 select is(awa._states('retriable'), '{scheduled,retryable,failed,cancelled,dead}', 'those from which it can run again');
-select is(awa._states('keeps_group'), '{scheduled,available,retryable,waiting_external,failed,dead}',
-  'those in which its group may be kept for it');
+select is(awa._states('holds_group'), '{scheduled,available,retryable,waiting_external,failed,dead}',
+  'those in which its group may be reserved for it');
 select is(awa._states('logged'), '{available,running,completed}', 'the log holds jobs in these');
 select is(awa._states('deferred'), '{scheduled,retryable}', 'deferred_jobs in these');
 select is(awa._states('done'), '{failed,cancelled,dead}', 'and done_entries alone in these');

@@ -128,7 +128,7 @@ create function pg_temp.until(key bytea, ago interval) returns bytea
 language sql
 return key || '\x001f'::bytea || int8send(extract(epoch from clock_timestamp() - ago)::bigint);
 select is(
-  awa._keep_keys('{-10,-11}',
+  awa._hold_keys('{-10,-11}',
     array[pg_temp.until(sha256('late'), '20 seconds'), pg_temp.until(sha256('later'), '70 seconds')], '{1,1}'),
   '{1}', 'a job that completes just after the end keeps its key, too, for such a call');
 

@@ -85,9 +85,9 @@ select is((select state from awa.job((:'ids'::bigint[])[6])), 'cancelled', 'unti
 select pg_temp.agrees('the books balance, again');
 
 -- The place from which it goes on
-select awa._keep_expiry_place((7, null, null, 1600, null, '9', null, null), true) \g /dev/null
+select awa._store_expiry_place((7, null, null, 1600, null, '9', null, null), true) \g /dev/null
 select is((select row(p.lane, p.xid, p.id)::text from awa._expiry_place() p), '(1600,9,7)', 'its place is kept');
-select awa._keep_expiry_place((7, null, null, 1600, null, '9', null, null), false) \g /dev/null
+select awa._store_expiry_place((7, null, null, 1600, null, '9', null, null), false) \g /dev/null
 select is((select row(p.lane, p.xid, p.id)::text from awa._expiry_place() p), '(0,0,0)', 'or it begins anew');
 select e.lane, e.xid from awa.ready_entries e where e.job_id = (:'ids'::bigint[])[1] \gset
 update awa.ready_tombstones t set lane = 0 where t.lane = :lane;

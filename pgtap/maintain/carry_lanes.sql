@@ -36,12 +36,12 @@ select is((select array_agg(s.last_seq) from awa._lanes_in_segment(:old::smallin
 
 -- Waiting for whoever may write to it: here, this transaction
 update awa.ring set carried_segment = :old, begun_by = pg_current_xact_id(), carried_since = awa._snapshot();
-select is(awa._settle(:old::smallint), 'waiting', 'for the transaction that has begun');
+select is(awa._look_for_writers(:old::smallint), 'waiting', 'for the transaction that has begun');
 select is((select row(r.old_snapshots, r.carried_before)::text from awa.ring r), '(,)', 'it is not committed');
 update awa.ring set begun_by = '3', carried_since = '3:3:';
-select is(awa._settle(:old::smallint), 'cleaning', 'when it is');
+select is(awa._look_for_writers(:old::smallint), 'cleaning', 'when it is');
 select is((select r.carried_since::text from awa.ring r), awa._snapshot()::text, 'it looks for sessions from then on');
-select is(awa._settle(:old::smallint), 'waiting', 'one that has written to the segment is waited for');
+select is(awa._look_for_writers(:old::smallint), 'waiting', 'one that has written to the segment is waited for');
 select is((select row(r.begun_by is null, r.carried_before)::text from awa.ring r), '(f,)', 'until it has ended');
 select is((select r.old_snapshots from awa.ring r), array[awa._reader_name(pg_backend_pid(), now())], 'and named');
 select is(array(select w.holder from awa._writers(((:old + 2) % 4)::smallint) w), '{}'::text[],

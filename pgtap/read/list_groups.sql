@@ -50,9 +50,9 @@ select is((select array_agg(p.group_key order by p.n) from pages p),
 select ok((select g.next_at > now() + interval '59 minutes' from awa.list_groups(:'queue' || ' rate') g),
   'when its rate lets the next one begin');
 select is((select row(g.running, g.waiting, g.next_at > now() + interval '59 minutes')::text
-             from awa.list_groups(:'queue' || ' order') g), '(0,1,t)', 'or the job comes for which it is kept');
+             from awa.list_groups(:'queue' || ' order') g), '(0,1,t)', 'or the job comes for which it is reserved');
 select alike((select g.reason from awa.list_groups(:'queue' || ' order') g),
-  'it is kept for job %, which waits for its retry at %its last error: broken', 'which is named, with its last error');
+  'it is reserved for job %, which waits for its retry at %its last error: broken', 'which is named, with its error');
 select is((select count(*) from awa.list_groups(:'queue' || ' whole')), 0::bigint, 'a queue without groups has none');
 update awa.group_settings s set paused_until = now() where s.group_key = 'later';
 select is((select count(*) from awa.list_groups(:'queue') g where g.group_key = 'later'), 0::bigint,

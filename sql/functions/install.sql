@@ -80,7 +80,7 @@
 {{ template "schedule/trigger_schedule.sql" . }}
 {{ template "schedule/backfill_schedule.sql" . }}
 {{ template "schedule/sync_schedules.sql" . }}
-{{ template "schedule/keep_waiting.sql" . }}
+{{ template "schedule/put_off_waiting.sql" . }}
 {{ template "schedule/fire_many.sql" . }}
 {{ template "schedule/replace_jobs.sql" . }}
 {{ template "schedule/refresh_schedules.sql" . }}

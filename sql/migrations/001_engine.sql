@@ -352,7 +352,7 @@ comment on column awa.ring.old_snapshots is
   'snapshots: those that had one at the first look, and still have it; null before that look. Then those that may have '
   'rows in it that are not committed';
 comment on column awa.ring.looked_again is
-  'Whether old_snapshots are of a second look, when those of the first had ended: see _settle';
+  'Whether old_snapshots are of a second look, when those of the first had ended: see _look_for_writers';
 comment on column awa.ring.unreadable is 'Jobs that were not carried because the server can''t read them';
 comment on column awa.ring.refused is
   'Jobs that were not carried because a trigger or a constraint that is none of Awa''s refuses their rows';
@@ -811,8 +811,8 @@ create table awa.slots (
   of_queue integer not null default 0,
   freed    bigint[] not null default '{}',
   looks    bigint[] not null default '{}',
-  keeps    bigint[] not null default '{}',
-  leaves   bigint[] not null default '{}',
+  holders  bigint[] not null default '{}',
+  leavers  bigint[] not null default '{}',
   changed  bigint[] not null default '{}'
 );
 create index slots_shard on awa.slots (shard, xid);
@@ -822,9 +822,10 @@ comment on table awa.slots is
 comment on column awa.slots.of_queue is 'How many slots of the queue were given back';
 comment on column awa.slots.freed is 'The groups of which a slot was given back, once for each';
 comment on column awa.slots.looks is 'Groups that may have room for those that wait, though nothing was given back';
-comment on column awa.slots.keeps is
-  'Jobs whose attempts have ended, negative where they failed for good; of the groups in looks, one for each';
-comment on column awa.slots.leaves is
+comment on column awa.slots.holders is
+  'Jobs whose attempts have ended, and for which their groups may be reserved; of the groups in looks, one for each. '
+  'The negative number of a job says that it failed for good';
+comment on column awa.slots.leavers is
   'Jobs that were to come again, and do not; of the groups in looks, one for each';
 comment on column awa.slots.changed is 'Groups whose own limits have changed: their turns go back first';
 
@@ -953,7 +954,8 @@ comment on table awa.limited_jobs is
   'One available job that a claim came to, and that waits for its group, or its turn; deleted when it begins';
 comment on column awa.limited_jobs.group_id is 'As group_states.group_id; null: it has no group, and has its turn';
 comment on column awa.limited_jobs.waiting_id is
-  'Its place in the line of its group; negative where it was given back: these come first';
+  'Its place in the line of its group. Numbers below 0 are the front of the line, and begin first: jobs that were '
+  'given back, or for which their group is reserved';
 comment on column awa.limited_jobs.lane is 'The lane of its priority';
 
 create table awa.turns (
@@ -965,7 +967,7 @@ create table awa.turns (
   primary key (lane, turn_id)
 );
 comment on table awa.turns is
-  'A slot of a group that is kept for a job of its line: the next claim that comes to its lane begins it';
+  'A slot of a group that is reserved for a job of its line: the next claim that comes to its lane begins it';
 comment on column awa.turns.group_id is 'As group_states.group_id; null for a job without a group, which holds no slot';
 comment on column awa.turns.is_again is
   'Whether its group was served since jobs of it wait, where groups are served by turns: claims read on before';

@@ -2,8 +2,9 @@
 
 -- The entries of a part of a window, in their order, and which of them a claim takes (takes is 1).
 -- Of the others, those with a size are to wait for their groups, and those without have expired. A claim takes those
--- whose group has room, and no line; what was given back waits only for its like. Of a group that is kept for a job it
--- takes that one alone, or puts it into the front of the line, which keeps its place from then on.
+-- whose group has room, and no line; a job that was given back waits only behind other jobs that were given back. Of
+-- a group that is reserved for a job it takes that job alone, or puts it into the front of the line, which keeps its
+-- place from then on.
 -- Why: a query of SQL, which the planner puts in the place of its call. States are looked up row by row: a join between
 -- the parts of one statement would look at all pairs.
 create or replace function awa._admission(

@@ -111,7 +111,7 @@ begin
     exit when not v_goes_on;
   end loop;
   v_jobs := most - room;
-  perform awa._keep_limits(settings, state, whole, terms.claimed_at, v_jobs, case when has_slots then now end);
+  perform awa._store_limits(settings, state, whole, terms.claimed_at, v_jobs, case when has_slots then now end);
   if v_jobs = 0 and (v_scanned >= 2000 or v_passes >= 50 or awa._looks_again(shard)) then
     perform awa._wake(terms.queue_id);
   end if;

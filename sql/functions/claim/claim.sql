@@ -151,7 +151,7 @@ begin
     v_shards := awa._take_shard(v_terms.queue_id, v_shards, v_room < v_most) || v_shards;
   end loop;
   if v_holds_queue is not null then
-    perform awa._keep_limits(v_limits.settings, v_limits.state, v_limits.state, v_terms.claimed_at, v_most - v_room,
+    perform awa._store_limits(v_limits.settings, v_limits.state, v_limits.state, v_terms.claimed_at, v_most - v_room,
       case when v_limits.has_slots then v_now end);
   end if;
   if v_room < v_most or v_expired > 0 then -- only then it has read the terms

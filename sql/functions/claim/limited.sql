@@ -146,10 +146,10 @@ begin
     perform awa._look_again(shard, v_groups) where not v_is_dealt; -- what was given back is not read to its end
   end if;
   if v_dealt <> '{}' then
-    perform awa._keep_turns(v_dealt);
+    perform awa._store_turns(v_dealt);
   end if;
   v_jobs := v_limits.most - v_room;
-  perform awa._keep_limits(v_settings, v_state, v_limits.whole, terms.claimed_at, v_jobs,
+  perform awa._store_limits(v_settings, v_state, v_limits.whole, terms.claimed_at, v_jobs,
     case when v_limits.has_slots then now end);
   if v_jobs = 0 and (v_scanned >= 2000 or v_is_dealt and awa._looks_again(shard)) then
     perform awa._wake(terms.queue_id);

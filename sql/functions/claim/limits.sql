@@ -56,9 +56,9 @@ begin
     if v_slots.is_any then
       whole.running := whole.running - v_slots.of_queue;
       whole.read_until := v_until;
-      whole := awa._keep_shard_state(whole, v_until);
+      whole := awa._store_shard_state(whole, v_until);
       if v_slots.looks is not null then
-        perform awa._change_holders(v_first, v_slots.looks, v_slots.keeps, v_slots.leaves, settings.group_order);
+        perform awa._change_holders(v_first, v_slots.looks, v_slots.holders, v_slots.leavers, settings.group_order);
       end if;
       perform awa._take_turns_back(v_first, v_slots.changed) where v_slots.changed <> '{}';
       perform awa._deal_turns(v_first, v_slots.groups, v_slots.freed, settings, has_own, at, false);
@@ -73,7 +73,7 @@ begin
   has_slots := v_slots.is_any;
   whole.running := whole.running - v_slots.of_queue;
   if v_slots.looks is not null then
-    perform awa._change_holders(shard, v_slots.looks, v_slots.keeps, v_slots.leaves, settings.group_order);
+    perform awa._change_holders(shard, v_slots.looks, v_slots.holders, v_slots.leavers, settings.group_order);
   end if;
   if state.group_order is distinct from settings.group_order then
     v_lines := awa._end_holders(shard, settings.group_order);
@@ -111,7 +111,7 @@ comment on function awa._limits_now is
   'Reads the settings and the state of a shard, and its new slots, and says how many jobs may begin: null for none now';
 
 -- Writes the states that a claim leaves, by which so many jobs have begun.
-create or replace function awa._keep_limits(
+create or replace function awa._store_limits(
   settings awa.queue_settings,
   state awa.shard_states,
   whole awa.shard_states,
@@ -134,12 +134,12 @@ begin
     state.running := whole.running;
     state.next_at := whole.next_at;
   else
-    perform awa._keep_shard_state(whole);
+    perform awa._store_shard_state(whole);
   end if;
-  perform awa._keep_shard_state(state, read_until);
+  perform awa._store_shard_state(state, read_until);
 end
 $$;
-comment on function awa._keep_limits is 'Writes the states that a claim leaves, by which so many jobs have begun';
+comment on function awa._store_limits is 'Writes the states that a claim leaves, by which so many jobs have begun';
 
 -- What claims know of a shard: its newest state, or the one of a shard without limits so far.
 create or replace function awa._shard_state(shard bigint) returns awa.shard_states
@@ -161,7 +161,7 @@ comment on function awa._shard_state is
 
 -- Writes the new state of a shard, where it differs from the newest one, which it was read from; returns it.
 -- read_until: the snapshot up to which slots are read, if there were any.
-create or replace function awa._keep_shard_state(
+create or replace function awa._store_shard_state(
   state awa.shard_states,
   read_until pg_snapshot default null
 ) returns awa.shard_states
@@ -192,5 +192,5 @@ begin
   return state;
 end
 $$;
-comment on function awa._keep_shard_state is
+comment on function awa._store_shard_state is
   'Writes the new state of a shard, where it differs from the newest one, which it was read from; returns it';

@@ -145,7 +145,7 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_kept bigint[] := array(
+  v_with_turn bigint[] := array(
     select t.waiting_id
       from awa.turns t
      where t.lane = lane and t.turn_id > last_id and t.waiting_id = any(waiting_ids));
@@ -153,7 +153,7 @@ begin
   return array(
     select g.group_id
       from unnest(waiting_ids, groups) with ordinality g(waiting_id, group_id, n)
-     where g.waiting_id <> all(v_kept)
+     where g.waiting_id <> all(v_with_turn)
      order by g.n);
 end
 $$;

@@ -2,7 +2,7 @@
 
 -- Reads the slots of a shard that have come since a snapshot, up to another one.
 -- Returns the groups to look at, and how many slots each has got back; those whose own limits have changed, which are
--- among them; how many slots of the queue; and whether there were any. looks, keeps and leaves: groups, with the job
+-- among them; how many slots of the queue; and whether there were any. looks, holders and leavers: groups, with the job
 -- that comes again for each, or the one that does not.
 create or replace function awa._read_slots(
   shard bigint,
@@ -14,8 +14,8 @@ create or replace function awa._read_slots(
   out of_queue int,
   out is_any boolean,
   out looks bigint[],
-  out keeps bigint[],
-  out leaves bigint[]
+  out holders bigint[],
+  out leavers bigint[]
 )
 language plpgsql
 as $$
@@ -67,10 +67,10 @@ begin
     ) g;
   if v_looks <> '{}' then
     changed := array(select distinct c from unnest(v_slots) s cross join unnest(s.changed) c);
-    select array_agg(p.group_id), array_agg(p.keeps), array_agg(p.leaves) into looks, keeps, leaves
+    select array_agg(p.group_id), array_agg(p.holders), array_agg(p.leavers) into looks, holders, leavers
       from unnest(v_slots) s
-     cross join unnest(s.looks, s.keeps, s.leaves) p(group_id, keeps, leaves)
-     where num_nonnulls(p.keeps, p.leaves) > 0;
+     cross join unnest(s.looks, s.holders, s.leavers) p(group_id, holders, leavers)
+     where num_nonnulls(p.holders, p.leavers) > 0;
   end if;
 end
 $$;

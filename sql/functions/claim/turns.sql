@@ -175,8 +175,8 @@ $$;
 comment on function awa._take_slots_back is
   'Takes slots back into groups that have no line; returns the others, for _deal_turns';
 
--- Keeps turns that were dealt, and not served, for the claims to come.
-create or replace function awa._keep_turns(turns awa.turns[]) returns void
+-- Writes turns that were dealt, and not served, for the claims to come.
+create or replace function awa._store_turns(turns awa.turns[]) returns void
 language plpgsql
 as $$
 begin
@@ -184,7 +184,7 @@ begin
   select nextval('awa.turn_ids'), t.lane, t.group_id, t.waiting_id from unnest(turns) t;
 end
 $$;
-comment on function awa._keep_turns is 'Keeps turns that were dealt, and not served, for the claims to come';
+comment on function awa._store_turns is 'Writes turns that were dealt, and not served, for the claims to come';
 
 -- Takes the turns of a shard back, all or those of some groups; returns these, or all groups that have a line.
 -- The jobs with turns are first in line again. Jobs without a group keep theirs.

@@ -25,7 +25,7 @@ declare
   v_done int; -- so many of the first receipts are closed
   v_in_order bigint[];
   v_claims record;
-  v_keeping bigint[] := '{}';
+  v_holding bigint[] := '{}';
   v_closed record;
   v_full record;
   v_ordinals bigint[] := '{}';
@@ -67,13 +67,13 @@ begin
   perform awa._json_bytes('outputs', o) from unnest(outputs) o where pg_column_size(o) > 2000; -- smaller ones pass
   v_claims := awa._lock_claims(receipts);
   if v_claims.holds_keys then
-    v_keeping := awa._keeping(receipts);
+    v_holding := awa._holding_keys(receipts);
   end if;
-  if outputs is not null or v_keeping <> '{}' then
+  if outputs is not null or v_holding <> '{}' then
     select array_agg(a.job_id) as job_ids, array_agg(a.receipt) as receipts,
            array_agg(a.ordinal) as ordinals into v_full
       from unnest(job_ids, receipts, outputs) with ordinality a(job_id, receipt, output, ordinal)
-     where a.output is not null or a.receipt = any(v_keeping);
+     where a.output is not null or a.receipt = any(v_holding);
     v_closed := awa._close_many(v_full.job_ids, v_full.receipts, 'completed_with_row', v_claims.by_item);
     v_ordinals := array(select v_full.ordinals[p] from unnest(v_closed.ordinals) p);
     v_receipts := array(select receipts[p] from unnest(v_ordinals) p);
@@ -117,20 +117,21 @@ $$;
 comment on function awa.complete_many is
   'Completes many attempts, of any claims and queues; returns the jobs whose attempts were stale';
 
--- The receipts, of some, whose jobs keep their unique keys when they have completed.
+-- The receipts, of some, whose jobs hold their unique keys when they have completed.
 -- The key goes with the row in done_entries.
 -- Why: looked up before the attempts are closed, since such an attempt is closed with another outcome. The caller looks
 -- them up again, with their bodies, some at a time: the bodies of 10,000 jobs may not fit into memory.
-create or replace function awa._keeping(receipts bigint[]) returns bigint[]
+create or replace function awa._holding_keys(receipts bigint[]) returns bigint[]
 language plpgsql stable
 as $$
 declare
-  v_keeping bigint[];
+  v_holding bigint[];
 begin
-  v_keeping := array(select a.receipt from awa._attempts(receipts) a where awa._holds(a.unique_key, 'completed'));
+  v_holding := array(select a.receipt from awa._attempts(receipts) a where awa._holds(a.unique_key, 'completed'));
   raise sqlstate 'JQ999'; -- see _look_up
 exception when sqlstate 'JQ999' then
-  return v_keeping;
+  return v_holding;
 end
 $$;
-comment on function awa._keeping is 'The receipts, of some, whose jobs keep their unique keys when they have completed';
+comment on function awa._holding_keys is
+  'The receipts, of some, whose jobs hold their unique keys when they have completed';

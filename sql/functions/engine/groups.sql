@@ -69,7 +69,7 @@ comment on function awa._lock_paused_group is 'The row of a group that is paused
 
 -- Writes the row of a group that _lock_group has returned, and has claims look at the group.
 -- Without limits, and not paused, it leaves no row.
-create or replace function awa._keep_group(new_row awa.group_settings, shard bigint) returns void
+create or replace function awa._store_group(new_row awa.group_settings, shard bigint) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -87,7 +87,7 @@ begin
   perform awa._wake(new_row.queue_id);
 end
 $$;
-comment on function awa._keep_group is
+comment on function awa._store_group is
   'Writes the row of a group that _lock_group has returned, and has claims look at the group';
 
 -- Closes a group until a time; without one, until it is opened.
@@ -110,7 +110,7 @@ begin
   end if;
   v_row.paused_until := until;
   v_row.reason := reason;
-  perform awa._keep_group(v_row, shard);
+  perform awa._store_group(v_row, shard);
 end
 $$;
 comment on function awa._pause_group is 'Closes a group until a time; without one, until it is opened';

@@ -1,11 +1,11 @@
--- Holders: the jobs for which groups are kept whose jobs go in order.
+-- Holders: the jobs for which groups are reserved whose jobs go in order.
 --
--- An attempt that ends gives its slot back, whatever comes then. Where its job comes again, its group is kept for it:
--- the state of the group names it, and no other job begins before it has begun, or has left. It is named by its id, so
--- it does not matter where it waits; and to say that a job has left which holds nothing changes nothing.
+-- An attempt that ends gives its slot back in any case. Where its job comes again, its group is reserved for it: the
+-- state of the group names the job, and no other job begins before that one has begun, or has left. The job is named by
+-- its id, so it does not matter where it waits. A note that a job has left changes nothing where it holds no group.
 
 -- Notes for the next claim that attempts have ended that held slots, and whose jobs come again, or failed for good.
--- The caller has given their slots back. Under an order other than start, their groups are kept for them. for_good:
+-- The caller has given their slots back. Under an order other than start, their groups are reserved for them. for_good:
 -- whether they failed for good.
 -- Why: settings are not asked here, since a claim knows those that hold by the time it reads this. And a claim does not
 -- ask whether a job has failed for good: it may have been retried by then, which is a new job under strict.
@@ -13,7 +13,7 @@ create or replace function awa._note_holders(attempts awa.leases[], for_good boo
 language plpgsql
 as $$
 begin
-  insert into awa.slots (shard, looks, keeps)
+  insert into awa.slots (shard, looks, holders)
   select awa._shard_of(a.lane), array_agg(a.group_id order by a.job_id),
          array_agg(case when for_good then - a.job_id else a.job_id end order by a.job_id)
     from unnest(attempts) a
@@ -37,7 +37,7 @@ begin
     return;
   end if;
   with left_now as (
-    insert into awa.slots (shard, looks, leaves)
+    insert into awa.slots (shard, looks, leavers)
     select awa._shard_of(j.lane), array_agg(awa._group_id(j.group_key) order by j.job_id),
            array_agg(j.job_id order by j.job_id)
       from unnest(job_ids, lanes, group_keys) j(job_id, lane, group_key)
@@ -58,32 +58,32 @@ $$;
 comment on function awa._note_leavers is
   'Notes for the next claim that jobs do not come again for which their groups may be kept, and wakes their queues';
 
--- Keeps groups for the jobs that come again, and lets go of those that were kept for jobs that do not.
--- groups: for each, keeps has the job that comes again, negative where it failed for good, or leaves the one that does
--- not. A job that is in both has left
+-- Reserves groups for the jobs that come again, and lets go of those reserved for jobs that do not.
+-- groups: for each, holders has the job that comes again, negative where it failed for good, or leavers the job that
+-- does not. A job that is in both has left
 -- since: before it could come again, a claim would have read that it left.
--- A group is kept for one job: where two attempts have ended that had begun under another order, the other one comes as
--- any job. One that failed for good keeps its group under halt alone.
+-- A group is reserved for one job: of two attempts that had begun under another order, and have ended, the other one
+-- comes as any job. One that failed for good holds its group under halt alone.
 -- Locks: the states that it replaces, tried.
 create or replace function awa._change_holders(
   shard bigint,
   groups bigint[],
-  keeps bigint[],
-  leaves bigint[],
+  holders bigint[],
+  leavers bigint[],
   group_order text
 ) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
 begin
-  if groups is null or group_order = 'start' and keeps is not null then
+  if groups is null or group_order = 'start' and holders is not null then
     return; -- under start there are no holders, once _end_holders has been called
   end if;
   with changes as materialized (
-    select c.group_id as of_group, coalesce(array_agg(c.leaves) filter (where c.leaves is not null), '{}') as gone,
-           array_agg(abs(c.keeps) order by abs(c.keeps)) filter (
-             where group_order = 'halt' or group_order = 'strict' and c.keeps > 0) as come
-      from unnest(groups, keeps, leaves) c(group_id, keeps, leaves)
+    select c.group_id as of_group, coalesce(array_agg(c.leavers) filter (where c.leavers is not null), '{}') as gone,
+           array_agg(abs(c.holders) order by abs(c.holders)) filter (
+             where group_order = 'halt' or group_order = 'strict' and c.holders > 0) as come
+      from unnest(groups, holders, leavers) c(group_id, holders, leavers)
      group by c.group_id
   ), known as materialized (
     select s.*, coalesce(
@@ -121,11 +121,11 @@ begin
 end
 $$;
 comment on function awa._change_holders is
-  'Keeps groups for the jobs that come again, and lets go of those that were kept for jobs that do not';
+  'Reserves groups for the jobs that come again, and lets go of those reserved for jobs that do not';
 
--- Lets go of the groups of a shard that another order does not keep; returns them.
+-- Lets go of the groups of a shard that are not reserved under another order; returns them.
 -- Locks: the states that it replaces, tried.
--- Why: after a change of the order. A job for which its group is kept under both stays its holder.
+-- Why: after a change of the order. A job for which its group is reserved under both stays its holder.
 create or replace function awa._end_holders(shard bigint, group_order text) returns bigint[]
 language plpgsql
 as $$
@@ -149,4 +149,4 @@ begin
 end
 $$;
 comment on function awa._end_holders is
-  'Lets go of the groups of a shard that another order does not keep; returns them';
+  'Lets go of the groups of a shard that are not reserved under another order; returns them';

@@ -2,7 +2,7 @@
 
 -- What is wrong with the slots, lines and turns of queues with limits; also rows that somebody has removed.
 -- The slots of a group are held by open attempts and by turns, or given back and not read by a claim yet. Each job in
--- line is behind what its state says was taken. A group with a line has no room, or is paused, or is kept for a job
+-- line is behind what its state says was taken. A group with a line has no room, or is paused, or is reserved for a job
 -- that comes, or a claim is to look at it: the next one, or the first one after a time; or, where groups are served by
 -- turns, it has its turn. A job without a group that has left the log has its turn.
 create or replace view awa._limit_problems as
@@ -67,15 +67,15 @@ select w.shard >> 6, format('job %s has no group, and no turn', w.job_id)
   from awa.limited_jobs w
  where w.group_id is null and w.waiting_id not in (select t.waiting_id from awa.turns t)
 union all
-select s.shard >> 6, format('group %s is kept for job %s, which does not come', s.group_id, s.holder)
+select s.shard >> 6, format('group %s is reserved for job %s, which does not come', s.group_id, s.holder)
   from states s
  where s.holder is not null
-   and not exists (select from awa.slots n where n.shard = s.shard and s.holder = any(n.leaves))
+   and not exists (select from awa.slots n where n.shard = s.shard and s.holder = any(n.leavers))
    and not exists (
     select
       from awa._place p
      where p.id = s.holder and awa._shard_of(p.lane) = s.shard
-       and p.state = any(awa._states('keeps_group'))
+       and p.state = any(awa._states('holds_group'))
   )
 union all
 select s.shard >> 6,

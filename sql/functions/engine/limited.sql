@@ -111,7 +111,7 @@ begin
    where w.waiting_id = waiting_id;
   begin
     perform awa._put_off_limited(v_job.job_id, 'begin', awa._refusal(message, code));
-    insert into awa.slots (shard, freed, looks, keeps)
+    insert into awa.slots (shard, freed, looks, holders)
     select v_job.shard, array[v_job.group_id], array[v_job.group_id], array[v_job.job_id]
      where v_job.group_id is not null;
     perform awa._wake(v_job.shard >> 6);
@@ -228,12 +228,12 @@ as $$
 declare
   v_now pg_snapshot := awa._snapshot();
 begin
-  perform awa._change_holders(c.shard, c.groups, c.keeps, c.leaves, coalesce(s.group_order, 'start'))
+  perform awa._change_holders(c.shard, c.groups, c.holders, c.leavers, coalesce(s.group_order, 'start'))
      from (
-       select n.shard, array_agg(p.group_id) as groups, array_agg(p.keeps) as keeps, array_agg(p.leaves) as leaves
+       select n.shard, array_agg(p.group_id) as groups, array_agg(p.holders) as holders, array_agg(p.leavers) as leavers
          from awa.slots n
-        cross join unnest(n.looks, n.keeps, n.leaves) p(group_id, keeps, leaves)
-        where num_nonnulls(p.keeps, p.leaves) > 0
+        cross join unnest(n.looks, n.holders, n.leavers) p(group_id, holders, leavers)
+        where num_nonnulls(p.holders, p.leavers) > 0
         group by n.shard
      ) c
      left join awa.queue_settings s on s.queue_id = c.shard >> 6;

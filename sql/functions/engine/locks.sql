@@ -30,12 +30,12 @@ return queue_id - 3458764513820540928;
 comment on function awa._shards_key is
   'The key of the advisory lock on the number of shards of a queue: between those of claims and those of workers';
 
--- The key of the advisory lock of sessions that keep very many numbers of shards: below those of the numbers.
+-- The key of the advisory lock of sessions that hold very many numbers of shards: below those of the numbers.
 create or replace function awa._many_shards_key() returns bigint
 language sql immutable parallel safe
 return awa._shards_key(-1);
 comment on function awa._many_shards_key is
-  'The key of the advisory lock of sessions that keep very many numbers of shards: below those of the numbers';
+  'The key of the advisory lock of sessions that hold very many numbers of shards: below those of the numbers';
 
 -- The key of the advisory lock on a look at the depth of a queue.
 create or replace function awa._look_key(queue_id bigint) returns bigint
@@ -174,7 +174,7 @@ as $$
 begin
   perform awa._refuse_lock(array(select awa._shard_key(s) from unnest(shards) s), waited,
     'the queue is locked by another session',
-    'A claim keeps the queue until its transaction ends and its result is sent: claim in a transaction of its own, '
+    'A claim holds the queue until its transaction ends and its result is sent: claim in a transaction of its own, '
     'and read the answer. Where the holder is no claim: pg_terminate_backend.');
 end
 $$;

@@ -66,7 +66,7 @@ declare
   v_shards int;
 begin
   if group_key is not null then
-    perform awa._keep_shards(queue_id, among_many);
+    perform awa._share_shards_lock(queue_id, among_many);
     if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
       perform awa._check_settings_seen(queue_id);
     end if;
@@ -79,13 +79,13 @@ $$;
 comment on function awa._shard_for is
   'The shard of a queue, from 0, to which a job goes; with a group, to that of the group';
 
--- Keeps the number of shards of a queue from changing until the transaction ends.
+-- Takes the lock of a queue's number of shards, shared: the number does not change until the transaction ends.
 -- Locks: the number, shared. Among many queues, one lock for all: then the number's own only has to be free for a
 -- moment, once that one is held. A session that changes a number holds its lock, and looks for the other one.
 -- Raises 55P03, and names the holder.
 -- Why: it tries again and again. A caller that has claimed, and waited in PostgreSQL's line, would make a deadlock with
 -- a session that changes the number and waits for the claim's shard; PostgreSQL may end a claim beside them for that.
-create or replace function awa._keep_shards(queue_id bigint, among_many boolean) returns void
+create or replace function awa._share_shards_lock(queue_id bigint, among_many boolean) returns void
 language plpgsql
 as $$
 declare
@@ -105,16 +105,16 @@ begin
   loop
     if clock_timestamp() > v_end then
       perform awa._refuse_lock(array[v_key], awa._wait(), 'the number of shards of the queue is being changed',
-        'configure_queue, or drop_queue, keeps it until its transaction ends: let that end, and try again.');
+        'configure_queue, or drop_queue, holds it until its transaction ends: let that end, and try again.');
     end if;
     perform pg_sleep(0.005);
   end loop;
 end
 $$;
-comment on function awa._keep_shards is
-  'Keeps the number of shards of a queue from changing until the transaction ends';
+comment on function awa._share_shards_lock is
+  'Takes the lock of a queue''s number of shards, shared: the number does not change until the transaction ends';
 
--- Takes the lock of a queue's number of shards, where no session keeps the number; returns whether it has it.
+-- Takes the lock of a queue's number of shards, where no session holds the number; returns whether it has it.
 -- Why: in a subtransaction, which lets go of it: producers would wait for a session that waits for the others.
 create or replace function awa._try_lock_shards(queue_id bigint) returns boolean
 language plpgsql
@@ -136,7 +136,7 @@ exception when sqlstate 'JQ999' then
 end
 $$;
 comment on function awa._try_lock_shards is
-  'Takes the lock of a queue''s number of shards, where no session keeps the number; returns whether it has it';
+  'Takes the lock of a queue''s number of shards, where no session holds the number; returns whether it has it';
 
 -- Takes the lock of a queue's number of shards until the transaction ends, so that it can change.
 -- Waits for claim_wait at most, for transactions that have enqueued jobs with a group.
@@ -153,7 +153,7 @@ begin
     if clock_timestamp() > v_end then
       perform awa._refuse_lock(array[awa._shards_key(queue_id), awa._many_shards_key()], v_wait,
         'the number of shards of the queue is in use',
-        'A transaction that has enqueued a job with a group keeps it to its end: let that end, and try again.');
+        'A transaction that has enqueued a job with a group holds it to its end: let that end, and try again.');
     end if;
     perform pg_sleep(0.005);
   end loop;
@@ -431,7 +431,7 @@ comment on function awa._set_origin is 'Notes that the database is an original o
 -- Writes origin again where a table was rewritten, or the server has another identifier since pg_upgrade.
 -- Writes the OIDs in ring, too. The caller has locked ring, and seen that the database was not restored.
 -- Why: the next of these changes, together with the last one, must not be taken for a restore.
-create or replace function awa._keep_origin() returns void
+create or replace function awa._renew_origin() returns void
 language sql
 as $$
   select awa._set_origin()
@@ -440,5 +440,5 @@ as $$
         select from awa.origin o, pg_control_system() c where o.xid <> o.xmin or o.server <> c.system_identifier
       )
 $$;
-comment on function awa._keep_origin is
+comment on function awa._renew_origin is
   'Writes origin again where a table was rewritten, or the server has another identifier since pg_upgrade';

@@ -3,7 +3,7 @@
 -- Refuses to remove the one row of a table that has to have it.
 -- Why: without settings nothing would be claimed, and without ring nothing enqueued. It runs as the role that removes
 -- the row, with its search_path: so each call names its schema.
-create or replace function awa._keep_row() returns trigger
+create or replace function awa._refuse_removal() returns trigger
 language plpgsql
 as $$
 begin
@@ -12,7 +12,7 @@ begin
     hint = 'Update the row instead. Where it is missing, see the reference: "Rows that must be there".';
 end
 $$;
-comment on function awa._keep_row is 'Refuses to remove the one row of a table that has to have it';
+comment on function awa._refuse_removal is 'Refuses to remove the one row of a table that has to have it';
 
 do $$
 begin
@@ -20,11 +20,13 @@ begin
     select count(*)
       from pg_trigger t
      where t.tgrelid in ('awa.settings'::regclass, 'awa.ring'::regclass)
-       and t.tgname = 'keep_row'
+       and t.tgname = 'refuse_removal'
        and t.tgenabled in ('O', 'A')
   ) < 2 then
-    create or replace trigger keep_row before delete or truncate on awa.settings execute function awa._keep_row();
-    create or replace trigger keep_row before delete or truncate on awa.ring execute function awa._keep_row();
+    create or replace trigger refuse_removal before delete or truncate on awa.settings
+      execute function awa._refuse_removal();
+    create or replace trigger refuse_removal before delete or truncate on awa.ring
+      execute function awa._refuse_removal();
   end if;
 end
 $$;

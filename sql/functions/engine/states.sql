@@ -2,7 +2,7 @@
 
 -- The states of a job that share a property.
 -- known: all of them. live: it has not ended; by default it holds a unique key. ended. cancellable: by cancel_where.
--- retriable: by retry_where. keeps_group: where the jobs of a group go in order, the group may be kept for it. The
+-- retriable: by retry_where. holds_group: where the jobs of a group go in order, the group may be reserved for it. The
 -- table that holds the job: logged: ready_entries, with claims and closures; deferred:
 -- deferred_jobs; done: done_entries alone. counted_as_running and so on: the column of queue_counts that counts them.
 -- failed_retention and so on: the setting that says how long they are kept.
@@ -29,7 +29,7 @@ as $$
      when 'cancellable' then s.is_live
      when 'ended' then not s.is_live
      when 'retriable' then s.is_retriable
-     when 'keeps_group' then s.state not in ('running', 'completed', 'cancelled')
+     when 'holds_group' then s.state not in ('running', 'completed', 'cancelled')
      else fact in (s.held_in, 'counted_as_' || s.counted_as, s.kept_for)
    end
 $$;

@@ -43,7 +43,7 @@ begin
     return;
   end if;
   if to_state = 'completed' then
-    v_held := awa._keep_keys(job_ids, keys, lanes);
+    v_held := awa._hold_keys(job_ids, keys, lanes);
     if v_held <> '{}' then
       select array_agg(k.job_id), array_agg(k.key) into job_ids, keys
         from unnest(job_ids, keys) with ordinality k(job_id, key, ordinal)
@@ -172,7 +172,7 @@ return interval '1 minute';
 comment on function awa._key_grace is 'How long a completed job has its key past the end of its period';
 
 -- Notes until when the keys of completed jobs are held; returns the ordinals of those that are held.
-create or replace function awa._keep_keys(job_ids bigint[], keys bytea[], lanes bigint[]) returns bigint[]
+create or replace function awa._hold_keys(job_ids bigint[], keys bytea[], lanes bigint[]) returns bigint[]
 language sql
 as $$
   with held as (
@@ -192,7 +192,7 @@ as $$
   )
   select array(select k.ordinal from held k)
 $$;
-comment on function awa._keep_keys is
+comment on function awa._hold_keys is
   'Notes until when the keys of completed jobs are held; returns the ordinals of those that are held';
 
 -- Lets go of keys whose period is over, and removes the rows of keys that no job holds, at most 2,000 of each kind.

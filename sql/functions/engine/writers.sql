@@ -2,7 +2,7 @@
 
 -- Ends attempts, once their jobs go to another state: changes what the jobs hold, and removes lease rows.
 -- leased: whether some of them may have such rows. Gives back the slots that these hold; those of the ledger were given
--- back with the closure. Where the jobs may come again, or failed for good, notes that their groups may be kept for
+-- back with the closure. Where the jobs may come again, or failed for good, notes that their groups may be held for
 -- them. Where _holds_nothing says so it has nothing to do.
 create or replace function awa._end_attempts(
   attempts awa.leases[],
@@ -52,7 +52,7 @@ begin
   loop
     perform awa._free_slots(v_freed.shard, v_freed.groups, v_freed.of_queue);
   end loop;
-  if state = any(awa._states('keeps_group')) then
+  if state = any(awa._states('holds_group')) then
     perform awa._note_holders(attempts, state = any(awa._states('done')));
   end if;
 end

@@ -34,7 +34,7 @@ comment on function awa.extend is 'Extends the lease of one attempt to so long f
 
 -- Locks the lease row of an attempt, or makes one.
 -- Locks: that row, and before it has one the claim, shared, until the transaction ends.
--- Raises JQ001; 55P03 when another transaction keeps it for longer than claim_wait.
+-- Raises JQ001; 55P03 when another transaction holds it for longer than claim_wait.
 create or replace function awa._lock_lease(job_id bigint, receipt bigint) returns void
 language plpgsql
 as $$

@@ -66,7 +66,7 @@ begin
   if v_is_locked then
     v_cancelled := v_cancelled + awa._expire_each(v_lane, v_found.entries);
   end if;
-  perform awa._keep_expiry_place(v_at, v_is_locked or v_left <= 0 or cardinality(v_lanes) = 1000);
+  perform awa._store_expiry_place(v_at, v_is_locked or v_left <= 0 or cardinality(v_lanes) = 1000);
   perform awa._note_success('cancel_expired');
   return query select v_cancelled;
 end
@@ -83,8 +83,8 @@ as $$
 $$;
 comment on function awa._expiry_place is 'The place from which cancel_expired goes on';
 
--- Keeps the place from which cancel_expired goes on; where it has been everywhere it begins anew.
-create or replace function awa._keep_expiry_place(place awa._place, goes_on boolean) returns void
+-- Writes the place from which cancel_expired goes on; where it has been everywhere it begins anew.
+create or replace function awa._store_expiry_place(place awa._place, goes_on boolean) returns void
 language sql
 as $$
   select setval('awa.expiry_lane', p.lane), setval('awa.expiry_xid', p.xid), setval('awa.expiry_id', p.id)
@@ -95,8 +95,8 @@ as $$
     ) p
    where goes_on or (select l.last_value <> 0 from awa.expiry_lane l)
 $$;
-comment on function awa._keep_expiry_place is
-  'Keeps the place from which cancel_expired goes on; where it has been everywhere it begins anew';
+comment on function awa._store_expiry_place is
+  'Writes the place from which cancel_expired goes on; where it has been everywhere it begins anew';
 
 -- The entries of a lane, after a place, whose jobs have expired, at most max_jobs; and how far it has looked.
 -- It looks at most_entries, and at those that were committed late.
@@ -168,7 +168,7 @@ $$;
 comment on function awa._find_expired is
   'The entries of a lane, after a place, whose jobs have expired, at most max_jobs; and how far it has looked';
 
--- Cancels expired jobs, but for those that others keep; returns how many.
+-- Cancels expired jobs, but for those that others hold; returns how many.
 -- Where that fails it cancels them one by one, for a tenth of a second. A session that is changing one of them in an
 -- open transaction has buried it; this waits for milliseconds.
 -- Raises the error of a resource that the server lacks, where it could cancel no job for that.
@@ -212,7 +212,7 @@ begin
   return v_cancelled;
 end
 $$;
-comment on function awa._expire_each is 'Cancels expired jobs, but for those that others keep; returns how many';
+comment on function awa._expire_each is 'Cancels expired jobs, but for those that others hold; returns how many';
 
 -- Cancels expired jobs that are available, under the lock of their shard, which the caller has taken.
 -- Returns how many. Leaves those that were claimed, or buried, before the lock was taken.

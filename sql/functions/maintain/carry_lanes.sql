@@ -1,14 +1,14 @@
 -- Cleaning a segment of very many lanes: lane by lane, once no session can write to it any more.
 
--- Waits until no session can write to a segment of very many lanes any more.
+-- Looks for sessions that may still write to a segment of very many lanes: it is cleaned once there are none.
 -- First the transaction that has begun the cleaning is to be committed, and with it the rotation; then carried_since is
 -- taken. Next, no snapshot may be left that is older: a statement with one may still take the segment for the current
 -- one. Of these, those count that were there at the first look (see _old_snapshots), and then those that were there
 -- when these had ended: a session may have taken one of their snapshots over. Then no transaction may hold a lock to
 -- write on the segment's tables: its rows may not be committed.
--- Returns cleaning; or waiting, and ring names these sessions.
--- Why: it waits only for sessions that would hold up the truncation, too. Other transactions may last.
-create or replace function awa._settle(segment smallint) returns text
+-- Returns at once: cleaning where there are none; or waiting, and ring names these sessions.
+-- Why: cleaning waits only for sessions that would hold up the truncation, too. Other transactions may last.
+create or replace function awa._look_for_writers(segment smallint) returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -45,7 +45,8 @@ begin
   return 'cleaning';
 end
 $$;
-comment on function awa._settle is 'Waits until no session can write to a segment of very many lanes any more';
+comment on function awa._look_for_writers is
+  'Looks for sessions that may still write to a segment of very many lanes: it is cleaned once there are none';
 
 -- The transactions that may have entries, arrivals or claims in a segment that are not committed.
 -- By the same names as _old_snapshots.

@@ -22,7 +22,7 @@ declare
 begin
   select * into v_ring from awa.ring r;
   if v_ring.carried_segment = segment and v_ring.begun_by is not null then
-    return awa._settle(segment);
+    return awa._look_for_writers(segment);
   end if;
   v_by_lanes := v_ring.carried_before is not null and segment in (v_ring.carried_segment, v_ring.cleaned_segment);
   if v_ring.carried_segment is distinct from segment and v_by_lanes is not true then

@@ -159,7 +159,7 @@ begin
     if not v_jobs.counted_by_closure then -- its claim counts it otherwise
       perform awa._count_gone(v_jobs.lane, v_jobs.state, v_jobs.jobs);
     end if;
-    if v_jobs.state = any(awa._states('keeps_group')) then
+    if v_jobs.state = any(awa._states('holds_group')) then
       perform awa._note_leavers(v_jobs.grouped, v_jobs.group_lanes, v_jobs.groups);
     end if;
     v_removed := v_removed + v_jobs.jobs;

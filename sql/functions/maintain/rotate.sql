@@ -33,7 +33,7 @@ begin
     return query select false, r.current_segment from awa.ring r;
     return;
   end if;
-  perform awa._keep_origin();
+  perform awa._renew_origin();
   -- by a clock that was ahead: segments would stay for as long
   if clock_timestamp() + interval '1 second' < any(v_ring.left_at) then
     update awa.ring r

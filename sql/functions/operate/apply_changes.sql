@@ -8,7 +8,7 @@ comment on view awa.apply_changes_row is
 -- Makes the next part of a change that start_change has started, of at most max_jobs jobs.
 -- Of the change whose last part is the longest ago. Also forgets changes that ended more than 90 days ago. A part is
 -- made as a whole, with the note of how far the change has come, or not at all. It leaves alone what no longer matches
--- when its turn comes; a job that another session keeps, or that cannot be changed, is skipped and counted. A part that
+-- when its turn comes; a job that another session holds, or that cannot be changed, is skipped and counted. A part that
 -- fails as a whole is tried again ten seconds later. Safe to call from anywhere, as often as one likes.
 -- Returns how many jobs it changed, and whether there is more to do.
 -- Locks: the change, or else it takes another one; then as the action does, for the jobs of the part, but it waits for
@@ -249,7 +249,7 @@ as $$
 $$;
 comment on function awa._states_of_change is 'The states of the jobs that a change is about';
 
--- Changes the jobs of a part, but for those that other sessions keep, and those that can't be changed.
+-- Changes the jobs of a part, but for those that other sessions hold, and those that can't be changed.
 -- Returns how many it has handled, the first ones; how many of these it has changed; and why it skipped the last of the
 -- others. Where one fails, it goes on with half of them at a time; less where that fails, more where it does not, for a
 -- quarter of a second; but it handles one at least.
@@ -307,7 +307,7 @@ begin
 end
 $$;
 comment on function awa._change_part is
-  'Changes the jobs of a part, but for those that other sessions keep, and those that can''t be changed';
+  'Changes the jobs of a part, but for those that other sessions hold, and those that can''t be changed';
 
 -- Changes jobs in these places as a change says; returns how many, and why the last of the others was not changed.
 -- after: how many jobs of the part come before these.

@@ -116,7 +116,7 @@ end
 $$;
 comment on function awa.cancel_where is 'Cancels matching jobs that have not ended; returns how many';
 
--- Cancels jobs that are available or running, but for those that other sessions keep; returns how many.
+-- Cancels jobs that are available or running, but for those that other sessions hold; returns how many.
 -- Where one of them is locked for too long, it goes on with half of them at a time; less where that fails, more where
 -- it does not, for five seconds at most, or a fourth of the caller's timeout.
 -- Locks: as complete_many, but it waits for milliseconds for each.
@@ -158,7 +158,7 @@ begin
 end
 $$;
 comment on function awa._cancel_free is
-  'Cancels jobs that are available or running, but for those that other sessions keep; returns how many';
+  'Cancels jobs that are available or running, but for those that other sessions hold; returns how many';
 
 -- Refuses a filter without a condition, or by an unknown state.
 -- Raises 22023.

@@ -23,7 +23,7 @@ begin
     perform from awa.settings s for no key update;
   exception when lock_not_available then
     perform awa._refuse_wait(array['awa.settings']::regclass[], 'the settings are being changed by another session',
-      'configure keeps them until its transaction ends: let that end, and try again.');
+      'configure holds them until its transaction ends: let that end, and try again.');
   end;
   update awa.settings s
      set (claim_wait, claim_bytes, segment_bytes, segment_age, completed_retention, carry_max, prune_wait,

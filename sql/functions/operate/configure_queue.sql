@@ -143,7 +143,7 @@ as $$
           union all
           select - k -- no claim has read it
             from awa.slots n
-           cross join unnest(n.keeps) k
+           cross join unnest(n.holders) k
            where n.shard between _has_groups.queue_id << 6 and _has_groups.queue_id << 6 | 63
         ) h
         join awa.done_entries d on d.job_id = h.holder
@@ -210,7 +210,7 @@ as $$
 begin
   perform awa._refuse_wait(array['awa.queues', 'awa.queue_settings']::regclass[],
     'the settings of the queue are being changed by another session',
-    'configure_queue, pause_queue, resume_queue and drop_queue keep them until their transaction ends: let that end, '
+    'configure_queue, pause_queue, resume_queue and drop_queue hold them until their transaction ends: let that end, '
     'and try again.');
 end
 $$;

@@ -75,7 +75,7 @@ begin
       delete from awa.done_entries d
        where d.job_id = any(job_ids)
       returning d.job_id, d.lane, d.counted_by_closure, d.unique_key,
-                case when d.state = any(awa._states('keeps_group')) then d.group_key end as group_key
+                case when d.state = any(awa._states('holds_group')) then d.group_key end as group_key
     )
     select g.lane, count(*) as jobs, count(*) filter (where not g.counted_by_closure) as noted,
            array_agg(g.job_id) filter (where g.counted_by_closure) as completed,

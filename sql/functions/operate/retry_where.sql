@@ -120,7 +120,7 @@ $$;
 comment on function awa.retry_where is
   'Lets matching jobs run now that have ended without success or that wait, as retry does; returns how many';
 
--- Makes jobs ready, but for those that another session keeps from it; returns how many.
+-- Makes jobs ready, but for those that another session holds; returns how many.
 -- Where one is locked for too long, it goes on with half of them at a time; less where that fails, more where it does
 -- not, for five seconds at most, or a fourth of the caller's timeout.
 -- Why: as _cancel_free.
@@ -163,7 +163,7 @@ begin
 end
 $$;
 comment on function awa._retry_free is
-  'Makes jobs ready, but for those that another session keeps from it; returns how many';
+  'Makes jobs ready, but for those that another session holds; returns how many';
 
 -- Makes jobs ready, some after others; returns how many.
 -- state: of all of them; null: they have ended.

@@ -181,12 +181,12 @@ $$;
 comment on function awa._line_in_words is
   'What an available job waits for that stands in the line of its group, in words';
 
--- The job for which a group is kept, and what it waits for, in words.
+-- The job for which a group is reserved, and what it waits for, in words.
 create or replace function awa._holder_in_words(holder bigint) returns text
 language sql stable
 as $$
   select coalesce((
-      select format('it is kept for job %s, which %s%s', j.id,
+      select format('it is reserved for job %s, which %s%s', j.id,
                case
                  when j.state = 'retryable' then format('waits for its retry at %s', j.run_at)
                  when j.state = any(awa._states('deferred')) then format('is put off until %s', j.run_at)
@@ -199,9 +199,9 @@ as $$
         from awa.jobs j
        where j.id = holder
        limit 1
-    ), format('it is kept for job %s, which has left', holder))
+    ), format('it is reserved for job %s, which has left', holder))
 $$;
-comment on function awa._holder_in_words is 'The job for which a group is kept, and what it waits for, in words';
+comment on function awa._holder_in_words is 'The job for which a group is reserved, and what it waits for, in words';
 
 -- The pause, or the rate, of a group that lets none of its jobs begin now, in words; null where there is none.
 create or replace function awa._gate_in_words(

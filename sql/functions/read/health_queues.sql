@@ -53,7 +53,7 @@ select 4, 'warning', 'claimer', l.holder,
   from locks l
  cross join now n
  where not exists (select from awa._stuck_claimers c where c.pid = l.pid)
-   -- a claim keeps its worker, too
+   -- a claim holds its worker, too
    and (
      l.worker_id is null
        or l.mode <> 'ShareLock'

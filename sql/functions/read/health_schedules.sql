@@ -79,7 +79,7 @@ with now as (
            when f.failures > 0
              then 'Change it, or what refuses its job. It is tried again each hour at least, or at its next time; at '
                'once after awa.resume_schedule(name).'
-           else 'Have the transaction end that keeps its queue, or its last job. A trigger of yours may raise this '
+           else 'Have the transaction end that holds its queue, or its last job. A trigger of yours may raise this '
              'error, too. See awa.explain_schedule(name).'
          end,
          jsonb_build_object('failures', f.failures, 'failed_at', f.failed_at)

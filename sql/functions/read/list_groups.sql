@@ -7,12 +7,12 @@ select g.group_key, 0 as running, w.job_id as waiting, w.ready_at as oldest_wait
 comment on view awa.list_groups_row is
   'The row that list_groups returns, one per group. The view itself is always empty';
 
--- Groups of a queue with limits: those that run, wait, are kept for a job, are paused, or have limits of their own.
+-- Groups of a queue with limits: those that run, wait, are reserved for a job or paused, or have limits of their own.
 -- A page, in the order of the hashes of their keys; after_key: that of the last group of the page before. Of a group
 -- whose jobs no claim has come to, nothing is known.
 -- Returns how many of its jobs run; how many wait in its line, at most 10,001, and since when the first of these; when
 -- the next one may begin, where a time is known: the end of its pause, its rate, or the time of the job for which it is
--- kept; its pause; and why it is paused, or for which job it is kept.
+-- reserved; its pause; and why it is paused, or for which job it is reserved.
 -- Raises 22023, JQ002.
 -- Why: in that order a page reads only its own groups, and those that are idle, until maintenance removes these.
 create or replace function awa.list_groups(
@@ -88,7 +88,7 @@ begin
 end
 $$;
 comment on function awa.list_groups is
-  'Groups of a queue with limits: those that run, wait, are kept for a job, are paused, or have limits of their own';
+  'Groups of a queue with limits: those that run, wait, are reserved for a job or paused, or have limits of their own';
 
 -- The first groups of a queue that are not idle, or have a row of settings, with an id above this one.
 create or replace function awa._groups_after(

@@ -53,8 +53,8 @@ declare
   v_is_over boolean := false;
   v_is_full boolean := false; -- more of them may be there that wait
   v_left text[] := '{}';
-  v_kept text[] := '{}'; -- those that another session keeps
-  v_keeps text[] := '{}'; -- the errors that say so
+  v_held text[] := '{}'; -- those that another session holds
+  v_refusals text[] := '{}'; -- the errors that say so
   v_busy text[] := '{}';
   v_full text[] := '{}'; -- queues
   v_refused text[];
@@ -85,13 +85,13 @@ begin
         v_left := v_left || v_result.replaces;
       elsif v_stage = 'waiting' then
         v_is_full := cardinality(v_due) = 250;
-        v_due := awa._keep_waiting(v_due, v_now);
+        v_due := awa._put_off_waiting(v_due, v_now);
       end if;
       v_states := awa._last_states(v_due);
       v_refused := '{}';
       for i in 1..cardinality(v_due) loop
         exit when v_done.fired >= v_max
-          or (v_has_decided or v_kept <> '{}') and clock_timestamp() > v_until
+          or (v_has_decided or v_held <> '{}') and clock_timestamp() > v_until
           or cardinality(v_replaced) >= 100;
         select s.* into v_schedule from awa.schedules s where s.name = v_due[i];
         continue when v_schedule.group_key is not null and v_schedule.queue = any(v_busy);
@@ -112,8 +112,8 @@ begin
           v_refused := v_refused || v_schedule.name;
         end if;
         if v_result.is_busy then
-          v_kept := v_kept || v_schedule.name;
-          v_keeps := v_keeps || v_result.refusal;
+          v_held := v_held || v_schedule.name;
+          v_refusals := v_refusals || v_result.refusal;
         end if;
         if v_result.is_busy and v_schedule.group_key is not null then
           v_busy := v_busy || v_schedule.queue;
@@ -129,12 +129,12 @@ begin
         v_has_decided := true;
       end if;
       v_is_over := v_is_over or v_done.fired >= v_max or cardinality(v_replaced) >= 100
-        or (v_has_decided or v_kept <> '{}') and clock_timestamp() > v_until;
+        or (v_has_decided or v_held <> '{}') and clock_timestamp() > v_until;
       v_is_over := v_is_over or v_is_full and v_done.fired > 0;
       exit when v_stage = 'waiting'; -- one look; the next call looks at others
     end loop;
   end loop;
-  perform awa._note_kept(v_kept, v_keeps, v_now, v_is_over);
+  perform awa._note_held(v_held, v_refusals, v_now, v_is_over);
   v_done.more := v_done.more or v_is_over or v_replaced <> '{}';
   if v_done.fired + v_done.failed = 0 then
     v_done.failed := awa._replace_jobs(v_replaced, v_now);

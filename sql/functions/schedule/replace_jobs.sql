@@ -1,6 +1,6 @@
 -- Cancels the last jobs of schedules, so that the next call of fire_due fires these; returns how many fail.
 -- A hundred at once. Where that fails, fewer, and at last one by itself. One whose job cannot be cancelled is noted.
--- One that another session keeps is noted, and put off, which is no failure. Begins none after a quarter of a second.
+-- One that another session holds is noted, and put off, which is no failure. Begins none after a quarter of a second.
 -- Locks: as _replace_part.
 -- Why: claims wait for its locks until the transaction ends.
 create or replace function awa._replace_jobs(names text[], now timestamptz) returns int
@@ -29,7 +29,7 @@ begin
       v_size := v_size / 5 + (v_size < 5)::int;
       continue;
     elsif awa._is_passing(v_result.problem) then
-      perform awa._note_kept(names[1:1], array[v_result.refusal], now, true);
+      perform awa._note_held(names[1:1], array[v_result.refusal], now, true);
     else
       perform awa._note_failure(s, now, v_result.refusal) from awa.schedules s where s.name = names[1];
       v_failed := v_failed + 1;

@@ -336,7 +336,7 @@ exception
     raise exception using errcode = '55P03', message = 'the schedule is locked by another session',
       detail = format('Waited %s for %s.', current_setting('lock_timeout')::interval, coalesce(
         (select l.holder from awa._locked_schedules l where l.name = name), 'a session that has just let go')),
-      hint = 'Calls that change or trigger a schedule keep it until their transaction ends: let that end, and try '
+      hint = 'Calls that change or trigger a schedule hold it until their transaction ends: let that end, and try '
         'again.';
 end
 $$;

@@ -3,7 +3,7 @@
 -- or all of them, where one can't be read.
 -- Locks: nothing more; the caller has locked them.
 -- Why: most looks find that the job still runs. They cost one look at all of the jobs, and one statement.
-create or replace function awa._keep_waiting(due text[], now timestamptz) returns text[]
+create or replace function awa._put_off_waiting(due text[], now timestamptz) returns text[]
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -31,7 +31,7 @@ exception when others then
   return due;
 end
 $$;
-comment on function awa._keep_waiting is
+comment on function awa._put_off_waiting is
   'Puts off those of some due schedules that go on waiting for their last jobs; returns the others, in their order';
 
 -- When to look again at a schedule whose tick can't fire yet: after a tenth of the time that the tick has waited.
@@ -56,12 +56,12 @@ end
 $$;
 comment on function awa._has_waiting is 'Whether schedules are due that wait for their last jobs';
 
--- Notes why schedules could not fire, since another session keeps them, and puts them off as those that wait.
+-- Notes why schedules could not fire, since another session holds them, and puts them off as those that wait.
 -- Those that are due for less than ten seconds stay as they are, unless all are to be put off. A new tick is looked at
 -- once more before it is a minute old, and so a missed one.
 -- Why: it is no failure, most sessions end soon, and the next call fires them then. One that stays would keep each call
 -- waiting, and nobody would see why.
-create or replace function awa._note_kept(names text[], errors text[], now timestamptz, is_all boolean) returns void
+create or replace function awa._note_held(names text[], errors text[], now timestamptz, is_all boolean) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -79,5 +79,5 @@ begin
   end if;
 end
 $$;
-comment on function awa._note_kept is
-  'Notes why schedules could not fire, since another session keeps them, and puts them off as those that wait';
+comment on function awa._note_held is
+  'Notes why schedules could not fire, since another session holds them, and puts them off as those that wait';

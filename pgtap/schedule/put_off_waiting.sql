@@ -1,5 +1,5 @@
 -- Without this, each schedule that waits would be looked at each second, and keep those that are due waiting.
-\set name keep_waiting
+\set name put_off_waiting
 \ir ../prelude.psql
 
 select awa.enqueue(:'queue' || ' last', 'k') as live_id, awa.enqueue(:'queue' || ' last', 'k') as ended_id \gset
@@ -76,10 +76,10 @@ update awa.schedules set overlap = 'skip' where name = 'w6';
 update awa.schedules set ran = tstzmultirange(tstzrange(waiting_tick, waiting_tick, '[]')) where name = 'w7';
 update awa.schedules set next_tick = null, next_wall = null where name = 'w8';
 savepoint here;
-select is(awa._keep_waiting('{w8,w7,w6,w5,w4,w3,w2,w1}', awa._schedule_clock()), '{w7,w6,w5,w4,w3,w2}',
+select is(awa._put_off_waiting('{w8,w7,w6,w5,w4,w3,w2,w1}', awa._schedule_clock()), '{w7,w6,w5,w4,w3,w2}',
   'the job has ended, or is gone, a tick has come, or ran, the zone has other data, or overlap is another one');
 update awa.schedules set timezone = 'Europe/Atlantis' where name = 'w1';
-select is(awa._keep_waiting('{w1,w8}', awa._schedule_clock()), '{w1,w8}', 'all, where one can''t be read');
+select is(awa._put_off_waiting('{w1,w8}', awa._schedule_clock()), '{w1,w8}', 'all, where one can''t be read');
 rollback to here;
 
 select is(awa._next_look(c.tick, timestamptz '2026-06-01 12:00:00.2+00'), c.expected, c.description)
@@ -97,15 +97,15 @@ select awa.unschedule(s.name) from awa.schedules s where s.removed_at is null \g
 select awa.schedule('kept ' || n, pg_temp.q(), 'k', '* * * * *') from generate_series(1, 2) n \g /dev/null
 update awa.schedules set next_tick = '2026-06-01 14:04:55+00' where name = 'kept 1';
 update awa.schedules set next_tick = '2026-06-01 14:04:40+00' where name = 'kept 2';
-select awa._note_kept('{kept 1,kept 2}', '{e1,e2}', awa._schedule_clock(), false) \g /dev/null
+select awa._note_held('{kept 1,kept 2}', '{e1,e2}', awa._schedule_clock(), false) \g /dev/null
 select is((select string_agg(s.name || ' ' || s.error || ' ' || s.failures, ', ') from awa.schedules s
   where s.error is not null), 'kept 2 e2 0', 'one that is kept for more than ten seconds is noted');
-select awa._note_kept('{kept 1,kept 2}', '{e1,e2}', awa._schedule_clock(), true) \g /dev/null
+select awa._note_held('{kept 1,kept 2}', '{e1,e2}', awa._schedule_clock(), true) \g /dev/null
 select is((select string_agg(s.name || ' ' || s.error || ' ' || (s.next_at - s.failed_at), ', ' order by s.name)
   from awa.schedules s where s.error is not null), 'kept 1 e1 00:00:00.5, kept 2 e2 00:00:01.5', 'or all of them');
 update awa.schedules set next_tick = '2026-06-01 14:04:05+00', waiting_tick = null where name = 'kept 1';
 update awa.schedules set next_tick = '2026-06-01 13:59:00+00', waiting_tick = null where name = 'kept 2';
-select awa._note_kept('{kept 1,kept 2}', '{e1,e2}', awa._schedule_clock(), true) \g /dev/null
+select awa._note_held('{kept 1,kept 2}', '{e1,e2}', awa._schedule_clock(), true) \g /dev/null
 select is((select string_agg(s.name || ' ' || (s.next_at - s.next_tick), ', ' order by s.name)
   from awa.schedules s where s.error is not null), 'kept 1 00:00:59, kept 2 00:06:29.5',
   'a tick is looked at once more before it is a missed one');
