@@ -133,16 +133,20 @@ as $$
 begin
   case segment
     when 0 then
-      insert into awa.lease_claim_closures_0 values (claim_id, clock_timestamp(), segment, number, outcome, items)
+      insert into awa.lease_claim_closures_0 (claim_id, closed_at, segment, item, outcome, items)
+      values (claim_id, clock_timestamp(), segment, number, outcome, items)
       on conflict do nothing;
     when 1 then
-      insert into awa.lease_claim_closures_1 values (claim_id, clock_timestamp(), segment, number, outcome, items)
+      insert into awa.lease_claim_closures_1 (claim_id, closed_at, segment, item, outcome, items)
+      values (claim_id, clock_timestamp(), segment, number, outcome, items)
       on conflict do nothing;
     when 2 then
-      insert into awa.lease_claim_closures_2 values (claim_id, clock_timestamp(), segment, number, outcome, items)
+      insert into awa.lease_claim_closures_2 (claim_id, closed_at, segment, item, outcome, items)
+      values (claim_id, clock_timestamp(), segment, number, outcome, items)
       on conflict do nothing;
     when 3 then
-      insert into awa.lease_claim_closures_3 values (claim_id, clock_timestamp(), segment, number, outcome, items)
+      insert into awa.lease_claim_closures_3 (claim_id, closed_at, segment, item, outcome, items)
+      values (claim_id, clock_timestamp(), segment, number, outcome, items)
       on conflict do nothing;
   end case;
   return found;
