@@ -15,6 +15,7 @@ type ChangeAction string
 // What a change does.
 const (
 	ChangeCancel      ChangeAction = "cancel"       // as [Client.Cancel]
+	ChangeDiscard     ChangeAction = "discard"      // as [Client.DiscardJob]
 	ChangeRetry       ChangeAction = "retry"        // as [Client.Retry]
 	ChangeMove        ChangeAction = "move"         // as [Client.Move]; needs Queue
 	ChangeSetPriority ChangeAction = "set_priority" // as [Client.SetPriority]; needs Priority
@@ -23,7 +24,7 @@ const (
 
 // ChangeOptions say how jobs are changed. An action that has no use for a field refuses it.
 type ChangeOptions struct {
-	Reason   string        // of a cancel
+	Reason   string        // of a cancel, or a discard
 	Queue    string        // to which jobs are moved, or in which they are retried
 	Priority int           // that jobs get, or with which they are retried
 	RunAt    time.Time     // when they are retried; the zero value means now

@@ -46,6 +46,18 @@ func (c *Client) CancelTx(ctx context.Context, tx DBTX, id int64, reason string)
 	return state, changeError("cancel", id, err)
 }
 
+// DiscardJob makes a job that has not ended a dead letter, whatever its queue keeps, in a transaction of its own, and
+// returns the state that it was in. A running job is taken from its worker, and it fails, as [Client.Cancel] does.
+func (c *Client) DiscardJob(ctx context.Context, id int64, reason string) (state string, err error) {
+	return c.DiscardJobTx(ctx, ownTx{c.pool}, id, reason)
+}
+
+// DiscardJobTx is [Client.DiscardJob] inside the caller's transaction, as [Client.CancelTx] is.
+func (c *Client) DiscardJobTx(ctx context.Context, tx DBTX, id int64, reason string) (state string, err error) {
+	state, err = queries.DiscardJob(ctx, utf8DB{tx}, gen.DiscardJobParams{JobID: id, Reason: optional(reason)})
+	return state, changeError("discard", id, err)
+}
+
 // RetryOptions say where and when a job runs again. The zero value of each field leaves it as it is.
 type RetryOptions struct {
 	Queue    string    // 1 to 200 characters; the queue exists from then on

@@ -82,6 +82,18 @@ func TestRetry(t *testing.T) {
 	}
 }
 
+func TestDiscardJob(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
+	was, err := client.DiscardJob(t.Context(), id, "looks odd")
+	require.NoError(t, err)
+	assert.Equal(t, "available", was)
+	waitForState(t, pool, id, "dead")
+	_, err = client.DiscardJob(t.Context(), id, "")
+	assert.ErrorIs(t, err, driver.ErrWrongState)
+}
+
 // retriedLater returns a job that was cancelled.
 func retriedLater(t *testing.T, pool *pgxpool.Pool) int64 {
 	id := enqueue(t, pool, note{}, driver.EnqueueOptions{})
@@ -694,7 +706,8 @@ func TestChangesInTransactions(t *testing.T) {
 	filter := driver.JobFilter{Queue: driver.DefaultQueue}
 	rollback := errors.New("rollback")
 	for name, change := range map[string]func(tx driver.DBTX) error{
-		"cancel": func(tx driver.DBTX) error { _, err := client.CancelTx(t.Context(), tx, id, ""); return err },
+		"cancel":  func(tx driver.DBTX) error { _, err := client.CancelTx(t.Context(), tx, id, ""); return err },
+		"discard": func(tx driver.DBTX) error { _, err := client.DiscardJobTx(t.Context(), tx, id, ""); return err },
 		"retry": func(tx driver.DBTX) error {
 			_, err := client.RetryTx(t.Context(), tx, failed, driver.RetryOptions{})
 			return err

@@ -144,6 +144,22 @@ func (q *Queries) DeleteWhere(ctx context.Context, db DBTX, arg DeleteWhereParam
 	return delete_where, err
 }
 
+const discardJob = `-- name: DiscardJob :one
+select awa.discard_job(job_id => $1, reason => $2)
+`
+
+type DiscardJobParams struct {
+	JobID  int64
+	Reason *string
+}
+
+func (q *Queries) DiscardJob(ctx context.Context, db DBTX, arg DiscardJobParams) (string, error) {
+	row := db.QueryRow(ctx, discardJob, arg.JobID, arg.Reason)
+	var discard_job string
+	err := row.Scan(&discard_job)
+	return discard_job, err
+}
+
 const drainQueue = `-- name: DrainQueue :one
 select awa.drain_queue(queue => $1)
 `

@@ -105,8 +105,13 @@ func TestChangeBesideAnotherOne(t *testing.T) {
 		{"deferred", "cancel", "{}", "select awa.retry($1)", "available"},
 		{"available", "cancel", "{}", "select awa.move($1, 'other')", "available"},
 		{"available", "move", `{"queue": "r"}`, "select awa.cancel($1)", "cancelled"},
+		{"deferred", "discard", "{}", "select awa.move($1, 'other')", "scheduled"},
+		{"available", "discard", "{}", "select awa.complete(job_id, receipt) from awa.claim('q') where job_id = $1",
+			"completed"},
 		{"available", "set_priority", `{"priority": 1}`, "select count(c) from awa.claim('q') c where job_id = $1",
 			"running"},
+		{"available", "cancel", "{}", "select count(c) from awa.claim('q') c where job_id = $1", "running"},
+		{"available", "discard", "{}", "select count(c) from awa.claim('q') c where job_id = $1", "running"},
 		{"available", "cancel", "{}", "select awa.complete(job_id, receipt) from awa.claim('q') where job_id = $1",
 			"completed"},
 		{"dead", "retry", "{}", "select awa.delete_job($1)", "gone"},
@@ -122,7 +127,11 @@ func TestChangeBesideAnotherOne(t *testing.T) {
 				a.exec(`select awa.configure_queue('q', '{"dead_letter": true}')`)
 				a.exec("select awa.discard(job_id, receipt, 'e') from awa.claim('q', 3)")
 			}
-			change := a.starts(c.action, `{"args": {"a": 1}}`, c.options)
+			filter := `{"args": {"a": 1}}`
+			if c.state == "running" {
+				filter = `{"args": {"a": 1}, "state": "available"}`
+			}
+			change := a.starts(c.action, filter, c.options)
 			a.exec(changing("_make_part", "v_part := awa._change_part", pause+"v_part := awa._change_part"))
 			a.exec("select pg_advisory_lock(4711)")
 			applies := b.background("select awa.apply_changes()")

@@ -510,7 +510,7 @@ func (f *fuzzer) fit(r routine, name, kind string, attempts []claimed) string {
 	case "name":
 		return pick(f, "'worker'", "'nightly'")
 	case "action":
-		return pick(f, "'cancel'", "'retry'", "'move'", "'set_priority'", "'delete'")
+		return pick(f, "'cancel'", "'discard'", "'retry'", "'move'", "'set_priority'", "'delete'")
 	case "filter":
 		return fmt.Sprintf("jsonb_build_object('queue', %s)", quote(pick(f, fuzzQueues...)))
 	case "options":

@@ -63,6 +63,7 @@ var attemptEnds = []struct{ name, call string }{
 	{"put_off", "select awa.put_off($1, $2, 'error')"},
 	{"cancel_attempt", "select awa.cancel_attempt($1, $2)"},
 	{"cancel", "select awa.cancel($1) where $2 > 0"},
+	{"discard_job", "select awa.discard_job($1) where $2 > 0"},
 	{"cancel_where", "select awa.cancel_where(kind => 'k', state => 'running') where $1 > 0 and $2 > 0"},
 	{"rescue", "select awa.rescue() where $1 > 0 and $2 > 0"},
 	{"rescue that retries", "select awa.rescue() where $1 > 0 and $2 > 0"},
@@ -382,6 +383,7 @@ func TestChangesOfWhatWaits(t *testing.T) {
 		call, state string
 	}{
 		{"select awa.cancel($1)", "cancelled"},
+		{"select awa.discard_job($1)", "dead"},
 		{"select awa.cancel_where(queue => 'q', state => 'available', max_jobs => 1) where $1 > 0", "cancelled"},
 		{"select awa.move($1, 'other')", "available"},
 		{"select awa.set_priority($1, 4)", "available"},

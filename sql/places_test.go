@@ -13,10 +13,11 @@ import (
 // Two operators change one job, and between them the segment is cleaned: the entry's copy, and the second tombstone,
 // lie in another segment than the first tombstone.
 func TestTwoBurialsAcrossACleaning(t *testing.T) {
-	for _, first := range []string{"select awa.cancel($1)", "select awa.set_priority($1, 1)",
-		"select awa.reschedule($1, now() + interval '1 hour')"} {
-		for _, second := range []string{"select awa.cancel($1)", "select awa.set_priority($1, 3)",
-			"select awa.move($1, 'other')", "select awa.reschedule($1, now() + interval '1 hour')"} {
+	for _, first := range []string{"select awa.cancel($1)", "select awa.discard_job($1)",
+		"select awa.set_priority($1, 1)", "select awa.reschedule($1, now() + interval '1 hour')"} {
+		for _, second := range []string{"select awa.cancel($1)", "select awa.discard_job($1)",
+			"select awa.set_priority($1, 3)", "select awa.move($1, 'other')",
+			"select awa.reschedule($1, now() + interval '1 hour')"} {
 			d := newDatabase(t)
 			a, b, s := d.session(), d.session(), d.session()
 			job := s.enqueue("q")

@@ -115,6 +115,7 @@ var steps = []step{
 	{"cancel_expired", "", "select cancelled from awa.cancel_expired()"},
 	{"cancel_expired", becomesExpired, "select cancelled from awa.cancel_expired()"},
 	{"apply_changes", starts("cancel", "", ""), "select changed from awa.apply_changes()"},
+	{"apply_changes", starts("discard", "", ""), "select changed from awa.apply_changes()"},
 	{"apply_changes", starts("retry", "", ""), "select changed from awa.apply_changes()"},
 	{"apply_changes", starts("retry", "scheduled", ""), "select changed from awa.apply_changes()"},
 	{"apply_changes", starts("retry", "retryable", ""), "select changed from awa.apply_changes()"},
@@ -157,6 +158,7 @@ var steps = []step{
 	{"drop_queue", "", "select awa.drop_queue(@queue)"},
 	{"drop_queue", "", "select awa.drop_queue(@queue, true)"},
 	{"cancel", "", "select awa.cancel(@job)"},
+	{"discard_job", "", "select awa.discard_job(@job)"},
 	{"cancel_where", "", "select awa.cancel_where(queue => @queue)"},
 	{"cancel_where", "", "select awa.cancel_where(queue => @queue, kind => 'other')"},
 	{"retry", "", "select awa.retry(@job)"},
@@ -230,6 +232,8 @@ func settings() (all []setting) {
 	add("cancelled", "leases", claimIt, materialize, "select awa.cancel_attempt(@job, @receipt)")
 	add("dead", "ledger", claimIt, "select awa.discard(@job, @receipt, 'error')")
 	add("dead", "leases", claimIt, materialize, "select awa.discard(@job, @receipt, 'error')")
+	add("dead", "available", "select awa.discard_job(@job)")
+	add("dead", "retryable", claimIt, failIt, "select awa.discard_job(@job)")
 	add("gone", "deleted", claimIt, "select awa.complete(@job, @receipt)", "select awa.delete_job(@job)")
 	add("gone", "purged", claimIt, "select awa.discard(@job, @receipt, 'error')", "select awa.purge_dlq(queue => @queue)")
 	for i := range all {

@@ -111,6 +111,7 @@ func TestUniqueProducerBesideAnOpenEnding(t *testing.T) {
 		"select awa.discard($1, $2, 'error')",
 		"select awa.cancel_attempt($1, $2)",
 		"select awa.cancel($1) where $2::bigint > 0",
+		"select awa.discard_job($1) where $2::bigint > 0",
 	} {
 		for _, materialized := range []bool{false, true} {
 			for _, end := range []string{"commit", "rollback"} {

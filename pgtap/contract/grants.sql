@@ -30,7 +30,8 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_operator', 'configure_group'), ('awa_operator', 'pause_group'), ('awa_operator', 'resume_group'),
   ('awa_operator', 'pause_queue'), ('awa_operator', 'resume_queue'), ('awa_operator', 'drain_queue'),
   ('awa_operator', 'drop_queue'),
-  ('awa_operator', 'cancel'), ('awa_operator', 'cancel_where'), ('awa_operator', 'retry'),
+  ('awa_operator', 'cancel'), ('awa_operator', 'cancel_where'), ('awa_operator', 'discard_job'),
+  ('awa_operator', 'retry'),
   ('awa_operator', 'retry_where'), ('awa_operator', 'set_priority'), ('awa_operator', 'move'),
   ('awa_operator', 'purge_dlq'), ('awa_operator', 'delete_job'), ('awa_operator', 'delete_where'),
   ('awa_operator', 'reschedule'), ('awa_operator', 'start_change'), ('awa_operator', 'stop_change'),
@@ -201,7 +202,8 @@ values
   (70, 'awa_operator', format('select awa.start_change(%L, %L)', 'cancel', '{"tag": "none"}')),
   (71, 'awa_operator', format('select awa.stop_change(%s)', :change_id)),
   (72, 'awa_reader', 'select * from awa.list_changes()'),
-  (73, 'awa_maintainer', 'select * from awa.apply_changes()');
+  (73, 'awa_maintainer', 'select * from awa.apply_changes()'),
+  (74, 'awa_operator', format('select awa.discard_job(%s)', awa.enqueue(pg_temp.q(' discarded'), 'k')));
 create temp table forbidden (command text);
 insert into forbidden
 select format('select count(*) from %s', c.oid::regclass)

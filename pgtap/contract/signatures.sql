@@ -71,6 +71,7 @@ insert into contract values
     'SETOF awa.list_changes_row'),
   ('apply_changes', 'max_jobs integer DEFAULT 500', 'SETOF awa.apply_changes_row'),
   ('cancel', 'job_id bigint, reason text DEFAULT NULL::text', 'text'),
+  ('discard_job', 'job_id bigint, reason text DEFAULT NULL::text', 'text'),
   ('retry',
     'job_id bigint, queue text DEFAULT NULL::text, priority integer DEFAULT NULL::integer, run_at timestamp with time '
     'zone DEFAULT NULL::timestamp with time zone', 'text'),
@@ -158,7 +159,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(204);
+select plan(206);
 
 select is(
   (

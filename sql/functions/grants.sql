@@ -68,6 +68,7 @@ begin
           ('awa_operator', 'function awa.list_changes'),
           ('awa_operator', 'function awa.cancel'),
           ('awa_operator', 'function awa.cancel_where'),
+          ('awa_operator', 'function awa.discard_job'),
           ('awa_operator', 'function awa.retry'),
           ('awa_operator', 'function awa.retry_where'),
           ('awa_operator', 'function awa.set_priority'),

@@ -139,6 +139,7 @@
 {{ template "operate/apply_changes.sql" . }}
 {{ template "operate/cancel.sql" . }}
 {{ template "operate/cancel_where.sql" . }}
+{{ template "operate/discard_job.sql" . }}
 {{ template "operate/retry.sql" . }}
 {{ template "operate/retry_where.sql" . }}
 {{ template "operate/set_priority.sql" . }}

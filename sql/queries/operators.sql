@@ -35,6 +35,9 @@ select awa.stop_change(change_id => @change_id);
 -- name: Cancel :one
 select awa.cancel(job_id => @job_id, reason => sqlc.narg(reason));
 
+-- name: DiscardJob :one
+select awa.discard_job(job_id => @job_id, reason => sqlc.narg(reason));
+
 -- name: CancelWhere :one
 select awa.cancel_where(
   queue => sqlc.narg(queue), kind => sqlc.narg(kind), state => sqlc.narg(state), before => sqlc.narg(before),

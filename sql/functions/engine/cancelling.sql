@@ -1,9 +1,10 @@
--- Cancels of jobs, wherever they are.
+-- Cancels of jobs, wherever they are. A job that an operator discards goes the same way, and is dead then.
 
 -- Cancels a job unless it has ended; returns the state that it was in.
--- It looks where the job is, then acts there. Where the job has left meanwhile, it looks again.
+-- state: the one that follows, cancelled or dead. It looks where the job is, then acts there. Where the job has left
+-- meanwhile, it looks again.
 -- Raises JQ003; JQ005 in a state of which it does not know how to cancel it; 40001.
-create or replace function awa._cancel(job_id bigint, reason text) returns text
+create or replace function awa._cancel(job_id bigint, reason text, state text default 'cancelled') returns text
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -15,7 +16,8 @@ begin
   for v_look in 1..10 loop
     v_place := awa._locate(job_id);
     begin
-      if v_place.state = any(awa._states('ended')) or awa._cancel_there(array[v_place], reason) <> '{}' then
+      if v_place.state = any(awa._states('ended'))
+        or awa._cancel_there(array[v_place], reason, state => state) <> '{}' then
         return v_place.state;
       end if;
     exception when lock_not_available then
@@ -32,13 +34,14 @@ $$;
 comment on function awa._cancel is 'Cancels a job unless it has ended; returns the state that it was in';
 
 -- Cancels jobs in these places; returns the ids of those that were still there. Leaves out those that have ended.
--- by: the login that cancels them.
+-- by: the login that cancels them. state: as for _cancel.
 -- Locks: rows of deferred_jobs, in any order; then as _cancel_ready and _cancel_running.
 -- Raises JQ005 in a state of which it does not know how to cancel the job.
 create or replace function awa._cancel_there(
   places awa._place[],
   reason text,
-  by text default session_user
+  by text default session_user,
+  state text default 'cancelled'
 ) returns bigint[]
 language plpgsql
 as $$
@@ -64,13 +67,13 @@ begin
     end if;
   end loop;
   if v_waiting <> '{}' then
-    v_cancelled := awa._cancel_waiting(v_waiting, reason, by);
+    v_cancelled := awa._cancel_waiting(v_waiting, reason, by, state);
   end if;
   if v_ready <> '{}' then
-    v_cancelled := v_cancelled || awa._cancel_ready(v_ready, reason, by);
+    v_cancelled := v_cancelled || awa._cancel_ready(v_ready, reason, by, state);
   end if;
   if v_running <> '{}' then
-    v_cancelled := v_cancelled || awa._cancel_running(v_running, v_receipts, reason, by);
+    v_cancelled := v_cancelled || awa._cancel_running(v_running, v_receipts, reason, by, state);
   end if;
   return v_cancelled;
 end
@@ -79,11 +82,12 @@ comment on function awa._cancel_there is
   'Cancels jobs in these places; returns the ids of those that were still there. Leaves out those that have ended';
 
 -- Cancels jobs that wait, for a time or for their groups; returns their ids.
--- by: the login that cancels them; null where they have expired.
+-- by: the login that cancels them; null where they have expired. state: as for _cancel.
 create or replace function awa._cancel_waiting(
   job_ids bigint[],
   reason text,
-  by text default session_user
+  by text default session_user,
+  state text default 'cancelled'
 ) returns bigint[]
 language plpgsql
 as $$
@@ -109,12 +113,13 @@ declare
   v_gone bigint[] := '{}';
 begin
   for v_batch in v_batches loop
-    perform awa._change_state(array_agg(g.job_id), array_agg(g.lane), array_agg(g.unique_key), g.state, 'cancelled')
+    perform awa._change_state(array_agg(g.job_id), array_agg(g.lane), array_agg(g.unique_key), g.state, state)
        from unnest(v_batch.jobs) g
       where g.unique_key is not null
       group by g.state;
     perform awa._end_as_cancelled(
-      array(select a from unnest(v_batch.jobs) g cross join lateral awa._last_attempt(g) a), reason, by);
+      array(select a from unnest(v_batch.jobs) g cross join lateral awa._last_attempt(g) a), reason, by,
+      state);
     perform awa._note_leavers(array_agg(g.job_id), array_agg(g.lane), array_agg(g.group_key))
        from unnest(v_batch.jobs) g
       where num_nonnulls(g.attempted_at, g.errors) > 0; -- one that was put off when it should begin has errors alone
@@ -129,11 +134,13 @@ comment on function awa._cancel_waiting is
 -- Cancels jobs that are available; returns the ids of those that no other session buried first.
 -- Those without an xid are in limited_jobs, which they leave at once. If another one is claimed before the caller
 -- commits, its attempt is cancelled then. Their unique keys are let go of then, too.
+-- state: as for _cancel.
 -- Why: a session that has claimed a job should not have to wait.
 create or replace function awa._cancel_ready(
   entries awa._place[],
   reason text,
-  by text default session_user
+  by text default session_user,
+  state text default 'cancelled'
 ) returns bigint[]
 language plpgsql
 as $$
@@ -144,11 +151,11 @@ declare
   v_buried bigint[];
 begin
   if v_limited <> '{}' then
-    v_limited := awa._cancel_waiting(v_limited, reason, by);
+    v_limited := awa._cancel_waiting(v_limited, reason, by, state);
     entries := array(select p from unnest(entries) p where p.xid is not null);
   end if;
   v_buried := awa._bury(entries, v_batch, true);
-  perform awa._end_as_cancelled(e, reason, by),
+  perform awa._end_as_cancelled(e, reason, by, state),
           awa._note_leavers(array(select a.job_id from unnest(e) a), array(select a.lane from unnest(e) a),
             array(select a.group_key from unnest(e) a))
      from awa._entries_as_attempts(array(select p from unnest(entries) p where p.id = any(v_buried))) e;
@@ -189,12 +196,14 @@ comment on function awa._entries_as_attempts is
   'Entries that were cancelled, as attempts that have not begun, in arrays of about 64 MB';
 
 -- Cancels open attempts; returns the ids of those jobs whose attempts were still open.
+-- state: as for _cancel.
 -- Locks: in the order of the _many forms: the claims, then items of the ledger, then rows of leases.
 create or replace function awa._cancel_running(
   job_ids bigint[],
   receipts bigint[],
   reason text,
-  by text default session_user
+  by text default session_user,
+  state text default 'cancelled'
 ) returns bigint[]
 language plpgsql
 as $$
@@ -233,7 +242,7 @@ begin
   for v_batch in v_batches(v_taken) loop
     perform awa._record_lost_attempts(v_batch.attempts,
       array(select coalesce(reason, 'cancelled') from unnest(v_batch.attempts)));
-    perform awa._record_cancels(v_batch.attempts, reason, by => by);
+    perform awa._record_cancels(v_batch.attempts, reason, by => by, state => state);
     v_found := v_found || array(select a.receipt from unnest(v_batch.attempts) a);
   end loop;
   perform awa._check_found(v_taken, v_found);

@@ -118,20 +118,16 @@ comment on function awa._buried_now is 'The tombstones that this transaction has
 create or replace function awa._let_go_of_buried(batch bigint) returns void
 language plpgsql
 as $$
-declare
-  v_job_ids bigint[];
-  v_lanes bigint[];
-  v_keys bytea[];
 begin
-  select array_agg(d.job_id), array_agg(d.lane), array_agg(d.unique_key) into v_job_ids, v_lanes, v_keys
-    from awa._buried_now(batch) t
-   cross join lateral (
-      select *
-        from awa.done_entries d
-       where t.cancels and d.job_id = t.job_id and d.state = 'cancelled' and d.unique_key is not null
-       limit 1
-    ) d;
-  perform awa._change_state(v_job_ids, v_lanes, v_keys, 'available', 'cancelled');
+  perform awa._change_state(array_agg(d.job_id), array_agg(d.lane), array_agg(d.unique_key), 'available', d.state)
+     from awa._buried_now(batch) t
+    cross join lateral (
+       select *
+         from awa.done_entries d
+        where t.cancels and d.job_id = t.job_id and awa._is_cancel(d.state, d.receipt) and d.unique_key is not null
+        limit 1
+     ) d
+    group by d.state;
   -- Keys that jobs may have left behind.
   perform awa._let_go(array_agg(t.job_id), array_agg(substr(e.unique_key, 1, 32)))
      from awa._buried_now(batch) t
@@ -151,6 +147,13 @@ end
 $$;
 comment on function awa._let_go_of_buried is
   'Lets go of the unique keys of buried jobs, at the end of the transaction that has written a batch of tombstones';
+
+-- Whether a row of done_entries is that of a job that was cancelled, or discarded by an operator, before an attempt.
+create or replace function awa._is_cancel(state text, receipt bigint) returns boolean
+language sql immutable
+return state = 'cancelled' or state = 'dead' and receipt is null;
+comment on function awa._is_cancel is
+  'Whether a row of done_entries is that of a job that was cancelled, or discarded by an operator, before an attempt';
 
 -- Decides, at the end of a transaction that has buried entries, about those that were claimed meanwhile.
 -- An entry that was not claimed stays buried. Where the job was to be cancelled, its open attempt is closed, or it
@@ -235,14 +238,18 @@ begin
      where t.segment = v_taken.segment and t.lane = v_taken.lane and t.xid = v_taken.xid and t.job_id = v_taken.job_id;
     continue when v_is_aside; -- it never began
     v_attempts := awa._look_up(array[v_taken.receipt]);
-    update awa.done_entries d
-       set receipt = a.receipt, worker_id = a.worker_id, attempted_at = a.claimed_at, attempt = a.attempt
-      from unnest(v_attempts) a
-     where d.job_id = v_taken.job_id and d.state = 'cancelled';
+    with ended as (
+      update awa.done_entries d
+         set receipt = a.receipt, worker_id = a.worker_id, attempted_at = a.claimed_at, attempt = a.attempt
+        from unnest(v_attempts) a
+       where d.job_id = v_taken.job_id and awa._is_cancel(d.state, d.receipt)
+      returning d.state
+    )
     -- A job that this transaction cancelled and then retried goes on.
-    v_state := case when found then 'cancelled' else 'available' end;
-    perform awa._record_lost_attempts(v_attempts, '{cancelled}');
-    perform awa._end_attempts(v_attempts, v_state);
+    select coalesce(max(e.state), 'available') into v_state from ended e;
+    perform awa._record_lost_attempts(v_attempts,
+      array[case when v_state = 'dead' then 'discarded' else 'cancelled' end]);
+    perform awa._end_attempts(v_attempts, v_state, holds_group => v_state = 'available');
   end loop;
 
   perform awa._let_go_of_buried(new.batch);

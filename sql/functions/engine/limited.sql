@@ -139,10 +139,12 @@ as $$
 declare
   v_jobs awa.deferred_jobs[] := array(select g from awa._leave_lines(array[job_id]) g);
 begin
-  perform awa._change_state(array[g.job_id], array[g.lane], array[g.unique_key], 'available', 'cancelled')
+  perform awa._change_state(array[g.job_id], array[g.lane], array[g.unique_key], 'available', d.state)
      from unnest(v_jobs) g
-    where g.unique_key is not null
-      and (select true from awa.done_entries d where d.job_id = job_id and d.state = 'cancelled' limit 1);
+    cross join lateral (
+       select d.state from awa.done_entries d where d.job_id = job_id and awa._is_cancel(d.state, d.receipt) limit 1
+     ) d
+    where g.unique_key is not null;
   return v_jobs <> '{}';
 end
 $$;

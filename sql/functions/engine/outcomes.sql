@@ -159,35 +159,38 @@ comment on function awa._record_releases is
   'Appends the jobs of attempts that were released to the front lanes of their queues';
 
 -- Writes the ends of attempts that were closed as cancelled.
--- leased: as for _end_attempts. by: the login that has cancelled them.
+-- leased: as for _end_attempts. by: the login that has cancelled them. state: as for _cancel.
 create or replace function awa._record_cancels(
   attempts awa.leases[],
   reason text,
   leased boolean default true,
-  by text default session_user
+  by text default session_user,
+  state text default 'cancelled'
 ) returns void
 language plpgsql
 as $$
 begin
-  perform awa._end_as_cancelled(attempts, reason, by);
+  perform awa._end_as_cancelled(attempts, reason, by, state);
   if not awa._holds_nothing(attempts, leased) then
-    perform awa._end_attempts(attempts, 'cancelled', leased);
+    perform awa._end_attempts(attempts, state, leased, holds_group => false);
   end if;
 end
 $$;
 comment on function awa._record_cancels is 'Writes the ends of attempts that were closed as cancelled';
 
 -- Writes the ends of cancelled jobs, after their last attempts.
--- by: the login that has cancelled them; null where they have expired.
+-- by: the login that has cancelled them; null where they have expired. state: as for _cancel.
 create or replace function awa._end_as_cancelled(
   attempts awa.leases[],
   reason text,
-  by text default session_user
+  by text default session_user,
+  state text default 'cancelled'
 ) returns void
 language plpgsql
 as $$
 begin
-  perform awa._end(attempts, 'cancelled',
+  perform awa._end(attempts, state,
+    reason => case when state = 'dead' then 'discarded' end,
     errors => array(
       select awa._add_error(a.errors, a.attempt, coalesce(reason, 'cancelled'), by => by)
         from unnest(attempts) with ordinality a

@@ -274,7 +274,7 @@ begin
          exists (
            select
              from awa.done_entries d
-            where d.job_id = u.job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled')
+            where d.job_id = u.job_id and awa._is_cancel(d.state, d.receipt) and not awa._holds(d.unique_key, d.state)
          )
     into round, job_id, ended, leaves
     from (select * from awa.unique_claims u where u.key = key order by u.round desc limit 1) u;
@@ -304,7 +304,7 @@ begin
        where exists (
          select
            from awa.done_entries d
-          where d.job_id = l.job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled')
+          where d.job_id = l.job_id and awa._is_cancel(d.state, d.receipt) and not awa._holds(d.unique_key, d.state)
        )
     )
     select array_agg(h.job_id order by h.n) into v_heirs from heirs h;
@@ -314,7 +314,7 @@ begin
     leaves := exists (
       select
         from awa.done_entries d
-       where d.job_id = job_id and d.state = 'cancelled' and not awa._holds(d.unique_key, 'cancelled')
+       where d.job_id = job_id and awa._is_cancel(d.state, d.receipt) and not awa._holds(d.unique_key, d.state)
     );
     if not leaves then -- looks for it everywhere, so each time that the key was used would cost milliseconds
       leaves := not awa._is_holder(job_id, key);

@@ -3,11 +3,12 @@
 -- Ends attempts, once their jobs go to another state: changes what the jobs hold, and removes lease rows.
 -- leased: whether some of them may have such rows. Gives back the slots that these hold; those of the ledger were given
 -- back with the closure. Where the jobs may come again, or failed for good, notes that their groups may be held for
--- them. Where _holds_nothing says so it has nothing to do.
+-- them; not without holds_group, where an operator has ended them. Where _holds_nothing says so it has nothing to do.
 create or replace function awa._end_attempts(
   attempts awa.leases[],
   state text,
-  leased boolean default true
+  leased boolean default true,
+  holds_group boolean default true
 ) returns void
 language plpgsql
 as $$
@@ -52,7 +53,7 @@ begin
   loop
     perform awa._free_slots(v_freed.shard, v_freed.groups, v_freed.of_queue);
   end loop;
-  if state = any(awa._states('holds_group')) then
+  if holds_group and state = any(awa._states('holds_group')) then
     perform awa._note_holders(attempts, state = any(awa._states('done')));
   end if;
 end

@@ -256,7 +256,8 @@ comment on function awa._states_of_change is 'The states of the jobs that a chan
 -- Locks: as the action does, for each job; then the shards of the available ones; until the transaction ends.
 -- Raises the error of a resource that the server lacks, where it could not change one job for that.
 -- Why: about entries that were claimed meanwhile it decides here, not when the transaction ends. So one such entry
--- fails by itself, and the claims of its queue wait only for what follows.
+-- fails by itself, and the claims of its queue wait only for what follows. An attempt that has begun is ended only
+-- where the change is about running jobs.
 create or replace function awa._change_part(
   change awa.changes,
   places awa._place[],
@@ -269,6 +270,7 @@ as $$
 #variable_conflict use_variable
 declare
   v_jobs constant int := cardinality(places);
+  v_states constant text[] := awa._states_of_change(change);
   v_until timestamptz;
   v_at int := 1;
   v_size int := v_jobs;
@@ -284,6 +286,14 @@ begin
           from awa.ready_tombstones t
          where t.by_xid = pg_current_xact_id_if_assigned()
          order by 1));
+      if 'running' <> all(v_states) then
+        perform awa._moved_on(t.job_id)
+           from awa.pending_changes d
+          cross join lateral awa._buried_now(d.batch) t
+          cross join lateral awa._claim_of(t.lane, t.xid, t.job_id) c
+          where d.xid = pg_current_xact_id_if_assigned() and t.cancels
+            and not exists (select from awa.limited_jobs w where w.job_id = t.job_id);
+      end if;
       set constraints awa.resolve, awa.inherit immediate;
       set constraints awa.resolve, awa.inherit deferred;
       changed := changed + v_piece.changed;
@@ -332,6 +342,9 @@ begin
   if change.action = 'cancel' then
     changed := cardinality(awa._cancel_there(v_left, coalesce(change.options ->> 'reason', 'cancelled with others'),
       change.started_by));
+  elsif change.action = 'discard' then
+    changed := cardinality(awa._cancel_there(v_left, coalesce(change.options ->> 'reason', 'discarded with others'),
+      change.started_by, 'dead'));
   elsif change.action = 'delete' then
     changed := awa._delete_rows(array(select p.id from unnest(v_left) p where p.state <> 'completed'));
     v_jobs := array(select p.id from unnest(v_left) p where p.state = 'completed');

@@ -1,9 +1,9 @@
 -- Starts a change of all jobs that match a filter, which maintenance makes in parts; returns its id.
--- Action: cancel, retry, move, set_priority or delete. The filter is as that of scan_jobs, with at least one condition.
--- Without a state: all states that allow the action; for retry failed, cancelled and dead. Options: reason for cancel;
--- queue for move; priority for set_priority; queue, priority, run_at and over for retry, where over is the time over
--- which the retries are spread. Jobs that are enqueued after this call are not touched. The setting awa.actor is
--- recorded beside the login.
+-- Action: cancel, discard, retry, move, set_priority or delete. The filter is as that of scan_jobs, with at least one
+-- condition. Without a state: all states that allow the action; for retry failed, cancelled and dead. Options: reason
+-- for cancel and discard; queue for move; priority for set_priority; queue, priority, run_at and over for retry, where
+-- over is the time over which the retries are spread. Jobs that are enqueued after this call are not touched. The
+-- setting awa.actor is recorded beside the login.
 -- Raises 22023.
 create or replace function awa.start_change(action text, filter jsonb, options jsonb default '{}') returns bigint
 language plpgsql
@@ -26,7 +26,7 @@ declare
 begin
   if v_states is null then
     perform awa._refuse('action must be one that changes jobs', action,
-      'The actions are cancel, retry, move, set_priority and delete.');
+      'The actions are cancel, discard, retry, move, set_priority and delete.');
   end if;
   perform awa._json_bytes('filter', filter, most => 65536);
   v_filter := awa._read_filter(filter);
@@ -60,6 +60,7 @@ create or replace function awa._changed_states(action text) returns text[]
 language sql immutable parallel safe
 return case action
   when 'cancel' then awa._states('cancellable')
+  when 'discard' then awa._states('cancellable')
   when 'retry' then awa._states('retriable')
   when 'move' then array_append(awa._states('deferred'), 'available')
   when 'set_priority' then array_append(awa._states('deferred'), 'available')
@@ -76,6 +77,7 @@ as $$
 declare
   v_known constant text[] := case action
     when 'cancel' then '{reason}'
+    when 'discard' then '{reason}'
     when 'retry' then '{queue,priority,run_at,over}'
     when 'move' then '{queue}'
     when 'set_priority' then '{priority}'
