@@ -288,6 +288,52 @@ $$;
 comment on function awa._late_segments is
   'Segments that rotate or prune_oldest should have taken by now, as _late_work returns them';
 
+-- The sessions in the way of emptying the oldest segment, by the outcome of its last call: in words, and their pids.
+create or replace function awa._prune_obstacles(ring awa.ring) returns table (holders text, pids jsonb)
+language sql stable
+as $$
+with segments as materialized (
+  select * from awa._segments
+)
+select string_agg(distinct l.holder, ', ') as holders, to_jsonb(array_agg(distinct l.pid)) as pids
+  from (
+    select l.pid, l.holder
+      from awa._locks l
+     where ring.outcome = 'blocked'
+       and l.relation in (
+         select format('awa.%s_%s', f,
+           coalesce(ring.cleaned_segment,
+             (
+               select s.segment
+                 from segments s
+                where not s.is_current and not s.is_empty
+                order by (s.segment - ring.current_segment + 4) % 4
+                limit 1
+             )))::regclass
+           from unnest(awa._families()) f)
+    union all
+    -- Locks of queues, of claims and of the counts, and of the ring, but for those of a moment.
+    select l.pid, l.holder
+      from awa._locks l
+     where ring.outcome = 'busy'
+       and l.pid is distinct from pg_backend_pid()
+       and l.since < clock_timestamp() - interval '1 second'
+       and (
+         l.key < 0 and l.key >= awa._crowd_key() or l.relation = 'awa.ring'::regclass and l.mode = 'RowShareLock'
+       )
+    union all
+    select a.pid, awa._backend(a.pid)
+      from pg_stat_activity a
+     where ring.outcome = 'waiting'
+       and a.pid <> pg_backend_pid()
+       and a.datid = (select d.oid from pg_database d where d.datname = current_database())
+       and a.backend_xmin is not null
+       and a.xact_start < clock_timestamp() - interval '1 second'
+  ) l
+$$;
+comment on function awa._prune_obstacles is
+  'The sessions in the way of emptying the oldest segment, by the outcome of its last call: in words, and their pids';
+
 -- The rows of health about obstacles to emptying the oldest segment.
 create or replace function awa._health_prune() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
@@ -298,8 +344,6 @@ with now as (
   select clock_timestamp() as at
 ), ring as (
   select * from awa.ring
-), segments as materialized (
-  select * from awa._segments
 )
 select 3,
        case
@@ -355,41 +399,7 @@ select 3,
     end as tries
       from awa.prune_tries s
   ) c
- cross join lateral (
-    select string_agg(distinct l.holder, ', ') as holders, to_jsonb(array_agg(distinct l.pid)) as pids
-      from (
-        select l.pid, l.holder
-          from awa._locks l
-         where r.outcome = 'blocked'
-           and l.relation in (
-             select format('awa.%s_%s', f,
-               coalesce(r.cleaned_segment,
-                 (
-                   select s.segment
-                     from segments s
-                    where not s.is_current and not s.is_empty
-                    order by (s.segment - r.current_segment + 4) % 4
-                    limit 1
-                 )))::regclass
-               from unnest(awa._families()) f)
-        union all
-        -- Locks of queues, of claims and of the counts, and of the ring, but for those of a moment.
-        select l.pid, l.holder
-          from awa._locks l
-         where r.outcome = 'busy' and l.pid is distinct from pg_backend_pid() and l.since < n.at - interval '1 second'
-           and (
-             l.key < 0 and l.key >= awa._crowd_key() or l.relation = 'awa.ring'::regclass and l.mode = 'RowShareLock'
-           )
-        union all
-        select a.pid, awa._backend(a.pid)
-          from pg_stat_activity a
-         where r.outcome = 'waiting'
-           and a.pid <> pg_backend_pid()
-           and a.datid = (select d.oid from pg_database d where d.datname = current_database())
-           and a.backend_xmin is not null
-           and a.xact_start < n.at - interval '1 second'
-      ) l
-  ) b
+ cross join awa._prune_obstacles(r) b
  where r.outcome is not null or c.tries > 0
 $$;
 comment on function awa._health_prune is 'The rows of health about obstacles to emptying the oldest segment';

@@ -1,9 +1,9 @@
 -- Health of schedules.
 
--- The rows of health about schedules: those that are late, fail, are of a clock ahead, or of a full or unserved queue.
--- At most 100 of each kind; one row when all is well.
-create or replace function awa._health_schedules() returns table (
-  ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
+-- The schedules that are late, fail, are of a clock ahead, or of a full or unserved queue, with what to do.
+-- At most 100 of each kind.
+create or replace function awa._schedule_problems() returns table (
+  name text, problem text, hint text, details jsonb
 )
 language sql stable
 as $$
@@ -56,64 +56,77 @@ with now as (
    where s.next_at is not null
    order by s.name
    limit 100
-), problems as (
-  select l.name,
-         format('it is late: its time was %s ago%s', awa._in_words(n.at - least(l.next_at, l.next_tick)),
-           ', and it is locked by ' || h.holder) as problem,
-         case
-           when h.holder is null
-             then 'Run workers, or call awa.run_maintenance() every few seconds. See awa.explain_schedule(name).'
-           else 'Have that transaction end.'
-         end as hint,
-         jsonb_build_object('late_seconds', floor(extract(epoch from n.at - least(l.next_at, l.next_tick)))) as details
-    from late l
-    left join awa._locked_schedules h on h.name = l.name
-   cross join now n
-  union all
-  select f.name,
-         format('%s%s: %s', case
-           when f.failures > 0 then format('it has failed to fire %s times in a row', f.failures)
-           else 'another session is in its way'
-         end, case when awa._has_given_up(f) then ', and its time was left out' end, f.error),
-         case
-           when f.failures > 0
-             then 'Change it, or what refuses its job. It is tried again each hour at least, or at its next time; at '
-               'once after awa.resume_schedule(name).'
-           else 'Have the transaction end that holds its queue, or its last job. A trigger of yours may raise this '
-             'error, too. See awa.explain_schedule(name).'
-         end,
-         jsonb_build_object('failures', f.failures, 'failed_at', f.failed_at)
-    from failing f
-  union all
-  select r.name, format(case
-           when awa._has_given_up(r) then 'its queue %s was full, and its time was left out: %s'
-           else 'its queue %s is full: %s'
-         end, r.queue, r.error),
-         'Run more workers for the queue, or raise its max_depth with awa.configure_queue. The schedule is tried again '
-         'every 5 seconds.',
-         jsonb_build_object('queue', r.queue, 'failed_at', r.failed_at)
-    from refused r
-  union all
-  select a.name,
-         format('the clock of the server was ahead: it fires again in %s%s', awa._in_words(a.next_at - n.at),
-           '; it failed then: ' || a.error),
-         'awa.resume_schedule(name) lets it fire from now on. See awa.explain_schedule(name).',
-         jsonb_build_object('next_at', a.next_at)
-    from ahead a, now n
-  union all
-  select u.name, format('no worker works on its queue %s', u.queue),
-         'Run a worker for this queue, or name another one with awa.schedule.',
-         jsonb_build_object('queue', u.queue)
-    from unserved u
+)
+select l.name,
+       format('it is late: its time was %s ago%s', awa._in_words(n.at - least(l.next_at, l.next_tick)),
+         ', and it is locked by ' || h.holder) as problem,
+       case
+         when h.holder is null
+           then 'Run workers, or call awa.run_maintenance() every few seconds. See awa.explain_schedule(name).'
+         else 'Have that transaction end.'
+       end as hint,
+       jsonb_build_object('late_seconds', floor(extract(epoch from n.at - least(l.next_at, l.next_tick)))) as details
+  from late l
+  left join awa._locked_schedules h on h.name = l.name
+ cross join now n
+union all
+select f.name,
+       format('%s%s: %s', case
+         when f.failures > 0 then format('it has failed to fire %s times in a row', f.failures)
+         else 'another session is in its way'
+       end, case when awa._has_given_up(f) then ', and its time was left out' end, f.error),
+       case
+         when f.failures > 0
+           then 'Change it, or what refuses its job. It is tried again each hour at least, or at its next time; at '
+             'once after awa.resume_schedule(name).'
+         else 'Have the transaction end that holds its queue, or its last job. A trigger of yours may raise this '
+           'error, too. See awa.explain_schedule(name).'
+       end,
+       jsonb_build_object('failures', f.failures, 'failed_at', f.failed_at)
+  from failing f
+union all
+select r.name, format(case
+         when awa._has_given_up(r) then 'its queue %s was full, and its time was left out: %s'
+         else 'its queue %s is full: %s'
+       end, r.queue, r.error),
+       'Run more workers for the queue, or raise its max_depth with awa.configure_queue. The schedule is tried again '
+       'every 5 seconds.',
+       jsonb_build_object('queue', r.queue, 'failed_at', r.failed_at)
+  from refused r
+union all
+select a.name,
+       format('the clock of the server was ahead: it fires again in %s%s', awa._in_words(a.next_at - n.at),
+         '; it failed then: ' || a.error),
+       'awa.resume_schedule(name) lets it fire from now on. See awa.explain_schedule(name).',
+       jsonb_build_object('next_at', a.next_at)
+  from ahead a, now n
+union all
+select u.name, format('no worker works on its queue %s', u.queue),
+       'Run a worker for this queue, or name another one with awa.schedule.',
+       jsonb_build_object('queue', u.queue)
+  from unserved u
+$$;
+comment on function awa._schedule_problems is
+  'The schedules that are late, fail, are of a clock ahead, or of a full or unserved queue, with what to do';
+
+-- The rows of health about schedules: those that are late, fail, are of a clock ahead, or of a full or unserved queue.
+-- One row when all is well.
+create or replace function awa._health_schedules() returns table (
+  ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
+)
+language sql stable
+as $$
+with problems as materialized (
+  select * from awa._schedule_problems()
 )
 select 5, 'warning', 'schedule', p.name, p.problem, p.hint, p.details from problems p
 union all
 select 5, 'ok', 'schedule', 'all', format('%s schedules, the next one in %s', s.schedules,
-         awa._in_words(greatest(s.next_at - n.at, '0'))), null, jsonb_build_object('next_at', s.next_at)
+         awa._in_words(greatest(s.next_at - awa._schedule_clock(), '0'))), null,
+       jsonb_build_object('next_at', s.next_at)
   from (
     select count(*) as schedules, min(s.next_at) as next_at from awa.schedules s where s.next_at is not null
   ) s
- cross join now n
  where s.schedules > 0 and not exists (select from problems)
 $$;
 comment on function awa._health_schedules is
