@@ -39,23 +39,6 @@ with now as (
      and (least(s.next_at, s.next_tick, s.waiting_tick) < n.at - interval '1 minute' or awa._has_given_up(s))
    order by s.name
    limit 100
-), ahead as (
-  select s.*
-    from awa.schedules s, now n
-   where s.next_at is not null and awa._is_ahead(s, n.at)
-   order by s.name
-   limit 100
-), unserved as (
-  select s.*
-    from awa.schedules s
-    join (
-      select q.queue
-        from (select distinct s.queue from awa.schedules s where s.next_at is not null) q
-       where not awa._is_worked_on(q.queue)
-    ) q on q.queue = s.queue
-   where s.next_at is not null
-   order by s.name
-   limit 100
 )
 select l.name,
        format('it is late: its time was %s ago%s', awa._in_words(n.at - least(l.next_at, l.next_tick)),
@@ -94,17 +77,28 @@ select r.name, format(case
        jsonb_build_object('queue', r.queue, 'failed_at', r.failed_at)
   from refused r
 union all
-select a.name,
-       format('the clock of the server was ahead: it fires again in %s%s', awa._in_words(a.next_at - n.at),
-         '; it failed then: ' || a.error),
-       'awa.resume_schedule(name) lets it fire from now on. See awa.explain_schedule(name).',
-       jsonb_build_object('next_at', a.next_at)
-  from ahead a, now n
+(
+  select s.name,
+         format('the clock of the server was ahead: it fires again in %s%s', awa._in_words(s.next_at - n.at),
+           '; it failed then: ' || s.error),
+         'awa.resume_schedule(name) lets it fire from now on. See awa.explain_schedule(name).',
+         jsonb_build_object('next_at', s.next_at)
+    from awa.schedules s, now n
+   where s.next_at is not null and awa._is_ahead(s, n.at)
+   order by s.name
+   limit 100
+)
 union all
-select u.name, format('no worker works on its queue %s', u.queue),
-       'Run a worker for this queue, or name another one with awa.schedule.',
-       jsonb_build_object('queue', u.queue)
-  from unserved u
+(
+  select s.name, format('no worker works on its queue %s', s.queue),
+         'Run a worker for this queue, or name another one with awa.schedule.',
+         jsonb_build_object('queue', s.queue)
+    from (select distinct s.queue from awa.schedules s where s.next_at is not null) q
+    join awa.schedules s on s.queue = q.queue and s.next_at is not null
+   where not awa._is_worked_on(q.queue)
+   order by s.name
+   limit 100
+)
 $$;
 comment on function awa._schedule_problems is
   'The schedules that are late, fail, are of a clock ahead, or of a full or unserved queue, with what to do';
