@@ -3,7 +3,7 @@
 \ir ../prelude.psql
 
 begin;
-select plan(47);
+select plan(62);
 
 create temp table descriptions (n int generated always as identity, cron text, words text);
 insert into descriptions (cron, words) values
@@ -58,8 +58,31 @@ insert into descriptions (cron, words) values
   ('0 12 13 * */2', 'at 12:00, on day 13 of the month and only if it is Tuesday, Thursday, Saturday or Sunday'),
   ('0 12 15W * */3',
     'at 12:00, on the weekday (Monday to Friday) nearest to day 15 of the month and only if it is Wednesday, Saturday '
-        'or Sunday');
+        'or Sunday'),
+  ('*/30 2 * * *', 'at 02:00 and 02:30 by the clock on the wall, every day'),
+  ('0,30 2 * * *', 'at 02:00 and 02:30, every day'),
+  ('0 */12 * * MON', 'at 00:00 and 12:00 by the clock on the wall, on Monday'),
+  ('0 12 1-31 * MON', 'at 12:00, every day'),
+  ('0 12 1-15,16-31 * FRI', 'at 12:00, every day'),
+  ('0 12 1-31 * 5L', 'at 12:00, every day'),
+  ('0 12 1 * 0-6', 'at 12:00, every day'),
+  ('0 12 1 * SUN-SAT', 'at 12:00, every day'),
+  ('0 12 13 * 1-7', 'at 12:00, every day'),
+  ('0 12 L 6 0-7', 'at 12:00, every day, in June'),
+  ('0 12 1-31 * 0-7', 'at 12:00, every day'),
+  ('0 12 */1 * MON', 'at 12:00, on Monday'),
+  ('0 12 1-31 * */2', 'at 12:00, on Tuesday, Thursday, Saturday and Sunday'),
+  ('0 12 13 * */1', 'at 12:00, on day 13 of the month');
 select is(awa.describe_cron(d.cron), d.words, d.cron) from descriptions d order by d.n;
+
+-- Each one that is every day in words comes on each of a year's days, and no other does
+select is(bool_and((awa.describe_cron(d.cron) ~ 'every day$') = (
+    select count(distinct f.at::date) = 365
+      from (select awa.next_fires(d.cron, after => '2025-12-31 23:59:59+00', n => 1000) as at) f
+     where f.at < '2027-01-01 00:00+00'
+  )), true, 'the words say what next_fires does')
+  from descriptions d
+ where d.cron ~ '^0 12 ';
 
 select pg_temp.refused('select awa.describe_cron(''0 0 30 2 *'')', '22023', 'cron', 'an expression that never comes');
 select pg_temp.refused('select awa.describe_cron(null)', '22023', 'cron', 'no expression');

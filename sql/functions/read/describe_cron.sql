@@ -66,6 +66,7 @@ comment on function awa._describe_step is
   'The n for which a field of so many values matches each nth from 0; null when there is none';
 
 -- When on its days a cron expression comes, in words.
+-- By the clock on the wall: where clocks change, it comes whenever they show that time, not once for each.
 create or replace function awa._describe_time(cron awa.cron_row) returns text
 language plpgsql immutable
 as $$
@@ -84,7 +85,8 @@ begin
     ) t
   having count(*) <= 6;
   if v_times is not null then
-    return 'at ' || regexp_replace(v_times, ', ([^ ]+)$', ' and ' || split_part(v_times, ', ', -1));
+    return 'at ' || regexp_replace(v_times, ', ([^ ]+)$', ' and ' || split_part(v_times, ', ', -1))
+      || case when cron.by_wall then ' by the clock on the wall' else '' end;
   end if;
   return concat(
     case when cron.seconds <> 1 then awa._describe_unit(cron.seconds, 60, 'second') end,
@@ -129,17 +131,23 @@ comment on function awa._describe_within is
   'A field of minutes or hours in words, behind the field of the next smaller unit, whose bits come first';
 
 -- On which days a cron expression comes, in words.
+-- A field that all days match says nothing where both are needed, and everything where one is enough.
 create or replace function awa._describe_day(cron awa.cron_row) returns text
 language plpgsql immutable
 as $$
 #variable_conflict use_variable
 declare
   v_names constant text[] := '{Sunday,Monday,Tuesday,Wednesday,Thursday,Friday,Saturday}';
+  v_is_any_in_month constant boolean := cron.days & 4294967294 = 4294967294;
+  v_is_any_in_week constant boolean := cron.weekdays & 127 = 127;
   v_in_month text[];
   v_in_week text[];
   v_bits bigint;
 begin
-  if cron.days & 4294967294 <> 4294967294 then
+  if not cron.needs_both and (v_is_any_in_month or v_is_any_in_week) then
+    return 'every day';
+  end if;
+  if not v_is_any_in_month then
     if cron.days & 4294967294 <> 0 then
       v_bits := cron.days & 4294967294;
       v_in_month := v_in_month
@@ -157,7 +165,7 @@ begin
       v_in_month := v_in_month || text 'the last weekday (Monday to Friday) of the month';
     end if;
   end if;
-  if cron.weekdays & 127 <> 127 then
+  if not v_is_any_in_week then
     for i in 0..6 loop
       v_bits := cron.weekdays >> 7 * i & 127;
       if i = 0 and v_bits & 1 = 1 and v_bits & 64 = 64 then -- Sunday goes on from Saturday
