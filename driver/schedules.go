@@ -194,7 +194,7 @@ func (c *Client) TriggerScheduleTx(ctx context.Context, tx DBTX, name string) (i
 // BackfillOptions say how [Client.BackfillSchedule] works. In each field the zero value stands for the default.
 type BackfillOptions struct {
 	MaxJobs int  // 1 to 10,000; 1,000 by default
-	Repeat  bool // also for times that have run
+	Repeat  bool // also for times that have run; more of them than MaxJobs are refused then
 }
 
 // BackfillSchedule enqueues the jobs of a schedule for times that are over, from one time up to, but without, another

@@ -4,7 +4,22 @@
 
 begin;
 \ir clock.psql
-select plan(49);
+select plan(53);
+
+-- The hint of the error that a statement raises.
+create function pg_temp.hint(statement text) returns text
+language plpgsql
+as $$
+declare
+  v_hint text;
+begin
+  execute statement;
+  return null;
+exception when others then
+  get stacked diagnostics v_hint = pg_exception_hint;
+  return v_hint;
+end
+$$;
 
 select awa.schedule('s', pg_temp.q(), 'k', '0 * * * *') \g /dev/null
 select pg_temp.fire_at('2026-06-01 13:00:01+00'), pg_temp.fire_at('2026-06-01 14:00:01+00') \g /dev/null
@@ -20,6 +35,15 @@ select is((select count(*) from awa.backfill_schedule('s', '2026-06-01 10:00+00'
   repeat => true)), 2::bigint, 'with repeat also those that ran');
 select is((select row(l.next_at, l.last_at)::text from pg_temp.listed('s') l),
   '("2026-06-01 15:00:00+00","2026-06-01 14:00:00+00")', 'the ticks go on as before');
+select pg_temp.refused($$select awa.backfill_schedule('s', '2026-06-01 10:00+00', '2026-06-01 14:30+00', 3, true)$$,
+  '22023', 'max_jobs', 'not more than max_jobs, since the next call would begin anew');
+select is(pg_temp.hint($$select awa.backfill_schedule('s', '2026-06-01 10:00+00', '2026-06-01 14:30+00', 3, true)$$),
+  'Pass smaller ranges, one after the other: so many times lie before 2026-06-01 13:00:00+00; pass this as to, and as '
+  'the next from.', 'and says which ranges it takes');
+select is(pg_temp.times('s'), '01 13:00, 01 14:00, 01 10:00, 01 11:00, 01 12:00, 01 09:00, 01 10:00, 01 11:00',
+  'nothing was enqueued then');
+select is((select count(*) from awa.backfill_schedule('s', '2026-06-01 10:00+00', '2026-06-01 13:00+00', 3, true)),
+  3::bigint, 'as many as max_jobs');
 select is((select s.ran from awa.schedules s where s.name = 's'),
   '{["2026-06-01 09:00:00+00","2026-06-01 09:00:00+00"],["2026-06-01 10:00:00+00","2026-06-01 14:00:00+00"]}',
   'it is known what ran');

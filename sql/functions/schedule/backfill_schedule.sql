@@ -1,8 +1,9 @@
 -- Enqueues the jobs of a schedule for times that are over, from one time up to, but without, another one.
 -- Returns their ids, max_jobs (1 to 10,000) at most: call it again until it returns none. Each time once, so those that
--- ran are left out; with repeat they are enqueued again. The ticks go on as before, and overlap is not looked at. Also
--- for a schedule that is paused, and for times before it was made. Refused without repeat where it is not known any
--- more which times ran: between the oldest of more than 100 gaps, and before the expression was another one.
+-- ran are left out. With repeat they are enqueued again, so a second call would begin anew: more times than max_jobs
+-- are refused. The ticks go on as before, and overlap is not looked at. Also for a schedule that is paused, and for
+-- times before it was made. Refused without repeat where it is not known any more which times ran: between the oldest
+-- of more than 100 gaps, and before the expression was another one.
 -- Locks: the schedule, until the transaction ends; meanwhile it does not fire.
 -- Raises 22023, JQ006, JQ007, 55P03.
 create or replace function awa.backfill_schedule(
@@ -45,7 +46,9 @@ begin
   v_schedule := awa._lock_schedule(name);
   v_cron := awa._cron_of(v_schedule.cron_bits);
   v_zone := awa._zone(v_schedule.timezone);
-  if repeat is not true then
+  if repeat then
+    perform awa._check_repeat(v_schedule, v_cron, v_zone, "from", "to", v_max);
+  else
     perform awa._check_sure(v_schedule, v_cron, v_zone, "from", "to");
   end if;
   v_tick := awa._tick_after(v_schedule, v_cron, v_zone, "from" - interval '1 microsecond');
@@ -95,3 +98,32 @@ begin
 end
 $$;
 comment on function awa._check_sure is 'Refuses times of which it is not known whether they ran';
+
+-- Refuses to enqueue more times than max_jobs again, since the next call could not go on from there.
+-- Raises 22023.
+create or replace function awa._check_repeat(
+  schedule awa.schedules,
+  cron awa.cron_row,
+  zone text,
+  "from" timestamptz,
+  "to" timestamptz,
+  max_jobs int
+) returns void
+language plpgsql
+as $$
+declare
+  v_tick timestamptz := "from" - interval '1 microsecond';
+begin
+  for i in 0..max_jobs loop
+    v_tick := awa._tick_after(schedule, cron, zone, v_tick);
+    if v_tick is null or v_tick >= "to" then
+      return;
+    end if;
+  end loop;
+  perform awa._refuse('max_jobs must be at least the number of times, where repeat is true', max_jobs::text,
+    format('Pass smaller ranges, one after the other: so many times lie before %s; pass this as to, and as the next '
+      'from.', v_tick));
+end
+$$;
+comment on function awa._check_repeat is
+  'Refuses to enqueue more times than max_jobs again, since the next call could not go on from there';
