@@ -18,7 +18,7 @@ select c.* from pg_class c
   );
 
 begin;
-select plan(44);
+select plan(46);
 \ir bodies.psql
 
 select cmp_ok((select count(*) from functions where not private), '>=', 40::bigint, 'there are functions to look at');
@@ -138,6 +138,15 @@ select is((
 ),
   null, 'every table, view and sequence has one');
 select isnt(obj_description('awa'::regnamespace, 'pg_namespace'), null, 'and the schema');
+create temp view mute as
+select c.relname || '.' || a.attname as column
+  from pg_class c
+  join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+ where c.relnamespace = 'awa'::regnamespace
+   and c.relkind in ('r', 'p')
+   and not c.relispartition
+   and coalesce(col_description(c.oid, a.attnum), '') = '';
+select is((select array_agg(m.column order by m.column) from mute m), null, 'and each column of a table');
 
 -- Plans
 -- Before PostgreSQL 18 a function in SQL that is no part of its caller's query is planned anew in each transaction:
@@ -313,6 +322,9 @@ select is((select array_agg(c.relname::text order by c.relname::text)
          'changed nor deleted');
 
 -- No way of writing hides any of that
+alter table awa.leases add note text;
+select is((select array_agg(m.column order by m.column) from mute m), '{leases.note}',
+  'a column without a comment is found');
 create function awa._fools() returns void
 language plpgsql
 as $$

@@ -57,6 +57,7 @@ end
       routines    jsonb not null default '{}'
     );
     comment on table awa.schema_version is 'What is installed, in one row';
+    comment on column awa.schema_version.only_row is 'True: the table has one row';
     comment on column awa.schema_version.version is 'The number of the last migration';
     comment on column awa.schema_version.functions is 'The version of the functions';
     comment on column awa.schema_version.role_prefix is 'What the names of the roles begin with';

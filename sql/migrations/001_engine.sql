@@ -74,9 +74,11 @@ comment on sequence awa.expiry_lane is
   'The lane in which cancel_expired goes on to look for jobs that have expired; 0 when it begins anew. A sequence, so '
   'that moving it leaves no dead row';
 create sequence awa.expiry_xid minvalue 0;
-comment on sequence awa.expiry_xid is 'The transaction of the entry, in that lane, after which it goes on';
+comment on sequence awa.expiry_xid is
+  'The transaction of the entry, in that lane, after which cancel_expired goes on';
 create sequence awa.expiry_id minvalue 0;
-comment on sequence awa.expiry_id is 'The job of that entry';
+comment on sequence awa.expiry_id is
+  'The job of the entry, in that lane, after which cancel_expired goes on';
 select setval('awa.expiry_lane', 0), setval('awa.expiry_xid', 0), setval('awa.expiry_id', 0);
 
 create sequence awa.rescue_called_at;
@@ -149,6 +151,8 @@ alter table awa.queues replica identity full;
 comment on table awa.queues is
   'The name behind a queue id, and its lanes in use: a row for each lane from each producer that found none, so '
   'usually one. Read the distinct ones';
+comment on column awa.queues.name is 'The name of the queue';
+comment on column awa.queues.created_at is 'When this row was written';
 comment on column awa.queues.has_tombstones is
   'Whether an entry of the lane was ever buried: a row of its own, before the first tombstone can be seen';
 comment on column awa.queues.may_expire is
@@ -194,6 +198,9 @@ create table awa.queue_settings (
 comment on table awa.queue_settings is
   'The settings of a queue, as an operator set them; where nothing is set, or there is no row, the default '
   'of awa._known_settings holds';
+comment on column awa.queue_settings.queue_id is 'As queues.queue_id';
+comment on column awa.queue_settings.changed_at is 'When the row was changed last';
+comment on column awa.queue_settings.changed_by is 'The login that changed it';
 comment on column awa.queue_settings.default_priority is 'Priority of a job that names none';
 comment on column awa.queue_settings.default_max_attempts is 'Attempts of a job that names none';
 comment on column awa.queue_settings.lease is 'How long a claim lasts for a caller that names no lease';
@@ -279,6 +286,7 @@ create table awa.settings (
 );
 insert into awa.settings default values;
 comment on table awa.settings is 'Settings of the whole installation, in one row';
+comment on column awa.settings.only_row is 'True: the table has one row';
 comment on column awa.settings.claim_wait is
   'How long a call waits for a lock that another session holds, a claim for another claim on the same queue, say, '
   'before it gives up with 55P03';
@@ -332,6 +340,8 @@ create table awa.ring (
 ) with (fillfactor = 50);
 comment on table awa.ring is
   'Which of the four segments new rows go to, and how far the oldest one is on its way out; in one row';
+comment on column awa.ring.only_row is 'True: the table has one row';
+comment on column awa.ring.current_segment is 'The segment that new rows go to, from 0 to 3';
 comment on column awa.ring.left_at is
   'When each segment (1 for segment 0, ...) was left for the next one; the current one''s is when it was begun';
 comment on column awa.ring.carried_segment is
@@ -372,7 +382,7 @@ create table awa.origin (
 );
 -- No key: a restore of data alone has to be able to add its row, and is known by that.
 alter table awa.origin replica identity full;
-comment on table awa.origin is 'One row that says where it was written';
+comment on table awa.origin is 'Where its one row was written: by this a database that was restored is known';
 comment on column awa.origin.xid is
   'The transaction that wrote this row: its xmin, unless it was written again';
 comment on column awa.origin.server is 'The identifier of the server on which it was written';
@@ -388,6 +398,11 @@ create table awa.workers (
   member_of     text
 ) with (fillfactor = 50);
 comment on table awa.workers is 'Worker processes that are registered now';
+comment on column awa.workers.worker_id is 'The id of the worker, by which it claims';
+comment on column awa.workers.name is 'The name that the worker gave, such as its host';
+comment on column awa.workers.info is 'What else the worker said of itself; null when it said nothing';
+comment on column awa.workers.started_at is 'When it was registered';
+comment on column awa.workers.heartbeat_at is 'When it sent its last heartbeat';
 comment on column awa.workers.queues is 'The queues that it said it works on; null when it did not say';
 comment on column awa.workers.registered_by is 'The login that registered it, and may use its id';
 comment on column awa.workers.member_of is 'The role whose members may use its id, too; null when there is none';
@@ -453,6 +468,21 @@ create table awa.schedules (
 create index schedules_next_at on awa.schedules (next_at) where next_at is not null;
 comment on table awa.schedules is
   'One schedule: what it enqueues, when, and how far it has come. A removed one is kept for 30 days, for its last tick';
+comment on column awa.schedules.name is 'The name of the schedule';
+comment on column awa.schedules.queue is 'The name of the queue of its jobs';
+comment on column awa.schedules.kind is 'The kind of its jobs';
+comment on column awa.schedules.args is 'The arguments of its jobs';
+comment on column awa.schedules.priority is 'The priority of its jobs; null for the default of the queue';
+comment on column awa.schedules.max_attempts is 'The attempts of its jobs, at most; null for the default of the queue';
+comment on column awa.schedules.tags is 'The tags of its jobs; null for none';
+comment on column awa.schedules.metadata is
+  'The metadata of its jobs, to which each adds the tick; null for nothing else';
+comment on column awa.schedules.group_key is 'The group of its jobs; null for none';
+comment on column awa.schedules.changed_at is 'When it was changed last';
+comment on column awa.schedules.changed_by is 'The login that changed it';
+comment on column awa.schedules.paused_by is 'The login that paused it; null when it is not paused';
+comment on column awa.schedules.pause_reason is 'Why it is paused; null for no reason';
+comment on column awa.schedules.failed_at is 'When it failed to fire the last time; null when it has fired since';
 comment on column awa.schedules.source is
   'The program that declared it by sync_schedules; null when it was made by hand';
 comment on column awa.schedules.cron is 'Its expression, as it was written; null when it has an interval';
@@ -501,6 +531,7 @@ create table awa.schedule_sources (
   content   bytea not null
 );
 comment on table awa.schedule_sources is 'A program that declares schedules by sync_schedules';
+comment on column awa.schedule_sources.source is 'The name of the program';
 comment on column awa.schedule_sources.owner is
   'The role that synchronised it first, by its name of the last time; null while only operators have';
 comment on column awa.schedule_sources.owner_id is
@@ -532,9 +563,17 @@ create table awa.ready_entries (
   errors       jsonb
 ) partition by list (segment);
 comment on table awa.ready_entries is 'One runnable attempt of a job, with its body';
+comment on column awa.ready_entries.job_id is 'The id of the job';
+comment on column awa.ready_entries.segment is 'The segment that holds the row, from 0 to 3';
+comment on column awa.ready_entries.max_attempts is 'How many attempts the job has, at most';
+comment on column awa.ready_entries.kind is 'The kind of the job: what its worker is to do';
+comment on column awa.ready_entries.args is 'The arguments of the job, as its producer gave them';
+comment on column awa.ready_entries.tags is 'Labels by which jobs are found; null for none';
+comment on column awa.ready_entries.metadata is 'Data that is carried beside the arguments; null for none';
+comment on column awa.ready_entries.progress is 'The last progress of earlier attempts; null for none';
 comment on column awa.ready_entries.lane is
-  'The ordered stream it belongs to: queue_id << 9 | shard << 3 | priority; priority 0 is the front lane of what was '
-  'given back';
+  'The ordered stream it belongs to: queue_id << 9 | shard << 3 | priority; 0 in place of a priority is the front '
+  'lane, of jobs that were given back, and 7 the lane of turns, of jobs that waited for their groups';
 comment on column awa.ready_entries.xid is 'The transaction that appended it; (xid, job_id) is its place in the lane';
 comment on column awa.ready_entries.ready_at is 'Since when it may run';
 comment on column awa.ready_entries.priority is '1 (first) to 4 (last); the lane''s own, but on the front lane';
@@ -551,7 +590,7 @@ comment on column awa.ready_entries.expires_at is
 comment on column awa.ready_entries.created_at is 'When the job was enqueued; null when that is ready_at';
 comment on column awa.ready_entries.errors is 'How earlier attempts failed, oldest first';
 
-create table awa.rebasing (like awa.ready_entries);
+create table awa.rebasing (like awa.ready_entries including comments);
 alter table awa.rebasing replica identity full;
 comment on table awa.rebasing is
   'Jobs to which rebase_after_restore is giving new places; otherwise empty. Not made by it: creating a table may '
@@ -567,6 +606,10 @@ create table awa.ready_tombstones (
   cancels boolean not null
 ) partition by list (segment);
 comment on table awa.ready_tombstones is 'An entry that must not be claimed any more; in the segment of the entry';
+comment on column awa.ready_tombstones.lane is 'The lane of the entry';
+comment on column awa.ready_tombstones.xid is 'The transaction that appended the entry';
+comment on column awa.ready_tombstones.job_id is 'The job of the entry';
+comment on column awa.ready_tombstones.segment is 'The segment of the entry';
 comment on column awa.ready_tombstones.by_xid is 'The transaction that buried it';
 comment on column awa.ready_tombstones.batch is 'The call that buried it';
 comment on column awa.ready_tombstones.cancels is 'Whether the job was cancelled; otherwise it has another entry now';
@@ -578,6 +621,9 @@ create table awa.arrivals (
   segment smallint not null
 ) partition by list (segment);
 comment on table awa.arrivals is 'How many jobs came to a lane without an entry, or, negative, left it: for the counts';
+comment on column awa.arrivals.lane is 'The lane to which they came';
+comment on column awa.arrivals.jobs is 'How many jobs came; negative: how many left';
+comment on column awa.arrivals.segment is 'The segment that holds the row, from 0 to 3';
 comment on column awa.arrivals.xid is 'The transaction that brought them, or took them away';
 
 create table awa.lease_claims (
@@ -603,6 +649,16 @@ create table awa.lease_claims (
 ) partition by list (segment);
 comment on table awa.lease_claims is
   'One claim: the entries that one caller took; the newest one of a lane is the lane''s cursor';
+comment on column awa.lease_claims.claim_id is 'The id of the claim';
+comment on column awa.lease_claims.lane is 'The lane of its entries';
+comment on column awa.lease_claims.first_id is 'With first_xid, the first place taken';
+comment on column awa.lease_claims.pos_id is 'With pos_xid, the last place taken';
+comment on column awa.lease_claims.claimed_at is 'When the attempts began';
+comment on column awa.lease_claims.lease_until is 'Until when the attempts are their caller''s, without a heartbeat';
+comment on column awa.lease_claims.deadline_at is 'When the attempts end whatever their worker says; null for never';
+comment on column awa.lease_claims.worker_id is
+  'The registered worker that claimed; null for a caller that is not registered';
+comment on column awa.lease_claims.segment is 'The segment that holds the row, from 0 to 3';
 comment on column awa.lease_claims.lane_seq is 'The claim''s number within its lane';
 comment on column awa.lease_claims.hi is
   'Upper end of the window: entries that are visible in it, up to the position, are claimed';
@@ -630,6 +686,9 @@ create table awa.lease_claim_closures (
 ) partition by list (segment);
 comment on table awa.lease_claim_closures is
   'How one item, or a batch of items, of a claim ended; in the segment of its claim';
+comment on column awa.lease_claim_closures.claim_id is 'The claim';
+comment on column awa.lease_claim_closures.closed_at is 'When the items were closed';
+comment on column awa.lease_claim_closures.segment is 'The segment of the claim';
 comment on column awa.lease_claim_closures.item is
   'The number of the row in its claim, which no two rows share: of the item that it closes, from 0; of a row that '
   'closes several, -1, -2, ... in the order in which they came';
@@ -698,6 +757,7 @@ create table awa.pending_changes (
 comment on table awa.pending_changes is
   'A batch of buried entries about which a transaction decides at its end: some may have been claimed meanwhile. The '
   'row is gone by then';
+comment on column awa.pending_changes.xid is 'The transaction that decides';
 comment on column awa.pending_changes.batch is 'The batch of the tombstones';
 
 create table awa.heirs (
@@ -708,6 +768,7 @@ create table awa.heirs (
 );
 comment on table awa.heirs is
   'A job that gets the unique key of another one when its transaction ends. The row is gone by then';
+comment on column awa.heirs.xid is 'The transaction at whose end the key is passed on';
 comment on column awa.heirs.job_id is 'The job that lets go of the key';
 comment on column awa.heirs.heir_id is 'The job that gets it';
 
@@ -743,6 +804,12 @@ create index leases_lane on awa.leases (lane);
 create index leases_worker on awa.leases (worker_id) where worker_id is not null;
 comment on table awa.leases is
   'One attempt that runs long, or that needed a row that can change; its item in the ledger is closed as materialized';
+comment on column awa.leases.receipt is 'The receipt of the attempt';
+comment on column awa.leases.lane is 'The lane in which the attempt was claimed, as ready_entries.lane';
+comment on column awa.leases.priority is 'The priority of the job, 1 (first) to 4 (last)';
+comment on column awa.leases.created_at is 'When the job was enqueued';
+comment on column awa.leases.claimed_at is 'When the attempt began';
+comment on column awa.leases.worker_id is 'The registered worker that has it; null for a caller that is not registered';
 comment on column awa.leases.lease is 'How long it stays its worker''s after a heartbeat';
 comment on column awa.leases.lease_until is 'Until when it stays its worker''s without one';
 comment on column awa.leases.deadline_at is 'When it ends whatever its worker says';
@@ -760,6 +827,10 @@ create table awa.lost_attempts (
 );
 comment on table awa.lost_attempts is
   'An attempt that was taken from a registered worker, until the worker was told for a minute';
+comment on column awa.lost_attempts.worker_id is 'The worker that had the attempt';
+comment on column awa.lost_attempts.receipt is 'The receipt of the attempt';
+comment on column awa.lost_attempts.job_id is 'The job';
+comment on column awa.lost_attempts.reason is 'Why the attempt was taken from it, in words';
 comment on column awa.lost_attempts.told_at is 'When a heartbeat returned it first';
 
 create table awa.deferred_jobs (
@@ -789,6 +860,9 @@ create index deferred_jobs_job on awa.deferred_jobs (job_id);
 create index deferred_jobs_lane on awa.deferred_jobs (lane, state, run_at);
 create index deferred_jobs_put_off on awa.deferred_jobs (lane) where (errors -> -1) ? 'put_off';
 comment on table awa.deferred_jobs is 'One job that may not run yet; deleted when it is promoted to ready_entries';
+comment on column awa.deferred_jobs.lane is 'The lane of the job, with its own priority, as ready_entries.lane';
+comment on column awa.deferred_jobs.run_at is 'When the job may run';
+comment on column awa.deferred_jobs.created_at is 'When the job was enqueued';
 comment on column awa.deferred_jobs.state is
   'scheduled: for a time, by its producer or by a snooze; retryable: its last attempt failed';
 comment on column awa.deferred_jobs.attempt is 'The number of the attempt to come, from 1';
@@ -819,6 +893,8 @@ create index slots_shard on awa.slots (shard, xid);
 alter table awa.slots replica identity full;
 comment on table awa.slots is
   'Slots that attempts have given back, and groups to look at again, until a claim has read them';
+comment on column awa.slots.shard is 'The shard that the slots belong to: queue_id << 6 | its number, from 0';
+comment on column awa.slots.xid is 'The transaction that wrote the row';
 comment on column awa.slots.of_queue is 'How many slots of the queue were given back';
 comment on column awa.slots.freed is 'The groups of which a slot was given back, once for each';
 comment on column awa.slots.looks is 'Groups that may have room for those that wait, though nothing was given back';
@@ -845,6 +921,8 @@ create table awa.shard_states (
 );
 comment on table awa.shard_states is
   'What claims know of a shard of a queue with limits. The newest row counts';
+comment on column awa.shard_states.shard is 'As slots.shard';
+comment on column awa.shard_states.state_id is 'The order of the rows of a shard: the highest one is the newest';
 comment on column awa.shard_states.read_until is 'Slots that are visible in it are read';
 comment on column awa.shard_states.turns_until is
   'The last turn that was served in the lane of each priority (1 for the front lane, 2 for priority 1, ...)';
@@ -880,6 +958,8 @@ create index group_states_line on awa.group_states (shard, group_id)
   where has_line or has_front or holder is not null;
 comment on table awa.group_states is
   'A group as a claim has left it. The newest row counts; a group without one is idle';
+comment on column awa.group_states.shard is 'As slots.shard';
+comment on column awa.group_states.state_id is 'The order of the rows of a group: the highest one is the newest';
 comment on column awa.group_states.group_id is 'The first 64 bits of the SHA-256 of the group''s key';
 comment on column awa.group_states.running is 'How many attempts and turns hold a slot of the group';
 comment on column awa.group_states.has_line is 'Whether jobs may wait in its line, without a turn';
@@ -915,6 +995,8 @@ create index group_settings_paused_until on awa.group_settings (paused_until)
   where group_max_running is null and group_rate is null and paused_until is not null;
 comment on table awa.group_settings is
   'One group that has limits of its own, or is paused, whether it has jobs or not';
+comment on column awa.group_settings.queue_id is 'As queues.queue_id';
+comment on column awa.group_settings.group_key is 'The key of the group';
 comment on column awa.group_settings.group_id is 'As group_states.group_id';
 comment on column awa.group_settings.group_max_running is 'As the setting of the queue, for which it stands';
 comment on column awa.group_settings.group_rate is 'As the setting of the queue, for which it stands';
@@ -952,6 +1034,8 @@ create index limited_jobs_lane on awa.limited_jobs (lane, ready_at);
 create index limited_jobs_expires_at on awa.limited_jobs (expires_at) where expires_at is not null and attempt = 1;
 comment on table awa.limited_jobs is
   'One available job that a claim came to, and that waits for its group, or its turn; deleted when it begins';
+comment on column awa.limited_jobs.shard is 'As slots.shard';
+comment on column awa.limited_jobs.created_at is 'When the job was enqueued';
 comment on column awa.limited_jobs.group_id is 'As group_states.group_id; null: it has no group, and has its turn';
 comment on column awa.limited_jobs.waiting_id is
   'Its place in the line of its group. Numbers below 0 are the front of the line, and begin first: jobs that were '
@@ -968,6 +1052,9 @@ create table awa.turns (
 );
 comment on table awa.turns is
   'A slot of a group that is reserved for a job of its line: the next claim that comes to its lane begins it';
+comment on column awa.turns.turn_id is 'The order of the turns of a lane';
+comment on column awa.turns.lane is 'The lane of the job''s priority';
+comment on column awa.turns.waiting_id is 'As limited_jobs.waiting_id: the job that is to begin';
 comment on column awa.turns.group_id is 'As group_states.group_id; null for a job without a group, which holds no slot';
 comment on column awa.turns.is_again is
   'Whether its group was served since jobs of it wait, where groups are served by turns: claims read on before';
@@ -1008,11 +1095,38 @@ create index done_entries_lane on awa.done_entries (lane, state, finalized_at) w
 comment on table awa.done_entries is
   'One ended job that the ledgers alone do not describe: it failed, was cancelled, is a dead letter, left an output, '
   'or its attempt had a row in leases';
+comment on column awa.done_entries.lane is 'The lane of the job, with its own priority, as ready_entries.lane';
+comment on column awa.done_entries.state is 'The state in which it ended: completed, failed, cancelled or dead';
+comment on column awa.done_entries.receipt is 'The receipt of the attempt that ended the job; null where none did';
+comment on column awa.done_entries.worker_id is 'The registered worker of that attempt; null where there was none';
+comment on column awa.done_entries.created_at is 'When the job was enqueued';
+comment on column awa.done_entries.attempted_at is 'When the last attempt began; null when none began';
+comment on column awa.done_entries.finalized_at is 'When the job ended';
+comment on column awa.done_entries.output is 'What the last attempt left as its result; null for nothing';
 comment on column awa.done_entries.reason is
   'Why a failed or dead job has no attempt more: attempts used up, or discarded; null for the others';
 comment on column awa.done_entries.counted_by_closure is
   'Whether a closure counts it as completed, too: the row only adds the output';
 comment on column awa.done_entries.attempt is 'The number of its last attempt; 0 when none began';
+
+-- The other columns of the tables that hold jobs are as in ready_entries.
+do $$
+declare
+  v_column record;
+begin
+  for v_column in
+    select a.attrelid::regclass as of_table, a.attname as name, col_description(e.attrelid, e.attnum) as comment
+      from pg_attribute a
+      join pg_attribute e on e.attrelid = 'awa.ready_entries'::regclass and e.attname = a.attname
+     where a.attrelid in ('awa.deferred_jobs'::regclass, 'awa.leases'::regclass, 'awa.limited_jobs'::regclass,
+             'awa.done_entries'::regclass)
+       and a.attnum > 0
+       and col_description(a.attrelid, a.attnum) is null
+  loop
+    execute format('comment on column %s.%I is %L', v_column.of_table, v_column.name, v_column.comment);
+  end loop;
+end
+$$;
 
 create table awa.deleted_jobs (
   job_id  bigint primary key,
@@ -1026,6 +1140,8 @@ create index deleted_jobs_segment on awa.deleted_jobs (segment);
 comment on table awa.deleted_jobs is
   'One job that was deleted after it had completed, and that the ledgers still hold: it is not shown, and not counted. '
   'Until its entry has gone with its segment';
+comment on column awa.deleted_jobs.job_id is 'The id of the job';
+comment on column awa.deleted_jobs.lane is 'The lane of the job';
 comment on column awa.deleted_jobs.xid is 'The transaction of its entry; null when done_entries described it';
 comment on column awa.deleted_jobs.by_xid is 'The transaction that deleted it';
 comment on column awa.deleted_jobs.segment is
@@ -1077,6 +1193,14 @@ create index queue_rollups_open on awa.queue_rollups (lane) where open_seqs <> '
 create index queue_rollups_dropped on awa.queue_rollups (lane) where dropped is not null;
 comment on table awa.queue_rollups is
   'Counts of the past of a lane, so that an exact count adds up only what came after';
+comment on column awa.queue_rollups.lane is 'The lane that is counted';
+comment on column awa.queue_rollups.appended is 'Entries that were appended to the lane';
+comment on column awa.queue_rollups.claimed is 'Jobs of the closed claims';
+comment on column awa.queue_rollups.completed is 'Jobs that these claims completed, without those that were deleted';
+comment on column awa.queue_rollups.cancelled is 'Cancelled jobs that are no longer kept';
+comment on column awa.queue_rollups.dead is 'Dead letters that are no longer kept';
+comment on column awa.queue_rollups.folded_at is
+  'When the lane was counted last; -infinity while there is more to count';
 comment on column awa.queue_rollups.counted is
   'Entries and tombstones of transactions that are visible in it are counted in appended and buried';
 comment on column awa.queue_rollups.enqueued is
@@ -1090,7 +1214,7 @@ comment on column awa.queue_rollups.closed_seq is
 comment on column awa.queue_rollups.open_seqs is 'Older claims that are still open';
 comment on column awa.queue_rollups.dropped is
   'When the queue was dropped last: entries that are visible in it are not shown any more';
-comment on column awa.queue_rollups.failed is 'Failed jobs that are no longer kept; so with cancelled and dead';
+comment on column awa.queue_rollups.failed is 'Failed jobs that are no longer kept';
 
 -- Changes of many jobs --------------------------------------------------------------------------
 
@@ -1121,6 +1245,14 @@ create index changes_ended_at on awa.changes (ended_at) where ended_at is not nu
 comment on table awa.changes is
   'One change of all jobs that match a filter, which maintenance makes in parts; or one that was made at once, by a '
   'session with the setting awa.actor. Kept for 90 days after its end';
+comment on column awa.changes.change_id is 'The id of the change';
+comment on column awa.changes.action is
+  'What is done to each job: cancel, discard, retry, move, set_priority or delete; or reschedule, of one job';
+comment on column awa.changes.options is 'The options of the action, such as the queue to move to';
+comment on column awa.changes.started_at is 'When it was started';
+comment on column awa.changes.state is 'running, stopped before its end, or finished';
+comment on column awa.changes.changed is 'How many jobs were changed';
+comment on column awa.changes.ended_at is 'When it was stopped, or finished; null while it runs';
 comment on column awa.changes.filter is 'As scan_jobs takes it; of a change of one job, its id as job_id';
 comment on column awa.changes.started_by is 'The login of the session that has started it';
 comment on column awa.changes.actor is 'The setting awa.actor of that session; null where it had none';
