@@ -21,8 +21,8 @@ import (
 // dumpKey is what newer versions of pg_dump put around a dump, different each time.
 var dumpKey = regexp.MustCompile(`(?m)^\\(un)?restrict .*$`)
 
-// catalogHash is of things that have other numbers in another database.
-var catalogHash = regexp.MustCompile(`, catalog [0-9a-f]{32}'`)
+// catalogHash is of things that have other numbers in another database; the next one is without these.
+var catalogHash = regexp.MustCompile(`, catalog [0-9a-f]{32}`)
 
 func (d database) uninstalls(sources *install.Sources, o install.Options) (install.Removal, error) {
 	d.t.Helper()

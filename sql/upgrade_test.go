@@ -379,6 +379,12 @@ func detail(err error) string {
 	return e.Detail
 }
 
+func hint(err error) string {
+	var e *pgconn.PgError
+	errors.As(err, &e)
+	return e.Hint
+}
+
 // The longest wait of an answer beside an upgrade that changes hot tables and views, under load, with readers of which
 // some stay for a second. Shown for the documentation; the test is satisfied when one of a few upgrades kept to a
 // second, since a machine that is busy otherwise has waits of its own.

@@ -6,6 +6,18 @@
             json_build_object('before', v_before, 'after', v_before, 'functions', v_functions, 'newer', {{.}},
               'changed', false, 'role', current_user, 'role_prefix', v_prefix,
               'shared', exists (select from pg_roles r where r.rolname = v_prefix || 'producer'))::text, false);{{end}}
+{{- /* Who can install over what is there, for a hint. */ -}}
+{{define "installers"}}(
+              select case
+                       when r.rolcanlogin then format('Run this as %s or as a superuser.', r.oid::regrole)
+                       else format('Let a superuser run awa migrate%s. Grant %s to no login of a program: its members '
+                         'can read and change everything.',
+                         (select ', or a role that installs: ' || string_agg(m.member::regrole::text, ', ')
+                            from (select distinct a.member from pg_auth_members a where a.roleid = r.oid) m),
+                         r.oid::regrole)
+                     end
+                from pg_roles r
+               where r.oid = v_schema_owner){{end}}
 {{define "newer"}}
         -- An older program never replaces newer functions.
         if v_before > c_schema
@@ -33,8 +45,9 @@
     -- The schema's comment, as the last installation has left it. It is taken for what it says only where the schema
     -- belongs to the owner's role, and whoever runs this has to do with these roles; or where it belongs to whoever
     -- runs this, who can't have it shared. The second time what the first one has found out counts.
+    v_is_ours := false;
     select regexp_match(obj_description(n.oid, 'pg_namespace'), '^Awa ([0-9.]{1,20}), schema version ([0-9]{1,6}), '
-             'roles ([a-z0-9_]{1,50}), sources ([0-9a-f]{32}), catalog ([0-9a-f]{32})$'), n.nspowner
+             'roles ([a-z0-9_]{1,50}), sources ([0-9a-f]{32}), catalog ([0-9a-f]{32}) ([0-9a-f]{32})$'), n.nspowner
       into v_glance, v_schema_owner
       from pg_namespace n
      where n.nspname = 'awa';
@@ -53,8 +66,14 @@
       v_before := v_glance[2];
       v_functions := v_glance[1];
 {{template "newer"}}
-      execute c_catalog into v_catalog using '{}'::oid[];
-      if v_before = c_schema and v_glance[4] = c_sources and v_glance[5] = v_catalog
+      v_is_ours := v_before = c_schema and v_glance[4] = c_sources;
+      execute c_catalog into v_catalog using '{}'::oid[], false;
+      v_as_it_was := v_catalog = v_glance[5];
+      if v_is_ours and not v_as_it_was then
+        execute c_catalog into v_catalog using '{}'::oid[], true;
+        v_as_it_was := v_catalog = v_glance[6];
+      end if;
+      if v_is_ours and v_as_it_was
          -- An installer that may make roles, or grant what the owner needs, makes up for what another installer could
          -- not.
          and (v_look = 2 or not v_may_create

@@ -183,6 +183,7 @@ declare
     to_regclass(format('awa.%I', $1 ->> 'name'))::oid],
     null);
   v_catalog text;
+  v_text text; -- without OIDs
   v_gone oid[];
   v_kept constant text[] := array(select jsonb_array_elements_text($1 -> 'kept'));
   -- Only to tell which of the functions and views that were recorded as they should be are: what is recorded, the
@@ -244,7 +245,8 @@ begin
     execute format('drop view %s', v_command);
   end if;
 
-  execute c_catalog into v_catalog using v_ours;
+  execute c_catalog into v_catalog using v_ours, false;
+  execute c_catalog into v_text using v_ours, true;
   update awa.schema_version s
      set version = c_schema, functions = c_version, tables = '{{.Fingerprint}}',
          views = (select jsonb_object_agg(p.view, jsonb_build_array(p.hash, md5(concat(r.ev_action, c.reloptions))))
@@ -261,9 +263,9 @@ begin
                          {{end}}('{{$p.Name}}', '{{$p.Hash}}'){{end}}) e(name, hash)
                        join pg_proc p on p.pronamespace = v_namespace and p.proname = e.name);
   -- A comment, which everybody can read without touching anything of the schema: so nothing is done, or locked, where
-  -- nothing was changed. The last hash is of what the catalog holds, owners and grants included.
-  execute format('comment on schema awa is %L', format('Awa %s, schema version %s, roles %s, sources %s, catalog %s',
-    c_version, c_schema, v_prefix, c_sources, v_catalog));
+  -- nothing was changed. The last hashes are of what the catalog holds, owners and grants included.
+  execute format('comment on schema awa is %L', format('Awa %s, schema version %s, roles %s, sources %s, catalog %s %s',
+    c_version, c_schema, v_prefix, c_sources, v_catalog, v_text));
   return true;
 end
 {{end}}

@@ -48,6 +48,8 @@ declare
   v_members text;
   v_elsewhere text;
   v_catalog text;
+  v_is_ours boolean; -- whether the schema says that these sources were installed
+  v_as_it_was boolean; -- and whether it is as they left it
   v_changed text[];
   v_locks text[];
   v_tables oid[];
@@ -108,6 +110,15 @@ begin
         exception when insufficient_privilege then
           null;
         end;
+        if v_is_ours and not v_as_it_was and not pg_has_role(v_schema_owner, 'member') then
+          raise warning 'schema awa is not as its installation left it'
+            using detail = format('%s may not change that. All is of this version, so programs work.', current_user),
+              hint = 'awa doctor says what differs; after pg_upgrade from another major version nothing may. '
+                || {{template "installers"}};
+          v_before := c_schema;
+          {{template "done" "false"}}
+          return;
+        end if;
         if not pg_has_role(v_schema_owner, 'usage') then
           raise exception using errcode = '42501',
             message = format('schema awa belongs to %s', v_schema_owner::regrole),
@@ -120,10 +131,7 @@ begin
             hint = case
               when pg_has_role(v_schema_owner, 'member')
                 then format({{template "inherit"}}, current_user, v_schema_owner::regrole)
-              else format(
-                'Run this as %s or as a member of it, or let somebody who may grant it for the time being: '
-                'grant %s to %I.',
-                v_schema_owner::regrole, v_schema_owner::regrole, current_user)
+              else {{template "installers"}}
             end;
         end if;
       end if;

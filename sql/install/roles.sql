@@ -203,11 +203,7 @@
             raise warning 'the functions of awa run as %', v_owner::regrole
               using detail = format('%s is not a member of %s, and may not become one.', current_user,
                 v_owner_role::regrole),
-                    hint =
-                      format(
-                        'To have them run as a role that nobody can log in as, let somebody who may say: grant %s to '
-                        '%I; and install once more.',
-                      v_owner_role::regrole, current_user);
+                    hint = 'To have them run as a role that nobody can log in as, let a superuser run awa migrate.';
           when unique_violation then
             v_owner := v_owner_role; -- granted by another installation, just now
         end;
