@@ -3,7 +3,7 @@
 -- Locks: each claim, exclusively where it can have it at once, else shared; in ascending order, until the transaction
 -- ends. At most 64 claims: from the 65th on, one lock for all, shared.
 -- Raises 22023, JQ004; 55P03 when one of these is held for longer than claim_wait, or when a transaction is open for as
--- long that cancels one of the jobs, or answers for it.
+-- long that cancels one of the jobs, or answers for it; 40001 when another session answers for them at the same time.
 create or replace function awa.complete_many(
   job_ids bigint[],
   receipts bigint[],

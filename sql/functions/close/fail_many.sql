@@ -1,6 +1,6 @@
 -- Fails many attempts, of any claims and queues, as fail does; returns the jobs whose attempts were stale.
 -- Locks: as complete_many.
--- Raises 22023, JQ004; 55P03 as complete_many does.
+-- Raises 22023, JQ004; 55P03, 40001 as complete_many does.
 create or replace function awa.fail_many(
   job_ids     bigint[],
   receipts    bigint[],

@@ -1,7 +1,7 @@
 -- Gives one attempt back without counting it: the job is ready at once.
 -- It goes ahead of the queue's other jobs.
 -- Locks: the claim, shared, until the transaction ends.
--- Raises JQ001, 22023; 55P03, 40001 as complete does.
+-- Raises JQ001, 22023; 55P03, 40001 as complete does; 55000 as enqueue does.
 create or replace function awa.release(job_id bigint, receipt bigint) returns void
 language plpgsql
 volatile

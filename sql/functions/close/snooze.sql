@@ -3,7 +3,7 @@
 -- group, so it is available. A group that is paused for longer stays paused, and resume_group opens it before its time.
 -- Of a job without a group it changes nothing.
 -- Locks: the claim, shared, and with hold_group the row of the group, until the transaction ends.
--- Raises JQ001, 22023; 55P03, 40001 as complete does.
+-- Raises JQ001, 22023; 55P03, 40001 as complete does; 55000 as enqueue does.
 create or replace function awa.snooze(
   job_id bigint,
   receipt bigint,

@@ -2,7 +2,8 @@
 -- No row when no job that has not ended holds the key. A running job is taken from its worker, which learns of it by
 -- its next heartbeat.
 -- Locks: as cancel.
--- Raises 22023, JQ004; 40001, also at commit, when the job moved on meanwhile.
+-- Raises 22023, JQ004; 55P03 when another session is answering for the job in a long transaction; 40001, also at
+-- commit, when the job moved on meanwhile; JQ003 or JQ005 when it has ended meanwhile.
 create or replace function awa.cancel_by_unique_key(
   queue         text default null,
   kind          text default null,

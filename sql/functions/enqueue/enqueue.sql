@@ -1,7 +1,9 @@
 -- Appends one job and returns its id; it exists when the caller's transaction commits.
 -- A job that has not begun by expires_at is cancelled: see _is_expired.
 -- Takes no lock that another producer or a claim waits for.
--- Raises 22023; JQ006 where more jobs are ready than the queue's max_depth.
+-- Raises 22023; JQ006 where more jobs are ready than the queue's max_depth; 55000 in a database that was restored from
+-- a dump; for a job with a group 55P03 beside a session that changes the queue's number of shards, or drops the queue,
+-- and 40001 at REPEATABLE READ and above, where the queue's settings have changed since the snapshot.
 -- Why: in a transaction of its own, most of a small job's time goes into what each transaction sets up anew: for each
 -- statement, each table that it reads, and each function and operator in an expression. So the short way has few, and
 -- none that joins.

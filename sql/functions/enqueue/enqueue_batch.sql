@@ -4,7 +4,7 @@
 -- the key.
 -- Locks: the unique keys, in their order; waits as enqueue_unique. For jobs with a group, as enqueue; where they go to
 -- more than 64 queues, one lock for all of these.
--- Raises as enqueue_unique does.
+-- Raises 22023, JQ006, 55000, 55P03, 40001, as enqueue_unique does.
 create or replace function awa.enqueue_batch(jobs jsonb) returns setof awa.enqueue_unique_row
 language plpgsql
 volatile

@@ -1,5 +1,5 @@
 -- Appends one job per element of args, all of one kind, and returns the ids in that order: the fast path.
--- Raises 22023, JQ006.
+-- Raises 22023, JQ006, 55000, 55P03, 40001, as enqueue does.
 create or replace function awa.enqueue_many(
   queue        text,
   kind         text,

@@ -13,8 +13,8 @@ comment on view awa.enqueue_unique_row is
 -- run_at, or of now. Then a completed job holds it, too, to the end of the period, unless unique_states excludes that;
 -- the job may not be kept any more.
 -- Locks: the key. Waits for a transaction that is about to take, or to let go of, the same key.
--- Raises 22023, JQ006; 40001 at REPEATABLE READ and above, when another session took the key that the snapshot does
--- not see.
+-- Raises 22023, JQ006, 55000, 55P03 as enqueue does; 40001, too, and at REPEATABLE READ and above also when another
+-- session took the key that the snapshot does not see.
 create or replace function awa.enqueue_unique(
   queue         text,
   kind          text,

@@ -5,7 +5,7 @@
 -- state, the first in line; scan_jobs finds the rest. Skips deferred jobs that another session is changing, and other
 -- jobs that another session is changing, or answering for, for longer than claim_wait.
 -- Locks: as cancel, for each job.
--- Raises 22023 for the filter, JQ004; 40001 as cancel does.
+-- Raises 22023 for the filter, JQ004; 55P03 for a lock that stands for all claims; 40001, at commit, as cancel does.
 create or replace function awa.cancel_where(
   queue     text default null,
   kind      text default null,

@@ -1,7 +1,7 @@
 -- Makes a job that has not ended a dead letter, whatever its queue keeps; returns the state that it was in.
 -- A running job is taken from its worker, as by cancel. The group of the job goes on, under every order.
 -- Locks: as cancel.
--- Raises as cancel does.
+-- Raises 22023, JQ003, JQ004, JQ005, 55P03, 40001, as cancel does.
 create or replace function awa.discard_job(job_id bigint, reason text default null) returns text
 language plpgsql
 volatile

@@ -2,7 +2,7 @@
 -- It goes to the end of its lane there. The queue exists from then on. A unique key of which the queue is a part
 -- becomes that of the new queue: 23505 when another job holds it there.
 -- Locks: as set_priority.
--- Raises as set_priority does; 23505.
+-- Raises 22023, JQ003, JQ004, JQ005, 55P03, 40001, 55000, as set_priority does; 23505.
 create or replace function awa.move(job_id bigint, queue text) returns text
 language plpgsql
 volatile

@@ -5,7 +5,7 @@
 -- Locks: the job's row, until the transaction ends; for an available job its queue, at commit.
 -- Raises 22023, also for args of which the unique key is made, and for a time at which the job will have expired;
 -- JQ003, JQ004; JQ005 when it has begun or ended, or when this transaction has put it into the same place before;
--- 55P03; 40001, also at commit, when it moved on meanwhile.
+-- 55P03; 40001, also at commit, when it moved on meanwhile; 55000 as enqueue does.
 create or replace function awa.reschedule(job_id bigint, run_at timestamptz, args jsonb default null) returns text
 language plpgsql
 volatile

@@ -5,7 +5,8 @@
 -- queue. An expires_at that has passed by then is taken away.
 -- Locks: the job's row, and its unique keys, old and new, until the transaction ends.
 -- Raises 22023, JQ003, JQ004; JQ005 when it is available, runs or completed, or when this transaction has put it into
--- the same place before; 23505 when another job holds its unique key by now; 55P03; 40001 when it moved on meanwhile.
+-- the same place before; 23505 when another job holds its unique key by now; 55P03; 40001 when it moved on meanwhile;
+-- 55000 as enqueue does.
 create or replace function awa.retry(
   job_id   bigint,
   queue    text default null,

@@ -6,7 +6,7 @@
 -- claim_wait, jobs that another session is changing, and jobs that this transaction has put into the same place before.
 -- Locks: the jobs' rows, until the transaction ends; for jobs with a group, as retry, but one lock for all after the
 -- 64th, unless they are of one queue.
--- Raises 22023, JQ004.
+-- Raises 22023 for the filter, JQ004; 55000 as enqueue does.
 create or replace function awa.retry_where(
   queue     text default null,
   kind      text default null,

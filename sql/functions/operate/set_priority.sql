@@ -2,7 +2,7 @@
 -- It goes to the end of its new lane. One that was given back, and waits for its group, keeps its place there.
 -- Locks: the job's row, until the transaction ends; for an available job its queue, at commit.
 -- Raises 22023, JQ003, JQ004; JQ005 when it runs or has ended, or when this transaction has put it into the same place
--- before; 55P03; 40001, also at commit, when it moved on meanwhile.
+-- before; 55P03; 40001, also at commit, when it moved on meanwhile; 55000 as enqueue does.
 create or replace function awa.set_priority(job_id bigint, priority int) returns text
 language plpgsql
 volatile

@@ -5,7 +5,7 @@
 -- times before it was made. Refused without repeat where it is not known any more which times ran: between the oldest
 -- of more than 100 gaps, and before the expression was another one.
 -- Locks: the schedule, until the transaction ends; meanwhile it does not fire.
--- Raises 22023, JQ006, JQ007, 55P03.
+-- Raises 22023, JQ007; JQ006, 55000, 55P03, 40001 as enqueue does.
 create or replace function awa.backfill_schedule(
   name     text,
   "from"   timestamptz,

@@ -1,7 +1,7 @@
 -- Enqueues the job of a schedule now, whatever the clock says, also while it is paused; returns the job's id.
 -- The ticks go on as before. The job counts as the last one, where overlap asks whether it has ended.
 -- Locks: the schedule, until the transaction ends; meanwhile it does not fire.
--- Raises 22023, JQ006, JQ007, 55P03.
+-- Raises 22023, JQ007; JQ006, 55000, 55P03, 40001 as enqueue does.
 create or replace function awa.trigger_schedule(name text) returns bigint
 language plpgsql
 volatile
