@@ -4,11 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -102,20 +98,8 @@ func TestCrash(t *testing.T) {
 // kills ends all processes of the server at once, and starts it again.
 func (s server) kills() {
 	s.t.Helper()
-	pids := list[int](database{s.t, s.URL()}.session(), "select pid from pg_stat_activity where pid <> pg_backend_pid()")
-	file, err := os.ReadFile(filepath.Join(s.Dir(), "data", "postmaster.pid"))
-	require.NoError(s.t, err)
-	first, _, _ := strings.Cut(string(file), "\n")
-	postmaster, err := strconv.Atoi(first)
-	require.NoError(s.t, err)
-	for _, pid := range append([]int{postmaster}, pids...) {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
-	}
-	require.NoError(s.t, s.Halt())
-	require.Eventually(s.t, func() bool { // not while a process is still on its way out
-		err = s.Resume(s.t.Context())
-		return err == nil
-	}, patience, 10*time.Millisecond, "%v", err)
+	require.NoError(s.t, s.Kill())
+	require.NoError(s.t, s.Resume(s.t.Context()))
 }
 
 // The server crashes again and again while a segment is cleaned lane by lane: in the middle of a piece, after one, and

@@ -178,11 +178,17 @@ func (s *Server) Halt() error {
 	}
 }
 
-// Resume starts a server again that was halted, and waits until it accepts connections.
+// Resume starts a server again that was halted or killed, and waits until it accepts connections.
 func (s *Server) Resume(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	return s.run(ctx)
+	for {
+		err := s.run(ctx)
+		if err == nil || ctx.Err() != nil || !strings.Contains(s.logTail(), "still in use") {
+			return err
+		}
+		time.Sleep(pollInterval) // a process of before is still on its way out
+	}
 }
 
 // Standby starts a second server, which follows this one and can be read, until it is promoted (select pg_promote()).

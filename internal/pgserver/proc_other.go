@@ -25,3 +25,6 @@ func (a *account) reaches(string) bool { return true }
 func sysProcAttr(*account) *syscall.SysProcAttr { return nil }
 
 func (p *process) killGroup() { p.cmd.Process.Kill() }
+
+// Kill kills all processes of the server at once.
+func (s *Server) Kill() error { return errors.ErrUnsupported }

@@ -5,9 +5,11 @@ package pgserver
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -81,6 +83,34 @@ func sysProcAttr(acct *account) *syscall.SysProcAttr {
 		attr.Credential = &syscall.Credential{Uid: uint32(acct.uid), Gid: uint32(acct.gid)}
 	}
 	return attr
+}
+
+// Kill kills all processes of the server at once (kill -9), as the end of the machine's power does but for what the
+// kernel has not written. Its directory stays, for Resume.
+func (s *Server) Kill() error {
+	postmaster := s.proc.cmd.Process.Pid
+	// Stopped first, or it would start new processes in place of those that end.
+	if err := s.proc.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	children, err := childrenOf(postmaster)
+	for _, pid := range append(children, postmaster) {
+		syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+	}
+	<-s.proc.done
+	return err
+}
+
+// childrenOf returns the processes that a process has started and that have not ended.
+func childrenOf(parent int) (children []int, err error) {
+	out, err := exec.Command("ps", "-A", "-o", "ppid=", "-o", "pid=").Output()
+	for line := range strings.Lines(string(out)) {
+		var ppid, pid int
+		if n, _ := fmt.Sscan(line, &ppid, &pid); n == 2 && ppid == parent {
+			children = append(children, pid)
+		}
+	}
+	return children, err
 }
 
 // killGroup kills the process and those it started, as far as they stayed in
