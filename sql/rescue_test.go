@@ -502,12 +502,42 @@ func TestMaintenanceGoesOnPastWhatIsAnswered(t *testing.T) {
 	require.Equal(t, int64(1), one[int64](s, "select materialized from awa.materialize('0', 1)"))
 	require.Equal(t, other.JobID, one[int64](s, "select job_id from awa.leases"))
 	s.halfAnHourLater()
-	require.Equal(t, int64(2), one[int64](s, "select rescued from awa.rescue(3)"))
+	require.Equal(t, int64(3), one[int64](s, "select rescued from awa.rescue(3)"))
 	require.Equal(t, "retryable", s.state(other.JobID))
 	require.Equal(t, "retryable", s.state(third.JobID))
+	require.Equal(t, int64(3), s.rescue())
 	a.exec("commit")
-	require.Equal(t, int64(4), s.rescue())
+	require.Zero(t, s.rescue())
 	s.balanced()
+}
+
+// A worker that is frozen in a transaction which answers for one job keeps that one, and no others of its claim: these
+// run again when their lease is over, however long the transaction is open, and get rows of their own before.
+func TestOpenAnswerKeepsOneJob(t *testing.T) {
+	for _, way := range []string{"rescue", "materialize"} {
+		t.Run(way, func(t *testing.T) {
+			d := newDatabase(t)
+			a, s := d.session(), d.session().neverWaits()
+			s.enqueueMany("q", 300)
+			jobs := s.claim("q", 300)
+			a.exec("begin")
+			a.exec("select awa.complete($1, $2)", jobs[100].JobID, jobs[100].Receipt)
+			if way == "materialize" {
+				require.Equal(t, int64(299), one[int64](s, "select materialized from awa.materialize('0')"))
+			}
+			s.halfAnHourLater()
+			require.Equal(t, int64(299), s.rescue())
+			require.Equal(t, "running", s.state(jobs[100].JobID))
+			for _, j := range []claimed{jobs[0], jobs[299]} {
+				require.Equal(t, "retryable", s.state(j.JobID))
+				require.Len(t, s.completeMany([]claimed{j}), 1, "an answer that comes too late")
+			}
+			a.exec("commit")
+			require.Equal(t, "completed", s.state(jobs[100].JobID))
+			require.Zero(t, s.rescue())
+			s.balanced()
+		})
+	}
 }
 
 // An answer in a transaction that lasts does not stop the counting of what comes after it.

@@ -473,12 +473,14 @@ inline take_open() {
   :: open ->
     if
     :: atomic { !by_crowd && can_take -> exclusive = _pid }
+    /* beside answers for single items */
+    :: atomic { !by_crowd && !can_take && exclusive == 0 -> shared = shared | bit(_pid) }
     :: atomic { by_crowd -> crowd = crowd | bit(_pid) };
       if
       :: can_take
       :: !can_take -> open = 0
       fi
-    :: !by_crowd && !can_take -> open = 0
+    :: !by_crowd && exclusive != 0 && exclusive != _pid -> open = 0
     fi;
 #ifndef NO_SECOND_LOOK
     d_step { open = open & ~batched_items };

@@ -2,10 +2,12 @@
 -- that end many attempts.
 
 -- Closes open items for maintenance, but for those that are being answered for; returns their receipts.
--- At most max_jobs, the oldest claims first. It only tries the claims, and goes on where it can't have one. For claims
--- of a single job, answers by a _many form hold no lock to try: there it waits for milliseconds, then leaves them
--- alone. Changes lock_timeout: the calling function has to have a SET clause for it.
--- Locks: the claims, where it can have them at once, until the transaction ends.
+-- At most max_jobs, the oldest claims first. It only tries the claims, and goes on where it can't have one. Where
+-- single forms are answering for some items of a claim, it takes the others, one by one, waiting for milliseconds each:
+-- a transaction that answers for one job, and lasts, must not keep the others of its claim. For claims of a single job,
+-- answers by a _many form hold no lock to try: there it waits for milliseconds, too. Changes lock_timeout: the calling
+-- function has to have a SET clause for it.
+-- Locks: the claims, where it can have them at once, or shared for some of them, until the transaction ends.
 create or replace function awa._take_open(receipts bigint[], max_jobs int, outcome text) returns bigint[]
 language plpgsql
 as $$
@@ -14,6 +16,7 @@ declare
   v_claim record;
   v_claims int := 0;
   v_mine bigint[] := '{}';
+  v_one_by_one bigint[] := '{}';
   v_taken bigint[] := '{}';
   v_receipt bigint;
 begin
@@ -24,21 +27,25 @@ begin
     v_claims := v_claims + 1;
     if awa._try_take_claim(v_claim.claim_id, v_claims) then
       v_mine := v_mine || v_claim.receipts[1:max_jobs - cardinality(v_mine)];
+    elsif v_claims <= awa._max_locks() and awa._try_join_claim(v_claim.claim_id, v_claims) then
+      v_one_by_one := v_one_by_one || v_claim.receipts;
     end if;
   end loop;
   perform set_config('lock_timeout', '50', true);
   begin
     v_taken := awa._take_items(v_mine, outcome);
   exception when lock_not_available then
-    perform set_config('lock_timeout', '1', true);
-    foreach v_receipt in array v_mine loop
-      begin
-        v_taken := v_taken || awa._take_items(array[v_receipt], outcome);
-      exception when lock_not_available then
-        null;
-      end;
-    end loop;
+    v_one_by_one := v_mine || v_one_by_one;
   end;
+  perform set_config('lock_timeout', '1', true);
+  foreach v_receipt in array v_one_by_one loop
+    exit when cardinality(v_taken) >= max_jobs;
+    begin
+      v_taken := v_taken || awa._take_items(array[v_receipt], outcome);
+    exception when lock_not_available then
+      null;
+    end;
+  end loop;
   perform set_config('lock_timeout', '0', true);
   return v_taken;
 end
