@@ -1,6 +1,6 @@
 -- Parts of the _many forms. Most often none of the attempts is closed, and no other session answers for their claims.
 
--- Closes the first ones of some attempts, in one row for each claim, as far as they are open and free.
+-- Closes attempts, from the first on, in one row for each claim, up to one that is not open or not free.
 -- Returns how many it has closed, none of which was stale; null, and closes nothing, where the receipts are not in
 -- ascending order, or one is given twice. It stops before the first claim in which an attempt is not open, or has a row
 -- in leases, or which holds unique keys, or which another session is inside of. It closes nothing of more than 64
@@ -57,7 +57,7 @@ begin
 end
 $$;
 comment on function awa._close_batches is
-  'Closes the first ones of some attempts, in one row for each claim, as far as they are open and free';
+  'Closes attempts, from the first on, in one row for each claim, up to one that is not open or not free';
 
 -- Closes one attempt as _close does, where it is open in the ledger.
 -- keyless: and its claim holds no unique keys. looks_up: as _close does.
@@ -194,7 +194,7 @@ end
 $$;
 comment on function awa._is_any_closed is 'Whether any of some attempts of one claim is closed in the ledger';
 
--- The attempts, of some of one claim, that are closed in a segment: one of them will do.
+-- One of some attempts of one claim that is closed in a segment; none where all are open there.
 -- Why: as _batch_in.
 create or replace function awa._closed_in(segment smallint, receipts bigint[]) returns setof bigint
 language sql stable
@@ -207,7 +207,7 @@ as $$
    limit 1
 $$;
 comment on function awa._closed_in is
-  'The attempts, of some of one claim, that are closed in a segment: one of them will do';
+  'One of some attempts of one claim that is closed in a segment; none where all are open there';
 
 -- The jobs whose answers were not taken; closed has the ordinals of those that were.
 create or replace function awa._stale(job_ids bigint[], receipts bigint[], closed bigint[]) returns setof bigint

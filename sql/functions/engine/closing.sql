@@ -199,7 +199,7 @@ comment on function awa._item_in is
 -- That is so for all items where one transaction has enqueued the jobs of the claim, and they were claimed at once.
 -- Why: the whole key of the entry is known then, and nothing else is read. It does not look whether the entry counts,
 -- or is buried: in one lane a transaction has one entry of a job, and that of an open item is neither cleaned nor
--- buried. Whoever does so closes the item before, and then the caller can't.
+-- buried. A session that cleans or buries it closes the item before, and then the caller can't.
 create or replace function awa._item_and_attempt_in(
   segment smallint,
   receipt bigint,

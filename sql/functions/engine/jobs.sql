@@ -4,7 +4,7 @@
 -- Another session may claim such an entry before this transaction decides, and then answer for it, too. So the job may
 -- be in two places for this transaction: where the transaction itself has put it, and where the other session has. Only
 -- the first is shown to it: that is where the job is once it commits, and otherwise it fails.
--- Views, not functions: whoever reads a view has to have the right to call its functions.
+-- Views, not functions: a role that reads a view needs the right to call the functions in it.
 create or replace view awa._buried_here as
 select t.job_id from awa.ready_tombstones t where t.by_xid = pg_current_xact_id_if_assigned();
 comment on view awa._buried_here is 'The jobs whose entries this transaction has buried, to cancel or to move them';

@@ -238,8 +238,7 @@ declare
 begin
   if not (case when shared then pg_try_advisory_xact_lock_shared(v_key) else pg_try_advisory_xact_lock(v_key) end) then
     perform awa._wait_for_lock(v_key, shared, 'the worker is locked by another session',
-      'A claim keeps its worker, and so does whoever ends it, until the transaction ends: let that end, and try '
-      'again.');
+      'A claim, and a call that ends the worker, hold it until their transaction ends: let that end, and try again.');
   end if;
 end
 $$;
@@ -268,8 +267,8 @@ begin
     raise exception using errcode = '55P03', message = 'the worker is locked by another session',
       detail = format('Waited %s for %s.', v_wait, coalesce(
         (select r.holder from awa._locked_workers r where r.worker_id = worker_id), 'a backend that has just let go')),
-      hint = 'A heartbeat, or whoever ends the worker, keeps its row until the transaction ends: send heartbeats in '
-        'transactions of their own. Let that end, and try again.';
+      hint = 'A heartbeat, and a call that ends the worker, hold its row until their transaction ends: send heartbeats '
+        'in transactions of their own. Let that transaction end, and try again.';
   end;
   perform set_config('lock_timeout', v_before, true);
 end
@@ -367,8 +366,8 @@ as $$
 $$;
 comment on function awa._is_crowded is 'Whether another transaction answers for more claims than it has locks for';
 
--- Whether it seems so again and again.
--- Another session that is just looking does not count.
+-- Whether four more looks find the lock of very many claims taken.
+-- Why: another session that only looks has it for a moment, and is to be told from one that keeps it.
 create or replace function awa._stays_crowded() returns boolean
 language plpgsql
 as $$
@@ -381,7 +380,7 @@ begin
   return true;
 end
 $$;
-comment on function awa._stays_crowded is 'Whether it seems so again and again';
+comment on function awa._stays_crowded is 'Whether four more looks find the lock of very many claims taken';
 
 -- Locks the claims of some receipts, in ascending order; returns the claims whose items need a row each.
 -- These are claims of one job, which need no lock, claims that another session is answering for, and claims that are

@@ -210,8 +210,8 @@ $$;
 comment on function awa._has_given_up is
   'Whether the tick that a schedule could not fire was given up since: it was missed by then';
 
--- A schedule without what is of a clock that was ahead: it goes on at now, and ticks that fired ahead come again.
--- One that has nothing of it stays as it is.
+-- A schedule, without the times after now that a clock which was ahead has written; its later ticks come again.
+-- A schedule without such times stays as it is.
 create or replace function awa._set_right(schedule awa.schedules, now timestamptz) returns awa.schedules
 language plpgsql immutable
 as $$
@@ -228,7 +228,7 @@ begin
 end
 $$;
 comment on function awa._set_right is
-  'A schedule without what is of a clock that was ahead: it goes on at now, and ticks that fired ahead come again';
+  'A schedule, without the times after now that a clock which was ahead has written; its later ticks come again';
 
 -- When fire_due has to look at a schedule of these queues, or of any, next; null when never.
 create or replace function awa._next_tick_of(queues text[]) returns timestamptz
@@ -259,7 +259,8 @@ $$;
 comment on function awa._refuse_schedule is 'Raises JQ007';
 
 -- Whether a worker works on a queue.
--- A registered worker that is alive and has not named other queues; or whoever has claimed from it in the last day.
+-- A registered worker counts while it is alive, unless it named other queues; any other caller, for a day after it has
+-- claimed from the queue.
 create or replace function awa._is_worked_on(queue text) returns boolean
 language plpgsql stable
 as $$

@@ -371,7 +371,7 @@ select 3,
          end)
        end,
        case when c.tries > 0 then
-         'Look into the server''s log, and at statement_timeout and transaction_timeout of whoever calls '
+         'Look into the server''s log, and at statement_timeout and transaction_timeout of the callers of '
          'awa.run_maintenance(). It is tried again later, in smaller parts.'
        else case r.outcome
          when 'unbalanced' then 'See awa.audit(). To empty it all the same: awa.prune_oldest(true).'
