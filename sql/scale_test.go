@@ -375,24 +375,3 @@ func TestDroppedQueueBesideTheYoungestTransaction(t *testing.T) {
 	producer.exec("commit")
 	require.Len(t, s.claim("q", 9), 1)
 }
-
-// Without its row, settings would let nothing be claimed, and ring nothing enqueued.
-func TestRowsThatMustBeThere(t *testing.T) {
-	d := newDatabase(t)
-	s := d.session()
-	job := s.enqueue("q")
-	for _, sql := range []string{"delete from awa.settings", "truncate awa.settings", "delete from awa.ring",
-		"truncate awa.ring"} {
-		require.Equal(t, "55000", sqlState(s.try(sql)), sql)
-	}
-	s.exec("set session_replication_role = replica") // as a restore may
-	s.exec("delete from awa.settings")
-	require.Equal(t, "55000", sqlState(s.try("select awa.claim('q')")))
-	s.exec("insert into awa.settings default values")
-	s.exec("create temp table lost as select * from awa.ring")
-	s.exec("delete from awa.ring")
-	require.Equal(t, "55000", sqlState(s.try("select awa.claim('q')")))
-	require.Equal(t, "55000", sqlState(s.try("call awa.run_maintenance()")), "it ends")
-	s.exec("insert into awa.ring select * from lost")
-	require.Equal(t, []int64{job}, ids(s.claim("q", 9)))
-}

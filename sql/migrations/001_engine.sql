@@ -318,7 +318,8 @@ comment on column awa.settings.claim_bytes is
 create table awa.ring (
   only_row        boolean primary key default true check (only_row),
   current_segment smallint not null default 0 check (current_segment between 0 and 3),
-  left_at         timestamptz[] not null default array_fill(now(), array[4]),
+  left_at         timestamptz[] not null default array_fill(now(), array[4]) constraint "left_at must be four times"
+    check (array_dims(left_at) = '[1:4]' and array_position(left_at, null) is null),
   carried_segment smallint,
   carried_since   pg_snapshot,
   begun_by        xid8,

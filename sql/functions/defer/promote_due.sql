@@ -8,8 +8,8 @@ comment on view awa.promote_due_row is
 -- Those that have expired by then are cancelled, and counted, too. The longest due first. Safe to call from anywhere,
 -- as often as one likes: see _promote_due. Looks ten seconds back for jobs that were committed late.
 -- Locks: the rows that it promotes. Skips rows that others hold.
--- Raises 22023; 55000 as enqueue does; and the error of a resource that the server lacks, such as disk, where it could
--- promote no job for that.
+-- Raises 22023, 55000; and the error of a resource that the server lacks, such as disk, where it could promote no job
+-- for that.
 create or replace function awa.promote_due(max_jobs int default 4096) returns setof awa.promote_due_row
 language plpgsql
 volatile
@@ -26,6 +26,7 @@ begin
   if coalesce(max_jobs, 4096) not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 4096.');
   end if;
+  perform awa._check_rows();
   return query select awa._promote_due(max_jobs, true);
 end
 $$;

@@ -106,7 +106,7 @@ create or replace function awa._wait() returns interval
 language plpgsql stable
 as $$
 begin
-  return (select least(s.claim_wait, nullif(current_setting('lock_timeout')::interval, '0')) from awa.settings s);
+  return least((awa._settings()).claim_wait, nullif(current_setting('lock_timeout')::interval, '0'));
 end
 $$;
 comment on function awa._wait is
@@ -259,7 +259,7 @@ begin
   if found or not exists (select from awa.workers w where w.worker_id = worker_id) then
     return;
   end if;
-  select least(s.claim_wait, nullif(v_before::interval, '0')) into v_wait from awa.settings s;
+  v_wait := awa._wait();
   perform set_config('lock_timeout', awa._milliseconds(v_wait), true);
   begin
     perform from awa.workers w where w.worker_id = worker_id for no key update;
@@ -457,7 +457,7 @@ comment on function awa._lock_for is
 -- The calling function has to have a SET clause for lock_timeout.
 create or replace function awa._bound_waits() returns void
 language sql
-as $$ select set_config('lock_timeout', awa._milliseconds(s.claim_wait), true) from awa.settings s $$;
+as $$ select set_config('lock_timeout', awa._milliseconds(s.claim_wait), true) from awa._settings() s $$;
 comment on function awa._bound_waits is 'Bounds all later waits for locks of this transaction as those of a claim';
 
 -- Bounds the waits for locks that follow by claim_wait, or by the caller's lock_timeout where that is shorter.

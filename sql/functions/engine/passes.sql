@@ -73,7 +73,7 @@ as $$
 $$;
 comment on function awa._make_due is 'Makes a pass due again, since it has left work';
 
--- Refuses invalid arguments of a pass, other isolation levels, and a restored database.
+-- Refuses invalid arguments of a pass, other isolation levels, a restored database, and missing rows.
 -- Raises 22023, JQ004, 55000.
 -- Why: in a restored database transaction ids do not tell which rows are visible.
 create or replace function awa._check_pass(max_jobs int) returns void
@@ -83,11 +83,11 @@ begin
   if max_jobs not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', max_jobs::text, 'Leave it out for 1000.');
   end if;
-  perform awa._check_isolation(), awa._current_segment();
+  perform awa._check_isolation(), awa._check_rows();
 end
 $$;
 comment on function awa._check_pass is
-  'Refuses invalid arguments of a pass, other isolation levels, and a restored database';
+  'Refuses invalid arguments of a pass, other isolation levels, a restored database, and missing rows';
 
 -- How long a step of maintenance may take.
 -- At most most, and at most its share of the time that the caller's timeouts allow; of a transaction_timeout, too,

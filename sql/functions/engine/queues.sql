@@ -146,7 +146,7 @@ create or replace function awa._lock_shards(queue_id bigint) returns void
 language plpgsql
 as $$
 declare
-  v_wait interval := (select s.claim_wait from awa.settings s);
+  v_wait interval := (awa._settings()).claim_wait;
   v_end timestamptz := clock_timestamp() + v_wait;
 begin
   while not awa._try_lock_shards(queue_id) loop
@@ -176,7 +176,7 @@ language plpgsql
 as $$
 #variable_conflict use_variable
 begin
-  perform set_config('lock_timeout', awa._milliseconds(s.claim_wait), true) from awa.settings s;
+  perform awa._bound_waits();
   perform awa._add_settings(queue_id);
   if (select count(*) > 1 from awa.queue_settings s where s.queue_id = queue_id) then
     raise exception using errcode = '40001', message = 'the queue was dropped since the snapshot',
@@ -391,6 +391,35 @@ begin
 end
 $$;
 comment on function awa._refuse_missing is 'Raises 55000 for a table whose row is missing';
+
+-- The settings of the installation.
+-- Raises 55000 where their row is missing.
+-- Why: without it each setting would be null, and a comparison with null says nothing.
+create or replace function awa._settings() returns awa.settings
+language plpgsql stable
+as $$
+declare
+  v_settings awa.settings;
+begin
+  select s.* into v_settings from awa.settings s;
+  if not found then
+    perform awa._refuse_missing('settings');
+  end if;
+  return v_settings;
+end
+$$;
+comment on function awa._settings is 'The settings of the installation';
+
+-- Refuses a database that was restored, or has lost a row that must be there.
+-- Raises 55000.
+create or replace function awa._check_rows() returns void
+language plpgsql stable
+as $$
+begin
+  perform awa._current_segment(), awa._settings();
+end
+$$;
+comment on function awa._check_rows is 'Refuses a database that was restored, or has lost a row that must be there';
 
 -- Whether a database was restored from a dump, or filled by logical replication.
 -- ring holds the OIDs of tables, and origin the transaction and the server that wrote its row. A restore gives both

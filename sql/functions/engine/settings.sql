@@ -106,7 +106,7 @@ begin
            from awa._known_settings k where k.of_queue = of_queue));
     elsif v_value <> 'null' then
       if of_queue and v_key = 'completed_retention' then
-        v_known.max_value := (select s.completed_retention from awa.settings s);
+        v_known.max_value := (awa._settings()).completed_retention;
       end if;
       v_value := awa._checked_setting(v_known, v_value);
     end if;

@@ -6,7 +6,7 @@ comment on view awa.end_stuck_claimers_row is
 -- Ends sessions that hold a queue and do not read what they claimed; returns how many.
 -- A session is ended after ten seconds in which its client has read nothing, where the owner of this function may end
 -- it (pg_signal_backend). health names the others. Safe to call from anywhere, as often as one likes.
--- Raises JQ004.
+-- Raises JQ004, 55000.
 create or replace function awa.end_stuck_claimers() returns setof awa.end_stuck_claimers_row
 language plpgsql
 volatile

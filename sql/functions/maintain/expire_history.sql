@@ -9,7 +9,7 @@ comment on view awa.expire_history_row is
 -- removes unique keys of completed jobs whose period is over. Safe to call from anywhere, as often as one likes.
 -- Locks: the counts, or else it leaves all to the session that holds them; and the rows. Skips rows that another
 -- session is changing.
--- Raises the error of a resource that the server lacks, such as disk, where it could remove no job for that.
+-- Raises 55000, and the error of a resource that the server lacks, such as disk, where it could remove no job for that.
 -- Why: completed jobs are looked for by an index of their own, so that one with an output is in that one only.
 create or replace function awa.expire_history() returns setof awa.expire_history_row
 language plpgsql
@@ -28,6 +28,7 @@ declare
   v_now timestamptz := clock_timestamp();
   v_expired bigint;
 begin
+  perform awa._check_rows();
   if not pg_try_advisory_xact_lock(awa._fold_key()) then
     return query select 0::bigint; -- another session is counting
     return;

@@ -9,7 +9,7 @@ comment on view awa.fold_row is
 -- Safe to call from anywhere, as often as one likes.
 -- Returns false, and is not remembered as a success, where another session is counting.
 -- Locks: the counts, where it can have them at once.
--- Raises JQ004.
+-- Raises JQ004, 55000.
 create or replace function awa.fold() returns setof awa.fold_row
 language plpgsql
 volatile

@@ -8,7 +8,7 @@ comment on view awa.forget_workers_row is
 -- all other listeners have read. A worker's silence counts only up to the last call of rescue, which notes the times in
 -- which the server was down. Safe to call from anywhere, as often as one likes.
 -- Locks: the rows that it removes. Skips rows that others hold.
--- Raises JQ004.
+-- Raises JQ004, 55000.
 create or replace function awa.forget_workers() returns setof awa.forget_workers_row
 language plpgsql
 volatile

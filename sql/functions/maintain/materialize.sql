@@ -8,7 +8,7 @@ comment on view awa.materialize_row is
 -- claims first. The search for open attempts then need not go back to their claims. Reads all claims that fold has not
 -- counted, so fold must be called as often. Safe to call from anywhere, as often as one likes.
 -- Locks: their claims, where it can have them at once. Skips attempts that another session is answering for.
--- Raises 22023, JQ004.
+-- Raises 22023, JQ004, 55000.
 create or replace function awa.materialize(
   older_than interval default null,
   max_jobs int default 1000

@@ -21,7 +21,7 @@ comment on view awa.prune_oldest_row is
 -- Locks: ring; to clean, the counts, then the queues of the rows that it carries, in the order of their ids, then
 -- claims, tried; to truncate, one of the segment's tables. The wait for them grows with the tries, up to half a second,
 -- which is less than deadlock_timeout.
--- Raises JQ004, 42501.
+-- Raises JQ004, 42501, 55000.
 create or replace function awa.prune_oldest(force boolean default false) returns setof awa.prune_oldest_row
 language plpgsql
 volatile
@@ -44,7 +44,7 @@ declare
   v_segment smallint;
   v_outcome text;
 begin
-  perform awa._check_force(force), awa._check_isolation(), awa._current_segment();
+  perform awa._check_force(force), awa._check_pass(null);
   select * into v_ring from awa.ring r for no key update skip locked;
   if not found then
     return query select null::smallint, 'busy';
@@ -60,7 +60,7 @@ begin
   if v_segment is null then
     v_outcome := 'empty';
   elsif not v_force
-    and v_ring.left_at[v_segment + 1] > clock_timestamp() - (select s.completed_retention from awa.settings s) then
+    and (v_ring.left_at[v_segment + 1] <= clock_timestamp() - (awa._settings()).completed_retention) is not true then
     v_outcome := 'kept';
   -- not by a clock that was ahead
   elsif not v_force and v_ring.retry_at - clock_timestamp() between interval '0' and awa._backoff(v_ring.tries) then
@@ -128,7 +128,7 @@ create or replace function awa._prune_wait(tries int) returns interval
 language sql stable
 as $$
 select greatest(s.prune_wait, least(s.prune_wait * power(2, least(tries, 9)), interval '500 milliseconds'))
-  from awa.settings s $$;
+  from awa._settings() s $$;
 comment on function awa._prune_wait is
   'How long a try waits for its locks after so many: prune_wait, twice that, four times, up to half a second';
 

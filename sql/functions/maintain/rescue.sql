@@ -11,7 +11,7 @@ comment on view awa.rescue_row is
 -- likes.
 -- Locks: their claims, where it can have them at once, or their lease rows. Skips attempts that another session is
 -- answering for.
--- Raises 22023, JQ004.
+-- Raises 22023, JQ004, 55000.
 create or replace function awa.rescue(max_jobs int default 1000) returns setof awa.rescue_row
 language plpgsql
 volatile

@@ -8,7 +8,7 @@ comment on view awa.rotate_row is
 -- With force, whatever its age and size; only operators may force it. While the next segment is not empty, the current
 -- one just grows.
 -- Locks: the row of ring, if it can have it at once.
--- Raises JQ004, 42501.
+-- Raises JQ004, 42501, 55000.
 create or replace function awa.rotate(force boolean default false) returns setof awa.rotate_row
 language plpgsql
 volatile
@@ -27,7 +27,7 @@ declare
   v_next smallint;
   v_due boolean;
 begin
-  perform awa._check_force(force), awa._check_isolation(), awa._current_segment();
+  perform awa._check_force(force), awa._check_pass(null);
   select * into v_ring from awa.ring r for no key update skip locked;
   if not found then
     return query select false, r.current_segment from awa.ring r;

@@ -9,7 +9,7 @@ comment on view awa.summarize_row is
 -- another call of this.
 -- Locks: the current segment of ready_entries in SHARE UPDATE EXCLUSIVE mode, for which it waits for a tenth of a
 -- second.
--- Raises JQ004.
+-- Raises JQ004, 55000.
 create or replace function awa.summarize() returns setof awa.summarize_row
 language plpgsql
 volatile

@@ -13,8 +13,8 @@ comment on view awa.apply_changes_row is
 -- Returns how many jobs it changed, and whether there is more to do.
 -- Locks: the change, or else it takes another one; then as the action does, for the jobs of the part, but it waits for
 -- 0.1 s at most; until the transaction ends.
--- Raises 22023, JQ004; the error of a resource that the server lacks; 40001 where a job has moved on meanwhile that its
--- transaction had changed before.
+-- Raises 22023, JQ004, 55000; the error of a resource that the server lacks; 40001 where a job has moved on meanwhile
+-- that its transaction had changed before.
 create or replace function awa.apply_changes(max_jobs int default 500) returns setof awa.apply_changes_row
 language plpgsql
 volatile

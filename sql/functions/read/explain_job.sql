@@ -31,7 +31,7 @@ begin
   v_error := v_job.errors -> -1 ->> 'error';
   select count(*) into v_workers
     from awa.workers w
-   where w.heartbeat_at > v_now - (select s.warn_silence from awa.settings s)
+   where w.heartbeat_at > v_now - (select s.warn_silence from awa._settings() s)
      and (w.queues is null or v_job.queue = any(w.queues));
   v_says := case
     when v_job.state = any(awa._states('deferred')) and v_job.errors -> -1 ? 'put_off' then
@@ -104,7 +104,7 @@ begin
     v_holder := (
       select format('%s has held the lock of the queue%s since %s: nothing is claimed from it.', l.holder,
                case when v_has_shards then ', that of this job''s shard,' else '' end, l.since)
-        from awa._held_locks l, awa.settings s
+        from awa._held_locks l, awa._settings() s
        where l.shard = awa._shard_of(v_place.lane) and l.since < v_now - greatest(s.claim_wait, interval '1 second')
        limit 1);
     v_says := concat_ws(' ', v_says, awa._waits_in_words(v_job, v_place.lane, v_now), v_holder,
@@ -114,7 +114,7 @@ begin
       end);
   end if;
   if (v_waits or v_job.state = any(awa._states('deferred')))
-    and awa._maintained_at() < v_now - (select s.warn_silence from awa.settings s) then
+    and awa._maintained_at() < v_now - (select s.warn_silence from awa._settings() s) then
     v_says := v_says || format(' Maintenance has not been called since %s.', awa._maintained_at());
   end if;
   return v_says;

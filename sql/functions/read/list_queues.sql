@@ -37,7 +37,7 @@ with defaults as materialized (
 ), live as materialized (
   select w.worker_id, w.queues
     from awa.workers w
-   where w.heartbeat_at > clock_timestamp() - (select s.warn_silence from awa.settings s)
+   where w.heartbeat_at > clock_timestamp() - (select s.warn_silence from awa._settings() s)
 ), working as materialized (
   -- An object by queue, so that looking up one takes no longer where there are many.
   select (select count(*) from live l where l.queues is null) as everywhere,
@@ -56,7 +56,7 @@ select c.queue,
        coalesce(s.backoff_base, d.backoff_base), coalesce(s.backoff_max, d.backoff_max),
        coalesce(s.dead_letter, d.dead_letter), coalesce(s.aging_interval, d.aging_interval),
        coalesce(s.failed_retention, d.failed_retention), coalesce(s.dlq_retention, d.dlq_retention),
-       least(s.completed_retention, (select i.completed_retention from awa.settings i)),
+       least(s.completed_retention, (select i.completed_retention from awa._settings() i)),
        coalesce(s.shards, d.shards)::int, s.max_depth, s.group_max_running, s.group_rate, s.max_running, s.rate,
        coalesce(s.group_order, 'start'), coalesce(s.group_turns, false), s.paused_at, s.changed_at, s.changed_by,
        w.everywhere + coalesce((w.by_queue -> c.queue)::bigint, 0),

@@ -35,7 +35,7 @@ with open as materialized (
 select w.worker_id, w.name, w.queues, w.info, w.started_at, w.heartbeat_at,
        w.heartbeat_at <= clock_timestamp() - s.warn_silence, coalesce(o.attempts, 0), w.registered_by
   from awa.workers w
- cross join awa.settings s
+ cross join awa._settings() s
   left join open o on o.worker_id = w.worker_id
  order by w.worker_id
 $$;
