@@ -226,18 +226,23 @@ func TestHeartbeatBesideAnOpenHeartbeat(t *testing.T) {
 	worker := s.registerWorker()
 	s.exec("update awa.settings set claim_wait = '100 milliseconds', warn_silence = '1 millisecond'")
 	s.exec("set statement_timeout = '60s'")
-	a.exec("begin")
-	a.exec("select awa.heartbeat($1)", worker)
-	for _, call := range []string{"heartbeat", "deregister_worker"} {
-		err := s.try("select awa."+call+"($1)", worker)
-		require.Equal(t, "55P03", sqlState(err), call)
-		var refused *pgconn.PgError
-		require.ErrorAs(t, err, &refused)
-		require.Contains(t, refused.Detail, fmt.Sprintf("backend %d ", a.pid), call)
+	for _, savepoint := range []string{"", "savepoint a"} {
+		a.exec("begin; " + savepoint)
+		a.exec("select awa.heartbeat($1)", worker)
+		if savepoint != "" { // its number is not that of a's transaction, and is told nowhere any more
+			a.exec("release a")
+		}
+		for _, call := range []string{"heartbeat", "deregister_worker"} {
+			err := s.try("select awa."+call+"($1)", worker)
+			require.Equal(t, "55P03", sqlState(err), call)
+			var refused *pgconn.PgError
+			require.ErrorAs(t, err, &refused)
+			require.Contains(t, refused.Detail, fmt.Sprintf("backend %d ", a.pid), call)
+		}
+		require.Contains(t, one[string](s, "select message from awa.health() where topic = 'worker'"),
+			fmt.Sprintf("its row is locked by backend %d ", a.pid))
+		a.exec("commit")
 	}
-	require.Contains(t, one[string](s, "select message from awa.health() where topic = 'worker'"),
-		fmt.Sprintf("its row is locked by backend %d ", a.pid))
-	a.exec("commit")
 	s.exec("select awa.heartbeat($1)", worker)
 	s.exec("select awa.deregister_worker($1)", worker)
 }

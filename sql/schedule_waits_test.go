@@ -63,6 +63,39 @@ func TestSessionThatHoldsASchedule(t *testing.T) {
 	s.exec("select awa.pause_schedule('s')")
 }
 
+// So is one that has locked the schedule, and then changed it in a subtransaction, as fire_due does, and one whose
+// subtransaction has locked it, and is over. A session that has others locked is not named, nor one that has let go.
+func TestSessionThatHoldsAScheduleThroughASubtransaction(t *testing.T) {
+	for _, calls := range []string{
+		"select fired from awa.fire_due(1)",
+		"savepoint a; select awa.pause_schedule('s'); release a; select awa.trigger_schedule('s')",
+		"savepoint a; savepoint b; select awa.trigger_schedule('s'); release b; release a",
+	} {
+		d, s := dueSchedule(t, "")
+		s.exec("select awa.register_worker('w')")
+		s.exec("select awa.schedule('other', 'q', 'k', '@yearly')")
+		s.setClaimWait("50 milliseconds")
+		a, b := d.session(), d.session()
+		a.exec("set application_name = 'holder'")
+		a.exec("begin; " + calls)
+		b.exec("set application_name = 'another'")
+		b.exec("begin; select awa.trigger_schedule('other')")
+		s.clockIs("2026-06-01 12:03:30+00")
+		require.EqualValues(t, 0, s.fire())
+		holder := fmt.Sprintf(`backend %d \([^)]*holder[^)]*\)`, one[int](a, "select pg_backend_pid()"))
+		require.Regexp(t, "It is locked by "+holder+", and does not", one[string](s, "select awa.explain_schedule('s')"), calls)
+		require.Regexp(t, "it is late: .*, and it is locked by "+holder+"$",
+			one[string](s, "select message from awa.health() where topic = 'schedule' and level = 'warning'"), calls)
+		err := s.try("select awa.pause_schedule('s')")
+		require.Equal(t, "55P03", sqlState(err), calls)
+		require.Regexp(t, "for "+holder+`\.$`, err.(*pgconn.PgError).Detail, calls)
+		require.NotRegexp(t, "locked by", one[string](a, "select awa.explain_schedule('s')"), "it is its own")
+		a.exec("rollback")
+		require.NotRegexp(t, "locked by", one[string](s, "select awa.explain_schedule('s')"), calls)
+		s.exec("select awa.pause_schedule('s')")
+	}
+}
+
 // While another session keeps the settings of all queues, a call ends after its second, and no schedule waits in each
 // call again.
 func TestSchedulesBesideSettingsThatAreLocked(t *testing.T) {

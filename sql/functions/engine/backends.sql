@@ -10,33 +10,67 @@ return (
    where a.pid = _backend.pid);
 comment on function awa._backend is 'The name of a session: its process id, and its application name';
 
+-- The other sessions that hold a row, by its xmax; null when none does.
+-- One, if it can be told which; else all that may be it: those that have read rows of the table to lock or to write
+-- them, in transactions that are no younger.
+-- Why: xmax is the number of a transaction, of a subtransaction, which is told from others while it is not released, or
+-- of a set of these.
+create or replace function awa._row_holder(relation regclass, xmax xid) returns text
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_last constant bigint := pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1;
+  v_xids xid[] := array[xmax];
+  v_transactions text[];
+begin
+  begin
+    v_xids := v_xids || array(select m.xid from pg_get_multixact_members(xmax) m);
+  exception when internal_error then
+    null; -- there is no such set
+  end;
+  v_transactions := array(
+    select l.virtualtransaction
+      from pg_locks l
+     where l.locktype = 'transactionid' and l.mode = 'ExclusiveLock' and l.transactionid = any(v_xids));
+  if v_transactions = '{}' then
+    v_transactions := array(
+      select l.virtualtransaction
+        from (
+          select x.xid, v_last - (v_last - x.xid::text::bigint & 4294967295) as whole from unnest(v_xids) x(xid)
+        ) x
+        join pg_locks l on age(l.transactionid) >= age(x.xid)
+       where case when x.whole > 2 then pg_xact_status(x.whole::text::xid8) end = 'in progress'
+         and l.locktype = 'transactionid' and l.mode = 'ExclusiveLock');
+  end if;
+  return (
+    select string_agg(distinct coalesce(awa._backend(l.pid), 'a prepared transaction'), ' or ')
+      from pg_locks l
+     where v_transactions <> '{}'
+       and l.locktype = 'relation'
+       and l.database = (select d.oid from pg_database d where d.datname = current_database())
+       and l.relation = relation
+       and l.mode in ('RowShareLock', 'RowExclusiveLock')
+       and l.virtualtransaction = any(v_transactions)
+       and l.pid is distinct from pg_backend_pid());
+end
+$$;
+comment on function awa._row_holder is 'The other sessions that hold a row, by its xmax; null when none does';
+
 -- The workers whose rows are locked, by an open heartbeat for example, and the sessions that have locked them.
 create or replace view awa._locked_workers as
-select w.worker_id, coalesce(awa._backend(l.pid), 'a prepared transaction') as holder
+select w.worker_id, h.holder
   from awa.workers w
- cross join lateral (
-    select l.pid
-      from pg_locks l
-     where l.locktype = 'transactionid' and l.granted and l.transactionid = w.xmax
-     limit 1
-  ) l
- where w.xmax <> '0';
+ cross join lateral (select awa._row_holder('awa.workers', w.xmax) as holder offset 0) h
+ where w.xmax <> '0' and h.holder is not null;
 comment on view awa._locked_workers is 'The workers whose rows are locked, and the sessions that have locked them';
 
 -- The schedules that another session has locked, and that session.
 create or replace view awa._locked_schedules as
-select s.name, coalesce(awa._backend(l.pid), 'a prepared transaction') as holder
+select s.name, h.holder
   from awa.schedules s
- cross join lateral (
-    select l.pid
-      from pg_locks l
-     where l.locktype = 'transactionid'
-       and l.granted
-       and l.transactionid = s.xmax
-       and l.pid is distinct from pg_backend_pid()
-     limit 1
-  ) l
- where s.xmax <> '0';
+ cross join lateral (select awa._row_holder('awa.schedules', s.xmax) as holder offset 0) h
+ where s.xmax <> '0' and h.holder is not null;
 comment on view awa._locked_schedules is 'The schedules that another session has locked, and that session';
 
 -- Claimers that hold a queue, because their clients have not read what they claimed for ten seconds.
