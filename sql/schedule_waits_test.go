@@ -83,7 +83,8 @@ func TestSessionThatHoldsAScheduleThroughASubtransaction(t *testing.T) {
 		s.clockIs("2026-06-01 12:03:30+00")
 		require.EqualValues(t, 0, s.fire())
 		holder := fmt.Sprintf(`backend %d \([^)]*holder[^)]*\)`, one[int](a, "select pg_backend_pid()"))
-		require.Regexp(t, "It is locked by "+holder+", and does not", one[string](s, "select awa.explain_schedule('s')"), calls)
+		require.Regexp(t, "It is locked by "+holder+", and does not",
+			one[string](s, "select awa.explain_schedule('s')"), calls)
 		require.Regexp(t, "it is late: .*, and it is locked by "+holder+"$",
 			one[string](s, "select message from awa.health() where topic = 'schedule' and level = 'warning'"), calls)
 		err := s.try("select awa.pause_schedule('s')")

@@ -10,6 +10,23 @@ return (
    where a.pid = _backend.pid);
 comment on function awa._backend is 'The name of a session: its process id, and its application name';
 
+-- Whether a transaction, or a subtransaction, is in progress.
+-- It is the one of that number that is nearest to the snapshot.
+create or replace function awa._is_in_progress(xid xid) returns boolean
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_near constant bigint := pg_snapshot_xmax(pg_current_snapshot())::text::bigint;
+begin
+  return coalesce('in progress' =
+    pg_xact_status((v_near + (xid::text::bigint - v_near + 2147483648 & 4294967295) - 2147483648)::text::xid8), false);
+exception when data_exception then
+  return false; -- there has been none of that number
+end
+$$;
+comment on function awa._is_in_progress is 'Whether a transaction, or a subtransaction, is in progress';
+
 -- The other sessions that hold a row, by its xmax; null when none does.
 -- One, if it can be told which; else all that may be it: those that have read rows of the table to lock or to write
 -- them, in transactions that are no younger.
@@ -20,7 +37,6 @@ language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
-  v_last constant bigint := pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1;
   v_xids xid[] := array[xmax];
   v_transactions text[];
 begin
@@ -36,12 +52,9 @@ begin
   if v_transactions = '{}' then
     v_transactions := array(
       select l.virtualtransaction
-        from (
-          select x.xid, v_last - (v_last - x.xid::text::bigint & 4294967295) as whole from unnest(v_xids) x(xid)
-        ) x
+        from unnest(v_xids) x(xid)
         join pg_locks l on age(l.transactionid) >= age(x.xid)
-       where case when x.whole > 2 then pg_xact_status(x.whole::text::xid8) end = 'in progress'
-         and l.locktype = 'transactionid' and l.mode = 'ExclusiveLock');
+       where awa._is_in_progress(x.xid) and l.locktype = 'transactionid' and l.mode = 'ExclusiveLock');
   end if;
   return (
     select string_agg(distinct coalesce(awa._backend(l.pid), 'a prepared transaction'), ' or ')
