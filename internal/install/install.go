@@ -117,17 +117,20 @@ func nameHolders(ctx context.Context, conn *pgx.Conn, err error) error {
 		return err
 	}
 	results, e := conn.PgConn().Exec(ctx, `rollback; begin read only; set local search_path = pg_catalog, pg_temp;
-select string_agg(distinct format('process %s of role %s%s holds awa.%I', a.pid, a.usename,
-         ' (' || nullif(a.application_name, '') || ')', c.relname), '; ')
+select string_agg(distinct case
+         when l.pid is null then format('a prepared transaction holds awa.%I', c.relname)
+         else format('process %s of role %s%s holds awa.%I', l.pid, a.usename,
+           ' (' || nullif(a.application_name, '') || ')', c.relname)
+       end, '; ')
   from pg_locks l
   join pg_class c on c.oid = l.relation and c.relnamespace = (select n.oid from pg_namespace n where n.nspname = 'awa')
-  join pg_stat_activity a on a.pid = l.pid
- where l.granted and l.mode in ('ExclusiveLock', 'AccessExclusiveLock') and l.pid <> pg_backend_pid()
+  left join pg_stat_activity a on a.pid = l.pid
+ where l.granted and l.mode in ('ExclusiveLock', 'AccessExclusiveLock') and l.pid is distinct from pg_backend_pid()
    and l.database = (select d.oid from pg_database d where d.datname = current_database());
 rollback;`).ReadAll()
 	if e == nil && len(results[3].Rows) == 1 && results[3].Rows[0][0] != nil {
 		pg.Detail = string(results[3].Rows[0][0]) + "."
-		pg.Hint = "Try again when these have ended, or end them with pg_terminate_backend."
+		pg.Hint = "Try again when these have ended, or end them: pg_terminate_backend, rollback prepared."
 	}
 	return err
 }

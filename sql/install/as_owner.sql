@@ -34,16 +34,14 @@ select d.objid
             raise;
           end if; -- otherwise look again: another transaction has changed it ("tuple concurrently updated")
         when lock_not_available then
-          select string_agg(format('process %s of role %s%s, in a transaction since %s', a.pid, a.usename,
-              ' (' || nullif(a.application_name, '') || ')', date_trunc('second', a.xact_start)), '; ') into v_holders
-            from pg_namespace n
-            join pg_locks l on l.locktype = 'transactionid' and l.granted and l.transactionid = n.xmax
-            join pg_stat_activity a on a.pid = l.pid
-           where n.nspname = 'awa';
+          select string_agg({{template "holder"}} || {{template "since"}}, '; ') into v_holders
+            from {{template "held"}}
+           where l.locktype = 'transactionid' and l.granted
+             and l.transactionid = (select n.xmax from pg_namespace n where n.nspname = 'awa');
           raise exception using errcode = '55P03',
             message = format('others are in the way: schema awa has not become free within %s', v_wait),
             detail = format('It is changed by %s.', coalesce(v_holders, 'nobody any more')),
-            hint = 'Nothing was changed. Try again when that has ended, or end it with pg_terminate_backend.';
+            hint = 'Nothing was changed. Try again when these have ended, or ' || {{template "end_them"}};
       end;
 {{end}}
 {{define "not_in_disguise"}}

@@ -348,12 +348,6 @@ begin
                    where c.oid = any (v_tables)
                    order by array_position(c_order, c.relname::text), c.relname)
     into v_locks;
-  v_tables := v_tables
-    || array(
-      select c.oid
-        from pg_class c
-       where c.relnamespace = v_namespace and c.relkind = 'v' and (c.relname = any (v_changed) or c.relowner <> v_owner)
-    );
   -- The part that can be done before others have to wait.
   for v_command in
     select format('alter schema awa owner to %s', v_owner::regrole)

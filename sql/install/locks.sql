@@ -1,7 +1,21 @@
 {{- /* What the installation
   and its end have in common: the lock of the installation,
   and locks on what is changed. */ -}}
+{{- /* Locks, with who holds them: sessions (a), and prepared transactions (x), which have none. */ -}}
+{{define "held"}}pg_locks l
+            left join pg_stat_activity a on a.pid = l.pid
+            left join (pg_locks t join pg_prepared_xacts x on x.transaction = t.transactionid)
+              on t.locktype = 'transactionid' and l.pid is null and t.pid is null
+             and t.virtualtransaction = l.virtualtransaction{{end}}
+{{define "holder"}}case
+                 when l.pid is null then format('prepared transaction %s of role %s', x.gid, x.owner)
+                 else format('process %s of role %s%s', l.pid, a.usename, ' (' || nullif(a.application_name, '') || ')')
+               end{{end}}
+{{define "since"}}coalesce(', in a transaction since ' || date_trunc('second', coalesce(a.xact_start, x.prepared)),
+                 ''){{end}}
+{{define "end_them"}}'end them: pg_terminate_backend, for prepared transactions rollback prepared.'{{end}}
 {{define "declare"}}  v_try int := 0;
+  v_target oid;
   v_until timestamptz;
   v_command text;
   v_holders text;
@@ -11,8 +25,8 @@
     -- One at a time. Every login may take this lock, so the wait ends.
     while not pg_try_advisory_xact_lock({{.LockKey}}::bigint) loop
       if clock_timestamp() > v_began + v_wait then
-        select string_agg(format('process %s of role %s', a.pid, a.usename), ', ') into v_holders
-          from pg_locks l join pg_stat_activity a on a.pid = l.pid
+        select string_agg({{template "holder"}}, ', ') into v_holders
+          from {{template "held"}}
          where l.locktype = 'advisory'
            and l.granted
            and l.database = (select d.oid from pg_database d where d.datname = current_database())
@@ -20,7 +34,7 @@
            and l.objsubid = 1;
         raise exception using errcode = '55P03', message = 'another installation is under way',
           detail = format('Its lock is held by %s.', coalesce(v_holders, 'nobody any more')),
-          hint = 'Try again when it has ended. If that is no installation: pg_terminate_backend.';
+          hint = 'Try again when it has ended. If that is no installation, ' || {{template "end_them"}};
       end if;
       v_try := least(v_try + 1, 10);
       perform pg_sleep(0.01 * v_try);
@@ -38,16 +52,9 @@
       into v_found, v_holders, v_stops
       from (
         select concat(l.pid, ' ', l.virtualtransaction) as key,
-               case
-                 when l.pid is null then format('prepared transaction %s of role %s', x.gid, x.owner)
-                 else format('process %s of role %s%s, in a transaction since %s', l.pid, a.usename,
-                   ' (' || nullif(a.application_name, '') || ')', date_trunc('second', a.xact_start))
-               end as holder,
+               {{template "holder"}} || {{template "since"}} as holder,
                bool_or(l.locktype = 'transactionid' or l.objid = v_owner) as stops
-          from pg_locks l
-          left join pg_stat_activity a on a.pid = l.pid
-          left join (pg_locks t join pg_prepared_xacts x on x.transaction = t.transactionid)
-            on t.virtualtransaction = l.virtualtransaction and t.pid is null and l.pid is null
+          from {{template "held"}}
          where l.granted
            and l.pid is distinct from pg_backend_pid()
            and current_database() in (a.datname, x.database)
@@ -78,7 +85,7 @@
       raise exception using errcode = '55P03',
         message = format('others are in the way: what is in schema awa has not become free within %s', v_wait),
         detail = format('It is changed by %s.', v_holders),
-        hint = 'Nothing was changed. Try again when these have ended, or end them with pg_terminate_backend.';
+        hint = 'Nothing was changed. Try again when these have ended, or ' || {{template "end_them"}};
     elsif not v_stops and clock_timestamp() > v_began + v_wait / 2 then
       raise warning 'there are transactions that have created something, perhaps in schema awa, and have not ended'
         using detail = format('They are: %s.', v_holders),
@@ -108,29 +115,36 @@
     exception when lock_not_available or deadlock_detected then
       null; -- and all that were had are free again
     end;
-    select string_agg(h.holder, '; ') into v_holders
+    -- Sessions that hold the object that was waited for, each once, the oldest transaction first.
+    v_target := to_regclass((regexp_match(v_command, '^(?:lock table|alter view) (.+) (?:in access|owner to)'))[1]);
+    select string_agg(h.holder, '; ' order by h.began, h.holder) into v_holders
       from (
-        select distinct format('process %s of role %s%s holds %s%s', a.pid, a.usename,
-          ' (' || nullif(a.application_name, '') || ')', coalesce(l.relation::regclass::text, 'schema awa'),
-          ', in a transaction since ' || date_trunc('second', a.xact_start)) as holder
-          from pg_locks l join pg_stat_activity a on a.pid = l.pid
-         where l.granted
-           and l.pid <> pg_backend_pid()
-           and l.database = (select d.oid from pg_database d where d.datname = current_database())
-           and (
-             l.locktype = 'object' and l.classid = 'pg_namespace'::regclass and l.objid = v_left
-               or l.relation = any (v_tables)
-               or l.relation in (select i.inhrelid from pg_inherits i where i.inhparent = any (v_tables))
-           )
-         order by 1
+        select s.began, min(s.holder) as holder
+          from (
+            select coalesce(l.pid::text, x.gid) as key, coalesce(a.xact_start, x.prepared) as began,
+                   format('%s holds %s%s', {{template "holder"}},
+                     coalesce(l.relation::regclass::text, 'schema awa'), {{template "since"}}) as holder
+              from {{template "held"}}
+             where l.granted
+               and l.pid is distinct from pg_backend_pid()
+               and l.database = (select d.oid from pg_database d where d.datname = current_database())
+               and case
+                     when v_target is null
+                       then l.locktype = 'object' and l.classid = 'pg_namespace'::regclass and l.objid = v_left
+                     else l.relation = v_target
+                       or l.relation in (select i.inhrelid from pg_inherits i where i.inhparent = v_target)
+                   end
+          ) s
+         group by s.key, s.began
+         order by 1, 2
          limit 5
       ) h;
     if clock_timestamp() > v_began + v_wait then
       raise exception using errcode = '55P03',
         message = format('others are in the way: %s has not become free within %s',
-          case when v_command ~ '^drop schema' then 'schema awa' else v_command end, v_wait),
-        detail = format('%s.', coalesce(v_holders, 'Nobody holds anything now')),
-        hint = 'Nothing was changed. Try again when these have ended, or end them with pg_terminate_backend.';
+          coalesce(v_target::regclass::text, 'schema awa'), v_wait),
+        detail = format('%s.', coalesce(v_holders, 'Nobody holds it now')),
+        hint = 'Nothing was changed. Try again when these have ended, or ' || {{template "end_them"}};
     end if;
     perform pg_sleep(least(0.1 * 2 ^ v_try, 2, extract(epoch from v_began + v_wait - clock_timestamp()) + 0.001));
     v_try := v_try + 1;

@@ -21,7 +21,6 @@
             else pg_has_role(v_owner, 'set')
           end) then
 {{template "published"}}    v_left := v_namespace;
-    v_tables := '{}';
     v_locks := array['drop schema awa'];
 {{template "lock"}}    v_namespace := null;
   end if;

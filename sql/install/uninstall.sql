@@ -23,7 +23,6 @@ declare
   v_gone text[] := '{}';
   v_kept jsonb := '{}';
   v_locks text[];
-  v_tables oid[];
 {{template "declare" .}}
 {{- template "declare_as_owner" .}}
 begin
@@ -68,7 +67,6 @@ begin
          where c.relnamespace = v_namespace and c.relkind = 'v' and pg_has_role(c.relowner, 'usage')
          order by 1
       );
-    v_tables := array(select c.oid from pg_class c where c.relnamespace = v_namespace and c.relkind in ('r', 'p', 'v'));
 {{template "lock" .}}
     -- The schema knows the prefix; where it is gone, it has to be said. Whether there are jobs is looked at under the
     -- locks: nobody can add one now.
@@ -246,12 +244,11 @@ begin
         when dependent_objects_still_exist then
           v_reason := 'it is needed elsewhere';
         when lock_not_available then
-          select string_agg(distinct format('process %s of role %s%s in database %s', a.pid, a.usename,
-              ' (' || nullif(a.application_name, '') || ')', a.datname), '; ') into v_holders
-            from pg_locks l
-            join pg_stat_activity a on a.pid = l.pid
+          select string_agg(distinct format('%s in database %s', {{template "holder"}},
+                   coalesce(a.datname, x.database)), '; ') into v_holders
+            from {{template "held"}}
            where l.locktype = 'object' and l.classid = 'pg_authid'::regclass and l.objid = v_role.oid and l.granted
-             and l.pid <> pg_backend_pid();
+             and l.pid is distinct from pg_backend_pid();
           raise exception using errcode = '55P03',
             message = format('others are in the way: role %I has not become free within %s', v_role.rolname, v_wait),
             detail = format('It is used by %s.', coalesce(v_holders, 'a transaction that holds no lock on it now')),
