@@ -192,8 +192,10 @@ func (q *Queries) Summarize(ctx context.Context, db DBTX) (int64, error) {
 }
 
 const untilPassesAreDue = `-- name: UntilPassesAreDue :one
-select coalesce(extract(epoch from awa.pass_due_at('promote_due') - clock_timestamp()), 86400)::float8 as promote_due,
-       coalesce(extract(epoch from awa.pass_due_at('fire_due') - clock_timestamp()), 86400)::float8 as fire_due
+select coalesce(extract(epoch from awa.pass_due_at('promote_due') operator(pg_catalog.-) pg_catalog.clock_timestamp()),
+         86400)::pg_catalog.float8 as promote_due,
+       coalesce(extract(epoch from awa.pass_due_at('fire_due') operator(pg_catalog.-) pg_catalog.clock_timestamp()),
+         86400)::pg_catalog.float8 as fire_due
 `
 
 type UntilPassesAreDueRow struct {

@@ -14,8 +14,8 @@ import (
 const cancelByUniqueKey = `-- name: CancelByUniqueKey :many
 select awa.cancel_by_unique_key(
   queue => $1, kind => $2, args => $3, unique_key => $4,
-  unique_by => $5::text[],
-  unique_period => $6::text::interval, unique_zone => $7,
+  unique_by => $5::pg_catalog.text[],
+  unique_period => $6::pg_catalog.text::interval, unique_zone => $7,
   run_at => $8)
 `
 
@@ -62,7 +62,7 @@ func (q *Queries) CancelByUniqueKey(ctx context.Context, db DBTX, arg CancelByUn
 const enqueue = `-- name: Enqueue :one
 select awa.enqueue(
   queue => $1, kind => $2, args => $3, priority => $4, run_at => $5,
-  max_attempts => $6, tags => $7::text[], metadata => $8,
+  max_attempts => $6, tags => $7::pg_catalog.text[], metadata => $8,
   group_key => $9, expires_at => $10)
 `
 
@@ -123,8 +123,9 @@ func (q *Queries) EnqueueBatch(ctx context.Context, db DBTX, jobs json.RawMessag
 
 const enqueueMany = `-- name: EnqueueMany :many
 select awa.enqueue_many(
-  queue => $1, kind => $2, args => $3::jsonb[], priority => $4, run_at => $5,
-  max_attempts => $6, tags => $7::text[], metadata => $8,
+  queue => $1, kind => $2, args => $3::pg_catalog.jsonb[], priority => $4,
+  run_at => $5,
+  max_attempts => $6, tags => $7::pg_catalog.text[], metadata => $8,
   group_key => $9, expires_at => $10)
 `
 
@@ -175,10 +176,10 @@ func (q *Queries) EnqueueMany(ctx context.Context, db DBTX, arg EnqueueManyParam
 const enqueueUnique = `-- name: EnqueueUnique :one
 select job_id, inserted from awa.enqueue_unique(
   queue => $1, kind => $2, args => $3, unique_key => $4,
-  unique_by => $5::text[],
-  unique_period => $6::text::interval, unique_zone => $7,
-  unique_states => $8::text[], priority => $9,
-  run_at => $10, max_attempts => $11, tags => $12::text[],
+  unique_by => $5::pg_catalog.text[],
+  unique_period => $6::pg_catalog.text::interval, unique_zone => $7,
+  unique_states => $8::pg_catalog.text[], priority => $9,
+  run_at => $10, max_attempts => $11, tags => $12::pg_catalog.text[],
   metadata => $13, group_key => $14, expires_at => $15)
 `
 

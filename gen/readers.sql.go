@@ -410,7 +410,9 @@ func (q *Queries) ListWorkers(ctx context.Context, db DBTX) ([]AwaListWorkersRow
 }
 
 const nextReadyAt = `-- name: NextReadyAt :one
-select n.at::timestamptz as at from awa.next_ready_at(queues => $1::text[]) n(at) where n.at is not null
+select n.at::pg_catalog.timestamptz as at
+  from awa.next_ready_at(queues => $1::pg_catalog.text[]) n(at)
+ where n.at is not null
 `
 
 func (q *Queries) NextReadyAt(ctx context.Context, db DBTX, queues []string) (time.Time, error) {
@@ -421,7 +423,8 @@ func (q *Queries) NextReadyAt(ctx context.Context, db DBTX, queues []string) (ti
 }
 
 const nextReadyIn = `-- name: NextReadyIn :one
-select coalesce(extract(epoch from awa.next_ready_at(queues => $1::text[]) - clock_timestamp()), -1)::float8
+select coalesce(extract(epoch from awa.next_ready_at(queues => $1::pg_catalog.text[])
+         operator(pg_catalog.-) pg_catalog.clock_timestamp()), -1)::pg_catalog.float8
 `
 
 func (q *Queries) NextReadyIn(ctx context.Context, db DBTX, queues []string) (float64, error) {

@@ -193,11 +193,12 @@ func (q *Queries) ResumeSchedule(ctx context.Context, db DBTX, name string) erro
 
 const schedule = `-- name: Schedule :exec
 select awa.schedule(
-  name => $1, queue => $2, kind => $3, cron => $4, every => $5::text::interval,
+  name => $1, queue => $2, kind => $3, cron => $4,
+  every => $5::pg_catalog.text::interval,
   args => $6, timezone => $7, missed => $8,
-  missed_for => $9::text::interval, overlap => $10,
+  missed_for => $9::pg_catalog.text::interval, overlap => $10,
   starts_at => $11, ends_at => $12, priority => $13,
-  max_attempts => $14, tags => $15::text[], metadata => $16,
+  max_attempts => $14, tags => $15::pg_catalog.text[], metadata => $16,
   group_key => $17)
 `
 

@@ -84,19 +84,21 @@ func (q *Queries) Claim(ctx context.Context, db DBTX, arg ClaimParams) ([]AwaCla
 }
 
 const claimWithin = `-- name: ClaimWithin :many
-select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= $1::bigint then c.args end)::jsonb as args,
+select c.job_id, c.receipt, c.queue, c.kind,
+       (case when s.bytes operator(pg_catalog.<=) $1::bigint then c.args end)::pg_catalog.jsonb as args,
        c.priority, c.attempt, c.max_attempts, c.created_at, c.ready_at, c.deadline_at,
-       (case when s.bytes <= $1 then c.tags end)::text[] as tags,
-       (case when s.bytes <= $1 then c.metadata end)::jsonb as metadata,
-       (case when s.bytes <= $1 then c.progress end)::jsonb as progress, c.group_key,
+       (case when s.bytes operator(pg_catalog.<=) $1 then c.tags end)::pg_catalog.text[] as tags,
+       (case when s.bytes operator(pg_catalog.<=) $1 then c.metadata end)::pg_catalog.jsonb as metadata,
+       (case when s.bytes operator(pg_catalog.<=) $1 then c.progress end)::pg_catalog.jsonb as progress,
+       c.group_key,
        c.expires_at, s.bytes::bigint as bytes
   from awa.claim(queue => $2, max_jobs => $3, worker_id => $4, lease => $5,
     durable => $6) c
  cross join lateral (
-    select pg_catalog.octet_length(c.args::text)::bigint
-         + coalesce(pg_catalog.octet_length(c.tags::text), 0)
-         + coalesce(pg_catalog.octet_length(c.metadata::text), 0)
-         + coalesce(pg_catalog.octet_length(c.progress::text), 0) as bytes
+    select pg_catalog.octet_length(c.args::pg_catalog.text)::bigint
+         operator(pg_catalog.+) coalesce(pg_catalog.octet_length(c.tags::pg_catalog.text), 0)
+         operator(pg_catalog.+) coalesce(pg_catalog.octet_length(c.metadata::pg_catalog.text), 0)
+         operator(pg_catalog.+) coalesce(pg_catalog.octet_length(c.progress::pg_catalog.text), 0) as bytes
     offset 0
  ) s
 `
@@ -192,7 +194,7 @@ func (q *Queries) Complete(ctx context.Context, db DBTX, arg CompleteParams) err
 
 const completeMany = `-- name: CompleteMany :many
 select awa.complete_many(job_ids => $1::bigint[], receipts => $2::bigint[],
-  outputs => $3::jsonb[])
+  outputs => $3::pg_catalog.jsonb[])
 `
 
 type CompleteManyParams struct {
@@ -301,7 +303,7 @@ func (q *Queries) Fail(ctx context.Context, db DBTX, arg FailParams) (string, er
 
 const failMany = `-- name: FailMany :many
 select awa.fail_many(
-  job_ids => $1::bigint[], receipts => $2::bigint[], errors => $3::text[],
+  job_ids => $1::bigint[], receipts => $2::bigint[], errors => $3::pg_catalog.text[],
   retry_after => $4::interval[])
 `
 
@@ -379,7 +381,7 @@ func (q *Queries) PutOff(ctx context.Context, db DBTX, arg PutOffParams) (time.T
 }
 
 const registerWorker = `-- name: RegisterWorker :one
-select awa.register_worker(name => $1, queues => $2::text[], info => $3,
+select awa.register_worker(name => $1, queues => $2::pg_catalog.text[], info => $3,
   member_of => $4)
 `
 

@@ -198,7 +198,7 @@ func (c *schedulesCommand) list(ctx context.Context) error {
 		return err
 	}
 	var now time.Time // the server's: this machine's clock may be another one
-	if err := c.pool.QueryRow(ctx, "select clock_timestamp()", pgx.QueryExecModeExec).Scan(&now); err != nil {
+	if err := c.pool.QueryRow(ctx, "select pg_catalog.clock_timestamp()", pgx.QueryExecModeExec).Scan(&now); err != nil {
 		return err
 	}
 	if c.asJSON {

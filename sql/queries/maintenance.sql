@@ -44,5 +44,7 @@ select * from awa.end_stuck_claimers();
 select awa.run_pass(pass => @pass, max_jobs => sqlc.narg(max_jobs), if_due => sqlc.narg(if_due));
 
 -- name: UntilPassesAreDue :one
-select coalesce(extract(epoch from awa.pass_due_at('promote_due') - clock_timestamp()), 86400)::float8 as promote_due,
-       coalesce(extract(epoch from awa.pass_due_at('fire_due') - clock_timestamp()), 86400)::float8 as fire_due;
+select coalesce(extract(epoch from awa.pass_due_at('promote_due') operator(pg_catalog.-) pg_catalog.clock_timestamp()),
+         86400)::pg_catalog.float8 as promote_due,
+       coalesce(extract(epoch from awa.pass_due_at('fire_due') operator(pg_catalog.-) pg_catalog.clock_timestamp()),
+         86400)::pg_catalog.float8 as fire_due;

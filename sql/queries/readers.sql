@@ -23,7 +23,8 @@ select * from awa.list_queues();
 select * from awa.list_groups(queue => @queue, after_key => sqlc.narg(after_key), max_groups => sqlc.narg(max_groups));
 
 -- name: NextReadyIn :one
-select coalesce(extract(epoch from awa.next_ready_at(queues => @queues::text[]) - clock_timestamp()), -1)::float8;
+select coalesce(extract(epoch from awa.next_ready_at(queues => @queues::pg_catalog.text[])
+         operator(pg_catalog.-) pg_catalog.clock_timestamp()), -1)::pg_catalog.float8;
 
 -- name: ListWorkers :many
 select * from awa.list_workers();
@@ -45,4 +46,6 @@ select * from awa.audit();
 select * from awa.health();
 
 -- name: NextReadyAt :one
-select n.at::timestamptz as at from awa.next_ready_at(queues => sqlc.narg(queues)::text[]) n(at) where n.at is not null;
+select n.at::pg_catalog.timestamptz as at
+  from awa.next_ready_at(queues => sqlc.narg(queues)::pg_catalog.text[]) n(at)
+ where n.at is not null;

@@ -1,10 +1,11 @@
 -- name: Schedule :exec
 select awa.schedule(
-  name => @name, queue => @queue, kind => @kind, cron => sqlc.narg(cron), every => sqlc.narg(every)::text::interval,
+  name => @name, queue => @queue, kind => @kind, cron => sqlc.narg(cron),
+  every => sqlc.narg(every)::pg_catalog.text::interval,
   args => @args, timezone => sqlc.narg(timezone), missed => sqlc.narg(missed),
-  missed_for => sqlc.narg(missed_for)::text::interval, overlap => sqlc.narg(overlap),
+  missed_for => sqlc.narg(missed_for)::pg_catalog.text::interval, overlap => sqlc.narg(overlap),
   starts_at => sqlc.narg(starts_at), ends_at => sqlc.narg(ends_at), priority => sqlc.narg(priority),
-  max_attempts => sqlc.narg(max_attempts), tags => sqlc.narg(tags)::text[], metadata => sqlc.narg(metadata),
+  max_attempts => sqlc.narg(max_attempts), tags => sqlc.narg(tags)::pg_catalog.text[], metadata => sqlc.narg(metadata),
   group_key => sqlc.narg(group_key));
 
 -- name: Unschedule :exec

@@ -1,5 +1,5 @@
 -- name: RegisterWorker :one
-select awa.register_worker(name => @name, queues => sqlc.narg(queues)::text[], info => sqlc.narg(info),
+select awa.register_worker(name => @name, queues => sqlc.narg(queues)::pg_catalog.text[], info => sqlc.narg(info),
   member_of => sqlc.narg(member_of));
 
 -- name: Heartbeat :many
@@ -17,19 +17,21 @@ select *
     durable => sqlc.narg(durable));
 
 -- name: ClaimWithin :many
-select c.job_id, c.receipt, c.queue, c.kind, (case when s.bytes <= @max_bytes::bigint then c.args end)::jsonb as args,
+select c.job_id, c.receipt, c.queue, c.kind,
+       (case when s.bytes operator(pg_catalog.<=) @max_bytes::bigint then c.args end)::pg_catalog.jsonb as args,
        c.priority, c.attempt, c.max_attempts, c.created_at, c.ready_at, c.deadline_at,
-       (case when s.bytes <= @max_bytes then c.tags end)::text[] as tags,
-       (case when s.bytes <= @max_bytes then c.metadata end)::jsonb as metadata,
-       (case when s.bytes <= @max_bytes then c.progress end)::jsonb as progress, c.group_key,
+       (case when s.bytes operator(pg_catalog.<=) @max_bytes then c.tags end)::pg_catalog.text[] as tags,
+       (case when s.bytes operator(pg_catalog.<=) @max_bytes then c.metadata end)::pg_catalog.jsonb as metadata,
+       (case when s.bytes operator(pg_catalog.<=) @max_bytes then c.progress end)::pg_catalog.jsonb as progress,
+       c.group_key,
        c.expires_at, s.bytes::bigint as bytes
   from awa.claim(queue => @queue, max_jobs => @max_jobs, worker_id => sqlc.narg(worker_id), lease => sqlc.narg(lease),
     durable => sqlc.narg(durable)) c
  cross join lateral (
-    select pg_catalog.octet_length(c.args::text)::bigint
-         + coalesce(pg_catalog.octet_length(c.tags::text), 0)
-         + coalesce(pg_catalog.octet_length(c.metadata::text), 0)
-         + coalesce(pg_catalog.octet_length(c.progress::text), 0) as bytes
+    select pg_catalog.octet_length(c.args::pg_catalog.text)::bigint
+         operator(pg_catalog.+) coalesce(pg_catalog.octet_length(c.tags::pg_catalog.text), 0)
+         operator(pg_catalog.+) coalesce(pg_catalog.octet_length(c.metadata::pg_catalog.text), 0)
+         operator(pg_catalog.+) coalesce(pg_catalog.octet_length(c.progress::pg_catalog.text), 0) as bytes
     offset 0
  ) s;
 
@@ -38,7 +40,7 @@ select awa.complete(job_id => @job_id, receipt => @receipt, output => sqlc.narg(
 
 -- name: CompleteMany :many
 select awa.complete_many(job_ids => @job_ids::bigint[], receipts => @receipts::bigint[],
-  outputs => sqlc.narg(outputs)::jsonb[]);
+  outputs => sqlc.narg(outputs)::pg_catalog.jsonb[]);
 
 -- name: Fail :one
 select awa.fail(
@@ -47,7 +49,7 @@ select awa.fail(
 
 -- name: FailMany :many
 select awa.fail_many(
-  job_ids => @job_ids::bigint[], receipts => @receipts::bigint[], errors => @errors::text[],
+  job_ids => @job_ids::bigint[], receipts => @receipts::bigint[], errors => @errors::pg_catalog.text[],
   retry_after => sqlc.narg(retry_after)::interval[]);
 
 -- name: Release :exec
