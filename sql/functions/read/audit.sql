@@ -29,6 +29,7 @@ comment on view awa.audit_row is 'The row that audit returns, one per queue. The
 -- Reads all that is kept, so it takes seconds for millions of jobs. Writes nothing. A row that was removed before
 -- maintenance has counted it (within seconds) leaves no trace.
 -- Locks: as any reader; only the truncation of a segment waits for it.
+-- Raises 55000 in a database that was restored from a dump, or that has lost the row of ring.
 create or replace function awa.audit() returns setof awa.audit_row
 language plpgsql stable
 security definer

@@ -1,5 +1,5 @@
 -- Explains in words why a job is not running now, or how it has ended.
--- Raises JQ003.
+-- Raises JQ003, 55000.
 create or replace function awa.explain_job(job_id bigint) returns text
 language plpgsql stable
 security definer

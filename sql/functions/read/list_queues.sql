@@ -19,6 +19,7 @@ comment on view awa.list_queues_row is
 -- Returns the settings that hold for each, its own or the defaults; since when it is paused; when and by whom its
 -- settings were changed; how many live workers it has; and the counts of queue_counts, which take most of the time. A
 -- worker is live when it has sent a heartbeat within warn_silence. One that named no queues works on all of them.
+-- Raises 55000 where settings has lost its row.
 create or replace function awa.list_queues() returns setof awa.list_queues_row
 language sql stable
 security definer

@@ -10,6 +10,7 @@ comment on view awa.list_workers_row is
 -- The registered workers, by their ids, with their heartbeats and open attempts.
 -- queues is null for a worker that works on all queues. A worker is overdue when it has sent no heartbeat for
 -- warn_silence.
+-- Raises 55000 where settings has lost its row.
 create or replace function awa.list_workers() returns setof awa.list_workers_row
 language sql stable
 security definer
