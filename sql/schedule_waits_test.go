@@ -97,6 +97,36 @@ func TestSessionThatHoldsAScheduleThroughASubtransaction(t *testing.T) {
 	}
 }
 
+// So is one that keeps what a synchronisation is to remove, or its source, also one that is not there yet; and one that
+// has made a schedule of the same name, and has not committed.
+func TestSessionThatKeepsASynchronisationWaiting(t *testing.T) {
+	const declared = `'[{"name": "n", "queue": "q", "kind": "k", "cron": "@daily"}]'`
+	for _, test := range []struct{ holds, waits string }{
+		{"awa.trigger_schedule('s')", "awa.sync_schedules('app', '[]')"},
+		{"awa.sync_schedules('app', '[]')", "awa.sync_schedules('app', " + declared + ")"},
+		{"awa.sync_schedules('new', '[]')", "awa.sync_schedules('new', '[]')"},
+		{"awa.sync_schedules('new', " + declared + ")", "awa.sync_schedules('app', " + declared + ")"},
+		{"awa.sync_schedules('new', " + declared + ")", "awa.schedule('n', 'q', 'k', '@daily')"},
+		{"awa.schedule('n', 'q', 'k', '@daily')", "awa.sync_schedules('app', " + declared + ")"},
+		{"awa.schedule('n', 'q', 'k', '@daily')", "awa.schedule('n', 'q', 'k', '@daily')"},
+	} {
+		d := newDatabase(t)
+		s, a := d.session(), d.session()
+		s.exec(`select awa.sync_schedules('app', '[{"name": "s", "queue": "q", "kind": "k", "cron": "@daily"}]')`)
+		s.setClaimWait("50 milliseconds")
+		call := test.holds + " beside " + test.waits
+		a.exec("begin; select " + test.holds)
+		err := s.try("select " + test.waits)
+		require.Equal(t, "55P03", sqlState(err), call)
+		refused := err.(*pgconn.PgError)
+		require.Regexp(t, "the (schedule|source) is locked by another session", refused.Message, call)
+		require.Contains(t, refused.Detail, fmt.Sprintf("for backend %d (", a.pid), call)
+		require.NotEmpty(t, refused.Hint, call)
+		a.exec("rollback")
+		s.exec("select " + test.waits)
+	}
+}
+
 // While another session keeps the settings of all queues, a call ends after its second, and no schedule waits in each
 // call again.
 func TestSchedulesBesideSettingsThatAreLocked(t *testing.T) {

@@ -100,8 +100,14 @@ select distinct a.pid, a.usesysid, q.name as queue, a.query_start as since
 comment on view awa._stuck_claimers is 'Claimers whose clients have not read what they claimed';
 
 -- Raises 55P03: a row of some tables was waited for, for as long as lock_timeout says.
--- Names the transactions that have changed these tables and were open all that time: it is one of them.
-create or replace function awa._refuse_wait(relations regclass[], message text, hint text) returns void
+-- Names the session that holds it; where that is not known, the transactions that have changed these tables and were
+-- open all that time: it is one of them.
+create or replace function awa._refuse_wait(
+  relations regclass[],
+  message text,
+  hint text,
+  holder text default null
+) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
@@ -119,7 +125,8 @@ begin
      and l.pid is distinct from pg_backend_pid()
      and coalesce(a.xact_start, '-infinity') < clock_timestamp() - v_wait;
   raise exception using errcode = '55P03', message = message,
-    detail = format('Waited %s for %s.', v_wait, coalesce(v_holders, 'a transaction that has just ended')), hint = hint;
+    detail = format('Waited %s for %s.', v_wait, coalesce(holder, v_holders, 'a transaction that has just ended')),
+    hint = hint;
 end
 $$;
 comment on function awa._refuse_wait is

@@ -188,7 +188,7 @@ begin
   loop
     select s.* into v_old from awa.schedules s where s.name = schedule.name for update skip locked;
     exit when found;
-    perform awa._wait_for_schedule(schedule.name);
+    perform awa._wait_for_schedule(schedule.name, schedule);
     insert into awa.schedules select schedule.* on conflict do nothing;
     if found then
       perform awa._wake_due(schedule.next_at);
@@ -298,18 +298,13 @@ comment on function awa._store_schedule is 'Writes a schedule that is there';
 create or replace function awa._lock_schedule(name text) returns awa.schedules
 language plpgsql
 as $$
-#variable_conflict use_variable
 declare
   v_schedule awa.schedules;
 begin
   perform awa._check_name('name', name);
   perform awa._bound_waits();
-  select s.* into v_schedule from awa.schedules s where s.name = name and s.removed_at is null for update skip locked;
-  if not found then
-    perform awa._wait_for_schedule(name);
-    select s.* into v_schedule from awa.schedules s where s.name = name and s.removed_at is null for update;
-  end if;
-  if not found then
+  v_schedule := awa._lock_if_there(name);
+  if v_schedule.name is null then
     perform awa._refuse_schedule(name);
   end if;
   return v_schedule;
@@ -317,27 +312,56 @@ end
 $$;
 comment on function awa._lock_schedule is 'Locks a schedule that is there, and returns it';
 
+-- Locks a schedule, and returns it; null where it is not there.
+-- Locks: the schedule, until the transaction ends, for which it waits for as long as lock_timeout says.
+-- Raises 55P03, and names the holder.
+create or replace function awa._lock_if_there(name text) returns awa.schedules
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_schedule awa.schedules;
+begin
+  loop
+    select s.* into v_schedule
+      from awa.schedules s
+     where s.name = name and s.removed_at is null
+       for update skip locked;
+    if found or not exists (select from awa.schedules s where s.name = name and s.removed_at is null) then
+      return v_schedule;
+    end if;
+    perform awa._wait_for_schedule(name);
+  end loop;
+end
+$$;
+comment on function awa._lock_if_there is 'Locks a schedule, and returns it; null where it is not there';
+
 -- Waits until no other session has a schedule locked, or it is not there. The caller locks it then.
+-- With the row that the caller is to insert, also for a session that has inserted one, and has not committed.
 -- Locks: the schedule, and lets go of it again.
 -- Raises 55P03, and names the holder.
 -- Why: the error can be caught in a subtransaction alone. A lock that one has taken does not say which session holds
 -- it, so it is undone.
-create or replace function awa._wait_for_schedule(name text) returns void
+create or replace function awa._wait_for_schedule(name text, made awa.schedules default null) returns void
 language plpgsql
 as $$
 #variable_conflict use_variable
+declare
+  v_holder text;
 begin
   perform from awa.schedules s where s.name = name for update;
+  if not found and made.name is not null then
+    insert into awa.schedules select made.* on conflict do nothing;
+  end if;
   raise sqlstate 'JQ999';
 exception
   when sqlstate 'JQ999' then
     null;
   when lock_not_available then
-    raise exception using errcode = '55P03', message = 'the schedule is locked by another session',
-      detail = format('Waited %s for %s.', current_setting('lock_timeout')::interval, coalesce(
-        (select l.holder from awa._locked_schedules l where l.name = name), 'a session that has just let go')),
-      hint = 'Calls that change or trigger a schedule hold it until their transaction ends: let that end, and try '
-        'again.';
+    select l.holder into v_holder from awa._locked_schedules l where l.name = name;
+    perform awa._refuse_wait(array['awa.schedules']::regclass[], 'the schedule is locked by another session',
+      'Calls that change or trigger a schedule hold it until their transaction ends: let that end, and try again.',
+      v_holder);
 end
 $$;
 comment on function awa._wait_for_schedule is

@@ -27,6 +27,7 @@ declare
   v_source awa.schedule_sources;
   v_seen xid; -- of the row of the source: each synchronisation writes it
   v_owner oid;
+  v_name text;
   v_schedule awa.schedules;
 begin
   perform awa._check_name('source', source), awa._check_declarer();
@@ -49,11 +50,8 @@ begin
   v_content := coalesce(v_content, '');
 
   perform awa._bound_waits();
-  insert into awa.schedule_sources (source, revision, content)
-  values (source, revision, v_content)
-  on conflict do nothing;
-  if not found then
-    select s.* into v_source from awa.schedule_sources s where s.source = source for update;
+  if not awa._lock_source(source, revision, v_content) then
+    select s.* into v_source from awa.schedule_sources s where s.source = source;
     perform awa._check_owner(v_source);
     if revision < v_source.revision then
       return false;
@@ -67,16 +65,18 @@ begin
     end if;
   end if;
   perform awa._save_declared(v_declared);
-  for v_schedule in
-    select s.*
+  for v_name in
+    select s.name
       from awa.schedules s
      where s.source = source
        and s.removed_at is null
        and s.name not in (select j.value ->> 'name' from jsonb_array_elements(schedules) j)
      order by s.name
-       for update
   loop
-    perform awa._store_schedule(awa._removed(v_schedule, v_now));
+    v_schedule := awa._lock_if_there(v_name);
+    if v_schedule.source = source then
+      perform awa._store_schedule(awa._removed(v_schedule, v_now));
+    end if;
   end loop;
   v_owner := coalesce(awa._owner_of(v_source), awa._declarer());
   update awa.schedule_sources s
@@ -89,6 +89,30 @@ end
 $$;
 comment on function awa.sync_schedules is
   'Makes the schedules of a program be those that it declares; returns whether it did';
+
+-- Locks a source; makes it where it is not there, and returns whether it did.
+-- Locks: the source, until the transaction ends, for which it waits for as long as lock_timeout says.
+-- Raises 55P03, and names the sessions that may hold it.
+create or replace function awa._lock_source(source text, revision bigint, content bytea) returns boolean
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  insert into awa.schedule_sources (source, revision, content)
+  values (source, revision, content)
+  on conflict do nothing;
+  if found then
+    return true;
+  end if;
+  perform from awa.schedule_sources s where s.source = source for update;
+  return false;
+exception when lock_not_available then
+  perform awa._refuse_wait(array['awa.schedule_sources']::regclass[], 'the source is locked by another session',
+    'A synchronisation holds its source until its transaction ends: let that end, and try again.',
+    (select awa._row_holder('awa.schedule_sources', s.xmax) from awa.schedule_sources s where s.source = source));
+end
+$$;
+comment on function awa._lock_source is 'Locks a source; makes it where it is not there, and returns whether it did';
 
 -- The role that declares schedules: the one that the session has set, or its login; null for an operator.
 -- Why: logins may change, and share a role. A source that an operator owned would be closed to its program.
