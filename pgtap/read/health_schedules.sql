@@ -4,7 +4,7 @@
 
 begin;
 \ir ../schedule/clock.psql
-select plan(23);
+select plan(30);
 delete from awa.workers;
 update awa.schedules set next_at = null;
 
@@ -85,6 +85,37 @@ select is((select string_agg(pg_temp.fire_at(timestamptz '2026-06-01 12:50:01+00
   'was full, and its time was left out: the queue is deeper than its max_depth (SQLSTATE JQ006)', pg_temp.q(' full')),
   'so it does of a queue that was full');
 select awa.unschedule('refused') \g /dev/null
+
+-- A time that was given up, and was the last one
+select awa.configure_queue(pg_temp.q(' full'), '{"max_depth": null}') \g /dev/null
+create function pg_temp.explains(schedule text) returns text
+language sql
+as $$ select regexp_replace(awa.explain_schedule(schedule), pg_temp.q(), 'q') $$;
+select pg_temp.at('2026-06-01 13:09:00+00') \g /dev/null
+select awa.schedule('given up', pg_temp.q(), 'bad', '*/10 * * * *', missed => 'skip', ends_at => '2026-06-01 13:11+00'),
+       awa.schedule('refused', pg_temp.q(' full'), 'k', '*/10 * * * *', missed => 'skip',
+         ends_at => '2026-06-01 13:11+00') \g /dev/null
+select awa.configure_queue(pg_temp.q(' full'), '{"max_depth": 1}') \g /dev/null
+select is(pg_temp.fire_at('2026-06-01 13:10:01+00') || ', ' || pg_temp.fire_at('2026-06-01 13:11:20+00'),
+  'failed 2, missed 2', 'they have ended');
+select is(pg_temp.says(), format('warning given up: it has failed to fire 1 times in a row, and its time was left out: '
+  'no (SQLSTATE P0001) | warning refused: its queue %s was full, and its time was left out: the queue is deeper than '
+  'its max_depth (SQLSTATE JQ006)', pg_temp.q(' full')), 'health says so all the same');
+select is(count(*) filter (where h.hint ~ '^It has no time ahead. awa.backfill_schedule'), 2::bigint,
+  'and what is to be done')
+  from awa._health_schedules() h;
+select is(pg_temp.explains('given up') ~ ('^It has failed to fire 1 times in a row, the last time at '
+  '2026-06-01 13:10:01.00: no .SQLSTATE P0001.. It has no time ahead, and does not fire any more. The time that could '
+  'not fire was missed by then, and left out. Its last time was'), true, 'so does explain_schedule');
+select is(pg_temp.explains('refused') ~ ('^Its queue q full was full at 2026-06-01 13:10:01.00: the queue is deeper '
+  'than its max_depth .SQLSTATE JQ006.. It has no time ahead, and does not fire any more. The time that'), true,
+  'of a full queue, too');
+update awa.schedules set failures = 0, error = 'busy (SQLSTATE 55P03)' where name = 'given up';
+select is(pg_temp.explains('given up') ~ ('^A time could not fire at 2026-06-01 13:10:01.00, since another session is '
+  'in its way: busy .SQLSTATE 55P03.. It has no time ahead'), true, 'and of one that another session has held');
+select awa.resume_schedule('given up'), awa.pause_schedule('refused') \g /dev/null
+select is(pg_temp.says(), null, 'until it is resumed, paused or removed');
+select awa.unschedule('given up'), awa.unschedule('refused') \g /dev/null
 
 -- One that has failed by a clock that was ahead
 select pg_temp.at('2027-06-01 12:00:30+00') \g /dev/null

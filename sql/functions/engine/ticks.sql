@@ -201,11 +201,14 @@ as $$ select coalesce(schedule.error like '%(SQLSTATE JQ006)', false) $$;
 comment on function awa._is_refused is 'Whether a schedule was refused last because its queue is full';
 
 -- Whether the tick that a schedule could not fire was given up since: it was missed by then.
+-- Also where it was the last one.
 create or replace function awa._has_given_up(schedule awa.schedules) returns boolean
 language sql immutable
 as $$
 select coalesce(schedule.error is not null and schedule.waiting_tick is null
-  and schedule.next_tick > schedule.failed_at and schedule.last_tick is distinct from schedule.decided_until, false)
+  and num_nonnulls(schedule.paused_at, schedule.removed_at) = 0
+  and (schedule.next_tick is null or schedule.next_tick > schedule.failed_at)
+  and schedule.last_tick is distinct from schedule.decided_until, false)
 $$;
 comment on function awa._has_given_up is
   'Whether the tick that a schedule could not fire was given up since: it was missed by then';

@@ -19,6 +19,7 @@ declare
   v_schedule awa.schedules;
   v_due timestamptz;
   v_state text;
+  v_again text;
   v_says text;
 begin
   perform awa._check_name('name', name);
@@ -33,6 +34,8 @@ begin
   end if;
   v_due := coalesce(v_schedule.waiting_tick, v_schedule.next_tick);
   v_state := coalesce(awa._state_of(v_schedule.last_job_id), 'gone');
+  v_again := coalesce('It is tried again at ' || v_schedule.next_at,
+    'It has no time ahead, and does not fire any more');
   v_says := case
     when v_schedule.removed_at is not null
       then format('It was removed at %s by %s.', v_schedule.removed_at, v_schedule.changed_by)
@@ -45,14 +48,16 @@ begin
         'again at %s. resume_schedule lets it fire from now on.%s', coalesce(v_schedule.next_at::text, 'no time'),
         ' It failed then: ' || v_schedule.error || '.')
     when awa._is_refused(v_schedule)
-      then format('Its queue %s was full at %s: %s. It is tried again at %s.', v_schedule.queue, v_schedule.failed_at,
-        v_schedule.error, v_schedule.next_at)
+      then format('Its queue %s was full at %s: %s. %s.', v_schedule.queue, v_schedule.failed_at, v_schedule.error,
+        v_again)
     when v_schedule.failures > 0
-      then format('It has failed to fire %s times in a row, the last time at %s: %s. It is tried again at %s, or at '
-        'once after resume_schedule.', v_schedule.failures, v_schedule.failed_at, v_schedule.error, v_schedule.next_at)
+      then format('It has failed to fire %s times in a row, the last time at %s: %s. %s.', v_schedule.failures,
+        v_schedule.failed_at, v_schedule.error,
+        v_again || case when v_schedule.next_at is null then '' else ', or at once after resume_schedule' end)
     when v_schedule.error is not null
-      then format('Its time %s could not fire at %s, since another session is in its way: %s. It is tried again at %s.',
-        v_due, v_schedule.failed_at, v_schedule.error, v_schedule.next_at)
+      then format('%s could not fire at %s, since another session is in its way: %s. %s.',
+        case when awa._has_given_up(v_schedule) then 'A time' else 'Its time ' || v_due end, v_schedule.failed_at,
+        v_schedule.error, v_again)
     when v_schedule.waiting_tick is not null and v_schedule.overlap = 'wait'
       then format('Its time %s waits for job %s to end, which is %s.', v_schedule.waiting_tick, v_schedule.last_job_id,
         v_state)
@@ -67,11 +72,12 @@ begin
         v_due)
     else format('It fires in %s, at %s.', awa._span(v_schedule.next_tick - v_now), v_schedule.next_tick)
   end;
+  v_says := concat_ws(' ', v_says,
+    case
+      when awa._has_given_up(v_schedule) then 'The time that could not fire was missed by then, and left out.'
+    end);
   if v_schedule.paused_at is null and v_schedule.next_tick is not null then
     v_says := concat_ws(' ', v_says,
-      case
-        when awa._has_given_up(v_schedule) then 'The time that could not fire was missed by then, and left out.'
-      end,
       (
         select format('It is locked by %s, and does not fire until that transaction ends.', l.holder)
           from awa._locked_schedules l

@@ -9,6 +9,9 @@ language sql stable
 as $$
 with now as (
   select awa._schedule_clock() as at
+), no_more as (
+  select 'It has no time ahead. awa.backfill_schedule enqueues the job of the time that was left out; '
+           'awa.resume_schedule(name) ends this warning.' as hint
 ), late as (
   select s.*
     from awa.schedules s, now n
@@ -21,8 +24,8 @@ with now as (
 ), failing as (
   select s.*
     from awa.schedules s, now n
-   where s.next_at is not null
-     and s.error is not null
+   where s.error is not null
+     and (s.next_at is not null or awa._has_given_up(s)) -- it may have ended
      and not awa._is_refused(s)
      and not awa._is_ahead(s, n.at)
      and (s.failures >= 10
@@ -33,8 +36,8 @@ with now as (
 ), refused as (
   select s.*
     from awa.schedules s, now n
-   where s.next_at is not null
-     and awa._is_refused(s)
+   where awa._is_refused(s)
+     and (s.next_at is not null or awa._has_given_up(s))
      and not awa._is_ahead(s, n.at)
      and (least(s.next_at, s.next_tick, s.waiting_tick) < n.at - interval '1 minute' or awa._has_given_up(s))
    order by s.name
@@ -59,6 +62,7 @@ select f.name,
          else 'another session is in its way'
        end, case when awa._has_given_up(f) then ', and its time was left out' end, f.error),
        case
+         when f.next_at is null then t.hint
          when f.failures > 0
            then 'Change it, or what refuses its job. It is tried again each hour at least, or at its next time; at '
              'once after awa.resume_schedule(name).'
@@ -66,16 +70,19 @@ select f.name,
            'error, too. See awa.explain_schedule(name).'
        end,
        jsonb_build_object('failures', f.failures, 'failed_at', f.failed_at)
-  from failing f
+  from failing f, no_more t
 union all
 select r.name, format(case
          when awa._has_given_up(r) then 'its queue %s was full, and its time was left out: %s'
          else 'its queue %s is full: %s'
        end, r.queue, r.error),
-       'Run more workers for the queue, or raise its max_depth with awa.configure_queue. The schedule is tried again '
-       'every 5 seconds.',
+       case
+         when r.next_at is null then t.hint
+         else 'Run more workers for the queue, or raise its max_depth with awa.configure_queue. The schedule is tried '
+           'again every 5 seconds.'
+       end,
        jsonb_build_object('queue', r.queue, 'failed_at', r.failed_at)
-  from refused r
+  from refused r, no_more t
 union all
 (
   select s.name,
