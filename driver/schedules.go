@@ -298,6 +298,7 @@ type ScheduleInfo struct {
 	MadeAt       time.Time
 	ChangedAt    time.Time
 	ChangedBy    string
+	IsAhead      bool // a clock of the server that was ahead has stopped it, until it is resumed
 }
 
 // ListSchedules lists all schedules in the order of their names.
@@ -319,7 +320,7 @@ func (c *Client) ListSchedules(ctx context.Context) ([]ScheduleInfo, error) {
 			WaitingAt: row.WaitingAt, PausedAt: row.PausedAt, PausedBy: value(row.PausedBy),
 			PauseReason: value(row.PauseReason), TimesMissed: row.TimesMissed, TimesSkipped: row.TimesSkipped,
 			Failures: int(row.Failures), Error: value(row.Error), FailedAt: row.FailedAt, MadeAt: row.MadeAt,
-			ChangedAt: row.ChangedAt, ChangedBy: row.ChangedBy,
+			ChangedAt: row.ChangedAt, ChangedBy: row.ChangedBy, IsAhead: row.IsAhead,
 		}
 	}
 	return schedules, nil

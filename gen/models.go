@@ -222,6 +222,7 @@ type AwaListSchedulesRow struct {
 	MadeAt       time.Time
 	ChangedAt    time.Time
 	ChangedBy    string
+	IsAhead      bool
 }
 
 // The row that list_workers returns, one per worker. The view itself is always empty

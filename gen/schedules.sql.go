@@ -73,7 +73,7 @@ func (q *Queries) ExplainSchedule(ctx context.Context, db DBTX, name string) (st
 }
 
 const listSchedules = `-- name: ListSchedules :many
-select name, source, queue, kind, cron, every, args, timezone, missed, missed_for, overlap, starts_at, ends_at, priority, max_attempts, tags, metadata, group_key, next_at, last_at, last_job_id, last_job_state, waiting_at, paused_at, paused_by, pause_reason, times_missed, times_skipped, failures, error, failed_at, made_at, changed_at, changed_by from awa.list_schedules()
+select name, source, queue, kind, cron, every, args, timezone, missed, missed_for, overlap, starts_at, ends_at, priority, max_attempts, tags, metadata, group_key, next_at, last_at, last_job_id, last_job_state, waiting_at, paused_at, paused_by, pause_reason, times_missed, times_skipped, failures, error, failed_at, made_at, changed_at, changed_by, is_ahead from awa.list_schedules()
 `
 
 func (q *Queries) ListSchedules(ctx context.Context, db DBTX) ([]AwaListSchedulesRow, error) {
@@ -120,6 +120,7 @@ func (q *Queries) ListSchedules(ctx context.Context, db DBTX) ([]AwaListSchedule
 			&i.MadeAt,
 			&i.ChangedAt,
 			&i.ChangedBy,
+			&i.IsAhead,
 		); err != nil {
 			return nil, err
 		}

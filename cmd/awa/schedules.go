@@ -171,6 +171,7 @@ type scheduleJSON struct {
 	MadeAt       time.Time       `json:"made_at"`
 	ChangedAt    time.Time       `json:"changed_at"`
 	ChangedBy    string          `json:"changed_by"`
+	IsAhead      bool            `json:"is_ahead"`
 }
 
 func newScheduleJSON(s driver.ScheduleInfo, state string) scheduleJSON {
@@ -189,6 +190,7 @@ func newScheduleJSON(s driver.ScheduleInfo, state string) scheduleJSON {
 		PausedAt: s.PausedAt, PausedBy: s.PausedBy, PauseReason: s.PauseReason,
 		TimesMissed: s.TimesMissed, TimesSkipped: s.TimesSkipped, Failures: s.Failures, Error: s.Error,
 		FailedAt: s.FailedAt, MadeAt: s.MadeAt, ChangedAt: s.ChangedAt, ChangedBy: s.ChangedBy,
+		IsAhead: s.IsAhead,
 	}
 }
 
@@ -239,11 +241,10 @@ func (c *schedulesCommand) list(ctx context.Context) error {
 
 // stateOf returns a word for how a schedule is at a time, and why.
 func stateOf(s driver.ScheduleInfo, now time.Time) (state, why string) {
-	isAhead := func(t *time.Time) bool { return t != nil && t.Sub(now) > time.Minute }
 	switch {
 	case s.PausedAt != nil:
 		return "paused", s.PauseReason
-	case isAhead(&s.MadeAt), isAhead(s.LastAt), isAhead(s.FailedAt), isAhead(s.WaitingAt):
+	case s.IsAhead:
 		return "ahead", "the clock of the server was ahead; awa schedules resume lets it fire from now on"
 	case strings.HasSuffix(s.Error, "(SQLSTATE JQ006)"): // that is no failure: it is tried again soon
 		return "queue full", s.Error

@@ -145,8 +145,8 @@ func TestStateOfASchedule(t *testing.T) {
 		"queue full": {{NextAt: over, Error: full}, {NextAt: soon, WaitingAt: over, Error: full}},
 		"failing":    {{NextAt: over, Failures: 3, Error: "no such zone"}, {NextAt: soon, Error: "refused"}},
 		"paused":     {{PausedAt: over, Failures: 3, Error: full, LastAt: soon}},
-		"ahead": {{NextAt: soon, LastAt: soon}, {NextAt: soon, MadeAt: *soon}, {WaitingAt: soon},
-			{FailedAt: soon, Failures: 1, Error: "refused"}, {LastAt: soon, FailedAt: soon, Error: full}},
+		"ahead": {{NextAt: soon, IsAhead: true}, {WaitingAt: soon, IsAhead: true},
+			{FailedAt: soon, Error: full, IsAhead: true}},
 	} {
 		for _, s := range all {
 			state, _ := stateOf(s, now)
@@ -171,6 +171,9 @@ func TestSchedulesInAZone(t *testing.T) {
 	assert.Regexp(t, `(.* 09:00:00 \+1[23]:45\n){5}$`, schedules(t, "next", name))
 	execute(t, conn, `update awa.schedules set error = awa._refusal('deep', 'JQ006'), waiting_tick = made_at`)
 	assert.Regexp(t, ` queue full: deep \(SQLSTATE JQ006\)\n$`, schedules(t))
+	execute(t, conn, `update awa.schedules set decided_until = now() + '1 day'`) // by a clock that was ahead
+	assert.Regexp(t, ` ahead: the clock of the server was ahead; `, schedules(t))
+	execute(t, conn, `update awa.schedules set decided_until = now()`)
 
 	var encoded []map[string]any
 	require.NoError(t, json.Unmarshal([]byte(schedules(t, "--json")), &encoded))

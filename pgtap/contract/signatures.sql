@@ -242,7 +242,7 @@ select is(pg_temp.columns_of('awa.list_schedules_row'),
   'zone, '
   'paused_at timestamp with time zone, paused_by text, pause_reason text, times_missed bigint, times_skipped bigint, '
   'failures integer, error text, failed_at timestamp with time zone, made_at timestamp with time zone, '
-  'changed_at timestamp with time zone, changed_by text', 'columns of list_schedules_row');
+  'changed_at timestamp with time zone, changed_by text, is_ahead boolean', 'columns of list_schedules_row');
 select is(pg_temp.columns_of('awa.rescue_row'), 'rescued bigint', 'columns of rescue');
 select is(pg_temp.columns_of('awa.materialize_row'), 'materialized bigint', 'columns of materialize');
 select is(pg_temp.columns_of('awa.cancel_expired_row'), 'cancelled bigint', 'columns of cancel_expired');

@@ -5,7 +5,7 @@
 begin;
 set local track_functions = 'pl'; -- first: what is called before it is not tracked later
 \ir ../schedule/clock.psql
-select plan(8);
+select plan(10);
 
 select is((select count(*) from awa.list_schedules() l where l.queue = pg_temp.q()), 0::bigint, 'there is none');
 select awa.schedule(n, pg_temp.q(), 'k', '0 * * * *') from unnest('{b,a,c}'::text[]) n \g /dev/null
@@ -26,6 +26,13 @@ select is((select l.last_job_state from pg_temp.listed('b') l), 'cancelled', 'th
 update awa.schedules set last_job_id = -1 where name = 'b';
 select is((select row(l.last_job_id, l.last_job_state)::text from pg_temp.listed('b') l), '(-1,)',
   'one that is gone has none');
+
+-- What a clock that was ahead has decided
+select awa.schedule('ahead', pg_temp.q(), 'k', '0 * * * *', missed => 'skip') \g /dev/null
+select is(l.is_ahead, false, 'one that goes by the clock') from awa.list_schedules() l where l.name = 'ahead';
+update awa.schedules set decided_until = decided_until + interval '1 day' where name = 'ahead';
+select is(l.is_ahead, true, 'one that a clock ahead has stopped, also where nothing fired then')
+  from awa.list_schedules() l where l.name = 'ahead';
 
 -- Many
 select awa.schedule('n' || n, pg_temp.q(), 'k', '0 * * * *') from generate_series(1, 1100) n \g /dev/null
