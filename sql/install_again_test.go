@@ -99,3 +99,32 @@ func TestNothingToDoWhereTheOwnerTunes(t *testing.T) {
 	require.Contains(t, hint(err), "Let a superuser run awa migrate, or a role that installs: ins.")
 	require.NotContains(t, hint(err), "grant awa_owner to pod")
 }
+
+// A restore of the schema alone leaves the schema itself to the superuser who made it. The way out loses no job.
+func TestASchemaRestoredAlone(t *testing.T) {
+	own := newServer(t)
+	d := own.database("app", true)
+	s := d.session()
+	s.enqueueMany("q", 3)
+	file := filepath.Join(t.TempDir(), "dump")
+	output, err := own.program("pg_dump", "-Fc", "-f", file, "-d", d.url).CombinedOutput()
+	require.NoError(t, err, string(output))
+	alone := own.database("alone", false)
+	r := alone.session()
+	r.exec("create schema awa")
+	output, err = own.program("pg_restore", "-n", "awa", "-d", alone.url, file).CombinedOutput()
+	require.NoError(t, err, string(output))
+
+	_, err = driver.Migrate(t.Context(), alone.url)
+	require.Equal(t, "55000", sqlState(err))
+	require.ErrorContains(t, err, "awa.schema_version belongs to awa_owner, schema awa to postgres")
+	require.Contains(t, hint(err), "alter schema awa owner to awa_owner, then run this again")
+	require.NotContains(t, hint(err), "drop the schema")
+	r.exec("alter schema awa owner to awa_owner")
+	result, err := driver.Migrate(t.Context(), alone.url)
+	require.NoError(t, err)
+	require.True(t, result.Changed)
+	r.exec("select awa.rebase_after_restore()")
+	require.Len(t, r.claim("q", 9), 3)
+	r.balanced()
+}

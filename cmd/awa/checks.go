@@ -183,8 +183,7 @@ func (d *doctor) fail(topic string, err error) {
 			return
 		}
 		d.add(levelWarning, "access", topic, "not checked: this role may not look there",
-			"To monitor, run this as a member of "+cmp.Or(d.reader, "awa_reader")+". To see all, run it as the role that "+
-				"installs.")
+			"To monitor, run this as a member of "+cmp.Or(d.reader, "awa_reader")+". "+d.seesAll)
 		return
 	}
 	d.add(levelCritical, topic, "", "can't be checked: "+err.Error(), "")

@@ -98,6 +98,7 @@ type doctor struct {
 	conn      *pgx.Conn
 	owner     string // of the schema; all roles as SQL has them
 	reader    string // another role that may call health, or the owner
+	seesAll   string // what to do for that, as an installer that is no member of the owner
 	reads     bool   // whether this session may call health
 	superuser bool   // whether code that runs as this session can become a superuser
 	findings  []finding
@@ -186,6 +187,13 @@ func (d *doctor) lookUpRoles(ctx context.Context) error {
 		           join pg_roles r on r.rolname = substring(o.rolname from '^(.*)owner$') || 'reader'
 		          where o.oid = n.nspowner
 		       ), n.nspowner::regrole::text),
+		       case when not pg_has_role(o.oid, 'usage') and not o.rolcanlogin
+		            and (pg_has_role(o.oid, 'member with admin option')
+		                 or m.rolcreaterole and current_setting('server_version_num')::int < 160000)
+		         then format('To see all, say before: grant %s to %s; and afterwards: revoke %1$s from %2$s cascade;',
+		           o.oid::regrole, m.oid::regrole)
+		         else 'To see all, run it as the role that installs.'
+		       end,
 		       has_schema_privilege(n.oid, 'usage') and exists (
 		         select
 		           from pg_proc p
@@ -194,13 +202,15 @@ func (d *doctor) lookUpRoles(ctx context.Context) error {
 		       ),
 		       exists (select from pg_roles r where r.rolname in (current_user, session_user) and r.rolsuper)
 		  from pg_namespace n
+		  join pg_roles o on o.oid = n.nspowner
+		  join pg_roles m on m.rolname = current_user
 		 where n.nspname = 'awa'`
 	tx, err := d.begin(ctx, "read only")
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback(context.WithoutCancel(ctx))
-	return tx.QueryRow(ctx, query).Scan(&d.owner, &d.reader, &d.reads, &d.superuser)
+	return tx.QueryRow(ctx, query).Scan(&d.owner, &d.reader, &d.seesAll, &d.reads, &d.superuser)
 }
 
 // notCalled says what was not looked at.

@@ -175,3 +175,33 @@ func TestDoctorNamesWhoMayGrantTheOwner(t *testing.T) {
 		}
 	}
 }
+
+// An installer that has followed doctor, and is no member of the owner any more, is told how to see all, and can remove
+// what it has installed.
+func TestAnInstallerThatLeftTheOwner(t *testing.T) {
+	databaseURL := startServer(t, pgserver.Config{})
+	execute(t, testdb.Connect(t, databaseURL), "create role ins login createrole", "create database app owner ins")
+	databaseURL = strings.Replace(with(t, databaseURL, "user", "ins"), "/postgres?", "/app?", 1)
+	call := func(args ...string) (stdout string) {
+		status, stdout, stderr := awa(t.Context(), append(args, "--database-url", databaseURL)...)
+		require.Zero(t, status, stderr)
+		return stdout
+	}
+	call("migrate", "--role-prefix", "app_")
+	ins := testdb.Connect(t, databaseURL)
+	execute(t, ins, "revoke app_owner from ins cascade")
+
+	f := find(examined(t, databaseURL), levelWarning, "access", "views", "not checked")
+	require.NotNil(t, f)
+	require.Contains(t, f.Hint, "To see all, say before: grant app_owner to ins; and afterwards: "+
+		"revoke app_owner from ins cascade;")
+	execute(t, ins, "grant app_owner to ins")
+	require.Nil(t, find(examined(t, databaseURL), levelWarning, "access", "views", "not checked"))
+	execute(t, ins, "revoke app_owner from ins cascade", "create table mine ()", "grant select on mine to app_owner")
+
+	require.Contains(t, call("uninstall"), "Role app_owner stays")
+	var members []string
+	require.NoError(t, ins.QueryRow(t.Context(), `select array_agg(m.member::regrole::text) from pg_auth_members m
+		where m.roleid = 'app_owner'::regrole and pg_has_role(m.member, m.roleid, 'usage')`).Scan(&members))
+	require.Empty(t, members, "it is a member again")
+}

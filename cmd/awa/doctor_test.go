@@ -232,6 +232,7 @@ func TestDoctorOnAServerOfItsOwn(t *testing.T) {
 	provoke(t, databaseURL, []wrong{
 		{"alter role awa_owner superuser", levelWarning, "roles", "awa_owner", "is a superuser"},
 		{"alter role awa_owner login", levelWarning, "roles", "awa_owner", "can log in"},
+		{"alter schema awa owner to postgres", levelCritical, "roles", "awa", "belongs to postgres, functions to awa_owner"},
 		{"create role anna login; grant awa_owner to anna", levelWarning, "roles", "awa_owner", "has the member anna"},
 	}...)
 }

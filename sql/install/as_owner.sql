@@ -7,6 +7,31 @@
   v_arguments jsonb := '{}';
   v_said jsonb;
   v_temporary oid[];
+  -- How the owner is granted: to inherit its rights, and to give it things, from PostgreSQL 16 on two options.
+  c_with constant text :=
+    case when current_setting('server_version_num')::int >= 160000 then ' with inherit true, set true' else '' end;
+  v_granted oid; -- the role that was granted for the time being
+{{end}}
+{{define "become_owner"}}
+      if not pg_has_role(v_schema_owner, 'usage') then
+        begin
+          -- A role becomes a member by itself only of one that Awa has made for this.
+          if not exists (
+            select
+              from pg_roles r
+             where r.oid = v_schema_owner
+               and r.rolname ~ 'owner$'
+               and not r.rolcanlogin
+               and shobj_description(r.oid, 'pg_authid') = {{template "mark"}}
+          ) then
+            raise insufficient_privilege;
+          end if;
+          execute format('grant %s to current_user%s', v_schema_owner::regrole, c_with);
+          v_granted := v_schema_owner;
+        exception when insufficient_privilege then
+          null;
+        end;
+      end if;
 {{end}}
 {{define "temporary"}}
 select d.objid

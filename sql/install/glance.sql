@@ -10,7 +10,7 @@
 {{define "installers"}}(
               select case
                        when r.rolcanlogin then format('Run this as %s or as a superuser.', r.oid::regrole)
-                       else format('Let a superuser run awa migrate%s. Grant %s to no login of a program: its members '
+                       else format('Let a superuser run awa {{.}}%s. Grant %s to no login of a program: its members '
                          'can read and change everything.',
                          (select ', or a role that installs: ' || string_agg(m.member::regrole::text, ', ')
                             from (select distinct a.member from pg_auth_members a where a.roleid = r.oid) m),

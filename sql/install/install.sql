@@ -18,9 +18,6 @@ declare
     $awa_code${{.TriggersJSON}}$awa_code$::jsonb);
   c_order constant text[] := '{settings,queue_settings,ring,queues,origin,lease_claims,lease_claim_closures,'
     'ready_tombstones,leases,deferred_jobs,ready_entries}';
-  -- How the owner is granted: to inherit its rights, and to give it things, from PostgreSQL 16 on two options.
-  c_with constant text :=
-    case when current_setting('server_version_num')::int >= 160000 then ' with inherit true, set true' else '' end;
   v_wait constant interval := coalesce(nullif(current_setting('awa.install_wait', true), ''), '1 minute')::interval;
   v_began constant timestamptz := clock_timestamp();
   v_asked constant text := nullif(current_setting('awa.role_prefix', true), '');
@@ -55,7 +52,6 @@ declare
   v_tables oid[];
   v_foreign oid[];
   v_passes boolean;
-  v_granted oid; -- the role that was granted for the installation
   v_pending text[];
   v_found text[];
   v_stops boolean;
@@ -92,29 +88,12 @@ begin
       v_before := 0;
       select n.oid, n.nspowner into v_namespace, v_schema_owner from pg_namespace n where n.nspname = 'awa';
       exit when v_namespace is null;
-      if not pg_has_role(v_schema_owner, 'usage') then
-        begin
-          -- A role becomes a member by itself only of one that Awa has made for this.
-          if not exists (
-            select
-              from pg_roles r
-             where r.oid = v_schema_owner
-               and r.rolname ~ 'owner$'
-               and not r.rolcanlogin
-               and shobj_description(r.oid, 'pg_authid') = {{template "mark"}}
-          ) then
-            raise insufficient_privilege;
-          end if;
-          execute format('grant %s to current_user%s', v_schema_owner::regrole, c_with);
-          v_granted := v_schema_owner;
-        exception when insufficient_privilege then
-          null;
-        end;
+{{template "become_owner"}}      if not pg_has_role(v_schema_owner, 'usage') then
         if v_is_ours and not v_as_it_was and not pg_has_role(v_schema_owner, 'member') then
           raise warning 'schema awa is not as its installation left it'
             using detail = format('%s may not change that. All is of this version, so programs work.', current_user),
               hint = 'awa doctor says what differs; after pg_upgrade from another major version nothing may. '
-                || {{template "installers"}};
+                || {{template "installers" "migrate"}};
           v_before := c_schema;
           {{template "done" "false"}}
           return;
@@ -131,7 +110,7 @@ begin
             hint = case
               when pg_has_role(v_schema_owner, 'member')
                 then format({{template "inherit"}}, current_user, v_schema_owner::regrole)
-              else {{template "installers"}}
+              else {{template "installers" "migrate"}}
             end;
         end if;
       end if;
@@ -169,7 +148,18 @@ begin
         if v_problem is not null then
           raise exception using errcode = '55000', message = format('awa.schema_version %s', v_problem),
             detail = 'It is not as Awa makes it.',
-            hint = 'Find out who did it, and put back what was there; or drop the schema, if it is not Awa''s.';
+            hint = coalesce((
+                select format('If the schema was restored alone (pg_restore --schema awa), it has got another owner: '
+                         'alter schema awa owner to %s, then run this again. To drop it would lose the jobs.',
+                         c.relowner::regrole)
+                  from pg_class c
+                 where c.relnamespace = v_namespace and c.relname = 'schema_version' and c.relowner <> v_schema_owner
+                   and not exists (
+                     select
+                       from pg_class o
+                      where o.relnamespace = v_namespace and o.relkind in ('r', 'p', 'v', 'S')
+                        and o.relowner <> c.relowner
+                   )), 'Find out who did it, and put back what was there.');
         end if;
         v_as := v_schema_owner;
         v_body := $awa_inside${{template "read" .}}$awa_inside$;

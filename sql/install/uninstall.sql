@@ -37,10 +37,10 @@ begin
     v_namespace := null;
     select n.oid, n.nspowner into v_namespace, v_schema_owner from pg_namespace n where n.nspname = 'awa';
     exit when v_namespace is null;
-    if not pg_has_role(v_schema_owner, 'usage') then
+{{template "become_owner"}}    if not pg_has_role(v_schema_owner, 'usage') then
       raise exception using errcode = '42501', message = format('schema awa belongs to %s', v_schema_owner::regrole),
         detail = format('%s is not a member of that role.', current_user),
-        hint = format('Run this as %s or as a member of it.', v_schema_owner::regrole);
+        hint = {{template "installers" "uninstall"}};
     end if;
 {{template "pin"}}  end loop;
 {{template "no_members"}}  v_prefix := coalesce(v_asked, 'awa_');
@@ -259,6 +259,9 @@ begin
       v_kept := v_kept || jsonb_build_object(v_role.rolname, v_reason);
     end if;
   end loop;
+  if exists (select from pg_roles r where r.oid = v_granted) then -- it is needed elsewhere
+    execute format('revoke %s from current_user', v_granted::regrole);
+  end if;
   perform set_config('awa.uninstalled',
     json_build_object('found', v_namespace is not null, 'prefix', v_prefix, 'others', coalesce(v_dependent, '{}'),
       'dropped', v_gone, 'kept', v_kept)::text, false);

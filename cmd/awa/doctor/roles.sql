@@ -66,7 +66,12 @@ select 'warning', '', format('the functions run as %s, not as %s', o.oid::regrol
   join roles r on r.name = 'owner' and r.oid <> o.oid
 union all
 select 'critical', b.name, format('belongs to %s, functions to %s', b.owner::regrole, o.oid::regrole),
-       format('Run awa migrate as a member of both.')
+       case
+         when b.kind = 'schema'
+           then format('If it was restored alone (pg_restore --schema awa), before awa migrate: alter schema awa owner '
+             'to %s;', o.oid::regrole)
+         else 'Run awa migrate as a member of both.'
+       end
   from owner o
   join objects b on b.owner <> o.oid
 union all
