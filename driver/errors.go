@@ -54,6 +54,12 @@ var (
 	// ErrRowMissing says that a table of the installation has lost a row that must be there: the text says how to bring it
 	// back. SQLSTATE 55000.
 	ErrRowMissing = errors.New("a row of the installation is missing")
+	// ErrShardsInUse says that the number of shards of a queue can't change while jobs with a group wait or run. SQLSTATE
+	// 55000.
+	ErrShardsInUse = errors.New("jobs with a group keep the number of shards")
+	// ErrNotPermitted says that the login may not do this: it lacks one of Awa's roles, or the worker is another login's.
+	// SQLSTATE 42501.
+	ErrNotPermitted = errors.New("not permitted")
 	// ErrDatabaseTooOld says that the functions in the database are older than those that this program was made for.
 	// Run awa migrate on it first: a program works with the functions of its own version, and of the next one.
 	ErrDatabaseTooOld = errors.New("the database is too old for this program")
@@ -91,6 +97,7 @@ var sentinels = map[string]error{
 	serializationFailure: ErrSerialization,
 	"40P01":              ErrDeadlock,
 	"55P03":              ErrLocked,
+	"42501":              ErrNotPermitted,
 }
 
 // sentinelFor tells apart the causes that share a SQLSTATE, by what Awa's own messages begin or end with: they are
@@ -105,6 +112,8 @@ func sentinelFor(pg *pgconn.PgError) error {
 		return ErrRestored
 	case pg.Code == "55000" && strings.HasPrefix(pg.Message, "awa.") && strings.HasSuffix(pg.Message, " has lost its row"):
 		return ErrRowMissing
+	case pg.Code == "55000" && strings.HasPrefix(pg.Message, "shards cannot change while jobs with a group wait or run"):
+		return ErrShardsInUse
 	}
 	return sentinels[pg.Code]
 }

@@ -55,6 +55,13 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 			driver.ErrRestored, []string{"; detail: ", "hint: Call awa.rebase_after_restore() once."}},
 		"55000, row": {"set local session_replication_role = replica; delete from awa.ring; select awa.enqueue('q', 'k')",
 			driver.ErrRowMissing, []string{"awa.ring has lost its row", "hint: Run: insert into"}},
+		"55000, shards": {`select awa.enqueue('grouped', 'k', group_key => 'g'); ` +
+			`select awa.configure_queue('grouped', '{"shards": 2}')`,
+			driver.ErrShardsInUse, []string{"detail: The queue has 1", "; hint: "}},
+		"55000, else": {`do $$ begin raise exception using errcode = '55000', message = 'of the caller''s own'; end $$`,
+			nil, []string{"SQLSTATE 55000"}},
+		"42501": {"create role stranger_of_errors; set local role stranger_of_errors; select awa.enqueue('q', 'k')",
+			driver.ErrNotPermitted, []string{"; hint: Grant the role what it needs: awa_producer"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tx, err := pool.Begin(t.Context())
@@ -62,12 +69,14 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 			defer tx.Rollback(t.Context())
 			_, err = tx.Exec(t.Context(), test.statement, pgx.QueryExecModeSimpleProtocol)
 			err = driver.MapError(err)
-			require.ErrorIs(t, err, test.want)
+			if test.want != nil {
+				require.ErrorIs(t, err, test.want)
+			}
 			for _, other := range []error{
 				driver.ErrStaleReceipt, driver.ErrNoSuchQueue, driver.ErrNoSuchJob, driver.ErrIsolation, driver.ErrWrongState,
 				driver.ErrQueueFull, driver.ErrNoSuchSchedule, driver.ErrInvalidArgument, driver.ErrUntranslatable,
 				driver.ErrUniqueKeyHeld, driver.ErrDeadlock, driver.ErrMovedOn, driver.ErrSerialization, driver.ErrLocked,
-				driver.ErrRestored, driver.ErrRowMissing,
+				driver.ErrRestored, driver.ErrRowMissing, driver.ErrShardsInUse, driver.ErrNotPermitted,
 			} {
 				assert.Equal(t, errors.Is(test.want, other), errors.Is(err, other), other)
 			}
@@ -98,6 +107,7 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 	assert.NotErrorIs(t, driver.MapError(err), driver.ErrUniqueKeyHeld, "the caller's own table")
 	_, err = pool.Exec(t.Context(), "do $$ begin raise exception using errcode = '42501'; end $$")
 	assert.ErrorContains(t, driver.MapError(err), "Where Awa was installed with another prefix than awa_")
+	assert.ErrorIs(t, driver.MapError(err), driver.ErrNotPermitted)
 }
 
 // A session that answers for a job in a transaction that lasts keeps others from changing it.
