@@ -21,7 +21,7 @@ select j.id, j.state from awa.jobs j where j.queue in (pg_temp.q(' states'), pg_
 
 begin;
 \ir clock.psql
-select plan(98);
+select plan(100);
 
 select is(pg_temp.fire(), '', 'without schedules there is nothing to do');
 select awa.schedule('s', pg_temp.q(), 'k', '* * * * *') \g /dev/null
@@ -68,6 +68,20 @@ select awa.unschedule(name) from missed \g /dev/null
 select is(pg_temp.fire_at('2026-09-01 00:30:00+00'), 'fired 1, missed 999', 'latest fires however old it is');
 select is(pg_temp.times('old'), '01 00:00', 'the last one');
 select awa.unschedule('old') \g /dev/null
+
+-- Where missed_for ends is by the clock of the schedule, not of the session: this day has 23 hours
+savepoint summer;
+select pg_temp.at('2026-03-27 00:00:30+00') \g /dev/null
+select awa.schedule('berlin', pg_temp.q(), 'k', '0 * * * *', timezone => 'Europe/Berlin', missed => 'all'),
+       awa.schedule('utc', pg_temp.q(), 'k', '0 * * * *', missed => 'all') \g /dev/null
+set local timezone = 'America/New_York';
+select pg_temp.fire_at('2026-03-29 10:00:30+00') \g /dev/null
+set local timezone = 'UTC';
+select is(substr(pg_temp.times('berlin'), 1, 8) || ', ' || (select l.times_missed from pg_temp.listed('berlin') l),
+  '28 12:00, 35', 'a day of its zone, which has 23 hours');
+select is(substr(pg_temp.times('utc'), 1, 8) || ', ' || (select l.times_missed from pg_temp.listed('utc') l),
+  '28 11:00, 34', 'or 24');
+rollback to summer;
 
 select pg_temp.at('2026-06-01 11:59:30+00') \g /dev/null
 select awa.schedule('short ' || o, pg_temp.q(), 'k', '* * * * *', missed => 'all', missed_for => '1 second',

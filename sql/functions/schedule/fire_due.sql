@@ -422,7 +422,8 @@ begin
     next_tick := awa._tick_after(schedule, cron, zone, decided_until);
   end if;
   v_from := case
-    when schedule.missed = 'all' then least(v_edge, now - schedule.missed_for - interval '1 microsecond')
+    when schedule.missed = 'all' and next_tick <= v_edge
+      then least(v_edge, awa._nth_time(now, schedule.missed_for, zone, -1) - interval '1 microsecond')
     else v_edge
   end;
   if next_tick <= v_from then
