@@ -41,7 +41,7 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_operator', 'schedule'), ('awa_operator', 'unschedule'), ('awa_operator', 'pause_schedule'),
   ('awa_operator', 'resume_schedule'), ('awa_operator', 'trigger_schedule'), ('awa_operator', 'backfill_schedule'),
   ('awa_operator', 'list_schedules'), ('awa_operator', 'explain_schedule'), ('awa_operator', 'next_fires'),
-  ('awa_operator', 'describe_cron'),
+  ('awa_operator', 'describe_cron'), ('awa_operator', 'next_ready_at'),
   ('awa_operator', 'sync_schedules'), ('awa_worker', 'sync_schedules'), ('awa_maintainer', 'fire_due'),
   ('awa_reader', 'list_schedules'), ('awa_reader', 'explain_schedule'),
   ('awa_reader', 'jobs_compat'), ('awa_reader', 'job'), ('awa_reader', 'list_jobs'), ('awa_reader', 'scan_jobs'),

@@ -89,6 +89,7 @@ begin
           ('awa_operator', 'function awa.explain_schedule'),
           ('awa_operator', 'function awa.next_fires'),
           ('awa_operator', 'function awa.describe_cron'),
+          ('awa_operator', 'function awa.next_ready_at'),
           ('awa_reader', 'function awa.jobs_compat'),
           ('awa_reader', 'function awa.job'),
           ('awa_reader', 'function awa.list_jobs'),
