@@ -24,7 +24,7 @@ insert into kinds select 'second', awa.enqueue(:'queue', 'second', priority => 2
 insert into kinds select 'third', awa.enqueue(:'queue', 'third', priority => 2);
 
 begin;
-select plan(40);
+select plan(42);
 
 create function pg_temp.says(name text, pattern text) returns text
 language plpgsql
@@ -126,6 +126,17 @@ update awa.origin set xid = '5', server = server + 1;
 select pg_temp.says('second',
   ' The database was restored from a dump: nothing is claimed until rebase_after_restore was called\.$');
 rollback to here;
+
+-- Put off until after its expiry, as snooze does
+insert into kinds
+select 'expires', awa.enqueue(:'queue', 'k', run_at => '2130-01-01 00:00+00', expires_at => '2130-01-02 00:00+00');
+update awa.deferred_jobs set run_at = '2130-01-03 00:00+00'
+ where job_id = (select id from kinds where name = 'expires');
+select pg_temp.says('expires', '^It is scheduled: .* It expires at 2130-01-02 .*: it is cancelled when it is due\.$');
+update awa.deferred_jobs set expires_at = '2020-01-02 00:00+00'
+ where job_id = (select id from kinds where name = 'expires');
+select pg_temp.says('expires',
+  '^It is scheduled: .* It has expired at 2020-01-02 .*: it is cancelled when it is due\.$');
 
 select pg_temp.refused(format('select awa.explain_job(%s)', id), 'JQ003', 'no such job', 'job ' || id)
   from unnest(array['null', '0', '-1', '9223372036854775807']) with ordinality u(id, n)

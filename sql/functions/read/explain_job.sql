@@ -261,6 +261,9 @@ create or replace function awa._expiry_in_words(job awa.jobs, now timestamptz) r
 language sql stable
 return case
   when job.attempt > 0 then null
+  when job.state = 'scheduled' and job.run_at > now and job.run_at >= job.expires_at
+    then format(case when job.expires_at <= now then 'It has expired' else 'It expires' end
+      || ' at %s: it is cancelled when it is due.', job.expires_at)
   when job.expires_at <= now
     then format('It has expired at %s: the next claim that comes to it, or maintenance, cancels it.', job.expires_at)
   when job.expires_at is not null then format('It is cancelled if it has not begun by %s.', job.expires_at)
