@@ -4,7 +4,7 @@
 
 begin;
 \ir clock.psql
-select plan(82);
+select plan(83);
 
 create temp table told as
 select awa.schedule(name => 's', queue => pg_temp.q(), kind => 'send', cron => '15 1 * * *', args => '{"a": 1}',
@@ -20,7 +20,7 @@ select is((select to_jsonb(l) - '{made_at,changed_at,changed_by,next_at}'::text[
     'metadata', jsonb_build_object('m', 1), 'group_key', 'g')
     || '{"last_at": null, "last_job_id": null, "last_job_state": null, "waiting_at": null, "paused_at": null,
       "paused_by": null, "pause_reason": null, "times_missed": 0, "times_skipped": 0, "failures": 0, "error": null,
-      "failed_at": null}', 'all that was said is kept');
+      "failed_at": null, "is_ahead": false}', 'all that was said is kept');
 select is(pg_temp.next('s'), '01 23:15:00', 'its next time is that of its zone');
 select is((select row(l.made_at, l.changed_at, l.changed_by)::text from pg_temp.listed('s') l),
   format('("2026-06-01 12:00:30+00","2026-06-01 12:00:30+00",%s)', session_user), 'who made it, and when');
@@ -169,6 +169,8 @@ select pg_temp.refused(format('select awa.schedule(name => %s, queue => %s, kind
     (6, '''s''', '''q''', '''k''', 'cron => null', 'cron or every', 'neither'),
     (7, '''s''', '''q''', '''k''', 'cron => ''@daily'', every => ''1 day''', 'cron or every', 'both'),
     (8, '''s''', '''q''', '''k''', 'cron => ''0 0 30 2 *''', 'cron', 'a date that never comes'),
+    (8, '''s''', '''q''', '''k''', 'cron => ''*/10 2 * 3 7L'', timezone => ''Europe/Berlin''', 'cron',
+      'a time that the clock of its zone skips each year'),
     (9, '''s''', '''q''', '''k''', 'cron => ''@reboot''', 'cron', 'another form'),
     (10, '''s''', '''q''', '''k''', 'cron => ''0 99 * * *''', 'hour', 'an hour that is none'),
     (11, '''s''', '''q''', '''k''', 'every => ''0''', 'every', 'no interval'),

@@ -115,7 +115,16 @@ begin
   schedule.times_missed := 0;
   schedule.times_skipped := 0;
   schedule.failures := 0;
-  return awa._planned(schedule);
+  schedule := awa._planned(schedule);
+  if schedule.next_tick is null
+    and awa._next_cron(awa._cron_of(schedule.cron_bits), awa._zone(schedule.timezone), now) is null
+    and schedule.cron is not null
+  then
+    perform awa._refuse('cron never comes in this time zone', concat_ws(' in ', schedule.cron, schedule.timezone),
+      'The clock skips its times whenever they would come. Choose other ones, or write minutes and hours without *: '
+      'such times come right after the jump.');
+  end if;
+  return schedule;
 end
 $$;
 comment on function awa._checked_schedule is
