@@ -4,7 +4,7 @@
 
 begin;
 \ir clock.psql
-select plan(53);
+select plan(55);
 
 -- The hint of the error that a statement raises.
 create function pg_temp.hint(statement text) returns text
@@ -152,6 +152,11 @@ select pg_temp.refused(format('select awa.backfill_schedule(%s)', c.call), c.sta
     (8, '''s'', ''2026-01-01'', ''2026-01-02'', 10001', '22023', 'max_jobs', 'too many'),
     (9, '''none'', ''2026-01-01'', ''2026-01-02''', 'JQ007', 'no such schedule', 'an unknown one')
   ) c(n, call, state, names, description) order by c.n;
+
+select matches(pg_temp.hint(format('select awa.backfill_schedule(''s'', ''2026-01-02'', %L)', h.until)), h.hint, h.hint)
+  from (values (1, '2026-01-01', '^Pass the time before which'), (2, '2026-12-01', '^Times that are ahead'))
+       h(n, until, hint)
+ order by h.n;
 
 -- Into a queue with a limit
 select awa.schedule('deep', pg_temp.q(' deep'), 'k', '30 * * * *') \g /dev/null

@@ -2,8 +2,9 @@
 -- Returns their ids, max_jobs (1 to 10,000) at most: call it again until it returns none. Each time once, so those that
 -- ran are left out. With repeat they are enqueued again, so a second call would begin anew: more times than max_jobs
 -- are refused. The ticks go on as before, and overlap is not looked at. Also for a schedule that is paused, and for
--- times before it was made. Refused without repeat where it is not known any more which times ran: between the oldest
--- of more than 100 gaps, and before the expression was another one.
+-- times before it was made; an interval without starts_at has none of these, since it counts from then. Refused without
+-- repeat where it is not known any more which times ran: between the oldest of more than 100 gaps, and before the
+-- expression was another one.
 -- Locks: the schedule, until the transaction ends; meanwhile it does not fire.
 -- Raises 22023, JQ007; JQ006, 55000, 55P03, 40001 as enqueue does.
 create or replace function awa.backfill_schedule(
@@ -37,9 +38,11 @@ declare
 begin
   if not isfinite("from") is true then
     perform awa._refuse('from must be a time', "from"::text, 'Pass the first time that may come.');
-  elsif not ("to" >= "from" and "to" <= awa._schedule_clock()) is true then
-    perform awa._refuse('to must be a time from from on, and not ahead', "to"::text,
-      'Times that are ahead fire by themselves.');
+  elsif not "to" >= "from" is true then
+    perform awa._refuse('to must be a time, and not before from', "to"::text,
+      'Pass the time before which the last one may come.');
+  elsif "to" > awa._schedule_clock() then
+    perform awa._refuse('to must not lie ahead', "to"::text, 'Times that are ahead fire by themselves.');
   elsif v_max not between 1 and 10000 then
     perform awa._refuse('max_jobs must be between 1 and 10000', v_max::text, 'Leave it out for 1000.');
   end if;
