@@ -1,6 +1,10 @@
 ## make demo       run the demo on a throw-away PostgreSQL server
 ## make test       check formatting, generated code and everything that has tests
+## make test-matrix pass the tests on PostgreSQL 15, 16, 17 and 18, which it fetches; MATRIX="-v 18" for
+##                 some of them
 ## make models     check the models of docs/models with SPIN, in some five minutes
+## make chaos      kill, stop and starve a server of its own under load, in some forty minutes:
+##                 docs/reliability.md; CHAOS="-faults server-killed -times 5" for a part
 ## make bench      compare Awa with other queues, in some six minutes: docs/benchmarks.md
 ## make bench-docs fill the main tables of docs/benchmarks.md, in 11 minutes at most;
 ##                 bench-docs-others those of the slower systems
@@ -35,10 +39,22 @@ test:
 	$(SQLC) diff
 	go run ./internal/withpg -- scripts/test.sh
 
+# MATRIX: versions, and another command: see the script
+.PHONY: test-matrix
+test-matrix:
+	@scripts/setup.sh test
+	scripts/matrix.sh $(MATRIX)
+
 .PHONY: models
 models:
 	@scripts/setup.sh models
 	@scripts/models.sh
+
+# CHAOS: more arguments, such as "-faults list"
+.PHONY: chaos
+chaos:
+	@scripts/setup.sh demo
+	cd bench && go build -o ../dist/bench . && ../dist/bench chaos $(CHAOS)
 
 # BENCH: more arguments, such as "-systems all -rounds 5"
 .PHONY: bench bench-docs bench-docs-others bench-full

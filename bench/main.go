@@ -5,6 +5,7 @@
 //	go run . report [-into FILE.md -section NAME] RESULTS.jsonl           write a run's report again
 //	go run . systems                                                      which there are
 //	go run . engine|driver|soak|lateness|wakeups                          Awa by itself
+//	go run . chaos [-faults a,b] [-times n]                               what holds when things go wrong
 //
 // It starts a PostgreSQL server of its own, a durable one, unless -database-url or DATABASE_URL names another, where it
 // has to be a superuser. docs/benchmarks.md says more.
@@ -26,6 +27,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/awa-pg/awa/bench/chaos"
 	"github.com/awa-pg/awa/bench/driver"
 	"github.com/awa-pg/awa/bench/engine"
 	"github.com/awa-pg/awa/bench/harness"
@@ -46,7 +48,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if len(os.Args) < 2 {
-		log.Fatal("usage: bench run|compare|report|systems|engine|driver|soak|lateness|wakeups; see docs/benchmarks.md")
+		log.Fatal("usage: bench run|compare|report|systems|engine|driver|soak|lateness|wakeups|chaos; see docs/benchmarks.md")
 	}
 	if err := command(ctx, os.Args[1], os.Args[2:]); err != nil {
 		log.Fatalf("bench %s: %v", os.Args[1], err)
@@ -58,6 +60,11 @@ func command(ctx context.Context, name string, args []string) error {
 		return withDatabase(ctx, args, part)
 	}
 	switch name {
+	case "chaos":
+		return chaos.Main(ctx, args)
+	case chaos.WorkerCommand:
+		signal.Ignore(os.Interrupt) // it ends when its input does
+		return chaos.WorkerMain(context.WithoutCancel(ctx), args)
 	case "run":
 		return run(ctx, args)
 	case "compare":

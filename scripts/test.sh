@@ -13,6 +13,6 @@ scripts/lint.sh || status=1
 # takes the longest first, so that the others run beside it.
 scripts/pgtap.sh || status=1
 go test -count=1 -timeout 60m ./sql ./... || status=1
-(cd bench && go test -count=1 -timeout 10m ./harness ./systems) || status=1
+(cd bench && go test -count=1 -timeout 20m ./harness ./systems ./chaos) || status=1
 (cd otelawa && go test -count=1 -timeout 60m ./...) || status=1
 exit $status

@@ -37,7 +37,7 @@ type Options struct {
 
 // Run runs each system in each scenario, in rounds, and returns the results, which it also writes.
 func Run(ctx context.Context, o Options) (*Results, error) {
-	header := Header{Kind: "header", Began: time.Now().UTC().Truncate(time.Second), Machine: machine(),
+	header := Header{Kind: "header", Began: time.Now().UTC().Truncate(time.Second), Machine: Machine(),
 		Server: "PostgreSQL " + o.Server.Version + ", " + runtime.Version(), Settings: Settings, Rounds: o.Rounds}
 	var installed []systems.Info
 	for _, s := range o.Systems {

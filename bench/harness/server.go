@@ -92,8 +92,8 @@ func (s *Server) Exec(ctx context.Context, statements ...string) error {
 	return nil
 }
 
-// machine describes this one.
-func machine() string {
+// Machine describes this one.
+func Machine() string {
 	model := runtime.GOARCH
 	text, _ := os.ReadFile("/proc/cpuinfo")
 	for _, line := range strings.Split(string(text), "\n") {
