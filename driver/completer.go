@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -79,13 +80,16 @@ type completer struct {
 	ending   bool              // no more answers are to come
 	due      time.Time         // when to look for the server again
 	pause    backoff
+	resting  time.Time    // when to send any again that were refused, since others have come
+	turn     int          // whose are the next
+	behind   *atomic.Bool // there are answers that can't be sent
 }
 
 func newCompleter(pool *pgxpool.Pool, log *slog.Logger) *completer {
 	c := &completer{
 		db: dedicated{pool: pool}, log: log, trouble: trouble{log: log, what: "answers can't be sent"},
-		warnings: new(warnings),
-		answers:  make(chan answer, flushSize), last: make(chan struct{}), done: make(chan struct{}),
+		warnings: new(warnings), behind: new(atomic.Bool),
+		answers: make(chan answer, flushSize), last: make(chan struct{}), done: make(chan struct{}),
 	}
 	add := func(send sendFunc) *outbox {
 		o := &outbox{send: send}
@@ -120,6 +124,9 @@ func (c *completer) held() (n int) {
 
 // send hands over an answer. It waits when the server is slower than the handlers.
 func (c *completer) send(a answer) {
+	if a.waiting != nil {
+		a.waiting.Add(1)
+	}
 	select {
 	case c.answers <- a:
 	case <-c.done: // an abandoned handler
@@ -153,10 +160,7 @@ func (c *completer) sendAll(ctx context.Context, answers []answer) {
 // collect waits for an answer, and a little for others, or until it is time to send one again that was refused. It
 // returns false when there is nothing left to be sent, or no time.
 func (c *completer) collect(ctx context.Context) bool {
-	answers, last := c.answers, c.last
-	if c.held() >= maxHeld {
-		answers = nil
-	}
+	last := c.last
 	if c.ending {
 		last = nil
 		for len(c.answers) > 0 {
@@ -173,56 +177,68 @@ func (c *completer) collect(ctx context.Context) bool {
 	case <-ctx.Done():
 		c.lost += c.held() + len(c.answers)
 		return false
-	case a := <-answers:
+	case a := <-c.answers:
 		c.of(a).put(a)
 	case <-last:
-		c.ending = true
+		c.ends()
 		return true
 	case <-wait.C:
 		return true
 	}
 	wait.Reset(flushDelay)
-	for range min(flushSize, maxHeld-c.held()) - 1 {
+	for range flushSize - 1 {
 		select { // rather than to flush, when both are possible
-		case a := <-answers:
+		case a := <-c.answers:
 			c.of(a).put(a)
 			continue
 		default:
 		}
 		select {
-		case a := <-answers:
+		case a := <-c.answers:
 			c.of(a).put(a)
 		case <-wait.C:
 			return true
 		case <-last:
-			c.ending = true
+			c.ends()
 			return true
 		}
 	}
 	return true
 }
 
+// ends takes note that no more answers are to come: there is little time, so all that were refused are due.
+func (c *completer) ends() {
+	c.ending = true
+	c.resting = time.Time{}
+	for _, o := range c.all {
+		for _, a := range o.suspects {
+			a.refusal.due = time.Time{}
+		}
+	}
+}
+
 // untilDue is in how long something has to be sent again.
 func (c *completer) untilDue(now time.Time) time.Duration {
 	next := now.Add(time.Hour)
 	for _, o := range c.all {
-		if due, ok := o.next(); ok && due.Before(next) {
+		if due, ok := o.next(c.resting); ok && due.Before(next) {
 			next = due
 		}
 	}
-	if next.Before(c.due) {
-		next = c.due
-	}
-	return next.Sub(now)
+	return later(next, c.due).Sub(now)
 }
 
-// flush sends what is to be sent now.
+// flush sends what is to be sent now: first what was not sent yet.
 func (c *completer) flush(ctx context.Context) {
 	for _, o := range c.all {
-		if now := time.Now(); !now.Before(c.due) && o.len() > 0 {
-			c.sendFresh(ctx, o, now)
-			c.sendSuspects(ctx, o)
-		}
+		c.sendFresh(ctx, o)
+	}
+	if c.held() > 0 {
+		c.behind.Store(true)
+		c.sendAgain(ctx)
+	}
+	if c.behind.Load() {
+		c.behind.Store(c.held() > 0)
 	}
 }
 

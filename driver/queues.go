@@ -33,7 +33,8 @@ type queue struct {
 	QueueConfig
 	stats *queueStats
 
-	woken atomic.Bool // something was enqueued
+	woken   atomic.Bool  // something was enqueued
+	waiting atomic.Int64 // answers that are not sent
 
 	// Guarded by slots.
 	running  int     // slots that are taken
@@ -95,7 +96,8 @@ func (a *average) add(value float64, length time.Duration) {
 // slots counts the handlers that may be started, and has the jobs that wait for one. Only the goroutine that claims
 // takes slots for jobs that are not claimed yet.
 type slots struct {
-	freed chan struct{} // a slot is free, or there is room for jobs
+	freed  chan struct{} // a slot is free, or there is room for jobs
+	behind atomic.Bool   // there are answers that can't be sent
 
 	mu       sync.Mutex
 	queues   []*queue
@@ -146,7 +148,7 @@ func (s *slots) choose(now time.Time) (c choice) {
 	defer s.mu.Unlock()
 	defer func() {
 		if c.queue != nil {
-			c.ahead = s.room(c.queue)
+			c.ahead = max(min(s.room(c.queue), s.mayHave(c.queue)), 0)
 			c.queue.due = false
 		}
 		s.start()
@@ -156,6 +158,9 @@ func (s *slots) choose(now time.Time) (c choice) {
 		q.measure(now)
 		if q.due = !now.Before(q.nextLook); !q.due && q.nextLook.Before(c.next) {
 			c.next = q.nextLook
+		}
+		if again := now.Add(firstPause); q.due && s.mayHave(q) <= 0 {
+			q.due, c.next = false, again
 		}
 		if len(q.ahead) > 0 && q.ahead[0].until.Before(c.next) {
 			c.next = q.ahead[0].until
@@ -190,10 +195,20 @@ func (s *slots) choose(now time.Time) (c choice) {
 		}
 	}
 	share := (s.total*chosen.Weight + weights - 1) / weights
-	c.queue, c.slots = chosen, min(s.free, chosen.Slots-chosen.running, share-chosen.running)
+	c.queue = chosen
+	c.slots = min(s.free, chosen.Slots-chosen.running, share-chosen.running, max(s.mayHave(chosen), 1))
 	s.free -= c.slots
 	chosen.running += c.slots
 	return c
+}
+
+// mayHave returns how many more jobs of a queue the worker may have, lest it hold any number of answers that can't be
+// sent.
+func (s *slots) mayHave(q *queue) int {
+	if !s.behind.Load() {
+		return math.MaxInt
+	}
+	return maxHeld - int(q.waiting.Load()) - q.running - len(q.ahead)
 }
 
 // emptiest returns the queue of which jobs should be claimed ahead, and that has waited longest; nil for none.

@@ -40,7 +40,8 @@ func (r *run) tasks(registration *registration, q *queue, jobs []claimedJob, unt
 	tasks := make([]*task, 0, len(jobs))
 	for _, claimed := range jobs {
 		t := &task{queue: q, job: newRawJob(claimed.AwaClaimedJobRow, r.db), err: claimed.err, until: until}
-		t.attempt = attempt{jobID: t.job.ID, receipt: t.job.Receipt, registration: registration, stats: q.stats}
+		t.attempt = attempt{jobID: t.job.ID, receipt: t.job.Receipt, registration: registration, stats: q.stats,
+			waiting: &q.waiting}
 		if registration.opened(&t.attempt) {
 			tasks = append(tasks, t)
 		}

@@ -292,6 +292,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer context.AfterFunc(ctx, r.slots.stop)()
 	r.completer = newCompleter(w.pool, w.log)
 	r.completer.warnings = &w.warnings
+	r.completer.behind = &r.slots.behind
 	w.add(r)
 	defer w.remove(r)
 	defer r.control.close(background)

@@ -1,0 +1,191 @@
+package driver_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/awa-pg/awa/driver"
+	"github.com/awa-pg/awa/internal/testdb"
+)
+
+// enqueueMany enqueues so many jobs with a text.
+func enqueueMany(t *testing.T, pool *pgxpool.Pool, queue, text string, n int) {
+	t.Helper()
+	_, err := driver.NewClient(pool).EnqueueMany(t.Context(), slices.Repeat([]driver.Args{note{text}}, n),
+		driver.EnqueueOptions{Queue: queue})
+	require.NoError(t, err)
+}
+
+// requireFlow enqueues jobs in another queue, and requires that each ends soon, whatever is held.
+func requireFlow(t *testing.T, pool *pgxpool.Pool, n int, state string) {
+	t.Helper()
+	var slowest time.Duration
+	for range n {
+		began := time.Now()
+		waitForState(t, pool, enqueue(t, pool, note{"good"}, driver.EnqueueOptions{Queue: "good"}), state)
+		slowest = max(slowest, time.Since(began))
+	}
+	t.Log("the slowest job took", slowest)
+	require.Less(t, slowest, 5*time.Second, "answers are held up")
+}
+
+// holdAnswers runs a worker of two queues, and returns when a transaction has cancelled n jobs whose handlers return
+// then.
+func holdAnswers(t *testing.T, pool *pgxpool.Pool, n int) (stop func() error, end func(context.Context) error) {
+	t.Helper()
+	enqueueMany(t, pool, "bad", "bad", n)
+	began, goOn := make(chan bool, n), make(chan struct{})
+	stop = runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		if job.Args.Text == "bad" {
+			began <- true
+			<-goOn
+		}
+		return nil
+	}), driver.WorkerConfig{NoMaintenance: true, Slots: n + 10, StopTimeout: time.Minute,
+		Logger: logger(t),
+		Queues: []driver.QueueConfig{{Name: "bad"}, {Name: "good"}}})
+	for range n {
+		receive(t, began)
+	}
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { tx.Rollback(context.Background()) })
+	var cancelled int
+	require.NoError(t, tx.QueryRow(t.Context(),
+		"select awa.cancel_where('bad', state => 'running', max_jobs => 10000)").Scan(&cancelled))
+	require.Equal(t, n, cancelled)
+	close(goOn)
+	return stop, tx.Commit
+}
+
+// Answers that wait for a transaction that holds their attempts keep no others waiting, however many there are, and go
+// when it ends.
+func TestManyAnswersBesideAnOpenTransaction(t *testing.T) {
+	for _, n := range []int{30, 300, 1100} {
+		t.Run(fmt.Sprint(n), func(t *testing.T) {
+			pool := testdb.New(t)
+			stop, commit := holdAnswers(t, pool, n)
+			requireFlow(t, pool, 30, "completed")
+			require.NoError(t, commit(t.Context()))
+			requireFlow(t, pool, 5, "completed")
+			began := time.Now()
+			require.NoError(t, stop())
+			assert.Less(t, time.Since(began), 9*time.Second)
+			assert.Equal(t, 35, queryValue[int](t, pool, "select completed from awa.queue_counts('good')"))
+			assert.Equal(t, n, queryValue[int](t, pool, "select cancelled from awa.queue_counts('bad')"))
+		})
+	}
+}
+
+// Those that are with them in one batch, or part of it, pass soon, too.
+func TestManyAnswersAmongOthers(t *testing.T) {
+	pool := testdb.New(t)
+	enqueueMany(t, pool, "mixed", "bad", 150)
+	enqueueMany(t, pool, "mixed", "good", 150)
+	began, goOn := make(chan bool, 300), make(chan struct{})
+	runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		began <- true
+		<-goOn
+		return nil
+	}), driver.WorkerConfig{NoMaintenance: true, Slots: 300, Queues: []driver.QueueConfig{{Name: "mixed"}}})
+	for range 300 {
+		receive(t, began)
+	}
+	tx, err := pool.Begin(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { tx.Rollback(context.Background()) })
+	_, err = tx.Exec(t.Context(), `select awa.cancel_where('mixed', state => 'running', args => '{"text": "bad"}')`)
+	require.NoError(t, err)
+	close(goOn)
+	waitFor(t, func() bool {
+		return queryValue[int](t, pool, "select completed from awa.queue_counts('mixed')") == 150
+	}, "others do not pass")
+	require.NoError(t, tx.Commit(t.Context()))
+	waitFor(t, func() bool {
+		return queryValue[int](t, pool, "select cancelled from awa.queue_counts('mixed')") == 150
+	}, "they are not cancelled")
+}
+
+// A worker that is stopped sends what is held as soon as it can, until its time is over; then it says how much is left.
+func TestStopBesideManyHeldAnswers(t *testing.T) {
+	driver.SetTimeouts(t, time.Minute, 3*time.Second, time.Minute)
+	for name, ends := range map[string]bool{"that ends": true, "that stays": false} {
+		t.Run(name, func(t *testing.T) {
+			pool := testdb.New(t)
+			stop, commit := holdAnswers(t, pool, 300)
+			requireFlow(t, pool, 3, "completed")
+			stopped := make(chan error, 1)
+			go func() { stopped <- stop() }()
+			if !ends {
+				assert.ErrorContains(t, receive(t, stopped), "300 answers could not be sent")
+				return
+			}
+			waitFor(t, func() bool { // the worker has nothing else to do than to send them
+				return queryValue[bool](t, pool, "select exists (select from pg_stat_activity where wait_event_type = 'Lock' "+
+					"and datname = current_database() and query like '%complete%')")
+			}, "they are not sent again")
+			require.NoError(t, commit(t.Context()))
+			require.NoError(t, receive(t, stopped))
+		})
+	}
+}
+
+// However many answers the server refuses, the others flow; and all of them end as a single one would, in about the
+// same time.
+func TestManyAnswersThatAreRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		tables      []string
+		n           int
+		maxAttempts int
+		state       string // that the jobs have in the end
+	}{
+		"put off":   {[]string{"awa.done_entries"}, 1300, 1, "scheduled"},
+		"discarded": {[]string{"awa.deferred_jobs"}, 1300, 5, "failed"},
+		"held":      {[]string{"awa.deferred_jobs", "awa.done_entries"}, 3000, 5, "running"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			driver.SetRefusalPatience(t, 2*time.Second)
+			pool := testdb.New(t)
+			for _, table := range c.tables {
+				refuse(t, pool, table, "new.args->>'text' = 'bad'", "P0001")
+			}
+			_, err := driver.NewClient(pool).EnqueueMany(t.Context(), slices.Repeat([]driver.Args{note{"bad"}}, c.n),
+				driver.EnqueueOptions{Queue: "bad", MaxAttempts: c.maxAttempts})
+			require.NoError(t, err)
+			w, err := driver.NewWorker(pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+				if strings.HasPrefix(job.Args.Text, "bad") {
+					return errors.New("boom")
+				}
+				return nil
+			}), driver.WorkerConfig{NoMaintenance: true, Logger: logger(t),
+				Queues: []driver.QueueConfig{{Name: "bad"}, {Name: "good"}}})
+			require.NoError(t, err)
+			ctx, stop := context.WithCancel(t.Context())
+			result := make(chan error, 1)
+			go func() { result <- w.Run(ctx) }()
+			defer func() { stop(); receive(t, result) }()
+			waitFor(t, func() bool { return w.Stats()[0].Claimed >= 900 }, "the worker does not work")
+			requireFlow(t, pool, 30, "completed")
+			if c.state == "running" {
+				assert.LessOrEqual(t, w.Stats()[0].Claimed, int64(driver.AnswersOnTheirWay+100),
+					"it goes on to claim what it can't answer for")
+				return
+			}
+			began := time.Now()
+			waitFor(t, func() bool {
+				return queryValue[int](t, pool, "select "+c.state+" from awa.queue_counts('bad')") == c.n
+			}, "they have not ended")
+			t.Log("they ended", time.Since(began), "later")
+			requireFlow(t, pool, 3, "completed")
+		})
+	}
+}
