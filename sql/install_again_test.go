@@ -12,6 +12,7 @@ import (
 
 	"github.com/awa-pg/awa/driver"
 	"github.com/awa-pg/awa/internal/install"
+	"github.com/awa-pg/awa/internal/pgserver"
 )
 
 // migratesAsAWorker calls Migrate as programs do at each start, with a login that can't install, beside somebody who
@@ -127,4 +128,42 @@ func TestASchemaRestoredAlone(t *testing.T) {
 	r.exec("select awa.rebase_after_restore()")
 	require.Len(t, r.claim("q", 9), 3)
 	r.balanced()
+}
+
+// A standby is named, and where to go instead.
+func TestInstallOnAStandby(t *testing.T) {
+	own := newServer(t)
+	d := own.database("app", true)
+	standby, err := own.Standby(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, standby.Stop()) })
+	d.url = withUser(t, standby.URL(), "postgres", "app")
+	this, err := install.Embedded()
+	require.NoError(t, err)
+	_, migrated := driver.Migrate(t.Context(), d.url)
+	_, removed := d.uninstalls(this, install.Options{})
+	for _, err := range []error{migrated, removed} {
+		require.Equal(t, "25006", sqlState(err), err)
+		require.ErrorContains(t, err, "this server is a standby")
+		require.Contains(t, hint(err), "Run this on the primary")
+	}
+	output, well := d.psql(file(t, this))
+	require.False(t, well)
+	require.Contains(t, output, "ERROR:  this server is a standby")
+}
+
+// An installation and a removal lock all objects at once. The room that docs/operating.md asks for is enough.
+func TestInstallFitsIntoTheLockTable(t *testing.T) {
+	started, err := pgserver.Start(t.Context(), pgserver.Config{Settings: map[string]string{
+		"max_locks_per_transaction": "64", "max_connections": "31"}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, started.Stop()) })
+	d := server{started, t}.database("app", true)
+	this, err := install.Embedded()
+	require.NoError(t, err)
+	d.session().enqueue("q")
+	_, err = d.installs(version(t, "0.2.0", migration2, newBody), install.Options{})
+	require.NoError(t, err)
+	_, err = d.uninstalls(this, install.Options{Force: true})
+	require.NoError(t, err)
 }

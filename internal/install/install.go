@@ -68,6 +68,9 @@ func run(ctx context.Context, conn *pgx.Conn, o Options, text, setting string, r
 	if o.Force {
 		set("awa.force", "on")
 	}
+	if _, err := conn.PgConn().Exec(ctx, notAStandby).ReadAll(); err != nil {
+		return err
+	}
 	// The result is read in the transaction: behind a proxy that pools transactions, the next one may be in another
 	// session.
 	results, err := conn.PgConn().Exec(ctx, begin+settings.String()+text+
@@ -163,6 +166,16 @@ rollback;`).ReadAll()
 	}
 	return err
 }
+
+// notAStandby refuses a standby by that name: begin would fail with less to say.
+const notAStandby = `do $awa$ begin
+  if pg_catalog.pg_is_in_recovery() then
+    raise exception using errcode = '25006', message = 'this server is a standby',
+      detail = 'It takes changes from its primary alone.',
+      hint = 'Run this on the primary: what it does comes here by itself.';
+  end if;
+end $awa$;
+`
 
 // begin begins the transaction, whatever the defaults of the role and the database are: these may be somebody else's.
 // To begin and to set looks nothing up. Nothing is left of it in the session, which may be
@@ -261,7 +274,7 @@ const first = "\\set ON_ERROR_STOP on\n"
 // It reads the result before the commit, and prints it afterwards.
 func file(text, result, end string) string {
 	return `\set SHOW_CONTEXT never
-` + begin + `\if :{?role_prefix}
+` + notAStandby + begin + `\if :{?role_prefix}
 select set_config('awa.role_prefix', :'role_prefix', true) as awa_said \gset
 \endif
 \if :{?force}
