@@ -9,10 +9,10 @@ import (
 	"github.com/awa-pg/awa/gen"
 )
 
-// A ChangeAction is what [Client.StartChange] does to jobs.
+// A ChangeAction is one way in which [Client.StartChange] changes jobs.
 type ChangeAction string
 
-// What a change does.
+// The actions of a change.
 const (
 	ChangeCancel      ChangeAction = "cancel"       // as [Client.Cancel]
 	ChangeDiscard     ChangeAction = "discard"      // as [Client.DiscardJob]

@@ -144,9 +144,8 @@ func (r *run) work(ctx context.Context) {
 	}
 }
 
-// opensAt returns when something of a queue may begin that let nothing begin at a time: its rate, or that of a group,
-// lets the next job begin, the pause of a group is over, or a deferred job is due; the zero time when that is not
-// known.
+// opensAt returns when the next job of a queue may begin, where none can begin now: its rate, or that of a group, lets
+// it begin, the pause of a group is over, or a deferred job is due. It returns the zero time when that is not known.
 // It asks the server once for each of these times, and once in a while where there is none.
 func (r *run) opensAt(ctx context.Context, q *queue, now time.Time) time.Time {
 	if !now.Before(q.askAt) && ctx.Err() == nil {

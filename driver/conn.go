@@ -108,8 +108,7 @@ func (u unpreparedDB) QueryRow(ctx context.Context, sql string, args ...any) pgx
 
 func (u unpreparedDB) with(args []any) []any { return append([]any{u.mode}, args...) }
 
-// utf8DB is what the caller runs statements on, unless the server takes what Go writes there for something else than
-// UTF-8.
+// utf8DB is the DBTX of the caller. It refuses connections whose client encoding is not UTF-8, in which Go writes.
 type utf8DB struct{ DBTX }
 
 func (u utf8DB) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
@@ -238,8 +237,8 @@ func (d *dedicated) callUntil(ctx context.Context, f func(context.Context, *pgx.
 	return err != nil && !errors.As(err, &pg), err
 }
 
-// isReadOnly asks whether it is the server that does not want to be written to, so that another address may be the
-// primary by now. A trigger may raise the same code for a single row.
+// isReadOnly asks whether the server itself is read-only, so that another address may be the primary by now. A trigger
+// may raise the same code for a single row.
 func (d *dedicated) isReadOnly(ctx context.Context) (readOnly bool) {
 	err := d.conn.QueryRow(ctx,
 		"select pg_catalog.pg_is_in_recovery() "+

@@ -107,7 +107,7 @@ func (r *run) wakeQueues(queues []*queue) {
 	signalTo(r.wake)
 }
 
-// signalTo sends to a channel of one place: who receives looks at everything that there is.
+// signalTo sends to a channel with room for one signal. One is enough: its receiver looks at all that may have changed.
 func signalTo(to chan<- struct{}) {
 	select {
 	case to <- struct{}{}:

@@ -13,12 +13,11 @@ import (
 	"github.com/awa-pg/awa/internal/install"
 )
 
-// MigrateConfig says how to install. Its zero value is what [Migrate] uses.
+// MigrateConfig says how to install. [Migrate] uses its zero value.
 type MigrateConfig struct {
-	// RolePrefix is what the names of Awa's roles begin with, in a new installation: "awa_" unless set. An installation
+	// RolePrefix is the beginning of the names of Awa's roles, in a new installation: "awa_" unless set. An installation
 	// knows its own, and another one is refused. Roles belong to the server, not to a database: installations that are
-	// not to see
-	// each other's jobs need roles of their own.
+	// not to see each other's jobs need roles of their own.
 	RolePrefix string
 	// Wait is how long to try for the locks that an upgrade needs, and to wait for another installation, before it
 	// gives up with SQLSTATE 55P03. A minute unless set.
@@ -33,7 +32,7 @@ type MigrateResult struct {
 	Newer        bool   // whether these are newer than this program's: then nothing was done
 	Changed      bool   // whether anything was done
 	Role         string // the role that did it
-	RolePrefix   string // what the names of Awa's roles begin with
+	RolePrefix   string // the beginning of the names of Awa's roles
 	Shared       bool   // whether members of the roles of Awa (awa_producer and so on) may use them too
 
 	// Warnings are what the server said meanwhile. There is one when the role may not create the roles of Awa, so that

@@ -38,9 +38,8 @@ func (c *Client) Cancel(ctx context.Context, id int64, reason string) (state str
 }
 
 // CancelTx is [Client.Cancel] inside the caller's transaction: the job is cancelled if and when that commits. When a
-// job that waited was claimed meanwhile, that is decided at the commit, which then may fail with what [MapError] tells
-// is [ErrMovedOn]. It fails with
-// [ErrIsolation] at any isolation level but READ COMMITTED.
+// job that waited was claimed meanwhile, that is decided at the commit, which then may fail with an error that
+// [MapError] maps to [ErrMovedOn]. It fails with [ErrIsolation] at any isolation level but READ COMMITTED.
 func (c *Client) CancelTx(ctx context.Context, tx DBTX, id int64, reason string) (state string, err error) {
 	state, err = queries.Cancel(ctx, utf8DB{tx}, gen.CancelParams{JobID: id, Reason: optional(reason)})
 	return state, changeError("cancel", id, err)
@@ -223,8 +222,7 @@ func (c *Client) DeleteJobTx(ctx context.Context, tx DBTX, id int64) (state stri
 
 // DeleteWhere deletes jobs that have ended as [Client.DeleteJob] does, in a transaction of its own, and returns how
 // many. A filter that filters nothing fails with [ErrInvalidArgument]. Of completed jobs it looks at the newest 100,000
-// that are not
-// deleted, whatever the filter is.
+// that are not deleted, whatever the filter is.
 func (c *Client) DeleteWhere(ctx context.Context, filter JobFilter) (int64, error) {
 	return c.DeleteWhereTx(ctx, ownTx{c.pool}, filter)
 }

@@ -155,7 +155,7 @@ func (s *sizer) shrink(refused []answer, err error) {
 	s.most, s.bytes = max(len(refused)/parts(err), 1), max(bytes/2, minParcel)
 }
 
-// parts is in how many parts a parcel is sent again that was refused.
+// parts returns the number of parts in which a parcel that failed with err is sent again.
 func parts(err error) int {
 	if _, ok := errors.AsType[*pgconn.PgError](err); !ok {
 		return 8 // each try takes a new connection, or 20 s
@@ -163,7 +163,7 @@ func parts(err error) int {
 	return 2
 }
 
-// took takes note that the server has taken answers: whatever was refused alone before has only itself to blame.
+// took takes note that the server has taken answers: an answer that was refused alone before is itself the cause.
 func (o *outbox) took() {
 	o.passed++
 	o.refused, o.probes = 0, 0
@@ -171,14 +171,14 @@ func (o *outbox) took() {
 	o.pause.reset()
 }
 
-// rest has nothing tried for a while that was refused.
+// rest stops new tries of refused answers for a while.
 func (o *outbox) rest() {
 	o.probes = 0
 	o.due = time.Now().Add(o.pause.pause())
 }
 
-// setApart takes a parcel of fresh answers that was refused: first in a part for each queue, since what is wrong is
-// most often with the jobs of one.
+// setApart takes a refused parcel of fresh answers: first in a part for each queue, since the cause lies most often
+// with the jobs of one queue.
 func (o *outbox) setApart(refused []answer, err error) {
 	now := time.Now()
 	var queues []*queueStats
@@ -206,8 +206,9 @@ func (o *outbox) split(p part, err error) {
 	}
 }
 
-// again takes what to send again: in turn a part that was split seldom, so that those that are refused for another
-// one's sake pass soon; a small part, so that this one is found; and suspects that are due, the oldest first.
+// again takes the answers to send again. It takes three kinds in turn: a part that was split seldom, so that good
+// answers pass soon; a small part, so that the cause of the refusal is found; and suspects that are due, the oldest
+// first.
 func (o *outbox) again(now time.Time) (p part, areSuspects bool) {
 	o.turn++
 	if suspects := o.suspectsDue(now, o.turn%3 == 0 || len(o.apart) == 0); suspects != nil {
@@ -359,7 +360,7 @@ func (c *completer) sendSomeAgain(ctx context.Context, o *outbox) bool {
 	}
 	_, isPg := errors.AsType[*pgconn.PgError](err)
 	isOfAll := o.probes >= maxProbes || o.probes > 2 && o.pause.next > 0
-	// Where the server itself is well, each answer is tried once, for others may be with those that are refused.
+	// Where the server itself is well, each answer is tried once: good answers may be in the refused parts.
 	if isOfAll && (len(o.apart) == 0 || isTemporary(err)) || o.probes > 0 && err != nil && !isPg {
 		o.rest()
 	}

@@ -67,8 +67,8 @@ func (p pipeline) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 	return pipelineRow{rows: rows, err: err}
 }
 
-// all runs what f asks for in one transaction, and in one round trip. It is for functions that have nothing to say: f
-// sees no results. After an error the transaction may still be open.
+// all runs the statements of f in one transaction, and in one round trip. f sees no results, so it is for statements
+// that return none. After an error the transaction may still be open.
 func (p pipeline) all(ctx context.Context, f func(gen.DBTX)) error {
 	var batch pgx.Batch
 	batch.Queue("begin isolation level read committed")

@@ -117,9 +117,8 @@ func (c *completer) mayBeTheAnswer(err error) bool {
 
 // sendOtherwise sends something in place of an answer that the server refuses: an output that is no jsonb, say, a delay
 // that is negative, or a text that its encoding does not have. An attempt that fails although its handler did not say
-// so is followed by
-// the next one after the delay; nil for the queue's backoff. othersPass says whether others of its kind are taken. Says
-// whether the server has taken anything.
+// so is followed by the next one after the delay; nil for the queue's backoff. othersPass says whether others of its
+// kind are taken. Says whether the server has taken anything.
 func (c *completer) sendOtherwise(
 	ctx context.Context, o *outbox, a answer, err error, delay *time.Duration, othersPass bool,
 ) bool {

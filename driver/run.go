@@ -49,8 +49,8 @@ func (r *run) tasks(registration *registration, q *queue, jobs []claimedJob, unt
 	return tasks
 }
 
-// runTasks runs a job, and then others, as long as there are some. A goroutine is used again, since it would take
-// longer to grow the stack of a new one than most else that the worker does for a job.
+// runTasks runs a job, and then others, as long as there are some. A goroutine is used again, since the growth of a new
+// stack would take longer than most other work for a job.
 func (r *run) runTasks(t *task) {
 	defer func() {
 		if t != nil { // a handler has ended the goroutine

@@ -4,8 +4,7 @@ import "sync/atomic"
 
 // QueueStats counts what a worker has done with the jobs of one queue since it was made, over all its runs. Each
 // attempt that it claimed ends in one of Completed to Stale, when the server has taken the answer; those that the
-// worker gave back
-// when it was stopped, or that were taken from it before its handler had returned, end in none.
+// worker gave back when it was stopped, or that were taken from it before its handler had returned, end in none.
 type QueueStats struct {
 	Queue       string
 	Running     int64 // attempts whose handlers run now

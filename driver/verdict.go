@@ -62,10 +62,9 @@ func (v *verdict) Error() string {
 
 func (v *verdict) Unwrap() error { return v.err }
 
-// Outcome says what becomes of an attempt whose handler returns err, in the words of [QueueStats]: "completed",
-// "failed", "snoozed", "discarded" or "cancelled"; and what went wrong: err itself, or what [Discard] or [RetryAfter]
-// was given, nil
-// when nothing did. It is for [Middleware].
+// Outcome returns the outcome of an attempt whose handler returns err, in the words of [QueueStats]: "completed",
+// "failed", "snoozed", "discarded" or "cancelled"; and the cause: err itself, or the error that [Discard] or
+// [RetryAfter] was given; nil when nothing went wrong. It is for [Middleware].
 func Outcome(err error) (outcome string, cause error) {
 	v, ok := errors.AsType[*verdict](err)
 	switch {

@@ -245,7 +245,7 @@ type AwaLostAttemptRow struct {
 	Reason  string
 }
 
-// The row that prune_oldest returns: the oldest segment, and what became of it. The view itself is always empty
+// The row that prune_oldest returns: the oldest segment, and the outcome. The view itself is always empty
 type AwaPruneOldestRow struct {
 	Segment *int16
 	Outcome string

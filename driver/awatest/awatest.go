@@ -4,9 +4,8 @@
 // The databases are in the server that the environment variable AWA_TEST_DATABASE_URL names, whose role must be allowed
 // to create databases. When it is not set they are in a private server, which the test binary starts when a test first
 // needs it: for that PostgreSQL 15 or newer has to be installed (AWA_PG_BINDIR names the directory of its programs, if
-// they are in
-// none of the usual ones), and [Main] to be called. Databases are clones of a template (awa_template_...), which stays
-// on a server that stays.
+// they are in none of the usual ones), and [Main] to be called. Databases are clones of a template (awa_template_...),
+// which stays on a server that stays.
 package awatest
 
 import (

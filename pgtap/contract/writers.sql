@@ -36,7 +36,7 @@ insert into writers values
   ('group_states', '_put_aside', 'those of new entries, in the statement that reads them'),
   ('group_states', '_take_turns_back', 'many in one statement'),
   ('group_states', '_admit_part', 'those of new entries, in the statement that reads them'),
-  ('group_states', '_change_holders', 'for whom groups are kept: many in one statement'),
+  ('group_states', '_change_holders', 'the jobs for which groups are reserved: many in one statement'),
   ('group_states', '_recount_limits', 'all, after a restore'),
   ('heirs', '_take_key', null),
   ('lease_claim_closures', '_append_closure', null),

@@ -1,4 +1,4 @@
--- Without this, a group would be kept for a job that never comes, or for none although one does.
+-- Without this, a group would be reserved for a job that never comes, or for none although one does.
 \set name holders
 \ir ../prelude.psql
 
@@ -53,7 +53,7 @@ select awa._note_leavers('{9}', array[awa._queue_id(pg_temp.q('no limits')) << 9
 select is((select count(*) from awa.slots s where s.leavers <> '{}'), 1::bigint, 'where the queue has limits');
 
 -- What claims make of it
-select is(pg_temp.holders(), 'a, b, c', 'no group is kept before a claim');
+select is(pg_temp.holders(), 'a, b, c', 'no group is reserved before a claim');
 select pg_temp.change('{a,b}', '{}', 'start') \g /dev/null
 select is(pg_temp.holders(), 'a, b, c', 'nor under start');
 select pg_temp.change('{a,b}', '{}', 'strict') \g /dev/null

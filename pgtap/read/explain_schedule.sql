@@ -21,7 +21,8 @@ select awa.pause_queue(pg_temp.q()) \g /dev/null
 select pg_temp.explains('Its queue is paused since', 'a queue that is paused');
 select awa.resume_queue(pg_temp.q()) \g /dev/null
 select pg_temp.at('2026-06-01 13:00:10+00') \g /dev/null
-select pg_temp.explains('^It is due since 2026-06-01 13:00:00.00: it fires when maintenance is called', 'maintenance');
+select pg_temp.explains('^It is due since 2026-06-01 13:00:00.00: it fires when maintenance calls fire_due. If it '
+  'stays due, maintenance is late.', 'maintenance');
 select pg_temp.fire_at('2026-06-03 15:00:10+00') \g /dev/null
 select pg_temp.explains('Its last time was 2026-06-03 13:00:00.00. Its last job is [0-9]+, which is available. '
   'Left out because they were missed: 2.$', 'what has become of it');

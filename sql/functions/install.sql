@@ -1,7 +1,7 @@
 -- The manifest: the engine, then the capabilities in the order in which a job meets them, grants last. A view that is a
 -- row contract comes with its function.
 -- sql/install has search_path, the roles and the locks ready. Everything is "create or replace", so
--- that it can be installed again at any time, and keeps what depends on it.
+-- that it can be installed again at any time, and keeps the objects that depend on it.
 {{ template "engine/states.sql" . }}
 {{ template "engine/arguments.sql" . }}
 {{ template "engine/settings.sql" . }}

@@ -1,4 +1,4 @@
--- The tables of the engine: two logs, two ledgers, and what is configured around them.
+-- The tables of the engine: two logs, two ledgers, and the configuration around them.
 -- Code (functions, views, grants) is installed separately, again at every migration: see sql/functions. The installer
 -- has made schema awa.
 -- Every table has a replica identity (a primary key, a unique index, or the whole row), so that a publication of all
@@ -401,7 +401,7 @@ create table awa.workers (
 comment on table awa.workers is 'Worker processes that are registered now';
 comment on column awa.workers.worker_id is 'The id of the worker, by which it claims';
 comment on column awa.workers.name is 'The name that the worker gave, such as its host';
-comment on column awa.workers.info is 'What else the worker said of itself; null when it said nothing';
+comment on column awa.workers.info is 'Further facts that the worker gave of itself; null for none';
 comment on column awa.workers.started_at is 'When it was registered';
 comment on column awa.workers.heartbeat_at is 'When it sent its last heartbeat';
 comment on column awa.workers.queues is 'The queues that it said it works on; null when it did not say';
@@ -468,7 +468,7 @@ create table awa.schedules (
 ) with (fillfactor = 70);
 create index schedules_next_at on awa.schedules (next_at) where next_at is not null;
 comment on table awa.schedules is
-  'One schedule: what it enqueues, when, and how far it has come. A removed one is kept for 30 days, for its last tick';
+  'One schedule: its job, its times, and how far it has come. A removed one is kept for 30 days, for its last tick';
 comment on column awa.schedules.name is 'The name of the schedule';
 comment on column awa.schedules.queue is 'The name of the queue of its jobs';
 comment on column awa.schedules.kind is 'The kind of its jobs';
@@ -487,7 +487,8 @@ comment on column awa.schedules.failed_at is 'When it failed to fire the last ti
 comment on column awa.schedules.source is
   'The program that declared it by sync_schedules; null when it was made by hand';
 comment on column awa.schedules.cron is 'Its expression, as it was written; null when it has an interval';
-comment on column awa.schedules.cron_bits is 'What _cron_bits has read in it, so that a tick need not read it again';
+comment on column awa.schedules.cron_bits is
+  'The result of _cron_bits, so that a tick need not read the expression again';
 comment on column awa.schedules.every is
   'Its interval, which counts from starts_at, or from made_at; null when it has an expression';
 comment on column awa.schedules.timezone is 'The time zone of cron, and of the days and months of every';
@@ -538,7 +539,7 @@ comment on column awa.schedule_sources.owner is
 comment on column awa.schedule_sources.owner_id is
   'The OID of that role, which may synchronise the source, and so may its members, while it is there';
 comment on column awa.schedule_sources.revision is 'The last revision that was synchronised; null when none had one';
-comment on column awa.schedule_sources.content is 'The SHA-256 of what was declared with that revision';
+comment on column awa.schedule_sources.content is 'The SHA-256 of the schedules that were declared with that revision';
 
 -- The hot families: append only, never updated, emptied by TRUNCATE --------------------------------
 
@@ -567,7 +568,7 @@ comment on table awa.ready_entries is 'One runnable attempt of a job, with its b
 comment on column awa.ready_entries.job_id is 'The id of the job';
 comment on column awa.ready_entries.segment is 'The segment that holds the row, from 0 to 3';
 comment on column awa.ready_entries.max_attempts is 'How many attempts the job has, at most';
-comment on column awa.ready_entries.kind is 'The kind of the job: what its worker is to do';
+comment on column awa.ready_entries.kind is 'The kind of the job: it names the handler';
 comment on column awa.ready_entries.args is 'The arguments of the job, as its producer gave them';
 comment on column awa.ready_entries.tags is 'Labels by which jobs are found; null for none';
 comment on column awa.ready_entries.metadata is 'Data that is carried beside the arguments; null for none';
@@ -667,7 +668,7 @@ comment on column awa.lease_claims.lo is 'Lower end of the window; null when the
 comment on column awa.lease_claims.first_xid is 'With first_id, the first place taken';
 comment on column awa.lease_claims.pos_xid is 'With pos_id, the last place taken';
 comment on column awa.lease_claims.bytes is
-  'Bytes of the result that was read for it, estimated: for the byte budget of what the same call takes next. Larger '
+  'Bytes of the result that was read for it, estimated: for the byte budget of the rest of the same call. Larger '
   'than the budget where not all of that fit';
 comment on column awa.lease_claims.holds_keys is
   'Whether any of the jobs has a unique key, so that closing the others costs nothing';
@@ -870,8 +871,9 @@ comment on column awa.deferred_jobs.attempt is 'The number of the attempt to com
 comment on column awa.deferred_jobs.attempted_at is 'When the last attempt began; null for a job that never ran';
 
 -- Limits ------------------------------------------------------------------------------------------
--- All of these are written and read under the lock of the shard, but for slots, which anybody appends. Rows that are
--- over are deleted, and vacuumed; no search begins before a position that is kept, so dead rows are in nobody's way.
+-- These are written and read under the lock of the shard, but for slots, to which any session appends, and
+-- group_settings, which operators write. Rows that are over are deleted, and vacuumed. A search begins at a position
+-- that is stored, so it passes over no dead rows.
 
 create sequence awa.waiting_ids;
 comment on sequence awa.waiting_ids is 'The place of a job in the line of its group';
@@ -898,12 +900,14 @@ comment on column awa.slots.shard is 'The shard that the slots belong to: queue_
 comment on column awa.slots.xid is 'The transaction that wrote the row';
 comment on column awa.slots.of_queue is 'How many slots of the queue were given back';
 comment on column awa.slots.freed is 'The groups of which a slot was given back, once for each';
-comment on column awa.slots.looks is 'Groups that may have room for those that wait, though nothing was given back';
+comment on column awa.slots.looks is
+  'Groups that the next claim looks at again: they may have room, or their holder may change';
 comment on column awa.slots.holders is
   'Jobs whose attempts have ended, and for which their groups may be reserved; of the groups in looks, one for each. '
   'The negative number of a job says that it failed for good';
 comment on column awa.slots.leavers is
-  'Jobs that were to come again, and do not; of the groups in looks, one for each';
+  'Jobs that left without an attempt: their groups are no longer reserved for them; of the groups in looks, one for '
+  'each';
 comment on column awa.slots.changed is 'Groups whose own limits have changed: their turns go back first';
 
 create table awa.shard_states (
@@ -921,7 +925,7 @@ create table awa.shard_states (
   primary key (shard, state_id)
 );
 comment on table awa.shard_states is
-  'What claims know of a shard of a queue with limits. The newest row counts';
+  'The state of a shard of a queue with limits, as a claim has left it. The newest row counts';
 comment on column awa.shard_states.shard is 'As slots.shard';
 comment on column awa.shard_states.state_id is 'The order of the rows of a shard: the highest one is the newest';
 comment on column awa.shard_states.read_until is 'Slots that are visible in it are read';
@@ -968,7 +972,7 @@ comment on column awa.group_states.has_front is 'Whether jobs that were given ba
 comment on column awa.group_states.taken is 'The last one in its line that got a turn';
 comment on column awa.group_states.front_taken is 'The last one, of those that were given back, that got a turn';
 comment on column awa.group_states.holder is
-  'The job for which it is kept, by its order: one that runs again, or that failed for good. No other one begins';
+  'The job for which it is reserved, by its order: one that runs again, or that failed for good. No other one begins';
 comment on column awa.group_states.next_at is
   'When the next job may begin under the rate of the group, if it had no burst';
 comment on column awa.group_states.rate_turns is
@@ -1058,7 +1062,8 @@ comment on column awa.turns.lane is 'The lane of the job''s priority';
 comment on column awa.turns.waiting_id is 'As limited_jobs.waiting_id: the job that is to begin';
 comment on column awa.turns.group_id is 'As group_states.group_id; null for a job without a group, which holds no slot';
 comment on column awa.turns.is_again is
-  'Whether its group was served since jobs of it wait, where groups are served by turns: claims read on before';
+  'Whether its group was served before, and has had a line since, where groups are served by turns. Before a claim '
+  'serves such a turn, it reads on';
 
 create table awa.done_entries (
   job_id             bigint not null,
@@ -1103,7 +1108,7 @@ comment on column awa.done_entries.worker_id is 'The registered worker of that a
 comment on column awa.done_entries.created_at is 'When the job was enqueued';
 comment on column awa.done_entries.attempted_at is 'When the last attempt began; null when none began';
 comment on column awa.done_entries.finalized_at is 'When the job ended';
-comment on column awa.done_entries.output is 'What the last attempt left as its result; null for nothing';
+comment on column awa.done_entries.output is 'The result of the last attempt; null for none';
 comment on column awa.done_entries.reason is
   'Why a failed or dead job has no attempt more: attempts used up, or discarded; null for the others';
 comment on column awa.done_entries.counted_by_closure is
@@ -1165,7 +1170,7 @@ comment on column awa.unique_claims.key is
   'The hash in the key that the job carries: without the states and the end of the period';
 comment on column awa.unique_claims.round is
   '0 in the first row of a key, which keeps others out. Some keys that were let go of have a second row, whose round '
-  'grows each time that it changes: it is found without a look at what it replaced, which an old snapshot may keep';
+  'grows each time that it changes: it is found without a look at the rows before it, which an old snapshot may keep';
 comment on column awa.unique_claims.job_id is
   'The job that holds the key; null in a row that counts when no job does, and in the first row of a key that has two';
 comment on column awa.unique_claims.held_until is 'The end of the period, once the job has completed';
@@ -1193,7 +1198,7 @@ create table awa.queue_rollups (
 create index queue_rollups_open on awa.queue_rollups (lane) where open_seqs <> '{}';
 create index queue_rollups_dropped on awa.queue_rollups (lane) where dropped is not null;
 comment on table awa.queue_rollups is
-  'Counts of the past of a lane, so that an exact count adds up only what came after';
+  'Counts of the past of a lane, so that an exact count adds up only the rows that came after';
 comment on column awa.queue_rollups.lane is 'The lane that is counted';
 comment on column awa.queue_rollups.appended is 'Entries that were appended to the lane';
 comment on column awa.queue_rollups.claimed is 'Jobs of the closed claims';
@@ -1248,7 +1253,7 @@ comment on table awa.changes is
   'session with the setting awa.actor. Kept for 90 days after its end';
 comment on column awa.changes.change_id is 'The id of the change';
 comment on column awa.changes.action is
-  'What is done to each job: cancel, discard, retry, move, set_priority or delete; or reschedule, of one job';
+  'The change of each job: cancel, discard, retry, move, set_priority or delete; or reschedule, of one job';
 comment on column awa.changes.options is 'The options of the action, such as the queue to move to';
 comment on column awa.changes.started_at is 'When it was started';
 comment on column awa.changes.state is 'running, stopped before its end, or finished';

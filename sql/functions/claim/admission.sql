@@ -98,7 +98,7 @@ $$;
 comment on function awa._has_entries is 'Whether a part of a window has entries. They may be buried';
 
 -- Takes the entries of a part of a window that may begin, and puts the others into the lines of their groups.
--- As far as there is room for jobs and bytes. claim: the row to append, but for what depends on the entries.
+-- As far as there is room for jobs and bytes. claim: the row to append, without the values of its entries.
 -- Locks: the states that it replaces, tried.
 create or replace function awa._admit_part(
   queue text, shard bigint, lane bigint, part awa._window_row, cleaned smallint, cleaned_until pg_snapshot,

@@ -1,17 +1,17 @@
 -- Claims from a queue whose groups are served by turns.
 --
--- All jobs that claims come to leave the log, for the lines of their groups. A group that has a line, and room, has one
--- turn; when that is served, it gets the next one, at the end of its lane. A job without a group is a group by itself:
--- it has its turn at once. Where no entries are left to read, and few groups wait, several rounds of turns are given by
--- one statement.
+-- A claim moves each entry that it reads out of the log, into the line of its group. A group that has a line, and room,
+-- has one turn; when that is served, it gets the next one, at the end of its lane. A job without a group is a group by
+-- itself: it has its turn at once. Where no entries are left to read, and few groups wait, one statement gives several
+-- rounds of turns.
 
--- Takes jobs of a shard as _take_limited does, from where that has served the front lane.
+-- Takes jobs of a shard by turns, for _take_limited, after the front lane.
 -- It reads new entries, up to 2,000, and begins the jobs that have turns; a large entry counts for several. For each
--- job that it gives to a group that was served before it reads 200 entries at least, unless it has read the lane, and
--- those before it, to their ends.
--- Where it has come that far for nothing, it wakes the queue. groups, freed: slots that have come back. most, room,
--- bytes: how many jobs the claim may take, how many it may still take, and their bytes.
--- Why: a large group is served beside those behind it in the log only as far as these can't be known yet.
+-- job of a group that was served before, it reads 200 entries at least, unless it has read the lane, and those before
+-- it, to their ends.
+-- Where it has read 2,000 entries, and begun no job, it wakes the queue. groups, freed: slots that have come back.
+-- most, room, bytes: how many jobs the claim may take, how many it may still take, and their bytes.
+-- Why: a group gets a second turn only after the claim has looked for other groups behind it in the log.
 create or replace function awa._take_by_turns(
   queue text,
   shard bigint,
@@ -106,7 +106,7 @@ begin
         v_goes_on := v_goes_on or not v_dealt <@ array[v_lane];
         exit when v_jobs = 0 and v_turns.void = '{}'; -- other sessions change these jobs, or they can't begin
       end loop;
-      exit when v_lane <> all(v_open) or v_is_mixed and room < v_before; -- what comes first is read first
+      exit when v_lane <> all(v_open) or v_is_mixed and room < v_before; -- earlier lanes are read first
     end loop;
     exit when not v_goes_on;
   end loop;
@@ -118,12 +118,12 @@ begin
 end
 $$;
 comment on function awa._take_by_turns is
-  'Takes jobs of a shard as _take_limited does, from where that has served the front lane';
+  'Takes jobs of a shard by turns, for _take_limited, after the front lane';
 
 -- Puts the new entries of a lane into the lines of their groups, up to so many.
 -- An entry counts for one in each 8 kB.
--- Returns how many it has read, counted so; whether none are left; the groups that had no line, and those that are kept
--- for one of these jobs, which are to get turns; and the lanes in which jobs without a group have got theirs.
+-- Returns how many it has read, counted so; whether none are left; the groups that are to get turns, since they had no
+-- line (fresh) or are reserved for one of these jobs (held); and the lanes in which jobs without a group got theirs.
 create or replace function awa._line_up(
   shard bigint,
   lane bigint,
@@ -173,9 +173,9 @@ $$;
 comment on function awa._line_up is 'Puts the new entries of a lane into the lines of their groups, up to so many';
 
 -- Puts entries of a part of a window into the lines of their groups, by a claim that closes them at once.
--- So many, and no more once their bodies have 8 kB for each of these. Those that have expired are cancelled; those
--- without a group get a turn. A job for which its group is kept goes to the front of the line, which keeps its place
--- from then on.
+-- At most max_entries; it stops once their bodies have 8 kB for each of these. Those that have expired are cancelled;
+-- those without a group get a turn. A job for which its group is reserved goes to the front of the line, which keeps
+-- its place from then on.
 -- Returns groups and lanes as _line_up does, and the bytes of these bodies.
 -- Locks: the states that it replaces, tried.
 -- Why: a group that has a line has its turn, or no room: its state need not change. So a part with jobs of one group
@@ -395,10 +395,10 @@ $$;
 comment on function awa._pass_turns is
   'Takes slots back into their groups, and gives each group that has a line, and room, its next turn';
 
--- What groups may get by turns: of each how many turns (room), and the first jobs in its line, up to so many.
--- each: how many turns of it there may be; the second one, and later ones, only in this lane. new_next_at, turns_left:
--- the time of its rate, and its turns, once those that have gone are counted. seen: how many jobs were found. Groups of
--- which nothing has changed are left out.
+-- The turns that groups may get: of each how many (room), and the first jobs in its line, up to so many.
+-- each: how many turns a group may have; the second one, and later ones, only in in_lane. new_next_at, turns_left: the
+-- time of its rate, and its turns, once those that have gone are counted. seen: how many jobs were found. Groups
+-- without a change are left out.
 -- Why: a query of SQL, which the planner puts in the place of its call.
 create or replace function awa._line_heads(
   shard bigint,
@@ -476,4 +476,4 @@ as $$
            awa._opens_at(k.is_paused, k.paused_until, k.rate, k.new_next_at, k.turns_left, at) end
 $$;
 comment on function awa._line_heads is
-  'What groups may get by turns: of each how many turns (room), and the first jobs in its line, up to so many';
+  'The turns that groups may get: of each how many (room), and the first jobs in its line, up to so many';

@@ -20,7 +20,7 @@ select c.lane_seq, c.lo, c.hi, c.pos_xid as at_xid, c.pos_id as at_id, c.first_x
 comment on view awa._window_row is
   'A type: a part of a lane''s window, as claim reads it. The view itself is always empty';
 
--- What a claim has to know of a shard before it reads entries.
+-- The facts of a shard that a claim needs before it reads entries.
 create or replace view awa._terms_row as
 select q.queue_id, s.claim_bytes::bigint, c.segment, c.segment as cleaned, c.hi as cleaned_until, c.job_ids as lanes,
        q.has_tombstones, q.may_expire, q.has_limits, q.has_limits as limits_groups, q.has_limits as is_there,
@@ -28,7 +28,7 @@ select q.queue_id, s.claim_bytes::bigint, c.segment, c.segment as cleaned, c.hi 
   from awa.queues q, awa.settings s, awa.lease_claims c
  where false;
 comment on view awa._terms_row is
-  'A type: what a claim has to know of a shard before it reads entries. The view itself is always empty';
+  'A type: the facts of a shard that a claim needs before it reads entries. The view itself is always empty';
 
 -- Takes up to max_jobs jobs of a queue for a lease, lane by lane, in the order (xid, job_id) of each lane.
 -- Of a queue with several shards, it takes the jobs of one that no other claim holds, and goes on with more such shards
@@ -199,7 +199,7 @@ as $$
 declare
   v_queue_id bigint;
 begin
-  -- At a glance, what is most often right
+  -- At a glance, the most frequent call
   if (
     char_length(queue) between 1 and 200 and coalesce(max_jobs, 1) between 1 and 10000
     and current_setting('transaction_isolation') = 'read committed' and lease is null and worker_id is null

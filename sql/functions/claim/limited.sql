@@ -27,11 +27,11 @@ $$;
 comment on function awa._claim_limited is 'Takes jobs from a queue with limits: see _take_limited';
 
 -- Takes up to max_jobs jobs of a shard that the caller has locked, as the limits of its queue allow.
--- First what was given back, which comes first in its group; then the groups that have room get turns for those that
--- wait in their lines; then it goes through the lanes: in each it begins the jobs that have turns, then reads new
+-- First it takes jobs that were given back, which come first in their groups. Then groups with room get turns for the
+-- jobs in their lines. Then it goes through the lanes: in each it begins the jobs that have turns, then reads new
 -- entries. It takes those whose group has room and no line, and puts the others into the line of their group: out of
 -- the log, into limited_jobs. Where groups are served by turns, _take_by_turns does that. It reads at most about 2,000
--- entries; where it has come that far for nothing, or has left groups to the next claim, it wakes the queue.
+-- entries; where these gave it no job, or it has left groups to the next claim, it wakes the queue.
 -- now: a snapshot that was taken under the lock. Limits of the queue as a whole lower the number of jobs: their state
 -- is that of the first shard, whose lock it tries where it claims from another one.
 -- Why: all that decides who may begin is written and read under the lock of the shard. Only that a slot is free comes
@@ -74,7 +74,7 @@ begin
     terms.segment, 0, false, null, null, null, null, v_settings.max_running is not null)::awa.lease_claims;
   <<rounds>>
   for v_round in 0..3 loop
-    if v_round = 0 then -- what was given back comes before turns, and may take what is free
+    if v_round = 0 then -- jobs that were given back come before turns, and may take free slots
       continue when shard << 3 <> all(terms.lanes);
       v_order := awa._limited_lanes(terms, shard, now, v_settings.aging_interval, v_state.turns_until, true);
       if v_order.lanes <> '{}' and v_groups <> '{}' then
@@ -143,7 +143,7 @@ begin
   if v_groups <> '{}' then
     v_dealt := v_dealt
       || awa._deal_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, terms.claimed_at, v_is_dealt);
-    perform awa._look_again(shard, v_groups) where not v_is_dealt; -- what was given back is not read to its end
+    perform awa._look_again(shard, v_groups) where not v_is_dealt; -- the front lane is not read to its end
   end if;
   if v_dealt <> '{}' then
     perform awa._store_turns(v_dealt);
@@ -166,9 +166,9 @@ return 153 + octet_length(queue);
 comment on function awa._row_bytes is 'The bytes of the fixed columns of a claimed row, in text format';
 
 -- The lanes of a shard in the order in which claims serve them, without lanes that have neither turns nor new entries.
--- in_front: its front lane alone, otherwise all others, but for the one of turns. By their priority, less one for each
--- aging interval that the first one in line has waited. Of these, turned have turns, which wait or were just dealt, and
--- unread perhaps new entries; one alone counts as unread.
+-- in_front: its front lane alone; otherwise all others but the lane of turns. The order is by priority, less one for
+-- each aging interval that the first job in line has waited. turned: the lanes that have turns, which wait or were just
+-- dealt. unread: those that may have new entries; a lane that is the only one counts as unread.
 create or replace function awa._limited_lanes(
   terms awa._terms_row,
   shard bigint,

@@ -1,8 +1,9 @@
--- The limits of a queue, and what claims keep of them.
+-- The limits of a queue, and the states that claims keep of them.
 
 -- Reads the settings and the state of a shard, and its new slots, and says how many jobs may begin: null for none now.
--- whole is the state that has the limits of the whole queue. Where that is one of another shard, its slots are read,
--- too: there may be no job in it that a claim would come for. Its groups are left to the next claim there.
+-- whole: the state of the first shard, which has the limits of the queue as a whole. Where this shard is another one,
+-- the slots of the first one are read, too, since no claim comes to a shard without jobs. Its groups are left to the
+-- next claim there.
 -- Returns also the groups to look at, how many slots each has got back, and whether there were slots; and has_own:
 -- whether any group of the queue has a row of settings.
 -- Locks: the first shard of the queue, tried, where the limits of the whole queue are asked for another one.
@@ -141,7 +142,7 @@ end
 $$;
 comment on function awa._store_limits is 'Writes the states that a claim leaves, by which so many jobs have begun';
 
--- What claims know of a shard: its newest state, or the one of a shard without limits so far.
+-- The newest state of a shard, or the one of a shard without limits so far.
 create or replace function awa._shard_state(shard bigint) returns awa.shard_states
 language plpgsql
 as $$
@@ -157,7 +158,7 @@ begin
 end
 $$;
 comment on function awa._shard_state is
-  'What claims know of a shard: its newest state, or the one of a shard without limits so far';
+  'The newest state of a shard, or the one of a shard without limits so far';
 
 -- Writes the new state of a shard, where it differs from the newest one, which it was read from; returns it.
 -- read_until: the snapshot up to which slots are read, if there were any.

@@ -1,10 +1,11 @@
 -- Serving turns where groups are served by turns: which jobs of a lane begin next.
 
 -- The next turns of a lane, after one and up to another one, whose jobs can begin: as many as fit.
--- Returns the places of these jobs, whose rows it has locked, their groups, one for each, and their bytes; the groups
--- of turns whose jobs have gone, or have expired, once for each; and the last turn: null where there is none, 0 where
--- the next job does not fit. most_again: how many may be of groups that were served before; again is how many are.
--- is_last: no turns are left.
+-- most_again: how many of them may be of groups that were served before.
+-- Returns waiting_ids and groups, one of each for a job, whose row it has locked, and the bytes of these jobs; void:
+-- the groups of turns whose jobs have gone, or have expired, once for each; last_id: the last turn, null where there is
+-- none, 0 where the next job does not fit; again: how many are of groups that were served before; is_last: no turns
+-- are left.
 -- A turn whose job another session is changing comes last in its lane.
 -- Locks: the rows of these jobs, tried.
 create or replace function awa._next_by_turns(

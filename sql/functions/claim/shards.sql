@@ -3,7 +3,7 @@
 -- Locks a shard of a queue in which there is something to claim; returns it, or null where there is none.
 -- But for the shards that the claim holds already. It takes, in random order, the first one that is free. Where all
 -- are held it waits, as long as the claim has no jobs: for claim_wait at most, or, while it holds a shard, for 10 ms.
--- Every 50 ms it looks again, so that it sees what has come to a shard that is free.
+-- Every 50 ms it looks again, so that it sees jobs that have come to a shard that is free.
 -- Raises 55000; 55P03, and names the holders.
 -- Why: a claim that came to an empty shard could be waited for by the very claim that it waits for. And it looks before
 -- it locks, since a claim that finds nothing should keep no other one off, and costs less. One claim in sixteen looks
@@ -163,7 +163,7 @@ comment on function awa._shards_with_jobs is
 -- Up to eight shards of a queue that have new entries in the current segment, in random order.
 -- Late commits do not count, nor entries in other segments. Of a lane that was not claimed from in this segment all
 -- entries in it are new.
--- Why: most often one of these is free, and it costs a third of what _shards_with_jobs does, since each statement names
+-- Why: most often one of these is free, and it costs a third of _shards_with_jobs, since each statement names
 -- the tables of its segment, and stops when it has found so many.
 create or replace function awa._some_shards_with_jobs(queue_id bigint) returns bigint[]
 language plpgsql

@@ -2,8 +2,8 @@
 
 -- Reads the slots of a shard that have come since a snapshot, up to another one.
 -- Returns the groups to look at, and how many slots each has got back; those whose own limits have changed, which are
--- among them; how many slots of the queue; and whether there were any. looks, holders and leavers: groups, with the job
--- that comes again for each, or the one that does not.
+-- among them; how many slots of the queue; and whether there were any. looks, holders and leavers: groups, each with a
+-- job that comes again, or one that does not.
 create or replace function awa._read_slots(
   shard bigint,
   since pg_snapshot,

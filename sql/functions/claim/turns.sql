@@ -399,7 +399,7 @@ comment on function awa._count_served is
   'Counts turns of groups with a rate that were served: of the jobs that begin, and of those that have gone';
 
 -- Begins jobs that have turns: moves them into the log, to the lane of turns of their shard, as entries of one claim.
--- The caller has locked their rows. claim: the row to append, but for what depends on the jobs. one_by_one: each has a
+-- The caller has locked their rows. claim: the row to append, without the values of its jobs. one_by_one: each has a
 -- claim of its own, and one that the server refuses, because of a user's trigger, is put off; but not for a resource
 -- that the server lacks.
 -- Why: the entries come with their claim, so no cursor comes to them. From then on each is an attempt as any other.

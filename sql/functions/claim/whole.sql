@@ -1,13 +1,13 @@
 -- The short way of claims from a queue whose groups have no limits.
 
--- What limits a queue as a whole, where that alone limits it: its settings and state, and how many jobs may begin.
--- most is null where a claim has to take the way of _claim_limited: where groups are limited, or were, so that a job is
--- in line, or has a turn, or a slot of its group comes back; where one group is, or is paused; where the queue is
--- paused; and where there are other shards. Otherwise lanes are those of the shard in their order. has_slots: slots of
--- the queue have come back, and are read. The caller has locked the shard.
--- Why: then nothing has to be known of the jobs. A claim goes through the lanes as one without limits does, and takes
--- fewer. A group with a line, that is not named by slots, has no turns, and need not be looked at by the time, has no
--- room; and without a limit it has room.
+-- The limits of a queue as a whole, where it has no others: its settings and state, and how many jobs may begin.
+-- most is null where a claim has to go by _claim_limited: the queue is paused, or has other shards; its groups, or one
+-- of them, have a limit or a pause; or they had one, and a job still has a turn, or a slot of a group comes back, or a
+-- group opens at some time. Otherwise lanes are those of the shard, in their order. has_slots: slots of the queue have
+-- come back, and are read. The caller has locked the shard.
+-- Why: without limits of groups, a claim needs no look at the groups of jobs. It goes through the lanes as one without
+-- limits does, and takes fewer. No job is in a line then: a group with a line is named by slots, or has a turn, or
+-- opens at some time, or has no room; and without a limit it has room.
 create or replace function awa._whole_limits(
   terms awa._terms_row,
   shard bigint,
@@ -82,4 +82,4 @@ begin
 end
 $$;
 comment on function awa._whole_limits is
-  'What limits a queue as a whole, where that alone limits it: its settings and state, and how many jobs may begin';
+  'The limits of a queue as a whole, where it has no others: its settings and state, and how many jobs may begin';

@@ -160,7 +160,7 @@ begin
     end if;
   end if;
   v_window.to_xid := awa._last_xid(v_window.hi);
-  if has_tombstones then -- what is not claimed is not older
+  if has_tombstones then -- unclaimed entries are not older
     v_window.is_buried := (
       select true
         from awa.ready_tombstones t

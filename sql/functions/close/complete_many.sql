@@ -34,7 +34,7 @@ declare
   v_found bigint[] := '{}';
   v_outputs jsonb[];
 begin
-  -- At a glance, what is most often right
+  -- At a glance, the most frequent call
   if (array_ndims(receipts) = 1 and array_ndims(job_ids) = 1 and array_lower(receipts, 1) = 1
     and array_lower(job_ids, 1) = 1 and cardinality(job_ids) = cardinality(receipts) and cardinality(receipts) <= 10000
     and array_position(job_ids, null) is null and array_position(receipts, null) is null

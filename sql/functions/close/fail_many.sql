@@ -26,7 +26,7 @@ declare
   v_batches cursor (asked bigint[]) for select l as attempts from awa._look_up_many(asked) l;
   v_asked bigint[]; -- for each of the attempts, its ordinal in the arrays
 begin
-  -- At a glance, what is most often right: one answer. An array whose only element is not the first one, or that has
+  -- At a glance, the most frequent call: one answer. An array whose only element is not the first one, or that has
   -- several dimensions, has none at 1.
   if cardinality(receipts) = 1 and cardinality(job_ids) = 1 and cardinality(errors) = 1 and receipts[1] is not null
     and job_ids[1] is not null and errors[1] is not null

@@ -40,7 +40,7 @@ declare
   v_is_in_use boolean;
   v_job_ids bigint[];
 begin
-  -- At a glance, what is most often right. A lane in use has a queue with a name that is allowed.
+  -- At a glance, the most frequent call. A lane in use has a queue with a name that is allowed.
   if (priority is null and run_at is null and max_attempts is null and tags is null
     and group_key is null and expires_at is null and octet_length(kind) between 1 and 200) is not true
   then
@@ -120,8 +120,8 @@ end
 $$;
 comment on function awa._append is 'Appends one job per element of args, and returns the ids in that order';
 
--- The bytes of text of what goes along with each of args.
--- Refuses what is too long or nested too deep, of that and of args. In an array, 2,000 bytes and less pass, which come
+-- The bytes of text of the values beside each of args.
+-- Refuses values, and args, that are too long or nested too deep. In an array, 2,000 bytes and less pass, which come
 -- to 27 MB of text at most.
 -- Raises 22023.
 create or replace function awa._check_body(args jsonb[], tags text[], metadata jsonb) returns int
@@ -136,7 +136,7 @@ begin
   return v_beside;
 end
 $$;
-comment on function awa._check_body is 'The bytes of text of what goes along with each of args';
+comment on function awa._check_body is 'The bytes of text of the values beside each of args';
 
 -- Refuses invalid arguments of enqueue.
 -- Raises 22023.

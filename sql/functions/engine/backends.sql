@@ -86,7 +86,7 @@ select s.name, h.holder
  where s.xmax <> '0' and h.holder is not null;
 comment on view awa._locked_schedules is 'The schedules that another session has locked, and that session';
 
--- Claimers that hold a queue, because their clients have not read what they claimed for ten seconds.
+-- Claimers that hold a queue, because their clients have not read their claimed jobs for ten seconds.
 create or replace view awa._stuck_claimers as
 select distinct a.pid, a.usesysid, q.name as queue, a.query_start as since
   from pg_stat_activity a
@@ -97,7 +97,7 @@ select distinct a.pid, a.usesysid, q.name as queue, a.query_start as since
   ) q on l.classid::bigint << 32 | l.objid::bigint
            between awa._queue_key(q.queue_id) - 63 and awa._queue_key(q.queue_id)
  where a.wait_event = 'ClientWrite' and a.query_start < clock_timestamp() - interval '10 seconds';
-comment on view awa._stuck_claimers is 'Claimers whose clients have not read what they claimed';
+comment on view awa._stuck_claimers is 'Claimers whose clients have not read their claimed jobs';
 
 -- Raises 55P03: a row of some tables was waited for, for as long as lock_timeout says.
 -- Names the session that holds it; where that is not known, the transactions that have changed these tables and were

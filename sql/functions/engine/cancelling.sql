@@ -131,9 +131,9 @@ $$;
 comment on function awa._cancel_waiting is
   'Cancels jobs that wait, for a time or for their groups; returns their ids';
 
--- Cancels jobs that are available; returns the ids of those that no other session buried first.
--- Those without an xid are in limited_jobs, which they leave at once. If another one is claimed before the caller
--- commits, its attempt is cancelled then. Their unique keys are let go of then, too.
+-- Cancels available jobs; returns the ids of all that no other session had buried before.
+-- A place without an xid is one in limited_jobs: the job leaves it at once. Any other job is decided when the caller
+-- commits: it lets go of its unique key, and if it was claimed meanwhile, its attempt is cancelled.
 -- state: as for _cancel.
 -- Why: a session that has claimed a job should not have to wait.
 create or replace function awa._cancel_ready(
@@ -166,7 +166,7 @@ begin
 end
 $$;
 comment on function awa._cancel_ready is
-  'Cancels jobs that are available; returns the ids of those that no other session buried first';
+  'Cancels available jobs; returns the ids of all that no other session had buried before';
 
 -- Entries that were cancelled, as attempts that have not begun, in arrays of about 64 MB.
 create or replace function awa._entries_as_attempts(entries awa._place[]) returns setof awa.leases[]

@@ -132,7 +132,7 @@ begin
     if v_next > after then
       return v_next;
     end if;
-    -- The clock was set back between them: on to what it showed then.
+    -- The clock was set back between them: on to the time that it showed then.
     v_next := awa._clock_change(zone, v_next, after);
     v_wall := greatest(v_wall + interval '1 second',
       (v_next at time zone 'UTC') + awa._utc_offset(zone, v_next - interval '1 second'));

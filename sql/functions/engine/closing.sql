@@ -1,7 +1,7 @@
 -- Closing attempts: in the ledger, or in leases.
 
 -- Closes one attempt, in the ledger, or else locks its lease row for the caller to delete.
--- Returns what _close_item does, and materialized where it has a lease row. looks_up: and the attempt.
+-- Returns the result of _close_item, and materialized where it has a lease row. looks_up: and the attempt.
 -- Locks: the claim, as _close_item, or the lease row, until the transaction ends.
 -- Raises JQ001; 55P03 when a transaction that has closed it is open for longer than claim_wait.
 create or replace function awa._close(

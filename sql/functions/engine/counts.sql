@@ -50,9 +50,9 @@ $$;
 comment on function awa._oldest_ready is
   'The time at which the first entry of a lane became ready that no cursor has passed';
 
--- The exact counts of each lane in the ledgers: the counts of its past, and what came after. An entry that this very
--- transaction has buried, and that was claimed meanwhile, is neither running nor completed for it, and was available
--- only once.
+-- The exact counts of each lane in the ledgers: the counts of its past, and the rows that came after. An entry that
+-- this very transaction has buried, and that was claimed meanwhile, is neither running nor completed for it, and was
+-- available only once.
 create or replace view awa._lane_counts as
 select l.lane,
        (l.enqueued + n.enqueued)::bigint as enqueued,

@@ -247,7 +247,7 @@ comment on function awa._parse_cron is
 
 -- A cron expression as numbers that can be stored; null for none.
 -- Raises 22023.
--- Why: reading an expression takes longer than finding its next time. schedules.cron_bits holds what was read when the
+-- Why: reading an expression takes longer than finding its next time. schedules.cron_bits holds the result of when the
 -- schedule was saved, and _refresh_expressions reads each one anew once an hour.
 create or replace function awa._cron_bits(cron text) returns bigint[]
 language plpgsql immutable strict

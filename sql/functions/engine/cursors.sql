@@ -2,7 +2,7 @@
 
 -- Moves the cursor of a lane past the entries at its head that are buried, at most so many; returns how many.
 -- Not while there are others that were committed late. The caller has locked the shard.
--- Why: otherwise each claim, cancel and read of the lane would walk over them, until a claim takes what is behind them.
+-- Why: otherwise each claim, cancel and read of the lane would walk over them, until a claim takes one behind them.
 -- In a queue that is paused, or has no workers, none does. The row that it appends is that of a claim of no jobs, in
 -- the same window, or in the next one where that is read to its end.
 create or replace function awa._pass_buried(lane bigint, max_entries int) returns int
@@ -66,7 +66,7 @@ begin
     v_lo := v_hi;
     v_hi := v_now;
     v_is_newest := true;
-    v_lane.lo := null; -- none of what was committed late in the next window is read
+    v_lane.lo := null; -- no late entry of the next window is read
     v_xid := pg_snapshot_xmax(v_lo);
     v_id := 0;
   end loop;

@@ -1,12 +1,11 @@
 -- Back pressure: whether a queue is deeper than its max_depth.
 
--- Whether the depth of a queue need not be looked at yet; or whether that was so until so many ids ago.
--- That is so for the ids of jobs that come next after a look, as many as a 32nd of max_depth. The ids are those of the
--- installation, so they run out sooner where jobs go to other queues. The planner puts the expression in the place of
--- the call.
+-- Whether a queue has room by the last look at its depth; or had, until so many ids ago.
+-- A look is good for the next ids of jobs, as many as a 32nd of max_depth. All queues draw these ids, so they run out
+-- sooner where jobs go to other queues. The planner puts the expression in the place of the call.
 -- Why: a look reads at most about as many entries as max_depth, so it costs each job at most 32. A sequence is seen by
--- all producers at once, and none of them waits. It holds a number that is valid only near to the ids that there are:
--- so neither another max_depth nor a restore leaves one that allows too much.
+-- all producers at once, and none of them waits. Its number is valid only near the present ids: so neither another
+-- max_depth nor a restore leaves one that allows too much.
 create or replace function awa._has_room(queue_id bigint, max_depth int, ago int default 0) returns boolean
 language sql
 as $$
@@ -14,7 +13,7 @@ as $$
     - coalesce(pg_sequence_last_value('awa.job_ids'::regclass), 0) between - ago and max_depth / 32 - 1 - ago
 $$;
 comment on function awa._has_room is
-  'Whether the depth of a queue need not be looked at yet; or whether that was so until so many ids ago';
+  'Whether a queue has room by the last look at its depth; or had, until so many ids ago';
 
 -- Refuses a new job where more jobs of the queue are ready than max_depth.
 -- Locks: the look at this depth, tried. While another transaction has it, jobs are taken without a look, for a 32nd of
@@ -97,8 +96,9 @@ $$;
 comment on function awa._full_queues is 'Those of the queues to which a new job would be refused';
 
 -- How many jobs of a queue are ready; or, where they are more than max_depth, some number that is larger, too.
--- Adds to the counts what has come since, where that is little. Otherwise goes through what no cursor has passed.
--- Why: the first takes long where much has come since maintenance counted, the second where the queue is deep.
+-- Adds to the counts the rows that came since, where these are few. Otherwise goes through the entries that no cursor
+-- has passed.
+-- Why: the first takes long where many have come since maintenance counted, the second where the queue is deep.
 create or replace function awa._depth(queue_id bigint, max_depth int) returns bigint
 language plpgsql
 as $$
@@ -135,7 +135,7 @@ $$;
 comment on function awa._depth is
   'How many jobs of a queue are ready; or, where they are more than max_depth, some number that is larger, too';
 
--- How many jobs of a queue are ready: what is counted of the past of its lanes, and what came after.
+-- How many jobs of a queue are ready: the counts of the past of its lanes, and the rows that came after.
 -- Null where a lane has got more than max_rows entries, or as many claims, since it was counted.
 -- Why: small statements, of which most queues need two. A connection that enqueues one job has to plan them first: for
 -- _appended_since, that took 20 ms.
@@ -206,4 +206,4 @@ begin
 end
 $$;
 comment on function awa._counted_depth is
-  'How many jobs of a queue are ready: what is counted of the past of its lanes, and what came after';
+  'How many jobs of a queue are ready: the counts of the past of its lanes, and the rows that came after';

@@ -101,7 +101,7 @@ end
 $$;
 comment on function awa._unbegun is 'An attempt of a claim, as one that has not begun';
 
--- Writes the ends of available jobs that have expired, and changes what they hold.
+-- Writes the ends of available jobs that have expired, and lets go of their keys and groups.
 create or replace function awa._end_expired(attempts awa.leases[]) returns void
 language plpgsql
 as $$
@@ -114,4 +114,4 @@ begin
 end
 $$;
 comment on function awa._end_expired is
-  'Writes the ends of available jobs that have expired, and changes what they hold';
+  'Writes the ends of available jobs that have expired, and lets go of their keys and groups';

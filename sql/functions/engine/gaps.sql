@@ -49,7 +49,7 @@ $$;
 comment on function awa._note_call is
   'Notes that rescue is called, and the gap since the last call, if that was more than 10 seconds ago';
 
--- Removes the gaps that ended so long before the last call of rescue that no attempt is as old.
+-- Removes gaps that ended longer before the last call of rescue than any lease is long, and than an hour.
 -- Locks: their rows; skips those that another session holds.
 -- Why: a gap is of no use to attempts that began after it, nor to workers.
 create or replace function awa._forget_gaps(last_call timestamptz) returns void
@@ -68,7 +68,7 @@ as $$
         for update skip locked)
 $$;
 comment on function awa._forget_gaps is
-  'Removes the gaps that ended so long before the last call of rescue that no attempt is as old';
+  'Removes gaps that ended longer before the last call of rescue than any lease is long, and than an hour';
 
 -- Sets back times of workers and leases that a clock which was ahead has written.
 -- Locks: their rows, until the transaction ends; skips those that another session holds.

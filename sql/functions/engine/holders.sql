@@ -1,4 +1,4 @@
--- Holders: the jobs for which groups are reserved whose jobs go in order.
+-- Holders: where the jobs of a group go in order, the job for which the group is reserved.
 --
 -- An attempt that ends gives its slot back in any case. Where its job comes again, its group is reserved for it: the
 -- state of the group names the job, and no other job begins before that one has begun, or has left. The job is named by
@@ -7,8 +7,8 @@
 -- Notes for the next claim that attempts have ended that held slots, and whose jobs come again, or failed for good.
 -- The caller has given their slots back. Under an order other than start, their groups are reserved for them. for_good:
 -- whether they failed for good.
--- Why: settings are not asked here, since a claim knows those that hold by the time it reads this. And a claim does not
--- ask whether a job has failed for good: it may have been retried by then, which is a new job under strict.
+-- Why: settings are not read here, since the claim that reads the note decides by those of its own time. And a claim
+-- can't look up whether a job has failed for good: it may have been retried by then, which is a new job under strict.
 create or replace function awa._note_holders(attempts awa.leases[], for_good boolean) returns void
 language plpgsql
 as $$
@@ -24,8 +24,8 @@ $$;
 comment on function awa._note_holders is
   'Notes for the next claim that attempts have ended that held slots, and whose jobs come again, or failed for good';
 
--- Notes for the next claim that jobs do not come again for which their groups may be kept, and wakes their queues.
--- Of any jobs that leave without an attempt: for those that are no holders it changes nothing.
+-- Notes for the next claim that jobs leave for which their groups may be reserved, and wakes their queues.
+-- For any jobs that leave without an attempt. The note of a job that is no holder changes nothing.
 create or replace function awa._note_leavers(job_ids bigint[], lanes bigint[], group_keys text[]) returns void
 language plpgsql
 as $$
@@ -56,14 +56,14 @@ begin
 end
 $$;
 comment on function awa._note_leavers is
-  'Notes for the next claim that jobs do not come again for which their groups may be kept, and wakes their queues';
+  'Notes for the next claim that jobs leave for which their groups may be reserved, and wakes their queues';
 
 -- Reserves groups for the jobs that come again, and lets go of those reserved for jobs that do not.
--- groups: for each, holders has the job that comes again, negative where it failed for good, or leavers the job that
--- does not. A job that is in both has left
--- since: before it could come again, a claim would have read that it left.
--- A group is reserved for one job: of two attempts that had begun under another order, and have ended, the other one
--- comes as any job. One that failed for good holds its group under halt alone.
+-- Each place of groups has a job in holders, which comes again (negative: it failed for good), or one in leavers, which
+-- does not. A job in both comes no more: it ended, and left after that. It can't have come again in between, since the
+-- claim that begins it reads its note first.
+-- A group is reserved for one job. Where two attempts had begun under another order, and have ended, the second job
+-- comes as any other. A job that failed for good holds its group under halt alone.
 -- Locks: the states that it replaces, tried.
 create or replace function awa._change_holders(
   shard bigint,

@@ -74,7 +74,7 @@ $$;
 comment on function awa._unique_key is 'The unique key of a job: see ready_entries';
 
 -- A key of one queue, from a key of all queues; and the other way round.
--- Why: a job that is moved has to get the key of its new queue, and does not store what its key is made of.
+-- Why: a job that is moved has to get the key of its new queue, and does not store the values that its key is made of.
 create or replace function awa._for_queue(key bytea, queue_id bigint) returns bytea
 language sql immutable strict parallel safe
 return (

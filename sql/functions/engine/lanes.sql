@@ -1,4 +1,4 @@
--- The model of a lane: entries that count, its cursor, what is available, what is open.
+-- The model of a lane: entries that count, its cursor, available entries, open items.
 
 -- The entries of a claim's stretch of its lane, with ids from and to; in one segment only, where one is given.
 -- Other entries may lie between them: not visible to the claim, or buried. The limits and the offset of the caller
@@ -180,7 +180,7 @@ $$;
 comment on function awa._late_entries is 'Entries of a lane that were committed late, and that no cursor has passed';
 
 -- Every lane in use, to be filtered by its queue_id: its cursor, from where entries are unclaimed in its range, and
--- what is counted of its past.
+-- the counts of its past.
 create or replace view awa._lanes as
 select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_seq, c.segment as cursor_segment,
        greatest(case when c.lo is not null then c.pos_xid end,
@@ -200,10 +200,10 @@ select l.lane, c.lo, c.hi, c.pos_xid, c.pos_id, coalesce(c.lane_seq, 0) as lane_
   left join lateral (
     select * from awa.queue_rollups r where r.lane = l.lane limit 1
   ) r on true;
-comment on view awa._lanes is 'Every lane, its cursor, and what is counted of its past';
+comment on view awa._lanes is 'Every lane, its cursor, and the counts of its past';
 
 -- The places of entries that no cursor has passed. Two stretches of a lane hold them: the transactions that were in
--- progress at one of the window's ends, probed one by one, and what comes after the position.
+-- progress at one of the window's ends, probed one by one, and those after the position.
 create or replace view awa._available as
 select l.lane, e.xid, e.job_id, e.segment, e.kind, e.ready_at, e.created_at, e.unique_key, l.queue_id, e.tags, e.args,
        e.group_key

@@ -1,10 +1,10 @@
 -- Whether the counts of limits are right.
 
--- What is wrong with the slots, lines and turns of queues with limits; also rows that somebody has removed.
+-- Errors in the slots, lines and turns of queues with limits; also rows that somebody has removed.
 -- The slots of a group are held by open attempts and by turns, or given back and not read by a claim yet. Each job in
--- line is behind what its state says was taken. A group with a line has no room, or is paused, or is reserved for a job
--- that comes, or a claim is to look at it: the next one, or the first one after a time; or, where groups are served by
--- turns, it has its turn. A job without a group that has left the log has its turn.
+-- line is behind the last one that got a turn, by its state. A group with a line has no room; or is paused; or is
+-- reserved for a job that comes; or a claim is to look at it, the next one or the first one after a time; or, where
+-- groups are served by turns, it has its turn. A job without a group that has left the log has its turn.
 create or replace view awa._limit_problems as
 with states as (
   select distinct on (s.shard, s.group_id) s.shard, s.group_id, s.running, s.has_line, s.has_front, s.taken,
@@ -101,4 +101,4 @@ select q.queue_id, format('%s slots of the queue are held, %s are counted', q.sl
   ) q
   left join shards s on s.shard = q.queue_id << 6
  where q.slots <> coalesce(s.running, 0);
-comment on view awa._limit_problems is 'What is wrong with the slots, lines and turns of queues with limits';
+comment on view awa._limit_problems is 'Errors in the slots, lines and turns of queues with limits';

@@ -221,7 +221,7 @@ end
 $$;
 comment on function awa._forget_idle_groups is 'Removes states of groups that are idle, at most so many';
 
--- Begins the states of limits anew, after a restore: what runs is counted, what waits is in line, and holders hold.
+-- Begins the states of limits anew, after a restore: running jobs are counted, waiting ones in line, and holders hold.
 -- The caller has given all open attempts a row in leases.
 -- Why: the transaction ids in slots are those of another server. The times of rates stay.
 create or replace function awa._recount_limits() returns void
@@ -291,4 +291,4 @@ begin
 end
 $$;
 comment on function awa._recount_limits is
-  'Begins the states of limits anew, after a restore: what runs is counted, what waits is in line, and holders hold';
+  'Begins the states of limits anew, after a restore: running jobs are counted, waiting ones in line, and holders hold';

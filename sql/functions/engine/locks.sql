@@ -447,7 +447,7 @@ begin
       perform pg_advisory_xact_lock(v_key);
     end if;
   end loop;
-  perform set_config('lock_timeout', '0', true); -- what is written next may have to wait for a page
+  perform set_config('lock_timeout', '0', true); -- the next write may have to wait for a page
 end
 $$;
 comment on function awa._lock_for is
@@ -461,8 +461,8 @@ as $$ select set_config('lock_timeout', awa._milliseconds(s.claim_wait), true) f
 comment on function awa._bound_waits is 'Bounds all later waits for locks of this transaction as those of a claim';
 
 -- Bounds the waits for locks that follow by claim_wait, or by the caller's lock_timeout where that is shorter.
--- Returns lock_timeout as it was: the caller sets it again when it has what it waits for. It does so in an assignment,
--- which costs less than a statement.
+-- Returns lock_timeout as it was: the caller sets it again when it has its lock. It does so in an assignment, which
+-- costs less than a statement.
 create or replace function awa._shorten_waits() returns text
 language plpgsql
 as $$

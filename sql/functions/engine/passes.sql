@@ -6,8 +6,8 @@
 -- stuck claimer holds a queue, which prune_oldest may need. rescue ends attempts before materialize gives rows to the
 -- others, and before forget_workers looks for attempts of silent workers. summarize comes before rotate, which
 -- completes the segment that it leaves.
--- Period: shorter than the time between two calls of one worker, a second for what is promptly done, five for the rest,
--- a fifth sooner or later. So one worker alone leaves none out, and rescue finds no gap. Ten workers do each pass about
+-- Period: shorter than the time between two calls of one worker, a second for prompt passes, five for the rest, a fifth
+-- sooner or later. So one worker alone leaves none out, and rescue finds no gap. Ten workers do each pass about
 -- as often as one does.
 create or replace view awa.passes as
 select p.position, p.pass, p.period

@@ -1,4 +1,4 @@
--- The counts of the past of a lane, so that an exact count adds up only what came after.
+-- The counts of the past of a lane, so that an exact count adds up only the rows that came after.
 
 -- Adds new entries and closed claims to queue_rollups, lane by lane.
 -- A claim that stays open for more than 10 seconds is noted, and passed over. Counts and searches for open attempts
@@ -36,7 +36,7 @@ declare
   v_piece bigint[];
   v_xids xid8[];
 begin
-  perform awa._current_segment(); -- in a restored database, what is visible means nothing
+  perform awa._current_segment(); -- in a restored database, visibility means nothing
   if not pg_try_advisory_xact_lock(awa._fold_key()) then
     return false;
   end if;
@@ -93,7 +93,7 @@ begin
                or (select true from awa._entries e
                     where e.lane = l.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(coalesce(r.counted, '3:3:')), 0)
                     limit 1)))
-         -- not what is left of one that was forgotten
+         -- not the rest of one that was forgotten
          and (select true from awa.queues q where q.queue_id = awa._queue_of(l.lane) limit 1)
        order by l.nth
     loop

@@ -1,4 +1,4 @@
--- Slots: what an attempt holds of its group and its queue, and gives back when it ends.
+-- Slots: an attempt holds one of its group, and one of its queue, and gives them back when it ends.
 
 -- The id of a group: the first 64 bits of the SHA-256 of its key.
 create or replace function awa._group_id(group_key text) returns bigint
@@ -6,12 +6,12 @@ language sql stable strict parallel safe
 return ('x' || encode(sha256(convert_to(group_key, 'UTF8')), 'hex'))::bit(64)::bigint;
 comment on function awa._group_id is 'The id of a group: the first 64 bits of the SHA-256 of its key';
 
--- The first shard of a queue: claims keep there what limits the queue as a whole.
+-- The first shard of a queue: claims keep there the state of the limits of the queue as a whole.
 create or replace function awa._first_shard(shard bigint) returns bigint
 language sql immutable strict parallel safe
 return shard >> 6 << 6;
 comment on function awa._first_shard is
-  'The first shard of a queue: claims keep there what limits the queue as a whole';
+  'The first shard of a queue: claims keep there the state of the limits of the queue as a whole';
 
 -- How many jobs of a group may run at once: one where they go in order; null without a limit.
 create or replace function awa._group_limit(group_max_running int, group_order text) returns int

@@ -1,4 +1,4 @@
--- The states of a job, and what follows from each.
+-- The states of a job, and the properties of each.
 
 -- The states of a job that share a property.
 -- known: all of them. live: it has not ended; by default it holds a unique key. ended. cancellable: by cancel_where.

@@ -1,7 +1,7 @@
 -- Ticks: the times at which schedules fire.
 
 -- The time by which schedules fire.
--- Nominal times, and what follows from them, go by this clock alone. How long a call takes, whether a worker is alive,
+-- Nominal times, and decisions by them, go by this clock alone. How long a call takes, whether a worker is alive,
 -- and the times of jobs go by the server's, clock_timestamp().
 -- Why: in one place, so that a test can put another clock here.
 create or replace function awa._schedule_clock() returns timestamptz
@@ -117,8 +117,8 @@ $$;
 comment on function awa._count_ticks is
   'How many ticks that have not run a schedule has after a time, and at or before another one; of the first 1000';
 
--- What is to be remembered of a schedule of which all ticks from one time to another have fired, too: ran and unsure.
--- Keeps at most 100 ranges. Of more, two neighbours are put together, and unsure says where: such that this is short.
+-- The ticks that a schedule is known to have fired (ran, unsure), once all from one time to another have fired, too.
+-- Keeps at most 100 ranges. Of more, two neighbours are put together, and unsure spans them: those that keep it short.
 -- Why: the oldest ones would be a year apart while a backfill of that year is done in parts.
 create or replace function awa._with_ran(
   inout ran tstzmultirange,
@@ -154,7 +154,7 @@ begin
 end
 $$;
 comment on function awa._with_ran is
-  'What is to be remembered of a schedule of which all ticks from one time to another have fired, too: ran and unsure';
+  'The ticks that a schedule is known to have fired (ran, unsure), once all from one time to another have fired, too';
 
 -- A schedule that goes on at now: ticks that are due, and have not fired, are counted as missed, and left out.
 -- A schedule whose expression can't be read any more has no ticks.

@@ -18,11 +18,12 @@ end;
 comment on function awa._held_until is
   'Until when a job with this key holds it after it has completed; null when the key has no such end';
 
--- Changes what jobs hold, when they go to another state: they let go of some of it, and take what they begin to hold.
--- The one hook for all such changes: when attempts end, when waiting jobs are promoted, claimed, rescheduled, retried
--- or cancelled, and when they are kept no longer: with no new state (null) they let go of everything. Today jobs hold
--- unique keys. A key that another job has, or is just about to have, stays with that job: no wait here. Callers leave
--- out jobs that hold nothing: all arrays are null where none does. Keys may be null.
+-- Lets go of unique keys, and takes them, as jobs go from one state to another.
+-- The hook for keys when attempts end, when waiting jobs are promoted, claimed, rescheduled, retried or cancelled, and
+-- when they are kept no longer. to_state null: the job goes, and lets go of its key. from_state null: it may hold none
+-- yet, whatever its state was, and takes the key that to_state holds. Slots and groups have hooks of their own (see
+-- _free_slots, _note_holders). A key that another job has, or is just about to have, stays with that job: no wait here.
+-- Callers leave out jobs without a key: all arrays are null where none has one. Keys may be null.
 -- Locks: the keys, until the transaction ends, as far as no other session has them.
 create or replace function awa._change_state(
   job_ids bigint[],
@@ -77,7 +78,7 @@ begin
 end
 $$;
 comment on function awa._change_state is
-  'Changes what jobs hold, when they go to another state: they let go of some of it, and take what they begin to hold';
+  'Lets go of unique keys, and takes them, as jobs go from one state to another';
 
 -- Lets go of unique keys, where these jobs hold them and have not completed.
 -- Why: a deleted row stays in the way of each look for its key, for as long as some snapshot is older. So a key that is

@@ -109,7 +109,7 @@ $$;
 comment on function awa._last_rows is
   'The last row of every lane that has rows, of each kind: its transaction, or, of a claim, its number in the lane';
 
--- Every lane that has rows, what is counted of its past, and whether that is all.
+-- Every lane that has rows, the counts of its past, and whether they are complete.
 -- is_counted: no entry, tombstone, arrival or claim has come since, no job was deleted, and no claim that was passed
 -- over is open. last_xid is the youngest transaction that put an entry, a tombstone or an arrival there, or deleted a
 -- job. Reads the lanes from the last one back; those before a lane, or only so many, where that is given.
@@ -158,7 +158,7 @@ select u.lane,
  limit max_lanes
 $$;
 comment on function awa._lanes_in_use is
-  'Every lane that has rows, what is counted of its past, and whether that is all';
+  'Every lane that has rows, the counts of its past, and whether they are complete';
 
 -- The queues in which claims may be open, or not counted.
 -- These are queues with claims that fold has not looked at, and queues with claims that are known to be open. A claim

@@ -1,9 +1,9 @@
 -- The one writer of each table that jobs go to.
 
--- Ends attempts, once their jobs go to another state: changes what the jobs hold, and removes lease rows.
+-- Ends attempts, once their jobs go to another state: changes their keys, slots and groups, and removes lease rows.
 -- leased: whether some of them may have such rows. Gives back the slots that these hold; those of the ledger were given
--- back with the closure. Where the jobs may come again, or failed for good, notes that their groups may be held for
--- them; not without holds_group, where an operator has ended them. Where _holds_nothing says so it has nothing to do.
+-- back with the closure. Where the jobs may come again, or failed for good, notes that their groups may be reserved
+-- for them; not without holds_group, where an operator has ended them. Nothing to do where _holds_nothing is true.
 create or replace function awa._end_attempts(
   attempts awa.leases[],
   state text,
@@ -59,7 +59,7 @@ begin
 end
 $$;
 comment on function awa._end_attempts is
-  'Ends attempts, once their jobs go to another state: changes what the jobs hold, and removes lease rows';
+  'Ends attempts, once their jobs go to another state: changes their keys, slots and groups, and removes lease rows';
 
 -- Whether an attempt that ends holds nothing: no unique key, no slot, and, unless it is leased, no lease row.
 -- Of several it is not said.

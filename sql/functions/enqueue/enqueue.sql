@@ -4,7 +4,7 @@
 -- Raises 22023; JQ006 where more jobs are ready than the queue's max_depth; 55000 in a database that was restored from
 -- a dump; for a job with a group 55P03 beside a session that changes the queue's number of shards, or drops the queue,
 -- and 40001 at REPEATABLE READ and above, where the queue's settings have changed since the snapshot.
--- Why: in a transaction of its own, most of a small job's time goes into what each transaction sets up anew: for each
+-- Why: in a transaction of its own, most of a small job's time goes into the set-up of each transaction: for each
 -- statement, each table that it reads, and each function and operator in an expression. So the short way has few, and
 -- none that joins.
 create or replace function awa.enqueue(

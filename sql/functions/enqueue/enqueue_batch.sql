@@ -87,10 +87,10 @@ comment on function awa.enqueue_batch is
   'Appends jobs of any queues and kinds, unless others hold their unique keys; returns whether each was inserted';
 
 -- Whether the elements of an array are jobs that enqueue would take, without a unique key; and whether some are large.
--- These still have to be checked for what is too long, or nested too deep. False for the few that would be taken, but
--- are written in other ways, such as a run_at in the year 3000.
--- Why: one query for all. Only where it says no are the jobs looked at one by one, which takes ten times as long, and
--- finds the first one that is to be refused.
+-- Large ones still have to be checked for values that are too long, or nested too deep. False for the few jobs that
+-- would be taken, but are written in other ways, such as a run_at in the year 3000.
+-- Why: one query for all. Only where it returns false are the jobs looked at one by one, which takes ten times as long,
+-- and finds the first one that is to be refused.
 create or replace function awa._glance_at_jobs(jobs jsonb, out are_plain boolean, out has_large boolean)
 language plpgsql
 as $$
@@ -151,7 +151,7 @@ comment on function awa._is_plain is
 
 -- The unique keys of job objects, once their values have been checked; null for jobs without one.
 -- Refuses the first object whose values enqueue would refuse, and names its ordinal. are_plain: all is checked, but
--- for what is too long, or nested too deep.
+-- for values that are too long, or nested too deep.
 -- Raises 22023.
 create or replace function awa._checked_keys(
   jobs jsonb,

@@ -10,8 +10,8 @@ comment on view awa.cancel_expired_row is
 -- Locks: the rows of limited_jobs that it cancels, tried, then the shard of the queue, for which it waits for 0.1 s;
 -- until the transaction ends.
 -- Raises 22023, JQ004, 55000; and the error of a resource that the server lacks, where it could cancel no job for that.
--- Why: claims cancel what they meet. This is for jobs that no claim comes to: in a queue that is paused, or that no
--- worker works on, and behind others. One shard, so that its claims wait for one batch only.
+-- Why: claims cancel those that they meet. This is for jobs that no claim comes to: in a queue that is paused or has no
+-- workers, and behind others. One shard, so that its claims wait for one batch only.
 create or replace function awa.cancel_expired(max_jobs int default 1000) returns setof awa.cancel_expired_row
 language plpgsql
 volatile

@@ -1,4 +1,4 @@
--- Moving what is alive in a segment, some at a time, and what is in it.
+-- Moving the live rows of a segment, some at a time, and looking at the rows that it has.
 
 -- Moves unclaimed entries of a segment, and cursors, to the current one, at most so many.
 -- Entries keep their places. Cursors are moved for at most 500 shards, since the server's lock table is small. The
@@ -126,7 +126,7 @@ comment on function awa._lock_some is
 
 -- Moves entries to the current segment, but for those that the server can't read, or whose rows it refuses.
 -- Returns how many it moved, the jobs that it left for one of these reasons, and the last refusal.
--- Raises what the server lacks, such as memory, where none was moved.
+-- Raises the error of a resource that the server lacks, such as memory, where none was moved.
 -- Why: one by one after an error, since the rest must not wait for one job.
 create or replace function awa._move_most(
   segment smallint,

@@ -68,7 +68,7 @@ $$;
 comment on function awa._writers is
   'The transactions that may have entries, arrivals or claims in a segment that are not committed';
 
--- Carries what is alive in the lanes of a segment to the current one, some lanes in each call.
+-- Carries the live rows in the lanes of a segment to the current one, some lanes in each call.
 -- No session may write to the segment any more: then a lane that has nothing alive gets nothing. The others are
 -- passed over, and tried again when all have been looked at: those that other sessions hold, and those with a job that
 -- can't be carried. Goes on for a fifth of a second, or a tenth of the time that the caller's timeouts leave.
@@ -135,9 +135,9 @@ begin
 end
 $$;
 comment on function awa._carry_lanes is
-  'Carries what is alive in the lanes of a segment to the current one, some lanes in each call';
+  'Carries the live rows in the lanes of a segment to the current one, some lanes in each call';
 
--- Carries what is alive in a few lanes of a segment to the current one.
+-- Carries the live rows in a few lanes of a segment to the current one.
 -- Entries are moved, open attempts get rows of their own, cursors are copied, and all is counted. unreadable and
 -- refused are the jobs that can't be carried, before and after. waits: for the first shard, where none is free.
 -- Returns the lanes that still have something alive, or that other sessions hold; is_cut where it takes another call,
@@ -229,7 +229,7 @@ begin
    where r.lane = any(v_mine) and r.lane <> all(left_over) and r.segment_entries[segment + 1] <> 0;
 end
 $$;
-comment on function awa._carry_piece is 'Carries what is alive in a few lanes of a segment to the current one';
+comment on function awa._carry_piece is 'Carries the live rows in a few lanes of a segment to the current one';
 
 -- The lanes, of some, that have something in a segment that is alive, or not counted.
 create or replace function awa._alive_lanes(segment smallint, lanes bigint[]) returns setof bigint
@@ -254,7 +254,7 @@ $$;
 comment on function awa._alive_lanes is
   'The lanes, of some, that have something in a segment that is alive, or not counted';
 
--- Copies the burials of what was carried lane by lane; returns the snapshot up to which the segment no longer counts.
+-- Copies the burials of rows carried lane by lane; returns the snapshot up to which the segment no longer counts.
 -- These were not committed when their entries were carried. Null when there is more to count first. The caller has
 -- locked the counts.
 create or replace function awa._end_lanes(segment smallint) returns pg_snapshot
@@ -278,4 +278,4 @@ begin
 end
 $$;
 comment on function awa._end_lanes is
-  'Copies the burials of what was carried lane by lane; returns the snapshot up to which the segment no longer counts';
+  'Copies the burials of rows carried lane by lane; returns the snapshot up to which the segment no longer counts';

@@ -6,7 +6,7 @@
 -- transaction has put there since. Where many rows are alive, or a call before was blocked or cut off, it first moves
 -- entries and cursors queue by queue, some in each call: then a call that is cut off has lost little. A segment of very
 -- many lanes is carried lane by lane, some in each call, when no session can write to it any more.
--- Locks: the counts; once it copies what is left, the shards whose rows these are; until the transaction ends.
+-- Locks: the counts; once it copies the rest, the shards whose rows these are; until the transaction ends.
 -- Why: it copies the rest first, and locks the queues only then, for the changes since. So their claims wait for
 -- milliseconds. Entries that were claimed meanwhile are there twice until the commit, and only once after it.
 create or replace function awa._clean(segment smallint, force boolean, cut_off int, wait interval) returns text
@@ -113,7 +113,7 @@ begin
     return 'full';
   end if;
   if not force then
-    -- While a session keeps an old snapshot it can't be truncated, and claims would have to pass over what was carried.
+    -- While a session keeps an old snapshot it can't be truncated, and claims would have to pass over the carried rows.
     -- Where others come and go it is cleaned all the same.
     if v_alive > 1000 then
       v_readers := array(
@@ -183,7 +183,7 @@ begin
   end if;
 
   v_before := awa._snapshot();
-  if awa._fold_segment(segment) then -- what is copied now must not be counted again
+  if awa._fold_segment(segment) then -- rows that are copied now must not be counted again
     return null;
   end if;
   with carried as (

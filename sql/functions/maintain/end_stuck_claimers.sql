@@ -3,7 +3,7 @@ create or replace view awa.end_stuck_claimers_row as select c.claim_id as ended 
 comment on view awa.end_stuck_claimers_row is
   'The row that end_stuck_claimers returns: how many sessions it ended. The view itself is always empty';
 
--- Ends sessions that hold a queue and do not read what they claimed; returns how many.
+-- Ends sessions that hold a queue and do not read the jobs that they claimed; returns how many.
 -- A session is ended after ten seconds in which its client has read nothing, where the owner of this function may end
 -- it (pg_signal_backend). health names the others. Safe to call from anywhere, as often as one likes.
 -- Raises JQ004, 55000.
@@ -38,4 +38,4 @@ begin
 end
 $$;
 comment on function awa.end_stuck_claimers is
-  'Ends sessions that hold a queue and do not read what they claimed; returns how many';
+  'Ends sessions that hold a queue and do not read the jobs that they claimed; returns how many';

@@ -1,10 +1,10 @@
--- The row that prune_oldest returns: the oldest segment, and what became of it.
+-- The row that prune_oldest returns: the oldest segment, and the outcome.
 create or replace view awa.prune_oldest_row as
 select r.current_segment as segment, q.name as outcome
   from awa.ring r, awa.queues q
  where false;
 comment on view awa.prune_oldest_row is
-  'The row that prune_oldest returns: the oldest segment, and what became of it. The view itself is always empty';
+  'The row that prune_oldest returns: the oldest segment, and the outcome. The view itself is always empty';
 
 -- Empties the oldest segment, in several calls: cleans it, then truncates its tables.
 -- Begins when its completed jobs are past their retention, or when forced. The first calls carry live rows to the

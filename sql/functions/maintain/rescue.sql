@@ -9,8 +9,9 @@ comment on view awa.rescue_row is
 -- 10 seconds between two calls (the server was down), attempts that were alive before the gap get one more lease. Reads
 -- all claims that fold has not counted, so fold must be called as often. Safe to call from anywhere, as often as one
 -- likes.
--- Locks: their claims, where it can have them at once, or their lease rows. Skips attempts that another session is
--- answering for.
+-- Locks: their claims, where it can have them at once, or their lease rows; and the rows of workers and leases with
+-- times that a clock ahead has written, which it sets back. All tried: it skips rows of other sessions, and attempts
+-- that another session is answering for.
 -- Raises 22023, JQ004, 55000.
 create or replace function awa.rescue(max_jobs int default 1000) returns setof awa.rescue_row
 language plpgsql

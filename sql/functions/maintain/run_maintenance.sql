@@ -20,9 +20,9 @@ comment on procedure awa.run_maintenance is 'Runs all passes of maintenance, in 
 -- as its owner. So this one runs as its caller, who needs awa_maintainer. A statement_timeout of the caller counts
 -- from the beginning of the CALL, and can't be changed inside. So the passes share that time, begin at a random pass,
 -- and take smaller batches, and no batch begins when less time is left than the longest batch so far has taken.
--- They take turns because a backlog of one must not keep the others waiting: what becomes due meanwhile has its turn.
+-- They take turns because a backlog of one must not keep the others waiting.
 -- By the caller's search_path the server may find functions of others that fit a call better than its own. So the body,
--- and what follows each commit, begins by setting it, and no default of a variable calls anything.
+-- and the statement after each commit, begins by setting it, and no default of a variable calls anything.
 create or replace procedure awa.run_passes(if_due boolean default true)
 language plpgsql
 as $$

@@ -7,9 +7,9 @@ comment on view awa.apply_changes_row is
 
 -- Makes the next part of a change that start_change has started, of at most max_jobs jobs.
 -- Of the change whose last part is the longest ago. Also forgets changes that ended more than 90 days ago. A part is
--- made as a whole, with the note of how far the change has come, or not at all. It leaves alone what no longer matches
--- when its turn comes; a job that another session holds, or that cannot be changed, is skipped and counted. A part that
--- fails as a whole is tried again ten seconds later. Safe to call from anywhere, as often as one likes.
+-- made as a whole, with the note of how far the change has come, or not at all. It leaves alone jobs that no longer
+-- match when their turn comes; a job that another session holds, or that cannot be changed, is skipped and counted. A
+-- part that fails as a whole is tried again ten seconds later. Safe to call from anywhere, as often as one likes.
 -- Returns how many jobs it changed, and whether there is more to do.
 -- Locks: the change, or else it takes another one; then as the action does, for the jobs of the part, but it waits for
 -- 0.1 s at most; until the transaction ends.
@@ -49,7 +49,7 @@ begin
    limit 1
      for update skip locked;
   if found then
-    -- what the transaction has changed before is decided by itself
+    -- earlier changes of the transaction are decided by themselves
     set constraints awa.resolve, awa.inherit immediate;
     set constraints awa.resolve, awa.inherit deferred;
     begin
@@ -114,7 +114,7 @@ comment on function awa._make_part is
 -- Null at the end.
 -- Of a job to be deleted its state alone. It reads 20,000 entries, more where it would not get on otherwise: those of
 -- one job may be as many.
--- Why: stable, so that all of it sees what one snapshot shows.
+-- Why: stable, so that all of it sees one snapshot.
 create or replace function awa._find_part(
   change awa.changes,
   max_jobs int,
@@ -256,8 +256,8 @@ comment on function awa._states_of_change is 'The states of the jobs that a chan
 -- Locks: as the action does, for each job; then the shards of the available ones; until the transaction ends.
 -- Raises the error of a resource that the server lacks, where it could not change one job for that.
 -- Why: about entries that were claimed meanwhile it decides here, not when the transaction ends. So one such entry
--- fails by itself, and the claims of its queue wait only for what follows. An attempt that has begun is ended only
--- where the change is about running jobs.
+-- fails by itself, and the claims of its queue wait only for the rest of the part. An attempt that has begun is ended
+-- only where the change is about running jobs.
 create or replace function awa._change_part(
   change awa.changes,
   places awa._place[],

@@ -148,11 +148,11 @@ declare
   v_cancelled bigint[];
   v_detail text;
 begin
-  -- Lines first: what leaves one while this waits is deferred, or has ended, then.
+  -- Lines first: a job that leaves one while this waits is deferred, or has ended, then.
   perform from awa.limited_jobs w where w.shard between queue_id << 6 and queue_id << 6 | 63 for update;
   perform from awa.deferred_jobs d where d.lane between v_first and v_last for update;
   perform from awa.done_entries d where d.lane between v_first and v_last for update;
-  -- What this transaction has buried, and another session has claimed meanwhile: decided now, as _resolve_change would.
+  -- A job that this transaction buried, and another session claimed meanwhile, is decided now, as in _resolve_change.
   for v_taken in
     select t.segment, t.lane, t.xid, t.job_id, t.cancels
       from awa.ready_tombstones t

@@ -1,6 +1,6 @@
 -- Closes a group of a queue: none of its jobs begins, until a time, or until resume_group.
--- What runs goes on, and jobs of the group may be enqueued. Claims that have begun before may begin jobs of it. Called
--- again, it sets the reason and the end anew. Makes the queue if it does not exist.
+-- Jobs that run go on, and jobs of the group may be enqueued. Claims that have begun before may begin jobs of it. A
+-- second call sets the reason and the end anew. Makes the queue if it does not exist.
 -- Locks: the queue's name, and its number of shards, shared, and the row of the group, until the transaction ends.
 -- Raises 22023; 55P03 when the number of shards is being changed; 40001 at REPEATABLE READ and above, when the
 -- settings of the queue have changed since the snapshot.

@@ -12,7 +12,7 @@ comment on view awa.rebase_after_restore_row is
 -- to tell so many places apart. Open attempts go on, and keep their receipts. Completed jobs get rows of their own
 -- until their retention is over. Does nothing in a database that was not restored. Before it has run, claim and all
 -- functions that append a job raise 55000.
--- Locks: all hot families, exclusively, for which it waits as a claim does; first what an answer locks, since the
+-- Locks: all hot families, exclusively, for which it waits as a claim does; first the locks of an answer, since the
 -- session that gives it may read, or enqueue, before its transaction ends.
 -- Raises JQ004, 55P03.
 -- Why: the order of jobs is in transaction ids, which mean something else on this server, or will be used again.

@@ -1,5 +1,5 @@
 -- Stops a change that start_change has started.
--- What it has changed stays so, and once this has returned it changes no job more. One that has ended stays as it is.
+-- Jobs that it has changed stay changed. After this has returned, it changes no more. A change that has ended stays so.
 -- Locks: the change, until the transaction ends. It waits for the part that is being made.
 -- Raises 22023, JQ004, 55P03; JQ008 for an unknown change.
 create or replace function awa.stop_change(change_id bigint) returns void

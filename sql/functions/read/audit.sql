@@ -21,7 +21,7 @@ select b.queue, b.enqueued, b.available, b.scheduled, b.retryable, b.running, b.
  where false;
 comment on view awa.audit_row is 'The row that audit returns, one per queue. The view itself is always empty';
 
--- Checks that the books balance: one row per queue, and what is wrong, in words.
+-- Checks that the books balance: one row per queue, and its problem, in words.
 -- They balance when each job that was enqueued to a queue is available, scheduled, retryable, running, completed,
 -- failed, cancelled or dead; when the counts equal the rows; when no row is missing in the ledgers; and when the slots
 -- of groups and queues are those that attempts hold. Jobs that are
@@ -38,7 +38,7 @@ set plan_cache_mode = force_custom_plan
 set jit = off
 as $$
 begin
-  perform awa._current_segment(); -- in a restored database, what is visible means nothing
+  perform awa._current_segment(); -- in a restored database, visibility means nothing
   return query
     with books as materialized (
       select b.*, concat_ws('; ',
@@ -92,10 +92,10 @@ begin
      order by 1;
 end
 $$;
-comment on function awa.audit is 'Checks that the books balance: one row per queue, and what is wrong, in words';
+comment on function awa.audit is 'Checks that the books balance: one row per queue, and its problem, in words';
 
 create or replace view awa.audit as
 select a.queue, a.enqueued, a.available, a.scheduled, a.retryable, a.running, a.waiting_external, a.completed, a.failed,
        a.cancelled, a.dead, a.balanced, a.problem
   from awa.audit() a;
-comment on view awa.audit is 'Whether the books balance: one row per queue, and what is wrong, in words';
+comment on view awa.audit is 'Whether the books balance: one row per queue, and its problem, in words';

@@ -122,7 +122,7 @@ end
 $$;
 comment on function awa.explain_job is 'Explains in words why a job is not running now, or how it has ended';
 
--- What an available job waits for that stands in the line of its group, in words.
+-- The reason for which an available job waits in the line of its group, in words.
 create or replace function awa._line_in_words(job awa.jobs) returns text
 language sql stable
 as $$
@@ -179,9 +179,9 @@ as $$
    limit 1
 $$;
 comment on function awa._line_in_words is
-  'What an available job waits for that stands in the line of its group, in words';
+  'The reason for which an available job waits in the line of its group, in words';
 
--- The job for which a group is reserved, and what it waits for, in words.
+-- The job for which a group is reserved, and the reason why it waits, in words.
 create or replace function awa._holder_in_words(holder bigint) returns text
 language sql stable
 as $$
@@ -201,7 +201,8 @@ as $$
        limit 1
     ), format('it is reserved for job %s, which has left', holder))
 $$;
-comment on function awa._holder_in_words is 'The job for which a group is reserved, and what it waits for, in words';
+comment on function awa._holder_in_words is
+  'The job for which a group is reserved, and the reason why it waits, in words';
 
 -- The pause, or the rate, of a group that lets none of its jobs begin now, in words; null where there is none.
 create or replace function awa._gate_in_words(
@@ -271,7 +272,7 @@ end;
 comment on function awa._expiry_in_words is
   'By when a job that waits has to begin, in words; null where it may wait for ever';
 
--- What keeps a job that waits from its beginning, and by when it has to begin, in words.
+-- The reasons why a waiting job does not begin, and by when it has to begin, in words.
 create or replace function awa._waits_in_words(job awa.jobs, lane bigint, now timestamptz) returns text
 language sql stable
 return nullif(concat_ws(' ', 'Its group is ' || job.group_key || '.',
@@ -279,7 +280,7 @@ return nullif(concat_ws(' ', 'Its group is ' || job.group_key || '.',
   case when job.state = 'available' then awa._limits_in_words(awa._queue_of(lane), now) end,
   awa._expiry_in_words(job, now)), '');
 comment on function awa._waits_in_words is
-  'What keeps a job that waits from its beginning, and by when it has to begin, in words';
+  'The reasons why a waiting job does not begin, and by when it has to begin, in words';
 
 -- An interval in words, to the second.
 create or replace function awa._span(span interval) returns text

@@ -68,7 +68,7 @@ begin
       then format('Its time %s waits for job %s to be cancelled, which is %s.', v_due, v_schedule.last_job_id,
         v_state)
     when v_schedule.next_at <= v_now
-      then format('It is due since %s: it fires when maintenance is called (fire_due), which is late if this lasts.',
+      then format('It is due since %s: it fires when maintenance calls fire_due. If it stays due, maintenance is late.',
         v_due)
     else format('It fires in %s, at %s.', awa._span(v_schedule.next_tick - v_now), v_schedule.next_tick)
   end;

@@ -6,11 +6,11 @@ select q.name as level, q.name as topic, q.name as subject, q.name as message, q
 comment on view awa.health_row is
   'The row that health returns, one per thing that is looked at. The view itself is always empty';
 
--- The condition of the installation: one row per topic, what needs attention first.
--- level is ok, warning or critical; topic is restore, maintenance, prune, claimer, queue, failures, refusals,
--- schedule, worker, horizon, segment or notifications; message describes it in words, hint tells what to do, details
--- has the same as numbers (seconds, bytes, process ids). Takes about a
--- tenth of a second, and 30 ms for each thousand queues in which jobs wait.
+-- The condition of the installation: one row per topic, the most urgent first.
+-- level is ok, warning or critical; topic is restore, maintenance, prune, claimer, queue, group, failures, refusals,
+-- schedule, worker, horizon, segment or notifications; message describes it in words, hint names a remedy, details has
+-- the same as numbers (seconds, bytes, process ids). Takes about a tenth of a second, and 30 ms for each thousand
+-- queues in which jobs wait.
 create or replace function awa.health() returns setof awa.health_row
 language sql stable
 security definer
@@ -47,11 +47,11 @@ select r.level, r.topic, r.subject, r.message, r.hint, r.details
   ) r
  order by array_position('{critical,warning,ok}', r.level), r.ordinal, r.subject
 $$;
-comment on function awa.health is 'The condition of the installation: one row per topic, what needs attention first';
+comment on function awa.health is 'The condition of the installation: one row per topic, the most urgent first';
 
 create or replace view awa.health as
 select h.level, h.topic, h.subject, h.message, h.hint, h.details from awa.health() h;
-comment on view awa.health is 'The condition of the installation: one row per topic, what needs attention first';
+comment on view awa.health is 'The condition of the installation: one row per topic, the most urgent first';
 
 -- The segments, and how large they are.
 create or replace view awa._segments as

@@ -150,7 +150,7 @@ select f.*
 $$;
 comment on function awa._health_queues is 'The rows of health about queues';
 
--- The rows of health about groups whose jobs wait long for one job: one that runs, or for which their group is kept.
+-- The rows of health about groups whose jobs wait long for one job: it runs, or the group is reserved for it.
 -- One row for each queue. A job that runs keeps the others waiting only where its group has no room.
 create or replace function awa._health_groups() returns table (
   ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
@@ -213,7 +213,7 @@ select 5, 'warning', 'group', q.name,
   ) q
 $$;
 comment on function awa._health_groups is
-  'The rows of health about groups whose jobs wait long for one job: one that runs, or for which their group is kept';
+  'The rows of health about groups whose jobs wait long for one job: it runs, or the group is reserved for it';
 
 -- The rows of health about how many of the recently ended jobs of some queues failed.
 create or replace function awa._health_failures(queues text[]) returns table (

@@ -1,6 +1,6 @@
 -- Health of schedules.
 
--- The schedules that are late, fail, are of a clock ahead, or of a full or unserved queue, with what to do.
+-- The schedules that are late, fail, are of a clock ahead, or of a full or unserved queue, with a hint for each.
 -- At most 100 of each kind.
 create or replace function awa._schedule_problems() returns table (
   name text, problem text, hint text, details jsonb
@@ -108,7 +108,7 @@ union all
 )
 $$;
 comment on function awa._schedule_problems is
-  'The schedules that are late, fail, are of a clock ahead, or of a full or unserved queue, with what to do';
+  'The schedules that are late, fail, are of a clock ahead, or of a full or unserved queue, with a hint for each';
 
 -- The rows of health about schedules: those that are late, fail, are of a clock ahead, or of a full or unserved queue.
 -- One row when all is well.

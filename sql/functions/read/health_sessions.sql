@@ -221,7 +221,7 @@ select l.pid, l.holder, l.mode, l.since, q.name as queue, q.shard, w.worker_id, 
    );
 comment on view awa._held_locks is 'Other sessions that hold a lock that others wait for';
 
--- Transactions that hold what maintenance needs: the lock of the counts, the row of ring, or the lock of a pass.
+-- Transactions that hold a lock that maintenance needs: the lock of the counts, the row of ring, or the lock of a pass.
 create or replace view awa._maintenance_holders as
 select a.pid, a.xact_start as since,
        case when bool_or(l.key = awa._fold_key()) then 'counting, expiry, and the emptying of segments'
@@ -242,4 +242,4 @@ select a.pid, a.xact_start as since,
    and (l.key = awa._fold_key() or p is not null
      or l.locktype = 'relation' and l.relation = 'awa.ring'::regclass and l.mode <> 'AccessShareLock')
  group by a.pid, a.xact_start;
-comment on view awa._maintenance_holders is 'Transactions that hold what maintenance needs';
+comment on view awa._maintenance_holders is 'Transactions that hold a lock that maintenance needs';

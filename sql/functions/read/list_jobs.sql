@@ -42,13 +42,13 @@ end
 $$;
 comment on function awa.list_jobs is 'One page of matching jobs, in the descending order of their ids';
 
--- The bytes of what may be large of a job, as text.
+-- The bytes of the large fields of a job, as text.
 create or replace function awa._job_bytes(job awa.jobs) returns bigint
 language sql stable
 return 100 + octet_length(job.args::text)::bigint + octet_length(job.errors::text)
   + coalesce(octet_length(job.tags::text), 0) + coalesce(octet_length(job.metadata::text), 0)
   + coalesce(octet_length(job.progress::text), 0) + coalesce(octet_length(job.output::text), 0);
-comment on function awa._job_bytes is 'The bytes of what may be large of a job, as text';
+comment on function awa._job_bytes is 'The bytes of the large fields of a job, as text';
 
 -- The jobs of a page, of any size.
 -- Raises 22023.

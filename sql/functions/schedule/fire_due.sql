@@ -13,12 +13,13 @@ comment on view awa.fire_due_row is
 -- Enqueues the jobs of schedules whose time has come, max_jobs at most.
 -- Each tick of a schedule once: its row is locked, its job enqueued and its tick noted in one transaction. Safe to
 -- call from anywhere, as often as one likes. A call ends after a second, or a quarter of the caller's timeout, whatever
--- fails: what was decided by then stays, and it says that there is more. Those on time come first, many at once; where
--- one of them fails, it and its neighbours fire by themselves. Then come 250 of those that wait for their last jobs:
--- one look at all of these jobs, and those that go on waiting are put off. Schedules that were missed come after them,
--- of these the ones that make up for many ticks later, and last those that have failed before. A schedule that fails
--- is noted, and put off: for 5 seconds, and twice as long each time, up to an hour. Those of a queue that is full are
--- put off for 5 seconds, all that are due after one look at the queue, and count as failed in what the call returns.
+-- fails: all that was decided by then stays, and it says that there is more. Those on time come first, many at once;
+-- where one of them fails, it and its neighbours fire by themselves. Then come 250 of those that wait for their last
+-- jobs: one look at all of these jobs, and those that go on waiting are put off. Schedules that were missed come after
+-- them, of these the ones that make up for many ticks later, and last those that have failed before. A schedule that
+-- fails is noted, and put off: for 5 seconds, and twice as long each time, up to an hour. Those of a queue that is full
+-- are put off for 5 seconds, all that are due after one look at the queue, and count as failed in the result of the
+-- call.
 -- Where overlap is replace, a call that has fired none cancels the last jobs, many at once, and the next call fires. A
 -- call that has fired some on time leaves the rest to the next one where some replace or wait. Where another session
 -- is in the way for 100 ms (configure_queue, say; from the tenth time on 1 ms), the schedules of that queue are left
@@ -392,7 +393,7 @@ $$;
 comment on function awa._fire is
   'Fires a schedule whose time has come, or notes why it does not; enqueues room jobs at most';
 
--- The ticks of a schedule for which jobs are to be enqueued now, by what it says of missed ones; room ticks at most.
+-- The ticks of a schedule for which jobs are to be enqueued now, by its setting for missed ones; room ticks at most.
 -- Returns how many it leaves out, up to which time that decides, and the next tick after it. A tick of the last minute
 -- is on time. A tick that ran, in a backfill say, does not come again.
 create or replace function awa._due_ticks(
@@ -449,4 +450,4 @@ begin
 end
 $$;
 comment on function awa._due_ticks is
-  'The ticks of a schedule for which jobs are to be enqueued now, by what it says of missed ones; room ticks at most';
+  'The ticks of a schedule for which jobs are to be enqueued now, by its setting for missed ones; room ticks at most';

@@ -45,7 +45,7 @@ comment on function awa._replace_jobs is
 
 -- Cancels the last jobs of schedules, all or none; waits for another session for so many milliseconds at most.
 -- Returns the SQLSTATE where that fails, and its text.
--- Locks: the shards of the available jobs, and what _cancel_there locks; until the transaction ends.
+-- Locks: the shards of the available jobs, and the locks of _cancel_there; until the transaction ends.
 -- Why: decides at once, so that a failure is caught. The decision would wait longer for the shards, so they are locked
 -- before.
 create or replace function awa._replace_part(names text[], wait text, out problem text, out refusal text)

@@ -62,7 +62,7 @@ end
 $$;
 comment on function awa.schedule is 'Makes a schedule, or changes it: at its times, a job is enqueued';
 
--- A schedule as it is when it is made now, with the defaults of what was left out.
+-- A schedule as it is when it is made now, with the defaults of the fields that were left out.
 -- Raises 22023.
 create or replace function awa._checked_schedule(schedule awa.schedules, now timestamptz) returns awa.schedules
 language plpgsql
@@ -128,7 +128,7 @@ begin
 end
 $$;
 comment on function awa._checked_schedule is
-  'A schedule as it is when it is made now, with the defaults of what was left out';
+  'A schedule as it is when it is made now, with the defaults of the fields that were left out';
 
 -- A time as in RFC 3339, in UTC, whatever the session's settings are.
 create or replace function awa._as_rfc3339(at timestamptz) returns text
@@ -177,7 +177,7 @@ comment on function awa._planned is 'A schedule with its next tick, computed ane
 
 -- Makes a schedule, or changes the one that has its name.
 -- It comes from _checked_schedule. One that a program declares again as it is stays as it is; a change also takes away
--- what is of a clock that was ahead.
+-- the times of a clock that was ahead.
 -- Locks: the schedule, until the transaction ends, unless it stays as it is.
 -- Raises 22023 where the name belongs to another source.
 create or replace function awa._save_schedule(schedule awa.schedules) returns void
@@ -376,7 +376,7 @@ $$;
 comment on function awa._wait_for_schedule is
   'Waits until no other session has a schedule locked, or it is not there. The caller locks it then';
 
--- A schedule that is removed: what is due, or waits, is left out, and counted.
+-- A schedule that is removed: the times that are due, or wait, are left out, and counted.
 create or replace function awa._removed(schedule awa.schedules, now timestamptz) returns awa.schedules
 language plpgsql
 as $$
@@ -388,4 +388,5 @@ begin
   return awa._planned(schedule);
 end
 $$;
-comment on function awa._removed is 'A schedule that is removed: what is due, or waits, is left out, and counted';
+comment on function awa._removed is
+  'A schedule that is removed: the times that are due, or wait, are left out, and counted';

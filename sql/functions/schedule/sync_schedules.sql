@@ -60,7 +60,7 @@ begin
         'Raise the revision with each change of the schedules.');
     end if;
     if v_seen is distinct from (select s.xmin from awa.schedule_sources s where s.source = source) then
-      -- another session was quicker: what was declared so may be declared otherwise by now
+      -- another session was quicker: a schedule may be declared otherwise by now
       v_declared := awa._declared(source, schedules, v_now);
     end if;
   end if;

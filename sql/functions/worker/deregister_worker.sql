@@ -72,7 +72,7 @@ declare
 begin
   released := 0;
   left_out := 0;
-  perform awa._current_segment(); -- in a restored database, what is visible means nothing
+  perform awa._current_segment(); -- in a restored database, visibility means nothing
   select array_agg(r.job_id order by r.receipt), array_agg(r.receipt order by r.receipt) into v_job_ids, v_receipts
     from (
       select o.job_id, o.receipt from awa._open_items o where o.worker_id = worker_id
