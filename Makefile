@@ -12,12 +12,13 @@
 ## make sql        write the installation, and its end, as files for psql: dist/
 ## make generate   generate the Go code of the SQL queries (sqlc), and the catalog that an
 ##                 installation and awa doctor compare with
+## make tidy       tidy the go.mod and go.sum of all modules
 ##
 ## demo, test and bench use the PostgreSQL server they find, 15 or newer; AWA_PG_BINDIR
 ## names the directory of its programs when it should be another one.
 
 # Without cgo sqlc builds several times faster, and without a C compiler.
-SQLC := CGO_ENABLED=0 go tool -modfile=scripts/tools/go.mod sqlc
+SQLC := CGO_ENABLED=0 GOWORK=off go tool -modfile=scripts/tools/go.mod sqlc
 
 .PHONY: help
 help:
@@ -33,9 +34,8 @@ test:
 	@scripts/setup.sh test
 	@files=$$(find . -name '*.go' -not -path './gen/*' -exec gofmt -l {} +) || exit 1; \
 		test -z "$$files" || { printf 'not formatted with gofmt:\n%s\n' "$$files"; exit 1; }
-	go vet ./...
+	go vet ./... ./cmd/awa/... ./otelawa/...
 	cd bench && go vet ./...
-	cd otelawa && go vet ./...
 	$(SQLC) diff
 	go run ./internal/withpg -- scripts/test.sh
 
@@ -86,3 +86,13 @@ sql:
 generate:
 	$(SQLC) generate
 	go generate ./internal/install
+
+# The modules require a version of each other that may not have been published yet.
+.PHONY: tidy
+tidy:
+	GOWORK=off go mod tidy
+	cd bench && go mod tidy
+	for module in cmd/awa otelawa; do ( \
+		cd $$module && go mod edit -replace github.com/awa-pg/awa=$(CURDIR) || exit 1; \
+		GOWORK=off go mod tidy; status=$$?; \
+		go mod edit -dropreplace github.com/awa-pg/awa; exit $$status) || exit 1; done

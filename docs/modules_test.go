@@ -2,13 +2,16 @@ package docs_test
 
 import (
 	"archive/zip"
+	"encoding/json"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -21,7 +24,7 @@ const version = "v0.1.0"
 func published(t *testing.T) []string {
 	t.Helper()
 	proxy := t.TempDir()
-	for _, dir := range []string{".", "otelawa"} {
+	for _, dir := range []string{".", "cmd/awa", "otelawa"} {
 		root := filepath.Join("..", dir)
 		module := path.Join("github.com/awa-pg/awa", dir)
 		files := filepath.Join(proxy, module, "@v")
@@ -107,4 +110,74 @@ func main() {
 	run(t, dir, env, "go", "mod", "init", "example.org/traced")
 	run(t, dir, env, "go", "get", "github.com/awa-pg/awa/otelawa@"+version)
 	require.Equal(t, "true true\n", run(t, dir, env, "go", "run", "."))
+}
+
+// A program of somebody else's that uses the driver has nothing of what only the command, or otelawa, needs: neither in
+// its binary, nor among its modules, nor in go.sum.
+func TestDriverBringsFewModules(t *testing.T) {
+	dir, env := t.TempDir(), published(t)
+	write(t, dir, "main.go", `package main
+
+import "github.com/awa-pg/awa/driver"
+
+func main() { println(driver.NewClient(nil) != nil) }
+`)
+	run(t, dir, env, "go", "mod", "init", "example.org/shop")
+	run(t, dir, env, "go", "get", "github.com/awa-pg/awa/driver@"+version)
+	lines := strings.Fields(run(t, dir, env, "go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "."))
+	slices.Sort(lines)
+	assert.Equal(t, []string{ // what the driver needs, and tern, which installs Awa
+		"dario.cat/mergo", "example.org/shop", "github.com/Masterminds/goutils", "github.com/Masterminds/semver/v3",
+		"github.com/Masterminds/sprig/v3", "github.com/awa-pg/awa", "github.com/google/uuid", "github.com/huandu/xstrings",
+		"github.com/jackc/pgpassfile", "github.com/jackc/pgservicefile", "github.com/jackc/pgx/v5",
+		"github.com/jackc/puddle/v2", "github.com/jackc/tern/v2", "github.com/mitchellh/copystructure",
+		"github.com/mitchellh/reflectwalk", "github.com/shopspring/decimal", "github.com/spf13/cast",
+		"golang.org/x/crypto", "golang.org/x/sync", "golang.org/x/text",
+	}, slices.Compact(lines), "modules of the program")
+
+	all := strings.Fields(run(t, dir, env, "go", "list", "-m", "-f", "{{.Path}}", "all"))
+	sums, err := os.ReadFile(filepath.Join(dir, "go.sum"))
+	require.NoError(t, err)
+	drivers := []string{
+		"github.com/jackc/pgx/v5", "github.com/jackc/tern/v2", "github.com/stretchr/testify", "go.uber.org/goleak",
+	}
+	assert.ElementsMatch(t, drivers, required(t, "."), "what the driver requires")
+	for _, of := range []string{"cmd/awa", "otelawa"} {
+		assert.NotContains(t, all, path.Join("github.com/awa-pg/awa", of))
+		for _, module := range required(t, of) {
+			if module != "github.com/awa-pg/awa" && !slices.Contains(drivers, module) {
+				assert.NotContainsf(t, all, module, "modules of the program: only %s needs it", of)
+				assert.NotContainsf(t, string(sums), module+" ", "go.sum of the program: only %s needs it", of)
+			}
+		}
+	}
+}
+
+// required returns the modules that the module in a directory of this project requires itself.
+func required(t *testing.T, dir string) []string {
+	t.Helper()
+	var mod struct {
+		Require []struct {
+			Path     string
+			Indirect bool
+		}
+	}
+	text := run(t, filepath.Join("..", dir), nil, "go", "mod", "edit", "-json")
+	require.NoError(t, json.Unmarshal([]byte(text), &mod))
+	require.NotEmpty(t, mod.Require)
+	var modules []string
+	for _, r := range mod.Require {
+		if !r.Indirect {
+			modules = append(modules, r.Path)
+		}
+	}
+	return modules
+}
+
+// A user installs the command by its version, outside of any module.
+func TestCommandIsInstallable(t *testing.T) {
+	home := t.TempDir()
+	env := append(published(t), "GOBIN="+home)
+	run(t, home, env, "go", "install", "github.com/awa-pg/awa/cmd/awa@"+version)
+	require.Contains(t, run(t, home, nil, filepath.Join(home, "awa"), "--version"), "awa "+version+" ")
 }

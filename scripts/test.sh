@@ -12,7 +12,6 @@ scripts/lint.sh || status=1
 # else meanwhile has sessions read the catalog again. Then the package that
 # takes the longest first, so that the others run beside it.
 scripts/pgtap.sh || status=1
-go test -count=1 -timeout 60m ./sql ./... || status=1
+go test -count=1 -timeout 60m ./sql ./... ./cmd/awa/... ./otelawa/... || status=1
 (cd bench && go test -count=1 -timeout 20m ./harness ./systems ./chaos) || status=1
-(cd otelawa && go test -count=1 -timeout 60m ./...) || status=1
 exit $status
