@@ -142,3 +142,43 @@ func TestHealthNamesWhoIsInTheWayOfPruning(t *testing.T) {
 		})
 	}
 }
+
+// An idle transaction that holds what a pass should have done by now is named, whatever call it has made.
+func TestHealthNamesWhoHoldsLateWork(t *testing.T) {
+	d := newDatabase(t)
+	s := d.session()
+	due := one[int64](s, "select awa.enqueue('q', 'k', run_at => now() + interval '1 hour')")
+	s.exec("update awa.deferred_jobs set run_at = now() - interval '1 minute' where job_id = $1", due)
+	ended := s.ended("q", ends[3])
+	s.starts("delete", "{}", "{}")
+	s.exec("update awa.changes set moved_at = now() - interval '6 minutes'")
+	s.enqueue("r")
+	require.Len(t, s.claimAs(s.registerWorker(), "r", 1), 1)
+	s.materialize()
+	s.exec("update awa.leases set lease_until = now() - interval '1 hour', deadline_at = now() - interval '1 hour'")
+	for _, held := range []struct{ pass, call string }{
+		{"promote_due", "select awa.promote_due()"},
+		{"promote_due", fmt.Sprintf("select awa.set_priority(%d, 3)", due)},
+		{"promote_due", fmt.Sprintf("select from awa.deferred_jobs where job_id = %d for update", due)},
+		{"apply_changes", "select awa.apply_changes()"},
+		{"apply_changes", "select awa.stop_change(change_id) from awa.list_changes()"},
+		{"rescue", "select awa.rescue()"},
+		{"expire_history", fmt.Sprintf("select awa.delete_job(%d)", ended)},
+	} {
+		if held.pass == "expire_history" {
+			s.exec("update awa.done_entries set finalized_at = now() - interval '1 year' where job_id = $1", ended)
+		}
+		late := func() string {
+			return one[string](s, "select concat_ws(' ', h.level, h.hint) from awa.health() h "+
+				"where h.topic = 'maintenance' and h.subject = $1", held.pass)
+		}
+		require.Contains(t, late(), "warning", held.pass)
+		require.NotContains(t, late(), "held by")
+		holder := d.session()
+		holder.exec("begin")
+		holder.exec(held.call)
+		require.Contains(t, late(), fmt.Sprintf("its work is held by backend %d ", holder.pid), held.call)
+		holder.exec("rollback")
+		require.NotContains(t, late(), "held by", held.call)
+	}
+}

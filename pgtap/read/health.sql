@@ -11,7 +11,7 @@ language sql
 return (select string_agg(h.message || coalesce(' -> ' || h.hint, ''), ' | ') from (
   select regexp_replace(h.message, '(\d\d:\d\d):\d\d', '\1', 'g') as message,
          nullif(regexp_replace(h.hint,
-           ' Where it is called, something is in the way of job \d+: see the server''s log\.$', ''),
+           ' Where it is called, see the warnings of awa.run_pass\(\S+\) about job \d+\.$', ''),
            'Run workers, or call awa.run_maintenance() every few seconds.') as hint
     from awa.health() h where h.topic = 'maintenance' and h.subject = step and h.level = 'warning') h);
 

@@ -40,6 +40,9 @@ declare
   v_xids xid[] := array[xmax];
   v_transactions text[];
 begin
+  if coalesce(xmax, '0') = '0' then
+    return null;
+  end if;
   begin
     v_xids := v_xids || array(select m.xid from pg_get_multixact_members(xmax) m);
   exception when internal_error then

@@ -111,9 +111,13 @@ select 2, case when coalesce(m.late_since, f.since) is null then 'ok' else 'warn
             when m.late_since is not null
               then 'Run workers, or call awa.run_maintenance() every few seconds.'
                 || case
-                  when m.job_id is null then ''
-                  else format(' Where it is called, something is in the way of job %s: see the server''s log.',
-                    m.job_id)
+                  when m.holder is not null then
+                    format(' Where it is called, its work is held by %s: let its transaction end, or end it with '
+                      'pg_terminate_backend.',
+                      m.holder)
+                  when m.job_id is not null then
+                    format(' Where it is called, see the warnings of awa.run_pass(%L) about job %s.', m.pass, m.job_id)
+                  else ''
                 end end,
        case when coalesce(m.late_since, f.since) is not null
             then jsonb_strip_nulls(
@@ -137,9 +141,10 @@ $$;
 comment on function awa._health_maintenance is
   'The rows of health about maintenance, about a database that was restored, and about rows that are missing';
 
--- Work that maintenance should have done by now: which pass, how much, since when, and one of the jobs.
+-- Work that maintenance should have done by now, and the sessions that hold it.
+-- Returns which pass, how much, since when, one of the jobs, and these sessions.
 create or replace function awa._late_work(now timestamptz) returns table (
-  pass text, problem text, late_since timestamptz, job_id bigint
+  pass text, problem text, late_since timestamptz, job_id bigint, holder text
 )
 language sql stable
 as $$
@@ -147,19 +152,19 @@ select 'run_maintenance', 'it was not called', (
   select m.at
     from awa.settings s
    cross join (select coalesce(awa._maintained_at(), (select min(q.created_at) from awa.queues q)) as at) m
-   where m.at < now - s.warn_silence), null::bigint
+   where m.at < now - s.warn_silence), null::bigint, null
 union all
-(select 'promote_due', 'jobs that are due wait', d.run_at, d.job_id
+(select 'promote_due', 'jobs that are due wait', d.run_at, d.job_id, awa._row_holder('awa.deferred_jobs', d.xmax)
    from (select) x
    left join lateral (
-     select d.run_at, d.job_id
+     select d.run_at, d.job_id, d.xmax
        from awa.deferred_jobs d
       where d.run_at < now - interval '30 seconds'
       order by d.run_at, d.job_id
       limit 1
    ) d on true)
 union all
-(select 'fire_due', 'schedules that are due wait', s.next_at, null::bigint
+(select 'fire_due', 'schedules that are due wait', s.next_at, null::bigint, null
    from (select) x
    left join lateral (
      select s.next_at
@@ -169,10 +174,11 @@ union all
       limit 1
    ) s on true)
 union all
-(select 'apply_changes', format('change %s does not go on', c.change_id), c.moved_at, null::bigint
+(select 'apply_changes', format('change %s does not go on', c.change_id), c.moved_at, null::bigint,
+        awa._row_holder('awa.changes', c.xmax)
    from (select) x
    left join lateral (
-     select c.change_id, c.moved_at
+     select c.change_id, c.moved_at, c.xmax
        from awa.changes c
       where c.state = 'running' and c.moved_at < now - interval '5 minutes'
       order by c.moved_at
@@ -183,14 +189,13 @@ select * from awa._late_attempts(now)
 union all
 select * from awa._late_history(now)
 union all
-select * from awa._late_segments(now)
+select s.*, null from awa._late_segments(now) s
 $$;
-comment on function awa._late_work is
-  'Work that maintenance should have done by now: which pass, how much, since when, and one of the jobs';
+comment on function awa._late_work is 'Work that maintenance should have done by now, and the sessions that hold it';
 
 -- Open attempts that rescue or materialize should have taken by now, as _late_work returns them.
 create or replace function awa._late_attempts(now timestamptz) returns table (
-  pass text, problem text, late_since timestamptz, job_id bigint
+  pass text, problem text, late_since timestamptz, job_id bigint, holder text
 )
 language sql stable
 as $$
@@ -201,17 +206,21 @@ with open as (
       o.lease_until - o.claimed_at + interval '30 seconds', o.worker_id, now) d(is_overdue)
    where o.queue_id = any(array(select awa._queue_of(l.lane) from awa._lanes_in_use() l where not l.is_counted))
 )
-select 'rescue', 'attempts that are overdue run on', least(
-  (
-    select min(l.claimed_at)
+select 'rescue', 'attempts that are overdue run on',
+       least(l.claimed_at, (select min(o.claimed_at) from open o where o.is_overdue)), null::bigint,
+       awa._row_holder('awa.leases', l.xmax)
+  from (select) x
+  left join lateral (
+    select l.claimed_at, l.xmax
       from awa.leases l
      cross join lateral awa._is_overdue(l.lease_until + interval '30 seconds', l.deadline_at + interval '30 seconds',
         l.lease + interval '30 seconds', l.worker_id, now) d(is_overdue)
      where d.is_overdue
-  ),
-  (select min(o.claimed_at) from open o where o.is_overdue)), null::bigint
+     order by l.claimed_at
+     limit 1
+  ) l on true
 union all
-select 'materialize', 'long-running attempts have no rows of their own', o.claimed_at, o.job_id
+select 'materialize', 'long-running attempts have no rows of their own', o.claimed_at, o.job_id, null
   from (select) x
   left join lateral (
     select * from open o where o.claimed_at < now - interval '1 minute' order by o.claimed_at limit 1
@@ -222,15 +231,17 @@ comment on function awa._late_attempts is
 
 -- Ended jobs that expire_history should have removed by now, as _late_work returns them.
 create or replace function awa._late_history(now timestamptz) returns table (
-  pass text, problem text, late_since timestamptz, job_id bigint
+  pass text, problem text, late_since timestamptz, job_id bigint, holder text
 )
 language sql stable
 as $$
-select 'expire_history', 'jobs are past their retention', e.until, e.job_id from (select) x left join lateral (
-  select e.until, e.job_id
+select 'expire_history', 'jobs are past their retention', e.until, e.job_id,
+       awa._row_holder('awa.done_entries', e.held_by)
+  from (select) x left join lateral (
+  select e.until, e.job_id, e.held_by
     from (
       (
-        select d.finalized_at + s.completed_retention as until, d.job_id
+        select d.finalized_at + s.completed_retention as until, d.job_id, d.xmax as held_by
           from awa.done_entries d, awa.settings s
          where d.state = 'completed'
          order by d.finalized_at
@@ -238,10 +249,10 @@ select 'expire_history', 'jobs are past their retention', e.until, e.job_id from
       )
       union all
       -- Of those that are kept longer, the first hundred of each state will do.
-      select d.finalized_at + awa._retention(f.state, q.failed_retention, q.dlq_retention), d.job_id
+      select d.finalized_at + awa._retention(f.state, q.failed_retention, q.dlq_retention), d.job_id, d.xmax
         from unnest(awa._states('done')) f(state)
        cross join lateral (
-          select d.lane, d.job_id, d.finalized_at
+          select d.lane, d.job_id, d.finalized_at, d.xmax
             from awa.done_entries d
            where d.state = f.state and d.state <> 'completed'
            order by d.job_id
