@@ -43,6 +43,7 @@ declare
   v_is_all boolean;
   v_is_mixed boolean; -- jobs of all priorities may come in a lane that is not read
   v_before int;
+  v_last bigint;
   v_dealt bigint[];
   v_goes_on boolean;
   v_turns record;
@@ -79,6 +80,7 @@ begin
     v_goes_on := not v_is_all and v_scanned < 2000;
     foreach v_lane in array v_lanes loop
       v_before := room;
+      v_last := (select s.last_value from awa.turn_ids s); -- turns that are put off get later ones
       loop
         exit rounds when room <= 0 or bytes <= 0 or v_passes >= 50;
         v_turns := awa._next_by_turns(v_lane, state.turns_until[(v_lane & 7) + 1], 9223372036854775807,
@@ -104,7 +106,8 @@ begin
           settings, has_own, terms.claimed_at, v_turns.is_last and v_lane = any(v_open) and not v_is_mixed, room,
           bytes, v_lane);
         v_goes_on := v_goes_on or not v_dealt <@ array[v_lane];
-        exit when v_jobs = 0 and v_turns.void = '{}'; -- other sessions change these jobs, or they can't begin
+        -- other sessions change these jobs, or they can't begin: it tries each of the turns that were here once
+        exit when v_jobs = 0 and v_turns.void = '{}' and v_turns.last_id >= v_last;
       end loop;
       exit when v_lane <> all(v_open) or v_is_mixed and room < v_before; -- earlier lanes are read first
     end loop;

@@ -77,7 +77,7 @@ begin
   perform awa._expire_limited(array(
     select t.job_id
       from unnest(v_turns.expired[1:v_size], v_turns.waiting_ids[1:v_size]) t(job_id, waiting_id)
-     where t.job_id is not null and t.waiting_id in (select unnest(v_locked))));
+     where t.job_id is not null and t.waiting_id in (select unnest(v_locked))), at + awa._budget('100 milliseconds', 4));
   with turns as materialized (
     select t.turn_id, t.waiting_id, t.group_id, t.size, t.is_again,
            t.waiting_id in (select unnest(v_locked)) and t.size is not null as begins,

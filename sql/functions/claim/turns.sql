@@ -317,7 +317,7 @@ begin
     end if;
   else
     v_size := awa._fitting(v_turns.sizes, room_bytes, room, is_first);
-    perform awa._expire_limited(array_remove(v_turns.expired[1:v_size], null));
+    perform awa._expire_limited(array_remove(v_turns.expired[1:v_size], null), at + awa._budget('100 milliseconds', 4));
     with turns as materialized (
       select t.turn_id, t.waiting_id, t.group_id, t.size,
              (select true from awa.limited_jobs w where w.waiting_id = t.waiting_id limit 1) is true as is_there

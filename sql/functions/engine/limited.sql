@@ -33,43 +33,74 @@ $$;
 comment on function awa._leave_lines is
   'Takes jobs out of the lines of their groups; returns them, as jobs that wait for a time';
 
--- Cancels jobs that wait for their groups, and have expired; returns how many.
--- A job whose end the server refuses to store, because of a user's trigger, is put off, as promote_due does it: it
--- leaves its line, and the others go on.
+-- Cancels jobs that wait for their groups, and have expired, until a time; returns how many, and a lack (see _lack).
+-- One by one where that fails. A job whose end the server refuses to store, because of a user's trigger, is put off, as
+-- promote_due does it: it leaves its line, and the others go on. Where it can't be put off either, where the server
+-- can't read it, or lacks a resource, or another session is in the way for more than milliseconds, it stays.
+-- Changes lock_timeout: the calling function has to have a SET clause for it.
 -- Locks: the jobs' rows, until the transaction ends.
-create or replace function awa._expire_limited(job_ids bigint[]) returns bigint
+create or replace function awa._expire_limited(
+  job_ids bigint[],
+  until timestamptz,
+  out cancelled bigint,
+  out lack text[]
+)
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
   v_job_id bigint;
-  v_cancelled bigint := 0;
 begin
+  cancelled := 0;
   if job_ids = '{}' then
-    return 0;
+    return;
   end if;
+  perform set_config('lock_timeout', '10', true);
   begin
-    return cardinality(awa._cancel_waiting(job_ids, 'expired', null));
+    cancelled := cardinality(awa._cancel_waiting(job_ids, 'expired', null));
+    job_ids := '{}';
   exception when others then
     if not awa._is_about_a_row(sqlstate) then
       raise;
     end if; -- one by one
   end;
+  perform set_config('lock_timeout', '1', true);
   foreach v_job_id in array job_ids loop
+    exit when clock_timestamp() > until;
     begin
-      v_cancelled := v_cancelled + cardinality(awa._cancel_waiting(array[v_job_id], 'expired', null));
+      cancelled := cancelled + cardinality(awa._cancel_waiting(array[v_job_id], 'expired', null));
     exception when others then
+      continue when awa._is_passing(sqlstate);
       if not awa._is_about_a_row(sqlstate) then
         raise;
       end if;
-      perform awa._put_off_limited(v_job_id, 'cancel', awa._refusal(sqlerrm, sqlstate));
+      lack := coalesce(lack, awa._lack(sqlerrm, sqlstate));
+      if awa._lack(sqlerrm, sqlstate) is null then
+        perform awa._put_off_in_line(v_job_id, sqlerrm, sqlstate);
+      end if;
     end;
   end loop;
-  return v_cancelled;
+  perform set_config('lock_timeout', '0', true);
 end
 $$;
 comment on function awa._expire_limited is
-  'Cancels jobs that wait for their groups, and have expired; returns how many';
+  'Cancels jobs that wait for their groups, and have expired, until a time; returns how many, and a lack (see _lack)';
+
+-- Puts off a job in line that has expired, since the server refuses to cancel it; where it can't, it warns.
+create or replace function awa._put_off_in_line(job_id bigint, message text, code text) returns void
+language plpgsql
+as $$
+begin
+  perform awa._put_off_limited(job_id, 'cancel', awa._refusal(message, code));
+exception when others then
+  if not awa._is_about_a_row(sqlstate) then
+    raise;
+  end if;
+  raise warning 'job % has expired, and can''t be cancelled', job_id using errcode = code, detail = message;
+end
+$$;
+comment on function awa._put_off_in_line is
+  'Puts off a job in line that has expired, since the server refuses to cancel it; where it can''t, it warns';
 
 -- Puts off a job that waits for its group, since the server refuses to begin it, or to cancel it when it has expired.
 create or replace function awa._put_off_limited(job_id bigint, deed text, error text) returns void

@@ -35,15 +35,11 @@ declare
   v_left int := 50000;
   v_is_locked boolean := false;
   v_cancelled bigint := 0;
+  v_lines record;
 begin
   perform awa._check_pass(max_jobs);
-  v_cancelled := awa._expire_limited(array(
-    select w.job_id
-      from awa.limited_jobs w
-     where w.expires_at <= clock_timestamp() and w.attempt = 1 and w.expires_at is not null
-     order by w.expires_at
-     limit coalesce(max_jobs, 1000)
-       for update skip locked));
+  v_lines := awa._expire_lines(coalesce(max_jobs, 1000));
+  v_cancelled := v_lines.cancelled;
   v_lanes := array(
     select l.lane
       from (select distinct q.queue_id from awa.queues q where q.may_expire) q
@@ -66,6 +62,9 @@ begin
   if v_is_locked then
     v_cancelled := v_cancelled + awa._expire_each(v_lane, v_found.entries);
   end if;
+  if v_cancelled = 0 then
+    perform awa._fail_for(v_lines.lack);
+  end if;
   perform awa._store_expiry_place(v_at, v_is_locked or v_left <= 0 or cardinality(v_lanes) = 1000);
   perform awa._note_success('cancel_expired');
   return query select v_cancelled;
@@ -73,6 +72,40 @@ end
 $$;
 comment on function awa.cancel_expired is
   'Cancels available jobs that have not begun by their expires_at, at most max_jobs, of one shard; returns how many';
+
+-- Cancels jobs that wait for their groups, and have expired, at most max_jobs, those first whose time came first.
+-- Returns how many, and a lack (see _lack). Where it can cancel none of so many, it goes on with those that come next,
+-- for a second.
+-- Locks: the rows of these jobs, tried, until the transaction ends.
+create or replace function awa._expire_lines(max_jobs int, out cancelled bigint, out lack text[])
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_until timestamptz := clock_timestamp() + awa._budget('1 second', 4);
+  v_job_ids bigint[];
+  v_tried bigint[] := '{}';
+  v_pass record;
+begin
+  loop
+    v_job_ids := array(
+      select w.job_id
+        from awa.limited_jobs w
+       where w.expires_at <= clock_timestamp() and w.attempt = 1 and w.expires_at is not null
+         and (v_tried = '{}' or w.job_id <> all(v_tried))
+       order by w.expires_at
+       limit max_jobs
+         for update skip locked);
+    v_pass := awa._expire_limited(v_job_ids, v_until);
+    cancelled := v_pass.cancelled;
+    lack := coalesce(lack, v_pass.lack);
+    exit when cancelled > 0 or cardinality(v_job_ids) < max_jobs or clock_timestamp() > v_until;
+    v_tried := v_tried || v_job_ids;
+  end loop;
+end
+$$;
+comment on function awa._expire_lines is
+  'Cancels jobs that wait for their groups, and have expired, at most max_jobs, those first whose time came first';
 
 -- The place from which cancel_expired goes on.
 create or replace function awa._expiry_place() returns awa._place
