@@ -60,7 +60,7 @@ return (
              when t.is_full then 'full' when t.is_read then 'read' else cardinality(t.left_over)::text
            end)
     from s
-   cross join lateral awa._next_turns(s.shard << 3 | priority, 0, 1::bigint << 60, dealt, room, bytes, 10, now(),
+   cross join lateral awa._next_turns(s.shard << 3 | priority, 0, 1::bigint << 60, dealt, false, room, bytes, 10, now(),
       false) t
 );
 create temp table bytes as select w.body_bytes + 10 as n from awa.limited_jobs w join s using (shard) limit 1;

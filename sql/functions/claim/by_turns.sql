@@ -44,6 +44,7 @@ declare
   v_is_mixed boolean; -- jobs of all priorities may come in a lane that is not read
   v_before int;
   v_last bigint;
+  v_is_stuck boolean := false; -- the last turns that it looked at have not begun
   v_dealt bigint[];
   v_goes_on boolean;
   v_turns record;
@@ -83,12 +84,13 @@ begin
       v_last := (select s.last_value from awa.turn_ids s); -- turns that are put off get later ones
       loop
         exit rounds when room <= 0 or bytes <= 0 or v_passes >= 50;
-        v_turns := awa._next_by_turns(v_lane, state.turns_until[(v_lane & 7) + 1], 9223372036854775807,
-          least(room, 450), bytes, awa._row_bytes(queue), terms.claimed_at, room = most,
+        v_turns := awa._next_by_turns(v_lane, state.turns_until[(v_lane & 7) + 1], v_is_stuck, room, bytes,
+          awa._row_bytes(queue), terms.claimed_at, room = most,
           case when v_is_mixed or v_lane <> all(v_open) then v_credit / 200 end);
         exit when v_turns.last_id is null;
         exit rounds when v_turns.last_id = 0; -- the next one does not fit
         v_passes := v_passes + 1;
+        v_is_stuck := v_turns.waiting_ids = '{}';
         state.turns_until[(v_lane & 7) + 1] := v_turns.last_id;
         v_credit := v_credit - 200 * v_turns.again;
         v_jobs := 0;

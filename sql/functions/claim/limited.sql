@@ -58,6 +58,7 @@ declare
   v_claim awa.lease_claims;
   v_jobs int;
   v_turns record;
+  v_is_stuck boolean := false; -- the last turns that it looked at have not begun
   v_last bigint := 0;
   v_scanned int := 0;
 begin
@@ -101,9 +102,10 @@ begin
     foreach v_lane in array v_order.lanes loop
       while v_lane = any(v_order.turned) loop
         exit rounds when v_room <= 0 or v_bytes <= 0;
-        v_turns := awa._next_turns(v_lane, v_state.turns_until[(v_lane & 7) + 1], v_last, v_dealt, least(v_room, 450),
+        v_turns := awa._next_turns(v_lane, v_state.turns_until[(v_lane & 7) + 1], v_last, v_dealt, v_is_stuck, v_room,
           v_bytes, awa._row_bytes(queue), terms.claimed_at, v_room = v_limits.most);
         exit rounds when v_turns.is_full;
+        v_is_stuck := v_turns.waiting_ids = '{}';
         v_dealt := v_turns.left_over;
         v_state.turns_until[(v_lane & 7) + 1] := v_turns.last_id;
         v_groups := v_groups || v_turns.void;
@@ -145,9 +147,7 @@ begin
       || awa._deal_turns(shard, v_groups, v_freed, v_settings, v_limits.has_own, terms.claimed_at, v_is_dealt);
     perform awa._look_again(shard, v_groups) where not v_is_dealt; -- the front lane is not read to its end
   end if;
-  if v_dealt <> '{}' then
-    perform awa._store_turns(v_dealt);
-  end if;
+  perform awa._store_turns(v_dealt) where v_dealt <> '{}';
   v_jobs := v_limits.most - v_room;
   perform awa._store_limits(v_settings, v_state, v_limits.whole, terms.claimed_at, v_jobs,
     case when v_limits.has_slots then now end);

@@ -1,7 +1,7 @@
 -- Serving turns where groups are served by turns: which jobs of a lane begin next.
 
--- The next turns of a lane, after one and up to another one, whose jobs can begin: as many as fit.
--- most_again: how many of them may be of groups that were served before.
+-- The next turns of a lane, after one, whose jobs can begin: as many as fit, 450 at most.
+-- is_stuck: it looks at 450 turns. most_again: how many of them may be of groups that were served before.
 -- Returns waiting_ids and groups, one of each for a job, whose row it has locked, and the bytes of these jobs; void:
 -- the groups of turns whose jobs have gone, or have expired, once for each; last_id: the last turn, null where there is
 -- none, 0 where the next job does not fit; again: how many are of groups that were served before; is_last: no turns
@@ -11,7 +11,7 @@
 create or replace function awa._next_by_turns(
   lane bigint,
   after_id bigint,
-  until_id bigint,
+  is_stuck boolean,
   room int,
   room_bytes bigint,
   row_bytes int,
@@ -32,8 +32,10 @@ as $$
 declare
   v_turns record;
   v_size int;
-  v_locked bigint[];
+  v_looks int;
 begin
+  room := least(room, 450);
+  v_looks := case when is_stuck then 450 else room end;
   select array_agg(t.turn_id order by t.turn_id) as ids, array_agg(t.waiting_id order by t.turn_id) as waiting_ids,
          array_agg(t.group_id order by t.turn_id) as groups, array_agg(t.size order by t.turn_id) as sizes,
          array_agg(t.expired order by t.turn_id) as expired, array_agg(t.is_again order by t.turn_id) as again
@@ -46,9 +48,9 @@ begin
             from (
               select *
                 from awa.turns t
-               where t.lane = lane and t.turn_id > after_id and t.turn_id <= until_id
+               where t.lane = lane and t.turn_id > after_id
                order by t.turn_id
-               limit room
+               limit v_looks
             ) t
         ) t
         left join lateral (
@@ -56,6 +58,7 @@ begin
             from awa.limited_jobs w
            where w.waiting_id = t.waiting_id
            limit 1
+             for update skip locked
         ) w on true
        where (t.again_through <= most_again) is not false
     ) t;
@@ -68,19 +71,10 @@ begin
     return;
   end if;
   last_id := v_turns.ids[v_size];
-  v_locked := array(
-    select w.waiting_id
-      from unnest(v_turns.waiting_ids[1:v_size]) t(waiting_id)
-     cross join lateral (
-        select w.waiting_id from awa.limited_jobs w where w.waiting_id = t.waiting_id limit 1 for update skip locked
-      ) w);
-  perform awa._expire_limited(array(
-    select t.job_id
-      from unnest(v_turns.expired[1:v_size], v_turns.waiting_ids[1:v_size]) t(job_id, waiting_id)
-     where t.job_id is not null and t.waiting_id in (select unnest(v_locked))), at + awa._budget('100 milliseconds', 4));
+  perform awa._expire_limited(array_remove(v_turns.expired[1:v_size], null), at + awa._budget('100 milliseconds', 4));
   with turns as materialized (
     select t.turn_id, t.waiting_id, t.group_id, t.size, t.is_again,
-           t.waiting_id in (select unnest(v_locked)) and t.size is not null as begins,
+           t.size is not null as begins,
            (select true from awa.limited_jobs w where w.waiting_id = t.waiting_id limit 1) is true as is_there
       from unnest(v_turns.ids[1:v_size], v_turns.waiting_ids[1:v_size], v_turns.groups[1:v_size],
              v_turns.sizes[1:v_size], v_turns.again[1:v_size]) t(turn_id, waiting_id, group_id, size, is_again)
@@ -96,13 +90,13 @@ begin
          coalesce(array_agg(t.group_id order by t.turn_id) filter (where t.begins), '{}'),
          coalesce(sum(t.size) filter (where t.begins), 0),
          coalesce(array_agg(t.group_id) filter (where not t.is_there), '{}'),
-         count(*) filter (where t.begins and t.is_again), v_size = cardinality(v_turns.ids) and v_size < room
+         count(*) filter (where t.begins and t.is_again), v_size = cardinality(v_turns.ids) and v_size < v_looks
     into waiting_ids, groups, bytes, void, again, is_last
     from turns t;
 end
 $$;
 comment on function awa._next_by_turns is
-  'The next turns of a lane, after one and up to another one, whose jobs can begin: as many as fit';
+  'The next turns of a lane, after one, whose jobs can begin: as many as fit, 450 at most';
 
 -- Of groups, those that got slots back, and a thousand others, any of them. The next claim looks at the rest.
 create or replace function awa._first_thousand(

@@ -241,7 +241,8 @@ comment on function awa._take_turns_back is
   'Takes the turns of a shard back, all or those of some groups; returns these, or all groups that have a line';
 
 -- The next turns of a lane whose jobs can begin: those that wait, after one and up to another one, then those dealt.
--- As many as fit. A turn whose job another session is changing comes last in its lane.
+-- As many as fit, 450 at most; where is_stuck, it looks at 450. A turn whose job another session is changing comes last
+-- in its lane.
 -- Returns the places of these jobs, whose rows it has locked, their groups, once for each, and their bytes; the groups
 -- of turns whose jobs have gone, or have expired, once for each; the last of the turns that waited; whether the next
 -- job does not fit, and nothing was done; whether no turns are left in the lane; and the turns that were dealt and are
@@ -252,6 +253,7 @@ create or replace function awa._next_turns(
   after_id bigint,
   until_id bigint,
   dealt awa.turns[],
+  is_stuck boolean,
   room int,
   room_bytes bigint,
   row_bytes int,
@@ -272,7 +274,10 @@ as $$
 declare
   v_turns record;
   v_size int;
+  v_looks int;
 begin
+  room := least(room, 450);
+  v_looks := case when is_stuck then 450 else room end;
   select array_agg(t.turn_id) as ids, array_agg(t.waiting_id) as waiting_ids, array_agg(t.group_id) as groups,
          array_agg(t.size) as sizes, array_agg(t.expired) as expired, max(t.turn_id) as last_id,
          count(*)::int as turns, count(t.size) as ready, coalesce(sum(t.size), 0) as bytes
@@ -288,13 +293,13 @@ begin
                   from awa.turns t
                  where t.lane = lane and t.turn_id > after_id and t.turn_id <= until_id
                  order by t.turn_id
-                 limit room
+                 limit v_looks
               )
               union all
               select null, d.waiting_id, d.group_id from unnest(dealt) d where d.lane = lane
             ) t
            order by t.turn_id, t.waiting_id
-           limit room
+           limit v_looks
         ) t
         left join lateral (
           select w.job_id, w.body_bytes, awa._is_expired(w.expires_at, w.attempt, at) as is_expired
@@ -306,7 +311,7 @@ begin
        order by t.turn_id, t.waiting_id
     ) t;
   void := '{}';
-  if v_turns.ready = v_turns.turns and v_turns.bytes <= room_bytes then -- most often all of them begin
+  if v_turns.ready = v_turns.turns and v_turns.turns <= room and v_turns.bytes <= room_bytes then -- most often
     v_size := v_turns.turns;
     last_id := coalesce(v_turns.last_id, after_id);
     waiting_ids := coalesce(v_turns.waiting_ids, '{}');
@@ -337,7 +342,7 @@ begin
       from turns t;
   end if;
   is_full := v_size = 0 and v_turns.turns > 0;
-  is_read := v_size = v_turns.turns and v_turns.turns < room;
+  is_read := v_size = v_turns.turns and v_turns.turns < v_looks;
   left_over := array(
     select d
       from unnest(dealt) d
