@@ -267,6 +267,21 @@ type AwaQueueCountsRow struct {
 	Limited         int64
 }
 
+// The row that queue_stats returns, one for each step of time, or for each kind in it. The view itself is always empty
+type AwaQueueStatsRow struct {
+	At        time.Time
+	Kind      *string
+	Enqueued  int64
+	Completed int64
+	Failed    int64
+	WaitP50   *time.Duration
+	WaitP95   *time.Duration
+	WaitP99   *time.Duration
+	RunP50    *time.Duration
+	RunP95    *time.Duration
+	RunP99    *time.Duration
+}
+
 // The row that rebase_after_restore returns: how many jobs of each state it has moved. The view itself is always empty
 type AwaRebaseAfterRestoreRow struct {
 	Available int64

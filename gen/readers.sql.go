@@ -471,6 +471,58 @@ func (q *Queries) QueueCounts(ctx context.Context, db DBTX, queue *string) ([]Aw
 	return items, nil
 }
 
+const queueStats = `-- name: QueueStats :many
+select at, kind, enqueued, completed, failed, wait_p50, wait_p95, wait_p99, run_p50, run_p95, run_p99 from awa.queue_stats(
+  queue => $1, since => $2, step => $3,
+  kind => $4, by_kind => $5)
+`
+
+type QueueStatsParams struct {
+	Queue  *string
+	Since  *time.Duration
+	Step   *time.Duration
+	Kind   *string
+	ByKind bool
+}
+
+func (q *Queries) QueueStats(ctx context.Context, db DBTX, arg QueueStatsParams) ([]AwaQueueStatsRow, error) {
+	rows, err := db.Query(ctx, queueStats,
+		arg.Queue,
+		arg.Since,
+		arg.Step,
+		arg.Kind,
+		arg.ByKind,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var items []AwaQueueStatsRow
+	for rows.Next() {
+		var i AwaQueueStatsRow
+		if err := rows.Scan(
+			&i.At,
+			&i.Kind,
+			&i.Enqueued,
+			&i.Completed,
+			&i.Failed,
+			&i.WaitP50,
+			&i.WaitP95,
+			&i.WaitP99,
+			&i.RunP50,
+			&i.RunP95,
+			&i.RunP99,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const scanJobs = `-- name: ScanJobs :one
 select next_before_id, job_ids from awa.scan_jobs(filter => $1, before_id => $2)
 `

@@ -35,7 +35,7 @@ values ('awa_producer', 'enqueue'), ('awa_producer', 'enqueue_many'), ('awa_prod
   ('awa_operator', 'retry_where'), ('awa_operator', 'set_priority'), ('awa_operator', 'move'),
   ('awa_operator', 'purge_dlq'), ('awa_operator', 'delete_job'), ('awa_operator', 'delete_where'),
   ('awa_operator', 'reschedule'), ('awa_operator', 'start_change'), ('awa_operator', 'stop_change'),
-  ('awa_operator', 'list_changes'), ('awa_reader', 'list_changes'),
+  ('awa_operator', 'list_changes'), ('awa_reader', 'list_changes'), ('awa_reader', 'queue_stats'),
   ('awa_operator', 'rebase_after_restore'), ('awa_operator', 'deregister_worker'), ('awa_operator', 'rotate'),
   ('awa_operator', 'prune_oldest'),
   ('awa_operator', 'schedule'), ('awa_operator', 'unschedule'), ('awa_operator', 'pause_schedule'),
@@ -203,7 +203,8 @@ values
   (71, 'awa_operator', format('select awa.stop_change(%s)', :change_id)),
   (72, 'awa_reader', 'select * from awa.list_changes()'),
   (73, 'awa_maintainer', 'select * from awa.apply_changes()'),
-  (74, 'awa_operator', format('select awa.discard_job(%s)', awa.enqueue(pg_temp.q(' discarded'), 'k')));
+  (74, 'awa_operator', format('select awa.discard_job(%s)', awa.enqueue(pg_temp.q(' discarded'), 'k'))),
+  (75, 'awa_reader', 'select * from awa.queue_stats()');
 create temp table forbidden (command text);
 insert into forbidden
 select format('select count(*) from %s', c.oid::regclass)

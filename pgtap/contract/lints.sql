@@ -191,7 +191,7 @@ select is((
     from functions
    where private and not prosecdef and proconfig is not null
 ),
-  '{_carry_lanes,_fold,_fold_segment,_is_holder,_is_unbalanced,_places_of,_promote_due,_results,_retry}',
+  '{_carry_lanes,_ends_of,_fold,_fold_segment,_is_holder,_is_unbalanced,_places_of,_promote_due,_results,_retry}',
   'private functions take the settings of those that call them, but for those that count, carry lanes, look for a job '
   'by its id, or run for each of many jobs');
 select is(

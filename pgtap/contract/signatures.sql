@@ -137,6 +137,9 @@ insert into contract values
     'DEFAULT NULL::bigint, max_jobs integer DEFAULT 100, tag text DEFAULT NULL::text, args jsonb DEFAULT '
     'NULL::jsonb, group_key text DEFAULT NULL::text', 'SETOF awa.jobs'),
   ('scan_jobs', 'filter jsonb, before_id bigint DEFAULT NULL::bigint', 'SETOF awa.scan_jobs_row'),
+  ('queue_stats',
+    'queue text DEFAULT NULL::text, since interval DEFAULT ''01:00:00''::interval, step interval DEFAULT '
+    '''00:01:00''::interval, kind text DEFAULT NULL::text, by_kind boolean DEFAULT false', 'SETOF awa.queue_stats_row'),
   ('queue_counts', 'queue text DEFAULT NULL::text', 'SETOF awa.queue_counts_row'),
   ('configuration', '', 'SETOF awa.configuration_row'),
   ('list_queues', '', 'SETOF awa.list_queues_row'),
@@ -159,7 +162,7 @@ return (select string_agg(format('%s %s', a.attname, format_type(a.atttypid, a.a
           from pg_attribute a where a.attrelid = relation and a.attnum > 0 and not a.attisdropped);
 
 begin;
-select plan(206);
+select plan(208);
 
 select is(
   (
@@ -171,9 +174,9 @@ select is(
   from contract c order by c.name;
 select is((select p.provolatile::text from pg_proc p where p.pronamespace = 'awa'::regnamespace and p.proname = c.name),
   case
-    when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'configuration',
-      'list_queues', 'list_groups', 'list_workers', 'list_changes', 'list_schedules', 'explain_schedule', 'next_fires',
-      'next_ready_at', 'explain_job',
+    when c.name in ('audit', 'jobs_compat', 'job', 'list_jobs', 'scan_jobs', 'queue_counts', 'queue_stats',
+      'configuration', 'list_queues', 'list_groups', 'list_workers', 'list_changes', 'list_schedules',
+      'explain_schedule', 'next_fires', 'next_ready_at', 'explain_job',
       'pass_due_at', 'health', 'version')
       then 's'
     when c.name = 'describe_cron' then 'i'

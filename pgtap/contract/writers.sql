@@ -43,6 +43,7 @@ insert into writers values
   ('lease_claim_closures', '_append_closures', 'many in one statement'),
   ('lease_claims', '_append_claim', null),
   ('lease_claims', '_check_snapshot', 'a row that is taken back at once'),
+  ('leased_ends', '_delete_leases', null),
   ('leases', '_lease', null),
   ('limited_jobs', '_admit_part', null),
   ('limited_jobs', '_put_aside', 'where groups are served by turns, in the statement that reads them'),
@@ -51,6 +52,7 @@ insert into writers values
   ('pending_changes', '_decide_at_end', null),
   ('queue_rollups', '_add_rollups', null),
   ('queue_settings', '_add_settings', null),
+  ('queue_statistics', '_store_queue_statistics', null),
   ('queues', '_use_lanes', null),
   ('queues', '_add_queue', 'a queue without a lane'),
   ('ready_entries', '_append_ready', null),
@@ -86,6 +88,7 @@ insert into writers values
   ('turns', '_pass_turns', 'where groups are served by turns: many in one statement'),
   ('turns', '_put_aside', 'those of jobs without a group'),
   ('turns', '_put_off_turn', 'a turn whose job can neither begin nor be put off'),
+  ('statistics', '_store_all_statistics', null),
   ('unique_claims', '_try_key', null),
   ('unique_claims', '_let_go', 'the second rows of keys'),
   ('workers', 'register_worker', null);

@@ -95,6 +95,7 @@ begin
           ('awa_reader', 'function awa.list_jobs'),
           ('awa_reader', 'function awa.scan_jobs'),
           ('awa_reader', 'function awa.queue_counts'),
+          ('awa_reader', 'function awa.queue_stats'),
           ('awa_reader', 'function awa.configuration'),
           ('awa_reader', 'function awa.list_queues'),
           ('awa_reader', 'function awa.list_groups'),

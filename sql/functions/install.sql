@@ -41,6 +41,7 @@
 {{ template "engine/cancelling.sql" . }}
 {{ template "engine/expiry.sql" . }}
 {{ template "engine/scan.sql" . }}
+{{ template "engine/statistics.sql" . }}
 {{ template "engine/rollups.sql" . }}
 {{ template "engine/counts.sql" . }}
 {{ template "engine/depth.sql" . }}
@@ -108,6 +109,7 @@
 {{ template "read/list_jobs.sql" . }}
 {{ template "read/scan_jobs.sql" . }}
 {{ template "read/queue_counts.sql" . }}
+{{ template "read/queue_stats.sql" . }}
 {{ template "read/configuration.sql" . }}
 {{ template "read/list_queues.sql" . }}
 {{ template "read/list_groups.sql" . }}

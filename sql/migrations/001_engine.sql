@@ -620,12 +620,14 @@ create table awa.arrivals (
   lane    bigint not null,
   xid     xid8 not null default pg_current_xact_id(),
   jobs    bigint not null,
-  segment smallint not null
+  segment smallint not null,
+  kind    text
 ) partition by list (segment);
 comment on table awa.arrivals is 'How many jobs came to a lane without an entry, or, negative, left it: for the counts';
 comment on column awa.arrivals.lane is 'The lane to which they came';
 comment on column awa.arrivals.jobs is 'How many jobs came; negative: how many left';
 comment on column awa.arrivals.segment is 'The segment that holds the row, from 0 to 3';
+comment on column awa.arrivals.kind is 'The kind of new jobs, for the statistics; null where they are not new';
 comment on column awa.arrivals.xid is 'The transaction that brought them, or took them away';
 
 create table awa.lease_claims (
@@ -1221,6 +1223,76 @@ comment on column awa.queue_rollups.open_seqs is 'Older claims that are still op
 comment on column awa.queue_rollups.dropped is
   'When the queue was dropped last: entries that are visible in it are not shown any more';
 comment on column awa.queue_rollups.failed is 'Failed jobs that are no longer kept';
+
+-- Statistics ------------------------------------------------------------------------------------
+
+create table awa.queue_statistics (
+  queue_id  bigint not null,
+  seconds   int not null check (seconds in (60, 3600)),
+  at        timestamptz not null,
+  kind      text,
+  enqueued  bigint not null,
+  completed bigint not null,
+  failed    bigint not null,
+  waits     bigint[] not null,
+  runs      bigint[] not null,
+  unique nulls not distinct (queue_id, seconds, at, kind)
+) with (fillfactor = 70);
+create index queue_statistics_at on awa.queue_statistics (seconds, at);
+alter table awa.queue_statistics replica identity full;
+comment on table awa.queue_statistics is
+  'What came and ended in a queue within one minute, of one kind; after a day within one hour. Kept for 30 days';
+comment on column awa.queue_statistics.queue_id is 'As queues.queue_id';
+comment on column awa.queue_statistics.seconds is 'The length of that time: 60 or 3600';
+comment on column awa.queue_statistics.at is 'The beginning of that time';
+comment on column awa.queue_statistics.kind is 'Null for all kinds beyond the first 50 of that time';
+comment on column awa.queue_statistics.enqueued is 'New jobs';
+comment on column awa.queue_statistics.completed is 'Attempts that completed';
+comment on column awa.queue_statistics.failed is 'Attempts that failed, whether or not the job runs again';
+comment on column awa.queue_statistics.waits is
+  'How long these attempts had waited, ready, until they began: for each step of _duration_step that occurs, the step '
+  'shifted left by 40 bits, plus the number of attempts';
+comment on column awa.queue_statistics.runs is 'How long these attempts took, as waits';
+
+create table awa.statistics (
+  seconds   int not null check (seconds in (60, 3600)),
+  at        timestamptz not null,
+  kind      text,
+  enqueued  bigint not null,
+  completed bigint not null,
+  failed    bigint not null,
+  waits     bigint[] not null,
+  runs      bigint[] not null,
+  unique nulls not distinct (seconds, at, kind)
+) with (fillfactor = 70);
+alter table awa.statistics replica identity full;
+comment on table awa.statistics is 'As queue_statistics, of all queues together: so a look at all costs as little';
+comment on column awa.statistics.seconds is 'As queue_statistics.seconds';
+comment on column awa.statistics.at is 'As queue_statistics.at';
+comment on column awa.statistics.kind is 'As queue_statistics.kind';
+comment on column awa.statistics.enqueued is 'As queue_statistics.enqueued';
+comment on column awa.statistics.completed is 'As queue_statistics.completed';
+comment on column awa.statistics.failed is 'As queue_statistics.failed';
+comment on column awa.statistics.waits is 'As queue_statistics.waits';
+comment on column awa.statistics.runs is 'As queue_statistics.runs';
+
+create table awa.leased_ends (
+  lane       bigint not null,
+  kind       text not null,
+  is_failure boolean not null,
+  ready_at   timestamptz not null,
+  claimed_at timestamptz not null,
+  ended_at   timestamptz not null
+);
+alter table awa.leased_ends replica identity full;
+comment on table awa.leased_ends is
+  'An attempt with a row in leases that completed or failed, until fold has counted it in the statistics';
+comment on column awa.leased_ends.lane is 'As leases.lane';
+comment on column awa.leased_ends.kind is 'As leases.kind';
+comment on column awa.leased_ends.is_failure is 'Whether it failed';
+comment on column awa.leased_ends.ready_at is 'As leases.ready_at';
+comment on column awa.leased_ends.claimed_at is 'As leases.claimed_at';
+comment on column awa.leased_ends.ended_at is 'When it ended';
 
 -- Changes of many jobs --------------------------------------------------------------------------
 

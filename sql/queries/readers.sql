@@ -26,6 +26,11 @@ select * from awa.list_groups(queue => @queue, after_key => sqlc.narg(after_key)
 select coalesce(extract(epoch from awa.next_ready_at(queues => @queues::pg_catalog.text[])
          operator(pg_catalog.-) pg_catalog.clock_timestamp()), -1)::pg_catalog.float8;
 
+-- name: QueueStats :many
+select * from awa.queue_stats(
+  queue => sqlc.narg(queue), since => sqlc.narg(since), step => sqlc.narg(step),
+  kind => sqlc.narg(kind), by_kind => @by_kind);
+
 -- name: ListWorkers :many
 select * from awa.list_workers();
 

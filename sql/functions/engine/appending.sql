@@ -95,7 +95,7 @@ begin
       returning deferred_jobs.job_id
     )
     select array_agg(n.job_id) into v_job_ids from appended n;
-    perform awa._arrive(v_lane, cardinality(v_job_ids));
+    perform awa._arrive(v_lane, cardinality(v_job_ids), kind);
     perform awa._wake_due(run_at);
     return v_job_ids;
   end if;

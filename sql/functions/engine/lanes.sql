@@ -63,7 +63,8 @@ comment on function awa._uncounted is
 
 -- The rows that a lane has got that are not visible in a snapshot, as claim reads it.
 -- Of transactions that were in progress, one by one, then all later ones. An entry whose created_at is its ready_at is
--- that of a new job; other jobs come with an arrival. A deleted job counts neither as enqueued nor as completed. Leaves
+-- that of a new job; other jobs come with an arrival. kind and ready_at: of an entry, the kind also of an arrival. A
+-- deleted job counts neither as enqueued nor as completed. Leaves
 -- out the tombstones of entries, and the deleted jobs, that were dropped with their queue; and the rows of transactions
 -- from until on, which are not read.
 create or replace function awa._appended_since(
@@ -76,48 +77,50 @@ create or replace function awa._appended_since(
   out entries int,
   out tombstones int,
   out enqueued bigint,
-  out deleted int
+  out deleted int,
+  out kind text,
+  out ready_at timestamptz
 ) returns setof record
 language sql stable
 as $$
-  select e.xid, e.segment, 1, 0, (e.created_at is null)::int, 0
+  select e.xid, e.segment, 1, 0, (e.created_at is null)::int, 0, e.kind, e.ready_at
     from awa._entries e
    where e.lane = _appended_since.lane and (e.xid, e.job_id) > (pg_snapshot_xmax(since), 0) and e.xid < until
   union all
-  select e.xid, e.segment, 1, 0, (e.created_at is null)::int, 0
+  select e.xid, e.segment, 1, 0, (e.created_at is null)::int, 0, e.kind, e.ready_at
     from pg_snapshot_xip(since) x
    cross join lateral (select * from awa._entries e where e.lane = _appended_since.lane and e.xid = x offset 0) e
   union all
-  select t.by_xid, t.segment, 0, 1, 0, 0
+  select t.by_xid, t.segment, 0, 1, 0, 0, null, null
     from awa.ready_tombstones t
    where t.lane = _appended_since.lane
      and t.by_xid >= pg_snapshot_xmax(since)
      and t.by_xid < until
      and pg_visible_in_snapshot(t.xid, dropped) is not true
   union all
-  select t.by_xid, t.segment, 0, 1, 0, 0
+  select t.by_xid, t.segment, 0, 1, 0, 0, null, null
     from pg_snapshot_xip(since) x
    cross join lateral (
       select * from awa.ready_tombstones t where t.by_xid = x and t.lane = _appended_since.lane offset 0
     ) t
    where pg_visible_in_snapshot(t.xid, dropped) is not true
   union all
-  select a.xid, a.segment, 0, 0, a.jobs, 0
+  select a.xid, a.segment, 0, 0, a.jobs, 0, a.kind, null
     from awa.arrivals a
    where a.lane = _appended_since.lane and a.xid >= pg_snapshot_xmax(since) and a.xid < until
   union all
-  select a.xid, a.segment, 0, 0, a.jobs, 0
+  select a.xid, a.segment, 0, 0, a.jobs, 0, a.kind, null
     from pg_snapshot_xip(since) x
    cross join lateral (select * from awa.arrivals a where a.lane = _appended_since.lane and a.xid = x offset 0) a
   union all
-  select d.by_xid, d.segment, 0, 0, -1, 1
+  select d.by_xid, d.segment, 0, 0, -1, 1, null, null
     from awa.deleted_jobs d
    where d.lane = _appended_since.lane
      and d.by_xid >= pg_snapshot_xmax(since)
      and d.by_xid < until
      and pg_visible_in_snapshot(d.xid, dropped) is not true
   union all
-  select d.by_xid, d.segment, 0, 0, -1, 1
+  select d.by_xid, d.segment, 0, 0, -1, 1, null, null
     from pg_snapshot_xip(since) x
    cross join lateral (select * from awa.deleted_jobs d where d.lane = _appended_since.lane and d.by_xid = x offset 0) d
    where pg_visible_in_snapshot(d.xid, dropped) is not true

@@ -35,6 +35,7 @@ declare
   v_size int;
   v_piece bigint[];
   v_xids xid8[];
+  v_counts awa.queue_statistics[] := '{}';
 begin
   perform awa._current_segment(); -- in a restored database, visibility means nothing
   if not pg_try_advisory_xact_lock(awa._fold_key()) then
@@ -106,21 +107,19 @@ begin
       v_fold := awa._fold_lane(v_lane.lane, v_max, v_began + v_budget);
       v_more := v_more or v_fold.is_more;
       v_until := least(v_until, v_fold.looked_until); -- null where that holds nothing back
+      v_counts := v_counts || v_fold.counts;
     end loop;
     exit when v_is_cut or v_size < 200;
     v_before := v_last;
     v_is_cut := clock_timestamp() > v_began + v_budget;
     exit when v_is_cut;
   end loop;
-  if v_is_sweep then
-    perform setval('awa.fold_from', case when v_is_cut then v_before else 0 end);
-  end if;
+  perform awa._store_statistics(v_counts);
+  perform setval('awa.fold_from', case when v_is_cut then v_before else 0 end) where v_is_sweep;
   if v_is_cut then
     return true;
   end if;
-  if v_until is not null and v_is_whole then
-    perform setval('awa.folded_until', greatest(v_until, 0));
-  end if;
+  perform setval('awa.folded_until', greatest(v_until, 0)) where v_until is not null and v_is_whole;
   if v_is_sweep and not v_more then
     perform awa._forget_queues();
     perform setval('awa.next_fold_at',
@@ -146,13 +145,15 @@ comment on function awa._add_rollups is 'Gives lanes a row of counts each, where
 -- Adds the new rows of one lane to its counts, at most about max_rows entries and as many claims at a time.
 -- Goes on with the entries until the time that is given. The entries, tombstones and arrivals of one transaction are
 -- counted together. The caller has locked the counts.
--- Returns whether there is more, and the last claim up to which it has looked where there are open ones, or more.
+-- Returns whether there is more, the last claim up to which it has looked where there are open ones, or more; and what
+-- is to be added to the statistics.
 create or replace function awa._fold_lane(
   lane bigint,
   max_rows int,
   until timestamptz,
   out is_more boolean,
-  out looked_until bigint
+  out looked_until bigint,
+  out counts awa.queue_statistics[]
 )
 language plpgsql
 as $$
@@ -164,8 +165,11 @@ declare
   v_new record;
   v_claim record;
   v_counted int := 0;
+  v_ended bigint[] := '{}'; -- claims that are counted
+  v_jobs bigint := 0; -- in them
 begin
   is_more := false;
+  counts := '{}';
   perform awa._add_rollups(array[lane]);
   select * into v_rollup from awa.queue_rollups r where r.lane = lane;
   loop
@@ -173,16 +177,20 @@ begin
     v_now := awa._cut_snapshot(awa._snapshot(), v_end);
     for v_new in
       select n.segment, sum(n.entries) as entries, sum(n.tombstones) as tombstones, sum(n.enqueued) as enqueued,
-             sum(n.deleted) as deleted
+             sum(n.deleted) as deleted, n.kind, awa._minute_of(n.ready_at) as minute
         from awa._appended_since(lane, v_rollup.counted, v_rollup.dropped, pg_snapshot_xmax(v_now)) n
        where pg_visible_in_snapshot(n.xid, v_now)
-       group by n.segment
+       group by n.segment, n.kind, awa._minute_of(n.ready_at)
     loop
       v_rollup.appended := v_rollup.appended + v_new.entries;
       v_rollup.segment_entries[v_new.segment + 1] := v_rollup.segment_entries[v_new.segment + 1] + v_new.entries;
       v_rollup.buried := v_rollup.buried + v_new.tombstones;
       v_rollup.enqueued := v_rollup.enqueued + v_new.enqueued;
       v_rollup.completed := v_rollup.completed - v_new.deleted;
+      if v_new.enqueued > 0 and v_new.kind is not null then
+        counts := counts || (awa._queue_of(lane), 60, coalesce(v_new.minute, awa._minute_of(clock_timestamp())),
+          v_new.kind, v_new.enqueued, 0, 0, '{}', '{}')::awa.queue_statistics;
+      end if;
     end loop;
     v_rollup.counted := v_now;
     exit when v_end is distinct from pg_snapshot_xmax(v_now);
@@ -208,6 +216,8 @@ begin
       v_rollup.claimed := v_rollup.claimed + v_claim.size;
       v_rollup.completed := v_rollup.completed + v_claim.completed;
       v_rollup.open_seqs := array_remove(v_rollup.open_seqs, v_claim.lane_seq);
+      v_ended := v_ended || v_claim.claim_id;
+      v_jobs := v_jobs + v_claim.size;
     elsif v_claim.lane_seq > v_rollup.closed_seq then
       looked_until := least(looked_until, v_claim.claim_id - 1);
       exit when v_claim.claimed_at between clock_timestamp() - interval
@@ -218,11 +228,13 @@ begin
     continue when v_claim.lane_seq <= v_rollup.closed_seq;
     v_rollup.closed_seq := v_claim.lane_seq;
     v_counted := v_counted + 1;
-    if v_counted = max_rows then
+    if v_counted = max_rows or max_rows is not null and v_jobs >= 200000 then
       looked_until := least(looked_until, v_claim.claim_id); -- there may be more
       is_more := true;
+      exit;
     end if;
   end loop;
+  counts := counts || array(select e from awa._ends_of(v_ended) e);
   update awa.queue_rollups r
      set counted = v_rollup.counted, enqueued = v_rollup.enqueued, appended = v_rollup.appended,
          segment_entries = v_rollup.segment_entries, buried = v_rollup.buried, closed_seq = v_rollup.closed_seq,
@@ -254,8 +266,10 @@ declare
   v_budget interval := awa._budget(most, 10);
   v_end timestamptz := clock_timestamp() + v_budget;
   v_lane record;
+  v_fold record;
   v_counted int := 0;
   v_more boolean := false;
+  v_counts awa.queue_statistics[] := '{}';
 begin
   for v_lane in
     select l.lane, l.last_seq
@@ -268,10 +282,13 @@ begin
         or (select true from awa._put_since(segment, l.lane, coalesce(r.counted, '3:3:')) limit 1)
   loop
     if v_counted > 0 and clock_timestamp() > v_end then
-      return true;
+      v_more := true;
+      exit;
     end if;
     v_counted := v_counted + 1;
-    if (awa._fold_lane(v_lane.lane, awa._fold_max(20000, v_budget), v_end)).is_more then
+    v_fold := awa._fold_lane(v_lane.lane, awa._fold_max(20000, v_budget), v_end);
+    v_counts := v_counts || v_fold.counts;
+    if v_fold.is_more then
       v_more := v_more or exists (
         select from awa.queue_rollups r
          where r.lane = v_lane.lane
@@ -281,6 +298,7 @@ begin
            ));
     end if;
   end loop;
+  perform awa._store_statistics(v_counts);
   return v_more;
 end
 $$;

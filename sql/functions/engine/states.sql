@@ -5,7 +5,8 @@
 -- retriable: by retry_where. holds_group: where the jobs of a group go in order, the group may be reserved for it. The
 -- table that holds the job: logged: ready_entries, with claims and closures; deferred:
 -- deferred_jobs; done: done_entries alone. counted_as_running and so on: the column of queue_counts that counts them.
--- failed_retention and so on: the setting that says how long they are kept.
+-- after_failure: the job may be in it after an attempt that failed. failed_retention and so on: the setting that says
+-- how long they are kept.
 -- Why: the position of a state is its bit in a unique key, so a new one comes last. There is room for 14. Other
 -- functions ask for a fact, and do not list states: a lint says so.
 create or replace function awa._states(fact text) returns text[]
@@ -29,6 +30,7 @@ as $$
      when 'cancellable' then s.is_live
      when 'ended' then not s.is_live
      when 'retriable' then s.is_retriable
+     when 'after_failure' then s.state in ('retryable', 'failed', 'dead')
      when 'holds_group' then s.state not in ('running', 'completed', 'cancelled')
      else fact in (s.held_in, 'counted_as_' || s.counted_as, s.kept_for)
    end

@@ -34,15 +34,13 @@ begin
   end;
   if not v_has_slots then
     if leased then
-      delete from awa.leases l where l.receipt = any(array(select a.receipt from unnest(attempts) a));
+      perform from awa._delete_leases(attempts, state, holds_group);
     end if;
     return;
   end if;
   for v_freed in
     with gone as (
-      delete from awa.leases l
-       where leased and l.receipt = any(array(select a.receipt from unnest(attempts) a))
-      returning l.lane, l.group_id, l.holds_queue
+      select l.lane, l.group_id, l.holds_queue from awa._delete_leases(attempts, state, holds_group) l where leased
     )
     select awa._shard_of(g.lane) as shard, array_agg(g.group_id) as groups,
            (count(*) filter (where g.holds_queue))::int as of_queue
@@ -60,6 +58,32 @@ end
 $$;
 comment on function awa._end_attempts is
   'Ends attempts, once their jobs go to another state: changes their keys, slots and groups, and removes lease rows';
+
+-- Removes the lease rows of attempts, where they have any, and notes those that completed or failed; returns the rows.
+-- state: the one that follows. for_itself: whether that follows from its end, and no operator has ended it.
+create or replace function awa._delete_leases(
+  attempts awa.leases[],
+  state text,
+  for_itself boolean
+) returns setof awa.leases
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  return query
+    with gone as (
+      delete from awa.leases l where l.receipt = any(array(select a.receipt from unnest(attempts) a)) returning l.*
+    ), counted as (
+      insert into awa.leased_ends (lane, kind, is_failure, ready_at, claimed_at, ended_at)
+      select g.lane, g.kind, state <> 'completed', g.ready_at, g.claimed_at, clock_timestamp()
+        from gone g
+       where state = 'completed' or for_itself and state = any(awa._states('after_failure'))
+    )
+    select * from gone;
+end
+$$;
+comment on function awa._delete_leases is
+  'Removes the lease rows of attempts, where they have any, and notes those that completed or failed; returns the rows';
 
 -- Whether an attempt that ends holds nothing: no unique key, no slot, and, unless it is leased, no lease row.
 -- Of several it is not said.
@@ -355,12 +379,12 @@ $$;
 comment on function awa._in_segment is 'An entry, as it is in another segment, and with another xid where one is given';
 
 -- Notes, for the counts, that jobs have come to a lane without an entry, or, negative, have left it.
-create or replace function awa._arrive(lane bigint, jobs bigint) returns void
+create or replace function awa._arrive(lane bigint, jobs bigint, kind text default null) returns void
 language plpgsql
 as $$
 begin
   if jobs <> 0 then
-    insert into awa.arrivals (segment, lane, jobs) values (awa._current_segment(), lane, jobs);
+    insert into awa.arrivals (segment, lane, jobs, kind) values (awa._current_segment(), lane, jobs, kind);
   end if;
 end
 $$;

@@ -291,7 +291,9 @@ begin
            ) as is_in_use
       from (
         select p.queue, p.lane, bool_or(p.expires_at is not null) as is_expiring,
-               count(*) filter (where p.is_deferred) as deferred, min(p.run_at) filter (where p.is_deferred) as due,
+               count(*) filter (where p.is_deferred) as deferred,
+               array_agg(p.kind) filter (where p.is_deferred) as kinds,
+               min(p.run_at) filter (where p.is_deferred) as due,
                bool_or(p.is_deferred is not true) as has_ready
           from placed p
          group by p.lane, p.queue
@@ -301,7 +303,9 @@ begin
       perform awa._use_lanes(array[v_lane.lane], v_lane.queue, expiring => v_lane.is_expiring);
     end if;
     if v_lane.deferred > 0 then
-      perform awa._arrive(v_lane.lane, v_lane.deferred), awa._wake_due(v_lane.due);
+      perform awa._arrive(v_lane.lane, k.jobs, k.kind)
+         from (select k.kind, count(*) as jobs from unnest(v_lane.kinds) k(kind) group by k.kind) k;
+      perform awa._wake_due(v_lane.due);
     end if;
     if v_lane.has_ready and awa._is_awake(awa._queue_of(v_lane.lane)) is not true then
       perform awa._wake(awa._queue_of(v_lane.lane));

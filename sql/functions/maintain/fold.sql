@@ -32,6 +32,8 @@ begin
     return;
   end if;
   v_more := awa._fold();
+  perform awa._store_statistics(array(select e from awa._take_leased_ends(20000) e));
+  perform awa._thin_statistics(10000);
   perform awa._forget_idle_groups(10000);
   perform awa._forget_pauses(10000);
   perform awa._note_success('fold');

@@ -1,0 +1,322 @@
+-- Statistics: what came and ended in each minute, as fold counts it. Claims and answers write nothing for them.
+
+-- The beginning of the minute of a time.
+create or replace function awa._minute_of(at timestamptz) returns timestamptz
+language sql immutable parallel safe
+return date_bin('1 minute', at, '2000-01-01 00:00:00+00');
+comment on function awa._minute_of is 'The beginning of the minute of a time';
+
+-- The step of a length of time, of four for each doubling.
+-- Step n ends at 2 ^ (n / 4) milliseconds, and step 0 at one.
+create or replace function awa._duration_step(length interval) returns bigint
+language sql immutable parallel safe
+return least(ceil(4 / ln(2::float8) * ln(greatest(date_part('epoch', length) * 1000, 1))), 200)::bigint;
+comment on function awa._duration_step is 'The step of a length of time, of four for each doubling';
+
+-- The middle of a step of lengths of time: no length in it differs from that by more than 9 %.
+create or replace function awa._step_length(step bigint) returns interval
+language sql immutable parallel safe
+return make_interval(secs => case when step = 0 then 0.001 else power(2, (step - 0.5) / 4) / 1000 end);
+comment on function awa._step_length is
+  'The middle of a step of lengths of time: no length in it differs from that by more than 9 %';
+
+-- Steps of lengths of time, each with a number of attempts, with those of one step added up.
+create or replace function awa._add_steps(steps bigint[]) returns bigint[]
+language sql immutable parallel safe
+return (
+  select coalesce(array_agg(s.step << 40 | s.attempts order by s.step), '{}')
+    from (
+      select v >> 40 as step, sum(v & 1099511627775)::bigint as attempts from unnest(steps) v group by 1
+    ) s);
+comment on function awa._add_steps is
+  'Steps of lengths of time, each with a number of attempts, with those of one step added up';
+
+-- The ends of attempts in some claims: one row for each queue, kind and minute.
+-- Where an entry has gone with its segment, its attempt counts for no kind, and did not wait.
+-- Why: claim by claim, each joined by hash: a claim may have thousands of items, and the planner expects one.
+create or replace function awa._ends_of(claim_ids bigint[]) returns setof awa.queue_statistics
+language plpgsql stable
+set enable_hashjoin = on
+set enable_nestloop = off
+set enable_sort = off
+as $$
+#variable_conflict use_variable
+begin
+  if claim_ids = '{}' then
+    return;
+  end if;
+  return query
+    with ends as materialized (
+      select awa._queue_of(c.lane) as queue_id, n.at, n.kind, n.wait, n.run, sum(n.attempts)::bigint as attempts,
+             n.is_failure
+        from unnest(claim_ids) i
+       cross join lateral (select * from awa.lease_claims c where c.claim_id = i limit 1) c
+       cross join lateral (
+          select awa._minute_of(k.closed_at) as at, e.kind, awa._duration_step(c.claimed_at - e.ready_at) as wait,
+                 awa._duration_step(k.closed_at - c.claimed_at) as run, k.outcome = 'failed' as is_failure,
+                 count(*) as attempts
+            from (
+              select k.closed_at, k.outcome, c.job_ids[i + 1] as job_id
+                from awa.lease_claim_closures k
+               cross join unnest(coalesce(k.items, array[k.item])) i
+               where k.claim_id = c.claim_id and k.outcome in ('completed', 'completed_with_row', 'failed')
+            ) k
+            left join (
+              select e.job_id, min(e.kind) as kind, min(e.ready_at) as ready_at -- while a segment is cleaned: two
+                from awa._claimed_entries(c.lane, c.first_xid, c.first_id, c.pos_xid, c.pos_id, 0, 9223372036854775807)
+                     e
+               where pg_visible_in_snapshot(e.xid, c.hi)
+                 and case
+                       when (select true from awa.ready_tombstones limit 1)
+                       then (
+                         select true
+                           from awa.ready_tombstones t
+                          where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id
+                          limit 1
+                       ) is null
+                       else true
+                     end
+               group by e.job_id
+            ) e on e.job_id = k.job_id
+           group by 1, 2, 3, 4, 5
+          offset 0
+        ) n
+       group by 1, 2, 3, 4, 5, 7
+    )
+    select m.*
+      from awa._merge_statistics(array(
+        select (e.queue_id, 60, e.at, e.kind, 0, case when e.is_failure then 0 else e.attempts end,
+               case when e.is_failure then e.attempts else 0 end,
+               case when e.wait is null then '{}' else array[e.wait << 40 | e.attempts] end,
+               array[e.run << 40 | e.attempts])::awa.queue_statistics
+          from ends e)) m;
+end
+$$;
+comment on function awa._ends_of is 'The ends of attempts in some claims: one row for each queue, kind and minute';
+
+-- Statistics, with those of one queue, time and kind added up.
+create or replace function awa._merge_statistics(counts awa.queue_statistics[]) returns setof awa.queue_statistics
+language sql stable
+as $$
+  select p.queue_id, p.seconds, p.at, p.kind, sum(p.enqueued)::bigint, sum(p.completed)::bigint, sum(p.failed)::bigint,
+         coalesce(array_agg(p.step << 40 | p.attempts order by p.step) filter (where p.is_wait), '{}'),
+         coalesce(array_agg(p.step << 40 | p.attempts order by p.step) filter (where not p.is_wait), '{}')
+    from (
+      select c.queue_id, c.seconds, c.at, c.kind, c.enqueued, c.completed, c.failed, null::boolean as is_wait,
+             null::bigint as step, null::bigint as attempts
+        from unnest(counts) c
+      union all
+      select c.queue_id, c.seconds, c.at, c.kind, 0, 0, 0, v.is_wait, v.value >> 40,
+             sum(v.value & 1099511627775)::bigint
+        from unnest(counts) c
+       cross join lateral (
+          select unnest(c.waits) as value, true as is_wait union all select unnest(c.runs), false
+        ) v
+       group by c.queue_id, c.seconds, c.at, c.kind, v.is_wait, v.value >> 40
+    ) p
+   group by p.queue_id, p.seconds, p.at, p.kind
+$$;
+comment on function awa._merge_statistics is 'Statistics, with those of one queue, time and kind added up';
+
+-- Adds counts to the statistics of their queues.
+-- Kinds beyond the first 50 within one time have one row. The caller has locked the counts.
+create or replace function awa._store_queue_statistics(counts awa.queue_statistics[]) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  insert into awa.queue_statistics as s (queue_id, seconds, at, kind, enqueued, completed, failed, waits, runs)
+  select m.queue_id, m.seconds, m.at, m.kind, m.enqueued, m.completed, m.failed, m.waits, m.runs
+    from awa._merge_statistics(array(
+      select (c.queue_id, c.seconds, c.at,
+             case when k.is_there or k.kinds + dense_rank() over (
+               partition by c.queue_id, c.seconds, c.at, k.is_there order by c.kind
+             ) <= 50 then c.kind end,
+             c.enqueued, c.completed, c.failed, c.waits, c.runs)::awa.queue_statistics
+        from unnest(counts) c
+       cross join lateral (
+          select count(*) as kinds, coalesce(bool_or(t.kind = c.kind), false) as is_there
+            from awa.queue_statistics t
+           where t.queue_id = c.queue_id and t.seconds = c.seconds and t.at = c.at
+          offset 0
+        ) k)) m
+  on conflict (queue_id, seconds, at, kind) do update
+     set enqueued = s.enqueued + excluded.enqueued, completed = s.completed + excluded.completed,
+         failed = s.failed + excluded.failed, waits = awa._add_steps(s.waits || excluded.waits),
+         runs = awa._add_steps(s.runs || excluded.runs);
+end
+$$;
+comment on function awa._store_queue_statistics is 'Adds counts to the statistics of their queues';
+
+-- Adds counts to the statistics of all queues together.
+-- Kinds beyond the first 50 within one time have one row. The caller has locked the counts.
+create or replace function awa._store_all_statistics(counts awa.queue_statistics[]) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  insert into awa.statistics as s (seconds, at, kind, enqueued, completed, failed, waits, runs)
+  select m.seconds, m.at, m.kind, m.enqueued, m.completed, m.failed, m.waits, m.runs
+    from awa._merge_statistics(array(
+      select (0, c.seconds, c.at,
+             case when k.is_there or k.kinds + dense_rank() over (
+               partition by c.seconds, c.at, k.is_there order by c.kind
+             ) <= 50 then c.kind end,
+             c.enqueued, c.completed, c.failed, c.waits, c.runs)::awa.queue_statistics
+        from unnest(counts) c
+       cross join lateral (
+          select count(*) as kinds, coalesce(bool_or(t.kind = c.kind), false) as is_there
+            from awa.statistics t
+           where t.seconds = c.seconds and t.at = c.at
+          offset 0
+        ) k)) m
+  on conflict (seconds, at, kind) do update
+     set enqueued = s.enqueued + excluded.enqueued, completed = s.completed + excluded.completed,
+         failed = s.failed + excluded.failed, waits = awa._add_steps(s.waits || excluded.waits),
+         runs = awa._add_steps(s.runs || excluded.runs);
+end
+$$;
+comment on function awa._store_all_statistics is 'Adds counts to the statistics of all queues together';
+
+-- Adds counts to the statistics of their queues, and to those of all queues together.
+-- The caller has locked the counts.
+create or replace function awa._store_statistics(counts awa.queue_statistics[]) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  if counts <> '{}' then
+    counts := array(select m from awa._merge_statistics(counts) m);
+    perform awa._store_queue_statistics(counts);
+    perform awa._store_all_statistics(counts);
+  end if;
+end
+$$;
+comment on function awa._store_statistics is
+  'Adds counts to the statistics of their queues, and to those of all queues together';
+
+-- The statistics of ends of attempts that had rows in leases.
+create or replace function awa._as_statistics(ends awa.leased_ends[]) returns setof awa.queue_statistics
+language sql stable
+as $$
+  select m.*
+    from awa._merge_statistics(array(
+      select (awa._queue_of(e.lane), 60, awa._minute_of(e.ended_at), e.kind, 0, (not e.is_failure)::int,
+             e.is_failure::int, array[awa._duration_step(e.claimed_at - e.ready_at) << 40 | 1],
+             array[awa._duration_step(e.ended_at - e.claimed_at) << 40 | 1])::awa.queue_statistics
+        from unnest(ends) e
+    )) m
+$$;
+comment on function awa._as_statistics is 'The statistics of ends of attempts that had rows in leases';
+
+-- Takes ends of attempts that had rows in leases, at most so many, to be added to the statistics.
+create or replace function awa._take_leased_ends(max_rows int) returns setof awa.queue_statistics
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_ends awa.leased_ends[];
+begin
+  with gone as (
+    delete from awa.leased_ends e
+     where e.ctid = any(array(select e.ctid from awa.leased_ends e limit max_rows for update skip locked))
+    returning e as ended
+  )
+  select array_agg(g.ended) into v_ends from gone g;
+  return query select s.* from awa._as_statistics(v_ends) s;
+end
+$$;
+comment on function awa._take_leased_ends is
+  'Takes ends of attempts that had rows in leases, at most so many, to be added to the statistics';
+
+-- Puts minutes that are older than a day together into hours, and removes hours that are older than 30 days.
+-- At most so many rows of each table. The caller has locked the counts.
+create or replace function awa._thin_statistics(max_rows int) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_minutes_until timestamptz := date_bin('1 hour', clock_timestamp() - interval '25 hours', '2000-01-01 00:00:00+00');
+  v_hours_until timestamptz := clock_timestamp() - interval '30 days 1 hour';
+  v_hours awa.queue_statistics[];
+begin
+  with gone as (
+    delete from awa.queue_statistics s
+     where s.ctid = any(array(
+       select s.ctid
+         from awa.queue_statistics s
+        where s.seconds = 60 and s.at < v_minutes_until
+        order by s.at
+        limit max_rows))
+    returning (s.queue_id, 3600, date_bin('1 hour', s.at, '2000-01-01 00:00:00+00'), s.kind, s.enqueued, s.completed,
+      s.failed, s.waits, s.runs)::awa.queue_statistics as hour
+  )
+  select array_agg(g.hour) into v_hours from gone g;
+  perform awa._store_queue_statistics(array(select m from awa._merge_statistics(v_hours) m));
+  with gone as (
+    delete from awa.statistics s
+     where s.ctid = any(array(
+       select s.ctid
+         from awa.statistics s
+        where s.seconds = 60 and s.at < v_minutes_until
+        order by s.at
+        limit max_rows))
+    returning (0, 3600, date_bin('1 hour', s.at, '2000-01-01 00:00:00+00'), s.kind, s.enqueued, s.completed,
+      s.failed, s.waits, s.runs)::awa.queue_statistics as hour
+  )
+  select array_agg(g.hour) into v_hours from gone g;
+  perform awa._store_all_statistics(array(select m from awa._merge_statistics(v_hours) m));
+  delete from awa.queue_statistics s
+   where s.ctid = any(array(
+     select s.ctid
+       from awa.queue_statistics s
+      where s.seconds = 3600 and s.at < v_hours_until
+      order by s.at
+      limit max_rows));
+  delete from awa.statistics s where s.seconds = 3600 and s.at < v_hours_until;
+end
+$$;
+comment on function awa._thin_statistics is
+  'Puts minutes that are older than a day together into hours, and removes hours that are older than 30 days';
+
+-- What came and ended in a lane, and is not in its counts yet: as fold will add it to the statistics.
+-- Of ends also those in claims that are still open. Reads so many entries, and claims, at most.
+create or replace function awa._uncounted_statistics(lane bigint, max_rows int) returns setof awa.queue_statistics
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_lane record;
+begin
+  select * into v_lane from awa._lanes l where l.queue_id = awa._queue_of(lane) and l.lane = lane;
+  if not found then
+    return;
+  end if;
+  return query
+    select m.*
+      from awa._merge_statistics(array(
+        select (v_lane.queue_id, 60, a.at, a.kind, a.enqueued, 0, 0, '{}', '{}')::awa.queue_statistics
+          from (
+            select awa._minute_of(coalesce(a.ready_at, clock_timestamp())) as at, a.kind, sum(a.enqueued) as enqueued
+              from (
+                select *
+                  from awa._appended_since(lane, v_lane.counted, v_lane.dropped) a
+                 where not pg_visible_in_snapshot(a.xid, v_lane.counted)
+                 limit max_rows
+              ) a
+             where a.enqueued > 0 and a.kind is not null
+             group by 1, 2
+          ) a)) m;
+  return query
+    select e.*
+      from awa._ends_of(array(
+        select c.claim_id
+          from (
+            select c.claim_id, sum(cardinality(c.job_ids)) over (rows unbounded preceding) as jobs
+              from awa._uncounted(lane, v_lane.closed_seq, v_lane.open_seqs, max_rows) c
+          ) c
+         where c.jobs <= max_rows)) e;
+end
+$$;
+comment on function awa._uncounted_statistics is
+  'What came and ended in a lane, and is not in its counts yet: as fold will add it to the statistics';
