@@ -35,7 +35,9 @@ declare
   v_size int;
   v_piece bigint[];
   v_xids xid8[];
-  v_counts awa.queue_statistics[] := '{}';
+  v_counts awa.queue_statistics[] := '{}'; -- for the statistics
+  v_ended bigint[] := '{}'; -- claims, for these
+  v_later interval := '0'; -- what these take at the end
 begin
   perform awa._current_segment(); -- in a restored database, visibility means nothing
   if not pg_try_advisory_xact_lock(awa._fold_key()) then
@@ -56,10 +58,7 @@ begin
     end if;
   end if;
   if queue_ids is not null then
-    v_last := queue_ids[1 + floor(random() * cardinality(queue_ids))::int];
-    v_lanes := array(
-      select l.lane from (select distinct q from unnest(queue_ids) q) q cross join awa._lanes_of(q) l
-       order by q <= v_last desc, 1 desc);
+    v_lanes := awa._lanes_in_turn(queue_ids);
   end if;
   loop
     if v_lanes is null then
@@ -98,7 +97,7 @@ begin
          and (select true from awa.queues q where q.queue_id = awa._queue_of(l.lane) limit 1)
        order by l.nth
     loop
-      if v_counted > 0 and clock_timestamp() > v_began + v_budget then
+      if v_counted > 0 and clock_timestamp() + v_later > v_began + v_budget then
         v_is_cut := true;
         v_before := v_lane.lane + 1;
         exit;
@@ -108,13 +107,15 @@ begin
       v_more := v_more or v_fold.is_more;
       v_until := least(v_until, v_fold.looked_until); -- null where that holds nothing back
       v_counts := v_counts || v_fold.counts;
+      v_ended := v_ended || v_fold.ended;
+      v_later := v_later + v_fold.jobs * interval '5 microseconds';
     end loop;
     exit when v_is_cut or v_size < 200;
     v_before := v_last;
     v_is_cut := clock_timestamp() > v_began + v_budget;
     exit when v_is_cut;
   end loop;
-  perform awa._store_statistics(v_counts);
+  perform awa._store_statistics(v_counts || array(select e from awa._ends_of(v_ended) e));
   perform setval('awa.fold_from', case when v_is_cut then v_before else 0 end) where v_is_sweep;
   if v_is_cut then
     return true;
@@ -130,6 +131,22 @@ end
 $$;
 comment on function awa._fold is 'Adds new entries and closed claims to queue_rollups, lane by lane';
 
+-- The lanes of some queues, from the last one back, beginning with any of the queues.
+create or replace function awa._lanes_in_turn(queue_ids bigint[]) returns bigint[]
+language plpgsql stable
+as $$
+#variable_conflict use_variable
+declare
+  v_last bigint := queue_ids[1 + floor(random() * cardinality(queue_ids))::int];
+begin
+  return array(
+    select l.lane from (select distinct q from unnest(queue_ids) q) q cross join awa._lanes_of(q) l
+     order by q <= v_last desc, 1 desc);
+end
+$$;
+comment on function awa._lanes_in_turn is
+  'The lanes of some queues, from the last one back, beginning with any of the queues';
+
 -- Gives lanes a row of counts each, where they have none.
 -- The caller has locked the counts.
 create or replace function awa._add_rollups(lanes bigint[]) returns void
@@ -143,17 +160,19 @@ $$;
 comment on function awa._add_rollups is 'Gives lanes a row of counts each, where they have none';
 
 -- Adds the new rows of one lane to its counts, at most about max_rows entries and as many claims at a time.
--- Goes on with the entries until the time that is given. The entries, tombstones and arrivals of one transaction are
--- counted together. The caller has locked the counts.
--- Returns whether there is more, the last claim up to which it has looked where there are open ones, or more; and what
--- is to be added to the statistics.
+-- These claims have about ten times as many jobs, at most. Goes on with the entries until the time that is given. The
+-- entries, tombstones and arrivals of one transaction are counted together. The caller has locked the counts.
+-- Returns whether there is more, and the last claim up to which it has looked where there are open ones, or more. For
+-- the statistics: the new jobs; and the claims that are counted now, with the number of their jobs.
 create or replace function awa._fold_lane(
   lane bigint,
   max_rows int,
   until timestamptz,
   out is_more boolean,
   out looked_until bigint,
-  out counts awa.queue_statistics[]
+  out counts awa.queue_statistics[],
+  out ended bigint[],
+  out jobs bigint
 )
 language plpgsql
 as $$
@@ -165,11 +184,11 @@ declare
   v_new record;
   v_claim record;
   v_counted int := 0;
-  v_ended bigint[] := '{}'; -- claims that are counted
-  v_jobs bigint := 0; -- in them
 begin
   is_more := false;
   counts := '{}';
+  ended := '{}';
+  jobs := 0;
   perform awa._add_rollups(array[lane]);
   select * into v_rollup from awa.queue_rollups r where r.lane = lane;
   loop
@@ -216,8 +235,8 @@ begin
       v_rollup.claimed := v_rollup.claimed + v_claim.size;
       v_rollup.completed := v_rollup.completed + v_claim.completed;
       v_rollup.open_seqs := array_remove(v_rollup.open_seqs, v_claim.lane_seq);
-      v_ended := v_ended || v_claim.claim_id;
-      v_jobs := v_jobs + v_claim.size;
+      ended := ended || v_claim.claim_id;
+      jobs := jobs + v_claim.size;
     elsif v_claim.lane_seq > v_rollup.closed_seq then
       looked_until := least(looked_until, v_claim.claim_id - 1);
       exit when v_claim.claimed_at between clock_timestamp() - interval
@@ -228,13 +247,12 @@ begin
     continue when v_claim.lane_seq <= v_rollup.closed_seq;
     v_rollup.closed_seq := v_claim.lane_seq;
     v_counted := v_counted + 1;
-    if v_counted = max_rows or max_rows is not null and v_jobs >= 200000 then
+    if v_counted = max_rows or jobs >= 10 * max_rows then
       looked_until := least(looked_until, v_claim.claim_id); -- there may be more
       is_more := true;
       exit;
     end if;
   end loop;
-  counts := counts || array(select e from awa._ends_of(v_ended) e);
   update awa.queue_rollups r
      set counted = v_rollup.counted, enqueued = v_rollup.enqueued, appended = v_rollup.appended,
          segment_entries = v_rollup.segment_entries, buried = v_rollup.buried, closed_seq = v_rollup.closed_seq,
@@ -269,7 +287,9 @@ declare
   v_fold record;
   v_counted int := 0;
   v_more boolean := false;
-  v_counts awa.queue_statistics[] := '{}';
+  v_counts awa.queue_statistics[] := '{}'; -- for the statistics
+  v_ended bigint[] := '{}'; -- claims, for these
+  v_later interval := '0'; -- what these take at the end
 begin
   for v_lane in
     select l.lane, l.last_seq
@@ -281,13 +301,15 @@ begin
         or r.open_seqs <> '{}'
         or (select true from awa._put_since(segment, l.lane, coalesce(r.counted, '3:3:')) limit 1)
   loop
-    if v_counted > 0 and clock_timestamp() > v_end then
+    if v_counted > 0 and clock_timestamp() + v_later > v_end then
       v_more := true;
       exit;
     end if;
     v_counted := v_counted + 1;
     v_fold := awa._fold_lane(v_lane.lane, awa._fold_max(20000, v_budget), v_end);
     v_counts := v_counts || v_fold.counts;
+    v_ended := v_ended || v_fold.ended;
+    v_later := v_later + v_fold.jobs * interval '5 microseconds';
     if v_fold.is_more then
       v_more := v_more or exists (
         select from awa.queue_rollups r
@@ -298,7 +320,7 @@ begin
            ));
     end if;
   end loop;
-  perform awa._store_statistics(v_counts);
+  perform awa._store_statistics(v_counts || array(select e from awa._ends_of(v_ended) e));
   return v_more;
 end
 $$;

@@ -31,7 +31,7 @@ return (
 comment on function awa._add_steps is
   'Steps of lengths of time, each with a number of attempts, with those of one step added up';
 
--- The ends of attempts in some claims: one row for each queue, kind and minute.
+-- The ends of attempts in some claims: rows for each claim, kind, minute and length of time.
 -- Where an entry has gone with its segment, its attempt counts for no kind, and did not wait.
 -- Why: claim by claim, each joined by hash: a claim may have thousands of items, and the planner expects one.
 create or replace function awa._ends_of(claim_ids bigint[]) returns setof awa.queue_statistics
@@ -46,75 +46,75 @@ begin
     return;
   end if;
   return query
-    with ends as materialized (
-      select awa._queue_of(c.lane) as queue_id, n.at, n.kind, n.wait, n.run, sum(n.attempts)::bigint as attempts,
-             n.is_failure
-        from unnest(claim_ids) i
-       cross join lateral (select * from awa.lease_claims c where c.claim_id = i limit 1) c
-       cross join lateral (
-          select awa._minute_of(k.closed_at) as at, e.kind, awa._duration_step(c.claimed_at - e.ready_at) as wait,
-                 awa._duration_step(k.closed_at - c.claimed_at) as run, k.outcome = 'failed' as is_failure,
-                 count(*) as attempts
-            from (
-              select k.closed_at, k.outcome, c.job_ids[i + 1] as job_id
-                from awa.lease_claim_closures k
-               cross join unnest(coalesce(k.items, array[k.item])) i
-               where k.claim_id = c.claim_id and k.outcome in ('completed', 'completed_with_row', 'failed')
-            ) k
-            left join (
-              select e.job_id, min(e.kind) as kind, min(e.ready_at) as ready_at -- while a segment is cleaned: two
-                from awa._claimed_entries(c.lane, c.first_xid, c.first_id, c.pos_xid, c.pos_id, 0, 9223372036854775807)
-                     e
-               where pg_visible_in_snapshot(e.xid, c.hi)
-                 and case
-                       when (select true from awa.ready_tombstones limit 1)
-                       then (
-                         select true
-                           from awa.ready_tombstones t
-                          where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id
-                          limit 1
-                       ) is null
-                       else true
-                     end
-               group by e.job_id
-            ) e on e.job_id = k.job_id
-           group by 1, 2, 3, 4, 5
-          offset 0
-        ) n
-       group by 1, 2, 3, 4, 5, 7
-    )
-    select m.*
-      from awa._merge_statistics(array(
-        select (e.queue_id, 60, e.at, e.kind, 0, case when e.is_failure then 0 else e.attempts end,
-               case when e.is_failure then e.attempts else 0 end,
-               case when e.wait is null then '{}' else array[e.wait << 40 | e.attempts] end,
-               array[e.run << 40 | e.attempts])::awa.queue_statistics
-          from ends e)) m;
+    select awa._queue_of(c.lane), 60, n.at, n.kind, 0::bigint, case when n.is_failure then 0 else n.attempts end,
+           case when n.is_failure then n.attempts else 0 end,
+           case when n.wait is null then '{}' else array[n.wait << 40 | n.attempts] end,
+           array[n.run << 40 | n.attempts]
+      from unnest(claim_ids) i
+     cross join lateral (select * from awa.lease_claims c where c.claim_id = i limit 1) c
+     cross join lateral (
+        select awa._minute_of(k.closed_at) as at, e.kind, awa._duration_step(c.claimed_at - e.ready_at) as wait,
+               awa._duration_step(k.closed_at - c.claimed_at) as run, k.outcome = 'failed' as is_failure,
+               count(*) as attempts
+          from (
+            select k.closed_at, k.outcome, c.job_ids[i + 1] as job_id
+              from awa.lease_claim_closures k
+             cross join unnest(coalesce(k.items, array[k.item])) i
+             where k.claim_id = c.claim_id and k.outcome in ('completed', 'completed_with_row', 'failed')
+          ) k
+          left join (
+            select e.job_id, min(e.kind) as kind, min(e.ready_at) as ready_at -- while a segment is cleaned: two
+              from awa._claimed_entries(c.lane, c.first_xid, c.first_id, c.pos_xid, c.pos_id, 0, 9223372036854775807)
+                   e
+             where pg_visible_in_snapshot(e.xid, c.hi)
+               and case
+                     when (select true from awa.ready_tombstones limit 1)
+                     then (
+                       select true
+                         from awa.ready_tombstones t
+                        where t.lane = e.lane and t.xid = e.xid and t.job_id = e.job_id
+                        limit 1
+                     ) is null
+                     else true
+                   end
+             group by e.job_id
+          ) e on e.job_id = k.job_id
+         group by 1, 2, 3, 4, 5
+        offset 0
+      ) n;
 end
 $$;
-comment on function awa._ends_of is 'The ends of attempts in some claims: one row for each queue, kind and minute';
+comment on function awa._ends_of is
+  'The ends of attempts in some claims: rows for each claim, kind, minute and length of time';
 
 -- Statistics, with those of one queue, time and kind added up.
 create or replace function awa._merge_statistics(counts awa.queue_statistics[]) returns setof awa.queue_statistics
-language sql stable
+language plpgsql stable
 as $$
-  select p.queue_id, p.seconds, p.at, p.kind, sum(p.enqueued)::bigint, sum(p.completed)::bigint, sum(p.failed)::bigint,
-         coalesce(array_agg(p.step << 40 | p.attempts order by p.step) filter (where p.is_wait), '{}'),
-         coalesce(array_agg(p.step << 40 | p.attempts order by p.step) filter (where not p.is_wait), '{}')
-    from (
-      select c.queue_id, c.seconds, c.at, c.kind, c.enqueued, c.completed, c.failed, null::boolean as is_wait,
-             null::bigint as step, null::bigint as attempts
-        from unnest(counts) c
-      union all
-      select c.queue_id, c.seconds, c.at, c.kind, 0, 0, 0, v.is_wait, v.value >> 40,
-             sum(v.value & 1099511627775)::bigint
-        from unnest(counts) c
-       cross join lateral (
-          select unnest(c.waits) as value, true as is_wait union all select unnest(c.runs), false
-        ) v
-       group by c.queue_id, c.seconds, c.at, c.kind, v.is_wait, v.value >> 40
-    ) p
-   group by p.queue_id, p.seconds, p.at, p.kind
+#variable_conflict use_variable
+begin
+  if counts <> '{}' then
+    return query
+      select p.queue_id, p.seconds, p.at, p.kind, sum(p.enqueued)::bigint, sum(p.completed)::bigint,
+             sum(p.failed)::bigint,
+             coalesce(array_agg(p.step << 40 | p.attempts order by p.step) filter (where p.is_wait), '{}'),
+             coalesce(array_agg(p.step << 40 | p.attempts order by p.step) filter (where not p.is_wait), '{}')
+        from (
+          select c.queue_id, c.seconds, c.at, c.kind, c.enqueued, c.completed, c.failed, null::boolean as is_wait,
+                 null::bigint as step, null::bigint as attempts
+            from unnest(counts) c
+          union all
+          select c.queue_id, c.seconds, c.at, c.kind, 0, 0, 0, v.is_wait, v.value >> 40,
+                 sum(v.value & 1099511627775)::bigint
+            from unnest(counts) c
+           cross join lateral (
+              select unnest(c.waits) as value, true as is_wait union all select unnest(c.runs), false
+            ) v
+           group by c.queue_id, c.seconds, c.at, c.kind, v.is_wait, v.value >> 40
+        ) p
+       group by p.queue_id, p.seconds, p.at, p.kind;
+  end if;
+end
 $$;
 comment on function awa._merge_statistics is 'Statistics, with those of one queue, time and kind added up';
 
@@ -210,6 +210,7 @@ $$;
 comment on function awa._as_statistics is 'The statistics of ends of attempts that had rows in leases';
 
 -- Takes ends of attempts that had rows in leases, at most so many, to be added to the statistics.
+-- Locks: their rows, until the transaction ends.
 create or replace function awa._take_leased_ends(max_rows int) returns setof awa.queue_statistics
 language plpgsql
 as $$
@@ -278,6 +279,20 @@ end
 $$;
 comment on function awa._thin_statistics is
   'Puts minutes that are older than a day together into hours, and removes hours that are older than 30 days';
+
+-- Removes the statistics of a queue, with what is not counted yet of attempts that had rows in leases.
+-- The caller has locked the counts.
+create or replace function awa._forget_statistics(queue_id bigint) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  delete from awa.queue_statistics s where s.queue_id = queue_id;
+  delete from awa.leased_ends e where e.lane between awa._first_lane(queue_id) and awa._last_lane(queue_id);
+end
+$$;
+comment on function awa._forget_statistics is
+  'Removes the statistics of a queue, with what is not counted yet of attempts that had rows in leases';
 
 -- What came and ended in a lane, and is not in its counts yet: as fold will add it to the statistics.
 -- Of ends also those in claims that are still open. Reads so many entries, and claims, at most.

@@ -124,7 +124,7 @@ begin
    where r.lane = (select max(l.lane) from awa._lanes_of(v_queue_id) l) and b.jobs <> b.enqueued;
   update awa.queues q set dropped_at = clock_timestamp() where q.queue_id = v_queue_id and q.dropped_at is null;
   delete from awa.queue_settings s where s.queue_id = v_queue_id;
-  delete from awa.queue_statistics s where s.queue_id = v_queue_id;
+  perform awa._forget_statistics(v_queue_id);
 end
 $$;
 comment on function awa.drop_queue is
