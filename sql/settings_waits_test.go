@@ -11,6 +11,8 @@ func TestSettingsWaitsAreBounded(t *testing.T) {
 	d := newDatabase(t)
 	s, holder := d.session(), d.session()
 	s.exec(`select awa.configure('{"claim_wait": "50 ms"}'); select awa.configure_queue('q', '{}')`)
+	const group = `select awa.configure_group('g', 'limited', '{"group_max_running": 2}')`
+	s.exec(group + "; select awa.pause_group('g', 'paused')")
 	holder.exec("set application_name = 'holder'")
 	for _, c := range []struct{ held, waits string }{
 		{`select awa.configure('{"prune_wait": "10 ms"}')`, `select awa.configure('{"prune_wait": "20 ms"}')`},
@@ -21,6 +23,11 @@ func TestSettingsWaitsAreBounded(t *testing.T) {
 		{"select awa.pause_queue('q')", "select awa.drain_queue('q')"},
 		{"select awa.configure_queue('new', '{}')", "select awa.configure_queue('new', '{}')"},
 		{"select awa.drop_queue('q', true)", "select awa.configure_queue('q', '{}')"},
+		{group, group},
+		{group, "select awa.pause_group('g', 'limited')"},
+		{"select awa.pause_group('g', 'new')", "select awa.pause_group('g', 'new')"},
+		{"select awa.resume_group('g', 'paused')", "select awa.resume_group('g', 'paused')"},
+		{"select awa.drop_queue('g', true)", "select awa.resume_group('g', 'paused')"},
 		{"select awa.drop_queue('q', true)", "select awa.pause_queue('q')"},
 	} {
 		holder.exec("begin; " + c.held)

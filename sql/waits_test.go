@@ -2,6 +2,7 @@ package sql_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -58,4 +59,46 @@ func TestChangesNameWhoChangesTheJob(t *testing.T) {
 	a.exec("select awa.cancel($1)", job)
 	b.waitsFor(a, "select awa.cancel_by_unique_key(unique_key => 'key')")
 	a.exec("rollback")
+}
+
+// So does a session that waits for a change, for the lease of an attempt, or for the settings of a queue that are made.
+func TestOtherWaitsNameTheHolder(t *testing.T) {
+	d := newDatabase(t)
+	a, b := d.session(), d.session().neverWaits()
+	a.setClaimWait("1 millisecond")
+	a.enqueue("q")
+	a.starts("set_priority", "{}", `{"priority": 4}`)
+	attempt := a.open("alone", shapes[0])[0]
+	for _, c := range []struct {
+		held  string
+		waits []string
+	}{
+		{"select awa.apply_changes()", []string{"select awa.stop_change(change_id) from awa.list_changes()"}},
+		{"select awa.stop_change(change_id) from awa.list_changes()",
+			[]string{"select awa.stop_change(change_id) from awa.list_changes()"}},
+		{"select awa.extend(%d, %d, '2 hours')", []string{
+			"select awa.extend(%d, %d, '3 hours')", "select awa.set_progress(%d, %d, '1')",
+			"select awa.complete(%d, %d)", "select awa.fail(%d, %d, 'error')", "select awa.release(%d, %d)",
+		}},
+		{"select awa.configure_queue('new', '{}')",
+			[]string{"begin isolation level repeatable read; select awa.enqueue('new', 'k', group_key => 'g'); commit"}},
+	} {
+		if strings.Contains(c.held, "%d") {
+			a.exec("select awa.extend($1, $2, '1 hour')", attempt.JobID, attempt.Receipt)
+		}
+		filled := func(call string) string {
+			return strings.Replace(strings.Replace(call, "%d", fmt.Sprint(attempt.JobID), 1), "%d",
+				fmt.Sprint(attempt.Receipt), 1)
+		}
+		a.exec("begin; " + filled(c.held))
+		for _, call := range c.waits {
+			b.waitsFor(a, filled(call))
+			if b.db.PgConn().TxStatus() != 'I' {
+				b.exec("rollback")
+			}
+		}
+		a.exec("rollback")
+	}
+	a.exec("select awa.complete($1, $2)", attempt.JobID, attempt.Receipt)
+	a.audited()
 }

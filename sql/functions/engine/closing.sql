@@ -33,8 +33,8 @@ begin
   segment := v_item.segment;
   attempts := v_item.attempts;
   if materialized then
-    perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for update;
-    if not found then
+    perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for update skip locked;
+    if not found and not awa._await_lease(job_id, receipt) then
       if current_setting('transaction_isolation') in ('repeatable read', 'serializable') then
         perform awa._check_snapshot(receipt >> 12);
       end if;
@@ -49,6 +49,31 @@ end
 $$;
 comment on function awa._close is
   'Closes one attempt, in the ledger, or else locks its lease row for the caller to delete';
+
+-- Waits for the lease row of an attempt, and locks it; returns whether there is one.
+-- Raises 55P03, and names the holder.
+create or replace function awa._await_lease(job_id bigint, receipt bigint) returns boolean
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  if not exists (select from awa.leases l where l.receipt = receipt and l.job_id = job_id) then
+    return false;
+  end if;
+  begin
+    perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for update;
+    return found;
+  exception when lock_not_available then
+    perform awa._refuse_wait(array['awa.leases']::regclass[],
+      format('the attempt of job %s is held by another session', job_id),
+      'A session that extends it, sets its progress, or answers for it, holds it until its transaction ends: let that '
+      'end, and try again.',
+      (select awa._row_holder('awa.leases', l.xmax) from awa.leases l where l.receipt = receipt));
+  end;
+end
+$$;
+comment on function awa._await_lease is
+  'Waits for the lease row of an attempt, and locks it; returns whether there is one';
 
 -- Bounds the waits that follow as _shorten_waits does; returns lock_timeout as it was, and the current segment.
 -- Why: both in one statement.

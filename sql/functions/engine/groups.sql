@@ -28,7 +28,7 @@ comment on function awa._group_terms is
 
 -- The row of a group, which is made if there is none, locked.
 -- Locks: the row, until the transaction ends. Waits for it for claim_wait, or lock_timeout where that is shorter.
--- Raises 55P03.
+-- Raises 55P03, and names the holder.
 create or replace function awa._lock_group(queue_id bigint, group_key text) returns awa.group_settings
 language plpgsql
 as $$
@@ -37,10 +37,14 @@ declare
   v_row awa.group_settings;
   v_wait text := awa._shorten_waits();
 begin
-  insert into awa.group_settings as g (queue_id, group_id, group_key, changed_at, changed_by)
-  values (queue_id, awa._group_id(group_key), group_key, clock_timestamp(), session_user)
-  on conflict on constraint group_settings_pkey do update set changed_at = g.changed_at
-  returning g.* into v_row;
+  begin
+    insert into awa.group_settings as g (queue_id, group_id, group_key, changed_at, changed_by)
+    values (queue_id, awa._group_id(group_key), group_key, clock_timestamp(), session_user)
+    on conflict on constraint group_settings_pkey do update set changed_at = g.changed_at
+    returning g.* into v_row;
+  exception when lock_not_available then
+    perform awa._refuse_group(queue_id, group_key);
+  end;
   v_wait := set_config('lock_timeout', v_wait, true);
   return v_row;
 end
@@ -48,7 +52,8 @@ $$;
 comment on function awa._lock_group is 'The row of a group, which is made if there is none, locked';
 
 -- The row of a group that is paused, locked; null where it is not.
--- Locks, raises: as _lock_group.
+-- Locks: the row, as _lock_group.
+-- Raises 55P03, and names the holder.
 create or replace function awa._lock_paused_group(queue_id bigint, group_key text) returns awa.group_settings
 language plpgsql
 as $$
@@ -57,15 +62,40 @@ declare
   v_row awa.group_settings;
   v_wait text := awa._shorten_waits();
 begin
-  select g.* into v_row
-    from awa.group_settings g
-   where g.queue_id = queue_id and g.group_id = awa._group_id(group_key) and g.paused_at is not null
-     for update;
+  begin
+    select g.* into v_row
+      from awa.group_settings g
+     where g.queue_id = queue_id and g.group_id = awa._group_id(group_key) and g.paused_at is not null
+       for update;
+  exception when lock_not_available then
+    perform awa._refuse_group(queue_id, group_key);
+  end;
   v_wait := set_config('lock_timeout', v_wait, true);
   return v_row;
 end
 $$;
 comment on function awa._lock_paused_group is 'The row of a group that is paused, locked; null where it is not';
+
+-- Raises 55P03: the row of a group was waited for, for as long as lock_timeout says.
+-- Names the holder.
+create or replace function awa._refuse_group(queue_id bigint, group_key text) returns void
+language plpgsql
+as $$
+#variable_conflict use_variable
+begin
+  perform awa._refuse_wait(array['awa.group_settings']::regclass[],
+    'the settings of the group are being changed by another session',
+    'configure_group, pause_group, resume_group, drop_queue, and snooze with hold_group, hold them until their '
+    'transaction ends: let that end, and try again.',
+    (
+      select awa._row_holder('awa.group_settings', g.xmax)
+        from awa.group_settings g
+       where g.queue_id = queue_id and g.group_id = awa._group_id(group_key)
+    ));
+end
+$$;
+comment on function awa._refuse_group is
+  'Raises 55P03: the row of a group was waited for, for as long as lock_timeout says';
 
 -- Writes the row of a group that _lock_group has returned, and has claims look at the group.
 -- Without limits, and not paused, it leaves no row.

@@ -177,7 +177,11 @@ as $$
 #variable_conflict use_variable
 begin
   perform awa._bound_waits();
-  perform awa._add_settings(queue_id);
+  begin
+    perform awa._add_settings(queue_id);
+  exception when lock_not_available then
+    perform awa._refuse_settings();
+  end;
   if (select count(*) > 1 from awa.queue_settings s where s.queue_id = queue_id) then
     raise exception using errcode = '40001', message = 'the queue was dropped since the snapshot',
       detail = 'It has lost its settings.', hint = 'Run the transaction again.';

@@ -258,3 +258,18 @@ language sql stable
 return awa._milliseconds(least(claim_wait, nullif(lock_timeout::interval, '0')));
 comment on function awa._shorter_wait is
   'The shorter one of claim_wait and a lock_timeout that is not 0, for lock_timeout';
+
+-- Raises 55P03: the settings of a queue were waited for, for as long as lock_timeout says.
+-- Names the holder.
+create or replace function awa._refuse_settings() returns void
+language plpgsql
+as $$
+begin
+  perform awa._refuse_wait(array['awa.queues', 'awa.queue_settings']::regclass[],
+    'the settings of the queue are being changed by another session',
+    'configure_queue, pause_queue, resume_queue and drop_queue hold them until their transaction ends: let that end, '
+    'and try again.');
+end
+$$;
+comment on function awa._refuse_settings is
+  'Raises 55P03: the settings of a queue were waited for, for as long as lock_timeout says';

@@ -34,7 +34,7 @@ comment on function awa.extend is 'Extends the lease of one attempt to so long f
 
 -- Locks the lease row of an attempt, or makes one.
 -- Locks: that row, and before it has one the claim, shared, until the transaction ends.
--- Raises JQ001; 55P03 when another transaction holds it for longer than claim_wait.
+-- Raises JQ001; 55P03 when another transaction holds it for longer than claim_wait, and names the holder of the row.
 create or replace function awa._lock_lease(job_id bigint, receipt bigint) returns void
 language plpgsql
 as $$
@@ -43,8 +43,8 @@ declare
   v_wait text := awa._shorten_waits();
   v_closed record;
 begin
-  perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for no key update;
-  if not found then
+  perform from awa.leases l where l.receipt = receipt and l.job_id = job_id for no key update skip locked;
+  if not found and not awa._await_lease(job_id, receipt) then
     v_closed := awa._close(job_id, receipt, 'materialized', looks_up => true);
     if not v_closed.materialized then
       perform awa._lease(v_closed.attempts);

@@ -201,18 +201,3 @@ begin
 end
 $$;
 comment on function awa._lock_settings is 'Locks the settings of a queue until the transaction ends';
-
--- Raises 55P03: the settings of a queue were waited for, for as long as lock_timeout says.
--- Names the holder.
-create or replace function awa._refuse_settings() returns void
-language plpgsql
-as $$
-begin
-  perform awa._refuse_wait(array['awa.queues', 'awa.queue_settings']::regclass[],
-    'the settings of the queue are being changed by another session',
-    'configure_queue, pause_queue, resume_queue and drop_queue hold them until their transaction ends: let that end, '
-    'and try again.');
-end
-$$;
-comment on function awa._refuse_settings is
-  'Raises 55P03: the settings of a queue were waited for, for as long as lock_timeout says';

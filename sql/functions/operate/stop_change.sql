@@ -1,7 +1,7 @@
 -- Stops a change that start_change has started.
 -- Jobs that it has changed stay changed. After this has returned, it changes no more. A change that has ended stays so.
 -- Locks: the change, until the transaction ends. It waits for the part that is being made.
--- Raises 22023, JQ004, 55P03; JQ008 for an unknown change.
+-- Raises 22023, JQ004; 55P03 after claim_wait, and names the holder; JQ008 for an unknown change.
 create or replace function awa.stop_change(change_id bigint) returns void
 language plpgsql
 volatile
@@ -22,6 +22,14 @@ begin
   end if;
   perform awa._check_isolation();
   perform awa._bound_waits();
+  begin
+    perform from awa.changes c where c.change_id = change_id and c.state = 'running' for no key update;
+  exception when lock_not_available then
+    perform awa._refuse_wait(array['awa.changes']::regclass[], 'the change is locked by another session',
+      'A session that makes a part of it, or stops it, holds it until its transaction ends: let that end, and try '
+      'again.',
+      (select awa._row_holder('awa.changes', c.xmax) from awa.changes c where c.change_id = change_id));
+  end;
   update awa.changes c
      set state = 'stopped', ended_at = clock_timestamp()
    where c.change_id = change_id and c.state = 'running';
