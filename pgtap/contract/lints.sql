@@ -309,7 +309,7 @@ select b.name
 -- _queue_counts names the columns of a lane's counts, _is_cancel the ends without an answer, _list_jobs the states that
 -- are read in a way of their own, _refuse_begun those in which a job may have begun.
 select is((select array_agg(distinct s.name order by s.name) from state_lists s),
-  '{_is_cancel,_list_jobs,_queue_counts,_refuse_begun,_states}', 'no function but _states lists states of jobs');
+  '{_is_cancel,_list_jobs,_queue_counts,_refuse_begun}', 'no function but _states lists states of jobs');
 select is((select array_agg(c.relname::text order by c.relname::text)
     from pg_class c
    where c.relnamespace = 'awa'::regnamespace and c.relkind = 'r'

@@ -84,10 +84,10 @@ do $do$
 declare
   v_old constant text := pg_get_functiondef('awa._states'::regproc);
   v_new text := replace(v_old,
-    '(9, ''dead'',             false, true,  ''done'',     ''dead'',             ''dlq_retention'')',
+    '(9, ''dead'',             false, true,  true,  true,  ''done'',     ''dead'',             ''dlq_retention'')',
     (
-      select '(9, ''dead'', false, true, ''done'', ''dead'', ''dlq_retention'')'
-        || string_agg(format(', (%s, %L, true, false, %L, ''scheduled'', null)', n, 'state' || n,
+      select '(9, ''dead'', false, true, true, true, ''done'', ''dead'', ''dlq_retention'')'
+        || string_agg(format(', (%s, %L, true, false, false, true, %L, ''scheduled'', null)', n, 'state' || n,
              case when n > 10 then 'deferred' end), '' order by n)
         from generate_series(10, 14) n
     ));

@@ -8,10 +8,28 @@ select count(*) from awa.enqueue_many(:'queue', 'k', array_fill('{}'::jsonb, arr
 select count(*) from awa.enqueue_many(:'queue' || ' overdue', 'k', array_fill('{}'::jsonb, array[20])) \g /dev/null
 select count(*) from awa.enqueue_many(:'queue' || ' due', 'k', array_fill('{}'::jsonb, array[20]),
   run_at => clock_timestamp() + interval '1 millisecond') \g /dev/null
+-- Queues whose groups are limited, in order, or served by turns, with slots to read, jobs in line, and holders
+select awa.configure_queue(:'queue' || ' limited',
+  '{"group_max_running": 2, "group_rate": {"jobs": 1000, "per": "1 second"}}') \g /dev/null
+select awa.configure_queue(:'queue' || ' order', '{"group_order": "strict"}') \g /dev/null
+select awa.configure_queue(:'queue' || ' turns', '{"group_turns": true, "group_max_running": 2}') \g /dev/null
+create function pg_temp.fill() returns void
+language sql
+begin atomic
+  select awa.enqueue(pg_temp.q(q), 'k', group_key => g::text)
+    from unnest('{" limited"," order"," turns"}'::text[]) q
+   cross join generate_series(1, 10) g
+   cross join generate_series(1, 4) n;
+end;
+select pg_temp.fill() \g /dev/null
+select awa.fail(c.job_id, c.receipt, 'e')
+  from unnest('{" limited"," order"," turns"}'::text[]) q
+ cross join lateral awa.claim(pg_temp.q(q), 20) c \g /dev/null
+select pg_temp.fill() \g /dev/null
 
 begin;
 set local track_functions = 'all'; -- first: what is called before it is not tracked later
-select plan(17);
+select plan(21);
 
 create function pg_temp.calls() returns table (name name, calls bigint)
 language plpgsql
@@ -79,6 +97,18 @@ select is(pg_temp.not_inlined('select count(*) from awa.enqueue_batch(pg_temp.ba
   'enqueue_batch of many');
 select count(*) from awa.claim(:'queue') \g /dev/null
 select is(pg_temp.not_inlined(format('select * from awa.claim(%L)', :'queue')), null, 'claim');
+
+-- The state of each group
+create function pg_temp.states(queue text, max_jobs int) returns text
+language sql
+return substring(pg_temp.not_inlined(format('select * from awa.claim(%L, %s)', pg_temp.q(queue), max_jobs))
+  from '_group_state .*');
+select is(pg_temp.states(q, 20), null, 'claim from the queue' || q)
+  from unnest('{" limited"," order"," turns"}'::text[]) q;
+select awa.configure_queue(pg_temp.q(q), '{"group_max_running": 3}')
+  from unnest('{" limited"," turns"}'::text[]) q \g /dev/null
+select is(concat(pg_temp.states(' limited', 20), pg_temp.states(' limited', 1), pg_temp.states(' turns', 20)), '',
+  'and after a change of the limit');
 
 -- Maintenance may call some of them once, but none for each job
 create temp table o as select * from pg_temp.take(' overdue', 20);

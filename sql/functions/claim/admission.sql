@@ -56,14 +56,7 @@ as $$
             from awa._read_part(_admission.lane, cleaned, cleaned_until, (part).at_xid, (part).at_id, (part).to_xid,
                    (part).hi, (part).is_buried, max_entries) e
         ) e
-        left join lateral (
-          select s.ctid as row_id, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
-                 s.rate_turns, s.opens_at
-            from awa.group_states s
-           where s.shard = _admission.shard and s.group_id = e.group_id
-           order by s.state_id desc
-           limit 1
-        ) s on true
+        left join lateral awa._group_state(_admission.shard, e.group_id) s on true
         left join lateral awa._group_terms(settings, _admission.shard >> 6, e.group_id, has_own, at) t
           on e.group_id is not null
     ) k
@@ -253,12 +246,9 @@ begin
   end if;
   if v_entry.group_key is not null then
     v_group_id := awa._group_id(v_entry.group_key);
-    select s.ctid as row_id, s.running, s.taken, s.front_taken,
+    select s.row_id, s.running, s.taken, s.front_taken,
            s.has_line or s.has_front or num_nonnulls(s.holder, s.next_at, s.opens_at) > 0 as has_more into v_state
-      from awa.group_states s
-     where s.shard = shard and s.group_id = v_group_id
-     order by s.state_id desc
-     limit 1;
+      from awa._group_state(shard, v_group_id) s;
     if v_state.has_more or v_state.running >= group_max_running then
       return;
     end if;

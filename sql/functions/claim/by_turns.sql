@@ -229,14 +229,7 @@ begin
          group by e.group_id
       ) g
      cross join come c
-      left join lateral (
-        select s.ctid as row_id, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
-               s.rate_turns, s.opens_at
-          from awa.group_states s
-         where s.shard = shard and s.group_id = g.of_group
-         order by s.state_id desc
-         limit 1
-      ) s on true
+      left join lateral awa._group_state(shard, g.of_group) s on true
      where s.has_line is not true or s.holder = any(c.job_ids)
   ), gone as (
     delete from awa.group_states s where s.ctid = any(array(
@@ -432,14 +425,7 @@ as $$
                  awa._rate_allows(t.rate, r.next_at, at) - r.turns_left, each - r.turns_left)
              end, 0) as room
         from unnest(groups, freed, turns) with ordinality a(of_group, freed_slots, gone, place)
-       cross join lateral (
-          select s.ctid as row_id, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
-                 s.rate_turns, s.opens_at
-            from awa.group_states s
-           where s.shard = _line_heads.shard and s.group_id = a.of_group
-           order by s.state_id desc
-           limit 1
-        ) s
+       cross join lateral awa._group_state(_line_heads.shard, a.of_group) s
        cross join lateral awa._group_terms(settings, _line_heads.shard >> 6, a.of_group, has_own, at) t
        cross join lateral (
           select case when a.gone > a.freed_slots then awa._rate_after(t.rate, s.next_at, at, a.gone - a.freed_slots)

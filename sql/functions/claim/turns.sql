@@ -45,14 +45,7 @@ begin
       from (
         select g.group_id, sum(g.freed)::int as freed from unnest(groups, freed) g(group_id, freed) group by 1
       ) a
-     cross join lateral (
-        select s.ctid as row_id, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
-               s.rate_turns, s.opens_at
-          from awa.group_states s
-         where s.shard = shard and s.group_id = a.group_id
-         order by s.state_id desc
-         limit 1
-      ) s
+     cross join lateral awa._group_state(shard, a.group_id) s
      cross join lateral awa._group_terms(settings, shard >> 6, a.group_id, has_own, at) t
   ), bounded as materialized (
     select k.*, least(k.room, (select greatest(10000 / nullif(count(*), 0), 10) from known k where k.room > 0)) as most
@@ -150,12 +143,8 @@ declare
   v_state record;
 begin
   for i in 1..cardinality(groups) loop
-    select s.ctid as row_id, s.*, s.has_line or s.has_front or s.holder is not null as has_others
-      into v_state
-      from awa.group_states s
-     where s.shard = shard and s.group_id = groups[i]
-     order by s.state_id desc
-     limit 1;
+    select s.*, s.has_line or s.has_front or s.holder is not null as has_others into v_state
+      from awa._group_state(shard, groups[i]) s;
     if freed[i] = 0 or v_state.has_others then
       v_groups := v_groups || groups[i];
       v_freed := v_freed || freed[i];
@@ -210,14 +199,7 @@ begin
           from back b
          group by b.group_id
       ) b
-     cross join lateral (
-        select s.ctid as row_id, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
-               s.opens_at
-          from awa.group_states s
-         where s.shard = shard and s.group_id = b.of_group
-         order by s.state_id desc
-         limit 1
-      ) s
+     cross join lateral awa._group_state(shard, b.of_group) s
   ), gone as (
     delete from awa.group_states s where s.ctid = any(array(
       select s.ctid
@@ -374,14 +356,7 @@ begin
           from (select b as of_group, 1 as jobs from unnest(begun) b union all select v, 0 from unnest(void) v) g
          group by g.of_group
       ) a
-     cross join lateral (
-        select s.ctid as row_id, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at,
-               s.rate_turns, s.opens_at
-          from awa.group_states s
-         where s.shard = shard and s.group_id = a.of_group
-         order by s.state_id desc
-         limit 1
-      ) s
+     cross join lateral awa._group_state(shard, a.of_group) s
      cross join lateral awa._group_terms(settings, shard >> 6, a.of_group, has_own, at) t
      where s.rate_turns > 0
   ), gone as (

@@ -26,6 +26,25 @@ $$;
 comment on function awa._group_terms is
   'The limits that hold for a group at a time: its own, otherwise those of its queue';
 
+-- The newest state of a group, and the place of its row; no row for a group that is idle.
+-- Why: a set of one, so that it becomes a part of the query that calls it. Of the states the newest comes first, so the
+-- look passes over no older ones.
+create or replace function awa._group_state(shard bigint, group_id bigint) returns table (
+  row_id tid, running int, has_line boolean, has_front boolean, taken bigint, front_taken bigint, holder bigint,
+  next_at timestamptz, rate_turns int, opens_at timestamptz
+)
+language sql stable
+as $$
+  select s.ctid, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.next_at, s.rate_turns,
+         s.opens_at
+    from awa.group_states s
+   where s.shard = _group_state.shard and s.group_id = _group_state.group_id
+   order by s.state_id desc
+   limit 1
+$$;
+comment on function awa._group_state is
+  'The newest state of a group, and the place of its row; no row for a group that is idle';
+
 -- The row of a group, which is made if there is none, locked.
 -- Locks: the row, until the transaction ends. Waits for it for claim_wait, or lock_timeout where that is shorter.
 -- Raises 55P03, and names the holder.

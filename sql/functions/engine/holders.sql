@@ -86,7 +86,7 @@ begin
       from unnest(groups, holders, leavers) c(group_id, holders, leavers)
      group by c.group_id
   ), known as materialized (
-    select s.*, coalesce(
+    select c.of_group as group_id, s.*, coalesce(
              case when s.holder <> all(c.gone) then s.holder end,
              (
                select k
@@ -95,14 +95,7 @@ begin
                 limit 1
              )) as new_holder
       from changes c
-     cross join lateral (
-        select s.ctid as row_id, s.running, s.has_line, s.has_front, s.taken, s.front_taken, s.holder, s.group_id,
-               s.next_at, s.rate_turns, s.opens_at
-          from awa.group_states s
-         where s.shard = shard and s.group_id = c.of_group
-         order by s.state_id desc
-         limit 1
-      ) s
+     cross join lateral awa._group_state(shard, c.of_group) s
   ), gone as (
     delete from awa.group_states s where s.ctid = any(array(
       select s.ctid

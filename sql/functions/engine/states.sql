@@ -14,24 +14,24 @@ language sql immutable parallel safe
 as $$
   select array_agg(s.state order by s.position)
     from (values
-      (1, 'scheduled',        true,  true,  'deferred', 'scheduled',        null),
-      (2, 'available',        true,  false, 'logged',   'available',        null),
-      (3, 'running',          true,  false, 'logged',   'running',          null),
-      (4, 'retryable',        true,  true,  'deferred', 'retryable',        null),
-      (5, 'waiting_external', true,  false, null,       'waiting_external', null), -- reserved
-      (6, 'completed',        false, false, 'logged',   'completed',        'completed_retention'),
-      (7, 'failed',           false, true,  'done',     'failed',           'failed_retention'),
-      (8, 'cancelled',        false, true,  'done',     'cancelled',        'failed_retention'),
-      (9, 'dead',             false, true,  'done',     'dead',             'dlq_retention')
-    ) s(position, state, is_live, is_retriable, held_in, counted_as, kept_for)
+      (1, 'scheduled',        true,  true,  false, true,  'deferred', 'scheduled',        null),
+      (2, 'available',        true,  false, false, true,  'logged',   'available',        null),
+      (3, 'running',          true,  false, false, false, 'logged',   'running',          null),
+      (4, 'retryable',        true,  true,  true,  true,  'deferred', 'retryable',        null),
+      (5, 'waiting_external', true,  false, false, true,  null,       'waiting_external', null), -- reserved
+      (6, 'completed',        false, false, false, false, 'logged',   'completed',        'completed_retention'),
+      (7, 'failed',           false, true,  true,  true,  'done',     'failed',           'failed_retention'),
+      (8, 'cancelled',        false, true,  false, false, 'done',     'cancelled',        'failed_retention'),
+      (9, 'dead',             false, true,  true,  true,  'done',     'dead',             'dlq_retention')
+    ) s(position, state, is_live, is_retriable, is_after_failure, holds_group, held_in, counted_as, kept_for)
    where case fact
      when 'known' then true
      when 'live' then s.is_live
      when 'cancellable' then s.is_live
      when 'ended' then not s.is_live
      when 'retriable' then s.is_retriable
-     when 'after_failure' then s.state in ('retryable', 'failed', 'dead')
-     when 'holds_group' then s.state not in ('running', 'completed', 'cancelled')
+     when 'after_failure' then s.is_after_failure
+     when 'holds_group' then s.holds_group
      else fact in (s.held_in, 'counted_as_' || s.counted_as, s.kept_for)
    end
 $$;

@@ -168,13 +168,7 @@ as $$
     left join awa.turns t on t.lane between w.shard << 3 and w.shard << 3 | 7 and t.waiting_id = w.waiting_id
     left join awa.queue_settings s on s.queue_id = w.shard >> 6
     left join awa.group_settings o on o.queue_id = w.shard >> 6 and o.group_id = w.group_id
-    left join lateral (
-      select g.running, g.holder
-        from awa.group_states g
-       where g.shard = w.shard and g.group_id = w.group_id
-       order by g.state_id desc
-       limit 1
-    ) g on true
+    left join lateral awa._group_state(w.shard, w.group_id) g on true
    where w.job_id = job.id
    limit 1
 $$;
@@ -222,13 +216,7 @@ as $$
     left join awa.queue_settings s on s.queue_id = _gate_in_words.queue_id
    cross join lateral awa._group_terms(s, _gate_in_words.queue_id, g.group_id, true, now) t
     left join awa.group_settings o on o.queue_id = _gate_in_words.queue_id and o.group_id = g.group_id
-    left join lateral (
-      select n.next_at
-        from awa.group_states n
-       where n.shard = awa._shard_of(lane) and n.group_id = g.group_id
-       order by n.state_id desc
-       limit 1
-    ) n on true
+    left join lateral awa._group_state(awa._shard_of(lane), g.group_id) n on true
    cross join lateral (select awa._rate_opens_at(t.rate, awa._rate_after(t.rate, n.next_at, now, 0)) as at) r
 $$;
 comment on function awa._gate_in_words is

@@ -164,16 +164,10 @@ with limits as (
     from awa.leases l
    cross join limits t
    cross join lateral awa._shard_of(l.lane) h(shard)
-   cross join lateral (
-      select s.running - s.rate_turns as running -- a job that has its turn waits for no other
-        from awa.group_states s
-       where s.shard = h.shard and s.group_id = l.group_id
-       order by s.state_id desc
-       limit 1
-    ) s
+   cross join lateral awa._group_state(h.shard, l.group_id) s
    where l.group_id is not null
      and l.claimed_at < t.since
-     and s.running >= (
+     and s.running - s.rate_turns >= ( -- a job that has its turn waits for no other
        select awa._group_limit(coalesce(o.group_max_running, c.group_max_running), c.group_order)
          from (select h.shard >> 6 as queue_id) q
          left join awa.queue_settings c on c.queue_id = q.queue_id

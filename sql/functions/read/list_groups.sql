@@ -62,12 +62,7 @@ begin
       left join awa.group_settings o on o.queue_id = v_queue_id and o.group_id = p.group_id
      cross join lateral awa._group_terms(q.s, v_queue_id, p.group_id, true, v_now) t
       left join running r on r.group_id = p.group_id
-      left join lateral (
-        select * from awa.group_states s
-         where s.shard = p.shard and s.group_id = p.group_id
-         order by s.state_id desc
-         limit 1
-      ) s on true
+      left join lateral awa._group_state(p.shard, p.group_id) s on true
       left join lateral (
         select j.group_key, j.run_at from awa.jobs j where j.id = s.holder limit 1
       ) h on true
@@ -114,10 +109,7 @@ as $$
       ) n
      cross join lateral (
         select s.running > 0 or s.has_line or s.has_front or s.holder is not null as is_busy
-          from awa.group_states s
-         where s.shard = g.shard and s.group_id = n.group_id
-         order by s.state_id desc
-         limit 1
+          from awa._group_state(g.shard, n.group_id) s
       ) b
      where g.found < max_groups
   )
