@@ -138,14 +138,16 @@ func main() { println(driver.NewClient(nil) != nil) }
 	all := strings.Fields(run(t, dir, env, "go", "list", "-m", "-f", "{{.Path}}", "all"))
 	sums, err := os.ReadFile(filepath.Join(dir, "go.sum"))
 	require.NoError(t, err)
-	drivers := []string{
+	direct, drivers := required(t, ".")
+	assert.ElementsMatch(t, []string{
 		"github.com/jackc/pgx/v5", "github.com/jackc/tern/v2", "github.com/stretchr/testify", "go.uber.org/goleak",
-	}
-	assert.ElementsMatch(t, drivers, required(t, "."), "what the driver requires")
+	}, direct, "what the driver requires")
+	drivers = append(drivers, "github.com/awa-pg/awa")
 	for _, of := range []string{"cmd/awa", "otelawa"} {
 		assert.NotContains(t, all, path.Join("github.com/awa-pg/awa", of))
-		for _, module := range required(t, of) {
-			if module != "github.com/awa-pg/awa" && !slices.Contains(drivers, module) {
+		direct, _ := required(t, of)
+		for _, module := range direct {
+			if !slices.Contains(drivers, module) {
 				assert.NotContainsf(t, all, module, "modules of the program: only %s needs it", of)
 				assert.NotContainsf(t, string(sums), module+" ", "go.sum of the program: only %s needs it", of)
 			}
@@ -153,8 +155,8 @@ func main() { println(driver.NewClient(nil) != nil) }
 	}
 }
 
-// required returns the modules that the module in a directory of this project requires itself.
-func required(t *testing.T, dir string) []string {
+// required returns the modules that the module in a directory of this project requires itself, and all of them.
+func required(t *testing.T, dir string) (direct, all []string) {
 	t.Helper()
 	var mod struct {
 		Require []struct {
@@ -165,13 +167,13 @@ func required(t *testing.T, dir string) []string {
 	text := run(t, filepath.Join("..", dir), nil, "go", "mod", "edit", "-json")
 	require.NoError(t, json.Unmarshal([]byte(text), &mod))
 	require.NotEmpty(t, mod.Require)
-	var modules []string
 	for _, r := range mod.Require {
+		all = append(all, r.Path)
 		if !r.Indirect {
-			modules = append(modules, r.Path)
+			direct = append(direct, r.Path)
 		}
 	}
-	return modules
+	return direct, all
 }
 
 // A user installs the command by its version, outside of any module.

@@ -87,6 +87,9 @@ func TestUsage(t *testing.T) {
 		{[]string{"migrate", "--database-url", "postgres://%"}, 1, "", "The URL should look like"},
 		{[]string{"migrate", "--database-url", "postgres:///db?host=/nowhere"}, 1, "", "Is the server running"},
 		{[]string{"demo", "/nowhere"}, 1, "", "no such file or directory"},
+		{[]string{"metrics"}, 1, "", "Pass --database-url, or set DATABASE_URL"},
+		{[]string{"metrics", "--database-url", "postgres://%"}, 1, "", "The URL should look like"},
+		{[]string{"metrics", "--listen", "9187"}, 2, "", "for flag -listen: should be host:port"},
 		{[]string{"work"}, 2, "", "Pass --exec, as in"},
 		{[]string{"work", "--exec", " "}, 2, "", "Pass --exec, as in"},
 		{[]string{"work", "--exec", "true"}, 1, "", "Pass --database-url, or set DATABASE_URL"},
@@ -411,7 +414,9 @@ func TestNoPasswordIsPrinted(t *testing.T) {
 	}
 	none(secret)
 	none("help", secret)
-	for _, command := range []string{"migrate", "doctor", "work", "selftest", "demo", "sql", "uninstall", "schedules"} {
+	for _, command := range []string{
+		"migrate", "doctor", "work", "selftest", "demo", "sql", "uninstall", "schedules", "metrics",
+	} {
 		none(command, secret)
 	}
 	none("work", "--exec", "true", "--queue", url, "--database-url", url)
