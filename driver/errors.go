@@ -41,7 +41,8 @@ var (
 	// the commit of the caller's own transaction. Try again: the next call sees the new state. SQLSTATE 40001.
 	ErrMovedOn = errors.New("the job moved on meanwhile")
 	// ErrSerialization says that the transaction, at REPEATABLE READ or above, can't be reconciled with what others did
-	// meanwhile. Begin it again. SQLSTATE 40001, when PostgreSQL itself raises it.
+	// meanwhile. Begin it again. SQLSTATE 40001, from PostgreSQL; and from Awa, where it is about no job: a queue was
+	// dropped since the snapshot, for example.
 	ErrSerialization = errors.New("the transaction has to begin again")
 	// ErrDeadlock says that the transaction waited for another one that waited for it. Begin it again. SQLSTATE 40P01.
 	ErrDeadlock = errors.New("deadlock")
@@ -54,6 +55,9 @@ var (
 	// ErrRowMissing says that a table of the installation has lost a row that must be there: the text says how to bring it
 	// back. SQLSTATE 55000.
 	ErrRowMissing = errors.New("a row of the installation is missing")
+	// ErrJobMissing says that the row of an attempt's job is gone, with a damaged page, for example: the answer was not
+	// taken, and the attempt stays open until its lease ends. SQLSTATE XX001.
+	ErrJobMissing = errors.New("the attempt's job is missing")
 	// ErrShardsInUse says that the number of shards of a queue can't change while jobs with a group wait or run. SQLSTATE
 	// 55000.
 	ErrShardsInUse = errors.New("jobs with a group keep the number of shards")
@@ -106,6 +110,8 @@ func sentinelFor(pg *pgconn.PgError) error {
 	switch {
 	case pg.Code == serializationFailure && pg.Message == "the job moved on meanwhile":
 		return ErrMovedOn
+	case pg.Code == "XX001" && pg.Message == "the attempt's job is missing":
+		return ErrJobMissing
 	case pg.Code == "23505" && pg.Message == "another job holds the job's unique key":
 		return ErrUniqueKeyHeld
 	case pg.Code == "55000" && pg.Message == "the database was restored from a dump":

@@ -37,6 +37,9 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 		"JQ006": {`select awa.configure_queue('default', '{"max_depth": 1}'); select awa.enqueue('default', 'k'); ` +
 			`select awa.enqueue('default', 'k')`, driver.ErrQueueFull,
 			[]string{"detail: Queue default has 2 jobs ready or more, and its max_depth is 1.", "; hint: "}},
+		"JQ007": {"select awa.pause_schedule('unknown')", driver.ErrNoSuchSchedule,
+			[]string{"detail: Got unknown.", "; hint: "}},
+		"JQ008": {"select awa.stop_change(0)", driver.ErrNoSuchChange, []string{"detail: Got 0.", "; hint: "}},
 		"22023": {"select awa.enqueue('', 'k')", driver.ErrInvalidArgument,
 			[]string{"queue must be", "detail: Got an empty text.", "; hint: "}},
 		"22P05": {`do $$ begin raise exception using errcode = '22P05'; end $$`, driver.ErrUntranslatable,
@@ -49,6 +52,8 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 			[]string{"detail: Another session was changing job 1.", "hint: Try again"}},
 		"40001, else": {`do $$ begin raise exception using errcode = '40001', message = 'could not serialize access'; ` +
 			`end $$`, driver.ErrSerialization, []string{"could not serialize"}},
+		"40001, by Awa about a queue": {`do $$ begin raise exception using errcode = '40001', message = 'the queue was ` +
+			`dropped since the snapshot'; end $$`, driver.ErrSerialization, []string{"was dropped"}},
 		"55P03": {`do $$ begin raise exception using errcode = '55P03', message = 'canceling statement due to ` +
 			`lock timeout'; end $$`, driver.ErrLocked, []string{"hint: Another session changes it"}},
 		"55000, restore": {"insert into awa.origin select * from awa.origin; select awa.enqueue('q', 'k')",
@@ -60,6 +65,11 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 			driver.ErrShardsInUse, []string{"detail: The queue has 1", "; hint: "}},
 		"55000, else": {`do $$ begin raise exception using errcode = '55000', message = 'of the caller''s own'; end $$`,
 			nil, []string{"SQLSTATE 55000"}},
+		"XX001": {`do $$ declare v record; begin select * into v from awa.claim('default', 1); set local ` +
+			`session_replication_role = replica; delete from awa.ready_entries; perform awa.fail(v.job_id, v.receipt, 'e'); ` +
+			`end $$`, driver.ErrJobMissing, []string{"; detail: ", "; hint: "}},
+		"XX001, else": {`do $$ begin raise exception using errcode = 'XX001', message = 'invalid page'; end $$`,
+			nil, []string{"SQLSTATE XX001"}},
 		"42501": {"create role stranger_of_errors; set local role stranger_of_errors; select awa.enqueue('q', 'k')",
 			driver.ErrNotPermitted, []string{"; hint: Grant the role what it needs: awa_producer"}},
 	} {
@@ -74,7 +84,8 @@ func TestErrorsBySQLSTATE(t *testing.T) {
 			}
 			for _, other := range []error{
 				driver.ErrStaleReceipt, driver.ErrNoSuchQueue, driver.ErrNoSuchJob, driver.ErrIsolation, driver.ErrWrongState,
-				driver.ErrQueueFull, driver.ErrNoSuchSchedule, driver.ErrInvalidArgument, driver.ErrUntranslatable,
+				driver.ErrQueueFull, driver.ErrNoSuchSchedule, driver.ErrNoSuchChange, driver.ErrInvalidArgument,
+				driver.ErrUntranslatable, driver.ErrJobMissing,
 				driver.ErrUniqueKeyHeld, driver.ErrDeadlock, driver.ErrMovedOn, driver.ErrSerialization, driver.ErrLocked,
 				driver.ErrRestored, driver.ErrRowMissing, driver.ErrShardsInUse, driver.ErrNotPermitted,
 			} {
