@@ -3,7 +3,7 @@
 \set name rows
 \ir ../prelude.psql
 begin;
-select plan(11);
+select plan(12);
 
 select is((select array_agg(s order by n) from unnest('{P0001,22023,23505,55000,53100,58P01,25006,XX001,40001}'::text[])
   with ordinality u(s, n) where awa._is_about_a_row(s)),
@@ -21,8 +21,11 @@ select lives_ok('select awa._fail_for(null)', 'or nothing');
 select is(awa._refusal('not this one', '23514'), 'not this one (SQLSTATE 23514)', 'an error in words');
 select is(length(awa._refusal(repeat('x', 100000), '23514')), 1000 + length(' (SQLSTATE 23514)'),
   'of a thousand characters, at most');
+select is((select array_agg(distinct r.share between 0 and 1) from (select awa._random_share() as share
+  from generate_series(1, 1000)) r), '{t}', 'a share at random');
 set local client_min_messages = error;
-select lives_ok($$select awa._warn_unreadable(1, 'invalid page')$$, 'a job that can''t be read is no error');
+select lives_ok($$select awa._warn_refused('{1,2}', 'can''t be released', awa._refusal('invalid page', 'XX001'))$$,
+  'a job that can''t be read is no error');
 
 -- A database that was restored
 update awa.ring set tables = '{1,2}';

@@ -51,6 +51,11 @@ comment on sequence awa.promoted_until is
   'Microseconds since 1970: promote_due has promoted what was due before, late commits aside. A sequence, so that '
   'moving it leaves no dead row';
 
+create sequence awa.promoted_id minvalue 0;
+comment on sequence awa.promoted_id is
+  'The last job of that time that it has looked at, times 4093, and the remainder of that time by 4093; 0 where it has '
+  'looked at all times before. A sequence, too';
+
 create sequence awa.due_clock;
 comment on sequence awa.due_clock is
   'The 5 ms tick of the last notification on channel awa_due; a sequence, so that a rollback does not turn it back';

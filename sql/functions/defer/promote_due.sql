@@ -38,7 +38,8 @@ comment on function awa.promote_due is
 -- it: always, or once a second. Jobs that were committed later than that are found by a sweep over everything, which
 -- may take one fiftieth of the time: on every call when the table is small, seldom when a transaction elsewhere keeps
 -- millions of deleted rows in it. A horizon ahead of now was written by a clock that was set back: then the sweep is
--- due.
+-- due. Behind jobs that stay as they are, as a user's trigger wants it, the next pass goes on where this one has ended,
+-- also among the jobs of one time. A look back begins before all jobs of that time.
 create or replace function awa._promote_due(max_jobs int, looks_back boolean) returns bigint
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -52,25 +53,20 @@ as $$
 declare
   v_max int := coalesce(max_jobs, 4096);
   v_now timestamptz := clock_timestamp();
+  v_from timestamptz := awa._due_from(v_now, looks_back);
   v_until timestamptz;
+  v_until_id bigint;
   v_pass record;
   v_swept bigint := 0;
   v_is_lacking boolean;
   v_lack text[];
 begin
-  select case when s.is_called then to_timestamp(s.last_value / 1000000.0) else '-infinity' end into v_until
-    from awa.promoted_until s;
-  select * into v_pass from awa._promote(awa._due_from(v_now, looks_back), v_now, v_max);
-  while v_pass.is_full
-    and v_pass.promoted = 0
-    and v_pass.lack is not null
-    and clock_timestamp() < v_now + awa._budget('2 seconds', 4) loop
-    -- a trigger may refuse just these as if the server lacked something: the ones behind them show it
-    select * into v_pass from awa._promote(v_pass.run_at, v_now, v_max);
-  end loop;
+  select p.at, p.job_id into v_until, v_until_id from awa._promoted_until() p;
+  v_pass := awa._promote_past(v_from, case when v_from = v_until then v_until_id else 0 end, v_now, v_max,
+    case when v_until > v_now then '-infinity' else v_until end, v_until_id, '2 seconds');
   v_is_lacking := v_pass.promoted = 0 and v_pass.lack is not null;
   if not v_pass.is_full then
-    perform setval('awa.promoted_until', awa._microseconds(v_now))
+    perform awa._set_promoted_until(v_now, 0)
       where not v_is_lacking and (v_pass.promoted > 0 or v_until not between v_now - interval '5 seconds' and v_now);
     if v_until > v_now + interval '1 second'
        or (
@@ -80,8 +76,9 @@ begin
     then
       select s.swept, s.lack into v_swept, v_lack from awa._sweep(v_now, v_max - v_pass.promoted::int) s;
     end if;
-  elsif v_pass.run_at > v_until or v_until > v_now then
-    perform setval('awa.promoted_until', awa._microseconds(v_pass.run_at)); -- the next pass need not walk over these
+  elsif (v_pass.run_at, v_pass.job_id) > (v_until, v_until_id) or v_until > v_now then
+    -- the next pass need not walk over these
+    perform awa._set_promoted_until(v_pass.run_at, v_pass.job_id);
   end if;
   if v_pass.promoted + v_swept = 0 then
     perform awa._fail_for(coalesce(v_pass.lack, v_lack));
@@ -92,6 +89,30 @@ end
 $$;
 comment on function awa._promote_due is
   'Makes deferred jobs ready whose time has come, where it is looked for them; returns how many';
+
+-- How far promote_due has come: a time, and the last job that it has looked at among those of this time.
+-- No job where it has come to all times before, or where two sessions that were moving both have left a time of one and
+-- a job of the other. Then it begins with the first job of this time.
+create or replace function awa._promoted_until(out at timestamptz, out job_id bigint)
+language sql stable
+as $$
+  select case when s.is_called then to_timestamp(s.last_value / 1000000.0) else '-infinity' end,
+         case when i.last_value % 4093 = s.last_value % 4093 then i.last_value / 4093 else 0 end
+    from awa.promoted_until s, awa.promoted_id i
+$$;
+comment on function awa._promoted_until is
+  'How far promote_due has come: a time, and the last job that it has looked at among those of this time';
+
+-- Notes how far promote_due has come.
+-- The job carries the remainder of its time, so that another time does not fit it.
+create or replace function awa._set_promoted_until(at timestamptz, job_id bigint) returns void
+language sql
+as $$
+  select setval('awa.promoted_until', t.at), setval('awa.promoted_id',
+           case when job_id between 1 and 2 ^ 50 then job_id * 4093 + t.at % 4093 else 0 end)
+    from (select awa._microseconds(at) as at) t
+$$;
+comment on function awa._set_promoted_until is 'Notes how far promote_due has come';
 
 -- Looks everywhere for due jobs that were committed late.
 -- Where that was cut off (by statement_timeout, for example) or took long, piece by piece, from now back into the past,
@@ -127,12 +148,12 @@ begin
       else v_to - greatest(now - v_to, '10 seconds') / 2 ^ (v_level - 1)
     end;
     v_piece_began := clock_timestamp();
-    v_pass := awa._promote(v_from, v_to, max_jobs);
+    v_pass := awa._promote_past(v_from, 0, v_to, max_jobs, null, null, '100 milliseconds');
     v_slowest := greatest(v_slowest, clock_timestamp() - v_piece_began);
     v_is_done := v_from = '-infinity' and not v_pass.is_full;
     exit when v_pass.promoted > 0; -- so that it is committed before anything can be cut off
     v_to := v_from;
-    exit when v_is_done or clock_timestamp() - v_began > v_budget;
+    exit when v_from = '-infinity' or clock_timestamp() - v_began > v_budget;
   end loop;
   if v_level > 0 then
     perform setval('awa.swept_from', case when v_is_done then 1 else awa._microseconds(v_to) end);
@@ -163,22 +184,91 @@ language sql immutable
 return least(interval '1 second' * 2 ^ level, '10 minutes');
 comment on function awa._sweep_pause is 'The longest pause before the next sweep, by the level of the last one';
 
+-- Promotes due jobs, and goes on behind those that the server refuses.
+-- It begins behind from_id among the jobs of due_from. Behind jobs that can't even be put off it goes on at skip_at and
+-- skip_id, where that is further on; at a place chosen at random where these are null; while there is time.
+-- Returns how many it promoted, whether there may be more, how far it came, and the resource that the server lacks, if
+-- any.
+-- Why: more may be refused than one call gets past, and the others must not wait for them.
+create or replace function awa._promote_past(
+  due_from timestamptz,
+  from_id bigint,
+  due_until timestamptz,
+  max_jobs int,
+  skip_at timestamptz,
+  skip_id bigint,
+  most interval,
+  out promoted bigint,
+  out is_full boolean,
+  out run_at timestamptz,
+  out job_id bigint,
+  out lack text[]
+)
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_end timestamptz := clock_timestamp() + awa._budget(most, 4);
+  v_pass record;
+  v_refused bigint[] := '{}';
+  v_refusal text;
+begin
+  promoted := 0;
+  loop
+    v_pass := awa._promote(due_from, from_id, due_until, (max_jobs - promoted)::int, awa._budget(most / 4, 16));
+    promoted := promoted + v_pass.promoted;
+    is_full := v_pass.is_full;
+    run_at := coalesce(v_pass.run_at, run_at);
+    job_id := coalesce(v_pass.job_id, job_id);
+    v_refused := v_refused || v_pass.refused;
+    v_refusal := coalesce(v_refusal, v_pass.refusal);
+    lack := coalesce(lack, v_pass.lack);
+    exit when not is_full or promoted >= max_jobs or v_pass.refused = '{}' or clock_timestamp() > v_end;
+    if v_pass.has_left and skip_at is null then
+      if random() < 0.5 then
+        skip_at := run_at;
+        skip_id := job_id + floor(random() * (select greatest(s.last_value - job_id, 0) from awa.job_ids s))::bigint;
+      else
+        skip_at := run_at + awa._random_share() * (due_until - run_at);
+        skip_id := 0;
+      end if;
+    end if;
+    due_from := run_at;
+    from_id := job_id;
+    if v_pass.has_left and (skip_at, skip_id) > (run_at, job_id) then
+      due_from := skip_at;
+      from_id := skip_id;
+    end if;
+  end loop;
+  perform awa._warn_refused(v_refused, 'can''t be made ready', v_refusal);
+end
+$$;
+comment on function awa._promote_past is 'Promotes due jobs, and goes on behind those that the server refuses';
+
 -- Promotes due jobs, and puts off those that can't be promoted.
--- A job is put off, with a warning, when the server can't read it, because a page is damaged, or refuses to make it
+-- It begins behind from_id among the jobs of due_from. One by one, after an error, it goes on for so long at most.
+-- A job is put off when the server can't read it, because a page is damaged, or refuses to make it
 -- ready, because of a user's trigger: the others must not wait for it. For a minute; a refused one for twice as long
 -- each time, up to an hour, and its errors tell so, where health finds it.
 -- Leaves out jobs whose entries this transaction itself has buried: in the same lane again they would be buried, too,
 -- and those that another session has put there are no longer the caller's.
--- Returns how many it promoted, whether it met as many as it may, when the last of them was due, and the resource that
--- the server lacks, if any.
+-- Returns how many it promoted; whether it met as many as it may, or had no time for all; when the last of them was
+-- due, and its id; those that were refused, with the first error; whether it has left one of these, since it can't be
+-- put off; and the resource that the server lacks, if any.
 -- Locks: the rows of these jobs, until the transaction ends. Skips rows that others hold.
 create or replace function awa._promote(
   due_from timestamptz,
+  from_id bigint,
   due_until timestamptz,
   max_jobs int,
+  most interval,
   out promoted bigint,
   out is_full boolean,
   out run_at timestamptz,
+  out job_id bigint,
+  out refused bigint[],
+  out refusal text,
+  out has_left boolean,
   out lack text[]
 )
 language plpgsql
@@ -187,8 +277,9 @@ as $$
 declare
   v_buried bigint[] := '{}';
   v_due bigint[];
+  v_times timestamptz[];
   v_expired bigint[];
-  v_job_id bigint;
+  v_end timestamptz;
   v_refusal text;
 begin
   if pg_current_xact_id_if_assigned() is not null then
@@ -199,13 +290,16 @@ begin
       null;
     end;
   end if;
-  select array_agg(d.job_id), coalesce(count(*) = max_jobs, false), max(d.run_at),
+  refused := '{}';
+  has_left := false;
+  select array_agg(d.job_id order by d.run_at, d.job_id), array_agg(d.run_at order by d.run_at, d.job_id),
+         coalesce(count(*) = max_jobs, false),
          coalesce(array_agg(d.job_id) filter (where awa._is_expired(d.expires_at, d.attempt, clock_timestamp())), '{}')
-    into v_due, is_full, run_at, v_expired
+    into v_due, v_times, is_full, v_expired
     from (
       select d.job_id, d.run_at, d.expires_at, d.attempt
         from awa.deferred_jobs d
-       where d.run_at >= due_from and d.run_at <= due_until and d.job_id <> all(v_buried)
+       where (d.run_at, d.job_id) > (due_from, from_id) and d.run_at <= due_until and d.job_id <> all(v_buried)
        order by d.run_at, d.job_id
        limit max_jobs
          for update skip locked
@@ -214,6 +308,8 @@ begin
   if v_due is null then
     return;
   end if;
+  run_at := v_times[cardinality(v_times)];
+  job_id := v_due[cardinality(v_due)];
   begin
     promoted := awa._make_ready(v_due, v_expired);
     return;
@@ -222,22 +318,29 @@ begin
       raise;
     end if; -- one by one
   end;
-  foreach v_job_id in array v_due loop
+  v_end := clock_timestamp() + most;
+  for v_nth in 1..cardinality(v_due) loop
+    if v_nth > 1 and clock_timestamp() > v_end then
+      is_full := true;
+      exit;
+    end if;
+    run_at := v_times[v_nth];
+    job_id := v_due[v_nth];
     begin
-      promoted := promoted + awa._make_ready(array[v_job_id],
-        case when v_job_id = any(v_expired) then array[v_job_id] else '{}' end);
+      promoted := promoted + awa._make_ready(array[job_id],
+        case when job_id = any(v_expired) then array[job_id] else '{}' end);
     exception when others then
-      if sqlstate = 'XX001' then
-        perform awa._warn_unreadable(v_job_id, sqlerrm);
-        v_refusal := null;
-      elsif awa._is_passing(sqlstate) then
-        continue;
-      elsif awa._is_about_a_row(sqlstate) then
-        raise warning 'job % can''t be made ready', v_job_id using errcode = sqlstate, detail = sqlerrm;
-        v_refusal := awa._refusal(sqlerrm, sqlstate);
-        lack := coalesce(lack, awa._lack(sqlerrm, sqlstate));
-      else
+      continue when awa._is_passing(sqlstate);
+      if not awa._is_about_a_row(sqlstate) then
         raise;
+      end if;
+      v_refusal := awa._refusal(sqlerrm, sqlstate);
+      refused := refused || job_id;
+      refusal := coalesce(refusal, v_refusal);
+      if sqlstate = 'XX001' then
+        v_refusal := null;
+      else
+        lack := coalesce(lack, awa._lack(sqlerrm, sqlstate));
       end if;
       begin
         update awa.deferred_jobs d
@@ -250,11 +353,12 @@ begin
                  else jsonb_set(awa._add_error(d.errors, d.attempt, 'to make it ready was refused: ' || v_refusal),
                    '{-1,put_off}', 'true')
                end
-         where d.job_id = v_job_id;
+         where d.job_id = job_id;
       exception when others then
         if not awa._is_about_a_row(sqlstate) then
           raise;
-        end if; -- it stays due, for the next sweep
+        end if;
+        has_left := true;
       end;
     end;
   end loop;

@@ -43,13 +43,31 @@ language sql immutable
 return format('%s (SQLSTATE %s)', left(message, 1000), sqlstate);
 comment on function awa._refusal is 'An error in words, as errors of jobs and health show it';
 
--- Warns, in the log of the server, of a job that the server can't read.
-create or replace function awa._warn_unreadable(job_id bigint, error text) returns void
+-- Warns, in the log of the server, of jobs that the server refuses, or can't read: of all in one record.
+-- Why: they come again in each pass, and there may be thousands.
+create or replace function awa._warn_refused(job_ids bigint[], what text, error text) returns void
 language plpgsql
 as $$
 begin
-  raise warning 'job % can''t be read', job_id using errcode = 'XX001', detail = error,
-    hint = 'A page is damaged: see "Jobs that can''t be read" in the reference of Awa.';
+  if job_ids <> '{}' then
+    raise warning '%', format('job %s %s', job_ids[1], what)
+      || case when cardinality(job_ids) > 1 then format(', nor can %s others', cardinality(job_ids) - 1) else '' end
+      using detail = error,
+        hint = case
+          when error like '%(SQLSTATE XX001)'
+            then 'A page is damaged: see "Jobs that can''t be read" in the reference of Awa.'
+          else 'Health names the queues with such jobs, and explain_job says why a job does not run.'
+        end;
+  end if;
 end
 $$;
-comment on function awa._warn_unreadable is 'Warns, in the log of the server, of a job that the server can''t read';
+comment on function awa._warn_refused is
+  'Warns, in the log of the server, of jobs that the server refuses, or can''t read: of all in one record';
+
+-- A number between 0 and 1 at random, half the time very near to 0.
+-- Then it is of each order of magnitude as often, down to 10^-12.
+-- Why: what lies just behind a million rows of one time is met as well as what lies a year behind them.
+create or replace function awa._random_share() returns float
+language sql volatile
+return random() * 10 ^ (-12 * round(random()) * random());
+comment on function awa._random_share is 'A number between 0 and 1 at random, half the time very near to 0';

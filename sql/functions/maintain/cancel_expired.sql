@@ -202,17 +202,20 @@ comment on function awa._find_expired is
   'The entries of a lane, after a place, whose jobs have expired, at most max_jobs; and how far it has looked';
 
 -- Cancels expired jobs, but for those that others hold; returns how many.
--- Where that fails it cancels them one by one, for a tenth of a second. A session that is changing one of them in an
--- open transaction has buried it; this waits for milliseconds.
+-- Where that fails it cancels them one by one, at random, for a tenth of a second. A session that is changing one of
+-- them in an open transaction has buried it; this waits for milliseconds.
 -- Raises the error of a resource that the server lacks, where it could cancel no job for that.
+-- Why: where more are refused than it has time for, the next call comes to others.
 create or replace function awa._expire_each(lane bigint, entries awa._place[]) returns bigint
 language plpgsql
 as $$
 #variable_conflict use_variable
 declare
-  v_until timestamptz := clock_timestamp() + awa._budget('100 milliseconds', 4);
+  v_until timestamptz;
   v_entry awa._place;
   v_cancelled bigint := 0;
+  v_refused bigint[] := '{}';
+  v_refusal text;
   v_lack text[];
 begin
   perform set_config('lock_timeout', '10', true);
@@ -225,7 +228,8 @@ begin
     end if; -- one by one
   end;
   perform set_config('lock_timeout', '1', true);
-  foreach v_entry in array entries loop
+  v_until := clock_timestamp() + awa._budget('100 milliseconds', 4);
+  for v_entry in select e.* from unnest(entries) e order by random() loop
     exit when clock_timestamp() > v_until;
     begin
       v_cancelled := v_cancelled + awa._expire_ready(lane, array[v_entry]);
@@ -235,9 +239,11 @@ begin
         raise;
       end if;
       v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
-      raise warning 'job % has expired, and can''t be cancelled', v_entry.id using errcode = sqlstate, detail = sqlerrm;
+      v_refused := v_refused || v_entry.id;
+      v_refusal := coalesce(v_refusal, awa._refusal(sqlerrm, sqlstate));
     end;
   end loop;
+  perform awa._warn_refused(v_refused, 'has expired, and can''t be cancelled', v_refusal);
   perform set_config('lock_timeout', '0', true);
   if v_cancelled = 0 then
     perform awa._fail_for(v_lack);

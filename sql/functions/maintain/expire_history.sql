@@ -8,9 +8,8 @@ comment on view awa.expire_history_row is
 -- their own for completed_retention, or for that of their queue where it is shorter. They stay in the counts. Also
 -- removes unique keys of completed jobs whose period is over. Safe to call from anywhere, as often as one likes.
 -- Locks: the counts, or else it leaves all to the session that holds them; and the rows. Skips rows that another
--- session is changing.
+-- session is changing: rows behind them are removed.
 -- Raises 55000, and the error of a resource that the server lacks, such as disk, where it could remove no job for that.
--- Why: completed jobs are looked for by an index of their own, so that one with an output is in that one only.
 create or replace function awa.expire_history() returns setof awa.expire_history_row
 language plpgsql
 volatile
@@ -25,7 +24,6 @@ set jit = off
 set lock_timeout = 0
 as $$
 declare
-  v_now timestamptz := clock_timestamp();
   v_expired bigint;
 begin
   perform awa._check_rows();
@@ -41,7 +39,90 @@ begin
     end if;
     raise warning 'unique keys can''t be removed' using errcode = sqlstate, detail = sqlerrm;
   end;
-  v_expired := awa._expire(awa._states('done'), array(
+  v_expired := awa._expire(false) + awa._expire(true);
+  perform awa._note_success('expire_history');
+  return query select v_expired;
+end
+$$;
+comment on function awa.expire_history is
+  'Removes ended jobs that are past their retention, at most 2,000 of each kind; returns how many';
+
+-- Removes ended jobs that are past their retention, but for rows that others hold; returns how many.
+-- Either completed ones with rows of their own, or the others. Where that fails, it removes some of them one by one, at
+-- random, for a second.
+-- Why: the rest must not wait for rows that a user's trigger keeps, also where these are more than one call takes.
+create or replace function awa._expire(completed boolean) returns bigint
+language plpgsql
+as $$
+#variable_conflict use_variable
+declare
+  v_states text[] := awa._states(case when completed then 'completed_retention' else 'done' end);
+  v_until timestamptz;
+  v_job_id bigint;
+  v_expired bigint := 0;
+  v_refused bigint[] := '{}';
+  v_refusal text;
+  v_lack text[];
+begin
+  begin
+    return awa._remove_done(v_states, awa._past_retention(completed));
+  exception when others then
+    if not awa._is_about_a_row(sqlstate) then
+      raise;
+    end if;
+  end;
+  v_until := clock_timestamp() + awa._budget('1 second', 8);
+  foreach v_job_id in array awa._some_past_retention(completed) loop
+    exit when clock_timestamp() > v_until;
+    begin
+      v_expired := v_expired + awa._remove_done(v_states, array[v_job_id]);
+    exception when others then
+      if not awa._is_about_a_row(sqlstate) then
+        raise;
+      end if;
+      continue when awa._is_passing(sqlstate);
+      v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
+      v_refused := v_refused || v_job_id;
+      v_refusal := coalesce(v_refusal, awa._refusal(sqlerrm, sqlstate));
+    end;
+  end loop;
+  perform awa._warn_refused(v_refused, 'is past its retention, and can''t be removed', v_refusal);
+  if v_expired = 0 then
+    perform awa._fail_for(v_lack);
+  end if;
+  return v_expired;
+end
+$$;
+comment on function awa._expire is
+  'Removes ended jobs that are past their retention, but for rows that others hold; returns how many';
+
+-- Ended jobs that are past their retention, at most 2,000: completed ones with rows of their own, or the others.
+-- Locks: the rows. Skips those that others hold.
+-- Why: completed jobs are looked for by an index of their own, so that one with an output is in that one only.
+create or replace function awa._past_retention(completed boolean) returns bigint[]
+language plpgsql
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_kept interval := (awa._settings()).completed_retention;
+begin
+  if completed then -- that have a row of their own; the others go with their segment
+    return array(
+      select d.job_id
+        from awa._completed_lanes() l(lane)
+        left join lateral (
+          select s.completed_retention from awa.queue_settings s where s.queue_id = awa._queue_of(l.lane) limit 1
+        ) s on true
+       cross join lateral (
+          select d.job_id from awa.done_entries d
+           where d.lane = l.lane and d.state = 'completed'
+             and d.finalized_at < v_now - least(v_kept, s.completed_retention)
+           order by d.finalized_at limit 2000
+             for update skip locked
+        ) d
+       limit 2000);
+  end if;
+  return array(
     select d.job_id
       from awa._done_lanes() l(lane)
       left join lateral (select * from awa.queue_settings s where s.queue_id = awa._queue_of(l.lane) limit 1) s on true
@@ -51,75 +132,98 @@ begin
          where d.lane = l.lane and d.state = f.state and not d.counted_by_closure
            and d.finalized_at < v_now - awa._retention(f.state, s.failed_retention, s.dlq_retention)
          order by d.finalized_at limit 2000
+           for update skip locked
       ) d
-     limit 2000));
-  -- Completed jobs that have a row of their own; the others go with their segment.
-  v_expired := v_expired + awa._expire(awa._states('completed_retention'), array(
-    select d.job_id
-      from (
-        select l.lane,
-               least((select s.completed_retention from awa.settings s),
-                 (
-                   select s.completed_retention from awa.queue_settings s where s.queue_id = awa._queue_of(l.lane)
-                 )) as keep
-          from awa._completed_lanes() l(lane)
-      ) l
-     cross join lateral (
-        select d.job_id from awa.done_entries d
-         where d.lane = l.lane and d.state = 'completed' and d.finalized_at < v_now - l.keep
-         order by d.finalized_at limit 2000
-      ) d
-     limit 2000));
-  perform awa._note_success('expire_history');
-  return query select v_expired;
+     limit 2000);
 end
 $$;
-comment on function awa.expire_history is
-  'Removes ended jobs that are past their retention, at most 2,000 of each kind; returns how many';
+comment on function awa._past_retention is
+  'Ended jobs that are past their retention, at most 2,000: completed ones with rows of their own, or the others';
 
--- Removes ended jobs in some states, but for rows that another session is changing; returns how many.
--- Where that fails, it removes them one by one.
--- Why: the rest must not wait for a row that a user's trigger keeps.
-create or replace function awa._expire(states text[], job_ids bigint[]) returns bigint
+-- Some of these jobs, at random, at most 1,000.
+-- Out of up to 20,000, from a lane on, which is chosen at random. Of each of its states up to 5,000: the first ones;
+-- where there are more, as often those from a time on, which is chosen at random, too.
+create or replace function awa._some_past_retention(completed boolean) returns bigint[]
 language plpgsql
+as $$
+declare
+  v_now timestamptz := clock_timestamp();
+  v_kept interval := (awa._settings()).completed_retention;
+  v_lanes bigint[] := array(
+    select l from awa._completed_lanes() l where completed
+    union all
+    select l from awa._done_lanes() l where not completed);
+  v_first int := 1 + floor(random() * cardinality(v_lanes));
+  v_share float := case when random() < 0.5 then awa._random_share() else 0 end;
+  v_kind record;
+  v_some bigint[];
+  v_job_ids bigint[] := '{}';
+begin
+  for v_kind in
+    select l.lane, f.state,
+           v_now - case
+             when completed then least(v_kept, s.completed_retention)
+             else awa._retention(f.state, s.failed_retention, s.dlq_retention)
+           end as before
+      from unnest(v_lanes[v_first:] || v_lanes[:v_first - 1]) with ordinality l(lane, nth)
+     cross join unnest(awa._states(case when completed then 'completed_retention' else 'done' end)) f(state)
+      left join lateral (select * from awa.queue_settings s where s.queue_id = awa._queue_of(l.lane) limit 1) s on true
+     order by l.nth
+  loop
+    v_some := awa._ended_before(v_kind.lane, v_kind.state, v_kind.before, 0, 5000);
+    if v_share > 0 and cardinality(v_some) = 5000 then
+      v_some := awa._ended_before(v_kind.lane, v_kind.state, v_kind.before, v_share, 5000);
+    end if;
+    v_job_ids := v_job_ids || v_some;
+    exit when cardinality(v_job_ids) >= 20000;
+  end loop;
+  return array(select j from unnest(v_job_ids) j order by random() limit 1000);
+end
+$$;
+comment on function awa._some_past_retention is 'Some of these jobs, at random, at most 1,000';
+
+-- Ended jobs of a lane and a state that ended before a time: the first ones, or those from a share of their times on.
+create or replace function awa._ended_before(
+  lane bigint,
+  state text,
+  before timestamptz,
+  share float,
+  most int
+) returns bigint[]
+language plpgsql stable
 as $$
 #variable_conflict use_variable
 declare
-  v_job_id bigint;
-  v_expired bigint := 0;
-  v_lack text[];
+  v_first timestamptz;
 begin
-  if job_ids = '{}' then
-    return 0;
+  if state = 'completed' then
+    v_first := (select min(d.finalized_at) from awa.done_entries d where d.lane = lane and d.state = 'completed');
+    return array(
+      select d.job_id
+        from awa.done_entries d
+       where d.lane = lane
+         and d.state = 'completed'
+         and d.finalized_at between v_first + share * (before - v_first) and before
+       order by d.finalized_at
+       limit most);
   end if;
-  begin
-    return awa._remove_done(states, job_ids);
-  exception when others then
-    if not awa._is_about_a_row(sqlstate) then
-      raise;
-    end if;
-  end;
-  foreach v_job_id in array job_ids loop
-    begin
-      v_expired := v_expired + awa._remove_done(states, array[v_job_id]);
-    exception when others then
-      if not awa._is_about_a_row(sqlstate) then
-        raise;
-      end if;
-      continue when awa._is_passing(sqlstate);
-      v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
-      raise warning 'job % is past its retention, and can''t be removed', v_job_id using errcode = sqlstate,
-        detail = sqlerrm;
-    end;
-  end loop;
-  if v_expired = 0 then
-    perform awa._fail_for(v_lack);
-  end if;
-  return v_expired;
+  v_first := (
+    select min(d.finalized_at)
+      from awa.done_entries d
+     where d.lane = lane and d.state = state and not d.counted_by_closure);
+  return array(
+    select d.job_id
+      from awa.done_entries d
+     where d.lane = lane
+       and d.state = state
+       and not d.counted_by_closure
+       and d.finalized_at between v_first + share * (before - v_first) and before
+     order by d.finalized_at
+     limit most);
 end
 $$;
-comment on function awa._expire is
-  'Removes ended jobs in some states, but for rows that another session is changing; returns how many';
+comment on function awa._ended_before is
+  'Ended jobs of a lane and a state that ended before a time: the first ones, or those from a share of their times on';
 
 -- Removes rows of ended jobs in some states that no other session has locked, and counts them; returns how many.
 -- Locks: these rows, until the transaction ends.

@@ -96,6 +96,7 @@ as $$
 declare
   v_receipt bigint;
   v_job_id bigint;
+  v_error text;
   v_lack text[];
 begin
   materialized := 0;
@@ -113,15 +114,14 @@ begin
       v_job_id := (select a.job_id from awa._attempts(array[v_receipt]) a);
       if sqlstate = 'XX001' then
         unreadable := unreadable || v_job_id;
-        perform awa._warn_unreadable(v_job_id, sqlerrm);
       else
         refused := refused || v_job_id;
         refusal := awa._refusal(sqlerrm, sqlstate);
-        raise warning 'an attempt of job % can''t get a row of its own', v_job_id using errcode = sqlstate,
-          detail = sqlerrm;
       end if;
+      v_error := coalesce(v_error, awa._refusal(sqlerrm, sqlstate));
     end;
   end loop;
+  perform awa._warn_refused(unreadable || refused, 'can''t get a row of its attempt in leases', v_error);
   if materialized = 0 then
     perform awa._fail_for(v_lack);
   end if;

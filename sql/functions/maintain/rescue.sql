@@ -34,6 +34,9 @@ declare
   v_others bigint[] := '{}';
   v_one record;
   v_rescued bigint := 0;
+  v_ended bigint;
+  v_refused bigint[] := '{}';
+  v_refusal text;
   v_lack text[];
 begin
   perform awa._check_pass(max_jobs);
@@ -86,18 +89,23 @@ begin
       begin
         v_rescued := v_rescued + awa._rescue(v_one.materialized, v_one.others, 1, v_now);
       exception when others then
-        if sqlstate = 'XX001' then
-          perform awa._warn_unreadable(a.job_id, sqlerrm) from awa._attempts(array[v_one.receipt]) a;
-        elsif awa._is_passing(sqlstate) then
-          null;
-        elsif awa._is_about_a_row(sqlstate) then
-          v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
-          v_rescued := v_rescued + awa._rescue_otherwise(v_one.materialized, v_one.others, v_now, sqlerrm, sqlstate);
-        else
+        continue when awa._is_passing(sqlstate);
+        if not awa._is_about_a_row(sqlstate) then
           raise;
+        end if;
+        v_ended := null;
+        if sqlstate <> 'XX001' then
+          v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
+          v_ended := awa._rescue_otherwise(v_one.materialized, v_one.others, v_now, sqlerrm, sqlstate);
+        end if;
+        v_rescued := v_rescued + coalesce(v_ended, 0);
+        if v_ended is null then
+          v_refused := v_refused || (select a.job_id from awa._attempts(array[v_one.receipt]) a);
+          v_refusal := coalesce(v_refusal, awa._refusal(sqlerrm, sqlstate));
         end if;
       end;
     end loop;
+    perform awa._warn_refused(v_refused, 'is overdue, and its attempt can''t be ended', v_refusal);
     if v_rescued = 0 then
       perform awa._fail_for(v_lack);
     end if;
@@ -138,8 +146,8 @@ comment on function awa._rescue is
   'Ends overdue attempts: some with lease rows, and at most max_others of the others; returns how many';
 
 -- Ends one overdue attempt whose failure the server refuses to store: puts its job off.
--- Where that is refused as well, the attempt stays open for the next pass, with a warning in the server's log.
--- Returns how many attempts it ended.
+-- Where that is refused as well, the attempt stays open for the next pass.
+-- Returns how many attempts it ended; null where it was refused.
 create or replace function awa._rescue_otherwise(
   materialized bigint[],
   others bigint[],
@@ -167,9 +175,7 @@ exception when others then
   if awa._is_passing(sqlstate) then
     return 0;
   end if;
-  raise warning 'an attempt of job % is overdue, and can''t be ended',
-    (select a.job_id from awa._attempts(materialized || others) a) using errcode = sqlstate, detail = sqlerrm;
-  return 0;
+  return null;
 end
 $$;
 comment on function awa._rescue_otherwise is

@@ -121,6 +121,8 @@ declare
   v_jobs int;
   v_at int := 1;
   v_size int;
+  v_refused bigint[] := '{}';
+  v_refusal text;
   v_lack text[];
 begin
   perform set_config('lock_timeout', '10', true);
@@ -146,19 +148,18 @@ begin
       elsif v_size > 1 then
         v_size := v_size / 2;
         continue;
-      elsif sqlstate = 'XX001' then
-        perform awa._warn_unreadable(job_ids[v_at], sqlerrm);
       elsif awa._is_passing(sqlstate) then
         left_out := left_out + 1;
       else
         v_lack := coalesce(v_lack, awa._lack(sqlerrm, sqlstate));
-        raise warning 'an attempt of job % can''t be released', job_ids[v_at] using errcode = sqlstate,
-          detail = sqlerrm;
+        v_refused := v_refused || job_ids[v_at];
+        v_refusal := coalesce(v_refusal, awa._refusal(sqlerrm, sqlstate));
       end if;
       v_at := v_at + 1;
     end;
   end loop;
   left_out := left_out + v_jobs - v_at + 1;
+  perform awa._warn_refused(v_refused, 'can''t be released', v_refusal);
   if released = 0 then
     perform awa._fail_for(v_lack);
   end if;
