@@ -179,16 +179,24 @@ comment on function awa._store_turns is 'Writes turns that were dealt, and not s
 -- The jobs with turns are first in line again. Jobs without a group keep theirs.
 -- Locks: the states that it replaces, tried.
 -- Why: after a change of a limit. A turn that was given under a larger one would begin a job for which there is no
--- room any more.
+-- room any more. It begins behind the turns that were served, whose rows a transaction elsewhere may keep.
 create or replace function awa._take_turns_back(shard bigint, groups bigint[] default null) returns bigint[]
 language plpgsql
 as $$
 #variable_conflict use_variable
 begin
   with back as (
-    delete from awa.turns t
-     where t.lane between shard << 3 and shard << 3 | 7
-       and case when groups is null then t.group_id is not null else t.group_id = any(groups) end
+    delete from awa.turns t where t.ctid = any(array(
+      select t.ctid
+        from unnest((awa._shard_state(shard)).turns_until) with ordinality u(turn_id, n)
+       cross join lateral (
+          select t.ctid, t.group_id
+            from awa.turns t
+           where t.lane = (shard << 3) + u.n - 1 and t.turn_id > u.turn_id
+          offset 0
+        ) t
+       where case when groups is null then t.group_id is not null else t.group_id = any(groups) end
+    ))
     returning t.group_id, t.waiting_id
   ), known as materialized (
     select b.*, s.*
