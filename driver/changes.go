@@ -83,8 +83,8 @@ func (c *Client) StartChangeTx(
 	return id, nil
 }
 
-// StopChange stops a change, in a transaction of its own: once it has returned, the change touches no job more. What
-// was changed stays so. It fails with [ErrNoSuchChange].
+// StopChange stops a change, in a transaction of its own: once it has returned, the change touches no job more. Jobs
+// that were changed stay so. It fails with [ErrNoSuchChange].
 func (c *Client) StopChange(ctx context.Context, id int64) error {
 	return c.StopChangeTx(ctx, ownTx{c.pool}, id)
 }

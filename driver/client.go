@@ -16,8 +16,8 @@ import (
 	"github.com/awa-pg/awa/gen"
 )
 
-// DBTX is what can run a statement: a [pgx.Tx], a [*pgx.Conn], a [*pgxpool.Pool]. With a transaction the call is a part
-// of it.
+// DBTX runs statements: it is a [pgx.Tx], a [*pgx.Conn] or a [*pgxpool.Pool]. With a transaction the call is a part of
+// it.
 type DBTX interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)

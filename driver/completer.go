@@ -22,7 +22,7 @@ import (
 const (
 	flushSize  = 500
 	flushDelay = 2 * time.Millisecond
-	// maxErrorText is what is kept of an error, in bytes. Stack traces can be long.
+	// maxErrorText is the most that is kept of the text of an error, in bytes. Stack traces can be long.
 	maxErrorText = 16 << 10
 )
 
@@ -41,7 +41,7 @@ const (
 	outcomes = iota
 )
 
-// refusable is what the server may refuse of an answer.
+// refusable names the part of an answer that the server may refuse.
 var refusable = map[outcome]string{
 	completed: "completion", failed: "retry delay", snoozed: "snooze", discarded: "discard", cancelled: "cancellation",
 }
@@ -228,7 +228,7 @@ func (c *completer) untilDue(now time.Time) time.Duration {
 	return later(next, c.due).Sub(now)
 }
 
-// flush sends what is to be sent now: first what was not sent yet.
+// flush sends the answers that are due: first those that were not sent yet.
 func (c *completer) flush(ctx context.Context) {
 	for _, o := range c.all {
 		c.sendFresh(ctx, o)

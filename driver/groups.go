@@ -69,7 +69,7 @@ func groupError(what, queue, groupKey string, err error) error {
 	return nil
 }
 
-// GroupInfo is what is known of a group of a queue with limits.
+// GroupInfo describes a group of a queue with limits.
 type GroupInfo struct {
 	GroupKey        string
 	Running         int        // how many of its jobs run

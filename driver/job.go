@@ -48,7 +48,7 @@ func newRawJob(j gen.AwaClaimedJobRow, db handlersDB) *RawJob {
 	}
 }
 
-// SetOutput sets what the job leaves behind, to be stored as JSON when the handler returns nil; nil for none. If it
+// SetOutput sets the result of the job, to be stored as JSON when the handler returns nil; nil for none. If it
 // can't be encoded the attempt fails. [RawJob.CompleteTx] stores it too.
 func (j *RawJob) SetOutput(v any) { j.output = v }
 

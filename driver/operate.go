@@ -23,7 +23,7 @@ type JobFilter struct {
 	Tag      string    // one of the job's tags
 	GroupKey string    // of the group that they belong to
 
-	// Contains is what the arguments contain, as JSON: of an object, a part of its fields. Nil for any.
+	// Contains is a part of the arguments, as JSON: of an object, some of its fields. Nil for any.
 	Contains any
 }
 

@@ -58,7 +58,7 @@ type outbox struct {
 	mute    time.Time // since when nothing at all is taken in place of an answer, but perhaps a discard
 }
 
-// part is what is left of a parcel that was refused, and split so often.
+// part is a part of a refused parcel, after so many splits.
 type part struct {
 	answers []answer
 	splits  int
@@ -257,7 +257,7 @@ func (o *outbox) lockWait() time.Duration {
 	return shortLockWait
 }
 
-// sendFresh sends what was not sent yet.
+// sendFresh sends answers that were not sent yet.
 func (c *completer) sendFresh(ctx context.Context, o *outbox) {
 	for len(o.fresh) > 0 && !time.Now().Before(later(o.freshDue, c.due)) {
 		n := o.size.of(o.fresh)

@@ -17,7 +17,7 @@ type StatsFilter struct {
 	ByKind bool          // a row for each kind that there was in a step
 }
 
-// StepStats is what came and ended within one step of time, and how long it took.
+// StepStats counts the jobs that came, and the attempts that ended, within one step of time, and how long these took.
 type StepStats struct {
 	At        time.Time // when the step begins
 	Kind      string    // with ByKind: the kind, or "" for all kinds beyond 50
@@ -34,8 +34,9 @@ type Percentiles struct {
 	P50, P95, P99 *time.Duration
 }
 
-// QueueStats reads what was enqueued, completed and failed, step by step, the oldest first, and how long jobs had been
-// ready when they began (Wait), and took (Run). It does not read the jobs, so it is quick however many there are.
+// QueueStats reads how many jobs were enqueued, completed and failed, step by step, the oldest first, and how long they
+// had been ready when they began (Wait), and took (Run). It does not read the jobs, so it is quick however many there
+// are.
 func (c *Client) QueueStats(ctx context.Context, filter StatsFilter) ([]StepStats, error) {
 	rows, err := queries.QueueStats(ctx, ownTx{c.pool}, gen.QueueStatsParams{
 		Queue: optional(filter.Queue), Since: optional(filter.Since), Step: optional(filter.Step),

@@ -130,7 +130,7 @@ func (s *slots) put(q *queue, n int) {
 	q.running -= n
 }
 
-// choice is what to claim next.
+// choice is the next claim.
 type choice struct {
 	queue *queue
 	slots int       // for so many jobs there are slots, which are taken
@@ -138,7 +138,7 @@ type choice struct {
 	next  time.Time // when there is no queue: when to look again if nothing is freed before
 }
 
-// choose says what to claim next. Slots come first: of the queues that may have jobs, and may run more of them, it is
+// choose returns the next claim. Slots come first: of the queues that may have jobs, and may run more of them, it is
 // the one that has taken the least of the slots for its weight, and it may take what it lacks to its share: weighted
 // max-min fairness. A queue without jobs has no share, so the others may take all slots; it gets them back as those
 // jobs end. After a queue that is in trouble, which may have taken a while, one that is not comes first. Where no slot

@@ -15,7 +15,7 @@ import (
 	"github.com/awa-pg/awa/internal/rawjson"
 )
 
-// JobInfo is what is known of a job.
+// JobInfo describes a job.
 type JobInfo struct {
 	ID          int64
 	Kind        string
@@ -54,7 +54,7 @@ type AttemptError struct {
 	Omitted int `json:"omitted"`
 }
 
-// Job returns what is known of one job. It fails with [ErrNoSuchJob] when there is none of that id, or no more.
+// Job describes one job. It fails with [ErrNoSuchJob] when there is none of that id, or no more.
 func (c *Client) Job(ctx context.Context, id int64) (JobInfo, error) {
 	row, err := queries.Job(ctx, rawjson.DB(ownTx{c.pool}), id)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -216,7 +216,7 @@ func (c *Client) AllQueueCounts(ctx context.Context) ([]QueueCounts, error) {
 	return counts, nil
 }
 
-// QueueInfo is what is known of a queue: the settings that hold, its own or the defaults, how many work on it, and its
+// QueueInfo describes a queue: the settings that hold, its own or the defaults, how many work on it, and its
 // counts. A month of a setting counts as 30 days here.
 type QueueInfo struct {
 	Queue              string
@@ -283,7 +283,7 @@ func (c *Client) ListQueues(ctx context.Context) ([]QueueInfo, error) {
 	return queues, nil
 }
 
-// WorkerInfo is what is known of a worker process that is registered.
+// WorkerInfo describes a worker process that is registered.
 type WorkerInfo struct {
 	ID           int64
 	Name         string
@@ -313,7 +313,7 @@ func (c *Client) ListWorkers(ctx context.Context) ([]WorkerInfo, error) {
 	return workers, nil
 }
 
-// Configuration is what the settings of the installation are: [Client.Configure] changes them. A month of a setting
+// Configuration has the settings of the installation: [Client.Configure] changes them. A month of a setting
 // counts as 30 days here. The function awa.configuration returns the defaults and the ranges, too.
 type Configuration struct {
 	ClaimWait          time.Duration // how long a call waits for another's lock: 1 ms to an hour; 5 s by default
@@ -404,7 +404,7 @@ type HealthFinding struct {
 	Details json.RawMessage // the same as numbers: seconds, bytes, process ids
 }
 
-// Health says how the installation is, beginning with what needs attention.
+// Health describes the condition of the installation, the most urgent first.
 func (c *Client) Health(ctx context.Context) ([]HealthFinding, error) {
 	rows, err := queries.Health(ctx, ownTx{c.pool})
 	if err != nil {

@@ -24,7 +24,7 @@ const refusalDelay = time.Minute
 // that.
 const blindPutOff = time.Hour
 
-// refusal is what is known of an answer that was refused.
+// refusal is the history of an answer that was refused.
 type refusal struct {
 	times  int       // how often, alone
 	first  time.Time // when it was refused first, perhaps with others

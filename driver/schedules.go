@@ -260,7 +260,7 @@ func (c *Client) SyncSchedulesTx(
 	return applied, nil
 }
 
-// ScheduleInfo is what is known of a schedule: what it says, when it fires next, and what has become of it.
+// ScheduleInfo describes a schedule: its settings, when it fires next, and how it fared.
 type ScheduleInfo struct {
 	Name        string
 	Source      string // the program that declares it; "" for one that was made by hand

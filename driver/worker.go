@@ -65,7 +65,7 @@ type WorkerConfig struct {
 	// PollInterval is how often an idle worker looks for jobs that no notification told it about, more than 0; 1 s by
 	// default.
 	PollInterval time.Duration
-	// Name is what operators see in awa.workers, 1 to 200 characters; host name and process id by default.
+	// Name is the name in awa.workers, 1 to 200 characters; host name and process id by default.
 	Name string
 	// MemberOf is a role of which every login of this worker is a member. Set it where logins change while the worker runs
 	// (BeforeConnect of the pool, say): otherwise only the login that registered the worker may claim and send
@@ -94,7 +94,7 @@ type WorkerConfig struct {
 	// and empties old history. Set it where the worker's role may not (it needs awa_maintainer), or where something else
 	// does it. Some process has to; any number of them may.
 	NoMaintenance bool
-	// Logger gets what the worker has to say; [slog.Default] by default. A warning is repeated once a minute at most, with
+	// Logger gets the messages of the worker; [slog.Default] by default. A warning is repeated once a minute at most, with
 	// the number of those that were left out as left_out.
 	Logger *slog.Logger
 }

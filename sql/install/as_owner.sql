@@ -38,10 +38,9 @@ select d.objid
   from pg_depend d
  where d.refclassid = 'pg_namespace'::regclass and d.refobjid = pg_my_temp_schema(){{end}}
 {{define "pin"}}
-      -- In a loop that looks at the schema, and is left here. Whoever owns the schema could rename it, and make another
-      -- one of that name, between two statements. This changes its row in the catalog: so
-      -- until the transaction ends, others wait who want to rename, drop or give away that schema, or to make one of
-      -- that name.
+      -- In a loop that looks at the schema, and is left here. The schema's owner could rename it, and make another one
+      -- of that name, between two statements. This changes its row in the catalog: so until the transaction ends, other
+      -- sessions that rename, drop or give away that schema, or make one of that name, wait.
       begin
         perform set_config('lock_timeout',
           greatest(1, ceil(extract(epoch from v_began + v_wait - clock_timestamp()) * 1000))::text, true);

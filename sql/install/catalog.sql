@@ -1,7 +1,7 @@
--- A hash of the schema, but for what its owner may tune: storage parameters of tables, plain indexes, targets of
--- statistics, comments.
--- $1: objects that are left out. $2: whether without OIDs, which differ after pg_upgrade and in what was restored. That
--- locks what the views read, for a moment; otherwise nothing is locked.
+-- A hash of the schema, without the things that its owner may tune: storage parameters of tables, plain indexes,
+-- targets of statistics, comments.
+-- $1: objects that are left out. $2: whether without OIDs, which differ after pg_upgrade and after a restore. That
+-- locks the tables that the views read, for a moment; otherwise nothing is locked.
 select md5(string_agg(o.text, E'\n' order by o.text collate "C"))
   from (
     select concat_ws(' ', 'schema', n.nspowner::regrole,

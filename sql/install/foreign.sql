@@ -140,7 +140,7 @@ select f.*
       join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and a.atttypid >= 16384
      where c.ours and c.relkind in ('r', 'p')
     union all
-    -- The server has functions that run what a text says, query_to_xml for one. None of them is immutable.
+    -- The server has functions that run a text as a query, query_to_xml for one. None of them is immutable.
     select 'expression', format('%s calls a function that none of Awa''s calls', x.name), x.relation, null
       from expressions x
      where exists (select from pg_depend d

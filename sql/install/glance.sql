@@ -42,9 +42,9 @@
         end if;
 {{end}}
 {{define "glance"}}
-    -- The schema's comment, as the last installation has left it. It is taken for what it says only where the schema
-    -- belongs to the owner's role, and whoever runs this has to do with these roles; or where it belongs to whoever
-    -- runs this, who can't have it shared. The second time what the first one has found out counts.
+    -- The schema's comment, as the last installation has left it. It is believed only where the schema belongs to the
+    -- owner's role, and the caller has to do with these roles; or where it belongs to the caller, who can't have it
+    -- shared. The second time, the findings of the first one count.
     v_is_ours := false;
     select regexp_match(obj_description(n.oid, 'pg_namespace'), '^Awa ([0-9.]{1,20}), schema version ([0-9]{1,6}), '
              'roles ([a-z0-9_]{1,50}), sources ([0-9a-f]{32}), catalog ([0-9a-f]{32}) ([0-9a-f]{32})$'), n.nspowner

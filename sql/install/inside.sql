@@ -56,11 +56,11 @@ end
       views       jsonb not null default '{}',
       routines    jsonb not null default '{}'
     );
-    comment on table awa.schema_version is 'What is installed, in one row';
+    comment on table awa.schema_version is 'The version that is installed, in one row';
     comment on column awa.schema_version.only_row is 'True: the table has one row';
     comment on column awa.schema_version.version is 'The number of the last migration';
     comment on column awa.schema_version.functions is 'The version of the functions';
-    comment on column awa.schema_version.role_prefix is 'What the names of the roles begin with';
+    comment on column awa.schema_version.role_prefix is 'The beginning of the names of the roles';
     comment on column awa.schema_version.tables is 'A hash of the migrations that were run';
     comment on column awa.schema_version.views is
       'Hashes of the text of each view, and of what the catalog made of it, so that what is as it was is not locked';
@@ -74,8 +74,8 @@ end
   end loop;
   update awa.schema_version set role_prefix = v_prefix, functions = c_version;
 
-  -- Functions that this version does not have, or not in this form, go, with what of the schema depends on them: that
-  -- is made again. Objects elsewhere that depend on them are their owners'.
+  -- Functions that this version does not have, or not in this form, go, with the objects of the schema that depend on
+  -- them: those are made again. Objects elsewhere that depend on them are their owners'.
   select array_agg(distinct p.oid) into v_gone
     from pg_proc p
    where p.pronamespace = v_namespace and p.oid <> all (v_ours)
@@ -186,8 +186,8 @@ declare
   v_text text; -- without OIDs
   v_gone oid[];
   v_kept constant text[] := array(select jsonb_array_elements_text($1 -> 'kept'));
-  -- Only to tell which of the functions and views that were recorded as they should be are: what is recorded, the
-  -- schema's owner may change. Before others have to wait for a lock.
+  -- Only to tell which of the functions and views that were recorded as they should be are: the schema's owner may
+  -- change the record. Before others have to wait for a lock.
   v_compare constant boolean := coalesce(($1 ->> 'compare')::boolean, false);
   v_same text[] := '{}';
   v_differ text[] := v_changed;
@@ -263,7 +263,7 @@ begin
                          {{end}}('{{$p.Name}}', '{{$p.Hash}}'){{end}}) e(name, hash)
                        join pg_proc p on p.pronamespace = v_namespace and p.proname = e.name);
   -- A comment, which everybody can read without touching anything of the schema: so nothing is done, or locked, where
-  -- nothing was changed. The last hashes are of what the catalog holds, owners and grants included.
+  -- nothing was changed. The last hashes are of the rows of the catalog, owners and grants included.
   execute format('comment on schema awa is %L', format('Awa %s, schema version %s, roles %s, sources %s, catalog %s %s',
     c_version, c_schema, v_prefix, c_sources, v_catalog, v_text));
   return true;

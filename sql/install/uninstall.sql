@@ -97,7 +97,7 @@ begin
         message = format('Awa is installed here with the role prefix %s, not %s', v_prefix, v_asked),
         hint = 'Leave the prefix out: the database knows it.';
     end if;
-    -- An older program takes what it does not know for somebody else's.
+    -- An older program takes objects that it does not know for somebody else's.
     if not v_force
       and (
         (v_said ->> 'version')::int > c_schema

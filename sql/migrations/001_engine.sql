@@ -48,7 +48,7 @@ $$;
 
 create sequence awa.promoted_until;
 comment on sequence awa.promoted_until is
-  'Microseconds since 1970: promote_due has promoted what was due before, late commits aside. A sequence, so that '
+  'Microseconds since 1970: promote_due has promoted all jobs due before, late commits aside. A sequence, so that '
   'moving it leaves no dead row';
 
 create sequence awa.promoted_id minvalue 0;
@@ -242,7 +242,7 @@ comment on column awa.queue_settings.paused_at is 'Since when nothing is claimed
 -- Control ---------------------------------------------------------------------------------------
 
 -- Intervals are checked by their seconds: as intervals, '1 year -360 days' is nothing, but it is five days long, and
--- infinity is a length. A check's name is what its error says.
+-- infinity is a length. The name of a check is the text of its error.
 create table awa.settings (
   only_row    boolean primary key default true check (only_row),
   claim_wait interval not null default '5 seconds' constraint "claim_wait must be 1 millisecond to 1 hour" check (
@@ -1246,7 +1246,8 @@ create table awa.queue_statistics (
 create index queue_statistics_at on awa.queue_statistics (seconds, at);
 alter table awa.queue_statistics replica identity full;
 comment on table awa.queue_statistics is
-  'What came and ended in a queue within one minute, of one kind; after a day within one hour. Kept for 30 days';
+  'The jobs that came and ended in a queue within one minute, of one kind; after a day within one hour. Kept for '
+  '30 days';
 comment on column awa.queue_statistics.queue_id is 'As queues.queue_id';
 comment on column awa.queue_statistics.seconds is 'The length of that time: 60 or 3600';
 comment on column awa.queue_statistics.at is 'The beginning of that time';

@@ -37,7 +37,7 @@ declare
   v_xids xid8[];
   v_counts awa.queue_statistics[] := '{}'; -- for the statistics
   v_ended bigint[] := '{}'; -- claims, for these
-  v_later interval := '0'; -- what these take at the end
+  v_later interval := '0'; -- the time that these take at the end
 begin
   perform awa._current_segment(); -- in a restored database, visibility means nothing
   if not pg_try_advisory_xact_lock(awa._fold_key()) then
@@ -289,7 +289,7 @@ declare
   v_more boolean := false;
   v_counts awa.queue_statistics[] := '{}'; -- for the statistics
   v_ended bigint[] := '{}'; -- claims, for these
-  v_later interval := '0'; -- what these take at the end
+  v_later interval := '0'; -- the time that these take at the end
 begin
   for v_lane in
     select l.lane, l.last_seq

@@ -2,11 +2,10 @@
 
 -- The states of a job that share a property.
 -- known: all of them. live: it has not ended; by default it holds a unique key. ended. cancellable: by cancel_where.
--- retriable: by retry_where. holds_group: where the jobs of a group go in order, the group may be reserved for it. The
--- table that holds the job: logged: ready_entries, with claims and closures; deferred:
--- deferred_jobs; done: done_entries alone. counted_as_running and so on: the column of queue_counts that counts them.
--- after_failure: the job may be in it after an attempt that failed. failed_retention and so on: the setting that says
--- how long they are kept.
+-- retriable: by retry_where. after_failure: the job may be in it after an attempt that failed. holds_group: where the
+-- jobs of a group go in order, the group may be reserved for it. The table that holds the job: logged: ready_entries,
+-- with claims and closures; deferred: deferred_jobs; done: done_entries alone. counted_as_running and so on: the column
+-- of queue_counts that counts them. failed_retention and so on: the setting that says how long they are kept.
 -- Why: the position of a state is its bit in a unique key, so a new one comes last. There is room for 14. Other
 -- functions ask for a fact, and do not list states: a lint says so.
 create or replace function awa._states(fact text) returns text[]

@@ -1,4 +1,4 @@
--- Statistics: what came and ended in each minute, as fold counts it. Claims and answers write nothing for them.
+-- Statistics: the jobs that came and ended in each minute, as fold counts them. Claims and answers write none of them.
 
 -- The beginning of the minute of a time.
 create or replace function awa._minute_of(at timestamptz) returns timestamptz
@@ -280,7 +280,7 @@ $$;
 comment on function awa._thin_statistics is
   'Puts minutes that are older than a day together into hours, and removes hours that are older than 30 days';
 
--- Removes the statistics of a queue, with what is not counted yet of attempts that had rows in leases.
+-- Removes the statistics of a queue, and the uncounted ends of attempts that had rows in leases.
 -- The caller has locked the counts.
 create or replace function awa._forget_statistics(queue_id bigint) returns void
 language plpgsql
@@ -292,9 +292,9 @@ begin
 end
 $$;
 comment on function awa._forget_statistics is
-  'Removes the statistics of a queue, with what is not counted yet of attempts that had rows in leases';
+  'Removes the statistics of a queue, and the uncounted ends of attempts that had rows in leases';
 
--- What came and ended in a lane, and is not in its counts yet: as fold will add it to the statistics.
+-- The jobs that came and ended in a lane, and are not in its counts yet, as fold will add them to the statistics.
 -- Of ends also those in claims that are still open. Reads so many entries, and claims, at most.
 create or replace function awa._uncounted_statistics(lane bigint, max_rows int) returns setof awa.queue_statistics
 language plpgsql stable
@@ -334,4 +334,4 @@ begin
 end
 $$;
 comment on function awa._uncounted_statistics is
-  'What came and ended in a lane, and is not in its counts yet: as fold will add it to the statistics';
+  'The jobs that came and ended in a lane, and are not in its counts yet, as fold will add them to the statistics';

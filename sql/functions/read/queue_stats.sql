@@ -12,12 +12,12 @@ comment on view awa.queue_stats_row is
   'The row that queue_stats returns, one for each step of time, or for each kind in it. The view itself is always '
   'empty';
 
--- What was enqueued, completed and failed in a queue, or in all, in each step of time, and how long it took.
+-- Counts of jobs enqueued, completed and failed in a queue, or in all, in each step of time, and how long they took.
 -- at is when the step begins; the last one is not over yet. enqueued: new jobs; completed, failed: attempts, by the
 -- time of their end. wait: how long these had been ready when they began; run: how long they took: percentiles, up to
 -- 9 % off; null where there were none. kind: of one kind of jobs. by_kind: a row for each kind that there was in a
 -- step; a null kind is all beyond 50. since: at most 30 days; for more than a day, step is a number of hours, otherwise
--- of minutes; at most 1,500 steps. What maintenance has not counted yet is read from the ledgers, a bounded part of it.
+-- of minutes; at most 1,500 steps. A bounded number of rows that are not counted yet is read from the ledgers.
 -- Raises 22023.
 create or replace function awa.queue_stats(
   queue   text default null,
@@ -140,4 +140,4 @@ begin
 end
 $$;
 comment on function awa.queue_stats is
-  'What was enqueued, completed and failed in a queue, or in all, in each step of time, and how long it took';
+  'Counts of jobs enqueued, completed and failed in a queue, or in all, in each step of time, and how long they took';
