@@ -8,6 +8,13 @@ import (
 	"github.com/awa-pg/awa/gen"
 )
 
+// The orders in which the jobs of a group begin, for [QueueSettings.GroupOrder].
+const (
+	OrderStart  = "start"  // the next job begins when there is room, the default
+	OrderStrict = "strict" // it begins when the one before has ended for good
+	OrderHalt   = "halt"   // as strict, and not while one that failed for good is kept
+)
+
 // GroupSettings are limits of one group, which stand for those of its queue, as [Client.ConfigureGroup] changes them.
 // One that is left out stays; [Default] takes it away, so that the queue's holds.
 type GroupSettings struct {

@@ -278,7 +278,7 @@ type QueueSettings struct {
 	GroupRate          Setting[Rate]          `json:"group_rate,omitzero"`           // how often jobs of a group begin
 	MaxRunning         Setting[int]           `json:"max_running,omitzero"`          // of the queue at once
 	Rate               Setting[Rate]          `json:"rate,omitzero"`                 // how often jobs begin
-	GroupOrder         Setting[string]        `json:"group_order,omitzero"`          // of a group: start, strict or halt
+	GroupOrder         Setting[string]        `json:"group_order,omitzero"`          // of a group: [OrderStart] and others
 	GroupTurns         Setting[bool]          `json:"group_turns,omitzero"`          // groups are served by turns
 }
 

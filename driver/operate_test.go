@@ -324,6 +324,24 @@ func TestConfigureQueue(t *testing.T) {
 	assert.ErrorIs(t, err, driver.ErrNoSuchQueue)
 }
 
+// The orders of groups that the driver names are those that the server knows.
+func TestGroupOrders(t *testing.T) {
+	pool := testdb.New(t)
+	client := driver.NewClient(pool)
+	orders := []string{driver.OrderStart, driver.OrderStrict, driver.OrderHalt}
+	for _, order := range orders {
+		require.NoError(t, client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{GroupOrder: driver.Set(order)}))
+		queues, err := client.ListQueues(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, order, queues[0].GroupOrder)
+	}
+	err := client.ConfigureQueue(t.Context(), "q", driver.QueueSettings{GroupOrder: driver.Set("other")})
+	require.ErrorIs(t, err, driver.ErrInvalidArgument)
+	for _, order := range orders {
+		require.ErrorContains(t, err, order)
+	}
+}
+
 // A setting that is left out stays, one that is taken away has its default, and zero is a value of its own: for each
 // setting that the server knows.
 func TestQueueSettingsAreThreeThings(t *testing.T) {
@@ -335,7 +353,7 @@ func TestQueueSettingsAreThreeThings(t *testing.T) {
 		DeadLetter: driver.Set(true), AgingInterval: driver.Set(30 * time.Second),
 		FailedRetention: driver.Set(time.Hour), DLQRetention: driver.Set(time.Hour),
 		CompletedRetention: driver.Set(time.Hour), Shards: driver.Set(1), MaxDepth: driver.Set(1000),
-		GroupMaxRunning: driver.Set(1), MaxRunning: driver.Set(3), GroupOrder: driver.Set("strict"),
+		GroupMaxRunning: driver.Set(1), MaxRunning: driver.Set(3), GroupOrder: driver.Set(driver.OrderStrict),
 		GroupTurns: driver.Set(true),
 		Rate:       driver.Set(driver.Rate{Jobs: 100, Per: time.Minute}),
 		GroupRate:  driver.Set(driver.Rate{Jobs: 10, Per: time.Minute}),

@@ -235,7 +235,7 @@ type QueueInfo struct {
 	MaxDepth           *int           // how many jobs may be ready before new ones are refused; nil for any number
 	GroupMaxRunning    *int           // how many jobs of a group run at once, at most; nil for any number
 	GroupRate          *Rate          // how often jobs of a group begin; nil for any rate
-	GroupOrder         string         // when the next job of a group begins: start, strict or halt
+	GroupOrder         string         // when the next job of a group begins: [OrderStart], [OrderStrict] or [OrderHalt]
 	GroupTurns         bool           // whether groups are served by turns
 	MaxRunning         *int           // how many jobs of the queue run at once, at most; nil for any number
 	Rate               *Rate          // how often jobs begin; nil for any rate

@@ -98,7 +98,7 @@ func TestListQueues(t *testing.T) {
 		DeadLetter: driver.Set(true), AgingInterval: driver.Set(30 * time.Second),
 		FailedRetention: driver.Set(90 * 24 * hour), DLQRetention: driver.Set(360 * 24 * hour),
 		CompletedRetention: driver.Set(23 * hour), MaxDepth: driver.Set(1000),
-		GroupMaxRunning: driver.Set(1), MaxRunning: driver.Set(3), GroupOrder: driver.Set("strict"),
+		GroupMaxRunning: driver.Set(1), MaxRunning: driver.Set(3), GroupOrder: driver.Set(driver.OrderStrict),
 		GroupTurns: driver.Set(true), Rate: driver.Set(driver.Rate{Jobs: 100, Per: time.Minute}),
 	}))
 	require.NoError(t, client.PauseQueue(t.Context(), "b"))
