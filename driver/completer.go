@@ -80,7 +80,7 @@ type completer struct {
 	ending   bool              // no more answers are to come
 	due      time.Time         // when to look for the server again
 	pause    backoff
-	resting  time.Time    // when to send any again that were refused, since others have come
+	resting  time.Time    // when to send any that are not fresh, if there are fresh ones
 	turn     int          // whose are the next
 	behind   *atomic.Bool // there are answers that can't be sent
 }
@@ -211,6 +211,7 @@ func (c *completer) ends() {
 	c.ending = true
 	c.resting = time.Time{}
 	for _, o := range c.all {
+		o.due = time.Time{}
 		for _, a := range o.suspects {
 			a.refusal.due = time.Time{}
 		}
@@ -230,12 +231,13 @@ func (c *completer) untilDue(now time.Time) time.Duration {
 
 // flush sends the answers that are due: first those that were not sent yet.
 func (c *completer) flush(ctx context.Context) {
+	sent := false
 	for _, o := range c.all {
-		c.sendFresh(ctx, o)
+		sent = c.sendFresh(ctx, o) || sent
 	}
 	if c.held() > 0 {
 		c.behind.Store(true)
-		c.sendAgain(ctx)
+		c.sendAgain(ctx, sent)
 	}
 	if c.behind.Load() {
 		c.behind.Store(c.held() > 0)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -188,4 +189,106 @@ func TestManyAnswersThatAreRefused(t *testing.T) {
 			requireFlow(t, pool, 3, "completed")
 		})
 	}
+}
+
+// wrap has what a worker sends by a function go through a check first, in PL/pgSQL, which may count in the sequence
+// public.counted. It returns what undoes that.
+func wrap(t *testing.T, pool *pgxpool.Pool, function, params, args, check string) (unwrap func()) {
+	t.Helper()
+	execute(t, pool, "create sequence public.counted minvalue 0 start 0")
+	execute(t, pool, fmt.Sprintf(`
+		alter function awa.%[1]s rename to %[1]s_itself;
+		create function awa.%[1]s(%[2]s) returns setof bigint language plpgsql as $$
+		begin
+		  %[4]s
+		  return query select * from awa.%[1]s_itself(%[3]s);
+		end $$`, function, params, args, check))
+	return func() {
+		execute(t, pool, fmt.Sprintf("drop function awa.%[1]s; alter function awa.%[1]s_itself rename to %[1]s", function))
+	}
+}
+
+// While answers of a queue are refused, the coming ones are not sent with those of others, which would be refused with
+// them again and again.
+func TestRefusedAnswersKeepToTheirQueue(t *testing.T) {
+	const rounds, others = 30, 5
+	pool := testdb.New(t)
+	enqueueMany(t, pool, "bad", "bad", rounds)
+	last := queryValue[int64](t, pool, "select max(id) from awa.list_jobs('bad')")
+	unwrap := wrap(t, pool, "complete_many", "job_ids bigint[], receipts bigint[], outputs jsonb[] default null",
+		"job_ids, receipts, outputs", fmt.Sprintf(`
+		  if exists (select from unnest(job_ids) id where id <= %[1]d) then
+		    if exists (select from unnest(job_ids) id where id > %[1]d) then perform nextval('public.counted'); end if;
+		    raise exception using errcode = '40001', message = 'not this one'; -- which is not given up for a minute
+		  end if;`, last))
+	began := make(chan bool, rounds+others)
+	goOn := map[string]chan bool{"bad": make(chan bool), "good": make(chan bool)}
+	stop := runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		began <- true
+		<-goOn[job.Args.Text]
+		return nil
+	}), driver.WorkerConfig{NoMaintenance: true, Logger: logger(t),
+		Queues: []driver.QueueConfig{{Name: "bad"}, {Name: "good"}}})
+	for range rounds {
+		receive(t, began)
+	}
+	for i := range rounds {
+		enqueueMany(t, pool, "good", "good", others)
+		for range others {
+			receive(t, began)
+		}
+		for range others {
+			goOn["good"] <- true
+		}
+		goOn["bad"] <- true
+		waitFor(t, func() bool {
+			return queryValue[int](t, pool, "select completed from awa.queue_counts('good')") == (i+1)*others
+		}, "round %d: others do not pass", i)
+	}
+	assert.LessOrEqual(t, queryValue[int](t, pool, "select last_value from public.counted"), 1,
+		"others are sent with those that are refused")
+	unwrap()
+	require.NoError(t, stop())
+	assert.Equal(t, rounds, queryValue[int](t, pool, "select completed from awa.queue_counts('bad')"))
+}
+
+// Thousands of answers that are refused, in ever smaller parcels, have no other queue's wait until each was sent.
+func TestManyRefusalsBesideOneAnswer(t *testing.T) {
+	driver.SetRefusalPatience(t, time.Hour)
+	const n = 2000
+	pool := testdb.New(t)
+	enqueueMany(t, pool, "bad", "bad", n)
+	last := queryValue[int64](t, pool, "select max(id) from awa.list_jobs('bad', max_jobs => 10000)")
+	enqueue(t, pool, note{"good"}, driver.EnqueueOptions{Queue: "good", MaxAttempts: 1})
+	execute(t, pool, "create table public.passed (calls bigint)")
+	unwrap := wrap(t, pool, "fail_many",
+		"job_ids bigint[], receipts bigint[], errors text[], retry_after interval[] default null",
+		"job_ids, receipts, errors, retry_after", fmt.Sprintf(`
+		  perform nextval('public.counted');
+		  if exists (select from unnest(job_ids) id where id <= %d) then
+		    raise exception using errcode = '53100', message = 'not this one';
+		  end if;
+		  insert into public.passed select last_value from public.counted;`, last))
+	began := make(chan bool, n+1)
+	goOn := map[string]chan bool{"bad": make(chan bool), "good": make(chan bool)}
+	stop := runWorker(t, pool, handle(func(_ context.Context, job *driver.Job[note]) error {
+		began <- true
+		<-goOn[job.Args.Text]
+		return errors.New("boom")
+	}), driver.WorkerConfig{NoMaintenance: true, Slots: n + 1,
+		Queues: []driver.QueueConfig{{Name: "bad"}, {Name: "good"}}, Logger: slog.New(slog.DiscardHandler)})
+	for range n + 1 {
+		receive(t, began)
+	}
+	close(goOn["bad"])
+	waitFor(t, func() bool { return queryValue[int](t, pool, "select last_value from public.counted") >= 3 },
+		"nothing is sent")
+	before := queryValue[int](t, pool, "select last_value from public.counted")
+	close(goOn["good"])
+	waitFor(t, func() bool { return queryValue[bool](t, pool, "select exists (select from public.passed)") },
+		"the other one does not pass")
+	assert.Less(t, queryValue[int](t, pool, "select min(calls) from public.passed")-before, 100,
+		"it has waited for the others")
+	unwrap()
+	require.NoError(t, stop())
 }

@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	// maxHeld is how many jobs of a queue a worker has at most while answers can't be sent: then it claims no more.
+	// maxHeld is how many jobs of a queue a worker has at most when so many of its answers wait that can't be sent, or will
+	// be as many: then it claims no more.
 	maxHeld = 2 * flushSize
 	// maxParcel bounds what is sent at once, in bytes of outputs and failures.
 	maxParcel = 4 << 20
@@ -24,11 +25,16 @@ const (
 	// maxAgain is for how long answers are sent again before the fresh ones have their turn.
 	maxAgain = 50 * time.Millisecond
 
-	// How long an answer may wait for a lock that another session holds: the first time, when there are others that were
-	// refused, and when there are many of them.
-	firstLockWait = time.Second
-	nextLockWait  = 50 * time.Millisecond
-	shortLockWait = 10 * time.Millisecond
+	// How long an answer may wait for a lock that another session holds, and for how long when there are many that were
+	// refused.
+	lockWait      = 50 * time.Millisecond
+	shortLockWait = 3 * time.Millisecond
+	manyHeld      = 10
+	// heldFor is how long another session holds an answer until the log says so.
+	heldFor = time.Second
+	// heldPace is how often any of those that other sessions hold are sent again, when there are many: the server logs
+	// each refusal.
+	heldPace = 25 * time.Millisecond
 )
 
 // outbox holds the answers of one kind that the server has not taken yet.
@@ -37,15 +43,20 @@ const (
 // apart, and sent again later, in halves, down to one answer. So a single answer is found that is refused by itself: it
 // is a suspect, and sent again at times of its own; and when one passes, more and more of them together. When nothing
 // passes the trouble is one of them all, and after some probes the next ones are sent after a pause.
+//
+// While there are refused answers of a queue, its fresh ones are held back: they are sent in between, and without those
+// of other queues, which would be refused, or wait, with them.
 type outbox struct {
 	send     sendFunc
-	fresh    []answer // not sent yet
-	apart    []part   // of parcels that were refused
-	suspects []answer // refused alone
+	fresh    []answer   // not sent yet
+	behind   [][]answer // not sent yet, either, and held back: by queue
+	apart    [][]answer // parts of parcels that were refused, each of one queue
+	suspects []answer   // refused alone
 
-	size      sizer     // of parcels
-	freshDue  time.Time // when to send them, after the connection was lost
-	turn      int       // which of those that were refused are the next
+	size      sizer     // of fresh parcels
+	againSize sizer     // of others
+	freshDue  time.Time // when to send the fresh ones, after the connection was lost
+	turn      int       // the kind that was sent last in between
 	together  int       // how many suspects to send at once, if more than one
 	isPassing bool      // the last suspect has passed: those that are not due may pass, too
 
@@ -58,30 +69,29 @@ type outbox struct {
 	mute    time.Time // since when nothing at all is taken in place of an answer, but perhaps a discard
 }
 
-// part is a part of a refused parcel, after so many splits.
-type part struct {
-	answers []answer
-	splits  int
-}
-
 // held is how many answers were refused, and are to be sent again.
-func (o *outbox) held() int {
-	n := len(o.suspects)
-	for _, p := range o.apart {
-		n += len(p.answers)
+func (o *outbox) held() int { return count(o.apart) + len(o.suspects) }
+
+func (o *outbox) len() int { return len(o.fresh) + count(o.behind) + o.held() }
+
+func count(parts [][]answer) (n int) {
+	for _, part := range parts {
+		n += len(part)
 	}
 	return n
 }
-
-func (o *outbox) len() int { return len(o.fresh) + o.held() }
 
 func (o *outbox) put(a answer) {
 	a.since = time.Now()
 	o.fresh = append(o.fresh, a)
 }
 
-// next returns when there is something to be sent, if there is anything: a fresh one, or one that was refused.
+// next returns when there is something to be sent, if there is anything: a fresh one, or another one when resting is
+// over.
 func (o *outbox) next(resting time.Time) (due time.Time, ok bool) {
+	if len(o.behind) > 0 {
+		return resting, true
+	}
 	if len(o.apart) > 0 {
 		due, ok = o.due, true
 	}
@@ -152,11 +162,11 @@ func (s *sizer) shrink(refused []answer, err error) {
 	for _, a := range refused {
 		bytes += a.size()
 	}
-	s.most, s.bytes = max(len(refused)/parts(err), 1), max(bytes/2, minParcel)
+	s.most, s.bytes = max(len(refused)/partsOf(err), 1), max(bytes/2, minParcel)
 }
 
-// parts returns the number of parts in which a parcel that failed with err is sent again.
-func parts(err error) int {
+// partsOf returns the number of parts in which a parcel that failed with err is sent again.
+func partsOf(err error) int {
 	if _, ok := errors.AsType[*pgconn.PgError](err); !ok {
 		return 8 // each try takes a new connection, or 20 s
 	}
@@ -177,68 +187,109 @@ func (o *outbox) rest() {
 	o.due = time.Now().Add(o.pause.pause())
 }
 
-// setApart takes a refused parcel of fresh answers: first in a part for each queue, since the cause lies most often
-// with the jobs of one queue.
+// setApart takes a refused parcel: first in a part for each queue, since the cause lies most often with the jobs of one
+// queue, and then in smaller ones.
 func (o *outbox) setApart(refused []answer, err error) {
 	now := time.Now()
-	var queues []*queueStats
-	ofQueue := map[*queueStats][]answer{}
+	var parts [][]answer
+	ofQueue := map[*queueStats]int{}
 	for _, a := range byReceipt(refused) { // so those of a claim, which another session may hold, stay together
-		a.refusal = &refusal{passed: o.passed, first: now}
-		if ofQueue[a.stats] == nil {
-			queues = append(queues, a.stats)
+		if a.refusal == nil {
+			a.refusal = &refusal{passed: o.passed, first: now}
 		}
-		ofQueue[a.stats] = append(ofQueue[a.stats], a)
-	}
-	for _, q := range queues {
-		if p := (part{answers: ofQueue[q]}); len(queues) > 1 {
-			o.apart = append(o.apart, p)
-		} else {
-			o.split(p, err)
+		i, ok := ofQueue[a.stats]
+		if !ok {
+			i, parts = len(parts), append(parts, nil)
+			ofQueue[a.stats] = i
 		}
+		parts[i] = append(parts[i], a)
 	}
+	if n := partsOf(err); len(parts) == 1 {
+		parts = slices.Collect(slices.Chunk(parts[0], (len(refused)+n-1)/n))
+	}
+	o.apart = append(o.apart, parts...)
 }
 
-func (o *outbox) split(p part, err error) {
-	n := len(p.answers)
-	for answers := range slices.Chunk(p.answers, (n+parts(err)-1)/parts(err)) {
-		o.apart = append(o.apart, part{answers, p.splits + 1})
+// holdBack holds back fresh answers of queues of which others were refused, or are held back.
+func (o *outbox) holdBack() {
+	if len(o.behind) == 0 && o.held() == 0 {
+		return
 	}
+	place := map[*queueStats]int{} // of a queue's in behind; -1 where none are there yet
+	for _, part := range o.apart {
+		place[part[0].stats] = -1
+	}
+	for _, a := range o.suspects {
+		place[a.stats] = -1
+	}
+	for i, part := range o.behind {
+		place[part[0].stats] = i
+	}
+	var others []answer
+	for _, a := range o.fresh {
+		switch i, ok := place[a.stats]; {
+		case !ok:
+			others = append(others, a)
+		case i < 0:
+			place[a.stats] = len(o.behind)
+			o.behind = append(o.behind, []answer{a})
+		default:
+			o.behind[i] = append(o.behind[i], a)
+		}
+	}
+	o.fresh = others
 }
 
-// again takes the answers to send again. It takes three kinds in turn: a part that was split seldom, so that good
-// answers pass soon; a small part, so that the cause of the refusal is found; and suspects that are due, the oldest
-// first.
-func (o *outbox) again(now time.Time) (p part, areSuspects bool) {
-	o.turn++
-	if suspects := o.suspectsDue(now, o.turn%3 == 0 || len(o.apart) == 0); suspects != nil {
-		return part{answers: suspects}, true
+// again takes the answers to send in between. It takes four kinds in turn: suspects that are due, the oldest first;
+// those of a queue that are held back; the part that was set apart first, so that good answers pass soon; and the
+// smallest part, so that the cause of the refusal is found. While the outbox rests, only those that are held back have
+// their turn: they were not sent yet.
+func (o *outbox) again(now time.Time) (parcel []answer, areSuspects bool) {
+	isDue := !now.Before(o.due)
+	for range 4 {
+		o.turn = (o.turn + 1) % 4
+		switch {
+		case o.turn == 0 && isDue:
+			parcel = o.suspectsDue(now)
+		case o.turn == 1:
+			parcel = o.take(&o.behind, 0)
+		case o.turn == 2 && isDue:
+			parcel = o.take(&o.apart, 0)
+		case o.turn == 3 && isDue:
+			parcel = o.take(&o.apart, smallest(o.apart))
+		}
+		if len(parcel) > 0 {
+			return parcel, o.turn == 0
+		}
 	}
-	if len(o.apart) == 0 {
-		return part{}, false
+	return nil, false
+}
+
+// take takes a part, or as much of it as is sent at once; the rest goes to the end.
+func (o *outbox) take(parts *[][]answer, i int) []answer {
+	if len(*parts) == 0 {
+		return nil
 	}
-	isBefore := func(p, other part) bool { return p.splits < other.splits }
-	if o.turn%3 != 1 {
-		isBefore = func(p, other part) bool { return len(p.answers) < len(other.answers) }
+	part := (*parts)[i]
+	*parts = slices.Delete(*parts, i, i+1)
+	n := o.againSize.of(part)
+	if n < len(part) {
+		*parts = append(*parts, part[n:])
 	}
-	chosen := 0
-	for i, p := range o.apart {
-		if isBefore(p, o.apart[chosen]) {
+	return part[:n:n]
+}
+
+func smallest(parts [][]answer) (chosen int) {
+	for i, part := range parts {
+		if len(part) < len(parts[chosen]) {
 			chosen = i
 		}
 	}
-	p = o.apart[chosen]
-	if n := o.size.of(p.answers); n < len(p.answers) {
-		o.apart[chosen].answers = p.answers[n:]
-		p.answers = p.answers[:n:n]
-	} else {
-		o.apart = slices.Delete(o.apart, chosen, chosen+1)
-	}
-	return p, false
+	return chosen
 }
 
-func (o *outbox) suspectsDue(now time.Time, isTheirTurn bool) (parcel []answer) {
-	if !isTheirTurn || len(o.suspects) == 0 {
+func (o *outbox) suspectsDue(now time.Time) (parcel []answer) {
+	if len(o.suspects) == 0 {
 		return nil
 	}
 	slices.SortStableFunc(o.suspects, func(a, b answer) int { return a.refusal.due.Compare(b.refusal.due) })
@@ -251,24 +302,25 @@ func (o *outbox) suspectsDue(now time.Time, isTheirTurn bool) (parcel []answer) 
 }
 
 func (o *outbox) lockWait() time.Duration {
-	if o.held() < maxProbes {
-		return nextLockWait
+	if o.held() < manyHeld {
+		return lockWait
 	}
 	return shortLockWait
 }
 
-// sendFresh sends answers that were not sent yet.
-func (c *completer) sendFresh(ctx context.Context, o *outbox) {
-	for len(o.fresh) > 0 && !time.Now().Before(later(o.freshDue, c.due)) {
+// sendFresh sends answers that were not sent yet, and are not held back. It says whether there were any.
+func (c *completer) sendFresh(ctx context.Context, o *outbox) (sent bool) {
+	for {
+		o.holdBack()
+		if len(o.fresh) == 0 || time.Now().Before(later(o.freshDue, c.due)) {
+			return sent
+		}
 		n := o.size.of(o.fresh)
-		wait := firstLockWait
-		if o.held() > 0 {
-			wait = nextLockWait
-		}
-		stale, err := c.try(ctx, o.fresh[:n], o.send, wait)
+		stale, err := c.try(ctx, o.fresh[:n], o.send, lockWait)
 		if err != nil && c.isUnreached(ctx, err) {
-			return
+			return sent
 		}
+		sent = true
 		parcel := o.fresh[:n]
 		if o.fresh = o.fresh[n:]; len(o.fresh) == 0 {
 			o.fresh = nil
@@ -292,10 +344,11 @@ func (c *completer) sendFresh(ctx context.Context, o *outbox) {
 	}
 }
 
-// sendAgain sends answers again that were refused, for as long as no others come, or for a moment.
-func (c *completer) sendAgain(ctx context.Context) {
+// sendAgain sends answers that were refused, or held back, for as long as no others come, or for a moment. Others says
+// whether there were some right now: then they have half of the time.
+func (c *completer) sendAgain(ctx context.Context, others bool) {
 	began := time.Now()
-	if began.Before(c.resting) {
+	if others && began.Before(c.resting) {
 		return
 	}
 	for {
@@ -307,7 +360,7 @@ func (c *completer) sendAgain(ctx context.Context) {
 			}
 			isIdle = false
 			if took := time.Since(began); len(c.answers) > 0 {
-				c.resting = time.Now().Add(took) // so the others have half of the time
+				c.resting = time.Now().Add(took)
 				return
 			} else if took > maxAgain {
 				return
@@ -319,15 +372,15 @@ func (c *completer) sendAgain(ctx context.Context) {
 	}
 }
 
-// sendSomeAgain sends some answers of an outbox again, once. It returns false when none is due.
+// sendSomeAgain sends some answers of an outbox that were refused, or held back. It returns false when none is due.
 func (c *completer) sendSomeAgain(ctx context.Context, o *outbox) bool {
 	now := time.Now()
-	if now.Before(later(o.due, c.due)) {
+	if now.Before(c.due) {
 		return false
 	}
 	wait := o.lockWait()
-	p, areSuspects := o.again(now)
-	parcel, n := p.answers, len(p.answers)
+	parcel, areSuspects := o.again(now)
+	n := len(parcel)
 	if n == 0 {
 		return false
 	}
@@ -341,17 +394,17 @@ func (c *completer) sendSomeAgain(ctx context.Context, o *outbox) bool {
 	case (isUnreached || n > 1) && areSuspects:
 		o.suspects = append(o.suspects, parcel...)
 	case isUnreached:
-		o.apart = append(o.apart, p)
+		o.apart = append(o.apart, parcel)
 	case n > 1:
-		o.size.shrink(parcel, err)
-		o.split(p, err)
+		o.againSize.shrink(parcel, err)
+		o.setApart(parcel, err)
 	default:
 		c.refused(ctx, o, parcel[0], err)
 	}
 	switch {
 	case isUnreached:
 	case !areSuspects && err == nil:
-		o.size.grow()
+		o.againSize.grow()
 	case !areSuspects:
 	case err == nil:
 		o.together, o.isPassing = min(2*n, flushSize), true

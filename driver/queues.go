@@ -203,12 +203,13 @@ func (s *slots) choose(now time.Time) (c choice) {
 }
 
 // mayHave returns how many more jobs of a queue the worker may have, lest it hold any number of answers that can't be
-// sent.
+// sent. A queue of which only some wait goes on, whatever number of its jobs run.
 func (s *slots) mayHave(q *queue) int {
-	if !s.behind.Load() {
+	waiting := int(q.waiting.Load())
+	if !s.behind.Load() || waiting < maxHeld/2 {
 		return math.MaxInt
 	}
-	return maxHeld - int(q.waiting.Load()) - q.running - len(q.ahead)
+	return maxHeld - waiting - q.running - len(q.ahead)
 }
 
 // emptiest returns the queue of which jobs should be claimed ahead, and that has waited longest; nil for none.

@@ -201,3 +201,22 @@ func TestChoose(t *testing.T) {
 		}
 	}
 }
+
+// While answers can't be sent, a queue goes on of which few wait, whatever number of its jobs run; and one of which many
+// wait has no more than a thousand jobs, beside those that run.
+func TestClaimsWhileAnswersWait(t *testing.T) {
+	now := time.Now()
+	queues := testQueues([]int{2000, 2000, 2000}, []int{1, 1, 1})
+	s := testSlots(6000, queues)
+	s.behind.Store(true)
+	s.take(queues[0], 1500)
+	queues[0].waiting.Store(10)
+	queues[1].waiting.Store(maxHeld - 10)
+	s.take(queues[2], 1500)
+	queues[2].waiting.Store(maxHeld / 2)
+	fill(s, now)
+	assert.Equal(t, []int{2000, 10, 1500}, runningOf(queues))
+	s.behind.Store(false)
+	fill(s, now)
+	assert.Equal(t, []int{2000, 2000, 2000}, runningOf(queues))
+}

@@ -68,19 +68,26 @@ func (c *completer) refused(ctx context.Context, o *outbox, a answer, err error)
 	isHeld := pg != nil && isWait(pg)
 	a.refusal.due = now
 	if othersPass || isHeld {
-		if a.refusal.due = now.Add(a.refusal.pause.pause()); mayGiveUp {
-			a.refusal.due = now.Add(a.refusal.longer())
+		wait := a.refusal.pause.pause()
+		switch {
+		case isHeld:
+			wait += time.Duration(len(o.suspects)) * heldPace
+		case mayGiveUp:
+			wait = a.refusal.longer()
 		}
+		a.refusal.due = now.Add(wait)
 		if soon := now.Add(time.Second); c.ending && soon.Before(a.refusal.due) {
 			a.refusal.due = soon
 		}
 	} else {
 		o.probes++
 	}
-	if othersPass {
+	switch {
+	case isHeld && now.Sub(a.refusal.first) < heldFor: // most often that is all
+	case othersPass:
 		const what = "an answer is refused, though others are taken: it is sent again"
 		c.warnings.warn(ctx, c.log, slog.LevelWarn, what, what, keyJobID, a.jobID, keyError, mapError(err))
-	} else {
+	default:
 		c.trouble.report(ctx, err)
 	}
 	o.suspects = append(o.suspects, a)
@@ -132,7 +139,7 @@ func (c *completer) sendOtherwise(
 		if gone {
 			return false
 		}
-		stale, err := c.try(ctx, []answer{a}, c.of(a).send, nextLockWait)
+		stale, err := c.try(ctx, []answer{a}, c.of(a).send, lockWait)
 		if err == nil {
 			c.acknowledge(ctx, []answer{a}, stale)
 		}
