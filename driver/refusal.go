@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
@@ -129,42 +128,19 @@ func (c *completer) mayBeTheAnswer(err error) bool {
 func (c *completer) sendOtherwise(
 	ctx context.Context, o *outbox, a answer, err error, delay *time.Duration, othersPass bool,
 ) bool {
-	err = mapError(err)
-	warn := func(level slog.Level, text string) {
-		c.warnings.warn(ctx, c.log, level, text, text, keyJobID, a.jobID, keyError, err)
-	}
-	gone := false // the connection
-	var refusal error
-	try := func(a answer) bool {
-		if gone {
-			return false
-		}
-		stale, err := c.try(ctx, []answer{a}, c.of(a).send, lockWait)
-		if err == nil {
-			c.acknowledge(ctx, []answer{a}, stale)
-		}
-		gone = !c.db.isOpen()
-		refusal = mapError(err)
-		return err == nil
-	}
-	isMute := !a.refusal.mute.IsZero() // then there is no need to go through all again
-	if other := a; !isMute && asciiText(a.failure) != a.failure {
-		other.failure = asciiText(a.failure)
-		if try(other) {
-			return true
-		}
+	s := substitute{completer: c, outbox: o, isMute: !a.refusal.mute.IsZero(), why: mapError(err)}
+	if !s.isMute && s.tryTexts(ctx, a, asciiText(a.failure)) {
+		return true
 	}
 	if what, ok := refusable[a.outcome]; ok && (a.outcome != failed || a.delay != nil) {
 		what := "the " + what + " was refused"
-		text := what + ": " + err.Error()
+		text := what + ": " + s.why.Error()
 		if a.failure != "" {
 			text += "; it was: " + a.failure
 		}
 		a.outcome, a.output, a.delay, a.failure = failed, nil, delay, cleanText(text)
-		other := a
-		other.failure = asciiText(a.failure)
-		if !isMute && (try(a) || other.failure != a.failure && try(other)) {
-			warn(slog.LevelWarn, what+", so the attempt fails")
+		if !s.isMute && (s.try(ctx, a) || s.tryTexts(ctx, a, asciiText(a.failure))) {
+			s.warn(ctx, slog.LevelWarn, a, what+", so the attempt fails")
 			return true
 		}
 		a.delay = nil // perhaps it is that which is refused
@@ -173,64 +149,105 @@ func (c *completer) sendOtherwise(
 	if a.outcome != failed && a.outcome != committed {
 		return false
 	}
-	failure := a.failure
-	a.failure = fmt.Sprintf("the attempt failed, but the server refused to store why (SQLSTATE %s)", sqlState(err))
-	if !isMute && try(a) {
-		warn(slog.LevelWarn, "the text of a failure was refused, so the attempt fails without it")
+	text := fmt.Sprintf("the attempt failed, but the server refused to store why (SQLSTATE %s)", sqlState(s.why))
+	if !s.isMute && s.tryTexts(ctx, a, text) {
+		s.warn(ctx, slog.LevelWarn, a, "the text of a failure was refused, so the attempt fails without it")
 		return true
 	}
-	if refusal != nil {
-		err = refusal
-	}
-	// So that the job is not held for as long as the worker lives: put off, with the reason if that is taken, or at
-	// least snoozed.
-	a.outcome, a.delay = postponed, nil
-	putOff := cleanText(fmt.Sprintf("the failure was refused: %s; it was: %s", err, failure))
-	for _, text := range slices.Compact(
-		[]string{putOff, asciiText(putOff), "the server refuses to store how the attempt failed"}) {
-		if a.failure = text; (!isMute || text == putOff) && try(a) {
-			o.mute = time.Time{}
-			warn(slog.LevelError, "a failure was refused, so the job is put off")
-			return true
-		}
-	}
-	a.delay = new(blindPutOff)
-	if try(a) {
-		o.mute = time.Time{}
-		warn(slog.LevelError, "a failure was refused, so the job is put off, uncounted, without a word of that")
-		return true
-	}
-	if gone {
+	return s.putOff(ctx, a) || !s.gone && s.discard(ctx, a, othersPass)
+}
+
+// substitute is what is sent in place of an answer: something that says less than the one before, until that is taken.
+type substitute struct {
+	*completer
+	outbox  *outbox
+	isMute  bool  // all was refused before: there is no need to go through it again
+	why     error // why the answer was refused
+	refusal error // why the last one was that was sent in its place
+	gone    bool  // the connection
+}
+
+// try sends an answer in place of the one that was refused, and says whether it was taken.
+func (s *substitute) try(ctx context.Context, a answer) bool {
+	if s.gone {
 		return false
 	}
-	// Nothing goes where jobs wait. When that lasts the job ends where history is, so that the attempt counts, and an
-	// operator may retry it.
-	err = refusal
-	if !isMute {
+	stale, err := s.completer.try(ctx, []answer{a}, s.of(a).send, lockWait)
+	if err == nil {
+		s.acknowledge(ctx, []answer{a}, stale)
+	}
+	s.gone = !s.db.isOpen()
+	s.refusal = mapError(err)
+	return err == nil
+}
+
+// tryTexts is try, with one text after the other in place of the answer's own.
+func (s *substitute) tryTexts(ctx context.Context, a answer, texts ...string) bool {
+	before := a.failure
+	for _, a.failure = range texts {
+		if a.failure != before && s.try(ctx, a) {
+			return true
+		}
+		before = a.failure
+	}
+	return false
+}
+
+func (s *substitute) warn(ctx context.Context, level slog.Level, a answer, text string) {
+	s.warnings.warn(ctx, s.log, level, text, text, keyJobID, a.jobID, keyError, s.why)
+}
+
+// putOff puts off the job of a failure that was refused, so that the worker does not hold it for as long as it lives:
+// with the reason if that is taken, or it is at least snoozed.
+func (s *substitute) putOff(ctx context.Context, a answer) bool {
+	if s.refusal != nil {
+		s.why = s.refusal
+	}
+	text := cleanText(fmt.Sprintf("the failure was refused: %s; it was: %s", s.why, a.failure))
+	texts := []string{text, asciiText(text), "the server refuses to store how the attempt failed"}
+	if s.isMute {
+		texts = texts[:1]
+	}
+	a.outcome, a.delay = postponed, nil
+	if s.tryTexts(ctx, a, texts...) {
+		s.outbox.mute = time.Time{}
+		s.warn(ctx, slog.LevelError, a, "a failure was refused, so the job is put off")
+		return true
+	}
+	a.delay = new(blindPutOff)
+	if s.try(ctx, a) {
+		s.outbox.mute = time.Time{}
+		s.warn(ctx, slog.LevelError, a, "a failure was refused, so the job is put off, uncounted, without a word of that")
+		return true
+	}
+	return false
+}
+
+// discard ends a job of which nothing is taken that would have it wait, when that lasts: where history is, so that the
+// attempt counts, and an operator may retry it.
+func (s *substitute) discard(ctx context.Context, a answer, othersPass bool) bool {
+	s.why = s.refusal
+	if !s.isMute {
 		a.refusal.mute = time.Now()
 	}
-	if o.mute.IsZero() {
-		o.mute = time.Now()
+	if s.outbox.mute.IsZero() {
+		s.outbox.mute = time.Now()
 	}
 	// An answer that has waited for long need not be looked at twice, when it is the same with all others.
 	lasts := time.Since(a.refusal.mute) >= refusalPatience ||
-		time.Since(o.mute) >= refusalPatience && time.Since(a.since) >= refusalPatience
-	var pg *pgconn.PgError
-	isHeld := errors.As(err, &pg) && isWait(pg)
-	if lasts && !isHeld &&
-		(othersPass || !isTemporary(err) || hasCode(err, readOnly)) {
+		time.Since(s.outbox.mute) >= refusalPatience && time.Since(a.since) >= refusalPatience
+	pg, _ := errors.AsType[*pgconn.PgError](s.why)
+	isHeld := pg != nil && isWait(pg)
+	if lasts && !isHeld && (othersPass || !isTemporary(s.why) || hasCode(s.why, readOnly)) {
+		const what = "the job was discarded, since the server refuses all that would have it run again"
+		text := cleanText(fmt.Sprintf(what+": %s; the failure was: %s", s.why, a.failure))
 		a.outcome, a.delay = discarded, nil
-		discard := cleanText(fmt.Sprintf("the job was discarded, since the server refuses all that would have it run "+
-			"again: %s; the failure was: %s", err, failure))
-		for _, text := range slices.Compact([]string{discard, asciiText(discard),
-			"the job was discarded, since the server refuses all that would have it run again"}) {
-			if a.failure = text; try(a) {
-				warn(slog.LevelError, "all that would have a job run again was refused, so it is discarded")
-				return true
-			}
+		if s.tryTexts(ctx, a, text, asciiText(text), what) {
+			s.warn(ctx, slog.LevelError, a, "all that would have a job run again was refused, so it is discarded")
+			return true
 		}
 	}
-	warn(slog.LevelError, "no answer is taken")
+	s.warn(ctx, slog.LevelError, a, "no answer is taken")
 	return false
 }
 
