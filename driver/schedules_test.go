@@ -196,7 +196,7 @@ func TestRefusalsOfSchedules(t *testing.T) {
 		"from must be given":        {{}, time.Now()},
 		"to must be given":          {time.Unix(0, 0), {}},
 		"from must be between 4713": {time.Unix(1<<62, 0), time.Now()},
-		"to must be a time from":    {time.Now(), time.Now().Add(-time.Hour)},
+		"to must be a time, and":    {time.Now(), time.Now().Add(-time.Hour)},
 	} {
 		_, err := client.BackfillSchedule(t.Context(), "s", times[0], times[1], driver.BackfillOptions{})
 		require.ErrorIs(t, err, driver.ErrInvalidArgument, field)
