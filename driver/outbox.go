@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// maxHeld is how many jobs of a queue a worker has at most when so many of its answers wait that can't be sent, or will
-	// be as many: then it claims no more.
+	// maxHeld is how many jobs of a queue a worker has at most while half as many of its answers wait, and can't be sent:
+	// then it claims no more.
 	maxHeld = 2 * flushSize
 	// maxParcel bounds what is sent at once, in bytes of outputs and failures.
 	maxParcel = 4 << 20

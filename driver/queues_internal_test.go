@@ -202,8 +202,8 @@ func TestChoose(t *testing.T) {
 	}
 }
 
-// While answers can't be sent, a queue goes on of which few wait, whatever number of its jobs run; and one of which many
-// wait has no more than a thousand jobs, beside those that run.
+// While answers can't be sent, the worker claims from a queue of which few wait, however many of its jobs run, and not
+// from one of which many wait and that has a thousand jobs.
 func TestClaimsWhileAnswersWait(t *testing.T) {
 	now := time.Now()
 	queues := testQueues([]int{2000, 2000, 2000}, []int{1, 1, 1})
