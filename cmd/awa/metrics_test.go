@@ -206,6 +206,23 @@ func TestMetricsDoNotGrow(t *testing.T) {
 	assert.Subset(t, healthTopics, topics)
 }
 
+// A finding about a session counts, and does not name it: of sessions there is no end.
+func TestMetricsNameNoSessions(t *testing.T) {
+	databaseURL := testdb.URL(t)
+	conn := testdb.Connect(t, databaseURL)
+	execute(t, conn, `create or replace function awa._health_maintenance() returns table (
+		  ordinal int, level text, topic text, subject text, message text, hint text, details jsonb
+		) language sql stable as $$
+		select 2, 'warning', 'maintenance', 'backend 17 (me, host-7)', 'holds up', 'end it', '{"seconds": 90}'::jsonb $$`)
+	series := newScraper(t, databaseURL).scrape()
+	assert.Equal(t, 1.0, series["awa_health_findings level=warning topic=maintenance"])
+	assert.Equal(t, 90.0, series["awa_health_finding_age_seconds topic=maintenance"])
+	for name := range series {
+		assert.NotContains(t, name, "17")
+		assert.NotContains(t, name, "awa_pass_late_seconds")
+	}
+}
+
 // While the database can't be read there is nothing but the counter of errors, and no reason is told to those who ask.
 func TestMetricsOfFailedReadings(t *testing.T) {
 	databaseURL := testdb.URL(t)
@@ -282,9 +299,9 @@ func TestMetricsOfHostileNames(t *testing.T) {
 	assert.Len(t, shown, len(queues))
 }
 
-// The command serves, needs no login, and ends at a signal; what it does not serve it does not have.
-func TestMetricsCommand(t *testing.T) {
-	t.Setenv("DATABASE_URL", testdb.URL(t))
+// serving runs the command, and returns its address; stop ends it, and returns its exit status and what it logged.
+func serving(t *testing.T) (address string, stop func() (int, string)) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	out, in := io.Pipe()
 	status := make(chan int, 1)
@@ -292,32 +309,70 @@ func TestMetricsCommand(t *testing.T) {
 	go func() { status <- run(ctx, []string{"metrics", "--listen", "127.0.0.1:0"}, in, &stderr) }()
 	line, err := bufio.NewReader(out).ReadString('\n')
 	require.NoError(t, err)
-	address := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(line), "serving metrics at "), "/metrics")
+	address = strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(line), "serving metrics at "), "/metrics")
+	return address, func() (int, string) {
+		cancel()
+		return <-status, stderr.String()
+	}
+}
+
+// fetch returns the status and the body of a page.
+func fetch(t *testing.T, method, url string) (status int, body string) {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	require.NoError(t, err)
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	response, err := client.Do(request)
+	require.NoError(t, err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	require.NoError(t, err)
+	return response.StatusCode, string(text)
+}
+
+// The command serves, needs no login, and ends at a signal; what it does not serve it does not have.
+func TestMetricsCommand(t *testing.T) {
+	t.Setenv("DATABASE_URL", testdb.URL(t))
+	address, stop := serving(t)
 	for path, want := range map[string]int{
 		"/metrics": 200, "/healthz": 200, "/readyz": 200, "/": 404, "/debug/pprof/": 404, "/metrics/x": 404,
 	} {
-		response, err := client.Get(address + path)
-		require.NoError(t, err)
-		body, err := io.ReadAll(response.Body)
-		require.NoError(t, err)
-		response.Body.Close()
-		assert.Equal(t, want, response.StatusCode, path)
+		status, body := fetch(t, "GET", address+path)
+		assert.Equal(t, want, status, path)
 		switch path {
 		case "/metrics":
-			assert.Contains(t, parsed(t, bytes.NewReader(body)), "awa_schedules")
+			assert.Contains(t, parsed(t, strings.NewReader(body)), "awa_schedules")
 		case "/healthz", "/readyz":
-			assert.Equal(t, "ok\n", string(body))
+			assert.Equal(t, "ok\n", body)
 		}
 	}
-	response, err := client.Post(address+"/metrics", "text/plain", nil)
-	require.NoError(t, err)
-	response.Body.Close()
-	assert.Equal(t, http.StatusMethodNotAllowed, response.StatusCode)
+	status, _ := fetch(t, "POST", address+"/metrics")
+	assert.Equal(t, http.StatusMethodNotAllowed, status)
 
 	refused, _, message := awa(t.Context(), "metrics", "--listen", strings.TrimPrefix(address, "http://"))
 	assert.Equal(t, 1, refused)
 	assert.Contains(t, message, "can't listen there")
-	cancel()
-	assert.Zero(t, <-status, stderr.String())
+	status, stderr := stop()
+	assert.Zero(t, status)
+	assert.Empty(t, stderr)
+}
+
+// Without a server the command starts all the same, and its log and its pages show no password.
+func TestMetricsWithoutAServer(t *testing.T) {
+	t.Setenv("DATABASE_URL", "postgres://u:hunter2@/db?host=/nowhere")
+	address, stop := serving(t)
+	for path, want := range map[string]int{"/metrics": 200, "/healthz": 200, "/readyz": 503} {
+		status, body := fetch(t, "GET", address+path)
+		assert.Equal(t, want, status, path)
+		assert.NotContains(t, body, "nowhere")
+		if path == "/metrics" {
+			series := parsed(t, strings.NewReader(body))
+			assert.Len(t, series, 1)
+			assert.GreaterOrEqual(t, series["awa_read_errors_total"], 1.0)
+		}
+	}
+	status, stderr := stop()
+	assert.Zero(t, status)
+	assert.Contains(t, stderr, "Is the server running")
+	assert.NotContains(t, stderr, "hunter2")
 }
